@@ -1,0 +1,93 @@
+// Package vm carries a VM through its life: create, start, wait for its agent, refresh, read, delete.
+//
+// It joins store, hypervisor and agent, and knows no Terraform. Every method can be cut off anywhere and called
+// again: what is done is recognised and what is missing is done.
+package vm
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+var (
+	// ErrNotFound means that libvirt itself said that there is no such VM.
+	ErrNotFound = hypervisor.ErrNotFound
+	// ErrExists means that a VM of the name exists that this Terraform state does not hold.
+	ErrExists = errors.New("a VM of this name exists already")
+	// ErrNoAnswer means that the agent could not be asked: what the VM runs is unknown, not gone.
+	ErrNoAnswer = errors.New("the agent does not answer")
+	// ErrImpact means that a refresh would interrupt more than the user allows.
+	ErrImpact = errors.New("the impact is larger than max_impact allows")
+	// ErrRolledBack means that a refresh failed and the VM runs what it ran before.
+	ErrRolledBack = errors.New("the refresh failed and was rolled back")
+)
+
+// Progress is told what is being done to the VM, in words for the user.
+type Progress func(step string)
+
+// Spec is a VM as the user wants it.
+type Spec struct {
+	Name string
+	// UUID is made by the caller before Create, so that a Create that was cut off finds its own domain again.
+	UUID       string
+	Base       tree.Digest
+	Components []tree.Digest
+	VCPUs      int
+	// Memory and DiskSize in bytes.
+	Memory, DiskSize int64
+	Hostname         string
+	AuthorizedKeys   []string
+	Interfaces       map[string]hypervisor.Interface
+	Running          bool
+	Refresh          RefreshPolicy
+}
+
+// RefreshPolicy is how a VM may be moved to another stack.
+type RefreshPolicy struct {
+	// Strategy is "live" or "next_boot".
+	Strategy     string
+	MaxImpact    agentapi.Level
+	HealthChecks []*agentapi.HealthCheck
+	Settle       time.Duration
+}
+
+// VM is a VM as it is.
+type VM struct {
+	Spec Spec
+	// State of the domain.
+	State hypervisor.State
+	// Stack that the VM runs as the agent says, or, when it does not answer, as the domain records.
+	Stack release.Stack
+	// Answered is false when the agent could not be asked.
+	Answered bool
+	Agent    *agentapi.StatusResponse
+	// ReadySeconds from domain start to the agent's first answer, as Create or Start saw it; 0 if it did not wait.
+	ReadySeconds float64
+	// DiskAllocated is what the private disk takes on the host in bytes.
+	DiskAllocated int64
+}
+
+// Interface is what the provider uses of a Fleet.
+type Interface interface {
+	// Create makes the VM, and starts it and waits for its agent if it is to run. ErrExists if a VM of the name
+	// exists under another UUID.
+	Create(ctx context.Context, spec Spec, progress Progress) (*VM, error)
+	// Read returns the VM as it is; ErrNotFound only if libvirt said so. An agent that does not answer is no
+	// error: Answered is false.
+	Read(ctx context.Context, name string) (*VM, error)
+	// Update makes the VM as spec says. If that moves it to another stack and it runs, it is refreshed, and the
+	// report says what was interrupted; ErrImpact and ErrRolledBack say that it runs what it ran.
+	Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error)
+	// Assess tells what a refresh to the stack of spec would interrupt; nil if nothing changes or the VM is off.
+	Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
+	// Delete ends and removes the VM and its private disk. One that is gone already is no error.
+	Delete(ctx context.Context, name string, progress Progress) error
+	// InUse names the VMs, running or not, by the releases that they refer to.
+	InUse(ctx context.Context) (map[tree.Digest][]string, error)
+}
