@@ -119,8 +119,8 @@ type Content interface {
 	Open(digest Digest) (io.ReadCloser, error)
 }
 
-// Tree is a root file system. Entries are sorted by path, every entry but the root has its parent directory
-// before it, no path stands twice, and no path is below anything but a directory. New checks that.
+// Tree is a root file system. Entries are in the order of Compare, every entry but the root has its parent
+// directory before it, no path stands twice, and no path is below anything but a directory. New checks that.
 type Tree struct {
 	Entries []Entry
 	Content Content

@@ -1,0 +1,150 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+)
+
+// ErrInvalid is returned by New for entries that are no tree.
+var ErrInvalid = errors.New("not a valid tree")
+
+// Root is the path of a tree's root.
+const Root = "."
+
+// The longest path, name and link target in bytes that Linux file systems hold (PATH_MAX with its final NUL,
+// NAME_MAX).
+const (
+	MaxPath = 4095
+	MaxName = 255
+)
+
+// Compare orders paths as a tree does: the root first, then by bytes. A directory is always before what it holds,
+// but not everything between is in it: "a", "a-b", "a/b".
+func Compare(a, b string) int {
+	switch {
+	case a == b:
+		return 0
+	case a == Root:
+		return -1
+	case b == Root:
+		return 1
+	default:
+		return strings.Compare(a, b)
+	}
+}
+
+// Parent returns the path of the directory that holds p; the root is its own parent.
+func Parent(p string) string { return path.Dir(p) }
+
+// New sorts entries, in place, and checks that they are a tree. It keeps the slice. The error wraps ErrInvalid
+// and names the first path at fault.
+func New(entries []Entry, content Content) (*Tree, error) {
+	slices.SortStableFunc(entries, func(a, b Entry) int { return Compare(a.Path, b.Path) })
+	t := &Tree{Entries: entries, Content: content}
+	if len(entries) == 0 || entries[0].Path != Root {
+		return nil, fmt.Errorf("the root %q is missing: %w", Root, ErrInvalid)
+	}
+	for i := range entries {
+		if err := check(&entries[i]); err != nil {
+			return nil, fmt.Errorf("%q: %w: %w", entries[i].Path, err, ErrInvalid)
+		}
+		if i == 0 {
+			continue
+		}
+		if entries[i].Path == entries[i-1].Path {
+			return nil, fmt.Errorf("%q stands twice: %w", entries[i].Path, ErrInvalid)
+		}
+		parent, ok := t.Lookup(Parent(entries[i].Path))
+		if !ok {
+			return nil, fmt.Errorf("%q has no parent directory: %w", entries[i].Path, ErrInvalid)
+		}
+		if parent.Type != Directory {
+			return nil, fmt.Errorf("%q is below a %s: %w", entries[i].Path, parent.Type, ErrInvalid)
+		}
+	}
+	return t, nil
+}
+
+// Lookup returns the entry of a path. It follows no symbolic link.
+func (t *Tree) Lookup(p string) (*Entry, bool) {
+	i, ok := slices.BinarySearchFunc(t.Entries, p, func(e Entry, p string) int { return Compare(e.Path, p) })
+	if !ok {
+		return nil, false
+	}
+	return &t.Entries[i], true
+}
+
+// Equal reports whether a and b are the same file in all but ModTime.
+func Equal(a, b Entry) bool {
+	return a.Path == b.Path && a.Type == b.Type && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID &&
+		a.Link == b.Link && a.Major == b.Major && a.Minor == b.Minor && a.Size == b.Size &&
+		a.Digest == b.Digest && maps.Equal(a.Xattrs, b.Xattrs)
+}
+
+// CheckPath reports what is wrong with a path as an entry's: it must be relative, clean, stay inside the tree and
+// be no longer than Linux allows.
+func CheckPath(p string) error {
+	switch {
+	case p == "":
+		return errors.New("empty path")
+	case len(p) > MaxPath:
+		return fmt.Errorf("path of %d bytes, at most %d are possible", len(p), MaxPath)
+	case strings.HasPrefix(p, "/"):
+		return errors.New("absolute path")
+	case strings.IndexByte(p, 0) >= 0:
+		return errors.New("path with a NUL byte")
+	case p == ".." || strings.HasPrefix(p, "../"):
+		return errors.New("path outside of the tree")
+	case path.Clean(p) != p:
+		return errors.New("path that is not clean")
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		if len(name) > MaxName {
+			return fmt.Errorf("name of %d bytes, at most %d are possible", len(name), MaxName)
+		}
+	}
+	return nil
+}
+
+// check reports what is wrong with an entry by itself.
+func check(e *Entry) error {
+	if err := CheckPath(e.Path); err != nil {
+		return err
+	}
+	if e.Path == Root && e.Type != Directory {
+		return fmt.Errorf("the root is a %s", e.Type)
+	}
+	if e.Mode&^0o7777 != 0 {
+		return fmt.Errorf("mode %#o has more than permission bits", e.Mode)
+	}
+	if e.Type < Directory || e.Type > FIFO {
+		return fmt.Errorf("unknown %s", e.Type)
+	}
+	if e.Type == Regular {
+		if e.Size < 0 || e.Digest.IsZero() {
+			return errors.New("regular file without size or digest")
+		}
+	} else if e.Size != 0 || !e.Digest.IsZero() {
+		return fmt.Errorf("%s with content", e.Type)
+	}
+	if e.Type == Symlink {
+		if e.Link == "" || len(e.Link) > MaxPath || strings.IndexByte(e.Link, 0) >= 0 {
+			return errors.New("symbolic link without a valid target")
+		}
+	} else if e.Link != "" {
+		return fmt.Errorf("%s with a link target", e.Type)
+	}
+	if e.Type != CharDevice && e.Type != BlockDevice && (e.Major != 0 || e.Minor != 0) {
+		return fmt.Errorf("%s with a device number", e.Type)
+	}
+	for name := range e.Xattrs {
+		if name == "" || len(name) > MaxName || strings.IndexByte(name, 0) >= 0 {
+			return fmt.Errorf("extended attribute with the invalid name %q", name)
+		}
+	}
+	return nil
+}
