@@ -1,0 +1,207 @@
+package boot
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// maxRecord bounds a record in bytes. A stack of 64 layers takes about 12 KiB.
+const maxRecord = 1 << 20
+
+// ErrNoRecord is returned when a record was never written. Any other failure to read one is not that.
+var ErrNoRecord = errors.New("no such record")
+
+// Origin tells where the running stack was taken from.
+type Origin string
+
+// The origins of a stack.
+const (
+	// Given is the stack of the BootConfig, that the host passed at start.
+	Given Origin = "given"
+	// FromCommitted is the stack that a refresh committed on the private disk.
+	FromCommitted Origin = "committed"
+)
+
+// BootRecord is what init assembled. It lives in /run (mounts.BootRecord) and so ends with the boot.
+type BootRecord struct {
+	// Stack that / and /usr were assembled from.
+	Stack  release.Stack `json:"stack"`
+	Origin Origin        `json:"origin"`
+	// Generation of the stack inside this VM: that of the committed record, or 0 for one that the host gave.
+	Generation uint64 `json:"generation"`
+	// Given is the BootConfig's stack, whether booted or not. A refresh copies it into CommittedRecord.Given.
+	Given release.Stack `json:"given"`
+	// Operators are Ed25519 public keys, base64 (standard, padded).
+	Operators []string `json:"operators"`
+	Hostname  string   `json:"hostname"`
+	// UUID of the domain, canonical lower-case form.
+	UUID string `json:"uuid"`
+	// PrivateDisk is the device node of the private disk, "/dev/vdb".
+	PrivateDisk string `json:"private_disk"`
+	// FirstBoot is true when this boot formatted the private disk.
+	FirstBoot bool `json:"first_boot"`
+	// Refused names stacks that were preferred to this one and why each was not booted.
+	Refused []string `json:"refused,omitempty"`
+}
+
+// CommittedRecord is the newest stack that a refresh committed. It lives on the private disk (mounts.Committed).
+type CommittedRecord struct {
+	Stack release.Stack `json:"stack"`
+	// Generation grows by one with each commit in this VM.
+	Generation uint64 `json:"generation"`
+	// Given is BootRecord.Given of the boot in which the refresh was committed. When the host gives another
+	// stack than this one later, the host has moved on, and its stack is the newer of the two.
+	Given release.Stack `json:"given"`
+}
+
+// AttemptsRecord counts the boots of a stack that have not come up yet. It lives on the private disk.
+type AttemptsRecord struct {
+	// Counts by StackKey. A stack that came up is not in it.
+	Counts map[string]int `json:"counts"`
+}
+
+// attemptsPath is beside the journal: it must survive whatever happens during boot.
+const attemptsPath = mounts.StateDir + "/attempts.json"
+
+// StackKey names a stack by its layers, bottom to top: equal keys mean the same files.
+func StackKey(stack release.Stack) string {
+	var ids bytes.Buffer
+	for _, layer := range stack.Layers {
+		ids.WriteString(layer.ID.Hex())
+		ids.WriteByte('\n')
+	}
+	return tree.Sum(ids.Bytes()).Hex()
+}
+
+// ReadBootRecord reads what init assembled.
+func ReadBootRecord() (BootRecord, error) {
+	return readRecord[BootRecord](mounts.BootRecord)
+}
+
+// ReadCommitted reads the newest committed stack; ErrNoRecord if no refresh was ever committed.
+func ReadCommitted() (CommittedRecord, error) {
+	return readRecord[CommittedRecord](mounts.Committed)
+}
+
+// WriteCommitted makes record the newest committed stack. When it returns nil the record is on the disk.
+func WriteCommitted(record CommittedRecord) error {
+	return WriteRecord(mounts.Committed, record)
+}
+
+// MarkGood tells that the stack came up, so that its boot attempts count no more.
+func MarkGood(stack release.Stack) error {
+	attempts, err := readRecord[AttemptsRecord](attemptsPath)
+	if errors.Is(err, ErrNoRecord) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	key := StackKey(stack)
+	if _, counted := attempts.Counts[key]; !counted {
+		return nil
+	}
+	delete(attempts.Counts, key)
+	return WriteRecord(attemptsPath, attempts)
+}
+
+// WriteRecord writes a value as JSON so that path holds the old bytes or the new ones, whenever power is cut:
+// a temporary file beside it, fsync, rename, fsync of the directory.
+func WriteRecord(path string, value any) (err error) {
+	data, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	if len(data) > maxRecord {
+		return fmt.Errorf("write %s: %d bytes are more than a record may have (%d)", path, len(data), maxRecord)
+	}
+	return writeDurably(path, append(data, '\n'), 0o600)
+}
+
+// readRecord reads a record whole, or says why not.
+func readRecord[T any](path string) (T, error) {
+	var value T
+	data, err := readBounded(path, maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return value, fmt.Errorf("read %s: %w", path, ErrNoRecord)
+	}
+	if err != nil {
+		return value, err
+	}
+	if err := json.Unmarshal(data, &value); err != nil {
+		return value, fmt.Errorf("decode %s: %w", path, err)
+	}
+	return value, nil
+}
+
+// readBounded reads a file of at most limit bytes; a longer one is an error.
+func readBounded(path string, limit int64) (data []byte, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	data, err = io.ReadAll(io.LimitReader(file, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("read %s: longer than %d bytes", path, limit)
+	}
+	return data, nil
+}
+
+// writeDurably replaces a file's content through a temporary file in the same directory.
+func writeDurably(path string, data []byte, mode fs.FileMode) (err error) {
+	directory := filepath.Dir(path)
+	temporary, err := os.CreateTemp(directory, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temporary.Name()))
+		}
+	}()
+	if err := writeAndClose(temporary, data, mode); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(temporary.Name(), path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return syncDirectory(directory)
+}
+
+func writeAndClose(file *os.File, data []byte, mode fs.FileMode) (err error) {
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if err := file.Chmod(mode); err != nil {
+		return err
+	}
+	if _, err := file.Write(data); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+// syncDirectory makes a rename in the directory last.
+func syncDirectory(path string) (err error) {
+	directory, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, directory.Close()) }()
+	if err := directory.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", path, err)
+	}
+	return nil
+}
