@@ -1,0 +1,476 @@
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Contract checks what every Store promises. open yields an empty Store for each part of it.
+func Contract(t *testing.T, open func(t *testing.T) store.Store) {
+	parts := []struct {
+		name string
+		run  func(*testing.T, context.Context, store.Store)
+	}{
+		{"a layer is uploaded once and found where its path says", layerOnce},
+		{"a torn layer is not there, and is uploaded again", layerTorn},
+		{"two uploads of one layer both succeed", layerTwice},
+		{"a layer of another size than its volume is uploaded again", layerResized},
+		{"an impossible layer is refused", layerImpossible},
+		{"a blob of any size comes back as it was", blobs},
+		{"a damaged blob is corrupt", blobDamaged},
+		{"a torn blob is not there", blobTorn},
+		{"a release is stored, read and replaced", releases},
+		{"a history is replaced, listed and removed", histories},
+		{"a private disk is sparse, grows, never shrinks and goes", privateDisks},
+		{"a sweep deletes what nothing keeps and nothing else", sweep},
+		{"a cancelled context ends every call", cancelled},
+	}
+	for _, part := range parts {
+		t.Run(part.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			s := open(t)
+			t.Cleanup(func() {
+				if err := s.Close(); err != nil {
+					t.Errorf("close the store: %v", err)
+				}
+			})
+			part.run(t, ctx, s)
+		})
+	}
+}
+
+// random returns size bytes that are the same for the same seed.
+func random(seed byte, size int) []byte {
+	data := make([]byte, size)
+	_, _ = rand.NewChaCha8([32]byte{seed, 1}).Read(data)
+	return data
+}
+
+func layerOf(data []byte) release.Layer {
+	return release.Layer{ID: tree.Sum(data), DataSize: int64(len(data)) / 2 / store.HeadSize * store.HeadSize, Size: int64(len(data))}
+}
+
+func blobOf(data []byte) release.Blob {
+	return release.Blob{Digest: tree.Sum(data), Size: int64(len(data))}
+}
+
+// cut reads as its bytes up to a place and fails from there on.
+type cut struct {
+	data  []byte
+	after int64
+}
+
+var errCut = errors.New("the content ends here")
+
+func (c cut) ReadAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > c.after {
+		return 0, errCut
+	}
+	return bytes.NewReader(c.data).ReadAt(p, off)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustBe(t *testing.T, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("got error %v, want %v", err, want)
+	}
+}
+
+// mustHold compares a volume's first bytes with what was put into it.
+func mustHold(t *testing.T, path string, data []byte) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	must(t, err)
+	if len(got) < len(data) || !bytes.Equal(got[:len(data)], data) {
+		t.Fatalf("%s holds other bytes than were put there", path)
+	}
+}
+
+func layerOnce(t *testing.T, ctx context.Context, s store.Store) {
+	data := random(1, 6<<20)
+	layer := layerOf(data)
+	_, err := s.LayerPath(ctx, layer.ID)
+	mustBe(t, err, store.ErrNotFound)
+
+	var seen []int64
+	uploaded, err := s.PutLayer(ctx, layer, bytes.NewReader(data), func(done, total int64) {
+		if total != layer.Size || done > total {
+			t.Errorf("progress tells %d of %d", done, total)
+		}
+		seen = append(seen, done)
+	})
+	must(t, err)
+	if !uploaded {
+		t.Error("the first upload says that nothing was uploaded")
+	}
+	if !slices.IsSorted(seen) || len(seen) == 0 || seen[len(seen)-1] != layer.Size {
+		t.Errorf("progress went %v", seen)
+	}
+	path, err := s.LayerPath(ctx, layer.ID)
+	must(t, err)
+	mustHold(t, path, data)
+
+	uploaded, err = s.PutLayer(ctx, layer, cut{}, nil)
+	must(t, err)
+	if uploaded {
+		t.Error("a layer that was there already was uploaded again")
+	}
+}
+
+func layerTorn(t *testing.T, ctx context.Context, s store.Store) {
+	data := random(2, 6<<20)
+	layer := layerOf(data)
+	_, err := s.PutLayer(ctx, layer, cut{data, 5 << 20}, nil)
+	mustBe(t, err, errCut)
+	_, err = s.LayerPath(ctx, layer.ID)
+	mustBe(t, err, store.ErrNotFound)
+
+	uploaded, err := s.PutLayer(ctx, layer, bytes.NewReader(data), nil)
+	must(t, err)
+	if !uploaded {
+		t.Error("the torn layer was not uploaded again")
+	}
+	path, err := s.LayerPath(ctx, layer.ID)
+	must(t, err)
+	mustHold(t, path, data)
+}
+
+func layerTwice(t *testing.T, ctx context.Context, s store.Store) {
+	data := random(3, 8<<20)
+	layer := layerOf(data)
+	var wait sync.WaitGroup
+	for i := range 3 {
+		wait.Go(func() {
+			if _, err := s.PutLayer(ctx, layer, bytes.NewReader(data), nil); err != nil {
+				t.Errorf("upload %d: %v", i, err)
+			}
+			if _, err := s.LayerPath(ctx, layer.ID); err != nil {
+				t.Errorf("after upload %d: %v", i, err)
+			}
+		})
+	}
+	wait.Wait()
+	path, err := s.LayerPath(ctx, layer.ID)
+	must(t, err)
+	mustHold(t, path, data)
+}
+
+func layerResized(t *testing.T, ctx context.Context, s store.Store) {
+	data := random(4, 1<<20)
+	layer := layerOf(data)
+	short := layer
+	short.Size -= store.HeadSize
+	_, err := s.PutLayer(ctx, short, bytes.NewReader(data), nil)
+	must(t, err)
+	uploaded, err := s.PutLayer(ctx, layer, bytes.NewReader(data), nil)
+	must(t, err)
+	if !uploaded {
+		t.Error("a volume that is too short was taken for the layer")
+	}
+	path, err := s.LayerPath(ctx, layer.ID)
+	must(t, err)
+	mustHold(t, path, data)
+}
+
+func layerImpossible(t *testing.T, ctx context.Context, s store.Store) {
+	data := random(5, 1<<20)
+	good := layerOf(data)
+	for name, spoil := range map[string]func(*release.Layer){
+		"no id":               func(l *release.Layer) { l.ID = tree.Digest{} },
+		"no size":             func(l *release.Layer) { l.Size = 0 },
+		"negative size":       func(l *release.Layer) { l.Size = -4096 },
+		"not in blocks":       func(l *release.Layer) { l.Size-- },
+		"more data than size": func(l *release.Layer) { l.DataSize = l.Size + 4096 },
+	} {
+		layer := good
+		spoil(&layer)
+		if _, err := s.PutLayer(ctx, layer, bytes.NewReader(data), nil); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if _, err := s.PutLayer(ctx, good, bytes.NewReader(make([]byte, len(data))), nil); err == nil {
+		t.Error("a layer of zeros, which would read as torn: accepted")
+	}
+	if _, err := s.PutLayer(ctx, good, bytes.NewReader(data[:len(data)-1]), nil); !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("content that ends early: got error %v", err)
+	}
+}
+
+func blobs(t *testing.T, ctx context.Context, s store.Store) {
+	for i, size := range []int{1, 511, 4095, 4096, 4097, 100_001, 3 << 20} {
+		data := random(byte(10+i), size)
+		data[0] |= 1
+		blob := blobOf(data)
+		_, err := s.GetBlob(ctx, blob)
+		mustBe(t, err, store.ErrNotFound)
+		_, err = s.BlobPath(ctx, blob.Digest)
+		mustBe(t, err, store.ErrNotFound)
+		for range 2 {
+			must(t, s.PutBlob(ctx, blob, bytes.NewReader(data), nil))
+		}
+		got, err := s.GetBlob(ctx, blob)
+		must(t, err)
+		if !bytes.Equal(got, data) {
+			t.Errorf("blob of %d bytes came back different", size)
+		}
+		path, err := s.BlobPath(ctx, blob.Digest)
+		must(t, err)
+		mustHold(t, path, data)
+	}
+	if err := s.PutBlob(ctx, release.Blob{Digest: tree.Sum(nil)}, bytes.NewReader(nil), nil); err == nil {
+		t.Error("an empty blob was accepted")
+	}
+}
+
+func blobDamaged(t *testing.T, ctx context.Context, s store.Store) {
+	data := random(20, 200_000)
+	blob := blobOf(data)
+	must(t, s.PutBlob(ctx, blob, bytes.NewReader(data), nil))
+	path, err := s.BlobPath(ctx, blob.Digest)
+	must(t, err)
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = file.WriteAt([]byte{^data[150_000]}, 150_000)
+	must(t, errors.Join(err, file.Close()))
+	_, err = s.GetBlob(ctx, blob)
+	mustBe(t, err, store.ErrCorrupt)
+}
+
+func blobTorn(t *testing.T, ctx context.Context, s store.Store) {
+	data := random(21, 3<<20)
+	blob := blobOf(data)
+	err := s.PutBlob(ctx, blob, cut{data, 2 << 20}, nil)
+	mustBe(t, err, errCut)
+	_, err = s.GetBlob(ctx, blob)
+	mustBe(t, err, store.ErrNotFound)
+	_, err = s.BlobPath(ctx, blob.Digest)
+	mustBe(t, err, store.ErrNotFound)
+	must(t, s.PutBlob(ctx, blob, bytes.NewReader(data), nil))
+	_, err = s.GetBlob(ctx, blob)
+	must(t, err)
+}
+
+func releases(t *testing.T, ctx context.Context, s store.Store) {
+	id := tree.Sum([]byte("a manifest"))
+	_, err := s.GetRelease(ctx, id)
+	mustBe(t, err, store.ErrNotFound)
+	for _, signed := range []string{"short\n", strings.Repeat("a long manifest\n", 20_000), "signed by another key\n", "signed by another key\n"} {
+		must(t, s.PutRelease(ctx, id, []byte(signed)))
+		got, err := s.GetRelease(ctx, id)
+		must(t, err)
+		if string(got) != signed {
+			t.Errorf("the release of %d bytes came back as %d other bytes", len(signed), len(got))
+		}
+	}
+	if err := s.PutRelease(ctx, id, nil); err == nil {
+		t.Error("an empty manifest was accepted")
+	}
+	if err := s.PutRelease(ctx, id, make([]byte, store.MaxRecord+1)); err == nil {
+		t.Error("a manifest over the limit was accepted")
+	}
+}
+
+func histories(t *testing.T, ctx context.Context, s store.Store) {
+	var ids []tree.Digest
+	for i := range 200 {
+		ids = append(ids, tree.Sum([]byte{byte(i)}))
+	}
+	_, err := s.History(ctx, release.Base, "debian-13")
+	mustBe(t, err, store.ErrNotFound)
+	if all, err := s.Histories(ctx); err != nil || len(all) != 0 {
+		t.Errorf("histories of an empty pool: %v, %v", all, err)
+	}
+
+	for _, want := range [][]tree.Digest{ids[:1], ids[:2], ids, ids[5:6]} {
+		must(t, s.SetHistory(ctx, release.Base, "debian-13", want))
+		got, err := s.History(ctx, release.Base, "debian-13")
+		must(t, err)
+		if !slices.Equal(got, want) {
+			t.Errorf("a history of %d came back as %d", len(want), len(got))
+		}
+	}
+	must(t, s.SetHistory(ctx, release.Component, "debian-13", ids[:3]))
+	all, err := s.Histories(ctx)
+	must(t, err)
+	want := map[store.Named][]tree.Digest{
+		{Kind: release.Base, Name: "debian-13"}:      ids[5:6],
+		{Kind: release.Component, Name: "debian-13"}: ids[:3],
+	}
+	if !maps.EqualFunc(all, want, slices.Equal) {
+		t.Errorf("histories are %v", all)
+	}
+
+	for range 2 {
+		must(t, s.SetHistory(ctx, release.Base, "debian-13", nil))
+	}
+	_, err = s.History(ctx, release.Base, "debian-13")
+	mustBe(t, err, store.ErrNotFound)
+	for _, bad := range []string{"", "a/b", "..", "a b", "-a", strings.Repeat("a", 200)} {
+		if err := s.SetHistory(ctx, release.Base, bad, ids[:1]); err == nil {
+			t.Errorf("the name %q was accepted", bad)
+		}
+	}
+	if err := s.SetHistory(ctx, "kernel", "a", ids[:1]); err == nil {
+		t.Error("an unknown kind was accepted")
+	}
+	if err := s.SetHistory(ctx, release.Base, "a", []tree.Digest{ids[0], ids[0]}); err == nil {
+		t.Error("a history with a release twice was accepted")
+	}
+}
+
+func privateDisks(t *testing.T, ctx context.Context, s store.Store) {
+	_, err := s.PrivateDisk(ctx, "web-1")
+	mustBe(t, err, store.ErrNotFound)
+	must(t, s.DeletePrivateDisk(ctx, "web-1"))
+
+	volume, path, err := s.CreatePrivateDisk(ctx, "web-1", 1<<30)
+	must(t, err)
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = file.WriteAt([]byte("the VM's own"), 1<<20)
+	must(t, errors.Join(err, file.Close()))
+
+	again, pathAgain, err := s.CreatePrivateDisk(ctx, "web-1", 2<<30)
+	must(t, err)
+	if again != volume || pathAgain != path {
+		t.Errorf("a grown disk moved from %s to %s", path, pathAgain)
+	}
+	disk, err := s.PrivateDisk(ctx, "web-1")
+	must(t, err)
+	if disk.Name != volume || disk.Path != path || disk.Capacity != 2<<30 {
+		t.Errorf("the grown disk is %+v", disk)
+	}
+	if disk.Allocation == 0 || disk.Allocation > 1<<20 {
+		t.Errorf("a disk with 12 bytes written takes %d", disk.Allocation)
+	}
+	data := make([]byte, 12)
+	file, err = os.Open(path)
+	must(t, err)
+	_, err = file.ReadAt(data, 1<<20)
+	must(t, errors.Join(err, file.Close()))
+	if string(data) != "the VM's own" {
+		t.Error("growing the disk lost what was on it")
+	}
+
+	_, _, err = s.CreatePrivateDisk(ctx, "web-1", 1<<30)
+	mustBe(t, err, store.ErrShrink)
+	must(t, s.DeletePrivateDisk(ctx, "web-1"))
+	_, err = s.PrivateDisk(ctx, "web-1")
+	mustBe(t, err, store.ErrNotFound)
+	for _, bad := range []string{"", "a/b", "..", "a\nb"} {
+		if _, _, err := s.CreatePrivateDisk(ctx, bad, 1<<20); err == nil {
+			t.Errorf("the name %q was accepted", bad)
+		}
+	}
+}
+
+func sweep(t *testing.T, ctx context.Context, s store.Store) {
+	var data [4][]byte
+	for i := range data {
+		data[i] = random(byte(30+i), 1<<20)
+	}
+	for _, d := range data[:2] {
+		_, err := s.PutLayer(ctx, layerOf(d), bytes.NewReader(d), nil)
+		must(t, err)
+	}
+	for _, d := range data[2:] {
+		must(t, s.PutBlob(ctx, blobOf(d), bytes.NewReader(d), nil))
+	}
+	kept, gone := tree.Sum([]byte("kept")), tree.Sum([]byte("gone"))
+	must(t, s.PutRelease(ctx, kept, []byte("kept\n")))
+	must(t, s.PutRelease(ctx, gone, []byte("gone\n")))
+	must(t, s.SetHistory(ctx, release.Base, "debian-13", []tree.Digest{kept}))
+	disk, _, err := s.CreatePrivateDisk(ctx, "web-1", 1<<20)
+	must(t, err)
+
+	keep := map[tree.Digest]bool{tree.Sum(data[0]): true, tree.Sum(data[2]): true, kept: true, gone: false}
+	swept, err := s.Sweep(ctx, keep)
+	must(t, err)
+	want := []string{store.LayerName(tree.Sum(data[1])), store.BlobName(tree.Sum(data[3])), store.ReleaseName(gone)}
+	if got := names(swept); !equalSets(got, want) {
+		t.Errorf("swept %v, want %v", got, want)
+	}
+	volumes, err := s.Volumes(ctx)
+	must(t, err)
+	want = []string{
+		store.LayerName(tree.Sum(data[0])), store.BlobName(tree.Sum(data[2])), store.ReleaseName(kept),
+		"head-base-debian-13", disk,
+	}
+	if got := names(volumes); !equalSets(got, want) {
+		t.Errorf("left %v, want %v", got, want)
+	}
+	swept, err = s.Sweep(ctx, keep)
+	must(t, err)
+	if len(swept) != 0 {
+		t.Errorf("a second sweep deleted %v", names(swept))
+	}
+}
+
+func names(volumes []store.Volume) []string {
+	var names []string
+	for _, volume := range volumes {
+		names = append(names, volume.Name)
+	}
+	return names
+}
+
+func equalSets(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}
+
+func cancelled(t *testing.T, ctx context.Context, s store.Store) {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	data := random(40, 1<<20)
+	id := tree.Sum(data)
+	errs := map[string]error{}
+	_, errs["PutLayer"] = s.PutLayer(ctx, layerOf(data), bytes.NewReader(data), nil)
+	_, errs["LayerPath"] = s.LayerPath(ctx, id)
+	errs["PutBlob"] = s.PutBlob(ctx, blobOf(data), bytes.NewReader(data), nil)
+	_, errs["BlobPath"] = s.BlobPath(ctx, id)
+	_, errs["GetBlob"] = s.GetBlob(ctx, blobOf(data))
+	errs["PutRelease"] = s.PutRelease(ctx, id, data[:100])
+	_, errs["GetRelease"] = s.GetRelease(ctx, id)
+	errs["SetHistory"] = s.SetHistory(ctx, release.Base, "a", []tree.Digest{id})
+	_, errs["History"] = s.History(ctx, release.Base, "a")
+	_, errs["Histories"] = s.Histories(ctx)
+	_, _, errs["CreatePrivateDisk"] = s.CreatePrivateDisk(ctx, "a", 1<<20)
+	errs["DeletePrivateDisk"] = s.DeletePrivateDisk(ctx, "a")
+	_, errs["PrivateDisk"] = s.PrivateDisk(ctx, "a")
+	_, errs["Volumes"] = s.Volumes(ctx)
+	_, errs["Sweep"] = s.Sweep(ctx, nil)
+	for method, err := range errs {
+		if !errors.Is(err, context.Canceled) || errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: got error %v, want %v", method, err, context.Canceled)
+		}
+	}
+	// The connection that a cancelled call gave up must not be the next call's.
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if volumes, err := s.Volumes(ctx); err != nil || len(volumes) != 0 {
+		t.Error(fmt.Sprint("after cancelled calls: ", volumes, err))
+	}
+}

@@ -1,0 +1,443 @@
+// Package storetest is a Store for tests of what stands above it, and the contract that every Store keeps.
+//
+// The fake keeps real files in a directory. It is as strict as the store on libvirt, and the same Contract
+// runs against both.
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Store keeps volumes as files of one directory.
+type Store struct {
+	// Fail, when set, is asked before every call with the method's name and the volume's name (empty for calls
+	// about the whole pool). What it returns is what the call returns.
+	Fail func(method, volume string) error
+
+	dir string
+	// mu is held for each step on a file, never across the reading of a caller's content.
+	mu    sync.Mutex
+	calls []string
+}
+
+var _ store.Store = (*Store)(nil)
+
+// New returns an empty Store in a directory that ends with the test.
+func New(t testing.TB) *Store {
+	t.Helper()
+	return &Store{dir: t.TempDir()}
+}
+
+// In returns a Store over a directory, with what an earlier one left there.
+func In(dir string) *Store { return &Store{dir: dir} }
+
+// Calls returns "Method volume" for every call so far that changes something.
+func (s *Store) Calls() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// Path returns where the fake keeps a volume, so that a test can damage it.
+func (s *Store) Path(volume string) string { return filepath.Join(s.dir, volume) }
+
+func (s *Store) enter(ctx context.Context, method, volume string, changes bool) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s %s: %w", method, volume, err)
+	}
+	if s.Fail != nil {
+		if err := s.Fail(method, volume); err != nil {
+			return err
+		}
+	}
+	if changes {
+		s.mu.Lock()
+		s.calls = append(s.calls, strings.TrimSpace(method+" "+volume))
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// PutLayer implements store.Store.
+func (s *Store) PutLayer(ctx context.Context, layer release.Layer, content io.ReaderAt, progress store.Progress) (bool, error) {
+	name := store.LayerName(layer.ID)
+	if err := s.enter(ctx, "PutLayer", name, true); err != nil {
+		return false, err
+	}
+	if layer.ID.IsZero() || layer.Size < store.HeadSize || layer.Size%store.HeadSize != 0 ||
+		layer.DataSize <= 0 || layer.DataSize > layer.Size || layer.DataSize%store.HeadSize != 0 {
+		return false, fmt.Errorf("upload layer %s: %d bytes with %d of data are not what a layer has", layer.ID, layer.Size, layer.DataSize)
+	}
+	return s.put(ctx, name, layer.Size, content, progress)
+}
+
+// PutBlob implements store.Store.
+func (s *Store) PutBlob(ctx context.Context, blob release.Blob, content io.ReaderAt, progress store.Progress) error {
+	name := store.BlobName(blob.Digest)
+	if err := s.enter(ctx, "PutBlob", name, true); err != nil {
+		return err
+	}
+	if blob.Digest.IsZero() || blob.Size <= 0 {
+		return fmt.Errorf("upload blob %s: a size of %d bytes is not possible", blob.Digest, blob.Size)
+	}
+	_, err := s.put(ctx, name, blob.Size, content, progress)
+	return err
+}
+
+func (s *Store) put(ctx context.Context, name string, size int64, content io.ReaderAt, progress store.Progress) (bool, error) {
+	if info, err := s.whole(name); err == nil && info.Size() == size {
+		return false, nil
+	} else if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, err
+	}
+	head := make([]byte, min(size, store.HeadSize))
+	if _, err := io.ReadFull(io.NewSectionReader(content, 0, size), head); err != nil {
+		return false, fmt.Errorf("upload %s: read the start of it: %w", name, err)
+	}
+	if zero(head) {
+		return false, fmt.Errorf("upload %s: it starts with %d zero bytes, which is what a torn volume starts with", name, len(head))
+	}
+	file, err := os.OpenFile(s.Path(name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = file.Close() }()
+	if err := file.Truncate(size); err != nil {
+		return false, err
+	}
+	done := int64(len(head))
+	buffer := make([]byte, 1<<20)
+	for done < size {
+		if err := ctx.Err(); err != nil {
+			return false, fmt.Errorf("upload %s: %w", name, err)
+		}
+		part := buffer[:min(int64(len(buffer)), size-done)]
+		if _, err := io.ReadFull(io.NewSectionReader(content, done, size-done), part); err != nil {
+			return false, fmt.Errorf("upload %s: read at %d: %w", name, done, err)
+		}
+		if _, err := file.WriteAt(part, done); err != nil {
+			return false, err
+		}
+		done += int64(len(part))
+		if progress != nil {
+			progress(done-int64(len(head)), size)
+		}
+	}
+	if _, err := file.WriteAt(head, 0); err != nil {
+		return false, err
+	}
+	if progress != nil {
+		progress(size, size)
+	}
+	return true, file.Sync()
+}
+
+// whole returns ErrNotFound if the volume is not there or torn.
+func (s *Store) whole(name string) (fs.FileInfo, error) {
+	file, err := os.Open(s.Path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("volume %s: %w", name, store.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	head := make([]byte, min(info.Size(), store.HeadSize))
+	if _, err := io.ReadFull(file, head); err != nil {
+		return nil, err
+	}
+	if zero(head) {
+		return nil, fmt.Errorf("volume %s is torn: %w", name, store.ErrNotFound)
+	}
+	return info, nil
+}
+
+// LayerPath implements store.Store.
+func (s *Store) LayerPath(ctx context.Context, id tree.Digest) (string, error) {
+	return s.path(ctx, "LayerPath", store.LayerName(id))
+}
+
+// BlobPath implements store.Store.
+func (s *Store) BlobPath(ctx context.Context, digest tree.Digest) (string, error) {
+	return s.path(ctx, "BlobPath", store.BlobName(digest))
+}
+
+func (s *Store) path(ctx context.Context, method, name string) (string, error) {
+	if err := s.enter(ctx, method, name, false); err != nil {
+		return "", err
+	}
+	if _, err := s.whole(name); err != nil {
+		return "", err
+	}
+	return s.Path(name), nil
+}
+
+// GetBlob implements store.Store.
+func (s *Store) GetBlob(ctx context.Context, blob release.Blob) ([]byte, error) {
+	name := store.BlobName(blob.Digest)
+	if err := s.enter(ctx, "GetBlob", name, false); err != nil {
+		return nil, err
+	}
+	info, err := s.whole(name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() < blob.Size {
+		return nil, fmt.Errorf("volume %s has %d bytes, not %d: %w", name, info.Size(), blob.Size, store.ErrNotFound)
+	}
+	data, err := os.ReadFile(s.Path(name))
+	if err != nil {
+		return nil, err
+	}
+	data = data[:blob.Size]
+	if tree.Sum(data) != blob.Digest {
+		return nil, fmt.Errorf("volume %s: %w", name, store.ErrCorrupt)
+	}
+	return data, nil
+}
+
+// PutRelease implements store.Store.
+func (s *Store) PutRelease(ctx context.Context, id tree.Digest, signed []byte) error {
+	if err := s.enter(ctx, "PutRelease", store.ReleaseName(id), true); err != nil {
+		return err
+	}
+	if id.IsZero() || len(signed) == 0 || len(signed) > store.MaxRecord {
+		return fmt.Errorf("store release %s: a signed manifest of %d bytes is not possible", id, len(signed))
+	}
+	return s.replace(store.ReleaseName(id), signed)
+}
+
+// GetRelease implements store.Store.
+func (s *Store) GetRelease(ctx context.Context, id tree.Digest) ([]byte, error) {
+	name := store.ReleaseName(id)
+	if err := s.enter(ctx, "GetRelease", name, false); err != nil {
+		return nil, err
+	}
+	if _, err := s.whole(name); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(s.Path(name))
+}
+
+func (s *Store) replace(name string, data []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	temporary := s.Path(".new-" + name)
+	if err := os.WriteFile(temporary, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temporary, s.Path(name))
+}
+
+// SetHistory implements store.Store.
+func (s *Store) SetHistory(ctx context.Context, kind release.Kind, name string, ids []tree.Digest) error {
+	volume, err := store.HeadName(kind, name)
+	if err != nil {
+		return err
+	}
+	if err := s.enter(ctx, "SetHistory", volume, true); err != nil {
+		return err
+	}
+	if len(ids) == 0 {
+		return s.remove(volume)
+	}
+	text, err := store.EncodeHistory(ids)
+	if err != nil {
+		return err
+	}
+	return s.replace(volume, text)
+}
+
+// History implements store.Store.
+func (s *Store) History(ctx context.Context, kind release.Kind, name string) ([]tree.Digest, error) {
+	volume, err := store.HeadName(kind, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.enter(ctx, "History", volume, false); err != nil {
+		return nil, err
+	}
+	return s.history(volume)
+}
+
+func (s *Store) history(volume string) ([]tree.Digest, error) {
+	if _, err := s.whole(volume); err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(s.Path(volume))
+	if err != nil {
+		return nil, err
+	}
+	return store.DecodeHistory(text)
+}
+
+// Histories implements store.Store.
+func (s *Store) Histories(ctx context.Context) (map[store.Named][]tree.Digest, error) {
+	if err := s.enter(ctx, "Histories", "", false); err != nil {
+		return nil, err
+	}
+	volumes, err := s.volumes()
+	if err != nil {
+		return nil, err
+	}
+	all := map[store.Named][]tree.Digest{}
+	for _, volume := range volumes {
+		if name, _ := store.ParseVolumeName(volume.Name); name.Kind == store.HeadVolume {
+			if all[name.Of], err = s.history(volume.Name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+// CreatePrivateDisk implements store.Store.
+func (s *Store) CreatePrivateDisk(ctx context.Context, vm string, size int64) (string, string, error) {
+	name, err := store.DiskName(vm)
+	if err != nil {
+		return "", "", err
+	}
+	if err := s.enter(ctx, "CreatePrivateDisk", name, true); err != nil {
+		return "", "", err
+	}
+	if size <= 0 {
+		return "", "", fmt.Errorf("create private disk of %s: a size of %d bytes is not possible", vm, size)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if info, err := os.Stat(s.Path(name)); err == nil && info.Size() > size {
+		return "", "", fmt.Errorf("private disk of %s: %w from %d to %d bytes", vm, store.ErrShrink, info.Size(), size)
+	}
+	file, err := os.OpenFile(s.Path(name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return "", "", err
+	}
+	if err := errors.Join(file.Truncate(size), file.Close()); err != nil {
+		return "", "", err
+	}
+	return name, s.Path(name), nil
+}
+
+// DeletePrivateDisk implements store.Store.
+func (s *Store) DeletePrivateDisk(ctx context.Context, vm string) error {
+	name, err := store.DiskName(vm)
+	if err != nil {
+		return err
+	}
+	if err := s.enter(ctx, "DeletePrivateDisk", name, true); err != nil {
+		return err
+	}
+	return s.remove(name)
+}
+
+func (s *Store) remove(name string) error {
+	if err := os.Remove(s.Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// PrivateDisk implements store.Store.
+func (s *Store) PrivateDisk(ctx context.Context, vm string) (store.Volume, error) {
+	name, err := store.DiskName(vm)
+	if err != nil {
+		return store.Volume{}, err
+	}
+	if err := s.enter(ctx, "PrivateDisk", name, false); err != nil {
+		return store.Volume{}, err
+	}
+	info, err := os.Stat(s.Path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return store.Volume{}, fmt.Errorf("private disk of %s: %w", vm, store.ErrNotFound)
+	}
+	if err != nil {
+		return store.Volume{}, err
+	}
+	return s.volume(info), nil
+}
+
+func (s *Store) volume(info fs.FileInfo) store.Volume {
+	volume := store.Volume{Name: info.Name(), Path: s.Path(info.Name()), Capacity: info.Size()}
+	if status, ok := info.Sys().(*syscall.Stat_t); ok {
+		volume.Allocation = status.Blocks * 512
+	}
+	return volume
+}
+
+// Volumes implements store.Store.
+func (s *Store) Volumes(ctx context.Context) ([]store.Volume, error) {
+	if err := s.enter(ctx, "Volumes", "", false); err != nil {
+		return nil, err
+	}
+	return s.volumes()
+}
+
+func (s *Store) volumes() ([]store.Volume, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var volumes []store.Volume
+	for _, entry := range entries {
+		if _, ours := store.ParseVolumeName(entry.Name()); !ours {
+			continue
+		}
+		info, err := entry.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		volumes = append(volumes, s.volume(info))
+	}
+	return volumes, nil
+}
+
+// Sweep implements store.Store.
+func (s *Store) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]store.Volume, error) {
+	if err := s.enter(ctx, "Sweep", "", true); err != nil {
+		return nil, err
+	}
+	volumes, err := s.volumes()
+	if err != nil {
+		return nil, err
+	}
+	var swept []store.Volume
+	for _, volume := range volumes {
+		name, _ := store.ParseVolumeName(volume.Name)
+		if name.Digest.IsZero() || keep[name.Digest] {
+			continue
+		}
+		if err := s.remove(volume.Name); err != nil {
+			return swept, err
+		}
+		swept = append(swept, volume)
+	}
+	return swept, nil
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error { return nil }
+
+func zero(data []byte) bool { return len(bytes.TrimLeft(data, "\x00")) == 0 }
