@@ -1,0 +1,133 @@
+// Package host opens one virtualization host: its store, its hypervisor, and the publisher and fleet that work on
+// them. It is where the parts meet; it holds no rule of its own.
+package host
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// Config says which host, and where things are on this machine. Every field has a default.
+type Config struct {
+	// URI of libvirt; "" is the local system's.
+	URI string
+	// Pool is the storage pool's name; "" is "sharedos".
+	Pool string
+	// PoolPath is the directory of the pool if it has to be made; "" is "pool" in StateDir.
+	PoolPath string
+	// OperatorKey is the file of the operator's Ed25519 key, made on first use; "" is "operator.key" in the
+	// user's configuration directory.
+	OperatorKey string
+	// Cache is a directory for what can be made again; "" is "sharedos" in the user's cache directory.
+	Cache string
+	// StateDir is a directory for what lasts as long as the VMs do: console logs, sockets and pids of vsock
+	// daemons; "" is $SHAREDOS_STATE_DIR, or /var/lib/sharedos for root and the user's own state directory else.
+	StateDir string
+	Log      *slog.Logger
+}
+
+// Host is an open virtualization host.
+type Host struct {
+	Publisher *publish.Publisher
+	Fleet     *vm.Fleet
+	Store     store.Store
+}
+
+// Open connects to the host. What it opened is closed again when it fails.
+func Open(ctx context.Context, config Config) (_ *Host, err error) {
+	if config, err = config.withDefaults(); err != nil {
+		return nil, err
+	}
+	key, err := release.LoadOrCreateKey(config.OperatorKey)
+	if err != nil {
+		return nil, err
+	}
+	volumes, err := store.Open(ctx, store.Config{URI: config.URI, Pool: config.Pool, CreatePath: config.PoolPath})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, volumes.Close())
+		}
+	}()
+	domains, err := hypervisor.Open(ctx, hypervisor.Config{URI: config.URI, StateDir: config.StateDir})
+	if err != nil {
+		return nil, err
+	}
+	consoles := filepath.Join(config.StateDir, "console")
+	if err := os.MkdirAll(consoles, 0o755); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the directory of console logs: %w", err), domains.Close())
+	}
+	return &Host{
+		Publisher: &publish.Publisher{
+			Store: volumes, Cache: config.Cache, Key: key, Log: config.Log, Modules: bootimage.Modules,
+		},
+		Fleet: &vm.Fleet{
+			Hypervisor: domains, Store: volumes, Key: key, Pool: config.Pool, Cache: config.Cache,
+			ConsoleDir: consoles, AgentBinary: bootimage.Agent, Log: config.Log,
+		},
+		Store: volumes,
+	}, nil
+}
+
+// Close ends the connections. VMs go on running.
+func (h *Host) Close() error {
+	return errors.Join(h.Fleet.Hypervisor.Close(), h.Store.Close())
+}
+
+func (c Config) withDefaults() (Config, error) {
+	c.Pool = cmp.Or(c.Pool, "sharedos")
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Cache == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return c, fmt.Errorf("find the user's cache directory (set cache in the provider block): %w", err)
+		}
+		c.Cache = filepath.Join(cache, "sharedos")
+	}
+	if c.OperatorKey == "" {
+		configuration, err := os.UserConfigDir()
+		if err != nil {
+			return c, fmt.Errorf("find the user's configuration directory (set operator_key in the provider block): %w", err)
+		}
+		c.OperatorKey = filepath.Join(configuration, "sharedos", "operator.key")
+	}
+	if c.StateDir == "" {
+		state, err := stateDir()
+		if err != nil {
+			return c, err
+		}
+		c.StateDir = state
+	}
+	c.PoolPath = cmp.Or(c.PoolPath, filepath.Join(c.StateDir, "pool"))
+	return c, nil
+}
+
+func stateDir() (string, error) {
+	if own := os.Getenv("SHAREDOS_STATE_DIR"); own != "" {
+		return own, nil
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/sharedos", nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find the home directory for the state (set SHAREDOS_STATE_DIR): %w", err)
+	}
+	return filepath.Join(cmp.Or(os.Getenv("XDG_STATE_HOME"), filepath.Join(home, ".local", "state")), "sharedos"), nil
+}

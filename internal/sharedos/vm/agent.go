@@ -1,0 +1,224 @@
+package vm
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+)
+
+// Bounds of waiting for an agent. A guest under emulation answers within a second when it is there.
+const (
+	connectLimit = 5 * time.Second
+	callLimit    = 20 * time.Second
+	pollEvery    = 250 * time.Millisecond
+	tellEvery    = 10 * time.Second
+	// startLimit bounds the wait for a VM that was started, within what ctx allows. An emulated guest boots in
+	// half a minute.
+	startLimit = 10 * time.Minute
+)
+
+// connect reaches the agent of a running VM. At first contact it pins the agent's key in the definition.
+func (f *Fleet) connect(ctx context.Context, domain hypervisor.Domain) (*transport.Agent, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	var pinned ed25519.PublicKey
+	if domain.Metadata.AgentKey != "" {
+		key, err := base64.StdEncoding.DecodeString(domain.Metadata.AgentKey)
+		if err != nil || len(key) != ed25519.PublicKeySize {
+			return nil, fmt.Errorf("the agent key in the definition of %q is not a base64 Ed25519 key", domain.Name)
+		}
+		pinned = key
+	}
+	config, err := transport.ClientConfig(f.Key, pinned)
+	if err != nil {
+		return nil, err
+	}
+	dialer, err := f.Hypervisor.Dialer(ctx, domain.Name)
+	if err != nil {
+		return nil, err
+	}
+	agent, err := transport.Connect(ctx, dialer, config)
+	if errors.Is(err, transport.ErrPeerKey) {
+		return nil, fmt.Errorf("%w: what answers in VM %q is not the agent that was met at its first boot; "+
+			"if its private disk was replaced on purpose, taint the resource", err, domain.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
+	}
+	return agent, nil
+}
+
+// status asks the agent of a running VM once.
+func (f *Fleet) status(ctx context.Context, domain hypervisor.Domain) (*agentapi.StatusResponse, error) {
+	agent, err := f.connect(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
+	status, err := statusOf(ctx, agent)
+	if err != nil {
+		return nil, errors.Join(err, agent.Close())
+	}
+	return status, agent.Close()
+}
+
+func statusOf(ctx context.Context, agent *transport.Agent) (*agentapi.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	status, err := agent.Status(ctx, &agentapi.StatusRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
+	}
+	return status, nil
+}
+
+// start boots the VM, waits until its agent answers, and then until its services have started. It returns the
+// seconds from start to the agent's first answer; 0 for a VM that ran already.
+func (f *Fleet) start(ctx context.Context, name string, progress Progress) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	_, before, err := f.Hypervisor.Lookup(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	progress("starting")
+	began := time.Now()
+	if err := f.Hypervisor.Start(ctx, name); err != nil {
+		return 0, fmt.Errorf("start: %w", err)
+	}
+	status, err := f.await(ctx, name, "waiting for the agent", progress, func(*agentapi.StatusResponse) bool { return true })
+	if err != nil {
+		return 0, err
+	}
+	ready := time.Since(began).Seconds()
+	if before == hypervisor.Running {
+		ready = 0
+	}
+	if !started(status) {
+		if _, err := f.await(ctx, name, "the agent answers; waiting for the services", progress, started); err != nil {
+			return 0, err
+		}
+	}
+	return ready, nil
+}
+
+// started reports whether systemd has started what it was to start; what failed to start is for others to judge.
+func started(status *agentapi.StatusResponse) bool {
+	switch status.GetSystemState() {
+	case "running", "degraded", "maintenance":
+		return true
+	default:
+		return false
+	}
+}
+
+// await polls the agent until done says so, the VM is found off, or ctx ends. It pins the agent's key at first
+// contact.
+func (f *Fleet) await(ctx context.Context, name, what string, progress Progress, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
+	began := time.Now()
+	told := began
+	progress(what)
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	var agent *transport.Agent
+	defer func() {
+		if agent != nil {
+			_ = agent.Close() // only questions were asked on it
+		}
+	}()
+	last := errors.New("it was not asked yet")
+	for {
+		domain, state, err := f.Hypervisor.Lookup(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if state == hypervisor.Off || state == hypervisor.Crashed {
+			return nil, fmt.Errorf("VM %q powered off while %s; the end of its console, %s:\n%s",
+				name, what, domain.ConsoleLog, consoleTail(domain.ConsoleLog))
+		}
+		if agent == nil {
+			agent, err = f.meet(ctx, domain)
+			if errors.Is(err, transport.ErrPeerKey) {
+				return nil, err
+			}
+		}
+		if agent != nil {
+			status, statusErr := statusOf(ctx, agent)
+			if statusErr == nil && done(status) {
+				return status, nil
+			}
+			if err = statusErr; err != nil {
+				_ = agent.Close() // it is broken already
+				agent = nil
+			}
+		}
+		if err != nil {
+			last = err
+		}
+		if time.Since(told) >= tellEvery {
+			told = time.Now()
+			progress(fmt.Sprintf("%s (%d s)", what, int(time.Since(began).Seconds())))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s of VM %q for %d s: %w; last: %w; the end of its console, %s:\n%s", what, name,
+				int(time.Since(began).Seconds()), ctx.Err(), last, domain.ConsoleLog, consoleTail(domain.ConsoleLog))
+		case <-ticker.C:
+		}
+	}
+}
+
+// meet connects, and records the agent's key at first contact.
+func (f *Fleet) meet(ctx context.Context, domain hypervisor.Domain) (*transport.Agent, error) {
+	agent, err := f.connect(ctx, domain)
+	if err != nil || domain.Metadata.AgentKey != "" {
+		return agent, err
+	}
+	metadata := domain.Metadata
+	metadata.AgentKey = base64.StdEncoding.EncodeToString(agent.Key)
+	if err := f.Hypervisor.SetMetadata(ctx, domain.Name, metadata); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin the agent's key: %w", err), agent.Close())
+	}
+	return agent, nil
+}
+
+// consoleLimit is how much of a console log an error shows, in bytes and lines.
+const (
+	consoleLimit = 4096
+	consoleLines = 15
+)
+
+// consoleTail returns the last lines of a console log, without control characters: a guest wrote them.
+func consoleTail(path string) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return "(" + err.Error() + ")"
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	if size, err := file.Seek(0, io.SeekEnd); err == nil {
+		if _, err := file.Seek(max(0, size-consoleLimit), io.SeekStart); err != nil {
+			return "(" + err.Error() + ")"
+		}
+	}
+	text, err := io.ReadAll(io.LimitReader(file, consoleLimit))
+	if err != nil {
+		return "(" + err.Error() + ")"
+	}
+	clean := strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(string(text), "?"))
+	lines := strings.Split(strings.TrimSpace(clean), "\n")
+	return "  " + strings.Join(lines[max(0, len(lines)-consoleLines):], "\n  ")
+}

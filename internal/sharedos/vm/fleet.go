@@ -1,0 +1,253 @@
+package vm
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Fleet carries the VMs of one host through their lives.
+type Fleet struct {
+	Hypervisor hypervisor.Hypervisor
+	Store      store.Store
+	// Key is the operator's: it signed the releases, and the agents let its holder in.
+	Key ed25519.PrivateKey
+	// Pool is the name of the store's pool, for the record in the domain.
+	Pool string
+	// Cache is a directory on this machine for boot images that were made.
+	Cache string
+	// ConsoleDir is a directory on the host that gets one console log per VM.
+	ConsoleDir string
+	// AgentBinary yields the guest's agent.
+	AgentBinary func() ([]byte, error)
+	Log         *slog.Logger
+
+	images sync.Mutex // one boot image is made at a time
+}
+
+var _ Interface = (*Fleet)(nil)
+
+// Settings of Metadata that this package records.
+const settingInitramfs = "initramfs" // digest of the initramfs blob that the definition boots
+
+func (f *Fleet) publicKey() ed25519.PublicKey { return f.Key.Public().(ed25519.PublicKey) }
+
+// Create implements Interface.
+func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (*VM, error) {
+	existing, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
+	switch {
+	case errors.Is(err, hypervisor.ErrNotFound):
+	case err != nil:
+		return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
+	case existing.UUID != spec.UUID:
+		return nil, fmt.Errorf("create VM %q: %w, with UUID %s", spec.Name, ErrExists, existing.UUID)
+	}
+	if err := f.define(ctx, spec, progress); err != nil {
+		return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
+	}
+	var ready float64
+	if spec.Running {
+		if ready, err = f.start(ctx, spec.Name, progress); err != nil {
+			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
+		}
+	}
+	made, err := f.Read(ctx, spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	made.Spec.Refresh = spec.Refresh
+	made.ReadySeconds = ready
+	return made, nil
+}
+
+// define makes the private disk and the definition as spec says, whatever of it is there already. What the
+// definition records of the agent is kept.
+func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) error {
+	stack, base, err := f.stack(ctx, spec.Base, spec.Components)
+	if err != nil {
+		return err
+	}
+	domain, err := f.domain(ctx, spec, stack, base, progress)
+	if err != nil {
+		return err
+	}
+	if known, _, err := f.Hypervisor.Lookup(ctx, spec.Name); err == nil && known.UUID == spec.UUID {
+		domain.Metadata.AgentKey = known.Metadata.AgentKey
+	} else if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+		return err
+	}
+	progress("making the private disk")
+	volume, path, err := f.Store.CreatePrivateDisk(ctx, spec.Name, spec.DiskSize)
+	if err != nil {
+		return fmt.Errorf("make its private disk: %w", err)
+	}
+	domain.PrivateDisk, domain.Metadata.PrivateVolume = path, volume
+	progress("defining the domain")
+	return f.Hypervisor.Define(ctx, domain)
+}
+
+// domain describes the VM as it boots from nothing: all of it but the private disk.
+func (f *Fleet) domain(ctx context.Context, spec Spec, stack release.Stack, base *release.Manifest, progress Progress) (hypervisor.Domain, error) {
+	layers, err := f.layerDisks(ctx, stack.Layers)
+	if err != nil {
+		return hypervisor.Domain{}, err
+	}
+	image, err := f.bootImage(ctx, base, progress)
+	if err != nil {
+		return hypervisor.Domain{}, err
+	}
+	config, err := json.Marshal(agentapi.BootConfig{
+		Stack:          stack,
+		Operators:      []string{base64.StdEncoding.EncodeToString(f.publicKey())},
+		Hostname:       spec.Hostname,
+		AuthorizedKeys: spec.AuthorizedKeys,
+	})
+	if err != nil {
+		return hypervisor.Domain{}, fmt.Errorf("encode the boot configuration: %w", err)
+	}
+	return hypervisor.Domain{
+		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, Memory: spec.Memory,
+		Kernel: image.kernel, Initramfs: image.initramfs,
+		Layers: layers, Interfaces: spec.Interfaces, BootConfig: config,
+		ConsoleLog: filepath.Join(f.ConsoleDir, spec.Name+".log"),
+		Metadata: hypervisor.Metadata{
+			Stack: stack, Pool: f.Pool,
+			Settings: map[string]string{settingInitramfs: image.digest.String()},
+		},
+	}, nil
+}
+
+// Read implements Interface.
+func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
+	domain, state, err := f.Hypervisor.Lookup(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("read VM %q: %w", name, err)
+	}
+	found, err := f.describe(ctx, domain, state)
+	if err != nil {
+		return nil, fmt.Errorf("read VM %q: %w", name, err)
+	}
+	if state != hypervisor.Running {
+		return found, nil
+	}
+	status, err := f.status(ctx, domain)
+	if err != nil {
+		f.Log.WarnContext(ctx, "the agent does not answer", "vm", name, "error", err)
+		return found, nil
+	}
+	running, err := stackFromAPI(status.GetStack())
+	if err != nil {
+		return nil, fmt.Errorf("read VM %q: its agent names a stack that is none: %w", name, err)
+	}
+	found.Answered, found.Agent, found.Stack = true, status, running
+	return found, nil
+}
+
+// describe tells what the definition and the store know of a VM.
+func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hypervisor.State) (*VM, error) {
+	config, err := bootConfig(domain)
+	if err != nil {
+		return nil, err
+	}
+	disk, err := f.Store.PrivateDisk(ctx, domain.Name)
+	if err != nil {
+		return nil, fmt.Errorf("read its private disk: %w", err)
+	}
+	return &VM{
+		Spec: Spec{
+			Name: domain.Name, UUID: domain.UUID,
+			Base: domain.Metadata.Stack.Base, Components: domain.Metadata.Stack.Components,
+			VCPUs: domain.VCPUs, Memory: domain.Memory, DiskSize: disk.Capacity,
+			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
+			Interfaces: domain.Interfaces, Running: state == hypervisor.Running,
+		},
+		State: state, Stack: domain.Metadata.Stack, DiskAllocated: disk.Allocation,
+	}, nil
+}
+
+// shutdownLimit is how long a guest may take to power off by itself before it is made to.
+const shutdownLimit = 90 * time.Second
+
+// stop powers the VM off: by its own means if it will, else by the plug.
+func (f *Fleet) stop(ctx context.Context, name string, progress Progress) error {
+	progress("shutting down")
+	polite, cancel := context.WithTimeout(ctx, shutdownLimit)
+	defer cancel()
+	err := f.Hypervisor.Shutdown(polite, name)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("shut down: %w", err)
+	}
+	f.Log.WarnContext(ctx, "the guest did not power off by itself", "vm", name, "limit", shutdownLimit, "error", err)
+	progress("powering off: the guest did not shut down by itself")
+	return f.Hypervisor.PowerOff(ctx, name)
+}
+
+// Delete implements Interface.
+func (f *Fleet) Delete(ctx context.Context, name string, progress Progress) error {
+	_, _, err := f.Hypervisor.Lookup(ctx, name)
+	switch {
+	case errors.Is(err, hypervisor.ErrNotFound):
+	case err != nil:
+		return fmt.Errorf("delete VM %q: %w", name, err)
+	default:
+		progress("powering off")
+		if err := f.Hypervisor.PowerOff(ctx, name); err != nil {
+			return fmt.Errorf("delete VM %q: power off: %w", name, err)
+		}
+		if err := f.Hypervisor.Undefine(ctx, name); err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+			return fmt.Errorf("delete VM %q: undefine: %w", name, err)
+		}
+	}
+	progress("deleting the private disk")
+	if err := f.Store.DeletePrivateDisk(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("delete VM %q: delete its private disk: %w", name, err)
+	}
+	return nil
+}
+
+// InUse implements Interface. Initramfs blobs, which belong to no release, are named too.
+func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {
+	domains, err := f.Hypervisor.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the VMs that use a release: %w", err)
+	}
+	users := map[tree.Digest]map[string]bool{}
+	use := func(id tree.Digest, name string) {
+		if users[id] == nil {
+			users[id] = map[string]bool{}
+		}
+		users[id][name] = true
+	}
+	for _, domain := range domains {
+		use(domain.Metadata.Stack.Base, domain.Name)
+		for _, id := range domain.Metadata.Stack.Components {
+			use(id, domain.Name)
+		}
+		if id, err := tree.ParseDigest(domain.Metadata.Settings[settingInitramfs]); err == nil {
+			use(id, domain.Name)
+		}
+	}
+	inUse := make(map[tree.Digest][]string, len(users))
+	for id, names := range users {
+		inUse[id] = slices.Sorted(maps.Keys(names))
+	}
+	return inUse, nil
+}

@@ -1,0 +1,206 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Bounds of a refresh.
+const (
+	assessLimit = 2 * time.Minute
+	// putSize is how much of a blob one message carries; a message is at most 4 MiB.
+	putSize = 1 << 20
+)
+
+// refresh moves a running VM to the stack of spec and waits for the end of it. It returns nil when the VM runs
+// that stack already.
+func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) (*agentapi.Report, error) {
+	stack, _, err := f.stack(ctx, spec.Base, spec.Components)
+	if err != nil {
+		return nil, err
+	}
+	agent, err := f.meet(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = agent.Close() }() // its answers are read by then
+	status, err := statusOf(ctx, agent)
+	if err != nil {
+		return nil, err
+	}
+	if inFlight(status) { // of an apply that was cut off
+		if status, err = f.settled(ctx, domain.Name, progress); err != nil {
+			return nil, err
+		}
+	}
+	current, err := stackFromAPI(status.GetStack())
+	if err != nil {
+		return nil, fmt.Errorf("its agent names a stack that is none: %w", err)
+	}
+	if sameReleases(current, stack) {
+		return nil, nil //nolint:nilnil // the contract: nothing to report
+	}
+	if err := f.plug(ctx, domain, stack, progress); err != nil {
+		return nil, err
+	}
+	target, err := f.hand(ctx, agent, current, stack, progress)
+	if err != nil {
+		return nil, err
+	}
+	progress("refreshing")
+	if err := startRefresh(ctx, agent, target, spec); err != nil {
+		return nil, err
+	}
+	status, err = f.settled(ctx, domain.Name, progress)
+	if err != nil {
+		return nil, fmt.Errorf("the refresh goes on in the VM by itself, apply again to see its end: %w", err)
+	}
+	return outcome(status, stack)
+}
+
+// inFlight reports whether a refresh is under way.
+func inFlight(status *agentapi.StatusResponse) bool {
+	if status.GetLast() != nil {
+		return !status.GetLast().GetDone()
+	}
+	return status.GetState() > agentapi.State_IDLE
+}
+
+// settled waits until no refresh is under way.
+func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*agentapi.StatusResponse, error) {
+	step := agentapi.State_STATE_UNSPECIFIED
+	return f.await(ctx, name, "waiting for the refresh", progress, func(status *agentapi.StatusResponse) bool {
+		if now := status.GetState(); now != step {
+			step = now
+			progress("refresh: " + strings.ToLower(now.String()))
+		}
+		return !inFlight(status)
+	})
+}
+
+// plug attaches the layers of the stack that the running domain lacks.
+func (f *Fleet) plug(ctx context.Context, domain hypervisor.Domain, stack release.Stack, progress Progress) error {
+	disks, err := f.layerDisks(ctx, stack.Layers)
+	if err != nil {
+		return err
+	}
+	for _, disk := range disks {
+		progress(fmt.Sprintf("attaching layer %.12s", disk.ID.Hex()))
+		if err := f.Hypervisor.AttachLayer(ctx, domain.Name, disk); err != nil {
+			return fmt.Errorf("attach layer %s: %w", disk.ID, err)
+		}
+	}
+	return nil
+}
+
+// hand gives the agent what it needs to compare two stacks: the signed manifests and the contents lists.
+func (f *Fleet) hand(ctx context.Context, agent *transport.Agent, current, target release.Stack, progress Progress) (*agentapi.Target, error) {
+	progress("handing over the contents lists")
+	var answer agentapi.Target
+	sent := map[tree.Digest]bool{}
+	give := func(stack release.Stack, notes *[][]byte) error {
+		found, err := f.releases(ctx, stack.Base, stack.Components)
+		if err != nil {
+			return err
+		}
+		for _, one := range found {
+			*notes = append(*notes, one.note)
+			if sent[one.manifest.Contents.Digest] {
+				continue
+			}
+			sent[one.manifest.Contents.Digest] = true
+			contents, err := f.Store.GetBlob(ctx, one.manifest.Contents)
+			if err != nil {
+				return fmt.Errorf("read the contents list of release %s: %w", one.id, err)
+			}
+			if err := put(ctx, agent, one.manifest.Contents, contents); err != nil {
+				return fmt.Errorf("hand over the contents list of release %s: %w", one.id, err)
+			}
+		}
+		return nil
+	}
+	if err := give(target, &answer.Manifests); err != nil {
+		return nil, err
+	}
+	if err := give(current, &answer.Current); err != nil {
+		return nil, err
+	}
+	return &answer, nil
+}
+
+func put(ctx context.Context, agent *transport.Agent, blob release.Blob, data []byte) error {
+	for offset := 0; ; offset += putSize {
+		part := data[offset:min(offset+putSize, len(data))]
+		call, cancel := context.WithTimeout(ctx, callLimit)
+		answer, err := agent.Put(call, &agentapi.PutRequest{
+			Digest: blob.Digest.String(), Offset: int64(offset), Size: blob.Size, Data: part,
+		})
+		cancel()
+		if err != nil {
+			return err
+		}
+		if answer.GetComplete() {
+			return nil
+		}
+		if offset+putSize >= len(data) {
+			return errors.New("its agent took every part and does not call it complete")
+		}
+	}
+}
+
+func startRefresh(ctx context.Context, agent *transport.Agent, target *agentapi.Target, spec Spec) error {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	_, err := agent.Refresh(ctx, &agentapi.RefreshRequest{
+		Target: target, MaxImpact: spec.Refresh.MaxImpact, HealthChecks: spec.Refresh.HealthChecks,
+		SettleMs: spec.Refresh.Settle.Milliseconds(), Strategy: spec.Refresh.Strategy,
+	})
+	if err != nil {
+		return fmt.Errorf("start the refresh: %w", err)
+	}
+	return nil
+}
+
+// outcome judges how a refresh to the stack ended.
+func outcome(status *agentapi.StatusResponse, stack release.Stack) (*agentapi.Report, error) {
+	report := status.GetLast()
+	running, err := stackFromAPI(status.GetStack())
+	if err != nil {
+		return report, fmt.Errorf("its agent names a stack that is none: %w", err)
+	}
+	if sameReleases(running, stack) {
+		return report, nil
+	}
+	switch {
+	case report == nil:
+		return nil, fmt.Errorf("%w: the VM was restarted meanwhile and runs what it ran before; apply again", ErrRolledBack)
+	case refused(report):
+		return report, fmt.Errorf("%w: %s", ErrImpact, report.GetError())
+	default:
+		return report, fmt.Errorf("%w: %s", ErrRolledBack, report.GetError())
+	}
+}
+
+// refused reports whether a refresh ended before anything changed because of its impact.
+func refused(report *agentapi.Report) bool {
+	return report.GetImpact() != nil && len(report.GetTimings()) > 0 &&
+		report.GetTimings()[len(report.GetTimings())-1].GetStep() == "assess"
+}
+
+// parseLayer reads a layer id that a guest named.
+func parseLayer(text string) (tree.Digest, error) {
+	id, err := tree.ParseDigest(text)
+	if err != nil {
+		return id, fmt.Errorf("its agent names a layer that is none: %w", err)
+	}
+	return id, nil
+}

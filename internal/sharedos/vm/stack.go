@@ -1,0 +1,210 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// signed is a release as the store holds it, its signature and id checked.
+type signed struct {
+	id       tree.Digest
+	note     []byte
+	manifest *release.Manifest
+}
+
+// release reads a release from the store and checks that it is what its name says and that the operator signed it.
+func (f *Fleet) release(ctx context.Context, id tree.Digest) (signed, error) {
+	note, err := f.Store.GetRelease(ctx, id)
+	if err != nil {
+		return signed{}, fmt.Errorf("read release %s: %w", id, err)
+	}
+	manifest, actual, err := release.Open(note, []ed25519.PublicKey{f.publicKey()})
+	if err != nil {
+		return signed{}, fmt.Errorf("check release %s: %w", id, err)
+	}
+	if actual != id {
+		return signed{}, fmt.Errorf("check release %s: the store holds %s under its name; publish the base again", id, actual)
+	}
+	return signed{id, note, manifest}, nil
+}
+
+// releases reads the releases of a stack, the base's first.
+func (f *Fleet) releases(ctx context.Context, base tree.Digest, components []tree.Digest) ([]signed, error) {
+	found := make([]signed, 0, 1+len(components))
+	for _, id := range append([]tree.Digest{base}, components...) {
+		one, err := f.release(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, one)
+	}
+	return found, nil
+}
+
+// stack tells what a VM of these releases runs, and the base's manifest.
+func (f *Fleet) stack(ctx context.Context, base tree.Digest, components []tree.Digest) (release.Stack, *release.Manifest, error) {
+	found, err := f.releases(ctx, base, components)
+	if err != nil {
+		return release.Stack{}, nil, err
+	}
+	stack, err := stackOf(found)
+	return stack, found[0].manifest, err
+}
+
+func stackOf(found []signed) (release.Stack, error) {
+	if found[0].manifest.Kind != release.Base {
+		return release.Stack{}, fmt.Errorf("release %s is a %s, not a base", found[0].id, found[0].manifest.Kind)
+	}
+	if found[0].manifest.Kernel == nil {
+		return release.Stack{}, fmt.Errorf("base release %s has no kernel", found[0].id)
+	}
+	components := make([]release.Identified, 0, len(found)-1)
+	for _, component := range found[1:] {
+		components = append(components, release.Identified{ID: component.id, Manifest: component.manifest})
+	}
+	return release.StackOf(found[0].manifest, found[0].id, components...), nil
+}
+
+// layerDisks finds the layers in the store.
+func (f *Fleet) layerDisks(ctx context.Context, layers []release.Layer) ([]hypervisor.LayerDisk, error) {
+	disks := make([]hypervisor.LayerDisk, 0, len(layers))
+	for _, layer := range layers {
+		path, err := f.Store.LayerPath(ctx, layer.ID)
+		if err != nil {
+			return nil, fmt.Errorf("find layer %s: %w", layer.ID, err)
+		}
+		disks = append(disks, hypervisor.LayerDisk{ID: layer.ID, Path: path})
+	}
+	return disks, nil
+}
+
+// bootImage is what a VM of a base boots, as paths on the host.
+type bootImage struct {
+	kernel, initramfs string
+	digest            tree.Digest // of the initramfs
+}
+
+// bootImage finds kernel and initramfs in the store. The initramfs is the agent and the base's modules: it is
+// made once per pair, and kept on this machine and in the store.
+func (f *Fleet) bootImage(ctx context.Context, base *release.Manifest, progress Progress) (bootImage, error) {
+	f.images.Lock()
+	defer f.images.Unlock()
+	kernel, err := f.Store.BlobPath(ctx, base.Kernel.Image.Digest)
+	if err != nil {
+		return bootImage{}, fmt.Errorf("find kernel %s: %w", base.Kernel.Release, err)
+	}
+	initramfs, err := f.initramfs(ctx, base, progress)
+	if err != nil {
+		return bootImage{}, fmt.Errorf("make the initramfs for kernel %s: %w", base.Kernel.Release, err)
+	}
+	digest := tree.Sum(initramfs)
+	path, err := f.Store.BlobPath(ctx, digest)
+	if errors.Is(err, store.ErrNotFound) {
+		progress("uploading the initramfs")
+		blob := release.Blob{Digest: digest, Size: int64(len(initramfs))}
+		if err := f.Store.PutBlob(ctx, blob, bytes.NewReader(initramfs), nil); err != nil {
+			return bootImage{}, fmt.Errorf("upload the initramfs: %w", err)
+		}
+		path, err = f.Store.BlobPath(ctx, digest)
+	}
+	if err != nil {
+		return bootImage{}, fmt.Errorf("find the initramfs: %w", err)
+	}
+	return bootImage{kernel: kernel, initramfs: path, digest: digest}, nil
+}
+
+func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress Progress) ([]byte, error) {
+	agent, err := f.AgentBinary()
+	if err != nil {
+		return nil, err
+	}
+	inputs := sha256.New()
+	own := sha256.Sum256(agent)
+	inputs.Write(own[:])
+	inputs.Write(base.Kernel.Modules.Digest[:])
+	cached := filepath.Join(f.Cache, "initramfs", fmt.Sprintf("%x", inputs.Sum(nil)))
+	if image, err := os.ReadFile(cached); err == nil {
+		return image, nil
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	progress("making the initramfs")
+	modules, err := f.Store.GetBlob(ctx, base.Kernel.Modules)
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's modules: %w", err)
+	}
+	image, err := bootimage.Initramfs(agent, modules)
+	if err != nil {
+		return nil, err
+	}
+	return image, writeWhole(cached, image)
+}
+
+// writeWhole makes the file appear whole or not at all.
+func writeWhole(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	err = errors.Join(err, file.Sync(), file.Close())
+	if err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	return nil
+}
+
+// maxLayers bounds what a guest may claim to run.
+const maxLayers = 64
+
+// stackFromAPI reads a stack that a guest names. A guest's answer is untrusted.
+func stackFromAPI(answer *agentapi.Stack) (release.Stack, error) {
+	if answer == nil || len(answer.GetLayers()) == 0 || len(answer.GetLayers()) > maxLayers || len(answer.GetComponents()) > maxLayers {
+		return release.Stack{}, fmt.Errorf("%d layers and %d components", len(answer.GetLayers()), len(answer.GetComponents()))
+	}
+	base, err := tree.ParseDigest(answer.GetBase())
+	if err != nil {
+		return release.Stack{}, err
+	}
+	stack := release.Stack{Base: base, Kernel: answer.GetKernel()}
+	for _, text := range answer.GetComponents() {
+		id, err := tree.ParseDigest(text)
+		if err != nil {
+			return release.Stack{}, err
+		}
+		stack.Components = append(stack.Components, id)
+	}
+	for _, layer := range answer.GetLayers() {
+		id, err := tree.ParseDigest(layer.GetId())
+		if err != nil {
+			return release.Stack{}, err
+		}
+		stack.Layers = append(stack.Layers, release.Layer{ID: id, DataSize: layer.GetDataSize()})
+	}
+	return stack, nil
+}
+
+// sameReleases reports whether two stacks are of the same releases.
+func sameReleases(a, b release.Stack) bool {
+	return a.Base == b.Base && slices.Equal(a.Components, b.Components)
+}

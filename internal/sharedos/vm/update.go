@@ -1,0 +1,216 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+)
+
+// Update implements Interface.
+//
+// Its order makes every cut-off resumable: the guest is moved first, and its commit is what counts; then the
+// definition follows. Until the definition has followed, Read names the old releases, so that the next apply comes
+// here again, finds the guest where it should be, and finishes.
+func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error) {
+	report, ready, err := f.update(ctx, spec, progress)
+	if err != nil {
+		return nil, report, fmt.Errorf("update VM %q: %w", spec.Name, err)
+	}
+	updated, err := f.Read(ctx, spec.Name)
+	if err != nil {
+		return nil, report, err
+	}
+	updated.Spec.Refresh = spec.Refresh
+	updated.ReadySeconds = ready
+	return updated, report, nil
+}
+
+func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agentapi.Report, float64, error) {
+	domain, state, err := f.Hypervisor.Lookup(ctx, spec.Name)
+	if err != nil {
+		return nil, 0, err
+	}
+	spec.UUID = domain.UUID
+	if state == hypervisor.Paused {
+		return nil, 0, fmt.Errorf("the domain is paused; resume it with virsh resume %s, then apply again", spec.Name)
+	}
+	running := state == hypervisor.Running
+
+	disk, err := f.Store.PrivateDisk(ctx, spec.Name)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read its private disk: %w", err)
+	}
+	if spec.DiskSize < disk.Capacity {
+		return nil, 0, fmt.Errorf("its private disk has %d bytes and cannot shrink to %d", disk.Capacity, spec.DiskSize)
+	}
+	reboots := running && spec.Running && needsPowerCycle(domain, disk.Capacity, spec)
+	if reboots && spec.Refresh.MaxImpact < agentapi.Level_REBOOT {
+		return nil, 0, fmt.Errorf("%w: its processors, memory, disk size or interfaces change only through a "+
+			"power-off; set refresh.max_impact to \"reboot\" to allow that", ErrImpact)
+	}
+
+	var report *agentapi.Report
+	live := running && spec.Running && !reboots && spec.Refresh.Strategy != "next_boot"
+	if live {
+		if report, err = f.refresh(ctx, domain, spec, progress); err != nil {
+			return report, 0, err
+		}
+	}
+	if running && !live && (reboots || !spec.Running) {
+		if err := f.stop(ctx, spec.Name, progress); err != nil {
+			return report, 0, err
+		}
+		running = false
+	}
+	if err := f.define(ctx, spec, progress); err != nil {
+		return report, 0, err
+	}
+	if live {
+		if err := f.unplug(ctx, spec.Name, progress); err != nil {
+			return report, 0, err
+		}
+	}
+	if !spec.Running || running {
+		return report, 0, nil
+	}
+	ready, err := f.start(ctx, spec.Name, progress)
+	return report, ready, err
+}
+
+// needsPowerCycle reports whether spec asks for what a running domain cannot take on.
+func needsPowerCycle(domain hypervisor.Domain, diskSize int64, spec Spec) bool {
+	sameInterfaces := maps.EqualFunc(domain.Interfaces, spec.Interfaces, func(have, want hypervisor.Interface) bool {
+		if want.MAC == "" {
+			want.MAC = have.MAC // made when it was defined
+		}
+		return reflect.DeepEqual(have, want)
+	})
+	return domain.VCPUs != spec.VCPUs || domain.Memory != spec.Memory || diskSize != spec.DiskSize || !sameInterfaces
+}
+
+// Assess implements Interface.
+func (f *Fleet) Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error) {
+	impact, err := f.assess(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("assess VM %q: %w", spec.Name, err)
+	}
+	return impact, nil
+}
+
+func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error) {
+	domain, state, err := f.Hypervisor.Lookup(ctx, spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	if state != hypervisor.Running || !spec.Running {
+		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
+	}
+	disk, err := f.Store.PrivateDisk(ctx, spec.Name)
+	if err != nil {
+		return nil, fmt.Errorf("read its private disk: %w", err)
+	}
+	if needsPowerCycle(domain, disk.Capacity, spec) {
+		return &agentapi.Impact{
+			Level:   agentapi.Level_REBOOT,
+			Reasons: []string{"processors, memory, disk size or interfaces change only through a power-off"},
+		}, nil
+	}
+	stack, _, err := f.stack(ctx, spec.Base, spec.Components)
+	if err != nil {
+		return nil, err
+	}
+	agent, err := f.connect(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = agent.Close() }() // only questions were asked on it
+	status, err := statusOf(ctx, agent)
+	if err != nil {
+		return nil, err
+	}
+	current, err := stackFromAPI(status.GetStack())
+	if err != nil {
+		return nil, fmt.Errorf("its agent names a stack that is none: %w", err)
+	}
+	if sameReleases(current, stack) {
+		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
+	}
+	target, err := f.hand(ctx, agent, current, stack, func(string) {})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, assessLimit)
+	defer cancel()
+	answer, err := agent.Assess(ctx, &agentapi.AssessRequest{Target: target})
+	if err != nil {
+		return nil, fmt.Errorf("ask its agent: %w", err)
+	}
+	return answer.GetImpact(), nil
+}
+
+// unplug detaches the layers that neither the guest nor the definition needs any more. A layer that the guest
+// holds stays: it goes with a later update or the next start.
+func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) error {
+	domain, _, err := f.Hypervisor.Lookup(ctx, name)
+	if err != nil {
+		return err
+	}
+	agent, err := f.connect(ctx, domain)
+	if err != nil {
+		return fmt.Errorf("ask which layers it has let go: %w", err)
+	}
+	defer func() { _ = agent.Close() }() // what it was asked is done
+	status, err := statusOf(ctx, agent)
+	if err != nil {
+		return err
+	}
+	needed := map[string]bool{}
+	for _, layer := range domain.Metadata.Stack.Layers {
+		needed[layer.ID.String()] = true
+	}
+	if running, err := stackFromAPI(status.GetStack()); err != nil || !sameReleases(running, domain.Metadata.Stack) {
+		return err // it runs something else (a rollback, a reboot): nothing is known to be free
+	}
+	surplus := slices.DeleteFunc(slices.Clone(status.GetAttached()), func(id string) bool { return needed[id] })
+	if len(surplus) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	answer, err := agent.ReleaseLayers(ctx, &agentapi.ReleaseLayersRequest{Ids: surplus})
+	if err != nil {
+		return fmt.Errorf("ask it to let layers go: %w", err)
+	}
+	for _, held := range answer.GetHeld() {
+		f.Log.InfoContext(ctx, "a layer is still in use in the guest", "vm", name, "layer", held.GetId(), "by", held.GetBy())
+	}
+	for _, id := range answer.GetFree() {
+		if needed[id] || !slices.Contains(surplus, id) {
+			continue // a guest's answer is untrusted
+		}
+		digest, err := parseLayer(id)
+		if err != nil {
+			return err
+		}
+		progress("unplugging a layer that nothing uses any more")
+		if err := f.Hypervisor.DetachLayer(ctx, name, digest); err != nil {
+			return fmt.Errorf("unplug layer %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// bootConfig reads the boot configuration in a definition.
+func bootConfig(domain hypervisor.Domain) (agentapi.BootConfig, error) {
+	var config agentapi.BootConfig
+	if err := json.Unmarshal(domain.BootConfig, &config); err != nil {
+		return config, fmt.Errorf("read the boot configuration in the definition of %q: %w", domain.Name, err)
+	}
+	return config, nil
+}
