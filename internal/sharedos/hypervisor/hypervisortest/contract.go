@@ -1,0 +1,426 @@
+package hypervisortest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Contract checks what every Hypervisor promises. open yields one whose guests are deaf: the kernel that the
+// contract gives them is garbage, so nothing in them answers. It may be the same one for every part.
+func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
+	parts := []struct {
+		name string
+		run  func(*testing.T, context.Context, hypervisor.Hypervisor)
+	}{
+		{"what is defined is what is looked up", roundTrip},
+		{"a domain is redefined in place", redefine},
+		{"a domain of the name under another UUID is foreign", otherUUID},
+		{"an impossible domain is refused with all that is wrong", impossible},
+		{"an unknown domain is not found by any call", unknown},
+		{"start and power off can be repeated", startStop},
+		{"a domain whose files are missing does not start", missingFiles},
+		{"a running domain is not undefined", undefineRunning},
+		{"layers come and go in a domain that is off", layersOff},
+		{"a layer is plugged into a running domain once", layersRunning},
+		{"metadata is replaced in one step, running or not", metadata},
+		{"a guest that does not answer is waited for no longer than the context", deaf},
+		{"a cancelled context ends every call", cancelled},
+	}
+	for _, part := range parts {
+		t.Run(part.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			part.run(t, ctx, open(t))
+		})
+	}
+}
+
+// Domain returns a domain whose files exist, under a name and UUID of the test's own, and removes it from h when
+// the test ends. Its kernel boots nothing.
+func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
+	t.Helper()
+	dir := t.TempDir()
+	file := func(name string, size int64) string {
+		path := filepath.Join(dir, name)
+		// The kernel's boot protocol header is looked for by QEMU at 0x202; without it the image is loaded as is.
+		data := make([]byte, size)
+		copy(data, "garbage")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	sum := tree.Sum([]byte(t.Name() + dir))
+	x := sum.Hex()
+	d := hypervisor.Domain{
+		Name:        "contract-" + x[:12],
+		UUID:        fmt.Sprintf("%s-%s-4%s-8%s-%s", x[:8], x[8:12], x[13:16], x[17:20], x[20:32]),
+		VCPUs:       1,
+		Memory:      64 << 20,
+		Kernel:      file("kernel", 64<<10),
+		Initramfs:   file("initramfs", 4096),
+		KernelArgs:  []string{"sharedos.test=1", "panic=-1"},
+		PrivateDisk: file("private", 1<<20),
+		Layers: []hypervisor.LayerDisk{
+			{ID: tree.Sum([]byte(x + "base")), Path: file("base", 1<<20)},
+			{ID: tree.Sum([]byte(x + "delta")), Path: file("delta", 1<<20)},
+		},
+		BootConfig: []byte(`{"hostname":"web-1","operators":["a+b/c=="],"authorized_keys":["ssh-ed25519 AAAA it's <me> & \"you\", 100%"]}`),
+		ConsoleLog: filepath.Join(dir, "console.log"),
+		Metadata: hypervisor.Metadata{
+			Stack: release.Stack{
+				Base:   tree.Sum([]byte("a release")),
+				Layers: []release.Layer{{ID: tree.Sum([]byte(x + "base")), DataSize: 8192, Size: 1 << 20}},
+				Kernel: "6.12.1-cloud-amd64",
+			},
+			Pool:          "sharedos",
+			PrivateVolume: "vm-web-1",
+			Settings:      map[string]string{"refresh": `{"strategy":"live"}`, "text": "<&> ]]> \"quoted\" é"},
+		},
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+		defer cancel()
+		if err := h.PowerOff(ctx, d.Name); err != nil && !gone(err) {
+			t.Errorf("clean up: %v", err)
+		}
+		if err := h.Undefine(ctx, d.Name); err != nil && !gone(err) {
+			t.Errorf("clean up: %v", err)
+		}
+	})
+	return d
+}
+
+func gone(err error) bool {
+	return errors.Is(err, hypervisor.ErrNotFound) || errors.Is(err, hypervisor.ErrForeign)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustBe(t *testing.T, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("got error %v, want %v", err, want)
+	}
+}
+
+// mustBeDefined looks a domain up and compares it with what it should be.
+func mustBeDefined(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, want hypervisor.Domain, state hypervisor.State) {
+	t.Helper()
+	got, is, err := h.Lookup(ctx, want.Name)
+	must(t, err)
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+		t.Fatalf("the domain is defined differently (-want +got):\n%s", diff)
+	}
+	if is != state {
+		t.Fatalf("the domain's state is %d, want %d", is, state)
+	}
+}
+
+func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	for name, change := range map[string]func(*hypervisor.Domain){
+		"as it is": func(*hypervisor.Domain) {},
+		"bare": func(d *hypervisor.Domain) {
+			d.KernelArgs, d.Layers, d.BootConfig, d.Metadata = nil, nil, nil, hypervisor.Metadata{}
+		},
+		"networks": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{
+				"ssh":    {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{20022: 22, 20080: 80}}},
+				"out":    {User: &hypervisor.UserNetwork{}, MAC: "52:54:00:01:02:03"},
+				"lan":    {Bridge: "br0"},
+				"lan-2":  {Bridge: "br0", MAC: "02:00:00:00:00:01"},
+				"shared": {Network: "default"},
+			}
+		},
+		"large": func(d *hypervisor.Domain) { d.VCPUs, d.Memory = 8, 3<<30 },
+		"a boot configuration at its limit": func(d *hypervisor.Domain) {
+			d.BootConfig = []byte(`"` + strings.Repeat("k", hypervisor.MaxBootConfig-2) + `"`)
+		},
+		"as many layers as possible": func(d *hypervisor.Domain) {
+			for i := len(d.Layers); i < hypervisor.MaxLayers; i++ {
+				d.Layers = append(d.Layers, hypervisor.LayerDisk{ID: tree.Sum([]byte{byte(i)}), Path: d.Layers[0].Path})
+			}
+		},
+	} {
+		changed := d
+		change(&changed)
+		if err := h.Define(ctx, changed); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		mustBeDefined(t, ctx, h, changed, hypervisor.Off)
+		all, err := h.List(ctx)
+		must(t, err)
+		listed := 0
+		for _, one := range all {
+			if one.Name == d.Name {
+				listed++
+				if diff := cmp.Diff(changed, one, cmpopts.EquateEmpty()); diff != "" {
+					t.Fatalf("%s: listed differently (-want +got):\n%s", name, diff)
+				}
+			}
+		}
+		if listed != 1 {
+			t.Fatalf("%s: listed %d times", name, listed)
+		}
+	}
+}
+
+func redefine(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	must(t, h.Start(ctx, d.Name))
+	d.VCPUs = 2
+	d.Layers = d.Layers[:1]
+	d.Metadata.AgentKey = "key"
+	must(t, h.Define(ctx, d))
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	must(t, h.PowerOff(ctx, d.Name))
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+}
+
+func otherUUID(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	other := d
+	other.UUID = Domain(t, h).UUID
+	mustBe(t, h.Define(ctx, other), hypervisor.ErrForeign)
+	other = d
+	other.Name = "contract-other"
+	if err := h.Define(ctx, other); err == nil {
+		t.Fatal("a second domain with the same UUID was accepted")
+	}
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+}
+
+func impossible(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	for name, spoil := range map[string]func(*hypervisor.Domain){
+		"name with a slash":     func(d *hypervisor.Domain) { d.Name = "a/b" },
+		"no name":               func(d *hypervisor.Domain) { d.Name = "" },
+		"UUID in capitals":      func(d *hypervisor.Domain) { d.UUID = strings.ToUpper("a" + d.UUID[1:]) },
+		"no vcpus":              func(d *hypervisor.Domain) { d.VCPUs = 0 },
+		"memory not in MiB":     func(d *hypervisor.Domain) { d.Memory++ },
+		"relative kernel":       func(d *hypervisor.Domain) { d.Kernel = "vmlinuz" },
+		"no initramfs":          func(d *hypervisor.Domain) { d.Initramfs = "" },
+		"argument with a space": func(d *hypervisor.Domain) { d.KernelArgs = []string{"a b"} },
+		"a layer twice":         func(d *hypervisor.Domain) { d.Layers[1] = d.Layers[0] },
+		"a layer without an id": func(d *hypervisor.Domain) { d.Layers[0].ID = tree.Digest{} },
+		"boot configuration":    func(d *hypervisor.Domain) { d.BootConfig = []byte("{") },
+		"interface of no kind":  func(d *hypervisor.Domain) { d.Interfaces = map[string]hypervisor.Interface{"a": {}} },
+		"interface of two kinds": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", Network: "n"}}
+		},
+		"multicast MAC": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", MAC: "01:00:00:00:00:00"}}
+		},
+		"interface name": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a,b": {User: &hypervisor.UserNetwork{}}}
+		},
+	} {
+		d := Domain(t, h)
+		spoil(&d)
+		if err := h.Define(ctx, d); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	d := Domain(t, h)
+	d.VCPUs, d.Memory = -1, 5
+	err := h.Define(ctx, d)
+	if err == nil || !strings.Contains(err.Error(), "vcpus") || !strings.Contains(err.Error(), "memory") {
+		t.Errorf("two things are wrong, and the error is %v", err)
+	}
+	_, _, err = h.Lookup(ctx, d.Name)
+	mustBe(t, err, hypervisor.ErrNotFound)
+}
+
+func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	_, _, err := h.Lookup(ctx, d.Name)
+	mustBe(t, err, hypervisor.ErrNotFound)
+	mustBe(t, h.Start(ctx, d.Name), hypervisor.ErrNotFound)
+	mustBe(t, h.Shutdown(ctx, d.Name), hypervisor.ErrNotFound)
+	mustBe(t, h.PowerOff(ctx, d.Name), hypervisor.ErrNotFound)
+	mustBe(t, h.Undefine(ctx, d.Name), hypervisor.ErrNotFound)
+	mustBe(t, h.AttachLayer(ctx, d.Name, d.Layers[0]), hypervisor.ErrNotFound)
+	mustBe(t, h.DetachLayer(ctx, d.Name, d.Layers[0].ID), hypervisor.ErrNotFound)
+	mustBe(t, h.SetMetadata(ctx, d.Name, d.Metadata), hypervisor.ErrNotFound)
+	_, err = h.Dialer(ctx, d.Name)
+	mustBe(t, err, hypervisor.ErrNotFound)
+}
+
+func startStop(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	_, err := h.Dialer(ctx, d.Name)
+	mustBe(t, err, hypervisor.ErrNotRunning)
+	for range 2 {
+		for range 2 {
+			must(t, h.Start(ctx, d.Name))
+		}
+		mustBeDefined(t, ctx, h, d, hypervisor.Running)
+		dialer, err := h.Dialer(ctx, d.Name)
+		must(t, err)
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		if conn, err := dialer.DialContext(short, 1000); err == nil {
+			t.Errorf("something answers in a guest that runs nothing: %v", conn.Close())
+		}
+		cancel()
+		for range 2 {
+			must(t, h.PowerOff(ctx, d.Name))
+		}
+		must(t, h.Shutdown(ctx, d.Name))
+		mustBeDefined(t, ctx, h, d, hypervisor.Off)
+	}
+	must(t, h.Undefine(ctx, d.Name))
+	mustBe(t, h.Undefine(ctx, d.Name), hypervisor.ErrNotFound)
+}
+
+func missingFiles(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	for name, path := range map[string]func(hypervisor.Domain) string{
+		"kernel":       func(d hypervisor.Domain) string { return d.Kernel },
+		"layer":        func(d hypervisor.Domain) string { return d.Layers[1].Path },
+		"private disk": func(d hypervisor.Domain) string { return d.PrivateDisk },
+	} {
+		d := Domain(t, h)
+		must(t, h.Define(ctx, d))
+		must(t, os.Remove(path(d)))
+		if err := h.Start(ctx, d.Name); err == nil {
+			t.Errorf("started without its %s", name)
+		}
+		mustBeDefined(t, ctx, h, d, hypervisor.Off)
+	}
+}
+
+func undefineRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	must(t, h.Start(ctx, d.Name))
+	if err := h.Undefine(ctx, d.Name); err == nil {
+		t.Error("a running domain was undefined")
+	}
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+}
+
+func layersOff(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	third := hypervisor.LayerDisk{ID: tree.Sum([]byte(d.Name + "third")), Path: d.Layers[0].Path}
+	for range 2 {
+		must(t, h.AttachLayer(ctx, d.Name, third))
+	}
+	first := d.Layers[0]
+	d.Layers = append(d.Layers, third)
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+	for range 2 {
+		must(t, h.DetachLayer(ctx, d.Name, first.ID))
+	}
+	d.Layers = d.Layers[1:]
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+	if err := h.AttachLayer(ctx, d.Name, hypervisor.LayerDisk{ID: first.ID, Path: "relative"}); err == nil {
+		t.Error("a layer at a relative path was accepted")
+	}
+}
+
+func layersRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	must(t, h.Start(ctx, d.Name))
+	for i := range 4 {
+		layer := hypervisor.LayerDisk{ID: tree.Sum([]byte(fmt.Sprint(d.Name, i))), Path: d.Layers[0].Path}
+		for range 2 {
+			must(t, h.AttachLayer(ctx, d.Name, layer))
+		}
+		d.Layers = append(d.Layers, layer)
+	}
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	missing := hypervisor.LayerDisk{ID: tree.Sum([]byte("missing")), Path: d.PrivateDisk + "-missing"}
+	if err := h.AttachLayer(ctx, d.Name, missing); err == nil {
+		t.Error("a layer without a file was plugged in")
+	}
+	must(t, h.DetachLayer(ctx, d.Name, missing.ID))
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	must(t, h.PowerOff(ctx, d.Name))
+	must(t, h.Start(ctx, d.Name))
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+}
+
+func metadata(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	for _, state := range []hypervisor.State{hypervisor.Off, hypervisor.Running} {
+		d.Metadata.AgentKey += "k/+="
+		d.Metadata.Settings = map[string]string{"state": fmt.Sprint(state)}
+		d.Metadata.Stack.Components = append(d.Metadata.Stack.Components, tree.Sum([]byte{byte(state)}))
+		must(t, h.SetMetadata(ctx, d.Name, d.Metadata))
+		mustBeDefined(t, ctx, h, d, state)
+		must(t, h.Start(ctx, d.Name))
+	}
+	must(t, h.PowerOff(ctx, d.Name))
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+}
+
+func deaf(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	must(t, h.Start(ctx, d.Name))
+	for name, ask := range map[string]func(context.Context) error{
+		"shutdown": func(ctx context.Context) error { return h.Shutdown(ctx, d.Name) },
+		"detach":   func(ctx context.Context) error { return h.DetachLayer(ctx, d.Name, d.Layers[1].ID) },
+	} {
+		short, cancel := context.WithTimeout(ctx, 2*time.Second)
+		before := time.Now()
+		err := ask(short)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: got error %v, want %v", name, err, context.DeadlineExceeded)
+		}
+		if took := time.Since(before); took > 10*time.Second {
+			t.Errorf("%s: took %s", name, took)
+		}
+		mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	}
+}
+
+func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	errs := map[string]error{
+		"Define":      h.Define(over, d),
+		"Start":       h.Start(over, d.Name),
+		"Shutdown":    h.Shutdown(over, d.Name),
+		"PowerOff":    h.PowerOff(over, d.Name),
+		"Undefine":    h.Undefine(over, d.Name),
+		"AttachLayer": h.AttachLayer(over, d.Name, d.Layers[0]),
+		"DetachLayer": h.DetachLayer(over, d.Name, d.Layers[0].ID),
+		"SetMetadata": h.SetMetadata(over, d.Name, hypervisor.Metadata{}),
+	}
+	_, _, errs["Lookup"] = h.Lookup(over, d.Name)
+	_, errs["List"] = h.List(over)
+	_, errs["Dialer"] = h.Dialer(over, d.Name)
+	for method, err := range errs {
+		if !errors.Is(err, context.Canceled) || errors.Is(err, hypervisor.ErrNotFound) {
+			t.Errorf("%s: got error %v, want %v", method, err, context.Canceled)
+		}
+	}
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+}

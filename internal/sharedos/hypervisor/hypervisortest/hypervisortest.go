@@ -1,0 +1,409 @@
+// Package hypervisortest is a Hypervisor for tests of what stands above it, and the contract that every
+// Hypervisor keeps.
+//
+// The fake keeps domains in memory. It is as strict as libvirt about names, UUIDs, states and files, and the
+// same Contract runs against both.
+package hypervisortest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Hypervisor keeps domains in memory. Set its fields before the first call.
+type Hypervisor struct {
+	// Fail, when set, is asked before every call with the method's name and the domain's name (empty for List).
+	// What it returns is what the call returns.
+	Fail func(method, domain string) error
+	// OnStart, when set, is called when a domain boots, before Start returns. An error is a failed start.
+	OnStart func(d hypervisor.Domain) error
+	// OnOff, when set, is called when a domain stops running, for whatever reason.
+	OnOff func(name string)
+	// OnAttach and OnDetach, when set, are called when a running domain gets or loses a layer.
+	OnAttach func(name string, layer hypervisor.LayerDisk) error
+	OnDetach func(name string, id tree.Digest) error
+	// Dial, when set, yields what Dialer returns for a running domain. Without it nothing in the guest listens.
+	Dial func(name string) (transport.Dialer, error)
+	// Deaf guests neither power off nor let go of layers when asked.
+	Deaf bool
+	// NoFiles lets domains start although the files that they name do not exist.
+	NoFiles bool
+
+	mu      sync.Mutex
+	domains map[string]*domain
+	calls   []string
+}
+
+type domain struct {
+	hypervisor.Domain
+	state   hypervisor.State
+	foreign bool
+}
+
+var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
+
+// New returns a Hypervisor without domains.
+func New() *Hypervisor { return &Hypervisor{domains: map[string]*domain{}} }
+
+// AddForeign adds a domain that this project did not make.
+func (h *Hypervisor) AddForeign(name, uuid string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.domains[name] = &domain{Domain: hypervisor.Domain{Name: name, UUID: uuid}, state: hypervisor.Off, foreign: true}
+}
+
+// SetState puts a domain into a state as if it had come there by itself.
+func (h *Hypervisor) SetState(name string, state hypervisor.State) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d, ok := h.domains[name]; ok {
+		d.state = state
+	}
+}
+
+// Vanish removes a domain as if somebody had removed it by hand.
+func (h *Hypervisor) Vanish(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.domains, name)
+}
+
+// Calls returns "Method domain" for every call so far that changes something.
+func (h *Hypervisor) Calls() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.calls)
+}
+
+func (h *Hypervisor) enter(ctx context.Context, method, name string, changes bool) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s %s: %w", method, name, err)
+	}
+	if h.Fail != nil {
+		if err := h.Fail(method, name); err != nil {
+			return err
+		}
+	}
+	if changes {
+		h.mu.Lock()
+		h.calls = append(h.calls, method+" "+name)
+		h.mu.Unlock()
+	}
+	return nil
+}
+
+// find must be called with h.mu held.
+func (h *Hypervisor) find(name string) (*domain, error) {
+	d, ok := h.domains[name]
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("domain %q: %w", name, hypervisor.ErrNotFound)
+	case d.foreign:
+		return nil, fmt.Errorf("domain %q: %w", name, hypervisor.ErrForeign)
+	}
+	return d, nil
+}
+
+// Define implements hypervisor.Hypervisor.
+func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error {
+	if err := h.enter(ctx, "Define", wanted.Name, true); err != nil {
+		return err
+	}
+	if err := wanted.Check(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, d := range h.domains {
+		if name != wanted.Name && d.UUID == wanted.UUID {
+			return fmt.Errorf("define domain %q: its UUID %s is that of domain %q", wanted.Name, wanted.UUID, name)
+		}
+	}
+	state := hypervisor.Off
+	if d, err := h.find(wanted.Name); err == nil {
+		if d.UUID != wanted.UUID {
+			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
+		}
+		state = d.state
+	} else if !errors.Is(err, hypervisor.ErrNotFound) {
+		return err
+	}
+	h.domains[wanted.Name] = &domain{Domain: clone(wanted), state: state}
+	return nil
+}
+
+// clone keeps what the caller later does to its slices and maps out of the fake, and the other way round.
+func clone(d hypervisor.Domain) hypervisor.Domain {
+	d.KernelArgs = slices.Clone(d.KernelArgs)
+	d.Layers = slices.Clone(d.Layers)
+	d.BootConfig = slices.Clone(d.BootConfig)
+	d.Interfaces = maps.Clone(d.Interfaces)
+	for name, i := range d.Interfaces {
+		if i.User != nil {
+			i.User = &hypervisor.UserNetwork{Forwards: maps.Clone(i.User.Forwards)}
+			d.Interfaces[name] = i
+		}
+	}
+	d.Metadata = cloneMetadata(d.Metadata)
+	return d
+}
+
+func cloneMetadata(m hypervisor.Metadata) hypervisor.Metadata {
+	m.Settings = maps.Clone(m.Settings)
+	m.Stack.Components = slices.Clone(m.Stack.Components)
+	m.Stack.Layers = slices.Clone(m.Stack.Layers)
+	return m
+}
+
+// Lookup implements hypervisor.Hypervisor.
+func (h *Hypervisor) Lookup(ctx context.Context, name string) (hypervisor.Domain, hypervisor.State, error) {
+	if err := h.enter(ctx, "Lookup", name, false); err != nil {
+		return hypervisor.Domain{}, 0, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil {
+		return hypervisor.Domain{}, 0, err
+	}
+	return clone(d.Domain), d.state, nil
+}
+
+// List implements hypervisor.Hypervisor.
+func (h *Hypervisor) List(ctx context.Context) ([]hypervisor.Domain, error) {
+	if err := h.enter(ctx, "List", "", false); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []hypervisor.Domain
+	for _, name := range slices.Sorted(maps.Keys(h.domains)) {
+		if d := h.domains[name]; !d.foreign {
+			all = append(all, clone(d.Domain))
+		}
+	}
+	return all, nil
+}
+
+// Start implements hypervisor.Hypervisor.
+func (h *Hypervisor) Start(ctx context.Context, name string) error {
+	if err := h.enter(ctx, "Start", name, true); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	d, err := h.find(name)
+	if err != nil {
+		h.mu.Unlock()
+		return err
+	}
+	started, state := clone(d.Domain), d.state
+	h.mu.Unlock()
+
+	switch state {
+	case hypervisor.Running:
+		return nil
+	case hypervisor.Paused:
+		return fmt.Errorf("start domain %q: it is paused; resume or power it off by hand", name)
+	}
+	if err := h.files(started); err != nil {
+		return fmt.Errorf("start domain %q: %w", name, err)
+	}
+	if h.OnStart != nil {
+		if err := h.OnStart(started); err != nil {
+			return fmt.Errorf("start domain %q: %w", name, err)
+		}
+	}
+	h.SetState(name, hypervisor.Running)
+	return nil
+}
+
+func (h *Hypervisor) files(d hypervisor.Domain) error {
+	if h.NoFiles {
+		return nil
+	}
+	paths := []string{d.Kernel, d.Initramfs, d.PrivateDisk}
+	for _, layer := range d.Layers {
+		paths = append(paths, layer.Path)
+	}
+	for _, path := range paths {
+		if _, err := os.Stat(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Shutdown implements hypervisor.Hypervisor.
+func (h *Hypervisor) Shutdown(ctx context.Context, name string) error {
+	return h.end(ctx, "Shutdown", name, h.Deaf)
+}
+
+// PowerOff implements hypervisor.Hypervisor.
+func (h *Hypervisor) PowerOff(ctx context.Context, name string) error {
+	return h.end(ctx, "PowerOff", name, false)
+}
+
+func (h *Hypervisor) end(ctx context.Context, method, name string, deaf bool) error {
+	if err := h.enter(ctx, method, name, true); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	d, err := h.find(name)
+	if err != nil {
+		h.mu.Unlock()
+		return err
+	}
+	ran := d.state != hypervisor.Off
+	if ran && !deaf {
+		d.state = hypervisor.Off
+	}
+	h.mu.Unlock()
+	if ran && deaf {
+		<-ctx.Done()
+		return fmt.Errorf("%s domain %q: %w", method, name, ctx.Err())
+	}
+	if ran && h.OnOff != nil {
+		h.OnOff(name)
+	}
+	return nil
+}
+
+// Undefine implements hypervisor.Hypervisor.
+func (h *Hypervisor) Undefine(ctx context.Context, name string) error {
+	if err := h.enter(ctx, "Undefine", name, true); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil {
+		return err
+	}
+	if d.state == hypervisor.Running || d.state == hypervisor.Paused {
+		return fmt.Errorf("undefine domain %q: it runs; power it off first", name)
+	}
+	delete(h.domains, name)
+	return nil
+}
+
+// AttachLayer implements hypervisor.Hypervisor.
+func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervisor.LayerDisk) error {
+	if err := h.enter(ctx, "AttachLayer", name, true); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(d.Layers, func(l hypervisor.LayerDisk) bool { return l.ID == layer.ID }) {
+		return nil
+	}
+	changed := clone(d.Domain)
+	changed.Layers = append(changed.Layers, layer)
+	if err := changed.Check(); err != nil {
+		return err
+	}
+	if d.state == hypervisor.Running {
+		if _, err := os.Stat(layer.Path); err != nil && !h.NoFiles {
+			return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, err)
+		}
+		if h.OnAttach != nil {
+			if err := h.OnAttach(name, layer); err != nil {
+				return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, err)
+			}
+		}
+	}
+	d.Domain = changed
+	return nil
+}
+
+// DetachLayer implements hypervisor.Hypervisor.
+func (h *Hypervisor) DetachLayer(ctx context.Context, name string, id tree.Digest) error {
+	if err := h.enter(ctx, "DetachLayer", name, true); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(d.Layers, func(l hypervisor.LayerDisk) bool { return l.ID == id })
+	if at < 0 {
+		return nil
+	}
+	if d.state == hypervisor.Running {
+		if h.Deaf {
+			h.mu.Unlock()
+			<-ctx.Done()
+			h.mu.Lock()
+			return fmt.Errorf("detach layer %s from domain %q: the guest has not let go of it: %w", id, name, ctx.Err())
+		}
+		if h.OnDetach != nil {
+			if err := h.OnDetach(name, id); err != nil {
+				return fmt.Errorf("detach layer %s from domain %q: %w", id, name, err)
+			}
+		}
+	}
+	d.Layers = slices.Delete(slices.Clone(d.Layers), at, at+1)
+	return nil
+}
+
+// SetMetadata implements hypervisor.Hypervisor.
+func (h *Hypervisor) SetMetadata(ctx context.Context, name string, metadata hypervisor.Metadata) error {
+	if err := h.enter(ctx, "SetMetadata", name, true); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil {
+		return err
+	}
+	d.Metadata = cloneMetadata(metadata)
+	return nil
+}
+
+// Dialer implements hypervisor.Hypervisor.
+func (h *Hypervisor) Dialer(ctx context.Context, name string) (transport.Dialer, error) {
+	if err := h.enter(ctx, "Dialer", name, false); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	d, err := h.find(name)
+	running := err == nil && d.state == hypervisor.Running
+	h.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if !running {
+		return nil, fmt.Errorf("reach domain %q: %w", name, hypervisor.ErrNotRunning)
+	}
+	if h.Dial != nil {
+		return h.Dial(name)
+	}
+	return silent{}, nil
+}
+
+// silent is a guest in which nothing listens.
+type silent struct{}
+
+func (silent) DialContext(_ context.Context, port uint32) (net.Conn, error) {
+	return nil, &net.OpError{Op: "dial", Net: "vsock", Err: fmt.Errorf("port %d: %w", port, syscall.ECONNREFUSED)}
+}
+
+// Close implements hypervisor.Hypervisor.
+func (h *Hypervisor) Close() error { return nil }
