@@ -1,0 +1,195 @@
+package release
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// A contents list is text: a first line that names the format, one line for each entry in the order of a tree,
+// and a last line "end <number of entries>". The fields of a line are separated by one space:
+//
+//	d <mode> <uid> <gid> <path>                     directory
+//	f <mode> <uid> <gid> <path> <size> <digest>     regular file
+//	l <mode> <uid> <gid> <path> <target>            symbolic link
+//	c|b <mode> <uid> <gid> <path> <major> <minor>   device
+//	p <mode> <uid> <gid> <path>                     fifo
+//
+// The mode is octal, other numbers are decimal, a digest is its 64 hexadecimal digits. Extended attributes follow
+// as <name>=<value>, sorted by name. In path, target, name and value each byte that is not printable ASCII, and
+// each of "%", "=" and space, is "%XX". One list has one form: whatever could be written in two ways is an error.
+const contentsHeader = "sharedos-contents 1"
+
+// MaxXattr is the longest value of an extended attribute in bytes that Linux holds (XATTR_SIZE_MAX).
+const MaxXattr = 64 << 10
+
+// Limits of a contents list, so that a hostile one costs little memory and time.
+const (
+	maxLine    = 1 << 20
+	maxEntries = 4 << 20
+	maxXattrs  = 256
+)
+
+// ErrContents means that bytes are no contents list in the one form there is, or not the one that was named.
+var ErrContents = errors.New("not a valid contents list")
+
+const typeLetters = "?dflcbp" // by tree.Type
+
+// WriteContents writes the contents list of a tree's entries, which are in a tree's order, and returns what names
+// it. Modification times are not part of it.
+func WriteContents(w io.Writer, entries []tree.Entry) (Blob, error) {
+	sum := sha256.New()
+	var size int64
+	if len(entries) == 0 || len(entries) > maxEntries || entries[0].Path != tree.Root {
+		return Blob{}, fmt.Errorf("write contents list: %d entries without a root or more than %d: %w", len(entries), maxEntries, ErrContents)
+	}
+	buffered := bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10)
+	put := func(line []byte) error {
+		size += int64(len(line))
+		_, err := buffered.Write(line)
+		return err
+	}
+	line := append([]byte(contentsHeader), '\n')
+	if err := put(line); err != nil {
+		return Blob{}, fmt.Errorf("write contents list: %w", err)
+	}
+	for i := range entries {
+		e := &entries[i]
+		if i > 0 && tree.Compare(entries[i-1].Path, e.Path) >= 0 {
+			return Blob{}, fmt.Errorf("write contents list: %q is out of order: %w", e.Path, ErrContents)
+		}
+		line = append(appendEntry(line[:0], e), '\n')
+		// Nothing may be written that a reader would refuse.
+		if err := readable(line[:len(line)-1], e); err != nil {
+			return Blob{}, fmt.Errorf("write contents list: %q: %w: %w", e.Path, err, ErrContents)
+		}
+		if err := put(line); err != nil {
+			return Blob{}, fmt.Errorf("write contents list: %w", err)
+		}
+	}
+	if err := put(fmt.Appendf(line[:0], "end %d\n", len(entries))); err != nil {
+		return Blob{}, fmt.Errorf("write contents list: %w", err)
+	}
+	if err := buffered.Flush(); err != nil {
+		return Blob{}, fmt.Errorf("write contents list: %w", err)
+	}
+	return Blob{Digest: tree.Digest(sum.Sum(nil)), Size: size}, nil
+}
+
+func appendEntry(line []byte, e *tree.Entry) []byte {
+	letter := byte('?')
+	if int(e.Type) < len(typeLetters) {
+		letter = typeLetters[e.Type]
+	}
+	line = append(line, letter, ' ')
+	line = strconv.AppendUint(line, uint64(e.Mode), 8)
+	line = strconv.AppendUint(append(line, ' '), uint64(e.UID), 10)
+	line = strconv.AppendUint(append(line, ' '), uint64(e.GID), 10)
+	line = appendEscaped(append(line, ' '), e.Path)
+	switch e.Type {
+	case tree.Regular:
+		line = strconv.AppendInt(append(line, ' '), e.Size, 10)
+		line = append(append(line, ' '), e.Digest.Hex()...)
+	case tree.Symlink:
+		line = appendEscaped(append(line, ' '), e.Link)
+	case tree.CharDevice, tree.BlockDevice:
+		line = strconv.AppendUint(append(line, ' '), uint64(e.Major), 10)
+		line = strconv.AppendUint(append(line, ' '), uint64(e.Minor), 10)
+	}
+	if len(e.Xattrs) > 0 {
+		for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {
+			line = append(appendEscaped(append(line, ' '), name), '=')
+			line = appendEscaped(line, e.Xattrs[name])
+		}
+	}
+	return line
+}
+
+// readable reports why a line does not read back as the entry that it was made of.
+func readable(line []byte, e *tree.Entry) error {
+	if len(line) >= maxLine {
+		return fmt.Errorf("a line of %d bytes, more than %d", len(line), maxLine)
+	}
+	read, err := parseEntry(string(line))
+	if err != nil {
+		return err
+	}
+	if !tree.Equal(read, *e) {
+		return errors.New("it has what its type cannot have")
+	}
+	return nil
+}
+
+func plain(c byte) bool { return c > ' ' && c < 0x7f && c != '%' && c != '=' }
+
+func appendEscaped(line []byte, text string) []byte {
+	const digits = "0123456789ABCDEF"
+	for i := range len(text) {
+		if c := text[i]; plain(c) {
+			line = append(line, c)
+		} else {
+			line = append(line, '%', digits[c>>4], digits[c&15])
+		}
+	}
+	return line
+}
+
+// Verified returns a reader of r that ends well only if r yields exactly the bytes that blob names: its last Read
+// returns an error that matches ErrContents instead of io.EOF when they differ. It never yields more than
+// blob.Size bytes.
+func Verified(r io.Reader, blob Blob) io.Reader {
+	return &verified{from: r, blob: blob, sum: sha256.New()}
+}
+
+type verified struct {
+	from io.Reader
+	blob Blob
+	sum  hash.Hash
+	done int64
+}
+
+func (v *verified) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	left := v.blob.Size - v.done
+	if left <= 0 {
+		return 0, v.end()
+	}
+	if int64(len(p)) > left {
+		p = p[:left]
+	}
+	n, err := v.from.Read(p)
+	v.sum.Write(p[:n])
+	v.done += int64(n)
+	if errors.Is(err, io.EOF) {
+		if v.done < v.blob.Size {
+			return n, fmt.Errorf("%s ends after %d of %d bytes: %w: %w", v.blob.Digest, v.done, v.blob.Size, ErrContents, io.ErrUnexpectedEOF)
+		}
+		err = nil // the next call checks
+	}
+	return n, err
+}
+
+// end checks that nothing follows the declared size and that the digest is the one that was named.
+func (v *verified) end() error {
+	var more [1]byte
+	switch n, err := io.ReadFull(v.from, more[:]); {
+	case n > 0:
+		return fmt.Errorf("%s is longer than its %d bytes: %w", v.blob.Digest, v.blob.Size, ErrContents)
+	case !errors.Is(err, io.EOF):
+		return err
+	}
+	if got := tree.Digest(v.sum.Sum(nil)); got != v.blob.Digest {
+		return fmt.Errorf("read %s instead of %s: %w", got, v.blob.Digest, ErrContents)
+	}
+	return io.EOF
+}

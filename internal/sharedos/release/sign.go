@@ -1,0 +1,109 @@
+package release
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// signerName names every operator in a signed note; the key hash beside it tells them apart.
+const signerName = "sharedos-operator"
+
+// maxSignatures bounds what stands below a manifest in bytes.
+const maxSignatures = 16 << 10
+
+// MaxSigned is the largest signed manifest in bytes that is read.
+const MaxSigned = MaxManifest + maxSignatures
+
+// ErrSignature means that no trusted operator signed a manifest, or that a signature does not fit the bytes.
+var ErrSignature = errors.New("not signed by a trusted operator")
+
+// Sign encodes m and signs it as a note (golang.org/x/mod/sumdb/note) whose text is the canonical form.
+func Sign(m *Manifest, key ed25519.PrivateKey) (signed []byte, id tree.Digest, err error) {
+	encoded, err := m.Encode()
+	if err != nil {
+		return nil, tree.Digest{}, err
+	}
+	s, err := newSigner(key)
+	if err != nil {
+		return nil, tree.Digest{}, fmt.Errorf("sign manifest of %q: %w", m.Name, err)
+	}
+	signed, err = note.Sign(&note.Note{Text: string(encoded)}, s)
+	if err != nil {
+		return nil, tree.Digest{}, fmt.Errorf("sign manifest of %q: %w", m.Name, err)
+	}
+	return signed, ID(encoded), nil
+}
+
+// Open checks that one of the trusted operators signed the manifest, and only then reads it.
+// Errors match ErrSignature, ErrSchema or ErrManifest.
+func Open(signed []byte, trusted []ed25519.PublicKey) (*Manifest, tree.Digest, error) {
+	if len(signed) > MaxSigned {
+		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %d bytes, more than %d: %w", len(signed), MaxSigned, ErrManifest)
+	}
+	verifiers := make([]note.Verifier, 0, len(trusted))
+	known := make(map[string]bool, len(trusted))
+	for i, key := range trusted {
+		text, err := note.NewEd25519VerifierKey(signerName, key)
+		if err != nil {
+			return nil, tree.Digest{}, fmt.Errorf("open signed manifest: operator key %d: %w: %w", i, ErrSignature, err)
+		}
+		if known[text] {
+			continue // a key that stands twice would be ambiguous to note
+		}
+		known[text] = true
+		verifier, err := note.NewVerifier(text)
+		if err != nil {
+			return nil, tree.Digest{}, fmt.Errorf("open signed manifest: operator key %d: %w: %w", i, ErrSignature, err)
+		}
+		verifiers = append(verifiers, verifier)
+	}
+	opened, err := note.Open(signed, note.VerifierList(verifiers...))
+	if err != nil {
+		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %w: %w", ErrSignature, err)
+	}
+	encoded := []byte(opened.Text)
+	m, err := Decode(encoded)
+	if err != nil {
+		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %w", err)
+	}
+	return m, ID(encoded), nil
+}
+
+// signer signs notes with an Ed25519 key as package note's own signer does, without its text form of the key.
+type signer struct {
+	key  ed25519.PrivateKey
+	hash uint32
+}
+
+func newSigner(key ed25519.PrivateKey) (*signer, error) {
+	if len(key) != ed25519.PrivateKeySize {
+		return nil, fmt.Errorf("operator key of %d bytes instead of %d", len(key), ed25519.PrivateKeySize)
+	}
+	public, ok := key.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("operator key has no Ed25519 public key")
+	}
+	text, err := note.NewEd25519VerifierKey(signerName, public)
+	if err != nil {
+		return nil, err
+	}
+	// The text is <name>+<hash in hexadecimal>+<key>.
+	_, rest, _ := strings.Cut(text, "+")
+	hexadecimal, _, _ := strings.Cut(rest, "+")
+	hash, err := strconv.ParseUint(hexadecimal, 16, 32)
+	if err != nil {
+		return nil, fmt.Errorf("key hash %q: %w", hexadecimal, err)
+	}
+	return &signer{key: key, hash: uint32(hash)}, nil
+}
+
+func (s *signer) Name() string                     { return signerName }
+func (s *signer) KeyHash() uint32                  { return s.hash }
+func (s *signer) Sign(text []byte) ([]byte, error) { return ed25519.Sign(s.key, text), nil }
