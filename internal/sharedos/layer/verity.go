@@ -1,0 +1,56 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/go-dmverity/pkg/verity"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// verityUUID stands in every hash tree's superblock, which must have one. It identifies nothing: the root digest
+// does that.
+var verityUUID = [16]byte{0x53, 0x68, 0x61, 0x72, 0x65, 0x64, 0x4f, 0x53, 0x80, 0, 0, 0, 0, 0, 0, 1}
+
+// appendHashTree appends the dm-verity superblock and hash tree at the end of the image in file, and returns the
+// root digest. SHA-256 in blocks of 4096 bytes, format 1, without salt: a salt would only keep equal blocks from
+// having equal digests, and the same tree must always yield the same bytes.
+func appendHashTree(file *os.File, dataSize int64) (tree.Digest, error) {
+	if dataSize <= 0 || dataSize%release.BlockSize != 0 {
+		return tree.Digest{}, fmt.Errorf("append hash tree to %s: image of %d bytes is not of whole blocks", file.Name(), dataSize)
+	}
+	params := verity.DefaultParams()
+	params.DataBlockSize = release.BlockSize
+	params.HashBlockSize = release.BlockSize
+	params.DataBlocks = uint64(dataSize / release.BlockSize)
+	params.HashAreaOffset = uint64(dataSize)
+	params.UUID = verityUUID
+	// The file by its descriptor: its name may mean another file by now, or none.
+	path := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+	root, err := verity.Create(&params, path, path)
+	if err != nil {
+		return tree.Digest{}, fmt.Errorf("append hash tree to %s: %w", file.Name(), err)
+	}
+	var id tree.Digest
+	if len(root) != len(id) {
+		return tree.Digest{}, errors.New("append hash tree: the root digest is no SHA-256")
+	}
+	copy(id[:], root)
+	return id, nil
+}
+
+// padToBlock grows file to whole blocks and returns its size in bytes: the superblock alone is shorter.
+func padToBlock(file *os.File) (int64, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	size := (info.Size() + release.BlockSize - 1) / release.BlockSize * release.BlockSize
+	if size == info.Size() {
+		return size, nil
+	}
+	return size, file.Truncate(size)
+}
