@@ -77,7 +77,7 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 		},
 		Fleet: &vm.Fleet{
 			Hypervisor: domains, Store: volumes, Key: key, Pool: config.Pool, Cache: config.Cache,
-			ConsoleDir: consoles, AgentBinary: bootimage.Agent, Log: config.Log,
+			ConsoleDir: consoles, AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Log: config.Log,
 		},
 		Store: volumes,
 	}, nil

@@ -35,7 +35,9 @@ type Fleet struct {
 	ConsoleDir string
 	// AgentBinary yields the guest's agent.
 	AgentBinary func() ([]byte, error)
-	Log         *slog.Logger
+	// Initramfs packs the agent and a kernel's modules (package bootimage).
+	Initramfs func(agent, modules []byte) ([]byte, error)
+	Log       *slog.Logger
 
 	images sync.Mutex // one boot image is made at a time
 }
@@ -150,7 +152,7 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		f.Log.WarnContext(ctx, "the agent does not answer", "vm", name, "error", err)
 		return found, nil
 	}
-	running, err := stackFromAPI(status.GetStack())
+	running, err := agentapi.ParseStack(status.GetStack())
 	if err != nil {
 		return nil, fmt.Errorf("read VM %q: its agent names a stack that is none: %w", name, err)
 	}

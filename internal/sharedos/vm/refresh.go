@@ -42,7 +42,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 			return nil, err
 		}
 	}
-	current, err := stackFromAPI(status.GetStack())
+	current, err := agentapi.ParseStack(status.GetStack())
 	if err != nil {
 		return nil, fmt.Errorf("its agent names a stack that is none: %w", err)
 	}
@@ -64,7 +64,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, fmt.Errorf("the refresh goes on in the VM by itself, apply again to see its end: %w", err)
 	}
-	return outcome(status, stack)
+	return outcome(status, stack, spec)
 }
 
 // inFlight reports whether a refresh is under way.
@@ -171,9 +171,9 @@ func startRefresh(ctx context.Context, agent *transport.Agent, target *agentapi.
 }
 
 // outcome judges how a refresh to the stack ended.
-func outcome(status *agentapi.StatusResponse, stack release.Stack) (*agentapi.Report, error) {
+func outcome(status *agentapi.StatusResponse, stack release.Stack, spec Spec) (*agentapi.Report, error) {
 	report := status.GetLast()
-	running, err := stackFromAPI(status.GetStack())
+	running, err := agentapi.ParseStack(status.GetStack())
 	if err != nil {
 		return report, fmt.Errorf("its agent names a stack that is none: %w", err)
 	}
@@ -183,17 +183,13 @@ func outcome(status *agentapi.StatusResponse, stack release.Stack) (*agentapi.Re
 	switch {
 	case report == nil:
 		return nil, fmt.Errorf("%w: the VM was restarted meanwhile and runs what it ran before; apply again", ErrRolledBack)
-	case refused(report):
+	case report.GetRefused() && report.GetImpact().GetLevel() > spec.Refresh.MaxImpact:
 		return report, fmt.Errorf("%w: %s", ErrImpact, report.GetError())
+	case report.GetRefused():
+		return report, fmt.Errorf("%w: %s", ErrRefused, report.GetError())
 	default:
 		return report, fmt.Errorf("%w: %s", ErrRolledBack, report.GetError())
 	}
-}
-
-// refused reports whether a refresh ended before anything changed because of its impact.
-func refused(report *agentapi.Report) bool {
-	return report.GetImpact() != nil && len(report.GetTimings()) > 0 &&
-		report.GetTimings()[len(report.GetTimings())-1].GetStep() == "assess"
 }
 
 // parseLayer reads a layer id that a guest named.

@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
@@ -147,7 +145,7 @@ func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress 
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel's modules: %w", err)
 	}
-	image, err := bootimage.Initramfs(agent, modules)
+	image, err := f.Initramfs(agent, modules)
 	if err != nil {
 		return nil, err
 	}
@@ -172,36 +170,6 @@ func writeWhole(path string, data []byte) error {
 		return errors.Join(err, os.Remove(file.Name()))
 	}
 	return nil
-}
-
-// maxLayers bounds what a guest may claim to run.
-const maxLayers = 64
-
-// stackFromAPI reads a stack that a guest names. A guest's answer is untrusted.
-func stackFromAPI(answer *agentapi.Stack) (release.Stack, error) {
-	if answer == nil || len(answer.GetLayers()) == 0 || len(answer.GetLayers()) > maxLayers || len(answer.GetComponents()) > maxLayers {
-		return release.Stack{}, fmt.Errorf("%d layers and %d components", len(answer.GetLayers()), len(answer.GetComponents()))
-	}
-	base, err := tree.ParseDigest(answer.GetBase())
-	if err != nil {
-		return release.Stack{}, err
-	}
-	stack := release.Stack{Base: base, Kernel: answer.GetKernel()}
-	for _, text := range answer.GetComponents() {
-		id, err := tree.ParseDigest(text)
-		if err != nil {
-			return release.Stack{}, err
-		}
-		stack.Components = append(stack.Components, id)
-	}
-	for _, layer := range answer.GetLayers() {
-		id, err := tree.ParseDigest(layer.GetId())
-		if err != nil {
-			return release.Stack{}, err
-		}
-		stack.Layers = append(stack.Layers, release.Layer{ID: id, DataSize: layer.GetDataSize()})
-	}
-	return stack, nil
 }
 
 // sameReleases reports whether two stacks are of the same releases.

@@ -134,7 +134,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if err != nil {
 		return nil, err
 	}
-	current, err := stackFromAPI(status.GetStack())
+	current, err := agentapi.ParseStack(status.GetStack())
 	if err != nil {
 		return nil, fmt.Errorf("its agent names a stack that is none: %w", err)
 	}
@@ -174,7 +174,7 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 	for _, layer := range domain.Metadata.Stack.Layers {
 		needed[layer.ID.String()] = true
 	}
-	if running, err := stackFromAPI(status.GetStack()); err != nil || !sameReleases(running, domain.Metadata.Stack) {
+	if running, err := agentapi.ParseStack(status.GetStack()); err != nil || !sameReleases(running, domain.Metadata.Stack) {
 		return err // it runs something else (a rollback, a reboot): nothing is known to be free
 	}
 	surplus := slices.DeleteFunc(slices.Clone(status.GetAttached()), func(id string) bool { return needed[id] })

@@ -24,6 +24,8 @@ var (
 	ErrNoAnswer = errors.New("the agent does not answer")
 	// ErrImpact means that a refresh would interrupt more than the user allows.
 	ErrImpact = errors.New("the impact is larger than max_impact allows")
+	// ErrRefused means that the agent refused a refresh before anything changed: the target does not verify.
+	ErrRefused = errors.New("the VM refused the refresh and runs what it ran before")
 	// ErrRolledBack means that a refresh failed and the VM runs what it ran before.
 	ErrRolledBack = errors.New("the refresh failed and was rolled back")
 )

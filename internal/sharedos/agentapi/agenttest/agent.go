@@ -1,0 +1,353 @@
+// Package agenttest is an agent for tests of what stands above it: it speaks the same RPC over the same TLS, and
+// is as strict as the one in a guest about digests, signatures and who may call.
+package agenttest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Agent is one guest's agent. It keeps its key and its committed stack over reboots, as a private disk would.
+// Set the hooks before Boot.
+type Agent struct {
+	// Impact is what an assessment answers; nil is a level of NONE.
+	Impact *agentapi.Impact
+	// RefreshError, when set, makes every refresh end rolled back with this error.
+	RefreshError string
+	// Polls is how many Status calls a refresh stays in flight for.
+	Polls int
+	// Hold lists the layers that it does not let go, with by whom.
+	Hold map[string][]string
+	// SystemState is what systemd says; "" is "running".
+	SystemState string
+
+	mu        sync.Mutex
+	key       ed25519.PrivateKey
+	operators []ed25519.PublicKey
+	server    *ttrpc.Server
+	conns     chan net.Conn
+	stop      context.CancelFunc
+	stopped   chan struct{}
+
+	committed *release.Stack
+	attached  map[string]bool
+	blobs     map[string][]byte
+	inFlight  *release.Stack
+	left      int
+	last      *agentapi.Report
+	boots     uint64
+	refreshes int
+}
+
+// New returns an agent with a key of its own, which has not booted.
+func New() (*Agent, error) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Agent{key: key, attached: map[string]bool{}, blobs: map[string][]byte{}}, nil
+}
+
+// Boot starts the agent with what the host gave the guest and the layers that are plugged in.
+func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
+	var boot agentapi.BootConfig
+	if err := json.Unmarshal(config, &boot); err != nil {
+		return fmt.Errorf("boot configuration: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.server != nil {
+		return errors.New("the agent runs already")
+	}
+	a.operators = nil
+	for _, text := range boot.Operators {
+		key, err := base64.StdEncoding.DecodeString(text)
+		if err != nil || len(key) != ed25519.PublicKeySize {
+			return fmt.Errorf("operator %q is no key", text)
+		}
+		a.operators = append(a.operators, key)
+	}
+	a.attached = map[string]bool{}
+	for _, id := range layers {
+		a.attached[id.String()] = true
+	}
+	if a.committed == nil || !a.has(*a.committed) {
+		a.committed = &boot.Stack
+	}
+	if !a.has(*a.committed) {
+		return errors.New("a layer of the stack is not attached")
+	}
+	a.boots++
+	a.last, a.inFlight = nil, nil
+	return a.serve()
+}
+
+func (a *Agent) has(stack release.Stack) bool {
+	return !slices.ContainsFunc(stack.Layers, func(l release.Layer) bool { return !a.attached[l.ID.String()] })
+}
+
+func (a *Agent) serve() error {
+	cert, err := transport.Certificate(a.key)
+	if err != nil {
+		return err
+	}
+	if a.server, err = ttrpc.NewServer(); err != nil {
+		return err
+	}
+	agentapi.RegisterAgentService(a.server, a)
+	ctx, cancel := context.WithCancel(context.Background())
+	a.stop, a.stopped, a.conns = cancel, make(chan struct{}), make(chan net.Conn)
+	listener := transport.NewListener(pipes{a.conns, ctx}, transport.ServerConfig(cert, a.operators))
+	go func(server *ttrpc.Server, stopped chan struct{}) {
+		defer close(stopped)
+		_ = server.Serve(ctx, listener) // ends with Off
+		_ = listener.Close()
+	}(a.server, a.stopped)
+	return nil
+}
+
+// Off ends the agent as a power-off does.
+func (a *Agent) Off() {
+	a.mu.Lock()
+	server, stop, stopped := a.server, a.stop, a.stopped
+	a.server = nil
+	a.mu.Unlock()
+	if server == nil {
+		return
+	}
+	stop()
+	_ = server.Close() // connections are cut, as by a power-off
+	<-stopped
+}
+
+// Attach and Detach plug and unplug a layer.
+func (a *Agent) Attach(id tree.Digest) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.attached[id.String()] = true
+}
+
+// Detach fails for a layer that the running stack needs: a real guest would lose its root.
+func (a *Agent) Detach(id tree.Digest) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if slices.ContainsFunc(a.committed.Layers, func(l release.Layer) bool { return l.ID == id }) {
+		return fmt.Errorf("layer %s is in use", id)
+	}
+	delete(a.attached, id.String())
+	return nil
+}
+
+// Refreshes tells how many refreshes were started.
+func (a *Agent) Refreshes() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.refreshes
+}
+
+// Stack tells what the guest runs.
+func (a *Agent) Stack() release.Stack {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return *a.committed
+}
+
+// DialContext implements transport.Dialer.
+func (a *Agent) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
+	a.mu.Lock()
+	conns, running := a.conns, a.server != nil
+	a.mu.Unlock()
+	if !running || port != agentapi.Port {
+		return nil, transport.ErrRefused
+	}
+	ours, theirs := net.Pipe()
+	select {
+	case conns <- theirs:
+		return ours, nil
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), ours.Close(), theirs.Close())
+	}
+}
+
+type pipes struct {
+	conns chan net.Conn
+	ctx   context.Context
+}
+
+func (p pipes) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.conns:
+		return conn, nil
+	case <-p.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (p pipes) Close() error   { return nil }
+func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// Status implements agentapi.AgentService.
+func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.inFlight != nil {
+		if a.left--; a.left < 0 {
+			a.end()
+		}
+	}
+	answer := &agentapi.StatusResponse{
+		AgentVersion: "test", BootId: fmt.Sprintf("boot-%d", a.boots), Kernel: a.committed.Kernel,
+		Stack: agentapi.NewStack(*a.committed), State: agentapi.State_IDLE, Last: a.last,
+		SystemState: "running", ReadySeconds: 1,
+	}
+	if a.SystemState != "" {
+		answer.SystemState = a.SystemState
+	}
+	if a.inFlight != nil {
+		answer.State = agentapi.State_STAGED
+	}
+	for id := range a.attached {
+		answer.Attached = append(answer.Attached, id)
+	}
+	slices.Sort(answer.Attached)
+	return answer, nil
+}
+
+// end finishes the refresh in flight.
+func (a *Agent) end() {
+	a.last = &agentapi.Report{
+		From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(*a.inFlight), Done: true, Impact: a.impact(),
+		Committed: a.RefreshError == "", Error: a.RefreshError, State: agentapi.State_COMMITTED,
+	}
+	if a.RefreshError == "" {
+		a.committed = a.inFlight
+	} else {
+		a.last.State = agentapi.State_ROLLING_BACK
+	}
+	a.inFlight, a.blobs = nil, map[string][]byte{}
+}
+
+func (a *Agent) impact() *agentapi.Impact {
+	if a.Impact != nil {
+		return a.Impact
+	}
+	return &agentapi.Impact{Level: agentapi.Level_NONE}
+}
+
+// Put implements agentapi.AgentService.
+func (a *Agent) Put(_ context.Context, part *agentapi.PutRequest) (*agentapi.PutResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if part.GetOffset() == 0 {
+		a.blobs[part.GetDigest()] = nil
+	}
+	have := a.blobs[part.GetDigest()]
+	if int64(len(have)) != part.GetOffset() {
+		return nil, status.Errorf(codes.InvalidArgument, "part at %d follows %d bytes", part.GetOffset(), len(have))
+	}
+	have = append(have, part.GetData()...)
+	a.blobs[part.GetDigest()] = have
+	if int64(len(have)) < part.GetSize() {
+		return &agentapi.PutResponse{}, nil
+	}
+	if tree.Sum(have).String() != part.GetDigest() {
+		delete(a.blobs, part.GetDigest())
+		return nil, status.Error(codes.InvalidArgument, "the bytes do not have the digest")
+	}
+	return &agentapi.PutResponse{Complete: true}, nil
+}
+
+// target checks a target as the agent in a guest does: signatures, and the contents lists at hand.
+func (a *Agent) target(target *agentapi.Target) (release.Stack, error) {
+	var all []release.Identified
+	for _, note := range slices.Concat(target.GetManifests(), target.GetCurrent()) {
+		manifest, id, err := release.Open(note, a.operators)
+		if err != nil {
+			return release.Stack{}, status.Error(codes.PermissionDenied, err.Error())
+		}
+		if _, ok := a.blobs[manifest.Contents.Digest.String()]; !ok {
+			return release.Stack{}, status.Errorf(codes.FailedPrecondition, "the contents list of %s was not put", id)
+		}
+		all = append(all, release.Identified{ID: id, Manifest: manifest})
+	}
+	if len(target.GetManifests()) == 0 || len(target.GetCurrent()) == 0 {
+		return release.Stack{}, status.Error(codes.InvalidArgument, "no manifests")
+	}
+	wanted := all[:len(target.GetManifests())]
+	return release.StackOf(wanted[0].Manifest, wanted[0].ID, wanted[1:]...), nil
+}
+
+// Assess implements agentapi.AgentService.
+func (a *Agent) Assess(_ context.Context, request *agentapi.AssessRequest) (*agentapi.AssessResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, err := a.target(request.GetTarget()); err != nil {
+		return nil, err
+	}
+	return &agentapi.AssessResponse{Impact: a.impact()}, nil
+}
+
+// Refresh implements agentapi.AgentService.
+func (a *Agent) Refresh(_ context.Context, request *agentapi.RefreshRequest) (*agentapi.RefreshResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	stack, err := a.target(request.GetTarget())
+	if err != nil {
+		return nil, err
+	}
+	if a.inFlight != nil {
+		if a.inFlight.Base == stack.Base && slices.Equal(a.inFlight.Components, stack.Components) {
+			return &agentapi.RefreshResponse{}, nil
+		}
+		return nil, status.Error(codes.FailedPrecondition, "another refresh is in flight")
+	}
+	if a.committed.Base == stack.Base && slices.Equal(a.committed.Components, stack.Components) {
+		return &agentapi.RefreshResponse{}, nil
+	}
+	if !a.has(stack) {
+		return nil, status.Error(codes.FailedPrecondition, "a layer of the target is not attached")
+	}
+	a.inFlight, a.left = &stack, a.Polls
+	a.refreshes++
+	return &agentapi.RefreshResponse{Started: true}, nil
+}
+
+// ReleaseLayers implements agentapi.AgentService.
+func (a *Agent) ReleaseLayers(_ context.Context, request *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	answer := &agentapi.ReleaseLayersResponse{}
+	for _, id := range request.GetIds() {
+		by := a.Hold[id]
+		if slices.ContainsFunc(a.committed.Layers, func(l release.Layer) bool { return l.ID.String() == id }) {
+			by = append(by, "the running stack")
+		}
+		if len(by) > 0 {
+			answer.Held = append(answer.Held, &agentapi.Held{Id: id, By: by})
+			continue
+		}
+		answer.Free = append(answer.Free, id)
+	}
+	return answer, nil
+}
+
+// Mapped implements agentapi.AgentService: no process runs here.
+func (a *Agent) Mapped(context.Context, *agentapi.MappedRequest) (*agentapi.MappedResponse, error) {
+	return &agentapi.MappedResponse{}, nil
+}

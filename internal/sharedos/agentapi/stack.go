@@ -1,0 +1,56 @@
+package agentapi
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// ErrStack means that a message names a stack that cannot be one. A guest's answer is untrusted.
+var ErrStack = errors.New("not a stack")
+
+// maxStack bounds how many layers and components a message may name.
+const maxStack = 64
+
+// NewStack puts a stack into a message.
+func NewStack(stack release.Stack) *Stack {
+	message := &Stack{Base: stack.Base.String(), Kernel: stack.Kernel}
+	for _, id := range stack.Components {
+		message.Components = append(message.Components, id.String())
+	}
+	for _, layer := range stack.Layers {
+		message.Layers = append(message.Layers, &Layer{Id: layer.ID.String(), DataSize: layer.DataSize})
+	}
+	return message
+}
+
+// ParseStack reads a stack from a message. Sizes of layers with their hash trees are not in it. It returns
+// ErrStack for what cannot be one.
+func ParseStack(message *Stack) (release.Stack, error) {
+	layers, components := message.GetLayers(), message.GetComponents()
+	if len(layers) == 0 || len(layers) > maxStack || len(components) > maxStack {
+		return release.Stack{}, fmt.Errorf("%w: %d layers and %d components", ErrStack, len(layers), len(components))
+	}
+	base, err := tree.ParseDigest(message.GetBase())
+	if err != nil {
+		return release.Stack{}, fmt.Errorf("%w: base: %w", ErrStack, err)
+	}
+	stack := release.Stack{Base: base, Kernel: message.GetKernel()}
+	for _, text := range components {
+		id, err := tree.ParseDigest(text)
+		if err != nil {
+			return release.Stack{}, fmt.Errorf("%w: component: %w", ErrStack, err)
+		}
+		stack.Components = append(stack.Components, id)
+	}
+	for _, layer := range layers {
+		id, err := tree.ParseDigest(layer.GetId())
+		if err != nil {
+			return release.Stack{}, fmt.Errorf("%w: layer: %w", ErrStack, err)
+		}
+		stack.Layers = append(stack.Layers, release.Layer{ID: id, DataSize: layer.GetDataSize()})
+	}
+	return stack, nil
+}
