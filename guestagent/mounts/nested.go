@@ -1,0 +1,257 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// nestedMount is a mount to be placed below the next /usr.
+type nestedMount struct {
+	// source is an absolute path at which it is mounted, or a directory, now.
+	source string
+	// place is relative to /usr.
+	place string
+	// directory tells whether it is mounted on a directory or on a file.
+	directory bool
+}
+
+// nested lists what has to be mounted below the next /usr: all that is mounted below the present one, and the
+// modules of the running kernel if the next one lacks them.
+func (u Usr) nested(next *Detached) ([]nestedMount, error) {
+	table, err := readMountTable("/proc/thread-self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	modules := filepath.Join("lib/modules", u.Kernel)
+	bringsModules, err := existsAt(next.FD(), filepath.Join(modules, "modules.dep"))
+	if err != nil {
+		return nil, err
+	}
+	var all []nestedMount
+	seen := map[string]bool{}
+	for i := range table {
+		place, below := strings.CutPrefix(table[i].Mountpoint, u.Path+"/")
+		if !below || seen[place] || place == modules && bringsModules {
+			continue
+		}
+		seen[place] = true
+		if table[i].FSType == "autofs" {
+			return nil, fmt.Errorf("%w: an automount point lies below it, at %s, and cannot be carried over", ErrConstraint, table[i].Mountpoint)
+		}
+		n := nestedMount{source: table[i].Mountpoint, place: place}
+		if n.directory, err = isDirectory(n.source); err != nil {
+			return nil, err
+		}
+		if err := fits(next, n); err != nil {
+			return nil, err
+		}
+		all = append(all, n)
+	}
+	if !bringsModules && !seen[modules] {
+		present := filepath.Join(u.Path, modules)
+		has, err := existsAt(unix.AT_FDCWD, filepath.Join(present, "modules.dep"))
+		if err != nil {
+			return nil, err
+		}
+		if has {
+			all = append(all, nestedMount{source: present, place: modules, directory: true})
+		}
+	}
+	return all, nil
+}
+
+// fits refuses a nested mount whose mount point is of another kind in the next /usr.
+func fits(next *Detached, n nestedMount) error {
+	var stat unix.Stat_t
+	err := unix.Fstatat(next.FD(), n.place, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("carry mount %s over: %w", n.source, err)
+	}
+	if (stat.Mode&unix.S_IFMT == unix.S_IFDIR) != n.directory || stat.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return fmt.Errorf("%w: the mount %s cannot be carried over, since the new stack has another kind of file there", ErrConstraint, n.source)
+	}
+	return nil
+}
+
+// buildNested builds the tree again with mount points for what is nested in it, and mounts that there.
+//
+// A mount cannot be attached to a detached one before Linux 6.15, so the tree is put together in a mount namespace
+// that ends with the thread that made it, and leaves it as a clone: no other process ever sees it half done.
+func (u Usr) buildNested(layers []string, bare *Detached, nested []nestedMount) (*Detached, error) {
+	type built struct {
+		tree *Detached
+		err  error
+	}
+	done := make(chan built)
+	onThrowawayThread(func() {
+		tree, err := u.assemble(layers, bare, nested)
+		done <- built{tree, err}
+	})
+	result := <-done // assemble makes a bounded number of system calls, none of which waits for anybody
+	return result.tree, result.err
+}
+
+// onThrowawayThread runs f on an operating system thread that ends with it.
+func onThrowawayThread(f func()) {
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread never ends: hold it until another one has been taken.
+			ran := make(chan struct{})
+			go func() {
+				runtime.LockOSThread()
+				close(ran)
+				f()
+			}()
+			<-ran
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
+}
+
+// assemble runs on a throwaway thread.
+func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tree *Detached, err error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return nil, fmt.Errorf("make a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("make the mount namespace private: %w", err)
+	}
+	// The layers and the sources are opened before the scratch directory hides what lies below it.
+	lowers := make([]string, 0, len(layers)+1)
+	for _, layer := range layers {
+		fd, err := unix.Open(layer, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open layer %s: %w", layer, err)
+		}
+		defer func() { err = errors.Join(err, unix.Close(fd)) }()
+		lowers = append(lowers, fmt.Sprintf("/proc/thread-self/fd/%d", fd))
+	}
+	sources := make([]int, len(nested))
+	for i, n := range nested {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, n.source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return nil, fmt.Errorf("clone mount %s: %w", n.source, err)
+		}
+		defer func() { err = errors.Join(err, unix.Close(fd)) }()
+		sources[i] = fd
+	}
+	if err := unix.Mount("sharedos", u.Scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m,mode=0755"); err != nil {
+		return nil, fmt.Errorf("mount tmpfs on %s: %w", u.Scratch, err)
+	}
+	scaffold := filepath.Join(u.Scratch, "scaffold")
+	if err := scaffoldFor(filepath.Join(scaffold, "usr"), bare, nested); err != nil {
+		return nil, err
+	}
+	whole, err := BuildTree(append(lowers, scaffold), "usr")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, whole.Close()) }()
+	place := filepath.Join(u.Scratch, "usr")
+	if err := os.Mkdir(place, 0o755); err != nil {
+		return nil, err
+	}
+	if err := unix.MoveMount(whole.FD(), "", unix.AT_FDCWD, place, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return nil, fmt.Errorf("mount the next %s on %s: %w", u.Path, place, err)
+	}
+	for i, n := range nested {
+		if err := unix.MoveMount(sources[i], "", unix.AT_FDCWD, filepath.Join(place, n.place), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return nil, fmt.Errorf("carry mount %s over: %w", n.source, err)
+		}
+	}
+	return Usr{Path: place}.clonePresent()
+}
+
+// scaffoldFor makes the mount points that the next /usr lacks, as the uppermost lower directory. Directories that
+// the next /usr has keep their owner, mode and time: of merged directories the uppermost one's are seen, and
+// systemd takes the time of /usr for the time of the last update (ConditionNeedsUpdate=).
+func scaffoldFor(root string, next *Detached, nested []nestedMount) error {
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return err
+	}
+	var made []string
+	for _, n := range nested {
+		directory := n.place
+		if !n.directory {
+			directory = filepath.Dir(n.place)
+		}
+		if err := os.MkdirAll(filepath.Join(root, directory), 0o755); err != nil {
+			return err
+		}
+		for ; directory != "."; directory = filepath.Dir(directory) {
+			made = append(made, directory)
+		}
+		if !n.directory {
+			if err := scaffoldFile(root, next, n.place); err != nil {
+				return err
+			}
+		}
+	}
+	for _, directory := range append(made, ".") { // deepest first, for the times
+		if err := copyAttributes(filepath.Join(root, directory), next, directory); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scaffoldFile makes a file mount point, unless the next /usr has one.
+func scaffoldFile(root string, next *Detached, place string) error {
+	has, err := existsAt(next.FD(), place)
+	if err != nil || has {
+		return err
+	}
+	return os.WriteFile(filepath.Join(root, place), nil, 0o644)
+}
+
+func copyAttributes(path string, next *Detached, place string) error {
+	var stat unix.Stat_t
+	err := unix.Fstatat(next.FD(), place, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("stat %s of the next tree: %w", place, err)
+	}
+	if err := os.Chown(path, int(stat.Uid), int(stat.Gid)); err != nil {
+		return err
+	}
+	if err := unix.Chmod(path, stat.Mode&0o7777); err != nil {
+		return fmt.Errorf("chmod %s: %w", path, err)
+	}
+	modified := time.Unix(stat.Mtim.Unix())
+	return os.Chtimes(path, modified, modified)
+}
+
+func existsAt(fd int, path string) (bool, error) {
+	var stat unix.Stat_t
+	err := unix.Fstatat(fd, path, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	return true, nil
+}
+
+func isDirectory(path string) (bool, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return false, err
+	}
+	return info.IsDir(), nil
+}

@@ -1,0 +1,296 @@
+package mounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// moveMountBeneath is MOVE_MOUNT_BENEATH of linux/mount.h (Linux 6.5), which package unix does not name.
+const moveMountBeneath = 0x200
+
+// ErrConstraint means that this system cannot swap /usr in one atomic operation. Nothing was changed: there is
+// no other way to do it that would never show a moment without /usr.
+var ErrConstraint = errors.New("/usr cannot be swapped atomically here")
+
+// Usr is the place where a /usr is mounted and swapped.
+type Usr struct {
+	// Path of the mount: "/usr".
+	Path string
+	// Scratch is an existing directory. It is mounted over only inside of a mount namespace that lives no longer
+	// than Build.
+	Scratch string
+	// Kernel is the release of the running kernel. Its modules stay below Path whatever the stack brings.
+	Kernel string
+}
+
+// SystemUsr is the /usr of this system.
+func SystemUsr() (Usr, error) {
+	release, err := KernelRelease()
+	if err != nil {
+		return Usr{}, err
+	}
+	return Usr{Path: "/usr", Scratch: LayersDir, Kernel: release}, nil
+}
+
+// KernelRelease is what uname -r prints.
+func KernelRelease() (string, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return "", fmt.Errorf("uname: %w", err)
+	}
+	return unix.ByteSliceToString(name.Release[:]), nil
+}
+
+// Detached is a read-only mount tree that is attached nowhere yet. Close gives it up.
+type Detached struct {
+	fd int
+}
+
+// FD is the mount's root as an O_PATH file descriptor, owned by d.
+func (d *Detached) FD() int { return d.fd }
+
+// Path reaches the mount's root through /proc for as long as d is open.
+func (d *Detached) Path() string { return fmt.Sprintf("/proc/self/fd/%d", d.fd) }
+
+// Close gives the mount up. A mount that was attached since stays where it is.
+func (d *Detached) Close() error {
+	if d == nil || d.fd < 0 {
+		return nil
+	}
+	fd := d.fd
+	d.fd = -1
+	if err := unix.Close(fd); err != nil {
+		return fmt.Errorf("close detached mount: %w", err)
+	}
+	return nil
+}
+
+// BuildUsr makes the /usr of a stack for this system. layers are the paths of mounted layers, bottom to top.
+func BuildUsr(ctx context.Context, layers []string) (*Detached, error) {
+	usr, err := SystemUsr()
+	if err != nil {
+		return nil, err
+	}
+	return usr.Build(ctx, layers)
+}
+
+// Build makes a detached read-only mount of the layers' usr trees, bottom to top, ready for Swap.
+//
+// What is mounted below the present Path is carried over. The same way the modules of the running kernel stay in
+// their place when the new layers bring another kernel.
+func (u Usr) Build(ctx context.Context, layers []string) (*Detached, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("build %s: %w", u.Path, err)
+	}
+	bare, err := BuildTree(layers, "usr")
+	if err != nil {
+		return nil, err
+	}
+	nested, err := u.nested(bare)
+	if err != nil {
+		return nil, errors.Join(err, bare.Close())
+	}
+	if len(nested) == 0 {
+		return bare, nil
+	}
+	whole, err := u.buildNested(layers, bare, nested)
+	return whole, errors.Join(err, bare.Close())
+}
+
+// BuildTree makes a detached read-only mount of one directory of a stack, "." for all of it. layers are the
+// paths of mounted layers, bottom to top; those without the directory are left out.
+func BuildTree(layers []string, directory string) (*Detached, error) {
+	var lowers []string
+	for _, layer := range layers {
+		path := filepath.Join(layer, directory)
+		var stat unix.Stat_t
+		switch err := unix.Lstat(path, &stat); {
+		case errors.Is(err, unix.ENOENT):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("stat %s: %w", path, err)
+		case stat.Mode&unix.S_IFMT != unix.S_IFDIR:
+			return nil, fmt.Errorf("build %s: %s is not a directory", directory, path)
+		}
+		lowers = append(lowers, path)
+	}
+	switch len(lowers) {
+	case 0:
+		return nil, fmt.Errorf("build %s: none of %d layers has it", directory, len(layers))
+	case 1:
+		// overlayfs takes a single lower directory only with an upper one, and needs none: it is the tree.
+		return cloneReadOnly(lowers[0])
+	default:
+		return overlay(lowers)
+	}
+}
+
+// cloneReadOnly clones one mount, private and read-only.
+func cloneReadOnly(path string) (*Detached, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("clone mount %s: %w", path, err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return nil, errors.Join(fmt.Errorf("make clone of %s read-only: %w", path, err), unix.Close(fd))
+	}
+	return &Detached{fd: fd}, nil
+}
+
+// overlay mounts directories, bottom to top, over each other.
+func overlay(lowers []string) (*Detached, error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsopen overlay: %w", err)
+	}
+	fd, err := configureOverlay(fs, lowers)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("overlay of %s: %w", strings.Join(lowers, ", "), err), kernelMessages(fs), unix.Close(fs))
+	}
+	if err := unix.Close(fs); err != nil {
+		return nil, errors.Join(fmt.Errorf("close overlay context: %w", err), unix.Close(fd))
+	}
+	return &Detached{fd: fd}, nil
+}
+
+func configureOverlay(fs int, lowers []string) (int, error) {
+	// A delta layer never redirects a directory nor copies up metadata alone, so neither is followed: a layer
+	// can only show what lies at its own paths.
+	options := [][2]string{{"source", "sharedos"}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}}
+	for _, lower := range slices.Backward(lowers) {
+		// "lowerdir+" (Linux 6.7) takes one at a time: an option's value is bounded to 255 bytes.
+		options = append(options, [2]string{"lowerdir+", lower})
+	}
+	for _, option := range options {
+		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
+			if option[0] == "lowerdir+" && errors.Is(err, unix.EINVAL) {
+				return -1, fmt.Errorf("%w: option lowerdir+ refused, which needs Linux 6.7: %w", ErrConstraint, err)
+			}
+			return -1, fmt.Errorf("option %s=%s: %w", option[0], option[1], err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("create: %w", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return -1, fmt.Errorf("fsmount: %w", err)
+	}
+	return fd, nil
+}
+
+// kernelMessages reads what the kernel logged into a file system context; nil if it logged nothing.
+func kernelMessages(fs int) error {
+	buffer := make([]byte, 4096)
+	var messages []error
+	for range 8 {
+		n, err := unix.Read(fs, buffer)
+		if err != nil || n <= 0 { // ENODATA: no more messages
+			break
+		}
+		messages = append(messages, fmt.Errorf("kernel: %s", strings.TrimSpace(string(buffer[:n]))))
+	}
+	return errors.Join(messages...)
+}
+
+// Swapped is a swap that was done.
+type Swapped struct {
+	// Previous is what was mounted before, detached, with what was nested in it. Swapping it in again undoes
+	// the swap; closing it makes the swap final.
+	Previous *Detached
+	// Took is the time of the two system calls.
+	Took time.Duration
+}
+
+// Swap puts next in the place of what is mounted at u.Path, so that every path lookup sees either the one or the
+// other. It consumes next.
+//
+// The new mount goes beneath the present one, then the present one is detached (move_mount(2),
+// MOVE_MOUNT_BENEATH). Where the kernel refuses the first, nothing has changed and the error is ErrConstraint
+// with the reason.
+func (u Usr) Swap(next *Detached) (swapped *Swapped, err error) {
+	defer func() { err = errors.Join(err, next.Close()) }()
+	previous, err := u.clonePresent()
+	if err != nil {
+		return nil, err
+	}
+	// One thread, so that nothing but the two calls is timed.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	started := time.Now()
+	err = unix.MoveMount(next.fd, "", unix.AT_FDCWD, u.Path, unix.MOVE_MOUNT_F_EMPTY_PATH|moveMountBeneath)
+	if err != nil {
+		return nil, errors.Join(u.constraint(err), previous.Close())
+	}
+	if err := unix.Unmount(u.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		// The present mount is still on top: everybody sees what they saw.
+		return nil, errors.Join(fmt.Errorf("detach the present %s: %w", u.Path, err), previous.Close())
+	}
+	return &Swapped{Previous: previous, Took: time.Since(started)}, nil
+}
+
+// clonePresent clones what is mounted at u.Path, nested mounts included.
+func (u Usr) clonePresent() (*Detached, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, u.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return nil, fmt.Errorf("clone the present %s: %w", u.Path, err)
+	}
+	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the clone of %s private: %w", u.Path, err), unix.Close(fd))
+	}
+	return &Detached{fd: fd}, nil
+}
+
+// constraint says in words why the kernel refused to mount beneath u.Path: the rules are in can_move_mount_beneath
+// of the kernel's fs/namespace.c.
+func (u Usr) constraint(refusal error) error {
+	if !errors.Is(refusal, unix.EINVAL) {
+		return fmt.Errorf("mount beneath %s: %w", u.Path, refusal)
+	}
+	fail := func(reason string) error {
+		return fmt.Errorf("mount beneath %s: %w: %s (%w); use a soft-reboot or a reboot", u.Path, ErrConstraint, reason, refusal)
+	}
+	if older, err := kernelOlder(u.Kernel, 6, 5); err != nil {
+		return errors.Join(fail("unknown kernel"), err)
+	} else if older {
+		return fail("MOVE_MOUNT_BENEATH needs Linux 6.5, this is " + u.Kernel)
+	}
+	table, err := readMountTable("/proc/thread-self/mountinfo")
+	if err != nil {
+		return errors.Join(fail("unreadable mount table"), err)
+	}
+	mount := table.at(u.Path)
+	if mount == nil {
+		return fail("it is not a mount point of its own")
+	}
+	parent := table.byID(mount.Parent)
+	switch {
+	case parent == nil:
+		return fail("its parent mount is not visible from here")
+	case mount.peerGroup() != "" && mount.peerGroup() == parent.peerGroup():
+		return fail("it is in the peer group of its parent mount; it needs one of its own")
+	case table.byID(parent.Parent) == nil && parent.Mountpoint == "/":
+		return fail("its parent is the root mount of the namespace, beneath which nothing can be mounted")
+	default:
+		return fail("the kernel gave no reason")
+	}
+}
+
+// kernelOlder reports whether release is before major.minor.
+func kernelOlder(release string, major, minor int) (bool, error) {
+	var gotMajor, gotMinor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &gotMajor, &gotMinor); err != nil {
+		return false, fmt.Errorf("kernel release %q: %w", release, err)
+	}
+	return gotMajor < major || gotMajor == major && gotMinor < minor, nil
+}
