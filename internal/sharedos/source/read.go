@@ -57,13 +57,31 @@ func ReadTree(ctx context.Context, src Source, spoolDir string, progress Progres
 		if spool != nil {
 			err = errors.Join(err, spool.Close())
 		}
-		return nil, err
+		return nil, named(src, err)
 	}
 	r := &Read{Full: full, spool: spool}
 	if err := r.describe(); err != nil {
-		return nil, errors.Join(err, spool.Close())
+		return nil, named(src, errors.Join(err, spool.Close()))
 	}
 	return r, nil
+}
+
+// sourceError names the source that a failure is about.
+type sourceError struct {
+	source fmt.Stringer
+	err    error
+}
+
+func (e *sourceError) Error() string { return fmt.Sprintf("read %s: %s", e.source, e.err) }
+func (e *sourceError) Unwrap() error { return e.err }
+
+// named makes an error name its source, if it does not and the source can tell.
+func named(src Source, err error) error {
+	s, ok := src.(fmt.Stringer)
+	if done := (*sourceError)(nil); !ok || errors.As(err, &done) {
+		return err
+	}
+	return &sourceError{source: s, err: err}
 }
 
 // describe fills in all that follows from the full tree.

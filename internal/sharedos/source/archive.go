@@ -1,0 +1,214 @@
+package source
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Archive is a root file system in a tar file: plain, or packed with gzip, zstd or xz. What it is shows in its
+// first bytes; its name does not matter.
+type Archive struct {
+	// Path of the file.
+	Path string
+	// CacheDir is a directory in which digests of files are remembered; empty: none are.
+	CacheDir string
+}
+
+// String names the archive for a user.
+func (a Archive) String() string { return fmt.Sprintf("archive %q", a.Path) }
+
+// ReadableAtPlan is true: a file is there or not.
+func (a Archive) ReadableAtPlan() bool { return true }
+
+// Fingerprint is "archive:sha256:<64 hex>", the digest of the file's bytes. The file is read once per path, size,
+// modification time and inode.
+func (a Archive) Fingerprint(ctx context.Context) (_ string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("fingerprint %s: %w", a, err)
+		}
+	}()
+	file, id, err := openArchive(a.Path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	digest, err := a.digest(ctx, file, id)
+	if err != nil {
+		return "", err
+	}
+	return "archive:" + digest.String(), nil
+}
+
+// identity tells one state of a file from another without reading it.
+type identity struct {
+	Path   string `json:"path"`
+	Size   int64  `json:"size"`
+	MTime  int64  `json:"mtime_ns"`
+	Inode  uint64 `json:"inode"`
+	Device uint64 `json:"device"`
+}
+
+func identify(path string, info os.FileInfo) identity {
+	id := identity{Path: path, Size: info.Size(), MTime: info.ModTime().UnixNano()}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		id.Inode, id.Device = stat.Ino, stat.Dev
+	}
+	return id
+}
+
+// openArchive opens a regular file.
+func openArchive(path string) (*os.File, identity, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, identity{}, err
+	}
+	// Not to wait for the writer of a named pipe that a user took for an archive.
+	file, err := os.OpenFile(abs, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, identity{}, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("it is not a regular file (%s); give the path of a tar file", info.Mode().Type())
+	}
+	if err != nil {
+		return nil, identity{}, errors.Join(err, file.Close())
+	}
+	return file, identify(abs, info), nil
+}
+
+// Open yields the tar stream. A file that is damaged, or changes while it is read, is reported by Read or Close.
+func (a Archive) Open(ctx context.Context, progress Progress) (io.ReadCloser, error) {
+	file, id, err := openArchive(a.Path)
+	if err != nil {
+		return nil, &sourceError{source: a, err: err}
+	}
+	s := &archiveStream{archive: a, file: file, id: id, progress: progress}
+	s.in = &countingReader{ctx: ctx, r: file}
+	s.unpacked, s.closeUnpacked, err = unpack(bufio.NewReaderSize(s.in, 1<<20))
+	if err != nil {
+		return nil, errors.Join(s.explain(err), file.Close())
+	}
+	return s, nil
+}
+
+// maxWindow bounds the memory that an archive can ask zstd for in bytes: what zstd --long=27 needs.
+const maxWindow = 128 << 20
+
+// unpack finds the form of a packed or plain tar by its first bytes.
+func unpack(r *bufio.Reader) (io.Reader, func(), error) {
+	head, err := r.Peek(512)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, nil, err
+	}
+	nothing := func() {}
+	switch {
+	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
+		z, err := gzip.NewReader(r)
+		return z, nothing, err
+	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
+		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, z.Close, nil
+	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
+		z, err := xz.NewReader(r)
+		return z, nothing, err
+	case isTar(head):
+		return r, nothing, nil
+	default:
+		return nil, nil, fmt.Errorf("it is no tar file, nor one packed with gzip, zstd or xz: %w", ErrCorrupt)
+	}
+}
+
+// isTar reports whether a first block is a tar header, of whatever age.
+func isTar(block []byte) bool {
+	_, err := tar.NewReader(io.MultiReader(bytes.NewReader(block), zeros{})).Next()
+	return len(block) == 512 && err == nil
+}
+
+// zeros is a stream of zeros without end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// archiveStream is the tar stream of an archive.
+type archiveStream struct {
+	archive       Archive
+	file          *os.File
+	id            identity
+	in            *countingReader
+	unpacked      io.Reader
+	closeUnpacked func()
+	progress      Progress
+	reported      int64
+}
+
+func (s *archiveStream) Read(p []byte) (int, error) {
+	n, err := s.unpacked.Read(p)
+	if s.progress != nil && (s.in.n-s.reported >= 1<<20 || errors.Is(err, io.EOF)) {
+		s.reported = s.in.n
+		s.progress("reading "+filepath.Base(s.archive.Path), s.in.n, s.id.Size)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = s.explain(err)
+	}
+	return n, err
+}
+
+// explain says where in which file reading failed.
+func (s *archiveStream) explain(err error) error {
+	if s.in.ctx.Err() != nil {
+		return &sourceError{source: s.archive, err: context.Cause(s.in.ctx)}
+	}
+	if !errors.Is(err, ErrCorrupt) {
+		var path *os.PathError
+		if errors.As(err, &path) {
+			return &sourceError{source: s.archive, err: err}
+		}
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	// The unpacker reads ahead, so that the place is somewhat before what was read.
+	return &sourceError{source: s.archive, err: fmt.Errorf("before byte %d of %d: %w", s.in.n, s.id.Size, err)}
+}
+
+// Close ends reading, and reports if the file is not what it was at Open.
+func (s *archiveStream) Close() error {
+	s.closeUnpacked()
+	info, err := os.Stat(s.id.Path)
+	if err == nil && identify(s.id.Path, info) != s.id {
+		err = errors.New("it changed while it was read: try again when it is complete")
+	}
+	if err != nil {
+		err = &sourceError{source: s.archive, err: err}
+	}
+	return errors.Join(err, s.file.Close())
+}
+
+// digestOf reads a file to its end.
+func digestOf(ctx context.Context, file io.Reader) (tree.Digest, error) {
+	hash := newHash()
+	if _, err := io.Copy(hash, &countingReader{ctx: ctx, r: file}); err != nil {
+		return tree.Digest{}, err
+	}
+	return sumOf(hash), nil
+}
