@@ -1,0 +1,166 @@
+package testbed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
+)
+
+// root is where the testbeds of tests are: short, because unix sockets are made below it.
+const root = "/tmp/sharedos-test"
+
+// owner is the record, in a testbed's directory, of the test process that made it.
+const owner = "owner" + daemon.Suffix
+
+// New starts a testbed that ends with the test. What test processes that were killed have left is ended first.
+// If the test fails, guest consoles and daemon logs are kept, and their place is logged.
+func New(t testing.TB) *Testbed {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := SweepDead(ctx); err != nil {
+		t.Fatalf("end what killed tests left: %v", err)
+	}
+	dir, err := newDir()
+	if err != nil {
+		t.Fatalf("make a testbed's directory: %v", err)
+	}
+	b, err := Start(ctx, dir)
+	if err != nil {
+		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Errorf("%v", err)
+		}
+		if t.Failed() {
+			b.keepLogs(t)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove the testbed's directory: %v", err)
+		}
+	})
+	return b
+}
+
+func newDir() (string, error) {
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(root, "")
+	if err != nil {
+		return "", err
+	}
+	self, err := daemon.Identify(os.Getpid())
+	if err != nil {
+		return "", err
+	}
+	return dir, daemon.Write(filepath.Join(dir, owner), self)
+}
+
+// SweepDead ends and removes the testbeds of test processes that are gone.
+func SweepDead(ctx context.Context) error {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, entry := range entries {
+		dir := filepath.Join(root, entry.Name())
+		record := filepath.Join(dir, owner)
+		alive, err := daemon.Alive(record)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		if alive || younger(record, dir) {
+			continue
+		}
+		// The owner's record goes last, so that a sweep that is cut off is done again.
+		err = errors.Join(daemon.EndAll(ctx, filepath.Join(dir, "state")), daemon.End(ctx, filepath.Join(dir, "init"+daemon.Suffix)))
+		if err == nil {
+			err = os.RemoveAll(dir)
+		}
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// younger reports whether the directory has no owner only because it is being made this moment.
+func younger(record, dir string) bool {
+	if _, err := os.Stat(record); err == nil {
+		return false
+	}
+	info, err := os.Stat(dir)
+	return err != nil || time.Since(info.ModTime()) < time.Minute
+}
+
+// keepLogs copies consoles and logs out of the testbed's directory.
+func (b *Testbed) keepLogs(t testing.TB) {
+	base := os.Getenv("SHAREDOS_LOGS")
+	if base == "" {
+		base = filepath.Join(os.TempDir(), "sharedos-failed")
+	}
+	to := filepath.Join(base, strings.NewReplacer("/", "_", " ", "_").Replace(t.Name())+time.Now().Format("-150405"))
+	for _, name := range []string{"console", "log"} {
+		if err := os.CopyFS(filepath.Join(to, name), os.DirFS(filepath.Join(b.dir, name))); err != nil {
+			t.Logf("keep the logs of the failed test: %v", err)
+		}
+	}
+	t.Logf("guest consoles and daemon logs of the failed test: %s", to)
+}
+
+var names struct {
+	sync.Mutex
+	last int
+}
+
+// Name returns a name that no other test uses, short enough for a hostname.
+func (b *Testbed) Name(prefix string) string {
+	names.Lock()
+	defer names.Unlock()
+	names.last++
+	return fmt.Sprintf("%s-%s-%d", prefix, filepath.Base(b.dir), names.last)
+}
+
+var ports struct {
+	sync.Mutex
+	given map[int]bool
+}
+
+// FreePort returns a TCP port of 127.0.0.1 that nothing listens on and that this process was not given before.
+func FreePort() (uint16, error) {
+	ports.Lock()
+	defer ports.Unlock()
+	if ports.given == nil {
+		ports.given = map[int]bool{}
+	}
+	for range 1000 {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, fmt.Errorf("find a free port: %w", err)
+		}
+		address, ok := listener.Addr().(*net.TCPAddr)
+		if err := listener.Close(); err != nil {
+			return 0, fmt.Errorf("find a free port: %w", err)
+		}
+		if ok && !ports.given[address.Port] {
+			ports.given[address.Port] = true
+			return uint16(address.Port), nil
+		}
+	}
+	return 0, errors.New("find a free port: every one was given already")
+}
