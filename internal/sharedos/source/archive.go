@@ -194,7 +194,7 @@ func (s *archiveStream) explain(err error) error {
 // Close ends reading, and reports if the file is not what it was at Open.
 func (s *archiveStream) Close() error {
 	s.closeUnpacked()
-	info, err := os.Stat(s.id.Path)
+	info, err := s.file.Stat()
 	if err == nil && identify(s.id.Path, info) != s.id {
 		err = errors.New("it changed while it was read: try again when it is complete")
 	}

@@ -54,7 +54,7 @@ func (a Archive) digest(ctx context.Context, file *os.File, id identity) (tree.D
 	if err != nil {
 		return tree.Digest{}, err
 	}
-	info, err := os.Stat(id.Path)
+	info, err := file.Stat()
 	if err != nil {
 		return tree.Digest{}, err
 	}
