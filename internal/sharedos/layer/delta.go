@@ -64,7 +64,7 @@ func Delta(old, new []tree.Entry) []tree.Entry {
 		e := &new[i]
 		was := before[e.Path]
 		topDirectory := e.Type == tree.Directory && path.Dir(e.Path) == tree.Root
-		if was == nil || topDirectory || !tree.Equal(*was, *e) {
+		if was == nil || topDirectory || e.Path == tree.Root || !tree.Equal(*was, *e) {
 			take[e.Path] = true
 		}
 		if e.Type != tree.Directory || was == nil {

@@ -1,0 +1,36 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+)
+
+const inNamespace = "LAYER_TEST_IN_MOUNT_NAMESPACE"
+
+// TestMain runs the tests as root in a mount namespace of their own: whatever they mount goes with the process,
+// however it ends.
+func TestMain(m *testing.M) {
+	if os.Getenv(inNamespace) != "" {
+		os.Exit(m.Run())
+	}
+	runtime.LockOSThread() // Pdeathsig is tied to the thread
+	child := exec.Command("/proc/self/exe", os.Args[1:]...)
+	child.Args[0] = os.Args[0]
+	child.Env = append(os.Environ(), inNamespace+"=1")
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
+	child.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	var exit *exec.ExitError
+	switch err := child.Run(); {
+	case errors.As(err, &exit):
+		os.Exit(max(1, exit.ExitCode()))
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "start tests in a mount namespace (root is needed):", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
