@@ -1,0 +1,117 @@
+package boot
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+)
+
+// Bounds of a BootConfig. The host made the VM and is trusted; its mistakes still get a clear error.
+const (
+	maxLayers        = 64
+	maxOperators     = 64
+	maxKeys          = 256
+	maxKeyBytes      = 16 << 10
+	maxHostnameBytes = 64 // HOST_NAME_MAX of Linux
+)
+
+// errNoConfig means that the VM was started without a BootConfig.
+var errNoConfig = errors.New("the VM has no boot configuration: no SMBIOS OEM string starts with " + agentapi.BootConfigPrefix)
+
+// readBootConfig reads the BootConfig that the host passed at start.
+func readBootConfig() (agentapi.BootConfig, error) {
+	table, err := readBounded(smbiosTable, maxSMBIOSTable)
+	if err != nil {
+		return agentapi.BootConfig{}, fmt.Errorf("read boot configuration: %w", err)
+	}
+	strings, err := oemStrings(table)
+	if err != nil {
+		return agentapi.BootConfig{}, fmt.Errorf("read boot configuration from %s: %w", smbiosTable, err)
+	}
+	return bootConfig(strings)
+}
+
+// bootConfig finds and checks the one BootConfig among OEM strings.
+func bootConfig(oem []string) (agentapi.BootConfig, error) {
+	var config agentapi.BootConfig
+	var encoded []string
+	for _, text := range oem {
+		if rest, ok := strings.CutPrefix(text, agentapi.BootConfigPrefix); ok {
+			encoded = append(encoded, rest)
+		}
+	}
+	if len(encoded) == 0 {
+		return config, errNoConfig
+	}
+	if len(encoded) > 1 {
+		return config, fmt.Errorf("boot configuration: %d SMBIOS OEM strings start with %s, there must be one", len(encoded), agentapi.BootConfigPrefix)
+	}
+	// Unknown fields are let through: a newer provider may give an older agent more than it knows.
+	if err := json.Unmarshal([]byte(encoded[0]), &config); err != nil {
+		return agentapi.BootConfig{}, fmt.Errorf("decode boot configuration: %w", err)
+	}
+	if err := checkConfig(config); err != nil {
+		return agentapi.BootConfig{}, fmt.Errorf("boot configuration: %w", err)
+	}
+	return config, nil
+}
+
+// hostname is RFC 1123's form, lower or upper case: labels of letters, digits and hyphens.
+var hostname = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+
+func checkConfig(config agentapi.BootConfig) error {
+	if err := checkStack(config.Stack); err != nil {
+		return err
+	}
+	if len(config.Hostname) > maxHostnameBytes || !hostname.MatchString(config.Hostname) {
+		return fmt.Errorf("%q is not a host name of at most %d bytes", config.Hostname, maxHostnameBytes)
+	}
+	if len(config.Operators) > maxOperators {
+		return fmt.Errorf("%d operators are more than %d", len(config.Operators), maxOperators)
+	}
+	for i, operator := range config.Operators {
+		key, err := base64.StdEncoding.Strict().DecodeString(operator)
+		if err != nil {
+			return fmt.Errorf("operator key %d: %w", i+1, err)
+		}
+		if len(key) != ed25519.PublicKeySize {
+			return fmt.Errorf("operator key %d has %d bytes, an Ed25519 public key %d", i+1, len(key), ed25519.PublicKeySize)
+		}
+	}
+	if len(config.AuthorizedKeys) > maxKeys {
+		return fmt.Errorf("%d authorized keys are more than %d", len(config.AuthorizedKeys), maxKeys)
+	}
+	for i, key := range config.AuthorizedKeys {
+		if len(key) > maxKeyBytes || strings.ContainsAny(key, "\r\n\x00") {
+			return fmt.Errorf("authorized key %d is not one line of at most %d bytes", i+1, maxKeyBytes)
+		}
+	}
+	return nil
+}
+
+// checkStack checks what opening the layers relies on.
+func checkStack(stack release.Stack) error {
+	if len(stack.Layers) == 0 || len(stack.Layers) > maxLayers {
+		return fmt.Errorf("stack of %d layers: it must have 1 to %d", len(stack.Layers), maxLayers)
+	}
+	seen := make(map[string]bool, len(stack.Layers))
+	for i, layer := range stack.Layers {
+		switch {
+		case layer.ID.IsZero():
+			return fmt.Errorf("layer %d of the stack has no id", i+1)
+		case seen[layer.ID.Hex()]:
+			return fmt.Errorf("layer %s stands twice in the stack", layer.ID)
+		case layer.DataSize <= 0 || layer.DataSize%4096 != 0 || layer.DataSize > 1<<50:
+			return fmt.Errorf("layer %s: data size %d is not a positive multiple of 4096", layer.ID, layer.DataSize)
+		}
+		seen[layer.ID.Hex()] = true
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+package boot
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+// productUUID is the domain's UUID as the firmware tells it.
+const productUUID = "/sys/class/dmi/id/product_uuid"
+
+// maxIdentityFile bounds a file of the VM's own that is read before it is changed.
+const maxIdentityFile = 1 << 20
+
+// readUUID returns the domain's UUID in canonical lower-case form.
+func readUUID() (string, error) {
+	data, err := readBounded(productUUID, 256)
+	if err != nil {
+		return "", fmt.Errorf("read the VM's UUID: %w", err)
+	}
+	uuid := strings.ToLower(strings.TrimSpace(string(data)))
+	if _, err := machineID(uuid); err != nil {
+		return "", fmt.Errorf("read the VM's UUID from %s: %w", productUUID, err)
+	}
+	return uuid, nil
+}
+
+// machineID is the UUID in machine-id(5)'s form: 32 hexadecimal digits, not all zero.
+func machineID(uuid string) (string, error) {
+	groups := strings.Split(uuid, "-")
+	id := strings.Join(groups, "")
+	raw, err := hex.DecodeString(id)
+	if err != nil || len(raw) != 16 || len(groups) != 5 || len(bytes.Trim(raw, "\x00")) == 0 {
+		return "", fmt.Errorf("%q is not a UUID", uuid)
+	}
+	return id, nil
+}
+
+// writeIdentity makes the assembled system at target this VM: machine-id, host name, hosts, resolver, and root's
+// authorized keys. A file that is right already is not written.
+func writeIdentity(target, uuid string, config agentapi.BootConfig) (err error) {
+	root, err := os.OpenRoot(target)
+	if err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	id, err := machineID(uuid)
+	if err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	if err := replaceFile(root, "etc/machine-id", []byte(id+"\n"), 0o444); err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	if err := replaceFile(root, "etc/hostname", []byte(config.Hostname+"\n"), 0o644); err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	if _, err := root.Lstat("etc/hosts"); errors.Is(err, fs.ErrNotExist) {
+		if err := replaceFile(root, "etc/hosts", hostsFile(config.Hostname), 0o644); err != nil {
+			return fmt.Errorf("write identity: %w", err)
+		}
+	}
+	if _, err := root.Lstat("etc/resolv.conf"); errors.Is(err, fs.ErrNotExist) && present(target, "usr/lib/systemd/systemd-resolved") {
+		if err := root.Symlink("../run/systemd/resolve/stub-resolv.conf", "etc/resolv.conf"); err != nil {
+			return fmt.Errorf("write identity: %w", err)
+		}
+	}
+	// What root did to its own home may stand in the way of this one, and is no reason not to boot.
+	if err := writeAuthorizedKeys(root, config.AuthorizedKeys); err != nil {
+		say("root's authorized keys are left as they are: %v", err)
+	}
+	return nil
+}
+
+func hostsFile(hostname string) []byte {
+	names := hostname
+	if short, _, dotted := strings.Cut(hostname, "."); dotted {
+		names += " " + short
+	}
+	return []byte("127.0.0.1\tlocalhost\n127.0.1.1\t" + names + "\n::1\t\tlocalhost ip6-localhost ip6-loopback\n")
+}
+
+// writeAuthorizedKeys keeps the managed block of root's authorized_keys as the VM's definition has it.
+func writeAuthorizedKeys(root *os.Root, keys []string) error {
+	const directory, file = "root/.ssh", "root/.ssh/authorized_keys"
+	existing, err := readInRoot(root, file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	merged := mergeAuthorizedKeys(existing, keys)
+	if bytes.Equal(merged, existing) {
+		return nil
+	}
+	if err := root.Mkdir(directory, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return replaceFile(root, file, merged, 0o600)
+}
+
+func readInRoot(root *os.Root, name string) (data []byte, err error) {
+	file, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	data, err = io.ReadAll(io.LimitReader(file, maxIdentityFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxIdentityFile {
+		return nil, fmt.Errorf("%s is longer than %d bytes", name, maxIdentityFile)
+	}
+	return data, nil
+}
+
+// replaceFile gives a file in root new content by rename, unless it has that content already. A symbolic link in
+// its place is replaced, not followed.
+func replaceFile(root *os.Root, name string, data []byte, mode fs.FileMode) error {
+	if info, err := root.Lstat(name); err == nil && info.Mode().IsRegular() {
+		if existing, err := readInRoot(root, name); err == nil && bytes.Equal(existing, data) {
+			return nil
+		}
+	}
+	temporary := path.Join(path.Dir(name), "."+path.Base(name)+".sharedos")
+	if err := root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	file, err := root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	if err := writeAndClose(file, data, mode); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return root.Rename(temporary, name)
+}

@@ -1,0 +1,306 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+)
+
+const (
+	// newRoot and lowerRoot are where the initramfs mounts the system and the layers alone.
+	newRoot   = "/newroot"
+	lowerRoot = "/lower"
+	// bootTimeout bounds all of init; a check of a large private disk is what takes long.
+	bootTimeout = 20 * time.Minute
+	// diskTimeout bounds the wait for a disk that there is no boot without.
+	diskTimeout = 20 * time.Second
+	// preferredTimeout bounds the wait for the layers of a stack that there is another one for.
+	preferredTimeout = 2 * time.Second
+	// lastWords is how long a message has to leave through the console before the VM is off.
+	lastWords = 2 * time.Second
+)
+
+// Init is process 1 of the initramfs. It becomes the system's init, or says on the console why it cannot and
+// powers the VM off; it never returns.
+func Init() {
+	err := recovered(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
+		defer cancel()
+		return run(ctx)
+	})
+	say("this VM cannot boot: %v", err)
+	say("powering off")
+	unix.Sync()
+	time.Sleep(lastWords)
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		say("power off: %v", err)
+	}
+	for {
+		time.Sleep(time.Hour) // process 1 that ends is a kernel panic
+	}
+}
+
+// recovered turns a panic into an error: in process 1 it would end in the kernel's, with the reason out of sight.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("defect in the agent: %v\n%s", value, debug.Stack())
+		}
+	}()
+	return f()
+}
+
+// say writes one line to the console.
+func say(format string, values ...any) {
+	// There is nowhere to report a console to that cannot be written.
+	_, _ = fmt.Fprintf(os.Stderr, "sharedos: "+format+"\n", values...)
+}
+
+// run assembles the root and switches to it. It returns only on failure.
+func run(ctx context.Context) error {
+	started := time.Now()
+	if err := mountKernelFileSystems(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(mounts.RunDir, 0o755); err != nil {
+		return err
+	}
+	if err := loadModules(); err != nil {
+		return err
+	}
+	config, err := readBootConfig()
+	if err != nil {
+		return err
+	}
+	uuid, err := readUUID()
+	if err != nil {
+		return err
+	}
+	record, err := assemble(ctx, config)
+	if err != nil {
+		return err
+	}
+	record.UUID = uuid
+	if err := writeIdentity(newRoot, uuid, config); err != nil {
+		return err
+	}
+	if err := installService("/proc/self/exe"); err != nil {
+		return err
+	}
+	if err := installHostKeys(newRoot); err != nil {
+		return err
+	}
+	if err := installNetwork(newRoot); err != nil {
+		return err
+	}
+	if err := WriteRecord(mounts.BootRecord, record); err != nil {
+		return err
+	}
+	say("booting the %s stack of base %s: %d layers, generation %d, assembled in %d ms",
+		record.Origin, record.Stack.Base, len(record.Stack.Layers), record.Generation, time.Since(started).Milliseconds())
+	return switchRoot(newRoot)
+}
+
+// assemble chooses a stack and mounts it with the private disk at newRoot.
+func assemble(ctx context.Context, config agentapi.BootConfig) (BootRecord, error) {
+	diskCtx, cancel := context.WithTimeout(ctx, diskTimeout)
+	defer cancel()
+	private, err := findPrivateDisk(diskCtx, agentapi.PrivateDiskSerial)
+	if err != nil {
+		return BootRecord{}, err
+	}
+	var records privateRecords
+	if private.state == diskComplete {
+		if err := private.mountChecked(ctx, config.Stack); err != nil {
+			return BootRecord{}, err
+		}
+		records = readPrivateRecords()
+	}
+	chosen, err := choose(ctx, candidates(config.Stack, records.committed, records.attempts))
+	if err != nil {
+		return BootRecord{}, err
+	}
+	key := StackKey(chosen.stack)
+	if private.state != diskComplete {
+		if err := private.make(ctx, chosen.lower, key); err != nil {
+			return BootRecord{}, err
+		}
+	} else if _, err := Seed(string(chosen.lower), mounts.PrivateDir, key); err != nil {
+		// New files of a newer stack under /var may be missing then; those of the VM are not touched.
+		say("%v", err)
+	}
+	if err := records.attempts.count(key); err != nil {
+		return BootRecord{}, err
+	}
+	root := mounts.Root{Layers: chosen.layers, Private: mounts.PrivateDir}
+	if root.Kernel, root.Modules, err = runningModules(ctx, chosen, config.Stack); err != nil {
+		return BootRecord{}, err
+	}
+	if err := os.MkdirAll(newRoot, 0o755); err != nil {
+		return BootRecord{}, err
+	}
+	if err := mounts.AssembleRoot(ctx, newRoot, root); err != nil {
+		return BootRecord{}, err
+	}
+	if err := chosen.lower.unmount(); err != nil {
+		return BootRecord{}, err
+	}
+	return BootRecord{
+		Stack: chosen.stack, Origin: chosen.origin, Generation: chosen.generation,
+		Given: config.Stack, Operators: config.Operators, Hostname: config.Hostname,
+		PrivateDisk: private.Node, FirstBoot: private.state != diskComplete, Refused: chosen.refused,
+	}, nil
+}
+
+// privateRecords are what earlier boots and refreshes left on the private disk.
+type privateRecords struct {
+	committed *CommittedRecord
+	attempts  AttemptsRecord
+}
+
+// readPrivateRecords reads the records. One that cannot be read is said and taken as absent: the given stack boots
+// without it, and a VM that runs can be repaired.
+func readPrivateRecords() privateRecords {
+	var records privateRecords
+	committed, err := ReadCommitted()
+	if err == nil {
+		err = checkStack(committed.Stack)
+	}
+	switch {
+	case err == nil:
+		records.committed = &committed
+	case !errors.Is(err, ErrNoRecord):
+		say("the record of the committed stack is not used: %v", err)
+	}
+	records.attempts, err = readRecord[AttemptsRecord](attemptsPath)
+	if err != nil && !errors.Is(err, ErrNoRecord) {
+		say("the record of boot attempts is not used: %v", err)
+	}
+	return records
+}
+
+// mountChecked mounts a complete disk, checked with the given stack's tools if it needs that.
+func (d privateDisk) mountChecked(ctx context.Context, given release.Stack) error {
+	if d.super.errors {
+		tools, err := open(ctx, candidate{stack: given, origin: Given})
+		if err != nil {
+			return fmt.Errorf("private disk %s has errors and no stack to check it with: %w", d.Node, err)
+		}
+		if err := errors.Join(d.check(ctx, tools.lower), tools.lower.unmount()); err != nil {
+			return err
+		}
+	}
+	return d.mount()
+}
+
+// opened is a candidate with its layers mounted.
+type opened struct {
+	candidate
+	layers []string
+	lower  lowerTree
+	// refused says of the candidates before it why they are not booted.
+	refused []string
+}
+
+// choose opens the first candidate whose layers are attached and verify.
+func choose(ctx context.Context, all []candidate) (opened, error) {
+	var refused []string
+	var failures []error
+	for i, c := range all {
+		timeout := preferredTimeout
+		if i == len(all)-1 {
+			timeout = diskTimeout
+		}
+		openCtx, cancel := context.WithTimeout(ctx, timeout)
+		found, err := open(openCtx, c)
+		cancel()
+		if err == nil {
+			found.refused = refused
+			return found, nil
+		}
+		failures = append(failures, fmt.Errorf("%s stack of base %s: %w", c.origin, c.stack.Base, err))
+		refused = append(refused, failures[len(failures)-1].Error())
+		say("refused: %v", failures[len(failures)-1])
+	}
+	return opened{}, fmt.Errorf("no stack can be booted: %w", errors.Join(failures...))
+}
+
+// open mounts a candidate's layers and reads its init. After a failure no layer of it stays open.
+func open(ctx context.Context, c candidate) (found opened, err error) {
+	found.candidate = c
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, layer := range c.stack.Layers {
+			if closeErr := mounts.CloseLayer(context.WithoutCancel(ctx), layer.ID); closeErr != nil {
+				err = errors.Join(err, closeErr)
+			}
+		}
+	}()
+	for _, layer := range c.stack.Layers {
+		path, err := mounts.OpenLayer(ctx, layer)
+		if err != nil {
+			return opened{}, err
+		}
+		found.layers = append(found.layers, path)
+	}
+	found.lower, err = mountLower(found.layers, lowerRoot)
+	if err != nil {
+		return opened{}, err
+	}
+	if err := found.lower.probe(); err != nil {
+		return opened{}, errors.Join(fmt.Errorf("read the stack: %w", err), found.lower.unmount())
+	}
+	return found, nil
+}
+
+// count records one more boot of a stack, before it is tried.
+func (a AttemptsRecord) count(key string) error {
+	counts := map[string]int{}
+	for stack, n := range a.Counts {
+		// Stacks that nothing refers to any more would pile up; no VM has that many in turn.
+		if len(counts) < 16 {
+			counts[stack] = n
+		}
+	}
+	counts[key] = min(a.Counts[key]+1, maxAttempts)
+	return WriteRecord(attemptsPath, AttemptsRecord{Counts: counts})
+}
+
+// runningModules finds the modules of the running kernel when the chosen stack has those of another one: after a
+// reboot inside the same QEMU process, the kernel is still the one that the VM was started with.
+func runningModules(ctx context.Context, chosen opened, given release.Stack) (kernel, usr string, err error) {
+	kernel, err = mounts.KernelRelease()
+	if err != nil {
+		return "", "", err
+	}
+	modules := filepath.Join("usr/lib/modules", kernel, "modules.dep")
+	if present(string(chosen.lower), modules) {
+		return kernel, "", nil
+	}
+	for _, layer := range append(append([]release.Layer(nil), chosen.stack.Layers...), given.Layers...) {
+		openCtx, cancel := context.WithTimeout(ctx, preferredTimeout)
+		path, err := mounts.OpenLayer(openCtx, layer)
+		cancel()
+		if err != nil {
+			say("modules of %s: %v", kernel, err)
+			continue
+		}
+		if present(path, modules) {
+			return kernel, filepath.Join(path, "usr"), nil
+		}
+	}
+	say("the stack has no modules of the running kernel %s", kernel)
+	return kernel, "", nil
+}

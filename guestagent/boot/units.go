@@ -1,0 +1,198 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+)
+
+// Where units and network files live that last until the next boot; see systemd.unit(5), systemd.network(5).
+const (
+	runUnits   = "/run/systemd/system"
+	runNetwork = "/run/systemd/network"
+	// AgentUnit is the name of the agent's service.
+	AgentUnit = "sharedos-agent.service"
+)
+
+// agentService starts as early as systemd starts anything: all that it needs is mounted, and it talks to systemd
+// over systemd's own socket. It is not sandboxed, since it works on the mounts of the whole system.
+const agentService = `[Unit]
+Description=Shared OS agent
+DefaultDependencies=no
+StartLimitIntervalSec=0
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Service]
+Type=notify
+ExecStart=` + mounts.AgentBinary + ` serve
+Restart=always
+RestartSec=1
+TimeoutStartSec=60
+TimeoutStopSec=10
+OOMScoreAdjust=-900
+`
+
+// mountDropIn keeps systemd from unmounting at shutdown what everything runs from; the kernel's last sync and
+// systemd-shutdown do it. The name has a prefix's form: it applies to all of /run/sharedos.
+const mountDropIn = `[Unit]
+DefaultDependencies=no
+`
+
+// hostKeysService makes the SSH host keys that a shared OS cannot hold.
+const hostKeysService = `[Unit]
+Description=Make this VM's SSH host keys
+DefaultDependencies=no
+ConditionFileNotEmpty=!/etc/ssh/ssh_host_ed25519_key
+Conflicts=shutdown.target
+Before=shutdown.target ssh.service ssh.socket sshd.service sshd.socket
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/ssh-keygen -A
+`
+
+// wiredNetwork asks for an address on every physical Ethernet interface that no earlier file claims.
+const wiredNetwork = `[Match]
+Type=ether
+Kind=!*
+
+[Network]
+DHCP=yes
+`
+
+// installService copies the agent to where it runs from and writes its unit.
+func installService(executable string) error {
+	if err := copyExecutable(executable, mounts.AgentBinary); err != nil {
+		return fmt.Errorf("install agent: %w", err)
+	}
+	files := map[string]string{
+		AgentUnit: agentService,
+		filepath.Join("run-sharedos-.mount.d", "50-sharedos.conf"): mountDropIn,
+	}
+	for _, tree := range mounts.PrivateTrees {
+		files[filepath.Join(tree.Path+".mount.d", "50-sharedos.conf")] = mountDropIn
+	}
+	for name, content := range files {
+		if err := writeRunFile(filepath.Join(runUnits, name), content); err != nil {
+			return fmt.Errorf("install agent: %w", err)
+		}
+	}
+	if err := want("sysinit.target", AgentUnit, filepath.Join("..", AgentUnit)); err != nil {
+		return fmt.Errorf("install agent: %w", err)
+	}
+	return nil
+}
+
+// installHostKeys adds the unit that makes SSH host keys, if the system at root has an SSH server.
+func installHostKeys(root string) error {
+	const unit = "sharedos-ssh-host-keys.service"
+	if !present(root, "usr/sbin/sshd") || !present(root, "usr/bin/ssh-keygen") {
+		return nil
+	}
+	if err := writeRunFile(filepath.Join(runUnits, unit), hostKeysService); err != nil {
+		return fmt.Errorf("install SSH host keys: %w", err)
+	}
+	if err := want("sysinit.target", unit, filepath.Join("..", unit)); err != nil {
+		return fmt.Errorf("install SSH host keys: %w", err)
+	}
+	return nil
+}
+
+// installNetwork has systemd-networkd ask for addresses, unless the system at root brings a configuration by
+// other means or has no networkd.
+func installNetwork(root string) error {
+	if !present(root, "usr/lib/systemd/systemd-networkd") {
+		return nil
+	}
+	if other := otherNetwork(root); other != "" {
+		say("network: left to %s", other)
+		return nil
+	}
+	if err := writeRunFile(filepath.Join(runNetwork, "80-sharedos.network"), wiredNetwork); err != nil {
+		return fmt.Errorf("install network: %w", err)
+	}
+	services := []string{"systemd-networkd"}
+	if present(root, "usr/lib/systemd/systemd-resolved") {
+		services = append(services, "systemd-resolved")
+	}
+	for _, service := range services {
+		unit := service + ".service"
+		if err := want("multi-user.target", unit, filepath.Join("/usr/lib/systemd/system", unit)); err != nil {
+			return fmt.Errorf("install network: %w", err)
+		}
+	}
+	return nil
+}
+
+// otherNetwork names what configures the network of the system at root other than systemd-networkd, or "".
+func otherNetwork(root string) string {
+	if present(root, "usr/sbin/NetworkManager") {
+		return "NetworkManager"
+	}
+	for directory, name := range map[string]string{"etc/netplan": "netplan", "etc/network/interfaces.d": "ifupdown"} {
+		if entries, err := os.ReadDir(filepath.Join(root, directory)); err == nil && len(entries) > 0 {
+			return name
+		}
+	}
+	if data, err := readBounded(filepath.Join(root, "etc/network/interfaces"), 1<<20); err == nil {
+		for line := range strings.Lines(string(data)) {
+			if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "iface" && fields[1] != "lo" {
+				return "ifupdown"
+			}
+		}
+	}
+	return ""
+}
+
+// present reports whether the system at root has a file.
+func present(root, path string) bool {
+	_, err := os.Lstat(filepath.Join(root, path))
+	return err == nil
+}
+
+// want has a target start a unit.
+func want(target, unit, link string) error {
+	directory := filepath.Join(runUnits, target+".wants")
+	if err := os.MkdirAll(directory, 0o755); err != nil {
+		return err
+	}
+	err := os.Symlink(link, filepath.Join(directory, unit))
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+func writeRunFile(path, content string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(content), 0o644)
+}
+
+// copyExecutable copies a program into /run, where it stays when the initramfs is gone.
+func copyExecutable(source, target string) (err error) {
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return err
+	}
+	in, err := os.Open(source)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	out, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	_, err = io.Copy(out, in)
+	return err
+}
