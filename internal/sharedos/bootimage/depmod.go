@@ -1,0 +1,108 @@
+package bootimage
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// moduleIndex is what depmod(8) wrote about a kernel's modules.
+type moduleIndex struct {
+	// directory of the modules in the tree.
+	directory string
+	// paths by module name, relative to directory.
+	paths map[string]string
+	// dependencies by path.
+	dependencies map[string][]string
+	builtin      map[string]bool
+}
+
+// load is one module to be loaded.
+type load struct {
+	name, path string
+	optional   bool
+}
+
+// readIndex reads modules.dep and modules.builtin of a kernel release; see modules.dep(5).
+func readIndex(t *tree.Tree, kernelRelease string) (moduleIndex, error) {
+	index := moduleIndex{
+		directory:    path.Join("usr/lib/modules", kernelRelease),
+		paths:        map[string]string{},
+		dependencies: map[string][]string{},
+		builtin:      map[string]bool{},
+	}
+	name := path.Join(index.directory, "modules.dep")
+	dep, found, err := readFile(t, name, maxIndex)
+	if err != nil {
+		return index, err
+	}
+	if !found {
+		return index, fmt.Errorf("%w: the tree has no %s: install the kernel's modules and run depmod", ErrKernel, name)
+	}
+	for line := range strings.Lines(string(dep)) {
+		module, dependencies, ok := strings.Cut(line, ":")
+		if !ok {
+			return index, fmt.Errorf("%s: line %q has no colon", name, strings.TrimSpace(line))
+		}
+		index.paths[moduleName(module)] = module
+		index.dependencies[module] = strings.Fields(dependencies)
+	}
+	builtin, _, err := readFile(t, path.Join(index.directory, "modules.builtin"), maxIndex)
+	if err != nil {
+		return index, err
+	}
+	for line := range strings.Lines(string(builtin)) {
+		index.builtin[moduleName(strings.TrimSpace(line))] = true
+	}
+	return index, nil
+}
+
+// moduleName is the name that the kernel knows a module file by: no directory, no suffixes, "_" for "-".
+func moduleName(file string) string {
+	name, _, _ := strings.Cut(path.Base(file), ".ko")
+	return strings.ReplaceAll(name, "-", "_")
+}
+
+// closure lists the modules to load, each after its dependencies and none twice, and names those that are neither
+// a module nor built in.
+func (x moduleIndex) closure(modules []wantedModule) (loads []load, missing []string) {
+	position := map[string]int{}
+	add := func(file string, optional bool) {
+		if i, listed := position[file]; listed {
+			// What one module can do without, another may need.
+			loads[i].optional = loads[i].optional && optional
+			return
+		}
+		position[file] = len(loads)
+		loads = append(loads, load{name: moduleName(file), path: file, optional: optional})
+	}
+	for _, module := range modules {
+		file, known := x.paths[module.name]
+		if known {
+			// modules.dep lists all dependencies, not the direct ones alone, and the deepest last.
+			for _, dependency := range slices.Backward(x.dependencies[file]) {
+				add(dependency, module.optional)
+			}
+			add(file, module.optional)
+			continue
+		}
+		if !x.builtin[module.name] && !module.optional {
+			missing = append(missing, module.name)
+		}
+	}
+	return loads, missing
+}
+
+// readFile reads a file of a tree, of at most limit bytes. A tree without it is no error.
+func readFile(t *tree.Tree, name string, limit int64) (data []byte, found bool, err error) {
+	data, err = t.ReadFile(name, limit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	return data, err == nil, err
+}
