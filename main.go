@@ -1,0 +1,53 @@
+// Command terraform-provider-sharedos serves the Terraform provider sharedos/sharedos.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"log"
+
+	framework "github.com/hashicorp/terraform-plugin-framework/provider"
+	"github.com/hashicorp/terraform-plugin-framework/providerserver"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/provider"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	debug := flag.Bool("debug", false, "serve for a debugger: print what to put into TF_REATTACH_PROVIDERS and stay")
+	flag.Parse()
+	if err := serve(context.Background(), *debug); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func serve(ctx context.Context, debug bool) (err error) {
+	sharedos := provider.New(version, open)
+	defer func() { err = errors.Join(err, sharedos.Close()) }()
+	return providerserver.Serve(ctx, func() framework.Provider { return sharedos },
+		providerserver.ServeOpts{Address: provider.Address, Debug: debug})
+}
+
+// open connects the provider to a host.
+func open(ctx context.Context, config provider.Config) (provider.Backend, error) {
+	opened, err := host.Open(ctx, host.Config{
+		URI: config.URI, Pool: config.Pool, PoolPath: config.PoolPath,
+		OperatorKey: config.OperatorKey, Cache: config.Cache,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return backend{opened}, nil
+}
+
+type backend struct{ host *host.Host }
+
+func (b backend) Publisher() publish.Interface { return b.host.Publisher }
+func (b backend) VMs() vm.Interface            { return b.host.Fleet }
+func (b backend) Close() error                 { return b.host.Close() }

@@ -1,0 +1,124 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+)
+
+var _ resource.ResourceWithModifyPlan = (*baseResource)(nil)
+
+// ModifyPlan decides what a plan may promise of a base. The release is known if finding it out takes no building;
+// it is unknown if an input changed and it has to be built; otherwise it stays.
+func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+	if req.Plan.Raw.IsNull() {
+		return // to be destroyed
+	}
+	var plan, state baseModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	exists := !req.State.Raw.IsNull()
+	if exists {
+		resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	}
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	if exists && !plan.Name.Equal(state.Name) {
+		return // it will be replaced, and is planned again as a new one
+	}
+	plan.unknown()
+	var prior *baseModel
+	if exists {
+		prior = &state
+	}
+	resp.Diagnostics.Append(r.planSource(ctx, &plan, prior, req.Private)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
+}
+
+// planSource fills in what is known of the release that the plan's source yields.
+func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, private privateState) diag.Diagnostics {
+	known, err := plan.sourceKnown(ctx)
+	if err != nil {
+		return failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})
+	}
+	if !known || plan.Name.IsUnknown() {
+		return nil
+	}
+	same := state != nil && plan.sameSource(*state)
+	if same && plan.Archive.IsNull() {
+		// The words are the same, and Debian's archive is not asked what it holds today: triggers do that.
+		plan.carry(*state)
+		return nil
+	}
+	spec, diags := plan.spec(ctx, r.connection.cacheDir())
+	if diags.HasError() {
+		return diags
+	}
+	if same {
+		unchanged, d := r.sameArchive(ctx, spec, state, private)
+		if diags.Append(d...); unchanged || diags.HasError() {
+			plan.carry(*state)
+			return diags
+		}
+	}
+	backend, err := r.connection.get(ctx)
+	if errors.Is(err, errUnknownConfig) {
+		return diags
+	}
+	var prepared *publish.Prepared
+	if err == nil {
+		prepared, err = backend.Publisher().PrepareCached(ctx, spec)
+	}
+	switch {
+	case errors.Is(err, publish.ErrNotCached):
+		return diags
+	case err != nil:
+		return append(diags, failedAt(plan.sourcePath(), failure{
+			do: "plan", object: baseName(spec.Name), step: "reading its source", err: err,
+		})...)
+	}
+	return append(diags, plan.take(ctx, prepared, state)...)
+}
+
+// privateState is what Terraform keeps for the provider beside an object's state.
+type privateState interface {
+	GetKey(ctx context.Context, key string) ([]byte, diag.Diagnostics)
+}
+
+// privateSource is the key of a publishedSource in private state.
+const privateSource = "source"
+
+// publishedSource remembers which input the release in state was made from, so that a plan can tell that a file
+// is unchanged without the cache of the machine that built it.
+type publishedSource struct {
+	Fingerprint string `json:"fingerprint"`
+	Release     string `json:"release"`
+}
+
+// sameArchive reports whether the archive is, byte for byte, what the release in state was made from.
+func (r *baseResource) sameArchive(ctx context.Context, spec publish.Spec, state *baseModel, private privateState) (bool, diag.Diagnostics) {
+	stored, diags := private.GetKey(ctx, privateSource)
+	if diags.HasError() || len(stored) == 0 {
+		return false, diags
+	}
+	var published publishedSource
+	if err := json.Unmarshal(stored, &published); err != nil {
+		return false, append(diags, failed(failure{do: "read the private state of", object: baseName(spec.Name), err: err})...)
+	}
+	fingerprint, err := spec.Source.Fingerprint(ctx)
+	if err != nil {
+		return false, append(diags, failedAt(path.Root("archive").AtName("path"), failure{
+			do: "plan", object: baseName(spec.Name), step: "reading its source", err: err,
+		})...)
+	}
+	return published == publishedSource{fingerprint, state.Release.ValueString()}, diags
+}

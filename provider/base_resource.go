@@ -1,0 +1,260 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// baseResource is sharedos_base: a named operating system with a history of releases.
+type baseResource struct{ connected }
+
+var (
+	_ resource.ResourceWithConfigure      = (*baseResource)(nil)
+	_ resource.ResourceWithImportState    = (*baseResource)(nil)
+	_ resource.ResourceWithValidateConfig = (*baseResource)(nil)
+)
+
+// Metadata implements resource.Resource.
+func (r *baseResource) Metadata(_ context.Context, req resource.MetadataRequest, resp *resource.MetadataResponse) {
+	resp.TypeName = req.ProviderTypeName + "_base"
+}
+
+// ValidateConfig implements resource.ResourceWithValidateConfig: a base has exactly one source.
+func (r *baseResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+	var config baseModel
+	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
+	if resp.Diagnostics.HasError() || config.Debian.IsUnknown() || config.Archive.IsUnknown() {
+		return
+	}
+	object := baseName(config.Name.ValueString())
+	switch debian, archive := !config.Debian.IsNull(), !config.Archive.IsNull(); {
+	case debian && archive:
+		resp.Diagnostics.Append(failedAt(path.Root("archive"), failure{
+			do: "choose the source of", object: object, err: errors.New("both debian and archive are set"),
+			next: "Remove one of them: a base is read from exactly one source.",
+		})...)
+	case !debian && !archive:
+		resp.Diagnostics.Append(failedAt(path.Root("debian"), failure{
+			do: "choose the source of", object: object, err: errors.New("neither debian nor archive is set"),
+			next: `Set one of them, such as debian = { suite = "trixie", packages = [...] } or archive = { path = "rootfs.tar.zst" }.`,
+		})...)
+	}
+}
+
+// Create implements resource.Resource. A Create that was cut off after the upload finds its release again; a base
+// of the name that holds anything else belongs to somebody else.
+func (r *baseResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
+	var plan baseModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	limit, diags := plan.Timeouts.Create(ctx, baseWriteTimeout)
+	resp.Diagnostics.Append(diags...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	published, diags := r.publish(ctx, &plan, nil, "create", limit)
+	resp.Diagnostics.Append(diags...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateSource, published)...)
+}
+
+// Update implements resource.Resource: it publishes the next release of the name.
+func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
+	var plan, state baseModel
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	limit, diags := plan.Timeouts.Update(ctx, baseWriteTimeout)
+	resp.Diagnostics.Append(diags...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	published, diags := r.publish(ctx, &plan, &state, "update", limit)
+	resp.Diagnostics.Append(diags...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateSource, published)...)
+}
+
+// publish builds and uploads what the plan asks for and completes the plan with it. It returns what private state
+// is to remember of the source.
+func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do string, limit time.Duration) ([]byte, diag.Diagnostics) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	name := plan.Name.ValueString()
+	progress := newProgress(ctx, baseName(name))
+	fail := func(err error, next string) ([]byte, diag.Diagnostics) {
+		return nil, failedAt(plan.sourcePath(), failure{
+			do: do, object: baseName(name), step: progress.at(), timeout: "timeouts." + do, err: err, next: next,
+		})
+	}
+	spec, diags := plan.spec(ctx, r.connection.cacheDir())
+	if diags.HasError() {
+		return nil, diags
+	}
+	progress.step("connecting")
+	backend, err := r.connection.get(ctx)
+	if err != nil {
+		return fail(err, "")
+	}
+	progress.step("reading the source")
+	// The fingerprint is taken first: if the file changes meanwhile, the next plan sees that it did.
+	var fingerprint string
+	if !plan.Archive.IsNull() {
+		if fingerprint, err = spec.Source.Fingerprint(ctx); err != nil {
+			return fail(err, "")
+		}
+	}
+	prepared, err := backend.Publisher().Prepare(ctx, spec, progress.part)
+	if err != nil {
+		return fail(err, "")
+	}
+	if planned := plan.Release; !planned.IsUnknown() && planned.ValueString() != prepared.ID.String() {
+		return fail(fmt.Errorf("%w: release %s was planned, and %s came out", errOther, planned.ValueString(), prepared.ID),
+			"Nothing was uploaded. Plan and apply again.")
+	}
+	if state == nil && !prepared.Unchanged && !prepared.Manifest.Previous.IsZero() {
+		return fail(fmt.Errorf("a base of this name exists in the pool already, at release %s", prepared.Manifest.Previous),
+			fmt.Sprintf("Nothing was uploaded. Choose another name, or continue that base with: terraform import ADDRESS %s", name))
+	}
+	if !prepared.Unchanged {
+		progress.step("uploading")
+		if err := backend.Publisher().Publish(ctx, prepared, progress.part); err != nil {
+			return fail(err, "")
+		}
+	}
+	if plan.Release.IsUnknown() {
+		if diags := plan.take(ctx, prepared, state); diags.HasError() {
+			return nil, diags
+		}
+	}
+	published, err := json.Marshal(publishedSource{fingerprint, prepared.ID.String()})
+	if err != nil {
+		return fail(err, "")
+	}
+	return published, diags
+}
+
+// Read implements resource.Resource. Only the store's own not-found removes a base from state.
+func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
+	var state baseModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	name := state.Name.ValueString()
+	backend, err := r.connection.get(ctx)
+	if errors.Is(err, errUnknownConfig) {
+		resp.Diagnostics.AddWarning("Unable to refresh "+baseName(name), sentence(err)+" State is kept as it was.")
+		return
+	}
+	var id tree.Digest
+	var manifest *release.Manifest
+	if err == nil {
+		id, manifest, err = backend.Publisher().Newest(ctx, name)
+	}
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		resp.State.RemoveResource(ctx)
+		return
+	case err != nil:
+		resp.Diagnostics.Append(failed(failure{do: "read", object: baseName(name), err: err})...)
+		return
+	}
+	resp.Diagnostics.Append(state.describe(ctx, id, manifest)...)
+	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+}
+
+// Delete implements resource.Resource. A base that VMs use is not deleted.
+func (r *baseResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {
+	var state baseModel
+	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	limit, diags := state.Timeouts.Delete(ctx, deleteTimeout)
+	resp.Diagnostics.Append(diags...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	name := state.Name.ValueString()
+	fail := func(step string, err error, next string) {
+		resp.Diagnostics.Append(failed(failure{
+			do: "delete", object: baseName(name), step: step, timeout: "timeouts.delete", err: err, next: next,
+		})...)
+	}
+	backend, err := r.connection.get(ctx)
+	if err != nil {
+		fail("connecting", err, "")
+		return
+	}
+	inUse, err := backend.VMs().InUse(ctx)
+	if err != nil {
+		fail("asking which VMs use it", err, "Nothing was deleted.")
+		return
+	}
+	err = backend.Publisher().Delete(ctx, name, inUse)
+	switch {
+	case err == nil, errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrInUse):
+		users, lookErr := r.users(ctx, backend.Publisher(), name, inUse)
+		if lookErr != nil {
+			fail("", errors.Join(err, lookErr), "Nothing was deleted.")
+			return
+		}
+		fail("", err, fmt.Sprintf("Nothing was deleted. These VMs use it: %s. Destroy them first, or move them to another base.", strings.Join(users, ", ")))
+	default:
+		fail("deleting its releases", err, "")
+	}
+}
+
+// users names the VMs that run a release of the base.
+func (r *baseResource) users(ctx context.Context, publisher publish.Interface, name string, inUse map[tree.Digest][]string) ([]string, error) {
+	var users []string
+	for id, names := range inUse {
+		manifest, err := publisher.Get(ctx, id)
+		if errors.Is(err, store.ErrNotFound) {
+			continue // not a release: VMs refer to other things in the store too
+		}
+		if err != nil {
+			return nil, err
+		}
+		if manifest.Kind == release.Base && manifest.Name == name {
+			users = append(users, names...)
+		}
+	}
+	slices.Sort(users)
+	return slices.Compact(users), nil
+}
+
+// ImportState implements resource.ResourceWithImportState: a base is imported by its name.
+func (r *baseResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
+	resource.ImportStatePassthroughID(ctx, path.Root("name"), req, resp)
+}

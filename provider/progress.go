@@ -1,0 +1,58 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-log/tflog"
+)
+
+// progress writes each step to Terraform's log, where TF_LOG_PROVIDER=INFO shows it, and remembers the last one,
+// so that an error can say how far the operation came.
+type progress struct {
+	ctx    context.Context
+	object string
+
+	mu    sync.Mutex
+	last  string
+	shown time.Time
+}
+
+// progressInterval is how often the same step is logged while it goes on.
+const progressInterval = 2 * time.Second
+
+func newProgress(ctx context.Context, object string) *progress {
+	return &progress{ctx: ctx, object: object}
+}
+
+// step notes a new step. It is a vm.Progress.
+func (p *progress) step(step string) { p.part(step, 0, 0) }
+
+// part notes a step and how far it is. It is a source.Progress: it may be called often.
+func (p *progress) part(step string, done, total int64) {
+	p.mu.Lock()
+	now := time.Now()
+	same := step == p.last && now.Sub(p.shown) < progressInterval
+	p.last = step
+	if !same {
+		p.shown = now
+	}
+	p.mu.Unlock()
+	if same {
+		return
+	}
+	fields := map[string]any{"object": p.object}
+	if total > 0 {
+		fields["progress"] = fmt.Sprintf("%d%%", 100*done/total)
+	}
+	tflog.Info(p.ctx, printable(step), fields)
+}
+
+// at returns the last step.
+func (p *progress) at() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return printable(p.last)
+}

@@ -1,0 +1,195 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/terraform-plugin-framework/datasource"
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/provider"
+	"github.com/hashicorp/terraform-plugin-framework/provider/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+)
+
+// Address is the provider's name in a registry.
+const Address = "registry.terraform.io/sharedos/sharedos"
+
+// Names of the environment variables that stand in for absent attributes of the provider block.
+const (
+	envURI         = "SHAREDOS_URI"
+	envLibvirtURI  = "LIBVIRT_DEFAULT_URI"
+	envPool        = "SHAREDOS_POOL"
+	envPoolPath    = "SHAREDOS_POOL_PATH"
+	envOperatorKey = "SHAREDOS_OPERATOR_KEY"
+	envCache       = "SHAREDOS_CACHE"
+)
+
+// Provider is the provider sharedos/sharedos.
+type Provider struct {
+	version    string
+	connection *connection
+}
+
+var _ provider.Provider = (*Provider)(nil)
+
+// New makes a provider that works on the host that open opens. The caller closes it when it is served.
+func New(version string, open Open) *Provider {
+	return &Provider{version: version, connection: &connection{open: open}}
+}
+
+// Close ends the connection to the host, if one was opened.
+func (p *Provider) Close() error { return p.connection.close() }
+
+// Metadata implements provider.Provider.
+func (p *Provider) Metadata(_ context.Context, _ provider.MetadataRequest, resp *provider.MetadataResponse) {
+	resp.TypeName = "sharedos"
+	resp.Version = p.version
+}
+
+// Schema implements provider.Provider.
+func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *provider.SchemaResponse) {
+	resp.Schema = schema.Schema{
+		MarkdownDescription: "Keeps one read-only operating system on a libvirt host, shared by every VM, and brings a " +
+			"patched one to running VMs by a remount instead of a reinstall or a reboot.",
+		Attributes: map[string]schema.Attribute{
+			"uri": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "URI of libvirt. Default: the environment variable `" + envURI + "`, then `" +
+					envLibvirtURI + "`, then `qemu:///system`.",
+			},
+			"pool": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "Name of the libvirt storage pool that holds layers, manifests and private disks. " +
+					"A directory pool of this name is made if there is none. Default: `" + envPool + "`, then `sharedos`.",
+			},
+			"pool_path": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "Directory of the pool, used only if the pool has to be made. Default: `" +
+					envPoolPath + "`, then a directory of libvirt's own.",
+			},
+			"operator_key": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "Path of the operator's Ed25519 key, a PKCS#8 PEM file of mode 0600. It signs releases and " +
+					"opens the agents of the VMs. It is made on first use and never in state: keep it like an SSH key. Default: `" +
+					envOperatorKey + "`, then `sharedos/operator.key` under the user's configuration directory.",
+			},
+			"cache": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "Directory on this machine for what was read and built. It can be removed at any time. " +
+					"Default: `" + envCache + "`, then `sharedos` under the user's cache directory.",
+			},
+		},
+	}
+}
+
+type providerModel struct {
+	URI         types.String `tfsdk:"uri"`
+	Pool        types.String `tfsdk:"pool"`
+	PoolPath    types.String `tfsdk:"pool_path"`
+	OperatorKey types.String `tfsdk:"operator_key"`
+	Cache       types.String `tfsdk:"cache"`
+}
+
+// Configure implements provider.Provider. It does not connect: that waits until a resource needs the host.
+func (p *Provider) Configure(ctx context.Context, req provider.ConfigureRequest, resp *provider.ConfigureResponse) {
+	var model providerModel
+	resp.Diagnostics.Append(req.Config.Get(ctx, &model)...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	config, unknown, diags := model.config()
+	resp.Diagnostics.Append(diags...)
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	if err := p.connection.configure(config, unknown); err != nil {
+		resp.Diagnostics.AddWarning("Unable to close the earlier connection to the host", sentence(err))
+	}
+	resp.ResourceData = p.connection
+	resp.DataSourceData = p.connection
+}
+
+// config applies the defaults. The names of attributes that are not known yet come back beside it.
+func (m providerModel) config() (Config, []string, diag.Diagnostics) {
+	var diags diag.Diagnostics
+	var unknown []string
+	choose := func(name string, value types.String, otherwise ...string) string {
+		switch {
+		case value.IsUnknown():
+			unknown = append(unknown, name)
+			return ""
+		case value.ValueString() != "":
+			return value.ValueString()
+		}
+		for _, variable := range otherwise {
+			if text := os.Getenv(variable); text != "" {
+				return text
+			}
+		}
+		return ""
+	}
+	under := func(name, chosen, variable string, home func() (string, error), relative string) string {
+		if chosen != "" || len(unknown) > 0 && unknown[len(unknown)-1] == name {
+			return chosen
+		}
+		dir, err := home()
+		if err != nil {
+			diags.AddAttributeError(path.Root(name),
+				fmt.Sprintf("Unable to choose a default for the provider's %s", name),
+				fmt.Sprintf("%s\n\nSet %s in the provider block, or the environment variable %s.", sentence(err), name, variable))
+			return ""
+		}
+		return filepath.Join(dir, relative)
+	}
+	var c Config
+	if c.URI = choose("uri", m.URI, envURI, envLibvirtURI); c.URI == "" {
+		c.URI = "qemu:///system"
+	}
+	if c.Pool = choose("pool", m.Pool, envPool); c.Pool == "" {
+		c.Pool = "sharedos"
+	}
+	c.PoolPath = choose("pool_path", m.PoolPath, envPoolPath)
+	c.OperatorKey = choose("operator_key", m.OperatorKey, envOperatorKey)
+	c.OperatorKey = under("operator_key", c.OperatorKey, envOperatorKey, os.UserConfigDir, "sharedos/operator.key")
+	c.Cache = choose("cache", m.Cache, envCache)
+	c.Cache = under("cache", c.Cache, envCache, os.UserCacheDir, "sharedos")
+	return c, unknown, diags
+}
+
+// Resources implements provider.Provider.
+func (p *Provider) Resources(context.Context) []func() resource.Resource {
+	return []func() resource.Resource{
+		func() resource.Resource { return &baseResource{} },
+		func() resource.Resource { return &vmResource{} },
+	}
+}
+
+// DataSources implements provider.Provider.
+func (p *Provider) DataSources(context.Context) []func() datasource.DataSource { return nil }
+
+// connected is embedded by resources: it keeps what Configure made.
+type connected struct {
+	connection *connection
+}
+
+func (c *connected) set(data any, diags *diag.Diagnostics) {
+	if data == nil {
+		return // validation comes before the provider is configured
+	}
+	connection, ok := data.(*connection)
+	if !ok {
+		diags.AddError("Unable to use the provider's configuration",
+			fmt.Sprintf("It is a %T. This is a bug in the provider: please report it.", data))
+		return
+	}
+	c.connection = connection
+}
+
+// Configure implements resource.ResourceWithConfigure.
+func (c *connected) Configure(_ context.Context, req resource.ConfigureRequest, resp *resource.ConfigureResponse) {
+	c.set(req.ProviderData, &resp.Diagnostics)
+}

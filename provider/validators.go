@@ -1,0 +1,105 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// textRule is a validator of a string: check returns why a text is refused.
+type textRule struct {
+	form  string // completes "must be"
+	check func(text string) error
+}
+
+var _ validator.String = textRule{}
+
+func (r textRule) Description(context.Context) string             { return "must be " + r.form }
+func (r textRule) MarkdownDescription(ctx context.Context) string { return r.Description(ctx) }
+
+func (r textRule) ValidateString(_ context.Context, req validator.StringRequest, resp *validator.StringResponse) {
+	if req.ConfigValue.IsNull() || req.ConfigValue.IsUnknown() {
+		return
+	}
+	if err := r.check(req.ConfigValue.ValueString()); err != nil {
+		resp.Diagnostics.AddAttributeError(req.Path, fmt.Sprintf("Unable to use %s as %s", printable(strconv.Quote(req.ConfigValue.ValueString())), req.Path),
+			sentence(err)+" It must be "+r.form+".")
+	}
+}
+
+// isRelease accepts the id of a release.
+var isRelease = textRule{
+	form: `the id of a release, of the form "sha256:<64 hex>", such as sharedos_base.debian.release`,
+	check: func(text string) error {
+		_, err := tree.ParseDigest(text)
+		return err
+	},
+}
+
+// isName accepts the name of a base or VM: it becomes part of volume, domain and file names.
+var isName = stringvalidator.RegexMatches(regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`),
+	"a name has 1 to 63 lower-case letters, digits, dots, underscores and hyphens, and starts with a letter or digit")
+
+// isHostname accepts a host name as in RFC 1123, section 2.1.
+var isHostname = stringvalidator.RegexMatches(
+	regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`),
+	"a host name has labels of 1 to 63 letters, digits and hyphens, joined by dots")
+
+// isAuthorizedKey accepts one line of an authorized_keys file.
+var isAuthorizedKey = stringvalidator.RegexMatches(regexp.MustCompile(`^[^\x00-\x1f#]+$`),
+	"an authorized key is one line, as in an OpenSSH .pub file")
+
+// isPort accepts a TCP port as the key of a map.
+var isPort = textRule{
+	form: `a TCP port from 1 to 65535 in quotes, such as "8080"`,
+	check: func(text string) error {
+		port, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || port == 0 || strconv.FormatUint(port, 10) != text {
+			return fmt.Errorf("%q is no TCP port", text)
+		}
+		return nil
+	},
+}
+
+// maxDuration bounds every duration that a user can set.
+const maxDuration = 24 * time.Hour
+
+// isDuration accepts a duration of Go's form.
+var isDuration = textRule{
+	form: `a duration from 0s to 24h, such as "5s", "1m30s" or "500ms"`,
+	check: func(text string) error {
+		duration, err := time.ParseDuration(text)
+		if err == nil && (duration < 0 || duration > maxDuration) {
+			err = fmt.Errorf("%s is out of range", text)
+		}
+		return err
+	},
+}
+
+// isLoopbackURL accepts what a guest may ask of itself.
+var isLoopbackURL = textRule{
+	form: `an http URL on the guest's own loopback, such as "http://127.0.0.1/"`,
+	check: func(text string) error {
+		parsed, err := url.Parse(text)
+		if err != nil {
+			return err
+		}
+		if parsed.Scheme != "http" {
+			return fmt.Errorf("the scheme %q is not http", parsed.Scheme)
+		}
+		switch parsed.Hostname() {
+		case "127.0.0.1", "::1", "localhost":
+			return nil
+		default:
+			return fmt.Errorf("%q is not the guest's loopback", parsed.Hostname())
+		}
+	},
+}

@@ -1,0 +1,194 @@
+package provider
+
+import (
+	"context"
+
+	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
+	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/booldefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/int64default"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/objectdefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+)
+
+// Bounds of a VM's size. The upper ones are there to catch a wrong unit.
+const (
+	maxVCPUs    = 1024
+	minMemory   = 128 << 20
+	minDiskSize = 64 << 20
+)
+
+// Schema implements resource.Resource.
+func (r *vmResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
+	resp.Schema = schema.Schema{
+		MarkdownDescription: "A VM that runs a base, and holds only what is its own on a private disk. A changed base or component is a " +
+			"refresh of the running VM, in place: nothing is replaced because an operating system changed.",
+		Attributes: map[string]schema.Attribute{
+			"name": schema.StringAttribute{
+				Required: true,
+				MarkdownDescription: "Name of the VM and of its libvirt domain: lower-case letters, digits, dots, underscores and hyphens. " +
+					"It is the VM's identity: another name is another VM.",
+				Validators:    []validator.String{isName},
+				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
+			},
+			"base": schema.StringAttribute{
+				Required:            true,
+				MarkdownDescription: "Id of the base release to run, such as `sharedos_base.debian.release`.",
+				Validators:          []validator.String{isRelease},
+			},
+			"components": schema.ListAttribute{
+				Optional: true, ElementType: types.StringType,
+				MarkdownDescription: "Ids of the component releases to run on the base, in the order in which they are attached.",
+				Validators:          []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
+			},
+			"vcpus": schema.Int64Attribute{
+				Optional: true, Computed: true, Default: int64default.StaticInt64(1),
+				MarkdownDescription: "Virtual CPUs. Default: 1.",
+				Validators:          []validator.Int64{int64validator.Between(1, maxVCPUs)},
+			},
+			"memory": schema.StringAttribute{
+				Required: true, CustomType: sizeType{},
+				MarkdownDescription: "Memory, such as `512MiB`: a whole number with one of the units B, KiB, MiB, GiB and TiB. At least 128MiB.",
+				Validators:          []validator.String{sizeAtLeast(minMemory)},
+			},
+			"disk": schema.SingleNestedAttribute{
+				Required:            true,
+				MarkdownDescription: "The private disk: all that is the VM's own and nothing that is the OS's. It takes space on the host only as it fills.",
+				Attributes: map[string]schema.Attribute{
+					"size": schema.StringAttribute{
+						Required: true, CustomType: sizeType{},
+						MarkdownDescription: "Size, such as `4GiB`. It can grow, and never shrink. At least 64MiB.",
+						Validators:          []validator.String{sizeAtLeast(minDiskSize)},
+					},
+				},
+			},
+			"hostname": schema.StringAttribute{
+				Optional: true, Computed: true,
+				MarkdownDescription: "Host name in the guest. Default: `name`.",
+				Validators:          []validator.String{isHostname},
+			},
+			"ssh_authorized_keys": schema.ListAttribute{
+				Optional: true, ElementType: types.StringType,
+				MarkdownDescription: "OpenSSH public keys that may log in as root.",
+				Validators:          []validator.List{listvalidator.ValueStringsAre(isAuthorizedKey)},
+			},
+			"interfaces": interfacesAttribute(),
+			"running": schema.BoolAttribute{
+				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
+				MarkdownDescription: "Whether the VM is to run. Default: true.",
+			},
+			"refresh":      refreshAttribute(),
+			"uuid":         schema.StringAttribute{Computed: true, MarkdownDescription: "UUID of the libvirt domain; the guest's machine-id too."},
+			"state":        schema.StringAttribute{Computed: true, MarkdownDescription: "State of the domain as last read: `running`, `off`, `paused` or `crashed`."},
+			"stack":        stackAttribute(),
+			"agent":        agentAttribute(),
+			"impact":       impactAttribute(),
+			"last_refresh": lastRefreshAttribute(),
+			"pending": schema.ListAttribute{
+				Computed: true, ElementType: types.StringType,
+				MarkdownDescription: "What waits for a reboot, such as `kernel 6.12.88 → 6.12.101`.",
+			},
+			"timeouts": timeouts.Attributes(ctx, timeouts.Opts{Create: true, Update: true, Delete: true}),
+		},
+	}
+}
+
+func interfacesAttribute() schema.Attribute {
+	return schema.MapNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Network interfaces by a name of your own; the name gives the interface its address, so that others can come and go " +
+			"around it. Each has exactly one of `user`, `bridge` and `network`.",
+		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+			"user": schema.SingleNestedAttribute{
+				Optional:            true,
+				MarkdownDescription: "QEMU's user-mode network: the guest reaches out, and is reached on 127.0.0.1 of the host alone.",
+				Attributes: map[string]schema.Attribute{
+					"forwards": schema.MapAttribute{
+						Optional: true, ElementType: types.Int64Type,
+						MarkdownDescription: "TCP ports of the guest by port on the host's 127.0.0.1: `{ \"8080\" = 80 }`.",
+						Validators: []validator.Map{
+							mapvalidator.KeysAre(isPort), mapvalidator.ValueInt64sAre(int64validator.Between(1, 65535)),
+						},
+					},
+				},
+			},
+			"bridge": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "Name of a bridge of the host.",
+				Validators:          []validator.String{stringvalidator.LengthBetween(1, 15)},
+			},
+			"network": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "Name of a libvirt network.",
+				Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+			},
+		}},
+	}
+}
+
+func refreshAttribute() schema.Attribute {
+	return schema.SingleNestedAttribute{
+		Optional: true, Computed: true,
+		Default:             objectdefault.StaticValue(defaultRefresh()),
+		MarkdownDescription: "How the VM may be moved to another base or other components.",
+		Attributes: map[string]schema.Attribute{
+			"strategy": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(strategyLive),
+				MarkdownDescription: "`live`: the running VM is refreshed at once. `next_boot`: it runs the new stack when it next starts. Default: `live`.",
+				Validators:          []validator.String{stringvalidator.OneOf(strategyLive, strategyNextBoot)},
+			},
+			"max_impact": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(defaultMaxImpact),
+				MarkdownDescription: "The most that a refresh may interrupt: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`. " +
+					"A larger impact fails the plan, with the reasons. Default: `restart`.",
+				Validators: []validator.String{stringvalidator.OneOf(levelNames()...)},
+			},
+			"settle": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(defaultSettle),
+				MarkdownDescription: "How long health has to hold before a refresh is committed. Default: `5s`.",
+				Validators:          []validator.String{isDuration},
+			},
+			"health_checks": schema.MapNestedAttribute{
+				Optional: true,
+				MarkdownDescription: "Checks by a name of your own. When one fails after a refresh, the VM goes back to what it ran. " +
+					"Each has exactly one of `unit`, `http`, `tcp` and `command`.",
+				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+					"unit": schema.StringAttribute{
+						Optional:            true,
+						MarkdownDescription: "A systemd unit that must be active.",
+						Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+					},
+					"http": schema.StringAttribute{
+						Optional:            true,
+						MarkdownDescription: "A URL on the guest's loopback that must answer with a status below 400.",
+						Validators:          []validator.String{isLoopbackURL},
+					},
+					"tcp": schema.StringAttribute{
+						Optional:            true,
+						MarkdownDescription: "`host:port` that must accept a connection from within the guest.",
+						Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+					},
+					"command": schema.ListAttribute{
+						Optional: true, ElementType: types.StringType,
+						MarkdownDescription: "A command that must exit 0 in the guest, with its arguments; there is no shell.",
+						Validators:          []validator.List{listvalidator.SizeAtLeast(1)},
+					},
+					"timeout": schema.StringAttribute{
+						Optional: true, Computed: true, Default: stringdefault.StaticString(defaultCheckTimeout),
+						MarkdownDescription: "How long the check may take to succeed. Default: `30s`.",
+						Validators:          []validator.String{isDuration},
+					},
+				}},
+			},
+		},
+	}
+}
