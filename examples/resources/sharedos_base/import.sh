@@ -1,0 +1,1 @@
+terraform import sharedos_base.debian debian-13

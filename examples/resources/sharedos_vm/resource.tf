@@ -1,0 +1,38 @@
+resource "sharedos_base" "debian" {
+  name = "debian-13"
+  debian = {
+    suite    = "trixie"
+    packages = ["linux-image-cloud-amd64", "systemd-sysv", "openssh-server", "nginx-light"]
+  }
+}
+
+resource "sharedos_vm" "web" {
+  name   = "web"
+  base   = sharedos_base.debian.release
+  vcpus  = 2
+  memory = "1GiB"
+  disk   = { size = "8GiB" }
+
+  ssh_authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2ZyEzG0o2Q6S0yX0bRrZ7m0o3m2Yx0cXQ8v1rWqk3u operator"]
+
+  interfaces = {
+    lan  = { bridge = "br0" }
+    test = { user = { forwards = { "8080" = 80 } } }
+  }
+
+  refresh = {
+    strategy   = "live"
+    max_impact = "restart"
+    settle     = "10s"
+    health_checks = {
+      web  = { unit = "nginx.service" }
+      page = { http = "http://127.0.0.1/", timeout = "10s" }
+      ssh  = { tcp = "127.0.0.1:22" }
+      own  = { command = ["/usr/bin/test", "-d", "/srv"] }
+    }
+  }
+
+  timeouts = {
+    create = "15m"
+  }
+}
