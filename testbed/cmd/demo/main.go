@@ -1,0 +1,87 @@
+// Command demo runs the main job of the project for real, and shows it: examples/quickstart through Terraform, on a
+// libvirt of its own, with real guests and a real security patch.
+//
+// All that it prints is read from Terraform's state, from the store, from libvirt, or from the agents in the guests.
+// It ends with a non-zero status when anything that the project claims does not hold.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+func init() {
+	// A child's death signal comes when the thread ends that started it: the main one ends last.
+	runtime.LockOSThread()
+}
+
+func main() {
+	provider := flag.String("provider", "bin/terraform-provider-sharedos", "the provider that was built")
+	terraform := flag.String("terraform", "terraform", "Terraform or OpenTofu")
+	example := flag.String("example", "examples/quickstart", "the configuration to apply")
+	keep := flag.Bool("keep", false, "keep the directory with logs and consoles, even after success")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+	if err := run(ctx, *provider, *terraform, *example, *keep); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", printable(err.Error()))
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, provider, terraform, example string, keep bool) (err error) {
+	if terraform == "" {
+		return errors.New("neither terraform nor tofu is in PATH; install one of them")
+	}
+	out := newReport(os.Stdout)
+	// Short, since the paths of unix sockets below it are limited to 108 bytes.
+	dir, err := os.MkdirTemp("", "sharedos-")
+	if err != nil {
+		return fmt.Errorf("make a directory to work in: %w", err)
+	}
+	defer func() { err = errors.Join(err, leave(ctx, dir, keep || err != nil, out)) }()
+
+	out.title("A libvirt of the demo's own")
+	out.step("starting virtlogd and libvirtd in " + dir)
+	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bed.Close(), nothingRuns(dir)) }()
+	out.step("it answers at " + bed.URI())
+
+	d, err := newDemo(ctx, bed, dir, provider, terraform, example, out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	for _, stage := range []func(context.Context) error{d.create, d.patch, d.rest, d.destroy} {
+		if err := stage(ctx); err != nil {
+			return err
+		}
+	}
+	if err := out.verdict(); err != nil {
+		return err
+	}
+	out.title("Every claim held")
+	return nil
+}
+
+// leave removes the demo's directory, or, when something is to be looked into, all but its logs, consoles and
+// configuration. An interrupted demo leaves nothing.
+func leave(ctx context.Context, dir string, keep bool, out *report) error {
+	if ctx.Err() != nil || !keep {
+		return os.RemoveAll(dir)
+	}
+	out.fact("logs and consoles are kept in", "%s", dir)
+	return os.RemoveAll(filepath.Join(dir, "pool"))
+}

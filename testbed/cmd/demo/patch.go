@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/probe"
+)
+
+// interval between a client's requests to each service while it is patched.
+const interval = 5 * time.Millisecond
+
+// watched is one VM while it is patched.
+type watched struct {
+	name   string
+	before *vm.VM
+	probes []*probed
+}
+
+// probed is one service of a VM, with the unit that serves it.
+type probed struct {
+	service, unit string
+	probe         *probe.Probe
+	seen          probe.Result
+}
+
+// patch moves the base to the patched archive while clients use the VMs.
+func (d *demo) patch(ctx context.Context) (err error) {
+	d.out.title("Apply 2: the same Debian with its security and updates suites, while clients use the VMs")
+	d.work.Variables["additional_suites"] = []string{"trixie-updates", "trixie-security"}
+	p, err := d.plan(ctx, "update")
+	if err != nil {
+		return err
+	}
+	var all []*watched
+	defer func() {
+		for _, w := range all {
+			w.stop()
+		}
+	}()
+	for _, name := range d.vms {
+		w, err := d.watch(ctx, name)
+		if err != nil {
+			return err
+		}
+		all = append(all, w)
+	}
+	if err := d.work.Apply(ctx, p); err != nil {
+		return err
+	}
+	for _, w := range all {
+		w.stop()
+	}
+	base, _, err := d.resources(ctx)
+	if err != nil {
+		return err
+	}
+	id, err := tree.ParseDigest(base.Release)
+	if err != nil {
+		return err
+	}
+	d.out.title("What apply 2 did")
+	d.describeChange(base)
+	if err := d.bytes(ctx); err != nil {
+		return err
+	}
+	for _, w := range all {
+		if err := d.patched(ctx, w, id); err != nil {
+			return fmt.Errorf("VM %q: %w", w.name, err)
+		}
+	}
+	return nil
+}
+
+// watch begins to use a VM's services.
+func (d *demo) watch(ctx context.Context, name string) (*watched, error) {
+	before, err := d.host.Fleet.Read(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if !before.Answered {
+		return nil, fmt.Errorf("VM %q: %w", name, vm.ErrNoAnswer)
+	}
+	at, err := d.forwards(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	w := &watched{name: name, before: before}
+	web, err := probe.HTTP(ctx, "http://"+at[guestHTTP]+"/", interval)
+	if err != nil {
+		return nil, err
+	}
+	w.probes = append(w.probes, &probed{service: "a page of nginx", unit: "nginx.service", probe: web})
+	return w, nil
+}
+
+func (w *watched) stop() {
+	for _, p := range w.probes {
+		if p.probe != nil {
+			p.seen, p.probe = p.probe.Stop(), nil
+		}
+	}
+}
+
+func (d *demo) describeChange(base baseValues) {
+	c := base.Change
+	d.out.claim(c != nil && c.Changed > 0 && len(c.Packages) > 0, "the patch is real", "release %d of the base", base.Sequence)
+	if c == nil {
+		return
+	}
+	d.out.fact("packages", "%d differ", len(c.Packages))
+	for _, p := range c.Packages {
+		d.out.fact("", "%s", p)
+	}
+	d.out.fact("files", "%d changed, %d added, %d removed: %s", c.Changed, c.Added, c.Removed, size(c.ChangedBytes))
+	d.out.fact("delta layer", "%s, stored once for every VM", size(c.DeltaBytes))
+}
+
+// patched prints what the refresh of one VM did, and checks it from outside and inside.
+func (d *demo) patched(ctx context.Context, w *watched, base tree.Digest) error {
+	after, err := d.host.Fleet.Read(ctx, w.name)
+	if err != nil {
+		return err
+	}
+	if !after.Answered {
+		return vm.ErrNoAnswer
+	}
+	report := after.Agent.GetLast()
+	out := d.out
+	out.print("\n  %s\n", w.name)
+	out.fact("delta", "%s attached; its own disk grew by %s", size(added(w.before.Stack, after.Stack)),
+		size(after.DiskAllocated-w.before.DiskAllocated))
+	var restarted []string
+	for _, r := range report.GetRestarts() {
+		text := fmt.Sprintf("%s (%s, %.2f s)", r.GetUnit(), strings.ToLower(r.GetLevel().String()), float64(r.GetInterruptionUs())/1e6)
+		if r.GetError() != "" {
+			text += " FAILED: " + r.GetError()
+		}
+		restarted = append(restarted, text)
+	}
+	out.fact("units restarted", "%s", list(restarted))
+	out.fact("units left alone", "%s", list(report.GetImpact().GetUnaffected()))
+	out.fact("units on the old /usr, unaffected", "%s", list(report.GetPinned()))
+	out.fact("/etc", "%d carried; conflicts, where the local file won: %s", report.GetEtcCarried(), list(report.GetConflicts()))
+	out.fact("still needs a reboot", "%s", list(after.Agent.GetPending()))
+	out.claim(report.GetCommitted() && report.GetError() == "" && after.Stack.Base == base, w.name+" runs the patched release",
+		"%s, generation %d", short(after.Stack.Base), after.Agent.GetGeneration())
+	out.claim(after.Agent.GetBootId() == w.before.Agent.GetBootId(), w.name+" was not rebooted", "boot id %s", after.Agent.GetBootId())
+	out.claim(len(report.GetRemaining()) == 0, w.name+" runs no old code", "still old: %s", list(report.GetRemaining()))
+	for _, p := range w.probes {
+		d.judge(w.name, p, report)
+	}
+	if err := d.kernelIsPending(ctx, w, after, base); err != nil {
+		return err
+	}
+	for _, library := range []string{"libssl.so.3", "libcrypto.so.3"} {
+		if err := d.mapsNew(ctx, w, base, library); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// judge prints what the client saw of a service. One that the refresh left alone must not have failed once; one that
+// was restarted must have come back.
+func (d *demo) judge(name string, p *probed, report *agentapi.Report) {
+	restarted := slices.ContainsFunc(report.GetRestarts(), func(r *agentapi.UnitRestart) bool { return r.GetUnit() == p.unit })
+	seen := fmt.Sprintf("%d requests, %d failed, longest gap %d ms", p.seen.Requests, p.seen.Failures, p.seen.LongestGap.Milliseconds())
+	if restarted {
+		d.out.claim(p.seen.Requests > p.seen.Failures, name+" served "+p.service+" but for its restart", "%s", seen)
+		return
+	}
+	d.out.claim(p.seen.Failures == 0, name+" served "+p.service+" all the time", "%s", seen)
+}
+
+// kernelIsPending claims that a new kernel is waiting for a reboot, if the release brought one.
+func (d *demo) kernelIsPending(ctx context.Context, w *watched, after *vm.VM, base tree.Digest) error {
+	manifest, err := d.host.Publisher.Get(ctx, base)
+	if err != nil {
+		return err
+	}
+	if manifest.Kernel == nil || manifest.Kernel.Release == after.Agent.GetKernel() {
+		return nil
+	}
+	says := slices.ContainsFunc(after.Agent.GetPending(), func(text string) bool {
+		return strings.Contains(text, manifest.Kernel.Release)
+	})
+	d.out.claim(says, w.name+" says that the new kernel waits for a reboot", "runs %s, has %s", after.Agent.GetKernel(), manifest.Kernel.Release)
+	return nil
+}
+
+// mapsNew proves that nginx runs the new library: the bytes that its processes map, as the agent read them from
+// /proc/<pid>/map_files, have the digest that the new release's contents list gives, and the old release another.
+func (d *demo) mapsNew(ctx context.Context, w *watched, base tree.Digest, library string) error {
+	was, err := d.digest(ctx, w.before.Stack.Base, library)
+	if err != nil {
+		return err
+	}
+	is, err := d.digest(ctx, base, library)
+	if err != nil {
+		return err
+	}
+	mapped, err := d.mapped(ctx, w.name, "/"+library)
+	if err != nil {
+		return err
+	}
+	processes, wrong := 0, 0
+	for _, file := range mapped {
+		if file.GetUnit() != "nginx.service" {
+			continue
+		}
+		processes++
+		if file.GetDigest() != is.String() {
+			wrong++
+		}
+	}
+	d.out.claim(was != is && processes > 0 && wrong == 0, w.name+"'s nginx maps the new "+library,
+		"%s in %d process(es), others %d; before %s", short(is), processes, wrong, short(was))
+	return nil
+}
+
+// added counts the bytes of layers that are in one stack and not in the other.
+func added(before, after release.Stack) int64 {
+	var total int64
+	for _, layer := range after.Layers {
+		known := slices.ContainsFunc(before.Layers, func(l release.Layer) bool { return l.ID == layer.ID })
+		if !known {
+			total += layer.Size
+		}
+	}
+	return total
+}
+
+func short(d tree.Digest) string { return d.Hex()[:12] }
