@@ -10,8 +10,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// MaxManifest is the largest encoded manifest in bytes that is written or read.
-const MaxManifest = 4 << 20
+// MaxManifest is the largest encoded manifest in bytes that is written or read. With its signatures it is below
+// 1 MiB, what a store takes as one record.
+const MaxManifest = 1000 << 10
 
 var (
 	// ErrSchema means that a manifest is of another schema than this program reads.

@@ -229,6 +229,25 @@ func TestOpenAcceptsWhatATrustedOperatorSigned(t *testing.T) {
 	}
 }
 
+func TestOpenUnsignedReadsWhatAnyoneSigned(t *testing.T) {
+	signed, id, err := Sign(example(), testKey(t, 9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, gotID, err := OpenUnsigned(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(example(), m); diff != "" || gotID != id {
+		t.Errorf("id %s, want %s; manifest (-want +got):\n%s", gotID, id, diff)
+	}
+	for _, text := range []string{"", "\n\n", "{}\n\n"} {
+		if _, _, err := OpenUnsigned([]byte(text)); !errors.Is(err, ErrManifest) {
+			t.Errorf("%q: got %v, want ErrManifest", text, err)
+		}
+	}
+}
+
 func TestStackOfOrdersLayersOnceEach(t *testing.T) {
 	base := example()
 	shared := Layer{ID: digestOf("shared"), DataSize: BlockSize, Size: 3 * BlockSize, Delta: true}

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -72,6 +73,25 @@ func Open(signed []byte, trusted []ed25519.PublicKey) (*Manifest, tree.Digest, e
 	m, err := Decode(encoded)
 	if err != nil {
 		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %w", err)
+	}
+	return m, ID(encoded), nil
+}
+
+// OpenUnsigned reads a signed manifest without asking who signed it. It serves only to find out what a release of
+// another operator refers to, so that nothing of it is deleted; nothing may be booted or trusted on its word.
+func OpenUnsigned(signed []byte) (*Manifest, tree.Digest, error) {
+	if len(signed) > MaxSigned {
+		return nil, tree.Digest{}, fmt.Errorf("read signed manifest: %d bytes, more than %d: %w", len(signed), MaxSigned, ErrManifest)
+	}
+	// A blank line ends the text of a note; the canonical form is one line and has none.
+	end := bytes.Index(signed, []byte("\n\n"))
+	if end < 0 {
+		return nil, tree.Digest{}, fmt.Errorf("read signed manifest: it is no signed note: %w", ErrManifest)
+	}
+	encoded := signed[:end+1]
+	m, err := Decode(encoded)
+	if err != nil {
+		return nil, tree.Digest{}, fmt.Errorf("read signed manifest: %w", err)
 	}
 	return m, ID(encoded), nil
 }
