@@ -54,6 +54,8 @@ type Unit struct {
 	// Files are the unit file and its drop-ins, EnvironmentFiles what it reads, relative to the root.
 	Files, EnvironmentFiles []string
 	CanReload               bool
+	// After names the units that are to be started before it.
+	After []string
 	// Refuses is true when it may not be stopped by hand (RefuseManualStop=).
 	Refuses bool
 }

@@ -1,0 +1,81 @@
+package units
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	logLimit   = 10 * time.Second
+	logLines   = "8"
+	maxOutput  = 8 << 10
+	toolLimit  = time.Minute
+	killedWait = 2 * time.Second
+)
+
+// Run runs a command without a shell and returns what it printed, at most 8 KiB. When ctx ends, it and what it
+// started are killed.
+func Run(ctx context.Context, argv ...string) (string, error) {
+	if len(argv) == 0 {
+		return "", errors.New("run a command: it is empty")
+	}
+	command := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var output bounded
+	command.Stdout, command.Stderr = &output, &output
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	command.WaitDelay = killedWait
+	err := command.Run()
+	text := strings.TrimSpace(output.String())
+	if err != nil {
+		return text, fmt.Errorf("run %s: %w: %s", argv[0], errors.Join(ctx.Err(), err), text)
+	}
+	return text, nil
+}
+
+// bounded keeps the first bytes and drops the rest. The buffer is a field and not embedded: its ReadFrom would be
+// taken instead of Write.
+type bounded struct{ kept bytes.Buffer }
+
+func (b *bounded) String() string { return b.kept.String() }
+
+func (b *bounded) Write(data []byte) (int, error) {
+	if room := maxOutput - b.kept.Len(); room > 0 {
+		b.kept.Write(data[:min(room, len(data))])
+	}
+	return len(data), nil
+}
+
+// LastLog returns the last lines that a unit logged in this boot; "" if there are none or the journal cannot be
+// read: it decorates an error, and must not hide it.
+func LastLog(ctx context.Context, unit string) string {
+	ctx, cancel := context.WithTimeout(ctx, logLimit)
+	defer cancel()
+	lines, err := Run(ctx, "journalctl", "--unit", unit, "--boot", "--lines", logLines, "--output", "cat", "--no-pager", "--quiet")
+	if err != nil {
+		return ""
+	}
+	return lines
+}
+
+// ApplyAccounts makes the accounts that sysusers.d asks for (systemd-sysusers(8)).
+func ApplyAccounts(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, toolLimit)
+	defer cancel()
+	_, err := Run(ctx, "systemd-sysusers")
+	return err
+}
+
+// ApplyTemporary makes the files that tmpfiles.d asks for (systemd-tmpfiles(8)); it removes none.
+func ApplyTemporary(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, toolLimit)
+	defer cancel()
+	_, err := Run(ctx, "systemd-tmpfiles", "--create", "--exclude-prefix=/dev")
+	return err
+}

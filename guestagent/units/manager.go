@@ -1,0 +1,266 @@
+// Package units talks to systemd about the units of this VM: what they read, restart and reload with the time they
+// were interrupted, and what they logged last.
+//
+// It uses systemd's own socket, so it works before the message bus is up and while the bus is being reloaded.
+package units
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+)
+
+const (
+	// privateSocket is where systemd itself listens, for root only.
+	privateSocket = "unix:path=/run/systemd/private"
+	managerObject = dbus.ObjectPath("/org/freedesktop/systemd1")
+	busName       = "org.freedesktop.systemd1"
+	managerFace   = "org.freedesktop.systemd1.Manager"
+
+	callLimit = 30 * time.Second
+	// reloadLimit is long: a reload parses every unit and runs every generator.
+	reloadLimit = 2 * time.Minute
+	// JobLimit is longer than systemd's own default time to stop and to start together (90 s each).
+	JobLimit = 4 * time.Minute
+
+	reconnectPause = 50 * time.Millisecond
+)
+
+// Manager is systemd as PID 1. It connects when it is first asked, and again after a connection was lost.
+type Manager struct {
+	mutex sync.Mutex
+	conn  *systemd.Conn
+	raw   *dbus.Conn
+}
+
+// Close gives the connection up.
+func (m *Manager) Close() {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	m.drop()
+}
+
+func (m *Manager) drop() {
+	if m.conn != nil {
+		m.conn.Close()
+	}
+	m.conn, m.raw = nil, nil
+}
+
+// connected returns a connection that worked a moment ago.
+func (m *Manager) connected(ctx context.Context) (*systemd.Conn, error) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	if m.conn != nil && m.conn.Connected() {
+		return m.conn, nil
+	}
+	m.drop()
+	type dialed struct {
+		conn *systemd.Conn
+		raw  *dbus.Conn
+		err  error
+	}
+	done := make(chan dialed, 1)
+	go func() { // authentication takes no context
+		var first *dbus.Conn
+		conn, err := systemd.NewConnection(func() (*dbus.Conn, error) {
+			raw, err := dial()
+			if first == nil {
+				first = raw
+			}
+			return raw, err
+		})
+		done <- dialed{conn, first, err}
+	}()
+	select {
+	case d := <-done:
+		if d.err != nil {
+			return nil, fmt.Errorf("connect to systemd: %w", d.err)
+		}
+		m.conn, m.raw = d.conn, d.raw
+		return m.conn, nil
+	case <-ctx.Done():
+		go func() { // whoever asked is gone: close what may still open
+			if d := <-done; d.err == nil {
+				d.conn.Close()
+			}
+		}()
+		return nil, fmt.Errorf("connect to systemd: %w", ctx.Err())
+	}
+}
+
+func dial() (*dbus.Conn, error) {
+	conn, err := dbus.Dial(privateSocket)
+	if err != nil {
+		return nil, err
+	}
+	// No Hello: on its own socket systemd is the only peer.
+	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Getuid()))}); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// State is the manager's own: "starting", "running", "degraded" and so on, as systemctl is-system-running prints.
+func (m *Manager) State(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return "", err
+	}
+	property, err := conn.SystemStateContext(ctx)
+	if err != nil {
+		return "", fmt.Errorf("ask systemd for its state: %w", err)
+	}
+	state, ok := property.Value.Value().(string)
+	if !ok {
+		return "", fmt.Errorf("ask systemd for its state: answer of type %s", property.Value.Signature())
+	}
+	return state, nil
+}
+
+// ActiveState of a unit: "active", "failed" and so on. A unit that is not loaded is "inactive".
+func (m *Manager) ActiveState(ctx context.Context, name string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return "", err
+	}
+	property, err := conn.GetUnitPropertyContext(ctx, name, "ActiveState")
+	if err != nil {
+		return "", fmt.Errorf("ask systemd for the state of %s: %w", name, err)
+	}
+	state, ok := property.Value.Value().(string)
+	if !ok {
+		return "", fmt.Errorf("ask systemd for the state of %s: answer of type %s", name, property.Value.Signature())
+	}
+	return state, nil
+}
+
+// Facts tells, for each of the units, what it reads and what it can do. Units that systemd does not know are left
+// out: they ended meanwhile.
+func (m *Manager) Facts(ctx context.Context, names []string) (map[string]impact.Unit, error) {
+	facts := make(map[string]impact.Unit, len(names))
+	for _, name := range names {
+		unit, err := m.fact(ctx, name)
+		if errors.Is(err, errNotLoaded) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		facts[name] = unit
+	}
+	return facts, nil
+}
+
+var errNotLoaded = errors.New("not loaded")
+
+func (m *Manager) fact(ctx context.Context, name string) (impact.Unit, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return impact.Unit{}, err
+	}
+	properties, err := conn.GetUnitPropertiesContext(ctx, name)
+	if err != nil {
+		return impact.Unit{}, fmt.Errorf("ask systemd for %s: %w", name, err)
+	}
+	if state, _ := properties["LoadState"].(string); state == "not-found" {
+		return impact.Unit{}, fmt.Errorf("unit %s: %w", name, errNotLoaded)
+	}
+	unit := impact.Unit{Name: name}
+	unit.CanReload, _ = properties["CanReload"].(bool)
+	unit.Refuses, _ = properties["RefuseManualStop"].(bool)
+	unit.After, _ = properties["After"].([]string)
+	fragment, _ := properties["FragmentPath"].(string)
+	dropIns, _ := properties["DropInPaths"].([]string)
+	for _, file := range append(dropIns, fragment) {
+		if resolved, _ := impact.Resolve(file); resolved != "" {
+			unit.Files = append(unit.Files, resolved)
+		}
+	}
+	if !strings.HasSuffix(name, ".service") {
+		return unit, nil
+	}
+	property, err := conn.GetServicePropertyContext(ctx, name, "EnvironmentFiles")
+	if err != nil {
+		return impact.Unit{}, fmt.Errorf("ask systemd for the environment files of %s: %w", name, err)
+	}
+	// a(sb): path, and whether it may be missing (org.freedesktop.systemd1(5)).
+	files, _ := property.Value.Value().([][]any)
+	for _, file := range files {
+		if len(file) == 0 {
+			continue
+		}
+		shown, _ := file[0].(string)
+		if resolved, _ := impact.Resolve(shown); resolved != "" {
+			unit.EnvironmentFiles = append(unit.EnvironmentFiles, resolved)
+		}
+	}
+	return unit, nil
+}
+
+// Reload has systemd read its configuration and all units again.
+func (m *Manager) Reload(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
+	defer cancel()
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return err
+	}
+	if err := conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("reload systemd: %w", err)
+	}
+	return nil
+}
+
+// Reexecute has PID 1 run its present binary, keeping all state, and waits until the new one answers.
+func (m *Manager) Reexecute(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
+	defer cancel()
+	if _, err := m.connected(ctx); err != nil {
+		return err
+	}
+	m.mutex.Lock()
+	raw := m.raw
+	m.mutex.Unlock()
+	// There is no answer: the connection ends when the new binary takes over.
+	call := raw.Object(busName, managerObject).CallWithContext(ctx, managerFace+".Reexecute", dbus.FlagNoReplyExpected)
+	if call.Err != nil {
+		return fmt.Errorf("re-execute systemd: %w", call.Err)
+	}
+	select {
+	case <-raw.Context().Done():
+	case <-ctx.Done():
+		return fmt.Errorf("re-execute systemd: it did not let go of the connection: %w", ctx.Err())
+	}
+	return m.awaitAnswer(ctx)
+}
+
+func (m *Manager) awaitAnswer(ctx context.Context) error {
+	for {
+		_, err := m.State(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("re-execute systemd: it does not answer again: %w", errors.Join(ctx.Err(), err))
+		case <-time.After(reconnectPause):
+		}
+	}
+}

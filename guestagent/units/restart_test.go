@@ -1,0 +1,73 @@
+package units
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+)
+
+func TestOrderPutsAUnitAfterThoseItWaitsFor(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := []string{"a.service", "b.service", "c.service", "d.service", "e.service"}
+		facts := map[string]impact.Unit{}
+		for i, name := range all { // waits only for names before it in a drawn order: no circle
+			facts[name] = impact.Unit{After: rapid.SliceOf(rapid.SampledFrom(append([]string{"x.target"}, all[:i]...))).Draw(t, name)}
+		}
+		names := rapid.Permutation(all).Draw(t, "names")[:rapid.IntRange(0, 5).Draw(t, "count")]
+		ordered := Order(names, facts)
+		if !slices.Equal(slices.Sorted(slices.Values(ordered)), slices.Sorted(slices.Values(names))) {
+			t.Fatalf("order of %v is %v", names, ordered)
+		}
+		for i, name := range ordered {
+			for _, later := range ordered[i+1:] {
+				if slices.Contains(facts[name].After, later) {
+					t.Errorf("%s waits for %s and comes before it in %v", name, later, ordered)
+				}
+			}
+		}
+	})
+}
+
+func TestUnitsThatWaitForEachOtherAreAllOrdered(t *testing.T) {
+	facts := map[string]impact.Unit{"a": {After: []string{"b"}}, "b": {After: []string{"a"}}}
+	if got := Order([]string{"b", "a"}, facts); len(got) != 2 {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestRunIsBounded(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	started := time.Now()
+	_, err := Run(ctx, "sh", "-c", "echo before; sleep 60 & wait")
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(started) > 10*time.Second {
+		t.Errorf("%v after %v", err, time.Since(started))
+	}
+	text, err := Run(t.Context(), "head", "--bytes=100000", "/dev/zero")
+	if err != nil || len(text) > maxOutput {
+		t.Errorf("%d bytes of output, %v", len(text), err)
+	}
+	if _, err := Run(t.Context(), "sh", "-c", "echo the reason; exit 3"); err == nil || !strings.Contains(err.Error(), "the reason") {
+		t.Errorf("%v", err)
+	}
+	if _, err := Run(t.Context()); err == nil {
+		t.Error("an empty command ran")
+	}
+}
+
+func TestAbsentSystemdIsAnErrorWithinTheCallersTime(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var m Manager
+	defer m.Close()
+	if state, err := m.State(ctx); err == nil && state == "" {
+		t.Error("no state and no error")
+	}
+}
