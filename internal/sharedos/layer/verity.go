@@ -11,6 +11,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
+// ErrDamaged means that a file does not hold the layer that it should hold.
+var ErrDamaged = errors.New("not the layer that its id names")
+
 // verityUUID stands in every hash tree's superblock, which must have one. It identifies nothing: the root digest
 // does that.
 var verityUUID = [16]byte{0x53, 0x68, 0x61, 0x72, 0x65, 0x64, 0x4f, 0x53, 0x80, 0, 0, 0, 0, 0, 0, 1}
@@ -40,6 +43,29 @@ func appendHashTree(file *os.File, dataSize int64) (tree.Digest, error) {
 	}
 	copy(id[:], root)
 	return id, nil
+}
+
+// Verify reads a whole layer and reports whether it is the one that layer names: its hash tree leads to the root
+// digest that is its id, and every block of its data to the hash tree. The error matches ErrDamaged if it is not.
+func Verify(file *os.File, layer release.Layer) error {
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("verify layer %s: %w", layer.ID, err)
+	}
+	if info.Size() != layer.Size || layer.DataSize <= 0 || layer.DataSize >= layer.Size || layer.DataSize%release.BlockSize != 0 {
+		return fmt.Errorf("verify layer %s: %s has %d bytes instead of %d: %w", layer.ID, file.Name(), info.Size(), layer.Size, ErrDamaged)
+	}
+	params := verity.DefaultParams()
+	params.DataBlockSize = release.BlockSize
+	params.HashBlockSize = release.BlockSize
+	params.DataBlocks = uint64(layer.DataSize / release.BlockSize)
+	params.HashAreaOffset = uint64(layer.DataSize)
+	params.UUID = verityUUID
+	path := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+	if err := verity.Verify(&params, path, path, layer.ID[:]); err != nil {
+		return fmt.Errorf("verify layer %s: %s: %w: %w", layer.ID, file.Name(), ErrDamaged, err)
+	}
+	return nil
 }
 
 // padToBlock grows file to whole blocks and returns its size in bytes: the superblock alone is shorter.

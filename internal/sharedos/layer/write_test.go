@@ -71,6 +71,9 @@ func TestVeritysetupAcceptsALayerAndNoChangedByte(t *testing.T) {
 			if output, err := veritysetup(path, layer); err != nil {
 				t.Fatalf("veritysetup: %v: %s", err, output)
 			}
+			if err := verifyFile(t, path, layer); err != nil {
+				t.Fatal(err)
+			}
 			file, err := os.OpenFile(path, os.O_RDWR, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -84,8 +87,58 @@ func TestVeritysetupAcceptsALayerAndNoChangedByte(t *testing.T) {
 			if output, err := veritysetup(path, layer); err == nil {
 				t.Errorf("veritysetup accepts a changed byte: %s", output)
 			}
+			if err := verifyFile(t, path, layer); !errors.Is(err, ErrDamaged) {
+				t.Errorf("a changed byte: got %v, want ErrDamaged", err)
+			}
 		})
 	}
+}
+
+func verifyFile(t *testing.T, path string, layer release.Layer) error {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := file.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	return Verify(file, layer)
+}
+
+func TestVerifyRefusesWhatIsNotTheLayer(t *testing.T) {
+	content := memory{}
+	path, layer := testWorkshop(t).write([]tree.Entry{rootEntry(), fileEntry(content, "a", bytes.Repeat([]byte{'x'}, 900_000))}, content)
+	for name, spoil := range map[string]func(*release.Layer){
+		"another id":        func(l *release.Layer) { l.ID[0]++ },
+		"another size":      func(l *release.Layer) { l.Size += release.BlockSize },
+		"another data size": func(l *release.Layer) { l.DataSize -= release.BlockSize },
+		"no data":           func(l *release.Layer) { l.DataSize = 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			other := layer
+			spoil(&other)
+			if err := verifyFile(t, path, other); !errors.Is(err, ErrDamaged) {
+				t.Errorf("got %v, want ErrDamaged", err)
+			}
+		})
+	}
+	t.Run("changed hash tree", func(t *testing.T) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[layer.DataSize+release.BlockSize+5]++
+		changed := filepath.Join(t.TempDir(), "layer")
+		if err := os.WriteFile(changed, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := verifyFile(t, changed, layer); !errors.Is(err, ErrDamaged) {
+			t.Errorf("got %v, want ErrDamaged", err)
+		}
+	})
 }
 
 func veritysetup(path string, layer release.Layer) ([]byte, error) {
