@@ -94,6 +94,9 @@ func ReadTar(ctx context.Context, r io.Reader, spoolDir string, limits Limits) (
 	if err := tr.readAll(); err != nil {
 		return nil, nil, fmt.Errorf("read tar stream: %w", err)
 	}
+	if len(tr.entries) == 0 {
+		return nil, nil, fmt.Errorf("read tar stream: it has no entries: %w", ErrCorrupt)
+	}
 	t, err := tree.New(tr.entries, s)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read tar stream: %w", err)

@@ -242,6 +242,13 @@ func TestReadTarSeesEveryTruncation(t *testing.T) {
 	}
 }
 
+func TestReadTarRefusesAnEmptyArchive(t *testing.T) {
+	_, _, err := source.ReadTar(t.Context(), bytes.NewReader(makeTar(t)), t.TempDir(), source.Limits{})
+	if !errors.Is(err, source.ErrCorrupt) {
+		t.Errorf("error %v, want ErrCorrupt", err)
+	}
+}
+
 func TestReadTarRefusesWhatFollowsTheEnd(t *testing.T) {
 	one := makeTar(t, fileItem("a", ""))
 	for name, stream := range map[string][]byte{
