@@ -122,7 +122,8 @@ func unpack(r *bufio.Reader) (io.Reader, func(), error) {
 		z, err := gzip.NewReader(r)
 		return z, nothing, err
 	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
-		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
+		// Of concurrency 1 it has no goroutines, which would read the file behind our back.
+		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, nil, err
 		}

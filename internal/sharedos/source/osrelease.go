@@ -52,13 +52,13 @@ func unquote(value string) string {
 	}
 	var b strings.Builder
 	escaped := false
-	for _, r := range value {
-		if r == '\\' && !escaped {
+	for i := range len(value) {
+		if value[i] == '\\' && !escaped {
 			escaped = true
 			continue
 		}
 		escaped = false
-		b.WriteRune(r)
+		b.WriteByte(value[i])
 	}
 	return b.String()
 }

@@ -1,0 +1,278 @@
+package source_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+)
+
+// packers pack a stream in each form that an archive can have.
+var packers = map[string]func(io.Writer) (io.WriteCloser, error){
+	"tar":     func(w io.Writer) (io.WriteCloser, error) { return plain{w}, nil },
+	"tar.gz":  func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
+	"tar.zst": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
+	"tar.xz":  func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
+}
+
+type plain struct{ io.Writer }
+
+func (plain) Close() error { return nil }
+
+func pack(t *testing.T, form string, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := packers[form](&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// write makes a file whose modification lies far enough back for its digest to be remembered.
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	past := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, past, past); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readTree(t *testing.T, src source.Source, progress source.Progress) (*source.Read, error) {
+	t.Helper()
+	r, err := source.ReadTree(t.Context(), src, t.TempDir(), progress)
+	if err == nil {
+		t.Cleanup(func() {
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return r, err
+}
+
+func TestReadTreeOfEveryFormOfArchive(t *testing.T) {
+	stream := makeTar(t, bootableItems("6.1")...)
+	for form := range packers {
+		t.Run(form, func(t *testing.T) {
+			// The name says nothing of the form.
+			path := filepath.Join(t.TempDir(), "rootfs")
+			data := pack(t, form, stream)
+			write(t, path, data)
+			var done, total int64
+			r, err := readTree(t, source.Archive{Path: path}, func(_ string, d, n int64) { done, total = d, n })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if done != int64(len(data)) || total != done {
+				t.Errorf("progress ends at %d of %d, want %d", done, total, len(data))
+			}
+			if r.Architecture != "amd64" || r.OS != "Debian GNU/Linux 13 (trixie)" || r.Kernel.Release != "6.1" ||
+				len(r.Packages) != 4 || r.Users["www-data"] != 33 || r.Groups["root"] != 0 {
+				t.Errorf("%+v", r)
+			}
+			if _, ok := r.Tree.Lookup(r.Kernel.ImagePath); ok {
+				t.Error("the kernel image is in the normalised tree")
+			}
+			image, err := r.OpenKernel()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(image); err != nil || string(got) != "kernel 6.1" {
+				t.Errorf("kernel image %q, %v", got, err)
+			}
+			if err := image.Close(); err != nil {
+				t.Error(err)
+			}
+			module, err := r.Open(r.Kernel.ModulesDir + "/kernel/fs/erofs/erofs.ko.zst")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := module.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestArchiveThatIsCutOffOrDamagedIsNamed(t *testing.T) {
+	stream := makeTar(t, append(bootableItems("6.1"), fileItem("big", strings.Repeat("0123456789abcdef", 40_000)))...)
+	for form := range packers {
+		path := filepath.Join(t.TempDir(), "rootfs."+form)
+		whole := pack(t, form, stream)
+		damage := map[string][]byte{
+			"half":        whole[:len(whole)/2],
+			"two thirds":  whole[:len(whole)*2/3],
+			"twenty":      whole[:20],
+			"stray bytes": append(bytes.Clone(whole), "stray"...),
+		}
+		if form != "tar" {
+			// A flipped bit in the middle; a plain tar has no checksum of its contents.
+			flipped := bytes.Clone(whole)
+			flipped[len(flipped)/2] ^= 0x10
+			damage["flipped bit"] = flipped
+		}
+		for name, data := range damage {
+			write(t, path, data)
+			_, err := readTree(t, source.Archive{Path: path}, nil)
+			if !errors.Is(err, source.ErrCorrupt) || strings.Count(err.Error(), path) != 1 {
+				t.Errorf("%s, %s: error %v, want ErrCorrupt that names %s once", form, name, err, path)
+			}
+		}
+	}
+}
+
+func TestArchiveThatIsNoneIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text")
+	write(t, text, []byte(strings.Repeat("this is no archive\n", 100)))
+	empty := filepath.Join(dir, "empty")
+	write(t, empty, nil)
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		text: "no tar file", empty: "no tar file", dir: "not a regular file", pipe: "not a regular file",
+		filepath.Join(dir, "none"): "no such file",
+	} {
+		_, err := readTree(t, source.Archive{Path: path}, nil)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: error %v, want one that says %q", path, err, want)
+		}
+	}
+}
+
+func TestReadTreeOfATreeThatCannotBootNamesTheArchive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rootfs.tar")
+	write(t, path, makeTar(t, fileItem("a", "")))
+	_, err := readTree(t, source.Archive{Path: path}, nil)
+	if !errors.Is(err, source.ErrNotBootable) || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v, want ErrNotBootable with the path", err)
+	}
+}
+
+func TestReadTreeEndsWithItsContext(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rootfs.tar")
+	write(t, path, makeTar(t, bootableItems("6.1")...))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := source.ReadTree(ctx, source.Archive{Path: path}, t.TempDir(), nil)
+	if !errors.Is(err, context.Canceled) || errors.Is(err, source.ErrCorrupt) {
+		t.Errorf("error %v, want context.Canceled", err)
+	}
+}
+
+func TestArchiveThatChangesWhileReadIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rootfs.tar")
+	data := makeTar(t, bootableItems("6.1")...)
+	write(t, path, data)
+	stream, err := source.Archive{Path: path}.Open(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(data, make([]byte, 512)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Close(); err == nil || !strings.Contains(err.Error(), "changed") {
+		t.Errorf("Close: %v, want an error about the change", err)
+	}
+}
+
+func TestArchiveFingerprintIsOfTheBytes(t *testing.T) {
+	dir, cache := t.TempDir(), t.TempDir()
+	path := filepath.Join(dir, "rootfs.tar")
+	fingerprint := func(a source.Archive) string {
+		t.Helper()
+		f, err := a.Fingerprint(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	write(t, path, []byte("one"))
+	a := source.Archive{Path: path, CacheDir: cache}
+	first := fingerprint(a)
+	if !strings.HasPrefix(first, "archive:sha256:") || fingerprint(a) != first {
+		t.Errorf("%q, then %q", first, fingerprint(a))
+	}
+	other := filepath.Join(dir, "copy.tar")
+	write(t, other, []byte("one"))
+	if got := fingerprint(source.Archive{Path: other, CacheDir: cache}); got != first {
+		t.Errorf("a copy elsewhere has %q, want %q", got, first)
+	}
+	if err := os.Rename(other, path); err != nil {
+		t.Fatal(err)
+	}
+	if got := fingerprint(a); got != first {
+		t.Errorf("the same bytes in another inode have %q, want %q", got, first)
+	}
+	write(t, path, []byte("two"))
+	second := fingerprint(a)
+	if second == first {
+		t.Error("other bytes have the same fingerprint")
+	}
+	// What is remembered must not be needed, whatever became of it.
+	for _, broken := range []string{"", "{", `[{"digest":"x"}]`} {
+		files, err := filepath.Glob(filepath.Join(cache, "*.json"))
+		if err != nil || len(files) != 1 {
+			t.Fatalf("%q, %v", files, err)
+		}
+		write(t, files[0], []byte(broken))
+		if got := fingerprint(a); got != second {
+			t.Errorf("with %q remembered: %q, want %q", broken, got, second)
+		}
+	}
+}
+
+// A file is read again only when its size, time or inode say that it may be another.
+func TestArchiveFingerprintIsRemembered(t *testing.T) {
+	path, cache := filepath.Join(t.TempDir(), "rootfs.tar"), t.TempDir()
+	write(t, path, []byte("one"))
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := source.Archive{Path: path, CacheDir: cache}
+	first, err := a.Fingerprint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Bytes that change behind the back of size, time and inode are not seen: so the file was not read.
+	if err := os.WriteFile(path, []byte("two"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := a.Fingerprint(t.Context()); err != nil || again != first {
+		t.Errorf("%q, %v, want %q as remembered", again, err, first)
+	}
+	if fresh, err := (source.Archive{Path: path}).Fingerprint(t.Context()); err != nil || fresh == first {
+		t.Errorf("%q, %v, without a cache", fresh, err)
+	}
+	if left, err := os.ReadDir(cache); err != nil || len(left) != 1 {
+		t.Errorf("the cache holds %v, %v, want one file", left, err)
+	}
+}
