@@ -167,12 +167,21 @@ func (d *Debian) input(ctx context.Context, fresh bool) (*debianInput, error) {
 		Recipe: recipe, Architecture: arch, Triggers: d.Triggers, readAt: time.Now(),
 		Packages: slices.Compact(slices.Sorted(slices.Values(d.Packages))),
 	}
-	for _, name := range append([]string{d.Suite}, d.additionalSuites()...) {
-		suite, err := sites.suite(ctx, name, d.components(), arch)
-		if err != nil {
-			return nil, fmt.Errorf("suite %s: %w", name, err)
-		}
-		in.Suites = append(in.Suites, suite)
+	names := append([]string{d.Suite}, d.additionalSuites()...)
+	in.Suites = make([]debianSuite, len(names))
+	// All at once, and all that is wrong with them in one error.
+	failed := make([]error, len(names))
+	var asking sync.WaitGroup
+	for i, name := range names {
+		asking.Go(func() {
+			if in.Suites[i], failed[i] = sites.suite(ctx, name, d.components(), arch); failed[i] != nil {
+				failed[i] = fmt.Errorf("suite %s: %w", name, failed[i])
+			}
+		})
+	}
+	asking.Wait()
+	if err := errors.Join(failed...); err != nil {
+		return nil, err
 	}
 	d.recent = in
 	return in, nil
