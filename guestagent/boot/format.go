@@ -174,6 +174,7 @@ func privateDirectories(private string) error {
 		path string
 		mode os.FileMode
 	}{
+		{".", 0o700},
 		{"root", 0o700},
 		{mounts.RootUpper, 0o755},
 		{mounts.RootWork, 0o700},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,18 +67,46 @@ func say(format string, values ...any) {
 	_, _ = fmt.Fprintf(os.Stderr, "sharedos: "+format+"\n", values...)
 }
 
+// stopwatch times the steps of init.
+type stopwatch struct {
+	started, last time.Time
+	steps         []Step
+}
+
+func newStopwatch() *stopwatch {
+	now := time.Now()
+	return &stopwatch{started: now, last: now}
+}
+
+// done ends a step that began when the one before it ended.
+func (w *stopwatch) done(name string) {
+	now := time.Now()
+	w.steps = append(w.steps, Step{Name: name, Milliseconds: now.Sub(w.last).Milliseconds()})
+	w.last = now
+}
+
+// String is the times in one line.
+func (w *stopwatch) String() string {
+	var steps []string
+	for _, step := range w.steps {
+		steps = append(steps, fmt.Sprintf("%s %d", step.Name, step.Milliseconds))
+	}
+	return fmt.Sprintf("%d ms (%s)", w.last.Sub(w.started).Milliseconds(), strings.Join(steps, ", "))
+}
+
 // run assembles the root and switches to it. It returns only on failure.
 func run(ctx context.Context) error {
-	started := time.Now()
+	watch := newStopwatch()
 	if err := mountKernelFileSystems(); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(mounts.RunDir, 0o755); err != nil {
 		return err
 	}
-	if err := loadModules(); err != nil {
+	if err := loadBootModules(); err != nil {
 		return err
 	}
+	watch.done("modules")
 	config, err := readBootConfig()
 	if err != nil {
 		return err
@@ -86,7 +115,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	record, err := assemble(ctx, config)
+	record, err := assemble(ctx, config, watch)
 	if err != nil {
 		return err
 	}
@@ -94,7 +123,7 @@ func run(ctx context.Context) error {
 	if err := writeIdentity(newRoot, uuid, config); err != nil {
 		return err
 	}
-	if err := installService("/proc/self/exe"); err != nil {
+	if err := installService("/proc/self/exe", record.PrivateDisk); err != nil {
 		return err
 	}
 	if err := installHostKeys(newRoot); err != nil {
@@ -103,16 +132,18 @@ func run(ctx context.Context) error {
 	if err := installNetwork(newRoot); err != nil {
 		return err
 	}
+	watch.done("install")
+	record.Steps = watch.steps
 	if err := WriteRecord(mounts.BootRecord, record); err != nil {
 		return err
 	}
-	say("booting the %s stack of base %s: %d layers, generation %d, assembled in %d ms",
-		record.Origin, record.Stack.Base, len(record.Stack.Layers), record.Generation, time.Since(started).Milliseconds())
+	say("booting the %s stack of base %s: %d layers, generation %d, assembled in %v",
+		record.Origin, record.Stack.Base, len(record.Stack.Layers), record.Generation, watch)
 	return switchRoot(newRoot)
 }
 
 // assemble chooses a stack and mounts it with the private disk at newRoot.
-func assemble(ctx context.Context, config agentapi.BootConfig) (BootRecord, error) {
+func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch) (BootRecord, error) {
 	diskCtx, cancel := context.WithTimeout(ctx, diskTimeout)
 	defer cancel()
 	private, err := findPrivateDisk(diskCtx, agentapi.PrivateDiskSerial)
@@ -125,41 +156,61 @@ func assemble(ctx context.Context, config agentapi.BootConfig) (BootRecord, erro
 			return BootRecord{}, err
 		}
 		records = readPrivateRecords()
+		watch.done("private disk")
 	}
 	chosen, err := choose(ctx, candidates(config.Stack, records.committed, records.attempts))
 	if err != nil {
 		return BootRecord{}, err
 	}
-	key := StackKey(chosen.stack)
-	if private.state != diskComplete {
-		if err := private.make(ctx, chosen.lower, key); err != nil {
-			return BootRecord{}, err
-		}
-	} else if _, err := Seed(string(chosen.lower), mounts.PrivateDir, key); err != nil {
-		// New files of a newer stack under /var may be missing then; those of the VM are not touched.
-		say("%v", err)
-	}
-	if err := records.attempts.count(key); err != nil {
+	watch.done("layers")
+	if err := private.prepare(ctx, chosen.lower, StackKey(chosen.stack), watch); err != nil {
 		return BootRecord{}, err
 	}
-	root := mounts.Root{Layers: chosen.layers, Private: mounts.PrivateDir}
-	if root.Kernel, root.Modules, err = runningModules(ctx, chosen, config.Stack); err != nil {
+	if err := records.attempts.count(StackKey(chosen.stack)); err != nil {
 		return BootRecord{}, err
 	}
-	if err := os.MkdirAll(newRoot, 0o755); err != nil {
+	if err := assembleRoot(ctx, chosen, config.Stack); err != nil {
 		return BootRecord{}, err
 	}
-	if err := mounts.AssembleRoot(ctx, newRoot, root); err != nil {
-		return BootRecord{}, err
-	}
-	if err := chosen.lower.unmount(); err != nil {
-		return BootRecord{}, err
-	}
+	watch.done("root")
 	return BootRecord{
 		Stack: chosen.stack, Origin: chosen.origin, Generation: chosen.generation,
 		Given: config.Stack, Operators: config.Operators, Hostname: config.Hostname,
 		PrivateDisk: private.Node, FirstBoot: private.state != diskComplete, Refused: chosen.refused,
 	}, nil
+}
+
+// prepare makes the private disk, or seeds one that is complete with what the stack newly brings.
+func (d privateDisk) prepare(ctx context.Context, lower lowerTree, key string, watch *stopwatch) error {
+	if d.state != diskComplete {
+		if err := d.make(ctx, lower, key, watch); err != nil {
+			return err
+		}
+		watch.done("complete")
+		return nil
+	}
+	if _, err := Seed(string(lower), mounts.PrivateDir, key); err != nil {
+		// New files of a newer stack under /var may be missing then; those of the VM are not touched.
+		say("%v", err)
+	}
+	watch.done("seed")
+	return nil
+}
+
+// assembleRoot mounts the chosen stack at newRoot and takes the lower tree away, which was for init alone.
+func assembleRoot(ctx context.Context, chosen opened, given release.Stack) error {
+	kernel, modules, err := runningModules(ctx, chosen, given)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(newRoot, 0o755); err != nil {
+		return err
+	}
+	root := mounts.Root{Layers: chosen.layers, Private: mounts.PrivateDir, Modules: modules, Kernel: kernel}
+	if err := mounts.AssembleRoot(ctx, newRoot, root); err != nil {
+		return err
+	}
+	return chosen.lower.unmount()
 }
 
 // privateRecords are what earlier boots and refreshes left on the private disk.
@@ -302,5 +353,5 @@ func runningModules(ctx context.Context, chosen opened, given release.Stack) (ke
 		}
 	}
 	say("the stack has no modules of the running kernel %s", kernel)
-	return kernel, "", nil
+	return kernel, "", loadDeviceModules()
 }

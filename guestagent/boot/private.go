@@ -13,6 +13,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
+// privateOptions are ext4's: what the VM deletes, the host gets back.
+const privateOptions = "discard"
+
 // growStep is the least difference in bytes that is worth a resize.
 const growStep = 1 << 20
 
@@ -70,8 +73,7 @@ func (d privateDisk) mount() error {
 	if err := os.MkdirAll(mounts.PrivateDir, 0o700); err != nil {
 		return fmt.Errorf("mount private disk: %w", err)
 	}
-	// discard: what the VM deletes, the host gets back.
-	if err := unix.Mount(d.Node, mounts.PrivateDir, "ext4", 0, "discard"); err != nil {
+	if err := unix.Mount(d.Node, mounts.PrivateDir, "ext4", 0, privateOptions); err != nil {
 		return fmt.Errorf("mount private disk %s: %w", d.Node, err)
 	}
 	if d.super.size > 0 && d.Size-d.super.size >= growStep {
@@ -98,13 +100,14 @@ func GrowPrivate(size int64) (err error) {
 }
 
 // make formats and seeds a disk that was never complete, and mounts it.
-func (d privateDisk) make(ctx context.Context, lower lowerTree, stackKey string) error {
+func (d privateDisk) make(ctx context.Context, lower lowerTree, stackKey string, watch *stopwatch) error {
 	if d.state == diskUnfinished {
 		say("private disk %s was not finished when the VM stopped: making it again", d.Node)
 	}
 	if err := formatDisk(ctx, lower, d.Disk); err != nil {
 		return err
 	}
+	watch.done("format")
 	if err := d.mount(); err != nil {
 		return err
 	}
@@ -117,6 +120,7 @@ func (d privateDisk) make(ctx context.Context, lower lowerTree, stackKey string)
 	if _, err := Seed(string(lower), mounts.PrivateDir, stackKey); err != nil {
 		return err
 	}
+	watch.done("seed")
 	if err := unix.Unmount(mounts.PrivateDir, 0); err != nil {
 		return fmt.Errorf("unmount private disk: %w", err)
 	}

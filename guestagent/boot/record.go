@@ -52,6 +52,14 @@ type BootRecord struct {
 	FirstBoot bool `json:"first_boot"`
 	// Refused names stacks that were preferred to this one and why each was not booted.
 	Refused []string `json:"refused,omitempty"`
+	// Steps of init in order, with the time that each took.
+	Steps []Step `json:"steps"`
+}
+
+// Step is one step of init.
+type Step struct {
+	Name         string `json:"name"`
+	Milliseconds int64  `json:"milliseconds"`
 }
 
 // CommittedRecord is the newest stack that a refresh committed. It lives on the private disk (mounts.Committed).

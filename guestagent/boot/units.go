@@ -39,11 +39,26 @@ TimeoutStopSec=10
 OOMScoreAdjust=-900
 `
 
-// mountDropIn keeps systemd from unmounting at shutdown what everything runs from; the kernel's last sync and
-// systemd-shutdown do it. The name has a prefix's form: it applies to all of /run/sharedos.
-const mountDropIn = `[Unit]
+// layerDropIn keeps systemd from unmounting at shutdown, or at a soft-reboot, what everything runs from; at the end
+// systemd-shutdown does it. The name has a prefix's form: it applies to all mounts in /run/sharedos/layers.
+const layerDropIn = `[Unit]
 DefaultDependencies=no
 `
+
+// mountUnit does the same for a mount that other units name in dependencies. It is a whole unit, because systemd may
+// have met the name in one, and found no unit, before it sees the mount, and then reads no drop-ins for it.
+func mountUnit(description, what, where, kind, options string) string {
+	return `[Unit]
+Description=` + description + `
+DefaultDependencies=no
+
+[Mount]
+What=` + what + `
+Where=` + where + `
+Type=` + kind + `
+Options=` + options + `
+`
+}
 
 // hostKeysService makes the SSH host keys that a shared OS cannot hold.
 const hostKeysService = `[Unit]
@@ -68,17 +83,18 @@ Kind=!*
 DHCP=yes
 `
 
-// installService copies the agent to where it runs from and writes its unit.
-func installService(executable string) error {
+// installService copies the agent to where it runs from and writes its unit, and those of the private disk's mounts.
+func installService(executable, privateNode string) error {
 	if err := copyExecutable(executable, mounts.AgentBinary); err != nil {
 		return fmt.Errorf("install agent: %w", err)
 	}
 	files := map[string]string{
 		AgentUnit: agentService,
-		filepath.Join("run-sharedos-.mount.d", "50-sharedos.conf"): mountDropIn,
+		filepath.Join("run-sharedos-layers-.mount.d", "50-sharedos.conf"): layerDropIn,
+		"run-sharedos-private.mount":                                      mountUnit("Private disk", privateNode, mounts.PrivateDir, "ext4", privateOptions),
 	}
 	for _, tree := range mounts.PrivateTrees {
-		files[filepath.Join(tree.Path+".mount.d", "50-sharedos.conf")] = mountDropIn
+		files[tree.Path+".mount"] = mountUnit("Private disk at /"+tree.Path, filepath.Join(mounts.PrivateDir, tree.Name), "/"+tree.Path, "none", "bind")
 	}
 	for name, content := range files {
 		if err := writeRunFile(filepath.Join(runUnits, name), content); err != nil {

@@ -25,7 +25,7 @@ type moduleIndex struct {
 // load is one module to be loaded.
 type load struct {
 	name, path string
-	optional   bool
+	use        Use
 }
 
 // readIndex reads modules.dep and modules.builtin of a kernel release; see modules.dep(5).
@@ -72,26 +72,28 @@ func moduleName(file string) string {
 // a module nor built in.
 func (x moduleIndex) closure(modules []wantedModule) (loads []load, missing []string) {
 	position := map[string]int{}
-	add := func(file string, optional bool) {
+	add := func(file string, use Use) {
 		if i, listed := position[file]; listed {
 			// What one module can do without, another may need.
-			loads[i].optional = loads[i].optional && optional
+			if binds[use] > binds[loads[i].use] {
+				loads[i].use = use
+			}
 			return
 		}
 		position[file] = len(loads)
-		loads = append(loads, load{name: moduleName(file), path: file, optional: optional})
+		loads = append(loads, load{name: moduleName(file), path: file, use: use})
 	}
 	for _, module := range modules {
 		file, known := x.paths[module.name]
 		if known {
 			// modules.dep lists all dependencies, not the direct ones alone, and the deepest last.
 			for _, dependency := range slices.Backward(x.dependencies[file]) {
-				add(dependency, module.optional)
+				add(dependency, module.use)
 			}
-			add(file, module.optional)
+			add(file, module.use)
 			continue
 		}
-		if !x.builtin[module.name] && !module.optional {
+		if !x.builtin[module.name] && module.use != Optional && !module.absent {
 			missing = append(missing, module.name)
 		}
 	}

@@ -16,33 +16,50 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// wanted are the modules that a guest boots with, in load order; their dependencies come before them. Everything
-// that a VM has hardware for is among them, because after a refresh to another kernel release the running
-// kernel's modules may be found nowhere else.
+// wanted are the modules that a guest needs, in load order; their dependencies come before them.
 var wanted = []wantedModule{
 	{name: "virtio_pci"},
 	{name: "virtio_blk"},
 	// Hashing without these is slower on real hardware; a processor without the instructions refuses them.
-	{name: "sha256_ssse3", optional: true},
-	{name: "crc32c_intel", optional: true},
+	{name: "sha256_ssse3", use: Optional},
+	{name: "crc32c_intel", use: Optional},
 	{name: "dm_mod"},
 	{name: "dm_verity"},
 	{name: "erofs"},
 	{name: "overlay"},
 	{name: "ext4"},
 	{name: "vmw_vsock_virtio_transport"},
-	{name: "virtio_net"},
-	{name: "virtio_rng", optional: true},
-	{name: "virtio_balloon", optional: true},
-	{name: "virtio_pmem", optional: true},
-	{name: "nd_pmem", optional: true},
+	{name: "virtio_net", use: Device},
+	{name: "virtio_rng", use: Device, absent: true},
+	{name: "virtio_balloon", use: Device, absent: true},
+	{name: "virtio_pmem", use: Device, absent: true},
+	{name: "nd_pmem", use: Device, absent: true},
 }
+
+// Use is when and whether init loads a module. The list of a modules archive has one module a line: its file,
+// then its use unless that is Boot.
+type Use string
+
+// The uses of a module, from the one that binds most.
+const (
+	// Boot modules are loaded by init, which does not go on without them.
+	Boot Use = ""
+	// Optional modules are loaded by init if the machine takes them.
+	Optional Use = "optional"
+	// Device modules are left to udev, since each takes time, unless the stack has none for the running kernel: after
+	// a refresh to another kernel release they may be found nowhere but here.
+	Device Use = "device"
+)
 
 type wantedModule struct {
 	name string
-	// optional: a kernel without it, or a machine that refuses it, boots all the same.
-	optional bool
+	use  Use
+	// absent: a kernel without it boots all the same. Optional modules may always be absent.
+	absent bool
 }
+
+// binds is the order of uses.
+var binds = map[Use]int{Boot: 2, Optional: 1, Device: 0}
 
 // ErrKernel means that a tree's kernel cannot boot a VM. The error names all that is missing.
 var ErrKernel = errors.New("the kernel cannot boot a VM")
@@ -82,8 +99,8 @@ func Modules(t *tree.Tree, kernelRelease string) ([]byte, error) {
 		}
 		name := load.name + ".ko"
 		order.WriteString(name)
-		if load.optional {
-			order.WriteString(" optional")
+		if load.use != Boot {
+			order.WriteString(" " + string(load.use))
 		}
 		order.WriteByte('\n')
 		records = append(records, file(path.Join(modulesDir, name), data, 0o644))
