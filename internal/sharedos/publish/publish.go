@@ -17,8 +17,20 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// ErrNotCached is returned by PrepareCached when the release would have to be built first.
-var ErrNotCached = errors.New("not built yet")
+var (
+	// ErrNotCached is returned by PrepareCached when the release would have to be built first.
+	ErrNotCached = errors.New("not built yet")
+	// ErrAccounts means that an account has another number than in the release before, so that files which VMs
+	// keep in /var and /home would change owner.
+	ErrAccounts = errors.New("accounts changed their numbers")
+	// ErrMoved means that another release of the name was published since this one was prepared.
+	ErrMoved = errors.New("another release was published meanwhile")
+	// ErrDamagedStore means that the store lacks something that a release in it refers to.
+	ErrDamagedStore = errors.New("the store lacks a part of a release")
+)
+
+// DefaultMaxChain is how many layers a release may have if Publisher.MaxChain is 0.
+const DefaultMaxChain = 8
 
 // Spec is a base as the user wants it.
 type Spec struct {
@@ -33,8 +45,12 @@ type Publisher struct {
 	Cache string
 	Key   ed25519.PrivateKey
 	Log   *slog.Logger
-	// MaxChain is how many layers a release may have before a full one is written again; 0 means 8.
+	// MaxChain is how many layers a release may have before a full one is written again; 0 means DefaultMaxChain.
 	MaxChain int
+	// Trusted are the keys of other operators whose releases are accepted and continued.
+	Trusted []ed25519.PublicKey
+	// Modules makes the modules archive of a release's kernel from the tree that the source yielded.
+	Modules func(t *tree.Tree, kernelRelease string) ([]byte, error)
 }
 
 // Prepared is a release built in the cache and not yet in the store.
@@ -47,14 +63,19 @@ type Prepared struct {
 	Change *Change
 	// Unchanged is true when the tree equals the newest release's: ID is that release's.
 	Unchanged bool
-	// files in the cache, by digest, that Publish uploads
-	files map[tree.Digest]string
+	// entry is where in the cache the release lies, for Publish to upload; empty when Unchanged.
+	entry string
+	// layer is false if the release needs no layer that the one before it did not have.
+	layer bool
+	// fingerprint of the source.
+	fingerprint string
 }
 
 // Change tells what differs between two releases.
 type Change struct {
 	Added, Changed, Removed int
-	// ChangedBytes counts the content of added and changed files; DeltaBytes the layer written for them.
+	// ChangedBytes counts the content of added and changed files; DeltaBytes the layer written for them, with its
+	// hash tree, be it a delta or a full one; 0 if none was needed.
 	ChangedBytes, DeltaBytes int64
 	// Packages that differ; From or To is empty when the package was added or removed.
 	Packages []PackageChange

@@ -18,7 +18,7 @@ const (
 	maxBlobSize  = 1 << 36
 	maxPackages  = 20_000
 	maxAccounts  = 20_000
-	maxText      = 255
+	maxText      = 256
 )
 
 // ValidName reports whether name can name a base or a component: ^[a-z0-9][a-z0-9._-]{0,62}$.
@@ -154,7 +154,7 @@ func (m *Manifest) checkAccounts() error {
 	return nil
 }
 
-// printable reports whether text is 1 to 255 bytes of UTF-8 without control characters.
+// printable reports whether text is 1 to 256 bytes of UTF-8 without control characters.
 func printable(text string) bool {
 	if len(text) == 0 || len(text) > maxText || !utf8.ValidString(text) {
 		return false

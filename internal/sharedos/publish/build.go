@@ -1,0 +1,259 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// maxKernelImage bounds a kernel image in bytes.
+const maxKernelImage = 512 << 20
+
+// build reads the source and makes the release that follows before in the cache. The caller holds the base's lock.
+func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key cacheKey, progress source.Progress) (_ *cached, err error) {
+	directory, err := p.begin(spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		// After commit nothing stands here any more.
+		err = errors.Join(err, os.RemoveAll(directory))
+	}()
+	read, err := source.ReadTree(ctx, spec.Source, directory, progress)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, read.Close()) }()
+	if err := layer.CheckTree(read.Tree.Entries); err != nil {
+		return nil, err
+	}
+	b := &building{publisher: p, directory: directory, read: read, before: before, progress: progress}
+	manifest, err := b.describe(spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	if before != nil {
+		if err := checkAccounts(before.manifest, manifest); err != nil {
+			return nil, err
+		}
+		if sameSystem(before.manifest, manifest) && before.whole {
+			unchanged := record{Unchanged: &before.id}
+			for _, name := range slices.Collect(maps.Keys(blobFiles(manifest))) {
+				if err := os.Remove(filepath.Join(directory, name)); err != nil {
+					return nil, err
+				}
+			}
+			path, err := p.commit(directory, key, unchanged)
+			return &cached{directory: path, record: unchanged, id: before.id}, err
+		}
+	}
+	r, err := b.addLayer(ctx, manifest)
+	if err != nil {
+		return nil, err
+	}
+	encoded, err := manifest.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFile(filepath.Join(directory, manifestFile), encoded); err != nil {
+		return nil, fmt.Errorf("write the manifest: %w", err)
+	}
+	path, err := p.commit(directory, key, r)
+	if err != nil {
+		return nil, err
+	}
+	return &cached{directory: path, record: r, manifest: manifest, id: release.ID(encoded)}, nil
+}
+
+// building is one release while it is made.
+type building struct {
+	publisher *Publisher
+	directory string
+	read      *source.Read
+	before    *previous
+	progress  source.Progress
+}
+
+// describe writes the blobs of the release and returns its manifest, without layers.
+func (b *building) describe(name string) (*release.Manifest, error) {
+	m := &release.Manifest{
+		Schema: release.Schema, Kind: release.Base, Name: name, Sequence: 1,
+		Architecture: b.read.Architecture, OS: b.read.OS, Packages: b.read.Packages,
+		Users: b.read.Users, Groups: b.read.Groups,
+		Kernel: &release.Kernel{Release: b.read.Kernel.Release},
+	}
+	if b.before != nil {
+		m.Sequence, m.Previous = b.before.manifest.Sequence+1, b.before.id
+	}
+	b.progress("listing contents", 0, 0)
+	var err error
+	m.Contents, err = b.blob(contentsFile, func(w io.Writer) error {
+		_, err := release.WriteContents(w, b.read.Tree.Entries)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.Kernel.Image, err = b.blob(imageFile, func(w io.Writer) (err error) {
+		image, err := b.read.OpenKernel()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, image.Close()) }()
+		n, err := io.Copy(w, io.LimitReader(image, maxKernelImage+1))
+		if n > maxKernelImage {
+			return fmt.Errorf("more than %d bytes", maxKernelImage)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.progress("gathering kernel modules", 0, 0)
+	m.Kernel.Modules, err = b.blob(modulesFile, func(w io.Writer) error {
+		if b.publisher.Modules == nil {
+			return errors.New("the publisher cannot make it")
+		}
+		archive, err := b.publisher.Modules(b.read.Full, b.read.Kernel.Release)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(archive)
+		return err
+	})
+	return m, err
+}
+
+// blob writes a file of the release and names it.
+func (b *building) blob(name string, write func(io.Writer) error) (_ release.Blob, err error) {
+	file, err := os.OpenFile(filepath.Join(b.directory, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return release.Blob{}, fmt.Errorf("write the %s: %w", name, err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	sum := &summing{sum: sha256.New()}
+	if err := write(io.MultiWriter(file, sum)); err != nil {
+		return release.Blob{}, fmt.Errorf("write the %s: %w", name, err)
+	}
+	if err := file.Sync(); err != nil {
+		return release.Blob{}, fmt.Errorf("write the %s: %w", name, err)
+	}
+	return sum.blob(), nil
+}
+
+// sameSystem reports whether two releases are of the same operating system, whatever layers hold it.
+func sameSystem(a, b *release.Manifest) bool {
+	return a.Contents == b.Contents && a.Architecture == b.Architecture && a.OS == b.OS &&
+		*a.Kernel == *b.Kernel && slices.Equal(a.Packages, b.Packages) &&
+		maps.Equal(a.Users, b.Users) && maps.Equal(a.Groups, b.Groups)
+}
+
+// addLayer decides between a delta and a full layer, writes it, and completes the manifest.
+func (b *building) addLayer(ctx context.Context, m *release.Manifest) (record, error) {
+	if b.before == nil {
+		top, err := b.writeLayer(ctx, b.read.Tree)
+		m.Layers = []release.Layer{top}
+		return record{Layer: true}, err
+	}
+	oldContents, err := b.publisher.Store.GetBlob(ctx, b.before.manifest.Contents)
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
+		b.publisher.log().Warn("the contents list of the newest release is missing, so the next one will be full", "release", b.before.id)
+		oldContents, err = nil, nil
+	}
+	if err != nil {
+		return record{}, fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
+	}
+	change, err := b.change(m, oldContents)
+	if err != nil {
+		return record{}, err
+	}
+	r := record{Change: change}
+	lower := b.before.manifest.Layers
+	if m.Contents == b.before.manifest.Contents && b.before.whole {
+		m.Layers = slices.Clone(lower) // only the kernel image or what describes the system differs
+		return r, nil
+	}
+	r.Layer = true
+	if oldContents != nil && b.before.whole && len(lower) < b.publisher.maxChain() {
+		top, ok, err := b.writeDelta(ctx, oldContents, lower)
+		if err != nil {
+			return record{}, err
+		}
+		if ok {
+			change.DeltaBytes = top.Size
+			m.Layers = append(slices.Clone(lower), top)
+			return r, nil
+		}
+	}
+	top, err := b.writeLayer(ctx, b.read.Tree)
+	change.DeltaBytes = top.Size
+	m.Layers = []release.Layer{top}
+	return r, err
+}
+
+func (b *building) change(m *release.Manifest, oldContents []byte) (_ *Change, err error) {
+	if oldContents == nil {
+		return describeChange(b.before.manifest, m, nil, nil)
+	}
+	contents, err := os.Open(filepath.Join(b.directory, contentsFile))
+	if err != nil {
+		return nil, fmt.Errorf("compare contents: %w", err)
+	}
+	defer func() { err = errors.Join(err, contents.Close()) }()
+	return describeChange(b.before.manifest, m, bytes.NewReader(oldContents), contents)
+}
+
+// writeDelta writes the delta over the layers of the release before; false if a full layer is the better choice.
+func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []release.Layer) (release.Layer, bool, error) {
+	old, err := readContents(oldContents)
+	if err != nil {
+		return release.Layer{}, false, fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
+	}
+	delta := layer.Delta(old, b.read.Tree.Entries)
+	if 2*contentBytes(delta) > contentBytes(b.read.Tree.Entries) {
+		return release.Layer{}, false, nil
+	}
+	top, err := b.writeLayer(ctx, &tree.Tree{Entries: delta, Content: b.read.Tree.Content})
+	if err != nil {
+		return release.Layer{}, false, err
+	}
+	top.Delta = true
+	// A patch that was taken back and came again is the same layer, and overlayfs takes none twice.
+	if slices.ContainsFunc(lower, func(l release.Layer) bool { return l.ID == top.ID }) {
+		return release.Layer{}, false, os.Remove(filepath.Join(b.directory, layerFile))
+	}
+	return top, true, nil
+}
+
+func (b *building) writeLayer(ctx context.Context, t *tree.Tree) (_ release.Layer, err error) {
+	file, err := os.OpenFile(filepath.Join(b.directory, layerFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return release.Layer{}, fmt.Errorf("write the layer: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	counted := &tree.Tree{Entries: t.Entries, Content: &countedContent{
+		Content: t.Content, total: contentBytes(t.Entries),
+		progress: func(done, total int64) { b.progress("writing the layer", done, total) },
+	}}
+	written, err := layer.Write(ctx, counted, file)
+	if err != nil {
+		return release.Layer{}, err
+	}
+	if err := file.Sync(); err != nil {
+		return release.Layer{}, fmt.Errorf("write the layer: %w", err)
+	}
+	return written, nil
+}

@@ -1,0 +1,316 @@
+package publish
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// The cache holds, for each base, one directory for each release that was built, named by the inputs of the build.
+// A directory is filled under another name and renamed when all in it is on disk, so it is whole or not there.
+// What is read from it is checked nevertheless; what does not fit is removed and built again.
+const (
+	// buildVersion changes when the same source would yield another release than before.
+	buildVersion = 1
+
+	releasesDir = "releases"
+	newPrefix   = ".new-"
+
+	recordFile   = "record.json"
+	manifestFile = "manifest"
+	layerFile    = "layer"
+	contentsFile = "contents"
+	imageFile    = "kernel"
+	modulesFile  = "modules"
+
+	maxRecordFile = 4 << 20
+	// keepBuilt and keepUnchanged are how many of the newest directories of a base stay.
+	keepBuilt     = 4
+	keepUnchanged = 64
+)
+
+// errMiss means that the cache has nothing usable for a key.
+var errMiss = errors.New("not in the cache")
+
+// cacheKey is all that a build depends on, besides the previous release itself.
+type cacheKey struct {
+	Build       int
+	Name        string
+	Fingerprint string
+	Previous    tree.Digest
+	MaxChain    int
+}
+
+// record is what a directory of the cache tells besides the release.
+type record struct {
+	// Unchanged names the release that the source yields, when that was the newest one already.
+	Unchanged *tree.Digest `json:"unchanged,omitempty"`
+	// Layer is false if the release needs no layer that the one before it did not have.
+	Layer  bool    `json:"layer"`
+	Change *Change `json:"change,omitempty"`
+}
+
+// cached is a directory of the cache that was checked.
+type cached struct {
+	directory string
+	record    record
+	manifest  *release.Manifest // nil if the record says Unchanged
+	id        tree.Digest
+}
+
+// needsLower reports whether the release stands on layers that the cache does not hold.
+func (c *cached) needsLower() bool {
+	return c.manifest == nil || !c.record.Layer || len(c.manifest.Layers) > 1
+}
+
+func (p *Publisher) baseDir(name string) string { return filepath.Join(p.Cache, releasesDir, name) }
+
+func (p *Publisher) cachePath(key cacheKey) (string, error) {
+	text, err := json.Marshal(key)
+	if err != nil {
+		return "", fmt.Errorf("name a cache entry: %w", err)
+	}
+	return filepath.Join(p.baseDir(key.Name), tree.Digest(sha256.Sum256(text)).Hex()), nil
+}
+
+// load returns what the cache holds for a key; errMiss if that is nothing, or nothing whole.
+func (p *Publisher) load(key cacheKey) (*cached, error) {
+	path, err := p.cachePath(key)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := readCached(path, key)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && entry == nil:
+		return nil, errMiss
+	case err != nil:
+		p.log().Warn("a cache entry is damaged and will be made again", "path", path, "error", err)
+		if err := os.RemoveAll(path); err != nil {
+			return nil, fmt.Errorf("remove a damaged cache entry: %w", err)
+		}
+		return nil, errMiss
+	}
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err != nil {
+		return nil, fmt.Errorf("mark a cache entry as used: %w", err)
+	}
+	return entry, nil
+}
+
+// readCached reads and checks a directory. Its error matches fs.ErrNotExist, and what it returns is nil, only if
+// the directory is not there; with anything else amiss it returns an entry and an error.
+func readCached(path string, key cacheKey) (*cached, error) {
+	if _, err := os.Stat(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		return &cached{}, err
+	}
+	entry := &cached{directory: path}
+	text, err := readBounded(filepath.Join(path, recordFile), maxRecordFile)
+	if err != nil {
+		return entry, err
+	}
+	if err := json.Unmarshal(text, &entry.record); err != nil {
+		return entry, err
+	}
+	if unchanged := entry.record.Unchanged; unchanged != nil {
+		if *unchanged != key.Previous || unchanged.IsZero() {
+			return entry, fmt.Errorf("it says unchanged from %s, but follows %s", unchanged, key.Previous)
+		}
+		entry.id = *unchanged
+		return entry, nil
+	}
+	encoded, err := readBounded(filepath.Join(path, manifestFile), release.MaxManifest)
+	if err != nil {
+		return entry, err
+	}
+	if entry.manifest, err = release.Decode(encoded); err != nil {
+		return entry, err
+	}
+	entry.id = release.ID(encoded)
+	m := entry.manifest
+	if m.Kind != release.Base || m.Name != key.Name || m.Previous != key.Previous {
+		return entry, fmt.Errorf("it is of %s %q after %s, not of base %q after %s", m.Kind, m.Name, m.Previous, key.Name, key.Previous)
+	}
+	if entry.record.Layer {
+		// Publish reads the whole layer before it uploads it.
+		info, err := os.Stat(filepath.Join(path, layerFile))
+		if err != nil {
+			return entry, err
+		}
+		if top := m.Layers[len(m.Layers)-1]; info.Size() != top.Size {
+			return entry, fmt.Errorf("the layer has %d bytes instead of %d", info.Size(), top.Size)
+		}
+	}
+	for name, blob := range blobFiles(m) {
+		if err := checkFile(filepath.Join(path, name), blob); err != nil {
+			return entry, err
+		}
+	}
+	return entry, nil
+}
+
+// blobFiles names the files of a release's blobs in its directory.
+func blobFiles(m *release.Manifest) map[string]release.Blob {
+	files := map[string]release.Blob{contentsFile: m.Contents}
+	if m.Kernel != nil {
+		files[imageFile], files[modulesFile] = m.Kernel.Image, m.Kernel.Modules
+	}
+	return files
+}
+
+func checkFile(path string, blob release.Blob) (err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if _, err := io.Copy(io.Discard, release.Verified(file, blob)); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func readBounded(path string, limit int64) (_ []byte, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	data, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return data, nil
+}
+
+// begin makes a directory to fill. Leftovers of builds that were cut off go: the caller holds the base's lock.
+func (p *Publisher) begin(name string) (string, error) {
+	parent := p.baseDir(name)
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return "", fmt.Errorf("make the cache directory: %w", err)
+	}
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return "", fmt.Errorf("read the cache directory: %w", err)
+	}
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), newPrefix) {
+			if err := os.RemoveAll(filepath.Join(parent, entry.Name())); err != nil {
+				return "", fmt.Errorf("remove what an interrupted build left: %w", err)
+			}
+		}
+	}
+	directory, err := os.MkdirTemp(parent, newPrefix)
+	if err != nil {
+		return "", fmt.Errorf("make a cache entry: %w", err)
+	}
+	return directory, nil
+}
+
+// commit gives a filled directory its name once all in it is on disk, and returns its path.
+func (p *Publisher) commit(directory string, key cacheKey, r record) (string, error) {
+	path, err := p.cachePath(key)
+	if err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return "", fmt.Errorf("write a cache entry: %w", err)
+	}
+	if err := writeFile(filepath.Join(directory, recordFile), text); err != nil {
+		return "", fmt.Errorf("write a cache entry: %w", err)
+	}
+	// Whatever stands there did not pass load, or says no more than this.
+	if err := os.RemoveAll(path); err != nil {
+		return "", fmt.Errorf("replace a cache entry: %w", err)
+	}
+	if err := errors.Join(syncDir(directory), os.Rename(directory, path), syncDir(filepath.Dir(path))); err != nil {
+		return "", fmt.Errorf("write a cache entry: %w", err)
+	}
+	return path, p.prune(key.Name)
+}
+
+// prune removes all but the newest directories of a base.
+func (p *Publisher) prune(name string) error {
+	parent := p.baseDir(name)
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return fmt.Errorf("tidy the cache: %w", err)
+	}
+	used := map[string]time.Time{}
+	var built, unchanged []string
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil || !entry.IsDir() || strings.HasPrefix(entry.Name(), newPrefix) {
+			continue // it went meanwhile, or is none of ours to judge
+		}
+		path := filepath.Join(parent, entry.Name())
+		used[path] = info.ModTime()
+		if _, err := os.Stat(filepath.Join(path, manifestFile)); err == nil {
+			built = append(built, path)
+		} else {
+			unchanged = append(unchanged, path)
+		}
+	}
+	newestFirst := func(a, b string) int { return used[b].Compare(used[a]) }
+	slices.SortFunc(built, newestFirst)
+	slices.SortFunc(unchanged, newestFirst)
+	for _, path := range slices.Concat(built[min(len(built), keepBuilt):], unchanged[min(len(unchanged), keepUnchanged):]) {
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("tidy the cache: %w", err)
+		}
+	}
+	return nil
+}
+
+func writeFile(path string, data []byte) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}
+
+func syncDir(path string) error {
+	directory, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(directory.Sync(), directory.Close())
+}
+
+// rememberUnchanged notes that a source yields the newest release, so that this needs no reading next time.
+func (p *Publisher) rememberUnchanged(ctx context.Context, key cacheKey) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	directory, err := p.begin(key.Name)
+	if err != nil {
+		return err
+	}
+	if _, err := p.commit(directory, key, record{Unchanged: &key.Previous}); err != nil {
+		return errors.Join(err, os.RemoveAll(directory))
+	}
+	return nil
+}

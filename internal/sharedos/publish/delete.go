@@ -1,0 +1,125 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Delete implements Interface. A base that is gone already is no error: what an interrupted Delete left is swept.
+// What may not be deleted is found out before anything is.
+func (p *Publisher) Delete(ctx context.Context, name string, inUse map[tree.Digest][]string) error {
+	if err := p.delete(ctx, name, inUse); err != nil {
+		return fmt.Errorf("delete base %q: %w", name, err)
+	}
+	return nil
+}
+
+func (p *Publisher) delete(ctx context.Context, name string, inUse map[tree.Digest][]string) (err error) {
+	unlock, err := p.lockStore(ctx, func(string, int64, int64) {})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+
+	histories, err := p.Store.Histories(ctx)
+	if err != nil {
+		return fmt.Errorf("list what the store holds: %w", err)
+	}
+	deleted := store.Named{Kind: release.Base, Name: name}
+	keep := map[tree.Digest]bool{}
+	var users []string
+	for _, id := range sortedIDs(inUse) {
+		m, err := p.keepInUse(ctx, keep, id, inUse[id])
+		if err != nil {
+			return err
+		}
+		if slices.Contains(histories[deleted], id) || m != nil && m.Kind == release.Base && m.Name == name {
+			users = append(users, inUse[id]...)
+		}
+	}
+	if len(users) > 0 {
+		slices.Sort(users)
+		return fmt.Errorf("used by VM %s: %w", strings.Join(slices.Compact(users), ", "), store.ErrInUse)
+	}
+	for named, ids := range histories {
+		if named == deleted {
+			continue
+		}
+		for _, id := range ids {
+			if err := p.keepRecorded(ctx, keep, id); err != nil {
+				return fmt.Errorf("find what %s %q needs: %w", named.Kind, named.Name, err)
+			}
+		}
+	}
+	if _, there := histories[deleted]; there {
+		if err := p.Store.SetHistory(ctx, release.Base, name, nil); err != nil {
+			return fmt.Errorf("remove the record of its releases: %w", err)
+		}
+	}
+	swept, err := p.Store.Sweep(ctx, keep)
+	for _, volume := range swept {
+		p.log().Info("deleted from the store", "volume", volume.Name, "bytes", volume.Allocation)
+	}
+	if err != nil {
+		return fmt.Errorf("delete what nothing refers to (delete again to continue): %w", err)
+	}
+	return nil
+}
+
+func sortedIDs(inUse map[tree.Digest][]string) []tree.Digest {
+	return slices.SortedFunc(maps.Keys(inUse), func(a, b tree.Digest) int { return slices.Compare(a[:], b[:]) })
+}
+
+// keepInUse keeps what a VM refers to. That need not be a release: an initramfs is a blob of its own.
+func (p *Publisher) keepInUse(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest, vms []string) (*release.Manifest, error) {
+	keep[id] = true
+	m, err := p.keepRelease(ctx, keep, id)
+	if !errors.Is(err, store.ErrNotFound) {
+		return m, err
+	}
+	if _, err := p.Store.BlobPath(ctx, id); err != nil {
+		// Its layers cannot be known, so any layer may be one of them.
+		return nil, fmt.Errorf("VM %s refers to %s, of which the store does not tell what it needs, so nothing can be deleted safely (destroy that VM first): %w",
+			strings.Join(vms, ", "), id, errors.Join(ErrDamagedStore, err))
+	}
+	return nil, nil
+}
+
+// keepRecorded keeps what a recorded release refers to. One whose manifest is gone cannot be used, and the VMs
+// that run it are asked about by themselves.
+func (p *Publisher) keepRecorded(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest) error {
+	_, err := p.keepRelease(ctx, keep, id)
+	if errors.Is(err, store.ErrNotFound) {
+		p.log().Warn("a recorded release has no manifest", "release", id)
+		return nil
+	}
+	return err
+}
+
+// keepRelease keeps a release and all that it refers to, whoever signed it.
+func (p *Publisher) keepRelease(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest) (*release.Manifest, error) {
+	signed, err := p.Store.GetRelease(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("read release %s: %w", id, err)
+	}
+	m, _, err := release.OpenUnsigned(signed)
+	if err != nil {
+		return nil, fmt.Errorf("read release %s: %w", id, err)
+	}
+	keep[id] = true
+	for _, layer := range m.Layers {
+		keep[layer.ID] = true
+	}
+	for _, blob := range blobFiles(m) {
+		keep[blob.Digest] = true
+	}
+	return m, nil
+}

@@ -1,0 +1,71 @@
+package publish
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+var _ Interface = (*Publisher)(nil)
+
+// Newest implements Interface.
+func (p *Publisher) Newest(ctx context.Context, name string) (tree.Digest, *release.Manifest, error) {
+	history, err := p.Store.History(ctx, release.Base, name)
+	if err != nil {
+		return tree.Digest{}, nil, fmt.Errorf("find the newest release of base %q: %w", name, err)
+	}
+	if len(history) == 0 {
+		return tree.Digest{}, nil, fmt.Errorf("find the newest release of base %q: %w", name, store.ErrNotFound)
+	}
+	manifest, err := p.Get(ctx, history[0])
+	if errors.Is(err, store.ErrNotFound) {
+		// The base is recorded, so it is not gone: this must not read as if it were.
+		err = fmt.Errorf("its manifest is missing: %w; publish it again from the cache of the machine that made it, or destroy the base",
+			ErrDamagedStore)
+	}
+	if err != nil {
+		return tree.Digest{}, nil, fmt.Errorf("read the newest release of base %q: %s: %w", name, history[0], err)
+	}
+	if manifest.Kind != release.Base || manifest.Name != name {
+		return tree.Digest{}, nil, fmt.Errorf("read the newest release of base %q: %s is %s %q: %w",
+			name, history[0], manifest.Kind, manifest.Name, ErrDamagedStore)
+	}
+	return history[0], manifest, nil
+}
+
+// Get implements Interface.
+func (p *Publisher) Get(ctx context.Context, id tree.Digest) (*release.Manifest, error) {
+	signed, err := p.Store.GetRelease(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("read release %s: %w", id, err)
+	}
+	trusted, err := p.trusted()
+	if err != nil {
+		return nil, fmt.Errorf("read release %s: %w", id, err)
+	}
+	manifest, got, err := release.Open(signed, trusted)
+	if err != nil {
+		return nil, fmt.Errorf("read release %s: %w; if another operator made it, use that operator's key", id, err)
+	}
+	if got != id {
+		return nil, fmt.Errorf("read release %s: what is stored under its id is %s: %w", id, got, ErrDamagedStore)
+	}
+	return manifest, nil
+}
+
+// trusted returns the public keys whose releases are accepted.
+func (p *Publisher) trusted() ([]ed25519.PublicKey, error) {
+	if len(p.Key) != ed25519.PrivateKeySize {
+		return nil, fmt.Errorf("the operator key has %d bytes instead of %d", len(p.Key), ed25519.PrivateKeySize)
+	}
+	own, ok := p.Key.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("the operator key has no Ed25519 public key")
+	}
+	return append([]ed25519.PublicKey{own}, p.Trusted...), nil
+}

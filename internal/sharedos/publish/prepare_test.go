@@ -1,0 +1,342 @@
+package publish
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+func TestTheFirstReleaseIsOneFullLayer(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	prepared := publish(t, p, newSystem())
+	m := prepared.Manifest
+	if len(m.Layers) != 1 || m.Layers[0].Delta || m.Sequence != 1 || !m.Previous.IsZero() || prepared.Change != nil || prepared.Unchanged {
+		t.Errorf("%+v", m)
+	}
+	if m.OS != "Test GNU/Linux 13" || m.Architecture != "amd64" || m.Kernel.Release != "6.12.1-cloud-amd64" ||
+		m.Users["www-data"] != 33 || !cmp.Equal(m.Packages, []release.Package{{Name: "server", Version: "1"}}) {
+		t.Errorf("%+v", m)
+	}
+	opened, id, err := release.Open(prepared.Signed, []ed25519.PublicKey{p.Key.Public().(ed25519.PublicKey)})
+	if err != nil || id != prepared.ID || !cmp.Equal(opened, m) {
+		t.Errorf("the signed manifest is %s, %v", id, err)
+	}
+}
+
+func TestAPatchIsADelta(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	first := publish(t, p, newSystem())
+	patched := newSystem().with("usr/bin/server", "version 2", "usr/bin/new", "new", "etc/server.conf", "", "var/lib/dpkg/status", "")
+	patched.install("library", "5")
+	patched.install("server", "2")
+	second := publish(t, p, patched)
+	m := second.Manifest
+	if m.Sequence != 2 || m.Previous != first.ID || len(m.Layers) != 2 || m.Layers[0] != first.Manifest.Layers[0] || !m.Layers[1].Delta {
+		t.Fatalf("%+v", m)
+	}
+	// Besides the files above, the package database changed.
+	want := &Change{
+		Added: 1, Changed: 2, Removed: 1,
+		Packages:   []PackageChange{{Name: "library", To: "5"}, {Name: "server", From: "1", To: "2"}},
+		KernelFrom: "6.12.1-cloud-amd64", KernelTo: "6.12.1-cloud-amd64",
+		ChangedBytes: int64(len("version 2") + len("new") + len(patched["var/lib/dpkg/status"])),
+		DeltaBytes:   m.Layers[1].Size,
+	}
+	if diff := cmp.Diff(want, second.Change); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestOneInputYieldsOneIDOnEveryMachine(t *testing.T) {
+	var ids [2][]tree.Digest
+	for i := range ids {
+		p := newPublisher(t, storetest.New(t))
+		p.Key = testKey(byte(i))
+		ids[i] = append(ids[i], publish(t, p, newSystem()).ID, publish(t, p, newSystem().with("usr/bin/server", "2")).ID)
+	}
+	if diff := cmp.Diff(ids[0], ids[1]); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnUnchangedSourceIsNotReadTwice(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	src := newSystem().source(t)
+	first := prepare(t, p, src)
+	if again := prepare(t, p, src); again.ID != first.ID || again.Unchanged || src.opened.Load() != 1 {
+		t.Errorf("before it is published: %s, unchanged %t, read %d times", again.ID, again.Unchanged, src.opened.Load())
+	}
+	if err := p.Publish(t.Context(), first, nil); err != nil {
+		t.Fatal(err)
+	}
+	if again := prepare(t, p, src); again.ID != first.ID || !again.Unchanged || src.opened.Load() != 1 {
+		t.Errorf("after it is published: %s, unchanged %t, read %d times", again.ID, again.Unchanged, src.opened.Load())
+	}
+}
+
+func TestAnotherSourceOfTheSameTreeIsUnchanged(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	first := publish(t, p, newSystem())
+	src := newSystem().source(t)
+	src.fingerprint = "another"
+	for range 2 {
+		prepared := prepare(t, p, src)
+		if prepared.ID != first.ID || !prepared.Unchanged || prepared.Change != nil || !cmp.Equal(prepared.Manifest, first.Manifest) {
+			t.Errorf("%+v", prepared)
+		}
+		if err := p.Publish(t.Context(), prepared, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if src.opened.Load() != 1 {
+		t.Errorf("it was read %d times", src.opened.Load())
+	}
+}
+
+func TestAccountsMustKeepTheirNumbers(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	first := publish(t, p, newSystem())
+	moved := newSystem().with("etc/passwd", "root:x:0:0::/root:/bin/sh\nwww-data:x:34:33::/:/bin/false\nnew:x:33:5::/:/bin/false\n",
+		"etc/group", "root:x:0:\nwww-data:x:35:\n")
+	_, err := p.Prepare(t.Context(), Spec{Name: "os", Source: moved.source(t)}, nil)
+	if !errors.Is(err, ErrAccounts) {
+		t.Fatalf("got %v, want ErrAccounts", err)
+	}
+	for _, want := range []string{"user www-data from 33 to 34", "group www-data from 33 to 35", "old numbers"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+	if id, _, err := p.Newest(t.Context(), "os"); err != nil || id != first.ID {
+		t.Errorf("the newest release is %s, %v", id, err)
+	}
+}
+
+func TestAChainEndsInAFullLayer(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	p.MaxChain = 3
+	var lengths []int
+	for _, version := range []string{"1", "2", "3", "4", "5"} {
+		lengths = append(lengths, len(publish(t, p, newSystem().with("usr/bin/server", version)).Manifest.Layers))
+	}
+	if want := []int{1, 2, 3, 1, 2}; !slices.Equal(lengths, want) {
+		t.Errorf("layers of releases: %v, want %v", lengths, want)
+	}
+}
+
+func TestALargeChangeIsAFullLayer(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	publish(t, p, newSystem())
+	second := publish(t, p, newSystem().with("usr/share/weight", strings.Repeat("other", 20_000)))
+	if m := second.Manifest; len(m.Layers) != 1 || m.Sequence != 2 || second.Change.DeltaBytes != m.Layers[0].Size {
+		t.Errorf("%+v, %+v", m, second.Change)
+	}
+}
+
+func TestNoReleaseHasALayerTwice(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	for i := range 6 {
+		m := publish(t, p, newSystem().with("usr/bin/server", []string{"version 1", "version 2"}[i%2])).Manifest
+		ids := layerIDs(m)
+		slices.SortFunc(ids, func(a, b tree.Digest) int { return slices.Compare(a[:], b[:]) })
+		if len(slices.Compact(ids)) != len(m.Layers) || m.Sequence != uint64(i+1) {
+			t.Fatalf("release %d: %+v", i+1, m)
+		}
+	}
+}
+
+func TestAKernelImageAloneNeedsNoLayer(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	first := publish(t, p, newSystem())
+	second := publish(t, p, newSystem().with("boot/vmlinuz-6.12.1-cloud-amd64", "another image"))
+	if second.Unchanged || second.ID == first.ID || !cmp.Equal(second.Manifest.Layers, first.Manifest.Layers) || second.Change.DeltaBytes != 0 {
+		t.Errorf("%+v", second.Manifest)
+	}
+}
+
+func TestWithoutALowerLayerTheNextReleaseIsFull(t *testing.T) {
+	s := storetest.New(t)
+	p := newPublisher(t, s)
+	first := publish(t, p, newSystem())
+	patched := newSystem().with("usr/bin/server", "version 2")
+	if delta := prepare(t, p, patched.source(t)); len(delta.Manifest.Layers) != 2 {
+		t.Fatalf("%+v", delta.Manifest)
+	}
+	if err := os.Remove(s.Path(store.LayerName(first.Manifest.Layers[0].ID))); err != nil {
+		t.Fatal(err)
+	}
+	if full := publish(t, p, patched); len(full.Manifest.Layers) != 1 || full.Manifest.Sequence != 2 {
+		t.Errorf("%+v", full.Manifest)
+	}
+}
+
+func TestPrepareCachedBuildsOnlyWhatAPlanMayRead(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	src := newSystem().source(t)
+	spec := Spec{Name: "os", Source: src}
+	if _, err := p.PrepareCached(t.Context(), spec); !errors.Is(err, ErrNotCached) || src.opened.Load() != 0 {
+		t.Fatalf("got %v, want ErrNotCached; read %d times", err, src.opened.Load())
+	}
+	built := prepare(t, p, src)
+	cached, err := p.PrepareCached(t.Context(), spec)
+	if err != nil || cached.ID != built.ID {
+		t.Fatalf("got %+v, %v", cached, err)
+	}
+	archive := newSystem().with("usr/bin/server", "2").source(t)
+	archive.atPlan = true
+	atPlan, err := p.PrepareCached(t.Context(), Spec{Name: "os", Source: archive})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if atApply := prepare(t, p, archive); atApply.ID != atPlan.ID || archive.opened.Load() != 1 {
+		t.Errorf("planned %s, got %s; read %d times", atPlan.ID, atApply.ID, archive.opened.Load())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	archive.fingerprint, archive.block = "slow", true
+	if _, err := p.PrepareCached(ctx, Spec{Name: "os", Source: archive}); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotCached) {
+		t.Errorf("the caller's own end: got %v", err)
+	}
+}
+
+func TestPrepareRefusesABadSpec(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	for _, spec := range []Spec{{Name: "../os", Source: newSystem().source(t)}, {Name: "", Source: newSystem().source(t)}, {Name: "os"}} {
+		if _, err := p.Prepare(t.Context(), spec, nil); err == nil {
+			t.Errorf("%q: no error", spec.Name)
+		}
+	}
+	if entries, err := os.ReadDir(p.Cache); err != nil || len(entries) != 0 {
+		t.Errorf("the cache holds %v, %v", entries, err)
+	}
+}
+
+func TestAnUnreadableStoreIsNoFirstRelease(t *testing.T) {
+	s := storetest.New(t)
+	p := newPublisher(t, s)
+	publish(t, p, newSystem())
+	for _, method := range []string{"History", "GetRelease", "LayerPath"} {
+		s.Fail = func(called, _ string) error {
+			if called == method {
+				return store.ErrUnreachable
+			}
+			return nil
+		}
+		if prepared, err := p.Prepare(t.Context(), Spec{Name: "os", Source: newSystem().source(t)}, nil); !errors.Is(err, store.ErrUnreachable) {
+			t.Errorf("%s fails: got %+v, %v", method, prepared, err)
+		}
+	}
+}
+
+func TestADamagedCacheNeverYieldsAWrongRelease(t *testing.T) {
+	damages := map[string]func(t *testing.T, path string){
+		"gone": func(t *testing.T, path string) { must(t, os.Remove(path)) },
+		"cut off": func(t *testing.T, path string) {
+			info, err := os.Stat(path)
+			must(t, err)
+			must(t, os.Truncate(path, info.Size()/2))
+		},
+		"empty": func(t *testing.T, path string) { must(t, os.Truncate(path, 0)) },
+		"another byte": func(t *testing.T, path string) {
+			data, err := os.ReadFile(path)
+			must(t, err)
+			data[len(data)/3] ^= 1
+			must(t, os.WriteFile(path, data, 0o600))
+		},
+	}
+	for _, name := range []string{recordFile, manifestFile, layerFile, contentsFile, imageFile, modulesFile} {
+		for damage, do := range damages {
+			t.Run(name+" "+damage, func(t *testing.T) {
+				p := newPublisher(t, storetest.New(t))
+				src := newSystem().source(t)
+				good := prepare(t, p, src)
+				do(t, filepath.Join(good.entry, name))
+				again := prepare(t, p, src)
+				if again.ID != good.ID {
+					t.Fatalf("release %s came out instead of %s", again.ID, good.ID)
+				}
+				if err := p.Publish(t.Context(), again, nil); err != nil {
+					if !errors.Is(err, layer.ErrDamaged) {
+						t.Fatal(err)
+					}
+					// Found at the upload: nothing was published, and the next attempt builds anew.
+					if _, _, err := p.Newest(t.Context(), "os"); !errors.Is(err, store.ErrNotFound) {
+						t.Fatalf("got %v, want ErrNotFound", err)
+					}
+				}
+				publish(t, p, newSystem())
+			})
+		}
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheCacheKeepsTheNewestOnly(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	must(t, os.MkdirAll(filepath.Join(p.baseDir("os"), newPrefix+"left-over"), 0o700))
+	for _, version := range []string{"1", "2", "3", "4", "5", "6", "7"} {
+		prepare(t, p, newSystem().with("usr/bin/server", version).source(t))
+	}
+	entries, err := os.ReadDir(p.baseDir("os"))
+	if err != nil || len(entries) != keepBuilt {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+}
+
+func TestOneWriterAtATime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	unlock, err := lock(t.Context(), path, func() { t.Error("waited for nobody") })
+	must(t, err)
+	waiting := make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		unlock, err := lock(t.Context(), path, func() { close(waiting) })
+		if err == nil {
+			err = unlock()
+		}
+		done <- err
+	}()
+	<-waiting
+	select {
+	case err := <-done:
+		t.Fatalf("a second writer got the lock: %v", err)
+	default:
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := lock(ctx, path, func() {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a cancelled wait: %v", err)
+	}
+	must(t, unlock())
+	must(t, <-done)
+}
+
+func TestPackageChanges(t *testing.T) {
+	old := []release.Package{{Name: "a", Version: "1"}, {Name: "b", Version: "1"}, {Name: "d", Version: "1"}}
+	new := []release.Package{{Name: "b", Version: "2"}, {Name: "c", Version: "1"}, {Name: "d", Version: "1"}, {Name: "e", Version: "1"}}
+	want := []PackageChange{{"a", "1", ""}, {"b", "1", "2"}, {"c", "", "1"}, {"e", "", "1"}}
+	if diff := cmp.Diff(want, packageChanges(old, new), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}

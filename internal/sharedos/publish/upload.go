@@ -1,0 +1,202 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Publish implements Interface. The order is layer, blobs, manifest, history: whatever an interrupted one left,
+// nothing in the store refers to something that is not whole. ErrMoved means that another release was published
+// since Prepare, and that nothing was published now.
+func (p *Publisher) Publish(ctx context.Context, prepared *Prepared, progress source.Progress) error {
+	if prepared.Unchanged {
+		return nil
+	}
+	if progress == nil {
+		progress = func(string, int64, int64) {}
+	}
+	if err := p.publish(ctx, prepared, progress); err != nil {
+		return fmt.Errorf("publish release %s of base %q: %w", prepared.ID, prepared.Manifest.Name, err)
+	}
+	return nil
+}
+
+func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress source.Progress) (err error) {
+	if prepared.entry == "" {
+		return errors.New("it was not prepared by this publisher")
+	}
+	unlock, err := p.lockStore(ctx, progress)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+
+	if _, err := p.historyBefore(ctx, prepared); err != nil {
+		return err
+	}
+	if err := p.upload(ctx, prepared, progress); err != nil {
+		return err
+	}
+	if err := p.Store.PutRelease(ctx, prepared.ID, prepared.Signed); err != nil {
+		return fmt.Errorf("store the manifest: %w", err)
+	}
+	// A storage pool cannot compare and swap. Asking again right before and right after leaves another machine a
+	// moment only; on this machine the lock leaves none.
+	history, err := p.historyBefore(ctx, prepared)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(history, prepared.ID) {
+		history = append([]tree.Digest{prepared.ID}, history...)
+		if err := p.Store.SetHistory(ctx, release.Base, prepared.Manifest.Name, history); err != nil {
+			return fmt.Errorf("record the release: %w", err)
+		}
+	}
+	after, err := p.Store.History(ctx, release.Base, prepared.Manifest.Name)
+	if err != nil {
+		return fmt.Errorf("read the record back: %w", err)
+	}
+	if !slices.Equal(after, history) {
+		return fmt.Errorf("the record of its releases was changed while it was written: %w; plan and apply again", ErrMoved)
+	}
+	// A sweep by another machine may have taken what nothing referred to yet.
+	if err := p.upload(ctx, prepared, progress); err != nil {
+		return err
+	}
+	p.noteUnchanged(ctx, prepared)
+	return nil
+}
+
+// lockStore lets one process of this machine change the store at a time.
+func (p *Publisher) lockStore(ctx context.Context, progress source.Progress) (func() error, error) {
+	return lock(ctx, filepath.Join(p.Cache, "store.lock"), func() {
+		progress("waiting for another process that changes the store", 0, 0)
+	})
+}
+
+// historyBefore returns the record of the base's releases if the prepared one may be put before them, or is the
+// newest of them already.
+func (p *Publisher) historyBefore(ctx context.Context, prepared *Prepared) ([]tree.Digest, error) {
+	history, err := p.Store.History(ctx, release.Base, prepared.Manifest.Name)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, fmt.Errorf("read the record of its releases: %w", err)
+	}
+	var newest tree.Digest
+	if len(history) > 0 {
+		newest = history[0]
+	}
+	if newest == prepared.ID || newest == prepared.Manifest.Previous {
+		return history, nil
+	}
+	if newest.IsZero() {
+		return nil, fmt.Errorf("it follows %s, and the base is gone: %w; plan and apply again", prepared.Manifest.Previous, ErrMoved)
+	}
+	return nil, fmt.Errorf("the newest release is %s, and this one follows %s: %w; plan and apply again",
+		newest, describePrevious(prepared.Manifest.Previous), ErrMoved)
+}
+
+func describePrevious(id tree.Digest) string {
+	if id.IsZero() {
+		return "none"
+	}
+	return id.String()
+}
+
+// upload puts into the store what it lacks of the release, layer first.
+func (p *Publisher) upload(ctx context.Context, prepared *Prepared, progress source.Progress) error {
+	m := prepared.Manifest
+	lower := m.Layers
+	if prepared.layer {
+		lower = m.Layers[:len(m.Layers)-1]
+		if err := p.uploadLayer(ctx, prepared, m.Layers[len(m.Layers)-1], progress); err != nil {
+			return err
+		}
+	}
+	for _, below := range lower {
+		_, err := p.Store.LayerPath(ctx, below.ID)
+		if errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("layer %s, which it builds on, is missing: %w; plan and apply again", below.ID, ErrDamagedStore)
+		}
+		if err != nil {
+			return fmt.Errorf("find layer %s, which it builds on: %w", below.ID, err)
+		}
+	}
+	blobs := []struct {
+		file string
+		blob release.Blob
+	}{{contentsFile, m.Contents}, {imageFile, m.Kernel.Image}, {modulesFile, m.Kernel.Modules}}
+	for _, b := range blobs {
+		if err := p.uploadBlob(ctx, prepared, b.file, b.blob, progress); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Publisher) uploadLayer(ctx context.Context, prepared *Prepared, top release.Layer, progress source.Progress) (err error) {
+	_, err = p.Store.LayerPath(ctx, top.ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("find layer %s: %w", top.ID, err)
+	}
+	missing := err != nil
+	file, err := os.Open(filepath.Join(prepared.entry, layerFile))
+	if err != nil {
+		return fmt.Errorf("read the layer from the cache (plan and apply again to build it anew): %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if missing {
+		progress("verifying the layer", 0, 0)
+		if err := layer.Verify(file, top); err != nil {
+			return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it anew: %w", err), os.RemoveAll(prepared.entry))
+		}
+	}
+	// PutLayer itself knows whether the pool holds all of it.
+	if _, err := p.Store.PutLayer(ctx, top, file, func(done, total int64) {
+		progress("uploading the layer", done, total)
+	}); err != nil {
+		return fmt.Errorf("upload layer %s: %w", top.ID, err)
+	}
+	return nil
+}
+
+func (p *Publisher) uploadBlob(ctx context.Context, prepared *Prepared, name string, blob release.Blob, progress source.Progress) (err error) {
+	path := filepath.Join(prepared.entry, name)
+	if err := checkFile(path, blob); err != nil {
+		return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it anew: %w", err), os.RemoveAll(prepared.entry))
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read the %s from the cache: %w", name, err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if err := p.Store.PutBlob(ctx, blob, file, func(done, total int64) {
+		progress("uploading the "+name, done, total)
+	}); err != nil {
+		return fmt.Errorf("upload the %s: %w", name, err)
+	}
+	return nil
+}
+
+// noteUnchanged notes that the source yields what is now the newest release. Without the note the next Prepare
+// reads the source to find out, so failing to write it is no failure to publish.
+func (p *Publisher) noteUnchanged(ctx context.Context, prepared *Prepared) {
+	name := prepared.Manifest.Name
+	unlock, err := p.lockBase(ctx, name, func(string, int64, int64) {})
+	if err == nil {
+		key := p.key(name, prepared.fingerprint, &previous{id: prepared.ID})
+		err = errors.Join(p.rememberUnchanged(ctx, key), unlock())
+	}
+	if err != nil {
+		p.log().Warn("could not note in the cache that the source is published", "base", name, "error", err)
+	}
+}
