@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
+)
+
+//go:embed fleet/main.tf
+var configuration embed.FS
+
+// fleet is a libvirt of the benchmark's own, with real guests made by the real Terraform.
+type fleet struct {
+	*bench
+	work *workspace.Workspace
+	host *host.Host
+	key  *guestKey
+	vms  map[string]endpoint
+	// tool is the benchmark's own program for guests.
+	tool string
+}
+
+// endpoint is where the services of a VM are reached on 127.0.0.1.
+type endpoint struct {
+	SSH     uint16 `json:"ssh"`
+	Greeter uint16 `json:"greeter"`
+}
+
+func (e endpoint) ssh() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(e.SSH))) }
+func (e endpoint) greeter() string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(e.Greeter)))
+}
+
+// fleet measures all that takes real guests.
+func (b *bench) fleet(ctx context.Context) (err error) {
+	// Short, since the paths of unix sockets below it are limited to 108 bytes.
+	dir, err := os.MkdirTemp("", "sharedos-")
+	if err != nil {
+		return fmt.Errorf("make a directory to work in: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	b.tell("starting a libvirt of the benchmark's own in " + dir)
+	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bed.Close()) }()
+	f, err := b.newFleet(ctx, bed, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.host.Close()) }()
+	for _, measure := range []func(context.Context) error{
+		f.firstBoot, f.initramfsSize, f.furtherVM, f.residentAgent, f.refresh, f.work.Destroy,
+	} {
+		if err := measure(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) newFleet(ctx context.Context, bed *testbed.Testbed, dir string) (*fleet, error) {
+	f := &fleet{bench: b, vms: map[string]endpoint{}, tool: filepath.Join(dir, "guest")}
+	cache, err := testbed.CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	if f.key, err = newGuestKey(); err != nil {
+		return nil, err
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-o", f.tool, "./bench/guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the program for the guests (run from the top of the repository): %w: %s", err, text)
+	}
+	for _, name := range []string{"bench-a", "bench-b"} {
+		var at endpoint
+		for _, port := range []*uint16{&at.SSH, &at.Greeter} {
+			if *port, err = testbed.FreePort(); err != nil {
+				return nil, err
+			}
+		}
+		f.vms[name] = at
+	}
+	files, err := fs.Sub(configuration, "fleet")
+	if err != nil {
+		return nil, fmt.Errorf("open the benchmark's configuration: %w", err)
+	}
+	pool, key := filepath.Join(dir, "pool"), filepath.Join(dir, "operator.key")
+	f.work, err = workspace.New(workspace.Config{
+		Terraform: b.terraform, Provider: b.provider, Configuration: files, Dir: filepath.Join(dir, "tf"), Tell: b.tell,
+		Env: []string{
+			"SHAREDOS_URI=" + bed.URI(), "SHAREDOS_POOL_PATH=" + pool, "SHAREDOS_OPERATOR_KEY=" + key,
+			"SHAREDOS_CACHE=" + cache, "SHAREDOS_STATE_DIR=" + bed.StateDir(),
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.work.Variables["vms"] = f.vms
+	f.work.Variables["authorized_key"] = f.key.authorized
+	f.work.Variables["additional_suites"] = []string{}
+	f.host, err = host.Open(ctx, host.Config{
+		URI: bed.URI(), PoolPath: pool, OperatorKey: key, Cache: cache, StateDir: bed.StateDir(),
+	})
+	return f, err
+}
+
+// apply plans and applies the configuration as it is now, and returns how long the apply took.
+func (f *fleet) apply(ctx context.Context, options ...string) (time.Duration, error) {
+	plan, err := f.work.Plan(ctx, options...)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	err = f.work.Apply(ctx, plan)
+	return time.Since(began), err
+}
+
+// release returns the id of the base release in Terraform's state.
+func (f *fleet) release(ctx context.Context) (tree.Digest, error) {
+	state, err := f.work.State(ctx)
+	if err != nil {
+		return tree.Digest{}, err
+	}
+	for _, r := range state.Values.Root.Resources {
+		if r.Type != "sharedos_base" {
+			continue
+		}
+		var base struct {
+			Release string `json:"release"`
+		}
+		if err := json.Unmarshal(r.Values, &base); err != nil {
+			return tree.Digest{}, fmt.Errorf("read %s in Terraform's state: %w", r.Address, err)
+		}
+		return tree.ParseDigest(base.Release)
+	}
+	return tree.Digest{}, errors.New("Terraform's state has no base")
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// sshLimit bounds one command in a guest.
+const sshLimit = 2 * time.Minute
+
+// guestKey is the benchmark's own key to its guests.
+type guestKey struct {
+	signer ssh.Signer
+	// authorized is the public half as OpenSSH writes it.
+	authorized string
+}
+
+func newGuestKey() (*guestKey, error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
+	}
+	signer, err := ssh.NewSignerFromSigner(private)
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
+	}
+	return &guestKey{signer, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))}, nil
+}
+
+// run runs a command as root in the guest whose sshd is reached at address, and returns what it prints.
+func (k *guestKey) run(ctx context.Context, address, command string, stdin io.Reader) (_ string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, sshLimit)
+	defer cancel()
+	var dialer net.Dialer
+	raw, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("reach sshd at %s: %w", address, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // ends whatever waits on it
+	defer stop()
+	conn, channels, requests, err := ssh.NewClientConn(raw, address, &ssh.ClientConfig{
+		User: "root",
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(k.signer)},
+		// The guest was made a minute ago by this very program and answers on this machine's own loopback.
+		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+	})
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("log in at %s: %w", address, err), context.Cause(ctx), raw.Close())
+	}
+	client := ssh.NewClient(conn, channels, requests)
+	defer func() { _ = client.Close() }() // the command has ended
+	session, err := client.NewSession()
+	if err != nil {
+		return "", fmt.Errorf("begin a session at %s: %w", address, err)
+	}
+	var stderr, stdout bytes.Buffer
+	session.Stdin, session.Stdout, session.Stderr = stdin, &stdout, &stderr
+	if err := session.Run(command); err != nil {
+		return "", fmt.Errorf("run %q in the guest at %s: %w: %s", command, address, errors.Join(err, context.Cause(ctx)), strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}

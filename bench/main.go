@@ -1,0 +1,67 @@
+// Command bench measures what the project promises, on this machine, and fails when a limit is missed.
+//
+// It prints a line per figure and writes them all as JSON: a list of {name, value, unit, yardstick, ratio, limit, ok}.
+// Where two things are compared, both are measured in the same run.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func init() {
+	// A child's death signal comes when the thread ends that started it: the main one ends last.
+	runtime.LockOSThread()
+}
+
+func main() {
+	provider := flag.String("provider", "bin/terraform-provider-sharedos", "the provider that was built")
+	terraform := flag.String("terraform", "terraform", "Terraform or OpenTofu")
+	out := flag.String("out", "bench/out/results.json", "the file for the results")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+	b := &bench{provider: *provider, terraform: *terraform, began: time.Now(), results: results{out: os.Stdout}}
+	if err := b.run(ctx, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// bench is one run.
+type bench struct {
+	provider, terraform string
+	began               time.Time
+	results             results
+}
+
+func (b *bench) run(ctx context.Context, out string) error {
+	if b.terraform == "" {
+		return errors.New("neither terraform nor tofu is in PATH; install one of them")
+	}
+	for _, measure := range []func(context.Context) error{b.emptyPlan, b.agentSize, b.fleet} {
+		if err := measure(ctx); err != nil {
+			return err
+		}
+	}
+	if err := b.results.write(out); err != nil {
+		return err
+	}
+	if missed := b.results.missed(); len(missed) > 0 {
+		return fmt.Errorf("limits are missed: %s", strings.Join(missed, ", "))
+	}
+	return nil
+}
+
+// tell says what is being done, on standard error: standard output has the figures alone.
+func (b *bench) tell(step string) {
+	fmt.Fprintf(os.Stderr, "%5.0fs  %s\n", time.Since(b.began).Seconds(), strings.ReplaceAll(step, "\n", "\n        "))
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+)
+
+const mebibyte = 1 << 20
+
+// agentSize measures the agent as it is embedded.
+func (b *bench) agentSize(context.Context) error {
+	binary, err := bootimage.Agent()
+	if err != nil {
+		return err
+	}
+	b.results.add("agent binary, stripped", float64(len(binary)), "bytes", 0, 8*mebibyte)
+	return nil
+}
+
+// firstBoot makes the base and two VMs on it, and measures what they take on disk once they are up.
+func (f *fleet) firstBoot(ctx context.Context) error {
+	if _, err := f.apply(ctx); err != nil {
+		return err
+	}
+	var largest int64
+	for name, at := range f.vms {
+		// What is still in the guest's page cache counts too.
+		if _, err := f.key.run(ctx, at.ssh(), "sync", nil); err != nil {
+			return err
+		}
+		disk, err := f.host.Store.PrivateDisk(ctx, name)
+		if err != nil {
+			return err
+		}
+		largest = max(largest, disk.Allocation)
+	}
+	// What a linked clone takes after its first boot: DESIGN's yardstick.
+	f.results.add("private disk after first boot, larger of two", float64(largest), "bytes", 9.3e6, 24*mebibyte)
+	volumes, err := f.host.Store.Volumes(ctx)
+	if err != nil {
+		return err
+	}
+	layers := 0
+	for _, volume := range volumes {
+		if name, ok := store.ParseVolumeName(volume.Name); ok && name.Kind == store.LayerVolume {
+			layers++
+		}
+	}
+	f.results.add("copies of the OS on disk for two VMs", float64(layers), "layers", float64(len(f.vms)), 1)
+	return nil
+}
+
+// initramfsSize measures the initramfs as a VM of the base boots it.
+func (f *fleet) initramfsSize(ctx context.Context) error {
+	id, err := f.release(ctx)
+	if err != nil {
+		return err
+	}
+	manifest, err := f.host.Publisher.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if manifest.Kernel == nil {
+		return fmt.Errorf("release %s has no kernel", id)
+	}
+	modules, err := f.host.Store.GetBlob(ctx, manifest.Kernel.Modules)
+	if err != nil {
+		return err
+	}
+	agent, err := bootimage.Agent()
+	if err != nil {
+		return err
+	}
+	image, err := bootimage.Initramfs(agent, modules)
+	if err != nil {
+		return err
+	}
+	f.results.add("initramfs", float64(len(image)), "bytes", 0, 6*mebibyte)
+	return nil
+}
+
+// furtherVM measures an apply that adds one VM on a base that is stored; it is not started.
+func (f *fleet) furtherVM(ctx context.Context) error {
+	f.work.Variables["spares"] = []string{"bench-spare"}
+	took, err := f.apply(ctx)
+	if err != nil {
+		return err
+	}
+	// What the leading libvirt provider takes for a linked clone: DESIGN's yardstick.
+	f.results.add("apply of one more VM, not started", took.Seconds(), "seconds", 1.76, 1)
+	return nil
+}
+
+// residentAgent measures what an agent keeps in memory after a thousand calls.
+func (f *fleet) residentAgent(ctx context.Context) (err error) {
+	const calls = 1000
+	f.tell("calling an agent a thousand times")
+	agent, err := f.host.Fleet.Agent(ctx, "bench-a")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, agent.Close()) }()
+	var last *agentapi.StatusResponse
+	for range calls {
+		if last, err = agent.Status(ctx, &agentapi.StatusRequest{}); err != nil {
+			return fmt.Errorf("ask the agent for its status: %w", err)
+		}
+	}
+	f.results.add("agent resident after 1,000 calls", float64(last.GetResidentBytes()), "bytes", 0, 10*mebibyte)
+	return nil
+}
