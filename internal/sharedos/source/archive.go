@@ -26,7 +26,12 @@ type Archive struct {
 	Path string
 	// CacheDir is a directory in which digests of files are remembered; empty: none are.
 	CacheDir string
+	// Limits bound what the archive may hold; zero values mean the defaults.
+	Limits Limits
 }
+
+// TarLimits are the limits of what Open yields.
+func (a Archive) TarLimits() Limits { return a.Limits }
 
 // String names the archive for a user.
 func (a Archive) String() string { return fmt.Sprintf("archive %q", a.Path) }
@@ -94,11 +99,19 @@ func openArchive(path string) (*os.File, identity, error) {
 
 // Open yields the tar stream. A file that is damaged, or changes while it is read, is reported by Read or Close.
 func (a Archive) Open(ctx context.Context, progress Progress) (io.ReadCloser, error) {
+	s, err := a.open(ctx, progress)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (a Archive) open(ctx context.Context, progress Progress) (*archiveStream, error) {
 	file, id, err := openArchive(a.Path)
 	if err != nil {
 		return nil, &sourceError{source: a, err: err}
 	}
-	s := &archiveStream{archive: a, file: file, id: id, progress: progress}
+	s := &archiveStream{archive: a, file: file, id: id, progress: progress, step: "reading " + filepath.Base(a.Path)}
 	s.in = &countingReader{ctx: ctx, r: file}
 	s.unpacked, s.closeUnpacked, err = unpack(bufio.NewReaderSize(s.in, 1<<20))
 	if err != nil {
@@ -161,6 +174,7 @@ type archiveStream struct {
 	unpacked      io.Reader
 	closeUnpacked func()
 	progress      Progress
+	step          string
 	reported      int64
 }
 
@@ -168,7 +182,7 @@ func (s *archiveStream) Read(p []byte) (int, error) {
 	n, err := s.unpacked.Read(p)
 	if s.progress != nil && (s.in.n-s.reported >= 1<<20 || errors.Is(err, io.EOF)) {
 		s.reported = s.in.n
-		s.progress("reading "+filepath.Base(s.archive.Path), s.in.n, s.id.Size)
+		s.progress(s.step, s.in.n, s.id.Size)
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = s.explain(err)

@@ -173,6 +173,15 @@ func TestReadTreeOfATreeThatCannotBootNamesTheArchive(t *testing.T) {
 	}
 }
 
+func TestArchiveHoldsItsOwnLimits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rootfs.tar")
+	write(t, path, makeTar(t, bootableItems("6.1")...))
+	_, err := readTree(t, source.Archive{Path: path, Limits: source.Limits{Entries: 3}}, nil)
+	if !errors.Is(err, source.ErrLimit) || !strings.Contains(err.Error(), "more than 3 entries") {
+		t.Errorf("error %v, want ErrLimit", err)
+	}
+}
+
 func TestReadTreeEndsWithItsContext(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "rootfs.tar")
 	write(t, path, makeTar(t, bootableItems("6.1")...))

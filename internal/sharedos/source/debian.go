@@ -271,7 +271,12 @@ func openBuilt(ctx context.Context, path string, progress Progress) (io.ReadClos
 	if err := os.Chtimes(path, time.Now(), time.Time{}); err != nil {
 		return nil, err
 	}
-	return Archive{Path: path}.Open(ctx, progress)
+	stream, err := Archive{Path: path}.open(ctx, progress)
+	if err != nil {
+		return nil, err
+	}
+	stream.step = "reading the tree from the cache"
+	return stream, nil
 }
 
 // keepBuilt is how many trees the cache holds.

@@ -46,7 +46,7 @@ func newDebianWorld(t *testing.T) *debianWorld {
 	w.server = httptest.NewServer(w)
 	t.Cleanup(w.server.Close)
 	t.Setenv("PATH", w.bin)
-	w.apt("debian|Debian|Debian", "security|Debian-Security|Debian")
+	w.apt("other/dists/stable", "debian/dists/bookworm", "debian/dists/bookworm-updates", "security/dists/bookworm-security")
 	w.script("apt-config", "")
 	w.mmdebstrap(makeTar(t, bootableItems("6.1")...), "")
 	return w
@@ -71,9 +71,16 @@ func (w *debianWorld) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	if _, err := os.Stat(w.built); w.built != "" && err == nil {
 		digest = strings.Repeat("9", 64)
 	}
-	_, _ = fmt.Fprintf(out, "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: Debian\nDate: %s\nMD5Sum:\n %s 1 main/binary-%s/Packages\n"+
+	origin, label := "Debian", "Debian"
+	switch parts[0] {
+	case "security":
+		label = "Debian-Security"
+	case "mirror", "other":
+		origin, label = "Somebody", "Else"
+	}
+	_, _ = fmt.Fprintf(out, "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: %s\nLabel: %s\nDate: %s\nMD5Sum:\n %s 1 main/binary-%s/Packages\n"+
 		"SHA256:\n %s 100 main/binary-%s/Packages\n %s 100 contrib/binary-%s/Packages.xz\n-----BEGIN PGP SIGNATURE-----\n SHA256:\n",
-		released, strings.Repeat("0", 32), runtime.GOARCH, digest, runtime.GOARCH, digest, runtime.GOARCH)
+		origin, label, released, strings.Repeat("0", 32), runtime.GOARCH, digest, runtime.GOARCH, digest, runtime.GOARCH)
 }
 
 func (w *debianWorld) set(name, digest string) {
@@ -89,11 +96,14 @@ func (w *debianWorld) script(name, body string) {
 	}
 }
 
-// apt makes apt know these targets; "debian" and "security" are paths on the server.
-func (w *debianWorld) apt(targets ...string) {
-	var body strings.Builder
-	for _, target := range targets {
-		fmt.Fprintf(&body, "echo '%s/%s'\n", w.server.URL, target)
+// apt makes apt know these suites, in the form of apt-get --print-uris update; they are paths on the server.
+func (w *debianWorld) apt(suites ...string) {
+	body := strings.Builder{}
+	body.WriteString("[ \"$*\" = '--print-uris update' ] || exit 1\n")
+	for _, suite := range suites {
+		for _, file := range []string{"InRelease", "main/binary-amd64/Packages.xz"} {
+			fmt.Fprintf(&body, "echo \"'%s/%s/%s' some_file 0 \"\n", w.server.URL, suite, file)
+		}
 	}
 	w.script("apt-get", body.String())
 }
@@ -212,8 +222,10 @@ func TestDebianSuites(t *testing.T) {
 			w.fingerprint(d)
 			w.fingerprint(d)
 			slices.Sort(w.asked)
-			if !slices.Equal(w.asked, c.want) {
-				t.Errorf("asked for %q, want %q, each once", w.asked, c.want)
+			// The archive that apt has first is another's: it is asked too, and has none.
+			asked := slices.DeleteFunc(w.asked, func(s string) bool { return strings.HasPrefix(s, "other/") })
+			if !slices.Equal(asked, c.want) {
+				t.Errorf("asked for %q, want %q, each once", asked, c.want)
 			}
 		})
 	}
@@ -226,12 +238,19 @@ func TestDebianSaysWhatIsMissing(t *testing.T) {
 		want  []string
 	}{
 		"no archive in apt": {
-			func(w *debianWorld, _ *source.Debian) { w.apt("other|Ubuntu|Ubuntu") },
-			source.ErrNoMirror, []string{"suite trixie", "label Debian", "set mirror"},
+			func(w *debianWorld, _ *source.Debian) { w.apt() },
+			source.ErrNoMirror, []string{"suite trixie:", "no Debian archive", "set mirror", "suite trixie-security:"},
+		},
+		"another archive in apt": {
+			func(w *debianWorld, _ *source.Debian) {
+				w.apt("other/dists/x")
+				w.set("other/trixie", strings.Repeat("7", 64))
+			},
+			source.ErrNoMirror, []string{"suite trixie:", `"Somebody"`},
 		},
 		"no security archive in apt": {
-			func(w *debianWorld, _ *source.Debian) { w.apt("debian|Debian|Debian") },
-			source.ErrNoMirror, []string{"trixie-security", "Debian-Security", "additional_suites"},
+			func(w *debianWorld, _ *source.Debian) { w.apt("debian/dists/bookworm") },
+			source.ErrNoMirror, []string{"suite trixie-security:", "security updates", "additional_suites"},
 		},
 		"no apt": {
 			func(w *debianWorld, _ *source.Debian) {
@@ -452,7 +471,7 @@ func TestDebianCacheKeepsTheLastUsed(t *testing.T) {
 
 func TestDebianGoesThroughAptsProxy(t *testing.T) {
 	w := newDebianWorld(t)
-	w.script("apt-get", "echo 'http://archive.invalid/debian|Debian|Debian'")
+	w.script("apt-get", `echo "'http://archive.invalid/debian/dists/trixie/InRelease' x 0 "`)
 	w.script("apt-config", fmt.Sprintf("echo 'Acquire::http::Proxy|%s'", w.server.URL))
 	d := w.source()
 	d.AdditionalSuites = []string{}

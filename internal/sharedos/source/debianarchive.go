@@ -9,46 +9,48 @@ import (
 	"net/http"
 	"net/url"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 )
 
-// sites are addresses of Debian archives: those of releases, and those of security updates.
+// sites are addresses of archives, in the order of apt's configuration: those of security updates, and the others.
+// Which of them are Debian's shows in what they serve.
 type sites struct {
 	main, security []string
-	client         *http.Client
+	// chosen is true when the user chose the main archive: then it need not call itself Debian.
+	chosen bool
+	client *http.Client
 }
 
-// The labels that the two archives give themselves in their Release files.
+// What Debian's archives call themselves in their Release files.
 const (
-	labelMain     = "Debian"
+	originDebian  = "Debian"
 	labelSecurity = "Debian-Security"
 )
 
-// findSites reads the addresses from this machine's apt configuration. A mirror of the user's takes the place of
-// the main archive.
+// inRelease finds the addresses of Release files in what apt-get --print-uris update prints: one that is quoted, its
+// file name and its size.
+var inRelease = regexp.MustCompile(`(?m)^'([^'\s\[\]]+)/dists/([^'\s]+)/InRelease' `)
+
+// findSites reads the addresses from this machine's apt configuration, whether its lists were ever fetched or not.
+// A mirror of the user's takes the place of the main archive.
 func findSites(ctx context.Context, mirror string) (*sites, error) {
 	s := &sites{}
-	out, err := aptOutput(ctx, "apt-get", "indextargets", "--format", "$(SITE)|$(LABEL)|$(ORIGIN)", "Created-By: Packages")
+	out, err := aptOutput(ctx, "apt-get", "--print-uris", "update")
 	if err != nil {
 		return nil, fmt.Errorf("ask apt for its mirrors: %w", err)
 	}
-	for line := range strings.Lines(out) {
-		fields := strings.Split(strings.TrimSpace(line), "|")
-		if len(fields) != 3 || fields[2] != "Debian" {
-			continue
-		}
-		site := strings.TrimSuffix(fields[0], "/")
-		switch fields[1] {
-		case labelMain:
-			s.main = append(s.main, site)
-		case labelSecurity:
+	for _, found := range inRelease.FindAllStringSubmatch(out, -1) {
+		if site, suite := found[1], found[2]; strings.HasSuffix(suite, "-security") {
 			s.security = append(s.security, site)
+		} else {
+			s.main = append(s.main, site)
 		}
 	}
 	if mirror != "" {
-		s.main = []string{strings.TrimSuffix(mirror, "/")}
+		s.main, s.chosen = []string{strings.TrimSuffix(mirror, "/")}, true
 	}
 	s.main, s.security = distinct(s.main), distinct(s.security)
 	if s.client, err = aptClient(ctx); err != nil {
@@ -142,28 +144,22 @@ func aptClient(ctx context.Context) (*http.Client, error) {
 
 // suite reads a suite's InRelease file from the first site that has it.
 func (s *sites) suite(ctx context.Context, name string, components []string, arch string) (debianSuite, error) {
-	candidates, label := s.main, labelMain
-	if strings.HasSuffix(name, "-security") {
-		candidates, label = s.security, labelSecurity
-	}
-	if len(candidates) == 0 {
-		remedy := "set mirror"
-		if label == labelSecurity {
-			remedy = "set additional_suites to a list without it"
-		}
-		return debianSuite{}, fmt.Errorf("%w: apt on this machine knows no archive with the label %s; add one to its "+
-			"sources and run apt-get update, or %s", ErrNoMirror, label, remedy)
+	candidates, security := s.main, strings.HasSuffix(name, "-security")
+	what, remedy := "Debian archive", "set mirror"
+	if security {
+		candidates, what, remedy = s.security, "archive of Debian's security updates",
+			"set additional_suites to a list without "+name
 	}
 	var failed []error
 	for _, site := range candidates {
-		text, err := s.fetch(ctx, site+"/dists/"+name+"/InRelease")
-		if err != nil {
+		r, err := s.release(ctx, site, name)
+		switch {
+		case err != nil:
 			failed = append(failed, err)
 			continue
-		}
-		r, err := parseRelease(text)
-		if err != nil {
-			return debianSuite{}, fmt.Errorf("%s: InRelease: %w", site, err)
+		case security && r.label != labelSecurity, !security && !s.chosen && r.origin != originDebian:
+			failed = append(failed, fmt.Errorf("%s is of %q with the label %q", site, shorten(r.origin), shorten(r.label)))
+			continue
 		}
 		suite := debianSuite{Name: name, Site: site, Components: components, date: r.date}
 		for _, component := range components {
@@ -175,7 +171,24 @@ func (s *sites) suite(ctx context.Context, name string, components []string, arc
 		}
 		return suite, nil
 	}
-	return debianSuite{}, errors.Join(failed...)
+	if len(candidates) == 0 {
+		return debianSuite{}, fmt.Errorf("%w: apt on this machine has no %s among its sources: add one, or %s",
+			ErrNoMirror, what, remedy)
+	}
+	return debianSuite{}, fmt.Errorf("%w has it: %w", ErrNoMirror, errors.Join(failed...))
+}
+
+// release reads what a site says of a suite.
+func (s *sites) release(ctx context.Context, site, suite string) (debianRelease, error) {
+	text, err := s.fetch(ctx, site+"/dists/"+suite+"/InRelease")
+	if err != nil {
+		return debianRelease{}, err
+	}
+	r, err := parseRelease(text)
+	if err != nil {
+		return r, fmt.Errorf("%s: InRelease: %w", site, err)
+	}
+	return r, nil
 }
 
 // maxRelease bounds an InRelease file in bytes; Debian's have some 150 KB.
@@ -213,11 +226,12 @@ func (s *sites) fetch(ctx context.Context, address string) (_ []byte, err error)
 
 // debianRelease is what an InRelease file says.
 type debianRelease struct {
-	date    time.Time
-	digests map[string]string
+	origin, label string
+	date          time.Time
+	digests       map[string]string
 }
 
-// parseRelease reads the fields Date and SHA256 (https://wiki.debian.org/DebianRepository/Format).
+// parseRelease reads the fields Origin, Label, Date and SHA256 (https://wiki.debian.org/DebianRepository/Format).
 func parseRelease(text []byte) (debianRelease, error) {
 	r := debianRelease{digests: make(map[string]string)}
 	field := ""
@@ -229,7 +243,12 @@ func parseRelease(text []byte) (debianRelease, error) {
 		if !strings.HasPrefix(line, " ") {
 			key, value, _ := strings.Cut(line, ":")
 			field = key
-			if key == "Date" {
+			switch key {
+			case "Origin":
+				r.origin = strings.TrimSpace(value)
+			case "Label":
+				r.label = strings.TrimSpace(value)
+			case "Date":
 				date, err := time.Parse("Mon, 2 Jan 2006 15:04:05 MST", strings.TrimSpace(value))
 				if err != nil {
 					return r, fmt.Errorf("date: %w: %w", err, ErrMalformed)

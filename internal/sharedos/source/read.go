@@ -43,12 +43,19 @@ func (r *Read) Close() error { return r.spool.Close() }
 
 // ReadTree opens a source and yields all that a release needs of it. The contents lie in a file in spoolDir that
 // has no name and goes with Close or with the process. A tree that cannot boot is refused with all that it lacks.
+//
+// A source can change between Fingerprint and ReadTree: who keys something by the fingerprint asks for it once more
+// afterwards and compares.
 func ReadTree(ctx context.Context, src Source, spoolDir string, progress Progress) (_ *Read, err error) {
 	stream, err := src.Open(ctx, progress)
 	if err != nil {
 		return nil, err
 	}
-	full, spool, err := ReadTar(ctx, stream, spoolDir, Limits{})
+	var limits Limits
+	if l, ok := src.(interface{ TarLimits() Limits }); ok {
+		limits = l.TarLimits()
+	}
+	full, spool, err := ReadTar(ctx, stream, spoolDir, limits)
 	// What ended the stream explains a tar that is cut off, so it comes first.
 	if closeErr := stream.Close(); closeErr != nil {
 		err = errors.Join(closeErr, err)
