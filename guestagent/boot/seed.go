@@ -139,6 +139,9 @@ func (s *seeder) tree(source, target, name string) (err error) {
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		if err := removeLeftover(above); err != nil {
+			return err
+		}
 		if err := s.create(parent, filepath.Base(source), above, base, name); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -155,6 +158,9 @@ func (s *seeder) tree(source, target, name string) (err error) {
 func (s *seeder) directory(from, to int, relative string, depth int) error {
 	if depth > maxSeedDepth {
 		return fmt.Errorf("%s: deeper than %d directories", relative, maxSeedDepth)
+	}
+	if err := removeLeftover(to); err != nil {
+		return fmt.Errorf("clean %s: %w", relative, err)
 	}
 	names, err := readNames(from)
 	if err != nil {
@@ -210,9 +216,6 @@ func (s *seeder) descend(from, to int, name, relative string, depth int) (err er
 
 // create copies one file or an empty directory under a temporary name and gives it its own when it is right.
 func (s *seeder) create(from int, name string, to int, targetName, relative string) error {
-	if err := removeLeftover(to); err != nil {
-		return err
-	}
 	if err := s.createTemporary(from, name, to, relative); err != nil {
 		return err
 	}
@@ -244,7 +247,7 @@ func (s *seeder) createTemporary(from int, name string, to int, relative string)
 		err = s.copyContent(from, name, to, stat.Size)
 	case unix.S_IFLNK:
 		var target string
-		if target, err = os.Readlink(descriptorPath(source)); err == nil {
+		if target, err = readLink(source); err == nil {
 			err = unix.Symlinkat(target, to, seedTemporary)
 		}
 	case unix.S_IFCHR, unix.S_IFBLK, unix.S_IFIFO:
@@ -342,6 +345,16 @@ func copyXattrs(source, target string) error {
 		}
 	}
 	return nil
+}
+
+// readLink returns the target of the symbolic link that fd is open on.
+func readLink(fd int) (string, error) {
+	target := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", target)
+	if err != nil {
+		return "", err
+	}
+	return string(target[:n]), nil
 }
 
 // removeLeftover removes what a seeding that was cut off left in a directory.
