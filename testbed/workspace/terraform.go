@@ -83,6 +83,8 @@ func New(c Config) (*Workspace, error) {
 // Plan is what Terraform says that an apply would do.
 type Plan struct {
 	Changes []Change
+	// Took is how long Terraform took to make it.
+	Took time.Duration
 
 	file string
 }
@@ -92,6 +94,9 @@ type Change struct {
 	Address string `json:"address"`
 	Change  struct {
 		Actions []string `json:"actions"`
+		// After holds the attributes that are known; AfterUnknown is true, at whatever depth, for the others.
+		After        json.RawMessage `json:"after"`
+		AfterUnknown json.RawMessage `json:"after_unknown"`
 	} `json:"change"`
 }
 
@@ -108,16 +113,18 @@ func (w *Workspace) Plan(ctx context.Context, extra ...string) (*Plan, error) {
 		return nil, fmt.Errorf("write the variables: %w", err)
 	}
 	const file = "plan.bin"
+	began := time.Now()
 	if err := w.stream(ctx, append([]string{"plan", "-json", "-out=" + file}, extra...)...); err != nil {
 		return nil, err
 	}
+	took := time.Since(began)
 	var shown struct {
 		Changes []Change `json:"resource_changes"`
 	}
 	if err := w.show(ctx, &shown, file); err != nil {
 		return nil, err
 	}
-	return &Plan{file: file, Changes: shown.Changes}, nil
+	return &Plan{file: file, Changes: shown.Changes, Took: took}, nil
 }
 
 // Apply carries out a plan.

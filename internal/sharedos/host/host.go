@@ -71,13 +71,14 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	if err := os.MkdirAll(consoles, 0o755); err != nil {
 		return nil, errors.Join(fmt.Errorf("make the directory of console logs: %w", err), domains.Close())
 	}
+	publisher := &publish.Publisher{
+		Store: volumes, Cache: config.Cache, Key: key, Log: config.Log, Modules: bootimage.Modules,
+	}
 	return &Host{
-		Publisher: &publish.Publisher{
-			Store: volumes, Cache: config.Cache, Key: key, Log: config.Log, Modules: bootimage.Modules,
-		},
+		Publisher: publisher,
 		Fleet: &vm.Fleet{
 			Hypervisor: domains, Store: volumes, Key: key, Pool: config.Pool, Cache: config.Cache,
-			ConsoleDir: consoles, AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Log: config.Log,
+			ConsoleDir: consoles, AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Offer: publisher.Offer, Log: config.Log,
 		},
 		Store: volumes,
 	}, nil

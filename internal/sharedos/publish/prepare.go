@@ -177,8 +177,8 @@ func (p *Publisher) prepared(entry *cached, before *previous, fingerprint string
 	if id != entry.id {
 		return nil, fmt.Errorf("release %s came out as %s", entry.id, id)
 	}
-	return &Prepared{
+	return p.offer(&Prepared{
 		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Unchanged: unchanged,
 		entry: entry.directory, layer: entry.record.Layer, fingerprint: fingerprint,
-	}, nil
+	}), nil
 }

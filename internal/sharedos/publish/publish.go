@@ -10,6 +10,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"log/slog"
+	"sync"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
@@ -51,6 +52,9 @@ type Publisher struct {
 	Trusted []ed25519.PublicKey
 	// Modules makes the modules archive of a release's kernel from the tree that the source yielded.
 	Modules func(t *tree.Tree, kernelRelease string) ([]byte, error)
+
+	// offers are the releases that this process prepared, as *Prepared by id.
+	offers sync.Map
 }
 
 // Prepared is a release built in the cache and not yet in the store.

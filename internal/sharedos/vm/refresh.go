@@ -118,9 +118,9 @@ func (f *Fleet) hand(ctx context.Context, agent *transport.Agent, current, targe
 				continue
 			}
 			sent[one.manifest.Contents.Digest] = true
-			contents, err := f.Store.GetBlob(ctx, one.manifest.Contents)
+			contents, err := f.contents(ctx, one)
 			if err != nil {
-				return fmt.Errorf("read the contents list of release %s: %w", one.id, err)
+				return err
 			}
 			if err := put(ctx, agent, one.manifest.Contents, contents); err != nil {
 				return fmt.Errorf("hand over the contents list of release %s: %w", one.id, err)

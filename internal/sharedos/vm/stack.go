@@ -27,6 +27,9 @@ type signed struct {
 // release reads a release from the store and checks that it is what its name says and that the operator signed it.
 func (f *Fleet) release(ctx context.Context, id tree.Digest) (signed, error) {
 	note, err := f.Store.GetRelease(ctx, id)
+	if errors.Is(err, store.ErrNotFound) && f.Offer != nil {
+		note, _, err = f.Offer(ctx, id)
+	}
 	if err != nil {
 		return signed{}, fmt.Errorf("read release %s: %w", id, err)
 	}
@@ -38,6 +41,18 @@ func (f *Fleet) release(ctx context.Context, id tree.Digest) (signed, error) {
 		return signed{}, fmt.Errorf("check release %s: the store holds %s under its name; publish the base again", id, actual)
 	}
 	return signed{id, note, manifest}, nil
+}
+
+// contents reads the contents list of a release.
+func (f *Fleet) contents(ctx context.Context, one signed) ([]byte, error) {
+	contents, err := f.Store.GetBlob(ctx, one.manifest.Contents)
+	if errors.Is(err, store.ErrNotFound) && f.Offer != nil {
+		_, contents, err = f.Offer(ctx, one.id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the contents list of release %s: %w", one.id, err)
+	}
+	return contents, nil
 }
 
 // releases reads the releases of a stack, the base's first.

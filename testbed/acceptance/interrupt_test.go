@@ -1,0 +1,63 @@
+package acceptance
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+// TestAnInterruptedApplyConverges cuts applies off with Ctrl-C, in each of their long steps, and applies again.
+func TestAnInterruptedApplyConverges(t *testing.T) {
+	w := newWorld(t)
+	port, err := testbed.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := w.bed.Name("web")
+	vms := map[string]any{name: map[string]any{"http": port}}
+	w.work.Variables = map[string]any{
+		"base": "debian-13", "vms": vms,
+		// A trigger of its own makes it an input that was never built, so that there is a build to cut off.
+		"debian": map[string]any{"packages": packages, "triggers": map[string]any{"run": time.Now().String()}},
+	}
+	w.applyUntil(t, stepBuild)
+
+	w.work.Variables = map[string]any{"base": "debian-13", "vms": vms, "archive": debianTar(t, []string{})}
+	w.applyUntil(t, stepUpload)
+	w.applyUntil(t, stepBoot)
+	_, _, err = w.host.Fleet.Hypervisor.Lookup(t.Context(), name)
+	if err != nil {
+		t.Fatalf("the VM whose creation was cut off: %v", err)
+	}
+	w.mustApply(t)
+	mustServe(t, port)
+	w.mustBeSettled(t)
+	booted := w.status(t, name)
+
+	w.work.Variables["archive"] = debianTar(t, nil)
+	w.applyUntil(t, stepRefresh)
+	w.mustApply(t)
+	mustServe(t, port)
+	w.mustBeSettled(t)
+	patched := w.status(t, name)
+	if patched.GetBootId() != booted.GetBootId() || patched.GetStack().GetBase() != w.release(t).String() {
+		t.Fatalf("the VM runs %s, boot %s then %s", patched.GetStack().GetBase(), booted.GetBootId(), patched.GetBootId())
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := w.work.Destroy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.mustBeEmpty(t)
+}
+
+// Parts of the lines that Terraform and the provider tell while they are in a step.
+const (
+	stepBuild   = "mmdebstrap"
+	stepUpload  = "uploading layer"
+	stepBoot    = "waiting for the agent"
+	stepRefresh = "refresh: "
+)

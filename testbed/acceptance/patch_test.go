@@ -1,0 +1,243 @@
+package acceptance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+// TestARealPatchReachesARunningVM follows one VM from its creation through a real patch of Debian to its end.
+func TestARealPatchReachesARunningVM(t *testing.T) {
+	w := newWorld(t)
+	port, err := testbed.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := w.bed.Name("web")
+	vm := fmt.Sprintf("sharedos_vm.web[%q]", name)
+	w.work.Variables = map[string]any{
+		"base": "debian-13", "archive": debianTar(t, []string{}), "vms": map[string]any{name: map[string]any{"http": port}},
+	}
+
+	w.mustApply(t)
+	mustServe(t, port)
+	w.mustBeSettled(t)
+	old := w.release(t)
+	booted := w.status(t, name)
+	if booted.GetStack().GetBase() != old.String() || booted.GetSystemState() != "running" {
+		t.Fatalf("the VM runs %s and is %s", booted.GetStack().GetBase(), booted.GetSystemState())
+	}
+
+	w.work.Variables["archive"] = debianTar(t, nil)
+	w.planTellsThePatch(t, vm)
+	w.refusesATamperedLayer(t, name, booted)
+	w.goesBackWhenHealthFails(t, name, booted)
+
+	w.mustApply(t)
+	mustServe(t, port)
+	patched := w.status(t, name)
+	if patched.GetStack().GetBase() != w.release(t).String() || w.release(t) == old {
+		t.Fatalf("the VM runs %s", patched.GetStack().GetBase())
+	}
+	if patched.GetBootId() != booted.GetBootId() {
+		t.Fatal("the VM was rebooted by a live refresh")
+	}
+	if !slices.ContainsFunc(patched.GetPending(), func(s string) bool { return strings.Contains(s, "kernel") }) {
+		t.Errorf("the new kernel is not pending: %v", patched.GetPending())
+	}
+	if remaining := patched.GetLast().GetRemaining(); len(remaining) > 0 {
+		t.Errorf("processes still run old code: %v", remaining)
+	}
+	w.runsTheNewLibrary(t, name, "/libssl.so.3", "nginx.service")
+	w.mustBeSettled(t)
+
+	if err := w.host.Fleet.Hypervisor.PowerOff(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	w.mustApply(t) // it is to run, so that it is started again: from the definition, with the new kernel
+	rebooted := w.status(t, name)
+	if rebooted.GetStack().GetBase() != w.release(t).String() || rebooted.GetKernel() == booted.GetKernel() || len(rebooted.GetPending()) > 0 {
+		t.Errorf("after a power cycle it runs base %s, kernel %s, pending %v",
+			rebooted.GetStack().GetBase(), rebooted.GetKernel(), rebooted.GetPending())
+	}
+	w.mustBeSettled(t)
+
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := w.work.Destroy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.mustBeEmpty(t)
+}
+
+// planTellsThePatch fails unless the plan updates all in place, knows the release, and names what is interrupted.
+func (w *world) planTellsThePatch(t *testing.T, vm string) {
+	t.Helper()
+	for _, change := range w.plan(t).Changes {
+		if !change.Is("update") {
+			t.Errorf("the plan wants to %v %s", change.Change.Actions, change.Address)
+		}
+		var after struct {
+			Release string `json:"release"`
+			Impact  *struct {
+				Level string `json:"level"`
+				Units []struct {
+					Unit string `json:"unit"`
+				} `json:"units"`
+			} `json:"impact"`
+		}
+		if err := json.Unmarshal(change.Change.After, &after); err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case change.Address == vm:
+			if after.Impact == nil || after.Impact.Level != "restart" {
+				t.Errorf("the plan's impact is %+v", after.Impact)
+				continue
+			}
+			units := fmt.Sprint(after.Impact.Units)
+			if !strings.Contains(units, "nginx.service") || !strings.Contains(units, "ssh.service") {
+				t.Errorf("the plan names %s", units)
+			}
+		case after.Release == "":
+			t.Errorf("the plan does not know the release of %s", change.Address)
+		}
+	}
+}
+
+// refusesATamperedLayer flips one byte of the patch's layer on disk: the guest must refuse it and go on as it was.
+func (w *world) refusesATamperedLayer(t *testing.T, name string, booted *agentapi.StatusResponse) {
+	t.Helper()
+	w.mustApply(t, "-target=sharedos_base.os")
+	manifest, err := w.host.Publisher.Get(t.Context(), w.release(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	delta := manifest.Layers[len(manifest.Layers)-1]
+	if !delta.Delta {
+		t.Fatalf("the patch is no delta: %+v", manifest.Layers)
+	}
+	path, err := w.host.Store.LayerPath(t.Context(), delta.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restore := flip(t, path, delta.DataSize/2)
+	err = w.apply(t)
+	if err == nil {
+		t.Fatal("a tampered layer was taken")
+	}
+	if !strings.Contains(err.Error(), delta.ID.Hex()) {
+		t.Errorf("the error does not name the layer: %v", err)
+	}
+	w.mustRun(t, name, booted)
+	restore()
+}
+
+// flip changes one byte of a file, and returns what changes it back.
+func flip(t *testing.T, path string, offset int64) func() {
+	t.Helper()
+	change := func() {
+		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one := make([]byte, 1)
+		_, err = file.ReadAt(one, offset)
+		one[0] ^= 0xff
+		_, writeErr := file.WriteAt(one, offset)
+		if err := errors.Join(err, writeErr, file.Sync(), file.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change()
+	return change
+}
+
+// goesBackWhenHealthFails gives the VM a check that holds before the refresh and not after it.
+func (w *world) goesBackWhenHealthFails(t *testing.T, name string, booted *agentapi.StatusResponse) {
+	t.Helper()
+	// True while the old OpenSSL is installed, and only then.
+	check := []string{"/bin/sh", "-c", "dpkg-query -W -f '${Version}' libssl3t64 | grep -qx '" + w.installed(t, booted, "libssl3t64") + "'"}
+	healthy := w.work.Variables["health"]
+	w.work.Variables["health"] = map[string]any{"old-openssl": map[string]any{"command": check}}
+	err := w.apply(t)
+	if err == nil {
+		t.Fatal("a refresh with a failing health check was committed")
+	}
+	if !strings.Contains(err.Error(), "old-openssl") {
+		t.Errorf("the error does not name the health check: %v", err)
+	}
+	w.mustRun(t, name, booted)
+	if healthy == nil {
+		delete(w.work.Variables, "health")
+	} else {
+		w.work.Variables["health"] = healthy
+	}
+}
+
+// installed is the version of a package in the release that a VM runs.
+func (w *world) installed(t *testing.T, status *agentapi.StatusResponse, name string) string {
+	t.Helper()
+	id, err := tree.ParseDigest(status.GetStack().GetBase())
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := w.host.Publisher.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range manifest.Packages {
+		if p.Name == name {
+			return p.Version
+		}
+	}
+	t.Fatalf("release %s has no package %s", id, name)
+	return ""
+}
+
+// mustRun fails unless the VM runs what it ran, without a reboot, and nothing is under way in it.
+func (w *world) mustRun(t *testing.T, name string, before *agentapi.StatusResponse) {
+	t.Helper()
+	now := w.status(t, name)
+	if now.GetStack().GetBase() != before.GetStack().GetBase() || now.GetBootId() != before.GetBootId() || now.GetState() != agentapi.State_IDLE {
+		t.Fatalf("the VM runs %s in state %s, and ran %s", now.GetStack().GetBase(), now.GetState(), before.GetStack().GetBase())
+	}
+}
+
+// runsTheNewLibrary fails unless the unit's processes map the library of the release in Terraform's state, and no
+// process maps another.
+func (w *world) runsTheNewLibrary(t *testing.T, name, suffix, unit string) {
+	t.Helper()
+	want := w.digest(t, w.release(t), suffix)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	agent, err := w.host.Fleet.Agent(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = agent.Close() }()
+	answer, err := agent.Mapped(ctx, &agentapi.MappedRequest{Suffix: suffix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, file := range answer.GetFiles() {
+		found = found || file.GetUnit() == unit
+		if file.GetDigest() != want.String() {
+			t.Errorf("%s (%s, pid %d) maps another %s", file.GetCommand(), file.GetUnit(), file.GetPid(), file.GetPath())
+		}
+	}
+	if !found {
+		t.Errorf("no process of %s maps %s: %v", unit, suffix, answer.GetFiles())
+	}
+}

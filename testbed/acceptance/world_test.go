@@ -1,0 +1,327 @@
+// Package acceptance drives the real Terraform against a real libvirt with real guests: what a user does, and what
+// befalls him.
+package acceptance
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
+)
+
+// packages are what the guests of these tests hold.
+var packages = []string{
+	"linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs", "iproute2", "openssh-server", "nginx-light",
+}
+
+// debianTar returns an archive of Debian 13 with the updates of the given suites: made once, and cached.
+func debianTar(t *testing.T, suites []string) string {
+	t.Helper()
+	cache, err := testbed.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	debian := &source.Debian{Suite: "trixie", AdditionalSuites: suites, Packages: packages, CacheDir: filepath.Join(cache, "debian")}
+	input, err := debian.Fingerprint(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(cache, "archives", tree.Sum([]byte(input)).Hex()+".tar")
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	stream, err := debian.Open(ctx, func(string, int64, int64) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(file, stream)
+	if err = errors.Join(err, stream.Close(), file.Close()); err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		t.Fatal(errors.Join(err, os.Remove(file.Name())))
+	}
+	return path
+}
+
+// world is a libvirt, a Terraform workspace on it, and a look at both from beside.
+type world struct {
+	bed  *testbed.Testbed
+	work *workspace.Workspace
+	host *host.Host
+	pool string
+
+	// onStep is told every line of Terraform and the provider while they work.
+	onStep func(string)
+}
+
+// newWorld makes a world; env replaces what the provider is told of it.
+func newWorld(t *testing.T, env ...string) *world {
+	t.Helper()
+	terraform := os.Getenv("TF_ACC_TERRAFORM_PATH")
+	if terraform == "" {
+		found, err := exec.LookPath("terraform")
+		if err != nil {
+			t.Fatal("terraform is not in PATH; set TF_ACC_TERRAFORM_PATH to it or to OpenTofu's tofu")
+		}
+		terraform = found
+	}
+	cache, err := testbed.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{bed: testbed.New(t), onStep: func(string) {}}
+	w.pool = filepath.Join(w.bed.Dir(), "pool")
+	key := filepath.Join(w.bed.Dir(), "operator.key")
+	w.work, err = workspace.New(workspace.Config{
+		Terraform: terraform, Provider: filepath.Join("..", "..", "bin", "terraform-provider-sharedos"),
+		Configuration: os.DirFS(filepath.Join("testdata", "fleet")), Dir: filepath.Join(t.TempDir(), "tf"),
+		Env: append([]string{
+			"SHAREDOS_URI=" + w.bed.URI(), "SHAREDOS_POOL_PATH=" + w.pool, "SHAREDOS_OPERATOR_KEY=" + key,
+			"SHAREDOS_CACHE=" + cache, "SHAREDOS_STATE_DIR=" + w.bed.StateDir(),
+		}, env...), // the last one of a name counts
+		Tell: func(line string) {
+			t.Log(line)
+			w.onStep(line)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.host, err = host.Open(t.Context(), host.Config{
+		URI: w.bed.URI(), PoolPath: w.pool, OperatorKey: key, Cache: cache, StateDir: w.bed.StateDir(),
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.host.Close(); err != nil {
+			t.Errorf("close the host: %v", err)
+		}
+	})
+	return w
+}
+
+// limit bounds one Terraform command: a guest under emulation boots in half a minute.
+const limit = 8 * time.Minute
+
+func (w *world) plan(t *testing.T, extra ...string) *workspace.Plan {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	plan, err := w.work.Plan(ctx, extra...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// apply plans and applies.
+func (w *world) apply(t *testing.T, extra ...string) error {
+	t.Helper()
+	plan := w.plan(t, extra...)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	return w.work.Apply(ctx, plan)
+}
+
+func (w *world) mustApply(t *testing.T, extra ...string) {
+	t.Helper()
+	if err := w.apply(t, extra...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// applyUntil plans and applies, and interrupts Terraform, as Ctrl-C does, when it tells a step that contains text.
+func (w *world) applyUntil(t *testing.T, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	reached := make(chan struct{}, 1)
+	w.onStep = func(line string) {
+		if strings.Contains(line, text) {
+			select {
+			case reached <- struct{}{}:
+			default:
+			}
+			cancel()
+		}
+	}
+	defer func() { w.onStep = func(string) {} }()
+	plan, err := w.work.Plan(ctx)
+	if err == nil {
+		err = w.work.Apply(ctx, plan)
+	}
+	select {
+	case <-reached:
+		t.Logf("interrupted at %q: %v", text, err)
+	default:
+		t.Fatalf("it never told a step %q: %v", text, err)
+	}
+}
+
+// mustBeSettled fails unless a plan has nothing to do.
+func (w *world) mustBeSettled(t *testing.T) {
+	t.Helper()
+	for _, change := range w.plan(t).Changes {
+		if !change.Is("no-op") {
+			t.Errorf("a second plan wants to %v %s", change.Change.Actions, change.Address)
+		}
+	}
+}
+
+// values decodes the attributes of a resource in Terraform's state.
+func (w *world) values(t *testing.T, address string, into any) {
+	t.Helper()
+	state, err := w.work.State(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, resource := range state.Values.Root.Resources {
+		if resource.Address == address {
+			if err := json.Unmarshal(resource.Values, into); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatalf("the state has no %s", address)
+}
+
+// release is the release id of the base in Terraform's state.
+func (w *world) release(t *testing.T) tree.Digest {
+	t.Helper()
+	var base struct {
+		Release tree.Digest `json:"release"`
+	}
+	w.values(t, "sharedos_base.os", &base)
+	return base.Release
+}
+
+// status asks the agent of a VM.
+func (w *world) status(t *testing.T, name string) *agentapi.StatusResponse {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	found, err := w.host.Fleet.Read(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !found.Answered {
+		t.Fatalf("the agent of %s does not answer", name)
+	}
+	return found.Agent
+}
+
+// mustServe waits until the VM serves its page.
+func mustServe(t *testing.T, port uint16) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
+	client := http.Client{Timeout: 5 * time.Second}
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := client.Do(request)
+		if err == nil {
+			_ = answer.Body.Close()
+			if answer.StatusCode == http.StatusOK {
+				return
+			}
+			err = errors.New(answer.Status)
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: %v", url, err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// mustBeEmpty fails unless nothing is left in libvirt and in the pool.
+func (w *world) mustBeEmpty(t *testing.T) {
+	t.Helper()
+	volumes, err := w.host.Store.Volumes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, volume := range volumes {
+		t.Errorf("volume %s is left", volume.Name)
+	}
+	files, err := os.ReadDir(w.pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		t.Errorf("%s is left in the pool's directory", file.Name())
+	}
+	domains, err := w.host.Fleet.Hypervisor.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, domain := range domains {
+		t.Errorf("domain %s is left", domain.Name)
+	}
+}
+
+// digest is that of the one regular file of a release whose path ends in suffix.
+func (w *world) digest(t *testing.T, id tree.Digest, suffix string) tree.Digest {
+	t.Helper()
+	manifest, err := w.host.Publisher.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contents, err := w.host.Store.GetBlob(t.Context(), manifest.Contents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []tree.Digest
+	reader := release.NewContentsReader(bytes.NewReader(contents))
+	for {
+		entry, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entry.Type == tree.Regular && strings.HasSuffix(entry.Path, suffix) {
+			found = append(found, entry.Digest)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("release %s has %d files %s", id, len(found), suffix)
+	}
+	return found[0]
+}
