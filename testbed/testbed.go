@@ -120,7 +120,7 @@ func (b *Testbed) record() string { return filepath.Join(b.dir, "init"+daemon.Su
 // startInit starts the first process of the namespaces. It mounts and then sleeps; children that come to it are
 // collected by the kernel, because it ignores SIGCHLD.
 func (b *Testbed) startInit(ctx context.Context) error {
-	script := "set -e\nmount --make-rprivate /\nmount -t proc proc /proc\n"
+	script := "set -e\nmount --make-rslave /\nmount -t proc proc /proc\n"
 	for _, p := range private {
 		script += fmt.Sprintf("mkdir -p %s\nmount --bind %q %s\n", p.at, filepath.Join(b.dir, p.name), p.at)
 	}

@@ -1,0 +1,377 @@
+package libvirtconn
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/digitalocean/go-libvirt/socket"
+)
+
+// Volume transfers have a connection of their own and speak the stream protocol themselves
+// (libvirt, src/rpc/virnetprotocol.x and src/remote/remote_protocol.x), on go-libvirt's socket: its own upload
+// never returns when the daemon fails at the end of it, which is when a full disk shows.
+
+// Numbers of the remote protocol.
+const (
+	remoteProgram = 0x20008086
+
+	procConnectOpen     = 1
+	procAuthList        = 66
+	procAuthPolkit      = 70
+	procStorageUpload   = 208
+	procStorageDownload = 209
+
+	authNone   = 0
+	authPolkit = 2
+)
+
+// chunk is how much is sent at once: what every version of libvirt takes in one stream packet
+// (VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX is 262120).
+const chunk = 192 << 10
+
+// grace is how long libvirt gets to end a stream in order after its context has ended. libvirtd 11.3 locks up for
+// good when it has to answer on a stream whose client has just closed the connection (its event loop takes a
+// lock that it holds, in remoteClientCloseFunc), so a stream is always brought to its end before that.
+const grace = 5 * time.Second
+
+// maxEarly bounds how many packets of a stream may come before the reply to the call that opens it.
+const maxEarly = 16
+
+// stallTimeout bounds how long libvirt may take to take or give the next part of a transfer.
+const stallTimeout = 2 * time.Minute
+
+// errContent wraps what reading the caller's content failed with.
+type errContent struct{ error }
+
+func (e errContent) Unwrap() error { return e.error }
+
+// Transfer runs fn with a connection for streams, one after the other. It returns within ctx; an answer of
+// libvirt is a libvirt.Error, no answer is ErrUnreachable, and what a content's reader failed with is wrapped.
+func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) error) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := c.address.dial(dialing)
+	if err != nil {
+		return c.explain(ctx, what, err)
+	}
+	t := &Transfer{
+		ctx:     ctx,
+		conn:    &impatient{Conn: conn},
+		answers: make(chan packet),
+		over:    make(chan struct{}),
+	}
+	t.socket = socket.New(opened{t.conn}, t)
+	if err := t.socket.Connect(); err != nil {
+		return c.explain(ctx, what, errors.Join(err, conn.Close()))
+	}
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-t.over:
+		case <-timer.C:
+			_ = conn.Close() // makes every step fail
+		}
+	})
+	err = t.connect(c.address.Driver)
+	if err == nil {
+		err = fn(t)
+	}
+	close(t.over)
+	if !stop() {
+		<-cut
+	}
+	_ = conn.Close() // libvirt has confirmed the transfer, or it has failed
+	<-t.socket.Disconnected()
+
+	var answer libvirt.Error
+	var content errContent
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", what, ctx.Err())
+	case !errors.As(err, &content) && !errors.As(err, &answer) && ofConnection(err):
+		return c.explain(ctx, what, err)
+	default:
+		return fmt.Errorf("%s: %w", what, err)
+	}
+}
+
+// impatient fails reads and writes that take too long.
+type impatient struct{ net.Conn }
+
+func (i *impatient) Read(p []byte) (int, error) {
+	if err := i.SetReadDeadline(time.Now().Add(stallTimeout)); err != nil {
+		return 0, err
+	}
+	return i.Conn.Read(p)
+}
+
+func (i *impatient) Write(p []byte) (int, error) {
+	if err := i.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
+		return 0, err
+	}
+	return i.Conn.Write(p)
+}
+
+type packet struct {
+	header  socket.Header
+	payload []byte
+}
+
+// Transfer is a connection on which one stream runs at a time.
+type Transfer struct {
+	ctx     context.Context
+	conn    net.Conn
+	socket  *socket.Socket
+	answers chan packet
+	// over is closed when nobody takes answers any more.
+	over   chan struct{}
+	serial int32
+	proc   uint32
+	// early holds packets of the stream that came before the reply.
+	early []packet
+}
+
+// Route implements socket.Router. It waits until the packet is taken, and so slows libvirt down.
+func (t *Transfer) Route(header *socket.Header, payload []byte) {
+	select {
+	case t.answers <- packet{*header, payload}:
+	case <-t.over:
+	}
+}
+
+// next waits for the next packet of a kind (socket.Reply or socket.Stream) that belongs to the call under way.
+// Packets of a stream may overtake the reply to the call that opens it: they are kept until they are asked for.
+func (t *Transfer) next(kind uint32) (packet, error) {
+	if kind == socket.Stream && len(t.early) > 0 {
+		p := t.early[0]
+		t.early = t.early[1:]
+		return p, t.failure(p)
+	}
+	for {
+		select {
+		case p := <-t.answers:
+			switch {
+			case p.header.Program != remoteProgram || p.header.Serial != t.serial:
+			case p.header.Type == kind:
+				return p, t.failure(p)
+			case p.header.Type == socket.Stream:
+				if len(t.early) >= maxEarly {
+					return packet{}, errors.New("libvirt sends a stream without confirming that it is open")
+				}
+				t.early = append(t.early, p)
+			}
+		case <-t.socket.Disconnected():
+			return packet{}, libvirt.ErrInterrupted
+		}
+	}
+}
+
+// failure returns libvirt's error if the packet holds one.
+func (t *Transfer) failure(p packet) error {
+	if p.header.Status == socket.StatusError {
+		return decodeError(p.payload)
+	}
+	return nil
+}
+
+func (t *Transfer) call(proc uint32, arguments []byte) ([]byte, error) {
+	t.serial++
+	t.proc = proc
+	t.early = nil
+	if err := t.socket.SendPacket(t.serial, proc, remoteProgram, arguments, socket.Call, socket.StatusOK); err != nil {
+		return nil, err
+	}
+	p, err := t.next(socket.Reply)
+	return p.payload, err
+}
+
+// connect authenticates and opens the driver, as every client has to.
+func (t *Transfer) connect(driver string) error {
+	payload, err := t.call(procAuthList, nil)
+	if err != nil {
+		return err
+	}
+	var kinds []uint32
+	for len(payload) >= 8 { // the count first, then the kinds
+		payload = payload[4:]
+		kinds = append(kinds, binary.BigEndian.Uint32(payload))
+	}
+	if len(kinds) > 0 && kinds[0] == authPolkit {
+		if _, err := t.call(procAuthPolkit, nil); err != nil {
+			return err
+		}
+	} else if len(kinds) > 0 && kinds[0] != authNone {
+		return fmt.Errorf("libvirt asks for authentication of kind %d, which is not supported", kinds[0])
+	}
+	var arguments xdr
+	arguments.uint32(1) // the optional name is there
+	arguments.text(driver)
+	arguments.uint32(0)
+	_, err = t.call(procConnectOpen, arguments)
+	return err
+}
+
+// Upload writes length bytes of r into a volume at an offset, and returns when libvirt has confirmed them.
+func (t *Transfer) Upload(volume libvirt.StorageVol, offset, length int64, r io.Reader, progress func(sent int64)) error {
+	if err := t.open(procStorageUpload, volume, offset, length); err != nil {
+		return err
+	}
+	return t.send(r, length, progress)
+}
+
+// Download reads length bytes of a volume at an offset.
+func (t *Transfer) Download(volume libvirt.StorageVol, offset, length int64) ([]byte, error) {
+	if err := t.open(procStorageDownload, volume, offset, length); err != nil {
+		return nil, err
+	}
+	return t.receive(length)
+}
+
+func (t *Transfer) open(proc uint32, volume libvirt.StorageVol, offset, length int64) error {
+	var arguments xdr
+	arguments.text(volume.Pool)
+	arguments.text(volume.Name)
+	arguments.text(volume.Key)
+	arguments.uint64(uint64(offset))
+	arguments.uint64(uint64(length))
+	arguments.uint32(0)
+	_, err := t.call(proc, arguments)
+	return err
+}
+
+// send sends the content and waits until libvirt confirms that it is written.
+func (t *Transfer) send(r io.Reader, length int64, progress func(sent int64)) error {
+	buffer := make([]byte, min(chunk, length))
+	for sent := int64(0); sent < length; {
+		part := buffer[:min(chunk, length-sent)]
+		if err := t.ctx.Err(); err != nil {
+			return t.abort(err)
+		}
+		if _, err := io.ReadFull(r, part); err != nil {
+			return t.abort(errContent{err})
+		}
+		select {
+		case p := <-t.answers: // libvirt speaks up only to complain
+			if p.header.Status == socket.StatusError {
+				return decodeError(p.payload)
+			}
+		default:
+		}
+		if err := t.stream(part, socket.StatusContinue); err != nil {
+			return t.complaint(err)
+		}
+		sent += int64(len(part))
+		if progress != nil {
+			progress(sent)
+		}
+	}
+	if err := t.stream(nil, socket.StatusOK); err != nil {
+		return t.complaint(err)
+	}
+	_, err := t.next(socket.Stream)
+	return err
+}
+
+// complaint returns what libvirt said before it closed the connection, if it said anything.
+func (t *Transfer) complaint(err error) error {
+	if _, said := t.next(socket.Stream); said != nil && !errors.Is(said, libvirt.ErrInterrupted) {
+		return said
+	}
+	return err
+}
+
+// abort ends the stream because of err, and waits until libvirt has ended it too.
+func (t *Transfer) abort(err error) error {
+	if sent := t.stream(nil, socket.StatusError); sent != nil {
+		return errors.Join(err, sent)
+	}
+	for {
+		p, answer := t.next(socket.Stream)
+		// What is under way still comes; an error or the confirmation is the last of it.
+		if answer != nil || p.header.Status != socket.StatusContinue {
+			return err
+		}
+	}
+}
+
+func (t *Transfer) stream(data []byte, status uint32) error {
+	return t.socket.SendPacket(t.serial, t.proc, remoteProgram, data, socket.Stream, status)
+}
+
+func (t *Transfer) receive(length int64) ([]byte, error) {
+	data := make([]byte, 0, length)
+	for {
+		p, err := t.next(socket.Stream)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.ctx.Err(); err != nil && p.header.Status == socket.StatusContinue {
+			return nil, t.abort(err)
+		}
+		if p.header.Status == socket.StatusContinue && len(p.payload) > 0 {
+			if int64(len(data)+len(p.payload)) > length {
+				return nil, t.abort(fmt.Errorf("libvirt sends more than the %d bytes that it was asked for", length))
+			}
+			data = append(data, p.payload...)
+			continue
+		}
+		// The end: an empty packet, which is answered so that libvirt can finish.
+		if p.header.Status == socket.StatusContinue {
+			if err := t.stream(nil, socket.StatusOK); err != nil {
+				return nil, err
+			}
+			if _, err := t.next(socket.Stream); err != nil {
+				return nil, err
+			}
+		}
+		if int64(len(data)) != length {
+			return nil, fmt.Errorf("libvirt sends %d of %d bytes: %w", len(data), length, io.ErrUnexpectedEOF)
+		}
+		return data, nil
+	}
+}
+
+// xdr is a message in External Data Representation (RFC 4506) that is being written.
+type xdr []byte
+
+func (x *xdr) uint32(v uint32) { *x = binary.BigEndian.AppendUint32(*x, v) }
+func (x *xdr) uint64(v uint64) { *x = binary.BigEndian.AppendUint64(*x, v) }
+
+func (x *xdr) text(s string) {
+	x.uint32(uint32(len(s)))
+	*x = append(*x, s...)
+	for len(*x)%4 != 0 {
+		*x = append(*x, 0)
+	}
+}
+
+// decodeError reads a virNetMessageError: code, domain, and an optional message first.
+func decodeError(payload []byte) error {
+	malformed := fmt.Errorf("libvirt sends an error that cannot be read (%d bytes)", len(payload))
+	if len(payload) < 12 {
+		return malformed
+	}
+	answer := libvirt.Error{Code: binary.BigEndian.Uint32(payload)}
+	if binary.BigEndian.Uint32(payload[8:]) != 0 {
+		rest := payload[12:]
+		if len(rest) < 4 || uint64(len(rest)-4) < uint64(binary.BigEndian.Uint32(rest)) {
+			return malformed
+		}
+		answer.Message = string(rest[4 : 4+binary.BigEndian.Uint32(rest)])
+	}
+	return answer
+}

@@ -1,0 +1,203 @@
+package store
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
+)
+
+// Config says which pool.
+type Config struct {
+	// URI of libvirt; "" is $LIBVIRT_DEFAULT_URI or qemu:///system.
+	URI string
+	// Pool is the name of the storage pool.
+	Pool string
+	// CreatePath is the directory of the pool if there is none of the name and something is to be stored. Empty
+	// if the pool is somebody else's to make.
+	CreatePath string
+}
+
+// Libvirt is a Store in a libvirt storage pool.
+type Libvirt struct {
+	config Config
+	client *libvirtconn.Client
+}
+
+var _ Store = (*Libvirt)(nil)
+
+// Open connects to libvirt. The pool is looked for when it is needed, and made when something is stored.
+func Open(ctx context.Context, config Config) (*Libvirt, error) {
+	if !plain.MatchString(config.Pool) {
+		return nil, fmt.Errorf("%q cannot name a storage pool: use 1 to 100 letters, digits and ._+-, first a letter or digit", config.Pool)
+	}
+	if config.CreatePath != "" && !filepath.IsAbs(config.CreatePath) {
+		return nil, fmt.Errorf("storage pool %q: its directory %q is not an absolute path", config.Pool, config.CreatePath)
+	}
+	client, err := libvirtconn.Open(ctx, config.URI)
+	if err != nil {
+		return nil, unreachable(err)
+	}
+	return &Libvirt{config: config, client: client}, nil
+}
+
+// Close implements Store.
+func (s *Libvirt) Close() error { return s.client.Close() }
+
+// unreachable gives a failure to ask libvirt this package's name.
+func unreachable(err error) error {
+	if errors.Is(err, libvirtconn.ErrUnreachable) {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	return err
+}
+
+// busyTimeout bounds how long a volume may be busy with what somebody else does to it: libvirt marks it for the
+// moment in which an upload begins, and while it is made.
+const busyTimeout = 20 * time.Second
+
+// patiently repeats fn while libvirt says that the volume is busy.
+func patiently(ctx context.Context, fn func() error) error {
+	deadline := time.Now().Add(busyTimeout)
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		err := fn()
+		if !libvirtconn.Is(err, libvirt.ErrOperationInvalid) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// transfer moves bytes into and out of volumes.
+func (s *Libvirt) transfer(ctx context.Context, what string, fn func(*libvirtconn.Transfer) error) error {
+	return unreachable(patiently(ctx, func() error { return s.client.Transfer(ctx, what, fn) }))
+}
+
+// call runs fn with the active pool. Without a pool, a call that stores makes it, and any other finds nothing.
+func (s *Libvirt) call(ctx context.Context, what string, stores bool, fn func(*libvirt.Libvirt, libvirt.StoragePool) error) error {
+	return unreachable(patiently(ctx, func() error {
+		return s.client.Call(ctx, what, func(l *libvirt.Libvirt) error {
+			pool, err := s.pool(l, stores)
+			if err != nil {
+				return err
+			}
+			return fn(l, pool)
+		})
+	}))
+}
+
+func (s *Libvirt) pool(l *libvirt.Libvirt, stores bool) (libvirt.StoragePool, error) {
+	pool, err := l.StoragePoolLookupByName(s.config.Pool)
+	switch {
+	case err == nil:
+		return pool, s.activate(l, pool)
+	case !libvirtconn.Is(err, libvirt.ErrNoStoragePool):
+		return pool, err
+	case s.config.CreatePath == "":
+		return pool, fmt.Errorf("%w: libvirt at %s has no storage pool %q; define and start it, or give the directory to make it in",
+			ErrUnreachable, s.client.URI(), s.config.Pool)
+	case !stores:
+		return pool, fmt.Errorf("there is no storage pool %q yet: %w", s.config.Pool, ErrNotFound)
+	}
+	return s.makePool(l)
+}
+
+func (s *Libvirt) activate(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
+	active, err := l.StoragePoolIsActive(pool)
+	if err != nil || active != 0 {
+		return err
+	}
+	err = l.StoragePoolCreate(pool, 0)
+	if err == nil || nowActive(l, pool) {
+		return nil
+	}
+	return fmt.Errorf("%w: storage pool %q is not active and cannot be started: %w; "+
+		"see that its target is there (virsh pool-dumpxml %[2]s) and start it (virsh pool-start %[2]s)", ErrUnreachable, s.config.Pool, err)
+}
+
+// nowActive reports whether somebody else was faster.
+func nowActive(l *libvirt.Libvirt, pool libvirt.StoragePool) bool {
+	active, err := l.StoragePoolIsActive(pool)
+	return err == nil && active != 0
+}
+
+// makePool makes a directory pool. Every step may have been done already, by a call that was cut off or by somebody else.
+func (s *Libvirt) makePool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
+	fail := func(step string, err error) (libvirt.StoragePool, error) {
+		return libvirt.StoragePool{}, fmt.Errorf("%s storage pool %q in the directory %s: %w; "+
+			"libvirt at %s must be able to make and write this directory: fix its permissions, choose another one, or define the pool yourself",
+			step, s.config.Pool, s.config.CreatePath, err, s.client.URI())
+	}
+	definition, err := xml.Marshal(libvirtxml.StoragePool{
+		Type:   "dir",
+		Name:   s.config.Pool,
+		Target: &libvirtxml.StoragePoolTarget{Path: s.config.CreatePath},
+	})
+	if err != nil {
+		return fail("describe", err)
+	}
+	pool, err := l.StoragePoolDefineXML(string(definition), 0)
+	if err != nil {
+		var found error
+		if pool, found = l.StoragePoolLookupByName(s.config.Pool); found != nil {
+			return fail("define", err)
+		}
+		return pool, s.activate(l, pool)
+	}
+	err = l.StoragePoolBuild(pool, 0)
+	if err == nil {
+		err = l.StoragePoolCreate(pool, 0)
+	}
+	if err == nil {
+		err = l.StoragePoolSetAutostart(pool, 1)
+	}
+	if err != nil && !nowActive(l, pool) {
+		// A pool that never worked is in the way of the next attempt, which may be in another directory.
+		if gone := l.StoragePoolUndefine(pool); gone != nil {
+			err = errors.Join(err, gone)
+		}
+		return fail("make", err)
+	}
+	return pool, nil
+}
+
+// find looks a volume up, and looks again after a refresh: others may have put it there.
+func (s *Libvirt) find(l *libvirt.Libvirt, pool libvirt.StoragePool, name string) (libvirt.StorageVol, error) {
+	volume, err := l.StorageVolLookupByName(pool, name)
+	if !libvirtconn.Is(err, libvirt.ErrNoStorageVol) {
+		return volume, err
+	}
+	if err := s.refresh(l, pool); err != nil {
+		return volume, err
+	}
+	volume, err = l.StorageVolLookupByName(pool, name)
+	if libvirtconn.Is(err, libvirt.ErrNoStorageVol) {
+		return volume, fmt.Errorf("volume %s in storage pool %q: %w", name, s.config.Pool, ErrNotFound)
+	}
+	return volume, err
+}
+
+// refresh makes libvirt look at what the pool holds. It refuses while a volume is being made or deleted, which
+// is no failure: what it knows then is what it made.
+func (s *Libvirt) refresh(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
+	err := l.StoragePoolRefresh(pool, 0)
+	if err == nil {
+		return nil
+	}
+	var answer libvirt.Error
+	if errors.As(err, &answer) && nowActive(l, pool) {
+		return nil
+	}
+	return fmt.Errorf("%w: look at what storage pool %q holds: %w", ErrUnreachable, s.config.Pool, err)
+}
