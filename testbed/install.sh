@@ -33,7 +33,7 @@ if [ "$VERSION_ID" = 12 ]; then
 		have=$(dpkg-query -W -f '${Version}' "$package" 2>/dev/null || true)
 		case "$package" in qemu-system-x86) need=1:10.0 ;; *) need=11.3 ;; esac
 		if [ -z "$have" ] || dpkg --compare-versions "$have" lt "$need~"; then
-			missing="$missing $package"
+			case " $missing " in *" $package "*) ;; *) missing="$missing $package" ;; esac
 		fi
 	done
 fi
