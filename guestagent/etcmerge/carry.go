@@ -1,0 +1,228 @@
+package etcmerge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// loaderCache is generated from the libraries that there are.
+const loaderCache = "etc/ld.so.cache"
+
+// Outcome is what a carry did.
+type Outcome struct {
+	// Carried counts the paths that were changed.
+	Carried int
+	// Conflicts are the paths that were left as they are, each with the reason, sorted.
+	Conflicts []string
+	// LoaderCache is true when the cache of the dynamic loader was made here and has to be made again.
+	LoaderCache bool
+}
+
+// Carrier carries the configuration of one system.
+type Carrier struct {
+	// Root of the system: "/".
+	Root string
+	// Record is a directory of the private disk for what undoes the last carry.
+	Record string
+}
+
+// step is one planned change.
+type step struct {
+	Path string `json:"path"`
+	// Before and After are nil for a path that is not there.
+	Before *tree.Entry `json:"before,omitempty"`
+	After  *tree.Entry `json:"after,omitempty"`
+	// Saved names the file of the record that holds the content of Before.
+	Saved string `json:"saved,omitempty"`
+
+	// content is After's, if it is a regular file.
+	content func() ([]byte, error)
+}
+
+// Carry brings every difference to the new release's version where this VM did not change it. old and new are the
+// roots of the two stacks' trees, read-only. What undoes it is recorded first. If a carry is already recorded, it
+// is undone before.
+func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new string) (outcome Outcome, err error) {
+	if err := c.Undo(ctx); err != nil {
+		return Outcome{}, err
+	}
+	roots := map[string]*os.Root{}
+	for _, name := range []string{c.Root, old, new} {
+		root, err := os.OpenRoot(name)
+		if err != nil {
+			return Outcome{}, fmt.Errorf("carry /etc: %w", err)
+		}
+		defer func() { err = errors.Join(err, root.Close()) }()
+		roots[name] = root
+	}
+	p := planner{live: roots[c.Root], old: roots[old], new: roots[new]}
+	if slices.ContainsFunc(differences, func(d Difference) bool { return accountFiles[d.Path] != nil }) {
+		unlock, err := lockAccounts(ctx, p.live)
+		if err != nil {
+			return Outcome{}, err
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
+	}
+	if err := p.plan(ctx, differences); err != nil {
+		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
+	}
+	if err := c.record(p.live, p.steps); err != nil {
+		return Outcome{}, fmt.Errorf("carry /etc: record how to undo it: %w", err)
+	}
+	if err := p.act(ctx); err != nil {
+		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
+	}
+	if err := syncFileSystem(path.Join(c.Root, "etc")); err != nil {
+		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
+	}
+	slices.Sort(p.outcome.Conflicts)
+	return p.outcome, nil
+}
+
+// planner decides on every path before anything is changed.
+type planner struct {
+	live, old, new *os.Root
+	steps          []step
+	outcome        Outcome
+	accounts       Accounts
+}
+
+func (p *planner) conflict(name, reason string) {
+	p.outcome.Conflicts = append(p.outcome.Conflicts, "/"+name+": "+reason)
+}
+
+func (p *planner) plan(ctx context.Context, differences []Difference) error {
+	rank := func(d Difference) int { return slices.Index(AccountOrder, d.Path) } // -1, before all, for other files
+	ordered := slices.Clone(differences)
+	slices.SortStableFunc(ordered, func(a, b Difference) int { return rank(a) - rank(b) })
+	for _, d := range ordered {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !utf8.ValidString(d.Path) || d.New != nil && !utf8.ValidString(d.New.Link) {
+			p.conflict(d.Path, "its name is not UTF-8, which the record of what to undo cannot hold")
+			continue
+		}
+		ours, err := entryAt(p.live, d.Path)
+		if errors.Is(err, errTooLarge) {
+			p.conflict(d.Path, err.Error())
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		switch action, reason := Decide(d, ours); action {
+		case Keep:
+		case Conflict:
+			if d.Path == loaderCache {
+				p.outcome.LoaderCache = true
+				continue
+			}
+			p.conflict(d.Path, reason)
+		case Remove:
+			p.steps = append(p.steps, step{Path: d.Path, Before: ours})
+		case Write:
+			if err := p.write(d, ours); err != nil {
+				return err
+			}
+		case Merge:
+			if err := p.merge(d, ours); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *planner) write(d Difference, ours *tree.Entry) error {
+	if d.New.Type != tree.Directory && d.New.Type != tree.Regular && d.New.Type != tree.Symlink {
+		p.conflict(d.Path, "the release has a "+d.New.Type.String()+" there, which is not carried into a running system")
+		return nil
+	}
+	after := clone(d.New)
+	p.steps = append(p.steps, step{Path: d.Path, Before: ours, After: after, content: func() ([]byte, error) {
+		data, err := readAt(p.new, d.Path)
+		if err == nil && tree.Sum(data) != after.Digest {
+			err = fmt.Errorf("the layers do not have at %s what the contents list says", d.Path)
+		}
+		return data, err
+	}})
+	return nil
+}
+
+func (p *planner) merge(d Difference, ours *tree.Entry) error {
+	var texts [3]string
+	for i, root := range []*os.Root{p.old, p.live, p.new} {
+		data, err := readAt(root, d.Path)
+		if err != nil {
+			return err
+		}
+		texts[i] = string(data)
+	}
+	merged, conflicts := p.accounts.Merge(d.Path, texts[0], texts[1], texts[2])
+	p.outcome.Conflicts = append(p.outcome.Conflicts, conflicts...)
+	after := clone(ours)
+	if ours.Mode == d.Old.Mode && ours.UID == d.Old.UID && ours.GID == d.Old.GID {
+		after.Mode, after.UID, after.GID = d.New.Mode, d.New.UID, d.New.GID
+	}
+	after.Size, after.Digest = int64(len(merged)), tree.Sum([]byte(merged))
+	if !same(ours, after) {
+		p.steps = append(p.steps, step{Path: d.Path, Before: ours, After: after, content: func() ([]byte, error) { return []byte(merged), nil }})
+	}
+	return nil
+}
+
+// act does the steps: first what has to go, deepest first, then what comes, parents first.
+func (p *planner) act(ctx context.Context) error {
+	blocked := map[string]bool{}
+	for _, s := range slices.Backward(p.steps) {
+		goes := s.After == nil || s.Before != nil && (s.Before.Type == tree.Directory) != (s.After.Type == tree.Directory)
+		if !goes {
+			continue
+		}
+		err := p.live.Remove(s.Path)
+		switch {
+		case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
+			blocked[s.Path] = true
+			if s.After != nil {
+				p.conflict(s.Path, "a directory with files of this VM here, a "+s.After.Type.String()+" in the release")
+			}
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return err
+		case s.After == nil:
+			p.outcome.Carried++
+		}
+	}
+	for i := range p.steps {
+		s := &p.steps[i]
+		if s.After == nil || blocked[s.Path] {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		parent, err := entryAt(p.live, path.Dir(s.Path))
+		if err != nil {
+			return err
+		}
+		if parent == nil || parent.Type != tree.Directory {
+			p.conflict(s.Path, "its directory is none here")
+			continue
+		}
+		if err := put(p.live, s.After, s.content); err != nil {
+			return err
+		}
+		p.outcome.Carried++
+	}
+	return nil
+}

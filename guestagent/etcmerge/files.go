@@ -1,0 +1,189 @@
+package etcmerge
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// maxFile bounds in bytes a file that is read here. Configuration is far smaller.
+const maxFile = 64 << 20
+
+// errTooLarge means that a file is larger than maxFile.
+var errTooLarge = errors.New("too large for a file of configuration")
+
+// temporarySuffix marks a file that is being written. One that a power cut left is overwritten or removed.
+const temporarySuffix = ".sharedos-new"
+
+func temporaryName(name string) string {
+	return path.Join(path.Dir(name), "."+path.Base(name)+temporarySuffix)
+}
+
+// entryAt reads what is at a path, nil if nothing is, or if something on the way is not a directory.
+func entryAt(root *os.Root, name string) (*tree.Entry, error) {
+	info, err := root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil //nolint:nilnil // nothing there is an answer
+	}
+	if err != nil {
+		return nil, err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, fmt.Errorf("stat %s: no owner", name)
+	}
+	e := &tree.Entry{Path: name, Mode: stat.Mode & 0o7777, UID: stat.Uid, GID: stat.Gid, ModTime: info.ModTime()}
+	switch stat.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		e.Type = tree.Directory
+	case unix.S_IFLNK:
+		e.Type = tree.Symlink
+		e.Link, err = root.Readlink(name)
+	case unix.S_IFREG:
+		e.Type, e.Size = tree.Regular, info.Size()
+		e.Digest, err = digestAt(root, name)
+	case unix.S_IFCHR:
+		e.Type, e.Major, e.Minor = tree.CharDevice, unix.Major(stat.Rdev), unix.Minor(stat.Rdev)
+	case unix.S_IFBLK:
+		e.Type, e.Major, e.Minor = tree.BlockDevice, unix.Major(stat.Rdev), unix.Minor(stat.Rdev)
+	default:
+		e.Type = tree.FIFO // or a socket: neither is configuration, and neither equals what a release has
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+func digestAt(root *os.Root, name string) (digest tree.Digest, err error) {
+	file, err := root.Open(name)
+	if err != nil {
+		return digest, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	sum := sha256.New()
+	n, err := io.Copy(sum, io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return digest, err
+	}
+	if n > maxFile {
+		return digest, fmt.Errorf("read %s: %w", name, errTooLarge)
+	}
+	return tree.Digest(sum.Sum(nil)), nil
+}
+
+func readAt(root *os.Root, name string) (data []byte, err error) {
+	file, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	data, err = io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("read %s: %w", name, errTooLarge)
+	}
+	return data, err
+}
+
+// put makes a path what entry says; content is a regular file's. Readers see the old file or the new one. What is
+// there must be of a kind that a rename can replace: no directory, unless entry is one.
+func put(root *os.Root, entry *tree.Entry, content func() ([]byte, error)) error {
+	if entry.Type == tree.Directory {
+		return putDirectory(root, entry)
+	}
+	temporary := temporaryName(entry.Path)
+	if err := root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeTemporary(root, temporary, entry, content); err != nil {
+		return fmt.Errorf("write /%s: %w", entry.Path, err)
+	}
+	if err := root.Rename(temporary, entry.Path); err != nil {
+		return fmt.Errorf("write /%s: %w", entry.Path, errors.Join(err, root.Remove(temporary)))
+	}
+	return nil
+}
+
+func putDirectory(root *os.Root, entry *tree.Entry) error {
+	if err := root.Mkdir(entry.Path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := root.Lchown(entry.Path, int(entry.UID), int(entry.GID)); err != nil {
+		return err
+	}
+	return chmodAt(root, entry.Path, entry.Mode)
+}
+
+// chmodAt sets all of 07777; root.Chmod has another form of the upper bits.
+func chmodAt(root *os.Root, name string, mode uint32) error {
+	bits := fs.FileMode(mode & 0o777)
+	for bit, value := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky} {
+		if mode&bit != 0 {
+			bits |= value
+		}
+	}
+	return root.Chmod(name, bits)
+}
+
+func makeTemporary(root *os.Root, temporary string, entry *tree.Entry, content func() ([]byte, error)) error {
+	switch entry.Type {
+	case tree.Symlink:
+		if err := root.Symlink(entry.Link, temporary); err != nil {
+			return err
+		}
+		return root.Lchown(temporary, int(entry.UID), int(entry.GID))
+	case tree.Regular:
+		data, err := content()
+		if err != nil {
+			return err
+		}
+		return writeFile(root, temporary, entry, data)
+	default:
+		return fmt.Errorf("a %s is not configuration", entry.Type)
+	}
+}
+
+func writeFile(root *os.Root, name string, entry *tree.Entry, data []byte) (err error) {
+	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if _, err := file.Write(data); err != nil {
+		return err
+	}
+	if err := file.Chown(int(entry.UID), int(entry.GID)); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(int(file.Fd()), entry.Mode); err != nil {
+		return fmt.Errorf("chmod: %w", err)
+	}
+	for attribute, value := range entry.Xattrs {
+		if err := unix.Fsetxattr(int(file.Fd()), attribute, []byte(value), 0); err != nil {
+			return fmt.Errorf("set %s: %w", attribute, err)
+		}
+	}
+	return nil
+}
+
+// syncFileSystem makes all that was written to the file system of a directory last.
+func syncFileSystem(name string) (err error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if err := unix.Syncfs(int(file.Fd())); err != nil {
+		return fmt.Errorf("sync the file system of %s: %w", name, err)
+	}
+	return nil
+}

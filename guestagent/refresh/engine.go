@@ -1,0 +1,279 @@
+package refresh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+)
+
+const (
+	// refreshLimit bounds a whole refresh, rollbackLimit a whole rollback.
+	refreshLimit  = 30 * time.Minute
+	rollbackLimit = 20 * time.Minute
+	// maxStarts is how many agents may take up one refresh before it is rolled back: one that keeps ending the
+	// agent must not go on for ever.
+	maxStarts = 3
+)
+
+var (
+	// ErrBusy means that a refresh to another target is in flight.
+	ErrBusy = errors.New("a refresh to another target is in flight")
+	// ErrStrategy means that the strategy that was asked for does not exist here.
+	ErrStrategy = errors.New(`only the strategy "live" can be carried out by the agent`)
+	// ErrUnfinished means that a rollback could not be finished. The next start of the VM finishes it.
+	ErrUnfinished = errors.New("the last rollback could not be finished; restart the VM")
+	// ErrImpact means that the impact is larger than allowed.
+	ErrImpact = errors.New("the impact is larger than allowed")
+)
+
+// Engine refreshes one VM, one refresh at a time.
+type Engine struct {
+	Layers  Layers
+	Usr     Usr
+	Etc     Etc
+	Units   Units
+	System  System
+	Health  Health
+	Records Records
+	Blobs   Blobs
+	// Operators sign releases.
+	Operators []ed25519.PublicKey
+	// Booted is the stack that init assembled, and its generation.
+	Booted     release.Stack
+	Generation uint64
+	// Agent is the unit of this program.
+	Agent string
+	// RetryPause is the time between two tries of what must succeed on the way back; 0 means two seconds.
+	RetryPause time.Duration
+
+	mutex  sync.Mutex
+	record Record
+	report *agentapi.Report
+	// flight is set while a refresh is in flight.
+	flight *flight
+	tasks  sync.WaitGroup
+	life   context.Context
+}
+
+// flight is a refresh in flight.
+type flight struct{ to release.Stack }
+
+// Status is what the engine knows at a moment.
+type Status struct {
+	// Stack that runs, and its generation.
+	Stack      release.Stack
+	Generation uint64
+	State      State
+	// Report of the refresh in flight or the last one of this boot; nil if there was none.
+	Report  *agentapi.Report
+	Pending []string
+}
+
+// Status never waits for a refresh.
+func (e *Engine) Status() (Status, error) {
+	kernel, err := e.System.Kernel()
+	if err != nil {
+		return Status{}, err
+	}
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	s := Status{Stack: e.record.Running, Generation: e.record.Generation, State: e.record.State}
+	if e.report != nil {
+		s.Report, _ = proto.Clone(e.report).(*agentapi.Report)
+	}
+	if s.Stack.Kernel != "" && s.Stack.Kernel != kernel {
+		s.Pending = append(s.Pending, kernelPending(kernel, s.Stack.Kernel))
+	}
+	if s.Report.GetCommitted() {
+		for _, pending := range s.Report.GetPending() {
+			if !slices.Contains(s.Pending, pending) {
+				s.Pending = append(s.Pending, pending)
+			}
+		}
+	}
+	return s, nil
+}
+
+func kernelPending(from, to string) string { return fmt.Sprintf("kernel %s → %s", from, to) }
+
+// Start takes up what the journal tells and returns at once; refreshes end when ctx does, and are taken up by the
+// next agent. Call Wait afterwards.
+func (e *Engine) Start(ctx context.Context) error {
+	e.life = ctx
+	boot, err := e.System.BootID()
+	if err != nil {
+		return err
+	}
+	record, err := e.Records.Journal()
+	if errors.Is(err, ErrNoJournal) {
+		record = Record{State: Idle}
+	} else if err != nil {
+		return err
+	}
+	sameBoot := record.BootID == boot
+	if record.State == Idle || record.State == "" {
+		if !sameBoot {
+			// What happened in an earlier boot is over: init assembled what runs.
+			record = Record{State: Idle, BootID: boot, Running: e.Booted, Generation: e.Generation}
+		} else if e.report, err = record.report(); err != nil {
+			return err
+		}
+		e.record = record
+		return nil
+	}
+	if e.report, err = record.report(); err != nil {
+		return err
+	}
+	record.Starts++
+	record.BootID = boot
+	if !sameBoot {
+		record.Running, record.Generation = e.Booted, e.Generation
+	}
+	e.record = record
+	e.flight = &flight{to: record.To}
+	e.tasks.Add(1)
+	go func() {
+		defer e.tasks.Done()
+		e.resume(sameBoot)
+	}()
+	return nil
+}
+
+// Wait returns when nothing is in flight any more. End the context of Start before.
+func (e *Engine) Wait() { e.tasks.Wait() }
+
+// Assess tells what a move to the target would interrupt now, and changes nothing.
+func (e *Engine) Assess(ctx context.Context, message *agentapi.Target) (*agentapi.Impact, error) {
+	e.mutex.Lock()
+	running := e.record.Running
+	e.mutex.Unlock()
+	// A downgrade can be assessed: whether it is allowed is asked with the refresh.
+	t, err := openTarget(message, running, e.Operators, true)
+	if err != nil {
+		return nil, err
+	}
+	d, err := t.compare(ctx, e.Blobs)
+	if err != nil {
+		return nil, err
+	}
+	assessment, _, err := e.assess(ctx, d.changes, t.to.stack.Kernel, false)
+	if err != nil {
+		return nil, err
+	}
+	return assessment.Message(), nil
+}
+
+func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
+	running, err := e.System.Kernel()
+	if err != nil {
+		return nil, nil, err
+	}
+	snapshot, err := e.System.Snapshot(ctx, changes, swapped)
+	if err != nil {
+		return nil, nil, fmt.Errorf("assess the impact: %w", err)
+	}
+	return impact.Assess(changes, snapshot, impact.Policy{
+		Agent: e.Agent, RunningKernel: running, TargetKernel: kernel, Obstacle: e.System.Obstacle(),
+	}), snapshot.Units, nil
+}
+
+// Refresh begins to move to the target. It returns false if that is in flight already or runs already.
+func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err error) {
+	if request.GetStrategy() != "" && request.GetStrategy() != "live" {
+		return false, fmt.Errorf("%w, not %q", ErrStrategy, request.GetStrategy())
+	}
+	to, err := openSide(request.GetTarget().GetManifests(), e.Operators)
+	if err != nil {
+		return false, fmt.Errorf("target: %w", err)
+	}
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	if e.flight != nil {
+		if SameStack(e.flight.to, to.stack) {
+			return false, nil
+		}
+		return false, fmt.Errorf("%w: base %s", ErrBusy, e.flight.to.Base)
+	}
+	if e.life == nil || e.life.Err() != nil {
+		return false, errors.New("the agent is stopping; ask again")
+	}
+	if e.record.State != Idle {
+		return false, fmt.Errorf("%w: %s", ErrUnfinished, e.report.GetError())
+	}
+	if SameStack(e.record.Running, to.stack) {
+		return false, nil
+	}
+	e.flight = &flight{to: to.stack}
+	e.report = &agentapi.Report{From: agentapi.NewStack(e.record.Running), To: agentapi.NewStack(to.stack), State: agentapi.State_IDLE}
+	e.record = Record{
+		State: Idle, BootID: e.record.BootID, Starts: 1, From: e.record.Running, To: to.stack,
+		Running: e.record.Running, Generation: e.record.Generation,
+	}
+	request, _ = proto.Clone(request).(*agentapi.RefreshRequest)
+	e.tasks.Add(1)
+	go func() {
+		defer e.tasks.Done()
+		e.begin(request)
+	}()
+	return true, nil
+}
+
+// enter journals a state. When it returns nil the state is on the private disk.
+func (e *Engine) enter(state State, change func(*Record)) error {
+	e.mutex.Lock()
+	record := e.record
+	record.State = state
+	if change != nil {
+		change(&record)
+	}
+	if !e.report.GetDone() {
+		e.report.State = state.message()
+	}
+	data, err := proto.Marshal(e.report)
+	e.mutex.Unlock()
+	if err != nil {
+		return fmt.Errorf("journal %s: %w", state, err)
+	}
+	record.Report = data
+	if err := e.Records.SaveJournal(record); err != nil {
+		return fmt.Errorf("journal %s: %w", state, err)
+	}
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	e.record = record
+	return nil
+}
+
+// note changes the report.
+func (e *Engine) note(change func(*agentapi.Report)) {
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	change(e.report)
+}
+
+// timed adds the time that a step takes to the report.
+func (e *Engine) timed(step string, act func() error) error {
+	started := time.Now()
+	err := act()
+	e.note(func(r *agentapi.Report) {
+		r.Timings = append(r.Timings, &agentapi.Timing{Step: step, Micros: time.Since(started).Microseconds()})
+	})
+	return err
+}
+
+// end closes the flight.
+func (e *Engine) end() {
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	e.flight = nil
+}

@@ -1,0 +1,298 @@
+package refresh
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+func TestARefreshEndsOnTheNewStack(t *testing.T) {
+	w := newWorld(t)
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	status := w.refresh(e, w.ask("one", "two"))
+	report := status.Report
+	if !report.GetCommitted() || !report.GetDone() || report.GetError() != "" || report.GetRefused() {
+		t.Fatalf("%v", report)
+	}
+	if status.Stack.Base != w.releases["two"].stack.Base || status.Generation != 1 || status.State != Idle {
+		t.Errorf("%+v", status)
+	}
+	if got := restartedUnits(report); !slices.Equal(got, []string{"a.service", "b.service", pidOne}) {
+		t.Errorf("renewed %v", got)
+	}
+	if !slices.Equal(report.GetImpact().GetUnaffected(), []string{"idle.service"}) || report.GetEtcCarried() != 1 {
+		t.Errorf("%v", report)
+	}
+	if err := w.whole(status); err != nil {
+		t.Error(err)
+	}
+	var journal []string
+	for _, op := range w.log {
+		if state, is := strings.CutPrefix(op, "journal "); is && (len(journal) == 0 || journal[len(journal)-1] != state) {
+			journal = append(journal, state)
+		}
+	}
+	if got := strings.Join(journal, " "); got != "staged verified swapped restarted checking committed idle" {
+		t.Errorf("journal: %s", got)
+	}
+	// The same again changes nothing.
+	count := w.count
+	if started, err := e.Refresh(w.ask("one", "two")); started || err != nil || w.count != count {
+		t.Errorf("the same target again: started %v, %v", started, err)
+	}
+}
+
+func TestWhatIsRefusedChangesNothing(t *testing.T) {
+	for name, test := range map[string]struct {
+		prepare func(*world, *agentapi.RefreshRequest)
+		want    error
+		text    string
+	}{
+		"impact too large": {prepare: func(_ *world, r *agentapi.RefreshRequest) { r.MaxImpact = agentapi.Level_RELOAD }, want: ErrImpact},
+		"live is impossible": {prepare: func(w *world, r *agentapi.RefreshRequest) {
+			w.obstacle = "Linux 6.1 has no MOVE_MOUNT_BENEATH"
+			r.MaxImpact = agentapi.Level_REBOOT
+		}, want: ErrImpact, text: "MOVE_MOUNT_BENEATH"},
+		"a flipped byte": {prepare: func(w *world, _ *agentapi.RefreshRequest) {
+			w.readError = errors.New("layer x: offset 4096: input/output error")
+		}, text: "offset 4096"},
+		"the caller compares with another stack": {prepare: func(w *world, r *agentapi.RefreshRequest) {
+			r.Target.Current = [][]byte{w.releases["two"].signed}
+		}, want: ErrStale},
+		"another base": {prepare: func(w *world, r *agentapi.RefreshRequest) {
+			m := *w.releases["two"].manifest
+			m.Name = "other"
+			w.resign(&m, "two")
+			r.Target.Manifests = [][]byte{w.releases["two"].signed}
+		}, want: ErrTarget},
+		"contents that were not handed over": {prepare: func(w *world, _ *agentapi.RefreshRequest) { clear(w.blobs) }, text: "no blob"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			e, stop := w.engine()
+			defer stop()
+			w.give("one", "two")
+			request := w.ask("one", "two")
+			test.prepare(w, request)
+			status := w.refresh(e, request)
+			report := status.Report
+			if !report.GetRefused() || !report.GetDone() || report.GetCommitted() {
+				t.Fatalf("%v", report)
+			}
+			text := test.text
+			if test.want != nil && text == "" {
+				text = test.want.Error()
+			}
+			if !strings.Contains(report.GetError(), text) {
+				t.Errorf("error %q does not say %q", report.GetError(), text)
+			}
+			if slices.Contains(w.log, "swap") || slices.Contains(w.log, "carry") || slices.Contains(w.log, "reload") {
+				t.Errorf("something was changed: %v", w.log)
+			}
+			if err := w.whole(status); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestReplayedAndForeignReleasesAreRefused(t *testing.T) {
+	w := newWorld(t)
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	w.refresh(e, w.ask("one", "two"))
+	w.give("one", "two")
+	status := w.refresh(e, w.ask("two", "one"))
+	if !status.Report.GetRefused() || !strings.Contains(status.Report.GetError(), ErrDowngrade.Error()) {
+		t.Errorf("downgrade: %v", status.Report)
+	}
+	w.give("one", "two")
+	request := w.ask("two", "one")
+	request.AllowDowngrade = true
+	if status = w.refresh(e, request); !status.Report.GetCommitted() {
+		t.Errorf("downgrade that was asked for: %v", status.Report)
+	}
+	if err := w.whole(status); err != nil {
+		t.Error(err)
+	}
+	foreign := newWorld(t)
+	request = w.ask("one", "two")
+	request.Target.Manifests = [][]byte{foreign.releases["two"].signed}
+	if started, err := e.Refresh(request); started || err == nil {
+		t.Errorf("a foreign signature: started %v, %v", started, err)
+	}
+	request.Strategy = "reboot"
+	if _, err := e.Refresh(request); !errors.Is(err, ErrStrategy) {
+		t.Errorf("another strategy: %v", err)
+	}
+}
+
+func TestAServiceThatDoesNotComeBackRollsBack(t *testing.T) {
+	for name, break_ := range map[string]func(*world){
+		"it does not start": func(w *world) {
+			w.broken = map[string]tree.Digest{"b.service": w.releases["two"].stack.Base}
+		},
+		"it dies soon after": func(w *world) {
+			w.flaky = map[string]tree.Digest{"b.service": w.releases["two"].stack.Base}
+		},
+		"a health check turns bad": func(w *world) { w.unhealthy = w.releases["two"].stack.Base },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			e, stop := w.engine()
+			defer stop()
+			w.give("one", "two")
+			break_(w)
+			request := w.ask("one", "two")
+			request.SettleMs = 600
+			status := w.refresh(e, request)
+			if status.Report.GetCommitted() || status.Report.GetRefused() || !status.Report.GetDone() ||
+				!strings.Contains(status.Report.GetError(), "boom") && !strings.Contains(status.Report.GetError(), "500") {
+				t.Errorf("%v", status.Report)
+			}
+			if err := w.whole(status); err != nil {
+				t.Error(err)
+			}
+			if status.Stack.Base != w.releases["one"].stack.Base {
+				t.Errorf("it runs %s", w.name(status.Stack.Base))
+			}
+		})
+	}
+}
+
+func TestACheckThatWasBadBeforeFailsNothing(t *testing.T) {
+	w := newWorld(t)
+	w.unhealthy = w.releases["one"].stack.Base
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	if status := w.refresh(e, w.ask("one", "two")); !status.Report.GetCommitted() {
+		t.Errorf("%v", status.Report)
+	}
+}
+
+func TestAnotherTargetWaitsAndTheSameOneIsTheSame(t *testing.T) {
+	w := newWorld(t)
+	w.release("three", 3, w.releases["two"])
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	request := w.ask("one", "two")
+	request.SettleMs = 300
+	if started, err := e.Refresh(proto.Clone(request).(*agentapi.RefreshRequest)); !started || err != nil { //nolint:forcetypeassert // a clone
+		t.Fatalf("%v, %v", started, err)
+	}
+	if started, err := e.Refresh(request); started || err != nil {
+		t.Errorf("the same target: started %v, %v", started, err)
+	}
+	if started, err := e.Refresh(w.ask("one", "three")); started || !errors.Is(err, ErrBusy) {
+		t.Errorf("another target: started %v, %v", started, err)
+	}
+	if status := until(t, e); !status.Report.GetCommitted() {
+		t.Errorf("%v", status.Report)
+	}
+}
+
+// Whatever goes wrong at whichever operation, the VM ends on the old stack or the new one, never between, and
+// the next refresh ends on the new one.
+func TestOldOrNewWhateverGoesWrong(t *testing.T) {
+	for name, kind := range map[string]struct {
+		fault    fault
+		powerCut bool
+	}{
+		"an operation fails":         {failing, false},
+		"agent ends before it":       {dyingBefore, false},
+		"agent ends after it":        {dyingAfter, false},
+		"power is cut before it":     {dyingBefore, true},
+		"power is cut just after it": {dyingAfter, true},
+	} {
+		for _, sick := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, rolls back anyway %v", name, sick), func(t *testing.T) {
+				outcomes := map[string]int{}
+				for at := 1; ; at++ {
+					w := newWorld(t)
+					if sick {
+						w.broken = map[string]tree.Digest{"b.service": w.releases["two"].stack.Base}
+					}
+					outcome, reached := faultAt(t, w, at, kind.fault, kind.powerCut)
+					if !reached {
+						break
+					}
+					outcomes[outcome]++
+				}
+				t.Logf("outcomes: %v", outcomes)
+				if len(outcomes) == 0 || outcomes["one"] == 0 || sick == (outcomes["two"] > 0) {
+					t.Errorf("unlikely outcomes: %v", outcomes)
+				}
+			})
+		}
+	}
+}
+
+// faultAt runs one refresh with a fault and tells on which release it ended, and whether the fault was reached.
+func faultAt(t *testing.T, w *world, at int, kind fault, powerCut bool) (outcome string, reached bool) {
+	t.Helper()
+	e, stop := w.engine()
+	w.give("one", "two")
+	w.count, w.log, w.at, w.fault = 0, nil, at, kind
+	if started, err := e.Refresh(w.ask("one", "two")); !started || err != nil {
+		t.Fatalf("%v, %v", started, err)
+	}
+	status := until(t, e)
+	w.mutex.Lock()
+	reached, op := w.count >= at, ""
+	if reached {
+		op = w.log[at-1]
+	}
+	crashed := w.crashed
+	w.at = 0
+	w.mutex.Unlock()
+	if crashed {
+		stop()
+		if powerCut {
+			w.powerCut()
+		}
+		e, stop = w.engine()
+		status = until(t, e)
+	}
+	if err := w.whole(status); err != nil {
+		// A journal that could not say idle is ended by the next agent.
+		stop()
+		e, stop = w.engine()
+		if err := w.whole(until(t, e)); err != nil {
+			t.Errorf("fault at operation %d, %s: %v; report %v; log %v", at, op, err, status.Report, w.log)
+		}
+	}
+	outcome = w.name(w.usr)
+	if outcome == "one" {
+		w.broken = nil
+		w.give("one", "two")
+		again := w.refresh(e, w.ask("one", "two"))
+		if err := w.whole(again); err != nil || !again.Report.GetCommitted() {
+			t.Errorf("fault at operation %d, %s: the next refresh: %v, %v", at, op, err, again.Report)
+		}
+	}
+	stop()
+	return outcome, reached
+}
+
+// resign replaces a release of the world by a changed one.
+func (w *world) resign(m *release.Manifest, name string) {
+	w.t.Helper()
+	signed, id, err := release.Sign(m, w.key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.releases[name] = &made{signed: signed, stack: release.StackOf(m, id), manifest: m, contents: w.releases[name].contents}
+}

@@ -1,0 +1,156 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+const (
+	// defaultTimeout is how long a check may take to become good when none is given.
+	defaultTimeout = 30 * time.Second
+	maxTimeout     = 10 * time.Minute
+	maxSettle      = 10 * time.Minute
+	// attemptLimit bounds one attempt of a check.
+	attemptLimit = 10 * time.Second
+	healthPause  = 250 * time.Millisecond
+)
+
+// ErrHealth means that what was healthy before a refresh is not so after it.
+var ErrHealth = errors.New("healthy before the refresh and not after it")
+
+// timeout of a check, bounded.
+func timeout(check *agentapi.HealthCheck) time.Duration {
+	given := time.Duration(check.GetTimeoutMs()) * time.Millisecond
+	if given <= 0 {
+		return defaultTimeout
+	}
+	return min(given, maxTimeout)
+}
+
+// healthy names the checks that are good now. One that is bad before a refresh says nothing about it.
+func (r *run) healthy(ctx context.Context, checks []*agentapi.HealthCheck) []string {
+	var good []string
+	for _, check := range checks {
+		if r.attempt(ctx, check) == nil {
+			good = append(good, check.GetName())
+		}
+	}
+	return good
+}
+
+func (r *run) attempt(ctx context.Context, check *agentapi.HealthCheck) error {
+	ctx, cancel := context.WithTimeout(ctx, min(attemptLimit, timeout(check)))
+	defer cancel()
+	return r.Health.Check(ctx, check)
+}
+
+// settle waits until all checks of the baseline are good and all renewed units run, and sees that it stays so for
+// the time that was asked for.
+func (r *run) settle(ctx context.Context) error {
+	var checks []*agentapi.HealthCheck
+	for _, check := range r.request.GetHealthChecks() {
+		if slices.Contains(r.record.Baseline, check.GetName()) {
+			checks = append(checks, check)
+		}
+	}
+	for _, check := range checks {
+		if err := r.become(ctx, check); err != nil {
+			return err
+		}
+	}
+	running, err := r.runningUnits(ctx)
+	if err != nil {
+		return err
+	}
+	hold := min(max(0, time.Duration(r.request.GetSettleMs())*time.Millisecond), maxSettle)
+	for end := time.Now().Add(hold); time.Now().Before(end); {
+		if err := pause(ctx, min(healthPause, time.Until(end))); err != nil {
+			return err
+		}
+		for _, check := range checks {
+			if err := r.attempt(ctx, check); err != nil {
+				return r.unhealthy(ctx, check, err)
+			}
+		}
+		if err := r.stillRunning(ctx, running); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// become waits until a check is good.
+func (r *run) become(ctx context.Context, check *agentapi.HealthCheck) error {
+	end := time.Now().Add(timeout(check))
+	for {
+		err := r.attempt(ctx, check)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(end) {
+			return r.unhealthy(ctx, check, err)
+		}
+		if err := pause(ctx, healthPause); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause error) error {
+	err := fmt.Errorf("health check %q: %w: %w", check.GetName(), ErrHealth, cause)
+	if unit := check.GetUnit(); unit != "" {
+		err = fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, unit))
+	}
+	return err
+}
+
+// runningUnits names the renewed units that run now. One that has ended by itself, and did not fail, is let be.
+func (r *run) runningUnits(ctx context.Context) ([]string, error) {
+	var running []string
+	for _, p := range r.record.Planned {
+		if p.Reload {
+			continue
+		}
+		state, err := r.Units.ActiveState(ctx, p.Unit)
+		if err != nil {
+			return nil, err
+		}
+		switch state {
+		case "active", "reloading", "refreshing":
+			running = append(running, p.Unit)
+		case "inactive":
+		default:
+			return nil, fmt.Errorf("%w: %s", ErrHealth, r.Units.Failure(ctx, p.Unit))
+		}
+	}
+	return running, nil
+}
+
+func (r *run) stillRunning(ctx context.Context, names []string) error {
+	for _, name := range names {
+		state, err := r.Units.ActiveState(ctx, name)
+		if err != nil {
+			return err
+		}
+		if state != "active" && state != "reloading" && state != "refreshing" {
+			return fmt.Errorf("%w: %s", ErrHealth, r.Units.Failure(ctx, name))
+		}
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("wait: %w", ctx.Err())
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,79 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+// tries is how often what must succeed on the way back is tried.
+const tries = 4
+
+// defaultPause is the time between two tries.
+const defaultPause = 2 * time.Second
+
+// retry tries until act succeeds, or returns the last failure.
+func (e *Engine) retry(ctx context.Context, act func() error) error {
+	between := e.RetryPause
+	if between <= 0 {
+		between = defaultPause
+	}
+	var err error
+	for range tries {
+		if err = act(); err == nil {
+			return nil
+		}
+		if waiting := pause(ctx, between); waiting != nil {
+			return errors.Join(err, waiting)
+		}
+	}
+	return err
+}
+
+// act swaps back, undoes /etc and renews what was renewed.
+func (b rollingOut) act() {
+	ctx, cancel := context.WithTimeout(b.life, rollbackLimit)
+	defer cancel()
+	started := time.Now()
+	err := b.retry(ctx, func() error { return b.Usr.Back(ctx, b.from) })
+	if err != nil {
+		if b.life.Err() != nil { // the next agent goes on
+			b.end()
+			return
+		}
+		b.note(func(r *agentapi.Report) {
+			r.Done, r.State = true, agentapi.State_ROLLING_BACK
+			r.Error = fmt.Sprintf("%v; going back failed, too: %v; the next start of the VM boots the stack from before", b.cause, err)
+		})
+		b.mutex.Lock()
+		b.record.State = RollingBack
+		b.mutex.Unlock()
+		b.end()
+		return
+	}
+	problems := b.retry(ctx, func() error { return b.Etc.Undo(ctx) })
+	if b.record.Renewed {
+		planned := b.record.Planned
+		problems = errors.Join(problems, b.retry(ctx, func() error {
+			err := b.renew(ctx, b.record.From.Kernel, planned, true)
+			planned = nil // a second try renews what is still found to use the wrong files
+			return err
+		}))
+	}
+	if b.life.Err() != nil {
+		b.end()
+		return
+	}
+	problems = errors.Join(problems, b.retry(ctx, b.Usr.Settle))
+	b.note(func(r *agentapi.Report) {
+		r.Done, r.State, r.Error = true, agentapi.State_ROLLING_BACK, b.cause.Error()
+		if problems != nil {
+			r.Error += "; while going back: " + problems.Error()
+		}
+		r.Timings = append(r.Timings, &agentapi.Timing{Step: "roll back", Micros: time.Since(started).Microseconds()})
+	})
+	b.idle(b.record.From, b.record.Generation)
+}

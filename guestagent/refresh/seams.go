@@ -1,0 +1,102 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// ErrNoJournal means that no refresh was ever begun here.
+var ErrNoJournal = errors.New("no journal")
+
+// Layers are the disks that the host plugged in.
+type Layers interface {
+	// Open mounts a layer over dm-verity and returns where. An open one is left as it is.
+	Open(ctx context.Context, layer release.Layer) (path string, err error)
+	// Read reads every block of an open layer, and so has every block verified.
+	Read(ctx context.Context, layer release.Layer) error
+}
+
+// Usr is the mount of /usr.
+type Usr interface {
+	// Swap puts the /usr of the layers (mount points, bottom to top) in the place of the present one, in one
+	// atomic operation. Doing it again is harmless.
+	Swap(ctx context.Context, layers []string) error
+	// Back undoes Swap: layers are those from before. It works after a restart of the agent, too.
+	Back(ctx context.Context, layers []string) error
+	// Settle gives up what Back would need to be quick.
+	Settle() error
+}
+
+// Etc carries the configuration.
+type Etc interface {
+	// Carry brings what differs below /etc and /var to the new stack's version, three-way. It records how to undo
+	// that before it changes anything. Doing it again is harmless.
+	Carry(ctx context.Context, differences []etcmerge.Difference, from, to []string) (etcmerge.Outcome, error)
+	// Undo restores what the last Carry changed. Without one it does nothing.
+	Undo(ctx context.Context) error
+	// Settle makes the last Carry final.
+	Settle() error
+}
+
+// Units is the manager of services.
+type Units interface {
+	Reload(ctx context.Context) error
+	Reexecute(ctx context.Context) error
+	// Restart a unit that runs and wait until it is active; it returns for how long it was not.
+	Restart(ctx context.Context, unit string) (time.Duration, error)
+	ReloadUnit(ctx context.Context, unit string) error
+	ActiveState(ctx context.Context, unit string) (string, error)
+	// Failure says why a unit does not run, with what it logged last.
+	Failure(ctx context.Context, unit string) string
+	ApplyAccounts(ctx context.Context) error
+	ApplyTemporary(ctx context.Context) error
+}
+
+// System is what is observed of the running system.
+type System interface {
+	// BootID changes with every boot.
+	BootID() (string, error)
+	// Kernel is the release of the running one.
+	Kernel() (string, error)
+	// Obstacle says why a live swap is impossible here; "" if it is not.
+	Obstacle() string
+	// Snapshot reads what runs; swapped tells whether what runs from the present /usr counts as new.
+	Snapshot(ctx context.Context, changes *impact.Changes, swapped bool) (impact.Snapshot, error)
+	// Pinned names the units that see an earlier /usr in a mount namespace of their own.
+	Pinned(ctx context.Context) ([]string, error)
+	// Room checks that the private disk and /run can be written to and have room.
+	Room(ctx context.Context) error
+}
+
+// Health judges health checks.
+type Health interface {
+	// Check returns nil if the check is good now. It is bounded by ctx.
+	Check(ctx context.Context, check *agentapi.HealthCheck) error
+}
+
+// Records are what survives the agent, and a power cut.
+type Records interface {
+	// Journal returns ErrNoJournal if there is none.
+	Journal() (Record, error)
+	SaveJournal(Record) error
+	// Request is what the refresh of the journal was asked for, as a RefreshRequest message.
+	Request() ([]byte, error)
+	SaveRequest([]byte) error
+	// Committed returns the stack of the newest commit, and its generation; false if there was none.
+	Committed() (release.Stack, uint64, bool, error)
+	Commit(stack release.Stack) (generation uint64, err error)
+}
+
+// Blobs are the contents lists that the host handed over.
+type Blobs interface {
+	Open(digest tree.Digest) (io.ReadCloser, error)
+	Drop() error
+}
