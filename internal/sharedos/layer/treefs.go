@@ -1,7 +1,6 @@
 package layer
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,7 +8,9 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"math"
 	"path"
+	"sync"
 	"time"
 
 	"github.com/erofs/go-erofs"
@@ -19,53 +20,51 @@ import (
 )
 
 // treeFS shows a tree to go-erofs as an fs.FS. Its files carry their metadata as *erofs.Stat and open their
-// content only when it is read, so that a tree of any size needs one open content at a time.
+// content only when it is read, so that a tree of any size needs one open content at a time. go-erofs keeps about a
+// kilobyte for each entry, so what this keeps is small.
 type treeFS struct {
-	ctx      context.Context
-	content  tree.Content
-	byPath   map[string]*node
-	children map[string][]*node
+	ctx  context.Context
+	tree *tree.Tree
+	// children of each directory, as indices of entries, in order.
+	children map[string][]int32
+	// xattrs of the few entries that have some, by the names that go-erofs expects.
+	xattrs map[string]map[string]string
+	// sums are hashes to be used again: one for each file would be most of what is allocated.
+	sums sync.Pool
 }
 
 // node is one entry as fs.FileInfo and fs.DirEntry.
 type node struct {
+	fs    *treeFS
 	entry *tree.Entry
-	// xattrs by the names that go-erofs expects.
-	xattrs map[string]string
-	// links is the number of hard links: 1, or for a directory 2 and one for each directory in it.
-	links int
 }
 
+// newTreeFS checks that go-erofs can hold every entry.
 func newTreeFS(ctx context.Context, t *tree.Tree) (*treeFS, error) {
-	f := &treeFS{
-		ctx: ctx, content: t.Content,
-		byPath:   make(map[string]*node, len(t.Entries)),
-		children: make(map[string][]*node),
+	f := &treeFS{ctx: ctx, tree: t, children: make(map[string][]int32), xattrs: make(map[string]map[string]string)}
+	if len(t.Entries) == 0 || t.Entries[0].Path != tree.Root {
+		return nil, fmt.Errorf("the root is missing: %w", tree.ErrInvalid)
+	}
+	if len(t.Entries) > math.MaxInt32 {
+		return nil, fmt.Errorf("%d entries, more than %d: %w", len(t.Entries), math.MaxInt32, tree.ErrInvalid)
 	}
 	for i := range t.Entries {
 		e := &t.Entries[i]
-		xattrs, err := erofsXattrs(e)
-		if err != nil {
-			return nil, fmt.Errorf("%q: %w", e.Path, err)
+		if len(e.Xattrs) > 0 {
+			xattrs, err := erofsXattrs(e)
+			if err != nil {
+				return nil, fmt.Errorf("%q: %w", e.Path, err)
+			}
+			f.xattrs[e.Path] = xattrs
 		}
-		n := &node{entry: e, xattrs: xattrs, links: 1}
-		f.byPath[e.Path] = n
-		if e.Type == tree.Directory {
-			n.links = 2
-		}
-		if e.Path == tree.Root {
+		if i == 0 {
 			continue
 		}
 		parent := tree.Parent(e.Path)
-		f.children[parent] = append(f.children[parent], n)
-		if above := f.byPath[parent]; above == nil {
+		if above, ok := t.Lookup(parent); !ok || above.Type != tree.Directory {
 			return nil, fmt.Errorf("%q has no parent directory: %w", e.Path, tree.ErrInvalid)
-		} else if e.Type == tree.Directory {
-			above.links++
 		}
-	}
-	if f.byPath[tree.Root] == nil {
-		return nil, fmt.Errorf("the root is missing: %w", tree.ErrInvalid)
+		f.children[parent] = append(f.children[parent], int32(i))
 	}
 	return f, nil
 }
@@ -74,11 +73,11 @@ func (f *treeFS) lookup(operation, name string) (*node, error) {
 	if err := f.ctx.Err(); err != nil {
 		return nil, err
 	}
-	n, ok := f.byPath[name]
+	e, ok := f.tree.Lookup(name)
 	if !ok {
 		return nil, &fs.PathError{Op: operation, Path: name, Err: fs.ErrNotExist}
 	}
-	return n, nil
+	return &node{f, e}, nil
 }
 
 // Stat implements fs.StatFS.
@@ -91,7 +90,7 @@ func (f *treeFS) ReadDir(name string) ([]fs.DirEntry, error) {
 	}
 	children := make([]fs.DirEntry, len(f.children[name]))
 	for i, child := range f.children[name] {
-		children[i] = child
+		children[i] = &node{f, &f.tree.Entries[child]}
 	}
 	return children, nil
 }
@@ -111,7 +110,21 @@ func (f *treeFS) Open(name string) (fs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &contentFile{node: n, fs: f}, nil
+	return &contentFile{node: *n}, nil
+}
+
+// links returns the number of hard links: 1, or for a directory 2 and one for each directory in it.
+func (n *node) links() int {
+	if n.entry.Type != tree.Directory {
+		return 1
+	}
+	links := 2
+	for _, child := range n.fs.children[n.entry.Path] {
+		if n.fs.tree.Entries[child].Type == tree.Directory {
+			links++
+		}
+	}
+	return links
 }
 
 func (n *node) Name() string               { return path.Base(n.entry.Path) }
@@ -145,7 +158,7 @@ func (n *node) Mode() fs.FileMode {
 
 // Sys carries what fs.FileInfo cannot to go-erofs.
 func (n *node) Sys() any {
-	stat := &erofs.Stat{UID: n.entry.UID, GID: n.entry.GID, Nlink: n.links, Xattrs: n.xattrs}
+	stat := &erofs.Stat{UID: n.entry.UID, GID: n.entry.GID, Nlink: n.links(), Xattrs: n.fs.xattrs[n.entry.Path]}
 	if seconds := n.entry.ModTime.Unix(); seconds > 0 { // an unset time and one before 1970 are 1970
 		stat.Mtime = uint64(seconds)
 	}
@@ -158,52 +171,68 @@ func (n *node) Sys() any {
 // contentFile reads the content of one regular file and fails unless it is exactly what the entry says: a wrong
 // length would shift all that follows it in the image.
 type contentFile struct {
-	node *node
-	fs   *treeFS
+	node
+	open *openContent // nil before the first Read and after Close
+}
+
+type openContent struct {
 	from io.ReadCloser
 	sum  hash.Hash
 	left int64
 }
 
-func (c *contentFile) Stat() (fs.FileInfo, error) { return c.node, nil }
+// Stat implements fs.File.
+func (c *contentFile) Stat() (fs.FileInfo, error) { return &c.node, nil }
 
+// Read implements fs.File.
 func (c *contentFile) Read(p []byte) (int, error) {
 	if err := c.fs.ctx.Err(); err != nil {
 		return 0, err
 	}
-	e := c.node.entry
-	if c.from == nil {
-		from, err := c.fs.content.Open(e.Digest)
+	e := c.entry
+	if c.open == nil {
+		from, err := c.fs.tree.Content.Open(e.Digest)
 		if err != nil {
 			return 0, fmt.Errorf("open content of %q: %w", e.Path, err)
 		}
-		c.from, c.sum, c.left = from, sha256.New(), e.Size
+		sum, ok := c.fs.sums.Get().(hash.Hash)
+		if !ok {
+			sum = sha256.New()
+		}
+		sum.Reset()
+		c.open = &openContent{from: from, sum: sum, left: e.Size}
 	}
-	if c.left == 0 {
+	o := c.open
+	if o.left == 0 {
 		return 0, io.EOF
 	}
-	if int64(len(p)) > c.left {
-		p = p[:c.left]
+	if int64(len(p)) > o.left {
+		p = p[:o.left]
 	}
-	n, err := c.from.Read(p)
-	c.sum.Write(p[:n])
-	c.left -= int64(n)
-	if c.left == 0 {
+	n, err := o.from.Read(p)
+	o.sum.Write(p[:n])
+	o.left -= int64(n)
+	if o.left == 0 {
 		// The caller reads no further, so this is the place to check.
-		if !bytes.Equal(c.sum.Sum(nil), e.Digest[:]) {
+		var got tree.Digest
+		if o.sum.Sum(got[:0]); got != e.Digest {
 			return n, fmt.Errorf("content of %q is not %s", e.Path, e.Digest)
 		}
 		return n, nil
 	}
 	if errors.Is(err, io.EOF) {
-		return n, fmt.Errorf("content of %q ends %d bytes early: %w", e.Path, c.left, io.ErrUnexpectedEOF)
+		return n, fmt.Errorf("content of %q ends %d bytes early: %w", e.Path, o.left, io.ErrUnexpectedEOF)
 	}
 	return n, err
 }
 
+// Close implements fs.File.
 func (c *contentFile) Close() error {
-	if c.from == nil {
+	if c.open == nil {
 		return nil
 	}
-	return c.from.Close()
+	from := c.open.from
+	c.fs.sums.Put(c.open.sum)
+	c.open = nil
+	return from.Close()
 }

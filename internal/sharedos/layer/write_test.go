@@ -53,7 +53,7 @@ func writeTo(t *testing.T, ctx context.Context, entries []tree.Entry, content tr
 }
 
 func TestVeritysetupAcceptsALayerAndNoChangedByte(t *testing.T) {
-	for _, blocks := range []int{0, 1, 126, 127, 128, 129, 20_000} {
+	for _, blocks := range []int{0, 1, 126, 127, 128, 129, 16_500} {
 		t.Run(fmt.Sprint(blocks, " blocks of content"), func(t *testing.T) {
 			content := memory{}
 			entries := []tree.Entry{rootEntry()}
@@ -300,8 +300,8 @@ func TestTimesAreKeptInSeconds(t *testing.T) {
 }
 
 func TestMemoryGrowsByEntriesOnly(t *testing.T) {
-	// 256 MiB of content in four files, each made as it is read.
-	content := zeros{size: 64 << 20}
+	// 64 MiB of content in four files, each made as it is read.
+	content := zeros{size: 16 << 20}
 	entries := []tree.Entry{rootEntry()}
 	for i := range 4 {
 		entries = append(entries, tree.Entry{
@@ -316,7 +316,7 @@ func TestMemoryGrowsByEntriesOnly(t *testing.T) {
 	}
 	runtime.ReadMemStats(&after)
 	// All that was ever allocated, in use at one time or not.
-	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 64<<20 {
-		t.Errorf("%d bytes allocated for 256 MiB of content", allocated)
+	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 8<<20 {
+		t.Errorf("%d bytes allocated for 64 MiB of content", allocated)
 	}
 }

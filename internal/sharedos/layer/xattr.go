@@ -20,9 +20,6 @@ const (
 // erofsXattrs returns an entry's extended attributes by the names that go-erofs expects, and an error that matches
 // ErrXattr for one that would be lost.
 func erofsXattrs(e *tree.Entry) (map[string]string, error) {
-	if len(e.Xattrs) == 0 {
-		return nil, nil
-	}
 	area := 0
 	named := make(map[string]string, len(e.Xattrs))
 	for name, value := range e.Xattrs {
