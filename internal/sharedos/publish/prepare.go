@@ -177,8 +177,12 @@ func (p *Publisher) prepared(entry *cached, before *previous, fingerprint string
 	if id != entry.id {
 		return nil, fmt.Errorf("release %s came out as %s", entry.id, id)
 	}
-	return p.offer(&Prepared{
+	prepared := &Prepared{
 		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Unchanged: unchanged,
-		entry: entry.directory, layer: entry.record.Layer, fingerprint: fingerprint,
-	}), nil
+		layer: entry.record.Layer, fingerprint: fingerprint,
+	}
+	if !unchanged {
+		prepared.entry = entry.directory
+	}
+	return p.offer(prepared), nil
 }

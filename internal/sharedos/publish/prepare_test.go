@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -211,6 +212,22 @@ func TestPrepareCachedBuildsOnlyWhatAPlanMayRead(t *testing.T) {
 	archive.fingerprint, archive.block = "slow", true
 	if _, err := p.PrepareCached(ctx, Spec{Name: "os", Source: archive}); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotCached) {
 		t.Errorf("the caller's own end: got %v", err)
+	}
+}
+
+func TestOfferYieldsWhatWasPreparedHere(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	prepared := prepare(t, p, newSystem().source(t))
+	signed, contents, err := p.Offer(t.Context(), prepared.ID)
+	if err != nil || !bytes.Equal(signed, prepared.Signed) || tree.Sum(contents) != prepared.Manifest.Contents.Digest {
+		t.Errorf("a manifest of %d bytes, contents of %d bytes, %v", len(signed), len(contents), err)
+	}
+	must(t, p.Publish(t.Context(), prepared, nil))
+	unchanged := prepare(t, p, newSystem().source(t))
+	for _, id := range []tree.Digest{unchanged.ID, {1}} {
+		if _, _, err := p.Offer(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: got %v, want ErrNotFound", id, err)
+		}
 	}
 }
 
