@@ -37,4 +37,3 @@ func (p *Publisher) offer(prepared *Prepared) *Prepared {
 	p.offers.Store(prepared.ID, prepared)
 	return prepared
 }
-

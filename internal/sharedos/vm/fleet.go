@@ -40,7 +40,7 @@ type Fleet struct {
 	// Offer yields a release that is prepared but perhaps not in the store: its signed manifest and its contents
 	// list; store.ErrNotFound for any other. Assess needs it to judge a plan. Nil offers nothing.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
-	Log         *slog.Logger
+	Log   *slog.Logger
 
 	images sync.Mutex // one boot image is made at a time
 }
