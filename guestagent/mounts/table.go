@@ -78,3 +78,15 @@ func (t mountTable) byID(id int) *mount {
 	}
 	return nil
 }
+
+// EachMount tells, for every mount of a mountinfo file, its id and the number of its file system.
+func EachMount(path string, each func(id int, major, minor uint32)) error {
+	table, err := readMountTable(path)
+	if err != nil {
+		return err
+	}
+	for i := range table {
+		each(table[i].ID, uint32(table[i].Major), uint32(table[i].Minor))
+	}
+	return nil
+}

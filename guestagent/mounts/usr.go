@@ -294,3 +294,20 @@ func kernelOlder(release string, major, minor int) (bool, error) {
 	}
 	return gotMajor < major || gotMajor == major && gotMinor < minor, nil
 }
+
+// Obstacle says why /usr cannot be swapped live in this system; "" if nothing is known to be in the way.
+func (u Usr) Obstacle() string {
+	// 6.5 mounts beneath, 6.7 takes lower directories one by one and tells in /proc/<pid>/maps from which overlay
+	// a file is mapped.
+	older, err := kernelOlder(u.Kernel, 6, 7)
+	if err != nil {
+		return "the kernel's release cannot be read: " + err.Error()
+	}
+	if older {
+		return "a live swap of /usr needs Linux 6.7, this is " + u.Kernel
+	}
+	if _, err := u.Superblock(); err != nil {
+		return err.Error()
+	}
+	return ""
+}

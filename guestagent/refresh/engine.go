@@ -90,6 +90,8 @@ func (e *Engine) Status() (Status, error) {
 	s := Status{Stack: e.record.Running, Generation: e.record.Generation, State: e.record.State}
 	if e.report != nil {
 		s.Report, _ = proto.Clone(e.report).(*agentapi.Report)
+		// Done is told when all is put away, so that whoever sees it can ask for the next one.
+		s.Report.Done = s.Report.GetDone() && e.flight == nil
 	}
 	if s.Stack.Kernel != "" && s.Stack.Kernel != kernel {
 		s.Pending = append(s.Pending, kernelPending(kernel, s.Stack.Kernel))

@@ -1,0 +1,145 @@
+package refresh
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+)
+
+const (
+	requestFile = mounts.StateDir + "/request.pb"
+	// maxRecord bounds a record that is read, in bytes. A request carries a few signed manifests.
+	maxRecord = 16 << 20
+)
+
+// errAbsent means that a record was never written.
+var errAbsent = errors.New("no such record")
+
+// LiveRecords are the records on the private disk.
+type LiveRecords struct {
+	// Given is the stack that the host gave at boot.
+	Given release.Stack
+}
+
+// Journal implements Records.
+func (LiveRecords) Journal() (Record, error) {
+	var record Record
+	err := readJSON(mounts.Journal, &record)
+	if errors.Is(err, errAbsent) {
+		return Record{}, ErrNoJournal
+	}
+	return record, err
+}
+
+// SaveJournal implements Records.
+func (LiveRecords) SaveJournal(record Record) error { return writeJSON(mounts.Journal, record) }
+
+// Request implements Records.
+func (LiveRecords) Request() ([]byte, error) { return readBounded(requestFile) }
+
+// SaveRequest implements Records.
+func (LiveRecords) SaveRequest(data []byte) error { return writeDurably(requestFile, data) }
+
+// Committed implements Records.
+func (LiveRecords) Committed() (release.Stack, uint64, bool, error) {
+	record, err := boot.ReadCommitted()
+	if errors.Is(err, boot.ErrNoRecord) {
+		return release.Stack{}, 0, false, nil
+	}
+	return record.Stack, record.Generation, err == nil, err
+}
+
+// Commit implements Records.
+func (l LiveRecords) Commit(stack release.Stack) (uint64, error) {
+	before, generation, _, err := l.Committed()
+	if err != nil {
+		return 0, err
+	}
+	if !SameStack(before, stack) {
+		generation++
+	}
+	return generation, boot.WriteCommitted(boot.CommittedRecord{Stack: stack, Generation: generation, Given: l.Given})
+}
+
+func readBounded(path string) (data []byte, err error) {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read %s: %w", path, errAbsent)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	data, err = io.ReadAll(io.LimitReader(file, maxRecord+1))
+	if err == nil && len(data) > maxRecord {
+		err = fmt.Errorf("read %s: more than %d bytes", path, maxRecord)
+	}
+	return data, err
+}
+
+func readJSON(path string, value any) error {
+	data, err := readBounded(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, value); err != nil {
+		return fmt.Errorf("decode %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	return writeDurably(path, data)
+}
+
+// writeDurably replaces a file so that whenever power is cut the old bytes or the new ones are there.
+func writeDurably(path string, data []byte) error {
+	temporary := path + ".new"
+	if err := writeSynced(temporary, data); err != nil {
+		return fmt.Errorf("write %s: %w", path, errors.Join(err, removeIfThere(temporary)))
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("write %s: %w", path, errors.Join(err, removeIfThere(temporary)))
+	}
+	return syncDirectory(filepath.Dir(path))
+}
+
+func writeSynced(path string, data []byte) (err error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if _, err := file.Write(data); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func syncDirectory(path string) (err error) {
+	directory, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, directory.Close()) }()
+	return directory.Sync()
+}

@@ -1,0 +1,156 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+)
+
+const (
+	// roomBytes and roomFiles are what a refresh needs at most on the private disk, with what /etc takes.
+	roomBytes = 16 << 20
+	roomFiles = 1024
+	// runBytes is what it needs in /run.
+	runBytes = 1 << 20
+)
+
+// ErrRoom means that a disk is full or takes no writes.
+var ErrRoom = errors.New("no room for a refresh")
+
+// FactsOf is what LiveSystem asks the manager of services.
+type FactsOf interface {
+	Facts(ctx context.Context, names []string) (map[string]impact.Unit, error)
+}
+
+// LiveSystem observes this system.
+type LiveSystem struct {
+	Usr   *LiveUsr
+	Units FactsOf
+	// Agent is the unit of this program.
+	Agent string
+}
+
+// BootID implements System.
+func (s *LiveSystem) BootID() (string, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// Kernel implements System.
+func (s *LiveSystem) Kernel() (string, error) { return mounts.KernelRelease() }
+
+// Obstacle implements System.
+func (s *LiveSystem) Obstacle() string { return s.Usr.usr.Obstacle() }
+
+// Snapshot implements System.
+func (s *LiveSystem) Snapshot(ctx context.Context, changes *impact.Changes, swapped bool) (impact.Snapshot, error) {
+	present, all, err := s.Usr.superblocks()
+	if err != nil {
+		return impact.Snapshot{}, err
+	}
+	var snapshot impact.Snapshot
+	for _, superblock := range all {
+		device, err := deviceOf(superblock)
+		if err != nil {
+			return impact.Snapshot{}, err
+		}
+		snapshot.Usr = append(snapshot.Usr, device)
+		if swapped && superblock == present {
+			snapshot.Fresh = device
+		}
+	}
+	reader := &impact.Reader{Proc: "/proc", Devices: func(pid int) (map[int]impact.Device, error) {
+		devices := map[int]impact.Device{}
+		err := mounts.EachMount(fmt.Sprintf("/proc/%d/mountinfo", pid), func(id int, major, minor uint32) {
+			devices[id] = impact.Device{Major: major, Minor: minor}
+		})
+		return devices, err
+	}}
+	if snapshot.Processes, err = reader.Processes(ctx, changes); err != nil {
+		return impact.Snapshot{}, err
+	}
+	var names []string
+	for i := range snapshot.Processes {
+		p := &snapshot.Processes[i]
+		if p.Unit != "" && !p.Session && p.Unit != s.Agent && !slices.Contains(names, p.Unit) {
+			names = append(names, p.Unit)
+		}
+	}
+	snapshot.Units, err = s.Units.Facts(ctx, names)
+	return snapshot, err
+}
+
+// Pinned implements System.
+func (s *LiveSystem) Pinned(ctx context.Context) ([]string, error) {
+	pinned, err := s.Usr.pinned()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, p := range pinned {
+		for _, pid := range p.PIDs {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+				continue // it ended meanwhile
+			}
+			if err != nil {
+				return nil, err
+			}
+			name, _ := impact.UnitOf(string(data))
+			if name == "" {
+				name = fmt.Sprintf("process %d", pid)
+			}
+			if name != s.Agent && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Room implements System.
+func (s *LiveSystem) Room(context.Context) error {
+	for _, place := range []struct {
+		path         string
+		bytes, files uint64
+	}{{mounts.StateDir, roomBytes, roomFiles}, {mounts.RunDir, runBytes, roomFiles}} {
+		var stat unix.Statfs_t
+		if err := unix.Statfs(place.path, &stat); err != nil {
+			return fmt.Errorf("room in %s: %w", place.path, err)
+		}
+		if stat.Flags&unix.ST_RDONLY != 0 {
+			return fmt.Errorf("%w: %s is read-only", ErrRoom, place.path)
+		}
+		if free := stat.Bavail * uint64(max(stat.Frsize, 1)); free < place.bytes {
+			return fmt.Errorf("%w: %s has %d bytes left of %d that it needs; grow the disk or remove files", ErrRoom, place.path, free, place.bytes)
+		}
+		if stat.Files > 0 && stat.Ffree < place.files {
+			return fmt.Errorf("%w: %s has %d inodes left of %d that it needs; remove files", ErrRoom, place.path, stat.Ffree, place.files)
+		}
+	}
+	// A disk can refuse writes and say nothing of it until they are synced.
+	probe := filepath.Join(mounts.StateDir, "probe")
+	if err := writeDurably(probe, make([]byte, 4096)); err != nil {
+		return fmt.Errorf("%w: %w", ErrRoom, err)
+	}
+	if err := os.Remove(probe); err != nil {
+		return fmt.Errorf("%w: %w", ErrRoom, err)
+	}
+	return nil
+}

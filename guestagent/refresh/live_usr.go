@@ -1,0 +1,173 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+)
+
+// maxEarlier is how many swapped-out /usr are remembered; what runs from an older one is a container's.
+const maxEarlier = 256
+
+// LiveUsr is the /usr of this system.
+type LiveUsr struct {
+	usr mounts.Usr
+	// file remembers, for this boot, what was swapped.
+	file string
+
+	mutex    sync.Mutex
+	previous *mounts.Detached
+}
+
+// usrRecord is kept in /run: an agent that is restarted goes on with it, a boot starts anew.
+type usrRecord struct {
+	// Swapping is true from before a swap until it is settled.
+	Swapping bool `json:"swapping"`
+	// Earlier are the superblocks of all /usr that were mounted in this boot, the present one perhaps among them.
+	Earlier []mounts.Superblock `json:"earlier"`
+}
+
+// NewLiveUsr is the /usr of this system, with its record in file.
+func NewLiveUsr(file string) (*LiveUsr, error) {
+	usr, err := mounts.SystemUsr()
+	if err != nil {
+		return nil, err
+	}
+	return &LiveUsr{usr: usr, file: file}, nil
+}
+
+func (l *LiveUsr) load() (usrRecord, error) {
+	var record usrRecord
+	err := readJSON(l.file, &record)
+	if errors.Is(err, errAbsent) {
+		err = nil
+	}
+	return record, err
+}
+
+// begin records that a swap is about to happen, and whether what is mounted is what was before all swaps.
+func (l *LiveUsr) begin() (settled bool, err error) {
+	record, err := l.load()
+	if err != nil {
+		return false, err
+	}
+	present, err := l.usr.Superblock()
+	if err != nil {
+		return false, err
+	}
+	settled = !record.Swapping
+	record.Swapping = true
+	if !slices.Contains(record.Earlier, present) {
+		record.Earlier = append(record.Earlier, present)
+		record.Earlier = record.Earlier[max(0, len(record.Earlier)-maxEarlier):]
+	}
+	return settled, writeJSON(l.file, record)
+}
+
+// Swap implements Usr.
+func (l *LiveUsr) Swap(ctx context.Context, layers []string) error {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	next, err := l.usr.Build(ctx, layers)
+	if err != nil {
+		return err
+	}
+	settled, err := l.begin()
+	if err != nil {
+		return errors.Join(err, next.Close())
+	}
+	swapped, err := l.usr.Swap(next)
+	if err != nil {
+		return err
+	}
+	if !settled {
+		// It may be the new one already: an agent before this one may have got that far.
+		return swapped.Previous.Close()
+	}
+	l.previous = swapped.Previous
+	return nil
+}
+
+// Back implements Usr.
+func (l *LiveUsr) Back(ctx context.Context, layers []string) error {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	record, err := l.load()
+	if err != nil {
+		return err
+	}
+	if !record.Swapping {
+		return nil // no swap was ever begun
+	}
+	if _, err := l.begin(); err != nil {
+		return err
+	}
+	next := l.previous
+	l.previous = nil
+	if next == nil {
+		if next, err = l.usr.Build(ctx, layers); err != nil {
+			return err
+		}
+	}
+	swapped, err := l.usr.Swap(next)
+	if err != nil {
+		return err
+	}
+	return swapped.Previous.Close()
+}
+
+// Settle implements Usr.
+func (l *LiveUsr) Settle() error {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	err := l.previous.Close()
+	l.previous = nil
+	record, loadErr := l.load()
+	if loadErr != nil {
+		return errors.Join(err, loadErr)
+	}
+	if !record.Swapping {
+		return err
+	}
+	record.Swapping = false
+	return errors.Join(err, writeJSON(l.file, record))
+}
+
+// superblocks tells the present /usr and all that were mounted in this boot.
+func (l *LiveUsr) superblocks() (present mounts.Superblock, all []mounts.Superblock, err error) {
+	record, err := l.load()
+	if err != nil {
+		return present, nil, err
+	}
+	if present, err = l.usr.Superblock(); err != nil {
+		return present, nil, err
+	}
+	all = record.Earlier
+	if !slices.Contains(all, present) {
+		all = append(all, present)
+	}
+	return present, all, nil
+}
+
+// pinned are the mount namespaces that see an earlier /usr.
+func (l *LiveUsr) pinned() ([]mounts.Pinned, error) {
+	present, all, err := l.superblocks()
+	if err != nil {
+		return nil, err
+	}
+	earlier := slices.DeleteFunc(slices.Clone(all), func(s mounts.Superblock) bool { return s == present })
+	return l.usr.Audit("/proc", earlier)
+}
+
+func deviceOf(s mounts.Superblock) (impact.Device, error) {
+	var d impact.Device
+	if _, err := fmt.Sscanf(s.Device, "%d:%d", &d.Major, &d.Minor); err != nil {
+		return d, fmt.Errorf("device %q: %w", s.Device, err)
+	}
+	return d, nil
+}
