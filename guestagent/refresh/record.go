@@ -86,3 +86,6 @@ func (r *Record) report() (*agentapi.Report, error) {
 	}
 	return report, nil
 }
+
+// Message is the state of the status as the host gets it.
+func (s Status) Message() agentapi.State { return s.State.message() }

@@ -1,0 +1,200 @@
+package service
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+const (
+	// maxBlobs bounds all blobs together, in bytes: they take memory.
+	maxBlobs = 64 << 20
+	// maxPart bounds one part, in bytes.
+	maxPart = 1 << 20
+)
+
+var (
+	// errBlob means that a part cannot be taken.
+	errBlob = errors.New("the part of the blob is refused")
+	// errNoBlob means that a blob was not handed over, or not whole.
+	errNoBlob = errors.New("the host has not handed the blob over")
+)
+
+// blobs holds what the host handed over, in a directory of /run.
+type blobs struct {
+	directory string
+
+	mutex sync.Mutex
+	// whole and partial hold sizes in bytes: of a whole blob, and what a partial one is to have.
+	whole, partial map[tree.Digest]int64
+}
+
+// newBlobs takes up what an agent before this one left.
+func newBlobs(directory string) (*blobs, error) {
+	if err := os.MkdirAll(directory, 0o700); err != nil {
+		return nil, fmt.Errorf("blobs: %w", err)
+	}
+	b := &blobs{directory: directory, whole: map[tree.Digest]int64{}, partial: map[tree.Digest]int64{}}
+	entries, err := os.ReadDir(directory)
+	if err != nil {
+		return nil, fmt.Errorf("blobs: %w", err)
+	}
+	for _, entry := range entries {
+		digest, err := tree.ParseDigest("sha256:" + entry.Name())
+		if err != nil { // a partial one: the host begins again
+			if err := os.Remove(filepath.Join(directory, entry.Name())); err != nil {
+				return nil, fmt.Errorf("blobs: %w", err)
+			}
+			continue
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return nil, fmt.Errorf("blobs: %w", err)
+		}
+		b.whole[digest] = info.Size()
+	}
+	return b, nil
+}
+
+func (b *blobs) path(digest tree.Digest) string { return filepath.Join(b.directory, digest.Hex()) }
+func (b *blobs) partPath(digest tree.Digest) string {
+	return filepath.Join(b.directory, digest.Hex()+".part")
+}
+
+// put takes one part, and reports whether the blob is whole now. Its digest is checked then.
+func (b *blobs) put(digest tree.Digest, offset, size int64, data []byte) (complete bool, err error) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	if _, has := b.whole[digest]; has {
+		return true, nil
+	}
+	switch {
+	case size <= 0 || size > maxBlobs:
+		return false, fmt.Errorf("%w: a blob has 1 to %d bytes, not %d", errBlob, maxBlobs, size)
+	case len(data) == 0 || len(data) > maxPart:
+		return false, fmt.Errorf("%w: a part has 1 to %d bytes, not %d", errBlob, maxPart, len(data))
+	case offset < 0 || offset+int64(len(data)) > size:
+		return false, fmt.Errorf("%w: %d bytes at offset %d of %d", errBlob, len(data), offset, size)
+	}
+	if offset == 0 {
+		if err := b.begin(digest, size); err != nil {
+			return false, err
+		}
+	}
+	if b.partial[digest] != size {
+		return false, fmt.Errorf("%w: its first part was not taken, or had another size; begin again", errBlob)
+	}
+	end, err := appendPart(b.partPath(digest), offset, data)
+	if err != nil {
+		return false, err
+	}
+	if end < size {
+		return false, nil
+	}
+	return b.finish(digest, size)
+}
+
+// begin makes room for a blob.
+func (b *blobs) begin(digest tree.Digest, size int64) error {
+	total := size
+	for other, bytes := range b.partial {
+		if other != digest {
+			total += bytes
+		}
+	}
+	for _, bytes := range b.whole {
+		total += bytes
+	}
+	if total > maxBlobs {
+		return fmt.Errorf("%w: all blobs together would have %d bytes, more than %d", errBlob, total, maxBlobs)
+	}
+	b.partial[digest] = size
+	return removeIfThere(b.partPath(digest))
+}
+
+func appendPart(path string, offset int64, data []byte) (end int64, err error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	at, err := file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, err
+	}
+	if at != offset {
+		return 0, fmt.Errorf("%w: it stands at offset %d, the part at %d", errBlob, at, offset)
+	}
+	if _, err := file.Write(data); err != nil {
+		return 0, err
+	}
+	return at + int64(len(data)), nil
+}
+
+func (b *blobs) finish(digest tree.Digest, size int64) (bool, error) {
+	delete(b.partial, digest)
+	got, err := digestOf(b.partPath(digest))
+	if err == nil && got != digest {
+		err = fmt.Errorf("%w: it has the digest %s, not %s", errBlob, got, digest)
+	}
+	if err != nil {
+		return false, errors.Join(err, removeIfThere(b.partPath(digest)))
+	}
+	if err := os.Rename(b.partPath(digest), b.path(digest)); err != nil {
+		return false, err
+	}
+	b.whole[digest] = size
+	return true, nil
+}
+
+func digestOf(path string) (digest tree.Digest, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return digest, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, file); err != nil {
+		return digest, err
+	}
+	return tree.Digest(sum.Sum(nil)), nil
+}
+
+// Open implements refresh.Blobs.
+func (b *blobs) Open(digest tree.Digest) (io.ReadCloser, error) {
+	file, err := os.Open(b.path(digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", errNoBlob, digest)
+	}
+	return file, err
+}
+
+// Drop implements refresh.Blobs.
+func (b *blobs) Drop() error {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	var failures []error
+	for digest := range b.whole {
+		failures = append(failures, removeIfThere(b.path(digest)))
+	}
+	for digest := range b.partial {
+		failures = append(failures, removeIfThere(b.partPath(digest)))
+	}
+	clear(b.whole)
+	clear(b.partial)
+	return errors.Join(failures...)
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

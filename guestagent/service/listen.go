@@ -1,0 +1,135 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+const (
+	// maxConnections is how many callers may be connected at once; further ones wait to be accepted.
+	maxConnections = 32
+	// idleLimit ends a connection on which nothing was heard: its other end may be gone without a word.
+	idleLimit = 10 * time.Minute
+	// firstPause and lastPause are between attempts to listen.
+	firstPause = 100 * time.Millisecond
+	lastPause  = 10 * time.Second
+)
+
+// serve answers on listeners that listen makes, until ctx ends. A listener that fails is made anew: the CID of a VM
+// changes, and the vsock device can be reset. ready is called once the first one listens.
+func serve(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, log *slog.Logger) error {
+	wait := firstPause
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := serveOnce(ctx, listen, answers, &ready)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(began) > lastPause {
+			wait = firstPause // it worked for a while
+		}
+		log.WarnContext(ctx, "listening again", "after", err, "pause", wait)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		wait = min(2*wait, lastPause)
+	}
+	return nil
+}
+
+func serveOnce(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready *func() error) (err error) {
+	listener, err := listen()
+	if err != nil {
+		return err
+	}
+	limited := &limitedListener{Listener: listener, slots: make(chan struct{}, maxConnections), closed: make(chan struct{})}
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		return errors.Join(fmt.Errorf("make the server: %w", err), limited.Close())
+	}
+	agentapi.RegisterAgentService(server, answers)
+	if *ready != nil {
+		if err := (*ready)(); err != nil {
+			return errors.Join(err, limited.Close())
+		}
+		*ready = nil
+	}
+	stop := context.AfterFunc(ctx, func() {
+		_ = server.Close() // ends Serve and every connection; what it says is of no use any more
+		_ = limited.Close()
+	})
+	defer stop()
+	err = server.Serve(ctx, limited)
+	// Connections of a listener that failed are of a device that is gone.
+	return errors.Join(err, server.Close(), limited.Close())
+}
+
+// limitedListener takes a bounded number of connections, each with a bound on silence.
+type limitedListener struct {
+	net.Listener
+	slots  chan struct{}
+	once   sync.Once
+	closed chan struct{}
+	err    error
+}
+
+func (l *limitedListener) Accept() (net.Conn, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+// Close closes the listener once; ttrpc closes it, too.
+func (l *limitedListener) Close() error {
+	l.once.Do(func() {
+		close(l.closed)
+		if err := l.Listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			l.err = err
+		}
+	})
+	return l.err
+}
+
+type limitedConn struct {
+	net.Conn
+	release func()
+}
+
+func (c *limitedConn) Read(data []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(idleLimit)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(data)
+}
+
+func (c *limitedConn) Write(data []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(idleLimit)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(data)
+}
+
+func (c *limitedConn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}

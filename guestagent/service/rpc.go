@@ -1,0 +1,315 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+const (
+	// stateLimit is how long Status waits for systemd to tell its state.
+	stateLimit = 2 * time.Second
+	// assessLimit bounds one assessment.
+	assessLimit = 2 * time.Minute
+	mappedLimit = time.Minute
+	// releaseLimit bounds letting layers go, maxReleased how many at once.
+	releaseLimit = time.Minute
+	maxReleased  = 256
+)
+
+// Engine is what carries refreshes out: refresh.Engine.
+type Engine interface {
+	Status() (refresh.Status, error)
+	Assess(ctx context.Context, target *agentapi.Target) (*agentapi.Impact, error)
+	Refresh(request *agentapi.RefreshRequest) (started bool, err error)
+}
+
+// Disks are the layers' disks of this VM.
+type Disks interface {
+	// Attached answers which of the layers have their disk attached.
+	Attached(layers []release.Layer) ([]tree.Digest, error)
+	// Close closes a layer; mounts.ErrLayerHeld if something uses it.
+	Close(ctx context.Context, id tree.Digest) error
+}
+
+// Observer is what Status and ReleaseLayers ask the system.
+type Observer interface {
+	BootID() (string, error)
+	Kernel() (string, error)
+	// State of the system manager.
+	State(ctx context.Context) (string, error)
+	// Pinned names the units that see an earlier /usr.
+	Pinned(ctx context.Context) ([]string, error)
+}
+
+// answerer implements agentapi.AgentService.
+type answerer struct {
+	version string
+	engine  Engine
+	blobs   *blobs
+	disks   Disks
+	system  Observer
+	// booted is the stack that the root overlay shows until the next boot.
+	booted release.Stack
+	// privateDir is where the private disk is mounted, proc the proc file system.
+	privateDir, proc string
+	ready            float64
+}
+
+// failure gives an error the code by which the host tells what to do.
+func failure(err error) error {
+	code := codes.Internal
+	switch {
+	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrStale), errors.Is(err, refresh.ErrUnfinished), errors.Is(err, errNoBlob):
+		code = codes.FailedPrecondition
+	case errors.Is(err, refresh.ErrTarget), errors.Is(err, refresh.ErrStrategy), errors.Is(err, refresh.ErrDowngrade), errors.Is(err, errBlob),
+		errors.Is(err, errSuffix), errors.Is(err, tree.ErrDigest), errors.Is(err, release.ErrManifest), errors.Is(err, release.ErrSchema), errors.Is(err, release.ErrContents):
+		code = codes.InvalidArgument
+	case errors.Is(err, release.ErrSignature):
+		code = codes.PermissionDenied
+	case errors.Is(err, context.DeadlineExceeded):
+		code = codes.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		code = codes.Canceled
+	}
+	return status.Error(code, err.Error())
+}
+
+// Status implements agentapi.AgentService.
+func (a *answerer) Status(ctx context.Context, _ *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
+	response, err := a.status(ctx)
+	if err != nil {
+		return nil, failure(fmt.Errorf("status: %w", err))
+	}
+	return response, nil
+}
+
+func (a *answerer) status(ctx context.Context) (*agentapi.StatusResponse, error) {
+	now, err := a.engine.Status()
+	if err != nil {
+		return nil, err
+	}
+	response := &agentapi.StatusResponse{
+		AgentVersion: a.version, Stack: agentapi.NewStack(now.Stack), Generation: now.Generation, State: now.Message(),
+		Last: now.Report, Pending: now.Pending, ReadySeconds: a.ready, Goroutines: int64(runtime.NumGoroutine()),
+	}
+	if response.BootId, err = a.system.BootID(); err != nil {
+		return nil, err
+	}
+	if response.Kernel, err = a.system.Kernel(); err != nil {
+		return nil, err
+	}
+	attached, err := a.disks.Attached(a.candidates(now))
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range attached {
+		response.Attached = append(response.Attached, id.String())
+	}
+	waiting, cancel := context.WithTimeout(ctx, stateLimit)
+	defer cancel()
+	if response.SystemState, err = a.system.State(waiting); err != nil {
+		response.SystemState = "unknown" // as systemctl says when it gets no answer
+	}
+	if response.UptimeSeconds, err = uptime(a.proc); err != nil {
+		return nil, err
+	}
+	return response, a.measure(response)
+}
+
+// candidates are the layers that this VM knows of: a disk's serial holds only the beginning of an id.
+func (a *answerer) candidates(now refresh.Status) []release.Layer {
+	layers := append([]release.Layer{}, now.Stack.Layers...)
+	layers = append(layers, a.booted.Layers...)
+	for _, stack := range []*agentapi.Stack{now.Report.GetFrom(), now.Report.GetTo()} {
+		if parsed, err := agentapi.ParseStack(stack); err == nil {
+			layers = append(layers, parsed.Layers...)
+		}
+	}
+	return layers
+}
+
+func (a *answerer) measure(response *agentapi.StatusResponse) error {
+	statm, err := readBounded(a.proc+"/self/statm", 4<<10)
+	if err != nil {
+		return err
+	}
+	if fields := strings.Fields(statm); len(fields) > 1 {
+		pages, err := strconv.ParseInt(fields[1], 10, 64)
+		if err != nil {
+			return fmt.Errorf("resident pages: %w", err)
+		}
+		response.ResidentBytes = pages * int64(os.Getpagesize())
+	}
+	files, err := os.ReadDir(a.proc + "/self/fd")
+	if err != nil {
+		return err
+	}
+	response.OpenFiles = int64(len(files)) - 1 // one of them lists
+	var disk unix.Statfs_t
+	if err := unix.Statfs(a.privateDir, &disk); err != nil {
+		return fmt.Errorf("size of %s: %w", a.privateDir, err)
+	}
+	block := max(disk.Frsize, 1)
+	response.DiskSizeBytes = int64(disk.Blocks) * block
+	response.DiskUsedBytes = int64(disk.Blocks-disk.Bfree) * block
+	return nil
+}
+
+// uptime is seconds since the kernel started.
+func uptime(proc string) (float64, error) {
+	text, err := readBounded(proc+"/uptime", 4<<10)
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(text, " ")
+	seconds, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0, fmt.Errorf("uptime %q: %w", first, err)
+	}
+	return seconds, nil
+}
+
+// Put implements agentapi.AgentService.
+func (a *answerer) Put(_ context.Context, request *agentapi.PutRequest) (*agentapi.PutResponse, error) {
+	digest, err := tree.ParseDigest(request.GetDigest())
+	if err != nil {
+		return nil, failure(fmt.Errorf("put: %w", err))
+	}
+	complete, err := a.blobs.put(digest, request.GetOffset(), request.GetSize(), request.GetData())
+	if err != nil {
+		return nil, failure(fmt.Errorf("put: %w", err))
+	}
+	return &agentapi.PutResponse{Complete: complete}, nil
+}
+
+// Assess implements agentapi.AgentService.
+func (a *answerer) Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.AssessResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, assessLimit)
+	defer cancel()
+	// What it took is given back: it is many times what the agent needs otherwise.
+	defer debug.FreeOSMemory()
+	impact, err := a.engine.Assess(ctx, request.GetTarget())
+	if err != nil {
+		return nil, failure(fmt.Errorf("assess: %w", err))
+	}
+	// The lists lie in memory: a refresh that follows gets them anew. One in flight needs those there are.
+	if now, err := a.engine.Status(); err == nil && (now.Report == nil || now.Report.GetDone()) {
+		if err := a.blobs.Drop(); err != nil {
+			return nil, failure(fmt.Errorf("assess: %w", err))
+		}
+	}
+	return &agentapi.AssessResponse{Impact: impact}, nil
+}
+
+// Refresh implements agentapi.AgentService.
+func (a *answerer) Refresh(_ context.Context, request *agentapi.RefreshRequest) (*agentapi.RefreshResponse, error) {
+	started, err := a.engine.Refresh(request)
+	if err != nil {
+		return nil, failure(fmt.Errorf("refresh: %w", err))
+	}
+	return &agentapi.RefreshResponse{Started: started}, nil
+}
+
+// Mapped implements agentapi.AgentService.
+func (a *answerer) Mapped(ctx context.Context, request *agentapi.MappedRequest) (*agentapi.MappedResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, mappedLimit)
+	defer cancel()
+	files, err := mappedFiles(ctx, a.proc, request.GetSuffix())
+	if err != nil {
+		return nil, failure(fmt.Errorf("mapped files: %w", err))
+	}
+	return &agentapi.MappedResponse{Files: files}, nil
+}
+
+// ReleaseLayers implements agentapi.AgentService.
+func (a *answerer) ReleaseLayers(ctx context.Context, request *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
+	defer cancel()
+	response, err := a.release(ctx, request.GetIds())
+	if err != nil {
+		return nil, failure(fmt.Errorf("release layers: %w", err))
+	}
+	return response, nil
+}
+
+func (a *answerer) release(ctx context.Context, texts []string) (*agentapi.ReleaseLayersResponse, error) {
+	if len(texts) > maxReleased {
+		return nil, fmt.Errorf("%d layers at once, more than %d", len(texts), maxReleased)
+	}
+	now, err := a.engine.Status()
+	if err != nil {
+		return nil, err
+	}
+	response := &agentapi.ReleaseLayersResponse{}
+	for _, text := range texts {
+		id, err := tree.ParseDigest(text)
+		if err != nil {
+			return nil, err
+		}
+		if by := a.needs(now, id); by != "" {
+			response.Held = append(response.Held, &agentapi.Held{Id: text, By: []string{by}})
+			continue
+		}
+		err = a.disks.Close(ctx, id)
+		switch {
+		case err == nil:
+			response.Free = append(response.Free, text)
+		case errors.Is(err, mounts.ErrLayerHeld):
+			by, err := a.system.Pinned(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if len(by) == 0 {
+				by = []string{"processes that still have files of an earlier /usr open"}
+			}
+			response.Held = append(response.Held, &agentapi.Held{Id: text, By: by})
+		default:
+			return nil, err
+		}
+	}
+	return response, nil
+}
+
+// needs says what a layer is needed for, "" if for nothing that is known.
+func (a *answerer) needs(now refresh.Status, id tree.Digest) string {
+	has := func(layers []release.Layer) bool {
+		for _, layer := range layers {
+			if layer.ID == id {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case has(now.Stack.Layers):
+		return "the running stack"
+	case has(a.booted.Layers):
+		return "the root file system, until the next boot"
+	}
+	if now.Report == nil || now.Report.GetDone() {
+		return ""
+	}
+	for _, layer := range append(now.Report.GetFrom().GetLayers(), now.Report.GetTo().GetLayers()...) {
+		if layer.GetId() == id.String() {
+			return "the refresh in flight"
+		}
+	}
+	return ""
+}

@@ -1,0 +1,179 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+const (
+	// usrRecord remembers in this boot which /usr were swapped.
+	usrRecord = mounts.RunDir + "/usr.json"
+	// upLimit is how long a boot may take to come up, upPause how often it is asked whether it did.
+	upLimit = 15 * time.Minute
+	upPause = 2 * time.Second
+	// collectAt has the garbage collector keep the heap small: memory counts in every VM, time hardly does here.
+	collectAt = 40
+)
+
+// Run serves until ctx ends. version is what Status tells.
+func Run(ctx context.Context, version string) error {
+	debug.SetGCPercent(collectAt)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	record, err := boot.ReadBootRecord()
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	operators, err := operatorKeys(record.Operators)
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	key, err := agentKey(mounts.AgentKey)
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	certificate, err := transport.Certificate(key)
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	blobs, err := newBlobs(mounts.BlobsDir)
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	usr, err := refresh.NewLiveUsr(usrRecord)
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	manager := &units.Manager{}
+	defer manager.Close()
+	system := &refresh.LiveSystem{Usr: usr, Units: manager, Agent: boot.AgentUnit}
+	engine := &refresh.Engine{
+		Layers: refresh.LiveLayers{}, Usr: usr, Etc: refresh.LiveEtc{}, Units: liveUnits{manager}, System: system,
+		Health: refresh.LiveHealth{Units: manager}, Records: refresh.LiveRecords{Given: record.Given}, Blobs: blobs,
+		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
+	}
+	if err := engine.Start(ctx); err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	defer engine.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := markGood(ctx, manager, record.Stack); err != nil && ctx.Err() == nil {
+			log.WarnContext(ctx, "the boot is not marked good", "error", err)
+		}
+	}()
+	defer func() { <-ended }()
+	answers := &answerer{
+		version: version, engine: engine, blobs: blobs, disks: liveDisks{}, system: observer{system, manager},
+		booted: record.Stack, privateDir: mounts.PrivateDir, proc: "/proc",
+	}
+	ready := func() error {
+		if answers.ready, err = uptime("/proc"); err != nil {
+			return err
+		}
+		return notifyReady(ctx)
+	}
+	listen := func() (net.Listener, error) {
+		inner, err := transport.ListenVSock(agentapi.Port)
+		if err != nil {
+			return nil, err
+		}
+		return transport.NewListener(inner, transport.ServerConfig(certificate, operators)), nil
+	}
+	return serve(ctx, listen, answers, ready, log)
+}
+
+// markGood waits until the system is up, and tells that the stack that it booted is one that comes up.
+func markGood(ctx context.Context, manager *units.Manager, stack release.Stack) error {
+	ctx, cancel := context.WithTimeout(ctx, upLimit)
+	defer cancel()
+	for {
+		state, err := manager.State(ctx)
+		if err == nil && (state == "running" || state == "degraded") {
+			return boot.MarkGood(stack)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the system to come up, it is %q: %w", state, errors.Join(ctx.Err(), err))
+		case <-time.After(upPause):
+		}
+	}
+}
+
+// notifyReady tells systemd that the service is up (sd_notify(3)).
+func notifyReady(ctx context.Context) (err error) {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return nil
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unixgram", socket)
+	if err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if _, err := conn.Write([]byte("READY=1")); err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	return nil
+}
+
+// liveUnits are the units of this system.
+type liveUnits struct{ *units.Manager }
+
+// ApplyAccounts implements refresh.Units.
+func (liveUnits) ApplyAccounts(ctx context.Context) error { return units.ApplyAccounts(ctx) }
+
+// ApplyTemporary implements refresh.Units.
+func (liveUnits) ApplyTemporary(ctx context.Context) error { return units.ApplyTemporary(ctx) }
+
+// observer observes this system.
+type observer struct {
+	*refresh.LiveSystem
+	manager *units.Manager
+}
+
+// State implements Observer.
+func (o observer) State(ctx context.Context) (string, error) { return o.manager.State(ctx) }
+
+// liveDisks are the disks of this system.
+type liveDisks struct{}
+
+// Attached implements Disks.
+func (liveDisks) Attached(layers []release.Layer) ([]tree.Digest, error) {
+	disks, err := mounts.Disks()
+	if err != nil {
+		return nil, err
+	}
+	open, err := mounts.OpenLayers()
+	if err != nil {
+		return nil, err
+	}
+	attached := open
+	for _, layer := range layers {
+		serial := mounts.LayerSerial(layer.ID)
+		has := slices.ContainsFunc(disks, func(d mounts.Disk) bool { return d.Serial == serial })
+		if has && !slices.Contains(attached, layer.ID) {
+			attached = append(attached, layer.ID)
+		}
+	}
+	return attached, nil
+}
+
+// Close implements Disks.
+func (liveDisks) Close(ctx context.Context, id tree.Digest) error { return mounts.CloseLayer(ctx, id) }
