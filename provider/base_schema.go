@@ -3,7 +3,6 @@ package provider
 import (
 	"context"
 
-	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/setvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
@@ -94,7 +93,7 @@ func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				MarkdownDescription: "Versions of the installed packages by name.",
 			},
 			"change":   changeAttribute(),
-			"timeouts": timeouts.Attributes(ctx, timeouts.Opts{Create: true, Update: true, Delete: true}),
+			"timeouts": timeoutsAttribute(ctx, baseWriteTimeout),
 		},
 	}
 }

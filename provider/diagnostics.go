@@ -62,6 +62,8 @@ func nextStep(err error, timeout string) string {
 			"Another libvirt or pool is chosen with uri and pool in the provider block. State is kept as it was.", open.uri)
 	case errors.Is(err, hypervisor.ErrUnreachable), errors.Is(err, store.ErrUnreachable):
 		return "Check that libvirt runs and answers, then apply again. State is kept as it was."
+	case errors.Is(err, hypervisor.ErrForeign):
+		return "That domain is left alone. If the VM in state is gone, drop it from state with: terraform state rm ADDRESS"
 	case errors.Is(err, vm.ErrNoAnswer):
 		return "What the VM runs is not known, so nothing was changed. Its console log on the host tells how far it came; " +
 			"when its agent answers again, apply again."

@@ -1,0 +1,327 @@
+package provider_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-testing/compare"
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+	"github.com/hashicorp/terraform-plugin-testing/statecheck"
+	"github.com/hashicorp/terraform-plugin-testing/tfjsonpath"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
+)
+
+const debianAddress = "sharedos_base.debian"
+
+// anID is the form of every release and layer id.
+var anID = knownvalue.StringRegexp(regexp.MustCompile(`^sha256:[0-9a-f]{64}$`))
+
+func debian(body string) string {
+	return fmt.Sprintf(`
+resource "sharedos_base" "debian" {
+  name   = "debian-13"
+  debian = { suite = "trixie", %s }
+}
+`, body)
+}
+
+const (
+	unpatched = `additional_suites = [], packages = ["systemd-sysv", "linux-image-cloud-amd64"]`
+	patched   = `packages = ["linux-image-cloud-amd64", "systemd-sysv"]`
+)
+
+func attribute(name string) tfjsonpath.Path { return tfjsonpath.New(name) }
+
+func action(address string, action plancheck.ResourceActionType) plancheck.PlanCheck {
+	return plancheck.ExpectResourceAction(address, action)
+}
+
+func plans(checks ...plancheck.PlanCheck) resource.ConfigPlanChecks {
+	return resource.ConfigPlanChecks{PreApply: checks, PostApplyPostRefresh: []plancheck.PlanCheck{plancheck.ExpectEmptyPlan()}}
+}
+
+func value(address string, at tfjsonpath.Path, want knownvalue.Check) statecheck.StateCheck {
+	return statecheck.ExpectKnownValue(address, at, want)
+}
+
+func TestABasePatchedInPlace(t *testing.T) {
+	check(t, providertest.New(),
+		resource.TestStep{
+			Config: debian(unpatched),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionCreate),
+				plancheck.ExpectUnknownValue(debianAddress, attribute("release")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(debianAddress, attribute("release"), anID),
+				value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(1)),
+				value(debianAddress, attribute("previous"), knownvalue.Null()),
+				value(debianAddress, attribute("change"), knownvalue.Null()),
+				value(debianAddress, attribute("bytes"), knownvalue.Int64Exact(258<<20)),
+				value(debianAddress, attribute("packages").AtMapKey("systemd-sysv"), knownvalue.StringExact("1-main")),
+				value(debianAddress, attribute("layers").AtSliceIndex(0).AtMapKey("delta"), knownvalue.Bool(false)),
+			},
+		},
+		resource.TestStep{
+			Config: debian(patched),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectUnknownValue(debianAddress, attribute("release")),
+				plancheck.ExpectUnknownValue(debianAddress, attribute("change")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
+				value(debianAddress, attribute("previous"), anID),
+				value(debianAddress, attribute("layers"), knownvalue.ListSizeExact(2)),
+				value(debianAddress, attribute("change").AtMapKey("delta_bytes"), knownvalue.Int64Exact(17<<20)),
+				value(debianAddress, attribute("change").AtMapKey("packages"), knownvalue.ListExact([]knownvalue.Check{
+					knownvalue.StringExact("linux-image-cloud-amd64 1-main → 1-patched"),
+					knownvalue.StringExact("systemd-sysv 1-main → 1-patched"),
+				})),
+			},
+		},
+		resource.TestStep{
+			ResourceName: debianAddress, ImportState: true, ImportStateId: "debian-13",
+			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
+			// A manifest tells neither what a base was made from nor what it changed.
+			ImportStateVerifyIgnore: []string{"debian", "change"},
+		},
+	)
+}
+
+func TestDebiansArchiveIsAskedAgainOnlyWhenAnInputChanges(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{Config: debian(patched)},
+		resource.TestStep{
+			PreConfig:        func() { world.SetDebianArchive("patched since") },
+			Config:           debian(patched),
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
+		},
+		resource.TestStep{
+			Config: debian(patched + `, triggers = { month = "2" }`),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectUnknownValue(debianAddress, attribute("release")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2))},
+		},
+		// Another input that yields the same system is no release of its own.
+		resource.TestStep{
+			Config:            debian(patched + `, triggers = { month = "2" }, components = ["main"]`),
+			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(3))},
+		},
+	)
+}
+
+func TestABaseInTheCacheIsKnownInThePlan(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{Config: debian(patched)},
+		resource.TestStep{Config: debian(patched), Destroy: true},
+		resource.TestStep{
+			Config: debian(patched),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionCreate),
+				plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID),
+				plancheck.ExpectKnownValue(debianAddress, attribute("kernel"), knownvalue.NotNull()),
+				plancheck.ExpectKnownValue(debianAddress, attribute("change"), knownvalue.Null()),
+			),
+		},
+	)
+	if bases := world.Bases(); len(bases) != 0 {
+		t.Errorf("after the last destroy these bases are left: %v", bases)
+	}
+}
+
+func archive(name, file string) string {
+	return fmt.Sprintf(`
+resource "sharedos_base" "debian" {
+  name    = %q
+  archive = { path = %q }
+}
+`, name, file)
+}
+
+func TestAnArchiveIsReadWhilePlanning(t *testing.T) {
+	world := providertest.New()
+	dir := t.TempDir()
+	file, moved := filepath.Join(dir, "rootfs.tar"), filepath.Join(dir, "elsewhere.tar")
+	write := func(path, content string) func() {
+		return func() {
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	release := statecheck.CompareValue(compare.ValuesSame())
+	same := func() []statecheck.StateCheck {
+		return []statecheck.StateCheck{release.AddStateValue(debianAddress, attribute("release"))}
+	}
+	check(t, world,
+		resource.TestStep{
+			PreConfig: write(file, "one"), Config: archive("own", file),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionCreate),
+				plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID),
+			),
+		},
+		// No attribute changes; the bytes do.
+		resource.TestStep{
+			PreConfig: write(file, "another"), Config: archive("own", file),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
+				plancheck.ExpectKnownValue(debianAddress, attribute("change").AtMapKey("changed"), knownvalue.Int64Exact(7)),
+			),
+			ConfigStateChecks: same(),
+		},
+		// On a machine that has built nothing yet, an unchanged file is still known to be unchanged.
+		resource.TestStep{
+			PreConfig: func() { world.ForgetCache(); world.ForgetCalls() }, Config: archive("own", file),
+			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionNoop)),
+			ConfigStateChecks: same(),
+		},
+		// The same bytes elsewhere are the same release.
+		resource.TestStep{
+			PreConfig: func() {
+				for _, call := range world.Calls() {
+					if strings.HasPrefix(call, "Prepare") {
+						t.Errorf("a plan with nothing to do called %s", call)
+					}
+				}
+				write(moved, "another")()
+			},
+			Config: archive("own", moved),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
+			),
+			ConfigStateChecks: same(),
+		},
+	)
+}
+
+func TestABaseThatSomebodyDeletedIsMadeAgain(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{Config: debian(patched)},
+		resource.TestStep{
+			PreConfig: func() { world.DropBase("debian-13") }, Config: debian(patched),
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionCreate)),
+		},
+	)
+}
+
+func TestAnotherNameIsAnotherBase(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{Config: debian(patched)},
+		resource.TestStep{
+			Config:           strings.Replace(debian(patched), "debian-13", "debian-13-new", 1),
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionDestroyBeforeCreate)),
+		},
+	)
+}
+
+func TestABaseOfSomebodyElseIsNotTakenOver(t *testing.T) {
+	world := providertest.New()
+	// Two configurations that know nothing of each other, on one host.
+	other := `
+resource "sharedos_base" "other" {
+  name       = "debian-13"
+  debian     = { suite = "bookworm", packages = ["systemd-sysv"] }
+  depends_on = [sharedos_base.debian]
+}
+`
+	check(t, world,
+		resource.TestStep{Config: debian(patched)},
+		resource.TestStep{
+			Config:      debian(patched) + other,
+			ExpectError: says("Unable to create base \"debian-13\"", "exists in the pool already", "terraform import"),
+		},
+		resource.TestStep{Config: debian(patched), ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop))},
+	)
+}
+
+func TestAnInterruptedPublishConverges(t *testing.T) {
+	world := providertest.New()
+	// Everything is uploaded, and the answer is lost: the worst moment.
+	lost := func(_ context.Context, operation, _, step string) error {
+		if operation == "Publish" && step == "uploaded" {
+			return fmt.Errorf("upload: %w", store.ErrUnreachable)
+		}
+		return nil
+	}
+	check(t, world,
+		resource.TestStep{
+			PreConfig: func() { world.SetHook(lost) }, Config: debian(unpatched),
+			ExpectError: says("Unable to create base \"debian-13\"", "unreachable", "at the step: uploading", "libvirt runs and answers"),
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetHook(nil) }, Config: debian(unpatched),
+			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionCreate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(1))},
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetHook(lost) }, Config: debian(patched),
+			ExpectError: says("Unable to update base \"debian-13\""),
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetHook(nil) }, Config: debian(patched),
+			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2))},
+		},
+	)
+}
+
+func TestAMissingArchiveFailsThePlan(t *testing.T) {
+	check(t, providertest.New(), resource.TestStep{
+		Config:      archive("own", filepath.Join(t.TempDir(), "missing.tar")),
+		ExpectError: says("Unable to plan base \"own\"", "missing.tar", "no such file", "reading its source"),
+	})
+}
+
+func TestAnUnreachableHostIsNotAnEmptyOne(t *testing.T) {
+	world := providertest.New()
+	unreachable := fmt.Errorf("%w: dial unix /run/libvirt/libvirt-sock: connect: connection refused", store.ErrUnreachable)
+	check(t, world,
+		resource.TestStep{Config: debian(patched)},
+		resource.TestStep{
+			PreConfig: func() { world.SetFailure(unreachable) }, Config: debian(patched),
+			ExpectError: says("Unable to read base \"debian-13\"", "pool \"sharedos\" at qemu:///system", "connection refused", "virsh --connect qemu:///system", "State is kept"),
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetFailure(nil) }, Config: debian(patched),
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
+		},
+	)
+}
+
+func TestABaseThatVMsUseIsNotDeleted(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{Config: debian(patched) + web("")},
+		resource.TestStep{
+			// The VM is left to somebody else, and the base is to go.
+			Config: `
+removed {
+  from = sharedos_vm.web
+  lifecycle { destroy = false }
+}
+`,
+			ExpectError: says("Unable to delete base \"debian-13\"", "in use", "These VMs use it: web"),
+		},
+		resource.TestStep{PreConfig: func() { world.DropVM("web") }, Config: debian(patched)},
+	)
+}

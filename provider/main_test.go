@@ -1,0 +1,96 @@
+package provider_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-framework/providerserver"
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+
+	"github.com/sharedos/terraform-provider-sharedos/provider"
+	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
+)
+
+// terraform is the binary that the tests run: terraform, or tofu.
+var terraform string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// run sets what plugin-testing needs, so that "go test" alone does.
+func run(m *testing.M) (int, error) {
+	host := "registry.terraform.io"
+	var err error
+	if terraform, err = exec.LookPath("terraform"); err != nil {
+		if terraform, err = exec.LookPath("tofu"); err != nil {
+			return 1, fmt.Errorf("these tests run a real terraform or tofu, and neither is in PATH: install one of them")
+		}
+		host = "registry.opentofu.org"
+	}
+	dir, err := os.MkdirTemp("", "sharedos-provider-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // in the temporary directory anyway
+	// No configuration of the user's, and none of the environment's.
+	configuration := filepath.Join(dir, "terraformrc")
+	if err := os.WriteFile(configuration, nil, 0o600); err != nil {
+		return 1, err
+	}
+	for name, value := range map[string]string{
+		"TF_ACC": "1", "TF_ACC_TERRAFORM_PATH": terraform, "TF_ACC_PROVIDER_HOST": host,
+		"TF_CLI_CONFIG_FILE": configuration, "CHECKPOINT_DISABLE": "1",
+		"XDG_CACHE_HOME": filepath.Join(dir, "cache"), "XDG_CONFIG_HOME": filepath.Join(dir, "config"),
+	} {
+		if err := os.Setenv(name, value); err != nil {
+			return 1, err
+		}
+	}
+	for _, name := range []string{"SHAREDOS_URI", "SHAREDOS_POOL", "SHAREDOS_POOL_PATH", "SHAREDOS_OPERATOR_KEY", "SHAREDOS_CACHE", "LIBVIRT_DEFAULT_URI"} {
+		if err := os.Unsetenv(name); err != nil {
+			return 1, err
+		}
+	}
+	return m.Run(), nil
+}
+
+// serve makes factories of providers on a world. Terraform gets a new provider for every command, as it gets a
+// new process in earnest.
+func serve(world *providertest.World) map[string]func() (tfprotov6.ProviderServer, error) {
+	return map[string]func() (tfprotov6.ProviderServer, error){
+		"sharedos": func() (tfprotov6.ProviderServer, error) {
+			return providerserver.NewProtocol6(provider.New("test", world.Open))(), nil
+		},
+	}
+}
+
+// check runs steps of Terraform on a world.
+func check(t *testing.T, world *providertest.World, steps ...resource.TestStep) {
+	t.Helper()
+	resource.ParallelTest(t, resource.TestCase{ProtoV6ProviderFactories: serve(world), Steps: steps})
+}
+
+// says matches an error of Terraform's that holds these texts in this order. Terraform breaks lines where it likes.
+func says(texts ...string) *regexp.Regexp {
+	patterns := make([]string, len(texts))
+	for i, text := range texts {
+		words := strings.Fields(text)
+		for j, word := range words {
+			words[j] = regexp.QuoteMeta(word)
+		}
+		patterns[i] = strings.Join(words, `\s+`)
+	}
+	return regexp.MustCompile("(?is)" + strings.Join(patterns, ".*"))
+}

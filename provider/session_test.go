@@ -1,0 +1,123 @@
+package provider_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/terraform-plugin-framework/providerserver"
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6/tf6server"
+
+	"github.com/sharedos/terraform-provider-sharedos/provider"
+	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
+)
+
+// session runs Terraform commands in one directory on one world.
+type session struct {
+	t     *testing.T
+	world *providertest.World
+	dir   string
+}
+
+func newSession(t *testing.T, world *providertest.World, config string) *session {
+	t.Helper()
+	s := &session{t: t, world: world, dir: t.TempDir()}
+	s.configure(config)
+	return s
+}
+
+// configure replaces the configuration.
+func (s *session) configure(config string) {
+	s.t.Helper()
+	config = "terraform {\n  required_providers {\n    sharedos = { source = \"sharedos/sharedos\" }\n  }\n}\n" + config
+	if err := os.WriteFile(filepath.Join(s.dir, "main.tf"), []byte(config), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// command starts a provider of its own for one command, as Terraform does.
+func (s *session) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	reattach, closed := make(chan *plugin.ReattachConfig, 1), make(chan struct{})
+	address := strings.Replace(provider.Address, "registry.terraform.io", os.Getenv("TF_ACC_PROVIDER_HOST"), 1)
+	sharedos := provider.New("test", s.world.Open)
+	go func() {
+		err := tf6server.Serve(address, providerserver.NewProtocol6(sharedos),
+			tf6server.WithDebug(ctx, reattach, closed), tf6server.WithoutLogStderrOverride(),
+			tf6server.WithLoggingSink(s.t), tf6server.WithGoPluginLogger(hclog.NewNullLogger()))
+		if err != nil {
+			s.t.Errorf("serve the provider: %v", err)
+		}
+	}()
+	s.t.Cleanup(func() { cancel(); <-closed })
+	at := <-reattach
+	config, err := json.Marshal(map[string]any{address: map[string]any{
+		"Protocol": "grpc", "ProtocolVersion": 6, "Pid": os.Getpid(), "Test": true,
+		"Addr": map[string]string{"Network": at.Addr.Network(), "String": at.Addr.String()},
+	}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	limit, stop := context.WithTimeout(context.Background(), time.Minute)
+	s.t.Cleanup(stop)
+	command := exec.CommandContext(limit, terraform, args...)
+	command.Dir = s.dir
+	command.Env = append(os.Environ(), "TF_REATTACH_PROVIDERS="+string(config), "TF_IN_AUTOMATION=1")
+	output := &bytes.Buffer{}
+	command.Stdout, command.Stderr = output, output
+	return command, output
+}
+
+func (s *session) run(args ...string) string {
+	s.t.Helper()
+	command, output := s.command(args...)
+	if err := command.Run(); err != nil {
+		s.t.Fatalf("terraform %s: %v\n%s", strings.Join(args, " "), err, output)
+	}
+	return output.String()
+}
+
+// interrupt applies, presses Ctrl-C once when the operation comes to the step, and returns what Terraform said.
+func (s *session) interrupt(operation, step string) string {
+	s.t.Helper()
+	reached := make(chan struct{})
+	s.world.SetHook(func(ctx context.Context, op, _, at string) error {
+		if op != operation || at != step {
+			return nil
+		}
+		close(reached)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(30 * time.Second):
+			return nil // the test fails since nothing was interrupted
+		}
+	})
+	defer s.world.SetHook(nil)
+	command, output := s.command("apply", "-auto-approve", "-no-color")
+	if err := command.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	select {
+	case <-reached:
+	case <-time.After(30 * time.Second):
+		_ = command.Process.Kill() // it is waited for below
+	}
+	if err := command.Process.Signal(syscall.SIGINT); err != nil {
+		s.t.Error(err)
+	}
+	if err := command.Wait(); err == nil {
+		s.t.Errorf("an interrupted apply ended well:\n%s", output)
+	}
+	return output.String()
+}

@@ -1,0 +1,73 @@
+package provider_test
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
+)
+
+// TestBadConfigurationIsRefused puts every mistake into one configuration: Terraform tells them all at once.
+func TestBadConfigurationIsRefused(t *testing.T) {
+	t.Parallel()
+	vm := func(memory, disk, body string) string {
+		return sized(memory, disk, body)
+	}
+	plain := func(body string) string { return vm("512MiB", "4GiB", body) }
+	mistakes := map[string]struct {
+		config string
+		want   *regexp.Regexp // in the error about it
+	}{
+		"two_sources": {
+			strings.Replace(debian(patched), "debian =", "archive = { path = \"x.tar\" }\n  debian =", 1),
+			says(`Unable to choose the source of base "debian-13"`, "both debian and archive are set", "Remove one"),
+		},
+		"no_source": {
+			`resource "sharedos_base" "debian" { name = "sourceless" }`,
+			says(`Unable to choose the source of base "sourceless"`, "neither debian nor archive is set", "Set one of them"),
+		},
+		"base_name":        {strings.Replace(debian(patched), "debian-13", "Debian 13", 1), says("a name has 1 to 63 lower-case letters")},
+		"unit":             {vm("512MB", "4GiB", ""), says("Unable to read a size", `"512MB" is not a size`, "B, KiB, MiB, GiB and TiB")},
+		"no_unit":          {vm("512", "4GiB", ""), says(`"512" is not a size`)},
+		"little_memory":    {vm("1MiB", "4GiB", ""), says("1MiB is too small", "at least 128MiB")},
+		"odd_disk":         {vm("512MiB", "100000001B", ""), says("no whole number of MiB")},
+		"huge_disk":        {vm("512MiB", "9999999999TiB", ""), says("larger than any disk")},
+		"no_release":       {strings.Replace(plain(""), "sharedos_base.debian.release", `"debian-13"`, 1), says(`Unable to use "debian-13" as base`, "sharedos_base.debian.release")},
+		"two_networks":     {plain(`interfaces = { lan = { bridge = "br0", network = "default" } }`), says(`interfaces["lan"]`, "exactly one of user, bridge, network", "bridge, network")},
+		"no_network":       {plain(`interfaces = { lan = {} }`), says(`interfaces["lan"]`, "none of them is set")},
+		"port":             {plain(`interfaces = { lan = { user = { forwards = { "http" = 80 } } } }`), says("TCP port from 1 to 65535")},
+		"two_checks":       {plain(`refresh = { health_checks = { web = { unit = "a", tcp = "b:1" } } }`), says(`refresh.health_checks["web"]`, "unit, tcp")},
+		"check_elsewhere":  {plain(`refresh = { health_checks = { web = { http = "http://example.com/" } } }`), says("not the guest's loopback")},
+		"strategy":         {plain(`refresh = { strategy = "kexec" }`), says(`"live" "next_boot"`)},
+		"impact":           {plain(`refresh = { max_impact = "much" }`), says(`"soft_reboot"`, `"much"`)},
+		"settle":           {plain(`refresh = { settle = "5" }`), says("duration from 0s to 24h")},
+		"key":              {plain(`ssh_authorized_keys = ["one\ntwo"]`), says("authorized key is one line")},
+		"component_twice":  {plain(fmt.Sprintf(`components = ["sha256:%[1]064d", "sha256:%[1]064d"]`, 7)), says("duplicate")},
+		"unnamed_hostname": {plain(`hostname = "not a name"`), says("host name has labels")},
+	}
+	var config strings.Builder
+	for name, mistake := range mistakes {
+		one := regexp.MustCompile(`(?m)^resource "(\w+)" "\w+"`).ReplaceAllString(mistake.config, `resource "$1" "`+name+`"`)
+		config.WriteString(one + "\n")
+	}
+	config.WriteString(debian(patched))
+	command, output := newSession(t, providertest.New(), config.String()).command("validate", "-no-color")
+	if err := command.Run(); err == nil {
+		t.Fatal("a configuration full of mistakes is valid")
+	}
+	told := strings.Split(output.String(), "\nError: ")[1:]
+	for name, mistake := range mistakes {
+		found := false
+		for _, one := range told {
+			found = found || strings.Contains(one, `"`+name+`"`) && mistake.want.MatchString(one)
+		}
+		if !found {
+			t.Errorf("%s: no error says %s", name, mistake.want)
+		}
+	}
+	if t.Failed() {
+		t.Log(output.String())
+	}
+}

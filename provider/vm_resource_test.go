@@ -1,0 +1,449 @@
+package provider_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-testing/compare"
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+	"github.com/hashicorp/terraform-plugin-testing/statecheck"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
+)
+
+const webAddress = "sharedos_vm.web"
+
+// sized is a VM of some memory and disk, on the base of function debian.
+func sized(memory, disk, body string) string {
+	return fmt.Sprintf(`
+resource "sharedos_vm" "web" {
+  name   = "web"
+  base   = sharedos_base.debian.release
+  memory = %q
+  disk   = { size = %q }
+  %s
+}
+`, memory, disk, body)
+}
+
+func web(body string) string { return sized("512MiB", "4GiB", body) }
+
+// twoBases is a host that holds two bases, and a VM on one of them: a change of base whose release is known.
+func twoBases(on, body string) string {
+	return debian(unpatched) + `
+resource "sharedos_base" "other" {
+  name   = "other"
+  debian = { suite = "trixie", packages = ["linux-image-cloud-amd64", "systemd-sysv", "nginx-light"] }
+}
+` + strings.Replace(web(body), "sharedos_base.debian", "sharedos_base."+on, 1)
+}
+
+const detailed = `
+  hostname            = "web.example"
+  vcpus               = 2
+  ssh_authorized_keys = ["ssh-ed25519 AAAA one", "ssh-ed25519 BBBB two"]
+  interfaces = {
+    lan  = { user = { forwards = { "8080" = 80, "2222" = 22 } } }
+    out  = { user = {} }
+    back = { bridge = "br0" }
+    net  = { network = "default" }
+  }
+  refresh = {
+    max_impact = "reload"
+    health_checks = {
+      web  = { unit = "nginx.service" }
+      page = { http = "http://127.0.0.1/", timeout = "10s" }
+      port = { tcp = "127.0.0.1:22" }
+      own  = { command = ["/bin/true", "x"] }
+    }
+  }
+`
+
+func TestAVMIsCreatedReadAndImported(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{
+			Config: debian(patched) + web(detailed),
+			ConfigPlanChecks: plans(
+				action(webAddress, plancheck.ResourceActionCreate),
+				plancheck.ExpectUnknownValue(webAddress, attribute("uuid")),
+				plancheck.ExpectUnknownValue(webAddress, attribute("stack")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact"), knownvalue.Null()),
+				plancheck.ExpectKnownValue(webAddress, attribute("last_refresh"), knownvalue.Null()),
+				plancheck.ExpectKnownValue(webAddress, attribute("running"), knownvalue.Bool(true)),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(webAddress, attribute("uuid"), knownvalue.StringRegexp(regexp.MustCompile(
+					`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`))),
+				value(webAddress, attribute("state"), knownvalue.StringExact("running")),
+				value(webAddress, attribute("agent"), knownvalue.ObjectExact(map[string]knownvalue.Check{
+					"version": knownvalue.StringExact("test"), "kernel": knownvalue.NotNull(),
+					"ready_seconds": knownvalue.Float64Exact(4.25), "answering": knownvalue.Bool(true),
+				})),
+				value(webAddress, attribute("stack").AtMapKey("layers"), knownvalue.ListExact([]knownvalue.Check{anID})),
+				value(webAddress, attribute("pending"), knownvalue.ListSizeExact(0)),
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+			},
+		},
+		resource.TestStep{
+			ResourceName: webAddress, ImportState: true, ImportStateId: "web",
+			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
+			// The policy lives in the configuration; how long it took to come up, only who started it saw.
+			ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds"},
+		},
+		resource.TestStep{
+			PreConfig: func() {
+				spec, _, err := world.VM("web")
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := map[string]hypervisor.Interface{
+					"lan":  {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{8080: 80, 2222: 22}}},
+					"out":  {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{}}},
+					"back": {Bridge: "br0"}, "net": {Network: "default"},
+				}
+				if got := fmt.Sprint(spec.Interfaces["lan"].User, spec.Interfaces["out"].User, spec.Interfaces["back"], spec.Interfaces["net"]); got !=
+					fmt.Sprint(want["lan"].User, want["out"].User, want["back"], want["net"]) {
+					t.Errorf("interfaces %s", got)
+				}
+				var checks []string
+				for _, check := range spec.Refresh.HealthChecks {
+					checks = append(checks, fmt.Sprintf("%s %d", check.GetName(), check.GetTimeoutMs()))
+				}
+				if want := []string{"own 30000", "page 10000", "port 30000", "web 30000"}; !slices.Equal(checks, want) {
+					t.Errorf("health checks %v, want %v", checks, want)
+				}
+				if spec.Refresh.MaxImpact != agentapi.Level_RELOAD || spec.Refresh.Settle.Seconds() != 5 || spec.Memory != 512<<20 || spec.DiskSize != 4<<30 {
+					t.Errorf("spec %+v", spec)
+				}
+			},
+			Config: debian(patched) + web(detailed), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
+		},
+	)
+	if left := world.VMs(); len(left) > 0 {
+		t.Errorf("after the destroy these VMs are left: %v", left)
+	}
+}
+
+func TestAPatchReachesARunningVMInPlace(t *testing.T) {
+	uuid := statecheck.CompareValue(compare.ValuesSame())
+	check(t, providertest.New(),
+		resource.TestStep{
+			Config:            debian(unpatched) + web(""),
+			ConfigStateChecks: []statecheck.StateCheck{uuid.AddStateValue(webAddress, attribute("uuid"))},
+		},
+		resource.TestStep{
+			Config: debian(patched) + web(""),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionUpdate),
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectUnknownValue(webAddress, attribute("base")),
+				plancheck.ExpectUnknownValue(webAddress, attribute("impact")),
+				plancheck.ExpectUnknownValue(webAddress, attribute("stack")),
+				plancheck.ExpectKnownValue(webAddress, attribute("uuid"), knownvalue.NotNull()),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				uuid.AddStateValue(webAddress, attribute("uuid")),
+				statecheck.CompareValuePairs(webAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				value(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("restart")),
+				value(webAddress, attribute("last_refresh").AtMapKey("committed"), knownvalue.Bool(true)),
+				value(webAddress, attribute("last_refresh").AtMapKey("delta_bytes"), knownvalue.Int64Exact(17<<20)),
+				value(webAddress, attribute("last_refresh").AtMapKey("unaffected"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("cron.service")})),
+				value(webAddress, attribute("last_refresh").AtMapKey("timings_ms").AtMapKey("swap"), knownvalue.Float64Exact(0.25)),
+				value(webAddress, attribute("last_refresh").AtMapKey("restarted"), knownvalue.ListExact([]knownvalue.Check{
+					knownvalue.ObjectExact(map[string]knownvalue.Check{
+						"unit": knownvalue.StringExact("nginx.service"), "level": knownvalue.StringExact("restart"),
+						"interruption_ms": knownvalue.Float64Exact(12.5), "error": knownvalue.Null(),
+					}),
+				})),
+				// The kernel that it booted still runs.
+				value(webAddress, attribute("pending"), knownvalue.ListSizeExact(1)),
+			},
+		},
+	)
+}
+
+func TestThePlanTellsWhatIsInterrupted(t *testing.T) {
+	world := providertest.New()
+	// What runs in a guest changes by the second; what a plan told must hold for its apply all the same.
+	var asked atomic.Int64
+	restless := func(_ context.Context, operation, name, _ string) error {
+		if operation == "Assess" {
+			world.SetImpact(name, &agentapi.Impact{Level: agentapi.Level_RESTART, Units: []*agentapi.UnitImpact{
+				{Unit: fmt.Sprintf("run-%d.service", asked.Add(1)), Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3"},
+			}})
+		}
+		return nil
+	}
+	level := attribute("impact").AtMapKey("level")
+	check(t, world,
+		resource.TestStep{Config: debian(unpatched) + twoBases("debian", "")[len(debian(unpatched)):]},
+		resource.TestStep{
+			PreConfig: func() { world.SetHook(restless) }, Config: twoBases("other", ""),
+			ConfigPlanChecks: plans(
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, level, knownvalue.StringExact("restart")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("units").AtSliceIndex(0).AtMapKey("reason"),
+					knownvalue.StringExact("maps libssl.so.3")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, level, knownvalue.StringExact("restart"))},
+		},
+	)
+}
+
+func TestALargerImpactThanAllowedFailsThePlan(t *testing.T) {
+	world := providertest.New()
+	tooMuch := &agentapi.Impact{
+		Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"dbus-daemon changed \x1b[31mand cannot be restarted live"},
+		Units: []*agentapi.UnitImpact{{Unit: "nginx.service", Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3"}},
+	}
+	check(t, world,
+		resource.TestStep{Config: twoBases("debian", "")},
+		resource.TestStep{
+			PreConfig: func() { world.SetImpact("web", tooMuch) }, Config: twoBases("other", ""),
+			ExpectError: says(`Unable to change VM "web"`, "the impact is soft_reboot, and refresh.max_impact allows restart",
+				"dbus-daemon changed [31mand cannot be restarted live", "nginx.service: restart, maps libssl.so.3", `Set refresh.max_impact to "soft_reboot"`),
+		},
+		resource.TestStep{Config: twoBases("debian", ""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{
+			Config: twoBases("other", `refresh = { max_impact = "soft_reboot" }`),
+			ConfigPlanChecks: plans(
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("soft_reboot")),
+			),
+		},
+		// Processors change only through a power-off.
+		resource.TestStep{
+			Config:      twoBases("other", `vcpus = 2`),
+			ExpectError: says("the impact is reboot, and refresh.max_impact allows restart", "only through a power-off"),
+		},
+	)
+}
+
+func TestNextBootInterruptsNothing(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{Config: twoBases("debian", `refresh = { strategy = "next_boot" }`)},
+		resource.TestStep{
+			Config: twoBases("other", `refresh = { strategy = "next_boot" }`),
+			ConfigPlanChecks: plans(
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				// It runs what it ran, until it boots.
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("base"), "sharedos_base.other", attribute("release"), compare.ValuesSame()),
+			},
+		},
+	)
+}
+
+func TestASilentAgentIsNotAbsence(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{Config: twoBases("debian", "")},
+		resource.TestStep{
+			PreConfig: func() { world.SetSilent("web", true) }, Config: twoBases("debian", ""),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(webAddress, attribute("agent").AtMapKey("answering"), knownvalue.Bool(false)),
+				value(webAddress, attribute("agent").AtMapKey("kernel"), knownvalue.NotNull()),
+				value(webAddress, attribute("state"), knownvalue.StringExact("running")),
+			},
+		},
+		// What it would interrupt is not known, and what it interrupts is refused.
+		resource.TestStep{
+			Config:           twoBases("other", ""),
+			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{plancheck.ExpectUnknownValue(webAddress, attribute("impact"))}},
+			ExpectError:      says(`Unable to update VM "web"`, "the agent does not answer", "nothing was changed"),
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetSilent("web", false) }, Config: twoBases("other", ""),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
+		},
+	)
+}
+
+func TestARolledBackRefreshIsTriedAgain(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{Config: debian(unpatched) + web("")},
+		resource.TestStep{
+			PreConfig: func() { world.SetBroken("web", "page") }, Config: debian(patched) + web(""),
+			ExpectError: says(`Unable to refresh VM "web"`, "rolled back", "health check page failed: connection refused", "step: refreshing", "runs what it ran before"),
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetBroken("web", "") }, Config: debian(patched) + web(""),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionNoop), // it was published all the same
+				action(webAddress, plancheck.ResourceActionUpdate),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(webAddress, attribute("last_refresh").AtMapKey("committed"), knownvalue.Bool(true)),
+			},
+		},
+	)
+}
+
+func TestAGuestThatRunsAnotherStackThanItsDefinitionIsBroughtBack(t *testing.T) {
+	world := providertest.New()
+	check(t, world,
+		resource.TestStep{Config: twoBases("debian", "")},
+		resource.TestStep{
+			PreConfig: func() {
+				_, stack, err := world.VM("web")
+				if err != nil {
+					t.Fatal(err)
+				}
+				stack.Base[0] ^= 1
+				world.SetStack("web", stack)
+			},
+			Config:           twoBases("debian", ""),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+			},
+		},
+	)
+}
+
+func TestANameThatIsTakenIsNotTakenOver(t *testing.T) {
+	world := providertest.New()
+	other := strings.Replace(web("depends_on = [sharedos_vm.web]"), `"web" {`, `"other" {`, 1)
+	check(t, world,
+		resource.TestStep{Config: debian(patched) + web("")},
+		resource.TestStep{
+			Config:      debian(patched) + web("") + other,
+			ExpectError: says(`Unable to create VM "web"`, "a VM of this name exists already", "Nothing was changed", "terraform import ADDRESS web"),
+		},
+		resource.TestStep{
+			PreConfig:   func() { world.DropVM("web"); world.AddForeign("foreign") },
+			Config:      debian(patched) + strings.Replace(web(""), `name   = "web"`, `name   = "foreign"`, 1),
+			ExpectError: says(`Unable to create VM "foreign"`, "not made by sharedos", "Nothing was changed"),
+		},
+	)
+	if left := world.VMs(); !slices.Equal(left, []string{"foreign"}) {
+		t.Errorf("after all these VMs are left: %v", left)
+	}
+}
+
+func TestAVMThatIsGoneIsMadeAgain(t *testing.T) {
+	world := providertest.New()
+	config := debian(patched) + web("")
+	check(t, world,
+		resource.TestStep{Config: config},
+		resource.TestStep{
+			PreConfig: func() { world.DropVM("web") }, Config: config,
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionCreate)),
+		},
+		// Another VM under its name is not it.
+		resource.TestStep{
+			PreConfig: func() { world.Reidentify("web", "00000000-0000-4000-8000-000000000000") }, Config: config,
+			ExpectError: says(`Unable to create VM "web"`, "exists already, with UUID 00000000-0000-4000-8000-000000000000"),
+		},
+		resource.TestStep{
+			PreConfig: func() {
+				if left := world.VMs(); !slices.Equal(left, []string{"web"}) {
+					t.Errorf("the other VM was not left alone: %v", left)
+				}
+				world.DropVM("web")
+			},
+			Config: debian(patched),
+		},
+	)
+}
+
+func TestPower(t *testing.T) {
+	world := providertest.New()
+	config := debian(patched) + web("")
+	state := attribute("state")
+	check(t, world,
+		resource.TestStep{Config: config},
+		resource.TestStep{
+			Config:            debian(patched) + web("running = false"),
+			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, state, knownvalue.StringExact("off"))},
+		},
+		resource.TestStep{
+			Config:            config,
+			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, state, knownvalue.StringExact("running"))},
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetState("web", hypervisor.Crashed) }, Config: config,
+			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, state, knownvalue.StringExact("running"))},
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetState("web", hypervisor.Paused) }, Config: config,
+			ExpectError: says(`Unable to update VM "web"`, "paused"),
+		},
+	)
+}
+
+func TestSizes(t *testing.T) {
+	config := func(memory, disk string) string {
+		return debian(patched) + sized(memory, disk, `refresh = { max_impact = "reboot" }`)
+	}
+	check(t, providertest.New(),
+		resource.TestStep{Config: config("1GiB", "4GiB")},
+		// Another text for the same size is no change.
+		resource.TestStep{Config: config("1024MiB", "4096MiB"), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{
+			Config:            config("1536MiB", "8GiB"),
+			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("disk").AtMapKey("size"), knownvalue.StringExact("8GiB"))},
+		},
+		resource.TestStep{
+			Config:      config("1536MiB", "4GiB"),
+			ExpectError: says(`Unable to plan VM "web"`, "its private disk has 8GiB and cannot shrink to 4GiB", "Set disk.size to 8GiB or more"),
+		},
+	)
+}
+
+func TestAFailedCreateIsInStateAndNothingIsLeft(t *testing.T) {
+	world := providertest.New()
+	failAt := func(step string) func() {
+		return func() {
+			world.SetHook(func(_ context.Context, operation, _, at string) error {
+				if operation == "Create" && at == step {
+					return errors.Join(vm.ErrNoAnswer, errors.New("its console says: Kernel panic"))
+				}
+				return nil
+			})
+		}
+	}
+	config := debian(patched) + web("")
+	check(t, world,
+		resource.TestStep{
+			PreConfig: failAt("making the private disk"), Config: config,
+			ExpectError: says(`Unable to create VM "web"`, "step: making the private disk"),
+		},
+		// Nothing was defined, so there is nothing to replace.
+		resource.TestStep{
+			PreConfig: failAt("waiting for the agent"), Config: config,
+			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{action(webAddress, plancheck.ResourceActionCreate)}},
+			ExpectError:      says(`Unable to create VM "web"`, "Kernel panic", "step: waiting for the agent", "next apply replaces it", "terraform untaint"),
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetHook(nil) }, Config: config,
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionDestroyBeforeCreate)),
+		},
+	)
+	if left := world.VMs(); len(left) > 0 {
+		t.Errorf("after the destroy these VMs are left: %v", left)
+	}
+}
