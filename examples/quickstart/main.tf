@@ -69,12 +69,13 @@ output "vms" {
   description = "Where to reach each VM, how it came up, and what the last patch did to it."
   value = {
     for key, vm in sharedos_vm.web : vm.name => {
-      url          = "http://127.0.0.1:${var.ports[key].http}/"
-      ssh          = "ssh -p ${var.ports[key].ssh} root@127.0.0.1"
-      agent        = vm.agent
-      stack        = vm.stack
-      last_refresh = vm.last_refresh
-      pending      = vm.pending
+      url           = "http://127.0.0.1:${var.ports[key].http}/"
+      ssh           = "ssh -p ${var.ports[key].ssh} root@127.0.0.1"
+      ready_seconds = try(vm.agent.ready_seconds, null)
+      kernel        = try(vm.agent.kernel, null)
+      stack         = vm.stack
+      last_refresh  = vm.last_refresh
+      pending       = vm.pending
     }
   }
 }

@@ -1,0 +1,65 @@
+package provider_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
+)
+
+// example copies the configuration files of examples/<name> into a session.
+func example(t *testing.T, world *providertest.World, name string) *session {
+	t.Helper()
+	s := newSession(t, world, "")
+	files, err := filepath.Glob(filepath.Join("..", "examples", filepath.FromSlash(name), "*.tf"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("example %s has no configuration: %v", name, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// An example that says where the provider comes from stands alone.
+		if strings.Contains(string(text), "required_providers") {
+			if err := os.RemoveAll(filepath.Join(s.dir, "main.tf")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(s.dir, "example_"+filepath.Base(file)), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+func TestExamplesAreValid(t *testing.T) {
+	for _, name := range []string{"provider", "resources/sharedos_base", "resources/sharedos_vm"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			example(t, providertest.New(), name).run("validate")
+		})
+	}
+}
+
+func TestTheQuickstartIsPatchedByOneVariable(t *testing.T) {
+	t.Parallel()
+	world := providertest.New()
+	s := example(t, world, "quickstart")
+	patch := `-var=additional_suites=["trixie-updates","trixie-security"]`
+	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "3 added, 0 changed, 0 destroyed") {
+		t.Errorf("the first apply:\n%s", said)
+	}
+	if said := s.run("apply", "-auto-approve", "-no-color", patch); !strings.Contains(said, "0 added, 3 changed, 0 destroyed") {
+		t.Errorf("the patch:\n%s", said)
+	}
+	if said := s.run("plan", "-detailed-exitcode", "-no-color", patch); !strings.Contains(said, "No changes") {
+		t.Errorf("after the patch:\n%s", said)
+	}
+	s.run("destroy", "-auto-approve", "-no-color", patch)
+	if len(world.VMs()) > 0 || len(world.Bases()) > 0 {
+		t.Errorf("after the destroy these are left: %v %v", world.VMs(), world.Bases())
+	}
+}
