@@ -55,10 +55,7 @@ func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 	dir := t.TempDir()
 	file := func(name string, size int64) string {
 		path := filepath.Join(dir, name)
-		// The kernel's boot protocol header is looked for by QEMU at 0x202; without it the image is loaded as is.
-		data := make([]byte, size)
-		copy(data, "garbage")
-		if err := os.WriteFile(path, data, 0o600); err != nil {
+		if err := os.WriteFile(path, halted(size), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return path
@@ -102,6 +99,19 @@ func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 		}
 	})
 	return d
+}
+
+// halted is a file that QEMU takes for a Linux kernel (Documentation/arch/x86/boot.rst) and that halts at once.
+func halted(size int64) []byte {
+	data := make([]byte, size)
+	data[0x1f1] = 1                                    // sectors of setup code
+	copy(data[0x1fe:], []byte{0x55, 0xaa})             // boot flag
+	copy(data[0x200:], []byte{0xeb, 0x6e})             // the entry point: jump to 0x270
+	copy(data[0x202:], "HdrS")                         // magic
+	copy(data[0x206:], []byte{0x0c, 0x02})             // protocol 2.12
+	copy(data[0x22c:], []byte{0xff, 0xff, 0xff, 0x37}) // highest address of the initramfs
+	copy(data[0x270:], []byte{0xfa, 0xf4, 0xeb, 0xfd}) // cli; hlt; jump back to hlt
+	return data
 }
 
 func gone(err error) bool {

@@ -1,0 +1,160 @@
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
+)
+
+const (
+	// shutdownTimeout bounds Shutdown when its context does not.
+	shutdownTimeout = 10 * time.Minute
+	// pressAgain is how long a guest gets to react before it is asked once more: one that is just booting does
+	// not hear it.
+	pressAgain = 15 * time.Second
+	// pollEvery is how often libvirt is asked whether something has come about.
+	pollEvery = 50 * time.Millisecond
+)
+
+// Start implements Hypervisor.
+func (h *Libvirt) Start(ctx context.Context, name string) error {
+	what := fmt.Sprintf("start domain %q", name)
+	var found ours
+	err := h.call(ctx, what, func(l *libvirt.Libvirt) error {
+		var err error
+		found, err = find(l, name)
+		return err
+	})
+	if err != nil || found.state == Running {
+		return err
+	}
+	if found.state == Paused {
+		return fmt.Errorf("%s: it is paused; resume it (virsh resume) or power it off", what)
+	}
+	beside := usesDaemon(found.defined)
+	if beside {
+		if err := h.startVSock(ctx, found.defined.UUID); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	err = h.call(ctx, what, func(l *libvirt.Libvirt) error {
+		err := l.DomainCreate(found.Domain)
+		if libvirtconn.Is(err, libvirt.ErrOperationInvalid) { // somebody else was faster
+			if state, asked := stateOf(l, found.Domain); asked == nil && state == Running {
+				return nil
+			}
+		}
+		return err
+	})
+	switch {
+	case err == nil && beside:
+		if err := h.closeVSock(found.defined.UUID); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	case err != nil && beside && !errors.Is(err, ErrUnreachable) && ctx.Err() == nil:
+		// libvirt says that there is no QEMU. In any other case there may be one, which needs the daemon.
+		return errors.Join(err, h.endVSock(context.WithoutCancel(ctx), found.defined.UUID))
+	}
+	return err
+}
+
+// usesDaemon reports whether the domain has its vsock from a daemon beside it.
+func usesDaemon(domain *libvirtxml.Domain) bool {
+	return domain.Devices == nil || domain.Devices.VSock == nil
+}
+
+// Shutdown implements Hypervisor.
+func (h *Libvirt) Shutdown(ctx context.Context, name string) error {
+	what := fmt.Sprintf("shut domain %q down", name)
+	bounded, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	var pressed time.Time
+	for {
+		var found ours
+		err := h.call(bounded, what, func(l *libvirt.Libvirt) error {
+			var err error
+			if found, err = find(l, name); err != nil || !found.state.alive() {
+				return err
+			}
+			if time.Since(pressed) < pressAgain {
+				return nil
+			}
+			pressed = time.Now()
+			err = l.DomainShutdownFlags(found.Domain, 0)
+			if libvirtconn.Is(err, libvirt.ErrOperationInvalid) { // it has just ended
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if !found.state.alive() {
+			return h.off(bounded, what, found)
+		}
+		select {
+		case <-bounded.Done():
+			return fmt.Errorf("%s: the guest has not powered off: %w", what, bounded.Err())
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+// off ends what ran beside a domain that does not run any more.
+func (h *Libvirt) off(ctx context.Context, what string, found ours) error {
+	if !usesDaemon(found.defined) {
+		return nil
+	}
+	if err := h.endVSock(ctx, found.defined.UUID); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// PowerOff implements Hypervisor.
+func (h *Libvirt) PowerOff(ctx context.Context, name string) error {
+	what := fmt.Sprintf("power domain %q off", name)
+	var found ours
+	err := h.call(ctx, what, func(l *libvirt.Libvirt) error {
+		var err error
+		if found, err = find(l, name); err != nil || found.state == Off {
+			return err
+		}
+		err = l.DomainDestroyFlags(found.Domain, 0)
+		if libvirtconn.Is(err, libvirt.ErrOperationInvalid) { // it has just ended
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return h.off(ctx, what, found)
+}
+
+// Undefine implements Hypervisor.
+func (h *Libvirt) Undefine(ctx context.Context, name string) error {
+	what := fmt.Sprintf("undefine domain %q", name)
+	var found ours
+	err := h.call(ctx, what, func(l *libvirt.Libvirt) error {
+		var err error
+		if found, err = find(l, name); err != nil {
+			return err
+		}
+		if found.state.alive() {
+			return errors.New("it runs; power it off first")
+		}
+		return l.DomainUndefineFlags(found.Domain,
+			libvirt.DomainUndefineManagedSave|libvirt.DomainUndefineSnapshotsMetadata|libvirt.DomainUndefineCheckpointsMetadata|libvirt.DomainUndefineNvram)
+	})
+	if err != nil {
+		return err
+	}
+	return h.off(ctx, what, found)
+}

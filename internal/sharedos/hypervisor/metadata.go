@@ -1,0 +1,101 @@
+package hypervisor
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"strings"
+	"unicode/utf16"
+
+	"libvirt.org/go/libvirtxml"
+)
+
+// Metadata stands in a definition as one element with JSON in it.
+const (
+	metadataSpace   = "urn:sharedos:vm:1"
+	metadataPrefix  = "sharedos"
+	metadataElement = "vm"
+)
+
+// encodeMetadata writes the element without its namespace declaration, which libvirt adds.
+func encodeMetadata(metadata Metadata) (string, error) {
+	data, err := json.Marshal(metadata)
+	if err != nil {
+		return "", fmt.Errorf("write metadata: %w", err)
+	}
+	if len(data) > maxMetadata {
+		return "", fmt.Errorf("write metadata: %d bytes are more than %d", len(data), maxMetadata)
+	}
+	return "<" + metadataElement + ">" + escape(string(data)) + "</" + metadataElement + ">", nil
+}
+
+// embedMetadata writes the element as a definition holds it.
+func embedMetadata(metadata Metadata) (*libvirtxml.DomainMetadata, error) {
+	text, err := encodeMetadata(metadata)
+	if err != nil {
+		return nil, err
+	}
+	name := metadataPrefix + ":" + metadataElement
+	inner := strings.TrimSuffix(strings.TrimPrefix(text, "<"+metadataElement+">"), "</"+metadataElement+">")
+	return &libvirtxml.DomainMetadata{
+		XML: "<" + name + " xmlns:" + metadataPrefix + `="` + metadataSpace + `">` + inner + "</" + name + ">",
+	}, nil
+}
+
+// escape makes JSON fit for XML: in ASCII, because XML cannot hold every character that JSON can, and with XML's
+// own characters written as JSON writes them.
+func escape(text string) string {
+	var out strings.Builder
+	for _, r := range text {
+		switch {
+		case r == '<' || r == '>' || r == '&' || r == 0x7f:
+			fmt.Fprintf(&out, `\u%04x`, r)
+		case r < 0x7f:
+			out.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&out, `\u%04x`, r)
+		}
+	}
+	return out.String()
+}
+
+// metadataText finds the JSON in a definition; false if this project did not make it.
+func metadataText(domain *libvirtxml.Domain) (string, bool) {
+	if domain.Metadata == nil {
+		return "", false
+	}
+	decoder := xml.NewDecoder(strings.NewReader("<metadata>" + domain.Metadata.XML + "</metadata>"))
+	for {
+		token, err := decoder.Token()
+		if err != nil {
+			return "", false
+		}
+		start, ok := token.(xml.StartElement)
+		if !ok || start.Name.Space != metadataSpace || start.Name.Local != metadataElement {
+			continue
+		}
+		var text string
+		if err := decoder.DecodeElement(&text, &start); err != nil {
+			return "", false
+		}
+		return text, true
+	}
+}
+
+func decodeMetadata(domain *libvirtxml.Domain) (Metadata, error) {
+	var metadata Metadata
+	text, made := metadataText(domain)
+	if !made {
+		return metadata, fmt.Errorf("domain %q: %w", domain.Name, ErrForeign)
+	}
+	if len(text) > 2*maxMetadata {
+		return metadata, fmt.Errorf("domain %q: its metadata has %d bytes, which is too much", domain.Name, len(text))
+	}
+	if err := json.Unmarshal([]byte(text), &metadata); err != nil {
+		return metadata, fmt.Errorf("domain %q: read its metadata: %w", domain.Name, err)
+	}
+	return metadata, nil
+}
