@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -26,7 +25,7 @@ const (
 
 // serve answers on listeners that listen makes, until ctx ends. A listener that fails is made anew: the CID of a VM
 // changes, and the vsock device can be reset. ready is called once the first one listens.
-func serve(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, log *slog.Logger) error {
+func serve(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, say func(error)) error {
 	wait := firstPause
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -37,7 +36,7 @@ func serve(ctx context.Context, listen func() (net.Listener, error), answers age
 		if time.Since(began) > lastPause {
 			wait = firstPause // it worked for a while
 		}
-		log.WarnContext(ctx, "listening again", "after", err, "pause", wait)
+		say(fmt.Errorf("listening again in %v: %w", wait, err))
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"runtime/debug"
@@ -34,7 +33,8 @@ const (
 // Run serves until ctx ends. version is what Status tells.
 func Run(ctx context.Context, version string) error {
 	debug.SetGCPercent(collectAt)
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	// To the journal, a line each: a logging package would take a hundredth of the binary's room for this.
+	say := func(err error) { fmt.Fprintln(os.Stderr, "sharedos-agent:", err) }
 	record, err := boot.ReadBootRecord()
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
@@ -75,7 +75,7 @@ func Run(ctx context.Context, version string) error {
 	go func() {
 		defer close(ended)
 		if err := markGood(ctx, manager, record.Stack); err != nil && ctx.Err() == nil {
-			log.WarnContext(ctx, "the boot is not marked good", "error", err)
+			say(fmt.Errorf("the boot is not marked good: %w", err))
 		}
 	}()
 	defer func() { <-ended }()
@@ -96,7 +96,7 @@ func Run(ctx context.Context, version string) error {
 		}
 		return transport.NewListener(inner, transport.ServerConfig(certificate, operators)), nil
 	}
-	return serve(ctx, listen, answers, ready, log)
+	return serve(ctx, listen, answers, ready, say)
 }
 
 // markGood waits until the system is up, and tells that the stack that it booted is one that comes up.

@@ -1,0 +1,362 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// fakeEngine answers what it was told to.
+type fakeEngine struct {
+	mutex   sync.Mutex
+	now     refresh.Status
+	asked   []*agentapi.RefreshRequest
+	refused error
+}
+
+func (f *fakeEngine) Status() (refresh.Status, error) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	return f.now, nil
+}
+
+func (f *fakeEngine) Assess(context.Context, *agentapi.Target) (*agentapi.Impact, error) {
+	return &agentapi.Impact{Level: agentapi.Level_RESTART}, nil
+}
+
+func (f *fakeEngine) Refresh(request *agentapi.RefreshRequest) (bool, error) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	f.asked = append(f.asked, request)
+	return f.refused == nil, f.refused
+}
+
+type fakeDisks struct{ held map[tree.Digest]bool }
+
+func (f fakeDisks) Attached(layers []release.Layer) ([]tree.Digest, error) {
+	var ids []tree.Digest
+	for _, layer := range layers {
+		ids = append(ids, layer.ID)
+	}
+	return ids, nil
+}
+
+func (f fakeDisks) Close(_ context.Context, id tree.Digest) error {
+	if f.held[id] {
+		return mounts.ErrLayerHeld
+	}
+	return nil
+}
+
+type fakeObserver struct{}
+
+func (fakeObserver) BootID() (string, error)                  { return "boot", nil }
+func (fakeObserver) Kernel() (string, error)                  { return "6.12.0", nil }
+func (fakeObserver) State(context.Context) (string, error)    { return "running", nil }
+func (fakeObserver) Pinned(context.Context) ([]string, error) { return []string{"old.service"}, nil }
+
+// world is an agent that serves on a unix socket.
+type world struct {
+	t         *testing.T
+	engine    *fakeEngine
+	answers   *answerer
+	operator  ed25519.PrivateKey
+	agentKey  ed25519.PrivateKey
+	socket    string
+	listeners chan net.Listener
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	directory := t.TempDir()
+	key, err := agentKey(filepath.Join(directory, "state", "agent.key"))
+	must(t, err)
+	_, operator, err := ed25519.GenerateKey(nil)
+	must(t, err)
+	blobs, err := newBlobs(filepath.Join(directory, "blobs"))
+	must(t, err)
+	running := release.Stack{Base: tree.Digest{1}, Layers: []release.Layer{{ID: tree.Digest{10}, DataSize: 4096}}, Kernel: "6.12.0"}
+	w := &world{t: t, operator: operator, agentKey: key, socket: filepath.Join(directory, "s"), listeners: make(chan net.Listener, 16),
+		engine: &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
+	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, disks: fakeDisks{held: map[tree.Digest]bool{{99}: true}},
+		system: fakeObserver{}, booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- serve(ctx, w.listen, w.answers, func() error { close(ready); return nil }, func(err error) { t.Log(err) })
+	}()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			must(t, err)
+		case <-time.After(20 * time.Second):
+			t.Error("the service does not end")
+		}
+	})
+	<-ready
+	return w
+}
+
+func (w *world) listen() (net.Listener, error) {
+	if err := removeIfThere(w.socket); err != nil {
+		return nil, err
+	}
+	inner, err := net.Listen("unix", w.socket)
+	if err != nil {
+		return nil, err
+	}
+	w.listeners <- inner
+	certificate, err := transport.Certificate(w.agentKey)
+	if err != nil {
+		return nil, err
+	}
+	public, _ := w.operator.Public().(ed25519.PublicKey)
+	return transport.NewListener(inner, transport.ServerConfig(certificate, []ed25519.PublicKey{public})), nil
+}
+
+// DialContext implements transport.Dialer.
+func (w *world) DialContext(ctx context.Context, _ uint32) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "unix", w.socket)
+}
+
+func (w *world) connect(key ed25519.PrivateKey) (*transport.Agent, error) {
+	pinned, _ := w.agentKey.Public().(ed25519.PublicKey)
+	config, err := transport.ClientConfig(key, pinned)
+	must(w.t, err)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	defer cancel()
+	return transport.Connect(ctx, w, config)
+}
+
+func (w *world) agent() *transport.Agent {
+	w.t.Helper()
+	agent, err := w.connect(w.operator)
+	must(w.t, err)
+	w.t.Cleanup(func() { _ = agent.Close() }) // some tests cut it off
+	return agent
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStatusTellsWhatTheVMRuns(t *testing.T) {
+	w := newWorld(t)
+	answer, err := w.agent().Status(t.Context(), &agentapi.StatusRequest{})
+	must(t, err)
+	stack, err := agentapi.ParseStack(answer.GetStack())
+	must(t, err)
+	if stack.Base != (tree.Digest{1}) || answer.GetGeneration() != 3 || answer.GetState() != agentapi.State_IDLE || answer.GetSystemState() != "running" {
+		t.Errorf("%v", answer)
+	}
+	if answer.GetResidentBytes() < 1<<20 || answer.GetOpenFiles() < 3 || answer.GetDiskSizeBytes() == 0 || answer.GetUptimeSeconds() <= 0 || len(answer.GetAttached()) != 2 {
+		t.Errorf("%v", answer)
+	}
+}
+
+func TestOnlyOperatorsGetIn(t *testing.T) {
+	w := newWorld(t)
+	_, stranger, err := ed25519.GenerateKey(nil)
+	must(t, err)
+	agent, err := w.connect(stranger)
+	if err == nil { // with TLS 1.3 the client learns of it with the first answer
+		_, err = agent.Status(t.Context(), &agentapi.StatusRequest{})
+		_ = agent.Close()
+	}
+	if err == nil {
+		t.Error("a stranger got an answer")
+	}
+}
+
+func TestABlobIsTakenInPartsAndCheckedByDigest(t *testing.T) {
+	w := newWorld(t)
+	agent := w.agent()
+	data := bytes.Repeat([]byte("contents "), 300_000) // 2.7 MB
+	digest := tree.Sum(data)
+	put := func(offset, size int, part []byte) (bool, error) {
+		answer, err := agent.Put(t.Context(), &agentapi.PutRequest{Digest: digest.String(), Offset: int64(offset), Size: int64(size), Data: part})
+		return answer.GetComplete(), err
+	}
+	for name, wrong := range map[string]func() (bool, error){
+		"a part before the first":   func() (bool, error) { return put(5, len(data), data[:10]) },
+		"more than it is to have":   func() (bool, error) { return put(0, 5, data[:10]) },
+		"a part too large":          func() (bool, error) { return put(0, len(data), data[:maxPart+1]) },
+		"a blob too large":          func() (bool, error) { return put(0, maxBlobs+1, data[:10]) },
+		"other bytes than promised": func() (bool, error) { return put(0, 10, []byte("0123456789")) },
+	} {
+		if complete, err := wrong(); complete || status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v, %v", name, complete, err)
+		}
+	}
+	for offset := 0; offset < len(data); offset += maxPart {
+		complete, err := put(offset, len(data), data[offset:min(offset+maxPart, len(data))])
+		must(t, err)
+		if complete != (offset+maxPart >= len(data)) {
+			t.Errorf("complete at offset %d: %v", offset, complete)
+		}
+	}
+	file, err := w.answers.blobs.Open(digest)
+	must(t, err)
+	got, err := io.ReadAll(file)
+	must(t, errors.Join(err, file.Close()))
+	if !bytes.Equal(got, data) {
+		t.Error("other bytes came back")
+	}
+	again, err := newBlobs(w.answers.blobs.directory) // the agent is restarted
+	must(t, err)
+	file, err = again.Open(digest)
+	must(t, err)
+	must(t, file.Close())
+	must(t, again.Drop())
+	if _, err := again.Open(digest); !errors.Is(err, errNoBlob) {
+		t.Errorf("after the drop: %v", err)
+	}
+}
+
+func TestRefreshAndItsRefusals(t *testing.T) {
+	w := newWorld(t)
+	agent := w.agent()
+	answer, err := agent.Refresh(t.Context(), &agentapi.RefreshRequest{Strategy: "live"})
+	must(t, err)
+	if !answer.GetStarted() || len(w.engine.asked) != 1 {
+		t.Errorf("%v", answer)
+	}
+	for _, test := range []struct {
+		err  error
+		code codes.Code
+	}{{refresh.ErrBusy, codes.FailedPrecondition}, {release.ErrSignature, codes.PermissionDenied}, {refresh.ErrStrategy, codes.InvalidArgument}, {errors.New("x"), codes.Internal}} {
+		w.engine.mutex.Lock()
+		w.engine.refused = test.err
+		w.engine.mutex.Unlock()
+		if _, err := agent.Refresh(t.Context(), &agentapi.RefreshRequest{}); status.Code(err) != test.code || !strings.Contains(err.Error(), test.err.Error()) {
+			t.Errorf("%v became %v", test.err, err)
+		}
+	}
+}
+
+func TestLayersAreLetGoWhenNothingNeedsThem(t *testing.T) {
+	w := newWorld(t)
+	id := func(b byte) string { return tree.Digest{b}.String() }
+	answer, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(10), id(20), id(30), id(99)}})
+	must(t, err)
+	if len(answer.GetFree()) != 1 || answer.GetFree()[0] != id(30) {
+		t.Errorf("free: %v", answer.GetFree())
+	}
+	by := map[string]string{}
+	for _, held := range answer.GetHeld() {
+		by[held.GetId()] = strings.Join(held.GetBy(), " ")
+	}
+	if by[id(10)] != "the running stack" || !strings.Contains(by[id(20)], "root") || by[id(99)] != "old.service" {
+		t.Errorf("held: %v", by)
+	}
+}
+
+func TestMappedTellsTheVeryBytes(t *testing.T) {
+	w := newWorld(t)
+	program, err := exec.LookPath("sleep")
+	must(t, err)
+	data, err := os.ReadFile(program)
+	must(t, err)
+	command := exec.Command(program, "60")
+	command.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	must(t, command.Start())
+	t.Cleanup(func() {
+		must(t, command.Process.Kill())
+		_ = command.Wait() // it was killed
+	})
+	proc := t.TempDir()
+	pid := filepath.Base(filepath.Join("/proc", strconv.Itoa(command.Process.Pid)))
+	must(t, os.Symlink("/proc/"+pid, filepath.Join(proc, pid)))
+	w.answers.proc = proc
+	agent := w.agent()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		answer, err := agent.Mapped(t.Context(), &agentapi.MappedRequest{Suffix: "/sleep"})
+		must(t, err)
+		if len(answer.GetFiles()) == 1 {
+			if got := answer.GetFiles()[0]; got.GetDigest() != tree.Sum(data).String() || got.GetCommand() != "sleep" {
+				t.Errorf("%v", got)
+			}
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%v", answer)
+		}
+	}
+	if _, err := agent.Mapped(t.Context(), &agentapi.MappedRequest{Suffix: "/"}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a suffix that all files have: %v", err)
+	}
+}
+
+func TestItListensAgainWhenTheDeviceIsReset(t *testing.T) {
+	w := newWorld(t)
+	w.agent()
+	must(t, (<-w.listeners).Close())
+	var err error
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		var agent *transport.Agent
+		if agent, err = w.connect(w.operator); err == nil {
+			_, err = agent.Status(t.Context(), &agentapi.StatusRequest{})
+			must(t, agent.Close())
+			if err == nil {
+				return
+			}
+		}
+	}
+	t.Errorf("no answer again: %v", err)
+}
+
+func TestGarbageAndManyCallsLeaveNothingBehind(t *testing.T) {
+	w := newWorld(t)
+	agent := w.agent()
+	_, err := agent.Status(t.Context(), &agentapi.StatusRequest{})
+	must(t, err)
+	before := runtime.NumGoroutine()
+	for range 20 {
+		conn, err := tls.Dial("unix", w.socket, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}) //nolint:gosec // a stranger
+		if err == nil {
+			_, _ = conn.Write([]byte("garbage")) // whether it is taken is no matter
+			_ = conn.Close()
+		}
+		raw, err := net.Dial("unix", w.socket)
+		must(t, err)
+		_, _ = raw.Write(bytes.Repeat([]byte{0xff}, 1000))
+		must(t, raw.Close())
+	}
+	for range 300 {
+		_, err := agent.Status(t.Context(), &agentapi.StatusRequest{})
+		must(t, err)
+	}
+	for end := time.Now().Add(15 * time.Second); runtime.NumGoroutine() > before+2; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
+		}
+	}
+}
