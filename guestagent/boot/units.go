@@ -40,7 +40,8 @@ OOMScoreAdjust=-900
 `
 
 // layerDropIn keeps systemd from unmounting at shutdown, or at a soft-reboot, what everything runs from; at the end
-// systemd-shutdown does it. The name has a prefix's form: it applies to all mounts in /run/sharedos/layers.
+// systemd-shutdown does it. The names of its directories have a prefix's form: it applies to all layers, and to the
+// modules of a kernel that is not the stack's.
 const layerDropIn = `[Unit]
 DefaultDependencies=no
 `
@@ -90,8 +91,9 @@ func installService(executable, privateNode string) error {
 	}
 	files := map[string]string{
 		AgentUnit: agentService,
-		filepath.Join("run-sharedos-layers-.mount.d", "50-sharedos.conf"): layerDropIn,
-		"run-sharedos-private.mount":                                      mountUnit("Private disk", privateNode, mounts.PrivateDir, "ext4", privateOptions),
+		"run-sharedos-layers-.mount.d/50-sharedos.conf": layerDropIn,
+		"usr-lib-modules-.mount.d/50-sharedos.conf":     layerDropIn,
+		"run-sharedos-private.mount":                    mountUnit("Private disk", privateNode, mounts.PrivateDir, "ext4", privateOptions),
 	}
 	for _, tree := range mounts.PrivateTrees {
 		files[tree.Path+".mount"] = mountUnit("Private disk at /"+tree.Path, filepath.Join(mounts.PrivateDir, tree.Name), "/"+tree.Path, "none", "bind")
