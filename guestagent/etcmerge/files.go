@@ -30,6 +30,9 @@ func temporaryName(name string) string {
 
 // entryAt reads what is at a path, nil if nothing is, or if something on the way is not a directory.
 func entryAt(root *os.Root, name string) (*tree.Entry, error) {
+	if plain, err := plainParents(root, name); err != nil || !plain {
+		return nil, err
+	}
 	info, err := root.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil //nolint:nilnil // nothing there is an answer
@@ -62,6 +65,25 @@ func entryAt(root *os.Root, name string) (*tree.Entry, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// plainParents reports whether all directories on the way to a path are that, and no links: a release has nothing
+// behind a link, so what is there is this VM's own.
+func plainParents(root *os.Root, name string) (bool, error) {
+	for parent := path.Dir(name); parent != "."; parent = path.Dir(parent) {
+		info, err := root.Lstat(parent)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+			return false, nil
+		case err != nil && parent != path.Dir(parent) && path.Dir(parent) != ".":
+			continue // a link further up: it is told there
+		case err != nil:
+			return false, err
+		case !info.IsDir():
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func digestAt(root *os.Root, name string) (digest tree.Digest, err error) {

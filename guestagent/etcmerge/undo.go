@@ -117,8 +117,14 @@ func (c Carrier) Undo(ctx context.Context) (err error) {
 func (c Carrier) restore(live *os.Root, steps []step) error {
 	var back []step
 	for _, s := range slices.Backward(steps) {
-		if err := live.Remove(temporaryName(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+		plain, err := plainParents(live, s.Path)
+		if err != nil {
 			return err
+		}
+		if plain {
+			if err := live.Remove(temporaryName(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		now, err := entryAt(live, s.Path)
 		if err != nil {
