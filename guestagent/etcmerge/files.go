@@ -70,20 +70,19 @@ func entryAt(root *os.Root, name string) (*tree.Entry, error) {
 // plainParents reports whether all directories on the way to a path are that, and no links: a release has nothing
 // behind a link, so what is there is this VM's own.
 func plainParents(root *os.Root, name string) (bool, error) {
+	var trouble error
 	for parent := path.Dir(name); parent != "."; parent = path.Dir(parent) {
 		info, err := root.Lstat(parent)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 			return false, nil
-		case err != nil && parent != path.Dir(parent) && path.Dir(parent) != ".":
-			continue // a link further up: it is told there
 		case err != nil:
-			return false, err
+			trouble = err // of a link further up that leads out of the root, perhaps: it is found there
 		case !info.IsDir():
 			return false, nil
 		}
 	}
-	return true, nil
+	return trouble == nil, trouble
 }
 
 func digestAt(root *os.Root, name string) (digest tree.Digest, err error) {
