@@ -71,7 +71,9 @@ func (c *connection) get(ctx context.Context) (Backend, error) {
 	case c.failed != nil:
 		return nil, c.failed
 	}
-	backend, err := c.open(ctx, c.config)
+	bounded, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	backend, err := c.open(bounded, c.config)
 	if err != nil {
 		err = &openError{uri: c.config.URI, pool: c.config.Pool, cause: err}
 		if ctx.Err() == nil {

@@ -16,6 +16,8 @@ const (
 	vmWriteTimeout = 10 * time.Minute
 	deleteTimeout  = 10 * time.Minute
 	readTimeout    = 2 * time.Minute
+	// openTimeout bounds connecting to the host, the start of its libvirt included.
+	openTimeout = time.Minute
 	// lookTimeout bounds the look at what an operation left behind that failed or was interrupted.
 	lookTimeout = 20 * time.Second
 )

@@ -1,7 +1,6 @@
 package provider_test
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -12,10 +11,7 @@ import (
 // TestBadConfigurationIsRefused puts every mistake into one configuration: Terraform tells them all at once.
 func TestBadConfigurationIsRefused(t *testing.T) {
 	t.Parallel()
-	vm := func(memory, disk, body string) string {
-		return sized(memory, disk, body)
-	}
-	plain := func(body string) string { return vm("512MiB", "4GiB", body) }
+	digits := "sha256:" + strings.Repeat("0", 64)
 	mistakes := map[string]struct {
 		config string
 		want   *regexp.Regexp // in the error about it
@@ -29,23 +25,23 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 			says(`Unable to choose the source of base "sourceless"`, "neither debian nor archive is set", "Set one of them"),
 		},
 		"base_name":        {strings.Replace(debian(patched), "debian-13", "Debian 13", 1), says("a name has 1 to 63 lower-case letters")},
-		"unit":             {vm("512MB", "4GiB", ""), says("Unable to read a size", `"512MB" is not a size`, "B, KiB, MiB, GiB and TiB")},
-		"no_unit":          {vm("512", "4GiB", ""), says(`"512" is not a size`)},
-		"little_memory":    {vm("1MiB", "4GiB", ""), says("1MiB is too small", "at least 128MiB")},
-		"odd_disk":         {vm("512MiB", "100000001B", ""), says("no whole number of MiB")},
-		"huge_disk":        {vm("512MiB", "9999999999TiB", ""), says("larger than any disk")},
-		"no_release":       {strings.Replace(plain(""), "sharedos_base.debian.release", `"debian-13"`, 1), says(`Unable to use "debian-13" as base`, "sharedos_base.debian.release")},
-		"two_networks":     {plain(`interfaces = { lan = { bridge = "br0", network = "default" } }`), says(`interfaces["lan"]`, "exactly one of user, bridge, network", "bridge, network")},
-		"no_network":       {plain(`interfaces = { lan = {} }`), says(`interfaces["lan"]`, "none of them is set")},
-		"port":             {plain(`interfaces = { lan = { user = { forwards = { "http" = 80 } } } }`), says("TCP port from 1 to 65535")},
-		"two_checks":       {plain(`refresh = { health_checks = { web = { unit = "a", tcp = "b:1" } } }`), says(`refresh.health_checks["web"]`, "unit, tcp")},
-		"check_elsewhere":  {plain(`refresh = { health_checks = { web = { http = "http://example.com/" } } }`), says("not the guest's loopback")},
-		"strategy":         {plain(`refresh = { strategy = "kexec" }`), says(`"live" "next_boot"`)},
-		"impact":           {plain(`refresh = { max_impact = "much" }`), says(`"soft_reboot"`, `"much"`)},
-		"settle":           {plain(`refresh = { settle = "5" }`), says("duration from 0s to 24h")},
-		"key":              {plain(`ssh_authorized_keys = ["one\ntwo"]`), says("authorized key is one line")},
-		"component_twice":  {plain(fmt.Sprintf(`components = ["sha256:%[1]064d", "sha256:%[1]064d"]`, 7)), says("duplicate")},
-		"unnamed_hostname": {plain(`hostname = "not a name"`), says("host name has labels")},
+		"unit":             {sized("512MB", "4GiB", ""), says("Unable to read a size", `"512MB" is not a size`, "B, KiB, MiB, GiB and TiB")},
+		"no_unit":          {sized("512", "4GiB", ""), says(`"512" is not a size`)},
+		"little_memory":    {sized("1MiB", "4GiB", ""), says("1MiB is too small", "at least 128MiB")},
+		"odd_disk":         {sized("512MiB", "100000001B", ""), says("no whole number of MiB")},
+		"huge_disk":        {sized("512MiB", "9999999999TiB", ""), says("larger than any disk")},
+		"no_release":       {strings.Replace(web(""), "sharedos_base.debian.release", `"debian-13"`, 1), says(`Unable to use "debian-13" as base`, "sharedos_base.debian.release")},
+		"two_networks":     {web(`interfaces = { lan = { bridge = "br0", network = "default" } }`), says(`interfaces["lan"]`, "exactly one of user, bridge, network", "bridge, network")},
+		"no_network":       {web(`interfaces = { lan = {} }`), says(`interfaces["lan"]`, "none of them is set")},
+		"port":             {web(`interfaces = { lan = { user = { forwards = { "http" = 80 } } } }`), says("TCP port from 1 to 65535")},
+		"two_checks":       {web(`refresh = { health_checks = { web = { unit = "a", tcp = "b:1" } } }`), says(`refresh.health_checks["web"]`, "unit, tcp")},
+		"check_elsewhere":  {web(`refresh = { health_checks = { web = { http = "http://example.com/" } } }`), says("not the guest's loopback")},
+		"strategy":         {web(`refresh = { strategy = "kexec" }`), says(`"live" "next_boot"`)},
+		"impact":           {web(`refresh = { max_impact = "much" }`), says(`"soft_reboot"`, `"much"`)},
+		"settle":           {web(`refresh = { settle = "5" }`), says("duration from 0s to 24h")},
+		"key":              {web(`ssh_authorized_keys = ["one\ntwo"]`), says("authorized key is one line")},
+		"component_twice":  {web(`components = ["` + digits + `", "` + digits + `"]`), says("duplicate")},
+		"unnamed_hostname": {web(`hostname = "not a name"`), says("host name has labels")},
 	}
 	var config strings.Builder
 	for name, mistake := range mistakes {
