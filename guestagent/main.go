@@ -3,10 +3,15 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/service"
 )
 
 // version is set by the build (-X main.version=).
@@ -17,14 +22,29 @@ func main() {
 		boot.Init()
 	}
 	command := ""
-	if len(os.Args) > 1 {
+	if len(os.Args) == 2 {
 		command = os.Args[1]
 	}
 	switch command {
+	case "serve":
+		if err := serve(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	case "version":
 		fmt.Println(version)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: agent version")
+		fmt.Fprintln(os.Stderr, "usage: agent serve | version")
 		os.Exit(2)
 	}
+}
+
+// serve serves until systemd ends the service.
+func serve() error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := service.Run(ctx, version); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
