@@ -71,13 +71,13 @@ func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, p
 		}
 	}
 	backend, err := r.connection.get(ctx)
-	if errors.Is(err, errUnknownConfig) {
+	switch {
+	case errors.Is(err, errUnknownConfig):
 		return diags
+	case err != nil:
+		return append(diags, failed(failure{do: "plan", object: baseName(spec.Name), err: err})...)
 	}
-	var prepared *publish.Prepared
-	if err == nil {
-		prepared, err = backend.Publisher().PrepareCached(ctx, spec)
-	}
+	prepared, err := backend.Publisher().PrepareCached(ctx, spec)
 	switch {
 	case errors.Is(err, publish.ErrNotCached):
 		return diags

@@ -299,7 +299,7 @@ func TestAnUnreachableHostIsNotAnEmptyOne(t *testing.T) {
 		resource.TestStep{Config: debian(patched)},
 		resource.TestStep{
 			PreConfig: func() { world.SetFailure(unreachable) }, Config: debian(patched),
-			ExpectError: says("Unable to read base \"debian-13\"", "pool \"sharedos\" at qemu:///system", "connection refused", "virsh --connect qemu:///system", "State is kept"),
+			ExpectError: says("Unable to read base \"debian-13\"", "pool \"sharedos\" at qemu:///system", "connection refused", "virsh --connect 'qemu:///system'", "State is kept"),
 		},
 		resource.TestStep{
 			PreConfig: func() { world.SetFailure(nil) }, Config: debian(patched),

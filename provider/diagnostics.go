@@ -58,7 +58,7 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, context.DeadlineExceeded) && timeout != "":
 		return fmt.Sprintf("It took longer than %s allows. What was done is kept: apply again, with a larger %s if the host is slow.", timeout, timeout)
 	case errors.As(err, &open):
-		return fmt.Sprintf("Check that libvirt answers, with: virsh --connect %s pool-list --all. "+
+		return fmt.Sprintf("Check that libvirt answers, with: virsh --connect '%s' pool-list --all. "+
 			"Another libvirt or pool is chosen with uri and pool in the provider block. State is kept as it was.", open.uri)
 	case errors.Is(err, hypervisor.ErrUnreachable), errors.Is(err, store.ErrUnreachable):
 		return "Check that libvirt runs and answers, then apply again. State is kept as it was."
