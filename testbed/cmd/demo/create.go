@@ -54,10 +54,11 @@ func (d *demo) create(ctx context.Context) error {
 	return nil
 }
 
-// choosePorts makes two VMs, on ports that are free here.
+// choosePorts names the VMs, and gives them ports that are free here.
 func (d *demo) choosePorts() error {
 	ports := map[string]map[string]uint16{}
-	for _, key := range []string{"a", "b"} {
+	for i := range d.count {
+		key := string(rune('a' + i))
 		ports[key] = map[string]uint16{}
 		for _, service := range []string{"http", "ssh"} {
 			port, err := testbed.FreePort()

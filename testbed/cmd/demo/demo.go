@@ -23,19 +23,20 @@ type demo struct {
 	pool string
 	work *workspace.Workspace
 	host *host.Host
-	// vms are the VMs' names, sorted.
-	vms []string
+	// count is how many VMs are made; vms are their names, sorted.
+	count int
+	vms   []string
 }
 
-func newDemo(ctx context.Context, bed *testbed.Testbed, dir, provider, terraform, example string, out *report) (*demo, error) {
+func newDemo(ctx context.Context, s settings, bed *testbed.Testbed, dir string, out *report) (*demo, error) {
 	cache, err := testbed.CacheDir()
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{out: out, bed: bed, dir: dir, pool: filepath.Join(dir, "pool")}
+	d := &demo{out: out, bed: bed, dir: dir, count: s.vms, pool: filepath.Join(dir, "pool")}
 	key := filepath.Join(dir, "operator.key")
 	d.work, err = workspace.New(workspace.Config{
-		Terraform: terraform, Provider: provider, Configuration: os.DirFS(example), Dir: filepath.Join(dir, "tf"),
+		Terraform: s.terraform, Provider: s.provider, Configuration: os.DirFS(s.example), Dir: filepath.Join(dir, "tf"),
 		Env: []string{
 			"SHAREDOS_URI=" + bed.URI(), "SHAREDOS_POOL_PATH=" + d.pool, "SHAREDOS_OPERATOR_KEY=" + key,
 			"SHAREDOS_CACHE=" + cache, "SHAREDOS_STATE_DIR=" + bed.StateDir(),

@@ -28,18 +28,29 @@ func main() {
 	provider := flag.String("provider", "bin/terraform-provider-sharedos", "the provider that was built")
 	terraform := flag.String("terraform", "terraform", "Terraform or OpenTofu")
 	example := flag.String("example", "examples/quickstart", "the configuration to apply")
+	count := flag.Int("vms", 2, "how many VMs to make")
 	keep := flag.Bool("keep", false, "keep the directory with logs and consoles, even after success")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	if err := run(ctx, *provider, *terraform, *example, *keep); err != nil {
+	if err := run(ctx, settings{*provider, *terraform, *example, *count, *keep}); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", printable(err.Error()))
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, provider, terraform, example string, keep bool) (err error) {
-	if terraform == "" {
+// settings are what the command line says.
+type settings struct {
+	provider, terraform, example string
+	vms                          int
+	keep                         bool
+}
+
+func run(ctx context.Context, s settings) (err error) {
+	if s.vms < 1 || s.vms > 26 {
+		return fmt.Errorf("-vms %d: the demo makes 1 to 26 VMs", s.vms)
+	}
+	if s.terraform == "" {
 		return errors.New("neither terraform nor tofu is in PATH; install one of them")
 	}
 	out := newReport(os.Stdout)
@@ -48,7 +59,7 @@ func run(ctx context.Context, provider, terraform, example string, keep bool) (e
 	if err != nil {
 		return fmt.Errorf("make a directory to work in: %w", err)
 	}
-	defer func() { err = errors.Join(err, leave(ctx, dir, keep || err != nil, out)) }()
+	defer func() { err = errors.Join(err, leave(ctx, dir, s.keep || err != nil, out)) }()
 
 	out.title("A libvirt of the demo's own")
 	out.step("starting virtlogd and libvirtd in " + dir)
@@ -59,7 +70,7 @@ func run(ctx context.Context, provider, terraform, example string, keep bool) (e
 	defer func() { err = errors.Join(err, bed.Close(), nothingRuns(dir)) }()
 	out.step("it answers at " + bed.URI())
 
-	d, err := newDemo(ctx, bed, dir, provider, terraform, example, out)
+	d, err := newDemo(ctx, s, bed, dir, out)
 	if err != nil {
 		return err
 	}
