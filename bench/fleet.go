@@ -150,5 +150,5 @@ func (f *fleet) release(ctx context.Context) (tree.Digest, error) {
 		}
 		return tree.ParseDigest(base.Release)
 	}
-	return tree.Digest{}, errors.New("Terraform's state has no base")
+	return tree.Digest{}, errors.New("no base in Terraform's state")
 }

@@ -96,7 +96,7 @@ func start(ctx context.Context, dir string) (*Testbed, error) {
 	if err := os.RemoveAll(filepath.Join(dir, "run")); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"etc", "lib", "run", "log", "cache", "state", "console"} {
+	for _, name := range []string{"etc", "lib", "run", "log", "cache", "state"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			return nil, err
 		}
@@ -123,6 +123,13 @@ func (b *Testbed) startInit(ctx context.Context) error {
 	script := "set -e\nmount --make-rslave /\nmount -t proc proc /proc\n"
 	for _, p := range private {
 		script += fmt.Sprintf("mkdir -p %s\nmount --bind %q %s\n", p.at, filepath.Join(b.dir, p.name), p.at)
+	}
+	hide, err := emulated(ctx)
+	if err != nil {
+		return fmt.Errorf("try KVM: %w", err)
+	}
+	if hide {
+		script += "if [ -e /dev/kvm ]; then mount --bind /dev/null /dev/kvm; fi\n"
 	}
 	script += "echo ready\nexec env --ignore-signal=CHLD sleep infinity\n"
 
@@ -252,9 +259,6 @@ func (b *Testbed) Dir() string { return b.dir }
 
 // StateDir is where what runs beside domains is recorded; what is recorded there ends with the testbed.
 func (b *Testbed) StateDir() string { return filepath.Join(b.dir, "state") }
-
-// ConsoleDir is a directory for the console logs of guests.
-func (b *Testbed) ConsoleDir() string { return filepath.Join(b.dir, "console") }
 
 // Close ends libvirt, every domain and what runs beside them. The directory stays.
 func (b *Testbed) Close() error {

@@ -30,7 +30,7 @@ func TestTwoTestbedsRunSideBySide(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if a.Name("vm") == a.Name("vm") || a.Dir() == b.Dir() {
+	if first, second := a.Name("vm"), a.Name("vm"); first == second || a.Dir() == b.Dir() {
 		t.Error("names or directories are the same")
 	}
 }

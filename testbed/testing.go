@@ -115,8 +115,9 @@ func (b *Testbed) keepLogs(t testing.TB) {
 		base = filepath.Join(os.TempDir(), "sharedos-failed")
 	}
 	to := filepath.Join(base, strings.NewReplacer("/", "_", " ", "_").Replace(t.Name())+time.Now().Format("-150405"))
-	for _, name := range []string{"console", "log"} {
-		if err := os.CopyFS(filepath.Join(to, name), os.DirFS(filepath.Join(b.dir, name))); err != nil {
+	for name, from := range map[string]string{"console": filepath.Join(b.StateDir(), "console"), "log": filepath.Join(b.dir, "log")} {
+		err := os.CopyFS(filepath.Join(to, name), os.DirFS(from))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // no guest, no consoles
 			t.Logf("keep the logs of the failed test: %v", err)
 		}
 	}

@@ -236,7 +236,7 @@ func (s *seeder) createTemporary(from int, name string, to int, relative string)
 	if err := unix.Fstat(source, &stat); err != nil {
 		return err
 	}
-	key := inode{uint64(stat.Dev), stat.Ino}
+	key := inode{stat.Dev, stat.Ino}
 	if first, known := s.links[key]; known && stat.Nlink > 1 && !isDirectory(stat) {
 		return unix.Linkat(s.top, first, to, seedTemporary, 0)
 	}

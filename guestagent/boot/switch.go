@@ -84,7 +84,7 @@ func emptyRoot() (err error) {
 	if fileSystem.Type != unix.RAMFS_MAGIC && fileSystem.Type != unix.TMPFS_MAGIC {
 		return fmt.Errorf("/ is of file system type %#x, not an initramfs", fileSystem.Type)
 	}
-	return emptyDirectory(root, uint64(stat.Dev), 0)
+	return emptyDirectory(root, stat.Dev, 0)
 }
 
 func emptyDirectory(directory int, device uint64, depth int) error {
@@ -100,7 +100,7 @@ func emptyDirectory(directory int, device uint64, depth int) error {
 		if err != nil {
 			return err
 		}
-		if uint64(stat.Dev) != device {
+		if stat.Dev != device {
 			continue
 		}
 		flags := 0

@@ -243,7 +243,7 @@ func (v verified) swap() (swapped, error) {
 	if err := v.enter(Swapped, nil); err != nil {
 		return swapped{}, err
 	}
-	return swapped{v.run}, nil
+	return swapped(v), nil
 }
 
 // act swaps /usr and carries /etc.
@@ -264,7 +264,7 @@ func (s swapped) act(ctx context.Context) (restarted, error) {
 	if err := s.enter(Restarted, func(record *Record) { record.Renewed = true }); err != nil {
 		return restarted{}, err
 	}
-	return restarted{s.run}, nil
+	return restarted(s), nil
 }
 
 // act renews what uses what changed.
@@ -276,7 +276,7 @@ func (s restarted) act(ctx context.Context) (checking, error) {
 	if err := s.enter(Checking, nil); err != nil {
 		return checking{}, err
 	}
-	return checking{s.run}, nil
+	return checking(s), nil
 }
 
 // act waits until all that was healthy before is so again, and stays so.
@@ -287,7 +287,7 @@ func (s checking) act(ctx context.Context) (committed, error) {
 	if err := s.enter(Committed, nil); err != nil {
 		return committed{}, err
 	}
-	return committed{s.run}, nil
+	return committed(s), nil
 }
 
 // act makes the stack the one that is booted next.

@@ -36,7 +36,7 @@ var (
 type fault int
 
 const (
-	noFault fault = iota
+	_ fault = iota
 	// failing makes the operation fail without an effect.
 	failing
 	// dyingBefore and dyingAfter end the agent before or after the operation's effect.

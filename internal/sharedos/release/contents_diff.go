@@ -22,7 +22,7 @@ func DiffContents(old, new io.Reader, changed func(path string, old, new *tree.E
 		return err
 	}
 	for !from.ended || !to.ended {
-		order := 0
+		var order int
 		switch {
 		case from.ended:
 			order = 1

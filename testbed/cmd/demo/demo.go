@@ -130,7 +130,7 @@ func (d *demo) resources(ctx context.Context) (baseValues, map[string]vmValues, 
 		}
 	}
 	if bases != 1 || len(vms) == 0 {
-		return base, nil, fmt.Errorf("Terraform's state has %d bases and %d VMs; the demo is about one base and some VMs", bases, len(vms))
+		return base, nil, fmt.Errorf("%d bases and %d VMs are in Terraform's state; the demo is about one base and some VMs", bases, len(vms))
 	}
 	d.vms = d.vms[:0]
 	for name := range vms {

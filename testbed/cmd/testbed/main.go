@@ -54,7 +54,7 @@ func run(args []string) (int, error) {
 func command(ctx context.Context, bed *testbed.Testbed, args []string) (int, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), "SHAREDOS_URI="+bed.URI(), "SHAREDOS_STATE_DIR="+bed.StateDir(), "SHAREDOS_CONSOLE_DIR="+bed.ConsoleDir())
+	cmd.Env = append(os.Environ(), "SHAREDOS_URI="+bed.URI(), "SHAREDOS_STATE_DIR="+bed.StateDir())
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
 	err := cmd.Run()
