@@ -84,6 +84,12 @@ type Policy struct {
 	Obstacle string
 }
 
+// modules is where the modules of the running kernel are. A swap keeps them whatever the new stack brings, so who
+// uses them (systemd-udevd maps their index) is not concerned.
+func (p Policy) modules() string {
+	return "usr/lib/modules/" + p.RunningKernel + "/"
+}
+
 // Affected is a unit that uses what changes.
 type Affected struct {
 	Unit      string
@@ -143,7 +149,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 			g = &gathered{name: p.Unit, session: p.Session}
 			units[p.Unit] = g
 		}
-		g.process(changes, &snapshot, p)
+		g.process(changes, &snapshot, p, policy.modules())
 	}
 	for name, g := range units {
 		if snapshot.Fresh == (Device{}) {
@@ -213,7 +219,7 @@ type gathered struct {
 	commands []string
 }
 
-func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process) {
+func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, modules string) {
 	affected := ""
 	note := func(list *pathList, name string) {
 		if affected == "" {
@@ -228,7 +234,7 @@ func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process) {
 		}
 	}
 	for _, use := range p.Uses {
-		if !changes.Differs(use.Path) || !snapshot.stale(p, use) {
+		if !changes.Differs(use.Path) || strings.HasPrefix(use.Path, modules) || !snapshot.stale(p, use) {
 			continue
 		}
 		if use.Mapped {

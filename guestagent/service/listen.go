@@ -24,12 +24,12 @@ const (
 )
 
 // serve answers on listeners that listen makes, until ctx ends. A listener that fails is made anew: the CID of a VM
-// changes, and the vsock device can be reset. ready is called once the first one listens.
-func serve(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, say func(error)) error {
+// changes, and the vsock device can be reset. ready is called once the first one listens, left after each connection.
+func serve(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, left func(), say func(error)) error {
 	wait := firstPause
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := serveOnce(ctx, listen, answers, &ready)
+		err := serveOnce(ctx, listen, answers, &ready, left)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -48,12 +48,12 @@ func serve(ctx context.Context, listen func() (net.Listener, error), answers age
 	return nil
 }
 
-func serveOnce(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready *func() error) (err error) {
+func serveOnce(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready *func() error, left func()) (err error) {
 	listener, err := listen()
 	if err != nil {
 		return err
 	}
-	limited := &limitedListener{Listener: listener, slots: make(chan struct{}, maxConnections), closed: make(chan struct{})}
+	limited := &limitedListener{Listener: listener, slots: make(chan struct{}, maxConnections), closed: make(chan struct{}), left: left}
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the server: %w", err), limited.Close())
@@ -78,7 +78,9 @@ func serveOnce(ctx context.Context, listen func() (net.Listener, error), answers
 // limitedListener takes a bounded number of connections, each with a bound on silence.
 type limitedListener struct {
 	net.Listener
-	slots  chan struct{}
+	slots chan struct{}
+	// left is called after a connection has ended.
+	left   func()
 	once   sync.Once
 	closed chan struct{}
 	err    error
@@ -95,7 +97,10 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		<-l.slots
 		return nil, err
 	}
-	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { <-l.slots })}, nil
+	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() {
+		<-l.slots
+		l.left()
+	})}, nil
 }
 
 // Close closes the listener once; ttrpc closes it, too.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -203,8 +202,6 @@ func (a *answerer) Put(_ context.Context, request *agentapi.PutRequest) (*agenta
 func (a *answerer) Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.AssessResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, assessLimit)
 	defer cancel()
-	// What it took is given back: it is many times what the agent needs otherwise.
-	defer debug.FreeOSMemory()
 	impact, err := a.engine.Assess(ctx, request.GetTarget())
 	if err != nil {
 		return nil, failure(fmt.Errorf("assess: %w", err))

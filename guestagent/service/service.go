@@ -83,10 +83,16 @@ func Run(ctx context.Context, version string) error {
 		version: version, engine: engine, blobs: blobs, disks: liveDisks{}, system: observer{system, manager},
 		booted: record.Stack, privateDir: mounts.PrivateDir, proc: "/proc",
 	}
+	tidy := func() {
+		if err := giveBack(); err != nil {
+			say(fmt.Errorf("memory is not given back: %w", err))
+		}
+	}
 	ready := func() error {
 		if answers.ready, err = uptime("/proc"); err != nil {
 			return err
 		}
+		tidy()
 		return notifyReady(ctx)
 	}
 	listen := func() (net.Listener, error) {
@@ -96,7 +102,7 @@ func Run(ctx context.Context, version string) error {
 		}
 		return transport.NewListener(inner, transport.ServerConfig(certificate, operators)), nil
 	}
-	return serve(ctx, listen, answers, ready, say)
+	return serve(ctx, listen, answers, ready, tidy, say)
 }
 
 // markGood waits until the system is up, and tells that the stack that it booted is one that comes up.

@@ -36,7 +36,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	w.mustBeSettled(t)
 	booted := w.status(t, name)
 
-	w.work.Variables["archive"] = debianTar(t, nil)
+	w.work.Variables["archive"] = patchedTar(t)
 	w.applyUntil(t, stepRefresh)
 	w.mustApply(t)
 	mustServe(t, port)
@@ -57,7 +57,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 // Parts of the lines that Terraform and the provider tell while they are in a step.
 const (
 	stepBuild   = "mmdebstrap"
-	stepUpload  = "uploading layer"
+	stepUpload  = "uploading the layer"
 	stepBoot    = "waiting for the agent"
 	stepRefresh = "refresh: "
 )

@@ -38,7 +38,7 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 		t.Fatalf("the VM runs %s and is %s", booted.GetStack().GetBase(), booted.GetSystemState())
 	}
 
-	w.work.Variables["archive"] = debianTar(t, nil)
+	w.work.Variables["archive"] = patchedTar(t)
 	w.planTellsThePatch(t, vm)
 	w.refusesATamperedLayer(t, name, booted)
 	w.goesBackWhenHealthFails(t, name, booted)
@@ -52,13 +52,16 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 	if patched.GetBootId() != booted.GetBootId() {
 		t.Fatal("the VM was rebooted by a live refresh")
 	}
-	if !slices.ContainsFunc(patched.GetPending(), func(s string) bool { return strings.Contains(s, "kernel") }) {
-		t.Errorf("the new kernel is not pending: %v", patched.GetPending())
+	oldKernel, newKernel := w.kernel(t, old), w.kernel(t, w.release(t))
+	pending := slices.ContainsFunc(patched.GetPending(), func(s string) bool { return strings.Contains(s, newKernel) })
+	if pending != (oldKernel != newKernel) {
+		t.Errorf("kernel %s became %s, and pending is %v", oldKernel, newKernel, patched.GetPending())
 	}
 	if remaining := patched.GetLast().GetRemaining(); len(remaining) > 0 {
 		t.Errorf("processes still run old code: %v", remaining)
 	}
-	w.runsTheNewLibrary(t, name, "/libssl.so.3", "nginx.service")
+	w.runsTheNewLibrary(t, name, libssl, "nginx.service")
+	w.runsTheNewLibrary(t, name, libcrypto, "ssh.service")
 	w.mustBeSettled(t)
 
 	if err := w.host.Fleet.Hypervisor.PowerOff(t.Context(), name); err != nil {
@@ -66,7 +69,7 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 	}
 	w.mustApply(t) // it is to run, so that it is started again: from the definition, with the new kernel
 	rebooted := w.status(t, name)
-	if rebooted.GetStack().GetBase() != w.release(t).String() || rebooted.GetKernel() == booted.GetKernel() || len(rebooted.GetPending()) > 0 {
+	if rebooted.GetStack().GetBase() != w.release(t).String() || rebooted.GetKernel() != newKernel || len(rebooted.GetPending()) > 0 {
 		t.Errorf("after a power cycle it runs base %s, kernel %s, pending %v",
 			rebooted.GetStack().GetBase(), rebooted.GetKernel(), rebooted.GetPending())
 	}
@@ -167,7 +170,7 @@ func flip(t *testing.T, path string, offset int64) func() {
 func (w *world) goesBackWhenHealthFails(t *testing.T, name string, booted *agentapi.StatusResponse) {
 	t.Helper()
 	// True while the old OpenSSL is installed, and only then.
-	check := []string{"/bin/sh", "-c", "dpkg-query -W -f '${Version}' libssl3t64 | grep -qx '" + w.installed(t, booted, "libssl3t64") + "'"}
+	check := []string{"/bin/sh", "-c", "sha256sum /usr/lib/*" + libssl + " | grep -q " + w.digest(t, w.running(t, booted), libssl).Hex()}
 	healthy := w.work.Variables["health"]
 	w.work.Variables["health"] = map[string]any{"old-openssl": map[string]any{"command": check}}
 	err := w.apply(t)
@@ -185,24 +188,24 @@ func (w *world) goesBackWhenHealthFails(t *testing.T, name string, booted *agent
 	}
 }
 
-// installed is the version of a package in the release that a VM runs.
-func (w *world) installed(t *testing.T, status *agentapi.StatusResponse, name string) string {
+// running is the release that a VM runs.
+func (w *world) running(t *testing.T, status *agentapi.StatusResponse) tree.Digest {
 	t.Helper()
 	id, err := tree.ParseDigest(status.GetStack().GetBase())
 	if err != nil {
 		t.Fatal(err)
 	}
+	return id
+}
+
+// kernel is the kernel of a release.
+func (w *world) kernel(t *testing.T, id tree.Digest) string {
+	t.Helper()
 	manifest, err := w.host.Publisher.Get(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range manifest.Packages {
-		if p.Name == name {
-			return p.Version
-		}
-	}
-	t.Fatalf("release %s has no package %s", id, name)
-	return ""
+	return manifest.Kernel.Release
 }
 
 // mustRun fails unless the VM runs what it ran, without a reboot, and nothing is under way in it.

@@ -21,55 +21,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
-
-// packages are what the guests of these tests hold.
-var packages = []string{
-	"linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs", "iproute2", "openssh-server", "nginx-light",
-}
-
-// debianTar returns an archive of Debian 13 with the updates of the given suites: made once, and cached.
-func debianTar(t *testing.T, suites []string) string {
-	t.Helper()
-	cache, err := testbed.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	debian := &source.Debian{Suite: "trixie", AdditionalSuites: suites, Packages: packages, CacheDir: filepath.Join(cache, "debian")}
-	input, err := debian.Fingerprint(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(cache, "archives", tree.Sum([]byte(input)).Hex()+".tar")
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	stream, err := debian.Open(ctx, func(string, int64, int64) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	file, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = io.Copy(file, stream)
-	if err = errors.Join(err, stream.Close(), file.Close()); err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		t.Fatal(errors.Join(err, os.Remove(file.Name())))
-	}
-	return path
-}
 
 // world is a libvirt, a Terraform workspace on it, and a look at both from beside.
 type world struct {
