@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -33,32 +34,39 @@ func (d *demo) mapped(ctx context.Context, name, suffix string) (_ []*agentapi.M
 	return answer.GetFiles(), nil
 }
 
-// digest returns the digest of the one regular file of that name in a release, by its contents list.
-func (d *demo) digest(ctx context.Context, id tree.Digest, name string) (tree.Digest, error) {
+// changedCode returns the programs and shared libraries of a release that differ from those of an earlier one.
+func (d *demo) changedCode(ctx context.Context, before, after tree.Digest) ([]tree.Entry, error) {
+	old, err := d.contents(ctx, before)
+	if err != nil {
+		return nil, err
+	}
+	is, err := d.contents(ctx, after)
+	if err != nil {
+		return nil, err
+	}
+	var changed []tree.Entry
+	err = release.DiffContents(old, is, func(_ string, _, new *tree.Entry) error {
+		if new != nil && isCode(*new) {
+			changed = append(changed, *new)
+		}
+		return nil
+	})
+	return changed, err
+}
+
+// isCode tells what processes map to run.
+func isCode(e tree.Entry) bool {
+	if e.Type != tree.Regular || !strings.HasPrefix(e.Path, "usr/") || strings.HasPrefix(e.Path, "usr/lib/modules/") {
+		return false
+	}
+	return strings.Contains(path.Base(e.Path), ".so") || strings.Contains(e.Path, "/bin/") || strings.Contains(e.Path, "/sbin/")
+}
+
+func (d *demo) contents(ctx context.Context, id tree.Digest) (io.Reader, error) {
 	manifest, err := d.host.Publisher.Get(ctx, id)
 	if err != nil {
-		return tree.Digest{}, err
+		return nil, err
 	}
-	contents, err := d.host.Store.GetBlob(ctx, manifest.Contents)
-	if err != nil {
-		return tree.Digest{}, err
-	}
-	var found []tree.Entry
-	reader := release.NewContentsReader(bytes.NewReader(contents))
-	for {
-		entry, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return tree.Digest{}, err
-		}
-		if entry.Type == tree.Regular && path.Base(entry.Path) == name {
-			found = append(found, entry)
-		}
-	}
-	if len(found) != 1 {
-		return tree.Digest{}, fmt.Errorf("release %s has %d files of the name %s, not one", id, len(found), name)
-	}
-	return found[0].Digest, nil
+	list, err := d.host.Store.GetBlob(ctx, manifest.Contents)
+	return bytes.NewReader(list), err
 }
