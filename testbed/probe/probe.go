@@ -16,6 +16,12 @@ import (
 // RequestLimit bounds one request. A service that takes longer has failed it.
 const RequestLimit = 5 * time.Second
 
+// StartLimit bounds how long a probe waits for the first request that succeeds: systemd calls a VM up before its
+// network has an address.
+const StartLimit = 30 * time.Second
+
+const startPause = 100 * time.Millisecond
+
 // maxBody bounds what is read of an answer, in bytes.
 const maxBody = 1 << 20
 
@@ -40,18 +46,19 @@ type Probe struct {
 }
 
 // HTTP requests a page on a fresh connection every interval, or as soon as the one before has ended if that took
-// longer. A status of 400 and above is a failure. The first request ends before HTTP returns; the probe starts only
-// if it succeeded, so that every later failure is news. The address must be one of this machine's own.
+// longer. A status of 400 and above is a failure. The probe starts with the first request that succeeds, so that every
+// later failure is news; HTTP returns then, and fails after StartLimit. The address must be an IPv4 address of this
+// machine's own.
 func HTTP(ctx context.Context, address string, interval time.Duration) (*Probe, error) {
 	parsed, err := url.Parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("probe %q: %w", address, err)
 	}
-	if ip := net.ParseIP(parsed.Hostname()); ip == nil || !ip.IsLoopback() {
+	if ip := net.ParseIP(parsed.Hostname()); ip.To4() == nil || !ip.IsLoopback() {
 		return nil, fmt.Errorf("probe %q: only a loopback address may be probed", address)
 	}
 	client := &http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true},
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial},
 		Timeout:   RequestLimit,
 	}
 	return start(ctx, address, interval, func(ctx context.Context) error { return get(ctx, client, address) })
@@ -64,7 +71,7 @@ func TCP(ctx context.Context, address string, interval time.Duration) (*Probe, e
 	if err != nil {
 		return nil, fmt.Errorf("probe %q: %w", address, err)
 	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+	if ip := net.ParseIP(host); ip.To4() == nil || !ip.IsLoopback() {
 		return nil, fmt.Errorf("probe %q: only a loopback address may be probed", address)
 	}
 	return start(ctx, address, interval, func(ctx context.Context) error { return greeting(ctx, address) })
@@ -81,8 +88,8 @@ func start(ctx context.Context, address string, interval time.Duration, ask func
 	if interval <= 0 {
 		return nil, fmt.Errorf("probe %q: the interval %s is not positive", address, interval)
 	}
-	if err := bounded(ctx, ask); err != nil {
-		return nil, fmt.Errorf("probe %q: the first request failed: %w", address, err)
+	if err := reach(ctx, ask); err != nil {
+		return nil, fmt.Errorf("probe %q: not one request succeeded in %s: %w", address, StartLimit, err)
 	}
 	p := &Probe{done: make(chan struct{})}
 	ctx, p.cancel = context.WithCancel(ctx)
@@ -122,6 +129,23 @@ func (p *Probe) run(ctx context.Context, interval time.Duration, ask func(contex
 	}
 }
 
+// reach asks until a request succeeds.
+func reach(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, StartLimit)
+	defer cancel()
+	for {
+		err := bounded(ctx, ask)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(startPause):
+		}
+	}
+}
+
 func bounded(ctx context.Context, ask func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, RequestLimit)
 	defer cancel()
@@ -148,8 +172,7 @@ func get(ctx context.Context, client *http.Client, address string) error {
 }
 
 func greeting(ctx context.Context, address string) error {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	conn, err := dial(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}

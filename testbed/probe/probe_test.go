@@ -1,6 +1,7 @@
 package probe_test
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -132,7 +133,9 @@ func TestAProbeStartsOnlyAgainstWhatAnswersOnThisMachine(t *testing.T) {
 		"not a URL at all": "http://%zz/",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if p, err := probe.HTTP(t.Context(), address, time.Millisecond); err == nil {
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // shorter than StartLimit
+			defer cancel()
+			if p, err := probe.HTTP(ctx, address, time.Millisecond); err == nil {
 				t.Errorf("a probe of %q started, and saw %+v", address, p.Stop())
 			}
 		})

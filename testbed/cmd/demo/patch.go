@@ -136,7 +136,11 @@ func (d *demo) patched(ctx context.Context, w *watched, base tree.Digest) error 
 	report := after.Agent.GetLast()
 	out := d.out
 	out.print("\n  %s\n", w.name)
-	out.fact("delta", "%s attached; its own disk grew by %s", size(added(w.before.Stack, after.Stack)),
+	attached, err := d.added(ctx, w.before.Stack, base)
+	if err != nil {
+		return err
+	}
+	out.fact("delta", "%s attached; its own disk grew by %s", size(attached),
 		size(after.DiskAllocated-w.before.DiskAllocated))
 	var restarted []string
 	for _, r := range report.GetRestarts() {
@@ -235,16 +239,20 @@ func (d *demo) runsNewCode(ctx context.Context, w *watched, base tree.Digest) er
 	return nil
 }
 
-// added counts the bytes of layers that are in one stack and not in the other.
-func added(before, after release.Stack) int64 {
+// added counts the bytes of the layers of a release that a stack does not have.
+func (d *demo) added(ctx context.Context, before release.Stack, base tree.Digest) (int64, error) {
+	manifest, err := d.host.Publisher.Get(ctx, base)
+	if err != nil {
+		return 0, err
+	}
 	var total int64
-	for _, layer := range after.Layers {
+	for _, layer := range manifest.Layers {
 		known := slices.ContainsFunc(before.Layers, func(l release.Layer) bool { return l.ID == layer.ID })
 		if !known {
 			total += layer.Size
 		}
 	}
-	return total
+	return total, nil
 }
 
 func short(d tree.Digest) string { return d.Hex()[:12] }
