@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"path/filepath"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -57,7 +58,7 @@ func (m *baseModel) spec(ctx context.Context, cache string) (publish.Spec, diag.
 	}
 	var model debianModel
 	diags := m.Debian.As(ctx, &model, basetypes.ObjectAsOptions{})
-	debian := source.Debian{Suite: model.Suite.ValueString(), Mirror: model.Mirror.ValueString(), CacheDir: cache}
+	debian := source.Debian{Suite: model.Suite.ValueString(), Mirror: model.Mirror.ValueString(), CacheDir: filepath.Join(cache, "debian")}
 	// Null and empty differ here: null means the suite's own updates and security, empty the main archive alone.
 	if !model.AdditionalSuites.IsNull() {
 		debian.AdditionalSuites = []string{}

@@ -23,9 +23,10 @@ type stackModel struct {
 }
 
 type unitImpactModel struct {
-	Unit   string `tfsdk:"unit"`
-	Level  string `tfsdk:"level"`
-	Reason string `tfsdk:"reason"`
+	Unit   string   `tfsdk:"unit"`
+	Level  string   `tfsdk:"level"`
+	Reason string   `tfsdk:"reason"`
+	Paths  []string `tfsdk:"paths"`
 }
 
 // impactModel is the attribute impact.
@@ -217,6 +218,7 @@ func impactOf(ctx context.Context, impact *agentapi.Impact) (types.Object, diag.
 	for _, unit := range limited(impact.GetUnits()) {
 		model.Units = append(model.Units, unitImpactModel{
 			Unit: guestText(unit.GetUnit()), Level: levelName(unit.GetLevel()), Reason: guestText(unit.GetReason()),
+			Paths: guestTexts(unit.GetPaths()),
 		})
 	}
 	return object(ctx, impactTypes, model, &diags), diags

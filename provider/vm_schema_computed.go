@@ -18,6 +18,7 @@ var (
 	}
 	unitImpactType = types.ObjectType{AttrTypes: map[string]attr.Type{
 		"unit": types.StringType, "level": types.StringType, "reason": types.StringType,
+		"paths": types.ListType{ElemType: types.StringType},
 	}}
 	impactTypes = map[string]attr.Type{
 		"level": types.StringType, "units": types.ListType{ElemType: unitImpactType},
@@ -94,6 +95,7 @@ func impactAttribute() schema.Attribute {
 					"unit":   computedText("Name of the unit."),
 					"level":  computedText("What happens to it."),
 					"reason": computedText("Why."),
+					"paths":  computedTexts("Files that it uses and that change, at most 20 of them."),
 				}},
 			},
 			"reasons": computedTexts("Why more than a restart of units is needed."),

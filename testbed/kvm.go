@@ -11,6 +11,15 @@ import (
 // kvmProbe is how long a guest without a disk has to run before its KVM is taken to work.
 const kvmProbe = 2 * time.Second
 
+// hideKVM puts a file over the device that not even root may write to. libvirtd takes a KVM that it can open for one
+// that works, and asks QEMU all over again, for every VM, when QEMU has no KVM nevertheless.
+const hideKVM = `if [ -e /dev/kvm ]; then
+	: > /var/lib/libvirt/no-kvm
+	mount --bind /var/lib/libvirt/no-kvm /dev/kvm
+	mount -o remount,bind,ro /dev/kvm
+fi
+`
+
 // emulated reports whether guests of the testbed have to be emulated. A host that is a VM itself may have a
 // /dev/kvm on which QEMU ends at once ("failed to set MSR …"); libvirt looks no further than whether it opens, so
 // the testbed then hides it. $SHAREDOS_TEST_KVM=off hides one that breaks later.

@@ -106,6 +106,9 @@ func start(ctx context.Context, dir string) (*Testbed, error) {
 			return nil, err
 		}
 	}
+	if err := b.recallCapabilities(); err != nil {
+		return nil, err
+	}
 	if err := b.startInit(ctx); err != nil {
 		return nil, err
 	}
@@ -129,7 +132,7 @@ func (b *Testbed) startInit(ctx context.Context) error {
 		return fmt.Errorf("try KVM: %w", err)
 	}
 	if hide {
-		script += "if [ -e /dev/kvm ]; then mount --bind /dev/null /dev/kvm; fi\n"
+		script += hideKVM
 	}
 	script += "echo ready\nexec env --ignore-signal=CHLD sleep infinity\n"
 
@@ -264,7 +267,7 @@ func (b *Testbed) StateDir() string { return filepath.Join(b.dir, "state") }
 func (b *Testbed) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	failed := []error{daemon.EndAll(ctx, b.StateDir())}
+	failed := []error{b.keepCapabilities(), daemon.EndAll(ctx, b.StateDir())}
 	select {
 	case <-b.ended:
 	default:

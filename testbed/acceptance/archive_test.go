@@ -64,6 +64,7 @@ func debianTar(t *testing.T, suites []string) string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
+	// The provider's own place for it, so that the demo and these tests build it once together.
 	debian := &source.Debian{Suite: "trixie", AdditionalSuites: suites, Packages: packages, CacheDir: filepath.Join(cache, "debian")}
 	input, err := debian.Fingerprint(ctx)
 	if err != nil {
