@@ -24,12 +24,13 @@ const (
 )
 
 // serve answers on listeners that listen makes, until ctx ends. A listener that fails is made anew: the CID of a VM
-// changes, and the vsock device can be reset. ready is called once the first one listens, left after each connection.
-func serve(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, left func(), say func(error)) error {
+// changes, and the vsock device can be reset. ready is called once the first one listens, passed when a caller came
+// and when one went.
+func serve(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, passed func(), say func(error)) error {
 	wait := firstPause
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := serveOnce(ctx, listen, answers, &ready, left)
+		err := serveOnce(ctx, listen, answers, &ready, passed)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -48,12 +49,12 @@ func serve(ctx context.Context, listen func() (net.Listener, error), answers age
 	return nil
 }
 
-func serveOnce(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready *func() error, left func()) (err error) {
+func serveOnce(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready *func() error, passed func()) (err error) {
 	listener, err := listen()
 	if err != nil {
 		return err
 	}
-	limited := &limitedListener{Listener: listener, slots: make(chan struct{}, maxConnections), closed: make(chan struct{}), left: left}
+	limited := &limitedListener{Listener: listener, slots: make(chan struct{}, maxConnections), closed: make(chan struct{}), passed: passed}
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the server: %w", err), limited.Close())
@@ -79,8 +80,8 @@ func serveOnce(ctx context.Context, listen func() (net.Listener, error), answers
 type limitedListener struct {
 	net.Listener
 	slots chan struct{}
-	// left is called after a connection has ended.
-	left   func()
+	// passed is called when a caller came, and when one went.
+	passed func()
 	once   sync.Once
 	closed chan struct{}
 	err    error
@@ -97,9 +98,10 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		<-l.slots
 		return nil, err
 	}
+	l.passed()
 	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() {
 		<-l.slots
-		l.left()
+		l.passed()
 	})}, nil
 }
 

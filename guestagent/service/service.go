@@ -27,7 +27,9 @@ const (
 	upLimit = 15 * time.Minute
 	upPause = 2 * time.Second
 	// collectAt has the garbage collector keep the heap small: memory counts in every VM, time hardly does here.
-	collectAt = 40
+	collectAt = 15
+	// tidyAfter is how long after a caller came or went memory is given back.
+	tidyAfter = 2 * time.Second
 )
 
 // Run serves until ctx ends. version is what Status tells.
@@ -83,16 +85,19 @@ func Run(ctx context.Context, version string) error {
 		version: version, engine: engine, blobs: blobs, disks: liveDisks{}, system: observer{system, manager},
 		booted: record.Stack, privateDir: mounts.PrivateDir, proc: "/proc",
 	}
-	tidy := func() {
+	// Callers come in bursts, and the handshake of each runs much that their calls do not.
+	tidy := time.AfterFunc(0, func() {
 		if err := giveBack(); err != nil {
 			say(fmt.Errorf("memory is not given back: %w", err))
 		}
-	}
+	})
+	defer tidy.Stop()
+	passed := func() { tidy.Reset(tidyAfter) }
 	ready := func() error {
 		if answers.ready, err = uptime("/proc"); err != nil {
 			return err
 		}
-		tidy()
+		passed()
 		return notifyReady(ctx)
 	}
 	listen := func() (net.Listener, error) {
@@ -102,7 +107,7 @@ func Run(ctx context.Context, version string) error {
 		}
 		return transport.NewListener(inner, transport.ServerConfig(certificate, operators)), nil
 	}
-	return serve(ctx, listen, answers, ready, tidy, say)
+	return serve(ctx, listen, answers, ready, passed, say)
 }
 
 // markGood waits until the system is up, and tells that the stack that it booted is one that comes up.

@@ -89,8 +89,8 @@ type world struct {
 	agentKey  ed25519.PrivateKey
 	socket    string
 	listeners chan net.Listener
-	// left counts connections that ended.
-	left atomic.Int64
+	// passed counts callers that came and that went.
+	passed atomic.Int64
 }
 
 func newWorld(t *testing.T) *world {
@@ -110,7 +110,7 @@ func newWorld(t *testing.T) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- serve(ctx, w.listen, w.answers, func() error { close(ready); return nil }, func() { w.left.Add(1) }, func(err error) { t.Log(err) })
+		ended <- serve(ctx, w.listen, w.answers, func() error { close(ready); return nil }, func() { w.passed.Add(1) }, func(err error) { t.Log(err) })
 	}()
 	t.Cleanup(func() {
 		cancel()
