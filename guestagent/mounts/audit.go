@@ -58,6 +58,9 @@ type Pinned struct {
 //
 // Modules of the running kernel that a swap kept in place are no sign of an old /usr.
 func (u Usr) Audit(proc string, old []Superblock) ([]Pinned, error) {
+	if len(old) == 0 {
+		return nil, nil // of none that was swapped out there is a user
+	}
 	views, err := mountViews(proc)
 	if err != nil {
 		return nil, err
