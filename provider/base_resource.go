@@ -215,12 +215,11 @@ func (r *baseResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 		fail("connecting", err, "")
 		return
 	}
-	inUse, err := backend.VMs().InUse(ctx)
-	if err != nil {
-		fail("asking which VMs use it", err, "Nothing was deleted.")
-		return
-	}
-	err = backend.Publisher().Delete(ctx, name, inUse)
+	var inUse map[tree.Digest][]string
+	err = backend.Publisher().Delete(ctx, name, func(ctx context.Context) (_ map[tree.Digest][]string, err error) {
+		inUse, err = backend.VMs().InUse(ctx)
+		return inUse, err
+	})
 	switch {
 	case err == nil, errors.Is(err, store.ErrNotFound):
 	case errors.Is(err, store.ErrInUse):

@@ -295,13 +295,12 @@ func (r *vmResource) Delete(ctx context.Context, req resource.DeleteRequest, res
 	progress.step("connecting")
 	backend, err := r.connection.get(ctx)
 	if err == nil {
-		// Deleting is by name. If the name is known to belong to another VM now, the one in state is gone.
-		if found, readErr := backend.VMs().Read(ctx, name); readErr == nil && found.Spec.UUID != state.UUID.ValueString() {
-			resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
-				"State has UUID %s, and libvirt has %s under this name. The other one is left alone.", state.UUID.ValueString(), printable(found.Spec.UUID)))
-			return
-		}
-		err = backend.VMs().Delete(ctx, name, progress.step)
+		err = backend.VMs().Delete(ctx, name, state.UUID.ValueString(), progress.step)
+	}
+	if errors.Is(err, vm.ErrOther) || errors.Is(err, hypervisor.ErrForeign) {
+		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
+			"State has UUID %s: %s. The other one is left alone.", state.UUID.ValueString(), sentence(err)))
+		return
 	}
 	if err != nil && !errors.Is(err, vm.ErrNotFound) {
 		resp.Diagnostics.Append(failed(failure{

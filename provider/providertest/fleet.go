@@ -284,15 +284,19 @@ func (f fleet) Assess(ctx context.Context, spec vm.Spec) (*agentapi.Impact, erro
 	return known.assessment(), nil
 }
 
-func (f fleet) Delete(ctx context.Context, name string, progress vm.Progress) error {
+func (f fleet) Delete(ctx context.Context, name, uuid string, progress vm.Progress) error {
 	if err := f.enter(ctx, "Delete", name); err != nil {
 		return err
 	}
 	progress("powering off")
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if known := f.vms[name]; known != nil && known.foreign {
+	known := f.vms[name]
+	if known != nil && known.foreign {
 		return fmt.Errorf("delete VM %q: %w", name, hypervisor.ErrForeign)
+	}
+	if known != nil && known.spec.UUID != uuid {
+		return fmt.Errorf("delete VM %q: %w", name, vm.ErrOther)
 	}
 	delete(f.vms, name)
 	return nil

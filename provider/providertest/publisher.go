@@ -209,8 +209,12 @@ func (w *World) manifest(id tree.Digest) (*release.Manifest, error) {
 	return nil, fmt.Errorf("release %s: %w", id, store.ErrNotFound)
 }
 
-func (p publisher) Delete(ctx context.Context, name string, inUse map[tree.Digest][]string) error {
+func (p publisher) Delete(ctx context.Context, name string, ask publish.InUse) error {
 	if err := p.enter(ctx, "Delete", name); err != nil {
+		return err
+	}
+	inUse, err := ask(ctx)
+	if err != nil {
 		return err
 	}
 	p.mu.Lock()

@@ -13,22 +13,29 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
+// InUse names the VMs, running or not, by what they refer to in the store.
+type InUse func(ctx context.Context) (map[tree.Digest][]string, error)
+
 // Delete implements Interface. A base that is gone already is no error: what an interrupted Delete left is swept.
 // What may not be deleted is found out before anything is.
-func (p *Publisher) Delete(ctx context.Context, name string, inUse map[tree.Digest][]string) error {
+func (p *Publisher) Delete(ctx context.Context, name string, inUse InUse) error {
 	if err := p.delete(ctx, name, inUse); err != nil {
 		return fmt.Errorf("delete base %q: %w", name, err)
 	}
 	return nil
 }
 
-func (p *Publisher) delete(ctx context.Context, name string, inUse map[tree.Digest][]string) (err error) {
+func (p *Publisher) delete(ctx context.Context, name string, ask InUse) (err error) {
 	unlock, err := p.lockStore(ctx, func(string, int64, int64) {})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
+	inUse, err := ask(ctx)
+	if err != nil {
+		return err
+	}
 	histories, err := p.Store.Histories(ctx)
 	if err != nil {
 		return fmt.Errorf("list what the store holds: %w", err)

@@ -105,6 +105,7 @@ type Interface interface {
 	// Get returns a release by id; store.ErrNotFound if there is none.
 	Get(ctx context.Context, id tree.Digest) (*release.Manifest, error)
 	// Delete removes the base and its history and what nothing refers to any more. inUse names the VMs by the
-	// releases that they run; a base that is in use is store.ErrInUse.
-	Delete(ctx context.Context, name string, inUse map[tree.Digest][]string) error
+	// releases that they run, and is asked while nobody else can change the store; a base that is in use is
+	// store.ErrInUse.
+	Delete(ctx context.Context, name string, inUse InUse) error
 }

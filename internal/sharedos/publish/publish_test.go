@@ -2,6 +2,7 @@ package publish
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -98,7 +99,7 @@ func TestPublishSeesThatAnotherWasFaster(t *testing.T) {
 	requireMoved("second release", a.Publish(t.Context(), mine, nil))
 
 	mine = prepare(t, a, newSystem().with("usr/bin/server", "mine").source(t))
-	must(t, b.Delete(t.Context(), "os", nil))
+	must(t, b.Delete(t.Context(), "os", used(nil)))
 	if err := a.Publish(t.Context(), mine, nil); !errors.Is(err, ErrMoved) {
 		t.Errorf("the base is gone: got %v, want ErrMoved", err)
 	}
@@ -163,13 +164,13 @@ func TestDeleteLeavesNothingOfABaseAndAllOfTheOthers(t *testing.T) {
 	publish(t, p, newSystem())
 	publish(t, p, newSystem().with("usr/bin/server", "version 2"))
 	for range 2 {
-		must(t, p.Delete(t.Context(), "os", nil))
+		must(t, p.Delete(t.Context(), "os", used(nil)))
 		if diff := cmp.Diff(before, volumes(t, s)); diff != "" {
 			t.Fatalf("-before +after:\n%s", diff)
 		}
 	}
 	requireWhole(t, s, shared.Manifest)
-	must(t, p.Delete(t.Context(), "other", nil))
+	must(t, p.Delete(t.Context(), "other", used(nil)))
 	if left := volumes(t, s); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
@@ -182,7 +183,7 @@ func TestABaseInUseIsNotDeleted(t *testing.T) {
 	first := publish(t, p, newSystem())
 	publish(t, p, newSystem().with("usr/bin/server", "version 2"))
 	before := volumes(t, s)
-	err := p.Delete(t.Context(), "os", map[tree.Digest][]string{first.ID: {"web-a", "web-b"}})
+	err := p.Delete(t.Context(), "os", used(map[tree.Digest][]string{first.ID: {"web-a", "web-b"}}))
 	if !errors.Is(err, store.ErrInUse) || !strings.Contains(err.Error(), "web-a, web-b") {
 		t.Errorf("got %v, want ErrInUse with the VMs", err)
 	}
@@ -203,7 +204,7 @@ func TestDeleteKeepsWhatVMsReferTo(t *testing.T) {
 	// The other base's record is gone, but a VM still runs it.
 	must(t, s.SetHistory(t.Context(), release.Base, "other", nil))
 	publish(t, p, newSystem())
-	must(t, p.Delete(t.Context(), "os", map[tree.Digest][]string{other.ID: {"web"}, blob.Digest: {"web"}}))
+	must(t, p.Delete(t.Context(), "os", used(map[tree.Digest][]string{other.ID: {"web"}, blob.Digest: {"web"}})))
 	requireWhole(t, s, other.Manifest)
 	if _, err := s.GetBlob(t.Context(), blob); err != nil {
 		t.Error(err)
@@ -234,7 +235,7 @@ func TestDeleteStopsAtWhatItCannotKnow(t *testing.T) {
 				}
 				return nil
 			}
-			err = p.Delete(t.Context(), "os", test.inUse)
+			err = p.Delete(t.Context(), "os", used(test.inUse))
 			s.Fail = nil
 			if !errors.Is(err, test.want) {
 				t.Errorf("got %v, want %v", err, test.want)
@@ -244,4 +245,9 @@ func TestDeleteStopsAtWhatItCannotKnow(t *testing.T) {
 			}
 		})
 	}
+}
+
+// used answers who uses what, as a fleet does.
+func used(by map[tree.Digest][]string) InUse {
+	return func(context.Context) (map[tree.Digest][]string, error) { return by, nil }
 }

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -129,7 +131,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack release.Stack, base
 		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, Memory: spec.Memory,
 		Kernel: image.kernel, Initramfs: image.initramfs,
 		Layers: layers, Interfaces: spec.Interfaces, BootConfig: config,
-		ConsoleLog: filepath.Join(f.ConsoleDir, spec.Name+".log"),
+		ConsoleLog: f.consoleLog(spec.Name),
 		Metadata: hypervisor.Metadata{
 			Stack: stack, Pool: f.Pool,
 			Settings: map[string]string{settingInitramfs: image.digest.String()},
@@ -153,11 +155,14 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 	status, err := f.status(ctx, domain)
 	if err != nil {
 		f.Log.WarnContext(ctx, "the agent does not answer", "vm", name, "error", err)
+		found.NoAnswer = err
 		return found, nil
 	}
 	running, err := agentapi.ParseStack(status.GetStack())
 	if err != nil {
-		return nil, fmt.Errorf("read VM %q: its agent names a stack that is none: %w", name, err)
+		// What a guest says must not keep the host from planning, or from destroying it.
+		found.NoAnswer = fmt.Errorf("%w: it names a stack that is none: %w", ErrNoAnswer, err)
+		return found, nil
 	}
 	found.Answered, found.Agent, found.Stack = true, status, running
 	return found, nil
@@ -206,12 +211,14 @@ func (f *Fleet) stop(ctx context.Context, name string, progress Progress) error 
 }
 
 // Delete implements Interface.
-func (f *Fleet) Delete(ctx context.Context, name string, progress Progress) error {
-	_, _, err := f.Hypervisor.Lookup(ctx, name)
+func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress) error {
+	domain, _, err := f.Hypervisor.Lookup(ctx, name)
 	switch {
 	case errors.Is(err, hypervisor.ErrNotFound):
 	case err != nil:
 		return fmt.Errorf("delete VM %q: %w", name, err)
+	case domain.UUID != uuid:
+		return fmt.Errorf("delete VM %q: %w, with UUID %s", name, ErrOther, domain.UUID)
 	default:
 		progress("powering off")
 		if err := f.Hypervisor.PowerOff(ctx, name); err != nil {
@@ -225,8 +232,28 @@ func (f *Fleet) Delete(ctx context.Context, name string, progress Progress) erro
 	if err := f.Store.DeletePrivateDisk(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("delete VM %q: delete its private disk: %w", name, err)
 	}
+	return f.deleteConsole(name)
+}
+
+// deleteConsole removes a VM's console log, and the older ones that virtlogd keeps beside it.
+func (f *Fleet) deleteConsole(name string) error {
+	logs := []string{f.consoleLog(name)}
+	for i := range consoleBackups {
+		logs = append(logs, fmt.Sprintf("%s.%d", f.consoleLog(name), i))
+	}
+	for _, log := range logs {
+		if err := os.Remove(log); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete VM %q: delete its console log: %w", name, err)
+		}
+	}
 	return nil
 }
+
+// consoleBackups is how many logs virtlogd keeps at most (virtlogd.conf, max_backups: 3 unless it is set).
+const consoleBackups = 10
+
+// consoleLog is the file that libvirt appends a VM's console to.
+func (f *Fleet) consoleLog(name string) string { return filepath.Join(f.ConsoleDir, name+".log") }
 
 // InUse implements Interface. Initramfs blobs, which belong to no release, are named too.
 func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {

@@ -374,7 +374,7 @@ func TestDeleteRemovesAllAndMayBeRepeated(t *testing.T) {
 		t.Fatalf("in use %v, %v", inUse, err)
 	}
 	for range 2 {
-		if err := w.fleet.Delete(t.Context(), "web-a", quiet); err != nil {
+		if err := w.fleet.Delete(t.Context(), "web-a", w.spec().UUID, quiet); err != nil {
 			t.Fatal(err)
 		}
 	}

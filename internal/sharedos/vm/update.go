@@ -36,7 +36,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if err != nil {
 		return nil, 0, err
 	}
-	spec.UUID = domain.UUID
+	if spec.UUID != domain.UUID {
+		return nil, 0, fmt.Errorf("%w, with UUID %s", ErrOther, domain.UUID)
+	}
 	if state == hypervisor.Paused {
 		return nil, 0, fmt.Errorf("the domain is paused; resume it with virsh resume %s, then apply again", spec.Name)
 	}

@@ -20,12 +20,17 @@ var (
 	ErrNotFound = hypervisor.ErrNotFound
 	// ErrExists means that a VM of the name exists that this Terraform state does not hold.
 	ErrExists = errors.New("a VM of this name exists already")
+	// ErrOther means that the name belongs to another VM than the one that was meant.
+	ErrOther = errors.New("the VM of this name is another one")
 	// ErrNoAnswer means that the agent could not be asked: what the VM runs is unknown, not gone.
 	ErrNoAnswer = errors.New("the agent does not answer")
 	// ErrImpact means that a refresh would interrupt more than the user allows.
 	ErrImpact = errors.New("the impact is larger than max_impact allows")
 	// ErrRefused means that the agent refused a refresh before anything changed: the target does not verify.
 	ErrRefused = errors.New("the VM refused the refresh and runs what it ran before")
+	// ErrNotLive means that a running VM cannot be moved to the release, whatever it may interrupt: it is of another
+	// base, or earlier than the one that runs. The next start can run it.
+	ErrNotLive = errors.New("a running VM cannot be moved to this release")
 	// ErrRolledBack means that a refresh failed and the VM runs what it ran before.
 	ErrRolledBack = errors.New("the refresh failed and was rolled back")
 )
@@ -66,8 +71,9 @@ type VM struct {
 	State hypervisor.State
 	// Stack that the VM runs as the agent says, or, when it does not answer, as the domain records.
 	Stack release.Stack
-	// Answered is false when the agent could not be asked.
+	// Answered is false when the agent could not be asked. NoAnswer says why, if the VM runs.
 	Answered bool
+	NoAnswer error
 	Agent    *agentapi.StatusResponse
 	// ReadySeconds from domain start to the agent's first answer, as Create or Start saw it; 0 if it did not wait.
 	ReadySeconds float64
@@ -84,12 +90,15 @@ type Interface interface {
 	// error: Answered is false.
 	Read(ctx context.Context, name string) (*VM, error)
 	// Update makes the VM as spec says. If that moves it to another stack and it runs, it is refreshed, and the
-	// report says what was interrupted; ErrImpact and ErrRolledBack say that it runs what it ran.
+	// report says what was interrupted; ErrImpact and ErrRolledBack say that it runs what it ran. With MaxImpact
+	// REBOOT a VM whose stack cannot be changed live is powered off and started. ErrOther if the UUID is another.
 	Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error)
 	// Assess tells what a refresh to the stack of spec would interrupt; nil if nothing changes or the VM is off.
+	// ErrNotLive if no live refresh can lead to it.
 	Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
-	// Delete ends and removes the VM and its private disk. One that is gone already is no error.
-	Delete(ctx context.Context, name string, progress Progress) error
+	// Delete ends and removes the VM, its private disk and its console log. One that is gone already is no error;
+	// ErrOther if the name belongs to a VM of another UUID, of which nothing is touched.
+	Delete(ctx context.Context, name, uuid string, progress Progress) error
 	// InUse names the VMs, running or not, by the releases that they refer to.
 	InUse(ctx context.Context) (map[tree.Digest][]string, error)
 }

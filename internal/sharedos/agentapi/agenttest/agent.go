@@ -50,9 +50,12 @@ type Agent struct {
 	blobs     map[string][]byte
 	inFlight  *release.Stack
 	left      int
+	allowed   agentapi.Level
 	last      *agentapi.Report
 	boots     uint64
-	refreshes int
+	// generation counts commits.
+	generation uint64
+	refreshes  int
 }
 
 // New returns an agent with a key of its own, which has not booted.
@@ -214,7 +217,7 @@ func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.Stat
 	answer := &agentapi.StatusResponse{
 		AgentVersion: "test", BootId: fmt.Sprintf("boot-%d", a.boots), Kernel: a.committed.Kernel,
 		Stack: agentapi.NewStack(*a.committed), State: agentapi.State_IDLE, Last: a.last,
-		SystemState: "running", ReadySeconds: 1,
+		SystemState: "running", ReadySeconds: 1, Generation: a.generation,
 	}
 	if a.SystemState != "" {
 		answer.SystemState = a.SystemState
@@ -229,16 +232,23 @@ func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.Stat
 	return answer, nil
 }
 
-// end finishes the refresh in flight.
+// end finishes the refresh in flight. A live refresh never does more than restart units.
 func (a *Agent) end() {
 	a.last = &agentapi.Report{
 		From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(*a.inFlight), Done: true, Impact: a.impact(),
-		Committed: a.RefreshError == "", Error: a.RefreshError, State: agentapi.State_COMMITTED,
+		Error: a.RefreshError, State: agentapi.State_ROLLING_BACK,
 	}
-	if a.RefreshError == "" {
+	allowed := a.allowed
+	if allowed == agentapi.Level_LEVEL_UNSPECIFIED {
+		allowed = agentapi.Level_RESTART
+	}
+	switch level := a.impact().GetLevel(); {
+	case level > min(allowed, agentapi.Level_RESTART):
+		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and %v is allowed", level, min(allowed, agentapi.Level_RESTART))
+	case a.RefreshError == "":
+		a.last.Committed, a.last.State = true, agentapi.State_COMMITTED
 		a.committed = a.inFlight
-	} else {
-		a.last.State = agentapi.State_ROLLING_BACK
+		a.generation++
 	}
 	a.inFlight, a.blobs = nil, map[string][]byte{}
 }
@@ -273,31 +283,57 @@ func (a *Agent) Put(_ context.Context, part *agentapi.PutRequest) (*agentapi.Put
 	return &agentapi.PutResponse{Complete: true}, nil
 }
 
-// target checks a target as the agent in a guest does: signatures, and the contents lists at hand.
-func (a *Agent) target(target *agentapi.Target) (release.Stack, error) {
+// open checks signatures, and that the contents lists are at hand if they are needed.
+func (a *Agent) open(notes [][]byte, contents bool) ([]release.Identified, release.Stack, error) {
+	if len(notes) == 0 {
+		return nil, release.Stack{}, status.Error(codes.InvalidArgument, "no manifests")
+	}
 	var all []release.Identified
-	for _, note := range slices.Concat(target.GetManifests(), target.GetCurrent()) {
+	for _, note := range notes {
 		manifest, id, err := release.Open(note, a.operators)
 		if err != nil {
-			return release.Stack{}, status.Error(codes.PermissionDenied, err.Error())
+			return nil, release.Stack{}, status.Error(codes.PermissionDenied, err.Error())
 		}
-		if _, ok := a.blobs[manifest.Contents.Digest.String()]; !ok {
-			return release.Stack{}, status.Errorf(codes.FailedPrecondition, "the contents list of %s was not put", id)
+		if blob := a.blobs[manifest.Contents.Digest.String()]; contents && tree.Sum(blob) != manifest.Contents.Digest {
+			return nil, release.Stack{}, status.Errorf(codes.FailedPrecondition, "the contents list of %s was not put", id)
 		}
 		all = append(all, release.Identified{ID: id, Manifest: manifest})
 	}
-	if len(target.GetManifests()) == 0 || len(target.GetCurrent()) == 0 {
-		return release.Stack{}, status.Error(codes.InvalidArgument, "no manifests")
+	return all, release.StackOf(all[0].Manifest, all[0].ID, all[1:]...), nil
+}
+
+// target checks a target as the agent in a guest does.
+func (a *Agent) target(target *agentapi.Target, downgrade bool) (release.Stack, error) {
+	to, stack, err := a.open(target.GetManifests(), true)
+	if err != nil {
+		return stack, err
 	}
-	wanted := all[:len(target.GetManifests())]
-	return release.StackOf(wanted[0].Manifest, wanted[0].ID, wanted[1:]...), nil
+	from, compared, err := a.open(target.GetCurrent(), true)
+	if err != nil {
+		return stack, err
+	}
+	if !sameReleases(compared, *a.committed) {
+		return stack, status.Errorf(codes.FailedPrecondition, "the VM runs %s, not %s", a.committed.Base, compared.Base)
+	}
+	now, next := from[0].Manifest, to[0].Manifest
+	switch {
+	case next.Name != now.Name:
+		return stack, status.Errorf(codes.InvalidArgument, "it is of base %q, this VM runs %q", next.Name, now.Name)
+	case !downgrade && next.Sequence < now.Sequence:
+		return stack, status.Errorf(codes.InvalidArgument, "release %d comes after %d", next.Sequence, now.Sequence)
+	}
+	return stack, nil
+}
+
+func sameReleases(a, b release.Stack) bool {
+	return a.Base == b.Base && slices.Equal(a.Components, b.Components)
 }
 
 // Assess implements agentapi.AgentService.
 func (a *Agent) Assess(_ context.Context, request *agentapi.AssessRequest) (*agentapi.AssessResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, err := a.target(request.GetTarget()); err != nil {
+	if _, err := a.target(request.GetTarget(), true); err != nil {
 		return nil, err
 	}
 	return &agentapi.AssessResponse{Impact: a.impact()}, nil
@@ -307,23 +343,27 @@ func (a *Agent) Assess(_ context.Context, request *agentapi.AssessRequest) (*age
 func (a *Agent) Refresh(_ context.Context, request *agentapi.RefreshRequest) (*agentapi.RefreshResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	stack, err := a.target(request.GetTarget())
+	_, wanted, err := a.open(request.GetTarget().GetManifests(), false)
 	if err != nil {
 		return nil, err
 	}
 	if a.inFlight != nil {
-		if a.inFlight.Base == stack.Base && slices.Equal(a.inFlight.Components, stack.Components) {
+		if sameReleases(*a.inFlight, wanted) {
 			return &agentapi.RefreshResponse{}, nil
 		}
 		return nil, status.Error(codes.FailedPrecondition, "another refresh is in flight")
 	}
-	if a.committed.Base == stack.Base && slices.Equal(a.committed.Components, stack.Components) {
+	if sameReleases(*a.committed, wanted) {
 		return &agentapi.RefreshResponse{}, nil
+	}
+	stack, err := a.target(request.GetTarget(), request.GetAllowDowngrade())
+	if err != nil {
+		return nil, err
 	}
 	if !a.has(stack) {
 		return nil, status.Error(codes.FailedPrecondition, "a layer of the target is not attached")
 	}
-	a.inFlight, a.left = &stack, a.Polls
+	a.inFlight, a.left, a.allowed = &stack, a.Polls, request.GetMaxImpact()
 	a.refreshes++
 	return &agentapi.RefreshResponse{Started: true}, nil
 }
