@@ -44,6 +44,8 @@ type Hypervisor interface {
 	// DetachLayer unplugs a layer from both, and waits until the guest has let go. Only call it for layers that
 	// the agent has released: libvirt unplugs a mounted disk without a word.
 	DetachLayer(ctx context.Context, name string, id tree.Digest) error
+	// Plugged lists the layers that the running domain has, whatever its definition says; none if it does not run.
+	Plugged(ctx context.Context, name string) ([]tree.Digest, error)
 	// SetMetadata replaces what the definition records about the VM, live and persistent, in one step.
 	SetMetadata(ctx context.Context, name string, metadata Metadata) error
 	// Dialer reaches ports of the domain's vsock.

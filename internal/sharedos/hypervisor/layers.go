@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -66,8 +67,39 @@ func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDisk)
 		if err != nil {
 			return fmt.Errorf("describe the disk: %w", err)
 		}
-		return l.DomainAttachDeviceFlags(found.Domain, text, uint32(missing))
+		err = l.DomainAttachDeviceFlags(found.Domain, text, uint32(missing))
+		if err != nil && strings.Contains(err.Error(), "No more available PCI") {
+			return fmt.Errorf("it has room for %d layers beyond those it was started with, and all are taken: power it off and apply again, "+
+				"to start it with what it needs: %w", sparePorts, err)
+		}
+		return err
 	})
+}
+
+// Plugged implements Hypervisor.
+func (h *Libvirt) Plugged(ctx context.Context, name string) ([]tree.Digest, error) {
+	var ids []tree.Digest
+	err := h.call(ctx, fmt.Sprintf("list the layers of domain %q", name), func(l *libvirt.Libvirt) error {
+		ids = nil
+		found, err := find(l, name)
+		if err != nil || !found.state.alive() {
+			return err
+		}
+		live, err := describe(l, found.Domain, 0)
+		if err != nil {
+			return err
+		}
+		if live.Devices == nil {
+			return nil
+		}
+		for _, disk := range live.Devices.Disks {
+			if id, ok := layerOf(disk.Alias); ok {
+				ids = append(ids, id)
+			}
+		}
+		return nil
+	})
+	return ids, err
 }
 
 // holder is one of the two definitions that a domain can have: the persistent one and the running one.

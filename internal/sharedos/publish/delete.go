@@ -85,14 +85,19 @@ func sortedIDs(inUse map[tree.Digest][]string) []tree.Digest {
 	return slices.SortedFunc(maps.Keys(inUse), func(a, b tree.Digest) int { return slices.Compare(a[:], b[:]) })
 }
 
-// keepInUse keeps what a VM refers to. That need not be a release: an initramfs is a blob of its own.
+// keepInUse keeps what a VM refers to. That need not be a release: an initramfs is a blob of its own, and a layer may
+// be plugged in that its release has no more.
 func (p *Publisher) keepInUse(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest, vms []string) (*release.Manifest, error) {
 	keep[id] = true
 	m, err := p.keepRelease(ctx, keep, id)
 	if !errors.Is(err, store.ErrNotFound) {
 		return m, err
 	}
-	if _, err := p.Store.BlobPath(ctx, id); err != nil {
+	_, err = p.Store.BlobPath(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		_, err = p.Store.LayerPath(ctx, id)
+	}
+	if err != nil {
 		// Its layers cannot be known, so any layer may be one of them.
 		return nil, fmt.Errorf("VM %s refers to %s, of which the store does not tell what it needs, so nothing can be deleted safely (destroy that VM first): %w",
 			strings.Join(vms, ", "), id, errors.Join(ErrDamagedStore, err))

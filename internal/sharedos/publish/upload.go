@@ -79,9 +79,13 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 
 // lockStore lets one process of this machine change the store at a time.
 func (p *Publisher) lockStore(ctx context.Context, progress source.Progress) (func() error, error) {
-	return lock(ctx, filepath.Join(p.Cache, "store.lock"), func() {
-		progress("waiting for another process that changes the store", 0, 0)
-	})
+	return p.LockStore(ctx, func(step string) { progress(step, 0, 0) })
+}
+
+// LockStore keeps others of this machine from changing the store, until unlock is called: what is put there and
+// referred to next, and what is about to be referred to, is not swept meanwhile. It tells if it has to wait.
+func (p *Publisher) LockStore(ctx context.Context, tell func(step string)) (unlock func() error, err error) {
+	return lock(ctx, filepath.Join(p.Cache, "store.lock"), func() { tell("waiting for another process that changes the store") })
 }
 
 // historyBefore returns the record of the base's releases if the prepared one may be put before them, or is the

@@ -42,7 +42,9 @@ type Fleet struct {
 	// Offer yields a release that is prepared but perhaps not in the store: its signed manifest and its contents
 	// list; store.ErrNotFound for any other. Assess needs it to judge a plan. Nil offers nothing.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
-	Log   *slog.Logger
+	// Lock keeps others from sweeping the store until unlock is called; it tells if it has to wait. Nil keeps nobody.
+	Lock func(ctx context.Context, tell func(step string)) (unlock func() error, err error)
+	Log  *slog.Logger
 
 	images sync.Mutex // one boot image is made at a time
 }
@@ -84,7 +86,15 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (*VM, 
 
 // define makes the private disk and the definition as spec says, whatever of it is there already. What the
 // definition records of the agent is kept.
-func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) error {
+func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) (err error) {
+	// Until the definition names what the VM needs, a delete of a base elsewhere knows nothing of it.
+	if f.Lock != nil {
+		unlock, lockErr := f.Lock(ctx, progress)
+		if lockErr != nil {
+			return lockErr
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
+	}
 	stack, base, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
 		return err
@@ -93,10 +103,20 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) error 
 	if err != nil {
 		return err
 	}
-	if known, _, err := f.Hypervisor.Lookup(ctx, spec.Name); err == nil && known.UUID == spec.UUID {
-		domain.Metadata.AgentKey = known.Metadata.AgentKey
-	} else if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+	known, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
+	switch {
+	case err != nil && !errors.Is(err, hypervisor.ErrNotFound):
 		return err
+	case err == nil && known.UUID == spec.UUID:
+		domain.Metadata.AgentKey = known.Metadata.AgentKey
+	}
+	// A disk that is there already may hold what somebody misses.
+	if _, absent := f.Store.PrivateDisk(ctx, spec.Name); errors.Is(absent, store.ErrNotFound) {
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, f.dropDisk(ctx, spec))
+			}
+		}()
 	}
 	progress("making the private disk")
 	volume, path, err := f.Store.CreatePrivateDisk(ctx, spec.Name, spec.DiskSize)
@@ -106,6 +126,20 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) error 
 	domain.PrivateDisk, domain.Metadata.PrivateVolume = path, volume
 	progress("defining the domain")
 	return f.Hypervisor.Define(ctx, domain)
+}
+
+// dropDisk removes the private disk of a VM whose first definition failed: nobody has written to it, and nothing
+// tells of it. It stays if libvirt does not say for sure that there is no such VM.
+func (f *Fleet) dropDisk(ctx context.Context, spec Spec) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
+	defer cancel()
+	if _, _, err := f.Hypervisor.Lookup(ctx, spec.Name); !errors.Is(err, hypervisor.ErrNotFound) {
+		return err
+	}
+	if err := f.Store.DeletePrivateDisk(ctx, spec.Name); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("remove its private disk again: %w", err)
+	}
+	return nil
 }
 
 // domain describes the VM as it boots from nothing: all of it but the private disk.
@@ -255,7 +289,8 @@ const consoleBackups = 10
 // consoleLog is the file that libvirt appends a VM's console to.
 func (f *Fleet) consoleLog(name string) string { return filepath.Join(f.ConsoleDir, name+".log") }
 
-// InUse implements Interface. Initramfs blobs, which belong to no release, are named too.
+// InUse implements Interface. Initramfs blobs, which belong to no
+// release, and the layers of definitions are named too.
 func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {
 	domains, err := f.Hypervisor.List(ctx)
 	if err != nil {
@@ -275,6 +310,9 @@ func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {
 		}
 		if id, err := tree.ParseDigest(domain.Metadata.Settings[settingInitramfs]); err == nil {
 			use(id, domain.Name)
+		}
+		for _, layer := range domain.Layers {
+			use(layer.ID, domain.Name)
 		}
 	}
 	inUse := make(map[tree.Digest][]string, len(users))

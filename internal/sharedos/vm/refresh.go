@@ -49,6 +49,9 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if sameReleases(current, stack) {
 		return nil, nil //nolint:nilnil // the contract: nothing to report
 	}
+	if err := f.movable(ctx, current, stack); err != nil {
+		return nil, err
+	}
 	if err := f.plug(ctx, domain, stack, progress); err != nil {
 		return nil, err
 	}
@@ -185,6 +188,8 @@ func outcome(status *agentapi.StatusResponse, stack release.Stack, spec Spec) (*
 		return nil, fmt.Errorf("%w: the VM was restarted meanwhile and runs what it ran before; apply again", ErrRolledBack)
 	case report.GetRefused() && report.GetImpact().GetLevel() > spec.Refresh.MaxImpact:
 		return report, fmt.Errorf("%w: %s", ErrImpact, report.GetError())
+	case report.GetRefused() && report.GetImpact().GetLevel() > agentapi.Level_RESTART:
+		return report, &needsStart{report.GetImpact().GetLevel()}
 	case report.GetRefused():
 		return report, fmt.Errorf("%w: %s", ErrRefused, report.GetError())
 	default:

@@ -3,13 +3,16 @@ package vm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
 // Update implements Interface.
@@ -60,7 +63,13 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	var report *agentapi.Report
 	live := running && spec.Running && !reboots && spec.Refresh.Strategy != "next_boot"
 	if live {
-		if report, err = f.refresh(ctx, domain, spec, progress); err != nil {
+		report, err = f.refresh(ctx, domain, spec, progress)
+		var restart *needsStart
+		if errors.As(err, &restart) {
+			live, reboots, err = false, true, nil
+		}
+		if err != nil {
+			f.unplugLeft(ctx, spec.Name, progress)
 			return report, 0, err
 		}
 	}
@@ -82,7 +91,49 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 		return report, 0, nil
 	}
 	ready, err := f.start(ctx, spec.Name, progress)
+	if err == nil && report.GetRefused() {
+		report, err = f.startedInto(ctx, spec, report)
+	}
 	return report, ready, err
+}
+
+// needsStart means that a refresh was refused because it takes more than a restart of units, and that the user
+// allows what it takes.
+type needsStart struct{ level agentapi.Level }
+
+func (n *needsStart) Error() string {
+	return fmt.Sprintf("the change takes %s, which only a power-off and start does", strings.ToLower(n.level.String()))
+}
+
+// startedInto judges a VM that was powered off and started because its stack could not be changed live.
+func (f *Fleet) startedInto(ctx context.Context, spec Spec, refused *agentapi.Report) (*agentapi.Report, error) {
+	now, err := f.Read(ctx, spec.Name)
+	if err != nil {
+		return refused, err
+	}
+	if !now.Answered {
+		return refused, now.NoAnswer
+	}
+	report := &agentapi.Report{
+		From: refused.GetFrom(), To: refused.GetTo(), Impact: refused.GetImpact(), Done: true, Committed: true,
+		State: agentapi.State_COMMITTED, Pending: now.Agent.GetPending(),
+	}
+	if now.Stack.Base != spec.Base || !slices.Equal(now.Stack.Components, spec.Components) {
+		report.Committed, report.State = false, agentapi.State_ROLLING_BACK
+		report.Error = fmt.Sprintf("it was started with base %s and came up with %s", spec.Base, now.Stack.Base)
+		return report, fmt.Errorf("%w: %s", ErrRolledBack, report.Error)
+	}
+	return report, nil
+}
+
+// unplugLeft detaches what was attached for a refresh that did not happen. That it fails loses nothing: a later
+// update or the next start does it.
+func (f *Fleet) unplugLeft(ctx context.Context, name string, progress Progress) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
+	defer cancel()
+	if err := f.unplug(ctx, name, progress); err != nil {
+		f.Log.WarnContext(ctx, "layers that were attached for a refresh stay attached", "vm", name, "error", err)
+	}
 }
 
 // needsPowerCycle reports whether spec asks for what a running domain cannot take on.
@@ -143,6 +194,9 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if sameReleases(current, stack) {
 		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
 	}
+	if err := f.movable(ctx, current, stack); err != nil {
+		return nil, err
+	}
 	target, err := f.hand(ctx, agent, current, stack, func(string) {})
 	if err != nil {
 		return nil, err
@@ -153,7 +207,35 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if err != nil {
 		return nil, fmt.Errorf("ask its agent: %w", err)
 	}
-	return answer.GetImpact(), nil
+	impact := answer.GetImpact()
+	if impact.GetLevel() > agentapi.Level_RESTART {
+		impact.Level = agentapi.Level_REBOOT // a power-off and start is what brings it here
+	}
+	return impact, nil
+}
+
+// movable fails with ErrNotLive if no live refresh leads from one stack to the other.
+func (f *Fleet) movable(ctx context.Context, current, wanted release.Stack) error {
+	from, err := f.releases(ctx, current.Base, current.Components)
+	if err != nil {
+		return err
+	}
+	to, err := f.releases(ctx, wanted.Base, wanted.Components)
+	if err != nil {
+		return err
+	}
+	if was, is := from[0].manifest.Name, to[0].manifest.Name; was != is {
+		return fmt.Errorf("%w: it is of base %q, and the VM runs base %q", ErrNotLive, is, was)
+	}
+	for _, now := range from {
+		for _, next := range to {
+			a, b := now.manifest, next.manifest
+			if a.Kind == b.Kind && a.Name == b.Name && now.id != next.id && b.Sequence <= a.Sequence {
+				return fmt.Errorf("%w: it is release %d of %s %q, and the VM runs release %d", ErrNotLive, b.Sequence, b.Kind, b.Name, a.Sequence)
+			}
+		}
+	}
+	return nil
 }
 
 // unplug detaches the layers that neither the guest nor the definition needs any more. A layer that the guest
@@ -179,7 +261,17 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 	if running, err := agentapi.ParseStack(status.GetStack()); err != nil || !sameReleases(running, domain.Metadata.Stack) {
 		return err // it runs something else (a rollback, a reboot): nothing is known to be free
 	}
-	surplus := slices.DeleteFunc(slices.Clone(status.GetAttached()), func(id string) bool { return needed[id] })
+	// The guest knows a disk by its stacks only, of which it forgets the earlier ones when it boots.
+	plugged, err := f.Hypervisor.Plugged(ctx, name)
+	if err != nil {
+		return err
+	}
+	var surplus []string
+	for _, id := range plugged {
+		if !needed[id.String()] {
+			surplus = append(surplus, id.String())
+		}
+	}
 	if len(surplus) == 0 {
 		return nil
 	}

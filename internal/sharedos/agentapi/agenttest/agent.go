@@ -51,8 +51,10 @@ type Agent struct {
 	inFlight  *release.Stack
 	left      int
 	allowed   agentapi.Level
-	last      *agentapi.Report
-	boots     uint64
+	// refusal is why the refresh in flight will be refused.
+	refusal string
+	last    *agentapi.Report
+	boots   uint64
 	// generation counts commits.
 	generation uint64
 	refreshes  int
@@ -243,6 +245,8 @@ func (a *Agent) end() {
 		allowed = agentapi.Level_RESTART
 	}
 	switch level := a.impact().GetLevel(); {
+	case a.refusal != "":
+		a.last.Refused, a.last.Error, a.last.Impact = true, a.refusal, nil
 	case level > min(allowed, agentapi.Level_RESTART):
 		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and %v is allowed", level, min(allowed, agentapi.Level_RESTART))
 	case a.RefreshError == "":
@@ -356,14 +360,15 @@ func (a *Agent) Refresh(_ context.Context, request *agentapi.RefreshRequest) (*a
 	if sameReleases(*a.committed, wanted) {
 		return &agentapi.RefreshResponse{}, nil
 	}
-	stack, err := a.target(request.GetTarget(), request.GetAllowDowngrade())
-	if err != nil {
-		return nil, err
+	// What is wrong with the rest of the target is told by the report.
+	a.refusal = ""
+	if _, err := a.target(request.GetTarget(), request.GetAllowDowngrade()); err != nil {
+		a.refusal = err.Error()
+	} else if !a.has(wanted) {
+		a.refusal = "a layer of the target is not attached"
 	}
-	if !a.has(stack) {
-		return nil, status.Error(codes.FailedPrecondition, "a layer of the target is not attached")
-	}
-	a.inFlight, a.left, a.allowed = &stack, a.Polls, request.GetMaxImpact()
+	a.inFlight, a.left, a.allowed = &wanted, a.Polls, request.GetMaxImpact()
+	a.last = &agentapi.Report{From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(wanted), State: agentapi.State_IDLE}
 	a.refreshes++
 	return &agentapi.RefreshResponse{Started: true}, nil
 }

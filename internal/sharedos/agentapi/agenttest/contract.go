@@ -252,8 +252,44 @@ func (c *contract) assesses(t *testing.T) {
 func (c *contract) refusesAStaleCaller(t *testing.T) {
 	c.put(t)
 	stale := &agentapi.Target{Manifests: [][]byte{c.Next}, Current: [][]byte{c.Next}}
-	_, err := c.agent.Refresh(limited(t, callLimit), &agentapi.RefreshRequest{Target: stale})
+	_, err := c.agent.Assess(limited(t, callLimit), &agentapi.AssessRequest{Target: stale})
 	mustFail(t, err, codes.FailedPrecondition)
+	c.mustRefuse(t, stale)
+	if now := c.status(t); now.GetStack().GetBase() != c.currentID.String() {
+		t.Errorf("it runs %s", now.GetStack().GetBase())
+	}
+}
+
+// mustRefuse fails unless a refresh ends refused, before anything was changed.
+func (c *contract) mustRefuse(t *testing.T, target *agentapi.Target) {
+	t.Helper()
+	answer, err := c.agent.Refresh(limited(t, callLimit), &agentapi.RefreshRequest{Target: target, MaxImpact: agentapi.Level_RESTART})
+	if err != nil || !answer.GetStarted() {
+		t.Fatalf("got %v, %v", answer, err)
+	}
+	if last := c.settled(t).GetLast(); last.GetCommitted() || !last.GetRefused() || last.GetError() == "" {
+		t.Errorf("it reports %v", last)
+	}
+}
+
+// settled waits until a refresh that was started has ended.
+func (c *contract) settled(t *testing.T) *agentapi.StatusResponse {
+	t.Helper()
+	ctx := limited(t, refreshLimit)
+	for {
+		now := c.status(t)
+		if now.GetState() == agentapi.State_IDLE && now.GetLast().GetDone() {
+			return now
+		}
+		if now.GetLast().GetDone() {
+			t.Fatalf("the report is done in state %v", now.GetState())
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("it is still in state %v", now.GetState())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func (c *contract) hasNothingToDo(t *testing.T) {
@@ -287,20 +323,11 @@ func (c *contract) refreshes(t *testing.T) {
 	if again, err := c.agent.Refresh(limited(t, callLimit), request); err != nil || again.GetStarted() {
 		t.Errorf("asked again at once: %v, %v", again, err)
 	}
-	ctx := limited(t, refreshLimit)
-	for {
-		now := c.status(t)
-		if now.GetState() == agentapi.State_IDLE && now.GetLast().GetDone() {
-			break
-		}
-		if now.GetLast().GetDone() {
-			t.Fatalf("the report is done in state %v", now.GetState())
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it is still in state %v", now.GetState())
-		case <-time.After(100 * time.Millisecond):
-		}
+	last := c.settled(t).GetLast()
+	if !last.GetCommitted() || last.GetError() != "" || last.GetState() != agentapi.State_COMMITTED ||
+		last.GetFrom().GetBase() != c.currentID.String() || last.GetTo().GetBase() != c.nextID.String() ||
+		last.GetImpact().GetLevel() == agentapi.Level_LEVEL_UNSPECIFIED {
+		t.Errorf("it reports %v", last)
 	}
 	c.isOnNext(t)
 }
@@ -308,14 +335,8 @@ func (c *contract) refreshes(t *testing.T) {
 func (c *contract) isOnNext(t *testing.T) {
 	t.Helper()
 	now := c.status(t)
-	last := now.GetLast()
 	if now.GetStack().GetBase() != c.nextID.String() || now.GetBootId() != c.booted.GetBootId() {
 		t.Errorf("it runs %s, boot %s", now.GetStack().GetBase(), now.GetBootId())
-	}
-	if !last.GetCommitted() || last.GetError() != "" || last.GetState() != agentapi.State_COMMITTED ||
-		last.GetFrom().GetBase() != c.currentID.String() || last.GetTo().GetBase() != c.nextID.String() ||
-		last.GetImpact().GetLevel() == agentapi.Level_LEVEL_UNSPECIFIED {
-		t.Errorf("it reports %v", last)
 	}
 	if now.GetGeneration() <= c.booted.GetGeneration() {
 		t.Errorf("generation %d became %d", c.booted.GetGeneration(), now.GetGeneration())
@@ -343,9 +364,6 @@ func (c *contract) isRefreshed(t *testing.T) {
 
 func (c *contract) refusesADowngrade(t *testing.T) {
 	c.put(t)
-	_, err := c.agent.Refresh(limited(t, callLimit), &agentapi.RefreshRequest{
-		Target: &agentapi.Target{Manifests: [][]byte{c.Current}, Current: [][]byte{c.Next}},
-	})
-	mustFail(t, err, codes.InvalidArgument)
+	c.mustRefuse(t, &agentapi.Target{Manifests: [][]byte{c.Current}, Current: [][]byte{c.Next}})
 	c.isOnNext(t)
 }

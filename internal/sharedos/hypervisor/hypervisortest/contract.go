@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -274,6 +275,8 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, h.SetMetadata(ctx, d.Name, d.Metadata), hypervisor.ErrNotFound)
 	_, err = h.Dialer(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)
+	_, err = h.Plugged(ctx, d.Name)
+	mustBe(t, err, hypervisor.ErrNotFound)
 }
 
 func startStop(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
@@ -361,15 +364,41 @@ func layersRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		d.Layers = append(d.Layers, layer)
 	}
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	mustBePlugged(t, ctx, h, d.Name, d.Layers)
 	missing := hypervisor.LayerDisk{ID: tree.Sum([]byte("missing")), Path: d.PrivateDisk + "-missing"}
 	if err := h.AttachLayer(ctx, d.Name, missing); err == nil {
 		t.Error("a layer without a file was plugged in")
 	}
 	must(t, h.DetachLayer(ctx, d.Name, missing.ID))
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	all := d.Layers
+	d.Layers = d.Layers[:2]
+	must(t, h.Define(ctx, d)) // what runs keeps its disks
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	mustBePlugged(t, ctx, h, d.Name, all)
+	must(t, h.AttachLayer(ctx, d.Name, all[2])) // plugged in, and in no definition
+	d.Layers = all[:3:3]
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	mustBePlugged(t, ctx, h, d.Name, all)
 	must(t, h.PowerOff(ctx, d.Name))
+	mustBePlugged(t, ctx, h, d.Name, nil)
 	must(t, h.Start(ctx, d.Name))
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	mustBePlugged(t, ctx, h, d.Name, d.Layers)
+}
+
+func mustBePlugged(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want []hypervisor.LayerDisk) {
+	t.Helper()
+	got, err := h.Plugged(ctx, name)
+	must(t, err)
+	if len(got) != len(want) {
+		t.Errorf("%d layers are plugged in, want %d: %v", len(got), len(want), got)
+	}
+	for _, layer := range want {
+		if !slices.Contains(got, layer.ID) {
+			t.Errorf("layer %s is not plugged in: %v", layer.ID, got)
+		}
+	}
 }
 
 func metadata(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {

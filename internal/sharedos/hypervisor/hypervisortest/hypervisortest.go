@@ -49,6 +49,8 @@ type domain struct {
 	hypervisor.Domain
 	state   hypervisor.State
 	foreign bool
+	// plugged are the layers that it runs with, whatever was defined since it was started.
+	plugged []tree.Digest
 }
 
 var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
@@ -131,15 +133,16 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 		}
 	}
 	state := hypervisor.Off
+	var plugged []tree.Digest
 	if d, err := h.find(wanted.Name); err == nil {
 		if d.UUID != wanted.UUID {
 			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
 		}
-		state = d.state
+		state, plugged = d.state, d.plugged
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
 	}
-	h.domains[wanted.Name] = &domain{Domain: clone(wanted), state: state}
+	h.domains[wanted.Name] = &domain{Domain: clone(wanted), state: state, plugged: plugged}
 	return nil
 }
 
@@ -225,6 +228,15 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 		}
 	}
 	h.SetState(name, hypervisor.Running)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d, err = h.find(name); err != nil {
+		return err
+	}
+	d.plugged = nil
+	for _, layer := range started.Layers {
+		d.plugged = append(d.plugged, layer.ID)
+	}
 	return nil
 }
 
@@ -308,15 +320,14 @@ func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervi
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(d.Layers, func(l hypervisor.LayerDisk) bool { return l.ID == layer.ID }) {
-		return nil
-	}
 	changed := clone(d.Domain)
-	changed.Layers = append(changed.Layers, layer)
+	if !slices.ContainsFunc(d.Layers, func(l hypervisor.LayerDisk) bool { return l.ID == layer.ID }) {
+		changed.Layers = append(changed.Layers, layer)
+	}
 	if err := changed.Check(); err != nil {
 		return err
 	}
-	if d.state == hypervisor.Running {
+	if d.state == hypervisor.Running && !slices.Contains(d.plugged, layer.ID) {
 		if _, err := os.Stat(layer.Path); err != nil && !h.NoFiles {
 			return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, err)
 		}
@@ -325,9 +336,24 @@ func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervi
 				return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, err)
 			}
 		}
+		d.plugged = append(d.plugged, layer.ID)
 	}
 	d.Domain = changed
 	return nil
+}
+
+// Plugged implements hypervisor.Hypervisor.
+func (h *Hypervisor) Plugged(ctx context.Context, name string) ([]tree.Digest, error) {
+	if err := h.enter(ctx, "Plugged", name, false); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil || d.state != hypervisor.Running {
+		return nil, err
+	}
+	return slices.Clone(d.plugged), nil
 }
 
 // DetachLayer implements hypervisor.Hypervisor.
@@ -341,11 +367,7 @@ func (h *Hypervisor) DetachLayer(ctx context.Context, name string, id tree.Diges
 	if err != nil {
 		return err
 	}
-	at := slices.IndexFunc(d.Layers, func(l hypervisor.LayerDisk) bool { return l.ID == id })
-	if at < 0 {
-		return nil
-	}
-	if d.state == hypervisor.Running {
+	if d.state == hypervisor.Running && slices.Contains(d.plugged, id) {
 		if h.Deaf {
 			h.mu.Unlock()
 			<-ctx.Done()
@@ -357,8 +379,9 @@ func (h *Hypervisor) DetachLayer(ctx context.Context, name string, id tree.Diges
 				return fmt.Errorf("detach layer %s from domain %q: %w", id, name, err)
 			}
 		}
+		d.plugged = slices.DeleteFunc(slices.Clone(d.plugged), func(p tree.Digest) bool { return p == id })
 	}
-	d.Layers = slices.Delete(slices.Clone(d.Layers), at, at+1)
+	d.Layers = slices.DeleteFunc(slices.Clone(d.Layers), func(l hypervisor.LayerDisk) bool { return l.ID == id })
 	return nil
 }
 

@@ -1,0 +1,76 @@
+package acceptance
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi/agenttest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+// TestAgentInAGuestKeepsTheContract holds the agent of a real guest to what the fake one is held to.
+func TestAgentInAGuestKeepsTheContract(t *testing.T) {
+	w := newWorld(t)
+	port, err := testbed.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := w.bed.Name("web")
+	w.work.Variables = map[string]any{
+		"base": "debian-13", "archive": debianTar(t, []string{}), "vms": map[string]any{name: map[string]any{"http": port}},
+	}
+	w.mustApply(t)
+	current := w.release(t)
+	w.work.Variables["archive"] = patchedTar(t)
+	w.mustApply(t, "-target=sharedos_base.os")
+	next := w.release(t)
+
+	operator, err := release.LoadOrCreateKey(filepath.Join(w.bed.Dir(), "operator.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialer, err := w.host.Fleet.Hypervisor.Dialer(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject := agenttest.Subject{Dialer: dialer, Operator: operator}
+	if subject.Current, err = w.host.Store.GetRelease(t.Context(), current); err != nil {
+		t.Fatal(err)
+	}
+	if subject.Next, err = w.host.Store.GetRelease(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := w.host.Publisher.Get(t.Context(), next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, layer := range manifest.Layers {
+		path, err := w.host.Store.LayerPath(t.Context(), layer.ID)
+		if err == nil {
+			err = w.host.Fleet.Hypervisor.AttachLayer(t.Context(), name, hypervisor.LayerDisk{ID: layer.ID, Path: path})
+		}
+		if err != nil {
+			t.Fatal(fmt.Errorf("attach layer %s: %w", layer.ID, err))
+		}
+	}
+	before, err := w.host.Publisher.Get(t.Context(), current)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, blob := range []release.Blob{before.Contents, manifest.Contents} {
+		list, err := w.host.Store.GetBlob(t.Context(), blob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		subject.Contents = append(subject.Contents, list)
+	}
+	agenttest.Contract(t, subject)
+
+	// The host was not told. It finds the guest where it is to be, and follows.
+	w.mustApply(t)
+	w.mustBeSettled(t)
+	mustServe(t, port)
+}
