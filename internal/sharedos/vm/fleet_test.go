@@ -1,6 +1,7 @@
 package vm_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -110,7 +111,7 @@ func (w *world) putBlob(t *testing.T, text string) release.Blob {
 
 func (w *world) publish(t *testing.T, key ed25519.PrivateKey, m *release.Manifest, kernel string) tree.Digest {
 	t.Helper()
-	m.Schema, m.Kind, m.Name, m.Architecture, m.OS = release.Schema, release.Base, "debian-13", "amd64", "Debian"
+	m.Schema, m.Kind, m.Name, m.Architecture, m.OS = release.Schema, release.Base, cmp.Or(m.Name, "debian-13"), "amd64", "Debian"
 	m.Contents = w.putBlob(t, "contents of "+kernel)
 	m.Kernel = &release.Kernel{Release: kernel, Image: w.putBlob(t, "kernel "+kernel), Modules: w.putBlob(t, "modules "+kernel)}
 	m.Users, m.Groups = map[string]uint32{"root": 0}, map[string]uint32{"root": 0}

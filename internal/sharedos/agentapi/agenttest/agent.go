@@ -46,11 +46,13 @@ type Agent struct {
 	stopped   chan struct{}
 
 	committed *release.Stack
-	attached  map[string]bool
-	blobs     map[string][]byte
-	inFlight  *release.Stack
-	left      int
-	allowed   agentapi.Level
+	// given is the stack that the host gave at the last boot.
+	given    *release.Stack
+	attached map[string]bool
+	blobs    map[string][]byte
+	inFlight *release.Stack
+	left     int
+	allowed  agentapi.Level
 	// refusal is why the refresh in flight will be refused.
 	refusal string
 	last    *agentapi.Report
@@ -92,9 +94,11 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 	for _, id := range layers {
 		a.attached[id.String()] = true
 	}
-	if a.committed == nil || !a.has(*a.committed) {
+	// What the host gives anew wins over what was committed meanwhile.
+	if a.committed == nil || !a.has(*a.committed) || a.given == nil || !sameReleases(*a.given, boot.Stack) {
 		a.committed = &boot.Stack
 	}
+	a.given = &boot.Stack
 	if !a.has(*a.committed) {
 		return errors.New("a layer of the stack is not attached")
 	}

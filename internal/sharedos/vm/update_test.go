@@ -1,0 +1,191 @@
+package vm_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// mustHavePlugged fails unless the running domain has the layers of a stack and no others.
+func (w *world) mustHavePlugged(t *testing.T, want release.Stack) {
+	t.Helper()
+	plugged, err := w.hypervisor.Plugged(t.Context(), "web-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []tree.Digest
+	for _, layer := range want.Layers {
+		ids = append(ids, layer.ID)
+	}
+	for _, list := range [][]tree.Digest{ids, plugged} {
+		slices.SortFunc(list, func(a, b tree.Digest) int { return slices.Compare(a[:], b[:]) })
+	}
+	if !slices.Equal(ids, plugged) {
+		t.Errorf("plugged in are %v, want %v", plugged, ids)
+	}
+}
+
+func TestUpdateThatDoesNotHappenTakesItsLayersBack(t *testing.T) {
+	for name, make := range map[string]func(w *world) error{
+		"rolled back": func(w *world) error {
+			w.agent(t, "web-a").RefreshError = "health check web: nginx.service is failed"
+			return vm.ErrRolledBack
+		},
+		"too large": func(w *world) error {
+			w.agent(t, "web-a").Impact = &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT}
+			return vm.ErrImpact
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			made := w.create(t, w.spec())
+			want := make(w)
+			spec := w.spec()
+			spec.Base = w.new
+			if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, want) {
+				t.Fatalf("got %v, want %v", err, want)
+			}
+			w.mustHavePlugged(t, made.Stack)
+		})
+	}
+}
+
+func TestUpdateStartsAnewForWhatNoLiveRefreshDoes(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	w.agent(t, "web-a").Impact = &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"the dynamic loader differs"}}
+	spec := w.spec()
+	spec.Base, spec.Refresh.MaxImpact = w.new, agentapi.Level_REBOOT
+	// What the plan says is what is done.
+	if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact.GetLevel() != agentapi.Level_REBOOT {
+		t.Fatalf("assessed %v, %v", impact, err)
+	}
+	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if updated.Stack.Base != w.new || updated.Spec.Base != w.new || updated.Agent.GetBootId() != "boot-2" {
+		t.Errorf("updated %+v", updated)
+	}
+	if !report.GetCommitted() || report.GetRefused() || report.GetError() != "" {
+		t.Errorf("it reports %v", report)
+	}
+	w.mustHavePlugged(t, updated.Stack)
+}
+
+func TestARunningVMIsNotMovedWhereNoLiveRefreshLeads(t *testing.T) {
+	for name, target := range map[string]func(w *world) tree.Digest{
+		"another base": func(w *world) tree.Digest {
+			return w.publishAs(t, "debian-12", &release.Manifest{Sequence: 1, Layers: []release.Layer{w.putLayer(t, "another full layer", false)}}, "6.1.0")
+		},
+		"an earlier release": func(w *world) tree.Digest { return w.old },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			spec := w.spec()
+			spec.Base = w.new
+			w.create(t, spec)
+			spec.Base = target(w)
+			if _, err := w.fleet.Assess(t.Context(), spec); !errors.Is(err, vm.ErrNotLive) {
+				t.Errorf("assessed with %v, want %v", err, vm.ErrNotLive)
+			}
+			if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, vm.ErrNotLive) {
+				t.Errorf("updated with %v, want %v", err, vm.ErrNotLive)
+			}
+			if w.agent(t, "web-a").Refreshes() != 0 {
+				t.Error("a refresh was started")
+			}
+			spec.Refresh.Strategy = "next_boot"
+			if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Spec.Base != spec.Base {
+				t.Errorf("for the next start: %+v, %v", updated, err)
+			}
+			if now := w.agent(t, "web-a").Stack(); now.Base != w.new {
+				t.Errorf("the running VM was moved to %s", now.Base)
+			}
+		})
+	}
+}
+
+func TestAVMOfAnotherUUIDIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	spec := w.spec()
+	spec.UUID, spec.Running = "11111111-2222-4333-8444-555555555555", false
+	if _, _, err := w.fleet.Update(t.Context(), spec, quiet); !errors.Is(err, vm.ErrOther) {
+		t.Errorf("update: %v, want %v", err, vm.ErrOther)
+	}
+	if err := w.fleet.Delete(t.Context(), "web-a", spec.UUID, quiet); !errors.Is(err, vm.ErrOther) {
+		t.Errorf("delete: %v, want %v", err, vm.ErrOther)
+	}
+	if read, err := w.fleet.Read(within(t, time.Minute), "web-a"); err != nil || !read.Answered {
+		t.Errorf("it is %+v, %v", read, err)
+	}
+}
+
+func TestCreateThatFailsToDefineLeavesNoDiskOfItsOwn(t *testing.T) {
+	cut := errors.New("cut off")
+	for name, before := range map[string]bool{"a fresh disk": false, "a disk that was there": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if before {
+				if _, _, err := w.store.CreatePrivateDisk(t.Context(), "web-a", w.spec().DiskSize); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.hypervisor.Fail = func(method, _ string) error {
+				if method == "Define" {
+					return cut
+				}
+				return nil
+			}
+			if _, err := w.fleet.Create(within(t, time.Minute), w.spec(), quiet); !errors.Is(err, cut) {
+				t.Fatalf("got %v, want %v", err, cut)
+			}
+			if _, err := w.store.PrivateDisk(t.Context(), "web-a"); (err == nil) != before {
+				t.Errorf("the disk was there: %v; now: %v", before, err)
+			}
+		})
+	}
+}
+
+func TestDeleteRemovesTheConsoleLogs(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	log := filepath.Join(w.fleet.ConsoleDir, "web-a.log")
+	other := filepath.Join(w.fleet.ConsoleDir, "web-a.login.log")
+	for _, path := range []string{log, log + ".0", log + ".2", other} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.fleet.Delete(t.Context(), "web-a", w.spec().UUID, quiet); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(w.fleet.ConsoleDir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != filepath.Base(other) {
+		t.Errorf("left are %v, %v", entries, err)
+	}
+}
+
+func TestLayersOfADefinitionAreInUse(t *testing.T) {
+	w := newWorld(t)
+	made := w.create(t, w.spec())
+	inUse, err := w.fleet.InUse(t.Context())
+	if err != nil || !slices.Equal(inUse[made.Stack.Layers[0].ID], []string{"web-a"}) {
+		t.Errorf("in use are %v, %v", inUse, err)
+	}
+}
+
+func (w *world) publishAs(t *testing.T, name string, m *release.Manifest, kernel string) tree.Digest {
+	t.Helper()
+	m.Name = name
+	return w.publish(t, w.fleet.Key, m, kernel)
+}
