@@ -1,11 +1,18 @@
 package store_test
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 )
 
@@ -22,4 +29,71 @@ func open(t *testing.T, bed *testbed.Testbed) *store.Libvirt {
 func TestLibvirtKeepsTheContract(t *testing.T) {
 	bed := testbed.New(t)
 	storetest.Contract(t, func(t *testing.T) store.Store { return open(t, bed) })
+}
+
+func TestAPoolThatWasMadeGoesWithTheLastVolume(t *testing.T) {
+	bed := testbed.New(t)
+	config := store.Config{URI: bed.URI(), Pool: bed.Name("pool"), CreatePath: filepath.Join(t.TempDir(), "pool")}
+	s, err := store.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	pools := func() string {
+		out, err := exec.CommandContext(t.Context(), "virsh", "-c", bed.URI(), "pool-list", "--all", "--name").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return string(out)
+	}
+	for range 2 {
+		blob := release.Blob{Digest: tree.Sum([]byte("text")), Size: 4}
+		if err := s.PutBlob(t.Context(), blob, strings.NewReader("text"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.CreatePrivateDisk(t.Context(), "web", 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Sweep(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(pools(), config.Pool) {
+			t.Fatal("the pool is gone, and a private disk was in it")
+		}
+		if err := s.DeletePrivateDisk(t.Context(), "web"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Sweep(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(config.CreatePath); strings.Contains(pools(), config.Pool) || !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("left are %s and its directory: %v", pools(), err)
+		}
+	}
+}
+
+func TestAPoolOfSomebodyElseStays(t *testing.T) {
+	bed := testbed.New(t)
+	name, dir := bed.Name("pool"), t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "virsh", "-c", bed.URI(), "pool-create-as", name, "dir", "--target", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s, err := store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: name, CreatePath: filepath.Join(t.TempDir(), "elsewhere")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	blob := release.Blob{Digest: tree.Sum([]byte("text")), Size: 4}
+	if err := s.PutBlob(t.Context(), blob, strings.NewReader("text"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if swept, err := s.Sweep(t.Context(), nil); err != nil || len(swept) != 1 {
+		t.Fatalf("swept %v, %v", swept, err)
+	}
+	if err := s.PutBlob(t.Context(), blob, strings.NewReader("text"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Error(err)
+	}
 }

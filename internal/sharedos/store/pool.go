@@ -172,6 +172,48 @@ func (s *Libvirt) makePool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
 	return pool, nil
 }
 
+// dropPool removes the pool if it is the one that makePool makes and holds nothing.
+func (s *Libvirt) dropPool(ctx context.Context) error {
+	what := fmt.Sprintf("remove the empty storage pool %q", s.config.Pool)
+	return unreachable(s.client.Call(ctx, what, func(l *libvirt.Libvirt) error {
+		pool, err := l.StoragePoolLookupByName(s.config.Pool)
+		if libvirtconn.Is(err, libvirt.ErrNoStoragePool) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		text, err := l.StoragePoolGetXMLDesc(pool, 0)
+		if err != nil {
+			return err
+		}
+		var definition libvirtxml.StoragePool
+		if err := definition.Unmarshal(text); err != nil {
+			return err
+		}
+		ours := definition.Type == "dir" && definition.Target != nil && s.config.CreatePath != "" &&
+			filepath.Clean(definition.Target.Path) == filepath.Clean(s.config.CreatePath)
+		if !ours {
+			return nil
+		}
+		if err := s.refresh(l, pool); err != nil {
+			return err
+		}
+		volumes, err := l.StoragePoolNumOfVolumes(pool)
+		if err != nil || volumes > 0 {
+			return err // somebody stores something this moment
+		}
+		if err := l.StoragePoolDestroy(pool); err != nil {
+			return err
+		}
+		// libvirt removes a directory only if it is empty.
+		if err := l.StoragePoolDelete(pool, 0); err != nil {
+			return errors.Join(err, l.StoragePoolCreate(pool, 0))
+		}
+		return l.StoragePoolUndefine(pool)
+	}))
+}
+
 // find looks a volume up, and looks again after a refresh: others may have put it there.
 func (s *Libvirt) find(l *libvirt.Libvirt, pool libvirt.StoragePool, name string) (libvirt.StorageVol, error) {
 	volume, err := l.StorageVolLookupByName(pool, name)

@@ -54,7 +54,8 @@ type Store interface {
 	PrivateDisk(ctx context.Context, vm string) (Volume, error)
 	// Volumes lists all that this project keeps in the pool.
 	Volumes(ctx context.Context) ([]Volume, error)
-	// Sweep deletes every layer, blob and release that keep does not name. It returns what it deleted.
+	// Sweep deletes every layer, blob and release that keep does not name. It returns what it deleted. A pool that
+	// was made for this store goes with the last volume in it; the next thing stored makes it again.
 	Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]Volume, error)
 	Close() error
 }

@@ -316,5 +316,8 @@ func (s *Libvirt) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]Volum
 		}
 		swept = append(swept, volume)
 	}
-	return swept, nil
+	if len(swept) < len(volumes) {
+		return swept, nil
+	}
+	return swept, s.dropPool(ctx)
 }
