@@ -242,6 +242,13 @@ func (w *world) mustBeEmpty(t *testing.T) {
 	for _, file := range files {
 		t.Errorf("%s is left in the pool's directory", file.Name())
 	}
+	consoles, err := os.ReadDir(filepath.Join(w.bed.StateDir(), "console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, console := range consoles {
+		t.Errorf("console log %s is left", console.Name())
+	}
 	domains, err := w.host.Fleet.Hypervisor.List(t.Context())
 	if err != nil {
 		t.Fatal(err)

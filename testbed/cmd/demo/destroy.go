@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -42,16 +44,28 @@ func (d *demo) destroy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	files, err := os.ReadDir(d.pool)
+	// The pool was made with the first volume, and goes with the last; console logs go with their VMs.
+	var files []string
+	for _, dir := range []string{d.pool, filepath.Join(d.bed.StateDir(), "console")} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("look for what is left: %w", err)
+		}
+		for _, entry := range entries {
+			files = append(files, filepath.Join(dir, entry.Name()))
+		}
+	}
+	pools, err := filepath.Glob(filepath.Join(d.bed.Dir(), "etc", "storage", "*.xml"))
 	if err != nil {
-		return fmt.Errorf("look into the pool's directory: %w", err)
+		return err
 	}
 	guests, err := processes(d.dir, "qemu-system", "vhost-device-vsock")
 	if err != nil {
 		return err
 	}
 	d.out.claim(len(domains) == 0, "no domain is left", "%d", len(domains))
-	d.out.claim(len(volumes) == 0 && len(files) == 0, "no volume is left in the pool", "%d volumes, %d files", len(volumes), len(files))
+	d.out.claim(len(volumes) == 0 && len(pools) == 0, "no volume and no storage pool is left", "%d volumes, pools: %s", len(volumes), list(pools))
+	d.out.claim(len(files) == 0, "no file is left", "%s", list(files))
 	d.out.claim(len(guests) == 0, "no process is left", "%s", list(guests))
 	return nil
 }
