@@ -5,7 +5,11 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"io"
 	"log"
+	"log/slog"
+	"os"
+	"strings"
 
 	framework "github.com/hashicorp/terraform-plugin-framework/provider"
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
@@ -38,12 +42,31 @@ func serve(ctx context.Context, debug bool) (err error) {
 func open(ctx context.Context, config provider.Config) (provider.Backend, error) {
 	opened, err := host.Open(ctx, host.Config{
 		URI: config.URI, Pool: config.Pool, PoolPath: config.PoolPath,
-		OperatorKey: config.OperatorKey, Cache: config.Cache,
+		OperatorKey: config.OperatorKey, Cache: config.Cache, Log: slog.New(terraformLog(os.Stderr)),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return backend{opened}, nil
+}
+
+// terraformLog writes lines as Terraform reads them from its plugins, and shows by TF_LOG or TF_LOG_PROVIDER: the JSON
+// of go-hclog.
+func terraformLog(to io.Writer) slog.Handler {
+	return slog.NewJSONHandler(to, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) > 0 {
+			return a
+		}
+		switch a.Key {
+		case slog.TimeKey:
+			return slog.String("@timestamp", a.Value.Time().Format("2006-01-02T15:04:05.000000Z07:00"))
+		case slog.LevelKey:
+			return slog.String("@level", strings.ToLower(a.Value.String()))
+		case slog.MessageKey:
+			return slog.String("@message", a.Value.String())
+		}
+		return a
+	}})
 }
 
 type backend struct{ host *host.Host }

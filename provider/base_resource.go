@@ -90,6 +90,11 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	if plan.sameSource(state) && plan.Release.Equal(state.Release) {
+		// No release is asked for: what changed is how the base is handled. What a source yields today is no matter.
+		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+		return
+	}
 	published, diags := r.publish(ctx, &plan, &state, "update", limit)
 	resp.Diagnostics.Append(diags...)
 	if resp.Diagnostics.HasError() {
@@ -228,7 +233,7 @@ func (r *baseResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 			fail("", errors.Join(err, lookErr), "Nothing was deleted.")
 			return
 		}
-		fail("", err, fmt.Sprintf("Nothing was deleted. These VMs use it: %s. Destroy them first, or move them to another base.", strings.Join(users, ", ")))
+		fail("", err, fmt.Sprintf("Nothing was deleted. These VMs use it: %s. Destroy them first, or move them to another base, with refresh.strategy = \"next_boot\" and a power-off.", strings.Join(users, ", ")))
 	default:
 		fail("deleting its releases", err, "")
 	}

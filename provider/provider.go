@@ -69,7 +69,8 @@ func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *pro
 			"pool_path": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "Directory of the pool, used only if the pool has to be made. Default: `" +
-					envPoolPath + "`, then a directory of libvirt's own.",
+					envPoolPath + "`, then `pool` in the directory of the environment variable `SHAREDOS_STATE_DIR`, " +
+					"which also has console logs and defaults to `/var/lib/sharedos` for root. The pool goes when the last base in it does.",
 			},
 			"operator_key": schema.StringAttribute{
 				Optional: true,

@@ -70,11 +70,11 @@ var isPort = textRule{
 }
 
 // maxDuration bounds every duration that a user can set.
-const maxDuration = 24 * time.Hour
+const maxDuration = 10 * time.Minute
 
 // isDuration accepts a duration of Go's form.
 var isDuration = textRule{
-	form: `a duration from 0s to 24h, such as "5s", "1m30s" or "500ms"`,
+	form: `a duration from 0s to 10m, such as "5s", "1m30s" or "500ms"`,
 	check: func(text string) error {
 		duration, err := time.ParseDuration(text)
 		if err == nil && (duration < 0 || duration > maxDuration) {

@@ -76,8 +76,8 @@ func (r *vmResource) planUpdate(ctx context.Context, plan *vmModel, state vmMode
 	stack := diverged || unfinished || !plan.sameStackWish(state)
 	hardware := !plan.sameHardware(state)
 	power := !plan.Running.Equal(state.Running)
-	if stack || power {
-		plan.Stack = types.ObjectUnknown(stackTypes)
+	if stack || power || hardware {
+		plan.Stack = types.ObjectUnknown(stackTypes) // a start runs what was defined meanwhile
 	}
 	if stack || power || hardware {
 		plan.Agent, plan.Pending = types.ObjectUnknown(agentTypes), types.ListUnknown(types.StringType)
@@ -122,6 +122,8 @@ func (r *vmResource) planImpact(ctx context.Context, plan *vmModel, state vmMode
 		var err error
 		impact, err = r.assess(ctx, spec)
 		switch {
+		case errors.Is(err, vm.ErrNotLive):
+			return append(diags, notLive("plan", spec.Name, err)...)
 		case errors.Is(err, errUnknownConfig), errors.Is(err, store.ErrNotFound):
 			return append(diags, r.forget(ctx, state, fresh)...) // the release is not in the pool yet
 		case err != nil:
@@ -167,7 +169,15 @@ func tooLarge(name string, impact *agentapi.Impact, allowed string) diag.Diagnos
 		do: "change", object: vmName(name),
 		err: fmt.Errorf("the impact is %s, and refresh.max_impact allows %s:%s", levelName(impact.GetLevel()), allowed, because(impact)),
 		next: fmt.Sprintf("Nothing was changed. Set refresh.max_impact to %q to allow it, or refresh.strategy to %q to have a changed base run from the next start on.",
-			levelName(impact.GetLevel()), strategyNextBoot),
+			allowance(impact.GetLevel()), strategyNextBoot),
+	})
+}
+
+// notLive tells why a running VM cannot be moved to a release, and how it gets there.
+func notLive(do, name string, err error) diag.Diagnostics {
+	return failedAt(path.Root("base"), failure{
+		do: do, object: vmName(name), err: err,
+		next: fmt.Sprintf("The VM runs what it ran. Set refresh.strategy to %q to have it run this release when it is next powered off and started.", strategyNextBoot),
 	})
 }
 

@@ -38,12 +38,19 @@ func levelName(level agentapi.Level) string {
 	return strings.ToLower(level.String())
 }
 
-func levelNames() []string {
-	names := make([]string, len(levels))
-	for i, level := range levels {
-		names[i] = levelName(level)
+// allowances are the levels that max_impact can be: what no strategy does cannot be allowed.
+func allowances() []string {
+	return []string{
+		levelName(agentapi.Level_NONE), levelName(agentapi.Level_RELOAD), levelName(agentapi.Level_RESTART), levelName(agentapi.Level_REBOOT),
 	}
-	return names
+}
+
+// allowance is the smallest max_impact that allows a level.
+func allowance(level agentapi.Level) string {
+	if level > agentapi.Level_RESTART {
+		level = agentapi.Level_REBOOT
+	}
+	return levelName(level)
 }
 
 // levelOf returns the level of a name; LEVEL_UNSPECIFIED if there is none.

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,7 +160,7 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 	}
 	if found.State == hypervisor.Running && !found.Answered && known != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
-			"What the VM runs is not known, so state keeps what was last heard. Its console log on the host tells how far it came.")
+			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "What the VM runs is not known, so state keeps what was last heard. Its console log on the host tells how far it came."}.detail())
 	}
 	resp.Diagnostics.Append(state.observe(ctx, found)...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
@@ -239,6 +240,11 @@ func update(ctx context.Context, vms vm.Interface, spec vm.Spec, resume bool, li
 func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err error) diag.Diagnostics {
 	fail := failure{do: "update", object: vmName(spec.Name), step: progress.at(), timeout: "timeouts.update", err: err}
 	switch {
+	case errors.Is(err, vm.ErrNotLive):
+		return notLive("update", spec.Name, err)
+	case errors.Is(err, vm.ErrOther):
+		fail.next = "Nothing was changed. The next plan takes the VM in state for gone, and leaves the other one alone."
+		return failedAt(path.Root("name"), fail)
 	case errors.Is(err, vm.ErrImpact):
 		if impact := report.GetImpact(); impact != nil {
 			return tooLarge(spec.Name, impact, levelName(spec.Refresh.MaxImpact))

@@ -206,22 +206,22 @@ func TestThePlanTellsWhatIsInterrupted(t *testing.T) {
 func TestALargerImpactThanAllowedFailsThePlan(t *testing.T) {
 	world := providertest.New()
 	tooMuch := &agentapi.Impact{
-		Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"dbus-daemon changed \x1b[31mand cannot be restarted live"},
+		Level: agentapi.Level_REBOOT, Reasons: []string{"dbus-daemon changed \x1b[31mand cannot be restarted live"},
 		Units: []*agentapi.UnitImpact{{Unit: "nginx.service", Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3"}},
 	}
 	check(t, world,
 		resource.TestStep{Config: twoBases("debian", "")},
 		resource.TestStep{
 			PreConfig: func() { world.SetImpact("web", tooMuch) }, Config: twoBases("other", ""),
-			ExpectError: says(`Unable to change VM "web"`, "the impact is soft_reboot, and refresh.max_impact allows restart",
-				"dbus-daemon changed [31mand cannot be restarted live", "nginx.service: restart, maps libssl.so.3", `Set refresh.max_impact to "soft_reboot"`),
+			ExpectError: says(`Unable to change VM "web"`, "the impact is reboot, and refresh.max_impact allows restart",
+				"dbus-daemon changed [31mand cannot be restarted live", "nginx.service: restart, maps libssl.so.3", `Set refresh.max_impact to "reboot"`),
 		},
 		resource.TestStep{Config: twoBases("debian", ""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
 		resource.TestStep{
-			Config: twoBases("other", `refresh = { max_impact = "soft_reboot" }`),
+			Config: twoBases("other", `refresh = { max_impact = "reboot" }`),
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("soft_reboot")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("reboot")),
 			),
 		},
 		// Processors change only through a power-off.

@@ -142,18 +142,20 @@ func refreshAttribute() schema.Attribute {
 		Attributes: map[string]schema.Attribute{
 			"strategy": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(strategyLive),
-				MarkdownDescription: "`live`: the running VM is refreshed at once. `next_boot`: it runs the new stack when it next starts. Default: `live`.",
-				Validators:          []validator.String{stringvalidator.OneOf(strategyLive, strategyNextBoot)},
+				MarkdownDescription: "`live`: the running VM is refreshed at once. `next_boot`: it runs the new stack when it is next powered off and " +
+					"started; this is also the way to another base or back to an earlier release. Default: `live`.",
+				Validators: []validator.String{stringvalidator.OneOf(strategyLive, strategyNextBoot)},
 			},
 			"max_impact": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(defaultMaxImpact),
-				MarkdownDescription: "The most that a refresh may interrupt: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`. " +
-					"A larger impact fails the plan, with the reasons. Default: `restart`.",
-				Validators: []validator.String{stringvalidator.OneOf(levelNames()...)},
+				MarkdownDescription: "The most that a change may interrupt: `none`, `reload`, `restart` or `reboot`. " +
+					"A larger impact fails the plan, with the reasons. With `reboot`, what cannot be changed in a running VM is changed by " +
+					"a power-off and start: the dynamic loader, the message bus, processors, memory, disk size, interfaces. Default: `restart`.",
+				Validators: []validator.String{stringvalidator.OneOf(allowances()...)},
 			},
 			"settle": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(defaultSettle),
-				MarkdownDescription: "How long health has to hold before a refresh is committed. Default: `5s`.",
+				MarkdownDescription: "How long health has to hold before a refresh is committed, at most `10m`. Default: `5s`.",
 				Validators:          []validator.String{isDuration},
 			},
 			"health_checks": schema.MapNestedAttribute{
@@ -183,7 +185,7 @@ func refreshAttribute() schema.Attribute {
 					},
 					"timeout": schema.StringAttribute{
 						Optional: true, Computed: true, Default: stringdefault.StaticString(defaultCheckTimeout),
-						MarkdownDescription: "How long the check may take to succeed. Default: `30s`.",
+						MarkdownDescription: "How long the check may take to succeed, at most `10m`. Default: `30s`.",
 						Validators:          []validator.String{isDuration},
 					},
 				}},

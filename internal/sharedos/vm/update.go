@@ -114,8 +114,10 @@ func (f *Fleet) startedInto(ctx context.Context, spec Spec, refused *agentapi.Re
 	if !now.Answered {
 		return refused, now.NoAnswer
 	}
+	impact := refused.GetImpact()
+	impact.Level = agentapi.Level_REBOOT // what was done, as Assess says beforehand
 	report := &agentapi.Report{
-		From: refused.GetFrom(), To: refused.GetTo(), Impact: refused.GetImpact(), Done: true, Committed: true,
+		From: refused.GetFrom(), To: refused.GetTo(), Impact: impact, Done: true, Committed: true,
 		State: agentapi.State_COMMITTED, Pending: now.Agent.GetPending(),
 	}
 	if now.Stack.Base != spec.Base || !slices.Equal(now.Stack.Components, spec.Components) {
