@@ -39,14 +39,14 @@ func TestExamplesAreValid(t *testing.T) {
 	for _, name := range []string{"provider", "resources/sharedos_base", "resources/sharedos_vm"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			example(t, providertest.New(), name).run("validate")
+			example(t, newWorld(t), name).run("validate")
 		})
 	}
 }
 
 func TestTheQuickstartIsPatchedByOneVariable(t *testing.T) {
 	t.Parallel()
-	world := providertest.New()
+	world := newWorld(t)
 	s := example(t, world, "quickstart")
 	patch := `-var=additional_suites=["trixie-updates","trixie-security"]`
 	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "3 added, 0 changed, 0 destroyed") {
@@ -59,7 +59,7 @@ func TestTheQuickstartIsPatchedByOneVariable(t *testing.T) {
 		t.Errorf("after the patch:\n%s", said)
 	}
 	s.run("destroy", "-auto-approve", "-no-color", patch)
-	if len(world.VMs()) > 0 || len(world.Bases()) > 0 {
-		t.Errorf("after the destroy these are left: %v %v", world.VMs(), world.Bases())
+	if left, err := world.Left(t.Context()); err != nil || len(left) > 0 {
+		t.Errorf("after the destroy these are left: %v, %v", left, err)
 	}
 }

@@ -12,25 +12,27 @@ func TestCtrlCAndApplyAgainConverges(t *testing.T) {
 		name, operation, step string
 		want                  string // in the plan of the second apply
 	}{
-		{"while building", "Prepare", "building", "2 to add, 0 to change, 0 to destroy"},
-		{"while uploading", "Publish", "uploading", "2 to add, 0 to change, 0 to destroy"},
-		{"when uploaded", "Publish", "uploaded", "2 to add, 0 to change, 0 to destroy"},
+		{"before building", "Prepare", providertest.Begun, "2 to add, 0 to change, 0 to destroy"},
+		{"while building", "Prepare", "writing the layer", "2 to add, 0 to change, 0 to destroy"},
+		{"while uploading", "Publish", "uploading the layer", "2 to add, 0 to change, 0 to destroy"},
+		{"when uploaded", "Publish", providertest.Done, "2 to add, 0 to change, 0 to destroy"},
 		{"before the domain", "Create", "making the private disk", "1 to add, 0 to change, 0 to destroy"},
-		{"while booting", "Create", "booting", "0 to add, 1 to change, 0 to destroy"},
+		{"when made, before the domain", "Create", "defining the domain", "1 to add, 0 to change, 0 to destroy"},
+		{"while booting", "Create", "starting", "0 to add, 1 to change, 0 to destroy"},
 		{"while waiting for the agent", "Create", "waiting for the agent", "0 to add, 1 to change, 0 to destroy"},
 	} {
 		t.Run(moment.name, func(t *testing.T) {
 			t.Parallel()
-			world := providertest.New()
+			world := newWorld(t)
 			s := newSession(t, world, debian(unpatched)+web(""))
 			if said := s.interrupt(moment.operation, moment.step); !strings.Contains(said, "nterrupt") {
 				t.Errorf("the interrupted apply does not say so:\n%s", said)
 			}
-			before, _, _ := world.VM("web") // none if it was not defined yet
+			before, _, _ := world.VM(t.Context(), "web") // none if it was not defined yet
 			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, moment.want) {
 				t.Errorf("the next apply is not %q:\n%s", moment.want, said)
 			}
-			after, _, err := world.VM("web")
+			after, _, err := world.VM(t.Context(), "web")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -46,15 +48,15 @@ func TestCtrlCAndApplyAgainConverges(t *testing.T) {
 
 func TestCtrlCWhileRefreshingAndApplyAgainConverges(t *testing.T) {
 	t.Parallel()
-	world := providertest.New()
+	world := newWorld(t)
 	s := newSession(t, world, debian(unpatched)+web(""))
 	s.run("apply", "-auto-approve")
-	before, _, err := world.VM("web")
+	before, _, err := world.VM(t.Context(), "web")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.configure(debian(patched) + web(""))
-	for _, step := range []string{"refreshing", "redefining"} {
+	for _, step := range []string{"handing over the contents lists", "refreshing", "making the private disk"} {
 		if said := s.interrupt("Update", step); !strings.Contains(said, "nterrupt") {
 			t.Errorf("the apply interrupted at %s does not say so:\n%s", step, said)
 		}
@@ -62,11 +64,11 @@ func TestCtrlCWhileRefreshingAndApplyAgainConverges(t *testing.T) {
 	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "0 to add, 1 to change, 0 to destroy") {
 		t.Errorf("the next apply does not update the VM alone:\n%s", said)
 	}
-	after, stack, err := world.VM("web")
+	after, stack, err := world.VM(t.Context(), "web")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if after.UUID != before.UUID || stack.Base != after.Base || after.Base == before.Base {
+	if after.UUID != before.UUID || stack.Base != after.Metadata.Stack.Base || stack.Base == before.Metadata.Stack.Base {
 		t.Errorf("the VM was not patched in place: %+v, then %+v running %s", before, after, stack.Base)
 	}
 	if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {

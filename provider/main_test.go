@@ -11,14 +11,13 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
-	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 
 	"github.com/sharedos/terraform-provider-sharedos/provider"
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
-// terraform is the binary that the tests run: terraform, or tofu.
-var terraform string
+// terraformPath is the binary that the tests run: terraform, or tofu.
+var terraformPath string
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -33,8 +32,8 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) (int, error) {
 	host := "registry.terraform.io"
 	var err error
-	if terraform, err = exec.LookPath("terraform"); err != nil {
-		if terraform, err = exec.LookPath("tofu"); err != nil {
+	if terraformPath, err = exec.LookPath("terraform"); err != nil {
+		if terraformPath, err = exec.LookPath("tofu"); err != nil {
 			return 1, fmt.Errorf("these tests run a real terraform or tofu, and neither is in PATH: install one of them")
 		}
 		host = "registry.opentofu.org"
@@ -50,7 +49,7 @@ func run(m *testing.M) (int, error) {
 		return 1, err
 	}
 	for name, value := range map[string]string{
-		"TF_ACC": "1", "TF_ACC_TERRAFORM_PATH": terraform, "TF_ACC_PROVIDER_HOST": host,
+		"TF_ACC": "1", "TF_ACC_TERRAFORM_PATH": terraformPath, "TF_ACC_PROVIDER_HOST": host,
 		"TF_CLI_CONFIG_FILE": configuration, "CHECKPOINT_DISABLE": "1",
 		"XDG_CACHE_HOME": filepath.Join(dir, "cache"), "XDG_CONFIG_HOME": filepath.Join(dir, "config"),
 	} {
@@ -74,12 +73,6 @@ func serve(world *providertest.World) map[string]func() (tfprotov6.ProviderServe
 			return providerserver.NewProtocol6(provider.New("test", world.Open))(), nil
 		},
 	}
-}
-
-// check runs steps of Terraform on a world.
-func check(t *testing.T, world *providertest.World, steps ...resource.TestStep) {
-	t.Helper()
-	resource.ParallelTest(t, resource.TestCase{ProtoV6ProviderFactories: serve(world), Steps: steps})
 }
 
 // says matches an error of Terraform's that holds these texts in this order. Terraform breaks lines where it likes.

@@ -5,12 +5,10 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
-
-	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
 func TestAHostThatIsNotKnownYetIsNotAsked(t *testing.T) {
-	world := providertest.New()
+	world := newWorld(t)
 	config := `
 resource "terraform_data" "host" { input = "qemu:///system?socket=/run/test" }
 provider "sharedos" { uri = terraform_data.host.output }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -70,7 +71,7 @@ func (s *session) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
 	}
 	limit, stop := context.WithTimeout(context.Background(), time.Minute)
 	s.t.Cleanup(stop)
-	command := exec.CommandContext(limit, terraform, args...)
+	command := exec.CommandContext(limit, terraformPath, args...)
 	command.Dir = s.dir
 	command.Env = append(os.Environ(), "TF_REATTACH_PROVIDERS="+string(config), "TF_IN_AUTOMATION=1")
 	output := &bytes.Buffer{}
@@ -91,11 +92,12 @@ func (s *session) run(args ...string) string {
 func (s *session) interrupt(operation, step string) string {
 	s.t.Helper()
 	reached := make(chan struct{})
+	var once sync.Once
 	s.world.SetHook(func(ctx context.Context, op, _, at string) error {
 		if op != operation || at != step {
 			return nil
 		}
-		close(reached)
+		once.Do(func() { close(reached) })
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -4,8 +4,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-
-	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
 // TestBadConfigurationIsRefused puts every mistake into one configuration: Terraform tells them all at once.
@@ -49,7 +47,7 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 		config.WriteString(one + "\n")
 	}
 	config.WriteString(debian(patched))
-	command, output := newSession(t, providertest.New(), config.String()).command("validate", "-no-color")
+	command, output := newSession(t, newWorld(t), config.String()).command("validate", "-no-color")
 	if err := command.Run(); err == nil {
 		t.Fatal("a configuration full of mistakes is valid")
 	}

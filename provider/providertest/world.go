@@ -1,45 +1,81 @@
-// Package providertest is a host in memory, for tests of the provider: the releases and VMs that publish.Interface
-// and vm.Interface would work on, as strict as the real ones and open to inspection and to faults.
+// Package providertest is a host for tests of the provider. Its publisher and its fleet are the real ones: they work
+// on a fake libvirt and on fake agents, which keep the contracts of the real ones.
 package providertest
 
 import (
 	"context"
+	"crypto/ed25519"
+	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi/agenttest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor/hypervisortest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/provider"
 )
 
-// Hook is called before each operation, with its name ("Prepare", "Create", …), the object's name and, for operations
-// with steps, the step. An error that it returns ends the operation there.
-type Hook func(ctx context.Context, operation, object, step string) error
-
 // World is one host. It outlives the providers that are opened on it, as a real host does.
 type World struct {
-	mu        sync.Mutex
-	hook      Hook
-	failure   error
-	archive   string
-	opened    []provider.Config
-	calls     []string
-	bases     map[string]*base
-	prepared  map[string]*publish.Prepared // by input and previous release: the cache
-	vms       map[string]*machine
-	published map[string]string // input of each release by id
+	// Domains and Volumes are libvirt's; set their hooks while no provider is at work.
+	Domains *hypervisortest.Hypervisor
+	Volumes *storetest.Store
+	// Guests are what runs in the domains.
+	Guests *agenttest.Guests
+
+	dir string
+	key ed25519.PrivateKey
+
+	mu      sync.Mutex
+	hook    Hook
+	failure error
+	archive string
+	opened  []provider.Config
+	calls   []string
 }
 
-// New returns an empty host.
-func New() *World {
-	return &World{
-		archive: "as released",
-		bases:   map[string]*base{}, prepared: map[string]*publish.Prepared{},
-		vms: map[string]*machine{}, published: map[string]string{},
+// New returns an empty host that keeps its files in a directory. End it with Off.
+func New(dir string) (*World, error) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, fmt.Errorf("make an operator's key: %w", err)
 	}
+	w := &World{dir: dir, key: key, Domains: hypervisortest.New(), Volumes: storetest.In(filepath.Join(dir, "pool"))}
+	for _, dir := range []string{w.pool(), w.cache(), w.consoles()} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make a host: %w", err)
+		}
+	}
+	w.Guests = agenttest.Inhabit(w.Domains)
+	w.Guests.OnNew = func(_ string, agent *agenttest.Agent) {
+		agent.Impact = &agentapi.Impact{
+			Level:      agentapi.Level_RESTART,
+			Units:      []*agentapi.UnitImpact{{Unit: "nginx.service", Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3"}},
+			Unaffected: []string{"cron.service"},
+		}
+	}
+	return w, nil
 }
 
-// Open is a provider.Open.
+func (w *World) pool() string     { return filepath.Join(w.dir, "pool") }
+func (w *World) cache() string    { return filepath.Join(w.dir, "cache") }
+func (w *World) consoles() string { return filepath.Join(w.dir, "console") }
+
+// Off ends what runs in the guests.
+func (w *World) Off() { w.Guests.Off() }
+
+// Open is a provider.Open: what it opens is new, as in a new process, on what is there.
 func (w *World) Open(_ context.Context, config provider.Config) (provider.Backend, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -47,15 +83,25 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 	if w.failure != nil {
 		return nil, w.failure
 	}
-	return backend{w}, nil
+	log := slog.New(slog.DiscardHandler)
+	publisher := &publish.Publisher{Store: w.Volumes, Cache: w.cache(), Key: w.key, Log: log, Modules: bootimage.Modules}
+	return backend{w, publisher, &vm.Fleet{
+		Hypervisor: w.Domains, Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
+		// No guest boots it.
+		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
+		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, Lock: publisher.LockStore, Log: log,
+	}}, nil
 }
 
-// SetHook sets what is called before each operation; nil for nothing.
-func (w *World) SetHook(hook Hook) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.hook = hook
+type backend struct {
+	world     *World
+	publisher *publish.Publisher
+	fleet     *vm.Fleet
 }
+
+func (b backend) Publisher() publish.Interface { return watchedPublisher{b.world, b.publisher} }
+func (b backend) VMs() vm.Interface            { return watchedFleet{b.world, b.fleet} }
+func (b backend) Close() error                 { return nil }
 
 // SetFailure sets what Open returns; nil opens.
 func (w *World) SetFailure(err error) {
@@ -64,26 +110,111 @@ func (w *World) SetFailure(err error) {
 	w.failure = err
 }
 
-// SetDebianArchive sets what stands for the content of Debian's archive: another text is another input to a debian
-// source.
-func (w *World) SetDebianArchive(content string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.archive = content
-}
-
 // Opened returns the configurations that it was opened with.
 func (w *World) Opened() []provider.Config {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return append([]provider.Config(nil), w.opened...)
+	return slices.Clone(w.opened)
+}
+
+// ForgetCache drops what was prepared, as a machine does that has an empty cache.
+func (w *World) ForgetCache() error {
+	return errors.Join(os.RemoveAll(w.cache()), os.Mkdir(w.cache(), 0o700))
+}
+
+// VMs names the domains of the host.
+func (w *World) VMs(ctx context.Context) ([]string, error) {
+	domains, err := w.Domains.List(ctx)
+	names := make([]string, len(domains))
+	for i, domain := range domains {
+		names[i] = domain.Name
+	}
+	return names, err
+}
+
+// Left names what is on the host after all is destroyed: domains, volumes and console logs.
+func (w *World) Left(ctx context.Context) ([]string, error) {
+	left, err := w.VMs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{w.pool(), w.consoles()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, entry := range entries {
+			left = append(left, entry.Name())
+		}
+	}
+	return left, nil
+}
+
+// VM returns the definition of a VM, and the stack that its guest runs.
+func (w *World) VM(ctx context.Context, name string) (hypervisor.Domain, release.Stack, error) {
+	domain, _, err := w.Domains.Lookup(ctx, name)
+	if err != nil {
+		return domain, release.Stack{}, err
+	}
+	agent, err := w.Guests.Agent(name)
+	if err != nil {
+		return domain, release.Stack{}, err
+	}
+	return domain, agent.Stack(), nil
+}
+
+// DropVM makes a VM vanish with all that it has, as somebody does who removes it by hand.
+func (w *World) DropVM(ctx context.Context, name string) error {
+	w.Guests.Forget(name)
+	w.Domains.Vanish(name)
+	return w.Volumes.DeletePrivateDisk(ctx, name)
+}
+
+// Reidentify gives a VM another UUID, as somebody does who makes another one under its name.
+func (w *World) Reidentify(ctx context.Context, name, uuid string) error {
+	domain, _, err := w.Domains.Lookup(ctx, name)
+	if err != nil {
+		return err
+	}
+	w.Guests.Forget(name)
+	w.Domains.Vanish(name)
+	domain.UUID, domain.Metadata.AgentKey = uuid, ""
+	if err := w.Domains.Define(ctx, domain); err != nil {
+		return err
+	}
+	return w.Domains.Start(ctx, name)
+}
+
+// DropBase makes a base vanish that no VM uses, as somebody does who deletes it by hand.
+func (w *World) DropBase(ctx context.Context, name string) error {
+	opened, err := w.Open(ctx, provider.Config{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = opened.Close() }() // it holds nothing
+	return opened.Publisher().Delete(ctx, name, opened.VMs().InUse)
+}
+
+// Say writes on a VM's console.
+func (w *World) Say(name, text string) error {
+	return os.WriteFile(filepath.Join(w.consoles(), name+".log"), []byte(text), 0o600)
 }
 
 // Calls returns every operation that was called, as "Create web-a".
 func (w *World) Calls() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return append([]string(nil), w.calls...)
+	return slices.Clone(w.calls)
+}
+
+// Count tells how often each operation was called since ForgetCalls.
+func (w *World) Count() map[string]int {
+	counts := map[string]int{}
+	for _, call := range w.Calls() {
+		operation, _, _ := strings.Cut(call, " ")
+		counts[operation]++
+	}
+	return counts
 }
 
 // ForgetCalls empties the list of calls.
@@ -92,40 +223,3 @@ func (w *World) ForgetCalls() {
 	defer w.mu.Unlock()
 	w.calls = nil
 }
-
-// ForgetCache drops what was prepared, as a machine does that has an empty cache.
-func (w *World) ForgetCache() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.prepared = map[string]*publish.Prepared{}
-}
-
-// enter begins an operation.
-func (w *World) enter(ctx context.Context, operation, object string) error {
-	w.mu.Lock()
-	w.calls = append(w.calls, operation+" "+object)
-	w.mu.Unlock()
-	return w.at(ctx, operation, object, "")
-}
-
-// at comes to a step of an operation.
-func (w *World) at(ctx context.Context, operation, object, step string) error {
-	w.mu.Lock()
-	hook := w.hook
-	w.mu.Unlock()
-	if hook != nil {
-		if err := hook(ctx, operation, object, step); err != nil {
-			return err
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%s %s: %w", operation, object, err)
-	}
-	return nil
-}
-
-type backend struct{ world *World }
-
-func (b backend) Publisher() publish.Interface { return publisher{b.world} }
-func (b backend) VMs() vm.Interface            { return fleet{b.world} }
-func (b backend) Close() error                 { return nil }

@@ -42,9 +42,9 @@ func TestTheFirstReleaseIsOneFullLayer(t *testing.T) {
 func TestAPatchIsADelta(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	first := publish(t, p, newSystem())
-	patched := newSystem().with("usr/bin/server", "version 2", "usr/bin/new", "new", "etc/server.conf", "", "var/lib/dpkg/status", "")
-	patched.install("library", "5")
-	patched.install("server", "2")
+	patched := newSystem().With("usr/bin/server", "version 2", "usr/bin/new", "new", "etc/server.conf", "", "var/lib/dpkg/status", "")
+	patched.Install("library", "5")
+	patched.Install("server", "2")
 	second := publish(t, p, patched)
 	m := second.Manifest
 	if m.Sequence != 2 || m.Previous != first.ID || len(m.Layers) != 2 || m.Layers[0] != first.Manifest.Layers[0] || !m.Layers[1].Delta {
@@ -68,7 +68,7 @@ func TestOneInputYieldsOneIDOnEveryMachine(t *testing.T) {
 	for i := range ids {
 		p := newPublisher(t, storetest.New(t))
 		p.Key = testKey(byte(i))
-		ids[i] = append(ids[i], publish(t, p, newSystem()).ID, publish(t, p, newSystem().with("usr/bin/server", "2")).ID)
+		ids[i] = append(ids[i], publish(t, p, newSystem()).ID, publish(t, p, newSystem().With("usr/bin/server", "2")).ID)
 	}
 	if diff := cmp.Diff(ids[0], ids[1]); diff != "" {
 		t.Error(diff)
@@ -77,7 +77,7 @@ func TestOneInputYieldsOneIDOnEveryMachine(t *testing.T) {
 
 func TestAnUnchangedSourceIsNotReadTwice(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
-	src := newSystem().source(t)
+	src := sourceOf(t, newSystem())
 	first := prepare(t, p, src)
 	if again := prepare(t, p, src); again.ID != first.ID || again.Unchanged || src.opened.Load() != 1 {
 		t.Errorf("before it is published: %s, unchanged %t, read %d times", again.ID, again.Unchanged, src.opened.Load())
@@ -93,7 +93,7 @@ func TestAnUnchangedSourceIsNotReadTwice(t *testing.T) {
 func TestAnotherSourceOfTheSameTreeIsUnchanged(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	first := publish(t, p, newSystem())
-	src := newSystem().source(t)
+	src := sourceOf(t, newSystem())
 	src.fingerprint = "another"
 	for range 2 {
 		prepared := prepare(t, p, src)
@@ -112,9 +112,9 @@ func TestAnotherSourceOfTheSameTreeIsUnchanged(t *testing.T) {
 func TestAccountsMustKeepTheirNumbers(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	first := publish(t, p, newSystem())
-	moved := newSystem().with("etc/passwd", "root:x:0:0::/root:/bin/sh\nwww-data:x:34:33::/:/bin/false\nnew:x:33:5::/:/bin/false\n",
+	moved := newSystem().With("etc/passwd", "root:x:0:0::/root:/bin/sh\nwww-data:x:34:33::/:/bin/false\nnew:x:33:5::/:/bin/false\n",
 		"etc/group", "root:x:0:\nwww-data:x:35:\n")
-	_, err := p.Prepare(t.Context(), Spec{Name: "os", Source: moved.source(t)}, nil)
+	_, err := p.Prepare(t.Context(), Spec{Name: "os", Source: sourceOf(t, moved)}, nil)
 	if !errors.Is(err, ErrAccounts) {
 		t.Fatalf("got %v, want ErrAccounts", err)
 	}
@@ -133,7 +133,7 @@ func TestAChainEndsInAFullLayer(t *testing.T) {
 	p.MaxChain = 3
 	var lengths []int
 	for _, version := range []string{"1", "2", "3", "4", "5"} {
-		lengths = append(lengths, len(publish(t, p, newSystem().with("usr/bin/server", version)).Manifest.Layers))
+		lengths = append(lengths, len(publish(t, p, newSystem().With("usr/bin/server", version)).Manifest.Layers))
 	}
 	if want := []int{1, 2, 3, 1, 2}; !slices.Equal(lengths, want) {
 		t.Errorf("layers of releases: %v, want %v", lengths, want)
@@ -143,7 +143,7 @@ func TestAChainEndsInAFullLayer(t *testing.T) {
 func TestALargeChangeIsAFullLayer(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	publish(t, p, newSystem())
-	second := publish(t, p, newSystem().with("usr/share/weight", strings.Repeat("other", 20_000)))
+	second := publish(t, p, newSystem().With("usr/share/weight", strings.Repeat("other", 20_000)))
 	if m := second.Manifest; len(m.Layers) != 1 || m.Sequence != 2 || second.Change.DeltaBytes != m.Layers[0].Size {
 		t.Errorf("%+v, %+v", m, second.Change)
 	}
@@ -152,7 +152,7 @@ func TestALargeChangeIsAFullLayer(t *testing.T) {
 func TestNoReleaseHasALayerTwice(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	for i := range 6 {
-		m := publish(t, p, newSystem().with("usr/bin/server", []string{"version 1", "version 2"}[i%2])).Manifest
+		m := publish(t, p, newSystem().With("usr/bin/server", []string{"version 1", "version 2"}[i%2])).Manifest
 		ids := layerIDs(m)
 		slices.SortFunc(ids, func(a, b tree.Digest) int { return slices.Compare(a[:], b[:]) })
 		if len(slices.Compact(ids)) != len(m.Layers) || m.Sequence != uint64(i+1) {
@@ -164,7 +164,7 @@ func TestNoReleaseHasALayerTwice(t *testing.T) {
 func TestAKernelImageAloneNeedsNoLayer(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	first := publish(t, p, newSystem())
-	second := publish(t, p, newSystem().with("boot/vmlinuz-6.12.1-cloud-amd64", "another image"))
+	second := publish(t, p, newSystem().With("boot/vmlinuz-6.12.1-cloud-amd64", "another image"))
 	if second.Unchanged || second.ID == first.ID || !cmp.Equal(second.Manifest.Layers, first.Manifest.Layers) || second.Change.DeltaBytes != 0 {
 		t.Errorf("%+v", second.Manifest)
 	}
@@ -174,8 +174,8 @@ func TestWithoutALowerLayerTheNextReleaseIsFull(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
 	first := publish(t, p, newSystem())
-	patched := newSystem().with("usr/bin/server", "version 2")
-	if delta := prepare(t, p, patched.source(t)); len(delta.Manifest.Layers) != 2 {
+	patched := newSystem().With("usr/bin/server", "version 2")
+	if delta := prepare(t, p, sourceOf(t, patched)); len(delta.Manifest.Layers) != 2 {
 		t.Fatalf("%+v", delta.Manifest)
 	}
 	if err := os.Remove(s.Path(store.LayerName(first.Manifest.Layers[0].ID))); err != nil {
@@ -188,7 +188,7 @@ func TestWithoutALowerLayerTheNextReleaseIsFull(t *testing.T) {
 
 func TestPrepareCachedBuildsOnlyWhatAPlanMayRead(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
-	src := newSystem().source(t)
+	src := sourceOf(t, newSystem())
 	spec := Spec{Name: "os", Source: src}
 	if _, err := p.PrepareCached(t.Context(), spec); !errors.Is(err, ErrNotCached) || src.opened.Load() != 0 {
 		t.Fatalf("got %v, want ErrNotCached; read %d times", err, src.opened.Load())
@@ -198,7 +198,7 @@ func TestPrepareCachedBuildsOnlyWhatAPlanMayRead(t *testing.T) {
 	if err != nil || cached.ID != built.ID {
 		t.Fatalf("got %+v, %v", cached, err)
 	}
-	archive := newSystem().with("usr/bin/server", "2").source(t)
+	archive := sourceOf(t, newSystem().With("usr/bin/server", "2"))
 	archive.atPlan = true
 	atPlan, err := p.PrepareCached(t.Context(), Spec{Name: "os", Source: archive})
 	if err != nil {
@@ -217,13 +217,13 @@ func TestPrepareCachedBuildsOnlyWhatAPlanMayRead(t *testing.T) {
 
 func TestOfferYieldsWhatWasPreparedHere(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
-	prepared := prepare(t, p, newSystem().source(t))
+	prepared := prepare(t, p, sourceOf(t, newSystem()))
 	signed, contents, err := p.Offer(t.Context(), prepared.ID)
 	if err != nil || !bytes.Equal(signed, prepared.Signed) || tree.Sum(contents) != prepared.Manifest.Contents.Digest {
 		t.Errorf("a manifest of %d bytes, contents of %d bytes, %v", len(signed), len(contents), err)
 	}
 	must(t, p.Publish(t.Context(), prepared, nil))
-	unchanged := prepare(t, p, newSystem().source(t))
+	unchanged := prepare(t, p, sourceOf(t, newSystem()))
 	for _, id := range []tree.Digest{unchanged.ID, {1}} {
 		if _, _, err := p.Offer(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: got %v, want ErrNotFound", id, err)
@@ -233,7 +233,7 @@ func TestOfferYieldsWhatWasPreparedHere(t *testing.T) {
 
 func TestPrepareRefusesABadSpec(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
-	for _, spec := range []Spec{{Name: "../os", Source: newSystem().source(t)}, {Name: "", Source: newSystem().source(t)}, {Name: "os"}} {
+	for _, spec := range []Spec{{Name: "../os", Source: sourceOf(t, newSystem())}, {Name: "", Source: sourceOf(t, newSystem())}, {Name: "os"}} {
 		if _, err := p.Prepare(t.Context(), spec, nil); err == nil {
 			t.Errorf("%q: no error", spec.Name)
 		}
@@ -254,7 +254,7 @@ func TestAnUnreadableStoreIsNoFirstRelease(t *testing.T) {
 			}
 			return nil
 		}
-		if prepared, err := p.Prepare(t.Context(), Spec{Name: "os", Source: newSystem().source(t)}, nil); !errors.Is(err, store.ErrUnreachable) {
+		if prepared, err := p.Prepare(t.Context(), Spec{Name: "os", Source: sourceOf(t, newSystem())}, nil); !errors.Is(err, store.ErrUnreachable) {
 			t.Errorf("%s fails: got %+v, %v", method, prepared, err)
 		}
 	}
@@ -280,7 +280,7 @@ func TestADamagedCacheNeverYieldsAWrongRelease(t *testing.T) {
 		for damage, do := range damages {
 			t.Run(name+" "+damage, func(t *testing.T) {
 				p := newPublisher(t, storetest.New(t))
-				src := newSystem().source(t)
+				src := sourceOf(t, newSystem())
 				good := prepare(t, p, src)
 				do(t, filepath.Join(good.entry, name))
 				again := prepare(t, p, src)
@@ -313,7 +313,7 @@ func TestTheCacheKeepsTheNewestOnly(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	must(t, os.MkdirAll(filepath.Join(p.baseDir("os"), newPrefix+"left-over"), 0o700))
 	for _, version := range []string{"1", "2", "3", "4", "5", "6", "7"} {
-		prepare(t, p, newSystem().with("usr/bin/server", version).source(t))
+		prepare(t, p, sourceOf(t, newSystem().With("usr/bin/server", version)))
 	}
 	entries, err := os.ReadDir(p.baseDir("os"))
 	if err != nil || len(entries) != keepBuilt {

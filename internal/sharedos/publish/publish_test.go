@@ -31,7 +31,7 @@ func TestPublishingMayBeCutOffAnywhere(t *testing.T) {
 		s := storetest.New(t)
 		p := newPublisher(t, s)
 		first := publish(t, p, newSystem())
-		second := prepare(t, p, newSystem().with("usr/bin/server", "version 2").source(t))
+		second := prepare(t, p, sourceOf(t, newSystem().With("usr/bin/server", "version 2")))
 		calls := 0
 		s.Fail = func(string, string) error {
 			if calls++; calls > step {
@@ -84,8 +84,8 @@ func TestPublishTakesTheOrderThatLeavesNothingHalfReferred(t *testing.T) {
 func TestPublishSeesThatAnotherWasFaster(t *testing.T) {
 	s := storetest.New(t)
 	a, b := newPublisher(t, s), newPublisher(t, s)
-	mine := prepare(t, a, newSystem().with("usr/bin/server", "mine").source(t))
-	theirs := publish(t, b, newSystem().with("usr/bin/server", "theirs"))
+	mine := prepare(t, a, sourceOf(t, newSystem().With("usr/bin/server", "mine")))
+	theirs := publish(t, b, newSystem().With("usr/bin/server", "theirs"))
 	requireMoved := func(what string, err error) {
 		t.Helper()
 		if id, _, newestErr := a.Newest(t.Context(), "os"); !errors.Is(err, ErrMoved) || newestErr != nil || id != theirs.ID {
@@ -94,16 +94,16 @@ func TestPublishSeesThatAnotherWasFaster(t *testing.T) {
 	}
 	requireMoved("first release", a.Publish(t.Context(), mine, nil))
 
-	mine = prepare(t, a, newSystem().with("usr/bin/server", "mine").source(t))
-	theirs = publish(t, b, newSystem().with("usr/bin/server", "theirs 2"))
+	mine = prepare(t, a, sourceOf(t, newSystem().With("usr/bin/server", "mine")))
+	theirs = publish(t, b, newSystem().With("usr/bin/server", "theirs 2"))
 	requireMoved("second release", a.Publish(t.Context(), mine, nil))
 
-	mine = prepare(t, a, newSystem().with("usr/bin/server", "mine").source(t))
+	mine = prepare(t, a, sourceOf(t, newSystem().With("usr/bin/server", "mine")))
 	must(t, b.Delete(t.Context(), "os", used(nil)))
 	if err := a.Publish(t.Context(), mine, nil); !errors.Is(err, ErrMoved) {
 		t.Errorf("the base is gone: got %v, want ErrMoved", err)
 	}
-	publish(t, a, newSystem().with("usr/bin/server", "mine"))
+	publish(t, a, newSystem().With("usr/bin/server", "mine"))
 }
 
 func TestNewestTellsGoneFromDamaged(t *testing.T) {
@@ -134,7 +134,7 @@ func TestAnotherOperatorContinuesABase(t *testing.T) {
 	first := publish(t, p, newSystem())
 	other := newPublisher(t, s)
 	other.Key, other.Trusted = testKey(2), []ed25519.PublicKey{p.Key.Public().(ed25519.PublicKey)}
-	second := publish(t, other, newSystem().with("usr/bin/server", "version 2"))
+	second := publish(t, other, newSystem().With("usr/bin/server", "version 2"))
 	if second.Manifest.Previous != first.ID {
 		t.Errorf("%+v", second.Manifest)
 	}
@@ -155,14 +155,14 @@ func volumes(t testing.TB, s *storetest.Store) []string {
 func TestDeleteLeavesNothingOfABaseAndAllOfTheOthers(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
-	shared, err := p.Prepare(t.Context(), Spec{Name: "other", Source: newSystem().source(t)}, nil)
+	shared, err := p.Prepare(t.Context(), Spec{Name: "other", Source: sourceOf(t, newSystem())}, nil)
 	must(t, err)
 	must(t, p.Publish(t.Context(), shared, nil))
 	before := volumes(t, s)
 
 	// Of the same tree, so of the same layer; then one of its own.
 	publish(t, p, newSystem())
-	publish(t, p, newSystem().with("usr/bin/server", "version 2"))
+	publish(t, p, newSystem().With("usr/bin/server", "version 2"))
 	for range 2 {
 		must(t, p.Delete(t.Context(), "os", used(nil)))
 		if diff := cmp.Diff(before, volumes(t, s)); diff != "" {
@@ -181,7 +181,7 @@ func TestABaseInUseIsNotDeleted(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
 	first := publish(t, p, newSystem())
-	publish(t, p, newSystem().with("usr/bin/server", "version 2"))
+	publish(t, p, newSystem().With("usr/bin/server", "version 2"))
 	before := volumes(t, s)
 	err := p.Delete(t.Context(), "os", used(map[tree.Digest][]string{first.ID: {"web-a", "web-b"}}))
 	if !errors.Is(err, store.ErrInUse) || !strings.Contains(err.Error(), "web-a, web-b") {
@@ -195,7 +195,7 @@ func TestABaseInUseIsNotDeleted(t *testing.T) {
 func TestDeleteKeepsWhatVMsReferTo(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
-	other, err := p.Prepare(t.Context(), Spec{Name: "other", Source: newSystem().with("usr/bin/server", "other").source(t)}, nil)
+	other, err := p.Prepare(t.Context(), Spec{Name: "other", Source: sourceOf(t, newSystem().With("usr/bin/server", "other"))}, nil)
 	must(t, err)
 	must(t, p.Publish(t.Context(), other, nil))
 	initramfs := []byte("initramfs")
@@ -225,7 +225,7 @@ func TestDeleteStopsAtWhatItCannotKnow(t *testing.T) {
 			s := storetest.New(t)
 			p := newPublisher(t, s)
 			publish(t, p, newSystem())
-			other, err := p.Prepare(t.Context(), Spec{Name: "other", Source: newSystem().source(t)}, nil)
+			other, err := p.Prepare(t.Context(), Spec{Name: "other", Source: sourceOf(t, newSystem())}, nil)
 			must(t, err)
 			must(t, p.Publish(t.Context(), other, nil))
 			before := volumes(t, s)

@@ -136,14 +136,23 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		}
 	}()
 	last := errors.New("it was not asked yet")
+	console := f.consoleLog(name)
+	ended := func() error {
+		return fmt.Errorf("%s of VM %q for %d s: %w; last: %w; the end of its console, %s:\n%s", what, name,
+			int(time.Since(began).Seconds()), ctx.Err(), last, console, consoleTail(console))
+	}
 	for {
 		domain, state, err := f.Hypervisor.Lookup(ctx, name)
-		if err != nil {
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil, ended()
+		case err != nil:
 			return nil, err
 		}
+		console = domain.ConsoleLog
 		if state == hypervisor.Off || state == hypervisor.Crashed {
 			return nil, fmt.Errorf("VM %q powered off while %s; the end of its console, %s:\n%s",
-				name, what, domain.ConsoleLog, consoleTail(domain.ConsoleLog))
+				name, what, console, consoleTail(console))
 		}
 		if agent == nil {
 			agent, err = f.meet(ctx, domain)
@@ -170,8 +179,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%s of VM %q for %d s: %w; last: %w; the end of its console, %s:\n%s", what, name,
-				int(time.Since(began).Seconds()), ctx.Err(), last, domain.ConsoleLog, consoleTail(domain.ConsoleLog))
+			return nil, ended()
 		case <-ticker.C:
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,10 +29,8 @@ type world struct {
 	fleet      *vm.Fleet
 	hypervisor *hypervisortest.Hypervisor
 	store      *storetest.Store
+	guests     *agenttest.Guests
 	old, new   tree.Digest
-
-	mu     sync.Mutex
-	agents map[string]*agenttest.Agent
 }
 
 func newWorld(t *testing.T) *world {
@@ -42,21 +39,9 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{hypervisor: hypervisortest.New(), store: storetest.New(t), agents: map[string]*agenttest.Agent{}}
-	w.hypervisor.OnStart = func(d hypervisor.Domain) error {
-		layers := make([]tree.Digest, 0, len(d.Layers))
-		for _, layer := range d.Layers {
-			layers = append(layers, layer.ID)
-		}
-		return w.agent(t, d.Name).Boot(d.BootConfig, layers)
-	}
-	w.hypervisor.OnOff = func(name string) { w.agent(t, name).Off() }
-	w.hypervisor.OnAttach = func(name string, layer hypervisor.LayerDisk) error {
-		w.agent(t, name).Attach(layer.ID)
-		return nil
-	}
-	w.hypervisor.OnDetach = func(name string, id tree.Digest) error { return w.agent(t, name).Detach(id) }
-	w.hypervisor.Dial = func(name string) (transport.Dialer, error) { return w.agent(t, name), nil }
+	w := &world{hypervisor: hypervisortest.New(), store: storetest.New(t)}
+	w.guests = agenttest.Inhabit(w.hypervisor)
+	t.Cleanup(w.guests.Off)
 	w.fleet = &vm.Fleet{
 		Hypervisor: w.hypervisor, Store: w.store, Key: key, Pool: "pool", Cache: t.TempDir(), ConsoleDir: t.TempDir(),
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
@@ -68,26 +53,16 @@ func newWorld(t *testing.T) *world {
 	w.new = w.publish(t, key, &release.Manifest{
 		Sequence: 2, Previous: w.old, Layers: []release.Layer{full, w.putLayer(t, "delta layer", true)},
 	}, "6.12.2")
-	t.Cleanup(func() {
-		for _, agent := range w.agents {
-			agent.Off()
-		}
-	})
 	return w
 }
 
-// agent returns the VM's agent, which lasts as long as its private disk would.
 func (w *world) agent(t *testing.T, name string) *agenttest.Agent {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.agents[name] == nil {
-		agent, err := agenttest.New()
-		if err != nil {
-			t.Error(err)
-		}
-		w.agents[name] = agent
+	t.Helper()
+	agent, err := w.guests.Agent(name)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return w.agents[name]
+	return agent
 }
 
 func (w *world) putLayer(t *testing.T, text string, delta bool) release.Layer {

@@ -82,9 +82,9 @@ func inFlight(status *agentapi.StatusResponse) bool {
 func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*agentapi.StatusResponse, error) {
 	step := agentapi.State_STATE_UNSPECIFIED
 	return f.await(ctx, name, "waiting for the refresh", progress, func(status *agentapi.StatusResponse) bool {
-		if now := status.GetState(); now != step {
+		if now := status.GetState(); now != step && now > agentapi.State_IDLE {
 			step = now
-			progress("refresh: " + strings.ToLower(now.String()))
+			progress("refresh: " + strings.ReplaceAll(strings.ToLower(now.String()), "_", " "))
 		}
 		return !inFlight(status)
 	})

@@ -69,7 +69,7 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 			live, reboots, err = false, true, nil
 		}
 		if err != nil {
-			f.unplugLeft(ctx, spec.Name, progress)
+			f.unplugLeft(ctx, spec.Name)
 			return report, 0, err
 		}
 	}
@@ -129,11 +129,11 @@ func (f *Fleet) startedInto(ctx context.Context, spec Spec, refused *agentapi.Re
 }
 
 // unplugLeft detaches what was attached for a refresh that did not happen. That it fails loses nothing: a later
-// update or the next start does it.
-func (f *Fleet) unplugLeft(ctx context.Context, name string, progress Progress) {
+// update or the next start does it. It is not told: what the user wants to see is how far the refresh came.
+func (f *Fleet) unplugLeft(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
-	if err := f.unplug(ctx, name, progress); err != nil {
+	if err := f.unplug(ctx, name, func(string) {}); err != nil {
 		f.Log.WarnContext(ctx, "layers that were attached for a refresh stay attached", "vm", name, "error", err)
 	}
 }

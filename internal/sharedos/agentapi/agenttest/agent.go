@@ -34,6 +34,8 @@ type Agent struct {
 	Polls int
 	// Hold lists the layers that it does not let go, with by whom.
 	Hold map[string][]string
+	// NoStack makes it name a stack that is none, as only a broken or a hostile one does.
+	NoStack bool
 	// SystemState is what systemd says; "" is "running".
 	SystemState string
 
@@ -57,9 +59,12 @@ type Agent struct {
 	refusal string
 	last    *agentapi.Report
 	boots   uint64
+	// kernel is the release of the one that it booted.
+	kernel string
 	// generation counts commits.
 	generation uint64
 	refreshes  int
+	asked      *agentapi.RefreshRequest
 }
 
 // New returns an agent with a key of its own, which has not booted.
@@ -103,6 +108,7 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 		return errors.New("a layer of the stack is not attached")
 	}
 	a.boots++
+	a.kernel = a.committed.Kernel
 	a.last, a.inFlight = nil, nil
 	return a.serve()
 }
@@ -170,11 +176,36 @@ func (a *Agent) Refreshes() int {
 	return a.refreshes
 }
 
-// Stack tells what the guest runs.
+// Asked is the request of the last refresh that was started; nil if none was.
+func (a *Agent) Asked() *agentapi.RefreshRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked
+}
+
+// Stack tells what the guest runs; nothing before its first boot.
 func (a *Agent) Stack() release.Stack {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.committed == nil {
+		return release.Stack{}
+	}
 	return *a.committed
+}
+
+// FallBack makes the guest run an earlier stack, as one does whose newest does not come up.
+func (a *Agent) FallBack(stack release.Stack) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.committed = &stack
+}
+
+// pending is what only the next start brings.
+func (a *Agent) pending() []string {
+	if a.kernel == a.committed.Kernel {
+		return nil
+	}
+	return []string{fmt.Sprintf("kernel %s runs, %s is installed", a.kernel, a.committed.Kernel)}
 }
 
 // DialContext implements transport.Dialer.
@@ -221,12 +252,15 @@ func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.Stat
 		}
 	}
 	answer := &agentapi.StatusResponse{
-		AgentVersion: "test", BootId: fmt.Sprintf("boot-%d", a.boots), Kernel: a.committed.Kernel,
+		AgentVersion: "test", BootId: fmt.Sprintf("boot-%d", a.boots), Kernel: a.kernel, Pending: a.pending(),
 		Stack: agentapi.NewStack(*a.committed), State: agentapi.State_IDLE, Last: a.last,
 		SystemState: "running", ReadySeconds: 1, Generation: a.generation,
 	}
 	if a.SystemState != "" {
 		answer.SystemState = a.SystemState
+	}
+	if a.NoStack {
+		answer.Stack = &agentapi.Stack{Base: "none"}
 	}
 	if a.inFlight != nil {
 		answer.State = agentapi.State_STAGED
@@ -243,6 +277,7 @@ func (a *Agent) end() {
 	a.last = &agentapi.Report{
 		From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(*a.inFlight), Done: true, Impact: a.impact(),
 		Error: a.RefreshError, State: agentapi.State_ROLLING_BACK,
+		Timings: []*agentapi.Timing{{Step: "assess", Micros: 1500}},
 	}
 	allowed := a.allowed
 	if allowed == agentapi.Level_LEVEL_UNSPECIFIED {
@@ -253,9 +288,17 @@ func (a *Agent) end() {
 		a.last.Refused, a.last.Error, a.last.Impact = true, a.refusal, nil
 	case level > min(allowed, agentapi.Level_RESTART):
 		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and %v is allowed", level, min(allowed, agentapi.Level_RESTART))
-	case a.RefreshError == "":
+	default:
+		a.last.Timings = append(a.last.Timings, &agentapi.Timing{Step: "swap", Micros: 250})
+		for _, unit := range a.impact().GetUnits() {
+			a.last.Restarts = append(a.last.Restarts, &agentapi.UnitRestart{Unit: unit.GetUnit(), Level: unit.GetLevel(), InterruptionUs: 12500})
+		}
+		if a.RefreshError != "" {
+			break
+		}
 		a.last.Committed, a.last.State = true, agentapi.State_COMMITTED
 		a.committed = a.inFlight
+		a.last.Pending = a.pending()
 		a.generation++
 	}
 	a.inFlight, a.blobs = nil, map[string][]byte{}
@@ -374,6 +417,7 @@ func (a *Agent) Refresh(_ context.Context, request *agentapi.RefreshRequest) (*a
 	a.inFlight, a.left, a.allowed = &wanted, a.Polls, request.GetMaxImpact()
 	a.last = &agentapi.Report{From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(wanted), State: agentapi.State_IDLE}
 	a.refreshes++
+	a.asked = request
 	return &agentapi.RefreshResponse{Started: true}, nil
 }
 

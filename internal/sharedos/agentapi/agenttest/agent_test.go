@@ -40,6 +40,7 @@ func TestFakeKeepsTheContract(t *testing.T) {
 	current, id := sign(&first)
 	second := first
 	second.Sequence, second.Previous, second.Contents = 2, id, blob(lists[1])
+	second.Kernel = &release.Kernel{Release: "6.12.2", Image: blob("kernel 2"), Modules: blob("modules 2")}
 	second.Layers = append(second.Layers[:1:1], layer("delta", true))
 	next, _ := sign(&second)
 

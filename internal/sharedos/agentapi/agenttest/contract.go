@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -340,6 +341,11 @@ func (c *contract) isOnNext(t *testing.T) {
 	}
 	if now.GetGeneration() <= c.booted.GetGeneration() {
 		t.Errorf("generation %d became %d", c.booted.GetGeneration(), now.GetGeneration())
+	}
+	if c.next.Kernel.Release != now.GetKernel() && !slices.ContainsFunc(now.GetPending(), func(pending string) bool {
+		return strings.Contains(pending, c.next.Kernel.Release)
+	}) {
+		t.Errorf("it runs kernel %s, and of the new one it tells %q", now.GetKernel(), now.GetPending())
 	}
 	if len(now.GetStack().GetLayers()) != len(c.next.Layers) {
 		t.Errorf("its stack is %v", now.GetStack())

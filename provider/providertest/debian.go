@@ -1,0 +1,68 @@
+package providertest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+)
+
+// Kernels of what a debian source yields, without and with additional suites.
+const (
+	MainKernel    = "6.12.1-cloud-amd64"
+	PatchedKernel = "6.12.2-cloud-amd64"
+)
+
+// SetDebianArchive sets what stands for the content of Debian's archive: another text is another input to a debian
+// source, and yields another system.
+func (w *World) SetDebianArchive(content string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.archive = content
+}
+
+// readable puts a small system in the place of what mmdebstrap would bring over the network. Archives are read.
+func (w *World) readable(spec publish.Spec) publish.Spec {
+	if debian, ok := spec.Source.(*source.Debian); ok {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		spec.Source = smallDebian{debian, w.archive}
+	}
+	return spec
+}
+
+type smallDebian struct {
+	*source.Debian
+	archive string
+}
+
+func (d smallDebian) patched() bool { return d.AdditionalSuites == nil || len(d.AdditionalSuites) > 0 }
+
+// Fingerprint implements source.Source.
+func (d smallDebian) Fingerprint(context.Context) (string, error) {
+	inputs, err := json.Marshal([]any{
+		d.Suite, d.patched(), d.Components, slices.Sorted(slices.Values(d.Packages)), d.Mirror, d.Triggers, d.archive,
+	})
+	return string(inputs), err
+}
+
+// Open implements source.Source.
+func (d smallDebian) Open(_ context.Context, progress source.Progress) (io.ReadCloser, error) {
+	kernel, version := MainKernel, "1-main"
+	if d.patched() {
+		kernel, version = PatchedKernel, "1-patched"
+	}
+	system := sourcetest.NewSystem(kernel)
+	for _, name := range slices.Sorted(slices.Values(d.Packages)) {
+		system.Install(name, version)
+		system["usr/bin/"+name] = version + " " + d.archive
+	}
+	progress("mmdebstrap: installing", 1, 2)
+	stream, err := system.Tar()
+	return io.NopCloser(bytes.NewReader(stream)), err
+}

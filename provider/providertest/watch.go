@@ -1,0 +1,166 @@
+package providertest
+
+import (
+	"context"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// Steps of a Hook that every operation comes to.
+const (
+	Begun = "begun"
+	// Done is after the operation did its work: an error here is an answer that is lost.
+	Done = "done"
+)
+
+// Hook is called at each step of each operation, with its name ("Prepare", "Create", …), the object's name and the
+// step: what the operation tells of itself. An error that it returns at Begun or at Done is what the operation
+// returns; at another step the operation goes on, to what its context says.
+type Hook func(ctx context.Context, operation, object, step string) error
+
+// SetHook sets what is called at each step; nil for nothing.
+func (w *World) SetHook(hook Hook) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hook = hook
+}
+
+// watch runs an operation.
+func (w *World) watch(ctx context.Context, operation, object string, run func(tell func(step string)) error) error {
+	w.mu.Lock()
+	w.calls = append(w.calls, operation+" "+object)
+	hook := w.hook
+	w.mu.Unlock()
+	if hook == nil {
+		return run(func(string) {})
+	}
+	if err := hook(ctx, operation, object, Begun); err != nil {
+		return err
+	}
+	if err := run(func(step string) { _ = hook(ctx, operation, object, step) }); err != nil { // as Hook says
+		return err
+	}
+	return hook(ctx, operation, object, Done)
+}
+
+type watchedPublisher struct {
+	world *World
+	real  *publish.Publisher
+}
+
+var _ publish.Interface = watchedPublisher{}
+
+// parts passes steps on to both.
+func parts(tell func(string), progress source.Progress) source.Progress {
+	return func(step string, done, total int64) {
+		if progress != nil {
+			progress(step, done, total)
+		}
+		tell(step)
+	}
+}
+
+func (p watchedPublisher) Prepare(ctx context.Context, spec publish.Spec, progress source.Progress) (made *publish.Prepared, err error) {
+	err = p.world.watch(ctx, "Prepare", spec.Name, func(tell func(string)) error {
+		made, err = p.real.Prepare(ctx, p.world.readable(spec), parts(tell, progress))
+		return err
+	})
+	return made, err
+}
+
+func (p watchedPublisher) PrepareCached(ctx context.Context, spec publish.Spec) (made *publish.Prepared, err error) {
+	err = p.world.watch(ctx, "PrepareCached", spec.Name, func(func(string)) error {
+		made, err = p.real.PrepareCached(ctx, p.world.readable(spec))
+		return err
+	})
+	return made, err
+}
+
+func (p watchedPublisher) Publish(ctx context.Context, prepared *publish.Prepared, progress source.Progress) error {
+	return p.world.watch(ctx, "Publish", prepared.Manifest.Name, func(tell func(string)) error {
+		return p.real.Publish(ctx, prepared, parts(tell, progress))
+	})
+}
+
+func (p watchedPublisher) Newest(ctx context.Context, name string) (id tree.Digest, manifest *release.Manifest, err error) {
+	err = p.world.watch(ctx, "Newest", name, func(func(string)) error {
+		id, manifest, err = p.real.Newest(ctx, name)
+		return err
+	})
+	return id, manifest, err
+}
+
+func (p watchedPublisher) Get(ctx context.Context, id tree.Digest) (manifest *release.Manifest, err error) {
+	err = p.world.watch(ctx, "Get", id.String(), func(func(string)) error {
+		manifest, err = p.real.Get(ctx, id)
+		return err
+	})
+	return manifest, err
+}
+
+func (p watchedPublisher) Delete(ctx context.Context, name string, inUse publish.InUse) error {
+	return p.world.watch(ctx, "Delete", name, func(func(string)) error { return p.real.Delete(ctx, name, inUse) })
+}
+
+type watchedFleet struct {
+	world *World
+	real  *vm.Fleet
+}
+
+var _ vm.Interface = watchedFleet{}
+
+// steps passes steps on to both.
+func steps(tell func(string), progress vm.Progress) vm.Progress {
+	return func(step string) { progress(step); tell(step) }
+}
+
+func (f watchedFleet) Create(ctx context.Context, spec vm.Spec, progress vm.Progress) (made *vm.VM, err error) {
+	err = f.world.watch(ctx, "Create", spec.Name, func(tell func(string)) error {
+		made, err = f.real.Create(ctx, spec, steps(tell, progress))
+		return err
+	})
+	return made, err
+}
+
+func (f watchedFleet) Read(ctx context.Context, name string) (found *vm.VM, err error) {
+	err = f.world.watch(ctx, "Read", name, func(func(string)) error {
+		found, err = f.real.Read(ctx, name)
+		return err
+	})
+	return found, err
+}
+
+func (f watchedFleet) Update(ctx context.Context, spec vm.Spec, progress vm.Progress) (updated *vm.VM, report *agentapi.Report, err error) {
+	err = f.world.watch(ctx, "Update", spec.Name, func(tell func(string)) error {
+		updated, report, err = f.real.Update(ctx, spec, steps(tell, progress))
+		return err
+	})
+	return updated, report, err
+}
+
+func (f watchedFleet) Assess(ctx context.Context, spec vm.Spec) (impact *agentapi.Impact, err error) {
+	err = f.world.watch(ctx, "Assess", spec.Name, func(func(string)) error {
+		impact, err = f.real.Assess(ctx, spec)
+		return err
+	})
+	return impact, err
+}
+
+func (f watchedFleet) Delete(ctx context.Context, name, uuid string, progress vm.Progress) error {
+	return f.world.watch(ctx, "Delete", name, func(tell func(string)) error {
+		return f.real.Delete(ctx, name, uuid, steps(tell, progress))
+	})
+}
+
+func (f watchedFleet) InUse(ctx context.Context) (inUse map[tree.Digest][]string, err error) {
+	err = f.world.watch(ctx, "InUse", "", func(func(string)) error {
+		inUse, err = f.real.InUse(ctx)
+		return err
+	})
+	return inUse, err
+}
