@@ -48,7 +48,7 @@ func (e endpoint) greeter() string {
 // fleet measures all that takes real guests.
 func (b *bench) fleet(ctx context.Context) (err error) {
 	// Short, since the paths of unix sockets below it are limited to 108 bytes.
-	dir, err := os.MkdirTemp("", "sharedos-")
+	dir, err := testbed.MakeDir("")
 	if err != nil {
 		return fmt.Errorf("make a directory to work in: %w", err)
 	}

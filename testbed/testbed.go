@@ -45,14 +45,12 @@ var private = []struct{ name, at string }{
 }
 
 var configuration = map[string]string{
-	"qemu.conf": `user = "root"
-group = "root"
-dynamic_ownership = 0
-remember_owner = 0
-security_driver = "none"
-namespaces = []
+	// As Debian ships it, so QEMU runs as a user of its own. But a container may have no control groups, and a /dev of
+	// the domain's own does not go with the one that hideKVM changes.
+	"qemu.conf": `user = "libvirt-qemu"
+group = "libvirt-qemu"
 cgroup_controllers = []
-stdio_handler = "logd"
+namespaces = []
 `,
 	"libvirtd.conf": `auth_unix_ro = "none"
 auth_unix_rw = "none"
@@ -63,6 +61,19 @@ log_outputs = "3:stderr"
 	"virtlogd.conf": `log_outputs = "3:stderr"
 max_size = 67108864
 `,
+}
+
+// MakeDir makes a directory for a testbed in another one, or in the one for temporary files. QEMU, which is a user of
+// its own, gets through it to the sockets and disks below.
+func MakeDir(in string) (string, error) {
+	dir, err := os.MkdirTemp(in, "sharedos-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", errors.Join(err, os.Remove(dir))
+	}
+	return dir, nil
 }
 
 // Start starts a libvirt over a directory, which is made if it is not there. What an earlier run left running

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
 )
 
@@ -57,7 +59,7 @@ func newDir() (string, error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp(root, "")
+	dir, err := MakeDir(root)
 	if err != nil {
 		return "", err
 	}
@@ -68,12 +70,35 @@ func newDir() (string, error) {
 	return dir, daemon.Write(filepath.Join(dir, owner), self)
 }
 
-// SweepDead ends and removes the testbeds of test processes that are gone.
-func SweepDead(ctx context.Context) error {
-	entries, err := os.ReadDir(root)
+// SweepDead ends and removes the testbeds of test processes that are gone. Test processes that begin at once take
+// turns: two that remove one directory find it not empty.
+func SweepDead(ctx context.Context) (err error) {
+	directory, err := os.Open(root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, directory.Close()) }() // which ends the turn
+	for {
+		if err = unix.Flock(int(directory.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for another process that sweeps %s: %w", root, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", root, err)
+	}
+	return sweep(ctx)
+}
+
+func sweep(ctx context.Context) error {
+	entries, err := os.ReadDir(root)
 	if err != nil {
 		return err
 	}

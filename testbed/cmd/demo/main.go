@@ -55,7 +55,7 @@ func run(ctx context.Context, s settings) (err error) {
 	}
 	out := newReport(os.Stdout)
 	// Short, since the paths of unix sockets below it are limited to 108 bytes.
-	dir, err := os.MkdirTemp("", "sharedos-")
+	dir, err := testbed.MakeDir("")
 	if err != nil {
 		return fmt.Errorf("make a directory to work in: %w", err)
 	}

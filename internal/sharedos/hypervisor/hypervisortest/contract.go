@@ -54,6 +54,10 @@ func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
 func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 	t.Helper()
 	dir := t.TempDir()
+	// QEMU is a user of its own, and the directory that holds this one is the test process's alone.
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	file := func(name string, size int64) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, halted(size), 0o600); err != nil {
