@@ -57,6 +57,7 @@ type lastRefreshModel struct {
 	Pinned     []string           `tfsdk:"pinned"`
 	Conflicts  []string           `tfsdk:"conflicts"`
 	Remaining  []string           `tfsdk:"remaining"`
+	Unchecked  []string           `tfsdk:"unchecked"`
 	Pending    []string           `tfsdk:"pending"`
 	TimingsMS  map[string]float64 `tfsdk:"timings_ms"`
 }
@@ -194,7 +195,8 @@ func (m *vmModel) observeRefresh(ctx context.Context, report *agentapi.Report, d
 		Restarted:  []unitRestartModel{},
 		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
 		Conflicts: guestTexts(report.GetConflicts()), Remaining: guestTexts(report.GetRemaining()),
-		Pending: guestTexts(report.GetPending()), TimingsMS: map[string]float64{},
+		Unchecked: guestTexts(report.GetUnchecked()),
+		Pending:   guestTexts(report.GetPending()), TimingsMS: map[string]float64{},
 	}
 	for _, restart := range limited(report.GetRestarts()) {
 		model.Restarted = append(model.Restarted, unitRestartModel{

@@ -94,7 +94,8 @@ func (r *vmResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp 
 			"last_refresh": lastRefreshAttribute(),
 			"pending": schema.ListAttribute{
 				Computed: true, ElementType: types.StringType,
-				MarkdownDescription: "What waits for a reboot, such as `kernel 6.12.88 → 6.12.101`.",
+				MarkdownDescription: "What waits until the VM is powered off and started, such as `kernel 6.12.88 → 6.12.101 at the next power-off and start`. " +
+					"A reboot from within goes on with the kernel that the VM was started with.",
 			},
 			"timeouts": timeoutsAttribute(ctx, vmWriteTimeout),
 		},

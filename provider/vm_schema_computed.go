@@ -36,6 +36,7 @@ var (
 		"pinned":     types.ListType{ElemType: types.StringType},
 		"conflicts":  types.ListType{ElemType: types.StringType},
 		"remaining":  types.ListType{ElemType: types.StringType},
+		"unchecked":  types.ListType{ElemType: types.StringType},
 		"pending":    types.ListType{ElemType: types.StringType},
 		"timings_ms": types.MapType{ElemType: types.Float64Type},
 	}
@@ -52,12 +53,12 @@ func computedText(description string) schema.Attribute {
 func stackAttribute() schema.Attribute {
 	return schema.SingleNestedAttribute{
 		Computed:            true,
-		MarkdownDescription: "The stack that the VM really runs, as its agent says; while the agent does not answer, the one that it was given.",
+		MarkdownDescription: "The stack that the VM really runs, as its agent says; while the agent does not answer, what was last heard, or else what the VM was given.",
 		Attributes: map[string]schema.Attribute{
 			"base":       computedText("Id of the base release."),
 			"components": computedTexts("Ids of the component releases."),
 			"layers":     computedTexts("Ids of the layers, bottom to top."),
-			"kernel":     computedText("Kernel release of the base. What runs until the next reboot is in `agent.kernel`."),
+			"kernel":     computedText("Kernel release of the base. What runs until the next power-off and start is in `agent.kernel`."),
 		},
 	}
 }
@@ -132,7 +133,8 @@ func lastRefreshAttribute() schema.Attribute {
 			"pinned":     computedTexts("Units that keep the old `/usr` in a mount namespace of their own and need nothing of what changed."),
 			"conflicts":  computedTexts("Files in `/etc` that were changed here and in the release; what is here stayed."),
 			"remaining":  computedTexts("Processes that still run old code."),
-			"pending":    computedTexts("What waited for a reboot when it ended."),
+			"unchecked":  computedTexts("Health checks that were bad before the refresh already, with the reason; they said nothing about it."),
+			"pending":    computedTexts("What waited for a power-off and start when it ended."),
 			"timings_ms": schema.MapAttribute{
 				Computed: true, ElementType: types.Float64Type,
 				MarkdownDescription: "Milliseconds of each step.",

@@ -196,7 +196,7 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 		}
 	}
 	if policy.TargetKernel != "" && policy.RunningKernel != policy.TargetKernel {
-		a.Pending = append(a.Pending, fmt.Sprintf("kernel %s → %s", policy.RunningKernel, policy.TargetKernel))
+		a.Pending = append(a.Pending, KernelPending(policy.RunningKernel, policy.TargetKernel))
 	}
 	for _, affected := range a.Affected {
 		if affected.Kept != "" && !affected.session() {
@@ -350,4 +350,10 @@ func (g *gathered) reason() string {
 	default:
 		return "it holds files open that differ"
 	}
+}
+
+// KernelPending tells that another kernel waits. The host hands the kernel over when it starts the VM: a reboot from
+// within goes on with the one that it was started with.
+func KernelPending(from, to string) string {
+	return fmt.Sprintf("kernel %s → %s at the next power-off and start", from, to)
 }

@@ -31,6 +31,8 @@ var (
 	// ErrStrategy means that the strategy that was asked for does not exist here.
 	ErrStrategy = errors.New(`only the strategy "live" can be carried out by the agent`)
 	// ErrUnfinished means that a rollback could not be finished. The next start of the VM finishes it.
+	// ErrDamaged means that it is not known whether a refresh was in flight. The next boot begins without the journal.
+	ErrDamaged    = errors.New("the journal of refreshes cannot be read; restart the VM")
 	ErrUnfinished = errors.New("the last rollback could not be finished; restart the VM")
 	// ErrImpact means that the impact is larger than allowed.
 	ErrImpact = errors.New("the impact is larger than allowed")
@@ -59,6 +61,8 @@ type Engine struct {
 	mutex  sync.Mutex
 	record Record
 	report *agentapi.Report
+	// damaged is set when the journal could not be read at the start.
+	damaged error
 	// flight is set while a refresh is in flight.
 	flight *flight
 	tasks  sync.WaitGroup
@@ -94,7 +98,10 @@ func (e *Engine) Status() (Status, error) {
 		s.Report.Done = s.Report.GetDone() && e.flight == nil
 	}
 	if s.Stack.Kernel != "" && s.Stack.Kernel != kernel {
-		s.Pending = append(s.Pending, kernelPending(kernel, s.Stack.Kernel))
+		s.Pending = append(s.Pending, impact.KernelPending(kernel, s.Stack.Kernel))
+	}
+	if e.damaged != nil {
+		s.Pending = append(s.Pending, e.damaged.Error())
 	}
 	if s.Report.GetCommitted() {
 		for _, pending := range s.Report.GetPending() {
@@ -105,8 +112,6 @@ func (e *Engine) Status() (Status, error) {
 	}
 	return s, nil
 }
-
-func kernelPending(from, to string) string { return fmt.Sprintf("kernel %s → %s", from, to) }
 
 // Start takes up what the journal tells and returns at once; refreshes end when ctx does, and are taken up by the
 // next agent. Call Wait afterwards.
@@ -120,7 +125,10 @@ func (e *Engine) Start(ctx context.Context) error {
 	if errors.Is(err, ErrNoJournal) {
 		record = Record{State: Idle}
 	} else if err != nil {
-		return err
+		// An agent that does not start can tell nobody. What a refresh was at is not known, so none begins on top of it.
+		e.damaged = fmt.Errorf("%w: %w", ErrDamaged, err)
+		e.record = Record{State: Idle, BootID: boot, Running: e.Booted, Generation: e.Generation}
+		return nil
 	}
 	sameBoot := record.BootID == boot
 	if record.State == Idle || record.State == "" {
@@ -208,6 +216,9 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	}
 	if e.life == nil || e.life.Err() != nil {
 		return false, errors.New("the agent is stopping; ask again")
+	}
+	if e.damaged != nil {
+		return false, e.damaged
 	}
 	if e.record.State != Idle {
 		return false, fmt.Errorf("%w: %s", ErrUnfinished, e.report.GetError())

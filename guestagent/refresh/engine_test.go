@@ -177,8 +177,27 @@ func TestACheckThatWasBadBeforeFailsNothing(t *testing.T) {
 	e, stop := w.engine()
 	defer stop()
 	w.give("one", "two")
-	if status := w.refresh(e, w.ask("one", "two")); !status.Report.GetCommitted() {
+	status := w.refresh(e, w.ask("one", "two"))
+	if !status.Report.GetCommitted() {
 		t.Errorf("%v", status.Report)
+	}
+	if unchecked := status.Report.GetUnchecked(); len(unchecked) != 1 || !strings.Contains(unchecked[0], "web: status 500") {
+		t.Errorf("as unchecked it tells %q", unchecked)
+	}
+}
+
+func TestADamagedJournalIsToldAndNothingBeginsOnTopOfIt(t *testing.T) {
+	w := newWorld(t)
+	w.unreadable = errors.New("unexpected end of JSON input")
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	status, err := e.Status()
+	if err != nil || status.Stack.Base != w.booted.Base || len(status.Pending) == 0 || !strings.Contains(status.Pending[len(status.Pending)-1], "restart the VM") {
+		t.Errorf("it is %+v, %v", status, err)
+	}
+	if started, err := e.Refresh(w.ask("one", "two")); started || !errors.Is(err, ErrDamaged) {
+		t.Errorf("a refresh: started %v, %v", started, err)
 	}
 }
 

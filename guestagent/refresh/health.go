@@ -32,15 +32,17 @@ func timeout(check *agentapi.HealthCheck) time.Duration {
 	return min(given, maxTimeout)
 }
 
-// healthy names the checks that are good now. One that is bad before a refresh says nothing about it.
-func (r *run) healthy(ctx context.Context, checks []*agentapi.HealthCheck) []string {
-	var good []string
+// healthy names the checks that are good now. One that is bad before a refresh says nothing about it; it comes with
+// the reason.
+func (r *run) healthy(ctx context.Context, checks []*agentapi.HealthCheck) (good, bad []string) {
 	for _, check := range checks {
-		if r.attempt(ctx, check) == nil {
-			good = append(good, check.GetName())
+		if err := r.attempt(ctx, check); err != nil {
+			bad = append(bad, check.GetName()+": "+err.Error())
+			continue
 		}
+		good = append(good, check.GetName())
 	}
-	return good
+	return good, bad
 }
 
 func (r *run) attempt(ctx context.Context, check *agentapi.HealthCheck) error {

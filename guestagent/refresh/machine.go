@@ -179,7 +179,8 @@ func (s staged) verify(ctx context.Context) (verified, error) {
 	if err := r.timed("assess", func() error { return r.judge(ctx) }); err != nil {
 		return verified{}, err
 	}
-	baseline := r.healthy(ctx, r.request.GetHealthChecks())
+	baseline, bad := r.healthy(ctx, r.request.GetHealthChecks())
+	r.note(func(report *agentapi.Report) { report.Unchecked = bad })
 	planned := plan(nil, r.before)
 	err = r.enter(Verified, func(record *Record) { record.Baseline, record.Planned = baseline, planned })
 	if err != nil {

@@ -51,12 +51,14 @@ type world struct {
 
 	mutex sync.Mutex
 	// Of the private disk.
-	journal   *Record
-	request   []byte
-	committed *release.Stack
-	commits   uint64
-	etc       tree.Digest
-	etcUndo   *tree.Digest
+	journal *Record
+	// unreadable is why the journal cannot be read.
+	unreadable error
+	request    []byte
+	committed  *release.Stack
+	commits    uint64
+	etc        tree.Digest
+	etcUndo    *tree.Digest
 
 	// Of this boot.
 	boot     int
@@ -400,6 +402,9 @@ type worldRecords struct{ *world }
 
 func (w worldRecords) Journal() (r Record, err error) {
 	err = w.do("read journal", func() error {
+		if w.unreadable != nil {
+			return w.unreadable
+		}
 		if w.journal == nil {
 			return ErrNoJournal
 		}

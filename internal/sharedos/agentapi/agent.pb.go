@@ -1247,7 +1247,9 @@ type Report struct {
 	// Affected processes that still run old code afterwards: "unit pid path".
 	Remaining []string `protobuf:"bytes,14,rep,name=remaining,proto3" json:"remaining,omitempty"`
 	// True if it ended before anything changed: the impact is larger than max_impact, or the target does not verify.
-	Refused       bool `protobuf:"varint,15,opt,name=refused,proto3" json:"refused,omitempty"`
+	Refused bool `protobuf:"varint,15,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Health checks that were bad before the refresh too, and so say nothing about it: "name: why".
+	Unchecked     []string `protobuf:"bytes,16,rep,name=unchecked,proto3" json:"unchecked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1385,6 +1387,13 @@ func (x *Report) GetRefused() bool {
 		return x.Refused
 	}
 	return false
+}
+
+func (x *Report) GetUnchecked() []string {
+	if x != nil {
+		return x.Unchecked
+	}
+	return nil
 }
 
 type UnitRestart struct {
@@ -1914,7 +1923,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fallow_downgrade\x18\x05 \x01(\bR\x0eallowDowngrade\x12\x1a\n" +
 	"\bstrategy\x18\x06 \x01(\tR\bstrategy\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
-	"\astarted\x18\x01 \x01(\bR\astarted\"\xa5\x04\n" +
+	"\astarted\x18\x01 \x01(\bR\astarted\"\xc3\x04\n" +
 	"\x06Report\x12,\n" +
 	"\x04from\x18\x01 \x01(\v2\x18.sharedos.agent.v1.StackR\x04from\x12(\n" +
 	"\x02to\x18\x02 \x01(\v2\x18.sharedos.agent.v1.StackR\x02to\x12.\n" +
@@ -1932,7 +1941,8 @@ const file_agent_proto_rawDesc = "" +
 	"\vetc_carried\x18\r \x01(\x03R\n" +
 	"etcCarried\x12\x1c\n" +
 	"\tremaining\x18\x0e \x03(\tR\tremaining\x12\x18\n" +
-	"\arefused\x18\x0f \x01(\bR\arefused\"\x90\x01\n" +
+	"\arefused\x18\x0f \x01(\bR\arefused\x12\x1c\n" +
+	"\tunchecked\x18\x10 \x03(\tR\tunchecked\"\x90\x01\n" +
 	"\vUnitRestart\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12.\n" +
 	"\x05level\x18\x02 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\x05level\x12'\n" +

@@ -92,6 +92,10 @@ func Read(record string) (Process, error) {
 	if len(data) > maxRecord {
 		return Process{}, fmt.Errorf("read the record %s: %d bytes are too many", record, len(data))
 	}
+	if len(data) == 0 {
+		// Records appear whole. One without bytes is what a power cut may leave, which no process survives.
+		return Process{}, fmt.Errorf("record %s is empty: %w", record, ErrGone)
+	}
 	if err := json.Unmarshal(data, &p); err != nil {
 		return Process{}, fmt.Errorf("read the record %s: %w", record, err)
 	}
@@ -108,7 +112,12 @@ func Write(record string, p Process) error {
 		return fmt.Errorf("record process %d: %w", p.PID, err)
 	}
 	temporary := record + ".new"
-	if err := os.WriteFile(temporary, data, 0o600); err != nil {
+	file, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("record process %d: %w", p.PID, err)
+	}
+	_, err = file.Write(data)
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return fmt.Errorf("record process %d: %w", p.PID, err)
 	}
 	if err := os.Rename(temporary, record); err != nil {

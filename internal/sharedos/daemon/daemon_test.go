@@ -83,8 +83,22 @@ func TestAnotherProcessWithTheSamePidIsLeftAlone(t *testing.T) {
 	}
 }
 
+// A power cut may leave a record without bytes, and no process.
+func TestAnEmptyRecordIsOfAProcessThatIsGone(t *testing.T) {
+	record := filepath.Join(t.TempDir(), "x"+daemon.Suffix)
+	if err := os.WriteFile(record, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if alive, err := daemon.Alive(record); alive || err != nil {
+		t.Errorf("alive %v, %v", alive, err)
+	}
+	if err := daemon.End(t.Context(), record); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestARecordThatNamesNoProcessIsAnError(t *testing.T) {
-	for _, text := range []string{"", "{}", "nonsense", `{"pid":1,"start":5,"boot":"x"}`, `{"pid":-1,"start":5,"boot":"x"}`} {
+	for _, text := range []string{"{}", "nonsense", `{"pid":1,"start":5,"boot":"x"}`, `{"pid":-1,"start":5,"boot":"x"}`} {
 		record := filepath.Join(t.TempDir(), "x"+daemon.Suffix)
 		if err := os.WriteFile(record, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

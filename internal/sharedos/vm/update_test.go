@@ -189,3 +189,19 @@ func (w *world) publishAs(t *testing.T, name string, m *release.Manifest, kernel
 	m.Name = name
 	return w.publish(t, w.fleet.Key, m, kernel)
 }
+
+func TestUpdateThatMovesNothingNeedsNoAgent(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	w.guests.Silence("web-a", true)
+	spec := w.spec()
+	spec.Hostname = "renamed"
+	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+	if err != nil || report != nil || updated.Spec.Hostname != "renamed" {
+		t.Fatalf("updated %+v, %v, %v", updated, report, err)
+	}
+	spec.Base = w.new
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, vm.ErrNoAnswer) {
+		t.Fatalf("got %v, want %v", err, vm.ErrNoAnswer)
+	}
+}
