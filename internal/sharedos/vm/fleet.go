@@ -110,15 +110,21 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) (err e
 	case err == nil && known.UUID == spec.UUID:
 		domain.Metadata.AgentKey = known.Metadata.AgentKey
 	}
-	// A disk that is there already may hold what somebody misses.
-	if _, absent := f.Store.PrivateDisk(ctx, spec.Name); errors.Is(absent, store.ErrNotFound) {
+	disk, diskErr := f.Store.PrivateDisk(ctx, spec.Name)
+	switch {
+	case errors.Is(diskErr, store.ErrNotFound):
+		progress("making the private disk")
+		// Not so with a disk that is there already: it may hold what somebody misses.
 		defer func() {
 			if err != nil {
 				err = errors.Join(err, f.dropDisk(ctx, spec))
 			}
 		}()
+	case diskErr != nil:
+		return fmt.Errorf("look for its private disk: %w", diskErr)
+	case disk.Capacity < spec.DiskSize:
+		progress("growing the private disk")
 	}
-	progress("making the private disk")
 	volume, path, err := f.Store.CreatePrivateDisk(ctx, spec.Name, spec.DiskSize)
 	if err != nil {
 		return fmt.Errorf("make its private disk: %w", err)
