@@ -1,8 +1,13 @@
 package provider_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -14,6 +19,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
 	"github.com/hashicorp/terraform-plugin-testing/tfjsonpath"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
@@ -207,6 +214,35 @@ func TestAnArchiveIsReadWhilePlanning(t *testing.T) {
 			ConfigStateChecks: same(),
 		},
 	)
+}
+
+// However an archive is packed, what is in it is the release.
+func TestAPackedArchiveIsTheSameRelease(t *testing.T) {
+	own := newImage(t)
+	plain, err := os.ReadFile(own.path)
+	must(t, err)
+	steps := []resource.TestStep{{Config: own.base()}}
+	release := statecheck.CompareValue(compare.ValuesSame())
+	steps[0].ConfigStateChecks = []statecheck.StateCheck{release.AddStateValue(debianAddress, attribute("release"))}
+	for suffix, packer := range map[string]func(io.Writer) (io.WriteCloser, error){
+		"gz":  func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
+		"zst": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
+		"xz":  func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
+	} {
+		var packed bytes.Buffer
+		w, err := packer(&packed)
+		must(t, err)
+		_, err = w.Write(plain)
+		must(t, errors.Join(err, w.Close()))
+		path := own.path + "." + suffix
+		must(t, os.WriteFile(path, packed.Bytes(), 0o600))
+		steps = append(steps, resource.TestStep{
+			Config:            archive("own", path),
+			ConfigPlanChecks:  plans(plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID)),
+			ConfigStateChecks: []statecheck.StateCheck{release.AddStateValue(debianAddress, attribute("release"))},
+		})
+	}
+	check(t, newWorld(t), steps...)
 }
 
 func TestABaseThatSomebodyDeletedIsMadeAgain(t *testing.T) {
