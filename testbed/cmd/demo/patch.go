@@ -154,7 +154,7 @@ func (d *demo) patched(ctx context.Context, w *watched, base tree.Digest) error 
 	out.fact("units left alone", "%s", list(report.GetImpact().GetUnaffected()))
 	out.fact("units on the old /usr, unaffected", "%s", list(report.GetPinned()))
 	out.fact("/etc", "%d carried; conflicts, where the local file won: %s", report.GetEtcCarried(), list(report.GetConflicts()))
-	out.fact("still needs a reboot", "%s", list(after.Agent.GetPending()))
+	out.fact("waits for power-off, start", "%s", list(after.Agent.GetPending()))
 	out.claim(report.GetCommitted() && report.GetError() == "" && after.Stack.Base == base, w.name+" runs the patched release",
 		"%s, generation %d", short(after.Stack.Base), after.Agent.GetGeneration())
 	out.claim(after.Agent.GetBootId() == w.before.Agent.GetBootId(), w.name+" was not rebooted", "boot id %s", after.Agent.GetBootId())
@@ -192,7 +192,7 @@ func (d *demo) kernelIsPending(ctx context.Context, w *watched, after *vm.VM, ba
 	says := slices.ContainsFunc(after.Agent.GetPending(), func(text string) bool {
 		return strings.Contains(text, manifest.Kernel.Release)
 	})
-	d.out.claim(says, w.name+" says that the new kernel waits for a reboot", "runs %s, has %s", after.Agent.GetKernel(), manifest.Kernel.Release)
+	d.out.claim(says, w.name+" says that the new kernel waits", "runs %s, has %s", after.Agent.GetKernel(), manifest.Kernel.Release)
 	return nil
 }
 
