@@ -2,10 +2,8 @@ package boot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -158,9 +156,6 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 			return BootRecord{}, err
 		}
 		records = readPrivateRecords()
-		if err := setAsideJournal(mounts.Journal); err != nil {
-			say("%v", err)
-		}
 		watch.done("private disk")
 	}
 	chosen, err := choose(ctx, candidates(config.Stack, records.committed, records.attempts))
@@ -244,26 +239,6 @@ func readPrivateRecords() privateRecords {
 		say("the record of boot attempts is not used: %v", err)
 	}
 	return records
-}
-
-// setAsideJournal renames a journal that is none, so that the agent begins without one: what runs is what is
-// assembled now.
-func setAsideJournal(path string) error {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil && json.Valid(data) {
-		return nil
-	}
-	if err == nil {
-		err = errors.New("it is not JSON")
-	}
-	aside := path + ".damaged"
-	if renameErr := os.Rename(path, aside); renameErr != nil {
-		return fmt.Errorf("the journal of refreshes cannot be read and stays: %w", errors.Join(err, renameErr))
-	}
-	return fmt.Errorf("the journal of refreshes cannot be read and is now %s: %w", aside, err)
 }
 
 // mountChecked mounts a complete disk, checked with the given stack's tools if it needs that.

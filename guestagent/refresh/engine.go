@@ -31,9 +31,10 @@ var (
 	// ErrStrategy means that the strategy that was asked for does not exist here.
 	ErrStrategy = errors.New(`only the strategy "live" can be carried out by the agent`)
 	// ErrUnfinished means that a rollback could not be finished. The next start of the VM finishes it.
-	// ErrDamaged means that it is not known whether a refresh was in flight. The next boot begins without the journal.
-	ErrDamaged    = errors.New("the journal of refreshes cannot be read; restart the VM")
 	ErrUnfinished = errors.New("the last rollback could not be finished; restart the VM")
+	// ErrDamaged means that the journal's bytes are none of a journal, so that it is not known whether a refresh was in
+	// flight. The next boot begins a new one.
+	ErrDamaged = errors.New("the journal of refreshes was damaged; restart the VM")
 	// ErrImpact means that the impact is larger than allowed.
 	ErrImpact = errors.New("the impact is larger than allowed")
 )
@@ -61,8 +62,6 @@ type Engine struct {
 	mutex  sync.Mutex
 	record Record
 	report *agentapi.Report
-	// damaged is set when the journal could not be read at the start.
-	damaged error
 	// flight is set while a refresh is in flight.
 	flight *flight
 	tasks  sync.WaitGroup
@@ -100,8 +99,8 @@ func (e *Engine) Status() (Status, error) {
 	if s.Stack.Kernel != "" && s.Stack.Kernel != kernel {
 		s.Pending = append(s.Pending, impact.KernelPending(kernel, s.Stack.Kernel))
 	}
-	if e.damaged != nil {
-		s.Pending = append(s.Pending, e.damaged.Error())
+	if e.record.Damaged != "" {
+		s.Pending = append(s.Pending, e.record.damage().Error())
 	}
 	if s.Report.GetCommitted() {
 		for _, pending := range s.Report.GetPending() {
@@ -122,28 +121,26 @@ func (e *Engine) Start(ctx context.Context) error {
 		return err
 	}
 	record, err := e.Records.Journal()
-	if errors.Is(err, ErrNoJournal) {
+	switch {
+	case errors.Is(err, ErrNoJournal):
 		record = Record{State: Idle}
-	} else if err != nil {
-		// An agent that does not start can tell nobody. What a refresh was at is not known, so none begins on top of it.
-		e.damaged = fmt.Errorf("%w: %w", ErrDamaged, err)
-		e.record = Record{State: Idle, BootID: boot, Running: e.Booted, Generation: e.Generation}
-		return nil
+	case errors.Is(err, ErrDamaged):
+		return e.startDamaged(boot, err)
+	case err != nil:
+		return err // what cannot be read now may be read by the next agent
 	}
 	sameBoot := record.BootID == boot
 	if record.State == Idle || record.State == "" {
 		if !sameBoot {
 			// What happened in an earlier boot is over: init assembled what runs.
 			record = Record{State: Idle, BootID: boot, Running: e.Booted, Generation: e.Generation}
-		} else if e.report, err = record.report(); err != nil {
-			return err
+		} else {
+			e.report = record.report()
 		}
 		e.record = record
 		return nil
 	}
-	if e.report, err = record.report(); err != nil {
-		return err
-	}
+	e.report = record.report()
 	record.Starts++
 	record.BootID = boot
 	if !sameBoot {
@@ -156,6 +153,20 @@ func (e *Engine) Start(ctx context.Context) error {
 		defer e.tasks.Done()
 		e.resume(sameBoot)
 	}()
+	return nil
+}
+
+// startDamaged begins a new journal in the place of one that is none: an agent that does not start can tell nobody. No
+// refresh begins in this boot, since it is not known what an earlier one was at.
+func (e *Engine) startDamaged(boot string, cause error) error {
+	e.record = Record{State: Idle, BootID: boot, Running: e.Booted, Generation: e.Generation, Damaged: cause.Error()}
+	// What was committed in this boot runs. If that cannot be told either, what was booted is the best that is known.
+	if stack, generation, found, err := e.Records.Committed(); err == nil && found && generation > e.Generation {
+		e.record.Running, e.record.Generation = stack, generation
+	}
+	if err := e.Records.SaveJournal(e.record); err != nil {
+		e.record.Damaged += "; while beginning a new one: " + err.Error()
+	}
 	return nil
 }
 
@@ -217,8 +228,8 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	if e.life == nil || e.life.Err() != nil {
 		return false, errors.New("the agent is stopping; ask again")
 	}
-	if e.damaged != nil {
-		return false, e.damaged
+	if e.record.Damaged != "" {
+		return false, e.record.damage()
 	}
 	if e.record.State != Idle {
 		return false, fmt.Errorf("%w: %s", ErrUnfinished, e.report.GetError())

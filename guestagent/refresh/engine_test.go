@@ -188,16 +188,57 @@ func TestACheckThatWasBadBeforeFailsNothing(t *testing.T) {
 
 func TestADamagedJournalIsToldAndNothingBeginsOnTopOfIt(t *testing.T) {
 	w := newWorld(t)
-	w.unreadable = errors.New("unexpected end of JSON input")
-	e, stop := w.engine()
-	defer stop()
 	w.give("one", "two")
-	status, err := e.Status()
-	if err != nil || status.Stack.Base != w.booted.Base || len(status.Pending) == 0 || !strings.Contains(status.Pending[len(status.Pending)-1], "restart the VM") {
-		t.Errorf("it is %+v, %v", status, err)
+	e, stop := w.engine()
+	if status := w.refresh(e, w.ask("one", "two")); !status.Report.GetCommitted() {
+		t.Fatalf("%v", status.Report)
 	}
-	if started, err := e.Refresh(w.ask("one", "two")); started || !errors.Is(err, ErrDamaged) {
-		t.Errorf("a refresh: started %v, %v", started, err)
+	stop()
+	e.Wait()
+	w.unreadable = fmt.Errorf("%w: unexpected end of JSON input", ErrDamaged)
+	// The agent is restarted twice in this boot.
+	for range 2 {
+		e, stop = w.engine()
+		w.give("one", "two")
+		status, err := e.Status()
+		if err != nil || status.Stack.Base != w.releases["two"].stack.Base || !slices.ContainsFunc(status.Pending, func(pending string) bool {
+			return strings.Contains(pending, "restart the VM") && strings.Contains(pending, "end of JSON")
+		}) {
+			t.Errorf("it is %+v, %v", status, err)
+		}
+		if started, err := e.Refresh(w.ask("two", "one")); started || !errors.Is(err, ErrDamaged) {
+			t.Errorf("a refresh: started %v, %v", started, err)
+		}
+		stop()
+		e.Wait()
+		w.unreadable = nil // a new one was begun
+	}
+	w.powerCut()
+	e, stop = w.engine()
+	defer stop()
+	if status, err := e.Status(); err != nil || slices.ContainsFunc(status.Pending, func(pending string) bool { return strings.Contains(pending, "journal") }) {
+		t.Errorf("after a boot it is %+v, %v", status, err)
+	}
+}
+
+// What a refresh is at is in the journal's own words; a report that cannot be decoded does not keep it from ending.
+func TestADamagedReportIsMadeAgainOfTheRecord(t *testing.T) {
+	w := newWorld(t)
+	from, to := w.releases["one"].stack, w.releases["two"].stack
+	for _, test := range []struct {
+		record    Record
+		committed bool
+	}{
+		{Record{State: Idle, From: from, To: to, Running: to, Report: []byte{0xff}}, true},
+		{Record{State: Idle, From: from, To: to, Running: from, Report: []byte{0xff}}, false},
+	} {
+		if got := test.record.report(); !got.GetDone() || got.GetCommitted() != test.committed || got.GetTo().GetBase() != to.Base.String() || got.GetError() == "" {
+			t.Errorf("%+v is told as %v", test.record, got)
+		}
+	}
+	inFlight := Record{State: Swapped, From: from, To: to, Running: from, Report: []byte{0xff}}
+	if got := inFlight.report(); got.GetDone() || got.GetState() != agentapi.State_SWAPPED {
+		t.Errorf("a refresh in flight is told as %v", got)
 	}
 }
 

@@ -23,6 +23,9 @@ const (
 // errAbsent means that a record was never written.
 var errAbsent = errors.New("no such record")
 
+// errNotRecord means that a record was read, and is none.
+var errNotRecord = errors.New("not a record")
+
 // LiveRecords are the records on the private disk.
 type LiveRecords struct {
 	// Given is the stack that the host gave at boot.
@@ -33,8 +36,11 @@ type LiveRecords struct {
 func (LiveRecords) Journal() (Record, error) {
 	var record Record
 	err := readJSON(mounts.Journal, &record)
-	if errors.Is(err, errAbsent) {
+	switch {
+	case errors.Is(err, errAbsent):
 		return Record{}, ErrNoJournal
+	case errors.Is(err, errNotRecord):
+		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return record, err
 }
@@ -80,7 +86,7 @@ func readBounded(path string) (data []byte, err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
 	data, err = io.ReadAll(io.LimitReader(file, maxRecord+1))
 	if err == nil && len(data) > maxRecord {
-		err = fmt.Errorf("read %s: more than %d bytes", path, maxRecord)
+		err = fmt.Errorf("%w: read %s: more than %d bytes", errNotRecord, path, maxRecord)
 	}
 	return data, err
 }
@@ -91,7 +97,7 @@ func readJSON(path string, value any) error {
 		return err
 	}
 	if err := json.Unmarshal(data, value); err != nil {
-		return fmt.Errorf("decode %s: %w", path, err)
+		return fmt.Errorf("%w: decode %s: %w", errNotRecord, path, err)
 	}
 	return nil
 }

@@ -68,6 +68,8 @@ type Record struct {
 	Baseline []string `json:"baseline,omitempty"`
 	// Cause says why it rolls back.
 	Cause string `json:"cause,omitempty"`
+	// Damaged says why the journal before this one could not be used; it holds for the boot of BootID.
+	Damaged string `json:"damaged,omitempty"`
 	// Report is the agentapi.Report as a message.
 	Report []byte `json:"report,omitempty"`
 }
@@ -78,13 +80,23 @@ type Planned struct {
 	Reload bool   `json:"reload,omitempty"`
 }
 
-// report reads the report of a record.
-func (r *Record) report() (*agentapi.Report, error) {
+// damage is why no refresh begins in this boot.
+func (r *Record) damage() error { return fmt.Errorf("%w: %s", ErrDamaged, r.Damaged) }
+
+// report reads the report of a record. If it cannot be decoded, it is made of what the record itself tells: a refresh
+// goes on, or back, by the record alone.
+func (r *Record) report() *agentapi.Report {
 	report := &agentapi.Report{}
-	if err := proto.Unmarshal(r.Report, report); err != nil {
-		return nil, fmt.Errorf("decode the journal's report: %w", err)
+	err := proto.Unmarshal(r.Report, report)
+	if err == nil {
+		return report
 	}
-	return report, nil
+	report = &agentapi.Report{From: agentapi.NewStack(r.From), To: agentapi.NewStack(r.To), State: r.State.message()}
+	if r.State == Idle {
+		report.Done, report.Committed = true, SameStack(r.Running, r.To)
+		report.Error = "the report of the refresh is damaged: " + err.Error()
+	}
+	return report
 }
 
 // Message is the state of the status as the host gets it.

@@ -184,17 +184,14 @@ func Alive(record string) (bool, error) {
 // that is gone, is success.
 func End(ctx context.Context, record string) error {
 	p, err := Read(record)
-	if errors.Is(err, ErrGone) {
-		return nil
+	if err == nil {
+		err = p.end(ctx)
 	}
-	if err != nil {
-		return err
-	}
-	if err := p.end(ctx); err != nil {
+	if err != nil && !errors.Is(err, ErrGone) {
 		return err
 	}
 	if err := os.Remove(record); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the record of process %d: %w", p.PID, err)
+		return fmt.Errorf("remove the record %s: %w", record, err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -94,6 +95,9 @@ func TestAnEmptyRecordIsOfAProcessThatIsGone(t *testing.T) {
 	}
 	if err := daemon.End(t.Context(), record); err != nil {
 		t.Error(err)
+	}
+	if _, err := os.Stat(record); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the record is still there: %v", err)
 	}
 }
 

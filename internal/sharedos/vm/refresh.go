@@ -30,12 +30,12 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	}
 	agent, err := f.meet(ctx, domain)
 	if err != nil {
-		return nil, err
+		return nil, &notAsked{err}
 	}
 	defer func() { _ = agent.Close() }() // its answers are read by then
 	status, err := statusOf(ctx, agent)
 	if err != nil {
-		return nil, err
+		return nil, &notAsked{err}
 	}
 	if inFlight(status) { // of an apply that was cut off
 		if status, err = f.settled(ctx, domain.Name, progress); err != nil {
@@ -69,6 +69,12 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	}
 	return outcome(status, stack, spec)
 }
+
+// notAsked is an error that came before anything was asked of the agent.
+type notAsked struct{ cause error }
+
+func (n *notAsked) Error() string { return n.cause.Error() }
+func (n *notAsked) Unwrap() error { return n.cause }
 
 // inFlight reports whether a refresh is under way.
 func inFlight(status *agentapi.StatusResponse) bool {

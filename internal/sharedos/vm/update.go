@@ -68,7 +68,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 		if errors.As(err, &restart) {
 			live, reboots, err = false, true, nil
 		}
-		if errors.Is(err, ErrNoAnswer) && sameReleases(domain.Metadata.Stack, release.Stack{Base: spec.Base, Components: spec.Components}) {
+		var before *notAsked
+		wanted := release.Stack{Base: spec.Base, Components: spec.Components}
+		if errors.As(err, &before) && errors.Is(err, ErrNoAnswer) && sameReleases(domain.Metadata.Stack, wanted) {
 			// Nothing is to be moved: whether the guest is where its definition says is for the next update.
 			f.Log.WarnContext(ctx, "the definition changes without the agent, which does not answer", "vm", spec.Name, "error", err)
 			live, err = false, nil
