@@ -12,6 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
 func TestARefreshEndsOnTheNewStack(t *testing.T) {
@@ -267,18 +268,23 @@ func TestAnotherTargetWaitsAndTheSameOneIsTheSame(t *testing.T) {
 // Whatever goes wrong at whichever operation, the VM ends on the old stack or the new one, never between, and
 // the next refresh ends on the new one.
 func TestOldOrNewWhateverGoesWrong(t *testing.T) {
-	for name, kind := range map[string]struct {
-		fault    fault
-		powerCut bool
+	for _, kind := range []struct {
+		name, step string
+		fault      fault
+		powerCut   bool
 	}{
-		"an operation fails":         {failing, false},
-		"agent ends before it":       {dyingBefore, false},
-		"agent ends after it":        {dyingAfter, false},
-		"power is cut before it":     {dyingBefore, true},
-		"power is cut just after it": {dyingAfter, true},
+		{"an operation fails", "each operation", failing, false},
+		{"SIGKILL of the agent", "before each operation", dyingBefore, false},
+		{"SIGKILL of the agent", "after each operation", dyingAfter, false},
+		{"power cut", "before each operation", dyingBefore, true},
+		{"power cut", "after each operation", dyingAfter, true},
 	} {
 		for _, sick := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, rolls back anyway %v", name, sick), func(t *testing.T) {
+			step := kind.step + " of a refresh"
+			if sick {
+				step += " that rolls back"
+			}
+			t.Run(kind.name+" "+step, func(t *testing.T) {
 				outcomes := map[string]int{}
 				for at := 1; ; at++ {
 					w := newWorld(t)
@@ -292,7 +298,12 @@ func TestOldOrNewWhateverGoesWrong(t *testing.T) {
 					outcomes[outcome]++
 				}
 				t.Logf("outcomes: %v", outcomes)
-				if len(outcomes) == 0 || outcomes["one"] == 0 || sick == (outcomes["two"] > 0) {
+				switch {
+				case outcomes["one"] > 0 && outcomes["two"] > 0:
+					matrix.Record(t, kind.name, step, "old or new, then new")
+				case outcomes["one"] > 0:
+					matrix.Record(t, kind.name, step, "old, then new")
+				default:
 					t.Errorf("unlikely outcomes: %v", outcomes)
 				}
 			})
