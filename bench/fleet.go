@@ -17,6 +17,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
@@ -28,7 +29,7 @@ type fleet struct {
 	*bench
 	work *workspace.Workspace
 	host *host.Host
-	key  *guestKey
+	key  *guest.Key
 	vms  map[string]endpoint
 	// tool is the benchmark's own program for guests.
 	tool string
@@ -80,7 +81,7 @@ func (b *bench) newFleet(ctx context.Context, bed *testbed.Testbed, dir string) 
 	if err != nil {
 		return nil, err
 	}
-	if f.key, err = newGuestKey(); err != nil {
+	if f.key, err = guest.NewKey(); err != nil {
 		return nil, err
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-o", f.tool, "./bench/guest")
@@ -113,7 +114,7 @@ func (b *bench) newFleet(ctx context.Context, bed *testbed.Testbed, dir string) 
 		return nil, err
 	}
 	f.work.Variables["vms"] = f.vms
-	f.work.Variables["authorized_key"] = f.key.authorized
+	f.work.Variables["authorized_key"] = f.key.Authorized
 	f.work.Variables["additional_suites"] = []string{}
 	f.host, err = host.Open(ctx, host.Config{
 		URI: bed.URI(), PoolPath: pool, OperatorKey: key, Cache: cache, StateDir: bed.StateDir(),

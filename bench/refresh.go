@@ -160,7 +160,7 @@ func (f *fleet) occupy(ctx context.Context, at endpoint, paths []string) (err er
 		{"systemd-run --unit=bench-greeter " + guestTool + " serve 8007", nil},
 		{"systemd-run --unit=bench-reader " + guestTool + " read " + guestList + " " + guestSeen, nil},
 	} {
-		if _, err := f.key.run(ctx, at.ssh(), step.command, step.stdin); err != nil {
+		if _, err := f.key.Run(ctx, at.ssh(), step.command, step.stdin); err != nil {
 			return err
 		}
 	}
@@ -176,7 +176,7 @@ type guestOpens struct {
 
 // collect ends the reader of a guest, and adds what it saw.
 func (f *fleet) collect(ctx context.Context, at endpoint, total *guestOpens) error {
-	text, err := f.key.run(ctx, at.ssh(), "systemctl stop bench-reader && cat "+guestSeen+"/*", nil)
+	text, err := f.key.Run(ctx, at.ssh(), "systemctl stop bench-reader && cat "+guestSeen+"/*", nil)
 	if err != nil {
 		return err
 	}

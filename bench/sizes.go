@@ -34,7 +34,7 @@ func (f *fleet) firstBoot(ctx context.Context) error {
 	var largest int64
 	for name, at := range f.vms {
 		// What is still in the guest's page cache counts too.
-		if _, err := f.key.run(ctx, at.ssh(), "sync", nil); err != nil {
+		if _, err := f.key.Run(ctx, at.ssh(), "sync", nil); err != nil {
 			return err
 		}
 		disk, err := f.host.Store.PrivateDisk(ctx, name)
@@ -114,7 +114,7 @@ func (f *fleet) residentAgent(ctx context.Context) error {
 		return ctx.Err()
 	case <-time.After(5 * time.Second):
 	}
-	text, err := f.key.run(ctx, f.vms[name].ssh(), "awk '/^VmRSS:/ { print $2 }' /proc/$(systemctl show -P MainPID "+boot.AgentUnit+")/status", nil)
+	text, err := f.key.Run(ctx, f.vms[name].ssh(), "awk '/^VmRSS:/ { print $2 }' /proc/$(systemctl show -P MainPID "+boot.AgentUnit+")/status", nil)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
 // TestAnInterruptedApplyConverges cuts applies off with Ctrl-C, in each of their long steps, and applies again.
@@ -20,7 +21,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	w.work.Variables = map[string]any{
 		"base": "debian-13", "vms": vms,
 		// A trigger of its own makes it an input that was never built, so that there is a build to cut off.
-		"debian": map[string]any{"packages": packages, "triggers": map[string]any{"run": time.Now().String()}},
+		"debian": map[string]any{"packages": guest.Packages, "triggers": map[string]any{"run": time.Now().String()}},
 	}
 	w.applyUntil(t, stepBuild)
 

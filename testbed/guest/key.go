@@ -1,4 +1,4 @@
-package main
+package guest
 
 import (
 	"bytes"
@@ -18,14 +18,15 @@ import (
 // sshLimit bounds one command in a guest.
 const sshLimit = 2 * time.Minute
 
-// guestKey is the benchmark's own key to its guests.
-type guestKey struct {
+// Key lets its holder into guests over SSH.
+type Key struct {
 	signer ssh.Signer
-	// authorized is the public half as OpenSSH writes it.
-	authorized string
+	// Authorized is the public half as OpenSSH writes it.
+	Authorized string
 }
 
-func newGuestKey() (*guestKey, error) {
+// NewKey makes a key.
+func NewKey() (*Key, error) {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make a key: %w", err)
@@ -34,11 +35,12 @@ func newGuestKey() (*guestKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a key: %w", err)
 	}
-	return &guestKey{signer, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))}, nil
+	return &Key{signer, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))}, nil
 }
 
-// run runs a command as root in the guest whose sshd is reached at address, and returns what it prints.
-func (k *guestKey) run(ctx context.Context, address, command string, stdin io.Reader) (_ string, err error) {
+// Run runs a command as root in the guest whose sshd is reached at address, and returns what it prints. It takes at
+// most two minutes.
+func (k *Key) Run(ctx context.Context, address, command string, stdin io.Reader) (_ string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sshLimit)
 	defer cancel()
 	var dialer net.Dialer
@@ -51,7 +53,7 @@ func (k *guestKey) run(ctx context.Context, address, command string, stdin io.Re
 	conn, channels, requests, err := ssh.NewClientConn(raw, address, &ssh.ClientConfig{
 		User: "root",
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(k.signer)},
-		// The guest was made a minute ago by this very program and answers on this machine's own loopback.
+		// The guest was made by this very program and answers on this machine's own loopback.
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 	})
 	if err != nil {
@@ -66,7 +68,7 @@ func (k *guestKey) run(ctx context.Context, address, command string, stdin io.Re
 	var stderr, stdout bytes.Buffer
 	session.Stdin, session.Stdout, session.Stderr = stdin, &stdout, &stderr
 	if err := session.Run(command); err != nil {
-		return "", fmt.Errorf("run %q in the guest at %s: %w: %s", command, address, errors.Join(err, context.Cause(ctx)), strings.TrimSpace(stderr.String()))
+		return stdout.String(), fmt.Errorf("run %q in the guest at %s: %w: %s", command, address, errors.Join(err, context.Cause(ctx)), strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
 }

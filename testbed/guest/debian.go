@@ -1,0 +1,75 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+// Packages of the guests.
+var Packages = []string{
+	"linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs", "iproute2", "openssh-server", "nginx-light",
+}
+
+// Suites of Debian 13. With all of them a tree has the patches that Debian has published since its last point release.
+var (
+	// Plain is the release alone.
+	Plain = []string{}
+	// Updated is the release with its updates and security suites.
+	Updated []string
+)
+
+// DebianTar makes an archive of Debian 13 with the given additional suites, once, and returns its path.
+func DebianTar(ctx context.Context, suites []string) (string, error) {
+	cache, err := testbed.CacheDir()
+	if err != nil {
+		return "", err
+	}
+	// The provider's own place for it, so that the demo and the tests build it once together.
+	debian := &source.Debian{Suite: "trixie", AdditionalSuites: suites, Packages: Packages, CacheDir: filepath.Join(cache, "debian")}
+	input, err := debian.Fingerprint(ctx)
+	if err != nil {
+		return "", err
+	}
+	return CachedTar(input, func(to io.Writer) error {
+		stream, err := debian.Open(ctx, func(string, int64, int64) {})
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(to, stream)
+		return errors.Join(err, stream.Close())
+	})
+}
+
+// CachedTar returns the path of an archive by what it is made from. It is made once.
+func CachedTar(input string, write func(io.Writer) error) (string, error) {
+	cache, err := testbed.CacheDir()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(cache, "archives", tree.Sum([]byte(input)).Hex()+".tar")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", err
+	}
+	file, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return "", err
+	}
+	if err = errors.Join(write(file), file.Close()); err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("make the archive of %s: %w", input, err), os.Remove(file.Name()))
+	}
+	return path, nil
+}

@@ -1,0 +1,165 @@
+package guest
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+)
+
+// Edit changes one place of an archive.
+type Edit struct {
+	kind   editKind
+	path   string
+	mode   fs.FileMode
+	text   string
+	suffix string
+}
+
+type editKind string
+
+const (
+	writeFile  editKind = "write"
+	writeLink  editKind = "link"
+	removePath editKind = "remove"
+	appendTo   editKind = "append"
+)
+
+// Write puts a file at a path without a leading slash, in the place of what is there; it is root's.
+func Write(path string, mode fs.FileMode, text string) Edit {
+	return Edit{kind: writeFile, path: path, mode: mode, text: text}
+}
+
+// Link puts a symbolic link at a path without a leading slash.
+func Link(path, target string) Edit { return Edit{kind: writeLink, path: path, text: target} }
+
+// Remove takes a path without a leading slash away, with all that is below it.
+func Remove(path string) Edit { return Edit{kind: removePath, path: path} }
+
+// Append adds bytes to the one regular file whose path ends in suffix: "/libssl.so.3". Behind the last section of a
+// program or library they make one that differs and works.
+func Append(suffix, text string) Edit { return Edit{kind: appendTo, suffix: suffix, text: text} }
+
+// String identifies the edit: it is part of what a release is made from.
+func (e Edit) String() string {
+	return fmt.Sprintf("%s %q %q %o %q", e.kind, e.path, e.suffix, e.mode, e.text)
+}
+
+// Apply copies an uncompressed tar stream with the edits carried out. An Append that finds no file is an error.
+func Apply(from io.Reader, to io.Writer, edits []Edit) error {
+	in, out := tar.NewReader(from), tar.NewWriter(to)
+	e := &editor{edits: edits, out: out, seen: map[string]bool{".": true}, appended: make([]bool, len(edits))}
+	for {
+		header, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("read the archive to edit: %w", err)
+		}
+		if err := e.copy(header, in); err != nil {
+			return err
+		}
+	}
+	if err := e.finish(); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+type editor struct {
+	edits    []Edit
+	out      *tar.Writer
+	seen     map[string]bool
+	appended []bool
+}
+
+// copy copies one entry, unless it is replaced or removed.
+func (e *editor) copy(header *tar.Header, content io.Reader) error {
+	name := strings.TrimPrefix(path.Clean("/"+header.Name), "/")
+	if name == "" {
+		name = "."
+	}
+	more := ""
+	for i, edit := range e.edits {
+		switch edit.kind {
+		case appendTo:
+			if !e.appended[i] && header.Typeflag == tar.TypeReg && strings.HasSuffix("/"+name, edit.suffix) {
+				e.appended[i] = true
+				more += edit.text
+			}
+		case removePath:
+			if name == edit.path || strings.HasPrefix(name, edit.path+"/") {
+				return nil
+			}
+		default:
+			if name == edit.path {
+				return nil
+			}
+		}
+	}
+	e.seen[name] = true
+	header.Size += int64(len(more))
+	if err := e.out.WriteHeader(header); err != nil {
+		return fmt.Errorf("edit %s: %w", name, err)
+	}
+	if _, err := io.Copy(e.out, io.MultiReader(content, strings.NewReader(more))); err != nil {
+		return fmt.Errorf("edit %s: %w", name, err)
+	}
+	return nil
+}
+
+// finish writes the new entries.
+func (e *editor) finish() error {
+	for i, edit := range e.edits {
+		header := &tar.Header{Name: edit.path, Mode: int64(edit.mode.Perm()), ModTime: time.Unix(1_700_000_000, 0), Format: tar.FormatPAX}
+		switch edit.kind {
+		case appendTo:
+			if !e.appended[i] {
+				return fmt.Errorf("edit the archive: it has no file *%s", edit.suffix)
+			}
+			continue
+		case removePath:
+			continue
+		case writeLink:
+			header.Typeflag, header.Linkname, header.Mode = tar.TypeSymlink, edit.text, 0o777
+		default:
+			header.Typeflag, header.Size = tar.TypeReg, int64(len(edit.text))
+			if edit.mode&fs.ModeSetuid != 0 {
+				header.Mode |= 0o4000
+			}
+		}
+		if err := e.parents(path.Dir(edit.path)); err != nil {
+			return err
+		}
+		if err := e.out.WriteHeader(header); err != nil {
+			return fmt.Errorf("add %s: %w", edit.path, err)
+		}
+		if header.Typeflag == tar.TypeReg {
+			if _, err := io.WriteString(e.out, edit.text); err != nil {
+				return fmt.Errorf("add %s: %w", edit.path, err)
+			}
+		}
+	}
+	return nil
+}
+
+// parents makes the directories that a new entry lies in.
+func (e *editor) parents(directory string) error {
+	if e.seen[directory] {
+		return nil
+	}
+	if err := e.parents(path.Dir(directory)); err != nil {
+		return err
+	}
+	e.seen[directory] = true
+	header := &tar.Header{Name: directory + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(1_700_000_000, 0), Format: tar.FormatPAX}
+	if err := e.out.WriteHeader(header); err != nil {
+		return fmt.Errorf("add directory %s: %w", directory, err)
+	}
+	return nil
+}

@@ -1,0 +1,65 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// edited is an archive with edits, as a source. The edited archive is never stored.
+type edited struct {
+	path  string
+	edits []Edit
+}
+
+var _ source.Source = (*edited)(nil)
+
+// Fingerprint implements source.Source. The archives of DebianTar are named by what they are made from.
+func (e *edited) Fingerprint(context.Context) (string, error) {
+	lines := make([]string, len(e.edits))
+	for i, edit := range e.edits {
+		lines[i] = edit.String()
+	}
+	return "edited:" + e.path + ":" + tree.Sum([]byte(strings.Join(lines, "\n"))).String(), nil
+}
+
+// String names the source.
+func (e *edited) String() string { return fmt.Sprintf("%s with %d edits", e.path, len(e.edits)) }
+
+// ReadableAtPlan implements source.Source.
+func (e *edited) ReadableAtPlan() bool { return true }
+
+// Open implements source.Source.
+func (e *edited) Open(context.Context, source.Progress) (io.ReadCloser, error) {
+	file, err := os.Open(e.path)
+	if err != nil {
+		return nil, fmt.Errorf("open the archive to edit: %w", err)
+	}
+	reader, writer := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := Apply(file, writer, e.edits)
+		done <- errors.Join(err, writer.CloseWithError(err), file.Close())
+	}()
+	return &editedStream{reader, done}, nil
+}
+
+type editedStream struct {
+	*io.PipeReader
+	done chan error
+}
+
+// Close ends the stream and waits for its writer.
+func (s *editedStream) Close() error {
+	err := errors.Join(s.PipeReader.Close(), <-s.done)
+	if errors.Is(err, io.ErrClosedPipe) {
+		return nil // whoever read it had enough
+	}
+	return err
+}

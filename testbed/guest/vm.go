@@ -1,0 +1,199 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+// Bounds of what is done to a VM. An emulated guest boots in half a minute when the machine is busy.
+const (
+	lifeLimit  = 8 * time.Minute
+	loginLimit = 2 * time.Minute
+	agentLimit = 20 * time.Second
+)
+
+// VM is a VM of a World.
+type VM struct {
+	World *World
+	// Spec is the VM as it was last asked for.
+	Spec vm.Spec
+	// ports on the host's 127.0.0.1, by port in the guest.
+	ports map[uint16]uint16
+}
+
+// Create makes a VM of 512 MiB that runs a release, with a disk of 4 GiB, and waits until its services have started.
+// SSH is reached from here, and so are the given TCP ports of the guest: see Address. shape changes what is asked for
+// before it is made; nil leaves it.
+func (w *World) Create(ctx context.Context, name string, base tree.Digest, shape func(*vm.Spec), ports ...uint16) (*VM, error) {
+	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
+	defer cancel()
+	v := &VM{World: w, ports: map[uint16]uint16{}, Spec: vm.Spec{
+		Name: w.Bed.Name(name), UUID: uuid.NewString(), Base: base, VCPUs: 1, Memory: 512 << 20, DiskSize: 4 << 30,
+		AuthorizedKeys: []string{w.Key.Authorized}, Running: true,
+		Refresh: vm.RefreshPolicy{Strategy: "live", MaxImpact: agentapi.Level_RESTART, Settle: time.Second},
+	}}
+	v.Spec.Hostname = v.Spec.Name
+	forwards := map[uint16]uint16{}
+	for _, port := range append([]uint16{22}, ports...) {
+		free, err := testbed.FreePort()
+		if err != nil {
+			return nil, err
+		}
+		forwards[free], v.ports[port] = port, free
+	}
+	v.Spec.Interfaces = map[string]hypervisor.Interface{"lan": {User: &hypervisor.UserNetwork{Forwards: forwards}}}
+	if shape != nil {
+		shape(&v.Spec)
+	}
+	if _, err := w.Host.Fleet.Create(ctx, v.Spec, v.progress); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func (v *VM) progress(step string) { v.World.Tell(v.Spec.Name + ": " + step) }
+
+// Address is where a port of the guest is reached, "127.0.0.1:port"; "" for one that Create was not given.
+func (v *VM) Address(port uint16) string {
+	at, known := v.ports[port]
+	if !known {
+		return ""
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(at)))
+}
+
+// Run runs a shell command as root in the guest and returns what it printed. It waits until the guest lets it log in.
+func (v *VM) Run(ctx context.Context, command string) (string, error) {
+	return v.RunWith(ctx, command, nil)
+}
+
+// RunWith is Run with a standard input.
+func (v *VM) RunWith(ctx context.Context, command string, stdin io.Reader) (string, error) {
+	waiting, cancel := context.WithTimeout(ctx, loginLimit)
+	defer cancel()
+	for {
+		_, err := v.World.Key.Run(waiting, v.Address(22), "true", nil)
+		if err == nil {
+			break
+		}
+		select {
+		case <-waiting.Done():
+			return "", err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	text, err := v.World.Key.Run(ctx, v.Address(22), command, stdin)
+	return strings.TrimRight(text, "\n"), err
+}
+
+// Refresh moves the VM to another release as its Spec says, and waits for the end. The report is there after a
+// refresh that failed, too. The Spec names the new release only if it runs it.
+func (v *VM) Refresh(ctx context.Context, to tree.Digest) (*agentapi.Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
+	defer cancel()
+	spec := v.Spec
+	spec.Base = to
+	_, report, err := v.World.Host.Fleet.Update(ctx, spec, v.progress)
+	if err == nil {
+		v.Spec = spec
+	}
+	return report, err
+}
+
+// Status asks the agent.
+func (v *VM) Status(ctx context.Context) (*agentapi.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, agentLimit)
+	defer cancel()
+	now, err := v.World.Host.Fleet.Read(ctx, v.Spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	if !now.Answered {
+		return nil, fmt.Errorf("the agent of %s does not answer: %w", v.Spec.Name, now.NoAnswer)
+	}
+	return now.Agent, nil
+}
+
+// Await asks the agent until done says so, whatever keeps it from answering meanwhile.
+func (v *VM) Await(ctx context.Context, what string, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
+	defer cancel()
+	last := errors.New("it was not asked yet")
+	for {
+		status, err := v.Status(ctx)
+		if err == nil && done(status) {
+			return status, nil
+		}
+		if err == nil {
+			err = fmt.Errorf("it is in state %s, system %s, running base %s", status.GetState(), status.GetSystemState(), status.GetStack().GetBase())
+		}
+		last = err
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait until %s %s: %w; last: %w", v.Spec.Name, what, ctx.Err(), last)
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// Settled waits until no refresh is in flight and the system has started.
+func (v *VM) Settled(ctx context.Context) (*agentapi.StatusResponse, error) {
+	return v.Await(ctx, "is settled", func(s *agentapi.StatusResponse) bool {
+		up := s.GetSystemState() == "running" || s.GetSystemState() == "degraded"
+		return up && s.GetState() == agentapi.State_IDLE && (s.GetLast() == nil || s.GetLast().GetDone())
+	})
+}
+
+// CutPower ends the VM as a power cut does: nothing that was not on its disk is kept.
+func (v *VM) CutPower(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
+	defer cancel()
+	return v.World.Host.Fleet.Hypervisor.PowerOff(ctx, v.Spec.Name)
+}
+
+// Start starts the VM from its definition and waits until it is settled.
+func (v *VM) Start(ctx context.Context) (*agentapi.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
+	defer cancel()
+	if err := v.World.Host.Fleet.Hypervisor.Start(ctx, v.Spec.Name); err != nil {
+		return nil, err
+	}
+	return v.Settled(ctx)
+}
+
+// Agent connects to the agent as the operator, past the fleet. Close it.
+func (v *VM) Agent(ctx context.Context) (*transport.Agent, error) {
+	ctx, cancel := context.WithTimeout(ctx, agentLimit)
+	defer cancel()
+	config, err := transport.ClientConfig(v.World.Operator, nil)
+	if err != nil {
+		return nil, err
+	}
+	dialer, err := v.World.Host.Fleet.Hypervisor.Dialer(ctx, v.Spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	return transport.Connect(ctx, dialer, config)
+}
+
+// Delete ends and removes the VM.
+func (v *VM) Delete(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
+	defer cancel()
+	return v.World.Host.Fleet.Delete(ctx, v.Spec.Name, v.Spec.UUID, v.progress)
+}

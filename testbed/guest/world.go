@@ -1,0 +1,118 @@
+package guest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+// publishLimit bounds the publishing of one release.
+const publishLimit = 10 * time.Minute
+
+// World is a libvirt of its own, with the parts that make and run releases in it.
+type World struct {
+	Bed  *testbed.Testbed
+	Host *host.Host
+	// Operator is the key that signs releases and that agents let in.
+	Operator ed25519.PrivateKey
+	Key      *Key
+	// Tell is told what is done; it is not nil.
+	Tell func(step string)
+}
+
+// Open makes a world in a testbed. Close it before the testbed.
+func Open(ctx context.Context, bed *testbed.Testbed, tell func(step string)) (*World, error) {
+	cache, err := testbed.CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	w := &World{Bed: bed, Tell: tell}
+	if w.Key, err = NewKey(); err != nil {
+		return nil, err
+	}
+	key := filepath.Join(bed.Dir(), "operator.key")
+	if w.Operator, err = release.LoadOrCreateKey(key); err != nil {
+		return nil, err
+	}
+	w.Host, err = host.Open(ctx, host.Config{
+		URI: bed.URI(), PoolPath: filepath.Join(bed.Dir(), "pool"), OperatorKey: key, Cache: cache, StateDir: bed.StateDir(),
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open a world in %s: %w", bed.Dir(), err)
+	}
+	return w, nil
+}
+
+// New makes a world for a test, which ends with it.
+func New(t testing.TB) *World {
+	t.Helper()
+	w, err := Open(t.Context(), testbed.New(t), func(step string) { t.Log(step) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Errorf("close the world: %v", err)
+		}
+	})
+	return w
+}
+
+// Close ends the connections. VMs go on running until the testbed is closed.
+func (w *World) Close() error { return w.Host.Close() }
+
+// Publish makes the next release of a base: Debian 13 with the additional suites (Plain or Updated) and the edits.
+func (w *World) Publish(ctx context.Context, base string, suites []string, edits ...Edit) (tree.Digest, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishLimit)
+	defer cancel()
+	path, err := DebianTar(ctx, suites)
+	if err != nil {
+		return tree.Digest{}, err
+	}
+	last := ""
+	progress := func(step string, _, _ int64) {
+		if step != last {
+			last = step
+			w.Tell("release of " + base + ": " + step)
+		}
+	}
+	spec := publish.Spec{Name: base, Source: &edited{path: path, edits: edits}}
+	prepared, err := w.Host.Publisher.Prepare(ctx, spec, progress)
+	if err == nil {
+		err = w.Host.Publisher.Publish(ctx, prepared, progress)
+	}
+	if err != nil {
+		return tree.Digest{}, fmt.Errorf("publish a release of %s: %w", base, err)
+	}
+	return prepared.ID, nil
+}
+
+// Releases publishes one release of a base for each list of edits, all of the same suites, in order.
+func (w *World) Releases(ctx context.Context, base string, suites []string, each ...[]Edit) ([]tree.Digest, error) {
+	ids := make([]tree.Digest, 0, len(each))
+	for _, edits := range each {
+		id, err := w.Publish(ctx, base, suites, edits...)
+		if err != nil {
+			return nil, err
+		}
+		for _, before := range ids {
+			if before == id {
+				return nil, errors.New("two of the releases are the same one: their edits change nothing")
+			}
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
