@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,11 +27,12 @@ func main() {
 	provider := flag.String("provider", "bin/terraform-provider-sharedos", "the provider that was built")
 	terraform := flag.String("terraform", "terraform", "Terraform or OpenTofu")
 	out := flag.String("out", "bench/out/results.json", "the file for the results")
+	only := flag.String("only", "", "names of measures, with commas between them: "+strings.Join(names(), ", ")+"; all of them if empty")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	b := &bench{provider: *provider, terraform: *terraform, began: time.Now(), results: results{out: os.Stdout}}
-	if err := b.run(ctx, *out); err != nil {
+	if err := b.run(ctx, *only, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -43,13 +45,55 @@ type bench struct {
 	results             results
 }
 
-func (b *bench) run(ctx context.Context, out string) error {
+// measure is one part of the benchmark, that can be run by itself.
+type measure struct {
+	name string
+	run  func(*bench, context.Context) error
+}
+
+// measures in the order in which they run: what takes guests comes last.
+var measures = []measure{
+	{"plan", (*bench).emptyPlan},
+	{"agent", (*bench).agentSize},
+	{"swap", (*bench).swap},
+	{"fleet", (*bench).fleet},
+}
+
+func names() []string {
+	var all []string
+	for _, m := range measures {
+		all = append(all, m.name)
+	}
+	return all
+}
+
+// chosen are the measures that were asked for by name.
+func chosen(only string) ([]measure, error) {
+	if only == "" {
+		return measures, nil
+	}
+	var some []measure
+	for name := range strings.SplitSeq(only, ",") {
+		i := slices.Index(names(), name)
+		if i < 0 {
+			return nil, fmt.Errorf("there is no measure %q; there are %s", name, strings.Join(names(), ", "))
+		}
+		some = append(some, measures[i])
+	}
+	return some, nil
+}
+
+func (b *bench) run(ctx context.Context, only, out string) error {
 	if b.terraform == "" {
 		return errors.New("neither terraform nor tofu is in PATH; install one of them")
 	}
-	for _, measure := range []func(context.Context) error{b.emptyPlan, b.agentSize, b.fleet} {
-		if err := measure(ctx); err != nil {
-			return err
+	wanted, err := chosen(only)
+	if err != nil {
+		return err
+	}
+	for _, m := range wanted {
+		if err := m.run(b, ctx); err != nil {
+			return fmt.Errorf("measure %s: %w", m.name, err)
 		}
 	}
 	if err := b.results.write(out); err != nil {
