@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -184,8 +185,18 @@ func writeDurably(path string, data []byte, mode fs.FileMode) (err error) {
 	if err := writeAndClose(temporary, data, mode); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
+	if failpoint.Built {
+		if err := failpoint.Hit("before rename " + filepath.Base(path)); err != nil {
+			return err
+		}
+	}
 	if err := os.Rename(temporary.Name(), path); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if failpoint.Built {
+		if err := failpoint.Hit("after rename " + filepath.Base(path)); err != nil {
+			return err
+		}
 	}
 	return syncDirectory(directory)
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -78,6 +79,11 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 	}
 	if err := c.record(p.live, p.steps); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: record how to undo it: %w", err)
+	}
+	if failpoint.Built {
+		if err := failpoint.Hit("after the record of what undoes /etc"); err != nil {
+			return Outcome{}, fmt.Errorf("carry /etc: %w", err)
+		}
 	}
 	if err := p.act(ctx); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -127,6 +128,11 @@ func put(root *os.Root, entry *tree.Entry, content func() ([]byte, error)) error
 	}
 	if err := makeTemporary(root, temporary, entry, content); err != nil {
 		return fmt.Errorf("write /%s: %w", entry.Path, err)
+	}
+	if failpoint.Built {
+		if err := failpoint.Hit("before a file below /etc"); err != nil {
+			return err
+		}
 	}
 	if err := root.Rename(temporary, entry.Path); err != nil {
 		return fmt.Errorf("write /%s: %w", entry.Path, errors.Join(err, root.Remove(temporary)))

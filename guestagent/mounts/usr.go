@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 )
 
 // moveMountBeneath is MOVE_MOUNT_BENEATH of linux/mount.h (Linux 6.5), which package unix does not name.
@@ -230,6 +232,11 @@ func (u Usr) Swap(next *Detached) (swapped *Swapped, err error) {
 	err = unix.MoveMount(next.fd, "", unix.AT_FDCWD, u.Path, unix.MOVE_MOUNT_F_EMPTY_PATH|moveMountBeneath)
 	if err != nil {
 		return nil, errors.Join(u.constraint(err), previous.Close())
+	}
+	if failpoint.Built {
+		if err := failpoint.Hit("between the calls of a swap"); err != nil {
+			return nil, errors.Join(err, previous.Close())
+		}
 	}
 	if err := unix.Unmount(u.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 		// The present mount is still on top: everybody sees what they saw.

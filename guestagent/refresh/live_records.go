@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
@@ -46,7 +47,20 @@ func (LiveRecords) Journal() (Record, error) {
 }
 
 // SaveJournal implements Records.
-func (LiveRecords) SaveJournal(record Record) error { return writeJSON(mounts.Journal, record) }
+func (LiveRecords) SaveJournal(record Record) error {
+	if failpoint.Built {
+		if err := failpoint.Hit("before journal " + string(record.State)); err != nil {
+			return err
+		}
+	}
+	if err := writeJSON(mounts.Journal, record); err != nil {
+		return err
+	}
+	if failpoint.Built {
+		return failpoint.Hit("after journal " + string(record.State))
+	}
+	return nil
+}
 
 // Request implements Records.
 func (LiveRecords) Request() ([]byte, error) { return readBounded(requestFile) }
@@ -71,6 +85,11 @@ func (l LiveRecords) Commit(stack release.Stack) (uint64, error) {
 	}
 	if !SameStack(before, stack) {
 		generation++
+	}
+	if failpoint.Built {
+		if err := failpoint.Hit("before commit"); err != nil {
+			return 0, err
+		}
 	}
 	return generation, boot.WriteCommitted(boot.CommittedRecord{Stack: stack, Generation: generation, Given: l.Given})
 }
@@ -115,6 +134,11 @@ func writeDurably(path string, data []byte) error {
 	temporary := path + ".new"
 	if err := writeSynced(temporary, data); err != nil {
 		return fmt.Errorf("write %s: %w", path, errors.Join(err, removeIfThere(temporary)))
+	}
+	if failpoint.Built {
+		if err := failpoint.Hit("before rename " + filepath.Base(path)); err != nil {
+			return errors.Join(err, removeIfThere(temporary))
+		}
 	}
 	if err := os.Rename(temporary, path); err != nil {
 		return fmt.Errorf("write %s: %w", path, errors.Join(err, removeIfThere(temporary)))

@@ -10,6 +10,7 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
@@ -19,10 +20,14 @@ var ErrJob = errors.New("the job did not succeed")
 // Restart stops and starts a unit and waits until it is active again, at most JobLimit. A unit that does not run
 // is left as it is. It returns for how long the unit was not active.
 func (m *Manager) Restart(ctx context.Context, name string) (time.Duration, error) {
-	return m.job(ctx, "restart", name, func(ctx context.Context, conn *systemd.Conn, done chan<- string) error {
+	away, err := m.job(ctx, "restart", name, func(ctx context.Context, conn *systemd.Conn, done chan<- string) error {
 		_, err := conn.TryRestartUnitContext(ctx, name, "replace", done)
 		return err
 	})
+	if failpoint.Built && err == nil {
+		err = failpoint.Hit("after the restart of a unit")
+	}
+	return away, err
 }
 
 // ReloadUnit has a unit read its configuration again. That interrupts nothing.

@@ -1,0 +1,6 @@
+//go:build faults
+
+package failpoint
+
+// Built tells whether this build has points.
+const Built = true

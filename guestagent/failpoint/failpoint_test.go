@@ -1,0 +1,104 @@
+package failpoint
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// agent is one with points in a directory of the test's own.
+func agent(t *testing.T, armed string) (p *points, did *[]string) {
+	t.Helper()
+	did = &[]string{}
+	p = &points{
+		directory: t.TempDir(),
+		kill:      func() error { *did = append(*did, Kill); return nil },
+		hold:      func(time.Duration) { *did = append(*did, Hold) },
+	}
+	if armed != "" {
+		if err := os.WriteFile(filepath.Join(p.directory, Armed), []byte(armed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p, did
+}
+
+func (p *points) read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(p.directory, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestAPointThatIsNotArmedDoesNothing(t *testing.T) {
+	for _, armed := range []string{"", "kill 1 after journal swapped\n"} {
+		p, did := agent(t, armed)
+		if err := p.hit("before journal swapped"); err != nil || len(*did) > 0 {
+			t.Errorf("armed %q: %v, %v", armed, *did, err)
+		}
+	}
+}
+
+func TestAPointStrikesOnceAtItsTurn(t *testing.T) {
+	p, did := agent(t, "kill 2 a b\nhold 1 c\nfail 1 a b\n")
+	if err := p.hit("c"); err != nil || strings.Join(*did, " ") != Hold {
+		t.Errorf("c: %v, %v", *did, err)
+	}
+	if err := p.hit("a b"); !errors.Is(err, ErrStruck) {
+		t.Errorf("first time: %v", err)
+	}
+	if err := p.hit("a b"); err != nil || strings.Join(*did, " ") != "hold kill" {
+		t.Errorf("second time: %v, %v", *did, err)
+	}
+	if err := p.hit("a b"); err != nil || len(*did) != 2 {
+		t.Errorf("third time: %v, %v", *did, err)
+	}
+	if got := p.read(t, Struck); got != "c\na b\na b\n" {
+		t.Errorf("struck: %q", got)
+	}
+	if got := p.read(t, Armed); got != "" {
+		t.Errorf("still armed: %q", got)
+	}
+}
+
+func TestEveryPointIsListedIfSomebodyWantsIt(t *testing.T) {
+	p, _ := agent(t, "")
+	if err := os.WriteFile(filepath.Join(p.directory, Passed), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b", "a"} {
+		if err := p.hit(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := p.read(t, Passed); got != "a\nb\na\n" {
+		t.Errorf("passed: %q", got)
+	}
+}
+
+// What ships must hold no way to make it fail.
+func TestOnlyABuildForFaultsHasPoints(t *testing.T) {
+	for tag, want := range map[string]bool{"": false, "faults": true} {
+		binary := filepath.Join(t.TempDir(), "agent")
+		build := exec.CommandContext(t.Context(), "go", "build", "-tags="+tag, "-o", binary, "..")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		data, err := os.ReadFile(binary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, trace := range []string{"failpoint.Hit", Directory, "before journal"} {
+			if got := strings.Contains(string(data), trace); got != want {
+				t.Errorf("built with tag %q it holds %q: %v", tag, trace, got)
+			}
+		}
+	}
+}
