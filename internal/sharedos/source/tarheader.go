@@ -1,0 +1,43 @@
+package source
+
+import (
+	"archive/tar"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// tarHeader is the header of an entry as ReadTar understands it: newEntry of it is the entry again, but for the
+// digest of its content.
+func tarHeader(e tree.Entry) *tar.Header {
+	header := &tar.Header{
+		Format: tar.FormatPAX, Name: e.Path, Mode: int64(e.Mode), Uid: int(e.UID), Gid: int(e.GID),
+		ModTime: e.ModTime, Linkname: e.Link, Devmajor: int64(e.Major), Devminor: int64(e.Minor), Size: e.Size,
+	}
+	switch e.Type {
+	case tree.Directory:
+		header.Typeflag = tar.TypeDir
+		header.Name = e.Path + "/" // which makes "./" of the root
+	case tree.Symlink:
+		header.Typeflag = tar.TypeSymlink
+	case tree.CharDevice:
+		header.Typeflag = tar.TypeChar
+	case tree.BlockDevice:
+		header.Typeflag = tar.TypeBlock
+	case tree.FIFO:
+		header.Typeflag = tar.TypeFifo
+	default:
+		header.Typeflag = tar.TypeReg
+	}
+	if len(e.Xattrs) > 0 {
+		header.PAXRecords = make(map[string]string, len(e.Xattrs))
+		for name, value := range e.Xattrs {
+			header.PAXRecords[paxXattr+name] = value
+		}
+	}
+	return header
+}
+
+// hardLink is the header of an entry that is the same file as another one of the stream, which comes before it.
+func hardLink(p, target string) *tar.Header {
+	return &tar.Header{Format: tar.FormatPAX, Name: p, Typeflag: tar.TypeLink, Linkname: target}
+}
