@@ -10,13 +10,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/erofs/go-erofs"
+	goerofs "github.com/erofs/go-erofs"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/erofs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -190,7 +194,7 @@ func TestContentLiesInWholeBlocksUnlessItFitsBesideTheInode(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	image, err := erofs.Open(file)
+	image, err := goerofs.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +203,7 @@ func TestContentLiesInWholeBlocksUnlessItFitsBesideTheInode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if stat, ok := info.Sys().(*erofs.Stat); !ok || stat.InodeLayout != plainLayout {
+		if stat, ok := info.Sys().(*goerofs.Stat); !ok || stat.InodeLayout != plainLayout {
 			t.Errorf("%s: %+v is not of the plain layout", e.Path, info.Sys())
 		}
 	}
@@ -252,8 +256,8 @@ func TestWriteRefusesAttributesThatWouldBeLost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			root := rootEntry()
 			root.Xattrs = xattrs
-			if _, err := writeTo(t, t.Context(), []tree.Entry{root}, memory{}); !errors.Is(err, ErrXattr) {
-				t.Errorf("got %v, want ErrXattr", err)
+			if _, err := writeTo(t, t.Context(), []tree.Entry{root}, memory{}); !errors.Is(err, erofs.ErrXattr) {
+				t.Errorf("got %v, want erofs.ErrXattr", err)
 			}
 		})
 	}
@@ -318,5 +322,84 @@ func TestMemoryGrowsByEntriesOnly(t *testing.T) {
 	// All that was ever allocated, in use at one time or not.
 	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 8<<20 {
 		t.Errorf("%d bytes allocated for 64 MiB of content", allocated)
+	}
+}
+
+func TestFilesInBlocksThatAreEqualInEverythingAreOneInode(t *testing.T) {
+	content := memory{}
+	big := bytes.Repeat([]byte("shared"), 10_000)
+	early, late := time.Unix(1_000_000, 0), time.Unix(2_000_000, 0)
+	at := func(path string, data []byte, change func(*tree.Entry)) tree.Entry {
+		e := fileEntry(content, path, data)
+		e.ModTime = early
+		if change != nil {
+			change(&e)
+		}
+		return e
+	}
+	entries := []tree.Entry{
+		rootEntry(),
+		at("a", big, nil),
+		directory("b"),
+		at("b/same", big, nil),
+		at("later", big, func(e *tree.Entry) { e.ModTime = late }),
+		at("mode", big, func(e *tree.Entry) { e.Mode = 0o755 }),
+		at("owner", big, func(e *tree.Entry) { e.UID = 7 }),
+		at("same", big, nil),
+		at("small", []byte("x"), nil),
+		at("small-too", []byte("x"), nil),
+		at("xattr", big, func(e *tree.Entry) { e.Xattrs = map[string]string{"user.note": "x"} }),
+	}
+	w := testWorkshop(t)
+	path, layer := w.write(entries, content)
+	mounted := w.mount(path)
+	got, err := walk(mounted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireEqual(t, "layer with equal files", entries, got)
+	links := map[string]uint64{}
+	first := inodeOf(t, filepath.Join(mounted, "a"))
+	for _, e := range entries[1:] {
+		if e.Type != tree.Regular {
+			continue
+		}
+		stat := inodeOf(t, filepath.Join(mounted, e.Path))
+		links[e.Path] = uint64(stat.Nlink)
+		if same := stat.Ino == first.Ino; same != slices.Contains([]string{"a", "b/same", "same"}, e.Path) {
+			t.Errorf("%s shares the inode of a: %t", e.Path, same)
+		}
+	}
+	want := map[string]uint64{"a": 3, "b/same": 3, "same": 3, "later": 1, "mode": 1, "owner": 1, "small": 1, "small-too": 1, "xattr": 1}
+	if diff := cmp.Diff(want, links); diff != "" {
+		t.Errorf("links, -want +got:\n%s", diff)
+	}
+	if limit := int64(5*len(big) + 8*release.BlockSize); layer.DataSize > limit {
+		t.Errorf("%d bytes for five inodes of %d", layer.DataSize, len(big))
+	}
+}
+
+func inodeOf(t *testing.T, path string) unix.Stat_t {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Lstat(path, &stat); err != nil {
+		t.Fatal(err)
+	}
+	return stat
+}
+
+func TestSmallFilesArePackedTightly(t *testing.T) {
+	content := memory{}
+	entries := []tree.Entry{rootEntry()}
+	var bytesOfFiles int64
+	for i := range 3000 {
+		// From a few bytes to nearly a block, in no order.
+		size := 10 + i*7919%3900
+		entries = append(entries, fileEntry(content, fmt.Sprintf("%04d", i), bytes.Repeat([]byte{byte(i), byte(i >> 8)}, size/2)))
+		bytesOfFiles += entries[len(entries)-1].Size
+	}
+	path, layer := testWorkshop(t).write(entries, content)
+	if overhead := float64(layer.DataSize) / float64(bytesOfFiles); overhead > 1.09 {
+		t.Errorf("%s takes %.3f times the content", path, overhead)
 	}
 }

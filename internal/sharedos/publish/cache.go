@@ -23,7 +23,7 @@ import (
 // What is read from it is checked nevertheless; what does not fit is removed and built again.
 const (
 	// buildVersion changes when the same source would yield another release than before.
-	buildVersion = 1
+	buildVersion = 2
 
 	releasesDir = "releases"
 	newPrefix   = ".new-"

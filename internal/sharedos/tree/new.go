@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -71,11 +72,16 @@ func New(entries []Entry, content Content) (*Tree, error) {
 
 // Lookup returns the entry of a path. It follows no symbolic link.
 func (t *Tree) Lookup(p string) (*Entry, bool) {
-	i, ok := slices.BinarySearchFunc(t.Entries, p, func(e Entry, p string) int { return Compare(e.Path, p) })
+	i, ok := t.Index(p)
 	if !ok {
 		return nil, false
 	}
 	return &t.Entries[i], true
+}
+
+// Index returns where in Entries a path stands.
+func (t *Tree) Index(p string) (int, bool) {
+	return sort.Find(len(t.Entries), func(i int) int { return Compare(p, t.Entries[i].Path) })
 }
 
 // Equal reports whether a and b are the same file in all but ModTime.

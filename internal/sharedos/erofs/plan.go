@@ -1,0 +1,276 @@
+package erofs
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"path"
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// plan says where everything lies in an image. It follows from the tree without a byte of its content.
+type plan struct {
+	entries []tree.Entry
+	// The entries that directory i holds are children[first[i]:first[i+1]], in the order of their names.
+	first, children []int32
+	// parents has the directory of each entry.
+	parents []int32
+	// inodes by entry. An entry that shares another one's inode has a copy of it.
+	inodes []inode
+	// links counts the entries of each inode that has several.
+	links map[int32]uint32
+	// order has the entries whose inodes are their own, by where these lie.
+	order []int32
+	// metaBlocks is where the blocks of directories and files begin; blocks is the size of the image.
+	metaBlocks, blocks int64
+}
+
+// inode is where an inode lies, and the blocks that belong to it.
+type inode struct {
+	// slot is the inode's number: its offset in the image in units of 32 bytes.
+	slot uint32
+	// block is the first of its blocks, if it has any.
+	block uint32
+	// owner is the entry that the inode is of.
+	owner int32
+	// size in bytes of what is in it.
+	size int64
+	// inline tells that what does not fill a block lies behind the inode.
+	inline bool
+}
+
+// maxBlocks is how many blocks 32 bits count: 16 TiB.
+const maxBlocks = math.MaxUint32
+
+// newPlan lays out an image. Errors match tree.ErrInvalid, ErrXattr or ErrTooLarge.
+func newPlan(entries []tree.Entry) (*plan, error) {
+	p := &plan{entries: entries, links: make(map[int32]uint32)}
+	if err := p.readHierarchy(); err != nil {
+		return nil, err
+	}
+	p.inodes = make([]inode, len(entries))
+	for i := range p.inodes {
+		p.inodes[i] = inode{owner: int32(i), size: p.size(int32(i))}
+	}
+	p.share()
+	if err := p.placeInodes(); err != nil {
+		return nil, err
+	}
+	if err := p.placeBlocks(); err != nil {
+		return nil, err
+	}
+	for i := range p.inodes {
+		p.inodes[i] = p.inodes[p.inodes[i].owner]
+	}
+	return p, nil
+}
+
+// readHierarchy finds what each directory holds. A tree's order is the order of names within one directory.
+func (p *plan) readHierarchy() error {
+	n := len(p.entries)
+	if n == 0 || p.entries[0].Path != tree.Root || p.entries[0].Type != tree.Directory {
+		return fmt.Errorf("the root directory is missing: %w", tree.ErrInvalid)
+	}
+	if n > math.MaxInt32-1 {
+		return fmt.Errorf("%d entries: %w", n, ErrTooLarge)
+	}
+	whole := &tree.Tree{Entries: p.entries}
+	p.parents = make([]int32, n)
+	p.first = make([]int32, n+1)
+	for i := 1; i < n; i++ {
+		name := tree.Parent(p.entries[i].Path)
+		parent := p.parents[i-1] // mostly the same directory again
+		if p.entries[parent].Path != name {
+			at, ok := whole.Index(name)
+			if !ok || at >= i {
+				return fmt.Errorf("%q has no parent directory: %w", p.entries[i].Path, tree.ErrInvalid)
+			}
+			parent = int32(at)
+		}
+		if p.entries[parent].Type != tree.Directory {
+			return fmt.Errorf("%q is not in a directory: %w", p.entries[i].Path, tree.ErrInvalid)
+		}
+		p.parents[i] = parent
+		p.first[parent+1]++
+	}
+	for i := range n {
+		p.first[i+1] += p.first[i]
+	}
+	p.children = make([]int32, n-1)
+	next := slices.Clone(p.first[:n])
+	for i := 1; i < n; i++ {
+		p.children[next[p.parents[i]]] = int32(i)
+		next[p.parents[i]]++
+	}
+	return nil
+}
+
+// share finds the files in blocks that are equal in everything but their paths.
+func (p *plan) share() {
+	var files []int32
+	for i := range p.entries {
+		if e := &p.entries[i]; e.Type == tree.Regular && !fitsBeside(e) {
+			files = append(files, int32(i))
+		}
+	}
+	slices.SortFunc(files, func(a, b int32) int {
+		return cmp.Or(bytes.Compare(p.entries[a].Digest[:], p.entries[b].Digest[:]), cmp.Compare(a, b))
+	})
+	for i := range files {
+		// Of the files with one digest there are few, so all before this one are tried.
+		for j := i - 1; j >= 0 && p.entries[files[j]].Digest == p.entries[files[i]].Digest; j-- {
+			if p.sameFile(files[j], files[i]) {
+				owner := p.inodes[files[j]].owner
+				p.inodes[files[i]].owner = owner
+				p.links[owner] = max(p.links[owner], 1) + 1
+				break
+			}
+		}
+	}
+}
+
+func (p *plan) sameFile(a, b int32) bool {
+	x, y := &p.entries[a], &p.entries[b]
+	return x.Mode == y.Mode && x.UID == y.UID && x.GID == y.GID && x.Size == y.Size &&
+		seconds(x.ModTime) == seconds(y.ModTime) && maps.Equal(x.Xattrs, y.Xattrs)
+}
+
+// fitsBeside reports whether the whole content of a regular file can lie behind its inode.
+func fitsBeside(e *tree.Entry) bool {
+	return int64(inodeSize+xattrSize(e))+e.Size <= BlockSize
+}
+
+// size returns the bytes of what an entry holds.
+func (p *plan) size(i int32) int64 {
+	switch e := &p.entries[i]; e.Type {
+	case tree.Regular:
+		return e.Size
+	case tree.Symlink:
+		return int64(len(e.Link))
+	case tree.Directory:
+		return p.directorySize(i)
+	default:
+		return 0
+	}
+}
+
+// placeInodes gives each inode its place, and decides what lies behind it.
+func (p *plan) placeInodes() error {
+	shelf := newShelf(superOffset + superSize)
+	for i := range p.entries {
+		e, n := &p.entries[i], &p.inodes[i]
+		if n.owner != int32(i) {
+			continue
+		}
+		if err := checkXattrs(e); err != nil {
+			return fmt.Errorf("%q: %w", e.Path, err)
+		}
+		size, tail := inodeSize+xattrSize(e), int(n.size%BlockSize)
+		if e.Type == tree.Regular {
+			n.inline = e.Size > 0 && fitsBeside(e)
+		} else {
+			n.inline = tail > 0 && size+tail <= BlockSize
+		}
+		if n.inline {
+			size += tail
+		}
+		offset := shelf.put(size)
+		if offset/slotSize > math.MaxUint32 {
+			return fmt.Errorf("%d entries: %w", len(p.entries), ErrTooLarge)
+		}
+		n.slot = uint32(offset / slotSize)
+		p.order = append(p.order, int32(i))
+	}
+	slices.SortFunc(p.order, func(a, b int32) int { return cmp.Compare(p.inodes[a].slot, p.inodes[b].slot) })
+	p.metaBlocks = shelf.blocks
+	return nil
+}
+
+// placeBlocks gives directories and files their blocks, in the order of the tree: all that a walk reads lies together.
+func (p *plan) placeBlocks() error {
+	p.blocks = p.metaBlocks
+	for _, directories := range []bool{true, false} {
+		for i := range p.entries {
+			n := &p.inodes[i]
+			if n.owner != int32(i) || (p.entries[i].Type == tree.Directory) != directories {
+				continue
+			}
+			if blocks := p.blocksOf(int32(i)); blocks > 0 {
+				n.block = uint32(p.blocks)
+				p.blocks += blocks
+			}
+			if p.blocks > maxBlocks {
+				return fmt.Errorf("%d blocks up to %q: %w", p.blocks, p.entries[i].Path, ErrTooLarge)
+			}
+		}
+	}
+	return nil
+}
+
+// blocksOf returns how many blocks an entry has beside its inode.
+func (p *plan) blocksOf(i int32) int64 {
+	n := p.inodes[i]
+	if n.inline {
+		return n.size / BlockSize
+	}
+	return (n.size + BlockSize - 1) / BlockSize
+}
+
+// name returns the last part of an entry's path.
+func (p *plan) name(i int32) string { return path.Base(p.entries[i].Path) }
+
+// shelf packs inodes into blocks. An inode lies in one block unless it is larger than one.
+type shelf struct {
+	blocks int64
+	open   []gap
+}
+
+// gap is the free end of a block.
+type gap struct {
+	offset int64
+	free   int
+}
+
+// openGaps is how many blocks are kept open: more would scatter what a directory holds and save little.
+const openGaps = 32
+
+// newShelf makes a shelf whose first bytes are taken.
+func newShelf(taken int) *shelf {
+	return &shelf{blocks: 1, open: []gap{{offset: int64(taken), free: BlockSize - taken}}}
+}
+
+// put returns the offset of the smallest gap that size bytes fit in, in units of a slot.
+func (s *shelf) put(size int) int64 {
+	size = (size + slotSize - 1) / slotSize * slotSize
+	best := -1
+	for i, g := range s.open {
+		if g.free >= size && (best < 0 || g.free < s.open[best].free) {
+			best = i
+		}
+	}
+	if best < 0 {
+		blocks := (size + BlockSize - 1) / BlockSize
+		s.open = append(s.open, gap{offset: s.blocks * BlockSize, free: blocks * BlockSize})
+		s.blocks += int64(blocks)
+		best = len(s.open) - 1
+	}
+	g := &s.open[best]
+	offset := g.offset
+	g.offset, g.free = g.offset+int64(size), g.free-size
+	if g.free < inodeSize {
+		s.open = slices.Delete(s.open, best, best+1)
+	} else if len(s.open) > openGaps {
+		fullest := 0
+		for i := range s.open {
+			if s.open[i].free < s.open[fullest].free {
+				fullest = i
+			}
+		}
+		s.open = slices.Delete(s.open, fullest, fullest+1)
+	}
+	return offset
+}

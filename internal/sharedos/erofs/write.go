@@ -1,0 +1,178 @@
+package erofs
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// ErrTooLarge means that a tree is larger than an image can be: 16 TiB, 2^31 entries.
+var ErrTooLarge = errors.New("too large for an EROFS image")
+
+// Write writes a tree as an image, and returns the image's size in bytes, which is of whole blocks. It writes from
+// the first byte to the last, in parts of up to 1 MiB, and reads each content once. Errors match ErrXattr for
+// attributes that would be lost, ErrTooLarge, or tree.ErrInvalid for what is no tree.
+func Write(ctx context.Context, t *tree.Tree, w io.Writer) (int64, error) {
+	p, err := newPlan(t.Entries)
+	if err != nil {
+		return 0, err
+	}
+	image := &image{plan: p, ctx: ctx, content: t.Content, to: w, buffer: make([]byte, 0, bufferSize), sum: sha256.New()}
+	if err := image.write(); err != nil {
+		return 0, err
+	}
+	if want := p.blocks * BlockSize; image.written != want {
+		return 0, fmt.Errorf("the image came out with %d bytes instead of %d", image.written, want)
+	}
+	return image.written, nil
+}
+
+const bufferSize = 1 << 20
+
+// image is an image while it is written.
+type image struct {
+	*plan
+	ctx     context.Context
+	content tree.Content
+	to      io.Writer
+	// buffer gathers what is written next; written counts what is gone.
+	buffer  []byte
+	written int64
+	sum     hash.Hash
+}
+
+func (m *image) write() error {
+	if err := m.padTo(superOffset); err != nil {
+		return err
+	}
+	m.buffer = m.appendSuperblock(m.buffer)
+	for _, i := range m.order {
+		if err := m.writeInode(i); err != nil {
+			return err
+		}
+	}
+	if err := m.padTo(m.metaBlocks * BlockSize); err != nil {
+		return err
+	}
+	for _, directories := range []bool{true, false} {
+		for i := range m.entries {
+			if m.inodes[i].owner != int32(i) || (m.entries[i].Type == tree.Directory) != directories {
+				continue
+			}
+			if err := m.writeBlocks(int32(i)); err != nil {
+				return err
+			}
+		}
+	}
+	return m.flush()
+}
+
+// writeInode writes an inode, its attributes, and what lies behind them.
+func (m *image) writeInode(i int32) error {
+	e := &m.entries[i]
+	if err := m.padTo(int64(m.inodes[i].slot) * slotSize); err != nil {
+		return err
+	}
+	m.buffer = appendXattrs(m.appendInode(m.buffer, i), e)
+	if !m.inodes[i].inline {
+		return nil
+	}
+	switch e.Type {
+	case tree.Regular:
+		return m.copyContent(e)
+	case tree.Directory:
+		data := m.directory(i)
+		m.buffer = append(m.buffer, data[len(data)/BlockSize*BlockSize:]...)
+	case tree.Symlink:
+		m.buffer = append(m.buffer, e.Link...)
+	}
+	return nil
+}
+
+// writeBlocks writes the blocks of an entry, if it has any.
+func (m *image) writeBlocks(i int32) error {
+	blocks := m.blocksOf(i)
+	if blocks == 0 {
+		return nil
+	}
+	end := (int64(m.inodes[i].block) + blocks) * BlockSize
+	switch e := &m.entries[i]; e.Type {
+	case tree.Regular:
+		if err := m.copyContent(e); err != nil {
+			return err
+		}
+	case tree.Directory:
+		data := m.directory(i)
+		m.buffer = append(m.buffer, data[:min(int64(len(data)), blocks*BlockSize)]...)
+	case tree.Symlink:
+		m.buffer = append(m.buffer, e.Link...)
+	}
+	return m.padTo(end)
+}
+
+// copyContent copies the content of a file, and fails unless it is exactly what the entry says: another length
+// would shift all that follows.
+func (m *image) copyContent(e *tree.Entry) (err error) {
+	from, err := m.content.Open(e.Digest)
+	if err != nil {
+		return fmt.Errorf("open the content of %q: %w", e.Path, err)
+	}
+	defer func() { err = errors.Join(err, from.Close()) }()
+	m.sum.Reset()
+	for left := e.Size; left > 0; {
+		if len(m.buffer) == cap(m.buffer) {
+			if err := m.flush(); err != nil {
+				return err
+			}
+		}
+		part := m.buffer[len(m.buffer):min(int64(cap(m.buffer)), int64(len(m.buffer))+left)]
+		n, err := io.ReadFull(from, part)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return fmt.Errorf("the content of %q ends %d bytes early: %w", e.Path, left-int64(n), io.ErrUnexpectedEOF)
+		}
+		if err != nil {
+			return fmt.Errorf("read the content of %q: %w", e.Path, err)
+		}
+		m.sum.Write(part)
+		m.buffer = m.buffer[:len(m.buffer)+n]
+		left -= int64(n)
+	}
+	var got tree.Digest
+	if m.sum.Sum(got[:0]); got != e.Digest {
+		return fmt.Errorf("the content of %q is not %s", e.Path, e.Digest)
+	}
+	return nil
+}
+
+// padTo writes zeros up to an offset in the image.
+func (m *image) padTo(offset int64) error {
+	if len(m.buffer) >= bufferSize-2*BlockSize {
+		if err := m.flush(); err != nil {
+			return err
+		}
+	}
+	n := offset - m.written - int64(len(m.buffer))
+	if n < 0 || n > BlockSize {
+		return fmt.Errorf("write at byte %d of the image: %d bytes are there already", offset, m.written+int64(len(m.buffer)))
+	}
+	m.buffer = append(m.buffer, zeros[:n]...)
+	return nil
+}
+
+var zeros [BlockSize]byte
+
+// flush writes what was gathered.
+func (m *image) flush() error {
+	if err := m.ctx.Err(); err != nil {
+		return context.Cause(m.ctx)
+	}
+	n, err := m.to.Write(m.buffer)
+	m.written += int64(n)
+	m.buffer = m.buffer[:0]
+	return err
+}
