@@ -31,10 +31,15 @@ func main() {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+	case "next-root":
+		if err := boot.NextRoot(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	case "version":
 		fmt.Println(version)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: agent serve | version")
+		fmt.Fprintln(os.Stderr, "usage: agent serve | next-root | version")
 		os.Exit(2)
 	}
 }

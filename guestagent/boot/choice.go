@@ -1,49 +1,97 @@
 package boot
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// maxAttempts is how often a stack is booted without coming up before another one is preferred.
-const maxAttempts = 3
+const (
+	// maxAttempts is how often a stack is booted without coming up before another one is preferred.
+	maxAttempts = 3
+	// maxTrials is the same for a stack that is not committed.
+	maxTrials = 1
+)
 
 // candidate is a stack that may be booted.
 type candidate struct {
 	stack      release.Stack
 	origin     Origin
 	generation uint64
+	// held says why it is tried only after all others; "" if it is not.
+	held string
+}
+
+// known is what there is to choose from.
+type known struct {
+	// given is the host's stack, in the boot configuration.
+	given     release.Stack
+	committed *CommittedRecord
+	attempts  AttemptsRecord
+	flight    *flight
+	// trial is the value of TrialArgument.
+	trial string
 }
 
 // candidates lists the stacks to boot, the preferred one first; the first whose layers are attached and verify
-// is booted. An uncommitted stack is never among them, since only a commit writes the record.
+// is booted. An uncommitted stack is among them only if the host gives it, or if the kernel was started by kexec for
+// just that stack.
 //
 // The committed stack is newer than the given one, unless the host gives another stack than it gave when the
-// refresh was committed: then the host has moved on since. A stack that did not come up maxAttempts times is
-// tried last, not never: it may be the only one that can be read.
-func candidates(given release.Stack, committed *CommittedRecord, attempts AttemptsRecord) []candidate {
-	if committed == nil {
-		return []candidate{{stack: given, origin: Given}}
+// refresh was committed: then the host has moved on since. The one before the committed one comes last. A stack that
+// did not come up maxAttempts times, or maxTrials times if it is not committed, is tried after all others, not never:
+// it may be the only one that can be read.
+func candidates(k known) []candidate {
+	var order []candidate
+	add := func(stack release.Stack, origin Origin, generation uint64) {
+		same := func(c candidate) bool { return StackKey(c.stack) == StackKey(stack) }
+		if len(stack.Layers) > 0 && !slices.ContainsFunc(order, same) {
+			order = append(order, candidate{stack: stack, origin: origin, generation: generation, held: k.held(stack)})
+		}
 	}
-	fromCommitted := candidate{stack: committed.Stack, origin: FromCommitted, generation: committed.Generation}
-	key := StackKey(given)
-	if key == StackKey(committed.Stack) {
-		return []candidate{fromCommitted}
+	var generation uint64
+	if k.committed != nil {
+		generation = k.committed.Generation
 	}
-	fromHost := candidate{stack: given, origin: Given, generation: committed.Generation + 1}
-	order := []candidate{fromHost, fromCommitted}
-	if key == StackKey(committed.Given) {
-		order = []candidate{fromCommitted, fromHost}
+	if k.flight.starts(kexec) && k.flight.State == stateStarting && k.trial == TrialKey(k.flight.To) {
+		add(k.flight.To, Trial, generation+1)
 	}
-	slices.SortStableFunc(order, func(a, b candidate) int {
-		return boolToInt(exhausted(a, attempts)) - boolToInt(exhausted(b, attempts))
-	})
+	switch {
+	case k.committed == nil:
+		add(k.given, Given, 0)
+	case StackKey(k.given) == StackKey(k.committed.Given):
+		add(k.committed.Stack, FromCommitted, generation)
+		add(k.given, Given, generation+1)
+	default:
+		if StackKey(k.given) == StackKey(k.committed.Stack) {
+			add(k.given, FromCommitted, generation)
+		}
+		add(k.given, Given, generation+1)
+		add(k.committed.Stack, FromCommitted, generation)
+	}
+	if k.committed != nil && k.committed.Previous != nil {
+		add(*k.committed.Previous, Earlier, generation)
+	}
+	if k.flight != nil {
+		add(k.flight.From, Earlier, generation) // nothing was ever committed, and the host gives what is on trial
+	}
+	slices.SortStableFunc(order, func(a, b candidate) int { return boolToInt(a.held != "") - boolToInt(b.held != "") })
 	return order
 }
 
-func exhausted(c candidate, attempts AttemptsRecord) bool {
-	return attempts.Counts[StackKey(c.stack)] >= maxAttempts
+// held says why a stack is tried last.
+func (k known) held(stack release.Stack) string {
+	key := StackKey(stack)
+	limit := maxAttempts
+	committed := k.committed != nil && StackKey(k.committed.Stack) == key
+	if k.flight.starts(kexec, reboot) && StackKey(k.flight.To) == key && !committed {
+		limit = maxTrials
+	}
+	if n := k.attempts.Counts[key]; n >= limit {
+		return fmt.Sprintf("it did not come up in %d boots", n)
+	}
+	return ""
 }
 
 func boolToInt(b bool) int {

@@ -120,6 +120,9 @@ func run(ctx context.Context) error {
 		return err
 	}
 	record.UUID = uuid
+	if record.Root, err = mounts.RootDevice(newRoot); err != nil {
+		return err
+	}
 	if err := writeIdentity(newRoot, uuid, config); err != nil {
 		return err
 	}
@@ -158,7 +161,10 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		records = readPrivateRecords()
 		watch.done("private disk")
 	}
-	chosen, err := choose(ctx, candidates(config.Stack, records.committed, records.attempts))
+	all := candidates(known{
+		given: config.Stack, committed: records.committed, attempts: records.attempts, flight: records.flight, trial: trialOf(readCommandLine()),
+	})
+	chosen, err := choose(ctx, all)
 	if err != nil {
 		return BootRecord{}, err
 	}
@@ -174,10 +180,15 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		return BootRecord{}, err
 	}
 	watch.done("root")
+	if err := undoCarry(ctx, newRoot, records.flight, chosen.stack); err != nil {
+		// The agent tries again, and tells. Services begin with a mixed /etc, which is better than none that begins.
+		say("%v", err)
+	}
 	return BootRecord{
 		Stack: chosen.stack, Origin: chosen.origin, Generation: chosen.generation,
 		Given: config.Stack, Operators: config.Operators, Hostname: config.Hostname,
 		PrivateDisk: private.Node, FirstBoot: private.state != diskComplete, Refused: chosen.refused,
+		Alone: len(all) == 1,
 	}, nil
 }
 
@@ -218,6 +229,7 @@ func assembleRoot(ctx context.Context, chosen opened, given release.Stack) error
 type privateRecords struct {
 	committed *CommittedRecord
 	attempts  AttemptsRecord
+	flight    *flight
 }
 
 // readPrivateRecords reads the records. One that cannot be read is said and taken as absent: the given stack boots
@@ -237,6 +249,9 @@ func readPrivateRecords() privateRecords {
 	records.attempts, err = readRecord[AttemptsRecord](attemptsPath)
 	if err != nil && !errors.Is(err, ErrNoRecord) {
 		say("the record of boot attempts is not used: %v", err)
+	}
+	if records.flight, err = readFlight(); err != nil {
+		say("the journal of refreshes is not used: %v", err)
 	}
 	return records
 }
@@ -264,7 +279,7 @@ type opened struct {
 	refused []string
 }
 
-// choose opens the first candidate whose layers are attached and verify.
+// choose opens the first candidate whose layers are attached and verify. What was held back is said, too.
 func choose(ctx context.Context, all []candidate) (opened, error) {
 	var refused []string
 	var failures []error
@@ -277,7 +292,7 @@ func choose(ctx context.Context, all []candidate) (opened, error) {
 		found, err := open(openCtx, c)
 		cancel()
 		if err == nil {
-			found.refused = refused
+			found.refused = append(refused, heldBack(all[i+1:])...)
 			return found, nil
 		}
 		failures = append(failures, fmt.Errorf("%s stack of base %s: %w", c.origin, c.stack.Base, err))
@@ -285,6 +300,18 @@ func choose(ctx context.Context, all []candidate) (opened, error) {
 		say("refused: %v", failures[len(failures)-1])
 	}
 	return opened{}, fmt.Errorf("no stack can be booted: %w", errors.Join(failures...))
+}
+
+// heldBack says of the candidates that were held back why.
+func heldBack(rest []candidate) []string {
+	var texts []string
+	for _, c := range rest {
+		if c.held != "" {
+			texts = append(texts, fmt.Sprintf("%s stack of base %s: %s", c.origin, c.stack.Base, c.held))
+			say("refused: %s", texts[len(texts)-1])
+		}
+	}
+	return texts
 }
 
 // open mounts a candidate's layers and reads its init. After a failure no layer of it stays open.
@@ -319,6 +346,10 @@ func open(ctx context.Context, c candidate) (found opened, err error) {
 
 // count records one more boot of a stack, before it is tried.
 func (a AttemptsRecord) count(key string) error {
+	return a.set(key, min(a.Counts[key]+1, maxAttempts))
+}
+
+func (a AttemptsRecord) set(key string, attempts int) error {
 	counts := map[string]int{}
 	for stack, n := range a.Counts {
 		// Stacks that nothing refers to any more would pile up; no VM has that many in turn.
@@ -326,7 +357,7 @@ func (a AttemptsRecord) count(key string) error {
 			counts[stack] = n
 		}
 	}
-	counts[key] = min(a.Counts[key]+1, maxAttempts)
+	counts[key] = attempts
 	return WriteRecord(attemptsPath, AttemptsRecord{Counts: counts})
 }
 

@@ -31,9 +31,14 @@ const (
 	Given Origin = "given"
 	// FromCommitted is the stack that a refresh committed on the private disk.
 	FromCommitted Origin = "committed"
+	// Trial is the stack that a refresh starts, which is not committed yet.
+	Trial Origin = "trial"
+	// Earlier is the stack that ran before the one that was committed last.
+	Earlier Origin = "earlier"
 )
 
-// BootRecord is what init assembled. It lives in /run (mounts.BootRecord) and so ends with the boot.
+// BootRecord is what init assembled, or a soft-reboot in its place. It lives in /run (mounts.BootRecord) and so ends
+// with the boot.
 type BootRecord struct {
 	// Stack that / and /usr were assembled from.
 	Stack  release.Stack `json:"stack"`
@@ -49,6 +54,13 @@ type BootRecord struct {
 	UUID string `json:"uuid"`
 	// PrivateDisk is the device node of the private disk, "/dev/vdb".
 	PrivateDisk string `json:"private_disk"`
+	// Root is the device number of the root file system, "major:minor", and Work its work directory on the private disk.
+	Root string `json:"root"`
+	Work string `json:"work,omitempty"`
+	// Failed says, in the record of a soft-reboot, why its stack could not be assembled.
+	Failed string `json:"failed,omitempty"`
+	// Alone is true when there is no other stack to boot if this one does not come up.
+	Alone bool `json:"alone,omitempty"`
 	// FirstBoot is true when this boot formatted the private disk.
 	FirstBoot bool `json:"first_boot"`
 	// Refused names stacks that were preferred to this one and why each was not booted.
@@ -71,6 +83,8 @@ type CommittedRecord struct {
 	// Given is BootRecord.Given of the boot in which the refresh was committed. When the host gives another
 	// stack than this one later, the host has moved on, and its stack is the newer of the two.
 	Given release.Stack `json:"given"`
+	// Previous is the stack that ran before; it is booted if Stack does not come up.
+	Previous *release.Stack `json:"previous,omitempty"`
 }
 
 // AttemptsRecord counts the boots of a stack that have not come up yet. It lives on the private disk.
@@ -92,9 +106,42 @@ func StackKey(stack release.Stack) string {
 	return tree.Sum(ids.Bytes()).Hex()
 }
 
-// ReadBootRecord reads what init assembled.
-func ReadBootRecord() (BootRecord, error) {
-	return readRecord[BootRecord](mounts.BootRecord)
+// ReadBootRecord reads what the root is that runs: what init assembled, or what a soft-reboot switched to since.
+// failed says why the last soft-reboot did not switch to what it was to start; "" if it did or if none was.
+func ReadBootRecord() (record BootRecord, failed string, err error) {
+	root, err := mounts.RootDevice("/")
+	if err != nil {
+		return record, "", err
+	}
+	return readBootRecord(mounts.BootRecord, mounts.NextRecord, root)
+}
+
+// readBootRecord does so for the records of two files and a root file system.
+func readBootRecord(present, next, root string) (BootRecord, string, error) {
+	record, err := readRecord[BootRecord](next)
+	switch {
+	case errors.Is(err, ErrNoRecord):
+		record, err = readRecord[BootRecord](present)
+		return record, "", err
+	case err != nil:
+		return record, "", err
+	case record.Failed == "" && record.Root == root:
+		return record, "", os.Rename(next, present)
+	}
+	failed := record.Failed
+	if failed == "" {
+		failed = "systemd did not switch to the root that was assembled for it"
+	}
+	record, err = readRecord[BootRecord](present)
+	return record, failed, err
+}
+
+// ForgetNext removes the record of the last soft-reboot, so that what the next one does can be told.
+func ForgetNext() error {
+	if err := os.Remove(mounts.NextRecord); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // ReadCommitted reads the newest committed stack; ErrNoRecord if no refresh was ever committed.
@@ -122,6 +169,15 @@ func MarkGood(stack release.Stack) error {
 	}
 	delete(attempts.Counts, key)
 	return WriteRecord(attemptsPath, attempts)
+}
+
+// MarkBad tells that the stack does not come up: it is booted only if there is no other one.
+func MarkBad(stack release.Stack) error {
+	attempts, err := readRecord[AttemptsRecord](attemptsPath)
+	if err != nil && !errors.Is(err, ErrNoRecord) {
+		return err
+	}
+	return attempts.set(StackKey(stack), maxAttempts)
 }
 
 // WriteRecord writes a value as JSON so that path holds the old bytes or the new ones, whenever power is cut:

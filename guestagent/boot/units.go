@@ -39,6 +39,25 @@ TimeoutStopSec=10
 OOMScoreAdjust=-900
 `
 
+// nextRootUnit is the unit that runs NextRoot, and nextRootService what it is: the last thing that a soft-reboot does in
+// the old root.
+const (
+	nextRootUnit    = "sharedos-next-root.service"
+	nextRootService = `[Unit]
+Description=Assemble the root that a soft-reboot switches to
+DefaultDependencies=no
+After=shutdown.target umount.target final.target
+Before=systemd-soft-reboot.service
+
+[Service]
+Type=oneshot
+ExecStart=` + mounts.AgentBinary + ` next-root
+TimeoutStartSec=90
+StandardOutput=kmsg
+StandardError=kmsg
+`
+)
+
 // layerDropIn keeps systemd from unmounting at shutdown, or at a soft-reboot, what everything runs from; at the end
 // systemd-shutdown does it. The names of its directories have a prefix's form: it applies to all layers, and to the
 // modules of a kernel that is not the stack's.
@@ -90,7 +109,8 @@ func installService(executable, privateNode string) error {
 		return fmt.Errorf("install agent: %w", err)
 	}
 	files := map[string]string{
-		AgentUnit: agentService,
+		AgentUnit:    agentService,
+		nextRootUnit: nextRootService,
 		"run-sharedos-layers-.mount.d/50-sharedos.conf": layerDropIn,
 		"usr-lib-modules-.mount.d/50-sharedos.conf":     layerDropIn,
 		"run-sharedos-private.mount":                    mountUnit("Private disk", privateNode, mounts.PrivateDir, "ext4", privateOptions),
@@ -103,8 +123,10 @@ func installService(executable, privateNode string) error {
 			return fmt.Errorf("install agent: %w", err)
 		}
 	}
-	if err := want("sysinit.target", AgentUnit, filepath.Join("..", AgentUnit)); err != nil {
-		return fmt.Errorf("install agent: %w", err)
+	for target, unit := range map[string]string{"sysinit.target": AgentUnit, "soft-reboot.target": nextRootUnit} {
+		if err := want(target, unit, filepath.Join("..", unit)); err != nil {
+			return fmt.Errorf("install agent: %w", err)
+		}
 	}
 	return nil
 }

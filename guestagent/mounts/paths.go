@@ -11,6 +11,10 @@ const (
 	AgentBinary = RunDir + "/bin/agent"
 	// BootRecord is what init assembled, as JSON: see package boot.
 	BootRecord = RunDir + "/boot.json"
+	// NextRecord is what a soft-reboot was to start, in the form of BootRecord, and NextRoot where systemd looks for it
+	// (systemd-soft-reboot.service(8)).
+	NextRecord = RunDir + "/next.json"
+	NextRoot   = "/run/nextroot"
 	// BlobsDir holds contents lists while a refresh needs them.
 	BlobsDir = RunDir + "/blobs"
 	// PrivateDir is the private disk's file system: root/upper, root/work, var, home, root-home, srv and sharedos.

@@ -29,11 +29,16 @@ type PrivateTree struct {
 	Name string
 }
 
-// Directories of the root overlay on the private disk: one file system, as overlayfs demands.
+// Directories of the root overlay on the private disk: one file system, as overlayfs demands. An overlay empties its
+// work directory when it is mounted, so that the root which takes over from another one needs its own: RootWorks has two
+// for them to take in turn.
 const (
 	RootUpper = "root/upper"
 	RootWork  = "root/work"
 )
+
+// RootWorks are the work directories. A boot takes the first.
+var RootWorks = [2]string{RootWork, "root/work-next"}
 
 // rootOptions are the root overlay's. A stack replaces the lower layers between boots, which overlayfs allows
 // only for an upper directory that never used these features ("Changes to underlying filesystems",
@@ -42,7 +47,8 @@ const (
 //   - metacopy: an upper file of metadata alone would take its content from whatever release is below;
 //   - redirect_dir: a renamed directory would name a lower one that the next release may not have;
 //     renaming a directory of the OS gives EXDEV instead, and mv(1) copies;
-//   - index and xino: both bind upper files to inode numbers and file handles of the layers below.
+//   - index and xino: both bind upper files to inode numbers and file handles of the layers below. Without index the
+//     next root can be mounted on the upper directory while the present one still is.
 var rootOptions = [][2]string{
 	{"metacopy", "off"},
 	{"redirect_dir", "nofollow"},
@@ -56,6 +62,8 @@ type Root struct {
 	Layers []string
 	// Private is the private disk's mount point, with the directories that it must have.
 	Private string
+	// Work is one of RootWorks, "" for the first.
+	Work string
 	// Modules is the usr tree of a mounted layer that has the running kernel's modules, needed only if the layers
 	// together do not have them; "" if there is none.
 	Modules string
@@ -111,6 +119,10 @@ func bindPrivate(source, point string) error {
 
 // rootOverlay makes the writable overlay of the layers and the private disk, detached.
 func rootOverlay(root Root) (overlay *Detached, err error) {
+	work := root.Work
+	if work == "" {
+		work = RootWork
+	}
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("fsopen overlay (is the module loaded?): %w", err)
@@ -122,7 +134,7 @@ func rootOverlay(root Root) (overlay *Detached, err error) {
 	}
 	options = append(options,
 		[2]string{"upperdir", filepath.Join(root.Private, RootUpper)},
-		[2]string{"workdir", filepath.Join(root.Private, RootWork)})
+		[2]string{"workdir", filepath.Join(root.Private, work)})
 	for _, option := range options {
 		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
 			return nil, errors.Join(fmt.Errorf("overlay option %s=%s: %w", option[0], option[1], err), kernelMessages(fs))

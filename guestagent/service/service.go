@@ -37,7 +37,7 @@ func Run(ctx context.Context, version string) error {
 	debug.SetGCPercent(collectAt)
 	// To the journal, a line each: a logging package would take a hundredth of the binary's room for this.
 	say := func(err error) { fmt.Fprintln(os.Stderr, "sharedos-agent:", err) }
-	record, err := boot.ReadBootRecord()
+	record, _, err := boot.ReadBootRecord()
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}

@@ -1,0 +1,132 @@
+package boot
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+)
+
+func TestCandidates(t *testing.T) {
+	given, committed, other, before := stackOf("base"), stackOf("base", "patch"), stackOf("base", "other"), stackOf("earlier")
+	worn := func(n int, stacks ...release.Stack) AttemptsRecord {
+		counts := map[string]int{}
+		for _, stack := range stacks {
+			counts[StackKey(stack)] = n
+		}
+		return AttemptsRecord{Counts: counts}
+	}
+	const tired, failed = "it did not come up in 3 boots", "it did not come up in 1 boots"
+	record := &CommittedRecord{Stack: committed, Generation: 4, Given: given}
+	previous := &CommittedRecord{Stack: committed, Generation: 4, Given: committed, Previous: &before}
+	trial := func(strategy, state string) *flight {
+		return &flight{State: state, Strategy: strategy, From: committed, To: other}
+	}
+	for name, test := range map[string]struct {
+		known known
+		want  []candidate
+	}{
+		"nothing committed: the given stack": {
+			known{given: given},
+			[]candidate{{given, Given, 0, ""}},
+		},
+		"the host still gives what it gave before the commit: the committed stack first": {
+			known{given: given, committed: record},
+			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+		},
+		"the host gives what was committed: that alone": {
+			known{given: committed, committed: record},
+			[]candidate{{committed, FromCommitted, 4, ""}},
+		},
+		"the host has moved on since the commit: its stack first": {
+			known{given: other, committed: record},
+			[]candidate{{other, Given, 5, ""}, {committed, FromCommitted, 4, ""}},
+		},
+		"a committed stack that does not come up gives way": {
+			known{given: given, committed: record, attempts: worn(3, committed)},
+			[]candidate{{given, Given, 5, ""}, {committed, FromCommitted, 4, tired}},
+		},
+		"it gives way to the one before it, too": {
+			known{given: committed, committed: previous, attempts: worn(3, committed)},
+			[]candidate{{before, Earlier, 4, ""}, {committed, FromCommitted, 4, tired}},
+		},
+		"two boots that did not come up are not enough": {
+			known{given: committed, committed: previous, attempts: worn(2, committed)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {before, Earlier, 4, ""}},
+		},
+		"when neither comes up, the order is as if both did": {
+			known{given: given, committed: record, attempts: worn(3, committed, given)},
+			[]candidate{{committed, FromCommitted, 4, tired}, {given, Given, 5, tired}},
+		},
+		"a soft-reboot's stack is never booted before it is committed": {
+			known{given: given, committed: record, flight: trial(softReboot, stateStarting)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+		},
+		"a kexec's stack is booted by the kernel that was started for it": {
+			known{given: given, committed: record, flight: trial(kexec, stateStarting), trial: TrialKey(other)},
+			[]candidate{{other, Trial, 5, ""}, {committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+		},
+		"by no other kernel": {
+			known{given: given, committed: record, flight: trial(kexec, stateStarting)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+		},
+		"nor by that of another stack": {
+			known{given: given, committed: record, flight: trial(kexec, stateStarting), trial: TrialKey(given)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+		},
+		"nor once it was judged": {
+			known{given: given, committed: record, flight: trial(kexec, stateRollingBack), trial: TrialKey(other)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+		},
+		"what the host starts on trial has one boot": {
+			known{given: other, committed: record, flight: trial(reboot, stateStarting), attempts: worn(1, other)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {other, Given, 5, failed}},
+		},
+		"a VM that never committed anything goes back to what it ran": {
+			known{given: other, flight: trial(reboot, stateStarting), attempts: worn(1, other)},
+			[]candidate{{committed, Earlier, 0, ""}, {other, Given, 0, failed}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := candidates(test.known)
+			if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(candidate{})); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTheTrialIsReadFromTheCommandLine(t *testing.T) {
+	for line, want := range map[string]string{
+		"": "", "console=ttyS0 quiet": "", "quiet sharedos.trial=0123456789abcdef\n": "0123456789abcdef",
+		"xsharedos.trial=1": "", "sharedos.trial=a sharedos.trial=b": "a",
+	} {
+		if got := trialOf(line); got != want {
+			t.Errorf("%q: %q, want %q", line, got, want)
+		}
+	}
+	if key := TrialKey(stackOf("a")); len(key) != 16 || !strings.HasPrefix(StackKey(stackOf("a")), key) {
+		t.Errorf("the key of a trial is %q", key)
+	}
+}
+
+func TestASoftRebootStartsWhatTheJournalSays(t *testing.T) {
+	from, to := stackOf("base"), stackOf("base", "patch")
+	for _, test := range []struct {
+		flight *flight
+		want   *release.Stack
+	}{
+		{nil, nil},
+		{&flight{State: stateStarting, Strategy: softReboot, From: from, To: to}, &to},
+		{&flight{State: stateRollingBack, Strategy: softReboot, From: from, To: to}, &from},
+		{&flight{State: stateChecking, Strategy: softReboot, From: from, To: to}, nil},
+		{&flight{State: stateStarting, Strategy: kexec, From: from, To: to}, nil},
+		{&flight{State: stateRollingBack, Strategy: "live", From: from, To: to}, nil},
+	} {
+		if diff := cmp.Diff(test.want, test.flight.next()); diff != "" {
+			t.Errorf("%+v: -want +got\n%s", test.flight, diff)
+		}
+	}
+}

@@ -1,0 +1,72 @@
+package units
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Begin has systemd go to a target that ends this boot or its userland: "soft-reboot.target", "kexec.target",
+// "reboot.target". Nothing that is asked for later can stop it. It does not wait: whoever asked is ended on the way.
+func (m *Manager) Begin(ctx context.Context, target string) error {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.StartUnitContext(ctx, target, "replace-irreversibly", nil); err != nil {
+		return fmt.Errorf("have systemd go to %s: %w", target, err)
+	}
+	return nil
+}
+
+// Version is the number of systemd's release: 257.
+func (m *Manager) Version(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	if _, err := m.connected(ctx); err != nil {
+		return 0, err
+	}
+	m.mutex.Lock()
+	raw := m.raw
+	m.mutex.Unlock()
+	if raw == nil {
+		return 0, errors.New("ask systemd for its version: the connection was lost")
+	}
+	var text string
+	call := raw.Object(busName, managerObject).CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, managerFace, "Version")
+	if err := call.Store(&text); err != nil {
+		return 0, fmt.Errorf("ask systemd for its version: %w", err)
+	}
+	return version(text)
+}
+
+// version reads what systemd tells: "257.13-1~deb13u1", "254", "v255~rc1".
+func version(text string) (int, error) {
+	var number int
+	if _, err := fmt.Sscanf(strings.TrimPrefix(text, "v"), "%d", &number); err != nil {
+		return 0, fmt.Errorf("version %q of systemd: %w", text, err)
+	}
+	return number, nil
+}
+
+// Failed names the units that systemd counts as failed.
+func (m *Manager) Failed(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	failed, err := conn.ListUnitsFilteredContext(ctx, []string{"failed"})
+	if err != nil {
+		return nil, fmt.Errorf("ask systemd for what failed: %w", err)
+	}
+	names := make([]string, 0, len(failed))
+	for _, unit := range failed {
+		names = append(names, unit.Name)
+	}
+	return names, nil
+}
