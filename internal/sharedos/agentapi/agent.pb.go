@@ -39,6 +39,8 @@ const (
 	State_CHECKING          State = 6
 	State_COMMITTED         State = 7
 	State_ROLLING_BACK      State = 8
+	// The new stack is being started into, by a soft-reboot or by kexec.
+	State_STARTING State = 9
 )
 
 // Enum value maps for State.
@@ -53,6 +55,7 @@ var (
 		6: "CHECKING",
 		7: "COMMITTED",
 		8: "ROLLING_BACK",
+		9: "STARTING",
 	}
 	State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
@@ -64,6 +67,7 @@ var (
 		"CHECKING":          6,
 		"COMMITTED":         7,
 		"ROLLING_BACK":      8,
+		"STARTING":          9,
 	}
 )
 
@@ -344,7 +348,14 @@ type StatusResponse struct {
 	// What waits for a soft-reboot, kexec or reboot, in words: "kernel 6.12.88 → 6.12.101".
 	Pending []string `protobuf:"bytes,16,rep,name=pending,proto3" json:"pending,omitempty"`
 	// Seconds from kernel start until the agent first answered.
-	ReadySeconds  float64 `protobuf:"fixed64,17,opt,name=ready_seconds,json=readySeconds,proto3" json:"ready_seconds,omitempty"`
+	ReadySeconds float64 `protobuf:"fixed64,17,opt,name=ready_seconds,json=readySeconds,proto3" json:"ready_seconds,omitempty"`
+	// Stacks that this boot preferred and did not take, each with the reason: a layer that does not verify, or too
+	// many boots that did not come up.
+	Refused []string `protobuf:"bytes,18,rep,name=refused,proto3" json:"refused,omitempty"`
+	// SHA-256 of the agent's own binary, "sha256:<64 hex>".
+	AgentDigest string `protobuf:"bytes,19,opt,name=agent_digest,json=agentDigest,proto3" json:"agent_digest,omitempty"`
+	// Why the agent that was sent last did not take over, "" if it did or if none was sent in this boot.
+	AgentRefused  string `protobuf:"bytes,20,opt,name=agent_refused,json=agentRefused,proto3" json:"agent_refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +507,27 @@ func (x *StatusResponse) GetReadySeconds() float64 {
 		return x.ReadySeconds
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetRefused() []string {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetAgentDigest() string {
+	if x != nil {
+		return x.AgentDigest
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetAgentRefused() string {
+	if x != nil {
+		return x.AgentRefused
+	}
+	return ""
 }
 
 type PutRequest struct {
@@ -667,8 +699,11 @@ func (x *Target) GetCurrent() [][]byte {
 }
 
 type AssessRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Target        *Target                `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Target *Target                `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// As in RefreshRequest, so that one answer serves the plan and the refresh.
+	Policy        *UnitPolicy `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Strategy      string      `protobuf:"bytes,3,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -708,6 +743,20 @@ func (x *AssessRequest) GetTarget() *Target {
 		return x.Target
 	}
 	return nil
+}
+
+func (x *AssessRequest) GetPolicy() *UnitPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *AssessRequest) GetStrategy() string {
+	if x != nil {
+		return x.Strategy
+	}
+	return ""
 }
 
 type AssessResponse struct {
@@ -846,9 +895,11 @@ type UnitImpact struct {
 	Unit  string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
 	Level Level                  `protobuf:"varint,2,opt,name=level,proto3,enum=sharedos.agent.v1.Level" json:"level,omitempty"`
 	// Changed paths that it uses, at most 20, and how many there are.
-	Paths         []string `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
-	PathCount     int64    `protobuf:"varint,4,opt,name=path_count,json=pathCount,proto3" json:"path_count,omitempty"`
-	Reason        string   `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Paths     []string `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
+	PathCount int64    `protobuf:"varint,4,opt,name=path_count,json=pathCount,proto3" json:"path_count,omitempty"`
+	Reason    string   `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Packages that the paths belong to, by name, at most 20.
+	Packages      []string `protobuf:"bytes,6,rep,name=packages,proto3" json:"packages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -918,6 +969,122 @@ func (x *UnitImpact) GetReason() string {
 	return ""
 }
 
+func (x *UnitImpact) GetPackages() []string {
+	if x != nil {
+		return x.Packages
+	}
+	return nil
+}
+
+// What is done about units that use what changes. None is ever restarted that nothing changed for.
+type UnitPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For units that are not named: "restart" (also ""), "reload" or "report". "reload" reloads what can be reloaded
+	// and reports the rest; "report" leaves it as it is and reports it.
+	Default string `protobuf:"bytes,1,opt,name=default,proto3" json:"default,omitempty"`
+	// By name of the unit.
+	Units map[string]string `protobuf:"bytes,2,rep,name=units,proto3" json:"units,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Further paths, by name of the unit, whose change affects it. Absolute; one that ends in "/" means all below.
+	Paths         map[string]*PathList `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnitPolicy) Reset() {
+	*x = UnitPolicy{}
+	mi := &file_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnitPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnitPolicy) ProtoMessage() {}
+
+func (x *UnitPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnitPolicy.ProtoReflect.Descriptor instead.
+func (*UnitPolicy) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UnitPolicy) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+func (x *UnitPolicy) GetUnits() map[string]string {
+	if x != nil {
+		return x.Units
+	}
+	return nil
+}
+
+func (x *UnitPolicy) GetPaths() map[string]*PathList {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+type PathList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Paths         []string               `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathList) Reset() {
+	*x = PathList{}
+	mi := &file_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathList) ProtoMessage() {}
+
+func (x *PathList) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathList.ProtoReflect.Descriptor instead.
+func (*PathList) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PathList) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
 type HealthCheck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -935,7 +1102,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1114,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1127,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HealthCheck) GetName() string {
@@ -1061,7 +1228,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1240,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1253,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Command) GetArgv() []string {
@@ -1103,16 +1270,22 @@ type RefreshRequest struct {
 	MaxImpact    Level          `protobuf:"varint,2,opt,name=max_impact,json=maxImpact,proto3,enum=sharedos.agent.v1.Level" json:"max_impact,omitempty"`
 	HealthChecks []*HealthCheck `protobuf:"bytes,3,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
 	// How long health has to hold before the commit, in milliseconds.
-	SettleMs       int64  `protobuf:"varint,4,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
-	AllowDowngrade bool   `protobuf:"varint,5,opt,name=allow_downgrade,json=allowDowngrade,proto3" json:"allow_downgrade,omitempty"`
-	Strategy       string `protobuf:"bytes,6,opt,name=strategy,proto3" json:"strategy,omitempty"` // "live"; others are refused until they exist
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	SettleMs       int64 `protobuf:"varint,4,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
+	AllowDowngrade bool  `protobuf:"varint,5,opt,name=allow_downgrade,json=allowDowngrade,proto3" json:"allow_downgrade,omitempty"`
+	// "live" (also ""), "soft_reboot" or "kexec".
+	Strategy string      `protobuf:"bytes,6,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	Policy   *UnitPolicy `protobuf:"bytes,7,opt,name=policy,proto3" json:"policy,omitempty"`
+	// For "kexec": digests of blobs that were put before, and the command line of the new kernel.
+	Kernel        string `protobuf:"bytes,8,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Initramfs     string `protobuf:"bytes,9,opt,name=initramfs,proto3" json:"initramfs,omitempty"`
+	CommandLine   string `protobuf:"bytes,10,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1297,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1310,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RefreshRequest) GetTarget() *Target {
@@ -1182,6 +1355,34 @@ func (x *RefreshRequest) GetStrategy() string {
 	return ""
 }
 
+func (x *RefreshRequest) GetPolicy() *UnitPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *RefreshRequest) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
+func (x *RefreshRequest) GetInitramfs() string {
+	if x != nil {
+		return x.Initramfs
+	}
+	return ""
+}
+
+func (x *RefreshRequest) GetCommandLine() string {
+	if x != nil {
+		return x.CommandLine
+	}
+	return ""
+}
+
 type RefreshResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False if the target was already in flight or running.
@@ -1192,7 +1393,7 @@ type RefreshResponse struct {
 
 func (x *RefreshResponse) Reset() {
 	*x = RefreshResponse{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1405,7 @@ func (x *RefreshResponse) String() string {
 func (*RefreshResponse) ProtoMessage() {}
 
 func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1418,7 @@ func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
 func (*RefreshResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RefreshResponse) GetStarted() bool {
@@ -1249,14 +1450,18 @@ type Report struct {
 	// True if it ended before anything changed: the impact is larger than max_impact, or the target does not verify.
 	Refused bool `protobuf:"varint,15,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Health checks that were bad before the refresh too, and so say nothing about it: "name: why".
-	Unchecked     []string `protobuf:"bytes,16,rep,name=unchecked,proto3" json:"unchecked,omitempty"`
+	Unchecked []string `protobuf:"bytes,16,rep,name=unchecked,proto3" json:"unchecked,omitempty"`
+	// Affected units that the policy left as they are: "unit: reason".
+	Left []string `protobuf:"bytes,17,rep,name=left,proto3" json:"left,omitempty"`
+	// How the stack was changed: "live", "soft_reboot" or "kexec".
+	Strategy      string `protobuf:"bytes,18,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1473,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1486,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Report) GetFrom() *Stack {
@@ -1396,6 +1601,20 @@ func (x *Report) GetUnchecked() []string {
 	return nil
 }
 
+func (x *Report) GetLeft() []string {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *Report) GetStrategy() string {
+	if x != nil {
+		return x.Strategy
+	}
+	return ""
+}
+
 type UnitRestart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Unit  string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
@@ -1409,7 +1628,7 @@ type UnitRestart struct {
 
 func (x *UnitRestart) Reset() {
 	*x = UnitRestart{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1640,7 @@ func (x *UnitRestart) String() string {
 func (*UnitRestart) ProtoMessage() {}
 
 func (x *UnitRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1653,7 @@ func (x *UnitRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitRestart.ProtoReflect.Descriptor instead.
 func (*UnitRestart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UnitRestart) GetUnit() string {
@@ -1475,7 +1694,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1706,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1719,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Timing) GetStep() string {
@@ -1526,7 +1745,7 @@ type ReleaseLayersRequest struct {
 
 func (x *ReleaseLayersRequest) Reset() {
 	*x = ReleaseLayersRequest{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1757,7 @@ func (x *ReleaseLayersRequest) String() string {
 func (*ReleaseLayersRequest) ProtoMessage() {}
 
 func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1770,7 @@ func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReleaseLayersRequest) GetIds() []string {
@@ -1571,7 +1790,7 @@ type ReleaseLayersResponse struct {
 
 func (x *ReleaseLayersResponse) Reset() {
 	*x = ReleaseLayersResponse{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1802,7 @@ func (x *ReleaseLayersResponse) String() string {
 func (*ReleaseLayersResponse) ProtoMessage() {}
 
 func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1815,7 @@ func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReleaseLayersResponse) GetFree() []string {
@@ -1623,7 +1842,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1854,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1867,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Held) GetId() string {
@@ -1675,7 +1894,7 @@ type MappedRequest struct {
 
 func (x *MappedRequest) Reset() {
 	*x = MappedRequest{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1906,7 @@ func (x *MappedRequest) String() string {
 func (*MappedRequest) ProtoMessage() {}
 
 func (x *MappedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1919,7 @@ func (x *MappedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedRequest.ProtoReflect.Descriptor instead.
 func (*MappedRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MappedRequest) GetSuffix() string {
@@ -1719,7 +1938,7 @@ type MappedResponse struct {
 
 func (x *MappedResponse) Reset() {
 	*x = MappedResponse{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1950,7 @@ func (x *MappedResponse) String() string {
 func (*MappedResponse) ProtoMessage() {}
 
 func (x *MappedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1963,7 @@ func (x *MappedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedResponse.ProtoReflect.Descriptor instead.
 func (*MappedResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MappedResponse) GetFiles() []*MappedFile {
@@ -1768,7 +1987,7 @@ type MappedFile struct {
 
 func (x *MappedFile) Reset() {
 	*x = MappedFile{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +1999,7 @@ func (x *MappedFile) String() string {
 func (*MappedFile) ProtoMessage() {}
 
 func (x *MappedFile) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2012,7 @@ func (x *MappedFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedFile.ProtoReflect.Descriptor instead.
 func (*MappedFile) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MappedFile) GetUnit() string {
@@ -1831,6 +2050,185 @@ func (x *MappedFile) GetDigest() string {
 	return ""
 }
 
+type GrowDiskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowDiskRequest) Reset() {
+	*x = GrowDiskRequest{}
+	mi := &file_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowDiskRequest) ProtoMessage() {}
+
+func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowDiskRequest.ProtoReflect.Descriptor instead.
+func (*GrowDiskRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{26}
+}
+
+type GrowDiskResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of the file system before and after.
+	BeforeBytes   int64 `protobuf:"varint,1,opt,name=before_bytes,json=beforeBytes,proto3" json:"before_bytes,omitempty"`
+	AfterBytes    int64 `protobuf:"varint,2,opt,name=after_bytes,json=afterBytes,proto3" json:"after_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrowDiskResponse) Reset() {
+	*x = GrowDiskResponse{}
+	mi := &file_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrowDiskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrowDiskResponse) ProtoMessage() {}
+
+func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrowDiskResponse.ProtoReflect.Descriptor instead.
+func (*GrowDiskResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GrowDiskResponse) GetBeforeBytes() int64 {
+	if x != nil {
+		return x.BeforeBytes
+	}
+	return 0
+}
+
+func (x *GrowDiskResponse) GetAfterBytes() int64 {
+	if x != nil {
+		return x.AfterBytes
+	}
+	return 0
+}
+
+type ReplaceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A note (golang.org/x/mod/sumdb/note) signed by an operator: its text names version and digest of the agent.
+	Note          []byte `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceRequest) Reset() {
+	*x = ReplaceRequest{}
+	mi := &file_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceRequest) ProtoMessage() {}
+
+func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ReplaceRequest) GetNote() []byte {
+	if x != nil {
+		return x.Note
+	}
+	return nil
+}
+
+type ReplaceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False if it is the agent that runs already.
+	Started       bool `protobuf:"varint,1,opt,name=started,proto3" json:"started,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceResponse) Reset() {
+	*x = ReplaceResponse{}
+	mi := &file_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceResponse) ProtoMessage() {}
+
+func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ReplaceResponse) GetStarted() bool {
+	if x != nil {
+		return x.Started
+	}
+	return false
+}
+
 var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
@@ -1846,7 +2244,7 @@ const file_agent_proto_rawDesc = "" +
 	"components\x120\n" +
 	"\x06layers\x18\x03 \x03(\v2\x18.sharedos.agent.v1.LayerR\x06layers\x12\x16\n" +
 	"\x06kernel\x18\x04 \x01(\tR\x06kernel\"\x0f\n" +
-	"\rStatusRequest\"\xf0\x04\n" +
+	"\rStatusRequest\"\xd2\x05\n" +
 	"\x0eStatusResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x16\n" +
@@ -1870,7 +2268,10 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fdisk_size_bytes\x18\x0e \x01(\x03R\rdiskSizeBytes\x12&\n" +
 	"\x0fdisk_used_bytes\x18\x0f \x01(\x03R\rdiskUsedBytes\x12\x18\n" +
 	"\apending\x18\x10 \x03(\tR\apending\x12#\n" +
-	"\rready_seconds\x18\x11 \x01(\x01R\freadySeconds\"d\n" +
+	"\rready_seconds\x18\x11 \x01(\x01R\freadySeconds\x12\x18\n" +
+	"\arefused\x18\x12 \x03(\tR\arefused\x12!\n" +
+	"\fagent_digest\x18\x13 \x01(\tR\vagentDigest\x12#\n" +
+	"\ragent_refused\x18\x14 \x01(\tR\fagentRefused\"d\n" +
 	"\n" +
 	"PutRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
@@ -1881,9 +2282,11 @@ const file_agent_proto_rawDesc = "" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\"@\n" +
 	"\x06Target\x12\x1c\n" +
 	"\tmanifests\x18\x01 \x03(\fR\tmanifests\x12\x18\n" +
-	"\acurrent\x18\x02 \x03(\fR\acurrent\"B\n" +
+	"\acurrent\x18\x02 \x03(\fR\acurrent\"\x95\x01\n" +
 	"\rAssessRequest\x121\n" +
-	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\"C\n" +
+	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x125\n" +
+	"\x06policy\x18\x02 \x01(\v2\x1d.sharedos.agent.v1.UnitPolicyR\x06policy\x12\x1a\n" +
+	"\bstrategy\x18\x03 \x01(\tR\bstrategy\"C\n" +
 	"\x0eAssessResponse\x121\n" +
 	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\xe8\x01\n" +
 	"\x06Impact\x12.\n" +
@@ -1894,7 +2297,7 @@ const file_agent_proto_rawDesc = "" +
 	"unaffected\x12\x18\n" +
 	"\areasons\x18\x04 \x03(\tR\areasons\x12#\n" +
 	"\rchanged_paths\x18\x05 \x01(\x04R\fchangedPaths\x12\x1a\n" +
-	"\bsessions\x18\x06 \x03(\tR\bsessions\"\x9d\x01\n" +
+	"\bsessions\x18\x06 \x03(\tR\bsessions\"\xb9\x01\n" +
 	"\n" +
 	"UnitImpact\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12.\n" +
@@ -1902,7 +2305,23 @@ const file_agent_proto_rawDesc = "" +
 	"\x05paths\x18\x03 \x03(\tR\x05paths\x12\x1d\n" +
 	"\n" +
 	"path_count\x18\x04 \x01(\x03R\tpathCount\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xc0\x01\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bpackages\x18\x06 \x03(\tR\bpackages\"\xb7\x02\n" +
+	"\n" +
+	"UnitPolicy\x12\x18\n" +
+	"\adefault\x18\x01 \x01(\tR\adefault\x12>\n" +
+	"\x05units\x18\x02 \x03(\v2(.sharedos.agent.v1.UnitPolicy.UnitsEntryR\x05units\x12>\n" +
+	"\x05paths\x18\x03 \x03(\v2(.sharedos.agent.v1.UnitPolicy.PathsEntryR\x05paths\x1a8\n" +
+	"\n" +
+	"UnitsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aU\n" +
+	"\n" +
+	"PathsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x121\n" +
+	"\x05value\x18\x02 \x01(\v2\x1b.sharedos.agent.v1.PathListR\x05value:\x028\x01\" \n" +
+	"\bPathList\x12\x14\n" +
+	"\x05paths\x18\x01 \x03(\tR\x05paths\"\xc0\x01\n" +
 	"\vHealthCheck\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x04unit\x18\x02 \x01(\tH\x00R\x04unit\x12\x14\n" +
@@ -1913,7 +2332,7 @@ const file_agent_proto_rawDesc = "" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMsB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\aCommand\x12\x12\n" +
-	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xa3\x02\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xb3\x03\n" +
 	"\x0eRefreshRequest\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x127\n" +
 	"\n" +
@@ -1921,9 +2340,14 @@ const file_agent_proto_rawDesc = "" +
 	"\rhealth_checks\x18\x03 \x03(\v2\x1e.sharedos.agent.v1.HealthCheckR\fhealthChecks\x12\x1b\n" +
 	"\tsettle_ms\x18\x04 \x01(\x03R\bsettleMs\x12'\n" +
 	"\x0fallow_downgrade\x18\x05 \x01(\bR\x0eallowDowngrade\x12\x1a\n" +
-	"\bstrategy\x18\x06 \x01(\tR\bstrategy\"+\n" +
+	"\bstrategy\x18\x06 \x01(\tR\bstrategy\x125\n" +
+	"\x06policy\x18\a \x01(\v2\x1d.sharedos.agent.v1.UnitPolicyR\x06policy\x12\x16\n" +
+	"\x06kernel\x18\b \x01(\tR\x06kernel\x12\x1c\n" +
+	"\tinitramfs\x18\t \x01(\tR\tinitramfs\x12!\n" +
+	"\fcommand_line\x18\n" +
+	" \x01(\tR\vcommandLine\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
-	"\astarted\x18\x01 \x01(\bR\astarted\"\xc3\x04\n" +
+	"\astarted\x18\x01 \x01(\bR\astarted\"\xf3\x04\n" +
 	"\x06Report\x12,\n" +
 	"\x04from\x18\x01 \x01(\v2\x18.sharedos.agent.v1.StackR\x04from\x12(\n" +
 	"\x02to\x18\x02 \x01(\v2\x18.sharedos.agent.v1.StackR\x02to\x12.\n" +
@@ -1942,7 +2366,9 @@ const file_agent_proto_rawDesc = "" +
 	"etcCarried\x12\x1c\n" +
 	"\tremaining\x18\x0e \x03(\tR\tremaining\x12\x18\n" +
 	"\arefused\x18\x0f \x01(\bR\arefused\x12\x1c\n" +
-	"\tunchecked\x18\x10 \x03(\tR\tunchecked\"\x90\x01\n" +
+	"\tunchecked\x18\x10 \x03(\tR\tunchecked\x12\x12\n" +
+	"\x04left\x18\x11 \x03(\tR\x04left\x12\x1a\n" +
+	"\bstrategy\x18\x12 \x01(\tR\bstrategy\"\x90\x01\n" +
 	"\vUnitRestart\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12.\n" +
 	"\x05level\x18\x02 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\x05level\x12'\n" +
@@ -1969,7 +2395,16 @@ const file_agent_proto_rawDesc = "" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x12\x18\n" +
 	"\acommand\x18\x03 \x01(\tR\acommand\x12\x12\n" +
 	"\x04path\x18\x04 \x01(\tR\x04path\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\tR\x06digest*\x8d\x01\n" +
+	"\x06digest\x18\x05 \x01(\tR\x06digest\"\x11\n" +
+	"\x0fGrowDiskRequest\"V\n" +
+	"\x10GrowDiskResponse\x12!\n" +
+	"\fbefore_bytes\x18\x01 \x01(\x03R\vbeforeBytes\x12\x1f\n" +
+	"\vafter_bytes\x18\x02 \x01(\x03R\n" +
+	"afterBytes\"$\n" +
+	"\x0eReplaceRequest\x12\x12\n" +
+	"\x04note\x18\x01 \x01(\fR\x04note\"+\n" +
+	"\x0fReplaceResponse\x12\x18\n" +
+	"\astarted\x18\x01 \x01(\bR\astarted*\x9b\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04IDLE\x10\x01\x12\n" +
@@ -1980,7 +2415,8 @@ const file_agent_proto_rawDesc = "" +
 	"\tRESTARTED\x10\x05\x12\f\n" +
 	"\bCHECKING\x10\x06\x12\r\n" +
 	"\tCOMMITTED\x10\a\x12\x10\n" +
-	"\fROLLING_BACK\x10\b*i\n" +
+	"\fROLLING_BACK\x10\b\x12\f\n" +
+	"\bSTARTING\x10\t*i\n" +
 	"\x05Level\x12\x15\n" +
 	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04NONE\x10\x01\x12\n" +
@@ -1990,14 +2426,16 @@ const file_agent_proto_rawDesc = "" +
 	"\vSOFT_REBOOT\x10\x04\x12\t\n" +
 	"\x05KEXEC\x10\x05\x12\n" +
 	"\n" +
-	"\x06REBOOT\x10\x062\xf0\x03\n" +
+	"\x06REBOOT\x10\x062\x97\x05\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +
 	"\x06Assess\x12 .sharedos.agent.v1.AssessRequest\x1a!.sharedos.agent.v1.AssessResponse\x12P\n" +
 	"\aRefresh\x12!.sharedos.agent.v1.RefreshRequest\x1a\".sharedos.agent.v1.RefreshResponse\x12b\n" +
 	"\rReleaseLayers\x12'.sharedos.agent.v1.ReleaseLayersRequest\x1a(.sharedos.agent.v1.ReleaseLayersResponse\x12M\n" +
-	"\x06Mapped\x12 .sharedos.agent.v1.MappedRequest\x1a!.sharedos.agent.v1.MappedResponseBLZJgithub.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapib\x06proto3"
+	"\x06Mapped\x12 .sharedos.agent.v1.MappedRequest\x1a!.sharedos.agent.v1.MappedResponse\x12S\n" +
+	"\bGrowDisk\x12\".sharedos.agent.v1.GrowDiskRequest\x1a#.sharedos.agent.v1.GrowDiskResponse\x12P\n" +
+	"\aReplace\x12!.sharedos.agent.v1.ReplaceRequest\x1a\".sharedos.agent.v1.ReplaceResponseBLZJgithub.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapib\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -2012,7 +2450,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -2027,60 +2465,77 @@ var file_agent_proto_goTypes = []any{
 	(*AssessResponse)(nil),        // 10: sharedos.agent.v1.AssessResponse
 	(*Impact)(nil),                // 11: sharedos.agent.v1.Impact
 	(*UnitImpact)(nil),            // 12: sharedos.agent.v1.UnitImpact
-	(*HealthCheck)(nil),           // 13: sharedos.agent.v1.HealthCheck
-	(*Command)(nil),               // 14: sharedos.agent.v1.Command
-	(*RefreshRequest)(nil),        // 15: sharedos.agent.v1.RefreshRequest
-	(*RefreshResponse)(nil),       // 16: sharedos.agent.v1.RefreshResponse
-	(*Report)(nil),                // 17: sharedos.agent.v1.Report
-	(*UnitRestart)(nil),           // 18: sharedos.agent.v1.UnitRestart
-	(*Timing)(nil),                // 19: sharedos.agent.v1.Timing
-	(*ReleaseLayersRequest)(nil),  // 20: sharedos.agent.v1.ReleaseLayersRequest
-	(*ReleaseLayersResponse)(nil), // 21: sharedos.agent.v1.ReleaseLayersResponse
-	(*Held)(nil),                  // 22: sharedos.agent.v1.Held
-	(*MappedRequest)(nil),         // 23: sharedos.agent.v1.MappedRequest
-	(*MappedResponse)(nil),        // 24: sharedos.agent.v1.MappedResponse
-	(*MappedFile)(nil),            // 25: sharedos.agent.v1.MappedFile
+	(*UnitPolicy)(nil),            // 13: sharedos.agent.v1.UnitPolicy
+	(*PathList)(nil),              // 14: sharedos.agent.v1.PathList
+	(*HealthCheck)(nil),           // 15: sharedos.agent.v1.HealthCheck
+	(*Command)(nil),               // 16: sharedos.agent.v1.Command
+	(*RefreshRequest)(nil),        // 17: sharedos.agent.v1.RefreshRequest
+	(*RefreshResponse)(nil),       // 18: sharedos.agent.v1.RefreshResponse
+	(*Report)(nil),                // 19: sharedos.agent.v1.Report
+	(*UnitRestart)(nil),           // 20: sharedos.agent.v1.UnitRestart
+	(*Timing)(nil),                // 21: sharedos.agent.v1.Timing
+	(*ReleaseLayersRequest)(nil),  // 22: sharedos.agent.v1.ReleaseLayersRequest
+	(*ReleaseLayersResponse)(nil), // 23: sharedos.agent.v1.ReleaseLayersResponse
+	(*Held)(nil),                  // 24: sharedos.agent.v1.Held
+	(*MappedRequest)(nil),         // 25: sharedos.agent.v1.MappedRequest
+	(*MappedResponse)(nil),        // 26: sharedos.agent.v1.MappedResponse
+	(*MappedFile)(nil),            // 27: sharedos.agent.v1.MappedFile
+	(*GrowDiskRequest)(nil),       // 28: sharedos.agent.v1.GrowDiskRequest
+	(*GrowDiskResponse)(nil),      // 29: sharedos.agent.v1.GrowDiskResponse
+	(*ReplaceRequest)(nil),        // 30: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 31: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 32: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 33: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
 	3,  // 1: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
 	0,  // 2: sharedos.agent.v1.StatusResponse.state:type_name -> sharedos.agent.v1.State
-	17, // 3: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
+	19, // 3: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
 	8,  // 4: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
-	11, // 5: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
-	1,  // 6: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
-	12, // 7: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
-	1,  // 8: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	14, // 9: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
-	8,  // 10: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
-	1,  // 11: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
-	13, // 12: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	3,  // 13: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
-	3,  // 14: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
-	0,  // 15: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
-	11, // 16: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
-	18, // 17: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
-	19, // 18: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
-	1,  // 19: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
-	22, // 20: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
-	25, // 21: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	4,  // 22: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	6,  // 23: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	9,  // 24: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	15, // 25: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	20, // 26: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	23, // 27: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	5,  // 28: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	7,  // 29: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	10, // 30: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	16, // 31: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	21, // 32: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	24, // 33: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	28, // [28:34] is the sub-list for method output_type
-	22, // [22:28] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	13, // 5: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	11, // 6: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
+	1,  // 7: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
+	12, // 8: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
+	1,  // 9: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
+	32, // 10: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	33, // 11: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	16, // 12: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
+	8,  // 13: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
+	1,  // 14: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
+	15, // 15: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	13, // 16: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	3,  // 17: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
+	3,  // 18: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
+	0,  // 19: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
+	11, // 20: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
+	20, // 21: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	21, // 22: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
+	1,  // 23: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
+	24, // 24: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
+	27, // 25: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
+	14, // 26: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	4,  // 27: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	6,  // 28: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	9,  // 29: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	17, // 30: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	22, // 31: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	25, // 32: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	28, // 33: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	30, // 34: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	5,  // 35: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	7,  // 36: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	10, // 37: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	18, // 38: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	23, // 39: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	26, // 40: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	29, // 41: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	31, // 42: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	35, // [35:43] is the sub-list for method output_type
+	27, // [27:35] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2088,7 +2543,7 @@ func file_agent_proto_init() {
 	if File_agent_proto != nil {
 		return
 	}
-	file_agent_proto_msgTypes[11].OneofWrappers = []any{
+	file_agent_proto_msgTypes[13].OneofWrappers = []any{
 		(*HealthCheck_Unit)(nil),
 		(*HealthCheck_Http)(nil),
 		(*HealthCheck_Tcp)(nil),
@@ -2100,7 +2555,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -14,6 +14,8 @@ type AgentService interface {
 	Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error)
 	ReleaseLayers(context.Context, *ReleaseLayersRequest) (*ReleaseLayersResponse, error)
 	Mapped(context.Context, *MappedRequest) (*MappedResponse, error)
+	GrowDisk(context.Context, *GrowDiskRequest) (*GrowDiskResponse, error)
+	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -60,6 +62,20 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Mapped(ctx, &req)
+			},
+			"GrowDisk": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req GrowDiskRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.GrowDisk(ctx, &req)
+			},
+			"Replace": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ReplaceRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Replace(ctx, &req)
 			},
 		},
 	})
@@ -118,6 +134,22 @@ func (c *agentClient) ReleaseLayers(ctx context.Context, req *ReleaseLayersReque
 func (c *agentClient) Mapped(ctx context.Context, req *MappedRequest) (*MappedResponse, error) {
 	var resp MappedResponse
 	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Mapped", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) GrowDisk(ctx context.Context, req *GrowDiskRequest) (*GrowDiskResponse, error) {
+	var resp GrowDiskResponse
+	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "GrowDisk", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Replace(ctx context.Context, req *ReplaceRequest) (*ReplaceResponse, error) {
+	var resp ReplaceResponse
+	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Replace", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
