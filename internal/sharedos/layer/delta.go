@@ -3,7 +3,7 @@ package layer
 import (
 	"errors"
 	"fmt"
-	"path"
+	"maps"
 	"slices"
 	"strings"
 
@@ -54,62 +54,24 @@ func IsWhiteout(e *tree.Entry) bool {
 // A directory of the top level can be mounted by itself (lowerdir=<layer>/usr), where the kernel heeds no mark on
 // it: so such a directory is always there, and has whiteouts rather than being opaque if it was a directory before.
 func Delta(old, new []tree.Entry) []tree.Entry {
-	before, after := index(old), index(new)
-	childrenBefore := children(old)
-
-	take := make(map[string]bool)
-	opaque := make(map[string]bool)
-	var whiteouts []tree.Entry
-	for i := range new {
-		e := &new[i]
-		was := before[e.Path]
-		topDirectory := e.Type == tree.Directory && path.Dir(e.Path) == tree.Root
-		if was == nil || topDirectory || e.Path == tree.Root || !tree.Equal(*was, *e) {
-			take[e.Path] = true
-		}
-		if e.Type != tree.Directory || was == nil {
-			continue
-		}
-		if was.Type != tree.Directory {
-			opaque[e.Path] = true
-			continue
-		}
-		var gone []string
-		for _, child := range childrenBefore[e.Path] {
-			if after[child] == nil {
-				gone = append(gone, child)
-			}
-		}
-		if len(gone) > 0 && len(gone) == len(childrenBefore[e.Path]) && e.Path != tree.Root && !topDirectory {
-			opaque[e.Path] = true
-			take[e.Path] = true
-			continue
-		}
-		for _, child := range gone {
-			whiteouts = append(whiteouts, tree.Entry{Path: child, Type: tree.CharDevice, ModTime: e.ModTime})
-			take[e.Path] = true
-		}
-	}
-
+	d := compare(old, new)
+	delta := d.whiteouts(old)
 	// A layer is a tree: whatever it holds brings its parents.
 	for i := range new {
-		if take[new[i].Path] {
-			for parent := tree.Parent(new[i].Path); !take[parent]; parent = tree.Parent(parent) {
-				take[parent] = true
+		if d.take[i] {
+			for at := d.parent(i); !d.take[at]; at = d.parent(at) {
+				d.take[at] = true
 			}
 		}
 	}
-	delta := whiteouts
 	for i := range new {
-		e := new[i]
-		if !take[e.Path] {
+		if !d.take[i] {
 			continue
 		}
-		if opaque[e.Path] {
+		e := new[i]
+		if d.opaque[i] {
 			marked := map[string]string{opaqueName: opaqueValue}
-			for name, value := range e.Xattrs {
-				marked[name] = value
-			}
+			maps.Copy(marked, e.Xattrs)
 			e.Xattrs = marked
 		}
 		delta = append(delta, e)
@@ -118,21 +80,89 @@ func Delta(old, new []tree.Entry) []tree.Entry {
 	return delta
 }
 
-func index(entries []tree.Entry) map[string]*tree.Entry {
-	byPath := make(map[string]*tree.Entry, len(entries))
-	for i := range entries {
-		byPath[entries[i].Path] = &entries[i]
-	}
-	return byPath
+// difference tells two trees apart, by indices of their entries.
+type difference struct {
+	new tree.Tree
+	// take is what the delta holds of the new tree.
+	take []bool
+	// kept is what the old tree had too, changed or not.
+	kept []bool
+	// opaque are directories of the new tree that hide what was there.
+	opaque map[int]bool
+	// gone has, by directories of the new tree that the old one had too, the entries of the old one that went.
+	gone map[int][]int
 }
 
-// children returns the paths that lie in each directory, in order.
-func children(entries []tree.Entry) map[string][]string {
-	byParent := make(map[string][]string)
-	for i := range entries {
-		if p := entries[i].Path; p != tree.Root {
-			byParent[tree.Parent(p)] = append(byParent[tree.Parent(p)], p)
+// compare walks two trees side by side.
+func compare(old, new []tree.Entry) *difference {
+	d := &difference{
+		new: tree.Tree{Entries: new}, take: make([]bool, len(new)), kept: make([]bool, len(new)),
+		opaque: make(map[int]bool), gone: make(map[int][]int),
+	}
+	for i, j := 0, 0; i < len(old) || j < len(new); {
+		order := 0
+		switch {
+		case i == len(old):
+			order = 1
+		case j == len(new):
+			order = -1
+		default:
+			order = tree.Compare(old[i].Path, new[j].Path)
+		}
+		switch {
+		case order < 0:
+			if at, ok := d.new.Index(tree.Parent(old[i].Path)); ok && new[at].Type == tree.Directory {
+				d.gone[at] = append(d.gone[at], i)
+			}
+			i++
+		case order > 0:
+			d.take[j] = true
+			j++
+		default:
+			d.kept[j] = true
+			d.take[j] = mountable(&new[j]) || !tree.Equal(old[i], new[j])
+			if new[j].Type == tree.Directory && old[i].Type != tree.Directory {
+				d.opaque[j] = true
+			}
+			i, j = i+1, j+1
 		}
 	}
-	return byParent
+	return d
+}
+
+// mountable reports whether an entry is the root or a directory of the top level.
+func mountable(e *tree.Entry) bool {
+	return e.Type == tree.Directory && tree.Parent(e.Path) == tree.Root
+}
+
+// parent returns the directory that holds an entry of the new tree.
+func (d *difference) parent(i int) int {
+	at, _ := d.new.Index(tree.Parent(d.new.Entries[i].Path)) // a tree has it
+	return at
+}
+
+// whiteouts returns marks for what went from directories that stayed. A directory of whose entries none stayed
+// becomes opaque instead.
+func (d *difference) whiteouts(old []tree.Entry) []tree.Entry {
+	lively := make(map[int]bool)
+	if len(d.gone) > 0 {
+		for i := range d.kept {
+			if d.kept[i] && i > 0 {
+				lively[d.parent(i)] = true
+			}
+		}
+	}
+	var marks []tree.Entry
+	for directory, gone := range d.gone {
+		d.take[directory] = true
+		e := &d.new.Entries[directory]
+		if !lively[directory] && !mountable(e) {
+			d.opaque[directory] = true
+			continue
+		}
+		for _, i := range gone {
+			marks = append(marks, tree.Entry{Path: old[i].Path, Type: tree.CharDevice, ModTime: e.ModTime})
+		}
+	}
+	return marks
 }

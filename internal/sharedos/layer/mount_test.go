@@ -246,7 +246,10 @@ func readXattrs(path string) (map[string]string, error) {
 // requireEqual compares what was read back with what it should be.
 func requireEqual(t fataler, what string, want, got []tree.Entry) {
 	t.Helper()
-	byPath := index(want)
+	byPath := make(map[string]*tree.Entry, len(want))
+	for i := range want {
+		byPath[want[i].Path] = &want[i]
+	}
 	for i := range got {
 		e := &got[i]
 		was := byPath[e.Path]

@@ -365,7 +365,7 @@ func TestFilesInBlocksThatAreEqualInEverythingAreOneInode(t *testing.T) {
 			continue
 		}
 		stat := inodeOf(t, filepath.Join(mounted, e.Path))
-		links[e.Path] = uint64(stat.Nlink)
+		links[e.Path] = stat.Nlink
 		if same := stat.Ino == first.Ino; same != slices.Contains([]string{"a", "b/same", "same"}, e.Path) {
 			t.Errorf("%s shares the inode of a: %t", e.Path, same)
 		}

@@ -28,7 +28,10 @@ import (
 //
 // Normalise does not change t, and normalising twice is the same as once. The new tree shares t's contents.
 func Normalise(t *tree.Tree) (*tree.Tree, error) {
-	n := &normaliser{index: make(map[string]int, len(t.Entries)), blank: tree.Sum(nil)}
+	n := &normaliser{
+		entries: make([]tree.Entry, 0, len(t.Entries)+len(moves)+len(mountPoints)),
+		index:   make(map[string]int, len(t.Entries)), blank: tree.Sum(nil),
+	}
 	for _, e := range t.Entries {
 		switch fateOf(e) {
 		case remove:
@@ -228,19 +231,20 @@ func (n *normaliser) move() error {
 
 // relocate renames what is in a place.
 func (n *normaliser) relocate(m move) error {
-	old := n.entries
-	n.entries = make([]tree.Entry, 0, len(old)+1)
-	clear(n.index)
+	// In place: a copy of all entries for each move would be most of what a build takes in memory.
 	var moved []tree.Entry
-	for _, e := range old {
+	stay := n.entries[:0]
+	for _, e := range n.entries {
 		if e.Path == m.from || below(e.Path, m.from) {
 			moved = append(moved, e)
+			delete(n.index, e.Path)
 			continue
 		}
-		if err := n.put(e); err != nil {
-			return err
-		}
+		n.index[e.Path] = len(stay)
+		stay = append(stay, e)
 	}
+	clear(n.entries[len(stay):])
+	n.entries = stay
 	for _, e := range moved {
 		if e.Type == tree.Symlink {
 			e.Link = unbend(e.Path, e.Link, m.from)
