@@ -100,7 +100,7 @@ func compare(old, new []tree.Entry) *difference {
 		opaque: make(map[int]bool), gone: make(map[int][]int),
 	}
 	for i, j := 0, 0; i < len(old) || j < len(new); {
-		order := 0
+		var order int
 		switch {
 		case i == len(old):
 			order = 1

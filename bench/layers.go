@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+)
+
+const (
+	layersLimit = 10 * time.Minute
+	// layerRuns is how often each side of a comparison is timed; the fastest counts. What else the machine does makes
+	// a run slower and never faster.
+	layerRuns = 3
+
+	smallTree, largeTree = 300e6, 3e9
+	layerMemory          = 200 * mebibyte
+)
+
+// layers measures how releases become layers, without a guest: from archives of real Debian trees, each in a process
+// of its own whose memory is all that is counted.
+func (b *bench) layers(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, layersLimit)
+	defer cancel()
+	b.tell("making two Debian trees, without and with the patches since its release")
+	before, err := guest.DebianTar(ctx, guest.Plain)
+	if err != nil {
+		return err
+	}
+	after, err := guest.DebianTar(ctx, guest.Updated)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "sharedos-layers-")
+	if err != nil {
+		return fmt.Errorf("make a directory to work in: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	for _, measure := range []func() error{
+		func() error { return b.fullLayer(ctx, dir, before) },
+		func() error { return b.largeLayer(ctx, dir, before) },
+		func() error { return b.deltaLayer(ctx, dir, before, after) },
+	} {
+		if err := measure(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fullLayer compares a layer made from a tar with what the tools take for the extracted tree.
+func (b *bench) fullLayer(ctx context.Context, dir, debian string) error {
+	archive, extracted := filepath.Join(dir, "small.tar"), filepath.Join(dir, "extracted")
+	if err := writeTo(archive, func(w io.Writer) error { return growTar(debian, smallTree, w) }); err != nil {
+		return err
+	}
+	if err := os.Mkdir(extracted, 0o755); err != nil {
+		return err
+	}
+	if err := run(ctx, "tar", "-C", extracted, "-xf", archive); err != nil {
+		return err
+	}
+	b.tell("writing a layer of 300 MB, next to mkfs.erofs and veritysetup")
+	var ours layerSeen
+	fastest, tools := time.Hour, time.Hour
+	for range layerRuns {
+		unix.Sync() // neither side pays for what the other wrote
+		file, err := os.Open(archive)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		seen, err := stageLayer(ctx, layerStage{Full: true, Dir: dir}, file)
+		took := time.Since(began)
+		if err := errors.Join(err, file.Close()); err != nil {
+			return err
+		}
+		if fastest = min(fastest, took); seen.PeakBytes > ours.PeakBytes {
+			ours = *seen
+		}
+		unix.Sync()
+		if took, err = toolsLayer(ctx, dir, extracted); err != nil {
+			return err
+		}
+		tools = min(tools, took)
+	}
+	b.results.add("full layer from a tar of 300 MB", fastest.Seconds(), "seconds", tools.Seconds(), 1.5*tools.Seconds())
+	b.results.add("full layer from a tar of 300 MB, memory", float64(ours.PeakBytes), "bytes", 0, layerMemory)
+	return os.RemoveAll(extracted)
+}
+
+// toolsLayer times mkfs.erofs and veritysetup format.
+func toolsLayer(ctx context.Context, dir, extracted string) (time.Duration, error) {
+	image, hashes := filepath.Join(dir, "tools.erofs"), filepath.Join(dir, "tools.verity")
+	began := time.Now()
+	if err := run(ctx, "mkfs.erofs", "--quiet", image, extracted); err != nil {
+		return 0, err
+	}
+	if err := run(ctx, "veritysetup", "format", image, hashes); err != nil {
+		return 0, err
+	}
+	return time.Since(began), errors.Join(os.Remove(image), os.Remove(hashes))
+}
+
+// largeLayer measures what a tree of 3 GB takes in memory. The archive is made as it is read.
+func (b *bench) largeLayer(ctx context.Context, dir, debian string) error {
+	b.tell("writing a layer of 3 GB")
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := growTar(debian, largeTree, writer)
+		done <- errors.Join(err, writer.Close())
+	}()
+	seen, err := stageLayer(ctx, layerStage{Full: true, Dir: dir}, reader)
+	// Closing the reader ends the writer, if the process has not read all.
+	if err := errors.Join(err, reader.Close(), <-done); err != nil {
+		return err
+	}
+	b.tell(fmt.Sprintf("%d entries, %d bytes", seen.Entries, seen.Size))
+	b.results.add("full layer from a tar of 3 GB, memory", float64(seen.PeakBytes), "bytes", 0, layerMemory)
+	return nil
+}
+
+// deltaLayer measures a delta of the patches that Debian published since its release.
+func (b *bench) deltaLayer(ctx context.Context, dir, before, after string) error {
+	b.tell("writing the delta of a real Debian patch")
+	seen, err := stageLayer(ctx, layerStage{Before: before, After: after, Dir: dir}, nil)
+	if err != nil {
+		return err
+	}
+	if seen.ChangedBytes == 0 {
+		return errors.New("nothing to measure: no package of Debian differs from its release")
+	}
+	b.results.add("delta of a real patch, inputs read", seen.Seconds, "seconds", 0, 3)
+	b.results.add("delta of a real patch", float64(seen.Size), "bytes", float64(seen.ChangedBytes), 1.10*float64(seen.ChangedBytes))
+	b.results.add("delta of a real patch, memory", float64(seen.PeakBytes), "bytes", 0, layerMemory)
+	return nil
+}
+
+// stageLayer has a process of this program make a layer.
+func stageLayer(ctx context.Context, stage layerStage, input *os.File) (*layerSeen, error) {
+	asked, err := json.Marshal(stage)
+	if err != nil {
+		return nil, err
+	}
+	command := exec.CommandContext(ctx, "/proc/self/exe")
+	command.Env = append(os.Environ(), layerStageVariable+"="+string(asked))
+	command.Stdin, command.Stderr = input, os.Stderr
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	told, err := command.Output()
+	if err != nil {
+		return nil, fmt.Errorf("make a layer in a process of its own: %w", err)
+	}
+	var seen layerSeen
+	if err := json.Unmarshal(told, &seen); err != nil {
+		return nil, fmt.Errorf("read what the process that made a layer tells: %w", err)
+	}
+	return &seen, nil
+}
+
+func run(ctx context.Context, name string, arguments ...string) error {
+	if output, err := exec.CommandContext(ctx, name, arguments...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, output)
+	}
+	return nil
+}
+
+func writeTo(path string, write func(io.Writer) error) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(file), file.Close())
+}
