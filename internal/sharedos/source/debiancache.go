@@ -27,24 +27,11 @@ func lockDir(ctx context.Context, dir string, waiting func()) (unlock func(), er
 	if err != nil {
 		return nil, fmt.Errorf("lock the cache: %w", err)
 	}
-	for first := true; ; first = false {
-		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			// Closing the only descriptor gives the lock back; there is nothing to lose in it.
-			return func() { _ = file.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), file.Close())
-		}
-		if first {
-			waiting()
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("wait for the lock %s: %w", path, context.Cause(ctx)), file.Close())
-		case <-time.After(lockPoll):
-		}
+	if err := flock(ctx, file, waiting); err != nil {
+		return nil, errors.Join(err, file.Close())
 	}
+	// Closing the only descriptor gives the lock back; there is nothing to lose in it.
+	return func() { _ = file.Close() }, nil
 }
 
 // sweepBuilt removes what builds that were cut off have left, and all but the trees that were used last. The caller

@@ -87,10 +87,7 @@ func ReadTar(ctx context.Context, r io.Reader, spoolDir string, limits Limits) (
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	in := &countingReader{ctx: ctx, r: r}
-	tr := &tarReader{
-		in: in, tar: tar.NewReader(in), spool: s, limits: limits.withDefaults(), index: make(map[string]int),
-	}
+	tr := &tarReader{tarScanner: newTarScanner(ctx, r, limits), spool: s, index: make(map[string]int)}
 	if err := tr.readAll(); err != nil {
 		return nil, nil, fmt.Errorf("read tar stream: %w", err)
 	}
@@ -120,19 +117,22 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// tarReader turns a stream into entries.
-type tarReader struct {
-	in      *countingReader
-	tar     *tar.Reader
-	spool   *spool
-	limits  Limits
-	entries []tree.Entry
-	// index finds an entry by path.
-	index             map[string]int
+// tarScanner passes over a stream, header by header, within limits.
+type tarScanner struct {
+	in                *countingReader
+	tar               *tar.Reader
+	limits            Limits
 	content, metadata int64
 }
 
-func (t *tarReader) readAll() error {
+func newTarScanner(ctx context.Context, r io.Reader, limits Limits) *tarScanner {
+	in := &countingReader{ctx: ctx, r: r}
+	return &tarScanner{in: in, tar: tar.NewReader(in), limits: limits.withDefaults()}
+}
+
+// next returns the next header that describes an entry; io.EOF after all of the stream was read, also what follows
+// the archive.
+func (t *tarScanner) next() (*tar.Header, error) {
 	for {
 		before := t.in.n
 		header, err := t.tar.Next()
@@ -141,14 +141,58 @@ func (t *tarReader) readAll() error {
 			// Without a marker archive/tar takes the end of input for the end of the archive. What it has
 			// then read since the last entry is less than the block that the marker starts with.
 			if t.in.n-before < 512 {
-				return fmt.Errorf("after %d bytes: no end-of-archive marker: %w", t.in.n, ErrCorrupt)
+				return nil, fmt.Errorf("after %d bytes: no end-of-archive marker: %w", t.in.n, ErrCorrupt)
 			}
-			return t.readPadding()
+			if err := t.readPadding(); err != nil {
+				return nil, err
+			}
+			return nil, io.EOF
 		case err != nil:
-			return t.broken(err)
+			return nil, t.broken(err)
+		case header.Typeflag != tar.TypeXGlobalHeader:
+			return header, nil
 		}
-		if header.Typeflag == tar.TypeXGlobalHeader {
-			continue
+	}
+}
+
+// addContent counts the content of a regular file.
+func (t *tarScanner) addContent(size int64) error {
+	if t.content += size; size > t.limits.Content || t.content > t.limits.Content {
+		return fmt.Errorf("more than %d bytes of content: %w; raise the limit if this is meant to be one "+
+			"operating system", t.limits.Content, ErrLimit)
+	}
+	return nil
+}
+
+// addMetadata counts what an entry takes beside its content.
+func (t *tarScanner) addMetadata(e tree.Entry) error {
+	t.metadata += int64(len(e.Path) + len(e.Link))
+	for name, value := range e.Xattrs {
+		t.metadata += int64(len(name) + len(value))
+	}
+	if t.metadata > t.limits.Metadata {
+		return fmt.Errorf("more than %d bytes of names, links and attributes: %w", t.limits.Metadata, ErrLimit)
+	}
+	return nil
+}
+
+// tarReader turns a stream into entries.
+type tarReader struct {
+	*tarScanner
+	spool   *spool
+	entries []tree.Entry
+	// index finds an entry by path.
+	index map[string]int
+}
+
+func (t *tarReader) readAll() error {
+	for {
+		header, err := t.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
 		}
 		if err := t.readEntry(header); err != nil {
 			return fmt.Errorf("entry %q: %w", header.Name, err)
@@ -157,7 +201,7 @@ func (t *tarReader) readAll() error {
 }
 
 // broken explains a failure to read on. What the source itself reports is passed as it is.
-func (t *tarReader) broken(err error) error {
+func (t *tarScanner) broken(err error) error {
 	if errors.Is(err, errSpool) || errors.Is(err, ErrCorrupt) || t.in.ctx.Err() != nil {
 		return err
 	}
@@ -166,8 +210,8 @@ func (t *tarReader) broken(err error) error {
 
 // readPadding reads what follows the end of the archive, so that the source comes to its own end, checksums
 // included, and so that an archive glued to another is not lost in silence.
-func (t *tarReader) readPadding() error {
-	buf := t.spool.buf
+func (t *tarScanner) readPadding() error {
+	buf := make([]byte, 64<<10)
 	for read := int64(0); ; {
 		n, err := t.in.Read(buf)
 		for _, b := range buf[:n] {
@@ -221,9 +265,8 @@ func (t *tarReader) readEntry(header *tar.Header) error {
 	}
 	switch header.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		if t.content += header.Size; header.Size > t.limits.Content || t.content > t.limits.Content {
-			return fmt.Errorf("more than %d bytes of content: %w; raise the limit if this is meant to be one "+
-				"operating system", t.limits.Content, ErrLimit)
+		if err := t.addContent(header.Size); err != nil {
+			return err
 		}
 		e.Size = header.Size
 		if e.Digest, err = t.spool.add(t.tar, header.Size); err != nil {
@@ -249,12 +292,8 @@ func (t *tarReader) readEntry(header *tar.Header) error {
 
 // put adds an entry or replaces the earlier one of its path.
 func (t *tarReader) put(e tree.Entry) error {
-	t.metadata += int64(len(e.Path) + len(e.Link))
-	for name, value := range e.Xattrs {
-		t.metadata += int64(len(name) + len(value))
-	}
-	if t.metadata > t.limits.Metadata {
-		return fmt.Errorf("more than %d bytes of names, links and attributes: %w", t.limits.Metadata, ErrLimit)
+	if err := t.addMetadata(e); err != nil {
+		return err
 	}
 	if i, ok := t.index[e.Path]; ok {
 		if earlier := t.entries[i].Type; earlier != e.Type {
