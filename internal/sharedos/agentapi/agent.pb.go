@@ -39,23 +39,26 @@ const (
 	State_CHECKING          State = 6
 	State_COMMITTED         State = 7
 	State_ROLLING_BACK      State = 8
-	// The new stack is being started into, by a soft-reboot or by kexec.
+	// The new stack is being started: by a soft-reboot, by kexec, or by the host, which powers the VM off and starts it.
 	State_STARTING State = 9
+	// /etc is being carried for a stack that is started next.
+	State_CARRIED State = 10
 )
 
 // Enum value maps for State.
 var (
 	State_name = map[int32]string{
-		0: "STATE_UNSPECIFIED",
-		1: "IDLE",
-		2: "STAGED",
-		3: "VERIFIED",
-		4: "SWAPPED",
-		5: "RESTARTED",
-		6: "CHECKING",
-		7: "COMMITTED",
-		8: "ROLLING_BACK",
-		9: "STARTING",
+		0:  "STATE_UNSPECIFIED",
+		1:  "IDLE",
+		2:  "STAGED",
+		3:  "VERIFIED",
+		4:  "SWAPPED",
+		5:  "RESTARTED",
+		6:  "CHECKING",
+		7:  "COMMITTED",
+		8:  "ROLLING_BACK",
+		9:  "STARTING",
+		10: "CARRIED",
 	}
 	State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
@@ -68,6 +71,7 @@ var (
 		"COMMITTED":         7,
 		"ROLLING_BACK":      8,
 		"STARTING":          9,
+		"CARRIED":           10,
 	}
 )
 
@@ -813,7 +817,12 @@ type Impact struct {
 	Reasons      []string `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
 	ChangedPaths uint64   `protobuf:"varint,5,opt,name=changed_paths,json=changedPaths,proto3" json:"changed_paths,omitempty"`
 	// Processes of user sessions that use changed files; reported, never ended.
-	Sessions      []string `protobuf:"bytes,6,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Sessions []string `protobuf:"bytes,6,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// The rung that a refresh climbs to, in the words of RefreshRequest.strategy. "next_boot": what is needed lies above
+	// the strategy that was asked for, so nothing is done until the VM is next powered off and started.
+	Strategy string `protobuf:"bytes,7,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	// What waits afterwards, in words, as in StatusResponse.pending.
+	Pending       []string `protobuf:"bytes,8,rep,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -886,6 +895,20 @@ func (x *Impact) GetChangedPaths() uint64 {
 func (x *Impact) GetSessions() []string {
 	if x != nil {
 		return x.Sessions
+	}
+	return nil
+}
+
+func (x *Impact) GetStrategy() string {
+	if x != nil {
+		return x.Strategy
+	}
+	return ""
+}
+
+func (x *Impact) GetPending() []string {
+	if x != nil {
+		return x.Pending
 	}
 	return nil
 }
@@ -1272,7 +1295,8 @@ type RefreshRequest struct {
 	// How long health has to hold before the commit, in milliseconds.
 	SettleMs       int64 `protobuf:"varint,4,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
 	AllowDowngrade bool  `protobuf:"varint,5,opt,name=allow_downgrade,json=allowDowngrade,proto3" json:"allow_downgrade,omitempty"`
-	// "live" (also ""), "soft_reboot" or "kexec".
+	// The highest rung that may be climbed: "live" (also ""), "soft_reboot", "kexec" or "reboot". The lowest that does
+	// what is needed is.
 	Strategy string      `protobuf:"bytes,6,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	Policy   *UnitPolicy `protobuf:"bytes,7,opt,name=policy,proto3" json:"policy,omitempty"`
 	// For "kexec": digests of blobs that were put before, and the command line of the new kernel.
@@ -1453,7 +1477,7 @@ type Report struct {
 	Unchecked []string `protobuf:"bytes,16,rep,name=unchecked,proto3" json:"unchecked,omitempty"`
 	// Affected units that the policy left as they are: "unit: reason".
 	Left []string `protobuf:"bytes,17,rep,name=left,proto3" json:"left,omitempty"`
-	// How the stack was changed: "live", "soft_reboot" or "kexec".
+	// The rung that it climbs to, as in Impact.strategy; known from VERIFIED on.
 	Strategy      string `protobuf:"bytes,18,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2288,7 +2312,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x06policy\x18\x02 \x01(\v2\x1d.sharedos.agent.v1.UnitPolicyR\x06policy\x12\x1a\n" +
 	"\bstrategy\x18\x03 \x01(\tR\bstrategy\"C\n" +
 	"\x0eAssessResponse\x121\n" +
-	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\xe8\x01\n" +
+	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\x9e\x02\n" +
 	"\x06Impact\x12.\n" +
 	"\x05level\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\x05level\x123\n" +
 	"\x05units\x18\x02 \x03(\v2\x1d.sharedos.agent.v1.UnitImpactR\x05units\x12\x1e\n" +
@@ -2297,7 +2321,9 @@ const file_agent_proto_rawDesc = "" +
 	"unaffected\x12\x18\n" +
 	"\areasons\x18\x04 \x03(\tR\areasons\x12#\n" +
 	"\rchanged_paths\x18\x05 \x01(\x04R\fchangedPaths\x12\x1a\n" +
-	"\bsessions\x18\x06 \x03(\tR\bsessions\"\xb9\x01\n" +
+	"\bsessions\x18\x06 \x03(\tR\bsessions\x12\x1a\n" +
+	"\bstrategy\x18\a \x01(\tR\bstrategy\x12\x18\n" +
+	"\apending\x18\b \x03(\tR\apending\"\xb9\x01\n" +
 	"\n" +
 	"UnitImpact\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12.\n" +
@@ -2404,7 +2430,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eReplaceRequest\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\fR\x04note\"+\n" +
 	"\x0fReplaceResponse\x12\x18\n" +
-	"\astarted\x18\x01 \x01(\bR\astarted*\x9b\x01\n" +
+	"\astarted\x18\x01 \x01(\bR\astarted*\xa8\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04IDLE\x10\x01\x12\n" +
@@ -2416,7 +2442,9 @@ const file_agent_proto_rawDesc = "" +
 	"\bCHECKING\x10\x06\x12\r\n" +
 	"\tCOMMITTED\x10\a\x12\x10\n" +
 	"\fROLLING_BACK\x10\b\x12\f\n" +
-	"\bSTARTING\x10\t*i\n" +
+	"\bSTARTING\x10\t\x12\v\n" +
+	"\aCARRIED\x10\n" +
+	"*i\n" +
 	"\x05Level\x12\x15\n" +
 	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04NONE\x10\x01\x12\n" +
