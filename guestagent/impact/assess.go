@@ -3,6 +3,7 @@ package impact
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -36,28 +37,27 @@ type Process struct {
 	Session bool
 	// Command is the name as the kernel has it.
 	Command string
-	// Program is the path of the executable relative to the root.
-	Program string
-	// Arguments of the command line that are absolute paths, relative to the root.
+	// Program is the path of the executable relative to the root, and ProgramDevice what it is run from.
+	Program       string
+	ProgramDevice Device
+	// Arguments of an interpreter's command line that may be files, relative to the root.
 	Arguments []string
-	// Namespace is the inode number of the mount namespace.
-	Namespace uint64
+	// Started is when, in clock ticks since boot.
+	Started uint64
 	// SystemRoot is true when the process has the system's own root: neither a container nor a chroot.
 	SystemRoot bool
+	// Confined names the AppArmor profile that refuses it files of a mount that was detached; "" if none does.
+	Confined string
 	// Uses holds those files that differ between the stacks.
 	Uses []Use
 }
 
-// Unit is what the manager knows of a unit that runs.
-type Unit struct {
-	Name string
-	// Files are the unit file and its drop-ins, EnvironmentFiles what it reads, relative to the root.
-	Files, EnvironmentFiles []string
-	CanReload               bool
-	// After names the units that are to be started before it.
-	After []string
-	// Refuses is true when it may not be stopped by hand (RefuseManualStop=).
-	Refuses bool
+// Swap is a /usr that was put in the place of another one.
+type Swap struct {
+	// Ticks is when, in clock ticks since boot: no process that started later has seen the /usr before.
+	Ticks uint64
+	// Usr is what was put there.
+	Usr Device
 }
 
 // Snapshot is a system at one moment.
@@ -70,36 +70,39 @@ type Snapshot struct {
 	// Fresh is the device of the new /usr once it is swapped in: what is used from it is new. Before the swap it
 	// is zero: whatever uses a path that differs is affected.
 	Fresh Device
-}
-
-// Policy is what the user or the system wants beyond what is found.
-type Policy struct {
-	// Agent is the unit of this program. It is not from the stack and never touched.
-	Agent string
-	// Extra names, by unit, further paths (relative to the root) whose change affects it.
-	Extra map[string][]string
-	// RunningKernel and TargetKernel are kernel releases.
-	RunningKernel, TargetKernel string
-	// Obstacle says why /usr cannot be swapped live here; "" if it can.
-	Obstacle string
-}
-
-// modules is where the modules of the running kernel are. A swap keeps them whatever the new stack brings, so who
-// uses them (systemd-udevd maps their index) is not concerned.
-func (p Policy) modules() string {
-	return "usr/lib/modules/" + p.RunningKernel + "/"
+	// Swaps are those of this boot, in their order.
+	Swaps []Swap
 }
 
 // Affected is a unit that uses what changes.
 type Affected struct {
-	Unit      string
-	Level     agentapi.Level
+	Unit  string
+	Level agentapi.Level
+	// Paths are the first of what it uses, and PathCount how much that is; Packages are those that Paths are from.
 	Paths     []string
 	PathCount int64
+	Packages  []string
 	Reason    string
 	PIDs      []int
+	// Gone is true when the new stack has no such unit any more: it is stopped, and not started.
+	Gone bool
+	// With is true when the manager restarts it together with another one.
+	With bool
 	// Kept says why a live refresh does not touch it though it is affected; "" if it is restarted or reloaded.
 	Kept string
+	// Left is true when it is kept because the user wants that.
+	Left bool
+
+	session         bool
+	lines, commands []string
+}
+
+// Uses names one thing that the unit uses of what changes.
+func (a *Affected) Uses() string {
+	if len(a.Paths) == 0 {
+		return a.Reason
+	}
+	return a.Paths[0]
 }
 
 // Assessment is what a move from one stack to another means.
@@ -112,6 +115,8 @@ type Assessment struct {
 	Reasons []string
 	// Pending says what waits for a soft-reboot or a reboot after a live refresh.
 	Pending []string
+	// Left says which units are left alone because the user wants that: "unit: why it is affected; the policy".
+	Left []string
 	// Sessions lists processes of user sessions that use what changes: "unit pid command".
 	Sessions []string
 	// Remaining lists processes that use what changes and that a live refresh does not touch: "unit pid path".
@@ -122,7 +127,7 @@ type Assessment struct {
 // Message is the assessment as the host gets it.
 func (a *Assessment) Message() *agentapi.Impact {
 	message := &agentapi.Impact{
-		Level: a.Level, Unaffected: a.Unaffected, Reasons: a.Reasons, ChangedPaths: a.Changed, Sessions: a.Sessions,
+		Level: a.Level, Unaffected: a.Unaffected, Reasons: a.Reasons, ChangedPaths: a.Changed, Sessions: a.Sessions, Left: a.Left,
 	}
 	for _, affected := range a.Affected {
 		if affected.Kept != "" {
@@ -130,6 +135,7 @@ func (a *Assessment) Message() *agentapi.Impact {
 		}
 		message.Units = append(message.Units, &agentapi.UnitImpact{
 			Unit: affected.Unit, Level: affected.Level, Paths: affected.Paths, PathCount: affected.PathCount, Reason: affected.Reason,
+			Packages: affected.Packages,
 		})
 	}
 	return message
@@ -138,41 +144,50 @@ func (a *Assessment) Message() *agentapi.Impact {
 // Assess tells what the changes mean for a system as it is now.
 func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	a := &Assessment{Level: agentapi.Level_NONE, Changed: changes.Count()}
-	units := map[string]*gathered{}
-	for i := range snapshot.Processes {
-		p := &snapshot.Processes[i]
-		if p.Unit == "" || p.Unit == policy.Agent {
-			continue
-		}
-		g := units[p.Unit]
-		if g == nil {
-			g = &gathered{name: p.Unit, session: p.Session}
-			units[p.Unit] = g
-		}
-		g.process(changes, &snapshot, p, policy.modules())
-	}
+	units := gather(changes, &snapshot, policy)
 	for name, g := range units {
+		unit := snapshot.Units[name]
 		if snapshot.Fresh == (Device{}) {
 			// Files that the manager reads matter once: after the swap they were read again.
-			g.files(changes, snapshot.Units[name], policy.Extra[name])
+			g.files(changes, unit, policy.Extra[name])
+			if busUnit(name) {
+				g.policy.merge(&changes.busPolicy)
+			}
 		}
-		if busUnit(name) && snapshot.Fresh == (Device{}) {
-			g.policy.merge(&changes.busPolicy)
-		}
-		if len(g.uses.paths)+len(g.open.paths)+len(g.manager.paths)+len(g.scripts.paths)+len(g.policy.paths) == 0 {
-			if !g.session && !strings.HasSuffix(name, ".scope") {
+		if !g.affected() {
+			if !g.session && len(g.pids) > 0 && !strings.HasSuffix(name, ".scope") && !strings.HasPrefix(name, noUnit) {
 				a.Unaffected = append(a.Unaffected, name)
 			}
 			continue
 		}
-		a.add(g, snapshot.Units[name])
+		a.add(changes, g, unit, policy)
 	}
+	a.follow(snapshot.Units, policy.Agent)
 	slices.Sort(a.Unaffected)
 	slices.SortFunc(a.Affected, func(x, y Affected) int { return cmp.Compare(x.Unit, y.Unit) })
-	slices.Sort(a.Sessions)
-	slices.Sort(a.Remaining)
+	a.conclude()
 	a.system(changes, units, policy)
 	return a
+}
+
+// conclude tells the level, and what is left.
+func (a *Assessment) conclude() {
+	for i := range a.Affected {
+		affected := &a.Affected[i]
+		if affected.Kept == "" {
+			a.Level = max(a.Level, affected.Level)
+			continue
+		}
+		a.Remaining = append(a.Remaining, affected.lines...)
+		switch {
+		case affected.session:
+			a.Sessions = append(a.Sessions, affected.commands...)
+		case affected.Left:
+			a.Left = append(a.Left, fmt.Sprintf("%s: %s; %s", affected.Unit, affected.Reason, affected.Kept))
+		}
+	}
+	slices.Sort(a.Sessions)
+	slices.Sort(a.Remaining)
 }
 
 // system adds what concerns the system as a whole.
@@ -187,124 +202,27 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 	if changes.loader.count > 0 {
 		raise(agentapi.Level_SOFT_REBOOT, "the dynamic loader differs, which every process has mapped: "+strings.Join(changes.loader.paths, ", "))
 	}
-	if changes.bus.count > 0 {
-		for name := range units {
-			if busUnit(name) {
-				raise(agentapi.Level_SOFT_REBOOT, "the message bus differs and cannot be restarted in a running system: "+strings.Join(changes.bus.paths, ", "))
-				break
-			}
-		}
+	if changes.bus.count > 0 && slices.ContainsFunc(slices.Collect(maps.Keys(units)), busUnit) {
+		raise(agentapi.Level_SOFT_REBOOT, "the message bus differs and cannot be restarted in a running system: "+strings.Join(changes.bus.paths, ", "))
 	}
 	if policy.TargetKernel != "" && policy.RunningKernel != policy.TargetKernel {
 		a.Pending = append(a.Pending, KernelPending(policy.RunningKernel, policy.TargetKernel))
 	}
 	for _, affected := range a.Affected {
-		if affected.Kept != "" && !affected.session() {
-			a.Pending = append(a.Pending, fmt.Sprintf("%s still uses %s: %s", affected.Unit, affected.Paths[0], affected.Kept))
-		}
-	}
-}
-
-// gathered is what one unit uses of what changes.
-type gathered struct {
-	name    string
-	session bool
-	// uses are mapped files, open those merely held open, manager those that systemd reads for the unit.
-	uses, open, manager, scripts, policy pathList
-
-	seen map[string]bool
-	pids []int
-	// lines are "unit pid path", one for each process.
-	lines    []string
-	commands []string
-}
-
-func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, modules string) {
-	affected := ""
-	note := func(list *pathList, name string) {
-		if affected == "" {
-			affected = name
-		}
-		if g.seen == nil {
-			g.seen = map[string]bool{}
-		}
-		if !g.seen[name] {
-			g.seen[name] = true
-			list.add(name)
-		}
-	}
-	for _, use := range p.Uses {
-		if !changes.Differs(use.Path) || strings.HasPrefix(use.Path, modules) || !snapshot.stale(p, use) {
+		if affected.Kept == "" || affected.session || affected.Left {
 			continue
 		}
-		if use.Mapped {
-			note(&g.uses, use.Path)
-		} else {
-			note(&g.open, use.Path)
-		}
-	}
-	// A script is read and closed, so nothing tells afterwards which one was read: it counts before the swap.
-	if l := interpreterOf(p.Program); l != "" && p.SystemRoot && snapshot.Fresh == (Device{}) {
-		for _, argument := range p.Arguments {
-			if changes.Differs(argument) {
-				note(&g.scripts, argument)
-			}
-		}
-		if list := changes.scripts[l]; list != nil {
-			for _, name := range list.paths {
-				note(&g.scripts, name)
-			}
-			g.scripts.count += max(0, list.count-int64(len(list.paths)))
-		}
-	}
-	if affected != "" {
-		g.pids = append(g.pids, p.PID)
-		g.lines = append(g.lines, fmt.Sprintf("%s %d /%s", p.Unit, p.PID, affected))
-		g.commands = append(g.commands, fmt.Sprintf("%s %d %s", p.Unit, p.PID, p.Command))
+		a.Pending = append(a.Pending, fmt.Sprintf("%s still uses %s: %s", affected.Unit, affected.Uses(), affected.Kept))
 	}
 }
-
-// stale reports whether a process uses the old file at a path that differs.
-func (s *Snapshot) stale(p *Process, use Use) bool {
-	ours := p.SystemRoot || slices.Contains(s.Usr, use.Device)
-	if !ours {
-		return false // a container's own file at the same path
-	}
-	if s.Fresh == (Device{}) {
-		return true
-	}
-	if !strings.HasPrefix(use.Path, "usr/") {
-		return use.Deleted // it was replaced by a rename
-	}
-	return use.Device != s.Fresh
-}
-
-// files adds what the manager reads for a unit.
-func (g *gathered) files(changes *Changes, unit Unit, extra []string) {
-	for _, name := range namesOf(g.name) {
-		g.manager.merge(changes.unitFiles[name])
-	}
-	for _, name := range slices.Concat(unit.Files, unit.EnvironmentFiles, extra) {
-		if changes.Differs(name) && !slices.Contains(g.manager.paths, name) {
-			g.manager.add(name)
-		}
-	}
-}
-
-// busUnit reports whether a unit is the system's message bus.
-func busUnit(name string) bool { return name == "dbus.service" || name == "dbus-broker.service" }
-
-// session reports whether the unit serves a person: it is reported, and never ended.
-func (a *Affected) session() bool { return a.Level == agentapi.Level_NONE }
-
-// gettyPrefixes are the units that a person may be about to use.
-var gettyPrefixes = []string{"getty@", "serial-getty@", "console-getty.", "container-getty@", "emergency.", "rescue.", "user@"}
 
 // add places one affected unit.
-func (a *Assessment) add(g *gathered, unit Unit) {
-	affected := Affected{Unit: g.name, PIDs: g.pids, Level: agentapi.Level_RESTART}
+func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy) {
+	affected := Affected{
+		Unit: g.name, PIDs: g.stale, Level: agentapi.Level_RESTART, Reason: g.reason(), lines: g.lines, commands: g.commands,
+	}
 	var all pathList
-	for _, list := range []*pathList{&g.uses, &g.scripts, &g.manager, &g.open, &g.policy} {
+	for _, list := range g.lists() {
 		all.merge(list)
 	}
 	affected.PathCount = all.count
@@ -313,43 +231,30 @@ func (a *Assessment) add(g *gathered, unit Unit) {
 	}
 	code := g.uses.count+g.scripts.count > 0
 	switch {
-	case g.session || slices.ContainsFunc(gettyPrefixes, func(p string) bool { return strings.HasPrefix(g.name, p) }):
-		affected.Level, affected.Kept = agentapi.Level_NONE, "it belongs to a user's session"
-		a.Sessions = append(a.Sessions, g.commands...)
-	case g.name == "init.scope":
+	case g.session || personalUnit(g.name):
+		affected.Level, affected.session, affected.Kept = agentapi.Level_NONE, true, "it belongs to a user's session"
+	case strings.HasPrefix(g.name, noUnit):
+		affected.Kept = "it belongs to no unit"
+	case g.name == ManagerUnit:
 		affected.Level, affected.Reason = agentapi.Level_RELOAD, "systemd re-executes itself in place"
-	case busUnit(g.name) && code:
+	case busUnit(g.name) && (code || g.confined != ""):
 		affected.Kept = "a soft-reboot renews the message bus"
 	case busUnit(g.name):
 		affected.Level, affected.Reason = agentapi.Level_RELOAD, "its configuration differs"
-	case strings.HasSuffix(g.name, ".scope"):
-		affected.Kept = "a scope cannot be restarted"
-	case unit.Refuses:
-		affected.Kept = "it refuses to be stopped by hand; a soft-reboot renews it"
-	case !code && g.manager.count == 0 && unit.CanReload:
-		affected.Level, affected.Reason = agentapi.Level_RELOAD, "it holds files open that differ"
 	default:
-		affected.Reason = g.reason()
+		if affected.Kept = unit.unstoppable(g.name); affected.Kept != "" {
+			break
+		}
+		if _, removed := changes.removed[unit.Fragment]; removed {
+			affected.Gone, affected.Reason = true, "it is no part of the new stack and is stopped"
+		} else if unit.CanReload && g.reloads() {
+			affected.Level = agentapi.Level_RELOAD
+		}
 	}
-	if affected.Kept != "" {
-		a.Remaining = append(a.Remaining, g.lines...)
-	} else {
-		a.Level = max(a.Level, affected.Level)
+	if affected.Kept == "" {
+		policy.apply(&affected, unit)
 	}
 	a.Affected = append(a.Affected, affected)
-}
-
-func (g *gathered) reason() string {
-	switch {
-	case g.uses.count > 0:
-		return "it runs code that differs"
-	case g.scripts.count > 0:
-		return "it interprets code that differs"
-	case g.manager.count > 0:
-		return "its unit files differ"
-	default:
-		return "it holds files open that differ"
-	}
 }
 
 // KernelPending tells that another kernel waits. The host hands the kernel over when it starts the VM: a reboot from

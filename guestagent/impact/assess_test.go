@@ -96,9 +96,9 @@ func service(pid int, unit string, paths ...string) Process {
 
 func TestAssess(t *testing.T) {
 	type want struct {
-		level                                   agentapi.Level
-		restart, reload, sessions, left, reason string
-		pending                                 int
+		level                                        agentapi.Level
+		restart, reload, sessions, remaining, reason string
+		pending                                      int
 	}
 	in := func(p Process, change func(*Process)) Process { change(&p); return p }
 	for _, test := range []struct {
@@ -133,10 +133,10 @@ func TestAssess(t *testing.T) {
 			want:     want{level: agentapi.Level_RELOAD, reload: "init.scope"}},
 		{name: "the message bus is never restarted", changes: changed(ssl),
 			snapshot: Snapshot{Processes: []Process{service(1, "dbus.service", ssl)}},
-			want:     want{level: agentapi.Level_NONE, left: "dbus.service 1 /" + ssl, pending: 1}},
+			want:     want{level: agentapi.Level_NONE, remaining: "dbus.service 1 /" + ssl, pending: 1}},
 		{name: "a changed message bus needs a soft-reboot", changes: changed("usr/bin/dbus-daemon"),
 			snapshot: Snapshot{Processes: []Process{service(1, "dbus.service", "usr/bin/dbus-daemon")}},
-			want:     want{level: agentapi.Level_SOFT_REBOOT, left: "dbus.service 1 /usr/bin/dbus-daemon", reason: "message bus", pending: 1}},
+			want:     want{level: agentapi.Level_SOFT_REBOOT, remaining: "dbus.service 1 /usr/bin/dbus-daemon", reason: "message bus", pending: 1}},
 		{name: "the message bus reloads its policy", changes: changed("usr/share/dbus-1/system.d/x.conf"),
 			snapshot: Snapshot{Processes: []Process{service(1, "dbus.service")}},
 			want:     want{level: agentapi.Level_RELOAD, reload: "dbus.service"}},
@@ -150,7 +150,7 @@ func TestAssess(t *testing.T) {
 				in(service(7, "session-1.scope", ssl), func(p *Process) { p.Session, p.Command = true, "bash" }),
 				service(8, "getty@tty1.service", ssl)}},
 			want: want{level: agentapi.Level_NONE, sessions: "getty@tty1.service 8 getty@tty1 session-1.scope 7 bash",
-				left: "getty@tty1.service 8 /" + ssl + " session-1.scope 7 /" + ssl}},
+				remaining: "getty@tty1.service 8 /" + ssl + " session-1.scope 7 /" + ssl}},
 		{name: "a container has its own files", changes: changed(ssl),
 			snapshot: Snapshot{Usr: []Device{oldUsr}, Processes: []Process{
 				in(service(1, "docker.service", ssl), func(p *Process) { p.SystemRoot, p.Uses[0].Device = false, Device{0, 99} })}},
@@ -185,7 +185,7 @@ func TestAssess(t *testing.T) {
 			want: want{level: agentapi.Level_RESTART, restart: "b.service", reload: "a.service"}},
 		{name: "a unit that refuses is reported", changes: changed(ssl),
 			snapshot: Snapshot{Processes: []Process{service(1, "a.service", ssl)}, Units: map[string]Unit{"a.service": {Refuses: true}}},
-			want:     want{level: agentapi.Level_NONE, left: "a.service 1 /" + ssl, pending: 1}},
+			want:     want{level: agentapi.Level_NONE, remaining: "a.service 1 /" + ssl, pending: 1}},
 		{name: "after the swap what runs from the new /usr is new", changes: changed(ssl),
 			snapshot: Snapshot{Usr: []Device{oldUsr, newUsr}, Fresh: newUsr, Processes: []Process{
 				service(1, "a.service", ssl),
@@ -194,7 +194,7 @@ func TestAssess(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := Assess(test.changes, test.snapshot, test.policy)
-			got := want{level: a.Level, sessions: strings.Join(a.Sessions, " "), left: strings.Join(a.Remaining, " "), pending: len(a.Pending)}
+			got := want{level: a.Level, sessions: strings.Join(a.Sessions, " "), remaining: strings.Join(a.Remaining, " "), pending: len(a.Pending)}
 			var restart, reload []string
 			for _, affected := range a.Affected {
 				switch {

@@ -2,6 +2,7 @@ package impact
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -19,8 +20,10 @@ type Changes struct {
 	count uint64
 	// scripts holds changed code by language.
 	scripts map[language]*pathList
-	// unitFiles holds, by unit name, changed unit files and drop-ins.
+	// unitFiles holds, by unit name, changed unit files and drop-ins. removed holds those files that the new stack has
+	// no more.
 	unitFiles map[string]*pathList
+	removed   map[string]struct{}
 	// busPolicy holds changed D-Bus configuration.
 	busPolicy pathList
 	// loader and bus hold the dynamic loader and the message bus itself.
@@ -31,7 +34,9 @@ type Changes struct {
 
 // NewChanges returns a set without changes.
 func NewChanges() *Changes {
-	return &Changes{content: map[string]struct{}{}, scripts: map[language]*pathList{}, unitFiles: map[string]*pathList{}}
+	return &Changes{
+		content: map[string]struct{}{}, scripts: map[language]*pathList{}, unitFiles: map[string]*pathList{}, removed: map[string]struct{}{},
+	}
 }
 
 // pathList names the first paths and counts all.
@@ -70,6 +75,41 @@ func (c *Changes) Differs(name string) bool {
 	return differs
 }
 
+// matching lists the changed paths that a pattern means (glob(7)).
+func (c *Changes) matching(pattern string) []string {
+	if !strings.ContainsAny(pattern, `*?[\`) {
+		if c.Differs(pattern) {
+			return []string{pattern}
+		}
+		return nil
+	}
+	var found []string
+	for name := range c.content {
+		if matches, err := path.Match(pattern, name); err == nil && matches {
+			found = append(found, name)
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// below lists the changed paths at a path, below it or that it means as a pattern.
+func (c *Changes) below(name string) *pathList {
+	list := &pathList{}
+	found := c.matching(name)
+	prefix := strings.TrimSuffix(name, "/") + "/"
+	for changed := range c.content {
+		if strings.HasPrefix(changed, prefix) {
+			found = append(found, changed)
+		}
+	}
+	slices.Sort(found)
+	for _, changed := range slices.Compact(found) {
+		list.add(changed)
+	}
+	return list
+}
+
 // Add takes one difference as release.DiffContents tells it: old is nil for an added path, new for a removed one.
 func (c *Changes) Add(name string, old, new *tree.Entry) {
 	c.count++
@@ -95,6 +135,9 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 			c.unitFiles[unit] = list
 		}
 		list.add(name)
+		if new == nil {
+			c.removed[name] = struct{}{}
+		}
 	}
 	base := path.Base(name)
 	switch {
@@ -130,91 +173,4 @@ func sameContent(a, b *tree.Entry) bool {
 // isLoader reports whether a file is the dynamic loader: ld-linux-x86-64.so.2, ld-linux-aarch64.so.1.
 func isLoader(base string) bool {
 	return strings.HasPrefix(base, "ld-linux") && strings.Contains(base, ".so")
-}
-
-// unitOfFile names the unit that a unit file or a drop-in belongs to, "" for other files. A drop-in of a template
-// or of a type ("service.d") is one of every instance: the name is "x@.service" or "service" then.
-func unitOfFile(name string) string {
-	for _, directory := range []string{"usr/lib/systemd/system/", "etc/systemd/system/"} {
-		rest, below := strings.CutPrefix(name, directory)
-		if !below {
-			continue
-		}
-		first, dropIn, nested := strings.Cut(rest, "/")
-		if !nested {
-			return first
-		}
-		unit, isDropIn := strings.CutSuffix(first, ".d")
-		if !isDropIn || !strings.HasSuffix(dropIn, ".conf") {
-			return "" // a link of an enabled unit: it starts nothing and stops nothing by itself
-		}
-		return unit
-	}
-	return ""
-}
-
-// namesOf lists the names under which files of a unit can stand: its own, its template's, those that systemd cuts
-// at dashes ("foo-.service.d") and its type's (systemd.unit(5)).
-func namesOf(unit string) []string {
-	names := []string{unit}
-	dot := strings.LastIndexByte(unit, '.')
-	if dot < 0 {
-		return names
-	}
-	prefix, suffix := unit[:dot], unit[dot:]
-	if at := strings.IndexByte(prefix, '@'); at >= 0 {
-		names = append(names, prefix[:at+1]+suffix)
-		prefix = prefix[:at]
-	}
-	for i := len(prefix) - 1; i > 0; i-- {
-		if prefix[i] == '-' && i < len(prefix)-1 {
-			names = append(names, prefix[:i+1]+suffix)
-		}
-	}
-	return append(names, suffix[1:])
-}
-
-// language is a programming language whose code is read by an interpreter.
-type language string
-
-// languageOf tells the language of a file of code, "" for all others.
-func languageOf(name string) language {
-	switch extension := path.Ext(name); {
-	case extension == ".py", extension == ".pyc", strings.HasPrefix(name, "usr/lib/python"):
-		return "python"
-	case extension == ".pl", extension == ".pm", strings.HasPrefix(name, "usr/share/perl"), strings.HasPrefix(name, "usr/lib/") && strings.Contains(name, "/perl"):
-		return "perl"
-	case extension == ".rb", strings.HasPrefix(name, "usr/lib/ruby/"):
-		return "ruby"
-	case extension == ".js", extension == ".mjs", extension == ".cjs", strings.HasPrefix(name, "usr/share/nodejs/"):
-		return "node"
-	case extension == ".php":
-		return "php"
-	case extension == ".lua":
-		return "lua"
-	case extension == ".tcl":
-		return "tcl"
-	}
-	return ""
-}
-
-// interpreters maps the beginning of a program's name to its language.
-var interpreters = []struct {
-	prefix   string
-	language language
-}{
-	{"python", "python"}, {"perl", "perl"}, {"ruby", "ruby"}, {"node", "node"}, {"php", "php"},
-	{"lua", "lua"}, {"tclsh", "tcl"}, {"bash", "shell"}, {"dash", "shell"}, {"sh", "shell"}, {"busybox", "shell"}, {"ksh", "shell"}, {"zsh", "shell"},
-}
-
-// interpreterOf tells the language that a program interprets, "" for all other programs.
-func interpreterOf(program string) language {
-	base := path.Base(program)
-	for _, i := range interpreters {
-		rest, starts := strings.CutPrefix(base, i.prefix)
-		if starts && strings.Trim(rest, "0123456789.-") == "" {
-			return i.language
-		}
-	}
-	return ""
 }

@@ -20,6 +20,7 @@ const (
 	maxMaps      = 32 << 20
 	maxSmallFile = 64 << 10
 	maxFiles     = 65_536
+	maxNames     = 16_384
 )
 
 // Reader reads processes from a proc file system.
@@ -29,6 +30,8 @@ type Reader struct {
 	// Devices tells, for a process, the devices of its mounts by mount id. It is asked only for processes that
 	// hold a differing file open. Nil: devices of open files stay unknown.
 	Devices func(pid int) (map[int]Device, error)
+	// Confines tells whether an AppArmor profile refuses files of a mount that was detached. Nil: no process is confined.
+	Confines func(profile string) bool
 
 	buffer []byte
 	// names interns strings: the same few hundred files are mapped by every process.
@@ -38,7 +41,7 @@ type Reader struct {
 // Processes reads all processes but kernel threads and this one, and of the files that they use those that differ.
 // A process that ends meanwhile is left out; one that cannot be read is an error.
 func (r *Reader) Processes(ctx context.Context, changes *Changes) ([]Process, error) {
-	entries, err := os.ReadDir(r.Proc)
+	entries, err := fileNames(r.Proc, -1)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +53,7 @@ func (r *Reader) Processes(ctx context.Context, changes *Changes) ([]Process, er
 	defer func() { r.names, r.buffer = nil, nil }()
 	var processes []Process
 	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
+		pid, err := strconv.Atoi(entry)
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
@@ -78,7 +81,7 @@ func ended(err error) bool {
 
 // process reads one process; nil for a kernel thread.
 func (r *Reader) process(pid int, changes *Changes, root *unix.Stat_t) (*Process, error) {
-	directory := path.Join(r.Proc, strconv.Itoa(pid))
+	directory := r.Proc + "/" + strconv.Itoa(pid)
 	program, err := os.Readlink(directory + "/exe")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // a kernel thread or a zombie: neither uses a file
@@ -93,6 +96,24 @@ func (r *Reader) process(pid int, changes *Changes, root *unix.Stat_t) (*Process
 		return nil, err
 	}
 	p.Unit, p.Session = UnitOf(string(data))
+	if err := r.maps(directory, changes, p); err != nil {
+		return nil, err
+	}
+	if err := r.open(directory, changes, p); err != nil {
+		return nil, err
+	}
+	if err := r.confined(directory, p); err != nil {
+		return nil, err
+	}
+	interprets := interpreterOf(p.Program) != ""
+	if !interprets && len(p.Uses) == 0 && p.Confined == "" {
+		return p, nil // nothing more of it is asked for
+	}
+	if interprets {
+		if err := r.script(directory, changes, p); err != nil {
+			return nil, err
+		}
+	}
 	if data, err = r.read(directory+"/comm", maxSmallFile); err != nil {
 		return nil, err
 	}
@@ -102,33 +123,79 @@ func (r *Reader) process(pid int, changes *Changes, root *unix.Stat_t) (*Process
 		return nil, fmt.Errorf("root: %w", err)
 	}
 	p.SystemRoot = stat.Dev == root.Dev && stat.Ino == root.Ino
-	if err := unix.Stat(directory+"/ns/mnt", &stat); err != nil {
-		return nil, fmt.Errorf("mount namespace: %w", err)
-	}
-	p.Namespace = stat.Ino
-	if interpreterOf(p.Program) != "" {
-		if data, err = r.read(directory+"/cmdline", maxSmallFile); err != nil {
-			return nil, err
-		}
-		p.Arguments = arguments(string(data))
-	}
-	if err := r.maps(directory, changes, p); err != nil {
-		return nil, err
-	}
-	return p, r.open(directory, changes, p)
+	return p, nil
 }
 
-// arguments lists what follows the program's name and is an absolute path.
-func arguments(cmdline string) []string {
-	var paths []string
-	for i, argument := range strings.Split(strings.TrimSuffix(cmdline, "\x00"), "\x00") {
-		if i > 0 && strings.HasPrefix(argument, "/") && len(paths) < maxPaths {
-			if name, _ := Resolve(argument); name != "" {
-				paths = append(paths, name)
+// confined reads the AppArmor profile of a process (aa-status(8)): "name (enforce)".
+func (r *Reader) confined(directory string, p *Process) error {
+	if r.Confines == nil {
+		return nil
+	}
+	data, err := r.read(directory+"/attr/apparmor/current", maxSmallFile)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	profile, enforced := strings.CutSuffix(strings.TrimSpace(string(data)), " (enforce)")
+	if enforced && r.Confines(profile) {
+		p.Confined = profile
+	}
+	return nil
+}
+
+// script reads of an interpreter which scripts it may run, and when it began.
+func (r *Reader) script(directory string, changes *Changes, p *Process) error {
+	data, err := r.read(directory+"/cmdline", maxSmallFile)
+	if err != nil {
+		return err
+	}
+	cmdline := string(data)
+	working, err := os.Readlink(directory + "/cwd")
+	if err != nil {
+		return err
+	}
+	for _, argument := range arguments(cmdline, working) {
+		// What is run by its link is named by what the link leads to as well.
+		for _, name := range []string{argument, behindLink(directory, argument)} {
+			if changes.Differs(name) {
+				p.Arguments = append(p.Arguments, name)
 			}
 		}
 	}
-	return paths
+	if data, err = r.read(directory+"/stat", maxSmallFile); err != nil {
+		return err
+	}
+	p.Started, err = startTicks(string(data))
+	return err
+}
+
+// behindLink is the file that a path in the root of a process leads to; "" if it is no link, or leads nowhere.
+func behindLink(directory, name string) string {
+	target, err := os.Readlink(directory + "/root/" + name)
+	if err != nil {
+		return ""
+	}
+	if !path.IsAbs(target) {
+		target = path.Join("/", path.Dir(name), target)
+	}
+	resolved, _ := Resolve(target)
+	return resolved
+}
+
+// startTicks reads the twenty-second field of stat (proc_pid_stat(5)). The second is a name in parentheses, which may
+// hold anything.
+func startTicks(stat string) (uint64, error) {
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("stat: %d fields behind the name", len(fields))
+	}
+	ticks, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("stat: start time: %w", err)
+	}
+	return ticks, nil
 }
 
 // maps adds the mapped files that differ (proc_pid_maps(5)).
@@ -151,14 +218,20 @@ func (r *Reader) maps(directory string, changes *Changes, p *Process) error {
 		}
 		last = line[slash:]
 		name, deleted := r.resolve(last)
-		if name == "" || !changes.Differs(name) {
+		differs, program := changes.Differs(name), name == p.Program
+		if name == "" || !differs && !program {
 			continue
 		}
 		device, err := mapsDevice(line)
 		if err != nil {
 			return err
 		}
-		p.Uses = append(p.Uses, Use{Path: name, Device: device, Mapped: true, Deleted: deleted})
+		if program {
+			p.ProgramDevice = device
+		}
+		if differs {
+			p.Uses = append(p.Uses, Use{Path: name, Device: device, Mapped: true, Deleted: deleted})
+		}
 	}
 	return nil
 }
@@ -169,7 +242,9 @@ func (r *Reader) resolve(shown []byte) (string, bool) {
 		return name, bytes.HasSuffix(shown, []byte(deletedSuffix))
 	}
 	name, deleted := Resolve(strings.ReplaceAll(string(shown), `\012`, "\n"))
-	r.names[string(shown)] = name
+	if len(r.names) < maxNames {
+		r.names[string(shown)] = name
+	}
 	return name, deleted
 }
 
@@ -189,21 +264,30 @@ func mapsDevice(line []byte) (Device, error) {
 }
 
 // open adds the open files that differ.
-func (r *Reader) open(directory string, changes *Changes, p *Process) error {
-	names, err := fileDescriptors(directory + "/fd")
+func (r *Reader) open(directory string, changes *Changes, p *Process) (err error) {
+	links, err := os.Open(directory + "/fd")
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, links.Close()) }()
+	names, err := links.Readdirnames(maxFiles)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
 	var devices map[int]Device
+	var shown [unix.PathMax]byte
 	for _, fd := range names {
-		shown, err := os.Readlink(path.Join(directory, "fd", fd))
+		length, err := unix.Readlinkat(int(links.Fd()), fd, shown[:])
 		if ended(err) {
 			continue // closed meanwhile
 		}
 		if err != nil {
-			return err
+			return &fs.PathError{Op: "readlink", Path: directory + "/fd/" + fd, Err: err}
 		}
-		name, deleted := Resolve(shown)
+		if shown[0] != '/' {
+			continue
+		}
+		name, deleted := r.resolve(shown[:length])
 		if name == "" || !changes.Differs(name) {
 			continue
 		}
@@ -214,7 +298,7 @@ func (r *Reader) open(directory string, changes *Changes, p *Process) error {
 					return err
 				}
 			}
-			data, err := r.read(path.Join(directory, "fdinfo", fd), maxSmallFile)
+			data, err := r.read(directory+"/fdinfo/"+fd, maxSmallFile)
 			if ended(err) {
 				continue
 			}
@@ -229,13 +313,14 @@ func (r *Reader) open(directory string, changes *Changes, p *Process) error {
 	return nil
 }
 
-func fileDescriptors(directory string) (names []string, err error) {
+// fileNames lists a directory, at most so many names; all if most is negative.
+func fileNames(directory string, most int) (names []string, err error) {
 	file, err := os.Open(directory)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	names, err = file.Readdirnames(maxFiles)
+	names, err = file.Readdirnames(most)
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}

@@ -1,6 +1,7 @@
 package impact
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,10 +77,79 @@ func TestProcessesTellsWhatARealProcessUses(t *testing.T) {
 	}
 }
 
-func TestArgumentsAreAbsolutePaths(t *testing.T) {
-	got := arguments("/bin/sh\x00-e\x00/usr/sbin/loop\x00relative\x00/lib/x\x00")
-	if strings.Join(got, " ") != "usr/sbin/loop usr/lib/x" {
-		t.Errorf("%q", got)
+func TestArgumentsAreFilesThatMayBeScripts(t *testing.T) {
+	for _, test := range []struct{ cmdline, want string }{
+		{"/bin/sh\x00-e\x00/usr/sbin/loop\x00/lib/x\x00", "usr/sbin/loop usr/lib/x"},
+		{"perl\x00./run\x00--fast\x00", "usr/share/app/run"},
+		{"/bin/bash\x00-c\x00. /usr/lib/app/env;exec '/usr/lib/app/run' --x \"$(/bin/date)\"\x00", "usr/lib/app/env usr/lib/app/run usr/bin/date"},
+		{"/usr/bin/perl\x00-ec\x00print 1\x00/usr/share/a\x00", "usr/share/a"},
+		{"sh\x00", ""},
+		{"", ""},
+	} {
+		if got := strings.Join(arguments(test.cmdline, "/usr/share/app"), " "); got != test.want {
+			t.Errorf("%q names %q, want %q", test.cmdline, got, test.want)
+		}
+	}
+}
+
+// A shell's script is told by its command line, by the file that it holds open, and by the link that it was run by.
+func TestARealShellsScriptIsFound(t *testing.T) {
+	directory, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(directory, "script")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nread line\n:\n"), 0o755); err != nil { //nolint:gosec // it is run
+		t.Fatal(err)
+	}
+	link := filepath.Join(directory, "link")
+	if err := os.Symlink("script", link); err != nil {
+		t.Fatal(err)
+	}
+	name, _ := Resolve(script)
+	for _, argv := range [][]string{{script}, {link}, {"/usr/bin/env", "sh", link}, {"sh", "./link"}, {"bash", "-c", ". " + script}} {
+		command := exec.Command(argv[0], argv[1:]...)
+		command.Dir = directory
+		input, err := command.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		proc := t.TempDir()
+		pid := strconv.Itoa(command.Process.Pid)
+		if err := os.Symlink(filepath.Join("/proc", pid), filepath.Join(proc, pid)); err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for end := time.Now().Add(10 * time.Second); !found && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			processes, err := (&Reader{Proc: proc}).Processes(t.Context(), changed(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range processes {
+				processes[i].Unit = "a.service"
+			}
+			a := Assess(changed(name), Snapshot{Processes: processes}, Policy{})
+			found = len(a.Affected) == 1 && a.Affected[0].Reason == "it interprets code that differs" && processes[0].Started > 0
+		}
+		if !found {
+			t.Errorf("%q: its script is not found", argv)
+		}
+		if err := errors.Join(input.Close(), command.Wait()); err != nil && !strings.Contains(err.Error(), "exit status 1") { // read ended
+			t.Errorf("%q: %v", argv, err)
+		}
+	}
+}
+
+func TestStartTicksAreReadBehindAnyName(t *testing.T) {
+	stat := "17 (a) b) c) S 1 17 17 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 4711 1000 200 18446744073709551615"
+	if ticks, err := startTicks(stat); err != nil || ticks != 4711 {
+		t.Errorf("%d, %v", ticks, err)
+	}
+	if _, err := startTicks("17 (a) S 1"); err == nil {
+		t.Error("half a line was taken")
 	}
 }
 

@@ -174,12 +174,12 @@ func (e *Engine) startDamaged(boot string, cause error) error {
 func (e *Engine) Wait() { e.tasks.Wait() }
 
 // Assess tells what a move to the target would interrupt now, and changes nothing.
-func (e *Engine) Assess(ctx context.Context, message *agentapi.Target) (*agentapi.Impact, error) {
+func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error) {
 	e.mutex.Lock()
 	running := e.record.Running
 	e.mutex.Unlock()
 	// A downgrade can be assessed: whether it is allowed is asked with the refresh.
-	t, err := openTarget(message, running, e.Operators, true)
+	t, err := openTarget(request.GetTarget(), running, e.Operators, true)
 	if err != nil {
 		return nil, err
 	}
@@ -187,31 +187,46 @@ func (e *Engine) Assess(ctx context.Context, message *agentapi.Target) (*agentap
 	if err != nil {
 		return nil, err
 	}
-	assessment, _, err := e.assess(ctx, d.changes, t.to.stack.Kernel, false)
+	assessment, err := e.foresee(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy())
 	if err != nil {
 		return nil, err
 	}
 	return assessment.Message(), nil
 }
 
-func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
+// foresee assesses what is not yet done. The plan and the refresh both ask it.
+func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy) (*impact.Assessment, error) {
+	assessment, _, err := e.assess(ctx, changes, kernel, policy, false)
+	if err != nil {
+		return nil, err
+	}
+	return assessment, e.System.Packages(ctx, assessment)
+}
+
+func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, message *agentapi.UnitPolicy, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
+	policy, err := unitPolicy(message)
+	if err != nil {
+		return nil, nil, err
+	}
 	running, err := e.System.Kernel()
 	if err != nil {
 		return nil, nil, err
 	}
-	snapshot, err := e.System.Snapshot(ctx, changes, swapped)
+	snapshot, err := e.System.Snapshot(ctx, changes, named(policy), swapped)
 	if err != nil {
 		return nil, nil, fmt.Errorf("assess the impact: %w", err)
 	}
-	return impact.Assess(changes, snapshot, impact.Policy{
-		Agent: e.Agent, RunningKernel: running, TargetKernel: kernel, Obstacle: e.System.Obstacle(),
-	}), snapshot.Units, nil
+	policy.Agent, policy.RunningKernel, policy.TargetKernel, policy.Obstacle = e.Agent, running, kernel, e.System.Obstacle()
+	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
 }
 
 // Refresh begins to move to the target. It returns false if that is in flight already or runs already.
 func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err error) {
 	if request.GetStrategy() != "" && request.GetStrategy() != "live" {
 		return false, fmt.Errorf("%w, not %q", ErrStrategy, request.GetStrategy())
+	}
+	if _, err := unitPolicy(request.GetPolicy()); err != nil {
+		return false, err
 	}
 	to, err := openSide(request.GetTarget().GetManifests(), e.Operators)
 	if err != nil {

@@ -28,7 +28,7 @@ func TestARefreshEndsOnTheNewStack(t *testing.T) {
 	if status.Stack.Base != w.releases["two"].stack.Base || status.Generation != 1 || status.State != Idle {
 		t.Errorf("%+v", status)
 	}
-	if got := restartedUnits(report); !slices.Equal(got, []string{"a.service", "b.service", pidOne}) {
+	if got := restartedUnits(report); !slices.Equal(got, []string{"a.service", "b.service", "init.scope"}) {
 		t.Errorf("renewed %v", got)
 	}
 	if !slices.Equal(report.GetImpact().GetUnaffected(), []string{"idle.service"}) || report.GetEtcCarried() != 1 {
@@ -366,4 +366,75 @@ func (w *world) resign(m *release.Manifest, name string) {
 		w.t.Fatal(err)
 	}
 	w.releases[name] = &made{signed: signed, stack: release.StackOf(m, id), manifest: m, contents: w.releases[name].contents}
+}
+
+func TestAFailureInterruptsNoUnitThatTheWayForwardHadNotComeTo(t *testing.T) {
+	w := newWorld(t)
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	w.services["c.service"] = w.usr
+	w.broken = map[string]tree.Digest{"b.service": w.releases["two"].stack.Base}
+	status := w.refresh(e, w.ask("one", "two"))
+	if status.Report.GetCommitted() {
+		t.Fatalf("%v", status.Report)
+	}
+	for operation, times := range map[string]int{
+		"restart a.service": 1, "restore a.service": 1, "restart b.service": 1, "restore b.service": 1, "restart c.service": 0, "restore c.service": 0,
+	} {
+		if got := countOf(w.log, operation); got != times {
+			t.Errorf("%s happened %d times, not %d", operation, got, times)
+		}
+	}
+	if err := w.whole(status); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAUnitThatIsRestartedWithAnotherOneIsNotRestartedAgain(t *testing.T) {
+	w := newWorld(t)
+	w.followers = map[string][]string{"a.service": {"b.service"}}
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	status := w.refresh(e, w.ask("one", "two"))
+	if !status.Report.GetCommitted() || countOf(w.log, "restart a.service") != 1 || countOf(w.log, "restart b.service") != 0 {
+		t.Errorf("%v, %v", w.log, status.Report)
+	}
+	if got := restartedUnits(status.Report); !slices.Equal(got, []string{"a.service", "b.service", "init.scope"}) {
+		t.Errorf("it reports %v", got)
+	}
+}
+
+func TestThePolicyLeavesUnitsAndTellsWhich(t *testing.T) {
+	w := newWorld(t)
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	request := w.ask("one", "two")
+	request.Policy = &agentapi.UnitPolicy{Default: "report", Units: map[string]string{"a.service": "restart"}}
+	status := w.refresh(e, request)
+	if !status.Report.GetCommitted() || countOf(w.log, "restart a.service") != 1 || countOf(w.log, "restart b.service") != 0 {
+		t.Errorf("%v, %v", w.log, status.Report)
+	}
+	left := status.Report.GetLeft()
+	if len(left) != 1 || !strings.HasPrefix(left[0], "b.service: it runs code that differs") || !slices.Equal(left, status.Report.GetImpact().GetLeft()) {
+		t.Errorf("left are %q, and assessed %q", left, status.Report.GetImpact().GetLeft())
+	}
+	if remaining := status.Report.GetRemaining(); len(remaining) != 1 || !strings.HasPrefix(remaining[0], "b.service ") {
+		t.Errorf("remaining are %q", remaining)
+	}
+	request.Policy.Default = "all"
+	if _, err := e.Refresh(request); !errors.Is(err, ErrPolicy) {
+		t.Errorf("a policy that is none: %v", err)
+	}
+}
+
+func countOf(log []string, operation string) (times int) {
+	for _, one := range log {
+		if one == operation {
+			times++
+		}
+	}
+	return times
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -65,7 +66,7 @@ func (r *run) settle(ctx context.Context) error {
 			return err
 		}
 	}
-	running, err := r.runningUnits(ctx)
+	running, err := r.runningUnits(ctx, checks)
 	if err != nil {
 		return err
 	}
@@ -106,41 +107,62 @@ func (r *run) become(ctx context.Context, check *agentapi.HealthCheck) error {
 func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause error) error {
 	err := fmt.Errorf("health check %q: %w: %w", check.GetName(), ErrHealth, cause)
 	if unit := check.GetUnit(); unit != "" {
-		err = fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, unit))
+		return fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, unit))
+	}
+	// A renewed unit that is down says more than what asked for its service.
+	for _, p := range r.record.Planned {
+		if state, stateErr := r.Units.ActiveState(ctx, p.Unit); stateErr == nil && !isRunning(state) && state != "inactive" {
+			err = fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, p.Unit))
+		}
 	}
 	return err
 }
 
-// runningUnits names the renewed units that run now. One that has ended by itself, and did not fail, is let be.
-func (r *run) runningUnits(ctx context.Context) ([]string, error) {
-	var running []string
+// isRunning reports whether a unit in this state serves.
+func isRunning(state string) bool {
+	return state == "active" || state == "reloading" || state == "refreshing"
+}
+
+// runningUnits tells which renewed units and which units of checks run now, and since when. One that was renewed and has
+// ended by itself, and did not fail, is let be.
+func (r *run) runningUnits(ctx context.Context, checks []*agentapi.HealthCheck) (map[string]uint64, error) {
+	running := map[string]uint64{}
+	var names []string
 	for _, p := range r.record.Planned {
-		if p.Reload {
-			continue
+		if !p.Reload && !p.Gone {
+			names = append(names, p.Unit)
 		}
-		state, err := r.Units.ActiveState(ctx, p.Unit)
-		if err != nil {
+	}
+	for _, check := range checks {
+		if check.GetUnit() != "" {
+			names = append(names, check.GetUnit())
+		}
+	}
+	for _, name := range names {
+		state, since, err := r.Units.Active(ctx, name)
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		switch state {
-		case "active", "reloading", "refreshing":
-			running = append(running, p.Unit)
-		case "inactive":
-		default:
-			return nil, fmt.Errorf("%w: %s", ErrHealth, r.Units.Failure(ctx, p.Unit))
+		case isRunning(state):
+			running[name] = since
+		case state != "inactive":
+			return nil, fmt.Errorf("%w: %s", ErrHealth, r.Units.Failure(ctx, name))
 		}
 	}
 	return running, nil
 }
 
-func (r *run) stillRunning(ctx context.Context, names []string) error {
-	for _, name := range names {
-		state, err := r.Units.ActiveState(ctx, name)
-		if err != nil {
+// stillRunning fails if a unit does not run any more, be it that it was started again meanwhile.
+func (r *run) stillRunning(ctx context.Context, running map[string]uint64) error {
+	for _, name := range slices.Sorted(maps.Keys(running)) {
+		state, since, err := r.Units.Active(ctx, name)
+		switch {
+		case err != nil:
 			return err
-		}
-		if state != "active" && state != "reloading" && state != "refreshing" {
+		case !isRunning(state):
 			return fmt.Errorf("%w: %s", ErrHealth, r.Units.Failure(ctx, name))
+		case since != running[name]:
+			return fmt.Errorf("%w: %s ended and was started again: %s", ErrHealth, name, r.Units.Failure(ctx, name))
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,22 +55,25 @@ func (s *LiveSystem) Kernel() (string, error) { return mounts.KernelRelease() }
 // Obstacle implements System.
 func (s *LiveSystem) Obstacle() string { return s.Usr.usr.Obstacle() }
 
+// Moment implements System.
+func (s *LiveSystem) Moment() (uint64, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, fmt.Errorf("read the monotonic clock: %w", err)
+	}
+	return uint64(now.Nano() / int64(time.Microsecond)), nil
+}
+
+// Packages implements System.
+func (s *LiveSystem) Packages(ctx context.Context, a *impact.Assessment) error {
+	return a.Packages(ctx, impact.PackageLists)
+}
+
 // Snapshot implements System.
-func (s *LiveSystem) Snapshot(ctx context.Context, changes *impact.Changes, swapped bool) (impact.Snapshot, error) {
-	present, all, err := s.Usr.superblocks()
+func (s *LiveSystem) Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error) {
+	snapshot, err := s.Usr.snapshot(swapped)
 	if err != nil {
 		return impact.Snapshot{}, err
-	}
-	var snapshot impact.Snapshot
-	for _, superblock := range all {
-		device, err := deviceOf(superblock)
-		if err != nil {
-			return impact.Snapshot{}, err
-		}
-		snapshot.Usr = append(snapshot.Usr, device)
-		if swapped && superblock == present {
-			snapshot.Fresh = device
-		}
 	}
 	reader := &impact.Reader{Proc: "/proc", Devices: func(pid int) (map[int]impact.Device, error) {
 		devices := map[int]impact.Device{}
@@ -78,10 +82,13 @@ func (s *LiveSystem) Snapshot(ctx context.Context, changes *impact.Changes, swap
 		})
 		return devices, err
 	}}
+	if reader.Confines, err = confinement(); err != nil {
+		return impact.Snapshot{}, err
+	}
 	if snapshot.Processes, err = reader.Processes(ctx, changes); err != nil {
 		return impact.Snapshot{}, err
 	}
-	var names []string
+	names := slices.Clone(named)
 	for i := range snapshot.Processes {
 		p := &snapshot.Processes[i]
 		if p.Unit != "" && !p.Session && p.Unit != s.Agent && !slices.Contains(names, p.Unit) {

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
@@ -30,7 +33,19 @@ type usrRecord struct {
 	Swapping bool `json:"swapping"`
 	// Earlier are the superblocks of all /usr that were mounted in this boot, the present one perhaps among them.
 	Earlier []mounts.Superblock `json:"earlier"`
+	// Swaps are those of this boot, in their order.
+	Swaps []swapRecord `json:"swaps,omitempty"`
 }
+
+// swapRecord is one swap.
+type swapRecord struct {
+	// Ticks is when it was done, in clock ticks since boot.
+	Ticks uint64            `json:"ticks"`
+	Usr   mounts.Superblock `json:"usr"`
+}
+
+// ticksPerSecond is what proc_pid_stat(5) counts in: USER_HZ, which Linux has the same on all that this runs on.
+const ticksPerSecond = 100
 
 // NewLiveUsr is the /usr of this system, with its record in file.
 func NewLiveUsr(file string) (*LiveUsr, error) {
@@ -87,10 +102,10 @@ func (l *LiveUsr) Swap(ctx context.Context, layers []string) error {
 	}
 	if !settled {
 		// It may be the new one already: an agent before this one may have got that far.
-		return swapped.Previous.Close()
+		return errors.Join(swapped.Previous.Close(), l.swapped())
 	}
 	l.previous = swapped.Previous
-	return nil
+	return l.swapped()
 }
 
 // Back implements Usr.
@@ -118,7 +133,57 @@ func (l *LiveUsr) Back(ctx context.Context, layers []string) error {
 	if err != nil {
 		return err
 	}
-	return swapped.Previous.Close()
+	return errors.Join(swapped.Previous.Close(), l.swapped())
+}
+
+// swapped records what is mounted now, and that nothing that starts from now on has seen what was mounted before.
+func (l *LiveUsr) swapped() error {
+	record, err := l.load()
+	if err != nil {
+		return err
+	}
+	present, err := l.usr.Superblock()
+	if err != nil {
+		return err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return fmt.Errorf("read the clock since boot: %w", err)
+	}
+	record.Swaps = append(record.Swaps, swapRecord{uint64(now.Nano() / int64(time.Second/ticksPerSecond)), present})
+	record.Swaps = record.Swaps[max(0, len(record.Swaps)-maxEarlier):]
+	return writeJSON(l.file, record)
+}
+
+// snapshot is what of a snapshot concerns /usr.
+func (l *LiveUsr) snapshot(swapped bool) (impact.Snapshot, error) {
+	var snapshot impact.Snapshot
+	record, err := l.load()
+	if err != nil {
+		return snapshot, err
+	}
+	present, all, err := l.superblocks()
+	if err != nil {
+		return snapshot, err
+	}
+	for _, superblock := range all {
+		device, err := deviceOf(superblock)
+		if err != nil {
+			return snapshot, err
+		}
+		snapshot.Usr = append(snapshot.Usr, device)
+		if swapped && superblock == present {
+			snapshot.Fresh = device
+		}
+	}
+	for _, swap := range record.Swaps {
+		device, err := deviceOf(swap.Usr)
+		if err != nil {
+			return snapshot, err
+		}
+		snapshot.Swaps = append(snapshot.Swaps, impact.Swap{Ticks: swap.Ticks, Usr: device})
+	}
+	return snapshot, nil
 }
 
 // Settle implements Usr.

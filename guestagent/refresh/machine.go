@@ -24,6 +24,8 @@ type run struct {
 	from, to []string
 	// before is the assessment just before the swap.
 	before *impact.Assessment
+	// backFrom is the moment from which on, on the way back, what is started runs what it is to run; 0 if it has not come.
+	backFrom uint64
 }
 
 // The states of a refresh. A value of such a type exists only once the journal names the state.
@@ -224,10 +226,10 @@ func (r *run) judge(ctx context.Context) error {
 	if r.diff, err = r.target.compare(ctx, r.Blobs); err != nil {
 		return err
 	}
-	if r.before, _, err = r.assess(ctx, r.diff.changes, r.record.To.Kernel, false); err != nil {
+	if r.before, err = r.foresee(ctx, r.diff.changes, r.record.To.Kernel, r.request.GetPolicy()); err != nil {
 		return err
 	}
-	r.note(func(report *agentapi.Report) { report.Impact = r.before.Message() })
+	r.note(func(report *agentapi.Report) { report.Impact, report.Left = r.before.Message(), r.before.Left })
 	allowed := r.request.GetMaxImpact()
 	if allowed == agentapi.Level_LEVEL_UNSPECIFIED {
 		allowed = agentapi.Level_RESTART
@@ -327,7 +329,9 @@ func plan(planned []Planned, a *impact.Assessment) []Planned {
 			continue
 		}
 		if !slices.ContainsFunc(planned, func(p Planned) bool { return p.Unit == affected.Unit }) {
-			planned = append(planned, Planned{Unit: affected.Unit, Reload: affected.Level == agentapi.Level_RELOAD})
+			planned = append(planned, Planned{
+				Unit: affected.Unit, Reload: affected.Level == agentapi.Level_RELOAD, Gone: affected.Gone, With: affected.With,
+			})
 		}
 	}
 	return planned

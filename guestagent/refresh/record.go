@@ -64,6 +64,9 @@ type Record struct {
 	Planned []Planned `json:"planned,omitempty"`
 	// Renewed is true once units may have been restarted.
 	Renewed bool `json:"renewed,omitempty"`
+	// RenewedFrom is the moment, in microseconds of the monotonic clock of this boot, from which on a unit that was started
+	// runs with all that is new; 0 if it has not come.
+	RenewedFrom uint64 `json:"renewed_from,omitempty"`
 	// Baseline names the health checks that were good before.
 	Baseline []string `json:"baseline,omitempty"`
 	// Cause says why it rolls back.
@@ -78,6 +81,10 @@ type Record struct {
 type Planned struct {
 	Unit   string `json:"unit"`
 	Reload bool   `json:"reload,omitempty"`
+	// Gone is true for one that is stopped, since the new stack has it no more; With for one that the manager restarts
+	// together with another one.
+	Gone bool `json:"gone,omitempty"`
+	With bool `json:"with,omitempty"`
 }
 
 // damage is why no refresh begins in this boot.

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
-	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
@@ -16,15 +16,13 @@ const (
 	// maxRounds is how often it is looked for what still uses the old /usr: what was started during the swap is
 	// found in the second round.
 	maxRounds = 4
-	// pidOne is the unit of the manager itself.
-	pidOne = "init.scope"
 )
 
 // renew restarts or reloads the planned units and what else is found to use an old file, until nothing new is
 // found. What remains is reported. On the way back a unit that fails does not keep the others from being renewed.
 func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back bool) error {
 	changes := r.diff.changes
-	first, facts, err := r.assess(ctx, changes, kernel, true)
+	first, facts, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), true)
 	if err != nil {
 		return err
 	}
@@ -35,22 +33,25 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 	if err := r.renewManager(ctx, changes, planned); err != nil {
 		return err
 	}
-	done := map[string]bool{pidOne: true}
+	renewal := renewal{run: r, back: back, done: map[string]bool{impact.ManagerUnit: true}}
+	if renewal.since, err = r.renewedFrom(back); err != nil {
+		return err
+	}
 	var failures []error
 	for range maxRounds {
-		if err := r.renewUnits(ctx, planned, facts, done, back); err != nil {
+		if err := renewal.units(ctx, planned, facts); err != nil {
 			if !back {
 				return err
 			}
 			failures = append(failures, err)
 		}
-		found, again, err := r.assess(ctx, changes, kernel, true)
+		found, again, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), true)
 		if err != nil {
 			return errors.Join(append(failures, err)...)
 		}
 		more := plan(planned, found)
 		if len(more) == len(planned) {
-			return errors.Join(append(failures, r.reportRest(ctx, found))...)
+			return errors.Join(append(failures, r.reportRest(ctx, found, back))...)
 		}
 		planned, facts = more, again
 		if err := r.keepPlan(planned, back); err != nil {
@@ -58,6 +59,47 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 		}
 	}
 	return errors.Join(append(failures, errors.New("services that use old files keep appearing"))...)
+}
+
+// interrupted are those of the planned units that the way forward has come to: only they are restarted on the way back.
+// What else uses the wrong files is found by looking.
+func (r *run) interrupted(ctx context.Context, planned []Planned) []Planned {
+	var some []Planned
+	for _, p := range planned {
+		if p.Reload {
+			some = append(some, p)
+			continue
+		}
+		state, err := r.Units.ActiveState(ctx, p.Unit)
+		restarted := false
+		if err == nil && r.record.RenewedFrom != 0 && isRunning(state) {
+			restarted, _, err = r.Units.Restarted(ctx, p.Unit, r.record.RenewedFrom)
+		}
+		if err != nil || restarted || !isRunning(state) {
+			some = append(some, p)
+		}
+	}
+	return some
+}
+
+// renewedFrom is the moment since which a unit that was started has started with all that is new. On the way forward it
+// is journaled, so that an agent that takes the refresh up restarts nothing twice; on the way back it holds for all tries.
+func (r *run) renewedFrom(back bool) (uint64, error) {
+	if back && r.backFrom != 0 {
+		return r.backFrom, nil
+	}
+	if !back && r.record.RenewedFrom != 0 {
+		return r.record.RenewedFrom, nil
+	}
+	now, err := r.System.Moment()
+	if err != nil {
+		return 0, err
+	}
+	if back {
+		r.backFrom = now
+		return now, nil
+	}
+	return now, r.enter(r.record.State, func(record *Record) { record.RenewedFrom = now })
 }
 
 // keepPlan journals which units are about to be interrupted, so that going back finds them again. On the way back
@@ -71,12 +113,12 @@ func (r *run) keepPlan(planned []Planned, back bool) error {
 
 // renewManager has PID 1 take the new binary, the new units, accounts and temporary files.
 func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned []Planned) error {
-	if slices.ContainsFunc(planned, func(p Planned) bool { return p.Unit == pidOne }) {
+	if slices.ContainsFunc(planned, func(p Planned) bool { return p.Unit == impact.ManagerUnit }) {
 		started := time.Now()
 		if err := r.Units.Reexecute(ctx); err != nil {
 			return err
 		}
-		r.noteRestart(&agentapi.UnitRestart{Unit: pidOne, Level: agentapi.Level_RELOAD}, "re-execute systemd", time.Since(started))
+		r.noteRestart(&agentapi.UnitRestart{Unit: impact.ManagerUnit, Level: agentapi.Level_RELOAD}, "re-execute systemd", time.Since(started))
 	} else if err := r.Units.Reload(ctx); err != nil {
 		return err
 	}
@@ -93,23 +135,36 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 	return nil
 }
 
-// renewUnits does the planned units that were not done yet, in the order in which they are to be started. It ends
-// with the first failure, unless all are to be tried.
-func (r *run) renewUnits(ctx context.Context, planned []Planned, facts map[string]impact.Unit, done map[string]bool, all bool) error {
+// renewal is one pass over units.
+type renewal struct {
+	*run
+	back bool
+	// since is the moment from which on a unit that was started needs no restart.
+	since uint64
+	done  map[string]bool
+}
+
+// units does the planned units that were not done yet, in the order in which they are to be started. It ends with the
+// first failure, unless it is the way back.
+func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]impact.Unit) error {
 	byName := map[string]Planned{}
 	var names []string
 	for _, p := range planned {
-		if !done[p.Unit] {
+		if !r.done[p.Unit] {
 			byName[p.Unit] = p
 			names = append(names, p.Unit)
 		}
 	}
+	names, err := r.Units.Order(ctx, names, facts)
+	if err != nil {
+		return err
+	}
 	var failures []error
-	for _, name := range units.Order(names, facts) {
-		done[name] = true
-		if err := r.renewUnit(ctx, byName[name]); err != nil {
+	for _, name := range names {
+		r.done[name] = true
+		if err := r.unit(ctx, byName[name]); err != nil {
 			failures = append(failures, err)
-			if !all {
+			if !r.back {
 				break
 			}
 		}
@@ -117,7 +172,7 @@ func (r *run) renewUnits(ctx context.Context, planned []Planned, facts map[strin
 	return errors.Join(failures...)
 }
 
-func (r *run) renewUnit(ctx context.Context, p Planned) error {
+func (r renewal) unit(ctx context.Context, p Planned) error {
 	restart := &agentapi.UnitRestart{Unit: p.Unit, Level: agentapi.Level_RESTART}
 	started := time.Now()
 	var err error
@@ -126,7 +181,7 @@ func (r *run) renewUnit(ctx context.Context, p Planned) error {
 		err = r.Units.ReloadUnit(ctx, p.Unit)
 	} else {
 		var away time.Duration
-		away, err = r.Units.Restart(ctx, p.Unit)
+		away, err = r.restart(ctx, p)
 		restart.InterruptionUs = away.Microseconds()
 	}
 	if err != nil {
@@ -135,6 +190,45 @@ func (r *run) renewUnit(ctx context.Context, p Planned) error {
 	}
 	r.noteRestart(restart, "renew "+p.Unit, time.Since(started))
 	return err
+}
+
+// errStopping means that a unit does not come to its end when it is told to. systemd starts it again once it did.
+var errStopping = errors.New("it is still being stopped")
+
+// restart has a unit run what is new, unless it was restarted together with another one.
+func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) {
+	if r.back {
+		return r.restore(ctx, p.Unit)
+	}
+	done, away, err := r.Units.Restarted(ctx, p.Unit, r.since)
+	switch {
+	case err != nil:
+		return 0, err
+	case done || p.With:
+		return away, nil
+	case p.Gone:
+		return 0, r.Units.Stop(ctx, p.Unit)
+	default:
+		return r.Units.Restart(ctx, p.Unit)
+	}
+}
+
+// restore has a unit run as it did before, unless it does so already.
+func (r renewal) restore(ctx context.Context, unit string) (time.Duration, error) {
+	state, err := r.Units.ActiveState(ctx, unit)
+	if err != nil {
+		return 0, err
+	}
+	if state == "deactivating" { // waiting again would keep all others waiting
+		return 0, fmt.Errorf("restart %s: %w", unit, errStopping)
+	}
+	if isRunning(state) {
+		done, away, err := r.Units.Restarted(ctx, unit, r.since)
+		if err != nil || done {
+			return away, err
+		}
+	}
+	return r.Units.Restore(ctx, unit)
 }
 
 func (r *run) noteRestart(restart *agentapi.UnitRestart, step string, took time.Duration) {
@@ -149,7 +243,7 @@ func (r *run) warn(what string, err error) {
 }
 
 // reportRest tells what still uses old files, and why it was left.
-func (r *run) reportRest(ctx context.Context, last *impact.Assessment) error {
+func (r *run) reportRest(ctx context.Context, last *impact.Assessment, back bool) error {
 	pinned, err := r.System.Pinned(ctx)
 	if err != nil {
 		return fmt.Errorf("audit the mount namespaces: %w", err)
@@ -158,17 +252,28 @@ func (r *run) reportRest(ctx context.Context, last *impact.Assessment) error {
 	for _, affected := range last.Affected {
 		if affected.Kept == "" { // renewed, and some process of it lives on
 			for _, pid := range affected.PIDs {
-				remaining = append(remaining, fmt.Sprintf("%s %d %s", affected.Unit, pid, affected.Paths[0]))
+				remaining = append(remaining, fmt.Sprintf("%s %d %s", affected.Unit, pid, affected.Uses()))
 			}
 		}
 	}
 	r.note(func(report *agentapi.Report) {
 		report.Pinned, report.Remaining = pinned, remaining
-		for _, pending := range last.Pending {
-			if !slices.Contains(report.Pending, pending) {
-				report.Pending = append(report.Pending, pending)
-			}
+		if back {
+			report.Left = nil // what was left runs what it is to run
 		}
+		report.Left = merge(report.Left, last.Left)
+		report.Pending = merge(report.Pending, last.Pending)
 	})
 	return nil
+}
+
+// merge adds the lines that are not there yet. What stands before the first colon names what a line is about.
+func merge(lines, more []string) []string {
+	for _, line := range more {
+		about, _, _ := strings.Cut(line, ":")
+		if !slices.ContainsFunc(lines, func(have string) bool { return have == line || strings.HasPrefix(have, about+":") }) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }

@@ -56,12 +56,8 @@ func (b rollingOut) act() {
 	}
 	problems := b.retry(ctx, func() error { return b.Etc.Undo(ctx) })
 	if b.record.Renewed {
-		planned := b.record.Planned
-		problems = errors.Join(problems, b.retry(ctx, func() error {
-			err := b.renew(ctx, b.record.From.Kernel, planned, true)
-			planned = nil // a second try renews what is still found to use the wrong files
-			return err
-		}))
+		planned := b.interrupted(ctx, b.record.Planned)
+		problems = errors.Join(problems, b.retry(ctx, func() error { return b.renew(ctx, b.record.From.Kernel, planned, true) }))
 	}
 	if b.life.Err() != nil {
 		b.end()

@@ -50,10 +50,21 @@ type Etc interface {
 type Units interface {
 	Reload(ctx context.Context) error
 	Reexecute(ctx context.Context) error
-	// Restart a unit that runs and wait until it is active; it returns for how long it was not.
+	// Order sorts units so that each comes after those that it is to be started after, and that it is restarted with.
+	Order(ctx context.Context, units []string, facts map[string]impact.Unit) ([]string, error)
+	// Restart a unit that runs and wait until it is active; it returns for how long it was not. One that does not run
+	// is left as it is.
 	Restart(ctx context.Context, unit string) (time.Duration, error)
+	// Restore restarts a unit that ran before, and starts it if it failed or was stopped meanwhile.
+	Restore(ctx context.Context, unit string) (time.Duration, error)
+	// Restarted waits for what is under way with a unit, and tells whether it was started since a moment of System, and
+	// for how long it was not active before.
+	Restarted(ctx context.Context, unit string, since uint64) (restarted bool, away time.Duration, err error)
+	Stop(ctx context.Context, unit string) error
 	ReloadUnit(ctx context.Context, unit string) error
 	ActiveState(ctx context.Context, unit string) (string, error)
+	// Active is ActiveState and the moment since which the unit is active: another moment is another start.
+	Active(ctx context.Context, unit string) (state string, since uint64, err error)
 	// Failure says why a unit does not run, with what it logged last.
 	Failure(ctx context.Context, unit string) string
 	ApplyAccounts(ctx context.Context) error
@@ -68,8 +79,13 @@ type System interface {
 	Kernel() (string, error)
 	// Obstacle says why a live swap is impossible here; "" if it is not.
 	Obstacle() string
-	// Snapshot reads what runs; swapped tells whether what runs from the present /usr counts as new.
-	Snapshot(ctx context.Context, changes *impact.Changes, swapped bool) (impact.Snapshot, error)
+	// Moment is now, in microseconds of the monotonic clock.
+	Moment() (uint64, error)
+	// Snapshot reads what runs; swapped tells whether what runs from the present /usr counts as new. It tells of the
+	// named units, too, if no process of theirs runs.
+	Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error)
+	// Packages tells which packages what the units use is from.
+	Packages(ctx context.Context, a *impact.Assessment) error
 	// Pinned names the units that see an earlier /usr in a mount namespace of their own.
 	Pinned(ctx context.Context) ([]string, error)
 	// Room checks that the private disk and /run can be written to and have room.

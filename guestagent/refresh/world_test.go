@@ -80,7 +80,11 @@ type world struct {
 	kill    context.CancelFunc
 	// broken units do not come back on these versions; flaky ones die soon after.
 	broken, flaky map[string]tree.Digest
-	restartedAt   map[string]time.Time
+	// failed units do not run: a restart leaves them as they are.
+	failed      map[string]bool
+	restartedAt map[string]time.Time
+	// followers are restarted with a unit.
+	followers map[string][]string
 	unhealthy     tree.Digest
 	readError     error
 	obstacle      string
@@ -161,7 +165,7 @@ func (w *world) start() {
 	w.open, w.blobs = map[tree.Digest]bool{}, map[tree.Digest][]byte{}
 	w.services = map[string]tree.Digest{"a.service": w.usr, "b.service": w.usr}
 	w.manager = w.usr
-	w.restartedAt = map[string]time.Time{}
+	w.restartedAt, w.failed = map[string]time.Time{}, map[string]bool{}
 }
 
 // powerCut starts the VM again, with nothing but the private disk.
@@ -317,18 +321,56 @@ func (w worldUnits) Reexecute(context.Context) error {
 	return w.do("reexecute", func() error { w.manager = w.usr; return nil })
 }
 
+func (w worldUnits) Order(_ context.Context, names []string, _ map[string]impact.Unit) ([]string, error) {
+	return slices.Sorted(slices.Values(names)), nil
+}
+
 func (w worldUnits) Restart(_ context.Context, unit string) (time.Duration, error) {
 	return time.Millisecond, w.do("restart "+unit, func() error {
 		if _, known := w.services[unit]; !known {
 			return fmt.Errorf("unknown unit %s", unit)
 		}
-		w.services[unit] = w.usr
-		w.restartedAt[unit] = time.Now()
-		if w.broken[unit] == w.usr {
-			return errors.New("the job failed")
+		if w.failed[unit] {
+			return nil
 		}
+		return w.launch(unit)
+	})
+}
+
+// launch runs a unit from the present /usr, and those that follow it.
+func (w worldUnits) launch(unit string) error {
+	for _, one := range append([]string{unit}, w.followers[unit]...) {
+		w.services[one] = w.usr
+		w.restartedAt[one] = time.Now()
+		w.failed[one] = w.broken[one] == w.usr
+	}
+	if w.failed[unit] {
+		return errors.New("the job failed")
+	}
+	return nil
+}
+
+func (w worldUnits) Restore(_ context.Context, unit string) (time.Duration, error) {
+	return time.Millisecond, w.do("restore "+unit, func() error { return w.launch(unit) })
+}
+
+func (w worldUnits) Stop(_ context.Context, unit string) error {
+	return w.do("stop "+unit, func() error { delete(w.services, unit); return nil })
+}
+
+func (w worldUnits) Restarted(_ context.Context, unit string, since uint64) (restarted bool, away time.Duration, err error) {
+	err = w.do("ask", func() error {
+		restarted = uint64(w.restartedAt[unit].UnixMicro()) >= since && !w.restartedAt[unit].IsZero()
 		return nil
 	})
+	return restarted, time.Millisecond, err
+}
+
+func (w worldUnits) Active(ctx context.Context, unit string) (string, uint64, error) {
+	state, err := w.ActiveState(ctx, unit)
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return state, uint64(w.restartedAt[unit].UnixMicro()), err
 }
 
 func (w worldUnits) ReloadUnit(context.Context, string) error {
@@ -338,7 +380,7 @@ func (w worldUnits) ReloadUnit(context.Context, string) error {
 func (w worldUnits) ActiveState(_ context.Context, unit string) (state string, err error) {
 	err = w.do("state", func() error {
 		state = "active"
-		if w.broken[unit] == w.usr || w.flaky[unit] == w.usr && time.Since(w.restartedAt[unit]) > 30*time.Millisecond {
+		if w.failed[unit] || w.flaky[unit] == w.usr && time.Since(w.restartedAt[unit]) > 30*time.Millisecond {
 			state = "failed"
 		}
 		return nil
@@ -365,15 +407,25 @@ func (w worldSystem) Room(context.Context) error { return w.do("room", func() er
 
 func device(version tree.Digest) impact.Device { return impact.Device{Minor: uint32(version[0]) + 1} }
 
-func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, swapped bool) (s impact.Snapshot, err error) {
+func (w worldSystem) Moment() (uint64, error) { return uint64(time.Now().UnixMicro()), nil }
+
+func (w worldSystem) Packages(context.Context, *impact.Assessment) error { return nil }
+
+func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, swapped bool) (s impact.Snapshot, err error) {
 	err = w.do("snapshot", func() error {
+		s.Units = map[string]impact.Unit{}
+		for unit := range w.services {
+			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit]}
+		}
 		use := func(version tree.Digest) []impact.Use {
 			return []impact.Use{{Path: library, Device: device(version), Mapped: true}}
 		}
-		s.Processes = append(s.Processes, impact.Process{PID: 1, Unit: pidOne, SystemRoot: true, Uses: use(w.manager)},
+		s.Processes = append(s.Processes, impact.Process{PID: 1, Unit: impact.ManagerUnit, SystemRoot: true, Uses: use(w.manager)},
 			impact.Process{PID: 2, Unit: "agent.service", SystemRoot: true}, impact.Process{PID: 3, Unit: "idle.service", SystemRoot: true})
 		for unit, version := range w.services {
-			s.Processes = append(s.Processes, impact.Process{PID: 10, Unit: unit, SystemRoot: true, Uses: use(version)})
+			if !w.failed[unit] {
+				s.Processes = append(s.Processes, impact.Process{PID: 10, Unit: unit, SystemRoot: true, Uses: use(version)})
+			}
 		}
 		if swapped {
 			s.Fresh = device(w.usr)
@@ -496,6 +548,9 @@ func (w *world) whole(status Status) error {
 	expect("PID 1", w.manager)
 	for unit, version := range w.services {
 		expect(unit, version)
+		if w.failed[unit] {
+			problems = append(problems, unit+" does not run")
+		}
 	}
 	next := w.booted.Base
 	if w.committed != nil {

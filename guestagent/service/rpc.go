@@ -35,7 +35,7 @@ const (
 // Engine is what carries refreshes out: refresh.Engine.
 type Engine interface {
 	Status() (refresh.Status, error)
-	Assess(ctx context.Context, target *agentapi.Target) (*agentapi.Impact, error)
+	Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error)
 	Refresh(request *agentapi.RefreshRequest) (started bool, err error)
 }
 
@@ -77,7 +77,7 @@ func failure(err error) error {
 	switch {
 	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrStale), errors.Is(err, refresh.ErrUnfinished), errors.Is(err, refresh.ErrDamaged), errors.Is(err, errNoBlob):
 		code = codes.FailedPrecondition
-	case errors.Is(err, refresh.ErrTarget), errors.Is(err, refresh.ErrStrategy), errors.Is(err, refresh.ErrDowngrade), errors.Is(err, errBlob),
+	case errors.Is(err, refresh.ErrTarget), errors.Is(err, refresh.ErrPolicy), errors.Is(err, refresh.ErrStrategy), errors.Is(err, refresh.ErrDowngrade), errors.Is(err, errBlob),
 		errors.Is(err, errSuffix), errors.Is(err, tree.ErrDigest), errors.Is(err, release.ErrManifest), errors.Is(err, release.ErrSchema), errors.Is(err, release.ErrContents):
 		code = codes.InvalidArgument
 	case errors.Is(err, release.ErrSignature):
@@ -202,7 +202,7 @@ func (a *answerer) Put(_ context.Context, request *agentapi.PutRequest) (*agenta
 func (a *answerer) Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.AssessResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, assessLimit)
 	defer cancel()
-	impact, err := a.engine.Assess(ctx, request.GetTarget())
+	impact, err := a.engine.Assess(ctx, request)
 	if err != nil {
 		return nil, failure(fmt.Errorf("assess: %w", err))
 	}

@@ -10,14 +10,11 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
-
-	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
 const (
@@ -30,8 +27,10 @@ const (
 	callLimit = 30 * time.Second
 	// reloadLimit is long: a reload parses every unit and runs every generator.
 	reloadLimit = 2 * time.Minute
-	// JobLimit is longer than systemd's own default time to stop and to start together (90 s each).
+	// JobLimit is longer than systemd's own default time to stop and to start together (90 s each), maxJob what a unit may
+	// ask for.
 	JobLimit = 4 * time.Minute
+	maxJob   = 20 * time.Minute
 
 	reconnectPause = 50 * time.Millisecond
 )
@@ -147,71 +146,6 @@ func (m *Manager) ActiveState(ctx context.Context, name string) (string, error) 
 		return "", fmt.Errorf("ask systemd for the state of %s: answer of type %s", name, property.Value.Signature())
 	}
 	return state, nil
-}
-
-// Facts tells, for each of the units, what it reads and what it can do. Units that systemd does not know are left
-// out: they ended meanwhile.
-func (m *Manager) Facts(ctx context.Context, names []string) (map[string]impact.Unit, error) {
-	facts := make(map[string]impact.Unit, len(names))
-	for _, name := range names {
-		unit, err := m.fact(ctx, name)
-		if errors.Is(err, errNotLoaded) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		facts[name] = unit
-	}
-	return facts, nil
-}
-
-var errNotLoaded = errors.New("not loaded")
-
-func (m *Manager) fact(ctx context.Context, name string) (impact.Unit, error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	conn, err := m.connected(ctx)
-	if err != nil {
-		return impact.Unit{}, err
-	}
-	properties, err := conn.GetUnitPropertiesContext(ctx, name)
-	if err != nil {
-		return impact.Unit{}, fmt.Errorf("ask systemd for %s: %w", name, err)
-	}
-	if state, _ := properties["LoadState"].(string); state == "not-found" {
-		return impact.Unit{}, fmt.Errorf("unit %s: %w", name, errNotLoaded)
-	}
-	unit := impact.Unit{Name: name}
-	unit.CanReload, _ = properties["CanReload"].(bool)
-	unit.Refuses, _ = properties["RefuseManualStop"].(bool)
-	unit.After, _ = properties["After"].([]string)
-	fragment, _ := properties["FragmentPath"].(string)
-	dropIns, _ := properties["DropInPaths"].([]string)
-	for _, file := range append(dropIns, fragment) {
-		if resolved, _ := impact.Resolve(file); resolved != "" {
-			unit.Files = append(unit.Files, resolved)
-		}
-	}
-	if !strings.HasSuffix(name, ".service") {
-		return unit, nil
-	}
-	property, err := conn.GetServicePropertyContext(ctx, name, "EnvironmentFiles")
-	if err != nil {
-		return impact.Unit{}, fmt.Errorf("ask systemd for the environment files of %s: %w", name, err)
-	}
-	// a(sb): path, and whether it may be missing (org.freedesktop.systemd1(5)).
-	files, _ := property.Value.Value().([][]any)
-	for _, file := range files {
-		if len(file) == 0 {
-			continue
-		}
-		shown, _ := file[0].(string)
-		if resolved, _ := impact.Resolve(shown); resolved != "" {
-			unit.EnvironmentFiles = append(unit.EnvironmentFiles, resolved)
-		}
-	}
-	return unit, nil
 }
 
 // Reload has systemd read its configuration and all units again.

@@ -4,51 +4,68 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
-	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
 // ErrJob means that systemd ran a job and it did not succeed.
 var ErrJob = errors.New("the job did not succeed")
 
-// Restart stops and starts a unit and waits until it is active again, at most JobLimit. A unit that does not run
-// is left as it is. It returns for how long the unit was not active.
+const (
+	// jobMargin is added to the time that a unit allows itself to stop and to start.
+	jobMargin = 30 * time.Second
+	jobPause  = 100 * time.Millisecond
+)
+
+// Restart stops and starts a unit and waits until it is active again, at most as long as the unit allows itself or
+// JobLimit, whatever is longer. A unit that does not run is left as it is. It returns for how long the unit was not active.
 func (m *Manager) Restart(ctx context.Context, name string) (time.Duration, error) {
-	away, err := m.job(ctx, "restart", name, func(ctx context.Context, conn *systemd.Conn, done chan<- string) error {
-		_, err := conn.TryRestartUnitContext(ctx, name, "replace", done)
-		return err
-	})
+	away, err := m.job(ctx, "restart", name, (*systemd.Conn).TryRestartUnitContext)
 	if failpoint.Built && err == nil {
 		err = failpoint.Hit("after the restart of a unit")
 	}
 	return away, err
 }
 
-// ReloadUnit has a unit read its configuration again. That interrupts nothing.
-func (m *Manager) ReloadUnit(ctx context.Context, name string) error {
-	_, err := m.job(ctx, "reload", name, func(ctx context.Context, conn *systemd.Conn, done chan<- string) error {
-		_, err := conn.ReloadUnitContext(ctx, name, "replace", done)
-		return err
-	})
-	return err
-}
-
-// job runs one job to its end.
-func (m *Manager) job(ctx context.Context, what, name string, start func(context.Context, *systemd.Conn, chan<- string) error) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, JobLimit)
-	defer cancel()
+// Restore is Restart of a unit that ran before and is to run again: it is started, too, if it failed or was stopped.
+func (m *Manager) Restore(ctx context.Context, name string) (time.Duration, error) {
 	conn, err := m.connected(ctx)
 	if err != nil {
 		return 0, err
 	}
+	// It may have failed too often to be started again. That it has not failed is an error, too.
+	_ = conn.ResetFailedUnitContext(ctx, name)
+	return m.job(ctx, "restart", name, (*systemd.Conn).RestartUnitContext)
+}
+
+// Stop stops a unit and waits until it is.
+func (m *Manager) Stop(ctx context.Context, name string) error {
+	_, err := m.job(ctx, "stop", name, (*systemd.Conn).StopUnitContext)
+	return err
+}
+
+// ReloadUnit has a unit read its configuration again. That interrupts nothing.
+func (m *Manager) ReloadUnit(ctx context.Context, name string) error {
+	_, err := m.job(ctx, "reload", name, (*systemd.Conn).ReloadUnitContext)
+	return err
+}
+
+// job runs one job to its end, and returns how long the unit was not active.
+func (m *Manager) job(ctx context.Context, what, name string,
+	start func(c *systemd.Conn, ctx context.Context, name, mode string, done chan<- string) (int, error),
+) (time.Duration, error) {
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, jobLimit(ctx, conn, name))
+	defer cancel()
 	done := make(chan string, 1)
-	if err := start(ctx, conn, done); err != nil {
+	if _, err := start(conn, ctx, name, "replace", done); err != nil {
 		return 0, fmt.Errorf("%s %s: %w", what, name, err)
 	}
 	var result string
@@ -71,50 +88,97 @@ func (m *Manager) job(ctx context.Context, what, name string, start func(context
 	return interruption(ctx, conn, name)
 }
 
+// jobLimit is how long a job of the unit may take: as long as the unit allows itself to stop and to start, and JobLimit
+// at least. A unit without a limit of its own has JobLimit.
+func jobLimit(ctx context.Context, conn *systemd.Conn, name string) time.Duration {
+	if !strings.HasSuffix(name, ".service") {
+		return JobLimit
+	}
+	var total time.Duration
+	for _, property := range []string{"TimeoutStopUSec", "TimeoutStartUSec"} {
+		answer, err := conn.GetServicePropertyContext(ctx, name, property)
+		if err != nil {
+			return JobLimit
+		}
+		micros, _ := answer.Value.Value().(uint64)
+		if micros > uint64(maxJob/time.Microsecond) { // "infinity" is the largest number that there is
+			return JobLimit
+		}
+		total += time.Duration(micros) * time.Microsecond
+	}
+	return max(JobLimit, min(total+jobMargin, maxJob))
+}
+
+// stamp is one of the moments of a unit, in microseconds of the monotonic clock; 0 if it never was.
+func stamp(ctx context.Context, conn *systemd.Conn, name, property string) (uint64, error) {
+	answer, err := conn.GetUnitPropertyContext(ctx, name, property)
+	if err != nil {
+		return 0, fmt.Errorf("ask systemd for %s of %s: %w", property, name, err)
+	}
+	micros, _ := answer.Value.Value().(uint64)
+	return micros, nil
+}
+
 // interruption is the time between the last two moments at which the unit stopped and started being active.
 func interruption(ctx context.Context, conn *systemd.Conn, name string) (time.Duration, error) {
-	stamp := func(property string) (uint64, error) {
-		p, err := conn.GetUnitPropertyContext(ctx, name, property)
-		if err != nil {
-			return 0, fmt.Errorf("ask systemd for %s of %s: %w", property, name, err)
-		}
-		micros, _ := p.Value.Value().(uint64)
-		return micros, nil
-	}
-	ended, err := stamp("ActiveExitTimestampMonotonic")
+	ended, err := stamp(ctx, conn, name, "ActiveExitTimestampMonotonic")
 	if err != nil {
 		return 0, err
 	}
-	started, err := stamp("ActiveEnterTimestampMonotonic")
+	started, err := stamp(ctx, conn, name, "ActiveEnterTimestampMonotonic")
 	if err != nil || started < ended {
 		return 0, err
 	}
 	return time.Duration(started-ended) * time.Microsecond, nil
 }
 
-// Order sorts units so that each comes after those that it is to be started after. Units that wait for each other
-// in a circle come in the order of their names.
-func Order(names []string, facts map[string]impact.Unit) []string {
-	names = slices.Sorted(slices.Values(names))
-	ordered := make([]string, 0, len(names))
-	visited := map[string]bool{}
-	var visit func(name string)
-	visit = func(name string) {
-		if visited[name] {
-			return
-		}
-		visited[name] = true
-		for _, before := range slices.Sorted(slices.Values(facts[name].After)) {
-			if slices.Contains(names, before) {
-				visit(before)
-			}
-		}
-		ordered = append(ordered, name)
+// Restarted waits for what systemd has yet to do with a unit, and tells whether it was started since a moment of the
+// monotonic clock, in microseconds, and for how long it was not active before that.
+func (m *Manager) Restarted(ctx context.Context, name string, since uint64) (bool, time.Duration, error) {
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return false, 0, err
 	}
-	for _, name := range names {
-		visit(name)
+	ctx, cancel := context.WithTimeout(ctx, jobLimit(ctx, conn, name))
+	defer cancel()
+	for {
+		answer, err := conn.GetUnitPropertyContext(ctx, name, "Job")
+		if err != nil {
+			return false, 0, fmt.Errorf("ask systemd for the job of %s: %w", name, err)
+		}
+		// (uo): the number of the job, 0 if there is none, and its object.
+		job, _ := answer.Value.Value().([]any)
+		if len(job) == 0 || job[0] == uint32(0) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return false, 0, fmt.Errorf("wait for the job of %s: %w", name, ctx.Err())
+		case <-time.After(jobPause):
+		}
 	}
-	return ordered
+	started, err := stamp(ctx, conn, name, "InactiveExitTimestampMonotonic")
+	if err != nil || started < since {
+		return false, 0, err
+	}
+	away, err := interruption(ctx, conn, name)
+	return true, away, err
+}
+
+// Active returns the state of a unit as ActiveState does, and since when it is active, in microseconds of the monotonic
+// clock: another moment is another start.
+func (m *Manager) Active(ctx context.Context, name string) (state string, since uint64, err error) {
+	if state, err = m.ActiveState(ctx, name); err != nil {
+		return "", 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	since, err = stamp(ctx, conn, name, "ActiveEnterTimestampMonotonic")
+	return state, since, err
 }
 
 // Failure describes why a unit does not run, with the last lines that it logged.

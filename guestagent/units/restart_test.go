@@ -21,7 +21,7 @@ func TestOrderPutsAUnitAfterThoseItWaitsFor(t *testing.T) {
 			facts[name] = impact.Unit{After: rapid.SliceOf(rapid.SampledFrom(append([]string{"x.target"}, all[:i]...))).Draw(t, name)}
 		}
 		names := rapid.Permutation(all).Draw(t, "names")[:rapid.IntRange(0, 5).Draw(t, "count")]
-		ordered := Order(names, facts)
+		ordered := order(names, facts)
 		if !slices.Equal(slices.Sorted(slices.Values(ordered)), slices.Sorted(slices.Values(names))) {
 			t.Fatalf("order of %v is %v", names, ordered)
 		}
@@ -37,7 +37,17 @@ func TestOrderPutsAUnitAfterThoseItWaitsFor(t *testing.T) {
 
 func TestUnitsThatWaitForEachOtherAreAllOrdered(t *testing.T) {
 	facts := map[string]impact.Unit{"a": {After: []string{"b"}}, "b": {After: []string{"a"}}}
-	if got := Order([]string{"b", "a"}, facts); len(got) != 2 {
+	if got := order([]string{"b", "a"}, facts); len(got) != 2 {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestOrderFollowsTargetsAndWhatIsRestartedTogether(t *testing.T) {
+	facts := map[string]impact.Unit{
+		"a.service": {After: []string{"x.target"}}, "x.target": {After: []string{"b.service"}},
+		"c.service": {Followers: []string{"b.service"}},
+	}
+	if got := order([]string{"a.service", "b.service", "c.service"}, facts); !slices.Equal(got, []string{"c.service", "b.service", "a.service"}) {
 		t.Errorf("%v", got)
 	}
 }

@@ -1,0 +1,133 @@
+package impact
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+func TestWhatIsRestartedWithAUnitIsTold(t *testing.T) {
+	active := func(followers ...string) Unit { return Unit{State: "active", Followers: followers} }
+	processes := []Process{service(1, "a.service", ssl), service(2, "b.service"), service(3, "c.service"), service(4, "d.service", ssl)}
+	for _, test := range []struct {
+		name   string
+		units  map[string]Unit
+		policy Policy
+		want   map[string]string
+	}{
+		{"one that requires it", map[string]Unit{"a.service": active("b.service"), "b.service": active()}, Policy{},
+			map[string]string{"a.service": "restart", "b.service": "with", "c.service": ""}},
+		{"and what requires that", map[string]Unit{"a.service": active("b.service"), "b.service": active("c.service", "x.service"), "c.service": active()}, Policy{},
+			map[string]string{"b.service": "with", "c.service": "with", "x.service": ""}},
+		{"one that is affected itself is restarted once", map[string]Unit{"a.service": active("d.service"), "d.service": active("a.service")}, Policy{},
+			map[string]string{"a.service": "restart", "d.service": "restart"}},
+		{"whatever the policy wants of it", map[string]Unit{"a.service": active("d.service"), "d.service": active()}, Policy{Actions: map[string]Action{"d.service": Report}},
+			map[string]string{"a.service": "restart", "d.service": "with"}},
+		{"but not one that does not run", map[string]Unit{"a.service": active("b.service"), "b.service": {State: "inactive"}}, Policy{},
+			map[string]string{"b.service": ""}},
+		{"and nothing with one that is left", map[string]Unit{"a.service": active("b.service"), "b.service": active()}, Policy{Default: Report},
+			map[string]string{"a.service": "left", "b.service": ""}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := Assess(changed(ssl), Snapshot{Units: test.units, Processes: processes}, test.policy)
+			for unit, want := range test.want {
+				if got := outcome(a, unit); got != want {
+					t.Errorf("%s is %q, want %q", unit, got, want)
+				}
+			}
+			for _, affected := range a.Affected {
+				if affected.With && !strings.Contains(affected.Reason, "it is restarted with") {
+					t.Errorf("%s is restarted because %q", affected.Unit, affected.Reason)
+				}
+			}
+		})
+	}
+}
+
+func TestAUnitThatTheNewStackHasNoMoreIsStopped(t *testing.T) {
+	const file = "usr/lib/systemd/system/a.service"
+	gone := NewChanges()
+	gone.Add(file, &tree.Entry{Path: file, Type: tree.Regular}, nil)
+	units := map[string]Unit{
+		"a.service": {State: "active", Fragment: file, CanReload: true, Followers: []string{"b.service"}},
+		"b.service": {State: "active"},
+	}
+	processes := []Process{service(1, "a.service"), service(2, "b.service")}
+	a := Assess(gone, Snapshot{Units: units, Processes: processes}, Policy{})
+	if outcome(a, "a.service") != "stop" || outcome(a, "b.service") != "stop" || a.Level != agentapi.Level_RESTART {
+		t.Errorf("%+v", a)
+	}
+	// One of the VM's own in /etc goes before the release's.
+	units["a.service"] = Unit{State: "active", Fragment: "etc/systemd/system/a.service"}
+	if a = Assess(gone, Snapshot{Units: units, Processes: processes}, Policy{}); outcome(a, "a.service") != "restart" {
+		t.Errorf("%+v", a)
+	}
+}
+
+func TestOnlyServicesThatRunAreRestarted(t *testing.T) {
+	for name, unit := range map[string]Unit{
+		"once.service": {State: "activating", Once: true}, "stopping.service": {State: "deactivating"},
+		"leftovers.service": {State: "inactive"}, "crashed.service": {State: "failed"}, "refusing.service": {State: "active", Refuses: true},
+		"a.socket": {State: "active"}, "a.mount": {State: "active"}, "a.scope": {State: "active"}, "": {},
+	} {
+		p := service(3, name, ssl)
+		a := Assess(changed(ssl), Snapshot{Units: map[string]Unit{name: unit}, Processes: []Process{p}}, Policy{})
+		if name == "" {
+			name = "process 3"
+		}
+		if outcome(a, name) != "kept" || len(a.Remaining) != 1 || a.Level != agentapi.Level_NONE {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+	starting := Snapshot{Units: map[string]Unit{"a.service": {State: "activating"}}, Processes: []Process{service(1, "a.service", ssl)}}
+	if a := Assess(changed(ssl), starting, Policy{}); outcome(a, "a.service") != "restart" {
+		t.Errorf("one that starts: %+v", a)
+	}
+}
+
+// Code that is interpreted is closed once it was read: only the time tells which one a process has read.
+func TestAnInterpreterRunsWhatWasThereWhenItStarted(t *testing.T) {
+	const script = "usr/share/app/run.pl"
+	process := func(started uint64) Process {
+		p := service(1, "a.service")
+		p.Program, p.ProgramDevice, p.Arguments, p.Started = "usr/bin/perl", oldUsr, []string{script}, started
+		return p
+	}
+	forward := Snapshot{Usr: []Device{oldUsr, newUsr}, Fresh: newUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}}}
+	back := Snapshot{Usr: []Device{oldUsr, newUsr}, Fresh: oldUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}, {Ticks: 200, Usr: oldUsr}}}
+	for _, test := range []struct {
+		name     string
+		snapshot Snapshot
+		started  uint64
+		stale    bool
+	}{
+		{"before the swap", forward, 99, true}, {"in the very tick of it", forward, 100, true}, {"after it", forward, 101, false},
+		{"before, and it was undone", back, 99, false}, {"between, and it was undone", back, 150, true}, {"after all", back, 201, false},
+	} {
+		test.snapshot.Processes = []Process{process(test.started)}
+		if got := outcome(Assess(changed(script), test.snapshot, Policy{}), "a.service") == "restart"; got != test.stale {
+			t.Errorf("started %s: stale %v", test.name, got)
+		}
+	}
+	// One with its own root is concerned if it runs from the system's /usr.
+	for device, want := range map[Device]string{oldUsr: "restart", {0, 99}: ""} {
+		p := process(99)
+		p.SystemRoot, p.ProgramDevice = false, device
+		a := Assess(changed(script), Snapshot{Usr: []Device{oldUsr}, Processes: []Process{p}}, Policy{})
+		if got := outcome(a, "a.service"); got != want {
+			t.Errorf("from device %s it is %q", device, got)
+		}
+	}
+}
+
+func TestAShellThatHoldsItsScriptOpenRunsIt(t *testing.T) {
+	p := service(1, "a.service", "usr/lib/app/run")
+	p.Uses[0].Mapped, p.Program = false, "usr/bin/dash"
+	units := map[string]Unit{"a.service": {CanReload: true, State: "active"}}
+	a := Assess(changed("usr/lib/app/run"), Snapshot{Units: units, Processes: []Process{p}}, Policy{})
+	if outcome(a, "a.service") != "restart" || a.Affected[0].Reason != "it interprets code that differs" {
+		t.Errorf("%+v", a)
+	}
+}

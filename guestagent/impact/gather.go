@@ -1,0 +1,218 @@
+package impact
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// noUnit begins the name that a process gets which belongs to no unit: "process 17".
+const noUnit = "process "
+
+// gathered is what one unit uses of what changes.
+type gathered struct {
+	name    string
+	session bool
+	// uses are mapped files, open those merely held open, manager those that systemd reads for the unit, declared those
+	// that the user named for it, policy those of the message bus.
+	uses, open, manager, scripts, declared, policy pathList
+	// confined names an AppArmor profile that comes between a process and the /usr that it was started from.
+	confined string
+
+	seen map[string]bool
+	// pids are all its processes, stale those that use what changes.
+	pids, stale []int
+	// lines are "unit pid path", one for each process.
+	lines    []string
+	commands []string
+}
+
+// gather sorts what is used by unit. A unit that the policy names is there though no process of it runs.
+func gather(changes *Changes, snapshot *Snapshot, policy Policy) map[string]*gathered {
+	units := map[string]*gathered{}
+	for i := range snapshot.Processes {
+		p := &snapshot.Processes[i]
+		if p.Unit == policy.Agent && p.Unit != "" {
+			continue
+		}
+		name := p.Unit
+		if name == "" {
+			name = fmt.Sprintf("%s%d", noUnit, p.PID)
+		}
+		g := units[name]
+		if g == nil {
+			g = &gathered{name: name, session: p.Session}
+			units[name] = g
+		}
+		g.pids = append(g.pids, p.PID)
+		g.process(changes, snapshot, p, policy.modules())
+	}
+	for name := range policy.Extra {
+		if units[name] == nil && snapshot.Units[name].runs() {
+			units[name] = &gathered{name: name}
+		}
+	}
+	return units
+}
+
+// affected reports whether anything of what changes is used.
+func (g *gathered) affected() bool {
+	for _, list := range g.lists() {
+		if list.count > 0 {
+			return true
+		}
+	}
+	return g.confined != ""
+}
+
+// lists are all that is used, what weighs most first.
+func (g *gathered) lists() []*pathList {
+	return []*pathList{&g.uses, &g.scripts, &g.manager, &g.declared, &g.open, &g.policy}
+}
+
+// reloads reports whether the change is one that a reload takes up: files that are merely held open, and configuration
+// that the user named.
+func (g *gathered) reloads() bool {
+	below := slices.ContainsFunc(g.declared.paths, func(name string) bool { return !strings.HasPrefix(name, "etc/") })
+	return g.uses.count+g.scripts.count+g.manager.count == 0 && g.confined == "" && !below
+}
+
+func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, modules string) {
+	affected := ""
+	note := func(list *pathList, name string) {
+		if affected == "" {
+			affected = name
+		}
+		if g.seen == nil {
+			g.seen = map[string]bool{}
+		}
+		if !g.seen[name] {
+			g.seen[name] = true
+			list.add(name)
+		}
+	}
+	interprets := interpreterOf(p.Program)
+	for _, use := range p.Uses {
+		if !changes.Differs(use.Path) || strings.HasPrefix(use.Path, modules) || !snapshot.stale(p, use) {
+			continue
+		}
+		switch {
+		case use.Mapped:
+			note(&g.uses, use.Path)
+		case interprets == shell:
+			note(&g.scripts, use.Path) // a shell holds the script open that it runs
+		default:
+			note(&g.open, use.Path)
+		}
+	}
+	if interprets != "" && snapshot.readOld(p) {
+		for _, argument := range p.Arguments {
+			if changes.Differs(argument) {
+				note(&g.scripts, argument)
+			}
+		}
+		if list := changes.scripts[interprets]; list != nil {
+			for _, name := range list.paths {
+				note(&g.scripts, name)
+			}
+			g.scripts.count += max(0, list.count-int64(len(list.paths)))
+		}
+	}
+	if affected == "" && p.Confined != "" && snapshot.ours(p) && p.ProgramDevice != snapshot.Fresh {
+		affected, g.confined = p.Program, p.Confined
+	}
+	if affected != "" {
+		g.stale = append(g.stale, p.PID)
+		g.lines = append(g.lines, fmt.Sprintf("%s %d /%s", g.name, p.PID, affected))
+		g.commands = append(g.commands, fmt.Sprintf("%s %d %s", g.name, p.PID, p.Command))
+	}
+}
+
+// ours reports whether a process runs from the system's /usr, be it with a root of its own: a container does not.
+func (s *Snapshot) ours(p *Process) bool {
+	return p.SystemRoot || slices.Contains(s.Usr, p.ProgramDevice)
+}
+
+// stale reports whether a process uses the old file at a path that differs.
+func (s *Snapshot) stale(p *Process, use Use) bool {
+	if !p.SystemRoot && !slices.Contains(s.Usr, use.Device) {
+		return false // a container's own file at the same path
+	}
+	if s.Fresh == (Device{}) {
+		return true
+	}
+	if !strings.HasPrefix(use.Path, "usr/") {
+		return use.Deleted // it was replaced by a rename
+	}
+	return use.Device != s.Fresh
+}
+
+// readOld reports whether what a process read when it started was of another /usr than the new one. Code that is
+// interpreted is read and closed, so nothing but the time tells.
+func (s *Snapshot) readOld(p *Process) bool {
+	if !s.ours(p) {
+		return false
+	}
+	if s.Fresh == (Device{}) {
+		return true
+	}
+	at := s.first()
+	for _, swap := range s.Swaps {
+		if p.Started > swap.Ticks {
+			at = swap.Usr
+		}
+	}
+	return at != s.Fresh
+}
+
+// first is the /usr of before all swaps.
+func (s *Snapshot) first() Device {
+	if len(s.Usr) == 0 {
+		return s.Fresh
+	}
+	return s.Usr[0]
+}
+
+// files adds what the manager reads for a unit, and what the user declared for it.
+func (g *gathered) files(changes *Changes, unit Unit, extra []string) {
+	for _, name := range namesOf(g.name) {
+		g.manager.merge(changes.unitFiles[name])
+	}
+	add := func(name string) {
+		if !slices.Contains(g.manager.paths, name) {
+			g.manager.add(name)
+		}
+	}
+	for _, name := range append([]string{unit.Fragment}, unit.DropIns...) {
+		if changes.Differs(name) {
+			add(name)
+		}
+	}
+	for _, pattern := range unit.EnvironmentFiles {
+		for _, name := range changes.matching(pattern) {
+			add(name)
+		}
+	}
+	for _, named := range extra {
+		g.declared.merge(changes.below(named))
+	}
+}
+
+func (g *gathered) reason() string {
+	switch {
+	case g.uses.count > 0:
+		return "it runs code that differs"
+	case g.scripts.count > 0:
+		return "it interprets code that differs"
+	case g.manager.count > 0:
+		return "its unit files differ"
+	case g.declared.count > 0:
+		return "files that were declared for it differ"
+	case g.confined != "":
+		return "its AppArmor profile " + g.confined + " refuses files of a /usr that is swapped out"
+	case g.policy.count > 0:
+		return "its configuration differs"
+	default:
+		return "it holds files open that differ"
+	}
+}

@@ -1,0 +1,115 @@
+package impact
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+)
+
+// PackageLists is where dpkg keeps, in a file for each package, the list of the package's files.
+const PackageLists = "/usr/lib/sysimage/dpkg/info"
+
+// maxListLine bounds a line of such a list, in bytes; maxPackages how many lists are read.
+const (
+	maxListLine = 64 << 10
+	maxPackages = 20_000
+)
+
+// Packages tells which packages the affected units' files are from, by the lists in a directory (dpkg-query(1)). It
+// reads one line at a time: the lists of a large system have many megabytes. A system without such lists has no packages.
+func (a *Assessment) Packages(ctx context.Context, directory string) error {
+	wanted := map[string][]string{}
+	for _, affected := range a.Affected {
+		for _, name := range affected.Paths {
+			wanted[name] = nil
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	names, err := fileNames(directory, maxPackages)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the package lists: %w", err)
+	}
+	reader := listReader{buffer: make([]byte, maxListLine), wanted: wanted}
+	for _, name := range names {
+		owner, isList := strings.CutSuffix(name, ".list")
+		if !isList {
+			continue
+		}
+		if err := errors.Join(ctx.Err(), reader.read(directory+"/"+name, strings.Split(owner, ":")[0])); err != nil {
+			return fmt.Errorf("read the package lists: %w", err)
+		}
+	}
+	for i := range a.Affected {
+		var owners []string
+		for _, name := range a.Affected[i].Paths {
+			owners = append(owners, wanted[name]...)
+		}
+		slices.Sort(owners)
+		a.Affected[i].Packages = slices.Compact(owners)
+	}
+	return nil
+}
+
+// listReader finds wanted files in lists of packages.
+type listReader struct {
+	buffer []byte
+	wanted map[string][]string
+}
+
+// read adds the package to the wanted files that its list names.
+func (l *listReader) read(name, owner string) (err error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	kept := 0
+	for {
+		n, err := file.Read(l.buffer[kept:])
+		data := l.buffer[:kept+n]
+		for {
+			line, rest, whole := bytes.Cut(data, []byte("\n"))
+			if !whole {
+				break
+			}
+			l.line(line, owner)
+			data = rest
+		}
+		if errors.Is(err, io.EOF) {
+			l.line(data, owner)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if kept = copy(l.buffer, data); kept == len(l.buffer) {
+			return fmt.Errorf("%s: a line of more than %d bytes", name, maxListLine)
+		}
+	}
+}
+
+// line takes one path. Packages may still name files by the links of a merged /usr.
+func (l *listReader) line(line []byte, owner string) {
+	if owners, wanted := l.wanted[string(line)]; wanted {
+		l.wanted[string(line)] = append(owners, owner)
+		return
+	}
+	if !bytes.HasPrefix(line, []byte("/lib")) && !bytes.HasPrefix(line, []byte("/bin")) && !bytes.HasPrefix(line, []byte("/sbin")) {
+		return
+	}
+	merged := "/usr" + string(line)
+	if owners, wanted := l.wanted[merged]; wanted {
+		l.wanted[merged] = append(owners, owner)
+	}
+}

@@ -1,0 +1,126 @@
+package impact
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+// outcome writes what an assessment says of a unit: "restart", "reload", "left", "kept", "stop", "with" or "".
+func outcome(a *Assessment, unit string) string {
+	at := slices.IndexFunc(a.Affected, func(x Affected) bool { return x.Unit == unit })
+	if at < 0 {
+		return ""
+	}
+	switch affected := a.Affected[at]; {
+	case affected.Left:
+		return "left"
+	case affected.Kept != "":
+		return "kept"
+	case affected.Gone:
+		return "stop"
+	case affected.With:
+		return "with"
+	case affected.Level == agentapi.Level_RELOAD:
+		return "reload"
+	default:
+		return "restart"
+	}
+}
+
+func TestThePolicyDecidesWhatIsDoneWithAffectedServices(t *testing.T) {
+	reloadable := map[string]Unit{"a.service": {CanReload: true, State: "active"}}
+	for _, test := range []struct {
+		name   string
+		policy Policy
+		unit   string
+		units  map[string]Unit
+		want   string
+		level  agentapi.Level
+	}{
+		{"restart is the default", Policy{}, "a.service", reloadable, "restart", agentapi.Level_RESTART},
+		{"reload reloads what can be", Policy{Default: Reload}, "a.service", reloadable, "reload", agentapi.Level_RELOAD},
+		{"reload leaves what cannot be", Policy{Default: Reload}, "a.service", nil, "left", agentapi.Level_NONE},
+		{"report leaves all", Policy{Default: Report}, "a.service", reloadable, "left", agentapi.Level_NONE},
+		{"a unit's own action counts", Policy{Default: Report, Actions: map[string]Action{"a.service": Restart}}, "a.service", nil, "restart", agentapi.Level_RESTART},
+		{"it can leave a single unit", Policy{Actions: map[string]Action{"a.service": Report}}, "a.service", nil, "left", agentapi.Level_NONE},
+		{"PID 1 is not interrupted, and so renewed", Policy{Default: Report}, ManagerUnit, nil, "reload", agentapi.Level_RELOAD},
+		{"unless it is named", Policy{Actions: map[string]Action{ManagerUnit: Report}}, ManagerUnit, nil, "left", agentapi.Level_NONE},
+		{"no policy restarts a unit that refuses", Policy{}, "a.service", map[string]Unit{"a.service": {Refuses: true}}, "kept", agentapi.Level_NONE},
+		{"no policy ends a session", Policy{Actions: map[string]Action{"user@0.service": Restart}}, "user@0.service", nil, "kept", agentapi.Level_NONE},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := Assess(changed(ssl), Snapshot{Units: test.units, Processes: []Process{service(7, test.unit, ssl)}}, test.policy)
+			if got := outcome(a, test.unit); got != test.want || a.Level != test.level {
+				t.Errorf("%s is %q at level %s, want %q at %s", test.unit, got, a.Level, test.want, test.level)
+			}
+			if left := test.want == "left"; left != (len(a.Left) == 1) || left && !strings.HasPrefix(a.Left[0], test.unit+": ") {
+				t.Errorf("left are %q", a.Left)
+			}
+			if told := test.want == "left" || test.want == "kept"; told != (len(a.Remaining) == 1) {
+				t.Errorf("remaining are %q", a.Remaining)
+			}
+		})
+	}
+}
+
+func TestDeclaredPathsAffectAUnit(t *testing.T) {
+	active := Unit{State: "active", CanReload: true}
+	for _, test := range []struct {
+		name, declared, changed string
+		processes               []Process
+		unit                    Unit
+		want                    string
+	}{
+		{"a file", "usr/share/data", "usr/share/data", []Process{service(1, "a.service")}, active, "restart"},
+		{"all below a directory", "usr/share/app/", "usr/share/app/x/y", []Process{service(1, "a.service")}, active, "restart"},
+		{"a pattern", "usr/share/app/*.conf", "usr/share/app/x.conf", []Process{service(1, "a.service")}, active, "restart"},
+		{"a name that only begins alike", "usr/share/app", "usr/share/apple", []Process{service(1, "a.service")}, active, ""},
+		{"configuration is reloaded where that can be", "etc/app/", "etc/app/x", []Process{service(1, "a.service")}, active, "reload"},
+		{"and restarted where it cannot", "etc/app/", "etc/app/x", []Process{service(1, "a.service")}, Unit{State: "active"}, "restart"},
+		{"a unit without processes that is active", "usr/share/data", "usr/share/data", nil, Unit{State: "active"}, "restart"},
+		{"a unit that is not", "usr/share/data", "usr/share/data", nil, Unit{State: "inactive"}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a := Assess(changed(test.changed), Snapshot{Units: map[string]Unit{"a.service": test.unit}, Processes: test.processes},
+				Policy{Extra: map[string][]string{"a.service": {test.declared}}})
+			if got := outcome(a, "a.service"); got != test.want {
+				t.Errorf("it is %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// Whatever the policy is, nothing that it says may be left alone is interrupted, and what is left is told.
+func TestNoPolicyInterruptsMoreThanItAllows(t *testing.T) {
+	units := []string{"a.service", "b.service", "c.service", "d.socket", "e.scope", ManagerUnit, "dbus.service"}
+	files := []string{ssl, "usr/bin/x", "usr/share/data"}
+	rapid.Check(t, func(t *rapid.T) {
+		actions := rapid.SampledFrom([]Action{"", Restart, Reload, Report})
+		policy := Policy{Default: actions.Draw(t, "default"), Actions: rapid.MapOf(rapid.SampledFrom(units), actions).Draw(t, "actions")}
+		snapshot := Snapshot{Units: map[string]Unit{}}
+		for i, unit := range units {
+			snapshot.Units[unit] = Unit{State: "active", CanReload: rapid.Bool().Draw(t, "can reload"), Refuses: rapid.Bool().Draw(t, "refuses")}
+			snapshot.Processes = append(snapshot.Processes, service(i+1, unit, rapid.SliceOfN(rapid.SampledFrom(files), 0, 2).Draw(t, "uses")...))
+		}
+		a := Assess(changed(rapid.SliceOfDistinct(rapid.SampledFrom(files), rapid.ID[string]).Draw(t, "changed")...), snapshot, policy)
+		for _, affected := range a.Affected {
+			action := policy.action(affected.Unit)
+			interrupts := affected.Kept == "" && affected.Level == agentapi.Level_RESTART
+			if interrupts && (action == Report || action == Reload) {
+				t.Errorf("%s is restarted though the policy is %q", affected.Unit, action)
+			}
+			if affected.Kept == "" && action == Report {
+				t.Errorf("%s is renewed though the policy is to report it", affected.Unit)
+			}
+			told := slices.ContainsFunc(a.Left, func(line string) bool { return strings.HasPrefix(line, affected.Unit+": ") })
+			if affected.Left != told {
+				t.Errorf("%s is left %v, and told %v", affected.Unit, affected.Left, told)
+			}
+		}
+	})
+}

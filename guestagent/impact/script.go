@@ -1,0 +1,96 @@
+package impact
+
+import (
+	"path"
+	"strings"
+)
+
+// language is a programming language whose code is read by an interpreter.
+type language string
+
+// shell is the language of all shells.
+const shell language = "shell"
+
+// languageOf tells the language of a file of code, "" for all others.
+func languageOf(name string) language {
+	switch extension := path.Ext(name); {
+	case extension == ".py", extension == ".pyc", strings.HasPrefix(name, "usr/lib/python"):
+		return "python"
+	case extension == ".pl", extension == ".pm", strings.HasPrefix(name, "usr/share/perl"), strings.HasPrefix(name, "usr/lib/") && strings.Contains(name, "/perl"):
+		return "perl"
+	case extension == ".rb", strings.HasPrefix(name, "usr/lib/ruby/"):
+		return "ruby"
+	case extension == ".js", extension == ".mjs", extension == ".cjs", strings.HasPrefix(name, "usr/share/nodejs/"):
+		return "node"
+	case extension == ".php":
+		return "php"
+	case extension == ".lua":
+		return "lua"
+	case extension == ".tcl":
+		return "tcl"
+	}
+	return ""
+}
+
+// interpreters maps the beginning of a program's name to its language.
+var interpreters = []struct {
+	prefix   string
+	language language
+}{
+	{"python", "python"}, {"perl", "perl"}, {"ruby", "ruby"}, {"node", "node"}, {"php", "php"},
+	{"lua", "lua"}, {"tclsh", "tcl"}, {"bash", shell}, {"dash", shell}, {"sh", shell}, {"busybox", shell}, {"ksh", shell}, {"zsh", shell},
+}
+
+// interpreterOf tells the language that a program interprets, "" for all other programs.
+func interpreterOf(program string) language {
+	base := path.Base(program)
+	for _, i := range interpreters {
+		rest, starts := strings.CutPrefix(base, i.prefix)
+		if starts && strings.Trim(rest, "0123456789.-") == "" {
+			return i.language
+		}
+	}
+	return ""
+}
+
+// arguments lists the files that a command line of an interpreter may name: what follows the program's name and is an
+// absolute path, or one relative to the working directory. The text of -c is taken apart where a shell would.
+func arguments(cmdline, directory string) []string {
+	var paths []string
+	add := func(word string, relative bool) {
+		if !strings.HasPrefix(word, "/") {
+			if !relative || directory == "" || strings.HasPrefix(word, "-") {
+				return
+			}
+			word = directory + "/" + word
+		}
+		if name, _ := Resolve(word); name != "" && len(paths) < maxPaths {
+			paths = append(paths, name)
+		}
+	}
+	code := false
+	for i, argument := range strings.Split(strings.TrimSuffix(cmdline, "\x00"), "\x00") {
+		switch {
+		case i == 0:
+		case code:
+			for _, word := range strings.FieldsFunc(argument, endsWord) {
+				add(word, false)
+			}
+			code = false
+		case isCodeOption(argument):
+			code = true
+		default:
+			add(argument, true)
+		}
+	}
+	return paths
+}
+
+// isCodeOption reports whether code may follow: "-c" of shells and python, "-e" of the others, alone or behind other
+// letters ("-ec"). A shell's -e is followed by none; what follows is a word of its own then, too.
+func isCodeOption(argument string) bool {
+	return len(argument) > 1 && argument[0] == '-' && argument[1] != '-' && strings.HasSuffix(argument, "c") || argument == "-e"
+}
+
+// endsWord reports whether a character stands between the words of a shell's code.
+func endsWord(r rune) bool { return strings.ContainsRune(" \t\n;&|()<>{}'\"`=$:", r) }

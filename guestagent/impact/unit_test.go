@@ -1,0 +1,53 @@
+package impact
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestFilesOfAUnitStandUnderAllItsNames(t *testing.T) {
+	for unit, want := range map[string][]string{
+		"a.service":           {"a.service", "service"},
+		"foo-bar-baz.service": {"foo-bar-baz.service", "foo-bar-.service", "foo-.service", "service"},
+		"foo-bar@x.service":   {"foo-bar@x.service", "foo-bar@.service", "foo-@x.service", "foo-@.service", "service"},
+		"x@a-b.service":       {"x@a-b.service", "x@.service", "service"},
+		"a-.mount":            {"a-.mount", "mount"},
+		"odd":                 {"odd"},
+	} {
+		if got := namesOf(unit); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", unit, got, want)
+		}
+	}
+}
+
+func TestUnitFilesAndDropInsAffectTheirUnits(t *testing.T) {
+	for name, units := range map[string][]string{
+		"usr/lib/systemd/system/a-b.service":                 {"a-b.service"},
+		"etc/systemd/system/a-b.service.d/x.conf":            {"a-b.service"},
+		"usr/lib/systemd/system/a-.service.d/x.conf":         {"a-b.service"},
+		"usr/lib/systemd/system/service.d/x.conf":            {"a-b.service", "t@1.service", "t@2.service"},
+		"usr/lib/systemd/system/t@.service":                  {"t@1.service", "t@2.service"},
+		"usr/lib/systemd/system/t@2.service.d/x.conf":        {"t@2.service"},
+		"usr/lib/systemd/system/a-b.service.d/README":        nil,
+		"etc/systemd/system/multi-user.target.wants/x.timer": nil,
+		"usr/lib/systemd/user/a-b.service":                   nil,
+		"etc/default/a":                                      {"a-b.service"},
+		"etc/app/1.env":                                      {"t@1.service"},
+		"etc/init.d/t":                                       {"t@2.service"},
+	} {
+		snapshot := Snapshot{
+			Processes: []Process{service(1, "a-b.service"), service(2, "t@1.service"), service(3, "t@2.service")},
+			Units: map[string]Unit{
+				"a-b.service": {EnvironmentFiles: []string{"etc/default/a"}}, "t@1.service": {EnvironmentFiles: []string{"etc/app/*.env"}},
+				"t@2.service": {DropIns: []string{"etc/init.d/t"}},
+			},
+		}
+		var got []string
+		for _, affected := range Assess(changed(name), snapshot, Policy{}).Affected {
+			got = append(got, affected.Unit)
+		}
+		if !slices.Equal(got, units) {
+			t.Errorf("%s affects %q, want %q", name, got, units)
+		}
+	}
+}

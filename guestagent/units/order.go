@@ -1,0 +1,85 @@
+package units
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+)
+
+// Order sorts units so that each comes after those that it is to be started after, be it by way of a target
+// ("a.service after x.target after b.service"), and after those that it is restarted with.
+func (m *Manager) Order(ctx context.Context, names []string, facts map[string]impact.Unit) ([]string, error) {
+	if len(names) < 2 {
+		return names, nil
+	}
+	facts = maps.Clone(facts)
+	asked := map[string]bool{}
+	for open := slices.Clone(names); len(open) > 0; open = open[1:] {
+		for _, earlier := range facts[open[0]].After {
+			if asked[earlier] || !strings.HasSuffix(earlier, ".target") {
+				continue
+			}
+			if asked[earlier] = true; len(asked) > maxFacts {
+				return nil, fmt.Errorf("order units: more than %d targets", maxFacts)
+			}
+			after, err := m.after(ctx, earlier)
+			if err != nil {
+				return nil, err
+			}
+			facts[earlier] = impact.Unit{Name: earlier, After: after}
+			open = append(open, earlier)
+		}
+	}
+	return order(names, facts), nil
+}
+
+func (m *Manager) after(ctx context.Context, name string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	conn, err := m.connected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := conn.GetUnitPropertyContext(ctx, name, "After")
+	if err != nil {
+		return nil, fmt.Errorf("ask systemd what %s is started after: %w", name, err)
+	}
+	after, _ := answer.Value.Value().([]string)
+	return after, nil
+}
+
+// order is Order of what is known. Units that wait for each other in a circle come in the order of their names.
+func order(names []string, facts map[string]impact.Unit) []string {
+	names = slices.Sorted(slices.Values(names))
+	before := map[string][]string{}
+	for leader, unit := range facts {
+		for _, follower := range unit.Followers {
+			before[follower] = append(before[follower], leader)
+		}
+	}
+	ordered := make([]string, 0, len(names))
+	visited := map[string]bool{}
+	var visit func(name string)
+	visit = func(name string) {
+		if visited[name] {
+			return
+		}
+		visited[name] = true
+		earlier := slices.Concat(before[name], facts[name].After)
+		slices.Sort(earlier)
+		for _, other := range slices.Compact(earlier) {
+			visit(other)
+		}
+		if _, wanted := slices.BinarySearch(names, name); wanted {
+			ordered = append(ordered, name)
+		}
+	}
+	for _, name := range names {
+		visit(name)
+	}
+	return ordered
+}
