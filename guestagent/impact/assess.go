@@ -128,6 +128,7 @@ type Assessment struct {
 func (a *Assessment) Message() *agentapi.Impact {
 	message := &agentapi.Impact{
 		Level: a.Level, Unaffected: a.Unaffected, Reasons: a.Reasons, ChangedPaths: a.Changed, Sessions: a.Sessions, Left: a.Left,
+		Pending: a.Pending,
 	}
 	for _, affected := range a.Affected {
 		if affected.Kept != "" {

@@ -85,9 +85,9 @@ type world struct {
 	restartedAt map[string]time.Time
 	// followers are restarted with a unit.
 	followers map[string][]string
-	unhealthy     tree.Digest
-	readError     error
-	obstacle      string
+	unhealthy tree.Digest
+	readError error
+	obstacle  string
 
 	key      ed25519.PrivateKey
 	releases map[string]*made

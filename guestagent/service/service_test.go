@@ -45,7 +45,7 @@ func (f *fakeEngine) Status() (refresh.Status, error) {
 	return f.now, nil
 }
 
-func (f *fakeEngine) Assess(context.Context, *agentapi.Target) (*agentapi.Impact, error) {
+func (f *fakeEngine) Assess(context.Context, *agentapi.AssessRequest) (*agentapi.Impact, error) {
 	return &agentapi.Impact{Level: agentapi.Level_RESTART}, nil
 }
 

@@ -822,7 +822,9 @@ type Impact struct {
 	// the strategy that was asked for, so nothing is done until the VM is next powered off and started.
 	Strategy string `protobuf:"bytes,7,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	// What waits afterwards, in words, as in StatusResponse.pending.
-	Pending       []string `protobuf:"bytes,8,rep,name=pending,proto3" json:"pending,omitempty"`
+	Pending []string `protobuf:"bytes,8,rep,name=pending,proto3" json:"pending,omitempty"`
+	// Affected units that the policy leaves as they are: "unit: reason; policy".
+	Left          []string `protobuf:"bytes,9,rep,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -909,6 +911,13 @@ func (x *Impact) GetStrategy() string {
 func (x *Impact) GetPending() []string {
 	if x != nil {
 		return x.Pending
+	}
+	return nil
+}
+
+func (x *Impact) GetLeft() []string {
+	if x != nil {
+		return x.Left
 	}
 	return nil
 }
@@ -2312,7 +2321,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x06policy\x18\x02 \x01(\v2\x1d.sharedos.agent.v1.UnitPolicyR\x06policy\x12\x1a\n" +
 	"\bstrategy\x18\x03 \x01(\tR\bstrategy\"C\n" +
 	"\x0eAssessResponse\x121\n" +
-	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\x9e\x02\n" +
+	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\xb2\x02\n" +
 	"\x06Impact\x12.\n" +
 	"\x05level\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\x05level\x123\n" +
 	"\x05units\x18\x02 \x03(\v2\x1d.sharedos.agent.v1.UnitImpactR\x05units\x12\x1e\n" +
@@ -2323,7 +2332,8 @@ const file_agent_proto_rawDesc = "" +
 	"\rchanged_paths\x18\x05 \x01(\x04R\fchangedPaths\x12\x1a\n" +
 	"\bsessions\x18\x06 \x03(\tR\bsessions\x12\x1a\n" +
 	"\bstrategy\x18\a \x01(\tR\bstrategy\x12\x18\n" +
-	"\apending\x18\b \x03(\tR\apending\"\xb9\x01\n" +
+	"\apending\x18\b \x03(\tR\apending\x12\x12\n" +
+	"\x04left\x18\t \x03(\tR\x04left\"\xb9\x01\n" +
 	"\n" +
 	"UnitImpact\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12.\n" +
