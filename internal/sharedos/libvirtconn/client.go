@@ -210,13 +210,13 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 }
 
 // dial connects to the first socket that somebody listens on. The error is about the most telling one.
-func (a Address) dial(ctx context.Context) (net.Conn, error) {
+func (a Address) dial(ctx context.Context) (*net.UnixConn, error) {
 	var telling error
 	for _, socket := range a.Sockets {
 		var dialer net.Dialer
 		conn, err := dialer.DialContext(ctx, "unix", socket)
-		if err == nil {
-			return conn, nil
+		if local, ok := conn.(*net.UnixConn); ok && err == nil {
+			return local, nil
 		}
 		if telling == nil || errors.Is(telling, fs.ErrNotExist) && !errors.Is(err, fs.ErrNotExist) {
 			telling = err

@@ -69,9 +69,13 @@ func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) e
 		answers: make(chan packet),
 		over:    make(chan struct{}),
 	}
+	kept, err := keep(conn)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, errors.Join(err, conn.Close()))
+	}
 	t.socket = socket.New(opened{t.conn}, t)
 	if err := t.socket.Connect(); err != nil {
-		return c.explain(ctx, what, errors.Join(err, conn.Close()))
+		return c.explain(ctx, what, errors.Join(err, conn.Close(), kept.over()))
 	}
 	cut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -91,6 +95,11 @@ func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) e
 	close(t.over)
 	if !stop() {
 		<-cut
+	}
+	if t.streaming {
+		err = errors.Join(err, kept.abandon())
+	} else {
+		err = errors.Join(err, kept.over())
 	}
 	_ = conn.Close() // libvirt has confirmed the transfer, or it has failed
 	<-t.socket.Disconnected()
@@ -141,6 +150,8 @@ type Transfer struct {
 	over   chan struct{}
 	serial int32
 	proc   uint32
+	// streaming is true while libvirt has a stream of this connection that it has not ended.
+	streaming bool
 	// early holds packets of the stream that came before the reply.
 	early []packet
 }
@@ -159,7 +170,7 @@ func (t *Transfer) next(kind uint32) (packet, error) {
 	if kind == socket.Stream && len(t.early) > 0 {
 		p := t.early[0]
 		t.early = t.early[1:]
-		return p, t.failure(p)
+		return p, t.judge(p)
 	}
 	for {
 		select {
@@ -167,7 +178,7 @@ func (t *Transfer) next(kind uint32) (packet, error) {
 			switch {
 			case p.header.Program != remoteProgram || p.header.Serial != t.serial:
 			case p.header.Type == kind:
-				return p, t.failure(p)
+				return p, t.judge(p)
 			case p.header.Type == socket.Stream:
 				if len(t.early) >= maxEarly {
 					return packet{}, errors.New("libvirt sends a stream without confirming that it is open")
@@ -180,8 +191,11 @@ func (t *Transfer) next(kind uint32) (packet, error) {
 	}
 }
 
-// failure returns libvirt's error if the packet holds one.
-func (t *Transfer) failure(p packet) error {
+// judge returns libvirt's error if the packet holds one, and notes the end of a stream.
+func (t *Transfer) judge(p packet) error {
+	if p.header.Type == socket.Stream && p.header.Status != socket.StatusContinue {
+		t.streaming = false
+	}
 	if p.header.Status == socket.StatusError {
 		return decodeError(p.payload)
 	}
@@ -250,6 +264,7 @@ func (t *Transfer) open(proc uint32, volume libvirt.StorageVol, offset, length i
 	arguments.uint64(uint64(length))
 	arguments.uint32(0)
 	_, err := t.call(proc, arguments)
+	t.streaming = err == nil
 	return err
 }
 
@@ -266,8 +281,8 @@ func (t *Transfer) send(r io.Reader, length int64, progress func(sent int64)) er
 		}
 		select {
 		case p := <-t.answers: // libvirt speaks up only to complain
-			if p.header.Status == socket.StatusError {
-				return decodeError(p.payload)
+			if err := t.judge(p); err != nil {
+				return err
 			}
 		default:
 		}

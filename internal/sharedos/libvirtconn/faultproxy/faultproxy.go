@@ -1,0 +1,382 @@
+// Package faultproxy stands between a client and a libvirt daemon for tests, and disturbs what they say to each other.
+//
+// It knows the framing of libvirt's RPC (src/rpc/virnetprotocol.x) and nothing of what is in the messages: each one
+// that comes is shown to a Judge, which says what becomes of it. The daemon behind it is a real one.
+package faultproxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// Side is who sent a message.
+type Side string
+
+// The sides of a connection.
+const (
+	Client Side = "client"
+	Daemon Side = "daemon"
+)
+
+// Kind is the type of a message (virNetMessageType).
+type Kind uint32
+
+// The types of message that matter here.
+const (
+	Call   Kind = 0
+	Reply  Kind = 1
+	Event  Kind = 2
+	Stream Kind = 3
+)
+
+// Status is the status of a message (virNetMessageStatus).
+type Status uint32
+
+// The statuses of a message. Continue is of streams alone.
+const (
+	OK       Status = 0
+	Error    Status = 1
+	Continue Status = 2
+)
+
+// headerSize is the length of a message that holds nothing, in bytes.
+const headerSize = 28
+
+// maxMessage is the longest message that libvirt takes, in bytes (VIR_NET_MESSAGE_MAX and its length).
+const maxMessage = 32<<20 + 4
+
+// Message is one message as it comes to the proxy.
+type Message struct {
+	// Index counts the messages of all connections, and Conn the connections, from 0.
+	Index, Conn int
+	From        Side
+	Program     uint32
+	Procedure   uint32
+	Kind        Kind
+	Serial      uint32
+	Status      Status
+	// Size of the whole message in bytes, with its header.
+	Size int
+}
+
+// String tells what matters of a message.
+func (m Message) String() string {
+	kind, known := map[Kind]string{Call: "call", Reply: "reply", Event: "event", Stream: "stream"}[m.Kind]
+	if !known {
+		kind = fmt.Sprintf("type %d", m.Kind)
+	}
+	status := map[Status]string{OK: "ok", Error: "error", Continue: "continue"}[m.Status]
+	return fmt.Sprintf("message %d on connection %d: %s's %s %d/%d %s of %d bytes", m.Index, m.Conn, m.From, kind, m.Procedure, m.Serial, status, m.Size)
+}
+
+// Fate is what becomes of a message. The zero Fate lets it pass.
+type Fate struct {
+	// Delay it for so long first; what comes after it waits too.
+	Delay time.Duration
+	// Cut ends the connection once After bytes of the message have passed: for the client at once, and for the daemon
+	// when it has had the time to do what it was told (Linger).
+	Cut   bool
+	After int
+	// Lose swallows it.
+	Lose bool
+	// Fail puts an error of this code in its place (virErrorNumber), unless it is 0: a call is answered with it and does not
+	// reach the daemon, an answer becomes it, and a stream ends with it on both sides.
+	Fail uint32
+}
+
+// Linger is how long the daemon's half of a connection stays open after a cut. A libvirtd whose client goes while it
+// still works on a stream locks up for good (libvirtconn keeps connections of dead clients open for that reason).
+const Linger = 200 * time.Millisecond
+
+// Judge says what becomes of a message. It is called for one message at a time.
+type Judge func(Message) Fate
+
+// Proxy listens for clients of one daemon.
+type Proxy struct {
+	daemon, socket string
+	listener       net.Listener
+	wait           sync.WaitGroup
+
+	mu     sync.Mutex
+	judge  Judge
+	seen   []Message
+	conns  int
+	open   map[net.Conn]bool
+	closed bool
+	// closing is closed with it.
+	closing chan struct{}
+}
+
+// Start listens on a unix socket for clients of the daemon at another one.
+func Start(ctx context.Context, socket, daemon string) (*Proxy, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("start a proxy: %w", err)
+	}
+	p := &Proxy{daemon: daemon, socket: socket, listener: listener, open: map[net.Conn]bool{}, closing: make(chan struct{})}
+	p.wait.Go(p.accept)
+	return p, nil
+}
+
+// URI is the libvirt connection URI of the daemon behind the proxy.
+func (p *Proxy) URI() string { return "qemu:///system?socket=" + p.socket }
+
+// Disturb forgets the messages that it has seen, counts from 0 again, and lets a Judge decide; nil lets all pass.
+func (p *Proxy) Disturb(judge Judge) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.judge, p.seen, p.conns = judge, nil, 0
+}
+
+// Seen returns the messages since Disturb was last called.
+func (p *Proxy) Seen() []Message {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]Message(nil), p.seen...)
+}
+
+// Open tells how many connections of clients are open.
+func (p *Proxy) Open() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.open) / 2 // each has its other half
+}
+
+// Close ends every connection and waits until nothing of the proxy runs.
+func (p *Proxy) Close() error {
+	err := p.listener.Close()
+	p.mu.Lock()
+	p.closed = true
+	close(p.closing)
+	for conn := range p.open {
+		_ = conn.Close() // whoever reads from it notices
+	}
+	p.mu.Unlock()
+	p.wait.Wait()
+	if removed := os.Remove(p.socket); removed != nil && !errors.Is(removed, os.ErrNotExist) {
+		err = errors.Join(err, removed)
+	}
+	return err
+}
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return // closed
+		}
+		daemon, err := net.Dial("unix", p.daemon)
+		if err != nil {
+			_ = client.Close() // as if nobody had listened
+			continue
+		}
+		p.mu.Lock()
+		c := &connection{proxy: p, number: p.conns, client: client, daemon: daemon, failed: map[uint32]bool{}, ended: make(chan struct{})}
+		p.conns++
+		p.open[client], p.open[daemon] = true, true
+		closed := p.closed
+		p.mu.Unlock()
+		if closed {
+			c.end()
+		}
+		p.wait.Go(func() { c.carry(Client, client, daemon) })
+		p.wait.Go(func() { c.carry(Daemon, daemon, client) })
+	}
+}
+
+// decide counts a message and asks what becomes of it.
+func (p *Proxy) decide(m *Message) Fate {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m.Index = len(p.seen)
+	p.seen = append(p.seen, *m)
+	if p.judge == nil {
+		return Fate{}
+	}
+	return p.judge(*m)
+}
+
+// connection is one client's connection and the proxy's own to the daemon.
+type connection struct {
+	proxy          *Proxy
+	number         int
+	client, daemon net.Conn
+	once           sync.Once
+	ended          chan struct{}
+
+	mu     sync.Mutex
+	wasCut bool
+	// failed are the serials of streams that were ended with an error.
+	failed map[uint32]bool
+}
+
+// end closes both halves.
+func (c *connection) end() {
+	c.once.Do(func() {
+		close(c.ended)
+		_, _ = c.client.Close(), c.daemon.Close() // there is nothing left to say
+		c.proxy.mu.Lock()
+		delete(c.proxy.open, c.client)
+		delete(c.proxy.open, c.daemon)
+		c.proxy.mu.Unlock()
+	})
+}
+
+// cut ends the client's half, and the daemon's a little later.
+func (c *connection) cut() {
+	c.mu.Lock()
+	c.wasCut = true
+	c.mu.Unlock()
+	_ = c.client.Close() // there is nothing left to say
+	select {
+	case <-time.After(Linger):
+	case <-c.proxy.closing:
+	}
+	c.end()
+}
+
+func (c *connection) isCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wasCut
+}
+
+// carry brings messages of one side to the other until the connection ends.
+func (c *connection) carry(from Side, source io.Reader, target io.Writer) {
+	for {
+		text, err := read(source)
+		if err == nil {
+			err = c.pass(from, text, target)
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, errCut):
+			c.cut()
+			return
+		case c.isCut(): // who cut it ends it
+			return
+		default:
+			c.end()
+			return
+		}
+	}
+}
+
+var errCut = errors.New("the connection is cut")
+
+// pass does with one message what the Judge says.
+func (c *connection) pass(from Side, text []byte, target io.Writer) error {
+	m := parse(text)
+	m.From, m.Conn = from, c.number
+	if c.isFailed(m) {
+		return nil
+	}
+	fate := c.proxy.decide(&m)
+	if fate.Delay > 0 {
+		select {
+		case <-time.After(fate.Delay):
+		case <-c.ended:
+			return net.ErrClosed
+		}
+	}
+	switch {
+	case fate.Cut:
+		_, _ = target.Write(text[:min(fate.After, len(text))]) // the end comes anyway
+		return errCut
+	case fate.Lose:
+		return nil
+	case fate.Fail != 0:
+		return c.fail(m, text, fate.Fail)
+	}
+	_, err := target.Write(text)
+	return err
+}
+
+// isFailed reports whether a message belongs to a stream that the proxy ended.
+func (c *connection) isFailed(m Message) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.Kind == Stream && c.failed[m.Serial]
+}
+
+// fail puts an error in a message's place.
+func (c *connection) fail(m Message, text []byte, code uint32) error {
+	kind := Reply
+	if m.Kind == Stream {
+		kind = Stream
+		c.mu.Lock()
+		c.failed[m.Serial] = true
+		c.mu.Unlock()
+		if m.From == Client {
+			// The daemon is told to end it too; what it answers is not passed on.
+			if _, err := c.daemon.Write(frame(text, Stream, Error, nil)); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := c.client.Write(frame(text, kind, Error, encodeError(code)))
+	return err
+}
+
+// read reads one message.
+func read(source io.Reader) ([]byte, error) {
+	var length [4]byte
+	if _, err := io.ReadFull(source, length[:]); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(length[:])
+	if size < headerSize || size > maxMessage {
+		return nil, fmt.Errorf("a message of %d bytes is not libvirt's", size)
+	}
+	text := make([]byte, size)
+	copy(text, length[:])
+	_, err := io.ReadFull(source, text[4:])
+	return text, err
+}
+
+func parse(text []byte) Message {
+	word := func(i int) uint32 { return binary.BigEndian.Uint32(text[4*i:]) }
+	return Message{
+		Program: word(1), Procedure: word(3), Kind: Kind(word(4)), Serial: word(5), Status: Status(word(6)), Size: len(text),
+	}
+}
+
+// frame makes a message with the program, procedure and serial of another one.
+func frame(like []byte, kind Kind, status Status, payload []byte) []byte {
+	text := append([]byte(nil), like[:headerSize]...)
+	binary.BigEndian.PutUint32(text, uint32(headerSize+len(payload)))
+	binary.BigEndian.PutUint32(text[16:], uint32(kind))
+	binary.BigEndian.PutUint32(text[24:], uint32(status))
+	return append(text, payload...)
+}
+
+// encodeError writes a virNetMessageError of a code and of the domain 0.
+func encodeError(code uint32) []byte {
+	const said = "the proxy says so"
+	var text []byte
+	add := func(v uint32) { text = binary.BigEndian.AppendUint32(text, v) }
+	add(code)
+	add(0)
+	add(1) // there is a text
+	add(uint32(len(said)))
+	text = append(text, said...)
+	for len(text)%4 != 0 {
+		text = append(text, 0)
+	}
+	add(2) // an error, not a warning
+	for range 4 {
+		add(0) // no domain, no further texts
+	}
+	add(0)
+	add(0)
+	add(0) // no network
+	return text
+}
