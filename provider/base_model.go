@@ -17,9 +17,15 @@ import (
 
 // baseModel is sharedos_base in config, plan and state.
 type baseModel struct {
-	Name    types.String `tfsdk:"name"`
-	Debian  types.Object `tfsdk:"debian"`
-	Archive types.Object `tfsdk:"archive"`
+	Name types.String `tfsdk:"name"`
+
+	Debian    types.Object `tfsdk:"debian"`
+	Archive   types.Object `tfsdk:"archive"`
+	Directory types.Object `tfsdk:"directory"`
+	OCI       types.Object `tfsdk:"oci"`
+	Limits    types.Object `tfsdk:"limits"`
+
+	SourceDigest types.String `tfsdk:"source_digest"`
 
 	Release  types.String `tfsdk:"release"`
 	Sequence types.Int64  `tfsdk:"sequence"`
@@ -67,6 +73,7 @@ var (
 
 // unknown marks all that follows from the source as known after apply.
 func (m *baseModel) unknown() {
+	m.SourceDigest = types.StringUnknown()
 	m.Release = types.StringUnknown()
 	m.Sequence = types.Int64Unknown()
 	m.Previous = types.StringUnknown()
@@ -80,14 +87,10 @@ func (m *baseModel) unknown() {
 
 // carry takes all that follows from the source from an earlier state.
 func (m *baseModel) carry(from baseModel) {
+	m.SourceDigest = from.SourceDigest
 	m.Release, m.Sequence, m.Previous = from.Release, from.Sequence, from.Previous
 	m.Layers, m.Bytes, m.Kernel = from.Layers, from.Bytes, from.Kernel
 	m.OS, m.Packages, m.Change = from.OS, from.Packages, from.Change
-}
-
-// sameSource reports whether the user asks for the same source in the same words.
-func (m *baseModel) sameSource(as baseModel) bool {
-	return m.Debian.Equal(as.Debian) && m.Archive.Equal(as.Archive)
 }
 
 // describe takes all that follows from the source from a manifest. The change stays as it was if the release is

@@ -6,7 +6,6 @@ import (
 	"errors"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
-	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
@@ -53,22 +52,19 @@ func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, p
 	if !known || plan.Name.IsUnknown() {
 		return nil
 	}
-	same := state != nil && plan.sameSource(*state)
-	if same && plan.Archive.IsNull() {
-		// The words are the same, and Debian's archive is not asked what it holds today: triggers do that.
-		plan.carry(*state)
-		return nil
-	}
 	spec, diags := plan.spec(ctx, r.connection.cacheDir())
 	if diags.HasError() {
 		return diags
 	}
-	if same {
-		unchanged, d := r.sameArchive(ctx, spec, state, private)
+	if state != nil && plan.sameSource(*state) {
+		unchanged, d := r.sameInput(ctx, plan, spec, state, private)
 		if diags.Append(d...); unchanged || diags.HasError() {
 			plan.carry(*state)
 			return diags
 		}
+	}
+	if err := plan.pin(ctx, &spec); err != nil {
+		return append(diags, plan.unreadable(spec, err)...)
 	}
 	backend, err := r.connection.get(ctx)
 	switch {
@@ -82,9 +78,7 @@ func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, p
 	case errors.Is(err, publish.ErrNotCached):
 		return diags
 	case err != nil:
-		return append(diags, failedAt(plan.sourcePath(), failure{
-			do: "plan", object: baseName(spec.Name), step: "reading its source", err: err,
-		})...)
+		return append(diags, plan.unreadable(spec, err)...)
 	}
 	return append(diags, plan.take(ctx, prepared, state)...)
 }
@@ -97,28 +91,40 @@ type privateState interface {
 // privateSource is the key of a publishedSource in private state.
 const privateSource = "source"
 
-// publishedSource remembers which input the release in state was made from, so that a plan can tell that a file
-// is unchanged without the cache of the machine that built it.
+// publishedSource remembers which input the release in state was made from, so that a plan can tell that it is
+// unchanged without the cache of the machine that built it.
 type publishedSource struct {
+	// Fingerprint is of what a plan looks at.
 	Fingerprint string `json:"fingerprint"`
 	Release     string `json:"release"`
 }
 
-// sameArchive reports whether the archive is, byte for byte, what the release in state was made from.
-func (r *baseResource) sameArchive(ctx context.Context, spec publish.Spec, state *baseModel, private privateState) (bool, diag.Diagnostics) {
+// sameInput reports whether what a plan looks at of the source is what the release in state was made from.
+func (r *baseResource) sameInput(ctx context.Context, plan *baseModel, spec publish.Spec, state *baseModel, private privateState) (bool, diag.Diagnostics) {
 	stored, diags := private.GetKey(ctx, privateSource)
-	if diags.HasError() || len(stored) == 0 {
+	if diags.HasError() {
 		return false, diags
 	}
 	var published publishedSource
-	if err := json.Unmarshal(stored, &published); err != nil {
-		return false, append(diags, failed(failure{do: "read the private state of", object: baseName(spec.Name), err: err})...)
+	if len(stored) > 0 {
+		if err := json.Unmarshal(stored, &published); err != nil {
+			return false, append(diags, failed(failure{do: "read the private state of", object: baseName(spec.Name), err: err})...)
+		}
 	}
-	fingerprint, err := spec.Source.Fingerprint(ctx)
+	fingerprint, err := watched(ctx, spec.Source)
 	if err != nil {
-		return false, append(diags, failedAt(path.Root("archive").AtName("path"), failure{
-			do: "plan", object: baseName(spec.Name), step: "reading its source", err: err,
-		})...)
+		return false, append(diags, plan.unreadable(spec, err)...)
+	}
+	if fingerprint == "" {
+		// The words are the same, and nobody is asked what they stand for today: triggers do that.
+		return published.Fingerprint == "", diags
 	}
 	return published == publishedSource{fingerprint, state.Release.ValueString()}, diags
+}
+
+// unreadable is the failure to read a source while planning.
+func (m *baseModel) unreadable(spec publish.Spec, err error) diag.Diagnostics {
+	return failedAt(m.sourcePath(), failure{
+		do: "plan", object: baseName(spec.Name), step: "reading its source", err: err,
+	})
 }

@@ -33,28 +33,6 @@ func (r *baseResource) Metadata(_ context.Context, req resource.MetadataRequest,
 	resp.TypeName = req.ProviderTypeName + "_base"
 }
 
-// ValidateConfig implements resource.ResourceWithValidateConfig: a base has exactly one source.
-func (r *baseResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
-	var config baseModel
-	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
-	if resp.Diagnostics.HasError() || config.Debian.IsUnknown() || config.Archive.IsUnknown() {
-		return
-	}
-	object := baseName(config.Name.ValueString())
-	switch debian, archive := !config.Debian.IsNull(), !config.Archive.IsNull(); {
-	case debian && archive:
-		resp.Diagnostics.Append(failedAt(path.Root("archive"), failure{
-			do: "choose the source of", object: object, err: errors.New("both debian and archive are set"),
-			next: "Remove one of them: a base is read from exactly one source.",
-		})...)
-	case !debian && !archive:
-		resp.Diagnostics.Append(failedAt(path.Root("debian"), failure{
-			do: "choose the source of", object: object, err: errors.New("neither debian nor archive is set"),
-			next: `Set one of them, such as debian = { suite = "trixie", packages = [...] } or archive = { path = "rootfs.tar.zst" }.`,
-		})...)
-	}
-}
-
 // Create implements resource.Resource. A Create that was cut off after the upload finds its release again; a base
 // of the name that holds anything else belongs to somebody else.
 func (r *baseResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
@@ -126,12 +104,13 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 		return fail(err, "")
 	}
 	progress.step("reading the source")
+	if err := plan.pin(ctx, &spec); err != nil {
+		return fail(err, "")
+	}
 	// The fingerprint is taken first: if the file changes meanwhile, the next plan sees that it did.
-	var fingerprint string
-	if !plan.Archive.IsNull() {
-		if fingerprint, err = spec.Source.Fingerprint(ctx); err != nil {
-			return fail(err, "")
-		}
+	fingerprint, err := watched(ctx, spec.Source)
+	if err != nil {
+		return fail(err, "")
 	}
 	prepared, err := backend.Publisher().Prepare(ctx, spec, progress.part)
 	if err != nil {

@@ -3,9 +3,6 @@ package provider
 import (
 	"context"
 
-	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
-	"github.com/hashicorp/terraform-plugin-framework-validators/setvalidator"
-	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
@@ -16,7 +13,6 @@ import (
 
 // Schema implements resource.Resource.
 func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
-	notEmpty := stringvalidator.LengthAtLeast(1)
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "A base: a named operating system, kept in the pool once and shared by every VM that runs it. " +
 			"A changed source makes the next release of the same base, in place; only what differs is stored. " +
@@ -29,22 +25,15 @@ func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Validators:    []validator.String{isName},
 				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
 			},
-			"debian": schema.SingleNestedAttribute{
-				Optional:            true,
-				MarkdownDescription: "Makes the base from Debian's packages, with `mmdebstrap`. Exactly one of `debian` and `archive` is set.",
-				Attributes:          debianAttributes(notEmpty),
-			},
-			"archive": schema.SingleNestedAttribute{
-				Optional: true,
-				MarkdownDescription: "Makes the base from an archive of a root file system. A plan reads it: other bytes under the same " +
-					"path are another release. Exactly one of `debian` and `archive` is set.",
-				Attributes: map[string]schema.Attribute{
-					"path": schema.StringAttribute{
-						Required:            true,
-						MarkdownDescription: "Path of a tar archive on this machine, plain or compressed with gzip, zstd or xz.",
-						Validators:          []validator.String{notEmpty},
-					},
-				},
+			"debian":    debianAttribute(),
+			"archive":   archiveAttribute(),
+			"directory": directoryAttribute(),
+			"oci":       ociAttribute(),
+			"limits":    limitsAttribute(),
+			"source_digest": schema.StringAttribute{
+				Computed: true,
+				MarkdownDescription: "Digest of the image that `oci.reference` stood for when it was planned, of the form `sha256:<64 hex>`: " +
+					"the newest release was made from it, wherever a tag has moved since. Null for other sources.",
 			},
 			"release": schema.StringAttribute{
 				Computed:            true,
@@ -94,41 +83,6 @@ func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			},
 			"change":   changeAttribute(),
 			"timeouts": timeoutsAttribute(ctx, baseWriteTimeout),
-		},
-	}
-}
-
-func debianAttributes(notEmpty validator.String) map[string]schema.Attribute {
-	return map[string]schema.Attribute{
-		"suite": schema.StringAttribute{
-			Required:            true,
-			MarkdownDescription: "Debian suite, such as `trixie`.",
-			Validators:          []validator.String{notEmpty},
-		},
-		"additional_suites": schema.ListAttribute{
-			Optional: true, ElementType: types.StringType,
-			MarkdownDescription: "Further suites to take packages from. Default: the suite's own `-updates` and `-security`. " +
-				"An empty list takes the main archive alone, as it was released.",
-			Validators: []validator.List{listvalidator.ValueStringsAre(notEmpty)},
-		},
-		"components": schema.ListAttribute{
-			Optional: true, ElementType: types.StringType,
-			MarkdownDescription: "Archive areas, such as `main` and `non-free-firmware`. Default: `main`.",
-			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(notEmpty)},
-		},
-		"packages": schema.SetAttribute{
-			Required: true, ElementType: types.StringType,
-			MarkdownDescription: "Packages beside the minimal system. A kernel (`linux-image-cloud-amd64`) and `systemd-sysv` must be among them or follow from them.",
-			Validators:          []validator.Set{setvalidator.SizeAtLeast(1), setvalidator.ValueStringsAre(notEmpty)},
-		},
-		"mirror": schema.StringAttribute{
-			Optional:            true,
-			MarkdownDescription: "URI of a Debian mirror. Default: the one that this machine's own apt uses.",
-			Validators:          []validator.String{notEmpty},
-		},
-		"triggers": schema.MapAttribute{
-			Optional: true, ElementType: types.StringType,
-			MarkdownDescription: "Texts without a meaning of their own. Debian's archive is read again whenever one changes, such as a date.",
 		},
 	}
 }

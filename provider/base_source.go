@@ -28,10 +28,63 @@ type archiveModel struct {
 	Path types.String `tfsdk:"path"`
 }
 
+// directoryModel is the attribute directory of sharedos_base.
+type directoryModel struct {
+	Path   types.String   `tfsdk:"path"`
+	Owner  types.String   `tfsdk:"owner"`
+	UIDMap []idRangeModel `tfsdk:"uid_map"`
+	GIDMap []idRangeModel `tfsdk:"gid_map"`
+}
+
+// directoryConfig is the same attribute while parts of it may be unknown.
+type directoryConfig struct {
+	Path   types.String `tfsdk:"path"`
+	Owner  types.String `tfsdk:"owner"`
+	UIDMap types.List   `tfsdk:"uid_map"`
+	GIDMap types.List   `tfsdk:"gid_map"`
+}
+
+// idRangeModel is one range of uid_map or gid_map.
+type idRangeModel struct {
+	OnDisk int64 `tfsdk:"on_disk"`
+	InTree int64 `tfsdk:"in_tree"`
+	Count  int64 `tfsdk:"count"`
+}
+
+// What directory.owner can be.
+const (
+	ownerKeep = "keep"
+	ownerRoot = "root"
+)
+
+// ociModel is the attribute oci of sharedos_base.
+type ociModel struct {
+	Reference types.String `tfsdk:"reference"`
+	Layout    types.String `tfsdk:"layout"`
+	PlainHTTP types.Bool   `tfsdk:"plain_http"`
+	Triggers  types.Map    `tfsdk:"triggers"`
+}
+
+// limitsModel is the attribute limits of sharedos_base.
+type limitsModel struct {
+	Content sizeValue   `tfsdk:"content"`
+	Entries types.Int64 `tfsdk:"entries"`
+}
+
+// namedSource is one of the attributes of which exactly one is set.
+type namedSource struct {
+	name   string
+	object types.Object
+}
+
+func (m *baseModel) sources() []namedSource {
+	return []namedSource{{"debian", m.Debian}, {"archive", m.Archive}, {"directory", m.Directory}, {"oci", m.OCI}}
+}
+
 // sourceKnown reports whether the source is known throughout.
 func (m *baseModel) sourceKnown(ctx context.Context) (bool, error) {
-	for _, object := range []types.Object{m.Debian, m.Archive} {
-		value, err := object.ToTerraformValue(ctx)
+	for _, s := range append(m.sources(), namedSource{"limits", m.Limits}) {
+		value, err := s.object.ToTerraformValue(ctx)
 		if err != nil || !value.IsFullyKnown() {
 			return false, err
 		}
@@ -39,38 +92,132 @@ func (m *baseModel) sourceKnown(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
+// sameSource reports whether the user asks for the same source in the same words.
+func (m *baseModel) sameSource(as baseModel) bool {
+	for i, other := range as.sources() {
+		if !m.sources()[i].object.Equal(other.object) {
+			return false
+		}
+	}
+	return true
+}
+
 // sourcePath is the attribute that the user chose the source with.
 func (m *baseModel) sourcePath() path.Path {
-	if !m.Archive.IsNull() {
+	switch {
+	case !m.Archive.IsNull():
 		return path.Root("archive").AtName("path")
+	case !m.Directory.IsNull():
+		return path.Root("directory").AtName("path")
+	case !m.OCI.IsNull():
+		return path.Root("oci")
+	default:
+		return path.Root("debian")
 	}
-	return path.Root("debian")
 }
 
 // spec turns the model into what a Publisher publishes. The source must be known.
-func (m *baseModel) spec(ctx context.Context, cache string) (publish.Spec, diag.Diagnostics) {
-	spec := publish.Spec{Name: m.Name.ValueString()}
-	if !m.Archive.IsNull() {
-		var archive archiveModel
-		diags := m.Archive.As(ctx, &archive, basetypes.ObjectAsOptions{})
-		spec.Source = source.Archive{Path: archive.Path.ValueString(), CacheDir: cache}
-		return spec, diags
+func (m *baseModel) spec(ctx context.Context, cache string) (spec publish.Spec, diags diag.Diagnostics) {
+	spec.Name = m.Name.ValueString()
+	limits, diags := m.limits(ctx)
+	as := func(object types.Object, model any) {
+		diags.Append(object.As(ctx, model, basetypes.ObjectAsOptions{})...)
 	}
-	var model debianModel
-	diags := m.Debian.As(ctx, &model, basetypes.ObjectAsOptions{})
-	debian := source.Debian{Suite: model.Suite.ValueString(), Mirror: model.Mirror.ValueString(), CacheDir: filepath.Join(cache, "debian")}
-	// Null and empty differ here: null means the suite's own updates and security, empty the main archive alone.
-	if !model.AdditionalSuites.IsNull() {
-		debian.AdditionalSuites = []string{}
-		diags.Append(model.AdditionalSuites.ElementsAs(ctx, &debian.AdditionalSuites, false)...)
+	switch {
+	case !m.Archive.IsNull():
+		var model archiveModel
+		as(m.Archive, &model)
+		spec.Source = source.Archive{Path: model.Path.ValueString(), CacheDir: cache, Limits: limits}
+	case !m.Directory.IsNull():
+		var model directoryModel
+		as(m.Directory, &model)
+		spec.Source = source.Directory{
+			Path: model.Path.ValueString(), Owners: model.owners(), CacheDir: cache, Limits: limits,
+		}
+	case !m.OCI.IsNull():
+		var model ociModel
+		as(m.OCI, &model)
+		spec.Source = &source.OCI{
+			Reference: model.Reference.ValueString(), Layout: model.Layout.ValueString(), Digest: m.SourceDigest.ValueString(),
+			PlainHTTP: model.PlainHTTP.ValueBoolPointer(), CacheDir: cache, Limits: limits,
+		}
+	default:
+		var model debianModel
+		as(m.Debian, &model)
+		debian, d := model.source(ctx)
+		diags.Append(d...)
+		debian.CacheDir, debian.Limits = filepath.Join(cache, "debian"), limits
+		spec.Source = debian
 	}
-	if !model.Components.IsNull() {
-		diags.Append(model.Components.ElementsAs(ctx, &debian.Components, false)...)
-	}
-	diags.Append(model.Packages.ElementsAs(ctx, &debian.Packages, false)...)
-	if !model.Triggers.IsNull() {
-		diags.Append(model.Triggers.ElementsAs(ctx, &debian.Triggers, false)...)
-	}
-	spec.Source = &debian
 	return spec, diags
+}
+
+func (m *debianModel) source(ctx context.Context) (*source.Debian, diag.Diagnostics) {
+	var diags diag.Diagnostics
+	debian := &source.Debian{Suite: m.Suite.ValueString(), Mirror: m.Mirror.ValueString()}
+	// Null and empty differ here: null means the suite's own updates and security, empty the main archive alone.
+	if !m.AdditionalSuites.IsNull() {
+		debian.AdditionalSuites = []string{}
+		diags.Append(m.AdditionalSuites.ElementsAs(ctx, &debian.AdditionalSuites, false)...)
+	}
+	if !m.Components.IsNull() {
+		diags.Append(m.Components.ElementsAs(ctx, &debian.Components, false)...)
+	}
+	diags.Append(m.Packages.ElementsAs(ctx, &debian.Packages, false)...)
+	if !m.Triggers.IsNull() {
+		diags.Append(m.Triggers.ElementsAs(ctx, &debian.Triggers, false)...)
+	}
+	return debian, diags
+}
+
+func (m *directoryModel) owners() source.Owners {
+	ranges := func(models []idRangeModel) []source.IDRange {
+		var all []source.IDRange
+		for _, r := range models {
+			all = append(all, source.IDRange{OnDisk: uint32(r.OnDisk), InTree: uint32(r.InTree), Count: uint32(r.Count)})
+		}
+		return all
+	}
+	return source.Owners{Root: m.Owner.ValueString() == ownerRoot, UIDs: ranges(m.UIDMap), GIDs: ranges(m.GIDMap)}
+}
+
+func (m *baseModel) limits(ctx context.Context) (source.Limits, diag.Diagnostics) {
+	if m.Limits.IsNull() {
+		return source.Limits{}, nil
+	}
+	var model limitsModel
+	diags := m.Limits.As(ctx, &model, basetypes.ObjectAsOptions{})
+	return source.Limits{Content: model.Content.Bytes(), Entries: int(model.Entries.ValueInt64())}, diags
+}
+
+// watched is the fingerprint of what a plan looks at of a source that is there already; empty if it looks at nothing,
+// because that would ask others over a network.
+func watched(ctx context.Context, src source.Source) (string, error) {
+	switch s := src.(type) {
+	case *source.Debian:
+		return "", nil
+	case *source.OCI:
+		if s.Layout == "" {
+			return "", nil
+		}
+	}
+	return src.Fingerprint(ctx)
+}
+
+// pin makes sure that the source stays what it is now: it resolves a tag, unless that was done before.
+func (m *baseModel) pin(ctx context.Context, spec *publish.Spec) error {
+	image, ok := spec.Source.(*source.OCI)
+	if !ok || image.Layout != "" {
+		m.SourceDigest = types.StringNull()
+		return nil
+	}
+	if !m.SourceDigest.IsUnknown() {
+		return nil
+	}
+	digest, err := image.Pin(ctx)
+	if err != nil {
+		return err
+	}
+	m.SourceDigest, image.Digest = types.StringValue(digest), digest
+	return nil
 }

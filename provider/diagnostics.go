@@ -14,6 +14,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
@@ -71,6 +72,8 @@ func nextStep(err error, timeout string) string {
 		return "The pool does not hold what is needed. If another base of the same name was published or deleted meanwhile, plan and apply again."
 	case errors.Is(err, publish.ErrNotCached):
 		return "Apply again: it is built then."
+	case errors.Is(err, source.ErrLimit):
+		return "If it is meant to be one operating system, raise limits.content or limits.entries."
 	case errors.Is(err, fs.ErrPermission):
 		return "Give the user that runs Terraform access to it, or choose another path."
 	default:

@@ -16,11 +16,25 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 	}{
 		"two_sources": {
 			strings.Replace(debian(patched), "debian =", "archive = { path = \"x.tar\" }\n  debian =", 1),
-			says(`Unable to choose the source of base "debian-13"`, "both debian and archive are set", "Remove one"),
+			says(`Unable to choose the source of base "debian-13"`, "debian and archive are set", "Keep one"),
 		},
 		"no_source": {
 			`resource "sharedos_base" "debian" { name = "sourceless" }`,
-			says(`Unable to choose the source of base "sourceless"`, "neither debian nor archive is set", "Set one of them"),
+			says(`Unable to choose the source of base "sourceless"`, "none of debian, archive, directory, oci is set", "Set one of them"),
+		},
+		"owners": {
+			`resource "sharedos_base" "debian" {
+  name      = "owners"
+  directory = { path = "x", owner = "root", uid_map = [{ on_disk = 1, in_tree = 0, count = 1 }] }
+}`,
+			says(`Unable to read the source of base "owners"`, `owner is "root" and there is a map`),
+		},
+		"no_image": {
+			`resource "sharedos_base" "debian" {
+  name = "imageless"
+  oci  = {}
+}`,
+			says(`Unable to read the source of base "imageless"`, "neither reference nor layout is set"),
 		},
 		"base_name":        {strings.Replace(debian(patched), "debian-13", "Debian 13", 1), says("a name has 1 to 63 lower-case letters")},
 		"unit":             {sized("512MB", "4GiB", ""), says("Unable to read a size", `"512MB" is not a size`, "B, KiB, MiB, GiB and TiB")},

@@ -15,3 +15,18 @@ resource "sharedos_base" "own" {
   name    = "own-os"
   archive = { path = "rootfs.tar.zst" }
 }
+
+# Made from a directory that an ordinary user laid out: all of it belongs to root in the base.
+resource "sharedos_base" "tree" {
+  name      = "own-tree"
+  directory = { path = "rootfs", owner = "root" }
+}
+
+# Made from an image. The tag is pinned until a trigger changes.
+resource "sharedos_base" "image" {
+  name = "own-image"
+  oci = {
+    reference = "registry.example.com/os/debian:13"
+    triggers  = { month = "2026-01" }
+  }
+}

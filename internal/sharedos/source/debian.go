@@ -43,6 +43,8 @@ type Debian struct {
 	Triggers map[string]string
 	// CacheDir is the directory for trees that were made.
 	CacheDir string
+	// Limits bound what the tree may hold; zero values mean the defaults.
+	Limits Limits
 
 	mu     sync.Mutex
 	recent *debianInput
@@ -58,6 +60,9 @@ var (
 	componentName = regexp.MustCompile(`^[a-z0-9][a-z0-9/-]*$`)
 	packageName   = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]*[a-z0-9.+](:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+|/[a-z0-9.+-]+)?$`)
 )
+
+// TarLimits are the limits of what Open yields.
+func (d *Debian) TarLimits() Limits { return d.Limits }
 
 // String names the source for a user.
 func (d *Debian) String() string { return "debian suite " + d.Suite }

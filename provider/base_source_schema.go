@@ -1,0 +1,171 @@
+package provider
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/setvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+)
+
+// oneSource ends the description of each of them.
+const oneSource = " Exactly one source is set."
+
+// notEmpty refuses the empty text.
+var notEmpty = stringvalidator.LengthAtLeast(1)
+
+func debianAttribute() schema.Attribute {
+	return schema.SingleNestedAttribute{
+		Optional:            true,
+		MarkdownDescription: "Makes the base from Debian's packages, with `mmdebstrap`." + oneSource,
+		Attributes: map[string]schema.Attribute{
+			"suite": schema.StringAttribute{
+				Required:            true,
+				MarkdownDescription: "Debian suite, such as `trixie`.",
+				Validators:          []validator.String{notEmpty},
+			},
+			"additional_suites": schema.ListAttribute{
+				Optional: true, ElementType: types.StringType,
+				MarkdownDescription: "Further suites to take packages from. Default: the suite's own `-updates` and `-security`. " +
+					"An empty list takes the main archive alone, as it was released.",
+				Validators: []validator.List{listvalidator.ValueStringsAre(notEmpty)},
+			},
+			"components": schema.ListAttribute{
+				Optional: true, ElementType: types.StringType,
+				MarkdownDescription: "Archive areas, such as `main` and `non-free-firmware`. Default: `main`.",
+				Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(notEmpty)},
+			},
+			"packages": schema.SetAttribute{
+				Required: true, ElementType: types.StringType,
+				MarkdownDescription: "Packages beside the minimal system. A kernel (`linux-image-cloud-amd64`) and `systemd-sysv` must be among them or follow from them.",
+				Validators:          []validator.Set{setvalidator.SizeAtLeast(1), setvalidator.ValueStringsAre(notEmpty)},
+			},
+			"mirror": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "URI of a Debian mirror. Default: the one that this machine's own apt uses.",
+				Validators:          []validator.String{notEmpty},
+			},
+			"triggers": triggersAttribute("Debian's archive is read again"),
+		},
+	}
+}
+
+func archiveAttribute() schema.Attribute {
+	return schema.SingleNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Makes the base from an archive of a root file system. A plan reads it: other bytes under the same " +
+			"path are another release." + oneSource,
+		Attributes: map[string]schema.Attribute{
+			"path": schema.StringAttribute{
+				Required:            true,
+				MarkdownDescription: "Path of a tar archive on this machine, plain or compressed with gzip, zstd or xz.",
+				Validators:          []validator.String{notEmpty},
+			},
+		},
+	}
+}
+
+func directoryAttribute() schema.Attribute {
+	return schema.SingleNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Makes the base from a directory that holds a root file system. A plan looks at every file and reads " +
+			"those that changed. Devices, pipes and sockets are refused by name; what lies in `/dev`, `/proc`, `/sys`, `/run`, `/tmp` " +
+			"and `/var/tmp` is not read." + oneSource,
+		Attributes: map[string]schema.Attribute{
+			"path": schema.StringAttribute{
+				Required:            true,
+				MarkdownDescription: "Path of the directory on this machine.",
+				Validators:          []validator.String{notEmpty},
+			},
+			"owner": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "Whose the files are in the base: `keep` takes the numbers that they have on disk, `root` gives " +
+					"them all to root, for a tree that an ordinary user laid out. Default: `keep`.",
+				Validators: []validator.String{stringvalidator.OneOf(ownerKeep, ownerRoot)},
+			},
+			"uid_map": idMapAttribute("uid"),
+			"gid_map": idMapAttribute("gid"),
+		},
+	}
+}
+
+func idMapAttribute(what string) schema.Attribute {
+	number := func(description string) schema.Attribute {
+		return schema.Int64Attribute{
+			Required: true, MarkdownDescription: description,
+			Validators: []validator.Int64{int64validator.Between(0, math.MaxUint32-1)},
+		}
+	}
+	return schema.ListNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Maps ranges of " + what + "s on disk to " + what + "s in the base, as a user namespace does, for a tree that was " +
+			"made in one. A file whose " + what + " is in no range is refused. Not together with `owner = \"root\"`.",
+		Validators: []validator.List{listvalidator.SizeAtLeast(1)},
+		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+			"on_disk": number("First " + what + " of the range on disk, such as `100000`."),
+			"in_tree": number("First " + what + " of the range in the base, such as `0`."),
+			"count":   number("How many numbers the range has, such as `65536`."),
+		}},
+	}
+}
+
+func ociAttribute() schema.Attribute {
+	return schema.SingleNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Makes the base from an OCI image: of a registry, or of a directory in the OCI image layout. Of an index the " +
+			"image for Linux on this machine's architecture is taken. Credentials are those of Docker's configuration, credential " +
+			"helpers included." + oneSource,
+		Attributes: map[string]schema.Attribute{
+			"reference": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "Reference with its registry, such as `registry.example.com/os/debian:13`, or with a digest. A tag is " +
+					"resolved when the attribute is new or a trigger changes, and pinned as `source_digest`. With `layout`: the name of an " +
+					"image in it, or its digest; default: its only image.",
+				Validators: []validator.String{notEmpty},
+			},
+			"layout": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "Path of a directory in the OCI image layout, instead of a registry. A plan reads its index: another image under the same name is another release.",
+				Validators:          []validator.String{notEmpty},
+			},
+			"plain_http": schema.BoolAttribute{
+				Optional:            true,
+				MarkdownDescription: "Whether the registry is asked without TLS. Default: only if it is on this machine's loopback.",
+			},
+			"triggers": triggersAttribute("A tag is resolved again"),
+		},
+	}
+}
+
+func triggersAttribute(what string) schema.Attribute {
+	return schema.MapAttribute{
+		Optional: true, ElementType: types.StringType,
+		MarkdownDescription: "Texts without a meaning of their own. " + what + " whenever one changes, such as a date.",
+	}
+}
+
+func limitsAttribute() schema.Attribute {
+	return schema.SingleNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Bounds on what a source may hold, against what is no operating system and against archives that unpack to far " +
+			"more than they are.",
+		Attributes: map[string]schema.Attribute{
+			"content": schema.StringAttribute{
+				Optional: true, CustomType: sizeType{},
+				MarkdownDescription: "Bytes of all files together, such as `32GiB`. Default: `" + formatSize(source.DefaultContentLimit) + "`.",
+			},
+			"entries": schema.Int64Attribute{
+				Optional:            true,
+				MarkdownDescription: fmt.Sprintf("Number of files and directories. Default: `%d`.", source.DefaultEntriesLimit),
+				Validators:          []validator.Int64{int64validator.AtLeast(1)},
+			},
+		},
+	}
+}
