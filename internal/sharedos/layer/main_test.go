@@ -2,6 +2,7 @@ package layer
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,6 +17,14 @@ const inNamespace = "LAYER_TEST_IN_MOUNT_NAMESPACE"
 // however it ends.
 func TestMain(m *testing.M) {
 	if os.Getenv(inNamespace) != "" {
+		flag.Parse()
+		if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+			// So many that every shape of a delta is met, in some 30 seconds.
+			if err := checks.Value.Set("1000"); err != nil {
+				fmt.Fprintln(os.Stderr, "set the number of checks:", err)
+				os.Exit(1)
+			}
+		}
 		os.Exit(m.Run())
 	}
 	runtime.LockOSThread() // Pdeathsig is tied to the thread

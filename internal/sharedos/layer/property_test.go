@@ -23,7 +23,8 @@ var (
 		"usr", "etc", "a", "b", "a-b", "-", "!", "..a", ".wh.a", ".wh..wh..opq", "a b", "a:b", "a,b", `a\b`, "é",
 		"\xff\xfe", "new\nline", strings.Repeat("n", 255),
 	})
-	drawSizes = rapid.SampledFrom([]int{0, 1, 60, 3900, 4031, 4032, 4095, 4096, 4097, 9000})
+	// Around what fits beside an inode, around whole blocks, and around what is written at once.
+	drawSizes = rapid.SampledFrom([]int{0, 1, 60, 3900, 4031, 4032, 4033, 4095, 4096, 4097, 9000, 9000, 70_000, 1<<20 - 100, 1<<20 + 1})
 )
 
 // A capability set and an access control list as the kernel checks them when they are read.
@@ -50,6 +51,8 @@ func (d *drawing) metadata(e *tree.Entry) {
 	}
 	if e.Type == tree.Regular || e.Type == tree.Directory {
 		e.Xattrs["user.note"] = "\x00\xff"
+		// Only a mount with userxattr heeds it; these are none.
+		e.Xattrs["user.overlay.opaque"] = "y"
 		e.Xattrs["system.posix_acl_access"] = anACL
 	}
 	if e.Type == tree.Directory {
@@ -64,8 +67,11 @@ func (d *drawing) entry(path string) tree.Entry {
 	}).Draw(d.t, "type")}
 	switch e.Type {
 	case tree.Regular:
-		fill := rapid.SampledFrom([]byte{0, 'x'}).Draw(d.t, "fill")
-		content := bytes.Repeat([]byte{fill}, drawSizes.Draw(d.t, "size"))
+		content := bytes.Repeat([]byte{rapid.SampledFrom([]byte{0, 'x'}).Draw(d.t, "fill")}, drawSizes.Draw(d.t, "size"))
+		if rapid.Bool().Draw(d.t, "sparse") && len(content) > 0 {
+			clear(content)
+			content[len(content)-1] = 'x'
+		}
 		e.Size, e.Digest = int64(len(content)), d.content.add(content)
 	case tree.Symlink:
 		e.Link = rapid.SampledFrom([]string{"a", "../b", "/nowhere", strings.Repeat("l/", 2000)}).Draw(d.t, "target")
@@ -76,8 +82,17 @@ func (d *drawing) entry(path string) tree.Entry {
 	return e
 }
 
-// next draws a tree by some changes to another one: entries added, replaced by others of any type, removed with
-// all that is below, or changed in metadata alone.
+// name draws a path in a directory.
+func (d *drawing) name(directory string) string {
+	name := drawNames.Draw(d.t, "name")
+	if directory != tree.Root {
+		name = directory + "/" + name
+	}
+	return name
+}
+
+// next draws a tree by some changes to another one: entries added, replaced by others of any type, linked to, removed
+// with all that is below, or changed in metadata alone.
 func (d *drawing) next(from []tree.Entry, changes int) []tree.Entry {
 	entries := make(map[string]tree.Entry, len(from))
 	for _, e := range from {
@@ -93,23 +108,23 @@ func (d *drawing) next(from []tree.Entry, changes int) []tree.Entry {
 	for range rapid.IntRange(0, changes).Draw(d.t, "changes") {
 		paths := slices.SortedFunc(maps.Keys(entries), tree.Compare)
 		path := rapid.SampledFrom(paths).Draw(d.t, "path")
-		switch rapid.SampledFrom([]string{"put", "put", "put", "remove", "empty", "touch"}).Draw(d.t, "change") {
+		switch rapid.SampledFrom([]string{"put", "put", "put", "replace", "replace", "remove", "empty", "touch", "link", "link"}).Draw(d.t, "change") {
 		case "put":
 			for entries[path].Type != tree.Directory {
 				path = tree.Parent(path)
 			}
-			name := drawNames.Draw(d.t, "name")
+			if name := d.name(path); len(name) <= 2000 {
+				e := d.entry(name)
+				if e.Type != tree.Directory || entries[name].Type != tree.Directory {
+					remove(name)
+				}
+				entries[name] = e
+			}
+		case "replace":
 			if path != tree.Root {
-				name = path + "/" + name
+				remove(path)
+				entries[path] = d.entry(path)
 			}
-			if len(name) > 2000 {
-				continue
-			}
-			e := d.entry(name)
-			if e.Type != tree.Directory || entries[name].Type != tree.Directory {
-				remove(name)
-			}
-			entries[name] = e
 		case "remove":
 			if path != tree.Root {
 				remove(path)
@@ -124,6 +139,14 @@ func (d *drawing) next(from []tree.Entry, changes int) []tree.Entry {
 			e := entries[path]
 			d.metadata(&e)
 			entries[path] = e
+		case "link":
+			// A hard link is an entry that is equal to another one in all but its path.
+			e := entries[path]
+			if name := d.name(tree.Parent(path)); e.Type == tree.Regular && len(name) <= 2000 {
+				remove(name)
+				e.Path = name
+				entries[name] = e
+			}
 		}
 	}
 	made, err := tree.New(slices.Collect(maps.Values(entries)), d.content)
@@ -136,6 +159,7 @@ func (d *drawing) next(from []tree.Entry, changes int) []tree.Entry {
 // The kernel merges a full layer and the deltas over it to exactly the tree that the newest delta was made for,
 // as a whole and for each directory of the top level by itself.
 func TestTheKernelMergesLayersToTheTree(t *testing.T) {
+	seen := shapes{}
 	rapid.Check(t, func(t *rapid.T) {
 		d := &drawing{t: t, content: memory{}}
 		w := newWorkshop(t)
@@ -162,6 +186,7 @@ func TestTheKernelMergesLayersToTheTree(t *testing.T) {
 				after = d.next(root, 30)
 			}
 			delta := Delta(before, after)
+			seen.add(before, after, delta)
 			if _, err := tree.New(slices.Clone(delta), nil); err != nil {
 				t.Fatalf("the delta is no tree: %v", err)
 			}
@@ -187,6 +212,7 @@ func TestTheKernelMergesLayersToTheTree(t *testing.T) {
 			requireEqual(t, "merged "+top, below(newest, top), got)
 		}
 	})
+	seen.require(t)
 }
 
 // topDirectories returns the directories of the top level that every tree has.
