@@ -54,10 +54,13 @@ func (s System) With(changes ...string) System {
 }
 
 // Tar returns the system as a tar stream, the same one for the same system.
-func (s System) Tar() ([]byte, error) {
+func (s System) Tar() ([]byte, error) { return s.TarOf(slices.Sorted(maps.Keys(s))) }
+
+// TarOf is Tar with the files in the order of names.
+func (s System) TarOf(names []string) ([]byte, error) {
 	var stream bytes.Buffer
 	w := tar.NewWriter(&stream)
-	for _, name := range slices.Sorted(maps.Keys(s)) {
+	for _, name := range names {
 		header := &tar.Header{Name: name, Mode: 0o755, Typeflag: tar.TypeReg, Size: int64(len(s[name])), ModTime: time.Unix(1_700_000_000, 0)}
 		if target, ok := strings.CutPrefix(s[name], "-> "); ok {
 			header.Typeflag, header.Linkname, header.Size = tar.TypeSymlink, target, 0

@@ -1,0 +1,193 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// buildVariable is an environment variable. With builds as JSON it has the test program publish releases and tell of
+// them instead of testing.
+const buildVariable = "SHAREDOS_TEST_BUILDS"
+
+// builds are releases of one base to be made one after the other, as on a machine of their own.
+type builds struct {
+	// Directories are what the releases are made from, or Archives.
+	Directories, Archives []string
+	// Work is a directory for cache and store.
+	Work  string
+	Umask int
+}
+
+// built is one release that was made.
+type built struct {
+	ID     string
+	Delta  bool
+	Volume map[string]tree.Digest // by kind: what it consists of, byte by byte
+}
+
+func TestMain(m *testing.M) {
+	asked := os.Getenv(buildVariable)
+	if asked == "" {
+		os.Exit(m.Run())
+	}
+	made, err := buildHere([]byte(asked))
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(made)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "build releases:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func buildHere(asked []byte) ([]built, error) {
+	var b builds
+	if err := json.Unmarshal(asked, &b); err != nil {
+		return nil, err
+	}
+	unix.Umask(b.Umask)
+	pool := filepath.Join(b.Work, "pool")
+	if err := os.MkdirAll(pool, 0o755); err != nil {
+		return nil, err
+	}
+	p := &Publisher{Store: storetest.In(pool), Cache: filepath.Join(b.Work, "cache"), Key: testKey(1), Modules: bootimage.Modules}
+	var made []built
+	for i := range max(len(b.Directories), len(b.Archives)) {
+		var from source.Source
+		if len(b.Archives) > 0 {
+			from = source.Archive{Path: b.Archives[i]}
+		} else {
+			from = source.Directory{Path: b.Directories[i]}
+		}
+		prepared, err := p.Prepare(context.Background(), Spec{Name: "os", Source: from}, nil)
+		if err != nil {
+			return nil, err
+		}
+		one := built{ID: prepared.ID.String(), Delta: len(prepared.Manifest.Layers) > 1, Volume: map[string]tree.Digest{}}
+		for _, name := range []string{layerFile, contentsFile, imageFile, modulesFile, manifestFile} {
+			data, err := os.ReadFile(filepath.Join(prepared.entry, name))
+			if err != nil {
+				return nil, err
+			}
+			one.Volume[name] = tree.Sum(data)
+		}
+		made = append(made, one)
+		if err := p.Publish(context.Background(), prepared, nil); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
+// buildApart makes releases in another process, in its own environment.
+func buildApart(t *testing.T, b builds, environment ...string) []built {
+	t.Helper()
+	asked, err := json.Marshal(b)
+	must(t, err)
+	command := exec.CommandContext(t.Context(), "/proc/self/exe")
+	command.Env = append(append(os.Environ(), environment...), buildVariable+"="+string(asked))
+	var told, complaint bytes.Buffer
+	command.Stdout, command.Stderr = &told, &complaint
+	if err := command.Run(); err != nil {
+		t.Fatalf("%v: %s", err, complaint.String())
+	}
+	var made []built
+	must(t, json.Unmarshal(told.Bytes(), &made))
+	return made
+}
+
+func TestTheSameInputYieldsTheSameReleasesOnAnyMachine(t *testing.T) {
+	first := newSystem()
+	first["usr/bin/twin"] = strings.Repeat("twin", 3000)
+	first["usr/bin/other-twin"] = first["usr/bin/twin"]
+	first["usr/share/old"] = "goes"
+	second := first.With("usr/bin/server", "version 2", "usr/share/old", "", "usr/share/new/file", "comes")
+	second["usr/bin/link"] = "-> server"
+
+	here, there := t.TempDir(), t.TempDir()
+	var forward, backward []string
+	for i, system := range []sourcetest.System{first, second} {
+		names := slices.Sorted(maps.Keys(system))
+		forward = append(forward, extract(t, filepath.Join(here, fmt.Sprint(i)), system, names))
+		slices.Reverse(names)
+		backward = append(backward, extract(t, filepath.Join(there, fmt.Sprint(i)), system, names))
+	}
+	want := buildApart(t, builds{Directories: forward, Work: here, Umask: 0o022},
+		"TZ=UTC", "LC_ALL=C", "GOMAXPROCS=1", "HOME="+here)
+	if len(want) != 2 || want[0].Delta || !want[1].Delta {
+		t.Fatalf("the releases should be one with a full layer and one with a delta over it: %+v", want)
+	}
+	time.Sleep(1100 * time.Millisecond) // times are kept in seconds
+	got := buildApart(t, builds{Directories: backward, Work: there, Umask: 0o077},
+		"TZ=Pacific/Kiritimati", "LC_ALL=tr_TR.UTF-8", "GOMAXPROCS=4", "HOME="+there)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("on another machine (-first +second):\n%s", diff)
+	}
+}
+
+func TestTheOrderOfAnArchiveIsNotInALayer(t *testing.T) {
+	system := newSystem()
+	names := slices.Sorted(maps.Keys(system))
+	var made [][]built
+	for range 2 {
+		work := t.TempDir()
+		archive := filepath.Join(work, "os.tar")
+		stream, err := system.TarOf(names)
+		must(t, err)
+		must(t, os.WriteFile(archive, stream, 0o600))
+		made = append(made, buildApart(t, builds{Archives: []string{archive}, Work: work}))
+		slices.Reverse(names)
+	}
+	for _, name := range []string{layerFile, contentsFile, modulesFile} {
+		if made[0][0].Volume[name] != made[1][0].Volume[name] {
+			t.Errorf("the %s differs", name)
+		}
+	}
+}
+
+// extract makes a directory with a system in it, file by file in the order of names.
+func extract(t *testing.T, at string, system sourcetest.System, names []string) string {
+	t.Helper()
+	old := time.Unix(1_700_000_000, 0)
+	directories := map[string]bool{at: true}
+	for _, name := range names {
+		path := filepath.Join(at, name)
+		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		for dir := filepath.Dir(path); dir != at; dir = filepath.Dir(dir) {
+			directories[dir] = true
+		}
+		if target, ok := strings.CutPrefix(system[name], "-> "); ok {
+			must(t, os.Symlink(target, path))
+		} else {
+			must(t, os.WriteFile(path, []byte(system[name]), 0o600))
+			must(t, os.Chmod(path, 0o755))
+		}
+		moment := []unix.Timespec{{Sec: old.Unix()}, {Sec: old.Unix()}}
+		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, moment, unix.AT_SYMLINK_NOFOLLOW))
+	}
+	for dir := range directories {
+		must(t, errors.Join(os.Chmod(dir, 0o755), os.Chtimes(dir, old, old)))
+	}
+	return at
+}
