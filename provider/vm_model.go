@@ -193,7 +193,7 @@ func healthChecks(ctx context.Context, checks types.Map, diags *diag.Diagnostics
 
 // sameWish reports whether the user asks for the same VM.
 func (m *vmModel) sameWish(as vmModel) bool {
-	return m.sameStackWish(as) && m.sameHardware(as) && m.Hostname.Equal(as.Hostname) &&
+	return m.sameStackWish(as) && m.sameHardware(as) && m.diskSize().same(as.diskSize()) && m.Hostname.Equal(as.Hostname) &&
 		m.SSHAuthorizedKeys.Equal(as.SSHAuthorizedKeys) && m.Running.Equal(as.Running) &&
 		m.Refresh.Equal(as.Refresh) && m.Timeouts.Equal(as.Timeouts)
 }
@@ -204,9 +204,9 @@ func (m *vmModel) sameStackWish(as vmModel) bool {
 		!m.Components.IsUnknown()
 }
 
-// sameHardware reports whether the user asks for the same processors, memory, disk and interfaces.
+// sameHardware reports whether the user asks for the same processors, memory and interfaces.
 func (m *vmModel) sameHardware(as vmModel) bool {
-	return m.VCPUs.Equal(as.VCPUs) && m.Memory.same(as.Memory) && m.diskSize().same(as.diskSize()) && m.Interfaces.Equal(as.Interfaces)
+	return m.VCPUs.Equal(as.VCPUs) && m.Memory.same(as.Memory) && m.Interfaces.Equal(as.Interfaces)
 }
 
 // diverged reports whether the VM was last heard to run another stack than its definition names, though it is to

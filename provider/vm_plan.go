@@ -79,15 +79,21 @@ func (r *vmResource) planUpdate(ctx context.Context, plan *vmModel, state vmMode
 	if stack || power || hardware {
 		plan.Stack = types.ObjectUnknown(stackTypes) // a start runs what was defined meanwhile
 	}
+	plan.Agent = types.ObjectUnknown(agentTypes) // any update can bring this provider's own
 	if stack || power || hardware {
-		plan.Agent, plan.Pending = types.ObjectUnknown(agentTypes), types.ListUnknown(types.StringType)
+		plan.Pending = types.ListUnknown(types.StringType)
 		plan.State = types.StringUnknown()
 	}
 	if stack {
 		plan.LastRefresh = types.ObjectUnknown(lastRefreshTypes)
 	}
-	if stack || hardware {
+	switch {
+	case stack || hardware:
 		diags.Append(r.planImpact(ctx, plan, state, hardware, fresh)...)
+	case !power && !plan.diskSize().same(state.diskSize()):
+		var d diag.Diagnostics
+		plan.Impact, d = impactOf(ctx, &agentapi.Impact{Level: agentapi.Level_NONE, Reasons: []string{"the private disk grows while the VM runs"}})
+		diags.Append(d...)
 	}
 	return diags
 }

@@ -121,9 +121,13 @@ func (m *vmModel) observeAgent(found *vm.VM, diags *diag.Diagnostics) {
 	switch {
 	case found.Answered:
 		now["version"] = types.StringValue(guestText(found.Agent.GetAgentVersion()))
+		now["digest"] = optionalText(found.Agent.GetAgentDigest())
+		now["refused"] = optionalText(found.Agent.GetAgentRefused())
 		now["kernel"] = types.StringValue(guestText(found.Agent.GetKernel()))
 	case len(before) > 0:
-		now["version"], now["kernel"] = before["version"], before["kernel"]
+		for _, name := range []string{"version", "digest", "refused", "kernel"} {
+			now[name] = before[name]
+		}
 	default:
 		m.Agent = types.ObjectNull(agentTypes)
 		return

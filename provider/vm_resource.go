@@ -215,6 +215,10 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 		resp.Diagnostics.Append(seen.observeRefresh(ctx, report, delta)...)
 	}
 	resp.Diagnostics.Append(seen.observeComputed(ctx, updated)...)
+	if updated.OtherAgent != "" {
+		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" is not this provider's", guestText(updated.OtherAgent)+
+			".\n\nWhat was asked for is done: the agent in the VM serves on. The next start of the VM brings the provider's.")
+	}
 	plan.completeComputed(seen)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 	resp.Diagnostics.Append(markFinished(ctx, resp.Private)...)

@@ -79,7 +79,7 @@ func TestAVMIsCreatedReadAndImported(t *testing.T) {
 					`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`))),
 				value(webAddress, attribute("state"), knownvalue.StringExact("running")),
 				value(webAddress, attribute("agent"), knownvalue.ObjectExact(map[string]knownvalue.Check{
-					"version": knownvalue.StringExact("test"), "kernel": knownvalue.NotNull(),
+					"version": knownvalue.StringExact("test"), "digest": knownvalue.Null(), "refused": knownvalue.Null(), "kernel": knownvalue.NotNull(),
 					"ready_seconds": knownvalue.NotNull(), "answering": knownvalue.Bool(true),
 				})),
 				value(webAddress, attribute("stack").AtMapKey("layers"), knownvalue.ListExact([]knownvalue.Check{anID})),
@@ -470,9 +470,19 @@ func TestSizes(t *testing.T) {
 			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
 			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("disk").AtMapKey("size"), knownvalue.StringExact("8GiB"))},
 		},
+		// A larger disk interrupts nothing, whatever is allowed.
+		resource.TestStep{
+			Config: debian(patched) + sized("1536MiB", "12GiB", `refresh = { max_impact = "none" }`),
+			ConfigPlanChecks: plans(
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
+				plancheck.ExpectUnknownValue(webAddress, attribute("agent")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("disk").AtMapKey("size"), knownvalue.StringExact("12GiB"))},
+		},
 		resource.TestStep{
 			Config:      config("1536MiB", "4GiB"),
-			ExpectError: says(`Unable to plan VM "web"`, "its private disk has 8GiB and cannot shrink to 4GiB", "Set disk.size to 8GiB or more"),
+			ExpectError: says(`Unable to plan VM "web"`, "its private disk has 12GiB and cannot shrink to 4GiB", "Set disk.size to 12GiB or more"),
 		},
 	)
 }

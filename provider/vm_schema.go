@@ -151,7 +151,7 @@ func refreshAttribute() schema.Attribute {
 				Optional: true, Computed: true, Default: stringdefault.StaticString(defaultMaxImpact),
 				MarkdownDescription: "The most that a change may interrupt: `none`, `reload`, `restart` or `reboot`. " +
 					"A larger impact fails the plan, with the reasons. With `reboot`, what cannot be changed in a running VM is changed by " +
-					"a power-off and start: the dynamic loader, the message bus, processors, memory, disk size, interfaces. Default: `restart`.",
+					"a power-off and start: the dynamic loader, the message bus, processors, memory, interfaces. Default: `restart`.",
 				Validators: []validator.String{stringvalidator.OneOf(allowances()...)},
 			},
 			"settle": schema.StringAttribute{

@@ -13,7 +13,7 @@ var (
 		"layers": types.ListType{ElemType: types.StringType}, "kernel": types.StringType,
 	}
 	agentTypes = map[string]attr.Type{
-		"version": types.StringType, "kernel": types.StringType,
+		"version": types.StringType, "digest": types.StringType, "refused": types.StringType, "kernel": types.StringType,
 		"ready_seconds": types.Float64Type, "answering": types.BoolType,
 	}
 	unitImpactType = types.ObjectType{AttrTypes: map[string]attr.Type{
@@ -68,7 +68,9 @@ func agentAttribute() schema.Attribute {
 		Computed:            true,
 		MarkdownDescription: "The agent in the guest as last heard; null if it was never heard.",
 		Attributes: map[string]schema.Attribute{
-			"version": computedText("Version of the agent."),
+			"version": computedText("Version of the agent. Every update brings the provider's own to a VM that runs another one."),
+			"digest":  computedText("SHA-256 of the agent's program, `sha256:…`; null if it does not tell."),
+			"refused": computedText("Why the agent that was to take over last serves no more; null if none failed since the VM was started."),
 			"kernel":  computedText("Kernel release that runs, as `uname -r` prints it."),
 			"ready_seconds": schema.Float64Attribute{
 				Computed:            true,

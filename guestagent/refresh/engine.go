@@ -26,8 +26,8 @@ const (
 )
 
 var (
-	// ErrBusy means that a refresh to another target is in flight.
-	ErrBusy = errors.New("a refresh to another target is in flight")
+	// ErrBusy means that a refresh, to another target if one was asked for, is in flight.
+	ErrBusy = errors.New("a refresh is in flight")
 	// ErrStrategy means that the strategy that was asked for does not exist here.
 	ErrStrategy = errors.New(`only the strategy "live" can be carried out by the agent`)
 	// ErrUnfinished means that a rollback could not be finished. The next start of the VM finishes it.
@@ -66,6 +66,8 @@ type Engine struct {
 	flight *flight
 	tasks  sync.WaitGroup
 	life   context.Context
+	// yielded is true while another agent is to take over.
+	yielded bool
 }
 
 // flight is a refresh in flight.
@@ -220,6 +222,22 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
 }
 
+// Yield keeps refreshes from beginning, so that another agent can take over, until stay is called. ErrBusy while one
+// is in flight.
+func (e *Engine) Yield() (stay func(), err error) {
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	if e.flight != nil {
+		return nil, fmt.Errorf("%w: base %s", ErrBusy, e.flight.to.Base)
+	}
+	e.yielded = true
+	return func() {
+		e.mutex.Lock()
+		defer e.mutex.Unlock()
+		e.yielded = false
+	}, nil
+}
+
 // Refresh begins to move to the target. It returns false if that is in flight already or runs already.
 func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err error) {
 	if request.GetStrategy() != "" && request.GetStrategy() != "live" {
@@ -240,7 +258,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 		}
 		return false, fmt.Errorf("%w: base %s", ErrBusy, e.flight.to.Base)
 	}
-	if e.life == nil || e.life.Err() != nil {
+	if e.life == nil || e.life.Err() != nil || e.yielded {
 		return false, errors.New("the agent is stopping; ask again")
 	}
 	if e.record.Damaged != "" {

@@ -192,6 +192,29 @@ func (b *blobs) Drop() error {
 	return errors.Join(failures...)
 }
 
+// take moves a whole blob to a path of the same file system, and tells its size in bytes. It is checked once more: an
+// agent before this one may have taken it.
+func (b *blobs) take(digest tree.Digest, path string) (size int64, err error) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	size, has := b.whole[digest]
+	if !has {
+		return 0, fmt.Errorf("%w: %s", errNoBlob, digest)
+	}
+	got, err := digestOf(b.path(digest))
+	if err != nil {
+		return 0, err
+	}
+	if got != digest {
+		return 0, fmt.Errorf("%w: it has the digest %s, not %s", errBlob, got, digest)
+	}
+	if err := os.Rename(b.path(digest), path); err != nil {
+		return 0, err
+	}
+	delete(b.whole, digest)
+	return size, nil
+}
+
 func removeIfThere(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -2,14 +2,22 @@ package service
 
 import (
 	"context"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"fmt"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
+// growLimit bounds the wait for a disk that the host has made larger, and the growth of its file system.
+const growLimit = 15 * time.Second
+
 // GrowDisk implements agentapi.AgentService.
-func (a *answerer) GrowDisk(context.Context, *agentapi.GrowDiskRequest) (*agentapi.GrowDiskResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "this agent does not grow the private disk")
+func (a *answerer) GrowDisk(ctx context.Context, request *agentapi.GrowDiskRequest) (*agentapi.GrowDiskResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, growLimit)
+	defer cancel()
+	before, after, err := a.grow(ctx, request.GetSize())
+	if err != nil {
+		return nil, failure(fmt.Errorf("grow disk: %w", err))
+	}
+	return &agentapi.GrowDiskResponse{BeforeBytes: before, AfterBytes: after}, nil
 }

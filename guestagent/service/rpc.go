@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -69,16 +70,25 @@ type answerer struct {
 	// privateDir is where the private disk is mounted, proc the proc file system.
 	privateDir, proc string
 	ready            float64
+	replacer         *replacer
+	// grow grows the private disk's file system to a disk of size bytes, and tells its bytes before and after.
+	grow func(ctx context.Context, size int64) (before, after int64, err error)
+	// refused is why the agent that was to take over from this one does not run.
+	refused string
+	// answered is called when Status was answered.
+	answered func()
 }
 
 // failure gives an error the code by which the host tells what to do.
 func failure(err error) error {
 	code := codes.Internal
 	switch {
-	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrStale), errors.Is(err, refresh.ErrUnfinished), errors.Is(err, refresh.ErrDamaged), errors.Is(err, errNoBlob):
+	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrStale), errors.Is(err, refresh.ErrUnfinished), errors.Is(err, refresh.ErrDamaged), errors.Is(err, errNoBlob),
+		errors.Is(err, errReplace), errors.Is(err, boot.ErrNotGrown):
 		code = codes.FailedPrecondition
 	case errors.Is(err, refresh.ErrTarget), errors.Is(err, refresh.ErrPolicy), errors.Is(err, refresh.ErrStrategy), errors.Is(err, refresh.ErrDowngrade), errors.Is(err, errBlob),
-		errors.Is(err, errSuffix), errors.Is(err, tree.ErrDigest), errors.Is(err, release.ErrManifest), errors.Is(err, release.ErrSchema), errors.Is(err, release.ErrContents):
+		errors.Is(err, errSuffix), errors.Is(err, tree.ErrDigest), errors.Is(err, release.ErrManifest), errors.Is(err, release.ErrSchema), errors.Is(err, release.ErrContents),
+		errors.Is(err, release.ErrTakeover):
 		code = codes.InvalidArgument
 	case errors.Is(err, release.ErrSignature):
 		code = codes.PermissionDenied
@@ -96,6 +106,7 @@ func (a *answerer) Status(ctx context.Context, _ *agentapi.StatusRequest) (*agen
 	if err != nil {
 		return nil, failure(fmt.Errorf("status: %w", err))
 	}
+	a.answered()
 	return response, nil
 }
 
@@ -108,6 +119,11 @@ func (a *answerer) status(ctx context.Context) (*agentapi.StatusResponse, error)
 		AgentVersion: a.version, Stack: agentapi.NewStack(now.Stack), Generation: now.Generation, State: now.Message(),
 		Last: now.Report, Pending: now.Pending, ReadySeconds: a.ready, Goroutines: int64(runtime.NumGoroutine()),
 	}
+	digest, err := a.replacer.own()
+	if err != nil {
+		return nil, err
+	}
+	response.AgentDigest, response.AgentRefused = digest.String(), a.refused
 	if response.BootId, err = a.system.BootID(); err != nil {
 		return nil, err
 	}

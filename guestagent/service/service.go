@@ -2,12 +2,15 @@ package service
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
@@ -49,6 +52,10 @@ func Run(ctx context.Context, version string) error {
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
+	guest, ok := key.Public().(ed25519.PublicKey)
+	if !ok {
+		return fmt.Errorf("start the agent: %w", errKey)
+	}
 	certificate, err := transport.Certificate(key)
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
@@ -69,7 +76,10 @@ func Run(ctx context.Context, version string) error {
 		Health: refresh.LiveHealth{Units: manager}, Records: refresh.LiveRecords{Given: record.Given}, Blobs: blobs,
 		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
 	}
+	// Leaving ends what only waits, whoever asked for it.
+	ctx, leave := context.WithCancel(ctx)
 	if err := engine.Start(ctx); err != nil {
+		leave()
 		return fmt.Errorf("start the agent: %w", err)
 	}
 	defer engine.Wait()
@@ -81,9 +91,31 @@ func Run(ctx context.Context, version string) error {
 		}
 	}()
 	defer func() { <-ended }()
+	defer leave()
+	own := sync.OnceValues(func() (tree.Digest, error) { return digestOf("/proc/self/exe") })
+	places := takeoverPlaces{binary: mounts.AgentBinary, next: mounts.AgentBinary + ".next", record: mounts.RunDir + "/takeover.json", socket: mounts.RunDir + "/takeover.sock"}
+	refused, err := places.settle(own)
+	if err != nil {
+		say(fmt.Errorf("what became of the agent that was to take over is not known: %w", err))
+	}
+	serving, yielded := context.WithCancel(ctx)
+	defer yielded()
+	var replaced atomic.Bool
 	answers := &answerer{
 		version: version, engine: engine, blobs: blobs, disks: liveDisks{}, system: observer{system, manager},
-		booted: record.Stack, privateDir: mounts.PrivateDir, proc: "/proc",
+		booted: record.Stack, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
+		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: engine.Yield, leave: func() {
+			replaced.Store(true)
+			yielded()
+		}},
+		answered: sync.OnceFunc(func() {
+			if os.Getenv(successorVariable) == "" {
+				return
+			}
+			if err := notify(answeredWord); err != nil {
+				say(err)
+			}
+		}),
 	}
 	// Callers come in bursts, and the handshake of each runs much that their calls do not.
 	tidy := time.AfterFunc(0, func() {
@@ -98,7 +130,7 @@ func Run(ctx context.Context, version string) error {
 			return err
 		}
 		passed()
-		return notifyReady(ctx)
+		return notify(readyWord)
 	}
 	listen := func() (net.Listener, error) {
 		inner, err := transport.ListenVSock(agentapi.Port)
@@ -107,7 +139,10 @@ func Run(ctx context.Context, version string) error {
 		}
 		return transport.NewListener(inner, transport.ServerConfig(certificate, operators)), nil
 	}
-	return serve(ctx, listen, answers, ready, passed, say)
+	if err := serve(serving, listen, answers, ready, passed, say); err != nil || !replaced.Load() {
+		return err
+	}
+	return places.handOver(ctx, takeoverLimits{up: upWithin, answer: answerWithin, hold: holdFor}, adopt)
 }
 
 // markGood waits until the system is up, and tells that the stack that it booted is one that comes up.
@@ -125,23 +160,6 @@ func markGood(ctx context.Context, manager *units.Manager, stack release.Stack) 
 		case <-time.After(upPause):
 		}
 	}
-}
-
-// notifyReady tells systemd that the service is up (sd_notify(3)).
-func notifyReady(ctx context.Context) (err error) {
-	socket := os.Getenv("NOTIFY_SOCKET")
-	if socket == "" {
-		return nil
-	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unixgram", socket)
-	if err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	if _, err := conn.Write([]byte("READY=1")); err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
-	}
-	return nil
 }
 
 // liveUnits are the units of this system.

@@ -37,6 +37,7 @@ type fakeEngine struct {
 	now     refresh.Status
 	asked   []*agentapi.RefreshRequest
 	refused error
+	yielded bool
 }
 
 func (f *fakeEngine) Status() (refresh.Status, error) {
@@ -54,6 +55,16 @@ func (f *fakeEngine) Refresh(request *agentapi.RefreshRequest) (bool, error) {
 	defer f.mutex.Unlock()
 	f.asked = append(f.asked, request)
 	return f.refused == nil, f.refused
+}
+
+func (f *fakeEngine) Yield() (func(), error) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	if f.refused != nil {
+		return nil, f.refused
+	}
+	f.yielded = true
+	return func() { f.yielded = false }, nil
 }
 
 type fakeDisks struct{ held map[tree.Digest]bool }
@@ -91,6 +102,9 @@ type world struct {
 	listeners chan net.Listener
 	// passed counts callers that came and that went.
 	passed atomic.Int64
+	// left is true once it was to leave serving, answered counts what Status answered.
+	left     atomic.Bool
+	answered atomic.Int64
 }
 
 func newWorld(t *testing.T) *world {
@@ -106,7 +120,13 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, operator: operator, agentKey: key, socket: filepath.Join(directory, "s"), listeners: make(chan net.Listener, 16),
 		engine: &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
 	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, disks: fakeDisks{held: map[tree.Digest]bool{{99}: true}},
-		system: fakeObserver{}, booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
+		system: fakeObserver{}, answered: func() { w.answered.Add(1) }, booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
+	public, _ := operator.Public().(ed25519.PublicKey)
+	guest, _ := key.Public().(ed25519.PublicKey)
+	w.answers.replacer = &replacer{
+		own: func() (tree.Digest, error) { return ownDigest, nil }, guest: guest, operators: []ed25519.PublicKey{public},
+		places: placesIn(filepath.Join(directory, "bin")), yield: w.engine.Yield, leave: func() { w.left.Store(true) },
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {

@@ -1770,8 +1770,10 @@ func (x *Timing) GetMicros() int64 {
 }
 
 type ReleaseLayersRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ids   []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	// Only tell, and unmount nothing.
+	AskOnly       bool `protobuf:"varint,2,opt,name=ask_only,json=askOnly,proto3" json:"ask_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1811,6 +1813,13 @@ func (x *ReleaseLayersRequest) GetIds() []string {
 		return x.Ids
 	}
 	return nil
+}
+
+func (x *ReleaseLayersRequest) GetAskOnly() bool {
+	if x != nil {
+		return x.AskOnly
+	}
+	return false
 }
 
 type ReleaseLayersResponse struct {
@@ -1866,9 +1875,10 @@ func (x *ReleaseLayersResponse) GetHeld() []*Held {
 }
 
 type Held struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	By            []string               `protobuf:"bytes,2,rep,name=by,proto3" json:"by,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// In words, at most 20: a stack, or a unit with the process and what it holds.
+	By            []string `protobuf:"bytes,2,rep,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2084,7 +2094,9 @@ func (x *MappedFile) GetDigest() string {
 }
 
 type GrowDiskRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes that the disk has now. The agent waits until its kernel has seen that.
+	Size          int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2117,6 +2129,13 @@ func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use GrowDiskRequest.ProtoReflect.Descriptor instead.
 func (*GrowDiskRequest) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *GrowDiskRequest) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
 }
 
 type GrowDiskResponse struct {
@@ -2174,7 +2193,7 @@ func (x *GrowDiskResponse) GetAfterBytes() int64 {
 
 type ReplaceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A note (golang.org/x/mod/sumdb/note) signed by an operator: its text names version and digest of the agent.
+	// Signed by an operator: a release.Takeover.
 	Note          []byte `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2412,9 +2431,10 @@ const file_agent_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\tR\x05error\"4\n" +
 	"\x06Timing\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x16\n" +
-	"\x06micros\x18\x02 \x01(\x03R\x06micros\"(\n" +
+	"\x06micros\x18\x02 \x01(\x03R\x06micros\"C\n" +
 	"\x14ReleaseLayersRequest\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\tR\x03ids\"X\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x19\n" +
+	"\bask_only\x18\x02 \x01(\bR\aaskOnly\"X\n" +
 	"\x15ReleaseLayersResponse\x12\x12\n" +
 	"\x04free\x18\x01 \x03(\tR\x04free\x12+\n" +
 	"\x04held\x18\x02 \x03(\v2\x17.sharedos.agent.v1.HeldR\x04held\"&\n" +
@@ -2431,8 +2451,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x12\x18\n" +
 	"\acommand\x18\x03 \x01(\tR\acommand\x12\x12\n" +
 	"\x04path\x18\x04 \x01(\tR\x04path\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\tR\x06digest\"\x11\n" +
-	"\x0fGrowDiskRequest\"V\n" +
+	"\x06digest\x18\x05 \x01(\tR\x06digest\"%\n" +
+	"\x0fGrowDiskRequest\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\"V\n" +
 	"\x10GrowDiskResponse\x12!\n" +
 	"\fbefore_bytes\x18\x01 \x01(\x03R\vbeforeBytes\x12\x1f\n" +
 	"\vafter_bytes\x18\x02 \x01(\x03R\n" +

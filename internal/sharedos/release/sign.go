@@ -48,12 +48,26 @@ func Open(signed []byte, trusted []ed25519.PublicKey) (*Manifest, tree.Digest, e
 	if len(signed) > MaxSigned {
 		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %d bytes, more than %d: %w", len(signed), MaxSigned, ErrManifest)
 	}
+	text, err := signedText(signed, trusted)
+	if err != nil {
+		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %w", err)
+	}
+	encoded := []byte(text)
+	m, err := Decode(encoded)
+	if err != nil {
+		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %w", err)
+	}
+	return m, ID(encoded), nil
+}
+
+// signedText is the text of a note that one of the trusted operators signed; ErrSignature if none did.
+func signedText(signed []byte, trusted []ed25519.PublicKey) (string, error) {
 	verifiers := make([]note.Verifier, 0, len(trusted))
 	known := make(map[string]bool, len(trusted))
 	for i, key := range trusted {
 		text, err := note.NewEd25519VerifierKey(signerName, key)
 		if err != nil {
-			return nil, tree.Digest{}, fmt.Errorf("open signed manifest: operator key %d: %w: %w", i, ErrSignature, err)
+			return "", fmt.Errorf("operator key %d: %w: %w", i, ErrSignature, err)
 		}
 		if known[text] {
 			continue // a key that stands twice would be ambiguous to note
@@ -61,20 +75,15 @@ func Open(signed []byte, trusted []ed25519.PublicKey) (*Manifest, tree.Digest, e
 		known[text] = true
 		verifier, err := note.NewVerifier(text)
 		if err != nil {
-			return nil, tree.Digest{}, fmt.Errorf("open signed manifest: operator key %d: %w: %w", i, ErrSignature, err)
+			return "", fmt.Errorf("operator key %d: %w: %w", i, ErrSignature, err)
 		}
 		verifiers = append(verifiers, verifier)
 	}
 	opened, err := note.Open(signed, note.VerifierList(verifiers...))
 	if err != nil {
-		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %w: %w", ErrSignature, err)
+		return "", fmt.Errorf("%w: %w", ErrSignature, err)
 	}
-	encoded := []byte(opened.Text)
-	m, err := Decode(encoded)
-	if err != nil {
-		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %w", err)
-	}
-	return m, ID(encoded), nil
+	return opened.Text, nil
 }
 
 // OpenUnsigned reads a signed manifest without asking who signed it. It serves only to find out what a release of

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -110,6 +111,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) (err e
 	case err == nil && known.UUID == spec.UUID:
 		domain.Metadata.AgentKey = known.Metadata.AgentKey
 	}
+	size := spec.DiskSize
 	disk, diskErr := f.Store.PrivateDisk(ctx, spec.Name)
 	switch {
 	case errors.Is(diskErr, store.ErrNotFound):
@@ -124,8 +126,10 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) (err e
 		return fmt.Errorf("look for its private disk: %w", diskErr)
 	case disk.Capacity < spec.DiskSize:
 		progress("growing the private disk")
+	case err == nil && diskSize(known, disk) <= spec.DiskSize:
+		size = disk.Capacity // what an earlier growth made of it
 	}
-	volume, path, err := f.Store.CreatePrivateDisk(ctx, spec.Name, spec.DiskSize)
+	volume, path, err := f.Store.CreatePrivateDisk(ctx, spec.Name, size)
 	if err != nil {
 		return fmt.Errorf("make its private disk: %w", err)
 	}
@@ -174,7 +178,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack release.Stack, base
 		ConsoleLog: f.consoleLog(spec.Name),
 		Metadata: hypervisor.Metadata{
 			Stack: stack, Pool: f.Pool,
-			Settings: map[string]string{settingInitramfs: image.digest.String()},
+			Settings: map[string]string{settingInitramfs: image.digest.String(), settingDisk: strconv.FormatInt(spec.DiskSize, 10)},
 		},
 	}, nil
 }
@@ -222,7 +226,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 		Spec: Spec{
 			Name: domain.Name, UUID: domain.UUID,
 			Base: domain.Metadata.Stack.Base, Components: domain.Metadata.Stack.Components,
-			VCPUs: domain.VCPUs, Memory: domain.Memory, DiskSize: disk.Capacity,
+			VCPUs: domain.VCPUs, Memory: domain.Memory, DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
 			Interfaces: domain.Interfaces, Running: state == hypervisor.Running,
 		},

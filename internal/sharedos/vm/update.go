@@ -31,6 +31,7 @@ func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, 
 	}
 	updated.Spec.Refresh = spec.Refresh
 	updated.ReadySeconds = ready
+	updated.OtherAgent = f.otherAgent(updated.Agent)
 	return updated, report, nil
 }
 
@@ -51,15 +52,24 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if err != nil {
 		return nil, 0, fmt.Errorf("read its private disk: %w", err)
 	}
-	if spec.DiskSize < disk.Capacity {
-		return nil, 0, fmt.Errorf("its private disk has %d bytes and cannot shrink to %d", disk.Capacity, spec.DiskSize)
+	have := diskSize(domain, disk)
+	if spec.DiskSize < have {
+		return nil, 0, fmt.Errorf("its private disk has %d bytes and cannot shrink to %d", have, spec.DiskSize)
 	}
-	reboots := running && spec.Running && needsPowerCycle(domain, disk.Capacity, spec)
+	reboots := running && spec.Running && needsPowerCycle(domain, spec)
 	if reboots && spec.Refresh.MaxImpact < agentapi.Level_REBOOT {
-		return nil, 0, fmt.Errorf("%w: its processors, memory, disk size or interfaces change only through a "+
+		return nil, 0, fmt.Errorf("%w: its processors, memory or interfaces change only through a "+
 			"power-off; set refresh.max_impact to \"reboot\" to allow that", ErrImpact)
 	}
 
+	if running && spec.Running && !reboots {
+		if err := f.replaceAgent(ctx, domain, progress); err != nil {
+			f.Log.WarnContext(ctx, "the agent stays as it is", "vm", spec.Name, "error", err)
+		}
+		if err := f.grow(ctx, domain, spec, have, progress); err != nil {
+			return nil, 0, err
+		}
+	}
 	var report *agentapi.Report
 	live := running && spec.Running && !reboots && spec.Refresh.Strategy != "next_boot"
 	if live {
@@ -146,14 +156,14 @@ func (f *Fleet) unplugLeft(ctx context.Context, name string) {
 }
 
 // needsPowerCycle reports whether spec asks for what a running domain cannot take on.
-func needsPowerCycle(domain hypervisor.Domain, diskSize int64, spec Spec) bool {
+func needsPowerCycle(domain hypervisor.Domain, spec Spec) bool {
 	sameInterfaces := maps.EqualFunc(domain.Interfaces, spec.Interfaces, func(have, want hypervisor.Interface) bool {
 		if want.MAC == "" {
 			want.MAC = have.MAC // made when it was defined
 		}
 		return reflect.DeepEqual(have, want)
 	})
-	return domain.VCPUs != spec.VCPUs || domain.Memory != spec.Memory || diskSize != spec.DiskSize || !sameInterfaces
+	return domain.VCPUs != spec.VCPUs || domain.Memory != spec.Memory || !sameInterfaces
 }
 
 // Assess implements Interface.
@@ -173,14 +183,10 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if state != hypervisor.Running || !spec.Running {
 		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
 	}
-	disk, err := f.Store.PrivateDisk(ctx, spec.Name)
-	if err != nil {
-		return nil, fmt.Errorf("read its private disk: %w", err)
-	}
-	if needsPowerCycle(domain, disk.Capacity, spec) {
+	if needsPowerCycle(domain, spec) {
 		return &agentapi.Impact{
 			Level:   agentapi.Level_REBOOT,
-			Reasons: []string{"processors, memory, disk size or interfaces change only through a power-off"},
+			Reasons: []string{"processors, memory or interfaces change only through a power-off"},
 		}, nil
 	}
 	stack, _, err := f.stack(ctx, spec.Base, spec.Components)

@@ -75,6 +75,8 @@ type VM struct {
 	Answered bool
 	NoAnswer error
 	Agent    *agentapi.StatusResponse
+	// OtherAgent is why Update left another agent in the VM than this program's own; "" if it did not.
+	OtherAgent string
 	// ReadySeconds from domain start to the agent's first answer, as Create or Start saw it; 0 if it did not wait.
 	ReadySeconds float64
 	// DiskAllocated is what the private disk takes on the host in bytes.

@@ -38,6 +38,10 @@ type Agent struct {
 	NoStack bool
 	// SystemState is what systemd says; "" is "running".
 	SystemState string
+	// Binary is the agent's program. Without one it tells no digest, as agents that cannot be replaced.
+	Binary []byte
+	// RefuseAgent, when set, is why an agent that is to take over does not come up.
+	RefuseAgent string
 
 	mu        sync.Mutex
 	key       ed25519.PrivateKey
@@ -64,7 +68,11 @@ type Agent struct {
 	// generation counts commits.
 	generation uint64
 	refreshes  int
-	asked      *agentapi.RefreshRequest
+	// refused is what became of the agent that was to take over.
+	refused string
+	// diskSize is what the private disk was grown to while it ran, in bytes, fileSystem what of it is a file system.
+	diskSize, fileSystem int64
+	asked                *agentapi.RefreshRequest
 }
 
 // New returns an agent with a key of its own, which has not booted.
@@ -169,6 +177,20 @@ func (a *Agent) Detach(id tree.Digest) error {
 	return nil
 }
 
+// Resize makes the private disk larger, which its file system does not know yet.
+func (a *Agent) Resize(size int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.diskSize = size
+}
+
+// FileSystem is the size of the private disk's file system in bytes, once it was grown.
+func (a *Agent) FileSystem() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.fileSystem
+}
+
 // Refreshes tells how many refreshes were started.
 func (a *Agent) Refreshes() int {
 	a.mu.Lock()
@@ -255,6 +277,9 @@ func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.Stat
 		AgentVersion: "test", BootId: fmt.Sprintf("boot-%d", a.boots), Kernel: a.kernel, Pending: a.pending(),
 		Stack: agentapi.NewStack(*a.committed), State: agentapi.State_IDLE, Last: a.last,
 		SystemState: "running", ReadySeconds: 1, Generation: a.generation,
+	}
+	if a.Binary != nil {
+		answer.AgentDigest, answer.AgentRefused = tree.Sum(a.Binary).String(), a.refused
 	}
 	if a.SystemState != "" {
 		answer.SystemState = a.SystemState

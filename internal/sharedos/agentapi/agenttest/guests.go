@@ -56,6 +56,11 @@ func Inhabit(domains *hypervisortest.Hypervisor) *Guests {
 		}
 		return agent.Detach(id)
 	}
+	domains.OnResize = func(name string, size int64) {
+		if agent := g.known(name); agent != nil {
+			agent.Resize(size)
+		}
+	}
 	domains.Dial = func(name string) (transport.Dialer, error) {
 		agent, err := g.Agent(name)
 		return line{g, name, agent}, err

@@ -36,6 +36,7 @@ func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
 		{"a running domain is not undefined", undefineRunning},
 		{"layers come and go in a domain that is off", layersOff},
 		{"a layer is plugged into a running domain once", layersRunning},
+		{"the private disk of a running domain grows and never shrinks", resize},
 		{"metadata is replaced in one step, running or not", metadata},
 		{"a guest that does not answer is waited for no longer than the context", deaf},
 		{"a cancelled context ends every call", cancelled},
@@ -405,6 +406,26 @@ func mustBePlugged(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, n
 	}
 }
 
+func resize(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	mustBe(t, h.ResizeDisk(ctx, d.Name, 4<<20), hypervisor.ErrNotFound)
+	must(t, h.Define(ctx, d))
+	mustBe(t, h.ResizeDisk(ctx, d.Name, 4<<20), hypervisor.ErrNotRunning)
+	must(t, h.Start(ctx, d.Name))
+	for _, size := range []int64{4 << 20, 4 << 20, 2 << 20} {
+		must(t, h.ResizeDisk(ctx, d.Name, size))
+		info, err := os.Stat(d.PrivateDisk)
+		must(t, err)
+		if info.Size() != 4<<20 {
+			t.Errorf("asked for %d bytes, it has %d", size, info.Size())
+		}
+	}
+	if err := h.ResizeDisk(ctx, d.Name, 0); err == nil {
+		t.Error("a disk of no bytes was accepted")
+	}
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+}
+
 func metadata(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	d := Domain(t, h)
 	must(t, h.Define(ctx, d))
@@ -455,6 +476,7 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"Undefine":    h.Undefine(over, d.Name),
 		"AttachLayer": h.AttachLayer(over, d.Name, d.Layers[0]),
 		"DetachLayer": h.DetachLayer(over, d.Name, d.Layers[0].ID),
+		"ResizeDisk":  h.ResizeDisk(over, d.Name, 4<<20),
 		"SetMetadata": h.SetMetadata(over, d.Name, hypervisor.Metadata{}),
 	}
 	_, _, errs["Lookup"] = h.Lookup(over, d.Name)

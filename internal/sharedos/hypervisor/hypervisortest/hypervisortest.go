@@ -33,6 +33,8 @@ type Hypervisor struct {
 	// OnAttach and OnDetach, when set, are called when a running domain gets or loses a layer.
 	OnAttach func(name string, layer hypervisor.LayerDisk) error
 	OnDetach func(name string, id tree.Digest) error
+	// OnResize, when set, is called when a running domain gets a larger private disk.
+	OnResize func(name string, size int64)
 	// Dial, when set, yields what Dialer returns for a running domain. Without it nothing in the guest listens.
 	Dial func(name string) (transport.Dialer, error)
 	// Deaf guests neither power off nor let go of layers when asked.
@@ -383,6 +385,38 @@ func (h *Hypervisor) DetachLayer(ctx context.Context, name string, id tree.Diges
 	}
 	d.Layers = slices.DeleteFunc(slices.Clone(d.Layers), func(l hypervisor.LayerDisk) bool { return l.ID == id })
 	return nil
+}
+
+// ResizeDisk implements hypervisor.Hypervisor.
+func (h *Hypervisor) ResizeDisk(ctx context.Context, name string, size int64) error {
+	if err := h.enter(ctx, "ResizeDisk", name, true); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil {
+		return err
+	}
+	if size <= 0 {
+		return fmt.Errorf("resize the private disk of domain %q: a size of %d bytes is not possible", name, size)
+	}
+	if d.state != hypervisor.Running {
+		return fmt.Errorf("resize the private disk of domain %q: %w", name, hypervisor.ErrNotRunning)
+	}
+	if h.OnResize != nil {
+		h.OnResize(name, size)
+	}
+	info, err := os.Stat(d.PrivateDisk)
+	switch {
+	case h.NoFiles:
+		return nil
+	case err != nil:
+		return fmt.Errorf("resize the private disk of domain %q: %w", name, err)
+	case info.Size() >= size:
+		return nil
+	}
+	return os.Truncate(d.PrivateDisk, size)
 }
 
 // SetMetadata implements hypervisor.Hypervisor.

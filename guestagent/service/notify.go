@@ -1,0 +1,63 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// notifyLimit is how long a message may wait for room in the socket of who is notified.
+	notifyLimit = 5 * time.Second
+	// barrierLimit is how long systemd may take to come to a message; it may be reloading.
+	barrierLimit = 30 * time.Second
+)
+
+// notify tells systemd, or the agent that this one is to take over from, of this service (sd_notify(3)). Files go along.
+// Without anyone to notify it does nothing.
+func notify(message string, files ...int) (err error) {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return nil
+	}
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("notify %s: %w", name, err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(socket)) }()
+	limit := unix.NsecToTimeval(notifyLimit.Nanoseconds())
+	if err := unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit); err != nil {
+		return fmt.Errorf("notify %s: %w", name, err)
+	}
+	var rights []byte
+	if len(files) > 0 {
+		rights = unix.UnixRights(files...)
+	}
+	if err := unix.Sendmsg(socket, []byte(message), rights, &unix.SockaddrUnix{Name: name}, 0); err != nil {
+		return fmt.Errorf("notify %s: %w", name, err)
+	}
+	return nil
+}
+
+// notified waits until systemd has taken in what it was told before.
+func notified() (err error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, read.Close()) }()
+	if err := errors.Join(notify("BARRIER=1", int(write.Fd())), write.Close()); err != nil {
+		return err
+	}
+	if err := read.SetReadDeadline(time.Now().Add(barrierLimit)); err != nil {
+		return err
+	}
+	// systemd closes its end, the last one, when it has come to the message.
+	if _, err := read.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("wait for systemd to take in what it was told: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,225 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// A takeover: this agent stops serving and starts its successor as a process of its own in the same service. While
+// the successor proves itself, systemd knows this one, and starts this one's binary again should both end. Once the
+// successor has answered an operator, it gets the binary's place and becomes the service's main process.
+const (
+	// upWithin is how long a successor may take until it listens, answerWithin until it has answered an operator: the
+	// host asks all the time.
+	upWithin     = 30 * time.Second
+	answerWithin = time.Minute
+	// holdFor is how long it has to run after that.
+	holdFor = 3 * time.Second
+	// successorVariable tells an agent that another one waits for it to answer.
+	successorVariable = "SHAREDOS_SUCCESSOR"
+	readyWord         = "READY=1"
+	answeredWord      = "SHAREDOS_ANSWERED=1"
+)
+
+// errSuccessor means that an agent that was to take over did not come up.
+var errSuccessor = errors.New("the agent that was to take over did not")
+
+// takeoverPlaces are the files of a takeover. All of them end with the boot: the next one starts the agent that the VM's
+// definition brings.
+type takeoverPlaces struct {
+	// binary is what systemd starts, next the successor's while it is tried.
+	binary, next string
+	// record tells of the last takeover, socket hears the successor.
+	record, socket string
+}
+
+// takeoverRecord is there while an agent is tried, and after one failed.
+type takeoverRecord struct {
+	To tree.Digest `json:"to"`
+	// Refused is why it does not run; "" while it is tried.
+	Refused string `json:"refused,omitempty"`
+}
+
+func (p takeoverPlaces) save(record takeoverRecord) error {
+	data, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeSynced(p.record+".new", data), os.Rename(p.record+".new", p.record))
+}
+
+// settle tells why the last agent that was to take over does not run, "" if there was none or it is this one. An agent
+// that was killed while it waited for its successor leaves a record of one that is tried: its successor is gone, too.
+func (p takeoverPlaces) settle(digest func() (tree.Digest, error)) (refused string, err error) {
+	record, err := p.load()
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	own, err := digest()
+	if err != nil {
+		return "", err
+	}
+	if record.To == own {
+		return "", p.clear()
+	}
+	if record.Refused == "" {
+		record.Refused = "the agent before it was ended while it waited for it"
+		if err := errors.Join(p.save(record), removeIfThere(p.next)); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("agent %s: %s", record.To, record.Refused), nil
+}
+
+func (p takeoverPlaces) load() (record takeoverRecord, err error) {
+	text, err := readBounded(p.record, 64<<10)
+	if err != nil {
+		return record, err
+	}
+	if err := json.Unmarshal([]byte(text), &record); err != nil {
+		return record, fmt.Errorf("decode %s: %w", p.record, err)
+	}
+	return record, nil
+}
+
+func (p takeoverPlaces) clear() error {
+	return errors.Join(removeIfThere(p.record), removeIfThere(p.socket))
+}
+
+// handOver starts the successor and waits until it has proved itself. After that this process is no longer the
+// service's main one and is to end. On failure the successor is gone, and the record says why.
+func (p takeoverPlaces) handOver(ctx context.Context, limits takeoverLimits, adopt func(pid int) error) error {
+	pid, err := p.try(ctx, limits)
+	if err == nil {
+		return errors.Join(p.clear(), adopt(pid))
+	}
+	err = fmt.Errorf("%w: %w", errSuccessor, err)
+	tried, readErr := p.load()
+	tried.Refused = err.Error()
+	return errors.Join(err, readErr, p.save(tried), removeIfThere(p.next), removeIfThere(p.socket))
+}
+
+// takeoverLimits bound the steps of a takeover.
+type takeoverLimits struct{ up, answer, hold time.Duration }
+
+// try runs the successor until it has proved itself and has the binary's place, or ends it.
+func (p takeoverPlaces) try(ctx context.Context, limits takeoverLimits) (pid int, err error) {
+	if err := removeIfThere(p.socket); err != nil {
+		return 0, err
+	}
+	heard, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: p.socket, Net: "unixgram"})
+	if err != nil {
+		return 0, fmt.Errorf("listen for it: %w", err)
+	}
+	words := make(chan string, 8)
+	go listenFor(heard, words)
+	defer func() {
+		err = errors.Join(err, heard.Close())
+		for range words { // until it has noticed
+		}
+	}()
+	successor := exec.Command(p.next, "serve") //nolint:noctx // it outlives this process
+	successor.Env = append(os.Environ(), "NOTIFY_SOCKET="+p.socket, successorVariable+"=1")
+	successor.Stdout, successor.Stderr = os.Stdout, os.Stderr
+	if err := successor.Start(); err != nil {
+		return 0, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- successor.Wait() }() // as long as it or this process lives
+	if err = proven(ctx, limits, words, ended); err == nil {
+		err = os.Rename(p.next, p.binary)
+	}
+	if err == nil {
+		return successor.Process.Pid, nil
+	}
+	// Whatever it does, it must not serve beside the next agent.
+	if killErr := successor.Process.Kill(); killErr == nil {
+		_ = <-ended // it was killed
+	} else if !errors.Is(killErr, os.ErrProcessDone) {
+		err = errors.Join(err, killErr)
+	}
+	return 0, err
+}
+
+// listenFor passes on what arrives until the socket is closed.
+func listenFor(heard *net.UnixConn, words chan<- string) {
+	defer close(words)
+	buffer := make([]byte, 4096)
+	for {
+		n, err := heard.Read(buffer)
+		if err != nil {
+			return
+		}
+		for word := range strings.SplitSeq(string(buffer[:n]), "\n") {
+			select {
+			case words <- word:
+			default: // it says more than there is to say
+			}
+		}
+	}
+}
+
+// proven waits until a successor listens, has answered and has lived on for a while.
+func proven(ctx context.Context, limits takeoverLimits, words <-chan string, ended <-chan error) error {
+	await := func(what string, limit time.Duration, word string) error {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case err := <-ended:
+				return fmt.Errorf("it ended before it %s: %w", what, exitOf(err))
+			case <-timer.C:
+				if word == "" {
+					return nil
+				}
+				return fmt.Errorf("it has not %s within %v", what, limit)
+			case got, more := <-words:
+				if !more {
+					return errors.New("it cannot be heard any more")
+				}
+				if word != "" && got == word {
+					return nil
+				}
+			}
+		}
+	}
+	if err := await("listened", limits.up, readyWord); err != nil {
+		return err
+	}
+	if err := await("answered the host", limits.answer, answeredWord); err != nil {
+		return err
+	}
+	return await("had run for a while", limits.hold, "")
+}
+
+// exitOf is how a process ended; one that ended well should not have.
+func exitOf(err error) error {
+	if err == nil {
+		return errors.New("exit status 0")
+	}
+	return err
+}
+
+// adopt makes another process of this service its main one (sd_notify(3), MAINPID), and waits until systemd has taken
+// that in: when a main process ends, the service does.
+func adopt(pid int) error {
+	if err := notify(fmt.Sprintf("MAINPID=%d", pid)); err != nil {
+		return err
+	}
+	return notified()
+}

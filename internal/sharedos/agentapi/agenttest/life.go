@@ -1,0 +1,59 @@
+package agenttest
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// GrowDisk implements agentapi.AgentService.
+func (a *Agent) GrowDisk(_ context.Context, request *agentapi.GrowDiskRequest) (*agentapi.GrowDiskResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if request.GetSize() > a.diskSize {
+		return nil, status.Errorf(codes.FailedPrecondition, "the disk has %d bytes, not %d", a.diskSize, request.GetSize())
+	}
+	answer := &agentapi.GrowDiskResponse{BeforeBytes: a.fileSystem, AfterBytes: a.diskSize}
+	a.fileSystem = a.diskSize
+	return answer, nil
+}
+
+// Replace implements agentapi.AgentService. The connection does not end.
+func (a *Agent) Replace(_ context.Context, request *agentapi.ReplaceRequest) (*agentapi.ReplaceResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.Binary == nil {
+		return nil, status.Error(codes.Unimplemented, "this agent does not let another one take over")
+	}
+	next, err := release.OpenTakeover(request.GetNote(), a.operators)
+	if err != nil {
+		return nil, status.Error(codes.PermissionDenied, err.Error())
+	}
+	own := tree.Sum(a.Binary)
+	binary := a.blobs[next.To.String()]
+	switch {
+	case !next.Guest.Equal(a.key.Public()):
+		return nil, status.Error(codes.FailedPrecondition, "it is meant for another VM")
+	case next.To == own:
+		return &agentapi.ReplaceResponse{}, nil
+	case next.From != own:
+		return nil, status.Errorf(codes.FailedPrecondition, "it replaces %s, and %s runs", next.From, own)
+	case a.inFlight != nil:
+		return nil, status.Error(codes.FailedPrecondition, "a refresh is in flight")
+	case tree.Sum(binary) != next.To || int64(len(binary)) != next.Size:
+		return nil, status.Error(codes.FailedPrecondition, "the agent was not put")
+	}
+	delete(a.blobs, next.To.String())
+	if a.RefuseAgent != "" {
+		a.refused = fmt.Sprintf("agent %s: %s", next.To, a.RefuseAgent)
+	} else {
+		a.Binary, a.refused = binary, ""
+	}
+	return &agentapi.ReplaceResponse{Started: true}, nil
+}

@@ -1,0 +1,119 @@
+package vm_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// renamed is the smallest change of a VM: no refresh comes with it.
+func (w *world) renamed() vm.Spec {
+	spec := w.spec()
+	spec.Hostname = "renamed"
+	return spec
+}
+
+func TestUpdateHasThisProgramsAgentTakeOver(t *testing.T) {
+	w := newWorld(t)
+	w.agent(t, "web-a").Binary = []byte("an earlier agent")
+	w.create(t, w.spec())
+	var told []string
+	updated, _, err := w.fleet.Update(within(t, time.Minute), w.renamed(), func(step string) { told = append(told, step) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if updated.Agent.GetAgentDigest() != tree.Sum([]byte("agent")).String() || updated.OtherAgent != "" {
+		t.Errorf("%s answers, %q", updated.Agent.GetAgentDigest(), updated.OtherAgent)
+	}
+	if !slices.Contains(told, "replacing the agent") {
+		t.Errorf("it told %q", told)
+	}
+	told = nil
+	if _, _, err := w.fleet.Update(within(t, time.Minute), w.spec(), func(step string) { told = append(told, step) }); err != nil || slices.Contains(told, "replacing the agent") {
+		t.Errorf("once more it told %q, %v", told, err)
+	}
+}
+
+func TestAnAgentThatDoesNotComeUpFailsNoUpdate(t *testing.T) {
+	w := newWorld(t)
+	agent := w.agent(t, "web-a")
+	agent.Binary, agent.RefuseAgent = []byte("an earlier agent"), "it ended before it listened"
+	w.create(t, w.spec())
+	for range 2 { // it is not tried again in the same boot
+		updated, _, err := w.fleet.Update(within(t, time.Minute), w.renamed(), quiet)
+		if err != nil || updated.Spec.Hostname != "renamed" {
+			t.Fatalf("updated %+v, %v", updated, err)
+		}
+		if !strings.Contains(updated.OtherAgent, "it ended before it listened") {
+			t.Errorf("it says %q", updated.OtherAgent)
+		}
+		agent.RefuseAgent = "" // from here on it would come up
+	}
+	spec := w.spec()
+	spec.Base = w.new
+	if updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || !report.GetCommitted() || updated.Stack.Base != w.new {
+		t.Errorf("the refresh: %v, %v", report, err)
+	}
+}
+
+func TestALargerDiskIsGrownWhileTheVMRuns(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	spec := w.spec()
+	spec.DiskSize *= 2
+	if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact != nil {
+		t.Errorf("assessed %v, %v", impact, err)
+	}
+	updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+	if err != nil || updated.Spec.DiskSize != spec.DiskSize || updated.Agent.GetBootId() != "boot-1" {
+		t.Fatalf("updated %+v, %v", updated, err)
+	}
+	if got := w.agent(t, "web-a").FileSystem(); got != spec.DiskSize {
+		t.Errorf("the file system has %d bytes, not %d", got, spec.DiskSize)
+	}
+	if _, _, err := w.fleet.Update(within(t, time.Minute), w.spec(), quiet); err == nil || !strings.Contains(err.Error(), "cannot shrink") {
+		t.Errorf("it shrank: %v", err)
+	}
+}
+
+func TestAGrowthThatWasCutOffIsAskedForAgain(t *testing.T) {
+	cut := errors.New("cut off")
+	for _, at := range []string{"ResizeDisk", "Dialer", "Define"} {
+		t.Run(at, func(t *testing.T) {
+			w := newWorld(t)
+			w.create(t, w.spec())
+			spec := w.spec()
+			spec.DiskSize *= 2
+			resized := false
+			w.hypervisor.Fail = func(method, _ string) error {
+				resized = resized || method == "ResizeDisk"
+				if method == at && (resized || at == "ResizeDisk") {
+					return cut
+				}
+				return nil
+			}
+			if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, cut) {
+				t.Fatalf("got %v, want %v", err, cut)
+			}
+			w.hypervisor.Fail = nil
+			read, err := w.fleet.Read(within(t, time.Minute), "web-a")
+			if err != nil || read.Spec.DiskSize != w.spec().DiskSize {
+				t.Fatalf("a plan sees %d bytes (%v) and changes nothing", read.Spec.DiskSize, err)
+			}
+			updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+			if err != nil || updated.Spec.DiskSize != spec.DiskSize || w.agent(t, "web-a").FileSystem() != spec.DiskSize {
+				t.Errorf("updated %+v, %v", updated, err)
+			}
+			// What the user asked for first can be had back while the definition still names it; the volume stays.
+			spec.Hostname = "renamed"
+			if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

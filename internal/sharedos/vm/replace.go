@@ -1,0 +1,102 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// replaceLimit bounds a takeover: an agent that does not come up is given a minute and a half.
+const replaceLimit = 4 * time.Minute
+
+// ErrAgent means that this program's agent could not take over in a VM, whose own serves on.
+var ErrAgent = errors.New("the agent in the VM was not replaced by this provider's")
+
+// replaceAgent has this program's own agent take over in a running VM where another one answers. It does nothing where the
+// agent does not tell its digest, is busy with a refresh, or does not answer: what follows says so.
+func (f *Fleet) replaceAgent(ctx context.Context, domain hypervisor.Domain, progress Progress) error {
+	status, err := f.status(ctx, domain)
+	if err != nil || status.GetAgentDigest() == "" || inFlight(status) {
+		return nil //nolint:nilerr // the refresh asks the agent, too, and tells what it says
+	}
+	binary, err := f.AgentBinary()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrAgent, err)
+	}
+	own := tree.Sum(binary)
+	switch {
+	case status.GetAgentDigest() == own.String():
+		return nil
+	case refuses(status, own):
+		return fmt.Errorf("%w; the next start of the VM brings it: %s", ErrAgent, status.GetAgentRefused())
+	}
+	progress("replacing the agent")
+	if err := f.sendAgent(ctx, domain, status, binary); err != nil {
+		return fmt.Errorf("%w: %w", ErrAgent, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, replaceLimit)
+	defer cancel()
+	status, err = f.await(ctx, domain.Name, "waiting for the new agent", progress, func(s *agentapi.StatusResponse) bool {
+		return s.GetAgentDigest() == own.String() || refuses(s, own)
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrAgent, err)
+	case status.GetAgentDigest() != own.String():
+		return fmt.Errorf("%w: %s", ErrAgent, status.GetAgentRefused())
+	}
+	return nil
+}
+
+// refuses reports whether an agent says that the one of a digest did not take over from it.
+func refuses(status *agentapi.StatusResponse, digest tree.Digest) bool {
+	return strings.Contains(status.GetAgentRefused(), digest.String())
+}
+
+// otherAgent says why the agent that answers is not this program's own; "" if it is, or does not tell.
+func (f *Fleet) otherAgent(status *agentapi.StatusResponse) string {
+	binary, err := f.AgentBinary()
+	if err != nil || status.GetAgentDigest() == "" {
+		return "" // Create and Start tell that there is none
+	}
+	switch own := tree.Sum(binary); {
+	case status.GetAgentDigest() == own.String():
+		return ""
+	case refuses(status, own):
+		return status.GetAgentRefused()
+	default:
+		return fmt.Sprintf("agent %s serves on, as %s was not sent or has not been tried", status.GetAgentDigest(), own)
+	}
+}
+
+// sendAgent hands a binary over and has it take over from the agent that answered.
+func (f *Fleet) sendAgent(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse, binary []byte) (err error) {
+	from, err := tree.ParseDigest(status.GetAgentDigest())
+	if err != nil {
+		return fmt.Errorf("its agent names a digest that is none: %w", err)
+	}
+	agent, err := f.meet(ctx, domain)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = agent.Close() }() // it closes the connection itself
+	blob := release.Blob{Digest: tree.Sum(binary), Size: int64(len(binary))}
+	note, err := release.SignTakeover(release.Takeover{Guest: agent.Key, From: from, To: blob.Digest, Size: blob.Size}, f.Key)
+	if err != nil {
+		return err
+	}
+	if err := put(ctx, agent, blob, binary); err != nil {
+		return fmt.Errorf("hand the agent over: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	_, err = agent.Replace(ctx, &agentapi.ReplaceRequest{Note: note})
+	return err
+}
