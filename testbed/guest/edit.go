@@ -2,6 +2,7 @@ package guest
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ type Edit struct {
 	mode   fs.FileMode
 	text   string
 	suffix string
+	from   string
 }
 
 type editKind string
@@ -27,6 +29,7 @@ const (
 	writeLink  editKind = "link"
 	removePath editKind = "remove"
 	appendTo   editKind = "append"
+	copyFile   editKind = "copy"
 )
 
 // Write puts a file at a path without a leading slash, in the place of what is there; it is root's.
@@ -44,15 +47,20 @@ func Remove(path string) Edit { return Edit{kind: removePath, path: path} }
 // program or library they make one that differs and works.
 func Append(suffix, text string) Edit { return Edit{kind: appendTo, suffix: suffix, text: text} }
 
-// String identifies the edit: it is part of what a release is made from.
-func (e Edit) String() string {
-	return fmt.Sprintf("%s %q %q %o %q", e.kind, e.path, e.suffix, e.mode, e.text)
+// Copy puts a copy of the regular file at from, with more bytes behind it, at a path; both without a leading slash.
+func Copy(path, from, more string) Edit {
+	return Edit{kind: copyFile, path: path, from: from, text: more}
 }
 
-// Apply copies an uncompressed tar stream with the edits carried out. An Append that finds no file is an error.
+// String identifies the edit: it is part of what a release is made from.
+func (e Edit) String() string {
+	return fmt.Sprintf("%s %q %q %q %o %q", e.kind, e.path, e.suffix, e.from, e.mode, e.text)
+}
+
+// Apply copies an uncompressed tar stream with the edits carried out. An Append or a Copy that finds no file is an error.
 func Apply(from io.Reader, to io.Writer, edits []Edit) error {
 	in, out := tar.NewReader(from), tar.NewWriter(to)
-	e := &editor{edits: edits, out: out, seen: map[string]bool{".": true}, appended: make([]bool, len(edits))}
+	e := &editor{edits: edits, out: out, seen: map[string]bool{".": true}, found: make([]bool, len(edits)), copies: map[int]string{}}
 	for {
 		header, err := in.Next()
 		if errors.Is(err, io.EOF) {
@@ -72,10 +80,12 @@ func Apply(from io.Reader, to io.Writer, edits []Edit) error {
 }
 
 type editor struct {
-	edits    []Edit
-	out      *tar.Writer
-	seen     map[string]bool
-	appended []bool
+	edits []Edit
+	out   *tar.Writer
+	seen  map[string]bool
+	// found tells which edits have found their file; copies holds what is to be copied.
+	found  []bool
+	copies map[int]string
 }
 
 // copy copies one entry, unless it is replaced or removed.
@@ -88,14 +98,23 @@ func (e *editor) copy(header *tar.Header, content io.Reader) error {
 	for i, edit := range e.edits {
 		switch edit.kind {
 		case appendTo:
-			if !e.appended[i] && header.Typeflag == tar.TypeReg && strings.HasSuffix("/"+name, edit.suffix) {
-				e.appended[i] = true
+			if !e.found[i] && header.Typeflag == tar.TypeReg && strings.HasSuffix("/"+name, edit.suffix) {
+				e.found[i] = true
 				more += edit.text
 			}
 		case removePath:
 			if name == edit.path || strings.HasPrefix(name, edit.path+"/") {
 				return nil
 			}
+		case copyFile:
+			if name != edit.from || header.Typeflag != tar.TypeReg {
+				continue
+			}
+			text, err := io.ReadAll(content)
+			if err != nil {
+				return fmt.Errorf("copy %s: %w", name, err)
+			}
+			e.found[i], e.copies[i], content = true, string(text), bytes.NewReader(text)
 		default:
 			if name == edit.path {
 				return nil
@@ -119,10 +138,16 @@ func (e *editor) finish() error {
 		header := &tar.Header{Name: edit.path, Mode: int64(edit.mode.Perm()), ModTime: time.Unix(1_700_000_000, 0), Format: tar.FormatPAX}
 		switch edit.kind {
 		case appendTo:
-			if !e.appended[i] {
+			if !e.found[i] {
 				return fmt.Errorf("edit the archive: it has no file *%s", edit.suffix)
 			}
 			continue
+		case copyFile:
+			if !e.found[i] {
+				return fmt.Errorf("edit the archive: it has no file %s", edit.from)
+			}
+			edit.text = e.copies[i] + edit.text
+			header.Typeflag, header.Size, header.Mode = tar.TypeReg, int64(len(edit.text)), 0o755
 		case removePath:
 			continue
 		case writeLink:

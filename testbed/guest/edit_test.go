@@ -29,6 +29,7 @@ func TestApplyWritesReplacesRemovesAndAppends(t *testing.T) {
 	var after bytes.Buffer
 	err := Apply(bytes.NewReader(packed), &after, []Edit{
 		Append("/libx.so", "\x00"), Write("usr/bin/old", 0o755, "new"), Remove("usr/share/doc"), Link("usr/lib/new/link", "../libx.so"),
+		Copy("usr/lib/copy", "usr/lib/libx.so", "+"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +50,7 @@ func TestApplyWritesReplacesRemovesAndAppends(t *testing.T) {
 		got[header.Name] = string(text) + header.Linkname
 	}
 	for name, text := range map[string]string{
-		"./usr/lib/libx.so": "x\x00", "usr/bin/old": "new", "./etc/keep": "kept", "usr/lib/new/link": "../libx.so", "usr/lib/new/": "",
+		"./usr/lib/libx.so": "x\x00", "usr/bin/old": "new", "./etc/keep": "kept", "usr/lib/new/link": "../libx.so", "usr/lib/new/": "", "usr/lib/copy": "x+",
 	} {
 		if have, there := got[name]; !there || have != text {
 			t.Errorf("%s is %q (%v), want %q", name, have, there, text)
