@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"path"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
@@ -56,6 +58,22 @@ var isHostname = stringvalidator.RegexMatches(
 // isAuthorizedKey accepts one line of an authorized_keys file.
 var isAuthorizedKey = stringvalidator.RegexMatches(regexp.MustCompile(`^[^\x00-\x1f#]+$`),
 	"an authorized key is one line, as in an OpenSSH .pub file")
+
+// isUnit accepts the name of a systemd unit (systemd.unit(5)).
+var isUnit = stringvalidator.RegexMatches(
+	regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|scope|socket|mount|swap|path|timer|target|slice|automount|device)$`),
+	"a unit's name ends in its type, such as nginx.service")
+
+// isAbsolutePath accepts a path in a guest.
+var isAbsolutePath = textRule{
+	form: `an absolute path in the guest, such as "/usr/share/app/"`,
+	check: func(text string) error {
+		if !path.IsAbs(text) || len(text) > 4096 || strings.ContainsAny(text, "\x00\n") {
+			return fmt.Errorf("%q is no absolute path", text)
+		}
+		return nil
+	},
+}
 
 // isPort accepts a TCP port as the key of a map.
 var isPort = textRule{

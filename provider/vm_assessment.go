@@ -33,9 +33,9 @@ type assessment struct {
 	Impact *agentapi.Impact `json:"impact,omitempty"`
 }
 
-// question writes what a VM is asked to become. How it may be changed is no part of it.
+// question writes what a VM is asked to become. How it may be changed is no part of it, but what may be done with units.
 func question(spec vm.Spec) string {
-	spec.Refresh = vm.RefreshPolicy{}
+	spec.Refresh = vm.RefreshPolicy{Units: spec.Refresh.Units}
 	text, err := json.Marshal(spec)
 	if err != nil {
 		return "" // a Spec has no value that JSON cannot write; an empty question is never recalled

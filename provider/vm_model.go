@@ -55,7 +55,15 @@ type refreshModel struct {
 	Strategy     types.String `tfsdk:"strategy"`
 	MaxImpact    types.String `tfsdk:"max_impact"`
 	Settle       types.String `tfsdk:"settle"`
+	Policy       types.String `tfsdk:"policy"`
+	Units        types.Map    `tfsdk:"units"`
 	HealthChecks types.Map    `tfsdk:"health_checks"`
+}
+
+// unitPolicyModel is one value of the attribute refresh.units.
+type unitPolicyModel struct {
+	Policy types.String `tfsdk:"policy"`
+	Paths  types.List   `tfsdk:"paths"`
 }
 
 // healthCheckModel is one value of the attribute refresh.health_checks.
@@ -123,6 +131,7 @@ func (m *vmModel) spec(ctx context.Context) (vm.Spec, diag.Diagnostics) {
 		MaxImpact:    levelOf(policy.MaxImpact.ValueString()),
 		Settle:       duration(policy.Settle.ValueString()),
 		HealthChecks: healthChecks(ctx, policy.HealthChecks, &diags),
+		Units:        unitPolicy(ctx, policy, &diags),
 	}
 	return spec, diags
 }
@@ -164,6 +173,36 @@ func (m *vmModel) interfaces(ctx context.Context, diags *diag.Diagnostics) map[s
 		found[name] = one
 	}
 	return found
+}
+
+// unitPolicy is what may be done with units; nil if that is what is done anyway.
+func unitPolicy(ctx context.Context, refresh refreshModel, diags *diag.Diagnostics) *agentapi.UnitPolicy {
+	policy := &agentapi.UnitPolicy{}
+	if wanted := refresh.Policy.ValueString(); wanted != policyRestart {
+		policy.Default = wanted
+	}
+	if !refresh.Units.IsNull() {
+		var models map[string]unitPolicyModel
+		diags.Append(refresh.Units.ElementsAs(ctx, &models, false)...)
+		for unit, model := range models {
+			if !model.Policy.IsNull() {
+				if policy.Units == nil {
+					policy.Units = map[string]string{}
+				}
+				policy.Units[unit] = model.Policy.ValueString()
+			}
+			if paths := texts(ctx, model.Paths, diags); len(paths) > 0 {
+				if policy.Paths == nil {
+					policy.Paths = map[string]*agentapi.PathList{}
+				}
+				policy.Paths[unit] = &agentapi.PathList{Paths: paths}
+			}
+		}
+	}
+	if policy.GetDefault() == "" && len(policy.GetUnits())+len(policy.GetPaths()) == 0 {
+		return nil
+	}
+	return policy
 }
 
 func healthChecks(ctx context.Context, checks types.Map, diags *diag.Diagnostics) []*agentapi.HealthCheck {

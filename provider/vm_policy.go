@@ -17,6 +17,13 @@ const (
 	strategyNextBoot = "next_boot"
 )
 
+// What may be done with units that use what changes.
+const (
+	policyRestart = "restart"
+	policyReload  = "reload"
+	policyReport  = "report"
+)
+
 // Defaults of the attribute refresh.
 const (
 	defaultMaxImpact    = "restart"
@@ -68,8 +75,12 @@ var (
 		"unit": types.StringType, "http": types.StringType, "tcp": types.StringType,
 		"command": types.ListType{ElemType: types.StringType}, "timeout": types.StringType,
 	}}
+	unitPolicyType = types.ObjectType{AttrTypes: map[string]attr.Type{
+		"policy": types.StringType, "paths": types.ListType{ElemType: types.StringType},
+	}}
 	refreshTypes = map[string]attr.Type{
 		"strategy": types.StringType, "max_impact": types.StringType, "settle": types.StringType,
+		"policy": types.StringType, "units": types.MapType{ElemType: unitPolicyType},
 		"health_checks": types.MapType{ElemType: healthCheckType},
 	}
 )
@@ -80,6 +91,8 @@ func defaultRefresh() types.Object {
 		"strategy":      types.StringValue(strategyLive),
 		"max_impact":    types.StringValue(defaultMaxImpact),
 		"settle":        types.StringValue(defaultSettle),
+		"policy":        types.StringValue(policyRestart),
+		"units":         types.MapNull(unitPolicyType),
 		"health_checks": types.MapNull(healthCheckType),
 	})
 }

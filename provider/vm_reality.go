@@ -23,17 +23,20 @@ type stackModel struct {
 }
 
 type unitImpactModel struct {
-	Unit   string   `tfsdk:"unit"`
-	Level  string   `tfsdk:"level"`
-	Reason string   `tfsdk:"reason"`
-	Paths  []string `tfsdk:"paths"`
+	Unit     string   `tfsdk:"unit"`
+	Level    string   `tfsdk:"level"`
+	Reason   string   `tfsdk:"reason"`
+	Paths    []string `tfsdk:"paths"`
+	Packages []string `tfsdk:"packages"`
 }
 
 // impactModel is the attribute impact.
 type impactModel struct {
-	Level   string            `tfsdk:"level"`
-	Units   []unitImpactModel `tfsdk:"units"`
-	Reasons []string          `tfsdk:"reasons"`
+	Level    string            `tfsdk:"level"`
+	Units    []unitImpactModel `tfsdk:"units"`
+	Reasons  []string          `tfsdk:"reasons"`
+	Left     []string          `tfsdk:"left"`
+	Sessions []string          `tfsdk:"sessions"`
 }
 
 type unitRestartModel struct {
@@ -57,6 +60,7 @@ type lastRefreshModel struct {
 	Pinned     []string           `tfsdk:"pinned"`
 	Conflicts  []string           `tfsdk:"conflicts"`
 	Remaining  []string           `tfsdk:"remaining"`
+	Left       []string           `tfsdk:"left"`
 	Unchecked  []string           `tfsdk:"unchecked"`
 	Pending    []string           `tfsdk:"pending"`
 	TimingsMS  map[string]float64 `tfsdk:"timings_ms"`
@@ -199,8 +203,8 @@ func (m *vmModel) observeRefresh(ctx context.Context, report *agentapi.Report, d
 		Restarted:  []unitRestartModel{},
 		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
 		Conflicts: guestTexts(report.GetConflicts()), Remaining: guestTexts(report.GetRemaining()),
-		Unchecked: guestTexts(report.GetUnchecked()),
-		Pending:   guestTexts(report.GetPending()), TimingsMS: map[string]float64{},
+		Left: guestTexts(report.GetLeft()), Unchecked: guestTexts(report.GetUnchecked()),
+		Pending: guestTexts(report.GetPending()), TimingsMS: map[string]float64{},
 	}
 	for _, restart := range limited(report.GetRestarts()) {
 		model.Restarted = append(model.Restarted, unitRestartModel{
@@ -220,11 +224,12 @@ func impactOf(ctx context.Context, impact *agentapi.Impact) (types.Object, diag.
 	var diags diag.Diagnostics
 	model := impactModel{
 		Level: levelName(impact.GetLevel()), Units: []unitImpactModel{}, Reasons: guestTexts(impact.GetReasons()),
+		Left: guestTexts(impact.GetLeft()), Sessions: guestTexts(impact.GetSessions()),
 	}
 	for _, unit := range limited(impact.GetUnits()) {
 		model.Units = append(model.Units, unitImpactModel{
 			Unit: guestText(unit.GetUnit()), Level: levelName(unit.GetLevel()), Reason: guestText(unit.GetReason()),
-			Paths: guestTexts(unit.GetPaths()),
+			Paths: guestTexts(unit.GetPaths()), Packages: guestTexts(unit.GetPackages()),
 		})
 	}
 	return object(ctx, impactTypes, model, &diags), diags

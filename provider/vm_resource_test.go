@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -52,6 +53,11 @@ const detailed = `
   }
   refresh = {
     max_impact = "reload"
+    policy = "reload"
+    units = {
+      "db.service"  = { policy = "report" }
+      "web.service" = { paths = ["/etc/web/"] }
+    }
     health_checks = {
       web  = { unit = "nginx.service" }
       page = { http = "http://127.0.0.1/", timeout = "10s" }
@@ -176,6 +182,15 @@ func TestTheRefreshPolicyReachesTheAgent(t *testing.T) {
 				if asked.GetMaxImpact() != agentapi.Level_RELOAD || asked.GetSettleMs() != 5000 || asked.GetAllowDowngrade() {
 					t.Errorf("it was asked %v", asked)
 				}
+				want := &agentapi.UnitPolicy{
+					Default: "reload", Units: map[string]string{"db.service": "report"},
+					Paths: map[string]*agentapi.PathList{"web.service": {Paths: []string{"/etc/web/"}}},
+				}
+				// The plan asks with the same policy.
+				assessed := guest(t, world, "web").Assessed()
+				if !proto.Equal(asked.GetPolicy(), want) || !proto.Equal(assessed.GetPolicy(), want) {
+					t.Errorf("it was asked with the policy %v, and assessed with %v", asked.GetPolicy(), assessed.GetPolicy())
+				}
 			},
 			Config: own.base() + web(detailed), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
 		},
@@ -189,8 +204,11 @@ func TestThePlanTellsWhatIsInterrupted(t *testing.T) {
 	restless := func(_ context.Context, operation, name, step string) error {
 		if operation == "Assess" && step == providertest.Begun {
 			guest(t, world, name).Impact = &agentapi.Impact{Level: agentapi.Level_RESTART, Units: []*agentapi.UnitImpact{
-				{Unit: fmt.Sprintf("run-%d.service", asked.Add(1)), Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3"},
-			}}
+				{
+					Unit: fmt.Sprintf("run-%d.service", asked.Add(1)), Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3",
+					Paths: []string{"/usr/lib/libssl.so.3"}, Packages: []string{"libssl3t64"},
+				},
+			}, Left: []string{"db.service: it runs code that differs; the policy is to report it"}, Sessions: []string{"session-1.scope 7 bash"}}
 		}
 		return nil
 	}
@@ -204,6 +222,10 @@ func TestThePlanTellsWhatIsInterrupted(t *testing.T) {
 				plancheck.ExpectKnownValue(webAddress, level, knownvalue.StringExact("restart")),
 				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("units").AtSliceIndex(0).AtMapKey("reason"),
 					knownvalue.StringExact("maps libssl.so.3")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("units").AtSliceIndex(0).AtMapKey("packages"),
+					knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("libssl3t64")})),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("left"), knownvalue.ListSizeExact(1)),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("sessions"), knownvalue.ListSizeExact(1)),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, level, knownvalue.StringExact("restart"))},
 		},

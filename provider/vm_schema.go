@@ -135,6 +135,28 @@ func interfacesAttribute() schema.Attribute {
 	}
 }
 
+func unitsAttribute() schema.Attribute {
+	return schema.MapNestedAttribute{
+		Optional:            true,
+		MarkdownDescription: "What is particular to single units, by their names: `{ \"nginx.service\" = { policy = \"reload\" } }`.",
+		Validators:          []validator.Map{mapvalidator.KeysAre(isUnit)},
+		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+			"policy": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "As `refresh.policy`, for this unit alone.",
+				Validators:          []validator.String{stringvalidator.OneOf(policyRestart, policyReload, policyReport)},
+			},
+			"paths": schema.ListAttribute{
+				Optional: true, ElementType: types.StringType,
+				MarkdownDescription: "Files that the unit uses and that its processes do not show: data that it reads and closes, code that it loads " +
+					"later. When one of them changes, the unit is affected. A path that ends in `/` means all that is below it; if all that changed " +
+					"lies below `/etc`, a reload is enough.",
+				Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isAbsolutePath)},
+			},
+		}},
+	}
+}
+
 func refreshAttribute() schema.Attribute {
 	return schema.SingleNestedAttribute{
 		Optional: true, Computed: true,
@@ -159,6 +181,14 @@ func refreshAttribute() schema.Attribute {
 				MarkdownDescription: "How long health has to hold before a refresh is committed, at most `10m`. Default: `5s`.",
 				Validators:          []validator.String{isDuration},
 			},
+			"policy": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(policyRestart),
+				MarkdownDescription: "What may be done with services that use what changes. `restart`: they are restarted, or reloaded where that is " +
+					"enough. `reload`: those that can be reloaded are, and the others are left alone. `report`: all are left alone. What is left " +
+					"is in `impact.left` and `last_refresh.left`, and runs old code until you restart it. Default: `restart`.",
+				Validators: []validator.String{stringvalidator.OneOf(policyRestart, policyReload, policyReport)},
+			},
+			"units": unitsAttribute(),
 			"health_checks": schema.MapNestedAttribute{
 				Optional: true,
 				MarkdownDescription: "Checks by a name of your own. When one fails after a refresh, the VM goes back to what it ran. " +

@@ -18,11 +18,12 @@ var (
 	}
 	unitImpactType = types.ObjectType{AttrTypes: map[string]attr.Type{
 		"unit": types.StringType, "level": types.StringType, "reason": types.StringType,
-		"paths": types.ListType{ElemType: types.StringType},
+		"paths": types.ListType{ElemType: types.StringType}, "packages": types.ListType{ElemType: types.StringType},
 	}}
 	impactTypes = map[string]attr.Type{
 		"level": types.StringType, "units": types.ListType{ElemType: unitImpactType},
-		"reasons": types.ListType{ElemType: types.StringType},
+		"reasons": types.ListType{ElemType: types.StringType}, "left": types.ListType{ElemType: types.StringType},
+		"sessions": types.ListType{ElemType: types.StringType},
 	}
 	unitRestartType = types.ObjectType{AttrTypes: map[string]attr.Type{
 		"unit": types.StringType, "level": types.StringType,
@@ -36,6 +37,7 @@ var (
 		"pinned":     types.ListType{ElemType: types.StringType},
 		"conflicts":  types.ListType{ElemType: types.StringType},
 		"remaining":  types.ListType{ElemType: types.StringType},
+		"left":       types.ListType{ElemType: types.StringType},
 		"unchecked":  types.ListType{ElemType: types.StringType},
 		"pending":    types.ListType{ElemType: types.StringType},
 		"timings_ms": types.MapType{ElemType: types.Float64Type},
@@ -95,13 +97,16 @@ func impactAttribute() schema.Attribute {
 				Computed:            true,
 				MarkdownDescription: "Units that use what changes.",
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-					"unit":   computedText("Name of the unit."),
-					"level":  computedText("What happens to it."),
-					"reason": computedText("Why."),
-					"paths":  computedTexts("Files that it uses and that change, at most 20 of them."),
+					"unit":     computedText("Name of the unit."),
+					"level":    computedText("What happens to it."),
+					"reason":   computedText("Why."),
+					"paths":    computedTexts("Files that it uses and that change, at most 20 of them."),
+					"packages": computedTexts("Debian packages that these files are from."),
 				}},
 			},
-			"reasons": computedTexts("Why more than a restart of units is needed."),
+			"reasons":  computedTexts("Why more than a restart of units is needed."),
+			"left":     computedTexts("Units that use what changes and that `refresh.policy` leaves alone, with the reason."),
+			"sessions": computedTexts("Processes of users' sessions that use what changes. They are never ended."),
 		},
 	}
 }
@@ -135,6 +140,7 @@ func lastRefreshAttribute() schema.Attribute {
 			"pinned":     computedTexts("Units that keep the old `/usr` in a mount namespace of their own and need nothing of what changed."),
 			"conflicts":  computedTexts("Files in `/etc` that were changed here and in the release; what is here stayed."),
 			"remaining":  computedTexts("Processes that still run old code."),
+			"left":       computedTexts("Units that `refresh.policy` left alone, with the reason: they run old code until you restart them."),
 			"unchecked":  computedTexts("Health checks that were bad before the refresh already, with the reason; they said nothing about it."),
 			"pending":    computedTexts("What waited for a power-off and start when it ended."),
 			"timings_ms": schema.MapAttribute{

@@ -24,6 +24,11 @@ resource "sharedos_vm" "web" {
     strategy   = "live"
     max_impact = "restart"
     settle     = "10s"
+    policy     = "restart"
+    units = {
+      "nginx.service"    = { paths = ["/etc/nginx/"] } # reloaded when its configuration changes
+      "database.service" = { policy = "report" }       # left to a maintenance window
+    }
     health_checks = {
       web  = { unit = "nginx.service" }
       page = { http = "http://127.0.0.1/", timeout = "10s" }

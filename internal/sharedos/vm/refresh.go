@@ -171,7 +171,7 @@ func startRefresh(ctx context.Context, agent *transport.Agent, target *agentapi.
 	defer cancel()
 	_, err := agent.Refresh(ctx, &agentapi.RefreshRequest{
 		Target: target, MaxImpact: spec.Refresh.MaxImpact, HealthChecks: spec.Refresh.HealthChecks,
-		SettleMs: spec.Refresh.Settle.Milliseconds(), Strategy: spec.Refresh.Strategy,
+		SettleMs: spec.Refresh.Settle.Milliseconds(), Strategy: spec.Refresh.Strategy, Policy: spec.Refresh.Units,
 	})
 	if err != nil {
 		return fmt.Errorf("start the refresh: %w", err)

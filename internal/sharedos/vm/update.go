@@ -218,7 +218,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, assessLimit)
 	defer cancel()
-	answer, err := agent.Assess(ctx, &agentapi.AssessRequest{Target: target})
+	answer, err := agent.Assess(ctx, &agentapi.AssessRequest{Target: target, Policy: spec.Refresh.Units})
 	if err != nil {
 		return nil, fmt.Errorf("ask its agent: %w", err)
 	}

@@ -62,6 +62,8 @@ type RefreshPolicy struct {
 	MaxImpact    agentapi.Level
 	HealthChecks []*agentapi.HealthCheck
 	Settle       time.Duration
+	// Units is what may be done with units that are affected; nil restarts them.
+	Units *agentapi.UnitPolicy
 }
 
 // VM is a VM as it is.

@@ -73,6 +73,7 @@ type Agent struct {
 	// diskSize is what the private disk was grown to while it ran, in bytes, fileSystem what of it is a file system.
 	diskSize, fileSystem int64
 	asked                *agentapi.RefreshRequest
+	assessed             *agentapi.AssessRequest
 }
 
 // New returns an agent with a key of its own, which has not booted.
@@ -203,6 +204,13 @@ func (a *Agent) Asked() *agentapi.RefreshRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.asked
+}
+
+// Assessed is the request of the last assessment; nil if there was none.
+func (a *Agent) Assessed() *agentapi.AssessRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.assessed
 }
 
 // Stack tells what the guest runs; nothing before its first boot.
@@ -412,6 +420,7 @@ func (a *Agent) Assess(_ context.Context, request *agentapi.AssessRequest) (*age
 	if _, err := a.target(request.GetTarget(), true); err != nil {
 		return nil, err
 	}
+	a.assessed = request
 	return &agentapi.AssessResponse{Impact: a.impact()}, nil
 }
 
