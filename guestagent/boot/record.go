@@ -126,7 +126,8 @@ func readBootRecord(present, next, root string) (BootRecord, string, error) {
 	case err != nil:
 		return record, "", err
 	case record.Failed == "" && record.Root == root:
-		return record, "", os.Rename(next, present)
+		// No process has an earlier /usr any more.
+		return record, "", errors.Join(removeIfThere(mounts.UsrRecord), os.Rename(next, present))
 	}
 	failed := record.Failed
 	if failed == "" {
@@ -138,7 +139,11 @@ func readBootRecord(present, next, root string) (BootRecord, string, error) {
 
 // ForgetNext removes the record of the last soft-reboot, so that what the next one does can be told.
 func ForgetNext() error {
-	if err := os.Remove(mounts.NextRecord); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return removeIfThere(mounts.NextRecord)
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

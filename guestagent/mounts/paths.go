@@ -15,6 +15,8 @@ const (
 	// (systemd-soft-reboot.service(8)).
 	NextRecord = RunDir + "/next.json"
 	NextRoot   = "/run/nextroot"
+	// UsrRecord remembers which /usr were swapped since the root was assembled.
+	UsrRecord = RunDir + "/usr.json"
 	// BlobsDir holds contents lists while a refresh needs them.
 	BlobsDir = RunDir + "/blobs"
 	// PrivateDir is the private disk's file system: root/upper, root/work, var, home, root-home, srv and sharedos.

@@ -28,8 +28,10 @@ const (
 var (
 	// ErrBusy means that a refresh, to another target if one was asked for, is in flight.
 	ErrBusy = errors.New("a refresh is in flight")
-	// ErrStrategy means that the strategy that was asked for does not exist here.
-	ErrStrategy = errors.New(`only the strategy "live" can be carried out by the agent`)
+	// ErrStrategy means that the strategy that was asked for is none.
+	ErrStrategy = errors.New("a strategy is live, soft_reboot, kexec or reboot")
+	// ErrDeferred means that the strategy does not reach what the target needs, so that it runs from the next start on.
+	ErrDeferred = errors.New("left to the next power-off and start")
 	// ErrUnfinished means that a rollback could not be finished. The next start of the VM finishes it.
 	ErrUnfinished = errors.New("the last rollback could not be finished; restart the VM")
 	// ErrDamaged means that the journal's bytes are none of a journal, so that it is not known whether a refresh was in
@@ -47,17 +49,24 @@ type Engine struct {
 	Units   Units
 	System  System
 	Health  Health
+	Starter Starter
 	Records Records
 	Blobs   Blobs
 	// Operators sign releases.
 	Operators []ed25519.PublicKey
-	// Booted is the stack that init assembled, and its generation.
+	// Booted is the stack that the root was assembled from, at boot or at a soft-reboot, and its generation.
 	Booted     release.Stack
 	Generation uint64
+	// Refused names the stacks that were preferred to it at boot, with the reason.
+	Refused []string
+	// NotSwitched says why the last soft-reboot did not switch to its stack; "" if it did or if none was.
+	NotSwitched string
 	// Agent is the unit of this program.
 	Agent string
 	// RetryPause is the time between two tries of what must succeed on the way back; 0 means two seconds.
 	RetryPause time.Duration
+	// StartLimit is how long the old stack may take to end; 0 means ten minutes.
+	StartLimit time.Duration
 
 	mutex  sync.Mutex
 	record Record
@@ -122,20 +131,24 @@ func (e *Engine) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	root, err := e.System.Root()
+	if err != nil {
+		return err
+	}
 	record, err := e.Records.Journal()
 	switch {
 	case errors.Is(err, ErrNoJournal):
 		record = Record{State: Idle}
 	case errors.Is(err, ErrDamaged):
-		return e.startDamaged(boot, err)
+		return e.startDamaged(boot, root, err)
 	case err != nil:
 		return err // what cannot be read now may be read by the next agent
 	}
-	sameBoot := record.BootID == boot
+	sameBoot := record.BootID == boot && record.Root == root
 	if record.State == Idle || record.State == "" {
 		if !sameBoot {
-			// What happened in an earlier boot is over: init assembled what runs.
-			record = Record{State: Idle, BootID: boot, Running: e.Booted, Generation: e.Generation}
+			// What happened before is over: what runs was assembled anew.
+			record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation}
 		} else {
 			e.report = record.report()
 		}
@@ -144,7 +157,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	}
 	e.report = record.report()
 	record.Starts++
-	record.BootID = boot
+	record.BootID, record.Root = boot, root
 	if !sameBoot {
 		record.Running, record.Generation = e.Booted, e.Generation
 	}
@@ -160,8 +173,8 @@ func (e *Engine) Start(ctx context.Context) error {
 
 // startDamaged begins a new journal in the place of one that is none: an agent that does not start can tell nobody. No
 // refresh begins in this boot, since it is not known what an earlier one was at.
-func (e *Engine) startDamaged(boot string, cause error) error {
-	e.record = Record{State: Idle, BootID: boot, Running: e.Booted, Generation: e.Generation, Damaged: cause.Error()}
+func (e *Engine) startDamaged(boot, root string, cause error) error {
+	e.record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation, Damaged: cause.Error()}
 	// What was committed in this boot runs. If that cannot be told either, what was booted is the best that is known.
 	if stack, generation, found, err := e.Records.Committed(); err == nil && found && generation > e.Generation {
 		e.record.Running, e.record.Generation = stack, generation
@@ -177,6 +190,10 @@ func (e *Engine) Wait() { e.tasks.Wait() }
 
 // Assess tells what a move to the target would interrupt now, and changes nothing.
 func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error) {
+	strategy, err := strategyOf(request.GetStrategy())
+	if err != nil {
+		return nil, err
+	}
 	e.mutex.Lock()
 	running := e.record.Running
 	e.mutex.Unlock()
@@ -189,20 +206,36 @@ func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	assessment, err := e.foresee(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy())
+	rung, assessment, err := e.foresee(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy(), strategy)
 	if err != nil {
 		return nil, err
 	}
-	return assessment.Message(), nil
+	return message(rung, assessment), nil
 }
 
-// foresee assesses what is not yet done. The plan and the refresh both ask it.
-func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy) (*impact.Assessment, error) {
-	assessment, _, err := e.assess(ctx, changes, kernel, policy, false)
+// foresee tells which rung a refresh climbs to, and what that means. The plan and the refresh both ask it.
+func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy, strategy Rung) (Rung, *impact.Assessment, error) {
+	running, err := e.System.Kernel()
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	return assessment, e.System.Packages(ctx, assessment)
+	live, _, err := e.assess(ctx, changes, kernel, policy, false)
+	if err != nil {
+		return "", nil, err
+	}
+	in, err := e.Starter.Obstacles(ctx)
+	if err != nil {
+		return "", nil, fmt.Errorf("assess the impact: %w", err)
+	}
+	rung, assessment := climb(strategy, live, kernels{running: running, target: kernel}, in)
+	return rung, assessment, e.System.Packages(ctx, assessment)
+}
+
+// message is an assessment as the host gets it.
+func message(rung Rung, a *impact.Assessment) *agentapi.Impact {
+	told := a.Message()
+	told.Strategy, told.Pending = string(rung), a.Pending
+	return told
 }
 
 func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, message *agentapi.UnitPolicy, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
@@ -240,8 +273,8 @@ func (e *Engine) Yield() (stay func(), err error) {
 
 // Refresh begins to move to the target. It returns false if that is in flight already or runs already.
 func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err error) {
-	if request.GetStrategy() != "" && request.GetStrategy() != "live" {
-		return false, fmt.Errorf("%w, not %q", ErrStrategy, request.GetStrategy())
+	if _, err := strategyOf(request.GetStrategy()); err != nil {
+		return false, err
 	}
 	if _, err := unitPolicy(request.GetPolicy()); err != nil {
 		return false, err
@@ -273,7 +306,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	e.flight = &flight{to: to.stack}
 	e.report = &agentapi.Report{From: agentapi.NewStack(e.record.Running), To: agentapi.NewStack(to.stack), State: agentapi.State_IDLE}
 	e.record = Record{
-		State: Idle, BootID: e.record.BootID, Starts: 1, From: e.record.Running, To: to.stack,
+		State: Idle, BootID: e.record.BootID, Root: e.record.Root, Starts: 1, From: e.record.Running, To: to.stack,
 		Running: e.record.Running, Generation: e.record.Generation,
 	}
 	request, _ = proto.Clone(request).(*agentapi.RefreshRequest)

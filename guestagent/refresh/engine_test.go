@@ -62,8 +62,11 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 		"impact too large": {prepare: func(_ *world, r *agentapi.RefreshRequest) { r.MaxImpact = agentapi.Level_RELOAD }, want: ErrImpact},
 		"live is impossible": {prepare: func(w *world, r *agentapi.RefreshRequest) {
 			w.obstacle = "Linux 6.1 has no MOVE_MOUNT_BENEATH"
-			r.MaxImpact = agentapi.Level_REBOOT
 		}, want: ErrImpact, text: "MOVE_MOUNT_BENEATH"},
+		"what is allowed lies above the strategy": {prepare: func(w *world, r *agentapi.RefreshRequest) {
+			w.obstacle = "Linux 6.1 has no MOVE_MOUNT_BENEATH"
+			r.MaxImpact = agentapi.Level_REBOOT
+		}, want: ErrDeferred},
 		"a flipped byte": {prepare: func(w *world, _ *agentapi.RefreshRequest) {
 			w.readError = errors.New("layer x: offset 4096: input/output error")
 		}, text: "offset 4096"},
@@ -133,9 +136,9 @@ func TestReplayedAndForeignReleasesAreRefused(t *testing.T) {
 	if started, err := e.Refresh(request); started || err == nil {
 		t.Errorf("a foreign signature: started %v, %v", started, err)
 	}
-	request.Strategy = "reboot"
+	request.Strategy = "magic"
 	if _, err := e.Refresh(request); !errors.Is(err, ErrStrategy) {
-		t.Errorf("another strategy: %v", err)
+		t.Errorf("a strategy that is none: %v", err)
 	}
 }
 

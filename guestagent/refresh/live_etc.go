@@ -35,17 +35,15 @@ func (l LiveEtc) Carry(ctx context.Context, differences []etcmerge.Difference, f
 		return etcmerge.Outcome{}, err
 	}
 	defer func() { err = errors.Join(err, next.Close()) }()
-	outcome, err = l.carrier().Carry(ctx, differences, old.Path(), next.Path())
-	if err != nil || !outcome.LoaderCache {
-		return outcome, err
-	}
-	// The cache was made here, so it is made again: with this VM's own libraries and the new release's.
+	return l.carrier().Carry(ctx, differences, old.Path(), next.Path())
+}
+
+// RenewLoaderCache implements Etc: with this VM's own libraries and the new release's.
+func (LiveEtc) RenewLoaderCache(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, loaderCacheLimit)
 	defer cancel()
-	if _, err := units.Run(ctx, "ldconfig"); err != nil {
-		outcome.Conflicts = append(outcome.Conflicts, "/etc/ld.so.cache: "+err.Error())
-	}
-	return outcome, nil
+	_, err := units.Run(ctx, "ldconfig")
+	return err
 }
 
 // Undo implements Etc.

@@ -79,19 +79,25 @@ func (LiveRecords) Committed() (release.Stack, uint64, bool, error) {
 
 // Commit implements Records.
 func (l LiveRecords) Commit(stack release.Stack) (uint64, error) {
-	before, generation, _, err := l.Committed()
-	if err != nil {
+	before, err := boot.ReadCommitted()
+	first := errors.Is(err, boot.ErrNoRecord)
+	if err != nil && !first {
 		return 0, err
 	}
-	if !SameStack(before, stack) {
-		generation++
+	next := boot.CommittedRecord{Stack: stack, Generation: before.Generation, Given: l.Given, Previous: before.Previous}
+	if first || !SameStack(before.Stack, stack) {
+		next.Generation++
+		next.Previous = &before.Stack
+	}
+	if first {
+		next.Previous = &l.Given // which is what booted
 	}
 	if failpoint.Built {
 		if err := failpoint.Hit("before commit"); err != nil {
 			return 0, err
 		}
 	}
-	return generation, boot.WriteCommitted(boot.CommittedRecord{Stack: stack, Generation: generation, Given: l.Given})
+	return next.Generation, boot.WriteCommitted(next)
 }
 
 func readBounded(path string) (data []byte, err error) {

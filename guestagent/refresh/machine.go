@@ -22,6 +22,8 @@ type run struct {
 	diff    *differences
 	// paths of the open layers of both stacks, bottom to top.
 	from, to []string
+	// rung that it climbs to.
+	rung Rung
 	// before is the assessment just before the swap.
 	before *impact.Assessment
 	// backFrom is the moment from which on, on the way back, what is started runs what it is to run; 0 if it has not come.
@@ -32,6 +34,8 @@ type run struct {
 type (
 	staged     struct{ *run }
 	verified   struct{ *run }
+	carried    struct{ *run }
+	starting   struct{ *run }
 	swapped    struct{ *run }
 	restarted  struct{ *run }
 	checking   struct{ *run }
@@ -68,6 +72,10 @@ func (r *run) carryOut(ctx context.Context, s staged) {
 	v, err := s.verify(ctx)
 	if err != nil {
 		r.refuse(err)
+		return
+	}
+	if r.rung != Live {
+		r.carryAndStart(ctx, v)
 		return
 	}
 	state, err := v.swap()
@@ -183,8 +191,17 @@ func (s staged) verify(ctx context.Context) (verified, error) {
 	}
 	baseline, bad := r.healthy(ctx, r.request.GetHealthChecks())
 	r.note(func(report *agentapi.Report) { report.Unchecked = bad })
-	planned := plan(nil, r.before)
-	err = r.enter(Verified, func(record *Record) { record.Baseline, record.Planned = baseline, planned })
+	failed, err := r.Units.Failed(ctx)
+	if err != nil {
+		return verified{}, err
+	}
+	var planned []Planned
+	if r.rung == Live {
+		planned = plan(nil, r.before)
+	}
+	err = r.enter(Verified, func(record *Record) {
+		record.Baseline, record.Failed, record.Planned, record.Strategy = baseline, failed, planned, r.rung
+	})
 	if err != nil {
 		return verified{}, err
 	}
@@ -226,17 +243,28 @@ func (r *run) judge(ctx context.Context) error {
 	if r.diff, err = r.target.compare(ctx, r.Blobs); err != nil {
 		return err
 	}
-	if r.before, err = r.foresee(ctx, r.diff.changes, r.record.To.Kernel, r.request.GetPolicy()); err != nil {
+	strategy, err := strategyOf(r.request.GetStrategy())
+	if err != nil {
 		return err
 	}
-	r.note(func(report *agentapi.Report) { report.Impact, report.Left = r.before.Message(), r.before.Left })
+	if r.rung, r.before, err = r.foresee(ctx, r.diff.changes, r.record.To.Kernel, r.request.GetPolicy(), strategy); err != nil {
+		return err
+	}
+	r.note(func(report *agentapi.Report) {
+		report.Impact, report.Left, report.Strategy = message(r.rung, r.before), r.before.Left, string(r.rung)
+		if r.rung != Live {
+			report.Pending = r.before.Pending // of a live refresh what is found at its end
+		}
+	})
 	allowed := r.request.GetMaxImpact()
 	if allowed == agentapi.Level_LEVEL_UNSPECIFIED {
 		allowed = agentapi.Level_RESTART
 	}
-	// A live refresh can do no more than restart, whatever else would be allowed.
-	if level := r.before.Level; level > min(allowed, agentapi.Level_RESTART) {
-		return fmt.Errorf("%w: it needs %s, and %s is allowed: %v", ErrImpact, level, min(allowed, agentapi.Level_RESTART), r.before.Reasons)
+	if level := r.before.Level; level > allowed {
+		return fmt.Errorf("%w: it needs %s, and %s is allowed: %v", ErrImpact, level, allowed, r.before.Reasons)
+	}
+	if r.rung == NextBoot {
+		return fmt.Errorf("%w: it needs %s, and the strategy is %s: %v", ErrDeferred, r.before.Level, strategy, r.before.Reasons)
 	}
 	return nil
 }
@@ -255,10 +283,10 @@ func (s swapped) act(ctx context.Context) (restarted, error) {
 		return restarted{}, err
 	}
 	err := s.timed("etc", func() error {
-		outcome, err := s.Etc.Carry(ctx, s.diff.etc, s.from, s.to)
-		s.note(func(r *agentapi.Report) {
-			r.EtcCarried, r.Conflicts = int64(outcome.Carried), outcome.Conflicts
-		})
+		again, err := s.carryEtc(ctx)
+		if err == nil && again {
+			s.renewLoaderCache(ctx)
+		}
 		return err
 	})
 	if err != nil {
@@ -268,6 +296,24 @@ func (s swapped) act(ctx context.Context) (restarted, error) {
 		return restarted{}, err
 	}
 	return restarted(s), nil
+}
+
+// carryEtc reports whether the loader's cache is to be made again once the new /usr is there.
+func (r *run) carryEtc(ctx context.Context) (loaderCache bool, err error) {
+	outcome, err := r.Etc.Carry(ctx, r.diff.etc, r.from, r.to)
+	r.note(func(report *agentapi.Report) {
+		report.EtcCarried, report.Conflicts = int64(outcome.Carried), outcome.Conflicts
+	})
+	return outcome.LoaderCache, err
+}
+
+// renewLoaderCache makes the loader's cache again. Programs run with an old one, too.
+func (r *run) renewLoaderCache(ctx context.Context) {
+	if err := r.Etc.RenewLoaderCache(ctx); err != nil {
+		r.note(func(report *agentapi.Report) {
+			report.Conflicts = append(report.Conflicts, "/etc/ld.so.cache: "+err.Error())
+		})
+	}
 }
 
 // act renews what uses what changed.

@@ -17,6 +17,8 @@ const (
 	Idle        State = "idle"
 	Staged      State = "staged"
 	Verified    State = "verified"
+	Carried     State = "carried"
+	Starting    State = "starting"
 	Swapped     State = "swapped"
 	Restarted   State = "restarted"
 	Checking    State = "checking"
@@ -33,6 +35,10 @@ func (s State) message() agentapi.State {
 		return agentapi.State_STAGED
 	case Verified:
 		return agentapi.State_VERIFIED
+	case Carried:
+		return agentapi.State_CARRIED
+	case Starting:
+		return agentapi.State_STARTING
 	case Swapped:
 		return agentapi.State_SWAPPED
 	case Restarted:
@@ -50,8 +56,9 @@ func (s State) message() agentapi.State {
 // Record is the journal.
 type Record struct {
 	State State `json:"state"`
-	// BootID of the boot in which it was written.
+	// BootID of the boot in which it was written, and Root, which is another one after a soft-reboot, too.
 	BootID string `json:"boot_id"`
+	Root   string `json:"root"`
 	// Starts counts how often an agent took the refresh up.
 	Starts int `json:"starts"`
 	// From and To are the stacks; in an idle record those of the last refresh.
@@ -60,6 +67,16 @@ type Record struct {
 	// Running is what runs in this boot once the record is idle.
 	Running    release.Stack `json:"running"`
 	Generation uint64        `json:"generation"`
+	// Strategy is the rung that it climbs to, from Verified on.
+	Strategy Rung `json:"strategy,omitempty"`
+	// Began is when the new stack began to be started, in milliseconds of the clock.
+	Began int64 `json:"began,omitempty"`
+	// Started is true once the new stack runs because it was started.
+	Started bool `json:"started,omitempty"`
+	// LoaderCache is true when the loader's cache is to be made again once the new stack runs.
+	LoaderCache bool `json:"loader_cache,omitempty"`
+	// Failed names the units that had failed before.
+	Failed []string `json:"failed,omitempty"`
 	// Planned are the units that were to be restarted or reloaded, written before the first one is.
 	Planned []Planned `json:"planned,omitempty"`
 	// Renewed is true once units may have been restarted.

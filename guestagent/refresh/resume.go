@@ -4,23 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"google.golang.org/protobuf/proto"
+	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// errRestarted is why a refresh ends that a restart of the VM has cut off.
-var errRestarted = errors.New("the VM was restarted during the refresh and runs what it ran before")
+var (
+	// errRestarted is why a refresh ends that a restart of the VM has cut off.
+	errRestarted = errors.New("the VM was restarted during the refresh and runs what it ran before")
+	// errNotStarted is why one ends whose stack was to be started.
+	errNotStarted = errors.New("the VM was started and runs what it ran before")
+)
 
 // resume takes up the refresh of the journal.
 func (e *Engine) resume(sameBoot bool) {
 	ctx, cancel := context.WithTimeout(e.life, refreshLimit)
 	defer cancel()
 	r := &run{Engine: e, diff: &differences{changes: impact.NewChanges()}}
-	if !sameBoot {
+	switch {
+	case !sameBoot:
 		r.afterRestart(ctx)
+		return
+	case e.record.Started && (e.record.State == Starting || e.record.State == Checking):
+		r.takeUp(ctx)
 		return
 	}
 	tooOften := fmt.Errorf("the agent was restarted %d times during the refresh", e.record.Starts-1)
@@ -42,6 +49,21 @@ func (e *Engine) resume(sameBoot bool) {
 			return
 		}
 		r.carryOut(ctx, staged{r})
+	case Carried:
+		if err != nil {
+			r.fail(ctx, err)
+			return
+		}
+		next, err := (carried{r}).act(ctx)
+		if err == nil {
+			err = next.act(ctx)
+		}
+		r.fail(ctx, err)
+	case Starting:
+		if err == nil {
+			err = (starting{r}).act(ctx)
+		}
+		r.fail(ctx, err)
 	case Swapped, Restarted, Checking:
 		switch {
 		case err != nil:
@@ -69,14 +91,13 @@ func (r *run) recall(ctx context.Context) error {
 	if err := r.openLayers(ctx); err != nil {
 		return err
 	}
-	data, err := r.Records.Request()
-	if err != nil {
+	if err := r.recallRequest(); err != nil {
 		return err
 	}
-	r.request = &agentapi.RefreshRequest{}
-	if err := proto.Unmarshal(data, r.request); err != nil {
-		return fmt.Errorf("decode the request: %w", err)
+	if r.record.Started {
+		return nil // what was compared is done with
 	}
+	var err error
 	if r.target, err = openTarget(r.request.GetTarget(), r.record.From, r.Operators, r.request.GetAllowDowngrade()); err != nil {
 		return err
 	}
@@ -88,14 +109,27 @@ func (r *run) recall(ctx context.Context) error {
 	return nil
 }
 
-// afterRestart ends a refresh after the VM was restarted: init has assembled /usr, and what is left is /etc.
+// afterRestart goes on after the system was started: with the new stack if that was the way to it. Else it ends the
+// refresh: what runs was assembled anew, and what is left is /etc.
 func (r *run) afterRestart(ctx context.Context) {
 	runsNew := SameStack(r.Booted, r.record.To)
+	anew := r.record.Strategy != "" && r.record.Strategy != Live
+	switch {
+	case runsNew && anew && (r.record.State == Starting || r.record.State == Checking):
+		r.takeUp(ctx)
+		return
+	case runsNew && r.record.State == RollingBack && r.record.Started:
+		rollingOut{r, errors.New(r.record.Cause)}.act()
+		return
+	}
 	var err error
 	if runsNew {
 		err = r.Etc.Settle()
 	} else {
-		err = r.Etc.Undo(ctx)
+		err = r.Etc.Undo(ctx) // unless that was done before services began
+	}
+	if anew && !runsNew {
+		err = errors.Join(err, r.Records.Distrust(r.record.To))
 	}
 	if r.life.Err() != nil {
 		r.end()
@@ -105,11 +139,7 @@ func (r *run) afterRestart(ctx context.Context) {
 	r.note(func(report *agentapi.Report) {
 		report.Done, report.Committed, report.Refused = true, runsNew, !runsNew && !changed
 		if !runsNew {
-			cause := errRestarted.Error()
-			if r.record.Cause != "" {
-				cause = r.record.Cause + "; " + cause
-			}
-			report.Error = cause
+			report.Error = r.whyNot(anew).Error()
 		}
 		if err != nil {
 			report.Error += "; while ending it: " + err.Error()
@@ -122,4 +152,24 @@ func (r *run) afterRestart(ctx context.Context) {
 		}
 	}
 	r.idle(r.Booted, r.Generation)
+}
+
+// whyNot says why the VM was started and does not run the new stack.
+func (r *run) whyNot(anew bool) error {
+	var cause error
+	switch {
+	case r.record.Cause != "":
+		cause = errors.New(r.record.Cause)
+		if anew {
+			return cause // the start was the way back
+		}
+		return fmt.Errorf("%w; %w", cause, errRestarted)
+	case anew && r.record.State == Starting && r.NotSwitched != "":
+		return fmt.Errorf("%w: %s", errNotStarted, r.NotSwitched)
+	case anew && r.record.State == Starting && len(r.Refused) > 0:
+		return fmt.Errorf("%w: %s", errNotStarted, strings.Join(r.Refused, "; "))
+	case anew && r.record.State == Starting:
+		return errNotStarted
+	}
+	return errRestarted
 }

@@ -33,8 +33,13 @@ func (e *Engine) retry(ctx context.Context, act func() error) error {
 	return err
 }
 
-// act swaps back, undoes /etc and renews what was renewed.
+// act goes back by the way that was come: it starts the old stack if the new one was started, or swaps back, undoes
+// /etc and renews what was renewed.
 func (b rollingOut) act() {
+	if b.record.Started {
+		b.startBack()
+		return
+	}
 	ctx, cancel := context.WithTimeout(b.life, rollbackLimit)
 	defer cancel()
 	started := time.Now()
@@ -44,14 +49,7 @@ func (b rollingOut) act() {
 			b.end()
 			return
 		}
-		b.note(func(r *agentapi.Report) {
-			r.Done, r.State = true, agentapi.State_ROLLING_BACK
-			r.Error = fmt.Sprintf("%v; going back failed, too: %v; the next start of the VM boots the stack from before", b.cause, err)
-		})
-		b.mutex.Lock()
-		b.record.State = RollingBack
-		b.mutex.Unlock()
-		b.end()
+		b.unfinished(err)
 		return
 	}
 	problems := b.retry(ctx, func() error { return b.Etc.Undo(ctx) })
@@ -72,4 +70,16 @@ func (b rollingOut) act() {
 		r.Timings = append(r.Timings, &agentapi.Timing{Step: "roll back", Micros: time.Since(started).Microseconds()})
 	})
 	b.idle(b.record.From, b.record.Generation)
+}
+
+// unfinished tells that it could not go back. The journal still says so to the next boot.
+func (b rollingOut) unfinished(err error) {
+	b.note(func(r *agentapi.Report) {
+		r.Done, r.State = true, agentapi.State_ROLLING_BACK
+		r.Error = fmt.Sprintf("%v; going back failed, too: %v; the next start of the VM boots the stack from before", b.cause, err)
+	})
+	b.mutex.Lock()
+	b.record.State = RollingBack
+	b.mutex.Unlock()
+	b.end()
 }

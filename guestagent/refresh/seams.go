@@ -40,6 +40,8 @@ type Etc interface {
 	// Carry brings what differs below /etc and /var to the new stack's version, three-way. It records how to undo
 	// that before it changes anything. Doing it again is harmless.
 	Carry(ctx context.Context, differences []etcmerge.Difference, from, to []string) (etcmerge.Outcome, error)
+	// RenewLoaderCache makes the dynamic loader's cache again, for the /usr that is mounted.
+	RenewLoaderCache(ctx context.Context) error
 	// Undo restores what the last Carry changed. Without one it does nothing.
 	Undo(ctx context.Context) error
 	// Settle makes the last Carry final.
@@ -69,12 +71,32 @@ type Units interface {
 	Failure(ctx context.Context, unit string) string
 	ApplyAccounts(ctx context.Context) error
 	ApplyTemporary(ctx context.Context) error
+	// State of the manager, as "systemctl is-system-running" prints it.
+	State(ctx context.Context) (string, error)
+	// Failed names the units that have failed.
+	Failed(ctx context.Context) ([]string, error)
+}
+
+// Starter starts a stack anew, together with the rest of the system. What it asks for ends the agent on its way, so none
+// of its methods waits for that.
+type Starter interface {
+	// Obstacles say, by rung above Live, why it cannot be climbed here; one that can be is not among them.
+	Obstacles(ctx context.Context) (map[Rung]string, error)
+	// SoftReboot has the userland end and the stack begin that the journal wants: To when it is Starting, From when it is
+	// RollingBack.
+	SoftReboot(ctx context.Context) error
+	// Kexec has the running kernel end in this one, which may boot the stack on trial.
+	Kexec(ctx context.Context, kernel, initramfs io.Reader, commandLine string, trial release.Stack) error
+	// Reboot has the machine start again. It boots what is committed.
+	Reboot(ctx context.Context) error
 }
 
 // System is what is observed of the running system.
 type System interface {
 	// BootID changes with every boot.
 	BootID() (string, error)
+	// Root names the root file system: a soft-reboot to another stack changes it.
+	Root() (string, error)
 	// Kernel is the release of the running one.
 	Kernel() (string, error)
 	// Obstacle says why a live swap is impossible here; "" if it is not.
@@ -109,6 +131,9 @@ type Records interface {
 	// Committed returns the stack of the newest commit, and its generation; false if there was none.
 	Committed() (release.Stack, uint64, bool, error)
 	Commit(stack release.Stack) (generation uint64, err error)
+	// Distrust has a stack booted only if there is no other one; Trust takes that back.
+	Distrust(stack release.Stack) error
+	Trust(stack release.Stack) error
 }
 
 // Blobs are the contents lists that the host handed over.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -59,9 +60,16 @@ type world struct {
 	commits    uint64
 	etc        tree.Digest
 	etcUndo    *tree.Digest
+	// trials counts the boots of stacks that are not committed, distrusted are those that are not to be booted.
+	trials     map[tree.Digest]int
+	distrusted map[tree.Digest]bool
+	// first is what the VM was made with, given what the host gives.
+	first, given release.Stack
 
 	// Of this boot.
 	boot     int
+	root     int
+	trial    tree.Digest // what a kexec'ed kernel may boot
 	booted   release.Stack
 	usr      tree.Digest
 	earlier  *tree.Digest
@@ -88,6 +96,11 @@ type world struct {
 	unhealthy tree.Digest
 	readError error
 	obstacle  string
+	obstacles map[Rung]string
+	// hopeless stacks do not come up, stuck ones do not even get to the agent.
+	hopeless, stuck tree.Digest
+	// notSwitched is why the last soft-reboot stayed where it was, because stay was set.
+	stay, notSwitched string
 
 	key      ed25519.PrivateKey
 	releases map[string]*made
@@ -108,9 +121,10 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, key: key, releases: map[string]*made{}, pathOf: map[string]tree.Digest{}}
+	w.trials, w.distrusted = map[tree.Digest]int{}, map[tree.Digest]bool{}
 	one := w.release("one", 1, nil)
 	w.release("two", 2, one)
-	w.committed, w.booted = nil, one.stack
+	w.first, w.given = one.stack, one.stack
 	w.start()
 	w.etc = one.stack.Base
 	return w
@@ -155,24 +169,118 @@ func (w *world) release(name string, sequence uint64, previous *made) *made {
 
 func layerPath(l release.Layer) string { return "/layers/" + l.ID.Hex() }
 
-// start is a boot: init assembles the committed stack, or the given one.
+// start is a boot: init chooses a stack, and takes back what was carried to /etc for another one.
 func (w *world) start() {
 	w.boot++
-	if w.committed != nil {
-		w.booted = *w.committed
+	w.begin(w.choose())
+	w.blobs, w.open = map[tree.Digest][]byte{}, map[tree.Digest]bool{}
+	if w.stuck == w.booted.Base {
+		w.trial = tree.Digest{}
+		w.start() // the kernel panics, which is a reset
+	}
+}
+
+// begin is where a boot and a soft-reboot have the userland begin.
+func (w *world) begin(stack release.Stack) {
+	w.root++
+	w.booted, w.notSwitched = stack, ""
+	if j := w.journal; w.inFlight() && j.To.Base != stack.Base && w.etcUndo != nil {
+		w.etc, w.etcUndo = *w.etcUndo, nil
 	}
 	w.usr, w.earlier = w.booted.Base, nil
-	w.open, w.blobs = map[tree.Digest]bool{}, map[tree.Digest][]byte{}
 	w.services = map[string]tree.Digest{"a.service": w.usr, "b.service": w.usr}
 	w.manager = w.usr
 	w.restartedAt, w.failed = map[string]time.Time{}, map[string]bool{}
+}
+
+func (w *world) inFlight() bool {
+	return w.journal != nil && w.journal.State != Idle && w.journal.State != ""
+}
+
+// choose is what package boot decides.
+func (w *world) choose() release.Stack {
+	if j := w.journal; w.inFlight() && j.State == Starting && j.Strategy == Kexec && j.To.Base == w.trial {
+		return j.To
+	}
+	committed := w.first
+	if w.committed != nil {
+		committed = *w.committed
+	}
+	if w.given.Base != w.first.Base && w.given.Base != committed.Base && !w.distrusted[w.given.Base] && w.trials[w.given.Base] == 0 {
+		w.trials[w.given.Base]++
+		return w.given
+	}
+	return committed
 }
 
 // powerCut starts the VM again, with nothing but the private disk.
 func (w *world) powerCut() {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
+	w.trial = tree.Digest{}
 	w.start()
+}
+
+// hostStarts is the host that powers the VM off and starts it with another stack.
+func (w *world) hostStarts(stack release.Stack) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	w.given, w.trial = stack, tree.Digest{}
+	w.start()
+}
+
+// ends is systemd that ends the agent and then has something else begin.
+func (w *world) ends(name string, then func()) error {
+	return w.do(name, func() error {
+		w.crashed = true
+		w.kill()
+		then()
+		return nil
+	})
+}
+
+type worldStarter struct{ *world }
+
+func (w worldStarter) Obstacles(context.Context) (map[Rung]string, error) {
+	return w.obstacles, w.do("obstacles", func() error { return nil })
+}
+
+func (w worldStarter) SoftReboot(context.Context) error {
+	return w.ends("soft-reboot", func() {
+		switch {
+		case w.stay != "":
+			w.notSwitched = w.stay
+			w.services = map[string]tree.Digest{"a.service": w.usr, "b.service": w.usr}
+		case w.journal.State == Starting:
+			w.begin(w.journal.To)
+		case w.journal.State == RollingBack:
+			w.begin(w.journal.From)
+		default:
+			w.t.Errorf("a soft-reboot in state %s", w.journal.State)
+		}
+	})
+}
+
+func (w worldStarter) Kexec(_ context.Context, kernel, initramfs io.Reader, commandLine string, trial release.Stack) error {
+	for what, file := range map[string]io.Reader{"kernel": kernel, "initramfs": initramfs} {
+		if text, err := io.ReadAll(file); err != nil || string(text) != what {
+			w.t.Errorf("the %s is %q, %v", what, text, err)
+		}
+	}
+	if commandLine != "quiet" {
+		w.t.Errorf("the command line is %q", commandLine)
+	}
+	return w.ends("kexec", func() {
+		w.trial = trial.Base
+		w.start()
+	})
+}
+
+func (w worldStarter) Reboot(context.Context) error {
+	return w.ends("reboot", func() {
+		w.trial = tree.Digest{}
+		w.start()
+	})
 }
 
 // give puts contents lists where the host puts them.
@@ -181,6 +289,9 @@ func (w *world) give(names ...string) {
 	defer w.mutex.Unlock()
 	for _, name := range names {
 		w.blobs[w.releases[name].manifest.Contents.Digest] = w.releases[name].contents
+	}
+	for _, file := range []string{"kernel", "initramfs"} {
+		w.blobs[tree.Sum([]byte(file))] = []byte(file)
 	}
 }
 
@@ -194,14 +305,19 @@ func (w *world) engine() (*Engine, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.mutex.Lock()
 	w.crashed, w.kill = false, cancel
-	booted := w.booted
+	booted, notSwitched := w.booted, w.notSwitched
 	w.mutex.Unlock()
 	public, _ := w.key.Public().(ed25519.PublicKey)
 	e := &Engine{
 		Layers: worldLayers{w}, Usr: worldUsr{w}, Etc: worldEtc{w}, Units: worldUnits{w}, System: worldSystem{w}, Health: worldHealth{w},
 		Records: worldRecords{w}, Blobs: worldBlobs{w}, Operators: []ed25519.PublicKey{public}, Booted: booted, Agent: "agent.service", RetryPause: time.Millisecond,
+		Starter: worldStarter{w}, NotSwitched: notSwitched, StartLimit: 20 * time.Second,
 	}
-	if err := e.Start(ctx); err != nil && !errors.Is(err, errCrashed) {
+	err := e.Start(ctx)
+	if errors.Is(err, errFault) {
+		err = e.Start(ctx) // systemd starts an agent again that could not start
+	}
+	if err != nil && !errors.Is(err, errCrashed) {
 		w.t.Fatal(err)
 	}
 	return e, func() { cancel(); e.Wait() }
@@ -297,7 +413,11 @@ func (w worldEtc) Carry(_ context.Context, differences []etcmerge.Difference, _,
 		w.etc = base
 		return nil
 	})
-	return etcmerge.Outcome{Carried: 1}, err
+	return etcmerge.Outcome{Carried: 1, LoaderCache: true}, err
+}
+
+func (w worldEtc) RenewLoaderCache(context.Context) error {
+	return w.do("renew the loader's cache", func() error { return nil })
 }
 
 func (w worldEtc) Undo(context.Context) error {
@@ -394,7 +514,41 @@ func (w worldUnits) Failure(_ context.Context, unit string) string {
 func (w worldUnits) ApplyAccounts(context.Context) error  { return nil }
 func (w worldUnits) ApplyTemporary(context.Context) error { return nil }
 
+func (w worldUnits) State(context.Context) (state string, err error) {
+	err = w.do("system state", func() error {
+		state = "running"
+		switch {
+		case w.hopeless == w.usr:
+			state = "maintenance"
+		case len(w.failedUnits()) > 0:
+			state = "degraded"
+		}
+		return nil
+	})
+	return state, err
+}
+
+func (w worldUnits) Failed(context.Context) (names []string, err error) {
+	err = w.do("failed units", func() error { names = w.failedUnits(); return nil })
+	return names, err
+}
+
+func (w *world) failedUnits() (names []string) {
+	for unit, version := range w.broken {
+		if version == w.usr {
+			names = append(names, unit)
+		}
+	}
+	return names
+}
+
 type worldSystem struct{ *world }
+
+func (w worldSystem) Root() (string, error) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return fmt.Sprint(w.root), nil
+}
 
 func (w worldSystem) BootID() (string, error) {
 	w.mutex.Lock()
@@ -496,6 +650,18 @@ func (w worldRecords) Commit(stack release.Stack) (uint64, error) {
 	return w.commits, err
 }
 
+func (w worldRecords) Distrust(stack release.Stack) error {
+	return w.do("distrust", func() error { w.distrusted[stack.Base] = true; return nil })
+}
+
+func (w worldRecords) Trust(stack release.Stack) error {
+	return w.do("trust", func() error {
+		delete(w.distrusted, stack.Base)
+		delete(w.trials, stack.Base)
+		return nil
+	})
+}
+
 type worldBlobs struct{ *world }
 
 func (w worldBlobs) Open(digest tree.Digest) (file io.ReadCloser, err error) {
@@ -552,11 +718,10 @@ func (w *world) whole(status Status) error {
 			problems = append(problems, unit+" does not run")
 		}
 	}
-	next := w.booted.Base
-	if w.committed != nil {
-		next = w.committed.Base
-	}
-	expect("the next boot", next)
+	trials := maps.Clone(w.trials)
+	w.trial = tree.Digest{} // it has no trial after all this
+	expect("the next boot", w.choose().Base)
+	w.trials = trials
 	if w.etcUndo != nil {
 		problems = append(problems, "/etc can still be undone")
 	}
@@ -576,6 +741,20 @@ func (w *world) name(base tree.Digest) string {
 		}
 	}
 	return base.String()
+}
+
+// askFor asks for a refresh that is to climb to one rung.
+func (w *world) askFor(rung Rung) *agentapi.RefreshRequest {
+	if rung != Live {
+		w.obstacle = "Linux 6.1 has no MOVE_MOUNT_BENEATH"
+	}
+	if rung.height() > SoftReboot.height() {
+		w.obstacles = map[Rung]string{SoftReboot: "systemd 252"}
+	}
+	request := w.ask("one", "two")
+	request.Strategy, request.MaxImpact = string(rung), agentapi.Level_REBOOT
+	request.Kernel, request.Initramfs, request.CommandLine = tree.Sum([]byte("kernel")).String(), tree.Sum([]byte("initramfs")).String(), "quiet"
+	return request
 }
 
 func (w *world) ask(from, to string) *agentapi.RefreshRequest {

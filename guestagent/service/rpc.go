@@ -65,8 +65,9 @@ type answerer struct {
 	blobs   *blobs
 	disks   Disks
 	system  Observer
-	// booted is the stack that the root overlay shows until the next boot.
-	booted release.Stack
+	// booted is the stack that the root overlay shows until the next boot, notBooted what was preferred to it, with the reason.
+	booted    release.Stack
+	notBooted []string
 	// privateDir is where the private disk is mounted, proc the proc file system.
 	privateDir, proc string
 	ready            float64
@@ -118,6 +119,7 @@ func (a *answerer) status(ctx context.Context) (*agentapi.StatusResponse, error)
 	response := &agentapi.StatusResponse{
 		AgentVersion: a.version, Stack: agentapi.NewStack(now.Stack), Generation: now.Generation, State: now.Message(),
 		Last: now.Report, Pending: now.Pending, ReadySeconds: a.ready, Goroutines: int64(runtime.NumGoroutine()),
+		Refused: a.notBooted,
 	}
 	digest, err := a.replacer.own()
 	if err != nil {

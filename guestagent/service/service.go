@@ -24,8 +24,6 @@ import (
 )
 
 const (
-	// usrRecord remembers in this boot which /usr were swapped.
-	usrRecord = mounts.RunDir + "/usr.json"
 	// upLimit is how long a boot may take to come up, upPause how often it is asked whether it did.
 	upLimit = 15 * time.Minute
 	upPause = 2 * time.Second
@@ -40,7 +38,7 @@ func Run(ctx context.Context, version string) error {
 	debug.SetGCPercent(collectAt)
 	// To the journal, a line each: a logging package would take a hundredth of the binary's room for this.
 	say := func(err error) { fmt.Fprintln(os.Stderr, "sharedos-agent:", err) }
-	record, _, err := boot.ReadBootRecord()
+	record, notSwitched, err := boot.ReadBootRecord()
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
@@ -64,7 +62,7 @@ func Run(ctx context.Context, version string) error {
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
-	usr, err := refresh.NewLiveUsr(usrRecord)
+	usr, err := refresh.NewLiveUsr(mounts.UsrRecord)
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
@@ -74,6 +72,7 @@ func Run(ctx context.Context, version string) error {
 	engine := &refresh.Engine{
 		Layers: refresh.LiveLayers{}, Usr: usr, Etc: refresh.LiveEtc{}, Units: liveUnits{manager}, System: system,
 		Health: refresh.LiveHealth{Units: manager}, Records: refresh.LiveRecords{Given: record.Given}, Blobs: blobs,
+		Starter: refresh.LiveStarter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
 		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
 	}
 	// Leaving ends what only waits, whoever asked for it.
@@ -103,7 +102,7 @@ func Run(ctx context.Context, version string) error {
 	var replaced atomic.Bool
 	answers := &answerer{
 		version: version, engine: engine, blobs: blobs, disks: liveDisks{}, system: observer{system, manager},
-		booted: record.Stack, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
+		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
 		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: engine.Yield, leave: func() {
 			replaced.Store(true)
 			yielded()
