@@ -1,6 +1,7 @@
 package libvirtconn
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -20,7 +21,7 @@ const keeperScript = `(read -r said <&3; [ "$said" = over ] || sleep 10) &`
 type keeper struct{ tell *os.File }
 
 // keep starts the keeper of a connection that nobody reads yet.
-func keep(conn *net.UnixConn) (_ *keeper, err error) {
+func keep(ctx context.Context, conn *net.UnixConn) (_ *keeper, err error) {
 	fail := func(err error) (*keeper, error) {
 		return nil, fmt.Errorf("start the process that keeps the connection open if this one is killed: %w", err)
 	}
@@ -33,7 +34,7 @@ func keep(conn *net.UnixConn) (_ *keeper, err error) {
 	if err != nil {
 		return fail(err)
 	}
-	cmd := exec.Command("/bin/sh", "-c", keeperScript)
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", keeperScript)
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{listen, held}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt from the terminal is for this process

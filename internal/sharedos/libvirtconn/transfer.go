@@ -69,7 +69,7 @@ func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) e
 		answers: make(chan packet),
 		over:    make(chan struct{}),
 	}
-	kept, err := keep(conn)
+	kept, err := keep(dialing, conn)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, errors.Join(err, conn.Close()))
 	}

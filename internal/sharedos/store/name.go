@@ -25,6 +25,7 @@ const (
 	ReleaseVolume VolumeKind = "release"
 	HeadVolume    VolumeKind = "head"
 	DiskVolume    VolumeKind = "vm"
+	LockVolume    VolumeKind = "lock"
 )
 
 // VolumeName is the name of a volume taken apart.
@@ -36,6 +37,8 @@ type VolumeName struct {
 	Of Named
 	// VM that a private disk belongs to.
 	VM string
+	// lock that a lock volume is of.
+	lock lockName
 }
 
 // LayerName names the volume of a layer.
@@ -94,6 +97,10 @@ func ParseVolumeName(name string) (VolumeName, bool) {
 			return VolumeName{}, false
 		}
 		parsed.VM = rest
+	case LockVolume:
+		if parsed.lock, ok = parseLockName(rest); !ok {
+			return VolumeName{}, false
+		}
 	default:
 		return VolumeName{}, false
 	}

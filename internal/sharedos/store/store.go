@@ -2,7 +2,8 @@
 // only, so that any kind of pool will do.
 //
 // Volumes are named by what they hold: "layer-<64 hex>", "blob-<64 hex>", "release-<64 hex>" (a signed manifest),
-// "head-<kind>-<name>" (the id of the newest release, then the ids before it), "vm-<name>" (a private disk).
+// "head-<kind>-<name>" (the id of the newest release, then the ids before it), "vm-<name>" (a private disk), and for
+// moments "lock-…" (who uses the pool, see Locker).
 // A volume appears complete or not at all: its first 4 KiB are written last.
 package store
 
@@ -29,6 +30,9 @@ type Progress func(done, total int64)
 
 // Store is the seam to libvirt's storage API. Every method is safe to repeat.
 type Store interface {
+	// Lock keeps others, in any process on any machine, from what the mode excludes, until unlock is called. It calls tell
+	// if it has to wait. What is done under it is done with the returned context, which ends when the lock is lost.
+	Lock(ctx context.Context, mode LockMode, tell func(step string)) (locked context.Context, unlock func() error, err error)
 	// PutLayer uploads a layer if the pool does not hold it whole already, and reports whether it did.
 	PutLayer(ctx context.Context, layer release.Layer, content io.ReaderAt, progress Progress) (uploaded bool, err error)
 	// LayerPath returns where the host finds the layer; ErrNotFound if the pool does not hold it whole.
@@ -52,7 +56,7 @@ type Store interface {
 	DeletePrivateDisk(ctx context.Context, vm string) error
 	// PrivateDisk tells size and allocated bytes of a VM's private disk.
 	PrivateDisk(ctx context.Context, vm string) (Volume, error)
-	// Volumes lists all that this project keeps in the pool.
+	// Volumes lists all that this project keeps in the pool, but locks.
 	Volumes(ctx context.Context) ([]Volume, error)
 	// Sweep deletes every layer, blob and release that keep does not name. It returns what it deleted. A pool that
 	// was made for this store goes with the last volume in it; the next thing stored makes it again.

@@ -275,7 +275,7 @@ func (s *Libvirt) Volumes(ctx context.Context) ([]Volume, error) {
 			return err
 		}
 		for _, one := range all {
-			if _, ours := ParseVolumeName(one.Name); !ours {
+			if name, ours := ParseVolumeName(one.Name); !ours || name.Kind == LockVolume {
 				continue
 			}
 			volume, err := s.describe(l, one)

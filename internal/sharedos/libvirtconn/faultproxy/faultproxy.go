@@ -114,7 +114,7 @@ type Proxy struct {
 	closing chan struct{}
 }
 
-// Start listens on a unix socket for clients of the daemon at another one.
+// Start listens on a unix socket for clients of the daemon at another one, until Close.
 func Start(ctx context.Context, socket, daemon string) (*Proxy, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "unix", socket)
@@ -122,7 +122,7 @@ func Start(ctx context.Context, socket, daemon string) (*Proxy, error) {
 		return nil, fmt.Errorf("start a proxy: %w", err)
 	}
 	p := &Proxy{daemon: daemon, socket: socket, listener: listener, open: map[net.Conn]bool{}, closing: make(chan struct{})}
-	p.wait.Go(p.accept)
+	p.wait.Go(func() { p.accept(ctx) })
 	return p, nil
 }
 
@@ -167,13 +167,14 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-func (p *Proxy) accept() {
+func (p *Proxy) accept(ctx context.Context) {
 	for {
 		client, err := p.listener.Accept()
 		if err != nil {
 			return // closed
 		}
-		daemon, err := net.Dial("unix", p.daemon)
+		var dialer net.Dialer
+		daemon, err := dialer.DialContext(ctx, "unix", p.daemon)
 		if err != nil {
 			_ = client.Close() // as if nobody had listened
 			continue

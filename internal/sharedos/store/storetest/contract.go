@@ -38,6 +38,7 @@ func Contract(t *testing.T, open func(t *testing.T) store.Store) {
 		{"a history is replaced, listed and removed", histories},
 		{"a private disk is sparse, grows, never shrinks and goes", privateDisks},
 		{"a sweep deletes what nothing keeps and nothing else", sweep},
+		{"locks exclude each other", locks},
 		{"a cancelled context ends every call", cancelled},
 	}
 	for _, part := range parts {
@@ -462,6 +463,7 @@ func cancelled(t *testing.T, ctx context.Context, s store.Store) {
 	_, errs["PrivateDisk"] = s.PrivateDisk(ctx, "a")
 	_, errs["Volumes"] = s.Volumes(ctx)
 	_, errs["Sweep"] = s.Sweep(ctx, nil)
+	_, _, errs["Lock"] = s.Lock(ctx, store.Shared, func(string) {})
 	for method, err := range errs {
 		if !errors.Is(err, context.Canceled) || errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: got error %v, want %v", method, err, context.Canceled)

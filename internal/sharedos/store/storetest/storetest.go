@@ -399,7 +399,7 @@ func (s *Store) volumes() ([]store.Volume, error) {
 	}
 	var volumes []store.Volume
 	for _, entry := range entries {
-		if _, ours := store.ParseVolumeName(entry.Name()); !ours {
+		if name, ours := store.ParseVolumeName(entry.Name()); !ours || name.Kind == store.LockVolume {
 			continue
 		}
 		info, err := entry.Info()
