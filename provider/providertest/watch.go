@@ -103,6 +103,14 @@ func (p watchedPublisher) Get(ctx context.Context, id tree.Digest) (manifest *re
 	return manifest, err
 }
 
+func (p watchedPublisher) Retain(ctx context.Context, name string, newest int, inUse publish.InUse) (dropped []tree.Digest, err error) {
+	err = p.world.watch(ctx, "Retain", name, func(func(string)) error {
+		dropped, err = p.real.Retain(ctx, name, newest, inUse)
+		return err
+	})
+	return dropped, err
+}
+
 func (p watchedPublisher) Delete(ctx context.Context, name string, inUse publish.InUse) error {
 	return p.world.watch(ctx, "Delete", name, func(func(string)) error { return p.real.Delete(ctx, name, inUse) })
 }

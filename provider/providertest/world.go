@@ -89,7 +89,7 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 		Hypervisor: w.Domains, Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
 		// No guest boots it.
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
-		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, Lock: publisher.LockStore, Log: log,
+		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, Log: log,
 	}}, nil
 }
 

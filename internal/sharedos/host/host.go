@@ -78,7 +78,7 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 		Publisher: publisher,
 		Fleet: &vm.Fleet{
 			Hypervisor: domains, Store: volumes, Key: key, Pool: config.Pool, Cache: config.Cache,
-			ConsoleDir: consoles, AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Offer: publisher.Offer, Lock: publisher.LockStore, Log: config.Log,
+			ConsoleDir: consoles, AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Offer: publisher.Offer, Log: config.Log,
 		},
 		Store: volumes,
 	}, nil

@@ -25,60 +25,19 @@ func (p *Publisher) Delete(ctx context.Context, name string, inUse InUse) error 
 	return nil
 }
 
-func (p *Publisher) delete(ctx context.Context, name string, ask InUse) (err error) {
-	unlock, err := p.lockStore(ctx, func(string, int64, int64) {})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, unlock()) }()
-
-	inUse, err := ask(ctx)
-	if err != nil {
-		return err
-	}
-	histories, err := p.Store.Histories(ctx)
-	if err != nil {
-		return fmt.Errorf("list what the store holds: %w", err)
-	}
-	deleted := store.Named{Kind: release.Base, Name: name}
-	keep := map[tree.Digest]bool{}
-	var users []string
-	for _, id := range sortedIDs(inUse) {
-		m, err := p.keepInUse(ctx, keep, id, inUse[id])
-		if err != nil {
-			return err
+func (p *Publisher) delete(ctx context.Context, name string, ask InUse) error {
+	_, err := p.collect(ctx, name, ask, func(_ []tree.Digest, users map[tree.Digest][]string) ([]tree.Digest, error) {
+		var all []string
+		for _, vms := range users {
+			all = append(all, vms...)
 		}
-		if slices.Contains(histories[deleted], id) || m != nil && m.Kind == release.Base && m.Name == name {
-			users = append(users, inUse[id]...)
+		if len(all) > 0 {
+			slices.Sort(all)
+			return nil, fmt.Errorf("used by VM %s: %w", strings.Join(slices.Compact(all), ", "), store.ErrInUse)
 		}
-	}
-	if len(users) > 0 {
-		slices.Sort(users)
-		return fmt.Errorf("used by VM %s: %w", strings.Join(slices.Compact(users), ", "), store.ErrInUse)
-	}
-	for named, ids := range histories {
-		if named == deleted {
-			continue
-		}
-		for _, id := range ids {
-			if err := p.keepRecorded(ctx, keep, id); err != nil {
-				return fmt.Errorf("find what %s %q needs: %w", named.Kind, named.Name, err)
-			}
-		}
-	}
-	if _, there := histories[deleted]; there {
-		if err := p.Store.SetHistory(ctx, release.Base, name, nil); err != nil {
-			return fmt.Errorf("remove the record of its releases: %w", err)
-		}
-	}
-	swept, err := p.Store.Sweep(ctx, keep)
-	for _, volume := range swept {
-		p.log().Info("deleted from the store", "volume", volume.Name, "bytes", volume.Allocation)
-	}
-	if err != nil {
-		return fmt.Errorf("delete what nothing refers to (delete again to continue): %w", err)
-	}
-	return nil
+		return nil, nil
+	})
+	return err
 }
 
 func sortedIDs(inUse map[tree.Digest][]string) []tree.Digest {

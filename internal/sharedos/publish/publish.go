@@ -104,6 +104,9 @@ type Interface interface {
 	Newest(ctx context.Context, name string) (tree.Digest, *release.Manifest, error)
 	// Get returns a release by id; store.ErrNotFound if there is none.
 	Get(ctx context.Context, id tree.Digest) (*release.Manifest, error)
+	// Retain drops all but the newest releases of a base and those that VMs refer to from its history, and deletes what
+	// nothing refers to any more, whoever put it there. It returns what it dropped. inUse is as in Delete.
+	Retain(ctx context.Context, name string, newest int, inUse InUse) (dropped []tree.Digest, err error)
 	// Delete removes the base and its history and what nothing refers to any more. inUse names the VMs by the
 	// releases that they run, and is asked while nobody else can change the store; a base that is in use is
 	// store.ErrInUse.

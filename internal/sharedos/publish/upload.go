@@ -35,7 +35,8 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 	if prepared.entry == "" {
 		return errors.New("it was not prepared by this publisher")
 	}
-	unlock, err := p.lockStore(ctx, progress)
+	// What is put there, and referred to only then, is not to be swept meanwhile.
+	ctx, unlock, err := p.Store.Lock(ctx, store.Shared, telling(progress))
 	if err != nil {
 		return err
 	}
@@ -50,42 +51,36 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 	if err := p.Store.PutRelease(ctx, prepared.ID, prepared.Signed); err != nil {
 		return fmt.Errorf("store the manifest: %w", err)
 	}
-	// A storage pool cannot compare and swap. Asking again right before and right after leaves another machine a
-	// moment only; on this machine the lock leaves none.
-	history, err := p.historyBefore(ctx, prepared)
-	if err != nil {
-		return err
-	}
-	if !slices.Contains(history, prepared.ID) {
-		history = append([]tree.Digest{prepared.ID}, history...)
-		if err := p.Store.SetHistory(ctx, release.Base, prepared.Manifest.Name, history); err != nil {
-			return fmt.Errorf("record the release: %w", err)
-		}
-	}
-	after, err := p.Store.History(ctx, release.Base, prepared.Manifest.Name)
-	if err != nil {
-		return fmt.Errorf("read the record back: %w", err)
-	}
-	if !slices.Equal(after, history) {
-		return fmt.Errorf("the record of its releases was changed while it was written: %w; plan and apply again", ErrMoved)
-	}
-	// A sweep by another machine may have taken what nothing referred to yet.
-	if err := p.upload(ctx, prepared, progress); err != nil {
+	if err := p.record(ctx, prepared, progress); err != nil {
 		return err
 	}
 	p.noteUnchanged(ctx, prepared)
 	return nil
 }
 
-// lockStore lets one process of this machine change the store at a time.
-func (p *Publisher) lockStore(ctx context.Context, progress source.Progress) (func() error, error) {
-	return p.LockStore(ctx, func(step string) { progress(step, 0, 0) })
+// record puts a release before the others of its base. A storage pool cannot compare and swap, so nobody else may do this
+// meanwhile.
+func (p *Publisher) record(ctx context.Context, prepared *Prepared, progress source.Progress) (err error) {
+	ctx, unlock, err := p.Store.Lock(ctx, store.Record, telling(progress))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+
+	history, err := p.historyBefore(ctx, prepared)
+	if err != nil || slices.Contains(history, prepared.ID) {
+		return err
+	}
+	history = append([]tree.Digest{prepared.ID}, history...)
+	if err := p.Store.SetHistory(ctx, release.Base, prepared.Manifest.Name, history); err != nil {
+		return fmt.Errorf("record the release: %w", err)
+	}
+	return nil
 }
 
-// LockStore keeps others of this machine from changing the store, until unlock is called: what is put there and
-// referred to next, and what is about to be referred to, is not swept meanwhile. It tells if it has to wait.
-func (p *Publisher) LockStore(ctx context.Context, tell func(step string)) (unlock func() error, err error) {
-	return lock(ctx, filepath.Join(p.Cache, "store.lock"), func() { tell("waiting for another process that changes the store") })
+// telling tells a step that has no measure.
+func telling(progress source.Progress) func(step string) {
+	return func(step string) { progress(step, 0, 0) }
 }
 
 // historyBefore returns the record of the base's releases if the prepared one may be put before them, or is the

@@ -9,10 +9,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -43,9 +41,7 @@ type Fleet struct {
 	// Offer yields a release that is prepared but perhaps not in the store: its signed manifest and its contents
 	// list; store.ErrNotFound for any other. Assess needs it to judge a plan. Nil offers nothing.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
-	// Lock keeps others from sweeping the store until unlock is called; it tells if it has to wait. Nil keeps nobody.
-	Lock func(ctx context.Context, tell func(step string)) (unlock func() error, err error)
-	Log  *slog.Logger
+	Log   *slog.Logger
 
 	images sync.Mutex // one boot image is made at a time
 }
@@ -88,13 +84,14 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (*VM, 
 // define makes the private disk and the definition as spec says, whatever of it is there already. What the
 // definition records of the agent is kept.
 func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) (err error) {
-	// Until the definition names what the VM needs, a delete of a base elsewhere knows nothing of it.
-	if f.Lock != nil {
-		unlock, lockErr := f.Lock(ctx, progress)
-		if lockErr != nil {
-			return lockErr
-		}
-		defer func() { err = errors.Join(err, unlock()) }()
+	// Until the definition names what the VM needs, whoever deletes what nothing refers to knows nothing of it.
+	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if err := f.stored(ctx, spec.Base, spec.Components); err != nil {
+		return err
 	}
 	stack, base, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
@@ -298,36 +295,3 @@ const consoleBackups = 10
 
 // consoleLog is the file that libvirt appends a VM's console to.
 func (f *Fleet) consoleLog(name string) string { return filepath.Join(f.ConsoleDir, name+".log") }
-
-// InUse implements Interface. Initramfs blobs, which belong to no
-// release, and the layers of definitions are named too.
-func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {
-	domains, err := f.Hypervisor.List(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list the VMs that use a release: %w", err)
-	}
-	users := map[tree.Digest]map[string]bool{}
-	use := func(id tree.Digest, name string) {
-		if users[id] == nil {
-			users[id] = map[string]bool{}
-		}
-		users[id][name] = true
-	}
-	for _, domain := range domains {
-		use(domain.Metadata.Stack.Base, domain.Name)
-		for _, id := range domain.Metadata.Stack.Components {
-			use(id, domain.Name)
-		}
-		if id, err := tree.ParseDigest(domain.Metadata.Settings[settingInitramfs]); err == nil {
-			use(id, domain.Name)
-		}
-		for _, layer := range domain.Layers {
-			use(layer.ID, domain.Name)
-		}
-	}
-	inUse := make(map[tree.Digest][]string, len(users))
-	for id, names := range users {
-		inUse[id] = slices.Sorted(maps.Keys(names))
-	}
-	return inUse, nil
-}

@@ -52,7 +52,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err := f.movable(ctx, current, stack); err != nil {
 		return nil, err
 	}
-	if err := f.plug(ctx, domain, stack, progress); err != nil {
+	if err := f.hold(ctx, domain.Name, current, stack, progress); err != nil {
 		return nil, err
 	}
 	target, err := f.hand(ctx, agent, current, stack, progress)

@@ -184,6 +184,43 @@ func TestLayersOfADefinitionAreInUse(t *testing.T) {
 	}
 }
 
+func TestWhatARefreshMovesBetweenIsInUse(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	spec := w.spec()
+	spec.Base = w.new
+	// Cut off when the guest has moved: its definition names what it ran before.
+	w.hypervisor.Fail = func(method, _ string) error {
+		if method == "Define" {
+			return errors.New("cut off")
+		}
+		return nil
+	}
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err == nil {
+		t.Fatal("it was not cut off")
+	}
+	w.hypervisor.Fail = nil
+	inUse, err := w.fleet.InUse(t.Context())
+	if err != nil || inUse[w.old] == nil || inUse[w.new] == nil {
+		t.Errorf("in use are %v, %v, without %s or %s", inUse, err, w.old, w.new)
+	}
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
+		t.Fatal(err)
+	}
+	if inUse, err = w.fleet.InUse(t.Context()); err != nil || inUse[w.old] != nil || inUse[w.new] == nil {
+		t.Errorf("after the move are in use %v, %v", inUse, err)
+	}
+}
+
+func TestVMsOfAnotherPoolUseNothingOfThisOne(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	w.fleet.Pool = "another"
+	if inUse, err := w.fleet.InUse(t.Context()); err != nil || len(inUse) != 0 {
+		t.Errorf("in use are %v, %v", inUse, err)
+	}
+}
+
 func (w *world) publishAs(t *testing.T, name string, m *release.Manifest, kernel string) tree.Digest {
 	t.Helper()
 	m.Name = name

@@ -1,0 +1,127 @@
+package publish
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+func TestRetainKeepsTheNewestReleasesAndThoseInUse(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var history []tree.Digest
+		users := map[tree.Digest][]string{}
+		for i := range rapid.IntRange(0, 12).Draw(t, "releases") {
+			id := tree.Digest{byte(i + 1)}
+			history = append(history, id)
+			if rapid.Bool().Draw(t, "in use") {
+				users[id] = []string{"web"}
+			}
+		}
+		newest := rapid.IntRange(1, 12).Draw(t, "newest")
+		stay := retained(history, newest, users)
+		for i, id := range history {
+			if want := i < newest || users[id] != nil; slices.Contains(stay, id) != want {
+				t.Fatalf("release %d of %d: stays %v, want %v", i, len(history), !want, want)
+			}
+		}
+		if !slices.IsSortedFunc(stay, func(a, b tree.Digest) int { return int(a[0]) - int(b[0]) }) {
+			t.Fatalf("the order changed: %v", stay)
+		}
+	})
+}
+
+func TestRetainDeletesWhatNothingRefersToAnyMore(t *testing.T) {
+	s := storetest.New(t)
+	p := newPublisher(t, s)
+	p.MaxChain = 1 // each release is a full layer of its own
+	var published []*Prepared
+	for _, version := range []string{"1", "2", "3", "4"} {
+		published = append(published, publish(t, p, newSystem().With("usr/bin/server", "version "+version)))
+	}
+	garbage := []byte("the initramfs of an agent that nobody runs any more")
+	must(t, s.PutBlob(t.Context(), release.Blob{Digest: tree.Sum(garbage), Size: int64(len(garbage))}, strings.NewReader(string(garbage)), nil))
+
+	// A VM runs the first release.
+	dropped, err := p.Retain(t.Context(), "os", 2, used(map[tree.Digest][]string{published[0].ID: {"web"}}))
+	must(t, err)
+	if !slices.Equal(dropped, []tree.Digest{published[1].ID}) {
+		t.Errorf("dropped %v", dropped)
+	}
+	history, err := s.History(t.Context(), release.Base, "os")
+	must(t, err)
+	if want := []tree.Digest{published[3].ID, published[2].ID, published[0].ID}; !slices.Equal(history, want) {
+		t.Errorf("the history is %v, want %v", history, want)
+	}
+	for i, one := range published {
+		if i != 1 {
+			requireWhole(t, s, one.Manifest)
+		}
+	}
+	gone := published[1].Manifest
+	if _, err := s.LayerPath(t.Context(), gone.Layers[0].ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the layer of the dropped release: %v", err)
+	}
+	for what, blob := range map[string]tree.Digest{"contents list": gone.Contents.Digest, "garbage": tree.Sum(garbage)} {
+		if _, err := s.BlobPath(t.Context(), blob); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	// The next release follows the newest as if nothing had been.
+	next := publish(t, p, newSystem().With("usr/bin/server", "version 5"))
+	if next.Manifest.Previous != published[3].ID || next.Manifest.Sequence != 5 {
+		t.Errorf("the next release is %d after %s", next.Manifest.Sequence, next.Manifest.Previous)
+	}
+}
+
+func TestRetainKeepsLayersThatLaterReleasesStandOn(t *testing.T) {
+	s := storetest.New(t)
+	p := newPublisher(t, s)
+	publish(t, p, newSystem())
+	publish(t, p, newSystem().With("usr/bin/server", "version 2"))
+	last := publish(t, p, newSystem().With("usr/bin/server", "version 3"))
+	if len(last.Manifest.Layers) < 3 {
+		t.Fatalf("%d layers are no chain", len(last.Manifest.Layers))
+	}
+	dropped, err := p.Retain(t.Context(), "os", 1, used(nil))
+	must(t, err)
+	if len(dropped) != 2 {
+		t.Errorf("dropped %v", dropped)
+	}
+	requireWhole(t, s, last.Manifest)
+}
+
+func TestRetainKeepsAtLeastTheNewestRelease(t *testing.T) {
+	s := storetest.New(t)
+	p := newPublisher(t, s)
+	publish(t, p, newSystem())
+	if _, err := p.Retain(t.Context(), "os", 0, used(nil)); err == nil {
+		t.Error("retaining nothing was accepted")
+	}
+}
+
+// Equal trees are one layer, whoever made them.
+func TestEqualLayersAreStoredOnce(t *testing.T) {
+	s := storetest.New(t)
+	publish(t, newPublisher(t, s), newSystem())
+	before := volumes(t, s)
+	other := newPublisher(t, s)
+	other.Key = testKey(2)
+	prepared, err := other.Prepare(t.Context(), Spec{Name: "theirs", Source: sourceOf(t, newSystem())}, nil)
+	must(t, err)
+	must(t, other.Publish(t.Context(), prepared, nil))
+	for _, name := range volumes(t, s) {
+		parsed, _ := store.ParseVolumeName(name)
+		shared := parsed.Kind == store.LayerVolume || parsed.Kind == store.BlobVolume
+		if shared && !slices.Contains(before, name) {
+			t.Errorf("another operator's equal base added %s", name)
+		}
+	}
+}

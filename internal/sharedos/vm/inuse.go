@@ -1,0 +1,107 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// settingHeld lists the releases that a refresh moves the guest between, separated by spaces: until the definition
+// follows, the guest may run one that the definition does not name.
+const settingHeld = "held"
+
+// InUse implements Interface. Initramfs blobs, which belong to no release, the layers of definitions, and those that a
+// running guest has beyond its definition are named too. VMs of another pool are not looked at.
+func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {
+	domains, err := f.Hypervisor.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the VMs that use a release: %w", err)
+	}
+	users := map[tree.Digest]map[string]bool{}
+	for _, domain := range domains {
+		if domain.Metadata.Pool != f.Pool {
+			continue
+		}
+		plugged, err := f.Hypervisor.Plugged(ctx, domain.Name)
+		if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+			return nil, fmt.Errorf("list the layers of VM %q: %w", domain.Name, err)
+		}
+		for _, id := range append(uses(domain), plugged...) {
+			if users[id] == nil {
+				users[id] = map[string]bool{}
+			}
+			users[id][domain.Name] = true
+		}
+	}
+	inUse := make(map[tree.Digest][]string, len(users))
+	for id, names := range users {
+		inUse[id] = slices.Sorted(maps.Keys(names))
+	}
+	return inUse, nil
+}
+
+// uses lists what a definition refers to in the store.
+func uses(domain hypervisor.Domain) []tree.Digest {
+	found := append([]tree.Digest{domain.Metadata.Stack.Base}, domain.Metadata.Stack.Components...)
+	for _, layer := range domain.Layers {
+		found = append(found, layer.ID)
+	}
+	settings := domain.Metadata.Settings
+	for _, text := range append(strings.Fields(settings[settingHeld]), settings[settingInitramfs]) {
+		if id, err := tree.ParseDigest(text); err == nil {
+			found = append(found, id)
+		}
+	}
+	return found
+}
+
+// stored checks that the pool holds the releases: one that is offered for a plan, or that was read before the pool was
+// locked, may not be there.
+func (f *Fleet) stored(ctx context.Context, base tree.Digest, components []tree.Digest) error {
+	for _, id := range append([]tree.Digest{base}, components...) {
+		if _, err := f.Store.GetRelease(ctx, id); err != nil {
+			return fmt.Errorf("read release %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// hold attaches what a refresh needs and records what it moves the guest between, while nobody can delete it.
+func (f *Fleet) hold(ctx context.Context, name string, current, target release.Stack, progress Progress) (err error) {
+	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+
+	if err := f.stored(ctx, target.Base, target.Components); err != nil {
+		return err
+	}
+	domain, _, err := f.Hypervisor.Lookup(ctx, name)
+	if err != nil {
+		return err
+	}
+	metadata := domain.Metadata
+	var held []string
+	for _, id := range slices.Concat([]tree.Digest{current.Base, target.Base}, current.Components, target.Components) {
+		held = append(held, id.String())
+	}
+	settings := maps.Clone(metadata.Settings)
+	if settings == nil {
+		settings = map[string]string{}
+	}
+	settings[settingHeld] = strings.Join(held, " ")
+	metadata.Settings = settings
+	if err := f.Hypervisor.SetMetadata(ctx, name, metadata); err != nil {
+		return fmt.Errorf("record what the refresh is about: %w", err)
+	}
+	return f.plug(ctx, domain, target, progress)
+}
