@@ -17,7 +17,7 @@ func checkAccounts(old, new *release.Manifest) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %s; files that VMs keep in /var and /home would change owner; "+
-		"give these accounts their old numbers in the source, or start a new base under another name",
+		"set pin_accounts = true to give these accounts their old numbers, change them in the source, or start a new base under another name",
 		ErrAccounts, strings.Join(moved, ", "))
 }
 

@@ -37,10 +37,15 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, read.Close()) }()
+	b := &building{publisher: p, directory: directory, read: read, before: before, input: key.Fingerprint, progress: progress}
+	if spec.PinAccounts && before != nil {
+		if b.pinned, err = pinAccounts(read, before.manifest); err != nil {
+			return nil, err
+		}
+	}
 	if err := layer.CheckTree(read.Tree.Entries); err != nil {
 		return nil, err
 	}
-	b := &building{publisher: p, directory: directory, read: read, before: before, progress: progress}
 	manifest, err := b.describe(spec.Name)
 	if err != nil {
 		return nil, err
@@ -84,6 +89,8 @@ type building struct {
 	directory string
 	read      *source.Read
 	before    *previous
+	input     string
+	pinned    []string
 	progress  source.Progress
 }
 
@@ -92,7 +99,7 @@ func (b *building) describe(name string) (*release.Manifest, error) {
 	m := &release.Manifest{
 		Schema: release.Schema, Kind: release.Base, Name: name, Sequence: 1,
 		Architecture: b.read.Architecture, OS: b.read.OS, Packages: b.read.Packages,
-		Users: b.read.Users, Groups: b.read.Groups,
+		Users: b.read.Users, Groups: b.read.Groups, Input: b.input,
 		Kernel: &release.Kernel{Release: b.read.Kernel.Release},
 	}
 	if b.before != nil {
@@ -180,6 +187,7 @@ func (b *building) addLayer(ctx context.Context, m *release.Manifest) (record, e
 	if err != nil {
 		return record{}, err
 	}
+	change.Pinned = b.pinned
 	r := record{Change: change}
 	lower := b.before.manifest.Layers
 	if m.Contents == b.before.manifest.Contents && b.before.whole {
@@ -187,21 +195,20 @@ func (b *building) addLayer(ctx context.Context, m *release.Manifest) (record, e
 		return r, nil
 	}
 	r.Layer = true
-	if oldContents != nil && b.before.whole && len(lower) < b.publisher.maxChain() {
-		top, ok, err := b.writeDelta(ctx, oldContents, lower)
-		if err != nil {
+	top, rebase, err := b.writeDelta(ctx, oldContents, lower)
+	if err != nil {
+		return record{}, err
+	}
+	if rebase == "" {
+		m.Layers = append(slices.Clone(lower), top)
+	} else {
+		if top, err = b.writeLayer(ctx, b.read.Tree); err != nil {
 			return record{}, err
 		}
-		if ok {
-			change.DeltaBytes = top.Size
-			m.Layers = append(slices.Clone(lower), top)
-			return r, nil
-		}
+		m.Layers = []release.Layer{top}
 	}
-	top, err := b.writeLayer(ctx, b.read.Tree)
-	change.DeltaBytes = top.Size
-	m.Layers = []release.Layer{top}
-	return r, err
+	change.LayerBytes, change.Rebase = top.Size, rebase
+	return r, nil
 }
 
 func (b *building) change(m *release.Manifest, oldContents []byte) (_ *Change, err error) {
@@ -216,26 +223,35 @@ func (b *building) change(m *release.Manifest, oldContents []byte) (_ *Change, e
 	return describeChange(b.before.manifest, m, bytes.NewReader(oldContents), contents)
 }
 
-// writeDelta writes the delta over the layers of the release before; false if a full layer is the better choice.
-func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []release.Layer) (release.Layer, bool, error) {
+// writeDelta writes the delta over the layers of the release before, or tells why the next layer has to be a full one.
+func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []release.Layer) (_ release.Layer, rebase string, _ error) {
+	switch limit := b.publisher.maxChain(); {
+	case !b.before.whole:
+		return release.Layer{}, "the pool lacks a layer of the release before", nil
+	case oldContents == nil:
+		return release.Layer{}, "the pool lacks the contents list of the release before", nil
+	case len(lower) >= limit:
+		return release.Layer{}, fmt.Sprintf("the release before has %d of at most %d layers", len(lower), limit), nil
+	}
 	old, err := readContents(oldContents)
 	if err != nil {
-		return release.Layer{}, false, fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
+		return release.Layer{}, "", fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
 	}
 	delta := layer.Delta(old, b.read.Tree.Entries)
-	if 2*contentBytes(delta) > contentBytes(b.read.Tree.Entries) {
-		return release.Layer{}, false, nil
+	part, whole := contentBytes(delta), contentBytes(b.read.Tree.Entries)
+	if limit := b.publisher.maxDelta(); part*100 > whole*int64(limit) {
+		return release.Layer{}, fmt.Sprintf("a delta would hold %d%% of the content, and %d%% is the most", part*100/whole, limit), nil
 	}
 	top, err := b.writeLayer(ctx, &tree.Tree{Entries: delta, Content: b.read.Tree.Content})
 	if err != nil {
-		return release.Layer{}, false, err
+		return release.Layer{}, "", err
 	}
 	top.Delta = true
-	// A patch that was taken back and came again is the same layer, and overlayfs takes none twice.
 	if slices.ContainsFunc(lower, func(l release.Layer) bool { return l.ID == top.ID }) {
-		return release.Layer{}, false, os.Remove(filepath.Join(b.directory, layerFile))
+		// Overlayfs takes no layer twice.
+		return release.Layer{}, "a patch that was taken back came again", os.Remove(filepath.Join(b.directory, layerFile))
 	}
-	return top, true, nil
+	return top, "", nil
 }
 
 func (b *building) writeLayer(ctx context.Context, t *tree.Tree) (_ release.Layer, err error) {

@@ -23,7 +23,7 @@ import (
 // What is read from it is checked nevertheless; what does not fit is removed and built again.
 const (
 	// buildVersion changes when the same source would yield another release than before.
-	buildVersion = 2
+	buildVersion = 3
 
 	releasesDir = "releases"
 	newPrefix   = ".new-"
@@ -51,6 +51,8 @@ type cacheKey struct {
 	Fingerprint string
 	Previous    tree.Digest
 	MaxChain    int
+	MaxDelta    int
+	PinAccounts bool
 }
 
 // record is what a directory of the cache tells besides the release.

@@ -23,14 +23,12 @@ func describeChange(old, new *release.Manifest, oldContents, newContents io.Read
 	err := release.DiffContents(oldContents, newContents, func(_ string, old, new *tree.Entry) error {
 		switch {
 		case old == nil:
-			change.Added++
+			change.Added.add(new.Size)
 		case new == nil:
-			change.Removed++
-			return nil
+			change.Removed.add(old.Size)
 		default:
-			change.Changed++
+			change.Changed.add(new.Size)
 		}
-		change.ChangedBytes += new.Size
 		return nil
 	})
 	if err != nil {

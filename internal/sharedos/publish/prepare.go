@@ -35,6 +35,13 @@ func (p *Publisher) maxChain() int {
 	return min(p.MaxChain, release.MaxLayers)
 }
 
+func (p *Publisher) maxDelta() int {
+	if p.MaxDelta <= 0 {
+		return DefaultMaxDelta
+	}
+	return min(p.MaxDelta, 100)
+}
+
 // Prepare implements Interface.
 func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Progress) (*Prepared, error) {
 	if progress == nil {
@@ -104,7 +111,7 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, progress source.Prog
 	if err != nil {
 		return nil, err
 	}
-	key := p.key(spec.Name, fingerprint, before)
+	key := p.key(spec, fingerprint, before)
 	entry, err := p.load(key)
 	if err == nil && entry.needsLower() && (before == nil || !before.whole) {
 		err = errMiss // the store lacks what it stands on
@@ -115,7 +122,7 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, progress source.Prog
 	if err != nil {
 		return nil, err
 	}
-	return p.prepared(entry, before, fingerprint)
+	return p.prepared(entry, before, spec, fingerprint)
 }
 
 func (p *Publisher) lockBase(ctx context.Context, name string, progress source.Progress) (func() error, error) {
@@ -124,8 +131,11 @@ func (p *Publisher) lockBase(ctx context.Context, name string, progress source.P
 	})
 }
 
-func (p *Publisher) key(name, fingerprint string, before *previous) cacheKey {
-	key := cacheKey{Build: buildVersion, Name: name, Fingerprint: fingerprint, MaxChain: p.maxChain()}
+func (p *Publisher) key(spec Spec, fingerprint string, before *previous) cacheKey {
+	key := cacheKey{
+		Build: buildVersion, Name: spec.Name, Fingerprint: fingerprint,
+		MaxChain: p.maxChain(), MaxDelta: p.maxDelta(), PinAccounts: spec.PinAccounts,
+	}
 	if before != nil {
 		key.Previous = before.id
 	}
@@ -158,7 +168,7 @@ func (p *Publisher) previous(ctx context.Context, name string) (*previous, error
 
 // prepared turns what the cache holds into what Prepare returns. Releases are signed here: the cache holds no
 // signature, so it serves any operator.
-func (p *Publisher) prepared(entry *cached, before *previous, fingerprint string) (*Prepared, error) {
+func (p *Publisher) prepared(entry *cached, before *previous, spec Spec, fingerprint string) (*Prepared, error) {
 	manifest := entry.manifest
 	unchanged := entry.record.Unchanged != nil
 	if unchanged {
@@ -179,7 +189,7 @@ func (p *Publisher) prepared(entry *cached, before *previous, fingerprint string
 	}
 	prepared := &Prepared{
 		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Unchanged: unchanged,
-		layer: entry.record.Layer, fingerprint: fingerprint,
+		layer: entry.record.Layer, spec: spec, fingerprint: fingerprint,
 	}
 	if !unchanged {
 		prepared.entry = entry.directory

@@ -30,7 +30,7 @@ func TestTheFirstReleaseIsOneFullLayer(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	if m.OS != "Test GNU/Linux 13" || m.Architecture != "amd64" || m.Kernel.Release != "6.12.1-cloud-amd64" ||
-		m.Users["www-data"] != 33 || !cmp.Equal(m.Packages, []release.Package{{Name: "server", Version: "1"}}) {
+		m.Users["www-data"] != 33 || m.Input != sourceOf(t, newSystem()).fingerprint || !cmp.Equal(m.Packages, []release.Package{{Name: "server", Version: "1"}}) {
 		t.Errorf("%+v", m)
 	}
 	opened, id, err := release.Open(prepared.Signed, []ed25519.PublicKey{p.Key.Public().(ed25519.PublicKey)})
@@ -52,11 +52,12 @@ func TestAPatchIsADelta(t *testing.T) {
 	}
 	// Besides the files above, the package database changed.
 	want := &Change{
-		Added: 1, Changed: 2, Removed: 1,
+		Added:      Count{Entries: 1, Bytes: int64(len("new"))},
+		Changed:    Count{Entries: 2, Bytes: int64(len("version 2") + len(patched["var/lib/dpkg/status"]))},
+		Removed:    Count{Entries: 1, Bytes: int64(len("port 80"))},
 		Packages:   []PackageChange{{Name: "library", To: "5"}, {Name: "server", From: "1", To: "2"}},
 		KernelFrom: "6.12.1-cloud-amd64", KernelTo: "6.12.1-cloud-amd64",
-		ChangedBytes: int64(len("version 2") + len("new") + len(patched["var/lib/dpkg/status"])),
-		DeltaBytes:   m.Layers[1].Size,
+		LayerBytes: m.Layers[1].Size,
 	}
 	if diff := cmp.Diff(want, second.Change); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -118,7 +119,7 @@ func TestAccountsMustKeepTheirNumbers(t *testing.T) {
 	if !errors.Is(err, ErrAccounts) {
 		t.Fatalf("got %v, want ErrAccounts", err)
 	}
-	for _, want := range []string{"user www-data from 33 to 34", "group www-data from 33 to 35", "old numbers"} {
+	for _, want := range []string{"user www-data from 33 to 34", "group www-data from 33 to 35", "pin_accounts"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
@@ -132,11 +133,33 @@ func TestAChainEndsInAFullLayer(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	p.MaxChain = 3
 	var lengths []int
+	var rebases []string
 	for _, version := range []string{"1", "2", "3", "4", "5"} {
-		lengths = append(lengths, len(publish(t, p, newSystem().With("usr/bin/server", version)).Manifest.Layers))
+		prepared := publish(t, p, newSystem().With("usr/bin/server", version))
+		lengths = append(lengths, len(prepared.Manifest.Layers))
+		if prepared.Change != nil {
+			rebases = append(rebases, prepared.Change.Rebase)
+		}
 	}
 	if want := []int{1, 2, 3, 1, 2}; !slices.Equal(lengths, want) {
 		t.Errorf("layers of releases: %v, want %v", lengths, want)
+	}
+	if want := []string{"", "", "the release before has 3 of at most 3 layers", ""}; !slices.Equal(rebases, want) {
+		t.Errorf("reasons for a full layer: %q, want %q", rebases, want)
+	}
+}
+
+func TestHowMuchADeltaMayHoldIsAChoice(t *testing.T) {
+	// The system's content is mostly one file of 120,000 bytes; a tenth of it is added.
+	patched := newSystem().With("usr/share/more", strings.Repeat("m", 12_000))
+	for limit, rebase := range map[int]string{0: "", 10: "", 9: "a delta would hold 9% of the content, and 9% is the most"} {
+		p := newPublisher(t, storetest.New(t))
+		p.MaxDelta = limit
+		publish(t, p, newSystem())
+		second := publish(t, p, patched)
+		if second.Change.Rebase != rebase || (rebase == "") != (len(second.Manifest.Layers) == 2) {
+			t.Errorf("at most %d%%: %d layers, %q", limit, len(second.Manifest.Layers), second.Change.Rebase)
+		}
 	}
 }
 
@@ -144,7 +167,8 @@ func TestALargeChangeIsAFullLayer(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	publish(t, p, newSystem())
 	second := publish(t, p, newSystem().With("usr/share/weight", strings.Repeat("other", 20_000)))
-	if m := second.Manifest; len(m.Layers) != 1 || m.Sequence != 2 || second.Change.DeltaBytes != m.Layers[0].Size {
+	if m := second.Manifest; len(m.Layers) != 1 || m.Sequence != 2 || second.Change.LayerBytes != m.Layers[0].Size ||
+		!strings.Contains(second.Change.Rebase, "50% is the most") {
 		t.Errorf("%+v, %+v", m, second.Change)
 	}
 }
@@ -165,7 +189,7 @@ func TestAKernelImageAloneNeedsNoLayer(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	first := publish(t, p, newSystem())
 	second := publish(t, p, newSystem().With("boot/vmlinuz-6.12.1-cloud-amd64", "another image"))
-	if second.Unchanged || second.ID == first.ID || !cmp.Equal(second.Manifest.Layers, first.Manifest.Layers) || second.Change.DeltaBytes != 0 {
+	if second.Unchanged || second.ID == first.ID || !cmp.Equal(second.Manifest.Layers, first.Manifest.Layers) || second.Change.LayerBytes != 0 {
 		t.Errorf("%+v", second.Manifest)
 	}
 }
@@ -181,7 +205,8 @@ func TestWithoutALowerLayerTheNextReleaseIsFull(t *testing.T) {
 	if err := os.Remove(s.Path(store.LayerName(first.Manifest.Layers[0].ID))); err != nil {
 		t.Fatal(err)
 	}
-	if full := publish(t, p, patched); len(full.Manifest.Layers) != 1 || full.Manifest.Sequence != 2 {
+	if full := publish(t, p, patched); len(full.Manifest.Layers) != 1 || full.Manifest.Sequence != 2 ||
+		full.Change.Rebase != "the pool lacks a layer of the release before" {
 		t.Errorf("%+v", full.Manifest)
 	}
 }

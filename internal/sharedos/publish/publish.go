@@ -30,13 +30,20 @@ var (
 	ErrDamagedStore = errors.New("the store lacks a part of a release")
 )
 
-// DefaultMaxChain is how many layers a release may have if Publisher.MaxChain is 0.
-const DefaultMaxChain = 8
+// What a Publisher's zero values mean.
+const (
+	// DefaultMaxChain is how many layers a release may have.
+	DefaultMaxChain = 8
+	// DefaultMaxDelta is how large a delta may be, in percent of the release's content.
+	DefaultMaxDelta = 50
+)
 
 // Spec is a base as the user wants it.
 type Spec struct {
 	Name   string
 	Source source.Source
+	// PinAccounts gives accounts the numbers that they had in the release before, instead of refusing others.
+	PinAccounts bool
 }
 
 // Publisher publishes releases into one store, signed with one operator key.
@@ -48,6 +55,9 @@ type Publisher struct {
 	Log   *slog.Logger
 	// MaxChain is how many layers a release may have before a full one is written again; 0 means DefaultMaxChain.
 	MaxChain int
+	// MaxDelta is how much of a release's content a delta may hold, in percent, before a full layer is written instead;
+	// 0 means DefaultMaxDelta.
+	MaxDelta int
 	// Trusted are the keys of other operators whose releases are accepted and continued.
 	Trusted []ed25519.PublicKey
 	// Modules makes the modules archive of a release's kernel from the tree that the source yielded.
@@ -71,21 +81,36 @@ type Prepared struct {
 	entry string
 	// layer is false if the release needs no layer that the one before it did not have.
 	layer bool
-	// fingerprint of the source.
+	// spec is what was asked for, and fingerprint its source's.
+	spec        Spec
 	fingerprint string
 }
 
 // Change tells what differs between two releases.
 type Change struct {
-	Added, Changed, Removed int
-	// ChangedBytes counts the content of added and changed files; DeltaBytes the layer written for them, with its
-	// hash tree, be it a delta or a full one; 0 if none was needed.
-	ChangedBytes, DeltaBytes int64
+	Added, Changed, Removed Count
+	// LayerBytes counts the layer that was written, with its hash tree, be it a delta or a full one; 0 if none was
+	// needed.
+	LayerBytes int64
+	// Rebase tells why a full layer was written instead of a delta; empty if it was not.
+	Rebase string `json:",omitempty"`
 	// Packages that differ; From or To is empty when the package was added or removed.
 	Packages []PackageChange
 	// KernelFrom and KernelTo are equal when the kernel stayed.
 	KernelFrom, KernelTo string
+	// Pinned accounts have their numbers of the release before and not those of the source, as texts of the form
+	// "user www-data from 34 to 33".
+	Pinned []string `json:",omitempty"`
 }
+
+// Count counts entries of a tree: files, directories and links. Bytes are those of the files' content: of removed ones
+// as it was, of others as it is now.
+type Count struct {
+	Entries int
+	Bytes   int64
+}
+
+func (c *Count) add(bytes int64) { c.Entries, c.Bytes = c.Entries+1, c.Bytes+bytes }
 
 // PackageChange is one package that differs between two releases.
 type PackageChange struct {

@@ -68,6 +68,9 @@ func (m *Manifest) checkIdentity() error {
 	if !printable(m.OS) {
 		return fmt.Errorf("os %q is not text of 1 to %d bytes", m.OS, maxText)
 	}
+	if m.Input != "" && !printable(m.Input) {
+		return fmt.Errorf("input %q is not text of at most %d bytes", m.Input, maxText)
+	}
 	return nil
 }
 

@@ -43,6 +43,9 @@ type Manifest struct {
 	// Users and Groups map account names to numbers.
 	Users  map[string]uint32 `json:"users"`
 	Groups map[string]uint32 `json:"groups"`
+	// Input names what the release was made from: the kind of source and a digest, such as "archive:sha256:<64 hex>".
+	// The same input has made the same release, but other inputs can too.
+	Input string `json:"input,omitempty"`
 }
 
 // Layer is one EROFS image with its dm-verity hash tree appended.
