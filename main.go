@@ -43,6 +43,7 @@ func open(ctx context.Context, config provider.Config) (provider.Backend, error)
 	opened, err := host.Open(ctx, host.Config{
 		URI: config.URI, Pool: config.Pool, PoolPath: config.PoolPath,
 		OperatorKey: config.OperatorKey, Cache: config.Cache, Log: slog.New(terraformLog(os.Stderr)),
+		MaxLayers: config.MaxLayers, MaxDeltaPercent: config.MaxDeltaPercent,
 	})
 	if err != nil {
 		return nil, err

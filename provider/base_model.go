@@ -3,7 +3,6 @@ package provider
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework/attr"
@@ -19,23 +18,25 @@ import (
 type baseModel struct {
 	Name types.String `tfsdk:"name"`
 
-	Debian    types.Object `tfsdk:"debian"`
-	Archive   types.Object `tfsdk:"archive"`
-	Directory types.Object `tfsdk:"directory"`
-	OCI       types.Object `tfsdk:"oci"`
-	Limits    types.Object `tfsdk:"limits"`
+	Debian      types.Object `tfsdk:"debian"`
+	Archive     types.Object `tfsdk:"archive"`
+	Directory   types.Object `tfsdk:"directory"`
+	OCI         types.Object `tfsdk:"oci"`
+	Limits      types.Object `tfsdk:"limits"`
+	PinAccounts types.Bool   `tfsdk:"pin_accounts"`
 
 	SourceDigest types.String `tfsdk:"source_digest"`
 
-	Release  types.String `tfsdk:"release"`
-	Sequence types.Int64  `tfsdk:"sequence"`
-	Previous types.String `tfsdk:"previous"`
-	Layers   types.List   `tfsdk:"layers"`
-	Bytes    types.Int64  `tfsdk:"bytes"`
-	Kernel   types.String `tfsdk:"kernel"`
-	OS       types.String `tfsdk:"os"`
-	Packages types.Map    `tfsdk:"packages"`
-	Change   types.Object `tfsdk:"change"`
+	Release    types.String `tfsdk:"release"`
+	Sequence   types.Int64  `tfsdk:"sequence"`
+	Previous   types.String `tfsdk:"previous"`
+	Layers     types.List   `tfsdk:"layers"`
+	Bytes      types.Int64  `tfsdk:"bytes"`
+	Kernel     types.String `tfsdk:"kernel"`
+	OS         types.String `tfsdk:"os"`
+	Packages   types.Map    `tfsdk:"packages"`
+	Change     types.Object `tfsdk:"change"`
+	DeltasLeft types.Int64  `tfsdk:"deltas_left"`
 
 	Timeouts timeouts.Value `tfsdk:"timeouts"`
 }
@@ -47,29 +48,9 @@ type layerModel struct {
 	Delta bool   `tfsdk:"delta"`
 }
 
-// changeModel tells what differs from the previous release.
-type changeModel struct {
-	Added        int64    `tfsdk:"added"`
-	Changed      int64    `tfsdk:"changed"`
-	Removed      int64    `tfsdk:"removed"`
-	ChangedBytes int64    `tfsdk:"changed_bytes"`
-	DeltaBytes   int64    `tfsdk:"delta_bytes"`
-	Packages     []string `tfsdk:"packages"`
-	KernelFrom   string   `tfsdk:"kernel_from"`
-	KernelTo     string   `tfsdk:"kernel_to"`
-}
-
-var (
-	layerType = types.ObjectType{AttrTypes: map[string]attr.Type{
-		"id": types.StringType, "size": types.Int64Type, "delta": types.BoolType,
-	}}
-	changeTypes = map[string]attr.Type{
-		"added": types.Int64Type, "changed": types.Int64Type, "removed": types.Int64Type,
-		"changed_bytes": types.Int64Type, "delta_bytes": types.Int64Type,
-		"packages":    types.ListType{ElemType: types.StringType},
-		"kernel_from": types.StringType, "kernel_to": types.StringType,
-	}
-)
+var layerType = types.ObjectType{AttrTypes: map[string]attr.Type{
+	"id": types.StringType, "size": types.Int64Type, "delta": types.BoolType,
+}}
 
 // unknown marks all that follows from the source as known after apply.
 func (m *baseModel) unknown() {
@@ -83,6 +64,7 @@ func (m *baseModel) unknown() {
 	m.OS = types.StringUnknown()
 	m.Packages = types.MapUnknown(types.StringType)
 	m.Change = types.ObjectUnknown(changeTypes)
+	m.DeltasLeft = types.Int64Unknown()
 }
 
 // carry takes all that follows from the source from an earlier state.
@@ -90,12 +72,12 @@ func (m *baseModel) carry(from baseModel) {
 	m.SourceDigest = from.SourceDigest
 	m.Release, m.Sequence, m.Previous = from.Release, from.Sequence, from.Previous
 	m.Layers, m.Bytes, m.Kernel = from.Layers, from.Bytes, from.Kernel
-	m.OS, m.Packages, m.Change = from.OS, from.Packages, from.Change
+	m.OS, m.Packages, m.Change, m.DeltasLeft = from.OS, from.Packages, from.Change, from.DeltasLeft
 }
 
 // describe takes all that follows from the source from a manifest. The change stays as it was if the release is
 // the one that the model had already, since a manifest does not tell it.
-func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest) diag.Diagnostics {
+func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest, maxLayers int) diag.Diagnostics {
 	var diags diag.Diagnostics
 	if m.Release.ValueString() != id.String() || m.Change.IsUnknown() {
 		m.Change = types.ObjectNull(changeTypes)
@@ -116,6 +98,7 @@ func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *rele
 	m.Layers, d = types.ListValueFrom(ctx, layerType, layers)
 	diags.Append(d...)
 	m.Bytes = types.Int64Value(bytes)
+	m.DeltasLeft = types.Int64Value(int64(max(0, maxLayers-len(layers))))
 	m.Kernel = types.StringNull()
 	if manifest.Kernel != nil {
 		m.Kernel = types.StringValue(manifest.Kernel.Release)
@@ -131,41 +114,18 @@ func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *rele
 }
 
 // take describes a prepared release. A release that equals the newest one brings no change of its own.
-func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state *baseModel) diag.Diagnostics {
+func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state *baseModel, maxLayers int) diag.Diagnostics {
 	m.Change = types.ObjectNull(changeTypes)
 	if state != nil {
 		m.Release, m.Change = state.Release, state.Change
 	}
-	diags := m.describe(ctx, prepared.ID, prepared.Manifest)
+	diags := m.describe(ctx, prepared.ID, prepared.Manifest, maxLayers)
 	if prepared.Unchanged || prepared.Change == nil {
 		return diags
 	}
-	change := prepared.Change
-	model := changeModel{
-		Added: int64(change.Added), Changed: int64(change.Changed), Removed: int64(change.Removed),
-		ChangedBytes: change.ChangedBytes, DeltaBytes: change.DeltaBytes,
-		Packages:   make([]string, len(change.Packages)),
-		KernelFrom: change.KernelFrom, KernelTo: change.KernelTo,
-	}
-	for i, p := range change.Packages {
-		model.Packages[i] = packageChange(p)
-	}
-	slices.Sort(model.Packages)
 	var d diag.Diagnostics
-	m.Change, d = types.ObjectValueFrom(ctx, changeTypes, model)
+	m.Change, d = changeValue(ctx, prepared.Change, prepared.Manifest)
 	return append(diags, d...)
-}
-
-// packageChange writes "openssl 3.5.1-1 → 3.5.1-1+deb13u1".
-func packageChange(p publish.PackageChange) string {
-	switch {
-	case p.From == "":
-		return p.Name + " " + p.To + " added"
-	case p.To == "":
-		return p.Name + " " + p.From + " removed"
-	default:
-		return p.Name + " " + p.From + " → " + p.To
-	}
 }
 
 // errOther means that another release than the planned one came out.

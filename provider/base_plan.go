@@ -80,7 +80,7 @@ func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, p
 	case err != nil:
 		return append(diags, plan.unreadable(spec, err)...)
 	}
-	return append(diags, plan.take(ctx, prepared, state)...)
+	return append(diags, plan.take(ctx, prepared, state, r.connection.maxLayers())...)
 }
 
 // privateState is what Terraform keeps for the provider beside an object's state.

@@ -131,7 +131,7 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 		}
 	}
 	if plan.Release.IsUnknown() {
-		if diags := plan.take(ctx, prepared, state); diags.HasError() {
+		if diags := plan.take(ctx, prepared, state, r.connection.maxLayers()); diags.HasError() {
 			return nil, diags
 		}
 	}
@@ -170,7 +170,7 @@ func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		resp.Diagnostics.Append(failed(failure{do: "read", object: baseName(name), err: err})...)
 		return
 	}
-	resp.Diagnostics.Append(state.describe(ctx, id, manifest)...)
+	resp.Diagnostics.Append(state.describe(ctx, id, manifest, r.connection.maxLayers())...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 }
 

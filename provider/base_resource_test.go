@@ -96,7 +96,7 @@ func TestABasePatchedInPlace(t *testing.T) {
 				value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
 				value(debianAddress, attribute("previous"), anID),
 				value(debianAddress, attribute("layers"), knownvalue.ListSizeExact(2)),
-				value(debianAddress, attribute("change").AtMapKey("delta_bytes"), positive),
+				value(debianAddress, attribute("change").AtMapKey("layer_bytes"), positive),
 				value(debianAddress, attribute("change").AtMapKey("packages"), knownvalue.ListExact([]knownvalue.Check{
 					knownvalue.StringExact("linux-image-cloud-amd64 1-main → 1-patched"),
 					knownvalue.StringExact("systemd-sysv 1-main → 1-patched"),

@@ -30,6 +30,12 @@ func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			"directory": directoryAttribute(),
 			"oci":       ociAttribute(),
 			"limits":    limitsAttribute(),
+			"pin_accounts": schema.BoolAttribute{
+				Optional: true,
+				MarkdownDescription: "Gives users and groups the numbers that they had in the release before, in `/etc/passwd`, `/etc/group`, owners and " +
+					"access control lists. An account that is new and has such a number gets a free one. Default: `false`, and a release " +
+					"whose accounts moved is refused, since files that VMs keep in `/var` and `/home` would change owner.",
+			},
 			"source_digest": schema.StringAttribute{
 				Computed: true,
 				MarkdownDescription: "Digest of the image that `oci.reference` stood for when it was planned, of the form `sha256:<64 hex>`: " +
@@ -81,34 +87,12 @@ func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Computed: true, ElementType: types.StringType,
 				MarkdownDescription: "Versions of the installed packages by name.",
 			},
-			"change":   changeAttribute(),
+			"change": changeAttribute(),
+			"deltas_left": schema.Int64Attribute{
+				Computed:            true,
+				MarkdownDescription: "How many more releases can be deltas before the provider's `max_layers` is reached. At 0, the next release is a full layer.",
+			},
 			"timeouts": timeoutsAttribute(ctx, baseWriteTimeout),
-		},
-	}
-}
-
-func changeAttribute() schema.Attribute {
-	return schema.SingleNestedAttribute{
-		Computed:            true,
-		MarkdownDescription: "What the newest release changed; null for the first one, and for one that somebody else published.",
-		Attributes: map[string]schema.Attribute{
-			"added":   schema.Int64Attribute{Computed: true, MarkdownDescription: "Files added."},
-			"changed": schema.Int64Attribute{Computed: true, MarkdownDescription: "Files changed."},
-			"removed": schema.Int64Attribute{Computed: true, MarkdownDescription: "Files removed."},
-			"changed_bytes": schema.Int64Attribute{
-				Computed:            true,
-				MarkdownDescription: "Bytes of the files added and changed.",
-			},
-			"delta_bytes": schema.Int64Attribute{
-				Computed:            true,
-				MarkdownDescription: "Bytes of the layer that was written for them.",
-			},
-			"packages": schema.ListAttribute{
-				Computed: true, ElementType: types.StringType,
-				MarkdownDescription: "Packages that differ, such as `openssl 3.5.1-1 → 3.5.1-1+deb13u1`.",
-			},
-			"kernel_from": schema.StringAttribute{Computed: true, MarkdownDescription: "Kernel release before."},
-			"kernel_to":   schema.StringAttribute{Computed: true, MarkdownDescription: "Kernel release now; equal to `kernel_from` if the kernel stayed."},
 		},
 	}
 }

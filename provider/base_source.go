@@ -118,7 +118,7 @@ func (m *baseModel) sourcePath() path.Path {
 
 // spec turns the model into what a Publisher publishes. The source must be known.
 func (m *baseModel) spec(ctx context.Context, cache string) (spec publish.Spec, diags diag.Diagnostics) {
-	spec.Name = m.Name.ValueString()
+	spec.Name, spec.PinAccounts = m.Name.ValueString(), m.PinAccounts.ValueBool()
 	limits, diags := m.limits(ctx)
 	as := func(object types.Object, model any) {
 		diags.Append(object.As(ctx, model, basetypes.ObjectAsOptions{})...)

@@ -21,6 +21,8 @@ type Config struct {
 	OperatorKey string
 	// Cache is a directory on this machine for what was read and built.
 	Cache string
+	// MaxLayers is how many layers a release may have, and MaxDeltaPercent how much of its content a delta may hold.
+	MaxLayers, MaxDeltaPercent int
 }
 
 // Backend is the host that the provider works on.
@@ -89,6 +91,12 @@ func (c *connection) cacheDir() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.config.Cache
+}
+
+func (c *connection) maxLayers() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.config.MaxLayers
 }
 
 func (c *connection) close() error {

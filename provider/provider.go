@@ -6,13 +6,18 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/provider"
 	"github.com/hashicorp/terraform-plugin-framework/provider/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
 // Address is the provider's name in a registry.
@@ -83,6 +88,18 @@ func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *pro
 				MarkdownDescription: "Directory on this machine for what was read and built. It can be removed at any time. " +
 					"Default: `" + envCache + "`, then `sharedos` under the user's cache directory.",
 			},
+			"max_layers": schema.Int64Attribute{
+				Optional: true,
+				MarkdownDescription: "How many layers a release may have: a full one and the deltas over it. The release after that is a full layer " +
+					"again; `deltas_left` of a base counts down to it. " + fmt.Sprintf("1 to %d; default: %d.", release.MaxLayers, publish.DefaultMaxChain),
+				Validators: []validator.Int64{int64validator.Between(1, release.MaxLayers)},
+			},
+			"max_delta_percent": schema.Int64Attribute{
+				Optional: true,
+				MarkdownDescription: "How large a delta may be, in percent of what the whole release holds. A larger change is written as a full layer. " +
+					fmt.Sprintf("1 to 100; default: %d.", publish.DefaultMaxDelta),
+				Validators: []validator.Int64{int64validator.Between(1, 100)},
+			},
 		},
 	}
 }
@@ -93,6 +110,9 @@ type providerModel struct {
 	PoolPath    types.String `tfsdk:"pool_path"`
 	OperatorKey types.String `tfsdk:"operator_key"`
 	Cache       types.String `tfsdk:"cache"`
+
+	MaxLayers       types.Int64 `tfsdk:"max_layers"`
+	MaxDeltaPercent types.Int64 `tfsdk:"max_delta_percent"`
 }
 
 // Configure implements provider.Provider. It does not connect: that waits until a resource needs the host.
@@ -158,6 +178,17 @@ func (m providerModel) config() (Config, []string, diag.Diagnostics) {
 	c.OperatorKey = under("operator_key", c.OperatorKey, envOperatorKey, os.UserConfigDir, "sharedos/operator.key")
 	c.Cache = choose("cache", m.Cache, envCache)
 	c.Cache = under("cache", c.Cache, envCache, os.UserCacheDir, "sharedos")
+	number := func(name string, value types.Int64, otherwise int) int {
+		if value.IsUnknown() {
+			unknown = append(unknown, name)
+		}
+		if value.IsNull() || value.IsUnknown() {
+			return otherwise
+		}
+		return int(value.ValueInt64())
+	}
+	c.MaxLayers = number("max_layers", m.MaxLayers, publish.DefaultMaxChain)
+	c.MaxDeltaPercent = number("max_delta_percent", m.MaxDeltaPercent, publish.DefaultMaxDelta)
 	return c, unknown, diags
 }
 

@@ -87,7 +87,10 @@ func TestConfigurationHasDefaults(t *testing.T) {
 		return c, unknown
 	}
 	got, _ := config(providerModel{})
-	want := Config{URI: "qemu:///system", Pool: "sharedos", OperatorKey: "/config/sharedos/operator.key", Cache: "/cache/sharedos"}
+	want := Config{
+		URI: "qemu:///system", Pool: "sharedos", OperatorKey: "/config/sharedos/operator.key", Cache: "/cache/sharedos",
+		MaxLayers: 8, MaxDeltaPercent: 50,
+	}
 	if got != want {
 		t.Errorf("the defaults are %+v, want %+v", got, want)
 	}

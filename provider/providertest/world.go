@@ -84,7 +84,8 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 		return nil, w.failure
 	}
 	log := slog.New(slog.DiscardHandler)
-	publisher := &publish.Publisher{Store: w.Volumes, Cache: w.cache(), Key: w.key, Log: log, Modules: bootimage.Modules}
+	publisher := &publish.Publisher{Store: w.Volumes, Cache: w.cache(), Key: w.key, Log: log, Modules: bootimage.Modules,
+		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent}
 	return backend{w, publisher, &vm.Fleet{
 		Hypervisor: w.Domains, Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
 		// No guest boots it.

@@ -35,7 +35,10 @@ type Config struct {
 	// StateDir is a directory for what lasts as long as the VMs do: console logs, sockets and pids of vsock
 	// daemons; "" is $SHAREDOS_STATE_DIR, or /var/lib/sharedos for root and the user's own state directory else.
 	StateDir string
-	Log      *slog.Logger
+	// MaxLayers and MaxDeltaPercent say when a full layer is written instead of a delta (publish.Publisher).
+	MaxLayers, MaxDeltaPercent int
+
+	Log *slog.Logger
 }
 
 // Host is an open virtualization host.
@@ -73,6 +76,7 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	}
 	publisher := &publish.Publisher{
 		Store: volumes, Cache: config.Cache, Key: key, Log: config.Log, Modules: bootimage.Modules,
+		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent,
 	}
 	return &Host{
 		Publisher: publisher,

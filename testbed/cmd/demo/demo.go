@@ -89,8 +89,9 @@ type baseValues struct {
 		Added        int64    `json:"added"`
 		Changed      int64    `json:"changed"`
 		Removed      int64    `json:"removed"`
+		AddedBytes   int64    `json:"added_bytes"`
 		ChangedBytes int64    `json:"changed_bytes"`
-		DeltaBytes   int64    `json:"delta_bytes"`
+		LayerBytes   int64    `json:"layer_bytes"`
 		Packages     []string `json:"packages"`
 		KernelFrom   string   `json:"kernel_from"`
 		KernelTo     string   `json:"kernel_to"`

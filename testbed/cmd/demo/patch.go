@@ -120,8 +120,8 @@ func (d *demo) describeChange(base baseValues) {
 	for _, p := range c.Packages {
 		d.out.fact("", "%s", p)
 	}
-	d.out.fact("files", "%d changed, %d added, %d removed: %s", c.Changed, c.Added, c.Removed, size(c.ChangedBytes))
-	d.out.fact("delta layer", "%s, stored once for every VM", size(c.DeltaBytes))
+	d.out.fact("files", "%d changed, %d added, %d removed: %s", c.Changed, c.Added, c.Removed, size(c.AddedBytes+c.ChangedBytes))
+	d.out.fact("delta layer", "%s, stored once for every VM", size(c.LayerBytes))
 }
 
 // patched prints what the refresh of one VM did, and checks it from outside and inside.
