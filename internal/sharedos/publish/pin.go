@@ -37,7 +37,7 @@ func pinAccounts(read *source.Read, before *release.Manifest) ([]string, error) 
 	}
 	pinned := append(movedBy("user", read.Users, uids), movedBy("group", read.Groups, gids)...)
 	for i := range read.Tree.Entries {
-		uids.own(&read.Tree.Entries[i], gids)
+		own(&read.Tree.Entries[i], uids, gids)
 	}
 	if err := rewrite(read.Tree, "etc/passwd", func(fields []string) error {
 		return errors.Join(uids.field(fields, 2), gids.field(fields, 3))
@@ -155,19 +155,19 @@ func movedBy(what string, accounts map[string]uint32, by numbers) []string {
 }
 
 // own gives an entry, and who its access control lists name, other numbers.
-func (uids numbers) own(e *tree.Entry, gids numbers) {
+func own(e *tree.Entry, uids, gids numbers) {
 	e.UID, e.GID = uids.of(e.UID), gids.of(e.GID)
 	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 		if list, ok := e.Xattrs[name]; ok {
 			e.Xattrs = maps.Clone(e.Xattrs)
-			e.Xattrs[name] = uids.list(list, gids)
+			e.Xattrs[name] = renumberList(list, uids, gids)
 		}
 	}
 }
 
-// list renumbers an access control list (Linux, include/uapi/linux/posix_acl_xattr.h): a header of 4 bytes, and 8 for
+// renumberList renumbers an access control list (Linux, include/uapi/linux/posix_acl_xattr.h): a header of 4 bytes, and 8 for
 // each entry: tag, permissions, number.
-func (uids numbers) list(list string, gids numbers) string {
+func renumberList(list string, uids, gids numbers) string {
 	const header, size, user, group = 4, 8, 0x02, 0x08
 	changed := []byte(list)
 	for at := header; at+size <= len(changed); at += size {
