@@ -58,6 +58,7 @@ var measures = []measure{
 	{"swap", (*bench).swap},
 	{"layers", (*bench).layers},
 	{"fleet", (*bench).fleet},
+	{"patch", (*bench).patch},
 }
 
 func names() []string {

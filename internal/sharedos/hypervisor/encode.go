@@ -237,7 +237,7 @@ func (m machine) commandline(d Domain) (*libvirtxml.DomainQEMUCommandline, error
 	if !m.hostVSock {
 		args = append(args,
 			"-chardev", "socket,id=sharedos-vsock,path="+escapeOption(m.vsockSocket(d.UUID).vhost),
-			"-device", fmt.Sprintf("vhost-user-vsock-pci,id=sharedos-vsock0,chardev=sharedos-vsock,disable-legacy=on,bus=pcie.0,addr=0x%x", slot))
+			"-device", fmt.Sprintf("vhost-user-vsock-pci,id="+vsockDevice+",chardev=sharedos-vsock,disable-legacy=on,bus=pcie.0,addr=0x%x", slot))
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Interfaces)) {
 		i := d.Interfaces[name]
