@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -31,8 +32,7 @@ func (m *mount) peerGroup() string {
 // superblock names the mounted file system.
 func (m *mount) superblock() string { return fmt.Sprintf("%d:%d", m.Major, m.Minor) }
 
-// mountTable is what one process sees mounted, in the kernel's order: parents before children, and of two mounts
-// at the same place the upper one later.
+// mountTable is what one process sees mounted, in the kernel's order, which is by the time of mounting since Linux 6.8.
 type mountTable []mount
 
 func readMountTable(path string) (table mountTable, err error) {
@@ -59,15 +59,37 @@ func readMountTable(path string) (table mountTable, err error) {
 	return table, nil
 }
 
-// at is the mount that a path lookup ends on at a mount point; nil if nothing is mounted there.
+// at is the mount that a path lookup ends on at a mount point; nil if nothing is mounted there. Of several over each
+// other it is the one on top, which is not the last to be mounted where one was mounted beneath it.
 func (t mountTable) at(path string) *mount {
-	var top *mount
+	stacked := t.stacked(path)
+	if len(stacked) == 0 {
+		return nil
+	}
+	return stacked[len(stacked)-1]
+}
+
+// stacked are the mounts at a mount point, each beneath the next.
+func (t mountTable) stacked(path string) []*mount {
+	var here []*mount
 	for i := range t {
 		if t[i].Mountpoint == path {
-			top = &t[i]
+			here = append(here, &t[i])
 		}
 	}
-	return top
+	depth := func(m *mount) (depth int) {
+		for range here { // no table has a circle, and a loop that is bounded needs not trust that
+			below := slices.IndexFunc(here, func(other *mount) bool { return other.ID == m.Parent })
+			if below < 0 {
+				break
+			}
+			m = here[below]
+			depth++
+		}
+		return depth
+	}
+	slices.SortStableFunc(here, func(a, b *mount) int { return depth(a) - depth(b) })
+	return here
 }
 
 func (t mountTable) byID(id int) *mount {

@@ -245,6 +245,21 @@ func (u Usr) Swap(next *Detached) (swapped *Swapped, err error) {
 	return &Swapped{Previous: previous, Took: time.Since(started)}, nil
 }
 
+// Finish ends a swap that was cut off between its two calls, so that the new mount lies beneath the present one: the
+// present one is detached, as the swap was about to do. Otherwise it does nothing.
+func (u Usr) Finish() error {
+	table, err := readMountTable("/proc/thread-self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("finish a swap of %s: %w", u.Path, err)
+	}
+	for range max(0, len(table.stacked(u.Path))-1) {
+		if err := unix.Unmount(u.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("finish a swap of %s: %w", u.Path, err)
+		}
+	}
+	return nil
+}
+
 // clonePresent clones what is mounted at u.Path, nested mounts included.
 func (u Usr) clonePresent() (*Detached, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, u.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)

@@ -421,3 +421,51 @@ func TestASwapThatTheKernelRefusesChangesNothing(t *testing.T) {
 		t.Error("a stack without layers of its own was built")
 	}
 }
+
+// An agent that is killed between the two calls of a swap leaves the new /usr mounted beneath the old one.
+func TestASwapThatWasCutOffBetweenItsCallsIsFinished(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	s := newSystem(t, map[string]string{"usr/version": "one"}, map[string]string{"usr/version": "two"})
+	s.boot(t, s.layers[0])
+	must(t, s.usr.Finish()) // nothing was begun
+	if got := s.read(t, "version"); got != "one" {
+		t.Fatalf("a finish without a swap shows %s", got)
+	}
+	for range 2 { // an agent after it may be cut off, too
+		next, err := s.usr.Build(t.Context(), s.layers[1:])
+		must(t, err)
+		must(t, unix.MoveMount(next.FD(), "", unix.AT_FDCWD, s.usr.Path, unix.MOVE_MOUNT_F_EMPTY_PATH|moveMountBeneath))
+		must(t, next.Close())
+	}
+	if got := s.read(t, "version"); got != "one" {
+		t.Fatalf("cut off it shows %s", got)
+	}
+	table, err := readMountTable("/proc/thread-self/mountinfo")
+	must(t, err)
+	if stacked := table.stacked(s.usr.Path); len(stacked) != 3 || table.at(s.usr.Path).ID != mountID(t, s.usr.Path) {
+		t.Fatalf("%d mounts, on top %d, and a lookup ends on %d", len(stacked), table.at(s.usr.Path).ID, mountID(t, s.usr.Path))
+	}
+	must(t, s.usr.Finish())
+	if got := s.read(t, "version"); got != "two" {
+		t.Errorf("finished it shows %s", got)
+	}
+	table, err = readMountTable("/proc/thread-self/mountinfo")
+	must(t, err)
+	if stacked := table.stacked(s.usr.Path); len(stacked) != 1 {
+		t.Errorf("%d mounts are left", len(stacked))
+	}
+	s.swapTo(t, s.layers[0])
+	if got := s.read(t, "version"); got != "one" {
+		t.Errorf("the next swap shows %s", got)
+	}
+}
+
+// mountID is that of the mount on which a path lookup ends.
+func mountID(t *testing.T, path string) int {
+	t.Helper()
+	var stat unix.Statx_t
+	must(t, unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &stat))
+	return int(stat.Mnt_id)
+}

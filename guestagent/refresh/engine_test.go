@@ -12,7 +12,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
-	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
 func TestARefreshEndsOnTheNewStack(t *testing.T) {
@@ -266,99 +265,6 @@ func TestAnotherTargetWaitsAndTheSameOneIsTheSame(t *testing.T) {
 	if status := until(t, e); !status.Report.GetCommitted() {
 		t.Errorf("%v", status.Report)
 	}
-}
-
-// Whatever goes wrong at whichever operation, the VM ends on the old stack or the new one, never between, and
-// the next refresh ends on the new one.
-func TestOldOrNewWhateverGoesWrong(t *testing.T) {
-	for _, kind := range []struct {
-		name, step string
-		fault      fault
-		powerCut   bool
-	}{
-		{"an operation fails", "each operation", failing, false},
-		{"SIGKILL of the agent", "before each operation", dyingBefore, false},
-		{"SIGKILL of the agent", "after each operation", dyingAfter, false},
-		{"power cut", "before each operation", dyingBefore, true},
-		{"power cut", "after each operation", dyingAfter, true},
-	} {
-		for _, sick := range []bool{false, true} {
-			step := kind.step + " of a refresh"
-			if sick {
-				step += " that rolls back"
-			}
-			t.Run(kind.name+" "+step, func(t *testing.T) {
-				outcomes := map[string]int{}
-				for at := 1; ; at++ {
-					w := newWorld(t)
-					if sick {
-						w.broken = map[string]tree.Digest{"b.service": w.releases["two"].stack.Base}
-					}
-					outcome, reached := faultAt(t, w, at, kind.fault, kind.powerCut)
-					if !reached {
-						break
-					}
-					outcomes[outcome]++
-				}
-				t.Logf("outcomes: %v", outcomes)
-				switch {
-				case outcomes["one"] > 0 && outcomes["two"] > 0:
-					matrix.Record(t, kind.name, step, "old or new, then new")
-				case outcomes["one"] > 0:
-					matrix.Record(t, kind.name, step, "old, then new")
-				default:
-					t.Errorf("unlikely outcomes: %v", outcomes)
-				}
-			})
-		}
-	}
-}
-
-// faultAt runs one refresh with a fault and tells on which release it ended, and whether the fault was reached.
-func faultAt(t *testing.T, w *world, at int, kind fault, powerCut bool) (outcome string, reached bool) {
-	t.Helper()
-	e, stop := w.engine()
-	w.give("one", "two")
-	w.count, w.log, w.at, w.fault = 0, nil, at, kind
-	if started, err := e.Refresh(w.ask("one", "two")); !started || err != nil {
-		t.Fatalf("%v, %v", started, err)
-	}
-	status := until(t, e)
-	w.mutex.Lock()
-	reached, op := w.count >= at, ""
-	if reached {
-		op = w.log[at-1]
-	}
-	crashed := w.crashed
-	w.at = 0
-	w.mutex.Unlock()
-	if crashed {
-		stop()
-		if powerCut {
-			w.powerCut()
-		}
-		e, stop = w.engine()
-		status = until(t, e)
-	}
-	if err := w.whole(status); err != nil {
-		// A journal that could not say idle is ended by the next agent.
-		stop()
-		e, stop = w.engine()
-		if err := w.whole(until(t, e)); err != nil {
-			t.Errorf("fault at operation %d, %s: %v; report %v; log %v", at, op, err, status.Report, w.log)
-		}
-	}
-	outcome = w.name(w.usr)
-	if outcome == "one" {
-		w.broken = nil
-		w.give("one", "two")
-		again := w.refresh(e, w.ask("one", "two"))
-		if err := w.whole(again); err != nil || !again.Report.GetCommitted() {
-			t.Errorf("fault at operation %d, %s: the next refresh: %v, %v", at, op, err, again.Report)
-		}
-	}
-	stop()
-	return outcome, reached
 }
 
 // resign replaces a release of the world by a changed one.

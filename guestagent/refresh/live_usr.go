@@ -65,17 +65,22 @@ func (l *LiveUsr) load() (usrRecord, error) {
 	return record, err
 }
 
-// begin records that a swap is about to happen, and whether what is mounted is what was before all swaps.
+// begin records that a swap is about to happen, and whether what is mounted is what was before all swaps. A swap that an
+// agent before this one did not live to finish is finished first: nothing may stay mounted beneath /usr.
 func (l *LiveUsr) begin() (settled bool, err error) {
 	record, err := l.load()
 	if err != nil {
 		return false, err
 	}
+	if settled = !record.Swapping; !settled {
+		if err := l.usr.Finish(); err != nil {
+			return false, err
+		}
+	}
 	present, err := l.usr.Superblock()
 	if err != nil {
 		return false, err
 	}
-	settled = !record.Swapping
 	record.Swapping = true
 	if !slices.Contains(record.Earlier, present) {
 		record.Earlier = append(record.Earlier, present)

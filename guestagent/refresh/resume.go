@@ -122,18 +122,22 @@ func (r *run) afterRestart(ctx context.Context) {
 		rollingOut{r, errors.New(r.record.Cause)}.act()
 		return
 	}
-	var err error
-	if runsNew {
-		err = r.Etc.Settle()
-	} else {
-		err = r.Etc.Undo(ctx) // unless that was done before services began
-	}
-	if anew && !runsNew {
-		err = errors.Join(err, r.Records.Distrust(r.record.To))
-	}
+	err := r.retry(ctx, func() error {
+		if runsNew {
+			return r.Etc.Settle()
+		}
+		return r.Etc.Undo(ctx) // unless that was done before services began
+	})
 	if r.life.Err() != nil {
 		r.end()
 		return
+	}
+	if err != nil && !runsNew {
+		r.leave(fmt.Errorf("%w; while ending it: %w; the next start of the VM tries again to undo /etc", r.whyNot(anew), err))
+		return
+	}
+	if anew && !runsNew {
+		err = r.Records.Distrust(r.record.To)
 	}
 	changed := r.record.State != Staged && r.record.State != Verified
 	r.note(func(report *agentapi.Report) {

@@ -52,7 +52,8 @@ func (b rollingOut) act() {
 		b.unfinished(err)
 		return
 	}
-	problems := b.retry(ctx, func() error { return b.Etc.Undo(ctx) })
+	undone := b.retry(ctx, func() error { return b.Etc.Undo(ctx) })
+	problems := undone
 	if b.record.Renewed {
 		planned := b.interrupted(ctx, b.record.Planned)
 		problems = errors.Join(problems, b.retry(ctx, func() error { return b.renew(ctx, b.record.From.Kernel, planned, true) }))
@@ -62,6 +63,10 @@ func (b rollingOut) act() {
 		return
 	}
 	problems = errors.Join(problems, b.retry(ctx, b.Usr.Settle))
+	if undone != nil {
+		b.leave(fmt.Errorf("%w; while going back: %w; the next start of the VM tries again to undo /etc", b.cause, problems))
+		return
+	}
 	b.note(func(r *agentapi.Report) {
 		r.Done, r.State, r.Error = true, agentapi.State_ROLLING_BACK, b.cause.Error()
 		if problems != nil {
@@ -74,12 +79,17 @@ func (b rollingOut) act() {
 
 // unfinished tells that it could not go back. The journal still says so to the next boot.
 func (b rollingOut) unfinished(err error) {
-	b.note(func(r *agentapi.Report) {
-		r.Done, r.State = true, agentapi.State_ROLLING_BACK
-		r.Error = fmt.Sprintf("%v; going back failed, too: %v; the next start of the VM boots the stack from before", b.cause, err)
+	b.leave(fmt.Errorf("%w; going back failed, too: %w; the next start of the VM boots the stack from before", b.cause, err))
+}
+
+// leave ends the flight of a refresh of which something is left to undo. The journal tells the next agent to go on, and
+// nothing begins before it has.
+func (r *run) leave(cause error) {
+	r.note(func(report *agentapi.Report) {
+		report.Done, report.State, report.Error = true, agentapi.State_ROLLING_BACK, cause.Error()
 	})
-	b.mutex.Lock()
-	b.record.State = RollingBack
-	b.mutex.Unlock()
-	b.end()
+	r.mutex.Lock()
+	r.record.State = RollingBack
+	r.mutex.Unlock()
+	r.end()
 }

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -40,15 +39,25 @@ const (
 	_ fault = iota
 	// failing makes the operation fail without an effect.
 	failing
-	// dyingBefore and dyingAfter end the agent before or after the operation's effect.
+	// dyingBefore and dyingAfter end the agent before or after the operation's effect, dyingWithin in the middle of it
+	// where it is not atomic, and else before it.
 	dyingBefore
 	dyingAfter
+	dyingWithin
 )
+
+// tester is a test, or one draw of a property's.
+type tester interface {
+	Helper()
+	Errorf(format string, values ...any)
+	Fatal(values ...any)
+	Fatalf(format string, values ...any)
+}
 
 // world is a VM as strict as a real one: what is on the private disk survives a power cut, the rest does not.
 // Versions are stacks' bases.
 type world struct {
-	t *testing.T
+	t tester
 
 	mutex sync.Mutex
 	// Of the private disk.
@@ -65,6 +74,8 @@ type world struct {
 	distrusted map[tree.Digest]bool
 	// first is what the VM was made with, given what the host gives.
 	first, given release.Stack
+	// torn is an /etc of which some files are of one version and some of another.
+	torn tree.Digest
 
 	// Of this boot.
 	boot     int
@@ -85,7 +96,9 @@ type world struct {
 	count   int
 	log     []string
 	crashed bool
-	kill    context.CancelFunc
+	// broke is an operation that always fails.
+	broke string
+	kill  context.CancelFunc
 	// broken units do not come back on these versions; flaky ones die soon after.
 	broken, flaky map[string]tree.Digest
 	// failed units do not run: a restart leaves them as they are.
@@ -114,13 +127,13 @@ type made struct {
 	contents []byte
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t tester) *world {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, key: key, releases: map[string]*made{}, pathOf: map[string]tree.Digest{}}
+	w := &world{t: t, key: key, releases: map[string]*made{}, pathOf: map[string]tree.Digest{}, torn: tree.Sum([]byte("torn"))}
 	w.trials, w.distrusted = map[tree.Digest]int{}, map[tree.Digest]bool{}
 	one := w.release("one", 1, nil)
 	w.release("two", 2, one)
@@ -325,6 +338,11 @@ func (w *world) engine() (*Engine, context.CancelFunc) {
 
 // do runs one operation with an effect, and lets go wrong what is to.
 func (w *world) do(name string, effect func() error) error {
+	return w.doInParts(name, func() error { return nil }, effect)
+}
+
+// doInParts is do for an operation that can be cut off in the middle: half is then what was done of it.
+func (w *world) doInParts(name string, half, effect func() error) error {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	if w.crashed {
@@ -332,13 +350,19 @@ func (w *world) do(name string, effect func() error) error {
 	}
 	w.count++
 	w.log = append(w.log, name)
+	if name == w.broke {
+		return fmt.Errorf("%s: %w", name, errFault)
+	}
 	if w.count == w.at {
 		switch w.fault {
 		case failing:
 			return fmt.Errorf("%s: %w", name, errFault)
-		case dyingBefore, dyingAfter:
+		case dyingBefore, dyingWithin, dyingAfter:
 			var err error
-			if w.fault == dyingAfter {
+			switch w.fault {
+			case dyingWithin:
+				err = half()
+			case dyingAfter:
 				err = effect()
 			}
 			w.crashed = true
@@ -398,7 +422,14 @@ func (w worldUsr) Settle() error { return w.do("settle usr", func() error { retu
 type worldEtc struct{ *world }
 
 func (w worldEtc) Carry(_ context.Context, differences []etcmerge.Difference, _, to []string) (etcmerge.Outcome, error) {
-	err := w.do("carry", func() error {
+	begin := func() {
+		if w.etcUndo == nil {
+			was := w.etc
+			w.etcUndo = &was
+		}
+		w.etc = w.torn
+	}
+	err := w.doInParts("carry", func() error { begin(); return nil }, func() error {
 		if len(differences) != 1 || differences[0].Path != settings {
 			return fmt.Errorf("differences %v", differences)
 		}
@@ -406,10 +437,7 @@ func (w worldEtc) Carry(_ context.Context, differences []etcmerge.Difference, _,
 		if err != nil {
 			return err
 		}
-		if w.etcUndo == nil {
-			was := w.etc
-			w.etcUndo = &was
-		}
+		begin()
 		w.etc = base
 		return nil
 	})
@@ -421,7 +449,12 @@ func (w worldEtc) RenewLoaderCache(context.Context) error {
 }
 
 func (w worldEtc) Undo(context.Context) error {
-	return w.do("undo etc", func() error {
+	return w.doInParts("undo etc", func() error {
+		if w.etcUndo != nil {
+			w.etc = w.torn
+		}
+		return nil
+	}, func() error {
 		if w.etcUndo != nil {
 			w.etc, w.etcUndo = *w.etcUndo, nil
 		}
@@ -681,7 +714,7 @@ func (w worldBlobs) Drop() error {
 }
 
 // until waits for the flight to end, and returns the last report.
-func until(t *testing.T, e *Engine) Status {
+func until(t tester, e *Engine) Status {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		e.mutex.Lock()

@@ -18,6 +18,9 @@ import (
 // sshLimit bounds one command in a guest.
 const sshLimit = 2 * time.Minute
 
+// ErrLogin means that a guest did not let the caller in, so that the command was not run.
+var ErrLogin = errors.New("no login")
+
 // Key lets its holder into guests over SSH.
 type Key struct {
 	signer ssh.Signer
@@ -39,7 +42,7 @@ func NewKey() (*Key, error) {
 }
 
 // Run runs a command as root in the guest whose sshd is reached at address, and returns what it prints. It takes at
-// most two minutes, or as long as ctx allows if that has a deadline.
+// most two minutes, or as long as ctx allows if that has a deadline. ErrLogin if the command was not run.
 func (k *Key) Run(ctx context.Context, address, command string, stdin io.Reader) (_ string, err error) {
 	if _, bounded := ctx.Deadline(); !bounded {
 		limited, cancel := context.WithTimeout(ctx, sshLimit)
@@ -49,7 +52,7 @@ func (k *Key) Run(ctx context.Context, address, command string, stdin io.Reader)
 	var dialer net.Dialer
 	raw, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return "", fmt.Errorf("reach sshd at %s: %w", address, err)
+		return "", fmt.Errorf("%w: reach sshd at %s: %w", ErrLogin, address, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // ends whatever waits on it
 	defer stop()
@@ -60,7 +63,7 @@ func (k *Key) Run(ctx context.Context, address, command string, stdin io.Reader)
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 	})
 	if err != nil {
-		return "", errors.Join(fmt.Errorf("log in at %s: %w", address, err), context.Cause(ctx), raw.Close())
+		return "", errors.Join(fmt.Errorf("%w at %s: %w", ErrLogin, address, err), context.Cause(ctx), raw.Close())
 	}
 	client := ssh.NewClient(conn, channels, requests)
 	defer func() { _ = client.Close() }() // the command has ended

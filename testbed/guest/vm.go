@@ -87,9 +87,9 @@ func (v *VM) RunWith(ctx context.Context, command string, stdin io.Reader) (stri
 	waiting, cancel := context.WithTimeout(ctx, loginLimit)
 	defer cancel()
 	for {
-		_, err := v.World.Key.Run(waiting, v.Address(22), "true", nil)
-		if err == nil {
-			break
+		text, err := v.World.Key.Run(ctx, v.Address(22), command, stdin)
+		if !errors.Is(err, ErrLogin) || waiting.Err() != nil {
+			return strings.TrimRight(text, "\n"), err
 		}
 		select {
 		case <-waiting.Done():
@@ -97,8 +97,6 @@ func (v *VM) RunWith(ctx context.Context, command string, stdin io.Reader) (stri
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	text, err := v.World.Key.Run(ctx, v.Address(22), command, stdin)
-	return strings.TrimRight(text, "\n"), err
 }
 
 // Refresh moves the VM to another release as its Spec says, and waits for the end. The report is there after a
@@ -133,7 +131,6 @@ func (v *VM) Status(ctx context.Context) (*agentapi.StatusResponse, error) {
 func (v *VM) Await(ctx context.Context, what string, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
-	last := errors.New("it was not asked yet")
 	for {
 		status, err := v.Status(ctx)
 		if err == nil && done(status) {
@@ -142,10 +139,9 @@ func (v *VM) Await(ctx context.Context, what string, done func(*agentapi.StatusR
 		if err == nil {
 			err = fmt.Errorf("it is in state %s, system %s, running base %s", status.GetState(), status.GetSystemState(), status.GetStack().GetBase())
 		}
-		last = err
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait until %s %s: %w; last: %w", v.Spec.Name, what, ctx.Err(), last)
+			return nil, fmt.Errorf("wait until %s %s: %w; last: %w", v.Spec.Name, what, ctx.Err(), err)
 		case <-time.After(250 * time.Millisecond):
 		}
 	}
