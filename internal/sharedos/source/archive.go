@@ -52,7 +52,7 @@ func (a Archive) Fingerprint(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	digest, err := a.digest(ctx, file, id)
+	digest, err := digestOnce(ctx, a.CacheDir, file, id)
 	if err != nil {
 		return "", err
 	}

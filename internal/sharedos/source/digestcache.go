@@ -39,9 +39,9 @@ func sumOf(h hash.Hash) (d tree.Digest) {
 	return d
 }
 
-// digest returns the digest of an open file, from the cache if it knows the file.
-func (a Archive) digest(ctx context.Context, file *os.File, id identity) (tree.Digest, error) {
-	records, err := a.readDigests()
+// digestOnce returns the digest of an open file, from the cache in a directory if that knows the file.
+func digestOnce(ctx context.Context, cacheDir string, file *os.File, id identity) (tree.Digest, error) {
+	records, err := readDigests(cacheDir)
 	if err != nil {
 		return tree.Digest{}, err
 	}
@@ -61,20 +61,20 @@ func (a Archive) digest(ctx context.Context, file *os.File, id identity) (tree.D
 	if identify(id.Path, info) != id {
 		return tree.Digest{}, errors.New("it changed while it was read: try again when it is complete")
 	}
-	if a.CacheDir == "" || time.Since(info.ModTime()) < settled {
+	if cacheDir == "" || time.Since(info.ModTime()) < settled {
 		return digest, nil
 	}
 	records = slices.DeleteFunc(records, func(r digestRecord) bool { return r.File.Path == id.Path })
 	records = append(records, digestRecord{File: id, Digest: digest})
-	return digest, a.writeDigests(records[max(0, len(records)-maxDigests):])
+	return digest, writeDigests(cacheDir, records[max(0, len(records)-maxDigests):])
 }
 
 // readDigests returns what is remembered. A file that cannot be understood is as good as none.
-func (a Archive) readDigests() ([]digestRecord, error) {
-	if a.CacheDir == "" {
+func readDigests(cacheDir string) ([]digestRecord, error) {
+	if cacheDir == "" {
 		return nil, nil
 	}
-	path := filepath.Join(a.CacheDir, digestsFile)
+	path := filepath.Join(cacheDir, digestsFile)
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -96,12 +96,12 @@ func (a Archive) readDigests() ([]digestRecord, error) {
 	return records, nil
 }
 
-func (a Archive) writeDigests(records []digestRecord) error {
+func writeDigests(cacheDir string, records []digestRecord) error {
 	data, err := json.MarshalIndent(records, "", "  ")
 	if err != nil {
 		return fmt.Errorf("remember the digest: %w", err)
 	}
-	if err := writeWhole(filepath.Join(a.CacheDir, digestsFile), func(f *os.File) error {
+	if err := writeWhole(filepath.Join(cacheDir, digestsFile), func(f *os.File) error {
 		_, err := f.Write(append(data, '\n'))
 		return err
 	}); err != nil {

@@ -65,7 +65,7 @@ func (d Directory) fingerprint(ctx context.Context) (_ tree.Digest, err error) {
 	defer func() { err = errors.Join(err, index.Close()) }()
 	sum := newEntrySum()
 	var special specialFiles
-	err = walkDir(ctx, root, neverShared, func(f onDisk) error {
+	err = walkDir(ctx, root, tree.Root, neverShared, func(f onDisk) error {
 		e, err := f.entry(d.Owners)
 		if err != nil {
 			return err
@@ -110,7 +110,8 @@ func (d Directory) Open(ctx context.Context, progress Progress) (io.ReadCloser, 
 	}
 	step := "reading " + filepath.Base(root.Name())
 	return newTarPipe(ctx, d, func(ctx context.Context, out *tar.Writer) error {
-		return errors.Join(writeDir(ctx, root, d.Owners, refuseSpecial, told(progress, step), out), root.Close())
+		from := dirStream{root: root, at: tree.Root, owners: d.Owners, skip: neverShared, tell: told(progress, step)}
+		return errors.Join(from.write(ctx, out), root.Close())
 	}), nil
 }
 
@@ -130,23 +131,35 @@ func neverShared(p string) bool {
 	return slices.Contains([]string{"dev", "proc", "sys", "run", "tmp", "var/tmp"}, p)
 }
 
-// refuseSpecial and keepSpecial say what becomes of devices and named pipes.
-const (
-	refuseSpecial = false
-	keepSpecial   = true
-)
+// dirStream is a directory that is written as a tar stream.
+type dirStream struct {
+	root *os.File
+	// at is its path in the tree.
+	at     string
+	owners Owners
+	// special is true if devices and named pipes are written; else they are refused.
+	special bool
+	// skip tells directories that are written without what is in them.
+	skip func(p string) bool
+	// omit tells files that are not written; nil: all are.
+	omit func(p string) bool
+	tell func(more int64)
+}
 
-// writeDir writes a directory as a tar stream.
-func writeDir(ctx context.Context, root *os.File, owners Owners, special bool, tell func(int64), out *tar.Writer) error {
+func (d dirStream) write(ctx context.Context, out *tar.Writer) error {
 	var refused specialFiles
 	// The first path of each file that has several.
 	links := make(map[inode]string)
-	err := walkDir(ctx, root, neverShared, func(f onDisk) error {
-		e, err := f.entry(owners)
+	leave := func(p string) bool { return d.omit != nil && d.omit(p) }
+	err := walkDir(ctx, d.root, d.at, func(p string) bool { return d.skip(p) || leave(p) }, func(f onDisk) error {
+		if leave(f.path) {
+			return nil
+		}
+		e, err := f.entry(d.owners)
 		if err != nil {
 			return err
 		}
-		if (!special || e.Type == 0) && refused.add(e) {
+		if (!d.special || e.Type == 0) && refused.add(e) {
 			return nil
 		}
 		if e.Type == tree.Regular && f.stat.Nlink > 1 {
@@ -163,7 +176,7 @@ func writeDir(ctx context.Context, root *os.File, owners Owners, special bool, t
 		}
 		return f.read(func(content io.Reader) error {
 			n, err := io.Copy(out, &countingReader{ctx: ctx, r: content})
-			tell(n)
+			d.tell(n)
 			return err
 		})
 	})

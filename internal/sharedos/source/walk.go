@@ -27,12 +27,12 @@ type onDisk struct {
 	name string
 }
 
-// walkDir visits a directory and all that is in it, each directory before what it holds, names in the order of
-// bytes. It follows no symbolic link and goes by descriptors from root on, so that nobody can lead it elsewhere.
-// Directories for which skip is true are visited and not entered.
-func walkDir(ctx context.Context, root *os.File, skip func(p string) bool, visit func(onDisk) error) error {
+// walkDir visits a directory, whose path in the tree is given, and all that is in it, each directory before what it
+// holds, names in the order of bytes. It follows no symbolic link and goes by descriptors from root on, so that nobody
+// can lead it elsewhere. Directories for which skip is true are visited and not entered.
+func walkDir(ctx context.Context, root *os.File, p string, skip func(p string) bool, visit func(onDisk) error) error {
 	w := walker{ctx: ctx, skip: skip, visit: visit}
-	at := onDisk{path: tree.Root, dir: int(root.Fd()), name: "."}
+	at := onDisk{path: p, dir: int(root.Fd()), name: "."}
 	if err := unix.Fstat(at.dir, &at.stat); err != nil {
 		return &os.PathError{Op: "stat", Path: root.Name(), Err: err}
 	}
