@@ -22,6 +22,7 @@ type baseModel struct {
 	Archive     types.Object `tfsdk:"archive"`
 	Directory   types.Object `tfsdk:"directory"`
 	OCI         types.Object `tfsdk:"oci"`
+	DiskImage   types.Object `tfsdk:"disk_image"`
 	Limits      types.Object `tfsdk:"limits"`
 	PinAccounts types.Bool   `tfsdk:"pin_accounts"`
 

@@ -25,11 +25,12 @@ func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Validators:    []validator.String{isName},
 				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
 			},
-			"debian":    debianAttribute(),
-			"archive":   archiveAttribute(),
-			"directory": directoryAttribute(),
-			"oci":       ociAttribute(),
-			"limits":    limitsAttribute(),
+			"debian":     debianAttribute(),
+			"archive":    archiveAttribute(),
+			"directory":  directoryAttribute(),
+			"oci":        ociAttribute(),
+			"disk_image": diskImageAttribute(),
+			"limits":     limitsAttribute(),
 			"pin_accounts": schema.BoolAttribute{
 				Optional: true,
 				MarkdownDescription: "Gives users and groups the numbers that they had in the release before, in `/etc/passwd`, `/etc/group`, owners and " +

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // debianModel is the attribute debian of sharedos_base.
@@ -25,7 +26,17 @@ type debianModel struct {
 
 // archiveModel is the attribute archive of sharedos_base.
 type archiveModel struct {
-	Path types.String `tfsdk:"path"`
+	Path   types.String `tfsdk:"path"`
+	URL    types.String `tfsdk:"url"`
+	SHA256 types.String `tfsdk:"sha256"`
+}
+
+// diskImageModel is the attribute disk_image of sharedos_base.
+type diskImageModel struct {
+	Path      types.String `tfsdk:"path"`
+	URL       types.String `tfsdk:"url"`
+	SHA256    types.String `tfsdk:"sha256"`
+	Partition types.Int64  `tfsdk:"partition"`
 }
 
 // directoryModel is the attribute directory of sharedos_base.
@@ -78,7 +89,7 @@ type namedSource struct {
 }
 
 func (m *baseModel) sources() []namedSource {
-	return []namedSource{{"debian", m.Debian}, {"archive", m.Archive}, {"directory", m.Directory}, {"oci", m.OCI}}
+	return []namedSource{{"debian", m.Debian}, {"archive", m.Archive}, {"directory", m.Directory}, {"oci", m.OCI}, {"disk_image", m.DiskImage}}
 }
 
 // sourceKnown reports whether the source is known throughout.
@@ -106,7 +117,9 @@ func (m *baseModel) sameSource(as baseModel) bool {
 func (m *baseModel) sourcePath() path.Path {
 	switch {
 	case !m.Archive.IsNull():
-		return path.Root("archive").AtName("path")
+		return path.Root("archive")
+	case !m.DiskImage.IsNull():
+		return path.Root("disk_image")
 	case !m.Directory.IsNull():
 		return path.Root("directory").AtName("path")
 	case !m.OCI.IsNull():
@@ -127,7 +140,16 @@ func (m *baseModel) spec(ctx context.Context, cache string) (spec publish.Spec, 
 	case !m.Archive.IsNull():
 		var model archiveModel
 		as(m.Archive, &model)
-		spec.Source = source.Archive{Path: model.Path.ValueString(), CacheDir: cache, Limits: limits}
+		spec.Source = source.Archive{
+			Path: model.Path.ValueString(), Download: download(model.URL, model.SHA256, &diags), CacheDir: cache, Limits: limits,
+		}
+	case !m.DiskImage.IsNull():
+		var model diskImageModel
+		as(m.DiskImage, &model)
+		spec.Source = source.DiskImage{
+			Path: model.Path.ValueString(), Download: download(model.URL, model.SHA256, &diags),
+			Partition: int(model.Partition.ValueInt64()), CacheDir: cache, Limits: limits,
+		}
 	case !m.Directory.IsNull():
 		var model directoryModel
 		as(m.Directory, &model)
@@ -150,6 +172,18 @@ func (m *baseModel) spec(ctx context.Context, cache string) (spec publish.Spec, 
 		spec.Source = debian
 	}
 	return spec, diags
+}
+
+// download is what a URL brings; nil without one.
+func download(url, sha256 types.String, diags *diag.Diagnostics) *source.Download {
+	if url.IsNull() {
+		return nil
+	}
+	digest, err := tree.ParseDigest("sha256:" + sha256.ValueString())
+	if err != nil {
+		diags.Append(failed(failure{do: "read", object: "sha256", err: err})...)
+	}
+	return &source.Download{URL: url.ValueString(), Digest: digest}
 }
 
 func (m *debianModel) source(ctx context.Context) (*source.Debian, diag.Diagnostics) {

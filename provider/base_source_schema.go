@@ -3,6 +3,7 @@ package provider
 import (
 	"fmt"
 	"math"
+	"regexp"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
@@ -62,13 +63,46 @@ func archiveAttribute() schema.Attribute {
 		Optional: true,
 		MarkdownDescription: "Makes the base from an archive of a root file system. A plan reads it: other bytes under the same " +
 			"path are another release." + oneSource,
-		Attributes: map[string]schema.Attribute{
-			"path": schema.StringAttribute{
-				Required:            true,
-				MarkdownDescription: "Path of a tar archive on this machine, plain or compressed with gzip, zstd or xz.",
-				Validators:          []validator.String{notEmpty},
-			},
+		Attributes: fileAttributes("a tar archive, plain or compressed with gzip, zstd or xz"),
+	}
+}
+
+// fileAttributes say where a file is, on this machine or elsewhere.
+func fileAttributes(what string) map[string]schema.Attribute {
+	return map[string]schema.Attribute{
+		"path": schema.StringAttribute{
+			Optional:            true,
+			MarkdownDescription: "Path on this machine of " + what + ". Exactly one of `path` and `url` is set.",
+			Validators:          []validator.String{notEmpty},
 		},
+		"url": schema.StringAttribute{
+			Optional:            true,
+			MarkdownDescription: "HTTP or HTTPS URL of " + what + ". It is fetched once, and goes on where it was cut off.",
+			Validators:          []validator.String{isDownload},
+		},
+		"sha256": schema.StringAttribute{
+			Optional: true,
+			MarkdownDescription: "SHA-256 of what `url` brings, as 64 hexadecimal digits. Required with `url`: nothing of it is used before it " +
+				"was checked.",
+			Validators: []validator.String{stringvalidator.RegexMatches(regexp.MustCompile(`^[0-9a-f]{64}$`), "a SHA-256 has 64 hexadecimal digits in lower case")},
+		},
+	}
+}
+
+func diskImageAttribute() schema.Attribute {
+	attributes := fileAttributes("the image, raw or qcow2")
+	attributes["partition"] = schema.Int64Attribute{
+		Optional: true,
+		MarkdownDescription: "Number of the partition with the root file system. Default: the one whose type in the GPT says that it is the root " +
+			"of this machine's architecture, else the only one of Linux's general type, else the whole disk if it has no partition table.",
+		Validators: []validator.Int64{int64validator.AtLeast(1)},
+	}
+	return schema.SingleNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Makes the base from the image of a disk, such as a cloud image. A plan reads it: other bytes under the same path are " +
+			"another release. This machine's kernel mounts its file system, read-only, which takes root and a loop device: take images " +
+			"only from those whom you would let run as root." + oneSource,
+		Attributes: attributes,
 	}
 }
 

@@ -8,12 +8,14 @@ import (
 	"io"
 	"io/fs"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -30,6 +32,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 func version(v string) sourcetest.System {
@@ -224,4 +227,36 @@ func TestALimitIsToldAndRaised(t *testing.T) {
 			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(1))),
 		},
 	)
+}
+
+func TestAURLIsFetchedWhilePlanning(t *testing.T) {
+	stream, err := version("1").Tar()
+	must(t, err)
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			asked++
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(stream))
+	}))
+	defer server.Close()
+	of := func(digest string) string {
+		return sourced(fmt.Sprintf("archive = { url = %q, sha256 = %q }", server.URL+"/rootfs.tar", digest))
+	}
+	world := newWorld(t)
+	check(t, world,
+		resource.TestStep{Config: of(strings.Repeat("0", 64)), ExpectError: says(`Unable to plan base "own"`, "what comes has the digest "+tree.Sum(stream).String())},
+		resource.TestStep{
+			PreConfig: func() { asked = 0 }, Config: of(tree.Sum(stream).Hex()),
+			ConfigPlanChecks: plans(plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID)),
+		},
+		// What is known by its digest is not fetched to find that nothing changed.
+		resource.TestStep{
+			PreConfig: func() { must(t, world.ForgetCache()) }, Config: of(tree.Sum(stream).Hex()),
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
+		},
+	)
+	if asked != 1 {
+		t.Errorf("the archive was fetched %d times", asked)
+	}
 }

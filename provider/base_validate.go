@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 )
 
@@ -51,7 +52,28 @@ func (m *baseModel) validateSource(ctx context.Context, object string) (diags di
 	refuse := func(at path.Path, text, next string) {
 		diags.Append(failedAt(at, failure{do: "read the source of", object: object, err: errors.New(text), next: next})...)
 	}
+	file := func(name string, local, url, sha256 types.String) {
+		switch at := path.Root(name); {
+		case local.IsUnknown() || url.IsUnknown() || sha256.IsUnknown():
+		case local.IsNull() == url.IsNull():
+			refuse(at, "exactly one of path and url is to be set", "Set path to a file on this machine, or url and sha256 to one elsewhere.")
+		case !url.IsNull() && sha256.IsNull():
+			refuse(at.AtName("url"), "sha256 is not set", "Set sha256 to the digest that whoever made the file published for it: without it, nobody knows what the URL brings.")
+		case url.IsNull() && !sha256.IsNull():
+			refuse(at.AtName("sha256"), "sha256 is set, and url is not", "Remove sha256: a file on this machine is what it is.")
+		}
+	}
 	switch {
+	case !m.Archive.IsNull():
+		var model archiveModel
+		if diags.Append(m.Archive.As(ctx, &model, basetypes.ObjectAsOptions{})...); !diags.HasError() {
+			file("archive", model.Path, model.URL, model.SHA256)
+		}
+	case !m.DiskImage.IsNull():
+		var model diskImageModel
+		if diags.Append(m.DiskImage.As(ctx, &model, basetypes.ObjectAsOptions{})...); !diags.HasError() {
+			file("disk_image", model.Path, model.URL, model.SHA256)
+		}
 	case !m.Directory.IsNull():
 		var model directoryConfig
 		if diags.Append(m.Directory.As(ctx, &model, basetypes.ObjectAsOptions{})...); diags.HasError() {

@@ -20,7 +20,7 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 		},
 		"no_source": {
 			`resource "sharedos_base" "debian" { name = "sourceless" }`,
-			says(`Unable to choose the source of base "sourceless"`, "none of debian, archive, directory, oci is set", "Set one of them"),
+			says(`Unable to choose the source of base "sourceless"`, "none of debian, archive, directory, oci, disk_image is set", "Set one of them"),
 		},
 		"owners": {
 			`resource "sharedos_base" "debian" {
@@ -28,6 +28,27 @@ func TestBadConfigurationIsRefused(t *testing.T) {
   directory = { path = "x", owner = "root", uid_map = [{ on_disk = 1, in_tree = 0, count = 1 }] }
 }`,
 			says(`Unable to read the source of base "owners"`, `owner is "root" and there is a map`),
+		},
+		"no_digest": {
+			`resource "sharedos_base" "debian" {
+  name    = "unchecked"
+  archive = { url = "https://example.com/x.tar" }
+}`,
+			says(`Unable to read the source of base "unchecked"`, "sha256 is not set"),
+		},
+		"two_files": {
+			`resource "sharedos_base" "debian" {
+  name       = "twofold"
+  disk_image = { path = "x", url = "https://example.com/x", sha256 = "` + digits[len("sha256:"):] + `" }
+}`,
+			says(`Unable to read the source of base "twofold"`, "exactly one of path and url"),
+		},
+		"no_url": {
+			`resource "sharedos_base" "debian" {
+  name    = "local"
+  archive = { url = "rootfs.tar", sha256 = "` + digits[len("sha256:"):] + `" }
+}`,
+			says("an http or https URL"),
 		},
 		"no_image": {
 			`resource "sharedos_base" "debian" {

@@ -102,6 +102,21 @@ var isDuration = textRule{
 	},
 }
 
+// isDownload accepts what can be fetched.
+var isDownload = textRule{
+	form: `an http or https URL, such as "https://example.com/rootfs.tar.zst"`,
+	check: func(text string) error {
+		parsed, err := url.Parse(text)
+		if err != nil {
+			return err
+		}
+		if parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Host == "" {
+			return fmt.Errorf("%q is no such URL", parsed.Redacted())
+		}
+		return nil
+	},
+}
+
 // isLoopbackURL accepts what a guest may ask of itself.
 var isLoopbackURL = textRule{
 	form: `an http URL on the guest's own loopback, such as "http://127.0.0.1/"`,

@@ -30,3 +30,12 @@ resource "sharedos_base" "image" {
     triggers  = { month = "2026-01" }
   }
 }
+
+# Made from a cloud image that is fetched once; its root file system is found by the type of its partition.
+resource "sharedos_base" "cloud" {
+  name = "cloud"
+  disk_image = {
+    url    = "https://example.com/debian-13-generic-amd64.qcow2"
+    sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+  }
+}

@@ -24,7 +24,10 @@ import (
 type Archive struct {
 	// Path of the file.
 	Path string
-	// CacheDir is a directory in which digests of files are remembered; empty: none are.
+	// Download brings the file, instead of Path; nil if there is none.
+	Download *Download
+	// CacheDir is a directory in which digests of files are remembered and what was fetched is kept; empty: none are,
+	// and nothing can be fetched.
 	CacheDir string
 	// Limits bound what the archive may hold; zero values mean the defaults.
 	Limits Limits
@@ -34,14 +37,24 @@ type Archive struct {
 func (a Archive) TarLimits() Limits { return a.Limits }
 
 // String names the archive for a user.
-func (a Archive) String() string { return fmt.Sprintf("archive %q", a.Path) }
+func (a Archive) String() string {
+	if a.Download != nil {
+		return fmt.Sprintf("archive %q", a.Download)
+	}
+	return fmt.Sprintf("archive %q", a.Path)
+}
 
-// ReadableAtPlan is true: a file is there or not.
-func (a Archive) ReadableAtPlan() bool { return true }
+// ReadableAtPlan is true for a file, which is there or not, and for at most 256 MiB to fetch.
+func (a Archive) ReadableAtPlan() bool {
+	return a.Download == nil || a.Download.readableAtPlan(a.CacheDir)
+}
 
 // Fingerprint is "archive:sha256:<64 hex>", the digest of the file's bytes. The file is read once per path, size,
 // modification time and inode.
 func (a Archive) Fingerprint(ctx context.Context) (_ string, err error) {
+	if a.Download != nil {
+		return "archive:" + a.Download.Digest.String(), nil
+	}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("fingerprint %s: %w", a, err)
@@ -107,6 +120,15 @@ func (a Archive) Open(ctx context.Context, progress Progress) (io.ReadCloser, er
 }
 
 func (a Archive) open(ctx context.Context, progress Progress) (*archiveStream, error) {
+	if a.Download != nil {
+		fetched := a
+		path, err := a.Download.fetch(ctx, a.CacheDir, a.Limits.withDefaults().Content, told(progress, "fetching "+a.Download.String()))
+		if err != nil {
+			return nil, &sourceError{source: a, err: err}
+		}
+		fetched.Path, fetched.Download = path, nil
+		return fetched.open(ctx, progress)
+	}
 	file, id, err := openArchive(a.Path)
 	if err != nil {
 		return nil, &sourceError{source: a, err: err}

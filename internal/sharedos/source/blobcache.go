@@ -33,6 +33,9 @@ type fetcher func(ctx context.Context, offset int64) (io.ReadCloser, int64, erro
 
 func (c blobCache) path(digest tree.Digest) string { return filepath.Join(c.dir, digest.Hex()) }
 
+// drop removes a blob that was damaged.
+func (c blobCache) drop(digest tree.Digest) error { return os.Remove(c.path(digest)) }
+
 // has reports whether a blob is there.
 func (c blobCache) has(digest tree.Digest) (bool, error) {
 	_, err := os.Stat(c.path(digest))

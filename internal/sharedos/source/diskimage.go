@@ -25,6 +25,8 @@ import (
 type DiskImage struct {
 	// Path of the image.
 	Path string
+	// Download brings the image, instead of Path; nil if there is none.
+	Download *Download
 	// Partition is the number of the partition; 0 finds it by its type.
 	Partition int
 	// CacheDir is a directory in which digests of files are remembered, and where room is taken for what is unpacked
@@ -41,10 +43,17 @@ var ErrRequirement = errors.New("a requirement is missing")
 func (d DiskImage) TarLimits() Limits { return d.Limits }
 
 // String names the image for a user.
-func (d DiskImage) String() string { return fmt.Sprintf("disk image %q", d.Path) }
+func (d DiskImage) String() string {
+	if d.Download != nil {
+		return fmt.Sprintf("disk image %q", d.Download)
+	}
+	return fmt.Sprintf("disk image %q", d.Path)
+}
 
-// ReadableAtPlan is true: it is there or not.
-func (d DiskImage) ReadableAtPlan() bool { return true }
+// ReadableAtPlan is true for a file, which is there or not, and for at most 256 MiB to fetch.
+func (d DiskImage) ReadableAtPlan() bool {
+	return d.Download == nil || d.Download.readableAtPlan(d.CacheDir)
+}
 
 // Fingerprint is "disk:sha256:<64 hex>:<partition>", of the bytes of the image. The file is read once per path, size,
 // modification time and inode.
@@ -54,6 +63,9 @@ func (d DiskImage) Fingerprint(ctx context.Context) (_ string, err error) {
 			err = fmt.Errorf("fingerprint %s: %w", d, err)
 		}
 	}()
+	if d.Download != nil {
+		return fmt.Sprintf("disk:%s:%d", d.Download.Digest, d.Partition), nil
+	}
 	file, id, err := openArchive(d.Path)
 	if err != nil {
 		return "", err
@@ -68,6 +80,15 @@ func (d DiskImage) Fingerprint(ctx context.Context) (_ string, err error) {
 
 // Open yields the file system as a tar stream.
 func (d DiskImage) Open(ctx context.Context, progress Progress) (io.ReadCloser, error) {
+	if d.Download != nil {
+		fetched := d
+		path, err := d.Download.fetch(ctx, d.CacheDir, d.Limits.withDefaults().Content, told(progress, "fetching "+d.Download.String()))
+		if err != nil {
+			return nil, &sourceError{source: d, err: err}
+		}
+		fetched.Path, fetched.Download = path, nil
+		return fetched.Open(ctx, progress)
+	}
 	file, id, err := openArchive(d.Path)
 	if err != nil {
 		return nil, &sourceError{source: d, err: err}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -114,7 +113,7 @@ func (o *OCI) ReadableAtPlan() bool {
 	return missing <= maxPlanFetch
 }
 
-func (o *OCI) blobs() blobCache { return blobCache{filepath.Join(o.CacheDir, "blobs")} }
+func (o *OCI) blobs() blobCache { return downloads(o.CacheDir) }
 
 // image reads what the image consists of, once.
 func (o *OCI) image(ctx context.Context) (*ociImage, error) {

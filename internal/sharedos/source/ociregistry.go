@@ -67,6 +67,8 @@ func newTransport() *http.Transport {
 		ResponseHeaderTimeout: 30 * time.Second,
 		IdleConnTimeout:       15 * time.Second,
 		ForceAttemptHTTP2:     true,
+		// Digests are of what the other side stores.
+		DisableCompression: true,
 	}
 }
 
@@ -127,7 +129,7 @@ func (r *ociRegistry) metadata(ctx context.Context, d tree.Digest, manifest bool
 
 // damaged reports a blob of the cache that is not what it was, and drops it.
 func (r *ociRegistry) damaged(d tree.Digest) error {
-	return errors.Join(fmt.Errorf("the copy in the cache is %w; it was dropped: try again", ErrCorrupt), os.Remove(r.blobs.path(d)))
+	return errors.Join(fmt.Errorf("the copy in the cache is %w; it was dropped: try again", ErrCorrupt), r.blobs.drop(d))
 }
 
 func (r *ociRegistry) layer(ctx context.Context, layer ociLayer, tell func(int64)) (*os.File, error) {
