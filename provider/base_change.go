@@ -72,7 +72,7 @@ func changeAttribute() schema.Attribute {
 			"kernel_from":   schema.StringAttribute{Computed: true, MarkdownDescription: "Kernel release before."},
 			"kernel_to":     schema.StringAttribute{Computed: true, MarkdownDescription: "Kernel release now; equal to `kernel_from` if the kernel stayed."},
 			"pinned_accounts": texts("Accounts whose numbers `pin_accounts` took from the release before and not from the source, " +
-				"such as `user www-data from 34 to 33`."),
+				"such as `user www-data from 34 to 33`; null if none was."),
 		},
 	}
 }
@@ -86,7 +86,7 @@ func changeValue(ctx context.Context, change *publish.Change, to *release.Manife
 		LayerBytes: change.LayerBytes, Rebase: change.Rebase != "",
 		Packages:   make([]string, len(change.Packages)),
 		KernelFrom: change.KernelFrom, KernelTo: change.KernelTo,
-		PinnedAccounts: append([]string{}, change.Pinned...),
+		PinnedAccounts: change.Pinned,
 	}
 	if model.Rebase {
 		model.RebaseReason = &change.Rebase

@@ -26,12 +26,13 @@ const maxStatus = 64 << 20
 // ErrMalformed means that a file of the tree is not of the form that its reader expects.
 var ErrMalformed = errors.New("malformed")
 
-// Packages lists the installed packages of a tree by dpkg's database, sorted by name. The name of a package that is
-// not of the tree's own architecture has it as a suffix: "libc6:i386". A tree without the database has none.
+// Packages lists the installed packages of a tree, sorted by name, by dpkg's database or else by rpm's. The name of a
+// Debian package that is not of the tree's own architecture has it as a suffix: "libc6:i386". A tree without either
+// database has none.
 func Packages(t *tree.Tree) ([]release.Package, error) {
 	status, err := readFirst(t, maxStatus, sysimageDpkg+"/status", debianDpkg+"/status")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(bytes.TrimSpace(status)) == 0 {
+		return rpmPackages(t)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the package database: %w", err)
