@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/slots"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
@@ -35,12 +37,16 @@ const (
 
 // readFlight reads the refresh of the journal; nil if none is in flight.
 func readFlight() (*flight, error) {
-	record, err := readRecord[flight](mounts.Journal)
-	if errors.Is(err, ErrNoRecord) {
+	data, err := slots.Read(mounts.Journal)
+	if errors.Is(err, slots.ErrAbsent) {
 		return nil, nil //nolint:nilnil // no journal, no refresh
 	}
 	if err != nil {
 		return nil, err
+	}
+	var record flight
+	if err := json.Unmarshal(data, &record); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", mounts.Journal, err)
 	}
 	if record.State == stateIdle || record.State == "" {
 		return nil, nil //nolint:nilnil // it is over

@@ -25,7 +25,8 @@ const (
 	StateDir = PrivateDir + "/sharedos"
 	// AgentKey is the agent's Ed25519 private key, PKCS#8 PEM, mode 0600, made on first boot.
 	AgentKey = StateDir + "/agent.key"
-	// Journal is the state machine's journal, and Committed the newest committed stack, both JSON.
-	Journal   = StateDir + "/journal.json"
+	// Journal is the state machine's journal, JSON kept by package slots, and Committed the newest committed stack, a
+	// file of JSON.
+	Journal   = StateDir + "/journal"
 	Committed = StateDir + "/committed.json"
 )

@@ -12,6 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/slots"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
@@ -35,15 +36,32 @@ type LiveRecords struct {
 
 // Journal implements Records.
 func (LiveRecords) Journal() (Record, error) {
-	var record Record
-	err := readJSON(mounts.Journal, &record)
+	return readJournal(mounts.Journal)
+}
+
+func readJournal(path string) (Record, error) {
+	data, err := slots.Read(path)
 	switch {
-	case errors.Is(err, errAbsent):
+	case errors.Is(err, slots.ErrAbsent):
 		return Record{}, ErrNoJournal
-	case errors.Is(err, errNotRecord):
+	case errors.Is(err, slots.ErrDamaged):
 		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+	case err != nil:
+		return Record{}, err
 	}
-	return record, err
+	var record Record
+	if err := json.Unmarshal(data, &record); err != nil {
+		return Record{}, fmt.Errorf("%w: decode %s: %w", ErrDamaged, path, err)
+	}
+	return record, nil
+}
+
+func writeJournal(path string, record Record) error {
+	data, err := json.Marshal(record)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	return slots.Write(path, data)
 }
 
 // SaveJournal implements Records.
@@ -53,7 +71,7 @@ func (LiveRecords) SaveJournal(record Record) error {
 			return err
 		}
 	}
-	if err := writeJSON(mounts.Journal, record); err != nil {
+	if err := writeJournal(mounts.Journal, record); err != nil {
 		return err
 	}
 	if failpoint.Built {

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/slots"
 )
 
 func TestARecordIsAbsentOrUnreadableOrNone(t *testing.T) {
@@ -30,6 +32,31 @@ func TestARecordIsAbsentOrUnreadableOrNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := readJSON(path, &record); err != nil || record.State != Swapped {
+		t.Errorf("%+v, %v", record, err)
+	}
+}
+
+func TestAJournalIsAbsentOrDamagedOrRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	if _, err := readJournal(path); !errors.Is(err, ErrNoJournal) {
+		t.Errorf("absent: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("half of a journal"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readJournal(path); !errors.Is(err, ErrDamaged) {
+		t.Errorf("damaged: %v", err)
+	}
+	if err := slots.Write(path, []byte(`{"state":7}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readJournal(path); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a record that is no journal: %v", err)
+	}
+	if err := writeJournal(path, Record{State: Swapped}); err != nil {
+		t.Fatal(err)
+	}
+	if record, err := readJournal(path); err != nil || record.State != Swapped {
 		t.Errorf("%+v, %v", record, err)
 	}
 }
