@@ -139,8 +139,8 @@ func (p *plainGuest) await(ctx context.Context) error {
 	}
 }
 
-// upgrade does what administrators do today, and returns how long it took inside the guest, and how many processes
-// go on with code that it replaced.
+// upgrade does what administrators do today to have the same packages as the release has, the kernel among them. It
+// returns how long it took inside the guest, and how many processes go on with code that it replaced.
 func (p *plainGuest) upgrade(ctx context.Context) (took time.Duration, stale int, err error) {
 	if _, err := p.run(ctx, "apt-get -qq update"); err != nil {
 		return 0, 0, err
@@ -148,7 +148,7 @@ func (p *plainGuest) upgrade(ctx context.Context) (took time.Duration, stale int
 	ctx, cancel := context.WithTimeout(ctx, upgradeLimit)
 	defer cancel()
 	const line = `set -e; from=$(date +%s%N)
-DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Options::=--force-confold upgrade >/root/upgrade.log 2>&1
+DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Options::=--force-confold --with-new-pkgs upgrade >/root/upgrade.log 2>&1
 sync; echo $(($(date +%s%N) - from))`
 	text, err := p.run(ctx, line)
 	if err != nil {

@@ -56,7 +56,7 @@ func mirrorPatch(ctx context.Context, dir, plain, updated string) (*aptMirror, e
 			return nil, err
 		}
 	}
-	for _, arguments := range [][]string{{"update"}, {"-y", "--download-only", "upgrade"}} {
+	for _, arguments := range [][]string{{"update"}, {"-y", "--download-only", "--with-new-pkgs", "upgrade"}} {
 		all := append([]string{
 			"-qq", "-o", "Dir::State::lists=" + filepath.Join(state, "lists"), "-o", "Dir::Cache::archives=" + filepath.Join(state, "archives"),
 			"-o", "Dir::State::status=" + filepath.Join(state, "status"), "-o", "Dir::Etc::sourcelist=" + filepath.Join(state, "sources.list"),

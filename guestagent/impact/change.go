@@ -30,6 +30,7 @@ type Changes struct {
 	loader, bus pathList
 	accounts    bool
 	temporary   bool
+	manager     bool
 }
 
 // NewChanges returns a set without changes.
@@ -68,6 +69,20 @@ func (c *Changes) Accounts() bool { return c.accounts }
 
 // Temporary reports whether tmpfiles.d differs.
 func (c *Changes) Temporary() bool { return c.temporary }
+
+// Manager reports whether something differs that systemd, or a generator of units, reads: only then it is told to
+// read all again, which takes a second of a small VM.
+func (c *Changes) Manager() bool { return c.manager }
+
+// managerReads reports whether systemd or one of its generators may read a file. What third parties' generators read is
+// not known, so that is all of /etc but for what only other programs read.
+func managerReads(name string) bool {
+	switch name {
+	case "etc/ld.so.cache", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid":
+		return false
+	}
+	return strings.HasPrefix(name, "etc/") || strings.HasPrefix(name, "usr/lib/systemd/")
+}
 
 // Differs reports whether the two stacks have different files at this path.
 func (c *Changes) Differs(name string) bool {
@@ -120,6 +135,7 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 		return
 	}
 	c.content[name] = struct{}{}
+	c.manager = c.manager || managerReads(name)
 	if l := languageOf(name); l != "" {
 		list := c.scripts[l]
 		if list == nil {

@@ -3,6 +3,8 @@ package impact
 import (
 	"slices"
 	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 func TestFilesOfAUnitStandUnderAllItsNames(t *testing.T) {
@@ -48,6 +50,20 @@ func TestUnitFilesAndDropInsAffectTheirUnits(t *testing.T) {
 		}
 		if !slices.Equal(got, units) {
 			t.Errorf("%s affects %q, want %q", name, got, units)
+		}
+	}
+}
+
+func TestTheManagerIsToldOnlyOfWhatItReads(t *testing.T) {
+	for name, reads := range map[string]bool{
+		"usr/lib/x86_64-linux-gnu/libssl.so.3": false, "usr/sbin/nginx": false, "etc/ld.so.cache": false, "etc/passwd": false,
+		"usr/lib/systemd/system/nginx.service": true, "usr/lib/systemd/system-generators/x": true, "etc/fstab": true,
+		"etc/systemd/system.conf": true, "etc/init.d/nginx": true,
+	} {
+		c := NewChanges()
+		c.Add(name, nil, &tree.Entry{Path: name, Type: tree.Regular})
+		if c.Manager() != reads {
+			t.Errorf("%s: %v, want %v", name, c.Manager(), reads)
 		}
 	}
 }

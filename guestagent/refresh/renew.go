@@ -33,7 +33,7 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 	if err := r.renewManager(ctx, changes, planned); err != nil {
 		return err
 	}
-	renewal := renewal{run: r, back: back, done: map[string]bool{impact.ManagerUnit: true}}
+	renewal := renewal{run: r, back: back, done: map[string]bool{impact.ManagerUnit: true}, uses: usesOf(first)}
 	if renewal.since, err = r.renewedFrom(back); err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 		if len(more) == len(planned) {
 			return errors.Join(append(failures, r.reportRest(ctx, found, back))...)
 		}
-		planned, facts = more, again
+		planned, facts, renewal.uses = more, again, usesOf(found)
 		if err := r.keepPlan(planned, back); err != nil {
 			return errors.Join(append(failures, err)...)
 		}
@@ -119,8 +119,10 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 			return err
 		}
 		r.noteRestart(&agentapi.UnitRestart{Unit: impact.ManagerUnit, Level: agentapi.Level_RELOAD}, "re-execute systemd", time.Since(started))
-	} else if err := r.Units.Reload(ctx); err != nil {
-		return err
+	} else if changes.Manager() {
+		if err := r.timed("reload systemd", func() error { return r.Units.Reload(ctx) }); err != nil {
+			return err
+		}
 	}
 	if changes.Accounts() {
 		if err := r.Units.ApplyAccounts(ctx); err != nil {
@@ -142,6 +144,16 @@ type renewal struct {
 	// since is the moment from which on a unit that was started needs no restart.
 	since uint64
 	done  map[string]bool
+	// uses names, by unit, the first of the paths that differ and that it uses.
+	uses map[string][]string
+}
+
+func usesOf(a *impact.Assessment) map[string][]string {
+	uses := make(map[string][]string, len(a.Affected))
+	for _, affected := range a.Affected {
+		uses[affected.Unit] = affected.Paths
+	}
+	return uses
 }
 
 // units does the planned units that were not done yet, in the order in which they are to be started. It ends with the
@@ -208,9 +220,12 @@ func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) 
 		return away, nil
 	case p.Gone:
 		return 0, r.Units.Stop(ctx, p.Unit)
-	default:
-		return r.Units.Restart(ctx, p.Unit)
 	}
+	// While the old one still serves: a unit that starts from a cold disk is away for longer.
+	if err := r.Usr.Warm(ctx, r.uses[p.Unit]); err != nil {
+		return 0, err
+	}
+	return r.Units.Restart(ctx, p.Unit)
 }
 
 // restore has a unit run as it did before, unless it does so already.

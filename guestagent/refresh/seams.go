@@ -31,6 +31,9 @@ type Usr interface {
 	Swap(ctx context.Context, layers []string) error
 	// Back undoes Swap: layers are those from before. It works after a restart of the agent, too.
 	Back(ctx context.Context, layers []string) error
+	// Warm has files of the present /usr in memory, so that who starts from them does not wait for the disk. Paths that
+	// are not there, or no regular files, are passed over.
+	Warm(ctx context.Context, paths []string) error
 	// Settle gives up what Back would need to be quick.
 	Settle() error
 }

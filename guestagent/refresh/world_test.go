@@ -417,6 +417,10 @@ func (w worldUsr) Back(_ context.Context, layers []string) error {
 	})
 }
 
+func (w worldUsr) Warm(context.Context, []string) error {
+	return w.do("warm", func() error { return nil })
+}
+
 func (w worldUsr) Settle() error { return w.do("settle usr", func() error { return nil }) }
 
 type worldEtc struct{ *world }
