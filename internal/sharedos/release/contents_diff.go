@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,31 +13,24 @@ import (
 // nil when the path was added, new is nil when it was removed. The entries are valid only during the call. It
 // holds one entry of each list. An error of changed ends it and is returned; after any error what changed was
 // told must not be relied on, since a list is known to be whole only at its end.
+//
+// Lists have one form, so lines that are alike are entries that are alike: they are not looked into.
 func DiffContents(old, new io.Reader, changed func(path string, old, new *tree.Entry) error) error {
-	from, err := startSide("old", old)
-	if err != nil {
-		return err
-	}
-	to, err := startSide("new", new)
-	if err != nil {
+	from, to := &diffSide{which: "old", list: NewContentsReader(old)}, &diffSide{which: "new", list: NewContentsReader(new)}
+	if err := errors.Join(from.advance(), to.advance()); err != nil {
 		return err
 	}
 	for !from.ended || !to.ended {
-		var order int
-		switch {
-		case from.ended:
-			order = 1
-		case to.ended:
-			order = -1
-		default:
-			order = tree.Compare(from.entry.Path, to.entry.Path)
+		order, alike, err := compareSides(from, to)
+		if err != nil {
+			return err
 		}
 		switch {
 		case order < 0:
 			err = changed(from.entry.Path, &from.entry, nil)
 		case order > 0:
 			err = changed(to.entry.Path, nil, &to.entry)
-		case !tree.Equal(from.entry, to.entry):
+		case !alike && !tree.Equal(from.entry, to.entry):
 			err = changed(to.entry.Path, &from.entry, &to.entry)
 		}
 		if err != nil {
@@ -56,28 +50,53 @@ func DiffContents(old, new io.Reader, changed func(path string, old, new *tree.E
 	return nil
 }
 
+// compareSides tells which of the two stands earlier, and parses them unless their lines are alike.
+func compareSides(from, to *diffSide) (order int, alike bool, err error) {
+	switch {
+	case from.ended:
+		return 1, false, to.parse()
+	case to.ended:
+		return -1, false, from.parse()
+	case !from.parsed && !to.parsed && bytes.Equal(from.list.line, to.list.line):
+		return 0, true, nil
+	}
+	if err := errors.Join(from.parse(), to.parse()); err != nil {
+		return 0, false, err
+	}
+	return tree.Compare(from.entry.Path, to.entry.Path), false, nil
+}
+
 // diffSide is one of the two lists and where it is.
 type diffSide struct {
 	which string
 	list  *ContentsReader
-	entry tree.Entry
-	ended bool
-}
-
-func startSide(which string, r io.Reader) (*diffSide, error) {
-	side := &diffSide{which: which, list: NewContentsReader(r)}
-	return side, side.advance()
+	// entry is that of the list's line, if it was parsed.
+	entry         tree.Entry
+	parsed, ended bool
 }
 
 func (s *diffSide) advance() error {
-	entry, err := s.list.Next()
-	if errors.Is(err, io.EOF) {
+	s.parsed = false
+	err := s.list.advance()
+	if errors.Is(err, io.EOF) && !errors.Is(err, ErrContents) {
 		s.ended = true
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("compare contents: the %s list: %w", s.which, err)
+	return s.failed(err)
+}
+
+func (s *diffSide) parse() (err error) {
+	if s.parsed {
+		return nil
 	}
-	s.entry = entry
-	return nil
+	s.entry, err = s.list.entry()
+	s.parsed = err == nil
+	return s.failed(err)
+}
+
+func (s *diffSide) failed(err error) error {
+	if err != nil {
+		err = fmt.Errorf("compare contents: the %s list: %w", s.which, s.list.failure(err))
+	}
+	return err
 }

@@ -35,50 +35,67 @@ func (c *ContentsReader) Next() (tree.Entry, error) {
 	}
 	e, err := c.next()
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("contents list, after %d entries: %w", c.entries, err)
+		err = c.failure(err)
 	}
 	c.err = err
 	return e, err
 }
 
+func (c *ContentsReader) failure(err error) error {
+	return fmt.Errorf("contents list, entry %d: %w", c.entries, err)
+}
+
 func (c *ContentsReader) next() (tree.Entry, error) {
+	if err := c.advance(); err != nil {
+		return tree.Entry{}, err
+	}
+	return c.entry()
+}
+
+// advance reads the line of the next entry into c.line; io.EOF once the list has ended as it should.
+func (c *ContentsReader) advance() error {
 	if c.entries == 0 {
 		if err := c.readLine(); err != nil {
-			return tree.Entry{}, err
+			return err
 		}
 		if string(c.line) != contentsHeader {
-			return tree.Entry{}, fmt.Errorf("the first line is not %q: %w", contentsHeader, ErrContents)
+			return fmt.Errorf("the first line is not %q: %w", contentsHeader, ErrContents)
 		}
 	}
 	if err := c.readLine(); err != nil {
-		return tree.Entry{}, err
+		return err
 	}
 	if count, ok := bytes.CutPrefix(c.line, []byte("end ")); ok {
 		if c.entries == 0 || string(count) != strconv.Itoa(c.entries) {
-			return tree.Entry{}, fmt.Errorf("the last line counts %q entries: %w", count, ErrContents)
+			return fmt.Errorf("the last line counts %q entries: %w", count, ErrContents)
 		}
 		switch _, err := c.lines.ReadByte(); {
 		case err == nil:
-			return tree.Entry{}, fmt.Errorf("bytes after the last line: %w", ErrContents)
+			return fmt.Errorf("bytes after the last line: %w", ErrContents)
 		default:
-			return tree.Entry{}, err // io.EOF if all is well
+			return err // io.EOF if all is well
 		}
 	}
 	if c.entries == maxEntries {
-		return tree.Entry{}, fmt.Errorf("more than %d entries: %w", maxEntries, ErrContents)
+		return fmt.Errorf("more than %d entries: %w", maxEntries, ErrContents)
 	}
+	c.entries++
+	return nil
+}
+
+// entry parses c.line, and checks that it stands after those that were parsed before.
+func (c *ContentsReader) entry() (tree.Entry, error) {
 	e, err := parseEntry(string(c.line))
 	if err != nil {
 		return tree.Entry{}, fmt.Errorf("%w: %w", err, ErrContents)
 	}
-	if c.entries == 0 && (e.Path != tree.Root || e.Type != tree.Directory) {
+	if c.entries == 1 && (e.Path != tree.Root || e.Type != tree.Directory) {
 		return tree.Entry{}, fmt.Errorf("the first entry is %q, not the root directory: %w", e.Path, ErrContents)
 	}
-	if c.entries > 0 && tree.Compare(c.last, e.Path) >= 0 {
+	if c.entries > 1 && tree.Compare(c.last, e.Path) >= 0 {
 		return tree.Entry{}, fmt.Errorf("%q stands after %q: %w", e.Path, c.last, ErrContents)
 	}
 	c.last = e.Path
-	c.entries++
 	return e, nil
 }
 
@@ -165,29 +182,54 @@ func (f *fieldReader) next() string {
 	return field
 }
 
-func (f *fieldReader) number(base int, limit uint64) uint64 {
+// number reads digits of a base of at most ten: without a sign, without a zero before others, and at most limit.
+func (f *fieldReader) number(base, limit uint64) uint64 {
 	field := f.next()
 	if f.err != nil {
 		return 0
 	}
-	n, err := strconv.ParseUint(field, base, 64)
-	if err != nil || n > limit || strconv.FormatUint(n, base) != field {
+	var n uint64
+	valid := field != "" && (field[0] != '0' || len(field) == 1)
+	for i := 0; i < len(field) && valid; i++ {
+		digit := uint64(field[i]) - '0' // wraps around for what stands before the digits
+		valid = digit < base && n <= (limit-digit)/base
+		n = n*base + digit
+	}
+	if !valid {
 		f.fail("number %q", abridged(field))
 		return 0
 	}
 	return n
 }
 
-func (f *fieldReader) digest() tree.Digest {
+func (f *fieldReader) digest() (d tree.Digest) {
 	field := f.next()
 	if f.err != nil {
+		return d
+	}
+	valid := len(field) == 2*len(d)
+	for i := 0; i < len(d) && valid; i++ {
+		high, low := hexValue(field[2*i]), hexValue(field[2*i+1])
+		valid = high >= 0 && low >= 0
+		d[i] = byte(high<<4 | low)
+	}
+	if !valid {
+		f.fail("digest %q: %w", abridged(field), tree.ErrDigest)
 		return tree.Digest{}
 	}
-	d, err := tree.ParseDigest("sha256:" + field)
-	if err != nil {
-		f.fail("digest: %w", err)
-	}
 	return d
+}
+
+// hexValue is the value of a digit as digests have them, in small letters; -1 for others.
+func hexValue(c byte) int {
+	switch {
+	case c >= '0' && c <= '9':
+		return int(c - '0')
+	case c >= 'a' && c <= 'f':
+		return int(c-'a') + 10
+	default:
+		return -1
+	}
 }
 
 func (f *fieldReader) text(limit int) string {

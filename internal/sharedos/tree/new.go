@@ -108,8 +108,9 @@ func CheckPath(p string) error {
 	case path.Clean(p) != p:
 		return errors.New("path that is not clean")
 	}
-	for name := range strings.SplitSeq(p, "/") {
-		if len(name) > MaxName {
+	for more := true; more; {
+		var name string
+		if name, p, more = strings.Cut(p, "/"); len(name) > MaxName {
 			return fmt.Errorf("name of %d bytes, at most %d are possible", len(name), MaxName)
 		}
 	}
