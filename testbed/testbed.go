@@ -263,6 +263,18 @@ while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done`
 	return nil
 }
 
+// KillLibvirt ends libvirtd with SIGKILL. Domains go on running.
+func (b *Testbed) KillLibvirt(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	const script = `pid=$(cat /run/libvirt/libvirtd.pid) && kill -KILL "$pid"
+while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done`
+	if out, err := b.inside(ctx, "sh", "-c", script).CombinedOutput(); err != nil {
+		return fmt.Errorf("kill libvirtd: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
 // URI is the libvirt connection URI of the testbed.
 func (b *Testbed) URI() string {
 	return "qemu:///system?socket=" + filepath.Join(b.dir, "run", "libvirt-sock")

@@ -89,17 +89,33 @@ func trialOf(commandLine string) string {
 	return ""
 }
 
+// EndCarry ends what a refresh carried to /etc of the system at root, where no refresh is in flight to end it: it becomes
+// final if it was carried for the stack there, and is taken back otherwise.
+func EndCarry(ctx context.Context, root string, stack release.Stack) error {
+	if err := undoCarry(ctx, root, stack); err != nil {
+		return err
+	}
+	return carrier(root).Settle()
+}
+
 // undoCarry takes back what a refresh carried to /etc of the system at root, if the stack there is not the one that it
-// was carried for. It happens before any service can read it.
-func undoCarry(ctx context.Context, root string, f *flight, chosen release.Stack) error {
-	if f == nil || StackKey(f.To) == StackKey(chosen) {
+// was carried for. It happens before any service can read it, and needs no journal, which may be damaged.
+func undoCarry(ctx context.Context, root string, chosen release.Stack) error {
+	to, found, err := carrier(root).Carried()
+	if err != nil {
+		return err
+	}
+	if !found || to == StackKey(chosen) {
 		return nil
 	}
-	carrier := etcmerge.Carrier{Root: root, Record: mounts.StateDir + "/undo"}
-	if err := carrier.Undo(ctx); err != nil {
+	if err := carrier(root).Undo(ctx); err != nil {
 		return fmt.Errorf("take back what a refresh carried to /etc: %w", err)
 	}
 	return nil
+}
+
+func carrier(root string) etcmerge.Carrier {
+	return etcmerge.Carrier{Root: root, Record: mounts.StateDir + "/undo"}
 }
 
 // readCommandLine reads the kernel's command line.

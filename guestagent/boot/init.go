@@ -180,7 +180,7 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		return BootRecord{}, err
 	}
 	watch.done("root")
-	if err := undoCarry(ctx, newRoot, records.flight, chosen.stack); err != nil {
+	if err := undoCarry(ctx, newRoot, chosen.stack); err != nil {
 		// The agent tries again, and tells. Services begin with a mixed /etc, which is better than none that begins.
 		say("%v", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
@@ -44,8 +43,7 @@ func NextRoot(ctx context.Context) error {
 // assembleNext mounts the stack and returns the record of it.
 func assembleNext(ctx context.Context, record BootRecord, f *flight, stack release.Stack) (BootRecord, error) {
 	if f.State == stateRollingBack {
-		carrier := etcmerge.Carrier{Root: "/", Record: mounts.StateDir + "/undo"}
-		if err := carrier.Undo(ctx); err != nil {
+		if err := carrier("/").Undo(ctx); err != nil {
 			return record, fmt.Errorf("take back what a refresh carried to /etc: %w", err)
 		}
 	}

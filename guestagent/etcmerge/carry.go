@@ -35,6 +35,8 @@ type Carrier struct {
 	Root string
 	// Record is a directory of the private disk for what undoes the last carry.
 	Record string
+	// To names what Carry carries to, for Carried to tell.
+	To string
 }
 
 // step is one planned change.

@@ -213,6 +213,25 @@ func TestASettledCarryIsFinal(t *testing.T) {
 	must(t, v.Settle())
 }
 
+func TestACarryTellsWhatItWasToUntilItEnds(t *testing.T) {
+	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"}, files{"etc/a": "2"})
+	v.To = "release 2"
+	told := func(want string) {
+		t.Helper()
+		to, found, err := v.Carried()
+		if err != nil || to != want || found != (want != "") {
+			t.Errorf("it was to %q (%v, %v), want %q", to, found, err, want)
+		}
+	}
+	told("")
+	for _, end := range []func() error{v.Settle, func() error { return v.Undo(t.Context()) }} {
+		v.carry(t)
+		told("release 2")
+		must(t, end())
+		told("")
+	}
+}
+
 func TestALinkOutOfTheSystemIsNotFollowed(t *testing.T) {
 	directory := t.TempDir()
 	must(t, os.Mkdir(directory+"/outside", 0o755))

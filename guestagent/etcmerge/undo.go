@@ -21,6 +21,8 @@ import (
 
 const (
 	recordName = "steps.json"
+	// toName is the file that holds Carrier.To.
+	toName = "to"
 	// maxRecord bounds the record in bytes: a step takes some 600.
 	maxRecord = 64 << 20
 	// lockLimit is how long lckpwdf(3) waits.
@@ -49,6 +51,9 @@ func (c Carrier) record(live *os.Root, steps []step) error {
 			return err
 		}
 	}
+	if err := os.WriteFile(filepath.Join(c.Record, toName), []byte(c.To), 0o600); err != nil {
+		return err
+	}
 	data, err := json.Marshal(steps)
 	if err != nil {
 		return err
@@ -76,6 +81,20 @@ func (c Carrier) Settle() error {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
 	return nil
+}
+
+// Carried tells what the recorded carry was to, by the name that it was given; false if none is recorded.
+func (c Carrier) Carried() (to string, found bool, err error) {
+	if _, err := os.Stat(filepath.Join(c.Record, recordName)); errors.Is(err, fs.ErrNotExist) {
+		return "", false, nil
+	} else if err != nil {
+		return "", false, fmt.Errorf("look for a carry of /etc: %w", err)
+	}
+	data, err := readRecord(filepath.Join(c.Record, toName))
+	if err != nil {
+		return "", false, fmt.Errorf("look for a carry of /etc: %w", err)
+	}
+	return string(data), true, nil
 }
 
 // Undo restores content, mode, owner and time of what the recorded carry changed, whether it ended or was cut off.

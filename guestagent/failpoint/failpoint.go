@@ -18,7 +18,8 @@ import (
 const (
 	// Kill ends the agent at once, as SIGKILL does.
 	Kill = "kill"
-	// Hold keeps the agent where it is, for the host to cut the power or for somebody to end the process.
+	// Hold keeps the agent where it is until the list of what has struck is removed, for the host to cut the power
+	// meanwhile or to do something else.
 	Hold = "hold"
 	// Fail makes what was about to be done fail with ErrStruck.
 	Fail = "fail"
@@ -40,20 +41,23 @@ const (
 // ErrStruck is why something failed that could have been done.
 var ErrStruck = errors.New("a fault was injected")
 
-// holdLimit ends a point that nobody relieves.
-const holdLimit = 10 * time.Minute
+const (
+	// holdLimit ends a point that nobody relieves, holdPause is how often it looks whether somebody did.
+	holdLimit = 10 * time.Minute
+	holdPause = 20 * time.Millisecond
+)
 
 // Hit is a point. It returns ErrStruck where the point is armed to fail, an error where the files cannot be used, and
 // not at all where it is armed to kill.
 func Hit(name string) error { return live.hit(name) }
 
-var live = points{directory: Directory, kill: killSelf, hold: time.Sleep}
+var live = points{directory: Directory, kill: killSelf, pause: time.Sleep}
 
 // points are those of one agent.
 type points struct {
 	directory string
 	kill      func() error
-	hold      func(time.Duration)
+	pause     func(time.Duration)
 
 	mutex sync.Mutex
 }
@@ -69,11 +73,24 @@ func (p *points) hit(name string) error {
 	case Kill:
 		return p.kill()
 	case Hold:
-		p.hold(holdLimit)
-		return nil
+		return p.hold()
 	default:
 		return fmt.Errorf("point %q: %w", name, ErrStruck)
 	}
+}
+
+func (p *points) hold() error {
+	for range holdLimit / holdPause {
+		_, err := os.Stat(filepath.Join(p.directory, Struck))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		p.pause(holdPause)
+	}
+	return nil
 }
 
 // strike takes the point's turn off the list, and returns what it does now: "" for nothing.

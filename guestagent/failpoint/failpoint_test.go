@@ -17,7 +17,14 @@ func agent(t *testing.T, armed string) (p *points, did *[]string) {
 	p = &points{
 		directory: t.TempDir(),
 		kill:      func() error { *did = append(*did, Kill); return nil },
-		hold:      func(time.Duration) { *did = append(*did, Hold) },
+	}
+	p.pause = func(time.Duration) {
+		*did = append(*did, Hold)
+		if len(*did) > 1 { // long enough
+			if err := os.Remove(filepath.Join(p.directory, Struck)); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 	if armed != "" {
 		if err := os.WriteFile(filepath.Join(p.directory, Armed), []byte(armed), 0o600); err != nil {
@@ -47,19 +54,19 @@ func TestAPointThatIsNotArmedDoesNothing(t *testing.T) {
 
 func TestAPointStrikesOnceAtItsTurn(t *testing.T) {
 	p, did := agent(t, "kill 2 a b\nhold 1 c\nfail 1 a b\n")
-	if err := p.hit("c"); err != nil || strings.Join(*did, " ") != Hold {
+	if err := p.hit("c"); err != nil || strings.Join(*did, " ") != "hold hold" {
 		t.Errorf("c: %v, %v", *did, err)
 	}
 	if err := p.hit("a b"); !errors.Is(err, ErrStruck) {
 		t.Errorf("first time: %v", err)
 	}
-	if err := p.hit("a b"); err != nil || strings.Join(*did, " ") != "hold kill" {
+	if err := p.hit("a b"); err != nil || strings.Join(*did, " ") != "hold hold kill" {
 		t.Errorf("second time: %v, %v", *did, err)
 	}
-	if err := p.hit("a b"); err != nil || len(*did) != 2 {
+	if err := p.hit("a b"); err != nil || len(*did) != 3 {
 		t.Errorf("third time: %v, %v", *did, err)
 	}
-	if got := p.read(t, Struck); got != "c\na b\na b\n" {
+	if got := p.read(t, Struck); got != "a b\na b\n" {
 		t.Errorf("struck: %q", got)
 	}
 	if got := p.read(t, Armed); got != "" {

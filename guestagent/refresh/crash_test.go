@@ -120,6 +120,59 @@ func TestOldOrNewWhateverGoesWrongInARow(t *testing.T) {
 	matrix.Record(t, "up to six of these faults in a row", "random operations", told(outcomes))
 }
 
+// The journal is lost, too, when the agent is ended. It is told that the VM has to be started again, and after that
+// nothing is left of the refresh.
+func TestOldOrNewWhenTheJournalIsLost(t *testing.T) {
+	for _, powerCut := range []bool{false, true} {
+		name, step := "SIGKILL of the agent and damaged journal", "in the middle of each operation of a refresh"
+		if powerCut {
+			name = "power cut and damaged journal"
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			outcomes := map[string]int{}
+			for at := 1; ; at++ {
+				w := newWorld(t)
+				e, stop := w.engine()
+				w.give("one", "two")
+				b := blow{at, dyingWithin, powerCut}
+				w.expect(b)
+				w.refresh(e, w.ask("one", "two"))
+				stop()
+				if crashed, _ := w.struck(b); !crashed {
+					break
+				}
+				w.expect(blow{})
+				w.unreadable = fmt.Errorf("%w: unexpected end of JSON input", ErrDamaged)
+				if powerCut {
+					w.powerCut()
+				}
+				e, stop = w.engine()
+				if started, err := e.Refresh(w.ask("one", "two")); started || err != nil && !errors.Is(err, ErrDamaged) {
+					t.Fatalf("%v: a refresh on top of it: %v, %v", b, started, err)
+				}
+				stop()
+				w.unreadable = nil // a new one was begun
+				w.powerCut()
+				e, stop = w.engine()
+				if err := w.whole(until(t, e)); err != nil {
+					t.Fatalf("%v: %v; log %v", b, err, w.log)
+				}
+				outcome := w.name(w.usr)
+				outcomes[outcome]++
+				if outcome == "one" {
+					w.give("one", "two")
+					if again := w.refresh(e, w.ask("one", "two")); !again.Report.GetCommitted() || w.whole(again) != nil {
+						t.Fatalf("%v: the next refresh: %v", b, again.Report)
+					}
+				}
+				stop()
+			}
+			matrix.Record(t, name, step, told(outcomes))
+		})
+	}
+}
+
 // told says on what refreshes ended, all of which were followed by another one that ends on the new stack.
 func told(outcomes map[string]int) string {
 	switch names := slices.Sorted(maps.Keys(outcomes)); strings.Join(names, " ") {

@@ -149,6 +149,10 @@ func (e *Engine) Start(ctx context.Context) error {
 		if !sameBoot {
 			// What happened before is over: what runs was assembled anew.
 			record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation}
+			// All but /etc, where the journal of an earlier refresh was lost.
+			if err := e.Etc.End(ctx, e.Booted); err != nil {
+				record.Damaged = "what a refresh carried to /etc is left: " + err.Error()
+			}
 		} else {
 			e.report = record.report()
 		}

@@ -3,12 +3,16 @@ package refresh
 import (
 	"context"
 	"errors"
+	"fmt"
+	"path/filepath"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 const loaderCacheLimit = time.Minute
@@ -35,7 +39,24 @@ func (l LiveEtc) Carry(ctx context.Context, differences []etcmerge.Difference, f
 		return etcmerge.Outcome{}, err
 	}
 	defer func() { err = errors.Join(err, next.Close()) }()
-	return l.carrier().Carry(ctx, differences, old.Path(), next.Path())
+	carrier := l.carrier()
+	if carrier.To, err = keyOf(to); err != nil {
+		return etcmerge.Outcome{}, err
+	}
+	return carrier.Carry(ctx, differences, old.Path(), next.Path())
+}
+
+// keyOf is the boot.StackKey of the layers that are mounted at these places, which are named by their ids.
+func keyOf(layers []string) (string, error) {
+	var stack release.Stack
+	for _, path := range layers {
+		id, err := tree.ParseDigest("sha256:" + filepath.Base(path))
+		if err != nil {
+			return "", fmt.Errorf("the layer at %s: %w", path, err)
+		}
+		stack.Layers = append(stack.Layers, release.Layer{ID: id})
+	}
+	return boot.StackKey(stack), nil
 }
 
 // RenewLoaderCache implements Etc: with this VM's own libraries and the new release's.
@@ -48,6 +69,11 @@ func (LiveEtc) RenewLoaderCache(ctx context.Context) error {
 
 // Undo implements Etc.
 func (l LiveEtc) Undo(ctx context.Context) error { return l.carrier().Undo(ctx) }
+
+// End implements Etc.
+func (LiveEtc) End(ctx context.Context, running release.Stack) error {
+	return boot.EndCarry(ctx, "/", running)
+}
 
 // Settle implements Etc.
 func (l LiveEtc) Settle() error { return l.carrier().Settle() }

@@ -49,6 +49,9 @@ type Etc interface {
 	Undo(ctx context.Context) error
 	// Settle makes the last Carry final.
 	Settle() error
+	// End ends a Carry of which no journal tells any more: it becomes final if it was to the running stack, and is undone
+	// otherwise.
+	End(ctx context.Context, running release.Stack) error
 }
 
 // Units is the manager of services.

@@ -69,6 +69,7 @@ type world struct {
 	commits    uint64
 	etc        tree.Digest
 	etcUndo    *tree.Digest
+	etcTo      tree.Digest
 	// trials counts the boots of stacks that are not committed, distrusted are those that are not to be booted.
 	trials     map[tree.Digest]int
 	distrusted map[tree.Digest]bool
@@ -197,7 +198,7 @@ func (w *world) start() {
 func (w *world) begin(stack release.Stack) {
 	w.root++
 	w.booted, w.notSwitched = stack, ""
-	if j := w.journal; w.inFlight() && j.To.Base != stack.Base && w.etcUndo != nil {
+	if w.etcUndo != nil && w.etcTo != stack.Base {
 		w.etc, w.etcUndo = *w.etcUndo, nil
 	}
 	w.usr, w.earlier = w.booted.Base, nil
@@ -426,23 +427,26 @@ func (w worldUsr) Settle() error { return w.do("settle usr", func() error { retu
 type worldEtc struct{ *world }
 
 func (w worldEtc) Carry(_ context.Context, differences []etcmerge.Difference, _, to []string) (etcmerge.Outcome, error) {
-	begin := func() {
-		if w.etcUndo == nil {
-			was := w.etc
-			w.etcUndo = &was
-		}
-		w.etc = w.torn
-	}
-	err := w.doInParts("carry", func() error { begin(); return nil }, func() error {
-		if len(differences) != 1 || differences[0].Path != settings {
-			return fmt.Errorf("differences %v", differences)
-		}
+	begin := func() error {
 		base, err := worldUsr(w).of(to)
 		if err != nil {
 			return err
 		}
-		begin()
-		w.etc = base
+		if w.etcUndo == nil {
+			was := w.etc
+			w.etcUndo = &was
+		}
+		w.etc, w.etcTo = w.torn, base
+		return nil
+	}
+	err := w.doInParts("carry", begin, func() error {
+		if len(differences) != 1 || differences[0].Path != settings {
+			return fmt.Errorf("differences %v", differences)
+		}
+		if err := begin(); err != nil {
+			return err
+		}
+		w.etc = w.etcTo
 		return nil
 	})
 	return etcmerge.Outcome{Carried: 1, LoaderCache: true}, err
@@ -462,6 +466,16 @@ func (w worldEtc) Undo(context.Context) error {
 		if w.etcUndo != nil {
 			w.etc, w.etcUndo = *w.etcUndo, nil
 		}
+		return nil
+	})
+}
+
+func (w worldEtc) End(_ context.Context, running release.Stack) error {
+	return w.do("end etc", func() error {
+		if w.etcUndo != nil && w.etcTo != running.Base {
+			w.etc = *w.etcUndo
+		}
+		w.etcUndo = nil
 		return nil
 	})
 }
