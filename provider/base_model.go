@@ -25,6 +25,7 @@ type baseModel struct {
 	DiskImage   types.Object `tfsdk:"disk_image"`
 	Limits      types.Object `tfsdk:"limits"`
 	PinAccounts types.Bool   `tfsdk:"pin_accounts"`
+	Retain      types.Int64  `tfsdk:"retain"`
 
 	SourceDigest types.String `tfsdk:"source_digest"`
 
@@ -38,6 +39,7 @@ type baseModel struct {
 	Packages   types.Map    `tfsdk:"packages"`
 	Change     types.Object `tfsdk:"change"`
 	DeltasLeft types.Int64  `tfsdk:"deltas_left"`
+	History    types.List   `tfsdk:"history"`
 
 	Timeouts timeouts.Value `tfsdk:"timeouts"`
 }
@@ -66,6 +68,7 @@ func (m *baseModel) unknown() {
 	m.Packages = types.MapUnknown(types.StringType)
 	m.Change = types.ObjectUnknown(changeTypes)
 	m.DeltasLeft = types.Int64Unknown()
+	m.History = types.ListUnknown(recordedType)
 }
 
 // carry takes all that follows from the source from an earlier state.
@@ -74,6 +77,9 @@ func (m *baseModel) carry(from baseModel) {
 	m.Release, m.Sequence, m.Previous = from.Release, from.Sequence, from.Previous
 	m.Layers, m.Bytes, m.Kernel = from.Layers, from.Bytes, from.Kernel
 	m.OS, m.Packages, m.Change, m.DeltasLeft = from.OS, from.Packages, from.Change, from.DeltasLeft
+	if m.retained() == from.retained() {
+		m.History = from.History
+	}
 }
 
 // describe takes all that follows from the source from a manifest. The change stays as it was if the release is

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -70,7 +71,10 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	if plan.sameSource(state) && plan.Release.Equal(state.Release) {
 		// No release is asked for: what changed is how the base is handled. What a source yields today is no matter.
-		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+		resp.Diagnostics.Append(r.handle(ctx, &plan, limit)...)
+		if !resp.Diagnostics.HasError() {
+			resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+		}
 		return
 	}
 	published, diags := r.publish(ctx, &plan, &state, "update", limit)
@@ -135,11 +139,39 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 			return nil, diags
 		}
 	}
+	progress.step("deleting what nothing needs")
+	diags.Append(r.settle(ctx, backend, plan)...)
 	published, err := json.Marshal(publishedSource{fingerprint, prepared.ID.String()})
 	if err != nil {
 		return fail(err, "")
 	}
 	return published, diags
+}
+
+// handle does what a base needs of which no release is asked for.
+func (r *baseResource) handle(ctx context.Context, plan *baseModel, limit time.Duration) diag.Diagnostics {
+	if !plan.History.IsUnknown() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	backend, err := r.connection.get(ctx)
+	if err != nil {
+		return failed(failure{do: "update", object: baseName(plan.Name.ValueString()), step: "connecting", timeout: "timeouts.update", err: err})
+	}
+	return r.settle(ctx, backend, plan)
+}
+
+// settle drops what the base is not to keep, and completes the plan with what it keeps.
+func (r *baseResource) settle(ctx context.Context, backend Backend, plan *baseModel) diag.Diagnostics {
+	diags := retain(ctx, backend, plan)
+	history, d := readHistory(ctx, backend, plan.Name.ValueString())
+	if d.HasError() {
+		// The release is there, and the next refresh reads its history.
+		history, d = types.ListNull(recordedType), diag.Diagnostics{diag.NewWarningDiagnostic(d[0].Summary(), d[0].Detail())}
+	}
+	plan.History = history
+	return append(diags, d...)
 }
 
 // Read implements resource.Resource. Only the store's own not-found removes a base from state.
@@ -171,6 +203,11 @@ func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		return
 	}
 	resp.Diagnostics.Append(state.describe(ctx, id, manifest, r.connection.maxLayers())...)
+	history, diags := readHistory(ctx, backend, name)
+	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
+		return
+	}
+	state.History = history
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 }
 

@@ -31,6 +31,7 @@ func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 			"oci":        ociAttribute(),
 			"disk_image": diskImageAttribute(),
 			"limits":     limitsAttribute(),
+			"retain":     retainAttribute(),
 			"pin_accounts": schema.BoolAttribute{
 				Optional: true,
 				MarkdownDescription: "Gives users and groups the numbers that they had in the release before, in `/etc/passwd`, `/etc/group`, owners and " +
@@ -88,7 +89,8 @@ func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Computed: true, ElementType: types.StringType,
 				MarkdownDescription: "Versions of the installed packages by name.",
 			},
-			"change": changeAttribute(),
+			"change":  changeAttribute(),
+			"history": historyAttribute(),
 			"deltas_left": schema.Int64Attribute{
 				Computed:            true,
 				MarkdownDescription: "How many more releases can be deltas before the provider's `max_layers` is reached. At 0, the next release is a full layer.",

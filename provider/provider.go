@@ -201,7 +201,12 @@ func (p *Provider) Resources(context.Context) []func() resource.Resource {
 }
 
 // DataSources implements provider.Provider.
-func (p *Provider) DataSources(context.Context) []func() datasource.DataSource { return nil }
+func (p *Provider) DataSources(context.Context) []func() datasource.DataSource {
+	return []func() datasource.DataSource{
+		func() datasource.DataSource { return &baseDataSource{} },
+		func() datasource.DataSource { return &poolUsageDataSource{} },
+	}
+}
 
 // connected is embedded by resources: it keeps what Configure made.
 type connected struct {
@@ -223,5 +228,13 @@ func (c *connected) set(data any, diags *diag.Diagnostics) {
 
 // Configure implements resource.ResourceWithConfigure.
 func (c *connected) Configure(_ context.Context, req resource.ConfigureRequest, resp *resource.ConfigureResponse) {
+	c.set(req.ProviderData, &resp.Diagnostics)
+}
+
+// connectedData is connected for data sources.
+type connectedData struct{ connected }
+
+// Configure implements datasource.DataSourceWithConfigure.
+func (c *connectedData) Configure(_ context.Context, req datasource.ConfigureRequest, resp *datasource.ConfigureResponse) {
 	c.set(req.ProviderData, &resp.Diagnostics)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-framework/attr"
+	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	framework "github.com/hashicorp/terraform-plugin-framework/provider"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
@@ -28,6 +29,7 @@ func TestTypesAreTheSchemas(t *testing.T) {
 	object := func(attributes map[string]attr.Type) attr.Type { return types.ObjectType{AttrTypes: attributes} }
 	for name, test := range map[string]struct{ have, want attr.Type }{
 		"layers":       {types.ListType{ElemType: layerType}, base.Attributes["layers"].GetType()},
+		"history":      {types.ListType{ElemType: recordedType}, base.Attributes["history"].GetType()},
 		"change":       {object(changeTypes), base.Attributes["change"].GetType()},
 		"disk":         {object(diskTypes), vm.Attributes["disk"].GetType()},
 		"interfaces":   {types.MapType{ElemType: interfaceType}, vm.Attributes["interfaces"].GetType()},
@@ -63,6 +65,18 @@ func TestEveryAttributeIsDescribed(t *testing.T) {
 	}
 	describe("sharedos_base", schemaOf(t, &baseResource{}).Attributes)
 	describe("sharedos_vm", schemaOf(t, &vmResource{}).Attributes)
+	for _, source := range New("test", nil).DataSources(context.Background()) {
+		var described datasource.SchemaResponse
+		source().Schema(context.Background(), datasource.SchemaRequest{}, &described)
+		if diags := described.Schema.ValidateImplementation(context.Background()); diags.HasError() {
+			t.Errorf("a data source: %v", diags)
+		}
+		for name, attribute := range described.Schema.Attributes {
+			if text := attribute.GetMarkdownDescription(); !strings.HasSuffix(text, ".") {
+				t.Errorf("data source attribute %s is described as %q: a sentence is wanted", name, text)
+			}
+		}
+	}
 	var resp framework.SchemaResponse
 	New("test", nil).Schema(context.Background(), framework.SchemaRequest{}, &resp)
 	for name, attribute := range resp.Schema.Attributes {

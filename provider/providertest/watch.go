@@ -103,6 +103,22 @@ func (p watchedPublisher) Get(ctx context.Context, id tree.Digest) (manifest *re
 	return manifest, err
 }
 
+func (p watchedPublisher) History(ctx context.Context, name string) (history []publish.Recorded, err error) {
+	err = p.world.watch(ctx, "History", name, func(func(string)) error {
+		history, err = p.real.History(ctx, name)
+		return err
+	})
+	return history, err
+}
+
+func (p watchedPublisher) Usage(ctx context.Context, inUse publish.InUse) (usage *publish.Usage, err error) {
+	err = p.world.watch(ctx, "Usage", "", func(func(string)) error {
+		usage, err = p.real.Usage(ctx, inUse)
+		return err
+	})
+	return usage, err
+}
+
 func (p watchedPublisher) Retain(ctx context.Context, name string, newest int, inUse publish.InUse) (dropped []tree.Digest, err error) {
 	err = p.world.watch(ctx, "Retain", name, func(func(string)) error {
 		dropped, err = p.real.Retain(ctx, name, newest, inUse)

@@ -129,6 +129,10 @@ type Interface interface {
 	Newest(ctx context.Context, name string) (tree.Digest, *release.Manifest, error)
 	// Get returns a release by id; store.ErrNotFound if there is none.
 	Get(ctx context.Context, id tree.Digest) (*release.Manifest, error)
+	// History returns the releases of a base, newest first; store.ErrNotFound if there is no such base.
+	History(ctx context.Context, name string) ([]Recorded, error)
+	// Usage tells what the pool holds, and what it would hold if nothing were shared. inUse is as in Delete.
+	Usage(ctx context.Context, inUse InUse) (*Usage, error)
 	// Retain drops all but the newest releases of a base and those that VMs refer to from its history, and deletes what
 	// nothing refers to any more, whoever put it there. It returns what it dropped. inUse is as in Delete.
 	Retain(ctx context.Context, name string, newest int, inUse InUse) (dropped []tree.Digest, err error)

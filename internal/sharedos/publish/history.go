@@ -1,0 +1,75 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Recorded is one release in the history of a base.
+type Recorded struct {
+	ID tree.Digest
+	// Manifest as it is stored, whoever signed it; nil if the store lacks it.
+	Manifest *release.Manifest
+}
+
+// Bytes is the size of all layers of the release.
+func (r Recorded) Bytes() (sum int64) {
+	if r.Manifest != nil {
+		for _, layer := range r.Manifest.Layers {
+			sum += layer.Size
+		}
+	}
+	return sum
+}
+
+// History implements Interface.
+func (p *Publisher) History(ctx context.Context, name string) ([]Recorded, error) {
+	ids, err := p.Store.History(ctx, release.Base, name)
+	if err != nil {
+		return nil, fmt.Errorf("read the history of base %q: %w", name, err)
+	}
+	return p.recorded(ctx, ids)
+}
+
+// recorded reads releases for whoever wants to see what there is: what a VM runs is checked by other means.
+func (p *Publisher) recorded(ctx context.Context, ids []tree.Digest) ([]Recorded, error) {
+	history := make([]Recorded, 0, len(ids))
+	for _, id := range ids {
+		one := Recorded{ID: id}
+		signed, err := p.Store.GetRelease(ctx, id)
+		if err == nil {
+			var got tree.Digest
+			if one.Manifest, got, err = release.OpenUnsigned(signed); err == nil && got != id {
+				err = fmt.Errorf("what is stored under its id is %s: %w", got, ErrDamagedStore)
+			}
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, fmt.Errorf("read release %s: %w", id, err)
+		}
+		history = append(history, one)
+	}
+	return history, nil
+}
+
+// Added tells for each release of a history, newest first, how many bytes of its layers no earlier one has.
+func Added(history []Recorded) []int64 {
+	added := make([]int64, len(history))
+	known := map[tree.Digest]bool{}
+	for i := len(history) - 1; i >= 0; i-- {
+		if history[i].Manifest == nil {
+			continue
+		}
+		for _, layer := range history[i].Manifest.Layers {
+			if !known[layer.ID] {
+				added[i] += layer.Size
+			}
+			known[layer.ID] = true
+		}
+	}
+	return added
+}

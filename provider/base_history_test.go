@@ -1,0 +1,187 @@
+package provider_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-testing/compare"
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+	"github.com/hashicorp/terraform-plugin-testing/statecheck"
+	"github.com/hashicorp/terraform-plugin-testing/tfjsonpath"
+)
+
+// retaining is the image's base, with a number of releases to keep.
+func (i image) retaining(newest int) string {
+	return strings.Replace(i.base(), "}\n", fmt.Sprintf("}\n  retain = %d\n", newest), 1)
+}
+
+// hostedBy is a VM that is not started on a release.
+func hostedBy(name, release string) string {
+	return fmt.Sprintf(`
+resource "sharedos_vm" %[1]q {
+  name    = %[1]q
+  base    = %[2]s
+  memory  = "512MiB"
+  disk    = { size = "64MiB" }
+  running = false
+}
+`, name, release)
+}
+
+// numbered checks the numbers of the releases in a history.
+func numbered(address string, numbers ...int64) statecheck.StateCheck {
+	checks := make([]knownvalue.Check, len(numbers))
+	for i, number := range numbers {
+		checks[i] = knownvalue.ObjectPartial(map[string]knownvalue.Check{
+			"sequence": knownvalue.Int64Exact(number), "release": anID, "bytes": positive,
+		})
+	}
+	return value(address, attribute("history"), knownvalue.ListExact(checks))
+}
+
+func TestABaseKeepsItsNewestReleasesAndThoseThatVMsReferTo(t *testing.T) {
+	world := newWorld(t)
+	own := newImage(t)
+	// A VM stays on the first release, which another configuration holds for it.
+	pinned := func() string {
+		return own.retaining(2) + hostedBy("old", "data.sharedos_base.first.release") + `
+data "sharedos_base" "first" {
+  name     = "own"
+  sequence = 1
+}
+`
+	}
+	history := attribute("history")
+	step := func(version, config string, numbers ...int64) resource.TestStep {
+		return resource.TestStep{
+			PreConfig: own.set(version), Config: config,
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectUnknownValue(debianAddress, history),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{numbered(debianAddress, numbers...)},
+		}
+	}
+	check(t, world,
+		resource.TestStep{Config: own.retaining(2), ConfigStateChecks: []statecheck.StateCheck{
+			numbered(debianAddress, 1),
+			value(debianAddress, history.AtSliceIndex(0).AtMapKey("added_bytes"), positive),
+			value(debianAddress, history.AtSliceIndex(0).AtMapKey("vms"), knownvalue.ListSizeExact(0)),
+		}},
+		resource.TestStep{Config: pinned()},
+		step("2", pinned(), 2, 1),
+		step("3", pinned(), 3, 2, 1),
+		step("4", pinned(), 4, 3, 1),
+		resource.TestStep{
+			Config: pinned(), ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(debianAddress, history.AtSliceIndex(2).AtMapKey("vms"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("old")})),
+			},
+		},
+		// An import by name brings all of it.
+		resource.TestStep{
+			ResourceName: debianAddress, ImportState: true, ImportStateId: "own",
+			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
+			ImportStateVerifyIgnore: []string{"archive", "change", "retain"},
+		},
+		// Without the VM, and with another number alone, the rest goes.
+		resource.TestStep{Config: own.retaining(2)},
+		resource.TestStep{
+			Config: own.retaining(1),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID),
+				plancheck.ExpectUnknownValue(debianAddress, history),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{numbered(debianAddress, 4)},
+		},
+	)
+}
+
+func TestABaseOfAnotherConfigurationIsFound(t *testing.T) {
+	world := newWorld(t)
+	own := newImage(t)
+	// As another configuration would see it.
+	find := func(name, body string) string {
+		return fmt.Sprintf("\ndata \"sharedos_base\" %q {\n  %s\n  depends_on = [sharedos_base.debian]\n}\n", name, body)
+	}
+	newest, exact := statecheck.CompareValue(compare.ValuesSame()), statecheck.CompareValue(compare.ValuesSame())
+	found := "data.sharedos_base."
+	check(t, world,
+		resource.TestStep{Config: own.base()},
+		resource.TestStep{
+			PreConfig: own.set("2"),
+			Config:    own.base() + find("newest", `name = "own"`) + find("first", "name = \"own\"\n  sequence = 1"),
+			ConfigStateChecks: []statecheck.StateCheck{
+				newest.AddStateValue(debianAddress, attribute("release")), newest.AddStateValue(found+"newest", attribute("release")),
+				value(found+"newest", attribute("sequence"), knownvalue.Int64Exact(2)),
+				value(found+"newest", attribute("kernel"), knownvalue.StringExact("6.12.2")),
+				value(found+"newest", attribute("layers"), knownvalue.ListSizeExact(2)),
+				numbered(found+"newest", 2, 1),
+				value(found+"first", attribute("sequence"), knownvalue.Int64Exact(1)),
+				value(found+"first", attribute("kernel"), knownvalue.StringExact("6.12.1")),
+				value(found+"first", attribute("previous"), knownvalue.Null()),
+			},
+		},
+		resource.TestStep{
+			Config: own.base() + find("first", "name = \"own\"\n  sequence = 1") + find("exact", "release = data.sharedos_base.first.release"),
+			ConfigStateChecks: []statecheck.StateCheck{
+				exact.AddStateValue(found+"first", attribute("release")), exact.AddStateValue(found+"exact", attribute("release")),
+				value(found+"exact", attribute("name"), knownvalue.StringExact("own")),
+			},
+		},
+		resource.TestStep{
+			Config:      own.base() + find("third", "name = \"own\"\n  sequence = 3"),
+			ExpectError: says(`Unable to find release 3 of base "own"`, "the pool keeps no such release", "It keeps the releases 2, 1"),
+		},
+		resource.TestStep{
+			Config:      own.base() + find("other", `name = "other"`),
+			ExpectError: says(`Unable to find base "other"`, "not in the store"),
+		},
+		resource.TestStep{
+			Config:      own.base() + find("none", ""),
+			ExpectError: says("At least one of these attributes must be configured", "name", "release"),
+		},
+		resource.TestStep{
+			Config:      own.base() + find("both", "name = \"own\"\n  sequence = 1\n  release = sharedos_base.debian.release"),
+			ExpectError: says("cannot be configured together"),
+		},
+	)
+}
+
+func TestPoolUsageTellsWhatSharingSaves(t *testing.T) {
+	world := newWorld(t)
+	own := newImage(t)
+	const usage = "data.sharedos_pool_usage.all"
+	config := own.base() + hostedBy("a", "sharedos_base.debian.release") + hostedBy("b", "sharedos_base.debian.release") + `
+data "sharedos_pool_usage" "all" {
+  depends_on = [sharedos_vm.a, sharedos_vm.b]
+}
+`
+	of := func(list string, i int, name string) tfjsonpath.Path {
+		return attribute(list).AtSliceIndex(i).AtMapKey(name)
+	}
+	check(t, world,
+		resource.TestStep{Config: own.base()},
+		resource.TestStep{
+			PreConfig: own.set("2"), Config: config,
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(usage, attribute("stored_bytes"), positive),
+				value(usage, attribute("full_bytes"), positive),
+				value(usage, attribute("bases"), knownvalue.ListSizeExact(1)),
+				value(usage, of("bases", 0, "releases"), knownvalue.Int64Exact(2)),
+				value(usage, attribute("releases"), knownvalue.ListSizeExact(2)),
+				value(usage, of("releases", 0, "sequence"), knownvalue.Int64Exact(2)),
+				value(usage, of("releases", 0, "own_bytes"), positive),
+				value(usage, of("releases", 1, "own_bytes"), positive),
+				value(usage, attribute("vms"), knownvalue.ListSizeExact(2)),
+				value(usage, of("vms", 0, "name"), knownvalue.StringExact("a")),
+				value(usage, of("vms", 0, "release"), anID),
+				value(usage, of("vms", 1, "full_bytes"), positive),
+			},
+		},
+	)
+}
