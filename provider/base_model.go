@@ -77,9 +77,6 @@ func (m *baseModel) carry(from baseModel) {
 	m.Release, m.Sequence, m.Previous = from.Release, from.Sequence, from.Previous
 	m.Layers, m.Bytes, m.Kernel = from.Layers, from.Bytes, from.Kernel
 	m.OS, m.Packages, m.Change, m.DeltasLeft = from.OS, from.Packages, from.Change, from.DeltasLeft
-	if m.retained() == from.retained() {
-		m.History = from.History
-	}
 }
 
 // describe takes all that follows from the source from a manifest. The change stays as it was if the release is

@@ -40,6 +40,9 @@ func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	if exists && plan.Release.Equal(state.Release) && plan.retained() == state.retained() {
+		plan.History = state.History // no release comes, and none goes
+	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
 }
 
