@@ -672,7 +672,11 @@ func (w worldRecords) Journal() (r Record, err error) {
 }
 
 func (w worldRecords) SaveJournal(r Record) error {
-	return w.do("journal "+string(r.State), func() error { w.journal = &r; return nil })
+	return w.do("journal "+string(r.State), func() error {
+		seen(w.journal, r)
+		w.journal = &r
+		return nil
+	})
 }
 
 func (w worldRecords) Request() (data []byte, err error) {
