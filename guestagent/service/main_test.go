@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 // successor is a process that takes over, or fails to in one of many ways.
 func successor(behaviour string) int {
 	say := func(word string) {
-		if err := notify(word); err != nil {
+		if err := notify(judge(), word); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}

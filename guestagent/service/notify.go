@@ -16,10 +16,12 @@ const (
 	barrierLimit = 30 * time.Second
 )
 
-// notify tells systemd, or the agent that this one is to take over from, of this service (sd_notify(3)). Files go along.
-// Without anyone to notify it does nothing.
-func notify(message string, files ...int) (err error) {
-	name := os.Getenv("NOTIFY_SOCKET")
+// serviceManager is the socket of systemd, "" if it does not run this service.
+func serviceManager() string { return os.Getenv("NOTIFY_SOCKET") }
+
+// notify tells whoever listens at a socket of this service (sd_notify(3)). Files go along. Without a socket it does
+// nothing.
+func notify(name, message string, files ...int) (err error) {
 	if name == "" {
 		return nil
 	}
@@ -49,7 +51,7 @@ func notified() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, read.Close()) }()
-	if err := errors.Join(notify("BARRIER=1", int(write.Fd())), write.Close()); err != nil {
+	if err := errors.Join(notify(serviceManager(), "BARRIER=1", int(write.Fd())), write.Close()); err != nil {
 		return err
 	}
 	if err := read.SetReadDeadline(time.Now().Add(barrierLimit)); err != nil {

@@ -93,9 +93,11 @@ func Run(ctx context.Context, version string) error {
 	defer leave()
 	own := sync.OnceValues(func() (tree.Digest, error) { return digestOf("/proc/self/exe") })
 	places := takeoverPlaces{binary: mounts.AgentBinary, next: mounts.AgentBinary + ".next", record: mounts.RunDir + "/takeover.json", socket: mounts.RunDir + "/takeover.sock"}
-	refused, err := places.settle(own)
-	if err != nil {
-		say(fmt.Errorf("what became of the agent that was to take over is not known: %w", err))
+	refused := ""
+	if judge() == "" { // the agent before a successor keeps that record
+		if refused, err = places.settle(own); err != nil {
+			say(fmt.Errorf("what became of the agent that was to take over is not known: %w", err))
+		}
 	}
 	serving, yielded := context.WithCancel(ctx)
 	defer yielded()
@@ -108,10 +110,7 @@ func Run(ctx context.Context, version string) error {
 			yielded()
 		}},
 		answered: sync.OnceFunc(func() {
-			if os.Getenv(successorVariable) == "" {
-				return
-			}
-			if err := notify(answeredWord); err != nil {
+			if err := notify(judge(), answeredWord); err != nil {
 				say(err)
 			}
 		}),
@@ -129,7 +128,10 @@ func Run(ctx context.Context, version string) error {
 			return err
 		}
 		passed()
-		return notify(readyWord)
+		if before := judge(); before != "" {
+			return notify(before, readyWord)
+		}
+		return notify(serviceManager(), readyWord)
 	}
 	listen := func() (net.Listener, error) {
 		inner, err := transport.ListenVSock(agentapi.Port)

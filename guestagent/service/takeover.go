@@ -25,11 +25,14 @@ const (
 	answerWithin = time.Minute
 	// holdFor is how long it has to run after that.
 	holdFor = 3 * time.Second
-	// successorVariable tells an agent that another one waits for it to answer.
+	// successorVariable names the socket at which the agent before waits for this one to prove itself.
 	successorVariable = "SHAREDOS_SUCCESSOR"
 	readyWord         = "READY=1"
 	answeredWord      = "SHAREDOS_ANSWERED=1"
 )
+
+// judge is the socket of the agent that waited for this one to prove itself when it began; "" if none did.
+func judge() string { return os.Getenv(successorVariable) }
 
 // errSuccessor means that an agent that was to take over did not come up.
 var errSuccessor = errors.New("the agent that was to take over did not")
@@ -102,14 +105,17 @@ func (p takeoverPlaces) clear() error {
 // handOver starts the successor and waits until it has proved itself. After that this process is no longer the
 // service's main one and is to end. On failure the successor is gone, and the record says why.
 func (p takeoverPlaces) handOver(ctx context.Context, limits takeoverLimits, adopt func(pid int) error) error {
+	tried, err := p.load()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSuccessor, err)
+	}
 	pid, err := p.try(ctx, limits)
 	if err == nil {
 		return errors.Join(p.clear(), adopt(pid))
 	}
 	err = fmt.Errorf("%w: %w", errSuccessor, err)
-	tried, readErr := p.load()
 	tried.Refused = err.Error()
-	return errors.Join(err, readErr, p.save(tried), removeIfThere(p.next), removeIfThere(p.socket))
+	return errors.Join(err, p.save(tried), removeIfThere(p.next), removeIfThere(p.socket))
 }
 
 // takeoverLimits bound the steps of a takeover.
@@ -132,7 +138,7 @@ func (p takeoverPlaces) try(ctx context.Context, limits takeoverLimits) (pid int
 		}
 	}()
 	successor := exec.Command(p.next, "serve") //nolint:noctx // it outlives this process
-	successor.Env = append(os.Environ(), "NOTIFY_SOCKET="+p.socket, successorVariable+"=1")
+	successor.Env = append(os.Environ(), successorVariable+"="+p.socket)
 	successor.Stdout, successor.Stderr = os.Stdout, os.Stderr
 	if err := successor.Start(); err != nil {
 		return 0, err
@@ -218,7 +224,7 @@ func exitOf(err error) error {
 // adopt makes another process of this service its main one (sd_notify(3), MAINPID), and waits until systemd has taken
 // that in: when a main process ends, the service does.
 func adopt(pid int) error {
-	if err := notify(fmt.Sprintf("MAINPID=%d", pid)); err != nil {
+	if err := notify(serviceManager(), fmt.Sprintf("MAINPID=%d", pid)); err != nil {
 		return err
 	}
 	return notified()

@@ -1,0 +1,100 @@
+package agentlife_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// agents of this program, one after the other: bytes behind a program's last section make one that differs and works.
+func laterAgent(t *testing.T, w *guest.World, mark string) []byte {
+	t.Helper()
+	binary, err := w.Host.Fleet.AgentBinary()
+	must(t, err)
+	return append(append([]byte(nil), binary...), mark...)
+}
+
+// carry has the host bring an agent to the VM, with a change that needs no refresh.
+func carry(t *testing.T, v *guest.VM, binary []byte) *vm.VM {
+	t.Helper()
+	fleet := v.World.Host.Fleet
+	before := fleet.AgentBinary
+	defer func() { fleet.AgentBinary = before }()
+	fleet.AgentBinary = func() ([]byte, error) { return binary, nil }
+	updated, _, err := fleet.Update(t.Context(), v.Spec, func(step string) { t.Log(step) })
+	must(t, err)
+	return updated
+}
+
+// service is what systemd knows of the agent.
+func service(t *testing.T, v *guest.VM, property string) string {
+	t.Helper()
+	return run(t, v, "systemctl show --value -p "+property+" sharedos-agent.service")
+}
+
+func testTakeover(t *testing.T, v *guest.VM) {
+	boot := status(t, v).GetBootId()
+	next := laterAgent(t, v.World, "\x00one")
+	updated := carry(t, v, next)
+	digest := tree.Sum(next).String()
+	if updated.OtherAgent != "" || updated.Agent.GetAgentDigest() != digest || updated.Agent.GetBootId() != boot {
+		t.Fatalf("%s answers: %s", updated.Agent.GetAgentDigest(), updated.OtherAgent)
+	}
+	pid := service(t, v, "MainPID")
+	if got := run(t, v, "sha256sum < /proc/"+pid+"/exe; systemctl is-active sharedos-agent; pgrep -c -f 'agent.* serve'"); got != strings.TrimPrefix(digest, "sha256:")+"  -\nactive\n1" {
+		t.Errorf("the service runs process %s: %q", pid, got)
+	}
+	matrix.Record(t, "a newer agent", "idle", "it takes over in place")
+	// It is the service's own from now on.
+	run(t, v, "kill -9 "+pid)
+	again := await(t, v, "is up again", func(s *agentapi.StatusResponse) bool { return s.GetAgentDigest() == digest && s.GetOpenFiles() > 0 })
+	if now := service(t, v, "MainPID"); now == pid || again.GetBootId() != boot {
+		t.Errorf("process %s, then %s", pid, now)
+	}
+	matrix.Record(t, "SIGKILL of the agent", "after another one took over", "systemd starts the one that took over")
+}
+
+func testTakeoverThatFails(t *testing.T, v *guest.VM) {
+	before := status(t, v)
+	for step, c := range map[string]struct{ program, why string }{
+		"it ends at once":            {"#!/bin/sh\nexit 3\n", "exit status 3"},
+		"it is no program":           {"\x7fELF garbage", "exec format error"},
+		"it ends after it was ready": {"#!/bin/sh\nNOTIFY_SOCKET=$SHAREDOS_SUCCESSOR systemd-notify --ready\nsleep 1\nexit 7\n", "exit status 7"},
+	} {
+		updated := carry(t, v, []byte(c.program))
+		if updated.Agent.GetAgentDigest() != before.GetAgentDigest() || !strings.Contains(updated.OtherAgent, c.why) || !strings.Contains(updated.Agent.GetAgentRefused(), c.why) {
+			t.Errorf("%s: %s answers, and says %q", step, updated.Agent.GetAgentDigest(), updated.OtherAgent)
+			continue
+		}
+		matrix.Record(t, "a newer agent that does not come up", step, "the agent before serves on and says why")
+	}
+	// The one that waits is killed, and with it its successor.
+	hangs := []byte("#!/bin/sh\nexec sleep 600\n")
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	killed := make(chan error, 1)
+	go func() {
+		_, err := v.Run(ctx, "until test -S /run/sharedos/takeover.sock; do sleep 0.1; done; sleep 1; kill -9 $(systemctl show --value -p MainPID sharedos-agent.service)")
+		killed <- err
+	}()
+	updated := carry(t, v, hangs)
+	must(t, <-killed)
+	if !strings.Contains(updated.Agent.GetAgentRefused(), "was ended while it waited") || updated.Agent.GetAgentDigest() != before.GetAgentDigest() {
+		t.Errorf("%s answers, and says %q", updated.Agent.GetAgentDigest(), updated.Agent.GetAgentRefused())
+	}
+	if got := run(t, v, "pgrep -c -x sleep || true; ls /run/sharedos/bin"); got != "0\nagent" {
+		t.Errorf("left are %q", got)
+	}
+	matrix.Record(t, "SIGKILL of the agent", "while another one is to take over", "the agent before serves on and says why")
+	// The definition has been given those agents, too. A good one replaces all of that.
+	if updated := carry(t, v, laterAgent(t, v.World, "\x00two")); updated.OtherAgent != "" || updated.Agent.GetAgentRefused() != "" || updated.Agent.GetBootId() != before.GetBootId() {
+		t.Errorf("in the end: %q, %q", updated.OtherAgent, updated.Agent.GetAgentRefused())
+	}
+}
