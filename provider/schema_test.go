@@ -36,6 +36,7 @@ func TestTypesAreTheSchemas(t *testing.T) {
 		"refresh":      {object(refreshTypes), vm.Attributes["refresh"].GetType()},
 		"stack":        {object(stackTypes), vm.Attributes["stack"].GetType()},
 		"agent":        {object(agentTypes), vm.Attributes["agent"].GetType()},
+		"held_layers":  {types.ListType{ElemType: heldLayerType}, vm.Attributes["held_layers"].GetType()},
 		"impact":       {object(impactTypes), vm.Attributes["impact"].GetType()},
 		"last_refresh": {object(lastRefreshTypes), vm.Attributes["last_refresh"].GetType()},
 	} {

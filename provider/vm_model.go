@@ -39,6 +39,7 @@ type vmModel struct {
 	Impact      types.Object `tfsdk:"impact"`
 	LastRefresh types.Object `tfsdk:"last_refresh"`
 	Pending     types.List   `tfsdk:"pending"`
+	HeldLayers  types.List   `tfsdk:"held_layers"`
 
 	Timeouts timeouts.Value `tfsdk:"timeouts"`
 }

@@ -63,7 +63,8 @@ func (r *vmResource) planUpdate(ctx context.Context, plan *vmModel, state vmMode
 	fresh := r.connection.takeRead(state.UUID.ValueString())
 	plan.carryComputed(state)
 	diverged, diags := state.diverged(ctx)
-	if diags.HasError() || plan.sameWish(state) && !diverged && !unfinished {
+	free, d := plan.unpluggable(ctx)
+	if diags.Append(d...); diags.HasError() || plan.sameWish(state) && !diverged && !unfinished && !free {
 		return diags
 	}
 	if have, want := state.diskSize(), plan.diskSize(); !want.IsUnknown() && want.Bytes() < have.Bytes() {
@@ -79,7 +80,8 @@ func (r *vmResource) planUpdate(ctx context.Context, plan *vmModel, state vmMode
 	if stack || power || hardware {
 		plan.Stack = types.ObjectUnknown(stackTypes) // a start runs what was defined meanwhile
 	}
-	plan.Agent = types.ObjectUnknown(agentTypes) // any update can bring this provider's own
+	// Any update can bring this provider's own, and unplug what is held no more.
+	plan.Agent, plan.HeldLayers = types.ObjectUnknown(agentTypes), types.ListUnknown(heldLayerType)
 	if stack || power || hardware {
 		plan.Pending = types.ListUnknown(types.StringType)
 		plan.State = types.StringUnknown()
@@ -215,13 +217,13 @@ func (m *vmModel) unknownComputed() {
 	m.UUID, m.State = types.StringUnknown(), types.StringUnknown()
 	m.Stack, m.Agent = types.ObjectUnknown(stackTypes), types.ObjectUnknown(agentTypes)
 	m.Impact, m.LastRefresh = types.ObjectUnknown(impactTypes), types.ObjectUnknown(lastRefreshTypes)
-	m.Pending = types.ListUnknown(types.StringType)
+	m.Pending, m.HeldLayers = types.ListUnknown(types.StringType), types.ListUnknown(heldLayerType)
 }
 
 // carryComputed takes the computed attributes from an earlier state.
 func (m *vmModel) carryComputed(from vmModel) {
 	m.UUID, m.State, m.Stack, m.Agent = from.UUID, from.State, from.Stack, from.Agent
-	m.Impact, m.LastRefresh, m.Pending = from.Impact, from.LastRefresh, from.Pending
+	m.Impact, m.LastRefresh, m.Pending, m.HeldLayers = from.Impact, from.LastRefresh, from.Pending, from.HeldLayers
 }
 
 // completeComputed takes from what was seen the computed attributes that the plan left open.
@@ -244,6 +246,9 @@ func (m *vmModel) completeComputed(seen vmModel) {
 	object(&m.LastRefresh, seen.LastRefresh)
 	if m.Pending.IsUnknown() {
 		m.Pending = seen.Pending
+	}
+	if m.HeldLayers.IsUnknown() {
+		m.HeldLayers = seen.HeldLayers
 	}
 }
 

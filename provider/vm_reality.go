@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	"github.com/hashicorp/terraform-plugin-framework/attr"
@@ -106,6 +107,9 @@ func (m *vmModel) observeComputed(ctx context.Context, found *vm.VM) diag.Diagno
 	if !silent || m.Pending.IsNull() || m.Pending.IsUnknown() {
 		m.Pending = list(ctx, guestTexts(found.Agent.GetPending()), &diags)
 	}
+	if !silent || m.HeldLayers.IsNull() || m.HeldLayers.IsUnknown() {
+		m.HeldLayers = heldLayers(ctx, found.Held, &diags)
+	}
 	m.observeAgent(found, &diags)
 	if m.Impact.IsUnknown() {
 		m.Impact = types.ObjectNull(impactTypes)
@@ -114,6 +118,33 @@ func (m *vmModel) observeComputed(ctx context.Context, found *vm.VM) diag.Diagno
 		m.LastRefresh = types.ObjectNull(lastRefreshTypes)
 	}
 	return diags
+}
+
+// heldLayer is one value of the attribute held_layers.
+type heldLayer struct {
+	Layer string   `tfsdk:"layer"`
+	By    []string `tfsdk:"by"`
+}
+
+func heldLayers(ctx context.Context, held []vm.Held, diags *diag.Diagnostics) types.List {
+	all := make([]heldLayer, 0, len(held))
+	for _, one := range held {
+		all = append(all, heldLayer{Layer: one.ID.String(), By: guestTexts(one.By)})
+	}
+	value, d := types.ListValueFrom(ctx, heldLayerType, all)
+	diags.Append(d...)
+	return value
+}
+
+// unpluggable reports whether a layer is attached that nobody uses any more, in a VM whose agent answers.
+func (m *vmModel) unpluggable(ctx context.Context) (bool, diag.Diagnostics) {
+	var all []heldLayer
+	policy, diags := m.policy(ctx)
+	if m.HeldLayers.IsNull() || !m.answering() || !m.Running.ValueBool() || policy.Strategy.ValueString() == strategyNextBoot {
+		return false, diags
+	}
+	diags.Append(m.HeldLayers.ElementsAs(ctx, &all, false)...)
+	return slices.ContainsFunc(all, func(one heldLayer) bool { return len(one.By) == 0 }), diags
 }
 
 func (m *vmModel) observeAgent(found *vm.VM, diags *diag.Diagnostics) {

@@ -97,7 +97,8 @@ func (r *vmResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp 
 				MarkdownDescription: "What waits until the VM is powered off and started, such as `kernel 6.12.88 → 6.12.101 at the next power-off and start`. " +
 					"A reboot from within goes on with the kernel that the VM was started with.",
 			},
-			"timeouts": timeoutsAttribute(ctx, vmWriteTimeout),
+			"held_layers": heldLayersAttribute(),
+			"timeouts":    timeoutsAttribute(ctx, vmWriteTimeout),
 		},
 	}
 }

@@ -20,6 +20,9 @@ var (
 		"unit": types.StringType, "level": types.StringType, "reason": types.StringType,
 		"paths": types.ListType{ElemType: types.StringType}, "packages": types.ListType{ElemType: types.StringType},
 	}}
+	heldLayerType = types.ObjectType{AttrTypes: map[string]attr.Type{
+		"layer": types.StringType, "by": types.ListType{ElemType: types.StringType},
+	}}
 	impactTypes = map[string]attr.Type{
 		"level": types.StringType, "units": types.ListType{ElemType: unitImpactType},
 		"reasons": types.ListType{ElemType: types.StringType}, "left": types.ListType{ElemType: types.StringType},
@@ -83,6 +86,18 @@ func agentAttribute() schema.Attribute {
 				MarkdownDescription: "Whether it answered when last asked. A silent agent changes nothing in the plan.",
 			},
 		},
+	}
+}
+
+func heldLayersAttribute() schema.Attribute {
+	return schema.ListNestedAttribute{
+		Computed: true,
+		MarkdownDescription: "Layers that stay attached although the VM's stack needs them no more, because something in the guest still uses them. " +
+			"Once nobody does, a plan changes this attribute, and its apply unplugs them; nothing is interrupted.",
+		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+			"layer": computedText("Id of the layer."),
+			"by":    computedTexts("Who uses it: units with their processes and what of it they hold, or the root file system until the next boot. Empty if nobody does any more."),
+		}},
 	}
 }
 

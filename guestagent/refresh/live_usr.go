@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -12,10 +13,14 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // maxEarlier is how many swapped-out /usr are remembered; what runs from an older one is a container's.
 const maxEarlier = 256
+
+// maxStacks is of how many /usr the layers are remembered, so that whoever holds one can be named.
+const maxStacks = 32
 
 // LiveUsr is the /usr of this system.
 type LiveUsr struct {
@@ -33,6 +38,8 @@ type usrRecord struct {
 	Swapping bool `json:"swapping"`
 	// Earlier are the superblocks of all /usr that were mounted in this boot, the present one perhaps among them.
 	Earlier []mounts.Superblock `json:"earlier"`
+	// Stacks are the layers of the /usr that were swapped in, as digits of their ids, bottom to top.
+	Stacks [][]string `json:"stacks,omitempty"`
 	// Swaps are those of this boot, in their order.
 	Swaps []swapRecord `json:"swaps,omitempty"`
 }
@@ -65,9 +72,9 @@ func (l *LiveUsr) load() (usrRecord, error) {
 	return record, err
 }
 
-// begin records that a swap is about to happen, and whether what is mounted is what was before all swaps. A swap that an
-// agent before this one did not live to finish is finished first: nothing may stay mounted beneath /usr.
-func (l *LiveUsr) begin() (settled bool, err error) {
+// begin records that a swap to layers is about to happen, and whether what is mounted is what was before all swaps. A
+// swap that an agent before this one did not live to finish is finished first: nothing may stay mounted beneath /usr.
+func (l *LiveUsr) begin(layers []string) (settled bool, err error) {
 	record, err := l.load()
 	if err != nil {
 		return false, err
@@ -86,6 +93,14 @@ func (l *LiveUsr) begin() (settled bool, err error) {
 		record.Earlier = append(record.Earlier, present)
 		record.Earlier = record.Earlier[max(0, len(record.Earlier)-maxEarlier):]
 	}
+	stack := make([]string, len(layers))
+	for i, layer := range layers {
+		stack[i] = filepath.Base(layer)
+	}
+	if !slices.ContainsFunc(record.Stacks, func(s []string) bool { return slices.Equal(s, stack) }) {
+		record.Stacks = append(record.Stacks, stack)
+		record.Stacks = record.Stacks[max(0, len(record.Stacks)-maxStacks):]
+	}
 	return settled, writeJSON(l.file, record)
 }
 
@@ -97,7 +112,7 @@ func (l *LiveUsr) Swap(ctx context.Context, layers []string) error {
 	if err != nil {
 		return err
 	}
-	settled, err := l.begin()
+	settled, err := l.begin(layers)
 	if err != nil {
 		return errors.Join(err, next.Close())
 	}
@@ -124,7 +139,7 @@ func (l *LiveUsr) Back(ctx context.Context, layers []string) error {
 	if !record.Swapping {
 		return nil // no swap was ever begun
 	}
-	if _, err := l.begin(); err != nil {
+	if _, err := l.begin(layers); err != nil {
 		return err
 	}
 	next := l.previous
@@ -206,6 +221,29 @@ func (l *LiveUsr) Settle() error {
 	}
 	record.Swapping = false
 	return errors.Join(err, writeJSON(l.file, record))
+}
+
+// Above tells the uppermost layers of the /usr that had the layer and were swapped in during this boot: whoever uses
+// such a /usr holds all of its layers. The layer itself is among them.
+func (l *LiveUsr) Above(id tree.Digest) ([]tree.Digest, error) {
+	record, err := l.load()
+	if err != nil {
+		return nil, err
+	}
+	above := []tree.Digest{id}
+	for _, stack := range record.Stacks {
+		if !slices.Contains(stack, id.Hex()) {
+			continue
+		}
+		top, err := tree.ParseDigest("sha256:" + stack[len(stack)-1])
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", l.file, err)
+		}
+		if !slices.Contains(above, top) {
+			above = append(above, top)
+		}
+	}
+	return above, nil
 }
 
 // superblocks tells the present /usr and all that were mounted in this boot.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,8 @@ type Disks interface {
 	Attached(layers []release.Layer) ([]tree.Digest, error)
 	// Close closes a layer; mounts.ErrLayerHeld if something uses it.
 	Close(ctx context.Context, id tree.Digest) error
+	// Open reports whether a layer is open.
+	Open(id tree.Digest) (bool, error)
 }
 
 // Observer is what Status and ReleaseLayers ask the system.
@@ -54,8 +57,8 @@ type Observer interface {
 	Kernel() (string, error)
 	// State of the system manager.
 	State(ctx context.Context) (string, error)
-	// Pinned names the units that see an earlier /usr.
-	Pinned(ctx context.Context) ([]string, error)
+	// Holders tells in words who uses a layer; none if that cannot be found out.
+	Holders(ctx context.Context, id tree.Digest) ([]string, error)
 }
 
 // answerer implements agentapi.AgentService.
@@ -76,6 +79,8 @@ type answerer struct {
 	grow func(ctx context.Context, size int64) (before, after int64, err error)
 	// refused is why the agent that was to take over from this one does not run.
 	refused string
+	// hidden are the layers, by id, that could not be closed although nobody was seen to use them.
+	hidden sync.Map
 	// answered is called when Status was answered.
 	answered func()
 }
@@ -257,14 +262,14 @@ func (a *answerer) Mapped(ctx context.Context, request *agentapi.MappedRequest) 
 func (a *answerer) ReleaseLayers(ctx context.Context, request *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
 	defer cancel()
-	response, err := a.release(ctx, request.GetIds())
+	response, err := a.release(ctx, request.GetIds(), request.GetAskOnly())
 	if err != nil {
 		return nil, failure(fmt.Errorf("release layers: %w", err))
 	}
 	return response, nil
 }
 
-func (a *answerer) release(ctx context.Context, texts []string) (*agentapi.ReleaseLayersResponse, error) {
+func (a *answerer) release(ctx context.Context, texts []string, askOnly bool) (*agentapi.ReleaseLayersResponse, error) {
 	if len(texts) > maxReleased {
 		return nil, fmt.Errorf("%d layers at once, more than %d", len(texts), maxReleased)
 	}
@@ -282,25 +287,46 @@ func (a *answerer) release(ctx context.Context, texts []string) (*agentapi.Relea
 			response.Held = append(response.Held, &agentapi.Held{Id: text, By: []string{by}})
 			continue
 		}
-		err = a.disks.Close(ctx, id)
-		switch {
-		case err == nil:
-			response.Free = append(response.Free, text)
-		case errors.Is(err, mounts.ErrLayerHeld):
-			by, err := a.system.Pinned(ctx)
-			if err != nil {
-				return nil, err
-			}
-			if len(by) == 0 {
-				by = []string{"processes that still have files of an earlier /usr open"}
-			}
-			response.Held = append(response.Held, &agentapi.Held{Id: text, By: by})
-		default:
+		by, err := a.let(ctx, id, askOnly)
+		if err != nil {
 			return nil, err
+		}
+		if len(by) > 0 {
+			response.Held = append(response.Held, &agentapi.Held{Id: text, By: by})
+		} else {
+			response.Free = append(response.Free, text)
 		}
 	}
 	return response, nil
 }
+
+// let closes a layer, or only looks whether it could, and tells who holds it; nobody if it is closed, or could be.
+func (a *answerer) let(ctx context.Context, id tree.Digest, askOnly bool) ([]string, error) {
+	if askOnly {
+		if open, err := a.disks.Open(id); err != nil || !open {
+			return nil, err
+		}
+		by, err := a.system.Holders(ctx, id)
+		if _, hidden := a.hidden.Load(id); err == nil && len(by) == 0 && hidden {
+			by = []string{hiddenHolder}
+		}
+		return by, err
+	}
+	a.hidden.Delete(id)
+	err := a.disks.Close(ctx, id)
+	if !errors.Is(err, mounts.ErrLayerHeld) {
+		return nil, err
+	}
+	by, err := a.system.Holders(ctx, id)
+	if err == nil && len(by) == 0 {
+		a.hidden.Store(id, true)
+		by = []string{hiddenHolder}
+	}
+	return by, err
+}
+
+// hiddenHolder is who holds a layer that no process is seen to use.
+const hiddenHolder = "something in the kernel: a file on its way between processes, or an asynchronous operation"
 
 // needs says what a layer is needed for, "" if for nothing that is known.
 func (a *answerer) needs(now refresh.Status, id tree.Digest) string {

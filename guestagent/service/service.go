@@ -103,7 +103,7 @@ func Run(ctx context.Context, version string) error {
 	defer yielded()
 	var replaced atomic.Bool
 	answers := &answerer{
-		version: version, engine: engine, blobs: blobs, disks: liveDisks{}, system: observer{system, manager},
+		version: version, engine: engine, blobs: blobs, disks: liveDisks{}, system: observer{system, manager, usr},
 		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
 		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: engine.Yield, leave: func() {
 			replaced.Store(true)
@@ -176,6 +176,7 @@ func (liveUnits) ApplyTemporary(ctx context.Context) error { return units.ApplyT
 type observer struct {
 	*refresh.LiveSystem
 	manager *units.Manager
+	usr     *refresh.LiveUsr
 }
 
 // State implements Observer.
@@ -203,6 +204,12 @@ func (liveDisks) Attached(layers []release.Layer) ([]tree.Digest, error) {
 		}
 	}
 	return attached, nil
+}
+
+// Open implements Disks.
+func (liveDisks) Open(id tree.Digest) (bool, error) {
+	open, err := mounts.OpenLayers()
+	return slices.Contains(open, id), err
 }
 
 // Close implements Disks.

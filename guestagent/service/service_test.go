@@ -77,6 +77,8 @@ func (f fakeDisks) Attached(layers []release.Layer) ([]tree.Digest, error) {
 	return ids, nil
 }
 
+func (f fakeDisks) Open(id tree.Digest) (bool, error) { return f.held[id], nil }
+
 func (f fakeDisks) Close(_ context.Context, id tree.Digest) error {
 	if f.held[id] {
 		return mounts.ErrLayerHeld
@@ -86,10 +88,16 @@ func (f fakeDisks) Close(_ context.Context, id tree.Digest) error {
 
 type fakeObserver struct{}
 
-func (fakeObserver) BootID() (string, error)                  { return "boot", nil }
-func (fakeObserver) Kernel() (string, error)                  { return "6.12.0", nil }
-func (fakeObserver) State(context.Context) (string, error)    { return "running", nil }
-func (fakeObserver) Pinned(context.Context) ([]string, error) { return []string{"old.service"}, nil }
+func (fakeObserver) BootID() (string, error)               { return "boot", nil }
+func (fakeObserver) Kernel() (string, error)               { return "6.12.0", nil }
+func (fakeObserver) State(context.Context) (string, error) { return "running", nil }
+func (fakeObserver) Holders(_ context.Context, id tree.Digest) ([]string, error) {
+	switch id {
+	case tree.Digest{99}:
+		return []string{"old.service"}, nil
+	}
+	return nil, nil
+}
 
 // world is an agent that serves on a unix socket.
 type world struct {
@@ -119,7 +127,7 @@ func newWorld(t *testing.T) *world {
 	running := release.Stack{Base: tree.Digest{1}, Layers: []release.Layer{{ID: tree.Digest{10}, DataSize: 4096}}, Kernel: "6.12.0"}
 	w := &world{t: t, operator: operator, agentKey: key, socket: filepath.Join(directory, "s"), listeners: make(chan net.Listener, 16),
 		engine: &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
-	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, disks: fakeDisks{held: map[tree.Digest]bool{{99}: true}},
+	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, disks: fakeDisks{held: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true}},
 		system: fakeObserver{}, answered: func() { w.answered.Add(1) }, booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
 	public, _ := operator.Public().(ed25519.PublicKey)
 	guest, _ := key.Public().(ed25519.PublicKey)
@@ -296,6 +304,14 @@ func TestLayersAreLetGoWhenNothingNeedsThem(t *testing.T) {
 	by := map[string]string{}
 	for _, held := range answer.GetHeld() {
 		by[held.GetId()] = strings.Join(held.GetBy(), " ")
+	}
+	if _, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(97)}}); err != nil {
+		t.Error(err)
+	}
+	asked, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(10), id(99), id(98), id(97)}, AskOnly: true})
+	must(t, err)
+	if len(asked.GetHeld()) != 3 || asked.GetHeld()[2].GetId() != id(97) || asked.GetHeld()[1].GetId() != id(99) || len(asked.GetFree()) != 1 || asked.GetFree()[0] != id(98) {
+		t.Errorf("only asked, it said %v", asked)
 	}
 	if by[id(10)] != "the running stack" || !strings.Contains(by[id(20)], "root") || by[id(99)] != "old.service" {
 		t.Errorf("held: %v", by)

@@ -193,7 +193,12 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 	if state != hypervisor.Running {
 		return found, nil
 	}
-	status, err := f.status(ctx, domain)
+	agent, err := f.connect(ctx, domain)
+	var status *agentapi.StatusResponse
+	if err == nil {
+		defer func() { _ = agent.Close() }() // only questions are asked on it
+		status, err = statusOf(ctx, agent)
+	}
 	if err != nil {
 		f.Log.WarnContext(ctx, "the agent does not answer", "vm", name, "error", err)
 		found.NoAnswer = err
@@ -206,6 +211,10 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		return found, nil
 	}
 	found.Answered, found.Agent, found.Stack = true, status, running
+	if found.Held, err = f.held(ctx, agent, domain, status); err != nil {
+		// Layers that stay attached cost little: nothing depends on who holds them.
+		f.Log.WarnContext(ctx, "it is not known who holds layers", "vm", name, "error", err)
+	}
 	return found, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
@@ -116,4 +117,36 @@ func TestAGrowthThatWasCutOffIsAskedForAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestALayerThatIsHeldIsToldAndGoesLater(t *testing.T) {
+	w := newWorld(t)
+	full := w.publishAs(t, "debian-13", &release.Manifest{
+		Sequence: 3, Previous: w.new, Layers: []release.Layer{w.putLayer(t, "another full layer", false)},
+	}, "6.12.2")
+	spec := w.spec()
+	spec.Base = w.new
+	made := w.create(t, spec)
+	first, delta := made.Stack.Layers[0].ID, made.Stack.Layers[1].ID
+	agent := w.agent(t, "web-a")
+	by := []string{"web.service: process 12 (web) maps /usr/lib/x.so"}
+	agent.Hold = map[string][]string{delta.String(): by}
+	spec.Base = full
+	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+	if err != nil || !report.GetCommitted() {
+		t.Fatalf("%v, %v", report, err)
+	}
+	if len(updated.Held) != 1 || updated.Held[0].ID != delta || !slices.Equal(updated.Held[0].By, by) {
+		t.Errorf("held are %v, want %s; %s was free", updated.Held, delta, first)
+	}
+	agent.Hold = nil
+	read, err := w.fleet.Read(within(t, time.Minute), "web-a")
+	if err != nil || len(read.Held) != 1 || len(read.Held[0].By) != 0 {
+		t.Errorf("let go, it is read as %v, %v", read.Held, err)
+	}
+	w.mustHavePlugged(t, release.Stack{Layers: slices.Concat(updated.Stack.Layers, made.Stack.Layers[1:])}) // reading changes nothing
+	if updated, _, err = w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || len(updated.Held) != 0 {
+		t.Errorf("held are %v, %v", updated.Held, err)
+	}
+	w.mustHavePlugged(t, updated.Stack)
 }

@@ -269,23 +269,12 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 	if err != nil {
 		return err
 	}
-	needed := map[string]bool{}
-	for _, layer := range domain.Metadata.Stack.Layers {
-		needed[layer.ID.String()] = true
-	}
 	if running, err := agentapi.ParseStack(status.GetStack()); err != nil || !sameReleases(running, domain.Metadata.Stack) {
 		return err // it runs something else (a rollback, a reboot): nothing is known to be free
 	}
-	// The guest knows a disk by its stacks only, of which it forgets the earlier ones when it boots.
-	plugged, err := f.Hypervisor.Plugged(ctx, name)
+	surplus, err := f.surplus(ctx, domain, status)
 	if err != nil {
 		return err
-	}
-	var surplus []string
-	for _, id := range plugged {
-		if !needed[id.String()] {
-			surplus = append(surplus, id.String())
-		}
 	}
 	if len(surplus) == 0 {
 		return nil
@@ -300,7 +289,7 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 		f.Log.InfoContext(ctx, "a layer is still in use in the guest", "vm", name, "layer", held.GetId(), "by", held.GetBy())
 	}
 	for _, id := range answer.GetFree() {
-		if needed[id] || !slices.Contains(surplus, id) {
+		if !slices.Contains(surplus, id) {
 			continue // a guest's answer is untrusted
 		}
 		digest, err := parseLayer(id)

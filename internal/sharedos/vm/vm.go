@@ -77,6 +77,8 @@ type VM struct {
 	Answered bool
 	NoAnswer error
 	Agent    *agentapi.StatusResponse
+	// Held are the layers that are attached in vain.
+	Held []Held
 	// OtherAgent is why Update left another agent in the VM than this program's own; "" if it did not.
 	OtherAgent string
 	// ReadySeconds from domain start to the agent's first answer, as Create or Start saw it; 0 if it did not wait.

@@ -1,0 +1,76 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// maxHolders bounds how many processes are named that hold one layer.
+const maxHolders = 20
+
+// Holders implements Observer.
+func (o observer) Holders(ctx context.Context, id tree.Digest) ([]string, error) {
+	above, err := o.usr.Above(id)
+	if err != nil {
+		return nil, err
+	}
+	var held []mounts.FileSystem
+	for _, layer := range above {
+		systems, err := mounts.LayerFileSystem(layer)
+		if errors.Is(err, unix.ENOENT) {
+			continue // closed already
+		}
+		if err != nil {
+			return nil, err
+		}
+		held = append(held, systems...)
+	}
+	holders, err := mounts.Holders(ctx, "/proc", held, maxHolders)
+	if err != nil {
+		return nil, err
+	}
+	words := make([]string, 0, len(holders))
+	for _, holder := range holders {
+		text, err := describeHolder("/proc", holder)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // it ended meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		words = append(words, text)
+	}
+	return words, nil
+}
+
+// describeHolder says "nginx.service: process 12 (nginx) maps /usr/lib/x.so".
+func describeHolder(proc string, holder mounts.Holder) (string, error) {
+	directory := fmt.Sprintf("%s/%d", proc, holder.PID)
+	group, err := os.ReadFile(directory + "/cgroup")
+	if err != nil {
+		return "", err
+	}
+	command, err := os.ReadFile(directory + "/comm")
+	if err != nil {
+		return "", err
+	}
+	shown := holder.Path
+	if name, _ := impact.Resolve(shown); name != "" {
+		shown = "/" + name
+	}
+	text := fmt.Sprintf("process %d (%s) %s %s", holder.PID, strings.TrimSpace(string(command)), holder.How, shown)
+	if unit, _ := impact.UnitOf(string(group)); unit != "" {
+		text = unit + ": " + text
+	}
+	return text, nil
+}
