@@ -3,6 +3,7 @@ package boot
 import (
 	"fmt"
 	"slices"
+	"sort"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
@@ -76,7 +77,7 @@ func candidates(k known) []candidate {
 	if k.flight != nil {
 		add(k.flight.From, Earlier, generation) // nothing was ever committed, and the host gives what is on trial
 	}
-	slices.SortStableFunc(order, func(a, b candidate) int { return boolToInt(a.held != "") - boolToInt(b.held != "") })
+	sort.SliceStable(order, func(i, j int) bool { return order[i].held == "" && order[j].held != "" })
 	return order
 }
 
@@ -92,11 +93,4 @@ func (k known) held(stack release.Stack) string {
 		return fmt.Sprintf("it did not come up in %d boots", n)
 	}
 	return ""
-}
-
-func boolToInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }

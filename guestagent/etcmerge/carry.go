@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sort"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -112,7 +113,7 @@ func (p *planner) conflict(name, reason string) {
 func (p *planner) plan(ctx context.Context, differences []Difference) error {
 	rank := func(d Difference) int { return slices.Index(AccountOrder, d.Path) } // -1, before all, for other files
 	ordered := slices.Clone(differences)
-	slices.SortStableFunc(ordered, func(a, b Difference) int { return rank(a) - rank(b) })
+	sort.SliceStable(ordered, func(i, j int) bool { return rank(ordered[i]) < rank(ordered[j]) })
 	for _, d := range ordered {
 		if err := ctx.Err(); err != nil {
 			return err

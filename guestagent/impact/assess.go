@@ -1,10 +1,10 @@
 package impact
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -165,7 +165,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	}
 	a.follow(snapshot.Units, policy.Agent)
 	slices.Sort(a.Unaffected)
-	slices.SortFunc(a.Affected, func(x, y Affected) int { return cmp.Compare(x.Unit, y.Unit) })
+	sort.Slice(a.Affected, func(i, j int) bool { return a.Affected[i].Unit < a.Affected[j].Unit })
 	a.conclude()
 	a.system(changes, units, policy)
 	return a

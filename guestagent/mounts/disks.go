@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -63,7 +63,7 @@ func disksIn(sys string) ([]Disk, error) {
 		}
 		disks = append(disks, disk)
 	}
-	slices.SortFunc(disks, func(a, b Disk) int { return strings.Compare(a.Node, b.Node) })
+	sort.Slice(disks, func(i, j int) bool { return disks[i].Node < disks[j].Node })
 	return disks, nil
 }
 

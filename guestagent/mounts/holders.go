@@ -94,7 +94,7 @@ func (s *holderScan) on(name string) bool {
 	if err := unix.Statfs(name, &stat); err != nil {
 		return false // closed meanwhile, or nothing that is on a file system
 	}
-	return slices.Contains(s.held, FileSystem{int64(stat.Type), stat.Fsid})
+	return slices.Contains(s.held, FileSystem{stat.Type, stat.Fsid})
 }
 
 func (s *holderScan) process(pid int) (*Holder, error) {

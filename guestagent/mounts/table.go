@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -88,7 +89,7 @@ func (t mountTable) stacked(path string) []*mount {
 		}
 		return depth
 	}
-	slices.SortStableFunc(here, func(a, b *mount) int { return depth(a) - depth(b) })
+	sort.SliceStable(here, func(i, j int) bool { return depth(here[i]) < depth(here[j]) })
 	return here
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -310,8 +311,13 @@ func (u Usr) constraint(refusal error) error {
 
 // kernelOlder reports whether release is before major.minor.
 func kernelOlder(release string, major, minor int) (bool, error) {
-	var gotMajor, gotMinor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &gotMajor, &gotMinor); err != nil {
+	first, rest, _ := strings.Cut(release, ".")
+	if end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+		rest = rest[:end]
+	}
+	gotMajor, errMajor := strconv.Atoi(first)
+	gotMinor, errMinor := strconv.Atoi(rest)
+	if err := errors.Join(errMajor, errMinor); err != nil {
 		return false, fmt.Errorf("kernel release %q: %w", release, err)
 	}
 	return gotMajor < major || gotMajor == major && gotMinor < minor, nil

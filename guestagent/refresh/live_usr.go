@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -273,9 +275,11 @@ func (l *LiveUsr) pinned() ([]mounts.Pinned, error) {
 }
 
 func deviceOf(s mounts.Superblock) (impact.Device, error) {
-	var d impact.Device
-	if _, err := fmt.Sscanf(s.Device, "%d:%d", &d.Major, &d.Minor); err != nil {
-		return d, fmt.Errorf("device %q: %w", s.Device, err)
+	high, low, _ := strings.Cut(s.Device, ":")
+	major, errMajor := strconv.ParseUint(high, 10, 32)
+	minor, errMinor := strconv.ParseUint(low, 10, 32)
+	if err := errors.Join(errMajor, errMinor); err != nil {
+		return impact.Device{}, fmt.Errorf("device %q: %w", s.Device, err)
 	}
-	return d, nil
+	return impact.Device{Major: uint32(major), Minor: uint32(minor)}, nil
 }

@@ -152,9 +152,7 @@ func (p takeoverPlaces) try(ctx context.Context, limits takeoverLimits) (pid int
 		return successor.Process.Pid, nil
 	}
 	// Whatever it does, it must not serve beside the next agent.
-	if killErr := successor.Process.Kill(); killErr == nil {
-		_ = <-ended // it was killed
-	} else if !errors.Is(killErr, os.ErrProcessDone) {
+	if killErr := successor.Process.Kill(); killErr != nil && !errors.Is(killErr, os.ErrProcessDone) {
 		err = errors.Join(err, killErr)
 	}
 	return 0, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -45,8 +46,12 @@ func (m *Manager) Version(ctx context.Context) (int, error) {
 
 // version reads what systemd tells: "257.13-1~deb13u1", "254", "v255~rc1".
 func version(text string) (int, error) {
-	var number int
-	if _, err := fmt.Sscanf(strings.TrimPrefix(text, "v"), "%d", &number); err != nil {
+	digits := strings.TrimPrefix(text, "v")
+	if end := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
+		digits = digits[:end]
+	}
+	number, err := strconv.Atoi(digits)
+	if err != nil {
 		return 0, fmt.Errorf("version %q of systemd: %w", text, err)
 	}
 	return number, nil
