@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
 const inNamespaceVariable = "SHAREDOS_TEST_IN_NAMESPACE"
@@ -183,6 +185,7 @@ func (s *system) mountsAtUsr(t *testing.T) int {
 
 func TestSwapNeverShowsAMomentWithoutUsr(t *testing.T) {
 	if !inNamespace(t) {
+		matrix.Record(t, "a tight loop opens files", "during 200 swaps", "every open finds the old file or the new one")
 		return
 	}
 	s := newSystem(t,
@@ -272,6 +275,7 @@ func (n *namespace) ask(t *testing.T, line string) string {
 
 func TestSwapFollowsIntoPlainCopiesAndTheAuditFindsTheOthers(t *testing.T) {
 	if !inNamespace(t) {
+		matrix.Record(t, "a service sees a /usr of its own", "after the swap", "the audit names it")
 		return
 	}
 	s := newSystem(t,
@@ -397,6 +401,7 @@ func TestNestedMountsAreCarriedOver(t *testing.T) {
 
 func TestASwapThatTheKernelRefusesChangesNothing(t *testing.T) {
 	if !inNamespace(t) {
+		matrix.Record(t, "a kernel or a mount that allows no swap", "at the swap", "refused with the reason, old stack")
 		return
 	}
 	s := newSystem(t, map[string]string{"usr/lib/version": "1"}, map[string]string{"usr/lib/version": "2"})
@@ -425,6 +430,7 @@ func TestASwapThatTheKernelRefusesChangesNothing(t *testing.T) {
 // An agent that is killed between the two calls of a swap leaves the new /usr mounted beneath the old one.
 func TestASwapThatWasCutOffBetweenItsCallsIsFinished(t *testing.T) {
 	if !inNamespace(t) {
+		matrix.Record(t, "SIGKILL of the agent", "between the calls of a swap", "the next agent finishes it")
 		return
 	}
 	s := newSystem(t, map[string]string{"usr/version": "one"}, map[string]string{"usr/version": "two"})
