@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"path/filepath"
+	"strconv"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -21,7 +22,29 @@ type debianModel struct {
 	Components       types.List   `tfsdk:"components"`
 	Packages         types.Set    `tfsdk:"packages"`
 	Mirror           types.String `tfsdk:"mirror"`
+	MirrorKey        types.String `tfsdk:"mirror_key"`
+	Repositories     types.List   `tfsdk:"repositories"`
+	PackageFiles     types.List   `tfsdk:"package_files"`
+	Files            types.Map    `tfsdk:"files"`
+	Mode             types.String `tfsdk:"mode"`
 	Triggers         types.Map    `tfsdk:"triggers"`
+}
+
+// repositoryModel is one of debian.repositories.
+type repositoryModel struct {
+	URI        types.String `tfsdk:"uri"`
+	Suite      types.String `tfsdk:"suite"`
+	Components types.List   `tfsdk:"components"`
+	Key        types.String `tfsdk:"key"`
+}
+
+// fileModel is one of debian.files, by its path in the base.
+type fileModel struct {
+	Content types.String `tfsdk:"content"`
+	From    types.String `tfsdk:"from"`
+	Mode    types.String `tfsdk:"mode"`
+	UID     types.Int64  `tfsdk:"uid"`
+	GID     types.Int64  `tfsdk:"gid"`
 }
 
 // archiveModel is the attribute archive of sharedos_base.
@@ -188,18 +211,48 @@ func download(url, sha256 types.String, diags *diag.Diagnostics) *source.Downloa
 
 func (m *debianModel) source(ctx context.Context) (*source.Debian, diag.Diagnostics) {
 	var diags diag.Diagnostics
-	debian := &source.Debian{Suite: m.Suite.ValueString(), Mirror: m.Mirror.ValueString()}
+	as := func(list interface {
+		IsNull() bool
+		ElementsAs(ctx context.Context, target any, allowUnhandled bool) diag.Diagnostics
+	}, into any) {
+		if !list.IsNull() {
+			diags.Append(list.ElementsAs(ctx, into, false)...)
+		}
+	}
+	debian := &source.Debian{
+		Suite: m.Suite.ValueString(), Mirror: m.Mirror.ValueString(), MirrorKey: m.MirrorKey.ValueString(), Mode: m.Mode.ValueString(),
+	}
 	// Null and empty differ here: null means the suite's own updates and security, empty the main archive alone.
 	if !m.AdditionalSuites.IsNull() {
 		debian.AdditionalSuites = []string{}
-		diags.Append(m.AdditionalSuites.ElementsAs(ctx, &debian.AdditionalSuites, false)...)
 	}
-	if !m.Components.IsNull() {
-		diags.Append(m.Components.ElementsAs(ctx, &debian.Components, false)...)
+	as(m.AdditionalSuites, &debian.AdditionalSuites)
+	as(m.Components, &debian.Components)
+	as(m.Packages, &debian.Packages)
+	as(m.PackageFiles, &debian.PackageFiles)
+	as(m.Triggers, &debian.Triggers)
+	var repositories []repositoryModel
+	as(m.Repositories, &repositories)
+	for _, r := range repositories {
+		repository := source.DebianRepository{URI: r.URI.ValueString(), Suite: r.Suite.ValueString(), Key: r.Key.ValueString()}
+		as(r.Components, &repository.Components)
+		debian.Repositories = append(debian.Repositories, repository)
 	}
-	diags.Append(m.Packages.ElementsAs(ctx, &debian.Packages, false)...)
-	if !m.Triggers.IsNull() {
-		diags.Append(m.Triggers.ElementsAs(ctx, &debian.Triggers, false)...)
+	var files map[string]fileModel
+	as(m.Files, &files)
+	for p, f := range files {
+		file := source.OverlayFile{
+			Path: p, Content: f.Content.ValueString(), From: f.From.ValueString(), Mode: 0o644,
+			UID: uint32(f.UID.ValueInt64()), GID: uint32(f.GID.ValueInt64()),
+		}
+		if !f.Mode.IsNull() {
+			mode, err := strconv.ParseUint(f.Mode.ValueString(), 8, 12)
+			if err != nil {
+				diags.Append(failed(failure{do: "read", object: "the mode of " + p, err: err})...)
+			}
+			file.Mode = uint32(mode)
+		}
+		debian.Files = append(debian.Files, file)
 	}
 	return debian, diags
 }
@@ -229,7 +282,7 @@ func (m *baseModel) limits(ctx context.Context) (source.Limits, diag.Diagnostics
 func watched(ctx context.Context, src source.Source) (string, error) {
 	switch s := src.(type) {
 	case *source.Debian:
-		return "", nil
+		return s.LocalFingerprint(ctx)
 	case *source.OCI:
 		if s.Layout == "" {
 			return "", nil

@@ -7,8 +7,10 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/setvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -53,8 +55,93 @@ func debianAttribute() schema.Attribute {
 				MarkdownDescription: "URI of a Debian mirror. Default: the one that this machine's own apt uses.",
 				Validators:          []validator.String{notEmpty},
 			},
+			"mirror_key": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "OpenPGP public key that signs `mirror`, in ASCII armour. Default: one that this machine's apt trusts.",
+				Validators:          []validator.String{isKey, stringvalidator.AlsoRequires(path.MatchRelative().AtParent().AtName("mirror"))},
+			},
+			"repositories": repositoriesAttribute(),
+			"package_files": schema.ListAttribute{
+				Optional: true, ElementType: types.StringType,
+				MarkdownDescription: "Paths of `.deb` files on this machine to install beside `packages`. A plan looks at them: another file under the " +
+					"same path is another release.",
+				Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isPackageFile)},
+			},
+			"files": filesAttribute(),
+			"mode": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "How `mmdebstrap` gets the rights that it needs: `root`; `unshare`, in a user namespace, which takes the package " +
+					"`uidmap`; `fakechroot`, by libraries that pretend. Default: `auto`, which takes what works.",
+				Validators: []validator.String{stringvalidator.OneOf(source.Modes...)},
+			},
 			"triggers": triggersAttribute("Debian's archive is read again"),
 		},
+	}
+}
+
+func repositoriesAttribute() schema.Attribute {
+	return schema.ListNestedAttribute{
+		Optional:            true,
+		MarkdownDescription: "Archives beside Debian's own to take packages from. They stay known to apt in the base.",
+		Validators:          []validator.List{listvalidator.SizeAtLeast(1)},
+		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+			"uri": schema.StringAttribute{
+				Required:            true,
+				MarkdownDescription: "HTTP or HTTPS URI of the archive: what stands before `/dists`.",
+				Validators:          []validator.String{isDownload},
+			},
+			"suite": schema.StringAttribute{
+				Required:            true,
+				MarkdownDescription: "Suite in it.",
+				Validators:          []validator.String{notEmpty},
+			},
+			"components": schema.ListAttribute{
+				Optional: true, ElementType: types.StringType,
+				MarkdownDescription: "Areas of it. Default: `main`.",
+				Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(notEmpty)},
+			},
+			"key": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "OpenPGP public key that signs it, in ASCII armour, such as `file(\"archive.asc\")`. Default: one that this machine's apt trusts.",
+				Validators:          []validator.String{isKey},
+			},
+		}},
+	}
+}
+
+func filesAttribute() schema.Attribute {
+	return schema.MapNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Files that are laid over what the packages bring, by their absolute paths. Each has `content` or `from`. A change of " +
+			"them does not have the packages installed again.",
+		Validators: []validator.Map{mapvalidator.SizeAtLeast(1), mapvalidator.KeysAre(isAbsolute)},
+		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+			"content": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "Content of the file.",
+				Validators:          []validator.String{stringvalidator.ExactlyOneOf(path.MatchRelative().AtParent().AtName("from"))},
+			},
+			"from": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "Path of a file on this machine that has the content. A plan looks at it: other bytes are another release.",
+				Validators:          []validator.String{notEmpty},
+			},
+			"mode": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "Permission bits in octal, such as `0755`. Default: `0644`.",
+				Validators:          []validator.String{stringvalidator.RegexMatches(regexp.MustCompile(`^[0-7]{3,4}$`), "a mode has three or four octal digits")},
+			},
+			"uid": accountAttribute("User id"),
+			"gid": accountAttribute("Group id"),
+		}},
+	}
+}
+
+func accountAttribute(what string) schema.Attribute {
+	return schema.Int64Attribute{
+		Optional:            true,
+		MarkdownDescription: what + " of the owner. Default: `0`.",
+		Validators:          []validator.Int64{int64validator.Between(0, math.MaxUint32-1)},
 	}
 }
 

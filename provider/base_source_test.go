@@ -260,3 +260,28 @@ func TestAURLIsFetchedWhilePlanning(t *testing.T) {
 		t.Errorf("the archive was fetched %d times", asked)
 	}
 }
+
+func TestFilesBesideDebiansPackagesAreLookedAt(t *testing.T) {
+	dir := t.TempDir()
+	deb, motd := filepath.Join(dir, "own.deb"), filepath.Join(dir, "motd")
+	put := func(path, text string) func() {
+		return func() { must(t, os.WriteFile(path, []byte(text), 0o600)) }
+	}
+	put(deb, "1")()
+	put(motd, "1")()
+	own := debian(patched + fmt.Sprintf(`, package_files = [%q], files = {
+    "/etc/motd"  = { from = %q, mode = "0600" }
+    "/etc/issue" = { content = "hello" }
+  }`, deb, motd))
+	check(t, newWorld(t),
+		resource.TestStep{Config: own},
+		resource.TestStep{Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{PreConfig: put(deb, "2"), Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate))},
+		resource.TestStep{PreConfig: put(motd, "2"), Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate))},
+		resource.TestStep{
+			PreConfig: func() { must(t, os.Remove(deb)) }, Config: own,
+			ExpectError: says(`Unable to plan base "debian-13"`, "own.deb", "no such file"),
+		},
+		resource.TestStep{PreConfig: put(deb, "2"), Config: own},
+	)
+}

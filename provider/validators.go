@@ -102,6 +102,25 @@ var isDuration = textRule{
 	},
 }
 
+// isKey accepts an OpenPGP public key.
+var isKey = stringvalidator.RegexMatches(regexp.MustCompile(`^\s*-----BEGIN PGP PUBLIC KEY BLOCK-----[\s\S]*-----END PGP PUBLIC KEY BLOCK-----\s*$`),
+	"a key is an OpenPGP public key in ASCII armour, such as gpg --export --armor writes")
+
+// isPackageFile accepts the path of a package of Debian's.
+var isPackageFile = stringvalidator.RegexMatches(regexp.MustCompile(`\.deb$`), "the name of a package file ends in .deb")
+
+// isAbsolute accepts a path in a tree as the key of a map.
+var isAbsolute = textRule{
+	form: `an absolute path without "." and "..", such as "/etc/motd"`,
+	check: func(text string) error {
+		relative, ok := strings.CutPrefix(text, "/")
+		if !ok {
+			return fmt.Errorf("%q is not absolute", text)
+		}
+		return tree.CheckPath(relative)
+	},
+}
+
 // isDownload accepts what can be fetched.
 var isDownload = textRule{
 	form: `an http or https URL, such as "https://example.com/rootfs.tar.zst"`,

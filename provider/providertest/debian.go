@@ -44,9 +44,13 @@ type smallDebian struct {
 func (d smallDebian) patched() bool { return d.AdditionalSuites == nil || len(d.AdditionalSuites) > 0 }
 
 // Fingerprint implements source.Source.
-func (d smallDebian) Fingerprint(context.Context) (string, error) {
+func (d smallDebian) Fingerprint(ctx context.Context) (string, error) {
+	local, err := d.LocalFingerprint(ctx)
+	if err != nil {
+		return "", err
+	}
 	inputs, err := json.Marshal([]any{
-		d.Suite, d.patched(), d.Components, slices.Sorted(slices.Values(d.Packages)), d.Mirror, d.Triggers, d.archive,
+		d.Suite, d.patched(), d.Components, slices.Sorted(slices.Values(d.Packages)), d.Mirror, d.Triggers, d.archive, local,
 	})
 	return string(inputs), err
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -39,6 +38,16 @@ type Debian struct {
 	// Mirror is the URL of a Debian archive, instead of the one of apt's configuration. Security suites live in an
 	// archive of their own and keep coming from there.
 	Mirror string
+	// MirrorKey signs the mirror: an OpenPGP public key in ASCII armour. Empty: one that this machine's apt trusts.
+	MirrorKey string
+	// Repositories are further archives to take packages from.
+	Repositories []DebianRepository
+	// PackageFiles are .deb files of this machine to install beside Packages.
+	PackageFiles []string
+	// Files are laid over the tree that was made.
+	Files []OverlayFile
+	// Mode is how mmdebstrap gets the rights that it needs: one of Modes; empty means "auto".
+	Mode string
 	// Triggers are part of the fingerprint and mean nothing else: change one to have the tree made again.
 	Triggers map[string]string
 	// CacheDir is the directory for trees that were made.
@@ -49,6 +58,10 @@ type Debian struct {
 	mu     sync.Mutex
 	recent *debianInput
 }
+
+// Modes that mmdebstrap can work in, as its manual page says: as root, or as an ordinary user in a user namespace or by
+// libraries that pretend; "auto" takes what works.
+var Modes = []string{"auto", "root", "unshare", "fakechroot"}
 
 // ErrNoMirror means that there is no address for a suite.
 var ErrNoMirror = errors.New("no mirror")
@@ -82,10 +95,28 @@ func (d *Debian) check() error {
 	each("component", componentName, d.Components...)
 	each("package", packageName, d.Packages...)
 	if d.Mirror != "" {
-		u, err := url.Parse(d.Mirror)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(d.Mirror, " \t\n[]") {
-			wrong = append(wrong, fmt.Errorf("mirror %q is not an http or https URL", d.Mirror))
+		if err := checkArchiveURI(d.Mirror); err != nil {
+			wrong = append(wrong, fmt.Errorf("mirror: %w", err))
 		}
+	}
+	if err := checkKey(d.MirrorKey); err != nil {
+		wrong = append(wrong, fmt.Errorf("key of the mirror: %w", err))
+	}
+	if d.MirrorKey != "" && d.Mirror == "" {
+		wrong = append(wrong, errors.New("there is a key of the mirror and no mirror"))
+	}
+	for _, r := range d.Repositories {
+		each("suite", suiteName, r.Suite)
+		each("component", componentName, r.Components...)
+		if err := checkArchiveURI(r.URI); err != nil {
+			wrong = append(wrong, fmt.Errorf("repository: %w", err))
+		}
+		if err := checkKey(r.Key); err != nil {
+			wrong = append(wrong, fmt.Errorf("key of the repository %s: %w", r.URI, err))
+		}
+	}
+	if d.Mode != "" && !slices.Contains(Modes, d.Mode) {
+		wrong = append(wrong, fmt.Errorf("%q is not a mode, only %s", d.Mode, strings.Join(Modes, ", ")))
 	}
 	if d.CacheDir == "" {
 		wrong = append(wrong, errors.New("there is no cache directory"))
@@ -120,8 +151,13 @@ type debianInput struct {
 	Packages     []string          `json:"packages"`
 	Triggers     map[string]string `json:"triggers"`
 	Suites       []debianSuite     `json:"suites"`
+	// PackageFiles are digests of .deb files.
+	PackageFiles []tree.Digest `json:"package_files,omitempty"`
 
-	readAt time.Time
+	readAt       time.Time
+	packageFiles []packageFile
+	files        []overlayEntry
+	mode         string
 }
 
 // debianSuite is one suite as the archive has it.
@@ -131,6 +167,8 @@ type debianSuite struct {
 	Components []string `json:"components"`
 	// Indexes are digests of the package indexes, one a component.
 	Indexes []string `json:"indexes"`
+	// Key is an OpenPGP public key; empty if apt knows it.
+	Key string `json:"key,omitempty"`
 
 	date time.Time
 }
@@ -138,12 +176,27 @@ type debianSuite struct {
 // recipe is debianInput.Recipe of this code.
 const recipe = 1
 
+// fingerprint names the tree that mmdebstrap makes, without the files that are laid over it.
 func (in *debianInput) fingerprint() (string, error) {
 	text, err := json.Marshal(in)
 	if err != nil {
 		return "", err
 	}
 	return "debian:" + tree.Sum(text).String(), nil
+}
+
+// whole names the tree with the files that are laid over it.
+func (in *debianInput) whole() (string, error) {
+	made, err := in.fingerprint()
+	if err != nil || len(in.files) == 0 {
+		return made, err
+	}
+	sum := newEntrySum()
+	sum.hash.Write([]byte(made))
+	for _, f := range in.files {
+		sum.add(f.Entry)
+	}
+	return "debian:" + sum.digest().String(), nil
 }
 
 // recentFor is how long what the archive said is taken for what it says: a plan asks several times in a row.
@@ -164,7 +217,7 @@ func (d *Debian) input(ctx context.Context, fresh bool) (*debianInput, error) {
 	if arch != "amd64" && arch != "arm64" {
 		return nil, fmt.Errorf("this machine is %s: only amd64 and arm64 are known", arch)
 	}
-	sites, err := findSites(ctx, d.Mirror)
+	sites, err := findSites(ctx, d.Mirror, d.MirrorKey)
 	if err != nil {
 		return nil, err
 	}
@@ -172,15 +225,26 @@ func (d *Debian) input(ctx context.Context, fresh bool) (*debianInput, error) {
 		Recipe: recipe, Architecture: arch, Triggers: d.Triggers, readAt: time.Now(),
 		Packages: slices.Compact(slices.Sorted(slices.Values(d.Packages))),
 	}
+	if err := d.local(ctx, in); err != nil {
+		return nil, err
+	}
 	names := append([]string{d.Suite}, d.additionalSuites()...)
-	in.Suites = make([]debianSuite, len(names))
+	in.Suites = make([]debianSuite, len(names)+len(d.Repositories))
 	// All at once, and all that is wrong with them in one error.
-	failed := make([]error, len(names))
+	failed := make([]error, len(in.Suites))
 	var asking sync.WaitGroup
 	for i, name := range names {
 		asking.Go(func() {
 			if in.Suites[i], failed[i] = sites.suite(ctx, name, d.components(), arch); failed[i] != nil {
 				failed[i] = fmt.Errorf("suite %s: %w", name, failed[i])
+			}
+		})
+	}
+	for i, repository := range d.Repositories {
+		i += len(names)
+		asking.Go(func() {
+			if in.Suites[i], failed[i] = repository.suite(ctx, sites, arch); failed[i] != nil {
+				failed[i] = fmt.Errorf("repository %s, suite %s: %w", repository.URI, repository.Suite, failed[i])
 			}
 		})
 	}
@@ -192,6 +256,42 @@ func (d *Debian) input(ctx context.Context, fresh bool) (*debianInput, error) {
 	return in, nil
 }
 
+// local reads what is of this machine.
+func (d *Debian) local(ctx context.Context, in *debianInput) (err error) {
+	if in.packageFiles, err = packageFiles(ctx, d.CacheDir, d.PackageFiles); err != nil {
+		return err
+	}
+	for _, p := range in.packageFiles {
+		in.PackageFiles = append(in.PackageFiles, p.digest)
+	}
+	in.files, err = overlay(ctx, d.CacheDir, d.Files)
+	in.mode = d.Mode
+	return err
+}
+
+// LocalFingerprint names what the source takes from files of this machine, which can change while the user's words stay;
+// empty if that is nothing. Debian's archive is not asked.
+func (d *Debian) LocalFingerprint(ctx context.Context) (string, error) {
+	var in debianInput
+	if err := d.local(ctx, &in); err != nil {
+		return "", fmt.Errorf("fingerprint %s: %w", d, err)
+	}
+	sum, any := newEntrySum(), len(in.packageFiles) > 0
+	for _, p := range in.packageFiles {
+		sum.hash.Write(p.digest[:])
+	}
+	for _, f := range in.files {
+		if f.file.From != "" {
+			sum.add(f.Entry)
+			any = true
+		}
+	}
+	if !any {
+		return "", nil
+	}
+	return "local:" + sum.digest().String(), nil
+}
+
 // Fingerprint is "debian:sha256:<64 hex>", a digest of what the user wrote and of the digests of the suites' package
 // indexes, so that a patched archive is another input. It asks the archive for some 100 KB, at most once a minute.
 func (d *Debian) Fingerprint(ctx context.Context) (string, error) {
@@ -199,7 +299,7 @@ func (d *Debian) Fingerprint(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("fingerprint %s: %w", d, err)
 	}
-	return in.fingerprint()
+	return in.whole()
 }
 
 // planWait bounds how long ReadableAtPlan waits for the archive.
@@ -257,6 +357,9 @@ func (d *Debian) open(ctx context.Context, progress Progress) (io.ReadCloser, er
 			return nil, err
 		}
 		stream, err := openBuilt(ctx, path, progress)
+		if err == nil && len(in.files) > 0 {
+			return overlaid(ctx, d, stream, in.files), nil
+		}
 		if !errors.Is(err, os.ErrNotExist) {
 			return stream, err
 		}

@@ -21,7 +21,9 @@ type sites struct {
 	main, security []string
 	// chosen is true when the user chose the main archive: then it need not call itself Debian.
 	chosen bool
-	client *http.Client
+	// mirrorKey is the key of that archive, if apt does not know it.
+	mirrorKey string
+	client    *http.Client
 }
 
 // What Debian's archives call themselves in their Release files.
@@ -36,8 +38,8 @@ var inRelease = regexp.MustCompile(`(?m)^'([^'\s\[\]]+)/dists/([^'\s]+)/InReleas
 
 // findSites reads the addresses from this machine's apt configuration, whether its lists were ever fetched or not.
 // A mirror of the user's takes the place of the main archive.
-func findSites(ctx context.Context, mirror string) (*sites, error) {
-	s := &sites{}
+func findSites(ctx context.Context, mirror, key string) (*sites, error) {
+	s := &sites{mirrorKey: key}
 	out, err := aptOutput(ctx, "apt-get", "--print-uris", "update")
 	if err != nil {
 		return nil, fmt.Errorf("ask apt for its mirrors: %w", err)
@@ -161,21 +163,30 @@ func (s *sites) suite(ctx context.Context, name string, components []string, arc
 			failed = append(failed, fmt.Errorf("%s is of %q with the label %q", site, shorten(r.origin), shorten(r.label)))
 			continue
 		}
-		suite := debianSuite{Name: name, Site: site, Components: components, date: r.date}
-		for _, component := range components {
-			digest, ok := r.index(component, arch)
-			if !ok {
-				return debianSuite{}, fmt.Errorf("%s has no component %s for %s", site, component, arch)
-			}
-			suite.Indexes = append(suite.Indexes, digest)
+		key := ""
+		if s.chosen && !security {
+			key = s.mirrorKey
 		}
-		return suite, nil
+		return newDebianSuite(name, site, components, r, arch, key)
 	}
 	if len(candidates) == 0 {
 		return debianSuite{}, fmt.Errorf("%w: apt on this machine has no %s among its sources: add one, or %s",
 			ErrNoMirror, what, remedy)
 	}
 	return debianSuite{}, fmt.Errorf("%w has it: %w", ErrNoMirror, errors.Join(failed...))
+}
+
+// newDebianSuite describes a suite by what its archive says of it.
+func newDebianSuite(name, site string, components []string, r debianRelease, arch, key string) (debianSuite, error) {
+	suite := debianSuite{Name: name, Site: site, Components: components, Key: key, date: r.date}
+	for _, component := range components {
+		digest, ok := r.index(component, arch)
+		if !ok {
+			return debianSuite{}, fmt.Errorf("%s has no component %s for %s", site, component, arch)
+		}
+		suite.Indexes = append(suite.Indexes, digest)
+	}
+	return suite, nil
 }
 
 // release reads what a site says of a suite.

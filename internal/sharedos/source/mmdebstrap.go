@@ -21,13 +21,29 @@ var ErrNoMmdebstrap = errors.New("mmdebstrap is not installed")
 const endWait = 20 * time.Second
 
 // mmdebstrap makes a tree and writes it as a tar stream. All its processes end with ctx.
-func mmdebstrap(ctx context.Context, in *debianInput, out io.Writer, progress Progress) error {
+func mmdebstrap(ctx context.Context, in *debianInput, out io.Writer, progress Progress) (err error) {
 	path, err := exec.LookPath("mmdebstrap")
 	if err != nil {
 		return fmt.Errorf("%w (%w): run apt-get install mmdebstrap, or use an archive source", ErrNoMmdebstrap, err)
 	}
+	if err := checkRights(in.mode); err != nil {
+		return err
+	}
 	progress("mmdebstrap: starting", 0, 0)
-	cmd := exec.CommandContext(ctx, path, mmdebstrapArgs(in)...)
+	// Everybody may read in it: mmdebstrap's processes may be of other users.
+	dir, err := os.MkdirTemp("", "sharedos-mmdebstrap-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	args, err := mmdebstrapArgs(in, dir)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
 	// The date is that of the release, so that what maintainer scripts write down is the same in every build.
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(in.Suites[0].date.Unix(), 10))
 	said := &narrator{progress: progress}
@@ -57,17 +73,63 @@ func mmdebstrap(ctx context.Context, in *debianInput, out io.Writer, progress Pr
 	return nil
 }
 
-// mmdebstrapArgs is the command line: one line of sources.list(5) for each suite, in the user's order.
-func mmdebstrapArgs(in *debianInput) []string {
+// mmdebstrapArgs is the command line: one line of sources.list(5) for each suite, in the user's order. Files that it
+// refers to are written into a directory.
+func mmdebstrapArgs(in *debianInput, dir string) ([]string, error) {
 	args := []string{"--variant=minbase", "--format=tar", "--architectures=" + in.Architecture}
+	if in.mode != "" && in.mode != "auto" {
+		args = append(args, "--mode="+in.mode)
+	}
 	if len(in.Packages) > 0 {
 		args = append(args, "--include="+strings.Join(in.Packages, ","))
 	}
-	args = append(args, "--", in.Suites[0].Name, "-")
-	for _, s := range in.Suites {
-		args = append(args, "deb "+s.Site+" "+s.Name+" "+strings.Join(s.Components, " "))
+	if len(in.packageFiles) > 0 {
+		// It brings them to where dpkg in the tree finds them, and takes them away again.
+		args = append(args, "--hook-dir=/usr/share/mmdebstrap/hooks/file-mirror-automount")
 	}
-	return args
+	for _, p := range in.packageFiles {
+		path, err := p.copyTo(dir)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--include="+path)
+	}
+	args = append(args, "--", in.Suites[0].Name, "-")
+	for i, s := range in.Suites {
+		if s.Key == "" {
+			args = append(args, "deb "+s.Site+" "+s.Name+" "+strings.Join(s.Components, " "))
+			continue
+		}
+		path, err := s.sourcesFile(dir, i)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, path)
+	}
+	return args, nil
+}
+
+// checkRights reports what an ordinary user lacks to make a tree, before mmdebstrap begins.
+func checkRights(mode string) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	has := func(program string) bool {
+		_, err := exec.LookPath(program)
+		return err == nil
+	}
+	switch unshare, pretend := has("newuidmap") && has("newgidmap"), has("fakechroot") && has("fakeroot"); {
+	case mode == "root":
+		return fmt.Errorf("%w: the mode root takes root", ErrRequirement)
+	case mode == "unshare" && !unshare:
+		return fmt.Errorf("%w: the mode unshare takes newuidmap: run apt-get install uidmap", ErrRequirement)
+	case mode == "fakechroot" && !pretend:
+		return fmt.Errorf("%w: the mode fakechroot takes fakechroot and fakeroot: run apt-get install fakechroot fakeroot", ErrRequirement)
+	case !unshare && !pretend:
+		return fmt.Errorf("%w: an ordinary user needs newuidmap (run apt-get install uidmap), or fakechroot and fakeroot, to make a tree", ErrRequirement)
+	default:
+		return nil
+	}
 }
 
 // narrator turns what mmdebstrap says into progress, and keeps the end of it.

@@ -1,0 +1,45 @@
+# A VM on a base that is read from an archive of a root file system.
+
+terraform {
+  required_providers {
+    sharedos = {
+      source = "sharedos/sharedos"
+    }
+  }
+}
+
+provider "sharedos" {}
+
+resource "sharedos_base" "os" {
+  name = "from-archive"
+  archive = {
+    path = var.archive
+  }
+}
+
+resource "sharedos_vm" "vm" {
+  name   = "from-archive"
+  base   = sharedos_base.os.release
+  memory = "512MiB"
+  disk   = { size = "4GiB" }
+
+  ssh_authorized_keys = var.ssh_authorized_keys
+  interfaces          = { lan = { user = { forwards = { (var.ssh_port) = 22 } } } }
+}
+
+variable "ssh_authorized_keys" {
+  description = "Public keys of those who may log in as root."
+  type        = list(string)
+  default     = []
+}
+
+variable "ssh_port" {
+  description = "Port of this machine's loopback that leads to the VM's sshd."
+  type        = number
+  default     = 2222
+}
+
+variable "archive" {
+  description = "Path of a tar archive: plain, or compressed with gzip, zstd or xz."
+  type        = string
+}

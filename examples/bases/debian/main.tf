@@ -1,0 +1,44 @@
+# A VM on a base that is made from Debian's packages.
+
+terraform {
+  required_providers {
+    sharedos = {
+      source = "sharedos/sharedos"
+    }
+  }
+}
+
+provider "sharedos" {}
+
+resource "sharedos_base" "os" {
+  name = "from-debian"
+  debian = {
+    suite = "trixie"
+    packages = [
+      "linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs",
+      "iproute2", "openssh-server", "nginx-light",
+    ]
+  }
+}
+
+resource "sharedos_vm" "vm" {
+  name   = "from-debian"
+  base   = sharedos_base.os.release
+  memory = "512MiB"
+  disk   = { size = "4GiB" }
+
+  ssh_authorized_keys = var.ssh_authorized_keys
+  interfaces          = { lan = { user = { forwards = { (var.ssh_port) = 22 } } } }
+}
+
+variable "ssh_authorized_keys" {
+  description = "Public keys of those who may log in as root."
+  type        = list(string)
+  default     = []
+}
+
+variable "ssh_port" {
+  description = "Port of this machine's loopback that leads to the VM's sshd."
+  type        = number
+  default     = 2222
+}

@@ -1,0 +1,45 @@
+# A VM on a base that is read from an image in a directory of the OCI image layout.
+
+terraform {
+  required_providers {
+    sharedos = {
+      source = "sharedos/sharedos"
+    }
+  }
+}
+
+provider "sharedos" {}
+
+resource "sharedos_base" "os" {
+  name = "from-oci-layout"
+  oci = {
+    layout = var.layout
+  }
+}
+
+resource "sharedos_vm" "vm" {
+  name   = "from-oci-layout"
+  base   = sharedos_base.os.release
+  memory = "512MiB"
+  disk   = { size = "4GiB" }
+
+  ssh_authorized_keys = var.ssh_authorized_keys
+  interfaces          = { lan = { user = { forwards = { (var.ssh_port) = 22 } } } }
+}
+
+variable "ssh_authorized_keys" {
+  description = "Public keys of those who may log in as root."
+  type        = list(string)
+  default     = []
+}
+
+variable "ssh_port" {
+  description = "Port of this machine's loopback that leads to the VM's sshd."
+  type        = number
+  default     = 2222
+}
+
+variable "layout" {
+  description = "Path of a directory in the OCI image layout, with one image in it."
+  type        = string
+}

@@ -1,0 +1,51 @@
+# A VM on a base that is read from an archive elsewhere.
+
+terraform {
+  required_providers {
+    sharedos = {
+      source = "sharedos/sharedos"
+    }
+  }
+}
+
+provider "sharedos" {}
+
+resource "sharedos_base" "os" {
+  name = "from-url"
+  archive = {
+    url    = var.url
+    sha256 = var.sha256
+  }
+}
+
+resource "sharedos_vm" "vm" {
+  name   = "from-url"
+  base   = sharedos_base.os.release
+  memory = "512MiB"
+  disk   = { size = "4GiB" }
+
+  ssh_authorized_keys = var.ssh_authorized_keys
+  interfaces          = { lan = { user = { forwards = { (var.ssh_port) = 22 } } } }
+}
+
+variable "ssh_authorized_keys" {
+  description = "Public keys of those who may log in as root."
+  type        = list(string)
+  default     = []
+}
+
+variable "ssh_port" {
+  description = "Port of this machine's loopback that leads to the VM's sshd."
+  type        = number
+  default     = 2222
+}
+
+variable "url" {
+  description = "HTTP or HTTPS URL of a tar archive."
+  type        = string
+}
+
+variable "sha256" {
+  description = "SHA-256 of the archive, as published by whoever made it."
+  type        = string
+}
