@@ -35,6 +35,24 @@ func TestAWorldPublishesRunsRefreshesAndCutsPower(t *testing.T) {
 		t.Fatalf("the refresh: %v", report)
 	}
 	mark("two")
+
+	// A chain at its limit: the third release is one full layer, and takes the place of both.
+	w.Host.Publisher.MaxChain = 2
+	whole, err := w.Publish(t.Context(), "debian", guest.Plain, guest.Write("usr/share/mark", 0o644, "three"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err = vm.Refresh(t.Context(), whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !report.GetCommitted() || len(report.GetImpact().GetUnits()) > 0 {
+		t.Fatalf("the refresh to one full layer: %v", report)
+	}
+	mark("three")
+	if layers, err := vm.Run(t.Context(), "ls /run/sharedos/layers"); err != nil || len(strings.Fields(layers)) != 1 {
+		t.Errorf("layers in the guest: %q, %v, want one", layers, err)
+	}
 	if _, err := vm.Run(t.Context(), "echo kept > /root/kept && sync"); err != nil {
 		t.Fatal(err)
 	}
@@ -45,10 +63,10 @@ func TestAWorldPublishesRunsRefreshesAndCutsPower(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status.GetStack().GetBase() != ids[1].String() {
+	if status.GetStack().GetBase() != whole.String() {
 		t.Errorf("it booted %s", status.GetStack().GetBase())
 	}
-	mark("two")
+	mark("three")
 	if text, err := vm.Run(t.Context(), "cat /root/kept"); err != nil || strings.TrimSpace(text) != "kept" {
 		t.Errorf("its own file: %q, %v", text, err)
 	}

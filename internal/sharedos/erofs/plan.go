@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"path"
 	"slices"
@@ -117,26 +116,28 @@ func (p *plan) share() {
 			files = append(files, int32(i))
 		}
 	}
-	slices.SortFunc(files, func(a, b int32) int {
-		return cmp.Or(bytes.Compare(p.entries[a].Digest[:], p.entries[b].Digest[:]), cmp.Compare(a, b))
-	})
-	for i := range files {
-		// Of the files with one digest there are few, so all before this one are tried.
-		for j := i - 1; j >= 0 && p.entries[files[j]].Digest == p.entries[files[i]].Digest; j-- {
-			if p.sameFile(files[j], files[i]) {
-				owner := p.inodes[files[j]].owner
-				p.inodes[files[i]].owner = owner
-				p.links[owner] = max(p.links[owner], 1) + 1
-				break
-			}
+	slices.SortFunc(files, func(a, b int32) int { return cmp.Or(p.compareFiles(a, b), cmp.Compare(a, b)) })
+	for i := 1; i < len(files); i++ {
+		if p.compareFiles(files[i-1], files[i]) == 0 {
+			owner := p.inodes[files[i-1]].owner
+			p.inodes[files[i]].owner = owner
+			p.links[owner] = max(p.links[owner], 1) + 1
 		}
 	}
 }
 
-func (p *plan) sameFile(a, b int32) bool {
+// compareFiles orders files by all but their paths; 0 means that they can be one inode.
+func (p *plan) compareFiles(a, b int32) int {
 	x, y := &p.entries[a], &p.entries[b]
-	return x.Mode == y.Mode && x.UID == y.UID && x.GID == y.GID && x.Size == y.Size &&
-		seconds(x.ModTime) == seconds(y.ModTime) && maps.Equal(x.Xattrs, y.Xattrs)
+	order := cmp.Or(
+		bytes.Compare(x.Digest[:], y.Digest[:]), cmp.Compare(x.Size, y.Size), cmp.Compare(x.Mode, y.Mode),
+		cmp.Compare(x.UID, y.UID), cmp.Compare(x.GID, y.GID), cmp.Compare(seconds(x.ModTime), seconds(y.ModTime)),
+		cmp.Compare(len(x.Xattrs), len(y.Xattrs)),
+	)
+	if order == 0 && len(x.Xattrs) > 0 {
+		return bytes.Compare(appendXattrs(nil, x), appendXattrs(nil, y))
+	}
+	return order
 }
 
 // fitsBeside reports whether the whole content of a regular file can lie behind its inode.

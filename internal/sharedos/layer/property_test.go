@@ -62,7 +62,7 @@ func (d *drawing) metadata(e *tree.Entry) {
 
 func (d *drawing) entry(path string) tree.Entry {
 	e := tree.Entry{Path: path, Type: rapid.SampledFrom([]tree.Type{
-		tree.Directory, tree.Directory, tree.Directory, tree.Regular, tree.Regular, tree.Symlink,
+		tree.Directory, tree.Directory, tree.Directory, tree.Regular, tree.Regular, tree.Regular, tree.Symlink, tree.Symlink,
 		tree.CharDevice, tree.BlockDevice, tree.FIFO,
 	}).Draw(d.t, "type")}
 	switch e.Type {
@@ -105,7 +105,7 @@ func (d *drawing) next(from []tree.Entry, changes int) []tree.Entry {
 			}
 		}
 	}
-	for range rapid.IntRange(0, changes).Draw(d.t, "changes") {
+	for range rapid.IntRange(changes/4, changes).Draw(d.t, "changes") {
 		paths := slices.SortedFunc(maps.Keys(entries), tree.Compare)
 		path := rapid.SampledFrom(paths).Draw(d.t, "path")
 		switch rapid.SampledFrom([]string{"put", "put", "put", "replace", "replace", "remove", "empty", "touch", "link", "link"}).Draw(d.t, "change") {
@@ -141,8 +141,12 @@ func (d *drawing) next(from []tree.Entry, changes int) []tree.Entry {
 			entries[path] = e
 		case "link":
 			// A hard link is an entry that is equal to another one in all but its path.
-			e := entries[path]
-			if name := d.name(tree.Parent(path)); e.Type == tree.Regular && len(name) <= 2000 {
+			files := slices.DeleteFunc(paths, func(p string) bool { return entries[p].Size <= 4096 })
+			if len(files) == 0 {
+				continue
+			}
+			e := entries[rapid.SampledFrom(files).Draw(d.t, "file")]
+			if name := d.name(tree.Parent(e.Path)); len(name) <= 2000 {
 				remove(name)
 				e.Path = name
 				entries[name] = e

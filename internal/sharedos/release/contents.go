@@ -26,7 +26,10 @@ import (
 // The mode is octal, other numbers are decimal, a digest is its 64 hexadecimal digits. Extended attributes follow
 // as <name>=<value>, sorted by name. In path, target, name and value each byte that is not printable ASCII, and
 // each of "%", "=" and space, is "%XX". One list has one form: whatever could be written in two ways is an error.
-const contentsHeader = "sharedos-contents 1"
+const (
+	contentsName   = "sharedos-contents "
+	contentsHeader = contentsName + "1"
+)
 
 // MaxXattr is the longest value of an extended attribute in bytes that Linux holds (XATTR_SIZE_MAX).
 const MaxXattr = 64 << 10

@@ -28,7 +28,7 @@ func NewContentsReader(r io.Reader) *ContentsReader {
 }
 
 // Next returns the next entry, and io.EOF once the list has ended as it should and nothing follows it.
-// Errors in the list match ErrContents.
+// Errors in the list match ErrContents, or ErrSchema if it is of another version than this program reads.
 func (c *ContentsReader) Next() (tree.Entry, error) {
 	if c.err != nil {
 		return tree.Entry{}, c.err
@@ -57,6 +57,10 @@ func (c *ContentsReader) advance() error {
 	if c.entries == 0 {
 		if err := c.readLine(); err != nil {
 			return err
+		}
+		if version, ok := strings.CutPrefix(string(c.line), contentsName); ok && string(c.line) != contentsHeader {
+			return tree.Entry{}, fmt.Errorf("it is of version %q, this program reads version %q; use the version of the program that wrote it: %w",
+				version, strings.TrimPrefix(contentsHeader, contentsName), ErrSchema)
 		}
 		if string(c.line) != contentsHeader {
 			return fmt.Errorf("the first line is not %q: %w", contentsHeader, ErrContents)

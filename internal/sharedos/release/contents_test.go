@@ -165,7 +165,7 @@ func TestAContentsListHasOneForm(t *testing.T) {
 	}
 	for name, list := range map[string]string{
 		"nothing":                      "",
-		"another format":               "sharedos-contents 2\n" + rootLine + "end 1\n",
+		"another format":               "contents 1\n" + rootLine + "end 1\n",
 		"no entry":                     head + "end 0\n",
 		"no end":                       head + rootLine,
 		"no newline at the end":        head + rootLine + "end 1",
@@ -258,6 +258,13 @@ func readAll(list []byte) ([]tree.Entry, error) {
 	}
 }
 
+func TestAContentsListOfAnotherVersionSaysWhatToDo(t *testing.T) {
+	_, err := readAll([]byte("sharedos-contents 2\n" + rootLine + "end 1\n"))
+	if !errors.Is(err, ErrSchema) || !strings.Contains(err.Error(), `version "2"`) || !strings.Contains(err.Error(), "use the version of the program that wrote it") {
+		t.Errorf("got %v, want ErrSchema with both versions and what to do", err)
+	}
+}
+
 func FuzzContentsReader(f *testing.F) {
 	f.Add([]byte(contentsHeader + "\n" + rootLine + "f 644 0 0 a 3 " + zeros + " user.a=%00b\nend 2\n"))
 	f.Add([]byte(contentsHeader + "\n" + rootLine + "l 777 0 0 a b\nc 600 0 5 b 4 64\nend 3\n"))
@@ -265,7 +272,7 @@ func FuzzContentsReader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, list []byte) {
 		entries, err := readAll(list)
 		if err != nil {
-			if !errors.Is(err, ErrContents) {
+			if !errors.Is(err, ErrContents) && !errors.Is(err, ErrSchema) {
 				t.Fatalf("an error of no kind: %v", err)
 			}
 			return
