@@ -64,8 +64,9 @@ func changeAttribute() schema.Attribute {
 			"removed_bytes": number("Bytes of the files removed."),
 			"layer_bytes":   number("Bytes of the layer that is written for it, delta or full; 0 if none is needed."),
 			"rebase": schema.BoolAttribute{
-				Computed:            true,
-				MarkdownDescription: "Whether a full layer is written instead of a delta. VMs get it like a delta, but it is as large as the operating system.",
+				Computed: true,
+				MarkdownDescription: "Whether a full layer is written instead of a delta. It is as large as the operating system. A VM gets it like a delta, and " +
+					"nothing more is interrupted; processes that it leaves alone keep the layers before attached until they end.",
 			},
 			"rebase_reason": schema.StringAttribute{Computed: true, MarkdownDescription: "Why a full layer is written; null if it is not."},
 			"packages":      texts("Packages that differ, such as `openssl 3.5.1-1 → 3.5.1-1+deb13u1`."),
