@@ -59,7 +59,7 @@ func (c *ContentsReader) advance() error {
 			return err
 		}
 		if version, ok := strings.CutPrefix(string(c.line), contentsName); ok && string(c.line) != contentsHeader {
-			return tree.Entry{}, fmt.Errorf("it is of version %q, this program reads version %q; use the version of the program that wrote it: %w",
+			return fmt.Errorf("it is of version %q, this program reads version %q; use the version of the program that wrote it: %w",
 				version, strings.TrimPrefix(contentsHeader, contentsName), ErrSchema)
 		}
 		if string(c.line) != contentsHeader {
