@@ -15,15 +15,21 @@ import (
 var ErrTooLarge = errors.New("too large for an EROFS image")
 
 // Write writes a tree as an image, and returns the image's size in bytes, which is of whole blocks. It writes from
-// the first byte to the last, in parts of up to 1 MiB, and reads each content once. Errors match ErrXattr for
+// the first byte to the last, in parts of about 1 MiB, in a goroutine that has ended when it returns, and reads each
+// content once. Errors match ErrXattr for
 // attributes that would be lost, ErrTooLarge, or tree.ErrInvalid for what is no tree.
 func Write(ctx context.Context, t *tree.Tree, w io.Writer) (int64, error) {
 	p, err := newPlan(t.Entries)
 	if err != nil {
 		return 0, err
 	}
-	image := &image{plan: p, ctx: ctx, content: t.Content, to: w, buffer: make([]byte, 0, bufferSize), sum: sha256.New()}
-	if err := image.write(); err != nil {
+	to := writeBehind(w)
+	image := &image{plan: p, ctx: ctx, content: t.Content, to: to, buffer: <-to.free, sum: sha256.New()}
+	err = image.write()
+	if failed := to.close(); failed != nil {
+		err = failed // what stopped the rest
+	}
+	if err != nil {
 		return 0, err
 	}
 	if want := p.blocks * BlockSize; image.written != want {
@@ -39,7 +45,7 @@ type image struct {
 	*plan
 	ctx     context.Context
 	content tree.Content
-	to      io.Writer
+	to      *behind
 	// buffer gathers what is written next; written counts what is gone.
 	buffer  []byte
 	written int64
@@ -171,8 +177,13 @@ func (m *image) flush() error {
 	if err := m.ctx.Err(); err != nil {
 		return context.Cause(m.ctx)
 	}
-	n, err := m.to.Write(m.buffer)
-	m.written += int64(n)
-	m.buffer = m.buffer[:0]
-	return err
+	m.written += int64(len(m.buffer))
+	var ok bool
+	if m.buffer, ok = m.to.swap(m.buffer); !ok {
+		return errStopped
+	}
+	return nil
 }
+
+// errStopped ends the making of an image of which a part could not be written. What Write returns is why.
+var errStopped = errors.New("stopped")
