@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -119,7 +120,20 @@ func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) e
 }
 
 // impatient fails reads and writes that take too long.
-type impatient struct{ net.Conn }
+type impatient struct {
+	net.Conn
+	mu sync.Mutex
+	// refused is true when libvirt has said that it does not want what is written.
+	refused bool
+}
+
+// refuse ends a write that is under way, and all that follow.
+func (i *impatient) refuse() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.refused = true
+	_ = i.SetWriteDeadline(time.Now()) // a connection without deadlines fails all writes
+}
 
 func (i *impatient) Read(p []byte) (int, error) {
 	if err := i.SetReadDeadline(time.Now().Add(stallTimeout)); err != nil {
@@ -129,7 +143,14 @@ func (i *impatient) Read(p []byte) (int, error) {
 }
 
 func (i *impatient) Write(p []byte) (int, error) {
-	if err := i.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
+	i.mu.Lock()
+	limit := stallTimeout
+	if i.refused {
+		limit = 0
+	}
+	err := i.SetWriteDeadline(time.Now().Add(limit))
+	i.mu.Unlock()
+	if err != nil {
 		return 0, err
 	}
 	return i.Conn.Write(p)
@@ -143,7 +164,7 @@ type packet struct {
 // Transfer is a connection on which one stream runs at a time.
 type Transfer struct {
 	ctx     context.Context
-	conn    net.Conn
+	conn    *impatient
 	socket  *socket.Socket
 	answers chan packet
 	// over is closed when nobody takes answers any more.
@@ -158,6 +179,9 @@ type Transfer struct {
 
 // Route implements socket.Router. It waits until the packet is taken, and so slows libvirt down.
 func (t *Transfer) Route(header *socket.Header, payload []byte) {
+	if header.Status == socket.StatusError {
+		t.conn.refuse() // who writes does not listen
+	}
 	select {
 	case t.answers <- packet{*header, payload}:
 	case <-t.over:
@@ -177,7 +201,8 @@ func (t *Transfer) next(kind uint32) (packet, error) {
 		case p := <-t.answers:
 			switch {
 			case p.header.Program != remoteProgram || p.header.Serial != t.serial:
-			case p.header.Type == kind:
+			// That a stream cannot be written is said as an error of the call that opened it.
+			case p.header.Type == kind || p.header.Type == socket.Reply && p.header.Status == socket.StatusError:
 				return p, t.judge(p)
 			case p.header.Type == socket.Stream:
 				if len(t.early) >= maxEarly {
@@ -193,7 +218,7 @@ func (t *Transfer) next(kind uint32) (packet, error) {
 
 // judge returns libvirt's error if the packet holds one, and notes the end of a stream.
 func (t *Transfer) judge(p packet) error {
-	if p.header.Type == socket.Stream && p.header.Status != socket.StatusContinue {
+	if p.header.Status == socket.StatusError || p.header.Type == socket.Stream && p.header.Status == socket.StatusOK {
 		t.streaming = false
 	}
 	if p.header.Status == socket.StatusError {

@@ -20,7 +20,7 @@ func (s *Libvirt) CreatePrivateDisk(ctx context.Context, vm string, size int64) 
 	if size <= 0 {
 		return "", "", fmt.Errorf("%s: a size of %d bytes is not possible", what, size)
 	}
-	disk, err := s.create(ctx, what, name, size)
+	disk, err := s.create(ctx, what, name, size, 0)
 	if err != nil {
 		return "", "", err
 	}

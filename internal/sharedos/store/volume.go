@@ -55,12 +55,13 @@ func (s *Libvirt) volume(ctx context.Context, what, name string, stores bool) (h
 	return found, err
 }
 
-// create returns the volume of a name as it is, and makes it with size bytes if there is none.
-func (s *Libvirt) create(ctx context.Context, what, name string, size int64) (held, error) {
+// create returns the volume of a name as it is, and makes it with size bytes if there is none, of which the pool reserves
+// so many at once.
+func (s *Libvirt) create(ctx context.Context, what, name string, size, reserve int64) (held, error) {
 	definition, err := xml.Marshal(libvirtxml.StorageVolume{
 		Name:       name,
 		Capacity:   &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: uint64(size)},
-		Allocation: &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: 0},
+		Allocation: &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: uint64(reserve)},
 		Target:     &libvirtxml.StorageVolumeTarget{Format: &libvirtxml.StorageVolumeTargetFormat{Type: "raw"}},
 	})
 	if err != nil {
@@ -84,16 +85,17 @@ func (s *Libvirt) create(ctx context.Context, what, name string, size int64) (he
 	return made, err
 }
 
-// fit is create for content that can be written again: a volume that is too short for it is replaced.
+// fit is create for content that can be written again: a volume that is too short for it is replaced. All of it is reserved:
+// libvirtd 11.3 crashes when the disk is full in the middle of an upload, and reserving only fails.
 func (s *Libvirt) fit(ctx context.Context, what, name string, size int64) (held, error) {
-	volume, err := s.create(ctx, what, name, size)
+	volume, err := s.create(ctx, what, name, size, size)
 	if err != nil || volume.capacity >= size {
 		return volume, err
 	}
 	if err := s.delete(ctx, what, name); err != nil {
 		return held{}, err
 	}
-	return s.create(ctx, what, name, size)
+	return s.create(ctx, what, name, size, size)
 }
 
 // whole reports whether a volume's first bytes have been written, which happens last.

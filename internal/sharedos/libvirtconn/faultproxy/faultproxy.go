@@ -86,6 +86,10 @@ type Fate struct {
 	After int
 	// Lose swallows it.
 	Lose bool
+	// Stall reads nothing more of its side for so long afterwards.
+	Stall time.Duration
+	// Event puts an event that nobody asked for before it, if it is the daemon's.
+	Event bool
 	// Fail puts an error of this code in its place (virErrorNumber), unless it is 0: a call is answered with it and does not
 	// reach the daemon, an answer becomes it, and a stream ends with it on both sides.
 	Fail uint32
@@ -180,7 +184,7 @@ func (p *Proxy) accept(ctx context.Context) {
 			continue
 		}
 		p.mu.Lock()
-		c := &connection{proxy: p, number: p.conns, client: client, daemon: daemon, failed: map[uint32]bool{}, ended: make(chan struct{})}
+		c := &connection{proxy: p, number: p.conns, client: client, daemon: daemon, failed: map[uint32][]byte{}, ended: make(chan struct{})}
 		p.conns++
 		p.open[client], p.open[daemon] = true, true
 		closed := p.closed
@@ -215,8 +219,9 @@ type connection struct {
 
 	mu     sync.Mutex
 	wasCut bool
-	// failed are the serials of streams that were ended with an error.
-	failed map[uint32]bool
+	// failed are the streams that the proxy ends with an error, by serial: what the client is told of it once the daemon has
+	// ended them too, and nil from then on.
+	failed map[uint32][]byte
 }
 
 // end closes both halves.
@@ -254,13 +259,16 @@ func (c *connection) isCut() bool {
 func (c *connection) carry(from Side, source io.Reader, target io.Writer) {
 	for {
 		text, err := read(source)
-		if err == nil {
+		ended := err != nil
+		if !ended {
 			err = c.pass(from, text, target)
 		}
 		switch {
 		case err == nil:
 		case errors.Is(err, errCut):
 			c.cut()
+			return
+		case from == Client && !ended: // the daemon does not listen any more, and may have said why
 			return
 		case c.isCut(): // who cut it ends it
 			return
@@ -277,53 +285,81 @@ var errCut = errors.New("the connection is cut")
 func (c *connection) pass(from Side, text []byte, target io.Writer) error {
 	m := parse(text)
 	m.From, m.Conn = from, c.number
-	if c.isFailed(m) {
-		return nil
+	if mine, err := c.ofFailed(m); mine {
+		return err
 	}
 	fate := c.proxy.decide(&m)
-	if fate.Delay > 0 {
-		select {
-		case <-time.After(fate.Delay):
-		case <-c.ended:
-			return net.ErrClosed
+	if err := c.wait(fate.Delay); err != nil {
+		return err
+	}
+	if fate.Event && from == Daemon {
+		if _, err := target.Write(lifecycleEvent(text)); err != nil {
+			return err
 		}
 	}
+	var err error
 	switch {
 	case fate.Cut:
 		_, _ = target.Write(text[:min(fate.After, len(text))]) // the end comes anyway
 		return errCut
 	case fate.Lose:
-		return nil
 	case fate.Fail != 0:
-		return c.fail(m, text, fate.Fail)
+		err = c.fail(m, text, fate.Fail)
+	default:
+		_, err = target.Write(text)
 	}
-	_, err := target.Write(text)
-	return err
+	return errors.Join(err, c.wait(fate.Stall))
 }
 
-// isFailed reports whether a message belongs to a stream that the proxy ended.
-func (c *connection) isFailed(m Message) bool {
+// wait waits, unless the connection ends.
+func (c *connection) wait(length time.Duration) error {
+	if length <= 0 {
+		return nil
+	}
+	select {
+	case <-time.After(length):
+		return nil
+	case <-c.ended:
+		return net.ErrClosed
+	case <-c.proxy.closing:
+		return net.ErrClosed
+	}
+}
+
+// ofFailed reports whether a message belongs to a stream that the proxy ended. The daemon's last one is when the client is
+// told: a client that goes before would lock libvirtd up.
+func (c *connection) ofFailed(m Message) (bool, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return m.Kind == Stream && c.failed[m.Serial]
+	said, mine := c.failed[m.Serial]
+	if mine = mine && m.Kind == Stream; !mine || m.From == Client || m.Status == Continue || said == nil {
+		c.mu.Unlock()
+		return mine, nil
+	}
+	c.failed[m.Serial] = nil
+	c.mu.Unlock()
+	_, err := c.client.Write(said)
+	return true, err
 }
 
 // fail puts an error in a message's place.
 func (c *connection) fail(m Message, text []byte, code uint32) error {
-	kind := Reply
-	if m.Kind == Stream {
-		kind = Stream
-		c.mu.Lock()
-		c.failed[m.Serial] = true
-		c.mu.Unlock()
-		if m.From == Client {
-			// The daemon is told to end it too; what it answers is not passed on.
-			if _, err := c.daemon.Write(frame(text, Stream, Error, nil)); err != nil {
-				return err
-			}
-		}
+	if m.Kind != Stream {
+		_, err := c.client.Write(frame(text, Reply, Error, encodeError(code)))
+		return err
 	}
-	_, err := c.client.Write(frame(text, kind, Error, encodeError(code)))
+	said := frame(text, Stream, Error, encodeError(code))
+	over := m.From == Daemon && m.Status != Continue
+	c.mu.Lock()
+	c.failed[m.Serial] = said
+	if over {
+		c.failed[m.Serial] = nil
+	}
+	c.mu.Unlock()
+	if over {
+		_, err := c.client.Write(said)
+		return err
+	}
+	_, err := c.daemon.Write(frame(text, Stream, Error, nil))
 	return err
 }
 
@@ -380,4 +416,25 @@ func encodeError(code uint32) []byte {
 	add(0)
 	add(0) // no network
 	return text
+}
+
+// procLifecycleEvent is REMOTE_PROC_DOMAIN_EVENT_CALLBACK_LIFECYCLE.
+const procLifecycleEvent = 318
+
+// lifecycleEvent tells that a domain started, to a callback that was never registered.
+func lifecycleEvent(like []byte) []byte {
+	const domain = "nobody"
+	var payload []byte
+	add := func(v uint32) { payload = binary.BigEndian.AppendUint32(payload, v) }
+	add(77) // the callback
+	add(uint32(len(domain)))
+	payload = append(payload, domain+"\x00\x00"...)
+	payload = append(payload, make([]byte, 16)...) // its UUID
+	add(1)                                         // its id
+	add(2)                                         // started
+	add(0)
+	event := frame(like, Event, OK, payload)
+	binary.BigEndian.PutUint32(event[12:], procLifecycleEvent)
+	binary.BigEndian.PutUint32(event[20:], 0) // events have no serial
+	return event
 }
