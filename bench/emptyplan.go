@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing/fstest"
 	"time"
 
@@ -28,46 +29,12 @@ const manyVMs = 20
 // emptyPlan measures a plan with nothing to do for many VMs. Provider, fleet, TLS and Terraform are the real ones;
 // libvirt and the agents are the fakes that keep the same contracts, in this process.
 func (b *bench) emptyPlan(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp("", "sharedos-")
-	if err != nil {
-		return fmt.Errorf("make a directory to work in: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	world, err := providertest.New(dir)
+	host, err := b.pretend(ctx, manyVMs)
 	if err != nil {
 		return err
 	}
-	defer world.Off()
-	archive := filepath.Join(dir, "rootfs.tar")
-	system, err := sourcetest.NewSystem("6.12.1").Tar()
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(archive, system, 0o600); err != nil {
-		return fmt.Errorf("write a small system: %w", err)
-	}
-	reattach, stop, err := serve(ctx, world)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, stop()) }()
-	work, err := workspace.New(workspace.Config{
-		Terraform: b.terraform, Provider: b.provider, Dir: filepath.Join(dir, "tf"), Tell: func(string) {},
-		Configuration: manyVMsOn(archive),
-		Env:           []string{"TF_REATTACH_PROVIDERS=" + reattach, "SHAREDOS_CACHE=" + dir, "SHAREDOS_OPERATOR_KEY=" + filepath.Join(dir, "none")},
-	})
-	if err != nil {
-		return err
-	}
-	b.tell(fmt.Sprintf("making %d VMs on a pretended host", manyVMs))
-	plan, err := work.Plan(ctx)
-	if err != nil {
-		return err
-	}
-	if err := work.Apply(ctx, plan); err != nil {
-		return err
-	}
-	plan, err = work.Plan(ctx)
+	defer func() { err = errors.Join(err, host.stop()) }()
+	plan, err := host.work.Plan(ctx)
 	if err != nil {
 		return err
 	}
@@ -83,8 +50,78 @@ func (b *bench) emptyPlan(ctx context.Context) (err error) {
 	return nil
 }
 
-// manyVMsOn is a configuration of many VMs on one base.
-func manyVMsOn(archive string) fs.FS {
+// pretended is a host with VMs that Terraform has made. Libvirt and the guests are fakes in this process.
+type pretended struct {
+	work *workspace.Workspace
+	// archive is what the VMs' base is made from.
+	archive string
+	ends    []func() error
+}
+
+// stop ends the provider and the guests, and removes what they left.
+func (p *pretended) stop() error {
+	var failed []error
+	for _, end := range slices.Backward(p.ends) {
+		failed = append(failed, end())
+	}
+	return errors.Join(failed...)
+}
+
+// pretend makes a host, and on it a number of VMs on one base.
+func (b *bench) pretend(ctx context.Context, vms int) (_ *pretended, err error) {
+	dir, err := os.MkdirTemp("", "sharedos-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory to work in: %w", err)
+	}
+	p := &pretended{archive: filepath.Join(dir, "rootfs.tar"), ends: []func() error{func() error { return os.RemoveAll(dir) }}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.stop())
+		}
+	}()
+	world, err := providertest.New(dir)
+	if err != nil {
+		return nil, err
+	}
+	p.ends = append(p.ends, func() error { world.Off(); return nil })
+	if err := p.write(sourcetest.NewSystem("6.12.1")); err != nil {
+		return nil, err
+	}
+	reattach, stop, err := serve(ctx, world)
+	if err != nil {
+		return nil, err
+	}
+	p.ends = append(p.ends, stop)
+	p.work, err = workspace.New(workspace.Config{
+		Terraform: b.terraform, Provider: b.provider, Dir: filepath.Join(dir, "tf"), Tell: func(string) {},
+		Configuration: manyVMsOn(p.archive, vms),
+		Env:           []string{"TF_REATTACH_PROVIDERS=" + reattach, "SHAREDOS_CACHE=" + dir, "SHAREDOS_OPERATOR_KEY=" + filepath.Join(dir, "none")},
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.tell(fmt.Sprintf("making %d VMs on a pretended host", vms))
+	plan, err := p.work.Plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.work.Apply(ctx, plan)
+}
+
+// write puts another system into the archive.
+func (p *pretended) write(system sourcetest.System) error {
+	text, err := system.Tar()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(p.archive, text, 0o600); err != nil {
+		return fmt.Errorf("write a small system: %w", err)
+	}
+	return nil
+}
+
+// manyVMsOn is a configuration of a number of VMs on one base.
+func manyVMsOn(archive string, vms int) fs.FS {
 	const text = `terraform {
   required_providers {
     sharedos = { source = "sharedos/sharedos" }
@@ -104,7 +141,7 @@ resource "sharedos_vm" "many" {
   disk   = { size = "4GiB" }
 }
 `
-	return fstest.MapFS{"main.tf": {Data: fmt.Appendf(nil, text, archive, manyVMs)}}
+	return fstest.MapFS{"main.tf": {Data: fmt.Appendf(nil, text, archive, vms)}}
 }
 
 // serve serves the provider on a host to a Terraform that is told of it by the returned value of

@@ -56,6 +56,7 @@ var measures = []measure{
 	{"plan", (*bench).emptyPlan},
 	{"agent", (*bench).agentSize},
 	{"swap", (*bench).swap},
+	{"scale", (*bench).scale},
 	{"layers", (*bench).layers},
 	{"fleet", (*bench).fleet},
 	{"patch", (*bench).patch},

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+)
+
+// scaleSteps are how many VMs are refreshed through one provider process; the last is scaleFactor times the first.
+var scaleSteps = []int{250, 1000}
+
+const scaleFactor = 4
+
+// scale measures whether refreshing many VMs takes time and memory in proportion to their number. Provider, fleet, TLS
+// and Terraform are the real ones, and so is each VM's TLS server; libvirt and what the agents do are fakes.
+func (b *bench) scale(ctx context.Context) error {
+	type cost struct{ seconds, bytes float64 }
+	var costs []cost
+	for _, vms := range scaleSteps {
+		took, memory, err := b.refreshMany(ctx, vms)
+		if err != nil {
+			return err
+		}
+		b.tell(fmt.Sprintf("refreshing %d VMs took %.1f s and %.0f MB at most", vms, took.Seconds(), memory/1e6))
+		costs = append(costs, cost{took.Seconds(), memory})
+	}
+	few, many := costs[0], costs[len(costs)-1]
+	// A quarter more than in proportion: one run of each, on a machine that may do other things.
+	b.results.add(fmt.Sprintf("refresh of %d VMs, against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
+		many.seconds, "seconds", scaleFactor*few.seconds, 1.25*scaleFactor*few.seconds)
+	b.results.add(fmt.Sprintf("memory for %d VMs, against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
+		many.bytes, "bytes", scaleFactor*few.bytes, 1.25*scaleFactor*few.bytes)
+	return nil
+}
+
+// refreshMany refreshes a number of VMs, and returns how long the apply took, and how much memory this process, which
+// is the provider, the fake libvirt and all agents, had at most more than before it made them.
+func (b *bench) refreshMany(ctx context.Context, vms int) (took time.Duration, memory float64, err error) {
+	before, err := restPeak()
+	if err != nil {
+		return 0, 0, err
+	}
+	host, err := b.pretend(ctx, vms)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, host.stop()) }()
+	if err := host.write(sourcetest.NewSystem("6.12.1").With("usr/bin/server", "version 2")); err != nil {
+		return 0, 0, err
+	}
+	plan, err := host.work.Plan(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	updates := 0
+	for _, change := range plan.Changes {
+		if change.Is("update") {
+			updates++
+		}
+	}
+	if updates != vms+1 {
+		return 0, 0, fmt.Errorf("the plan updates %d objects, not %d VMs and their base", updates, vms)
+	}
+	began := time.Now()
+	if err := host.work.Apply(ctx, plan); err != nil {
+		return 0, 0, err
+	}
+	took = time.Since(began)
+	peak, err := peakMemory()
+	return took, peak - before, err
+}
+
+// restPeak gives back what is free, forgets the peak of this process's memory, and returns what it has, in bytes.
+func restPeak() (float64, error) {
+	runtime.GC()
+	debug.FreeOSMemory()
+	// 5 resets the peak (proc_pid_clear_refs(5)).
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
+		return 0, fmt.Errorf("forget the peak of memory: %w", err)
+	}
+	return peakMemory()
+}
+
+// peakMemory is VmHWM of this process in bytes.
+func peakMemory() (float64, error) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, found := strings.CutPrefix(line, "VmHWM:"); found {
+			kibibytes, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
+			return kibibytes * 1024, err
+		}
+	}
+	return 0, errors.New("/proc/self/status tells no VmHWM")
+}
