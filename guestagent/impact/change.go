@@ -31,6 +31,8 @@ type Changes struct {
 	accounts    bool
 	temporary   bool
 	manager     bool
+	// configuration is true when something below /etc differs.
+	configuration bool
 }
 
 // NewChanges returns a set without changes.
@@ -70,18 +72,28 @@ func (c *Changes) Accounts() bool { return c.accounts }
 // Temporary reports whether tmpfiles.d differs.
 func (c *Changes) Temporary() bool { return c.temporary }
 
-// Manager reports whether something differs that systemd, or a generator of units, reads: only then it is told to
-// read all again, which takes a second of a small VM.
+// Manager reports whether something differs that systemd reads, or one of the generators that it brings.
 func (c *Changes) Manager() bool { return c.manager }
 
-// managerReads reports whether systemd or one of its generators may read a file. What third parties' generators read is
-// not known, so that is all of /etc but for what only other programs read.
-func managerReads(name string) bool {
-	switch name {
-	case "etc/ld.so.cache", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid":
-		return false
-	}
-	return strings.HasPrefix(name, "etc/") || strings.HasPrefix(name, "usr/lib/systemd/")
+// Configuration reports whether something differs below /etc that a generator of another program may read.
+func (c *Changes) Configuration() bool { return c.configuration }
+
+// managerReads lists what systemd and its own generators read: systemd.unit(5), systemd-fstab-generator(8),
+// systemd-cryptsetup-generator(8), systemd-veritysetup-generator(8), systemd-integritysetup-generator(8),
+// systemd-sysv-generator(8), systemd-rc-local-generator(8).
+var managerReads = struct{ files, directories []string }{
+	files:       []string{"etc/fstab", "etc/crypttab", "etc/veritytab", "etc/integritytab", "etc/rc.local"},
+	directories: []string{"usr/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/rc"},
+}
+
+func readByManager(name string) bool {
+	return slices.Contains(managerReads.files, name) ||
+		slices.ContainsFunc(managerReads.directories, func(d string) bool { return strings.HasPrefix(name, d) })
+}
+
+// madeHere are files below /etc that are made from others and that no generator reads.
+var madeHere = []string{
+	"etc/ld.so.cache", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid",
 }
 
 // Differs reports whether the two stacks have different files at this path.
@@ -135,7 +147,8 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 		return
 	}
 	c.content[name] = struct{}{}
-	c.manager = c.manager || managerReads(name)
+	c.manager = c.manager || readByManager(name)
+	c.configuration = c.configuration || strings.HasPrefix(name, "etc/") && !slices.Contains(madeHere, name)
 	if l := languageOf(name); l != "" {
 		list := c.scripts[l]
 		if list == nil {

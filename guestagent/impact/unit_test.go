@@ -55,15 +55,22 @@ func TestUnitFilesAndDropInsAffectTheirUnits(t *testing.T) {
 }
 
 func TestTheManagerIsToldOnlyOfWhatItReads(t *testing.T) {
-	for name, reads := range map[string]bool{
-		"usr/lib/x86_64-linux-gnu/libssl.so.3": false, "usr/sbin/nginx": false, "etc/ld.so.cache": false, "etc/passwd": false,
-		"usr/lib/systemd/system/nginx.service": true, "usr/lib/systemd/system-generators/x": true, "etc/fstab": true,
-		"etc/systemd/system.conf": true, "etc/init.d/nginx": true,
+	for name, want := range map[string]struct{ manager, configuration bool }{
+		"usr/lib/x86_64-linux-gnu/libssl.so.3":      {false, false},
+		"etc/ld.so.cache":                           {false, false},
+		"etc/passwd":                                {false, false},
+		"etc/nginx/nginx.conf":                      {false, true},
+		"usr/lib/systemd/system/nginx.service":      {true, false},
+		"usr/lib/systemd/system-generators/x":       {true, false},
+		"etc/fstab":                                 {true, true},
+		"etc/systemd/system/nginx.service.d/a.conf": {true, true},
+		"etc/init.d/nginx":                          {true, true},
+		"etc/rc2.d/S01nginx":                        {true, true},
 	} {
 		c := NewChanges()
 		c.Add(name, nil, &tree.Entry{Path: name, Type: tree.Regular})
-		if c.Manager() != reads {
-			t.Errorf("%s: %v, want %v", name, c.Manager(), reads)
+		if c.Manager() != want.manager || c.Configuration() != want.configuration {
+			t.Errorf("%s: %v, %v, want %v", name, c.Manager(), c.Configuration(), want)
 		}
 	}
 }

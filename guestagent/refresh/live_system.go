@@ -131,6 +131,33 @@ func (s *LiveSystem) Pinned(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
+// generatorDirectories are where systemd finds generators (systemd.generator(7)); those that it brings are named after it.
+var generatorDirectories = []string{
+	"/run/systemd/system-generators", "/etc/systemd/system-generators",
+	"/usr/local/lib/systemd/system-generators", "/usr/lib/systemd/system-generators",
+}
+
+// ForeignGenerators implements System.
+func (s *LiveSystem) ForeignGenerators() (bool, error) {
+	return foreignGenerators(generatorDirectories)
+}
+
+func foreignGenerators(directories []string) (bool, error) {
+	for _, directory := range directories {
+		entries, err := os.ReadDir(directory)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !strings.HasPrefix(e.Name(), "systemd-") }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // Room implements System.
 func (s *LiveSystem) Room(context.Context) error {
 	for _, place := range []struct {

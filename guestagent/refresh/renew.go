@@ -119,7 +119,9 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 			return err
 		}
 		r.noteRestart(&agentapi.UnitRestart{Unit: impact.ManagerUnit, Level: agentapi.Level_RELOAD}, "re-execute systemd", time.Since(started))
-	} else if changes.Manager() {
+	} else if stale, err := r.managerIsStale(changes); err != nil {
+		return err
+	} else if stale {
 		if err := r.timed("reload systemd", func() error { return r.Units.Reload(ctx) }); err != nil {
 			return err
 		}
@@ -135,6 +137,15 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 		}
 	}
 	return nil
+}
+
+// managerIsStale reports whether systemd has to read all its units again, which takes a second of a small VM.
+func (r *run) managerIsStale(changes *impact.Changes) (bool, error) {
+	if changes.Manager() || !changes.Configuration() {
+		return changes.Manager(), nil
+	}
+	// A generator of another program may make units of any file below /etc.
+	return r.System.ForeignGenerators()
 }
 
 // renewal is one pass over units.

@@ -116,6 +116,8 @@ type System interface {
 	Packages(ctx context.Context, a *impact.Assessment) error
 	// Pinned names the units that see an earlier /usr in a mount namespace of their own.
 	Pinned(ctx context.Context) ([]string, error)
+	// ForeignGenerators reports whether programs other than systemd bring generators of units (systemd.generator(7)).
+	ForeignGenerators() (bool, error)
 	// Room checks that the private disk and /run can be written to and have room.
 	Room(ctx context.Context) error
 }

@@ -606,8 +606,12 @@ func (w worldSystem) BootID() (string, error) {
 	defer w.mutex.Unlock()
 	return fmt.Sprint(w.boot), nil
 }
-func (w worldSystem) Kernel() (string, error)    { return "6.12.0", nil }
-func (w worldSystem) Obstacle() string           { return w.obstacle }
+func (w worldSystem) Kernel() (string, error) { return "6.12.0", nil }
+func (w worldSystem) Obstacle() string        { return w.obstacle }
+func (w worldSystem) ForeignGenerators() (bool, error) {
+	return true, w.do("generators", func() error { return nil })
+}
+
 func (w worldSystem) Room(context.Context) error { return w.do("room", func() error { return nil }) }
 
 func device(version tree.Digest) impact.Device { return impact.Device{Minor: uint32(version[0]) + 1} }
