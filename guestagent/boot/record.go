@@ -254,12 +254,13 @@ func writeDurably(path string, data []byte, mode fs.FileMode) (err error) {
 	if err := os.Rename(temporary.Name(), path); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if failpoint.Built {
-		if err := failpoint.Hit("after rename " + filepath.Base(path)); err != nil {
-			return err
-		}
+	if err := syncDirectory(directory); err != nil {
+		return err
 	}
-	return syncDirectory(directory)
+	if failpoint.Built {
+		return failpoint.Hit("after rename " + filepath.Base(path))
+	}
+	return nil
 }
 
 func writeAndClose(file *os.File, data []byte, mode fs.FileMode) (err error) {
