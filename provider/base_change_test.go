@@ -113,6 +113,20 @@ func TestAFullLayerAgainIsPlannedWithTheReason(t *testing.T) {
 	)
 }
 
+func TestChainAndThresholdHaveBounds(t *testing.T) {
+	own := newImage(t)
+	for option, want := range map[string]string{
+		"max_layers = 0": "between 1 and 16", "max_layers = 17": "between 1 and 16",
+		"max_delta_percent = 0": "between 1 and 100", "max_delta_percent = 101": "between 1 and 100",
+	} {
+		t.Run(option, func(t *testing.T) {
+			check(t, newWorld(t), resource.TestStep{
+				Config: "provider \"sharedos\" { " + option + " }\n" + own.base(), ExpectError: says(want),
+			})
+		})
+	}
+}
+
 func TestMovedAccountsAreRefusedUnlessPinned(t *testing.T) {
 	own := newImage(t)
 	moved := sourcetest.NewSystem("6.12.1").With("etc/passwd", "root:x:0:0::/root:/bin/sh\nwww-data:x:34:33::/:/bin/false\n",

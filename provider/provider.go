@@ -17,7 +17,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
 // Address is the provider's name in a registry.
@@ -91,8 +90,8 @@ func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *pro
 			"max_layers": schema.Int64Attribute{
 				Optional: true,
 				MarkdownDescription: "How many layers a release may have: a full one and the deltas over it. The release after that is a full layer " +
-					"again; `deltas_left` of a base counts down to it. " + fmt.Sprintf("1 to %d; default: %d.", release.MaxLayers, publish.DefaultMaxChain),
-				Validators: []validator.Int64{int64validator.Between(1, release.MaxLayers)},
+					"again; `deltas_left` of a base counts down to it. " + fmt.Sprintf("1 to %d; default: %d.", publish.MostChain, publish.DefaultMaxChain),
+				Validators: []validator.Int64{int64validator.Between(1, publish.MostChain)},
 			},
 			"max_delta_percent": schema.Int64Attribute{
 				Optional: true,

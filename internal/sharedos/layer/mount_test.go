@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	goerofs "github.com/erofs/go-erofs"
 	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -99,7 +100,40 @@ func (w *workshop) write(entries []tree.Entry, content tree.Content) (string, re
 	if output, err := exec.Command("fsck.erofs", path).CombinedOutput(); err != nil {
 		w.t.Fatalf("fsck.erofs: %v: %s", err, output)
 	}
+	if err := libraryReads(path, entries); err != nil {
+		w.t.Fatalf("go-erofs: %v", err)
+	}
 	return path, layer
+}
+
+// libraryReads has another reader than the kernel's find every entry of an image, and the content of every file.
+func libraryReads(path string, entries []tree.Entry) (err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	image, err := goerofs.Open(file)
+	if err != nil {
+		return err
+	}
+	seen := 0
+	err = fs.WalkDir(image, ".", func(string, fs.DirEntry, error) error { seen++; return nil })
+	if err != nil || seen != len(entries) {
+		return errors.Join(err, fmt.Errorf("%d entries instead of %d", seen, len(entries)))
+	}
+	for i := range entries {
+		if e := &entries[i]; e.Type == tree.Regular {
+			content, err := fs.ReadFile(image, e.Path)
+			if err != nil {
+				return err
+			}
+			if tree.Sum(content) != e.Digest {
+				return fmt.Errorf("the content of %q differs", e.Path)
+			}
+		}
+	}
+	return nil
 }
 
 // mount mounts a layer's file.

@@ -32,7 +32,7 @@ func (p *Publisher) maxChain() int {
 	if p.MaxChain <= 0 {
 		return DefaultMaxChain
 	}
-	return min(p.MaxChain, release.MaxLayers)
+	return min(p.MaxChain, MostChain)
 }
 
 func (p *Publisher) maxDelta() int {

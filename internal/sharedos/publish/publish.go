@@ -30,10 +30,13 @@ var (
 	ErrDamagedStore = errors.New("the store lacks a part of a release")
 )
 
-// What a Publisher's zero values mean.
+// What a Publisher's zero values mean, and what it accepts.
 const (
 	// DefaultMaxChain is how many layers a release may have.
 	DefaultMaxChain = 8
+	// MostChain is the largest MaxChain. A VM can have 24 layers attached (hypervisor.MaxLayers), which has to do for the
+	// stack that it runs and for what it is refreshed to.
+	MostChain = 16
 	// DefaultMaxDelta is how large a delta may be, in percent of the release's content.
 	DefaultMaxDelta = 50
 )
