@@ -55,6 +55,20 @@ func gather(changes *Changes, snapshot *Snapshot, policy Policy) map[string]*gat
 	return units
 }
 
+// Concerned reports whether a change may concern the unit of a process, as far as the process and the names of unit
+// files tell: only then is it worth to ask what the manager knows of the unit.
+func (c *Changes) Concerned(p *Process) bool {
+	if len(p.Uses)+len(p.Arguments) > 0 || p.Confined != "" || busUnit(p.Unit) || c.scripts[interpreterOf(p.Program)] != nil {
+		return true
+	}
+	for _, name := range NamesOf(p.Unit) {
+		if c.unitFiles[name] != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // affected reports whether anything of what changes is used.
 func (g *gathered) affected() bool {
 	for _, list := range g.lists() {
@@ -175,7 +189,7 @@ func (s *Snapshot) first() Device {
 
 // files adds what the manager reads for a unit, and what the user declared for it.
 func (g *gathered) files(changes *Changes, unit Unit, extra []string) {
-	for _, name := range namesOf(g.name) {
+	for _, name := range NamesOf(g.name) {
 		g.manager.merge(changes.unitFiles[name])
 	}
 	add := func(name string) {

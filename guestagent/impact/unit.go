@@ -90,9 +90,9 @@ func unitOfFile(name string) string {
 	return ""
 }
 
-// namesOf lists the names under which files of a unit can stand: its own, its template's, those that systemd cuts
+// NamesOf lists the names under which files of a unit can stand: its own, its template's, those that systemd cuts
 // at dashes ("foo-.service", "foo-@x.service", "foo-@.service") and its type's (systemd.unit(5)).
-func namesOf(unit string) []string {
+func NamesOf(unit string) []string {
 	dot := strings.LastIndexByte(unit, '.')
 	if dot < 0 {
 		return []string{unit}

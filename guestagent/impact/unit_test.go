@@ -16,7 +16,7 @@ func TestFilesOfAUnitStandUnderAllItsNames(t *testing.T) {
 		"a-.mount":            {"a-.mount", "mount"},
 		"odd":                 {"odd"},
 	} {
-		if got := namesOf(unit); !slices.Equal(got, want) {
+		if got := NamesOf(unit); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", unit, got, want)
 		}
 	}

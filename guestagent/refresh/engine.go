@@ -223,7 +223,7 @@ func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel st
 	if err != nil {
 		return "", nil, err
 	}
-	live, _, err := e.assess(ctx, changes, kernel, policy, false)
+	live, _, err := e.assess(ctx, changes, kernel, policy, nil, false)
 	if err != nil {
 		return "", nil, err
 	}
@@ -242,7 +242,7 @@ func message(rung Rung, a *impact.Assessment) *agentapi.Impact {
 	return told
 }
 
-func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, message *agentapi.UnitPolicy, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
+func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, message *agentapi.UnitPolicy, planned []Planned, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
 	policy, err := unitPolicy(message)
 	if err != nil {
 		return nil, nil, err
@@ -251,7 +251,11 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	if err != nil {
 		return nil, nil, err
 	}
-	snapshot, err := e.System.Snapshot(ctx, changes, named(policy), swapped)
+	names := named(policy)
+	for _, p := range planned {
+		names = append(names, p.Unit)
+	}
+	snapshot, err := e.System.Snapshot(ctx, changes, names, swapped)
 	if err != nil {
 		return nil, nil, fmt.Errorf("assess the impact: %w", err)
 	}

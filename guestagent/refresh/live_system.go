@@ -14,6 +14,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
 )
 
 const (
@@ -88,15 +89,37 @@ func (s *LiveSystem) Snapshot(ctx context.Context, changes *impact.Changes, name
 	if snapshot.Processes, err = reader.Processes(ctx, changes); err != nil {
 		return impact.Snapshot{}, err
 	}
-	names := slices.Clone(named)
-	for i := range snapshot.Processes {
-		p := &snapshot.Processes[i]
-		if p.Unit != "" && !p.Session && p.Unit != s.Agent && !slices.Contains(names, p.Unit) {
+	names, err := s.concerned(changes, snapshot.Processes, swapped)
+	if err != nil {
+		return impact.Snapshot{}, err
+	}
+	snapshot.Units, err = s.Units.Facts(ctx, append(names, named...))
+	return snapshot, err
+}
+
+// concerned lists the units that the changes may concern. After a swap the manager has read its files again, so that
+// they matter no more.
+func (s *LiveSystem) concerned(changes *impact.Changes, processes []impact.Process, swapped bool) ([]string, error) {
+	seen := map[string]bool{s.Agent: true, "": true}
+	var names, others []string
+	for i := range processes {
+		p := &processes[i]
+		if !p.Session && !seen[p.Unit] && changes.Concerned(p) {
+			seen[p.Unit] = true
 			names = append(names, p.Unit)
 		}
 	}
-	snapshot.Units, err = s.Units.Facts(ctx, names)
-	return snapshot, err
+	if swapped {
+		return names, nil
+	}
+	for i := range processes {
+		if p := &processes[i]; !p.Session && !seen[p.Unit] {
+			seen[p.Unit] = true
+			others = append(others, p.Unit)
+		}
+	}
+	referring, err := units.Referring(others)
+	return append(names, referring...), err
 }
 
 // Pinned implements System.

@@ -22,7 +22,7 @@ const (
 // found. What remains is reported. On the way back a unit that fails does not keep the others from being renewed.
 func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back bool) error {
 	changes := r.diff.changes
-	first, facts, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), true)
+	first, facts, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 			}
 			failures = append(failures, err)
 		}
-		found, again, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), true)
+		found, again, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true)
 		if err != nil {
 			return errors.Join(append(failures, err)...)
 		}

@@ -1,0 +1,104 @@
+package units
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+)
+
+// unitDirs are where systemd looks for unit files (systemd.unit(5)).
+var unitDirs = []string{
+	"/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early",
+	"/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system",
+	"/usr/lib/systemd/system", "/run/systemd/generator.late",
+}
+
+// maxUnitFile bounds a unit file that is read, in bytes.
+const maxUnitFile = 1 << 20
+
+// Referring lists those of the units whose files lead to further ones: they name environment files, were made by a
+// generator, or are links to elsewhere. Only of these systemd needs to be asked which files they are: asking takes
+// milliseconds for each unit, and looking into files hardly any.
+func Referring(names []string) ([]string, error) {
+	return referring(unitDirs, names)
+}
+
+func referring(directories, names []string) ([]string, error) {
+	// The names that there are: most units have files in one directory alone.
+	entries := make([]map[string]fs.DirEntry, len(directories))
+	for i, directory := range directories {
+		listed, err := os.ReadDir(directory)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		entries[i] = make(map[string]fs.DirEntry, len(listed))
+		for _, entry := range listed {
+			entries[i][entry.Name()] = entry
+		}
+	}
+	var found []string
+	for _, name := range names {
+		for i, directory := range directories {
+			refers, err := refersIn(directory, entries[i], name)
+			if err != nil {
+				return nil, err
+			}
+			if refers {
+				found = append(found, name)
+				break
+			}
+		}
+	}
+	return found, nil
+}
+
+// refersIn looks into what one directory has of a unit.
+func refersIn(directory string, entries map[string]fs.DirEntry, unit string) (bool, error) {
+	for _, name := range impact.NamesOf(unit) {
+		if entry := entries[name]; entry != nil {
+			if strings.Contains(directory, "/generator") || entry.Type()&fs.ModeSymlink != 0 {
+				return true, nil
+			}
+			if refers, err := refers(filepath.Join(directory, name)); refers || err != nil {
+				return refers, err
+			}
+		}
+		if entries[name+".d"] == nil {
+			continue
+		}
+		dropIns, err := filepath.Glob(filepath.Join(directory, name+".d", "*.conf"))
+		if err != nil {
+			return false, err
+		}
+		for _, dropIn := range dropIns {
+			if refers, err := refers(dropIn); refers || err != nil {
+				return refers, err
+			}
+		}
+	}
+	return false, nil
+}
+
+// refers reports whether a unit file names environment files. One that is gone names none.
+func refers(name string) (bool, error) {
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxUnitFile {
+		return info.Mode().IsRegular(), nil // a link to /dev/null; what is too large is asked about
+	}
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return bytes.Contains(text, []byte("EnvironmentFile")), err
+}
