@@ -22,7 +22,7 @@ import (
 
 // Bounds of what is done to a VM. An emulated guest boots in half a minute when the machine is busy.
 const (
-	lifeLimit  = 8 * time.Minute
+	lifeLimit  = 15 * time.Minute
 	loginLimit = 2 * time.Minute
 	agentLimit = 20 * time.Second
 )
