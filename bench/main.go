@@ -58,6 +58,7 @@ var measures = []measure{
 	{"swap", (*bench).swap},
 	{"scale", (*bench).scale},
 	{"layers", (*bench).layers},
+	{"store", (*bench).store},
 	{"fleet", (*bench).fleet},
 	{"patch", (*bench).patch},
 }

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+const (
+	storeLimit = 10 * time.Minute
+	// uploadSize is the size of the layer that is uploaded, in bytes, and uploadRuns how often; the fastest counts.
+	uploadSize = 256 * mebibyte
+	uploadRuns = 4
+	// manyDomains is how many VMs are defined on one base.
+	manyDomains = 100
+	// sharedFiles of fileSize bytes are in a base, of which changedFiles differ in another one.
+	sharedFiles, changedFiles, fileSize = 400, 20, 128 << 10
+)
+
+// stored is a pool on a libvirt of the benchmark's own, without guests.
+type stored struct {
+	*bench
+	dir, uri, pool string
+	host           *host.Host
+}
+
+// store measures the pool: how fast it is filled, and what it holds.
+func (b *bench) store(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, storeLimit)
+	defer cancel()
+	dir, err := testbed.MakeDir("")
+	if err != nil {
+		return fmt.Errorf("make a directory to work in: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bed.Close()) }()
+	s := &stored{bench: b, dir: dir, uri: bed.URI(), pool: "bench-store"}
+	s.host, err = host.Open(ctx, host.Config{
+		URI: s.uri, Pool: s.pool, PoolPath: filepath.Join(dir, "pool"), StateDir: bed.StateDir(),
+		OperatorKey: filepath.Join(dir, "operator.key"), Cache: filepath.Join(dir, "cache"),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.host.Close()) }()
+	for _, measure := range []func(context.Context) error{s.upload, s.secondBase, s.manyVMs} {
+		if err := measure(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// upload times a layer's upload next to virsh's into the same volume, in turn.
+func (s *stored) upload(ctx context.Context) error {
+	s.tell(fmt.Sprintf("uploading a layer of %d MiB, and the same with virsh", uploadSize/mebibyte))
+	path := filepath.Join(s.dir, "layer")
+	data := make([]byte, uploadSize)
+	_, _ = rand.Read(data) // it never fails
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return fmt.Errorf("write a layer: %w", err)
+	}
+	id := tree.Sum(data)
+	layer := release.Layer{ID: id, DataSize: uploadSize / 2, Size: uploadSize}
+	var ours, virsh time.Duration
+	for range uploadRuns {
+		took, err := s.putLayer(ctx, layer, path)
+		if err != nil {
+			return err
+		}
+		ours = fastest(ours, took)
+		began := time.Now()
+		out, err := exec.CommandContext(ctx, "virsh", "-c", s.uri, "vol-upload", "--pool", s.pool, store.LayerName(id), path).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("virsh vol-upload: %w: %s", err, strings.TrimSpace(string(out)))
+		}
+		virsh = fastest(virsh, time.Since(began))
+		if _, err := s.host.Store.Sweep(ctx, nil); err != nil {
+			return err
+		}
+	}
+	s.results.add("upload of a layer of 256 MiB", ours.Seconds(), "seconds", virsh.Seconds(), virsh.Seconds()/0.7)
+	return os.Remove(path)
+}
+
+func fastest(so, now time.Duration) time.Duration {
+	if so == 0 {
+		return now
+	}
+	return min(so, now)
+}
+
+func (s *stored) putLayer(ctx context.Context, layer release.Layer, path string) (_ time.Duration, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	began := time.Now()
+	uploaded, err := s.host.Store.PutLayer(ctx, layer, file, nil)
+	if err == nil && !uploaded {
+		err = errors.New("the layer was there already, so nothing was measured")
+	}
+	return time.Since(began), err
+}
+
+// secondBase measures what a base adds that has a release in common with another one, and then a change of its own.
+func (s *stored) secondBase(ctx context.Context) error {
+	s.tell("publishing two bases with a common ancestor")
+	ancestor := sourcetest.NewSystem("6.12.1")
+	for i := range sharedFiles {
+		ancestor = ancestor.With(fmt.Sprintf("usr/share/shared/%03d", i), randomText(fileSize))
+	}
+	other := ancestor
+	for i := range changedFiles {
+		other = other.With(fmt.Sprintf("usr/share/shared/%03d", i), randomText(fileSize))
+	}
+	for _, one := range []sourcetest.System{ancestor, ancestor.With("usr/bin/server", "version of the first")} {
+		if _, err := s.publish(ctx, "first", one); err != nil {
+			return err
+		}
+	}
+	before, err := s.layerBytes(ctx)
+	if err != nil {
+		return err
+	}
+	var changed int64
+	for _, one := range []sourcetest.System{ancestor, other} {
+		prepared, err := s.publish(ctx, "second", one)
+		if err != nil {
+			return err
+		}
+		if prepared.Change != nil {
+			changed = prepared.Change.Changed.Bytes + prepared.Change.Added.Bytes
+		}
+	}
+	after, err := s.layerBytes(ctx)
+	if err != nil {
+		return err
+	}
+	s.results.add("layers of a second base that shares 95 %", float64(after-before), "bytes", float64(changed), 1.1*float64(changed))
+	return nil
+}
+
+func randomText(size int) string {
+	text := make([]byte, size)
+	_, _ = rand.Read(text) // it never fails
+	return string(text)
+}
+
+func (s *stored) publish(ctx context.Context, name string, system sourcetest.System) (*publish.Prepared, error) {
+	stream, err := system.Tar()
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(s.dir, "rootfs.tar")
+	if err := os.WriteFile(path, stream, 0o600); err != nil {
+		return nil, fmt.Errorf("write a system: %w", err)
+	}
+	prepared, err := s.host.Publisher.Prepare(ctx, publish.Spec{Name: name, Source: source.Archive{Path: path}}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return prepared, s.host.Publisher.Publish(ctx, prepared, nil)
+}
+
+// layerBytes sums what the pool's layers take.
+func (s *stored) layerBytes(ctx context.Context) (sum int64, err error) {
+	volumes, err := s.host.Store.Volumes(ctx)
+	for _, volume := range volumes {
+		if name, _ := store.ParseVolumeName(volume.Name); name.Kind == store.LayerVolume {
+			sum += volume.Allocation
+		}
+	}
+	return sum, err
+}
+
+// manyVMs measures what a hundred VMs on one base add, before they are started.
+func (s *stored) manyVMs(ctx context.Context) error {
+	s.tell(fmt.Sprintf("defining %d VMs on one base", manyDomains))
+	id, _, err := s.host.Publisher.Newest(ctx, "first")
+	if err != nil {
+		return err
+	}
+	var first int64
+	for i := range manyDomains {
+		name := fmt.Sprintf("bench-%d", i)
+		if _, err := s.host.Fleet.Create(ctx, vm.Spec{
+			Name: name, UUID: uuid.NewString(), Base: id, VCPUs: 1, Memory: 512 * mebibyte, DiskSize: 4096 * mebibyte, Hostname: name,
+		}, func(string) {}); err != nil {
+			return err
+		}
+		if i == 0 { // the initramfs comes with it
+			if first, _, err = s.osBytes(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	all, disk, err := s.osBytes(ctx)
+	if err != nil {
+		return err
+	}
+	s.results.add(fmt.Sprintf("bytes of the OS for %d VMs, next to one", manyDomains), float64(all), "bytes", float64(first), float64(first))
+	s.results.add("private disk before first boot, largest", float64(disk), "bytes", 0, 256<<10)
+	return nil
+}
+
+// osBytes sums what all but private disks take, and finds the largest of these.
+func (s *stored) osBytes(ctx context.Context) (sum, disk int64, err error) {
+	volumes, err := s.host.Store.Volumes(ctx)
+	for _, volume := range volumes {
+		if name, _ := store.ParseVolumeName(volume.Name); name.Kind == store.DiskVolume {
+			disk = max(disk, volume.Allocation)
+		} else {
+			sum += volume.Allocation
+		}
+	}
+	return sum, disk, err
+}
