@@ -33,9 +33,10 @@ type assessment struct {
 	Impact *agentapi.Impact `json:"impact,omitempty"`
 }
 
-// question writes what a VM is asked to become. How it may be changed is no part of it, but what may be done with units.
+// question writes what a VM is asked to become. How it may be changed is no part of it, but what may be done with units,
+// and how high may be climbed.
 func question(spec vm.Spec) string {
-	spec.Refresh = vm.RefreshPolicy{Units: spec.Refresh.Units}
+	spec.Refresh = vm.RefreshPolicy{Units: spec.Refresh.Units, Strategy: spec.Refresh.Strategy}
 	text, err := json.Marshal(spec)
 	if err != nil {
 		return "" // a Spec has no value that JSON cannot write; an empty question is never recalled

@@ -250,15 +250,25 @@ func (m *vmModel) sameHardware(as vmModel) bool {
 }
 
 // diverged reports whether the VM was last heard to run another stack than its definition names, though it is to
-// follow at once: a rollback, or an apply that was cut off between guest and definition.
-func (m *vmModel) diverged(ctx context.Context) (bool, diag.Diagnostics) {
-	policy, diags := m.policy(ctx)
-	if policy.Strategy.ValueString() != strategyLive || !m.Running.ValueBool() || !m.answering() || m.Stack.IsNull() {
+// follow at once: a rollback, or an apply that was cut off between guest and definition. A stack that waits for the next
+// start is no divergence, unless the plan may climb another rung than the one that it was left at.
+func (m *vmModel) diverged(ctx context.Context, plan vmModel) (bool, diag.Diagnostics) {
+	policy, diags := plan.policy(ctx)
+	if policy.Strategy.ValueString() == vm.NextBoot || m.waits(ctx, &diags) && plan.Refresh.Equal(m.Refresh) || !m.Running.ValueBool() || !m.answering() || m.Stack.IsNull() {
 		return false, diags
 	}
 	var stack stackModel
 	diags.Append(m.Stack.As(ctx, &stack, basetypes.ObjectAsOptions{})...)
 	return stack.Base != m.Base.ValueString() || !slices.Equal(stack.Components, texts(ctx, m.Components, &diags)), diags
+}
+
+// waits reports whether the VM is left with another stack than its definition's until it is next started.
+func (m *vmModel) waits(ctx context.Context, diags *diag.Diagnostics) bool {
+	base, err := tree.ParseDigest(m.Base.ValueString())
+	if err != nil || m.Pending.IsUnknown() {
+		return false
+	}
+	return slices.Contains(texts(ctx, m.Pending, diags), vm.StackPending(base))
 }
 
 // answering reports whether the agent answered when it was last asked.

@@ -62,7 +62,7 @@ func (r *vmResource) planUpdate(ctx context.Context, plan *vmModel, state vmMode
 	}
 	fresh := r.connection.takeRead(state.UUID.ValueString())
 	plan.carryComputed(state)
-	diverged, diags := state.diverged(ctx)
+	diverged, diags := state.diverged(ctx, *plan)
 	free, d := plan.unpluggable(ctx)
 	if diags.Append(d...); diags.HasError() || plan.sameWish(state) && !diverged && !unfinished && !free {
 		return diags
@@ -115,7 +115,7 @@ func (r *vmResource) planImpact(ctx context.Context, plan *vmModel, state vmMode
 	case !plan.Running.ValueBool() || !state.Running.ValueBool():
 		plan.Impact = types.ObjectNull(impactTypes) // nothing runs that it could interrupt
 		return diags
-	case policy.Strategy.ValueString() == strategyNextBoot && !hardware:
+	case policy.Strategy.ValueString() == vm.NextBoot && !hardware:
 		plan.Impact, d = impactOf(ctx, &agentapi.Impact{
 			Level: agentapi.Level_NONE, Reasons: []string{"the strategy is next_boot: the new stack runs from the next start on"},
 		})
@@ -149,7 +149,7 @@ func (r *vmResource) planImpact(ctx context.Context, plan *vmModel, state vmMode
 	if impact.GetLevel() > levelOf(policy.MaxImpact.ValueString()) {
 		return append(diags, tooLarge(spec.Name, impact, policy.MaxImpact.ValueString())...)
 	}
-	plan.Impact, d = impactOf(ctx, impact)
+	plan.Impact, d = impactOf(ctx, done(impact))
 	return append(diags, d...)
 }
 
@@ -175,17 +175,35 @@ func (r *vmResource) forget(ctx context.Context, state vmModel, fresh bool) diag
 func tooLarge(name string, impact *agentapi.Impact, allowed string) diag.Diagnostics {
 	return failedAt(path.Root("refresh").AtName("max_impact"), failure{
 		do: "change", object: vmName(name),
-		err: fmt.Errorf("the impact is %s, and refresh.max_impact allows %s:%s", levelName(impact.GetLevel()), allowed, because(impact)),
-		next: fmt.Sprintf("Nothing was changed. Set refresh.max_impact to %q to allow it, or refresh.strategy to %q to have a changed base run from the next start on.",
-			allowance(impact.GetLevel()), strategyNextBoot),
+		err:  fmt.Errorf("the impact is %s, and refresh.max_impact allows %s:%s", levelName(impact.GetLevel()), allowed, because(impact)),
+		next: "Nothing was changed. " + allowing(impact) + fmt.Sprintf(", or refresh.strategy to %q to have a changed base run from the next start on.", vm.NextBoot),
 	})
+}
+
+// allowing says what to set to have an impact.
+func allowing(impact *agentapi.Impact) string {
+	level := levelName(impact.GetLevel())
+	if impact.GetStrategy() == vm.NextBoot {
+		return fmt.Sprintf("Set refresh.max_impact and refresh.strategy to %q to allow it", level)
+	}
+	return fmt.Sprintf("Set refresh.max_impact to %q to allow it", level)
+}
+
+// done is what an apply interrupts: nothing of what lies above the strategy.
+func done(impact *agentapi.Impact) *agentapi.Impact {
+	if impact.GetStrategy() != vm.NextBoot {
+		return impact
+	}
+	reasons := []string{fmt.Sprintf("it takes %s, which refresh.strategy does not reach: the new stack runs from the next power-off and start on",
+		levelName(impact.GetLevel()))}
+	return &agentapi.Impact{Level: agentapi.Level_NONE, Reasons: append(reasons, impact.GetReasons()...), ChangedPaths: impact.GetChangedPaths()}
 }
 
 // notLive tells why a running VM cannot be moved to a release, and how it gets there.
 func notLive(do, name string, err error) diag.Diagnostics {
 	return failedAt(path.Root("base"), failure{
 		do: do, object: vmName(name), err: err,
-		next: fmt.Sprintf("The VM runs what it ran. Set refresh.strategy to %q to have it run this release when it is next powered off and started.", strategyNextBoot),
+		next: fmt.Sprintf("The VM runs what it ran. Set refresh.strategy to %q to have it run this release when it is next powered off and started.", vm.NextBoot),
 	})
 }
 

@@ -9,13 +9,11 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// Strategies of a refresh.
-const (
-	strategyLive     = "live"
-	strategyNextBoot = "next_boot"
-)
+// strategies of a refresh: the rungs, from the lowest, and to climb none.
+var strategies = []string{vm.Live, vm.SoftReboot, vm.Kexec, vm.Reboot, vm.NextBoot}
 
 // What may be done with units that use what changes.
 const (
@@ -45,19 +43,13 @@ func levelName(level agentapi.Level) string {
 	return strings.ToLower(level.String())
 }
 
-// allowances are the levels that max_impact can be: what no strategy does cannot be allowed.
+// allowances are the levels that max_impact can be.
 func allowances() []string {
-	return []string{
-		levelName(agentapi.Level_NONE), levelName(agentapi.Level_RELOAD), levelName(agentapi.Level_RESTART), levelName(agentapi.Level_REBOOT),
+	names := make([]string, len(levels))
+	for i, level := range levels {
+		names[i] = levelName(level)
 	}
-}
-
-// allowance is the smallest max_impact that allows a level.
-func allowance(level agentapi.Level) string {
-	if level > agentapi.Level_RESTART {
-		level = agentapi.Level_REBOOT
-	}
-	return levelName(level)
+	return names
 }
 
 // levelOf returns the level of a name; LEVEL_UNSPECIFIED if there is none.
@@ -88,7 +80,7 @@ var (
 // defaultRefresh is the policy of a VM that names none.
 func defaultRefresh() types.Object {
 	return types.ObjectValueMust(refreshTypes, map[string]attr.Value{
-		"strategy":      types.StringValue(strategyLive),
+		"strategy":      types.StringValue(vm.Live),
 		"max_impact":    types.StringValue(defaultMaxImpact),
 		"settle":        types.StringValue(defaultSettle),
 		"policy":        types.StringValue(policyRestart),

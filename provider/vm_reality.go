@@ -105,7 +105,11 @@ func (m *vmModel) observeComputed(ctx context.Context, found *vm.VM) diag.Diagno
 		m.Stack = object(ctx, stackTypes, stackOf(found.Stack), &diags)
 	}
 	if !silent || m.Pending.IsNull() || m.Pending.IsUnknown() {
-		m.Pending = list(ctx, guestTexts(found.Agent.GetPending()), &diags)
+		pending := guestTexts(found.Agent.GetPending())
+		if found.Waits != "" {
+			pending = append(pending, found.Waits)
+		}
+		m.Pending = list(ctx, pending, &diags)
 	}
 	if !silent || m.HeldLayers.IsNull() || m.HeldLayers.IsUnknown() {
 		m.HeldLayers = heldLayers(ctx, found.Held, &diags)
@@ -140,7 +144,7 @@ func heldLayers(ctx context.Context, held []vm.Held, diags *diag.Diagnostics) ty
 func (m *vmModel) unpluggable(ctx context.Context) (bool, diag.Diagnostics) {
 	var all []heldLayer
 	policy, diags := m.policy(ctx)
-	if m.HeldLayers.IsNull() || !m.answering() || !m.Running.ValueBool() || policy.Strategy.ValueString() == strategyNextBoot {
+	if m.HeldLayers.IsNull() || !m.answering() || !m.Running.ValueBool() || policy.Strategy.ValueString() == vm.NextBoot {
 		return false, diags
 	}
 	diags.Append(m.HeldLayers.ElementsAs(ctx, &all, false)...)

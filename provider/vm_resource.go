@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -162,6 +163,10 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
 			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "What the VM runs is not known, so state keeps what was last heard. Its console log on the host tells how far it came."}.detail())
 	}
+	if refused := limited(found.Agent.GetRefused()); len(refused) > 0 {
+		resp.Diagnostics.AddWarning(vmName(name)+" did not boot what it was to", strings.Join(guestTexts(refused), "\n")+
+			"\n\nIt runs base "+found.Stack.Base.String()+". Give it a base that comes up, or power it off and start it to have this one tried again.")
+	}
 	resp.Diagnostics.Append(state.observe(ctx, found)...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 	r.connection.noteRead(state.UUID.ValueString())
@@ -208,10 +213,10 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	seen := state
 	seen.Impact = types.ObjectNull(impactTypes)
 	if impact := report.GetImpact(); impact != nil {
-		seen.Impact, diags = impactOf(ctx, impact)
+		seen.Impact, diags = impactOf(ctx, done(impact))
 		resp.Diagnostics.Append(diags...)
 	}
-	if report != nil {
+	if report != nil && updated.Waits == "" { // else nothing was done
 		resp.Diagnostics.Append(seen.observeRefresh(ctx, report, delta)...)
 	}
 	resp.Diagnostics.Append(seen.observeComputed(ctx, updated)...)

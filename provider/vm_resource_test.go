@@ -238,28 +238,68 @@ func TestThePlanTellsWhatIsInterrupted(t *testing.T) {
 func TestALargerImpactThanAllowedFailsThePlan(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
 	tooMuch := &agentapi.Impact{
-		Level: agentapi.Level_REBOOT, Reasons: []string{"dbus-daemon changed \x1b[31mand cannot be restarted live"},
+		Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"dbus-daemon changed \x1b[31mand cannot be restarted live"},
 		Units: []*agentapi.UnitImpact{{Unit: "nginx.service", Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3"}},
 	}
 	check(t, world,
 		resource.TestStep{Config: own.base() + web("")},
 		resource.TestStep{
 			PreConfig: func() { guest(t, world, "web").Impact = tooMuch; own.set("2")() }, Config: own.base() + web(""),
-			ExpectError: says(`Unable to change VM "web"`, "the impact is reboot, and refresh.max_impact allows restart",
-				"dbus-daemon changed [31mand cannot be restarted live", "nginx.service: restart, maps libssl.so.3", `Set refresh.max_impact to "reboot"`),
+			ExpectError: says(`Unable to change VM "web"`, "the impact is soft_reboot, and refresh.max_impact allows restart",
+				"dbus-daemon changed [31mand cannot be restarted live", "nginx.service: restart, maps libssl.so.3",
+				`Set refresh.max_impact and refresh.strategy to "soft_reboot"`),
 		},
 		resource.TestStep{PreConfig: own.set("1"), Config: own.base() + web(""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
 		resource.TestStep{
-			PreConfig: own.set("2"), Config: own.base() + web(`refresh = { max_impact = "reboot" }`),
+			PreConfig: own.set("2"), Config: own.base() + web(`refresh = { max_impact = "kexec", strategy = "soft_reboot" }`),
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("reboot")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("soft_reboot")),
 			),
 		},
 		// Processors change only through a power-off.
 		resource.TestStep{
 			Config:      own.base() + web(`vcpus = 2`),
 			ExpectError: says("the impact is reboot, and refresh.max_impact allows restart", "only through a power-off"),
+		},
+	)
+}
+
+func TestWhatTheStrategyDoesNotReachWaitsAndIsToldUntilItMay(t *testing.T) {
+	world, own := newWorld(t), newImage(t)
+	config := func(refresh string) string { return own.base() + web("refresh = { "+refresh+" }") }
+	loader := &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"the dynamic loader differs"}}
+	runs := statecheck.CompareValue(compare.ValuesSame())
+	const live = `max_impact = "reboot"`
+	check(t, world,
+		resource.TestStep{
+			Config:            config(live),
+			ConfigStateChecks: []statecheck.StateCheck{runs.AddStateValue(webAddress, attribute("stack").AtMapKey("base"))},
+		},
+		resource.TestStep{
+			PreConfig: func() { guest(t, world, "web").Impact = loader; own.set("2")() }, Config: config(live),
+			ConfigPlanChecks: plans(
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				runs.AddStateValue(webAddress, attribute("stack").AtMapKey("base")),
+				statecheck.CompareValuePairs(webAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.ExpectKnownValue(webAddress, attribute("pending"), knownvalue.ListSizeExact(1)),
+			},
+		},
+		resource.TestStep{Config: config(live), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{
+			Config: config(live + `, strategy = "soft_reboot"`),
+			ConfigPlanChecks: plans(
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("soft_reboot")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				// The kernel waits on.
+				statecheck.ExpectKnownValue(webAddress, attribute("pending"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringRegexp(regexp.MustCompile("^kernel "))})),
+			},
 		},
 	)
 }

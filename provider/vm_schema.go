@@ -17,6 +17,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
 // Bounds of a VM's size. The upper ones are there to catch a wrong unit.
@@ -94,7 +96,8 @@ func (r *vmResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp 
 			"last_refresh": lastRefreshAttribute(),
 			"pending": schema.ListAttribute{
 				Computed: true, ElementType: types.StringType,
-				MarkdownDescription: "What waits until the VM is powered off and started, such as `kernel 6.12.88 → 6.12.101 at the next power-off and start`. " +
+				MarkdownDescription: "What waits until the VM is powered off and started, such as `kernel 6.12.88 → 6.12.101 at the next power-off and start`: " +
+					"a new kernel under a strategy below `kexec`, or a stack that takes more than the strategy reaches. " +
 					"A reboot from within goes on with the kernel that the VM was started with.",
 			},
 			"held_layers": heldLayersAttribute(),
@@ -165,16 +168,20 @@ func refreshAttribute() schema.Attribute {
 		MarkdownDescription: "How the VM may be moved to another base or other components.",
 		Attributes: map[string]schema.Attribute{
 			"strategy": schema.StringAttribute{
-				Optional: true, Computed: true, Default: stringdefault.StaticString(strategyLive),
-				MarkdownDescription: "`live`: the running VM is refreshed at once. `next_boot`: it runs the new stack when it is next powered off and " +
-					"started; this is also the way to another base or back to an earlier release. Default: `live`.",
-				Validators: []validator.String{stringvalidator.OneOf(strategyLive, strategyNextBoot)},
+				Optional: true, Computed: true, Default: stringdefault.StaticString(vm.Live),
+				MarkdownDescription: "The highest rung that a changed base or component may climb; the lowest that does what is needed is climbed. " +
+					"`live`: `/usr` is swapped and units that use what changed are restarted. `soft_reboot`: the userland is started anew under the " +
+					"kernel that runs, for what no swap makes whole, such as another dynamic loader or message bus. `kexec`: a new kernel is started " +
+					"from the one that runs. `reboot`: the VM is powered off and started with it. Under `live` and `soft_reboot` a new kernel waits, " +
+					"and `pending` tells it. `next_boot`: nothing is done until the VM is next powered off and started, which is also the way to " +
+					"another base or back to an earlier release; what lies above the strategy waits in the same way. Default: `live`.",
+				Validators: []validator.String{stringvalidator.OneOf(strategies...)},
 			},
 			"max_impact": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(defaultMaxImpact),
-				MarkdownDescription: "The most that a change may interrupt: `none`, `reload`, `restart` or `reboot`. " +
-					"A larger impact fails the plan, with the reasons. With `reboot`, what cannot be changed in a running VM is changed by " +
-					"a power-off and start: the dynamic loader, the message bus, processors, memory, interfaces. Default: `restart`.",
+				MarkdownDescription: "The most that a change may interrupt: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`. " +
+					"A larger impact fails the plan, with the reasons. Processors, memory and interfaces change only with `reboot`, " +
+					"whatever the strategy is. Default: `restart`.",
 				Validators: []validator.String{stringvalidator.OneOf(allowances()...)},
 			},
 			"settle": schema.StringAttribute{

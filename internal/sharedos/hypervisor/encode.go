@@ -60,7 +60,7 @@ func (m machine) encode(d Domain) (string, error) {
 			Type:    &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"},
 			Kernel:  d.Kernel,
 			Initrd:  d.Initramfs,
-			Cmdline: strings.Join(append([]string{kernelArgs}, d.KernelArgs...), " "),
+			Cmdline: CommandLine(d),
 			SMBios:  &libvirtxml.DomainSMBios{Mode: "sysinfo"},
 		},
 		SysInfo:    sysinfo(d.BootConfig),
@@ -87,6 +87,11 @@ func (m machine) encode(d Domain) (string, error) {
 		return "", fmt.Errorf("write the definition of domain %q: %w", d.Name, err)
 	}
 	return text, nil
+}
+
+// CommandLine is the command line that the domain's kernel is started with.
+func CommandLine(d Domain) string {
+	return strings.Join(append([]string{kernelArgs}, d.KernelArgs...), " ")
 }
 
 func (m machine) cpu() *libvirtxml.DomainCPU {

@@ -82,8 +82,9 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (*VM, 
 }
 
 // define makes the private disk and the definition as spec says, whatever of it is there already. What the
-// definition records of the agent is kept.
-func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) (err error) {
+// definition records of the agent is kept. The layers of the stacks beside that of spec are attached, too: the guest
+// falls back to one if its own does not come up.
+func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, beside ...release.Stack) (err error) {
 	// Until the definition names what the VM needs, whoever deletes what nothing refers to knows nothing of it.
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
@@ -99,6 +100,9 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress) (err e
 	}
 	domain, err := f.domain(ctx, spec, stack, base, progress)
 	if err != nil {
+		return err
+	}
+	if err := f.addBeside(ctx, &domain, beside); err != nil {
 		return err
 	}
 	known, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
@@ -214,6 +218,9 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 	if found.Held, err = f.held(ctx, agent, domain, status); err != nil {
 		// Layers that stay attached cost little: nothing depends on who holds them.
 		f.Log.WarnContext(ctx, "it is not known who holds layers", "vm", name, "error", err)
+	}
+	if staying(domain, running) {
+		found.Waits = StackPending(domain.Metadata.Stack.Base)
 	}
 	return found, nil
 }

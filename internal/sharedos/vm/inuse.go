@@ -55,7 +55,7 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 		found = append(found, layer.ID)
 	}
 	settings := domain.Metadata.Settings
-	for _, text := range append(strings.Fields(settings[settingHeld]), settings[settingInitramfs]) {
+	for _, text := range append(strings.Fields(settings[settingHeld]+" "+settings[settingBeside]), settings[settingInitramfs]) {
 		if id, err := tree.ParseDigest(text); err == nil {
 			found = append(found, id)
 		}

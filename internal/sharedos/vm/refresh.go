@@ -46,6 +46,15 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, fmt.Errorf("its agent names a stack that is none: %w", err)
 	}
+	if waitsForHost(status) {
+		if to, err := agentapi.ParseStack(status.GetLast().GetTo()); err == nil && sameReleases(to, stack) {
+			return nil, &mustStart{current}
+		}
+		// It waits to be started with another stack, and gives that up by itself.
+		if status, err = f.await(ctx, domain.Name, "waiting for an earlier refresh to be given up", progress, ended); err != nil {
+			return nil, err
+		}
+	}
 	if sameReleases(current, stack) {
 		return nil, nil //nolint:nilnil // the contract: nothing to report
 	}
@@ -59,13 +68,28 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, err
 	}
+	request := &agentapi.RefreshRequest{
+		Target: target, MaxImpact: spec.Refresh.MaxImpact, HealthChecks: spec.Refresh.HealthChecks,
+		SettleMs: spec.Refresh.Settle.Milliseconds(), Strategy: spec.Refresh.Strategy, Policy: spec.Refresh.Units,
+	}
+	if spec.Refresh.Strategy == Kexec && status.GetKernel() != stack.Kernel {
+		if err := f.handKernel(ctx, agent, domain, spec, request, progress); err != nil {
+			return nil, err
+		}
+	}
 	progress("refreshing")
-	if err := startRefresh(ctx, agent, target, spec); err != nil {
+	if err := startRefresh(ctx, agent, request); err != nil {
 		return nil, err
 	}
 	status, err = f.settled(ctx, domain.Name, progress)
+	if errors.Is(err, errSilent) {
+		status, err = f.reset(ctx, domain.Name, err, progress)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the refresh goes on in the VM by itself, apply again to see its end: %w", err)
+	}
+	if waitsForHost(status) {
+		return status.GetLast(), &mustStart{current}
 	}
 	return outcome(status, stack, spec)
 }
@@ -84,16 +108,41 @@ func inFlight(status *agentapi.StatusResponse) bool {
 	return status.GetState() > agentapi.State_IDLE
 }
 
-// settled waits until no refresh is under way.
+// ended reports whether no refresh is under way.
+func ended(status *agentapi.StatusResponse) bool { return !inFlight(status) }
+
+// errSilent means that an agent has not answered for longer than a system takes to start.
+var errSilent = errors.New("its agent has said nothing for too long")
+
+// settled waits until no refresh is under way, or one waits for the host. errSilent if the agent has not answered for
+// startLimit.
 func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*agentapi.StatusResponse, error) {
+	waiting, give := context.WithCancelCause(ctx)
+	defer give(nil)
+	silence := time.AfterFunc(startLimit, func() { give(errSilent) })
+	defer silence.Stop()
 	step := agentapi.State_STATE_UNSPECIFIED
-	return f.await(ctx, name, "waiting for the refresh", progress, func(status *agentapi.StatusResponse) bool {
-		if now := status.GetState(); now != step && now > agentapi.State_IDLE {
+	status, err := f.await(waiting, name, "waiting for the refresh", progress, func(status *agentapi.StatusResponse) bool {
+		silence.Reset(startLimit)
+		if now := status.GetState(); now != step && now != agentapi.State_IDLE && now != agentapi.State_STATE_UNSPECIFIED {
 			step = now
-			progress("refresh: " + strings.ReplaceAll(strings.ToLower(now.String()), "_", " "))
+			progress("refresh: " + told(status))
 		}
-		return !inFlight(status)
+		return ended(status) || waitsForHost(status)
 	})
+	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waiting), errSilent) {
+		err = fmt.Errorf("%w: %w", errSilent, err)
+	}
+	return status, err
+}
+
+// told is the state of a refresh in words: "checking", "starting by soft_reboot".
+func told(status *agentapi.StatusResponse) string {
+	state := strings.ReplaceAll(strings.ToLower(status.GetState().String()), "_", " ")
+	if status.GetState() == agentapi.State_STARTING {
+		state += " by " + status.GetLast().GetStrategy()
+	}
+	return state
 }
 
 // plug attaches the layers of the stack that the running domain lacks.
@@ -166,14 +215,10 @@ func put(ctx context.Context, agent *transport.Agent, blob release.Blob, data []
 	}
 }
 
-func startRefresh(ctx context.Context, agent *transport.Agent, target *agentapi.Target, spec Spec) error {
+func startRefresh(ctx context.Context, agent *transport.Agent, request *agentapi.RefreshRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	_, err := agent.Refresh(ctx, &agentapi.RefreshRequest{
-		Target: target, MaxImpact: spec.Refresh.MaxImpact, HealthChecks: spec.Refresh.HealthChecks,
-		SettleMs: spec.Refresh.Settle.Milliseconds(), Strategy: spec.Refresh.Strategy, Policy: spec.Refresh.Units,
-	})
-	if err != nil {
+	if _, err := agent.Refresh(ctx, request); err != nil {
 		return fmt.Errorf("start the refresh: %w", err)
 	}
 	return nil
@@ -194,8 +239,8 @@ func outcome(status *agentapi.StatusResponse, stack release.Stack, spec Spec) (*
 		return nil, fmt.Errorf("%w: the VM was restarted meanwhile and runs what it ran before; apply again", ErrRolledBack)
 	case report.GetRefused() && report.GetImpact().GetLevel() > spec.Refresh.MaxImpact:
 		return report, fmt.Errorf("%w: %s", ErrImpact, report.GetError())
-	case report.GetRefused() && report.GetImpact().GetLevel() > agentapi.Level_RESTART:
-		return report, &needsStart{report.GetImpact().GetLevel()}
+	case report.GetRefused() && report.GetStrategy() == NextBoot:
+		return report, fmt.Errorf("%w: %s", errDeferred, report.GetError())
 	case report.GetRefused():
 		return report, fmt.Errorf("%w: %s", ErrRefused, report.GetError())
 	default:

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -71,12 +70,16 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 		}
 	}
 	var report *agentapi.Report
-	live := running && spec.Running && !reboots && spec.Refresh.Strategy != "next_boot"
+	live := running && spec.Running && !reboots && spec.Refresh.Strategy != NextBoot
+	stays := running && spec.Running && !reboots && !live
 	if live {
 		report, err = f.refresh(ctx, domain, spec, progress)
-		var restart *needsStart
-		if errors.As(err, &restart) {
-			live, reboots, err = false, true, nil
+		var anew *mustStart
+		if errors.As(err, &anew) {
+			return f.startAnew(ctx, spec, anew.from, progress)
+		}
+		if errors.Is(err, errDeferred) {
+			live, stays, err = false, true, nil
 		}
 		var before *notAsked
 		wanted := release.Stack{Base: spec.Base, Components: spec.Components}
@@ -96,8 +99,15 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 		}
 		running = false
 	}
-	if err := f.define(ctx, spec, progress); err != nil {
+	var beside []release.Stack
+	if !running {
+		beside = f.beside(ctx, domain)
+	}
+	if err := f.define(ctx, spec, progress, beside...); err != nil {
 		return report, 0, err
+	}
+	if stays {
+		f.markStaying(ctx, spec.Name)
 	}
 	if live {
 		if err := f.unplug(ctx, spec.Name, progress); err != nil {
@@ -107,42 +117,7 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if !spec.Running || running {
 		return report, 0, nil
 	}
-	ready, err := f.start(ctx, spec.Name, progress)
-	if err == nil && report.GetRefused() {
-		report, err = f.startedInto(ctx, spec, report)
-	}
-	return report, ready, err
-}
-
-// needsStart means that a refresh was refused because it takes more than a restart of units, and that the user
-// allows what it takes.
-type needsStart struct{ level agentapi.Level }
-
-func (n *needsStart) Error() string {
-	return fmt.Sprintf("the change takes %s, which only a power-off and start does", strings.ToLower(n.level.String()))
-}
-
-// startedInto judges a VM that was powered off and started because its stack could not be changed live.
-func (f *Fleet) startedInto(ctx context.Context, spec Spec, refused *agentapi.Report) (*agentapi.Report, error) {
-	now, err := f.Read(ctx, spec.Name)
-	if err != nil {
-		return refused, err
-	}
-	if !now.Answered {
-		return refused, now.NoAnswer
-	}
-	impact := refused.GetImpact()
-	impact.Level = agentapi.Level_REBOOT // what was done, as Assess says beforehand
-	report := &agentapi.Report{
-		From: refused.GetFrom(), To: refused.GetTo(), Impact: impact, Done: true, Committed: true,
-		State: agentapi.State_COMMITTED, Pending: now.Agent.GetPending(),
-	}
-	if now.Stack.Base != spec.Base || !slices.Equal(now.Stack.Components, spec.Components) {
-		report.Committed, report.State = false, agentapi.State_ROLLING_BACK
-		report.Error = fmt.Sprintf("it was started with base %s and came up with %s", spec.Base, now.Stack.Base)
-		return report, fmt.Errorf("%w: %s", ErrRolledBack, report.Error)
-	}
-	return report, nil
+	return f.startTrial(ctx, spec, progress)
 }
 
 // unplugLeft detaches what was attached for a refresh that did not happen. That it fails loses nothing: a later
@@ -218,15 +193,11 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, assessLimit)
 	defer cancel()
-	answer, err := agent.Assess(ctx, &agentapi.AssessRequest{Target: target, Policy: spec.Refresh.Units})
+	answer, err := agent.Assess(ctx, &agentapi.AssessRequest{Target: target, Policy: spec.Refresh.Units, Strategy: spec.Refresh.Strategy})
 	if err != nil {
 		return nil, fmt.Errorf("ask its agent: %w", err)
 	}
-	impact := answer.GetImpact()
-	if impact.GetLevel() > agentapi.Level_RESTART {
-		impact.Level = agentapi.Level_REBOOT // a power-off and start is what brings it here
-	}
-	return impact, nil
+	return answer.GetImpact(), nil
 }
 
 // movable fails with ErrNotLive if no live refresh leads from one stack to the other.

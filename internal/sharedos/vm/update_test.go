@@ -1,10 +1,12 @@
 package vm_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,27 +60,112 @@ func TestUpdateThatDoesNotHappenTakesItsLayersBack(t *testing.T) {
 	}
 }
 
-func TestUpdateStartsAnewForWhatNoLiveRefreshDoes(t *testing.T) {
-	w := newWorld(t)
-	w.create(t, w.spec())
+// renewed is a release whose loader differs, so that a running VM takes a soft-reboot at least.
+func (w *world) renewed(t *testing.T, strategy string) vm.Spec {
+	t.Helper()
 	w.agent(t, "web-a").Impact = &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"the dynamic loader differs"}}
 	spec := w.spec()
-	spec.Base, spec.Refresh.MaxImpact = w.new, agentapi.Level_REBOOT
-	// What the plan says is what is done.
-	if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact.GetLevel() != agentapi.Level_REBOOT {
+	spec.Base, spec.Refresh.MaxImpact, spec.Refresh.Strategy = w.new, agentapi.Level_REBOOT, strategy
+	return spec
+}
+
+func TestUpdateClimbsAsHighAsThePlanTells(t *testing.T) {
+	for strategy, test := range map[string]struct {
+		level agentapi.Level
+		boots string
+	}{
+		vm.SoftReboot: {agentapi.Level_SOFT_REBOOT, "boot-1"},
+		vm.Kexec:      {agentapi.Level_KEXEC, "boot-2"},
+		vm.Reboot:     {agentapi.Level_REBOOT, "boot-2"},
+	} {
+		t.Run(strategy, func(t *testing.T) {
+			w := newWorld(t)
+			w.create(t, w.spec())
+			spec := w.renewed(t, strategy)
+			if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact.GetLevel() != test.level || impact.GetStrategy() != strategy {
+				t.Fatalf("assessed %v, %v", impact, err)
+			}
+			updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if updated.Stack.Base != w.new || updated.Spec.Base != w.new || updated.Agent.GetBootId() != test.boots || updated.Waits != "" {
+				t.Errorf("updated %+v", updated)
+			}
+			if !report.GetCommitted() || report.GetRefused() || report.GetError() != "" || report.GetStrategy() != strategy {
+				t.Errorf("it reports %v", report)
+			}
+			w.mustHavePlugged(t, updated.Stack)
+			if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact != nil {
+				t.Errorf("afterwards it is assessed with %v, %v", impact, err)
+			}
+		})
+	}
+}
+
+func TestAStartThatFailsGoesBackToWhatRan(t *testing.T) {
+	w := newWorld(t)
+	made := w.create(t, w.spec())
+	w.agent(t, "web-a").RefreshError = `health check "web": nginx.service is failed`
+	_, report, err := w.fleet.Update(within(t, time.Minute), w.renewed(t, vm.Reboot), quiet)
+	if !errors.Is(err, vm.ErrRolledBack) || !strings.Contains(err.Error(), "nginx.service is failed") || report.GetCommitted() {
+		t.Fatalf("%v, %v", err, report)
+	}
+	now, err := w.fleet.Read(t.Context(), "web-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The kernel is what it was, too: the machine was started once more.
+	if now.Stack.Base != w.old || now.Spec.Base != w.old || now.Agent.GetKernel() != made.Stack.Kernel || now.Agent.GetBootId() != "boot-3" {
+		t.Errorf("it is %+v", now)
+	}
+	w.mustHavePlugged(t, made.Stack)
+}
+
+func TestAnUpdateThatWasCutOffWhileTheGuestWaitsGoesOn(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	spec := w.renewed(t, vm.Reboot)
+	ctx, cancel := context.WithCancel(within(t, time.Minute))
+	_, _, err := w.fleet.Update(ctx, spec, func(step string) {
+		if step == "shutting down" {
+			cancel()
+		}
+	})
+	if err == nil {
+		t.Fatal("it was not cut off")
+	}
+	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+	if err != nil || updated.Stack.Base != w.new || updated.Spec.Base != w.new {
+		t.Errorf("it goes on with %+v, %v, %v", updated, report, err)
+	}
+}
+
+func TestWhatTheStrategyDoesNotReachWaitsForTheNextStart(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	spec := w.renewed(t, vm.Live)
+	if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact.GetLevel() != agentapi.Level_SOFT_REBOOT || impact.GetStrategy() != vm.NextBoot {
 		t.Fatalf("assessed %v, %v", impact, err)
 	}
 	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if updated.Stack.Base != w.new || updated.Spec.Base != w.new || updated.Agent.GetBootId() != "boot-2" {
+	if updated.Stack.Base != w.old || updated.Spec.Base != w.new || updated.Agent.GetBootId() != "boot-1" {
 		t.Errorf("updated %+v", updated)
 	}
-	if !report.GetCommitted() || report.GetRefused() || report.GetError() != "" {
-		t.Errorf("it reports %v", report)
+	if !strings.Contains(updated.Waits, w.new.String()) || !report.GetRefused() {
+		t.Errorf("it waits for %q, and reports %v", updated.Waits, report)
 	}
-	w.mustHavePlugged(t, updated.Stack)
+	spec.Running = false
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
+		t.Fatal(err)
+	}
+	spec.Running = true
+	if updated, _, err = w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Stack.Base != w.new || updated.Waits != "" {
+		t.Errorf("at the next start: %+v, %v", updated, err)
+	}
 }
 
 func TestARunningVMIsNotMovedWhereNoLiveRefreshLeads(t *testing.T) {

@@ -55,9 +55,18 @@ type Spec struct {
 	Refresh          RefreshPolicy
 }
 
+// Strategies of a refresh: the rungs, from the lowest, and to climb none.
+const (
+	Live       = "live"
+	SoftReboot = "soft_reboot"
+	Kexec      = "kexec"
+	Reboot     = "reboot"
+	NextBoot   = "next_boot"
+)
+
 // RefreshPolicy is how a VM may be moved to another stack.
 type RefreshPolicy struct {
-	// Strategy is "live" or "next_boot".
+	// Strategy is the highest rung that may be climbed, or NextBoot.
 	Strategy     string
 	MaxImpact    agentapi.Level
 	HealthChecks []*agentapi.HealthCheck
@@ -79,6 +88,9 @@ type VM struct {
 	Agent    *agentapi.StatusResponse
 	// Held are the layers that are attached in vain.
 	Held []Held
+	// Waits is the stack of the definition, in words, while the VM is left with the one that it runs until it is next
+	// powered off and started; "" if it is not.
+	Waits string
 	// OtherAgent is why Update left another agent in the VM than this program's own; "" if it did not.
 	OtherAgent string
 	// ReadySeconds from domain start to the agent's first answer, as Create or Start saw it; 0 if it did not wait.
@@ -96,8 +108,8 @@ type Interface interface {
 	// error: Answered is false.
 	Read(ctx context.Context, name string) (*VM, error)
 	// Update makes the VM as spec says. If that moves it to another stack and it runs, it is refreshed, and the
-	// report says what was interrupted; ErrImpact and ErrRolledBack say that it runs what it ran. With MaxImpact
-	// REBOOT a VM whose stack cannot be changed live is powered off and started. ErrOther if the UUID is another.
+	// report says what was interrupted; ErrImpact and ErrRolledBack say that it runs what it ran. What lies above the
+	// strategy is left to the next start. ErrOther if the UUID is another.
 	Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error)
 	// Assess tells what a refresh to the stack of spec would interrupt; nil if nothing changes or the VM is off.
 	// ErrNotLive if no live refresh can lead to it.

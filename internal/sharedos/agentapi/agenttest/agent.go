@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -59,6 +60,8 @@ type Agent struct {
 	inFlight *release.Stack
 	left     int
 	allowed  agentapi.Level
+	// waiting is the report of a refresh that waits for the host.
+	waiting *agentapi.Report
 	// refusal is why the refresh in flight will be refused.
 	refusal string
 	last    *agentapi.Report
@@ -118,8 +121,26 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 	}
 	a.boots++
 	a.kernel = a.committed.Kernel
-	a.last, a.inFlight = nil, nil
+	waited := a.waiting
+	a.last, a.inFlight, a.waiting = nil, nil, nil
+	if waited != nil && sameReleases(boot.Stack, *a.committed) && waited.GetTo().GetBase() == boot.Stack.Base.String() {
+		a.tried(waited)
+	}
 	return a.serve()
+}
+
+// tried ends a refresh that had the host start its stack.
+func (a *Agent) tried(report *agentapi.Report) {
+	a.last = report
+	report.Done = true
+	from, err := agentapi.ParseStack(report.GetFrom())
+	if a.RefreshError != "" && err == nil && a.has(from) {
+		report.State, report.Error = agentapi.State_ROLLING_BACK, a.RefreshError
+		a.committed = &from // with the kernel of what was tried
+		return
+	}
+	report.State, report.Committed = agentapi.State_COMMITTED, true
+	a.generation++
 }
 
 func (a *Agent) has(stack release.Stack) bool {
@@ -276,7 +297,7 @@ func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"}
 func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.inFlight != nil {
+	if a.inFlight != nil && a.waiting == nil {
 		if a.left--; a.left < 0 {
 			a.end()
 		}
@@ -298,6 +319,9 @@ func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.Stat
 	if a.inFlight != nil {
 		answer.State = agentapi.State_STAGED
 	}
+	if a.waiting != nil {
+		answer.State = agentapi.State_STARTING
+	}
 	for id := range a.attached {
 		answer.Attached = append(answer.Attached, id)
 	}
@@ -305,10 +329,36 @@ func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.Stat
 	return answer, nil
 }
 
-// end finishes the refresh in flight. A live refresh never does more than restart units.
+// climb decides as the agent in a guest does: a level above RESTART takes a soft-reboot, another kernel what the
+// strategy reaches.
+func (a *Agent) climb(strategy string, to release.Stack) (rung string, level agentapi.Level) {
+	rungs := []string{"live", "soft_reboot", "kexec", "reboot"}
+	levels := []agentapi.Level{a.impact().GetLevel(), agentapi.Level_SOFT_REBOOT, agentapi.Level_KEXEC, agentapi.Level_REBOOT}
+	highest, needed := max(0, slices.Index(rungs, strategy)), 0
+	if a.impact().GetLevel() > agentapi.Level_RESTART {
+		needed = 1
+	}
+	if a.kernel != to.Kernel && highest > 1 {
+		needed = highest
+	}
+	if needed > highest {
+		return "next_boot", levels[needed]
+	}
+	return rungs[needed], levels[needed]
+}
+
+// told is the assessment of a rung.
+func (a *Agent) told(rung string, level agentapi.Level) *agentapi.Impact {
+	told, _ := proto.Clone(a.impact()).(*agentapi.Impact)
+	told.Strategy, told.Level = rung, level
+	return told
+}
+
+// end finishes the refresh in flight, or has it wait for the host.
 func (a *Agent) end() {
+	rung, level := a.climb(a.asked.GetStrategy(), *a.inFlight)
 	a.last = &agentapi.Report{
-		From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(*a.inFlight), Done: true, Impact: a.impact(),
+		From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(*a.inFlight), Done: true, Impact: a.told(rung, level), Strategy: rung,
 		Error: a.RefreshError, State: agentapi.State_ROLLING_BACK,
 		Timings: []*agentapi.Timing{{Step: "assess", Micros: 1500}},
 	}
@@ -316,11 +366,19 @@ func (a *Agent) end() {
 	if allowed == agentapi.Level_LEVEL_UNSPECIFIED {
 		allowed = agentapi.Level_RESTART
 	}
-	switch level := a.impact().GetLevel(); {
+	switch {
 	case a.refusal != "":
 		a.last.Refused, a.last.Error, a.last.Impact = true, a.refusal, nil
-	case level > min(allowed, agentapi.Level_RESTART):
-		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and %v is allowed", level, min(allowed, agentapi.Level_RESTART))
+	case level > allowed:
+		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and %v is allowed", level, allowed)
+	case rung == "next_boot":
+		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and the strategy is %s", level, a.asked.GetStrategy())
+	case rung == "reboot":
+		a.last.Done, a.last.Error, a.last.State = false, "", agentapi.State_STARTING
+		a.waiting = a.last
+		return
+	case rung == "kexec" && (a.blobs[a.asked.GetKernel()] == nil || a.blobs[a.asked.GetInitramfs()] == nil):
+		a.last.Error = "the host has not handed the kernel over"
 	default:
 		a.last.Timings = append(a.last.Timings, &agentapi.Timing{Step: "swap", Micros: 250})
 		for _, unit := range a.impact().GetUnits() {
@@ -331,6 +389,10 @@ func (a *Agent) end() {
 		}
 		a.last.Committed, a.last.State = true, agentapi.State_COMMITTED
 		a.committed = a.inFlight
+		if rung == "kexec" {
+			a.kernel = a.committed.Kernel
+			a.boots++
+		}
 		a.last.Pending = a.pending()
 		a.generation++
 	}
@@ -417,11 +479,12 @@ func sameReleases(a, b release.Stack) bool {
 func (a *Agent) Assess(_ context.Context, request *agentapi.AssessRequest) (*agentapi.AssessResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, err := a.target(request.GetTarget(), true); err != nil {
+	stack, err := a.target(request.GetTarget(), true)
+	if err != nil {
 		return nil, err
 	}
 	a.assessed = request
-	return &agentapi.AssessResponse{Impact: a.impact()}, nil
+	return &agentapi.AssessResponse{Impact: a.told(a.climb(request.GetStrategy(), stack))}, nil
 }
 
 // Refresh implements agentapi.AgentService.
