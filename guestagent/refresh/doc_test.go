@@ -24,7 +24,7 @@ func TestTheGuideShowsTheStatesAsTheyAre(t *testing.T) {
 	if diagram.Len() == 0 || !strings.Contains(string(guide), "```\n"+diagram.String()+"```\n") {
 		t.Errorf("the guide does not show the diagram of doc.go; put it there:\n%s", diagram.String())
 	}
-	for _, state := range []State{Idle, Staged, Verified, Swapped, Restarted, Checking, Committed, RollingBack} {
+	for _, state := range []State{Idle, Staged, Verified, Carried, Starting, Swapped, Restarted, Checking, Committed, RollingBack} {
 		if !strings.Contains(diagram.String(), string(state)) {
 			t.Errorf("the diagram has no state %q", state)
 		}

@@ -123,6 +123,14 @@ func (e *Engine) Status() (Status, error) {
 	return s, nil
 }
 
+// Trial reports whether what was booted is on trial: a refresh has started it and judges it, or has found it bad and
+// could not go back.
+func (e *Engine) Trial() bool {
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	return (e.flight != nil || e.record.State == RollingBack) && SameStack(e.Booted, e.record.To)
+}
+
 // Start takes up what the journal tells and returns at once; refreshes end when ctx does, and are taken up by the
 // next agent. Call Wait afterwards.
 func (e *Engine) Start(ctx context.Context) error {

@@ -79,8 +79,8 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 	for rung != Live && rung != Reboot && in[rung] != "" {
 		a.Reasons = append(a.Reasons, fmt.Sprintf("%s is not possible here: %s", rung, in[rung]))
 		rung = rungs[rung.height()+1]
-		if rung == Kexec && strategy != Kexec {
-			rung = Reboot // a kernel is at hand for a kexec only if the strategy is that
+		if rung == Kexec && (strategy != Kexec || !kernel.differ()) {
+			rung = Reboot // the host hands a kernel over for the sake of that kernel only
 		}
 	}
 	if kernel.differ() && strategy.height() >= Kexec.height() {
@@ -93,11 +93,12 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 		}
 	}
 	if rung != Live {
-		a.Level = rung.level()
-	}
-	if rung.height() >= Kexec.height() {
+		// What a live refresh would leave, or let wait, is renewed with all the rest.
 		waiting := impact.KernelPending(kernel.running, kernel.target)
-		a.Pending = slices.DeleteFunc(a.Pending, func(p string) bool { return p == waiting })
+		a.Level, a.Left = rung.level(), nil
+		a.Pending = slices.DeleteFunc(a.Pending, func(p string) bool {
+			return rung.height() >= Kexec.height() || slices.Contains(live.Pending, p) && p != waiting
+		})
 	}
 	if rung.height() > strategy.height() {
 		a.Pending = append(a.Pending, fmt.Sprintf("the new stack at the next power-off and start: it takes %s, and the strategy is %s", rung, strategy))

@@ -35,19 +35,20 @@ func TestTheLowestRungThatDoesWhatIsNeededIsClimbed(t *testing.T) {
 		"a kexec renews it, too":                              {strategy: Kexec, level: soft, kernel: other, want: Kexec, impact: kexecs, reason: "the loader", pending: "-"},
 		"what the strategy does not reach waits":              {strategy: Live, level: soft, kernel: same, want: NextBoot, impact: soft, pending: "it takes soft_reboot, and the strategy is live"},
 		"an old systemd: the next rung":                       {strategy: Reboot, level: soft, kernel: same, in: old, want: Reboot, impact: reboot, reason: "systemd 252", pending: "-"},
-		"an old systemd under kexec":                          {strategy: Kexec, level: soft, kernel: same, in: old, want: Kexec, impact: kexecs, reason: "systemd 252", pending: "-"},
+		"an old systemd under kexec":                          {strategy: Kexec, level: soft, kernel: other, in: old, want: Kexec, impact: kexecs, reason: "systemd 252", pending: "-"},
+		"an old systemd under kexec, and no new kernel":       {strategy: Kexec, level: soft, kernel: same, in: old, want: NextBoot, impact: reboot, reason: "systemd 252", pending: "it takes reboot"},
 		"an old systemd under soft_reboot: it waits":          {strategy: SoftReboot, level: soft, kernel: same, in: old, want: NextBoot, impact: reboot, reason: "systemd 252", pending: "it takes reboot"},
 		"no kexec here: the kernel waits, with the reason":    {strategy: Kexec, level: restart, kernel: other, in: obstacles{Kexec: "it is locked"}, want: Live, impact: restart, pending: "it is locked"},
-		"no kexec here, and more than the kernel: both wait":  {strategy: Kexec, level: soft, kernel: same, in: obstacles{SoftReboot: "old", Kexec: "it is locked"}, want: NextBoot, impact: reboot, reason: "it is locked", pending: "it takes reboot"},
+		"no kexec here, and more than the kernel: both wait":  {strategy: Kexec, level: soft, kernel: other, in: obstacles{SoftReboot: "old", Kexec: "it is locked"}, want: NextBoot, impact: reboot, reason: "it is locked", pending: "it takes reboot"},
 		"an obstacle that concerns nothing is not even named": {strategy: Live, level: restart, kernel: same, in: old, want: Live, impact: restart, pending: "-"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			live := &impact.Assessment{Level: test.level}
 			if test.level > restart {
-				live.Reasons = []string{"the loader differs"}
+				live.Reasons, live.Pending = []string{"the loader differs"}, []string{"dbus.service: a soft-reboot renews it"}
 			}
 			if test.kernel.differ() {
-				live.Pending = []string{impact.KernelPending(test.kernel.running, test.kernel.target)}
+				live.Pending = append(live.Pending, impact.KernelPending(test.kernel.running, test.kernel.target))
 			}
 			rung, a := climb(test.strategy, live, test.kernel, test.in)
 			if rung != test.want || a.Level != test.impact {

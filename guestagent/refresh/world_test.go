@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -111,6 +112,7 @@ type world struct {
 	readError error
 	obstacle  string
 	obstacles map[Rung]string
+	kernel    string
 	// hopeless stacks do not come up, stuck ones do not even get to the agent.
 	hopeless, stuck tree.Digest
 	// notSwitched is why the last soft-reboot stayed where it was, because stay was set.
@@ -606,7 +608,7 @@ func (w worldSystem) BootID() (string, error) {
 	defer w.mutex.Unlock()
 	return fmt.Sprint(w.boot), nil
 }
-func (w worldSystem) Kernel() (string, error) { return "6.12.0", nil }
+func (w worldSystem) Kernel() (string, error) { return cmp.Or(w.kernel, "6.12.0"), nil }
 func (w worldSystem) Obstacle() string        { return w.obstacle }
 func (w worldSystem) ForeignGenerators() (bool, error) {
 	return true, w.do("generators", func() error { return nil })
@@ -809,6 +811,7 @@ func (w *world) askFor(rung Rung) *agentapi.RefreshRequest {
 	}
 	if rung.height() > SoftReboot.height() {
 		w.obstacles = map[Rung]string{SoftReboot: "systemd 252"}
+		w.kernel = "6.1.0" // another one than the releases have
 	}
 	request := w.ask("one", "two")
 	request.Strategy, request.MaxImpact = string(rung), agentapi.Level_REBOOT

@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -24,9 +23,6 @@ import (
 )
 
 const (
-	// upLimit is how long a boot may take to come up, upPause how often it is asked whether it did.
-	upLimit = 15 * time.Minute
-	upPause = 2 * time.Second
 	// collectAt has the garbage collector keep the heap small: memory counts in every VM, time hardly does here.
 	collectAt = 15
 	// tidyAfter is how long after a caller came or went memory is given back.
@@ -85,7 +81,13 @@ func Run(ctx context.Context, version string) error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := markGood(ctx, manager, record.Stack); err != nil && ctx.Err() == nil {
+		boots := window{
+			alone: record.Alone, limit: upLimit, pause: upPause, state: manager.State,
+			judged:  engine.Trial,
+			good:    func() error { return boot.MarkGood(record.Stack) },
+			restart: func(ctx context.Context) error { return manager.Begin(ctx, "reboot.target") },
+		}
+		if err := boots.watch(ctx); err != nil && ctx.Err() == nil {
 			say(fmt.Errorf("the boot is not marked good: %w", err))
 		}
 	}()
@@ -144,23 +146,6 @@ func Run(ctx context.Context, version string) error {
 		return err
 	}
 	return places.handOver(ctx, takeoverLimits{up: upWithin, answer: answerWithin, hold: holdFor}, adopt)
-}
-
-// markGood waits until the system is up, and tells that the stack that it booted is one that comes up.
-func markGood(ctx context.Context, manager *units.Manager, stack release.Stack) error {
-	ctx, cancel := context.WithTimeout(ctx, upLimit)
-	defer cancel()
-	for {
-		state, err := manager.State(ctx)
-		if err == nil && (state == "running" || state == "degraded") {
-			return boot.MarkGood(stack)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the system to come up, it is %q: %w", state, errors.Join(ctx.Err(), err))
-		case <-time.After(upPause):
-		}
-	}
 }
 
 // liveUnits are the units of this system.
