@@ -139,7 +139,15 @@ func TestMovedAccountsAreRefusedUnlessPinned(t *testing.T) {
 			ExpectError: says(`Unable to plan base "own"`, "user www-data from 33 to 34", "pin_accounts = true"),
 		},
 		resource.TestStep{
-			Config: pinned,
+			// As long as it is not known whether to pin, neither is the release.
+			Config: strings.Replace(pinned, "= true", "= terraform_data.pin.output", 1) + `resource "terraform_data" "pin" { input = true }`,
+			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{
+				plancheck.ExpectUnknownValue(debianAddress, attribute("release")),
+			}},
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2))},
+		},
+		resource.TestStep{
+			PreConfig: own.put(moved.With("usr/bin/server", "version 3")), Config: pinned,
 			ConfigPlanChecks: plans(planned("pinned_accounts", knownvalue.ListExact([]knownvalue.Check{
 				knownvalue.StringExact("user www-data from 34 to 33"),
 			}))),

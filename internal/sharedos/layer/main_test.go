@@ -19,8 +19,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(inNamespace) != "" {
 		flag.Parse()
 		if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-			// So many that every shape of a delta is met, in some 20 seconds.
-			if err := checks.Value.Set("600"); err != nil {
+			// So many that every shape of a delta is met, in some 10 seconds.
+			if err := checks.Value.Set("300"); err != nil {
 				fmt.Fprintln(os.Stderr, "set the number of checks:", err)
 				os.Exit(1)
 			}

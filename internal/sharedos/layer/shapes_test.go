@@ -12,7 +12,7 @@ type shapes map[string]int
 
 var allShapes = []string{
 	"directory to regular file", "directory to symbolic link", "regular file to directory", "regular file to symbolic link",
-	"symbolic link to directory", "symbolic link to regular file", "character device to directory", "directory to fifo",
+	"symbolic link to directory", "symbolic link to regular file", "directory to fifo",
 	"opaque directory", "whiteout of a directory", "whiteout of a file", "hard link", "capability", "access control list",
 	"empty file", "sparse file", "long name", "block device", "fifo",
 }

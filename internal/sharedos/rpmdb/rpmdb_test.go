@@ -24,7 +24,7 @@ func TestPackagesAreWhatRpmInstalled(t *testing.T) {
 	want := []Package{
 		{"kernel-core", "noarch", "6.12.1-1.fc40"}, {"kernel-core", "noarch", "6.12.2-1.fc40"}, {"large", "noarch", "1-1"},
 	}
-	for i := range 12 {
+	for i := range 6 {
 		name := fmt.Sprintf("p%02d", i)
 		specs = append(specs, rpmtest.Spec(name, "1", "1", ""))
 		want = append(want, Package{name, "noarch", "1-1"})
