@@ -37,6 +37,13 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, read.Close()) }()
+	// What was read must be what it is kept under.
+	switch now, err := spec.Source.Fingerprint(ctx); {
+	case err != nil:
+		return nil, fmt.Errorf("identify the source again: %w", err)
+	case now != key.Fingerprint:
+		return nil, fmt.Errorf("%w: plan and apply again when nothing writes to it", ErrSourceChanged)
+	}
 	b := &building{publisher: p, directory: directory, read: read, before: before, input: key.Fingerprint, progress: progress}
 	if spec.PinAccounts && before != nil {
 		if b.pinned, err = pinAccounts(read, before.manifest); err != nil {

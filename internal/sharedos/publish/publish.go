@@ -26,6 +26,8 @@ var (
 	ErrAccounts = errors.New("accounts changed their numbers")
 	// ErrMoved means that another release of the name was published since this one was prepared.
 	ErrMoved = errors.New("another release was published meanwhile")
+	// ErrSourceChanged means that a source was another one after it was read than before.
+	ErrSourceChanged = errors.New("the source changed while it was read")
 	// ErrDamagedStore means that the store lacks something that a release in it refers to.
 	ErrDamagedStore = errors.New("the store lacks a part of a release")
 )

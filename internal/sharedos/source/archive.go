@@ -1,7 +1,6 @@
 package source
 
 import (
-	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
@@ -10,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/klauspost/compress/gzip"
@@ -173,18 +174,26 @@ func unpack(r *bufio.Reader) (io.Reader, func(), error) {
 	}
 }
 
-// isTar reports whether a first block is a tar header, of whatever age.
+// isTar reports whether a first block is a tar header, of whatever age, by its checksum: the sum of all bytes, those of
+// the sum itself taken for spaces, which some have added up as signed ones (tar(5) of libarchive).
 func isTar(block []byte) bool {
-	_, err := tar.NewReader(io.MultiReader(bytes.NewReader(block), zeros{})).Next()
-	return len(block) == 512 && err == nil
-}
-
-// zeros is a stream of zeros without end.
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
+	if len(block) != 512 {
+		return false
+	}
+	want, err := strconv.ParseInt(strings.Trim(string(block[148:156]), " \x00"), 8, 64)
+	if err != nil {
+		return false
+	}
+	var unsigned, signed int64
+	for i, b := range block {
+		if i >= 148 && i < 156 {
+			b = ' '
+		}
+		unsigned += int64(b)
+		signed += int64(int8(b))
+	}
+	// A block of zeros is the end of an archive, of one without entries.
+	return want != 0 && (want == unsigned || want == signed)
 }
 
 // archiveStream is the tar stream of an archive.

@@ -116,6 +116,19 @@ func TestReadTreeOfEveryFormOfArchive(t *testing.T) {
 	}
 }
 
+func TestArchiveMayBeginWithAnExtendedHeader(t *testing.T) {
+	first := fileItem("a", "1")
+	first.PAXRecords = map[string]string{"SCHILY.xattr.user.a": "x"}
+	path := filepath.Join(t.TempDir(), "rootfs")
+	write(t, path, makeTar(t, first))
+	tr, done, err := readSource(t, source.Archive{Path: path})
+	must(t, err)
+	if e, ok := tr.Lookup("a"); !ok || e.Xattrs["user.a"] != "x" {
+		t.Errorf("%+v", e)
+	}
+	must(t, done())
+}
+
 func TestArchiveThatIsCutOffOrDamagedIsNamed(t *testing.T) {
 	stream := makeTar(t, append(bootableItems("6.1"), fileItem("big", strings.Repeat("0123456789abcdef", 40_000)))...)
 	for form := range packers {

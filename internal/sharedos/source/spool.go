@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -15,7 +16,9 @@ type spool struct {
 	file *os.File
 	at   map[tree.Digest]span
 	end  int64
-	buf  []byte
+	// written is where the file has nothing but a hole from.
+	written int64
+	buf     []byte
 }
 
 // span is where a content lies in the spool.
@@ -31,7 +34,7 @@ func newSpool(dir string) (*spool, error) {
 	if err := os.Remove(file.Name()); err != nil {
 		return nil, errors.Join(fmt.Errorf("unlink the spool file: %w", err), file.Close())
 	}
-	return &spool{file: file, at: make(map[tree.Digest]span), buf: make([]byte, 256<<10)}, nil
+	return &spool{file: file, at: make(map[tree.Digest]span), buf: make([]byte, len(zeros))}, nil
 }
 
 // errSpool marks a failure of the spool itself, as against one of the stream that it copies.
@@ -49,7 +52,7 @@ func (s *spool) add(r io.Reader, size int64) (tree.Digest, error) {
 			return tree.Digest{}, err
 		}
 		hash.Write(part)
-		if _, err := s.file.WriteAt(part, s.end+done); err != nil {
+		if err := s.write(part, s.end+done); err != nil {
 			return tree.Digest{}, fmt.Errorf("%w: %w", errSpool, err)
 		}
 		done += int64(len(part))
@@ -61,6 +64,26 @@ func (s *spool) add(r io.Reader, size int64) (tree.Digest, error) {
 		s.end += size
 	}
 	return digest, nil
+}
+
+// zeros are as many as are read at once.
+var zeros [256 << 10]byte
+
+// write writes at an offset, and leaves holes where there are only zeros: a file may be nearly nothing else.
+func (s *spool) write(part []byte, offset int64) error {
+	end := offset + int64(len(part))
+	if offset >= s.written && bytes.Equal(part, zeros[:len(part)]) {
+		info, err := s.file.Stat()
+		if err != nil || info.Size() >= end {
+			return err
+		}
+		return s.file.Truncate(end)
+	}
+	if _, err := s.file.WriteAt(part, offset); err != nil {
+		return err
+	}
+	s.written = max(s.written, end)
+	return nil
 }
 
 // Open implements tree.Content. Readers are independent of each other.

@@ -1,0 +1,166 @@
+package source_test
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+)
+
+// large is the size of a file that does not fit 32 bits.
+const large = 4<<30 + 1
+
+// largeDigest is that of so many zeros: it takes ten seconds to find out.
+const largeDigest = "sha256:fbb82f7b353676bb562eb82157fcf0ea42c36492ca13ee56dbf82c08b6802c5c"
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// A file of more than 4 GiB comes through, as a stream and as a file, and takes neither memory nor room for its zeros.
+func TestALargeSparseFileComesThrough(t *testing.T) {
+	dir := t.TempDir()
+	file, err := os.Create(filepath.Join(dir, "large"))
+	must(t, err)
+	must(t, errors.Join(file.Truncate(large), file.Close()))
+	archive := filepath.Join(t.TempDir(), "large.tar")
+	run(t, "", "tar", "--sparse", "--format=pax", "-C", dir, "-cf", archive, "large")
+	for name, src := range map[string]source.Source{
+		"directory": source.Directory{Path: dir}, "sparse archive": source.Archive{Path: archive},
+	} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		tr, done, err := readSource(t, src)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		runtime.ReadMemStats(&after)
+		if e, ok := tr.Lookup("large"); !ok || e.Size != large || e.Digest.String() != largeDigest {
+			t.Errorf("%s: %+v", name, e)
+		}
+		if grown := int64(after.HeapSys) - int64(before.HeapSys); grown > 64<<20 {
+			t.Errorf("%s: %d bytes more on the heap", name, grown)
+		}
+		must(t, done())
+	}
+}
+
+// bomb is a stream of one file of zeros: a thousandth of its size when it is packed.
+func bomb(t *testing.T, size int64) tarball.Opener {
+	t.Helper()
+	return func() (io.ReadCloser, error) {
+		r, w := io.Pipe()
+		go func() {
+			out := tar.NewWriter(w)
+			err := out.WriteHeader(&tar.Header{Name: "bomb", Typeflag: tar.TypeReg, Size: size, Format: tar.FormatPAX})
+			if err == nil {
+				_, err = io.CopyN(out, zeros{}, size)
+			}
+			if err == nil {
+				err = out.Close()
+			}
+			_ = w.CloseWithError(err) // it returns nil always
+		}()
+		return r, nil
+	}
+}
+
+func TestWhatUnpacksToTooMuchIsRefusedBeforeItIsUnpacked(t *testing.T) {
+	const size = 1 << 30
+	limits := source.Limits{Content: 100 << 20}
+	layer, err := tarball.LayerFromOpener(bomb(t, size), tarball.WithCompressionLevel(1))
+	must(t, err)
+	image, err := mutate.AppendLayers(empty.Image, layer)
+	must(t, err)
+	config, err := image.ConfigFile()
+	must(t, err)
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	image, err = mutate.ConfigFile(image, config)
+	must(t, err)
+	dir := t.TempDir()
+	at, err := layout.Write(dir, empty.Index)
+	must(t, err)
+	must(t, at.AppendImage(image))
+	blob, err := layer.Compressed()
+	must(t, err)
+	archive := filepath.Join(t.TempDir(), "bomb.tar.gz")
+	file, err := os.Create(archive)
+	must(t, err)
+	packed, err := io.Copy(file, blob)
+	must(t, errors.Join(err, file.Close(), blob.Close()))
+	for name, src := range map[string]source.Source{
+		"archive": source.Archive{Path: archive, Limits: limits}, "image": &source.OCI{Layout: dir, Limits: limits},
+	} {
+		before := bytesRead(t)
+		_, err := source.ReadTree(t.Context(), src, t.TempDir(), nil)
+		if !errors.Is(err, source.ErrLimit) || !strings.Contains(err.Error(), `"bomb"`) || !strings.Contains(err.Error(), "raise the limit") {
+			t.Errorf("%s of %d bytes: %v, want ErrLimit that says what to do", name, packed, err)
+		}
+		if read := bytesRead(t) - before; read > packed+1<<20 {
+			t.Errorf("%s: %d bytes were read", name, read)
+		}
+	}
+}
+
+// many is how many files a large tree has.
+const many = 300_000
+
+func TestManyEntriesComeThroughInLittleMemory(t *testing.T) {
+	stream := func() io.ReadCloser {
+		r, w := io.Pipe()
+		go func() {
+			out := tar.NewWriter(w)
+			var err error
+			for i := 0; i < many && err == nil; i++ {
+				content := fmt.Sprintf("%d", i%1000)
+				if err = out.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/d%d/a-file-%d", i/500, i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}); err == nil {
+					_, err = io.WriteString(out, content)
+				}
+			}
+			if err == nil {
+				err = out.Close()
+			}
+			_ = w.CloseWithError(err) // it returns nil always
+		}()
+		return r
+	}
+	in := stream()
+	defer in.Close()
+	tr, closer, err := source.ReadTar(context.Background(), in, t.TempDir(), source.Limits{})
+	must(t, err)
+	defer func() { must(t, closer.Close()) }()
+	if want := many + many/500 + 3; len(tr.Entries) != want {
+		t.Errorf("%d entries, want %d", len(tr.Entries), want)
+	}
+	runtime.GC()
+	var held runtime.MemStats
+	runtime.ReadMemStats(&held)
+	if held.HeapAlloc > 150<<20 {
+		t.Errorf("%d bytes are held", held.HeapAlloc)
+	}
+	runtime.KeepAlive(tr)
+	more := stream()
+	defer more.Close()
+	_, _, err = source.ReadTar(context.Background(), more, t.TempDir(), source.Limits{Entries: many})
+	if !errors.Is(err, source.ErrLimit) {
+		t.Errorf("over the limit: %v", err)
+	}
+}
