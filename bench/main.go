@@ -54,6 +54,7 @@ type measure struct {
 // measures in the order in which they run: what takes guests comes last.
 var measures = []measure{
 	{"plan", (*bench).emptyPlan},
+	{"directory", (*bench).directoryPlan},
 	{"agent", (*bench).agentSize},
 	{"swap", (*bench).swap},
 	{"scale", (*bench).scale},

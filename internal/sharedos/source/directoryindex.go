@@ -2,19 +2,17 @@ package source
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -22,24 +20,45 @@ import (
 
 // directoryIndex remembers, in a cache directory, what was read of the files of one directory: digests, link targets
 // and extended attributes by the state of the inode. Old and new index are in the order of walkDir, so that both pass
-// by once, record by record, and take no memory. To lose an index costs reading the directory again and nothing else.
+// by once, record by record, and take no memory; a new one is begun when the first file is not as the old one says. To
+// lose an index costs reading the directory again and nothing else.
 //
-// The form is indexMagic, records, and the SHA-256 of all before. A record is text path; varints device, inode, size,
+// The form is indexMagic, records, and the CRC-32C of all before. A record is text path; varints device, inode, size,
 // mtime, ctime; the digest, or nothing for what is no regular file; text link; the extended attributes.
 type directoryIndex struct {
+	// path is empty when nothing is to be remembered.
 	path string
-	// old is nil when there is none. next is its first record that has not been passed.
-	old     *bufio.Reader
+	// old is nil when there is none. next is its first record that has not been passed, which begins at nextAt.
+	old     *countedReader
 	oldFile *os.File
 	next    *indexRecord
-	// new is nil when nothing is to be remembered.
+	nextAt  int64
+	// new is nil until something differs from the old index.
 	new *os.File
 	out *bufio.Writer
-	sum hash.Hash
+	sum hash.Hash32
 	now time.Time
-	// changed is true when the new index says something else than the old one.
-	changed bool
-	buf     []byte
+	buf []byte
+}
+
+// countedReader counts the bytes that are read.
+type countedReader struct {
+	*bufio.Reader
+	n int64
+}
+
+func (r *countedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.n += int64(n)
+	return n, err
+}
+
+func (r *countedReader) ReadByte() (byte, error) {
+	b, err := r.Reader.ReadByte()
+	if err == nil {
+		r.n++
+	}
+	return b, err
 }
 
 const (
@@ -61,27 +80,20 @@ type indexRecord struct {
 	xattrs map[string]string
 }
 
+// castagnoli is the polynomial of CRC-32C, which processors compute.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // openIndex opens the index of a directory, given by its absolute path. Without a cache directory it remembers nothing.
-func openIndex(cacheDir, directory string) (_ *directoryIndex, err error) {
-	x := &directoryIndex{now: time.Now()}
+func openIndex(cacheDir, directory string) (*directoryIndex, error) {
+	x := &directoryIndex{now: time.Now(), nextAt: int64(len(indexMagic))}
 	if cacheDir == "" {
 		return x, nil
 	}
-	dir := filepath.Join(cacheDir, indexesDir)
-	x.path = filepath.Join(dir, tree.Sum([]byte(directory)).Hex()+indexSuffix)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("remember what was read: %w", err)
-	}
+	x.path = filepath.Join(cacheDir, indexesDir, tree.Sum([]byte(directory)).Hex()+indexSuffix)
 	if err := x.openOld(); err != nil {
 		return nil, errors.Join(fmt.Errorf("read what was remembered: %w", err), x.Close())
 	}
-	if x.new, err = os.CreateTemp(dir, filepath.Base(x.path)+tempSuffix); err != nil {
-		return nil, errors.Join(fmt.Errorf("remember what was read: %w", err), x.Close())
-	}
-	x.sum = newHash()
-	x.out = bufio.NewWriterSize(io.MultiWriter(x.new, x.sum), 256<<10)
-	_, err = x.out.WriteString(indexMagic)
-	return x, err
+	return x, nil
 }
 
 // openOld opens the index that is there, if it is whole.
@@ -98,27 +110,27 @@ func (x *directoryIndex) openOld() error {
 	if err != nil {
 		return err
 	}
-	size := info.Size() - sha256.Size
+	size := info.Size() - crc32.Size
 	if size < int64(len(indexMagic)) {
 		return nil
 	}
-	sum := newHash()
+	sum := crc32.New(castagnoli)
 	if _, err := io.Copy(sum, io.NewSectionReader(file, 0, size)); err != nil {
 		return err
 	}
-	var want [sha256.Size]byte
+	var want [crc32.Size]byte
 	if _, err := file.ReadAt(want[:], size); err != nil {
 		return err
 	}
-	if sumOf(sum) != want {
+	if sum.Sum32() != binary.BigEndian.Uint32(want[:]) {
 		return nil
 	}
-	old := bufio.NewReaderSize(io.NewSectionReader(file, 0, size), 256<<10)
+	old := &countedReader{Reader: bufio.NewReaderSize(io.NewSectionReader(file, 0, size), 256<<10)}
 	magic := make([]byte, len(indexMagic))
 	if _, err := io.ReadFull(old, magic); err != nil {
 		return err
 	}
-	if bytes.Equal(magic, []byte(indexMagic)) {
+	if string(magic) == indexMagic {
 		x.old = old
 		x.advance()
 	}
@@ -131,6 +143,7 @@ func (x *directoryIndex) advance() {
 	if x.old == nil {
 		return
 	}
+	x.nextAt = x.old.n
 	record, err := readRecord(x.old)
 	if err != nil {
 		// The end; or not what this code writes, and then nothing is known of the rest.
@@ -140,23 +153,54 @@ func (x *directoryIndex) advance() {
 	x.next = record
 }
 
+// begin begins a new index with what was passed of the old one, unless that was done before.
+func (x *directoryIndex) begin() (err error) {
+	if x.path == "" || x.new != nil {
+		return nil
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("remember what was read: %w", err)
+		}
+	}()
+	if err := os.MkdirAll(filepath.Dir(x.path), 0o700); err != nil {
+		return err
+	}
+	if x.new, err = os.CreateTemp(filepath.Dir(x.path), filepath.Base(x.path)+tempSuffix); err != nil {
+		return err
+	}
+	x.sum = crc32.New(castagnoli)
+	x.out = bufio.NewWriterSize(io.MultiWriter(x.new, x.sum), 256<<10)
+	passed := x.nextAt
+	if passed == int64(len(indexMagic)) {
+		_, err = x.out.WriteString(indexMagic)
+		return err
+	}
+	_, err = io.Copy(x.out, io.NewSectionReader(x.oldFile, 0, passed))
+	return err
+}
+
 // complete fills in what the inode does not say of an entry, from the old index if the inode is as it was, else by
 // reading the file, and remembers it.
 func (x *directoryIndex) complete(ctx context.Context, f onDisk, e *tree.Entry) error {
 	for x.next != nil && walkedBefore(x.next.path, f.path) {
-		x.changed = true
+		if err := x.begin(); err != nil {
+			return err
+		}
 		x.advance()
 	}
 	id := f.identity()
-	if x.next != nil && x.next.path == f.path {
-		known := x.next
+	if x.next != nil && x.next.path == f.path && x.next.inode == id {
+		e.Digest, e.Link, e.Xattrs = x.next.digest, x.next.link, x.next.xattrs
 		x.advance()
-		if known.inode == id {
-			e.Digest, e.Link, e.Xattrs = known.digest, known.link, known.xattrs
-			return x.write(f, id, *e)
-		}
+		return x.write(f, id, *e)
 	}
-	x.changed = true
+	if err := x.begin(); err != nil {
+		return err
+	}
+	if x.next != nil && x.next.path == f.path {
+		x.advance()
+	}
 	if err := f.attach(e); err != nil {
 		return err
 	}
@@ -174,6 +218,7 @@ func (x *directoryIndex) complete(ctx context.Context, f onDisk, e *tree.Entry) 
 	return x.write(f, id, *e)
 }
 
+// write writes a record, if there is a new index.
 func (x *directoryIndex) write(f onDisk, id inode, e tree.Entry) error {
 	if x.new == nil {
 		return nil
@@ -196,13 +241,18 @@ func (x *directoryIndex) write(f onDisk, id inode, e tree.Entry) error {
 
 // save puts the new index in the place of the old one, if they differ. The caller has passed by every file.
 func (x *directoryIndex) save() error {
-	if x.new == nil || !x.changed && x.next == nil {
+	if x.next != nil {
+		// What comes last is gone.
+		if err := x.begin(); err != nil {
+			return err
+		}
+	}
+	if x.new == nil {
 		return nil
 	}
 	err := x.out.Flush()
 	if err == nil {
-		digest := sumOf(x.sum)
-		_, err = x.new.Write(digest[:])
+		_, err = x.new.Write(binary.BigEndian.AppendUint32(nil, x.sum.Sum32()))
 	}
 	if err == nil {
 		// Not synchronised: a torn index is not whole, and as good as none.
@@ -252,7 +302,7 @@ func walkedBefore(a, b string) bool {
 // errRecord means that a record is not of the form that is written.
 var errRecord = errors.New("not a record of an index")
 
-func readRecord(r *bufio.Reader) (*indexRecord, error) {
+func readRecord(r *countedReader) (*indexRecord, error) {
 	var x indexRecord
 	var err error
 	if x.path, err = readText(r); err != nil {
@@ -301,7 +351,7 @@ func readRecord(r *bufio.Reader) (*indexRecord, error) {
 	return &x, nil
 }
 
-func readText(r *bufio.Reader) (string, error) {
+func readText(r *countedReader) (string, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {
 		return "", err
@@ -309,8 +359,10 @@ func readText(r *bufio.Reader) (string, error) {
 	if n > maxIndexText {
 		return "", errRecord
 	}
-	var b strings.Builder
-	b.Grow(int(n))
-	_, err = io.CopyN(&b, r, int64(n))
-	return b.String(), err
+	if n == 0 {
+		return "", nil
+	}
+	text := make([]byte, n)
+	_, err = io.ReadFull(r, text)
+	return string(text), err
 }
