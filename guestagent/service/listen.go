@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -13,11 +14,19 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
+// callerLimits bound what callers may take.
+type callerLimits struct {
+	// connections is how many may be connected at once; further ones wait to be accepted.
+	connections int
+	// silence ends a connection on which nothing was heard: its other end may be gone without a word.
+	silence time.Duration
+	// life ends a connection however busy it is: one on which a byte comes now and then would never be silent.
+	life time.Duration
+}
+
+var usualLimits = callerLimits{connections: 32, silence: 10 * time.Minute, life: 2 * time.Hour}
+
 const (
-	// maxConnections is how many callers may be connected at once; further ones wait to be accepted.
-	maxConnections = 32
-	// idleLimit ends a connection on which nothing was heard: its other end may be gone without a word.
-	idleLimit = 10 * time.Minute
 	// firstPause and lastPause are between attempts to listen.
 	firstPause = 100 * time.Millisecond
 	lastPause  = 10 * time.Second
@@ -26,11 +35,11 @@ const (
 // serve answers on listeners that listen makes, until ctx ends. A listener that fails is made anew: the CID of a VM
 // changes, and the vsock device can be reset. ready is called once the first one listens, passed when a caller came
 // and when one went.
-func serve(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, passed func(), say func(error)) error {
+func serve(ctx context.Context, limits callerLimits, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, passed func(), say func(error)) error {
 	wait := firstPause
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := serveOnce(ctx, listen, answers, &ready, passed)
+		err := serveOnce(ctx, limits, listen, answers, &ready, passed)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -49,12 +58,12 @@ func serve(ctx context.Context, listen func() (net.Listener, error), answers age
 	return nil
 }
 
-func serveOnce(ctx context.Context, listen func() (net.Listener, error), answers agentapi.AgentService, ready *func() error, passed func()) (err error) {
+func serveOnce(ctx context.Context, limits callerLimits, listen func() (net.Listener, error), answers agentapi.AgentService, ready *func() error, passed func()) (err error) {
 	listener, err := listen()
 	if err != nil {
 		return err
 	}
-	limited := &limitedListener{Listener: listener, slots: make(chan struct{}, maxConnections), closed: make(chan struct{}), passed: passed}
+	limited := &limitedListener{Listener: listener, limits: limits, slots: make(chan struct{}, limits.connections), closed: make(chan struct{}), passed: passed}
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the server: %w", err), limited.Close())
@@ -79,7 +88,8 @@ func serveOnce(ctx context.Context, listen func() (net.Listener, error), answers
 // limitedListener takes a bounded number of connections, each with a bound on silence.
 type limitedListener struct {
 	net.Listener
-	slots chan struct{}
+	limits callerLimits
+	slots  chan struct{}
 	// passed is called when a caller came, and when one went.
 	passed func()
 	once   sync.Once
@@ -99,7 +109,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.passed()
-	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() {
+	return &limitedConn{Conn: conn, silence: l.limits.silence, end: time.Now().Add(l.limits.life), release: sync.OnceFunc(func() {
 		<-l.slots
 		l.passed()
 	})}, nil
@@ -118,18 +128,35 @@ func (l *limitedListener) Close() error {
 
 type limitedConn struct {
 	net.Conn
+	silence time.Duration
+	// end of its life; a monotonic reading, which no change of the clock moves.
+	end     time.Time
 	release func()
 }
 
+// deadline of a read or a write that begins now.
+func (c *limitedConn) deadline() time.Time {
+	if next := time.Now().Add(c.silence); next.Before(c.end) {
+		return next
+	}
+	return c.end
+}
+
 func (c *limitedConn) Read(data []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(idleLimit)); err != nil {
+	if err := c.SetReadDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
-	return c.Conn.Read(data)
+	n, err := c.Conn.Read(data)
+	if err != nil {
+		// Whatever keeps a connection from being read, nothing more will come: ttrpc closes one at its end alone, and
+		// would keep one that was silent for too long, and its place, for ever.
+		err = io.EOF
+	}
+	return n, err
 }
 
 func (c *limitedConn) Write(data []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(idleLimit)); err != nil {
+	if err := c.SetWriteDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(data)

@@ -142,7 +142,7 @@ func Run(ctx context.Context, version string) error {
 		}
 		return transport.NewListener(inner, transport.ServerConfig(certificate, operators)), nil
 	}
-	if err := serve(serving, listen, answers, ready, passed, say); err != nil || !replaced.Load() {
+	if err := serve(serving, usualLimits, listen, answers, ready, passed, say); err != nil || !replaced.Load() {
 		return err
 	}
 	return places.handOver(ctx, takeoverLimits{up: upWithin, answer: answerWithin, hold: holdFor}, adopt)

@@ -38,6 +38,8 @@ type fakeEngine struct {
 	asked   []*agentapi.RefreshRequest
 	refused error
 	yielded bool
+	// slow has an assessment last until its caller has gone; it tells when it begins and ends.
+	slow chan error
 }
 
 func (f *fakeEngine) Status() (refresh.Status, error) {
@@ -46,7 +48,13 @@ func (f *fakeEngine) Status() (refresh.Status, error) {
 	return f.now, nil
 }
 
-func (f *fakeEngine) Assess(context.Context, *agentapi.AssessRequest) (*agentapi.Impact, error) {
+func (f *fakeEngine) Assess(ctx context.Context, _ *agentapi.AssessRequest) (*agentapi.Impact, error) {
+	if f.slow != nil {
+		f.slow <- nil
+		<-ctx.Done()
+		f.slow <- ctx.Err()
+		return nil, ctx.Err()
+	}
 	return &agentapi.Impact{Level: agentapi.Level_RESTART}, nil
 }
 
@@ -117,6 +125,11 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, usualLimits)
+}
+
+func newWorldWith(t *testing.T, limits callerLimits) *world {
+	t.Helper()
 	directory := t.TempDir()
 	key, err := agentKey(filepath.Join(directory, "state", "agent.key"))
 	must(t, err)
@@ -138,7 +151,7 @@ func newWorld(t *testing.T) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- serve(ctx, w.listen, w.answers, func() error { close(ready); return nil }, func() { w.passed.Add(1) }, func(err error) { t.Log(err) })
+		ended <- serve(ctx, limits, w.listen, w.answers, func() error { close(ready); return nil }, func() { w.passed.Add(1) }, func(err error) { t.Log(err) })
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -4,17 +4,21 @@ import (
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
 // TestTheAgentsLife goes through all of it in one guest: a boot takes longer than most of it.
 func TestTheAgentsLife(t *testing.T) {
 	w := guest.New(t)
-	releases, err := w.Releases(t.Context(), "debian", guest.Plain,
-		[]guest.Edit{guest.Write("usr/share/mark", 0o644, "one")},
-		[]guest.Edit{guest.Write("usr/share/mark", 0o644, "two")})
+	w.Host.Publisher.MaxChain = 2 // every third release has a full layer
+	var edits [][]guest.Edit
+	for _, mark := range []string{"one", "two", "three", "four", "five", "six"} {
+		edits = append(edits, []guest.Edit{guest.Write("usr/share/mark", 0o644, mark)})
+	}
+	r, err := w.Releases(t.Context(), "debian", guest.Plain, edits...)
 	must(t, err)
-	v, err := w.Create(t.Context(), "life", releases[0], nil)
+	v, err := w.Create(t.Context(), "life", r[0], func(spec *vm.Spec) { spec.DiskSize = 512 << 20 })
 	must(t, err)
 	for _, part := range []struct {
 		name string
@@ -23,6 +27,12 @@ func TestTheAgentsLife(t *testing.T) {
 		{"another agent takes over", testTakeover},
 		{"an agent that does not come up hands back", testTakeoverThatFails},
 		{"the private disk grows", testGrowth},
+		{"layers that are held", testLayers(r[:3])},
+		{"no room", testRoom(r[3])},
+		{"many refreshes", testEndurance(r[2], r[3])},
+		{"power cut", testPowerCut},
+		{"the clock jumps", testClock(r[4])},
+		{"read-only disk", testReadOnly(r[5])},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, v) })
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -185,6 +186,11 @@ func (v *VM) Agent(ctx context.Context) (*transport.Agent, error) {
 		return nil, err
 	}
 	return transport.Connect(ctx, dialer, config)
+}
+
+// Console is the file that has what the VM wrote to its serial console.
+func (v *VM) Console() string {
+	return filepath.Join(v.World.Host.Fleet.ConsoleDir, v.Spec.Name+".log")
 }
 
 // Delete ends and removes the VM.

@@ -1,0 +1,44 @@
+package agentlife_test
+
+import (
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// residentLimit is what an agent at rest may take in bytes.
+const residentLimit = 10 << 20
+
+// testEndurance refreshes back and forth. The benchmark does it a hundred times.
+func testEndurance(a, b tree.Digest) func(*testing.T, *guest.VM) {
+	return func(t *testing.T, v *guest.VM) {
+		swing := func(to tree.Digest) {
+			t.Helper()
+			report, err := v.Swing(t.Context(), to)
+			if err != nil || !report.GetCommitted() {
+				t.Fatalf("%v, %v", report, err)
+			}
+		}
+		// After once to and fro all is there that there ever is.
+		swing(a)
+		swing(b)
+		before, err := v.Weigh(t.Context())
+		must(t, err)
+		for range 5 {
+			swing(a)
+			swing(b)
+		}
+		after, err := v.Weigh(t.Context())
+		must(t, err)
+		t.Logf("before %+v, after %+v", before, after)
+		if grown := after.Grown(before); grown != "" {
+			t.Errorf("it has grown: %s", grown)
+		}
+		if after.ResidentBytes > residentLimit {
+			t.Errorf("the agent takes %d bytes at rest", after.ResidentBytes)
+		}
+		matrix.Record(t, "ten refreshes in a row", "after the last one", "no file, mount, device or goroutine more than after the first")
+	}
+}

@@ -1,0 +1,116 @@
+package agentlife_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// swaps counts the mounts of /usr that this boot has had: a refresh that is refused adds none.
+func usrMount(t *testing.T, v *guest.VM) string {
+	t.Helper()
+	return run(t, v, "findmnt -n -o ID,SOURCE /usr; cat /usr/share/mark; sha256sum /etc/passwd")
+}
+
+// refused has the VM refuse a refresh before anything changes, and say why.
+func refused(t *testing.T, v *guest.VM, to tree.Digest, why string) {
+	t.Helper()
+	before := usrMount(t, v)
+	report, err := v.Refresh(t.Context(), to)
+	if err == nil || !strings.Contains(err.Error(), why) {
+		t.Errorf("it ended with %v, %v; want %q", report, err, why)
+	}
+	if report.GetCommitted() || len(report.GetRestarts()) > 0 {
+		t.Errorf("it did something: %v", report)
+	}
+	if after := usrMount(t, v); after != before {
+		t.Errorf("it changed\n%s to\n%s", before, after)
+	}
+}
+
+// testRoom fills disks in every way, and clears them again.
+func testRoom(to tree.Digest) func(*testing.T, *guest.VM) {
+	return func(t *testing.T, v *guest.VM) {
+		for _, c := range []struct{ fault, step, fill, clear, why string }{
+			{
+				"no space on the private disk", "all but what is reserved for root",
+				"fallocate -l $(($(df -B1 --output=avail /root | tail -1) - 4194304)) /root/fill", "rm /root/fill", "bytes left of",
+			},
+			{
+				"no space on the private disk", "not a block",
+				"fallocate -l $(df -B1 --output=avail /root | tail -1) /root/fill || true; dd if=/dev/zero of=/root/rest bs=4k status=none || true; sync -f /root",
+				"rm /root/fill /root/rest", "",
+			},
+			{
+				"no inodes on the private disk", "staged",
+				"mkdir /root/n; cd /root/n; perl -e 'my $i = 0; while (symlink \"x\", $i++) {}'", "rm -r /root/n", "inodes left of",
+			},
+			{
+				"no space in /run", "the contents lists are handed over",
+				"fallocate -l $(df -B1 --output=avail /run | tail -1) /run/fill", "rm /run/fill", "no space left on device",
+			},
+			{
+				"no inodes in /run", "staged",
+				"mount -o remount,nr_inodes=$(($(df --output=iused /run | tail -1) + 100)) /run", "mount -o remount,nr_inodes=800k /run", "inodes left of",
+			},
+		} {
+			run(t, v, c.fill)
+			refused(t, v, to, c.why)
+			run(t, v, c.clear)
+			if !t.Failed() {
+				matrix.Record(t, c.fault, c.step, "refused before anything changes")
+			}
+		}
+		refresh(t, v, to)
+		matrix.Record(t, "no space, no inodes", "once there is room again", "the refresh commits")
+	}
+}
+
+// testReadOnly has ext4 meet an error, which turns the disk read-only, and cuts power.
+func testReadOnly(to tree.Digest) func(*testing.T, *guest.VM) {
+	return func(t *testing.T, v *guest.VM) {
+		before := status(t, v)
+		run(t, v, "echo broken > /sys/fs/ext4/$(basename $(findmnt -n -o SOURCE /run/sharedos/private))/trigger_fs_error; sleep 1; ! touch /root/x 2>/dev/null")
+		refused(t, v, to, "read-only")
+		matrix.Record(t, "a read-only private disk", "staged", "refused before anything changes")
+		console, err := os.ReadFile(v.Console())
+		must(t, err)
+		must(t, v.CutPower(t.Context()))
+		after, err := v.Start(t.Context())
+		must(t, err)
+		if after.GetStack().GetBase() != before.GetStack().GetBase() {
+			t.Errorf("it booted %s", after.GetStack().GetBase())
+		}
+		now, err := os.ReadFile(v.Console())
+		must(t, err)
+		if text := strings.TrimPrefix(string(now), string(console)); !strings.Contains(text, "has errors: checking it") {
+			t.Errorf("the console does not tell of a check:\n%s", text[:min(len(text), 4000)])
+		}
+		run(t, v, "touch /root/x")
+		matrix.Record(t, "an error in the private disk's file system", "the next boot", "checked before it is mounted, and told on the console")
+		refresh(t, v, to)
+	}
+}
+
+// testPowerCut cuts power while files are written and synced.
+func testPowerCut(t *testing.T, v *guest.VM) {
+	run(t, v, "systemd-run -q --unit=writer sh -c 'i=0; while :; do i=$((i+1)); echo $i > /root/count.new; sync /root/count.new; mv /root/count.new /root/count; sync -f /root; date >> /root/log; done'")
+	run(t, v, "until test -s /root/count; do sleep 0.1; done; sleep 2")
+	count := run(t, v, "cat /root/count")
+	must(t, v.CutPower(t.Context()))
+	after, err := v.Start(t.Context())
+	must(t, err)
+	if after.GetState() != agentapi.State_IDLE {
+		t.Errorf("state %s", after.GetState())
+	}
+	got := run(t, v, "test $(cat /root/count) -ge "+count+" && echo kept; dmesg | grep -c 'EXT4-fs error' || true")
+	if got != "kept\n0" {
+		t.Errorf("after the power cut: %q", got)
+	}
+	matrix.Record(t, "power cut", "while the private disk is written to", "the journal is replayed; what was synced is there")
+}

@@ -1,0 +1,105 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// partSize is how much of a blob one message carries.
+const partSize = 1 << 20
+
+// Swing has the agent refresh to a release of the base that runs, a later or an earlier one, past the fleet: that is how
+// two releases serve for any number of refreshes. The VM's definition stays as it is.
+func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
+	defer cancel()
+	agent, err := v.Agent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, agent.Close()) }()
+	before, err := agent.Status(ctx, &agentapi.StatusRequest{})
+	if err != nil {
+		return nil, err
+	}
+	from, err := tree.ParseDigest(before.GetStack().GetBase())
+	if err != nil {
+		return nil, err
+	}
+	target := &agentapi.Target{}
+	for _, side := range []struct {
+		id    tree.Digest
+		notes *[][]byte
+	}{{to, &target.Manifests}, {from, &target.Current}} {
+		note, err := v.hand(ctx, agent, side.id)
+		if err != nil {
+			return nil, fmt.Errorf("hand over release %s: %w", side.id, err)
+		}
+		*side.notes = [][]byte{note}
+	}
+	if _, err := agent.Refresh(ctx, &agentapi.RefreshRequest{Target: target, AllowDowngrade: true, MaxImpact: agentapi.Level_RESTART}); err != nil {
+		return nil, err
+	}
+	for {
+		now, err := agent.Status(ctx, &agentapi.StatusRequest{})
+		if err != nil {
+			return nil, err
+		}
+		if now.GetLast().GetDone() {
+			return now.GetLast(), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// hand attaches the layers of a release and hands its contents list over. It returns the signed manifest.
+func (v *VM) hand(ctx context.Context, agent *transport.Agent, id tree.Digest) ([]byte, error) {
+	public, _ := v.World.Operator.Public().(ed25519.PublicKey)
+	note, err := v.World.Host.Store.GetRelease(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	manifest, _, err := release.Open(note, []ed25519.PublicKey{public})
+	if err != nil {
+		return nil, err
+	}
+	for _, layer := range manifest.Layers {
+		path, err := v.World.Host.Store.LayerPath(ctx, layer.ID)
+		if err != nil {
+			return nil, err
+		}
+		if err := v.World.Host.Fleet.Hypervisor.AttachLayer(ctx, v.Spec.Name, hypervisor.LayerDisk{ID: layer.ID, Path: path}); err != nil {
+			return nil, err
+		}
+	}
+	data, err := v.World.Host.Store.GetBlob(ctx, manifest.Contents)
+	if err != nil {
+		return nil, err
+	}
+	for parts, offset := bytes.NewReader(data), int64(0); parts.Len() > 0; {
+		part := make([]byte, min(parts.Len(), partSize))
+		if _, err := parts.Read(part); err != nil {
+			return nil, err
+		}
+		_, err := agent.Put(ctx, &agentapi.PutRequest{Digest: manifest.Contents.Digest.String(), Offset: offset, Size: int64(len(data)), Data: part})
+		if err != nil {
+			return nil, err
+		}
+		offset += int64(len(part))
+	}
+	return note, nil
+}
