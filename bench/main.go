@@ -62,6 +62,7 @@ var measures = []measure{
 	{"store", (*bench).store},
 	{"fleet", (*bench).fleet},
 	{"patch", (*bench).patch},
+	{"endurance", (*bench).endurance},
 }
 
 func names() []string {
