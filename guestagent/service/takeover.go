@@ -21,7 +21,7 @@ import (
 const (
 	// upWithin is how long a successor may take until it listens, answerWithin until it has answered an operator: the
 	// host asks all the time.
-	upWithin     = 30 * time.Second
+	upWithin     = time.Minute
 	answerWithin = time.Minute
 	// holdFor is how long it has to run after that.
 	holdFor = 3 * time.Second
