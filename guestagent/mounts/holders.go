@@ -6,37 +6,78 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // Bounds of what is read of one process.
 const (
 	maxHolderMaps  = 32 << 20
 	maxHolderFiles = 65_536
+	// maxLooked is at how many entries of a layer is looked for one that shows.
+	maxLooked = 1000
 )
 
-// FileSystem names a file system as statfs(2) does, for any path on it, attached somewhere or not: an EROFS by its
-// device, an overlay by that of its uppermost layer.
-type FileSystem struct {
-	kind int64
-	id   unix.Fsid
+// Devices tells by which device numbers files show that are used through a mount of layers' directories: stat(2) shows
+// directories of an overlay, and maps and mountinfo all that is on it, with the overlay's own number, but its regular
+// files with one for each layer. layers are the paths of mounted layers. The mount may be attached nowhere.
+func (d *Detached) Devices(layers []string, directory string) ([]uint64, error) {
+	var root unix.Stat_t
+	if err := unix.Fstat(d.fd, &root); err != nil {
+		return nil, fmt.Errorf("devices of %s: %w", directory, err)
+	}
+	devices := []uint64{root.Dev}
+	for _, layer := range layers {
+		device, err := d.deviceOf(filepath.Join(layer, directory))
+		if err != nil {
+			return nil, fmt.Errorf("devices of %s: %w", directory, err)
+		}
+		if device != 0 && !slices.Contains(devices, device) {
+			devices = append(devices, device)
+		}
+	}
+	return devices, nil
 }
 
-// LayerFileSystem is the file system of an open layer, and of every overlay in which it is the uppermost.
-func LayerFileSystem(id tree.Digest) ([]FileSystem, error) {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(LayerPath(id), &stat); err != nil {
-		return nil, fmt.Errorf("file system of layer %s: %w", id, err)
-	}
-	return []FileSystem{{unix.EROFS_SUPER_MAGIC_V1, stat.Fsid}, {unix.OVERLAYFS_SUPER_MAGIC, stat.Fsid}}, nil
+// deviceOf finds by which device number the regular files of one layer show; 0 if none of the first thousand does.
+func (d *Detached) deviceOf(lower string) (device uint64, err error) {
+	looked := 0
+	err = filepath.WalkDir(lower, func(name string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && name == lower {
+			return fs.SkipAll // the layer has no such directory
+		}
+		if err != nil {
+			return err
+		}
+		if looked++; looked > maxLooked {
+			return fs.SkipAll
+		}
+		if !entry.Type().IsRegular() {
+			return nil
+		}
+		var below, shown unix.Stat_t
+		if err := unix.Lstat(name, &below); err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(lower, name)
+		if err != nil {
+			return err
+		}
+		err = unix.Fstatat(d.fd, relative, &shown, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil && shown.Mode&unix.S_IFMT == unix.S_IFREG && shown.Ino == below.Ino {
+			device = shown.Dev
+			return fs.SkipAll
+		}
+		return nil // another layer covers it
+	})
+	return device, err
 }
 
 // Holder is a process that uses a file system.
@@ -48,14 +89,14 @@ type Holder struct {
 	Path string
 }
 
-// Holders finds the processes that use one of the file systems, at most limit of them and one use of each, in the proc
-// file system at proc ("/proc"). A process that ends meanwhile is left out.
-func Holders(ctx context.Context, proc string, held []FileSystem, limit int) ([]Holder, error) {
+// Holders finds the processes that use files which show one of the device numbers, at most limit of them and one use of
+// each, in the proc file system at proc ("/proc"). A process that ends meanwhile is left out.
+func Holders(ctx context.Context, proc string, held []uint64, limit int) ([]Holder, error) {
 	entries, err := os.ReadDir(proc)
 	if err != nil {
 		return nil, err
 	}
-	s := &holderScan{proc: proc, held: held, devices: map[string]bool{}, namespaces: map[uint64]string{}}
+	s := &holderScan{proc: proc, held: held, namespaces: map[uint64]bool{}}
 	var holders []Holder
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
@@ -81,20 +122,18 @@ func Holders(ctx context.Context, proc string, held []FileSystem, limit int) ([]
 
 type holderScan struct {
 	proc string
-	held []FileSystem
-	// devices tells of a device, as maps shows it, whether it is held.
-	devices map[string]bool
-	// namespaces tells the mount point in a mount namespace that shows what is held, "" for none.
-	namespaces map[uint64]string
+	held []uint64
+	// namespaces are the mount namespaces that were looked at.
+	namespaces map[uint64]bool
 }
 
-// on reports whether a path, links of proc followed, is on a file system that is held.
+// on reports whether a path, links of proc followed, leads to what is held.
 func (s *holderScan) on(name string) bool {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(name, &stat); err != nil {
-		return false // closed meanwhile, or nothing that is on a file system
+	var stat unix.Stat_t
+	if err := unix.Stat(name, &stat); err != nil {
+		return false // closed meanwhile, or nothing that has a device
 	}
-	return slices.Contains(s.held, FileSystem{stat.Type, stat.Fsid})
+	return slices.Contains(s.held, stat.Dev)
 }
 
 func (s *holderScan) process(pid int) (*Holder, error) {
@@ -127,7 +166,7 @@ func (s *holderScan) holder(pid int, how, link string) (*Holder, error) {
 	return &Holder{PID: pid, How: how, Path: shown}, nil
 }
 
-// mapped looks at one mapping of each device that a process maps files of.
+// mapped looks for a mapped file (proc_pid_maps(5)).
 func (s *holderScan) mapped(pid int, directory string) (*Holder, error) {
 	file, err := os.Open(path.Join(directory, "maps"))
 	if err != nil {
@@ -142,38 +181,39 @@ func (s *holderScan) mapped(pid int, directory string) (*Holder, error) {
 		if len(fields) < 6 || !strings.HasPrefix(fields[5], "/") {
 			continue
 		}
-		is, known := s.devices[fields[3]]
-		if !known {
-			is = s.on(path.Join(directory, "map_files", fields[0]))
-			s.devices[fields[3]] = is
+		high, low, _ := strings.Cut(fields[3], ":")
+		major, errMajor := strconv.ParseUint(high, 16, 32)
+		minor, errMinor := strconv.ParseUint(low, 16, 32)
+		if err := errors.Join(errMajor, errMinor); err != nil {
+			return nil, fmt.Errorf("device %q in maps: %w", fields[3], err)
 		}
-		if is {
+		if slices.Contains(s.held, unix.Mkdev(uint32(major), uint32(minor))) {
 			return &Holder{PID: pid, How: "maps", Path: strings.Join(fields[5:], " ")}, nil
 		}
 	}
 	return nil, nil //nolint:nilnil // it maps nothing of it
 }
 
-// seen looks for a mount in the process's own namespace. Every namespace is looked at once, and told for each process.
+// seen looks for a mount in the process's own namespace. Every namespace is told once, by the first process in it.
 func (s *holderScan) seen(pid int, directory string) (*Holder, error) {
 	var namespace unix.Stat_t
 	if err := unix.Stat(path.Join(directory, "ns/mnt"), &namespace); err != nil {
 		return nil, err
 	}
-	place, known := s.namespaces[namespace.Ino]
-	if !known {
+	place := ""
+	if !s.namespaces[namespace.Ino] {
+		s.namespaces[namespace.Ino] = true
 		table, err := readMountTable(path.Join(directory, "mountinfo"))
 		if err != nil {
 			return nil, err
 		}
 		for i := range table {
-			if m := &table[i]; (m.FSType == "erofs" || m.FSType == "overlay") && !strings.HasPrefix(m.Mountpoint, LayersDir+"/") &&
-				s.on(path.Join(directory, "root", m.Mountpoint)) {
+			m := &table[i]
+			if slices.Contains(s.held, unix.Mkdev(uint32(m.Major), uint32(m.Minor))) && !strings.HasPrefix(m.Mountpoint, LayersDir+"/") {
 				place = m.Mountpoint
 				break
 			}
 		}
-		s.namespaces[namespace.Ino] = place
 	}
 	if place == "" {
 		return nil, nil //nolint:nilnil // it sees nothing of it

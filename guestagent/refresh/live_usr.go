@@ -40,10 +40,18 @@ type usrRecord struct {
 	Swapping bool `json:"swapping"`
 	// Earlier are the superblocks of all /usr that were mounted in this boot, the present one perhaps among them.
 	Earlier []mounts.Superblock `json:"earlier"`
-	// Stacks are the layers of the /usr that were swapped in, as digits of their ids, bottom to top.
-	Stacks [][]string `json:"stacks,omitempty"`
+	// Stacks are those of the /usr that were swapped in.
+	Stacks []stackRecord `json:"stacks,omitempty"`
 	// Swaps are those of this boot, in their order.
 	Swaps []swapRecord `json:"swaps,omitempty"`
+}
+
+// stackRecord is what a /usr was built of.
+type stackRecord struct {
+	// Layers are the digits of their ids, bottom to top.
+	Layers []string `json:"layers"`
+	// Devices are the numbers that its files show.
+	Devices []uint64 `json:"devices"`
 }
 
 // swapRecord is one swap.
@@ -76,7 +84,7 @@ func (l *LiveUsr) load() (usrRecord, error) {
 
 // begin records that a swap to layers is about to happen, and whether what is mounted is what was before all swaps. A
 // swap that an agent before this one did not live to finish is finished first: nothing may stay mounted beneath /usr.
-func (l *LiveUsr) begin(layers []string) (settled bool, err error) {
+func (l *LiveUsr) begin(next *mounts.Detached, layers []string) (settled bool, err error) {
 	record, err := l.load()
 	if err != nil {
 		return false, err
@@ -95,14 +103,20 @@ func (l *LiveUsr) begin(layers []string) (settled bool, err error) {
 		record.Earlier = append(record.Earlier, present)
 		record.Earlier = record.Earlier[max(0, len(record.Earlier)-maxEarlier):]
 	}
-	stack := make([]string, len(layers))
+	devices, err := next.Devices(layers, "usr")
+	if err != nil {
+		return false, err
+	}
+	stack := stackRecord{Layers: make([]string, len(layers)), Devices: devices}
 	for i, layer := range layers {
-		stack[i] = filepath.Base(layer)
+		stack.Layers[i] = filepath.Base(layer)
 	}
-	if !slices.ContainsFunc(record.Stacks, func(s []string) bool { return slices.Equal(s, stack) }) {
-		record.Stacks = append(record.Stacks, stack)
-		record.Stacks = record.Stacks[max(0, len(record.Stacks)-maxStacks):]
-	}
+	// A number that is used anew shows that what had it before is gone.
+	record.Stacks = slices.DeleteFunc(record.Stacks, func(s stackRecord) bool {
+		return slices.ContainsFunc(s.Devices, func(d uint64) bool { return slices.Contains(devices, d) })
+	})
+	record.Stacks = append(record.Stacks, stack)
+	record.Stacks = record.Stacks[max(0, len(record.Stacks)-maxStacks):]
 	return settled, writeJSON(l.file, record)
 }
 
@@ -114,7 +128,7 @@ func (l *LiveUsr) Swap(ctx context.Context, layers []string) error {
 	if err != nil {
 		return err
 	}
-	settled, err := l.begin(layers)
+	settled, err := l.begin(next, layers)
 	if err != nil {
 		return errors.Join(err, next.Close())
 	}
@@ -141,15 +155,15 @@ func (l *LiveUsr) Back(ctx context.Context, layers []string) error {
 	if !record.Swapping {
 		return nil // no swap was ever begun
 	}
-	if _, err := l.begin(layers); err != nil {
-		return err
-	}
 	next := l.previous
 	l.previous = nil
 	if next == nil {
 		if next, err = l.usr.Build(ctx, layers); err != nil {
 			return err
 		}
+	}
+	if _, err := l.begin(next, layers); err != nil {
+		return errors.Join(err, next.Close())
 	}
 	swapped, err := l.usr.Swap(next)
 	if err != nil {
@@ -225,27 +239,20 @@ func (l *LiveUsr) Settle() error {
 	return errors.Join(err, writeJSON(l.file, record))
 }
 
-// Above tells the uppermost layers of the /usr that had the layer and were swapped in during this boot: whoever uses
-// such a /usr holds all of its layers. The layer itself is among them.
-func (l *LiveUsr) Above(id tree.Digest) ([]tree.Digest, error) {
+// Holding tells the device numbers by which files show of the /usr that had the layer and were swapped in during this
+// boot: whoever uses such a /usr holds all of its layers.
+func (l *LiveUsr) Holding(id tree.Digest) ([]uint64, error) {
 	record, err := l.load()
 	if err != nil {
 		return nil, err
 	}
-	above := []tree.Digest{id}
+	var devices []uint64
 	for _, stack := range record.Stacks {
-		if !slices.Contains(stack, id.Hex()) {
-			continue
-		}
-		top, err := tree.ParseDigest("sha256:" + stack[len(stack)-1])
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", l.file, err)
-		}
-		if !slices.Contains(above, top) {
-			above = append(above, top)
+		if slices.Contains(stack.Layers, id.Hex()) {
+			devices = append(devices, stack.Devices...)
 		}
 	}
-	return above, nil
+	return devices, nil
 }
 
 // superblocks tells the present /usr and all that were mounted in this boot.

@@ -20,20 +20,18 @@ const maxHolders = 20
 
 // Holders implements Observer.
 func (o observer) Holders(ctx context.Context, id tree.Digest) ([]string, error) {
-	above, err := o.usr.Above(id)
+	held, err := o.usr.Holding(id)
 	if err != nil {
 		return nil, err
 	}
-	var held []mounts.FileSystem
-	for _, layer := range above {
-		systems, err := mounts.LayerFileSystem(layer)
-		if errors.Is(err, unix.ENOENT) {
-			continue // closed already
-		}
-		if err != nil {
-			return nil, err
-		}
-		held = append(held, systems...)
+	var layer, around unix.Stat_t
+	err = errors.Join(unix.Stat(mounts.LayerPath(id), &layer), unix.Stat(mounts.LayersDir, &around))
+	switch {
+	case errors.Is(err, unix.ENOENT): // it is not open
+	case err != nil:
+		return nil, fmt.Errorf("holders of layer %s: %w", id, err)
+	case layer.Dev != around.Dev:
+		held = append(held, layer.Dev)
 	}
 	holders, err := mounts.Holders(ctx, "/proc", held, maxHolders)
 	if err != nil {
