@@ -582,3 +582,24 @@ func TestAFailedCreateIsInStateAndNothingIsLeft(t *testing.T) {
 		},
 	)
 }
+
+// Pools of block devices deal in extents: a private disk is larger than it was asked for.
+func TestAPoolThatRoundsSizesUpMakesNoChangeOfItsOwn(t *testing.T) {
+	world := newWorld(t)
+	world.Volumes.Extent = 4 << 20
+	grown := func(size string) resource.TestStep {
+		return resource.TestStep{
+			Config:           debian(patched) + sized("512MiB", size, "running = false"),
+			ConfigPlanChecks: plans(),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(webAddress, attribute("disk").AtMapKey("size"), knownvalue.StringExact(size)),
+			},
+		}
+	}
+	check(t, world, grown("65MiB"), grown("65MiB"), grown("66MiB"), grown("97MiB"),
+		resource.TestStep{
+			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
+			ImportStateVerifyIdentifierAttribute: "name", ImportStateVerifyIgnore: []string{"refresh", "last_refresh", "impact"},
+		},
+	)
+}

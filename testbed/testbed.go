@@ -209,6 +209,11 @@ func (b *Testbed) startDaemons(ctx context.Context) error {
 	return b.StartLibvirt(ctx)
 }
 
+// Inside returns a command that runs where libvirt does, for tests that need something of the host that it sees.
+func (b *Testbed) Inside(ctx context.Context, command ...string) *exec.Cmd {
+	return b.inside(ctx, command...)
+}
+
 // inside returns a command that runs in the testbed's namespaces.
 func (b *Testbed) inside(ctx context.Context, command ...string) *exec.Cmd {
 	args := append([]string{"-t", strconv.Itoa(b.init.Process.Pid), "-m", "-p", "--"}, command...)

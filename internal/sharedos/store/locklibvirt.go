@@ -2,11 +2,9 @@ package store
 
 import (
 	"context"
-	"encoding/xml"
 	"fmt"
 
 	"github.com/digitalocean/go-libvirt"
-	"libvirt.org/go/libvirtxml"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 )
@@ -36,17 +34,15 @@ type lockVolumes struct{ *Libvirt }
 
 // CreateLock implements LockVolumes.
 func (s lockVolumes) CreateLock(ctx context.Context, name string) error {
-	definition, err := xml.Marshal(libvirtxml.StorageVolume{
-		Name:       name,
-		Capacity:   &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: lockSize},
-		Allocation: &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: 0},
-		Target:     &libvirtxml.StorageVolumeTarget{Format: &libvirtxml.StorageVolumeTargetFormat{Type: "raw"}},
-	})
+	definition, err := volumeDefinition(name, lockSize, lockSize)
 	if err != nil {
 		return err
 	}
 	return s.call(ctx, "make lock "+name, true, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
-		_, err := l.StorageVolCreateXML(pool, string(definition), 0)
+		if _, err := reserveIn(l, pool, lockSize, lockSize); err != nil {
+			return err
+		}
+		_, err := l.StorageVolCreateXML(pool, definition, 0)
 		if libvirtconn.Is(err, libvirt.ErrStorageVolExist) {
 			return nil // an answer was lost: nobody else uses the name
 		}

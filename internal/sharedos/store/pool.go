@@ -172,6 +172,18 @@ func (s *Libvirt) makePool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
 	return pool, nil
 }
 
+func poolDefinition(l *libvirt.Libvirt, pool libvirt.StoragePool) (libvirtxml.StoragePool, error) {
+	var definition libvirtxml.StoragePool
+	text, err := l.StoragePoolGetXMLDesc(pool, 0)
+	if err != nil {
+		return definition, err
+	}
+	if err := definition.Unmarshal(text); err != nil {
+		return definition, fmt.Errorf("read the definition of storage pool %q: %w", pool.Name, err)
+	}
+	return definition, nil
+}
+
 // dropPool removes the pool if it is the one that makePool makes and holds nothing.
 func (s *Libvirt) dropPool(ctx context.Context) error {
 	what := fmt.Sprintf("remove the empty storage pool %q", s.config.Pool)
@@ -183,12 +195,8 @@ func (s *Libvirt) dropPool(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		text, err := l.StoragePoolGetXMLDesc(pool, 0)
+		definition, err := poolDefinition(l, pool)
 		if err != nil {
-			return err
-		}
-		var definition libvirtxml.StoragePool
-		if err := definition.Unmarshal(text); err != nil {
 			return err
 		}
 		ours := definition.Type == "dir" && definition.Target != nil && s.config.CreatePath != "" &&

@@ -14,6 +14,9 @@ import (
 // rename a volume nor replace its content at once, so a record has two slots. A write goes into the slot that
 // does not hold the newest content, and counts from the moment at which its head, with the length and digest of
 // the rest, is there. A write that is cut off leaves the other slot.
+//
+// The first write goes into the first slot, and blanks the head of the second one before. Only the start of a volume can
+// be relied on to be zero when it is made: what follows may be another record's, which was deleted.
 
 const (
 	slotSize       = 1 << 20
@@ -84,7 +87,8 @@ type current struct {
 // is there is neither that nor the remains of a write that was cut off.
 func readRecord(read readAt) (current, error) {
 	var heads [2]slotHead
-	var parsed, blank [2]bool
+	var parsed [2]bool
+	var blank bool
 	var bytesOf [2][]byte
 	for i := range heads {
 		head, err := read(int64(i)*slotSize, HeadSize)
@@ -92,9 +96,12 @@ func readRecord(read readAt) (current, error) {
 			return current{}, err
 		}
 		bytesOf[i] = head
-		blank[i] = isZero(head)
+		blank = blank || i == 0 && isZero(head)
 		heads[i], err = parseSlot(head)
 		parsed[i] = err == nil
+	}
+	if blank {
+		return current{}, ErrNotFound // whatever the second slot holds
 	}
 	order := []int{0, 1}
 	if heads[1].sequence > heads[0].sequence {
@@ -111,9 +118,6 @@ func readRecord(read readAt) (current, error) {
 		if tree.Sum(content) == heads[i].digest {
 			return current{content: content, sequence: heads[i].sequence, slot: int64(i)}, nil
 		}
-	}
-	if blank[0] && blank[1] {
-		return current{}, ErrNotFound
 	}
 	return current{}, ErrCorrupt
 }
@@ -140,7 +144,11 @@ func writeRecord(read readAt, write writeAt, content []byte) error {
 		return nil
 	case err == nil:
 		slot = 1 - now.slot
-	case errors.Is(err, ErrNotFound), errors.Is(err, ErrCorrupt):
+	case errors.Is(err, ErrNotFound):
+		if err := write(slotSize, make([]byte, HeadSize)); err != nil {
+			return err
+		}
+	case errors.Is(err, ErrCorrupt):
 		// Nothing to lose.
 	default:
 		return err

@@ -58,23 +58,11 @@ func (s *Libvirt) volume(ctx context.Context, what, name string, stores bool) (h
 // create returns the volume of a name as it is, and makes it with size bytes if there is none, of which the pool reserves
 // so many at once.
 func (s *Libvirt) create(ctx context.Context, what, name string, size, reserve int64) (held, error) {
-	definition, err := xml.Marshal(libvirtxml.StorageVolume{
-		Name:       name,
-		Capacity:   &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: uint64(size)},
-		Allocation: &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: uint64(reserve)},
-		Target:     &libvirtxml.StorageVolumeTarget{Format: &libvirtxml.StorageVolumeTargetFormat{Type: "raw"}},
-	})
-	if err != nil {
-		return held{}, fmt.Errorf("%s: %w", what, err)
-	}
 	var made held
-	err = s.call(ctx, what, true, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
+	err := s.call(ctx, what, true, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 		volume, err := s.find(l, pool, name)
 		if errors.Is(err, ErrNotFound) {
-			volume, err = l.StorageVolCreateXML(pool, string(definition), 0)
-			if libvirtconn.Is(err, libvirt.ErrStorageVolExist) { // somebody else was faster
-				volume, err = s.find(l, pool, name)
-			}
+			volume, err = s.createIn(l, pool, name, size, reserve)
 		}
 		if err != nil {
 			return fmt.Errorf("make volume %s of %d bytes in storage pool %q: %w; see that the pool has room and is writable", name, size, s.config.Pool, err)
@@ -83,6 +71,36 @@ func (s *Libvirt) create(ctx context.Context, what, name string, size, reserve i
 		return err
 	})
 	return made, err
+}
+
+func (s *Libvirt) createIn(l *libvirt.Libvirt, pool libvirt.StoragePool, name string, size, reserve int64) (libvirt.StorageVol, error) {
+	reserve, err := reserveIn(l, pool, size, reserve)
+	if err != nil {
+		return libvirt.StorageVol{}, err
+	}
+	definition, err := volumeDefinition(name, size, reserve)
+	if err != nil {
+		return libvirt.StorageVol{}, err
+	}
+	volume, err := l.StorageVolCreateXML(pool, definition, 0)
+	if libvirtconn.Is(err, libvirt.ErrStorageVolExist) { // somebody else was faster
+		return s.find(l, pool, name)
+	}
+	return volume, err
+}
+
+// volumeDefinition describes a raw volume, of which so many bytes are reserved.
+func volumeDefinition(name string, size, reserve int64) (string, error) {
+	definition, err := xml.Marshal(libvirtxml.StorageVolume{
+		Name:       name,
+		Capacity:   &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: uint64(size)},
+		Allocation: &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: uint64(reserve)},
+		Target:     &libvirtxml.StorageVolumeTarget{Format: &libvirtxml.StorageVolumeTargetFormat{Type: "raw"}},
+	})
+	if err != nil {
+		return "", fmt.Errorf("describe volume %s: %w", name, err)
+	}
+	return string(definition), nil
 }
 
 // fit is create for content that can be written again: a volume that is too short for it is replaced. All of it is reserved:

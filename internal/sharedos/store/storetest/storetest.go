@@ -29,6 +29,8 @@ type Store struct {
 	// Fail, when set, is asked before every call with the method's name and the volume's name (empty for calls
 	// about the whole pool). What it returns is what the call returns.
 	Fail func(method, volume string) error
+	// Extent, when set, is what sizes of volumes are rounded up to, in bytes, as pools of block devices do.
+	Extent int64
 
 	dir string
 	// mu is held for each step on a file, never across the reading of a caller's content.
@@ -101,7 +103,7 @@ func (s *Store) PutBlob(ctx context.Context, blob release.Blob, content io.Reade
 }
 
 func (s *Store) put(ctx context.Context, name string, size int64, content io.ReaderAt, progress store.Progress) (bool, error) {
-	if info, err := s.whole(name); err == nil && info.Size() == size {
+	if info, err := s.whole(name); err == nil && info.Size() == s.rounded(size) {
 		return false, nil
 	} else if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return false, err
@@ -118,7 +120,7 @@ func (s *Store) put(ctx context.Context, name string, size int64, content io.Rea
 		return false, err
 	}
 	defer func() { _ = file.Close() }()
-	if err := file.Truncate(size); err != nil {
+	if err := file.Truncate(s.rounded(size)); err != nil {
 		return false, err
 	}
 	done := int64(len(head))
@@ -146,6 +148,14 @@ func (s *Store) put(ctx context.Context, name string, size int64, content io.Rea
 		progress(size, size)
 	}
 	return true, file.Sync()
+}
+
+// rounded is the size that a volume gets.
+func (s *Store) rounded(size int64) int64 {
+	if s.Extent <= 0 {
+		return size
+	}
+	return (size + s.Extent - 1) / s.Extent * s.Extent
 }
 
 // whole returns ErrNotFound if the volume is not there or torn.
@@ -325,14 +335,14 @@ func (s *Store) CreatePrivateDisk(ctx context.Context, vm string, size int64) (s
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if info, err := os.Stat(s.Path(name)); err == nil && info.Size() > size {
+	if info, err := os.Stat(s.Path(name)); err == nil && info.Size() > s.rounded(size) {
 		return "", "", fmt.Errorf("private disk of %s: %w from %d to %d bytes", vm, store.ErrShrink, info.Size(), size)
 	}
 	file, err := os.OpenFile(s.Path(name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return "", "", err
 	}
-	if err := errors.Join(file.Truncate(size), file.Close()); err != nil {
+	if err := errors.Join(file.Truncate(s.rounded(size)), file.Close()); err != nil {
 		return "", "", err
 	}
 	return name, s.Path(name), nil

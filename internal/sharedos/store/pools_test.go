@@ -1,0 +1,206 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+// command runs a command on this machine.
+func command(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v: %s", name, args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// A pool of type "fs": a file system of its own on a block device.
+func TestAPoolOnAFileSystemOfItsOwnKeepsTheContract(t *testing.T) {
+	dir := t.TempDir()
+	image, target := filepath.Join(dir, "image"), filepath.Join(dir, "pool")
+	must(t, os.WriteFile(image, nil, 0o600))
+	must(t, os.Truncate(image, 256<<20))
+	must(t, os.Mkdir(target, 0o755))
+	command(t, "mkfs.ext4", "-q", image)
+	device := command(t, "losetup", "--find", "--show", image)
+	t.Cleanup(func() { _ = exec.Command("losetup", "--detach", device).Run() })
+	must(t, unix.Mount(device, target, "ext4", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(target, unix.MNT_DETACH)) })
+	bed := testbed.New(t)
+	name := bed.Name("pool")
+	virsh := func(args ...string) { command(t, "virsh", append([]string{"-c", bed.URI()}, args...)...) }
+	virsh("pool-define-as", name, "fs", "--source-dev", device, "--source-format", "ext4", "--target", target)
+	virsh("pool-start", name)
+	storetest.Contract(t, func(t *testing.T) store.Store {
+		left, err := filepath.Glob(filepath.Join(target, "*"))
+		must(t, err)
+		for _, path := range left {
+			must(t, os.RemoveAll(path))
+		}
+		virsh("pool-refresh", name)
+		s, err := store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: name})
+		must(t, err)
+		return s
+	})
+}
+
+// logical makes a pool of libvirt's type "logical", which rounds sizes up to extents of 4 MiB and hands out volumes that hold
+// what was there before. This kernel has no device-mapper, so a script stands in for LVM's commands below libvirt. It returns
+// the pool's name too, and a way to give virsh commands.
+func logical(t *testing.T, stale []byte) (s *store.Libvirt, name string, virsh func(args ...string)) {
+	t.Helper()
+	bed := testbed.New(t)
+	group := strings.ReplaceAll(bed.Name("vg"), "-", "_")
+	state, garbage := t.TempDir(), filepath.Join(bed.Dir(), "stale")
+	must(t, os.WriteFile(garbage, bytes.Repeat(stale, (8<<20)/len(stale)+1), 0o600))
+	script, err := os.ReadFile(filepath.Join("testdata", "lvm"))
+	must(t, err)
+	script = []byte(strings.NewReplacer("@state@", state, "@group@", group, "@stale@", garbage).Replace(string(script)))
+	path := filepath.Join(bed.Dir(), "lvm")
+	must(t, os.WriteFile(path, script, 0o755))
+	inside := func(args ...string) {
+		if out, err := bed.Inside(t.Context(), args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	inside("mount", "--bind", path, "/usr/sbin/lvm")
+	must(t, os.MkdirAll("/dev/"+group, 0o755))
+	t.Cleanup(func() {
+		links, err := filepath.Glob("/dev/" + group + "/*")
+		must(t, err)
+		for _, link := range links {
+			if device, err := os.Readlink(link); err == nil {
+				_ = exec.Command("losetup", "--detach", device).Run()
+			}
+		}
+		must(t, os.RemoveAll("/dev/"+group))
+	})
+	name = bed.Name("pool")
+	virsh = func(args ...string) { command(t, "virsh", append([]string{"-c", bed.URI()}, args...)...) }
+	virsh("pool-define-as", name, "logical", "--source-name", group, "--target", "/dev/"+group)
+	virsh("pool-start", name)
+	s, err = store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: name})
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Close()) })
+	return s, name, virsh
+}
+
+func TestAPoolOfBlockDevicesKeepsLayersBlobsAndRecords(t *testing.T) {
+	// What was there before is a record of its own, at every place at which one could be.
+	old := make([]byte, 1<<20)
+	stale := tree.Sum([]byte("what was deleted"))
+	copy(old, fmt.Sprintf("sharedos-record 99 %d %s\n%s\n", len(stale.String())+1, tree.Sum([]byte(stale.String()+"\n")), stale))
+	s, pool, virsh := logical(t, old)
+	ctx := t.Context()
+
+	layer, data := smallLayer(20)
+	if _, err := s.LayerPath(ctx, layer.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("an absent layer: %v", err)
+	}
+	if _, err := s.PutLayer(ctx, layer, &cutAt{data, 300 << 10}, nil); !errors.Is(err, errCutAt) {
+		t.Errorf("a torn upload: %v", err)
+	}
+	if _, err := s.LayerPath(ctx, layer.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a torn layer: %v", err)
+	}
+	for _, want := range []bool{true, false} {
+		if uploaded, err := s.PutLayer(ctx, layer, bytes.NewReader(data), nil); err != nil || uploaded != want {
+			t.Errorf("uploaded %v, want %v: %v", uploaded, want, err)
+		}
+	}
+	path, err := s.LayerPath(ctx, layer.ID)
+	must(t, err)
+	got, err := os.ReadFile(path)
+	must(t, err)
+	if len(got) != 4<<20 || !bytes.Equal(got[:len(data)], data) {
+		t.Errorf("the layer's volume has %d bytes, and others than were put there", len(got))
+	}
+
+	text := []byte("a contents list")
+	blob := release.Blob{Digest: tree.Sum(text), Size: int64(len(text))}
+	must(t, s.PutBlob(ctx, blob, bytes.NewReader(text), nil))
+	if got, err := s.GetBlob(ctx, blob); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("the blob came back as %q, %v", got, err)
+	}
+	requireRecords(t, ctx, s)
+	// Made, and cut off before anything was written: what was there before is not its content.
+	virsh("vol-create-as", pool, "head-base-torn", "2MiB")
+	if got, err := s.History(ctx, release.Base, "torn"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a torn history is %v, %v", got, err)
+	}
+
+	swept, err := s.Sweep(ctx, nil)
+	must(t, err)
+	if len(swept) != 2 {
+		t.Errorf("swept %v", swept)
+	}
+}
+
+// requireRecords writes a history again and again, and reads it.
+func requireRecords(t *testing.T, ctx context.Context, s *store.Libvirt) {
+	t.Helper()
+	ids := []tree.Digest{tree.Sum([]byte("1")), tree.Sum([]byte("2")), tree.Sum([]byte("3"))}
+	for range 2 {
+		if got, err := s.History(ctx, release.Base, "os"); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("an absent history is %v, %v", got, err)
+		}
+		for i := range ids {
+			must(t, s.SetHistory(ctx, release.Base, "os", ids[:i+1]))
+			if got, err := s.History(ctx, release.Base, "os"); err != nil || len(got) != i+1 {
+				t.Errorf("a history of %d is %v, %v", i+1, got, err)
+			}
+		}
+		must(t, s.SetHistory(ctx, release.Base, "os", nil))
+	}
+}
+
+func TestAPoolThatRoundsUpKeepsThePrivateDiskThatItMade(t *testing.T) {
+	s, _, _ := logical(t, []byte("what was there before"))
+	for range 2 {
+		_, _, err := s.CreatePrivateDisk(t.Context(), "web", 65<<20)
+		must(t, err)
+	}
+	disk, err := s.PrivateDisk(t.Context(), "web")
+	if err != nil || disk.Capacity != 68<<20 {
+		t.Errorf("the private disk is %+v, %v", disk, err)
+	}
+	// libvirt cannot grow volumes of this type.
+	if _, _, err := s.CreatePrivateDisk(t.Context(), "web", 128<<20); err == nil || !strings.Contains(err.Error(), "grow volume") {
+		t.Errorf("growing it: %v", err)
+	}
+	must(t, s.DeletePrivateDisk(t.Context(), "web"))
+	if _, err := s.PrivateDisk(t.Context(), "web"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("after its deletion: %v", err)
+	}
+}
+
+// cutAt reads as data up to a place.
+type cutAt struct {
+	data []byte
+	at   int64
+}
+
+var errCutAt = errors.New("the content ends here")
+
+func (c *cutAt) ReadAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > c.at {
+		return 0, errCutAt
+	}
+	return bytes.NewReader(c.data).ReadAt(p, off)
+}
