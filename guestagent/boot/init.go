@@ -188,7 +188,7 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		Stack: chosen.stack, Origin: chosen.origin, Generation: chosen.generation,
 		Given: config.Stack, Operators: config.Operators, Hostname: config.Hostname,
 		PrivateDisk: private.Node, FirstBoot: private.state != diskComplete, Refused: chosen.refused,
-		Alone: len(all) == 1,
+		Alone: len(all) == 1 || chosen.held != "",
 	}, nil
 }
 

@@ -59,7 +59,7 @@ type BootRecord struct {
 	Work string `json:"work,omitempty"`
 	// Failed says, in the record of a soft-reboot, why its stack could not be assembled.
 	Failed string `json:"failed,omitempty"`
-	// Alone is true when there is no other stack to boot if this one does not come up.
+	// Alone is true when there is no other stack to boot if this one does not come up, or none that has not failed, too.
 	Alone bool `json:"alone,omitempty"`
 	// FirstBoot is true when this boot formatted the private disk.
 	FirstBoot bool `json:"first_boot"`
