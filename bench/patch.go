@@ -13,6 +13,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/probe"
@@ -58,7 +59,7 @@ func (b *bench) patch(ctx context.Context) (err error) {
 	if p.vm, err = world.Create(ctx, "patched", p.releases[0], nil, 80); err != nil {
 		return err
 	}
-	for _, measure := range []func(context.Context) error{p.realPatch, p.gaps, p.reboot} {
+	for _, measure := range []func(context.Context) error{p.realPatch, p.gaps, p.starts} {
 		if err := measure(ctx); err != nil {
 			return err
 		}
@@ -93,7 +94,8 @@ func (b *bench) aptPatch(ctx context.Context, dir, plain, updated string) (took 
 	return took, nil
 }
 
-// patchReleases publishes Debian 13, the same with Debian's patch, and then some whose OpenSSL differs once more each.
+// patchReleases publishes Debian 13, the same with Debian's patch, then some whose OpenSSL differs once more each, and one
+// whose dynamic loader differs.
 func patchReleases(ctx context.Context, world *guest.World) ([]tree.Digest, error) {
 	first, err := world.Publish(ctx, "debian", guest.Plain)
 	if err != nil {
@@ -104,6 +106,7 @@ func patchReleases(ctx context.Context, world *guest.World) ([]tree.Digest, erro
 		more := strings.Repeat("\x00", i+1)
 		edits = append(edits, []guest.Edit{guest.Append("/libssl.so.3", more), guest.Append("/libcrypto.so.3", more)})
 	}
+	edits = append(edits, append([]guest.Edit{guest.Append("/ld-linux-x86-64.so.2", "\x00")}, edits[len(edits)-1]...))
 	rest, err := world.Releases(ctx, "debian", guest.Updated, edits...)
 	if err != nil {
 		return nil, err
@@ -182,7 +185,7 @@ func (p *patched) written(ctx context.Context) (int64, error) {
 // gaps compares for how long a service is away: because a refresh restarts it, and because systemctl does.
 func (p *patched) gaps(ctx context.Context) error {
 	var byRefresh, byHand []time.Duration
-	for _, next := range p.releases[2:] {
+	for _, next := range p.releases[2 : 2+gapRounds] {
 		gap, err := p.gap(ctx, func() error {
 			report, err := p.vm.Refresh(ctx, next)
 			if err == nil {
@@ -230,8 +233,22 @@ func (p *patched) gap(ctx context.Context, act func() error) (time.Duration, err
 	return seen.LongestGap, nil
 }
 
-// reboot compares the refresh with a reboot of the same VM.
-func (p *patched) reboot(ctx context.Context) error {
+// starts compares the refresh, and one that takes a soft-reboot, with a reboot of the same VM.
+func (p *patched) starts(ctx context.Context) error {
+	p.vm.Spec.Refresh.Strategy, p.vm.Spec.Refresh.MaxImpact = vm.SoftReboot, agentapi.Level_SOFT_REBOOT
+	report, err := p.vm.Refresh(ctx, p.releases[len(p.releases)-1])
+	if err != nil {
+		return fmt.Errorf("refresh by a soft-reboot: %w", err)
+	}
+	var soft time.Duration
+	for _, timing := range report.GetTimings() {
+		if timing.GetStep() == "start" { // from the old userland's end until the new one is up
+			soft = time.Duration(timing.GetMicros()) * time.Microsecond
+		}
+	}
+	if report.GetStrategy() != vm.SoftReboot || soft <= 0 {
+		return fmt.Errorf("a changed loader was refreshed by %q in %v", report.GetStrategy(), soft)
+	}
 	before, err := p.vm.Status(ctx)
 	if err != nil {
 		return err
@@ -246,6 +263,7 @@ func (p *patched) reboot(ctx context.Context) error {
 		return err
 	}
 	rebooted := time.Since(began)
+	p.results.add("soft-reboot, against a reboot", soft.Seconds(), "seconds", rebooted.Seconds(), rebooted.Seconds()/2)
 	p.results.add("refresh to Debian's patch, against a reboot", p.live.Seconds(), "seconds", rebooted.Seconds(), rebooted.Seconds()/4)
 	return nil
 }
