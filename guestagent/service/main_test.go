@@ -5,6 +5,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
 // childVariable makes this test program an agent that is to take over, and says how it behaves.
@@ -14,7 +16,7 @@ func TestMain(m *testing.M) {
 	if behaviour := os.Getenv(childVariable); behaviour != "" {
 		os.Exit(successor(behaviour))
 	}
-	os.Exit(m.Run())
+	os.Exit(matrix.Run(m))
 }
 
 // successor is a process that takes over, or fails to in one of many ways.

@@ -16,6 +16,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
 var ownDigest = tree.Sum([]byte("this agent"))
@@ -94,6 +95,8 @@ func TestNoAgentTakesOverThatMayNot(t *testing.T) {
 			}
 		})
 	}
+	matrix.Record(t, "another agent, signed for another VM or an earlier agent", "idle", "refused")
+	matrix.Record(t, "another agent", "while a refresh is in flight", "refused")
 }
 
 func TestTheAgentThatRunsIsNotReplacedByItself(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
 // raw is a connection of an operator on which anything can be sent.
@@ -85,6 +86,7 @@ func TestACallEndsWhenItsCallerIsCutOff(t *testing.T) {
 		t.Error("the caller got an answer")
 	}
 	w.mustAnswer()
+	matrix.Record(t, "the vsock is cut", "during a call", "the call ends, others are answered")
 }
 
 func TestAConnectionWhoseOtherEndIsGoneIsClosed(t *testing.T) {
@@ -92,6 +94,7 @@ func TestAConnectionWhoseOtherEndIsGoneIsClosed(t *testing.T) {
 	gone := w.raw() // it takes the only place, and says nothing
 	mustEnd(t, gone, 10*time.Second)
 	w.mustAnswer()
+	matrix.Record(t, "half-open connection", "after the handshake", "closed when it was silent too long")
 }
 
 func TestAConnectionOnWhichAByteComesNowAndThenIsClosed(t *testing.T) {
@@ -111,6 +114,7 @@ func TestAConnectionOnWhichAByteComesNowAndThenIsClosed(t *testing.T) {
 	mustEnd(t, slow, 10*time.Second)
 	w.mustAnswer()
 	<-ended
+	matrix.Record(t, "slow peer", "a byte of a frame now and then", "closed when its time is over")
 }
 
 func TestMoreCallersThanThereIsRoomForWait(t *testing.T) {
@@ -134,6 +138,7 @@ func TestMoreCallersThanThereIsRoomForWait(t *testing.T) {
 	must(t, held[0].Close())
 	_, err = late.Status(ctx, &agentapi.StatusRequest{})
 	must(t, err)
+	matrix.Record(t, "more connections than there may be", "while others are open", "they wait, and are answered when one closes")
 }
 
 // A frame may name four gigabytes. Nothing of that is kept, and its caller alone waits.
@@ -154,6 +159,7 @@ func TestOversizedFramesTakeNoMemory(t *testing.T) {
 	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 8<<20 {
 		t.Errorf("the heap grew by %d bytes", grown)
 	}
+	matrix.Record(t, "oversized frame", "to the agent", "no memory is taken, others are answered")
 }
 
 func TestGarbageOfAnOperatorHarmsNobodyElse(t *testing.T) {
@@ -178,6 +184,7 @@ func TestGarbageOfAnOperatorHarmsNobodyElse(t *testing.T) {
 		}
 	}
 	w.mustAnswer()
+	matrix.Record(t, "garbage frames", "to the agent", "others are answered")
 }
 
 // FuzzPut: whatever is put, the blobs are within bounds, and each that is whole has its digest.
