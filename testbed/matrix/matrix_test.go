@@ -136,10 +136,10 @@ func TestEveryPackageThatDeclaresFaultsIsHeldToThem(t *testing.T) {
 		}
 		held := slices.ContainsFunc(files, func(name string) bool {
 			text, err := os.ReadFile(name)
-			return err == nil && strings.Contains(string(text), "os.Exit(matrix.Run(m))")
+			return err == nil && strings.Contains(string(text), "matrix.Run(m)")
 		})
 		if !held {
-			t.Errorf("%s has %s, and no TestMain that ends with os.Exit(matrix.Run(m))", directory, Declaration)
+			t.Errorf("%s has %s, and no TestMain that calls matrix.Run(m)", directory, Declaration)
 		}
 	}
 	if _, err := Page(root); err != nil {
