@@ -1,0 +1,132 @@
+package sources
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// packageOf builds a Debian package with one program, and returns the path of the file.
+func packageOf(t *testing.T, name, depends string) string {
+	t.Helper()
+	dir := t.TempDir()
+	control := fmt.Sprintf("Package: %s\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody <nobody@example.com>\nDescription: a test\n", name)
+	if depends != "" {
+		control += "Depends: " + depends + "\n"
+	}
+	for path, text := range map[string]string{"DEBIAN/control": control, "usr/bin/" + name: "#!/bin/sh\necho " + name + "\n"} {
+		at := filepath.Join(dir, path)
+		must(t, os.MkdirAll(filepath.Dir(at), 0o755))
+		must(t, os.WriteFile(at, []byte(text), 0o755))
+	}
+	deb := filepath.Join(t.TempDir(), name+"_1.0_all.deb")
+	run(t, "", "dpkg-deb", "--root-owner-group", "--build", dir, deb)
+	return deb
+}
+
+// repository serves one package as a signed archive on 127.0.0.1, and returns its address and its key.
+func repository(t *testing.T, deb, control string) (uri, key string) {
+	t.Helper()
+	data, err := os.ReadFile(deb)
+	must(t, err)
+	hexSum := func(b []byte) string {
+		digest := sha256.Sum256(b)
+		return hex.EncodeToString(digest[:])
+	}
+	index := fmt.Appendf(nil, "%sFilename: pool/%s\nSize: %d\nSHA256: %s\n\n", control, filepath.Base(deb), len(data), hexSum(data))
+	released := fmt.Sprintf("Origin: Own\nLabel: Own\nSuite: own\nCodename: own\nDate: %s\nArchitectures: amd64 all\nComponents: main\nSHA256:\n %s %d main/binary-amd64/Packages\n",
+		time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 MST"), hexSum(index), len(index))
+	entity, err := openpgp.NewEntity("Own archive", "", "own@example.com", nil)
+	must(t, err)
+	var signed, public bytes.Buffer
+	w, err := clearsign.Encode(&signed, entity.PrivateKey, nil)
+	must(t, err)
+	_, err = w.Write([]byte(released))
+	must(t, errors.Join(err, w.Close()))
+	w, err = armor.Encode(&public, openpgp.PublicKeyType, nil)
+	must(t, err)
+	must(t, errors.Join(entity.Serialize(w), w.Close()))
+
+	served := map[string][]byte{
+		"/dists/own/InRelease": signed.Bytes(), "/dists/own/main/binary-amd64/Packages": index, "/pool/" + filepath.Base(deb): data,
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, ok := served[r.URL.Path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, public.String()
+}
+
+// The real mmdebstrap and apt take packages of one's own: from a file, and from an archive that a key of its own signs.
+func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	const control = "Package: own-library\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody <nobody@example.com>\nDescription: a test\n"
+	uri, key := repository(t, packageOf(t, "own-library", ""), control)
+	debian := &source.Debian{
+		Suite: "trixie", AdditionalSuites: []string{}, Packages: []string{"own-library"},
+		PackageFiles: []string{packageOf(t, "own-program", "own-library")},
+		Repositories: []source.DebianRepository{{URI: uri, Suite: "own", Key: key}},
+		Files:        []source.OverlayFile{{Path: "/etc/own/motd", Content: "hello", Mode: 0o640, GID: 4}},
+		CacheDir:     t.TempDir(),
+	}
+	last := ""
+	stream, err := debian.Open(ctx, func(step string, _, _ int64) {
+		if step != last {
+			t.Log(step)
+		}
+		last = step
+	})
+	must(t, err)
+	full, spool, err := source.ReadTar(ctx, stream, t.TempDir(), source.Limits{})
+	must(t, errors.Join(stream.Close(), err))
+	defer func() { must(t, spool.Close()) }()
+	for path, mode := range map[string]uint32{"usr/bin/own-library": 0o755, "usr/bin/own-program": 0o755, "etc/own/motd": 0o640} {
+		if e, ok := full.Lookup(path); !ok || e.Type != tree.Regular || e.Mode != mode {
+			t.Errorf("%s: %+v", path, e)
+		}
+	}
+	packages, err := source.Packages(full)
+	must(t, err)
+	for _, name := range []string{"own-library", "own-program"} {
+		if !slices.ContainsFunc(packages, func(p release.Package) bool { return p.Name == name && p.Version == "1.0" }) {
+			t.Errorf("package %s is not installed", name)
+		}
+	}
+	// apt in a guest goes on from there, and nothing tells where the files lay that mmdebstrap was given.
+	lists := ""
+	for _, e := range full.Entries {
+		if strings.HasPrefix(e.Path, "etc/apt/sources.list") && e.Type == tree.Regular {
+			text, err := full.ReadFile(e.Path, 1<<20)
+			must(t, err)
+			lists += string(text)
+		}
+	}
+	if !strings.Contains(lists, "URIs: "+uri) || !strings.Contains(lists, "BEGIN PGP PUBLIC KEY BLOCK") || strings.Contains(lists, "/tmp/") {
+		t.Errorf("apt's sources in the tree are:\n%s", lists)
+	}
+}
