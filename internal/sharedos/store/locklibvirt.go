@@ -12,8 +12,7 @@ import (
 // lockSize is the size of a lock volume in bytes. Nothing is ever written to it.
 const lockSize = 4096
 
-// Lock implements Store. With an Exclusive lock that is given back goes a pool that was made for this store and holds
-// nothing more.
+// Lock implements Store. With an Exclusive lock under which all was swept goes a pool that was made for this store.
 func (s *Libvirt) Lock(ctx context.Context, mode LockMode, tell func(step string)) (context.Context, func() error, error) {
 	locked, unlock, err := Locker{Volumes: lockVolumes{s}}.Lock(ctx, mode, tell)
 	if err != nil || mode != Exclusive {
@@ -22,6 +21,9 @@ func (s *Libvirt) Lock(ctx context.Context, mode LockMode, tell func(step string
 	return locked, func() error {
 		if err := unlock(); err != nil {
 			return err
+		}
+		if !s.swept.Swap(false) {
+			return nil
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockReleaseTimeout)
 		defer cancel()

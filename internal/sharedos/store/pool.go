@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -29,6 +30,8 @@ type Config struct {
 type Libvirt struct {
 	config Config
 	client *libvirtconn.Client
+	// swept is true when a sweep left nothing but perhaps locks.
+	swept atomic.Bool
 }
 
 var _ Store = (*Libvirt)(nil)
@@ -63,12 +66,12 @@ func unreachable(err error) error {
 // moment in which an upload begins, and while it is made.
 const busyTimeout = 20 * time.Second
 
-// patiently repeats fn while libvirt says that the volume is busy.
+// patiently repeats fn while libvirt says that the volume is busy, or that the pool has just gone.
 func patiently(ctx context.Context, fn func() error) error {
 	deadline := time.Now().Add(busyTimeout)
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		err := fn()
-		if !libvirtconn.Is(err, libvirt.ErrOperationInvalid) || time.Now().After(deadline) {
+		if !libvirtconn.Is(err, libvirt.ErrOperationInvalid, libvirt.ErrNoStoragePool) || time.Now().After(deadline) {
 			return err
 		}
 		select {
@@ -97,7 +100,21 @@ func (s *Libvirt) call(ctx context.Context, what string, stores bool, fn func(*l
 	}))
 }
 
-func (s *Libvirt) pool(l *libvirt.Libvirt, stores bool) (libvirt.StoragePool, error) {
+// dropTries and dropPause are how often, and in what distance, a pool is looked for again that cannot be started: another
+// process may be removing it, since nothing was in it.
+const dropTries, dropPause = 20, 50 * time.Millisecond
+
+func (s *Libvirt) pool(l *libvirt.Libvirt, stores bool) (pool libvirt.StoragePool, err error) {
+	for range dropTries {
+		if pool, err = s.poolNow(l, stores); !errors.Is(err, errNotStarted) || s.config.CreatePath == "" {
+			return pool, err
+		}
+		time.Sleep(dropPause)
+	}
+	return pool, err
+}
+
+func (s *Libvirt) poolNow(l *libvirt.Libvirt, stores bool) (libvirt.StoragePool, error) {
 	pool, err := l.StoragePoolLookupByName(s.config.Pool)
 	switch {
 	case err == nil:
@@ -113,8 +130,14 @@ func (s *Libvirt) pool(l *libvirt.Libvirt, stores bool) (libvirt.StoragePool, er
 	return s.makePool(l)
 }
 
+// errNotStarted means that a pool is defined and cannot be started.
+var errNotStarted = errors.New("it is not active and cannot be started")
+
 func (s *Libvirt) activate(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 	active, err := l.StoragePoolIsActive(pool)
+	if libvirtconn.Is(err, libvirt.ErrNoStoragePool) {
+		return fmt.Errorf("%w: %w", errNotStarted, err)
+	}
 	if err != nil || active != 0 {
 		return err
 	}
@@ -122,8 +145,8 @@ func (s *Libvirt) activate(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 	if err == nil || nowActive(l, pool) {
 		return nil
 	}
-	return fmt.Errorf("%w: storage pool %q is not active and cannot be started: %w; "+
-		"see that its target is there (virsh pool-dumpxml %[2]s) and start it (virsh pool-start %[2]s)", ErrUnreachable, s.config.Pool, err)
+	return fmt.Errorf("%w: storage pool %q: %w: %w; "+
+		"see that its target is there (virsh pool-dumpxml %[2]s) and start it (virsh pool-start %[2]s)", ErrUnreachable, s.config.Pool, errNotStarted, err)
 }
 
 // nowActive reports whether somebody else was faster.
@@ -212,6 +235,9 @@ func (s *Libvirt) dropPool(ctx context.Context) error {
 			return err // somebody stores something this moment
 		}
 		if err := l.StoragePoolDestroy(pool); err != nil {
+			if nowActive(l, pool) {
+				return nil // as above
+			}
 			return err
 		}
 		// libvirt removes a directory only if it is empty.

@@ -26,7 +26,7 @@ var unfit = map[string]string{
 // checkType refuses a pool of a type that cannot be used.
 func checkType(pool, kind string) error {
 	if why, is := unfit[kind]; is {
-		return fmt.Errorf("storage pool %q is of type %q: %w, because %s; choose one of type dir, fs, netfs, logical or zfs", pool, kind, ErrPoolType, why)
+		return fmt.Errorf("storage pool %q is of type %q: %w, because %s; choose one of type dir, fs or netfs", pool, kind, ErrPoolType, why)
 	}
 	return nil
 }

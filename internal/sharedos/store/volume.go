@@ -339,5 +339,6 @@ func (s *Libvirt) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]Volum
 	if len(swept) < len(volumes) {
 		return swept, nil
 	}
+	s.swept.Store(true)
 	return swept, s.dropPool(ctx)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -137,7 +138,21 @@ func (f *Fleet) bootImage(ctx context.Context, base *release.Manifest, progress 
 	if err != nil {
 		return bootImage{}, fmt.Errorf("find the initramfs: %w", err)
 	}
+	if err := readable(path); err != nil {
+		return bootImage{}, err
+	}
 	return bootImage{kernel: kernel, initramfs: path, digest: digest}, nil
+}
+
+// errBlockDevice means that the pool's volumes are block devices.
+var errBlockDevice = errors.New("the initramfs lies on a block device, from which QEMU cannot read it")
+
+// readable reports whether QEMU can read an initramfs: it maps it into its memory.
+func readable(initramfs string) error {
+	if strings.HasPrefix(initramfs, "/dev/") {
+		return fmt.Errorf("%w: %s; keep bases and VMs in a storage pool of type dir, fs or netfs", errBlockDevice, initramfs)
+	}
+	return nil
 }
 
 func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress Progress) ([]byte, error) {

@@ -27,7 +27,7 @@ func locks(t *testing.T, ctx context.Context, s store.Store) {
 				_, again, err := take(wanted, 10*time.Second)
 				must(t, err)
 				must(t, again())
-			} else if told, _, err := take(wanted, 300*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || !told {
+			} else if told, _, err := take(wanted, 1500*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || !told {
 				t.Errorf("%s while %s is held: got error %v, waiting was told: %v", wanted, held, err, told)
 			}
 			must(t, unlock())

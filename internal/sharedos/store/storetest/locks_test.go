@@ -40,7 +40,7 @@ func spoil(name string, field int, to string) string {
 
 func TestTheLockOfAProcessThatIsGoneDoesNotHold(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	_, unlock, err := take(t, store.Locker{Volumes: dir}, store.Exclusive, time.Second)
+	_, unlock, err := take(t, store.Locker{Volumes: dir}, store.Exclusive, 20*time.Second)
 	must(t, err)
 	name := own(t, dir)
 	must(t, unlock())
@@ -52,7 +52,7 @@ func TestTheLockOfAProcessThatIsGoneDoesNotHold(t *testing.T) {
 		"a reused pid":     spoil(name, 2, "1"),
 	} {
 		must(t, dir.CreateLock(t.Context(), dead))
-		_, unlock, err := take(t, store.Locker{Volumes: dir}, store.Shared, time.Second)
+		_, unlock, err := take(t, store.Locker{Volumes: dir}, store.Shared, 20*time.Second)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -65,8 +65,8 @@ func TestTheLockOfAProcessThatIsGoneDoesNotHold(t *testing.T) {
 
 func TestTheLockOfAnotherMachineHoldsAsLongAsItIsRenewed(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := store.Locker{Volumes: dir, Beat: 20 * time.Millisecond, Lease: 300 * time.Millisecond}
-	_, unlock, err := take(t, locker, store.Exclusive, time.Second)
+	locker := store.Locker{Volumes: dir, Beat: 20 * time.Millisecond, Lease: 2 * time.Second}
+	_, unlock, err := take(t, locker, store.Exclusive, 20*time.Second)
 	must(t, err)
 	name := own(t, dir)
 	must(t, unlock())
@@ -85,7 +85,7 @@ func TestTheLockOfAnotherMachineHoldsAsLongAsItIsRenewed(t *testing.T) {
 		must(t, dir.DeleteLock(t.Context(), other(beat)))
 		renewed = time.Now()
 	}
-	_, unlock, err = take(t, locker, store.Shared, 5*time.Second)
+	_, unlock, err = take(t, locker, store.Shared, 20*time.Second)
 	must(t, err)
 	if waited := time.Since(renewed); waited < locker.Lease {
 		t.Errorf("it was taken for dead after %s, and the lease is %s", waited, locker.Lease)
@@ -96,7 +96,7 @@ func TestTheLockOfAnotherMachineHoldsAsLongAsItIsRenewed(t *testing.T) {
 func TestALockThatOthersTookForDeadIsLost(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
 	locker := store.Locker{Volumes: dir, Beat: 10 * time.Millisecond, Lease: time.Second}
-	locked, unlock, err := take(t, locker, store.Exclusive, time.Second)
+	locked, unlock, err := take(t, locker, store.Exclusive, 20*time.Second)
 	must(t, err)
 	names, err := dir.Locks(t.Context())
 	must(t, err)
@@ -105,7 +105,7 @@ func TestALockThatOthersTookForDeadIsLost(t *testing.T) {
 	}
 	select {
 	case <-locked.Done():
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the holder goes on without its lock")
 	}
 	if cause := context.Cause(locked); !errors.Is(cause, store.ErrLockLost) {
@@ -125,7 +125,7 @@ func (failing) DeleteLock(context.Context, string) error { return errOut }
 
 func TestALockThatCannotBeGivenBackSaysSo(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	_, unlock, err := take(t, store.Locker{Volumes: failing{dir}}, store.Shared, time.Second)
+	_, unlock, err := take(t, store.Locker{Volumes: failing{dir}}, store.Shared, 20*time.Second)
 	must(t, err)
 	if err := unlock(); !errors.Is(err, errOut) {
 		t.Errorf("got error %v", err)
@@ -134,10 +134,10 @@ func TestALockThatCannotBeGivenBackSaysSo(t *testing.T) {
 
 func TestALockIsKeptAliveForLongerThanItsLease(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := store.Locker{Volumes: dir, Beat: 20 * time.Millisecond, Lease: 200 * time.Millisecond}
-	locked, unlock, err := take(t, locker, store.Exclusive, time.Second)
+	locker := store.Locker{Volumes: dir, Beat: 50 * time.Millisecond, Lease: 1500 * time.Millisecond}
+	locked, unlock, err := take(t, locker, store.Exclusive, 20*time.Second)
 	must(t, err)
-	if _, _, err := take(t, locker, store.Shared, 700*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, err := take(t, locker, store.Shared, 4*time.Second); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("while it was held: got error %v", err)
 	}
 	must(t, errors.Join(locked.Err(), unlock()))
