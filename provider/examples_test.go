@@ -36,7 +36,10 @@ func example(t *testing.T, world *providertest.World, name string) *session {
 }
 
 func TestExamplesAreValid(t *testing.T) {
-	for _, name := range []string{"provider", "resources/sharedos_base", "resources/sharedos_vm", "data-sources/sharedos_base", "data-sources/sharedos_pool_usage"} {
+	for _, name := range []string{
+		"provider", "resources/sharedos_base", "resources/sharedos_vm", "data-sources/sharedos_base", "data-sources/sharedos_pool_usage",
+		"bases/debian", "bases/archive", "bases/url", "bases/directory", "bases/oci", "bases/oci-layout", "bases/disk-image",
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			example(t, newWorld(t), name).run("validate")

@@ -1,6 +1,7 @@
 package source_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -242,4 +245,47 @@ func TestDownloadOfADiskImage(t *testing.T) {
 	must(t, err)
 	server := newFileServer(t, data)
 	requireEntries(t, source.DiskImage{Download: server.download(data), CacheDir: t.TempDir()}, want)
+}
+
+func TestFetchingEndsWithItsContext(t *testing.T) {
+	server := newFileServer(t, nil)
+	asked, release := make(chan struct{}), make(chan struct{})
+	server.answer = func(w http.ResponseWriter, r *http.Request) {
+		w.(http.Flusher).Flush()
+		close(asked)
+		select {
+		case <-r.Context().Done():
+		case <-release:
+		}
+	}
+	defer close(release)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("stop")
+	go func() {
+		<-asked
+		cancel(stop)
+	}()
+	began := time.Now()
+	_, err := source.Archive{Download: server.download([]byte("x")), CacheDir: t.TempDir()}.Open(ctx, nil)
+	if !errors.Is(err, stop) || time.Since(began) > 10*time.Second {
+		t.Errorf("after %s: %v, want the cause of the cancellation", time.Since(began), err)
+	}
+}
+
+// A reader that stops leaves no writer behind.
+func TestAStreamThatIsNotReadToItsEndIsClosed(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "a"), []byte(noise(4<<20)), 0o600))
+	for name, src := range map[string]source.Source{
+		"directory": source.Directory{Path: dir},
+		"image":     &source.OCI{Layout: layoutOf(t, map[string]v1.Image{"it": imageOf(t, []item{fileItem("a", noise(4<<20))})})},
+	} {
+		stream, err := src.Open(t.Context(), nil)
+		must(t, err)
+		_, err = stream.Read(make([]byte, 1))
+		must(t, err)
+		if err := stream.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
