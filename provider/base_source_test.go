@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -283,5 +284,37 @@ func TestFilesBesideDebiansPackagesAreLookedAt(t *testing.T) {
 			ExpectError: says(`Unable to plan base "debian-13"`, "own.deb", "no such file"),
 		},
 		resource.TestStep{PreConfig: put(deb, "2"), Config: own},
+	)
+}
+
+func TestADiskImageIsReadWhilePlanning(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	put := func(system sourcetest.System) func() {
+		return func() {
+			dir := t.TempDir()
+			extract(t, dir, system)
+			must(t, os.WriteFile(path, nil, 0o600))
+			must(t, os.Truncate(path, 16<<20))
+			said, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", "-F", "-d", dir, path).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, said)
+			}
+		}
+	}
+	put(version("1"))()
+	own := sourced(fmt.Sprintf(`disk_image = { path = %q }`, path))
+	known := plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID)
+	check(t, newWorld(t),
+		resource.TestStep{Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionCreate), known)},
+		resource.TestStep{Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{
+			PreConfig: put(version("2")), Config: own,
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate), known,
+				plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2))),
+		},
+		resource.TestStep{
+			Config:      sourced(fmt.Sprintf(`disk_image = { path = %q, partition = 2 }`, path)),
+			ExpectError: says(`Unable to plan base "own"`, "no partition 2"),
+		},
 	)
 }
