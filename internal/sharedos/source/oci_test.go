@@ -268,6 +268,24 @@ func TestOCITakesTheImageOfThisArchitecture(t *testing.T) {
 	}
 }
 
+func TestOCIRefusesAnImageOfAnotherPlatform(t *testing.T) {
+	for platform, change := range map[string]func(*v1.ConfigFile){
+		"linux/s390x":               func(c *v1.ConfigFile) { c.Architecture = "s390x" },
+		"windows/" + runtime.GOARCH: func(c *v1.ConfigFile) { c.OS = "windows" },
+	} {
+		image := imageOf(t, []item{fileItem("a", "1")})
+		config, err := image.ConfigFile()
+		must(t, err)
+		change(config)
+		image, err = mutate.ConfigFile(image, config)
+		must(t, err)
+		dir := layoutOf(t, map[string]v1.Image{"it": image})
+		if _, err := (&source.OCI{Layout: dir}).Fingerprint(t.Context()); err == nil || !strings.Contains(err.Error(), "it is for "+platform) {
+			t.Errorf("%s: %v", platform, err)
+		}
+	}
+}
+
 func TestOCISeesEveryDamage(t *testing.T) {
 	dir := layoutOf(t, map[string]v1.Image{"it": imageOf(t, []item{fileItem("a", strings.Repeat("content ", 1000))})})
 	blobs, err := filepath.Glob(filepath.Join(dir, "blobs", "sha256", "*"))

@@ -118,8 +118,8 @@ func readLayers(ctx context.Context, from ociPlace, m ociManifest) ([]ociLayer, 
 	if err := json.Unmarshal(text, &c); err != nil {
 		return nil, fmt.Errorf("configuration %s: %w: %w", config, err, ErrMalformed)
 	}
-	if c.OS != "" && c.OS != "linux" {
-		return nil, fmt.Errorf("it is for %s, not for Linux", shorten(c.OS))
+	if c.OS != "" && c.OS != "linux" || c.Architecture != "" && c.Architecture != runtime.GOARCH {
+		return nil, fmt.Errorf("it is for %s, not for linux/%s", shorten(c.OS+"/"+c.Architecture), runtime.GOARCH)
 	}
 	if len(c.RootFS.DiffIDs) != len(m.Layers) {
 		return nil, fmt.Errorf("%d layers in the manifest, %d in the configuration: %w", len(m.Layers), len(c.RootFS.DiffIDs), ErrMalformed)
