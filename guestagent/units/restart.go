@@ -24,11 +24,7 @@ const (
 // Restart stops and starts a unit and waits until it is active again, at most as long as the unit allows itself or
 // JobLimit, whatever is longer. A unit that does not run is left as it is. It returns for how long the unit was not active.
 func (m *Manager) Restart(ctx context.Context, name string) (time.Duration, error) {
-	away, err := m.job(ctx, "restart", name, (*systemd.Conn).TryRestartUnitContext)
-	if failpoint.Built && err == nil {
-		err = failpoint.Hit("after the restart of a unit")
-	}
-	return away, err
+	return m.job(ctx, "restart", name, (*systemd.Conn).TryRestartUnitContext)
 }
 
 // Restore is Restart of a unit that ran before and is to run again: it is started, too, if it failed or was stopped.
@@ -84,6 +80,11 @@ func (m *Manager) job(ctx context.Context, what, name string,
 	}
 	if result != "done" {
 		return 0, fmt.Errorf("%s %s: %w: %s", what, name, ErrJob, result)
+	}
+	if failpoint.Built && what == "restart" {
+		if err := failpoint.Hit("after the restart of a unit"); err != nil {
+			return 0, err
+		}
 	}
 	return interruption(ctx, conn, name)
 }

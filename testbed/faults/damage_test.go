@@ -1,0 +1,101 @@
+package faults
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+const (
+	// superblock is where an EROFS image has its superblock, block the unit of dm-verity, in bytes.
+	superblock = 1024
+	block      = 4096
+)
+
+// damage is what becomes of the bytes of a layer on the host's disk.
+type damage struct {
+	fault string
+	do    func(layer release.Layer, data []byte) []byte
+}
+
+func flip(data []byte, offset int64) []byte {
+	data = slices.Clone(data)
+	data[offset] ^= 0x01
+	return data
+}
+
+var damages = []damage{
+	{"flipped byte in a layer's data", func(l release.Layer, data []byte) []byte { return flip(data, l.DataSize-block) }},
+	{"flipped byte in a layer's metadata", func(_ release.Layer, data []byte) []byte { return flip(data, superblock+16) }},
+	{"flipped byte in a layer's hash tree", func(l release.Layer, data []byte) []byte { return flip(data, l.DataSize+block) }},
+	{"truncated layer", func(l release.Layer, data []byte) []byte { return data[:l.DataSize] }},
+	{"wrong disk with the right serial", func(_ release.Layer, data []byte) []byte {
+		other := slices.Clone(data)
+		slices.Reverse(other)
+		return other
+	}},
+}
+
+// delta is the layer that only the second release has.
+func (w *world) delta(t *testing.T) release.Layer {
+	t.Helper()
+	manifest, err := w.Host.Publisher.Get(t.Context(), w.two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(manifest.Layers) != 2 || !manifest.Layers[1].Delta {
+		t.Fatalf("the second release is made of %v", manifest.Layers)
+	}
+	return manifest.Layers[1]
+}
+
+func (w *world) layerPath(t *testing.T, id tree.Digest) string {
+	t.Helper()
+	path, err := w.Host.Store.LayerPath(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// refusesDamage has the VM refresh to a layer whose disk is damaged, in each way. It refuses before anything changes,
+// names the layer, and takes the whole one afterwards.
+func (s *subject) refusesDamage(t *testing.T) {
+	s.reset(t)
+	layer := s.delta(t)
+	whole, err := os.ReadFile(s.layerPath(t, layer.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range damages {
+		t.Run(d.fault, func(t *testing.T) {
+			path := filepath.Join(s.Bed.Dir(), "damaged")
+			if err := os.WriteFile(path, d.do(layer, whole), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Host.Fleet.Hypervisor.AttachLayer(t.Context(), s.Spec.Name, hypervisor.LayerDisk{ID: layer.ID, Path: path}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := s.Refresh(t.Context(), s.two)
+			if !errors.Is(err, vm.ErrRefused) || !strings.Contains(err.Error(), layer.ID.Hex()) {
+				t.Errorf("the refresh: %v", err)
+			}
+			outcome, _ := s.ended(t)
+			plugged, err := s.Host.Fleet.Hypervisor.Plugged(t.Context(), s.Spec.Name)
+			if err != nil || slices.Contains(plugged, layer.ID) {
+				t.Fatalf("the damaged disk is left: %v, %v", plugged, err)
+			}
+			matrix.Record(t, d.fault, "in a refresh", "refused, "+outcome)
+		})
+	}
+	s.apply(t)
+}

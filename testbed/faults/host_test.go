@@ -1,0 +1,133 @@
+package faults
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// stage is a moment of an apply: when it tells a step.
+type stage struct{ name, tells string }
+
+var stages = []stage{
+	{"attaching layers", "attaching layer"},
+	{"handing over", "handing over"},
+	{"asking for the refresh", "refreshing"},
+}
+
+// converges is how each of them ends.
+const converges = "the next apply converges, the VM runs on"
+
+// survivesTheProvider has the process that applies killed at each stage.
+func (s *subject) survivesTheProvider(t *testing.T) {
+	for _, at := range stages {
+		t.Run(at.name, func(t *testing.T) {
+			s.during(t, func() { s.applyUntilKilled(t, at.tells) })
+			matrix.Record(t, "SIGKILL of the provider", at.name, converges)
+		})
+	}
+}
+
+// during has something befall an apply at a stage, and then fails the test unless the next apply moves the VM, which runs
+// on all the while.
+func (s *subject) during(t *testing.T, befall func()) {
+	t.Helper()
+	s.reset(t)
+	before, err := s.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	befall()
+	s.apply(t)
+	if s.ended(t); s.at != s.two {
+		t.Error("the next apply succeeded, and the VM runs what it ran")
+	}
+	after, err := s.Status(t.Context())
+	if err != nil || after.GetBootId() != before.GetBootId() {
+		t.Errorf("the VM was restarted: %v", err)
+	}
+	domain, _, err := s.Host.Fleet.Hypervisor.Lookup(t.Context(), s.Spec.Name)
+	if err != nil || domain.Metadata.Stack.Base != s.two {
+		t.Errorf("its definition has base %s, %v", domain.Metadata.Stack.Base, err)
+	}
+}
+
+// childVariable has this test binary apply, as a provider does, instead of running tests.
+const childVariable = "SHAREDOS_TEST_APPLY"
+
+// child is what such a process is told.
+type child struct {
+	Host  host.Config
+	Agent string
+	Spec  vm.Spec
+}
+
+// applyAsChild is that process.
+func applyAsChild(encoded string) error {
+	var c child
+	if err := json.Unmarshal([]byte(encoded), &c); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	h, err := host.Open(ctx, c.Host)
+	if err != nil {
+		return err
+	}
+	h.Fleet.AgentBinary = func() ([]byte, error) { return os.ReadFile(c.Agent) }
+	_, _, err = h.Fleet.Update(ctx, c.Spec, func(step string) { fmt.Println(step) })
+	return errors.Join(err, h.Close())
+}
+
+// applyUntilKilled applies in a process of its own, which is killed when it tells a step.
+func (s *subject) applyUntilKilled(t *testing.T, tells string) {
+	t.Helper()
+	cache, err := testbed.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := json.Marshal(child{Agent: s.agent, Spec: s.wants(s.two), Host: host.Config{
+		URI: s.Bed.URI(), PoolPath: filepath.Join(s.Bed.Dir(), "pool"), OperatorKey: filepath.Join(s.Bed.Dir(), "operator.key"),
+		Cache: cache, StateDir: s.Bed.StateDir(),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	apply := exec.CommandContext(ctx, "/proc/self/exe")
+	apply.Env = append(os.Environ(), childVariable+"="+string(encoded))
+	apply.Stderr = os.Stderr
+	told, err := apply.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := apply.Start(); err != nil {
+		t.Fatal(err)
+	}
+	reached := false
+	for lines := bufio.NewScanner(told); !reached && lines.Scan(); {
+		if reached = strings.HasPrefix(lines.Text(), tells); reached {
+			if err := apply.Process.Kill(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	err = apply.Wait()
+	if !reached {
+		t.Fatalf("it never told a step %q: %v", tells, err)
+	}
+}

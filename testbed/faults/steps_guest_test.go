@@ -1,0 +1,24 @@
+package faults
+
+import "testing"
+
+// TestOldOrNewWhateverFailsAroundTheGuest has the agent killed before and after everything that a refresh journals, and in the
+// middle of what it does in between; and then what is around the agent fail.
+func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
+	t.Parallel()
+	s := newWorld(t).newSubject(t, "faults", nil)
+	s.covers(t, forward, false)
+	s.covers(t, back, true)
+	t.Run("agent", func(t *testing.T) {
+		for _, at := range forward {
+			s.killed(t, at, false)
+		}
+		for _, at := range back {
+			s.killed(t, at, true)
+		}
+	})
+	t.Run("trust", s.refusesWhatIsNotTrusted)
+	t.Run("together", s.takesOneRefreshAtATime)
+	t.Run("damage", s.refusesDamage)
+	t.Run("provider", s.survivesTheProvider)
+}

@@ -1,0 +1,96 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// refusesWhatIsNotTrusted asks for releases that are not what an operator wants this VM to run, at two.
+func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
+	if s.at == s.one {
+		s.mustMove(t)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	agent, err := s.Agent(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = agent.Close() }()
+	one, err := s.Host.Store.GetRelease(ctx, s.one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := s.Host.Store.GetRelease(ctx, s.two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, _, err := release.Open(two, []ed25519.PublicKey{s.Operator.Public().(ed25519.PublicKey)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stranger, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, _, err := release.Sign(manifest, stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin := *manifest
+	twin.OS = "another system"
+	same, _, err := release.Sign(&twin, s.Operator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _, _ := bytes.Cut(two, []byte("\n\n"))
+	for _, test := range []struct {
+		fault           string
+		target, current []byte
+		want            string
+	}{
+		{"bad signature", bytes.Replace(two, []byte(manifest.OS), []byte("An other OS"), 1), two, release.ErrSignature.Error()},
+		{"missing signature", append(text, '\n'), two, release.ErrSignature.Error()},
+		{"foreign signature", foreign, two, release.ErrSignature.Error()},
+		{"second release with the sequence of the running one", same, two, "two releases have the sequence"},
+		{"replayed earlier release", one, two, refresh.ErrDowngrade.Error()},
+		{"stack that the caller takes for the running one is another", one, one, refresh.ErrStale.Error()},
+		{"target and current swapped", two, one, ""}, // it runs already
+		{"forged current stack", one, foreign, release.ErrSignature.Error()},
+	} {
+		t.Run(test.fault, func(t *testing.T) {
+			s.target(t, agent, s.one, s.two) // the contents lists are there
+			request := &agentapi.RefreshRequest{Target: &agentapi.Target{Manifests: [][]byte{test.target}, Current: [][]byte{test.current}}}
+			started, err := agent.Refresh(ctx, request)
+			said := ""
+			switch {
+			case err != nil:
+				said = err.Error()
+			case started.GetStarted():
+				status, err := s.Settled(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !status.GetLast().GetRefused() {
+					t.Errorf("it was not refused: %v", status.GetLast())
+				}
+				said = status.GetLast().GetError()
+			}
+			if (said == "") != (test.want == "") || !strings.Contains(said, test.want) {
+				t.Errorf("it says %q, and not %q", said, test.want)
+			}
+			outcome, _ := s.ended(t)
+			matrix.Record(t, test.fault, "asked of the agent", "refused, "+outcome)
+		})
+	}
+}

@@ -1,0 +1,108 @@
+package faults
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+func TestMain(m *testing.M) {
+	if encoded := os.Getenv(childVariable); encoded != "" {
+		if err := applyAsChild(encoded); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(matrix.Run(m))
+}
+
+// library is what nginx maps, and nothing else does.
+const library = "/libssl.so.3"
+
+// world has two releases that differ in a library, in a unit, and in files below /etc that come, change and go.
+type world struct {
+	*guest.World
+	one, two tree.Digest
+	// agent is the file of the agent with points.
+	agent string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{World: guest.New(t), agent: agentWithPoints(t)}
+	w.Host.Fleet.AgentBinary = func() ([]byte, error) { return os.ReadFile(w.agent) }
+	ids, err := w.Releases(t.Context(), "debian", guest.Plain, edits("one"), edits("two"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.one, w.two = ids[0], ids[1]
+	return w
+}
+
+func edits(name string) []guest.Edit {
+	return append([]guest.Edit{
+		guest.Append(library, name),
+		guest.Write("usr/share/mark", 0o644, name),
+		guest.Write("usr/share/"+name+"-only", 0o644, name),
+		guest.Write("etc/mark/changes.conf", 0o644, name),
+		guest.Write("etc/mark/mode.conf", 0o600, name),
+		guest.Write("etc/mark/changed-here.conf", 0o644, name),
+		guest.Write("etc/mark/"+name+"-only/file.conf", 0o644, name),
+		guest.Write("etc/systemd/system/nginx.service", 0o644, strings.ReplaceAll(nginxUnit, "MARK", name)),
+	}, quick()...)
+}
+
+// nginxUnit does not wait for the network, unlike Debian's: it answers nobody here.
+const nginxUnit = `[Unit]
+Description=nginx, of release MARK
+
+[Service]
+Environment=MARK=MARK
+ExecStart=/usr/sbin/nginx -g "daemon off; master_process off;"
+
+[Install]
+WantedBy=multi-user.target
+`
+
+// quick takes out of the guests what a boot does that no test here needs, and what runs on its own account.
+func quick() []guest.Edit {
+	var masked []guest.Edit
+	for _, unit := range []string{
+		"timers.target", "getty.target", "systemd-logind.service", "e2scrub_reap.service", "systemd-networkd-persistent-storage.service",
+		"dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount",
+		"modprobe@configfs.service", "modprobe@drm.service", "modprobe@fuse.service", "modprobe@efi_pstore.service", "modprobe@loop.service",
+	} {
+		masked = append(masked, guest.Link("etc/systemd/system/"+unit, "/dev/null"))
+	}
+	return masked
+}
+
+// agentWithPoints builds the agent with its points, and returns its file.
+func agentWithPoints(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "agent")
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags=faults", "-trimpath", "-gcflags=all=-l", "-ldflags=-s -w", "-o", binary, "../../guestagent")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the agent: %v: %s", err, out)
+	}
+	return binary
+}
+
+// third publishes one more release after the two.
+func (w *world) third(t *testing.T) tree.Digest {
+	t.Helper()
+	id, err := w.Publish(t.Context(), "debian", guest.Plain, edits("three")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
