@@ -403,3 +403,26 @@ func TestSmallFilesArePackedTightly(t *testing.T) {
 		t.Errorf("%s takes %.3f times the content", path, overhead)
 	}
 }
+
+// As many layers as a release may have (publish.MostChain), each over all before it.
+func TestTheKernelMergesTheLongestChain(t *testing.T) {
+	const layers = 16
+	content := memory{}
+	w := testWorkshop(t)
+	newest := []tree.Entry{rootEntry(), directory("usr"), fileEntry(content, "usr/kept", []byte("kept"))}
+	path, _ := w.write(newest, content)
+	mounts := []string{w.mount(path)}
+	for i := range layers - 1 {
+		next := slices.Clone(newest[:3])
+		for j := max(0, i-3); j <= i; j++ { // each comes and goes
+			next = append(next, fileEntry(content, fmt.Sprintf("usr/v%02d", j), fmt.Append(nil, i)))
+		}
+		path, _ := w.write(Delta(newest, next), content)
+		mounts, newest = append(mounts, w.mount(path)), next
+	}
+	got, err := walk(w.overlay(mounts...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireEqual(t, "16 layers", newest, got)
+}
