@@ -32,12 +32,19 @@ type merged struct {
 	limits            Limits
 	content, metadata int64
 	entries           int
-	// contents are, for each layer, the files whose content is in it by the number of the entry that has it.
-	contents []map[int]*file
+	// contents are, for each layer, the files whose content is in it.
+	contents [][]content
+}
+
+// content is a file and the number of the entry, in its layer, that has its content.
+type content struct {
+	entry int
+	file  *file
 }
 
 // node is a name in the tree. Hard links are names of one file.
 type node struct {
+	name     string
 	parent   *node
 	children map[string]*node
 	file     *file
@@ -47,9 +54,19 @@ type node struct {
 
 // file is what a name stands for.
 type file struct {
+	// entry has no path: a file may have several names.
 	entry tree.Entry
-	// paths of a regular file in the merged tree.
-	paths []string
+	// first and others are the names of a regular file in the merged tree.
+	first  *node
+	others []*node
+}
+
+// path is where a name is in the tree.
+func (n *node) path() string {
+	if n.parent == n {
+		return tree.Root
+	}
+	return path.Join(n.parent.path(), n.name)
 }
 
 func newMerged(limits Limits) *merged {
@@ -65,7 +82,7 @@ func impliedDirectory() *file {
 
 // apply lays a layer over those before, and checks all of it against its digests.
 func (m *merged) apply(ctx context.Context, number int, layer ociLayer, stored *os.File, tell func(int64)) error {
-	m.contents = append(m.contents, make(map[int]*file))
+	m.contents = append(m.contents, nil)
 	packed, plain := newHash(), newHash()
 	n := int64(0)
 	in := &noted{io.TeeReader(io.NewSectionReader(stored, 0, layer.size+1), packed), func(read int) { n += int64(read); tell(int64(read)) }}
@@ -118,6 +135,7 @@ func (m *merged) add(scan *tarScanner, layer, count int, header *tar.Header) err
 	if err := scan.addMetadata(e); err != nil {
 		return err
 	}
+	e.Path = ""
 	f := &file{entry: e}
 	switch header.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
@@ -125,7 +143,7 @@ func (m *merged) add(scan *tarScanner, layer, count int, header *tar.Header) err
 			return err
 		}
 		f.entry.Size = header.Size
-		m.contents[layer][count] = f
+		m.contents[layer] = append(m.contents[layer], content{count, f})
 	case tar.TypeLink:
 		target, err := entryPath(header.Linkname, false)
 		if err != nil {
@@ -151,7 +169,8 @@ func (m *merged) add(scan *tarScanner, layer, count int, header *tar.Header) err
 	if err != nil {
 		return err
 	}
-	return m.put(dir, path.Base(p), layer, f)
+	// A name alone does not keep the path that it is cut from.
+	return m.put(dir, strings.Clone(path.Base(p)), layer, f)
 }
 
 // put gives a name to a file, in place of what a lower layer has there.
@@ -166,7 +185,7 @@ func (m *merged) put(dir *node, name string, layer int, f *file) error {
 		return fmt.Errorf("is a %s, and was a %s earlier in the layer: %w", f.entry.Type, was.file.entry.Type, ErrRefused)
 	default:
 		m.entries -= was.count() - 1
-		*was = node{parent: dir, file: f, layer: layer}
+		*was = node{name: name, parent: dir, file: f, layer: layer}
 		if f.entry.Type == tree.Directory {
 			was.children = make(map[string]*node)
 		}
@@ -179,7 +198,7 @@ func (m *merged) grow(dir *node, name string, layer int, f *file) error {
 	if m.entries++; m.entries > m.limits.Entries {
 		return fmt.Errorf("more than %d entries: %w", m.limits.Entries, ErrLimit)
 	}
-	n := &node{parent: dir, file: f, layer: layer}
+	n := &node{name: name, parent: dir, file: f, layer: layer}
 	if f.entry.Type == tree.Directory {
 		n.children = make(map[string]*node)
 	}
@@ -239,7 +258,7 @@ func (m *merged) remove(dir *node, name string, layer int) {
 // directory finds the directory of a path, following symbolic links inside of the tree, and makes what is missing.
 func (m *merged) directory(layer int, p string) (*node, error) {
 	return m.follow(p, func(at *node, name string) (*node, error) {
-		if err := m.grow(at, name, layer, impliedDirectory()); err != nil {
+		if err := m.grow(at, strings.Clone(name), layer, impliedDirectory()); err != nil {
 			return nil, err
 		}
 		return at.children[name], nil
@@ -301,14 +320,18 @@ func (m *merged) follow(p string, missing func(at *node, name string) (*node, er
 // maxSymlinks is how many symbolic links Linux follows in one path (path_resolution(7)).
 const maxSymlinks = 40
 
-// writeOthers writes all that has no content, each directory before what it holds, and notes the paths of the rest.
+// writeOthers writes all that has no content, each directory before what it holds, and notes the names of the rest.
 func (m *merged) writeOthers(out *tar.Writer) error {
 	var write func(n *node, p string) error
 	write = func(n *node, p string) error {
 		e := n.file.entry
 		e.Path = p
 		if e.Type == tree.Regular {
-			n.file.paths = append(n.file.paths, p)
+			if n.file.first == nil {
+				n.file.first = n
+			} else {
+				n.file.others = append(n.file.others, n)
+			}
 			return nil
 		}
 		if err := out.WriteHeader(tarHeader(e)); err != nil {
@@ -326,8 +349,8 @@ func (m *merged) writeOthers(out *tar.Writer) error {
 
 // writeContents writes what remains of the regular files of a layer.
 func (m *merged) writeContents(ctx context.Context, number int, stored *os.File, tell func(int64), out *tar.Writer) error {
-	contents := m.contents[number]
-	maps.DeleteFunc(contents, func(_ int, f *file) bool { return len(f.paths) == 0 })
+	contents := slices.DeleteFunc(m.contents[number], func(c content) bool { return c.file.first == nil })
+	m.contents[number] = nil
 	in := &noted{io.NewSectionReader(stored, 0, 1<<62), func(read int) { tell(int64(read)) }}
 	unpacked, done, err := unpack(bufio.NewReaderSize(in, 1<<20))
 	if err != nil {
@@ -340,25 +363,25 @@ func (m *merged) writeContents(ctx context.Context, number int, stored *os.File,
 		if err != nil {
 			return fmt.Errorf("%w: %w", errChanged, err)
 		}
-		f, ok := contents[count]
-		if !ok {
+		if contents[0].entry != count {
 			continue
 		}
-		delete(contents, count)
+		f := contents[0].file
+		contents[0].file, contents = nil, contents[1:]
 		if header.Size != f.entry.Size {
 			return errChanged
 		}
 		e := f.entry
-		e.Path = f.paths[0]
+		e.Path = f.first.path()
 		if err := out.WriteHeader(tarHeader(e)); err != nil {
 			return fmt.Errorf("%q: %w", e.Path, err)
 		}
 		if _, err := io.Copy(out, scan.tar); err != nil {
 			return fmt.Errorf("%q: %w", e.Path, err)
 		}
-		for _, other := range f.paths[1:] {
-			if err := out.WriteHeader(hardLink(other, e.Path)); err != nil {
-				return fmt.Errorf("%q: %w", other, err)
+		for _, other := range f.others {
+			if err := out.WriteHeader(hardLink(other.path(), e.Path)); err != nil {
+				return fmt.Errorf("%q: %w", other.path(), err)
 			}
 		}
 	}
