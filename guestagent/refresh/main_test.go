@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) {
 	code := matrix.Run(m)
 	if flag.Lookup("test.run").Value.String() == "" && code == 0 {
-		if err := compareDiagram("../../templates/guides/what-a-refresh-interrupts.md"); err != nil {
+		if err := compareDiagram("../../templates/guides/what-is-interrupted.md"); err != nil {
 			fmt.Fprintln(os.Stderr, "the diagram of states and the journal differ:", err)
 			code = 1
 		}
