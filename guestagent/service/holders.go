@@ -18,6 +18,18 @@ import (
 // maxHolders bounds how many processes are named that hold one layer.
 const maxHolders = 20
 
+// deviceManager maps the indexes of kernel modules from its first look at a disk until it is reloaded.
+const deviceManager = "systemd-udevd.service"
+
+// LetGo implements Observer.
+func (o observer) LetGo(ctx context.Context) error {
+	state, err := o.manager.ActiveState(ctx, deviceManager)
+	if err != nil || state != "active" {
+		return err
+	}
+	return o.manager.ReloadUnit(ctx, deviceManager)
+}
+
 // Holders implements Observer.
 func (o observer) Holders(ctx context.Context, id tree.Digest) ([]string, error) {
 	held, err := o.usr.Holding(id)
@@ -63,8 +75,8 @@ func describeHolder(proc string, holder mounts.Holder) (string, error) {
 		return "", err
 	}
 	shown := holder.Path
-	if name, _ := impact.Resolve(shown); name != "" {
-		shown = "/" + name
+	if !strings.HasPrefix(shown+"/", "/usr/") && !strings.HasPrefix(shown, mounts.RunDir) {
+		shown = "/usr" + shown // a mount that is attached nowhere has lost its place
 	}
 	text := fmt.Sprintf("process %d (%s) %s %s", holder.PID, strings.TrimSpace(string(command)), holder.How, shown)
 	if unit, _ := impact.UnitOf(string(group)); unit != "" {

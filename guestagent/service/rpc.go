@@ -57,6 +57,8 @@ type Observer interface {
 	Kernel() (string, error)
 	// State of the system manager.
 	State(ctx context.Context) (string, error)
+	// LetGo has services let go of files of an earlier /usr that they use for no longer than it takes to look them up.
+	LetGo(ctx context.Context) error
 	// Holders tells in words who uses a layer; none if that cannot be found out.
 	Holders(ctx context.Context, id tree.Digest) ([]string, error)
 }
@@ -314,10 +316,18 @@ func (a *answerer) let(ctx context.Context, id tree.Digest, askOnly bool) ([]str
 	}
 	a.hidden.Delete(id)
 	err := a.disks.Close(ctx, id)
+	var kept error
+	if errors.Is(err, mounts.ErrLayerHeld) {
+		kept = a.system.LetGo(ctx)
+		err = a.disks.Close(ctx, id)
+	}
 	if !errors.Is(err, mounts.ErrLayerHeld) {
 		return nil, err
 	}
 	by, err := a.system.Holders(ctx, id)
+	if kept != nil {
+		by = append(by, kept.Error())
+	}
 	if err == nil && len(by) == 0 {
 		a.hidden.Store(id, true)
 		by = []string{hiddenHolder}

@@ -99,6 +99,7 @@ type fakeObserver struct{}
 func (fakeObserver) BootID() (string, error)               { return "boot", nil }
 func (fakeObserver) Kernel() (string, error)               { return "6.12.0", nil }
 func (fakeObserver) State(context.Context) (string, error) { return "running", nil }
+func (fakeObserver) LetGo(context.Context) error           { return nil }
 func (fakeObserver) Holders(_ context.Context, id tree.Digest) ([]string, error) {
 	switch id {
 	case tree.Digest{99}:

@@ -13,8 +13,11 @@ func TestTheAgentsLife(t *testing.T) {
 	w := guest.New(t)
 	w.Host.Publisher.MaxChain = 2 // every third release has a full layer
 	var edits [][]guest.Edit
-	for _, mark := range []string{"one", "two", "three", "four", "five", "six"} {
+	for i, mark := range []string{"one", "two", "three", "four", "five", "six"} {
 		edits = append(edits, []guest.Edit{guest.Write("usr/share/mark", 0o644, mark)})
+		if i > 0 { // what changes no more, so that nobody who uses it is restarted
+			edits[i] = append(edits[i], guest.Write("usr/share/kept", 0o644, "kept"))
+		}
 	}
 	r, err := w.Releases(t.Context(), "debian", guest.Plain, edits...)
 	must(t, err)

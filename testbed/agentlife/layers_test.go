@@ -48,7 +48,7 @@ func refresh(t *testing.T, v *guest.VM, to tree.Digest) {
 // holdScripts each hold one thing of the /usr that is there when they are let go on. The shells themselves were started
 // from an earlier one: they run nothing anew.
 var holdScripts = map[string]string{
-	"open": "exec 3</usr/share/mark",
+	"open": "exec 3</usr/share/kept",
 	"cwd":  "cd /usr/share",
 }
 
@@ -75,7 +75,7 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 			t.Errorf("the layer of the first release is held by %q", got)
 		}
 		wants := map[string]string{
-			"open": "(sh) has open /usr/share/mark", "cwd": "(sh) works in /usr/share", "runs": "(sleep) runs /usr/bin/sleep",
+			"open": "(sh) has open /usr/share/kept", "cwd": "(sh) works in /usr/share", "runs": "(sleep) runs /usr/bin/sleep",
 		}
 		for name, want := range wants {
 			if by := holders(now, delta); !strings.Contains(by, "hold-"+name+".service: process ") || !strings.Contains(by, want) {
