@@ -61,7 +61,7 @@ func bootPlain(ctx context.Context, dir, archive string, key *guest.Key, sources
 		return nil, err
 	}
 	p.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
-	p.qemu = exec.Command("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "512", "-nodefaults", "-display", "none",
+	p.qemu = exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "512", "-nodefaults", "-display", "none",
 		"-kernel", kernel, "-initrd", initrd, "-append", "root=LABEL=plain rw console=ttyS0 quiet",
 		"-drive", "if=virtio,format=raw,file="+disk, "-serial", "file:"+p.console,
 		"-netdev", "user,id=lan,hostfwd=tcp:127.0.0.1:"+strconv.Itoa(int(port))+"-:22", "-device", "virtio-net-pci,netdev=lan")
