@@ -238,7 +238,7 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 		affected.Kept = "it belongs to no unit"
 	case g.name == ManagerUnit:
 		affected.Level, affected.Reason = agentapi.Level_RELOAD, "systemd re-executes itself in place"
-	case busUnit(g.name) && (code || g.confined != ""):
+	case busUnit(g.name) && g.policy.count == 0 && (code || g.confined != ""):
 		affected.Kept = "a soft-reboot renews the message bus"
 	case busUnit(g.name):
 		affected.Level, affected.Reason = agentapi.Level_RELOAD, "its configuration differs"

@@ -40,7 +40,10 @@ func (a *Assessment) Packages(ctx context.Context, directory string) error {
 	if err != nil {
 		return fmt.Errorf("read the package lists: %w", err)
 	}
-	reader := listReader{buffer: make([]byte, maxListLine), wanted: wanted}
+	reader := listReader{buffer: make([]byte, maxListLine), wanted: wanted, lengths: map[int]bool{}}
+	for name := range wanted {
+		reader.lengths[len(name)] = true
+	}
 	for _, name := range names {
 		owner, isList := strings.CutSuffix(name, ".list")
 		if !isList {
@@ -65,6 +68,8 @@ func (a *Assessment) Packages(ctx context.Context, directory string) error {
 type listReader struct {
 	buffer []byte
 	wanted map[string][]string
+	// lengths of wanted paths, in bytes: nearly all lines are none of them, and that is told at once.
+	lengths map[int]bool
 }
 
 // read adds the package to the wanted files that its list names.
@@ -101,6 +106,10 @@ func (l *listReader) read(name, owner string) (err error) {
 
 // line takes one path. Packages may still name files by the links of a merged /usr.
 func (l *listReader) line(line []byte, owner string) {
+	const usr = "/usr"
+	if !l.lengths[len(line)] && !l.lengths[len(usr)+len(line)] {
+		return
+	}
 	if owners, wanted := l.wanted[string(line)]; wanted {
 		l.wanted[string(line)] = append(owners, owner)
 		return
@@ -108,7 +117,7 @@ func (l *listReader) line(line []byte, owner string) {
 	if !bytes.HasPrefix(line, []byte("/lib")) && !bytes.HasPrefix(line, []byte("/bin")) && !bytes.HasPrefix(line, []byte("/sbin")) {
 		return
 	}
-	merged := "/usr" + string(line)
+	merged := usr + string(line)
 	if owners, wanted := l.wanted[merged]; wanted {
 		l.wanted[merged] = append(owners, owner)
 	}
