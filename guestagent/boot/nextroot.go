@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
@@ -59,12 +58,8 @@ func assembleNext(ctx context.Context, record BootRecord, f *flight, stack relea
 	if err != nil {
 		return record, err
 	}
+	// The present /usr has the running kernel's modules, whatever becomes of those of the stack.
 	root := mounts.Root{Layers: layers, Private: mounts.PrivateDir, Work: otherWork(record.Work), Modules: "/usr", Kernel: kernel}
-	for _, layer := range layers {
-		if present(layer, filepath.Join("usr/lib/modules", kernel, "modules.dep")) {
-			root.Modules = "" // the stack brings them
-		}
-	}
 	if err := mounts.AssembleNext(ctx, root); err != nil {
 		return record, err
 	}

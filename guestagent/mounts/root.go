@@ -64,8 +64,8 @@ type Root struct {
 	Private string
 	// Work is one of RootWorks, "" for the first.
 	Work string
-	// Modules is the usr tree of a mounted layer that has the running kernel's modules, needed only if the layers
-	// together do not have them; "" if there is none.
+	// Modules is a mounted usr tree that has the running kernel's modules: of a layer, or the present one. It is used only
+	// if the layers together do not have them; "" if there is none.
 	Modules string
 	// Kernel is the release of the running kernel.
 	Kernel string
