@@ -11,16 +11,22 @@ import (
 // TestTheAgentsLife goes through all of it in one guest: a boot takes longer than most of it.
 func TestTheAgentsLife(t *testing.T) {
 	w := guest.New(t)
-	w.Host.Publisher.MaxChain = 2 // every third release has a full layer
-	var edits [][]guest.Edit
-	for i, mark := range []string{"one", "two", "three", "four", "five", "six"} {
-		edits = append(edits, []guest.Edit{guest.Write("usr/share/mark", 0o644, mark)})
-		if i > 0 { // what changes no more, so that nobody who uses it is restarted
-			edits[i] = append(edits[i], guest.Write("usr/share/kept", 0o644, "kept"))
+	edits := func(marks ...string) (each [][]guest.Edit) {
+		for _, mark := range marks {
+			// What changes no more is there, so that somebody can use it and not be restarted.
+			each = append(each, []guest.Edit{guest.Write("usr/share/mark", 0o644, mark), guest.Write("usr/share/kept", 0o644, "kept")})
 		}
+		return each
 	}
-	r, err := w.Releases(t.Context(), "debian", guest.Plain, edits...)
+	first := edits("one", "two", "three")
+	first[0] = first[0][:1]
+	w.Host.Publisher.MaxChain = 2 // the third release has a full layer, the further ones are deltas
+	r, err := w.Releases(t.Context(), "debian", guest.Plain, first...)
 	must(t, err)
+	w.Host.Publisher.MaxChain = 0
+	more, err := w.Releases(t.Context(), "debian", guest.Plain, edits("four", "five", "six")...)
+	must(t, err)
+	r = append(r, more...)
 	v, err := w.Create(t.Context(), "life", r[0], func(spec *vm.Spec) { spec.DiskSize = 512 << 20 })
 	must(t, err)
 	for _, part := range []struct {
