@@ -13,19 +13,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// stage is a moment of an apply: when it tells a step.
-type stage struct{ name, tells string }
+// stage is a moment of an apply: when it tells a step. hold keeps the agent at a point, so that the step is told.
+type stage struct{ name, tells, hold string }
 
 var stages = []stage{
-	{"attaching layers", "attaching layer"},
-	{"handing over", "handing over"},
-	{"asking for the refresh", "refreshing"},
+	{"attaching layers", "attaching layer", ""},
+	{"handing over", "handing over", ""},
+	{"asking for the refresh", "refreshing", ""},
+	{"the agent has swapped", "refresh: swapped", "between the calls of a swap"},
+	{"the agent commits", "refresh: committed", "before commit"},
+	{"defining the domain", "defining the domain", ""},
 }
 
 // converges is how each of them ends.
@@ -35,7 +39,7 @@ const converges = "the next apply converges, the VM runs on"
 func (s *subject) survivesTheProvider(t *testing.T) {
 	for _, at := range stages {
 		t.Run(at.name, func(t *testing.T) {
-			s.during(t, func() { s.applyUntilKilled(t, at.tells) })
+			s.during(t, at, func() { s.applyUntilKilled(t, at.tells) })
 			matrix.Record(t, "SIGKILL of the provider", at.name, converges)
 		})
 	}
@@ -43,14 +47,20 @@ func (s *subject) survivesTheProvider(t *testing.T) {
 
 // during has something befall an apply at a stage, and then fails the test unless the next apply moves the VM, which runs
 // on all the while.
-func (s *subject) during(t *testing.T, befall func()) {
+func (s *subject) during(t *testing.T, at stage, befall func()) {
 	t.Helper()
 	s.reset(t)
 	before, err := s.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	if at.hold != "" {
+		s.arm(t, failpoint.Hold+" 1 "+at.hold)
+	}
 	befall()
+	if at.hold != "" {
+		s.relieve(t)
+	}
 	s.apply(t)
 	if s.ended(t); s.at != s.two {
 		t.Error("the next apply succeeded, and the VM runs what it ran")

@@ -1,6 +1,9 @@
 package faults
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // TestOldOrNewWhateverFailsAroundTheGuest has the agent killed before and after everything that a refresh journals, and in the
 // middle of what it does in between; and then what is around the agent fail.
@@ -21,4 +24,15 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("together", s.takesOneRefreshAtATime)
 	t.Run("damage", s.refusesDamage)
 	t.Run("provider", s.survivesTheProvider)
+}
+
+// TestOldOrNewWhenThePowerIsCut has the power cut around the commit, which is where the next boot's choice turns.
+func TestOldOrNewWhenThePowerIsCut(t *testing.T) {
+	t.Parallel()
+	s := newWorld(t).newSubject(t, "power", nil)
+	for _, at := range forward {
+		if strings.HasSuffix(at.String(), " the commit") {
+			s.cut(t, at)
+		}
+	}
 }

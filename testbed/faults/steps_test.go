@@ -65,6 +65,25 @@ func (s *subject) killed(t *testing.T, at step, goesBack bool) {
 	})
 }
 
+// cut has the power cut at a step.
+func (s *subject) cut(t *testing.T, at step) {
+	fault := "power cut"
+	t.Run(fault+" "+at.String(), func(t *testing.T) {
+		s.arm(t, fmt.Sprintf("%s %d %s", failpoint.Hold, at.n, at.point))
+		s.begin(t)
+		s.held(t)
+		if err := s.CutPower(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		outcome, _ := s.ended(t)
+		matrix.Record(t, fault, at.String(), outcome)
+		s.converge(t, outcome)
+	})
+}
+
 func (s *subject) start(t *testing.T, goesBack bool) {
 	t.Helper()
 	if goesBack {
