@@ -1,0 +1,163 @@
+// Package ladder_test climbs the ladder with a real guest: every rung, and down again from those that do not hold.
+package ladder_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+)
+
+// marked are edits by which a release is told from the others, in /usr and in /etc, with whatever else it has.
+func marked(name string, more ...guest.Edit) []guest.Edit {
+	return append([]guest.Edit{guest.Write("usr/share/mark", 0o644, name), guest.Write("etc/mark", 0o644, name)}, more...)
+}
+
+// Another loader is what no swap makes whole.
+func loader(text string) guest.Edit { return guest.Append("/ld-linux-x86-64.so.2", text) }
+
+// climber is a VM that climbs from release to release.
+type climber struct {
+	*guest.VM
+	t *testing.T
+	// release that it runs, by its mark, and the kernel.
+	mark, kernel string
+}
+
+// climb refreshes to a release with a strategy.
+func (c *climber) climb(to tree.Digest, strategy string) (*agentapi.Report, error) {
+	c.t.Helper()
+	c.Spec.Refresh.Strategy, c.Spec.Refresh.MaxImpact = strategy, agentapi.Level_REBOOT
+	spec := c.Spec
+	spec.Base = to
+	told, err := c.World.Host.Fleet.Assess(c.t.Context(), spec)
+	if err != nil {
+		c.t.Fatalf("assess: %v", err)
+	}
+	report, err := c.Refresh(c.t.Context(), to)
+	if told.GetStrategy() != report.GetStrategy() || told.GetLevel() != report.GetImpact().GetLevel() {
+		c.t.Errorf("the plan tells %s with %s, the refresh %s with %s", told.GetStrategy(), told.GetLevel(), report.GetStrategy(), report.GetImpact().GetLevel())
+	}
+	for _, timing := range report.GetTimings() {
+		c.t.Logf("%s: %.1f s", timing.GetStep(), float64(timing.GetMicros())/1e6)
+	}
+	return report, err
+}
+
+// runs fails unless the guest runs the release of a mark, whole, with a kernel, and can load that kernel's modules.
+func (c *climber) runs(mark, kernel string) {
+	c.t.Helper()
+	got, err := c.Run(c.t.Context(), "cat /usr/share/mark; echo; cat /etc/mark; echo; uname -r; systemctl is-system-running; cat /root/own; "+
+		"modprobe dummy && modprobe -r dummy && echo modules")
+	want := strings.Join([]string{mark, mark, kernel, "running", "own", "modules"}, "\n")
+	if err != nil || got != want {
+		c.t.Fatalf("it runs %q, %v; want %q", got, err, want)
+	}
+	now, err := c.World.Host.Fleet.Read(c.t.Context(), c.Spec.Name)
+	if err != nil || !now.Answered || now.Stack.Base != c.Spec.Base || now.Spec.Base != c.Spec.Base {
+		c.t.Fatalf("the host has %+v, %v; want base %s", now, err, c.Spec.Base)
+	}
+	if state := now.Agent.GetState(); state != agentapi.State_IDLE {
+		c.t.Errorf("the agent is in state %s", state)
+	}
+	c.mark, c.kernel = mark, kernel
+}
+
+func (c *climber) bootID() string {
+	c.t.Helper()
+	status, err := c.Status(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return status.GetBootId()
+}
+
+// mustCommit fails unless a refresh was committed on a rung.
+func mustCommit(t *testing.T, report *agentapi.Report, err error, rung string) {
+	t.Helper()
+	if err != nil || !report.GetCommitted() || report.GetStrategy() != rung {
+		t.Fatalf("%v, %v", report, err)
+	}
+}
+
+// mustGoBack fails unless a refresh was rolled back, for a reason.
+func mustGoBack(t *testing.T, report *agentapi.Report, err error, rung, reason string) {
+	t.Helper()
+	if !errors.Is(err, vm.ErrRolledBack) || report.GetCommitted() || report.GetStrategy() != rung || !strings.Contains(err.Error(), reason) {
+		t.Fatalf("%v, %v; want %q", report, err, reason)
+	}
+}
+
+func TestTheLadder(t *testing.T) {
+	w := guest.New(t)
+	publish := func(suites []string, edits []guest.Edit) tree.Digest {
+		id, err := w.Publish(t.Context(), "ladder", suites, edits...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	// Debian's updates have a newer kernel than its release, except in the days after a point release.
+	broken := guest.Write("usr/sbin/nginx", 0o755, "#!/bin/sh\nexit 1\n")
+	first := publish(guest.Plain, marked("first"))
+	soft := publish(guest.Updated, marked("soft", loader("\x00")))
+	sick := publish(guest.Updated, marked("sick", loader("\x00\x00"), broken))
+	kexec := publish(guest.Updated, marked("kexec", loader("\x00")))
+
+	v, err := w.Create(t.Context(), "ladder", first, func(s *vm.Spec) {
+		s.Refresh.HealthChecks = []*agentapi.HealthCheck{{Name: "page", Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1/"}}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := v.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Run(t.Context(), "echo own > /root/own"); err != nil {
+		t.Fatal(err)
+	}
+	c := &climber{VM: v, t: t, mark: "first", kernel: status.GetKernel()}
+	old, booted := c.kernel, c.bootID()
+	updated := ""
+
+	t.Run("a soft-reboot starts another userland under the same kernel", func(t *testing.T) {
+		c.t = t
+		report, err := c.climb(soft, vm.SoftReboot)
+		mustCommit(t, report, err, vm.SoftReboot)
+		updated = report.GetTo().GetKernel()
+		c.runs("soft", old)
+		if c.bootID() != booted {
+			t.Error("the kernel was started anew")
+		}
+		status, err := c.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if updated == old || len(status.GetPending()) != 1 {
+			t.Errorf("it has kernel %s, and %s runs; pending is %q", updated, old, status.GetPending())
+		}
+	})
+	t.Run("one after which a service fails is followed by another, back", func(t *testing.T) {
+		c.t = t
+		report, err := c.climb(sick, vm.SoftReboot)
+		mustGoBack(t, report, err, vm.SoftReboot, "nginx.service")
+		c.runs("soft", old)
+		if c.bootID() != booted {
+			t.Error("the kernel was started anew")
+		}
+	})
+	t.Run("a kexec starts another kernel in the same machine", func(t *testing.T) {
+		c.t = t
+		report, err := c.climb(kexec, vm.Kexec)
+		mustCommit(t, report, err, vm.Kexec)
+		c.runs("kexec", updated)
+		if c.bootID() == booted {
+			t.Error("the kernel was not started anew")
+		}
+	})
+}
