@@ -1,0 +1,81 @@
+package services_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// hostile services went through the same refresh as all others.
+func (h *house) hostile(t *testing.T) {
+	for _, test := range []struct {
+		unit, fault string
+		// atLeast and atMost bound the interruption that is reported.
+		atLeast, atMost time.Duration
+	}{
+		{"bomb.service", "a service that forks for ever", 0, 20 * time.Second},
+		{"deaf.service", "a service that ignores SIGTERM", 4 * time.Second, 20 * time.Second},
+		{"swarm.service", "hundreds of processes start during the swap", 0, 30 * time.Second},
+	} {
+		t.Run(test.unit, func(t *testing.T) {
+			if !h.restarted(test.unit) || len(h.stale(test.unit)) > 0 {
+				t.Errorf("%+v, then %+v; old code in %v", h.before[test.unit], h.after[test.unit], h.stale(test.unit))
+			}
+			away := time.Duration(h.reported(test.unit).GetInterruptionUs()) * time.Microsecond
+			if away < test.atLeast || away > test.atMost {
+				t.Errorf("it is reported to have been away for %s", away)
+			}
+			matrix.Record(t, test.fault, "restart", "new stack, no old code")
+		})
+	}
+	h.run(t, "systemctl stop bomb.service swarm.service once.service")
+}
+
+// failures: whatever fails after the swap, the VM goes back to what it ran, and all services with it.
+func (h *house) failures(t *testing.T) {
+	h.run(t, "systemctl stop refusing.service; systemctl restart report.service reload.service || true")
+	for _, test := range []struct {
+		fault, step, prepare string
+		wants                []string
+	}{
+		{"a service that does not come back", "restart", "echo refuse > /var/lib/mood", []string{"moody.service", "the database has another format"}},
+		{"a service that dies after three seconds", "check", "echo die > /var/lib/mood", []string{"moody.service", "the index is broken"}},
+	} {
+		t.Run(test.fault, func(t *testing.T) {
+			before := h.states(t)
+			h.run(t, test.prepare)
+			report, err := h.vm.Refresh(t.Context(), h.releases[2])
+			if err == nil || report.GetCommitted() {
+				t.Fatalf("it was committed: %v", report)
+			}
+			for _, want := range append(test.wants, vm.ErrRolledBack.Error()) {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+			after := h.states(t)
+			for unit, was := range before {
+				if was.active == "active" && after[unit].active != "active" {
+					t.Errorf("%s was %+v and is %+v", unit, was, after[unit])
+				}
+			}
+			status, err := h.vm.Status(t.Context())
+			if err != nil || status.GetStack().GetBase() != h.releases[1].String() || strings.Contains(h.run(t, "cat /usr/lib/t/moody"), "three") {
+				t.Errorf("it runs %s, %v", status.GetStack().GetBase(), err)
+			}
+			for _, file := range h.mappedFiles(t, "/t/changing") {
+				if file.GetDigest() != h.changed && file.GetUnit() != "own.service" {
+					t.Errorf("%s (pid %d) runs another program than it is to", file.GetUnit(), file.GetPid())
+				}
+			}
+			matrix.Record(t, test.fault, test.step, "old stack; the error names unit and log")
+		})
+	}
+	h.run(t, "rm /var/lib/mood")
+	if report, err := h.vm.Refresh(t.Context(), h.releases[2]); err != nil || !report.GetCommitted() {
+		t.Errorf("the next refresh: %v, %v", report, err)
+	}
+}

@@ -1,0 +1,43 @@
+package services_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// sandboxes: whatever mount namespace a service has, one that is affected runs the new program afterwards, and one that
+// is not keeps running; if it sees the old /usr, that is told.
+func (h *house) sandboxes(t *testing.T) {
+	for i, sandbox := range sandboxes {
+		t.Run(sandbox.name, func(t *testing.T) {
+			affected, unaffected := sandboxUnit(i, "changing"), sandboxUnit(i, "same")
+			if !h.restarted(affected) || len(h.stale(affected)) > 0 {
+				t.Errorf("%s: %+v, then %+v; old code in %v", affected, h.before[affected], h.after[affected], h.stale(affected))
+			}
+			if !h.untouched(unaffected) {
+				t.Errorf("%s: %+v, then %+v", unaffected, h.before[unaffected], h.after[unaffected])
+			}
+			sees := h.run(t, fmt.Sprintf("cat /proc/%d/root/usr/share/mark", h.after[unaffected].pid))
+			pinned := tellsOf(h.report.GetPinned(), unaffected)
+			if pinned != (sees == "one") {
+				t.Errorf("%s sees release %q, and is reported as pinned: %v", unaffected, sees, pinned)
+			}
+			if now := h.run(t, fmt.Sprintf("cat /proc/%d/root/usr/share/mark", h.after[affected].pid)); now != "two" || tellsOf(h.report.GetPinned(), affected) {
+				t.Errorf("%s sees release %q", affected, now)
+			}
+			outcome := "new code; who needs nothing of it follows"
+			if pinned {
+				outcome = "new code; who needs nothing of it is reported as pinned"
+			}
+			matrix.Record(t, sandbox.name, "refresh of a library or program", outcome)
+		})
+	}
+	t.Run("a root of its own files", func(t *testing.T) {
+		if !h.untouched("own.service") || h.impact("own.service") != nil {
+			t.Errorf("%+v, then %+v", h.before["own.service"], h.after["own.service"])
+		}
+		matrix.Record(t, "a root of its own files", "refresh of a library or program", "left alone")
+	})
+}
