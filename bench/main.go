@@ -60,6 +60,7 @@ var measures = []measure{
 	{"scale", (*bench).scale},
 	{"layers", (*bench).layers},
 	{"store", (*bench).store},
+	{"assess", (*bench).assess},
 	{"fleet", (*bench).fleet},
 	{"patch", (*bench).patch},
 	{"endurance", (*bench).endurance},

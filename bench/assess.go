@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+)
+
+// What an assessment is measured with, and what it may take.
+const (
+	assessProcesses   = 200
+	assessPaths       = 5000
+	assessRefreshes   = 3
+	assessMillis      = 300
+	assessMemory      = 20 << 20
+	processesPerCrowd = 9
+)
+
+// assess measures in a real guest what it takes to tell the impact of a change.
+func (b *bench) assess(ctx context.Context) (err error) {
+	dir, err := testbed.MakeDir("")
+	if err != nil {
+		return fmt.Errorf("make a directory to work in: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bed.Close()) }()
+	w, err := guest.Open(ctx, bed, b.tell)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	var edits [][]guest.Edit
+	for i := range assessRefreshes + 1 {
+		edits = append(edits, assessed(i))
+	}
+	ids, err := w.Releases(ctx, "debian", guest.Plain, edits...)
+	if err != nil {
+		return err
+	}
+	vm, err := w.Create(ctx, "assess", ids[0], nil)
+	if err != nil {
+		return err
+	}
+	var times, growth []float64
+	for _, id := range ids[1:] {
+		if err := crowd(ctx, vm); err != nil {
+			return err
+		}
+		spec := vm.Spec
+		spec.Base = id
+		grown, err := memoryOf(ctx, vm, func() error {
+			_, err := w.Host.Fleet.Assess(ctx, spec)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		growth = append(growth, grown)
+		report, err := vm.Refresh(ctx, id)
+		if err != nil {
+			return err
+		}
+		if got := report.GetImpact().GetChangedPaths(); got < assessPaths {
+			return fmt.Errorf("%d paths differ only", got)
+		}
+		at := slices.IndexFunc(report.GetTimings(), func(t *agentapi.Timing) bool { return t.GetStep() == "assess" })
+		if at < 0 {
+			return errors.New("the refresh does not tell how long it assessed")
+		}
+		times = append(times, float64(report.GetTimings()[at].GetMicros())/1000)
+	}
+	b.tell(fmt.Sprintf("assessments took %.0f ms and %.0f bytes", times, growth))
+	slices.Sort(times)
+	b.results.add(fmt.Sprintf("assess %d processes, %d paths", assessProcesses, assessPaths), times[len(times)/2], "ms", 0, assessMillis)
+	b.results.add("memory of the agent while it assesses", slices.Max(growth), "bytes", 0, assessMemory)
+	return nil
+}
+
+// assessed makes the edits of one of the releases: many files that differ, among them a library that much uses.
+func assessed(version int) []guest.Edit {
+	mark := fmt.Sprintf("%08d", version)
+	edits := make([]guest.Edit, 0, assessPaths+1)
+	for i := range assessPaths {
+		edits = append(edits, guest.Write(fmt.Sprintf("usr/share/filler/%02d/%04d", i%50, i), 0o644, mark))
+	}
+	return append(edits, guest.Append("/libpcre2-8.so.0.14.0", mark))
+}
+
+// crowd fills the guest with processes, in units of a few each.
+func crowd(ctx context.Context, vm *guest.VM) error {
+	_, err := vm.Run(ctx, fmt.Sprintf(`
+have=$(ls -d /proc/[0-9]* | while read -r p; do [ -n "$(readlink "$p/exe")" ] && echo x; done | wc -l)
+while [ "$have" -lt %d ]; do
+	systemd-run --quiet --property=Type=exec sh -c 'for i in 1 2 3 4 5 6 7 8; do sleep 100000 & done; wait'
+	have=$((have + %d))
+done
+sleep 1`, assessProcesses, processesPerCrowd))
+	return err
+}
+
+// memoryOf returns by how many bytes the agent's peak of resident memory while act runs is above what it had before.
+func memoryOf(ctx context.Context, vm *guest.VM, act func() error) (float64, error) {
+	const pid = "pid=$(systemctl show --property=MainPID --value sharedos-agent.service); "
+	before, err := kilobytes(ctx, vm, pid+"echo 5 > /proc/$pid/clear_refs; grep VmRSS /proc/$pid/status")
+	if err != nil {
+		return 0, err
+	}
+	if err := act(); err != nil {
+		return 0, err
+	}
+	peak, err := kilobytes(ctx, vm, pid+"grep VmHWM /proc/$pid/status")
+	return (peak - before) * 1024, err
+}
+
+// kilobytes reads the second word of what a command prints.
+func kilobytes(ctx context.Context, vm *guest.VM, command string) (float64, error) {
+	text, err := vm.Run(ctx, command)
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(text)
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("%q prints %q", command, text)
+	}
+	return strconv.ParseFloat(fields[1], 64)
+}
