@@ -399,9 +399,9 @@ func (h *house) clients(t *testing.T) {
 		}
 	}
 	told := float64(h.reported("direct.service").GetInterruptionUs()) / 1000
-	// The client asks at intervals, and every request takes its time, so that its gap is somewhat longer.
-	if gaps[1] < told*0.8 || gaps[1] > told+1500 {
-		t.Errorf("a client saw a gap of %.0f ms, and %.0f ms are reported", gaps[1], told)
+	// The client asks at intervals, and a busy machine holds it up: for how long, the service that nothing touched tells.
+	if gaps[1] < told*0.8 || gaps[1] > told+gaps[2]+500 {
+		t.Errorf("a client saw a gap of %.0f ms where it was held up for %.0f ms, and %.0f ms are reported", gaps[1], gaps[2], told)
 	}
 	for _, restart := range h.report.GetRestarts() {
 		if restart.GetLevel() == agentapi.Level_RESTART && restart.GetInterruptionUs() <= 0 && restart.GetUnit() != "gone.service" {
