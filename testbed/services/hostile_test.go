@@ -63,7 +63,7 @@ func (h *house) failures(t *testing.T) {
 				}
 			}
 			status, err := h.vm.Status(t.Context())
-			if err != nil || status.GetStack().GetBase() != h.releases[1].String() || strings.Contains(h.run(t, "cat /usr/lib/t/moody"), "three") {
+			if err != nil || status.GetStack().GetBase() != h.releases[1].String() || !strings.Contains(h.run(t, "cat /usr/lib/t/moody"), "# two ") {
 				t.Errorf("it runs %s, %v", status.GetStack().GetBase(), err)
 			}
 			for _, file := range h.mappedFiles(t, "/t/changing") {
