@@ -45,6 +45,39 @@ func (s *subject) survivesTheProvider(t *testing.T) {
 	}
 }
 
+// survivesLibvirt has libvirtd killed or stopped at each stage, and started again.
+func (s *subject) survivesLibvirt(t *testing.T) {
+	for fault, end := range map[string]func(context.Context) error{"SIGKILL of libvirtd": s.Bed.KillLibvirt, "stop of libvirtd": s.Bed.StopLibvirt} {
+		for i, at := range stages {
+			if fault == "stop of libvirtd" && i != 3 {
+				continue // from here it looks the same, as this one shows
+			}
+			t.Run(fault+" "+at.name, func(t *testing.T) {
+				s.during(t, at, func() {
+					once := false
+					_, _, err := s.Host.Fleet.Update(t.Context(), s.wants(s.two), func(step string) {
+						if once || !strings.HasPrefix(step, at.tells) {
+							return
+						}
+						once = true
+						if err := end(t.Context()); err != nil {
+							t.Error(err)
+						}
+					})
+					if !once {
+						t.Errorf("it never told a step %q", at.tells)
+					}
+					t.Logf("the apply meanwhile: %v", err)
+					if err := s.Bed.StartLibvirt(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				})
+				matrix.Record(t, fault, at.name, converges)
+			})
+		}
+	}
+}
+
 // during has something befall an apply at a stage, and then fails the test unless the next apply moves the VM, which runs
 // on all the while.
 func (s *subject) during(t *testing.T, at stage, befall func()) {

@@ -24,6 +24,7 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("together", s.takesOneRefreshAtATime)
 	t.Run("damage", s.refusesDamage)
 	t.Run("provider", s.survivesTheProvider)
+	t.Run("libvirtd", s.survivesLibvirt)
 }
 
 // TestOldOrNewWhenThePowerIsCut has the power cut around the commit, which is where the next boot's choice turns.
