@@ -57,7 +57,8 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 	return func(t *testing.T, v *guest.VM) {
 		run(t, v, "mkfifo /root/go-open /root/go-cwd /root/never")
 		for name, script := range holdScripts {
-			run(t, v, fmt.Sprintf("systemd-run -q --unit=hold-%[1]s sh -c 'read x </root/go-%[1]s; %[2]s; echo held > /root/held-%[1]s; read x </root/never'", name, script))
+			// In a file, since a unit is restarted when a file changes that its command line names.
+			run(t, v, fmt.Sprintf("echo 'read x </root/go-%[1]s; %[2]s; echo held > /root/held-%[1]s; read x </root/never' > /root/hold-%[1]s; systemd-run -q --unit=hold-%[1]s sh /root/hold-%[1]s", name, script))
 		}
 		refresh(t, v, releases[1])
 		layers := read(t, v).Stack.Layers
