@@ -25,6 +25,8 @@ import (
 const (
 	// collectAt has the garbage collector keep the heap small: memory counts in every VM, time hardly does here.
 	collectAt = 15
+	// lastWord is how long an agent that is replaced has to get its answer out before it stops serving.
+	lastWord = 500 * time.Millisecond
 	// tidyAfter is how long after a caller came or went memory is given back.
 	tidyAfter = 2 * time.Second
 )
@@ -109,7 +111,7 @@ func Run(ctx context.Context, version string) error {
 		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
 		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: engine.Yield, leave: func() {
 			replaced.Store(true)
-			yielded()
+			time.AfterFunc(lastWord, yielded)
 		}},
 		answered: sync.OnceFunc(func() {
 			if err := notify(judge(), answeredWord); err != nil {

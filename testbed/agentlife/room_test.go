@@ -82,7 +82,7 @@ func testReadOnly(to tree.Digest) func(*testing.T, *guest.VM) {
 		run(t, v, "echo broken > /sys/fs/ext4/$(basename $(findmnt -n -o SOURCE /run/sharedos/private))/trigger_fs_error; sleep 1; ! touch /root/x 2>/dev/null")
 		// From here on nobody can log in; the agent still answers.
 		report, err := v.Refresh(t.Context(), to)
-		if err == nil || !strings.Contains(err.Error(), "read-only") || report.GetCommitted() || len(report.GetRestarts()) > 0 {
+		if err == nil || !report.GetRefused() || report.GetCommitted() || len(report.GetRestarts()) > 0 {
 			t.Errorf("it ended with %v, %v", report, err)
 		}
 		if now := status(t, v); now.GetStack().GetBase() != before.GetStack().GetBase() || now.GetState() != agentapi.State_IDLE {

@@ -62,6 +62,11 @@ func testTakeover(t *testing.T, v *guest.VM) {
 }
 
 func testTakeoverThatFails(t *testing.T, v *guest.VM) {
+	defer func() {
+		if text, err := v.Run(t.Context(), "journalctl -b -n 80 --no-pager -u sharedos-agent.service"); t.Failed() {
+			t.Log(text, err)
+		}
+	}()
 	before := status(t, v)
 	for step, c := range map[string]struct{ program, why string }{
 		"it ends at once":            {"#!/bin/sh\nexit 3\n", "exit status 3"},
