@@ -194,6 +194,32 @@ type opened struct{ net.Conn }
 
 func (o opened) Dial() (net.Conn, error) { return o.Conn, nil }
 
+// connecting is a connection that the library is still making itself at home on.
+type connecting struct {
+	net.Conn
+	// known is closed once the library knows how that ended.
+	known chan struct{}
+}
+
+// lossHeld is how long the loss of a connection is held back while connecting may just have succeeded.
+const lossHeld = 100 * time.Millisecond
+
+// Read implements net.Conn. The library's ConnectToURI makes the channel that tells a loss when all else is done, and its
+// watcher looks at that channel as soon as the connection is lost: whoever is cut off in between races with himself. So a
+// loss is told only when connecting has ended; or a little later, since it may be what ends it.
+func (c connecting) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n == 0 && err != nil {
+		timer := time.NewTimer(lossHeld)
+		defer timer.Stop()
+		select {
+		case <-c.known:
+		case <-timer.C:
+		}
+	}
+	return n, err
+}
+
 func (c *Client) connect(ctx context.Context) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -201,8 +227,13 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{Libvirt: libvirt.NewWithDialer(opened{conn}), conn: conn}
-	if err := s.bound(ctx, func() error { return s.ConnectToURI(libvirt.ConnectURI(c.address.Driver)) }); err != nil {
+	known := make(chan struct{})
+	s := &session{Libvirt: libvirt.NewWithDialer(opened{connecting{conn, known}}), conn: conn}
+	err = s.bound(ctx, func() error {
+		defer close(known)
+		return s.ConnectToURI(libvirt.ConnectURI(c.address.Driver))
+	})
+	if err != nil {
 		s.abandon()
 		return nil, err
 	}
