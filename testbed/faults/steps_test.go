@@ -38,6 +38,7 @@ var (
 	back = append(journalled("rolling_back", "idle"),
 		step{2, "between the calls of a swap", ""},
 		step{6, "before a file below /etc", "between two files below /etc"},
+		step{2, "after the restart of a unit", ""},
 	)
 )
 
@@ -66,11 +67,11 @@ func (s *subject) killed(t *testing.T, at step, goesBack bool) {
 }
 
 // cut has the power cut at a step.
-func (s *subject) cut(t *testing.T, at step) {
+func (s *subject) cut(t *testing.T, at step, goesBack bool) {
 	fault := "power cut"
-	t.Run(fault+" "+at.String(), func(t *testing.T) {
+	t.Run(fault+" "+label(at, goesBack), func(t *testing.T) {
 		s.arm(t, fmt.Sprintf("%s %d %s", failpoint.Hold, at.n, at.point))
-		s.begin(t)
+		s.start(t, goesBack)
 		s.held(t)
 		if err := s.CutPower(t.Context()); err != nil {
 			t.Fatal(err)
@@ -79,7 +80,7 @@ func (s *subject) cut(t *testing.T, at step) {
 			t.Fatal(err)
 		}
 		outcome, _ := s.ended(t)
-		matrix.Record(t, fault, at.String(), outcome)
+		matrix.Record(t, fault, label(at, goesBack), outcome)
 		s.converge(t, outcome)
 	})
 }
