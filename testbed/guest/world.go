@@ -33,6 +33,11 @@ type World struct {
 
 // Open makes a world in a testbed. Close it before the testbed.
 func Open(ctx context.Context, bed *testbed.Testbed, tell func(step string)) (*World, error) {
+	return open(ctx, bed, "", tell)
+}
+
+// open is Open with a storage pool that is there already; "" is the one that is made.
+func open(ctx context.Context, bed *testbed.Testbed, pool string, tell func(step string)) (*World, error) {
 	cache, err := testbed.CacheDir()
 	if err != nil {
 		return nil, err
@@ -46,7 +51,7 @@ func Open(ctx context.Context, bed *testbed.Testbed, tell func(step string)) (*W
 		return nil, err
 	}
 	w.Host, err = host.Open(ctx, host.Config{
-		URI: bed.URI(), PoolPath: filepath.Join(bed.Dir(), "pool"), OperatorKey: key, Cache: cache, StateDir: bed.StateDir(),
+		URI: bed.URI(), Pool: pool, PoolPath: filepath.Join(bed.Dir(), "pool"), OperatorKey: key, Cache: cache, StateDir: bed.StateDir(),
 		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -58,7 +63,13 @@ func Open(ctx context.Context, bed *testbed.Testbed, tell func(step string)) (*W
 // New makes a world for a test, which ends with it.
 func New(t testing.TB) *World {
 	t.Helper()
-	w, err := Open(t.Context(), testbed.New(t), func(step string) { t.Log(step) })
+	return On(t, testbed.New(t), "")
+}
+
+// On is New in a testbed and a storage pool that are there already.
+func On(t testing.TB, bed *testbed.Testbed, pool string) *World {
+	t.Helper()
+	w, err := open(t.Context(), bed, pool, func(step string) { t.Log(step) })
 	if err != nil {
 		t.Fatal(err)
 	}

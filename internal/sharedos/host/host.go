@@ -16,6 +16,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -32,8 +33,9 @@ type Config struct {
 	OperatorKey string
 	// Cache is a directory for what can be made again; "" is "sharedos" in the user's cache directory.
 	Cache string
-	// StateDir is a directory for what lasts as long as the VMs do: console logs, sockets and pids of vsock
-	// daemons; "" is $SHAREDOS_STATE_DIR, or /var/lib/sharedos for root and the user's own state directory else.
+	// StateDir is a directory for what lasts as long as the VMs do: console logs, sockets and pids of vsock daemons, and the
+	// kernels and initramfs that stand in for those of pools of devices; "" is $SHAREDOS_STATE_DIR, or /var/lib/sharedos
+	// for root and the user's own state directory else.
 	StateDir string
 	// MaxLayers and MaxDeltaPercent say when a full layer is written instead of a delta (publish.Publisher).
 	MaxLayers, MaxDeltaPercent int
@@ -78,14 +80,25 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 		Store: volumes, Cache: config.Cache, Key: key, Log: config.Log, Modules: bootimage.Modules,
 		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent,
 	}
-	return &Host{
-		Publisher: publisher,
-		Fleet: &vm.Fleet{
-			Hypervisor: domains, Store: volumes, Key: key, Pool: config.Pool, Cache: config.Cache,
-			ConsoleDir: consoles, AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Offer: publisher.Offer, Log: config.Log,
-		},
-		Store: volumes,
-	}, nil
+	fleet := &vm.Fleet{
+		Hypervisor: domains, Store: volumes, Key: key, Pool: config.Pool, Cache: config.Cache, ConsoleDir: consoles,
+		BootDir:     filepath.Join(config.StateDir, "boot", config.Pool),
+		AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Offer: publisher.Offer, Log: config.Log,
+	}
+	publisher.Store = swept{volumes, fleet}
+	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes}, nil
+}
+
+// swept is a store with which the files go that stand in for what it has on devices.
+type swept struct {
+	store.Store
+	fleet *vm.Fleet
+}
+
+// Sweep implements store.Store.
+func (s swept) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]store.Volume, error) {
+	volumes, err := s.Store.Sweep(ctx, keep)
+	return volumes, errors.Join(err, s.fleet.SweepBootFiles(ctx))
 }
 
 // Close ends the connections. VMs go on running.

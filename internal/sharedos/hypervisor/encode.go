@@ -155,8 +155,14 @@ func controllers(ports int) []libvirtxml.DomainController {
 	return all
 }
 
+// IsDevice reports whether a volume with this path is a block device. Linux keeps nothing else in /dev, but for the files
+// of shared memory.
+func IsDevice(path string) bool {
+	return strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/")
+}
+
 func diskSource(path string) *libvirtxml.DomainDiskSource {
-	if strings.HasPrefix(path, "/dev/") {
+	if IsDevice(path) {
 		return &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: path}}
 	}
 	return &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: path}}

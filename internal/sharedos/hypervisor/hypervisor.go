@@ -46,6 +46,9 @@ type Hypervisor interface {
 	DetachLayer(ctx context.Context, name string, id tree.Digest) error
 	// Plugged lists the layers that the running domain has, whatever its definition says; none if it does not run.
 	Plugged(ctx context.Context, name string) ([]tree.Digest, error)
+	// BootFiles lists the kernels and initramfs that domains name, whoever made them: in their definitions, and as they
+	// run. It is sorted.
+	BootFiles(ctx context.Context) ([]string, error)
 	// ResizeDisk makes the private disk of the running domain size bytes large and tells the guest. One that is larger is
 	// left alone. ErrNotRunning if the domain does not run: then the volume is all there is to change.
 	ResizeDisk(ctx context.Context, name string, size int64) error

@@ -1,10 +1,14 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/digitalocean/go-libvirt"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 )
 
 // rounding is how much larger than asked for a pool may make a volume: pools of block devices deal in extents.
@@ -24,6 +28,11 @@ func (s *Libvirt) CreatePrivateDisk(ctx context.Context, vm string, size int64) 
 	if err != nil {
 		return "", "", err
 	}
+	if disk.made && disk.device {
+		if err := s.blank(ctx, what, disk); err != nil {
+			return "", "", errors.Join(err, s.delete(context.WithoutCancel(ctx), what, name))
+		}
+	}
 	if disk.capacity > size && disk.capacity-size >= rounding {
 		return "", "", fmt.Errorf("%s: %w from %d to %d bytes; keep the size, or delete the VM", what, ErrShrink, disk.capacity, size)
 	}
@@ -40,6 +49,22 @@ func (s *Libvirt) CreatePrivateDisk(ctx context.Context, vm string, size int64) 
 		return "", "", err
 	}
 	return name, disk.path, nil
+}
+
+// blankSize is how much of a private disk decides what it is, in bytes: a guest formats only one that is blank there.
+const blankSize = 1 << 20
+
+// blank clears the start of a disk that was made just now. What is made of a device's blocks holds what was there before, such
+// as the disk of another VM; LVM clears 4 KiB.
+func (s *Libvirt) blank(ctx context.Context, what string, disk held) error {
+	length := min(disk.capacity, blankSize)
+	err := s.transfer(ctx, what, func(t *libvirtconn.Transfer) error {
+		return t.Upload(disk.StorageVol, 0, length, bytes.NewReader(make([]byte, length)), nil)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: clear volume %s: %w", what, disk.path, err)
+	}
+	return nil
 }
 
 // DeletePrivateDisk implements Store.

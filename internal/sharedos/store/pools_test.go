@@ -44,61 +44,30 @@ func TestAPoolOnAFileSystemOfItsOwnKeepsTheContract(t *testing.T) {
 	t.Cleanup(func() { must(t, unix.Unmount(target, unix.MNT_DETACH)) })
 	bed := testbed.New(t)
 	name := bed.Name("pool")
-	virsh := func(args ...string) { command(t, "virsh", append([]string{"-c", bed.URI()}, args...)...) }
-	virsh("pool-define-as", name, "fs", "--source-dev", device, "--source-format", "ext4", "--target", target)
-	virsh("pool-start", name)
+	bed.Virsh(t, "pool-define-as", name, "fs", "--source-dev", device, "--source-format", "ext4", "--target", target)
+	bed.Virsh(t, "pool-start", name)
 	storetest.Contract(t, func(t *testing.T) store.Store {
 		left, err := filepath.Glob(filepath.Join(target, "*"))
 		must(t, err)
 		for _, path := range left {
 			must(t, os.RemoveAll(path))
 		}
-		virsh("pool-refresh", name)
+		bed.Virsh(t, "pool-refresh", name)
 		s, err := store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: name})
 		must(t, err)
 		return s
 	})
 }
 
-// logical makes a pool of libvirt's type "logical", which rounds sizes up to extents of 4 MiB and hands out volumes that hold
-// what was there before. This kernel has no device-mapper, so a script stands in for LVM's commands below libvirt. It returns
-// the pool's name too, and a way to give virsh commands.
-func logical(t *testing.T, stale []byte) (s *store.Libvirt, name string, virsh func(args ...string)) {
+// logical makes a pool whose volumes are devices. It returns its testbed and its name, too.
+func logical(t *testing.T, stale []byte) (s *store.Libvirt, bed *testbed.Testbed, pool string) {
 	t.Helper()
-	bed := testbed.New(t)
-	group := strings.ReplaceAll(bed.Name("vg"), "-", "_")
-	state, garbage := t.TempDir(), filepath.Join(bed.Dir(), "stale")
-	must(t, os.WriteFile(garbage, bytes.Repeat(stale, (8<<20)/len(stale)+1), 0o600))
-	script, err := os.ReadFile(filepath.Join("testdata", "lvm"))
-	must(t, err)
-	script = []byte(strings.NewReplacer("@state@", state, "@group@", group, "@stale@", garbage).Replace(string(script)))
-	path := filepath.Join(bed.Dir(), "lvm")
-	must(t, os.WriteFile(path, script, 0o755))
-	inside := func(args ...string) {
-		if out, err := bed.Inside(t.Context(), args...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
-	inside("mount", "--bind", path, "/usr/sbin/lvm")
-	must(t, os.MkdirAll("/dev/"+group, 0o755))
-	t.Cleanup(func() {
-		links, err := filepath.Glob("/dev/" + group + "/*")
-		must(t, err)
-		for _, link := range links {
-			if device, err := os.Readlink(link); err == nil {
-				_ = exec.Command("losetup", "--detach", device).Run()
-			}
-		}
-		must(t, os.RemoveAll("/dev/"+group))
-	})
-	name = bed.Name("pool")
-	virsh = func(args ...string) { command(t, "virsh", append([]string{"-c", bed.URI()}, args...)...) }
-	virsh("pool-define-as", name, "logical", "--source-name", group, "--target", "/dev/"+group)
-	virsh("pool-start", name)
-	s, err = store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: name})
+	bed = testbed.New(t)
+	pool = bed.LogicalPool(t, stale)
+	s, err := store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: pool})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
-	return s, name, virsh
+	return s, bed, pool
 }
 
 func TestAPoolOfBlockDevicesKeepsLayersBlobsAndRecords(t *testing.T) {
@@ -106,7 +75,7 @@ func TestAPoolOfBlockDevicesKeepsLayersBlobsAndRecords(t *testing.T) {
 	old := make([]byte, 1<<20)
 	stale := tree.Sum([]byte("what was deleted"))
 	copy(old, fmt.Sprintf("sharedos-record 99 %d %s\n%s\n", len(stale.String())+1, tree.Sum([]byte(stale.String()+"\n")), stale))
-	s, pool, virsh := logical(t, old)
+	s, bed, pool := logical(t, old)
 	ctx := t.Context()
 
 	layer, data := smallLayer(20)
@@ -140,7 +109,7 @@ func TestAPoolOfBlockDevicesKeepsLayersBlobsAndRecords(t *testing.T) {
 	}
 	requireRecords(t, ctx, s)
 	// Made, and cut off before anything was written: what was there before is not its content.
-	virsh("vol-create-as", pool, "head-base-torn", "2MiB")
+	bed.Virsh(t, "vol-create-as", pool, "head-base-torn", "2MiB")
 	if got, err := s.History(ctx, release.Base, "torn"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("a torn history is %v, %v", got, err)
 	}
@@ -172,13 +141,21 @@ func requireRecords(t *testing.T, ctx context.Context, s *store.Libvirt) {
 
 func TestAPoolThatRoundsUpKeepsThePrivateDiskThatItMade(t *testing.T) {
 	s, _, _ := logical(t, []byte("what was there before"))
-	for range 2 {
-		_, _, err := s.CreatePrivateDisk(t.Context(), "web", 65<<20)
-		must(t, err)
-	}
+	_, path, err := s.CreatePrivateDisk(t.Context(), "web", 65<<20)
+	must(t, err)
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = file.WriteAt([]byte("its own"), 1<<20)
+	must(t, errors.Join(err, file.Close()))
+	_, _, err = s.CreatePrivateDisk(t.Context(), "web", 65<<20)
+	must(t, err)
 	disk, err := s.PrivateDisk(t.Context(), "web")
 	if err != nil || disk.Capacity != 68<<20 {
 		t.Errorf("the private disk is %+v, %v", disk, err)
+	}
+	data, err := os.ReadFile(disk.Path)
+	if err != nil || len(bytes.Trim(data[:1<<20], "\x00")) != 0 || !bytes.HasPrefix(data[1<<20:], []byte("its own")) {
+		t.Errorf("it begins with what was there before, or has lost what was written to it: %v", err)
 	}
 	// libvirt cannot grow volumes of this type.
 	if _, _, err := s.CreatePrivateDisk(t.Context(), "web", 128<<20); err == nil || !strings.Contains(err.Error(), "grow volume") {

@@ -10,23 +10,32 @@ import (
 // ErrPoolType means that the storage pool is of a type that cannot keep what this package keeps.
 var ErrPoolType = errors.New("a storage pool of this type cannot hold layers")
 
-// unfit tells why pools of some types cannot be used: a volume has to be made under a name of ours, and written, through
-// libvirt's storage API (libvirt, src/storage/storage_backend_*.c).
-var unfit = map[string]string{
-	"disk":         "its volumes are partitions, which cannot be named",
-	"gluster":      "libvirt makes no volumes in it",
-	"iscsi":        "libvirt makes no volumes in it",
-	"iscsi-direct": "libvirt makes no volumes in it",
-	"mpath":        "libvirt makes no volumes in it",
-	"rbd":          "libvirt writes nothing into its volumes",
-	"scsi":         "libvirt makes no volumes in it",
-	"sheepdog":     "libvirt writes nothing into its volumes",
+// unfitness is why a pool cannot be used, and what of the same storage can.
+type unfitness struct{ why, instead string }
+
+// What takes the place of pools of some kinds.
+const (
+	ofFiles  = "choose a pool of type dir, fs, netfs, logical or zfs"
+	onDevice = "make a volume group of it and choose a pool of type logical, or a file system and one of type fs"
+)
+
+// unfit tells which pools cannot be used: a volume has to be made under a name of ours, written, and read, through
+// libvirt's storage API (design/0018).
+var unfit = map[string]unfitness{
+	"disk":         {"its volumes are partitions, which libvirt names by their numbers", onDevice},
+	"gluster":      {"libvirt only lists and deletes its volumes", "mount the Gluster volume through a pool of type netfs with the source format glusterfs"},
+	"iscsi":        {"its volumes are the LUNs that the target has, and libvirt makes none", onDevice},
+	"iscsi-direct": {"its volumes are the LUNs that the target has, and libvirt makes none", "attach the target by a pool of type iscsi; " + onDevice},
+	"mpath":        {"its volumes are the devices that the host has, and libvirt makes none", onDevice},
+	"rbd":          {"libvirt makes volumes in it and neither writes nor reads them", "map an image with rbd-nbd or krbd; " + onDevice + "; or mount CephFS and choose one of type dir"},
+	"scsi":         {"its volumes are the LUNs that the adapter has, and libvirt makes none", onDevice},
+	"sheepdog":     {"libvirt makes volumes in it and neither writes nor reads them", ofFiles},
 }
 
 // checkType refuses a pool of a type that cannot be used.
 func checkType(pool, kind string) error {
-	if why, is := unfit[kind]; is {
-		return fmt.Errorf("storage pool %q is of type %q: %w, because %s; choose one of type dir, fs or netfs", pool, kind, ErrPoolType, why)
+	if found, is := unfit[kind]; is {
+		return fmt.Errorf("storage pool %q is of type %q: %w, because %s; %s", pool, kind, ErrPoolType, found.why, found.instead)
 	}
 	return nil
 }

@@ -12,10 +12,20 @@ func TestAPoolOfATypeThatCannotHoldLayersIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}
-	for _, kind := range []string{"rbd", "disk", "iscsi"} {
+	for kind, want := range map[string][]string{
+		"rbd":     {"neither writes nor reads", "rbd-nbd", "CephFS"},
+		"disk":    {"partitions", "type logical"},
+		"iscsi":   {"LUNs", "type logical"},
+		"gluster": {"lists and deletes", "source format glusterfs"},
+	} {
 		err := checkType("pool", kind)
-		if !errors.Is(err, ErrPoolType) || !strings.Contains(err.Error(), kind) || !strings.Contains(err.Error(), "netfs") {
+		if !errors.Is(err, ErrPoolType) {
 			t.Errorf("%s: got error %v", kind, err)
+		}
+		for _, part := range append(want, `of type "`+kind+`"`) {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: %v does not say %q", kind, err, part)
+			}
 		}
 	}
 }

@@ -24,6 +24,10 @@ type held struct {
 	libvirt.StorageVol
 	path                 string
 	capacity, allocation int64
+	// device is true for a block device, which may hold what was there before it was made.
+	device bool
+	// made is true if it was made just now, by this process.
+	made bool
 }
 
 func (s *Libvirt) describe(l *libvirt.Libvirt, volume libvirt.StorageVol) (held, error) {
@@ -31,11 +35,14 @@ func (s *Libvirt) describe(l *libvirt.Libvirt, volume libvirt.StorageVol) (held,
 	if err != nil {
 		return held{}, err
 	}
-	_, capacity, allocation, err := l.StorageVolGetInfo(volume)
+	kind, capacity, allocation, err := l.StorageVolGetInfo(volume)
 	if err != nil {
 		return held{}, err
 	}
-	return held{StorageVol: volume, path: path, capacity: int64(capacity), allocation: int64(allocation)}, nil
+	return held{
+		StorageVol: volume, path: path, capacity: int64(capacity), allocation: int64(allocation),
+		device: libvirt.StorageVolType(kind) == libvirt.StorageVolBlock,
+	}, nil
 }
 
 // volume returns the volume of a name, whole or torn; ErrNotFound if there is none.
@@ -60,33 +67,37 @@ func (s *Libvirt) volume(ctx context.Context, what, name string, stores bool) (h
 func (s *Libvirt) create(ctx context.Context, what, name string, size, reserve int64) (held, error) {
 	var made held
 	err := s.call(ctx, what, true, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
+		now := false
 		volume, err := s.find(l, pool, name)
 		if errors.Is(err, ErrNotFound) {
-			volume, err = s.createIn(l, pool, name, size, reserve)
+			volume, now, err = s.createIn(l, pool, name, size, reserve)
 		}
 		if err != nil {
 			return fmt.Errorf("make volume %s of %d bytes in storage pool %q: %w; see that the pool has room and is writable", name, size, s.config.Pool, err)
 		}
 		made, err = s.describe(l, volume)
+		made.made = now
 		return err
 	})
 	return made, err
 }
 
-func (s *Libvirt) createIn(l *libvirt.Libvirt, pool libvirt.StoragePool, name string, size, reserve int64) (libvirt.StorageVol, error) {
+// createIn makes a volume. made is false if somebody else was faster.
+func (s *Libvirt) createIn(l *libvirt.Libvirt, pool libvirt.StoragePool, name string, size, reserve int64) (_ libvirt.StorageVol, made bool, _ error) {
 	reserve, err := reserveIn(l, pool, size, reserve)
 	if err != nil {
-		return libvirt.StorageVol{}, err
+		return libvirt.StorageVol{}, false, err
 	}
 	definition, err := volumeDefinition(name, size, reserve)
 	if err != nil {
-		return libvirt.StorageVol{}, err
+		return libvirt.StorageVol{}, false, err
 	}
 	volume, err := l.StorageVolCreateXML(pool, definition, 0)
-	if libvirtconn.Is(err, libvirt.ErrStorageVolExist) { // somebody else was faster
-		return s.find(l, pool, name)
+	if libvirtconn.Is(err, libvirt.ErrStorageVolExist) {
+		volume, err = s.find(l, pool, name)
+		return volume, false, err
 	}
-	return volume, err
+	return volume, err == nil, err
 }
 
 // volumeDefinition describes a raw volume, of which so many bytes are reserved.

@@ -34,6 +34,9 @@ type Fleet struct {
 	Cache string
 	// ConsoleDir is a directory on the host that gets one console log per VM.
 	ConsoleDir string
+	// BootDir is a directory on the host, of this pool alone, that lasts as long as definitions do. It gets the kernels and
+	// initramfs of a pool whose volumes are devices.
+	BootDir string
 	// AgentBinary yields the guest's agent.
 	AgentBinary func() ([]byte, error)
 	// Initramfs packs the agent and a kernel's modules (package bootimage).

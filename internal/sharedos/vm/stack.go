@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -112,7 +111,7 @@ type bootImage struct {
 	digest            tree.Digest // of the initramfs
 }
 
-// bootImage finds kernel and initramfs in the store. The initramfs is the agent and the base's modules: it is
+// bootImage finds kernel and initramfs in the store, or in files of their own if it keeps them on devices. The initramfs is the agent and the base's modules: it is
 // made once per pair, and kept on this machine and in the store.
 func (f *Fleet) bootImage(ctx context.Context, base *release.Manifest, progress Progress) (bootImage, error) {
 	f.images.Lock()
@@ -138,21 +137,13 @@ func (f *Fleet) bootImage(ctx context.Context, base *release.Manifest, progress 
 	if err != nil {
 		return bootImage{}, fmt.Errorf("find the initramfs: %w", err)
 	}
-	if err := readable(path); err != nil {
-		return bootImage{}, err
+	if kernel, err = f.bootFile(kernel, base.Kernel.Image.Digest, func() ([]byte, error) { return f.Store.GetBlob(ctx, base.Kernel.Image) }); err != nil {
+		return bootImage{}, fmt.Errorf("keep kernel %s as a file: %w", base.Kernel.Release, err)
+	}
+	if path, err = f.bootFile(path, digest, func() ([]byte, error) { return initramfs, nil }); err != nil {
+		return bootImage{}, fmt.Errorf("keep the initramfs as a file: %w", err)
 	}
 	return bootImage{kernel: kernel, initramfs: path, digest: digest}, nil
-}
-
-// errBlockDevice means that the pool's volumes are block devices.
-var errBlockDevice = errors.New("the initramfs lies on a block device, from which QEMU cannot read it")
-
-// readable reports whether QEMU can read an initramfs: it maps it into its memory.
-func readable(initramfs string) error {
-	if strings.HasPrefix(initramfs, "/dev/") {
-		return fmt.Errorf("%w: %s; keep bases and VMs in a storage pool of type dir, fs or netfs", errBlockDevice, initramfs)
-	}
-	return nil
 }
 
 func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress Progress) ([]byte, error) {
@@ -180,26 +171,6 @@ func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress 
 		return nil, err
 	}
 	return image, writeWhole(cached, image)
-}
-
-// writeWhole makes the file appear whole or not at all.
-func writeWhole(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	file, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	return nil
 }
 
 // sameReleases reports whether two stacks are of the same releases.

@@ -36,6 +36,7 @@ func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
 		{"a running domain is not undefined", undefineRunning},
 		{"layers come and go in a domain that is off", layersOff},
 		{"a layer is plugged into a running domain once", layersRunning},
+		{"what a domain boots is told as it is defined and as it runs", bootFiles},
 		{"the private disk of a running domain grows and never shrinks", resize},
 		{"metadata is replaced in one step, running or not", metadata},
 		{"a guest that does not answer is waited for no longer than the context", deaf},
@@ -392,6 +393,32 @@ func layersRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBePlugged(t, ctx, h, d.Name, d.Layers)
 }
 
+func bootFiles(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	must(t, h.Define(ctx, d))
+	mustBoot(t, ctx, h, map[string]bool{d.Kernel: true, d.Initramfs: true})
+	must(t, h.Start(ctx, d.Name))
+	next := d
+	next.Kernel, next.Initramfs = d.Kernel+"-next", d.Initramfs+"-next"
+	must(t, h.Define(ctx, next))
+	mustBoot(t, ctx, h, map[string]bool{d.Kernel: true, d.Initramfs: true, next.Kernel: true, next.Initramfs: true})
+	must(t, h.PowerOff(ctx, d.Name))
+	mustBoot(t, ctx, h, map[string]bool{d.Kernel: false, d.Initramfs: false, next.Kernel: true, next.Initramfs: true})
+	must(t, h.Undefine(ctx, d.Name))
+	mustBoot(t, ctx, h, map[string]bool{next.Kernel: false, next.Initramfs: false})
+}
+
+func mustBoot(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, want map[string]bool) {
+	t.Helper()
+	got, err := h.BootFiles(ctx)
+	must(t, err)
+	for path, booted := range want {
+		if slices.Contains(got, path) != booted {
+			t.Errorf("of %s it is %v that a domain boots it", path, !booted)
+		}
+	}
+}
+
 func mustBePlugged(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want []hypervisor.LayerDisk) {
 	t.Helper()
 	got, err := h.Plugged(ctx, name)
@@ -481,6 +508,7 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	}
 	_, _, errs["Lookup"] = h.Lookup(over, d.Name)
 	_, errs["List"] = h.List(over)
+	_, errs["BootFiles"] = h.BootFiles(over)
 	_, errs["Dialer"] = h.Dialer(over, d.Name)
 	for method, err := range errs {
 		if !errors.Is(err, context.Canceled) || errors.Is(err, hypervisor.ErrNotFound) {

@@ -51,8 +51,10 @@ type domain struct {
 	hypervisor.Domain
 	state   hypervisor.State
 	foreign bool
-	// plugged are the layers that it runs with, whatever was defined since it was started.
+	// plugged are the layers that it runs with, whatever was defined since it was started, and booted the kernel and
+	// initramfs.
 	plugged []tree.Digest
+	booted  []string
 }
 
 var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
@@ -136,15 +138,16 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 	}
 	state := hypervisor.Off
 	var plugged []tree.Digest
+	var booted []string
 	if d, err := h.find(wanted.Name); err == nil {
 		if d.UUID != wanted.UUID {
 			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
 		}
-		state, plugged = d.state, d.plugged
+		state, plugged, booted = d.state, d.plugged, d.booted
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
 	}
-	h.domains[wanted.Name] = &domain{Domain: clone(wanted), state: state, plugged: plugged}
+	h.domains[wanted.Name] = &domain{Domain: clone(wanted), state: state, plugged: plugged, booted: booted}
 	return nil
 }
 
@@ -235,7 +238,7 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 	if d, err = h.find(name); err != nil {
 		return err
 	}
-	d.plugged = nil
+	d.plugged, d.booted = nil, []string{started.Kernel, started.Initramfs}
 	for _, layer := range started.Layers {
 		d.plugged = append(d.plugged, layer.ID)
 	}
@@ -356,6 +359,25 @@ func (h *Hypervisor) Plugged(ctx context.Context, name string) ([]tree.Digest, e
 		return nil, err
 	}
 	return slices.Clone(d.plugged), nil
+}
+
+// BootFiles implements hypervisor.Hypervisor.
+func (h *Hypervisor) BootFiles(ctx context.Context) ([]string, error) {
+	if err := h.enter(ctx, "BootFiles", "", false); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var files []string
+	for _, d := range h.domains {
+		files = append(files, d.Kernel, d.Initramfs)
+		if d.state == hypervisor.Running {
+			files = append(files, d.booted...)
+		}
+	}
+	files = slices.DeleteFunc(files, func(file string) bool { return file == "" })
+	slices.Sort(files)
+	return slices.Compact(files), nil
 }
 
 // DetachLayer implements hypervisor.Hypervisor.
