@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -88,37 +87,10 @@ func fits(next *Detached, n nestedMount) error {
 // A mount cannot be attached to a detached one before Linux 6.15, so the tree is put together in a mount namespace
 // that ends with the thread that made it, and leaves it as a clone: no other process ever sees it half done.
 func (u Usr) buildNested(layers []string, bare *Detached, nested []nestedMount) (*Detached, error) {
-	type built struct {
-		tree *Detached
-		err  error
-	}
-	done := make(chan built)
-	onThrowawayThread(func() {
-		tree, err := u.assemble(layers, bare, nested)
-		done <- built{tree, err}
-	})
-	result := <-done // assemble makes a bounded number of system calls, none of which waits for anybody
-	return result.tree, result.err
-}
-
-// onThrowawayThread runs f on an operating system thread that ends with it.
-func onThrowawayThread(f func()) {
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread never ends: hold it until another one has been taken.
-			ran := make(chan struct{})
-			go func() {
-				runtime.LockOSThread()
-				close(ran)
-				f()
-			}()
-			<-ran
-			runtime.UnlockOSThread()
-			return
-		}
-		f()
-	}()
+	var tree *Detached
+	var err error
+	onThrowawayThread(func() { tree, err = u.assemble(layers, bare, nested) })
+	return tree, err
 }
 
 // assemble runs on a throwaway thread.
@@ -155,7 +127,7 @@ func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tr
 	if err := scaffoldFor(filepath.Join(scaffold, "usr"), bare, nested); err != nil {
 		return nil, err
 	}
-	whole, err := BuildTree(append(lowers, scaffold), "usr")
+	whole, err := buildTree(append(lowers, scaffold), "usr", onThisThread)
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -72,14 +71,14 @@ type Root struct {
 }
 
 // AssembleRoot mounts a stack at target: the root overlay of the layers and the private disk, /usr as a mount of
-// its own, in no peer group, and the private trees. It needs Linux 6.7. What was mounted before a failure stays:
-// the caller gives up its mount namespace then.
+// its own, in no peer group, and the private trees. What was mounted before a failure stays: the caller gives up its
+// mount namespace then.
 func AssembleRoot(ctx context.Context, target string, root Root) error {
-	overlay, err := rootOverlay(root)
+	whole, err := rootOverlay(root)
 	if err != nil {
 		return fmt.Errorf("assemble /: %w", err)
 	}
-	if err := overlay.Attach(target); err != nil {
+	if err := whole.Attach(target); err != nil {
 		return fmt.Errorf("assemble /: %w", err)
 	}
 	usr, err := buildFirstUsr(ctx, root)
@@ -118,36 +117,16 @@ func bindPrivate(source, point string) error {
 }
 
 // rootOverlay makes the writable overlay of the layers and the private disk, detached.
-func rootOverlay(root Root) (overlay *Detached, err error) {
+func rootOverlay(root Root) (*Detached, error) {
 	work := root.Work
 	if work == "" {
 		work = RootWork
 	}
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("fsopen overlay (is the module loaded?): %w", err)
+	o := overlay{
+		options: rootOptions, lowers: root.Layers,
+		upper: filepath.Join(root.Private, RootUpper), work: filepath.Join(root.Private, work),
 	}
-	defer func() { err = errors.Join(err, unix.Close(fs)) }()
-	options := append([][2]string{{"source", "sharedos"}}, rootOptions...)
-	for _, layer := range slices.Backward(root.Layers) {
-		options = append(options, [2]string{"lowerdir+", layer})
-	}
-	options = append(options,
-		[2]string{"upperdir", filepath.Join(root.Private, RootUpper)},
-		[2]string{"workdir", filepath.Join(root.Private, work)})
-	for _, option := range options {
-		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
-			return nil, errors.Join(fmt.Errorf("overlay option %s=%s: %w", option[0], option[1], err), kernelMessages(fs))
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, errors.Join(fmt.Errorf("create overlay: %w", err), kernelMessages(fs))
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("fsmount overlay: %w", err)
-	}
-	return &Detached{fd: fd}, nil
+	return o.mount(onThrowawayThread)
 }
 
 // Attach mounts d at a path where nothing sees it before, and closes it.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,6 +110,11 @@ func (u Usr) Build(ctx context.Context, layers []string) (*Detached, error) {
 // BuildTree makes a detached read-only mount of one directory of a stack, "." for all of it. layers are the
 // paths of mounted layers, bottom to top; those without the directory are left out.
 func BuildTree(layers []string, directory string) (*Detached, error) {
+	return buildTree(layers, directory, onThrowawayThread)
+}
+
+// buildTree is BuildTree for a caller that says where a thread is to come from: see overlay.mount.
+func buildTree(layers []string, directory string, run func(f func())) (*Detached, error) {
 	var lowers []string
 	for _, layer := range layers {
 		path := filepath.Join(layer, directory)
@@ -132,7 +136,11 @@ func BuildTree(layers []string, directory string) (*Detached, error) {
 		// overlayfs takes a single lower directory only with an upper one, and needs none: it is the tree.
 		return cloneReadOnly(lowers[0])
 	default:
-		return overlay(lowers)
+		// A delta layer never redirects a directory nor copies up metadata alone, so neither is followed: a layer
+		// can only show what lies at its own paths.
+		o := overlay{lowers: lowers, options: [][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "off"}}}
+		o.attributes = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV
+		return o.mount(run)
 	}
 }
 
@@ -147,62 +155,6 @@ func cloneReadOnly(path string) (*Detached, error) {
 		return nil, errors.Join(fmt.Errorf("make clone of %s read-only: %w", path, err), unix.Close(fd))
 	}
 	return &Detached{fd: fd}, nil
-}
-
-// overlay mounts directories, bottom to top, over each other.
-func overlay(lowers []string) (*Detached, error) {
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("fsopen overlay: %w", err)
-	}
-	fd, err := configureOverlay(fs, lowers)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("overlay of %s: %w", strings.Join(lowers, ", "), err), kernelMessages(fs), unix.Close(fs))
-	}
-	if err := unix.Close(fs); err != nil {
-		return nil, errors.Join(fmt.Errorf("close overlay context: %w", err), unix.Close(fd))
-	}
-	return &Detached{fd: fd}, nil
-}
-
-func configureOverlay(fs int, lowers []string) (int, error) {
-	// A delta layer never redirects a directory nor copies up metadata alone, so neither is followed: a layer
-	// can only show what lies at its own paths.
-	options := [][2]string{{"source", "sharedos"}, {"redirect_dir", "nofollow"}, {"metacopy", "off"}}
-	for _, lower := range slices.Backward(lowers) {
-		// "lowerdir+" (Linux 6.7) takes one at a time: an option's value is bounded to 255 bytes.
-		options = append(options, [2]string{"lowerdir+", lower})
-	}
-	for _, option := range options {
-		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
-			if option[0] == "lowerdir+" && errors.Is(err, unix.EINVAL) {
-				return -1, fmt.Errorf("%w: option lowerdir+ refused, which needs Linux 6.7: %w", ErrConstraint, err)
-			}
-			return -1, fmt.Errorf("option %s=%s: %w", option[0], option[1], err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("create: %w", err)
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV)
-	if err != nil {
-		return -1, fmt.Errorf("fsmount: %w", err)
-	}
-	return fd, nil
-}
-
-// kernelMessages reads what the kernel logged into a file system context; nil if it logged nothing.
-func kernelMessages(fs int) error {
-	buffer := make([]byte, 4096)
-	var messages []error
-	for range 8 {
-		n, err := unix.Read(fs, buffer)
-		if err != nil || n <= 0 { // ENODATA: no more messages
-			break
-		}
-		messages = append(messages, fmt.Errorf("kernel: %s", strings.TrimSpace(string(buffer[:n]))))
-	}
-	return errors.Join(messages...)
 }
 
 // Swapped is a swap that was done.
@@ -325,14 +277,21 @@ func kernelOlder(release string, major, minor int) (bool, error) {
 
 // Obstacle says why /usr cannot be swapped live in this system; "" if nothing is known to be in the way.
 func (u Usr) Obstacle() string {
-	// 6.5 mounts beneath, 6.7 takes lower directories one by one and tells in /proc/<pid>/maps from which overlay
-	// a file is mapped.
-	older, err := kernelOlder(u.Kernel, 6, 7)
-	if err != nil {
-		return "the kernel's release cannot be read: " + err.Error()
-	}
-	if older {
-		return "a live swap of /usr needs Linux 6.7, this is " + u.Kernel
+	for _, need := range []struct {
+		minor int
+		what  string
+	}{
+		{5, "cannot mount beneath"},
+		// Until then maps has the numbers of the layer below: what was swapped out cannot be told from what is new.
+		{7, "does not tell from which overlay a process has mapped a file"},
+	} {
+		older, err := kernelOlder(u.Kernel, 6, need.minor)
+		if err != nil {
+			return "the kernel's release cannot be read: " + err.Error()
+		}
+		if older {
+			return fmt.Sprintf("Linux %s %s (6.%d is needed), so /usr cannot be swapped", u.Kernel, need.what, need.minor)
+		}
 	}
 	if _, err := u.Superblock(); err != nil {
 		return err.Error()

@@ -26,14 +26,34 @@ var (
 	Updated []string
 )
 
+// Debian is a release of Debian that guests are made of.
+type Debian struct {
+	// Suite is its code name.
+	Suite    string
+	Packages []string
+}
+
+var (
+	// Trixie is Debian 13: Linux 6.12 and systemd 257.
+	Trixie = Debian{"trixie", Packages}
+	// Bookworm is Debian 12: Linux 6.1, which neither mounts beneath nor takes lower directories one by one, and systemd
+	// 252, which has no soft-reboot. It has no more than a guest needs that is logged in to.
+	Bookworm = Debian{"bookworm", []string{
+		"linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs", "iproute2", "openssh-server",
+	}}
+)
+
 // DebianTar makes an archive of Debian 13 with the given additional suites, once, and returns its path.
-func DebianTar(ctx context.Context, suites []string) (string, error) {
+func DebianTar(ctx context.Context, suites []string) (string, error) { return Trixie.tar(ctx, suites) }
+
+// tar makes an archive of the release with the given additional suites, once, and returns its path.
+func (d Debian) tar(ctx context.Context, suites []string) (string, error) {
 	cache, err := testbed.CacheDir()
 	if err != nil {
 		return "", err
 	}
 	// The provider's own place for it, so that the demo and the tests build it once together.
-	debian := &source.Debian{Suite: "trixie", AdditionalSuites: suites, Packages: Packages, CacheDir: filepath.Join(cache, "debian")}
+	debian := &source.Debian{Suite: d.Suite, AdditionalSuites: suites, Packages: d.Packages, CacheDir: filepath.Join(cache, "debian")}
 	input, err := debian.Fingerprint(ctx)
 	if err != nil {
 		return "", err

@@ -27,6 +27,8 @@ type World struct {
 	// Operator is the key that signs releases and that agents let in.
 	Operator ed25519.PrivateKey
 	Key      *Key
+	// Debian is what releases are made of; Trixie unless it is changed.
+	Debian Debian
 	// Tell is told what is done; it is not nil.
 	Tell func(step string)
 }
@@ -42,7 +44,7 @@ func open(ctx context.Context, bed *testbed.Testbed, pool string, tell func(step
 	if err != nil {
 		return nil, err
 	}
-	w := &World{Bed: bed, Tell: tell}
+	w := &World{Bed: bed, Debian: Trixie, Tell: tell}
 	if w.Key, err = NewKey(); err != nil {
 		return nil, err
 	}
@@ -84,11 +86,11 @@ func On(t testing.TB, bed *testbed.Testbed, pool string) *World {
 // Close ends the connections. VMs go on running until the testbed is closed.
 func (w *World) Close() error { return w.Host.Close() }
 
-// Publish makes the next release of a base: Debian 13 with the additional suites (Plain or Updated) and the edits.
+// Publish makes the next release of a base: w.Debian with the additional suites (Plain or Updated) and the edits.
 func (w *World) Publish(ctx context.Context, base string, suites []string, edits ...Edit) (tree.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishLimit)
 	defer cancel()
-	path, err := DebianTar(ctx, suites)
+	path, err := w.Debian.tar(ctx, suites)
 	if err != nil {
 		return tree.Digest{}, err
 	}
