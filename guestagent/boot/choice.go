@@ -72,7 +72,7 @@ func candidates(k known) []candidate {
 		add(k.committed.Stack, FromCommitted, generation)
 	}
 	if k.committed != nil && k.committed.Previous != nil {
-		add(*k.committed.Previous, Earlier, generation)
+		add(*k.committed.Previous, Earlier, generation+1)
 	}
 	if k.flight != nil {
 		add(k.flight.From, Earlier, generation) // nothing was ever committed, and the host gives what is on trial

@@ -50,11 +50,11 @@ func TestCandidates(t *testing.T) {
 		},
 		"it gives way to the one before it, too": {
 			known{given: committed, committed: previous, attempts: worn(3, committed)},
-			[]candidate{{before, Earlier, 4, ""}, {committed, FromCommitted, 4, tired}},
+			[]candidate{{before, Earlier, 5, ""}, {committed, FromCommitted, 4, tired}},
 		},
 		"two boots that did not come up are not enough": {
 			known{given: committed, committed: previous, attempts: worn(2, committed)},
-			[]candidate{{committed, FromCommitted, 4, ""}, {before, Earlier, 4, ""}},
+			[]candidate{{committed, FromCommitted, 4, ""}, {before, Earlier, 5, ""}},
 		},
 		"when neither comes up, the order is as if both did": {
 			known{given: given, committed: record, attempts: worn(3, committed, given)},

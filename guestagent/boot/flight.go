@@ -1,7 +1,6 @@
 package boot
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/slots"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -72,6 +70,13 @@ func (f *flight) next() *release.Stack {
 	return nil
 }
 
+// tries reports whether the refresh has this stack started, or has, and the agent is to judge it. What it carries to /etc
+// was carried before.
+func (f *flight) tries(stack release.Stack) bool {
+	return f.starts(softReboot, kexec, reboot) && StackKey(f.To) == StackKey(stack) &&
+		slices.Contains([]string{stateStarting, stateChecking, stateRollingBack}, f.State)
+}
+
 // TrialArgument is the kernel argument that names, by the first 16 digits of its StackKey, the one uncommitted stack that
 // this kernel may boot. Only a kexec sets it: a reset of the machine is back at the kernel without it.
 const TrialArgument = "sharedos.trial="
@@ -87,35 +92,6 @@ func trialOf(commandLine string) string {
 		}
 	}
 	return ""
-}
-
-// EndCarry ends what a refresh carried to /etc of the system at root, where no refresh is in flight to end it: it becomes
-// final if it was carried for the stack there, and is taken back otherwise.
-func EndCarry(ctx context.Context, root string, stack release.Stack) error {
-	if err := undoCarry(ctx, root, stack); err != nil {
-		return err
-	}
-	return carrier(root).Settle()
-}
-
-// undoCarry takes back what a refresh carried to /etc of the system at root, if the stack there is not the one that it
-// was carried for. It happens before any service can read it, and needs no journal, which may be damaged.
-func undoCarry(ctx context.Context, root string, chosen release.Stack) error {
-	to, found, err := carrier(root).Carried()
-	if err != nil {
-		return err
-	}
-	if !found || to == StackKey(chosen) {
-		return nil
-	}
-	if err := carrier(root).Undo(ctx); err != nil {
-		return fmt.Errorf("take back what a refresh carried to /etc: %w", err)
-	}
-	return nil
-}
-
-func carrier(root string) etcmerge.Carrier {
-	return etcmerge.Carrier{Root: root, Record: mounts.StateDir + "/undo"}
 }
 
 // readCommandLine reads the kernel's command line.

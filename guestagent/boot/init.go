@@ -180,15 +180,19 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		return BootRecord{}, err
 	}
 	watch.done("root")
-	if err := undoCarry(ctx, newRoot, chosen.stack); err != nil {
-		// The agent tries again, and tells. Services begin with a mixed /etc, which is better than none that begins.
+	moved, err := records.settleEtc(ctx, chosen, config.Stack)
+	if err != nil {
+		// The next boot tries again, and the agent tells. Services begin with a mixed /etc, which is better than none that
+		// begins.
 		say("%v", err)
+		chosen.refused = append(chosen.refused, err.Error())
 	}
+	watch.done("etc")
 	return BootRecord{
 		Stack: chosen.stack, Origin: chosen.origin, Generation: chosen.generation,
 		Given: config.Stack, Operators: config.Operators, Hostname: config.Hostname,
 		PrivateDisk: private.Node, FirstBoot: private.state != diskComplete, Refused: chosen.refused,
-		Alone: len(all) == 1 || chosen.held != "",
+		Alone: len(all) == 1 || chosen.held != "", Moved: moved,
 	}, nil
 }
 

@@ -98,17 +98,22 @@ func (l lowerTree) run(ctx context.Context, tool string, arguments ...string) er
 			return fmt.Errorf("run %s: %w", tool, err)
 		}
 	}
+	return runIn(ctx, string(l), path, arguments...)
+}
+
+// runIn runs a program of a tree in it and waits for its end. Output stands in the error.
+func runIn(ctx context.Context, root, path string, arguments ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
 	defer cancel()
 	var output tail
 	command := exec.CommandContext(ctx, path, arguments...)
-	command.SysProcAttr = &syscall.SysProcAttr{Chroot: string(l)}
+	command.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
 	command.Dir = "/"
 	command.Env = []string{"PATH=/usr/sbin:/usr/bin", "LC_ALL=C"}
 	command.Stdout, command.Stderr = &output, &output
 	command.WaitDelay = time.Second
 	if err := command.Run(); err != nil {
-		return fmt.Errorf("run %s: %w: %s", tool, err, output.line())
+		return fmt.Errorf("run %s: %w: %s", filepath.Base(path), err, output.line())
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func NextRoot(ctx context.Context) error {
 // assembleNext mounts the stack and returns the record of it.
 func assembleNext(ctx context.Context, record BootRecord, f *flight, stack release.Stack) (BootRecord, error) {
 	if f.State == stateRollingBack {
-		if err := carrier("/").Undo(ctx); err != nil {
+		if err := Carrier("/").Undo(ctx); err != nil {
 			return record, fmt.Errorf("take back what a refresh carried to /etc: %w", err)
 		}
 	}

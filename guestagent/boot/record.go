@@ -65,8 +65,18 @@ type BootRecord struct {
 	FirstBoot bool `json:"first_boot"`
 	// Refused names stacks that were preferred to this one and why each was not booted.
 	Refused []string `json:"refused,omitempty"`
+	// Moved tells of the carry of /etc that this boot did; nil if it did none.
+	Moved *Moved `json:"moved,omitempty"`
 	// Steps of init in order, with the time that each took.
 	Steps []Step `json:"steps"`
+}
+
+// Moved is a boot's carry of /etc from the stack that was committed to the one that boots.
+type Moved struct {
+	From release.Stack `json:"from"`
+	// Carried counts the paths, and Conflicts are those that were left as they are, each with the reason.
+	Carried   int      `json:"carried"`
+	Conflicts []string `json:"conflicts,omitempty"`
 }
 
 // Step is one step of init.
@@ -75,12 +85,13 @@ type Step struct {
 	Milliseconds int64  `json:"milliseconds"`
 }
 
-// CommittedRecord is the newest stack that a refresh committed. It lives on the private disk (mounts.Committed).
+// CommittedRecord is the newest stack that a refresh committed, or that was booted in its place: the one that this VM's
+// /etc is at. It lives on the private disk (mounts.Committed).
 type CommittedRecord struct {
 	Stack release.Stack `json:"stack"`
-	// Generation grows by one with each commit in this VM.
+	// Generation grows by one with each commit in this VM; 0 is the first boot's.
 	Generation uint64 `json:"generation"`
-	// Given is BootRecord.Given of the boot in which the refresh was committed. When the host gives another
+	// Given is BootRecord.Given of the boot in which it was committed. When the host gives another
 	// stack than this one later, the host has moved on, and its stack is the newer of the two.
 	Given release.Stack `json:"given"`
 	// Previous is the stack that ran before; it is booted if Stack does not come up.
@@ -149,7 +160,7 @@ func removeIfThere(path string) error {
 	return nil
 }
 
-// ReadCommitted reads the newest committed stack; ErrNoRecord if no refresh was ever committed.
+// ReadCommitted reads the newest committed stack; ErrNoRecord if no stack was ever booted.
 func ReadCommitted() (CommittedRecord, error) {
 	return readRecord[CommittedRecord](mounts.Committed)
 }

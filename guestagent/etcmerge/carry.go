@@ -34,10 +34,11 @@ type Outcome struct {
 type Carrier struct {
 	// Root of the system: "/".
 	Root string
-	// Record is a directory of the private disk for what undoes the last carry.
+	// Record is a directory of the private disk for what undoes the last carry. Once that is settled, the record is kept
+	// beside it for TakeBack.
 	Record string
-	// To names what Carry carries to, for Carried to tell.
-	To string
+	// From and To name what Carry carries from and to, for Carried and Settled to tell.
+	From, To string
 }
 
 // step is one planned change.
@@ -55,7 +56,7 @@ type step struct {
 
 // Carry brings every difference to the new release's version where this VM did not change it. old and new are the
 // roots of the two stacks' trees, read-only. What undoes it is recorded first. If a carry is already recorded, it
-// is undone before.
+// is undone before. Without differences it only does that.
 func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new string) (outcome Outcome, err error) {
 	if err := c.Undo(ctx); err != nil {
 		return Outcome{}, err
@@ -93,6 +94,9 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 	}
 	if err := syncFileSystem(path.Join(c.Root, "etc")); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
+	}
+	if err := c.complete(); err != nil {
+		return Outcome{}, fmt.Errorf("carry /etc: record that it is complete: %w", err)
 	}
 	slices.Sort(p.outcome.Conflicts)
 	return p.outcome, nil

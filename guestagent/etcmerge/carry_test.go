@@ -202,33 +202,100 @@ func TestWhatIsChangedAfterTheCarryStaysWhenItIsUndone(t *testing.T) {
 	}
 }
 
-func TestASettledCarryIsFinal(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"}, files{"etc/a": "2"})
+func TestASettledCarryIsNotUndoneButTakenBack(t *testing.T) {
+	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2", "etc/c": "2"})
+	before := read(t, v.Root)
+	v.From, v.To = "release 1", "release 2"
 	v.carry(t)
-	must(t, v.Settle())
-	must(t, v.Undo(t.Context()))
-	if got := read(t, v.Root)["etc/a"]; !strings.HasSuffix(got, " 2") {
-		t.Errorf("etc/a is %q", got)
+	for range 2 { // done twice it does the same as once
+		must(t, v.Settle("release 2"))
 	}
-	must(t, v.Settle())
+	after := read(t, v.Root)
+	must(t, v.Undo(t.Context()))
+	if diff := cmp.Diff(after, read(t, v.Root)); diff != "" {
+		t.Errorf("it was undone (want -, got +):\n%s", diff)
+	}
+	if ends, found, err := v.Settled(); err != nil || !found || ends != (Ends{From: "release 1", To: "release 2"}) {
+		t.Errorf("%+v is settled (%v, %v)", ends, found, err)
+	}
+	must(t, v.TakeBack(t.Context()))
+	if diff := cmp.Diff(before, read(t, v.Root)); diff != "" {
+		t.Errorf("after it was taken back (want -, got +):\n%s", diff)
+	}
+	if ends, found, err := v.Settled(); err != nil || found {
+		t.Errorf("%+v is still settled (%v)", ends, err)
+	}
 }
 
-func TestACarryTellsWhatItWasToUntilItEnds(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"}, files{"etc/a": "2"})
-	v.To = "release 2"
-	told := func(want string) {
+func TestTheLastSettledCarryIsTheOneThatIsKept(t *testing.T) {
+	kept := func(v vm, want Ends) {
 		t.Helper()
-		to, found, err := v.Carried()
-		if err != nil || to != want || found != (want != "") {
-			t.Errorf("it was to %q (%v, %v), want %q", to, found, err, want)
+		if ends, found, err := v.Settled(); err != nil || ends != want || found != (want != Ends{}) {
+			t.Errorf("%+v is settled (%v, %v), want %+v", ends, found, err, want)
 		}
 	}
-	told("")
-	for _, end := range []func() error{v.Settle, func() error { return v.Undo(t.Context()) }} {
+	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"}, files{"etc/a": "2"})
+	v.From, v.To = "1", "2"
+	v.carry(t)
+	must(t, v.Settle("2"))
+	v.old, v.new = v.new, v.old
+	v.From, v.To = "2", "3"
+	v.carry(t)
+	kept(v, Ends{"1", "2"}) // until the commit
+	must(t, v.Settle("3"))
+	kept(v, Ends{"2", "3"})
+	must(t, v.Settle("4")) // which nothing had to be carried to: /etc is as it was for 3
+	kept(v, Ends{})
+}
+
+func TestACarryTellsItsEndsUntilItEnds(t *testing.T) {
+	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"}, files{"etc/a": "2"})
+	v.From, v.To = "release 1", "release 2"
+	told := func(want bool) {
+		t.Helper()
+		ends, whole, found, err := v.Carried()
+		if err != nil || found != want || whole != want || want && ends != (Ends{From: "release 1", To: "release 2"}) {
+			t.Errorf("it tells %+v (%v, %v, %v)", ends, whole, found, err)
+		}
+	}
+	told(false)
+	for _, end := range []func() error{func() error { return v.Settle("release 2") }, func() error { return v.Undo(t.Context()) }} {
 		v.carry(t)
-		told("release 2")
+		told(true)
 		must(t, end())
-		told("")
+		told(false)
+		must(t, v.TakeBack(t.Context()))
+	}
+}
+
+// A carry that was cut off is none to settle: what /etc is then is neither.
+func TestACarryThatWasCutOffTellsSo(t *testing.T) {
+	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/d/x": "1"}, files{"etc/a": "1", "etc/d/x": "1"}, files{"etc/a": "2", "etc/d": "2"})
+	all := differences(t, v.old, v.new)
+	must(t, os.Remove(v.new+"/etc/d")) // the layer does not have what its list says
+	if _, err := v.Carry(t.Context(), all, v.old, v.new); err == nil {
+		t.Fatal("it was carried")
+	}
+	if _, whole, found, err := v.Carried(); err != nil || whole || !found {
+		t.Errorf("it tells that one is recorded: %v, whole: %v (%v)", found, whole, err)
+	}
+}
+
+func TestCompareTellsWhatContentsListsTell(t *testing.T) {
+	directory := t.TempDir()
+	count := 0
+	rapid.Check(t, func(t *rapid.T) {
+		count++
+		v := newVM(t, filepath.Join(directory, fmt.Sprint(count)), drawFiles(t, "old"), nil, drawFiles(t, "new"))
+		got, err := Compare(v.old, v.new)
+		must(t, err)
+		want := slices.DeleteFunc(differences(t, v.old, v.new), func(d Difference) bool { return d.Path == "etc" || d.Path == "var" })
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("want -, got +:\n%s", diff)
+		}
+	})
+	if _, err := Compare(directory+"/none", directory); err == nil {
+		t.Error("a tree that is not there was compared")
 	}
 }
 

@@ -214,3 +214,16 @@ func syncFileSystem(name string) (err error) {
 	}
 	return nil
 }
+
+// syncDirectory makes a rename in the directory last.
+func syncDirectory(name string) (err error) {
+	directory, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, directory.Close()) }()
+	if err := directory.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", name, err)
+	}
+	return nil
+}

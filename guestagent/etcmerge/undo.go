@@ -20,9 +20,14 @@ import (
 )
 
 const (
-	recordName = "steps.json"
-	// toName is the file that holds Carrier.To.
-	toName = "to"
+	// startedName lists the steps of a carry that may have been cut off, carriedName those of one that came to its end:
+	// it is the same file, renamed.
+	startedName = "steps.json"
+	carriedName = "carried.json"
+	// endsName is the file that holds Carrier.From and Carrier.To.
+	endsName = "ends.json"
+	// settledSuffix names, behind Carrier.Record, the directory of the carry that was settled last.
+	settledSuffix = "-settled"
 	// maxRecord bounds the record in bytes: a step takes some 600.
 	maxRecord = 64 << 20
 	// lockLimit is how long lckpwdf(3) waits.
@@ -51,7 +56,11 @@ func (c Carrier) record(live *os.Root, steps []step) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(c.Record, toName), []byte(c.To), 0o600); err != nil {
+	named, err := json.Marshal(Ends{From: c.From, To: c.To})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(c.Record, endsName), named, 0o600); err != nil {
 		return err
 	}
 	data, err := json.Marshal(steps)
@@ -59,53 +68,141 @@ func (c Carrier) record(live *os.Root, steps []step) error {
 		return err
 	}
 	// The list appears, whole, after all that it names: it is what makes the record one.
-	temporary := filepath.Join(c.Record, recordName+temporarySuffix)
+	temporary := filepath.Join(c.Record, startedName+temporarySuffix)
 	if err := os.WriteFile(temporary, data, 0o600); err != nil {
 		return err
 	}
 	if err := syncFileSystem(c.Record); err != nil {
 		return err
 	}
-	if err := os.Rename(temporary, filepath.Join(c.Record, recordName)); err != nil {
+	if err := os.Rename(temporary, filepath.Join(c.Record, startedName)); err != nil {
 		return err
 	}
 	return syncFileSystem(c.Record)
 }
 
-// Settle makes the last carry final: it can no longer be undone.
-func (c Carrier) Settle() error {
-	if err := os.Remove(filepath.Join(c.Record, recordName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// complete records that all steps were done.
+func (c Carrier) complete() error {
+	if err := os.Rename(filepath.Join(c.Record, startedName), filepath.Join(c.Record, carriedName)); err != nil {
+		return err
+	}
+	return syncDirectory(c.Record)
+}
+
+// Ends names what a carry was from and to.
+type Ends struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+// Settle makes the last carry, or that there was none, what /etc is from now on at: it can no longer be undone, only taken
+// back, for as long as no later one is settled. to is what /etc is at. Done twice it does the same as once.
+func (c Carrier) Settle(to string) error {
+	settled := c.settled()
+	_, state, err := c.recorded()
+	if err != nil {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
-	if err := os.RemoveAll(c.Record); err != nil {
+	switch ends, kept, err := settled.recorded(); {
+	case err != nil:
+		return fmt.Errorf("settle /etc: %w", err)
+	case state == none && (kept == none || ends.To == to):
+		return nil
+	}
+	if err := settled.forget(); err != nil {
+		return fmt.Errorf("settle /etc: %w", err)
+	}
+	if state == none {
+		return nil
+	}
+	if err := os.Rename(c.Record, settled.Record); err != nil {
+		return fmt.Errorf("settle /etc: %w", err)
+	}
+	if err := syncDirectory(filepath.Dir(c.Record)); err != nil {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
 	return nil
 }
 
-// Carried tells what the recorded carry was to, by the name that it was given; false if none is recorded.
-func (c Carrier) Carried() (to string, found bool, err error) {
-	if _, err := os.Stat(filepath.Join(c.Record, recordName)); errors.Is(err, fs.ErrNotExist) {
-		return "", false, nil
-	} else if err != nil {
-		return "", false, fmt.Errorf("look for a carry of /etc: %w", err)
-	}
-	data, err := readRecord(filepath.Join(c.Record, toName))
+// settled is a carrier whose record is the one that was settled last.
+func (c Carrier) settled() Carrier {
+	c.Record += settledSuffix
+	return c
+}
+
+// Settled tells what the carry was from and to that TakeBack would undo; false if there is none.
+func (c Carrier) Settled() (Ends, bool, error) {
+	ends, state, err := c.settled().recorded()
 	if err != nil {
-		return "", false, fmt.Errorf("look for a carry of /etc: %w", err)
+		return Ends{}, false, fmt.Errorf("look for a settled carry of /etc: %w", err)
 	}
-	return string(data), true, nil
+	return ends, state != none, nil
+}
+
+// TakeBack undoes the carry that was settled last, as Undo does.
+func (c Carrier) TakeBack(ctx context.Context) error { return c.settled().Undo(ctx) }
+
+// forget removes the record, its list first.
+func (c Carrier) forget() error {
+	for _, name := range []string{startedName, carriedName} {
+		if err := os.Remove(filepath.Join(c.Record, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return os.RemoveAll(c.Record)
+}
+
+// state of a record.
+type state int
+
+const (
+	none state = iota
+	// started means that the carry may have been cut off.
+	started
+	carried
+)
+
+// recorded reads what carry is recorded.
+func (c Carrier) recorded() (ends Ends, found state, err error) {
+	for name, is := range map[string]state{startedName: started, carriedName: carried} {
+		switch _, err := os.Stat(filepath.Join(c.Record, name)); {
+		case err == nil:
+			found = is
+		case !errors.Is(err, fs.ErrNotExist):
+			return Ends{}, none, err
+		}
+	}
+	if found == none {
+		return Ends{}, none, nil
+	}
+	data, err := readRecord(filepath.Join(c.Record, endsName))
+	if err != nil {
+		return Ends{}, none, err
+	}
+	if err := json.Unmarshal(data, &ends); err != nil {
+		return Ends{}, none, fmt.Errorf("decode %s: %w", endsName, err)
+	}
+	return ends, found, nil
+}
+
+// Carried tells what the recorded carry was from and to, and whether it came to its end; false if none is recorded.
+func (c Carrier) Carried() (ends Ends, whole, found bool, err error) {
+	ends, state, err := c.recorded()
+	if err != nil {
+		return Ends{}, false, false, fmt.Errorf("look for a carry of /etc: %w", err)
+	}
+	return ends, state == carried, state != none, nil
 }
 
 // Undo restores content, mode, owner and time of what the recorded carry changed, whether it ended or was cut off.
 // What was changed again since stays. Without a record it does nothing; done twice it does the same as once.
 func (c Carrier) Undo(ctx context.Context) (err error) {
-	data, err := readRecord(filepath.Join(c.Record, recordName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	data, err := c.steps()
 	if err != nil {
 		return fmt.Errorf("undo /etc: %w", err)
+	}
+	if data == nil {
+		return nil
 	}
 	var steps []step
 	if err := json.Unmarshal(data, &steps); err != nil {
@@ -129,7 +226,21 @@ func (c Carrier) Undo(ctx context.Context) (err error) {
 	if err := syncFileSystem(filepath.Join(c.Root, "etc")); err != nil {
 		return fmt.Errorf("undo /etc: %w", err)
 	}
-	return c.Settle()
+	if err := c.forget(); err != nil {
+		return fmt.Errorf("undo /etc: %w", err)
+	}
+	return nil
+}
+
+// steps reads the list of steps; nil if none is recorded.
+func (c Carrier) steps() ([]byte, error) {
+	for _, name := range []string{startedName, carriedName} {
+		data, err := readRecord(filepath.Join(c.Record, name))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return data, err
+		}
+	}
+	return nil, nil
 }
 
 // restore takes away what came, deepest first, and then brings back what went, parents first.

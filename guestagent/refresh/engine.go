@@ -61,6 +61,8 @@ type Engine struct {
 	Refused []string
 	// NotSwitched says why the last soft-reboot did not switch to its stack; "" if it did or if none was.
 	NotSwitched string
+	// Moved reports what the boot did to be at Booted, for a Status without a refresh; nil if it was there already.
+	Moved *agentapi.Report
 	// Agent is the unit of this program.
 	Agent string
 	// RetryPause is the time between two tries of what must succeed on the way back; 0 means two seconds.
@@ -161,6 +163,7 @@ func (e *Engine) Start(ctx context.Context) error {
 			if err := e.Etc.End(ctx, e.Booted); err != nil {
 				record.Damaged = "what a refresh carried to /etc is left: " + err.Error()
 			}
+			e.report = e.Moved
 		} else {
 			e.report = record.report()
 		}

@@ -20,10 +20,6 @@ const loaderCacheLimit = time.Minute
 // LiveEtc is the configuration of this system.
 type LiveEtc struct{}
 
-func (LiveEtc) carrier() etcmerge.Carrier {
-	return etcmerge.Carrier{Root: "/", Record: mounts.StateDir + "/undo"}
-}
-
 // Carry implements Etc.
 func (l LiveEtc) Carry(ctx context.Context, differences []etcmerge.Difference, from, to []string) (outcome etcmerge.Outcome, err error) {
 	if len(differences) == 0 {
@@ -39,7 +35,10 @@ func (l LiveEtc) Carry(ctx context.Context, differences []etcmerge.Difference, f
 		return etcmerge.Outcome{}, err
 	}
 	defer func() { err = errors.Join(err, next.Close()) }()
-	carrier := l.carrier()
+	carrier := boot.Carrier("/")
+	if carrier.From, err = keyOf(from); err != nil {
+		return etcmerge.Outcome{}, err
+	}
 	if carrier.To, err = keyOf(to); err != nil {
 		return etcmerge.Outcome{}, err
 	}
@@ -68,15 +67,12 @@ func (LiveEtc) RenewLoaderCache(ctx context.Context) error {
 }
 
 // Undo implements Etc.
-func (l LiveEtc) Undo(ctx context.Context) error { return l.carrier().Undo(ctx) }
+func (LiveEtc) Undo(ctx context.Context) error { return boot.Carrier("/").Undo(ctx) }
 
 // End implements Etc.
 func (LiveEtc) End(ctx context.Context, running release.Stack) error {
 	return boot.EndCarry(ctx, "/", running)
 }
-
-// Settle implements Etc.
-func (l LiveEtc) Settle() error { return l.carrier().Settle() }
 
 // LiveLayers are the layers that the host plugged in.
 type LiveLayers struct{}

@@ -110,6 +110,10 @@ func (l LiveRecords) Commit(stack release.Stack) (uint64, error) {
 	if first {
 		next.Previous = &l.Given // which is what booted
 	}
+	// Boots that it did not come up in were of an earlier time.
+	if err := boot.MarkGood(stack); err != nil {
+		return 0, err
+	}
 	if failpoint.Built {
 		if err := failpoint.Hit("before commit"); err != nil {
 			return 0, err

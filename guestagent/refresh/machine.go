@@ -347,7 +347,7 @@ func (c committed) act() error {
 		return fmt.Errorf("commit: %w", err)
 	}
 	// The commit is the point of no return: what fails now is only reported.
-	err = c.retry(c.life, func() error { return errors.Join(c.Etc.Settle(), c.Usr.Settle()) })
+	err = c.retry(c.life, func() error { return errors.Join(c.Etc.End(c.life, c.record.To), c.Usr.Settle()) })
 	c.note(func(r *agentapi.Report) {
 		r.Done, r.Committed, r.State = true, true, agentapi.State_COMMITTED
 		r.Timings = append(r.Timings, &agentapi.Timing{Step: "commit", Micros: time.Since(started).Microseconds()})

@@ -124,7 +124,7 @@ func (r *run) afterRestart(ctx context.Context) {
 	}
 	err := r.retry(ctx, func() error {
 		if runsNew {
-			return r.Etc.Settle()
+			return r.Etc.End(ctx, r.Booted)
 		}
 		return r.Etc.Undo(ctx) // unless that was done before services began
 	})

@@ -47,10 +47,7 @@ type Etc interface {
 	RenewLoaderCache(ctx context.Context) error
 	// Undo restores what the last Carry changed. Without one it does nothing.
 	Undo(ctx context.Context) error
-	// Settle makes the last Carry final.
-	Settle() error
-	// End ends a Carry of which no journal tells any more: it becomes final if it was to the running stack, and is undone
-	// otherwise.
+	// End ends the last Carry: it is settled if it was to the running stack, and undone otherwise.
 	End(ctx context.Context, running release.Stack) error
 }
 

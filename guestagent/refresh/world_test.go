@@ -482,10 +482,6 @@ func (w worldEtc) End(_ context.Context, running release.Stack) error {
 	})
 }
 
-func (w worldEtc) Settle() error {
-	return w.do("settle etc", func() error { w.etcUndo = nil; return nil })
-}
-
 type worldUnits struct{ *world }
 
 func (w worldUnits) Reload(context.Context) error { return w.do("reload", func() error { return nil }) }

@@ -71,7 +71,7 @@ func Run(ctx context.Context, version string) error {
 		Layers: refresh.LiveLayers{}, Usr: usr, Etc: refresh.LiveEtc{}, Units: liveUnits{manager}, System: system,
 		Health: refresh.LiveHealth{Units: manager}, Records: refresh.LiveRecords{Given: record.Given}, Blobs: blobs,
 		Starter: refresh.LiveStarter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
-		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
+		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit, Moved: moved(record),
 	}
 	// Leaving ends what only waits, whoever asked for it.
 	ctx, leave := context.WithCancel(ctx)
@@ -201,3 +201,15 @@ func (liveDisks) Open(id tree.Digest) (bool, error) {
 
 // Close implements Disks.
 func (liveDisks) Close(ctx context.Context, id tree.Digest) error { return mounts.CloseLayer(ctx, id) }
+
+// moved reports what a boot did that found another stack committed than it booted; nil if it found the same.
+func moved(record boot.BootRecord) *agentapi.Report {
+	if record.Moved == nil {
+		return nil
+	}
+	return &agentapi.Report{
+		From: agentapi.NewStack(record.Moved.From), To: agentapi.NewStack(record.Stack), Strategy: string(refresh.NextBoot),
+		Done: true, Committed: true, State: agentapi.State_COMMITTED,
+		EtcCarried: int64(record.Moved.Carried), Conflicts: record.Moved.Conflicts,
+	}
+}

@@ -1,0 +1,173 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+)
+
+// Carrier carries the configuration of the system at root.
+func Carrier(root string) etcmerge.Carrier {
+	return etcmerge.Carrier{Root: root, Record: mounts.StateDir + "/undo"}
+}
+
+// EndCarry ends what a refresh carried to /etc of the system at root, where none is in flight any more: it is settled if it
+// was carried for the stack there, to its end, and taken back otherwise.
+func EndCarry(ctx context.Context, root string, stack release.Stack) error {
+	if err := undoCarry(ctx, root, stack); err != nil {
+		return err
+	}
+	return Carrier(root).Settle(StackKey(stack))
+}
+
+// undoCarry takes back what a refresh carried to /etc of the system at root, unless it was carried for the stack there, and
+// to its end. It happens before any service can read it, and needs no journal, which may be damaged.
+func undoCarry(ctx context.Context, root string, chosen release.Stack) error {
+	ends, whole, found, err := Carrier(root).Carried()
+	if err != nil {
+		return err
+	}
+	if !found || whole && ends.To == StackKey(chosen) {
+		return nil
+	}
+	if err := Carrier(root).Undo(ctx); err != nil {
+		return fmt.Errorf("take back what a refresh carried to /etc: %w", err)
+	}
+	return nil
+}
+
+// etcMove is what a boot has to do with /etc.
+type etcMove int
+
+const (
+	// etcStays: it is at the stack that boots, or the agent is to judge that one and then settles it.
+	etcStays etcMove = iota
+	// etcBegins: nothing is committed yet, so /etc is the one of the stack that boots first.
+	etcBegins
+	// etcGoesBack: the last carry was from the stack that boots to the committed one.
+	etcGoesBack
+	// etcMoves: the host has moved on, or back by more than a step.
+	etcMoves
+)
+
+// etcMove decides it; settled names the ends of the carry that was settled last.
+func (r privateRecords) etcMove(chosen release.Stack, settled etcmerge.Ends) etcMove {
+	if r.flight.tries(chosen) {
+		return etcStays
+	}
+	if r.committed == nil {
+		return etcBegins
+	}
+	back := etcmerge.Ends{From: StackKey(chosen), To: StackKey(r.committed.Stack)}
+	switch {
+	case back.From == back.To:
+		if settled.From == back.From && settled.To != back.From {
+			return etcGoesBack // the way back was committed, and the power cut before it was gone
+		}
+		return etcStays
+	case settled == back:
+		return etcGoesBack
+	}
+	return etcMoves
+}
+
+// settleEtc brings /etc of the root at newRoot to the stack that boots, before any service can read it, and commits that
+// stack: /etc is at the committed one. When the committed stack does not boot, what was carried for it goes; when the host
+// has moved on, what its stack brings comes.
+//
+// Cut off anywhere, the next boot does it again. What was carried is not nil only if something had to be.
+func (r privateRecords) settleEtc(ctx context.Context, chosen opened, given release.Stack) (*Moved, error) {
+	if err := undoCarry(ctx, newRoot, chosen.stack); err != nil {
+		return nil, err
+	}
+	settled, _, err := Carrier(newRoot).Settled()
+	if err != nil {
+		return nil, err
+	}
+	next := CommittedRecord{Stack: chosen.stack, Generation: chosen.generation, Given: given}
+	if r.committed != nil {
+		next.Previous = &r.committed.Stack
+	}
+	switch r.etcMove(chosen.stack, settled) {
+	case etcBegins:
+		return nil, WriteCommitted(next)
+	case etcGoesBack:
+		if StackKey(r.committed.Stack) != StackKey(chosen.stack) {
+			if err := WriteCommitted(next); err != nil {
+				return nil, err
+			}
+		}
+		if err := Carrier(newRoot).TakeBack(ctx); err != nil {
+			return nil, fmt.Errorf("take back what was carried to /etc for base %s: %w", r.committed.Stack.Base, err)
+		}
+		renewLoaderCache(ctx)
+	case etcMoves:
+		moved, err := r.moveEtc(ctx, chosen, next)
+		if err != nil {
+			return nil, fmt.Errorf("/etc stays as it was for base %s: %w", r.committed.Stack.Base, errors.Join(err, Carrier(newRoot).Undo(ctx)))
+		}
+		return moved, nil
+	case etcStays:
+	}
+	return nil, nil //nolint:nilnil // nothing was carried
+}
+
+// moveEtc carries /etc from the committed stack to the one that boots.
+func (r privateRecords) moveEtc(ctx context.Context, chosen opened, next CommittedRecord) (*Moved, error) {
+	outcome, err := carryBetween(ctx, r.committed.Stack, chosen)
+	if err != nil {
+		return nil, err
+	}
+	if err := WriteCommitted(next); err != nil {
+		return nil, err
+	}
+	moved := &Moved{From: r.committed.Stack, Carried: outcome.Carried, Conflicts: outcome.Conflicts}
+	return moved, Carrier(newRoot).Settle(StackKey(chosen.stack))
+}
+
+// renewLoaderCache makes the cache of the dynamic loader again, that this VM made for another stack. Programs run with
+// an old one, too.
+func renewLoaderCache(ctx context.Context) {
+	if err := runIn(ctx, newRoot, "/usr/sbin/ldconfig"); err != nil {
+		say("the loader's cache stays an old one: %v", err)
+	}
+}
+
+// carryBetween carries /etc from a stack to the one that boots. Both have to be attached.
+func carryBetween(ctx context.Context, from release.Stack, chosen opened) (outcome etcmerge.Outcome, err error) {
+	openCtx, cancel := context.WithTimeout(ctx, preferredTimeout)
+	defer cancel()
+	var layers []string
+	for _, layer := range from.Layers {
+		path, err := mounts.OpenLayer(openCtx, layer)
+		if err != nil {
+			return outcome, err
+		}
+		layers = append(layers, path)
+	}
+	old, err := mounts.BuildTree(layers, ".")
+	if err != nil {
+		return outcome, err
+	}
+	defer func() { err = errors.Join(err, old.Close()) }()
+	next, err := mounts.BuildTree(chosen.layers, ".")
+	if err != nil {
+		return outcome, err
+	}
+	defer func() { err = errors.Join(err, next.Close()) }()
+	differences, err := etcmerge.Compare(old.Path(), next.Path())
+	if err != nil {
+		return outcome, err
+	}
+	carrier := Carrier(newRoot)
+	carrier.From, carrier.To = StackKey(from), StackKey(chosen.stack)
+	outcome, err = carrier.Carry(ctx, differences, old.Path(), next.Path())
+	if err == nil && outcome.LoaderCache {
+		renewLoaderCache(ctx)
+	}
+	return outcome, err
+}

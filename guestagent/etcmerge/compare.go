@@ -1,0 +1,81 @@
+package etcmerge
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"sort"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Compare tells what differs below /etc between two stacks whose trees, read-only, have these roots, parents first.
+// Extended attributes are not compared. It is for where no contents lists are at hand, and reads every file.
+func Compare(old, new string) (differences []Difference, err error) {
+	var found [2]map[string]*tree.Entry
+	for i, name := range []string{old, new} {
+		if found[i], err = readEtc(name); err != nil {
+			return nil, fmt.Errorf("compare /etc: %w", err)
+		}
+	}
+	paths := map[string]bool{}
+	for _, entries := range found {
+		for name := range entries {
+			paths[name] = true
+		}
+	}
+	for name := range paths {
+		if was, is := found[0][name], found[1][name]; !same(was, is) {
+			differences = append(differences, NewDifference(name, was, is))
+		}
+	}
+	sort.Slice(differences, func(i, j int) bool { return tree.Compare(differences[i].Path, differences[j].Path) < 0 })
+	return differences, nil
+}
+
+// readEtc reads all that lies below the etc of a tree.
+func readEtc(name string) (entries map[string]*tree.Entry, err error) {
+	root, err := os.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	entries = map[string]*tree.Entry{}
+	return entries, readBelow(root, "etc", entries)
+}
+
+// readBelow reads all that lies below a directory; one that is not there is empty.
+func readBelow(root *os.Root, directory string, entries map[string]*tree.Entry) error {
+	names, err := namesIn(root, directory)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		name = path.Join(directory, name)
+		entry, err := entryAt(root, name)
+		if err != nil {
+			return err
+		}
+		entries[name] = entry
+		if entry != nil && entry.Type == tree.Directory {
+			if err := readBelow(root, name, entries); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func namesIn(root *os.Root, directory string) (names []string, err error) {
+	opened, err := root.Open(directory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	return opened.Readdirnames(-1)
+}

@@ -1,0 +1,104 @@
+package ladder_test
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+)
+
+// The rung above all others is the machine's next start. What it starts is whole, too: /etc comes with the stack, and goes
+// back with it when the stack cannot be read any more.
+func TestTheNextBoot(t *testing.T) {
+	w := guest.New(t)
+	system := func(name string) []guest.Edit {
+		return marked(name, guest.Write("etc/ours", 0o644, name), guest.Append("etc/group", name+":x:"+map[string]string{"now": "990", "next": "991"}[name]+":\n"))
+	}
+	releases, err := w.Releases(t.Context(), "next", guest.Plain, system("now"), system("next"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, next := releases[0], releases[1]
+	v, err := w.Create(t.Context(), "next", now, func(s *vm.Spec) { s.Refresh.Strategy = vm.NextBoot })
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(command string) string {
+		t.Helper()
+		text, err := v.Run(t.Context(), command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	// runs fails unless the VM is wholly on the release of a mark. Those of groups are what it has, besides its own.
+	runs := func(mark, groups string) {
+		t.Helper()
+		got := run("cat /usr/share/mark; echo; cat /etc/mark; echo; cat /etc/ours; getent group own | cut -d: -f1; " +
+			"grep -oE '^(now|next):' /etc/group | tr -d '\\n'; echo; systemctl is-system-running --wait; ls /run/sharedos/private/sharedos | grep -c '^undo$' || true")
+		if want := strings.Join([]string{mark, mark, "own", "own", groups, "running", "0"}, "\n"); got != want {
+			t.Fatalf("it runs %q, want %q\n%s", got, want, v.Console())
+		}
+	}
+	// start cuts the power, and starts it.
+	start := func() *agentapi.StatusResponse {
+		t.Helper()
+		if err := v.CutPower(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		status, err := v.Start(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status
+	}
+	run("echo own > /etc/ours; groupadd own; sync")
+	if report, err := v.Refresh(t.Context(), next); err != nil || report.GetCommitted() {
+		t.Fatalf("%v, %v", report, err)
+	}
+	runs("now", "now:")
+	started := start()
+	if last := started.GetLast(); len(started.GetRefused()) > 0 || !last.GetCommitted() || last.GetStrategy() != vm.NextBoot ||
+		len(last.GetConflicts()) != 1 || !strings.HasPrefix(last.GetConflicts()[0], "/etc/ours: ") {
+		t.Errorf("it refused %q, and tells of the start %v", started.GetRefused(), last)
+	}
+	runs("next", "now:next:")
+
+	manifest, err := w.Host.Publisher.Get(t.Context(), next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delta := manifest.Layers[len(manifest.Layers)-1]
+	path, err := w.Host.Store.LayerPath(t.Context(), delta.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, slices.Repeat([]byte{0}, len(whole)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	status := start()
+	if told := strings.Join(status.GetRefused(), "\n"); !strings.Contains(told, delta.ID.Hex()) {
+		t.Errorf("of the layer that cannot be read it tells %q", told)
+	}
+	runs("now", "now:")
+
+	if err := os.WriteFile(path, whole, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// It stays where it is until it is told to move: what runs was not what was asked for, and is known to run.
+	start()
+	runs("now", "now:")
+	v.Spec.Refresh.Strategy = vm.Live
+	if report, err := v.Refresh(t.Context(), next); err != nil || !report.GetCommitted() {
+		t.Fatalf("%v, %v", report, err)
+	}
+	runs("next", "now:next:")
+}
