@@ -30,7 +30,7 @@ var (
 const (
 	block = 4096
 	// smallest is the size of a slot in a new file, in bytes; largest what a record may have.
-	smallest = 64 << 10
+	smallest = 32 << 10
 	largest  = 16 << 20
 	// headSize is the magic, a sequence number, the record's length, and the SHA-256 of these two and the record.
 	headSize = 8 + 8 + 8 + sha256.Size

@@ -189,7 +189,7 @@ func (s *subject) inspect(t *testing.T) (looks string, struck []string) {
 	looks, points, _ := strings.Cut(s.run(t, `set -e
 echo "usr: $(cat /usr/share/mark) $(sha256sum < /usr/lib/x86_64-linux-gnu`+library+`) $(cd /usr/share; echo *-only)"
 echo "mounted twice: $(cut -d ' ' -f 5 /proc/self/mountinfo | sort | uniq -d)"
-echo "state: $(cd /run/sharedos/private/sharedos; ls -I probe -I undo-settled)"
+echo "state: $(cd /run/sharedos/private/sharedos; ls -I undo-settled)"
 echo "nginx: $(systemctl is-active nginx.service) $(systemctl show -P Environment nginx.service)"
 cd /etc
 find . -mindepth 1 ! -name .pwd.lock -printf '%P %y %m %U %G %l\n' | sort
