@@ -92,6 +92,7 @@ func (d *baseDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, r
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 					"release":     schema.StringAttribute{Computed: true, MarkdownDescription: describeRecorded},
 					"sequence":    schema.Int64Attribute{Computed: true, MarkdownDescription: describeNumber},
+					"published":   schema.StringAttribute{Computed: true, MarkdownDescription: describePublished},
 					"kernel":      schema.StringAttribute{Computed: true, MarkdownDescription: describeKernel},
 					"os":          schema.StringAttribute{Computed: true, MarkdownDescription: describeOS},
 					"bytes":       schema.Int64Attribute{Computed: true, MarkdownDescription: describeBytes},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework/attr"
@@ -24,6 +25,7 @@ const defaultRetain = 5
 type recordedModel struct {
 	Release    string   `tfsdk:"release"`
 	Sequence   int64    `tfsdk:"sequence"`
+	Published  *string  `tfsdk:"published"`
 	Kernel     string   `tfsdk:"kernel"`
 	OS         string   `tfsdk:"os"`
 	Bytes      int64    `tfsdk:"bytes"`
@@ -32,27 +34,30 @@ type recordedModel struct {
 }
 
 var recordedType = types.ObjectType{AttrTypes: map[string]attr.Type{
-	"release": types.StringType, "sequence": types.Int64Type, "kernel": types.StringType, "os": types.StringType,
+	"release": types.StringType, "sequence": types.Int64Type, "published": types.StringType, "kernel": types.StringType, "os": types.StringType,
 	"bytes": types.Int64Type, "added_bytes": types.Int64Type, "vms": types.ListType{ElemType: types.StringType},
 }}
 
 // Texts that the resource and the data source share.
 const (
-	describeHistory  = "Releases that the pool keeps of the base, newest first."
-	describeRecorded = "Id of the release."
-	describeNumber   = "Number of the release, from 1."
-	describeKernel   = "Kernel release; empty if the pool lacks the manifest."
-	describeOS       = "Name of the operating system."
-	describeBytes    = "Bytes of all its layers together."
-	describeAdded    = "Bytes of the layers that no earlier release in the history has."
-	describeVMs      = "VMs that refer to it, running or not, from whatever Terraform state."
+	describeHistory   = "Releases that the pool keeps of the base, newest first."
+	describeRecorded  = "Id of the release."
+	describePublished = "When it became the newest release, of the form `2026-11-25T01:02:03Z` (RFC 3339, UTC). It is recorded beside the release, " +
+		"which is the same whenever it is made; null if it was published before times were recorded."
+	describeNumber = "Number of the release, from 1."
+	describeKernel = "Kernel release; empty if the pool lacks the manifest."
+	describeOS     = "Name of the operating system."
+	describeBytes  = "Bytes of all its layers together."
+	describeAdded  = "Bytes of the layers that no earlier release in the history has."
+	describeVMs    = "VMs that refer to it, running or not, from whatever Terraform state."
 )
 
 func retainAttribute() schema.Attribute {
 	return schema.Int64Attribute{
 		Optional: true,
-		MarkdownDescription: "How many of the newest releases the pool keeps. Earlier ones go with the next release, unless a VM, " +
-			"running or not, refers to them; so does all that neither a release nor a VM refers to. Default: 5.",
+		MarkdownDescription: "How many of the newest releases the pool keeps. Earlier ones go with the next release, or, if a VM, " +
+			"running or not, refers to them, as soon as the last one is moved or deleted, also if it is deleted to be replaced; so does all " +
+			"that neither a release nor a VM refers to. Default: 5.",
 		Validators: []validator.Int64{int64validator.AtLeast(1)},
 	}
 }
@@ -64,6 +69,7 @@ func historyAttribute() schema.Attribute {
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"release":     schema.StringAttribute{Computed: true, MarkdownDescription: describeRecorded},
 			"sequence":    schema.Int64Attribute{Computed: true, MarkdownDescription: describeNumber},
+			"published":   schema.StringAttribute{Computed: true, MarkdownDescription: describePublished},
 			"kernel":      schema.StringAttribute{Computed: true, MarkdownDescription: describeKernel},
 			"os":          schema.StringAttribute{Computed: true, MarkdownDescription: describeOS},
 			"bytes":       schema.Int64Attribute{Computed: true, MarkdownDescription: describeBytes},
@@ -99,6 +105,10 @@ func readHistory(ctx context.Context, backend Backend, name string) (types.List,
 	for i, added := range publish.Added(history) {
 		models[i] = recordedModel{
 			Release: history[i].ID.String(), Bytes: history[i].Bytes(), AddedBytes: added, VMs: append([]string{}, inUse[history[i].ID]...),
+		}
+		if published := history[i].Published; !published.IsZero() {
+			text := published.Format(time.RFC3339)
+			models[i].Published = &text
 		}
 		if m := history[i].Manifest; m != nil {
 			models[i].Sequence, models[i].OS = int64(m.Sequence), m.OS

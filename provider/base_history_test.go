@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -31,12 +32,15 @@ resource "sharedos_vm" %[1]q {
 `, name, release)
 }
 
+// aTime is one of RFC 3339, in UTC.
+var aTime = knownvalue.StringRegexp(regexp.MustCompile(`^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$`))
+
 // numbered checks the numbers of the releases in a history.
 func numbered(address string, numbers ...int64) statecheck.StateCheck {
 	checks := make([]knownvalue.Check, len(numbers))
 	for i, number := range numbers {
 		checks[i] = knownvalue.ObjectPartial(map[string]knownvalue.Check{
-			"sequence": knownvalue.Int64Exact(number), "release": anID, "bytes": positive,
+			"sequence": knownvalue.Int64Exact(number), "release": anID, "bytes": positive, "published": aTime,
 		})
 	}
 	return value(address, attribute("history"), knownvalue.ListExact(checks))
@@ -87,8 +91,12 @@ data "sharedos_base" "first" {
 			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
 			ImportStateVerifyIgnore: []string{"archive", "change", "retain"},
 		},
-		// Without the VM, and with another number alone, the rest goes.
+		// With the VM goes what it alone kept, and with another number alone the rest.
 		resource.TestStep{Config: own.retaining(2)},
+		resource.TestStep{
+			Config: own.retaining(2), ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
+			ConfigStateChecks: []statecheck.StateCheck{numbered(debianAddress, 4, 3)},
+		},
 		resource.TestStep{
 			Config: own.retaining(1),
 			ConfigPlanChecks: plans(

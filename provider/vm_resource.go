@@ -224,6 +224,9 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" is not this provider's", guestText(updated.OtherAgent)+
 			".\n\nWhat was asked for is done: the agent in the VM serves on. The next start of the VM brings the provider's.")
 	}
+	if updated.Remains != nil {
+		resp.Diagnostics.Append(remains("What "+vmName(spec.Name)+" ran before is still in the storage pool", updated.Remains))
+	}
 	plan.completeComputed(seen)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 	resp.Diagnostics.Append(markFinished(ctx, resp.Private)...)
@@ -273,6 +276,12 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 	}
 }
 
+// remains tells that what a VM let go was not deleted, which is no failure of what was done to the VM.
+func remains(summary string, err error) diag.Diagnostic {
+	return diag.NewWarningDiagnostic(summary, sentence(err)+"\n\nWhat was asked for is done. It goes with the next VM that is moved or "+
+		"deleted, with the next release of a base, or when the retain of a base changes.")
+}
+
 // settle writes what the VM is after an update that failed. If it cannot be asked, state stays as it was.
 func (r *vmResource) settle(ctx context.Context, vms vm.Interface, state vmModel, report *agentapi.Report, delta int64, resp *resource.UpdateResponse) {
 	if report != nil {
@@ -315,6 +324,10 @@ func (r *vmResource) Delete(ctx context.Context, req resource.DeleteRequest, res
 	if errors.Is(err, vm.ErrOther) || errors.Is(err, hypervisor.ErrForeign) {
 		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
 			"State has UUID %s: %s. The other one is left alone.", state.UUID.ValueString(), sentence(err)))
+		return
+	}
+	if errors.Is(err, vm.ErrRemains) {
+		resp.Diagnostics.Append(remains("What "+vmName(name)+" ran is still in the storage pool", err))
 		return
 	}
 	if err != nil && !errors.Is(err, vm.ErrNotFound) {

@@ -86,12 +86,14 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 	log := slog.New(slog.DiscardHandler)
 	publisher := &publish.Publisher{Store: w.Volumes, Cache: w.cache(), Key: w.key, Log: log, Modules: bootimage.Modules,
 		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent}
-	return backend{w, publisher, &vm.Fleet{
+	fleet := &vm.Fleet{
 		Hypervisor: w.Domains, Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
 		// No guest boots it.
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
 		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, Log: log,
-	}}, nil
+	}
+	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }
+	return backend{w, publisher, fleet}, nil
 }
 
 type backend struct {

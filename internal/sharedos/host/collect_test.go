@@ -153,8 +153,8 @@ func TestOperatorsWhoPublishAndDeleteAtOnceLeaveAWholePool(t *testing.T) {
 	if len(histories) != 2 {
 		t.Errorf("the pool holds %v", histories)
 	}
-	for named, ids := range histories {
-		for _, id := range ids {
+	for named, history := range histories {
+		for _, id := range history.IDs() {
 			manifest, err := a.Publisher.Get(t.Context(), id)
 			must(t, err)
 			for _, layer := range manifest.Layers {

@@ -86,6 +86,7 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 		AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Offer: publisher.Offer, Log: config.Log,
 	}
 	publisher.Store = swept{volumes, fleet}
+	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }
 	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes}, nil
 }
 

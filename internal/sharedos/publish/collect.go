@@ -1,9 +1,11 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -11,13 +13,18 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
+// decision is what a history is to become, of a base whose releases these VMs use.
+type decision func(history store.History, users map[tree.Digest][]string) (store.History, error)
+
 // Retain implements Interface.
 func (p *Publisher) Retain(ctx context.Context, name string, newest int, inUse InUse) ([]tree.Digest, error) {
 	if newest < 1 {
 		return nil, fmt.Errorf("retain %d releases of base %q: the newest release always stays", newest, name)
 	}
-	dropped, err := p.collect(ctx, name, inUse, func(history []tree.Digest, users map[tree.Digest][]string) ([]tree.Digest, error) {
-		return retained(history, newest, users), nil
+	of := store.Named{Kind: release.Base, Name: name}
+	dropped, err := p.collect(ctx, of, inUse, func(history store.History, users map[tree.Digest][]string) (store.History, error) {
+		history.Retain = newest
+		return asRecorded(history, users)
 	})
 	if err != nil {
 		return dropped, fmt.Errorf("retain %d releases of base %q: %w", newest, name, err)
@@ -25,24 +32,41 @@ func (p *Publisher) Retain(ctx context.Context, name string, newest int, inUse I
 	return dropped, nil
 }
 
+// Collect deletes what nothing refers to any more, whoever put it there. Of the releases of a base, be it one that this process
+// never heard of, go those that only a VM kept that does not use them now: the pool records how many are to be retained. inUse
+// is as in Delete.
+func (p *Publisher) Collect(ctx context.Context, inUse InUse) error {
+	_, err := p.collect(ctx, store.Named{}, inUse, asRecorded)
+	if err != nil {
+		return fmt.Errorf("delete what nothing needs any more: %w", err)
+	}
+	return nil
+}
+
+// asRecorded keeps of a history what its own record says.
+func asRecorded(history store.History, users map[tree.Digest][]string) (store.History, error) {
+	if history.Retain > 0 {
+		history.Releases = retained(history.Releases, history.Retain, users)
+	}
+	return history, nil
+}
+
 // retained returns what stays of a history: its newest releases, and those that VMs refer to.
-func retained(history []tree.Digest, newest int, users map[tree.Digest][]string) []tree.Digest {
-	var stay []tree.Digest
-	for i, id := range history {
-		if i < newest || len(users[id]) > 0 {
-			stay = append(stay, id)
+func retained(releases []store.Listed, newest int, users map[tree.Digest][]string) []store.Listed {
+	var stay []store.Listed
+	for i, one := range releases {
+		if i < newest || len(users[one.ID]) > 0 {
+			stay = append(stay, one)
 		}
 	}
 	return stay
 }
 
-// collect shortens the history of a base to what decide makes of it, and deletes what then neither a release nor a VM
-// refers to, whoever put it there. It returns the releases that left the history. Nobody else can change the pool meanwhile,
-// nor define a VM; what may not be deleted is found out before anything is.
-func (p *Publisher) collect(ctx context.Context, name string, ask InUse,
-	decide func(history []tree.Digest, users map[tree.Digest][]string) ([]tree.Digest, error),
-) (dropped []tree.Digest, err error) {
-	ctx, unlock, err := p.Store.Lock(ctx, store.Exclusive, func(step string) { p.log().InfoContext(ctx, step, "base", name) })
+// collect shortens the history of a base to what decide makes of it, and those of all others to what their records say, and
+// deletes what then neither a release nor a VM refers to, whoever put it there. It returns the releases that left the history
+// of the one. Nobody else can change the pool meanwhile, nor define a VM; what may not be deleted is found out before anything is.
+func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, decide decision) (dropped []tree.Digest, err error) {
+	ctx, unlock, err := p.Store.Lock(ctx, store.Exclusive, func(step string) { p.log().InfoContext(ctx, step, "base", of.Name) })
 	if err != nil {
 		return nil, err
 	}
@@ -52,35 +76,28 @@ func (p *Publisher) collect(ctx context.Context, name string, ask InUse,
 	if err != nil {
 		return nil, err
 	}
-	histories, err := p.Store.Histories(ctx)
+	before, err := p.Store.Histories(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list what the store holds: %w", err)
 	}
-	of := store.Named{Kind: release.Base, Name: name}
-	keep, users, err := p.kept(ctx, of, histories[of], inUse)
+	if _, there := before[of]; !there && of.Name != "" {
+		before[of] = store.History{} // VMs may refer to its releases all the same
+	}
+	keep, users, err := p.kept(ctx, before, inUse)
 	if err != nil {
 		return nil, err
 	}
-	stay, err := decide(histories[of], users)
+	after, err := p.decided(ctx, before, of, users, decide, keep)
 	if err != nil {
 		return nil, err
 	}
-	history := histories[of]
-	histories[of] = stay
-	for named, ids := range histories {
-		for _, id := range ids {
-			if err := p.keepRecorded(ctx, keep, id); err != nil {
-				return nil, fmt.Errorf("find what %s %q needs: %w", named.Kind, named.Name, err)
-			}
+	for _, named := range sortedNames(after) {
+		if err := p.setHistory(ctx, named, before[named], after[named]); err != nil {
+			return dropped, err
 		}
 	}
-	if !slices.Equal(stay, history) {
-		if err := p.Store.SetHistory(ctx, release.Base, name, stay); err != nil {
-			return nil, fmt.Errorf("write the record of its releases: %w", err)
-		}
-	}
-	for _, id := range history {
-		if !slices.Contains(stay, id) {
+	for _, id := range before[of].IDs() {
+		if !slices.Contains(after[of].IDs(), id) {
 			dropped = append(dropped, id)
 		}
 	}
@@ -94,18 +111,64 @@ func (p *Publisher) collect(ctx context.Context, name string, ask InUse,
 	return dropped, nil
 }
 
-// kept returns what VMs refer to, with all that those releases refer to in turn, and the VMs by the releases of one base.
-func (p *Publisher) kept(ctx context.Context, of store.Named, history []tree.Digest, inUse map[tree.Digest][]string) (
-	keep map[tree.Digest]bool, users map[tree.Digest][]string, err error,
+// decided decides on every history, and keeps what the releases that stay refer to.
+func (p *Publisher) decided(ctx context.Context, before map[store.Named]store.History, of store.Named,
+	users map[store.Named]map[tree.Digest][]string, decide decision, keep map[tree.Digest]bool,
+) (map[store.Named]store.History, error) {
+	after := make(map[store.Named]store.History, len(before))
+	for named, history := range before {
+		choose := asRecorded
+		if named == of {
+			choose = decide
+		}
+		stay, err := choose(history, users[named])
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range stay.IDs() {
+			if err := p.keepRecorded(ctx, keep, id); err != nil {
+				return nil, fmt.Errorf("find what %s %q needs: %w", named.Kind, named.Name, err)
+			}
+		}
+		after[named] = stay
+	}
+	return after, nil
+}
+
+// setHistory writes a history if it changed.
+func (p *Publisher) setHistory(ctx context.Context, named store.Named, before, after store.History) error {
+	if before.Retain == after.Retain && slices.Equal(before.Releases, after.Releases) {
+		return nil
+	}
+	if err := p.Store.SetHistory(ctx, named.Kind, named.Name, after); err != nil {
+		return fmt.Errorf("write the record of the releases of %s %q: %w", named.Kind, named.Name, err)
+	}
+	return nil
+}
+
+func sortedNames(histories map[store.Named]store.History) []store.Named {
+	return slices.SortedFunc(maps.Keys(histories), func(a, b store.Named) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+}
+
+// kept returns what VMs refer to, with all that those releases refer to in turn, and the VMs by what they use of each base.
+func (p *Publisher) kept(ctx context.Context, histories map[store.Named]store.History, inUse map[tree.Digest][]string) (
+	keep map[tree.Digest]bool, users map[store.Named]map[tree.Digest][]string, err error,
 ) {
-	keep, users = map[tree.Digest]bool{}, map[tree.Digest][]string{}
+	keep, users = map[tree.Digest]bool{}, map[store.Named]map[tree.Digest][]string{}
+	for named := range histories {
+		users[named] = map[tree.Digest][]string{}
+	}
 	for _, id := range sortedIDs(inUse) {
 		m, err := p.keepInUse(ctx, keep, id, inUse[id])
 		if err != nil {
 			return nil, nil, err
 		}
-		if slices.Contains(history, id) || m != nil && m.Kind == of.Kind && m.Name == of.Name {
-			users[id] = inUse[id]
+		for named, history := range histories {
+			if slices.Contains(history.IDs(), id) || m != nil && m.Kind == named.Kind && m.Name == named.Name {
+				users[named][id] = inUse[id]
+			}
 		}
 	}
 	return keep, users, nil

@@ -26,16 +26,17 @@ func (p *Publisher) Delete(ctx context.Context, name string, inUse InUse) error 
 }
 
 func (p *Publisher) delete(ctx context.Context, name string, ask InUse) error {
-	_, err := p.collect(ctx, name, ask, func(_ []tree.Digest, users map[tree.Digest][]string) ([]tree.Digest, error) {
+	of := store.Named{Kind: release.Base, Name: name}
+	_, err := p.collect(ctx, of, ask, func(_ store.History, users map[tree.Digest][]string) (store.History, error) {
 		var all []string
 		for _, vms := range users {
 			all = append(all, vms...)
 		}
 		if len(all) > 0 {
 			slices.Sort(all)
-			return nil, fmt.Errorf("used by VM %s: %w", strings.Join(slices.Compact(all), ", "), store.ErrInUse)
+			return store.History{}, fmt.Errorf("used by VM %s: %w", strings.Join(slices.Compact(all), ", "), store.ErrInUse)
 		}
-		return nil, nil
+		return store.History{}, nil
 	})
 	return err
 }

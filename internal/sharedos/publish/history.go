@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
@@ -13,6 +14,8 @@ import (
 // Recorded is one release in the history of a base.
 type Recorded struct {
 	ID tree.Digest
+	// Published is when it became the newest release, in whole seconds, UTC; zero if that is not known.
+	Published time.Time
 	// Manifest as it is stored, whoever signed it; nil if the store lacks it.
 	Manifest *release.Manifest
 }
@@ -29,18 +32,18 @@ func (r Recorded) Bytes() (sum int64) {
 
 // History implements Interface.
 func (p *Publisher) History(ctx context.Context, name string) ([]Recorded, error) {
-	ids, err := p.Store.History(ctx, release.Base, name)
+	history, err := p.Store.History(ctx, release.Base, name)
 	if err != nil {
 		return nil, fmt.Errorf("read the history of base %q: %w", name, err)
 	}
-	return p.recorded(ctx, ids)
+	return p.recorded(ctx, history)
 }
 
 // recorded reads releases for whoever wants to see what there is: what a VM runs is checked by other means.
-func (p *Publisher) recorded(ctx context.Context, ids []tree.Digest) ([]Recorded, error) {
-	history := make([]Recorded, 0, len(ids))
-	for _, id := range ids {
-		one := Recorded{ID: id}
+func (p *Publisher) recorded(ctx context.Context, listed store.History) ([]Recorded, error) {
+	history := make([]Recorded, 0, len(listed.Releases))
+	for _, one := range listed.Releases {
+		id, one := one.ID, Recorded{ID: one.ID, Published: one.Published}
 		signed, err := p.Store.GetRelease(ctx, id)
 		if err == nil {
 			var got tree.Digest

@@ -19,23 +19,24 @@ func (p *Publisher) Newest(ctx context.Context, name string) (tree.Digest, *rele
 	if err != nil {
 		return tree.Digest{}, nil, fmt.Errorf("find the newest release of base %q: %w", name, err)
 	}
-	if len(history) == 0 {
+	if len(history.Releases) == 0 {
 		return tree.Digest{}, nil, fmt.Errorf("find the newest release of base %q: %w", name, store.ErrNotFound)
 	}
-	manifest, err := p.Get(ctx, history[0])
+	newest := history.Releases[0].ID
+	manifest, err := p.Get(ctx, newest)
 	if errors.Is(err, store.ErrNotFound) {
 		// The base is recorded, so it is not gone: this must not read as if it were.
 		err = fmt.Errorf("its manifest is missing: %w; publish it again from the cache of the machine that made it, or destroy the base",
 			ErrDamagedStore)
 	}
 	if err != nil {
-		return tree.Digest{}, nil, fmt.Errorf("read the newest release of base %q: %s: %w", name, history[0], err)
+		return tree.Digest{}, nil, fmt.Errorf("read the newest release of base %q: %s: %w", name, newest, err)
 	}
 	if manifest.Kind != release.Base || manifest.Name != name {
 		return tree.Digest{}, nil, fmt.Errorf("read the newest release of base %q: %s is %s %q: %w",
-			name, history[0], manifest.Kind, manifest.Name, ErrDamagedStore)
+			name, newest, manifest.Kind, manifest.Name, ErrDamagedStore)
 	}
-	return history[0], manifest, nil
+	return newest, manifest, nil
 }
 
 // Get implements Interface.

@@ -28,6 +28,15 @@ func (p *Publisher) log() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
+// now is the time in the form in which the pool records it.
+func (p *Publisher) now() time.Time {
+	now := time.Now
+	if p.Now != nil {
+		now = p.Now
+	}
+	return now().UTC().Truncate(time.Second)
+}
+
 func (p *Publisher) maxChain() int {
 	if p.MaxChain <= 0 {
 		return DefaultMaxChain

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
@@ -58,6 +59,8 @@ type Publisher struct {
 	Cache string
 	Key   ed25519.PrivateKey
 	Log   *slog.Logger
+	// Now is the clock; nil is the machine's.
+	Now func() time.Time
 	// MaxChain is how many layers a release may have before a full one is written again; 0 means DefaultMaxChain.
 	MaxChain int
 	// MaxDelta is how much of a release's content a delta may hold, in percent, before a full layer is written instead;
@@ -139,7 +142,8 @@ type Interface interface {
 	// Usage tells what the pool holds, and what it would hold if nothing were shared. inUse is as in Delete.
 	Usage(ctx context.Context, inUse InUse) (*Usage, error)
 	// Retain drops all but the newest releases of a base and those that VMs refer to from its history, and deletes what
-	// nothing refers to any more, whoever put it there. It returns what it dropped. inUse is as in Delete.
+	// nothing refers to any more, whoever put it there. How many it is to keep is recorded in the pool, for Collect. It
+	// returns what it dropped. inUse is as in Delete.
 	Retain(ctx context.Context, name string, newest int, inUse InUse) (dropped []tree.Digest, err error)
 	// Delete removes the base and its history and what nothing refers to any more. inUse names the VMs by the
 	// releases that they run, and is asked while nobody else can change the store; a base that is in use is

@@ -61,7 +61,7 @@ func TestPublishingMayBeCutOffAnywhere(t *testing.T) {
 			}
 		}
 		history, err := s.History(t.Context(), release.Base, "os")
-		if err != nil || !slices.Equal(history, []tree.Digest{second.ID, first.ID}) {
+		if err != nil || !slices.Equal(history.IDs(), []tree.Digest{second.ID, first.ID}) {
 			t.Fatalf("the record is %v, %v", history, err)
 		}
 	}
@@ -202,7 +202,7 @@ func TestDeleteKeepsWhatVMsReferTo(t *testing.T) {
 	blob := release.Blob{Digest: tree.Sum(initramfs), Size: int64(len(initramfs))}
 	must(t, s.PutBlob(t.Context(), blob, bytes.NewReader(initramfs), nil))
 	// The other base's record is gone, but a VM still runs it.
-	must(t, s.SetHistory(t.Context(), release.Base, "other", nil))
+	must(t, s.SetHistory(t.Context(), release.Base, "other", store.History{}))
 	publish(t, p, newSystem())
 	must(t, p.Delete(t.Context(), "os", used(map[tree.Digest][]string{other.ID: {"web"}, blob.Digest: {"web"}})))
 	requireWhole(t, s, other.Manifest)

@@ -16,23 +16,23 @@ import (
 
 func TestRetainKeepsTheNewestReleasesAndThoseInUse(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var history []tree.Digest
+		var history []store.Listed
 		users := map[tree.Digest][]string{}
 		for i := range rapid.IntRange(0, 12).Draw(t, "releases") {
 			id := tree.Digest{byte(i + 1)}
-			history = append(history, id)
+			history = append(history, store.Listed{ID: id})
 			if rapid.Bool().Draw(t, "in use") {
 				users[id] = []string{"web"}
 			}
 		}
 		newest := rapid.IntRange(1, 12).Draw(t, "newest")
 		stay := retained(history, newest, users)
-		for i, id := range history {
-			if want := i < newest || users[id] != nil; slices.Contains(stay, id) != want {
+		for i, one := range history {
+			if want := i < newest || users[one.ID] != nil; slices.Contains(stay, one) != want {
 				t.Fatalf("release %d of %d: stays %v, want %v", i, len(history), !want, want)
 			}
 		}
-		if !slices.IsSortedFunc(stay, func(a, b tree.Digest) int { return int(a[0]) - int(b[0]) }) {
+		if !slices.IsSortedFunc(stay, func(a, b store.Listed) int { return int(a.ID[0]) - int(b.ID[0]) }) {
 			t.Fatalf("the order changed: %v", stay)
 		}
 	})
@@ -57,7 +57,7 @@ func TestRetainDeletesWhatNothingRefersToAnyMore(t *testing.T) {
 	}
 	history, err := s.History(t.Context(), release.Base, "os")
 	must(t, err)
-	if want := []tree.Digest{published[3].ID, published[2].ID, published[0].ID}; !slices.Equal(history, want) {
+	if want := []tree.Digest{published[3].ID, published[2].ID, published[0].ID}; !slices.Equal(history.IDs(), want) {
 		t.Errorf("the history is %v, want %v", history, want)
 	}
 	for i, one := range published {
@@ -79,6 +79,44 @@ func TestRetainDeletesWhatNothingRefersToAnyMore(t *testing.T) {
 	if next.Manifest.Previous != published[3].ID || next.Manifest.Sequence != 5 {
 		t.Errorf("the next release is %d after %s", next.Manifest.Sequence, next.Manifest.Previous)
 	}
+}
+
+// used and then let go: what only a VM kept goes once no VM uses it, whichever base that is of, and nothing else does.
+func TestWhatAVMLetsGoIsCollected(t *testing.T) {
+	s := storetest.New(t)
+	p := newPublisher(t, s)
+	p.MaxChain = 1
+	var published []*Prepared
+	for _, version := range []string{"1", "2", "3"} {
+		published = append(published, publish(t, p, newSystem().With("usr/bin/server", "version "+version)))
+	}
+	other, err := p.Prepare(t.Context(), Spec{Name: "other", Source: sourceOf(t, newSystem().With("usr/bin/other", "1"))}, nil)
+	must(t, err)
+	must(t, p.Publish(t.Context(), other, nil))
+	web := used(map[tree.Digest][]string{published[0].ID: {"web"}})
+	must(t, p.Collect(t.Context(), web))
+	if history, err := s.History(t.Context(), release.Base, "os"); err != nil || len(history.Releases) != 3 {
+		t.Fatalf("of a base of which nobody said how much to retain are left %v, %v", history, err)
+	}
+	_, err = p.Retain(t.Context(), "os", 1, web)
+	must(t, err)
+	must(t, p.Collect(t.Context(), web))
+	history, err := s.History(t.Context(), release.Base, "os")
+	if want := []tree.Digest{published[2].ID, published[0].ID}; err != nil || !slices.Equal(history.IDs(), want) {
+		t.Fatalf("while a VM uses it, the history is %v, %v, want %v", history, err, want)
+	}
+	// The next release keeps the record of what is retained.
+	next := publish(t, p, newSystem().With("usr/bin/server", "version 4"))
+	must(t, p.Collect(t.Context(), used(nil)))
+	history, err = s.History(t.Context(), release.Base, "os")
+	if err != nil || !slices.Equal(history.IDs(), []tree.Digest{next.ID}) || history.Retain != 1 {
+		t.Errorf("afterwards the history is %v, %v", history, err)
+	}
+	if _, err := s.LayerPath(t.Context(), published[0].Manifest.Layers[0].ID); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the layer that the VM let go: %v", err)
+	}
+	requireWhole(t, s, next.Manifest)
+	requireWhole(t, s, other.Manifest)
 }
 
 func TestRetainKeepsLayersThatLaterReleasesStandOn(t *testing.T) {

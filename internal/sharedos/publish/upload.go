@@ -68,10 +68,11 @@ func (p *Publisher) record(ctx context.Context, prepared *Prepared, progress sou
 	defer func() { err = errors.Join(err, unlock()) }()
 
 	history, err := p.historyBefore(ctx, prepared)
-	if err != nil || slices.Contains(history, prepared.ID) {
+	if err != nil || slices.Contains(history.IDs(), prepared.ID) {
 		return err
 	}
-	history = append([]tree.Digest{prepared.ID}, history...)
+	newest := store.Listed{ID: prepared.ID, Published: p.now()}
+	history.Releases = append([]store.Listed{newest}, history.Releases...)
 	if err := p.Store.SetHistory(ctx, release.Base, prepared.Manifest.Name, history); err != nil {
 		return fmt.Errorf("record the release: %w", err)
 	}
@@ -85,22 +86,22 @@ func telling(progress source.Progress) func(step string) {
 
 // historyBefore returns the record of the base's releases if the prepared one may be put before them, or is the
 // newest of them already.
-func (p *Publisher) historyBefore(ctx context.Context, prepared *Prepared) ([]tree.Digest, error) {
+func (p *Publisher) historyBefore(ctx context.Context, prepared *Prepared) (store.History, error) {
 	history, err := p.Store.History(ctx, release.Base, prepared.Manifest.Name)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("read the record of its releases: %w", err)
+		return store.History{}, fmt.Errorf("read the record of its releases: %w", err)
 	}
 	var newest tree.Digest
-	if len(history) > 0 {
-		newest = history[0]
+	if len(history.Releases) > 0 {
+		newest = history.Releases[0].ID
 	}
 	if newest == prepared.ID || newest == prepared.Manifest.Previous {
 		return history, nil
 	}
 	if newest.IsZero() {
-		return nil, fmt.Errorf("it follows %s, and the base is gone: %w; plan and apply again", prepared.Manifest.Previous, ErrMoved)
+		return store.History{}, fmt.Errorf("it follows %s, and the base is gone: %w; plan and apply again", prepared.Manifest.Previous, ErrMoved)
 	}
-	return nil, fmt.Errorf("the newest release is %s, and this one follows %s: %w; plan and apply again",
+	return store.History{}, fmt.Errorf("the newest release is %s, and this one follows %s: %w; plan and apply again",
 		newest, describePrevious(prepared.Manifest.Previous), ErrMoved)
 }
 

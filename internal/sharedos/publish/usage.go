@@ -86,11 +86,11 @@ func (p *Publisher) usage(ctx context.Context, ask InUse) (*Usage, error) {
 			m.allocated[name.Digest] += volume.Allocation
 		}
 	}
-	for named, ids := range histories {
+	for named, listed := range histories {
 		if named.Kind != release.Base {
 			continue
 		}
-		history, err := p.recorded(ctx, ids)
+		history, err := p.recorded(ctx, listed)
 		if err != nil {
 			return nil, err
 		}

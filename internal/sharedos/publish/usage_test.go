@@ -3,6 +3,7 @@ package publish
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
@@ -76,6 +77,8 @@ func TestUsageOfAnEmptyPoolIsNothing(t *testing.T) {
 func TestHistoryTellsWhatEachReleaseAdded(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
+	clock := time.Date(2026, 11, 25, 1, 2, 3, 999, time.FixedZone("east", 3600))
+	p.Now = func() time.Time { clock = clock.Add(time.Minute); return clock }
 	first := publish(t, p, newSystem())
 	second := publish(t, p, newSystem().With("usr/bin/server", "version 2"))
 	history, err := p.History(t.Context(), "os")
@@ -86,6 +89,11 @@ func TestHistoryTellsWhatEachReleaseAdded(t *testing.T) {
 	added := Added(history)
 	if added[1] != history[1].Bytes() || added[0] != history[0].Bytes()-history[1].Bytes() || added[0] == 0 {
 		t.Errorf("added %v of %d and %d bytes", added, history[0].Bytes(), history[1].Bytes())
+	}
+	for i, want := range []string{"2026-11-25T00:04:03Z", "2026-11-25T00:03:03Z"} {
+		if got := history[i].Published.Format(time.RFC3339); got != want {
+			t.Errorf("release %d was published at %s, want %s", i, got, want)
+		}
 	}
 	if _, err := p.History(t.Context(), "other"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("another base: %v", err)

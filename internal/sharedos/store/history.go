@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -19,33 +21,96 @@ var (
 // MaxHistory is how many releases the record of a base or component can hold.
 const MaxHistory = 4096
 
-// EncodeHistory writes a history as text, one id a line, newest first.
-func EncodeHistory(ids []tree.Digest) ([]byte, error) {
-	if len(ids) > MaxHistory {
-		return nil, fmt.Errorf("a history of %d releases is longer than %d", len(ids), MaxHistory)
+// History is what the pool records of a base or component.
+type History struct {
+	// Retain is how many of the newest releases stay even if nothing refers to them; 0 if nobody has said, and all stay.
+	Retain int
+	// Releases, newest first.
+	Releases []Listed
+}
+
+// Listed is one release in a History.
+type Listed struct {
+	ID tree.Digest
+	// Published is when it was put before the others, in whole seconds, UTC; zero if that was not recorded. It stands here and
+	// not in the manifest, because the same input has the same id whenever it is built.
+	Published time.Time
+}
+
+// HistoryOf lists releases of which no more is known, newest first.
+func HistoryOf(ids ...tree.Digest) History {
+	var h History
+	for _, id := range ids {
+		h.Releases = append(h.Releases, Listed{ID: id})
+	}
+	return h
+}
+
+// IDs are those of the releases, newest first.
+func (h History) IDs() []tree.Digest {
+	ids := make([]tree.Digest, len(h.Releases))
+	for i, one := range h.Releases {
+		ids[i] = one.ID
+	}
+	return ids
+}
+
+// retainLine begins the line that tells Retain, which comes first.
+const retainLine = "retain "
+
+// EncodeHistory writes a history as text: what is retained if that is known, then a line for each release with its id and,
+// if it is known, its time (RFC 3339).
+func EncodeHistory(h History) ([]byte, error) {
+	if len(h.Releases) > MaxHistory {
+		return nil, fmt.Errorf("a history of %d releases is longer than %d", len(h.Releases), MaxHistory)
+	}
+	if h.Retain < 0 {
+		return nil, fmt.Errorf("history: %d releases cannot be retained", h.Retain)
 	}
 	var text bytes.Buffer
-	for i, id := range ids {
-		if id.IsZero() || slices.Contains(ids[:i], id) {
-			return nil, fmt.Errorf("history: %s at place %d is unset or there twice", id, i)
+	if h.Retain > 0 {
+		fmt.Fprintf(&text, "%s%d\n", retainLine, h.Retain)
+	}
+	seen := map[tree.Digest]bool{}
+	for i, one := range h.Releases {
+		if one.ID.IsZero() || seen[one.ID] {
+			return nil, fmt.Errorf("history: %s at place %d is unset or there twice", one.ID, i)
 		}
-		text.WriteString(id.String())
+		seen[one.ID] = true
+		text.WriteString(one.ID.String())
+		if !one.Published.IsZero() {
+			text.WriteString(" " + one.Published.UTC().Format(time.RFC3339))
+		}
 		text.WriteByte('\n')
 	}
 	return text.Bytes(), nil
 }
 
 // DecodeHistory reads what EncodeHistory wrote; ErrCorrupt for anything else.
-func DecodeHistory(text []byte) ([]tree.Digest, error) {
-	lines := bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
-	if len(lines) > MaxHistory {
-		return nil, fmt.Errorf("history of %d lines: %w", len(lines), ErrCorrupt)
-	}
-	ids := make([]tree.Digest, len(lines))
-	for i, line := range lines {
-		if err := ids[i].UnmarshalText(line); err != nil {
-			return nil, fmt.Errorf("history, line %d: %w: %w", i+1, ErrCorrupt, err)
+func DecodeHistory(text []byte) (History, error) {
+	var h History
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	if number, found := strings.CutPrefix(lines[0], retainLine); found {
+		retain, err := strconv.ParseUint(number, 10, 31)
+		if err != nil {
+			return History{}, fmt.Errorf("history, what it retains: %w: %w", ErrCorrupt, err)
 		}
+		h.Retain, lines = int(retain), lines[1:]
 	}
-	return ids, nil
+	if len(lines) == 0 || len(lines) > MaxHistory {
+		return History{}, fmt.Errorf("history of %d lines: %w", len(lines), ErrCorrupt)
+	}
+	for i, line := range lines {
+		id, published, timed := strings.Cut(line, " ")
+		var one Listed
+		err := one.ID.UnmarshalText([]byte(id))
+		if err == nil && timed {
+			one.Published, err = time.Parse(time.RFC3339, published)
+		}
+		if err != nil {
+			return History{}, fmt.Errorf("history, release %d: %w: %w", i+1, ErrCorrupt, err)
+		}
+		h.Releases = append(h.Releases, one)
+	}
+	return h, nil
 }

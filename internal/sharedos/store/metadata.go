@@ -29,16 +29,16 @@ func (s *Libvirt) GetRelease(ctx context.Context, id tree.Digest) ([]byte, error
 }
 
 // SetHistory implements Store.
-func (s *Libvirt) SetHistory(ctx context.Context, kind release.Kind, name string, ids []tree.Digest) error {
+func (s *Libvirt) SetHistory(ctx context.Context, kind release.Kind, name string, history History) error {
 	volume, err := HeadName(kind, name)
 	if err != nil {
 		return err
 	}
 	what := fmt.Sprintf("record the history of %s %q", kind, name)
-	if len(ids) == 0 {
+	if len(history.Releases) == 0 {
 		return s.delete(ctx, what, volume)
 	}
-	text, err := EncodeHistory(ids)
+	text, err := EncodeHistory(history)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -46,46 +46,46 @@ func (s *Libvirt) SetHistory(ctx context.Context, kind release.Kind, name string
 }
 
 // History implements Store.
-func (s *Libvirt) History(ctx context.Context, kind release.Kind, name string) ([]tree.Digest, error) {
+func (s *Libvirt) History(ctx context.Context, kind release.Kind, name string) (History, error) {
 	volume, err := HeadName(kind, name)
 	if err != nil {
-		return nil, err
+		return History{}, err
 	}
 	return s.history(ctx, fmt.Sprintf("read the history of %s %q", kind, name), volume)
 }
 
-func (s *Libvirt) history(ctx context.Context, what, volume string) ([]tree.Digest, error) {
+func (s *Libvirt) history(ctx context.Context, what, volume string) (History, error) {
 	text, err := s.record(ctx, what, volume)
 	if err != nil {
-		return nil, err
+		return History{}, err
 	}
-	ids, err := DecodeHistory(text)
+	history, err := DecodeHistory(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+		return History{}, fmt.Errorf("%s: %w", what, err)
 	}
-	return ids, nil
+	return history, nil
 }
 
 // Histories implements Store.
-func (s *Libvirt) Histories(ctx context.Context) (map[Named][]tree.Digest, error) {
+func (s *Libvirt) Histories(ctx context.Context) (map[Named]History, error) {
 	volumes, err := s.Volumes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all := map[Named][]tree.Digest{}
+	all := map[Named]History{}
 	for _, volume := range volumes {
 		name, _ := ParseVolumeName(volume.Name)
 		if name.Kind != HeadVolume {
 			continue
 		}
-		ids, err := s.history(ctx, "read "+volume.Name, volume.Name)
+		history, err := s.history(ctx, "read "+volume.Name, volume.Name)
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		all[name.Of] = ids
+		all[name.Of] = history
 	}
 	return all, nil
 }

@@ -130,12 +130,12 @@ func requireRecords(t *testing.T, ctx context.Context, s *store.Libvirt) {
 			t.Errorf("an absent history is %v, %v", got, err)
 		}
 		for i := range ids {
-			must(t, s.SetHistory(ctx, release.Base, "os", ids[:i+1]))
-			if got, err := s.History(ctx, release.Base, "os"); err != nil || len(got) != i+1 {
+			must(t, s.SetHistory(ctx, release.Base, "os", store.HistoryOf(ids[:i+1]...)))
+			if got, err := s.History(ctx, release.Base, "os"); err != nil || len(got.Releases) != i+1 {
 				t.Errorf("a history of %d is %v, %v", i+1, got, err)
 			}
 		}
-		must(t, s.SetHistory(ctx, release.Base, "os", nil))
+		must(t, s.SetHistory(ctx, release.Base, "os", store.History{}))
 	}
 }
 

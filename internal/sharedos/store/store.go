@@ -45,12 +45,12 @@ type Store interface {
 	// PutRelease stores a signed manifest under its id; GetRelease reads it.
 	PutRelease(ctx context.Context, id tree.Digest, signed []byte) error
 	GetRelease(ctx context.Context, id tree.Digest) ([]byte, error)
-	// SetHistory records the releases of a base or component, newest first; an empty list removes the record.
-	SetHistory(ctx context.Context, kind release.Kind, name string, ids []tree.Digest) error
-	// History returns the releases of a base or component, newest first; ErrNotFound if there is no record.
-	History(ctx context.Context, kind release.Kind, name string) ([]tree.Digest, error)
+	// SetHistory records the releases of a base or component; one without releases removes the record.
+	SetHistory(ctx context.Context, kind release.Kind, name string, history History) error
+	// History returns the releases of a base or component; ErrNotFound if there is no record.
+	History(ctx context.Context, kind release.Kind, name string) (History, error)
 	// Histories returns the history of every base and component in the pool.
-	Histories(ctx context.Context) (map[Named][]tree.Digest, error)
+	Histories(ctx context.Context) (map[Named]History, error)
 	// CreatePrivateDisk makes a sparse raw volume of size bytes for a VM, or grows the one there is.
 	CreatePrivateDisk(ctx context.Context, vm string, size int64) (volume, path string, err error)
 	DeletePrivateDisk(ctx context.Context, vm string) error

@@ -44,7 +44,12 @@ type Fleet struct {
 	// Offer yields a release that is prepared but perhaps not in the store: its signed manifest and its contents
 	// list; store.ErrNotFound for any other. Assess needs it to judge a plan. Nil offers nothing.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
-	Log   *slog.Logger
+	// Collect deletes what nothing in the store refers to any more, which a VM may have let go. Nil leaves it to others.
+	Collect func(ctx context.Context) error
+	// CollectLimit is how much longer an update or a deletion may take for that; 0 is 30 seconds. Whoever uploads a layer has
+	// the pool for as long as that takes.
+	CollectLimit time.Duration
+	Log          *slog.Logger
 
 	images sync.Mutex // one boot image is made at a time
 }
@@ -273,6 +278,7 @@ func (f *Fleet) stop(ctx context.Context, name string, progress Progress) error 
 // Delete implements Interface.
 func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress) error {
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
+	var had []tree.Digest
 	switch {
 	case errors.Is(err, hypervisor.ErrNotFound):
 	case err != nil:
@@ -280,6 +286,9 @@ func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress
 	case domain.UUID != uuid:
 		return fmt.Errorf("delete VM %q: %w, with UUID %s", name, ErrOther, domain.UUID)
 	default:
+		if had, err = f.refersTo(ctx, domain); err != nil {
+			return fmt.Errorf("delete VM %q: %w", name, err)
+		}
 		progress("powering off")
 		if err := f.Hypervisor.PowerOff(ctx, name); err != nil {
 			return fmt.Errorf("delete VM %q: power off: %w", name, err)
@@ -292,7 +301,13 @@ func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress
 	if err := f.Store.DeletePrivateDisk(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("delete VM %q: delete its private disk: %w", name, err)
 	}
-	return f.deleteConsole(name)
+	if err := f.deleteConsole(name); err != nil {
+		return err
+	}
+	if err := f.collect(ctx, had, progress); err != nil {
+		return fmt.Errorf("VM %q is deleted: %w", name, err)
+	}
+	return nil
 }
 
 // deleteConsole removes a VM's console log, and the older ones that virtlogd keeps beside it.

@@ -30,11 +30,11 @@ func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {
 		if domain.Metadata.Pool != f.Pool {
 			continue
 		}
-		plugged, err := f.Hypervisor.Plugged(ctx, domain.Name)
-		if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
-			return nil, fmt.Errorf("list the layers of VM %q: %w", domain.Name, err)
+		found, err := f.refersTo(ctx, domain)
+		if err != nil {
+			return nil, err
 		}
-		for _, id := range append(uses(domain), plugged...) {
+		for _, id := range found {
 			if users[id] == nil {
 				users[id] = map[string]bool{}
 			}

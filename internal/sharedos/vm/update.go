@@ -20,14 +20,20 @@ import (
 // definition follows. Until the definition has followed, Read names the old releases, so that the next apply comes
 // here again, finds the guest where it should be, and finishes.
 func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error) {
+	had, err := f.refers(ctx, spec.Name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("update VM %q: %w", spec.Name, err)
+	}
 	report, ready, err := f.update(ctx, spec, progress)
 	if err != nil {
 		return nil, report, fmt.Errorf("update VM %q: %w", spec.Name, err)
 	}
+	remains := f.letGo(ctx, spec.Name, had, progress)
 	updated, err := f.Read(ctx, spec.Name)
 	if err != nil {
 		return nil, report, err
 	}
+	updated.Remains = remains
 	updated.Spec.Refresh = spec.Refresh
 	updated.ReadySeconds = ready
 	updated.OtherAgent = f.otherAgent(updated.Agent)

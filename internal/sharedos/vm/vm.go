@@ -31,6 +31,9 @@ var (
 	// ErrNotLive means that a running VM cannot be moved to the release, whatever it may interrupt: it is of another
 	// base, or earlier than the one that runs. The next start can run it.
 	ErrNotLive = errors.New("a running VM cannot be moved to this release")
+	// ErrRemains means that what a VM let go, and nothing else refers to, is still in the store: whoever next deletes what
+	// nothing refers to deletes it.
+	ErrRemains = errors.New("what nothing needs any more is still in the storage pool")
 	// ErrRolledBack means that a refresh failed and the VM runs what it ran before.
 	ErrRolledBack = errors.New("the refresh failed and was rolled back")
 )
@@ -91,6 +94,8 @@ type VM struct {
 	// Waits is the stack of the definition, in words, while the VM is left with the one that it runs until it is next
 	// powered off and started; "" if it is not.
 	Waits string
+	// Remains is why what Update had the VM let go is still in the store; nil if it is gone, or something else needs it.
+	Remains error
 	// OtherAgent is why Update left another agent in the VM than this program's own; "" if it did not.
 	OtherAgent string
 	// ReadySeconds from domain start to the agent's first answer, as Create or Start saw it; 0 if it did not wait.
@@ -114,8 +119,9 @@ type Interface interface {
 	// Assess tells what a refresh to the stack of spec would interrupt; nil if nothing changes or the VM is off.
 	// ErrNotLive if no live refresh can lead to it.
 	Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
-	// Delete ends and removes the VM, its private disk and its console log. One that is gone already is no error;
-	// ErrOther if the name belongs to a VM of another UUID, of which nothing is touched.
+	// Delete ends and removes the VM, its private disk and its console log, and what nothing else needs of what it ran. One
+	// that is gone already is no error; ErrOther if the name belongs to a VM of another UUID, of which nothing is touched;
+	// ErrRemains if the VM is deleted, and what it ran is still there.
 	Delete(ctx context.Context, name, uuid string, progress Progress) error
 	// InUse names the VMs, running or not, by the releases that they refer to.
 	InUse(ctx context.Context) (map[tree.Digest][]string, error)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
@@ -305,39 +306,41 @@ func histories(t *testing.T, ctx context.Context, s store.Store) {
 		t.Errorf("histories of an empty pool: %v, %v", all, err)
 	}
 
-	for _, want := range [][]tree.Digest{ids[:1], ids[:2], ids, ids[5:6]} {
+	timed := store.HistoryOf(ids[5:7]...)
+	timed.Retain, timed.Releases[0].Published = 3, time.Date(2026, 11, 25, 1, 2, 3, 0, time.UTC)
+	for _, want := range []store.History{store.HistoryOf(ids[:1]...), store.HistoryOf(ids[:2]...), store.HistoryOf(ids...), timed} {
 		must(t, s.SetHistory(ctx, release.Base, "debian-13", want))
 		got, err := s.History(ctx, release.Base, "debian-13")
 		must(t, err)
-		if !slices.Equal(got, want) {
-			t.Errorf("a history of %d came back as %d", len(want), len(got))
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("a history came back as another one (-want +got):\n%s", diff)
 		}
 	}
-	must(t, s.SetHistory(ctx, release.Component, "debian-13", ids[:3]))
+	must(t, s.SetHistory(ctx, release.Component, "debian-13", store.HistoryOf(ids[:3]...)))
 	all, err := s.Histories(ctx)
 	must(t, err)
-	want := map[store.Named][]tree.Digest{
-		{Kind: release.Base, Name: "debian-13"}:      ids[5:6],
-		{Kind: release.Component, Name: "debian-13"}: ids[:3],
+	want := map[store.Named]store.History{
+		{Kind: release.Base, Name: "debian-13"}:      timed,
+		{Kind: release.Component, Name: "debian-13"}: store.HistoryOf(ids[:3]...),
 	}
-	if !maps.EqualFunc(all, want, slices.Equal) {
-		t.Errorf("histories are %v", all)
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Errorf("histories (-want +got):\n%s", diff)
 	}
 
 	for range 2 {
-		must(t, s.SetHistory(ctx, release.Base, "debian-13", nil))
+		must(t, s.SetHistory(ctx, release.Base, "debian-13", store.History{}))
 	}
 	_, err = s.History(ctx, release.Base, "debian-13")
 	mustBe(t, err, store.ErrNotFound)
 	for _, bad := range []string{"", "a/b", "..", "a b", "-a", strings.Repeat("a", 200)} {
-		if err := s.SetHistory(ctx, release.Base, bad, ids[:1]); err == nil {
+		if err := s.SetHistory(ctx, release.Base, bad, store.HistoryOf(ids[0])); err == nil {
 			t.Errorf("the name %q was accepted", bad)
 		}
 	}
-	if err := s.SetHistory(ctx, "kernel", "a", ids[:1]); err == nil {
+	if err := s.SetHistory(ctx, "kernel", "a", store.HistoryOf(ids[0])); err == nil {
 		t.Error("an unknown kind was accepted")
 	}
-	if err := s.SetHistory(ctx, release.Base, "a", []tree.Digest{ids[0], ids[0]}); err == nil {
+	if err := s.SetHistory(ctx, release.Base, "a", store.HistoryOf(ids[0], ids[0])); err == nil {
 		t.Error("a history with a release twice was accepted")
 	}
 }
@@ -403,7 +406,7 @@ func sweep(t *testing.T, ctx context.Context, s store.Store) {
 	kept, gone := tree.Sum([]byte("kept")), tree.Sum([]byte("gone"))
 	must(t, s.PutRelease(ctx, kept, []byte("kept\n")))
 	must(t, s.PutRelease(ctx, gone, []byte("gone\n")))
-	must(t, s.SetHistory(ctx, release.Base, "debian-13", []tree.Digest{kept}))
+	must(t, s.SetHistory(ctx, release.Base, "debian-13", store.HistoryOf(kept)))
 	disk, _, err := s.CreatePrivateDisk(ctx, "web-1", 1<<20)
 	must(t, err)
 
@@ -455,7 +458,7 @@ func cancelled(t *testing.T, ctx context.Context, s store.Store) {
 	_, errs["GetBlob"] = s.GetBlob(ctx, blobOf(data))
 	errs["PutRelease"] = s.PutRelease(ctx, id, data[:100])
 	_, errs["GetRelease"] = s.GetRelease(ctx, id)
-	errs["SetHistory"] = s.SetHistory(ctx, release.Base, "a", []tree.Digest{id})
+	errs["SetHistory"] = s.SetHistory(ctx, release.Base, "a", store.HistoryOf(id))
 	_, errs["History"] = s.History(ctx, release.Base, "a")
 	_, errs["Histories"] = s.Histories(ctx)
 	_, _, errs["CreatePrivateDisk"] = s.CreatePrivateDisk(ctx, "a", 1<<20)

@@ -260,7 +260,7 @@ func (s *Store) replace(name string, data []byte) error {
 }
 
 // SetHistory implements store.Store.
-func (s *Store) SetHistory(ctx context.Context, kind release.Kind, name string, ids []tree.Digest) error {
+func (s *Store) SetHistory(ctx context.Context, kind release.Kind, name string, history store.History) error {
 	volume, err := store.HeadName(kind, name)
 	if err != nil {
 		return err
@@ -268,10 +268,10 @@ func (s *Store) SetHistory(ctx context.Context, kind release.Kind, name string, 
 	if err := s.enter(ctx, "SetHistory", volume, true); err != nil {
 		return err
 	}
-	if len(ids) == 0 {
+	if len(history.Releases) == 0 {
 		return s.remove(volume)
 	}
-	text, err := store.EncodeHistory(ids)
+	text, err := store.EncodeHistory(history)
 	if err != nil {
 		return err
 	}
@@ -279,30 +279,30 @@ func (s *Store) SetHistory(ctx context.Context, kind release.Kind, name string, 
 }
 
 // History implements store.Store.
-func (s *Store) History(ctx context.Context, kind release.Kind, name string) ([]tree.Digest, error) {
+func (s *Store) History(ctx context.Context, kind release.Kind, name string) (store.History, error) {
 	volume, err := store.HeadName(kind, name)
 	if err != nil {
-		return nil, err
+		return store.History{}, err
 	}
 	if err := s.enter(ctx, "History", volume, false); err != nil {
-		return nil, err
+		return store.History{}, err
 	}
 	return s.history(volume)
 }
 
-func (s *Store) history(volume string) ([]tree.Digest, error) {
+func (s *Store) history(volume string) (store.History, error) {
 	if _, err := s.whole(volume); err != nil {
-		return nil, err
+		return store.History{}, err
 	}
 	text, err := os.ReadFile(s.Path(volume))
 	if err != nil {
-		return nil, err
+		return store.History{}, err
 	}
 	return store.DecodeHistory(text)
 }
 
 // Histories implements store.Store.
-func (s *Store) Histories(ctx context.Context) (map[store.Named][]tree.Digest, error) {
+func (s *Store) Histories(ctx context.Context) (map[store.Named]store.History, error) {
 	if err := s.enter(ctx, "Histories", "", false); err != nil {
 		return nil, err
 	}
@@ -310,7 +310,7 @@ func (s *Store) Histories(ctx context.Context) (map[store.Named][]tree.Digest, e
 	if err != nil {
 		return nil, err
 	}
-	all := map[store.Named][]tree.Digest{}
+	all := map[store.Named]store.History{}
 	for _, volume := range volumes {
 		if name, _ := store.ParseVolumeName(volume.Name); name.Kind == store.HeadVolume {
 			if all[name.Of], err = s.history(volume.Name); err != nil {
