@@ -20,7 +20,7 @@ const (
 )
 
 // unfit tells which pools cannot be used: a volume has to be made under a name of ours, written, and read, through
-// libvirt's storage API (design/0018).
+// libvirt's storage API (design/0019).
 var unfit = map[string]unfitness{
 	"disk":         {"its volumes are partitions, which libvirt names by their numbers", onDevice},
 	"gluster":      {"libvirt only lists and deletes its volumes", "mount the Gluster volume through a pool of type netfs with the source format glusterfs"},
