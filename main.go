@@ -9,6 +9,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	runtimedebug "runtime/debug"
 	"strings"
 
 	framework "github.com/hashicorp/terraform-plugin-framework/provider"
@@ -23,7 +24,12 @@ import (
 // version is set by the build.
 var version = "dev"
 
+// collectAt is how much more memory, in percent, may be in use than is needed. A plan holds trees of hundreds of thousands of
+// files, next to the VMs that the host is for.
+const collectAt = 50
+
 func main() {
+	runtimedebug.SetGCPercent(collectAt)
 	debug := flag.Bool("debug", false, "serve for a debugger: print what to put into TF_REATTACH_PROVIDERS and stay")
 	flag.Parse()
 	if err := serve(context.Background(), *debug); err != nil {

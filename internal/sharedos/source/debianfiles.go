@@ -84,6 +84,7 @@ func overlaid(ctx context.Context, source fmt.Stringer, from io.ReadCloser, file
 	return newTarPipe(ctx, source, func(ctx context.Context, out *tar.Writer) (err error) {
 		defer func() { err = errors.Join(err, from.Close()) }()
 		scan := newTarScanner(ctx, from, Limits{})
+		buffer := make([]byte, copyBuffer)
 		for {
 			header, err := scan.next()
 			if errors.Is(err, io.EOF) {
@@ -99,7 +100,7 @@ func overlaid(ctx context.Context, source fmt.Stringer, from io.ReadCloser, file
 			if err := out.WriteHeader(header); err != nil {
 				return fmt.Errorf("%q: %w", header.Name, err)
 			}
-			if _, err := io.Copy(out, scan.tar); err != nil {
+			if _, err := io.CopyBuffer(out, scan.tar, buffer); err != nil {
 				return fmt.Errorf("%q: %w", header.Name, err)
 			}
 		}

@@ -150,6 +150,7 @@ func (d dirStream) write(ctx context.Context, out *tar.Writer) error {
 	var refused specialFiles
 	// The first path of each file that has several.
 	links := make(map[inode]string)
+	buffer := make([]byte, copyBuffer)
 	leave := func(p string) bool { return d.omit != nil && d.omit(p) }
 	err := walkDir(ctx, d.root, d.at, func(p string) bool { return d.skip(p) || leave(p) }, func(f onDisk) error {
 		if leave(f.path) {
@@ -175,7 +176,7 @@ func (d dirStream) write(ctx context.Context, out *tar.Writer) error {
 			return err
 		}
 		return f.read(func(content io.Reader) error {
-			n, err := io.Copy(out, &countingReader{ctx: ctx, r: content})
+			n, err := io.CopyBuffer(out, &countingReader{ctx: ctx, r: content}, buffer)
 			d.tell(n)
 			return err
 		})

@@ -52,13 +52,64 @@ type node struct {
 	layer int
 }
 
-// file is what a name stands for.
+// file is what a name stands for. An image has hundreds of thousands: a tree.Entry would be three times as large.
 type file struct {
-	// entry has no path: a file may have several names.
-	entry tree.Entry
-	// first and others are the names of a regular file in the merged tree.
-	first  *node
+	kind           tree.Type
+	mode, uid, gid uint32
+	// modified in seconds since 1970, and size in bytes.
+	modified, size int64
+	rare           *rare
+	// first is the first name of a regular file in the merged tree.
+	first *node
+}
+
+// rare is what few files have.
+type rare struct {
+	link         string
+	xattrs       map[string]string
+	major, minor uint32
+	// others are the names of a regular file after the first.
 	others []*node
+}
+
+// newFile keeps what an entry tells, but for its path: a file may have several names.
+func newFile(e tree.Entry) *file {
+	f := &file{kind: e.Type, mode: e.Mode, uid: e.UID, gid: e.GID, modified: e.ModTime.Unix(), size: e.Size}
+	if e.Link != "" || len(e.Xattrs) > 0 || e.Major != 0 || e.Minor != 0 {
+		f.rare = &rare{link: e.Link, xattrs: e.Xattrs, major: e.Major, minor: e.Minor}
+	}
+	return f
+}
+
+// entry is the file under one of its names.
+func (f *file) entry(p string) tree.Entry {
+	e := tree.Entry{
+		Path: p, Type: f.kind, Mode: f.mode, UID: f.uid, GID: f.gid, ModTime: time.Unix(f.modified, 0), Size: f.size,
+	}
+	if f.rare != nil {
+		e.Link, e.Xattrs, e.Major, e.Minor = f.rare.link, f.rare.xattrs, f.rare.major, f.rare.minor
+	}
+	return e
+}
+
+// addName notes a name of a regular file.
+func (f *file) addName(n *node) {
+	switch {
+	case f.first == nil:
+		f.first = n
+	case f.rare == nil:
+		f.rare = &rare{others: []*node{n}}
+	default:
+		f.rare.others = append(f.rare.others, n)
+	}
+}
+
+// otherNames are the names after the first.
+func (f *file) otherNames() []*node {
+	if f.rare == nil {
+		return nil
+	}
+	return f.rare.others
 }
 
 // path is where a name is in the tree.
@@ -77,7 +128,7 @@ func newMerged(limits Limits) *merged {
 
 // impliedDirectory is a directory that no layer describes.
 func impliedDirectory() *file {
-	return &file{entry: tree.Entry{Type: tree.Directory, Mode: 0o755, ModTime: time.Unix(0, 0)}}
+	return newFile(tree.Entry{Type: tree.Directory, Mode: 0o755, ModTime: time.Unix(0, 0)})
 }
 
 // apply lays a layer over those before, and checks all of it against its digests.
@@ -135,14 +186,13 @@ func (m *merged) add(scan *tarScanner, layer, count int, header *tar.Header) err
 	if err := scan.addMetadata(e); err != nil {
 		return err
 	}
-	e.Path = ""
-	f := &file{entry: e}
+	f := newFile(e)
 	switch header.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		if err := scan.addContent(header.Size); err != nil {
 			return err
 		}
-		f.entry.Size = header.Size
+		f.size = header.Size
 		m.contents[layer] = append(m.contents[layer], content{count, f})
 	case tar.TypeLink:
 		target, err := entryPath(header.Linkname, false)
@@ -156,7 +206,7 @@ func (m *merged) add(scan *tarScanner, layer, count int, header *tar.Header) err
 		if to == nil {
 			return fmt.Errorf("hard link to %q, which is neither in the layer before it nor below: %w", header.Linkname, ErrRefused)
 		}
-		if to.file.entry.Type == tree.Directory {
+		if to.file.kind == tree.Directory {
 			return fmt.Errorf("hard link to the directory %q: %w", header.Linkname, ErrRefused)
 		}
 		f = to.file
@@ -179,14 +229,14 @@ func (m *merged) put(dir *node, name string, layer int, f *file) error {
 	switch {
 	case !ok:
 		return m.grow(dir, name, layer, f)
-	case was.file.entry.Type == tree.Directory && f.entry.Type == tree.Directory:
+	case was.file.kind == tree.Directory && f.kind == tree.Directory:
 		was.file, was.layer = f, layer
-	case was.layer == layer && was.file.entry.Type != f.entry.Type:
-		return fmt.Errorf("is a %s, and was a %s earlier in the layer: %w", f.entry.Type, was.file.entry.Type, ErrRefused)
+	case was.layer == layer && was.file.kind != f.kind:
+		return fmt.Errorf("is a %s, and was a %s earlier in the layer: %w", f.kind, was.file.kind, ErrRefused)
 	default:
 		m.entries -= was.count() - 1
 		*was = node{name: name, parent: dir, file: f, layer: layer}
-		if f.entry.Type == tree.Directory {
+		if f.kind == tree.Directory {
 			was.children = make(map[string]*node)
 		}
 	}
@@ -199,7 +249,7 @@ func (m *merged) grow(dir *node, name string, layer int, f *file) error {
 		return fmt.Errorf("more than %d entries: %w", m.limits.Entries, ErrLimit)
 	}
 	n := &node{name: name, parent: dir, file: f, layer: layer}
-	if f.entry.Type == tree.Directory {
+	if f.kind == tree.Directory {
 		n.children = make(map[string]*node)
 	}
 	dir.children[name] = n
@@ -223,7 +273,7 @@ func (m *merged) whiteout(layer int, p, base string) error {
 	}
 	switch name := strings.TrimPrefix(base, whiteoutPrefix); {
 	case base == whiteoutOpaque:
-		if dir == nil || dir.file.entry.Type != tree.Directory {
+		if dir == nil || dir.file.kind != tree.Directory {
 			return nil
 		}
 		for _, name := range slices.Collect(maps.Keys(dir.children)) {
@@ -299,19 +349,20 @@ func (m *merged) follow(p string, missing func(at *node, name string) (*node, er
 				return nil, err
 			}
 		}
-		switch e := next.file.entry; e.Type {
+		switch next.file.kind {
 		case tree.Directory:
 			at = next
 		case tree.Symlink:
-			if links++; links > maxSymlinks || len(e.Link)+len(rest) > 2*tree.MaxPath {
+			link := next.file.entry(p).Link
+			if links++; links > maxSymlinks || len(link)+len(rest) > 2*tree.MaxPath {
 				return nil, fmt.Errorf("%q goes through too many symbolic links: %w", p, ErrRefused)
 			}
-			if strings.HasPrefix(e.Link, "/") {
+			if strings.HasPrefix(link, "/") {
 				at = m.root
 			}
-			rest = e.Link + "/" + rest
+			rest = link + "/" + rest
 		default:
-			return nil, fmt.Errorf("%q is below a %s: %w", p, e.Type, ErrRefused)
+			return nil, fmt.Errorf("%q is below a %s: %w", p, next.file.kind, ErrRefused)
 		}
 	}
 	return at, nil
@@ -324,21 +375,17 @@ const maxSymlinks = 40
 func (m *merged) writeOthers(out *tar.Writer) error {
 	var write func(n *node, p string) error
 	write = func(n *node, p string) error {
-		e := n.file.entry
-		e.Path = p
-		if e.Type == tree.Regular {
-			if n.file.first == nil {
-				n.file.first = n
-			} else {
-				n.file.others = append(n.file.others, n)
-			}
+		if n.file.kind == tree.Regular {
+			n.file.addName(n)
 			return nil
 		}
-		if err := out.WriteHeader(tarHeader(e)); err != nil {
+		if err := out.WriteHeader(tarHeader(n.file.entry(p))); err != nil {
 			return fmt.Errorf("%q: %w", p, err)
 		}
-		for _, name := range slices.Sorted(maps.Keys(n.children)) {
-			if err := write(n.children[name], path.Join(p, name)); err != nil {
+		children := n.children
+		n.children = nil // from here on a file keeps its parents, and no directory its files: they go as they are written
+		for _, name := range slices.Sorted(maps.Keys(children)) {
+			if err := write(children[name], path.Join(p, name)); err != nil {
 				return err
 			}
 		}
@@ -358,6 +405,7 @@ func (m *merged) writeContents(ctx context.Context, number int, stored *os.File,
 	}
 	defer done()
 	scan := newTarScanner(ctx, unpacked, m.limits)
+	buffer := make([]byte, copyBuffer)
 	for count := 0; len(contents) > 0; count++ {
 		header, err := scan.next()
 		if err != nil {
@@ -368,18 +416,17 @@ func (m *merged) writeContents(ctx context.Context, number int, stored *os.File,
 		}
 		f := contents[0].file
 		contents[0].file, contents = nil, contents[1:]
-		if header.Size != f.entry.Size {
+		if header.Size != f.size {
 			return errChanged
 		}
-		e := f.entry
-		e.Path = f.first.path()
+		e := f.entry(f.first.path())
 		if err := out.WriteHeader(tarHeader(e)); err != nil {
 			return fmt.Errorf("%q: %w", e.Path, err)
 		}
-		if _, err := io.Copy(out, scan.tar); err != nil {
+		if _, err := io.CopyBuffer(out, scan.tar, buffer); err != nil {
 			return fmt.Errorf("%q: %w", e.Path, err)
 		}
-		for _, other := range f.others {
+		for _, other := range f.otherNames() {
 			if err := out.WriteHeader(hardLink(other.path(), e.Path)); err != nil {
 				return fmt.Errorf("%q: %w", other.path(), err)
 			}

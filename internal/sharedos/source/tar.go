@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -91,10 +92,10 @@ func ReadTar(ctx context.Context, r io.Reader, spoolDir string, limits Limits) (
 	if err := tr.readAll(); err != nil {
 		return nil, nil, fmt.Errorf("read tar stream: %w", err)
 	}
-	if len(tr.entries) == 0 {
+	if tr.entries.length == 0 {
 		return nil, nil, fmt.Errorf("read tar stream: it has no entries: %w", ErrCorrupt)
 	}
-	t, err := tree.New(tr.entries, s)
+	t, err := tree.New(tr.collected(), s)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read tar stream: %w", err)
 	}
@@ -180,9 +181,21 @@ func (t *tarScanner) addMetadata(e tree.Entry) error {
 type tarReader struct {
 	*tarScanner
 	spool   *spool
-	entries []tree.Entry
+	entries entryList
 	// index finds an entry by path.
 	index map[string]int
+}
+
+// largeTree is how many entries make a tree for which it is worth a tenth of a second to free what was needed to read it.
+const largeTree = 100_000
+
+// collected takes the entries out of the reader, which is of no use afterwards.
+func (t *tarReader) collected() []tree.Entry {
+	t.index = nil
+	if t.entries.length >= largeTree {
+		runtime.GC() // or the entries in one piece come on top of the index and of what the stream was made from
+	}
+	return t.entries.join()
 }
 
 func (t *tarReader) readAll() error {
@@ -281,10 +294,10 @@ func (t *tarReader) readEntry(header *tar.Header) error {
 		if !ok {
 			return fmt.Errorf("hard link to %q, which is not in the stream before it: %w", header.Linkname, ErrRefused)
 		}
-		if t.entries[i].Type == tree.Directory {
+		if t.entries.at(i).Type == tree.Directory {
 			return fmt.Errorf("hard link to the directory %q: %w", header.Linkname, ErrRefused)
 		}
-		e = t.entries[i]
+		e = *t.entries.at(i)
 		e.Path, e.Xattrs = p, maps.Clone(e.Xattrs)
 	}
 	return t.put(e)
@@ -296,17 +309,17 @@ func (t *tarReader) put(e tree.Entry) error {
 		return err
 	}
 	if i, ok := t.index[e.Path]; ok {
-		if earlier := t.entries[i].Type; earlier != e.Type {
+		if earlier := t.entries.at(i).Type; earlier != e.Type {
 			return fmt.Errorf("is a %s, and was a %s earlier in the stream: %w", e.Type, earlier, ErrRefused)
 		}
-		t.entries[i] = e
+		*t.entries.at(i) = e
 		return nil
 	}
-	if len(t.entries) >= t.limits.Entries {
+	if t.entries.length >= t.limits.Entries {
 		return fmt.Errorf("more than %d entries: %w", t.limits.Entries, ErrLimit)
 	}
-	t.index[e.Path] = len(t.entries)
-	t.entries = append(t.entries, e)
+	t.index[e.Path] = t.entries.length
+	t.entries.add(e)
 	return nil
 }
 
@@ -316,8 +329,8 @@ func (t *tarReader) makeParents(p string) error {
 	for dir := p; dir != tree.Root; {
 		dir = tree.Parent(dir)
 		if i, ok := t.index[dir]; ok {
-			if t.entries[i].Type != tree.Directory {
-				return fmt.Errorf("is below %q, which is a %s: %w", dir, t.entries[i].Type, ErrRefused)
+			if kind := t.entries.at(i).Type; kind != tree.Directory {
+				return fmt.Errorf("is below %q, which is a %s: %w", dir, kind, ErrRefused)
 			}
 			break
 		}

@@ -17,6 +17,9 @@ type tarPipe struct {
 	err   error
 }
 
+// copyBuffer is the size of the buffer that all files of a stream are copied through, in bytes: io.Copy would make one for each.
+const copyBuffer = 64 << 10
+
 // errStopped is what the writer of a stream meets when its reader has closed it.
 var errStopped = errors.New("the reader stopped")
 
