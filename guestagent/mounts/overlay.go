@@ -61,16 +61,16 @@ func (o overlay) mountByPath() (*Detached, error) {
 // fs/overlayfs/super.c, 6.1) or is told the option (fs/overlayfs/params.c, 6.5). /proc/mounts shows the numbers, and
 // nobody can use them any more.
 func (o overlay) mountByNumber(run func(f func())) (mounted *Detached, err error) {
-	names := make([]string, 0, len(o.lowers))
-	for _, lower := range slices.Backward(o.lowers) {
+	list := ""
+	for _, lower := range o.lowers {
 		fd, err := unix.Open(lower, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, fmt.Errorf("overlay: open %s: %w", lower, err)
 		}
 		defer func() { err = errors.Join(err, unix.Close(fd)) }()
-		names = append(names, strconv.Itoa(fd))
+		list = ":" + strconv.Itoa(fd) + list // the uppermost comes first
 	}
-	list := strings.Join(names, ":")
+	list = strings.TrimPrefix(list, ":")
 	if len(list) > maxOption {
 		return nil, fmt.Errorf("overlay of %d directories: more than Linux before 6.7 takes", len(o.lowers))
 	}
@@ -154,21 +154,13 @@ func onThrowawayThread(f func()) {
 	done := make(chan struct{})
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if unix.Gettid() != unix.Getpid() {
+		if unix.Gettid() == unix.Getpid() {
+			onThrowawayThread(f) // the main thread never ends: it is held meanwhile
+			runtime.UnlockOSThread()
+		} else {
 			f()
-			close(done)
-			return
 		}
-		// The main thread never ends: hold it until another one has been taken.
-		taken := make(chan struct{})
-		go func() {
-			runtime.LockOSThread()
-			close(taken)
-			f()
-			close(done)
-		}()
-		<-taken
-		runtime.UnlockOSThread()
+		close(done)
 	}()
 	<-done
 }

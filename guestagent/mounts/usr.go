@@ -277,21 +277,19 @@ func kernelOlder(release string, major, minor int) (bool, error) {
 
 // Obstacle says why /usr cannot be swapped live in this system; "" if nothing is known to be in the way.
 func (u Usr) Obstacle() string {
-	for _, need := range []struct {
-		minor int
-		what  string
-	}{
-		{5, "cannot mount beneath"},
-		// Until then maps has the numbers of the layer below: what was swapped out cannot be told from what is new.
-		{7, "does not tell from which overlay a process has mapped a file"},
-	} {
-		older, err := kernelOlder(u.Kernel, 6, need.minor)
-		if err != nil {
-			return "the kernel's release cannot be read: " + err.Error()
-		}
-		if older {
-			return fmt.Sprintf("Linux %s %s (6.%d is needed), so /usr cannot be swapped", u.Kernel, need.what, need.minor)
-		}
+	// Until 6.7 maps has the numbers of the layer below: what was swapped out cannot be told from what is new.
+	minor, lacks := 7, "does not tell from which overlay a process has mapped a file"
+	older, err := kernelOlder(u.Kernel, 6, 5)
+	if older {
+		minor, lacks = 5, "cannot mount beneath"
+	} else if err == nil {
+		older, err = kernelOlder(u.Kernel, 6, 7)
+	}
+	switch {
+	case err != nil:
+		return "the kernel's release cannot be read: " + err.Error()
+	case older:
+		return fmt.Sprintf("Linux %s %s (6.%d is needed), so /usr cannot be swapped", u.Kernel, lacks, minor)
 	}
 	if _, err := u.Superblock(); err != nil {
 		return err.Error()

@@ -161,8 +161,11 @@ func TestAServiceThatDoesNotComeBackRollsBack(t *testing.T) {
 			request.SettleMs = 600
 			status := w.refresh(e, request)
 			if status.Report.GetCommitted() || status.Report.GetRefused() || !status.Report.GetDone() ||
-				!strings.Contains(status.Report.GetError(), "boom") && !strings.Contains(status.Report.GetError(), "500") {
+				!strings.Contains(status.Report.GetError(), ".service is failed; it logged last: boom") {
 				t.Errorf("%v", status.Report)
+			}
+			if name == "a health check turns bad" && !strings.Contains(status.Report.GetError(), `health check "web"`) {
+				t.Errorf("the error does not name the check: %v", status.Report)
 			}
 			if err := w.whole(status); err != nil {
 				t.Error(err)

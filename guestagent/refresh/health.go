@@ -19,6 +19,8 @@ const (
 	// attemptLimit bounds one attempt of a check.
 	attemptLimit = 10 * time.Second
 	healthPause  = 250 * time.Millisecond
+	// maxTold is how many units that run are named when a check is bad and no unit is.
+	maxTold = 3
 )
 
 // ErrHealth means that what was healthy before a refresh is not so after it.
@@ -109,11 +111,23 @@ func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause 
 	if unit := check.GetUnit(); unit != "" {
 		return fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, unit))
 	}
-	// A renewed unit that is down says more than what asked for its service.
+	// A renewed unit that is down says more than what asked for its service. If none is, the first that run have to do.
+	var down, up []string
 	for _, p := range r.record.Planned {
-		if state, stateErr := r.Units.ActiveState(ctx, p.Unit); stateErr == nil && !isRunning(state) && state != "inactive" {
-			err = fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, p.Unit))
+		state, stateErr := r.Units.ActiveState(ctx, p.Unit)
+		switch {
+		case stateErr != nil || state == "inactive":
+		case !isRunning(state):
+			down = append(down, p.Unit)
+		case len(up) < maxTold && !p.Reload:
+			up = append(up, p.Unit)
 		}
+	}
+	if len(down) == 0 {
+		down = up
+	}
+	for _, unit := range down {
+		err = fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, unit))
 	}
 	return err
 }

@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -41,13 +40,9 @@ type world struct {
 // newWorld makes a world; env replaces what the provider is told of it.
 func newWorld(t *testing.T, env ...string) *world {
 	t.Helper()
-	terraform := os.Getenv("TF_ACC_TERRAFORM_PATH")
-	if terraform == "" {
-		found, err := exec.LookPath("terraform")
-		if err != nil {
-			t.Fatal("terraform is not in PATH; set TF_ACC_TERRAFORM_PATH to it or to OpenTofu's tofu")
-		}
-		terraform = found
+	terraform, err := workspace.Terraform()
+	if err != nil {
+		t.Fatal(err)
 	}
 	cache, err := testbed.CacheDir()
 	if err != nil {

@@ -176,14 +176,8 @@ func newWorld(t *testing.T) *world {
 // example opens an example of examples/bases.
 func (w *world) example(t *testing.T, kind string, variables map[string]any) *workspace.Workspace {
 	t.Helper()
-	terraform := os.Getenv("TF_ACC_TERRAFORM_PATH")
-	if terraform == "" {
-		found, err := exec.LookPath("terraform")
-		if err != nil {
-			t.Fatal("terraform is not in PATH; set TF_ACC_TERRAFORM_PATH to it or to OpenTofu's tofu")
-		}
-		terraform = found
-	}
+	terraform, err := workspace.Terraform()
+	must(t, err)
 	work, err := workspace.New(workspace.Config{
 		Terraform: terraform, Provider: filepath.Join("..", "..", "bin", "terraform-provider-sharedos"),
 		Configuration: os.DirFS(filepath.Join("..", "..", "examples", "bases", kind)), Dir: filepath.Join(t.TempDir(), "tf"),

@@ -52,6 +52,18 @@ type Config struct {
 	Tell func(string)
 }
 
+// Terraform finds the binary of Terraform or OpenTofu that tests run.
+func Terraform() (string, error) {
+	if named := os.Getenv("TF_ACC_TERRAFORM_PATH"); named != "" {
+		return named, nil
+	}
+	found, err := exec.LookPath("terraform")
+	if err != nil {
+		return "", errors.New("terraform is not in PATH; set TF_ACC_TERRAFORM_PATH to it or to OpenTofu's tofu")
+	}
+	return found, nil
+}
+
 // New makes a workspace.
 func New(c Config) (*Workspace, error) {
 	provider, err := filepath.Abs(c.Provider)
