@@ -91,7 +91,8 @@ func TestAFullLayerAgainIsPlannedWithTheReason(t *testing.T) {
 		resource.TestStep{Config: chain + own.base(), ConfigPlanChecks: plans(left(1))},
 		resource.TestStep{
 			PreConfig: own.set("2"), Config: chain + own.base(),
-			ConfigPlanChecks: plans(planned("rebase", knownvalue.Bool(false)), left(0)),
+			ConfigPlanChecks: plans(planned("rebase", knownvalue.Bool(false)), left(0),
+				plancheck.ExpectKnownValue(debianAddress, attribute("next_layer"), knownvalue.StringExact("a full layer: 2 of at most 2 layers are there"))),
 		},
 		resource.TestStep{
 			PreConfig: own.set("3"), Config: chain + own.base(),

@@ -132,7 +132,7 @@ func (d *baseDataSource) Read(ctx context.Context, req datasource.ReadRequest, r
 		return
 	}
 	var base baseModel
-	resp.Diagnostics.Append(base.describe(ctx, id, manifest, d.connection.maxLayers())...)
+	resp.Diagnostics.Append(base.describe(ctx, id, manifest, d.connection.chain())...)
 	history, diags := readHistory(ctx, backend, manifest.Name)
 	resp.Diagnostics.Append(diags...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &baseDataModel{

@@ -39,6 +39,7 @@ type baseModel struct {
 	Packages   types.Map    `tfsdk:"packages"`
 	Change     types.Object `tfsdk:"change"`
 	DeltasLeft types.Int64  `tfsdk:"deltas_left"`
+	NextLayer  types.String `tfsdk:"next_layer"`
 	History    types.List   `tfsdk:"history"`
 
 	Timeouts timeouts.Value `tfsdk:"timeouts"`
@@ -68,6 +69,7 @@ func (m *baseModel) unknown() {
 	m.Packages = types.MapUnknown(types.StringType)
 	m.Change = types.ObjectUnknown(changeTypes)
 	m.DeltasLeft = types.Int64Unknown()
+	m.NextLayer = types.StringUnknown()
 	m.History = types.ListUnknown(recordedType)
 }
 
@@ -77,11 +79,12 @@ func (m *baseModel) carry(from baseModel) {
 	m.Release, m.Sequence, m.Previous = from.Release, from.Sequence, from.Previous
 	m.Layers, m.Bytes, m.Kernel = from.Layers, from.Bytes, from.Kernel
 	m.OS, m.Packages, m.Change, m.DeltasLeft = from.OS, from.Packages, from.Change, from.DeltasLeft
+	m.NextLayer = from.NextLayer
 }
 
 // describe takes all that follows from the source from a manifest. The change stays as it was if the release is
 // the one that the model had already, since a manifest does not tell it.
-func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest, maxLayers int) diag.Diagnostics {
+func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest, chain chain) diag.Diagnostics {
 	var diags diag.Diagnostics
 	if m.Release.ValueString() != id.String() || m.Change.IsUnknown() {
 		m.Change = types.ObjectNull(changeTypes)
@@ -102,7 +105,8 @@ func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *rele
 	m.Layers, d = types.ListValueFrom(ctx, layerType, layers)
 	diags.Append(d...)
 	m.Bytes = types.Int64Value(bytes)
-	m.DeltasLeft = types.Int64Value(int64(max(0, maxLayers-len(layers))))
+	m.DeltasLeft = types.Int64Value(int64(max(0, chain.most-len(layers))))
+	m.NextLayer = types.StringValue(chain.next(len(layers)))
 	m.Kernel = types.StringNull()
 	if manifest.Kernel != nil {
 		m.Kernel = types.StringValue(manifest.Kernel.Release)
@@ -118,12 +122,12 @@ func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *rele
 }
 
 // take describes a prepared release. A release that equals the newest one brings no change of its own.
-func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state *baseModel, maxLayers int) diag.Diagnostics {
+func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state *baseModel, chain chain) diag.Diagnostics {
 	m.Change = types.ObjectNull(changeTypes)
 	if state != nil {
 		m.Release, m.Change = state.Release, state.Change
 	}
-	diags := m.describe(ctx, prepared.ID, prepared.Manifest, maxLayers)
+	diags := m.describe(ctx, prepared.ID, prepared.Manifest, chain)
 	if prepared.Unchanged || prepared.Change == nil {
 		return diags
 	}

@@ -83,7 +83,7 @@ func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, p
 	case err != nil:
 		return append(diags, plan.unreadable(spec, err)...)
 	}
-	return append(diags, plan.take(ctx, prepared, state, r.connection.maxLayers())...)
+	return append(diags, plan.take(ctx, prepared, state, r.connection.chain())...)
 }
 
 // privateState is what Terraform keeps for the provider beside an object's state.

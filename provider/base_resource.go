@@ -135,7 +135,7 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 		}
 	}
 	if plan.Release.IsUnknown() {
-		if diags := plan.take(ctx, prepared, state, r.connection.maxLayers()); diags.HasError() {
+		if diags := plan.take(ctx, prepared, state, r.connection.chain()); diags.HasError() {
 			return nil, diags
 		}
 	}
@@ -202,7 +202,7 @@ func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		resp.Diagnostics.Append(failed(failure{do: "read", object: baseName(name), err: err})...)
 		return
 	}
-	resp.Diagnostics.Append(state.describe(ctx, id, manifest, r.connection.maxLayers())...)
+	resp.Diagnostics.Append(state.describe(ctx, id, manifest, r.connection.chain())...)
 	history, diags := readHistory(ctx, backend, name)
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return

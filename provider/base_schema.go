@@ -95,6 +95,11 @@ func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, res
 				Computed:            true,
 				MarkdownDescription: "How many more releases can be deltas before the provider's `max_layers` is reached. At 0, the next release is a full layer.",
 			},
+			"next_layer": schema.StringAttribute{
+				Computed: true,
+				MarkdownDescription: "How the next release will be stored, as far as it can be told before it is built: as a delta or as a full layer, and what decides. " +
+					"The plan of a release that has to be built first shows it as what was before.",
+			},
 			"timeouts": timeoutsAttribute(ctx, baseWriteTimeout),
 		},
 	}

@@ -93,10 +93,10 @@ func (c *connection) cacheDir() string {
 	return c.config.Cache
 }
 
-func (c *connection) maxLayers() int {
+func (c *connection) chain() chain {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.config.MaxLayers
+	return chain{c.config.MaxLayers, c.config.MaxDeltaPercent}
 }
 
 func (c *connection) close() error {
