@@ -151,6 +151,11 @@ func (d DiskImage) writePartition(ctx context.Context, file *os.File, from disk,
 	if err != nil {
 		return fmt.Errorf("mount its %s: %w", name, err)
 	}
+	if name == "btrfs" && at == tree.Root {
+		if err := refuseSubvolumes(root); err != nil {
+			return errors.Join(err, root.Close())
+		}
+	}
 	stream := dirStream{root: root, at: at, special: true, tell: tell,
 		skip: func(p string) bool { return neverShared(p) || skip(p) },
 		// What fsck has found belongs to nobody, and the directory for it to ext4 alone.
