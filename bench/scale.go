@@ -86,10 +86,12 @@ func (b *bench) refreshMany(ctx context.Context, vms int) (took spent, memory fl
 	if updates != vms+1 {
 		return took, 0, fmt.Errorf("the plan updates %d objects, not %d VMs and their base", updates, vms)
 	}
-	whole, own, others := time.Now(), time.Duration(0), time.Duration(0)
-	if own, err = processor(unix.RUSAGE_SELF); err == nil {
-		others, err = processor(unix.RUSAGE_CHILDREN)
+	whole := time.Now()
+	own, err := processor(unix.RUSAGE_SELF)
+	if err != nil {
+		return took, 0, err
 	}
+	others, err := processor(unix.RUSAGE_CHILDREN)
 	if err != nil {
 		return took, 0, err
 	}

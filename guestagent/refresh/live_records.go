@@ -83,8 +83,14 @@ func (LiveRecords) SaveJournal(record Record) error {
 // Request implements Records.
 func (LiveRecords) Request() ([]byte, error) { return readBounded(requestFile) }
 
-// SaveRequest implements Records.
-func (LiveRecords) SaveRequest(data []byte) error { return writeDurably(requestFile, data) }
+// SaveRequest implements Records. It is written in place, with one sync for it and its name: the request from before is
+// needed no more, and this one only once the journal says so, which is after that.
+func (LiveRecords) SaveRequest(data []byte) error {
+	if err := writeSynced(requestFile, data); err != nil {
+		return fmt.Errorf("write %s: %w", requestFile, err)
+	}
+	return nil
+}
 
 // Committed implements Records.
 func (LiveRecords) Committed() (release.Stack, uint64, bool, error) {

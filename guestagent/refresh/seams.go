@@ -141,7 +141,7 @@ type Records interface {
 	Trust(stack release.Stack) error
 }
 
-// Blobs are the contents lists that the host handed over.
+// Blobs are the contents lists that the host handed over, whose bytes match their digests.
 type Blobs interface {
 	Open(digest tree.Digest) (io.ReadCloser, error)
 	Drop() error
