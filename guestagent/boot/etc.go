@@ -16,25 +16,52 @@ func Carrier(root string) etcmerge.Carrier {
 }
 
 // EndCarry ends what a refresh carried to /etc of the system at root, where none is in flight any more: it is settled if it
-// was carried for the stack there, to its end, and taken back otherwise.
+// was carried for the stack there, to its end, and taken back otherwise. So is what a boot could not take back.
 func EndCarry(ctx context.Context, root string, stack release.Stack) error {
-	if err := undoCarry(ctx, root, stack); err != nil {
-		return err
-	}
-	return Carrier(root).Settle(StackKey(stack))
+	return endCarry(ctx, Carrier(root), StackKey(stack))
 }
 
-// undoCarry takes back what a refresh carried to /etc of the system at root, unless it was carried for the stack there, and
-// to its end. It happens before any service can read it, and needs no journal, which may be damaged.
-func undoCarry(ctx context.Context, root string, chosen release.Stack) error {
-	ends, whole, found, err := Carrier(root).Carried()
+func endCarry(ctx context.Context, carrier etcmerge.Carrier, key string) error {
+	if err := undoCarry(ctx, carrier, key); err != nil {
+		return err
+	}
+	_, _, carried, err := carrier.Carried()
 	if err != nil {
 		return err
 	}
-	if !found || whole && ends.To == StackKey(chosen) {
+	settled, _, err := carrier.Settled()
+	if err != nil {
+		return err
+	}
+	if !carried && leftBehind(settled, key) {
+		return takeBack(ctx, carrier)
+	}
+	return carrier.Settle(key)
+}
+
+// leftBehind reports whether the carry that was settled last led away from this stack: it is there again, and /etc is not.
+func leftBehind(settled etcmerge.Ends, key string) bool {
+	return settled.From == key && settled.To != key
+}
+
+func takeBack(ctx context.Context, carrier etcmerge.Carrier) error {
+	if err := carrier.TakeBack(ctx); err != nil {
+		return fmt.Errorf("take back what was carried to /etc for the stack that ran before: %w", err)
+	}
+	return nil
+}
+
+// undoCarry takes back what a refresh carried to /etc, unless it was carried for the stack of this key, and to its end. It
+// happens before any service can read it, and needs no journal, which may be damaged.
+func undoCarry(ctx context.Context, carrier etcmerge.Carrier, key string) error {
+	ends, whole, found, err := carrier.Carried()
+	if err != nil {
+		return err
+	}
+	if !found || whole && ends.To == key {
 		return nil
 	}
-	if err := Carrier(root).Undo(ctx); err != nil {
+	if err := carrier.Undo(ctx); err != nil {
 		return fmt.Errorf("take back what a refresh carried to /etc: %w", err)
 	}
 	return nil
@@ -65,7 +92,7 @@ func (r privateRecords) etcMove(chosen release.Stack, settled etcmerge.Ends) etc
 	back := etcmerge.Ends{From: StackKey(chosen), To: StackKey(r.committed.Stack)}
 	switch {
 	case back.From == back.To:
-		if settled.From == back.From && settled.To != back.From {
+		if leftBehind(settled, back.From) {
 			return etcGoesBack // the way back was committed, and the power cut before it was gone
 		}
 		return etcStays
@@ -81,10 +108,11 @@ func (r privateRecords) etcMove(chosen release.Stack, settled etcmerge.Ends) etc
 //
 // Cut off anywhere, the next boot does it again. What was carried is not nil only if something had to be.
 func (r privateRecords) settleEtc(ctx context.Context, chosen opened, given release.Stack) (*Moved, error) {
-	if err := undoCarry(ctx, newRoot, chosen.stack); err != nil {
+	carrier := Carrier(newRoot)
+	if err := undoCarry(ctx, carrier, StackKey(chosen.stack)); err != nil {
 		return nil, err
 	}
-	settled, _, err := Carrier(newRoot).Settled()
+	settled, _, err := carrier.Settled()
 	if err != nil {
 		return nil, err
 	}
@@ -101,14 +129,14 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, given rele
 				return nil, err
 			}
 		}
-		if err := Carrier(newRoot).TakeBack(ctx); err != nil {
-			return nil, fmt.Errorf("take back what was carried to /etc for base %s: %w", r.committed.Stack.Base, err)
+		if err := takeBack(ctx, carrier); err != nil {
+			return nil, err
 		}
 		renewLoaderCache(ctx)
 	case etcMoves:
 		moved, err := r.moveEtc(ctx, chosen, next)
 		if err != nil {
-			return nil, fmt.Errorf("/etc stays as it was for base %s: %w", r.committed.Stack.Base, errors.Join(err, Carrier(newRoot).Undo(ctx)))
+			return nil, fmt.Errorf("/etc stays as it was for base %s: %w", r.committed.Stack.Base, errors.Join(err, carrier.Undo(ctx)))
 		}
 		return moved, nil
 	case etcStays:

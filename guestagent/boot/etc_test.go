@@ -1,6 +1,8 @@
 package boot
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
@@ -41,3 +43,62 @@ func TestWhatABootDoesWithEtc(t *testing.T) {
 		}
 	}
 }
+
+// A system with one file of configuration, which each stack brings in its own version.
+func TestACarryIsEndedForTheStackThatRuns(t *testing.T) {
+	for name, test := range map[string]struct {
+		// done is how far the carry from "one" to "two" came, before the stack of this key is found to run.
+		done func(etcmerge.Carrier) error
+		runs string
+		want string
+	}{
+		"it was for this one":                      {nil, "two", "two"},
+		"it was for another one":                   {nil, "one", "one"},
+		"it was settled":                           {settle, "two", "two"},
+		"it was settled, and what ran before runs": {settle, "one", "one"},
+		"it was settled, and a third one runs":     {settle, "three", "two"}, // which is carried from there, or was
+	} {
+		t.Run(name, func(t *testing.T) {
+			directory := t.TempDir()
+			for _, version := range []string{"one", "two", "live"} {
+				if err := os.MkdirAll(filepath.Join(directory, version, "etc"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				text := map[string]string{"two": "two"}[version]
+				if text == "" {
+					text = "one"
+				}
+				if err := os.WriteFile(filepath.Join(directory, version, "etc/mark"), []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			carrier := etcmerge.Carrier{Root: directory + "/live", Record: directory + "/undo", From: "one", To: "two"}
+			differences, err := etcmerge.Compare(directory+"/one", directory+"/two")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := carrier.Carry(t.Context(), differences, directory+"/one", directory+"/two"); err != nil {
+				t.Fatal(err)
+			}
+			if test.done != nil {
+				if err := test.done(carrier); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 { // the agent may be ended on the way, and the next one does it again
+				if err := endCarry(t.Context(), carrier, test.runs); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, err := os.ReadFile(directory + "/live/etc/mark")
+			if err != nil || string(got) != test.want {
+				t.Errorf("/etc is of %q (%v), want %q", got, err, test.want)
+			}
+			if _, _, found, err := carrier.Carried(); err != nil || found {
+				t.Errorf("the carry is not ended: %v, %v", found, err)
+			}
+		})
+	}
+}
+
+func settle(c etcmerge.Carrier) error { return c.Settle("two") }
