@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
@@ -37,21 +40,27 @@ func (h *house) hostile(t *testing.T) {
 // failures: whatever fails after the swap, the VM goes back to what it ran, and all services with it.
 func (h *house) failures(t *testing.T) {
 	h.run(t, "systemctl restart report.service reload.service")
+	good := h.vm.Spec.Refresh.HealthChecks
 	for _, test := range []struct {
-		fault, step, prepare string
-		wants                []string
+		fault, step, mood string
+		wants             []string
 	}{
-		{"a service that does not come back", "restart", "echo refuse > /var/lib/mood", []string{"moody.service", "the database has another format"}},
-		{"a service that dies after three seconds", "check", "echo die > /var/lib/mood", []string{"moody.service", "the index is broken"}},
+		{"a service that does not come back", "restart", "refuse", []string{"the database has another format"}},
+		{"a service that dies after three seconds", "check", "die", []string{"the index is broken"}},
+		{"a service that runs and does not listen", "check", "tcp", []string{`health check "tcp"`, "connection refused", "the address is in use"}},
+		{"a service that runs and answers with an error", "check", "http", []string{`health check "http"`, "500", "the template is broken"}},
+		{"a service that runs and fails a command", "check", "command", []string{`health check "command"`, "/usr/bin/test", "the cache is cold"}},
 	} {
 		t.Run(test.fault, func(t *testing.T) {
 			before := h.states(t)
-			h.run(t, test.prepare)
+			h.run(t, "echo "+test.mood+" > /var/lib/mood")
+			h.vm.Spec.Refresh.HealthChecks = impatient(good, test.mood)
 			report, err := h.vm.Refresh(t.Context(), h.releases[2])
+			h.vm.Spec.Refresh.HealthChecks = good
 			if err == nil || report.GetCommitted() {
 				t.Fatalf("it was committed: %v", report)
 			}
-			for _, want := range append(test.wants, vm.ErrRolledBack.Error()) {
+			for _, want := range append(test.wants, "moody.service", vm.ErrRolledBack.Error()) {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("the error does not say %q: %v", want, err)
 				}
@@ -72,11 +81,28 @@ func (h *house) failures(t *testing.T) {
 					t.Errorf("%s (pid %d) runs another program than it is to", file.GetUnit(), file.GetPid())
 				}
 			}
-			matrix.Record(t, test.fault, test.step, "old stack; the error names unit and log")
+			outcome := "old stack; the error names unit and log"
+			if len(test.wants) > 1 {
+				outcome = "old stack; the error names check, unit and log"
+			}
+			matrix.Record(t, test.fault, test.step, outcome)
 		})
 	}
 	h.run(t, "rm /var/lib/mood")
 	if report, err := h.vm.Refresh(t.Context(), h.releases[2]); err != nil || !report.GetCommitted() {
 		t.Errorf("the next refresh: %v, %v", report, err)
 	}
+}
+
+// impatient are the checks with less time for the one that is going to be bad.
+func impatient(checks []*agentapi.HealthCheck, name string) []*agentapi.HealthCheck {
+	var all []*agentapi.HealthCheck
+	for _, check := range checks {
+		check, _ := proto.Clone(check).(*agentapi.HealthCheck)
+		if check.GetName() == name {
+			check.TimeoutMs = 4000
+		}
+		all = append(all, check)
+	}
+	return all
 }
