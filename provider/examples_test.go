@@ -1,8 +1,12 @@
 package provider_test
 
 import (
+	"errors"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,11 +39,29 @@ func example(t *testing.T, world *providertest.World, name string) *session {
 	return s
 }
 
+// configurations are the directories below examples/ that hold a configuration.
+func configurations(t *testing.T) []string {
+	t.Helper()
+	root := filepath.Join("..", "examples")
+	found := map[string]bool{}
+	must(t, filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if filepath.Ext(path) == ".tf" {
+			name, relErr := filepath.Rel(root, filepath.Dir(path))
+			found[name], err = true, errors.Join(err, relErr)
+		}
+		return err
+	}))
+	return slices.Sorted(maps.Keys(found))
+}
+
 func TestExamplesAreValid(t *testing.T) {
-	for _, name := range []string{
-		"provider", "resources/sharedos_base", "resources/sharedos_vm", "data-sources/sharedos_base", "data-sources/sharedos_pool_usage",
-		"bases/debian", "bases/archive", "bases/url", "bases/directory", "bases/oci", "bases/oci-layout", "bases/disk-image",
-	} {
+	names := configurations(t)
+	for _, source := range []string{"debian", "archive", "url", "directory", "oci", "oci-layout", "disk-image"} {
+		if !slices.Contains(names, filepath.Join("bases", source)) {
+			t.Errorf("there is no example of the source %s", source)
+		}
+	}
+	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			example(t, newWorld(t), name).run("validate")

@@ -48,6 +48,16 @@ func (b *Testbed) LogicalPool(t testing.TB, stale []byte) string {
 	if err != nil {
 		t.Fatalf("make a volume group: %v", err)
 	}
+	removeDevices(t, devices)
+	b.standsIn(t, "/usr/sbin/lvm", lvm, "@state@", t.TempDir(), "@group@", group, "@stale@", garbage)
+	name := b.Name("pool")
+	b.Virsh(t, "pool-define-as", name, "logical", "--source-name", group, "--target", devices)
+	b.Virsh(t, "pool-start", name)
+	return name
+}
+
+// removeDevices removes, with the test, loop devices and the directory that has links to them.
+func removeDevices(t testing.TB, devices string) {
 	t.Cleanup(func() {
 		links, err := filepath.Glob(filepath.Join(devices, "*"))
 		for _, link := range links {
@@ -56,12 +66,37 @@ func (b *Testbed) LogicalPool(t testing.TB, stale []byte) string {
 			}
 		}
 		if err = errors.Join(err, os.RemoveAll(devices)); err != nil {
-			t.Errorf("remove a volume group: %v", err)
+			t.Errorf("remove %s: %v", devices, err)
 		}
 	})
-	b.standsIn(t, "/usr/sbin/lvm", lvm, "@state@", t.TempDir(), "@group@", group, "@stale@", garbage)
+}
+
+// zfs stands in for ZFS's commands below libvirt.
+//
+//go:embed standin/zfs
+var zfs string
+
+// ZFSPool makes a storage pool of libvirt's type "zfs", which takes whole blocks of 16 KiB only. A script stands in for ZFS's
+// commands, and the volumes are loop devices. It returns the pool's name. With the test end pool and volumes.
+func (b *Testbed) ZFSPool(t testing.TB) string {
+	t.Helper()
+	dataset := b.Name("tank")
+	devices, commands := filepath.Join("/dev/zvol", dataset), filepath.Join(b.dir, "zfs")
+	script := strings.NewReplacer("@state@", t.TempDir(), "@dataset@", dataset).Replace(zfs)
+	err := errors.Join(os.MkdirAll(devices, 0o755), os.MkdirAll(commands, 0o755))
+	for _, name := range []string{"zfs", "zpool"} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(commands, name), []byte(script), 0o755))
+	}
+	if err != nil {
+		t.Fatalf("have a script stand in for ZFS: %v", err)
+	}
+	removeDevices(t, devices)
+	// libvirt looks for the commands in its PATH.
+	if said, err := b.Inside(t.Context(), "mount", "--bind", commands, "/usr/local/sbin").CombinedOutput(); err != nil {
+		t.Fatalf("have a script stand in for ZFS: %v: %s", err, said)
+	}
 	name := b.Name("pool")
-	b.Virsh(t, "pool-define-as", name, "logical", "--source-name", group, "--target", devices)
+	b.Virsh(t, "pool-define-as", name, "zfs", "--source-name", dataset, "--target", devices)
 	b.Virsh(t, "pool-start", name)
 	return name
 }

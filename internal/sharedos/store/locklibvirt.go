@@ -36,15 +36,8 @@ type lockVolumes struct{ *Libvirt }
 
 // CreateLock implements LockVolumes.
 func (s lockVolumes) CreateLock(ctx context.Context, name string) error {
-	definition, err := volumeDefinition(name, lockSize, lockSize)
-	if err != nil {
-		return err
-	}
 	return s.call(ctx, "make lock "+name, true, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
-		if _, err := reserveIn(l, pool, lockSize, lockSize); err != nil {
-			return err
-		}
-		_, err := l.StorageVolCreateXML(pool, definition, 0)
+		_, err := makeVolume(l, pool, name, lockSize, lockSize)
 		if libvirtconn.Is(err, libvirt.ErrStorageVolExist) {
 			return nil // an answer was lost: nobody else uses the name
 		}

@@ -139,6 +139,50 @@ func requireRecords(t *testing.T, ctx context.Context, s *store.Libvirt) {
 	}
 }
 
+// libvirt takes for the size of a volume that it has just made that of the last one of all.
+func TestAPoolOfZFSVolumesKeepsLayersBlobsAndRecords(t *testing.T) {
+	bed := testbed.New(t)
+	ctx := t.Context()
+	s, err := store.Open(ctx, store.Config{URI: bed.URI(), Pool: bed.ZFSPool(t)})
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Close()) })
+	for _, disk := range []struct {
+		name string
+		size int64
+	}{{"zzz", 1 << 30}, {"web", 65 << 20}, {"web", 65 << 20}} {
+		_, _, err := s.CreatePrivateDisk(ctx, disk.name, disk.size)
+		must(t, err)
+		if made, err := s.PrivateDisk(ctx, disk.name); err != nil || made.Capacity != disk.size {
+			t.Errorf("disk %s is %+v, %v", disk.name, made, err)
+		}
+	}
+	must(t, s.DeletePrivateDisk(ctx, "zzz"))
+	layer, data := layerOf(21, 136<<10)
+	for _, want := range []bool{true, false} {
+		if uploaded, err := s.PutLayer(ctx, layer, bytes.NewReader(data), nil); err != nil || uploaded != want {
+			t.Errorf("uploaded %v, want %v: %v", uploaded, want, err)
+		}
+	}
+	path, err := s.LayerPath(ctx, layer.ID)
+	must(t, err)
+	if got, err := os.ReadFile(path); err != nil || !bytes.HasPrefix(got, data) {
+		t.Errorf("the layer's volume has %d bytes, and others than were put there: %v", len(got), err)
+	}
+	text := []byte("a contents list")
+	blob := release.Blob{Digest: tree.Sum(text), Size: int64(len(text))}
+	must(t, s.PutBlob(ctx, blob, bytes.NewReader(text), nil))
+	if got, err := s.GetBlob(ctx, blob); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("the blob came back as %q, %v", got, err)
+	}
+	requireRecords(t, ctx, s)
+	_, unlock, err := s.Lock(ctx, store.Exclusive, func(string) {})
+	must(t, err)
+	must(t, unlock())
+	if swept, err := s.Sweep(ctx, nil); err != nil || len(swept) != 2 {
+		t.Errorf("swept %v, %v", swept, err)
+	}
+}
+
 func TestAPoolThatRoundsUpKeepsThePrivateDiskThatItMade(t *testing.T) {
 	s, _, _ := logical(t, []byte("what was there before"))
 	_, path, err := s.CreatePrivateDisk(t.Context(), "web", 65<<20)

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/digitalocean/go-libvirt"
 )
@@ -40,15 +41,41 @@ func checkType(pool, kind string) error {
 	return nil
 }
 
-// reserveIn is how much of a volume's size is reserved in a pool when so much is asked for. What libvirt calls sparse in a
-// pool of type "logical" is an LVM snapshot, which is lost when more is written to it than was reserved.
-func reserveIn(l *libvirt.Libvirt, pool libvirt.StoragePool, size, reserve int64) (int64, error) {
+// zfsBlock is a multiple of every block size that a volume of ZFS can have, in bytes. ZFS makes no other size.
+const zfsBlock = 128 << 10
+
+// makeVolume makes a volume of at least size bytes in a pool, of which so many are reserved.
+func makeVolume(l *libvirt.Libvirt, pool libvirt.StoragePool, name string, size, reserve int64) (libvirt.StorageVol, error) {
 	definition, err := poolDefinition(l, pool)
+	if err == nil {
+		err = checkType(pool.Name, definition.Type)
+	}
 	if err != nil {
-		return 0, err
+		return libvirt.StorageVol{}, err
 	}
-	if definition.Type == "logical" {
+	zfs := definition.Type == "zfs"
+	switch {
+	case definition.Type == "logical":
+		// What libvirt calls sparse there is an LVM snapshot, which is lost when more is written to it than was reserved.
 		reserve = size
+	case zfs:
+		size, reserve = (size+zfsBlock-1)/zfsBlock*zfsBlock, (reserve+zfsBlock-1)/zfsBlock*zfsBlock
 	}
-	return reserve, checkType(pool.Name, definition.Type)
+	text, err := volumeDefinition(name, size, reserve)
+	if err != nil {
+		return libvirt.StorageVol{}, err
+	}
+	volume, err := l.StorageVolCreateXML(pool, text, 0)
+	if err != nil || !zfs {
+		return volume, err
+	}
+	// libvirt 11.3 takes for the size of a new volume that of the last one that ZFS lists (virStorageBackendZFSFindVols), and
+	// knows better after a refresh. It refuses that while another volume is made.
+	for range dropTries {
+		if err = l.StoragePoolRefresh(pool, 0); err == nil {
+			return l.StorageVolLookupByName(pool, name)
+		}
+		time.Sleep(dropPause)
+	}
+	return volume, fmt.Errorf("see how large it is: %w", err)
 }

@@ -84,15 +84,7 @@ func (s *Libvirt) create(ctx context.Context, what, name string, size, reserve i
 
 // createIn makes a volume. made is false if somebody else was faster.
 func (s *Libvirt) createIn(l *libvirt.Libvirt, pool libvirt.StoragePool, name string, size, reserve int64) (_ libvirt.StorageVol, made bool, _ error) {
-	reserve, err := reserveIn(l, pool, size, reserve)
-	if err != nil {
-		return libvirt.StorageVol{}, false, err
-	}
-	definition, err := volumeDefinition(name, size, reserve)
-	if err != nil {
-		return libvirt.StorageVol{}, false, err
-	}
-	volume, err := l.StorageVolCreateXML(pool, definition, 0)
+	volume, err := makeVolume(l, pool, name, size, reserve)
 	if libvirtconn.Is(err, libvirt.ErrStorageVolExist) {
 		volume, err = s.find(l, pool, name)
 		return volume, false, err
