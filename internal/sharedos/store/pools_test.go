@@ -42,9 +42,24 @@ func TestAPoolOnAFileSystemOfItsOwnKeepsTheContract(t *testing.T) {
 	t.Cleanup(func() { _ = exec.Command("losetup", "--detach", device).Run() })
 	must(t, unix.Mount(device, target, "ext4", 0, ""))
 	t.Cleanup(func() { must(t, unix.Unmount(target, unix.MNT_DETACH)) })
+	mountedContract(t, target, "fs", "--source-dev", device, "--source-format", "ext4")
+}
+
+// A pool of type "netfs": what a server exports. Many a kernel has no NFS, so a file system in memory is mounted in its name, as
+// an administrator may have mounted the export before.
+func TestAPoolOnAnExportKeepsTheContract(t *testing.T) {
+	target := t.TempDir()
+	must(t, unix.Mount("localhost:/export", target, "tmpfs", 0, "size=256m,mode=0755"))
+	t.Cleanup(func() { must(t, unix.Unmount(target, unix.MNT_DETACH)) })
+	mountedContract(t, target, "netfs", "--source-host", "localhost", "--source-path", "/export", "--source-format", "nfs")
+}
+
+// mountedContract checks the contract on a pool whose source is mounted at target.
+func mountedContract(t *testing.T, target, kind string, source ...string) {
+	t.Helper()
 	bed := testbed.New(t)
 	name := bed.Name("pool")
-	bed.Virsh(t, "pool-define-as", name, "fs", "--source-dev", device, "--source-format", "ext4", "--target", target)
+	bed.Virsh(t, append([]string{"pool-define-as", name, kind, "--target", target}, source...)...)
 	bed.Virsh(t, "pool-start", name)
 	storetest.Contract(t, func(t *testing.T) store.Store {
 		left, err := filepath.Glob(filepath.Join(target, "*"))
