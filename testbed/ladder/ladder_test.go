@@ -103,10 +103,14 @@ func TestTheLadder(t *testing.T) {
 	}
 	// Debian's updates have a newer kernel than its release, except in the days after a point release.
 	broken := guest.Write("usr/sbin/nginx", 0o755, "#!/bin/sh\nexit 1\n")
+	dead := guest.Remove("usr/lib/x86_64-linux-gnu/systemd") // without its libraries systemd ends, which is a panic
 	first := publish(guest.Plain, marked("first"))
 	soft := publish(guest.Updated, marked("soft", loader("\x00")))
 	sick := publish(guest.Updated, marked("sick", loader("\x00\x00"), broken))
 	kexec := publish(guest.Updated, marked("kexec", loader("\x00")))
+	panics := publish(guest.Plain, marked("panics", loader("\x00"), dead))
+	reboot := publish(guest.Updated, marked("reboot", loader("\x00")))
+	lost := publish(guest.Plain, marked("lost", loader("\x00"), dead))
 
 	v, err := w.Create(t.Context(), "ladder", first, func(s *vm.Spec) {
 		s.Refresh.HealthChecks = []*agentapi.HealthCheck{{Name: "page", Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1/"}}}
@@ -159,5 +163,24 @@ func TestTheLadder(t *testing.T) {
 		if c.bootID() == booted {
 			t.Error("the kernel was not started anew")
 		}
+	})
+	t.Run("one that panics is a reset, back to what was committed", func(t *testing.T) {
+		c.t = t
+		report, err := c.climb(panics, vm.Kexec)
+		mustGoBack(t, report, err, vm.Kexec, "runs what it ran before")
+		// The machine was last powered on with the first kernel.
+		c.runs("kexec", old)
+	})
+	t.Run("the host starts another kernel with the machine", func(t *testing.T) {
+		c.t = t
+		report, err := c.climb(reboot, vm.Reboot)
+		mustCommit(t, report, err, vm.Reboot)
+		c.runs("reboot", updated)
+	})
+	t.Run("a start that panics is followed by one of what ran, with its kernel", func(t *testing.T) {
+		c.t = t
+		report, err := c.climb(lost, vm.Reboot)
+		mustGoBack(t, report, err, vm.Reboot, "it did not come up in 1 boots")
+		c.runs("reboot", updated)
 	})
 }

@@ -34,6 +34,11 @@ type Libvirt struct {
 	mu sync.Mutex
 	// virtType is "kvm" or "qemu", and empty until it is asked for.
 	virtType string
+
+	// leaving has the connections to guests that wait to be let go, until close.
+	leaving sync.WaitGroup
+	life    context.Context
+	close   context.CancelFunc
 }
 
 var _ Hypervisor = (*Libvirt)(nil)
@@ -51,11 +56,22 @@ func Open(ctx context.Context, config Config) (*Libvirt, error) {
 	if err != nil {
 		return nil, unreachable(err)
 	}
-	return &Libvirt{client: client, stateDir: filepath.Clean(config.StateDir)}, nil
+	h := &Libvirt{client: client, stateDir: filepath.Clean(config.StateDir)}
+	h.life, h.close = context.WithCancel(context.Background())
+	return h, nil
 }
 
 // Close implements Hypervisor.
-func (h *Libvirt) Close() error { return h.client.Close() }
+func (h *Libvirt) Close() error {
+	h.close()
+	h.leaving.Wait()
+	return h.client.Close()
+}
+
+// letGo runs what closes a connection, beside. Close waits for it, after it has ended its context.
+func (h *Libvirt) letGo(close func(context.Context)) {
+	h.leaving.Go(func() { close(h.life) })
+}
 
 // unreachable gives a failure to ask libvirt this package's name.
 func unreachable(err error) error {

@@ -135,7 +135,7 @@ func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, er
 		if !alive {
 			return fmt.Errorf("its vsock daemon has ended (%s): power the domain off and start it again", files.record)
 		}
-		dialer = readyVSock{transport.HybridVSock{Path: files.host}, h, name}
+		dialer = readyVSock{h, name, files.host}
 		return nil
 	})
 	return dialer, err

@@ -1,6 +1,14 @@
 package hypervisor
 
-import "testing"
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
 
 func TestTheVSockIsServedWhenQEMUSaysSo(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -18,5 +26,91 @@ func TestTheVSockIsServedWhenQEMUSaysSo(t *testing.T) {
 		if served != c.served || (err != nil) != c.fails {
 			t.Errorf("%s: %v, %v", name, served, err)
 		}
+	}
+}
+
+// guestOf is one end of a connection to a guest that is ready or not, and the other end, which the daemon has.
+func guestOf(t *testing.T) (c *readyConn, daemon net.Conn, ready func(bool)) {
+	t.Helper()
+	here, daemon := net.Pipe()
+	var mu sync.Mutex
+	state := ErrStarting
+	var leaving sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(func() {
+		cancel()
+		leaving.Wait()
+		if err := daemon.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	c = &readyConn{
+		Conn: here,
+		ready: func(context.Context) error {
+			mu.Lock()
+			defer mu.Unlock()
+			return state
+		},
+		letGo: func(close func(context.Context)) { leaving.Go(func() { close(ctx) }) },
+	}
+	return c, daemon, func(is bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if state = ErrStarting; is {
+			state = nil
+		}
+	}
+}
+
+// notices reports whether the daemon gets something, or the end, within a while.
+func notices(t *testing.T, daemon net.Conn, while time.Duration) error {
+	t.Helper()
+	if err := daemon.SetReadDeadline(time.Now().Add(while)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := daemon.Read(make([]byte, 1))
+	return err
+}
+
+func TestTheDaemonNoticesNothingWhileTheGuestIsReset(t *testing.T) {
+	c, daemon, ready := guestOf(t)
+	if _, err := c.Write([]byte("x")); !errors.Is(err, ErrStarting) {
+		t.Errorf("write: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	var limit net.Error
+	if err := notices(t, daemon, 2*closePause); !errors.As(err, &limit) || !limit.Timeout() {
+		t.Errorf("the daemon notices: %v", err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("it can be read after it was closed")
+	}
+	if err := c.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("close again: %v", err)
+	}
+	ready(true)
+	if err := notices(t, daemon, time.Minute); !errors.Is(err, io.EOF) {
+		t.Errorf("once the guest is ready: %v", err)
+	}
+}
+
+func TestAReadyGuestIsWrittenTo(t *testing.T) {
+	c, daemon, ready := guestOf(t)
+	ready(true)
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Write([]byte("x"))
+		done <- err
+	}()
+	if err := notices(t, daemon, time.Minute); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -51,6 +51,8 @@ func (v VSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 type HybridVSock struct {
 	// Path of the unix socket on the host.
 	Path string
+	// Wrap is given each connection to the socket before anything is written to it; nil leaves them as they are.
+	Wrap func(net.Conn) net.Conn
 }
 
 // maxAnswer bounds the answer line: "OK " and a 32-bit number fit many times over.
@@ -68,6 +70,9 @@ func (h HybridVSock) DialContext(ctx context.Context, port uint32) (net.Conn, er
 	conn, err := dialer.DialContext(ctx, "unix", h.Path)
 	if err != nil {
 		return fail(err)
+	}
+	if h.Wrap != nil {
+		conn = h.Wrap(conn)
 	}
 	// The exchange is cut off when ctx ends, by making every read and write fail.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })

@@ -49,7 +49,9 @@ type Fleet struct {
 	// CollectLimit is how much longer an update or a deletion may take for that; 0 is 30 seconds. Whoever uploads a layer has
 	// the pool for as long as that takes.
 	CollectLimit time.Duration
-	Log          *slog.Logger
+	// Silence is how long an agent may say nothing during a refresh; 0 is ten minutes.
+	Silence time.Duration
+	Log     *slog.Logger
 
 	images sync.Mutex // one boot image is made at a time
 }

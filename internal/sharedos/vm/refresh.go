@@ -82,7 +82,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		return nil, err
 	}
 	status, err = f.settled(ctx, domain.Name, progress)
-	if errors.Is(err, errSilent) {
+	if errors.Is(err, errSilent) && startsByKexec(status, spec) {
 		status, err = f.reset(ctx, domain.Name, err, progress)
 	}
 	if err != nil {
@@ -114,16 +114,22 @@ func ended(status *agentapi.StatusResponse) bool { return !inFlight(status) }
 // errSilent means that an agent has not answered for longer than a system takes to start.
 var errSilent = errors.New("its agent has said nothing for too long")
 
-// settled waits until no refresh is under way, or one waits for the host. errSilent if the agent has not answered for
-// startLimit.
+// settled waits until no refresh is under way, or one waits for the host. errSilent, with what was heard last, if the
+// agent says nothing for longer than Fleet.Silence.
 func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*agentapi.StatusResponse, error) {
+	limit := f.Silence
+	if limit <= 0 {
+		limit = startLimit
+	}
 	waiting, give := context.WithCancelCause(ctx)
 	defer give(nil)
-	silence := time.AfterFunc(startLimit, func() { give(errSilent) })
+	silence := time.AfterFunc(limit, func() { give(errSilent) })
 	defer silence.Stop()
+	var heard *agentapi.StatusResponse
 	step := agentapi.State_STATE_UNSPECIFIED
 	status, err := f.await(waiting, name, "waiting for the refresh", progress, func(status *agentapi.StatusResponse) bool {
-		silence.Reset(startLimit)
+		silence.Reset(limit)
+		heard = status
 		if now := status.GetState(); now != step && now != agentapi.State_IDLE && now != agentapi.State_STATE_UNSPECIFIED {
 			step = now
 			progress("refresh: " + told(status))
@@ -131,9 +137,18 @@ func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*a
 		return ended(status) || waitsForHost(status)
 	})
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waiting), errSilent) {
-		err = fmt.Errorf("%w: %w", errSilent, err)
+		return heard, fmt.Errorf("%w: %w", errSilent, err)
 	}
 	return status, err
+}
+
+// startsByKexec reports whether a guest that was heard last with a status may hang in a kernel that it was to start. Any
+// other guest that says nothing may serve others all the while, and is not to be reset.
+func startsByKexec(heard *agentapi.StatusResponse, spec Spec) bool {
+	if rung := heard.GetLast().GetStrategy(); rung != "" {
+		return rung == Kexec
+	}
+	return spec.Refresh.Strategy == Kexec
 }
 
 // told is the state of a refresh in words: "checking", "starting by soft_reboot".

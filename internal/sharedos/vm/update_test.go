@@ -12,6 +12,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
@@ -138,6 +139,39 @@ func TestAnUpdateThatWasCutOffWhileTheGuestWaitsGoesOn(t *testing.T) {
 	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
 	if err != nil || updated.Stack.Base != w.new || updated.Spec.Base != w.new {
 		t.Errorf("it goes on with %+v, %v, %v", updated, report, err)
+	}
+}
+
+// A guest that says nothing may still serve others; only a kernel that was to be started and hangs serves nobody.
+func TestOnlyAKernelThatHangsIsReset(t *testing.T) {
+	for strategy, boots := range map[string]string{vm.Live: "boot-1", vm.SoftReboot: "boot-1", vm.Kexec: "boot-2"} {
+		t.Run(strategy, func(t *testing.T) {
+			w := newWorld(t)
+			w.create(t, w.spec())
+			spec := w.renewed(t, strategy)
+			if strategy == vm.Live {
+				w.agent(t, "web-a").Impact = nil
+			}
+			w.fleet.Silence = time.Second
+			dial := w.hypervisor.Dial
+			w.agent(t, "web-a").Polls = 1 << 20 // it goes on until it is started again
+			_, _, err := w.fleet.Update(within(t, time.Minute), spec, func(step string) {
+				switch {
+				case step == "refreshing":
+					w.hypervisor.Dial = func(string) (transport.Dialer, error) { return nil, vm.ErrNoAnswer }
+				case strings.HasPrefix(step, "powering off"):
+					w.hypervisor.Dial = dial
+				}
+			})
+			if err == nil {
+				t.Fatal("it succeeded")
+			}
+			w.hypervisor.Dial = dial
+			now, readErr := w.fleet.Read(within(t, time.Minute), "web-a")
+			if readErr != nil || now.Stack.Base != w.old || now.Agent.GetBootId() != boots {
+				t.Errorf("after %v it is %+v, %v", err, now, readErr)
+			}
+		})
 	}
 }
 
