@@ -88,7 +88,8 @@ type Starter interface {
 	// SoftReboot has the userland end and the stack begin that the journal wants: To when it is Starting, From when it is
 	// RollingBack.
 	SoftReboot(ctx context.Context) error
-	// Kexec has the running kernel end in this one, which may boot the stack on trial.
+	// Kexec has the running kernel end in this one, which may boot the stack on trial. Whatever becomes of that, the machine
+	// is reset after kexecLimit, unless it is called again without a kernel: by an agent that is up, or to give the kexec up.
 	Kexec(ctx context.Context, kernel, initramfs io.Reader, commandLine string, trial release.Stack) error
 	// Reboot has the machine start again. It boots what is committed.
 	Reboot(ctx context.Context) error

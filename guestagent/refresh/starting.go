@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
 const (
@@ -83,10 +84,13 @@ func (s starting) act(ctx context.Context) error {
 		err = s.kexec(ctx)
 	}
 	// For Reboot the host has seen the state, and powers the VM off.
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.awaitEnd(ctx)
 	}
-	return s.awaitEnd(ctx)
+	if s.life.Err() == nil { // else it does end
+		err = errors.Join(err, s.Starter.Kexec(ctx, nil, nil, "", release.Stack{}))
+	}
+	return err
 }
 
 // kexec starts the kernel that the host handed over. The kernel is the one that the signed manifest names.

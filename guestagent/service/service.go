@@ -73,6 +73,9 @@ func Run(ctx context.Context, version string) error {
 		Starter: refresh.LiveStarter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
 		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit, Moved: moved(record),
 	}
+	if err := engine.Starter.Kexec(ctx, nil, nil, "", release.Stack{}); err != nil {
+		say(err) // the machine may be reset, as if this system had not come up
+	}
 	// Leaving ends what only waits, whoever asked for it.
 	ctx, leave := context.WithCancel(ctx)
 	if err := engine.Start(ctx); err != nil {

@@ -3,6 +3,7 @@ package ladder_test
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -10,7 +11,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
+
+func TestMain(m *testing.M) { os.Exit(matrix.Run(m)) }
 
 // marked are edits by which a release is told from the others, in /usr and in /etc, with whatever else it has.
 func marked(name string, more ...guest.Edit) []guest.Edit {
@@ -92,8 +96,45 @@ func mustGoBack(t *testing.T, report *agentapi.Report, err error, rung, reason s
 	}
 }
 
+// newClimber makes a VM that runs the release with the mark "first".
+func newClimber(t *testing.T, w *guest.World, name string, first tree.Digest) *climber {
+	t.Helper()
+	v, err := w.Create(t.Context(), name, first, func(s *vm.Spec) {
+		s.Refresh.HealthChecks = []*agentapi.HealthCheck{{Name: "page", Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1/"}}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := v.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Run(t.Context(), "echo own > /root/own"); err != nil {
+		t.Fatal(err)
+	}
+	return &climber{VM: v, t: t, mark: "first", kernel: status.GetKernel()}
+}
+
+// try is one rung that a climber tries.
+func (c *climber) try(t *testing.T, name string, climb func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) {
+		c.t = t
+		climb(t)
+	})
+}
+
+// Outcomes of the fault matrix.
+const (
+	sameKernel = "old stack, under the same kernel"
+	byReset    = "old stack, by a reset of the machine"
+	itsKernel  = "old stack with its kernel, started by the host"
+)
+
 func TestTheLadder(t *testing.T) {
+	t.Parallel()
 	w := guest.New(t)
+	points := guest.AgentWithPoints(t) // its watchdog is impatient
+	w.Host.Fleet.AgentBinary = func() ([]byte, error) { return os.ReadFile(points) }
 	publish := func(suites []string, edits []guest.Edit) tree.Digest {
 		id, err := w.Publish(t.Context(), "ladder", suites, edits...)
 		if err != nil {
@@ -109,78 +150,77 @@ func TestTheLadder(t *testing.T) {
 	sick := publish(guest.Updated, marked("sick", loader("\x00\x00"), broken))
 	kexec := publish(guest.Updated, marked("kexec", loader("\x00")))
 	panics := publish(guest.Plain, marked("panics", loader("\x00"), dead))
+	hangs := publish(guest.Updated, marked("hangs", loader("\x00"), guest.Hang()))
 	reboot := publish(guest.Updated, marked("reboot", loader("\x00")))
 	lost := publish(guest.Plain, marked("lost", loader("\x00"), dead))
 
-	v, err := w.Create(t.Context(), "ladder", first, func(s *vm.Spec) {
-		s.Refresh.HealthChecks = []*agentapi.HealthCheck{{Name: "page", Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1/"}}}
+	t.Run("within the machine", func(t *testing.T) {
+		t.Parallel()
+		c := newClimber(t, w, "within", first)
+		old, booted := c.kernel, c.bootID()
+		updated := ""
+		c.try(t, "a soft-reboot starts another userland under the same kernel", func(t *testing.T) {
+			report, err := c.climb(soft, vm.SoftReboot)
+			mustCommit(t, report, err, vm.SoftReboot)
+			updated = report.GetTo().GetKernel()
+			c.runs("soft", old)
+			if c.bootID() != booted {
+				t.Error("the kernel was started anew")
+			}
+			status, err := c.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if updated == old || len(status.GetPending()) != 1 {
+				t.Errorf("it has kernel %s, and %s runs; pending is %q", updated, old, status.GetPending())
+			}
+		})
+		c.try(t, "one after which a service fails is followed by another, back", func(t *testing.T) {
+			report, err := c.climb(sick, vm.SoftReboot)
+			mustGoBack(t, report, err, vm.SoftReboot, "nginx.service")
+			c.runs("soft", old)
+			if c.bootID() != booted {
+				t.Error("the kernel was started anew")
+			}
+			matrix.Record(t, "a service fails", "after a soft-reboot", sameKernel)
+		})
+		c.try(t, "a kexec starts another kernel in the same machine", func(t *testing.T) {
+			report, err := c.climb(kexec, vm.Kexec)
+			mustCommit(t, report, err, vm.Kexec)
+			c.runs("kexec", updated)
+			if c.bootID() == booted {
+				t.Error("the kernel was not started anew")
+			}
+		})
+		c.try(t, "one that panics is a reset, back to what was committed", func(t *testing.T) {
+			report, err := c.climb(panics, vm.Kexec)
+			mustGoBack(t, report, err, vm.Kexec, "runs what it ran before")
+			// The machine was last powered on with the first kernel.
+			c.runs("kexec", old)
+			matrix.Record(t, "a kernel panic", "after a kexec", byReset)
+		})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	status, err := v.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := v.Run(t.Context(), "echo own > /root/own"); err != nil {
-		t.Fatal(err)
-	}
-	c := &climber{VM: v, t: t, mark: "first", kernel: status.GetKernel()}
-	old, booted := c.kernel, c.bootID()
-	updated := ""
-
-	t.Run("a soft-reboot starts another userland under the same kernel", func(t *testing.T) {
-		c.t = t
-		report, err := c.climb(soft, vm.SoftReboot)
-		mustCommit(t, report, err, vm.SoftReboot)
-		updated = report.GetTo().GetKernel()
-		c.runs("soft", old)
-		if c.bootID() != booted {
-			t.Error("the kernel was started anew")
-		}
-		status, err := c.Status(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if updated == old || len(status.GetPending()) != 1 {
-			t.Errorf("it has kernel %s, and %s runs; pending is %q", updated, old, status.GetPending())
-		}
-	})
-	t.Run("one after which a service fails is followed by another, back", func(t *testing.T) {
-		c.t = t
-		report, err := c.climb(sick, vm.SoftReboot)
-		mustGoBack(t, report, err, vm.SoftReboot, "nginx.service")
-		c.runs("soft", old)
-		if c.bootID() != booted {
-			t.Error("the kernel was started anew")
-		}
-	})
-	t.Run("a kexec starts another kernel in the same machine", func(t *testing.T) {
-		c.t = t
-		report, err := c.climb(kexec, vm.Kexec)
-		mustCommit(t, report, err, vm.Kexec)
-		c.runs("kexec", updated)
-		if c.bootID() == booted {
-			t.Error("the kernel was not started anew")
-		}
-	})
-	t.Run("one that panics is a reset, back to what was committed", func(t *testing.T) {
-		c.t = t
-		report, err := c.climb(panics, vm.Kexec)
-		mustGoBack(t, report, err, vm.Kexec, "runs what it ran before")
-		// The machine was last powered on with the first kernel.
-		c.runs("kexec", old)
-	})
-	t.Run("the host starts another kernel with the machine", func(t *testing.T) {
-		c.t = t
-		report, err := c.climb(reboot, vm.Reboot)
-		mustCommit(t, report, err, vm.Reboot)
-		c.runs("reboot", updated)
-	})
-	t.Run("a start that panics is followed by one of what ran, with its kernel", func(t *testing.T) {
-		c.t = t
-		report, err := c.climb(lost, vm.Reboot)
-		mustGoBack(t, report, err, vm.Reboot, "it did not come up in 1 boots")
-		c.runs("reboot", updated)
+	t.Run("with the machine", func(t *testing.T) {
+		t.Parallel()
+		c := newClimber(t, w, "with", first)
+		c.try(t, "a kernel that hangs is a reset by the watchdog", func(t *testing.T) {
+			report, err := c.climb(hangs, vm.Kexec)
+			mustGoBack(t, report, err, vm.Kexec, "runs what it ran before")
+			c.runs("first", c.kernel)
+			matrix.Record(t, "a kernel that hangs", "after a kexec", byReset)
+		})
+		updated := ""
+		c.try(t, "the host starts another kernel with the machine", func(t *testing.T) {
+			report, err := c.climb(reboot, vm.Reboot)
+			mustCommit(t, report, err, vm.Reboot)
+			updated = report.GetTo().GetKernel()
+			c.runs("reboot", updated)
+		})
+		c.try(t, "a start that panics is followed by one of what ran, with its kernel", func(t *testing.T) {
+			report, err := c.climb(lost, vm.Reboot)
+			mustGoBack(t, report, err, vm.Reboot, "it did not come up in 1 boots")
+			c.runs("reboot", updated)
+			matrix.Record(t, "a kernel panic", "after the host's start", itsKernel)
+		})
 	})
 }

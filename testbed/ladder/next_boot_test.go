@@ -14,6 +14,7 @@ import (
 // The rung above all others is the machine's next start. What it starts is whole, too: /etc comes with the stack, and goes
 // back with it when the stack cannot be read any more.
 func TestTheNextBoot(t *testing.T) {
+	t.Parallel()
 	w := guest.New(t)
 	system := func(name string) []guest.Edit {
 		return marked(name, guest.Write("etc/ours", 0o644, name), guest.Append("etc/group", name+":x:"+map[string]string{"now": "990", "next": "991"}[name]+":\n"))

@@ -16,13 +16,15 @@ import (
 
 const (
 	// kernelArgs are what every domain gets: its console goes to ConsoleLog, and a panic ends in a reboot.
-	kernelArgs = "console=ttyS0 quiet panic=30"
+	kernelArgs = "console=ttyS0 quiet panic=10"
 	// sparePorts is how many layers can be plugged in beyond those that the domain starts with.
 	sparePorts = 12
 	// firstSlot is the slot on pcie.0 of the first device that libvirt does not know of. libvirt fills slots from
 	// 1 on, eight root ports in each, and QEMU's own chipset has the last one.
 	firstSlot = 0x10
 	lastSlot  = 0x1e
+	// watchdogSlot is the slot on pcie.0 of the watchdog, which the agent looks for there.
+	watchdogSlot = 0x0f
 )
 
 // Aliases that begin with "ua-" are the user's own and kept by libvirt.
@@ -124,6 +126,8 @@ func (m machine) devices(d Domain) *libvirtxml.DomainDeviceList {
 			Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: d.ConsoleLog, Append: "on"}},
 		}},
 		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "virtio", FreePageReporting: "on"},
+		// It resets a VM whose kernel hangs after a kexec, and does nothing before somebody in the guest arms it.
+		Watchdogs: []libvirtxml.DomainWatchdog{{Model: "i6300esb", Action: "reset", Address: pciAddress(watchdogSlot)}},
 		RNGs: []libvirtxml.DomainRNG{{
 			Model:   "virtio",
 			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
@@ -140,6 +144,12 @@ func (m machine) devices(d Domain) *libvirtxml.DomainDeviceList {
 	const others = 3 // balloon, random numbers, vsock
 	devices.Controllers = controllers(len(disks) + len(devices.Interfaces) + others + sparePorts)
 	return devices
+}
+
+// pciAddress is a slot on the root bus.
+func pciAddress(slot uint) *libvirtxml.DomainAddress {
+	var none uint
+	return &libvirtxml.DomainAddress{PCI: &libvirtxml.DomainAddressPCI{Domain: &none, Bus: &none, Slot: &slot, Function: &none}}
 }
 
 // controllers are a PCIe root with so many ports, each of which takes one device, also of a running domain.

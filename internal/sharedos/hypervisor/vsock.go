@@ -24,6 +24,9 @@ const vsockDaemon = "vhost-device-vsock"
 // vsockStart bounds how long the daemon may take until QEMU can connect to it.
 const vsockStart = 20 * time.Second
 
+// ErrVSockEnded means that a running domain cannot be reached any more until it was powered off and started.
+var ErrVSockEnded = errors.New("its vsock daemon has ended")
+
 func hasHostVSock() bool {
 	_, err := os.Stat("/dev/vhost-vsock")
 	return err == nil
@@ -133,7 +136,7 @@ func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, er
 			return err
 		}
 		if !alive {
-			return fmt.Errorf("its vsock daemon has ended (%s): power the domain off and start it again", files.record)
+			return fmt.Errorf("%w (%s): power the domain off and start it again", ErrVSockEnded, files.record)
 		}
 		dialer = readyVSock{h, name, files.host}
 		return nil

@@ -156,8 +156,8 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		}
 		if agent == nil {
 			agent, err = f.meet(ctx, domain)
-			if errors.Is(err, transport.ErrPeerKey) {
-				return nil, err
+			if errors.Is(err, transport.ErrPeerKey) || errors.Is(err, hypervisor.ErrVSockEnded) {
+				return nil, err // no patience helps
 			}
 		}
 		if agent != nil {
