@@ -2,6 +2,8 @@ package host_test
 
 import (
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,4 +72,36 @@ func TestWhatAVMLetsGoIsGoneAtOnceOrWithTheNext(t *testing.T) {
 		t.Errorf("with the VM went %d volumes: %v, %v", gone, before, after)
 	}
 	requireHeld(t, a, newest, true)
+}
+
+// A fleet that is destroyed takes along what only it needed, and nobody mistakes a VM that is half deleted for another host's.
+func TestVMsThatAreDeletedAtOnceLeaveNothing(t *testing.T) {
+	a, b := openTwo(t)
+	base := publishOn(t, a, "1")
+	before, err := a.Store.Volumes(t.Context())
+	must(t, err)
+	quiet := func(string) {}
+	var wait sync.WaitGroup
+	for i := range 8 {
+		name := fmt.Sprint("web-", i)
+		spec := vm.Spec{Name: name, UUID: uuid.NewString(), Base: base, VCPUs: 1, Memory: 512 << 20, DiskSize: 64 << 20, Hostname: name}
+		_, err := a.Fleet.Create(t.Context(), spec, quiet)
+		must(t, err)
+		wait.Go(func() {
+			time.Sleep(time.Second)
+			fleet := a.Fleet
+			if i%2 == 0 {
+				fleet = b.Fleet
+			}
+			if err := fleet.Delete(t.Context(), name, spec.UUID, quiet); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	after, err := a.Store.Volumes(t.Context())
+	must(t, err)
+	if len(after) != len(before) {
+		t.Errorf("left are %v, and before there were %v", after, before)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
@@ -76,6 +77,9 @@ func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, deci
 	if err != nil {
 		return nil, err
 	}
+	if err := p.knowsAll(ctx, inUse); err != nil {
+		return nil, err
+	}
 	before, err := p.Store.Histories(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list what the store holds: %w", err)
@@ -109,6 +113,33 @@ func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, deci
 		return dropped, fmt.Errorf("delete what nothing refers to (it goes on the next time): %w", err)
 	}
 	return dropped, nil
+}
+
+// knowsAll fails with ErrUnknownVM if the pool has the private disk of a VM of which nobody tells what it refers to: one of
+// another host that has the pool, too.
+func (p *Publisher) knowsAll(ctx context.Context, inUse map[tree.Digest][]string) error {
+	volumes, err := p.Store.Volumes(ctx)
+	if err != nil {
+		return fmt.Errorf("list what the store holds: %w", err)
+	}
+	known := map[string]bool{}
+	for _, names := range inUse {
+		for _, name := range names {
+			known[name] = true
+		}
+	}
+	var unknown []string
+	for _, volume := range volumes {
+		if name, _ := store.ParseVolumeName(volume.Name); name.Kind == store.DiskVolume && !known[name.VM] {
+			unknown = append(unknown, volume.Name)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	slices.Sort(unknown)
+	return fmt.Errorf("%w: %s; if they are of no VM on any host any more, delete these volumes (virsh vol-delete)",
+		ErrUnknownVM, strings.Join(unknown, ", "))
 }
 
 // decided decides on every history, and keeps what the releases that stay refer to.

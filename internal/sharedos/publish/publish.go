@@ -29,6 +29,8 @@ var (
 	ErrMoved = errors.New("another release was published meanwhile")
 	// ErrSourceChanged means that a source was another one after it was read than before.
 	ErrSourceChanged = errors.New("the source changed while it was read")
+	// ErrUnknownVM means that nothing can be deleted, because the pool has private disks of VMs that this host does not know.
+	ErrUnknownVM = errors.New("nothing is deleted, since VMs that this host does not know have private disks in the storage pool")
 	// ErrDamagedStore means that the store lacks something that a release in it refers to.
 	ErrDamagedStore = errors.New("the store lacks a part of a release")
 )

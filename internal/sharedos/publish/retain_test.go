@@ -119,6 +119,33 @@ func TestWhatAVMLetsGoIsCollected(t *testing.T) {
 	requireWhole(t, s, other.Manifest)
 }
 
+// What a VM of another host refers to stands in the definition that the other host has.
+func TestNothingIsDeletedUnderVMsOfAnotherHost(t *testing.T) {
+	s := storetest.New(t)
+	p := newPublisher(t, s)
+	p.MaxChain = 1
+	first := publish(t, p, newSystem())
+	last := publish(t, p, newSystem().With("usr/bin/server", "version 2"))
+	for _, name := range []string{"here", "there"} {
+		_, _, err := s.CreatePrivateDisk(t.Context(), name, 1<<20)
+		must(t, err)
+	}
+	here := used(map[tree.Digest][]string{last.ID: {"here"}})
+	_, err := p.Retain(t.Context(), "os", 1, here)
+	for what, err := range map[string]error{"retain": err, "collect": p.Collect(t.Context(), here), "delete": p.Delete(t.Context(), "os", here)} {
+		if !errors.Is(err, ErrUnknownVM) || !strings.Contains(err.Error(), "vm-there") || strings.Contains(err.Error(), "vm-here") {
+			t.Errorf("%s: got error %v, want %v", what, err, ErrUnknownVM)
+		}
+	}
+	requireWhole(t, s, first.Manifest)
+	must(t, s.DeletePrivateDisk(t.Context(), "there"))
+	dropped, err := p.Retain(t.Context(), "os", 1, here)
+	must(t, err)
+	if !slices.Equal(dropped, []tree.Digest{first.ID}) {
+		t.Errorf("without it, dropped are %v", dropped)
+	}
+}
+
 func TestRetainKeepsLayersThatLaterReleasesStandOn(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)

@@ -53,7 +53,8 @@ type Fleet struct {
 	Silence time.Duration
 	Log     *slog.Logger
 
-	images sync.Mutex // one boot image is made at a time
+	leaving leaving
+	images  sync.Mutex // one boot image is made at a time
 }
 
 var _ Interface = (*Fleet)(nil)
@@ -279,35 +280,60 @@ func (f *Fleet) stop(ctx context.Context, name string, progress Progress) error 
 
 // Delete implements Interface.
 func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress) error {
+	f.leaving.begin()
+	had, was, err := f.delete(ctx, name, uuid, progress)
+	remains := f.collect(ctx, had, err == nil && !was, progress)
+	if err != nil {
+		f.tellRemains(ctx, remains)
+		return fmt.Errorf("delete VM %q: %w", name, err)
+	}
+	if remains != nil {
+		return fmt.Errorf("VM %q is deleted: %w", name, remains)
+	}
+	return nil
+}
+
+// delete deletes a VM, and tells what it referred to, and whether it was there.
+func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress) (had []tree.Digest, was bool, _ error) {
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
-	var had []tree.Digest
+	was = err == nil
 	switch {
 	case errors.Is(err, hypervisor.ErrNotFound):
 	case err != nil:
-		return fmt.Errorf("delete VM %q: %w", name, err)
+		return nil, was, err
 	case domain.UUID != uuid:
-		return fmt.Errorf("delete VM %q: %w, with UUID %s", name, ErrOther, domain.UUID)
+		return nil, was, fmt.Errorf("%w, with UUID %s", ErrOther, domain.UUID)
 	default:
 		if had, err = f.refersTo(ctx, domain); err != nil {
-			return fmt.Errorf("delete VM %q: %w", name, err)
+			return nil, was, err
 		}
 		progress("powering off")
 		if err := f.Hypervisor.PowerOff(ctx, name); err != nil {
-			return fmt.Errorf("delete VM %q: power off: %w", name, err)
+			return nil, was, fmt.Errorf("power off: %w", err)
 		}
+	}
+	if err := f.remove(ctx, name, was, progress); err != nil {
+		return nil, was, err
+	}
+	return had, was, f.deleteConsole(name)
+}
+
+// remove removes the definition and the private disk of a VM that is off. Whoever deletes what nothing refers to must not see the
+// one without the other: it would take the VM for one of another host.
+func (f *Fleet) remove(ctx context.Context, name string, defined bool, progress Progress) (err error) {
+	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if defined {
 		if err := f.Hypervisor.Undefine(ctx, name); err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
-			return fmt.Errorf("delete VM %q: undefine: %w", name, err)
+			return fmt.Errorf("undefine: %w", err)
 		}
 	}
 	progress("deleting the private disk")
 	if err := f.Store.DeletePrivateDisk(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("delete VM %q: delete its private disk: %w", name, err)
-	}
-	if err := f.deleteConsole(name); err != nil {
-		return err
-	}
-	if err := f.collect(ctx, had, progress); err != nil {
-		return fmt.Errorf("VM %q is deleted: %w", name, err)
+		return fmt.Errorf("delete its private disk: %w", err)
 	}
 	return nil
 }
@@ -320,7 +346,7 @@ func (f *Fleet) deleteConsole(name string) error {
 	}
 	for _, log := range logs {
 		if err := os.Remove(log); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("delete VM %q: delete its console log: %w", name, err)
+			return fmt.Errorf("delete its console log: %w", err)
 		}
 	}
 	return nil

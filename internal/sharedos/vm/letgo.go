@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -34,33 +36,69 @@ func (f *Fleet) refers(ctx context.Context, name string) ([]tree.Digest, error) 
 	return f.refersTo(ctx, domain)
 }
 
-// letGo has what a VM referred to, and refers to no more, deleted if nothing else refers to it. What keeps it from that is for
-// the user to know, and no failure of what was done to the VM.
-func (f *Fleet) letGo(ctx context.Context, name string, had []tree.Digest, progress Progress) error {
-	has, err := f.refers(ctx, name)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRemains, err)
-	}
-	gone := slices.DeleteFunc(had, func(id tree.Digest) bool { return slices.Contains(has, id) })
-	if len(gone) == 0 {
-		return nil
-	}
-	return f.collect(ctx, gone, progress)
+// leaving is what VMs let go that this process updates or deletes. The last one of those under way at once has it deleted: an
+// apply may move a thousand VMs, and to find out what all others refer to takes as long as there are VMs.
+type leaving struct {
+	mu       sync.Mutex
+	underWay int
+	gone     map[tree.Digest]bool
+	// all is true if one of them was gone already, so that it is not known what it had.
+	all bool
 }
 
-// collect deletes what nothing refers to, if that can be any of what a VM let go: of a hundred VMs that are moved, the last
-// one has the pool to itself for it. Of a VM that was gone already nothing is known, and all is looked at.
-func (f *Fleet) collect(ctx context.Context, gone []tree.Digest, progress Progress) error {
-	if f.Collect == nil {
+// begin tells that a VM is updated or deleted.
+func (l *leaving) begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.underWay++
+}
+
+// end tells what a VM let go. It returns what all let go whose last one this is, and whether that is known.
+func (l *leaving) end(gone []tree.Digest, all bool) (_ []tree.Digest, everything bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.underWay--
+	l.all = l.all || all
+	if l.gone == nil {
+		l.gone = map[tree.Digest]bool{}
+	}
+	for _, id := range gone {
+		l.gone[id] = true
+	}
+	if l.underWay > 0 {
+		return nil, false
+	}
+	ids, everything := slices.Collect(maps.Keys(l.gone)), l.all
+	l.gone, l.all = nil, false
+	return ids, everything
+}
+
+// letGo lists what a VM referred to and refers to no more.
+func (f *Fleet) letGo(ctx context.Context, name string, had []tree.Digest) []tree.Digest {
+	if len(had) == 0 {
+		return nil
+	}
+	has, err := f.refers(ctx, name)
+	if err != nil {
+		f.Log.WarnContext(ctx, "it is not known what the VM let go", "vm", name, "error", err)
+		return nil
+	}
+	return slices.DeleteFunc(had, func(id tree.Digest) bool { return slices.Contains(has, id) })
+}
+
+// collect has deleted what nothing refers to, if no other VM is under way and that can be any of what was let go. What keeps it
+// from that is for the user to know, and no failure of what was done to the VM.
+func (f *Fleet) collect(ctx context.Context, gone []tree.Digest, all bool, progress Progress) error {
+	gone, all = f.leaving.end(gone, all)
+	if f.Collect == nil || len(gone) == 0 && !all {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.CollectLimit, collectLimit))
 	defer cancel()
 	inUse, err := f.InUse(ctx)
 	if err == nil {
-		known := len(gone) > 0
 		gone = slices.DeleteFunc(gone, func(id tree.Digest) bool { return len(inUse[id]) > 0 })
-		if known && len(gone) == 0 {
+		if len(gone) == 0 && !all {
 			return nil
 		}
 		progress("deleting what nothing needs any more")
@@ -70,6 +108,13 @@ func (f *Fleet) collect(ctx context.Context, gone []tree.Digest, progress Progre
 		return fmt.Errorf("%w: %s: %w", ErrRemains, digests(gone), err)
 	}
 	return nil
+}
+
+// tellRemains tells what other VMs let go where something worse is to be returned.
+func (f *Fleet) tellRemains(ctx context.Context, remains error) {
+	if remains != nil {
+		f.Log.WarnContext(ctx, "what VMs let go is not deleted", "error", remains)
+	}
 }
 
 // digests names what is in the store.

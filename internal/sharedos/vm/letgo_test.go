@@ -3,7 +3,9 @@ package vm_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,5 +72,50 @@ func TestWhatCannotBeDeletedFailsNoUpdateAndNoDeletion(t *testing.T) {
 	}
 	if _, err := w.fleet.Read(t.Context(), spec.Name); !errors.Is(err, vm.ErrNotFound) {
 		t.Errorf("the VM is not deleted: %v", err)
+	}
+}
+
+// However many VMs are moved at once, what they let go is looked at once.
+func TestVMsThatMoveAtOnceAreLookedAtOnce(t *testing.T) {
+	w := newWorld(t)
+	const vms = 12
+	specs := make([]vm.Spec, vms)
+	for i := range specs {
+		specs[i] = w.spec()
+		specs[i].Name, specs[i].UUID = fmt.Sprint("web-", i), fmt.Sprintf("6ba7b810-9dad-41d1-80b4-00c04fd4%04d", i)
+		specs[i].Running = false
+		w.create(t, specs[i])
+	}
+	var mu sync.Mutex
+	calls := map[string]int{}
+	var all, moved sync.WaitGroup
+	all.Add(vms)
+	w.hypervisor.Fail = func(method, _ string) error {
+		mu.Lock()
+		calls[method]++
+		mu.Unlock()
+		if method == "Define" {
+			all.Done()
+			all.Wait() // all have begun before one ends
+		}
+		return nil
+	}
+	w.fleet.Collect = func(context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		calls["Collect"]++
+		return nil
+	}
+	for _, spec := range specs {
+		spec.Base = w.new
+		moved.Go(func() {
+			if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Remains != nil {
+				t.Errorf("updated %+v, %v", updated, err)
+			}
+		})
+	}
+	moved.Wait()
+	if calls["Collect"] != 1 || calls["List"] != 1 {
+		t.Errorf("called were %v", calls)
 	}
 }

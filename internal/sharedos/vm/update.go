@@ -20,15 +20,18 @@ import (
 // definition follows. Until the definition has followed, Read names the old releases, so that the next apply comes
 // here again, finds the guest where it should be, and finishes.
 func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error) {
+	f.leaving.begin()
 	had, err := f.refers(ctx, spec.Name)
-	if err != nil {
-		return nil, nil, fmt.Errorf("update VM %q: %w", spec.Name, err)
+	var report *agentapi.Report
+	var ready float64
+	if err == nil {
+		report, ready, err = f.update(ctx, spec, progress)
 	}
-	report, ready, err := f.update(ctx, spec, progress)
+	remains := f.collect(ctx, f.letGo(ctx, spec.Name, had), false, progress)
 	if err != nil {
+		f.tellRemains(ctx, remains)
 		return nil, report, fmt.Errorf("update VM %q: %w", spec.Name, err)
 	}
-	remains := f.letGo(ctx, spec.Name, had, progress)
 	updated, err := f.Read(ctx, spec.Name)
 	if err != nil {
 		return nil, report, err
