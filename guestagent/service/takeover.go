@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -58,7 +59,18 @@ func (p takeoverPlaces) save(record takeoverRecord) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(writeSynced(p.record+".new", data), os.Rename(p.record+".new", p.record))
+	if failpoint.Built {
+		if err := failpoint.Hit("before the record of a takeover"); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(writeSynced(p.record+".new", data), os.Rename(p.record+".new", p.record)); err != nil {
+		return err
+	}
+	if failpoint.Built {
+		return failpoint.Hit("after the record of a takeover")
+	}
+	return nil
 }
 
 // settle tells why the last agent that was to take over does not run, "" if there was none or it is this one. An agent
@@ -66,7 +78,7 @@ func (p takeoverPlaces) save(record takeoverRecord) error {
 func (p takeoverPlaces) settle(digest func() (tree.Digest, error)) (refused string, err error) {
 	record, err := p.load()
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return "", removeIfThere(p.next) // of an agent that was killed before it recorded that it tries it
 	}
 	if err != nil {
 		return "", err
@@ -111,7 +123,15 @@ func (p takeoverPlaces) handOver(ctx context.Context, limits takeoverLimits, ado
 	}
 	pid, err := p.try(ctx, limits)
 	if err == nil {
-		return errors.Join(p.clear(), adopt(pid))
+		err = p.clear()
+		if failpoint.Built {
+			err = errors.Join(err, failpoint.Hit("before the service has its new process"))
+		}
+		err = errors.Join(err, adopt(pid))
+		if failpoint.Built {
+			err = errors.Join(err, failpoint.Hit("after the service has its new process"))
+		}
+		return err
 	}
 	err = fmt.Errorf("%w: %w", errSuccessor, err)
 	tried.Refused = err.Error()
@@ -145,8 +165,15 @@ func (p takeoverPlaces) try(ctx context.Context, limits takeoverLimits) (pid int
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- successor.Wait() }() // as long as it or this process lives
-	if err = proven(ctx, limits, words, ended); err == nil {
+	err = proven(ctx, limits, words, ended)
+	if failpoint.Built && err == nil {
+		err = failpoint.Hit("before the successor is put in place")
+	}
+	if err == nil {
 		err = os.Rename(p.next, p.binary)
+	}
+	if failpoint.Built && err == nil {
+		err = failpoint.Hit("after the successor is put in place")
 	}
 	if err == nil {
 		return successor.Process.Pid, nil

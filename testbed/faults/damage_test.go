@@ -99,3 +99,54 @@ func (s *subject) refusesDamage(t *testing.T) {
 	}
 	s.apply(t)
 }
+
+// bootsWithoutDamage damages the layer of the stack that a VM has committed while it is off. It boots the stack from
+// before, wholly, and says why. The next apply moves it: not to a layer that is still damaged, but to the whole one.
+func (s *subject) bootsWithoutDamage(t *testing.T) {
+	layer := s.delta(t)
+	path := s.layerPath(t, layer.ID)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(t *testing.T, data []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Of its data a boot reads little, and a disk keeps the size that it was opened with.
+	for _, d := range damages {
+		if d.fault != "flipped byte in a layer's hash tree" && d.fault != "wrong disk with the right serial" {
+			continue
+		}
+		t.Run(d.fault, func(t *testing.T) {
+			if s.at == s.one {
+				s.apply(t)
+			}
+			if err := s.CutPower(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			write(t, d.do(layer, whole))
+			status, err := s.Start(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if told := strings.Join(status.GetRefused(), "\n"); !strings.Contains(told, layer.ID.Hex()) {
+				t.Errorf("of layer %s it says %q", layer.ID, told)
+			}
+			if s.ended(t); s.at != s.one {
+				t.Error("it does not run the stack from before")
+			}
+			if _, err := s.Refresh(t.Context(), s.two); !errors.Is(err, vm.ErrRefused) || !strings.Contains(err.Error(), layer.ID.Hex()) {
+				t.Errorf("the next apply, with the layer as it is: %v", err)
+			}
+			write(t, whole)
+			s.apply(t)
+			if s.ended(t); s.at != s.two {
+				t.Error("the apply with the layer whole again succeeded, and the VM runs what it ran")
+			}
+			matrix.Record(t, d.fault, "in a boot", "old stack, told; the next apply converges")
+		})
+	}
+}

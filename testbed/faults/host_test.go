@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
@@ -106,6 +108,61 @@ func (s *subject) during(t *testing.T, at stage, befall func()) {
 	if err != nil || domain.Metadata.Stack.Base != s.two {
 		t.Errorf("its definition has base %s, %v", domain.Metadata.Stack.Base, err)
 	}
+}
+
+// endsWithoutVSock cuts the vsock for good in the middle of a refresh. The VM ends the refresh by itself; its agent is
+// reached again once it was powered off and started.
+func (s *subject) endsWithoutVSock(t *testing.T) {
+	s.reset(t)
+	s.arm(t, failpoint.Hold+" 1 after journal swapped")
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, _, err := s.Host.Fleet.Update(ctx, s.wants(s.two), func(string) {})
+		done <- err
+	}()
+	s.held(t)
+	want := s.cutVSock(t)
+	s.relieve(t)
+	if err := <-done; !errors.Is(err, want) {
+		t.Errorf("the apply says %v, want %v", err, want)
+	}
+	s.run(t, "timeout 100 sh -c 'until grep -q two /usr/share/mark && [ ! -e /run/sharedos/private/sharedos/undo ]; do sleep 0.2; done'")
+	if looks := s.look(t); looks != s.looks[s.two] {
+		t.Errorf("it does not look as on the new release:\n%s", difference(s.looks[s.two], looks))
+	}
+	if err := s.CutPower(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	outcome, _ := s.ended(t)
+	s.apply(t)
+	matrix.Record(t, "vsock cut for good", "after swapped", outcome+", found by the next apply")
+}
+
+// cutVSock kills the daemon that carries the vsock; where the host's kernel does, it takes the guest its device. It returns
+// what an apply says then.
+func (s *subject) cutVSock(t *testing.T) error {
+	t.Helper()
+	if _, err := os.Stat("/dev/vhost-vsock"); err == nil {
+		s.run(t, "cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport && echo virtio* > unbind")
+		return context.DeadlineExceeded
+	}
+	process, err := daemon.Read(filepath.Join(s.Bed.StateDir(), "vsock-"+strings.ReplaceAll(s.Spec.UUID, "-", "")+daemon.Suffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, err := os.FindProcess(process.PID)
+	if err == nil {
+		err = running.Kill()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hypervisor.ErrVSockEnded
 }
 
 // childVariable has this test binary apply, as a provider does, instead of running tests.

@@ -25,13 +25,18 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("damage", s.refusesDamage)
 	t.Run("provider", s.survivesTheProvider)
 	t.Run("libvirtd", s.survivesLibvirt)
+	t.Run("vsock", s.endsWithoutVSock)
 }
 
-// TestOldOrNewWhenThePowerIsCut has the power cut at the same steps on the way forward, the last first.
+// TestOldOrNewWhenThePowerIsCut has the power cut at the same steps, the last first.
 func TestOldOrNewWhenThePowerIsCut(t *testing.T) {
 	t.Parallel()
 	s := newWorld(t).newSubject(t, "power", nil)
 	for _, at := range slices.Backward(forward) {
 		s.cut(t, at, false)
 	}
+	for _, at := range slices.Backward(back) {
+		s.cut(t, at, true)
+	}
+	t.Run("damage", s.bootsWithoutDamage)
 }

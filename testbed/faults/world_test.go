@@ -3,8 +3,6 @@ package faults
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -37,7 +35,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{World: guest.New(t), agent: agentWithPoints(t)}
+	w := &world{World: guest.New(t), agent: guest.AgentWithPoints(t)}
 	w.Host.Fleet.AgentBinary = func() ([]byte, error) { return os.ReadFile(w.agent) }
 	ids, err := w.Releases(t.Context(), "debian", guest.Plain, edits("one"), edits("two"))
 	if err != nil {
@@ -83,18 +81,6 @@ func quick() []guest.Edit {
 		masked = append(masked, guest.Link("etc/systemd/system/"+unit, "/dev/null"))
 	}
 	return masked
-}
-
-// agentWithPoints builds the agent with its points, and returns its file.
-func agentWithPoints(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "agent")
-	build := exec.CommandContext(t.Context(), "go", "build", "-tags=faults", "-trimpath", "-gcflags=all=-l", "-ldflags=-s -w", "-o", binary, "../../guestagent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the agent: %v: %s", err, out)
-	}
-	return binary
 }
 
 // third publishes one more release after the two.
