@@ -33,14 +33,20 @@ func debianTar(t *testing.T, suites []string) string {
 // the last section makes a library that differs and works.
 func patchedTar(t *testing.T) string {
 	t.Helper()
+	return rebuiltTar(t, "another OpenSSL", "\x00")
+}
+
+// rebuiltTar returns Debian 13 with all updates and OpenSSL with more bytes behind it, under a name of its own.
+func rebuiltTar(t *testing.T, name, more string) string {
+	t.Helper()
 	plain := debianTar(t, guest.Updated)
-	path, err := guest.CachedTar(plain+" with another OpenSSL", func(to io.Writer) error {
+	path, err := guest.CachedTar(plain+" with "+name, func(to io.Writer) error {
 		file, err := os.Open(plain)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = file.Close() }() // it was only read
-		return guest.Apply(file, to, []guest.Edit{guest.Append(libssl, "\x00"), guest.Append(libcrypto, "\x00")})
+		return guest.Apply(file, to, []guest.Edit{guest.Append(libssl, more), guest.Append(libcrypto, more)})
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -7,9 +7,11 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// TestAnInterruptedApplyConverges cuts applies off with Ctrl-C, in each of their long steps, and applies again.
+// TestAnInterruptedApplyConverges cuts applies off with Ctrl-C, in each of their long steps, kills one while the VM moves,
+// and applies again.
 func TestAnInterruptedApplyConverges(t *testing.T) {
 	w := newWorld(t)
 	port, err := testbed.FreePort()
@@ -36,6 +38,9 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	mustServe(t, port)
 	w.mustBeSettled(t)
 	booted := w.status(t, name)
+	for _, step := range []string{"a base is built", "a layer is uploaded", "a VM boots for the first time"} {
+		matrix.Record(t, "Ctrl-C", step, converges)
+	}
 
 	w.work.Variables["archive"] = patchedTar(t)
 	w.applyUntil(t, stepRefresh)
@@ -47,6 +52,31 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 		t.Fatalf("the VM runs %s, boot %s then %s", patched.GetStack().GetBase(), booted.GetBootId(), patched.GetBootId())
 	}
 
+	matrix.Record(t, "Ctrl-C", "a VM is refreshed", converges+runsOn)
+
+	before := w.release(t)
+	w.work.Variables["archive"] = rebuiltTar(t, "a third OpenSSL", "\x00\x00")
+	w.work.Abrupt = true
+	w.applyUntil(t, stepRefresh)
+	w.work.Abrupt = false
+	left := w.work.Left()
+	t.Cleanup(func() {
+		if err := left.End(); err != nil {
+			t.Error(err)
+		}
+	})
+	if alive, err := left.Alive(); err != nil || !alive {
+		t.Errorf("the provider ended with Terraform: %v", err)
+	}
+	w.mustApply(t)
+	mustServe(t, port)
+	w.mustBeSettled(t)
+	if now := w.status(t, name); now.GetBootId() != booted.GetBootId() || now.GetStack().GetBase() != w.release(t).String() || w.release(t) == before {
+		t.Fatalf("the VM runs %s, boot %s then %s", now.GetStack().GetBase(), booted.GetBootId(), now.GetBootId())
+	}
+
+	matrix.Record(t, "SIGKILL of Terraform, its provider runs on", "a VM is refreshed", converges+runsOn)
+
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	if err := w.work.Destroy(ctx); err != nil {
@@ -54,6 +84,12 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	}
 	w.mustBeEmpty(t)
 }
+
+// How they end.
+const (
+	converges = "the next apply converges"
+	runsOn    = ", the VM runs on"
+)
 
 // Parts of the lines that Terraform and the provider tell while they are in a step.
 const (

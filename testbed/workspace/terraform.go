@@ -32,11 +32,16 @@ const providerAddress = "registry.terraform.io/sharedos/sharedos"
 type Workspace struct {
 	// Variables of the configuration, as of the next plan.
 	Variables map[string]any
+	// Abrupt has Terraform killed when a context ends, and its provider left without it. Else it is interrupted, as by
+	// Ctrl-C.
+	Abrupt bool
 
 	terraform string
 	dir       string
 	env       []string
 	tell      func(string)
+	// group is the process group of the Terraform that ran last.
+	group int
 }
 
 // Config says what a workspace is made of.
@@ -192,7 +197,12 @@ func (w *Workspace) command(ctx context.Context, arguments ...string) *exec.Cmd 
 	command.Env = append(os.Environ(), w.env...)
 	// Ctrl-C reaches this program alone, which passes on one interrupt: Terraform takes a second one for "at once".
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGINT}
-	command.Cancel = func() error { return command.Process.Signal(syscall.SIGINT) }
+	command.Cancel = func() error {
+		if w.Abrupt {
+			return command.Process.Kill()
+		}
+		return command.Process.Signal(syscall.SIGINT)
+	}
 	command.WaitDelay = stopLimit
 	return command
 }
@@ -211,6 +221,7 @@ func (w *Workspace) stream(ctx context.Context, arguments ...string) (err error)
 	if err := command.Start(); err != nil {
 		return fmt.Errorf("terraform %s: %w", arguments[0], err)
 	}
+	w.group = command.Process.Pid
 	log, stopLog := context.WithCancel(ctx)
 	logged := make(chan struct{})
 	go func() {
@@ -230,6 +241,32 @@ func (w *Workspace) stream(ctx context.Context, arguments ...string) (err error)
 		return fmt.Errorf("terraform %s: %w: %s", arguments[0], err, strings.TrimSpace(stderr.String()))
 	}
 	return nil
+}
+
+// Left are the processes that a Terraform started and has left behind: its process group.
+type Left int
+
+// Left are those of the Terraform that ran last.
+func (w *Workspace) Left() Left { return Left(w.group) }
+
+// Alive reports whether one of them runs.
+func (l Left) Alive() (bool, error) { return l.signal(0) }
+
+// End ends those that run.
+func (l Left) End() error {
+	_, err := l.signal(syscall.SIGKILL)
+	return err
+}
+
+func (l Left) signal(number syscall.Signal) (bool, error) {
+	err := syscall.Kill(-int(l), number)
+	if errors.Is(err, syscall.ESRCH) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("signal what Terraform left: %w", err)
+	}
+	return true, nil
 }
 
 // uiLine is one line of Terraform's machine-readable output.
