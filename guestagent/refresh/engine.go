@@ -205,6 +205,7 @@ func (e *Engine) Wait() { e.tasks.Wait() }
 
 // Assess tells what a move to the target would interrupt now, and changes nothing.
 func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error) {
+	defer hurry()()
 	strategy, err := strategyOf(request.GetStrategy())
 	if err != nil {
 		return nil, err

@@ -239,6 +239,7 @@ func (r *run) readLayers(ctx context.Context) error {
 
 // judge compares the stacks and refuses what interrupts more than is allowed.
 func (r *run) judge(ctx context.Context) error {
+	defer hurry()()
 	var err error
 	if r.diff, err = r.target.compare(ctx, r.Blobs); err != nil {
 		return err

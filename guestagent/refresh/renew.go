@@ -21,6 +21,7 @@ const (
 // renew restarts or reloads the planned units and what else is found to use an old file, until nothing new is
 // found. What remains is reported. On the way back a unit that fails does not keep the others from being renewed.
 func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back bool) error {
+	defer hurry()()
 	changes := r.diff.changes
 	first, facts, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true)
 	if err != nil {
