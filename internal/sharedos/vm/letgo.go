@@ -44,6 +44,8 @@ type leaving struct {
 	gone     map[tree.Digest]bool
 	// all is true if one of them was gone already, so that it is not known what it had.
 	all bool
+	// users are the VMs that were once found to refer to something: one of them is asked before all are.
+	users map[tree.Digest]map[string]bool
 }
 
 // begin tells that a VM is updated or deleted.
@@ -53,7 +55,7 @@ func (l *leaving) begin() {
 	l.underWay++
 }
 
-// end tells what a VM let go. It returns what all let go whose last one this is, and whether that is known.
+// end tells what a VM let go. It returns what all let go whose last one this is, and whether all is to be looked at.
 func (l *leaving) end(gone []tree.Digest, all bool) (_ []tree.Digest, everything bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,6 +73,37 @@ func (l *leaving) end(gone []tree.Digest, all bool) (_ []tree.Digest, everything
 	ids, everything := slices.Collect(maps.Keys(l.gone)), l.all
 	l.gone, l.all = nil, false
 	return ids, everything
+}
+
+// user names a VM that may refer to something; "" if none is known.
+func (l *leaving) user(id tree.Digest) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name := range l.users[id] {
+		return name
+	}
+	return ""
+}
+
+// noUser notes that a VM does not refer to something.
+func (l *leaving) noUser(id tree.Digest, name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.users[id], name)
+}
+
+// found notes what VMs were found to refer to.
+func (l *leaving) found(inUse map[tree.Digest][]string) {
+	users := make(map[tree.Digest]map[string]bool, len(inUse))
+	for id, names := range inUse {
+		users[id] = make(map[string]bool, len(names))
+		for _, name := range names {
+			users[id][name] = true
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.users = users
 }
 
 // letGo lists what a VM referred to and refers to no more.
@@ -95,8 +128,12 @@ func (f *Fleet) collect(ctx context.Context, gone []tree.Digest, all bool, progr
 	}
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.CollectLimit, collectLimit))
 	defer cancel()
+	if gone = f.unused(ctx, gone); len(gone) == 0 && !all {
+		return nil
+	}
 	inUse, err := f.InUse(ctx)
 	if err == nil {
+		f.leaving.found(inUse)
 		gone = slices.DeleteFunc(gone, func(id tree.Digest) bool { return len(inUse[id]) > 0 })
 		if len(gone) == 0 && !all {
 			return nil
@@ -108,6 +145,32 @@ func (f *Fleet) collect(ctx context.Context, gone []tree.Digest, all bool, progr
 		return fmt.Errorf("%w: %s: %w", ErrRemains, digests(gone), err)
 	}
 	return nil
+}
+
+// unused leaves out what a VM refers to that was once found to: of a thousand VMs that are moved one by one, one is asked each
+// time, and all only when it has moved, too.
+func (f *Fleet) unused(ctx context.Context, ids []tree.Digest) []tree.Digest {
+	asked := map[string][]tree.Digest{}
+	return slices.DeleteFunc(ids, func(id tree.Digest) bool {
+		for {
+			name := f.leaving.user(id)
+			if name == "" {
+				return false
+			}
+			has, known := asked[name]
+			if !known {
+				var err error
+				if has, err = f.refers(ctx, name); err != nil {
+					has = nil // it is gone, or it is found out with all others
+				}
+				asked[name] = has
+			}
+			if slices.Contains(has, id) {
+				return true
+			}
+			f.leaving.noUser(id, name)
+		}
+	})
 }
 
 // tellRemains tells what other VMs let go where something worse is to be returned.

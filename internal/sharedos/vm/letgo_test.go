@@ -75,6 +75,39 @@ func TestWhatCannotBeDeletedFailsNoUpdateAndNoDeletion(t *testing.T) {
 	}
 }
 
+// One after the other, too: what others refer to is asked when it begins, and when nobody is known to use it any more.
+func TestVMsThatMoveOneByOneAreLookedAtTwice(t *testing.T) {
+	w := newWorld(t)
+	const vms = 12
+	specs := make([]vm.Spec, vms)
+	for i := range specs {
+		specs[i] = w.spec()
+		specs[i].Name, specs[i].UUID = fmt.Sprint("web-", i), fmt.Sprintf("6ba7b810-9dad-41d1-80b4-00c04fd4%04d", i)
+		specs[i].Running = false
+		w.create(t, specs[i])
+	}
+	lists, collected := 0, 0
+	w.hypervisor.Fail = func(method, _ string) error {
+		if method == "List" {
+			lists++
+		}
+		return nil
+	}
+	w.fleet.Collect = func(context.Context) error { collected++; return nil }
+	for i, spec := range specs {
+		spec.Base = w.new
+		if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
+			t.Fatal(err)
+		}
+		if last := i == vms-1; collected != map[bool]int{true: 1}[last] {
+			t.Errorf("after VM %d it was collected %d times", i, collected)
+		}
+	}
+	if lists != 2 {
+		t.Errorf("all VMs were listed %d times", lists)
+	}
+}
+
 // However many VMs are moved at once, what they let go is looked at once.
 func TestVMsThatMoveAtOnceAreLookedAtOnce(t *testing.T) {
 	w := newWorld(t)
