@@ -25,6 +25,7 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("damage", s.refusesDamage)
 	t.Run("provider", s.survivesTheProvider)
 	t.Run("libvirtd", s.survivesLibvirt)
+	t.Run("takeover", s.survivesTakeovers)
 	t.Run("vsock", s.endsWithoutVSock)
 }
 
