@@ -27,6 +27,7 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("libvirtd", s.survivesLibvirt)
 	t.Run("takeover", s.survivesTakeovers)
 	t.Run("vsock", s.endsWithoutVSock)
+	t.Run("boot", s.bootsWithoutDamage) // here, since the other guest has as much to do already
 }
 
 // TestOldOrNewWhenThePowerIsCut has the power cut at the same steps, the last first.
@@ -39,5 +40,4 @@ func TestOldOrNewWhenThePowerIsCut(t *testing.T) {
 	for _, at := range slices.Backward(back) {
 		s.cut(t, at, true)
 	}
-	t.Run("damage", s.bootsWithoutDamage)
 }
