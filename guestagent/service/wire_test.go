@@ -119,17 +119,29 @@ func TestAConnectionOnWhichAByteComesNowAndThenIsClosed(t *testing.T) {
 
 func TestMoreCallersThanThereIsRoomForWait(t *testing.T) {
 	w := newWorldWith(t, callerLimits{connections: 4, silence: time.Minute, life: time.Hour})
-	var held []*tls.Conn
-	for range 4 {
-		held = append(held, w.raw())
-	}
 	config, err := transport.ClientConfig(w.operator, nil)
 	must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	late, err := transport.Connect(ctx, w, config)
-	must(t, err)
-	t.Cleanup(func() { must(t, late.Close()) })
+	connect := func() *transport.Agent {
+		t.Helper()
+		agent, err := transport.Connect(ctx, w, config)
+		must(t, err)
+		return agent
+	}
+	var held []*transport.Agent
+	for range 4 {
+		agent := connect()
+		_, err := agent.Status(ctx, &agentapi.StatusRequest{}) // it is in: handshakes end in any order
+		must(t, err)
+		held = append(held, agent)
+	}
+	late := connect()
+	t.Cleanup(func() {
+		for _, agent := range append(held[1:], late) {
+			must(t, agent.Close())
+		}
+	})
 	short, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer stop()
 	if _, err := late.Status(short, &agentapi.StatusRequest{}); !errors.Is(err, context.DeadlineExceeded) {
