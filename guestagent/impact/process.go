@@ -79,19 +79,44 @@ func ended(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL)
 }
 
+// place is the directory of a process. It is opened once: to look a process up takes the kernel longer than to tell of it.
+type place struct {
+	fd   int
+	path string
+}
+
+func (d place) failed(op, name string, err error) error {
+	return &fs.PathError{Op: op, Path: d.path + "/" + name, Err: err}
+}
+
+// link reads a symbolic link of a process.
+func (d place) link(name string) (string, error) {
+	var target [unix.PathMax]byte
+	length, err := unix.Readlinkat(d.fd, name, target[:])
+	if err != nil {
+		return "", d.failed("readlink", name, err)
+	}
+	return string(target[:length]), nil
+}
+
 // process reads one process; nil for a kernel thread.
-func (r *Reader) process(pid int, changes *Changes, root *unix.Stat_t) (*Process, error) {
-	directory := r.Proc + "/" + strconv.Itoa(pid)
-	program, err := os.Readlink(directory + "/exe")
+func (r *Reader) process(pid int, changes *Changes, root *unix.Stat_t) (p *Process, err error) {
+	directory := place{path: r.Proc + "/" + strconv.Itoa(pid)}
+	directory.fd, err = unix.Open(directory.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, directory.failed("open", ".", err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(directory.fd)) }()
+	program, err := directory.link("exe")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // a kernel thread or a zombie: neither uses a file
 	}
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{PID: pid}
+	p = &Process{PID: pid}
 	p.Program, _ = Resolve(program)
-	data, err := r.read(directory+"/cgroup", maxSmallFile)
+	data, err := r.read(directory, "cgroup", maxSmallFile)
 	if err != nil {
 		return nil, err
 	}
@@ -114,24 +139,24 @@ func (r *Reader) process(pid int, changes *Changes, root *unix.Stat_t) (*Process
 			return nil, err
 		}
 	}
-	if data, err = r.read(directory+"/comm", maxSmallFile); err != nil {
+	if data, err = r.read(directory, "comm", maxSmallFile); err != nil {
 		return nil, err
 	}
 	p.Command = strings.TrimSpace(string(data))
 	var stat unix.Stat_t
-	if err := unix.Stat(directory+"/root", &stat); err != nil {
-		return nil, fmt.Errorf("root: %w", err)
+	if err := unix.Fstatat(directory.fd, "root", &stat, 0); err != nil {
+		return nil, directory.failed("stat", "root", err)
 	}
 	p.SystemRoot = stat.Dev == root.Dev && stat.Ino == root.Ino
 	return p, nil
 }
 
 // confined reads the AppArmor profile of a process (aa-status(8)): "name (enforce)".
-func (r *Reader) confined(directory string, p *Process) error {
+func (r *Reader) confined(directory place, p *Process) error {
 	if r.Confines == nil {
 		return nil
 	}
-	data, err := r.read(directory+"/attr/apparmor/current", maxSmallFile)
+	data, err := r.read(directory, "attr/apparmor/current", maxSmallFile)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
 		return nil
 	}
@@ -146,25 +171,25 @@ func (r *Reader) confined(directory string, p *Process) error {
 }
 
 // script reads of an interpreter which scripts it may run, and when it began.
-func (r *Reader) script(directory string, changes *Changes, p *Process) error {
-	data, err := r.read(directory+"/cmdline", maxSmallFile)
+func (r *Reader) script(directory place, changes *Changes, p *Process) error {
+	data, err := r.read(directory, "cmdline", maxSmallFile)
 	if err != nil {
 		return err
 	}
 	cmdline := string(data)
-	working, err := os.Readlink(directory + "/cwd")
+	working, err := directory.link("cwd")
 	if err != nil {
 		return err
 	}
 	for _, argument := range arguments(cmdline, working) {
 		// What is run by its link is named by what the link leads to as well.
-		for _, name := range []string{argument, behindLink(directory, argument)} {
+		for _, name := range []string{argument, behindLink(directory.path, argument)} {
 			if changes.Differs(name) {
 				p.Arguments = append(p.Arguments, name)
 			}
 		}
 	}
-	if data, err = r.read(directory+"/stat", maxSmallFile); err != nil {
+	if data, err = r.read(directory, "stat", maxSmallFile); err != nil {
 		return err
 	}
 	p.Started, err = startTicks(string(data))
@@ -199,8 +224,8 @@ func startTicks(stat string) (uint64, error) {
 }
 
 // maps adds the mapped files that differ (proc_pid_maps(5)).
-func (r *Reader) maps(directory string, changes *Changes, p *Process) error {
-	data, err := r.read(directory+"/maps", maxMaps)
+func (r *Reader) maps(directory place, changes *Changes, p *Process) error {
+	data, err := r.read(directory, "maps", maxMaps)
 	if err != nil {
 		return err
 	}
@@ -264,11 +289,12 @@ func mapsDevice(line []byte) (Device, error) {
 }
 
 // open adds the open files that differ.
-func (r *Reader) open(directory string, changes *Changes, p *Process) (err error) {
-	links, err := os.Open(directory + "/fd")
+func (r *Reader) open(directory place, changes *Changes, p *Process) (err error) {
+	fd, err := unix.Openat(directory.fd, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return directory.failed("open", "fd", err)
 	}
+	links := os.NewFile(uintptr(fd), "fd")
 	defer func() { err = errors.Join(err, links.Close()) }()
 	names, err := links.Readdirnames(maxFiles)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -276,29 +302,29 @@ func (r *Reader) open(directory string, changes *Changes, p *Process) (err error
 	}
 	var devices map[int]Device
 	var shown [unix.PathMax]byte
-	for _, fd := range names {
-		length, err := unix.Readlinkat(int(links.Fd()), fd, shown[:])
+	for _, name := range names {
+		length, err := unix.Readlinkat(fd, name, shown[:])
 		if ended(err) {
 			continue // closed meanwhile
 		}
 		if err != nil {
-			return &fs.PathError{Op: "readlink", Path: directory + "/fd/" + fd, Err: err}
+			return directory.failed("readlink", "fd/"+name, err)
 		}
 		if shown[0] != '/' {
 			continue
 		}
-		name, deleted := r.resolve(shown[:length])
-		if name == "" || !changes.Differs(name) {
+		file, deleted := r.resolve(shown[:length])
+		if file == "" || !changes.Differs(file) {
 			continue
 		}
-		use := Use{Path: name, Deleted: deleted}
+		use := Use{Path: file, Deleted: deleted}
 		if r.Devices != nil {
 			if devices == nil {
 				if devices, err = r.Devices(p.PID); err != nil {
 					return err
 				}
 			}
-			data, err := r.read(directory+"/fdinfo/"+fd, maxSmallFile)
+			data, err := r.read(directory, "fdinfo/"+name, maxSmallFile)
 			if ended(err) {
 				continue
 			}
@@ -342,10 +368,10 @@ func mountID(info string) int {
 }
 
 // read reads a file of proc into the buffer that the next read takes again.
-func (r *Reader) read(name string, limit int) (data []byte, err error) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func (r *Reader) read(directory place, name string, limit int) (data []byte, err error) {
+	fd, err := unix.Openat(directory.fd, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		return nil, directory.failed("open", name, err)
 	}
 	defer func() { err = errors.Join(err, unix.Close(fd)) }()
 	if r.buffer == nil {
@@ -355,7 +381,7 @@ func (r *Reader) read(name string, limit int) (data []byte, err error) {
 	for {
 		if length == len(r.buffer) {
 			if length >= limit {
-				return nil, fmt.Errorf("read %s: more than %d bytes", name, limit)
+				return nil, fmt.Errorf("read %s/%s: more than %d bytes", directory.path, name, limit)
 			}
 			r.buffer = append(r.buffer, make([]byte, len(r.buffer))...)
 		}
@@ -364,7 +390,7 @@ func (r *Reader) read(name string, limit int) (data []byte, err error) {
 			continue
 		}
 		if err != nil {
-			return nil, &fs.PathError{Op: "read", Path: name, Err: err}
+			return nil, directory.failed("read", name, err)
 		}
 		if n == 0 {
 			return r.buffer[:length], nil

@@ -76,6 +76,10 @@ func (m *Manager) fact(ctx context.Context, name string) (impact.Unit, error) {
 			unit.DropIns = append(unit.DropIns, resolved)
 		}
 	}
+	environment, err := mayName(append(dropIns, fragment), source)
+	if err != nil {
+		return impact.Unit{}, err
+	}
 	if !strings.HasSuffix(name, ".service") {
 		return unit, nil
 	}
@@ -86,8 +90,27 @@ func (m *Manager) fact(ctx context.Context, name string) (impact.Unit, error) {
 		}
 		unit.Once = kind == "oneshot"
 	}
-	unit.EnvironmentFiles, err = environmentFiles(ctx, conn, name)
+	if environment {
+		unit.EnvironmentFiles, err = environmentFiles(ctx, conn, name)
+	}
 	return unit, err
+}
+
+// mayName reports whether a unit of these files may name environment files: to look takes less than to ask. A unit that
+// was made of something else is asked.
+func mayName(files []string, source string) (bool, error) {
+	if source != "" {
+		return true, nil
+	}
+	for _, file := range files {
+		if file == "" {
+			continue
+		}
+		if found, err := refers(file); found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
 }
 
 // text is a property of a service.
