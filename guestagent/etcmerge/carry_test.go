@@ -281,6 +281,22 @@ func TestACarryThatWasCutOffTellsSo(t *testing.T) {
 	}
 }
 
+// The power may be cut before the list of a record is there: nothing was carried then.
+func TestARecordWithoutAListIsNone(t *testing.T) {
+	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"}, files{"etc/a": "2"})
+	for _, end := range []func() error{func() error { return v.Undo(t.Context()) }, func() error { return v.Settle("release 2") }} {
+		must(t, os.MkdirAll(v.Record, 0o700))
+		must(t, os.WriteFile(v.Record+"/0", []byte("1"), 0o600))
+		if _, _, found, err := v.Carried(); err != nil || found {
+			t.Errorf("it tells that a carry is recorded (%v)", err)
+		}
+		must(t, end())
+		if _, err := os.Stat(v.Record); !os.IsNotExist(err) {
+			t.Errorf("it is left: %v", err)
+		}
+	}
+}
+
 func TestCompareTellsWhatContentsListsTell(t *testing.T) {
 	directory := t.TempDir()
 	count := 0

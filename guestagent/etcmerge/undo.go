@@ -102,17 +102,18 @@ func (c Carrier) Settle(to string) error {
 	if err != nil {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
-	switch ends, kept, err := settled.recorded(); {
-	case err != nil:
-		return fmt.Errorf("settle /etc: %w", err)
-	case state == none && (kept == none || ends.To == to):
-		return nil
-	}
-	if err := settled.forget(); err != nil {
+	ends, _, err := settled.recorded()
+	if err != nil {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
 	if state == none {
-		return nil
+		if err := c.drop(); err != nil || ends.To == to {
+			return err
+		}
+		return settled.drop()
+	}
+	if err := settled.drop(); err != nil {
+		return err
 	}
 	if err := os.Rename(c.Record, settled.Record); err != nil {
 		return fmt.Errorf("settle /etc: %w", err)
@@ -141,14 +142,17 @@ func (c Carrier) Settled() (Ends, bool, error) {
 // TakeBack undoes the carry that was settled last, as Undo does.
 func (c Carrier) TakeBack(ctx context.Context) error { return c.settled().Undo(ctx) }
 
-// forget removes the record, its list first.
-func (c Carrier) forget() error {
+// drop removes the record, its list first, and what there is of one without a list.
+func (c Carrier) drop() error {
 	for _, name := range []string{startedName, carriedName} {
 		if err := os.Remove(filepath.Join(c.Record, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return fmt.Errorf("drop the record of /etc: %w", err)
 		}
 	}
-	return os.RemoveAll(c.Record)
+	if err := os.RemoveAll(c.Record); err != nil {
+		return fmt.Errorf("drop the record of /etc: %w", err)
+	}
+	return nil
 }
 
 // state of a record.
@@ -201,7 +205,7 @@ func (c Carrier) Undo(ctx context.Context) (err error) {
 		return fmt.Errorf("undo /etc: %w", err)
 	}
 	if data == nil {
-		return nil
+		return c.drop() // what is left of a record that the power was cut before
 	}
 	var steps []step
 	if err := json.Unmarshal(data, &steps); err != nil {
@@ -225,10 +229,7 @@ func (c Carrier) Undo(ctx context.Context) (err error) {
 	if err := syncFileSystem(filepath.Join(c.Root, "etc")); err != nil {
 		return fmt.Errorf("undo /etc: %w", err)
 	}
-	if err := c.forget(); err != nil {
-		return fmt.Errorf("undo /etc: %w", err)
-	}
-	return nil
+	return c.drop()
 }
 
 // steps reads the list of steps; nil if none is recorded.
