@@ -113,7 +113,7 @@ func (s *subject) during(t *testing.T, at stage, befall func()) {
 // endsWithoutVSock cuts the vsock for good in the middle of a refresh. The VM ends the refresh by itself; its agent is
 // reached again once it was powered off and started.
 func (s *subject) endsWithoutVSock(t *testing.T) {
-	s.reset(t)
+	s.back(t)
 	s.arm(t, failpoint.Hold+" 1 after journal swapped")
 	done := make(chan error, 1)
 	go func() {

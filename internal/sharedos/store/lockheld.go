@@ -99,7 +99,12 @@ func (h *heldLock) release(ctx context.Context) error {
 	for _, name := range append(h.left, h.name.String(), next.String()) {
 		if err := h.volumes.DeleteLock(ctx, name); err != nil && !errors.Is(err, ErrNotFound) {
 			failed = append(failed, err)
+			abandoned.Store(h.name.nonce, true)
 		}
 	}
 	return errors.Join(failed...)
 }
+
+// abandoned has the nonces of locks that this process gave back and could not delete: libvirtd was gone. Whoever in it waits
+// for one need not wait for the length of a lease.
+var abandoned sync.Map

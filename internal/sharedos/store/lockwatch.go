@@ -78,8 +78,9 @@ func (w *watch) judge(names []string) (living []lockName, dead []string) {
 			continue
 		}
 		name := newest[parsed.lock.nonce]
+		_, ours := abandoned.Load(name.nonce)
 		switch {
-		case name.gone(w.self) || time.Since(w.seen[name.nonce].at) > w.lease:
+		case ours || name.gone(w.self) || time.Since(w.seen[name.nonce].at) > w.lease:
 			dead = append(dead, text)
 		case name == parsed.lock:
 			living = append(living, name)

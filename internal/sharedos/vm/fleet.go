@@ -46,7 +46,7 @@ type Fleet struct {
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
 	// Collect deletes what nothing in the store refers to any more, which a VM may have let go. Nil leaves it to others.
 	Collect func(ctx context.Context) error
-	// CollectLimit is how much longer an update or a deletion may take for that; 0 is 30 seconds. Whoever uploads a layer has
+	// CollectLimit is how much longer an update or a deletion may take for that; 0 is 45 seconds. Whoever uploads a layer has
 	// the pool for as long as that takes.
 	CollectLimit time.Duration
 	// Silence is how long an agent may say nothing during a refresh; 0 is ten minutes.

@@ -15,8 +15,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// collectLimit is what Fleet.CollectLimit is if it is not set.
-const collectLimit = 30 * time.Second
+// collectLimit is what Fleet.CollectLimit is if it is not set. It is longer than the lease of a lock (store.Locker): what a
+// process left that died on another host would never be taken over by those who wait for less.
+const collectLimit = 45 * time.Second
 
 // refersTo lists what a VM refers to in the store: in its definition, and as it runs.
 func (f *Fleet) refersTo(ctx context.Context, domain hypervisor.Domain) ([]tree.Digest, error) {

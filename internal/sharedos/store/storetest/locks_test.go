@@ -123,13 +123,18 @@ var errOut = errors.New("out of reach")
 
 func (failing) DeleteLock(context.Context, string) error { return errOut }
 
-func TestALockThatCannotBeGivenBackSaysSo(t *testing.T) {
+func TestALockThatCannotBeGivenBackSaysSoAndHoldsNobodyHere(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
 	_, unlock, err := take(t, store.Locker{Volumes: failing{dir}}, store.Shared, 20*time.Second)
 	must(t, err)
 	if err := unlock(); !errors.Is(err, errOut) {
 		t.Errorf("got error %v", err)
 	}
+	own(t, dir)
+	// Less than a lease: this process knows that it has given the lock up.
+	_, unlock, err = take(t, store.Locker{Volumes: dir}, store.Exclusive, 5*time.Second)
+	must(t, err)
+	must(t, unlock())
 }
 
 func TestALockIsKeptAliveForLongerThanItsLease(t *testing.T) {
