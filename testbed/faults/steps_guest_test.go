@@ -25,8 +25,10 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("damage", s.refusesDamage)
 	t.Run("provider", s.survivesTheProvider)
 	t.Run("libvirtd", s.survivesLibvirt)
-	t.Run("takeover", s.survivesTakeovers)
+	// Before the guest was ever started with the second release: what it boots after a commit that its definition does not
+	// tell yet depends on what it was started with.
 	t.Run("vsock", s.endsWithoutVSock)
+	t.Run("takeover", s.survivesTakeovers)
 	t.Run("boot", s.bootsWithoutDamage) // here, since the other guest has as much to do already
 }
 
