@@ -133,6 +133,7 @@ func mustSay(t *testing.T, what, text string, words []string) {
 
 // TestAnOldKernelAndSystemd takes Debian 12 up the ladder, with chains of as many layers as there can be.
 func TestAnOldKernelAndSystemd(t *testing.T) {
+	t.Parallel()
 	w := guest.New(t)
 	w.Debian = guest.Bookworm
 	w.Host.Publisher.MaxChain = longest
