@@ -134,21 +134,19 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, given rele
 		}
 		renewLoaderCache(ctx)
 	case etcMoves:
-		moved, err := r.moveEtc(ctx, chosen, next)
-		if err != nil {
-			return nil, fmt.Errorf("/etc stays as it was for base %s: %w", r.committed.Stack.Base, errors.Join(err, carrier.Undo(ctx)))
-		}
-		return moved, nil
+		return r.moveEtc(ctx, chosen, next)
 	case etcStays:
 	}
 	return nil, nil //nolint:nilnil // nothing was carried
 }
 
-// moveEtc carries /etc from the committed stack to the one that boots.
+// moveEtc carries /etc from the committed stack to the one that boots. A carry that came to its end is not undone because
+// of what fails then: the commit may be on the disk, and if it is not, the next boot carries again.
 func (r privateRecords) moveEtc(ctx context.Context, chosen opened, next CommittedRecord) (*Moved, error) {
 	outcome, err := carryBetween(ctx, r.committed.Stack, chosen)
 	if err != nil {
-		return nil, err
+		err = errors.Join(err, Carrier(newRoot).Undo(ctx))
+		return nil, fmt.Errorf("/etc stays as it was for base %s: %w", r.committed.Stack.Base, err)
 	}
 	if err := WriteCommitted(next); err != nil {
 		return nil, err
