@@ -3,4 +3,4 @@
 package source_test
 
 // raceFactor is how many times as much memory a process takes under the race detector, about.
-const raceFactor = 4
+const raceFactor = 3
