@@ -150,7 +150,7 @@ func archiveAttribute() schema.Attribute {
 		Optional: true,
 		MarkdownDescription: "Makes the base from an archive of a root file system. A plan reads it: other bytes under the same " +
 			"path are another release." + oneSource,
-		Attributes: fileAttributes("a tar archive, plain or compressed with gzip, zstd or xz"),
+		Attributes: fileAttributes("a tar archive, plain or compressed with gzip, zstd, xz or bzip2"),
 	}
 }
 

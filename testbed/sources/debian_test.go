@@ -81,30 +81,31 @@ func repository(t *testing.T, deb, control string) (uri, key string) {
 	return server.URL, public.String()
 }
 
-// The real mmdebstrap and apt take packages of one's own: from a file, and from an archive that a key of its own signs.
+// The real mmdebstrap and apt take packages of one's own: from a file, and from an archive that a key of its own signs. An
+// ordinary user has them do it; root does wherever else these tests make a Debian.
 func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	const control = "Package: own-library\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody <nobody@example.com>\nDescription: a test\n"
 	uri, key := repository(t, packageOf(t, "own-library", ""), control)
-	debian := &source.Debian{
-		Suite: "trixie", AdditionalSuites: []string{}, Packages: []string{"own-library"},
-		PackageFiles: []string{packageOf(t, "own-program", "own-library")},
+	deb := packageOf(t, "own-program", "own-library")
+	must(t, os.Chmod(filepath.Dir(filepath.Dir(deb)), 0o755)) // what is made for a test is root's alone
+	stream := madeByNobody(ctx, t, &source.Debian{
+		Suite: "trixie", AdditionalSuites: []string{}, Packages: []string{"own-library"}, Mode: "unshare",
+		PackageFiles: []string{deb},
 		Repositories: []source.DebianRepository{{URI: uri, Suite: "own", Key: key}},
 		Files:        []source.OverlayFile{{Path: "/etc/own/motd", Content: "hello", Mode: 0o640, GID: 4}},
-		CacheDir:     t.TempDir(),
-	}
-	last := ""
-	stream, err := debian.Open(ctx, func(step string, _, _ int64) {
-		if step != last {
-			t.Log(step)
-		}
-		last = step
 	})
-	must(t, err)
 	full, spool, err := source.ReadTar(ctx, stream, t.TempDir(), source.Limits{})
 	must(t, errors.Join(stream.Close(), err))
 	defer func() { must(t, spool.Close()) }()
+	// Owners, set-user-ID bits and what only root may do are as they are when root makes it.
+	if e, ok := full.Lookup("usr/bin/su"); !ok || e.Mode != 0o4755 || e.UID != 0 || e.GID != 0 {
+		t.Errorf("su: %+v", e)
+	}
+	if e, ok := full.Lookup("etc/shadow"); !ok || e.Mode != 0o640 || e.UID != 0 || e.GID != 42 {
+		t.Errorf("shadow: %+v", e)
+	}
 	for path, mode := range map[string]uint32{"usr/bin/own-library": 0o755, "usr/bin/own-program": 0o755, "etc/own/motd": 0o640} {
 		if e, ok := full.Lookup(path); !ok || e.Type != tree.Regular || e.Mode != mode {
 			t.Errorf("%s: %+v", path, e)

@@ -40,6 +40,6 @@ variable "ssh_port" {
 }
 
 variable "archive" {
-  description = "Path of a tar archive: plain, or compressed with gzip, zstd or xz."
+  description = "Path of a tar archive: plain, or compressed with gzip, zstd, xz or bzip2."
   type        = string
 }

@@ -3,6 +3,7 @@ package source
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Archive is a root file system in a tar file: plain, or packed with gzip, zstd or xz. What it is shows in its
+// Archive is a root file system in a tar file: plain, or packed with gzip, zstd, xz or bzip2. What it is shows in its
 // first bytes; its name does not matter.
 type Archive struct {
 	// Path of the file.
@@ -143,8 +144,21 @@ func (a Archive) open(ctx context.Context, progress Progress) (*archiveStream, e
 	return s, nil
 }
 
-// maxWindow bounds the memory that an archive can ask zstd for in bytes: what zstd --long=27 needs.
+// maxWindow bounds the memory in bytes that an archive can ask for to be unpacked: what zstd --long=27 needs, and twice what
+// xz -9 does.
 const maxWindow = 128 << 20
+
+// zstdWindow tells an archive that asks for more than maxWindow from a damaged one.
+type zstdWindow struct{ *zstd.Decoder }
+
+func (z zstdWindow) Read(p []byte) (int, error) {
+	n, err := z.Decoder.Read(p)
+	// The latter is what a frame of one segment gets, whose window is all of its content.
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		err = fmt.Errorf("to unpack it takes a window of more than %d bytes: %w; pack it with zstd --long=27 or less", int64(maxWindow), ErrLimit)
+	}
+	return n, err
+}
 
 // unpack finds the form of a packed or plain tar by its first bytes.
 func unpack(r *bufio.Reader) (io.Reader, func(), error) {
@@ -163,14 +177,16 @@ func unpack(r *bufio.Reader) (io.Reader, func(), error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		return z, z.Close, nil
-	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
-		z, err := xz.NewReader(r)
+		return zstdWindow{z}, z.Close, nil
+	case bytes.HasPrefix(head, []byte(xzMagic)):
+		z, err := xz.NewReader(newXZWindow(r))
 		return z, nothing, err
+	case bytes.HasPrefix(head, []byte("BZh")):
+		return bzip2.NewReader(r), nothing, nil
 	case isTar(head):
 		return r, nothing, nil
 	default:
-		return nil, nil, fmt.Errorf("it is no tar file, nor one packed with gzip, zstd or xz: %w", ErrCorrupt)
+		return nil, nil, fmt.Errorf("it is no tar file, nor one packed with gzip, zstd, xz or bzip2: %w", ErrCorrupt)
 	}
 }
 
@@ -226,7 +242,7 @@ func (s *archiveStream) explain(err error) error {
 	if s.in.ctx.Err() != nil {
 		return &sourceError{source: s.archive, err: context.Cause(s.in.ctx)}
 	}
-	if !errors.Is(err, ErrCorrupt) {
+	if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrLimit) {
 		var path *os.PathError
 		if errors.As(err, &path) {
 			return &sourceError{source: s.archive, err: err}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -25,11 +26,24 @@ var packers = map[string]func(io.Writer) (io.WriteCloser, error){
 	"tar.gz":  func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
 	"tar.zst": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
 	"tar.xz":  func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
+	"tar.bz2": func(w io.Writer) (io.WriteCloser, error) { return &tool{exec.Command("bzip2"), w, bytes.Buffer{}}, nil },
 }
 
 type plain struct{ io.Writer }
 
 func (plain) Close() error { return nil }
+
+// tool packs with a program, once all is written.
+type tool struct {
+	*exec.Cmd
+	to io.Writer
+	bytes.Buffer
+}
+
+func (p *tool) Close() error {
+	p.Stdin, p.Stdout = &p.Buffer, p.to
+	return p.Run()
+}
 
 func pack(t *testing.T, form string, data []byte) []byte {
 	t.Helper()

@@ -1,6 +1,8 @@
 package source
 
 import (
+	"bufio"
+	"io"
 	"testing"
 	"time"
 )
@@ -15,3 +17,6 @@ func SetSilence(t *testing.T, milliseconds int) {
 	silence = time.Duration(milliseconds) * time.Millisecond
 	t.Cleanup(func() { silence = before })
 }
+
+// NewXZWindow bounds what an xz file may ask for.
+func NewXZWindow(file io.Reader) io.Reader { return newXZWindow(bufio.NewReader(file)) }

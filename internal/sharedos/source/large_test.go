@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -60,6 +61,48 @@ func TestALargeSparseFileComesThrough(t *testing.T) {
 			t.Errorf("%s: %d bytes more on the heap", name, grown)
 		}
 		must(t, done())
+	}
+}
+
+// So it does from images, where the stream is looked at alone: what becomes of it is the same for all sources.
+func TestALargeSparseFileComesOutOfImages(t *testing.T) {
+	dir := t.TempDir()
+	file, err := os.Create(filepath.Join(dir, "large"))
+	must(t, err)
+	must(t, errors.Join(file.Truncate(large), file.Close()))
+	disk := filepath.Join(t.TempDir(), "disk.qcow2")
+	run(t, "", "qemu-img", "convert", "-O", "qcow2", ext4Of(t, dir), disk)
+	archive := filepath.Join(t.TempDir(), "large.tar")
+	run(t, "", "tar", "--sparse", "--format=pax", "-C", dir, "-cf", archive, "large")
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return os.Open(archive) })
+	must(t, err)
+	for name, src := range map[string]source.Source{
+		"disk image": source.DiskImage{Path: disk, CacheDir: t.TempDir()},
+		"OCI image":  &source.OCI{Layout: layoutOf(t, map[string]v1.Image{"it": imageOfLayers(t, layer)})},
+	} {
+		stream, err := src.Open(t.Context(), nil)
+		must(t, err)
+		found := false
+		for in := tar.NewReader(stream); ; {
+			header, err := in.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				break
+			}
+			if header.Name != "large" {
+				continue
+			}
+			found = true
+			if n, err := io.Copy(io.Discard, in); err != nil || n != large || header.Size != large {
+				t.Errorf("%s: %d of %d bytes, %v", name, n, header.Size, err)
+			}
+		}
+		if err := stream.Close(); err != nil || !found {
+			t.Errorf("%s: found %v, %v", name, found, err)
+		}
 	}
 }
 

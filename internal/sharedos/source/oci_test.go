@@ -37,14 +37,20 @@ import (
 // imageOf makes an image of layers, packed with gzip as an engine packs them.
 func imageOf(t *testing.T, layers ...[]item) v1.Image {
 	t.Helper()
-	image := empty.Image
+	var all []v1.Layer
 	for _, items := range layers {
 		stream := makeTar(t, items...)
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil })
 		must(t, err)
-		image, err = mutate.AppendLayers(image, layer)
-		must(t, err)
+		all = append(all, layer)
 	}
+	return imageOfLayers(t, all...)
+}
+
+func imageOfLayers(t *testing.T, layers ...v1.Layer) v1.Image {
+	t.Helper()
+	image, err := mutate.AppendLayers(empty.Image, layers...)
+	must(t, err)
 	config, err := image.ConfigFile()
 	must(t, err)
 	config.OS, config.Architecture = "linux", runtime.GOARCH
@@ -261,10 +267,35 @@ func TestOCITakesTheImageOfThisArchitecture(t *testing.T) {
 	}
 	must(t, done())
 
+	// A registry's tag is pinned to the index, and that leads to the same image later, without asking again.
+	h, cache := newHub(t), t.TempDir()
+	to, err := name.ParseReference(h.reference("13"))
+	must(t, err)
+	must(t, remote.WriteIndex(to, index))
+	digest, err := index.Digest()
+	must(t, err)
+	pinned, err := (&source.OCI{Reference: h.reference("13"), CacheDir: cache}).Pin(t.Context())
+	if must(t, err); pinned != digest.String() {
+		t.Errorf("pinned %s, want the index's %s", pinned, digest)
+	}
+	for range 2 {
+		h.forget()
+		tr, done, err = readSource(t, &source.OCI{Reference: h.reference("13"), Digest: pinned, CacheDir: cache})
+		must(t, err)
+		if got := describe(t, tr); got[1] != "a this" {
+			t.Errorf("from a registry: got %q", got)
+		}
+		must(t, done())
+	}
+	if n := h.count(""); n != 0 {
+		t.Errorf("the registry was asked again: %q", h.asked)
+	}
+
 	must(t, at.ReplaceIndex(mutate.RemoveManifests(index, func(d v1.Descriptor) bool { return d.Platform.Architecture == runtime.GOARCH }),
 		func(v1.Descriptor) bool { return true }))
-	if _, err := (&source.OCI{Layout: dir}).Fingerprint(t.Context()); err == nil || !strings.Contains(err.Error(), "no image for linux/"+runtime.GOARCH+", only linux/s390x, unknown/unknown") {
-		t.Errorf("got %v", err)
+	if _, err := (&source.OCI{Layout: dir}).Fingerprint(t.Context()); err == nil || strings.Contains(err.Error(), strings.Repeat("0", 64)) ||
+		!strings.Contains(err.Error(), "no image for linux/"+runtime.GOARCH+", only linux/s390x, unknown/unknown") {
+		t.Errorf("got %v, want the index and what it has", err)
 	}
 }
 

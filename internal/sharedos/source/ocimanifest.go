@@ -60,9 +60,11 @@ func readImage(ctx context.Context, from ociPlace) (*ociImage, error) {
 			// Either could be meant, and two readers would take different ones.
 			return nil, fmt.Errorf("manifest %s is an index and an image: %w", at, ErrMalformed)
 		case len(m.Manifests) > 0:
-			if at, err = choosePlatform(m.Manifests); err != nil {
+			chosen, err := choosePlatform(m.Manifests)
+			if err != nil {
 				return nil, fmt.Errorf("index %s: %w", at, err)
 			}
+			at = chosen
 			continue
 		}
 		if image.layers, err = readLayers(ctx, from, m); err != nil {

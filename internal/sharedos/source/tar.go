@@ -215,7 +215,7 @@ func (t *tarReader) readAll() error {
 
 // broken explains a failure to read on. What the source itself reports is passed as it is.
 func (t *tarScanner) broken(err error) error {
-	if errors.Is(err, errSpool) || errors.Is(err, ErrCorrupt) || t.in.ctx.Err() != nil {
+	if errors.Is(err, errSpool) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrLimit) || t.in.ctx.Err() != nil {
 		return err
 	}
 	return fmt.Errorf("at byte %d of the stream: %w: %w", t.in.n, ErrCorrupt, err)

@@ -1,0 +1,143 @@
+package source_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+)
+
+// xzOf packs data with blocks of a size in bytes.
+func xzOf(t fataler, data []byte, block int64, check byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := xz.WriterConfig{DictCap: 1 << 20, BlockSize: block, CheckSum: check}.NewWriter(&b)
+	must(t, err)
+	_, err = w.Write(data)
+	must(t, errors.Join(err, w.Close()))
+	return b.Bytes()
+}
+
+// asking is an xz file whose first block asks for a window, in the form of the block's header.
+func asking(file []byte, window byte) []byte {
+	file = slices.Clone(file)
+	header := file[12:][:(int(file[12])+1)*4]
+	at := bytes.Index(header, []byte{0x21, 1}) + 2
+	header[at] = window
+	end := len(header) - 4
+	binary.LittleEndian.PutUint32(header[end:], crc32.ChecksumIEEE(header[:end]))
+	return file
+}
+
+// What may be asked for in the header of a block, as the form has it.
+const (
+	window128MiB, window192MiB, window4GiB = 30, 31, 40
+)
+
+func TestAnArchiveThatAsksForTooMuchMemoryIsRefused(t *testing.T) {
+	stream := makeTar(t, fileItem("a", strings.Repeat("content", 10_000)))
+	small := xzOf(t, stream, 1<<20, xz.CRC64)
+	half := len(stream) / 2
+	second := slices.Concat(xzOf(t, stream[:half], 1<<20, xz.CRC64), asking(xzOf(t, stream[half:], 1<<20, xz.CRC64), window4GiB))
+	var packed bytes.Buffer
+	w, err := zstd.NewWriter(&packed, zstd.WithWindowSize(256<<20), zstd.WithSingleSegment(false))
+	must(t, err)
+	_, err = io.CopyN(w, zeros{}, 1<<20)
+	must(t, errors.Join(err, w.Close()))
+	// A frame of one segment has no window, and a size of its content instead: here 60 GiB.
+	oneSegment := binary.LittleEndian.AppendUint64([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0}, 60<<30)
+	oneSegment = append(oneSegment, 1, 0, 0)
+	for name, c := range map[string]struct {
+		file []byte
+		want string
+	}{
+		"xz of 192 MiB": {asking(small, window192MiB), "xz -9"},
+		"xz of 4 GiB":   {asking(small, window4GiB), "xz -9"},
+		// What was read before it does not help.
+		"xz of 4 GiB in a later stream": {second, "xz -9"},
+		"zstd of 256 MiB":               {packed.Bytes(), "zstd --long=27"},
+		"zstd of 60 GiB in one segment": {oneSegment, "zstd --long=27"},
+	} {
+		path := filepath.Join(t.TempDir(), "rootfs")
+		write(t, path, c.file)
+		_, _, err := readSource(t, source.Archive{Path: path})
+		if !errors.Is(err, source.ErrLimit) || errors.Is(err, source.ErrCorrupt) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want ErrLimit that says %s", name, err, c.want)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "rootfs")
+	write(t, path, asking(small, window128MiB))
+	_, done, err := readSource(t, source.Archive{Path: path})
+	must(t, err)
+	must(t, done())
+}
+
+func TestArchiveMayBeOfManyXZBlocksAndStreams(t *testing.T) {
+	stream := makeTar(t, fileItem("a", strings.Repeat("content", 10_000)), fileItem("b", noise(200_000)))
+	third := len(stream) / 3
+	for name, file := range map[string][]byte{
+		"blocks": xzOf(t, stream, 10_000, xz.CRC32), "SHA-256": xzOf(t, stream, 1<<20, xz.SHA256),
+		"streams": slices.Concat(xzOf(t, stream[:third], 5000, xz.CRC64), xzOf(t, stream[third:third+1], 1<<20, xz.CRC32),
+			make([]byte, 8), xzOf(t, stream[third+1:], 1<<20, xz.CRC64), make([]byte, 4)),
+	} {
+		path := filepath.Join(t.TempDir(), "rootfs")
+		write(t, path, file)
+		tr, done, err := readSource(t, source.Archive{Path: path})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if e, ok := tr.Lookup("b"); !ok || e.Size != 200_000 {
+			t.Errorf("%s: %+v", name, e)
+		}
+		must(t, done())
+	}
+	// As the tool writes them: with the sizes of blocks in their headers.
+	path := filepath.Join(t.TempDir(), "rootfs.tar")
+	write(t, path, stream)
+	run(t, "", "xz", "--threads=2", "--block-size=65536", path)
+	_, done, err := readSource(t, source.Archive{Path: path + ".xz"})
+	must(t, err)
+	must(t, done())
+}
+
+// Whatever the bytes, what the library reads of an xz file it reads with its window bounded, and no more.
+func FuzzXZ(f *testing.F) {
+	data := []byte(strings.Repeat("content ", 100))
+	whole := xzOf(f, data, 200, xz.CRC32)
+	f.Add(whole)
+	f.Add(slices.Concat(whole, make([]byte, 4), xzOf(f, data, 1<<20, xz.SHA256)))
+	f.Add(asking(whole, window4GiB))
+	f.Add(whole[:len(whole)-30])
+	f.Fuzz(func(t *testing.T, file []byte) {
+		got, err := unpackedXZ(source.NewXZWindow(bytes.NewReader(file)))
+		if errors.Is(err, source.ErrLimit) {
+			return
+		}
+		want, wantErr := unpackedXZ(bytes.NewReader(file))
+		switch {
+		case (err == nil) != (wantErr == nil):
+			t.Fatalf("bounded: %v; unbounded: %v", err, wantErr)
+		case err == nil && !bytes.Equal(got, want):
+			t.Fatal("other bytes")
+		}
+	})
+}
+
+func unpackedXZ(file io.Reader) ([]byte, error) {
+	r, err := xz.NewReader(file)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(r, 1<<20))
+}
