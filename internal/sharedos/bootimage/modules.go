@@ -11,7 +11,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
-	"github.com/ulikunitz/xz"
+	"github.com/xi2/xz"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -142,7 +142,7 @@ func readModule(t *tree.Tree, name string) ([]byte, error) {
 	switch path.Ext(name) {
 	case ".ko":
 	case ".xz":
-		plain, err = xz.NewReader(plain)
+		plain, err = xz.NewReader(plain, maxModule)
 	case ".gz":
 		plain, err = gzip.NewReader(plain)
 	case ".zst":

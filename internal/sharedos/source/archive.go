@@ -16,7 +16,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"github.com/xi2/xz"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -155,9 +155,29 @@ func (z zstdWindow) Read(p []byte) (int, error) {
 	n, err := z.Decoder.Read(p)
 	// The latter is what a frame of one segment gets, whose window is all of its content.
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-		err = fmt.Errorf("to unpack it takes a window of more than %d bytes: %w; pack it with zstd --long=27 or less", int64(maxWindow), ErrLimit)
+		err = fmt.Errorf("to unpack it takes a window of more than %d bytes: %w; pack it with zstd --long=27 or less", int64(maxWindow), ErrRefused)
 	}
 	return n, err
+}
+
+// xzWindow does so too.
+type xzWindow struct{ *xz.Reader }
+
+func newXZ(r io.Reader) (io.Reader, error) {
+	z, err := xz.NewReader(r, maxWindow)
+	return xzWindow{z}, xzWindowError(err)
+}
+
+func (z xzWindow) Read(p []byte) (int, error) {
+	n, err := z.Reader.Read(p)
+	return n, xzWindowError(err)
+}
+
+func xzWindowError(err error) error {
+	if errors.Is(err, xz.ErrMemlimit) {
+		return fmt.Errorf("to unpack it takes a window of more than %d bytes: %w; pack it with xz -9 or less", int64(maxWindow), ErrRefused)
+	}
+	return err
 }
 
 // unpack finds the form of a packed or plain tar by its first bytes.
@@ -178,8 +198,8 @@ func unpack(r *bufio.Reader) (io.Reader, func(), error) {
 			return nil, nil, err
 		}
 		return zstdWindow{z}, z.Close, nil
-	case bytes.HasPrefix(head, []byte(xzMagic)):
-		z, err := xz.NewReader(newXZWindow(r))
+	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
+		z, err := newXZ(r)
 		return z, nothing, err
 	case bytes.HasPrefix(head, []byte("BZh")):
 		return bzip2.NewReader(r), nothing, nil
@@ -242,7 +262,7 @@ func (s *archiveStream) explain(err error) error {
 	if s.in.ctx.Err() != nil {
 		return &sourceError{source: s.archive, err: context.Cause(s.in.ctx)}
 	}
-	if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrLimit) {
+	if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrRefused) {
 		var path *os.PathError
 		if errors.As(err, &path) {
 			return &sourceError{source: s.archive, err: err}

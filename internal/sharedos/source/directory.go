@@ -65,6 +65,8 @@ func (d Directory) fingerprint(ctx context.Context) (_ tree.Digest, err error) {
 	defer func() { err = errors.Join(err, index.Close()) }()
 	sum := newEntrySum()
 	var special specialFiles
+	// What is over the limits is refused before it is read: a file may be nothing but a hole of any size.
+	entries, within, linked := 0, &tarScanner{limits: d.Limits.withDefaults()}, map[inode]bool{}
 	err = walkDir(ctx, root, tree.Root, neverShared, func(f onDisk) error {
 		e, err := f.entry(d.Owners)
 		if err != nil {
@@ -72,6 +74,18 @@ func (d Directory) fingerprint(ctx context.Context) (_ tree.Digest, err error) {
 		}
 		if special.add(e) {
 			return nil
+		}
+		if entries++; entries > within.limits.Entries {
+			return fmt.Errorf("more than %d entries: %w", within.limits.Entries, ErrLimit)
+		}
+		// Of a file that has several names only the first has content, as in the stream.
+		if e.Type == tree.Regular && !linked[f.identity()] {
+			if f.stat.Nlink > 1 {
+				linked[f.identity()] = true
+			}
+			if err := within.addContent(e.Size); err != nil {
+				return err
+			}
 		}
 		if err := index.complete(ctx, f, &e); err != nil {
 			return err

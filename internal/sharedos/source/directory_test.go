@@ -241,6 +241,41 @@ func TestDirectoryRefusesOverlayAttributes(t *testing.T) {
 	}
 }
 
+// A plan need not read a tebibyte of zeros to find that it is too much.
+func TestDirectoryHoldsItsLimitsBeforeItReads(t *testing.T) {
+	dir := t.TempDir()
+	hole, err := os.Create(filepath.Join(dir, "hole"))
+	must(t, err)
+	must(t, errors.Join(hole.Truncate(1<<40), hole.Close()))
+	_, err = source.Directory{Path: dir}.Fingerprint(t.Context())
+	if !errors.Is(err, source.ErrLimit) || !strings.Contains(err.Error(), `"hole"`) {
+		t.Errorf("got %v, want ErrLimit that names the file", err)
+	}
+	must(t, os.Truncate(filepath.Join(dir, "hole"), 600))
+	must(t, os.Link(filepath.Join(dir, "hole"), filepath.Join(dir, "link")))
+	for limits, want := range map[source.Limits]error{
+		{Content: 600, Entries: 3}: nil, {Content: 599}: source.ErrLimit, {Entries: 2}: source.ErrLimit,
+	} {
+		src := source.Directory{Path: dir, Limits: limits}
+		_, err := src.Fingerprint(t.Context())
+		if !errors.Is(err, want) {
+			t.Errorf("%+v: fingerprint: %v, want %v", limits, err, want)
+		}
+		stream, err := src.Open(t.Context(), nil)
+		must(t, err)
+		tr, closer, err := source.ReadTar(t.Context(), stream, t.TempDir(), limits)
+		if !errors.Is(err, want) || err == nil && len(tr.Entries) != 3 {
+			t.Errorf("%+v: open: %v, want %v", limits, err, want)
+		}
+		if err == nil {
+			must(t, closer.Close())
+		}
+		if err := stream.Close(); want == nil {
+			must(t, err)
+		}
+	}
+}
+
 func TestDirectoryNamesWhatItCannotRead(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

@@ -18,5 +18,5 @@ func SetSilence(t *testing.T, milliseconds int) {
 	t.Cleanup(func() { silence = before })
 }
 
-// NewXZWindow bounds what an xz file may ask for.
-func NewXZWindow(file io.Reader) io.Reader { return newXZWindow(bufio.NewReader(file)) }
+// Unpack unpacks what may be an archive.
+func Unpack(file io.Reader) (io.Reader, func(), error) { return unpack(bufio.NewReader(file)) }

@@ -566,6 +566,10 @@ func TestOCIUsesDockersCredentials(t *testing.T) {
 	if err := image(); err != nil {
 		t.Errorf("with a credential helper: %v", err)
 	}
+	configure(map[string]any{"credsStore": "test"})
+	if err := image(); err != nil {
+		t.Errorf("with a credential helper for all registries: %v", err)
+	}
 }
 
 func TestOCIReferencesAreWhole(t *testing.T) {

@@ -138,6 +138,9 @@ func (m *merged) apply(ctx context.Context, number int, layer ociLayer, stored *
 	n := int64(0)
 	in := &noted{io.TeeReader(io.NewSectionReader(stored, 0, layer.size+1), packed), func(read int) { n += int64(read); tell(int64(read)) }}
 	unpacked, done, err := unpack(bufio.NewReaderSize(in, 1<<20))
+	if errors.Is(err, ErrRefused) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}

@@ -18,7 +18,7 @@ import (
 var (
 	// ErrCorrupt means that a stream is damaged, cut off, or not what it should be.
 	ErrCorrupt = errors.New("damaged or cut off")
-	// ErrRefused means that a stream holds an entry that no tree may have.
+	// ErrRefused means that a stream holds an entry that no tree may have, or asks for more memory to be unpacked than it gets.
 	ErrRefused = errors.New("refused")
 	// ErrLimit means that a stream holds more than the limits allow.
 	ErrLimit = errors.New("over the limit")
@@ -215,7 +215,7 @@ func (t *tarReader) readAll() error {
 
 // broken explains a failure to read on. What the source itself reports is passed as it is.
 func (t *tarScanner) broken(err error) error {
-	if errors.Is(err, errSpool) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrLimit) || t.in.ctx.Err() != nil {
+	if errors.Is(err, errSpool) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrRefused) || t.in.ctx.Err() != nil {
 		return err
 	}
 	return fmt.Errorf("at byte %d of the stream: %w: %w", t.in.n, ErrCorrupt, err)
