@@ -3,6 +3,7 @@ package provider_test
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
+	"github.com/hashicorp/terraform-plugin-testing/terraform"
 	"github.com/hashicorp/terraform-plugin-testing/tfjsonpath"
 )
 
@@ -189,6 +191,20 @@ data "sharedos_pool_usage" "all" {
 				value(usage, of("vms", 0, "name"), knownvalue.StringExact("a")),
 				value(usage, of("vms", 0, "release"), anID),
 				value(usage, of("vms", 1, "full_bytes"), positive),
+			},
+			Check: func(state *terraform.State) error {
+				bytes := map[string]int64{}
+				for _, name := range []string{"stored", "full", "saved"} {
+					n, err := strconv.ParseInt(state.RootModule().Resources[usage].Primary.Attributes[name+"_bytes"], 10, 64)
+					if err != nil {
+						return err
+					}
+					bytes[name] = n
+				}
+				if bytes["saved"] != bytes["full"]-bytes["stored"] {
+					return fmt.Errorf("what is saved is not the difference: %v", bytes)
+				}
+				return nil
 			},
 		},
 	)

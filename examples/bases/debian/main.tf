@@ -18,6 +18,10 @@ resource "sharedos_base" "os" {
       "linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs",
       "iproute2", "openssh-server", "nginx-light",
     ]
+    # Laid over what the packages bring. Packages of your own come from package_files or from repositories.
+    files = {
+      "/etc/motd" = { content = "A VM on a shared OS.\n" }
+    }
   }
 }
 

@@ -125,13 +125,16 @@ func TestTheSameInputYieldsTheSameReleasesOnAnyMachine(t *testing.T) {
 	second := first.With("usr/bin/server", "version 2", "usr/share/old", "", "usr/share/new/file", "comes")
 	second["usr/bin/link"] = "-> server"
 
-	here, there := t.TempDir(), t.TempDir()
+	here, there := inOrderOfCreation(t), inOrderOfCreation(t)
 	var forward, backward []string
 	for i, system := range []sourcetest.System{first, second} {
 		names := slices.Sorted(maps.Keys(system))
 		forward = append(forward, extract(t, filepath.Join(here, fmt.Sprint(i)), system, names))
 		slices.Reverse(names)
 		backward = append(backward, extract(t, filepath.Join(there, fmt.Sprint(i)), system, names))
+	}
+	if slices.Equal(listed(t, forward[0]), listed(t, backward[0])) {
+		t.Fatal("both directories tell their files in one order, so this shows nothing of it")
 	}
 	want := buildApart(t, builds{Directories: forward, Work: here, Umask: 0o022},
 		"TZ=UTC", "LC_ALL=C", "GOMAXPROCS=1", "HOME="+here)
@@ -144,6 +147,26 @@ func TestTheSameInputYieldsTheSameReleasesOnAnyMachine(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("on another machine (-first +second):\n%s", diff)
 	}
+}
+
+// inOrderOfCreation makes a directory on a tmpfs, which tells files in the order in which they were made, or in reverse;
+// ext4 and others tell them in that of a hash of their names.
+func inOrderOfCreation(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "sharedos-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// listed are the names in a directory as the kernel tells them.
+func listed(t *testing.T, dir string) []string {
+	t.Helper()
+	file, err := os.Open(dir)
+	must(t, err)
+	names, err := file.Readdirnames(-1)
+	must(t, errors.Join(err, file.Close()))
+	return names
 }
 
 func TestTheOrderOfAnArchiveIsNotInALayer(t *testing.T) {
