@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,27 +55,26 @@ type LockVolumes interface {
 // exclude each other at least one sees the other. Shared gives way to Exclusive; of two of a kind the one whose name comes
 // first stays and waits, and the other gives way. A holder proves that it is alive by going on to a volume of the next
 // number; one whose process is gone, or that says nothing for the length of a lease, is removed by who waits for it.
+//
+// A Shared lock of this process is joined by others in it that want one, for the length of a beat after it was taken.
 type Locker struct {
 	Volumes LockVolumes
 	// Beat and Lease are 5 and 30 seconds if they are 0.
 	Beat, Lease time.Duration
+
+	mu     sync.Mutex
+	shared *joint
 }
 
 // Lock takes a lock. It waits until nobody holds one that excludes it, at most 30 minutes, and calls tell once if it has
 // to. What is done under the lock is done with the returned context, which ends with ErrLockLost as its cause when the
 // lock is lost; unlock gives it back and must be called.
-func (l Locker) Lock(ctx context.Context, mode LockMode, tell func(step string)) (_ context.Context, unlock func() error, err error) {
-	if l.Beat == 0 {
-		l.Beat = lockBeat
-	}
-	if l.Lease == 0 {
-		l.Lease = lockLease
-	}
+func (l *Locker) Lock(ctx context.Context, mode LockMode, tell func(step string)) (_ context.Context, unlock func() error, err error) {
 	limit := fmt.Errorf("another process has used the pool for %s: end that process", lockWait)
 	waiting, cancel := context.WithTimeoutCause(ctx, lockWait, limit)
 	defer cancel()
 	var once sync.Once
-	held, err := l.acquire(waiting, mode, func() {
+	held, err := l.take(waiting, mode, func() {
 		once.Do(func() { tell("waiting for another process that uses the storage pool") })
 	})
 	if err != nil {
@@ -84,7 +84,8 @@ func (l Locker) Lock(ctx context.Context, mode LockMode, tell func(step string))
 		return nil, nil, fmt.Errorf("lock the storage pool (%s): %w", mode, err)
 	}
 	locked, end := context.WithCancelCause(ctx)
-	watching := context.AfterFunc(held.live, func() { end(context.Cause(held.live)) })
+	live := held.held.live
+	watching := context.AfterFunc(live, func() { end(context.Cause(live)) })
 	return locked, func() error {
 		watching()
 		end(nil)
@@ -97,12 +98,12 @@ func (l Locker) Lock(ctx context.Context, mode LockMode, tell func(step string))
 
 // acquire makes a lock volume and waits until nothing excludes it. Where it would have to give way, it makes none: a
 // volume that comes and goes would be seen by those it gives way to.
-func (l Locker) acquire(ctx context.Context, mode LockMode, waits func()) (*heldLock, error) {
+func (l *Locker) acquire(ctx context.Context, mode LockMode, waits func()) (*heldLock, error) {
 	self, err := thisProcess()
 	if err != nil {
 		return nil, err
 	}
-	w := &watch{self: self, lease: l.Lease, seen: map[string]sign{}}
+	w := &watch{self: self, lease: cmp.Or(l.Lease, lockLease), seen: map[string]sign{}}
 	wanted := newLockName(mode, self)
 	for wait := lockPoll; ; {
 		verdict, err := l.look(ctx, wanted, w)
@@ -131,7 +132,7 @@ func (l Locker) acquire(ctx context.Context, mode LockMode, waits func()) (*held
 }
 
 // settle waits until nothing excludes the lock that is held for now. It is false if the lock has to give way.
-func (l Locker) settle(ctx context.Context, held *heldLock, w *watch, waits func()) (bool, error) {
+func (l *Locker) settle(ctx context.Context, held *heldLock, w *watch, waits func()) (bool, error) {
 	for wait := lockPoll; ; {
 		verdict, err := l.look(ctx, held.current(), w)
 		switch {
@@ -163,7 +164,7 @@ func pause(ctx context.Context, wait *time.Duration) error {
 
 // look tells what the locks of others mean for one. What is dead goes, so that nobody has to judge it again, and what is
 // left then is looked at once more.
-func (l Locker) look(ctx context.Context, name lockName, w *watch) (conflict, error) {
+func (l *Locker) look(ctx context.Context, name lockName, w *watch) (conflict, error) {
 	for {
 		names, err := l.Volumes.Locks(ctx)
 		if err != nil {

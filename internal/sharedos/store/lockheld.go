@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -25,14 +26,14 @@ type heldLock struct {
 }
 
 // hold makes a lock volume and keeps it alive until it is released.
-func (l Locker) hold(ctx context.Context, name lockName) (*heldLock, error) {
+func (l *Locker) hold(ctx context.Context, name lockName) (*heldLock, error) {
 	h := &heldLock{volumes: l.Volumes, name: name}
 	h.live, h.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := l.Volumes.CreateLock(ctx, name.String()); err != nil {
 		// It may have been made, and the answer lost.
 		return nil, errors.Join(err, h.release(ctx))
 	}
-	h.beating.Go(func() { h.beat(l.Beat, l.Lease) })
+	h.beating.Go(func() { h.beat(cmp.Or(l.Beat, lockBeat), cmp.Or(l.Lease, lockLease)) })
 	return h, nil
 }
 

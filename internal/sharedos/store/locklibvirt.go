@@ -14,7 +14,7 @@ const lockSize = 4096
 
 // Lock implements Store. With an Exclusive lock under which all was swept goes a pool that was made for this store.
 func (s *Libvirt) Lock(ctx context.Context, mode LockMode, tell func(step string)) (context.Context, func() error, error) {
-	locked, unlock, err := Locker{Volumes: lockVolumes{s}}.Lock(ctx, mode, tell)
+	locked, unlock, err := s.locker.Lock(ctx, mode, tell)
 	if err != nil || mode != Exclusive {
 		return locked, unlock, err
 	}

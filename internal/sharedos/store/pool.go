@@ -31,7 +31,8 @@ type Libvirt struct {
 	config Config
 	client *libvirtconn.Client
 	// swept is true when a sweep left nothing but perhaps locks.
-	swept atomic.Bool
+	swept  atomic.Bool
+	locker Locker
 }
 
 var _ Store = (*Libvirt)(nil)
@@ -48,7 +49,9 @@ func Open(ctx context.Context, config Config) (*Libvirt, error) {
 	if err != nil {
 		return nil, unreachable(err)
 	}
-	return &Libvirt{config: config, client: client}, nil
+	s := &Libvirt{config: config, client: client}
+	s.locker.Volumes = lockVolumes{s}
+	return s, nil
 }
 
 // Close implements Store.

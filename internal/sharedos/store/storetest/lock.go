@@ -15,7 +15,7 @@ func (s *Store) Lock(ctx context.Context, mode store.LockMode, tell func(string)
 	if err := s.enter(ctx, "Lock", "", false); err != nil {
 		return nil, nil, err
 	}
-	return store.Locker{Volumes: LockVolumes(s.dir)}.Lock(ctx, mode, tell)
+	return s.locker.Lock(ctx, mode, tell)
 }
 
 // LockVolumes are files in a directory.

@@ -14,7 +14,7 @@ import (
 )
 
 // take takes a lock within a limit.
-func take(t *testing.T, l store.Locker, mode store.LockMode, limit time.Duration) (context.Context, func() error, error) {
+func take(t *testing.T, l *store.Locker, mode store.LockMode, limit time.Duration) (context.Context, func() error, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
@@ -40,7 +40,7 @@ func spoil(name string, field int, to string) string {
 
 func TestTheLockOfAProcessThatIsGoneDoesNotHold(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	_, unlock, err := take(t, store.Locker{Volumes: dir}, store.Exclusive, 20*time.Second)
+	_, unlock, err := take(t, &store.Locker{Volumes: dir}, store.Exclusive, 20*time.Second)
 	must(t, err)
 	name := own(t, dir)
 	must(t, unlock())
@@ -52,7 +52,7 @@ func TestTheLockOfAProcessThatIsGoneDoesNotHold(t *testing.T) {
 		"a reused pid":     spoil(name, 2, "1"),
 	} {
 		must(t, dir.CreateLock(t.Context(), dead))
-		_, unlock, err := take(t, store.Locker{Volumes: dir}, store.Shared, 20*time.Second)
+		_, unlock, err := take(t, &store.Locker{Volumes: dir}, store.Shared, 20*time.Second)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -65,7 +65,7 @@ func TestTheLockOfAProcessThatIsGoneDoesNotHold(t *testing.T) {
 
 func TestTheLockOfAnotherMachineHoldsAsLongAsItIsRenewed(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := store.Locker{Volumes: dir, Beat: 20 * time.Millisecond, Lease: 2 * time.Second}
+	locker := &store.Locker{Volumes: dir, Beat: 20 * time.Millisecond, Lease: 2 * time.Second}
 	_, unlock, err := take(t, locker, store.Exclusive, 20*time.Second)
 	must(t, err)
 	name := own(t, dir)
@@ -95,7 +95,7 @@ func TestTheLockOfAnotherMachineHoldsAsLongAsItIsRenewed(t *testing.T) {
 
 func TestALockThatOthersTookForDeadIsLost(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := store.Locker{Volumes: dir, Beat: 10 * time.Millisecond, Lease: time.Second}
+	locker := &store.Locker{Volumes: dir, Beat: 10 * time.Millisecond, Lease: time.Second}
 	locked, unlock, err := take(t, locker, store.Exclusive, 20*time.Second)
 	must(t, err)
 	names, err := dir.Locks(t.Context())
@@ -125,25 +125,119 @@ func (failing) DeleteLock(context.Context, string) error { return errOut }
 
 func TestALockThatCannotBeGivenBackSaysSoAndHoldsNobodyHere(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	_, unlock, err := take(t, store.Locker{Volumes: failing{dir}}, store.Shared, 20*time.Second)
+	_, unlock, err := take(t, &store.Locker{Volumes: failing{dir}}, store.Shared, 20*time.Second)
 	must(t, err)
 	if err := unlock(); !errors.Is(err, errOut) {
 		t.Errorf("got error %v", err)
 	}
 	own(t, dir)
 	// Less than a lease: this process knows that it has given the lock up.
-	_, unlock, err = take(t, store.Locker{Volumes: dir}, store.Exclusive, 5*time.Second)
+	_, unlock, err = take(t, &store.Locker{Volumes: dir}, store.Exclusive, 5*time.Second)
 	must(t, err)
 	must(t, unlock())
 }
 
 func TestALockIsKeptAliveForLongerThanItsLease(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := store.Locker{Volumes: dir, Beat: 50 * time.Millisecond, Lease: 1500 * time.Millisecond}
+	locker := &store.Locker{Volumes: dir, Beat: 50 * time.Millisecond, Lease: 1500 * time.Millisecond}
 	locked, unlock, err := take(t, locker, store.Exclusive, 20*time.Second)
 	must(t, err)
 	if _, _, err := take(t, locker, store.Shared, 4*time.Second); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("while it was held: got error %v", err)
 	}
 	must(t, errors.Join(locked.Err(), unlock()))
+}
+
+func TestManyOfOneProcessHoldOneSharedLock(t *testing.T) {
+	dir := LockVolumes(t.TempDir())
+	locker := &store.Locker{Volumes: dir}
+	_, first, err := take(t, locker, store.Shared, 20*time.Second)
+	must(t, err)
+	_, second, err := take(t, locker, store.Shared, 20*time.Second)
+	must(t, err)
+	name := own(t, dir)
+	must(t, first())
+	if now := own(t, dir); now != name {
+		t.Errorf("the lock went when the first gave it back, and %s is there", now)
+	}
+	must(t, second())
+	if names, err := dir.Locks(t.Context()); err != nil || len(names) != 0 {
+		t.Errorf("left are %v, %v", names, err)
+	}
+	_, third, err := take(t, locker, store.Shared, 20*time.Second)
+	must(t, err)
+	if now := own(t, dir); now == name {
+		t.Error("a lock that was given back was joined")
+	}
+	must(t, third())
+}
+
+func TestASharedLockIsJoinedForABeatOnly(t *testing.T) {
+	dir := LockVolumes(t.TempDir())
+	locker := &store.Locker{Volumes: dir, Beat: 100 * time.Millisecond}
+	_, first, err := take(t, locker, store.Shared, 20*time.Second)
+	must(t, err)
+	time.Sleep(200 * time.Millisecond)
+	_, second, err := take(t, locker, store.Shared, 20*time.Second)
+	must(t, err)
+	nonces := map[string]bool{}
+	names, err := dir.Locks(t.Context())
+	must(t, err)
+	for _, name := range names {
+		nonces[strings.Split(name, ".")[3]] = true
+	}
+	if len(nonces) != 2 {
+		t.Errorf("after a beat there are the locks %v, not one more", names)
+	}
+	must(t, errors.Join(first(), second()))
+}
+
+func TestWhoComesAfterOneThatWantsThePoolForItselfDoesNotJoin(t *testing.T) {
+	dir := LockVolumes(t.TempDir())
+	locker := &store.Locker{Volumes: dir}
+	_, unlock, err := take(t, locker, store.Shared, 20*time.Second)
+	must(t, err)
+	waits, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, unlock, err := locker.Lock(t.Context(), store.Exclusive, func(string) { close(waits) })
+		if err == nil {
+			err = unlock()
+		}
+		done <- err
+	}()
+	<-waits
+	if _, _, err := take(t, locker, store.Shared, 200*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got error %v", err)
+	}
+	must(t, unlock())
+	must(t, <-done)
+}
+
+func TestASharedLockIsLostForAllWhoHoldIt(t *testing.T) {
+	dir := LockVolumes(t.TempDir())
+	locker := &store.Locker{Volumes: dir, Beat: 50 * time.Millisecond, Lease: time.Second}
+	one, first, err := take(t, locker, store.Shared, 20*time.Second)
+	must(t, err)
+	other, second, err := take(t, locker, store.Shared, 20*time.Second)
+	must(t, err)
+	names, err := dir.Locks(t.Context())
+	must(t, err)
+	for _, name := range names {
+		must(t, os.Remove(dir.path(name)))
+	}
+	for _, locked := range []context.Context{one, other} {
+		select {
+		case <-locked.Done():
+		case <-time.After(20 * time.Second):
+			t.Fatal("a holder goes on without its lock")
+		}
+		if cause := context.Cause(locked); !errors.Is(cause, store.ErrLockLost) {
+			t.Errorf("the lock ended for %v, not for %v", cause, store.ErrLockLost)
+		}
+	}
+	for _, unlock := range []func() error{first, second} {
+		if err := unlock(); !errors.Is(err, store.ErrLockLost) {
+			t.Errorf("giving it back says %v, not %v", err, store.ErrLockLost)
+		}
+	}
 }

@@ -32,7 +32,8 @@ type Store struct {
 	// Extent, when set, is what sizes of volumes are rounded up to, in bytes, as pools of block devices do.
 	Extent int64
 
-	dir string
+	dir    string
+	locker store.Locker
 	// mu is held for each step on a file, never across the reading of a caller's content.
 	mu    sync.Mutex
 	calls []string
@@ -43,11 +44,15 @@ var _ store.Store = (*Store)(nil)
 // New returns an empty Store in a directory that ends with the test.
 func New(t testing.TB) *Store {
 	t.Helper()
-	return &Store{dir: t.TempDir()}
+	return In(t.TempDir())
 }
 
 // In returns a Store over a directory, with what an earlier one left there.
-func In(dir string) *Store { return &Store{dir: dir} }
+func In(dir string) *Store {
+	s := &Store{dir: dir}
+	s.locker.Volumes = LockVolumes(dir)
+	return s
+}
 
 // Calls returns "Method volume" for every call so far that changes something.
 func (s *Store) Calls() []string {
