@@ -12,8 +12,8 @@ import (
 	runtimedebug "runtime/debug"
 	"strings"
 
-	framework "github.com/hashicorp/terraform-plugin-framework/provider"
-	"github.com/hashicorp/terraform-plugin-framework/providerserver"
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6/tf6server"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
@@ -32,16 +32,19 @@ func main() {
 	runtimedebug.SetGCPercent(collectAt)
 	debug := flag.Bool("debug", false, "serve for a debugger: print what to put into TF_REATTACH_PROVIDERS and stay")
 	flag.Parse()
-	if err := serve(context.Background(), *debug); err != nil {
+	if err := serve(*debug); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func serve(ctx context.Context, debug bool) (err error) {
+func serve(debug bool) (err error) {
 	sharedos := provider.New(version, open)
 	defer func() { err = errors.Join(err, sharedos.Close()) }()
-	return providerserver.Serve(ctx, func() framework.Provider { return sharedos },
-		providerserver.ServeOpts{Address: provider.Address, Debug: debug})
+	var options []tf6server.ServeOpt
+	if debug {
+		options = append(options, tf6server.WithManagedDebug())
+	}
+	return tf6server.Serve(provider.Address, func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) }, options...)
 }
 
 // open connects the provider to a host.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
-	"github.com/hashicorp/terraform-plugin-framework/providerserver"
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6/tf6server"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
@@ -157,7 +157,7 @@ func serve(ctx context.Context, world *providertest.World) (reattach string, sto
 	ctx, cancel := context.WithCancel(ctx)
 	configs, closed, served := make(chan *plugin.ReattachConfig, 1), make(chan struct{}), make(chan error, 1)
 	go func() {
-		served <- tf6server.Serve(provider.Address, providerserver.NewProtocol6(sharedos),
+		served <- tf6server.Serve(provider.Address, func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) },
 			tf6server.WithDebug(ctx, configs, closed), tf6server.WithoutLogStderrOverride(),
 			tf6server.WithLogEnvVarName("BENCH"),
 			tf6server.WithGoPluginLogger(hclog.NewNullLogger()))

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 
 	"github.com/sharedos/terraform-provider-sharedos/provider"
@@ -70,7 +69,7 @@ func run(m *testing.M) (int, error) {
 func serve(world *providertest.World) map[string]func() (tfprotov6.ProviderServer, error) {
 	return map[string]func() (tfprotov6.ProviderServer, error){
 		"sharedos": func() (tfprotov6.ProviderServer, error) {
-			return providerserver.NewProtocol6(provider.New("test", world.Open))(), nil
+			return provider.NewServer(provider.New("test", world.Open)), nil
 		},
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
-	"github.com/hashicorp/terraform-plugin-framework/providerserver"
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6/tf6server"
 
 	"github.com/sharedos/terraform-provider-sharedos/provider"
@@ -53,7 +53,7 @@ func (s *session) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
 	address := strings.Replace(provider.Address, "registry.terraform.io", os.Getenv("TF_ACC_PROVIDER_HOST"), 1)
 	sharedos := provider.New("test", s.world.Open)
 	go func() {
-		err := tf6server.Serve(address, providerserver.NewProtocol6(sharedos),
+		err := tf6server.Serve(address, func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) },
 			tf6server.WithDebug(ctx, reattach, closed), tf6server.WithoutLogStderrOverride(),
 			tf6server.WithLoggingSink(s.t), tf6server.WithGoPluginLogger(hclog.NewNullLogger()))
 		if err != nil {
