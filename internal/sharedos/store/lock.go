@@ -56,11 +56,14 @@ type LockVolumes interface {
 // first stays and waits, and the other gives way. A holder proves that it is alive by going on to a volume of the next
 // number; one whose process is gone, or that says nothing for the length of a lease, is removed by who waits for it.
 //
-// A Shared lock of this process is joined by others in it that want one, for the length of a beat after it was taken.
+// A Shared lock of this process is joined by others in it that want one, for the length of a beat after it was taken, and
+// lingers when it was given back.
 type Locker struct {
 	Volumes LockVolumes
 	// Beat and Lease are 5 and 30 seconds if they are 0.
 	Beat, Lease time.Duration
+	// Linger is half a second if it is 0; below, a lock goes at once.
+	Linger time.Duration
 
 	mu     sync.Mutex
 	shared *joint
@@ -89,7 +92,7 @@ func (l *Locker) Lock(ctx context.Context, mode LockMode, tell func(step string)
 	return locked, func() error {
 		watching()
 		end(nil)
-		if err := held.release(ctx); err != nil {
+		if err := held.leave(ctx); err != nil {
 			return fmt.Errorf("unlock the storage pool (%s): %w", mode, err)
 		}
 		return nil

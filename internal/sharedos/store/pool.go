@@ -55,7 +55,11 @@ func Open(ctx context.Context, config Config) (*Libvirt, error) {
 }
 
 // Close implements Store.
-func (s *Libvirt) Close() error { return s.client.Close() }
+func (s *Libvirt) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), lockReleaseTimeout)
+	defer cancel()
+	return errors.Join(s.locker.Close(ctx), s.client.Close())
+}
 
 // unreachable gives a failure to ask libvirt this package's name.
 func unreachable(err error) error {

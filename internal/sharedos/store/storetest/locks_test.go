@@ -40,7 +40,7 @@ func spoil(name string, field int, to string) string {
 
 func TestTheLockOfAProcessThatIsGoneDoesNotHold(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	_, unlock, err := take(t, &store.Locker{Volumes: dir}, store.Exclusive, 20*time.Second)
+	_, unlock, err := take(t, &store.Locker{Linger: -1, Volumes: dir}, store.Exclusive, 20*time.Second)
 	must(t, err)
 	name := own(t, dir)
 	must(t, unlock())
@@ -52,7 +52,7 @@ func TestTheLockOfAProcessThatIsGoneDoesNotHold(t *testing.T) {
 		"a reused pid":     spoil(name, 2, "1"),
 	} {
 		must(t, dir.CreateLock(t.Context(), dead))
-		_, unlock, err := take(t, &store.Locker{Volumes: dir}, store.Shared, 20*time.Second)
+		_, unlock, err := take(t, &store.Locker{Linger: -1, Volumes: dir}, store.Shared, 20*time.Second)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -65,7 +65,7 @@ func TestTheLockOfAProcessThatIsGoneDoesNotHold(t *testing.T) {
 
 func TestTheLockOfAnotherMachineHoldsAsLongAsItIsRenewed(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := &store.Locker{Volumes: dir, Beat: 20 * time.Millisecond, Lease: 2 * time.Second}
+	locker := &store.Locker{Linger: -1, Volumes: dir, Beat: 20 * time.Millisecond, Lease: 2 * time.Second}
 	_, unlock, err := take(t, locker, store.Exclusive, 20*time.Second)
 	must(t, err)
 	name := own(t, dir)
@@ -95,7 +95,7 @@ func TestTheLockOfAnotherMachineHoldsAsLongAsItIsRenewed(t *testing.T) {
 
 func TestALockThatOthersTookForDeadIsLost(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := &store.Locker{Volumes: dir, Beat: 10 * time.Millisecond, Lease: time.Second}
+	locker := &store.Locker{Linger: -1, Volumes: dir, Beat: 10 * time.Millisecond, Lease: time.Second}
 	locked, unlock, err := take(t, locker, store.Exclusive, 20*time.Second)
 	must(t, err)
 	names, err := dir.Locks(t.Context())
@@ -125,21 +125,21 @@ func (failing) DeleteLock(context.Context, string) error { return errOut }
 
 func TestALockThatCannotBeGivenBackSaysSoAndHoldsNobodyHere(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	_, unlock, err := take(t, &store.Locker{Volumes: failing{dir}}, store.Shared, 20*time.Second)
+	_, unlock, err := take(t, &store.Locker{Linger: -1, Volumes: failing{dir}}, store.Shared, 20*time.Second)
 	must(t, err)
 	if err := unlock(); !errors.Is(err, errOut) {
 		t.Errorf("got error %v", err)
 	}
 	own(t, dir)
 	// Less than a lease: this process knows that it has given the lock up.
-	_, unlock, err = take(t, &store.Locker{Volumes: dir}, store.Exclusive, 5*time.Second)
+	_, unlock, err = take(t, &store.Locker{Linger: -1, Volumes: dir}, store.Exclusive, 5*time.Second)
 	must(t, err)
 	must(t, unlock())
 }
 
 func TestALockIsKeptAliveForLongerThanItsLease(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := &store.Locker{Volumes: dir, Beat: 50 * time.Millisecond, Lease: 1500 * time.Millisecond}
+	locker := &store.Locker{Linger: -1, Volumes: dir, Beat: 50 * time.Millisecond, Lease: 1500 * time.Millisecond}
 	locked, unlock, err := take(t, locker, store.Exclusive, 20*time.Second)
 	must(t, err)
 	if _, _, err := take(t, locker, store.Shared, 4*time.Second); !errors.Is(err, context.DeadlineExceeded) {
@@ -150,7 +150,7 @@ func TestALockIsKeptAliveForLongerThanItsLease(t *testing.T) {
 
 func TestManyOfOneProcessHoldOneSharedLock(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := &store.Locker{Volumes: dir}
+	locker := &store.Locker{Linger: -1, Volumes: dir}
 	_, first, err := take(t, locker, store.Shared, 20*time.Second)
 	must(t, err)
 	_, second, err := take(t, locker, store.Shared, 20*time.Second)
@@ -174,7 +174,7 @@ func TestManyOfOneProcessHoldOneSharedLock(t *testing.T) {
 
 func TestASharedLockIsJoinedForABeatOnly(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := &store.Locker{Volumes: dir, Beat: 100 * time.Millisecond}
+	locker := &store.Locker{Linger: -1, Volumes: dir, Beat: 100 * time.Millisecond}
 	_, first, err := take(t, locker, store.Shared, 20*time.Second)
 	must(t, err)
 	time.Sleep(200 * time.Millisecond)
@@ -194,7 +194,7 @@ func TestASharedLockIsJoinedForABeatOnly(t *testing.T) {
 
 func TestWhoComesAfterOneThatWantsThePoolForItselfDoesNotJoin(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := &store.Locker{Volumes: dir}
+	locker := &store.Locker{Linger: -1, Volumes: dir}
 	_, unlock, err := take(t, locker, store.Shared, 20*time.Second)
 	must(t, err)
 	waits, done := make(chan struct{}), make(chan error, 1)
@@ -215,7 +215,7 @@ func TestWhoComesAfterOneThatWantsThePoolForItselfDoesNotJoin(t *testing.T) {
 
 func TestASharedLockIsLostForAllWhoHoldIt(t *testing.T) {
 	dir := LockVolumes(t.TempDir())
-	locker := &store.Locker{Volumes: dir, Beat: 50 * time.Millisecond, Lease: time.Second}
+	locker := &store.Locker{Linger: -1, Volumes: dir, Beat: 50 * time.Millisecond, Lease: time.Second}
 	one, first, err := take(t, locker, store.Shared, 20*time.Second)
 	must(t, err)
 	other, second, err := take(t, locker, store.Shared, 20*time.Second)
@@ -239,5 +239,59 @@ func TestASharedLockIsLostForAllWhoHoldIt(t *testing.T) {
 		if err := unlock(); !errors.Is(err, store.ErrLockLost) {
 			t.Errorf("giving it back says %v, not %v", err, store.ErrLockLost)
 		}
+	}
+}
+
+// none waits until a directory has no locks.
+func none(t *testing.T, dir LockVolumes) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		names, err := dir.Locks(t.Context())
+		must(t, err)
+		if len(names) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("left are %v", names)
+		}
+	}
+}
+
+func TestASharedLockLingersForTheNextOne(t *testing.T) {
+	dir := LockVolumes(t.TempDir())
+	locker := &store.Locker{Linger: 2 * time.Second, Volumes: dir}
+	var nonce string
+	for range 3 {
+		_, unlock, err := take(t, locker, store.Shared, 20*time.Second)
+		must(t, err)
+		now := strings.Split(own(t, dir), ".")[3]
+		if nonce != "" && now != nonce {
+			t.Error("it was taken anew")
+		}
+		nonce = now
+		must(t, unlock())
+	}
+	own(t, dir)
+	none(t, dir)
+}
+
+func TestALingeringLockIsInNobodysWayHere(t *testing.T) {
+	dir := LockVolumes(t.TempDir())
+	locker := &store.Locker{Linger: time.Hour, Volumes: dir}
+	linger := func() {
+		_, unlock, err := take(t, locker, store.Shared, 20*time.Second)
+		must(t, err)
+		must(t, unlock())
+		own(t, dir)
+	}
+	linger()
+	_, unlock, err := locker.Lock(t.Context(), store.Exclusive, func(string) { t.Error("it had to wait") })
+	must(t, err)
+	must(t, unlock())
+	none(t, dir)
+	linger()
+	must(t, locker.Close(t.Context()))
+	if names, err := dir.Locks(t.Context()); err != nil || len(names) != 0 {
+		t.Errorf("left are %v, %v", names, err)
 	}
 }

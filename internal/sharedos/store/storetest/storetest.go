@@ -453,6 +453,6 @@ func (s *Store) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]store.V
 }
 
 // Close implements store.Store.
-func (s *Store) Close() error { return nil }
+func (s *Store) Close() error { return s.locker.Close(context.Background()) }
 
 func zero(data []byte) bool { return len(bytes.TrimLeft(data, "\x00")) == 0 }
