@@ -67,12 +67,9 @@ func TestTheServerHoldsNothingOfACallThatItAnswered(t *testing.T) {
 	}
 	for name, serve := range calls {
 		gone := make(chan struct{})
-		ctx, cancel := context.WithCancel(holding(t.Context(), gone))
-		if err := serve(ctx); err != nil {
+		if err := served(t.Context(), gone, serve); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		cancel() // as a server of gRPC does when a call was answered
-		ctx = nil
 		if !collected(gone) {
 			t.Errorf("%s: the server holds the context of the call", name)
 		}
@@ -90,15 +87,16 @@ func nothing(t *testing.T) *tfprotov6.DynamicValue {
 	return &value
 }
 
-type held struct{ bytes [1 << 16]byte }
-
 type heldKey struct{}
 
-// holding is a context with a value; gone is closed when nothing refers to that any more.
-func holding(ctx context.Context, gone chan struct{}) context.Context {
-	value := &held{}
+// served makes a call whose context has a value, and ends that context, as a server of gRPC does when a call was answered; gone
+// is closed when nothing refers to the value any more.
+func served(ctx context.Context, gone chan struct{}, call func(context.Context) error) error {
+	value := new([1 << 16]byte)
 	runtime.AddCleanup(value, func(gone chan struct{}) { close(gone) }, gone)
-	return context.WithValue(ctx, heldKey{}, value)
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, heldKey{}, value))
+	defer cancel()
+	return call(ctx)
 }
 
 // collected tells whether a value was collected, within some collections.
