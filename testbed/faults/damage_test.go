@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -19,6 +20,9 @@ const (
 	// superblock is where an EROFS image has its superblock, block the unit of dm-verity, in bytes.
 	superblock = 1024
 	block      = 4096
+
+	flippedData = "flipped byte in a layer's data"
+	truncated   = "truncated layer"
 )
 
 // damage is what becomes of the bytes of a layer on the host's disk.
@@ -34,10 +38,10 @@ func flip(data []byte, offset int64) []byte {
 }
 
 var damages = []damage{
-	{"flipped byte in a layer's data", func(l release.Layer, data []byte) []byte { return flip(data, l.DataSize-block) }},
+	{flippedData, func(l release.Layer, data []byte) []byte { return flip(data, l.DataSize-block) }},
 	{"flipped byte in a layer's metadata", func(_ release.Layer, data []byte) []byte { return flip(data, superblock+16) }},
 	{"flipped byte in a layer's hash tree", func(l release.Layer, data []byte) []byte { return flip(data, l.DataSize+block) }},
-	{"truncated layer", func(l release.Layer, data []byte) []byte { return data[:l.DataSize] }},
+	{truncated, func(l release.Layer, data []byte) []byte { return data[:l.DataSize] }},
 	{"wrong disk with the right serial", func(_ release.Layer, data []byte) []byte {
 		other := slices.Clone(data)
 		slices.Reverse(other)
@@ -115,10 +119,9 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Of its data a boot reads little, and a disk keeps the size that it was opened with.
 	for _, d := range damages {
-		if d.fault != "flipped byte in a layer's hash tree" && d.fault != "wrong disk with the right serial" {
-			continue
+		if d.fault == flippedData || d.fault == truncated {
+			continue // a boot reads little of the data; the ladder's next boot tries the other
 		}
 		t.Run(d.fault, func(t *testing.T) {
 			if s.at == s.one {
@@ -149,4 +152,28 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 			matrix.Record(t, d.fault, "in a boot", "old stack, told; the next apply converges")
 		})
 	}
+	t.Run(flippedData, func(t *testing.T) {
+		if err := s.CutPower(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// The library is the one program in the layer, and nginx reads its head.
+		head := bytes.Index(whole, []byte("\x7fELF"))
+		if head < 0 {
+			t.Fatal("the layer has no program")
+		}
+		write(t, flip(whole, int64(head)))
+		if _, err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		said := s.run(t, "systemctl is-active nginx.service; journalctl -b --no-pager -u nginx.service")
+		if !strings.HasPrefix(said, "failed") || !strings.Contains(said, "Input/output error") {
+			t.Errorf("of a library that cannot be read nginx says %s", said)
+		}
+		write(t, whole)
+		s.run(t, "systemctl restart nginx.service")
+		if s.ended(t); s.at != s.two {
+			t.Error("it does not run the stack that was committed")
+		}
+		matrix.Record(t, flippedData, "in a boot", "new stack; the read fails, and with it who reads")
+	})
 }

@@ -25,6 +25,9 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("damage", s.refusesDamage)
 	t.Run("provider", s.survivesTheProvider)
 	t.Run("libvirtd", s.survivesLibvirt)
+	t.Run("peers", s.servesAmongHostilePeers)
+	t.Run("connections", s.survivesBrokenConnections)
+	t.Run("impostor", s.survivesAnImpostor)
 	// Before the guest was ever started with the second release: what it boots after a commit that its definition does not
 	// tell yet depends on what it was started with.
 	t.Run("vsock", s.endsWithoutVSock)
@@ -32,14 +35,17 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("boot", s.bootsWithoutDamage) // here, since the other guest has as much to do already
 }
 
-// TestOldOrNewWhenThePowerIsCut has the power cut at the same steps, the last first.
+// TestOldOrNewWhenThePowerIsCut has the power cut at the same steps, the last first, but only once where the disk is the
+// same; and then in the middle of refreshes that start the new stack, which its agent is killed in, too.
 func TestOldOrNewWhenThePowerIsCut(t *testing.T) {
 	t.Parallel()
 	s := newWorld(t).newSubject(t, "power", nil)
-	for _, at := range slices.Backward(forward) {
+	there, wayBack := s.moments(t, forward, false), s.moments(t, back, true)
+	for _, at := range slices.Backward(there) {
 		s.cut(t, at, false)
 	}
-	for _, at := range slices.Backward(back) {
+	for _, at := range slices.Backward(wayBack) {
 		s.cut(t, at, true)
 	}
+	t.Run("start", s.startsOldOrNew)
 }

@@ -40,6 +40,12 @@ var (
 		step{6, "before a file below /etc", "between two files below /etc"},
 		step{2, "after the restart of a unit", ""},
 	)
+	// climbing are those that only a refresh has which starts the new stack, by a soft-reboot here. Its journal says starting
+	// once more when the agent of the new stack takes it up.
+	climbing = append(journalled("carried", "starting"),
+		step{2, "after journal starting", "after starting, by the agent that was started"},
+		step{1, "after journal checking", "after checking, by the agent that was started"},
+	)
 )
 
 // journalled are the points before and after each state.
@@ -66,10 +72,56 @@ func (s *subject) killed(t *testing.T, at step, goesBack bool) {
 	})
 }
 
-// cut has the power cut at a step.
-func (s *subject) cut(t *testing.T, at step, goesBack bool) {
-	fault := "power cut"
-	t.Run(fault+" "+label(at, goesBack), func(t *testing.T) {
+// moment is a step of a refresh at which it leaves a disk of its own to a power cut, or several in a row that leave the same.
+type moment []step
+
+func (m moment) String() string {
+	names := make([]string, len(m))
+	for i, at := range m {
+		names[i] = at.String()
+	}
+	return strings.Join(names, ", ")
+}
+
+// moments has a refresh stop at every step, and puts together those between which nothing is written that a boot goes by: the
+// journal and all else that the agent keeps on the private disk, and what lies over /etc. What the steps between have done
+// is in memory alone, which a power cut takes, so that one cut tries them all.
+func (s *subject) moments(t *testing.T, steps []step, goesBack bool) []moment {
+	t.Helper()
+	points := make([]string, len(steps))
+	for i, at := range steps {
+		points[i] = fmt.Sprintf("%s %d %s", failpoint.Hold, at.n, at.point)
+	}
+	s.arm(t, points...)
+	s.start(t, goesBack)
+	var found []moment
+	before := ""
+	for range steps {
+		s.held(t)
+		point, disk, _ := strings.Cut(s.run(t, fmt.Sprintf(`cat %[1]s/%[2]s
+cd /run/sharedos/private/sharedos && find . -type f -exec sha256sum {} + | sort -k2
+cd /etc && find . -mindepth 1 ! -name .pwd.lock -printf '%%P %%y %%m %%i %%s %%T@ %%C@ %%l\n' | sort
+rm %[1]s/%[2]s`, failpoint.Directory, failpoint.Struck)), "\n")
+		i := slices.IndexFunc(steps, func(at step) bool { return at.point == point })
+		switch {
+		case i < 0:
+			t.Fatalf("it stopped at %q", point)
+		case disk == before:
+			found[len(found)-1] = append(found[len(found)-1], steps[i])
+		default:
+			found = append(found, moment{steps[i]})
+		}
+		before = disk
+	}
+	s.ended(t)
+	t.Logf("the private disk is another one at each of %q", found)
+	return found
+}
+
+// cut has the power cut at a moment.
+func (s *subject) cut(t *testing.T, during moment, goesBack bool) {
+	fault, at := "power cut", during[len(during)-1]
+	t.Run(fault+" "+label(during, goesBack), func(t *testing.T) {
 		s.arm(t, fmt.Sprintf("%s %d %s", failpoint.Hold, at.n, at.point))
 		s.start(t, goesBack)
 		s.held(t)
@@ -80,7 +132,7 @@ func (s *subject) cut(t *testing.T, at step, goesBack bool) {
 			t.Fatal(err)
 		}
 		outcome, _ := s.ended(t)
-		matrix.Record(t, fault, label(at, goesBack), outcome)
+		matrix.Record(t, fault, label(during, goesBack), outcome)
 		s.converge(t, outcome)
 	})
 }
@@ -94,7 +146,7 @@ func (s *subject) start(t *testing.T, goesBack bool) {
 	}
 }
 
-func label(at step, goesBack bool) string {
+func label(at fmt.Stringer, goesBack bool) string {
 	if goesBack {
 		return at.String() + ", on the way back"
 	}

@@ -29,6 +29,9 @@ type subject struct {
 	// at is the release that it runs; looks is what it looks like on each when nothing is under way.
 	at    tree.Digest
 	looks map[tree.Digest]string
+	// strategy of its refreshes, and what they may interrupt.
+	strategy  string
+	maxImpact agentapi.Level
 }
 
 // newSubject makes a VM that runs the first release, and learns what it looks like on both.
@@ -38,16 +41,22 @@ func (w *world) newSubject(t *testing.T, name string, shape func(*vm.Spec)) *sub
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &subject{VM: made, world: w, at: w.one, looks: map[tree.Digest]string{}}
+	s := &subject{VM: made, world: w, at: w.one, looks: map[tree.Digest]string{}, strategy: vm.Live, maxImpact: agentapi.Level_RESTART}
 	s.run(t, "echo here > /etc/mark/changed-here.conf; mkdir "+failpoint.Directory)
+	s.learn(t)
+	return s
+}
+
+// learn has it look at both releases.
+func (s *subject) learn(t *testing.T) {
+	t.Helper()
 	for range 2 {
 		s.mustMove(t)
 		s.looks[s.at] = s.look(t)
 	}
-	if s.looks[w.one] == s.looks[w.two] {
+	if s.looks[s.one] == s.looks[s.two] {
 		t.Fatal("the two releases look the same")
 	}
-	return s
 }
 
 // attach plugs the layers of a release in, for this start and for later ones.
@@ -97,7 +106,7 @@ func (s *subject) begin(t *testing.T, checks ...*agentapi.HealthCheck) {
 	defer func() { _ = agent.Close() }()
 	target := s.target(t, agent, s.at, s.other())
 	started, err := agent.Refresh(ctx, &agentapi.RefreshRequest{
-		Target: target, AllowDowngrade: true, MaxImpact: agentapi.Level_RESTART, HealthChecks: checks,
+		Target: target, AllowDowngrade: true, Strategy: s.strategy, MaxImpact: s.maxImpact, HealthChecks: checks,
 	})
 	if err != nil || !started.GetStarted() {
 		t.Fatalf("begin to move: %v, %v", started, err)
@@ -166,7 +175,7 @@ func (s *subject) badThere() *agentapi.HealthCheck {
 	if s.at == s.two {
 		name = "two"
 	}
-	return &agentapi.HealthCheck{Name: "mark", TimeoutMs: 4000, Kind: &agentapi.HealthCheck_Command{Command: &agentapi.Command{
+	return &agentapi.HealthCheck{Name: "mark", TimeoutMs: 2500, Kind: &agentapi.HealthCheck_Command{Command: &agentapi.Command{
 		Argv: []string{"/usr/bin/grep", "-q", name, "/usr/share/mark"},
 	}}}
 }
@@ -280,10 +289,22 @@ func (s *subject) arm(t *testing.T, points ...string) {
 		failpoint.Directory, failpoint.Struck, strings.Join(points, "' '"), failpoint.Armed))
 }
 
-// held waits until a point holds the agent.
+// held waits until a point holds the agent, be that one which is started meanwhile.
 func (s *subject) held(t *testing.T) {
 	t.Helper()
-	s.run(t, fmt.Sprintf("timeout 100 sh -c 'until [ -s %s/%s ]; do sleep 0.05; done'", failpoint.Directory, failpoint.Struck))
+	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
+	defer cancel()
+	for {
+		_, err := s.Run(ctx, fmt.Sprintf("timeout 100 sh -c 'until [ -s %s/%s ]; do sleep 0.05; done'", failpoint.Directory, failpoint.Struck))
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal(err)
+		case <-time.After(200 * time.Millisecond): // the system ended under the command
+		}
+	}
 }
 
 // relieve lets an agent go on that a point holds.

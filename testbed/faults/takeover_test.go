@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -52,18 +53,34 @@ func (s *subject) survivesTakeovers(t *testing.T) {
 			matrix.Record(t, "SIGKILL of the agent", at, got+follows)
 		})
 	}
-	for i, at := range takeoverPoints[2:4] {
-		t.Run("power cut "+at, func(t *testing.T) {
+	// What a power cut leaves changes once: when the apply has heard the successor, and the definition gets it.
+	for i, during := range [][]string{takeoverPoints[:2], takeoverPoints[2:4]} {
+		step := strings.Join(during, ", ")
+		t.Run("power cut "+step, func(t *testing.T) {
 			before := s.mustStatus(t).GetAgentDigest()
 			next := s.carries(t, fmt.Sprintf("cut %d", i))
-			s.arm(t, failpoint.Hold+" 1 "+at)
-			// The apply goes on when it has heard the successor, and the definition has it then.
-			if _, _, err := s.Host.Fleet.Update(t.Context(), s.wants(s.at), func(string) {}); err != nil {
-				t.Errorf("the apply meanwhile: %v", err)
+			s.arm(t, failpoint.Hold+" 1 "+during[len(during)-1])
+			heard := i > 0
+			applied := make(chan error, 1)
+			go func() {
+				ctx, cancel := context.WithTimeout(t.Context(), callLimit)
+				defer cancel()
+				_, _, err := s.Host.Fleet.Update(ctx, s.wants(s.at), func(string) {})
+				applied <- err
+			}()
+			if heard {
+				if err := <-applied; err != nil {
+					t.Errorf("the apply meanwhile: %v", err)
+				}
 			}
 			s.held(t)
 			if err := s.CutPower(t.Context()); err != nil {
 				t.Fatal(err)
+			}
+			if !heard {
+				if err := <-applied; err == nil {
+					t.Error("the apply meanwhile succeeded, without a VM")
+				}
 			}
 			now, err := s.Start(t.Context())
 			if err != nil {
@@ -74,7 +91,7 @@ func (s *subject) survivesTakeovers(t *testing.T) {
 			if serves := s.mustConverge(t); serves != next {
 				t.Errorf("after the next apply agent %s serves, and not %s", serves, next)
 			}
-			matrix.Record(t, "power cut", at, got+follows)
+			matrix.Record(t, "power cut", step, got+follows)
 		})
 	}
 }

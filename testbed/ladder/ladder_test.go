@@ -18,7 +18,8 @@ func TestMain(m *testing.M) { os.Exit(matrix.Run(m)) }
 
 // marked are edits by which a release is told from the others, in /usr and in /etc, with whatever else it has.
 func marked(name string, more ...guest.Edit) []guest.Edit {
-	return append([]guest.Edit{guest.Write("usr/share/mark", 0o644, name), guest.Write("etc/mark", 0o644, name)}, more...)
+	edits := append(guest.Quick(), guest.Write("usr/share/mark", 0o644, name), guest.Write("etc/mark", 0o644, name))
+	return append(edits, more...)
 }
 
 // Another loader is what no swap makes whole.

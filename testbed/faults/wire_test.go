@@ -1,0 +1,377 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// peers are what does to the agent what no provider does. All are there at once. What each returns is closed in the end.
+var peers = []struct {
+	fault string
+	do    func(s *subject, t *testing.T) net.Conn
+}{
+	{"garbage instead of a handshake", func(s *subject, t *testing.T) net.Conn { return s.says(t, s.dial(t), garbage) }},
+	{"half a handshake", func(s *subject, t *testing.T) net.Conn { return s.says(t, s.dial(t), []byte{22, 3, 3}) }},
+	{"half-open connection", func(s *subject, t *testing.T) net.Conn { return s.operator(t) }},
+	{"oversized frame", func(s *subject, t *testing.T) net.Conn {
+		return s.says(t, s.operator(t), frame(0xffffffff, make([]byte, 1<<20)))
+	}},
+	{"garbage frames", func(s *subject, t *testing.T) net.Conn {
+		return s.says(t, s.operator(t), slices.Concat(frame(64, garbage[:64]), garbage))
+	}},
+	{"slow peer", func(s *subject, t *testing.T) net.Conn {
+		conn := s.operator(t)
+		go func() {
+			for _, b := range frame(1000, make([]byte, 1000)) {
+				if _, err := conn.Write([]byte{b}); err != nil {
+					return // it was closed
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		}()
+		return conn
+	}},
+	{"the vsock is cut during a call", func(s *subject, t *testing.T) net.Conn {
+		agent, err := s.Agent(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := s.target(t, agent, s.at, s.other())
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := agent.Assess(ctx, &agentapi.AssessRequest{Target: target}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the call ended before it was cut: %v", err)
+		}
+		if err := agent.Close(); err != nil {
+			t.Error(err)
+		}
+		return nil
+	}},
+}
+
+// garbage is neither TLS nor ttrpc.
+var garbage = bytes.Repeat([]byte("\xff\x00sharedos"), 400)
+
+// frame is a ttrpc request, of a length that it may not have: a header of length, stream, type and flags, and what follows.
+func frame(length uint32, payload []byte) []byte {
+	header := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, length), 1)
+	return append(append(header, 1, 0), payload...)
+}
+
+// dial reaches the agent's port, and says nothing yet.
+func (s *subject) dial(t *testing.T) net.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
+	defer cancel()
+	dialer, err := s.Host.Fleet.Hypervisor.Dialer(ctx, s.Spec.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := dialer.DialContext(ctx, agentapi.Port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// operator is a connection of the operator on which anything can be sent.
+func (s *subject) operator(t *testing.T) net.Conn {
+	t.Helper()
+	config, err := transport.ClientConfig(s.Operator, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
+	defer cancel()
+	conn := tls.Client(s.dial(t), config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func (s *subject) says(t *testing.T, conn net.Conn, data []byte) net.Conn {
+	t.Helper()
+	if err := conn.SetWriteDeadline(time.Now().Add(callLimit)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// servesAmongHostilePeers has the VM refresh while peers of every kind are connected to its agent.
+func (s *subject) servesAmongHostilePeers(t *testing.T) {
+	before := s.mustStatus(t)
+	var open []net.Conn
+	for _, peer := range peers {
+		if conn := peer.do(s, t); conn != nil {
+			open = append(open, conn)
+		}
+	}
+	s.mustMove(t)
+	if looks := s.look(t); looks != s.looks[s.at] {
+		t.Errorf("after the refresh it looks otherwise:\n%s", difference(s.looks[s.at], looks))
+	}
+	for _, conn := range open {
+		_ = conn.Close() // the agent may have closed it
+	}
+	after, err := s.Await(t.Context(), "has nothing left of its peers", func(now *agentapi.StatusResponse) bool {
+		return now.GetGoroutines() <= before.GetGoroutines() && now.GetOpenFiles() <= before.GetOpenFiles()
+	})
+	if err != nil || after.GetBootId() != before.GetBootId() {
+		t.Fatalf("%v; before it was %v", err, before)
+	}
+	for _, peer := range peers {
+		matrix.Record(t, peer.fault, "to the agent, before a refresh", "the refresh commits, nothing is left of it")
+	}
+}
+
+// breaking is a hypervisor whose connections to guests can be broken.
+type breaking struct {
+	hypervisor.Hypervisor
+
+	mutex sync.Mutex
+	open  []*breakable
+	// stall has the next connection that is made carry nothing at all.
+	stall bool
+}
+
+// Dialer implements hypervisor.Hypervisor.
+func (b *breaking) Dialer(ctx context.Context, name string) (transport.Dialer, error) {
+	dialer, err := b.Hypervisor.Dialer(ctx, name)
+	return breakingDialer{b, dialer}, err
+}
+
+// each does something to all connections that were made.
+func (b *breaking) each(do func(*breakable)) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	for _, conn := range b.open {
+		do(conn)
+	}
+}
+
+type breakingDialer struct {
+	of *breaking
+	transport.Dialer
+}
+
+// DialContext implements transport.Dialer.
+func (d breakingDialer) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
+	conn, err := d.Dialer.DialContext(ctx, port)
+	if err != nil {
+		return nil, err
+	}
+	d.of.mutex.Lock()
+	defer d.of.mutex.Unlock()
+	made := &breakable{Conn: conn, stalled: d.of.stall}
+	d.of.open, d.of.stall = append(d.of.open, made), false
+	return made, nil
+}
+
+// breakable is a connection that can be broken.
+type breakable struct {
+	net.Conn
+	// stalled carries nothing in either direction, and says nothing of that.
+	stalled bool
+
+	mutex sync.Mutex
+	// last closes it once something was written.
+	last bool
+}
+
+// Read implements net.Conn.
+func (b *breakable) Read(p []byte) (int, error) {
+	for {
+		if n, err := b.Conn.Read(p); err != nil || !b.stalled {
+			return n, err
+		}
+	}
+}
+
+// Write implements net.Conn.
+func (b *breakable) Write(p []byte) (int, error) {
+	if b.stalled {
+		return len(p), nil
+	}
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	n, err := b.Conn.Write(p)
+	if b.last {
+		err = errors.Join(err, b.Close())
+	}
+	return n, err
+}
+
+func (b *breakable) closeAfterWrite() {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	b.last = true
+}
+
+// survivesBrokenConnections cuts the connections of applies, and then leaves one half open.
+func (s *subject) survivesBrokenConnections(t *testing.T) {
+	own := s.Host.Fleet.Hypervisor
+	b := &breaking{Hypervisor: own}
+	s.Host.Fleet.Hypervisor = b
+	defer func() { s.Host.Fleet.Hypervisor = own }()
+	// broken applies, and does something when a step is first told.
+	broken := func(t *testing.T, tells string, do func()) error {
+		s.reset(t)
+		told := false
+		_, _, err := s.Host.Fleet.Update(t.Context(), s.wants(s.two), func(step string) {
+			if !told && strings.HasPrefix(step, tells) {
+				told = true
+				do()
+			}
+		})
+		if !told {
+			t.Errorf("it never told a step %q", tells)
+		}
+		return err
+	}
+	t.Run("cut before the answer", func(t *testing.T) {
+		err := broken(t, "refreshing", func() { b.each((*breakable).closeAfterWrite) })
+		if err == nil {
+			t.Error("the apply got an answer")
+		}
+		t.Logf("the apply: %v", err)
+		s.apply(t)
+		if s.ended(t); s.at != s.two {
+			t.Error("the next apply succeeded, and the VM runs what it ran")
+		}
+		matrix.Record(t, "vsock cut during a call", "asking for the refresh", "told, the next apply converges")
+	})
+	t.Run("cut and half open meanwhile", func(t *testing.T) {
+		err := broken(t, "refresh: ", func() {
+			b.each(func(conn *breakable) { _ = conn.Close() })
+			b.mutex.Lock()
+			defer b.mutex.Unlock()
+			b.stall = true
+		})
+		if err != nil {
+			t.Errorf("the apply: %v", err)
+		}
+		if outcome, _ := s.ended(t); outcome != newStack {
+			t.Errorf("it ended on the %s", outcome)
+		}
+		s.at = s.two
+		matrix.Record(t, "vsock cut during a call", "waiting for the refresh", "the apply goes on over another connection, new stack")
+		matrix.Record(t, "half-open connection", "waiting for the refresh", "the apply goes on over another connection, new stack")
+	})
+}
+
+// hostile are the ways of the impostor, in the order in which the host meets them, and how long it has for each: one that
+// ends the connection, or says what cannot be, is found out sooner.
+var hostile = []struct {
+	way     string
+	patient bool
+}{
+	{"says nothing in the handshake", true},
+	{"never answers", true},
+	{"sends half a frame", true},
+	{"trickles", true},
+	{"names four gigabytes", true},
+	{"closes mid-call", false},
+	{"answers garbage", false},
+}
+
+// patience is how long the host waits for a guest here; by itself it waits for 20 seconds.
+const patience = 2 * time.Second
+
+// survivesAnImpostor has something hostile in the place of the agent. The host's calls fail in their time and nothing
+// that it knows of the VM changes; when the agent is back, the next apply converges.
+func (s *subject) survivesAnImpostor(t *testing.T) {
+	s.reset(t)
+	before, _, err := s.Host.Fleet.Hypervisor.Lookup(t.Context(), s.Spec.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.putImpostor(t)
+	public, _ := s.Operator.Public().(ed25519.PublicKey)
+	names := make([]string, len(hostile))
+	for i, h := range hostile {
+		names[i] = "'" + h.way + "'"
+	}
+	s.run(t, fmt.Sprintf("systemctl stop %s && systemd-run --quiet --unit impostor /run/impostor %s %s %s && timeout 60 sh -c "+
+		"'until ss -l --vsock | grep -q :%d; do sleep 0.1; done'",
+		boot.AgentUnit, mounts.AgentKey, base64.StdEncoding.EncodeToString(public), strings.Join(names, " "), agentapi.Port))
+	for _, h := range hostile {
+		t.Run(h.way, func(t *testing.T) {
+			limit := patience
+			if !h.patient {
+				limit = callLimit
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			began := time.Now()
+			now, err := s.Host.Fleet.Read(ctx, s.Spec.Name)
+			if err != nil || now.Answered || !errors.Is(now.NoAnswer, vm.ErrNoAnswer) {
+				t.Errorf("the host reads %+v, %v", now, err)
+			}
+			if took := time.Since(began); took > limit+5*time.Second || !h.patient && took > 15*time.Second {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+	_, _, err = s.Host.Fleet.Update(t.Context(), s.wants(s.two), func(string) {})
+	if !errors.Is(err, vm.ErrNoAnswer) {
+		t.Errorf("an apply says %v", err)
+	}
+	after, _, err := s.Host.Fleet.Hypervisor.Lookup(t.Context(), s.Spec.Name)
+	if err != nil || after.Metadata.Stack.Base != before.Metadata.Stack.Base || after.Metadata.AgentKey != before.Metadata.AgentKey {
+		t.Errorf("the definition was %+v and is %+v, %v", before.Metadata, after.Metadata, err)
+	}
+	s.run(t, "systemctl stop impostor; systemctl start "+boot.AgentUnit)
+	s.apply(t)
+	if s.ended(t); s.at != s.two {
+		t.Error("the apply succeeded, and the VM runs what it ran")
+	}
+	for _, h := range hostile {
+		matrix.Record(t, "something hostile in the agent's place", h.way, "the call fails in its time, the next apply converges")
+	}
+}
+
+// putImpostor builds the impostor and brings it into the guest.
+func (s *subject) putImpostor(t *testing.T) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "impostor")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-gcflags=all=-l -d=maxshapelen=60", "-ldflags=-s -w", "-o", path, "./impostor")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the impostor: %v: %s", err, out)
+	}
+	binary, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = binary.Close() }() // it was only read
+	if _, err := s.RunWith(t.Context(), "cat > /run/impostor && chmod 0755 /run/impostor", binary); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,17 @@
+package guest
+
+// Quick takes out of a guest what a boot does that no test needs which adds these edits, and what runs on its own account.
+// Under emulation a boot takes a third less time with them.
+func Quick() []Edit {
+	var masked []Edit
+	for _, unit := range []string{
+		"timers.target", "getty.target", "systemd-logind.service", "e2scrub_reap.service", "systemd-networkd-persistent-storage.service",
+		"dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount",
+		"modprobe@configfs.service", "modprobe@drm.service", "modprobe@fuse.service", "modprobe@efi_pstore.service", "modprobe@loop.service",
+		"sys-kernel-config.mount", "run-lock.mount", "kmod-static-nodes.service", "systemd-udev-load-credentials.service",
+		"systemd-random-seed.service", "systemd-sysctl.service", "systemd-update-utmp.service", "systemd-user-sessions.service",
+	} {
+		masked = append(masked, Link("etc/systemd/system/"+unit, "/dev/null"))
+	}
+	return masked
+}
