@@ -30,22 +30,23 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("impostor", s.survivesAnImpostor)
 	// Before the guest was ever started with the second release: what it boots after a commit that its definition does not
 	// tell yet depends on what it was started with.
+	t.Run("start", s.startsWhenItIsKilled)
 	t.Run("vsock", s.endsWithoutVSock)
 	t.Run("takeover", s.survivesTakeovers)
 	t.Run("boot", s.bootsWithoutDamage) // here, since the other guest has as much to do already
 }
 
 // TestOldOrNewWhenThePowerIsCut has the power cut at the same steps, the last first, but only once where the disk is the
-// same; and then in the middle of refreshes that start the new stack, which its agent is killed in, too.
+// same; and then in refreshes that start the new stack.
 func TestOldOrNewWhenThePowerIsCut(t *testing.T) {
 	t.Parallel()
 	s := newWorld(t).newSubject(t, "power", nil)
 	there, wayBack := s.moments(t, forward, false), s.moments(t, back, true)
 	for _, at := range slices.Backward(there) {
-		s.cut(t, at, false)
+		s.cut(t, at, false, false)
 	}
 	for _, at := range slices.Backward(wayBack) {
-		s.cut(t, at, true)
+		s.cut(t, at, true, false)
 	}
-	t.Run("start", s.startsOldOrNew)
+	t.Run("start", s.staysWithoutPower)
 }

@@ -118,8 +118,8 @@ rm %[1]s/%[2]s`, failpoint.Directory, failpoint.Struck)), "\n")
 	return found
 }
 
-// cut has the power cut at a moment.
-func (s *subject) cut(t *testing.T, during moment, goesBack bool) {
+// cut has the power cut at a moment. Then the VM refreshes, unless what follows has it do so.
+func (s *subject) cut(t *testing.T, during moment, goesBack, followed bool) {
 	fault, at := "power cut", during[len(during)-1]
 	t.Run(fault+" "+label(during, goesBack), func(t *testing.T) {
 		s.arm(t, fmt.Sprintf("%s %d %s", failpoint.Hold, at.n, at.point))
@@ -133,7 +133,9 @@ func (s *subject) cut(t *testing.T, during moment, goesBack bool) {
 		}
 		outcome, _ := s.ended(t)
 		matrix.Record(t, fault, label(during, goesBack), outcome)
-		s.converge(t, outcome)
+		if !followed {
+			s.converge(t, outcome)
+		}
 	})
 }
 
@@ -156,12 +158,24 @@ func label(at fmt.Stringer, goesBack bool) string {
 // covers fails unless the steps have every journalled point that a refresh reaches.
 func (s *subject) covers(t *testing.T, steps []step, goesBack bool) {
 	t.Helper()
-	s.run(t, fmt.Sprintf("touch %s/%s", failpoint.Directory, failpoint.Passed))
+	s.passes(t)
 	s.start(t, goesBack)
 	outcome, _ := s.ended(t)
 	if want := map[bool]string{false: newStack, true: oldStack}[goesBack]; outcome != want {
 		t.Fatalf("without a fault it ends on the %s", outcome)
 	}
+	s.mustKnow(t, steps)
+}
+
+// passes has the points that are reached listed from now on.
+func (s *subject) passes(t *testing.T) {
+	t.Helper()
+	s.run(t, fmt.Sprintf("mkdir -p %s && touch %[1]s/%s", failpoint.Directory, failpoint.Passed))
+}
+
+// mustKnow ends that, and fails unless the steps have every journalled point that was reached.
+func (s *subject) mustKnow(t *testing.T, steps []step) {
+	t.Helper()
 	passed := s.run(t, fmt.Sprintf("cd %s && cat %s && rm %[2]s", failpoint.Directory, failpoint.Passed))
 	for point := range strings.Lines(passed) {
 		point = strings.TrimSuffix(point, "\n")
