@@ -141,8 +141,8 @@ func newWorld(t tester) *world {
 	one := w.release("one", 1, nil)
 	w.release("two", 2, one)
 	w.first, w.given = one.stack, one.stack
-	w.start()
 	w.etc = one.stack.Base
+	w.start()
 	return w
 }
 
@@ -185,10 +185,14 @@ func (w *world) release(name string, sequence uint64, previous *made) *made {
 
 func layerPath(l release.Layer) string { return "/layers/" + l.ID.Hex() }
 
-// start is a boot: init chooses a stack, and takes back what was carried to /etc for another one.
+// start is a boot: init chooses a stack, takes back what was carried to /etc for another one, and brings /etc to the one that
+// it chose, such that it can be taken back.
 func (w *world) start() {
 	w.boot++
 	w.begin(w.choose())
+	if was := w.etc; w.etcUndo == nil && was != w.booted.Base && was != w.torn {
+		w.etc, w.etcTo, w.etcUndo = w.booted.Base, w.booted.Base, &was
+	}
 	w.blobs, w.open = map[tree.Digest][]byte{}, map[tree.Digest]bool{}
 	if w.stuck == w.booted.Base {
 		w.trial = tree.Digest{}

@@ -102,7 +102,8 @@ func TestAReleaseIsNotDeletedUnderAVMThatIsBeingMade(t *testing.T) {
 		var wait sync.WaitGroup
 		var createErr, retainErr error
 		wait.Go(func() {
-			time.Sleep(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
+			// Publishing leaves a lock of the pool for half a second (store.Locker), in which this joins it, and the other waits.
+			time.Sleep(time.Duration(rand.Int64N(int64(time.Second))))
 			_, createErr = a.Fleet.Create(t.Context(), spec, func(string) {})
 		})
 		wait.Go(func() {
