@@ -55,6 +55,7 @@ func edits(name string) []guest.Edit {
 		guest.Write("etc/mark/changed-here.conf", 0o644, name),
 		guest.Write("etc/mark/"+name+"-only/file.conf", 0o644, name),
 		guest.Write("etc/systemd/system/nginx.service", 0o644, strings.ReplaceAll(nginxUnit, "MARK", name)),
+		guest.Link("etc/systemd/system/systemd-logind.service", "/dev/null"), // nobody presses a power button here
 		// Drivers of what no test here uses take longer to load than all services to start.
 		guest.Link("etc/udev/rules.d/80-drivers.rules", "/dev/null"),
 		guest.Write("etc/modules-load.d/network.conf", 0o644, "virtio_net\n"),
