@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	systemd "github.com/coreos/go-systemd/v22/dbus"
-
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
@@ -17,83 +15,109 @@ const maxFacts = 4096
 
 var errNotLoaded = errors.New("not loaded")
 
+// factProperties are what is asked of each unit.
+var factProperties = []string{
+	"LoadState", "ActiveState", "CanReload", "RefuseManualStop", "After", "FragmentPath", "SourcePath", "DropInPaths",
+	// To these a restart is passed on (systemd.unit(5)).
+	"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf",
+}
+
 // Facts tells, for each of the units and for those that are restarted with them, what they read and what they can do.
 // Units that systemd does not know are left out: they ended meanwhile.
 func (m *Manager) Facts(ctx context.Context, names []string) (map[string]impact.Unit, error) {
 	facts := make(map[string]impact.Unit, len(names))
 	asked := map[string]bool{}
-	for names = slices.Clone(names); len(names) > 0; names = names[1:] {
-		name := names[0]
-		if asked[name] {
-			continue
+	for len(names) > 0 {
+		var round []string
+		var questions []question
+		for _, name := range names {
+			if asked[name] {
+				continue
+			}
+			if asked[name] = true; len(asked) > maxFacts {
+				return nil, fmt.Errorf("ask systemd for its units: more than %d", maxFacts)
+			}
+			round = append(round, name)
+			for _, property := range factProperties {
+				questions = append(questions, question{name, unitFace, property})
+			}
 		}
-		if asked[name] = true; len(asked) > maxFacts {
-			return nil, fmt.Errorf("ask systemd for its units: more than %d", maxFacts)
-		}
-		unit, err := m.fact(ctx, name)
-		if errors.Is(err, errNotLoaded) {
-			continue
-		}
+		answers, err := ask(ctx, questions)
 		if err != nil {
 			return nil, err
 		}
-		facts[name] = unit
-		names = append(names, unit.Followers...)
+		names = nil
+		var further []question
+		for i, name := range round {
+			unit, more, err := fact(name, answers[i*len(factProperties):][:len(factProperties)])
+			if errors.Is(err, errNotLoaded) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			facts[name] = unit
+			further = append(further, more...)
+			names = append(names, unit.Followers...)
+		}
+		if err := furtherFacts(ctx, facts, further); err != nil {
+			return nil, err
+		}
 	}
 	return facts, nil
 }
 
-func (m *Manager) fact(ctx context.Context, name string) (impact.Unit, error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	conn, err := m.connected(ctx)
-	if err != nil {
-		return impact.Unit{}, err
+// fact makes a unit of the answers, and tells what is to be asked of it besides.
+func fact(name string, answers []answer) (impact.Unit, []question, error) {
+	load, state, reload, refuses, after, fragment, source, dropIns := answers[0], answers[1], answers[2], answers[3], answers[4], answers[5], answers[6], answers[7]
+	unit := impact.Unit{Name: name, State: state.text(), CanReload: reload.set, Refuses: refuses.set, After: after.texts}
+	if load.text() == "not-found" && unit.State == "inactive" {
+		return impact.Unit{}, nil, fmt.Errorf("unit %s: %w", name, errNotLoaded)
 	}
-	properties, err := conn.GetUnitPropertiesContext(ctx, name)
-	if err != nil {
-		return impact.Unit{}, fmt.Errorf("ask systemd for %s: %w", name, err)
+	for _, relation := range answers[8:] {
+		unit.Followers = append(unit.Followers, relation.texts...)
 	}
-	if state, _ := properties["LoadState"].(string); state == "not-found" && properties["ActiveState"] == "inactive" {
-		return impact.Unit{}, fmt.Errorf("unit %s: %w", name, errNotLoaded)
-	}
-	unit := impact.Unit{Name: name}
-	unit.State, _ = properties["ActiveState"].(string)
-	unit.CanReload, _ = properties["CanReload"].(bool)
-	unit.Refuses, _ = properties["RefuseManualStop"].(bool)
-	unit.After, _ = properties["After"].([]string)
-	// To these a restart is passed on (systemd.unit(5)).
-	for _, relation := range []string{"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf"} {
-		followers, _ := properties[relation].([]string)
-		unit.Followers = append(unit.Followers, followers...)
-	}
-	fragment, _ := properties["FragmentPath"].(string)
-	unit.Fragment, _ = impact.Resolve(fragment)
-	dropIns, _ := properties["DropInPaths"].([]string)
-	source, _ := properties["SourcePath"].(string) // a generator made the unit of it
-	for _, file := range append(dropIns, source) {
+	unit.Fragment, _ = impact.Resolve(fragment.text())
+	for _, file := range append(slices.Clone(dropIns.texts), source.text()) { // a generator made the unit of the source
 		if resolved, _ := impact.Resolve(file); resolved != "" {
 			unit.DropIns = append(unit.DropIns, resolved)
 		}
 	}
-	environment, err := mayName(append(dropIns, fragment), source)
-	if err != nil {
-		return impact.Unit{}, err
-	}
 	if !strings.HasSuffix(name, ".service") {
-		return unit, nil
+		return unit, nil, nil
 	}
+	var further []question
 	if unit.State == "activating" {
-		kind, err := text(ctx, conn, name, "Type")
-		if err != nil {
-			return impact.Unit{}, err
-		}
-		unit.Once = kind == "oneshot"
+		further = append(further, question{name, serviceFace, "Type"})
 	}
+	environment, err := mayName(append(slices.Clone(dropIns.texts), fragment.text()), source.text())
 	if environment {
-		unit.EnvironmentFiles, err = environmentFiles(ctx, conn, name)
+		further = append(further, question{name, serviceFace, "EnvironmentFiles"})
 	}
-	return unit, err
+	return unit, further, err
+}
+
+// furtherFacts adds to units what only of some of them is asked.
+func furtherFacts(ctx context.Context, facts map[string]impact.Unit, questions []question) error {
+	answers, err := ask(ctx, questions)
+	if err != nil {
+		return err
+	}
+	for i, q := range questions {
+		unit := facts[q.unit]
+		if q.property == "Type" {
+			unit.Once = answers[i].text() == "oneshot"
+		} else {
+			// a(sb): path, and whether it may be missing (org.freedesktop.systemd1(5)).
+			for _, shown := range answers[i].texts {
+				if path, _ := impact.Resolve(shown); path != "" {
+					unit.EnvironmentFiles = append(unit.EnvironmentFiles, path)
+				}
+			}
+		}
+		facts[q.unit] = unit
+	}
+	return nil
 }
 
 // mayName reports whether a unit of these files may name environment files: to look takes less than to ask. A unit that
@@ -111,34 +135,4 @@ func mayName(files []string, source string) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// text is a property of a service.
-func text(ctx context.Context, conn *systemd.Conn, name, property string) (string, error) {
-	answer, err := conn.GetServicePropertyContext(ctx, name, property)
-	if err != nil {
-		return "", fmt.Errorf("ask systemd for %s of %s: %w", property, name, err)
-	}
-	value, _ := answer.Value.Value().(string)
-	return value, nil
-}
-
-func environmentFiles(ctx context.Context, conn *systemd.Conn, name string) ([]string, error) {
-	property, err := conn.GetServicePropertyContext(ctx, name, "EnvironmentFiles")
-	if err != nil {
-		return nil, fmt.Errorf("ask systemd for the environment files of %s: %w", name, err)
-	}
-	// a(sb): path, and whether it may be missing (org.freedesktop.systemd1(5)).
-	files, _ := property.Value.Value().([][]any)
-	var resolved []string
-	for _, file := range files {
-		if len(file) == 0 {
-			continue
-		}
-		shown, _ := file[0].(string)
-		if path, _ := impact.Resolve(shown); path != "" {
-			resolved = append(resolved, path)
-		}
-	}
-	return resolved, nil
 }

@@ -19,7 +19,7 @@ import (
 
 const (
 	// privateSocket is where systemd itself listens, for root only.
-	privateSocket = "unix:path=/run/systemd/private"
+	privateSocket = "/run/systemd/private"
 	managerObject = dbus.ObjectPath("/org/freedesktop/systemd1")
 	busName       = "org.freedesktop.systemd1"
 	managerFace   = "org.freedesktop.systemd1.Manager"
@@ -99,7 +99,7 @@ func (m *Manager) connected(ctx context.Context) (*systemd.Conn, error) {
 }
 
 func dial() (*dbus.Conn, error) {
-	conn, err := dbus.Dial(privateSocket)
+	conn, err := dbus.Dial("unix:path=" + privateSocket)
 	if err != nil {
 		return nil, err
 	}

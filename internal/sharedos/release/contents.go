@@ -46,6 +46,9 @@ var ErrContents = errors.New("not a valid contents list")
 
 const typeLetters = "?dflcbp" // by tree.Type
 
+// fieldsWithPath is how many fields of a line there are up to the path.
+const fieldsWithPath = 5
+
 // WriteContents writes the contents list of a tree's entries, which are in a tree's order, and returns what names
 // it. Modification times are not part of it.
 func WriteContents(w io.Writer, entries []tree.Entry) (Blob, error) {

@@ -60,10 +60,31 @@ func compareSides(from, to *diffSide) (order int, alike bool, err error) {
 	case !from.parsed && !to.parsed && bytes.Equal(from.list.line, to.list.line):
 		return 0, true, nil
 	}
+	if head := sameFile(from.list.line, to.list.line); head > 0 && !from.parsed && !to.parsed {
+		err := to.parse()
+		if err == nil {
+			err = from.parseLike(&to.entry, head)
+		}
+		return 0, false, err
+	}
 	if err := errors.Join(from.parse(), to.parse()); err != nil {
 		return 0, false, err
 	}
 	return tree.Compare(from.entry.Path, to.entry.Path), false, nil
+}
+
+// sameFile tells where in two lines what follows the path begins, if they are alike up to there: most that change are
+// files whose content does. It is 0 if they are not.
+func sameFile(a, b []byte) int {
+	spaces := 0
+	for i := 0; i < min(len(a), len(b)) && a[i] == b[i]; i++ {
+		if a[i] == ' ' {
+			if spaces++; spaces == fieldsWithPath {
+				return i + 1
+			}
+		}
+	}
+	return 0
 }
 
 // diffSide is one of the two lists and where it is.
@@ -90,6 +111,12 @@ func (s *diffSide) parse() (err error) {
 		return nil
 	}
 	s.entry, err = s.list.entry()
+	s.parsed = err == nil
+	return s.failed(err)
+}
+
+func (s *diffSide) parseLike(other *tree.Entry, head int) (err error) {
+	s.entry, err = s.list.entryLike(other, head)
 	s.parsed = err == nil
 	return s.failed(err)
 }

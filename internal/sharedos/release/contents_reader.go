@@ -90,6 +90,18 @@ func (c *ContentsReader) advance() error {
 // entry parses c.line, and checks that it stands after those that were parsed before.
 func (c *ContentsReader) entry() (tree.Entry, error) {
 	e, err := parseEntry(string(c.line))
+	return c.checked(e, err)
+}
+
+// entryLike is entry of a line that is like that of another entry up to head, what follows its path.
+func (c *ContentsReader) entryLike(other *tree.Entry, head int) (tree.Entry, error) {
+	e := tree.Entry{Type: other.Type, Mode: other.Mode, UID: other.UID, GID: other.GID, Path: other.Path}
+	fields := fieldReader{rest: string(c.line[head:])}
+	err := fields.afterPath(&e)
+	return c.checked(e, err)
+}
+
+func (c *ContentsReader) checked(e tree.Entry, err error) (tree.Entry, error) {
 	if err != nil {
 		return tree.Entry{}, fmt.Errorf("%w: %w", err, ErrContents)
 	}
@@ -143,24 +155,30 @@ func parseEntry(line string) (tree.Entry, error) {
 			return e, fmt.Errorf("%q: %w", abridged(e.Path), err)
 		}
 	}
+	err := fields.afterPath(&e)
+	return e, err
+}
+
+// afterPath reads what follows an entry's path.
+func (f *fieldReader) afterPath(e *tree.Entry) error {
 	switch e.Type {
 	case tree.Regular:
-		e.Size = int64(fields.number(10, 1<<63-1))
-		e.Digest = fields.digest()
+		e.Size = int64(f.number(10, 1<<63-1))
+		e.Digest = f.digest()
 	case tree.Symlink:
-		e.Link = fields.text(tree.MaxPath)
-		if fields.err == nil && (e.Link == "" || strings.IndexByte(e.Link, 0) >= 0) {
-			return e, fmt.Errorf("%q: not a target of a symbolic link", abridged(e.Path))
+		e.Link = f.text(tree.MaxPath)
+		if f.err == nil && (e.Link == "" || strings.IndexByte(e.Link, 0) >= 0) {
+			return fmt.Errorf("%q: not a target of a symbolic link", abridged(e.Path))
 		}
 	case tree.CharDevice, tree.BlockDevice:
-		e.Major = uint32(fields.number(10, 1<<32-1))
-		e.Minor = uint32(fields.number(10, 1<<32-1))
+		e.Major = uint32(f.number(10, 1<<32-1))
+		e.Minor = uint32(f.number(10, 1<<32-1))
 	}
-	e.Xattrs = fields.xattrs()
-	if fields.err != nil {
-		return e, fmt.Errorf("%q: %w", abridged(e.Path), fields.err)
+	e.Xattrs = f.xattrs()
+	if f.err != nil {
+		return fmt.Errorf("%q: %w", abridged(e.Path), f.err)
 	}
-	return e, nil
+	return nil
 }
 
 // fieldReader takes a line apart; its first error stays.

@@ -96,8 +96,15 @@ func TestDiffContentsTellsExactlyWhatDiffers(t *testing.T) {
 		if rapid.Bool().Draw(t, "related") {
 			new = append([]tree.Entry(nil), old...)
 			for i := range new {
-				if rapid.IntRange(0, 4).Draw(t, "touch") == 0 {
+				switch touch := rapid.IntRange(0, 8).Draw(t, "touch"); {
+				case touch == 0:
 					new[i].Mode ^= 0o1
+				case touch == 1 && new[i].Type == tree.Regular:
+					new[i].Digest[0] ^= 1
+				case touch == 2 && new[i].Type == tree.Symlink:
+					new[i].Link += "x"
+				case touch == 3:
+					new[i].Xattrs = map[string]string{"user.touched": "yes"}
 				}
 			}
 		}
@@ -140,6 +147,32 @@ func TestDiffContentsTellsExactlyWhatDiffers(t *testing.T) {
 			t.Fatalf("-want +got:\n%s", diff)
 		}
 	})
+}
+
+func TestDiffContentsRefusesALineThatIsLikeAGoodOneUpToItsPath(t *testing.T) {
+	entries := []tree.Entry{
+		{Path: tree.Root, Type: tree.Directory, Mode: 0o755},
+		{Path: "a", Type: tree.Regular, Mode: 0o644, Size: 1, Digest: tree.Sum([]byte("a"))},
+	}
+	good, _ := contentsOf(t, entries)
+	for name, change := range map[string][2]string{
+		"no size":           {"a 1 ", "a  "},
+		"no digest":         {" " + entries[1].Digest.Hex() + "\n", "\n"},
+		"a digest cut off":  {entries[1].Digest.Hex() + "\n", entries[1].Digest.Hex()[:63] + "\n"},
+		"a field too many":  {entries[1].Digest.Hex() + "\n", entries[1].Digest.Hex() + " more\n"},
+		"a size with zeros": {"a 1 ", "a 01 "},
+	} {
+		bad := strings.Replace(string(good), change[0], change[1], 1)
+		if bad == string(good) {
+			t.Fatalf("%s: nothing was changed", name)
+		}
+		for _, lists := range [][2]string{{string(good), bad}, {bad, string(good)}} {
+			err := DiffContents(strings.NewReader(lists[0]), strings.NewReader(lists[1]), func(string, *tree.Entry, *tree.Entry) error { return nil })
+			if !errors.Is(err, ErrContents) {
+				t.Errorf("%s: got error %v", name, err)
+			}
+		}
+	}
 }
 
 func TestDiffContentsEndsWithTheCallersError(t *testing.T) {

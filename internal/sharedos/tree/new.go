@@ -105,12 +105,16 @@ func CheckPath(p string) error {
 		return errors.New("path with a NUL byte")
 	case p == ".." || strings.HasPrefix(p, "../"):
 		return errors.New("path outside of the tree")
-	case path.Clean(p) != p:
-		return errors.New("path that is not clean")
+	case p == Root:
+		return nil
 	}
 	for more := true; more; {
 		var name string
-		if name, p, more = strings.Cut(p, "/"); len(name) > MaxName {
+		name, p, more = strings.Cut(p, "/")
+		switch {
+		case name == "", name == ".", name == "..":
+			return errors.New("path that is not clean")
+		case len(name) > MaxName:
 			return fmt.Errorf("name of %d bytes, at most %d are possible", len(name), MaxName)
 		}
 	}
