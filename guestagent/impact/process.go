@@ -33,7 +33,7 @@ type Reader struct {
 	// Confines tells whether an AppArmor profile refuses files of a mount that was detached. Nil: no process is confined.
 	Confines func(profile string) bool
 
-	buffer []byte
+	buffer, entries []byte
 	// names interns strings: the same few hundred files are mapped by every process.
 	names map[string]string
 }
@@ -50,7 +50,7 @@ func (r *Reader) Processes(ctx context.Context, changes *Changes) ([]Process, er
 		return nil, fmt.Errorf("stat /: %w", err)
 	}
 	r.names = map[string]string{}
-	defer func() { r.names, r.buffer = nil, nil }()
+	defer func() { r.names, r.buffer, r.entries = nil, nil, nil }()
 	var processes []Process
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry)
@@ -294,11 +294,10 @@ func (r *Reader) open(directory place, changes *Changes, p *Process) (err error)
 	if err != nil {
 		return directory.failed("open", "fd", err)
 	}
-	links := os.NewFile(uintptr(fd), "fd")
-	defer func() { err = errors.Join(err, links.Close()) }()
-	names, err := links.Readdirnames(maxFiles)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	names, err := r.list(fd)
+	if err != nil {
+		return directory.failed("readdir", "fd", err)
 	}
 	var devices map[int]Device
 	var shown [unix.PathMax]byte
@@ -337,6 +336,24 @@ func (r *Reader) open(directory place, changes *Changes, p *Process) (err error)
 		p.Uses = append(p.Uses, use)
 	}
 	return nil
+}
+
+// list names what is in an open directory, maxFiles at most or some more.
+func (r *Reader) list(fd int) (names []string, err error) {
+	if r.entries == nil {
+		r.entries = make([]byte, 8<<10)
+	}
+	for len(names) < maxFiles {
+		n, err := unix.ReadDirent(fd, r.entries)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if n <= 0 || err != nil {
+			return names, err
+		}
+		_, _, names = unix.ParseDirent(r.entries[:n], -1, names)
+	}
+	return names, nil
 }
 
 // fileNames lists a directory, at most so many names; all if most is negative.
@@ -392,10 +409,11 @@ func (r *Reader) read(directory place, name string, limit int) (data []byte, err
 		if err != nil {
 			return nil, directory.failed("read", name, err)
 		}
-		if n == 0 {
+		length += n
+		// The small ones are made whole for one read: to hear that there is no more takes as long as to read (seq_file).
+		if n == 0 || limit == maxSmallFile && length < len(r.buffer) {
 			return r.buffer[:length], nil
 		}
-		length += n
 	}
 }
 

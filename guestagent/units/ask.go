@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
@@ -64,15 +65,23 @@ func ask(ctx context.Context, questions []question) ([]answer, error) {
 	defer stop()
 	err = converse(conn, questions, answers)
 	if err != nil && ctx.Err() != nil {
-		err = ctx.Err()
+		err = fmt.Errorf("%w: %w", ctx.Err(), err)
 	}
 	return answers, errors.Join(err, conn.Close())
 }
 
 // converse asks over a connection that was just made (D-Bus Specification, "Authentication Protocol" and "Message Protocol").
 func converse(conn io.ReadWriter, questions []question, answers []answer) error {
-	out := []byte("\x00AUTH EXTERNAL " + hex.EncodeToString([]byte(strconv.Itoa(os.Getuid()))) + "\r\nBEGIN\r\n")
 	in := &messages{from: conn}
+	// systemd must have read BEGIN before a question comes: it takes what comes with it for read already, and hears it when
+	// something else comes (sd-bus/bus-socket.c). It hears BEGIN when it has said OK.
+	if _, err := io.WriteString(conn, "\x00AUTH EXTERNAL "+hex.EncodeToString([]byte(strconv.Itoa(os.Getuid())))+"\r\nBEGIN\r\n"); err != nil {
+		return fmt.Errorf("ask systemd: %w", err)
+	}
+	if line, err := in.line(); err != nil || !strings.HasPrefix(string(line), "OK ") {
+		return errors.Join(err, fmt.Errorf("ask systemd: it does not let this process in: %q", line))
+	}
+	var out []byte
 	for first := 0; first < len(questions); first += askAtOnce {
 		last := min(first+askAtOnce, len(questions))
 		for i := first; i < last; i++ {
@@ -81,16 +90,11 @@ func converse(conn io.ReadWriter, questions []question, answers []answer) error 
 		if _, err := conn.Write(out); err != nil {
 			return fmt.Errorf("ask systemd: %w", err)
 		}
-		if first == 0 {
-			if line, err := in.line(); err != nil || len(line) < 2 || string(line[:2]) != "OK" {
-				return errors.Join(err, fmt.Errorf("ask systemd: it does not let this process in: %q", line))
-			}
-		}
 		out = out[:0]
 		for left := last - first; left > 0; {
 			serial, value, err := in.reply()
 			if err != nil {
-				return fmt.Errorf("ask systemd: %w", err)
+				return fmt.Errorf("ask systemd: %d answers of %d are missing: %w", left, len(questions), err)
 			}
 			if serial == 0 {
 				continue // it tells of something
