@@ -31,6 +31,22 @@ func own(t *testing.T, dir LockVolumes) string {
 	return names[0]
 }
 
+// mustLose waits until a lock ends as one that was lost.
+func mustLose(t *testing.T, locked context.Context, unlock func() error) {
+	t.Helper()
+	select {
+	case <-locked.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the holder goes on without its lock")
+	}
+	if cause := context.Cause(locked); !errors.Is(cause, store.ErrLockLost) {
+		t.Errorf("the lock ended for %v, not for %v", cause, store.ErrLockLost)
+	}
+	if err := unlock(); !errors.Is(err, store.ErrLockLost) {
+		t.Errorf("giving it back says %v, not %v", err, store.ErrLockLost)
+	}
+}
+
 // spoil changes a field of a lock's name: 0 is the mode with the machine, then follow pid, start time, nonce and beat.
 func spoil(name string, field int, to string) string {
 	fields := strings.Split(name, ".")
@@ -103,17 +119,7 @@ func TestALockThatOthersTookForDeadIsLost(t *testing.T) {
 	for _, name := range names {
 		must(t, os.Remove(dir.path(name)))
 	}
-	select {
-	case <-locked.Done():
-	case <-time.After(20 * time.Second):
-		t.Fatal("the holder goes on without its lock")
-	}
-	if cause := context.Cause(locked); !errors.Is(cause, store.ErrLockLost) {
-		t.Errorf("the lock ended for %v, not for %v", cause, store.ErrLockLost)
-	}
-	if err := unlock(); !errors.Is(err, store.ErrLockLost) {
-		t.Errorf("giving it back says %v, not %v", err, store.ErrLockLost)
-	}
+	mustLose(t, locked, unlock)
 }
 
 // failing cannot make volumes, as a pool that is out of reach.
@@ -225,21 +231,8 @@ func TestASharedLockIsLostForAllWhoHoldIt(t *testing.T) {
 	for _, name := range names {
 		must(t, os.Remove(dir.path(name)))
 	}
-	for _, locked := range []context.Context{one, other} {
-		select {
-		case <-locked.Done():
-		case <-time.After(20 * time.Second):
-			t.Fatal("a holder goes on without its lock")
-		}
-		if cause := context.Cause(locked); !errors.Is(cause, store.ErrLockLost) {
-			t.Errorf("the lock ended for %v, not for %v", cause, store.ErrLockLost)
-		}
-	}
-	for _, unlock := range []func() error{first, second} {
-		if err := unlock(); !errors.Is(err, store.ErrLockLost) {
-			t.Errorf("giving it back says %v, not %v", err, store.ErrLockLost)
-		}
-	}
+	mustLose(t, one, first)
+	mustLose(t, other, second)
 }
 
 // none waits until a directory has no locks.

@@ -1,0 +1,428 @@
+package refresh
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// What the engine has for this system (seams.go), in the model of a VM.
+
+type worldStarter struct{ *world }
+
+func (w worldStarter) Obstacles(context.Context) (map[Rung]string, error) {
+	return w.obstacles, w.do("obstacles", func() error { return nil })
+}
+
+func (w worldStarter) SoftReboot(context.Context) error {
+	return w.ends("soft-reboot", func() {
+		switch {
+		case w.stay != "":
+			w.notSwitched = w.stay
+			w.services = map[string]tree.Digest{"a.service": w.usr, "b.service": w.usr}
+		case w.journal.State == Starting:
+			w.begin(w.journal.To)
+		case w.journal.State == RollingBack:
+			w.begin(w.journal.From)
+		default:
+			w.t.Errorf("a soft-reboot in state %s", w.journal.State)
+		}
+	})
+}
+
+func (w worldStarter) Kexec(_ context.Context, kernel, initramfs io.Reader, commandLine string, trial release.Stack) error {
+	if kernel == nil {
+		return nil
+	}
+	for what, file := range map[string]io.Reader{"kernel": kernel, "initramfs": initramfs} {
+		if text, err := io.ReadAll(file); err != nil || string(text) != what {
+			w.t.Errorf("the %s is %q, %v", what, text, err)
+		}
+	}
+	if commandLine != "quiet" {
+		w.t.Errorf("the command line is %q", commandLine)
+	}
+	return w.ends("kexec", func() {
+		w.trial = trial.Base
+		w.start()
+	})
+}
+
+func (w worldStarter) Reboot(context.Context) error {
+	return w.ends("reboot", func() {
+		w.trial = tree.Digest{}
+		w.start()
+	})
+}
+
+type worldLayers struct{ *world }
+
+func (w worldLayers) Open(_ context.Context, layer release.Layer) (string, error) {
+	return layerPath(layer), w.do("open", func() error { w.open[layer.ID] = true; return nil })
+}
+
+func (w worldLayers) Read(_ context.Context, layer release.Layer) error {
+	return w.do("read", func() error {
+		if !w.open[layer.ID] {
+			return errors.New("a layer that is not open was read")
+		}
+		return w.readError
+	})
+}
+
+type worldUsr struct{ *world }
+
+func (w worldUsr) of(layers []string) (tree.Digest, error) {
+	if len(layers) == 0 {
+		return tree.Digest{}, errors.New("a /usr without layers")
+	}
+	base, known := w.pathOf[layers[len(layers)-1]]
+	if !known {
+		return base, fmt.Errorf("unknown layer %s", layers[len(layers)-1])
+	}
+	return base, nil
+}
+
+func (w worldUsr) Swap(_ context.Context, layers []string) error {
+	return w.do("swap", func() error {
+		base, err := w.of(layers)
+		w.usr = base
+		return err
+	})
+}
+
+func (w worldUsr) Back(_ context.Context, layers []string) error {
+	return w.do("back", func() error {
+		base, err := w.of(layers)
+		w.usr = base
+		return err
+	})
+}
+
+func (w worldUsr) Warm(context.Context, []string) error {
+	return w.do("warm", func() error { return nil })
+}
+
+func (w worldUsr) Settle() error { return w.do("settle usr", func() error { return nil }) }
+
+type worldEtc struct{ *world }
+
+func (w worldEtc) Carry(_ context.Context, differences []etcmerge.Difference, _, to []string) (etcmerge.Outcome, error) {
+	begin := func() error {
+		base, err := worldUsr(w).of(to)
+		if err != nil {
+			return err
+		}
+		if w.etcUndo == nil {
+			was := w.etc
+			w.etcUndo = &was
+		}
+		w.etc, w.etcTo = w.torn, base
+		return nil
+	}
+	err := w.doInParts("carry", begin, func() error {
+		if len(differences) != 1 || differences[0].Path != settings {
+			return fmt.Errorf("differences %v", differences)
+		}
+		if err := begin(); err != nil {
+			return err
+		}
+		w.etc = w.etcTo
+		return nil
+	})
+	return etcmerge.Outcome{Carried: 1, LoaderCache: true}, err
+}
+
+func (w worldEtc) RenewLoaderCache(context.Context) error {
+	return w.do("renew the loader's cache", func() error { return nil })
+}
+
+func (w worldEtc) Undo(context.Context) error {
+	return w.doInParts("undo etc", func() error {
+		if w.etcUndo != nil {
+			w.etc = w.torn
+		}
+		return nil
+	}, func() error {
+		if w.etcUndo != nil {
+			w.etc, w.etcUndo = *w.etcUndo, nil
+		}
+		return nil
+	})
+}
+
+func (w worldEtc) End(_ context.Context, running release.Stack) error {
+	return w.do("end etc", func() error {
+		if w.etcUndo != nil && w.etcTo != running.Base {
+			w.etc = *w.etcUndo
+		}
+		w.etcUndo = nil
+		return nil
+	})
+}
+
+type worldUnits struct{ *world }
+
+func (w worldUnits) Reload(context.Context) error { return w.do("reload", func() error { return nil }) }
+
+func (w worldUnits) Reexecute(context.Context) error {
+	return w.do("reexecute", func() error { w.manager = w.usr; return nil })
+}
+
+func (w worldUnits) Order(_ context.Context, names []string, _ map[string]impact.Unit) ([]string, error) {
+	return slices.Sorted(slices.Values(names)), nil
+}
+
+func (w worldUnits) Restart(_ context.Context, unit string) (time.Duration, error) {
+	return time.Millisecond, w.do("restart "+unit, func() error {
+		if _, known := w.services[unit]; !known {
+			return fmt.Errorf("unknown unit %s", unit)
+		}
+		if w.failed[unit] {
+			return nil
+		}
+		return w.launch(unit)
+	})
+}
+
+// launch runs a unit from the present /usr, and those that follow it.
+func (w worldUnits) launch(unit string) error {
+	for _, one := range append([]string{unit}, w.followers[unit]...) {
+		w.services[one] = w.usr
+		w.restartedAt[one] = time.Now()
+		w.failed[one] = w.broken[one] == w.usr
+	}
+	if w.failed[unit] {
+		return errors.New("the job failed")
+	}
+	return nil
+}
+
+func (w worldUnits) Restore(_ context.Context, unit string) (time.Duration, error) {
+	return time.Millisecond, w.do("restore "+unit, func() error { return w.launch(unit) })
+}
+
+func (w worldUnits) Stop(_ context.Context, unit string) error {
+	return w.do("stop "+unit, func() error { delete(w.services, unit); return nil })
+}
+
+func (w worldUnits) Restarted(_ context.Context, unit string, since uint64) (restarted bool, away time.Duration, err error) {
+	err = w.do("ask", func() error {
+		restarted = uint64(w.restartedAt[unit].UnixMicro()) >= since && !w.restartedAt[unit].IsZero()
+		return nil
+	})
+	return restarted, time.Millisecond, err
+}
+
+func (w worldUnits) Active(ctx context.Context, unit string) (string, uint64, error) {
+	state, err := w.ActiveState(ctx, unit)
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return state, uint64(w.restartedAt[unit].UnixMicro()), err
+}
+
+func (w worldUnits) ReloadUnit(context.Context, string) error {
+	return w.do("reload unit", func() error { return nil })
+}
+
+func (w worldUnits) ActiveState(_ context.Context, unit string) (state string, err error) {
+	err = w.do("state", func() error {
+		state = "active"
+		if w.failed[unit] || w.flaky[unit] == w.usr && time.Since(w.restartedAt[unit]) > 30*time.Millisecond {
+			state = "failed"
+		}
+		return nil
+	})
+	return state, err
+}
+
+func (w worldUnits) Failure(_ context.Context, unit string) string {
+	return unit + " is failed; it logged last: boom"
+}
+func (w worldUnits) ApplyAccounts(context.Context) error  { return nil }
+func (w worldUnits) ApplyTemporary(context.Context) error { return nil }
+
+func (w worldUnits) State(context.Context) (state string, err error) {
+	err = w.do("system state", func() error {
+		state = "running"
+		switch {
+		case w.hopeless == w.usr:
+			state = "maintenance"
+		case len(w.failedUnits()) > 0:
+			state = "degraded"
+		}
+		return nil
+	})
+	return state, err
+}
+
+func (w worldUnits) Failed(context.Context) (names []string, err error) {
+	err = w.do("failed units", func() error { names = w.failedUnits(); return nil })
+	return names, err
+}
+
+func (w *world) failedUnits() (names []string) {
+	for unit, version := range w.broken {
+		if version == w.usr {
+			names = append(names, unit)
+		}
+	}
+	return names
+}
+
+type worldSystem struct{ *world }
+
+func (w worldSystem) Root() (string, error) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return fmt.Sprint(w.root), nil
+}
+
+func (w worldSystem) BootID() (string, error) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return fmt.Sprint(w.boot), nil
+}
+func (w worldSystem) Kernel() (string, error) { return cmp.Or(w.kernel, "6.12.0"), nil }
+func (w worldSystem) Obstacle() string        { return w.obstacle }
+func (w worldSystem) ForeignGenerators() (bool, error) {
+	return true, w.do("generators", func() error { return nil })
+}
+
+func (w worldSystem) Room(context.Context) error { return w.do("room", func() error { return nil }) }
+
+func device(version tree.Digest) impact.Device { return impact.Device{Minor: uint32(version[0]) + 1} }
+
+func (w worldSystem) Moment() (uint64, error) { return uint64(time.Now().UnixMicro()), nil }
+
+func (w worldSystem) Packages(context.Context, *impact.Assessment) error { return nil }
+
+func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, swapped bool) (s impact.Snapshot, err error) {
+	err = w.do("snapshot", func() error {
+		s.Units = map[string]impact.Unit{}
+		for unit := range w.services {
+			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit]}
+		}
+		use := func(version tree.Digest) []impact.Use {
+			return []impact.Use{{Path: library, Device: device(version), Mapped: true}}
+		}
+		s.Processes = append(s.Processes, impact.Process{PID: 1, Unit: impact.ManagerUnit, SystemRoot: true, Uses: use(w.manager)},
+			impact.Process{PID: 2, Unit: "agent.service", SystemRoot: true}, impact.Process{PID: 3, Unit: "idle.service", SystemRoot: true})
+		for unit, version := range w.services {
+			if !w.failed[unit] {
+				s.Processes = append(s.Processes, impact.Process{PID: 10, Unit: unit, SystemRoot: true, Uses: use(version)})
+			}
+		}
+		if swapped {
+			s.Fresh = device(w.usr)
+		}
+		return nil
+	})
+	return s, err
+}
+
+func (w worldSystem) Pinned(context.Context) ([]string, error) {
+	return nil, w.do("audit", func() error { return nil })
+}
+
+type worldHealth struct{ *world }
+
+func (w worldHealth) Check(context.Context, *agentapi.HealthCheck) error {
+	return w.do("check", func() error {
+		if w.usr == w.unhealthy {
+			return errors.New("status 500")
+		}
+		return nil
+	})
+}
+
+type worldRecords struct{ *world }
+
+func (w worldRecords) Journal() (r Record, err error) {
+	err = w.do("read journal", func() error {
+		if w.unreadable != nil {
+			return w.unreadable
+		}
+		if w.journal == nil {
+			return ErrNoJournal
+		}
+		r = *w.journal
+		return nil
+	})
+	return r, err
+}
+
+func (w worldRecords) SaveJournal(r Record) error {
+	return w.do("journal "+string(r.State), func() error {
+		seen(w.journal, r)
+		w.journal = &r
+		return nil
+	})
+}
+
+func (w worldRecords) Request() (data []byte, err error) {
+	return w.request, w.do("read request", func() error { return nil })
+}
+
+func (w worldRecords) SaveRequest(data []byte) error {
+	return w.do("keep request", func() error { w.request = data; return nil })
+}
+
+func (w worldRecords) Committed() (release.Stack, uint64, bool, error) {
+	if w.committed == nil {
+		return release.Stack{}, 0, false, nil
+	}
+	return *w.committed, w.commits, true, nil
+}
+
+func (w worldRecords) Commit(stack release.Stack) (uint64, error) {
+	err := w.do("commit", func() error {
+		if w.committed == nil || !SameStack(*w.committed, stack) {
+			w.commits++
+		}
+		w.committed = &stack
+		return nil
+	})
+	return w.commits, err
+}
+
+func (w worldRecords) Distrust(stack release.Stack) error {
+	return w.do("distrust", func() error { w.distrusted[stack.Base] = true; return nil })
+}
+
+func (w worldRecords) Trust(stack release.Stack) error {
+	return w.do("trust", func() error {
+		delete(w.distrusted, stack.Base)
+		delete(w.trials, stack.Base)
+		return nil
+	})
+}
+
+type worldBlobs struct{ *world }
+
+func (w worldBlobs) Open(digest tree.Digest) (file io.ReadCloser, err error) {
+	err = w.do("open blob", func() error {
+		data, has := w.blobs[digest]
+		if !has {
+			return fmt.Errorf("no blob %s", digest)
+		}
+		file = io.NopCloser(bytes.NewReader(data))
+		return nil
+	})
+	return file, err
+}
+
+func (w worldBlobs) Drop() error {
+	return w.do("drop blobs", func() error { clear(w.blobs); return nil })
+}

@@ -1,0 +1,134 @@
+package source_test
+
+import (
+	"archive/tar"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+)
+
+// readLarge, in the environment of a process of this test, is the source that it is to read: its kind and its path.
+const readLarge = "SHAREDOS_TEST_READ_LARGE"
+
+// manyFiles is a layer of so many files.
+func manyFiles(number int) tarball.Opener {
+	return func() (io.ReadCloser, error) {
+		r, w := io.Pipe()
+		go func() {
+			out := tar.NewWriter(w)
+			var err error
+			for i := 0; i < number && err == nil; i++ {
+				content := fmt.Sprintf("%d", i)
+				if err = out.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/d%d/a-file-of-a-package-%d", i/500, i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}); err == nil {
+					_, err = io.WriteString(out, content)
+				}
+			}
+			if err == nil {
+				err = out.Close()
+			}
+			_ = w.CloseWithError(err) // it returns nil always
+		}()
+		return r, nil
+	}
+}
+
+// peakMemory is the most that this process has had in memory, in KiB. What wait4 tells of a child counts what its parent had.
+func peakMemory(t *testing.T) (kib int) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	must(t, err)
+	_, peak, found := strings.Cut(string(status), "VmHWM:")
+	if _, err := fmt.Sscanf(peak, "%d kB", &kib); !found || err != nil {
+		t.Fatalf("the kernel tells no peak: %v", err)
+	}
+	return kib
+}
+
+// kinds of sources, by name; that of a tar stream is tested by itself.
+var kinds = map[string]func(t *testing.T, path string) source.Source{
+	"OCI image": func(_ *testing.T, path string) source.Source { return &source.OCI{Layout: path} },
+	"disk image": func(t *testing.T, path string) source.Source {
+		return source.DiskImage{Path: path, CacheDir: t.TempDir()}
+	},
+	"directory": func(_ *testing.T, path string) source.Source { return source.Directory{Path: path} },
+}
+
+// A source of many files is read by a process of its own, whose memory can be told.
+func TestASourceOfManyEntriesIsReadInLittleMemory(t *testing.T) {
+	if kind, path, reads := strings.Cut(os.Getenv(readLarge), ":"); reads {
+		tr, done, err := readSource(t, kinds[kind](t, path))
+		must(t, err)
+		if took := peakMemory(t); len(tr.Entries) < many || took > raceFactor*200<<10 {
+			t.Errorf("%s: %d entries took %d MiB, more than %d", kind, len(tr.Entries), took>>10, raceFactor*200)
+		} else {
+			t.Logf("%s: %d entries took %d MiB", kind, len(tr.Entries), took>>10)
+		}
+		must(t, done())
+		return
+	}
+	directory := manyOnDisk(t)
+	for kind, path := range map[string]string{"OCI image": manyInLayout(t), "directory": directory, "disk image": manyInExt4(t, directory)} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), readLarge+"="+kind+":"+path, "GOGC=50") // as the provider has it
+		said, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%v: %s", err, said)
+		}
+		t.Logf("%s", said)
+	}
+}
+
+// manyInLayout is an OCI layout with an image of many files.
+func manyInLayout(t *testing.T) string {
+	t.Helper()
+	layer, err := tarball.LayerFromOpener(manyFiles(many), tarball.WithCompressionLevel(1))
+	must(t, err)
+	image, err := mutate.AppendLayers(empty.Image, layer)
+	must(t, err)
+	config, err := image.ConfigFile()
+	must(t, err)
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	image, err = mutate.ConfigFile(image, config)
+	must(t, err)
+	dir := t.TempDir()
+	at, err := layout.Write(dir, empty.Index)
+	must(t, err)
+	must(t, at.AppendImage(image))
+	return dir
+}
+
+// manyOnDisk is a directory of many files, which are empty: so they take no more than their inodes.
+func manyOnDisk(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i := range many {
+		at := fmt.Sprintf("%s/d%d", dir, i/500)
+		if i%500 == 0 {
+			must(t, os.Mkdir(at, 0o755))
+		}
+		must(t, os.WriteFile(fmt.Sprintf("%s/a-file-of-a-package-%d", at, i), nil, 0o644))
+	}
+	return dir
+}
+
+// manyInExt4 is a file system of what is in a directory of many files.
+func manyInExt4(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ext4")
+	must(t, os.WriteFile(path, nil, 0o600))
+	must(t, os.Truncate(path, 1<<30))
+	run(t, "", "mkfs.ext4", "-q", "-N", fmt.Sprint(many+many/100), "-d", dir, path)
+	return path
+}
