@@ -5,6 +5,9 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,8 +24,9 @@ fi
 `
 
 // emulated reports whether guests of the testbed have to be emulated. A host that is a VM itself may have a
-// /dev/kvm on which QEMU ends at once ("failed to set MSR …"); libvirt looks no further than whether it opens, so
-// the testbed then hides it. $SHAREDOS_TEST_KVM=off hides one that breaks later.
+// /dev/kvm on which QEMU ends at once ("failed to set MSR …"), or one without hardware behind it (PVM), on which QEMU stops in
+// the middle of a kernel ("internal-error": VEX instructions are not emulated); libvirt looks no further than whether it
+// opens, so the testbed then hides it. $SHAREDOS_TEST_KVM=off hides one that breaks later.
 func emulated(ctx context.Context) (bool, error) {
 	if os.Getenv("SHAREDOS_TEST_KVM") == "off" {
 		return true, nil
@@ -33,6 +37,9 @@ func emulated(ctx context.Context) (bool, error) {
 	}
 	if err := device.Close(); err != nil {
 		return false, err
+	}
+	if hardware, err := virtualizes(); err != nil || !hardware {
+		return true, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, kvmProbe)
 	defer cancel()
@@ -45,4 +52,23 @@ func emulated(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	return false, err
+}
+
+// virtualizes reports whether the processor runs guests by itself: VT-x and AMD-V are flags of it. What other architectures
+// than x86 have is not told by flags, and taken to be there.
+func virtualizes() (bool, error) {
+	if runtime.GOARCH != "amd64" {
+		return true, nil
+	}
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(info)) {
+		if name, flags, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "flags" {
+			fields := strings.Fields(flags)
+			return slices.Contains(fields, "vmx") || slices.Contains(fields, "svm"), nil
+		}
+	}
+	return false, nil
 }

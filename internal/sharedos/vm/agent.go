@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -26,6 +27,9 @@ const (
 	// half a minute.
 	startLimit = 10 * time.Minute
 )
+
+// ErrPaused means that a VM stays paused, so that its agent cannot answer.
+var ErrPaused = errors.New("the VM is paused")
 
 // connect reaches the agent of a running VM. At first contact it pins the agent's key in the definition.
 func (f *Fleet) connect(ctx context.Context, domain hypervisor.Domain) (*transport.Agent, error) {
@@ -121,7 +125,7 @@ func started(status *agentapi.StatusResponse) bool {
 	}
 }
 
-// await polls the agent until done says so, the VM is found off, or ctx ends. It pins the agent's key at first
+// await polls the agent until done says so, the VM is found off or stays paused, or ctx ends. It pins the agent's key at first
 // contact.
 func (f *Fleet) await(ctx context.Context, name, what string, progress Progress, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	began := time.Now()
@@ -137,6 +141,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 	}()
 	last := errors.New("it was not asked yet")
 	console := f.consoleLog(name)
+	ran := began // when it was last not seen paused
 	ended := func() error {
 		return fmt.Errorf("%s of VM %q for %d s: %w; last: %w; the end of its console, %s:\n%s", what, name,
 			int(time.Since(began).Seconds()), ctx.Err(), last, console, consoleTail(console))
@@ -153,6 +158,14 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		if state == hypervisor.Off || state == hypervisor.Crashed {
 			return nil, fmt.Errorf("VM %q powered off while %s; the end of its console, %s:\n%s",
 				name, what, console, consoleTail(console))
+		}
+		if state != hypervisor.Paused {
+			ran = time.Now()
+		} else if paused := time.Since(ran); paused >= cmp.Or(f.PausedLimit, time.Minute) {
+			return nil, fmt.Errorf("%s of VM %q: %w since %d s: QEMU pauses a VM when it cannot write its disk or cannot go on, which the "+
+				"VM's log of libvirt tells (virsh domstate --reason %s; /var/log/libvirt/qemu/%s.log); mend that, then virsh resume or "+
+				"virsh destroy it, and apply again; the end of its console, %s:\n%s",
+				what, name, ErrPaused, int(paused.Seconds()), name, name, console, consoleTail(console))
 		}
 		if agent == nil {
 			agent, err = f.meet(ctx, domain)

@@ -51,7 +51,10 @@ type Fleet struct {
 	CollectLimit time.Duration
 	// Silence is how long an agent may say nothing during a refresh; 0 is ten minutes.
 	Silence time.Duration
-	Log     *slog.Logger
+	// PausedLimit is how long a VM may be paused while it is waited for; 0 is one minute. A snapshot or a migration pauses it
+	// for seconds, a fault of its disk or of the hypervisor until somebody comes.
+	PausedLimit time.Duration
+	Log         *slog.Logger
 
 	leaving leaving
 	images  sync.Mutex // one boot image is made at a time

@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -173,6 +175,48 @@ func TestOnlyAKernelThatHangsIsReset(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAVMThatStaysPausedIsNotWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	w.fleet.PausedLimit = time.Second
+	w.hypervisor.Dial = func(string) (transport.Dialer, error) { return nil, vm.ErrNoAnswer }
+	began := time.Now()
+	_, err := w.fleet.Create(within(t, time.Minute), w.spec(), func(step string) {
+		if step == "waiting for the agent" { // QEMU cannot go on (KVM's internal error) or cannot write the disk
+			w.hypervisor.SetState("web-a", hypervisor.Paused)
+		}
+	})
+	if !errors.Is(err, vm.ErrPaused) || !strings.Contains(err.Error(), "virsh resume") {
+		t.Fatalf("after %v: %v", time.Since(began), err)
+	}
+}
+
+func TestAVMThatIsPausedForAMomentIsWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	w.fleet.PausedLimit = time.Minute
+	dial := w.hypervisor.Dial
+	var resumed atomic.Bool
+	w.hypervisor.Dial = func(name string) (transport.Dialer, error) {
+		if !resumed.Load() {
+			return nil, vm.ErrNoAnswer
+		}
+		return dial(name)
+	}
+	var resume *time.Timer
+	made, err := w.fleet.Create(within(t, time.Minute), w.spec(), func(step string) {
+		if step == "waiting for the agent" {
+			w.hypervisor.SetState("web-a", hypervisor.Paused)
+			resume = time.AfterFunc(time.Second, func() {
+				w.hypervisor.SetState("web-a", hypervisor.Running)
+				resumed.Store(true)
+			})
+		}
+	})
+	if err != nil || !made.Answered {
+		t.Fatalf("made %+v, %v", made, err)
+	}
+	resume.Stop()
 }
 
 func TestWhatTheStrategyDoesNotReachWaitsForTheNextStart(t *testing.T) {
