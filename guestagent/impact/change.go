@@ -14,8 +14,9 @@ const maxPaths = 20
 // Changes is what differs between two stacks, of which it keeps what assessing needs.
 type Changes struct {
 	// content holds the paths whose content, type or existence differs, in either direction: going back is the
-	// same set.
-	content map[string]struct{}
+	// same set. Lists of contents are in order, so that it mostly needs no sorting.
+	content  []string
+	unsorted bool
 	// count is the number of all differing paths, those that differ in metadata alone included.
 	count uint64
 	// scripts holds changed code by language.
@@ -38,7 +39,7 @@ type Changes struct {
 // NewChanges returns a set without changes.
 func NewChanges() *Changes {
 	return &Changes{
-		content: map[string]struct{}{}, scripts: map[language]*pathList{}, unitFiles: map[string]*pathList{}, removed: map[string]struct{}{},
+		scripts: map[language]*pathList{}, unitFiles: map[string]*pathList{}, removed: map[string]struct{}{},
 	}
 }
 
@@ -98,8 +99,17 @@ var madeHere = []string{
 
 // Differs reports whether the two stacks have different files at this path.
 func (c *Changes) Differs(name string) bool {
-	_, differs := c.content[name]
+	_, differs := slices.BinarySearch(c.paths(), name)
 	return differs
+}
+
+// paths are those whose content differs, sorted, each of them once.
+func (c *Changes) paths() []string {
+	if c.unsorted {
+		slices.Sort(c.content)
+		c.content, c.unsorted = slices.Compact(c.content), false
+	}
+	return c.content
 }
 
 // matching lists the changed paths that a pattern means (glob(7)).
@@ -111,12 +121,11 @@ func (c *Changes) matching(pattern string) []string {
 		return nil
 	}
 	var found []string
-	for name := range c.content {
+	for _, name := range c.paths() {
 		if matches, err := path.Match(pattern, name); err == nil && matches {
 			found = append(found, name)
 		}
 	}
-	slices.Sort(found)
 	return found
 }
 
@@ -125,10 +134,12 @@ func (c *Changes) below(name string) *pathList {
 	list := &pathList{}
 	found := c.matching(name)
 	prefix := strings.TrimSuffix(name, "/") + "/"
-	for changed := range c.content {
-		if strings.HasPrefix(changed, prefix) {
-			found = append(found, changed)
+	first, _ := slices.BinarySearch(c.paths(), prefix)
+	for _, changed := range c.paths()[first:] {
+		if !strings.HasPrefix(changed, prefix) {
+			break
 		}
+		found = append(found, changed)
 	}
 	slices.Sort(found)
 	for _, changed := range slices.Compact(found) {
@@ -146,9 +157,8 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 	if (old == nil || old.Type == tree.Directory) && (new == nil || new.Type == tree.Directory) {
 		return
 	}
-	c.content[name] = struct{}{}
-	c.manager = c.manager || readByManager(name)
-	c.configuration = c.configuration || strings.HasPrefix(name, "etc/") && !slices.Contains(madeHere, name)
+	c.unsorted = c.unsorted || len(c.content) > 0 && c.content[len(c.content)-1] >= name
+	c.content = append(c.content, name)
 	if l := languageOf(name); l != "" {
 		list := c.scripts[l]
 		if list == nil {
@@ -157,6 +167,20 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 		}
 		list.add(name)
 	}
+	switch {
+	case strings.HasPrefix(name, "usr/share/"):
+		if strings.HasPrefix(name, "usr/share/dbus-1/") {
+			c.busPolicy.add(name)
+		}
+	case strings.HasPrefix(name, "usr/"), strings.HasPrefix(name, "etc/"):
+		c.system(name, old, new)
+	}
+}
+
+// system takes a path at which something may lie that the system itself reads or runs.
+func (c *Changes) system(name string, old, new *tree.Entry) {
+	c.manager = c.manager || readByManager(name)
+	c.configuration = c.configuration || strings.HasPrefix(name, "etc/") && !slices.Contains(madeHere, name)
 	if unit := unitOfFile(name); unit != "" {
 		list := c.unitFiles[unit]
 		if list == nil {
@@ -168,13 +192,12 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 			c.removed[name] = struct{}{}
 		}
 	}
-	base := path.Base(name)
 	switch {
-	case strings.HasPrefix(name, "usr/share/dbus-1/"), strings.HasPrefix(name, "etc/dbus-1/"):
+	case strings.HasPrefix(name, "etc/dbus-1/"):
 		c.busPolicy.add(name)
 	case name == "usr/bin/dbus-daemon", name == "usr/bin/dbus-broker", name == "usr/bin/dbus-broker-launch":
 		c.bus.add(name)
-	case strings.HasPrefix(name, "usr/lib") && old != nil && isLoader(base):
+	case strings.HasPrefix(name, "usr/lib") && old != nil && isLoader(path.Base(name)):
 		c.loader.add(name)
 	case strings.Contains(name, "/sysusers.d/"):
 		c.accounts = true

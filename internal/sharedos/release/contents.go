@@ -29,6 +29,7 @@ import (
 const (
 	contentsName   = "sharedos-contents "
 	contentsHeader = contentsName + "1"
+	lastLine       = "end " // followed by the number of entries; no other line begins with its letter
 )
 
 // MaxXattr is the longest value of an extended attribute in bytes that Linux holds (XATTR_SIZE_MAX).
@@ -45,9 +46,6 @@ const (
 var ErrContents = errors.New("not a valid contents list")
 
 const typeLetters = "?dflcbp" // by tree.Type
-
-// fieldsWithPath is how many fields of a line there are up to the path.
-const fieldsWithPath = 5
 
 // WriteContents writes the contents list of a tree's entries, which are in a tree's order, and returns what names
 // it. Modification times are not part of it.
@@ -81,7 +79,7 @@ func WriteContents(w io.Writer, entries []tree.Entry) (Blob, error) {
 			return Blob{}, fmt.Errorf("write contents list: %w", err)
 		}
 	}
-	if err := put(fmt.Appendf(line[:0], "end %d\n", len(entries))); err != nil {
+	if err := put(fmt.Appendf(line[:0], lastLine+"%d\n", len(entries))); err != nil {
 		return Blob{}, fmt.Errorf("write contents list: %w", err)
 	}
 	if err := buffered.Flush(); err != nil {
@@ -124,7 +122,7 @@ func readable(line []byte, e *tree.Entry) error {
 	if len(line) >= maxLine {
 		return fmt.Errorf("a line of %d bytes, more than %d", len(line), maxLine)
 	}
-	read, err := parseEntry(string(line))
+	read, _, err := parseEntry(line)
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,9 @@ func DiffContents(old, new io.Reader, changed func(path string, old, new *tree.E
 		if err != nil {
 			return err
 		}
+		if order == 0 {
+			skipSame(from.list, to.list)
+		}
 		if order <= 0 {
 			if err := from.advance(); err != nil {
 				return err
@@ -57,34 +60,27 @@ func compareSides(from, to *diffSide) (order int, alike bool, err error) {
 		return 1, false, to.parse()
 	case to.ended:
 		return -1, false, from.parse()
-	case !from.parsed && !to.parsed && bytes.Equal(from.list.line, to.list.line):
+	case !from.parsed && !to.parsed && sameLine(from.list.line, to.list.line):
 		return 0, true, nil
 	}
-	if head := sameFile(from.list.line, to.list.line); head > 0 && !from.parsed && !to.parsed {
-		err := to.parse()
-		if err == nil {
-			err = from.parseLike(&to.entry, head)
+	if from.parsed || to.parsed {
+		err = errors.Join(from.parse(), to.parse())
+	} else if err = to.parse(); err == nil {
+		// Most that change are files whose content does: the lines are alike up to behind the path.
+		if behind := to.behind; behind > 0 && len(from.list.line) >= behind && bytes.Equal(from.list.line[:behind], to.list.line[:behind]) {
+			return 0, false, from.parseLike(&to.entry, behind)
 		}
-		return 0, false, err
+		err = from.parse()
 	}
-	if err := errors.Join(from.parse(), to.parse()); err != nil {
+	if err != nil {
 		return 0, false, err
 	}
 	return tree.Compare(from.entry.Path, to.entry.Path), false, nil
 }
 
-// sameFile tells where in two lines what follows the path begins, if they are alike up to there: most that change are
-// files whose content does. It is 0 if they are not.
-func sameFile(a, b []byte) int {
-	spaces := 0
-	for i := 0; i < min(len(a), len(b)) && a[i] == b[i]; i++ {
-		if a[i] == ' ' {
-			if spaces++; spaces == fieldsWithPath {
-				return i + 1
-			}
-		}
-	}
-	return 0
+// sameLine compares two lines. The digests of two files are at their ends.
+func sameLine(a, b []byte) bool {
+	return len(a) == len(b) && (len(a) == 0 || a[len(a)-1] == b[len(b)-1]) && bytes.Equal(a, b)
 }
 
 // diffSide is one of the two lists and where it is.
@@ -94,6 +90,8 @@ type diffSide struct {
 	// entry is that of the list's line, if it was parsed.
 	entry         tree.Entry
 	parsed, ended bool
+	// behind is where in the line begins what follows the entry's path, 0 if nothing does.
+	behind int
 }
 
 func (s *diffSide) advance() error {
@@ -106,18 +104,23 @@ func (s *diffSide) advance() error {
 	return s.failed(err)
 }
 
-func (s *diffSide) parse() (err error) {
+func (s *diffSide) parse() error {
 	if s.parsed {
 		return nil
 	}
-	s.entry, err = s.list.entry()
-	s.parsed = err == nil
-	return s.failed(err)
+	e, behind, err := parseEntry(s.list.line)
+	return s.take(e, behind, err)
 }
 
-func (s *diffSide) parseLike(other *tree.Entry, head int) (err error) {
-	s.entry, err = s.list.entryLike(other, head)
-	s.parsed = err == nil
+// parseLike parses a line that is like that of another entry up to behind.
+func (s *diffSide) parseLike(other *tree.Entry, behind int) error {
+	e, err := parseLike(s.list.line, other, behind)
+	return s.take(e, behind, err)
+}
+
+func (s *diffSide) take(e tree.Entry, behind int, err error) error {
+	s.entry, err = s.list.checked(e, err)
+	s.parsed, s.behind = err == nil, behind
 	return s.failed(err)
 }
 

@@ -1,7 +1,6 @@
 package release
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -9,12 +8,24 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/scan"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
+// maxIdle is how often a stream may yield nothing and go on.
+const maxIdle = 100
+
+// window is how many bytes of a contents list are held at a time, if no line is longer.
+const window = 64 << 10
+
 // ContentsReader reads a contents list as a stream. It holds one line at a time.
 type ContentsReader struct {
-	lines   *bufio.Reader
+	from   io.Reader
+	buffer []byte
+	// at and filled are where what was read and not yet used begins and ends; ended is why nothing follows it.
+	at, filled int
+	ended      error
+	// line is the one that is looked at, a part of the buffer.
 	line    []byte
 	entries int
 	last    string
@@ -24,7 +35,7 @@ type ContentsReader struct {
 // NewContentsReader returns a reader of a contents list. It checks form and order; Verified checks that the bytes
 // are the ones that a manifest names.
 func NewContentsReader(r io.Reader) *ContentsReader {
-	return &ContentsReader{lines: bufio.NewReaderSize(r, 64<<10)}
+	return &ContentsReader{from: r, buffer: make([]byte, window)}
 }
 
 // Next returns the next entry, and io.EOF once the list has ended as it should and nothing follows it.
@@ -69,18 +80,16 @@ func (c *ContentsReader) advance() error {
 	if err := c.readLine(); err != nil {
 		return err
 	}
-	if count, ok := bytes.CutPrefix(c.line, []byte("end ")); ok {
+	if count, ok := bytes.CutPrefix(c.line, []byte(lastLine)); ok {
 		if c.entries == 0 || string(count) != strconv.Itoa(c.entries) {
 			return fmt.Errorf("the last line counts %q entries: %w", count, ErrContents)
 		}
-		switch _, err := c.lines.ReadByte(); {
-		case err == nil:
-			return fmt.Errorf("bytes after the last line: %w", ErrContents)
-		default:
+		if err := c.fill(1); err != nil {
 			return err // io.EOF if all is well
 		}
+		return fmt.Errorf("bytes after the last line: %w", ErrContents)
 	}
-	if c.entries == maxEntries {
+	if c.entries >= maxEntries {
 		return fmt.Errorf("more than %d entries: %w", maxEntries, ErrContents)
 	}
 	c.entries++
@@ -89,15 +98,7 @@ func (c *ContentsReader) advance() error {
 
 // entry parses c.line, and checks that it stands after those that were parsed before.
 func (c *ContentsReader) entry() (tree.Entry, error) {
-	e, err := parseEntry(string(c.line))
-	return c.checked(e, err)
-}
-
-// entryLike is entry of a line that is like that of another entry up to head, what follows its path.
-func (c *ContentsReader) entryLike(other *tree.Entry, head int) (tree.Entry, error) {
-	e := tree.Entry{Type: other.Type, Mode: other.Mode, UID: other.UID, GID: other.GID, Path: other.Path}
-	fields := fieldReader{rest: string(c.line[head:])}
-	err := fields.afterPath(&e)
+	e, _, err := parseEntry(c.line)
 	return c.checked(e, err)
 }
 
@@ -115,48 +116,95 @@ func (c *ContentsReader) checked(e tree.Entry, err error) (tree.Entry, error) {
 	return e, nil
 }
 
-// readLine reads the next line, without its end, into c.line. The end of the stream is an error.
+// readLine has the next line, without its end, in c.line. The end of the stream is an error.
 func (c *ContentsReader) readLine() error {
-	c.line = c.line[:0]
-	for {
-		part, err := c.lines.ReadSlice('\n')
-		if len(c.line)+len(part) > maxLine {
+	for looked := 0; ; {
+		length := scan.IndexByte(c.buffer[c.at+looked:c.filled], '\n')
+		if length >= 0 {
+			length += looked
+		}
+		if looked = c.filled - c.at; length >= maxLine || length < 0 && looked >= maxLine {
 			return fmt.Errorf("a line of more than %d bytes: %w", maxLine, ErrContents)
 		}
-		c.line = append(c.line, part...)
-		switch {
-		case err == nil:
-			c.line = c.line[:len(c.line)-1]
+		if length >= 0 {
+			c.line = c.buffer[c.at : c.at+length]
+			c.at += length + 1
 			return nil
-		case errors.Is(err, bufio.ErrBufferFull):
+		}
+		switch err := c.fill(looked + 1); {
 		case errors.Is(err, io.EOF):
 			return fmt.Errorf("it ends early: %w: %w", ErrContents, io.ErrUnexpectedEOF)
-		default:
+		case err != nil:
 			return err
 		}
 	}
 }
 
-// parseEntry reads one line. Only the form that appendEntry writes is accepted.
-func parseEntry(line string) (tree.Entry, error) {
-	var e tree.Entry
+// fill has so many bytes in the buffer that were not used yet. What was used is overwritten, c.line with it.
+func (c *ContentsReader) fill(want int) error {
+	for idle := 0; c.filled-c.at < want; {
+		if c.ended != nil {
+			return c.ended
+		}
+		c.filled = copy(c.buffer, c.buffer[c.at:c.filled])
+		if c.at = 0; c.filled == len(c.buffer) {
+			c.buffer = append(c.buffer, make([]byte, len(c.buffer))...)
+		}
+		n, err := c.from.Read(c.buffer[c.filled:])
+		c.filled, c.ended = c.filled+n, err
+		if idle++; n > 0 {
+			idle = 0
+		}
+		if idle > maxIdle {
+			return io.ErrNoProgress
+		}
+	}
+	return nil
+}
+
+// skipSame steps over lines that both lists have next, all or some of them.
+func skipSame(a, b *ContentsReader) {
+	for a.fill(1) == nil && b.fill(1) == nil { // why they end is told when the next line is read
+		length, lines := scan.SameLines(a.buffer[a.at:a.filled], b.buffer[b.at:b.filled], lastLine[0])
+		if lines == 0 {
+			return
+		}
+		for _, c := range []*ContentsReader{a, b} {
+			c.at += length
+			c.entries += lines
+		}
+	}
+}
+
+// parseEntry reads one line, and tells where in it begins what follows the path, 0 if nothing does. Only the form that
+// appendEntry writes is accepted.
+func parseEntry(line []byte) (e tree.Entry, behind int, err error) {
 	fields := fieldReader{rest: line}
 	letter := fields.next()
-	if len(letter) != 1 || letter == "?" || !strings.Contains(typeLetters, letter) {
-		return e, fmt.Errorf("unknown type %q", abridged(letter))
+	if len(letter) != 1 || letter[0] == typeLetters[0] || strings.IndexByte(typeLetters, letter[0]) < 0 {
+		return e, 0, fmt.Errorf("unknown type %q", abridged(letter))
 	}
-	e.Type = tree.Type(strings.Index(typeLetters, letter))
+	e.Type = tree.Type(strings.IndexByte(typeLetters, letter[0]))
 	e.Mode = uint32(fields.number(8, 0o7777))
 	e.UID = uint32(fields.number(10, 1<<32-1))
 	e.GID = uint32(fields.number(10, 1<<32-1))
 	e.Path = fields.text(tree.MaxPath)
 	if fields.err == nil {
 		if err := tree.CheckPath(e.Path); err != nil {
-			return e, fmt.Errorf("%q: %w", abridged(e.Path), err)
+			return e, 0, fmt.Errorf("%q: %w", abridged(e.Path), err)
 		}
 	}
-	err := fields.afterPath(&e)
-	return e, err
+	if !fields.over {
+		behind = len(line) - len(fields.rest)
+	}
+	return e, behind, fields.afterPath(&e)
+}
+
+// parseLike reads a line that is like that of another entry up to behind.
+func parseLike(line []byte, other *tree.Entry, behind int) (tree.Entry, error) {
+	e := tree.Entry{Type: other.Type, Mode: other.Mode, UID: other.UID, GID: other.GID, Path: other.Path}
+	fields := fieldReader{rest: line[behind:]}
+	return e, fields.afterPath(&e)
 }
 
 // afterPath reads what follows an entry's path.
@@ -183,7 +231,7 @@ func (f *fieldReader) afterPath(e *tree.Entry) error {
 
 // fieldReader takes a line apart; its first error stays.
 type fieldReader struct {
-	rest string
+	rest []byte
 	over bool // no field is left, not even an empty one
 	err  error
 }
@@ -194,13 +242,17 @@ func (f *fieldReader) fail(format string, arguments ...any) {
 	}
 }
 
-func (f *fieldReader) next() string {
+func (f *fieldReader) next() []byte {
 	if f.over {
 		f.fail("a field is missing")
-		return ""
+		return nil
 	}
-	field, rest, found := strings.Cut(f.rest, " ")
-	f.rest, f.over = rest, !found
+	field := f.rest
+	if end := scan.IndexByte(field, ' '); end >= 0 {
+		field, f.rest = field[:end], field[end+1:]
+	} else {
+		f.rest, f.over = nil, true
+	}
 	return field
 }
 
@@ -211,7 +263,7 @@ func (f *fieldReader) number(base, limit uint64) uint64 {
 		return 0
 	}
 	var n uint64
-	valid := field != "" && (field[0] != '0' || len(field) == 1)
+	valid := len(field) > 0 && (field[0] != '0' || len(field) == 1)
 	for i := 0; i < len(field) && valid; i++ {
 		digit := uint64(field[i]) - '0' // wraps around for what stands before the digits
 		valid = digit < base && n <= (limit-digit)/base
@@ -231,9 +283,9 @@ func (f *fieldReader) digest() (d tree.Digest) {
 	}
 	valid := len(field) == 2*len(d)
 	for i := 0; i < len(d) && valid; i++ {
-		high, low := hexValue(field[2*i]), hexValue(field[2*i+1])
-		valid = high >= 0 && low >= 0
-		d[i] = byte(high<<4 | low)
+		high, low := hexValues[field[2*i]], hexValues[field[2*i+1]]
+		valid = (high|low)&notHex == 0
+		d[i] = high<<4 | low
 	}
 	if !valid {
 		f.fail("digest %q: %w", abridged(field), tree.ErrDigest)
@@ -242,17 +294,19 @@ func (f *fieldReader) digest() (d tree.Digest) {
 	return d
 }
 
-// hexValue is the value of a digit as digests have them, in small letters; -1 for others.
-func hexValue(c byte) int {
-	switch {
-	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c >= 'a' && c <= 'f':
-		return int(c-'a') + 10
-	default:
-		return -1
+// notHex is set in what is no digit.
+const notHex = 0x80
+
+// hexValues are the values of digits as digests have them, in small letters.
+var hexValues = func() (values [256]byte) {
+	for i := range values {
+		values[i] = notHex
 	}
-}
+	for value, digit := range []byte("0123456789abcdef") {
+		values[digit] = byte(value)
+	}
+	return values
+}()
 
 func (f *fieldReader) text(limit int) string {
 	field := f.next()
@@ -266,7 +320,7 @@ func (f *fieldReader) xattrs() map[string]string {
 	var attributes map[string]string
 	last := ""
 	for !f.over && f.err == nil {
-		escapedName, escapedValue, found := strings.Cut(f.next(), "=")
+		escapedName, escapedValue, found := bytes.Cut(f.next(), []byte("="))
 		name := f.unescape(escapedName, tree.MaxName)
 		value := f.unescape(escapedValue, MaxXattr)
 		switch {
@@ -291,26 +345,24 @@ func (f *fieldReader) xattrs() map[string]string {
 	return attributes
 }
 
-func (f *fieldReader) unescape(field string, limit int) string {
+func (f *fieldReader) unescape(field []byte, limit int) string {
 	if len(field) > 3*limit {
 		f.fail("a text of more than %d bytes", limit)
 		return ""
 	}
-	if strings.IndexByte(field, '%') < 0 {
-		for i := range len(field) {
-			if !plain(field[i]) {
-				f.fail("byte %#x is not escaped", field[i])
-				return ""
-			}
-		}
+	first := 0
+	for first < len(field) && plain(field[first]) {
+		first++
+	}
+	if first == len(field) {
 		if len(field) > limit {
 			f.fail("a text of more than %d bytes", limit)
 			return ""
 		}
-		return field
+		return string(field)
 	}
-	text := make([]byte, 0, len(field))
-	for i := 0; i < len(field); i++ {
+	text := append(make([]byte, 0, len(field)), field[:first]...)
+	for i := first; i < len(field); i++ {
 		c := field[i]
 		if c == '%' {
 			high, low := -1, -1
@@ -348,9 +400,9 @@ func hexDigit(c byte) int {
 }
 
 // abridged keeps hostile text in errors short.
-func abridged(text string) string {
+func abridged[T string | []byte](text T) string {
 	if len(text) > 120 {
-		return text[:120] + "…"
+		return string(text[:120]) + "…"
 	}
-	return text
+	return string(text)
 }
