@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/scan"
 )
 
 // Limits of what is read of one process. They are far above what a service has, and bound what a hostile one costs.
@@ -21,6 +23,8 @@ const (
 	maxSmallFile = 64 << 10
 	maxFiles     = 65_536
 	maxNames     = 16_384
+	// maxGaps is how many numbers of files may be free among those that are looked for by their number.
+	maxGaps = 16
 )
 
 // Reader reads processes from a proc file system.
@@ -34,8 +38,23 @@ type Reader struct {
 	Confines func(profile string) bool
 
 	buffer, entries []byte
-	// names interns strings: the same few hundred files are mapped by every process.
-	names map[string]string
+	// files are those that were seen: the same few hundred are mapped by every process. groups are the units of cgroups.
+	files  map[string]*seenFile
+	groups map[string]*seenGroup
+	// descriptors are "fd/0", "fd/1" and so on.
+	descriptors []string
+}
+
+// seenFile is what there is to know of a path as /proc shows it.
+type seenFile struct {
+	name             string
+	deleted, differs bool
+}
+
+// seenGroup is what there is to know of a cgroup.
+type seenGroup struct {
+	unit    string
+	session bool
 }
 
 // Processes reads all processes but kernel threads and this one, and of the files that they use those that differ.
@@ -49,8 +68,9 @@ func (r *Reader) Processes(ctx context.Context, changes *Changes) ([]Process, er
 	if err := unix.Stat("/", &root); err != nil {
 		return nil, fmt.Errorf("stat /: %w", err)
 	}
-	r.names = map[string]string{}
-	defer func() { r.names, r.buffer, r.entries = nil, nil, nil }()
+	r.files, r.groups = map[string]*seenFile{}, map[string]*seenGroup{}
+	defer func() { r.files, r.groups, r.buffer, r.entries, r.descriptors = nil, nil, nil, nil, nil }()
+	r.buffer = make([]byte, 64<<10)
 	var processes []Process
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry)
@@ -89,14 +109,13 @@ func (d place) failed(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: d.path + "/" + name, Err: err}
 }
 
-// link reads a symbolic link of a process.
-func (d place) link(name string) (string, error) {
-	var target [unix.PathMax]byte
-	length, err := unix.Readlinkat(d.fd, name, target[:])
+// link reads a symbolic link of a process, into the buffer that the next read takes again.
+func (r *Reader) link(directory place, name string) ([]byte, error) {
+	length, err := unix.Readlinkat(directory.fd, name, r.buffer[:unix.PathMax])
 	if err != nil {
-		return "", d.failed("readlink", name, err)
+		return nil, directory.failed("readlink", name, err)
 	}
-	return string(target[:length]), nil
+	return r.buffer[:length], nil
 }
 
 // process reads one process; nil for a kernel thread.
@@ -107,20 +126,19 @@ func (r *Reader) process(pid int, changes *Changes, root *unix.Stat_t) (p *Proce
 		return nil, directory.failed("open", ".", err)
 	}
 	defer func() { err = errors.Join(err, unix.Close(directory.fd)) }()
-	program, err := directory.link("exe")
+	program, err := r.link(directory, "exe")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // a kernel thread or a zombie: neither uses a file
 	}
 	if err != nil {
 		return nil, err
 	}
-	p = &Process{PID: pid}
-	p.Program, _ = Resolve(program)
+	p = &Process{PID: pid, Program: r.file(program, changes).name}
 	data, err := r.read(directory, "cgroup", maxSmallFile)
 	if err != nil {
 		return nil, err
 	}
-	p.Unit, p.Session = UnitOf(string(data))
+	p.Unit, p.Session = r.unitOf(data)
 	if err := r.maps(directory, changes, p); err != nil {
 		return nil, err
 	}
@@ -177,11 +195,11 @@ func (r *Reader) script(directory place, changes *Changes, p *Process) error {
 		return err
 	}
 	cmdline := string(data)
-	working, err := directory.link("cwd")
+	working, err := r.link(directory, "cwd")
 	if err != nil {
 		return err
 	}
-	for _, argument := range arguments(cmdline, working) {
+	for _, argument := range arguments(cmdline, string(working)) {
 		// What is run by its link is named by what the link leads to as well.
 		for _, name := range []string{argument, behindLink(directory.path, argument)} {
 			if changes.Differs(name) {
@@ -232,19 +250,19 @@ func (r *Reader) maps(directory place, changes *Changes, p *Process) error {
 	var last []byte
 	for len(data) > 0 {
 		line := data
-		if end := bytes.IndexByte(data, '\n'); end >= 0 {
+		if end := scan.IndexByte(line, '\n'); end >= 0 {
 			line, data = data[:end], data[end+1:]
 		} else {
 			data = nil
 		}
-		slash := bytes.IndexByte(line, '/')
+		slash := scan.IndexByte(line, '/')
 		if slash < 0 || bytes.Equal(line[slash:], last) {
 			continue // anonymous, or the next segment of the same file
 		}
 		last = line[slash:]
-		name, deleted := r.resolve(last)
-		differs, program := changes.Differs(name), name == p.Program
-		if name == "" || !differs && !program {
+		file := r.file(last, changes)
+		program := file.name == p.Program
+		if file.name == "" || !file.differs && !program {
 			continue
 		}
 		device, err := mapsDevice(line)
@@ -254,23 +272,38 @@ func (r *Reader) maps(directory place, changes *Changes, p *Process) error {
 		if program {
 			p.ProgramDevice = device
 		}
-		if differs {
-			p.Uses = append(p.Uses, Use{Path: name, Device: device, Mapped: true, Deleted: deleted})
+		if file.differs {
+			p.Uses = append(p.Uses, Use{Path: file.name, Device: device, Mapped: true, Deleted: file.deleted})
 		}
 	}
 	return nil
 }
 
-// resolve is Resolve, and keeps one copy of each name.
-func (r *Reader) resolve(shown []byte) (string, bool) {
-	if name, known := r.names[string(shown)]; known {
-		return name, bytes.HasSuffix(shown, []byte(deletedSuffix))
+// file tells what there is to know of a path as /proc shows it.
+func (r *Reader) file(shown []byte, changes *Changes) *seenFile {
+	if seen := r.files[string(shown)]; seen != nil {
+		return seen
 	}
-	name, deleted := Resolve(strings.ReplaceAll(string(shown), `\012`, "\n"))
-	if len(r.names) < maxNames {
-		r.names[string(shown)] = name
+	seen := &seenFile{}
+	seen.name, seen.deleted = Resolve(strings.ReplaceAll(string(shown), `\012`, "\n"))
+	seen.differs = changes.Differs(seen.name)
+	if len(r.files) < maxNames {
+		r.files[string(shown)] = seen
 	}
-	return name, deleted
+	return seen
+}
+
+// unitOf is UnitOf of what was read.
+func (r *Reader) unitOf(cgroup []byte) (unit string, session bool) {
+	seen := r.groups[string(cgroup)]
+	if seen == nil {
+		seen = &seenGroup{}
+		seen.unit, seen.session = UnitOf(string(cgroup))
+		if len(r.groups) < maxNames {
+			r.groups[string(cgroup)] = seen
+		}
+	}
+	return seen.unit, seen.session
 }
 
 // mapsDevice reads the fourth field of a line of maps: "fd:01" in hexadecimal.
@@ -289,7 +322,36 @@ func mapsDevice(line []byte) (Device, error) {
 }
 
 // open adds the open files that differ.
-func (r *Reader) open(directory place, changes *Changes, p *Process) (err error) {
+func (r *Reader) open(directory place, changes *Changes, p *Process) error {
+	var stat unix.Stat_t
+	if err := unix.Fstatat(directory.fd, "fd", &stat, 0); err != nil {
+		return directory.failed("stat", "fd", err)
+	}
+	// Since Linux 6.2 its size is how many files are open. They mostly have the first numbers that there are, and to list
+	// them takes the kernel as long as to read them.
+	left, mapped := int(stat.Size), len(p.Uses)
+	devices := (map[int]Device)(nil)
+	for number := 0; left > 0 && number < 2*int(stat.Size)+maxGaps; number++ {
+		for len(r.descriptors) <= number {
+			r.descriptors = append(r.descriptors, "fd/"+strconv.Itoa(len(r.descriptors)))
+		}
+		there, err := r.descriptor(directory, r.descriptors[number], changes, p, &devices)
+		if err != nil {
+			return err
+		}
+		if there {
+			left--
+		}
+	}
+	if left == 0 && stat.Size > 0 {
+		return nil
+	}
+	p.Uses = p.Uses[:mapped]
+	return r.listed(directory, changes, p, &devices)
+}
+
+// listed adds the open files that differ of a process of which it is not known which ones it has open.
+func (r *Reader) listed(directory place, changes *Changes, p *Process, devices *map[int]Device) (err error) {
 	fd, err := unix.Openat(directory.fd, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return directory.failed("open", "fd", err)
@@ -299,43 +361,49 @@ func (r *Reader) open(directory place, changes *Changes, p *Process) (err error)
 	if err != nil {
 		return directory.failed("readdir", "fd", err)
 	}
-	var devices map[int]Device
-	var shown [unix.PathMax]byte
 	for _, name := range names {
-		length, err := unix.Readlinkat(fd, name, shown[:])
-		if ended(err) {
-			continue // closed meanwhile
+		if _, err := r.descriptor(directory, "fd/"+name, changes, p, devices); err != nil {
+			return err
 		}
-		if err != nil {
-			return directory.failed("readlink", "fd/"+name, err)
-		}
-		if shown[0] != '/' {
-			continue
-		}
-		file, deleted := r.resolve(shown[:length])
-		if file == "" || !changes.Differs(file) {
-			continue
-		}
-		use := Use{Path: file, Deleted: deleted}
-		if r.Devices != nil {
-			if devices == nil {
-				if devices, err = r.Devices(p.PID); err != nil {
-					return err
-				}
-			}
-			data, err := r.read(directory, "fdinfo/"+name, maxSmallFile)
-			if ended(err) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			// A mount that is attached nowhere any more is in no table: its device stays unknown, and is not new.
-			use.Device = devices[mountID(string(data))]
-		}
-		p.Uses = append(p.Uses, use)
 	}
 	return nil
+}
+
+// descriptor adds an open file if it differs, and tells whether there is one.
+func (r *Reader) descriptor(directory place, name string, changes *Changes, p *Process, devices *map[int]Device) (there bool, err error) {
+	shown, err := r.link(directory, name)
+	if ended(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if len(shown) == 0 || shown[0] != '/' {
+		return true, nil
+	}
+	file := r.file(shown, changes)
+	if !file.differs {
+		return true, nil
+	}
+	use := Use{Path: file.name, Deleted: file.deleted}
+	if r.Devices != nil {
+		if *devices == nil {
+			if *devices, err = r.Devices(p.PID); err != nil {
+				return true, err
+			}
+		}
+		data, err := r.read(directory, "fdinfo"+strings.TrimPrefix(name, "fd"), maxSmallFile)
+		if ended(err) {
+			return false, nil
+		}
+		if err != nil {
+			return true, err
+		}
+		// A mount that is attached nowhere any more is in no table: its device stays unknown, and is not new.
+		use.Device = (*devices)[mountID(string(data))]
+	}
+	p.Uses = append(p.Uses, use)
+	return true, nil
 }
 
 // list names what is in an open directory, maxFiles at most or some more.
@@ -391,9 +459,6 @@ func (r *Reader) read(directory place, name string, limit int) (data []byte, err
 		return nil, directory.failed("open", name, err)
 	}
 	defer func() { err = errors.Join(err, unix.Close(fd)) }()
-	if r.buffer == nil {
-		r.buffer = make([]byte, 64<<10)
-	}
 	length := 0
 	for {
 		if length == len(r.buffer) {

@@ -77,6 +77,46 @@ func TestProcessesTellsWhatARealProcessUses(t *testing.T) {
 	}
 }
 
+// Open files are found whichever numbers they have: from the first on, with gaps, or far up, where they are listed.
+func TestOpenFilesAreFoundWhateverTheirNumbers(t *testing.T) {
+	for name, redirections := range map[string]string{
+		"the first numbers": "3</etc/passwd 4</etc/hostname", "with gaps": "5</etc/passwd 9</etc/hostname", "far up": "3</etc/hostname 200</etc/passwd",
+	} {
+		t.Run(name, func(t *testing.T) {
+			command := exec.Command("bash", "-c", "exec "+redirections+"; read line") //nolint:gosec // of this test
+			input, err := command.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := command.Start(); err != nil {
+				t.Fatal(err)
+			}
+			proc := t.TempDir()
+			pid := strconv.Itoa(command.Process.Pid)
+			if err := os.Symlink(filepath.Join("/proc", pid), filepath.Join(proc, pid)); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for end := time.Now().Add(10 * time.Second); len(got) < 2 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+				processes, err := (&Reader{Proc: proc}).Processes(t.Context(), changed("etc/passwd", "etc/hostname"))
+				if err != nil || len(processes) != 1 {
+					t.Fatalf("%d processes, %v", len(processes), err)
+				}
+				got = nil
+				for _, use := range processes[0].Uses {
+					got = append(got, use.Path)
+				}
+			}
+			if slices.Sort(got); !slices.Equal(got, []string{"etc/hostname", "etc/passwd"}) {
+				t.Errorf("it has %q open", got)
+			}
+			if err := errors.Join(input.Close(), command.Wait()); err != nil && !strings.Contains(err.Error(), "exit status 1") { // read ended
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestArgumentsAreFilesThatMayBeScripts(t *testing.T) {
 	for _, test := range []struct{ cmdline, want string }{
 		{"/bin/sh\x00-e\x00/usr/sbin/loop\x00/lib/x\x00", "usr/sbin/loop usr/lib/x"},

@@ -96,10 +96,10 @@ func (s *LiveSystem) Snapshot(ctx context.Context, changes *impact.Changes, name
 	return snapshot, err
 }
 
-// concerned lists the units that the changes may concern. After a swap the manager has read its files again, so that
+// concerned lists the units that the changes may concern and of which the manager is asked, as it is not of itself. After a swap the manager has read its files again, so that
 // they matter no more.
 func (s *LiveSystem) concerned(changes *impact.Changes, processes []impact.Process, swapped bool) ([]string, error) {
-	seen := map[string]bool{s.Agent: true, "": true}
+	seen := map[string]bool{s.Agent: true, impact.ManagerUnit: true, "": true}
 	var names, others []string
 	for i := range processes {
 		p := &processes[i]

@@ -48,68 +48,82 @@ func (a answer) text() string {
 	return a.texts[0]
 }
 
-// ask has systemd answer questions, in their order, over a connection of its own: on one that stays systemd tells of all that
-// happens, and somebody would have to hear it.
-func ask(ctx context.Context, questions []question) ([]answer, error) {
+// conversation is a connection over which systemd is asked, and closed soon: on one that stays systemd tells of all that
+// happens, and somebody would have to hear it. To begin one costs systemd more than some answers do.
+type conversation struct {
+	with io.Writer
+	in   messages
+	// asked is how many questions were asked.
+	asked uint32
+}
+
+// converse has systemd asked for as long as ask takes, over a connection of its own.
+func converse(ctx context.Context, ask func(c *conversation) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	answers := make([]answer, len(questions))
-	if len(questions) == 0 {
-		return answers, nil
-	}
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: privateSocket, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("connect to systemd: %w", err)
+		return fmt.Errorf("connect to systemd: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	err = converse(conn, questions, answers)
+	c, err := greet(conn)
+	if err == nil {
+		err = ask(c)
+	}
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", ctx.Err(), err)
 	}
-	return answers, errors.Join(err, conn.Close())
+	return errors.Join(err, conn.Close())
 }
 
-// converse asks over a connection that was just made (D-Bus Specification, "Authentication Protocol" and "Message Protocol").
-func converse(conn io.ReadWriter, questions []question, answers []answer) error {
-	in := &messages{from: conn}
+// greet begins a conversation (D-Bus Specification, "Authentication Protocol").
+func greet(conn io.ReadWriter) (*conversation, error) {
+	c := &conversation{with: conn, in: messages{from: conn}}
 	// systemd must have read BEGIN before a question comes: it takes what comes with it for read already, and hears it when
 	// something else comes (sd-bus/bus-socket.c). It hears BEGIN when it has said OK.
 	if _, err := io.WriteString(conn, "\x00AUTH EXTERNAL "+hex.EncodeToString([]byte(strconv.Itoa(os.Getuid())))+"\r\nBEGIN\r\n"); err != nil {
-		return fmt.Errorf("ask systemd: %w", err)
+		return nil, fmt.Errorf("ask systemd: %w", err)
 	}
-	if line, err := in.line(); err != nil || !strings.HasPrefix(string(line), "OK ") {
-		return errors.Join(err, fmt.Errorf("ask systemd: it does not let this process in: %q", line))
+	if line, err := c.in.line(); err != nil || !strings.HasPrefix(string(line), "OK ") {
+		return nil, errors.Join(err, fmt.Errorf("ask systemd: it does not let this process in: %q", line))
 	}
+	return c, nil
+}
+
+// ask has systemd answer questions, in their order (D-Bus Specification, "Message Protocol").
+func (c *conversation) ask(questions []question) ([]answer, error) {
+	answers := make([]answer, len(questions))
 	var out []byte
 	for first := 0; first < len(questions); first += askAtOnce {
-		last := min(first+askAtOnce, len(questions))
-		for i := first; i < last; i++ {
-			out = appendGet(out, uint32(i+1), questions[i])
+		some := questions[first:min(first+askAtOnce, len(questions))]
+		for i, q := range some {
+			out = appendGet(out, c.asked+uint32(i)+1, q)
 		}
-		if _, err := conn.Write(out); err != nil {
-			return fmt.Errorf("ask systemd: %w", err)
+		if _, err := c.with.Write(out); err != nil {
+			return nil, fmt.Errorf("ask systemd: %w", err)
 		}
 		out = out[:0]
-		for left := last - first; left > 0; {
-			serial, value, err := in.reply()
+		for left := len(some); left > 0; {
+			serial, value, err := c.in.reply()
 			if err != nil {
-				return fmt.Errorf("ask systemd: %d answers of %d are missing: %w", left, len(questions), err)
+				return nil, fmt.Errorf("ask systemd: %d answers of %d are missing: %w", left, len(questions), err)
 			}
 			if serial == 0 {
 				continue // it tells of something
 			}
-			if serial <= uint32(first) || serial > uint32(last) {
-				return fmt.Errorf("ask systemd: %w: an answer to message %d", errAnswer, serial)
+			at := serial - c.asked - 1 // wraps around for what was answered before
+			if at >= uint32(len(some)) {
+				return nil, fmt.Errorf("ask systemd: %w: an answer to message %d", errAnswer, serial)
 			}
-			q := questions[serial-1]
-			if answers[serial-1], err = valueOf(value); err != nil {
-				return fmt.Errorf("ask systemd for %s of %s: %w", q.property, q.unit, err)
+			if answers[first+int(at)], err = valueOf(value); err != nil {
+				return nil, fmt.Errorf("ask systemd for %s of %s: %w", some[at].property, some[at].unit, err)
 			}
 			left--
 		}
+		c.asked += uint32(len(some))
 	}
-	return nil
+	return answers, nil
 }
 
 // pad aligns what follows a message's beginning.

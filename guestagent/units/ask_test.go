@@ -73,8 +73,8 @@ var happening = &dbus.Message{
 	Body: []any{"some.service", dbus.ObjectPath("/org/freedesktop/systemd1/unit/some_2eservice")},
 }
 
-// conversation asks a manager of that kind.
-func conversation(t *testing.T, questions []question, property func(path dbus.ObjectPath, face, name string) any) ([]answer, error) {
+// askIt asks a manager of that kind.
+func askIt(t *testing.T, questions []question, property func(path dbus.ObjectPath, face, name string) any) ([]answer, error) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -102,13 +102,27 @@ func conversation(t *testing.T, questions []question, property func(path dbus.Ob
 		defer close(done)
 		manager(t, there, property)
 	}()
-	answers := make([]answer, len(questions))
-	err = converse(here, questions, answers)
+	answers, err := askAll(here, questions)
 	if err := here.Close(); err != nil {
 		t.Error(err)
 	}
 	<-done
 	return answers, err
+}
+
+// askAll asks half of the questions first, and then the others.
+func askAll(conn io.ReadWriter, questions []question) ([]answer, error) {
+	c, err := greet(conn)
+	if err != nil {
+		return nil, err
+	}
+	half := len(questions) / 2
+	answers, err := c.ask(questions[:half])
+	if err != nil {
+		return nil, err
+	}
+	others, err := c.ask(questions[half:])
+	return append(answers, others...), err
 }
 
 func TestPropertiesOfAllTypesAreRead(t *testing.T) {
@@ -128,7 +142,7 @@ func TestPropertiesOfAllTypesAreRead(t *testing.T) {
 	} {
 		questions, want = append(questions, question{"a-b@1.service", unitFace, name}), append(want, value)
 	}
-	got, err := conversation(t, questions, func(path dbus.ObjectPath, face, name string) any {
+	got, err := askIt(t, questions, func(path dbus.ObjectPath, face, name string) any {
 		if path != "/org/freedesktop/systemd1/unit/a_2db_401_2eservice" || face != unitFace {
 			t.Errorf("it asks %s for %s", path, face)
 		}
@@ -147,7 +161,7 @@ func TestMoreQuestionsThanAreAskedAtOnceAreAnsweredInTheirOrder(t *testing.T) {
 	for i := range 3*askAtOnce + 7 {
 		questions = append(questions, question{fmt.Sprintf("u%d.service", i), unitFace, "Id"})
 	}
-	answers, err := conversation(t, questions, func(path dbus.ObjectPath, _, _ string) any { return string(path) })
+	answers, err := askIt(t, questions, func(path dbus.ObjectPath, _, _ string) any { return string(path) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +173,7 @@ func TestMoreQuestionsThanAreAskedAtOnceAreAnsweredInTheirOrder(t *testing.T) {
 }
 
 func TestWhatSystemdCannotTellIsAnError(t *testing.T) {
-	_, err := conversation(t, []question{{"gone.service", unitFace, "Id"}}, func(dbus.ObjectPath, string, string) any {
+	_, err := askIt(t, []question{{"gone.service", unitFace, "Id"}}, func(dbus.ObjectPath, string, string) any {
 		return errors.New("Unit gone.service not found.")
 	})
 	if err == nil || !strings.Contains(err.Error(), "NoSuchUnit: Unit gone.service not found.") {
@@ -184,16 +198,15 @@ func FuzzConverse(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
-	answers := make([]answer, 1)
-	if err := converse(said{bytes.NewReader(good.Bytes())}, []question{{"a.service", unitFace, "After"}}, answers); err != nil || len(answers[0].texts) != 2 {
+	answers, err := askAll(said{bytes.NewReader(good.Bytes())}, []question{{"a.service", unitFace, "After"}})
+	if err != nil || len(answers[0].texts) != 2 {
 		f.Fatalf("got %v, %v", answers, err)
 	}
 	f.Add(good.Bytes())
 	f.Add([]byte("REJECTED EXTERNAL\r\n"))
 	f.Add(good.Bytes()[:good.Len()-3])
 	f.Fuzz(func(t *testing.T, text []byte) {
-		answers := make([]answer, 2)
-		err := converse(said{bytes.NewReader(text)}, []question{{"a.service", unitFace, "After"}, {"b.service", unitFace, "Id"}}, answers)
+		answers, err := askAll(said{bytes.NewReader(text)}, []question{{"a.service", unitFace, "After"}, {"b.service", unitFace, "Id"}})
 		for _, a := range answers {
 			if err == nil && len(strings.Join(a.texts, "")) > len(text) {
 				t.Errorf("%d bytes became %q", len(text), a.texts)

@@ -2,9 +2,7 @@ package units
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
@@ -13,18 +11,28 @@ import (
 // maxFacts bounds how many units are asked about at once: one unit leads to others, and a hostile system has no end.
 const maxFacts = 4096
 
-var errNotLoaded = errors.New("not loaded")
-
-// factProperties are what is asked of each unit.
+// factProperties are what is asked of each unit. An answer costs systemd and this program half a millisecond under emulation,
+// so what the unit's files tell as well is asked only where they do not rule it out (further).
 var factProperties = []string{
-	"LoadState", "ActiveState", "CanReload", "RefuseManualStop", "After", "FragmentPath", "SourcePath", "DropInPaths",
+	"ActiveState", "CanReload", "After", "FragmentPath", "DropInPaths",
 	// To these a restart is passed on (systemd.unit(5)).
 	"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf",
 }
 
 // Facts tells, for each of the units and for those that are restarted with them, what they read and what they can do.
 // Units that systemd does not know are left out: they ended meanwhile.
-func (m *Manager) Facts(ctx context.Context, names []string) (map[string]impact.Unit, error) {
+func (m *Manager) Facts(ctx context.Context, names []string) (facts map[string]impact.Unit, err error) {
+	if len(names) == 0 {
+		return map[string]impact.Unit{}, nil
+	}
+	err = converse(ctx, func(c *conversation) (err error) {
+		facts, err = factsOf(c, names)
+		return err
+	})
+	return facts, err
+}
+
+func factsOf(c *conversation, names []string) (map[string]impact.Unit, error) {
 	facts := make(map[string]impact.Unit, len(names))
 	asked := map[string]bool{}
 	for len(names) > 0 {
@@ -42,97 +50,105 @@ func (m *Manager) Facts(ctx context.Context, names []string) (map[string]impact.
 				questions = append(questions, question{name, unitFace, property})
 			}
 		}
-		answers, err := ask(ctx, questions)
+		answers, err := c.ask(questions)
 		if err != nil {
 			return nil, err
 		}
 		names = nil
-		var further []question
+		var more []question
 		for i, name := range round {
-			unit, more, err := fact(name, answers[i*len(factProperties):][:len(factProperties)])
-			if errors.Is(err, errNotLoaded) {
-				continue
-			}
+			unit, files := fact(name, answers[i*len(factProperties):][:len(factProperties)])
+			facts[name] = unit
+			names = append(names, unit.Followers...)
+			further, err := further(unit, files)
 			if err != nil {
 				return nil, err
 			}
-			facts[name] = unit
-			further = append(further, more...)
-			names = append(names, unit.Followers...)
+			more = append(more, further...)
 		}
-		if err := furtherFacts(ctx, facts, further); err != nil {
+		if answers, err = c.ask(more); err != nil {
 			return nil, err
+		}
+		for i, q := range more {
+			learn(facts, q, answers[i])
 		}
 	}
 	return facts, nil
 }
 
-// fact makes a unit of the answers, and tells what is to be asked of it besides.
-func fact(name string, answers []answer) (impact.Unit, []question, error) {
-	load, state, reload, refuses, after, fragment, source, dropIns := answers[0], answers[1], answers[2], answers[3], answers[4], answers[5], answers[6], answers[7]
-	unit := impact.Unit{Name: name, State: state.text(), CanReload: reload.set, Refuses: refuses.set, After: after.texts}
-	if load.text() == "not-found" && unit.State == "inactive" {
-		return impact.Unit{}, nil, fmt.Errorf("unit %s: %w", name, errNotLoaded)
-	}
-	for _, relation := range answers[8:] {
+// fact makes a unit of the answers, and tells which files it was made of.
+func fact(name string, answers []answer) (unit impact.Unit, files []string) {
+	state, reload, after, fragment, dropIns := answers[0], answers[1], answers[2], answers[3], answers[4]
+	unit = impact.Unit{Name: name, State: state.text(), CanReload: reload.set, After: after.texts}
+	for _, relation := range answers[5:] {
 		unit.Followers = append(unit.Followers, relation.texts...)
 	}
 	unit.Fragment, _ = impact.Resolve(fragment.text())
-	for _, file := range append(slices.Clone(dropIns.texts), source.text()) { // a generator made the unit of the source
-		if resolved, _ := impact.Resolve(file); resolved != "" {
-			unit.DropIns = append(unit.DropIns, resolved)
-		}
+	for _, file := range dropIns.texts {
+		unit.DropIns = appendFile(unit.DropIns, file)
 	}
-	if !strings.HasSuffix(name, ".service") {
-		return unit, nil, nil
+	if fragment.text() != "" {
+		files = append(files, fragment.text())
 	}
-	var further []question
-	if unit.State == "activating" {
-		further = append(further, question{name, serviceFace, "Type"})
-	}
-	environment, err := mayName(append(slices.Clone(dropIns.texts), fragment.text()), source.text())
-	if environment {
-		further = append(further, question{name, serviceFace, "EnvironmentFiles"})
-	}
-	return unit, further, err
+	return unit, append(files, dropIns.texts...)
 }
 
-// furtherFacts adds to units what only of some of them is asked.
-func furtherFacts(ctx context.Context, facts map[string]impact.Unit, questions []question) error {
-	answers, err := ask(ctx, questions)
-	if err != nil {
-		return err
+func appendFile(files []string, shown string) []string {
+	if file, _ := impact.Resolve(shown); file != "" {
+		return append(files, file)
 	}
-	for i, q := range questions {
-		unit := facts[q.unit]
-		if q.property == "Type" {
-			unit.Once = answers[i].text() == "oneshot"
-		} else {
-			// a(sb): path, and whether it may be missing (org.freedesktop.systemd1(5)).
-			for _, shown := range answers[i].texts {
-				if path, _ := impact.Resolve(shown); path != "" {
-					unit.EnvironmentFiles = append(unit.EnvironmentFiles, path)
-				}
-			}
-		}
-		facts[q.unit] = unit
-	}
-	return nil
+	return files
 }
 
-// mayName reports whether a unit of these files may name environment files: to look takes less than to ask. A unit that
-// was made of something else is asked.
-func mayName(files []string, source string) (bool, error) {
-	if source != "" {
-		return true, nil
+// further lists what is to be asked of a unit besides.
+func further(unit impact.Unit, files []string) (more []question, err error) {
+	ask := func(face, property string) { more = append(more, question{unit.Name, face, property}) }
+	service := strings.HasSuffix(unit.Name, ".service")
+	switch {
+	case unit.State == "inactive":
+		ask(unitFace, "LoadState") // it may be none
+	case unit.State == "activating" && service:
+		ask(serviceFace, "Type")
 	}
-	for _, file := range files {
-		if file == "" {
-			continue
-		}
-		if found, err := refers(file); found || err != nil {
-			return found, err
+	words := []string{"RefuseManualStop", "SourcePath", "EnvironmentFile"}
+	if unit.Fragment != "" { // one without a file was made by systemd itself, or of what a generator or the kernel tells
+		if words, err = mention(files, words...); err != nil {
+			return nil, err
 		}
 	}
-	return false, nil
+	for _, word := range words {
+		switch {
+		case word != "EnvironmentFile":
+			ask(unitFace, word)
+		case service:
+			ask(serviceFace, "EnvironmentFiles")
+		}
+	}
+	return more, nil
+}
+
+// learn adds to the units what only of some of them is asked.
+func learn(facts map[string]impact.Unit, q question, a answer) {
+	unit, known := facts[q.unit]
+	if !known {
+		return
+	}
+	switch q.property {
+	case "LoadState":
+		if a.text() == "not-found" {
+			delete(facts, q.unit)
+			return
+		}
+	case "Type":
+		unit.Once = a.text() == "oneshot"
+	case "RefuseManualStop":
+		unit.Refuses = a.set
+	case "SourcePath": // a generator made the unit of it
+		unit.DropIns = appendFile(unit.DropIns, a.text())
+	case "EnvironmentFiles": // a(sb): path, and whether it may be missing (org.freedesktop.systemd1(5))
+		for _, shown := range a.texts {
+			unit.EnvironmentFiles = appendFile(unit.EnvironmentFiles, shown)
+		}
+	}
+	facts[q.unit] = unit
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
@@ -84,21 +85,46 @@ func refersIn(directory string, entries map[string]fs.DirEntry, unit string) (bo
 	return false, nil
 }
 
-// refers reports whether a unit file names environment files. One that is gone names none.
+// refers reports whether a unit file names environment files.
 func refers(name string) (bool, error) {
+	found, err := mention([]string{name}, "EnvironmentFile")
+	return len(found) > 0, err
+}
+
+// mention returns those of the words that may be in unit files. There are none in a file that is gone.
+func mention(files []string, words ...string) (found []string, err error) {
+	missing := slices.Clone(words)
+	for _, name := range files {
+		text, known, err := unitFile(name)
+		if err != nil {
+			return nil, err
+		}
+		missing = slices.DeleteFunc(missing, func(word string) bool {
+			there := !known || bytes.Contains(text, []byte(word))
+			if there {
+				found = append(found, word)
+			}
+			return there
+		})
+	}
+	return found, nil
+}
+
+// unitFile reads a unit file. It is not known what is in one that is too large.
+func unitFile(name string) (text []byte, known bool, err error) {
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil, true, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxUnitFile {
-		return info.Mode().IsRegular(), nil // a link to /dev/null; what is too large is asked about
+		return nil, !info.Mode().IsRegular(), nil // a link to /dev/null
 	}
-	text, err := os.ReadFile(name)
+	text, err = os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		err = nil
 	}
-	return bytes.Contains(text, []byte("EnvironmentFile")), err
+	return text, true, err
 }
