@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,19 +122,19 @@ func (r *Reader) link(directory place, name string) ([]byte, error) {
 // process reads one process; nil for a kernel thread.
 func (r *Reader) process(pid int, changes *Changes, root *unix.Stat_t) (p *Process, err error) {
 	directory := place{path: r.Proc + "/" + strconv.Itoa(pid)}
+	length, err := unix.Readlink(directory.path+"/exe", r.buffer[:unix.PathMax])
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // a kernel thread or a zombie: neither uses a file
+	}
+	if err != nil {
+		return nil, directory.failed("readlink", "exe", err)
+	}
+	p = &Process{PID: pid, Program: r.file(r.buffer[:length], changes).name}
 	directory.fd, err = unix.Open(directory.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, directory.failed("open", ".", err)
 	}
 	defer func() { err = errors.Join(err, unix.Close(directory.fd)) }()
-	program, err := r.link(directory, "exe")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil //nolint:nilnil // a kernel thread or a zombie: neither uses a file
-	}
-	if err != nil {
-		return nil, err
-	}
-	p = &Process{PID: pid, Program: r.file(program, changes).name}
 	data, err := r.read(directory, "cgroup", maxSmallFile)
 	if err != nil {
 		return nil, err
@@ -148,14 +149,14 @@ func (r *Reader) process(pid int, changes *Changes, root *unix.Stat_t) (p *Proce
 	if err := r.confined(directory, p); err != nil {
 		return nil, err
 	}
-	interprets := interpreterOf(p.Program) != ""
-	if !interprets && len(p.Uses) == 0 && p.Confined == "" {
-		return p, nil // nothing more of it is asked for
-	}
-	if interprets {
-		if err := r.script(directory, changes, p); err != nil {
+	interprets := false
+	if l := interpreterOf(p.Program); l != "" {
+		if interprets, err = r.script(directory, changes, p, l); err != nil {
 			return nil, err
 		}
+	}
+	if !interprets && len(p.Uses) == 0 && p.Confined == "" {
+		return p, nil // nothing more of it is asked for
 	}
 	if data, err = r.read(directory, "comm", maxSmallFile); err != nil {
 		return nil, err
@@ -188,18 +189,22 @@ func (r *Reader) confined(directory place, p *Process) error {
 	return nil
 }
 
-// script reads of an interpreter which scripts it may run, and when it began.
-func (r *Reader) script(directory place, changes *Changes, p *Process) error {
+// script reads of an interpreter which scripts it may run that differ, and if it may run one, when it began.
+func (r *Reader) script(directory place, changes *Changes, p *Process, l language) (runs bool, err error) {
 	data, err := r.read(directory, "cmdline", maxSmallFile)
 	if err != nil {
-		return err
+		return false, err
 	}
-	cmdline := string(data)
-	working, err := r.link(directory, "cwd")
-	if err != nil {
-		return err
+	named := words(string(data))
+	working := ""
+	if slices.ContainsFunc(named, func(w word) bool { return w.relative }) {
+		link, err := r.link(directory, "cwd")
+		if err != nil {
+			return false, err
+		}
+		working = string(link)
 	}
-	for _, argument := range arguments(cmdline, string(working)) {
+	for _, argument := range arguments(named, working) {
 		// What is run by its link is named by what the link leads to as well.
 		for _, name := range []string{argument, behindLink(directory.path, argument)} {
 			if changes.Differs(name) {
@@ -207,11 +212,14 @@ func (r *Reader) script(directory place, changes *Changes, p *Process) error {
 			}
 		}
 	}
+	if len(p.Arguments) == 0 && changes.scripts[l] == nil {
+		return false, nil
+	}
 	if data, err = r.read(directory, "stat", maxSmallFile); err != nil {
-		return err
+		return false, err
 	}
 	p.Started, err = startTicks(string(data))
-	return err
+	return true, err
 }
 
 // behindLink is the file that a path in the root of a process leads to; "" if it is no link, or leads nowhere.
@@ -476,10 +484,20 @@ func (r *Reader) read(directory place, name string, limit int) (data []byte, err
 		}
 		length += n
 		// The small ones are made whole for one read: to hear that there is no more takes as long as to read (seq_file).
-		if n == 0 || limit == maxSmallFile && length < len(r.buffer) {
+		if n == 0 || limit == maxSmallFile && length < len(r.buffer) || limit == maxMaps && lastMapping(r.buffer[:length]) {
 			return r.buffer[:length], nil
 		}
 	}
+}
+
+// lastMapping reports whether maps ends here: nothing is mapped behind the page for vsyscall, which the kernel of x86 adds.
+func lastMapping(maps []byte) bool {
+	const page, least = "\nffffffffff600000-", 80
+	if len(maps) < least || maps[len(maps)-1] != '\n' {
+		return false
+	}
+	line := bytes.LastIndexByte(maps[:len(maps)-1], '\n')
+	return line >= 0 && bytes.HasPrefix(maps[line:], []byte(page))
 }
 
 // UnitOf names the unit that a process belongs to, from its /proc/<pid>/cgroup, and whether it belongs to a user's

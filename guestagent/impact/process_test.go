@@ -126,7 +126,7 @@ func TestArgumentsAreFilesThatMayBeScripts(t *testing.T) {
 		{"sh\x00", ""},
 		{"", ""},
 	} {
-		if got := strings.Join(arguments(test.cmdline, "/usr/share/app"), " "); got != test.want {
+		if got := strings.Join(arguments(words(test.cmdline), "/usr/share/app"), " "); got != test.want {
 			t.Errorf("%q names %q, want %q", test.cmdline, got, test.want)
 		}
 	}
@@ -179,6 +179,19 @@ func TestARealShellsScriptIsFound(t *testing.T) {
 		}
 		if err := errors.Join(input.Close(), command.Wait()); err != nil && !strings.Contains(err.Error(), "exit status 1") { // read ended
 			t.Errorf("%q: %v", argv, err)
+		}
+	}
+}
+
+func TestMapsEndBehindTheLastPageThatThereIs(t *testing.T) {
+	const stack = "7ffc62d00000-7ffc62d21000 rw-p 00000000 00:00 0                          [stack]\n"
+	const last = "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n"
+	for maps, want := range map[string]bool{
+		stack + last: true, stack: false, "": false, stack + last[:len(last)-1]: false, stack + last + stack: false,
+		stack + "7ffc62d00000-7ffc62d21000 r--p 00000000 fd:01 17   /tmp/ffffffffff600000-ffffffffff601000 --xp [vsyscall]\n": false,
+	} {
+		if got := lastMapping([]byte(maps)); got != want {
+			t.Errorf("%q: %v", maps, got)
 		}
 	}
 }

@@ -53,34 +53,49 @@ func interpreterOf(program string) language {
 	return ""
 }
 
-// arguments lists the files that a command line of an interpreter may name: what follows the program's name and is an
-// absolute path, or one relative to the working directory. The text of -c is taken apart where a shell would.
-func arguments(cmdline, directory string) []string {
-	var paths []string
-	add := func(word string, relative bool) {
-		if !strings.HasPrefix(word, "/") {
-			if !relative || directory == "" || strings.HasPrefix(word, "-") {
-				return
-			}
-			word = directory + "/" + word
-		}
-		if name, _ := Resolve(word); name != "" && len(paths) < maxPaths {
-			paths = append(paths, name)
-		}
-	}
+// word of a command line that may name a file.
+type word struct {
+	text     string
+	relative bool
+}
+
+// words lists those of an interpreter's command line that may name files: what follows the program's name and is an absolute
+// path, or one relative to the working directory. The text of -c is taken apart where a shell would.
+func words(cmdline string) (found []word) {
 	code := false
 	for i, argument := range strings.Split(strings.TrimSuffix(cmdline, "\x00"), "\x00") {
 		switch {
 		case i == 0:
 		case code:
-			for _, word := range strings.FieldsFunc(argument, endsWord) {
-				add(word, false)
+			for _, text := range strings.FieldsFunc(argument, endsWord) {
+				if strings.HasPrefix(text, "/") {
+					found = append(found, word{text, false})
+				}
 			}
 			code = false
 		case isCodeOption(argument):
 			code = true
-		default:
-			add(argument, true)
+		case strings.HasPrefix(argument, "/"):
+			found = append(found, word{argument, false})
+		case !strings.HasPrefix(argument, "-"):
+			found = append(found, word{argument, true})
+		}
+	}
+	return found
+}
+
+// arguments lists the files that words may name, of a process whose working directory is given if one is relative.
+func arguments(words []word, directory string) []string {
+	var paths []string
+	for _, w := range words {
+		if w.relative && directory == "" {
+			continue
+		}
+		if w.relative {
+			w.text = directory + "/" + w.text
+		}
+		if name, _ := Resolve(w.text); name != "" && len(paths) < maxPaths {
+			paths = append(paths, name)
 		}
 	}
 	return paths

@@ -191,7 +191,7 @@ func parseEntry(line []byte) (e tree.Entry, behind int, err error) {
 	e.Path = fields.text(tree.MaxPath)
 	if fields.err == nil {
 		if err := tree.CheckPath(e.Path); err != nil {
-			return e, 0, fmt.Errorf("%q: %w", abridged(e.Path), err)
+			return e, 0, fmt.Errorf("%q: %w", abridged([]byte(e.Path)), err)
 		}
 	}
 	if !fields.over {
@@ -216,7 +216,7 @@ func (f *fieldReader) afterPath(e *tree.Entry) error {
 	case tree.Symlink:
 		e.Link = f.text(tree.MaxPath)
 		if f.err == nil && (e.Link == "" || strings.IndexByte(e.Link, 0) >= 0) {
-			return fmt.Errorf("%q: not a target of a symbolic link", abridged(e.Path))
+			return fmt.Errorf("%q: not a target of a symbolic link", abridged([]byte(e.Path)))
 		}
 	case tree.CharDevice, tree.BlockDevice:
 		e.Major = uint32(f.number(10, 1<<32-1))
@@ -224,7 +224,7 @@ func (f *fieldReader) afterPath(e *tree.Entry) error {
 	}
 	e.Xattrs = f.xattrs()
 	if f.err != nil {
-		return fmt.Errorf("%q: %w", abridged(e.Path), f.err)
+		return fmt.Errorf("%q: %w", abridged([]byte(e.Path)), f.err)
 	}
 	return nil
 }
@@ -284,8 +284,8 @@ func (f *fieldReader) digest() (d tree.Digest) {
 	valid := len(field) == 2*len(d)
 	for i := 0; i < len(d) && valid; i++ {
 		high, low := hexValues[field[2*i]], hexValues[field[2*i+1]]
-		valid = (high|low)&notHex == 0
-		d[i] = high<<4 | low
+		valid = high&low&aDigit != 0
+		d[i] = high<<4 | low&^aDigit
 	}
 	if !valid {
 		f.fail("digest %q: %w", abridged(field), tree.ErrDigest)
@@ -294,19 +294,14 @@ func (f *fieldReader) digest() (d tree.Digest) {
 	return d
 }
 
-// notHex is set in what is no digit.
-const notHex = 0x80
+// aDigit is set in the value of what is a digit.
+const aDigit = 0x10
 
 // hexValues are the values of digits as digests have them, in small letters.
-var hexValues = func() (values [256]byte) {
-	for i := range values {
-		values[i] = notHex
-	}
-	for value, digit := range []byte("0123456789abcdef") {
-		values[digit] = byte(value)
-	}
-	return values
-}()
+var hexValues = [256]byte{
+	'0': aDigit, '1': aDigit | 1, '2': aDigit | 2, '3': aDigit | 3, '4': aDigit | 4, '5': aDigit | 5, '6': aDigit | 6, '7': aDigit | 7,
+	'8': aDigit | 8, '9': aDigit | 9, 'a': aDigit | 10, 'b': aDigit | 11, 'c': aDigit | 12, 'd': aDigit | 13, 'e': aDigit | 14, 'f': aDigit | 15,
+}
 
 func (f *fieldReader) text(limit int) string {
 	field := f.next()
@@ -330,7 +325,7 @@ func (f *fieldReader) xattrs() map[string]string {
 			f.fail("extended attribute %q", abridged(escapedName))
 			return nil
 		case name <= last:
-			f.fail("extended attribute %q is out of order", abridged(name))
+			f.fail("extended attribute %q is out of order", abridged(escapedName))
 			return nil
 		case len(attributes) == maxXattrs:
 			f.fail("more than %d extended attributes", maxXattrs)
@@ -400,7 +395,7 @@ func hexDigit(c byte) int {
 }
 
 // abridged keeps hostile text in errors short.
-func abridged[T string | []byte](text T) string {
+func abridged(text []byte) string {
 	if len(text) > 120 {
 		return string(text[:120]) + "…"
 	}
