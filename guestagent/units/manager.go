@@ -111,39 +111,52 @@ func dial() (*dbus.Conn, error) {
 }
 
 // State is the manager's own: "starting", "running", "degraded" and so on, as systemctl is-system-running prints.
-func (m *Manager) State(ctx context.Context) (string, error) {
+func (m *Manager) State(ctx context.Context) (string, error) { return m.own(ctx, "SystemState") }
+
+// own returns a text that is a property of the manager itself.
+func (m *Manager) own(ctx context.Context, property string) (text string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	if _, err := m.connected(ctx); err != nil {
+		return "", err
+	}
+	m.mutex.Lock()
+	raw := m.raw
+	m.mutex.Unlock()
+	if raw == nil {
+		return "", fmt.Errorf("ask systemd for its %s: the connection was lost", property)
+	}
+	call := raw.Object(busName, managerObject).CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, managerFace, property)
+	if err := call.Store(&text); err != nil {
+		return "", fmt.Errorf("ask systemd for its %s: %w", property, err)
+	}
+	return text, nil
+}
+
+// unit returns a property of a unit.
+func (m *Manager) unit(ctx context.Context, name, property string) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	conn, err := m.connected(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	property, err := conn.SystemStateContext(ctx)
+	answer, err := conn.GetUnitPropertyContext(ctx, name, property)
 	if err != nil {
-		return "", fmt.Errorf("ask systemd for its state: %w", err)
+		return nil, fmt.Errorf("ask systemd for %s of %s: %w", property, name, err)
 	}
-	state, ok := property.Value.Value().(string)
-	if !ok {
-		return "", fmt.Errorf("ask systemd for its state: answer of type %s", property.Value.Signature())
-	}
-	return state, nil
+	return answer.Value.Value(), nil
 }
 
 // ActiveState of a unit: "active", "failed" and so on. A unit that is not loaded is "inactive".
 func (m *Manager) ActiveState(ctx context.Context, name string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	conn, err := m.connected(ctx)
+	answer, err := m.unit(ctx, name, "ActiveState")
 	if err != nil {
 		return "", err
 	}
-	property, err := conn.GetUnitPropertyContext(ctx, name, "ActiveState")
-	if err != nil {
-		return "", fmt.Errorf("ask systemd for the state of %s: %w", name, err)
-	}
-	state, ok := property.Value.Value().(string)
+	state, ok := answer.(string)
 	if !ok {
-		return "", fmt.Errorf("ask systemd for the state of %s: answer of type %s", name, property.Value.Signature())
+		return "", fmt.Errorf("ask systemd for ActiveState of %s: answer %v", name, answer)
 	}
 	return state, nil
 }

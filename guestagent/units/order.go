@@ -26,30 +26,16 @@ func (m *Manager) Order(ctx context.Context, names []string, facts map[string]im
 			if asked[earlier] = true; len(asked) > maxFacts {
 				return nil, fmt.Errorf("order units: more than %d targets", maxFacts)
 			}
-			after, err := m.after(ctx, earlier)
+			answer, err := m.unit(ctx, earlier, "After")
 			if err != nil {
 				return nil, err
 			}
+			after, _ := answer.([]string)
 			facts[earlier] = impact.Unit{Name: earlier, After: after}
 			open = append(open, earlier)
 		}
 	}
 	return order(names, facts), nil
-}
-
-func (m *Manager) after(ctx context.Context, name string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	conn, err := m.connected(ctx)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := conn.GetUnitPropertyContext(ctx, name, "After")
-	if err != nil {
-		return nil, fmt.Errorf("ask systemd what %s is started after: %w", name, err)
-	}
-	after, _ := answer.Value.Value().([]string)
-	return after, nil
 }
 
 // order is Order of what is known. Units that wait for each other in a circle come in the order of their names.

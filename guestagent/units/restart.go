@@ -86,7 +86,7 @@ func (m *Manager) job(ctx context.Context, what, name string,
 			return 0, err
 		}
 	}
-	return interruption(ctx, conn, name)
+	return m.interruption(ctx, name)
 }
 
 // jobLimit is how long a job of the unit may take: as long as the unit allows itself to stop and to start, and JobLimit
@@ -111,22 +111,19 @@ func jobLimit(ctx context.Context, conn *systemd.Conn, name string) time.Duratio
 }
 
 // stamp is one of the moments of a unit, in microseconds of the monotonic clock; 0 if it never was.
-func stamp(ctx context.Context, conn *systemd.Conn, name, property string) (uint64, error) {
-	answer, err := conn.GetUnitPropertyContext(ctx, name, property)
-	if err != nil {
-		return 0, fmt.Errorf("ask systemd for %s of %s: %w", property, name, err)
-	}
-	micros, _ := answer.Value.Value().(uint64)
-	return micros, nil
+func (m *Manager) stamp(ctx context.Context, name, property string) (uint64, error) {
+	answer, err := m.unit(ctx, name, property)
+	micros, _ := answer.(uint64)
+	return micros, err
 }
 
 // interruption is the time between the last two moments at which the unit stopped and started being active.
-func interruption(ctx context.Context, conn *systemd.Conn, name string) (time.Duration, error) {
-	ended, err := stamp(ctx, conn, name, "ActiveExitTimestampMonotonic")
+func (m *Manager) interruption(ctx context.Context, name string) (time.Duration, error) {
+	ended, err := m.stamp(ctx, name, "ActiveExitTimestampMonotonic")
 	if err != nil {
 		return 0, err
 	}
-	started, err := stamp(ctx, conn, name, "ActiveEnterTimestampMonotonic")
+	started, err := m.stamp(ctx, name, "ActiveEnterTimestampMonotonic")
 	if err != nil || started < ended {
 		return 0, err
 	}
@@ -143,12 +140,12 @@ func (m *Manager) Restarted(ctx context.Context, name string, since uint64) (boo
 	ctx, cancel := context.WithTimeout(ctx, jobLimit(ctx, conn, name))
 	defer cancel()
 	for {
-		answer, err := conn.GetUnitPropertyContext(ctx, name, "Job")
+		answer, err := m.unit(ctx, name, "Job")
 		if err != nil {
-			return false, 0, fmt.Errorf("ask systemd for the job of %s: %w", name, err)
+			return false, 0, err
 		}
 		// (uo): the number of the job, 0 if there is none, and its object.
-		job, _ := answer.Value.Value().([]any)
+		job, _ := answer.([]any)
 		if len(job) == 0 || job[0] == uint32(0) {
 			break
 		}
@@ -158,11 +155,11 @@ func (m *Manager) Restarted(ctx context.Context, name string, since uint64) (boo
 		case <-time.After(jobPause):
 		}
 	}
-	started, err := stamp(ctx, conn, name, "InactiveExitTimestampMonotonic")
+	started, err := m.stamp(ctx, name, "InactiveExitTimestampMonotonic")
 	if err != nil || started < since {
 		return false, 0, err
 	}
-	away, err := interruption(ctx, conn, name)
+	away, err := m.interruption(ctx, name)
 	return true, away, err
 }
 
@@ -172,13 +169,7 @@ func (m *Manager) Active(ctx context.Context, name string) (state string, since 
 	if state, err = m.ActiveState(ctx, name); err != nil {
 		return "", 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	conn, err := m.connected(ctx)
-	if err != nil {
-		return "", 0, err
-	}
-	since, err = stamp(ctx, conn, name, "ActiveEnterTimestampMonotonic")
+	since, err = m.stamp(ctx, name, "ActiveEnterTimestampMonotonic")
 	return state, since, err
 }
 

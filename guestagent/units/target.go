@@ -2,7 +2,6 @@ package units
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -25,21 +24,9 @@ func (m *Manager) Begin(ctx context.Context, target string) error {
 
 // Version is the number of systemd's release: 257.
 func (m *Manager) Version(ctx context.Context) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	if _, err := m.connected(ctx); err != nil {
+	text, err := m.own(ctx, "Version")
+	if err != nil {
 		return 0, err
-	}
-	m.mutex.Lock()
-	raw := m.raw
-	m.mutex.Unlock()
-	if raw == nil {
-		return 0, errors.New("ask systemd for its version: the connection was lost")
-	}
-	var text string
-	call := raw.Object(busName, managerObject).CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, managerFace, "Version")
-	if err := call.Store(&text); err != nil {
-		return 0, fmt.Errorf("ask systemd for its version: %w", err)
 	}
 	return version(text)
 }
