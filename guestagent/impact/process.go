@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -195,18 +194,21 @@ func (r *Reader) script(directory place, changes *Changes, p *Process, l languag
 	if err != nil {
 		return false, err
 	}
-	named := words(string(data))
 	working := ""
-	if slices.ContainsFunc(named, func(w word) bool { return w.relative }) {
-		link, err := r.link(directory, "cwd")
-		if err != nil {
-			return false, err
+	for i, word := range words(string(data)) {
+		if i == maxPaths {
+			break
 		}
-		working = string(link)
-	}
-	for _, argument := range arguments(named, working) {
+		if working == "" && !strings.HasPrefix(word, "/") {
+			link, err := r.link(directory, "cwd")
+			if err != nil {
+				return false, err
+			}
+			working = string(link)
+		}
+		named := argument(word, working)
 		// What is run by its link is named by what the link leads to as well.
-		for _, name := range []string{argument, behindLink(directory.path, argument)} {
+		for _, name := range []string{named, behindLink(directory.path, named)} {
 			if changes.Differs(name) {
 				p.Arguments = append(p.Arguments, name)
 			}

@@ -126,7 +126,11 @@ func TestArgumentsAreFilesThatMayBeScripts(t *testing.T) {
 		{"sh\x00", ""},
 		{"", ""},
 	} {
-		if got := strings.Join(arguments(words(test.cmdline), "/usr/share/app"), " "); got != test.want {
+		var got []string
+		for _, word := range words(test.cmdline) {
+			got = append(got, argument(word, "/usr/share/app"))
+		}
+		if strings.Join(got, " ") != test.want {
 			t.Errorf("%q names %q, want %q", test.cmdline, got, test.want)
 		}
 	}

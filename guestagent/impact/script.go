@@ -53,15 +53,9 @@ func interpreterOf(program string) language {
 	return ""
 }
 
-// word of a command line that may name a file.
-type word struct {
-	text     string
-	relative bool
-}
-
-// words lists those of an interpreter's command line that may name files: what follows the program's name and is an absolute
-// path, or one relative to the working directory. The text of -c is taken apart where a shell would.
-func words(cmdline string) (found []word) {
+// words lists those of an interpreter's command line that may name files: what follows the program's name, absolute or relative
+// to the working directory. The text of -c is taken apart where a shell would, and what is relative there left out.
+func words(cmdline string) (found []string) {
 	code := false
 	for i, argument := range strings.Split(strings.TrimSuffix(cmdline, "\x00"), "\x00") {
 		switch {
@@ -69,36 +63,29 @@ func words(cmdline string) (found []word) {
 		case code:
 			for _, text := range strings.FieldsFunc(argument, endsWord) {
 				if strings.HasPrefix(text, "/") {
-					found = append(found, word{text, false})
+					found = append(found, text)
 				}
 			}
 			code = false
 		case isCodeOption(argument):
 			code = true
-		case strings.HasPrefix(argument, "/"):
-			found = append(found, word{argument, false})
 		case !strings.HasPrefix(argument, "-"):
-			found = append(found, word{argument, true})
+			found = append(found, argument)
 		}
 	}
 	return found
 }
 
-// arguments lists the files that words may name, of a process whose working directory is given if one is relative.
-func arguments(words []word, directory string) []string {
-	var paths []string
-	for _, w := range words {
-		if w.relative && directory == "" {
-			continue
+// argument is the file that a word means in a process whose working directory is given, "" for none.
+func argument(word, working string) string {
+	if !strings.HasPrefix(word, "/") {
+		if working == "" {
+			return ""
 		}
-		if w.relative {
-			w.text = directory + "/" + w.text
-		}
-		if name, _ := Resolve(w.text); name != "" && len(paths) < maxPaths {
-			paths = append(paths, name)
-		}
+		word = working + "/" + word
 	}
-	return paths
+	name, _ := Resolve(word)
+	return name
 }
 
 // isCodeOption reports whether code may follow: "-c" of shells and python, "-e" of the others, alone or behind other

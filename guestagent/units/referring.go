@@ -93,19 +93,16 @@ func refers(name string) (bool, error) {
 
 // mention returns those of the words that may be in unit files. There are none in a file that is gone.
 func mention(files []string, words ...string) (found []string, err error) {
-	missing := slices.Clone(words)
 	for _, name := range files {
 		text, known, err := unitFile(name)
 		if err != nil {
 			return nil, err
 		}
-		missing = slices.DeleteFunc(missing, func(word string) bool {
-			there := !known || bytes.Contains(text, []byte(word))
-			if there {
+		for _, word := range words {
+			if (!known || bytes.Contains(text, []byte(word))) && !slices.Contains(found, word) {
 				found = append(found, word)
 			}
-			return there
-		})
+		}
 	}
 	return found, nil
 }
