@@ -87,19 +87,24 @@ var isPort = textRule{
 	},
 }
 
-// maxDuration bounds every duration that a user can set.
-const maxDuration = 10 * time.Minute
-
 // isDuration accepts a duration of Go's form.
 var isDuration = textRule{
-	form: `a duration from 0s to 10m, such as "5s", "1m30s" or "500ms"`,
-	check: func(text string) error {
-		duration, err := time.ParseDuration(text)
-		if err == nil && (duration < 0 || duration > maxDuration) {
-			err = fmt.Errorf("%s is out of range", text)
-		}
-		return err
-	},
+	form:  `a duration from 0s to 10m, such as "5s", "1m30s" or "500ms"`,
+	check: func(text string) error { return durationWithin(text, 0, 10*time.Minute) },
+}
+
+// isRestartTimeout accepts what the agent waits for a unit.
+var isRestartTimeout = textRule{
+	form:  `a duration from 1s to 20m, such as "30s" or "1m30s"`,
+	check: func(text string) error { return durationWithin(text, time.Second, 20*time.Minute) },
+}
+
+func durationWithin(text string, least, most time.Duration) error {
+	duration, err := time.ParseDuration(text)
+	if err == nil && (duration < least || duration > most) {
+		err = fmt.Errorf("%s is out of range", text)
+	}
+	return err
 }
 
 // isKey accepts an OpenPGP public key.

@@ -53,12 +53,13 @@ type interfaceModel struct {
 
 // refreshModel is the attribute refresh.
 type refreshModel struct {
-	Strategy     types.String `tfsdk:"strategy"`
-	MaxImpact    types.String `tfsdk:"max_impact"`
-	Settle       types.String `tfsdk:"settle"`
-	Policy       types.String `tfsdk:"policy"`
-	Units        types.Map    `tfsdk:"units"`
-	HealthChecks types.Map    `tfsdk:"health_checks"`
+	Strategy       types.String `tfsdk:"strategy"`
+	MaxImpact      types.String `tfsdk:"max_impact"`
+	Settle         types.String `tfsdk:"settle"`
+	RestartTimeout types.String `tfsdk:"restart_timeout"`
+	Policy         types.String `tfsdk:"policy"`
+	Units          types.Map    `tfsdk:"units"`
+	HealthChecks   types.Map    `tfsdk:"health_checks"`
 }
 
 // unitPolicyModel is one value of the attribute refresh.units.
@@ -128,11 +129,12 @@ func (m *vmModel) spec(ctx context.Context) (vm.Spec, diag.Diagnostics) {
 	policy, d := m.policy(ctx)
 	diags.Append(d...)
 	spec.Refresh = vm.RefreshPolicy{
-		Strategy:     policy.Strategy.ValueString(),
-		MaxImpact:    levelOf(policy.MaxImpact.ValueString()),
-		Settle:       duration(policy.Settle.ValueString()),
-		HealthChecks: healthChecks(ctx, policy.HealthChecks, &diags),
-		Units:        unitPolicy(ctx, policy, &diags),
+		Strategy:       policy.Strategy.ValueString(),
+		MaxImpact:      levelOf(policy.MaxImpact.ValueString()),
+		Settle:         duration(policy.Settle.ValueString()),
+		RestartTimeout: duration(policy.RestartTimeout.ValueString()),
+		HealthChecks:   healthChecks(ctx, policy.HealthChecks, &diags),
+		Units:          unitPolicy(ctx, policy, &diags),
 	}
 	return spec, diags
 }

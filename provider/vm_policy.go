@@ -72,7 +72,8 @@ var (
 	}}
 	refreshTypes = map[string]attr.Type{
 		"strategy": types.StringType, "max_impact": types.StringType, "settle": types.StringType,
-		"policy": types.StringType, "units": types.MapType{ElemType: unitPolicyType},
+		"restart_timeout": types.StringType,
+		"policy":          types.StringType, "units": types.MapType{ElemType: unitPolicyType},
 		"health_checks": types.MapType{ElemType: healthCheckType},
 	}
 )
@@ -80,12 +81,13 @@ var (
 // defaultRefresh is the policy of a VM that names none.
 func defaultRefresh() types.Object {
 	return types.ObjectValueMust(refreshTypes, map[string]attr.Value{
-		"strategy":      types.StringValue(vm.Live),
-		"max_impact":    types.StringValue(defaultMaxImpact),
-		"settle":        types.StringValue(defaultSettle),
-		"policy":        types.StringValue(policyRestart),
-		"units":         types.MapNull(unitPolicyType),
-		"health_checks": types.MapNull(healthCheckType),
+		"strategy":        types.StringValue(vm.Live),
+		"max_impact":      types.StringValue(defaultMaxImpact),
+		"settle":          types.StringValue(defaultSettle),
+		"restart_timeout": types.StringNull(),
+		"policy":          types.StringValue(policyRestart),
+		"units":           types.MapNull(unitPolicyType),
+		"health_checks":   types.MapNull(healthCheckType),
 	})
 }
 

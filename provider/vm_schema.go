@@ -189,6 +189,13 @@ func refreshAttribute() schema.Attribute {
 				MarkdownDescription: "How long health has to hold before a refresh is committed, at most `10m`. Default: `5s`.",
 				Validators:          []validator.String{isDuration},
 			},
+			"restart_timeout": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "How long one unit may take to stop and start again, from `1s` to `20m`. When it takes longer, the VM goes back " +
+					"to what it ran; the unit is started when systemd has it ended. Without it a unit may take as long as its own " +
+					"`TimeoutStopSec=` and `TimeoutStartSec=` allow, four minutes if they are short or without end.",
+				Validators: []validator.String{isRestartTimeout},
+			},
 			"policy": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(policyRestart),
 				MarkdownDescription: "What may be done with services that use what changes. `restart`: they are restarted, or reloaded where that is " +

@@ -199,6 +199,12 @@ func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]
 func (r renewal) unit(ctx context.Context, p Planned) error {
 	restart := &agentapi.UnitRestart{Unit: p.Unit, Level: agentapi.Level_RESTART}
 	started := time.Now()
+	unlimited := ctx
+	if limit := r.request.GetRestartTimeoutMs(); limit > 0 {
+		limited, cancel := context.WithTimeout(ctx, time.Duration(limit)*time.Millisecond)
+		defer cancel()
+		ctx = limited
+	}
 	var err error
 	if p.Reload {
 		restart.Level = agentapi.Level_RELOAD
@@ -209,7 +215,7 @@ func (r renewal) unit(ctx context.Context, p Planned) error {
 		restart.InterruptionUs = away.Microseconds()
 	}
 	if err != nil {
-		err = fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, p.Unit))
+		err = fmt.Errorf("%w: %s", err, r.Units.Failure(unlimited, p.Unit))
 		restart.Error = err.Error()
 	}
 	r.noteRestart(restart, "renew "+p.Unit, time.Since(started))

@@ -94,6 +94,34 @@ func (h *house) failures(t *testing.T) {
 	}
 }
 
+// stone does not end for as long as nobody kills it, and systemd is told to wait for ever: the refresh is not.
+func (h *house) stone(t *testing.T) {
+	h.run(t, "systemctl start stone.service")
+	before := h.states(t)["stone.service"]
+	policy := h.vm.Spec.Refresh
+	h.vm.Spec.Refresh.RestartTimeout = 5 * time.Second
+	h.vm.Spec.Refresh.Units = &agentapi.UnitPolicy{Paths: map[string]*agentapi.PathList{"stone.service": {Paths: []string{"/usr/lib/t/moody"}}}}
+	began := time.Now()
+	report, err := h.vm.Refresh(t.Context(), h.releases[2])
+	h.vm.Spec.Refresh = policy
+	if err == nil || report.GetCommitted() || !strings.Contains(err.Error(), "stone.service") || !strings.Contains(err.Error(), vm.ErrRolledBack.Error()) {
+		t.Fatalf("after %s: %v, %v", time.Since(began), err, report)
+	}
+	t.Logf("after %s: %v", time.Since(began), err)
+	status, err := h.vm.Status(t.Context())
+	if err != nil || status.GetStack().GetBase() != h.releases[1].String() {
+		t.Errorf("it runs %s, %v", status.GetStack().GetBase(), err)
+	}
+	if after := h.states(t)["stone.service"]; after.pid != before.pid || after.active != "deactivating" {
+		t.Errorf("it was %+v and is %+v", before, after)
+	}
+	// Whoever ends it has systemd start it again.
+	h.run(t, "systemctl kill --signal=KILL stone.service")
+	h.run(t, "for i in $(seq 100); do systemctl is-active --quiet stone.service && exit; sleep 0.1; done; exit 1")
+	h.run(t, "systemctl kill --signal=KILL stone.service; systemctl stop stone.service; systemctl reset-failed stone.service || true")
+	matrix.Record(t, "a service that ignores SIGTERM, without an end to TimeoutStopSec=", "restart", "old stack, after refresh.restart_timeout")
+}
+
 // impatient are the checks with less time for the one that is going to be bad.
 func impatient(checks []*agentapi.HealthCheck, name string) []*agentapi.HealthCheck {
 	var all []*agentapi.HealthCheck

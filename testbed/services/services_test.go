@@ -258,6 +258,7 @@ func TestServices(t *testing.T) {
 	t.Run("confined", h.confined)
 	t.Run("health", h.health)
 	t.Run("hostile", h.hostile)
+	t.Run("stone", h.stone)
 	t.Run("failures", h.failures)
 }
 

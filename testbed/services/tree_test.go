@@ -92,6 +92,7 @@ func units() map[string]string {
 
 		"bomb.service":  unit("ExecStart=/usr/lib/t/bomb", "TasksMax=60", "TimeoutStopSec=4"),
 		"deaf.service":  unit("ExecStart=/usr/lib/t/deaf", "TimeoutStopSec=4"),
+		"stone.service": unit("ExecStart=/usr/lib/t/deaf", "TimeoutStopSec=infinity"),
 		"swarm.service": unit("ExecStart=/usr/lib/t/swarm", "TimeoutStopSec=10"),
 		"moody.service": unit("ExecStart=/usr/lib/t/moody"),
 	}
@@ -105,7 +106,7 @@ func units() map[string]string {
 // manual are the units that nothing starts at boot.
 var manual = map[string]bool{
 	"answer.service": true, "late.target": true, "once.service": true, "typed@.service": true, "bomb.service": true, "swarm.service": true,
-	"refusing.service": true, "plain.service": true, "attached.service": true,
+	"stone.service": true, "refusing.service": true, "plain.service": true, "attached.service": true,
 }
 
 // contents makes the edits of one release. All that changes has the version in it; in the third release nothing but one

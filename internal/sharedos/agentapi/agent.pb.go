@@ -1309,11 +1309,13 @@ type RefreshRequest struct {
 	Strategy string      `protobuf:"bytes,6,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	Policy   *UnitPolicy `protobuf:"bytes,7,opt,name=policy,proto3" json:"policy,omitempty"`
 	// For "kexec": digests of blobs that were put before, and the command line of the new kernel.
-	Kernel        string `protobuf:"bytes,8,opt,name=kernel,proto3" json:"kernel,omitempty"`
-	Initramfs     string `protobuf:"bytes,9,opt,name=initramfs,proto3" json:"initramfs,omitempty"`
-	CommandLine   string `protobuf:"bytes,10,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Kernel      string `protobuf:"bytes,8,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Initramfs   string `protobuf:"bytes,9,opt,name=initramfs,proto3" json:"initramfs,omitempty"`
+	CommandLine string `protobuf:"bytes,10,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
+	// How long one unit may take to stop and start again, in milliseconds; 0 leaves that to the unit.
+	RestartTimeoutMs int64 `protobuf:"varint,11,opt,name=restart_timeout_ms,json=restartTimeoutMs,proto3" json:"restart_timeout_ms,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *RefreshRequest) Reset() {
@@ -1414,6 +1416,13 @@ func (x *RefreshRequest) GetCommandLine() string {
 		return x.CommandLine
 	}
 	return ""
+}
+
+func (x *RefreshRequest) GetRestartTimeoutMs() int64 {
+	if x != nil {
+		return x.RestartTimeoutMs
+	}
+	return 0
 }
 
 type RefreshResponse struct {
@@ -2387,7 +2396,7 @@ const file_agent_proto_rawDesc = "" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMsB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\aCommand\x12\x12\n" +
-	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xb3\x03\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xe1\x03\n" +
 	"\x0eRefreshRequest\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x127\n" +
 	"\n" +
@@ -2400,7 +2409,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x06kernel\x18\b \x01(\tR\x06kernel\x12\x1c\n" +
 	"\tinitramfs\x18\t \x01(\tR\tinitramfs\x12!\n" +
 	"\fcommand_line\x18\n" +
-	" \x01(\tR\vcommandLine\"+\n" +
+	" \x01(\tR\vcommandLine\x12,\n" +
+	"\x12restart_timeout_ms\x18\v \x01(\x03R\x10restartTimeoutMs\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\bR\astarted\"\xf3\x04\n" +
 	"\x06Report\x12,\n" +

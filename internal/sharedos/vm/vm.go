@@ -74,6 +74,8 @@ type RefreshPolicy struct {
 	MaxImpact    agentapi.Level
 	HealthChecks []*agentapi.HealthCheck
 	Settle       time.Duration
+	// RestartTimeout is how long one unit may take to stop and start again; 0 leaves that to the unit.
+	RestartTimeout time.Duration
 	// Units is what may be done with units that are affected; nil restarts them.
 	Units *agentapi.UnitPolicy
 }
