@@ -11,7 +11,7 @@ import (
 
 // decode reads a definition back into the model. What somebody changed by hand shows in it.
 func decode(domain *libvirtxml.Domain) (Domain, error) {
-	d := Domain{Name: domain.Name, UUID: domain.UUID}
+	d := Domain{Name: domain.Name, UUID: domain.UUID, Emulated: domain.Type == emulated}
 	var err error
 	if d.Metadata, err = decodeMetadata(domain); err != nil {
 		return Domain{}, err
@@ -27,6 +27,9 @@ func decode(domain *libvirtxml.Domain) (Domain, error) {
 	if domain.OS != nil {
 		d.Kernel, d.Initramfs = domain.OS.Kernel, domain.OS.Initrd
 		rest, _ := strings.CutPrefix(domain.OS.Cmdline, kernelArgs)
+		if d.Emulated {
+			rest, _ = strings.CutPrefix(rest, emulatedArgs)
+		}
 		d.KernelArgs = strings.Fields(rest)
 	}
 	for _, info := range domain.SysInfo {

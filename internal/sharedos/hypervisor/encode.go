@@ -17,6 +17,9 @@ import (
 const (
 	// kernelArgs are what every domain gets: its console goes to ConsoleLog, and a panic ends in a reboot.
 	kernelArgs = "console=ttyS0 quiet panic=10"
+	// emulatedArgs are what an emulated domain gets besides: its processor speculates on nothing, and what Linux does against
+	// that (retpolines, stuffed return buffers) takes a fifth of the time of its system calls.
+	emulatedArgs = " mitigations=off"
 	// sparePorts is how many layers can be plugged in beyond those that the domain starts with.
 	sparePorts = 12
 	// firstSlot is the slot on pcie.0 of the first device that libvirt does not know of. libvirt fills slots from
@@ -27,6 +30,9 @@ const (
 	watchdogSlot = 0x0f
 )
 
+// emulated is libvirt's type of a domain whose processor is emulated.
+const emulated = "qemu"
+
 // Aliases that begin with "ua-" are the user's own and kept by libvirt.
 const (
 	layerAlias   = "ua-layer-"
@@ -35,7 +41,7 @@ const (
 
 // machine is what a host offers a domain.
 type machine struct {
-	// virtType is "kvm" or "qemu".
+	// virtType is "kvm" or emulated.
 	virtType string
 	// hostVSock tells whether the host kernel has vhost-vsock.
 	hostVSock bool
@@ -45,6 +51,7 @@ type machine struct {
 
 // encode writes a definition from the model. Nothing of an earlier definition goes into it.
 func (m machine) encode(d Domain) (string, error) {
+	d.Emulated = m.virtType == emulated
 	metadata, err := embedMetadata(d.Metadata)
 	if err != nil {
 		return "", err
@@ -93,7 +100,11 @@ func (m machine) encode(d Domain) (string, error) {
 
 // CommandLine is the command line that the domain's kernel is started with.
 func CommandLine(d Domain) string {
-	return strings.Join(append([]string{kernelArgs}, d.KernelArgs...), " ")
+	given := kernelArgs
+	if d.Emulated {
+		given += emulatedArgs
+	}
+	return strings.Join(append([]string{given}, d.KernelArgs...), " ")
 }
 
 func (m machine) cpu() *libvirtxml.DomainCPU {

@@ -82,6 +82,8 @@ type Domain struct {
 	Memory int64
 	// Kernel and Initramfs are paths on the host.
 	Kernel, Initramfs string
+	// Emulated is true when the host has no KVM for it. Lookup and List tell it, and Define finds it out by itself.
+	Emulated bool
 	// KernelArgs are added to the ones this package sets.
 	KernelArgs []string
 	Layers     []LayerDisk

@@ -32,7 +32,7 @@ type Libvirt struct {
 	stateDir string
 
 	mu sync.Mutex
-	// virtType is "kvm" or "qemu", and empty until it is asked for.
+	// virtType is "kvm" or emulated, and empty until it is asked for.
 	virtType string
 
 	// leaving has the connections to guests that wait to be let go, until close.
@@ -212,8 +212,8 @@ func virtType(capabilities libvirtxml.Caps) (string, error) {
 			switch domain.Type {
 			case "kvm":
 				return "kvm", nil
-			case "qemu":
-				found = "qemu"
+			case emulated:
+				found = emulated
 			}
 		}
 	}

@@ -1,0 +1,35 @@
+package hypervisor
+
+import (
+	"slices"
+	"testing"
+
+	"libvirt.org/go/libvirtxml"
+)
+
+// An emulated processor is told not to defend itself against its own speculation; what the user adds is read back alone.
+func TestTheCommandLineIsReadBack(t *testing.T) {
+	own := []string{"mitigations=off", "panic=-1"}
+	for virtType, want := range map[string]string{
+		"kvm":    "console=ttyS0 quiet panic=10 mitigations=off panic=-1",
+		emulated: "console=ttyS0 quiet panic=10 mitigations=off mitigations=off panic=-1",
+	} {
+		text, err := machine{virtType: virtType, hostVSock: true}.encode(Domain{
+			Name: "web", UUID: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", VCPUs: 1, Memory: 1 << 29, KernelArgs: own,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var defined libvirtxml.Domain
+		if err := defined.Unmarshal(text); err != nil {
+			t.Fatal(err)
+		}
+		read, err := decode(&defined)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if defined.OS.Cmdline != want || CommandLine(read) != want || !slices.Equal(read.KernelArgs, own) {
+			t.Errorf("%s: %q, read as %q and %q", virtType, defined.OS.Cmdline, CommandLine(read), read.KernelArgs)
+		}
+	}
+}
