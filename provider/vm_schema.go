@@ -192,7 +192,7 @@ func refreshAttribute() schema.Attribute {
 			"restart_timeout": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "How long one unit may take to stop and start again, from `1s` to `20m`. When it takes longer, the VM goes back " +
-					"to what it ran; the unit is started when systemd has it ended. Without it a unit may take as long as its own " +
+					"to what it ran, which takes the time that it needs; the unit is started when systemd has it ended. Without it a unit may take as long as its own " +
 					"`TimeoutStopSec=` and `TimeoutStartSec=` allow, four minutes if they are short or without end.",
 				Validators: []validator.String{isRestartTimeout},
 			},

@@ -340,7 +340,7 @@ func (r *Reader) open(directory place, changes *Changes, p *Process) error {
 	// Since Linux 6.2 its size is how many files are open. They mostly have the first numbers that there are, and to list
 	// them takes the kernel as long as to read them.
 	left, mapped := int(stat.Size), len(p.Uses)
-	devices := (map[int]Device)(nil)
+	var devices map[int]Device
 	for number := 0; left > 0 && number < 2*int(stat.Size)+maxGaps; number++ {
 		for len(r.descriptors) <= number {
 			r.descriptors = append(r.descriptors, "fd/"+strconv.Itoa(len(r.descriptors)))

@@ -77,25 +77,37 @@ func TestProcessesTellsWhatARealProcessUses(t *testing.T) {
 	}
 }
 
+// waiting starts a shell that reads a line, which it gets no sooner than the test ends. It returns a proc file system of nothing
+// but that process: others may be out of this test's reach.
+func waiting(t *testing.T, command *exec.Cmd) (proc string) {
+	t.Helper()
+	input, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(input.Close(), command.Wait()); err != nil && !strings.Contains(err.Error(), "exit status 1") { // read ended
+			t.Errorf("%q: %v", command.Args, err)
+		}
+	})
+	proc = t.TempDir()
+	pid := strconv.Itoa(command.Process.Pid)
+	if err := os.Symlink(filepath.Join("/proc", pid), filepath.Join(proc, pid)); err != nil {
+		t.Fatal(err)
+	}
+	return proc
+}
+
 // Open files are found whichever numbers they have: from the first on, with gaps, or far up, where they are listed.
 func TestOpenFilesAreFoundWhateverTheirNumbers(t *testing.T) {
 	for name, redirections := range map[string]string{
 		"the first numbers": "3</etc/passwd 4</etc/hostname", "with gaps": "5</etc/passwd 9</etc/hostname", "far up": "3</etc/hostname 200</etc/passwd",
 	} {
 		t.Run(name, func(t *testing.T) {
-			command := exec.Command("bash", "-c", "exec "+redirections+"; read line") //nolint:gosec // of this test
-			input, err := command.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := command.Start(); err != nil {
-				t.Fatal(err)
-			}
-			proc := t.TempDir()
-			pid := strconv.Itoa(command.Process.Pid)
-			if err := os.Symlink(filepath.Join("/proc", pid), filepath.Join(proc, pid)); err != nil {
-				t.Fatal(err)
-			}
+			proc := waiting(t, exec.Command("bash", "-c", "exec "+redirections+"; read line")) //nolint:gosec // of this test
 			var got []string
 			for end := time.Now().Add(10 * time.Second); len(got) < 2 && time.Now().Before(end); time.Sleep(time.Millisecond) {
 				processes, err := (&Reader{Proc: proc}).Processes(t.Context(), changed("etc/passwd", "etc/hostname"))
@@ -109,9 +121,6 @@ func TestOpenFilesAreFoundWhateverTheirNumbers(t *testing.T) {
 			}
 			if slices.Sort(got); !slices.Equal(got, []string{"etc/hostname", "etc/passwd"}) {
 				t.Errorf("it has %q open", got)
-			}
-			if err := errors.Join(input.Close(), command.Wait()); err != nil && !strings.Contains(err.Error(), "exit status 1") { // read ended
-				t.Error(err)
 			}
 		})
 	}
@@ -154,18 +163,7 @@ func TestARealShellsScriptIsFound(t *testing.T) {
 	for _, argv := range [][]string{{script}, {link}, {"/usr/bin/env", "sh", link}, {"sh", "./link"}, {"bash", "-c", ". " + script}} {
 		command := exec.Command(argv[0], argv[1:]...)
 		command.Dir = directory
-		input, err := command.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := command.Start(); err != nil {
-			t.Fatal(err)
-		}
-		proc := t.TempDir()
-		pid := strconv.Itoa(command.Process.Pid)
-		if err := os.Symlink(filepath.Join("/proc", pid), filepath.Join(proc, pid)); err != nil {
-			t.Fatal(err)
-		}
+		proc := waiting(t, command)
 		found := false
 		for end := time.Now().Add(10 * time.Second); !found && time.Now().Before(end); time.Sleep(time.Millisecond) {
 			processes, err := (&Reader{Proc: proc}).Processes(t.Context(), changed(name))
@@ -180,9 +178,6 @@ func TestARealShellsScriptIsFound(t *testing.T) {
 		}
 		if !found {
 			t.Errorf("%q: its script is not found", argv)
-		}
-		if err := errors.Join(input.Close(), command.Wait()); err != nil && !strings.Contains(err.Error(), "exit status 1") { // read ended
-			t.Errorf("%q: %v", argv, err)
 		}
 	}
 }

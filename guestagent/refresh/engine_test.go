@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -174,6 +175,22 @@ func TestAServiceThatDoesNotComeBackRollsBack(t *testing.T) {
 				t.Errorf("it runs %s", w.name(status.Stack.Base))
 			}
 		})
+	}
+}
+
+func TestARestartHasItsTimeoutAndTheWayBackHasNot(t *testing.T) {
+	w := newWorld(t)
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	w.broken = map[string]tree.Digest{"b.service": w.releases["two"].stack.Base}
+	request := w.ask("one", "two")
+	request.RestartTimeoutMs = 5000
+	if status := w.refresh(e, request); status.Report.GetCommitted() || w.whole(status) != nil {
+		t.Fatalf("%v", status.Report)
+	}
+	if there, back := w.within["restart b.service"], w.within["restore b.service"]; there <= 0 || there > 5*time.Second || back < time.Minute {
+		t.Errorf("a restart had %s, and the way back %s: %v", there, back, w.within)
 	}
 }
 

@@ -200,7 +200,7 @@ func (r renewal) unit(ctx context.Context, p Planned) error {
 	restart := &agentapi.UnitRestart{Unit: p.Unit, Level: agentapi.Level_RESTART}
 	started := time.Now()
 	unlimited := ctx
-	if limit := r.request.GetRestartTimeoutMs(); limit > 0 {
+	if limit := r.request.GetRestartTimeoutMs(); limit > 0 && !r.back { // on the way back it may take what it needs
 		limited, cancel := context.WithTimeout(ctx, time.Duration(limit)*time.Millisecond)
 		defer cancel()
 		ctx = limited

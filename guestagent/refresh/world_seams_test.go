@@ -184,7 +184,19 @@ func (w worldUnits) Order(_ context.Context, names []string, _ map[string]impact
 	return slices.Sorted(slices.Values(names)), nil
 }
 
-func (w worldUnits) Restart(_ context.Context, unit string) (time.Duration, error) {
+// allow notes how long an operation on a unit has.
+func (w worldUnits) allow(ctx context.Context, what, unit string) {
+	deadline, _ := ctx.Deadline()
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	if w.within == nil {
+		w.within = map[string]time.Duration{}
+	}
+	w.within[what+" "+unit] = time.Until(deadline)
+}
+
+func (w worldUnits) Restart(ctx context.Context, unit string) (time.Duration, error) {
+	w.allow(ctx, "restart", unit)
 	return time.Millisecond, w.do("restart "+unit, func() error {
 		if _, known := w.services[unit]; !known {
 			return fmt.Errorf("unknown unit %s", unit)
@@ -209,7 +221,8 @@ func (w worldUnits) launch(unit string) error {
 	return nil
 }
 
-func (w worldUnits) Restore(_ context.Context, unit string) (time.Duration, error) {
+func (w worldUnits) Restore(ctx context.Context, unit string) (time.Duration, error) {
+	w.allow(ctx, "restore", unit)
 	return time.Millisecond, w.do("restore "+unit, func() error { return w.launch(unit) })
 }
 

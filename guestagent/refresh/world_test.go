@@ -102,6 +102,8 @@ type world struct {
 	// failed units do not run: a restart leaves them as they are.
 	failed      map[string]bool
 	restartedAt map[string]time.Time
+	// within is how long the last restart or restoration of a unit had.
+	within map[string]time.Duration
 	// followers are restarted with a unit.
 	followers map[string][]string
 	unhealthy tree.Digest

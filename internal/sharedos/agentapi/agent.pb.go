@@ -1312,7 +1312,7 @@ type RefreshRequest struct {
 	Kernel      string `protobuf:"bytes,8,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	Initramfs   string `protobuf:"bytes,9,opt,name=initramfs,proto3" json:"initramfs,omitempty"`
 	CommandLine string `protobuf:"bytes,10,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
-	// How long one unit may take to stop and start again, in milliseconds; 0 leaves that to the unit.
+	// How long one unit may take to stop and start again, in milliseconds; 0 leaves that to the unit, as the way back does.
 	RestartTimeoutMs int64 `protobuf:"varint,11,opt,name=restart_timeout_ms,json=restartTimeoutMs,proto3" json:"restart_timeout_ms,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache

@@ -18,7 +18,7 @@ const (
 	// kernelArgs are what every domain gets: its console goes to ConsoleLog, and a panic ends in a reboot.
 	kernelArgs = "console=ttyS0 quiet panic=10"
 	// emulatedArgs are what an emulated domain gets besides: its processor speculates on nothing, and what Linux does against
-	// that (retpolines, stuffed return buffers) takes a fifth of the time of its system calls.
+	// that (retpolines, stuffed return buffers) takes a sixth of the time of its system calls.
 	emulatedArgs = " mitigations=off"
 	// sparePorts is how many layers can be plugged in beyond those that the domain starts with.
 	sparePorts = 12
