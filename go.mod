@@ -6,7 +6,6 @@ require (
 	github.com/ProtonMail/go-crypto v1.4.1
 	github.com/containerd/go-dmverity v0.1.0
 	github.com/containerd/ttrpc v1.2.10
-	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/digitalocean/go-libvirt v0.0.0-20260217163227-273eaa321819
 	github.com/erofs/go-erofs v0.3.1
 	github.com/godbus/dbus/v5 v5.1.0

@@ -65,7 +65,6 @@ func Run(ctx context.Context, version string) error {
 		return fmt.Errorf("start the agent: %w", err)
 	}
 	manager := &units.Manager{}
-	defer manager.Close()
 	system := &refresh.LiveSystem{Usr: usr, Units: manager, Agent: boot.AgentUnit}
 	engine := &refresh.Engine{
 		Layers: refresh.LiveLayers{}, Usr: usr, Etc: refresh.LiveEtc{}, Units: liveUnits{manager}, System: system,

@@ -2,7 +2,6 @@ package units
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,16 +11,18 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	systemd "github.com/coreos/go-systemd/v22/dbus"
 )
 
-// What is known of units is asked for here and not with the library: for an assessment it is a hundred properties, that each
-// cost the library a goroutine and reflection, and systemd hardly anything. All of a unit's at once cost systemd more than the
-// twelve that are needed: among them are those for which it looks through directories (UnitFileState, UnitFilePreset). Under
-// emulation 8 units took 171 ms with the library and 410 ms with all properties, where they take 50 ms here (design/0022).
+// Systemd is talked to here and not with a library (design/0022). To whoever is connected systemd tells of every unit and job
+// that comes, changes and goes: while a guest boots and while systemd reloads, hundreds of things, of which a library makes values
+// by reflection before it drops them. And what is known of units is, for an assessment, a hundred properties, each of which
+// cost the library a goroutine.
 const (
-	unitFace, serviceFace = "org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"
+	managerPath  = "/org/freedesktop/systemd1"
+	managerFace  = "org.freedesktop.systemd1.Manager"
+	unitFace     = "org.freedesktop.systemd1.Unit"
+	serviceFace  = "org.freedesktop.systemd1.Service"
+	propertyFace = "org.freedesktop.DBus.Properties"
 
 	// askAtOnce bounds what waits in systemd for being read.
 	askAtOnce = 256
@@ -32,13 +33,15 @@ const (
 // errAnswer means that what systemd says is not what D-Bus has it say.
 var errAnswer = errors.New("not a D-Bus message as systemd sends them")
 
-// question is a property of a unit.
+// question is a property of a unit, or of the manager where the unit is "".
 type question struct{ unit, face, property string }
 
-// answer is a property's value: texts of those of type s, o, as, and the first of each struct of a(sb), set of b.
+// answer is a property's value: texts of those of type s, o, as, and the first of each struct of a(sb), set of b, number of u
+// and t, and the first of (uo).
 type answer struct {
-	texts []string
-	set   bool
+	texts  []string
+	set    bool
+	number uint64
 }
 
 func (a answer) text() string {
@@ -53,15 +56,15 @@ func (a answer) text() string {
 type conversation struct {
 	with io.Writer
 	in   messages
-	// asked is how many questions were asked.
-	asked uint32
+	// sent is how many messages were sent.
+	sent uint32
 }
 
-// converse has systemd asked for as long as ask takes, over a connection of its own.
-func converse(ctx context.Context, ask func(c *conversation) error) error {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+// converse has systemd asked for as long as ask takes, over a connection of its own, but no longer than limit.
+func converse(ctx context.Context, limit time.Duration, ask func(c *conversation) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: privateSocket, Net: "unix"})
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", privateSocket)
 	if err != nil {
 		return fmt.Errorf("connect to systemd: %w", err)
 	}
@@ -98,240 +101,56 @@ func (c *conversation) ask(questions []question) ([]answer, error) {
 	for first := 0; first < len(questions); first += askAtOnce {
 		some := questions[first:min(first+askAtOnce, len(questions))]
 		for i, q := range some {
-			out = appendGet(out, c.asked+uint32(i)+1, q)
+			out = appendCall(out, c.sent+uint32(i)+1, objectOf(q.unit), propertyFace, "Get", texts(q.face, q.property))
 		}
 		if _, err := c.with.Write(out); err != nil {
 			return nil, fmt.Errorf("ask systemd: %w", err)
 		}
 		out = out[:0]
 		for left := len(some); left > 0; {
-			serial, value, err := c.in.reply()
+			said, err := c.in.next()
+			if err == nil {
+				err = said.failure()
+			}
 			if err != nil {
 				return nil, fmt.Errorf("ask systemd: %d answers of %d are missing: %w", left, len(questions), err)
 			}
-			if serial == 0 {
+			if said.kind != reply {
 				continue // it tells of something
 			}
-			at := serial - c.asked - 1 // wraps around for what was answered before
+			at := said.to - c.sent - 1 // wraps around for what was answered before
 			if at >= uint32(len(some)) {
-				return nil, fmt.Errorf("ask systemd: %w: an answer to message %d", errAnswer, serial)
+				return nil, fmt.Errorf("ask systemd: %w: an answer to message %d", errAnswer, said.to)
 			}
-			if answers[first+int(at)], err = valueOf(value); err != nil {
+			if answers[first+int(at)], err = valueOf(said.body); err != nil {
 				return nil, fmt.Errorf("ask systemd for %s of %s: %w", some[at].property, some[at].unit, err)
 			}
 			left--
 		}
-		c.asked += uint32(len(some))
+		c.sent += uint32(len(some))
 	}
 	return answers, nil
 }
 
-// pad aligns what follows a message's beginning.
-func pad(message []byte, from, to int) []byte {
-	for (len(message)-from)%to != 0 {
-		message = append(message, 0)
+// call calls a method of the manager and returns the body of what it answers, which is overwritten by the next message. What
+// systemd tells of meanwhile is passed to heard, if that is not nil.
+func (c *conversation) call(heard func(message), method string, args arguments) ([]byte, error) {
+	c.sent++
+	if _, err := c.with.Write(appendCall(nil, c.sent, managerPath, managerFace, method, args)); err != nil {
+		return nil, err
 	}
-	return message
-}
-
-func appendText(message []byte, from int, text string) []byte {
-	message = binary.LittleEndian.AppendUint32(pad(message, from, 4), uint32(len(text)))
-	return append(append(message, text...), 0)
-}
-
-// appendGet appends a call of org.freedesktop.DBus.Properties.Get.
-func appendGet(out []byte, serial uint32, q question) []byte {
-	from := len(out)
-	out = append(out, 'l', 1, 0, 1, 0, 0, 0, 0)
-	out = binary.LittleEndian.AppendUint32(out, serial)
-	out = append(out, 0, 0, 0, 0)
-	for _, field := range []struct {
-		code byte
-		kind byte
-		text string
-	}{
-		{1, 'o', string(managerObject) + "/unit/" + systemd.PathBusEscape(q.unit)},
-		{2, 's', "org.freedesktop.DBus.Properties"}, {3, 's', "Get"},
-	} {
-		out = append(pad(out, from, 8), field.code, 1, field.kind, 0)
-		out = appendText(out, from, field.text)
-	}
-	out = append(pad(out, from, 8), 8, 1, 'g', 0, 2, 's', 's', 0)
-	binary.LittleEndian.PutUint32(out[from+12:], uint32(len(out)-from-16))
-	out = pad(out, from, 8)
-	body := len(out)
-	out = appendText(out, body, q.face)
-	out = appendText(out, body, q.property)
-	binary.LittleEndian.PutUint32(out[from+4:], uint32(len(out)-body))
-	return out
-}
-
-// messages takes what systemd sends apart.
-type messages struct {
-	from   io.Reader
-	buffer []byte
-	// at and end are where what was read and not yet returned begins and ends.
-	at, end int
-}
-
-// need has so many bytes there.
-func (m *messages) need(length int) error {
-	if length > maxAnswer {
-		return fmt.Errorf("%w: %d bytes", errAnswer, length)
-	}
-	for m.end-m.at < length {
-		if m.end = copy(m.buffer, m.buffer[m.at:m.end]); m.end == len(m.buffer) {
-			m.buffer = append(m.buffer, make([]byte, max(length, 32<<10))...)
+	for {
+		said, err := c.in.next()
+		if err == nil {
+			err = said.failure()
 		}
-		m.at = 0
-		n, err := m.from.Read(m.buffer[m.end:])
-		if m.end += n; err != nil && m.end < length {
-			return err
-		}
-	}
-	return nil
-}
-
-// line returns the next line of the authentication.
-func (m *messages) line() ([]byte, error) {
-	for length := 1; ; length++ {
-		if err := m.need(length); err != nil {
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		if m.buffer[m.at+length-1] == '\n' {
-			line := m.buffer[m.at : m.at+length]
-			m.at += length
-			return line, nil
-		}
-	}
-}
-
-// reply returns the body of the next message, and to which it is the answer; 0 if to none. The body is overwritten by the next.
-func (m *messages) reply() (serial uint32, body []byte, err error) {
-	if err := m.need(16); err != nil {
-		return 0, nil, err
-	}
-	head := m.buffer[m.at : m.at+16]
-	fields, length := int(binary.LittleEndian.Uint32(head[12:])), int(binary.LittleEndian.Uint32(head[4:]))
-	if head[0] != 'l' || fields > maxAnswer || length > maxAnswer {
-		return 0, nil, fmt.Errorf("%w: it begins with %x", errAnswer, head)
-	}
-	begins := (16 + fields + 7) / 8 * 8
-	if err := m.need(begins + length); err != nil {
-		return 0, nil, err
-	}
-	message := m.buffer[m.at : m.at+begins+length]
-	m.at += len(message)
-	kind, failure := message[1], ""
-	for c := (&cursor{data: message[:16+fields], at: 16}); c.align(8) && c.at < len(c.data); {
-		code := c.byte()
-		switch c.signature() {
-		case "u":
-			if value := c.number(); code == 5 {
-				serial = value
-			}
-		case "s", "o":
-			if text := c.text(); code == 4 {
-				failure = text
-			}
-		case "g":
-			c.signature()
-		default:
-			c.failed = true
-		}
-		if c.failed {
-			return 0, nil, fmt.Errorf("%w: a header of %d bytes", errAnswer, fields)
+		case said.kind == reply && said.to == c.sent:
+			return said.body, nil
+		case said.kind == signal && heard != nil:
+			heard(said)
 		}
 	}
-	switch body = message[begins:]; kind {
-	case 2:
-		return serial, body, nil
-	case 3:
-		return 0, nil, fmt.Errorf("%s: %s", failure, (&cursor{data: body}).text())
-	default:
-		return 0, nil, nil
-	}
-}
-
-// valueOf reads a variant.
-func valueOf(body []byte) (a answer, err error) {
-	c := &cursor{data: body}
-	switch kind := c.signature(); kind {
-	case "b":
-		a.set = c.number() != 0
-	case "s", "o":
-		a.texts = []string{c.text()}
-	case "as", "a(sb)":
-		length := int(c.number())
-		if kind != "as" {
-			c.align(8)
-		}
-		for end := c.at + length; c.at < end && !c.failed; {
-			if kind != "as" {
-				c.align(8)
-			}
-			a.texts = append(a.texts, c.text())
-			if kind != "as" {
-				c.number()
-			}
-		}
-	default:
-		return a, fmt.Errorf("%w: a value of type %q", errAnswer, kind)
-	}
-	if c.failed {
-		return answer{}, fmt.Errorf("%w: a value of %d bytes", errAnswer, len(body))
-	}
-	return a, nil
-}
-
-// cursor reads values one after another; failed stays true once there were too few bytes.
-type cursor struct {
-	data   []byte
-	at     int
-	failed bool
-}
-
-// take returns so many bytes.
-func (c *cursor) take(length int) []byte {
-	if c.failed || length < 0 || length > len(c.data)-c.at {
-		c.failed = true
-		return nil
-	}
-	c.at += length
-	return c.data[c.at-length : c.at]
-}
-
-// align is false if there were too few bytes.
-func (c *cursor) align(to int) bool {
-	c.take((to - c.at%to) % to)
-	return !c.failed
-}
-
-func (c *cursor) byte() byte {
-	if b := c.take(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (c *cursor) number() uint32 {
-	c.align(4)
-	if b := c.take(4); b != nil {
-		return binary.LittleEndian.Uint32(b)
-	}
-	return 0
-}
-
-func (c *cursor) text() string {
-	length := int(c.number())
-	text := string(c.take(length))
-	c.take(1)
-	return text
-}
-
-func (c *cursor) signature() string {
-	length := int(c.byte())
-	text := string(c.take(length))
-	c.take(1)
-	return text
 }

@@ -23,6 +23,21 @@ import (
 // else before each answer, as systemd does to whoever is connected.
 func manager(t *testing.T, conn net.Conn, property func(path dbus.ObjectPath, face, name string) any) {
 	t.Helper()
+	serve(t, conn, func(call *dbus.Message, send func(...*dbus.Message) error) error {
+		path, _ := call.Headers[dbus.FieldPath].Value().(dbus.ObjectPath)
+		face, _ := call.Body[0].(string)
+		name, _ := call.Body[1].(string)
+		value := property(path, face, name)
+		if _, failed := value.(error); !failed {
+			value = dbus.MakeVariant(value)
+		}
+		return send(happening, answerTo(call, value))
+	})
+}
+
+// serve takes calls over a connection as systemd does, until either side closes it.
+func serve(t *testing.T, conn net.Conn, answer func(call *dbus.Message, send func(...*dbus.Message) error) error) {
+	t.Helper()
 	// As sd-bus, which never answers a question that comes with BEGIN.
 	begins := make([]byte, 256)
 	n, err := conn.Read(begins)
@@ -35,40 +50,47 @@ func manager(t *testing.T, conn net.Conn, property func(path dbus.ObjectPath, fa
 		return
 	}
 	in := bufio.NewReader(conn)
-	send := func(m *dbus.Message) error { return m.EncodeTo(conn, binary.LittleEndian) }
+	send := func(messages ...*dbus.Message) error {
+		for _, m := range messages {
+			if err := m.EncodeTo(conn, binary.LittleEndian); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	for {
 		call, err := dbus.DecodeMessage(in)
 		if err != nil {
 			return // it closed
 		}
-		path, _ := call.Headers[dbus.FieldPath].Value().(dbus.ObjectPath)
-		face, _ := call.Body[0].(string)
-		name, _ := call.Body[1].(string)
-		answer := &dbus.Message{Type: dbus.TypeMethodReply, Headers: map[dbus.HeaderField]dbus.Variant{
-			dbus.FieldReplySerial: dbus.MakeVariant(call.Serial()), dbus.FieldSender: dbus.MakeVariant("org.freedesktop.systemd1"),
-		}}
-		switch value := property(path, face, name).(type) {
-		case error:
-			answer.Type = dbus.TypeError
-			answer.Headers[dbus.FieldErrorName] = dbus.MakeVariant("org.freedesktop.systemd1.NoSuchUnit")
-			answer.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(""))
-			answer.Body = []any{value.Error()}
-		default:
-			variant := dbus.MakeVariant(value)
-			answer.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(variant))
-			answer.Body = []any{variant}
-		}
-		if err := errors.Join(send(happening), send(answer)); err != nil {
+		if err := answer(call, send); err != nil {
 			return
 		}
 	}
 }
 
+// answerTo makes an answer of a value, or of an error.
+func answerTo(call *dbus.Message, value any) *dbus.Message {
+	answer := &dbus.Message{Type: dbus.TypeMethodReply, Headers: map[dbus.HeaderField]dbus.Variant{
+		dbus.FieldReplySerial: dbus.MakeVariant(call.Serial()), dbus.FieldSender: dbus.MakeVariant("org.freedesktop.systemd1"),
+	}}
+	if err, failed := value.(error); failed {
+		answer.Type = dbus.TypeError
+		answer.Headers[dbus.FieldErrorName] = dbus.MakeVariant("org.freedesktop.systemd1.NoSuchUnit")
+		value = err.Error()
+	}
+	if value != nil {
+		answer.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(value))
+		answer.Body = []any{value}
+	}
+	return answer
+}
+
 var happening = &dbus.Message{
 	Type: dbus.TypeSignal,
 	Headers: map[dbus.HeaderField]dbus.Variant{
-		dbus.FieldPath: dbus.MakeVariant(managerObject), dbus.FieldInterface: dbus.MakeVariant(managerFace),
-		dbus.FieldMember: dbus.MakeVariant("UnitNew"), dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf("", managerObject)),
+		dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(managerPath)), dbus.FieldInterface: dbus.MakeVariant(managerFace),
+		dbus.FieldMember: dbus.MakeVariant("UnitNew"), dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf("", dbus.ObjectPath(managerPath))),
 	},
 	Body: []any{"some.service", dbus.ObjectPath("/org/freedesktop/systemd1/unit/some_2eservice")},
 }
@@ -128,7 +150,11 @@ func askAll(conn io.ReadWriter, questions []question) ([]answer, error) {
 func TestPropertiesOfAllTypesAreRead(t *testing.T) {
 	values := map[string]any{
 		"text": "active", "nothing": "", "path": dbus.ObjectPath("/org/x"), "yes": true, "no": false,
-		"list": []string{"a.service", "", "ünïcode.service"}, "empty": []string{},
+		"list": []string{"a.service", "", "ünïcode.service"}, "empty": []string{}, "count": uint32(7), "moment": uint64(1) << 40,
+		"job": struct {
+			Number uint32
+			Object dbus.ObjectPath
+		}{12, "/org/freedesktop/systemd1/job/12"},
 		"files": []struct {
 			Path string
 			May  bool
@@ -138,7 +164,7 @@ func TestPropertiesOfAllTypesAreRead(t *testing.T) {
 	var want []answer
 	for name, value := range map[string]answer{
 		"text": {texts: []string{"active"}}, "nothing": {texts: []string{""}}, "path": {texts: []string{"/org/x"}}, "yes": {set: true}, "no": {},
-		"list": {texts: []string{"a.service", "", "ünïcode.service"}}, "empty": {}, "files": {texts: []string{"/etc/default/x", "/run/y"}},
+		"list": {texts: []string{"a.service", "", "ünïcode.service"}}, "empty": {}, "count": {number: 7}, "moment": {number: 1 << 40}, "job": {number: 12}, "files": {texts: []string{"/etc/default/x", "/run/y"}},
 	} {
 		questions, want = append(questions, question{"a-b@1.service", unitFace, name}), append(want, value)
 	}

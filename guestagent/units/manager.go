@@ -8,22 +8,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"sync"
+	"io"
+	"syscall"
 	"time"
-
-	systemd "github.com/coreos/go-systemd/v22/dbus"
-	"github.com/godbus/dbus/v5"
 )
 
 const (
-	// privateSocket is where systemd itself listens, for root only.
-	privateSocket = "/run/systemd/private"
-	managerObject = dbus.ObjectPath("/org/freedesktop/systemd1")
-	busName       = "org.freedesktop.systemd1"
-	managerFace   = "org.freedesktop.systemd1.Manager"
-
 	callLimit = 30 * time.Second
 	// reloadLimit is long: a reload parses every unit and runs every generator.
 	reloadLimit = 2 * time.Minute
@@ -35,165 +25,71 @@ const (
 	reconnectPause = 50 * time.Millisecond
 )
 
-// Manager is systemd as PID 1. It connects when it is first asked, and again after a connection was lost.
-type Manager struct {
-	mutex sync.Mutex
-	conn  *systemd.Conn
-	raw   *dbus.Conn
-}
+// privateSocket is where systemd itself listens, for root only. Tests have another.
+var privateSocket = "/run/systemd/private"
 
-// Close gives the connection up.
-func (m *Manager) Close() {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	m.drop()
-}
-
-func (m *Manager) drop() {
-	if m.conn != nil {
-		m.conn.Close()
-	}
-	m.conn, m.raw = nil, nil
-}
-
-// connected returns a connection that worked a moment ago.
-func (m *Manager) connected(ctx context.Context) (*systemd.Conn, error) {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	if m.conn != nil && m.conn.Connected() {
-		return m.conn, nil
-	}
-	m.drop()
-	type dialed struct {
-		conn *systemd.Conn
-		raw  *dbus.Conn
-		err  error
-	}
-	done := make(chan dialed, 1)
-	go func() { // authentication takes no context
-		var first *dbus.Conn
-		conn, err := systemd.NewConnection(func() (*dbus.Conn, error) {
-			raw, err := dial()
-			if first == nil {
-				first = raw
-			}
-			return raw, err
-		})
-		done <- dialed{conn, first, err}
-	}()
-	select {
-	case d := <-done:
-		if d.err != nil {
-			return nil, fmt.Errorf("connect to systemd: %w", d.err)
-		}
-		m.conn, m.raw = d.conn, d.raw
-		return m.conn, nil
-	case <-ctx.Done():
-		go func() { // whoever asked is gone: close what may still open
-			if d := <-done; d.err == nil {
-				d.conn.Close()
-			}
-		}()
-		return nil, fmt.Errorf("connect to systemd: %w", ctx.Err())
-	}
-}
-
-func dial() (*dbus.Conn, error) {
-	conn, err := dbus.Dial("unix:path=" + privateSocket)
-	if err != nil {
-		return nil, err
-	}
-	// No Hello: on its own socket systemd is the only peer.
-	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Getuid()))}); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return conn, nil
-}
+// Manager is systemd as PID 1. Each call is a connection of its own.
+type Manager struct{}
 
 // State is the manager's own: "starting", "running", "degraded" and so on, as systemctl is-system-running prints.
 func (m *Manager) State(ctx context.Context) (string, error) { return m.own(ctx, "SystemState") }
 
 // own returns a text that is a property of the manager itself.
-func (m *Manager) own(ctx context.Context, property string) (text string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	if _, err := m.connected(ctx); err != nil {
+func (m *Manager) own(ctx context.Context, property string) (string, error) {
+	answers, err := m.ask(ctx, question{"", managerFace, property})
+	if err != nil {
 		return "", err
 	}
-	m.mutex.Lock()
-	raw := m.raw
-	m.mutex.Unlock()
-	if raw == nil {
-		return "", fmt.Errorf("ask systemd for its %s: the connection was lost", property)
-	}
-	call := raw.Object(busName, managerObject).CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, managerFace, property)
-	if err := call.Store(&text); err != nil {
-		return "", fmt.Errorf("ask systemd for its %s: %w", property, err)
-	}
-	return text, nil
+	return answers[0].text(), nil
 }
 
-// unit returns a property of a unit.
-func (m *Manager) unit(ctx context.Context, name, property string) (any, error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	conn, err := m.connected(ctx)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := conn.GetUnitPropertyContext(ctx, name, property)
-	if err != nil {
-		return nil, fmt.Errorf("ask systemd for %s of %s: %w", property, name, err)
-	}
-	return answer.Value.Value(), nil
+// ask returns as many answers as there are questions.
+func (m *Manager) ask(ctx context.Context, questions ...question) (answers []answer, err error) {
+	err = converse(ctx, callLimit, func(c *conversation) (err error) {
+		answers, err = c.ask(questions)
+		return err
+	})
+	return answers, err
+}
+
+// call calls a method of systemd that answers nothing which is of interest.
+func (m *Manager) call(ctx context.Context, limit time.Duration, what, method string, args ...string) error {
+	return converse(ctx, limit, func(c *conversation) error {
+		if _, err := c.call(nil, method, texts(args...)); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	})
 }
 
 // ActiveState of a unit: "active", "failed" and so on. A unit that is not loaded is "inactive".
 func (m *Manager) ActiveState(ctx context.Context, name string) (string, error) {
-	answer, err := m.unit(ctx, name, "ActiveState")
+	answers, err := m.ask(ctx, question{name, unitFace, "ActiveState"})
 	if err != nil {
 		return "", err
 	}
-	state, ok := answer.(string)
-	if !ok {
-		return "", fmt.Errorf("ask systemd for ActiveState of %s: answer %v", name, answer)
-	}
-	return state, nil
+	return answers[0].text(), nil
 }
 
 // Reload has systemd read its configuration and all units again.
 func (m *Manager) Reload(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
-	defer cancel()
-	conn, err := m.connected(ctx)
-	if err != nil {
-		return err
-	}
-	if err := conn.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("reload systemd: %w", err)
-	}
-	return nil
+	return m.call(ctx, reloadLimit, "reload systemd", "Reload")
 }
 
 // Reexecute has PID 1 run its present binary, keeping all state, and waits until the new one answers.
 func (m *Manager) Reexecute(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
 	defer cancel()
-	if _, err := m.connected(ctx); err != nil {
+	err := converse(ctx, reloadLimit, func(c *conversation) error {
+		// There is no answer: the connection ends when the new binary takes over.
+		_, err := c.call(nil, "Reexecute", texts())
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+			return nil
+		}
+		return fmt.Errorf("re-execute systemd: it did not let go of the connection: %w", err)
+	})
+	if err != nil {
 		return err
-	}
-	m.mutex.Lock()
-	raw := m.raw
-	m.mutex.Unlock()
-	// There is no answer: the connection ends when the new binary takes over.
-	call := raw.Object(busName, managerObject).CallWithContext(ctx, managerFace+".Reexecute", dbus.FlagNoReplyExpected)
-	if call.Err != nil {
-		return fmt.Errorf("re-execute systemd: %w", call.Err)
-	}
-	select {
-	case <-raw.Context().Done():
-	case <-ctx.Done():
-		return fmt.Errorf("re-execute systemd: it did not let go of the connection: %w", ctx.Err())
 	}
 	return m.awaitAnswer(ctx)
 }

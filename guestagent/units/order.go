@@ -17,23 +17,35 @@ func (m *Manager) Order(ctx context.Context, names []string, facts map[string]im
 		return names, nil
 	}
 	facts = maps.Clone(facts)
-	asked := map[string]bool{}
-	for open := slices.Clone(names); len(open) > 0; open = open[1:] {
-		for _, earlier := range facts[open[0]].After {
-			if asked[earlier] || !strings.HasSuffix(earlier, ".target") {
-				continue
+	err := converse(ctx, callLimit, func(c *conversation) error {
+		asked := map[string]bool{}
+		for open := slices.Clone(names); len(open) > 0; {
+			var targets []string
+			var questions []question
+			for _, name := range open {
+				for _, earlier := range facts[name].After {
+					if asked[earlier] || !strings.HasSuffix(earlier, ".target") {
+						continue
+					}
+					if asked[earlier] = true; len(asked) > maxFacts {
+						return fmt.Errorf("order units: more than %d targets", maxFacts)
+					}
+					targets, questions = append(targets, earlier), append(questions, question{earlier, unitFace, "After"})
+				}
 			}
-			if asked[earlier] = true; len(asked) > maxFacts {
-				return nil, fmt.Errorf("order units: more than %d targets", maxFacts)
-			}
-			answer, err := m.unit(ctx, earlier, "After")
+			answers, err := c.ask(questions)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			after, _ := answer.([]string)
-			facts[earlier] = impact.Unit{Name: earlier, After: after}
-			open = append(open, earlier)
+			for i, target := range targets {
+				facts[target] = impact.Unit{Name: target, After: answers[i].texts}
+			}
+			open = targets
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return order(names, facts), nil
 }

@@ -10,16 +10,7 @@ import (
 // Begin has systemd go to a target that ends this boot or its userland: "soft-reboot.target", "kexec.target",
 // "reboot.target". Nothing that is asked for later can stop it. It does not wait: whoever asked is ended on the way.
 func (m *Manager) Begin(ctx context.Context, target string) error {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	conn, err := m.connected(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := conn.StartUnitContext(ctx, target, "replace-irreversibly", nil); err != nil {
-		return fmt.Errorf("have systemd go to %s: %w", target, err)
-	}
-	return nil
+	return m.call(ctx, callLimit, "have systemd go to "+target, "StartUnit", target, "replace-irreversibly")
 }
 
 // Version is the number of systemd's release: 257.
@@ -45,20 +36,38 @@ func version(text string) (int, error) {
 }
 
 // Failed names the units that systemd counts as failed.
-func (m *Manager) Failed(ctx context.Context) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	conn, err := m.connected(ctx)
-	if err != nil {
-		return nil, err
+func (m *Manager) Failed(ctx context.Context) (failed []string, err error) {
+	err = converse(ctx, callLimit, func(c *conversation) error {
+		body, err := c.call(nil, "ListUnitsFiltered", list("failed"))
+		if err == nil {
+			failed, err = namesOf(body)
+		}
+		if err != nil {
+			return fmt.Errorf("ask systemd for what failed: %w", err)
+		}
+		return nil
+	})
+	return failed, err
+}
+
+// namesOf reads a list of units, a(ssssssouso), of which the name is the first.
+func namesOf(body []byte) (names []string, err error) {
+	c := &cursor{data: body}
+	length := int(c.number())
+	c.align(8)
+	for end := c.at + length; c.at < end && !c.failed; {
+		c.align(8)
+		names = append(names, c.text())
+		for range 6 { // description, three states, what it follows, its object
+			c.bytes()
+		}
+		c.number()
+		for range 2 { // the type and object of its job
+			c.bytes()
+		}
 	}
-	failed, err := conn.ListUnitsFilteredContext(ctx, []string{"failed"})
-	if err != nil {
-		return nil, fmt.Errorf("ask systemd for what failed: %w", err)
-	}
-	names := make([]string, 0, len(failed))
-	for _, unit := range failed {
-		names = append(names, unit.Name)
+	if c.failed {
+		return nil, fmt.Errorf("%w: a list of %d bytes", errAnswer, len(body))
 	}
 	return names, nil
 }

@@ -295,7 +295,7 @@ func (s *subject) held(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
 	defer cancel()
 	for {
-		_, err := s.Run(ctx, fmt.Sprintf("timeout 100 sh -c 'until [ -s %s/%s ]; do sleep 0.05; done'", failpoint.Directory, failpoint.Struck))
+		_, err := s.Run(ctx, fmt.Sprintf("timeout 100 sh -c 'until [ -s %s/%s ]; do sleep 0.15; done'", failpoint.Directory, failpoint.Struck))
 		if err == nil {
 			return
 		}

@@ -128,17 +128,39 @@ func (v *VM) Status(ctx context.Context) (*agentapi.StatusResponse, error) {
 	return now.Agent, nil
 }
 
-// Await asks the agent until done says so, whatever keeps it from answering meanwhile.
+// Await asks the agent until done says so, whatever keeps it from answering meanwhile. It asks over one connection for as long
+// as that lasts: under emulation a new one takes the guest a tenth of a second, an answer a hundredth.
 func (v *VM) Await(ctx context.Context, what string, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
+	var agent *transport.Agent
+	leave := func() {
+		if agent != nil {
+			_ = agent.Close() // only questions were asked on it
+		}
+		agent = nil
+	}
+	defer leave()
+	ask := func() (*agentapi.StatusResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, agentLimit)
+		defer cancel()
+		if agent == nil {
+			var err error
+			if agent, err = v.Agent(ctx); err != nil {
+				return nil, err
+			}
+		}
+		return agent.Status(ctx, &agentapi.StatusRequest{})
+	}
 	for {
-		status, err := v.Status(ctx)
+		status, err := ask()
 		if err == nil && done(status) {
 			return status, nil
 		}
 		if err == nil {
 			err = fmt.Errorf("it is in state %s, system %s, running base %s", status.GetState(), status.GetSystemState(), status.GetStack().GetBase())
+		} else {
+			leave()
 		}
 		select {
 		case <-ctx.Done():

@@ -36,6 +36,9 @@ func (zeros) Read(p []byte) (int, error) {
 
 // A file of more than 4 GiB comes through, as a stream and as a file, and takes neither memory nor room for its zeros.
 func TestALargeSparseFileComesThrough(t *testing.T) {
+	if withoutRaceDetector(t) {
+		return
+	}
 	dir := t.TempDir()
 	file, err := os.Create(filepath.Join(dir, "large"))
 	must(t, err)
@@ -66,6 +69,9 @@ func TestALargeSparseFileComesThrough(t *testing.T) {
 
 // So it does from images, where the stream is looked at alone: what becomes of it is the same for all sources.
 func TestALargeSparseFileComesOutOfImages(t *testing.T) {
+	if withoutRaceDetector(t) {
+		return
+	}
 	dir := t.TempDir()
 	file, err := os.Create(filepath.Join(dir, "large"))
 	must(t, err)
@@ -127,6 +133,9 @@ func bomb(t *testing.T, size int64) tarball.Opener {
 }
 
 func TestWhatUnpacksToTooMuchIsRefusedBeforeItIsUnpacked(t *testing.T) {
+	if withoutRaceDetector(t) {
+		return
+	}
 	const size = 1 << 30
 	limits := source.Limits{Content: 100 << 20}
 	layer, err := tarball.LayerFromOpener(bomb(t, size), tarball.WithCompressionLevel(1))
@@ -167,6 +176,9 @@ func TestWhatUnpacksToTooMuchIsRefusedBeforeItIsUnpacked(t *testing.T) {
 const many = 300_000
 
 func TestManyEntriesComeThroughInLittleMemory(t *testing.T) {
+	if withoutRaceDetector(t) {
+		return
+	}
 	stream := func() io.ReadCloser {
 		r, w := io.Pipe()
 		go func() {

@@ -2,5 +2,19 @@
 
 package source_test
 
-// raceFactor is how many times as much memory a process takes under the race detector, about.
-const raceFactor = 3
+import (
+	"os/exec"
+	"testing"
+)
+
+// withoutRaceDetector has a test run by itself, built without the race detector, and reports that it did: what looks at
+// gigabytes takes six times as long with it and several times the memory, of which such a test is to tell.
+func withoutRaceDetector(t *testing.T) bool {
+	t.Helper()
+	said, err := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-v", "-run", "^"+t.Name()+"$", ".").CombinedOutput()
+	t.Logf("%s", said)
+	if err != nil {
+		t.Errorf("without the race detector: %v", err)
+	}
+	return true
+}

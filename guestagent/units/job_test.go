@@ -1,0 +1,198 @@
+package units
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+const ownJob, otherJob = dbus.ObjectPath("/org/freedesktop/systemd1/job/7"), dbus.ObjectPath("/org/freedesktop/systemd1/job/8")
+
+func removed(job dbus.ObjectPath, unit, result string) *dbus.Message {
+	return &dbus.Message{
+		Type: dbus.TypeSignal,
+		Headers: map[dbus.HeaderField]dbus.Variant{
+			dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(managerPath)), dbus.FieldInterface: dbus.MakeVariant(managerFace),
+			dbus.FieldMember: dbus.MakeVariant("JobRemoved"), dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(uint32(0), job, "", "")),
+		},
+		Body: []any{uint32(7), job, unit, result},
+	}
+}
+
+// systemd has each connection answered by a function, which is told the method and the texts that it was given. Properties
+// of units are those of a map.
+func systemd(t *testing.T, properties map[string]any, method func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "private")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := privateSocket
+	privateSocket = socket
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return // the test has ended
+			}
+			serve(t, conn, func(call *dbus.Message, send func(...*dbus.Message) error) error {
+				name, _ := call.Headers[dbus.FieldMember].Value().(string)
+				if name == "Get" {
+					property, _ := call.Body[1].(string)
+					return send(happening, answerTo(call, dbus.MakeVariant(properties[property])))
+				}
+				return method(name, call.Body, call, send)
+			})
+			if err := conn.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		privateSocket = before
+		if err := listener.Close(); err != nil {
+			t.Error(err)
+		}
+		<-done
+	})
+}
+
+var restartedOnce = map[string]any{
+	"TimeoutStopUSec": uint64(5e6), "TimeoutStartUSec": uint64(5e6), "Job": struct {
+		Number uint32
+		Object dbus.ObjectPath
+	}{0, "/"},
+	"ActiveExitTimestampMonotonic": uint64(1000), "ActiveEnterTimestampMonotonic": uint64(251000), "InactiveExitTimestampMonotonic": uint64(1500),
+	"ActiveState": "active",
+}
+
+func TestAJobIsAwaitedWhereverItsEndIsToldOf(t *testing.T) {
+	for when, after := range map[string]bool{"after the answer": true, "before the answer": false} {
+		var called []string
+		systemd(t, restartedOnce, func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+			for _, arg := range args {
+				name += " " + arg.(string) //nolint:forcetypeassert // a panic fails the test
+			}
+			called = append(called, name)
+			if after {
+				return send(happening, removed(otherJob, "b.service", "failed"), answerTo(call, ownJob), happening,
+					removed(otherJob, "a.service", "canceled"), removed(ownJob, "a.service", "done"))
+			}
+			return send(removed(ownJob, "a.service", "done"), removed(otherJob, "b.service", "failed"), answerTo(call, ownJob))
+		})
+		away, err := new(Manager).Restart(t.Context(), "a.service")
+		if err != nil || away != 250*time.Millisecond {
+			t.Errorf("%s: away for %v, %v", when, away, err)
+		}
+		if !slices.Equal(called, []string{"TryRestartUnit a.service replace"}) {
+			t.Errorf("%s: called %q", when, called)
+		}
+	}
+}
+
+func TestAJobThatFailsIsAnError(t *testing.T) {
+	systemd(t, restartedOnce, func(_ string, _ []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+		return send(answerTo(call, ownJob), removed(ownJob, "a.service", "failed"))
+	})
+	if err := new(Manager).ReloadUnit(t.Context(), "a.service"); !errors.Is(err, ErrJob) || !strings.Contains(err.Error(), "reload a.service: the job did not succeed: failed") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestAJobThatSystemdDoesNotTakeIsAnError(t *testing.T) {
+	systemd(t, restartedOnce, func(_ string, _ []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+		return send(answerTo(call, errors.New("Unit a.service not found.")))
+	})
+	if err := new(Manager).Stop(t.Context(), "a.service"); err == nil || !strings.Contains(err.Error(), "stop a.service: org.freedesktop.systemd1.NoSuchUnit: Unit a.service not found.") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestAConnectionThatIsLostDuringAJobIsAnError(t *testing.T) {
+	systemd(t, restartedOnce, func(_ string, _ []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+		return errors.Join(send(answerTo(call, ownJob)), net.ErrClosed)
+	})
+	if _, err := new(Manager).Restore(t.Context(), "a.service"); err == nil || !strings.Contains(err.Error(), "restart a.service: the connection to systemd was lost") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestAJobIsAwaitedNoLongerThanTheCallerWaits(t *testing.T) {
+	systemd(t, restartedOnce, func(_ string, _ []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+		return send(answerTo(call, ownJob))
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := new(Manager).Restart(ctx, "a.service")
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "systemd did not finish the job") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestAReexecutionEndsWithTheConnectionAndTheNextAnswer(t *testing.T) {
+	again := 0
+	systemd(t, map[string]any{"SystemState": "running"}, func(name string, _ []any, _ *dbus.Message, _ func(...*dbus.Message) error) error {
+		if again++; name != "Reexecute" {
+			t.Errorf("called %s", name)
+		}
+		return net.ErrClosed
+	})
+	if err := new(Manager).Reexecute(t.Context()); err != nil || again != 1 {
+		t.Errorf("called %d times, %v", again, err)
+	}
+}
+
+func TestAReexecutionThatIsRefusedIsAnError(t *testing.T) {
+	systemd(t, nil, func(_ string, _ []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+		return send(answerTo(call, errors.New("There is just not enough space in /run/.")))
+	})
+	if err := new(Manager).Reexecute(t.Context()); err == nil || !strings.Contains(err.Error(), "not enough space") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestWhatFailedIsListed(t *testing.T) {
+	type unit struct {
+		Name, Description, Load, Active, Sub, Following string
+		Object                                          dbus.ObjectPath
+		Job                                             uint32
+		JobType                                         string
+		JobObject                                       dbus.ObjectPath
+	}
+	list := []unit{{"a.service", "Ä", "loaded", "failed", "failed", "", "/a", 0, "", "/"}, {"longer@b.service", "", "loaded", "failed", "dead", "x", "/b", 3, "start", "/j"}}
+	systemd(t, nil, func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+		states, _ := args[0].([]string)
+		if name != "ListUnitsFiltered" || !slices.Equal(states, []string{"failed"}) {
+			t.Errorf("called %s with %v", name, args)
+		}
+		return send(happening, answerTo(call, list))
+	})
+	failed, err := new(Manager).Failed(t.Context())
+	if err != nil || !slices.Equal(failed, []string{"a.service", "longer@b.service"}) {
+		t.Errorf("%q, %v", failed, err)
+	}
+	list = nil
+	if failed, err := new(Manager).Failed(t.Context()); err != nil || len(failed) != 0 {
+		t.Errorf("%q, %v", failed, err)
+	}
+}
+
+func TestObjectsAreNamedAsSystemdDoes(t *testing.T) {
+	for unit, want := range map[string]string{
+		"": "", "a-b@1.service": "/unit/a_2db_401_2eservice", "9p.mount": "/unit/_39p_2emount", "ü.slice": "/unit/_c3_bc_2eslice",
+	} {
+		if got := objectOf(unit); got != managerPath+want {
+			t.Errorf("%q: %s", unit, got)
+		}
+	}
+}

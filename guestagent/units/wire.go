@@ -1,0 +1,298 @@
+package units
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// pad aligns what follows a message's beginning.
+func pad(message []byte, from, to int) []byte {
+	for (len(message)-from)%to != 0 {
+		message = append(message, 0)
+	}
+	return message
+}
+
+func appendText(message []byte, from int, text string) []byte {
+	message = binary.LittleEndian.AppendUint32(pad(message, from, 4), uint32(len(text)))
+	return append(append(message, text...), 0)
+}
+
+// objectOf is the object of a unit, or of the manager for "".
+func objectOf(unit string) string {
+	if unit == "" {
+		return managerPath
+	}
+	object := []byte(managerPath + "/unit/")
+	for i, c := range []byte(unit) { // systemd's bus_label_escape: a digit must not come first
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || i > 0 && c >= '0' && c <= '9' {
+			object = append(object, c)
+			continue
+		}
+		object = append(object, '_')
+		object = hex.AppendEncode(object, []byte{c})
+	}
+	return string(object)
+}
+
+// arguments of a method, by their signature.
+type arguments struct {
+	signature string
+	body      []byte
+}
+
+func texts(all ...string) arguments {
+	args := arguments{signature: strings.Repeat("s", len(all))}
+	for _, text := range all {
+		args.body = appendText(args.body, 0, text)
+	}
+	return args
+}
+
+func list(all ...string) arguments {
+	args := texts(all...)
+	// The length of an array comes before it, and does not move what is aligned to as much.
+	return arguments{"as", append(binary.LittleEndian.AppendUint32(nil, uint32(len(args.body))), args.body...)}
+}
+
+// appendCall appends a call of a method (D-Bus Specification, "Message Protocol").
+func appendCall(out []byte, serial uint32, object, face, method string, args arguments) []byte {
+	from := len(out)
+	out = append(out, 'l', 1, 0, 1, 0, 0, 0, 0)
+	out = binary.LittleEndian.AppendUint32(out, serial)
+	out = append(out, 0, 0, 0, 0)
+	for _, field := range []struct {
+		code byte
+		kind byte
+		text string
+	}{
+		{1, 'o', object}, {2, 's', face}, {3, 's', method},
+	} {
+		out = append(pad(out, from, 8), field.code, 1, field.kind, 0)
+		out = appendText(out, from, field.text)
+	}
+	if args.signature != "" {
+		out = append(pad(out, from, 8), 8, 1, 'g', 0, byte(len(args.signature)))
+		out = append(append(out, args.signature...), 0)
+	}
+	binary.LittleEndian.PutUint32(out[from+12:], uint32(len(out)-from-16))
+	binary.LittleEndian.PutUint32(out[from+4:], uint32(len(args.body)))
+	return append(pad(out, from, 8), args.body...)
+}
+
+// messages takes what systemd sends apart.
+type messages struct {
+	from   io.Reader
+	buffer []byte
+	// at and end are where what was read and not yet returned begins and ends.
+	at, end int
+}
+
+// need has so many bytes there.
+func (m *messages) need(length int) error {
+	if length > maxAnswer {
+		return fmt.Errorf("%w: %d bytes", errAnswer, length)
+	}
+	for m.end-m.at < length {
+		if m.end = copy(m.buffer, m.buffer[m.at:m.end]); m.end == len(m.buffer) {
+			m.buffer = append(m.buffer, make([]byte, max(length, 32<<10))...)
+		}
+		m.at = 0
+		n, err := m.from.Read(m.buffer[m.end:])
+		if m.end += n; err != nil && m.end < length {
+			return err
+		}
+	}
+	return nil
+}
+
+// line returns the next line of the authentication.
+func (m *messages) line() ([]byte, error) {
+	for length := 1; ; length++ {
+		if err := m.need(length); err != nil {
+			return nil, err
+		}
+		if m.buffer[m.at+length-1] == '\n' {
+			line := m.buffer[m.at : m.at+length]
+			m.at += length
+			return line, nil
+		}
+	}
+}
+
+// Kinds of messages.
+const (
+	reply  = 2
+	broken = 3
+	signal = 4
+)
+
+// message is one that systemd sends. Its body is overwritten by the next.
+type message struct {
+	kind byte
+	// to is the number of the message that it answers.
+	to uint32
+	// name is that of an error, or of what a signal tells of.
+	name string
+	body []byte
+}
+
+// failure is what an answer says that is an error.
+func (m message) failure() error {
+	if m.kind != broken {
+		return nil
+	}
+	return fmt.Errorf("%s: %s", m.name, (&cursor{data: m.body}).text())
+}
+
+// next returns the next message.
+func (m *messages) next() (message, error) {
+	if err := m.need(16); err != nil {
+		return message{}, err
+	}
+	head := m.buffer[m.at : m.at+16]
+	fields, length := int(binary.LittleEndian.Uint32(head[12:])), int(binary.LittleEndian.Uint32(head[4:]))
+	if head[0] != 'l' || fields > maxAnswer || length > maxAnswer {
+		return message{}, fmt.Errorf("%w: it begins with %x", errAnswer, head)
+	}
+	begins := (16 + fields + 7) / 8 * 8
+	if err := m.need(begins + length); err != nil {
+		return message{}, err
+	}
+	whole := m.buffer[m.at : m.at+begins+length]
+	m.at += len(whole)
+	said := message{kind: whole[1], body: whole[begins:]}
+	for c := (&cursor{data: whole[:16+fields], at: 16}); c.align(8) && c.at < len(c.data); {
+		code := c.byte()
+		switch c.kind() {
+		case 'u':
+			if value := c.number(); code == 5 {
+				said.to = value
+			}
+		case 's', 'o':
+			if text := c.bytes(); code == 3 || code == 4 {
+				said.name = string(text)
+			}
+		case 'g':
+			c.signature()
+		default:
+			c.failed = true
+		}
+		if c.failed {
+			return message{}, fmt.Errorf("%w: a header of %d bytes", errAnswer, fields)
+		}
+	}
+	return said, nil
+}
+
+// valueOf reads a variant.
+func valueOf(body []byte) (a answer, err error) {
+	c := &cursor{data: body}
+	switch kind := c.signature(); kind {
+	case "b":
+		a.set = c.number() != 0
+	case "u":
+		a.number = uint64(c.number())
+	case "t":
+		a.number = c.long()
+	case "(uo)":
+		c.align(8)
+		a.number = uint64(c.number())
+	case "s", "o":
+		a.texts = []string{c.text()}
+	case "as", "a(sb)":
+		length := int(c.number())
+		if kind != "as" {
+			c.align(8)
+		}
+		for end := c.at + length; c.at < end && !c.failed; {
+			if kind != "as" {
+				c.align(8)
+			}
+			a.texts = append(a.texts, c.text())
+			if kind != "as" {
+				c.number()
+			}
+		}
+	default:
+		return a, fmt.Errorf("%w: a value of type %q", errAnswer, kind)
+	}
+	if c.failed {
+		return answer{}, fmt.Errorf("%w: a value of %d bytes", errAnswer, len(body))
+	}
+	return a, nil
+}
+
+// cursor reads values one after another; failed stays true once there were too few bytes.
+type cursor struct {
+	data   []byte
+	at     int
+	failed bool
+}
+
+// take returns so many bytes.
+func (c *cursor) take(length int) []byte {
+	if c.failed || length < 0 || length > len(c.data)-c.at {
+		c.failed = true
+		return nil
+	}
+	c.at += length
+	return c.data[c.at-length : c.at]
+}
+
+// align is false if there were too few bytes.
+func (c *cursor) align(to int) bool {
+	c.take((to - c.at%to) % to)
+	return !c.failed
+}
+
+func (c *cursor) byte() byte {
+	if b := c.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (c *cursor) number() uint32 {
+	c.align(4)
+	if b := c.take(4); b != nil {
+		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (c *cursor) long() uint64 {
+	c.align(8)
+	if b := c.take(8); b != nil {
+		return binary.LittleEndian.Uint64(b)
+	}
+	return 0
+}
+
+func (c *cursor) text() string { return string(c.bytes()) }
+
+func (c *cursor) bytes() []byte {
+	text := c.take(int(c.number()))
+	c.take(1)
+	return text
+}
+
+// kind is a signature of one type, and 0 for others.
+func (c *cursor) kind() byte {
+	if length := c.byte(); length != 1 {
+		return 0
+	}
+	kind := c.byte()
+	c.take(1)
+	return kind
+}
+
+func (c *cursor) signature() string {
+	length := int(c.byte())
+	text := string(c.take(length))
+	c.take(1)
+	return text
+}
