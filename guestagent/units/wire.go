@@ -98,7 +98,7 @@ func (m *messages) need(length int) error {
 	}
 	for m.end-m.at < length {
 		if m.end = copy(m.buffer, m.buffer[m.at:m.end]); m.end == len(m.buffer) {
-			m.buffer = append(m.buffer, make([]byte, max(length, 32<<10))...)
+			m.buffer = append(m.buffer, make([]byte, max(length, len(m.buffer), 2<<10))...)
 		}
 		m.at = 0
 		n, err := m.from.Read(m.buffer[m.end:])

@@ -40,13 +40,15 @@ func service(t *testing.T, v *guest.VM, property string) string {
 }
 
 func testTakeover(t *testing.T, v *guest.VM) {
-	boot := status(t, v).GetBootId()
+	boot, old := status(t, v).GetBootId(), service(t, v, "MainPID")
 	next := laterAgent(t, v.World, "\x00one")
 	updated := carry(t, v, next)
 	digest := tree.Sum(next).String()
 	if updated.OtherAgent != "" || updated.Agent.GetAgentDigest() != digest || updated.Agent.GetBootId() != boot {
 		t.Fatalf("%s answers: %s", updated.Agent.GetAgentDigest(), updated.OtherAgent)
 	}
+	// The one before waits for some seconds whether its successor lasts.
+	run(t, v, "timeout 60 sh -c 'while test -e /proc/"+old+"; do sleep 0.2; done'")
 	pid := service(t, v, "MainPID")
 	if got := run(t, v, "sha256sum < /proc/"+pid+"/exe; systemctl is-active sharedos-agent; pgrep -c -f 'agent.* serve'"); got != strings.TrimPrefix(digest, "sha256:")+"  -\nactive\n1" {
 		t.Errorf("the service runs process %s: %q", pid, got)
