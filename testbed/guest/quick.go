@@ -15,6 +15,8 @@ ExecStart=udevadm trigger --action=add --subsystem-match=acpi --attr-match=hid=L
 		// Of the thousand lines that a boot logs, those that tell of something unusual.
 		Write("etc/systemd/system.conf.d/quick.conf", 0o644, "[Manager]\nLogLevel=notice\n"),
 		Write("etc/systemd/journald.conf.d/quick.conf", 0o644, "[Journal]\nStorage=volatile\nAudit=no\nReadKMsg=no\n"),
+		// It says that there are no modules to load. A test that has some writes another file.
+		Remove("etc/modules-load.d/modules.conf"),
 		// It looks at its configuration once more when it starts.
 		Write("etc/systemd/system/ssh.service.d/quick.conf", 0o644, "[Service]\nExecStartPre=\n"),
 	}
@@ -28,7 +30,7 @@ ExecStart=udevadm trigger --action=add --subsystem-match=acpi --attr-match=hid=L
 		"modprobe@configfs.service", "modprobe@drm.service", "modprobe@fuse.service", "modprobe@efi_pstore.service", "modprobe@loop.service",
 		"sys-kernel-config.mount", "run-lock.mount", "kmod-static-nodes.service", "systemd-udev-load-credentials.service",
 		"systemd-random-seed.service", "systemd-sysctl.service", "systemd-update-utmp.service", "systemd-user-sessions.service",
-		"systemd-modules-load.service", "systemd-remount-fs.service", "systemd-tmpfiles-setup-dev-early.service",
+		"systemd-remount-fs.service", "systemd-tmpfiles-setup-dev-early.service",
 		"systemd-tmpfiles-setup-dev.service", "systemd-journal-flush.service", "systemd-journald-audit.socket",
 		"systemd-creds.socket", "systemd-hostnamed.socket", "systemd-initctl.socket", "systemd-sysext.socket",
 	} {
