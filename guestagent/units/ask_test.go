@@ -134,8 +134,8 @@ func askIt(t *testing.T, questions []question, property func(path dbus.ObjectPat
 
 // askAll asks half of the questions first, and then the others.
 func askAll(conn io.ReadWriter, questions []question) ([]answer, error) {
-	c, err := greet(conn)
-	if err != nil {
+	c := &conversation{with: conn, in: messages{from: conn}}
+	if err := c.greet(); err != nil {
 		return nil, err
 	}
 	half := len(questions) / 2

@@ -25,7 +25,7 @@ func (m *Manager) Facts(ctx context.Context, names []string) (facts map[string]i
 	if len(names) == 0 {
 		return map[string]impact.Unit{}, nil
 	}
-	err = converse(ctx, callLimit, func(c *conversation) (err error) {
+	err = m.converse(ctx, callLimit, func(c *conversation) (err error) {
 		facts, err = factsOf(c, names)
 		return err
 	})

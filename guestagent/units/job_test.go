@@ -196,3 +196,36 @@ func TestObjectsAreNamedAsSystemdDoes(t *testing.T) {
 		}
 	}
 }
+
+func TestAConnectionIsUsedAgainUnlessItWasClosed(t *testing.T) {
+	calls := 0
+	systemd(t, map[string]any{"ActiveState": "active"}, func(string, []any, *dbus.Message, func(...*dbus.Message) error) error {
+		calls++
+		return net.ErrClosed
+	})
+	var m Manager
+	for range 3 {
+		if state, err := m.ActiveState(t.Context(), "a.service"); err != nil || state != "active" {
+			t.Errorf("%q, %v", state, err)
+		}
+	}
+	first := m.idle
+	if first == nil || first.sent != 3 {
+		t.Fatalf("kept is %+v", first)
+	}
+	if err := first.conn.CloseWrite(); err != nil { // the other side closes, too
+		t.Fatal(err)
+	}
+	for first.alive() {
+		time.Sleep(time.Millisecond)
+	}
+	if state, err := m.ActiveState(t.Context(), "a.service"); err != nil || state != "active" || m.idle == first {
+		t.Errorf("%q, %v", state, err)
+	}
+	time.Sleep(2 * keepFor)
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	if m.idle != nil || calls != 0 {
+		t.Errorf("kept is %+v after %v", m.idle, 2*keepFor)
+	}
+}

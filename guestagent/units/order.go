@@ -17,7 +17,7 @@ func (m *Manager) Order(ctx context.Context, names []string, facts map[string]im
 		return names, nil
 	}
 	facts = maps.Clone(facts)
-	err := converse(ctx, callLimit, func(c *conversation) error {
+	err := m.converse(ctx, callLimit, func(c *conversation) error {
 		asked := map[string]bool{}
 		for open := slices.Clone(names); len(open) > 0; {
 			var targets []string

@@ -49,7 +49,7 @@ func (m *Manager) ReloadUnit(ctx context.Context, name string) error {
 
 // job runs one job to its end, and returns how long the unit was not active.
 func (m *Manager) job(ctx context.Context, what, method, name string) (away time.Duration, err error) {
-	err = converse(ctx, m.jobLimit(ctx, name), func(c *conversation) error {
+	err = m.converse(ctx, m.jobLimit(ctx, name), func(c *conversation) error {
 		result, err := c.job(method, name)
 		switch {
 		case errors.Is(err, io.EOF):
@@ -156,7 +156,7 @@ func (m *Manager) Restarted(ctx context.Context, name string, since uint64) (res
 	limit := m.jobLimit(ctx, name)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err = converse(ctx, limit, func(c *conversation) error {
+	err = m.converse(ctx, limit, func(c *conversation) error {
 		for {
 			answers, err := c.ask([]question{{name, unitFace, "Job"}})
 			if err != nil {

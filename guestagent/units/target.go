@@ -37,7 +37,7 @@ func version(text string) (int, error) {
 
 // Failed names the units that systemd counts as failed.
 func (m *Manager) Failed(ctx context.Context) (failed []string, err error) {
-	err = converse(ctx, callLimit, func(c *conversation) error {
+	err = m.converse(ctx, callLimit, func(c *conversation) error {
 		body, err := c.call(nil, "ListUnitsFiltered", list("failed"))
 		if err == nil {
 			failed, err = namesOf(body)
