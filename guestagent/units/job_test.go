@@ -198,34 +198,47 @@ func TestObjectsAreNamedAsSystemdDoes(t *testing.T) {
 }
 
 func TestAConnectionIsUsedAgainUnlessItWasClosed(t *testing.T) {
-	calls := 0
-	systemd(t, map[string]any{"ActiveState": "active"}, func(string, []any, *dbus.Message, func(...*dbus.Message) error) error {
-		calls++
+	systemd(t, map[string]any{"ActiveState": "active"}, func(name string, _ []any, _ *dbus.Message, _ func(...*dbus.Message) error) error {
+		t.Errorf("called %s", name)
 		return net.ErrClosed
 	})
+	before := keepFor
+	t.Cleanup(func() { keepFor = before })
 	var m Manager
-	for range 3 {
+	ask := func() *conversation {
+		t.Helper()
 		if state, err := m.ActiveState(t.Context(), "a.service"); err != nil || state != "active" {
-			t.Errorf("%q, %v", state, err)
+			t.Fatalf("%q, %v", state, err)
+		}
+		m.mutex.Lock()
+		defer m.mutex.Unlock()
+		return m.idle
+	}
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for limit := time.Now().Add(10 * time.Second); !done(); time.Sleep(time.Millisecond) {
+			if time.Now().After(limit) {
+				t.Fatalf("not %s in ten seconds", what)
+			}
 		}
 	}
-	first := m.idle
-	if first == nil || first.sent != 3 {
-		t.Fatalf("kept is %+v", first)
+
+	keepFor = time.Hour
+	first := ask()
+	if again := ask(); again != first || first.sent != 2 {
+		t.Errorf("two questions went over two connections, %d over the first", first.sent)
 	}
 	if err := first.conn.CloseWrite(); err != nil { // the other side closes, too
 		t.Fatal(err)
 	}
-	for first.alive() {
-		time.Sleep(time.Millisecond)
+	until("closed by the other side", func() bool { return !first.alive() })
+	keepFor = time.Millisecond
+	if ask() == first {
+		t.Error("a connection is kept that the other side has closed")
 	}
-	if state, err := m.ActiveState(t.Context(), "a.service"); err != nil || state != "active" || m.idle == first {
-		t.Errorf("%q, %v", state, err)
-	}
-	time.Sleep(2 * keepFor)
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	if m.idle != nil || calls != 0 {
-		t.Errorf("kept is %+v after %v", m.idle, 2*keepFor)
-	}
+	until("given up", func() bool {
+		m.mutex.Lock()
+		defer m.mutex.Unlock()
+		return m.idle == nil
+	})
 }

@@ -26,9 +26,6 @@ const (
 	reconnectPause = 50 * time.Millisecond
 )
 
-// privateSocket is where systemd itself listens, for root only. Tests have another.
-var privateSocket = "/run/systemd/private"
-
 // Manager is systemd as PID 1. A call takes a connection for itself. One that is free is kept for a second: to begin one costs
 // systemd 36 ms under emulation, and to tell one that stays of all that happens costs it, too.
 type Manager struct {

@@ -129,7 +129,7 @@ func (v *VM) Status(ctx context.Context) (*agentapi.StatusResponse, error) {
 }
 
 // Await asks the agent until done says so, whatever keeps it from answering meanwhile. It asks over one connection for as long
-// as that lasts: under emulation a new one takes the guest a tenth of a second, an answer a hundredth.
+// as that lasts: under emulation each new one takes the guest nearly a tenth of a second, which the others there lack.
 func (v *VM) Await(ctx context.Context, what string, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()

@@ -4,6 +4,7 @@ package source_test
 
 import (
 	"os/exec"
+	"strings"
 	"testing"
 )
 
@@ -13,8 +14,8 @@ func withoutRaceDetector(t *testing.T) bool {
 	t.Helper()
 	said, err := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-v", "-run", "^"+t.Name()+"$", ".").CombinedOutput()
 	t.Logf("%s", said)
-	if err != nil {
-		t.Errorf("without the race detector: %v", err)
+	if err != nil || !strings.Contains(string(said), "--- PASS: "+t.Name()+" ") {
+		t.Errorf("without the race detector it did not pass: %v", err)
 	}
 	return true
 }
