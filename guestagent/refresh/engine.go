@@ -79,6 +79,8 @@ type Engine struct {
 	life   context.Context
 	// yielded is true while another agent is to take over.
 	yielded bool
+	// passed is closed when the refresh in flight comes to another state, or ends; nil while nobody waits for that.
+	passed chan struct{}
 }
 
 // flight is a refresh in flight.
@@ -123,6 +125,35 @@ func (e *Engine) Status() (Status, error) {
 		}
 	}
 	return s, nil
+}
+
+// Await waits until no refresh is in flight, or one in another state than the one that was seen, or until ctx ends.
+func (e *Engine) Await(ctx context.Context, seen agentapi.State) {
+	for {
+		e.mutex.Lock()
+		if e.flight == nil || e.record.State.message() != seen {
+			e.mutex.Unlock()
+			return
+		}
+		if e.passed == nil {
+			e.passed = make(chan struct{})
+		}
+		passed := e.passed
+		e.mutex.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-passed:
+		}
+	}
+}
+
+// pass tells those who wait that something has changed. The mutex is held.
+func (e *Engine) pass() {
+	if e.passed != nil {
+		close(e.passed)
+		e.passed = nil
+	}
 }
 
 // Trial reports whether what was booted is on trial: a refresh has started it and judges it, or has found it bad and
@@ -361,6 +392,7 @@ func (e *Engine) enter(state State, change func(*Record)) error {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
 	e.record = record
+	e.pass()
 	return nil
 }
 
@@ -386,4 +418,5 @@ func (e *Engine) end() {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
 	e.flight = nil
+	e.pass()
 }

@@ -1,10 +1,12 @@
 package refresh
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,6 +52,49 @@ func TestARefreshEndsOnTheNewStack(t *testing.T) {
 	count := w.count
 	if started, err := e.Refresh(w.ask("one", "two")); started || err != nil || w.count != count {
 		t.Errorf("the same target again: started %v, %v", started, err)
+	}
+}
+
+// Whoever waits for another state than the one that was seen hears of every turn until the end, and is not kept after it.
+func TestWhoWaitsIsToldOfEveryTurn(t *testing.T) {
+	w := newWorld(t)
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	e.Await(t.Context(), agentapi.State_IDLE) // nothing is in flight
+	w.slow, w.held = "swap", make(chan struct{})
+	if started, err := e.Refresh(w.ask("one", "two")); err != nil || !started {
+		t.Fatal(started, err)
+	}
+	seen, turns := agentapi.State_STATE_UNSPECIFIED, 0
+	for seen != agentapi.State_SWAPPED {
+		e.Await(t.Context(), seen)
+		now, err := e.Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now.Message() == seen {
+			t.Fatalf("told of %v again", seen)
+		}
+		seen = now.Message()
+		turns++
+	}
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	e.Await(short, seen)
+	if short.Err() == nil {
+		t.Error("told of a turn where there was none")
+	}
+	var waiting sync.WaitGroup
+	for range 3 {
+		waiting.Go(func() { e.Await(t.Context(), seen) })
+	}
+	close(w.held)
+	waiting.Wait()
+	until(t, e)
+	e.Await(t.Context(), agentapi.State_IDLE)
+	if turns < 2 {
+		t.Errorf("%d turns", turns)
 	}
 }
 

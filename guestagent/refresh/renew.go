@@ -119,11 +119,11 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 		if err := r.Units.Reexecute(ctx); err != nil {
 			return err
 		}
-		r.noteRestart(&agentapi.UnitRestart{Unit: impact.ManagerUnit, Level: agentapi.Level_RELOAD}, "re-execute systemd", time.Since(started))
+		r.noteRestart(&agentapi.UnitRestart{Unit: impact.ManagerUnit, Level: agentapi.Level_RELOAD}, agentapi.RenewalOf(impact.ManagerUnit), time.Since(started))
 	} else if stale, err := r.managerIsStale(changes); err != nil {
 		return err
 	} else if stale {
-		if err := r.timed("reload systemd", func() error { return r.Units.Reload(ctx) }); err != nil {
+		if err := r.timed(agentapi.RenewalOf(impact.ManagerUnit), func() error { return r.Units.Reload(ctx) }); err != nil {
 			return err
 		}
 	}
@@ -218,7 +218,7 @@ func (r renewal) unit(ctx context.Context, p Planned) error {
 		err = fmt.Errorf("%w: %s", err, r.Units.Failure(unlimited, p.Unit))
 		restart.Error = err.Error()
 	}
-	r.noteRestart(restart, "renew "+p.Unit, time.Since(started))
+	r.noteRestart(restart, agentapi.RenewalOf(p.Unit), time.Since(started))
 	return err
 }
 

@@ -96,7 +96,10 @@ type world struct {
 	crashed bool
 	// broke is an operation that always fails.
 	broke string
-	kill  context.CancelFunc
+	// slow is an operation that begins once held is closed.
+	slow string
+	held chan struct{}
+	kill context.CancelFunc
 	// broken units do not come back on these versions; flaky ones die soon after.
 	broken, flaky map[string]tree.Digest
 	// failed units do not run: a restart leaves them as they are.
@@ -304,6 +307,9 @@ func (w *world) do(name string, effect func() error) error {
 
 // doInParts is do for an operation that can be cut off in the middle: half is then what was done of it.
 func (w *world) doInParts(name string, half, effect func() error) error {
+	if name == w.slow {
+		<-w.held
+	}
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	if w.crashed {

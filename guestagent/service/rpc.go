@@ -24,8 +24,11 @@ import (
 )
 
 const (
-	// stateLimit is how long Status waits for systemd to tell its state.
+	// stateLimit is how long Status waits for systemd to tell its state, waitLimit for what it is asked to wait for.
 	stateLimit = 2 * time.Second
+	waitLimit  = 10 * time.Second
+	// servicesPause is the time between two looks whether the services have started.
+	servicesPause = 250 * time.Millisecond
 	// assessLimit bounds one assessment.
 	assessLimit = 2 * time.Minute
 	mappedLimit = time.Minute
@@ -37,6 +40,8 @@ const (
 // Engine is what carries refreshes out: refresh.Engine.
 type Engine interface {
 	Status() (refresh.Status, error)
+	// Await waits until no refresh is in flight, or one in another state than the one that was seen, or until ctx ends.
+	Await(ctx context.Context, seen agentapi.State)
 	Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error)
 	Refresh(request *agentapi.RefreshRequest) (started bool, err error)
 }
@@ -109,8 +114,9 @@ func failure(err error) error {
 }
 
 // Status implements agentapi.AgentService.
-func (a *answerer) Status(ctx context.Context, _ *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
-	response, err := a.status(ctx)
+func (a *answerer) Status(ctx context.Context, request *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
+	a.await(ctx, request)
+	response, err := a.status(ctx, request.GetEvent())
 	if err != nil {
 		return nil, failure(fmt.Errorf("status: %w", err))
 	}
@@ -118,7 +124,37 @@ func (a *answerer) Status(ctx context.Context, _ *agentapi.StatusRequest) (*agen
 	return response, nil
 }
 
-func (a *answerer) status(ctx context.Context) (*agentapi.StatusResponse, error) {
+// await waits for what a caller wants to wait for.
+func (a *answerer) await(ctx context.Context, request *agentapi.StatusRequest) {
+	ctx, cancel := context.WithTimeout(ctx, min(waitLimit, time.Duration(request.GetWaitMs())*time.Millisecond))
+	defer cancel()
+	switch request.GetEvent() {
+	case agentapi.Event_PROGRESS:
+		a.engine.Await(ctx, request.GetSeen())
+	case agentapi.Event_SERVICES:
+		for !agentapi.Started(a.state(ctx)) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(servicesPause):
+			}
+		}
+	}
+}
+
+// state is that of the system manager.
+func (a *answerer) state(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, stateLimit)
+	defer cancel()
+	state, err := a.system.State(ctx)
+	if err != nil {
+		return "unknown" // as systemctl says when it gets no answer
+	}
+	return state
+}
+
+// status answers all, or what is known at once while an event has not come.
+func (a *answerer) status(ctx context.Context, event agentapi.Event) (*agentapi.StatusResponse, error) {
 	now, err := a.engine.Status()
 	if err != nil {
 		return nil, err
@@ -139,20 +175,22 @@ func (a *answerer) status(ctx context.Context) (*agentapi.StatusResponse, error)
 	if response.Kernel, err = a.system.Kernel(); err != nil {
 		return nil, err
 	}
+	if response.UptimeSeconds, err = uptime(a.proc); err != nil {
+		return nil, err
+	}
+	if event == agentapi.Event_PROGRESS && now.Report != nil && !now.Report.GetDone() {
+		return response, nil
+	}
+	response.SystemState = a.state(ctx)
+	if event == agentapi.Event_SERVICES && !agentapi.Started(response.GetSystemState()) {
+		return response, nil
+	}
 	attached, err := a.disks.Attached(a.candidates(now))
 	if err != nil {
 		return nil, err
 	}
 	for _, id := range attached {
 		response.Attached = append(response.Attached, id.String())
-	}
-	waiting, cancel := context.WithTimeout(ctx, stateLimit)
-	defer cancel()
-	if response.SystemState, err = a.system.State(waiting); err != nil {
-		response.SystemState = "unknown" // as systemctl says when it gets no answer
-	}
-	if response.UptimeSeconds, err = uptime(a.proc); err != nil {
-		return nil, err
 	}
 	return response, a.measure(response)
 }

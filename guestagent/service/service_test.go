@@ -38,6 +38,9 @@ type fakeEngine struct {
 	asked   []*agentapi.RefreshRequest
 	refused error
 	yielded bool
+	// turned, when set, is waited for by those who wait for another state, and seen gets what they saw.
+	turned chan struct{}
+	seen   chan agentapi.State
 	// slow has an assessment last until its caller has gone; it tells when it begins and ends.
 	slow chan error
 }
@@ -46,6 +49,14 @@ func (f *fakeEngine) Status() (refresh.Status, error) {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
 	return f.now, nil
+}
+
+func (f *fakeEngine) Await(ctx context.Context, seen agentapi.State) {
+	f.seen <- seen
+	select {
+	case <-ctx.Done():
+	case <-f.turned:
+	}
 }
 
 func (f *fakeEngine) Assess(ctx context.Context, _ *agentapi.AssessRequest) (*agentapi.Impact, error) {
@@ -94,12 +105,21 @@ func (f fakeDisks) Close(_ context.Context, id tree.Digest) error {
 	return nil
 }
 
-type fakeObserver struct{}
+type fakeObserver struct {
+	// asks counts what was asked for the state, until is how often it is "starting".
+	asks  *atomic.Int64
+	until int64
+}
 
-func (fakeObserver) BootID() (string, error)               { return "boot", nil }
-func (fakeObserver) Kernel() (string, error)               { return "6.12.0", nil }
-func (fakeObserver) State(context.Context) (string, error) { return "running", nil }
-func (fakeObserver) LetGo(context.Context) error           { return nil }
+func (fakeObserver) BootID() (string, error) { return "boot", nil }
+func (fakeObserver) Kernel() (string, error) { return "6.12.0", nil }
+func (f fakeObserver) State(context.Context) (string, error) {
+	if f.asks != nil && f.asks.Add(1) <= f.until {
+		return "starting", nil
+	}
+	return "running", nil
+}
+func (fakeObserver) LetGo(context.Context) error { return nil }
 func (fakeObserver) Holders(_ context.Context, id tree.Digest) ([]string, error) {
 	switch id {
 	case tree.Digest{99}:
@@ -224,6 +244,68 @@ func TestStatusTellsWhatTheVMRuns(t *testing.T) {
 	}
 	if answer.GetResidentBytes() < 1<<20 || answer.GetOpenFiles() < 3 || answer.GetDiskSizeBytes() == 0 || answer.GetUptimeSeconds() <= 0 || len(answer.GetAttached()) != 2 {
 		t.Errorf("%v", answer)
+	}
+}
+
+func TestStatusWaitsUntilARefreshIsInAnotherState(t *testing.T) {
+	w := newWorld(t)
+	w.engine.turned, w.engine.seen = make(chan struct{}), make(chan agentapi.State, 1)
+	w.engine.now.State, w.engine.now.Report = refresh.Swapped, &agentapi.Report{State: agentapi.State_SWAPPED}
+	agent := w.agent()
+	type said struct {
+		answer *agentapi.StatusResponse
+		err    error
+	}
+	ask := func(milliseconds int64) chan said {
+		answers := make(chan said, 1)
+		go func() {
+			answer, err := agent.Status(t.Context(), &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: agentapi.State_SWAPPED, WaitMs: milliseconds})
+			answers <- said{answer, err}
+		}()
+		return answers
+	}
+	for range 2 {
+		answers := ask(60_000)
+		if seen := <-w.engine.seen; seen != agentapi.State_SWAPPED {
+			t.Errorf("it waits for another state than %v", seen)
+		}
+		select {
+		case early := <-answers:
+			t.Fatalf("it answers %v, %v", early.answer, early.err)
+		case <-time.After(50 * time.Millisecond):
+		}
+		done := w.engine.now.Report.GetDone()
+		w.engine.turned <- struct{}{}
+		got := <-answers
+		must(t, got.err)
+		// What takes long to find out is told once the refresh has ended.
+		if full := len(got.answer.GetAttached()) > 0 && got.answer.GetSystemState() == "running" && got.answer.GetOpenFiles() > 0; full != done || got.answer.GetLast().GetDone() != done {
+			t.Errorf("done %v: %v", done, got.answer)
+		}
+		w.engine.mutex.Lock()
+		w.engine.now.Report = &agentapi.Report{Done: true}
+		w.engine.mutex.Unlock()
+	}
+	// No longer than it is asked to.
+	answers := ask(20)
+	<-w.engine.seen
+	must(t, (<-answers).err)
+}
+
+func TestStatusWaitsUntilServicesHaveStarted(t *testing.T) {
+	w := newWorld(t)
+	var asks atomic.Int64
+	w.answers.system = fakeObserver{asks: &asks, until: 2}
+	answer, err := w.agent().Status(t.Context(), &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: 60_000})
+	must(t, err)
+	if answer.GetSystemState() != "running" || len(answer.GetAttached()) != 2 || asks.Load() < 3 {
+		t.Errorf("asked %d times: %v", asks.Load(), answer)
+	}
+	asks.Store(-1 << 40)
+	answer, err = w.agent().Status(t.Context(), &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: 20})
+	must(t, err)
+	if answer.GetSystemState() != "starting" || len(answer.GetAttached()) != 0 {
+		t.Errorf("not started: %v", answer)
 	}
 }
 

@@ -71,7 +71,7 @@ func status(t *testing.T, v *guest.VM) *agentapi.StatusResponse {
 
 func await(t *testing.T, v *guest.VM, what string, done func(*agentapi.StatusResponse) bool) *agentapi.StatusResponse {
 	t.Helper()
-	now, err := v.Await(t.Context(), what, done)
+	now, err := v.Await(t.Context(), what, &agentapi.StatusRequest{}, done)
 	must(t, err)
 	return now
 }

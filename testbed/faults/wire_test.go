@@ -140,7 +140,7 @@ func (s *subject) servesAmongHostilePeers(t *testing.T) {
 	for _, conn := range open {
 		_ = conn.Close() // the agent may have closed it
 	}
-	after, err := s.Await(t.Context(), "has nothing left of its peers", func(now *agentapi.StatusResponse) bool {
+	after, err := s.Await(t.Context(), "has nothing left of its peers", &agentapi.StatusRequest{}, func(now *agentapi.StatusResponse) bool {
 		return now.GetGoroutines() <= before.GetGoroutines() && now.GetOpenFiles() <= before.GetOpenFiles()
 	})
 	if err != nil || after.GetBootId() != before.GetBootId() {

@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -50,19 +49,16 @@ func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err
 	if _, err := agent.Refresh(ctx, &agentapi.RefreshRequest{Target: target, AllowDowngrade: true, MaxImpact: agentapi.Level_RESTART}); err != nil {
 		return nil, err
 	}
+	question := &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, WaitMs: (agentLimit / 2).Milliseconds()}
 	for {
-		now, err := agent.Status(ctx, &agentapi.StatusRequest{})
+		now, err := agent.Status(ctx, question)
 		if err != nil {
 			return nil, err
 		}
 		if now.GetLast().GetDone() {
 			return now.GetLast(), nil
 		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
+		question.Seen = now.GetState()
 	}
 }
 

@@ -129,8 +129,9 @@ func (v *VM) Status(ctx context.Context) (*agentapi.StatusResponse, error) {
 }
 
 // Await asks the agent until done says so, whatever keeps it from answering meanwhile. It asks over one connection for as long
-// as that lasts: under emulation each new one takes the guest nearly a tenth of a second, which the others there lack.
-func (v *VM) Await(ctx context.Context, what string, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
+// as that lasts, and may ask it to wait for something: under emulation a new connection takes the guest nearly a tenth of a second,
+// and an answer as much, which the others there lack.
+func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
 	var agent *transport.Agent
@@ -150,7 +151,7 @@ func (v *VM) Await(ctx context.Context, what string, done func(*agentapi.StatusR
 				return nil, err
 			}
 		}
-		return agent.Status(ctx, &agentapi.StatusRequest{})
+		return agent.Status(ctx, question)
 	}
 	for {
 		status, err := ask()
@@ -170,9 +171,14 @@ func (v *VM) Await(ctx context.Context, what string, done func(*agentapi.StatusR
 	}
 }
 
+// Services asks an agent to answer when its VM's services have started.
+func Services() *agentapi.StatusRequest {
+	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: (agentLimit / 2).Milliseconds()}
+}
+
 // Settled waits until no refresh is in flight and the system has started.
 func (v *VM) Settled(ctx context.Context) (*agentapi.StatusResponse, error) {
-	return v.Await(ctx, "is settled", func(s *agentapi.StatusResponse) bool {
+	return v.Await(ctx, "is settled", Services(), func(s *agentapi.StatusResponse) bool {
 		up := s.GetSystemState() == "running" || s.GetSystemState() == "degraded"
 		return up && s.GetState() == agentapi.State_IDLE && (s.GetLast() == nil || s.GetLast().GetDone())
 	})

@@ -163,6 +163,58 @@ func (Level) EnumDescriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{1}
 }
 
+type Event int32
+
+const (
+	// Nothing is waited for.
+	Event_EVENT_UNSPECIFIED Event = 0
+	// The refresh in flight has come to another state than the one that was seen, or none is in flight.
+	Event_PROGRESS Event = 1
+	// systemd has started what it was to start.
+	Event_SERVICES Event = 2
+)
+
+// Enum value maps for Event.
+var (
+	Event_name = map[int32]string{
+		0: "EVENT_UNSPECIFIED",
+		1: "PROGRESS",
+		2: "SERVICES",
+	}
+	Event_value = map[string]int32{
+		"EVENT_UNSPECIFIED": 0,
+		"PROGRESS":          1,
+		"SERVICES":          2,
+	}
+)
+
+func (x Event) Enum() *Event {
+	p := new(Event)
+	*p = x
+	return p
+}
+
+func (x Event) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Event) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_proto_enumTypes[2].Descriptor()
+}
+
+func (Event) Type() protoreflect.EnumType {
+	return &file_agent_proto_enumTypes[2]
+}
+
+func (x Event) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Event.Descriptor instead.
+func (Event) EnumDescriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{2}
+}
+
 type Layer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// dm-verity root digest, "sha256:<64 hex>".
@@ -288,8 +340,14 @@ func (x *Stack) GetKernel() string {
 	return ""
 }
 
+// To be asked again and again takes a guest time that its services lack, while they restart above all.
 type StatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to wait for, no longer than wait_ms milliseconds and never longer than 10 s.
+	Event Event `protobuf:"varint,1,opt,name=event,proto3,enum=sharedos.agent.v1.Event" json:"event,omitempty"`
+	// For PROGRESS: the state that was seen last.
+	Seen          State `protobuf:"varint,2,opt,name=seen,proto3,enum=sharedos.agent.v1.State" json:"seen,omitempty"`
+	WaitMs        int64 `protobuf:"varint,3,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +382,27 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{2}
 }
 
+func (x *StatusRequest) GetEvent() Event {
+	if x != nil {
+		return x.Event
+	}
+	return Event_EVENT_UNSPECIFIED
+}
+
+func (x *StatusRequest) GetSeen() State {
+	if x != nil {
+		return x.Seen
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *StatusRequest) GetWaitMs() int64 {
+	if x != nil {
+		return x.WaitMs
+	}
+	return 0
+}
+
 type StatusResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	AgentVersion string                 `protobuf:"bytes,1,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
@@ -336,9 +415,10 @@ type StatusResponse struct {
 	State      State  `protobuf:"varint,6,opt,name=state,proto3,enum=sharedos.agent.v1.State" json:"state,omitempty"`
 	// The refresh in flight or the last one that ended; absent if there was none since boot.
 	Last *Report `protobuf:"bytes,7,opt,name=last,proto3" json:"last,omitempty"`
-	// Layer ids whose devices are attached, whether used or not.
+	// Layer ids whose devices are attached, whether used or not. Left out while something is waited for: until the refresh has
+	// ended, or the services have started.
 	Attached []string `protobuf:"bytes,8,rep,name=attached,proto3" json:"attached,omitempty"`
-	// Manager state as "systemctl is-system-running" prints it.
+	// Manager state as "systemctl is-system-running" prints it. Left out until a refresh has ended that is waited for.
 	SystemState string `protobuf:"bytes,9,opt,name=system_state,json=systemState,proto3" json:"system_state,omitempty"`
 	// Seconds since the kernel started.
 	UptimeSeconds float64 `protobuf:"fixed64,10,opt,name=uptime_seconds,json=uptimeSeconds,proto3" json:"uptime_seconds,omitempty"`
@@ -1726,6 +1806,7 @@ func (x *UnitRestart) GetError() string {
 	return ""
 }
 
+// Steps follow one another, but for those named "renew <unit>", which are parts of the step "restart".
 type Timing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
@@ -2304,8 +2385,11 @@ const file_agent_proto_rawDesc = "" +
 	"components\x18\x02 \x03(\tR\n" +
 	"components\x120\n" +
 	"\x06layers\x18\x03 \x03(\v2\x18.sharedos.agent.v1.LayerR\x06layers\x12\x16\n" +
-	"\x06kernel\x18\x04 \x01(\tR\x06kernel\"\x0f\n" +
-	"\rStatusRequest\"\xd2\x05\n" +
+	"\x06kernel\x18\x04 \x01(\tR\x06kernel\"\x86\x01\n" +
+	"\rStatusRequest\x12.\n" +
+	"\x05event\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.EventR\x05event\x12,\n" +
+	"\x04seen\x18\x02 \x01(\x0e2\x18.sharedos.agent.v1.StateR\x04seen\x12\x17\n" +
+	"\await_ms\x18\x03 \x01(\x03R\x06waitMs\"\xd2\x05\n" +
 	"\x0eStatusResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x16\n" +
@@ -2495,7 +2579,11 @@ const file_agent_proto_rawDesc = "" +
 	"\vSOFT_REBOOT\x10\x04\x12\t\n" +
 	"\x05KEXEC\x10\x05\x12\n" +
 	"\n" +
-	"\x06REBOOT\x10\x062\x97\x05\n" +
+	"\x06REBOOT\x10\x06*:\n" +
+	"\x05Event\x12\x15\n" +
+	"\x11EVENT_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bPROGRESS\x10\x01\x12\f\n" +
+	"\bSERVICES\x10\x022\x97\x05\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +
@@ -2518,93 +2606,96 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
-	(*Layer)(nil),                 // 2: sharedos.agent.v1.Layer
-	(*Stack)(nil),                 // 3: sharedos.agent.v1.Stack
-	(*StatusRequest)(nil),         // 4: sharedos.agent.v1.StatusRequest
-	(*StatusResponse)(nil),        // 5: sharedos.agent.v1.StatusResponse
-	(*PutRequest)(nil),            // 6: sharedos.agent.v1.PutRequest
-	(*PutResponse)(nil),           // 7: sharedos.agent.v1.PutResponse
-	(*Target)(nil),                // 8: sharedos.agent.v1.Target
-	(*AssessRequest)(nil),         // 9: sharedos.agent.v1.AssessRequest
-	(*AssessResponse)(nil),        // 10: sharedos.agent.v1.AssessResponse
-	(*Impact)(nil),                // 11: sharedos.agent.v1.Impact
-	(*UnitImpact)(nil),            // 12: sharedos.agent.v1.UnitImpact
-	(*UnitPolicy)(nil),            // 13: sharedos.agent.v1.UnitPolicy
-	(*PathList)(nil),              // 14: sharedos.agent.v1.PathList
-	(*HealthCheck)(nil),           // 15: sharedos.agent.v1.HealthCheck
-	(*Command)(nil),               // 16: sharedos.agent.v1.Command
-	(*RefreshRequest)(nil),        // 17: sharedos.agent.v1.RefreshRequest
-	(*RefreshResponse)(nil),       // 18: sharedos.agent.v1.RefreshResponse
-	(*Report)(nil),                // 19: sharedos.agent.v1.Report
-	(*UnitRestart)(nil),           // 20: sharedos.agent.v1.UnitRestart
-	(*Timing)(nil),                // 21: sharedos.agent.v1.Timing
-	(*ReleaseLayersRequest)(nil),  // 22: sharedos.agent.v1.ReleaseLayersRequest
-	(*ReleaseLayersResponse)(nil), // 23: sharedos.agent.v1.ReleaseLayersResponse
-	(*Held)(nil),                  // 24: sharedos.agent.v1.Held
-	(*MappedRequest)(nil),         // 25: sharedos.agent.v1.MappedRequest
-	(*MappedResponse)(nil),        // 26: sharedos.agent.v1.MappedResponse
-	(*MappedFile)(nil),            // 27: sharedos.agent.v1.MappedFile
-	(*GrowDiskRequest)(nil),       // 28: sharedos.agent.v1.GrowDiskRequest
-	(*GrowDiskResponse)(nil),      // 29: sharedos.agent.v1.GrowDiskResponse
-	(*ReplaceRequest)(nil),        // 30: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 31: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 32: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 33: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(Event)(0),                    // 2: sharedos.agent.v1.Event
+	(*Layer)(nil),                 // 3: sharedos.agent.v1.Layer
+	(*Stack)(nil),                 // 4: sharedos.agent.v1.Stack
+	(*StatusRequest)(nil),         // 5: sharedos.agent.v1.StatusRequest
+	(*StatusResponse)(nil),        // 6: sharedos.agent.v1.StatusResponse
+	(*PutRequest)(nil),            // 7: sharedos.agent.v1.PutRequest
+	(*PutResponse)(nil),           // 8: sharedos.agent.v1.PutResponse
+	(*Target)(nil),                // 9: sharedos.agent.v1.Target
+	(*AssessRequest)(nil),         // 10: sharedos.agent.v1.AssessRequest
+	(*AssessResponse)(nil),        // 11: sharedos.agent.v1.AssessResponse
+	(*Impact)(nil),                // 12: sharedos.agent.v1.Impact
+	(*UnitImpact)(nil),            // 13: sharedos.agent.v1.UnitImpact
+	(*UnitPolicy)(nil),            // 14: sharedos.agent.v1.UnitPolicy
+	(*PathList)(nil),              // 15: sharedos.agent.v1.PathList
+	(*HealthCheck)(nil),           // 16: sharedos.agent.v1.HealthCheck
+	(*Command)(nil),               // 17: sharedos.agent.v1.Command
+	(*RefreshRequest)(nil),        // 18: sharedos.agent.v1.RefreshRequest
+	(*RefreshResponse)(nil),       // 19: sharedos.agent.v1.RefreshResponse
+	(*Report)(nil),                // 20: sharedos.agent.v1.Report
+	(*UnitRestart)(nil),           // 21: sharedos.agent.v1.UnitRestart
+	(*Timing)(nil),                // 22: sharedos.agent.v1.Timing
+	(*ReleaseLayersRequest)(nil),  // 23: sharedos.agent.v1.ReleaseLayersRequest
+	(*ReleaseLayersResponse)(nil), // 24: sharedos.agent.v1.ReleaseLayersResponse
+	(*Held)(nil),                  // 25: sharedos.agent.v1.Held
+	(*MappedRequest)(nil),         // 26: sharedos.agent.v1.MappedRequest
+	(*MappedResponse)(nil),        // 27: sharedos.agent.v1.MappedResponse
+	(*MappedFile)(nil),            // 28: sharedos.agent.v1.MappedFile
+	(*GrowDiskRequest)(nil),       // 29: sharedos.agent.v1.GrowDiskRequest
+	(*GrowDiskResponse)(nil),      // 30: sharedos.agent.v1.GrowDiskResponse
+	(*ReplaceRequest)(nil),        // 31: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 32: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 33: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 34: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
-	2,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
-	3,  // 1: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
-	0,  // 2: sharedos.agent.v1.StatusResponse.state:type_name -> sharedos.agent.v1.State
-	19, // 3: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
-	8,  // 4: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
-	13, // 5: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	11, // 6: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
-	1,  // 7: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
-	12, // 8: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
-	1,  // 9: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	32, // 10: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	33, // 11: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
-	16, // 12: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
-	8,  // 13: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
-	1,  // 14: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
-	15, // 15: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	13, // 16: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	3,  // 17: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
-	3,  // 18: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
-	0,  // 19: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
-	11, // 20: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
-	20, // 21: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
-	21, // 22: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
-	1,  // 23: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
-	24, // 24: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
-	27, // 25: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	14, // 26: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	4,  // 27: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	6,  // 28: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	9,  // 29: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	17, // 30: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	22, // 31: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	25, // 32: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	28, // 33: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	30, // 34: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	5,  // 35: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	7,  // 36: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	10, // 37: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	18, // 38: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	23, // 39: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	26, // 40: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	29, // 41: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	31, // 42: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	35, // [35:43] is the sub-list for method output_type
-	27, // [27:35] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	3,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
+	2,  // 1: sharedos.agent.v1.StatusRequest.event:type_name -> sharedos.agent.v1.Event
+	0,  // 2: sharedos.agent.v1.StatusRequest.seen:type_name -> sharedos.agent.v1.State
+	4,  // 3: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
+	0,  // 4: sharedos.agent.v1.StatusResponse.state:type_name -> sharedos.agent.v1.State
+	20, // 5: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
+	9,  // 6: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
+	14, // 7: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	12, // 8: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
+	1,  // 9: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
+	13, // 10: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
+	1,  // 11: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
+	33, // 12: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	34, // 13: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	17, // 14: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
+	9,  // 15: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
+	1,  // 16: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
+	16, // 17: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	14, // 18: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	4,  // 19: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
+	4,  // 20: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
+	0,  // 21: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
+	12, // 22: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
+	21, // 23: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	22, // 24: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
+	1,  // 25: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
+	25, // 26: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
+	28, // 27: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
+	15, // 28: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	5,  // 29: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	7,  // 30: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	10, // 31: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	18, // 32: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	23, // 33: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	26, // 34: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	29, // 35: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	31, // 36: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	6,  // 37: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	8,  // 38: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	11, // 39: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	19, // 40: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	24, // 41: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	27, // 42: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	30, // 43: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	32, // 44: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	37, // [37:45] is the sub-list for method output_type
+	29, // [29:37] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2623,7 +2714,7 @@ func file_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -23,6 +23,9 @@ const (
 	callLimit    = 20 * time.Second
 	pollEvery    = 250 * time.Millisecond
 	tellEvery    = 10 * time.Second
+	// waitFor is how long an agent is asked to wait for what happens in its VM before it answers. Whether the VM is off or paused is
+	// looked at in between.
+	waitFor = 2 * time.Second
 	// startLimit bounds the wait for a VM that was started, within what ctx allows. An emulated guest boots in
 	// half a minute.
 	startLimit = 10 * time.Minute
@@ -68,17 +71,17 @@ func (f *Fleet) status(ctx context.Context, domain hypervisor.Domain) (*agentapi
 	if err != nil {
 		return nil, err
 	}
-	status, err := statusOf(ctx, agent)
+	status, err := statusOf(ctx, agent, &agentapi.StatusRequest{})
 	if err != nil {
 		return nil, errors.Join(err, agent.Close())
 	}
 	return status, agent.Close()
 }
 
-func statusOf(ctx context.Context, agent *transport.Agent) (*agentapi.StatusResponse, error) {
+func statusOf(ctx context.Context, agent *transport.Agent, request *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	status, err := agent.Status(ctx, &agentapi.StatusRequest{})
+	status, err := agent.Status(ctx, request)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
@@ -99,7 +102,7 @@ func (f *Fleet) start(ctx context.Context, name string, progress Progress) (floa
 	if err := f.Hypervisor.Start(ctx, name); err != nil {
 		return 0, fmt.Errorf("start: %w", err)
 	}
-	status, err := f.await(ctx, name, "waiting for the agent", progress, func(*agentapi.StatusResponse) bool { return true })
+	status, err := f.await(ctx, name, "waiting for the agent", progress, askNow, func(*agentapi.StatusResponse) bool { return true })
 	if err != nil {
 		return 0, err
 	}
@@ -108,7 +111,7 @@ func (f *Fleet) start(ctx context.Context, name string, progress Progress) (floa
 		ready = 0
 	}
 	if !started(status) {
-		if _, err := f.await(ctx, name, "the agent answers; waiting for the services", progress, started); err != nil {
+		if _, err := f.await(ctx, name, "the agent answers; waiting for the services", progress, askForServices, started); err != nil {
 			return 0, err
 		}
 	}
@@ -117,17 +120,20 @@ func (f *Fleet) start(ctx context.Context, name string, progress Progress) (floa
 
 // started reports whether systemd has started what it was to start; what failed to start is for others to judge.
 func started(status *agentapi.StatusResponse) bool {
-	switch status.GetSystemState() {
-	case "running", "degraded", "maintenance":
-		return true
-	default:
-		return false
-	}
+	return agentapi.Started(status.GetSystemState())
 }
 
-// await polls the agent until done says so, the VM is found off or stays paused, or ctx ends. It pins the agent's key at first
-// contact.
-func (f *Fleet) await(ctx context.Context, name, what string, progress Progress, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
+// askNow asks an agent what it knows now.
+func askNow() *agentapi.StatusRequest { return &agentapi.StatusRequest{} }
+
+// askForServices asks an agent to answer when its VM's services have started.
+func askForServices() *agentapi.StatusRequest {
+	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: waitFor.Milliseconds()}
+}
+
+// await asks the agent until done says so, the VM is found off or stays paused, or ctx ends. It pins the agent's key at first
+// contact. An agent that waits for nothing is asked again after pollEvery.
+func (f *Fleet) await(ctx context.Context, name, what string, progress Progress, question func() *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	began := time.Now()
 	told := began
 	progress(what)
@@ -174,7 +180,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 			}
 		}
 		if agent != nil {
-			status, statusErr := statusOf(ctx, agent)
+			status, statusErr := statusOf(ctx, agent, question())
 			if statusErr == nil && done(status) {
 				return status, nil
 			}

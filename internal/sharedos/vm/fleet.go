@@ -215,7 +215,7 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 	var status *agentapi.StatusResponse
 	if err == nil {
 		defer func() { _ = agent.Close() }() // only questions are asked on it
-		status, err = statusOf(ctx, agent)
+		status, err = statusOf(ctx, agent, &agentapi.StatusRequest{})
 	}
 	if err != nil {
 		f.Log.WarnContext(ctx, "the agent does not answer", "vm", name, "error", err)

@@ -33,7 +33,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		return nil, &notAsked{err}
 	}
 	defer func() { _ = agent.Close() }() // its answers are read by then
-	status, err := statusOf(ctx, agent)
+	status, err := statusOf(ctx, agent, &agentapi.StatusRequest{})
 	if err != nil {
 		return nil, &notAsked{err}
 	}
@@ -51,7 +51,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 			return nil, &mustStart{current}
 		}
 		// It waits to be started with another stack, and gives that up by itself.
-		if status, err = f.await(ctx, domain.Name, "waiting for an earlier refresh to be given up", progress, ended); err != nil {
+		if status, err = f.await(ctx, domain.Name, "waiting for an earlier refresh to be given up", progress, askNow, ended); err != nil {
 			return nil, err
 		}
 	}
@@ -127,13 +127,18 @@ func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*a
 	silence := time.AfterFunc(limit, func() { give(errSilent) })
 	defer silence.Stop()
 	var heard *agentapi.StatusResponse
-	step := agentapi.State_STATE_UNSPECIFIED
-	status, err := f.await(waiting, name, "waiting for the refresh", progress, func(status *agentapi.StatusResponse) bool {
+	seen := agentapi.State_STATE_UNSPECIFIED
+	question := func() *agentapi.StatusRequest {
+		return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: seen, WaitMs: min(waitFor, limit/2).Milliseconds()}
+	}
+	status, err := f.await(waiting, name, "waiting for the refresh", progress, question, func(status *agentapi.StatusResponse) bool {
 		silence.Reset(limit)
 		heard = status
-		if now := status.GetState(); now != step && now != agentapi.State_IDLE && now != agentapi.State_STATE_UNSPECIFIED {
-			step = now
-			progress("refresh: " + told(status))
+		if now := status.GetState(); now != seen {
+			seen = now
+			if now != agentapi.State_IDLE && now != agentapi.State_STATE_UNSPECIFIED {
+				progress("refresh: " + told(status))
+			}
 		}
 		return ended(status) || waitsForHost(status)
 	})

@@ -43,7 +43,7 @@ func (f *Fleet) replaceAgent(ctx context.Context, domain hypervisor.Domain, prog
 	}
 	ctx, cancel := context.WithTimeout(ctx, replaceLimit)
 	defer cancel()
-	status, err = f.await(ctx, domain.Name, "waiting for the new agent", progress, func(s *agentapi.StatusResponse) bool {
+	status, err = f.await(ctx, domain.Name, "waiting for the new agent", progress, askNow, func(s *agentapi.StatusResponse) bool {
 		return s.GetAgentDigest() == own.String() || refuses(s, own)
 	})
 	switch {

@@ -182,7 +182,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 		return nil, err
 	}
 	defer func() { _ = agent.Close() }() // only questions were asked on it
-	status, err := statusOf(ctx, agent)
+	status, err := statusOf(ctx, agent, &agentapi.StatusRequest{})
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +245,7 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 		return fmt.Errorf("ask which layers it has let go: %w", err)
 	}
 	defer func() { _ = agent.Close() }() // what it was asked is done
-	status, err := statusOf(ctx, agent)
+	status, err := statusOf(ctx, agent, &agentapi.StatusRequest{})
 	if err != nil {
 		return err
 	}

@@ -144,6 +144,31 @@ func TestAnUpdateThatWasCutOffWhileTheGuestWaitsGoesOn(t *testing.T) {
 	}
 }
 
+// To be asked again and again takes a guest time while its services restart: its agent is asked to wait instead.
+func TestTheAgentIsAskedToWait(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	agent := w.agent(t, "web-a")
+	agent.Polls = 3
+	before := len(agent.Questions())
+	spec := w.renewed(t, vm.Live)
+	agent.Impact = nil
+	_, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+	if err != nil || !report.GetCommitted() {
+		t.Fatal(report, err)
+	}
+	seen := map[agentapi.State]int{}
+	for _, question := range agent.Questions()[before:] {
+		if question.GetEvent() == agentapi.Event_PROGRESS && question.GetWaitMs() > 0 {
+			seen[question.GetSeen()]++
+		}
+	}
+	// What was seen before is told with the next question.
+	if seen[agentapi.State_STATE_UNSPECIFIED] != 1 || seen[agentapi.State_STAGED] != 3 {
+		t.Errorf("asked with %v: %v", seen, agent.Questions()[before:])
+	}
+}
+
 // A guest that says nothing may still serve others; only a kernel that was to be started and hangs serves nobody.
 func TestOnlyAKernelThatHangsIsReset(t *testing.T) {
 	for strategy, boots := range map[string]string{vm.Live: "boot-1", vm.SoftReboot: "boot-1", vm.Kexec: "boot-2"} {

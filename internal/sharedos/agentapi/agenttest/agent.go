@@ -76,6 +76,7 @@ type Agent struct {
 	// diskSize is what the private disk was grown to while it ran, in bytes, fileSystem what of it is a file system.
 	diskSize, fileSystem int64
 	asked                *agentapi.RefreshRequest
+	questions            []*agentapi.StatusRequest
 	assessed             *agentapi.AssessRequest
 }
 
@@ -293,10 +294,11 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error   { return nil }
 func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
-// Status implements agentapi.AgentService.
-func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
+// Status implements agentapi.AgentService. It waits for nothing, but leaves out what an agent that waits does.
+func (a *Agent) Status(_ context.Context, question *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.questions = append(a.questions, question)
 	if a.inFlight != nil && a.waiting == nil {
 		if a.left--; a.left < 0 {
 			a.end()
@@ -322,11 +324,25 @@ func (a *Agent) Status(context.Context, *agentapi.StatusRequest) (*agentapi.Stat
 	if a.waiting != nil {
 		answer.State = agentapi.State_STARTING
 	}
+	if question.GetEvent() == agentapi.Event_PROGRESS && answer.GetState() != agentapi.State_IDLE {
+		answer.SystemState = ""
+		return answer, nil
+	}
+	if question.GetEvent() == agentapi.Event_SERVICES && !agentapi.Started(answer.GetSystemState()) {
+		return answer, nil
+	}
 	for id := range a.attached {
 		answer.Attached = append(answer.Attached, id)
 	}
 	slices.Sort(answer.Attached)
 	return answer, nil
+}
+
+// Questions are those that Status was asked.
+func (a *Agent) Questions() []*agentapi.StatusRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.questions)
 }
 
 // climb decides as the agent in a guest does: a level above RESTART takes a soft-reboot, another kernel what the

@@ -20,7 +20,9 @@ import (
 
 // Bounds of the contract. A refresh of an emulated guest takes half a minute.
 const (
-	callLimit    = 60 * time.Second
+	callLimit = 60 * time.Second
+	// atOnce is longer than an answer takes under emulation, and shorter than an agent ever waits.
+	atOnce       = 8 * time.Second
 	refreshLimit = 5 * time.Minute
 	partSize     = 1 << 20
 )
@@ -48,6 +50,7 @@ func Contract(t *testing.T, subject Subject) {
 	}{
 		{"only operators are answered", c.onlyOperators},
 		{"it tells what runs", c.tellsWhatRuns},
+		{"what has happened already is not waited for", c.nothingToWaitFor},
 		{"the agent's key is the same on every connection", c.keepsItsKey},
 		{"bytes that are not the blob's are refused", c.refusesWrongBytes},
 		{"a part that does not follow is refused", c.refusesAGap},
@@ -169,6 +172,20 @@ func (c *contract) tellsWhatRuns(t *testing.T) {
 	for _, layer := range stack.Layers {
 		if !slices.Contains(c.booted.GetAttached(), layer.ID.String()) {
 			t.Errorf("layer %s of its stack is not among those attached: %v", layer.ID, c.booted.GetAttached())
+		}
+	}
+}
+
+// nothingToWaitFor: what has happened already is answered at once, and in full.
+func (c *contract) nothingToWaitFor(t *testing.T) {
+	for _, event := range []agentapi.Event{agentapi.Event_PROGRESS, agentapi.Event_SERVICES} {
+		question := &agentapi.StatusRequest{Event: event, Seen: agentapi.State_IDLE, WaitMs: (2 * atOnce).Milliseconds()}
+		answer, err := c.agent.Status(limited(t, atOnce), question)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !agentapi.Started(answer.GetSystemState()) || !slices.Equal(answer.GetAttached(), c.booted.GetAttached()) {
+			t.Errorf("asked to wait for %v it answers %v", event, answer)
 		}
 	}
 }
