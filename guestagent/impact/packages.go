@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/scan"
 )
 
 // PackageLists is where dpkg keeps, in a file for each package, the list of the package's files.
@@ -84,12 +86,12 @@ func (l *listReader) read(name, owner string) (err error) {
 		n, err := file.Read(l.buffer[kept:])
 		data := l.buffer[:kept+n]
 		for {
-			line, rest, whole := bytes.Cut(data, []byte("\n"))
-			if !whole {
+			end := scan.IndexByte(data, '\n')
+			if end < 0 {
 				break
 			}
-			l.line(line, owner)
-			data = rest
+			l.line(data[:end], owner)
+			data = data[end+1:]
 		}
 		if errors.Is(err, io.EOF) {
 			l.line(data, owner)
