@@ -92,7 +92,7 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 	if err := p.act(ctx); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}
-	if err := syncFileSystem(path.Join(c.Root, "etc")); err != nil {
+	if err := syncSteps(p.live, p.steps); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}
 	if err := c.complete(); err != nil {

@@ -201,29 +201,3 @@ func writeFile(root *os.Root, name string, entry *tree.Entry, data []byte) (err 
 	}
 	return nil
 }
-
-// syncFileSystem makes all that was written to the file system of a directory last.
-func syncFileSystem(name string) (err error) {
-	file, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := unix.Syncfs(int(file.Fd())); err != nil {
-		return fmt.Errorf("sync the file system of %s: %w", name, err)
-	}
-	return nil
-}
-
-// syncDirectory makes a rename in the directory last.
-func syncDirectory(name string) (err error) {
-	directory, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, directory.Close()) }()
-	if err := directory.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", name, err)
-	}
-	return nil
-}

@@ -74,10 +74,30 @@ func (c Carrier) record(live *os.Root, steps []step) error {
 	if err := os.WriteFile(temporary, data, 0o600); err != nil {
 		return err
 	}
-	if err := syncFileSystem(c.Record); err != nil {
+	if err := c.syncRecord(steps); err != nil {
 		return err
 	}
 	return os.Rename(temporary, filepath.Join(c.Record, startedName))
+}
+
+// syncRecord makes last what is in the record, and that it is there.
+func (c Carrier) syncRecord(steps []step) (err error) {
+	beside, err := os.OpenRoot(filepath.Dir(c.Record))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, beside.Close()) }()
+	directory := filepath.Base(c.Record)
+	names := []string{directory}
+	for _, s := range steps {
+		if s.Saved != "" {
+			names = append(names, directory+"/"+s.Saved)
+		}
+	}
+	for _, name := range []string{endsName, startedName + temporarySuffix} {
+		names = append(names, directory+"/"+name)
+	}
+	return syncPaths(beside, names)
 }
 
 // complete records that all steps were done.
@@ -226,7 +246,7 @@ func (c Carrier) Undo(ctx context.Context) (err error) {
 	if err := c.restore(live, steps); err != nil {
 		return fmt.Errorf("undo /etc: %w", err)
 	}
-	if err := syncFileSystem(filepath.Join(c.Root, "etc")); err != nil {
+	if err := syncSteps(live, steps); err != nil {
 		return fmt.Errorf("undo /etc: %w", err)
 	}
 	return c.drop()
