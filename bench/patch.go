@@ -130,7 +130,7 @@ type patched struct {
 func took(report *agentapi.Report) time.Duration {
 	var sum time.Duration
 	for _, timing := range report.GetTimings() {
-		if agentapi.PartOfRestart(timing.GetStep()) {
+		if agentapi.IsRenewal(timing.GetStep()) {
 			continue
 		}
 		sum += time.Duration(timing.GetMicros()) * time.Microsecond
@@ -170,7 +170,7 @@ func (p *patched) realPatch(ctx context.Context) error {
 		return err
 	}
 	wrote := seen[2] - seen[1] - looking
-	wroteByHand -= looking
+	wroteByHand -= 2 * looking // before, and after
 	p.tell(fmt.Sprintf("written: %d bytes by looking, %d besides by the refresh, %d by restarting the same units by hand", looking, wrote, wroteByHand))
 	p.results.add("refresh to Debian's patch, against apt-get upgrade", p.live.Seconds(), "seconds", p.apt.Seconds(), p.apt.Seconds()/10)
 	p.tell(fmt.Sprintf("restarting the same units by hand takes %.1f s", byHand.Seconds()))
@@ -179,28 +179,32 @@ func (p *patched) realPatch(ctx context.Context) error {
 	return nil
 }
 
-// restartByHand re-executes systemd and restarts the units that a refresh has restarted, and tells how long that takes and how
-// many bytes are written then, looking included: systemd's journal writes much of it down. No refresh can take or write less.
+// restartByHand does by hand what a refresh has done about units, one after the other, and tells how long that takes and how many bytes
+// are written then, looking twice included: systemd's journal writes much of it down. What a refresh restarted together with
+// another unit is restarted twice.
 func (p *patched) restartByHand(ctx context.Context, report *agentapi.Report) (took time.Duration, bytes int64, err error) {
 	before, err := p.written(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
-	units := []string{"true"}
+	var commands []string
 	for _, restart := range report.GetRestarts() {
-		if restart.GetUnit() == "init.scope" {
-			units[0] = "systemctl daemon-reexec"
-		} else {
-			units = append(units, "systemctl restart "+restart.GetUnit())
+		switch {
+		case restart.GetUnit() == "init.scope":
+			commands = append(commands, "systemctl daemon-reexec")
+		case restart.GetLevel() == agentapi.Level_RELOAD:
+			commands = append(commands, "systemctl reload '"+restart.GetUnit()+"'")
+		default:
+			commands = append(commands, "systemctl restart '"+restart.GetUnit()+"'")
 		}
 	}
-	text, err := p.vm.Run(ctx, "began=$(date +%s%N); "+strings.Join(units, " && ")+" && echo $(( ($(date +%s%N) - began) / 1000 ))")
+	text, err := p.vm.Run(ctx, "set -e; began=$(date +%s%N); "+strings.Join(commands, "; ")+"; echo $(( ($(date +%s%N) - began) / 1000 ))")
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, fmt.Errorf("restart by hand what the refresh did: %w", err)
 	}
 	micros, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
 	if err != nil {
-		return 0, 0, fmt.Errorf("restart units by hand: the guest says %q", text)
+		return 0, 0, fmt.Errorf("restart by hand what the refresh did: the guest says %q", text)
 	}
 	after, err := p.written(ctx)
 	return time.Duration(micros) * time.Microsecond, after - before, err

@@ -39,6 +39,8 @@ type Carrier struct {
 	Record string
 	// From and To name what Carry carries from and to, for Carried and Settled to tell.
 	From, To string
+
+	sync syncer
 }
 
 // step is one planned change.
@@ -70,7 +72,7 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 		defer func() { err = errors.Join(err, root.Close()) }()
 		roots[name] = root
 	}
-	p := planner{live: roots[c.Root], old: roots[old], new: roots[new]}
+	p := planner{placing: placing{root: roots[c.Root], sync: c.sync}, live: roots[c.Root], old: roots[old], new: roots[new]}
 	if slices.ContainsFunc(differences, func(d Difference) bool { return accountFiles[d.Path] != nil }) {
 		unlock, err := lockAccounts(ctx, p.live)
 		if err != nil {
@@ -81,7 +83,7 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 	if err := p.plan(ctx, differences); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}
-	if err := c.record(p.live, p.steps); err != nil {
+	if err := c.record(ctx, p.live, p.steps); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: record how to undo it: %w", err)
 	}
 	if failpoint.Built {
@@ -90,9 +92,6 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 		}
 	}
 	if err := p.act(ctx); err != nil {
-		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
-	}
-	if err := syncSteps(p.live, p.steps); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}
 	if err := c.complete(); err != nil {
@@ -104,6 +103,7 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 
 // planner decides on every path before anything is changed.
 type planner struct {
+	placing
 	live, old, new *os.Root
 	steps          []step
 	outcome        Outcome
@@ -195,9 +195,10 @@ func (p *planner) merge(d Difference, ours *tree.Entry) error {
 	return nil
 }
 
-// act does the steps: first what has to go, deepest first, then what comes, parents first.
+// act does the steps: first what has to go, deepest first, then what comes, parents first. When it returns nil all of it is on the disk.
 func (p *planner) act(ctx context.Context) error {
 	blocked := map[string]bool{}
+	var removed []string
 	for _, s := range slices.Backward(p.steps) {
 		goes := s.After == nil || s.Before != nil && (s.Before.Type == tree.Directory) != (s.After.Type == tree.Directory)
 		if !goes {
@@ -212,8 +213,11 @@ func (p *planner) act(ctx context.Context) error {
 			}
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return err
-		case s.After == nil:
-			p.outcome.Carried++
+		default:
+			removed = append(removed, s.Path)
+			if s.After == nil {
+				p.outcome.Carried++
+			}
 		}
 	}
 	for i := range p.steps {
@@ -232,10 +236,13 @@ func (p *planner) act(ctx context.Context) error {
 			p.conflict(s.Path, "its directory is none here")
 			continue
 		}
-		if err := put(p.live, s.After, s.content); err != nil {
+		if err := p.prepare(s.After, s.content); err != nil {
 			return err
 		}
 		p.outcome.Carried++
 	}
-	return nil
+	if err := p.finish(ctx); err != nil {
+		return err
+	}
+	return p.last(ctx, removed)
 }

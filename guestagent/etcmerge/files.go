@@ -1,6 +1,7 @@
 package etcmerge
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -116,28 +117,65 @@ func readAt(root *os.Root, name string) (data []byte, err error) {
 	return data, err
 }
 
-// put makes a path what entry says; content is a regular file's. Readers see the old file or the new one. What is
-// there must be of a kind that a rename can replace: no directory, unless entry is one.
-func put(root *os.Root, entry *tree.Entry, content func() ([]byte, error)) error {
+// placing is what a carry, or its undoing, makes of paths. Readers see the old file or the new one, and so does whoever looks after
+// a power cut: a file gets its name when its content is on the disk.
+type placing struct {
+	root *os.Root
+	sync syncer
+	// ready are the files and links that lie beside their paths.
+	ready []*tree.Entry
+	// done are all paths that were made.
+	done []string
+}
+
+// prepare makes a directory, or lays a file or link beside its path. content is a regular file's. What is at the path must be of
+// a kind that a rename can replace: no directory, unless entry is one.
+func (p *placing) prepare(entry *tree.Entry, content func() ([]byte, error)) error {
 	if entry.Type == tree.Directory {
-		return putDirectory(root, entry)
+		p.done = append(p.done, entry.Path)
+		return putDirectory(p.root, entry)
 	}
 	temporary := temporaryName(entry.Path)
-	if err := root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := p.root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := makeTemporary(root, temporary, entry, content); err != nil {
+	if err := makeTemporary(p.root, temporary, entry, content); err != nil {
 		return fmt.Errorf("write /%s: %w", entry.Path, err)
 	}
-	if failpoint.Built {
-		if err := failpoint.Hit("before a file below /etc"); err != nil {
-			return err
+	p.ready = append(p.ready, entry)
+	return nil
+}
+
+// finish gives all that is ready its name. What is left of one that fails is taken away by Undo.
+func (p *placing) finish(ctx context.Context) error {
+	var files []string
+	for _, entry := range p.ready {
+		if entry.Type == tree.Regular {
+			files = append(files, temporaryName(entry.Path))
 		}
 	}
-	if err := root.Rename(temporary, entry.Path); err != nil {
-		return fmt.Errorf("write /%s: %w", entry.Path, errors.Join(err, root.Remove(temporary)))
+	if err := p.sync.files(ctx, p.root, files); err != nil {
+		return err
 	}
+	for _, entry := range p.ready {
+		if failpoint.Built {
+			if err := failpoint.Hit("before a file below /etc"); err != nil {
+				return err
+			}
+		}
+		temporary := temporaryName(entry.Path)
+		if err := p.root.Rename(temporary, entry.Path); err != nil {
+			return fmt.Errorf("write /%s: %w", entry.Path, errors.Join(err, p.root.Remove(temporary)))
+		}
+		p.done = append(p.done, entry.Path)
+	}
+	p.ready = nil
 	return nil
+}
+
+// last makes all that was done, and that paths were removed, last.
+func (p *placing) last(ctx context.Context, removed []string) error {
+	return p.sync.directories(ctx, p.root, append(removed, p.done...))
 }
 
 func putDirectory(root *os.Root, entry *tree.Entry) error {

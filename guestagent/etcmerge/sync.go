@@ -1,6 +1,7 @@
 package etcmerge
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,38 +11,75 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// syncPaths makes last what was made of paths below a root: content, owner and mode of what is there, and that nothing is where
-// nothing is. Only these are written. To sync the whole file system is simpler, and writes all that the VM's services have
-// not written yet, which can be gigabytes.
-func syncPaths(root *os.Root, names []string) error {
-	var all []string
-	seen := map[string]bool{}
+// syncer makes last what is written below a root. Its zero value is the kernel's fsync(2); tests put their own in its place.
+//
+// To sync the whole file system is simpler, and writes all that the VM's services have not written yet, which can be gigabytes.
+type syncer struct {
+	one func(root *os.Root, name string) error
+}
+
+// files makes the content, owner and mode of regular files last. Where there is none, nothing is done.
+func (s syncer) files(ctx context.Context, root *os.Root, names []string) error {
+	// First the kernel is told to begin writing all of them. Where blocks are allocated when they are written, as in ext4, few commits
+	// of its journal then serve all, and otherwise each file would have its own. Other ways to say so do not reach through an
+	// overlay, and a kernel may have none: it is a hint.
 	for _, name := range names {
-		for _, one := range []string{name, path.Dir(name)} {
-			if !seen[one] {
-				seen[one] = true
-				all = append(all, one)
+		err := withOpen(root, name, func(file *os.File, info fs.FileInfo) error {
+			if info.Mode().IsRegular() {
+				_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED)
 			}
-		}
-	}
-	// First the kernel is told to begin writing all of them. Where blocks are allocated when they are written, as in ext4, one commit of
-	// its journal then serves all, and otherwise each sync would have its own. Other ways to say so do not reach through an overlay.
-	for _, name := range all {
-		err := withOpen(root, name, func(file *os.File) error { return unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) })
+			return nil
+		})
 		if err != nil {
 			return err
 		}
 	}
-	for _, name := range all {
-		if err := withOpen(root, name, (*os.File).Sync); err != nil {
-			return err
+	return s.each(ctx, root, names)
+}
+
+// directories makes last what directories hold and are: of each path, of it if it is one, and of the one that it is in. What was made
+// of a link is in its directory, and ext4 commits with a directory all that was done to any before.
+func (s syncer) directories(ctx context.Context, root *os.Root, names []string) error {
+	var all []string
+	seen := map[string]bool{}
+	for _, name := range names {
+		for _, one := range []string{name, path.Dir(name)} {
+			if seen[one] {
+				continue
+			}
+			seen[one] = true
+			info, err := root.Lstat(one)
+			if err == nil && info.IsDir() {
+				all = append(all, one)
+			}
+		}
+	}
+	return s.each(ctx, root, all)
+}
+
+func (s syncer) each(ctx context.Context, root *os.Root, names []string) error {
+	one := s.one
+	if one == nil {
+		one = syncOne
+	}
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("sync %s: %w", name, err)
+		}
+		if err := one(root, name); err != nil {
+			return fmt.Errorf("sync %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// withOpen does something to a file or directory, and nothing where there is none: what is made of a link is in its directory.
-func withOpen(root *os.Root, name string, act func(*os.File) error) (err error) {
+func syncOne(root *os.Root, name string) error {
+	return withOpen(root, name, func(file *os.File, _ fs.FileInfo) error { return file.Sync() })
+}
+
+// withOpen does something to a regular file or a directory, and nothing where there is none, or where a directory on the way is
+// a link: what lies there is this VM's own.
+func withOpen(root *os.Root, name string, act func(*os.File, fs.FileInfo) error) (err error) {
 	plain, err := plainParents(root, name)
 	if err != nil || !plain {
 		return err
@@ -63,19 +101,10 @@ func withOpen(root *os.Root, name string, act func(*os.File) error) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := act(file); err != nil {
-		return fmt.Errorf("sync %s: %w", name, err)
+	if info, err = file.Stat(); err != nil || !info.IsDir() && !info.Mode().IsRegular() {
+		return err
 	}
-	return nil
-}
-
-// syncSteps is syncPaths of what steps lead to.
-func syncSteps(root *os.Root, steps []step) error {
-	names := make([]string, len(steps))
-	for i, s := range steps {
-		names[i] = s.Path
-	}
-	return syncPaths(root, names)
+	return act(file, info)
 }
 
 // syncDirectory makes a rename in the directory last.

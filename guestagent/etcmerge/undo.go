@@ -38,7 +38,7 @@ const (
 // record saves what undoes the steps. When it returns nil all of it is on the disk but for the last rename, which is there
 // before anything of the steps is: what they do to a directory is in the file system's journal after it. The private disk
 // is an ext4.
-func (c Carrier) record(live *os.Root, steps []step) error {
+func (c Carrier) record(ctx context.Context, live *os.Root, steps []step) error {
 	if err := os.RemoveAll(c.Record); err != nil {
 		return err
 	}
@@ -74,30 +74,33 @@ func (c Carrier) record(live *os.Root, steps []step) error {
 	if err := os.WriteFile(temporary, data, 0o600); err != nil {
 		return err
 	}
-	if err := c.syncRecord(steps); err != nil {
+	if err := c.syncRecord(ctx, steps); err != nil {
 		return err
 	}
 	return os.Rename(temporary, filepath.Join(c.Record, startedName))
 }
 
 // syncRecord makes last what is in the record, and that it is there.
-func (c Carrier) syncRecord(steps []step) (err error) {
+func (c Carrier) syncRecord(ctx context.Context, steps []step) (err error) {
 	beside, err := os.OpenRoot(filepath.Dir(c.Record))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, beside.Close()) }()
-	directory := filepath.Base(c.Record)
-	names := []string{directory}
+	var names []string
 	for _, s := range steps {
 		if s.Saved != "" {
-			names = append(names, directory+"/"+s.Saved)
+			names = append(names, s.Saved)
 		}
 	}
-	for _, name := range []string{endsName, startedName + temporarySuffix} {
-		names = append(names, directory+"/"+name)
+	names = append(names, endsName, startedName+temporarySuffix)
+	for i := range names {
+		names[i] = filepath.Join(filepath.Base(c.Record), names[i])
 	}
-	return syncPaths(beside, names)
+	if err := c.sync.files(ctx, beside, names); err != nil {
+		return err
+	}
+	return c.sync.directories(ctx, beside, []string{filepath.Base(c.Record)})
 }
 
 // complete records that all steps were done.
@@ -243,10 +246,7 @@ func (c Carrier) Undo(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, unlock()) }()
 	}
-	if err := c.restore(live, steps); err != nil {
-		return fmt.Errorf("undo /etc: %w", err)
-	}
-	if err := syncSteps(live, steps); err != nil {
+	if err := c.restore(ctx, live, steps); err != nil {
 		return fmt.Errorf("undo /etc: %w", err)
 	}
 	return c.drop()
@@ -263,9 +263,11 @@ func (c Carrier) steps() ([]byte, error) {
 	return nil, nil
 }
 
-// restore takes away what came, deepest first, and then brings back what went, parents first.
-func (c Carrier) restore(live *os.Root, steps []step) error {
+// restore takes away what came, deepest first, and then brings back what went, parents first. When it returns nil all of it is on
+// the disk.
+func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error {
 	var back []step
+	var removed []string
 	for _, s := range slices.Backward(steps) {
 		plain, err := plainParents(live, s.Path)
 		if err != nil {
@@ -294,22 +296,39 @@ func (c Carrier) restore(live *os.Root, steps []step) error {
 		if err != nil {
 			return err
 		}
+		removed = append(removed, s.Path)
 	}
+	p := placing{root: live, sync: c.sync}
+	var placed []*tree.Entry
 	for _, s := range slices.Backward(back) {
 		if s.Before == nil {
 			continue
 		}
-		err := put(live, s.Before, func() ([]byte, error) { return os.ReadFile(filepath.Join(c.Record, s.Saved)) })
+		plain, err := plainParents(live, s.Path)
 		if err != nil {
 			return err
 		}
-		if s.Before.Type != tree.Symlink {
-			if err := live.Chtimes(s.Path, s.Before.ModTime, s.Before.ModTime); err != nil {
-				return err
-			}
+		if !plain {
+			continue // its directory is a link by now, or none: this VM's own
+		}
+		placed = append(placed, s.Before)
+		err = p.prepare(s.Before, func() ([]byte, error) { return os.ReadFile(filepath.Join(c.Record, s.Saved)) })
+		if err != nil {
+			return err
 		}
 	}
-	return nil
+	if err := p.finish(ctx); err != nil {
+		return err
+	}
+	for _, before := range placed {
+		if before.Type == tree.Symlink {
+			continue
+		}
+		if err := live.Chtimes(before.Path, before.ModTime, before.ModTime); err != nil {
+			return err
+		}
+	}
+	return p.last(ctx, removed)
 }
 
 func readRecord(name string) (data []byte, err error) {

@@ -55,7 +55,7 @@ func TestARefreshEndsOnTheNewStack(t *testing.T) {
 	}
 }
 
-// Whoever waits for another state than the one that was seen hears of every turn until the end, and is not kept after it.
+// Whoever waits for another state than the one that was seen is told, to the end of the refresh, and is not kept after it.
 func TestWhoWaitsIsToldOfEveryTurn(t *testing.T) {
 	w := newWorld(t)
 	e, stop := w.engine()
@@ -89,9 +89,29 @@ func TestWhoWaitsIsToldOfEveryTurn(t *testing.T) {
 	for range 3 {
 		waiting.Go(func() { e.Await(t.Context(), seen) })
 	}
-	close(w.held)
+	// A refresh is idle already when it is put away, and ends only then.
+	put := make(chan struct{})
+	w.mutex.Lock()
+	held := w.held
+	w.slow, w.held = "drop blobs", put
+	w.mutex.Unlock()
+	close(held)
 	waiting.Wait()
-	until(t, e)
+	for seen != agentapi.State_IDLE {
+		e.Await(t.Context(), seen)
+		now, err := e.Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen = now.Message()
+	}
+	time.AfterFunc(20*time.Millisecond, func() { close(put) })
+	long, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	e.Await(long, seen)
+	if now, err := e.Status(); err != nil || !now.Report.GetDone() || long.Err() != nil {
+		t.Errorf("told of the end before it or not at all: %v, %v, %v", now, err, long.Err())
+	}
 	e.Await(t.Context(), agentapi.State_IDLE)
 	if turns < 2 {
 		t.Errorf("%d turns", turns)

@@ -307,8 +307,14 @@ func (w *world) do(name string, effect func() error) error {
 
 // doInParts is do for an operation that can be cut off in the middle: half is then what was done of it.
 func (w *world) doInParts(name string, half, effect func() error) error {
-	if name == w.slow {
-		<-w.held
+	w.mutex.Lock()
+	held := w.held
+	if name != w.slow {
+		held = nil
+	}
+	w.mutex.Unlock()
+	if held != nil {
+		<-held
 	}
 	w.mutex.Lock()
 	defer w.mutex.Unlock()

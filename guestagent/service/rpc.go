@@ -115,8 +115,8 @@ func failure(err error) error {
 
 // Status implements agentapi.AgentService.
 func (a *answerer) Status(ctx context.Context, request *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
-	a.await(ctx, request)
-	response, err := a.status(ctx, request.GetEvent())
+	state := a.await(ctx, request)
+	response, err := a.status(ctx, request.GetEvent(), state)
 	if err != nil {
 		return nil, failure(fmt.Errorf("status: %w", err))
 	}
@@ -124,22 +124,30 @@ func (a *answerer) Status(ctx context.Context, request *agentapi.StatusRequest) 
 	return response, nil
 }
 
-// await waits for what a caller wants to wait for.
-func (a *answerer) await(ctx context.Context, request *agentapi.StatusRequest) {
-	ctx, cancel := context.WithTimeout(ctx, min(waitLimit, time.Duration(request.GetWaitMs())*time.Millisecond))
+// await waits for what a caller wants to wait for. It returns the state of the system manager if it had to ask for that.
+func (a *answerer) await(ctx context.Context, request *agentapi.StatusRequest) (state string) {
+	limit := waitLimit
+	if asked := request.GetWaitMs(); asked < waitLimit.Milliseconds() {
+		limit = time.Duration(asked) * time.Millisecond
+	}
+	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	switch request.GetEvent() {
 	case agentapi.Event_PROGRESS:
-		a.engine.Await(ctx, request.GetSeen())
+		a.engine.Await(waiting, request.GetSeen())
 	case agentapi.Event_SERVICES:
-		for !agentapi.Started(a.state(ctx)) {
+		for {
+			if state = a.state(ctx); agentapi.Started(state) {
+				return state
+			}
 			select {
-			case <-ctx.Done():
-				return
+			case <-waiting.Done():
+				return state
 			case <-time.After(servicesPause):
 			}
 		}
 	}
+	return ""
 }
 
 // state is that of the system manager.
@@ -153,8 +161,9 @@ func (a *answerer) state(ctx context.Context) string {
 	return state
 }
 
-// status answers all, or what is known at once while an event has not come.
-func (a *answerer) status(ctx context.Context, event agentapi.Event) (*agentapi.StatusResponse, error) {
+// status answers all, or what is known at once while a refresh that is waited for is in flight, or services have not started. state
+// is that of the system manager, "" if it is not known yet.
+func (a *answerer) status(ctx context.Context, event agentapi.Event, state string) (*agentapi.StatusResponse, error) {
 	now, err := a.engine.Status()
 	if err != nil {
 		return nil, err
@@ -181,7 +190,9 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event) (*agentapi.
 	if event == agentapi.Event_PROGRESS && now.Report != nil && !now.Report.GetDone() {
 		return response, nil
 	}
-	response.SystemState = a.state(ctx)
+	if response.SystemState = state; state == "" {
+		response.SystemState = a.state(ctx)
+	}
 	if event == agentapi.Event_SERVICES && !agentapi.Started(response.GetSystemState()) {
 		return response, nil
 	}

@@ -286,10 +286,16 @@ func TestStatusWaitsUntilARefreshIsInAnotherState(t *testing.T) {
 		w.engine.now.Report = &agentapi.Report{Done: true}
 		w.engine.mutex.Unlock()
 	}
-	// No longer than it is asked to.
-	answers := ask(20)
-	<-w.engine.seen
-	must(t, (<-answers).err)
+	// No longer than it is asked to, and never longer than it ever waits.
+	for milliseconds, atMost := range map[int64]time.Duration{20: waitLimit / 2, -1: waitLimit / 2, 1 << 62: 2 * waitLimit} {
+		began := time.Now()
+		answers := ask(milliseconds)
+		<-w.engine.seen
+		must(t, (<-answers).err)
+		if took := time.Since(began); took > atMost {
+			t.Errorf("asked to wait %d ms it answers after %v", milliseconds, took)
+		}
+	}
 }
 
 func TestStatusWaitsUntilServicesHaveStarted(t *testing.T) {
@@ -302,10 +308,11 @@ func TestStatusWaitsUntilServicesHaveStarted(t *testing.T) {
 		t.Errorf("asked %d times: %v", asks.Load(), answer)
 	}
 	asks.Store(-1 << 40)
+	began := time.Now()
 	answer, err = w.agent().Status(t.Context(), &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: 20})
 	must(t, err)
-	if answer.GetSystemState() != "starting" || len(answer.GetAttached()) != 0 {
-		t.Errorf("not started: %v", answer)
+	if answer.GetSystemState() != "starting" || len(answer.GetAttached()) != 0 || time.Since(began) > waitLimit/2 {
+		t.Errorf("not started, after %v: %v", time.Since(began), answer)
 	}
 }
 

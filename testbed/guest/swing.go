@@ -46,7 +46,11 @@ func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err
 		}
 		*side.notes = [][]byte{note}
 	}
-	if _, err := agent.Refresh(ctx, &agentapi.RefreshRequest{Target: target, AllowDowngrade: true, MaxImpact: agentapi.Level_RESTART}); err != nil {
+	answer, err := agent.Refresh(ctx, &agentapi.RefreshRequest{Target: target, AllowDowngrade: true, MaxImpact: agentapi.Level_RESTART})
+	if err == nil && !answer.GetStarted() {
+		err = fmt.Errorf("release %s runs already", to)
+	}
+	if err != nil {
 		return nil, err
 	}
 	question := &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, WaitMs: (agentLimit / 2).Milliseconds()}

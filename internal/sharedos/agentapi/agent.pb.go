@@ -340,7 +340,9 @@ func (x *Stack) GetKernel() string {
 	return ""
 }
 
-// To be asked again and again takes a guest time that its services lack, while they restart above all.
+// To be asked again and again takes a guest time that its services lack, while they restart above all. As long as a refresh is in flight
+// (PROGRESS), or the services have not started (SERVICES), the answer lacks what takes long to find out: attached, resident_bytes,
+// goroutines, open_files, disk_size_bytes, disk_used_bytes and, for PROGRESS, system_state.
 type StatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What to wait for, no longer than wait_ms milliseconds and never longer than 10 s.
@@ -415,10 +417,9 @@ type StatusResponse struct {
 	State      State  `protobuf:"varint,6,opt,name=state,proto3,enum=sharedos.agent.v1.State" json:"state,omitempty"`
 	// The refresh in flight or the last one that ended; absent if there was none since boot.
 	Last *Report `protobuf:"bytes,7,opt,name=last,proto3" json:"last,omitempty"`
-	// Layer ids whose devices are attached, whether used or not. Left out while something is waited for: until the refresh has
-	// ended, or the services have started.
+	// Layer ids whose devices are attached, whether used or not.
 	Attached []string `protobuf:"bytes,8,rep,name=attached,proto3" json:"attached,omitempty"`
-	// Manager state as "systemctl is-system-running" prints it. Left out until a refresh has ended that is waited for.
+	// Manager state as "systemctl is-system-running" prints it.
 	SystemState string `protobuf:"bytes,9,opt,name=system_state,json=systemState,proto3" json:"system_state,omitempty"`
 	// Seconds since the kernel started.
 	UptimeSeconds float64 `protobuf:"fixed64,10,opt,name=uptime_seconds,json=uptimeSeconds,proto3" json:"uptime_seconds,omitempty"`
@@ -1806,7 +1807,8 @@ func (x *UnitRestart) GetError() string {
 	return ""
 }
 
-// Steps follow one another, but for those named "renew <unit>", which are parts of the step "restart".
+// Steps follow one another, but for those named "renew <unit>", which are parts of "restart" or "roll back", and "come up", which is a
+// part of "start".
 type Timing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`

@@ -13,11 +13,11 @@ func Started(state string) bool {
 	}
 }
 
-const partOfRestart = "renew "
+const renewal = "renew "
 
 // RenewalOf names the time that one unit's restart or reload took, with all that is asked about it. It is a part of the step
-// "restart".
-func RenewalOf(unit string) string { return partOfRestart + unit }
+// "restart", or of "roll back".
+func RenewalOf(unit string) string { return renewal + unit }
 
-// PartOfRestart reports whether a step of a refresh is a part of the step "restart".
-func PartOfRestart(step string) bool { return strings.HasPrefix(step, partOfRestart) }
+// IsRenewal reports whether a step of a refresh is a part of another one, as RenewalOf names it.
+func IsRenewal(step string) bool { return strings.HasPrefix(step, renewal) }

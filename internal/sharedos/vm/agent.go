@@ -131,6 +131,11 @@ func askForServices() *agentapi.StatusRequest {
 	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: waitFor.Milliseconds()}
 }
 
+// askForTurn asks an agent that waits for the host to answer when it does no longer.
+func askForTurn() *agentapi.StatusRequest {
+	return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: agentapi.State_STARTING, WaitMs: waitFor.Milliseconds()}
+}
+
 // await asks the agent until done says so, the VM is found off or stays paused, or ctx ends. It pins the agent's key at first
 // contact. An agent that waits for nothing is asked again after pollEvery.
 func (f *Fleet) await(ctx context.Context, name, what string, progress Progress, question func() *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {

@@ -51,7 +51,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 			return nil, &mustStart{current}
 		}
 		// It waits to be started with another stack, and gives that up by itself.
-		if status, err = f.await(ctx, domain.Name, "waiting for an earlier refresh to be given up", progress, askNow, ended); err != nil {
+		if status, err = f.await(ctx, domain.Name, "waiting for an earlier refresh to be given up", progress, askForTurn, ended); err != nil {
 			return nil, err
 		}
 	}
