@@ -48,8 +48,11 @@ func (s syncer) directories(ctx context.Context, root *os.Root, names []string) 
 				continue
 			}
 			seen[one] = true
-			info, err := root.Lstat(one)
-			if err == nil && info.IsDir() {
+			info, err := plainAt(root, one)
+			if err != nil {
+				return fmt.Errorf("sync %s: %w", one, err)
+			}
+			if info != nil && info.IsDir() {
 				all = append(all, one)
 			}
 		}
@@ -77,21 +80,30 @@ func syncOne(root *os.Root, name string) error {
 	return withOpen(root, name, func(file *os.File, _ fs.FileInfo) error { return file.Sync() })
 }
 
-// withOpen does something to a regular file or a directory, and nothing where there is none, or where a directory on the way is
-// a link: what lies there is this VM's own.
-func withOpen(root *os.Root, name string, act func(*os.File, fs.FileInfo) error) (err error) {
+// plainAt tells of a regular file or a directory; nil where there is none, or where a directory on the way is a link: what lies there
+// is this VM's own.
+func plainAt(root *os.Root, name string) (fs.FileInfo, error) {
 	plain, err := plainParents(root, name)
 	if err != nil || !plain {
-		return err
+		return nil, err
 	}
 	info, err := root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		return nil
+		return nil, nil //nolint:nilnil // nothing there is an answer
 	case err != nil:
-		return err
+		return nil, err
 	case !info.IsDir() && !info.Mode().IsRegular():
-		return nil
+		return nil, nil //nolint:nilnil // the same
+	}
+	return info, nil
+}
+
+// withOpen does something to what plainAt tells of, and nothing where that is nothing.
+func withOpen(root *os.Root, name string, act func(*os.File, fs.FileInfo) error) (err error) {
+	info, err := plainAt(root, name)
+	if err != nil || info == nil {
+		return err
 	}
 	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may have become a pipe meanwhile
 	if errors.Is(err, fs.ErrNotExist) {
