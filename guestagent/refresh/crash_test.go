@@ -57,12 +57,14 @@ func TestOldOrNewWhateverGoesWrong(t *testing.T) {
 			t.Run(kind.name+" "+step, func(t *testing.T) {
 				t.Parallel()
 				outcomes := map[string]int{}
-				for at := 1; ; at++ {
-					outcome, reached := endure(t, sick, blow{at, kind.fault, kind.powerCut})
-					if reached == 0 {
-						break
+				for atOnce := 1; atOnce <= 2; atOnce++ {
+					for at := 1; ; at++ {
+						outcome, reached := endure(t, atOnce, sick, blow{at, kind.fault, kind.powerCut})
+						if reached == 0 {
+							break
+						}
+						outcomes[outcome]++
 					}
-					outcomes[outcome]++
 				}
 				matrix.Record(t, kind.name, step, told(outcomes))
 			})
@@ -92,7 +94,7 @@ func TestOldOrNewWhenTheWayOutIsCutOffAsWell(t *testing.T) {
 				for first := 1; ; first++ {
 					enough := false
 					for second := 1; !enough; second++ {
-						outcome, reached := endure(t, sick, blow{first, dyingAfter, kind.first}, blow{second, dyingWithin, kind.second})
+						outcome, reached := endure(t, 1+second%2, sick, blow{first, dyingAfter, kind.first}, blow{second, dyingWithin, kind.second})
 						if reached == 0 {
 							matrix.Record(t, kind.name, step, told(outcomes))
 							return
@@ -114,7 +116,8 @@ func TestOldOrNewWhateverGoesWrongInARow(t *testing.T) {
 			kind := rapid.SampledFrom(kinds).Draw(drawn, "kind")
 			return blow{rapid.IntRange(1, 40).Draw(drawn, "operation"), kind.fault, kind.powerCut}
 		}), 1, 6).Draw(drawn, "blows")
-		outcome, _ := endure(drawn, rapid.Bool().Draw(drawn, "sick"), blows...)
+		atOnce := rapid.IntRange(1, 3).Draw(drawn, "at once")
+		outcome, _ := endure(drawn, atOnce, rapid.Bool().Draw(drawn, "sick"), blows...)
 		outcomes[outcome]++
 	})
 	matrix.Record(t, "up to six of these faults in a row", "random operations", told(outcomes))
@@ -186,11 +189,12 @@ func told(outcomes map[string]int) string {
 }
 
 // endure has the blows strike in one life of the agent after another, beginning with a refresh from one to two; sick has
-// that roll back anyway. Then nothing more goes wrong. It tells on which release the refresh ended, and how many blows
+// that roll back anyway, and as many units as atOnce are restarted at the same time. Then nothing more goes wrong. It tells on which release the refresh ended, and how many blows
 // were reached. It fails the test unless the VM ends whole, and the next refresh ends on the new release.
-func endure(t tester, sick bool, blows ...blow) (outcome string, reached int) {
+func endure(t tester, atOnce int, sick bool, blows ...blow) (outcome string, reached int) {
 	t.Helper()
 	w := newWorld(t)
+	w.atOnce = atOnce
 	if sick {
 		w.broken = map[string]tree.Digest{"b.service": w.releases["two"].stack.Base}
 	}

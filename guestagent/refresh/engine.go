@@ -65,6 +65,8 @@ type Engine struct {
 	Moved *agentapi.Report
 	// Agent is the unit of this program.
 	Agent string
+	// AtOnce is how many units are restarted at the same time; 0 means one.
+	AtOnce int
 	// RetryPause is the time between two tries of what must succeed on the way back; 0 means two seconds.
 	RetryPause time.Duration
 	// StartLimit is how long the old stack may take to end; 0 means ten minutes.
@@ -253,29 +255,37 @@ func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	rung, assessment, err := e.foresee(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy(), strategy)
+	f, err := e.foresee(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy(), strategy)
 	if err != nil {
 		return nil, err
 	}
-	return message(rung, assessment), nil
+	return message(f.rung, f.assessment), nil
 }
 
-// foresee tells which rung a refresh climbs to, and what that means. The plan and the refresh both ask it.
-func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy, strategy Rung) (Rung, *impact.Assessment, error) {
+// foresight is which rung a refresh climbs to, and what that means.
+type foresight struct {
+	rung       Rung
+	assessment *impact.Assessment
+	// facts are of the units that the assessment was made of.
+	facts map[string]impact.Unit
+}
+
+// foresee is asked by the plan and by the refresh.
+func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy, strategy Rung) (foresight, error) {
 	running, err := e.System.Kernel()
 	if err != nil {
-		return "", nil, err
+		return foresight{}, err
 	}
-	live, _, err := e.assess(ctx, changes, kernel, policy, nil, false)
+	live, facts, err := e.assess(ctx, changes, kernel, policy, nil, false)
 	if err != nil {
-		return "", nil, err
+		return foresight{}, err
 	}
 	in, err := e.Starter.Obstacles(ctx)
 	if err != nil {
-		return "", nil, fmt.Errorf("assess the impact: %w", err)
+		return foresight{}, fmt.Errorf("assess the impact: %w", err)
 	}
 	rung, assessment := climb(strategy, live, kernels{running: running, target: kernel}, in)
-	return rung, assessment, e.System.Packages(ctx, assessment)
+	return foresight{rung, assessment, facts}, e.System.Packages(ctx, assessment)
 }
 
 // message is an assessment as the host gets it.

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// maxRounds is how often it is looked for what still uses the old /usr: what was started during the swap is
-	// found in the second round.
-	maxRounds = 4
+	// maxRounds is how often it is looked for what still uses the old /usr: what was started since the assessment before the
+	// swap is found in the second round.
+	maxRounds = 5
 )
 
 // renew restarts or reloads the planned units and what else is found to use an old file, until nothing new is
@@ -23,13 +23,18 @@ const (
 func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back bool) error {
 	defer hurry()()
 	changes := r.diff.changes
-	first, facts, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true)
-	if err != nil {
-		return err
+	first, facts := r.before, r.facts
+	var err error
+	if back || first == nil {
+		if first, facts, err = r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true); err != nil {
+			return err
+		}
 	}
-	planned = plan(planned, first)
-	if err := r.keepPlan(planned, back); err != nil {
-		return err
+	if now := plan(planned, first); len(now) > len(planned) {
+		planned = now
+		if err := r.keepPlan(planned, back); err != nil {
+			return err
+		}
 	}
 	if err := r.renewManager(ctx, changes, planned); err != nil {
 		return err
@@ -168,8 +173,8 @@ func usesOf(a *impact.Assessment) map[string][]string {
 	return uses
 }
 
-// units does the planned units that were not done yet, in the order in which they are to be started. It ends with the
-// first failure, unless it is the way back.
+// units does the planned units that were not done yet, in the order in which they are to be started, and as many at once
+// as there are processors. After the first failure it begins no other one, unless it is the way back.
 func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]impact.Unit) error {
 	byName := map[string]Planned{}
 	var names []string
@@ -179,21 +184,12 @@ func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]
 			names = append(names, p.Unit)
 		}
 	}
-	names, err := r.Units.Order(ctx, names, facts)
+	names, after, err := r.Units.Order(ctx, names, facts)
 	if err != nil {
 		return err
 	}
-	var failures []error
-	for _, name := range names {
-		r.done[name] = true
-		if err := r.unit(ctx, byName[name]); err != nil {
-			failures = append(failures, err)
-			if !r.back {
-				break
-			}
-		}
-	}
-	return errors.Join(failures...)
+	begins := func(name string) { r.done[name] = true }
+	return inTurn(names, after, r.AtOnce, r.back, begins, func(name string) error { return r.unit(ctx, byName[name]) })
 }
 
 func (r renewal) unit(ctx context.Context, p Planned) error {

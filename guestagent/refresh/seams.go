@@ -55,8 +55,9 @@ type Etc interface {
 type Units interface {
 	Reload(ctx context.Context) error
 	Reexecute(ctx context.Context) error
-	// Order sorts units so that each comes after those that it is to be started after, and that it is restarted with.
-	Order(ctx context.Context, units []string, facts map[string]impact.Unit) ([]string, error)
+	// Order sorts units so that each comes after those that it is to be started after, and that it is restarted with. It
+	// tells which of the units these are.
+	Order(ctx context.Context, units []string, facts map[string]impact.Unit) (ordered []string, after map[string][]string, err error)
 	// Restart a unit that runs and wait until it is active; it returns for how long it was not. One that does not run
 	// is left as it is.
 	Restart(ctx context.Context, unit string) (time.Duration, error)

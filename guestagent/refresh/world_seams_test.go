@@ -180,8 +180,8 @@ func (w worldUnits) Reexecute(context.Context) error {
 	return w.do("reexecute", func() error { w.manager = w.usr; return nil })
 }
 
-func (w worldUnits) Order(_ context.Context, names []string, _ map[string]impact.Unit) ([]string, error) {
-	return slices.Sorted(slices.Values(names)), nil
+func (w worldUnits) Order(_ context.Context, names []string, _ map[string]impact.Unit) (ordered []string, after map[string][]string, err error) {
+	return slices.Sorted(slices.Values(names)), nil, nil
 }
 
 // allow notes how long an operation on a unit has.

@@ -88,6 +88,9 @@ type world struct {
 	blobs    map[tree.Digest][]byte
 	pathOf   map[string]tree.Digest // mount point of a layer to the base it belongs to
 
+	// atOnce is how many units are restarted at the same time.
+	atOnce int
+
 	// What goes wrong.
 	at      int
 	fault   fault
@@ -287,7 +290,7 @@ func (w *world) engine() (*Engine, context.CancelFunc) {
 	public, _ := w.key.Public().(ed25519.PublicKey)
 	e := &Engine{
 		Layers: worldLayers{w}, Usr: worldUsr{w}, Etc: worldEtc{w}, Units: worldUnits{w}, System: worldSystem{w}, Health: worldHealth{w},
-		Records: worldRecords{w}, Blobs: worldBlobs{w}, Operators: []ed25519.PublicKey{public}, Booted: booted, Agent: "agent.service", RetryPause: time.Millisecond,
+		Records: worldRecords{w}, Blobs: worldBlobs{w}, Operators: []ed25519.PublicKey{public}, Booted: booted, Agent: "agent.service", RetryPause: time.Millisecond, AtOnce: w.atOnce,
 		Starter: worldStarter{w}, NotSwitched: notSwitched, StartLimit: 20 * time.Second,
 	}
 	err := e.Start(ctx)

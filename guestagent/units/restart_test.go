@@ -21,7 +21,7 @@ func TestOrderPutsAUnitAfterThoseItWaitsFor(t *testing.T) {
 			facts[name] = impact.Unit{After: rapid.SliceOf(rapid.SampledFrom(append([]string{"x.target"}, all[:i]...))).Draw(t, name)}
 		}
 		names := rapid.Permutation(all).Draw(t, "names")[:rapid.IntRange(0, 5).Draw(t, "count")]
-		ordered := order(names, facts)
+		ordered, after := order(names, facts)
 		if !slices.Equal(slices.Sorted(slices.Values(ordered)), slices.Sorted(slices.Values(names))) {
 			t.Fatalf("order of %v is %v", names, ordered)
 		}
@@ -31,14 +31,30 @@ func TestOrderPutsAUnitAfterThoseItWaitsFor(t *testing.T) {
 					t.Errorf("%s waits for %s and comes before it in %v", name, later, ordered)
 				}
 			}
+			for _, earlier := range ordered[:i] {
+				if slices.Contains(facts[name].After, earlier) && !slices.Contains(after[name], earlier) {
+					t.Errorf("%s is to wait for %s, and is said to wait for %v", name, earlier, after[name])
+				}
+			}
+			for _, earlier := range after[name] {
+				if !waits(facts, name, earlier) {
+					t.Errorf("%s is said to wait for %s, which it need not", name, earlier)
+				}
+			}
 		}
 	})
 }
 
+// waits tells whether a unit is to be started after another one, be it by way of others.
+func waits(facts map[string]impact.Unit, name, other string) bool {
+	return slices.ContainsFunc(facts[name].After, func(earlier string) bool { return earlier == other || waits(facts, earlier, other) })
+}
+
 func TestUnitsThatWaitForEachOtherAreAllOrdered(t *testing.T) {
 	facts := map[string]impact.Unit{"a": {After: []string{"b"}}, "b": {After: []string{"a"}}}
-	if got := order([]string{"b", "a"}, facts); len(got) != 2 {
-		t.Errorf("%v", got)
+	got, after := order([]string{"b", "a"}, facts)
+	if len(got) != 2 || len(after[got[0]]) != 0 || !slices.Equal(after[got[1]], got[:1]) {
+		t.Errorf("%v, %v", got, after)
 	}
 }
 
@@ -47,8 +63,12 @@ func TestOrderFollowsTargetsAndWhatIsRestartedTogether(t *testing.T) {
 		"a.service": {After: []string{"x.target"}}, "x.target": {After: []string{"b.service"}},
 		"c.service": {Followers: []string{"b.service"}},
 	}
-	if got := order([]string{"a.service", "b.service", "c.service"}, facts); !slices.Equal(got, []string{"c.service", "b.service", "a.service"}) {
+	got, after := order([]string{"a.service", "b.service", "c.service"}, facts)
+	if !slices.Equal(got, []string{"c.service", "b.service", "a.service"}) {
 		t.Errorf("%v", got)
+	}
+	if len(after["c.service"]) != 0 || !slices.Equal(after["b.service"], got[:1]) || !slices.Equal(after["a.service"], got[:2]) {
+		t.Errorf("they wait for %v", after)
 	}
 }
 
