@@ -160,7 +160,7 @@ func lastRefreshAttribute() schema.Attribute {
 			"pending":    computedTexts("What waited for a power-off and start when it ended."),
 			"timings_ms": schema.MapAttribute{
 				Computed: true, ElementType: types.Float64Type,
-				MarkdownDescription: "Milliseconds of each step. Those named `renew` with a unit are parts of `restart` or `roll back`, `come up` is a part of `start`.",
+				MarkdownDescription: "Milliseconds of each step. Those named `renew` with a unit are parts of `restart` or `roll back`, some at the same time; `come up` is a part of `start`.",
 			},
 		},
 	}

@@ -122,7 +122,7 @@ func build(t *testing.T) *house {
 	}
 	h.vm, err = w.Create(t.Context(), "services", h.releases[0], func(spec *vm.Spec) {
 		spec.Memory = 768 << 20
-		spec.VCPUs = 2 // so that restarts that do not wait for each other are done at once
+		spec.VCPUs = 4 // so that restarts that do not wait for each other are done at once
 		spec.Refresh = vm.RefreshPolicy{
 			Strategy: "live", MaxImpact: agentapi.Level_RESTART, Settle: 5 * time.Second, HealthChecks: checks(),
 			Units: &agentapi.UnitPolicy{
