@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
@@ -26,7 +27,7 @@ var errNoConfig = errors.New("the VM has no boot configuration: no SMBIOS OEM st
 
 // readBootConfig reads the BootConfig that the host passed at start.
 func readBootConfig() (agentapi.BootConfig, error) {
-	table, err := readBounded(smbiosTable, maxSMBIOSTable)
+	table, err := fileio.Read(smbiosTable, maxSMBIOSTable)
 	if err != nil {
 		return agentapi.BootConfig{}, fmt.Errorf("read boot configuration: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
@@ -22,7 +23,7 @@ const maxIdentityFile = 1 << 20
 
 // readUUID returns the domain's UUID in canonical lower-case form.
 func readUUID() (string, error) {
-	data, err := readBounded(productUUID, 256)
+	data, err := fileio.Read(productUUID, 256)
 	if err != nil {
 		return "", fmt.Errorf("read the VM's UUID: %w", err)
 	}
@@ -136,7 +137,7 @@ func replaceFile(root *os.Root, name string, data []byte, mode fs.FileMode) erro
 	if err != nil {
 		return err
 	}
-	if err := writeAndClose(file, data, mode); err != nil {
+	if err := fileio.Fill(file, data, mode); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return root.Rename(temporary, name)

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 )
 
 // The modules in the initramfs, as package bootimage lays them out: the list has a file and its use on each line.
@@ -56,7 +58,7 @@ func parseModules(list []byte) ([]module, error) {
 
 // readModules reads the initramfs's list. One without a list belongs to a kernel that has everything built in.
 func readModules() ([]module, error) {
-	list, err := readBounded(modulesList, maxModulesList)
+	list, err := fileio.Read(modulesList, maxModulesList)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
-	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -138,7 +136,7 @@ func readBootRecord(present, next, root string) (BootRecord, string, error) {
 		return record, "", err
 	case record.Failed == "" && record.Root == root:
 		// No process has an earlier /usr any more.
-		return record, "", errors.Join(removeIfThere(mounts.UsrRecord), os.Rename(next, present))
+		return record, "", errors.Join(fileio.Remove(mounts.UsrRecord), os.Rename(next, present))
 	}
 	failed := record.Failed
 	if failed == "" {
@@ -150,14 +148,7 @@ func readBootRecord(present, next, root string) (BootRecord, string, error) {
 
 // ForgetNext removes the record of the last soft-reboot, so that what the next one does can be told.
 func ForgetNext() error {
-	return removeIfThere(mounts.NextRecord)
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return fileio.Remove(mounts.NextRecord)
 }
 
 // ReadCommitted reads the newest committed stack; ErrNoRecord if no stack was ever booted.
@@ -206,13 +197,13 @@ func WriteRecord(path string, value any) (err error) {
 	if len(data) > maxRecord {
 		return fmt.Errorf("write %s: %d bytes are more than a record may have (%d)", path, len(data), maxRecord)
 	}
-	return writeDurably(path, append(data, '\n'), 0o600)
+	return fileio.Replace(path, append(data, '\n'), 0o600)
 }
 
 // readRecord reads a record whole, or says why not.
 func readRecord[T any](path string) (T, error) {
 	var value T
-	data, err := readBounded(path, maxRecord)
+	data, err := fileio.Read(path, maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return value, fmt.Errorf("read %s: %w", path, ErrNoRecord)
 	}
@@ -223,77 +214,4 @@ func readRecord[T any](path string) (T, error) {
 		return value, fmt.Errorf("decode %s: %w", path, err)
 	}
 	return value, nil
-}
-
-// readBounded reads a file of at most limit bytes; a longer one is an error.
-func readBounded(path string, limit int64) (data []byte, err error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(file, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("read %s: longer than %d bytes", path, limit)
-	}
-	return data, nil
-}
-
-// writeDurably replaces a file's content through a temporary file in the same directory.
-func writeDurably(path string, data []byte, mode fs.FileMode) (err error) {
-	directory := filepath.Dir(path)
-	temporary, err := os.CreateTemp(directory, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(temporary.Name()))
-		}
-	}()
-	if err := writeAndClose(temporary, data, mode); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if failpoint.Built {
-		if err := failpoint.Hit("before rename " + filepath.Base(path)); err != nil {
-			return err
-		}
-	}
-	if err := os.Rename(temporary.Name(), path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := syncDirectory(directory); err != nil {
-		return err
-	}
-	if failpoint.Built {
-		return failpoint.Hit("after rename " + filepath.Base(path))
-	}
-	return nil
-}
-
-func writeAndClose(file *os.File, data []byte, mode fs.FileMode) (err error) {
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := file.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err := file.Write(data); err != nil {
-		return err
-	}
-	return file.Sync()
-}
-
-// syncDirectory makes a rename in the directory last.
-func syncDirectory(path string) (err error) {
-	directory, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	defer func() { err = errors.Join(err, directory.Close()) }()
-	if err := directory.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	return nil
 }

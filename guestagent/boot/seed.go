@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
@@ -54,7 +55,7 @@ func Seed(lower, private, stackKey string) (added int, err error) {
 		return s.added, fmt.Errorf("seed private disk: %w", err)
 	}
 	seeded.stackKey = stackKey
-	if err := writeDurably(filepath.Join(private, seededName), seeded.encode(), 0o600); err != nil {
+	if err := fileio.Replace(filepath.Join(private, seededName), seeded.encode(), 0o600); err != nil {
 		return s.added, fmt.Errorf("seed private disk: %w", err)
 	}
 	return s.added, nil
@@ -68,7 +69,7 @@ type seededList struct {
 
 func readSeeded(name string) (seededList, error) {
 	list := seededList{paths: map[string]bool{}}
-	data, err := readBounded(name, maxSeeded)
+	data, err := fileio.Read(name, maxSeeded)
 	if errors.Is(err, fs.ErrNotExist) {
 		return list, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
@@ -182,7 +183,7 @@ func otherNetwork(root string) string {
 			return name
 		}
 	}
-	if data, err := readBounded(filepath.Join(root, "etc/network/interfaces"), 1<<20); err == nil {
+	if data, err := fileio.Read(filepath.Join(root, "etc/network/interfaces"), 1<<20); err == nil {
 		for line := range strings.Lines(string(data)) {
 			if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "iface" && fields[1] != "lo" {
 				return "ifupdown"

@@ -118,16 +118,3 @@ func withOpen(root *os.Root, name string, act func(*os.File, fs.FileInfo) error)
 	}
 	return act(file, info)
 }
-
-// syncDirectory makes a rename in the directory last.
-func syncDirectory(name string) (err error) {
-	directory, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, directory.Close()) }()
-	if err := directory.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", name, err)
-	}
-	return nil
-}

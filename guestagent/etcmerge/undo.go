@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -108,7 +109,7 @@ func (c Carrier) complete() error {
 	if err := os.Rename(filepath.Join(c.Record, startedName), filepath.Join(c.Record, carriedName)); err != nil {
 		return err
 	}
-	return syncDirectory(c.Record)
+	return fileio.SyncDirectory(c.Record)
 }
 
 // Ends names what a carry was from and to.
@@ -141,7 +142,7 @@ func (c Carrier) Settle(to string) error {
 	if err := os.Rename(c.Record, settled.Record); err != nil {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
-	if err := syncDirectory(filepath.Dir(c.Record)); err != nil {
+	if err := fileio.SyncDirectory(filepath.Dir(c.Record)); err != nil {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
 	return nil

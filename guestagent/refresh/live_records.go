@@ -4,13 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/slots"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -86,7 +84,7 @@ func (LiveRecords) Request() ([]byte, error) { return readBounded(requestFile) }
 // SaveRequest implements Records. It is written in place, with one sync for it and its name: the request from before is
 // needed no more, and this one only once the journal says so, which is after that.
 func (LiveRecords) SaveRequest(data []byte) error {
-	if err := writeSynced(requestFile, data); err != nil {
+	if err := fileio.Write(requestFile, data); err != nil {
 		return fmt.Errorf("write %s: %w", requestFile, err)
 	}
 	return nil
@@ -128,18 +126,13 @@ func (l LiveRecords) Commit(stack release.Stack) (uint64, error) {
 	return next.Generation, boot.WriteCommitted(next)
 }
 
-func readBounded(path string) (data []byte, err error) {
-	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read %s: %w", path, errAbsent)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(file, maxRecord+1))
-	if err == nil && len(data) > maxRecord {
-		err = fmt.Errorf("%w: read %s: more than %d bytes", errNotRecord, path, maxRecord)
+func readBounded(path string) ([]byte, error) {
+	data, err := fileio.Read(path, maxRecord)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("read %s: %w", path, errAbsent)
+	case errors.Is(err, fileio.ErrTooLong):
+		err = fmt.Errorf("%w: %w", errNotRecord, err)
 	}
 	return data, err
 }
@@ -160,50 +153,5 @@ func writeJSON(path string, value any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", path, err)
 	}
-	return writeDurably(path, data)
-}
-
-// writeDurably replaces a file so that whenever power is cut the old bytes or the new ones are there.
-func writeDurably(path string, data []byte) error {
-	temporary := path + ".new"
-	if err := writeSynced(temporary, data); err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, removeIfThere(temporary)))
-	}
-	if failpoint.Built {
-		if err := failpoint.Hit("before rename " + filepath.Base(path)); err != nil {
-			return errors.Join(err, removeIfThere(temporary))
-		}
-	}
-	if err := os.Rename(temporary, path); err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, removeIfThere(temporary)))
-	}
-	return syncDirectory(filepath.Dir(path))
-}
-
-func writeSynced(path string, data []byte) (err error) {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if _, err := file.Write(data); err != nil {
-		return err
-	}
-	return file.Sync()
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-func syncDirectory(path string) (err error) {
-	directory, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, directory.Close()) }()
-	return directory.Sync()
+	return fileio.Replace(path, data, 0o600)
 }

@@ -72,10 +72,10 @@ func TestAsManyHaveTheirTurnAtOnceAsMay(t *testing.T) {
 	for atOnce, want := range map[int]time.Duration{1: 6 * time.Second, 2: 4 * time.Second, 3: 3 * time.Second, 9: 3 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
-			seconds := map[string]time.Duration{"a": 1, "b": 2, "c": 3}
+			takes := map[string]time.Duration{"a": time.Second, "b": 2 * time.Second, "c": 3 * time.Second}
 			n := &turns{}
-			err := inTurn(slices.Sorted(maps.Keys(seconds)), nil, atOnce, false, func(string) {}, func(name string) error {
-				return n.act(name, seconds[name]*time.Second, nil)
+			err := inTurn(slices.Sorted(maps.Keys(takes)), nil, atOnce, false, func(string) {}, func(name string) error {
+				return n.act(name, takes[name], nil)
 			})
 			if took := time.Since(began); err != nil || took != want {
 				t.Errorf("%d at once: %v, %v, want %v", atOnce, took, err, want)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -116,7 +117,7 @@ func (b *blobs) begin(digest tree.Digest, size int64) error {
 		return fmt.Errorf("%w: all blobs together would have %d bytes, more than %d", errBlob, total, maxBlobs)
 	}
 	b.partial[digest] = size
-	return removeIfThere(b.partPath(digest))
+	return fileio.Remove(b.partPath(digest))
 }
 
 func appendPart(path string, offset int64, data []byte) (end int64, err error) {
@@ -145,7 +146,7 @@ func (b *blobs) finish(digest tree.Digest, size int64) (bool, error) {
 		err = fmt.Errorf("%w: it has the digest %s, not %s", errBlob, got, digest)
 	}
 	if err != nil {
-		return false, errors.Join(err, removeIfThere(b.partPath(digest)))
+		return false, errors.Join(err, fileio.Remove(b.partPath(digest)))
 	}
 	if err := os.Rename(b.partPath(digest), b.path(digest)); err != nil {
 		return false, err
@@ -182,10 +183,10 @@ func (b *blobs) Drop() error {
 	defer b.mutex.Unlock()
 	var failures []error
 	for digest := range b.whole {
-		failures = append(failures, removeIfThere(b.path(digest)))
+		failures = append(failures, fileio.Remove(b.path(digest)))
 	}
 	for digest := range b.partial {
-		failures = append(failures, removeIfThere(b.partPath(digest)))
+		failures = append(failures, fileio.Remove(b.partPath(digest)))
 	}
 	clear(b.whole)
 	clear(b.partial)
@@ -213,11 +214,4 @@ func (b *blobs) take(digest tree.Digest, path string) (size int64, err error) {
 	}
 	delete(b.whole, digest)
 	return size, nil
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

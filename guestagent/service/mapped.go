@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -71,12 +72,12 @@ type mapper struct {
 
 func (m *mapper) process(pid int) error {
 	directory := path.Join(m.proc, strconv.Itoa(pid))
-	maps, err := readBounded(path.Join(directory, "maps"), maxMaps)
+	maps, err := fileio.Read(path.Join(directory, "maps"), maxMaps)
 	if err != nil {
 		return err
 	}
 	seen := map[string]bool{}
-	for line := range strings.Lines(maps) {
+	for line := range strings.Lines(string(maps)) {
 		slash := strings.IndexByte(line, '/')
 		if slash < 0 {
 			continue
@@ -132,17 +133,17 @@ func (m *mapper) add(directory string, pid int, link, shown string, id fileID) e
 		}
 		m.digests[id] = digest
 	}
-	cgroup, err := readBounded(path.Join(directory, "cgroup"), 64<<10)
+	cgroup, err := fileio.Read(path.Join(directory, "cgroup"), 64<<10)
 	if err != nil {
 		return err
 	}
-	command, err := readBounded(path.Join(directory, "comm"), 4<<10)
+	command, err := fileio.Read(path.Join(directory, "comm"), 4<<10)
 	if err != nil {
 		return err
 	}
-	unit, _ := impact.UnitOf(cgroup)
+	unit, _ := impact.UnitOf(string(cgroup))
 	m.files = append(m.files, &agentapi.MappedFile{
-		Unit: unit, Pid: int64(pid), Command: strings.TrimSpace(command), Path: shown, Digest: digest.String(),
+		Unit: unit, Pid: int64(pid), Command: strings.TrimSpace(string(command)), Path: shown, Digest: digest.String(),
 	})
 	return nil
 }
@@ -163,17 +164,4 @@ func (m *mapper) digest(link string) (digest tree.Digest, err error) {
 		return digest, fmt.Errorf("the mapped files have more than %d bytes; ask for a longer suffix", maxHashed)
 	}
 	return tree.Digest(sum.Sum(nil)), nil
-}
-
-func readBounded(name string, limit int64) (text string, err error) {
-	file, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	data, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("read %s: more than %d bytes", name, limit)
-	}
-	return string(data), err
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 )
 
 // giveBack returns to the system what the agent needs no more: the heap of the work that is done, and the pages of
@@ -18,11 +20,11 @@ func giveBack() error {
 	if err != nil {
 		return err
 	}
-	maps, err := readBounded("/proc/self/maps", maxMaps)
+	maps, err := fileio.Read("/proc/self/maps", maxMaps)
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(maps) {
+	for line := range strings.Lines(string(maps)) {
 		start, length, ok := ownPages(line, self)
 		if !ok {
 			continue

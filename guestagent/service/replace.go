@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -82,7 +83,7 @@ func (r *replacer) take(from *blobs, next release.Takeover) error {
 		return errors.Join(fmt.Errorf("%w: it has %d bytes, and %d were signed", errReplace, size, next.Size), os.Remove(r.places.next))
 	}
 	if err := errors.Join(os.Chmod(r.places.next, 0o755), from.Drop()); err != nil {
-		return errors.Join(err, removeIfThere(r.places.next))
+		return errors.Join(err, fileio.Remove(r.places.next))
 	}
 	return r.places.save(takeoverRecord{To: next.To})
 }

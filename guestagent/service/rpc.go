@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -219,11 +220,11 @@ func (a *answerer) candidates(now refresh.Status) []release.Layer {
 }
 
 func (a *answerer) measure(response *agentapi.StatusResponse) error {
-	statm, err := readBounded(a.proc+"/self/statm", 4<<10)
+	statm, err := fileio.Read(a.proc+"/self/statm", 4<<10)
 	if err != nil {
 		return err
 	}
-	if fields := strings.Fields(statm); len(fields) > 1 {
+	if fields := strings.Fields(string(statm)); len(fields) > 1 {
 		pages, err := strconv.ParseInt(fields[1], 10, 64)
 		if err != nil {
 			return fmt.Errorf("resident pages: %w", err)
@@ -247,11 +248,11 @@ func (a *answerer) measure(response *agentapi.StatusResponse) error {
 
 // uptime is seconds since the kernel started.
 func uptime(proc string) (float64, error) {
-	text, err := readBounded(proc+"/uptime", 4<<10)
+	text, err := fileio.Read(proc+"/uptime", 4<<10)
 	if err != nil {
 		return 0, err
 	}
-	first, _, _ := strings.Cut(text, " ")
+	first, _, _ := strings.Cut(string(text), " ")
 	seconds, err := strconv.ParseFloat(first, 64)
 	if err != nil {
 		return 0, fmt.Errorf("uptime %q: %w", first, err)

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -188,7 +189,7 @@ func newWorldWith(t *testing.T, limits callerLimits) *world {
 }
 
 func (w *world) listen() (net.Listener, error) {
-	if err := removeIfThere(w.socket); err != nil {
+	if err := fileio.Remove(w.socket); err != nil {
 		return nil, err
 	}
 	inner, err := net.Listen("unix", w.socket)

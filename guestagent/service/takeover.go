@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -64,7 +65,7 @@ func (p takeoverPlaces) save(record takeoverRecord) error {
 			return err
 		}
 	}
-	if err := errors.Join(writeSynced(p.record+".new", data), os.Rename(p.record+".new", p.record)); err != nil {
+	if err := fileio.Replace(p.record, data, 0o600); err != nil {
 		return err
 	}
 	if failpoint.Built {
@@ -78,7 +79,7 @@ func (p takeoverPlaces) save(record takeoverRecord) error {
 func (p takeoverPlaces) settle(digest func() (tree.Digest, error)) (refused string, err error) {
 	record, err := p.load()
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", removeIfThere(p.next) // of an agent that was killed before it recorded that it tries it
+		return "", fileio.Remove(p.next) // of an agent that was killed before it recorded that it tries it
 	}
 	if err != nil {
 		return "", err
@@ -92,7 +93,7 @@ func (p takeoverPlaces) settle(digest func() (tree.Digest, error)) (refused stri
 	}
 	if record.Refused == "" {
 		record.Refused = "the agent before it was ended while it waited for it"
-		if err := errors.Join(p.save(record), removeIfThere(p.next)); err != nil {
+		if err := errors.Join(p.save(record), fileio.Remove(p.next)); err != nil {
 			return "", err
 		}
 	}
@@ -100,18 +101,18 @@ func (p takeoverPlaces) settle(digest func() (tree.Digest, error)) (refused stri
 }
 
 func (p takeoverPlaces) load() (record takeoverRecord, err error) {
-	text, err := readBounded(p.record, 64<<10)
+	data, err := fileio.Read(p.record, 64<<10)
 	if err != nil {
 		return record, err
 	}
-	if err := json.Unmarshal([]byte(text), &record); err != nil {
+	if err := json.Unmarshal(data, &record); err != nil {
 		return record, fmt.Errorf("decode %s: %w", p.record, err)
 	}
 	return record, nil
 }
 
 func (p takeoverPlaces) clear() error {
-	return errors.Join(removeIfThere(p.record), removeIfThere(p.socket))
+	return errors.Join(fileio.Remove(p.record), fileio.Remove(p.socket))
 }
 
 // handOver starts the successor and waits until it has proved itself. After that this process is no longer the
@@ -135,7 +136,7 @@ func (p takeoverPlaces) handOver(ctx context.Context, limits takeoverLimits, ado
 	}
 	err = fmt.Errorf("%w: %w", errSuccessor, err)
 	tried.Refused = err.Error()
-	return errors.Join(err, p.save(tried), removeIfThere(p.next), removeIfThere(p.socket))
+	return errors.Join(err, p.save(tried), fileio.Remove(p.next), fileio.Remove(p.socket))
 }
 
 // takeoverLimits bound the steps of a takeover.
@@ -143,7 +144,7 @@ type takeoverLimits struct{ up, answer, hold time.Duration }
 
 // try runs the successor until it has proved itself and has the binary's place, or ends it.
 func (p takeoverPlaces) try(ctx context.Context, limits takeoverLimits) (pid int, err error) {
-	if err := removeIfThere(p.socket); err != nil {
+	if err := fileio.Remove(p.socket); err != nil {
 		return 0, err
 	}
 	heard, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: p.socket, Net: "unixgram"})

@@ -15,9 +15,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 )
 
 var (
@@ -103,31 +104,15 @@ func write(path string, record []byte) (err error) {
 }
 
 // create makes the file, whole or not at all, with slots that have room for the record twice.
-func create(path string, sequence uint64, record []byte) (err error) {
+func create(path string, sequence uint64, record []byte) error {
 	size := smallest
 	for size < 2*(headSize+len(record)) {
 		size *= 2
 	}
-	draft := path + ".new"
-	file, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
 	// Written, not allocated alone: the first write to an allocated block changes the file system's books.
 	whole := make([]byte, 2*size)
 	copy(whole, encode(sequence, record))
-	_, err = file.Write(whole)
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return errors.Join(err, os.Remove(draft))
-	}
-	if err := os.Rename(draft, path); err != nil {
-		return errors.Join(err, os.Remove(draft))
-	}
-	directory, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(directory.Sync(), directory.Close())
+	return fileio.Replace(path, whole, 0o600)
 }
 
 // encode makes whole blocks: a part of one would have to be read before it is written.
