@@ -255,37 +255,29 @@ func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	f, err := e.foresee(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy(), strategy)
+	rung, assessment, err := e.foresee(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy(), strategy)
 	if err != nil {
 		return nil, err
 	}
-	return message(f.rung, f.assessment), nil
+	return message(rung, assessment), nil
 }
 
-// foresight is which rung a refresh climbs to, and what that means.
-type foresight struct {
-	rung       Rung
-	assessment *impact.Assessment
-	// facts are of the units that the assessment was made of.
-	facts map[string]impact.Unit
-}
-
-// foresee is asked by the plan and by the refresh.
-func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy, strategy Rung) (foresight, error) {
+// foresee tells which rung a refresh climbs to, and what that means. The plan and the refresh both ask it.
+func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy, strategy Rung) (Rung, *impact.Assessment, error) {
 	running, err := e.System.Kernel()
 	if err != nil {
-		return foresight{}, err
+		return "", nil, err
 	}
-	live, facts, err := e.assess(ctx, changes, kernel, policy, nil, false)
+	live, _, err := e.assess(ctx, changes, kernel, policy, nil, false)
 	if err != nil {
-		return foresight{}, err
+		return "", nil, err
 	}
 	in, err := e.Starter.Obstacles(ctx)
 	if err != nil {
-		return foresight{}, fmt.Errorf("assess the impact: %w", err)
+		return "", nil, fmt.Errorf("assess the impact: %w", err)
 	}
 	rung, assessment := climb(strategy, live, kernels{running: running, target: kernel}, in)
-	return foresight{rung, assessment, facts}, e.System.Packages(ctx, assessment)
+	return rung, assessment, e.System.Packages(ctx, assessment)
 }
 
 // message is an assessment as the host gets it.

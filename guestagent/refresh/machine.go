@@ -24,9 +24,8 @@ type run struct {
 	from, to []string
 	// rung that it climbs to.
 	rung Rung
-	// before is the assessment just before the swap, and facts are of its units; nil in a refresh that was taken up later.
+	// before is the assessment just before the swap.
 	before *impact.Assessment
-	facts  map[string]impact.Unit
 	// backFrom is the moment from which on, on the way back, what is started runs what it is to run; 0 if it has not come.
 	backFrom uint64
 }
@@ -249,11 +248,9 @@ func (r *run) judge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f, err := r.foresee(ctx, r.diff.changes, r.record.To.Kernel, r.request.GetPolicy(), strategy)
-	if err != nil {
+	if r.rung, r.before, err = r.foresee(ctx, r.diff.changes, r.record.To.Kernel, r.request.GetPolicy(), strategy); err != nil {
 		return err
 	}
-	r.rung, r.before, r.facts = f.rung, f.assessment, f.facts
 	r.note(func(report *agentapi.Report) {
 		report.Impact, report.Left, report.Strategy = message(r.rung, r.before), r.before.Left, string(r.rung)
 		if r.rung != Live {

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// maxRounds is how often it is looked for what still uses the old /usr: what was started since the assessment before the
-	// swap is found in the second round.
-	maxRounds = 5
+	// maxRounds is how often it is looked for what still uses the old /usr: what was started during the swap is
+	// found in the second round.
+	maxRounds = 4
 )
 
 // renew restarts or reloads the planned units and what else is found to use an old file, until nothing new is
@@ -23,12 +23,11 @@ const (
 func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back bool) error {
 	defer hurry()()
 	changes := r.diff.changes
-	first, facts := r.before, r.facts
-	var err error
-	if back || first == nil {
-		if first, facts, err = r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true); err != nil {
-			return err
-		}
+	// Assessed anew, though it was just before the swap: what was started since, by a health check for one, may be restarted together
+	// with a unit that is planned, and must be known to have run.
+	first, facts, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true)
+	if err != nil {
+		return err
 	}
 	if now := plan(planned, first); len(now) > len(planned) {
 		planned = now
@@ -173,8 +172,8 @@ func usesOf(a *impact.Assessment) map[string][]string {
 	return uses
 }
 
-// units does the planned units that were not done yet, in the order in which they are to be started, and as many at once
-// as there are processors. After the first failure it begins no other one, unless it is the way back.
+// units does the planned units that were not done yet, in the order in which they are to be started, AtOnce at the same time. After
+// the first failure it begins no other one, unless it is the way back.
 func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]impact.Unit) error {
 	byName := map[string]Planned{}
 	var names []string

@@ -5,6 +5,13 @@ import (
 	"fmt"
 )
 
+// maxAtOnce bounds how many units are restarted at the same time: each has a buffer of the agent's meanwhile, and a VM of many
+// processors must not stop all of its services at once.
+const maxAtOnce = 8
+
+// AtOnce is how many units are restarted at the same time in a VM of so many processors: one for each two (design/0026).
+func AtOnce(processors int) int { return min(max(1, processors/2), maxAtOnce) }
+
 // inTurn acts on each of the names, in their order, on at most atOnce at the same time (less than one counts as one), and on
 // none before it is through with those that it comes after. It returns when it is through with all that it began; after a
 // failure it begins no other one, unless it is to go on.

@@ -84,6 +84,14 @@ func TestAsManyHaveTheirTurnAtOnceAsMay(t *testing.T) {
 	}
 }
 
+func TestOneRestartAtATimeForEachTwoProcessors(t *testing.T) {
+	for processors, want := range map[int]int{0: 1, 1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 15: 7, 16: 8, 512: 8} {
+		if got := AtOnce(processors); got != want {
+			t.Errorf("%d processors: %d, want %d", processors, got, want)
+		}
+	}
+}
+
 func TestAfterAFailureNoTurnBegins(t *testing.T) {
 	for _, goOn := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

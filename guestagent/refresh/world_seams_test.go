@@ -181,7 +181,7 @@ func (w worldUnits) Reexecute(context.Context) error {
 }
 
 func (w worldUnits) Order(_ context.Context, names []string, _ map[string]impact.Unit) (ordered []string, after map[string][]string, err error) {
-	return slices.Sorted(slices.Values(names)), nil, nil
+	return slices.Sorted(slices.Values(names)), w.after, nil
 }
 
 // allow notes how long an operation on a unit has.

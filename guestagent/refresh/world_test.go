@@ -88,8 +88,9 @@ type world struct {
 	blobs    map[tree.Digest][]byte
 	pathOf   map[string]tree.Digest // mount point of a layer to the base it belongs to
 
-	// atOnce is how many units are restarted at the same time.
+	// atOnce is how many units are restarted at the same time, after which ones each has to wait for.
 	atOnce int
+	after  map[string][]string
 
 	// What goes wrong.
 	at      int

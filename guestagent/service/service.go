@@ -26,9 +26,6 @@ import (
 const (
 	// collectAt has the garbage collector keep the heap small: memory counts in every VM, time hardly does here.
 	collectAt = 15
-	// maxAtOnce bounds how many units are restarted at the same time, which is one for each two processors (design/0026): each has a
-	// buffer of the agent's meanwhile, and a VM of many processors must not stop all of its services at once.
-	maxAtOnce = 8
 	// lastWord is how long an agent that is replaced has to get its answer out before it stops serving.
 	lastWord = 500 * time.Millisecond
 	// tidyAfter is how long after a caller came or went memory is given back.
@@ -75,7 +72,7 @@ func Run(ctx context.Context, version string) error {
 		Health: refresh.LiveHealth{Units: manager}, Records: refresh.LiveRecords{Given: record.Given}, Blobs: blobs,
 		Starter: refresh.LiveStarter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
 		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit, Moved: moved(record),
-		AtOnce: min(max(1, runtime.NumCPU()/2), maxAtOnce),
+		AtOnce: refresh.AtOnce(runtime.NumCPU()),
 	}
 	if err := engine.Starter.Kexec(ctx, nil, nil, "", release.Stack{}); err != nil {
 		say(err) // the machine may be reset, as if this system had not come up

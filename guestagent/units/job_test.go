@@ -30,6 +30,19 @@ func removed(job dbus.ObjectPath, unit, result string) *dbus.Message {
 // of units are those of a map.
 func systemd(t *testing.T, properties map[string]any, method func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error) {
 	t.Helper()
+	answered(t, func(call *dbus.Message, send func(...*dbus.Message) error) error {
+		name, _ := call.Headers[dbus.FieldMember].Value().(string)
+		if name == "Get" {
+			property, _ := call.Body[1].(string)
+			return send(happening, answerTo(call, dbus.MakeVariant(properties[property])))
+		}
+		return method(name, call.Body, call, send)
+	})
+}
+
+// answered has the calls of each connection to systemd answered by a function.
+func answered(t *testing.T, answer func(call *dbus.Message, send func(...*dbus.Message) error) error) {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "private")
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
@@ -45,14 +58,7 @@ func systemd(t *testing.T, properties map[string]any, method func(name string, a
 			if err != nil {
 				return // the test has ended
 			}
-			serve(t, conn, func(call *dbus.Message, send func(...*dbus.Message) error) error {
-				name, _ := call.Headers[dbus.FieldMember].Value().(string)
-				if name == "Get" {
-					property, _ := call.Body[1].(string)
-					return send(happening, answerTo(call, dbus.MakeVariant(properties[property])))
-				}
-				return method(name, call.Body, call, send)
-			})
+			serve(t, conn, answer)
 			if err := conn.Close(); err != nil {
 				t.Error(err)
 			}

@@ -10,45 +10,56 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
-// Order sorts units so that each comes after those that it is to be started after, be it by way of a target
-// ("a.service after x.target after b.service"), and after those that it is restarted with. It tells which ones these are;
-// what waits for nothing that has not had its turn can have its own at the same time as others.
+// Order sorts units so that each comes after those that it is to be started after, be it by way of a target or a service that is
+// none of them ("a.service after x.target after b.service"), and after those that it is restarted with. It tells for which
+// ones each has to wait; those that wait for nobody any more can be restarted at the same time. Of the facts it takes who is
+// restarted with whom. What is to be started after what it asks anew, since units may have been read anew.
 func (m *Manager) Order(ctx context.Context, names []string, facts map[string]impact.Unit) (ordered []string, after map[string][]string, err error) {
 	if len(names) < 2 {
 		return names, nil, nil
 	}
-	facts = maps.Clone(facts)
+	known := make(map[string]impact.Unit, len(facts))
+	for name, unit := range facts {
+		known[name] = impact.Unit{Name: name, Followers: unit.Followers}
+	}
 	err = m.converse(ctx, callLimit, func(c *conversation) error {
 		asked := map[string]bool{}
-		for open := slices.Clone(names); len(open) > 0; {
-			var targets []string
+		open := slices.Clone(names)
+		for _, name := range names {
+			open = append(open, followersOf(name, facts)...)
+		}
+		for len(open) > 0 {
+			var round []string
 			var questions []question
 			for _, name := range open {
-				for _, earlier := range facts[name].After {
-					if asked[earlier] || !strings.HasSuffix(earlier, ".target") {
-						continue
-					}
-					if asked[earlier] = true; len(asked) > maxFacts {
-						return fmt.Errorf("order units: more than %d targets", maxFacts)
-					}
-					targets, questions = append(targets, earlier), append(questions, question{earlier, unitFace, "After"})
+				if asked[name] {
+					continue
 				}
+				if asked[name] = true; len(asked) > maxFacts {
+					return fmt.Errorf("order units: more than %d lead to each other", maxFacts)
+				}
+				round, questions = append(round, name), append(questions, question{name, unitFace, "After"})
 			}
 			answers, err := c.ask(questions)
 			if err != nil {
 				return err
 			}
-			for i, target := range targets {
-				facts[target] = impact.Unit{Name: target, After: answers[i].texts}
+			open = nil
+			for i, name := range round {
+				known[name] = impact.Unit{Name: name, Followers: known[name].Followers, After: answers[i].texts}
+				for _, earlier := range answers[i].texts {
+					if strings.HasSuffix(earlier, ".target") || strings.HasSuffix(earlier, ".service") {
+						open = append(open, earlier)
+					}
+				}
 			}
-			open = targets
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	ordered, after = order(names, facts)
+	ordered, after = order(names, known)
 	return ordered, after, nil
 }
 
@@ -61,7 +72,7 @@ func order(names []string, facts map[string]impact.Unit) (ordered []string, afte
 			before[follower] = append(before[follower], leader)
 		}
 	}
-	// reached are, of each unit and target that was visited, those of the names that it comes after.
+	// reached are, of each unit that was visited, those of the names that it comes after.
 	reached := map[string]map[string]bool{}
 	var visit func(name string)
 	visit = func(name string) {
@@ -86,13 +97,38 @@ func order(names []string, facts map[string]impact.Unit) (ordered []string, afte
 	for _, name := range names {
 		visit(name)
 	}
+	// What is restarted with a unit waits for others, too: while these are restarted, the unit must not take it away.
+	with := make(map[string]map[string]bool, len(names))
+	for _, name := range names {
+		with[name] = map[string]bool{}
+		for _, follower := range followersOf(name, facts) {
+			visit(follower)
+			maps.Copy(with[name], reached[follower])
+		}
+	}
 	after = make(map[string][]string, len(ordered))
 	for i, name := range ordered {
 		for _, earlier := range ordered[:i] { // of a circle only what comes before
-			if reached[name][earlier] {
+			if reached[name][earlier] || with[name][earlier] || with[earlier][name] {
 				after[name] = append(after[name], earlier)
 			}
 		}
 	}
 	return ordered, after
+}
+
+// followersOf are the units that are restarted with a unit, and with those in turn.
+func followersOf(name string, facts map[string]impact.Unit) (all []string) {
+	seen := map[string]bool{name: true}
+	for open := facts[name].Followers; len(open) > 0; {
+		var next []string
+		for _, follower := range open {
+			if !seen[follower] {
+				seen[follower] = true
+				all, next = append(all, follower), append(next, facts[follower].Followers...)
+			}
+		}
+		open = next
+	}
+	return all
 }

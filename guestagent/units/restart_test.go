@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godbus/dbus/v5"
 	"pgregory.net/rapid"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
@@ -69,6 +70,50 @@ func TestOrderFollowsTargetsAndWhatIsRestartedTogether(t *testing.T) {
 	}
 	if len(after["c.service"]) != 0 || !slices.Equal(after["b.service"], got[:1]) || !slices.Equal(after["a.service"], got[:2]) {
 		t.Errorf("they wait for %v", after)
+	}
+}
+
+// A unit is not restarted while what another one waits for is, that is restarted with it.
+func TestAUnitAndWhatItsFollowersWaitForTakeTurns(t *testing.T) {
+	facts := map[string]impact.Unit{
+		"a.service": {Followers: []string{"f.service"}}, "f.service": {After: []string{"x.service"}, Followers: []string{"g.service"}},
+		"g.service": {After: []string{"y.service"}},
+	}
+	got, after := order([]string{"a.service", "x.service", "y.service", "z.service"}, facts)
+	if !slices.Equal(after["x.service"], []string{"a.service"}) || !slices.Equal(after["y.service"], []string{"a.service"}) || len(after["z.service"]) != 0 {
+		t.Errorf("in the order %v they wait for %v", got, after)
+	}
+}
+
+// Of Debian's PostgreSQL: what others come after is a service without a process, which the one that serves is part of.
+func TestWhatUnitsWaitForIsAskedForAndFollowed(t *testing.T) {
+	waits := map[string][]string{
+		"app.service": {"postgresql.service", "network.target", "app.socket"}, "postgresql.service": {"postgresql_main.service"},
+		"network.target": {"networkd.service"}, "app.socket": {"none.service"},
+	}
+	asked := map[string]int{}
+	answered(t, func(call *dbus.Message, send func(...*dbus.Message) error) error {
+		path, _ := call.Headers[dbus.FieldPath].Value().(dbus.ObjectPath)
+		asked[string(path)]++
+		for name, after := range waits {
+			if objectOf(name) == string(path) {
+				return send(answerTo(call, dbus.MakeVariant(after)))
+			}
+		}
+		return send(answerTo(call, dbus.MakeVariant([]string{})))
+	})
+	m := &Manager{}
+	// The facts were gathered when the units were others.
+	facts := map[string]impact.Unit{"app.service": {}, "networkd.service": {After: []string{"app.service"}}}
+	names, after, err := m.Order(t.Context(), []string{"app.service", "networkd.service", "postgresql_main.service", "z.service"}, facts)
+	m.drop()
+	if err != nil || len(names) != 4 || !slices.Equal(slices.Sorted(slices.Values(after["app.service"])), []string{"networkd.service", "postgresql_main.service"}) || len(after) != 1 {
+		t.Errorf("%v, %v, %v", names, after, err)
+	}
+	for path, times := range asked {
+		if times != 1 || path == objectOf("app.socket") {
+			t.Errorf("%s was asked about %d times", path, times)
+		}
 	}
 }
 

@@ -1807,8 +1807,8 @@ func (x *UnitRestart) GetError() string {
 	return ""
 }
 
-// Steps follow one another, but for those named "renew <unit>", which are parts of "restart" or "roll back" and in a VM of many processors
-// at the same time as each other, and "come up", which is a part of "start".
+// Steps follow one another, but for those named "renew <unit>", which are parts of "restart" or "roll back" and in a VM of four processors
+// or more at the same time as each other, and "come up", which is a part of "start".
 type Timing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
