@@ -349,12 +349,12 @@ func (h *house) thePlanIsWhatHappens(t *testing.T) {
 
 func (h *house) order(t *testing.T) {
 	starts := h.starts(t)
-	for _, unit := range []string{"first.service", "second.service", "third.service", "zero.service", "late.service", "declared.service"} {
+	for _, unit := range []string{"first.service", "second.service", "third.service", "zero.service", "late.service", "declared.service", "server.service", "customer.service"} {
 		if times := count(starts, unit); times != 1 {
 			t.Errorf("%s was started %d times: %v", unit, times, starts)
 		}
 	}
-	for _, pair := range [][2]string{{"first.service", "second.service"}, {"first.service", "third.service"}, {"zero.service", "late.service"}} {
+	for _, pair := range [][2]string{{"first.service", "second.service"}, {"first.service", "third.service"}, {"zero.service", "late.service"}, {"server.service", "customer.service"}} {
 		if slices.Index(starts, pair[0]) > slices.Index(starts, pair[1]) {
 			t.Errorf("%s was started after %s: %v", pair[0], pair[1], starts)
 		}

@@ -69,6 +69,11 @@ func units() map[string]string {
 		"late.target":    "[Unit]\nRequires=zero.service\nAfter=zero.service\n",
 		"zero.service":   unit(start, changing),
 
+		// One that stands for others and has no process, as Debian's postgresql.service.
+		"umbrella.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n",
+		"server.service":   after("PartOf=umbrella.service\nBefore=umbrella.service", start, changing),
+		"customer.service": after("After=umbrella.service", start, changing),
+
 		"answer.socket":  "[Socket]\nListenStream=127.0.0.1:7000\nBacklog=128\n",
 		"answer.service": unit("ExecStart=/usr/lib/t/answer"),
 		"direct.service": "[Service]\nType=notify\nExecStart=/usr/lib/t/answer 7001\n",
