@@ -36,9 +36,10 @@ func Read(path string, limit int64) (data []byte, err error) {
 func Write(path string, data []byte) error { return write(path, data, 0o600) }
 
 // Replace gives a file other content so that it has the old one or the new one whenever power is cut, and the new one once
-// Replace has returned nil. It uses a file beside it, with ".new" behind its name.
+// Replace has returned nil. It uses a hidden file beside it, always the same: what is left of one that was cut off is overwritten by the
+// next.
 func Replace(path string, data []byte, mode fs.FileMode) error {
-	draft := path + ".new"
+	draft := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 	err := Remove(draft) // what is left of one that was cut off may have another mode
 	if err == nil {
 		err = write(draft, data, mode)

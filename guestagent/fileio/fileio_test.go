@@ -35,7 +35,7 @@ func TestWhatIsReplacedHasTheNewContentAndTheModeAskedFor(t *testing.T) {
 	directory := t.TempDir()
 	path := filepath.Join(directory, "file")
 	// One that was cut off left a longer draft, which only root could read.
-	if err := os.WriteFile(path+".new", []byte(strings.Repeat("x", 100)), 0o400); err != nil {
+	if err := os.WriteFile(filepath.Join(directory, ".file.new"), []byte(strings.Repeat("x", 100)), 0o400); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"one", "two, which is longer", "3"} {
