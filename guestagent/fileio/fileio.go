@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 )
@@ -36,10 +38,12 @@ func Read(path string, limit int64) (data []byte, err error) {
 func Write(path string, data []byte) error { return write(path, data, 0o600) }
 
 // Replace gives a file other content so that it has the old one or the new one whenever power is cut, and the new one once
-// Replace has returned nil. It uses a hidden file beside it, always the same: what is left of one that was cut off is overwritten by the
-// next.
+// Replace has returned nil, whoever else replaces it at the same time. It uses a hidden file beside it, one for each process: two
+// agents run while one takes over. What is left of one that was cut off is overwritten by the next of that number.
 func Replace(path string, data []byte, mode fs.FileMode) error {
-	draft := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	replacing.Lock()
+	defer replacing.Unlock()
+	draft := draftOf(path)
 	err := Remove(draft) // what is left of one that was cut off may have another mode
 	if err == nil {
 		err = write(draft, data, mode)
@@ -60,6 +64,13 @@ func Replace(path string, data []byte, mode fs.FileMode) error {
 		return failpoint.Hit("after rename " + filepath.Base(path))
 	}
 	return nil
+}
+
+// replacing keeps two of this process from having one draft.
+var replacing sync.Mutex
+
+func draftOf(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+strconv.Itoa(os.Getpid())+".new")
 }
 
 func write(path string, data []byte, mode fs.FileMode) error {

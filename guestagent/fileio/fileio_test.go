@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +36,7 @@ func TestWhatIsReplacedHasTheNewContentAndTheModeAskedFor(t *testing.T) {
 	directory := t.TempDir()
 	path := filepath.Join(directory, "file")
 	// One that was cut off left a longer draft, which only root could read.
-	if err := os.WriteFile(filepath.Join(directory, ".file.new"), []byte(strings.Repeat("x", 100)), 0o400); err != nil {
+	if err := os.WriteFile(draftOf(path), []byte(strings.Repeat("x", 100)), 0o400); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"one", "two, which is longer", "3"} {
@@ -48,6 +49,32 @@ func TestWhatIsReplacedHasTheNewContentAndTheModeAskedFor(t *testing.T) {
 			t.Errorf("%q of mode %v, %v", data, info.Mode(), err)
 		}
 	}
+	only(t, directory, "file")
+}
+
+// The boot's window and a refresh both count boots, each when it likes.
+func TestAFileThatManyReplaceIsWholeAllTheTime(t *testing.T) {
+	directory := t.TempDir()
+	path := filepath.Join(directory, "file")
+	text := func(i int) string { return strings.Repeat(string(rune('a'+i)), 1+i*20_000) }
+	if err := Replace(path, []byte(text(0)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var writers sync.WaitGroup
+	for i := range 8 {
+		writers.Go(func() {
+			for range 20 {
+				if err := Replace(path, []byte(text(i)), 0o600); err != nil {
+					t.Error(err)
+				}
+				data, err := os.ReadFile(path)
+				if err != nil || len(data) == 0 || string(data) != text(int(data[0]-'a')) {
+					t.Errorf("%d bytes that nobody wrote, %v", len(data), err)
+				}
+			}
+		})
+	}
+	writers.Wait()
 	only(t, directory, "file")
 }
 

@@ -89,11 +89,14 @@ func TestWhatIsStartedBeforeTheSwapIsMissedIfItDoesNotComeBack(t *testing.T) {
 	e, stop := w.engine()
 	defer stop()
 	begin(t, w, e)
-	for status := (Status{}); status.State != Swapped; {
-		var err error
-		if status, err = e.Status(); err != nil {
-			t.Fatal(err)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		// Not fatal: what is held has to be released first.
+		if status, err := e.Status(); err != nil || time.Now().After(end) {
+			t.Errorf("it does not come to the swap: %s, %v", status.State, err)
+		} else if status.State != Swapped {
+			continue
 		}
+		break
 	}
 	one, two := w.releases["one"].stack.Base, w.releases["two"].stack.Base
 	release(func() {
@@ -113,23 +116,22 @@ func TestWhatIsStartedBeforeTheSwapIsMissedIfItDoesNotComeBack(t *testing.T) {
 // What is started from the old /usr while units are restarted is found when it is looked again.
 func TestWhatIsStartedMeanwhileIsRestartedInTheNextRound(t *testing.T) {
 	w := newWorld(t)
-	release := w.hold("restart a.service")
+	release := w.hold("restart b.service")
 	e, stop := w.engine()
 	defer stop()
 	begin(t, w, e)
-	for status := (Status{}); status.State != Restarted; {
-		var err error
-		if status, err = e.Status(); err != nil {
-			t.Fatal(err)
-		}
+	if !w.did("restart a.service", 10*time.Second) { // which comes first, and after the first look
+		t.Error("nothing was restarted")
 	}
-	time.Sleep(50 * time.Millisecond) // beyond the first look
 	release(func() { w.services["late.service"] = w.releases["one"].stack.Base })
 	status := until(t, e)
 	if err := w.whole(status); err != nil || !status.Report.GetCommitted() {
 		t.Errorf("%v; %v", err, status.Report)
 	}
 	restarts := status.Report.GetRestarts()
+	if len(restarts) == 0 {
+		t.Fatal("restarted was nothing")
+	}
 	if last := restarts[len(restarts)-1]; last.GetUnit() != "late.service" || last.GetLevel() != agentapi.Level_RESTART {
 		t.Errorf("restarted were %v", restarts)
 	}

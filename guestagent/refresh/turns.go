@@ -44,8 +44,8 @@ func inTurn(names []string, after map[string][]string, atOnce int, goOn bool, be
 		}
 		names = waiting
 		if running == 0 {
-			if len(failures) == 0 && len(names) > 0 {
-				return fmt.Errorf("units wait for what has no turn: %v", names)
+			if len(names) > 0 && (goOn || len(failures) == 0) {
+				failures = append(failures, fmt.Errorf("units wait for what has no turn: %v", names))
 			}
 			return errors.Join(failures...)
 		}
