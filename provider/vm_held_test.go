@@ -28,7 +28,7 @@ func TestALayerThatIsHeldIsToldAndUnpluggedOnceItIsFree(t *testing.T) {
 			PreConfig: func() {
 				domain, _, err := world.VM(t.Context(), "web")
 				must(t, err)
-				must(t, world.Domains.AttachLayer(t.Context(), "web", hypervisor.LayerDisk{ID: left, Path: domain.Layers[0].Path}))
+				must(t, world.Domains.AttachLayer(t.Context(), "web", hypervisor.LayerDevice{ID: left, Path: domain.Layers[0].Path}))
 				guest(t, world, "web").Hold = map[string][]string{left.String(): {holder}}
 			},
 			Config:            config,

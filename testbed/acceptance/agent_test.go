@@ -37,10 +37,10 @@ func TestAgentInAGuestKeepsTheContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	subject := agenttest.Subject{Dialer: dialer, Operator: operator}
-	if subject.Current, err = w.host.Store.GetRelease(t.Context(), current); err != nil {
+	if subject.Current, err = w.host.Store.GetManifest(t.Context(), current); err != nil {
 		t.Fatal(err)
 	}
-	if subject.Next, err = w.host.Store.GetRelease(t.Context(), next); err != nil {
+	if subject.Next, err = w.host.Store.GetManifest(t.Context(), next); err != nil {
 		t.Fatal(err)
 	}
 	manifest, err := w.host.Publisher.Get(t.Context(), next)
@@ -50,7 +50,7 @@ func TestAgentInAGuestKeepsTheContract(t *testing.T) {
 	for _, layer := range manifest.Layers {
 		path, err := w.host.Store.LayerPath(t.Context(), layer.ID)
 		if err == nil {
-			err = w.host.Fleet.Hypervisor.AttachLayer(t.Context(), name, hypervisor.LayerDisk{ID: layer.ID, Path: path})
+			err = w.host.Fleet.Hypervisor.AttachLayer(t.Context(), name, hypervisor.LayerDevice{ID: layer.ID, Path: path})
 		}
 		if err != nil {
 			t.Fatal(fmt.Errorf("attach layer %s: %w", layer.ID, err))

@@ -21,7 +21,7 @@ func read(t *testing.T, v *guest.VM) *vm.VM {
 
 func plugged(t *testing.T, v *guest.VM, id tree.Digest) bool {
 	t.Helper()
-	ids, err := v.World.Host.Fleet.Hypervisor.Plugged(t.Context(), v.Spec.Name)
+	ids, err := v.World.Host.Fleet.Hypervisor.AttachedLayers(t.Context(), v.Spec.Name)
 	must(t, err)
 	return slices.Contains(ids, id)
 }

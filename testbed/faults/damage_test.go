@@ -86,7 +86,7 @@ func (s *subject) refusesDamage(t *testing.T) {
 			if err := os.WriteFile(path, d.do(layer, whole), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Host.Fleet.Hypervisor.AttachLayer(t.Context(), s.Spec.Name, hypervisor.LayerDisk{ID: layer.ID, Path: path}); err != nil {
+			if err := s.Host.Fleet.Hypervisor.AttachLayer(t.Context(), s.Spec.Name, hypervisor.LayerDevice{ID: layer.ID, Path: path}); err != nil {
 				t.Fatal(err)
 			}
 			_, err := s.Refresh(t.Context(), s.two)
@@ -94,7 +94,7 @@ func (s *subject) refusesDamage(t *testing.T) {
 				t.Errorf("the refresh: %v", err)
 			}
 			outcome, _ := s.ended(t)
-			plugged, err := s.Host.Fleet.Hypervisor.Plugged(t.Context(), s.Spec.Name)
+			plugged, err := s.Host.Fleet.Hypervisor.AttachedLayers(t.Context(), s.Spec.Name)
 			if err != nil || slices.Contains(plugged, layer.ID) {
 				t.Fatalf("the damaged disk is left: %v, %v", plugged, err)
 			}

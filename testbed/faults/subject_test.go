@@ -71,7 +71,7 @@ func (s *subject) attach(t *testing.T, id tree.Digest) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Host.Fleet.Hypervisor.AttachLayer(t.Context(), s.Spec.Name, hypervisor.LayerDisk{ID: layer.ID, Path: path}); err != nil {
+		if err := s.Host.Fleet.Hypervisor.AttachLayer(t.Context(), s.Spec.Name, hypervisor.LayerDevice{ID: layer.ID, Path: path}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -118,7 +118,7 @@ func (s *subject) target(t *testing.T, agent *transport.Agent, from, to tree.Dig
 	t.Helper()
 	target := &agentapi.Target{}
 	for _, id := range []tree.Digest{from, to} {
-		note, err := s.Host.Store.GetRelease(t.Context(), id)
+		note, err := s.Host.Store.GetManifest(t.Context(), id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -333,7 +333,7 @@ func (s *subject) apply(t *testing.T) {
 func (s *subject) reset(t *testing.T) {
 	t.Helper()
 	s.back(t)
-	plugged, err := s.Host.Fleet.Hypervisor.Plugged(t.Context(), s.Spec.Name)
+	plugged, err := s.Host.Fleet.Hypervisor.AttachedLayers(t.Context(), s.Spec.Name)
 	if err != nil || len(plugged) != 1 {
 		t.Fatalf("back on the first release it has the layers %v, %v", plugged, err)
 	}

@@ -27,11 +27,11 @@ func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = agent.Close() }()
-	one, err := s.Host.Store.GetRelease(ctx, s.one)
+	one, err := s.Host.Store.GetManifest(ctx, s.one)
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := s.Host.Store.GetRelease(ctx, s.two)
+	two, err := s.Host.Store.GetManifest(ctx, s.two)
 	if err != nil {
 		t.Fatal(err)
 	}

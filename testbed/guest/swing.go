@@ -69,7 +69,7 @@ func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err
 // hand attaches the layers of a release and hands its contents list over. It returns the signed manifest.
 func (v *VM) hand(ctx context.Context, agent *transport.Agent, id tree.Digest) ([]byte, error) {
 	public, _ := v.World.Operator.Public().(ed25519.PublicKey)
-	note, err := v.World.Host.Store.GetRelease(ctx, id)
+	note, err := v.World.Host.Store.GetManifest(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (v *VM) hand(ctx context.Context, agent *transport.Agent, id tree.Digest) (
 		if err != nil {
 			return nil, err
 		}
-		if err := v.World.Host.Fleet.Hypervisor.AttachLayer(ctx, v.Spec.Name, hypervisor.LayerDisk{ID: layer.ID, Path: path}); err != nil {
+		if err := v.World.Host.Fleet.Hypervisor.AttachLayer(ctx, v.Spec.Name, hypervisor.LayerDevice{ID: layer.ID, Path: path}); err != nil {
 			return nil, err
 		}
 	}

@@ -18,7 +18,7 @@ import (
 // requireHeld checks whether the pool holds a release and all that it refers to.
 func requireHeld(t *testing.T, h *host.Host, id tree.Digest, want bool) {
 	t.Helper()
-	_, err := h.Store.GetRelease(t.Context(), id)
+	_, err := h.Store.GetManifest(t.Context(), id)
 	if held := err == nil; held != want || err != nil && !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("of release %s it is %v that the pool holds it: %v", id, held, err)
 	}

@@ -62,7 +62,7 @@ func bytesOf(value uint, unit string) (int64, error) {
 func (d *Domain) decodeDevices(devices *libvirtxml.DomainDeviceList) {
 	for _, disk := range devices.Disks {
 		if id, ok := layerOf(disk.Alias); ok {
-			d.Layers = append(d.Layers, LayerDisk{ID: id, Path: pathOf(disk)})
+			d.Layers = append(d.Layers, LayerDevice{ID: id, Path: pathOf(disk)})
 		} else if disk.Serial == agentapi.PrivateDiskSerial {
 			d.PrivateDisk = pathOf(disk)
 		}

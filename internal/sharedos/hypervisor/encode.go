@@ -129,7 +129,7 @@ func sysinfo(bootConfig []byte) []libvirtxml.DomainSysInfo {
 func (m machine) devices(d Domain) *libvirtxml.DomainDeviceList {
 	disks := []libvirtxml.DomainDisk{privateDisk(d.PrivateDisk)}
 	for i, layer := range d.Layers {
-		disks = append(disks, layerDisk(layer, targetName(i+1)))
+		disks = append(disks, layerDevice(layer, targetName(i+1)))
 	}
 	devices := &libvirtxml.DomainDeviceList{
 		Disks: disks,
@@ -200,8 +200,8 @@ func privateDisk(path string) libvirtxml.DomainDisk {
 	}
 }
 
-// layerDisk is read through the host's page cache, where one copy serves every VM.
-func layerDisk(layer LayerDisk, target string) libvirtxml.DomainDisk {
+// layerDevice is read through the host's page cache, where one copy serves every VM.
+func layerDevice(layer LayerDevice, target string) libvirtxml.DomainDisk {
 	return libvirtxml.DomainDisk{
 		Device:    "disk",
 		Driver:    &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw", Cache: "writeback"},

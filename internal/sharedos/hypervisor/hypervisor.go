@@ -40,12 +40,12 @@ type Hypervisor interface {
 	// Undefine removes the definition of a domain that does not run; ErrNotFound if there is none.
 	Undefine(ctx context.Context, name string) error
 	// AttachLayer plugs a layer into the running domain and its definition. Attached already is success.
-	AttachLayer(ctx context.Context, name string, layer LayerDisk) error
+	AttachLayer(ctx context.Context, name string, layer LayerDevice) error
 	// DetachLayer unplugs a layer from both, and waits until the guest has let go. Only call it for layers that
 	// the agent has released: libvirt unplugs a mounted disk without a word.
 	DetachLayer(ctx context.Context, name string, id tree.Digest) error
-	// Plugged lists the layers that the running domain has, whatever its definition says; none if it does not run.
-	Plugged(ctx context.Context, name string) ([]tree.Digest, error)
+	// AttachedLayers lists the layers that the running domain has, whatever its definition says; none if it does not run.
+	AttachedLayers(ctx context.Context, name string) ([]tree.Digest, error)
 	// BootFiles lists the kernels and initramfs that domains name, whoever made them: in their definitions, and as they
 	// run. It is sorted.
 	BootFiles(ctx context.Context) ([]string, error)
@@ -86,7 +86,7 @@ type Domain struct {
 	Emulated bool
 	// KernelArgs are added to the ones this package sets.
 	KernelArgs []string
-	Layers     []LayerDisk
+	Layers     []LayerDevice
 	// PrivateDisk is the volume's path on the host.
 	PrivateDisk string
 	// Interfaces by a name that is the user's own.
@@ -98,8 +98,8 @@ type Domain struct {
 	Metadata   Metadata
 }
 
-// LayerDisk is one layer attached as a shareable, read-only disk.
-type LayerDisk struct {
+// LayerDevice is one layer attached as a shareable, read-only disk.
+type LayerDevice struct {
 	ID   tree.Digest
 	Path string
 }

@@ -19,7 +19,7 @@ import (
 const detachTimeout = time.Minute
 
 // AttachLayer implements Hypervisor.
-func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDisk) error {
+func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDevice) error {
 	what := fmt.Sprintf("attach layer %s to domain %q", layer.ID, name)
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -62,7 +62,7 @@ func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDisk)
 		for used[targetName(target)] {
 			target++
 		}
-		disk := layerDisk(layer, targetName(target))
+		disk := layerDevice(layer, targetName(target))
 		text, err := disk.Marshal()
 		if err != nil {
 			return fmt.Errorf("describe the disk: %w", err)
@@ -76,8 +76,8 @@ func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDisk)
 	})
 }
 
-// Plugged implements Hypervisor.
-func (h *Libvirt) Plugged(ctx context.Context, name string) ([]tree.Digest, error) {
+// AttachedLayers implements Hypervisor.
+func (h *Libvirt) AttachedLayers(ctx context.Context, name string) ([]tree.Digest, error) {
 	var ids []tree.Digest
 	err := h.call(ctx, fmt.Sprintf("list the layers of domain %q", name), func(l *libvirt.Libvirt) error {
 		ids = nil
@@ -116,17 +116,17 @@ func (h holder) has(id tree.Digest) bool {
 }
 
 // room checks that the layer can be told from the others and is not one too many.
-func (h holder) room(layer LayerDisk) error {
+func (h holder) room(layer LayerDevice) error {
 	if h.domain.Devices == nil {
 		return errors.New("its definition has no devices")
 	}
 	if h.has(layer.ID) {
 		return nil
 	}
-	layers := []LayerDisk{layer}
+	layers := []LayerDevice{layer}
 	for _, disk := range h.domain.Devices.Disks {
 		if id, ok := layerOf(disk.Alias); ok {
-			layers = append(layers, LayerDisk{ID: id, Path: pathOf(disk)})
+			layers = append(layers, LayerDevice{ID: id, Path: pathOf(disk)})
 		}
 	}
 	return errors.Join(checkLayers(layers)...)

@@ -102,7 +102,7 @@ func checkPath(path string) error {
 	return nil
 }
 
-func checkLayers(layers []LayerDisk) []error {
+func checkLayers(layers []LayerDevice) []error {
 	var wrong []error
 	if len(layers) > MaxLayers {
 		wrong = append(wrong, fmt.Errorf("%d layers: at most %d can be attached", len(layers), MaxLayers))
@@ -120,7 +120,7 @@ func checkLayers(layers []LayerDisk) []error {
 	return wrong
 }
 
-func (l LayerDisk) check() error {
+func (l LayerDevice) check() error {
 	if l.ID.IsZero() {
 		return fmt.Errorf("layer at %q has no id", l.Path)
 	}

@@ -78,7 +78,7 @@ func (p *Publisher) keepRecorded(ctx context.Context, keep map[tree.Digest]bool,
 
 // keepRelease keeps a release and all that it refers to, whoever signed it.
 func (p *Publisher) keepRelease(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest) (*release.Manifest, error) {
-	signed, err := p.Store.GetRelease(ctx, id)
+	signed, err := p.Store.GetManifest(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("read release %s: %w", id, err)
 	}

@@ -44,7 +44,7 @@ func (p *Publisher) recorded(ctx context.Context, listed store.History) ([]Recor
 	history := make([]Recorded, 0, len(listed.Releases))
 	for _, one := range listed.Releases {
 		id, one := one.ID, Recorded{ID: one.ID, Published: one.Published}
-		signed, err := p.Store.GetRelease(ctx, id)
+		signed, err := p.Store.GetManifest(ctx, id)
 		if err == nil {
 			var got tree.Digest
 			if one.Manifest, got, err = release.OpenUnsigned(signed); err == nil && got != id {

@@ -41,7 +41,7 @@ func (p *Publisher) Newest(ctx context.Context, name string) (tree.Digest, *rele
 
 // Get implements Interface.
 func (p *Publisher) Get(ctx context.Context, id tree.Digest) (*release.Manifest, error) {
-	signed, err := p.Store.GetRelease(ctx, id)
+	signed, err := p.Store.GetManifest(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("read release %s: %w", id, err)
 	}

@@ -272,7 +272,7 @@ func TestAnUnreadableStoreIsNoFirstRelease(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
 	publish(t, p, newSystem())
-	for _, method := range []string{"History", "GetRelease", "LayerPath"} {
+	for _, method := range []string{"History", "GetManifest", "LayerPath"} {
 		s.Fail = func(called, _ string) error {
 			if called == method {
 				return store.ErrUnreachable

@@ -75,7 +75,7 @@ func TestPublishTakesTheOrderThatLeavesNothingHalfReferred(t *testing.T) {
 		method, _, _ := strings.Cut(call, " ")
 		kinds = append(kinds, method)
 	}
-	want := []string{"PutLayer", "PutBlob", "PutRelease", "SetHistory"}
+	want := []string{"PutLayer", "PutBlob", "PutManifest", "SetHistory"}
 	if got := slices.Compact(kinds)[:4]; !slices.Equal(got, want) {
 		t.Errorf("order %v, want %v", got, want)
 	}
@@ -219,7 +219,7 @@ func TestDeleteStopsAtWhatItCannotKnow(t *testing.T) {
 	}{
 		"a VM runs what the store does not hold": {map[tree.Digest][]string{{1}: {"web"}}, "", ErrDamagedStore},
 		"the records cannot be listed":           {nil, "Histories", store.ErrUnreachable},
-		"a release cannot be read":               {nil, "GetRelease", store.ErrUnreachable},
+		"a release cannot be read":               {nil, "GetManifest", store.ErrUnreachable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := storetest.New(t)

@@ -48,7 +48,7 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 	if err := p.upload(ctx, prepared, progress); err != nil {
 		return err
 	}
-	if err := p.Store.PutRelease(ctx, prepared.ID, prepared.Signed); err != nil {
+	if err := p.Store.PutManifest(ctx, prepared.ID, prepared.Signed); err != nil {
 		return fmt.Errorf("store the manifest: %w", err)
 	}
 	if err := p.record(ctx, prepared, progress); err != nil {

@@ -15,16 +15,16 @@ import (
 // recordTries is how often a record is read that does not verify: a writer may have passed the reader twice.
 const recordTries = 5
 
-// PutRelease implements Store.
-func (s *Libvirt) PutRelease(ctx context.Context, id tree.Digest, signed []byte) error {
+// PutManifest implements Store.
+func (s *Libvirt) PutManifest(ctx context.Context, id tree.Digest, signed []byte) error {
 	if id.IsZero() || len(signed) == 0 || len(signed) > MaxRecord {
 		return fmt.Errorf("store release %s: a signed manifest of %d bytes is not possible", id, len(signed))
 	}
 	return s.setRecord(ctx, "store release "+id.String(), ReleaseName(id), signed)
 }
 
-// GetRelease implements Store.
-func (s *Libvirt) GetRelease(ctx context.Context, id tree.Digest) ([]byte, error) {
+// GetManifest implements Store.
+func (s *Libvirt) GetManifest(ctx context.Context, id tree.Digest) ([]byte, error) {
 	return s.record(ctx, "read release "+id.String(), ReleaseName(id))
 }
 

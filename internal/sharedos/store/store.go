@@ -42,9 +42,9 @@ type Store interface {
 	BlobPath(ctx context.Context, digest tree.Digest) (string, error)
 	// GetBlob reads a blob and checks its digest.
 	GetBlob(ctx context.Context, blob release.Blob) ([]byte, error)
-	// PutRelease stores a signed manifest under its id; GetRelease reads it.
-	PutRelease(ctx context.Context, id tree.Digest, signed []byte) error
-	GetRelease(ctx context.Context, id tree.Digest) ([]byte, error)
+	// PutManifest stores a signed manifest under its id; GetManifest reads it.
+	PutManifest(ctx context.Context, id tree.Digest, signed []byte) error
+	GetManifest(ctx context.Context, id tree.Digest) ([]byte, error)
 	// SetHistory records the releases of a base or component; one without releases removes the record.
 	SetHistory(ctx context.Context, kind release.Kind, name string, history History) error
 	// History returns the releases of a base or component; ErrNotFound if there is no record.

@@ -169,7 +169,7 @@ func (f *Fleet) dropDisk(ctx context.Context, spec Spec) error {
 
 // domain describes the VM as it boots from nothing: all of it but the private disk.
 func (f *Fleet) domain(ctx context.Context, spec Spec, stack release.Stack, base *release.Manifest, progress Progress) (hypervisor.Domain, error) {
-	layers, err := f.layerDisks(ctx, stack.Layers)
+	layers, err := f.layerDevices(ctx, stack.Layers)
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}

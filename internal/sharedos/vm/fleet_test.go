@@ -94,7 +94,7 @@ func (w *world) publish(t *testing.T, key ed25519.PrivateKey, m *release.Manifes
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.store.PutRelease(t.Context(), id, note); err != nil {
+	if err := w.store.PutManifest(t.Context(), id, note); err != nil {
 		t.Fatal(err)
 	}
 	return id

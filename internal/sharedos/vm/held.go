@@ -64,7 +64,7 @@ func (f *Fleet) surplus(ctx context.Context, domain hypervisor.Domain, status *a
 		needed[layer.ID] = true
 	}
 	// The guest knows a disk by its stacks only, of which it forgets the earlier ones when it boots.
-	plugged, err := f.Hypervisor.Plugged(ctx, domain.Name)
+	plugged, err := f.Hypervisor.AttachedLayers(ctx, domain.Name)
 	if err != nil {
 		return nil, err
 	}

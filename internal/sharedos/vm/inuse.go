@@ -67,7 +67,7 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 // locked, may not be there.
 func (f *Fleet) stored(ctx context.Context, base tree.Digest, components []tree.Digest) error {
 	for _, id := range append([]tree.Digest{base}, components...) {
-		if _, err := f.Store.GetRelease(ctx, id); err != nil {
+		if _, err := f.Store.GetManifest(ctx, id); err != nil {
 			return fmt.Errorf("read release %s: %w", id, err)
 		}
 	}

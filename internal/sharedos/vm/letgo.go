@@ -21,7 +21,7 @@ const collectLimit = 45 * time.Second
 
 // refersTo lists what a VM refers to in the store: in its definition, and as it runs.
 func (f *Fleet) refersTo(ctx context.Context, domain hypervisor.Domain) ([]tree.Digest, error) {
-	plugged, err := f.Hypervisor.Plugged(ctx, domain.Name)
+	plugged, err := f.Hypervisor.AttachedLayers(ctx, domain.Name)
 	if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
 		return nil, fmt.Errorf("list the layers of VM %q: %w", domain.Name, err)
 	}

@@ -168,7 +168,7 @@ func told(status *agentapi.StatusResponse) string {
 
 // plug attaches the layers of the stack that the running domain lacks.
 func (f *Fleet) plug(ctx context.Context, domain hypervisor.Domain, stack release.Stack, progress Progress) error {
-	disks, err := f.layerDisks(ctx, stack.Layers)
+	disks, err := f.layerDevices(ctx, stack.Layers)
 	if err != nil {
 		return err
 	}

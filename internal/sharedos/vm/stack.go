@@ -26,7 +26,7 @@ type signed struct {
 
 // release reads a release from the store and checks that it is what its name says and that the operator signed it.
 func (f *Fleet) release(ctx context.Context, id tree.Digest) (signed, error) {
-	note, err := f.Store.GetRelease(ctx, id)
+	note, err := f.Store.GetManifest(ctx, id)
 	if errors.Is(err, store.ErrNotFound) && f.Offer != nil {
 		note, _, err = f.Offer(ctx, id)
 	}
@@ -92,15 +92,15 @@ func stackOf(found []signed) (release.Stack, error) {
 	return release.StackOf(found[0].manifest, found[0].id, components...), nil
 }
 
-// layerDisks finds the layers in the store.
-func (f *Fleet) layerDisks(ctx context.Context, layers []release.Layer) ([]hypervisor.LayerDisk, error) {
-	disks := make([]hypervisor.LayerDisk, 0, len(layers))
+// layerDevices finds the layers in the store.
+func (f *Fleet) layerDevices(ctx context.Context, layers []release.Layer) ([]hypervisor.LayerDevice, error) {
+	disks := make([]hypervisor.LayerDevice, 0, len(layers))
 	for _, layer := range layers {
 		path, err := f.Store.LayerPath(ctx, layer.ID)
 		if err != nil {
 			return nil, fmt.Errorf("find layer %s: %w", layer.ID, err)
 		}
-		disks = append(disks, hypervisor.LayerDisk{ID: layer.ID, Path: path})
+		disks = append(disks, hypervisor.LayerDevice{ID: layer.ID, Path: path})
 	}
 	return disks, nil
 }

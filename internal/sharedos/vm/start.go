@@ -120,11 +120,11 @@ func (f *Fleet) addBeside(ctx context.Context, domain *hypervisor.Domain, beside
 	for _, stack := range beside {
 		var missing []release.Layer
 		for _, layer := range stack.Layers {
-			if !slices.ContainsFunc(domain.Layers, func(l hypervisor.LayerDisk) bool { return l.ID == layer.ID }) {
+			if !slices.ContainsFunc(domain.Layers, func(l hypervisor.LayerDevice) bool { return l.ID == layer.ID }) {
 				missing = append(missing, layer)
 			}
 		}
-		disks, err := f.layerDisks(ctx, missing)
+		disks, err := f.layerDevices(ctx, missing)
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ import (
 // mustHavePlugged fails unless the running domain has the layers of a stack and no others.
 func (w *world) mustHavePlugged(t *testing.T, want release.Stack) {
 	t.Helper()
-	plugged, err := w.hypervisor.Plugged(t.Context(), "web-a")
+	plugged, err := w.hypervisor.AttachedLayers(t.Context(), "web-a")
 	if err != nil {
 		t.Fatal(err)
 	}

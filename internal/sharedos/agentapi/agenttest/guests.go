@@ -41,7 +41,7 @@ func Inhabit(domains *hypervisortest.Hypervisor) *Guests {
 			agent.Off()
 		}
 	}
-	domains.OnAttach = func(name string, layer hypervisor.LayerDisk) error {
+	domains.OnAttach = func(name string, layer hypervisor.LayerDevice) error {
 		agent, err := g.Agent(name)
 		if err != nil {
 			return err

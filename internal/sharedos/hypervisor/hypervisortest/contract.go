@@ -78,7 +78,7 @@ func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 		Initramfs:   file("initramfs", 4096),
 		KernelArgs:  []string{"sharedos.test=1", "panic=-1"},
 		PrivateDisk: file("private", 1<<20),
-		Layers: []hypervisor.LayerDisk{
+		Layers: []hypervisor.LayerDevice{
 			{ID: tree.Sum([]byte(x + "base")), Path: file("base", 1<<20)},
 			{ID: tree.Sum([]byte(x + "delta")), Path: file("delta", 1<<20)},
 		},
@@ -177,7 +177,7 @@ func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		},
 		"as many layers as possible": func(d *hypervisor.Domain) {
 			for i := len(d.Layers); i < hypervisor.MaxLayers; i++ {
-				d.Layers = append(d.Layers, hypervisor.LayerDisk{ID: tree.Sum([]byte{byte(i)}), Path: d.Layers[0].Path})
+				d.Layers = append(d.Layers, hypervisor.LayerDevice{ID: tree.Sum([]byte{byte(i)}), Path: d.Layers[0].Path})
 			}
 		},
 	} {
@@ -284,7 +284,7 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, h.SetMetadata(ctx, d.Name, d.Metadata), hypervisor.ErrNotFound)
 	_, err = h.Dialer(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)
-	_, err = h.Plugged(ctx, d.Name)
+	_, err = h.AttachedLayers(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)
 }
 
@@ -344,7 +344,7 @@ func undefineRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor)
 func layersOff(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	d := Domain(t, h)
 	must(t, h.Define(ctx, d))
-	third := hypervisor.LayerDisk{ID: tree.Sum([]byte(d.Name + "third")), Path: d.Layers[0].Path}
+	third := hypervisor.LayerDevice{ID: tree.Sum([]byte(d.Name + "third")), Path: d.Layers[0].Path}
 	for range 2 {
 		must(t, h.AttachLayer(ctx, d.Name, third))
 	}
@@ -356,7 +356,7 @@ func layersOff(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	}
 	d.Layers = d.Layers[1:]
 	mustBeDefined(t, ctx, h, d, hypervisor.Off)
-	if err := h.AttachLayer(ctx, d.Name, hypervisor.LayerDisk{ID: first.ID, Path: "relative"}); err == nil {
+	if err := h.AttachLayer(ctx, d.Name, hypervisor.LayerDevice{ID: first.ID, Path: "relative"}); err == nil {
 		t.Error("a layer at a relative path was accepted")
 	}
 }
@@ -366,7 +366,7 @@ func layersRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	must(t, h.Define(ctx, d))
 	must(t, h.Start(ctx, d.Name))
 	for i := range 4 {
-		layer := hypervisor.LayerDisk{ID: tree.Sum([]byte(fmt.Sprint(d.Name, i))), Path: d.Layers[0].Path}
+		layer := hypervisor.LayerDevice{ID: tree.Sum([]byte(fmt.Sprint(d.Name, i))), Path: d.Layers[0].Path}
 		for range 2 {
 			must(t, h.AttachLayer(ctx, d.Name, layer))
 		}
@@ -374,7 +374,7 @@ func layersRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	}
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
 	mustBePlugged(t, ctx, h, d.Name, d.Layers)
-	missing := hypervisor.LayerDisk{ID: tree.Sum([]byte("missing")), Path: d.PrivateDisk + "-missing"}
+	missing := hypervisor.LayerDevice{ID: tree.Sum([]byte("missing")), Path: d.PrivateDisk + "-missing"}
 	if err := h.AttachLayer(ctx, d.Name, missing); err == nil {
 		t.Error("a layer without a file was plugged in")
 	}
@@ -422,9 +422,9 @@ func mustBoot(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, want m
 	}
 }
 
-func mustBePlugged(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want []hypervisor.LayerDisk) {
+func mustBePlugged(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want []hypervisor.LayerDevice) {
 	t.Helper()
-	got, err := h.Plugged(ctx, name)
+	got, err := h.AttachedLayers(ctx, name)
 	must(t, err)
 	if len(got) != len(want) {
 		t.Errorf("%d layers are plugged in, want %d: %v", len(got), len(want), got)

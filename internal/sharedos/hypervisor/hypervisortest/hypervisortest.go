@@ -31,7 +31,7 @@ type Hypervisor struct {
 	// OnOff, when set, is called when a domain stops running, for whatever reason.
 	OnOff func(name string)
 	// OnAttach and OnDetach, when set, are called when a running domain gets or loses a layer.
-	OnAttach func(name string, layer hypervisor.LayerDisk) error
+	OnAttach func(name string, layer hypervisor.LayerDevice) error
 	OnDetach func(name string, id tree.Digest) error
 	// OnResize, when set, is called when a running domain gets a larger private disk.
 	OnResize func(name string, size int64)
@@ -315,7 +315,7 @@ func (h *Hypervisor) Undefine(ctx context.Context, name string) error {
 }
 
 // AttachLayer implements hypervisor.Hypervisor.
-func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervisor.LayerDisk) error {
+func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervisor.LayerDevice) error {
 	if err := h.enter(ctx, "AttachLayer", name, true); err != nil {
 		return err
 	}
@@ -326,7 +326,7 @@ func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervi
 		return err
 	}
 	changed := clone(d.Domain)
-	if !slices.ContainsFunc(d.Layers, func(l hypervisor.LayerDisk) bool { return l.ID == layer.ID }) {
+	if !slices.ContainsFunc(d.Layers, func(l hypervisor.LayerDevice) bool { return l.ID == layer.ID }) {
 		changed.Layers = append(changed.Layers, layer)
 	}
 	if err := changed.Check(); err != nil {
@@ -347,9 +347,9 @@ func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervi
 	return nil
 }
 
-// Plugged implements hypervisor.Hypervisor.
-func (h *Hypervisor) Plugged(ctx context.Context, name string) ([]tree.Digest, error) {
-	if err := h.enter(ctx, "Plugged", name, false); err != nil {
+// AttachedLayers implements hypervisor.Hypervisor.
+func (h *Hypervisor) AttachedLayers(ctx context.Context, name string) ([]tree.Digest, error) {
+	if err := h.enter(ctx, "AttachedLayers", name, false); err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
@@ -405,7 +405,7 @@ func (h *Hypervisor) DetachLayer(ctx context.Context, name string, id tree.Diges
 		}
 		d.plugged = slices.DeleteFunc(slices.Clone(d.plugged), func(p tree.Digest) bool { return p == id })
 	}
-	d.Layers = slices.DeleteFunc(slices.Clone(d.Layers), func(l hypervisor.LayerDisk) bool { return l.ID == id })
+	d.Layers = slices.DeleteFunc(slices.Clone(d.Layers), func(l hypervisor.LayerDevice) bool { return l.ID == id })
 	return nil
 }
 

@@ -277,20 +277,20 @@ func blobTorn(t *testing.T, ctx context.Context, s store.Store) {
 
 func releases(t *testing.T, ctx context.Context, s store.Store) {
 	id := tree.Sum([]byte("a manifest"))
-	_, err := s.GetRelease(ctx, id)
+	_, err := s.GetManifest(ctx, id)
 	mustBe(t, err, store.ErrNotFound)
 	for _, signed := range []string{"short\n", strings.Repeat("a long manifest\n", 20_000), "signed by another key\n", "signed by another key\n"} {
-		must(t, s.PutRelease(ctx, id, []byte(signed)))
-		got, err := s.GetRelease(ctx, id)
+		must(t, s.PutManifest(ctx, id, []byte(signed)))
+		got, err := s.GetManifest(ctx, id)
 		must(t, err)
 		if string(got) != signed {
 			t.Errorf("the release of %d bytes came back as %d other bytes", len(signed), len(got))
 		}
 	}
-	if err := s.PutRelease(ctx, id, nil); err == nil {
+	if err := s.PutManifest(ctx, id, nil); err == nil {
 		t.Error("an empty manifest was accepted")
 	}
-	if err := s.PutRelease(ctx, id, make([]byte, store.MaxRecord+1)); err == nil {
+	if err := s.PutManifest(ctx, id, make([]byte, store.MaxRecord+1)); err == nil {
 		t.Error("a manifest over the limit was accepted")
 	}
 }
@@ -404,8 +404,8 @@ func sweep(t *testing.T, ctx context.Context, s store.Store) {
 		must(t, s.PutBlob(ctx, blobOf(d), bytes.NewReader(d), nil))
 	}
 	kept, gone := tree.Sum([]byte("kept")), tree.Sum([]byte("gone"))
-	must(t, s.PutRelease(ctx, kept, []byte("kept\n")))
-	must(t, s.PutRelease(ctx, gone, []byte("gone\n")))
+	must(t, s.PutManifest(ctx, kept, []byte("kept\n")))
+	must(t, s.PutManifest(ctx, gone, []byte("gone\n")))
 	must(t, s.SetHistory(ctx, release.Base, "debian-13", store.HistoryOf(kept)))
 	disk, _, err := s.CreatePrivateDisk(ctx, "web-1", 1<<20)
 	must(t, err)
@@ -456,8 +456,8 @@ func cancelled(t *testing.T, ctx context.Context, s store.Store) {
 	errs["PutBlob"] = s.PutBlob(ctx, blobOf(data), bytes.NewReader(data), nil)
 	_, errs["BlobPath"] = s.BlobPath(ctx, id)
 	_, errs["GetBlob"] = s.GetBlob(ctx, blobOf(data))
-	errs["PutRelease"] = s.PutRelease(ctx, id, data[:100])
-	_, errs["GetRelease"] = s.GetRelease(ctx, id)
+	errs["PutManifest"] = s.PutManifest(ctx, id, data[:100])
+	_, errs["GetManifest"] = s.GetManifest(ctx, id)
 	errs["SetHistory"] = s.SetHistory(ctx, release.Base, "a", store.HistoryOf(id))
 	_, errs["History"] = s.History(ctx, release.Base, "a")
 	_, errs["Histories"] = s.Histories(ctx)

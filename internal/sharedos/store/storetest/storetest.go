@@ -231,9 +231,9 @@ func (s *Store) GetBlob(ctx context.Context, blob release.Blob) ([]byte, error) 
 	return data, nil
 }
 
-// PutRelease implements store.Store.
-func (s *Store) PutRelease(ctx context.Context, id tree.Digest, signed []byte) error {
-	if err := s.enter(ctx, "PutRelease", store.ReleaseName(id), true); err != nil {
+// PutManifest implements store.Store.
+func (s *Store) PutManifest(ctx context.Context, id tree.Digest, signed []byte) error {
+	if err := s.enter(ctx, "PutManifest", store.ReleaseName(id), true); err != nil {
 		return err
 	}
 	if id.IsZero() || len(signed) == 0 || len(signed) > store.MaxRecord {
@@ -242,10 +242,10 @@ func (s *Store) PutRelease(ctx context.Context, id tree.Digest, signed []byte) e
 	return s.replace(store.ReleaseName(id), signed)
 }
 
-// GetRelease implements store.Store.
-func (s *Store) GetRelease(ctx context.Context, id tree.Digest) ([]byte, error) {
+// GetManifest implements store.Store.
+func (s *Store) GetManifest(ctx context.Context, id tree.Digest) ([]byte, error) {
 	name := store.ReleaseName(id)
-	if err := s.enter(ctx, "GetRelease", name, false); err != nil {
+	if err := s.enter(ctx, "GetManifest", name, false); err != nil {
 		return nil, err
 	}
 	if _, err := s.whole(name); err != nil {
