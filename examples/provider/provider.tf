@@ -6,5 +6,5 @@ terraform {
   }
 }
 
-# The local libvirt, the pool "sharedos" and an operator key that is made on first use.
+# Uses the local libvirt, the storage pool "sharedos", and an operator key that is created on first use.
 provider "sharedos" {}

@@ -1,4 +1,4 @@
-# Two VMs with nginx and sshd that share one Debian 13, kept on the host once.
+# Two VMs with nginx and sshd. Both run the same Debian 13, which the host stores once.
 
 terraform {
   required_providers {
@@ -54,7 +54,7 @@ resource "sharedos_vm" "web" {
 }
 
 output "base" {
-  description = "The release that the VMs run, what it takes on the host, and what it changed."
+  description = "The release that the VMs run, its size on the host, and what it changed."
   value = {
     release  = sharedos_base.debian.release
     sequence = sharedos_base.debian.sequence
@@ -66,7 +66,7 @@ output "base" {
 }
 
 output "vms" {
-  description = "Where to reach each VM, how it came up, and what the last patch did to it."
+  description = "How to reach each VM, its state, and the result of its last refresh."
   value = {
     for key, vm in sharedos_vm.web : vm.name => {
       url           = "http://127.0.0.1:${var.ports[key].http}/"

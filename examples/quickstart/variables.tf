@@ -1,14 +1,14 @@
 variable "additional_suites" {
   description = <<-TEXT
-    Debian suites with updates. Empty is the main archive alone, as it was released. To patch the base and the
-    running VMs, apply again with ["trixie-updates", "trixie-security"].
+    Debian suites with updates. An empty list uses only the main archive, as it was released. To patch the base and
+    the running VMs, apply again with ["trixie-updates", "trixie-security"].
   TEXT
   type        = list(string)
   default     = []
 }
 
 variable "ports" {
-  description = "The VMs, each with the ports of the host's 127.0.0.1 that lead to its ports 80 and 22."
+  description = "The VMs, each with the ports on the host's 127.0.0.1 that are forwarded to its ports 80 and 22."
   type        = map(object({ http = number, ssh = number }))
   default = {
     a = { http = 8081, ssh = 2201 }

@@ -1,4 +1,4 @@
-# A VM on a base that is made from Debian's packages.
+# A VM whose base is made from Debian packages.
 
 terraform {
   required_providers {
@@ -18,7 +18,7 @@ resource "sharedos_base" "os" {
       "linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs",
       "iproute2", "openssh-server", "nginx-light",
     ]
-    # Laid over what the packages bring. Packages of your own come from package_files or from repositories.
+    # These files are added to the packages' files, or replace them. Install your own packages with package_files or repositories.
     files = {
       "/etc/motd" = { content = "A VM on a shared OS.\n" }
     }
@@ -36,13 +36,13 @@ resource "sharedos_vm" "vm" {
 }
 
 variable "ssh_authorized_keys" {
-  description = "Public keys of those who may log in as root."
+  description = "OpenSSH public keys that may log in as root."
   type        = list(string)
   default     = []
 }
 
 variable "ssh_port" {
-  description = "Port of this machine's loopback that leads to the VM's sshd."
+  description = "Port on this machine's 127.0.0.1 that is forwarded to the VM's sshd."
   type        = number
   default     = 2222
 }

@@ -1,4 +1,4 @@
-# A VM on a base that is read from a directory.
+# A VM whose base is read from a directory.
 
 terraform {
   required_providers {
@@ -28,18 +28,18 @@ resource "sharedos_vm" "vm" {
 }
 
 variable "ssh_authorized_keys" {
-  description = "Public keys of those who may log in as root."
+  description = "OpenSSH public keys that may log in as root."
   type        = list(string)
   default     = []
 }
 
 variable "ssh_port" {
-  description = "Port of this machine's loopback that leads to the VM's sshd."
+  description = "Port on this machine's 127.0.0.1 that is forwarded to the VM's sshd."
   type        = number
   default     = 2222
 }
 
 variable "directory" {
-  description = "Path of a directory that holds a root file system."
+  description = "Path of a directory that contains a root file system."
   type        = string
 }

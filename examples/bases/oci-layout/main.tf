@@ -1,4 +1,4 @@
-# A VM on a base that is read from an image in a directory of the OCI image layout.
+# A VM whose base is read from an OCI image in a directory (OCI image layout).
 
 terraform {
   required_providers {
@@ -28,18 +28,18 @@ resource "sharedos_vm" "vm" {
 }
 
 variable "ssh_authorized_keys" {
-  description = "Public keys of those who may log in as root."
+  description = "OpenSSH public keys that may log in as root."
   type        = list(string)
   default     = []
 }
 
 variable "ssh_port" {
-  description = "Port of this machine's loopback that leads to the VM's sshd."
+  description = "Port on this machine's 127.0.0.1 that is forwarded to the VM's sshd."
   type        = number
   default     = 2222
 }
 
 variable "layout" {
-  description = "Path of a directory in the OCI image layout, with one image in it."
+  description = "Path of a directory in the OCI image layout that contains one image."
   type        = string
 }

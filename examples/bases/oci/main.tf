@@ -1,4 +1,4 @@
-# A VM on a base that is read from an image in a registry.
+# A VM whose base is read from an OCI image in a registry.
 
 terraform {
   required_providers {
@@ -14,7 +14,7 @@ resource "sharedos_base" "os" {
   name = "from-oci"
   oci = {
     reference = var.reference
-    # A tag is resolved again when this changes.
+    # The tag is resolved again if this value changes.
     triggers = { version = var.image_version }
   }
 }
@@ -30,24 +30,24 @@ resource "sharedos_vm" "vm" {
 }
 
 variable "ssh_authorized_keys" {
-  description = "Public keys of those who may log in as root."
+  description = "OpenSSH public keys that may log in as root."
   type        = list(string)
   default     = []
 }
 
 variable "ssh_port" {
-  description = "Port of this machine's loopback that leads to the VM's sshd."
+  description = "Port on this machine's 127.0.0.1 that is forwarded to the VM's sshd."
   type        = number
   default     = 2222
 }
 
 variable "reference" {
-  description = "Image with its registry, such as registry.example.com/os/debian:13."
+  description = "Image reference with its registry, such as registry.example.com/os/debian:13."
   type        = string
 }
 
 variable "image_version" {
-  description = "Any text: another one makes the next plan ask the registry what the tag stands for today."
+  description = "Any text. If it changes, the next plan resolves the tag in the registry again."
   type        = string
   default     = "1"
 }

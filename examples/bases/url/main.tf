@@ -1,4 +1,4 @@
-# A VM on a base that is read from an archive elsewhere.
+# A VM whose base is read from an archive at a URL.
 
 terraform {
   required_providers {
@@ -29,13 +29,13 @@ resource "sharedos_vm" "vm" {
 }
 
 variable "ssh_authorized_keys" {
-  description = "Public keys of those who may log in as root."
+  description = "OpenSSH public keys that may log in as root."
   type        = list(string)
   default     = []
 }
 
 variable "ssh_port" {
-  description = "Port of this machine's loopback that leads to the VM's sshd."
+  description = "Port on this machine's 127.0.0.1 that is forwarded to the VM's sshd."
   type        = number
   default     = 2222
 }
@@ -46,6 +46,6 @@ variable "url" {
 }
 
 variable "sha256" {
-  description = "SHA-256 of the archive, as published by whoever made it."
+  description = "SHA-256 of the archive, as its publisher states it."
   type        = string
 }

@@ -1,9 +1,9 @@
-# The newest release of a base that another configuration made.
+# The newest release of a base that another configuration manages.
 data "sharedos_base" "debian" {
   name = "debian-13"
 }
 
-# An exact release of it, to go back to.
+# The release before it, for example to return to it.
 data "sharedos_base" "before" {
   name     = "debian-13"
   sequence = data.sharedos_base.debian.sequence - 1

@@ -1,28 +1,28 @@
-# Made from Debian's packages. Another list of packages is the next release of the same base.
+# From Debian packages. A changed list of packages yields the next release of the same base.
 resource "sharedos_base" "debian" {
   name = "debian-13"
   debian = {
     suite    = "trixie"
     packages = ["linux-image-cloud-amd64", "systemd-sysv", "openssh-server"]
 
-    # Debian's archive is asked again whenever this changes.
+    # Debian's archive is read again if this value changes.
     triggers = { month = "2026-01" }
   }
 }
 
-# Made from an archive. Other bytes under the same path are the next release.
+# From an archive. Changed content at the same path yields the next release.
 resource "sharedos_base" "own" {
   name    = "own-os"
   archive = { path = "rootfs.tar.zst" }
 }
 
-# Made from a directory that an ordinary user laid out: all of it belongs to root in the base.
+# From a directory that an ordinary user made. In the base, all files belong to root.
 resource "sharedos_base" "tree" {
   name      = "own-tree"
   directory = { path = "rootfs", owner = "root" }
 }
 
-# Made from an image. The tag is pinned until a trigger changes.
+# From an OCI image. The tag is resolved once and pinned until a trigger changes.
 resource "sharedos_base" "image" {
   name = "own-image"
   oci = {
@@ -31,7 +31,7 @@ resource "sharedos_base" "image" {
   }
 }
 
-# Made from a cloud image that is fetched once; its root file system is found by the type of its partition.
+# From a cloud image that is downloaded once. The type of the partition identifies the root file system.
 resource "sharedos_base" "cloud" {
   name = "cloud"
   disk_image = {

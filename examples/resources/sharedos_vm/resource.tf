@@ -27,7 +27,7 @@ resource "sharedos_vm" "web" {
     policy     = "restart"
     units = {
       "nginx.service"    = { paths = ["/etc/nginx/"] } # reloaded when its configuration changes
-      "database.service" = { policy = "report" }       # left to a maintenance window
+      "database.service" = { policy = "report" }       # left alone until a maintenance window
     }
     health_checks = {
       web  = { unit = "nginx.service" }
