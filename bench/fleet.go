@@ -60,6 +60,9 @@ func (b *bench) fleet(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, bed.Close()) }()
+	if _, err := bed.TakeSlots(ctx, testbed.GuestSlots, 0); err != nil {
+		return err
+	}
 	f, err := b.newFleet(ctx, bed, dir)
 	if err != nil {
 		return err

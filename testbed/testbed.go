@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,6 +37,11 @@ type Testbed struct {
 	init *exec.Cmd
 	// ended is closed when the namespace's first process has been collected.
 	ended chan struct{}
+
+	mu    sync.Mutex
+	slots []*Slots
+	// waited gets the time that was spent waiting for slots; nil if nobody asks.
+	waited func(time.Duration)
 }
 
 // private pairs each directory that libvirt is built to use with the testbed's own.
@@ -285,13 +291,40 @@ func (b *Testbed) URI() string {
 	return "qemu:///system?socket=" + filepath.Join(b.dir, "run", "libvirt-sock")
 }
 
+// TakeSlots is the function TakeSlots for guests of this testbed, whose Close releases the slots.
+func (b *Testbed) TakeSlots(ctx context.Context, count int, expected time.Duration) (*Slots, error) {
+	slots, err := TakeSlots(ctx, count, expected)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.slots = append(b.slots, slots)
+	if b.waited != nil {
+		b.waited(slots.Waited)
+	}
+	return slots, nil
+}
+
+// releaseSlots releases what Slots the testbed's guests have. It is called when no guest runs any more.
+func (b *Testbed) releaseSlots() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var failed []error
+	for _, slots := range b.slots {
+		failed = append(failed, slots.Release())
+	}
+	b.slots = nil
+	return errors.Join(failed...)
+}
+
 // Dir is the testbed's directory.
 func (b *Testbed) Dir() string { return b.dir }
 
 // StateDir is where what runs beside domains is recorded; what is recorded there ends with the testbed.
 func (b *Testbed) StateDir() string { return filepath.Join(b.dir, "state") }
 
-// Close ends libvirt, every domain and what runs beside them. The directory stays.
+// Close ends libvirt, every domain and what runs beside them, and releases the guest slots. The directory stays.
 func (b *Testbed) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -305,7 +338,7 @@ func (b *Testbed) Close() error {
 	}
 	select {
 	case <-b.ended:
-		failed = append(failed, daemon.End(ctx, b.record()))
+		failed = append(failed, daemon.End(ctx, b.record()), b.releaseSlots())
 	case <-ctx.Done():
 		failed = append(failed, fmt.Errorf("the testbed's processes did not end: %w", ctx.Err()))
 	}

@@ -8,12 +8,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
 )
@@ -41,7 +40,9 @@ func New(t testing.TB) *Testbed {
 	if err != nil {
 		t.Fatal(errors.Join(err, os.RemoveAll(dir)))
 	}
+	b.waited = func(d time.Duration) { t.Attr(AttrWaited, d.String()) }
 	t.Cleanup(func() {
+		b.reportStarts(t)
 		if err := b.Close(); err != nil {
 			t.Errorf("%v", err)
 		}
@@ -53,6 +54,28 @@ func New(t testing.TB) *Testbed {
 		}
 	})
 	return b
+}
+
+// Attributes of tests (testing.T.Attr), from which package summary sums up what guests cost. Durations are written as
+// time.Duration prints them.
+const (
+	// AttrStarts is how many guests were started, AttrRan is how long all of them ran, and AttrWaited is how long the test
+	// waited for guest slots.
+	AttrStarts = "sharedos.guest-starts"
+	AttrRan    = "sharedos.guests-ran"
+	AttrWaited = "sharedos.waited-for-slots"
+)
+
+// reportStarts reports the guests that were started as attributes of a test.
+func (b *Testbed) reportStarts(t testing.TB) {
+	starts, err := b.GuestStarts(time.Now())
+	if err != nil {
+		t.Errorf("count the guests that were started: %v", err)
+	}
+	if starts.Count > 0 {
+		t.Attr(AttrStarts, strconv.Itoa(starts.Count))
+		t.Attr(AttrRan, starts.Ran.String())
+	}
 }
 
 func newDir() (string, error) {
@@ -73,27 +96,14 @@ func newDir() (string, error) {
 // SweepDead ends and removes the testbeds of test processes that are gone. Test processes that begin at once take
 // turns: two that remove one directory find it not empty.
 func SweepDead(ctx context.Context) (err error) {
-	directory, err := os.Open(root)
+	unlock, err := Lock(ctx, root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, directory.Close()) }() // which ends the turn
-	for {
-		if err = unix.Flock(int(directory.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for another process that sweeps %s: %w", root, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", root, err)
-	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	return sweep(ctx)
 }
 

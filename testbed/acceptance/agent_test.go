@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi/agenttest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -22,6 +23,7 @@ func TestAgentInAGuestKeepsTheContract(t *testing.T) {
 	w.work.Variables = map[string]any{
 		"base": "debian-13", "archive": debianTar(t, []string{}), "vms": map[string]any{name: map[string]any{"http": port}},
 	}
+	w.takeSlot(t, 7*time.Minute)
 	w.mustApply(t)
 	current := w.release(t)
 	w.work.Variables["archive"] = patchedTar(t)

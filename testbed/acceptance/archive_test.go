@@ -16,10 +16,13 @@ const (
 	libcrypto = "/libcrypto.so.3"
 )
 
+// archiveLimit bounds the making of an archive, with those that are made before it.
+const archiveLimit = 40 * time.Minute
+
 // debianTar returns an archive of Debian 13 with the updates of the given suites; nil is all of them.
 func debianTar(t *testing.T, suites []string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), archiveLimit)
 	defer cancel()
 	path, err := guest.DebianTar(ctx, suites)
 	if err != nil {
@@ -40,7 +43,7 @@ func patchedTar(t *testing.T) string {
 func rebuiltTar(t *testing.T, name, more string) string {
 	t.Helper()
 	plain := debianTar(t, guest.Updated)
-	path, err := guest.CachedTar(plain+" with "+name, func(to io.Writer) error {
+	path, err := guest.CachedTar(t.Context(), plain+" with "+name, func(to io.Writer) error {
 		file, err := os.Open(plain)
 		if err != nil {
 			return err

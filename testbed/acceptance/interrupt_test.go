@@ -29,6 +29,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 
 	w.work.Variables = map[string]any{"base": "debian-13", "vms": vms, "archive": debianTar(t, []string{})}
 	w.applyUntil(t, stepUpload)
+	w.takeSlot(t, 5*time.Minute)
 	w.applyUntil(t, stepBoot)
 	_, _, err = w.host.Fleet.Hypervisor.Lookup(t.Context(), name)
 	if err != nil {

@@ -29,6 +29,7 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 		"base": "debian-13", "archive": debianTar(t, []string{}), "vms": map[string]any{name: map[string]any{"http": port}},
 	}
 
+	w.takeSlot(t, 3*time.Minute)
 	w.mustApply(t)
 	mustServe(t, port)
 	w.mustBeSettled(t)

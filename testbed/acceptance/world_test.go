@@ -81,6 +81,15 @@ func newWorld(t *testing.T, env ...string) *world {
 	return w
 }
 
+// takeSlot waits for a guest slot. The tests of this package run one after the other: remaining is how long this one and those
+// after it are expected to take.
+func (w *world) takeSlot(t *testing.T, remaining time.Duration) {
+	t.Helper()
+	if _, err := w.bed.TakeSlots(t.Context(), 1, remaining); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // limit bounds one Terraform command: a guest under emulation boots in half a minute.
 const limit = 8 * time.Minute
 

@@ -3,6 +3,7 @@ package agentlife_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -12,6 +13,7 @@ import (
 // TestTheAgentsLife goes through all of it in one guest: a boot takes longer than most of it.
 func TestTheAgentsLife(t *testing.T) {
 	w := guest.New(t)
+	w.Expected = 5 * time.Minute
 	edits := func(marks ...string) (each [][]guest.Edit) {
 		for _, mark := range marks {
 			// What changes no more is there, so that somebody can use it and not be restarted.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
@@ -37,12 +38,13 @@ func holders(now *vm.VM, id tree.Digest) string {
 }
 
 // refresh moves the VM and fails the test if it does not get there.
-func refresh(t *testing.T, v *guest.VM, to tree.Digest) {
+func refresh(t *testing.T, v *guest.VM, to tree.Digest) *agentapi.Report {
 	t.Helper()
 	report, err := v.Refresh(t.Context(), to)
 	if err != nil || !report.GetCommitted() {
 		t.Fatalf("refresh to %s: %v: %v", to, report, err)
 	}
+	return report
 }
 
 // holdScripts each hold one thing of the /usr that is there when they are let go on. The shells themselves were started
@@ -67,7 +69,10 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 		}
 		full, delta := layers[0].ID, layers[1].ID
 		run(t, v, "for h in open cwd; do echo > /root/go-$h; until test -s /root/held-$h; do sleep 0.1; done; done; systemd-run -q --unit=hold-runs sleep 1000")
-		refresh(t, v, releases[2])
+		// The full layer has the same files once more, at the same paths.
+		if units := refresh(t, v, releases[2]).GetImpact().GetUnits(); len(units) > 0 {
+			t.Errorf("a refresh to one full layer affects %v", units)
+		}
 		now := read(t, v)
 		if len(now.Stack.Layers) != 1 {
 			t.Fatalf("the third release has %d layers", len(now.Stack.Layers))

@@ -113,11 +113,20 @@ func testPowerCut(t *testing.T, v *guest.VM) {
 	run(t, v, "systemd-run -q --unit=writer sh -c 'i=0; while :; do i=$((i+1)); echo $i > /root/count.new; sync /root/count.new; mv /root/count.new /root/count; sync -f /root; date >> /root/log; done'")
 	run(t, v, "until test -s /root/count; do sleep 0.1; done; sleep 2")
 	count := run(t, v, "echo $(($(cat /root/count) - 1))") // this one is synced
+	before, mark := status(t, v), run(t, v, "cat /usr/share/mark")
 	must(t, v.CutPower(t.Context()))
 	after, err := v.Start(t.Context())
 	must(t, err)
-	if after.GetState() != agentapi.State_IDLE {
-		t.Errorf("state %s", after.GetState())
+	if after.GetState() != agentapi.State_IDLE || after.GetStack().GetBase() != before.GetStack().GetBase() {
+		t.Errorf("state %s, stack %v, and it was %v", after.GetState(), after.GetStack(), before.GetStack())
+	}
+	if got := run(t, v, "cat /usr/share/mark"); got != mark {
+		t.Errorf("it has release %q, and had %q", got, mark)
+	}
+	// Until now the root file system had the layer of the first release, too.
+	layers := strings.Fields(run(t, v, "ls /run/sharedos/layers"))
+	if want := len(after.GetStack().GetLayers()); len(layers) != want || want >= len(before.GetAttached()) {
+		t.Errorf("it has mounted the layers %q, attached were %q, and its stack has %d", layers, before.GetAttached(), want)
 	}
 	got := run(t, v, "test $(cat /root/count) -ge "+count+" && echo kept; dmesg | grep -c 'EXT4-fs error' || true")
 	if got != "kept\n0" {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -58,7 +59,7 @@ func (d Debian) tar(ctx context.Context, suites []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return CachedTar(input, func(to io.Writer) error {
+	return CachedTar(ctx, input, func(to io.Writer) error {
 		stream, err := debian.Open(ctx, func(string, int64, int64) {})
 		if err != nil {
 			return err
@@ -68,18 +69,42 @@ func (d Debian) tar(ctx context.Context, suites []string) (string, error) {
 	})
 }
 
-// CachedTar returns the path of an archive by what it is made from. It is made once.
-func CachedTar(input string, write func(io.Writer) error) (string, error) {
+// MakeArchives makes the archives that tests with guests begin with, in the order in which they are needed, unless they are
+// there. Tests that need one meanwhile wait until it is made.
+func MakeArchives(ctx context.Context) error {
+	for _, archive := range []struct {
+		debian Debian
+		suites []string
+	}{{Trixie, Plain}, {Trixie, Updated}, {Bookworm, Plain}, {Bookworm, Updated}} {
+		if _, err := archive.debian.tar(ctx, archive.suites); err != nil {
+			return fmt.Errorf("make an archive of %s: %w", archive.debian.Suite, err)
+		}
+	}
+	return nil
+}
+
+// CachedTar returns the path of an archive by what it is made from. It is made once: another process that needs it
+// meanwhile waits.
+func CachedTar(ctx context.Context, input string, write func(io.Writer) error) (_ string, err error) {
 	cache, err := testbed.CacheDir()
 	if err != nil {
 		return "", err
 	}
 	path := filepath.Join(cache, "archives", tree.Sum([]byte(input)).Hex()+".tar")
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", err
+	}
+	lock := strings.TrimSuffix(path, ".tar") + ".lock"
+	if err := os.WriteFile(lock, nil, 0o600); err != nil {
+		return "", err
+	}
+	unlock, err := testbed.Lock(ctx, lock)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
 	}
 	file, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {

@@ -10,11 +10,11 @@ import (
 // AgentWithPoints builds the agent with its points (package failpoint), and returns its file, which ends with the test. It
 // is for tests of the packages in testbed/.
 //
-// It is compiled as the GNUmakefile compiles the agent, so that most of it is in Go's cache.
+// It is compiled with the flags of the provider, so that most of it is in Go's cache.
 func AgentWithPoints(t testing.TB) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "agent")
-	build := exec.CommandContext(t.Context(), "go", "build", "-tags=faults", "-trimpath", "-gcflags=all=-l -d=maxshapelen=60", "-ldflags=-s -w", "-o", binary, "../../guestagent")
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags=faults", "-trimpath", "-ldflags=-s -w", "-o", binary, "../../guestagent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the agent: %v: %s", err, out)

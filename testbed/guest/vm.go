@@ -35,15 +35,23 @@ type VM struct {
 	Spec vm.Spec
 	// ports on the host's 127.0.0.1, by port in the guest.
 	ports map[uint16]uint16
+	slots *testbed.Slots
 }
 
 // Create makes a VM of 512 MiB that runs a release, with a disk of 4 GiB, and waits until its services have started.
 // SSH is reached from here, and so are the given TCP ports of the guest: see Address. shape changes what is asked for
 // before it is made; nil leaves it.
+//
+// The VM has one of the machine's guest slots (testbed.TakeSlots) until Delete or until the testbed is closed: Create waits for
+// it as long as ctx allows. So code that needs two VMs at the same time must not create them one after the other.
 func (w *World) Create(ctx context.Context, name string, base tree.Digest, shape func(*vm.Spec), ports ...uint16) (*VM, error) {
+	slots, err := w.Bed.TakeSlots(ctx, 1, w.Expected)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
-	v := &VM{World: w, ports: map[uint16]uint16{}, Spec: vm.Spec{
+	v := &VM{World: w, slots: slots, ports: map[uint16]uint16{}, Spec: vm.Spec{
 		Name: w.Bed.Name(name), UUID: uuid.NewString(), Base: base, VCPUs: 1, Memory: 512 << 20, DiskSize: 4 << 30,
 		AuthorizedKeys: []string{w.Key.Authorized}, Running: true,
 		Refresh: vm.RefreshPolicy{Strategy: "live", MaxImpact: agentapi.Level_RESTART, Settle: time.Second},
@@ -221,9 +229,12 @@ func (v *VM) Console() string {
 	return filepath.Join(v.World.Host.Fleet.ConsoleDir, v.Spec.Name+".log")
 }
 
-// Delete ends and removes the VM.
+// Delete ends and removes the VM, and releases its guest slot.
 func (v *VM) Delete(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
-	return v.World.Host.Fleet.Delete(ctx, v.Spec.Name, v.Spec.UUID, v.progress)
+	if err := v.World.Host.Fleet.Delete(ctx, v.Spec.Name, v.Spec.UUID, v.progress); err != nil {
+		return err
+	}
+	return v.slots.Release()
 }

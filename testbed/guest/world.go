@@ -29,6 +29,9 @@ type World struct {
 	Key      *Key
 	// Debian is what releases are made of; Trixie unless it is changed.
 	Debian Debian
+	// Expected is how long a VM is expected to have its guest slot. Of the tests that wait for a slot, the one that expects to
+	// hold it longest is served first.
+	Expected time.Duration
 	// Tell is told what is done; it is not nil.
 	Tell func(step string)
 }
@@ -88,12 +91,12 @@ func (w *World) Close() error { return w.Host.Close() }
 
 // Publish makes the next release of a base: w.Debian with the additional suites (Plain or Updated) and the edits.
 func (w *World) Publish(ctx context.Context, base string, suites []string, edits ...Edit) (tree.Digest, error) {
-	ctx, cancel := context.WithTimeout(ctx, publishLimit)
-	defer cancel()
-	path, err := w.Debian.tar(ctx, suites)
+	path, err := w.Debian.tar(ctx, suites) // which other tests may be waiting for, too
 	if err != nil {
 		return tree.Digest{}, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, publishLimit)
+	defer cancel()
 	last := ""
 	progress := func(step string, _, _ int64) {
 		if step != last {

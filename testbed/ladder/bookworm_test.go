@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -135,6 +136,7 @@ func mustSay(t *testing.T, what, text string, words []string) {
 func TestAnOldKernelAndSystemd(t *testing.T) {
 	t.Parallel()
 	w := guest.New(t)
+	w.Expected = 5 * time.Minute
 	w.Debian = guest.Bookworm
 	w.Host.Publisher.MaxChain = longest
 	chain := [longest + 1]tree.Digest{}

@@ -2,10 +2,12 @@
 package ladder_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -106,6 +108,11 @@ func newClimber(t *testing.T, w *guest.World, name string, first tree.Digest) *c
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := v.Delete(context.WithoutCancel(t.Context())); err != nil && !t.Failed() {
+			t.Errorf("delete the VM, for another one to have its slot: %v", err)
+		}
+	})
 	status, err := v.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +141,7 @@ const (
 func TestTheLadder(t *testing.T) {
 	t.Parallel()
 	w := guest.New(t)
+	w.Expected = 6 * time.Minute
 	points := guest.AgentWithPoints(t) // its watchdog is impatient
 	w.Host.Fleet.AgentBinary = func() ([]byte, error) { return os.ReadFile(points) }
 	publish := func(suites []string, edits []guest.Edit) tree.Digest {

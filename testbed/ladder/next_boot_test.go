@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -16,6 +17,7 @@ import (
 func TestTheNextBoot(t *testing.T) {
 	t.Parallel()
 	w := guest.New(t)
+	w.Expected = 4 * time.Minute
 	system := func(name string) []guest.Edit {
 		return marked(name, guest.Write("etc/ours", 0o644, name), guest.Append("etc/group", name+":x:"+map[string]string{"now": "990", "next": "991"}[name]+":\n"))
 	}

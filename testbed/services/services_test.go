@@ -115,6 +115,7 @@ func checks() []*agentapi.HealthCheck {
 func build(t *testing.T) *house {
 	t.Helper()
 	w := guest.New(t)
+	w.Expected = 7 * time.Minute
 	h := &house{}
 	var err error
 	if h.releases, err = w.Releases(t.Context(), "debian", guest.Plain, contents(t, "one"), contents(t, "two"), contents(t, "three")); err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
@@ -30,6 +31,7 @@ func TestAVMLivesOnAPoolOfBlockDevices(t *testing.T) {
 	bed := testbed.New(t)
 	pool := bed.LogicalPool(t, formerDisk(t))
 	w := guest.On(t, bed, pool)
+	w.Expected = 2 * time.Minute
 	ctx := t.Context()
 	release := func(mark string) []guest.Edit { return []guest.Edit{guest.Write("usr/share/mark", 0o644, mark)} }
 	ids, err := w.Releases(ctx, "os", guest.Updated, release("one"), release("two"))

@@ -69,6 +69,9 @@ func run(ctx context.Context, s settings) (err error) {
 	}
 	defer func() { err = errors.Join(err, bed.Close(), nothingRuns(dir)) }()
 	out.step("it answers at " + bed.URI())
+	if _, err := bed.TakeSlots(ctx, guests, 0); err != nil {
+		return err
+	}
 
 	d, err := newDemo(ctx, s, bed, dir, out)
 	if err != nil {
@@ -86,6 +89,9 @@ func run(ctx context.Context, s settings) (err error) {
 	out.title("Every claim held")
 	return nil
 }
+
+// guests is how many VMs the demo runs at the same time.
+const guests = 2
 
 // leave removes the demo's directory, or, when something is to be looked into, all but its logs, consoles and
 // configuration. An interrupted demo leaves nothing.
