@@ -33,7 +33,6 @@ func TestTypesAreTheSchemas(t *testing.T) {
 		"change":       {object(changeTypes), base.Attributes["change"].GetType()},
 		"disk":         {object(diskTypes), vm.Attributes["disk"].GetType()},
 		"interfaces":   {types.MapType{ElemType: interfaceType}, vm.Attributes["interfaces"].GetType()},
-		"refresh":      {object(refreshTypes), vm.Attributes["refresh"].GetType()},
 		"stack":        {object(stackTypes), vm.Attributes["stack"].GetType()},
 		"agent":        {object(agentTypes), vm.Attributes["agent"].GetType()},
 		"held_layers":  {types.ListType{ElemType: heldLayerType}, vm.Attributes["held_layers"].GetType()},

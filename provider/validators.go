@@ -3,15 +3,20 @@ package provider
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	fwpath "github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -159,4 +164,34 @@ var isLoopbackURL = textRule{
 			return fmt.Errorf("%q is not the guest's loopback", parsed.Hostname())
 		}
 	},
+}
+
+// exactlyOne refuses objects of a map that set none or several of the names.
+func exactlyOne(at fwpath.Path, objects types.Map, names ...string) diag.Diagnostics {
+	var diags diag.Diagnostics
+	elements := objects.Elements()
+	for _, key := range slices.Sorted(maps.Keys(elements)) {
+		one, ok := elements[key].(types.Object)
+		if !ok || one.IsUnknown() {
+			continue
+		}
+		attributes := one.Attributes()
+		if slices.ContainsFunc(names, func(name string) bool { return attributes[name] != nil && attributes[name].IsUnknown() }) {
+			continue
+		}
+		set := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return unset(attributes[name]) })
+		if len(set) == 1 {
+			continue
+		}
+		have := "none of them is set"
+		if len(set) > 1 {
+			have = "these are set: " + strings.Join(set, ", ")
+		}
+		where := at.AtMapKey(key)
+		diags.Append(failedAt(where, failure{
+			do: "use", object: where.String(), err: fmt.Errorf("exactly one of %s must be set, and %s", strings.Join(names, ", "), have),
+			next: "Set exactly one of them.",
+		})...)
+	}
+	return diags
 }

@@ -34,6 +34,19 @@ func textList(ctx context.Context, before types.List, now []string, diags *diag.
 	return list(ctx, now, diags)
 }
 
+// texts reads a list of texts; nil if it is null.
+func texts(ctx context.Context, list types.List, diags *diag.Diagnostics) []string {
+	if list.IsNull() {
+		return nil
+	}
+	var found []string
+	diags.Append(list.ElementsAs(ctx, &found, false)...)
+	return found
+}
+
+// unset reports whether a value is null or unknown.
+func unset(value attr.Value) bool { return value == nil || value.IsNull() || value.IsUnknown() }
+
 // digests writes ids as texts. It is never nil.
 func digests[D interface{ String() string }](ids []D) []string {
 	written := make([]string, len(ids))

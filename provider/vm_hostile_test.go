@@ -48,13 +48,12 @@ func FuzzAnswers(f *testing.F) {
 			found.Stack = parsed
 		}
 		ctx := context.Background()
-		model := vmModel{Stack: types.ObjectNull(stackTypes), Agent: types.ObjectNull(agentTypes), HeldLayers: types.ListNull(heldLayerType)}
-		diags := model.observeComputed(ctx, found)
+		model := vmModel{}
+		model.Stack, model.Agent, model.HeldLayers = types.ObjectNull(stackTypes), types.ObjectNull(agentTypes), types.ListNull(heldLayerType)
+		diags := model.observe(ctx, found)
 		if status.GetLast() != nil {
-			diags.Append(model.observeRefresh(ctx, status.GetLast(), 0)...)
-			impact, d := impactOf(ctx, status.GetLast().GetImpact())
-			diags.Append(d...)
-			model.Impact = impact
+			diags.Append(model.fromReport(ctx, status.GetLast(), 0)...)
+			diags.Append(model.fromImpact(ctx, status.GetLast().GetImpact())...)
 			tooLarge("web", status.GetLast().GetImpact(), "restart")
 		}
 		if diags.HasError() {

@@ -3,281 +3,137 @@ package provider
 import (
 	"context"
 	"maps"
-	"slices"
-	"strconv"
+	"sync"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
-	"github.com/hashicorp/terraform-plugin-framework/types"
-	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmModel is sharedos_vm in config, plan and state.
+// vmModel is sharedos_vm in config, plan and state. It consists of blocks, one for each group of attributes.
 type vmModel struct {
-	Name              types.String `tfsdk:"name"`
-	Base              types.String `tfsdk:"base"`
-	Components        types.List   `tfsdk:"components"`
-	VCPUs             types.Int64  `tfsdk:"vcpus"`
-	Memory            sizeValue    `tfsdk:"memory"`
-	Disk              types.Object `tfsdk:"disk"`
-	Hostname          types.String `tfsdk:"hostname"`
-	SSHAuthorizedKeys types.List   `tfsdk:"ssh_authorized_keys"`
-	Interfaces        types.Map    `tfsdk:"interfaces"`
-	Running           types.Bool   `tfsdk:"running"`
-	Refresh           types.Object `tfsdk:"refresh"`
-
-	UUID        types.String `tfsdk:"uuid"`
-	State       types.String `tfsdk:"state"`
-	Stack       types.Object `tfsdk:"stack"`
-	Agent       types.Object `tfsdk:"agent"`
-	Impact      types.Object `tfsdk:"impact"`
-	LastRefresh types.Object `tfsdk:"last_refresh"`
-	Pending     types.List   `tfsdk:"pending"`
-	HeldLayers  types.List   `tfsdk:"held_layers"`
+	vmIdentity
+	vmStack
+	vmCompute
+	vmDisk
+	vmInterfaces
+	vmPower
+	vmRefresh
+	vmAgent
+	vmImpact
+	vmLastRefresh
 
 	Timeouts timeouts.Value `tfsdk:"timeouts"`
 }
 
-// interfaceModel is one value of the attribute interfaces.
-type interfaceModel struct {
-	User    types.Object `tfsdk:"user"`
-	Bridge  types.String `tfsdk:"bridge"`
-	Network types.String `tfsdk:"network"`
+// vmBlock is a group of attributes of sharedos_vm. It is a struct whose fields hold their values, and everything that
+// the resource needs to know about these attributes is in the methods of this struct: a new attribute of a VM is a
+// field, an entry in attributes, and a line each in toSpec and fromVM.
+type vmBlock interface {
+	// attributes returns the block's part of the schema.
+	attributes() map[string]schema.Attribute
+	// toSpec writes what the user configured into the specification of the VM. All of it is known.
+	toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics
+	// fromVM reads the attributes back from the VM. Where the VM has what the block says already, the block keeps the
+	// user's spelling: 1024MiB stays 1024MiB, and an absent list stays absent.
+	fromVM(ctx context.Context, found *vm.VM) diag.Diagnostics
+	// compare notes in change what the block, which is planned, asks for and the VM in state does not have.
+	compare(state *vmModel, change *vmChange)
 }
 
-// refreshModel is the attribute refresh.
-type refreshModel struct {
-	Strategy       types.String `tfsdk:"strategy"`
-	MaxImpact      types.String `tfsdk:"max_impact"`
-	Settle         types.String `tfsdk:"settle"`
-	RestartTimeout types.String `tfsdk:"restart_timeout"`
-	Policy         types.String `tfsdk:"policy"`
-	Units          types.Map    `tfsdk:"units"`
-	HealthChecks   types.Map    `tfsdk:"health_checks"`
+// vmBlockWithPlan is a block with values that Terraform cannot plan from the schema alone.
+type vmBlockWithPlan interface {
+	// completePlan sets defaults that follow from other attributes, and keeps the spelling in state of a value that
+	// means the same in the plan. There is no state, nil, for a new VM.
+	completePlan(config, state *vmModel)
 }
 
-// unitPolicyModel is one value of the attribute refresh.units.
-type unitPolicyModel struct {
-	Policy types.String `tfsdk:"policy"`
-	Paths  types.List   `tfsdk:"paths"`
+// vmBlockWithValidation is a block with rules that concern several attributes together.
+type vmBlockWithValidation interface {
+	// validate checks the configuration. Values may be unknown.
+	validate() diag.Diagnostics
 }
 
-// healthCheckModel is one value of the attribute refresh.health_checks.
-type healthCheckModel struct {
-	Unit    types.String `tfsdk:"unit"`
-	HTTP    types.String `tfsdk:"http"`
-	TCP     types.String `tfsdk:"tcp"`
-	Command types.List   `tfsdk:"command"`
-	Timeout types.String `tfsdk:"timeout"`
-}
+// computedOnly is embedded by blocks that hold nothing that a user can configure.
+type computedOnly struct{}
 
-var (
-	diskTypes      = map[string]attr.Type{"size": sizeType{}}
-	userTypes      = map[string]attr.Type{"forwards": types.MapType{ElemType: types.Int64Type}}
-	interfaceTypes = map[string]attr.Type{
-		"user": types.ObjectType{AttrTypes: userTypes}, "bridge": types.StringType, "network": types.StringType,
+func (computedOnly) toSpec(context.Context, *vm.Spec) diag.Diagnostics { return nil }
+func (computedOnly) compare(*vmModel, *vmChange)                       {}
+
+func (m *vmModel) blocks() []vmBlock {
+	return []vmBlock{
+		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmInterfaces, &m.vmPower, &m.vmRefresh,
+		&m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
 	}
-	interfaceType = types.ObjectType{AttrTypes: interfaceTypes}
-)
-
-// diskSize is the size of the private disk; unknown or null if it is.
-func (m *vmModel) diskSize() sizeValue {
-	if m.Disk.IsNull() || m.Disk.IsUnknown() {
-		return sizeValue{types.StringUnknown()}
-	}
-	size, ok := m.Disk.Attributes()["size"].(sizeValue)
-	if !ok {
-		return sizeValue{types.StringNull()}
-	}
-	return size
 }
 
-// policy reads the attribute refresh.
-func (m *vmModel) policy(ctx context.Context) (refreshModel, diag.Diagnostics) {
-	var model refreshModel
-	diags := m.Refresh.As(ctx, &model, basetypes.ObjectAsOptions{})
-	return model, diags
+// vmAttributes returns the attributes of all blocks.
+func vmAttributes() map[string]schema.Attribute {
+	attributes := map[string]schema.Attribute{}
+	for _, block := range new(vmModel).blocks() {
+		maps.Copy(attributes, block.attributes())
+	}
+	return attributes
 }
 
-// spec turns a model whose user attributes are all known into what the VM is to be.
+// vmNames are the names of the attributes of all blocks.
+var vmNames = sync.OnceValue(func() attributeNames { return namesOf(vmAttributes()) })
+
+// spec returns the specification of the VM. All that the user configured must be known.
 func (m *vmModel) spec(ctx context.Context) (vm.Spec, diag.Diagnostics) {
+	var spec vm.Spec
 	var diags diag.Diagnostics
-	spec := vm.Spec{
-		Name: m.Name.ValueString(), UUID: m.UUID.ValueString(),
-		VCPUs: int(m.VCPUs.ValueInt64()), Memory: m.Memory.Bytes(), DiskSize: m.diskSize().Bytes(),
-		Hostname: m.Hostname.ValueString(), Running: m.Running.ValueBool(),
-	}
-	digest := func(text string) tree.Digest {
-		id, err := tree.ParseDigest(text)
-		if err != nil {
-			diags.Append(failed(failure{do: "read a release id of", object: vmName(spec.Name), err: err})...)
-		}
-		return id
-	}
-	spec.Base = digest(m.Base.ValueString())
-	for _, text := range texts(ctx, m.Components, &diags) {
-		spec.Components = append(spec.Components, digest(text))
-	}
-	spec.AuthorizedKeys = texts(ctx, m.SSHAuthorizedKeys, &diags)
-	spec.Interfaces = m.interfaces(ctx, &diags)
-	policy, d := m.policy(ctx)
-	diags.Append(d...)
-	spec.Refresh = vm.RefreshPolicy{
-		Strategy:       policy.Strategy.ValueString(),
-		MaxImpact:      levelOf(policy.MaxImpact.ValueString()),
-		Settle:         duration(policy.Settle.ValueString()),
-		RestartTimeout: duration(policy.RestartTimeout.ValueString()),
-		HealthChecks:   healthChecks(ctx, policy.HealthChecks, &diags),
-		Units:          unitPolicy(ctx, policy, &diags),
+	for _, block := range m.blocks() {
+		diags.Append(block.toSpec(ctx, &spec)...)
 	}
 	return spec, diags
 }
 
-// texts reads a list of texts; nil if it is null.
-func texts(ctx context.Context, list types.List, diags *diag.Diagnostics) []string {
-	if list.IsNull() {
-		return nil
-	}
-	var found []string
-	diags.Append(list.ElementsAs(ctx, &found, false)...)
-	return found
+// known reports whether all that spec needs is known.
+func (m *vmModel) known(ctx context.Context) (bool, error) {
+	return fullyKnown(ctx, m, vmNames().configurable)
 }
 
-func (m *vmModel) interfaces(ctx context.Context, diags *diag.Diagnostics) map[string]hypervisor.Interface {
-	if m.Interfaces.IsNull() {
-		return nil
+// observe makes the model describe the VM as it is.
+func (m *vmModel) observe(ctx context.Context, found *vm.VM) diag.Diagnostics {
+	var diags diag.Diagnostics
+	for _, block := range m.blocks() {
+		diags.Append(block.fromVM(ctx, found)...)
 	}
-	var models map[string]interfaceModel
-	diags.Append(m.Interfaces.ElementsAs(ctx, &models, false)...)
-	found := make(map[string]hypervisor.Interface, len(models))
-	for name, model := range models {
-		one := hypervisor.Interface{Bridge: model.Bridge.ValueString(), Network: model.Network.ValueString()}
-		if !model.User.IsNull() {
-			one.User = &hypervisor.UserNetwork{Forwards: map[uint16]uint16{}}
-			var user struct {
-				Forwards map[string]int64 `tfsdk:"forwards"`
-			}
-			diags.Append(model.User.As(ctx, &user, basetypes.ObjectAsOptions{})...)
-			for host, guest := range user.Forwards {
-				port, err := strconv.ParseUint(host, 10, 16)
-				if err != nil {
-					diags.Append(failed(failure{do: "read the forwards of", object: vmName(m.Name.ValueString()), err: err})...)
-					continue
-				}
-				one.User.Forwards[uint16(port)] = uint16(guest)
-			}
-		}
-		found[name] = one
-	}
-	return found
+	return diags
 }
 
-// unitPolicy is what may be done with units; nil if that is what is done anyway.
-func unitPolicy(ctx context.Context, refresh refreshModel, diags *diag.Diagnostics) *agentapi.UnitPolicy {
-	policy := &agentapi.UnitPolicy{}
-	if wanted := refresh.Policy.ValueString(); wanted != policyRestart {
-		policy.Default = wanted
-	}
-	if !refresh.Units.IsNull() {
-		var models map[string]unitPolicyModel
-		diags.Append(refresh.Units.ElementsAs(ctx, &models, false)...)
-		for unit, model := range models {
-			if !model.Policy.IsNull() {
-				if policy.Units == nil {
-					policy.Units = map[string]string{}
-				}
-				policy.Units[unit] = model.Policy.ValueString()
-			}
-			if paths := texts(ctx, model.Paths, diags); len(paths) > 0 {
-				if policy.Paths == nil {
-					policy.Paths = map[string]*agentapi.PathList{}
-				}
-				policy.Paths[unit] = &agentapi.PathList{Paths: paths}
-			}
-		}
-	}
-	if policy.GetDefault() == "" && len(policy.GetUnits())+len(policy.GetPaths()) == 0 {
-		return nil
-	}
-	return policy
+// carryComputed takes the computed attributes from an earlier state.
+func (m *vmModel) carryComputed(from *vmModel) { copyValues(m, from, vmNames().computed) }
+
+// complete takes the computed attributes that the plan left unknown from what was observed.
+func (m *vmModel) complete(observed *vmModel) { completeValues(m, observed, vmNames().computed) }
+
+// vmChange says what differs between the plan and the state of a VM, by how the difference reaches the VM.
+type vmChange struct {
+	// stack: base or components. A running VM is refreshed.
+	stack bool
+	// hardware: what a VM takes on only when it is powered off and started.
+	hardware bool
+	// power: whether the VM runs.
+	power bool
+	// disk: the size of the private disk, which grows while the VM runs.
+	disk bool
+	// definition: what is written into the definition, or guides the provider, and leaves the running guest alone.
+	definition bool
 }
 
-func healthChecks(ctx context.Context, checks types.Map, diags *diag.Diagnostics) []*agentapi.HealthCheck {
-	if checks.IsNull() {
-		return nil
+// changeFrom compares the plan with the VM in state. An unknown value counts as different.
+func (m *vmModel) changeFrom(state *vmModel) vmChange {
+	change := vmChange{definition: !m.Timeouts.Equal(state.Timeouts)}
+	for _, block := range m.blocks() {
+		block.compare(state, &change)
 	}
-	var models map[string]healthCheckModel
-	diags.Append(checks.ElementsAs(ctx, &models, false)...)
-	var found []*agentapi.HealthCheck
-	for _, name := range slices.Sorted(maps.Keys(models)) {
-		model := models[name]
-		check := &agentapi.HealthCheck{Name: name, TimeoutMs: duration(model.Timeout.ValueString()).Milliseconds()}
-		switch {
-		case !model.Unit.IsNull():
-			check.Kind = &agentapi.HealthCheck_Unit{Unit: model.Unit.ValueString()}
-		case !model.HTTP.IsNull():
-			check.Kind = &agentapi.HealthCheck_Http{Http: model.HTTP.ValueString()}
-		case !model.TCP.IsNull():
-			check.Kind = &agentapi.HealthCheck_Tcp{Tcp: model.TCP.ValueString()}
-		default:
-			check.Kind = &agentapi.HealthCheck_Command{Command: &agentapi.Command{Argv: texts(ctx, model.Command, diags)}}
-		}
-		found = append(found, check)
-	}
-	return found
+	return change
 }
 
-// sameWish reports whether the user asks for the same VM.
-func (m *vmModel) sameWish(as vmModel) bool {
-	return m.sameStackWish(as) && m.sameHardware(as) && m.diskSize().same(as.diskSize()) && m.Hostname.Equal(as.Hostname) &&
-		m.SSHAuthorizedKeys.Equal(as.SSHAuthorizedKeys) && m.Running.Equal(as.Running) &&
-		m.Refresh.Equal(as.Refresh) && m.Timeouts.Equal(as.Timeouts)
-}
-
-// sameStackWish reports whether the user asks for the same base and components.
-func (m *vmModel) sameStackWish(as vmModel) bool {
-	return m.Base.Equal(as.Base) && slices.EqualFunc(m.Components.Elements(), as.Components.Elements(), attr.Value.Equal) &&
-		!m.Components.IsUnknown()
-}
-
-// sameHardware reports whether the user asks for the same processors, memory and interfaces.
-func (m *vmModel) sameHardware(as vmModel) bool {
-	return m.VCPUs.Equal(as.VCPUs) && m.Memory.same(as.Memory) && m.Interfaces.Equal(as.Interfaces)
-}
-
-// diverged reports whether the VM was last heard to run another stack than its definition names, though it is to
-// follow at once: a rollback, or an apply that was cut off between guest and definition. A stack that waits for the next
-// start is no divergence, unless the plan may climb another rung than the one that it was left at.
-func (m *vmModel) diverged(ctx context.Context, plan vmModel) (bool, diag.Diagnostics) {
-	policy, diags := plan.policy(ctx)
-	if policy.Strategy.ValueString() == vm.NextBoot || m.waits(ctx, &diags) && plan.Refresh.Equal(m.Refresh) || !m.Running.ValueBool() || !m.answering() || m.Stack.IsNull() {
-		return false, diags
-	}
-	var stack stackModel
-	diags.Append(m.Stack.As(ctx, &stack, basetypes.ObjectAsOptions{})...)
-	return stack.Base != m.Base.ValueString() || !slices.Equal(stack.Components, texts(ctx, m.Components, &diags)), diags
-}
-
-// waits reports whether the VM is left with another stack than its definition's until it is next started.
-func (m *vmModel) waits(ctx context.Context, diags *diag.Diagnostics) bool {
-	base, err := tree.ParseDigest(m.Base.ValueString())
-	if err != nil || m.Pending.IsUnknown() {
-		return false
-	}
-	return slices.Contains(texts(ctx, m.Pending, diags), vm.StackPending(base))
-}
-
-// answering reports whether the agent answered when it was last asked.
-func (m *vmModel) answering() bool {
-	if m.Agent.IsNull() || m.Agent.IsUnknown() {
-		return false
-	}
-	answering, ok := m.Agent.Attributes()["answering"].(types.Bool)
-	return ok && answering.ValueBool()
-}
+// silent reports whether a running VM's agent did not answer, so that nothing is known about its guest.
+func silent(found *vm.VM) bool { return found.State == hypervisor.Running && !found.Answered }

@@ -11,7 +11,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
-	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -63,9 +62,9 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 		r.unfinished(ctx, backend.VMs(), &plan, spec, progress, err, resp)
 		return
 	}
-	seen := plan
-	resp.Diagnostics.Append(seen.observeComputed(ctx, made)...)
-	plan.completeComputed(seen)
+	observed := plan
+	resp.Diagnostics.Append(observed.observe(ctx, made)...)
+	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 }
 
@@ -87,15 +86,14 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 		resp.Diagnostics.Append(failed(fail)...) // nothing of it was defined
 		return
 	}
-	seen := *plan
-	seen.unknownComputed()
+	observed := *plan
 	if err != nil {
 		// No answer is not absence: the VM may be there.
 		found = &vm.VM{Spec: spec}
 		fail.err = errors.Join(cause, err)
 	}
-	resp.Diagnostics.Append(seen.observeComputed(ctx, found)...)
-	plan.completeComputed(seen)
+	resp.Diagnostics.Append(observed.observe(ctx, found)...)
+	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, plan)...)
 	resp.Diagnostics.Append(markUnfinished(ctx, resp.Private, progress.at())...)
 	if ctx.Err() != nil {
@@ -201,7 +199,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	var delta int64
 	if report != nil {
 		var sizeErr error
-		if delta, sizeErr = deltaBytes(ctx, backend.Publisher(), spec, state); sizeErr != nil {
+		if delta, sizeErr = state.newLayerBytes(ctx, backend.Publisher(), spec); sizeErr != nil {
 			resp.Diagnostics.AddWarning("Unable to tell the size of the delta of "+vmName(spec.Name), sentence(sizeErr))
 		}
 	}
@@ -210,16 +208,12 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 		r.settle(ctx, backend.VMs(), state, report, delta, resp)
 		return
 	}
-	seen := state
-	seen.Impact = types.ObjectNull(impactTypes)
-	if impact := report.GetImpact(); impact != nil {
-		seen.Impact, diags = impactOf(ctx, done(impact))
-		resp.Diagnostics.Append(diags...)
-	}
+	observed := state
+	resp.Diagnostics.Append(observed.fromImpact(ctx, done(report.GetImpact()))...)
 	if report != nil && updated.Waits == "" { // else nothing was done
-		resp.Diagnostics.Append(seen.observeRefresh(ctx, report, delta)...)
+		resp.Diagnostics.Append(observed.fromReport(ctx, report, delta)...)
 	}
-	resp.Diagnostics.Append(seen.observeComputed(ctx, updated)...)
+	resp.Diagnostics.Append(observed.observe(ctx, updated)...)
 	if updated.OtherAgent != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" is not this provider's", guestText(updated.OtherAgent)+
 			".\n\nWhat was asked for is done: the agent in the VM serves on. The next start of the VM brings the provider's.")
@@ -227,7 +221,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	if updated.Remains != nil {
 		resp.Diagnostics.Append(remains("What "+vmName(spec.Name)+" ran before is still in the storage pool", updated.Remains))
 	}
-	plan.completeComputed(seen)
+	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 	resp.Diagnostics.Append(markFinished(ctx, resp.Private)...)
 }
@@ -285,7 +279,7 @@ func remains(summary string, err error) diag.Diagnostic {
 // settle writes what the VM is after an update that failed. If it cannot be asked, state stays as it was.
 func (r *vmResource) settle(ctx context.Context, vms vm.Interface, state vmModel, report *agentapi.Report, delta int64, resp *resource.UpdateResponse) {
 	if report != nil {
-		resp.Diagnostics.Append(state.observeRefresh(ctx, report, delta)...)
+		resp.Diagnostics.Append(state.fromReport(ctx, report, delta)...)
 	}
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer cancel()

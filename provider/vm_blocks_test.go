@@ -1,0 +1,326 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"math/big"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-framework/attr"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/tfsdk"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/hashicorp/terraform-plugin-go/tftypes"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// vmSamples has a value for every attribute of sharedos_vm that can be configured, other than that of plainVM.
+var vmSamples = map[string]struct {
+	at    path.Path
+	value any
+}{
+	"name":                {path.Root("name"), "other"},
+	"hostname":            {path.Root("hostname"), "other.example"},
+	"ssh_authorized_keys": {path.Root("ssh_authorized_keys"), []string{"ssh-ed25519 AAAA me"}},
+	"base":                {path.Root("base"), tree.Digest{9}.String()},
+	"components":          {path.Root("components"), []string{tree.Digest{8}.String()}},
+	"vcpus":               {path.Root("vcpus"), int64(3)},
+	"memory":              {path.Root("memory"), "1GiB"},
+	"disk.size":           {path.Root("disk").AtName("size"), "8GiB"},
+	"interfaces.user.forwards": {
+		path.Root("interfaces").AtMapKey("lan").AtName("user").AtName("forwards").AtMapKey("8080"), int64(80),
+	},
+	"interfaces.bridge":             {path.Root("interfaces").AtMapKey("lan").AtName("bridge"), "br1"},
+	"interfaces.network":            {path.Root("interfaces").AtMapKey("lan").AtName("network"), "other"},
+	"running":                       {path.Root("running"), false},
+	"refresh.strategy":              {path.Root("refresh").AtName("strategy"), "kexec"},
+	"refresh.max_impact":            {path.Root("refresh").AtName("max_impact"), "kexec"},
+	"refresh.settle":                {path.Root("refresh").AtName("settle"), "7s"},
+	"refresh.restart_timeout":       {path.Root("refresh").AtName("restart_timeout"), "7s"},
+	"refresh.policy":                {path.Root("refresh").AtName("policy"), "report"},
+	"refresh.units.policy":          {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("policy"), "report"},
+	"refresh.units.paths":           {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("paths"), []string{"/usr/a"}},
+	"refresh.health_checks.unit":    {healthCheckPath.AtName("unit"), "a.service"},
+	"refresh.health_checks.http":    {healthCheckPath.AtName("http"), "http://127.0.0.1/"},
+	"refresh.health_checks.tcp":     {healthCheckPath.AtName("tcp"), "127.0.0.1:1"},
+	"refresh.health_checks.command": {healthCheckPath.AtName("command"), []string{"/bin/true"}},
+	"refresh.health_checks.timeout": {healthCheckPath.AtName("timeout"), "7s"},
+	"timeouts.create":               {path.Root("timeouts").AtName("create"), "1h"},
+	"timeouts.update":               {path.Root("timeouts").AtName("update"), "1h"},
+	"timeouts.delete":               {path.Root("timeouts").AtName("delete"), "1h"},
+}
+
+var healthCheckPath = path.Root("refresh").AtName("health_checks").AtMapKey("a")
+
+// plainVM is a VM that runs with the defaults of all attributes that have one.
+func plainVM() *vm.VM {
+	return &vm.VM{
+		State: hypervisor.Running,
+		Spec: vm.Spec{
+			Name: "web", UUID: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", Hostname: "web", Base: tree.Digest{1},
+			VCPUs: 1, Memory: 512 << 20, DiskSize: 4 << 30, Running: true,
+		},
+	}
+}
+
+// vmPlan is a plan of sharedos_vm, to set values in.
+type vmPlan struct {
+	t *testing.T
+	tfsdk.Plan
+}
+
+// newVMPlan is the state of a VM after it was imported: nothing but what the VM itself says.
+func newVMPlan(t *testing.T, found *vm.VM) vmPlan {
+	t.Helper()
+	described := schemaOf(t, &vmResource{})
+	object, ok := described.Type().TerraformType(t.Context()).(tftypes.Object)
+	if !ok {
+		t.Fatal("a resource is no object")
+	}
+	nulls := map[string]tftypes.Value{}
+	for name, attributeType := range object.AttributeTypes {
+		nulls[name] = tftypes.NewValue(attributeType, nil)
+	}
+	plan := vmPlan{t, tfsdk.Plan{Schema: described, Raw: tftypes.NewValue(object, nulls)}}
+	model := plan.model()
+	if diags := model.observe(t.Context(), found); diags.HasError() {
+		t.Fatal(diags)
+	}
+	if diags := plan.Set(t.Context(), model); diags.HasError() {
+		t.Fatal(diags)
+	}
+	return plan
+}
+
+func (p *vmPlan) set(at path.Path, value any) {
+	p.t.Helper()
+	if diags := p.SetAttribute(p.t.Context(), at, value); diags.HasError() {
+		p.t.Fatal(diags)
+	}
+}
+
+func (p *vmPlan) model() *vmModel {
+	p.t.Helper()
+	var model vmModel
+	if diags := p.Get(p.t.Context(), &model); diags.HasError() {
+		p.t.Fatal(diags)
+	}
+	return &model
+}
+
+func (p *vmPlan) spec() vm.Spec {
+	p.t.Helper()
+	spec, diags := p.model().spec(p.t.Context())
+	if diags.HasError() {
+		p.t.Fatal(diags)
+	}
+	return spec
+}
+
+// at is the value of an attribute, as text.
+func (p *vmPlan) at(at path.Path) string {
+	p.t.Helper()
+	var value attr.Value
+	if diags := p.GetAttribute(p.t.Context(), at, &value); diags.HasError() {
+		p.t.Fatal(diags)
+	}
+	return value.String()
+}
+
+// eachLeaf calls do with every attribute that has no attributes of its own, by the names on the way to it.
+func eachLeaf(prefix string, attributes map[string]schema.Attribute, do func(name string, attribute schema.Attribute)) {
+	for name, attribute := range attributes {
+		name = strings.TrimPrefix(prefix+"."+name, ".")
+		switch nested := attribute.(type) {
+		case schema.SingleNestedAttribute:
+			eachLeaf(name, nested.Attributes, do)
+		case schema.MapNestedAttribute:
+			eachLeaf(name, nested.NestedObject.Attributes, do)
+		case schema.ListNestedAttribute:
+			eachLeaf(name, nested.NestedObject.Attributes, do)
+		default:
+			do(name, attribute)
+		}
+	}
+}
+
+// Whoever adds an attribute and forgets it in its block's toSpec, fromVM or compare learns it here.
+func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
+	plain := newVMPlan(t, plainVM())
+	eachLeaf("", plain.Schema.(schema.Schema).Attributes, func(name string, attribute schema.Attribute) {
+		if !attribute.IsOptional() && !attribute.IsRequired() {
+			return
+		}
+		t.Run(name, func(t *testing.T) {
+			sample, ok := vmSamples[name]
+			if !ok {
+				t.Fatal("vmSamples has no value for it")
+			}
+			root := strings.Split(name, ".")[0]
+			plain := newVMPlan(t, plainVM())
+			if name == "refresh.health_checks.timeout" {
+				plain.set(healthCheckPath.AtName("unit"), "a.service") // there is no timeout without a check
+			}
+			plan := plain
+			plan.set(sample.at, sample.value)
+
+			if text(t, plan.spec()) == text(t, plain.spec()) && root != "timeouts" { // these bound what the provider does
+				t.Error("the specification is the same with another value: see toSpec")
+			}
+			if plan.model().changeFrom(plain.model()) == (vmChange{}) {
+				t.Error("another value is no change: see compare")
+			}
+			unknown := newVMPlan(t, plainVM())
+			unknown.set(path.Root(root), unknownOf(t, plain.Schema.(schema.Schema).Attributes[root]))
+			if unknown.model().changeFrom(plain.model()) == (vmChange{}) {
+				t.Error("an unknown value is no change: see compare")
+			}
+			if known, err := unknown.model().known(t.Context()); (known || err != nil) && root != "timeouts" {
+				t.Errorf("an unknown value is known: %t, %v", known, err)
+			}
+			if root == "refresh" || root == "timeouts" {
+				return // only the configuration has these
+			}
+			found := &vm.VM{Spec: plan.spec(), State: hypervisor.Running}
+			if !found.Spec.Running {
+				found.State = hypervisor.Off
+			}
+			read := newVMPlan(t, found)
+			if got, want := read.at(sample.at), plan.at(sample.at); got != want {
+				t.Errorf("%s is read back as %s: see fromVM", want, got)
+			}
+		})
+	})
+	for name := range vmSamples {
+		t.Run("sample "+name, func(t *testing.T) {
+			found := false
+			eachLeaf("", plain.Schema.(schema.Schema).Attributes, func(leaf string, _ schema.Attribute) { found = found || leaf == name })
+			if !found {
+				t.Error("there is no such attribute")
+			}
+		})
+	}
+}
+
+func text(t *testing.T, spec vm.Spec) string {
+	t.Helper()
+	text, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func unknownOf(t *testing.T, attribute schema.Attribute) attr.Value {
+	t.Helper()
+	terraformType := attribute.GetType().TerraformType(t.Context())
+	value, err := attribute.GetType().ValueFromTerraform(t.Context(), tftypes.NewValue(terraformType, tftypes.UnknownValue))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// A guest whose agent answers all that it can answer, after a refresh that did all that a refresh can do.
+func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
+	found := plainVM()
+	stack := release.Stack{
+		Base: tree.Digest{1}, Components: []tree.Digest{{2}}, Layers: []release.Layer{{ID: tree.Digest{3}, Size: 4096}}, Kernel: "6.12",
+	}
+	found.Answered, found.Stack, found.ReadySeconds = true, stack, 1.5
+	found.Agent = &agentapi.StatusResponse{AgentVersion: "1", AgentDigest: "sha256:1", AgentRefused: "sha256:2: no", Kernel: "6.11", Pending: []string{"kernel"}}
+	found.Held = []vm.Held{{ID: tree.Digest{4}, By: []string{"a.service"}}}
+	plan := newVMPlan(t, found)
+	model := plan.model()
+	impact := &agentapi.Impact{
+		Level: agentapi.Level_RESTART, Reasons: []string{"why"}, Left: []string{"b.service"}, Sessions: []string{"s"}, Unaffected: []string{"c.service"},
+		Units: []*agentapi.UnitImpact{{Unit: "a.service", Level: agentapi.Level_RESTART, Reason: "maps", Paths: []string{"/usr/a"}, Packages: []string{"a"}}},
+	}
+	diags := model.fromImpact(t.Context(), impact)
+	diags.Append(model.fromReport(t.Context(), &agentapi.Report{
+		From: &agentapi.Stack{Base: "sha256:1"}, To: &agentapi.Stack{Base: "sha256:2"}, Committed: true, Error: "none", Impact: impact, EtcCarried: 1,
+		Restarts: []*agentapi.UnitRestart{{Unit: "a.service", Level: agentapi.Level_RESTART, InterruptionUs: 1500, Error: "late"}},
+		Pinned:   []string{"d"}, Conflicts: []string{"e"}, Remaining: []string{"f"}, Left: []string{"g"}, Unchecked: []string{"h"}, Pending: []string{"i"},
+		Timings: []*agentapi.Timing{{Step: "swap", Micros: 250}},
+	}, 4096)...)
+	if diags.Append(plan.Set(t.Context(), model)...); diags.HasError() {
+		t.Fatal(diags)
+	}
+	for name := range vmNames().computed {
+		value, _, err := tftypes.WalkAttributePath(plan.Raw, tftypes.NewAttributePath().WithAttributeName(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = tftypes.Walk(value.(tftypes.Value), func(at *tftypes.AttributePath, value tftypes.Value) (bool, error) {
+			if empty(t, value) {
+				t.Errorf("%s %s is not filled in: it is %s", name, at, value)
+			}
+			return true, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// empty reports whether a value says nothing.
+func empty(t *testing.T, value tftypes.Value) bool {
+	t.Helper()
+	if value.IsNull() || !value.IsKnown() {
+		return true
+	}
+	switch {
+	case value.Type().Is(tftypes.List{}):
+		var elements []tftypes.Value
+		return value.As(&elements) != nil || len(elements) == 0
+	case value.Type().Is(tftypes.Map{}):
+		var elements map[string]tftypes.Value
+		return value.As(&elements) != nil || len(elements) == 0
+	case value.Type().Is(tftypes.String):
+		var text string
+		return value.As(&text) != nil || text == ""
+	case value.Type().Is(tftypes.Number):
+		var number big.Float
+		return value.As(&number) != nil || number.Sign() == 0
+	case value.Type().Is(tftypes.Bool):
+		var yes bool
+		return value.As(&yes) != nil || !yes
+	default:
+		return false
+	}
+}
+
+func TestAnObjectThatIsNotConfiguredHasTheDefaultsOfItsAttributes(t *testing.T) {
+	value, diags := nestedDefaults(refreshAttribute().Attributes).value(context.Background())
+	if diags.HasError() {
+		t.Fatal(diags)
+	}
+	for name, want := range map[string]attr.Value{
+		"strategy": types.StringValue("live"), "max_impact": types.StringValue("restart"), "settle": types.StringValue("5s"),
+		"restart_timeout": types.StringNull(), "policy": types.StringValue("restart"),
+	} {
+		if got := value.Attributes()[name]; !got.Equal(want) {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	for _, name := range []string{"units", "health_checks"} {
+		if got := value.Attributes()[name]; !got.IsNull() {
+			t.Errorf("%s is %s, want null", name, got)
+		}
+	}
+	if want := refreshAttribute().GetType(); !value.Type(context.Background()).Equal(want) {
+		t.Errorf("the type is %s, want %s", value.Type(context.Background()), want)
+	}
+	eachLeaf("refresh", refreshAttribute().Attributes, func(name string, attribute schema.Attribute) {
+		if _, text := attribute.(schema.StringAttribute); attribute.IsComputed() && !text {
+			t.Errorf("%s has a default of another type than nestedDefaults knows", name)
+		}
+	})
+}

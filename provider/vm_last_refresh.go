@@ -1,0 +1,129 @@
+package provider
+
+import (
+	"context"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// vmLastRefresh is the report of the last refresh.
+type vmLastRefresh struct {
+	computedOnly
+
+	LastRefresh types.Object `tfsdk:"last_refresh"`
+}
+
+var _ vmBlock = (*vmLastRefresh)(nil)
+
+// lastRefreshModel is the attribute last_refresh.
+type lastRefreshModel struct {
+	From       string             `tfsdk:"from"`
+	To         string             `tfsdk:"to"`
+	Committed  bool               `tfsdk:"committed"`
+	Error      types.String       `tfsdk:"error"`
+	Level      string             `tfsdk:"level"`
+	DeltaBytes int64              `tfsdk:"delta_bytes"`
+	EtcCarried int64              `tfsdk:"etc_carried"`
+	Restarted  []unitRestartModel `tfsdk:"restarted"`
+	Unaffected []string           `tfsdk:"unaffected"`
+	Pinned     []string           `tfsdk:"pinned"`
+	Conflicts  []string           `tfsdk:"conflicts"`
+	Remaining  []string           `tfsdk:"remaining"`
+	Left       []string           `tfsdk:"left"`
+	Unchecked  []string           `tfsdk:"unchecked"`
+	Pending    []string           `tfsdk:"pending"`
+	TimingsMS  map[string]float64 `tfsdk:"timings_ms"`
+}
+
+// unitRestartModel is one value of the attribute last_refresh.restarted.
+type unitRestartModel struct {
+	Unit           string       `tfsdk:"unit"`
+	Level          string       `tfsdk:"level"`
+	InterruptionMS float64      `tfsdk:"interruption_ms"`
+	Error          types.String `tfsdk:"error"`
+}
+
+func lastRefreshAttribute() schema.SingleNestedAttribute {
+	return schema.SingleNestedAttribute{
+		Computed:            true,
+		MarkdownDescription: "What the last refresh by Terraform did; null if there was none.",
+		Attributes: map[string]schema.Attribute{
+			"from":      computedText("Id of the base release before."),
+			"to":        computedText("Id of the base release that it was for."),
+			"committed": schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether the VM runs it; otherwise it went back to what it ran."},
+			"error":     computedText("Why it was rolled back; null if it was not."),
+			"level":     computedText("The impact that it had."),
+			"delta_bytes": schema.Int64Attribute{
+				Computed:            true,
+				MarkdownDescription: "Bytes of the layers that the VM did not have before. They are attached, not copied.",
+			},
+			"etc_carried": schema.Int64Attribute{Computed: true, MarkdownDescription: "Files in `/etc` that took the new version."},
+			"restarted": schema.ListNestedAttribute{
+				Computed:            true,
+				MarkdownDescription: "Units that were interrupted.",
+				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+					"unit":            computedText("Name of the unit."),
+					"level":           computedText("What happened to it."),
+					"interruption_ms": schema.Float64Attribute{Computed: true, MarkdownDescription: "Milliseconds from active to active again."},
+					"error":           computedText("Why it did not come back; null if it did."),
+				}},
+			},
+			"unaffected": computedTexts("Units that nothing of the change touches; they were left alone."),
+			"pinned":     computedTexts("Units that keep the old `/usr` in a mount namespace of their own and need nothing of what changed."),
+			"conflicts":  computedTexts("Files in `/etc` that were changed here and in the release; what is here stayed."),
+			"remaining":  computedTexts("Processes that still run old code."),
+			"left":       computedTexts("Units that `refresh.policy` left alone, with the reason: they run old code until you restart them."),
+			"unchecked":  computedTexts("Health checks that were bad before the refresh already, with the reason; they said nothing about it."),
+			"pending":    computedTexts("What waited for a power-off and start when it ended."),
+			"timings_ms": schema.MapAttribute{
+				Computed: true, ElementType: types.Float64Type,
+				MarkdownDescription: "Milliseconds of each step. Those named `renew` with a unit are parts of `restart` or `roll back`, some at the same time; `come up` is a part of `start`.",
+			},
+		},
+	}
+}
+
+var lastRefreshTypes = typesOf(lastRefreshAttribute().Attributes)
+
+func (*vmLastRefresh) attributes() map[string]schema.Attribute {
+	return map[string]schema.Attribute{"last_refresh": lastRefreshAttribute()}
+}
+
+// fromVM keeps the report: a VM does not say what was last done to it, the refresh itself does.
+func (b *vmLastRefresh) fromVM(context.Context, *vm.VM) diag.Diagnostics {
+	if b.LastRefresh.IsUnknown() {
+		b.LastRefresh = types.ObjectNull(lastRefreshTypes)
+	}
+	return nil
+}
+
+// fromReport records what a refresh did.
+func (b *vmLastRefresh) fromReport(ctx context.Context, report *agentapi.Report, deltaBytes int64) diag.Diagnostics {
+	var diags diag.Diagnostics
+	model := lastRefreshModel{
+		From: guestText(report.GetFrom().GetBase()), To: guestText(report.GetTo().GetBase()),
+		Committed: report.GetCommitted(), Error: optionalText(report.GetError()),
+		Level: levelName(report.GetImpact().GetLevel()), DeltaBytes: deltaBytes, EtcCarried: report.GetEtcCarried(),
+		Restarted:  []unitRestartModel{},
+		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
+		Conflicts: guestTexts(report.GetConflicts()), Remaining: guestTexts(report.GetRemaining()),
+		Left: guestTexts(report.GetLeft()), Unchecked: guestTexts(report.GetUnchecked()),
+		Pending: guestTexts(report.GetPending()), TimingsMS: map[string]float64{},
+	}
+	for _, restart := range limited(report.GetRestarts()) {
+		model.Restarted = append(model.Restarted, unitRestartModel{
+			Unit: guestText(restart.GetUnit()), Level: levelName(restart.GetLevel()),
+			InterruptionMS: float64(restart.GetInterruptionUs()) / 1000, Error: optionalText(restart.GetError()),
+		})
+	}
+	for _, timing := range limited(report.GetTimings()) {
+		model.TimingsMS[guestText(timing.GetStep())] += float64(timing.GetMicros()) / 1000
+	}
+	b.LastRefresh = object(ctx, lastRefreshTypes, model, &diags)
+	return diags
+}

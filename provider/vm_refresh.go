@@ -1,0 +1,277 @@
+package provider
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// vmRefresh is how a VM may be moved to another stack. It is known to the configuration alone: no VM has it.
+type vmRefresh struct {
+	Refresh types.Object `tfsdk:"refresh"`
+}
+
+var (
+	_ vmBlock               = (*vmRefresh)(nil)
+	_ vmBlockWithValidation = (*vmRefresh)(nil)
+)
+
+// refreshModel is the attribute refresh.
+type refreshModel struct {
+	Strategy       types.String `tfsdk:"strategy"`
+	MaxImpact      types.String `tfsdk:"max_impact"`
+	Settle         types.String `tfsdk:"settle"`
+	RestartTimeout types.String `tfsdk:"restart_timeout"`
+	Policy         types.String `tfsdk:"policy"`
+	Units          types.Map    `tfsdk:"units"`
+	HealthChecks   types.Map    `tfsdk:"health_checks"`
+}
+
+// unitPolicyModel is one value of the attribute refresh.units.
+type unitPolicyModel struct {
+	Policy types.String `tfsdk:"policy"`
+	Paths  types.List   `tfsdk:"paths"`
+}
+
+// healthCheckModel is one value of the attribute refresh.health_checks.
+type healthCheckModel struct {
+	Unit    types.String `tfsdk:"unit"`
+	HTTP    types.String `tfsdk:"http"`
+	TCP     types.String `tfsdk:"tcp"`
+	Command types.List   `tfsdk:"command"`
+	Timeout types.String `tfsdk:"timeout"`
+}
+
+// strategies of a refresh: the rungs, from the lowest, and to climb none.
+var strategies = []string{vm.Live, vm.SoftReboot, vm.Kexec, vm.Reboot, vm.NextBoot}
+
+// What may be done with units that use what changes.
+const (
+	policyRestart = "restart"
+	policyReload  = "reload"
+	policyReport  = "report"
+)
+
+func refreshAttribute() schema.SingleNestedAttribute {
+	attributes := map[string]schema.Attribute{
+		"strategy": schema.StringAttribute{
+			Optional: true, Computed: true, Default: stringdefault.StaticString(vm.Live),
+			MarkdownDescription: "The highest rung that a changed base or component may climb; the lowest that does what is needed is climbed. " +
+				"`live`: `/usr` is swapped and units that use what changed are restarted. `soft_reboot`: the userland is started anew under the " +
+				"kernel that runs, for what no swap makes whole, such as another dynamic loader or message bus. `kexec`: a new kernel is started " +
+				"from the one that runs. `reboot`: the VM is powered off and started with it. Under `live` and `soft_reboot` a new kernel waits, " +
+				"and `pending` tells it. `next_boot`: nothing is done until the VM is next powered off and started, which is also the way to " +
+				"another base or back to an earlier release; what lies above the strategy waits in the same way. Default: `live`.",
+			Validators: []validator.String{stringvalidator.OneOf(strategies...)},
+		},
+		"max_impact": schema.StringAttribute{
+			Optional: true, Computed: true, Default: stringdefault.StaticString(levelName(agentapi.Level_RESTART)),
+			MarkdownDescription: "The most that a change may interrupt: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`. " +
+				"A larger impact fails the plan, with the reasons. Processors, memory and interfaces change only with `reboot`, " +
+				"whatever the strategy is. Default: `restart`.",
+			Validators: []validator.String{stringvalidator.OneOf(levelNames()...)},
+		},
+		"settle": schema.StringAttribute{
+			Optional: true, Computed: true, Default: stringdefault.StaticString("5s"),
+			MarkdownDescription: "How long health has to hold before a refresh is committed, at most `10m`. Default: `5s`.",
+			Validators:          []validator.String{isDuration},
+		},
+		"restart_timeout": schema.StringAttribute{
+			Optional: true,
+			MarkdownDescription: "How long one unit may take to stop and start again, from `1s` to `20m`. When it takes longer, the VM goes back " +
+				"to what it ran, which takes the time that it needs; the unit is started when systemd has it ended. Without it a unit may take as long as its own " +
+				"`TimeoutStopSec=` and `TimeoutStartSec=` allow, four minutes if they are short or without end.",
+			Validators: []validator.String{isRestartTimeout},
+		},
+		"policy": schema.StringAttribute{
+			Optional: true, Computed: true, Default: stringdefault.StaticString(policyRestart),
+			MarkdownDescription: "What may be done with services that use what changes. `restart`: they are restarted, or reloaded where that is " +
+				"enough. `reload`: those that can be reloaded are, and the others are left alone. `report`: all are left alone. What is left " +
+				"is in `impact.left` and `last_refresh.left`, and runs old code until you restart it. Default: `restart`.",
+			Validators: []validator.String{stringvalidator.OneOf(policyRestart, policyReload, policyReport)},
+		},
+		"units": schema.MapNestedAttribute{
+			Optional:            true,
+			MarkdownDescription: "What is particular to single units, by their names: `{ \"nginx.service\" = { policy = \"reload\" } }`.",
+			Validators:          []validator.Map{mapvalidator.KeysAre(isUnit)},
+			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+				"policy": schema.StringAttribute{
+					Optional:            true,
+					MarkdownDescription: "As `refresh.policy`, for this unit alone.",
+					Validators:          []validator.String{stringvalidator.OneOf(policyRestart, policyReload, policyReport)},
+				},
+				"paths": schema.ListAttribute{
+					Optional: true, ElementType: types.StringType,
+					MarkdownDescription: "Files that the unit uses and that its processes do not show: data that it reads and closes, code that it loads " +
+						"later. When one of them changes, the unit is affected. A path that ends in `/` means all that is below it; if all that changed " +
+						"lies below `/etc`, a reload is enough.",
+					Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isAbsolutePath)},
+				},
+			}},
+		},
+		"health_checks": schema.MapNestedAttribute{
+			Optional: true,
+			MarkdownDescription: "Checks by a name of your own. When one fails after a refresh, the VM goes back to what it ran. " +
+				"Each has exactly one of `unit`, `http`, `tcp` and `command`.",
+			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+				"unit": schema.StringAttribute{
+					Optional:            true,
+					MarkdownDescription: "A systemd unit that must be active.",
+					Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+				},
+				"http": schema.StringAttribute{
+					Optional:            true,
+					MarkdownDescription: "A URL on the guest's loopback that must answer with a status below 400.",
+					Validators:          []validator.String{isLoopbackURL},
+				},
+				"tcp": schema.StringAttribute{
+					Optional:            true,
+					MarkdownDescription: "`host:port` that must accept a connection from within the guest.",
+					Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+				},
+				"command": schema.ListAttribute{
+					Optional: true, ElementType: types.StringType,
+					MarkdownDescription: "A command that must exit 0 in the guest, with its arguments; there is no shell.",
+					Validators:          []validator.List{listvalidator.SizeAtLeast(1)},
+				},
+				"timeout": schema.StringAttribute{
+					Optional: true, Computed: true, Default: stringdefault.StaticString("30s"),
+					MarkdownDescription: "How long the check may take to succeed, at most `10m`. Default: `30s`.",
+					Validators:          []validator.String{isDuration},
+				},
+			}},
+		},
+	}
+	return schema.SingleNestedAttribute{
+		Optional: true, Computed: true,
+		Default:             nestedDefaults(attributes),
+		MarkdownDescription: "How the VM may be moved to another base or other components.",
+		Attributes:          attributes,
+	}
+}
+
+func (*vmRefresh) attributes() map[string]schema.Attribute {
+	return map[string]schema.Attribute{"refresh": refreshAttribute()}
+}
+
+func (b *vmRefresh) validate() diag.Diagnostics {
+	checks, ok := b.Refresh.Attributes()["health_checks"].(types.Map)
+	if !ok {
+		return nil
+	}
+	return exactlyOne(path.Root("refresh").AtName("health_checks"), checks, "unit", "http", "tcp", "command")
+}
+
+// policy reads the attribute refresh. While it is unknown, nothing of the policy is set.
+func (b *vmRefresh) policy(ctx context.Context) (refreshModel, diag.Diagnostics) {
+	var model refreshModel
+	diags := b.Refresh.As(ctx, &model, basetypes.ObjectAsOptions{UnhandledUnknownAsEmpty: true})
+	return model, diags
+}
+
+func (b *vmRefresh) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics {
+	model, diags := b.policy(ctx)
+	spec.Refresh = vm.RefreshPolicy{
+		Strategy:       model.Strategy.ValueString(),
+		MaxImpact:      levelOf(model.MaxImpact.ValueString()),
+		Settle:         duration(model.Settle),
+		RestartTimeout: duration(model.RestartTimeout),
+		HealthChecks:   model.healthChecks(ctx, &diags),
+		Units:          model.unitPolicy(ctx, &diags),
+	}
+	return diags
+}
+
+// unitPolicy is what may be done with units; nil if that is what is done anyway.
+func (m *refreshModel) unitPolicy(ctx context.Context, diags *diag.Diagnostics) *agentapi.UnitPolicy {
+	policy := &agentapi.UnitPolicy{}
+	if wanted := m.Policy.ValueString(); wanted != policyRestart {
+		policy.Default = wanted
+	}
+	var units map[string]unitPolicyModel
+	if !m.Units.IsNull() {
+		diags.Append(m.Units.ElementsAs(ctx, &units, false)...)
+	}
+	for name, unit := range units {
+		if !unit.Policy.IsNull() {
+			if policy.Units == nil {
+				policy.Units = map[string]string{}
+			}
+			policy.Units[name] = unit.Policy.ValueString()
+		}
+		if paths := texts(ctx, unit.Paths, diags); len(paths) > 0 {
+			if policy.Paths == nil {
+				policy.Paths = map[string]*agentapi.PathList{}
+			}
+			policy.Paths[name] = &agentapi.PathList{Paths: paths}
+		}
+	}
+	if policy.GetDefault() == "" && len(policy.GetUnits())+len(policy.GetPaths()) == 0 {
+		return nil
+	}
+	return policy
+}
+
+// healthChecks are the checks in the order of their names.
+func (m *refreshModel) healthChecks(ctx context.Context, diags *diag.Diagnostics) []*agentapi.HealthCheck {
+	if m.HealthChecks.IsNull() {
+		return nil
+	}
+	var models map[string]healthCheckModel
+	diags.Append(m.HealthChecks.ElementsAs(ctx, &models, false)...)
+	var checks []*agentapi.HealthCheck
+	for _, name := range slices.Sorted(maps.Keys(models)) {
+		model := models[name]
+		check := &agentapi.HealthCheck{Name: name, TimeoutMs: duration(model.Timeout).Milliseconds()}
+		switch {
+		case !model.Unit.IsNull():
+			check.Kind = &agentapi.HealthCheck_Unit{Unit: model.Unit.ValueString()}
+		case !model.HTTP.IsNull():
+			check.Kind = &agentapi.HealthCheck_Http{Http: model.HTTP.ValueString()}
+		case !model.TCP.IsNull():
+			check.Kind = &agentapi.HealthCheck_Tcp{Tcp: model.TCP.ValueString()}
+		default:
+			check.Kind = &agentapi.HealthCheck_Command{Command: &agentapi.Command{Argv: texts(ctx, model.Command, diags)}}
+		}
+		checks = append(checks, check)
+	}
+	return checks
+}
+
+// fromVM sets the default for an imported VM, whose state has nothing yet.
+func (b *vmRefresh) fromVM(ctx context.Context, _ *vm.VM) (diags diag.Diagnostics) {
+	if unset(b.Refresh) {
+		b.Refresh, diags = nestedDefaults(refreshAttribute().Attributes).value(ctx)
+	}
+	return diags
+}
+
+func (b *vmRefresh) compare(state *vmModel, change *vmChange) {
+	if !sameValues(b, &state.vmRefresh, vmNames().configurable) {
+		change.definition = true
+	}
+}
+
+// duration reads a text that the schema has checked; 0 if it is null.
+func duration(text types.String) time.Duration {
+	parsed, err := time.ParseDuration(text.ValueString())
+	if err != nil {
+		return 0
+	}
+	return parsed
+}

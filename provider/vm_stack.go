@@ -1,0 +1,221 @@
+package provider
+
+import (
+	"context"
+	"slices"
+
+	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
+	"github.com/hashicorp/terraform-plugin-framework/attr"
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// vmStack is the stack of a VM: what it is to run, what it runs, and what is left over from the way there.
+type vmStack struct {
+	Base       types.String `tfsdk:"base"`
+	Components types.List   `tfsdk:"components"`
+	Stack      types.Object `tfsdk:"stack"`
+	Pending    types.List   `tfsdk:"pending"`
+	HeldLayers types.List   `tfsdk:"held_layers"`
+}
+
+var _ vmBlock = (*vmStack)(nil)
+
+// stackModel is the attribute stack.
+type stackModel struct {
+	Base       string   `tfsdk:"base"`
+	Components []string `tfsdk:"components"`
+	Layers     []string `tfsdk:"layers"`
+	Kernel     string   `tfsdk:"kernel"`
+}
+
+// heldLayer is one value of the attribute held_layers.
+type heldLayer struct {
+	Layer string   `tfsdk:"layer"`
+	By    []string `tfsdk:"by"`
+}
+
+func stackAttribute() schema.SingleNestedAttribute {
+	return schema.SingleNestedAttribute{
+		Computed:            true,
+		MarkdownDescription: "The stack that the VM really runs, as its agent says; while the agent does not answer, what was last heard, or else what the VM was given.",
+		Attributes: map[string]schema.Attribute{
+			"base":       computedText("Id of the base release."),
+			"components": computedTexts("Ids of the component releases."),
+			"layers":     computedTexts("Ids of the layers, bottom to top."),
+			"kernel":     computedText("Kernel release of the base. What runs until the next power-off and start is in `agent.kernel`."),
+		},
+	}
+}
+
+func heldLayersAttribute() schema.ListNestedAttribute {
+	return schema.ListNestedAttribute{
+		Computed: true,
+		MarkdownDescription: "Layers that stay attached although the VM's stack needs them no more, because something in the guest still uses them. " +
+			"Once nobody does, a plan changes this attribute, and its apply unplugs them; nothing is interrupted.",
+		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+			"layer": computedText("Id of the layer."),
+			"by":    computedTexts("Who uses it: units with their processes and what of it they hold, or the root file system until the next boot. Empty if nobody does any more."),
+		}},
+	}
+}
+
+var (
+	stackTypes    = typesOf(stackAttribute().Attributes)
+	heldLayerType = types.ObjectType{AttrTypes: typesOf(heldLayersAttribute().NestedObject.Attributes)}
+)
+
+func (*vmStack) attributes() map[string]schema.Attribute {
+	return map[string]schema.Attribute{
+		"base": schema.StringAttribute{
+			Required:            true,
+			MarkdownDescription: "Id of the base release to run, such as `sharedos_base.debian.release`.",
+			Validators:          []validator.String{isRelease},
+		},
+		"components": schema.ListAttribute{
+			Optional: true, ElementType: types.StringType,
+			MarkdownDescription: "Ids of the component releases to run on the base, in the order in which they are attached.",
+			Validators:          []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
+		},
+		"stack": stackAttribute(),
+		"pending": computedTexts("What waits until the VM is powered off and started, such as `kernel 6.12.88 → 6.12.101 at the next power-off and start`: " +
+			"a new kernel under a strategy below `kexec`, or a stack that takes more than the strategy reaches. " +
+			"A reboot from within goes on with the kernel that the VM was started with."),
+		"held_layers": heldLayersAttribute(),
+	}
+}
+
+func (b *vmStack) toSpec(ctx context.Context, spec *vm.Spec) (diags diag.Diagnostics) {
+	digest := func(at path.Path, text string) tree.Digest {
+		id, err := tree.ParseDigest(text)
+		if err != nil {
+			diags.Append(failedAt(at, failure{do: "read a release id of", object: vmName(spec.Name), err: err})...)
+		}
+		return id
+	}
+	spec.Base = digest(path.Root("base"), b.Base.ValueString())
+	for i, text := range texts(ctx, b.Components, &diags) {
+		spec.Components = append(spec.Components, digest(path.Root("components").AtListIndex(i), text))
+	}
+	return diags
+}
+
+// fromVM keeps what was last heard of the guest while a running VM's agent is silent.
+func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnostics) {
+	b.Base = types.StringValue(found.Spec.Base.String())
+	b.Components = textList(ctx, b.Components, digests(found.Spec.Components), &diags)
+	heard := !silent(found)
+	if heard || unset(b.Stack) {
+		b.Stack = object(ctx, stackTypes, stackOf(found.Stack), &diags)
+	}
+	if heard || unset(b.Pending) {
+		pending := guestTexts(found.Agent.GetPending())
+		if found.Waits != "" {
+			pending = append(pending, found.Waits)
+		}
+		b.Pending = list(ctx, pending, &diags)
+	}
+	if heard || unset(b.HeldLayers) {
+		held := make([]heldLayer, len(found.Held))
+		for i, one := range found.Held {
+			held[i] = heldLayer{Layer: one.ID.String(), By: guestTexts(one.By)}
+		}
+		var d diag.Diagnostics
+		b.HeldLayers, d = types.ListValueFrom(ctx, heldLayerType, held)
+		diags.Append(d...)
+	}
+	return diags
+}
+
+// compare takes an empty list of components for the same as none.
+func (b *vmStack) compare(state *vmModel, change *vmChange) {
+	if !b.Base.Equal(state.Base) || b.Components.IsUnknown() ||
+		!slices.EqualFunc(b.Components.Elements(), state.Components.Elements(), attr.Value.Equal) {
+		change.stack = true
+	}
+}
+
+func stackOf(stack release.Stack) stackModel {
+	model := stackModel{
+		Base: stack.Base.String(), Components: digests(stack.Components),
+		Layers: make([]string, len(stack.Layers)), Kernel: guestText(stack.Kernel),
+	}
+	for i, layer := range stack.Layers {
+		model.Layers[i] = layer.ID.String()
+	}
+	return model
+}
+
+// running reads the attribute stack; nil if it is not known what the VM runs.
+func (b *vmStack) running(ctx context.Context) (*stackModel, diag.Diagnostics) {
+	if unset(b.Stack) {
+		return nil, nil
+	}
+	var model stackModel
+	diags := b.Stack.As(ctx, &model, basetypes.ObjectAsOptions{})
+	return &model, diags
+}
+
+// diverged reports whether the VM was last heard to run another stack than its definition names: after a rollback, or
+// after an apply that was cut off between guest and definition.
+func (b *vmStack) diverged(ctx context.Context) (bool, diag.Diagnostics) {
+	running, diags := b.running(ctx)
+	if running == nil {
+		return false, diags
+	}
+	return running.Base != b.Base.ValueString() || !slices.Equal(running.Components, texts(ctx, b.Components, &diags)), diags
+}
+
+// awaitsPowerCycle reports whether the VM was left with another stack than its definition names until it is next
+// powered off and started.
+func (b *vmStack) awaitsPowerCycle(ctx context.Context) (bool, diag.Diagnostics) {
+	base, err := tree.ParseDigest(b.Base.ValueString())
+	if err != nil || b.Pending.IsUnknown() {
+		return false, nil
+	}
+	var diags diag.Diagnostics
+	return slices.Contains(texts(ctx, b.Pending, &diags), vm.StackPending(base)), diags
+}
+
+// unpluggable reports whether a layer is attached that the VM was last heard to have stopped using.
+func (b *vmStack) unpluggable(ctx context.Context) (bool, diag.Diagnostics) {
+	if unset(b.HeldLayers) {
+		return false, nil
+	}
+	var held []heldLayer
+	diags := b.HeldLayers.ElementsAs(ctx, &held, false)
+	return slices.ContainsFunc(held, func(one heldLayer) bool { return len(one.By) == 0 }), diags
+}
+
+// newLayerBytes counts the bytes of the layers of spec that the VM in state does not run.
+func (b *vmStack) newLayerBytes(ctx context.Context, publisher publish.Interface, spec vm.Spec) (int64, error) {
+	running, diags := b.running(ctx)
+	if diags.HasError() {
+		return 0, diagError{diags[0]}
+	}
+	if running == nil {
+		running = &stackModel{}
+	}
+	var bytes int64
+	for _, id := range append([]tree.Digest{spec.Base}, spec.Components...) {
+		manifest, err := publisher.Get(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		for _, layer := range manifest.Layers {
+			if !slices.Contains(running.Layers, layer.ID.String()) {
+				bytes += layer.Size
+			}
+		}
+	}
+	return bytes, nil
+}
