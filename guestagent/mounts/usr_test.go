@@ -185,7 +185,7 @@ func (s *system) mountsAtUsr(t *testing.T) int {
 
 func TestSwapNeverShowsAMomentWithoutUsr(t *testing.T) {
 	if !inNamespace(t) {
-		matrix.Record(t, "a tight loop opens files", "during 200 swaps", "every open finds the old file or the new one")
+		matrix.Record(t, "a loop opens files as fast as it can", "during 200 swaps", "every open finds the old file or the new one")
 		return
 	}
 	s := newSystem(t,
@@ -275,7 +275,7 @@ func (n *namespace) ask(t *testing.T, line string) string {
 
 func TestSwapFollowsIntoPlainCopiesAndTheAuditFindsTheOthers(t *testing.T) {
 	if !inNamespace(t) {
-		matrix.Record(t, "a service sees a /usr of its own", "after the swap", "the audit names it")
+		matrix.Record(t, "a service has its own mount of /usr", "after the swap", "the audit reports it")
 		return
 	}
 	s := newSystem(t,
@@ -401,7 +401,7 @@ func TestNestedMountsAreCarriedOver(t *testing.T) {
 
 func TestASwapThatTheKernelRefusesChangesNothing(t *testing.T) {
 	if !inNamespace(t) {
-		matrix.Record(t, "a kernel or a mount that allows no swap", "at the swap", "refused with the reason, old stack")
+		matrix.Record(t, "a kernel or a mount on which a swap is not possible", "at the swap", "refused with the reason, old stack")
 		return
 	}
 	s := newSystem(t, map[string]string{"usr/lib/version": "1"}, map[string]string{"usr/lib/version": "2"})

@@ -95,8 +95,8 @@ func TestNoAgentTakesOverThatMayNot(t *testing.T) {
 			}
 		})
 	}
-	matrix.Record(t, "another agent, signed for another VM or an earlier agent", "idle", "refused")
-	matrix.Record(t, "another agent", "while a refresh is in flight", "refused")
+	matrix.Record(t, "a new agent, signed for another VM or for replacing an earlier agent", "idle", "refused")
+	matrix.Record(t, "a new agent", "while a refresh is in flight", "refused")
 }
 
 func TestTheAgentThatRunsIsNotReplacedByItself(t *testing.T) {

@@ -86,7 +86,7 @@ func TestACallEndsWhenItsCallerIsCutOff(t *testing.T) {
 		t.Error("the caller got an answer")
 	}
 	w.mustAnswer()
-	matrix.Record(t, "the vsock is cut", "during a call", "the call ends, others are answered")
+	matrix.Record(t, "the vsock is cut", "during a call", "this call ends, other calls are answered")
 }
 
 func TestAConnectionWhoseOtherEndIsGoneIsClosed(t *testing.T) {
@@ -94,7 +94,7 @@ func TestAConnectionWhoseOtherEndIsGoneIsClosed(t *testing.T) {
 	gone := w.raw() // it takes the only place, and says nothing
 	mustEnd(t, gone, 10*time.Second)
 	w.mustAnswer()
-	matrix.Record(t, "half-open connection", "after the handshake", "closed when it was silent too long")
+	matrix.Record(t, "half-open connection", "after the handshake", "closed when it has been silent for too long")
 }
 
 func TestAConnectionOnWhichAByteComesNowAndThenIsClosed(t *testing.T) {
@@ -114,7 +114,7 @@ func TestAConnectionOnWhichAByteComesNowAndThenIsClosed(t *testing.T) {
 	mustEnd(t, slow, 10*time.Second)
 	w.mustAnswer()
 	<-ended
-	matrix.Record(t, "slow peer", "a byte of a frame now and then", "closed when its time is over")
+	matrix.Record(t, "slow peer", "sends a frame slowly, byte by byte", "closed at its time limit")
 }
 
 func TestMoreCallersThanThereIsRoomForWait(t *testing.T) {
@@ -150,7 +150,7 @@ func TestMoreCallersThanThereIsRoomForWait(t *testing.T) {
 	must(t, held[0].Close())
 	_, err = late.Status(ctx, &agentapi.StatusRequest{})
 	must(t, err)
-	matrix.Record(t, "more connections than there may be", "while others are open", "they wait, and are answered when one closes")
+	matrix.Record(t, "more connections than allowed", "while others are open", "they wait until another connection closes")
 }
 
 // A frame may name four gigabytes. Nothing of that is kept, and its caller alone waits.
@@ -171,7 +171,7 @@ func TestOversizedFramesTakeNoMemory(t *testing.T) {
 	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 8<<20 {
 		t.Errorf("the heap grew by %d bytes", grown)
 	}
-	matrix.Record(t, "oversized frame", "to the agent", "no memory is taken, others are answered")
+	matrix.Record(t, "oversized frame", "to the agent", "no memory is allocated, other calls are answered")
 }
 
 func TestGarbageOfAnOperatorHarmsNobodyElse(t *testing.T) {
@@ -196,7 +196,7 @@ func TestGarbageOfAnOperatorHarmsNobodyElse(t *testing.T) {
 		}
 	}
 	w.mustAnswer()
-	matrix.Record(t, "garbage frames", "to the agent", "others are answered")
+	matrix.Record(t, "garbage frames", "to the agent", "other calls are answered")
 }
 
 // FuzzPut: whatever is put, the blobs are within bounds, and each that is whole has its digest.

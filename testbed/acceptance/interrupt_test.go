@@ -76,7 +76,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 		t.Fatalf("the VM runs %s, boot %s then %s", now.GetStack().GetBase(), booted.GetBootId(), now.GetBootId())
 	}
 
-	matrix.Record(t, "SIGKILL of Terraform, its provider runs on", "a VM is refreshed", converges+runsOn)
+	matrix.Record(t, "SIGKILL of Terraform while its provider continues", "a VM is refreshed", converges+runsOn)
 
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -89,7 +89,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 // How they end.
 const (
 	converges = "the next apply converges"
-	runsOn    = ", the VM runs on"
+	runsOn    = ", the VM keeps running"
 )
 
 // Parts of the lines that Terraform and the provider tell while they are in a step.

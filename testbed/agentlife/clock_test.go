@@ -30,6 +30,6 @@ func testClock(to tree.Digest) func(*testing.T, *guest.VM) {
 			}
 		}
 		run(t, v, "date -s '"+time.Now().UTC().Format("2006-01-02 15:04:05")+"' >/dev/null")
-		matrix.Record(t, "a clock at 1970 or 2100", "a new connection", "both sides take each other's pinned key")
+		matrix.Record(t, "a clock at 1970 or 2100", "a new connection", "both sides accept each other's pinned key")
 	}
 }

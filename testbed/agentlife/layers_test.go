@@ -91,7 +91,7 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 		if !plugged(t, v, delta) {
 			t.Fatal("a layer that is held was unplugged")
 		}
-		matrix.Record(t, "a process uses a layer that the stack needs no more", "after a rebase to a full layer", "it stays attached, and who holds it is told")
+		matrix.Record(t, "a process uses a layer that the stack no longer needs", "after a rebase to a full layer", "it stays attached, and its users are reported")
 		run(t, v, "systemctl stop hold-open hold-cwd hold-runs")
 		if by := holders(read(t, v), delta); by != "" {
 			t.Errorf("let go, the delta is held by %q", by)
@@ -104,6 +104,6 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 		if got := run(t, v, "dmesg | grep -c 'I/O error' || true; cat /usr/share/mark"); got != "0\nthree" {
 			t.Errorf("the guest has %q", got)
 		}
-		matrix.Record(t, "a layer that nobody uses any more", "at the next apply", "it is unplugged, and no read fails")
+		matrix.Record(t, "a layer that is no longer used", "at the next apply", "it is unplugged, and no read fails")
 	}
 }

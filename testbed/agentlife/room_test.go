@@ -38,24 +38,24 @@ func testRoom(to tree.Digest) func(*testing.T, *guest.VM) {
 	return func(t *testing.T, v *guest.VM) {
 		for _, c := range []struct{ fault, step, fill, clear, why string }{
 			{
-				"no space on the private disk", "all but what is reserved for root",
+				"no space on the private disk", "only the space reserved for root is free",
 				"fallocate -l $(($(df -B1 --output=avail /root | tail -1) - 4194304)) /root/fill", "rm /root/fill", "bytes left of",
 			},
 			{
-				"no space on the private disk", "not a block",
+				"no space on the private disk", "no block is free",
 				"fallocate -l $(df -B1 --output=avail /root | tail -1) /root/fill || true; dd if=/dev/zero of=/root/rest bs=4k status=none || true; sync -f /root",
 				"rm /root/fill /root/rest", "",
 			},
 			{
-				"no inodes on the private disk", "none but a few hundred",
+				"no inodes on the private disk", "a few hundred are free",
 				"mkdir /root/n; cd /root/n; perl -e 'my $i = 0; while (symlink \"x\", $i++) {} unlink 0..499'", "true", "inodes left of",
 			},
 			{
-				"no inodes on the private disk", "none",
+				"no inodes on the private disk", "none is free",
 				"cd /root/n; perl -e 'my $i = 0; while ($i < 500) {symlink \"x\", $i++}'", "rm -r /root/n", "inodes left of",
 			},
 			{
-				"no space in /run", "the contents lists are handed over",
+				"no space in /run", "the contents lists are sent",
 				"fallocate -l $(df -B1 --output=avail /run | tail -1) /run/fill", "rm /run/fill", "no space left on device",
 			},
 			{
@@ -71,7 +71,7 @@ func testRoom(to tree.Digest) func(*testing.T, *guest.VM) {
 			}
 		}
 		refresh(t, v, to)
-		matrix.Record(t, "no space, no inodes", "once there is room again", "the refresh commits")
+		matrix.Record(t, "no space, no inodes", "after space has been freed", "the refresh commits")
 	}
 }
 
@@ -103,7 +103,7 @@ func testReadOnly(to tree.Digest) func(*testing.T, *guest.VM) {
 			t.Errorf("the console does not tell of a check:\n%s", text[:min(len(text), 4000)])
 		}
 		run(t, v, "touch /root/x")
-		matrix.Record(t, "an error in the private disk's file system", "the next boot", "checked before it is mounted, and told on the console")
+		matrix.Record(t, "an error in the private disk's file system", "the next boot", "checked before it is mounted, and reported on the console")
 		refresh(t, v, to)
 	}
 }

@@ -60,7 +60,7 @@ func testTakeover(t *testing.T, v *guest.VM) {
 	if now := service(t, v, "MainPID"); now == pid || again.GetBootId() != boot {
 		t.Errorf("process %s, then %s", pid, now)
 	}
-	matrix.Record(t, "SIGKILL of the agent", "after another one took over", "systemd starts the one that took over")
+	matrix.Record(t, "SIGKILL of the agent", "after a new agent has taken over", "systemd starts the new agent")
 }
 
 func testTakeoverThatFails(t *testing.T, v *guest.VM) {
@@ -72,7 +72,7 @@ func testTakeoverThatFails(t *testing.T, v *guest.VM) {
 	before := status(t, v)
 	for step, c := range map[string]struct{ program, why string }{
 		"it ends at once":            {"#!/bin/sh\nexit 3\n", "exit status 3"},
-		"it is no program":           {"\x7fELF garbage", "exec format error"},
+		"it is not a program":        {"\x7fELF garbage", "exec format error"},
 		"it ends after it was ready": {"#!/bin/sh\nNOTIFY_SOCKET=$SHAREDOS_SUCCESSOR systemd-notify --ready\nsleep 1\nexit 7\n", "exit status 7"},
 	} {
 		updated := carry(t, v, []byte(c.program))
@@ -80,7 +80,7 @@ func testTakeoverThatFails(t *testing.T, v *guest.VM) {
 			t.Errorf("%s: %s answers, and says %q", step, updated.Agent.GetAgentDigest(), updated.OtherAgent)
 			continue
 		}
-		matrix.Record(t, "a newer agent that does not come up", step, "the agent before serves on and says why")
+		matrix.Record(t, "a newer agent that does not start", step, "the previous agent continues and gives the reason")
 	}
 	// The one that waits is killed, and with it its successor.
 	hangs := []byte("#!/bin/sh\nexec sleep 600\n")
@@ -102,7 +102,7 @@ func testTakeoverThatFails(t *testing.T, v *guest.VM) {
 	if got := run(t, v, "pgrep -c -x sleep || true; ls /run/sharedos/bin"); got != "0\nagent" {
 		t.Errorf("left are %q", got)
 	}
-	matrix.Record(t, "SIGKILL of the agent", "while another one is to take over", "the agent before serves on and says why")
+	matrix.Record(t, "SIGKILL of the agent", "while a new agent is being tried", "the previous agent continues and gives the reason")
 	// The definition has been given those agents, too. A good one replaces all of that.
 	if updated := carry(t, v, laterAgent(t, v.World, "\x00two")); updated.OtherAgent != "" || updated.Agent.GetAgentRefused() != "" || updated.Agent.GetBootId() != before.GetBootId() {
 		t.Errorf("in the end: %q, %q", updated.OtherAgent, updated.Agent.GetAgentRefused())

@@ -149,7 +149,7 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 			if s.ended(t); s.at != s.two {
 				t.Error("the apply with the layer whole again succeeded, and the VM runs what it ran")
 			}
-			matrix.Record(t, d.fault, "in a boot", "old stack, told; the next apply converges")
+			matrix.Record(t, d.fault, "in a boot", "old stack, reported; the next apply converges")
 		})
 	}
 	t.Run(flippedData, func(t *testing.T) {
@@ -174,6 +174,6 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 		if s.ended(t); s.at != s.two {
 			t.Error("it does not run the stack that was committed")
 		}
-		matrix.Record(t, flippedData, "in a boot", "new stack; the read fails, and with it who reads")
+		matrix.Record(t, flippedData, "in a boot", "new stack; the read fails, and so does the reading process")
 	})
 }

@@ -27,15 +27,15 @@ type stage struct{ name, tells, hold string }
 
 var stages = []stage{
 	{"attaching layers", "attaching layer", ""},
-	{"handing over", "handing over", ""},
-	{"asking for the refresh", "refreshing", ""},
+	{"sending the contents lists", "handing over", ""},
+	{"requesting the refresh", "refreshing", ""},
 	{"the agent has swapped", "refresh: swapped", "between the calls of a swap"},
 	{"the agent commits", "refresh: committed", "before commit"},
 	{"defining the domain", "defining the domain", ""},
 }
 
 // converges is how each of them ends.
-const converges = "the next apply converges, the VM runs on"
+const converges = "the next apply converges, the VM keeps running"
 
 // survivesTheProvider has the process that applies killed at each stage.
 func (s *subject) survivesTheProvider(t *testing.T) {

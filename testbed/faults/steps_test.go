@@ -150,7 +150,7 @@ func (s *subject) start(t *testing.T, goesBack bool) {
 
 func label(at fmt.Stringer, goesBack bool) string {
 	if goesBack {
-		return at.String() + ", on the way back"
+		return at.String() + ", during the rollback"
 	}
 	return at.String()
 }

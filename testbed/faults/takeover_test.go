@@ -22,7 +22,7 @@ var takeoverPoints = []string{
 
 // Who serves after a takeover was cut off.
 const (
-	oneBefore = "the agent before serves"
+	oneBefore = "the previous agent serves"
 	successor = "the successor serves"
 	follows   = ", the next apply converges"
 )

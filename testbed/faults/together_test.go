@@ -38,7 +38,7 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 		if s.ended(t); s.at != s.two {
 			t.Error("the next apply succeeded, and the VM runs what it ran")
 		}
-		matrix.Record(t, "two applies of the same release at once", "from the beginning", "one swap at most, the next apply converges")
+		matrix.Record(t, "two applies of the same release at the same time", "from the beginning", "at most one swap, the next apply converges")
 	})
 	t.Run("another one meanwhile", func(t *testing.T) {
 		s.reset(t)
@@ -62,8 +62,8 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 		}
 		s.relieve(t)
 		outcome, _ := s.ended(t)
-		matrix.Record(t, "refresh to a third release while one is in flight", "after swapped", "refused, the one in flight ends on the "+outcome)
-		matrix.Record(t, "the same refresh asked for again", "after swapped", "nothing to do, "+outcome)
+		matrix.Record(t, "refresh to a third release while another refresh is in flight", "after swapped", "refused; the refresh in flight ends on the "+outcome)
+		matrix.Record(t, "the same refresh is requested again", "after swapped", "nothing to do, "+outcome)
 	})
 	t.Run("again when it is done", func(t *testing.T) {
 		before, err := s.Status(t.Context())
@@ -83,6 +83,6 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 		if err != nil || after.GetGeneration() != before.GetGeneration() || !slices.Equal(after.GetAttached(), before.GetAttached()) {
 			t.Errorf("it was %v and is %v, %v", before, after, err)
 		}
-		matrix.Record(t, "the same refresh asked for again", "after idle", "nothing to do, "+newStack)
+		matrix.Record(t, "the same refresh is requested again", "after idle", "nothing to do, "+newStack)
 	})
 }

@@ -64,7 +64,7 @@ func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
 		{"foreign signature", foreign, two, release.ErrSignature.Error()},
 		{"second release with the sequence of the running one", same, two, "two releases have the sequence"},
 		{"replayed earlier release", one, two, refresh.ErrDowngrade.Error()},
-		{"stack that the caller takes for the running one is another", one, one, refresh.ErrStale.Error()},
+		{"the caller is wrong about the running stack", one, one, refresh.ErrStale.Error()},
 		{"target and current swapped", two, one, ""}, // it runs already
 		{"forged current stack", one, foreign, release.ErrSignature.Error()},
 	} {
@@ -90,7 +90,7 @@ func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
 				t.Errorf("it says %q, and not %q", said, test.want)
 			}
 			outcome, _ := s.ended(t)
-			matrix.Record(t, test.fault, "asked of the agent", "refused, "+outcome)
+			matrix.Record(t, test.fault, "requested of the agent", "refused, "+outcome)
 		})
 	}
 }

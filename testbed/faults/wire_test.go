@@ -147,7 +147,7 @@ func (s *subject) servesAmongHostilePeers(t *testing.T) {
 		t.Fatalf("%v; before it was %v", err, before)
 	}
 	for _, peer := range peers {
-		matrix.Record(t, peer.fault, "to the agent, before a refresh", "the refresh commits, nothing is left of it")
+		matrix.Record(t, peer.fault, "to the agent, before a refresh", "the refresh commits; no resource of the peer remains")
 	}
 }
 
@@ -265,7 +265,7 @@ func (s *subject) survivesBrokenConnections(t *testing.T) {
 		if s.ended(t); s.at != s.two {
 			t.Error("the next apply succeeded, and the VM runs what it ran")
 		}
-		matrix.Record(t, "vsock cut during a call", "asking for the refresh", "told, the next apply converges")
+		matrix.Record(t, "vsock cut during a call", "requesting the refresh", "reported, the next apply converges")
 	})
 	t.Run("cut and half open meanwhile", func(t *testing.T) {
 		err := broken(t, "refresh: ", func() {
@@ -281,8 +281,8 @@ func (s *subject) survivesBrokenConnections(t *testing.T) {
 			t.Errorf("it ended on the %s", outcome)
 		}
 		s.at = s.two
-		matrix.Record(t, "vsock cut during a call", "waiting for the refresh", "the apply goes on over another connection, new stack")
-		matrix.Record(t, "half-open connection", "waiting for the refresh", "the apply goes on over another connection, new stack")
+		matrix.Record(t, "vsock cut during a call", "waiting for the refresh", "the apply continues over another connection, new stack")
+		matrix.Record(t, "half-open connection", "waiting for the refresh", "the apply continues over another connection, new stack")
 	})
 }
 
@@ -292,12 +292,12 @@ var hostile = []struct {
 	way     string
 	patient bool
 }{
-	{"says nothing in the handshake", true},
+	{"is silent in the handshake", true},
 	{"never answers", true},
 	{"sends half a frame", true},
-	{"trickles", true},
-	{"names four gigabytes", true},
-	{"closes mid-call", false},
+	{"sends its answer byte by byte", true},
+	{"announces four gigabytes", true},
+	{"closes the connection during a call", false},
 	{"answers garbage", false},
 }
 
@@ -353,7 +353,7 @@ func (s *subject) survivesAnImpostor(t *testing.T) {
 		t.Error("the apply succeeded, and the VM runs what it ran")
 	}
 	for _, h := range hostile {
-		matrix.Record(t, "something hostile in the agent's place", h.way, "the call fails in its time, the next apply converges")
+		matrix.Record(t, "a hostile peer in place of the agent", h.way, "the call fails within its time limit, the next apply converges")
 	}
 }
 

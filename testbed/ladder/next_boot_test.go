@@ -102,5 +102,5 @@ func TestTheNextBoot(t *testing.T) {
 		t.Fatalf("%v, %v", report, err)
 	}
 	runs("next", "now:next:")
-	matrix.Record(t, "truncated layer", "in a boot", "old stack, told; the next apply converges")
+	matrix.Record(t, "truncated layer", "in a boot", "old stack, reported; the next apply converges")
 }

@@ -18,12 +18,12 @@ description: |-
 
 # Fault matrix
 
-Whatever goes wrong during a refresh, a VM ends on the stack that it ran or on the one that it was to run, never between,
-and the next apply converges. Each row below is a test: this page is made of the tables that the tests hold
-themselves to. A row that ends otherwise fails its test, and one that no test tries fails the run.
+Whatever fails during a refresh, the VM ends either on its old stack or on the new one, never on a mixture, and the next apply
+converges. Each row below is checked by a test, and this page is generated from the tables that the tests use. If a row ends in
+another way, its test fails. If no test covers a row, the test run fails.
 
-"Real guest" is a Debian VM under QEMU and libvirt; "mount namespace" is the host's kernel, in a mount namespace of the
-test's own; "in process" is the code against a model of a VM.
+The last column says where the outcome was observed: "real guest" is a Debian VM under QEMU and libvirt, "mount namespace" is
+the host's kernel in a separate mount namespace, and "in process" is the code with a model of a VM.
 `
 
 // Page is the documentation of all declarations below the root of a module.

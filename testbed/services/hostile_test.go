@@ -19,7 +19,7 @@ func (h *house) hostile(t *testing.T) {
 		// atLeast and atMost bound the interruption that is reported.
 		atLeast, atMost time.Duration
 	}{
-		{"bomb.service", "a service that forks for ever", 0, 20 * time.Second},
+		{"bomb.service", "a service that forks without end", 0, 20 * time.Second},
 		{"deaf.service", "a service that ignores SIGTERM", 4 * time.Second, 20 * time.Second},
 		{"swarm.service", "hundreds of processes start during the swap", 0, 30 * time.Second},
 	} {
@@ -45,11 +45,11 @@ func (h *house) failures(t *testing.T) {
 		fault, step, mood string
 		wants             []string
 	}{
-		{"a service that does not come back", "restart", "refuse", []string{"the database has another format"}},
+		{"a service that fails to start again", "restart", "refuse", []string{"the database has another format"}},
 		{"a service that dies after three seconds", "check", "die", []string{"the index is broken"}},
-		{"a service that runs and does not listen", "check", "tcp", []string{`health check "tcp"`, "connection refused", "the address is in use"}},
-		{"a service that runs and answers with an error", "check", "http", []string{`health check "http"`, "500", "the template is broken"}},
-		{"a service that runs and fails a command", "check", "command", []string{`health check "command"`, "/usr/bin/test", "the cache is cold"}},
+		{"a service that runs but does not listen", "check", "tcp", []string{`health check "tcp"`, "connection refused", "the address is in use"}},
+		{"a service that runs but answers with an error", "check", "http", []string{`health check "http"`, "500", "the template is broken"}},
+		{"a service that runs but fails a command check", "check", "command", []string{`health check "command"`, "/usr/bin/test", "the cache is cold"}},
 	} {
 		t.Run(test.fault, func(t *testing.T) {
 			before := h.states(t)
@@ -81,9 +81,9 @@ func (h *house) failures(t *testing.T) {
 					t.Errorf("%s (pid %d) runs another program than it is to", file.GetUnit(), file.GetPid())
 				}
 			}
-			outcome := "old stack; the error names unit and log"
+			outcome := "old stack; the error contains the unit and its log"
 			if len(test.wants) > 1 {
-				outcome = "old stack; the error names check, unit and log"
+				outcome = "old stack; the error contains the check, the unit and its log"
 			}
 			matrix.Record(t, test.fault, test.step, outcome)
 		})
@@ -119,7 +119,7 @@ func (h *house) stone(t *testing.T) {
 	h.run(t, "systemctl kill --signal=KILL stone.service")
 	h.run(t, "for i in $(seq 100); do systemctl is-active --quiet stone.service && exit; sleep 0.1; done; exit 1")
 	h.run(t, "systemctl kill --signal=KILL stone.service; systemctl stop stone.service; systemctl reset-failed stone.service || true")
-	matrix.Record(t, "a service that ignores SIGTERM, without an end to TimeoutStopSec=", "restart", "old stack, after refresh.restart_timeout")
+	matrix.Record(t, "a service that ignores SIGTERM, with TimeoutStopSec=infinity", "restart", "old stack, after refresh.restart_timeout")
 }
 
 // impatient are the checks with less time for the one that is going to be bad.

@@ -27,17 +27,17 @@ func (h *house) sandboxes(t *testing.T) {
 			if now := h.run(t, fmt.Sprintf("cat /proc/%d/root/usr/share/mark", h.after[affected].pid)); now != "two" || tellsOf(h.report.GetPinned(), affected) {
 				t.Errorf("%s sees release %q", affected, now)
 			}
-			outcome := "new code; who needs nothing of it follows"
+			outcome := "new code; a service that is not affected sees the new /usr"
 			if pinned {
-				outcome = "new code; who needs nothing of it is reported as pinned"
+				outcome = "new code; a service that is not affected is reported as pinned"
 			}
 			matrix.Record(t, sandbox.name, "refresh of a library or program", outcome)
 		})
 	}
-	t.Run("a root of its own files", func(t *testing.T) {
+	t.Run("RootDirectory= with its own files", func(t *testing.T) {
 		if !h.untouched("own.service") || h.impact("own.service") != nil {
 			t.Errorf("%+v, then %+v", h.before["own.service"], h.after["own.service"])
 		}
-		matrix.Record(t, "a root of its own files", "refresh of a library or program", "left alone")
+		matrix.Record(t, "RootDirectory= with its own files", "refresh of a library or program", "left alone")
 	})
 }

@@ -33,7 +33,7 @@ var sandboxes = []struct {
 	{"BindReadOnlyPaths=/usr/share", []string{"BindReadOnlyPaths=/usr/share"}},
 	{"TemporaryFileSystem=/usr/share/doc", []string{"TemporaryFileSystem=/usr/share/doc"}},
 	{"RootDirectory= with /usr bound into it", []string{"RootDirectory=/var/lib/t/bound", "BindReadOnlyPaths=/usr"}},
-	{"all of these together", []string{
+	{"all of these directives together", []string{
 		"ProtectSystem=strict", "ProtectKernelModules=yes", "PrivateTmp=yes", "DynamicUser=yes", "BindReadOnlyPaths=/usr/share",
 		"TemporaryFileSystem=/usr/share/doc",
 	}},

@@ -72,7 +72,7 @@ func TestAHostileGuestCostsACallItsTimeAndNoMore(t *testing.T) {
 	}
 	rest := func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
 	for name, behave := range map[string]func(conn net.Conn){
-		"says nothing in the handshake": func(conn net.Conn) {
+		"is silent in the handshake": func(conn net.Conn) {
 			if wrapped, ok := conn.(*tls.Conn); ok {
 				rest(wrapped.NetConn())
 			}
@@ -88,17 +88,17 @@ func TestAHostileGuestCostsACallItsTimeAndNoMore(t *testing.T) {
 				rest(wrapped.NetConn())
 			}
 		},
-		"never answers":        func(conn net.Conn) { rest(conn) },
-		"closes mid-call":      func(conn net.Conn) { hear(conn) },
-		"sends half a frame":   func(conn net.Conn) { hear(conn); _, _ = conn.Write(frame(1000, 1, 2, []byte("half"))); rest(conn) },
-		"answers another call": func(conn net.Conn) { hear(conn); _, _ = conn.Write(frame(4, 999, 2, []byte("four"))); rest(conn) },
+		"never answers":                       func(conn net.Conn) { rest(conn) },
+		"closes the connection during a call": func(conn net.Conn) { hear(conn) },
+		"sends half a frame":                  func(conn net.Conn) { hear(conn); _, _ = conn.Write(frame(1000, 1, 2, []byte("half"))); rest(conn) },
+		"answers a call that was not made":    func(conn net.Conn) { hear(conn); _, _ = conn.Write(frame(4, 999, 2, []byte("four"))); rest(conn) },
 		"answers garbage": func(conn net.Conn) {
 			hear(conn)
 			_, _ = conn.Write(frame(64, 1, 2, bytes.Repeat([]byte{0xff}, 64)))
 			rest(conn)
 		},
-		"sends data": func(conn net.Conn) { hear(conn); _, _ = conn.Write(frame(4, 1, 3, []byte("four"))); rest(conn) },
-		"names four gigabytes": func(conn net.Conn) {
+		"sends a data frame that was not requested": func(conn net.Conn) { hear(conn); _, _ = conn.Write(frame(4, 1, 3, []byte("four"))); rest(conn) },
+		"announces four gigabytes": func(conn net.Conn) {
 			hear(conn)
 			_, _ = conn.Write(frame(0xffffffff, 1, 2, nil))
 			for chunk := make([]byte, 1<<20); ; {
@@ -107,7 +107,7 @@ func TestAHostileGuestCostsACallItsTimeAndNoMore(t *testing.T) {
 				}
 			}
 		},
-		"babbles": func(conn net.Conn) {
+		"sends random bytes without end": func(conn net.Conn) {
 			hear(conn)
 			seed := rand.New(rand.NewPCG(3, 4))
 			for chunk := make([]byte, 1000); ; {
@@ -119,7 +119,7 @@ func TestAHostileGuestCostsACallItsTimeAndNoMore(t *testing.T) {
 				}
 			}
 		},
-		"trickles": func(conn net.Conn) {
+		"sends its answer byte by byte": func(conn net.Conn) {
 			hear(conn)
 			for _, b := range frame(1000, 1, 2, make([]byte, 1000)) {
 				if _, err := conn.Write([]byte{b}); err != nil {
@@ -133,7 +133,7 @@ func TestAHostileGuestCostsACallItsTimeAndNoMore(t *testing.T) {
 			t.Parallel()
 			dialer := hostile(t, public(operator), behave)
 			if err := ask(t, dialer, operator); err != nil && !t.Failed() {
-				matrix.Record(t, "hostile guest", name, "the call fails in its time")
+				matrix.Record(t, "hostile guest", name, "the call fails within its time limit")
 			}
 		})
 	}
@@ -172,7 +172,7 @@ func TestSlowHandshakesAreEndedForTheNextCaller(t *testing.T) {
 	if took := time.Since(began); took < 2*time.Second {
 		t.Errorf("it took only %v: the others were no hindrance", took)
 	}
-	matrix.Record(t, "slow peer", "all TLS handshakes at once", "an operator gets in when their time is over")
+	matrix.Record(t, "slow peer", "all TLS handshakes at once", "an operator can connect once their time limit has passed")
 }
 
 // A provider meets many guests in its life: what a hostile one did must not stay.

@@ -32,23 +32,23 @@ const request = 4096
 
 // ways to behave, by name. Each gets a connection whose handshake begins with the first byte that is read or written.
 var ways = map[string]func(conn *tls.Conn) error{
-	"says nothing in the handshake": func(conn *tls.Conn) error { return stay(conn.NetConn()) },
-	"never answers":                 func(conn *tls.Conn) error { return stay(conn) },
-	"closes mid-call":               func(conn *tls.Conn) error { return answer(conn, nil) },
+	"is silent in the handshake":          func(conn *tls.Conn) error { return stay(conn.NetConn()) },
+	"never answers":                       func(conn *tls.Conn) error { return stay(conn) },
+	"closes the connection during a call": func(conn *tls.Conn) error { return answer(conn, nil) },
 	"sends half a frame": func(conn *tls.Conn) error {
 		return errors.Join(answer(conn, frame(1000, []byte("half"))), stay(conn))
 	},
 	"answers garbage": func(conn *tls.Conn) error {
 		return errors.Join(answer(conn, frame(64, bytes.Repeat([]byte{0xff}, 64))), stay(conn))
 	},
-	"names four gigabytes": func(conn *tls.Conn) error {
+	"announces four gigabytes": func(conn *tls.Conn) error {
 		err := answer(conn, frame(0xffffffff, nil))
 		for chunk := make([]byte, 1<<20); err == nil; {
 			_, err = conn.Write(chunk)
 		}
 		return err
 	},
-	"trickles": func(conn *tls.Conn) error {
+	"sends its answer byte by byte": func(conn *tls.Conn) error {
 		err := answer(conn, nil)
 		for i, message := 0, frame(1000, make([]byte, 1000)); err == nil && i < len(message); i++ {
 			_, err = conn.Write(message[i : i+1])
