@@ -19,6 +19,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor/hypervisortest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
@@ -87,7 +88,7 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 	publisher := &publish.Publisher{Store: w.Volumes, Cache: w.cache(), Key: w.key, Log: log, Modules: bootimage.Modules,
 		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent}
 	fleet := &vm.Fleet{
-		Hypervisor: w.Domains, Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
+		Hypervisor: w.Domains, Machine: machine.Local{}, Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
 		// No guest boots it.
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
 		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, Log: log,

@@ -1,5 +1,5 @@
-// Package host opens one virtualization host: its store, its hypervisor, and the publisher and fleet that work on
-// them. It is where the parts meet; it holds no rule of its own.
+// Package host opens one virtualization host: the connection to its libvirt and its machine, the store and the hypervisor that
+// share them, and the publisher and the fleet that work on these. It connects these parts and decides nothing itself.
 package host
 
 import (
@@ -13,6 +13,8 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
@@ -48,9 +50,11 @@ type Host struct {
 	Publisher *publish.Publisher
 	Fleet     *vm.Fleet
 	Store     store.Store
+
+	client *libvirtconn.Client
 }
 
-// Open connects to the host. What it opened is closed again when it fails.
+// Open connects to the host, which is this machine. It starts libvirt if the URI is that of the system's libvirt and none runs.
 func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	if config, err = config.withDefaults(); err != nil {
 		return nil, err
@@ -59,52 +63,57 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	volumes, err := store.Open(ctx, store.Config{URI: config.URI, Pool: config.Pool, CreatePath: config.PoolPath})
+	var on machine.Machine = machine.Local{}
+	client, err := libvirtconn.Open(ctx, config.URI, on)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, volumes.Close())
+			err = errors.Join(err, client.Close())
 		}
 	}()
-	domains, err := hypervisor.Open(ctx, hypervisor.Config{URI: config.URI, StateDir: config.StateDir})
+	volumes, err := store.New(client, store.Config{Pool: config.Pool, CreatePath: config.PoolPath})
+	if err != nil {
+		return nil, err
+	}
+	domains, err := hypervisor.New(ctx, client, on, config.StateDir)
 	if err != nil {
 		return nil, err
 	}
 	consoles := filepath.Join(config.StateDir, "console")
-	if err := os.MkdirAll(consoles, 0o755); err != nil {
-		return nil, errors.Join(fmt.Errorf("make the directory of console logs: %w", err), domains.Close())
+	if err := on.MakeDir(ctx, consoles, 0o755); err != nil {
+		return nil, errors.Join(fmt.Errorf("create the directory of console logs: %w", err), domains.Close())
 	}
 	publisher := &publish.Publisher{
-		Store: volumes, Cache: config.Cache, Key: key, Log: config.Log, Modules: bootimage.Modules,
+		Cache: config.Cache, Key: key, Log: config.Log, Modules: bootimage.Modules,
 		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent,
 	}
 	fleet := &vm.Fleet{
-		Hypervisor: domains, Store: volumes, Key: key, Pool: config.Pool, Cache: config.Cache, ConsoleDir: consoles,
+		Hypervisor: domains, Machine: on, Store: volumes, Key: key, Pool: config.Pool, Cache: config.Cache, ConsoleDir: consoles,
 		BootDir:     filepath.Join(config.StateDir, "boot", config.Pool),
 		AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Offer: publisher.Offer, Log: config.Log,
 	}
-	publisher.Store = swept{volumes, fleet}
+	publisher.Store = withBootFiles{volumes, fleet}
 	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }
-	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes}, nil
+	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes, client: client}, nil
 }
 
-// swept is a store with which the files go that stand in for what it has on devices.
-type swept struct {
+// withBootFiles is a store that sweeps the files which VMs boot from (vm.Fleet.BootDir) together with its objects.
+type withBootFiles struct {
 	store.Store
 	fleet *vm.Fleet
 }
 
-// Sweep implements store.Store.
-func (s swept) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]store.Volume, error) {
+// Sweep implements store.Objects.
+func (s withBootFiles) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]store.Volume, error) {
 	volumes, err := s.Store.Sweep(ctx, keep)
 	return volumes, errors.Join(err, s.fleet.SweepBootFiles(ctx))
 }
 
-// Close ends the connections. VMs go on running.
+// Close ends the connection to libvirt. VMs keep running.
 func (h *Host) Close() error {
-	return errors.Join(h.Fleet.Hypervisor.Close(), h.Store.Close())
+	return errors.Join(h.Fleet.Hypervisor.Close(), h.Store.Close(), h.client.Close())
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -39,8 +39,8 @@ const (
 	networkAlias = "ua-net-"
 )
 
-// machine is what a host offers a domain.
-type machine struct {
+// platform is what a host offers a domain.
+type platform struct {
 	// virtType is "kvm" or emulated.
 	virtType string
 	// hostVSock tells whether the host kernel has vhost-vsock.
@@ -50,7 +50,7 @@ type machine struct {
 }
 
 // encode writes a definition from the model. Nothing of an earlier definition goes into it.
-func (m machine) encode(d Domain) (string, error) {
+func (m platform) encode(d Domain) (string, error) {
 	d.Emulated = m.virtType == emulated
 	metadata, err := embedMetadata(d.Metadata)
 	if err != nil {
@@ -107,7 +107,7 @@ func CommandLine(d Domain) string {
 	return strings.Join(append([]string{given}, d.KernelArgs...), " ")
 }
 
-func (m machine) cpu() *libvirtxml.DomainCPU {
+func (m platform) cpu() *libvirtxml.DomainCPU {
 	if m.virtType == "kvm" {
 		return &libvirtxml.DomainCPU{Mode: "host-passthrough"}
 	}
@@ -126,7 +126,7 @@ func sysinfo(bootConfig []byte) []libvirtxml.DomainSysInfo {
 	return []libvirtxml.DomainSysInfo{{SMBIOS: smbios}}
 }
 
-func (m machine) devices(d Domain) *libvirtxml.DomainDeviceList {
+func (m platform) devices(d Domain) *libvirtxml.DomainDeviceList {
 	disks := []libvirtxml.DomainDisk{privateDisk(d.PrivateDisk)}
 	for i, layer := range d.Layers {
 		disks = append(disks, layerDevice(layer, targetName(i+1)))
@@ -263,7 +263,7 @@ func macOf(uuid, name string, i Interface) string {
 
 // commandline has what libvirt has no element for: vhost-user vsock, and user-mode networking with forwards by
 // QEMU itself (libvirt's own forwards need passt).
-func (m machine) commandline(d Domain) (*libvirtxml.DomainQEMUCommandline, error) {
+func (m platform) commandline(d Domain) (*libvirtxml.DomainQEMUCommandline, error) {
 	var args []string
 	slot := firstSlot
 	if !m.hostVSock {

@@ -14,7 +14,7 @@ func TestTheCommandLineIsReadBack(t *testing.T) {
 		"kvm":    "console=ttyS0 quiet panic=10 mitigations=off panic=-1",
 		emulated: "console=ttyS0 quiet panic=10 mitigations=off mitigations=off panic=-1",
 	} {
-		text, err := machine{virtType: virtType, hostVSock: true}.encode(Domain{
+		text, err := platform{virtType: virtType, hostVSock: true}.encode(Domain{
 			Name: "web", UUID: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", VCPUs: 1, Memory: 1 << 29, KernelArgs: own,
 		})
 		if err != nil {

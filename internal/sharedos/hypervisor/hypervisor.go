@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -18,8 +19,8 @@ var (
 	ErrNotFound = errors.New("no such domain")
 	// ErrForeign means that a domain of the name exists that this project did not make.
 	ErrForeign = errors.New("a domain of this name exists that was not made by sharedos")
-	// ErrUnreachable means that libvirt could not be asked; nothing is known of the object.
-	ErrUnreachable = errors.New("libvirt is unreachable")
+	// ErrUnreachable means that libvirt did not answer. Whether the domain exists is unknown.
+	ErrUnreachable = libvirtconn.ErrUnreachable
 )
 
 // Hypervisor is the seam to libvirt.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -12,23 +11,17 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 )
-
-// Config says which libvirt.
-type Config struct {
-	// URI of libvirt; "" is $LIBVIRT_DEFAULT_URI or qemu:///system.
-	URI string
-	// StateDir is a directory for what runs beside domains: the sockets and records of vsock daemons. It lasts as
-	// long as the domains run, and its path is short: sockets below it have to fit into 108 bytes.
-	StateDir string
-}
 
 // maxStateDir leaves room for a name of 46 bytes, and the port that the vsock daemon appends to it.
 const maxStateDir = 50
 
 // Libvirt runs domains of the QEMU driver of one libvirt.
 type Libvirt struct {
-	client   *libvirtconn.Client
+	client  *libvirtconn.Client
+	machine machine.Machine
+	// stateDir on the machine has the sockets and records of vsock daemons.
 	stateDir string
 
 	mu sync.Mutex
@@ -43,20 +36,18 @@ type Libvirt struct {
 
 var _ Hypervisor = (*Libvirt)(nil)
 
-// Open connects to libvirt, and starts it if the URI is the local system's and none runs.
-func Open(ctx context.Context, config Config) (*Libvirt, error) {
-	if !filepath.IsAbs(config.StateDir) || len(config.StateDir) > maxStateDir {
-		return nil, fmt.Errorf("state directory %q: give an absolute path of at most %d bytes, sockets are made in it", config.StateDir, maxStateDir)
+// New returns the hypervisor of a libvirt and the machine that it runs on. stateDir is a directory on the machine for the
+// sockets and records of vsock daemons. It has to last as long as domains run, and its path is short because a socket's path
+// has at most 108 bytes. Closing the hypervisor leaves the client open.
+func New(ctx context.Context, client *libvirtconn.Client, on machine.Machine, stateDir string) (*Libvirt, error) {
+	if !filepath.IsAbs(stateDir) || len(stateDir) > maxStateDir {
+		return nil, fmt.Errorf("state directory %q: use an absolute path of at most %d bytes, because sockets are created in it", stateDir, maxStateDir)
 	}
-	// Only the name of a socket has to be found in it, by QEMU, which may run as another user.
-	if err := os.MkdirAll(config.StateDir, 0o711); err != nil {
-		return nil, fmt.Errorf("make the state directory: %w", err)
+	// QEMU may run as another user, and has to reach a socket in the directory by its name.
+	if err := on.MakeDir(ctx, stateDir, 0o711); err != nil {
+		return nil, fmt.Errorf("create the state directory: %w", err)
 	}
-	client, err := libvirtconn.Open(ctx, config.URI)
-	if err != nil {
-		return nil, unreachable(err)
-	}
-	h := &Libvirt{client: client, stateDir: filepath.Clean(config.StateDir)}
+	h := &Libvirt{client: client, machine: on, stateDir: filepath.Clean(stateDir)}
 	h.life, h.close = context.WithCancel(context.Background())
 	return h, nil
 }
@@ -65,7 +56,7 @@ func Open(ctx context.Context, config Config) (*Libvirt, error) {
 func (h *Libvirt) Close() error {
 	h.close()
 	h.leaving.Wait()
-	return h.client.Close()
+	return nil
 }
 
 // letGo runs what closes a connection, beside. Close waits for it, after it has ended its context.
@@ -73,16 +64,8 @@ func (h *Libvirt) letGo(close func(context.Context)) {
 	h.leaving.Go(func() { close(h.life) })
 }
 
-// unreachable gives a failure to ask libvirt this package's name.
-func unreachable(err error) error {
-	if errors.Is(err, libvirtconn.ErrUnreachable) {
-		return fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	return err
-}
-
 func (h *Libvirt) call(ctx context.Context, what string, fn func(*libvirt.Libvirt) error) error {
-	err := unreachable(h.client.Call(ctx, what, fn))
+	err := h.client.Call(ctx, what, fn)
 	if libvirtconn.Is(err, libvirt.ErrNoDomain) {
 		return fmt.Errorf("%w: %w", ErrNotFound, err)
 	}
@@ -168,11 +151,11 @@ func (h *Libvirt) Define(ctx context.Context, domain Domain) error {
 		case there.defined.UUID != domain.UUID:
 			return fmt.Errorf("its UUID is %s and not %s: %w", there.defined.UUID, domain.UUID, ErrForeign)
 		}
-		machine, err := h.machine(l)
+		platform, err := h.platform(ctx, l)
 		if err != nil {
 			return err
 		}
-		text, err := machine.encode(domain)
+		text, err := platform.encode(domain)
 		if err != nil {
 			return err
 		}
@@ -181,24 +164,28 @@ func (h *Libvirt) Define(ctx context.Context, domain Domain) error {
 	})
 }
 
-// machine asks what this host offers a domain.
-func (h *Libvirt) machine(l *libvirt.Libvirt) (machine, error) {
+// platform asks what this host offers a domain.
+func (h *Libvirt) platform(ctx context.Context, l *libvirt.Libvirt) (platform, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.virtType == "" {
 		text, err := l.ConnectGetCapabilities()
 		if err != nil {
-			return machine{}, err
+			return platform{}, err
 		}
 		var capabilities libvirtxml.Caps
 		if err := capabilities.Unmarshal(text); err != nil {
-			return machine{}, fmt.Errorf("read the host's capabilities: %w", err)
+			return platform{}, fmt.Errorf("read the host's capabilities: %w", err)
 		}
 		if h.virtType, err = virtType(capabilities); err != nil {
-			return machine{}, err
+			return platform{}, err
 		}
 	}
-	return machine{virtType: h.virtType, hostVSock: hasHostVSock(), vsockSocket: h.vsock}, nil
+	hostVSock, err := h.machine.Exists(ctx, vhostVSock)
+	if err != nil {
+		return platform{}, fmt.Errorf("look for %s: %w", vhostVSock, err)
+	}
+	return platform{virtType: h.virtType, hostVSock: hostVSock, vsockSocket: h.vsock}, nil
 }
 
 // virtType picks how domains of this architecture run: with KVM where the host has it, else emulated.

@@ -1,21 +1,28 @@
 package hypervisor_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor/hypervisortest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 )
 
 func open(t *testing.T, bed *testbed.Testbed) *hypervisor.Libvirt {
 	t.Helper()
-	h, err := hypervisor.Open(t.Context(), hypervisor.Config{URI: bed.URI(), StateDir: bed.StateDir()})
+	client, err := libvirtconn.Open(t.Context(), bed.URI(), machine.Local{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	h, err := hypervisor.New(t.Context(), client, machine.Local{}, bed.StateDir())
+	if err != nil {
+		t.Fatal(errors.Join(err, client.Close()))
+	}
 	t.Cleanup(func() {
-		if err := h.Close(); err != nil {
+		if err := errors.Join(h.Close(), client.Close()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -54,7 +54,7 @@ func (h *Libvirt) Start(ctx context.Context, name string) error {
 	})
 	switch {
 	case err == nil && beside:
-		if err := h.closeVSock(found.defined.UUID); err != nil {
+		if err := h.closeVSock(ctx, found.defined.UUID); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	case err != nil && beside && !errors.Is(err, ErrUnreachable) && ctx.Err() == nil:

@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"os/exec"
+	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/digitalocean/go-libvirt"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 )
 
@@ -27,10 +27,8 @@ const vsockStart = 20 * time.Second
 // ErrVSockEnded means that a running domain cannot be reached any more until it was powered off and started.
 var ErrVSockEnded = errors.New("its vsock daemon has ended")
 
-func hasHostVSock() bool {
-	_, err := os.Stat("/dev/vhost-vsock")
-	return err == nil
-}
+// vhostVSock is the device of a host whose kernel serves the vsock of guests.
+const vhostVSock = "/dev/vhost-vsock"
 
 // vsockFiles are where the vsock daemon of one VM is.
 type vsockFiles struct {
@@ -52,11 +50,11 @@ func (h *Libvirt) startVSock(ctx context.Context, uuid string) error {
 	if err := h.endVSock(ctx, uuid); err != nil {
 		return err
 	}
-	binary, err := exec.LookPath(vsockDaemon)
-	if err != nil {
-		return fmt.Errorf("this host has no /dev/vhost-vsock and no %s: load the kernel module vhost_vsock, or install %[1]s: %w", vsockDaemon, err)
+	err := h.machine.StartDaemon(ctx, files.record, files.log, vsockDaemon, "--guest-cid", "3", "--socket", files.vhost, "--uds-path", files.host)
+	if errors.Is(err, machine.ErrNotInstalled) {
+		return fmt.Errorf("this host has no %s and no %s: load the kernel module vhost_vsock, or install %[2]s: %[3]w", vhostVSock, vsockDaemon, err)
 	}
-	if _, err := daemon.Start(files.record, files.log, binary, "--guest-cid", "3", "--socket", files.vhost, "--uds-path", files.host); err != nil {
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, vsockStart)
@@ -64,10 +62,14 @@ func (h *Libvirt) startVSock(ctx context.Context, uuid string) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, err := os.Stat(files.vhost); err == nil {
+		listens, err := h.machine.Exists(ctx, files.vhost)
+		if listens {
 			break
 		}
-		alive, err := daemon.Alive(files.record)
+		alive := false
+		if err == nil {
+			alive, err = h.machine.DaemonRuns(ctx, files.record)
+		}
 		if err == nil && !alive {
 			err = fmt.Errorf("%s ended at once; its log is %s", vsockDaemon, files.log)
 		}
@@ -82,22 +84,22 @@ func (h *Libvirt) startVSock(ctx context.Context, uuid string) error {
 		return errors.Join(err, h.endVSock(context.WithoutCancel(ctx), uuid))
 	}
 	// QEMU may run as a user of its own. It connects once; closeVSock shuts the door after it.
-	return os.Chmod(files.vhost, 0o666)
+	return h.machine.Chmod(ctx, files.vhost, 0o666)
 }
 
 // closeVSock leaves the daemon to the QEMU that has connected to it.
-func (h *Libvirt) closeVSock(uuid string) error {
-	return os.Chmod(h.vsock(uuid).vhost, 0o600)
+func (h *Libvirt) closeVSock(ctx context.Context, uuid string) error {
+	return h.machine.Chmod(ctx, h.vsock(uuid).vhost, 0o600)
 }
 
 // endVSock ends the daemon of a domain that does not run, and removes what belongs to it.
 func (h *Libvirt) endVSock(ctx context.Context, uuid string) error {
 	files := h.vsock(uuid)
-	if err := daemon.End(ctx, files.record); err != nil {
+	if err := h.machine.EndDaemon(ctx, files.record); err != nil {
 		return fmt.Errorf("end the vsock daemon: %w", err)
 	}
 	for _, path := range []string{files.vhost, files.host, files.log} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := h.machine.Remove(ctx, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("end the vsock daemon: %w", err)
 		}
 	}
@@ -127,11 +129,11 @@ func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, er
 			if err != nil {
 				return fmt.Errorf("its vsock's context id: %w", err)
 			}
-			dialer = transport.VSock{CID: uint32(cid)}
+			dialer = hostVSock{h.machine, uint32(cid)}
 			return nil
 		}
 		files := h.vsock(found.defined.UUID)
-		alive, err := daemon.Alive(files.record)
+		alive, err := h.machine.DaemonRuns(ctx, files.record)
 		if err != nil {
 			return err
 		}
@@ -142,4 +144,15 @@ func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, er
 		return nil
 	})
 	return dialer, err
+}
+
+// hostVSock dials through the kernel of the machine.
+type hostVSock struct {
+	machine machine.Sockets
+	cid     uint32
+}
+
+// DialContext implements transport.Dialer.
+func (v hostVSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
+	return v.machine.DialVSock(ctx, v.cid, port)
 }

@@ -41,8 +41,12 @@ func (r readyVSock) DialContext(ctx context.Context, port uint32) (net.Conn, err
 	if err := ready(ctx); err != nil {
 		return nil, fmt.Errorf("dial port %d of domain %q: %w", port, r.domain, err)
 	}
-	dialer := transport.HybridVSock{Path: r.path, Wrap: func(conn net.Conn) net.Conn {
-		return &readyConn{Conn: conn, ready: ready, letGo: r.host.letGo, heard: time.Now()}
+	dialer := transport.HybridVSock{Path: r.path, Connect: func(ctx context.Context, path string) (net.Conn, error) {
+		conn, err := r.host.machine.DialUnix(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		return &readyConn{Conn: conn, ready: ready, letGo: r.host.letGo, heard: time.Now()}, nil
 	}}
 	return dialer.DialContext(ctx, port)
 }

@@ -24,9 +24,18 @@ const (
 	maxIdle = 4
 )
 
+// Machine is what a Client uses of the machine that libvirt runs on (package machine).
+type Machine interface {
+	Exists(ctx context.Context, path string) (bool, error)
+	IsRoot(ctx context.Context) (bool, error)
+	Run(ctx context.Context, command ...string) error
+	DialUnix(ctx context.Context, path string) (net.Conn, error)
+}
+
 // Client makes calls to one libvirt. It is safe for concurrent use.
 type Client struct {
 	address Address
+	machine Machine
 
 	mu     sync.Mutex
 	idle   []*session
@@ -41,15 +50,15 @@ type session struct {
 
 // Open checks that libvirt answers at the URI, and starts it if the URI is that of the local system and no
 // libvirt runs. It returns ErrUnreachable if there is none to be had.
-func Open(ctx context.Context, uri string) (*Client, error) {
+func Open(ctx context.Context, uri string, machine Machine) (*Client, error) {
 	address, err := ParseAddress(uri, environment)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{address: address}
+	c := &Client{address: address, machine: machine}
 	err = c.Call(ctx, "connect", func(*libvirt.Libvirt) error { return nil })
 	if err != nil && address.System && nobodyListens(err) {
-		if startErr := startSystem(ctx, address, local{}); startErr != nil {
+		if startErr := c.start(ctx); startErr != nil {
 			return nil, fmt.Errorf("%w; starting it failed: %w", err, startErr)
 		}
 		err = c.Call(ctx, "connect", func(*libvirt.Libvirt) error { return nil })
@@ -223,7 +232,7 @@ func (c connecting) Read(p []byte) (int, error) {
 func (c *Client) connect(ctx context.Context) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := c.address.dial(ctx)
+	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -240,18 +249,17 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// dial connects to the first socket that somebody listens on. The error is about the most telling one.
-func (a Address) dial(ctx context.Context) (*net.UnixConn, error) {
-	var telling error
-	for _, socket := range a.Sockets {
-		var dialer net.Dialer
-		conn, err := dialer.DialContext(ctx, "unix", socket)
-		if local, ok := conn.(*net.UnixConn); ok && err == nil {
-			return local, nil
+// dial connects to the first socket that somebody listens on. If there is none, the error is that of the socket that exists.
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	var failed error
+	for _, socket := range c.address.Sockets {
+		conn, err := c.machine.DialUnix(ctx, socket)
+		if err == nil {
+			return conn, nil
 		}
-		if telling == nil || errors.Is(telling, fs.ErrNotExist) && !errors.Is(err, fs.ErrNotExist) {
-			telling = err
+		if failed == nil || errors.Is(failed, fs.ErrNotExist) && !errors.Is(err, fs.ErrNotExist) {
+			failed = err
 		}
 	}
-	return nil, telling
+	return nil, failed
 }

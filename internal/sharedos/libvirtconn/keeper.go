@@ -21,11 +21,15 @@ const keeperScript = `(read -r said <&3; [ "$said" = over ] || sleep 10) &`
 type keeper struct{ tell *os.File }
 
 // keep starts the keeper of a connection that nobody reads yet.
-func keep(ctx context.Context, conn *net.UnixConn) (_ *keeper, err error) {
+func keep(ctx context.Context, conn net.Conn) (_ *keeper, err error) {
 	fail := func(err error) (*keeper, error) {
 		return nil, fmt.Errorf("start the process that keeps the connection open if this one is killed: %w", err)
 	}
-	held, err := conn.File()
+	local, ok := conn.(*net.UnixConn)
+	if !ok {
+		return fail(fmt.Errorf("a connection of type %T cannot be given to another process", conn))
+	}
+	held, err := local.File()
 	if err != nil {
 		return fail(err)
 	}
@@ -38,7 +42,7 @@ func keep(ctx context.Context, conn *net.UnixConn) (_ *keeper, err error) {
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{listen, held}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt from the terminal is for this process
-	if err := errors.Join(cmd.Run(), listen.Close(), nonblocking(conn)); err != nil {
+	if err := errors.Join(cmd.Run(), listen.Close(), nonblocking(local)); err != nil {
 		return fail(errors.Join(err, tell.Close()))
 	}
 	return &keeper{tell}, nil

@@ -4,93 +4,79 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"strings"
 	"time"
 )
 
-// startTimeout bounds how long libvirt may take until it listens.
-const startTimeout = 45 * time.Second
+const (
+	// startTimeout bounds how long libvirt may take until it listens.
+	startTimeout = 45 * time.Second
+	// startPoll is how often its sockets are tried meanwhile.
+	startPoll = 50 * time.Millisecond
+	// startGrace is how long its sockets are tried after the start command failed: another process may have started libvirt at
+	// the same time and made this command fail.
+	startGrace = time.Second
+)
 
-// system is this machine, as far as starting a libvirt on it goes.
-type system interface {
-	// root reports whether this process may start daemons.
-	root() bool
-	// systemd reports whether systemd is the init system: sd_booted(3).
-	systemd() bool
-	run(ctx context.Context, command ...string) error
-}
-
-type local struct{}
-
-func (local) root() bool { return os.Geteuid() == 0 }
-
-func (local) systemd() bool {
-	info, err := os.Stat("/run/systemd/system")
-	return err == nil && info.IsDir()
-}
-
-func (local) run(ctx context.Context, command ...string) error {
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Dir = "/"
-	cmd.WaitDelay = time.Second // a daemon may keep the pipe of its complaints
-	complaint := &strings.Builder{}
-	cmd.Stderr = complaint
-	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, strings.TrimSpace(complaint.String()))
+// start starts the system's libvirt and waits until it listens.
+func (c *Client) start(ctx context.Context) error {
+	root, err := c.machine.IsRoot(ctx)
+	if err != nil {
+		return err
 	}
-	return nil
-}
-
-// startSystem starts the local system's libvirt and waits until it listens.
-func startSystem(ctx context.Context, address Address, on system) error {
-	if !on.root() {
-		return errors.New("only root can start it: run \"systemctl start libvirtd\" as root, or \"virtlogd -d; libvirtd -d\" where systemd does not run")
+	if !root {
+		return errors.New(`only root can start it: run "systemctl start libvirtd" as root, or "virtlogd -d; libvirtd -d" if the machine has no systemd`)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	// Another process may start it at the same time and make ours fail: what counts is that somebody listens.
-	started := startCommands(ctx, on)
+	failed := c.runStartCommands(ctx)
+	limit := startTimeout
+	if failed != nil {
+		limit = startGrace
+	}
+	waiting, cancelWaiting := context.WithTimeout(ctx, limit)
+	defer cancelWaiting()
+	tick := time.NewTicker(startPoll)
+	defer tick.Stop()
 	for {
-		conn, err := address.dial(ctx)
+		conn, err := c.dial(waiting)
 		if err == nil {
 			return conn.Close()
 		}
-		wait := 50 * time.Millisecond
-		if started != nil {
-			wait = time.Second
-		}
 		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), started)
-		case <-time.After(wait):
+		case <-waiting.Done():
+		case <-tick.C:
+			continue
 		}
-		if started != nil {
-			if conn, err := address.dial(ctx); err == nil {
-				return conn.Close()
-			}
-			return fmt.Errorf("%w; install libvirt (on Debian: apt-get install libvirt-daemon-system qemu-system-x86)", started)
+		if failed != nil && ctx.Err() == nil {
+			return fmt.Errorf("%w; install libvirt (on Debian: apt-get install libvirt-daemon-system qemu-system-x86)", failed)
 		}
+		return errors.Join(waiting.Err(), failed, err)
 	}
 }
 
-func startCommands(ctx context.Context, on system) error {
-	if on.systemd() {
-		one := on.run(ctx, "systemctl", "--no-ask-password", "start", "libvirtd.socket")
-		if one == nil {
+// bootedBySystemd is the directory that exists if systemd is the init system: sd_booted(3).
+const bootedBySystemd = "/run/systemd/system"
+
+func (c *Client) runStartCommands(ctx context.Context) error {
+	run := c.machine.Run
+	systemd, err := c.machine.Exists(ctx, bootedBySystemd)
+	if err != nil {
+		return err
+	}
+	if systemd {
+		monolithic := run(ctx, "systemctl", "--no-ask-password", "start", "libvirtd.socket")
+		if monolithic == nil {
 			return nil
 		}
 		// Distributions with modular daemons have no libvirtd.
-		modular := on.run(ctx, "systemctl", "--no-ask-password", "start", "virtlogd.socket", "virtqemud.socket", "virtstoraged.socket", "virtnetworkd.socket")
+		modular := run(ctx, "systemctl", "--no-ask-password", "start", "virtlogd.socket", "virtqemud.socket", "virtstoraged.socket", "virtnetworkd.socket")
 		if modular == nil {
 			return nil
 		}
-		return errors.Join(one, modular)
+		return errors.Join(monolithic, modular)
 	}
-	// One that runs already says so by failing.
-	logger := on.run(ctx, "virtlogd", "-d")
-	if err := on.run(ctx, "libvirtd", "-d"); err != nil {
+	logger := run(ctx, "virtlogd", "-d") // it fails if one runs already
+	if err := run(ctx, "libvirtd", "-d"); err != nil {
 		return errors.Join(err, logger)
 	}
 	return nil

@@ -60,7 +60,7 @@ func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) e
 	}
 	dialing, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := c.address.dial(dialing)
+	conn, err := c.dial(dialing)
 	if err != nil {
 		return c.explain(ctx, what, err)
 	}

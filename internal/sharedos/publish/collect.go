@@ -118,7 +118,7 @@ func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, deci
 // knowsAll fails with ErrUnknownVM if the pool has the private disk of a VM of which nobody tells what it refers to: one of
 // another host that has the pool, too.
 func (p *Publisher) knowsAll(ctx context.Context, inUse map[tree.Digest][]string) error {
-	volumes, err := p.Store.Volumes(ctx)
+	disks, err := p.Store.ListDisks(ctx)
 	if err != nil {
 		return fmt.Errorf("list what the store holds: %w", err)
 	}
@@ -129,9 +129,9 @@ func (p *Publisher) knowsAll(ctx context.Context, inUse map[tree.Digest][]string
 		}
 	}
 	var unknown []string
-	for _, volume := range volumes {
-		if name, _ := store.ParseVolumeName(volume.Name); name.Kind == store.DiskVolume && !known[name.VM] {
-			unknown = append(unknown, volume.Name)
+	for _, disk := range disks {
+		if name, _ := store.ParseVolumeName(disk.Name); !known[name.VM] {
+			unknown = append(unknown, disk.Name)
 		}
 	}
 	if len(unknown) == 0 {

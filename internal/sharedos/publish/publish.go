@@ -54,9 +54,18 @@ type Spec struct {
 	PinAccounts bool
 }
 
+// Store is what a Publisher uses of a store.
+type Store interface {
+	store.Objects
+	store.Heads
+	store.Locks
+	// ListDisks lists the private disks, whose VMs may run releases (store.Disks).
+	ListDisks(ctx context.Context) ([]store.Volume, error)
+}
+
 // Publisher publishes releases into one store, signed with one operator key.
 type Publisher struct {
-	Store store.Store
+	Store Store
 	// Cache is a directory on this machine for what was read and built.
 	Cache string
 	Key   ed25519.PrivateKey

@@ -72,19 +72,9 @@ func (p *Publisher) usage(ctx context.Context, ask InUse) (*Usage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list what it holds: %w", err)
 	}
-	volumes, err := p.Store.Volumes(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list what it holds: %w", err)
-	}
 	m := measure{usage: &Usage{}, allocated: map[tree.Digest]int64{}, disks: map[string]int64{}, full: map[tree.Digest]int64{}}
-	for _, volume := range volumes {
-		m.usage.Stored += volume.Allocation
-		switch name, _ := store.ParseVolumeName(volume.Name); name.Kind {
-		case store.DiskVolume:
-			m.disks[name.VM] = volume.Allocation
-		case store.LayerVolume, store.BlobVolume, store.ReleaseVolume:
-			m.allocated[name.Digest] += volume.Allocation
-		}
+	if err := m.volumes(ctx, p.Store); err != nil {
+		return nil, fmt.Errorf("list what it holds: %w", err)
 	}
 	for named, listed := range histories {
 		if named.Kind != release.Base {
@@ -116,6 +106,33 @@ type measure struct {
 	full      map[tree.Digest]int64
 	// parts are what each release in usage refers to.
 	parts [][]tree.Digest
+}
+
+// volumes adds what the volumes of the store take.
+func (m *measure) volumes(ctx context.Context, from Store) error {
+	objects, err := from.ListObjects(ctx)
+	if err != nil {
+		return err
+	}
+	heads, err := from.ListHeads(ctx)
+	if err != nil {
+		return err
+	}
+	disks, err := from.ListDisks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, volume := range slices.Concat(objects, heads, disks) {
+		m.usage.Stored += volume.Allocation
+		name, _ := store.ParseVolumeName(volume.Name)
+		switch name.Kind {
+		case store.DiskVolume:
+			m.disks[name.VM] = volume.Allocation
+		case store.LayerVolume, store.BlobVolume, store.ReleaseVolume:
+			m.allocated[name.Digest] += volume.Allocation
+		}
+	}
+	return nil
 }
 
 // partsOf lists all that a release refers to, and itself.

@@ -30,8 +30,9 @@ type disturbed struct {
 	t      *testing.T
 	bed    *testbed.Testbed
 	proxy  *faultproxy.Proxy
+	uri    string
 	config store.Config
-	direct *store.Libvirt
+	direct *connected
 }
 
 func disturb(t *testing.T) *disturbed {
@@ -48,8 +49,8 @@ func disturbOn(t *testing.T, bed *testbed.Testbed, dir string) *disturbed {
 	}
 	proxy, err := faultproxy.Start(t.Context(), filepath.Join(bed.Dir(), name+".sock"), filepath.Join(bed.Dir(), "run", "libvirt-sock"))
 	must(t, err)
-	d := &disturbed{t: t, bed: bed, proxy: proxy, config: store.Config{URI: bed.URI(), Pool: name, CreatePath: dir}}
-	d.direct, err = store.Open(t.Context(), d.config)
+	d := &disturbed{t: t, bed: bed, proxy: proxy, uri: bed.URI(), config: store.Config{Pool: name, CreatePath: dir}}
+	d.direct, err = connect(t.Context(), d.uri, d.config)
 	must(t, err)
 	t.Cleanup(func() {
 		deadline := time.Now().Add(40 * time.Second)
@@ -81,13 +82,11 @@ func (d *disturbed) through(limit time.Duration, call func(context.Context, *sto
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), limit)
 	defer cancel()
-	config := d.config
-	config.URI = d.proxy.URI()
-	s, err := store.Open(ctx, config)
+	s, err := connect(ctx, d.proxy.URI(), d.config)
 	if err != nil {
 		return err
 	}
-	return errors.Join(call(ctx, s), s.Close())
+	return errors.Join(call(ctx, s.Libvirt), s.Close())
 }
 
 // put uploads a layer through the proxy.

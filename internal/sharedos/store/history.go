@@ -2,20 +2,12 @@ package store
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
-)
-
-var (
-	// ErrCorrupt means that a volume is there and whole, and holds other bytes than its name says.
-	ErrCorrupt = errors.New("the volume's content is not what its name says")
-	// ErrShrink means that a private disk was to become smaller, which would cut off data.
-	ErrShrink = errors.New("a private disk cannot shrink")
 )
 
 // MaxHistory is how many releases the record of a base or component can hold.

@@ -36,7 +36,7 @@ func upload(told string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	s, err := store.Open(ctx, store.Config{URI: uri, Pool: pool})
+	s, err := connect(ctx, uri, store.Config{Pool: pool})
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func upload(told string) error {
 func (d *disturbed) uploading(seed byte) *exec.Cmd {
 	d.t.Helper()
 	cmd := exec.CommandContext(d.t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", uploader, d.config.URI, d.config.Pool, seed))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", uploader, d.uri, d.config.Pool, seed))
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint
 	out, err := cmd.StdoutPipe()

@@ -1,7 +1,9 @@
 package store_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -9,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
@@ -16,13 +20,36 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 )
 
-func open(t *testing.T, bed *testbed.Testbed) *store.Libvirt {
+// connected is a store with a connection of its own.
+type connected struct {
+	*store.Libvirt
+	client *libvirtconn.Client
+}
+
+// connect opens a store with a connection of its own. ErrUnreachable if libvirt is.
+func connect(ctx context.Context, uri string, config store.Config) (*connected, error) {
+	client, err := libvirtconn.Open(ctx, uri, machine.Local{})
+	if errors.Is(err, libvirtconn.ErrUnreachable) {
+		err = fmt.Errorf("%w: %w", store.ErrUnreachable, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, err := store.New(client, config)
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return &connected{s, client}, nil
+}
+
+// Close closes the store and its connection.
+func (c *connected) Close() error { return errors.Join(c.Libvirt.Close(), c.client.Close()) }
+
+func open(t *testing.T, bed *testbed.Testbed) *connected {
 	t.Helper()
 	name := bed.Name("pool")
-	s, err := store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: name, CreatePath: filepath.Join(t.TempDir(), name)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, err := connect(t.Context(), bed.URI(), store.Config{Pool: name, CreatePath: filepath.Join(t.TempDir(), name)})
+	must(t, err)
 	return s
 }
 
@@ -33,8 +60,8 @@ func TestLibvirtKeepsTheContract(t *testing.T) {
 
 func TestAPoolThatWasMadeGoesWithTheLastVolume(t *testing.T) {
 	bed := testbed.New(t)
-	config := store.Config{URI: bed.URI(), Pool: bed.Name("pool"), CreatePath: filepath.Join(t.TempDir(), "pool")}
-	s, err := store.Open(t.Context(), config)
+	config := store.Config{Pool: bed.Name("pool"), CreatePath: filepath.Join(t.TempDir(), "pool")}
+	s, err := connect(t.Context(), bed.URI(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +105,7 @@ func TestAPoolOfSomebodyElseStays(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "virsh", "-c", bed.URI(), "pool-create-as", name, "dir", "--target", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	s, err := store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: name, CreatePath: filepath.Join(t.TempDir(), "elsewhere")})
+	s, err := connect(t.Context(), bed.URI(), store.Config{Pool: name, CreatePath: filepath.Join(t.TempDir(), "elsewhere")})
 	if err != nil {
 		t.Fatal(err)
 	}

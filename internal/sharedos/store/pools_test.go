@@ -68,18 +68,18 @@ func mountedContract(t *testing.T, target, kind string, source ...string) {
 			must(t, os.RemoveAll(path))
 		}
 		bed.Virsh(t, "pool-refresh", name)
-		s, err := store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: name})
+		s, err := connect(t.Context(), bed.URI(), store.Config{Pool: name})
 		must(t, err)
 		return s
 	})
 }
 
 // logical makes a pool whose volumes are devices. It returns its testbed and its name, too.
-func logical(t *testing.T, stale []byte) (s *store.Libvirt, bed *testbed.Testbed, pool string) {
+func logical(t *testing.T, stale []byte) (s *connected, bed *testbed.Testbed, pool string) {
 	t.Helper()
 	bed = testbed.New(t)
 	pool = bed.LogicalPool(t, stale)
-	s, err := store.Open(t.Context(), store.Config{URI: bed.URI(), Pool: pool})
+	s, err := connect(t.Context(), bed.URI(), store.Config{Pool: pool})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
 	return s, bed, pool
@@ -137,7 +137,7 @@ func TestAPoolOfBlockDevicesKeepsLayersBlobsAndRecords(t *testing.T) {
 }
 
 // requireRecords writes a history again and again, and reads it.
-func requireRecords(t *testing.T, ctx context.Context, s *store.Libvirt) {
+func requireRecords(t *testing.T, ctx context.Context, s store.Heads) {
 	t.Helper()
 	ids := []tree.Digest{tree.Sum([]byte("1")), tree.Sum([]byte("2")), tree.Sum([]byte("3"))}
 	for range 2 {
@@ -158,7 +158,7 @@ func requireRecords(t *testing.T, ctx context.Context, s *store.Libvirt) {
 func TestAPoolOfZFSVolumesKeepsLayersBlobsAndRecords(t *testing.T) {
 	bed := testbed.New(t)
 	ctx := t.Context()
-	s, err := store.Open(ctx, store.Config{URI: bed.URI(), Pool: bed.ZFSPool(t)})
+	s, err := connect(ctx, bed.URI(), store.Config{Pool: bed.ZFSPool(t)})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
 	for _, disk := range []struct {

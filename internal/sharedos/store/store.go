@@ -1,10 +1,13 @@
-// Package store keeps layers, manifests and blobs as volumes of a libvirt storage pool, through the storage API
-// only, so that any kind of pool will do.
+// Package store keeps what VMs are made of: layers, blobs and manifests, the histories of bases and components, private
+// disks, and the locks that keep processes from changing them at the same time.
 //
-// Volumes are named by what they hold: "layer-<64 hex>", "blob-<64 hex>", "release-<64 hex>" (a signed manifest),
-// "head-<kind>-<name>" (the id of the newest release, then the ids before it), "vm-<name>" (a private disk), and for
-// moments "lock-…" (who uses the pool, see Locker).
-// A volume appears complete or not at all: its first 4 KiB are written last.
+// Each of these has an interface of its own: [Objects], [Heads], [Disks] and [Locks]. A caller asks for those that it uses.
+// [Libvirt] implements all four on a libvirt storage pool, through the storage API only, so that most types of pools can
+// be used (design/0019).
+//
+// In a pool, everything is a volume that is named after its content: "layer-<64 hex>", "blob-<64 hex>", "release-<64 hex>"
+// (a signed manifest), "head-<kind>-<name>" (a history), "vm-<name>" (a private disk) and "lock-…" (see [Locker]).
+// A layer, blob or manifest is either complete or absent for every reader: its first 4 KiB are written last.
 package store
 
 import (
@@ -17,50 +20,86 @@ import (
 )
 
 var (
-	// ErrNotFound means that libvirt itself said that no such volume exists, or that what is there is torn.
+	// ErrNotFound means that the store answered and has no such object, or only a torn one.
 	ErrNotFound = errors.New("not in the store")
-	// ErrUnreachable means that the pool could not be asked; nothing is known of the object.
+	// ErrUnreachable means that the store did not answer. Whether the object exists is unknown.
 	ErrUnreachable = errors.New("the storage pool is unreachable")
 	// ErrInUse means that something still refers to the object.
 	ErrInUse = errors.New("in use")
+	// ErrCorrupt means that a volume is complete, but its content does not match its name.
+	ErrCorrupt = errors.New("the volume's content is not what its name says")
+	// ErrShrink means that a private disk was to become smaller, which would cut off data.
+	ErrShrink = errors.New("a private disk cannot shrink")
 )
 
-// Progress is told how many of total bytes are done. It may be called often and must return at once.
+// Progress is called with the number of bytes done and the total. It may be called often and must return at once.
 type Progress func(done, total int64)
 
-// Store is the seam to libvirt's storage API. Every method is safe to repeat.
-type Store interface {
-	// Lock keeps others, in any process on any machine, from what the mode excludes, until unlock is called. It calls tell
-	// if it has to wait. What is done under it is done with the returned context, which ends when the lock is lost.
-	Lock(ctx context.Context, mode LockMode, tell func(step string)) (locked context.Context, unlock func() error, err error)
-	// PutLayer uploads a layer if the pool does not hold it whole already, and reports whether it did.
+// Objects keeps layers, blobs and signed manifests. They never change and are named by their digests. Every method is safe
+// to repeat.
+type Objects interface {
+	// PutLayer uploads a layer unless the store holds all of it already, and reports whether it uploaded anything.
 	PutLayer(ctx context.Context, layer release.Layer, content io.ReaderAt, progress Progress) (uploaded bool, err error)
-	// LayerPath returns where the host finds the layer; ErrNotFound if the pool does not hold it whole.
+	// LayerPath returns the layer's path on the host; ErrNotFound if the store does not hold all of it.
 	LayerPath(ctx context.Context, id tree.Digest) (string, error)
-	// PutBlob uploads bytes named by their digest (kernel, initramfs, contents list).
+	// PutBlob uploads a kernel, an initramfs or a contents list unless the store holds all of it already.
 	PutBlob(ctx context.Context, blob release.Blob, content io.ReaderAt, progress Progress) error
+	// BlobPath returns the blob's path on the host; ErrNotFound if the store does not hold all of it.
 	BlobPath(ctx context.Context, digest tree.Digest) (string, error)
-	// GetBlob reads a blob and checks its digest.
+	// GetBlob reads a blob and checks its digest; ErrCorrupt if it differs.
 	GetBlob(ctx context.Context, blob release.Blob) ([]byte, error)
-	// PutManifest stores a signed manifest under its id; GetManifest reads it.
+	// PutManifest stores a signed manifest under its id. One that another operator signed is replaced.
 	PutManifest(ctx context.Context, id tree.Digest, signed []byte) error
+	// GetManifest returns the signed manifest of an id. It checks neither signature nor id.
 	GetManifest(ctx context.Context, id tree.Digest) ([]byte, error)
-	// SetHistory records the releases of a base or component; one without releases removes the record.
-	SetHistory(ctx context.Context, kind release.Kind, name string, history History) error
-	// History returns the releases of a base or component; ErrNotFound if there is no record.
-	History(ctx context.Context, kind release.Kind, name string) (History, error)
-	// Histories returns the history of every base and component in the pool.
-	Histories(ctx context.Context) (map[Named]History, error)
-	// CreatePrivateDisk makes a sparse raw volume of size bytes for a VM, or grows the one there is.
-	CreatePrivateDisk(ctx context.Context, vm string, size int64) (volume, path string, err error)
-	DeletePrivateDisk(ctx context.Context, vm string) error
-	// PrivateDisk tells size and allocated bytes of a VM's private disk.
-	PrivateDisk(ctx context.Context, vm string) (Volume, error)
-	// Volumes lists all that this project keeps in the pool, but locks.
-	Volumes(ctx context.Context) ([]Volume, error)
-	// Sweep deletes every layer, blob and release that keep does not name. It returns what it deleted. A pool that
-	// was made for this store goes with the last volume in it; the next thing stored makes it again.
+	// ListObjects lists the volumes of layers, blobs and manifests, torn ones included.
+	ListObjects(ctx context.Context) ([]Volume, error)
+	// Sweep deletes every layer, blob and manifest whose digest is not in keep, and returns what it deleted. The caller
+	// holds an Exclusive lock. If nothing is left, Libvirt also removes a pool that it created; the next object or disk
+	// creates it again.
 	Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]Volume, error)
+}
+
+// Heads keeps the history of every base and component. Every method is safe to repeat.
+type Heads interface {
+	// SetHistory replaces the history of a base or component. A history without releases removes the record.
+	SetHistory(ctx context.Context, kind release.Kind, name string, history History) error
+	// History returns the history of a base or component; ErrNotFound if it has none.
+	History(ctx context.Context, kind release.Kind, name string) (History, error)
+	// Histories returns the history of every base and component.
+	Histories(ctx context.Context) (map[Named]History, error)
+	// ListHeads lists the volumes of histories.
+	ListHeads(ctx context.Context) ([]Volume, error)
+}
+
+// Disks keeps the private disks of VMs. Every method is safe to repeat.
+type Disks interface {
+	// CreatePrivateDisk creates a sparse raw volume of size bytes for a VM. An existing one is grown; ErrShrink if it is
+	// larger.
+	CreatePrivateDisk(ctx context.Context, vm string, size int64) (volume, path string, err error)
+	// DeletePrivateDisk deletes a VM's private disk. It is no error if there is none.
+	DeletePrivateDisk(ctx context.Context, vm string) error
+	// PrivateDisk returns the volume of a VM's private disk; ErrNotFound if there is none.
+	PrivateDisk(ctx context.Context, vm string) (Volume, error)
+	// ListDisks lists the private disks of all VMs.
+	ListDisks(ctx context.Context) ([]Volume, error)
+}
+
+// Locks keeps processes, on any machine that uses the store, from changing it at the same time.
+type Locks interface {
+	// Lock waits until nobody holds a lock that excludes one of this mode, and calls report once if it has to wait. Work
+	// under the lock uses the returned context, which ends when the lock is lost. unlock must be called.
+	Lock(ctx context.Context, mode LockMode, report func(step string)) (locked context.Context, unlock func() error, err error)
+}
+
+// Store keeps everything in one place.
+type Store interface {
+	Objects
+	Heads
+	Disks
+	Locks
+	// Volumes lists objects, heads and disks, but no locks.
+	Volumes(ctx context.Context) ([]Volume, error)
 	Close() error
 }
 
@@ -70,7 +109,7 @@ type Named struct {
 	Name string
 }
 
-// Volume is one volume of the pool.
+// Volume is one volume of the store.
 type Volume struct {
 	Name, Path string
 	// Capacity and Allocation in bytes.

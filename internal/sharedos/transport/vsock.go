@@ -51,8 +51,8 @@ func (v VSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 type HybridVSock struct {
 	// Path of the unix socket on the host.
 	Path string
-	// Wrap is given each connection to the socket before anything is written to it; nil leaves them as they are.
-	Wrap func(net.Conn) net.Conn
+	// Connect connects to the socket. Nil connects to a socket of this machine.
+	Connect func(ctx context.Context, path string) (net.Conn, error)
 }
 
 // maxAnswer bounds the answer line: "OK " and a 32-bit number fit many times over.
@@ -66,13 +66,13 @@ func (h HybridVSock) DialContext(ctx context.Context, port uint32) (net.Conn, er
 	fail := func(err error) (net.Conn, error) {
 		return nil, fmt.Errorf("dial port %d through %s: %w", port, h.Path, err)
 	}
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", h.Path)
+	connect := h.Connect
+	if connect == nil {
+		connect = connectUnix
+	}
+	conn, err := connect(ctx, h.Path)
 	if err != nil {
 		return fail(err)
-	}
-	if h.Wrap != nil {
-		conn = h.Wrap(conn)
 	}
 	// The exchange is cut off when ctx ends, by making every read and write fail.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -84,6 +84,11 @@ func (h HybridVSock) DialContext(ctx context.Context, port uint32) (net.Conn, er
 		return fail(errors.Join(err, conn.Close()))
 	}
 	return conn, nil
+}
+
+func connectUnix(ctx context.Context, path string) (net.Conn, error) {
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "unix", path)
 }
 
 // greet asks for the port and reads the answer line byte by byte: what follows it belongs to the caller.

@@ -7,8 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -155,7 +153,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 	ran := began // when it was last not seen paused
 	ended := func() error {
 		return fmt.Errorf("%s of VM %q for %d s: %w; last: %w; the end of its console, %s:\n%s", what, name,
-			int(time.Since(began).Seconds()), ctx.Err(), last, console, consoleTail(console))
+			int(time.Since(began).Seconds()), ctx.Err(), last, console, f.consoleTail(ctx, console))
 	}
 	for {
 		domain, state, err := f.Hypervisor.Lookup(ctx, name)
@@ -168,7 +166,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		console = domain.ConsoleLog
 		if state == hypervisor.Off || state == hypervisor.Crashed {
 			return nil, fmt.Errorf("VM %q powered off while %s; the end of its console, %s:\n%s",
-				name, what, console, consoleTail(console))
+				name, what, console, f.consoleTail(ctx, console))
 		}
 		if state != hypervisor.Paused {
 			ran = time.Now()
@@ -176,7 +174,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 			return nil, fmt.Errorf("%s of VM %q: %w since %d s: QEMU pauses a VM when it cannot write its disk or cannot go on, which the "+
 				"VM's log of libvirt tells (virsh domstate --reason %s; /var/log/libvirt/qemu/%s.log); mend that, then virsh resume or "+
 				"virsh destroy it, and apply again; the end of its console, %s:\n%s",
-				what, name, ErrPaused, int(paused.Seconds()), name, name, console, consoleTail(console))
+				what, name, ErrPaused, int(paused.Seconds()), name, name, console, f.consoleTail(ctx, console))
 		}
 		if agent == nil {
 			agent, err = f.meet(ctx, domain)
@@ -229,19 +227,14 @@ const (
 	consoleLines = 15
 )
 
+// consoleTimeout bounds reading it, which an error that ended its context has to do, too.
+const consoleTimeout = 5 * time.Second
+
 // consoleTail returns the last lines of a console log, without control characters: a guest wrote them.
-func consoleTail(path string) string {
-	file, err := os.Open(path)
-	if err != nil {
-		return "(" + err.Error() + ")"
-	}
-	defer func() { _ = file.Close() }() // it was only read
-	if size, err := file.Seek(0, io.SeekEnd); err == nil {
-		if _, err := file.Seek(max(0, size-consoleLimit), io.SeekStart); err != nil {
-			return "(" + err.Error() + ")"
-		}
-	}
-	text, err := io.ReadAll(io.LimitReader(file, consoleLimit))
+func (f *Fleet) consoleTail(ctx context.Context, path string) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), consoleTimeout)
+	defer cancel()
+	text, err := f.Machine.ReadTail(ctx, path, consoleLimit)
 	if err != nil {
 		return "(" + err.Error() + ")"
 	}

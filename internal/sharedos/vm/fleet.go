@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -17,15 +16,25 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
+// Store is what a Fleet uses of a store.
+type Store interface {
+	store.Objects
+	store.Disks
+	store.Locks
+}
+
 // Fleet carries the VMs of one host through their lives.
 type Fleet struct {
 	Hypervisor hypervisor.Hypervisor
-	Store      store.Store
+	// Machine has the console logs and the files that VMs boot.
+	Machine machine.Files
+	Store   Store
 	// Key is the operator's: it signed the releases, and the agents let its holder in.
 	Key ed25519.PrivateKey
 	// Pool is the name of the store's pool, for the record in the domain.
@@ -318,7 +327,7 @@ func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress
 	if err := f.remove(ctx, name, was, progress); err != nil {
 		return nil, was, err
 	}
-	return had, was, f.deleteConsole(name)
+	return had, was, f.deleteConsole(ctx, name)
 }
 
 // remove removes the definition and the private disk of a VM that is off. Whoever deletes what nothing refers to must not see the
@@ -342,13 +351,13 @@ func (f *Fleet) remove(ctx context.Context, name string, defined bool, progress 
 }
 
 // deleteConsole removes a VM's console log, and the older ones that virtlogd keeps beside it.
-func (f *Fleet) deleteConsole(name string) error {
+func (f *Fleet) deleteConsole(ctx context.Context, name string) error {
 	logs := []string{f.consoleLog(name)}
 	for i := range consoleBackups {
 		logs = append(logs, fmt.Sprintf("%s.%d", f.consoleLog(name), i))
 	}
 	for _, log := range logs {
-		if err := os.Remove(log); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := f.Machine.Remove(ctx, log); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("delete its console log: %w", err)
 		}
 	}

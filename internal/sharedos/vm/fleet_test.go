@@ -15,6 +15,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi/agenttest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor/hypervisortest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
@@ -43,7 +44,7 @@ func newWorld(t *testing.T) *world {
 	w.guests = agenttest.Inhabit(w.hypervisor)
 	t.Cleanup(w.guests.Off)
 	w.fleet = &vm.Fleet{
-		Hypervisor: w.hypervisor, Store: w.store, Key: key, Pool: "pool", Cache: t.TempDir(), ConsoleDir: t.TempDir(),
+		Hypervisor: w.hypervisor, Machine: machine.Local{}, Store: w.store, Key: key, Pool: "pool", Cache: t.TempDir(), ConsoleDir: t.TempDir(),
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
 		Initramfs:   func(agent, modules []byte) ([]byte, error) { return slices.Concat(agent, modules), nil },
 		Log:         slog.New(slog.DiscardHandler),

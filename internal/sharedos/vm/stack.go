@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -137,10 +138,10 @@ func (f *Fleet) bootImage(ctx context.Context, base *release.Manifest, progress 
 	if err != nil {
 		return bootImage{}, fmt.Errorf("find the initramfs: %w", err)
 	}
-	if kernel, err = f.bootFile(kernel, base.Kernel.Image.Digest, func() ([]byte, error) { return f.Store.GetBlob(ctx, base.Kernel.Image) }); err != nil {
+	if kernel, err = f.bootFile(ctx, kernel, base.Kernel.Image.Digest, func() ([]byte, error) { return f.Store.GetBlob(ctx, base.Kernel.Image) }); err != nil {
 		return bootImage{}, fmt.Errorf("keep kernel %s as a file: %w", base.Kernel.Release, err)
 	}
-	if path, err = f.bootFile(path, digest, func() ([]byte, error) { return initramfs, nil }); err != nil {
+	if path, err = f.bootFile(ctx, path, digest, func() ([]byte, error) { return initramfs, nil }); err != nil {
 		return bootImage{}, fmt.Errorf("keep the initramfs as a file: %w", err)
 	}
 	return bootImage{kernel: kernel, initramfs: path, digest: digest}, nil
@@ -170,7 +171,8 @@ func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress 
 	if err != nil {
 		return nil, err
 	}
-	return image, writeWhole(cached, image)
+	// The cache is this process's user's, and not on the machine of the VMs.
+	return image, machine.Local{}.WriteFile(ctx, cached, image)
 }
 
 // sameReleases reports whether two stacks are of the same releases.

@@ -311,16 +311,15 @@ func (s *Store) Histories(ctx context.Context) (map[store.Named]store.History, e
 	if err := s.enter(ctx, "Histories", "", false); err != nil {
 		return nil, err
 	}
-	volumes, err := s.volumes()
+	volumes, err := s.volumes(store.HeadVolume)
 	if err != nil {
 		return nil, err
 	}
 	all := map[store.Named]store.History{}
 	for _, volume := range volumes {
-		if name, _ := store.ParseVolumeName(volume.Name); name.Kind == store.HeadVolume {
-			if all[name.Of], err = s.history(volume.Name); err != nil {
-				return nil, err
-			}
+		name, _ := store.ParseVolumeName(volume.Name)
+		if all[name.Of], err = s.history(volume.Name); err != nil {
+			return nil, err
 		}
 	}
 	return all, nil
@@ -404,17 +403,42 @@ func (s *Store) Volumes(ctx context.Context) ([]store.Volume, error) {
 	if err := s.enter(ctx, "Volumes", "", false); err != nil {
 		return nil, err
 	}
-	return s.volumes()
+	return s.volumes(store.LayerVolume, store.BlobVolume, store.ReleaseVolume, store.HeadVolume, store.DiskVolume)
 }
 
-func (s *Store) volumes() ([]store.Volume, error) {
+// ListObjects implements store.Objects.
+func (s *Store) ListObjects(ctx context.Context) ([]store.Volume, error) {
+	if err := s.enter(ctx, "ListObjects", "", false); err != nil {
+		return nil, err
+	}
+	return s.volumes(store.LayerVolume, store.BlobVolume, store.ReleaseVolume)
+}
+
+// ListHeads implements store.Heads.
+func (s *Store) ListHeads(ctx context.Context) ([]store.Volume, error) {
+	if err := s.enter(ctx, "ListHeads", "", false); err != nil {
+		return nil, err
+	}
+	return s.volumes(store.HeadVolume)
+}
+
+// ListDisks implements store.Disks.
+func (s *Store) ListDisks(ctx context.Context) ([]store.Volume, error) {
+	if err := s.enter(ctx, "ListDisks", "", false); err != nil {
+		return nil, err
+	}
+	return s.volumes(store.DiskVolume)
+}
+
+// volumes lists the volumes of some kinds.
+func (s *Store) volumes(kinds ...store.VolumeKind) ([]store.Volume, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
 	}
 	var volumes []store.Volume
 	for _, entry := range entries {
-		if name, ours := store.ParseVolumeName(entry.Name()); !ours || name.Kind == store.LockVolume {
+		if name, ours := store.ParseVolumeName(entry.Name()); !ours || !slices.Contains(kinds, name.Kind) {
 			continue
 		}
 		info, err := entry.Info()
@@ -434,14 +458,14 @@ func (s *Store) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]store.V
 	if err := s.enter(ctx, "Sweep", "", true); err != nil {
 		return nil, err
 	}
-	volumes, err := s.volumes()
+	volumes, err := s.volumes(store.LayerVolume, store.BlobVolume, store.ReleaseVolume)
 	if err != nil {
 		return nil, err
 	}
 	var swept []store.Volume
 	for _, volume := range volumes {
 		name, _ := store.ParseVolumeName(volume.Name)
-		if name.Digest.IsZero() || keep[name.Digest] {
+		if keep[name.Digest] {
 			continue
 		}
 		if err := s.remove(volume.Name); err != nil {

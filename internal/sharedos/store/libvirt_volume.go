@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -287,8 +288,28 @@ func (s *Libvirt) delete(ctx context.Context, what, name string) error {
 
 // Volumes implements Store.
 func (s *Libvirt) Volumes(ctx context.Context) ([]Volume, error) {
+	return s.list(ctx, "list volumes", LayerVolume, BlobVolume, ReleaseVolume, HeadVolume, DiskVolume)
+}
+
+// ListObjects implements Objects.
+func (s *Libvirt) ListObjects(ctx context.Context) ([]Volume, error) {
+	return s.list(ctx, "list objects", LayerVolume, BlobVolume, ReleaseVolume)
+}
+
+// ListHeads implements Heads.
+func (s *Libvirt) ListHeads(ctx context.Context) ([]Volume, error) {
+	return s.list(ctx, "list histories", HeadVolume)
+}
+
+// ListDisks implements Disks.
+func (s *Libvirt) ListDisks(ctx context.Context) ([]Volume, error) {
+	return s.list(ctx, "list private disks", DiskVolume)
+}
+
+// list returns the volumes of some kinds. A pool that does not exist has none.
+func (s *Libvirt) list(ctx context.Context, what string, kinds ...VolumeKind) ([]Volume, error) {
 	var volumes []Volume
-	err := s.call(ctx, "list volumes", false, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
+	err := s.call(ctx, what, false, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 		volumes = nil
 		if err := s.refresh(l, pool); err != nil {
 			return err
@@ -298,7 +319,7 @@ func (s *Libvirt) Volumes(ctx context.Context) ([]Volume, error) {
 			return err
 		}
 		for _, one := range all {
-			if name, ours := ParseVolumeName(one.Name); !ours || name.Kind == LockVolume {
+			if name, ours := ParseVolumeName(one.Name); !ours || !slices.Contains(kinds, name.Kind) {
 				continue
 			}
 			volume, err := s.describe(l, one)

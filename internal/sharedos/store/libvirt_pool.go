@@ -17,8 +17,6 @@ import (
 
 // Config says which pool.
 type Config struct {
-	// URI of libvirt; "" is $LIBVIRT_DEFAULT_URI or qemu:///system.
-	URI string
 	// Pool is the name of the storage pool.
 	Pool string
 	// CreatePath is the directory of the pool if there is none of the name and something is to be stored. Empty
@@ -37,28 +35,25 @@ type Libvirt struct {
 
 var _ Store = (*Libvirt)(nil)
 
-// Open connects to libvirt. The pool is looked for when it is needed, and made when something is stored.
-func Open(ctx context.Context, config Config) (*Libvirt, error) {
+// New returns the store in a pool of a libvirt. The pool is looked up by each call, and created when something is stored.
+// Closing the store leaves the client open.
+func New(client *libvirtconn.Client, config Config) (*Libvirt, error) {
 	if !plain.MatchString(config.Pool) {
 		return nil, fmt.Errorf("%q cannot name a storage pool: use 1 to 100 letters, digits and ._+-, first a letter or digit", config.Pool)
 	}
 	if config.CreatePath != "" && !filepath.IsAbs(config.CreatePath) {
 		return nil, fmt.Errorf("storage pool %q: its directory %q is not an absolute path", config.Pool, config.CreatePath)
 	}
-	client, err := libvirtconn.Open(ctx, config.URI)
-	if err != nil {
-		return nil, unreachable(err)
-	}
 	s := &Libvirt{config: config, client: client}
 	s.locker.Volumes = lockVolumes{s}
 	return s, nil
 }
 
-// Close implements Store.
+// Close implements Store. It releases a lock that lingers, which needs the client.
 func (s *Libvirt) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), lockReleaseTimeout)
 	defer cancel()
-	return errors.Join(s.locker.Close(ctx), s.client.Close())
+	return s.locker.Close(ctx)
 }
 
 // unreachable gives a failure to ask libvirt this package's name.
