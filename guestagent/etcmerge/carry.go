@@ -1,6 +1,7 @@
 package etcmerge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"sort"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -117,7 +117,7 @@ func (p *planner) conflict(name, reason string) {
 func (p *planner) plan(ctx context.Context, differences []Difference) error {
 	rank := func(d Difference) int { return slices.Index(AccountOrder, d.Path) } // -1, before all, for other files
 	ordered := slices.Clone(differences)
-	sort.SliceStable(ordered, func(i, j int) bool { return rank(ordered[i]) < rank(ordered[j]) })
+	slices.SortStableFunc(ordered, func(a, b Difference) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, d := range ordered {
 		if err := ctx.Err(); err != nil {
 			return err

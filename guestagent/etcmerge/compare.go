@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"sort"
+	"slices"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -31,7 +31,7 @@ func Compare(old, new string) (differences []Difference, err error) {
 			differences = append(differences, NewDifference(name, was, is))
 		}
 	}
-	sort.Slice(differences, func(i, j int) bool { return tree.Compare(differences[i].Path, differences[j].Path) < 0 })
+	slices.SortFunc(differences, func(a, b Difference) int { return tree.Compare(a.Path, b.Path) })
 	return differences, nil
 }
 

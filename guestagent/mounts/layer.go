@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -134,7 +134,7 @@ func OpenLayers() ([]tree.Digest, error) {
 			ids = append(ids, id)
 		}
 	}
-	sort.Slice(ids, func(i, j int) bool { return bytes.Compare(ids[i][:], ids[j][:]) < 0 })
+	slices.SortFunc(ids, func(a, b tree.Digest) int { return bytes.Compare(a[:], b[:]) })
 	return ids, nil
 }
 

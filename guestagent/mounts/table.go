@@ -1,11 +1,11 @@
 package mounts
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -89,7 +89,7 @@ func (t mountTable) stacked(path string) []*mount {
 		}
 		return depth
 	}
-	sort.SliceStable(here, func(i, j int) bool { return depth(here[i]) < depth(here[j]) })
+	slices.SortStableFunc(here, func(a, b *mount) int { return cmp.Compare(depth(a), depth(b)) })
 	return here
 }
 

@@ -361,7 +361,7 @@ func (s *subject) survivesAnImpostor(t *testing.T) {
 func (s *subject) putImpostor(t *testing.T) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "impostor")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-gcflags=all=-l -d=maxshapelen=60", "-ldflags=-s -w", "-o", path, "./impostor")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./impostor")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the impostor: %v: %s", err, out)
