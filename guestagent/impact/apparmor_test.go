@@ -1,6 +1,10 @@
 package impact
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
+)
 
 const profiles = `# flags=(attach_disconnected) {
 abi <abi/4.0>,
@@ -28,11 +32,11 @@ func TestAProfileSaysWhetherItAttachesDisconnectedPaths(t *testing.T) {
 func TestAConfinedServiceIsAffectedByTheSwapItself(t *testing.T) {
 	p := service(1, "a.service")
 	p.Program, p.ProgramDevice, p.Confined = "usr/sbin/a", oldUsr, "a"
-	before := Snapshot{Usr: []Device{oldUsr}, Processes: []Process{p}}
+	before := Snapshot{Usr: []proc.Device{oldUsr}, Processes: []Process{p}}
 	if got := outcome(Assess(changed("usr/share/doc/x"), before, Policy{}), "a.service"); got != "restart" {
 		t.Errorf("before the swap it is %q", got)
 	}
-	after := Snapshot{Usr: []Device{oldUsr, newUsr}, Fresh: newUsr, Processes: []Process{p}}
+	after := Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: newUsr, Processes: []Process{p}}
 	if got := outcome(Assess(changed("usr/share/doc/x"), after, Policy{}), "a.service"); got != "restart" {
 		t.Errorf("after the swap it is %q", got)
 	}

@@ -7,21 +7,16 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
-
-// Device is the number of a mounted file system, as /proc/<pid>/maps has it.
-type Device struct{ Major, Minor uint32 }
-
-// String is "major:minor", as mountinfo has it.
-func (d Device) String() string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
 
 // Use is a file that a process uses.
 type Use struct {
 	// Path relative to the root, as contents lists have it.
 	Path string
 	// Device that it is used from; zero if unknown.
-	Device Device
+	Device proc.Device
 	// Mapped tells mapped (or run) from merely held open.
 	Mapped bool
 	// Deleted is true when the kernel shows it as unlinked.
@@ -39,7 +34,7 @@ type Process struct {
 	Command string
 	// Program is the path of the executable relative to the root, and ProgramDevice what it is run from.
 	Program       string
-	ProgramDevice Device
+	ProgramDevice proc.Device
 	// Arguments of an interpreter's command line that may be files, relative to the root.
 	Arguments []string
 	// Started is when, in clock ticks since boot.
@@ -57,7 +52,7 @@ type Swap struct {
 	// Ticks is when, in clock ticks since boot: no process that started later has seen the /usr before.
 	Ticks uint64
 	// Usr is what was put there.
-	Usr Device
+	Usr proc.Device
 }
 
 // Snapshot is a system at one moment.
@@ -66,10 +61,10 @@ type Snapshot struct {
 	// Units by name. One that is missing is taken for a plain unit without files.
 	Units map[string]Unit
 	// Usr are the devices of the /usr that is mounted and of those that were swapped out since boot.
-	Usr []Device
+	Usr []proc.Device
 	// Fresh is the device of the new /usr once it is swapped in: what is used from it is new. Before the swap it
 	// is zero: whatever uses a path that differs is affected.
-	Fresh Device
+	Fresh proc.Device
 	// Swaps are those of this boot, in their order.
 	Swaps []Swap
 }
@@ -148,7 +143,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	units := gather(changes, &snapshot, policy)
 	for name, g := range units {
 		unit := snapshot.Units[name]
-		if snapshot.Fresh == (Device{}) {
+		if snapshot.Fresh == (proc.Device{}) {
 			// Files that the manager reads matter once: after the swap they were read again.
 			g.files(changes, unit, policy.Extra[name])
 			if busUnit(name) {

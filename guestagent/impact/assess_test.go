@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -48,30 +49,9 @@ func TestAFileIsTheSameBeforeAndAfterItsMountWasSwappedOut(t *testing.T) {
 	})
 }
 
-func TestUnitOf(t *testing.T) {
-	for _, test := range []struct {
-		cgroup, unit string
-		session      bool
-	}{
-		{"0::/system.slice/nginx.service\n", "nginx.service", false},
-		{"0::/system.slice/system-getty.slice/getty@tty1.service\n", "getty@tty1.service", false},
-		{"0::/user.slice/user-0.slice/session-1.scope\n", "session-1.scope", true},
-		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n", "user@1000.service", true},
-		{"0::/system.slice/docker.service/payload/x.service\n", "docker.service", false},
-		{"0::/init.scope\n", "init.scope", false},
-		{"0::/\n", "", false},
-		{"12:cpu:/x.service\n1:name=systemd:/system.slice/a.service\n0::/\n", "a.service", false},
-		{"0::/system.slice/_cpu.service\n", "cpu.service", false},
-	} {
-		if unit, session := UnitOf(test.cgroup); unit != test.unit || session != test.session {
-			t.Errorf("UnitOf(%q) = %q, %v", test.cgroup, unit, session)
-		}
-	}
-}
-
 var (
-	oldUsr = Device{0, 40}
-	newUsr = Device{0, 50}
+	oldUsr = proc.Device{Minor: 40}
+	newUsr = proc.Device{Minor: 50}
 )
 
 // changed makes a set of changes of regular files.
@@ -155,11 +135,11 @@ func TestAssess(t *testing.T) {
 			want: want{level: agentapi.Level_NONE, sessions: "getty@tty1.service 8 getty@tty1 session-1.scope 7 bash",
 				remaining: "getty@tty1.service 8 /" + ssl + " session-1.scope 7 /" + ssl}},
 		{name: "a container has its own files", changes: changed(ssl),
-			snapshot: Snapshot{Usr: []Device{oldUsr}, Processes: []Process{
-				in(service(1, "docker.service", ssl), func(p *Process) { p.SystemRoot, p.Uses[0].Device = false, Device{0, 99} })}},
+			snapshot: Snapshot{Usr: []proc.Device{oldUsr}, Processes: []Process{
+				in(service(1, "docker.service", ssl), func(p *Process) { p.SystemRoot, p.Uses[0].Device = false, proc.Device{Minor: 99} })}},
 			want: want{level: agentapi.Level_NONE}},
 		{name: "a chroot with /usr bound into it does not", changes: changed(ssl),
-			snapshot: Snapshot{Usr: []Device{oldUsr}, Processes: []Process{
+			snapshot: Snapshot{Usr: []proc.Device{oldUsr}, Processes: []Process{
 				in(service(1, "a.service", ssl), func(p *Process) { p.SystemRoot = false })}},
 			want: want{level: agentapi.Level_RESTART, restart: "a.service"}},
 		{name: "an interpreter with changed modules", changes: changed("usr/lib/python3/dist-packages/x.py"),
@@ -190,7 +170,7 @@ func TestAssess(t *testing.T) {
 			snapshot: Snapshot{Processes: []Process{service(1, "a.service", ssl)}, Units: map[string]Unit{"a.service": {Refuses: true}}},
 			want:     want{level: agentapi.Level_NONE, remaining: "a.service 1 /" + ssl, pending: 1}},
 		{name: "after the swap what runs from the new /usr is new", changes: changed(ssl),
-			snapshot: Snapshot{Usr: []Device{oldUsr, newUsr}, Fresh: newUsr, Processes: []Process{
+			snapshot: Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: newUsr, Processes: []Process{
 				service(1, "a.service", ssl),
 				in(service(2, "b.service", ssl), func(p *Process) { p.Uses[0].Device = newUsr })}},
 			want: want{level: agentapi.Level_RESTART, restart: "a.service"}},

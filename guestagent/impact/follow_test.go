@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -95,8 +96,8 @@ func TestAnInterpreterRunsWhatWasThereWhenItStarted(t *testing.T) {
 		p.Program, p.ProgramDevice, p.Arguments, p.Started = "usr/bin/perl", oldUsr, []string{script}, started
 		return p
 	}
-	forward := Snapshot{Usr: []Device{oldUsr, newUsr}, Fresh: newUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}}}
-	back := Snapshot{Usr: []Device{oldUsr, newUsr}, Fresh: oldUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}, {Ticks: 200, Usr: oldUsr}}}
+	forward := Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: newUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}}}
+	back := Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: oldUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}, {Ticks: 200, Usr: oldUsr}}}
 	for _, test := range []struct {
 		name     string
 		snapshot Snapshot
@@ -112,10 +113,10 @@ func TestAnInterpreterRunsWhatWasThereWhenItStarted(t *testing.T) {
 		}
 	}
 	// One with its own root is concerned if it runs from the system's /usr.
-	for device, want := range map[Device]string{oldUsr: "restart", {0, 99}: ""} {
+	for device, want := range map[proc.Device]string{oldUsr: "restart", {Minor: 99}: ""} {
 		p := process(99)
 		p.SystemRoot, p.ProgramDevice = false, device
-		a := Assess(changed(script), Snapshot{Usr: []Device{oldUsr}, Processes: []Process{p}}, Policy{})
+		a := Assess(changed(script), Snapshot{Usr: []proc.Device{oldUsr}, Processes: []Process{p}}, Policy{})
 		if got := outcome(a, "a.service"); got != want {
 			t.Errorf("from device %s it is %q", device, got)
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
 // noUnit begins the name that a process gets which belongs to no unit: "process 17".
@@ -152,7 +154,7 @@ func (s *Snapshot) stale(p *Process, use Use) bool {
 	if !p.SystemRoot && !slices.Contains(s.Usr, use.Device) {
 		return false // a container's own file at the same path
 	}
-	if s.Fresh == (Device{}) {
+	if s.Fresh == (proc.Device{}) {
 		return true
 	}
 	if !strings.HasPrefix(use.Path, "usr/") {
@@ -167,7 +169,7 @@ func (s *Snapshot) readOld(p *Process) bool {
 	if !s.ours(p) {
 		return false
 	}
-	if s.Fresh == (Device{}) {
+	if s.Fresh == (proc.Device{}) {
 		return true
 	}
 	at := s.first()
@@ -180,7 +182,7 @@ func (s *Snapshot) readOld(p *Process) bool {
 }
 
 // first is the /usr of before all swaps.
-func (s *Snapshot) first() Device {
+func (s *Snapshot) first() proc.Device {
 	if len(s.Usr) == 0 {
 		return s.Fresh
 	}

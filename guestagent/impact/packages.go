@@ -124,3 +124,17 @@ func (l *listReader) line(line []byte, owner string) {
 		l.wanted[merged] = append(owners, owner)
 	}
 }
+
+// fileNames lists a directory, at most so many names.
+func fileNames(directory string, most int) (names []string, err error) {
+	file, err := os.Open(directory)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	names, err = file.Readdirnames(most)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return names, err
+}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
 func TestProcessesTellsWhatARealProcessUses(t *testing.T) {
@@ -44,15 +46,15 @@ func TestProcessesTellsWhatARealProcessUses(t *testing.T) {
 		}
 	})
 	// Only this test's own process: others may be out of its reach.
-	proc := t.TempDir()
+	procDir := t.TempDir()
 	pid := strconv.Itoa(command.Process.Pid)
 	for _, name := range []string{pid, "0"} { // and one that is not there
-		if err := os.Symlink(filepath.Join("/proc", name), filepath.Join(proc, name)); err != nil {
+		if err := os.Symlink(filepath.Join("/proc", name), filepath.Join(procDir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	name, _ := Resolve(program)
-	reader := &Reader{Proc: proc, Devices: func(int) (map[int]Device, error) { return map[int]Device{}, nil }}
+	reader := &Reader{Proc: procDir}
 	// The program is mapped once exec is through.
 	var processes []Process
 	for range 1000 {
@@ -67,7 +69,7 @@ func TestProcessesTellsWhatARealProcessUses(t *testing.T) {
 		t.Fatalf("%d processes", len(processes))
 	}
 	p := processes[0]
-	mapped := slices.IndexFunc(p.Uses, func(u Use) bool { return u.Path == name && u.Mapped && u.Device != Device{} })
+	mapped := slices.IndexFunc(p.Uses, func(u Use) bool { return u.Path == name && u.Mapped && u.Device != proc.Device{} })
 	open := slices.IndexFunc(p.Uses, func(u Use) bool { return u.Path == "etc/passwd" && !u.Mapped })
 	if mapped < 0 || open < 0 || !p.SystemRoot || p.Command != "sleep" || strconv.Itoa(p.PID) != pid {
 		t.Errorf("%+v", p)
@@ -79,7 +81,7 @@ func TestProcessesTellsWhatARealProcessUses(t *testing.T) {
 
 // waiting starts a shell that reads a line, which it gets no sooner than the test ends. It returns a proc file system of nothing
 // but that process: others may be out of this test's reach.
-func waiting(t *testing.T, command *exec.Cmd) (proc string) {
+func waiting(t *testing.T, command *exec.Cmd) (procDir string) {
 	t.Helper()
 	input, err := command.StdinPipe()
 	if err != nil {
@@ -93,12 +95,12 @@ func waiting(t *testing.T, command *exec.Cmd) (proc string) {
 			t.Errorf("%q: %v", command.Args, err)
 		}
 	})
-	proc = t.TempDir()
+	procDir = t.TempDir()
 	pid := strconv.Itoa(command.Process.Pid)
-	if err := os.Symlink(filepath.Join("/proc", pid), filepath.Join(proc, pid)); err != nil {
+	if err := os.Symlink(filepath.Join("/proc", pid), filepath.Join(procDir, pid)); err != nil {
 		t.Fatal(err)
 	}
-	return proc
+	return procDir
 }
 
 // Open files are found whichever numbers they have: from the first on, with gaps, or far up, where they are listed.
@@ -107,10 +109,10 @@ func TestOpenFilesAreFoundWhateverTheirNumbers(t *testing.T) {
 		"the first numbers": "3</etc/passwd 4</etc/hostname", "with gaps": "5</etc/passwd 9</etc/hostname", "far up": "3</etc/hostname 200</etc/passwd",
 	} {
 		t.Run(name, func(t *testing.T) {
-			proc := waiting(t, exec.Command("bash", "-c", "exec "+redirections+"; read line")) //nolint:gosec // of this test
+			procDir := waiting(t, exec.Command("bash", "-c", "exec "+redirections+"; read line")) //nolint:gosec // of this test
 			var got []string
 			for end := time.Now().Add(10 * time.Second); len(got) < 2 && time.Now().Before(end); time.Sleep(time.Millisecond) {
-				processes, err := (&Reader{Proc: proc}).Processes(t.Context(), changed("etc/passwd", "etc/hostname"))
+				processes, err := (&Reader{Proc: procDir}).Processes(t.Context(), changed("etc/passwd", "etc/hostname"))
 				if err != nil || len(processes) != 1 {
 					t.Fatalf("%d processes, %v", len(processes), err)
 				}
@@ -163,10 +165,10 @@ func TestARealShellsScriptIsFound(t *testing.T) {
 	for _, argv := range [][]string{{script}, {link}, {"/usr/bin/env", "sh", link}, {"sh", "./link"}, {"bash", "-c", ". " + script}} {
 		command := exec.Command(argv[0], argv[1:]...)
 		command.Dir = directory
-		proc := waiting(t, command)
+		procDir := waiting(t, command)
 		found := false
 		for end := time.Now().Add(10 * time.Second); !found && time.Now().Before(end); time.Sleep(time.Millisecond) {
-			processes, err := (&Reader{Proc: proc}).Processes(t.Context(), changed(name))
+			processes, err := (&Reader{Proc: procDir}).Processes(t.Context(), changed(name))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -182,40 +184,17 @@ func TestARealShellsScriptIsFound(t *testing.T) {
 	}
 }
 
-func TestMapsEndBehindTheLastPageThatThereIs(t *testing.T) {
-	const stack = "7ffc62d00000-7ffc62d21000 rw-p 00000000 00:00 0                          [stack]\n"
-	const last = "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n"
-	for maps, want := range map[string]bool{
-		stack + last: true, stack: false, "": false, stack + last[:len(last)-1]: false, stack + last + stack: false,
-		stack + "7ffc62d00000-7ffc62d21000 r--p 00000000 fd:01 17   /tmp/ffffffffff600000-ffffffffff601000 --xp [vsyscall]\n": false,
-	} {
-		if got := lastMapping([]byte(maps)); got != want {
-			t.Errorf("%q: %v", maps, got)
-		}
-	}
-}
-
-func TestStartTicksAreReadBehindAnyName(t *testing.T) {
-	stat := "17 (a) b) c) S 1 17 17 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 4711 1000 200 18446744073709551615"
-	if ticks, err := startTicks(stat); err != nil || ticks != 4711 {
-		t.Errorf("%d, %v", ticks, err)
-	}
-	if _, err := startTicks("17 (a) S 1"); err == nil {
-		t.Error("half a line was taken")
-	}
-}
-
 // BenchmarkProcesses reads this machine's own processes.
 func BenchmarkProcesses(b *testing.B) {
 	c := changed(ssl)
-	proc := b.TempDir()
+	procDir := b.TempDir()
 	self := strconv.Itoa(os.Getppid())
 	for i := range 200 {
-		if err := os.Symlink("/proc/"+self, filepath.Join(proc, strconv.Itoa(i+1_000_000))); err != nil {
+		if err := os.Symlink("/proc/"+self, filepath.Join(procDir, strconv.Itoa(i+1_000_000))); err != nil {
 			b.Fatal(err)
 		}
 	}
-	reader := &Reader{Proc: proc}
+	reader := &Reader{Proc: procDir}
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := reader.Processes(b.Context(), c); err != nil {

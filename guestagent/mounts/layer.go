@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,19 +16,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// ErrLayerHeld means that a mount or a process still uses a layer, so that its disk must stay attached.
-var ErrLayerHeld = errors.New("the layer is still in use")
-
-// diskWait bounds how long OpenLayer waits for a layer's disk: hot-plug takes a quarter of a second.
-const diskWait = 15 * time.Second
+// ErrLayerInUse means that a mount or a process still uses a layer, so that its device must stay attached.
+var ErrLayerInUse = errors.New("the layer is still in use")
 
 // LayerPath is where a layer is mounted while it is open.
 func LayerPath(id tree.Digest) string { return filepath.Join(LayersDir, id.Hex()) }
 
-// OpenLayer finds the layer's disk by serial, checks it with dm-verity and mounts its EROFS image at LayerPath.
-// It waits at most 15 seconds for the disk (ErrNoDisk). A layer that is open already is left as it is.
+// OpenLayer finds the device of a layer, verifies it and mounts its EROFS image at LayerPath. It waits at most 15 seconds
+// for the device (ErrNoDisk). A layer that is open already stays as it is.
 //
-// Opening reads a few blocks only. A block that does not match the layer's id fails with EIO when it is read.
+// Opening reads only a few blocks. A block that does not match the layer's id fails with EIO when it is read.
 func OpenLayer(ctx context.Context, layer release.Layer) (path string, err error) {
 	path = LayerPath(layer.ID)
 	mounted, err := isMountPoint(path)
@@ -39,23 +35,21 @@ func OpenLayer(ctx context.Context, layer release.Layer) (path string, err error
 	if mounted {
 		return path, nil
 	}
-	waitCtx, cancel := context.WithTimeout(ctx, diskWait)
-	defer cancel()
-	disk, err := WaitForDisk(waitCtx, LayerSerial(layer.ID))
+	device, err := findLayerDevice(ctx, layer)
 	if err != nil {
 		return "", fmt.Errorf("open layer %s: %w", layer.ID, err)
 	}
-	node, err := openVerity(ctx, layer, disk)
+	verified, err := openVerity(ctx, layer, device)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("open layer %s: %w", layer.ID, err)
 	}
-	if err := mountLayer(node, path); err != nil {
+	if err := mountLayer(verified, path); err != nil {
 		return "", errors.Join(fmt.Errorf("open layer %s: %w", layer.ID, err), closeVerity(ctx, layer.ID))
 	}
 	return path, nil
 }
 
-// mountLayer mounts the EROFS image on node at path.
+// mountLayer mounts the EROFS image on a verified device at path.
 func mountLayer(node, path string) error {
 	// 0700: a layer shows files that the root overlay may have hidden or replaced.
 	if err := os.MkdirAll(LayersDir, 0o700); err != nil {
@@ -64,7 +58,7 @@ func mountLayer(node, path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// No device node of an image is ever one to use: devtmpfs has those. Whiteouts are not opened.
+	// MS_NODEV: device nodes come from devtmpfs, never from an image. Whiteouts work without being opened.
 	err := unix.Mount(node, path, "erofs", unix.MS_RDONLY|unix.MS_NODEV, "")
 	switch {
 	case err == nil:
@@ -77,9 +71,9 @@ func mountLayer(node, path string) error {
 	return errors.Join(err, os.Remove(path))
 }
 
-// CloseLayer unmounts a layer and removes its verity device, so that its disk can be unplugged. It returns
-// ErrLayerHeld, and leaves the layer open, when an overlay, a mount namespace or a process still uses it.
-// A layer that is not open is closed already.
+// CloseLayer unmounts a layer and removes its verity device, so that its device can be unplugged. When an overlay, a
+// mount namespace or a process still uses the layer, it stays open and the error is ErrLayerInUse. Closing a layer that
+// is not open does nothing.
 func CloseLayer(ctx context.Context, id tree.Digest) error {
 	path := LayerPath(id)
 	mounted, err := isMountPoint(path)
@@ -87,28 +81,36 @@ func CloseLayer(ctx context.Context, id tree.Digest) error {
 		return fmt.Errorf("close layer %s: %w", id, err)
 	}
 	if !mounted {
-		return closeVerity(ctx, id)
+		return closing(id, closeVerity(ctx, id))
 	}
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {
 		return fmt.Errorf("close layer %s: %w", id, err)
 	}
-	// Never MNT_DETACH: it would hide from us that somebody still reads.
+	// Never MNT_DETACH: it would succeed while a process still reads from the layer.
 	err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("close layer %s: %w", id, ErrLayerHeld)
+		return fmt.Errorf("close layer %s: %w", id, ErrLayerInUse)
 	}
 	if err != nil {
 		return fmt.Errorf("close layer %s: unmount: %w", id, err)
 	}
-	// An overlay holds clones of its lower mounts: the unmount above succeeds under it, the removal does not.
+	// An overlay has clones of its lower mounts: it does not keep this unmount from succeeding, but the removal.
 	if err := closeVerity(ctx, id); err != nil {
-		return errors.Join(err, mountLayer(verityNode(unix.Minor(stat.Dev)), path))
+		return errors.Join(closing(id, err), mountLayer(verityNode(unix.Minor(stat.Dev)), path))
 	}
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("close layer %s: %w", id, err)
 	}
 	return nil
+}
+
+// closing names the layer in an error of its closing.
+func closing(id tree.Digest, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("close layer %s: %w", id, err)
 }
 
 // OpenLayers lists the layers that are open, sorted by id.
@@ -138,7 +140,7 @@ func OpenLayers() ([]tree.Digest, error) {
 	return ids, nil
 }
 
-// isMountPoint reports whether a mount has its root at path; a path that does not exist is none.
+// isMountPoint reports whether a mount has its root at path.
 func isMountPoint(path string) (bool, error) {
 	var stat unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &stat)
@@ -151,7 +153,7 @@ func isMountPoint(path string) (bool, error) {
 	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// isNoDevice reports whether an error says that a device went away.
+// isNoDevice reports whether an error means that a device is gone.
 func isNoDevice(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
 }

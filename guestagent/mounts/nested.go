@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
 // nestedMount is a mount to be placed below the next /usr.
@@ -24,7 +26,7 @@ type nestedMount struct {
 // nested lists what has to be mounted below the next /usr: all that is mounted below the present one, and the
 // modules of the running kernel if the next one lacks them.
 func (u Usr) nested(next *Detached) ([]nestedMount, error) {
-	table, err := readMountTable("/proc/thread-self/mountinfo")
+	table, err := proc.OwnMountTable()
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
 // AssembleNext mounts a stack at NextRoot for a soft-reboot to switch to, with the mounts that must go along: systemd
@@ -52,7 +54,7 @@ func DropNext() error {
 
 // takeAlong mounts /run in the next root, and the layers and the private disk in it.
 func takeAlong(next string) error {
-	table, err := readMountTable("/proc/thread-self/mountinfo")
+	table, err := proc.OwnMountTable()
 	if err != nil {
 		return err
 	}

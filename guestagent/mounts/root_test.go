@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
 // rootParts are layers as plain directories, a private disk as a tmpfs, and a target.
@@ -82,11 +84,11 @@ func TestAssembledRootHasUsrAndPrivateTreesOfTheirOwn(t *testing.T) {
 				t.Errorf("the private disk has %q", got)
 			}
 
-			table, err := readMountTable("/proc/thread-self/mountinfo")
+			table, err := proc.OwnMountTable()
 			must(t, err)
 			for _, place := range []string{"usr", "var", "home", "root", "srv"} {
-				mount := table.at(filepath.Join(target, place))
-				if mount == nil || mount.peerGroup() != "" {
+				mount := table.At(filepath.Join(target, place))
+				if mount == nil || mount.PeerGroup() != "" {
 					t.Errorf("/%s is not a mount in no peer group: %+v", place, mount)
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
 // moveMountBeneath is MOVE_MOUNT_BENEATH of linux/mount.h (Linux 6.5), which package unix does not name.
@@ -201,11 +202,11 @@ func (u Usr) Swap(next *Detached) (swapped *Swapped, err error) {
 // Finish ends a swap that was cut off between its two calls, so that the new mount lies beneath the present one: the
 // present one is detached, as the swap was about to do. Otherwise it does nothing.
 func (u Usr) Finish() error {
-	table, err := readMountTable("/proc/thread-self/mountinfo")
+	table, err := proc.OwnMountTable()
 	if err != nil {
 		return fmt.Errorf("finish a swap of %s: %w", u.Path, err)
 	}
-	for range max(0, len(table.stacked(u.Path))-1) {
+	for range max(0, len(table.Stacked(u.Path))-1) {
 		if err := unix.Unmount(u.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 			return fmt.Errorf("finish a swap of %s: %w", u.Path, err)
 		}
@@ -240,21 +241,21 @@ func (u Usr) constraint(refusal error) error {
 	} else if older {
 		return fail("MOVE_MOUNT_BENEATH needs Linux 6.5, this is " + u.Kernel)
 	}
-	table, err := readMountTable("/proc/thread-self/mountinfo")
+	table, err := proc.OwnMountTable()
 	if err != nil {
 		return errors.Join(fail("unreadable mount table"), err)
 	}
-	mount := table.at(u.Path)
+	mount := table.At(u.Path)
 	if mount == nil {
 		return fail("it is not a mount point of its own")
 	}
-	parent := table.byID(mount.Parent)
+	parent := table.ByID(mount.Parent)
 	switch {
 	case parent == nil:
 		return fail("its parent mount is not visible from here")
-	case mount.peerGroup() != "" && mount.peerGroup() == parent.peerGroup():
+	case mount.PeerGroup() != "" && mount.PeerGroup() == parent.PeerGroup():
 		return fail("it is in the peer group of its parent mount; it needs one of its own")
-	case table.byID(parent.Parent) == nil && parent.Mountpoint == "/":
+	case table.ByID(parent.Parent) == nil && parent.Mountpoint == "/":
 		return fail("its parent is the root mount of the namespace, beneath which nothing can be mounted")
 	default:
 		return fail("the kernel gave no reason")

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
@@ -172,7 +173,7 @@ func TestSwapShowsTheNewStackAndUndoesIt(t *testing.T) {
 
 func (s *system) mountsAtUsr(t *testing.T) int {
 	t.Helper()
-	table, err := readMountTable("/proc/thread-self/mountinfo")
+	table, err := proc.OwnMountTable()
 	must(t, err)
 	count := 0
 	for i := range table {
@@ -313,7 +314,7 @@ func TestSwapFollowsIntoPlainCopiesAndTheAuditFindsTheOthers(t *testing.T) {
 		must(t, os.Symlink(filepath.Join("/proc", pid), filepath.Join(proc, pid)))
 	}
 	must(t, os.Symlink("/proc/0", filepath.Join(proc, "0"))) // one that ended meanwhile
-	pinned, err := s.usr.Audit(proc, []Superblock{old})
+	pinned, err := s.usr.Audit(t.Context(), proc, []Superblock{old})
 	must(t, err)
 	places := map[int][]string{}
 	for _, p := range pinned {
@@ -356,9 +357,9 @@ func TestModulesOfTheRunningKernelStay(t *testing.T) {
 	}
 	// Back on a stack that brings them itself, nothing is mounted there any more.
 	s.swapTo(t, s.layers[0])
-	table, err := readMountTable("/proc/thread-self/mountinfo")
+	table, err := proc.OwnMountTable()
 	must(t, err)
-	if table.at(filepath.Join(s.usr.Path, "lib/modules/7.0.1-running")) != nil {
+	if table.At(filepath.Join(s.usr.Path, "lib/modules/7.0.1-running")) != nil {
 		t.Error("a mount stays over modules that the stack brings")
 	}
 	if got := s.read(t, "lib/modules/7.0.1-running/kernel/x.ko"); got != "x" {
@@ -448,18 +449,18 @@ func TestASwapThatWasCutOffBetweenItsCallsIsFinished(t *testing.T) {
 	if got := s.read(t, "version"); got != "one" {
 		t.Fatalf("cut off it shows %s", got)
 	}
-	table, err := readMountTable("/proc/thread-self/mountinfo")
+	table, err := proc.OwnMountTable()
 	must(t, err)
-	if stacked := table.stacked(s.usr.Path); len(stacked) != 3 || table.at(s.usr.Path).ID != mountID(t, s.usr.Path) {
-		t.Fatalf("%d mounts, on top %d, and a lookup ends on %d", len(stacked), table.at(s.usr.Path).ID, mountID(t, s.usr.Path))
+	if stacked := table.Stacked(s.usr.Path); len(stacked) != 3 || table.At(s.usr.Path).ID != mountID(t, s.usr.Path) {
+		t.Fatalf("%d mounts, on top %d, and a lookup ends on %d", len(stacked), table.At(s.usr.Path).ID, mountID(t, s.usr.Path))
 	}
 	must(t, s.usr.Finish())
 	if got := s.read(t, "version"); got != "two" {
 		t.Errorf("finished it shows %s", got)
 	}
-	table, err = readMountTable("/proc/thread-self/mountinfo")
+	table, err = proc.OwnMountTable()
 	must(t, err)
-	if stacked := table.stacked(s.usr.Path); len(stacked) != 1 {
+	if stacked := table.Stacked(s.usr.Path); len(stacked) != 1 {
 		t.Errorf("%d mounts are left", len(stacked))
 	}
 	s.swapTo(t, s.layers[0])

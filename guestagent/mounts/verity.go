@@ -23,23 +23,23 @@ const (
 	verityHash    = "sha256"
 )
 
-// verityBusyWait bounds how long a device may stay busy after its last mount went: udev and blkid open a new
-// block device for a moment.
+// verityBusyWait bounds how long a verity device may stay busy after its last unmount: udev and blkid open a new block
+// device for a moment.
 const verityBusyWait = 3 * time.Second
 
 // verityName is the device-mapper name of a layer's device.
 func verityName(id tree.Digest) string { return "sharedos-" + id.Hex() }
 
-// verityTable is the device-mapper table of a layer on the disk "major:minor". Errors in the data are EIO, the
-// default: a layer that lies must not be read, and a panic or restart would hide which one it was.
-func verityTable(layer release.Layer, disk string) (dm.Target, error) {
+// verityTable is the device-mapper table of a layer on the device "major:minor". A block that does not match gives EIO,
+// dm-verity's default: a panic or a restart, its other modes, would hide which layer is corrupt.
+func verityTable(layer release.Layer, device string) (dm.Target, error) {
 	if layer.DataSize <= 0 || layer.DataSize%verityBlock != 0 {
 		return dm.Target{}, fmt.Errorf("verity table of %s: data size %d is not a positive multiple of %d", layer.ID, layer.DataSize, verityBlock)
 	}
 	params, err := dm.BuildTargetParams(dm.OpenArgs{
 		Version:        verityVersion,
-		DataDevice:     disk,
-		HashDevice:     disk,
+		DataDevice:     device,
+		HashDevice:     device,
 		DataBlockSize:  verityBlock,
 		HashBlockSize:  verityBlock,
 		DataBlocks:     uint64(layer.DataSize / verityBlock),
@@ -53,21 +53,18 @@ func verityTable(layer release.Layer, disk string) (dm.Target, error) {
 	return dm.Target{Length: uint64(layer.DataSize / sectorSize), Type: "verity", Params: params}, nil
 }
 
-// openVerity makes the device that reads the layer's data and checks every block, and returns its node.
-// A device left by an agent that was killed is made anew, or used if something still holds it: only a table
-// that matches the name is ever loaded under it.
-func openVerity(ctx context.Context, layer release.Layer, disk Disk) (node string, err error) {
-	// A stack from the wire names no Size; the superblock at least follows the data.
-	if least := max(layer.Size, layer.DataSize+verityBlock); disk.Size < least {
-		return "", fmt.Errorf("open layer %s: disk %s has %d bytes, the layer at least %d", layer.ID, disk.Node, disk.Size, least)
-	}
-	target, err := verityTable(layer, disk.Number)
+// openVerity sets up the verity device, which reads the layer's data and checks every block, and returns its node.
+//
+// An earlier agent that was killed may have left the verity device. It is set up again, or used if it is busy: only a
+// table that matches its name is ever loaded into it.
+func openVerity(ctx context.Context, layer release.Layer, device LayerDevice) (node string, err error) {
+	target, err := verityTable(layer, device.Number)
 	if err != nil {
 		return "", err
 	}
 	control, err := dm.Open()
 	if err != nil {
-		return "", fmt.Errorf("open layer %s: open device-mapper (is dm_mod loaded?): %w", layer.ID, err)
+		return "", fmt.Errorf("open device-mapper (is dm_mod loaded?): %w", err)
 	}
 	defer func() { err = errors.Join(err, control.Close()) }()
 
@@ -78,15 +75,15 @@ func openVerity(ctx context.Context, layer release.Layer, disk Disk) (node strin
 			return verityNode(status.Minor), nil
 		}
 		if removeErr != nil {
-			return "", fmt.Errorf("open layer %s: remove its stale device: %w", layer.ID, removeErr)
+			return "", fmt.Errorf("remove the stale verity device: %w", removeErr)
 		}
 	} else if !errors.Is(statusErr, unix.ENXIO) {
-		return "", fmt.Errorf("open layer %s: %w", layer.ID, statusErr)
+		return "", fmt.Errorf("set up dm-verity: %w", statusErr)
 	}
 
 	number, err := control.CreateDevice(name)
 	if err != nil {
-		return "", fmt.Errorf("open layer %s: %w", layer.ID, err)
+		return "", fmt.Errorf("set up dm-verity: %w", err)
 	}
 	defer func() {
 		if err != nil {
@@ -94,24 +91,23 @@ func openVerity(ctx context.Context, layer release.Layer, disk Disk) (node strin
 		}
 	}()
 	if err := control.LoadTable(name, []dm.Target{target}); err != nil {
-		return "", fmt.Errorf("open layer %s: %w", layer.ID, err)
+		return "", fmt.Errorf("set up dm-verity: %w", err)
 	}
 	if err := control.SuspendDevice(name, false); err != nil {
-		return "", fmt.Errorf("open layer %s: %w", layer.ID, err)
+		return "", fmt.Errorf("set up dm-verity: %w", err)
 	}
 	node = verityNode(unix.Minor(number))
 	if err := waitForNode(ctx, node, number); err != nil {
-		return "", fmt.Errorf("open layer %s: %w", layer.ID, err)
+		return "", fmt.Errorf("set up dm-verity: %w", err)
 	}
 	return node, nil
 }
 
-// closeVerity removes the layer's device. It returns ErrLayerHeld when something still uses it, and nil when
-// there is none.
+// closeVerity removes the layer's verity device, if there is one. It returns ErrLayerInUse when the device is busy.
 func closeVerity(ctx context.Context, id tree.Digest) (err error) {
 	control, err := dm.Open()
 	if err != nil {
-		return fmt.Errorf("close layer %s: open device-mapper: %w", id, err)
+		return fmt.Errorf("open device-mapper: %w", err)
 	}
 	defer func() { err = errors.Join(err, control.Close()) }()
 	ctx, cancel := context.WithTimeout(ctx, verityBusyWait)
@@ -122,11 +118,11 @@ func closeVerity(ctx context.Context, id tree.Digest) (err error) {
 		case err == nil || errors.Is(err, unix.ENXIO):
 			return nil
 		case !errors.Is(err, unix.EBUSY):
-			return fmt.Errorf("close layer %s: %w", id, err)
+			return fmt.Errorf("remove the verity device: %w", err)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("close layer %s: %w", id, ErrLayerHeld)
+			return ErrLayerInUse
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -137,7 +133,7 @@ func verityNode(minor uint32) string {
 	return filepath.Join("/dev", "dm-"+strconv.FormatUint(uint64(minor), 10))
 }
 
-// waitForNode waits until node is the block device of that number.
+// waitForNode waits until node is the block device with that number.
 func waitForNode(ctx context.Context, node string, number uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, verityBusyWait)
 	defer cancel()

@@ -75,13 +75,7 @@ func (s *LiveSystem) Snapshot(ctx context.Context, changes *impact.Changes, name
 	if err != nil {
 		return impact.Snapshot{}, err
 	}
-	reader := &impact.Reader{Proc: "/proc", Devices: func(pid int) (map[int]impact.Device, error) {
-		devices := map[int]impact.Device{}
-		err := mounts.EachMount(fmt.Sprintf("/proc/%d/mountinfo", pid), func(id int, major, minor uint32) {
-			devices[id] = impact.Device{Major: major, Minor: minor}
-		})
-		return devices, err
-	}}
+	reader := &impact.Reader{Proc: "/proc"}
 	if reader.Confines, err = confinement(); err != nil {
 		return impact.Snapshot{}, err
 	}
@@ -123,26 +117,15 @@ func (s *LiveSystem) concerned(changes *impact.Changes, processes []impact.Proce
 
 // Pinned implements System.
 func (s *LiveSystem) Pinned(ctx context.Context) ([]string, error) {
-	pinned, err := s.Usr.pinned()
+	pinned, err := s.Usr.pinned(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, p := range pinned {
-		for _, pid := range p.PIDs {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-				continue // it ended meanwhile
-			}
-			if err != nil {
-				return nil, err
-			}
-			name, _ := impact.UnitOf(string(data))
+		for i, name := range p.Units {
 			if name == "" {
-				name = fmt.Sprintf("process %d", pid)
+				name = fmt.Sprintf("process %d", p.PIDs[i])
 			}
 			if name != s.Agent && !slices.Contains(names, name) {
 				names = append(names, name)

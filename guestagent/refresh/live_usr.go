@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +13,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -203,7 +202,7 @@ func (l *LiveUsr) snapshot(swapped bool) (impact.Snapshot, error) {
 		return snapshot, err
 	}
 	for _, superblock := range all {
-		device, err := deviceOf(superblock)
+		device, err := proc.ParseDevice(superblock.Device, 10)
 		if err != nil {
 			return snapshot, err
 		}
@@ -213,7 +212,7 @@ func (l *LiveUsr) snapshot(swapped bool) (impact.Snapshot, error) {
 		}
 	}
 	for _, swap := range record.Swaps {
-		device, err := deviceOf(swap.Usr)
+		device, err := proc.ParseDevice(swap.Usr.Device, 10)
 		if err != nil {
 			return snapshot, err
 		}
@@ -239,9 +238,9 @@ func (l *LiveUsr) Settle() error {
 	return errors.Join(err, writeJSON(l.file, record))
 }
 
-// Holding tells the device numbers by which files show of the /usr that had the layer and were swapped in during this
-// boot: whoever uses such a /usr holds all of its layers.
-func (l *LiveUsr) Holding(id tree.Digest) ([]uint64, error) {
+// Devices returns the device numbers that files show on those /usr of this boot that were built with the layer: a process
+// that uses one of them keeps all of its layers in use.
+func (l *LiveUsr) Devices(id tree.Digest) ([]uint64, error) {
 	record, err := l.load()
 	if err != nil {
 		return nil, err
@@ -272,21 +271,11 @@ func (l *LiveUsr) superblocks() (present mounts.Superblock, all []mounts.Superbl
 }
 
 // pinned are the mount namespaces that see an earlier /usr.
-func (l *LiveUsr) pinned() ([]mounts.Pinned, error) {
+func (l *LiveUsr) pinned(ctx context.Context) ([]mounts.Pinned, error) {
 	present, all, err := l.superblocks()
 	if err != nil {
 		return nil, err
 	}
 	earlier := slices.DeleteFunc(slices.Clone(all), func(s mounts.Superblock) bool { return s == present })
-	return l.usr.Audit("/proc", earlier)
-}
-
-func deviceOf(s mounts.Superblock) (impact.Device, error) {
-	high, low, _ := strings.Cut(s.Device, ":")
-	major, errMajor := strconv.ParseUint(high, 10, 32)
-	minor, errMinor := strconv.ParseUint(low, 10, 32)
-	if err := errors.Join(errMajor, errMinor); err != nil {
-		return impact.Device{}, fmt.Errorf("device %q: %w", s.Device, err)
-	}
-	return impact.Device{Major: uint32(major), Minor: uint32(minor)}, nil
+	return l.usr.Audit(ctx, "/proc", earlier)
 }

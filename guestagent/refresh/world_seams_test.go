@@ -12,6 +12,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -315,7 +316,7 @@ func (w worldSystem) ForeignGenerators() (bool, error) {
 
 func (w worldSystem) Room(context.Context) error { return w.do("room", func() error { return nil }) }
 
-func device(version tree.Digest) impact.Device { return impact.Device{Minor: uint32(version[0]) + 1} }
+func device(version tree.Digest) proc.Device { return proc.Device{Minor: uint32(version[0]) + 1} }
 
 func (w worldSystem) Moment() (uint64, error) { return uint64(time.Now().UnixMicro()), nil }
 

@@ -12,15 +12,18 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 )
 
-// giveBack returns to the system what the agent needs no more: the heap of the work that is done, and the pages of
-// its own program, most of which ran only for that work and come back from the page cache when they run again.
+// maxOwnMaps bounds the text of the agent's own maps, in bytes.
+const maxOwnMaps = 4 << 20
+
+// giveBack returns memory to the system: the unused heap, and the pages of the agent's own program. Most of those were
+// used only for the work that is done, and come back from the page cache when they are used again.
 func giveBack() error {
 	debug.FreeOSMemory()
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return err
 	}
-	maps, err := fileio.Read("/proc/self/maps", maxMaps)
+	maps, err := fileio.Read("/proc/self/maps", maxOwnMaps)
 	if err != nil {
 		return err
 	}
@@ -29,7 +32,7 @@ func giveBack() error {
 		if !ok {
 			continue
 		}
-		// The wrapper of x/sys takes a slice; of the program's own text there is none.
+			// The wrapper of x/sys takes a slice, and the program's own text has none.
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, start, length, unix.MADV_DONTNEED); errno != 0 {
 			return fmt.Errorf("give back pages of %s: %w", self, errno)
 		}
@@ -37,8 +40,8 @@ func giveBack() error {
 	return nil
 }
 
-// ownPages reads a line of /proc/<pid>/maps (proc_pid_maps(5)): where a mapping of the program is that cannot have
-// been written to, so that nothing is lost with its pages.
+// ownPages reads a line of /proc/<pid>/maps (proc_pid_maps(5)). It returns the address range of a mapping of the program
+// that cannot have been written to, so that nothing is lost with its pages.
 func ownPages(line, program string) (start, length uintptr, ok bool) {
 	fields := strings.Fields(line)
 	if len(fields) != 6 || fields[5] != program || len(fields[1]) != 4 || fields[1][0] != 'r' || fields[1][1] != '-' || fields[1][3] != 'p' {

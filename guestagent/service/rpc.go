@@ -25,48 +25,48 @@ import (
 )
 
 const (
-	// stateLimit is how long Status waits for systemd to tell its state, waitLimit for what it is asked to wait for.
+	// stateLimit bounds how long Status waits for systemd's state, waitLimit how long for the requested event.
 	stateLimit = 2 * time.Second
 	waitLimit  = 10 * time.Second
-	// servicesPause is the time between two looks whether the services have started.
+	// servicesPause is the time between two checks whether the services have started.
 	servicesPause = 250 * time.Millisecond
 	// assessLimit bounds one assessment.
 	assessLimit = 2 * time.Minute
 	mappedLimit = time.Minute
-	// releaseLimit bounds letting layers go, maxReleased how many at once.
+	// releaseLimit bounds one release of layers, maxReleased how many layers it names.
 	releaseLimit = time.Minute
 	maxReleased  = 256
 )
 
-// Engine is what carries refreshes out: refresh.Engine.
+// Engine carries out refreshes: refresh.Engine.
 type Engine interface {
 	Status() (refresh.Status, error)
-	// Await waits until no refresh is in flight, or one in another state than the one that was seen, or until ctx ends.
+	// Await waits until no refresh is in flight, or one in another state than seen, or until ctx ends.
 	Await(ctx context.Context, seen agentapi.State)
 	Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error)
 	Refresh(request *agentapi.RefreshRequest) (started bool, err error)
 }
 
-// Disks are the layers' disks of this VM.
-type Disks interface {
-	// Attached answers which of the layers have their disk attached.
+// Layers are the layers that are attached to this VM.
+type Layers interface {
+	// Attached returns those of the layers whose device is attached.
 	Attached(layers []release.Layer) ([]tree.Digest, error)
-	// Close closes a layer; mounts.ErrLayerHeld if something uses it.
+	// Close closes a layer; mounts.ErrLayerInUse if something uses it.
 	Close(ctx context.Context, id tree.Digest) error
 	// Open reports whether a layer is open.
 	Open(id tree.Digest) (bool, error)
 }
 
-// Observer is what Status and ReleaseLayers ask the system.
+// Observer is what Status and ReleaseLayers ask of the system.
 type Observer interface {
 	BootID() (string, error)
 	Kernel() (string, error)
 	// State of the system manager.
 	State(ctx context.Context) (string, error)
-	// LetGo has services let go of files of an earlier /usr that they use for no longer than it takes to look them up.
-	LetGo(ctx context.Context) error
-	// Holders tells in words who uses a layer; none if that cannot be found out.
-	Holders(ctx context.Context, id tree.Digest) ([]string, error)
+	// ReloadIndexes reloads the services that keep indexes of an earlier /usr mapped, so that they map the current ones.
+	ReloadIndexes(ctx context.Context) error
+	// Users describes the processes that use a layer; none if no process is seen to use it.
+	Users(ctx context.Context, id tree.Digest) ([]string, error)
 }
 
 // answerer implements agentapi.AgentService.
@@ -74,26 +74,27 @@ type answerer struct {
 	version string
 	engine  Engine
 	blobs   *blobs
-	disks   Disks
+	layers  Layers
 	system  Observer
-	// booted is the stack that the root overlay shows until the next boot, notBooted what was preferred to it, with the reason.
+	// booted is the stack of the root overlay until the next boot. notBooted names the stacks that were preferred to it, each
+	// with the reason why it was not booted.
 	booted    release.Stack
 	notBooted []string
-	// privateDir is where the private disk is mounted, proc the proc file system.
+	// privateDir is where the private disk is mounted, proc where the proc file system is.
 	privateDir, proc string
 	ready            float64
 	replacer         *replacer
-	// grow grows the private disk's file system to a disk of size bytes, and tells its bytes before and after.
+	// grow grows the private disk's file system to a disk of size bytes, and returns its bytes before and after.
 	grow func(ctx context.Context, size int64) (before, after int64, err error)
-	// refused is why the agent that was to take over from this one does not run.
+	// refused says why the agent that was to take over from this one does not run.
 	refused string
-	// hidden are the layers, by id, that could not be closed although nobody was seen to use them.
-	hidden sync.Map
-	// answered is called when Status was answered.
+	// busy are the layers, by id, that could not be closed although no process was seen to use them.
+	busy sync.Map
+	// answered is called after each answer to Status.
 	answered func()
 }
 
-// failure gives an error the code by which the host tells what to do.
+// failure gives an error the code by which the host decides what to do.
 func failure(err error) error {
 	code := codes.Internal
 	switch {
@@ -125,7 +126,7 @@ func (a *answerer) Status(ctx context.Context, request *agentapi.StatusRequest) 
 	return response, nil
 }
 
-// await waits for what a caller wants to wait for. It returns the state of the system manager if it had to ask for that.
+// await waits for the event that the caller asked for. It returns the state of the system manager if it had to ask for it.
 func (a *answerer) await(ctx context.Context, request *agentapi.StatusRequest) (state string) {
 	limit := waitLimit
 	if asked := request.GetWaitMs(); asked < waitLimit.Milliseconds() {
@@ -151,7 +152,7 @@ func (a *answerer) await(ctx context.Context, request *agentapi.StatusRequest) (
 	return ""
 }
 
-// state is that of the system manager.
+// state returns the state of the system manager.
 func (a *answerer) state(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, stateLimit)
 	defer cancel()
@@ -162,8 +163,8 @@ func (a *answerer) state(ctx context.Context) string {
 	return state
 }
 
-// status answers all, or what is known at once while a refresh that is waited for is in flight, or services have not started. state
-// is that of the system manager, "" if it is not known yet.
+// status returns the whole status. While the caller waits for a refresh in flight, or for services to start, it returns only
+// what is known at once. state is the state of the system manager, "" if it is not known yet.
 func (a *answerer) status(ctx context.Context, event agentapi.Event, state string) (*agentapi.StatusResponse, error) {
 	now, err := a.engine.Status()
 	if err != nil {
@@ -197,7 +198,7 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 	if event == agentapi.Event_SERVICES && !agentapi.Started(response.GetSystemState()) {
 		return response, nil
 	}
-	attached, err := a.disks.Attached(a.candidates(now))
+	attached, err := a.layers.Attached(a.candidates(now))
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +208,7 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 	return response, a.measure(response)
 }
 
-// candidates are the layers that this VM knows of: a disk's serial holds only the beginning of an id.
+// candidates returns the layers that this VM knows: the serial of a device holds only the beginning of an id.
 func (a *answerer) candidates(now refresh.Status) []release.Layer {
 	layers := append([]release.Layer{}, now.Stack.Layers...)
 	layers = append(layers, a.booted.Layers...)
@@ -246,7 +247,7 @@ func (a *answerer) measure(response *agentapi.StatusResponse) error {
 	return nil
 }
 
-// uptime is seconds since the kernel started.
+// uptime returns the seconds since the kernel started.
 func uptime(proc string) (float64, error) {
 	text, err := fileio.Read(proc+"/uptime", 4<<10)
 	if err != nil {
@@ -281,7 +282,7 @@ func (a *answerer) Assess(ctx context.Context, request *agentapi.AssessRequest) 
 	if err != nil {
 		return nil, failure(fmt.Errorf("assess: %w", err))
 	}
-	// The lists lie in memory: a refresh that follows gets them anew. One in flight needs those there are.
+	// The contents lists take memory, and the host uploads them again for a refresh. A refresh in flight needs them.
 	if now, err := a.engine.Status(); err == nil && (now.Report == nil || now.Report.GetDone()) {
 		if err := a.blobs.Drop(); err != nil {
 			return nil, failure(fmt.Errorf("assess: %w", err))
@@ -335,11 +336,11 @@ func (a *answerer) release(ctx context.Context, texts []string, askOnly bool) (*
 		if err != nil {
 			return nil, err
 		}
-		if by := a.needs(now, id); by != "" {
+		if by := a.needed(now, id); by != "" {
 			response.Held = append(response.Held, &agentapi.Held{Id: text, By: []string{by}})
 			continue
 		}
-		by, err := a.let(ctx, id, askOnly)
+		by, err := a.closeLayer(ctx, id, askOnly)
 		if err != nil {
 			return nil, err
 		}
@@ -352,44 +353,44 @@ func (a *answerer) release(ctx context.Context, texts []string, askOnly bool) (*
 	return response, nil
 }
 
-// let closes a layer, or only looks whether it could, and tells who holds it; nobody if it is closed, or could be.
-func (a *answerer) let(ctx context.Context, id tree.Digest, askOnly bool) ([]string, error) {
+// closeLayer closes a layer and returns nothing, or it returns what uses the layer. With askOnly it only looks.
+func (a *answerer) closeLayer(ctx context.Context, id tree.Digest, askOnly bool) (users []string, err error) {
 	if askOnly {
-		if open, err := a.disks.Open(id); err != nil || !open {
+		if open, err := a.layers.Open(id); err != nil || !open {
 			return nil, err
 		}
-		by, err := a.system.Holders(ctx, id)
-		if _, hidden := a.hidden.Load(id); err == nil && len(by) == 0 && hidden {
-			by = []string{hiddenHolder}
+		users, err := a.system.Users(ctx, id)
+		if _, busy := a.busy.Load(id); err == nil && len(users) == 0 && busy {
+			users = []string{kernelUser}
 		}
-		return by, err
+		return users, err
 	}
-	a.hidden.Delete(id)
-	err := a.disks.Close(ctx, id)
-	var kept error
-	if errors.Is(err, mounts.ErrLayerHeld) {
-		kept = a.system.LetGo(ctx)
-		err = a.disks.Close(ctx, id)
+	a.busy.Delete(id)
+	err = a.layers.Close(ctx, id)
+	var reloading error
+	if errors.Is(err, mounts.ErrLayerInUse) {
+		reloading = a.system.ReloadIndexes(ctx)
+		err = a.layers.Close(ctx, id)
 	}
-	if !errors.Is(err, mounts.ErrLayerHeld) {
+	if !errors.Is(err, mounts.ErrLayerInUse) {
 		return nil, err
 	}
-	by, err := a.system.Holders(ctx, id)
-	if kept != nil {
-		by = append(by, kept.Error())
+	users, err = a.system.Users(ctx, id)
+	if reloading != nil {
+		users = append(users, reloading.Error())
 	}
-	if err == nil && len(by) == 0 {
-		a.hidden.Store(id, true)
-		by = []string{hiddenHolder}
+	if err == nil && len(users) == 0 {
+		a.busy.Store(id, true)
+		users = []string{kernelUser}
 	}
-	return by, err
+	return users, err
 }
 
-// hiddenHolder is who holds a layer that no process is seen to use.
-const hiddenHolder = "something in the kernel: a file on its way between processes, or an asynchronous operation"
+// kernelUser describes what uses a layer that no process is seen to use.
+const kernelUser = "something in the kernel: a file descriptor in transit between processes, or an asynchronous operation"
 
-// needs says what a layer is needed for, "" if for nothing that is known.
-func (a *answerer) needs(now refresh.Status, id tree.Digest) string {
+// needed says what needs a layer, "" if nothing is known to.
+func (a *answerer) needed(now refresh.Status, id tree.Digest) string {
 	has := func(layers []release.Layer) bool {
 		for _, layer := range layers {
 			if layer.ID == id {

@@ -111,7 +111,7 @@ func Run(ctx context.Context, version string) error {
 	defer yielded()
 	var replaced atomic.Bool
 	answers := &answerer{
-		version: version, engine: engine, blobs: blobs, disks: liveDisks{}, system: observer{system, manager, usr},
+		version: version, engine: engine, blobs: blobs, layers: liveLayers{}, system: observer{system, manager, usr},
 		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
 		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: engine.Yield, leave: func() {
 			replaced.Store(true)
@@ -173,11 +173,11 @@ type observer struct {
 // State implements Observer.
 func (o observer) State(ctx context.Context) (string, error) { return o.manager.State(ctx) }
 
-// liveDisks are the disks of this system.
-type liveDisks struct{}
+// liveLayers are the layers of this system.
+type liveLayers struct{}
 
-// Attached implements Disks.
-func (liveDisks) Attached(layers []release.Layer) ([]tree.Digest, error) {
+// Attached implements Layers.
+func (liveLayers) Attached(layers []release.Layer) ([]tree.Digest, error) {
 	disks, err := mounts.Disks()
 	if err != nil {
 		return nil, err
@@ -197,14 +197,14 @@ func (liveDisks) Attached(layers []release.Layer) ([]tree.Digest, error) {
 	return attached, nil
 }
 
-// Open implements Disks.
-func (liveDisks) Open(id tree.Digest) (bool, error) {
+// Open implements Layers.
+func (liveLayers) Open(id tree.Digest) (bool, error) {
 	open, err := mounts.OpenLayers()
 	return slices.Contains(open, id), err
 }
 
-// Close implements Disks.
-func (liveDisks) Close(ctx context.Context, id tree.Digest) error { return mounts.CloseLayer(ctx, id) }
+// Close implements Layers.
+func (liveLayers) Close(ctx context.Context, id tree.Digest) error { return mounts.CloseLayer(ctx, id) }
 
 // moved reports what a boot did that found another stack committed than it booted; nil if it found the same.
 func moved(record boot.BootRecord) *agentapi.Report {

@@ -87,9 +87,9 @@ func (f *fakeEngine) Yield() (func(), error) {
 	return func() { f.yielded = false }, nil
 }
 
-type fakeDisks struct{ held map[tree.Digest]bool }
+type fakeLayers struct{ inUse map[tree.Digest]bool }
 
-func (f fakeDisks) Attached(layers []release.Layer) ([]tree.Digest, error) {
+func (f fakeLayers) Attached(layers []release.Layer) ([]tree.Digest, error) {
 	var ids []tree.Digest
 	for _, layer := range layers {
 		ids = append(ids, layer.ID)
@@ -97,11 +97,11 @@ func (f fakeDisks) Attached(layers []release.Layer) ([]tree.Digest, error) {
 	return ids, nil
 }
 
-func (f fakeDisks) Open(id tree.Digest) (bool, error) { return f.held[id], nil }
+func (f fakeLayers) Open(id tree.Digest) (bool, error) { return f.inUse[id], nil }
 
-func (f fakeDisks) Close(_ context.Context, id tree.Digest) error {
-	if f.held[id] {
-		return mounts.ErrLayerHeld
+func (f fakeLayers) Close(_ context.Context, id tree.Digest) error {
+	if f.inUse[id] {
+		return mounts.ErrLayerInUse
 	}
 	return nil
 }
@@ -120,8 +120,8 @@ func (f fakeObserver) State(context.Context) (string, error) {
 	}
 	return "running", nil
 }
-func (fakeObserver) LetGo(context.Context) error { return nil }
-func (fakeObserver) Holders(_ context.Context, id tree.Digest) ([]string, error) {
+func (fakeObserver) ReloadIndexes(context.Context) error { return nil }
+func (fakeObserver) Users(_ context.Context, id tree.Digest) ([]string, error) {
 	switch id {
 	case tree.Digest{99}:
 		return []string{"old.service"}, nil
@@ -162,7 +162,7 @@ func newWorldWith(t *testing.T, limits callerLimits) *world {
 	running := release.Stack{Base: tree.Digest{1}, Layers: []release.Layer{{ID: tree.Digest{10}, DataSize: 4096}}, Kernel: "6.12.0"}
 	w := &world{t: t, operator: operator, agentKey: key, socket: filepath.Join(directory, "s"), listeners: make(chan net.Listener, 16),
 		engine: &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
-	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, disks: fakeDisks{held: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true}},
+	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, layers: fakeLayers{inUse: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true}},
 		system: fakeObserver{}, answered: func() { w.answered.Add(1) }, booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
 	public, _ := operator.Public().(ed25519.PublicKey)
 	guest, _ := key.Public().(ed25519.PublicKey)
@@ -397,7 +397,7 @@ func TestRefreshAndItsRefusals(t *testing.T) {
 	}
 }
 
-func TestLayersAreLetGoWhenNothingNeedsThem(t *testing.T) {
+func TestLayersAreClosedWhenNothingNeedsThem(t *testing.T) {
 	w := newWorld(t)
 	id := func(b byte) string { return tree.Digest{b}.String() }
 	answer, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(10), id(20), id(30), id(99)}})

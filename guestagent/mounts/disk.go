@@ -7,24 +7,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// ErrNoDisk means that no disk of the serial is attached.
+// ErrNoDisk means that no disk with the serial is attached.
 var ErrNoDisk = errors.New("no such disk is attached")
 
 const (
 	sysBlock = "/sys/block"
 	// sectorSize is the unit of /sys/block/*/size, whatever the device's own block size is.
 	sectorSize = 512
-	// serialDigits is how many digits of a layer's id its serial holds: virtio-blk has room for 20 bytes.
-	serialDigits = 20
-	// diskPoll is short next to a boot, and a poll reads a dozen small files.
+	// diskPoll is short compared with a boot. Each poll reads a dozen small files.
 	diskPoll = 10 * time.Millisecond
 )
 
@@ -40,9 +36,6 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// LayerSerial is the serial of the disk that holds a layer: the first 20 hexadecimal digits of its id.
-func LayerSerial(id tree.Digest) string { return id.Hex()[:serialDigits] }
-
 // Disks lists the attached disks that have a serial, sorted by node.
 func Disks() ([]Disk, error) { return disksIn(sysBlock) }
 
@@ -54,7 +47,7 @@ func disksIn(sys string) ([]Disk, error) {
 	var disks []Disk
 	for _, entry := range entries {
 		disk, err := readDisk(filepath.Join(sys, entry.Name()))
-		// A disk that is unplugged while it is looked at is not there: ENOENT, or ENODEV from an open attribute.
+		// The disk was unplugged meanwhile: ENOENT, or ENODEV from an attribute that was open.
 		if errors.Is(err, fs.ErrNotExist) || isNoDevice(err) {
 			continue
 		}
@@ -63,7 +56,7 @@ func disksIn(sys string) ([]Disk, error) {
 		}
 		disks = append(disks, disk)
 	}
-	sort.Slice(disks, func(i, j int) bool { return disks[i].Node < disks[j].Node })
+	slices.SortFunc(disks, func(a, b Disk) int { return strings.Compare(a.Node, b.Node) })
 	return disks, nil
 }
 
@@ -106,8 +99,8 @@ func readAttribute(directory, name string) (string, error) {
 	return strings.Trim(string(data), " \n\x00"), nil
 }
 
-// WaitForDisk returns the disk of a serial as soon as the kernel shows it. It waits until ctx ends and then
-// returns ErrNoDisk; two disks of one serial are an error at once.
+// WaitForDisk returns the disk with a serial as soon as the kernel shows it. When ctx ends first it returns ErrNoDisk.
+// Two disks with the same serial are an error at once.
 func WaitForDisk(ctx context.Context, serial string) (Disk, error) {
 	ticker := time.NewTicker(diskPoll)
 	defer ticker.Stop()
@@ -122,20 +115,15 @@ func WaitForDisk(ctx context.Context, serial string) (Disk, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return Disk{}, fmt.Errorf("wait for disk %q (%w), attached are %s: %w", serial, context.Cause(ctx), serialsOf(disks), err)
+			return Disk{}, fmt.Errorf("wait for disk %q (%w); attached are %s: %w", serial, context.Cause(ctx), serialsOf(disks), err)
 		case <-ticker.C:
 		}
 	}
 }
 
-// pickDisk finds the one disk of a serial.
+// pickDisk returns the one disk with a serial.
 func pickDisk(disks []Disk, serial string) (Disk, error) {
-	var found []Disk
-	for _, disk := range disks {
-		if disk.Serial == serial {
-			found = append(found, disk)
-		}
-	}
+	found := slices.DeleteFunc(slices.Clone(disks), func(d Disk) bool { return d.Serial != serial })
 	switch len(found) {
 	case 0:
 		return Disk{}, fmt.Errorf("disk %q: %w", serial, ErrNoDisk)

@@ -61,23 +61,23 @@ func TestWhoeverUsesASwappedOutUsrIsFound(t *testing.T) {
 	must(t, err)
 	must(t, swapped.Previous.Close())
 	// Here not every process lets this one look at it; in a guest they do.
-	proc := t.TempDir()
+	procRoot := t.TempDir()
 	for _, pid := range append(slices.Collect(maps.Keys(want)), none) {
-		must(t, os.Symlink(fmt.Sprintf("/proc/%d", pid), filepath.Join(proc, strconv.Itoa(pid))))
+		must(t, os.Symlink(fmt.Sprintf("/proc/%d", pid), filepath.Join(procRoot, strconv.Itoa(pid))))
 	}
-	holders, err := Holders(t.Context(), proc, devices, 20)
+	users, err := UsersOf(t.Context(), procRoot, devices, 20)
 	must(t, err)
-	for _, holder := range holders {
-		how, mine := want[holder.PID]
-		if mine && !strings.HasPrefix(how, holder.How) || holder.PID == none {
-			t.Errorf("%+v, which %s", holder, how)
+	for _, user := range users {
+		how, mine := want[user.PID]
+		if mine && !strings.HasPrefix(how, user.How) || user.PID == none {
+			t.Errorf("%+v, which %s", user, how)
 		}
-		delete(want, holder.PID)
+		delete(want, user.PID)
 	}
 	if len(want) > 0 {
-		t.Errorf("not found: %v; found are %+v", want, holders)
+		t.Errorf("not found: %v; found are %+v", want, users)
 	}
-	if some, err := Holders(t.Context(), proc, devices, 2); err != nil || len(some) != 2 {
+	if some, err := UsersOf(t.Context(), procRoot, devices, 2); err != nil || len(some) != 2 {
 		t.Errorf("at most two: %+v, %v", some, err)
 	}
 }

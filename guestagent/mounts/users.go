@@ -1,0 +1,190 @@
+package mounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
+)
+
+// maxTried is how many entries of a layer are tried to find a file that is visible.
+const maxTried = 1000
+
+// Devices returns the device numbers that files show which are used through this mount of the layers' directories.
+//
+// stat(2) shows the directories of an overlay with the overlay's own number, and its regular files with one number for
+// each layer. maps and mountinfo show the overlay's own number for all of them. layers are the paths of mounted layers.
+// The mount may be detached.
+func (d *Detached) Devices(layers []string, directory string) ([]uint64, error) {
+	var root unix.Stat_t
+	if err := unix.Fstat(d.fd, &root); err != nil {
+		return nil, fmt.Errorf("devices of %s: %w", directory, err)
+	}
+	devices := []uint64{root.Dev}
+	for _, layer := range layers {
+		device, err := d.deviceOf(filepath.Join(layer, directory))
+		if err != nil {
+			return nil, fmt.Errorf("devices of %s: %w", directory, err)
+		}
+		if device != 0 && !slices.Contains(devices, device) {
+			devices = append(devices, device)
+		}
+	}
+	return devices, nil
+}
+
+// deviceOf finds the device number that the regular files of one layer show. It returns 0 if none of the first thousand
+// files is visible.
+func (d *Detached) deviceOf(lower string) (device uint64, err error) {
+	tried := 0
+	err = filepath.WalkDir(lower, func(name string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && name == lower {
+			return fs.SkipAll // the layer has no such directory
+		}
+		if err != nil {
+			return err
+		}
+		if tried++; tried > maxTried {
+			return fs.SkipAll
+		}
+		if !entry.Type().IsRegular() {
+			return nil
+		}
+		var below, shown unix.Stat_t
+		if err := unix.Lstat(name, &below); err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(lower, name)
+		if err != nil {
+			return err
+		}
+		err = unix.Fstatat(d.fd, relative, &shown, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil && shown.Mode&unix.S_IFMT == unix.S_IFREG && shown.Ino == below.Ino {
+			device = shown.Dev
+			return fs.SkipAll
+		}
+		return nil // a layer above hides it
+	})
+	return device, err
+}
+
+// User is a process that uses a file system.
+type User struct {
+	PID int
+	// Unit that the process belongs to, "" if none, and Command its name.
+	Unit, Command string
+	// How the process uses it: "maps", "runs", "has open", "works in", "has its root in", "sees mounted".
+	How string
+	// Path as the kernel shows it. On a detached mount it starts at the mount's root.
+	Path string
+}
+
+// UsersOf finds the processes that use files with one of the device numbers, by the proc file system at procRoot
+// ("/proc"). It returns at most limit processes, and one use of each. A process that ends meanwhile is left out.
+func UsersOf(ctx context.Context, procRoot string, devices []uint64, limit int) ([]User, error) {
+	s := &userScan{devices: devices, namespaces: map[uint64]bool{}}
+	var users []User
+	err := proc.NewScanner(procRoot).Each(ctx, func(p *proc.Process) error {
+		user, err := s.use(p)
+		if err != nil || user == nil {
+			return err
+		}
+		user.PID = p.PID
+		if user.Unit, _, err = p.Unit(); err != nil {
+			return err
+		}
+		if user.Command, err = p.Command(); err != nil {
+			return err
+		}
+		if users = append(users, *user); len(users) >= limit {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find the users of a layer: %w", err)
+	}
+	return users, nil
+}
+
+type userScan struct {
+	devices []uint64
+	// namespaces are the mount namespaces that were read already.
+	namespaces map[uint64]bool
+}
+
+// use returns one use of the devices by a process; nil if it uses none.
+func (s *userScan) use(p *proc.Process) (*User, error) {
+	for _, link := range []struct{ name, how string }{{"exe", "runs"}, {"cwd", "works in"}, {"root", "has its root in"}} {
+		if s.leadsTo(p, link.name) {
+			path, err := p.Link(link.name)
+			return &User{How: link.how, Path: string(path)}, err
+		}
+	}
+	if user, err := s.mapped(p); user != nil || err != nil {
+		return user, err
+	}
+	if user, err := s.open(p); user != nil || err != nil {
+		return user, err
+	}
+	return s.mounted(p)
+}
+
+// leadsTo reports whether a link of a process leads to a file on one of the devices.
+func (s *userScan) leadsTo(p *proc.Process, link string) bool {
+	stat, err := p.Stat(link)
+	return err == nil && slices.Contains(s.devices, stat.Dev) // an error: it was closed meanwhile, or has no device
+}
+
+// mapped looks for a mapped file.
+func (s *userScan) mapped(p *proc.Process) (user *User, err error) {
+	err = p.Maps(func(m proc.Mapping) error {
+		device, err := m.Device()
+		if err == nil && slices.Contains(s.devices, device.Number()) {
+			user = &User{How: "maps", Path: string(m.Path)}
+			return fs.SkipAll
+		}
+		return err
+	})
+	return user, err
+}
+
+// open looks for an open file.
+func (s *userScan) open(p *proc.Process) (user *User, err error) {
+	err = p.Files(func(f proc.OpenFile) error {
+		path := string(f.Path)
+		if s.leadsTo(p, f.Link) {
+			user = &User{How: "has open", Path: path}
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return user, err
+}
+
+// mounted looks for a mount in the process's mount namespace. Each namespace is reported once, for its first process.
+func (s *userScan) mounted(p *proc.Process) (*User, error) {
+	namespace, err := p.MountNamespace()
+	if err != nil || s.namespaces[namespace] {
+		return nil, err
+	}
+	s.namespaces[namespace] = true
+	table, err := p.Mounts()
+	if err != nil {
+		return nil, err
+	}
+	for i := range table {
+		m := &table[i]
+		if slices.Contains(s.devices, m.Device().Number()) && !strings.HasPrefix(m.Mountpoint, LayersDir+"/") {
+			return &User{How: "sees mounted", Path: m.Mountpoint}, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // the process uses none of the devices
+}
