@@ -32,7 +32,7 @@ func giveBack() error {
 		if !ok {
 			continue
 		}
-			// The wrapper of x/sys takes a slice, and the program's own text has none.
+		// The wrapper of x/sys takes a slice, and the program's own text has none.
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, start, length, unix.MADV_DONTNEED); errno != 0 {
 			return fmt.Errorf("give back pages of %s: %w", self, errno)
 		}
