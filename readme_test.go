@@ -18,24 +18,24 @@ func read(t *testing.T, name string) string {
 	return string(text)
 }
 
-func TestTheReadmeShowsTheQuickstartAsItIs(t *testing.T) {
+func TestReadmeShowsTheQuickstart(t *testing.T) {
 	_, rest, found := strings.Cut(read(t, "README.md"), "```hcl\n")
 	shown, _, closed := strings.Cut(rest, "```\n")
 	if !found || !closed {
-		t.Fatal("README.md has no block of HCL")
+		t.Fatal("README.md has no HCL block")
 	}
 	if diff := cmp.Diff(read(t, "examples/quickstart/main.tf"), shown); diff != "" {
-		t.Errorf("README.md shows another configuration than examples/quickstart/main.tf (-example +README):\n%s", diff)
+		t.Errorf("README.md and examples/quickstart/main.tf differ (-example +README):\n%s", diff)
 	}
 }
 
-func TestEveryMakeTargetThatIsWrittenAboutExists(t *testing.T) {
+func TestDocumentedMakeTargetsExist(t *testing.T) {
 	makefile := read(t, "GNUmakefile")
 	command := regexp.MustCompile("(?m)(?:^|`)make ([a-z]+)")
 	for _, document := range []string{"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} {
 		for _, match := range command.FindAllStringSubmatch(read(t, document), -1) {
 			if !strings.Contains(makefile, "\n"+match[1]+":") {
-				t.Errorf("%s says make %s; GNUmakefile has no such target", document, match[1])
+				t.Errorf("%s mentions make %s, but GNUmakefile has no such target", document, match[1])
 			}
 		}
 	}
@@ -43,9 +43,9 @@ func TestEveryMakeTargetThatIsWrittenAboutExists(t *testing.T) {
 
 func TestCIRunsTheTestCommandOfTheReadme(t *testing.T) {
 	if !strings.Contains(read(t, "README.md"), "\nmake test ") {
-		t.Error("README.md does not give make test as a command")
+		t.Error("README.md does not contain the command make test")
 	}
 	if !strings.Contains(read(t, ".ci/run"), "\nexec make test\n") {
-		t.Error(".ci/run does not end in make test")
+		t.Error(".ci/run does not end with exec make test")
 	}
 }

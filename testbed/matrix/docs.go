@@ -26,7 +26,7 @@ The last column says where the outcome was observed: "real guest" is a Debian VM
 the host's kernel in a separate mount namespace, and "in process" is the code with a model of a VM.
 `
 
-// Page is the documentation of all declarations below the root of a module.
+// Page returns the documentation page made from all declarations below root, the root directory of a module.
 func Page(root string) (string, error) {
 	packages, err := Packages(root)
 	if err != nil {
@@ -47,7 +47,7 @@ func Page(root string) (string, error) {
 	return page.String(), nil
 }
 
-// Packages lists the directories of the packages that declare faults, sorted, below the root of a module.
+// Packages lists the directories, relative to root, of the packages that declare faults. They are sorted.
 func Packages(root string) ([]string, error) {
 	var packages []string
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {

@@ -1,9 +1,10 @@
-// Package matrix keeps the fault matrix: which faults are survived, at which step each strikes, and how it ends.
+// Package matrix implements the fault matrix: which faults a refresh survives, at which step each strikes, and how it
+// ends.
 //
-// A test package declares its rows as Markdown tables in testdata/faults.md, its TestMain calls Run, and its tests call
-// Record with what they saw. A row that was not declared or ends otherwise fails the test, and a declared row that
-// no test recorded fails the package. So the documentation can be made of the declarations alone, without running a
-// test, and still says nothing that is not tested.
+// A test package declares its rows as Markdown tables in testdata/faults.md. Its TestMain calls Run, and its tests call
+// Record with the outcome that they observed. A test fails if its row is not declared or if the declared outcome
+// differs, and the package fails if no test recorded a declared row. So the documentation can be generated from the
+// declarations without running a test, and every row in it is tested.
 package matrix
 
 import (
@@ -13,16 +14,16 @@ import (
 	"strings"
 )
 
-// Declaration is where a test package declares its rows, as a path below the package's directory.
+// Declaration is the file in which a test package declares its rows, relative to the package's directory.
 const Declaration = "testdata/faults.md"
 
-// ErrDeclaration means that a declaration cannot be used.
+// ErrDeclaration means that a declaration is not valid.
 var ErrDeclaration = errors.New("not a declaration of faults")
 
-// Seen says on what an outcome was seen.
+// Seen says where an outcome was observed.
 type Seen string
 
-// What outcomes are seen on.
+// The places where outcomes are observed.
 const (
 	RealGuest      Seen = "real guest"
 	MountNamespace Seen = "mount namespace"
@@ -31,7 +32,7 @@ const (
 
 // Row is one line of the matrix.
 type Row struct {
-	// Fault is what goes wrong, Step when, Outcome how it ends. No two rows of a package have the same fault and step.
+	// Fault is what fails, Step is when, and Outcome is how it ends. No two rows of a package have the same fault and step.
 	Fault, Step, Outcome string
 	Seen                 Seen
 }
@@ -39,8 +40,8 @@ type Row struct {
 // head is the first line of every table.
 const head = "| fault | step | outcome | seen on |"
 
-// Parse reads the tables of a declaration; what else stands there is for readers. It returns ErrDeclaration for one
-// without rows, with a row that is not whole, or with the same fault and step twice.
+// Parse reads the rows of all tables in a declaration and ignores other text. It returns ErrDeclaration if there are no
+// rows, if a row is malformed, or if two rows have the same fault and step.
 func Parse(text string) ([]Row, error) {
 	var rows []Row
 	for i, line := range strings.Split(text, "\n") {
@@ -52,7 +53,7 @@ func Parse(text string) ([]Row, error) {
 			return nil, fmt.Errorf("line %d: %w", i+1, err)
 		}
 		if slices.ContainsFunc(rows, row.sameFault) {
-			return nil, fmt.Errorf("line %d: %w: %s, %s stands there twice", i+1, ErrDeclaration, row.Fault, row.Step)
+			return nil, fmt.Errorf("line %d: %w: %s, %s is declared twice", i+1, ErrDeclaration, row.Fault, row.Step)
 		}
 		rows = append(rows, row)
 	}
@@ -77,7 +78,7 @@ func parseRow(line string) (Row, error) {
 	case RealGuest, MountNamespace, InProcess:
 		return row, nil
 	default:
-		return Row{}, fmt.Errorf("%w: an outcome is seen on a %q, a %q or %q, not on %q", ErrDeclaration, RealGuest, MountNamespace, InProcess, row.Seen)
+		return Row{}, fmt.Errorf("%w: an outcome is observed on %q, %q or %q, not on %q", ErrDeclaration, RealGuest, MountNamespace, InProcess, row.Seen)
 	}
 }
 

@@ -42,7 +42,7 @@ func TestADeclarationThatIsNotWholeIsRefused(t *testing.T) {
 	}
 }
 
-// failing is a test that can fail without failing this one.
+// failing is a testing.TB that records failures without failing the test that uses it.
 type failing struct {
 	testing.TB
 	errors  int
@@ -53,7 +53,7 @@ func (f *failing) Errorf(string, ...any) { f.errors++ }
 func (f *failing) Failed() bool          { return f.errors > 0 }
 func (f *failing) Cleanup(act func())    { f.cleanup = append(f.cleanup, act) }
 
-// declare makes the working directory a package with the declaration, and forgets what was recorded when the test ends.
+// declare changes to a new directory that has the declaration, and clears the recorded results when the test ends.
 func declare(t *testing.T, text string) {
 	t.Helper()
 	t.Chdir(t.TempDir())
@@ -63,7 +63,7 @@ func declare(t *testing.T, text string) {
 	if err := os.WriteFile(Declaration, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv(ResultsVariable, "") // what is recorded here is no row of this run
+	t.Setenv(ResultsVariable, "") // rows recorded here are not rows of this test run
 	t.Cleanup(func() { recorded.results = nil })
 }
 
@@ -122,8 +122,8 @@ func TestADeclaredRowThatNoTestTriedFailsTheWholeRun(t *testing.T) {
 	}
 }
 
-// A declaration that nothing holds its package to would document what is not tested.
-func TestEveryPackageThatDeclaresFaultsIsHeldToThem(t *testing.T) {
+// If TestMain of a package does not call matrix.Run, the package could declare rows that no test checks.
+func TestPackagesThatDeclareFaultsCallMatrixRun(t *testing.T) {
 	root := filepath.Join("..", "..")
 	packages, err := Packages(root)
 	if err != nil {
@@ -134,11 +134,11 @@ func TestEveryPackageThatDeclaresFaultsIsHeldToThem(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		held := slices.ContainsFunc(files, func(name string) bool {
+		calls := slices.ContainsFunc(files, func(name string) bool {
 			text, err := os.ReadFile(name)
 			return err == nil && strings.Contains(string(text), "matrix.Run(m)")
 		})
-		if !held {
+		if !calls {
 			t.Errorf("%s has %s, and no TestMain that calls matrix.Run(m)", directory, Declaration)
 		}
 	}

@@ -13,10 +13,11 @@ import (
 	"testing"
 )
 
-// ResultsVariable names the directory that gets the results of each package; unset, they are printed only.
+// ResultsVariable is the environment variable that names the directory for the results of each package. If it is unset,
+// the results are only printed.
 const ResultsVariable = "SHAREDOS_TEST_MATRIX"
 
-// Result is a row as a test saw it.
+// Result is a row as a test observed it.
 type Result struct {
 	Row
 	// Failed is true if the test failed, for whatever reason.
@@ -28,8 +29,8 @@ var recorded struct {
 	results []Result
 }
 
-// Record tells how a fault at a step ended. Call it when the outcome is known; a test that fails later still fails
-// the row.
+// Record records how a fault at a step ended. A test calls it once the outcome is known. If the test fails after that,
+// the row has failed, too.
 func Record(t testing.TB, fault, step, outcome string) {
 	t.Helper()
 	rows, err := Declared(".")
@@ -44,7 +45,7 @@ func Record(t testing.TB, fault, step, outcome string) {
 	}
 	got.Seen = rows[at].Seen
 	if want := rows[at].Outcome; outcome != want {
-		t.Errorf("%s, %s ended with %q, and %q is declared", fault, step, outcome, want)
+		t.Errorf("%s, %s ended with %q, but %q is declared", fault, step, outcome, want)
 	}
 	t.Cleanup(func() {
 		recorded.Lock()
@@ -53,7 +54,7 @@ func Record(t testing.TB, fault, step, outcome string) {
 	})
 }
 
-// Declared reads the declaration of the package in a directory.
+// Declared reads the declaration of the package in directory.
 func Declared(directory string) ([]Row, error) {
 	name := filepath.Join(directory, Declaration)
 	text, err := os.ReadFile(name)
@@ -67,8 +68,8 @@ func Declared(directory string) ([]Row, error) {
 	return rows, nil
 }
 
-// Run runs the tests of a package, and fails if all of them ran and a declared row was not recorded. It returns the
-// exit code for TestMain.
+// Run runs the tests of a package and returns the exit code for TestMain. It fails if a declared row was not recorded
+// although all tests of the package ran.
 func Run(m *testing.M) int {
 	code := m.Run()
 	if err := conclude(chosen()); err != nil {
@@ -78,7 +79,7 @@ func Run(m *testing.M) int {
 	return code
 }
 
-// chosen reports whether only some of the tests were run.
+// chosen reports whether a flag selected only some of the tests.
 func chosen() bool {
 	for _, name := range []string{"test.run", "test.skip", "test.list"} {
 		if f := flag.Lookup(name); f != nil && f.Value.String() != "" {
@@ -107,18 +108,18 @@ func conclude(some bool) error {
 	return missing(rows, recorded.results)
 }
 
-// missing tells the declared rows that were not recorded.
+// missing returns an error that lists the declared rows that were not recorded.
 func missing(rows []Row, results []Result) error {
 	var failed []error
 	for _, row := range rows {
 		if !slices.ContainsFunc(results, func(r Result) bool { return r.sameFault(row) }) {
-			failed = append(failed, fmt.Errorf("declared in %s, and not tested: | %s | %s |", Declaration, row.Fault, row.Step))
+			failed = append(failed, fmt.Errorf("declared in %s but not tested: | %s | %s |", Declaration, row.Fault, row.Step))
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// write puts the results into a file of their own, one a line, its cells apart by tabs.
+// write writes the results of this package into a file in directory: one result for each line, its cells separated by tabs.
 func write(directory string, results []Result) error {
 	var text strings.Builder
 	for _, r := range results {
@@ -142,7 +143,8 @@ func write(directory string, results []Result) error {
 	return nil
 }
 
-// ReadResults reads what the packages of a test run wrote into a directory; none if there is no such directory.
+// ReadResults reads the results that the packages of a test run wrote into directory. It returns none if the directory
+// does not exist.
 func ReadResults(directory string) ([]Result, error) {
 	names, err := filepath.Glob(filepath.Join(directory, "*.tsv"))
 	if err != nil {

@@ -6,14 +6,14 @@ import (
 	"text/tabwriter"
 )
 
-// Table is the matrix as text for a terminal, with a line that counts its rows; "" for no rows.
+// Table formats the results for a terminal, with a last line that counts them. It returns "" if there are none.
 func Table(results []Result) string {
 	if len(results) == 0 {
 		return ""
 	}
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	// A strings.Builder takes every write.
+	// Writing to a strings.Builder cannot fail.
 	_, _ = fmt.Fprintln(w, "FAULT\tSTEP\tOUTCOME\tSEEN ON\t")
 	failed := 0
 	for _, r := range results {

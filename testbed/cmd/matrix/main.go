@@ -1,4 +1,4 @@
-// Command matrix shows the fault matrix: as a table of what a test run saw, or as a page of the documentation.
+// Command matrix prints the fault matrix, either as a table of the results of a test run or as a page of the documentation.
 package main
 
 import (
@@ -16,7 +16,7 @@ func main() {
 	}
 }
 
-// show prints to standard output, at once: other programs print there, too.
+// show prints to standard output in one write, since other programs print there at the same time.
 func show(arguments []string) error {
 	if len(arguments) != 2 {
 		return errors.New("usage: matrix results DIRECTORY | docs ROOT")
