@@ -70,19 +70,24 @@ resource "sharedos_base" "large" {
 	if err := work.Apply(ctx, plan); err != nil {
 		return err
 	}
-	find, err := lookAtAll(ctx, rootfs)
-	if err != nil {
-		return err
-	}
-	if plan, err = work.Plan(ctx); err != nil {
-		return err
-	}
-	for _, change := range plan.Changes {
-		if !change.Is("no-op") {
-			return fmt.Errorf("with nothing changed, a plan wants to %v %s", change.Change.Actions, change.Address)
+	var find, planned []time.Duration
+	for range turns {
+		took, err := lookAtAll(ctx, rootfs)
+		if err != nil {
+			return err
 		}
+		find = append(find, took)
+		if plan, err = work.Plan(ctx); err != nil {
+			return err
+		}
+		for _, change := range plan.Changes {
+			if !change.Is("no-op") {
+				return fmt.Errorf("with nothing changed, a plan wants to %v %s", change.Change.Actions, change.Address)
+			}
+		}
+		planned = append(planned, plan.Took)
 	}
-	b.results.add("plan of a directory of 300,000 files, unchanged", plan.Took.Seconds(), "s", find.Seconds(), 2)
+	b.results.add("plan of a directory of 300,000 files, unchanged", median(planned).Seconds(), "s", median(find).Seconds(), 2)
 	return nil
 }
 

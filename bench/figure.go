@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // figure is one measured value and the limit that it must not exceed.
@@ -17,8 +19,9 @@ type figure struct {
 	// absent where there is none. Ratio is Value over Yardstick.
 	Yardstick *float64 `json:"yardstick"`
 	Ratio     *float64 `json:"ratio"`
-	Limit     float64  `json:"limit"`
-	OK        bool     `json:"ok"`
+	// Limit is absent from a figure that is for information only.
+	Limit *float64 `json:"limit"`
+	OK    bool     `json:"ok"`
 }
 
 // results prints figures as they come, and keeps them.
@@ -29,10 +32,33 @@ type results struct {
 
 // add judges a figure. A yardstick of zero is none.
 func (r *results) add(name string, value float64, unit string, yardstick, limit float64) {
-	f := figure{Name: name, Value: value, Unit: unit, Limit: limit, OK: value <= limit}
-	line := fmt.Sprintf("%-44s %12.3f %-8s limit %.3f", name, value, unit, limit)
+	r.record(figure{Name: name, Value: value, Unit: unit, Limit: &limit, OK: value <= limit}, yardstick)
+}
+
+// inform adds a figure that has no limit.
+func (r *results) inform(name string, value float64, unit string, yardstick float64) {
+	r.record(figure{Name: name, Value: value, Unit: unit, OK: true}, yardstick)
+}
+
+// turns is how often each side of a comparison is measured, in turn with the other side. Their medians are compared: one turn
+// during which the machine does something else does not count then.
+const turns = 3
+
+// median returns the middle one of an odd number of values.
+func median[T cmp.Ordered](all []T) T {
+	all = slices.Sorted(slices.Values(all))
+	return all[len(all)/2]
+}
+
+func (r *results) record(f figure, yardstick float64) {
+	line := fmt.Sprintf("%-44s %12.3f %-8s ", f.Name, f.Value, f.Unit)
+	if f.Limit != nil {
+		line += fmt.Sprintf("limit %.3f", *f.Limit)
+	} else {
+		line += "no limit"
+	}
 	if yardstick != 0 {
-		ratio := value / yardstick
+		ratio := f.Value / yardstick
 		f.Yardstick, f.Ratio = &yardstick, &ratio
 		line += fmt.Sprintf(", %.2f × the yardstick %.3f", ratio, yardstick)
 	}

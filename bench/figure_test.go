@@ -14,6 +14,7 @@ func TestAFigureOverItsLimitIsMissed(t *testing.T) {
 	r.add("under", 1, "seconds", 4, 2)
 	r.add("at", 2, "seconds", 0, 2)
 	r.add("over", 3, "seconds", 0, 2)
+	r.inform("told", 1e9, "bytes", 1)
 	if missed := r.missed(); !slices.Equal(missed, []string{"over"}) {
 		t.Errorf("missed %q, want the one over its limit", missed)
 	}
@@ -36,5 +37,15 @@ func TestAFigureOverItsLimitIsMissed(t *testing.T) {
 	}
 	if second := written[1]; second["yardstick"] != nil || second["ratio"] != nil {
 		t.Errorf("a figure without yardstick was written with one: %v", second)
+	}
+	if last := written[3]; last["limit"] != nil || last["ok"] != true || last["ratio"] != 1e9 {
+		t.Errorf("a figure without a limit was written as %v", last)
+	}
+}
+
+func TestTheMedianIsTheMiddleOne(t *testing.T) {
+	all := []float64{9, 1, 2}
+	if got := median(all); got != 2 || !slices.Equal(all, []float64{9, 1, 2}) {
+		t.Errorf("got %v, of %v", got, all)
 	}
 }

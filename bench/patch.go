@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,11 +18,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/probe"
 )
 
-// gapRounds is how often a service is restarted by each of two ways whose gaps are compared.
-const gapRounds = 3
-
-// patch measures one VM that gets Debian's own patch by a refresh, next to a plain VM that gets it by apt, and next to
-// its own reboot.
+// patch measures one VM that gets Debian's own patch by a refresh, next to restarts of the same units by hand, next to a plain
+// VM that gets it by apt, and next to its own reboot.
 func (b *bench) patch(ctx context.Context) (err error) {
 	dir, err := testbed.MakeDir("")
 	if err != nil {
@@ -94,19 +90,22 @@ func (b *bench) aptPatch(ctx context.Context, dir, plain, updated string) (took 
 	return took, nil
 }
 
-// patchReleases publishes Debian 13, the same with Debian's patch, then some whose OpenSSL differs once more each, and one
-// whose dynamic loader differs.
+// patchReleases publishes Debian 13, the same with Debian's patch, then one for each turn whose OpenSSL differs once more, and
+// one for each turn whose dynamic loader differs once more.
 func patchReleases(ctx context.Context, world *guest.World) ([]tree.Digest, error) {
 	first, err := world.Publish(ctx, "debian", guest.Plain)
 	if err != nil {
 		return nil, err
 	}
 	edits := [][]guest.Edit{nil}
-	for i := range gapRounds {
+	for i := range turns {
 		more := strings.Repeat("\x00", i+1)
 		edits = append(edits, []guest.Edit{guest.Append("/libssl.so.3", more), guest.Append("/libcrypto.so.3", more)})
 	}
-	edits = append(edits, append([]guest.Edit{guest.Append("/ld-linux-x86-64.so.2", "\x00")}, edits[len(edits)-1]...))
+	last := edits[len(edits)-1]
+	for i := range turns {
+		edits = append(edits, append([]guest.Edit{guest.Append("/ld-linux-x86-64.so.2", strings.Repeat("\x00", i+1))}, last...))
+	}
 	rest, err := world.Releases(ctx, "debian", guest.Updated, edits...)
 	if err != nil {
 		return nil, err
@@ -146,47 +145,82 @@ func describe(report *agentapi.Report) string {
 	return strings.Join(steps, ", ")
 }
 
-// realPatch refreshes the VM to Debian's patch.
+// realPatch refreshes the VM to Debian's patch, and in turn restarts the same units by hand.
 func (p *patched) realPatch(ctx context.Context) error {
-	// To look is to log in, which the guest's journal writes down: what that takes is looked at first.
-	var seen [3]int64
+	var live, byHand []time.Duration
+	var wrote, wroteByHand []int64
 	var report *agentapi.Report
-	for i := range seen {
-		var err error
-		if i == 2 {
-			if report, err = p.vm.Refresh(ctx, p.releases[1]); err != nil {
+	for turn := range turns {
+		if turn > 0 {
+			if err := p.withoutPatch(ctx); err != nil {
 				return err
 			}
 		}
-		if seen[i], err = p.written(ctx); err != nil {
+		bytes, err := p.writtenBy(ctx, func() (err error) {
+			report, err = p.vm.Refresh(ctx, p.releases[1])
+			return err
+		})
+		if err != nil {
 			return err
 		}
+		live, wrote = append(live, took(report)), append(wrote, bytes)
+		p.tell("the refresh: " + describe(report))
+		bytes, err = p.writtenBy(ctx, func() error {
+			took, err := p.restartByHand(ctx, report)
+			byHand = append(byHand, took)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		wroteByHand = append(wroteByHand, bytes)
 	}
-	looking := seen[1] - seen[0]
-	p.live = took(report)
-	p.tell("the refresh: " + describe(report))
-	byHand, wroteByHand, err := p.restartByHand(ctx, report)
-	if err != nil {
-		return err
-	}
-	wrote := seen[2] - seen[1] - looking
-	wroteByHand -= 2 * looking // before, and after
-	p.tell(fmt.Sprintf("written: %d bytes by looking, %d besides by the refresh, %d by restarting the same units by hand", looking, wrote, wroteByHand))
-	p.results.add("refresh to Debian's patch, against apt-get upgrade", p.live.Seconds(), "seconds", p.apt.Seconds(), p.apt.Seconds()/10)
-	p.tell(fmt.Sprintf("restarting the same units by hand takes %.1f s", byHand.Seconds()))
-	p.results.add("written to the private disk by that refresh", float64(wrote), "bytes", float64(wroteByHand), 1e6)
+	p.tell(fmt.Sprintf("refreshes took %v and wrote %d bytes; restarting the same units by hand took %v and wrote %d bytes", live, wrote, byHand, wroteByHand))
+	p.live = median(live)
+	hand, handBytes := median(byHand).Seconds(), float64(median(wroteByHand))
+	p.results.add("refresh to Debian's patch, against the same restarts by hand", p.live.Seconds(), "seconds", hand, 1.25*hand)
+	p.results.add("written by that refresh, against the same restarts by hand", float64(median(wrote)), "bytes", handBytes, 1.5*handBytes)
+	p.results.inform("refresh to Debian's patch, against apt-get upgrade", p.live.Seconds(), "seconds", p.apt.Seconds())
 	p.results.add("processes of affected units with old code after", float64(len(report.GetRemaining())), "processes", 0, 0)
 	return nil
 }
 
-// restartByHand does by hand what a refresh has done about units, one after the other, and tells how long that takes and how many bytes
-// are written then, looking twice included: systemd's journal writes much of it down. What a refresh restarted together with
-// another unit is restarted twice.
-func (p *patched) restartByHand(ctx context.Context, report *agentapi.Report) (took time.Duration, bytes int64, err error) {
-	before, err := p.written(ctx)
-	if err != nil {
-		return 0, 0, err
+// withoutPatch takes the VM back to the first release.
+func (p *patched) withoutPatch(ctx context.Context) error {
+	report, err := p.vm.Swing(ctx, p.releases[0])
+	if err == nil && !report.GetCommitted() {
+		err = errors.New(report.GetError())
 	}
+	if err != nil {
+		return fmt.Errorf("refresh back to the release without the patch: %w", err)
+	}
+	_, err = p.vm.Refresh(ctx, p.releases[0]) // which it runs: its definition follows
+	return err
+}
+
+// writtenBy is how many bytes the guest writes to its private disk because of act. To look is to log in, which the guest's
+// journal writes down: what that takes is measured first.
+func (p *patched) writtenBy(ctx context.Context, act func() error) (int64, error) {
+	var seen [3]int64
+	for i := range seen {
+		var err error
+		if i == len(seen)-1 {
+			err = act()
+		}
+		if err == nil {
+			seen[i], err = p.written(ctx)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	looking := seen[1] - seen[0]
+	return seen[2] - seen[1] - looking, nil
+}
+
+// restartByHand does by hand what a refresh has done about units, one after the other, and returns how long that takes. What a
+// refresh restarted together with another unit is restarted twice.
+func (p *patched) restartByHand(ctx context.Context, report *agentapi.Report) (time.Duration, error) {
 	var commands []string
 	for _, restart := range report.GetRestarts() {
 		switch {
@@ -200,14 +234,13 @@ func (p *patched) restartByHand(ctx context.Context, report *agentapi.Report) (t
 	}
 	text, err := p.vm.Run(ctx, "set -e; began=$(date +%s%N); "+strings.Join(commands, "; ")+"; echo $(( ($(date +%s%N) - began) / 1000 ))")
 	if err != nil {
-		return 0, 0, fmt.Errorf("restart by hand what the refresh did: %w", err)
+		return 0, fmt.Errorf("restart by hand what the refresh did: %w", err)
 	}
 	micros, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
 	if err != nil {
-		return 0, 0, fmt.Errorf("restart by hand what the refresh did: the guest says %q", text)
+		return 0, fmt.Errorf("restart by hand what the refresh did: the guest says %q", text)
 	}
-	after, err := p.written(ctx)
-	return time.Duration(micros) * time.Microsecond, after - before, err
+	return time.Duration(micros) * time.Microsecond, nil
 }
 
 // written is how many bytes the guest wrote to its private disk since it booted.
@@ -247,7 +280,7 @@ func (p *patched) gaps(ctx context.Context) error {
 			return err
 		})
 	}
-	for _, next := range p.releases[2 : 2+gapRounds] {
+	for _, next := range p.releases[2 : 2+turns] {
 		gap, err := p.gap(ctx, func() error {
 			report, err := p.vm.Refresh(ctx, next)
 			if err == nil {
@@ -278,11 +311,6 @@ func (p *patched) gaps(ctx context.Context) error {
 	return nil
 }
 
-func median(all []time.Duration) time.Duration {
-	all = slices.Sorted(slices.Values(all))
-	return all[len(all)/2]
-}
-
 // gap is the longest time for which nginx gave no page while act was carried out.
 func (p *patched) gap(ctx context.Context, act func() error) (time.Duration, error) {
 	watch, err := probe.HTTP(ctx, "http://"+p.vm.Address(80)+"/", 5*time.Millisecond)
@@ -300,37 +328,57 @@ func (p *patched) gap(ctx context.Context, act func() error) (time.Duration, err
 	return seen.LongestGap, nil
 }
 
-// starts compares the refresh, and one that takes a soft-reboot, with a reboot of the same VM.
+// starts compares a refresh that starts the new userland, by a soft-reboot, with a reboot of the same VM.
 func (p *patched) starts(ctx context.Context) error {
 	p.vm.Spec.Refresh.Strategy, p.vm.Spec.Refresh.MaxImpact = vm.SoftReboot, agentapi.Level_SOFT_REBOOT
-	report, err := p.vm.Refresh(ctx, p.releases[len(p.releases)-1])
-	if err != nil {
-		return fmt.Errorf("refresh by a soft-reboot: %w", err)
+	var soft, rebooted []time.Duration
+	for _, next := range p.releases[len(p.releases)-turns:] {
+		took, err := p.softReboot(ctx, next)
+		if err != nil {
+			return err
+		}
+		soft = append(soft, took)
+		if took, err = p.reboot(ctx); err != nil {
+			return err
+		}
+		rebooted = append(rebooted, took)
 	}
-	var soft time.Duration
+	p.tell(fmt.Sprintf("soft-reboots took %v, reboots %v", soft, rebooted))
+	reboot := median(rebooted).Seconds()
+	p.results.add("soft-reboot, against a reboot", median(soft).Seconds(), "seconds", reboot, reboot/2)
+	p.results.add("refresh to Debian's patch, against a reboot", p.live.Seconds(), "seconds", reboot, reboot/4)
+	return nil
+}
+
+// softReboot refreshes to a release with another loader, and returns how long the soft-reboot took: from the old userland's end
+// until the new one has started.
+func (p *patched) softReboot(ctx context.Context, to tree.Digest) (soft time.Duration, err error) {
+	report, err := p.vm.Refresh(ctx, to)
+	if err != nil {
+		return 0, fmt.Errorf("refresh by a soft-reboot: %w", err)
+	}
 	for _, timing := range report.GetTimings() {
-		if timing.GetStep() == "start" { // from the old userland's end until the new one is up
+		if timing.GetStep() == "start" {
 			soft = time.Duration(timing.GetMicros()) * time.Microsecond
 		}
 	}
 	if report.GetStrategy() != vm.SoftReboot || soft <= 0 {
-		return fmt.Errorf("a changed loader was refreshed by %q in %v", report.GetStrategy(), soft)
+		return 0, fmt.Errorf("a changed loader was refreshed by %q in %v", report.GetStrategy(), soft)
 	}
+	return soft, nil
+}
+
+// reboot reboots the VM from within, and returns how long it takes until its services have started.
+func (p *patched) reboot(ctx context.Context) (time.Duration, error) {
 	before, err := p.vm.Status(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	began := time.Now()
 	// The connection ends before the command can.
 	_, _ = p.vm.Run(ctx, "systemctl reboot")
-	_, err = p.vm.Await(ctx, "is up again", guest.Services(), func(s *agentapi.StatusResponse) bool {
+	_, err = p.vm.Await(ctx, "has rebooted", guest.Services(), func(s *agentapi.StatusResponse) bool {
 		return s.GetBootId() != before.GetBootId() && (s.GetSystemState() == "running" || s.GetSystemState() == "degraded")
 	})
-	if err != nil {
-		return err
-	}
-	rebooted := time.Since(began)
-	p.results.add("soft-reboot, against a reboot", soft.Seconds(), "seconds", rebooted.Seconds(), rebooted.Seconds()/2)
-	p.results.add("refresh to Debian's patch, against a reboot", p.live.Seconds(), "seconds", rebooted.Seconds(), rebooted.Seconds()/4)
-	return nil
+	return time.Since(began), err
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // scaleSteps are how many VMs are refreshed through one provider process; the last is scaleFactor times the first.
-var scaleSteps = []int{250, 1000}
+var scaleSteps = [2]int{250, 1000}
 
 const scaleFactor = 4
 
@@ -26,23 +26,24 @@ const scaleFactor = 4
 // the processor's for this process, which is the provider: Terraform's own, which is told, grows faster than its state,
 // which it writes anew after each resource.
 func (b *bench) scale(ctx context.Context) error {
-	type cost struct{ seconds, bytes float64 }
-	var costs []cost
-	for _, vms := range scaleSteps {
-		took, memory, err := b.refreshMany(ctx, vms)
-		if err != nil {
-			return err
+	var seconds, bytes [2][]float64
+	for range turns {
+		for i, vms := range scaleSteps {
+			took, memory, err := b.refreshMany(ctx, vms)
+			if err != nil {
+				return err
+			}
+			b.tell(fmt.Sprintf("refreshing %d VMs took %.1f s, %.1f s of a processor for the provider and %.1f s for Terraform, and %.0f MB at most",
+				vms, took.whole.Seconds(), took.provider.Seconds(), took.terraform.Seconds(), memory/1e6))
+			seconds[i], bytes[i] = append(seconds[i], took.provider.Seconds()), append(bytes[i], memory)
 		}
-		b.tell(fmt.Sprintf("refreshing %d VMs took %.1f s, %.1f s of a processor for the provider and %.1f s for Terraform, and %.0f MB at most",
-			vms, took.whole.Seconds(), took.provider.Seconds(), took.terraform.Seconds(), memory/1e6))
-		costs = append(costs, cost{took.provider.Seconds(), memory})
 	}
-	few, many := costs[0], costs[len(costs)-1]
-	// A quarter more than in proportion: one run of each, on a machine that may do other things.
+	fewSeconds, fewBytes := scaleFactor*median(seconds[0]), scaleFactor*median(bytes[0])
+	// A quarter more than in proportion, on a machine that may do other things.
 	b.results.add(fmt.Sprintf("provider's CPU for %d VMs, against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
-		many.seconds, "seconds", scaleFactor*few.seconds, 1.25*scaleFactor*few.seconds)
+		median(seconds[1]), "seconds", fewSeconds, 1.25*fewSeconds)
 	b.results.add(fmt.Sprintf("memory for %d VMs, against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
-		many.bytes, "bytes", scaleFactor*few.bytes, 1.25*scaleFactor*few.bytes)
+		median(bytes[1]), "bytes", fewBytes, 1.25*fewBytes)
 	return nil
 }
 

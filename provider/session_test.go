@@ -45,6 +45,9 @@ func (s *session) configure(config string) {
 	}
 }
 
+// commandLimit bounds one Terraform command, and a step at which one is held. Beside other load a command may take a minute.
+const commandLimit = 10 * time.Minute
+
 // command starts a provider of its own for one command, as Terraform does.
 func (s *session) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
 	s.t.Helper()
@@ -69,7 +72,7 @@ func (s *session) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	limit, stop := context.WithTimeout(context.Background(), time.Minute)
+	limit, stop := context.WithTimeout(context.Background(), commandLimit)
 	s.t.Cleanup(stop)
 	command := exec.CommandContext(limit, terraformPath, args...)
 	command.Dir = s.dir
@@ -101,7 +104,7 @@ func (s *session) interrupt(operation, step string) string {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(30 * time.Second):
+		case <-time.After(commandLimit):
 			return nil // the test fails since nothing was interrupted
 		}
 	})
@@ -112,7 +115,7 @@ func (s *session) interrupt(operation, step string) string {
 	}
 	select {
 	case <-reached:
-	case <-time.After(30 * time.Second):
+	case <-time.After(commandLimit):
 		_ = command.Process.Kill() // it is waited for below
 	}
 	if err := command.Process.Signal(syscall.SIGINT); err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// TestAnInterruptedApplyConverges cuts applies off with Ctrl-C, in each of their long steps, kills one while the VM moves,
-// and applies again.
+// TestAnInterruptedApplyConverges interrupts applies with Ctrl-C, in each of their long steps, kills one during a refresh, and
+// applies again.
 func TestAnInterruptedApplyConverges(t *testing.T) {
 	w := newWorld(t)
 	port, err := testbed.FreePort()
@@ -19,21 +19,24 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := w.bed.Name("web")
+	hold := newCheckHold(t)
 	vms := map[string]any{name: map[string]any{"http": port}}
+	health := map[string]any{"web": map[string]any{"unit": "nginx.service"}, "hold": hold.check()}
+	plain, patch := debianTar(t, []string{}), patchedTar(t)
 	w.work.Variables = map[string]any{
-		"base": "debian-13", "vms": vms,
-		// A trigger of its own makes it an input that was never built, so that there is a build to cut off.
+		"base": "debian-13", "vms": vms, "health": health,
+		// A trigger of its own makes it an input that was never built, so that there is a build to interrupt.
 		"debian": map[string]any{"packages": guest.Packages, "triggers": map[string]any{"run": time.Now().String()}},
 	}
 	w.applyUntil(t, stepBuild)
 
-	w.work.Variables = map[string]any{"base": "debian-13", "vms": vms, "archive": debianTar(t, []string{})}
+	w.work.Variables = map[string]any{"base": "debian-13", "vms": vms, "health": health, "archive": plain}
 	w.applyUntil(t, stepUpload)
 	w.takeSlot(t, 5*time.Minute)
 	w.applyUntil(t, stepBoot)
 	_, _, err = w.host.Fleet.Hypervisor.Lookup(t.Context(), name)
 	if err != nil {
-		t.Fatalf("the VM whose creation was cut off: %v", err)
+		t.Fatalf("the VM whose creation was interrupted: %v", err)
 	}
 	w.mustApply(t)
 	mustServe(t, port)
@@ -43,8 +46,10 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 		matrix.Record(t, "Ctrl-C", step, converges)
 	}
 
-	w.work.Variables["archive"] = patchedTar(t)
+	w.work.Variables["archive"] = patch
+	hold.hold()
 	w.applyUntil(t, stepRefresh)
+	hold.release()
 	w.mustApply(t)
 	mustServe(t, port)
 	w.mustBeSettled(t)
@@ -58,6 +63,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	before := w.release(t)
 	w.work.Variables["archive"] = rebuiltTar(t, "a third OpenSSL", "\x00\x00")
 	w.work.Abrupt = true
+	hold.hold()
 	w.applyUntil(t, stepRefresh)
 	w.work.Abrupt = false
 	left := w.work.Left()
@@ -69,6 +75,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	if alive, err := left.Alive(); err != nil || !alive {
 		t.Errorf("the provider ended with Terraform: %v", err)
 	}
+	hold.release()
 	w.mustApply(t)
 	mustServe(t, port)
 	w.mustBeSettled(t)

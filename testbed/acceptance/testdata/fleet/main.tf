@@ -28,7 +28,7 @@ variable "vms" {
 }
 
 variable "health" {
-  type    = map(object({ unit = optional(string), http = optional(string), command = optional(list(string)) }))
+  type    = map(object({ unit = optional(string), http = optional(string), command = optional(list(string)), timeout = optional(string) }))
   default = { web = { unit = "nginx.service" } }
 }
 
