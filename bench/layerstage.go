@@ -13,6 +13,8 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -62,7 +64,7 @@ func layerHere(asked string) (_ *layerSeen, err error) {
 	ctx := context.Background() // the parent ends this process
 	seen := &layerSeen{}
 	if stage.Full {
-		read, err := source.ReadTree(ctx, stdin{}, stage.Dir, nil)
+		read, err := rootfs.Read(ctx, stdin{}, stage.Dir, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -75,11 +77,11 @@ func layerHere(asked string) (_ *layerSeen, err error) {
 			return nil, err
 		}
 	} else {
-		before, err := source.ReadTree(ctx, source.Archive{Path: stage.Before}, stage.Dir, nil)
+		before, err := rootfs.Read(ctx, archive.Source{Path: stage.Before}, stage.Dir, nil)
 		if err != nil {
 			return nil, err
 		}
-		after, err := source.ReadTree(ctx, source.Archive{Path: stage.After}, stage.Dir, nil)
+		after, err := rootfs.Read(ctx, archive.Source{Path: stage.After}, stage.Dir, nil)
 		if err != nil {
 			return nil, errors.Join(err, before.Close())
 		}

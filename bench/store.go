@@ -17,7 +17,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -173,7 +173,7 @@ func (s *stored) publish(ctx context.Context, name string, system sourcetest.Sys
 	if err := os.WriteFile(path, stream, 0o600); err != nil {
 		return nil, fmt.Errorf("write a system: %w", err)
 	}
-	prepared, err := s.host.Publisher.Prepare(ctx, publish.Spec{Name: name, Source: source.Archive{Path: path}}, nil)
+	prepared, err := s.host.Publisher.Prepare(ctx, publish.Spec{Name: name, Source: archive.Source{Path: path}}, nil)
 	if err != nil {
 		return nil, err
 	}

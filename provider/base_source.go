@@ -12,6 +12,12 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/directory"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/diskimage"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/fetch"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/oci"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -163,42 +169,42 @@ func (m *baseModel) spec(ctx context.Context, cache string) (spec publish.Spec, 
 	case !m.Archive.IsNull():
 		var model archiveModel
 		as(m.Archive, &model)
-		spec.Source = source.Archive{
+		spec.Source = archive.Source{
 			Path: model.Path.ValueString(), Download: download(model.URL, model.SHA256, &diags), CacheDir: cache, Limits: limits,
 		}
 	case !m.DiskImage.IsNull():
 		var model diskImageModel
 		as(m.DiskImage, &model)
-		spec.Source = source.DiskImage{
+		spec.Source = diskimage.Source{
 			Path: model.Path.ValueString(), Download: download(model.URL, model.SHA256, &diags),
 			Partition: int(model.Partition.ValueInt64()), CacheDir: cache, Limits: limits,
 		}
 	case !m.Directory.IsNull():
 		var model directoryModel
 		as(m.Directory, &model)
-		spec.Source = source.Directory{
+		spec.Source = directory.Source{
 			Path: model.Path.ValueString(), Owners: model.owners(), CacheDir: cache, Limits: limits,
 		}
 	case !m.OCI.IsNull():
 		var model ociModel
 		as(m.OCI, &model)
-		spec.Source = &source.OCI{
+		spec.Source = &oci.Source{
 			Reference: model.Reference.ValueString(), Layout: model.Layout.ValueString(), Digest: m.SourceDigest.ValueString(),
 			PlainHTTP: model.PlainHTTP.ValueBoolPointer(), CacheDir: cache, Limits: limits,
 		}
 	default:
 		var model debianModel
 		as(m.Debian, &model)
-		debian, d := model.source(ctx)
+		src, d := model.source(ctx)
 		diags.Append(d...)
-		debian.CacheDir, debian.Limits = filepath.Join(cache, "debian"), limits
-		spec.Source = debian
+		src.CacheDir, src.Limits = filepath.Join(cache, "debian"), limits
+		spec.Source = src
 	}
 	return spec, diags
 }
 
 // download is what a URL brings; nil without one.
-func download(url, sha256 types.String, diags *diag.Diagnostics) *source.Download {
+func download(url, sha256 types.String, diags *diag.Diagnostics) *fetch.Download {
 	if url.IsNull() {
 		return nil
 	}
@@ -206,10 +212,10 @@ func download(url, sha256 types.String, diags *diag.Diagnostics) *source.Downloa
 	if err != nil {
 		diags.Append(failed(failure{do: "read", object: "sha256", err: err})...)
 	}
-	return &source.Download{URL: url.ValueString(), Digest: digest}
+	return &fetch.Download{URL: url.ValueString(), Digest: digest}
 }
 
-func (m *debianModel) source(ctx context.Context) (*source.Debian, diag.Diagnostics) {
+func (m *debianModel) source(ctx context.Context) (*debian.Source, diag.Diagnostics) {
 	var diags diag.Diagnostics
 	as := func(list interface {
 		IsNull() bool
@@ -219,29 +225,29 @@ func (m *debianModel) source(ctx context.Context) (*source.Debian, diag.Diagnost
 			diags.Append(list.ElementsAs(ctx, into, false)...)
 		}
 	}
-	debian := &source.Debian{
+	src := &debian.Source{
 		Suite: m.Suite.ValueString(), Mirror: m.Mirror.ValueString(), MirrorKey: m.MirrorKey.ValueString(), Mode: m.Mode.ValueString(),
 	}
 	// Null and empty differ here: null means the suite's own updates and security, empty the main archive alone.
 	if !m.AdditionalSuites.IsNull() {
-		debian.AdditionalSuites = []string{}
+		src.AdditionalSuites = []string{}
 	}
-	as(m.AdditionalSuites, &debian.AdditionalSuites)
-	as(m.Components, &debian.Components)
-	as(m.Packages, &debian.Packages)
-	as(m.PackageFiles, &debian.PackageFiles)
-	as(m.Triggers, &debian.Triggers)
+	as(m.AdditionalSuites, &src.AdditionalSuites)
+	as(m.Components, &src.Components)
+	as(m.Packages, &src.Packages)
+	as(m.PackageFiles, &src.PackageFiles)
+	as(m.Triggers, &src.Triggers)
 	var repositories []repositoryModel
 	as(m.Repositories, &repositories)
 	for _, r := range repositories {
-		repository := source.DebianRepository{URI: r.URI.ValueString(), Suite: r.Suite.ValueString(), Key: r.Key.ValueString()}
+		repository := debian.Repository{URI: r.URI.ValueString(), Suite: r.Suite.ValueString(), Key: r.Key.ValueString()}
 		as(r.Components, &repository.Components)
-		debian.Repositories = append(debian.Repositories, repository)
+		src.Repositories = append(src.Repositories, repository)
 	}
 	var files map[string]fileModel
 	as(m.Files, &files)
 	for p, f := range files {
-		file := source.OverlayFile{
+		file := debian.File{
 			Path: p, Content: f.Content.ValueString(), From: f.From.ValueString(), Mode: 0o644,
 			UID: uint32(f.UID.ValueInt64()), GID: uint32(f.GID.ValueInt64()),
 		}
@@ -252,20 +258,20 @@ func (m *debianModel) source(ctx context.Context) (*source.Debian, diag.Diagnost
 			}
 			file.Mode = uint32(mode)
 		}
-		debian.Files = append(debian.Files, file)
+		src.Files = append(src.Files, file)
 	}
-	return debian, diags
+	return src, diags
 }
 
-func (m *directoryModel) owners() source.Owners {
-	ranges := func(models []idRangeModel) []source.IDRange {
-		var all []source.IDRange
+func (m *directoryModel) owners() directory.Owners {
+	ranges := func(models []idRangeModel) []directory.IDRange {
+		var all []directory.IDRange
 		for _, r := range models {
-			all = append(all, source.IDRange{OnDisk: uint32(r.OnDisk), InTree: uint32(r.InTree), Count: uint32(r.Count)})
+			all = append(all, directory.IDRange{OnDisk: uint32(r.OnDisk), InTree: uint32(r.InTree), Count: uint32(r.Count)})
 		}
 		return all
 	}
-	return source.Owners{Root: m.Owner.ValueString() == ownerRoot, UIDs: ranges(m.UIDMap), GIDs: ranges(m.GIDMap)}
+	return directory.Owners{Root: m.Owner.ValueString() == ownerRoot, UIDs: ranges(m.UIDMap), GIDs: ranges(m.GIDMap)}
 }
 
 func (m *baseModel) limits(ctx context.Context) (source.Limits, diag.Diagnostics) {
@@ -281,9 +287,9 @@ func (m *baseModel) limits(ctx context.Context) (source.Limits, diag.Diagnostics
 // because that would ask others over a network.
 func watched(ctx context.Context, src source.Source) (string, error) {
 	switch s := src.(type) {
-	case *source.Debian:
+	case *debian.Source:
 		return s.LocalFingerprint(ctx)
-	case *source.OCI:
+	case *oci.Source:
 		if s.Layout == "" {
 			return "", nil
 		}
@@ -293,7 +299,7 @@ func watched(ctx context.Context, src source.Source) (string, error) {
 
 // pin makes sure that the source stays what it is now: it resolves a tag, unless that was done before.
 func (m *baseModel) pin(ctx context.Context, spec *publish.Spec) error {
-	image, ok := spec.Source.(*source.OCI)
+	image, ok := spec.Source.(*oci.Source)
 	if !ok || image.Layout != "" {
 		m.SourceDigest = types.StringNull()
 		return nil

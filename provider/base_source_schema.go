@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 )
 
 // oneSource ends the description of each of them.
@@ -72,7 +73,7 @@ func debianAttribute() schema.Attribute {
 				Optional: true,
 				MarkdownDescription: "How `mmdebstrap` gets the rights that it needs: `root`; `unshare`, in a user namespace, which takes the package " +
 					"`uidmap`; `fakechroot`, by libraries that pretend. Default: `auto`, which takes what works.",
-				Validators: []validator.String{stringvalidator.OneOf(source.Modes...)},
+				Validators: []validator.String{stringvalidator.OneOf(debian.Modes...)},
 			},
 			"triggers": triggersAttribute("Debian's archive is read again"),
 		},

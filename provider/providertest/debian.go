@@ -9,6 +9,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 )
 
@@ -28,16 +29,16 @@ func (w *World) SetDebianArchive(content string) {
 
 // readable puts a small system in the place of what mmdebstrap would bring over the network. Archives are read.
 func (w *World) readable(spec publish.Spec) publish.Spec {
-	if debian, ok := spec.Source.(*source.Debian); ok {
+	if made, ok := spec.Source.(*debian.Source); ok {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		spec.Source = smallDebian{debian, w.archive}
+		spec.Source = smallDebian{made, w.archive}
 	}
 	return spec
 }
 
 type smallDebian struct {
-	*source.Debian
+	*debian.Source
 	archive string
 }
 

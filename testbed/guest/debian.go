@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 )
@@ -54,7 +54,7 @@ func (d Debian) tar(ctx context.Context, suites []string) (string, error) {
 		return "", err
 	}
 	// The provider's own place for it, so that the demo and the tests build it once together.
-	debian := &source.Debian{Suite: d.Suite, AdditionalSuites: suites, Packages: d.Packages, CacheDir: filepath.Join(cache, "debian")}
+	debian := &debian.Source{Suite: d.Suite, AdditionalSuites: suites, Packages: d.Packages, CacheDir: filepath.Join(cache, "debian")}
 	input, err := debian.Fingerprint(ctx)
 	if err != nil {
 		return "", err

@@ -22,6 +22,9 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/tarstream"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -90,13 +93,13 @@ func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 	uri, key := repository(t, packageOf(t, "own-library", ""), control)
 	deb := packageOf(t, "own-program", "own-library")
 	must(t, os.Chmod(filepath.Dir(filepath.Dir(deb)), 0o755)) // what is made for a test is root's alone
-	stream := madeByNobody(ctx, t, &source.Debian{
+	stream := madeByNobody(ctx, t, &debian.Source{
 		Suite: "trixie", AdditionalSuites: []string{}, Packages: []string{"own-library"}, Mode: "unshare",
 		PackageFiles: []string{deb},
-		Repositories: []source.DebianRepository{{URI: uri, Suite: "own", Key: key}},
-		Files:        []source.OverlayFile{{Path: "/etc/own/motd", Content: "hello", Mode: 0o640, GID: 4}},
+		Repositories: []debian.Repository{{URI: uri, Suite: "own", Key: key}},
+		Files:        []debian.File{{Path: "/etc/own/motd", Content: "hello", Mode: 0o640, GID: 4}},
 	})
-	full, spool, err := source.ReadTar(ctx, stream, t.TempDir(), source.Limits{})
+	full, spool, err := tarstream.Read(ctx, stream, t.TempDir(), source.Limits{})
 	must(t, errors.Join(stream.Close(), err))
 	defer func() { must(t, spool.Close()) }()
 	// Owners, set-user-ID bits and what only root may do are as they are when root makes it.
@@ -111,7 +114,7 @@ func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 			t.Errorf("%s: %+v", path, e)
 		}
 	}
-	packages, err := source.Packages(full)
+	packages, err := rootfs.Packages(full)
 	must(t, err)
 	for _, name := range []string{"own-library", "own-program"} {
 		if !slices.ContainsFunc(packages, func(p release.Package) bool { return p.Name == name && p.Version == "1.0" }) {

@@ -14,17 +14,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 )
 
 // nobody is the number of an ordinary user that every machine has, and of a group.
 const nobody = 65534
 
-// asked is an environment variable. With a source.Debian as JSON it has TestMadeByNobody make a tree.
+// asked is an environment variable. With a debian.Source as JSON it has TestMadeByNobody make a tree.
 const asked = "SHAREDOS_TEST_DEBIAN"
 
 // madeByNobody has an ordinary user make a tree, in a process of its own, and opens the stream.
-func madeByNobody(ctx context.Context, t *testing.T, debian *source.Debian) io.ReadCloser {
+func madeByNobody(ctx context.Context, t *testing.T, debian *debian.Source) io.ReadCloser {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chown(dir, nobody, nobody)))
@@ -73,7 +73,7 @@ func TestMadeByNobody(t *testing.T) {
 	if text == "" {
 		return
 	}
-	var debian source.Debian
+	var debian debian.Source
 	must(t, json.Unmarshal([]byte(text), &debian))
 	last := ""
 	stream, err := debian.Open(t.Context(), func(step string, _, _ int64) {

@@ -17,7 +17,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -62,7 +62,7 @@ func publishOn(t *testing.T, h *host.Host, version string) tree.Digest {
 	must(t, err)
 	path := filepath.Join(t.TempDir(), "rootfs.tar")
 	must(t, os.WriteFile(path, stream, 0o600))
-	prepared, err := h.Publisher.Prepare(t.Context(), publish.Spec{Name: "os", Source: source.Archive{Path: path}}, nil)
+	prepared, err := h.Publisher.Prepare(t.Context(), publish.Spec{Name: "os", Source: archive.Source{Path: path}}, nil)
 	must(t, err)
 	must(t, h.Publisher.Publish(t.Context(), prepared, nil))
 	return prepared.ID
@@ -180,7 +180,7 @@ func churn(ctx context.Context, h *host.Host, base, version, path string) error 
 		return err
 	}
 	for _, name := range []string{base, base + "-gone"} {
-		prepared, err := h.Publisher.Prepare(ctx, publish.Spec{Name: name, Source: source.Archive{Path: path}}, nil)
+		prepared, err := h.Publisher.Prepare(ctx, publish.Spec{Name: name, Source: archive.Source{Path: path}}, nil)
 		if err == nil {
 			err = h.Publisher.Publish(ctx, prepared, nil)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -32,7 +33,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		// After commit nothing stands here any more.
 		err = errors.Join(err, os.RemoveAll(directory))
 	}()
-	read, err := source.ReadTree(ctx, spec.Source, directory, progress)
+	read, err := rootfs.Read(ctx, spec.Source, directory, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +95,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 type building struct {
 	publisher *Publisher
 	directory string
-	read      *source.Read
+	read      *rootfs.System
 	before    *previous
 	input     string
 	pinned    []string

@@ -20,6 +20,8 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/directory"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -76,9 +78,9 @@ func buildHere(asked []byte) ([]built, error) {
 	for i := range max(len(b.Directories), len(b.Archives)) {
 		var from source.Source
 		if len(b.Archives) > 0 {
-			from = source.Archive{Path: b.Archives[i]}
+			from = archive.Source{Path: b.Archives[i]}
 		} else {
-			from = source.Directory{Path: b.Directories[i]}
+			from = directory.Source{Path: b.Directories[i]}
 		}
 		prepared, err := p.Prepare(context.Background(), Spec{Name: "os", Source: from}, nil)
 		if err != nil {

@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -22,7 +22,7 @@ const maxAccountFile = 16 << 20
 // pinAccounts gives the accounts of what was read the numbers that they had in the release before: in /etc/passwd and
 // /etc/group, as owners of every entry, and in access control lists. An account that is new and whose number one of
 // them needs gets a free one. It returns what moved. The error matches ErrAccounts if there is no such assignment.
-func pinAccounts(read *source.Read, before *release.Manifest) ([]string, error) {
+func pinAccounts(read *rootfs.System, before *release.Manifest) ([]string, error) {
 	users, groups := owners(read.Tree.Entries)
 	uids, err := renumber("user", before.Users, read.Users, users)
 	if err != nil {
@@ -47,7 +47,7 @@ func pinAccounts(read *source.Read, before *release.Manifest) ([]string, error) 
 	if err := rewrite(read.Tree, "etc/group", func(fields []string) error { return gids.field(fields, 2) }); err != nil {
 		return nil, err
 	}
-	if read.Users, read.Groups, err = source.Accounts(read.Tree); err != nil {
+	if read.Users, read.Groups, err = rootfs.Accounts(read.Tree); err != nil {
 		return nil, err
 	}
 	return pinned, nil

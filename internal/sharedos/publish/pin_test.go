@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -130,11 +130,11 @@ func TestPinningChangesFilesListsAndOwners(t *testing.T) {
 	for name, text := range files {
 		entries = append(entries, tree.Entry{Path: name, Type: tree.Regular, Size: int64(len(text)), Digest: content.add(text)})
 	}
-	read := &source.Read{}
+	read := &rootfs.System{}
 	var err error
 	read.Tree, err = tree.New(entries, content)
 	must(t, err)
-	read.Users, read.Groups, err = source.Accounts(read.Tree)
+	read.Users, read.Groups, err = rootfs.Accounts(read.Tree)
 	must(t, err)
 	before := prepare(t, newPublisher(t, storetest.New(t)), sourceOf(t, newSystem())).Manifest
 	if _, err := pinAccounts(read, before); err != nil {

@@ -17,6 +17,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/directory"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/diskimage"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/oci"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 )
 
 // readLarge, in the environment of a process of this test, is the source that it is to read: its kind and its path.
@@ -48,7 +52,7 @@ func manyFiles(number int) tarball.Opener {
 func peakMemory(t *testing.T) (kib int) {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
-	must(t, err)
+	sourcetest.Must(t, err)
 	_, peak, found := strings.Cut(string(status), "VmHWM:")
 	if _, err := fmt.Sscanf(peak, "%d kB", &kib); !found || err != nil {
 		t.Fatalf("the kernel tells no peak: %v", err)
@@ -58,27 +62,24 @@ func peakMemory(t *testing.T) (kib int) {
 
 // kinds of sources, by name; that of a tar stream is tested by itself.
 var kinds = map[string]func(t *testing.T, path string) source.Source{
-	"OCI image": func(_ *testing.T, path string) source.Source { return &source.OCI{Layout: path} },
+	"OCI image": func(_ *testing.T, path string) source.Source { return &oci.Source{Layout: path} },
 	"disk image": func(t *testing.T, path string) source.Source {
-		return source.DiskImage{Path: path, CacheDir: t.TempDir()}
+		return diskimage.Source{Path: path, CacheDir: t.TempDir()}
 	},
-	"directory": func(_ *testing.T, path string) source.Source { return source.Directory{Path: path} },
+	"directory": func(_ *testing.T, path string) source.Source { return directory.Source{Path: path} },
 }
 
 // A source of many files is read by a process of its own, whose memory can be told.
 func TestASourceOfManyEntriesIsReadInLittleMemory(t *testing.T) {
-	if withoutRaceDetector(t) {
-		return
-	}
 	if kind, path, reads := strings.Cut(os.Getenv(readLarge), ":"); reads {
-		tr, done, err := readSource(t, kinds[kind](t, path))
-		must(t, err)
+		tr, done, err := sourcetest.Read(t, kinds[kind](t, path))
+		sourcetest.Must(t, err)
 		if took := peakMemory(t); len(tr.Entries) < many || took > 200<<10 {
 			t.Errorf("%s: %d entries took %d MiB, more than %d", kind, len(tr.Entries), took>>10, 200)
 		} else {
 			t.Logf("%s: %d entries took %d MiB", kind, len(tr.Entries), took>>10)
 		}
-		must(t, done())
+		sourcetest.Must(t, done())
 		return
 	}
 	directory := manyOnDisk(t)
@@ -97,18 +98,18 @@ func TestASourceOfManyEntriesIsReadInLittleMemory(t *testing.T) {
 func manyInLayout(t *testing.T) string {
 	t.Helper()
 	layer, err := tarball.LayerFromOpener(manyFiles(many), tarball.WithCompressionLevel(1))
-	must(t, err)
+	sourcetest.Must(t, err)
 	image, err := mutate.AppendLayers(empty.Image, layer)
-	must(t, err)
+	sourcetest.Must(t, err)
 	config, err := image.ConfigFile()
-	must(t, err)
+	sourcetest.Must(t, err)
 	config.OS, config.Architecture = "linux", runtime.GOARCH
 	image, err = mutate.ConfigFile(image, config)
-	must(t, err)
+	sourcetest.Must(t, err)
 	dir := t.TempDir()
 	at, err := layout.Write(dir, empty.Index)
-	must(t, err)
-	must(t, at.AppendImage(image))
+	sourcetest.Must(t, err)
+	sourcetest.Must(t, at.AppendImage(image))
 	return dir
 }
 
@@ -119,9 +120,9 @@ func manyOnDisk(t *testing.T) string {
 	for i := range many {
 		at := fmt.Sprintf("%s/d%d", dir, i/500)
 		if i%500 == 0 {
-			must(t, os.Mkdir(at, 0o755))
+			sourcetest.Must(t, os.Mkdir(at, 0o755))
 		}
-		must(t, os.WriteFile(fmt.Sprintf("%s/a-file-of-a-package-%d", at, i), nil, 0o644))
+		sourcetest.Must(t, os.WriteFile(fmt.Sprintf("%s/a-file-of-a-package-%d", at, i), nil, 0o644))
 	}
 	return dir
 }
@@ -130,8 +131,8 @@ func manyOnDisk(t *testing.T) string {
 func manyInExt4(t *testing.T, dir string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ext4")
-	must(t, os.WriteFile(path, nil, 0o600))
-	must(t, os.Truncate(path, 1<<30))
-	run(t, "", "mkfs.ext4", "-q", "-N", fmt.Sprint(many+many/100), "-d", dir, path)
+	sourcetest.Must(t, os.WriteFile(path, nil, 0o600))
+	sourcetest.Must(t, os.Truncate(path, 1<<30))
+	sourcetest.Run(t, "", "mkfs.ext4", "-q", "-N", fmt.Sprint(many+many/100), "-d", dir, path)
 	return path
 }

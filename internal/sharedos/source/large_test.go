@@ -19,6 +19,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/directory"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/diskimage"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/oci"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/tarstream"
 )
 
 // large is the size of a file that does not fit 32 bits.
@@ -36,22 +43,19 @@ func (zeros) Read(p []byte) (int, error) {
 
 // A file of more than 4 GiB comes through, as a stream and as a file, and takes neither memory nor room for its zeros.
 func TestALargeSparseFileComesThrough(t *testing.T) {
-	if withoutRaceDetector(t) {
-		return
-	}
 	dir := t.TempDir()
 	file, err := os.Create(filepath.Join(dir, "large"))
-	must(t, err)
-	must(t, errors.Join(file.Truncate(large), file.Close()))
-	archive := filepath.Join(t.TempDir(), "large.tar")
-	run(t, "", "tar", "--sparse", "--format=pax", "-C", dir, "-cf", archive, "large")
+	sourcetest.Must(t, err)
+	sourcetest.Must(t, errors.Join(file.Truncate(large), file.Close()))
+	packed := filepath.Join(t.TempDir(), "large.tar")
+	sourcetest.Run(t, "", "tar", "--sparse", "--format=pax", "-C", dir, "-cf", packed, "large")
 	for name, src := range map[string]source.Source{
-		"directory": source.Directory{Path: dir}, "sparse archive": source.Archive{Path: archive},
+		"directory": directory.Source{Path: dir}, "sparse archive": archive.Source{Path: packed},
 	} {
 		var before, after runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&before)
-		tr, done, err := readSource(t, src)
+		tr, done, err := sourcetest.Read(t, src)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -63,31 +67,28 @@ func TestALargeSparseFileComesThrough(t *testing.T) {
 		if grown := int64(after.HeapSys) - int64(before.HeapSys); grown > 64<<20 {
 			t.Errorf("%s: %d bytes more on the heap", name, grown)
 		}
-		must(t, done())
+		sourcetest.Must(t, done())
 	}
 }
 
 // So it does from images, where the stream is looked at alone: what becomes of it is the same for all sources.
 func TestALargeSparseFileComesOutOfImages(t *testing.T) {
-	if withoutRaceDetector(t) {
-		return
-	}
 	dir := t.TempDir()
 	file, err := os.Create(filepath.Join(dir, "large"))
-	must(t, err)
-	must(t, errors.Join(file.Truncate(large), file.Close()))
+	sourcetest.Must(t, err)
+	sourcetest.Must(t, errors.Join(file.Truncate(large), file.Close()))
 	disk := filepath.Join(t.TempDir(), "disk.qcow2")
-	run(t, "", "qemu-img", "convert", "-O", "qcow2", ext4Of(t, dir), disk)
-	archive := filepath.Join(t.TempDir(), "large.tar")
-	run(t, "", "tar", "--sparse", "--format=pax", "-C", dir, "-cf", archive, "large")
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return os.Open(archive) })
-	must(t, err)
+	sourcetest.Run(t, "", "qemu-img", "convert", "-O", "qcow2", sourcetest.Ext4(t, dir), disk)
+	packed := filepath.Join(t.TempDir(), "large.tar")
+	sourcetest.Run(t, "", "tar", "--sparse", "--format=pax", "-C", dir, "-cf", packed, "large")
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return os.Open(packed) })
+	sourcetest.Must(t, err)
 	for name, src := range map[string]source.Source{
-		"disk image": source.DiskImage{Path: disk, CacheDir: t.TempDir()},
-		"OCI image":  &source.OCI{Layout: layoutOf(t, map[string]v1.Image{"it": imageOfLayers(t, layer)})},
+		"disk image": diskimage.Source{Path: disk, CacheDir: t.TempDir()},
+		"OCI image":  &oci.Source{Layout: sourcetest.Layout(t, map[string]v1.Image{"it": sourcetest.ImageOfLayers(t, layer)})},
 	} {
 		stream, err := src.Open(t.Context(), nil)
-		must(t, err)
+		sourcetest.Must(t, err)
 		found := false
 		for in := tar.NewReader(stream); ; {
 			header, err := in.Next()
@@ -133,40 +134,37 @@ func bomb(t *testing.T, size int64) tarball.Opener {
 }
 
 func TestWhatUnpacksToTooMuchIsRefusedBeforeItIsUnpacked(t *testing.T) {
-	if withoutRaceDetector(t) {
-		return
-	}
 	const size = 1 << 30
 	limits := source.Limits{Content: 100 << 20}
 	layer, err := tarball.LayerFromOpener(bomb(t, size), tarball.WithCompressionLevel(1))
-	must(t, err)
+	sourcetest.Must(t, err)
 	image, err := mutate.AppendLayers(empty.Image, layer)
-	must(t, err)
+	sourcetest.Must(t, err)
 	config, err := image.ConfigFile()
-	must(t, err)
+	sourcetest.Must(t, err)
 	config.OS, config.Architecture = "linux", runtime.GOARCH
 	image, err = mutate.ConfigFile(image, config)
-	must(t, err)
+	sourcetest.Must(t, err)
 	dir := t.TempDir()
 	at, err := layout.Write(dir, empty.Index)
-	must(t, err)
-	must(t, at.AppendImage(image))
+	sourcetest.Must(t, err)
+	sourcetest.Must(t, at.AppendImage(image))
 	blob, err := layer.Compressed()
-	must(t, err)
-	archive := filepath.Join(t.TempDir(), "bomb.tar.gz")
-	file, err := os.Create(archive)
-	must(t, err)
+	sourcetest.Must(t, err)
+	path := filepath.Join(t.TempDir(), "bomb.tar.gz")
+	file, err := os.Create(path)
+	sourcetest.Must(t, err)
 	packed, err := io.Copy(file, blob)
-	must(t, errors.Join(err, file.Close(), blob.Close()))
+	sourcetest.Must(t, errors.Join(err, file.Close(), blob.Close()))
 	for name, src := range map[string]source.Source{
-		"archive": source.Archive{Path: archive, Limits: limits}, "image": &source.OCI{Layout: dir, Limits: limits},
+		"archive": archive.Source{Path: path, Limits: limits}, "image": &oci.Source{Layout: dir, Limits: limits},
 	} {
-		before := bytesRead(t)
-		_, err := source.ReadTree(t.Context(), src, t.TempDir(), nil)
+		before := sourcetest.BytesRead(t)
+		_, err := rootfs.Read(t.Context(), src, t.TempDir(), nil)
 		if !errors.Is(err, source.ErrLimit) || !strings.Contains(err.Error(), `"bomb"`) || !strings.Contains(err.Error(), "raise the limit") {
 			t.Errorf("%s of %d bytes: %v, want ErrLimit that says what to do", name, packed, err)
 		}
-		if read := bytesRead(t) - before; read > packed+1<<20 {
+		if read := sourcetest.BytesRead(t) - before; read > packed+1<<20 {
 			t.Errorf("%s: %d bytes were read", name, read)
 		}
 	}
@@ -176,9 +174,6 @@ func TestWhatUnpacksToTooMuchIsRefusedBeforeItIsUnpacked(t *testing.T) {
 const many = 300_000
 
 func TestManyEntriesComeThroughInLittleMemory(t *testing.T) {
-	if withoutRaceDetector(t) {
-		return
-	}
 	stream := func() io.ReadCloser {
 		r, w := io.Pipe()
 		go func() {
@@ -199,9 +194,9 @@ func TestManyEntriesComeThroughInLittleMemory(t *testing.T) {
 	}
 	in := stream()
 	defer in.Close()
-	tr, closer, err := source.ReadTar(context.Background(), in, t.TempDir(), source.Limits{})
-	must(t, err)
-	defer func() { must(t, closer.Close()) }()
+	tr, closer, err := tarstream.Read(context.Background(), in, t.TempDir(), source.Limits{})
+	sourcetest.Must(t, err)
+	defer func() { sourcetest.Must(t, closer.Close()) }()
 	if want := many + many/500 + 3; len(tr.Entries) != want {
 		t.Errorf("%d entries, want %d", len(tr.Entries), want)
 	}
@@ -214,7 +209,7 @@ func TestManyEntriesComeThroughInLittleMemory(t *testing.T) {
 	runtime.KeepAlive(tr)
 	more := stream()
 	defer more.Close()
-	_, _, err = source.ReadTar(context.Background(), more, t.TempDir(), source.Limits{Entries: many})
+	_, _, err = tarstream.Read(context.Background(), more, t.TempDir(), source.Limits{Entries: many})
 	if !errors.Is(err, source.ErrLimit) {
 		t.Errorf("over the limit: %v", err)
 	}

@@ -3,19 +3,33 @@
 package source_test
 
 import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
 	"os/exec"
-	"strings"
 	"testing"
 )
 
-// withoutRaceDetector has a test run by itself, built without the race detector, and reports that it did: what looks at
-// gigabytes takes six times as long with it and several times the memory, of which such a test is to tell.
-func withoutRaceDetector(t *testing.T) bool {
-	t.Helper()
-	said, err := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-v", "-run", "^"+t.Name()+"$", ".").CombinedOutput()
-	t.Logf("%s", said)
-	if err != nil || !strings.Contains(string(said), "--- PASS: "+t.Name()+" ") {
-		t.Errorf("without the race detector it did not pass: %v", err)
+// TestMain runs the tests of this package once more, built without the race detector, and reports the result. They process
+// gigabytes and measure memory. With the race detector they would take six times as long and several times the memory.
+func TestMain(*testing.M) {
+	flag.Parse()
+	args := []string{"test", "-count=1", "-vet=off", "-v"}
+	for _, name := range []string{"run", "timeout"} {
+		if value := flag.Lookup("test." + name).Value.String(); value != "" {
+			args = append(args, "-"+name+"="+value)
+		}
 	}
-	return true
+	cmd := exec.Command("go", append(args, ".")...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	err := cmd.Run()
+	var failed *exec.ExitError
+	switch {
+	case errors.As(err, &failed):
+		os.Exit(failed.ExitCode())
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }

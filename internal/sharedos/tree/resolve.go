@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// maxLinks is how many symbolic links Linux follows in one path (path_resolution(7)).
-const maxLinks = 40
+// MaxLinks is how many symbolic links Linux follows in one path (path_resolution(7)).
+const MaxLinks = 40
 
 // ErrLoop means that a path goes through more symbolic links than Linux follows.
 var ErrLoop = errors.New("too many symbolic links")
@@ -40,7 +40,7 @@ func (t *Tree) Resolve(name string) (*Entry, error) {
 			at = next
 			continue
 		}
-		if links++; links > maxLinks {
+		if links++; links > MaxLinks {
 			return nil, fmt.Errorf("%s: %w", name, ErrLoop)
 		}
 		if strings.HasPrefix(e.Link, "/") {

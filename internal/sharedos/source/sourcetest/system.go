@@ -1,4 +1,4 @@
-// Package sourcetest has operating systems for tests: a few small files each, that pass every check of a real one.
+// Package sourcetest provides operating systems and inputs of all kinds for tests.
 package sourcetest
 
 import (

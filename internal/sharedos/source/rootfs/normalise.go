@@ -1,0 +1,335 @@
+package rootfs
+
+import (
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Normalise yields the tree that a release shares: without what must belong to one machine alone, without what the
+// build left behind, and with the places moved that must go with the OS or stay with the VM.
+//
+// Removed are SSH host keys, machine-id (an empty /etc/machine-id stays), random seeds and secrets that systemd
+// makes, hostname and resolv.conf of the build machine, apt's caches and lists, backups and locks of dpkg, debconf,
+// ldconfig and the account files, and all that is in /boot (the kernel travels as a blob of the release), /tmp,
+// /var/tmp, /run, /dev, /proc and /sys. Logs are emptied, so that a service finds its file with owner and mode.
+//
+// /var/lib/dpkg moves to /usr/lib/sysimage/dpkg, /usr/local to /var/usrlocal and /opt to /var/opt, each behind a
+// symbolic link. Relative links that such a move would bend become absolute.
+//
+// /usr gets the time 0, and so do /etc/.updated and /var/.updated: systemd's ConditionNeedsUpdate= (systemd.unit(5))
+// holds when /usr is newer than the stamp, which no release after this one can be either. So no boot reruns
+// ldconfig, hwdb, sysusers or the journal catalog; what they make is in the tree already.
+//
+// Normalise does not change t, and normalising twice is the same as once. The new tree shares t's contents.
+func Normalise(t *tree.Tree) (*tree.Tree, error) {
+	n := &normaliser{
+		entries: make([]tree.Entry, 0, len(t.Entries)+len(moves)+len(mountPoints)),
+		index:   make(map[string]int, len(t.Entries)), blank: tree.Sum(nil),
+	}
+	for _, e := range t.Entries {
+		switch fateOf(e) {
+		case remove:
+			continue
+		case empty:
+			e.Size, e.Digest = 0, n.blank
+		}
+		if err := n.put(e); err != nil {
+			return nil, err
+		}
+	}
+	if err := n.move(); err != nil {
+		return nil, err
+	}
+	if err := n.complete(); err != nil {
+		return nil, err
+	}
+	return tree.New(n.entries, blankContent{blank: n.blank, Content: t.Content})
+}
+
+// blankContent adds the empty content to another.
+type blankContent struct {
+	tree.Content
+	blank tree.Digest
+}
+
+func (c blankContent) Open(digest tree.Digest) (io.ReadCloser, error) {
+	if digest == c.blank {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	return c.Content.Open(digest)
+}
+
+// fate is what becomes of an entry.
+type fate int
+
+const (
+	keep fate = iota
+	remove
+	empty
+)
+
+// emptied are directories whose whole content goes.
+var emptied = []string{"boot", "dev", "proc", "sys", "run", "tmp", "var/tmp", "var/log/journal"}
+
+// filesOnly are directories below which every file goes and directories stay.
+var filesOnly = []string{"var/cache/apt", "var/lib/apt/lists", "var/log/apt"}
+
+// patterns are files that go, in the form of path.Match.
+var patterns = []string{
+	"etc/ssh/ssh_host_*",
+	"var/lib/dbus/machine-id",
+	"var/lib/systemd/random-seed", "var/lib/systemd/credential.secret", "var/lib/urandom/random-seed",
+	"etc/hostname",
+	"var/cache/debconf/*-old", "var/cache/ldconfig/aux-cache",
+	"var/log/dpkg.log", "var/log/alternatives.log", "var/log/bootstrap.log",
+	// Rotated logs.
+	"var/log/*.[0-9]", "var/log/*.gz", "var/log/*.xz", "var/log/*.old",
+	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-",
+}
+
+// dpkgPatterns are files that go from either place of dpkg's database.
+var dpkgPatterns = []string{"*-old", "lock", "lock-frontend", "triggers/Lock", "info/*.dpkg-new", "info/*.dpkg-tmp"}
+
+func fateOf(e tree.Entry) fate {
+	for _, dir := range emptied {
+		if below(e.Path, dir) {
+			return remove
+		}
+	}
+	if e.Type == tree.Directory {
+		return keep
+	}
+	for _, dir := range filesOnly {
+		if below(e.Path, dir) {
+			return remove
+		}
+	}
+	if matches(e.Path, patterns) {
+		return remove
+	}
+	for _, db := range []string{debianDpkg, sysimageDpkg} {
+		if rest, ok := strings.CutPrefix(e.Path, db+"/"); ok && matches(rest, dpkgPatterns) {
+			return remove
+		}
+	}
+	switch {
+	case e.Path == "etc/resolv.conf" && e.Type == tree.Regular:
+		// A link to where a resolver of the guest keeps it is the OS's own choice.
+		return remove
+	case e.Type == tree.Symlink && tree.Parent(e.Path) == tree.Root && strings.HasPrefix(strings.TrimPrefix(e.Link, "/"), "boot/"):
+		// /vmlinuz, /initrd.img and their .old, which would point at nothing.
+		return remove
+	case e.Type == tree.Regular && below(e.Path, "var/log"):
+		return empty
+	}
+	return keep
+}
+
+// below reports whether p is inside of dir.
+func below(p, dir string) bool {
+	return len(p) > len(dir) && p[len(dir)] == '/' && p[:len(dir)] == dir
+}
+
+func matches(p string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		ok, err := path.Match(pattern, p)
+		return ok && err == nil
+	})
+}
+
+// normaliser is a tree in the making.
+type normaliser struct {
+	entries []tree.Entry
+	index   map[string]int
+	blank   tree.Digest
+}
+
+// put adds an entry; two that meet at one path must be directories, of which the first stays.
+func (n *normaliser) put(e tree.Entry) error {
+	if i, ok := n.index[e.Path]; ok {
+		if n.entries[i].Type == tree.Directory && e.Type == tree.Directory {
+			return nil
+		}
+		return fmt.Errorf("/%s is there already: move one of the two away in the source", e.Path)
+	}
+	n.index[e.Path] = len(n.entries)
+	n.entries = append(n.entries, e)
+	return nil
+}
+
+func (n *normaliser) at(p string) (*tree.Entry, bool) {
+	i, ok := n.index[p]
+	if !ok {
+		return nil, false
+	}
+	return &n.entries[i], true
+}
+
+// directory makes sure that p is a directory and so are all above it.
+func (n *normaliser) directory(p string, mode uint32) error {
+	if e, ok := n.at(p); ok {
+		if e.Type != tree.Directory {
+			return fmt.Errorf("/%s is a %s: it has to be a directory", p, e.Type)
+		}
+		return nil
+	}
+	if p != tree.Root {
+		if err := n.directory(tree.Parent(p), 0o755); err != nil {
+			return err
+		}
+	}
+	return n.put(tree.Entry{Path: p, Type: tree.Directory, Mode: mode, ModTime: time.Unix(0, 0)})
+}
+
+// A move takes a directory to another place and leaves a link.
+type move struct{ from, to, link string }
+
+var moves = []move{
+	{from: debianDpkg, to: sysimageDpkg, link: "../../usr/lib/sysimage/dpkg"},
+	{from: "usr/local", to: "var/usrlocal", link: "../var/usrlocal"},
+	{from: "opt", to: "var/opt", link: "var/opt"},
+}
+
+// move carries out moves. A place that is a link already has been moved before, by us or by the OS's own makers.
+func (n *normaliser) move() error {
+	for _, m := range moves {
+		top, ok := n.at(m.from)
+		if ok && top.Type == tree.Symlink {
+			continue
+		}
+		if ok && top.Type != tree.Directory {
+			return fmt.Errorf("/%s is a %s: it has to be a directory", m.from, top.Type)
+		}
+		if !ok && m.from == debianDpkg {
+			// Not every OS has dpkg.
+			continue
+		}
+		if err := n.directory(tree.Parent(m.to), 0o755); err != nil {
+			return err
+		}
+		if err := n.relocate(m); err != nil {
+			return fmt.Errorf("move /%s to /%s: %w", m.from, m.to, err)
+		}
+		if err := n.directory(m.to, 0o755); err != nil {
+			return err
+		}
+		if err := n.directory(tree.Parent(m.from), 0o755); err != nil {
+			return err
+		}
+		if err := n.put(symlink(m.from, m.link)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relocate renames what is in a place.
+func (n *normaliser) relocate(m move) error {
+	// In place: a copy of all entries for each move would be most of what a build takes in memory.
+	var moved []tree.Entry
+	stay := n.entries[:0]
+	for _, e := range n.entries {
+		if e.Path == m.from || below(e.Path, m.from) {
+			moved = append(moved, e)
+			delete(n.index, e.Path)
+			continue
+		}
+		n.index[e.Path] = len(stay)
+		stay = append(stay, e)
+	}
+	clear(n.entries[len(stay):])
+	n.entries = stay
+	for _, e := range moved {
+		if e.Type == tree.Symlink {
+			e.Link = unbend(e.Path, e.Link, m.from)
+		}
+		e.Path = m.to + strings.TrimPrefix(e.Path, m.from)
+		if err := n.put(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unbend returns the target of a link that is about to move with the directory dir: a relative target that leads
+// out of dir becomes absolute, since ".." of the new place is another directory.
+func unbend(p, target, dir string) string {
+	if strings.HasPrefix(target, "/") {
+		return target
+	}
+	to := path.Join(tree.Parent(p), target)
+	if to == dir || below(to, dir) {
+		return target
+	}
+	for strings.HasPrefix(to, "../") {
+		to = strings.TrimPrefix(to, "../")
+	}
+	if to == ".." || to == tree.Root {
+		return "/"
+	}
+	return "/" + to
+}
+
+func symlink(p, target string) tree.Entry {
+	return tree.Entry{Path: p, Type: tree.Symlink, Mode: 0o777, ModTime: time.Unix(0, 0), Link: target}
+}
+
+// mountPoints are directories that a guest needs to be there, with the modes they get when they are not.
+var mountPoints = []struct {
+	path string
+	mode uint32
+}{
+	{"dev", 0o755},
+	{"proc", 0o555},
+	{"sys", 0o555},
+	{"run", 0o755},
+	{"tmp", 0o1777},
+	{"etc", 0o755},
+	{"usr", 0o755},
+	{"var", 0o755},
+	{"var/tmp", 0o1777},
+	{"home", 0o755},
+	{"root", 0o700},
+	{"srv", 0o755},
+	{"mnt", 0o755},
+	{"boot", 0o755},
+}
+
+// complete adds what a tree must have: mount points, machine-id and stamps.
+func (n *normaliser) complete() error {
+	if err := n.directory(tree.Root, 0o755); err != nil {
+		return err
+	}
+	for _, d := range mountPoints {
+		if err := n.directory(d.path, d.mode); err != nil {
+			return err
+		}
+	}
+	epoch := time.Unix(0, 0)
+	usr, _ := n.at("usr")
+	usr.ModTime = epoch
+	for _, stamp := range []struct {
+		path string
+		mode uint32
+	}{{"etc/machine-id", 0o444}, {"etc/.updated", 0o644}, {"var/.updated", 0o644}} {
+		file := tree.Entry{Path: stamp.path, Type: tree.Regular, Mode: stamp.mode, ModTime: epoch, Digest: n.blank}
+		e, ok := n.at(stamp.path)
+		switch {
+		case !ok:
+			if err := n.put(file); err != nil {
+				return err
+			}
+		case e.Type == tree.Directory:
+			return fmt.Errorf("/%s is a directory: it has to be a file", stamp.path)
+		default:
+			*e = file
+		}
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+// Package rootfs reads the root file system of an operating system from a source, verifies that a VM can boot from it,
+// describes it, and normalises it into the tree that a release shares.
+//
+// What rpm records is read by package rpmdb, which is ours; see there.
+package rootfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/tarstream"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// System is an operating system as it was read from a source. Its trees can be read until Close.
+type System struct {
+	// Tree is the normalised tree, which a release shares.
+	Tree *tree.Tree
+	// Full is the tree as the source has it, including /boot. The kernel image and its modules are read from it.
+	Full   *tree.Tree
+	Kernel KernelInfo
+	// Architecture has Debian's name: "amd64".
+	Architecture string
+	// OS is the PRETTY_NAME of os-release(5).
+	OS string
+	// Packages are sorted by name.
+	Packages []release.Package
+	// Users and Groups map account names to numbers.
+	Users, Groups map[string]uint32
+
+	spool io.Closer
+}
+
+// OpenKernel opens the kernel image.
+func (s *System) OpenKernel() (io.ReadCloser, error) { return s.Open(s.Kernel.ImagePath) }
+
+// Open opens a regular file of the full tree, for example a module below Kernel.ModulesDir.
+func (s *System) Open(path string) (io.ReadCloser, error) {
+	file, _, err := s.Full.OpenFile(path)
+	return file, err
+}
+
+// Close frees the contents of both trees.
+func (s *System) Close() error { return s.spool.Close() }
+
+// Read reads an operating system from a source. The contents of its files are stored in an unnamed file in spoolDir, which
+// disappears with Close or with the process. If the tree cannot boot, the error is a *MissingError.
+//
+// A source can change between Fingerprint and Read. A caller that stores the result under the fingerprint must compute the
+// fingerprint again afterwards and compare.
+func Read(ctx context.Context, src source.Source, spoolDir string, progress source.Progress) (*System, error) {
+	stream, err := src.Open(ctx, progress)
+	if err != nil {
+		return nil, err
+	}
+	var limits source.Limits
+	if l, ok := src.(interface{ TarLimits() source.Limits }); ok {
+		limits = l.TarLimits()
+	}
+	full, spool, err := tarstream.Read(ctx, stream, spoolDir, limits)
+	// The cause for which the stream ended early explains a truncated tar, so it comes first.
+	if closeErr := stream.Close(); closeErr != nil {
+		if err == nil {
+			err = spool.Close()
+		}
+		err = errors.Join(closeErr, err)
+	}
+	if err != nil {
+		return nil, wrap(src, err)
+	}
+	s := &System{Full: full, spool: spool}
+	if err := s.describe(); err != nil {
+		return nil, wrap(src, errors.Join(err, spool.Close()))
+	}
+	return s, nil
+}
+
+// wrap names the source in an error if the source has a name.
+func wrap(src source.Source, err error) error {
+	if named, ok := src.(fmt.Stringer); ok {
+		return source.Wrap(named, err)
+	}
+	return err
+}
+
+// describe derives all other fields from the full tree.
+func (s *System) describe() (err error) {
+	if s.Kernel, err = CheckBootable(s.Full); err != nil {
+		return err
+	}
+	if s.Architecture, err = Architecture(s.Full); err != nil {
+		return err
+	}
+	if s.OS, err = OSRelease(s.Full); err != nil {
+		return err
+	}
+	if s.Packages, err = Packages(s.Full); err != nil {
+		return err
+	}
+	if s.Users, s.Groups, err = Accounts(s.Full); err != nil {
+		return err
+	}
+	if s.Tree, err = Normalise(s.Full); err != nil {
+		return fmt.Errorf("normalise: %w", err)
+	}
+	return nil
+}

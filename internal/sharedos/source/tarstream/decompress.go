@@ -1,0 +1,109 @@
+package tarstream
+
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/xi2/xz"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+)
+
+// maxWindow bounds the memory in bytes that a file can request for its decompression. zstd --long=27 needs that much;
+// xz -9 needs half of it.
+const maxWindow = 128 << 20
+
+// Decompress returns the tar stream in a file that is plain tar or compressed with gzip, zstd, xz or bzip2. It detects the
+// format from the first bytes. The returned function frees the decompressor. The stream's errors match source.ErrRefused
+// if the file requests too much memory; anything else that is not a read error means that the file is damaged.
+func Decompress(file io.Reader) (io.Reader, func(), error) {
+	r := bufio.NewReaderSize(file, 1<<20)
+	head, err := r.Peek(512)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, nil, err
+	}
+	nothing := func() {}
+	switch {
+	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
+		z, err := gzip.NewReader(r)
+		return z, nothing, err
+	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
+		// With a concurrency of 1 the decoder starts no goroutines that would read from the file on their own.
+		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, nil, err
+		}
+		return zstdReader{z}, z.Close, nil
+	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
+		z, err := xz.NewReader(r, maxWindow)
+		return xzReader{z}, nothing, explainXZ(err)
+	case bytes.HasPrefix(head, []byte("BZh")):
+		return bzip2.NewReader(r), nothing, nil
+	case isTar(head):
+		return r, nothing, nil
+	default:
+		return nil, nil, fmt.Errorf("it is no tar file, nor one compressed with gzip, zstd, xz or bzip2: %w", source.ErrCorrupt)
+	}
+}
+
+// zstdReader distinguishes a file that requests more than maxWindow from a damaged one.
+type zstdReader struct{ *zstd.Decoder }
+
+func (z zstdReader) Read(p []byte) (int, error) {
+	n, err := z.Decoder.Read(p)
+	// A frame of a single segment yields ErrDecoderSizeExceeded: its window is its whole content.
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		err = windowError("zstd --long=27")
+	}
+	return n, err
+}
+
+// xzReader does the same for xz.
+type xzReader struct{ *xz.Reader }
+
+func (z xzReader) Read(p []byte) (int, error) {
+	n, err := z.Reader.Read(p)
+	return n, explainXZ(err)
+}
+
+func explainXZ(err error) error {
+	if errors.Is(err, xz.ErrMemlimit) {
+		return windowError("xz -9")
+	}
+	return err
+}
+
+func windowError(most string) error {
+	return fmt.Errorf("its decompression needs a window of more than %d bytes: %w; compress it with %s or less",
+		int64(maxWindow), source.ErrRefused, most)
+}
+
+// isTar reports whether a first block is a tar header of any age. It verifies the header's checksum: the sum of all bytes,
+// with spaces in place of the checksum itself. Some programs have summed signed bytes (tar(5) of libarchive).
+func isTar(block []byte) bool {
+	if len(block) != 512 {
+		return false
+	}
+	want, err := strconv.ParseInt(strings.Trim(string(block[148:156]), " \x00"), 8, 64)
+	if err != nil {
+		return false
+	}
+	var unsigned, signed int64
+	for i, b := range block {
+		if i >= 148 && i < 156 {
+			b = ' '
+		}
+		unsigned += int64(b)
+		signed += int64(int8(b))
+	}
+	// A block of zeros is the end of an archive that has no entries.
+	return want != 0 && (want == unsigned || want == signed)
+}
