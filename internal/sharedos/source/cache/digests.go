@@ -26,8 +26,8 @@ type Identity struct {
 	Modified, Changed int64
 }
 
-// Digests are the digests of files as they were in earlier runs, by identity. They are stored in one file for each path
-// on whose behalf they are computed: of an archive, or of a directory with all files in it.
+// Digests are the digests of files as they were in earlier runs, by identity. One file stores the digests for one source
+// path: the digest of an archive, or the digests of all files in a directory.
 //
 // The file consists of a magic, one record of fixed length for each identity, and the CRC-32C of all that.
 type Digests struct {

@@ -89,7 +89,7 @@ func (w walker) enter(at file) (err error) {
 
 func wrap(p string, err error) error { return fmt.Errorf("%q: %w", p, err) }
 
-// identity changes with every change of the file: extended attributes and renames also set the time of change.
+// identity differs after every change of the file: a rename, or a change of extended attributes, also sets ctime.
 func (f file) identity() cache.Identity {
 	return cache.Identity{
 		Device: f.stat.Dev, Inode: f.stat.Ino, Size: f.stat.Size,
