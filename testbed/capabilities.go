@@ -1,33 +1,66 @@
 package testbed
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 )
 
-// capabilities is where libvirtd keeps, in its cache, what it found that QEMU can do. Asking a QEMU that emulates
-// takes half a minute, so the answers are kept between testbeds. libvirtd checks by itself that they are about the
-// QEMU, libvirt and kernel at hand.
+// capabilities is where libvirtd keeps, in its cache, what QEMU told it about its capabilities. An emulating QEMU takes half a
+// minute to tell them, so they are kept between testbeds. libvirtd itself checks that they belong to the present QEMU, libvirt
+// and kernel.
 const capabilities = "qemu/capabilities"
 
-// recallCapabilities gives a testbed the answers that an earlier one got.
-func (b *Testbed) recallCapabilities() error {
-	cache, err := CacheDir()
-	if err != nil {
-		return err
-	}
-	return copyNew(filepath.Join(b.dir, "cache", capabilities), filepath.Join(cache, "libvirt", capabilities))
-}
-
-// keepCapabilities keeps the answers that this testbed got for later ones.
+// keepCapabilities keeps what this testbed's libvirtd has found out since it was started.
 func (b *Testbed) keepCapabilities() error {
 	cache, err := CacheDir()
 	if err != nil {
 		return err
 	}
 	return copyNew(filepath.Join(cache, "libvirt", capabilities), filepath.Join(b.dir, "cache", capabilities))
+}
+
+// withCapabilities starts libvirtd with the capabilities that an earlier testbed kept. If there are none, this libvirtd has to
+// find them out, and other testbeds wait until it has: each of them asking its own QEMU would take all processors for minutes.
+func (b *Testbed) withCapabilities(ctx context.Context, start func(context.Context) error) (err error) {
+	cache, err := CacheDir()
+	if err != nil {
+		return err
+	}
+	kept, own := filepath.Join(cache, "libvirt", capabilities), filepath.Join(b.dir, "cache", capabilities)
+	if err := os.MkdirAll(kept, 0o755); err != nil {
+		return err
+	}
+	unlock, err := Lock(ctx, kept)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(kept)
+	if err != nil {
+		return errors.Join(err, unlock())
+	}
+	if len(entries) > 0 {
+		if err := errors.Join(copyNew(own, kept), unlock()); err != nil {
+			return err
+		}
+		return start(ctx)
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if err := start(ctx); err != nil {
+		return err
+	}
+	// libvirtd asks QEMU when it is asked itself.
+	asked, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if said, err := exec.CommandContext(asked, "virsh", "-c", b.URI(), "domcapabilities").CombinedOutput(); err != nil {
+		return fmt.Errorf("ask libvirtd for the capabilities of domains: %w: %s", err, bytes.TrimSpace(said))
+	}
+	return copyNew(kept, own)
 }
 
 // copyNew copies the files of a directory that the other one, which is made, does not have with the same content

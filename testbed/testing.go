@@ -27,7 +27,7 @@ const owner = "owner" + daemon.Suffix
 // If the test fails, guest consoles and daemon logs are kept, and their place is logged.
 func New(t testing.TB) *Testbed {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*startTimeout)
 	defer cancel()
 	if err := SweepDead(ctx); err != nil {
 		t.Fatalf("end what killed tests left: %v", err)

@@ -223,7 +223,7 @@ func (w *world) mustRun(t *testing.T, name string, before *agentapi.StatusRespon
 func (w *world) runsTheNewLibrary(t *testing.T, name, suffix, unit string) {
 	t.Helper()
 	want := w.digest(t, w.release(t), suffix)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	agent, err := w.host.Fleet.Agent(ctx, name)
 	if err != nil {

@@ -90,8 +90,9 @@ func (w *world) takeSlot(t *testing.T, remaining time.Duration) {
 	}
 }
 
-// limit bounds one Terraform command: a guest under emulation boots in half a minute.
-const limit = 8 * time.Minute
+// limit bounds one Terraform command, and what else waits for a guest. An emulated guest boots in half a minute, and in several
+// minutes on a busy machine.
+const limit = 20 * time.Minute
 
 func (w *world) plan(t *testing.T, extra ...string) *workspace.Plan {
 	t.Helper()
@@ -189,7 +190,7 @@ func (w *world) release(t *testing.T) tree.Digest {
 // status asks the agent of a VM.
 func (w *world) status(t *testing.T, name string) *agentapi.StatusResponse {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	found, err := w.host.Fleet.Read(ctx, name)
 	if err != nil {
@@ -204,10 +205,10 @@ func (w *world) status(t *testing.T, name string) *agentapi.StatusResponse {
 // mustServe waits until the VM serves its page.
 func mustServe(t *testing.T, port uint16) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
-	client := http.Client{Timeout: 5 * time.Second}
+	client := http.Client{Timeout: 30 * time.Second}
 	for {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {

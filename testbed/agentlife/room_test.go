@@ -79,7 +79,7 @@ func testRoom(to tree.Digest) func(*testing.T, *guest.VM) {
 func testReadOnly(to tree.Digest) func(*testing.T, *guest.VM) {
 	return func(t *testing.T, v *guest.VM) {
 		before := status(t, v)
-		run(t, v, "echo broken > /sys/fs/ext4/$(basename $(findmnt -n -o SOURCE /run/sharedos/private))/trigger_fs_error; sleep 1; ! touch /root/x 2>/dev/null")
+		run(t, v, "echo broken > /sys/fs/ext4/$(basename $(findmnt -n -o SOURCE /run/sharedos/private))/trigger_fs_error; timeout 60 sh -c 'while touch /root/x 2>/dev/null; do sleep 0.1; done'")
 		// From here on nobody can log in; the agent still answers.
 		report, err := v.Refresh(t.Context(), to)
 		if err == nil || !report.GetRefused() || report.GetCommitted() || len(report.GetRestarts()) > 0 {

@@ -48,7 +48,7 @@ func testTakeover(t *testing.T, v *guest.VM) {
 		t.Fatalf("%s answers: %s", updated.Agent.GetAgentDigest(), updated.OtherAgent)
 	}
 	// The one before waits for some seconds whether its successor lasts.
-	run(t, v, "timeout 60 sh -c 'while test -e /proc/"+old+"; do sleep 0.2; done'")
+	run(t, v, "timeout 300 sh -c 'while test -e /proc/"+old+"; do sleep 0.2; done'")
 	pid := service(t, v, "MainPID")
 	if got := run(t, v, "sha256sum < /proc/"+pid+"/exe; systemctl is-active sharedos-agent; pgrep -c -f 'agent.* serve'"); got != strings.TrimPrefix(digest, "sha256:")+"  -\nactive\n1" {
 		t.Errorf("the service runs process %s: %q", pid, got)
@@ -84,7 +84,7 @@ func testTakeoverThatFails(t *testing.T, v *guest.VM) {
 	}
 	// The one that waits is killed, and with it its successor.
 	hangs := []byte("#!/bin/sh\nexec sleep 600\n")
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	killed := make(chan error, 1)
 	go func() {

@@ -16,7 +16,7 @@ import (
 )
 
 // sshLimit bounds one command in a guest.
-const sshLimit = 2 * time.Minute
+const sshLimit = 10 * time.Minute
 
 // ErrLogin means that a guest did not let the caller in, so that the command was not run.
 var ErrLogin = errors.New("no login")
@@ -42,7 +42,7 @@ func NewKey() (*Key, error) {
 }
 
 // Run runs a command as root in the guest whose sshd is reached at address, and returns what it prints. It takes at
-// most two minutes, or as long as ctx allows if that has a deadline. ErrLogin if the command was not run.
+// most sshLimit, or as long as ctx allows if that has a deadline. ErrLogin if the command was not run.
 func (k *Key) Run(ctx context.Context, address, command string, stdin io.Reader) (_ string, err error) {
 	if _, bounded := ctx.Deadline(); !bounded {
 		limited, cancel := context.WithTimeout(ctx, sshLimit)

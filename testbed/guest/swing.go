@@ -53,7 +53,7 @@ func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err
 	if err != nil {
 		return nil, err
 	}
-	question := &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, WaitMs: (agentLimit / 2).Milliseconds()}
+	question := &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, WaitMs: (askLimit / 2).Milliseconds()}
 	for {
 		now, err := agent.Status(ctx, question)
 		if err != nil {

@@ -21,11 +21,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 )
 
-// Bounds of what is done to a VM. An emulated guest boots in half a minute when the machine is busy.
+// Bounds of what is done to a VM. They are generous: a boot that takes half a minute takes several on a busy machine.
 const (
-	lifeLimit  = 15 * time.Minute
-	loginLimit = 2 * time.Minute
-	agentLimit = 20 * time.Second
+	lifeLimit  = 20 * time.Minute
+	loginLimit = 10 * time.Minute
+	agentLimit = 2 * time.Minute
+	// askLimit bounds one question of several.
+	askLimit = 20 * time.Second
 )
 
 // VM is a VM of a World.
@@ -151,7 +153,7 @@ func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRe
 	}
 	defer leave()
 	ask := func() (*agentapi.StatusResponse, error) {
-		ctx, cancel := context.WithTimeout(ctx, agentLimit)
+		ctx, cancel := context.WithTimeout(ctx, askLimit)
 		defer cancel()
 		if agent == nil {
 			var err error
@@ -181,7 +183,7 @@ func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRe
 
 // Services asks an agent to answer when its VM's services have started.
 func Services() *agentapi.StatusRequest {
-	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: (agentLimit / 2).Milliseconds()}
+	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: (askLimit / 2).Milliseconds()}
 }
 
 // Settled waits until no refresh is in flight and the system has started.

@@ -18,7 +18,7 @@ import (
 )
 
 // publishLimit bounds the publishing of one release.
-const publishLimit = 10 * time.Minute
+const publishLimit = 20 * time.Minute
 
 // World is a libvirt of its own, with the parts that make and run releases in it.
 type World struct {

@@ -103,10 +103,10 @@ func (h *house) mappedFiles(t *testing.T, suffix string) []*agentapi.MappedFile 
 // checks of health, one of each kind; the last one is bad all along.
 func checks() []*agentapi.HealthCheck {
 	return []*agentapi.HealthCheck{
-		{Name: "unit", Kind: &agentapi.HealthCheck_Unit{Unit: "moody.service"}, TimeoutMs: 20_000},
-		{Name: "tcp", Kind: &agentapi.HealthCheck_Tcp{Tcp: "127.0.0.1:7003"}, TimeoutMs: 20_000},
-		{Name: "http", Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1:7003/"}, TimeoutMs: 20_000},
-		{Name: "command", Kind: &agentapi.HealthCheck_Command{Command: &agentapi.Command{Argv: []string{"/usr/bin/test", "-e", "/run/moody.ok"}}}, TimeoutMs: 20_000},
+		{Name: "unit", Kind: &agentapi.HealthCheck_Unit{Unit: "moody.service"}, TimeoutMs: 90_000},
+		{Name: "tcp", Kind: &agentapi.HealthCheck_Tcp{Tcp: "127.0.0.1:7003"}, TimeoutMs: 90_000},
+		{Name: "http", Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1:7003/"}, TimeoutMs: 90_000},
+		{Name: "command", Kind: &agentapi.HealthCheck_Command{Command: &agentapi.Command{Argv: []string{"/usr/bin/test", "-e", "/run/moody.ok"}}}, TimeoutMs: 90_000},
 		{Name: "bad", Kind: &agentapi.HealthCheck_Command{Command: &agentapi.Command{Argv: []string{"/bin/false"}}}, TimeoutMs: 1000},
 	}
 }

@@ -39,8 +39,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
-// limit bounds one Terraform command: a guest under emulation boots in half a minute on an idle machine.
-const limit = 10 * time.Minute
+// limit bounds one command. An emulated guest boots in half a minute, and in several minutes on a busy machine.
+const limit = 20 * time.Minute
 
 // expected is how long a test is expected to have a guest slot, with what it does afterwards.
 const expected = 3 * time.Minute
@@ -54,7 +54,7 @@ func must(t *testing.T, err error) {
 
 func run(t *testing.T, stdin, name string, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
@@ -317,7 +317,7 @@ func (w *world) plan(t *testing.T, work *workspace.Workspace, extra ...string) *
 // mustRun fails unless a VM runs a release, with its services up and its special files as they have to be.
 func (w *world) mustRun(t *testing.T, name string, id tree.Digest, port uint16) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	vm, err := w.host.Fleet.Read(ctx, name)
 	must(t, err)
