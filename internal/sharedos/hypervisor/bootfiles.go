@@ -12,7 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 )
 
-// bootFiles is all that is read of a definition that may be anybody's.
+// bootFiles is all that is read of the definition of a domain that this project may not have created.
 type bootFiles struct {
 	Kernel    string `xml:"os>kernel"`
 	Initramfs string `xml:"os>initrd"`
@@ -21,7 +21,7 @@ type bootFiles struct {
 // BootFiles implements Hypervisor.
 func (h *Libvirt) BootFiles(ctx context.Context) ([]string, error) {
 	found := map[string]bool{}
-	err := h.call(ctx, "list what domains boot", func(l *libvirt.Libvirt) error {
+	err := h.call(ctx, "list the boot files of domains", func(l *libvirt.Libvirt) error {
 		clear(found)
 		handles, _, err := l.ConnectListAllDomains(1, 0)
 		if err != nil {

@@ -14,54 +14,54 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 )
 
-// maxStateDir leaves room for a name of 46 bytes, and the port that the vsock daemon appends to it.
+// maxStateDir is the maximum length of the state directory's path in bytes. A socket's path has at most 108 bytes (unix(7)): the
+// directory, a name of 46 bytes, and a port that the vsock daemon appends.
 const maxStateDir = 50
 
 // Libvirt runs domains of the QEMU driver of one libvirt.
 type Libvirt struct {
 	client  *libvirtconn.Client
 	machine machine.Machine
-	// stateDir on the machine has the sockets and records of vsock daemons.
+	// stateDir is the directory on the machine for the sockets and records of vsock daemons.
 	stateDir string
 
 	mu sync.Mutex
-	// virtType is "kvm" or emulated, and empty until it is asked for.
+	// virtType is "kvm" or emulated. It is empty until libvirt was asked for it.
 	virtType string
 
-	// leaving has the connections to guests that wait to be let go, until close.
-	leaving sync.WaitGroup
+	// closing are the connections to guests that are closed in the background. life ends when the hypervisor is closed.
+	closing sync.WaitGroup
 	life    context.Context
-	close   context.CancelFunc
+	end     context.CancelFunc
 }
 
 var _ Hypervisor = (*Libvirt)(nil)
 
-// New returns the hypervisor of a libvirt and the machine that it runs on. stateDir is a directory on the machine for the
-// sockets and records of vsock daemons. It has to last as long as domains run, and its path is short because a socket's path
-// has at most 108 bytes. Closing the hypervisor leaves the client open.
+// New returns the hypervisor of a libvirt and of the machine that it runs on. stateDir is an absolute path on the machine, of at
+// most 50 bytes. It has to last as long as domains run. Close leaves the client open.
 func New(ctx context.Context, client *libvirtconn.Client, on machine.Machine, stateDir string) (*Libvirt, error) {
 	if !filepath.IsAbs(stateDir) || len(stateDir) > maxStateDir {
 		return nil, fmt.Errorf("state directory %q: use an absolute path of at most %d bytes, because sockets are created in it", stateDir, maxStateDir)
 	}
-	// QEMU may run as another user, and has to reach a socket in the directory by its name.
+	// QEMU may run as another user. It has to reach a socket in the directory by its name, and need not list the directory.
 	if err := on.MakeDir(ctx, stateDir, 0o711); err != nil {
 		return nil, fmt.Errorf("create the state directory: %w", err)
 	}
 	h := &Libvirt{client: client, machine: on, stateDir: filepath.Clean(stateDir)}
-	h.life, h.close = context.WithCancel(context.Background())
+	h.life, h.end = context.WithCancel(context.Background())
 	return h, nil
 }
 
 // Close implements Hypervisor.
 func (h *Libvirt) Close() error {
-	h.close()
-	h.leaving.Wait()
+	h.end()
+	h.closing.Wait()
 	return nil
 }
 
-// letGo runs what closes a connection, beside. Close waits for it, after it has ended its context.
-func (h *Libvirt) letGo(close func(context.Context)) {
-	h.leaving.Go(func() { close(h.life) })
+// inBackground runs a function that closes a connection to a guest. Close ends its context and waits for it.
+func (h *Libvirt) inBackground(closeConn func(context.Context)) {
+	h.closing.Go(func() { closeConn(h.life) })
 }
 
 func (h *Libvirt) call(ctx context.Context, what string, fn func(*libvirt.Libvirt) error) error {
@@ -72,7 +72,7 @@ func (h *Libvirt) call(ctx context.Context, what string, fn func(*libvirt.Libvir
 	return err
 }
 
-// ours is a domain that this project made.
+// ours is a domain that this project created.
 type ours struct {
 	libvirt.Domain
 	// defined is its persistent definition.
@@ -80,35 +80,41 @@ type ours struct {
 	state   State
 }
 
-// find looks a domain up by name. It returns ErrForeign for one that this project did not make.
+// find looks up a domain by name; ErrForeign if this project did not create it.
 func find(l *libvirt.Libvirt, name string) (ours, error) {
 	handle, err := l.DomainLookupByName(name)
 	if err != nil {
 		return ours{}, err
 	}
-	return look(l, handle)
+	return inspect(l, handle)
 }
 
-func look(l *libvirt.Libvirt, handle libvirt.Domain) (ours, error) {
+// inspect reads the definition and the state of a domain; ErrForeign if this project did not create it.
+func inspect(l *libvirt.Libvirt, handle libvirt.Domain) (ours, error) {
 	defined, err := describe(l, handle, libvirt.DomainXMLInactive)
 	if err != nil {
 		return ours{}, err
 	}
-	if _, made := metadataText(defined); !made {
+	if _, found := metadataText(defined); !found {
 		return ours{}, fmt.Errorf("domain %q: %w", handle.Name, ErrForeign)
 	}
 	state, err := stateOf(l, handle)
 	return ours{Domain: handle, defined: defined, state: state}, err
 }
 
+// describe reads the definition of a domain: the persistent one with DomainXMLInactive, and the live one without.
 func describe(l *libvirt.Libvirt, handle libvirt.Domain, flags libvirt.DomainXMLFlags) (*libvirtxml.Domain, error) {
 	text, err := l.DomainGetXMLDesc(handle, flags)
 	if err != nil {
 		return nil, err
 	}
+	return parse(handle.Name, text)
+}
+
+func parse(name, definition string) (*libvirtxml.Domain, error) {
 	var domain libvirtxml.Domain
-	if err := domain.Unmarshal(text); err != nil {
-		return nil, fmt.Errorf("read the definition of domain %q: %w", handle.Name, err)
+	if err := domain.Unmarshal(definition); err != nil {
+		return nil, fmt.Errorf("read the definition of domain %q: %w", name, err)
 	}
 	return &domain, nil
 }
@@ -125,31 +131,27 @@ func stateOf(l *libvirt.Libvirt, handle libvirt.Domain) (State, error) {
 		return Crashed, nil
 	case libvirt.DomainPaused, libvirt.DomainPmsuspended:
 		return Paused, nil
-	default: // running, blocked, and shutting down: there is a QEMU that runs the guest
+	default: // running, blocked, or shutting down: QEMU runs the guest
 		return Running, nil
 	}
 }
 
-// alive reports whether there is a QEMU for the domain.
+// alive reports whether there is a QEMU process for the domain.
 func (s State) alive() bool { return s == Running || s == Paused }
 
 // Define implements Hypervisor.
 func (h *Libvirt) Define(ctx context.Context, domain Domain) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("define domain %q: %w", domain.Name, err)
-	}
 	if err := domain.Check(); err != nil {
 		return err
 	}
-	what := fmt.Sprintf("define domain %q", domain.Name)
-	return h.call(ctx, what, func(l *libvirt.Libvirt) error {
-		there, err := find(l, domain.Name)
+	return h.call(ctx, fmt.Sprintf("define domain %q", domain.Name), func(l *libvirt.Libvirt) error {
+		existing, err := find(l, domain.Name)
 		switch {
 		case libvirtconn.Is(err, libvirt.ErrNoDomain):
 		case err != nil:
 			return err
-		case there.defined.UUID != domain.UUID:
-			return fmt.Errorf("its UUID is %s and not %s: %w", there.defined.UUID, domain.UUID, ErrForeign)
+		case existing.defined.UUID != domain.UUID:
+			return fmt.Errorf("its UUID is %s and not %s: %w", existing.defined.UUID, domain.UUID, ErrForeign)
 		}
 		platform, err := h.platform(ctx, l)
 		if err != nil {
@@ -164,7 +166,7 @@ func (h *Libvirt) Define(ctx context.Context, domain Domain) error {
 	})
 }
 
-// platform asks what this host offers a domain.
+// platform finds out what the host offers to domains.
 func (h *Libvirt) platform(ctx context.Context, l *libvirt.Libvirt) (platform, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -188,7 +190,7 @@ func (h *Libvirt) platform(ctx context.Context, l *libvirt.Libvirt) (platform, e
 	return platform{virtType: h.virtType, hostVSock: hostVSock, vsockSocket: h.vsock}, nil
 }
 
-// virtType picks how domains of this architecture run: with KVM where the host has it, else emulated.
+// virtType is the type of domains on this host: "kvm" if it has KVM for x86_64, else emulated.
 func virtType(capabilities libvirtxml.Caps) (string, error) {
 	found := ""
 	for _, guest := range capabilities.Guests {
@@ -205,7 +207,7 @@ func virtType(capabilities libvirtxml.Caps) (string, error) {
 		}
 	}
 	if found == "" {
-		return "", errors.New("libvirt knows no QEMU for x86_64; install it (on Debian: apt-get install qemu-system-x86)")
+		return "", errors.New("libvirt finds no QEMU for x86_64; install it (on Debian: apt-get install qemu-system-x86)")
 	}
 	return found, nil
 }
@@ -229,12 +231,13 @@ func (h *Libvirt) Lookup(ctx context.Context, name string) (Domain, State, error
 func (h *Libvirt) List(ctx context.Context) ([]Domain, error) {
 	var all []Domain
 	err := h.call(ctx, "list domains", func(l *libvirt.Libvirt) error {
+		all = nil
 		handles, _, err := l.ConnectListAllDomains(1, 0)
 		if err != nil {
 			return err
 		}
 		for _, handle := range handles {
-			found, err := look(l, handle)
+			found, err := inspect(l, handle)
 			if errors.Is(err, ErrForeign) || libvirtconn.Is(err, libvirt.ErrNoDomain) {
 				continue
 			}
@@ -254,11 +257,12 @@ func (h *Libvirt) List(ctx context.Context) ([]Domain, error) {
 
 // SetMetadata implements Hypervisor.
 func (h *Libvirt) SetMetadata(ctx context.Context, name string, metadata Metadata) error {
+	what := fmt.Sprintf("record metadata of domain %q", name)
 	text, err := encodeMetadata(metadata)
 	if err != nil {
-		return fmt.Errorf("record metadata of domain %q: %w", name, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	return h.call(ctx, fmt.Sprintf("record metadata of domain %q", name), func(l *libvirt.Libvirt) error {
+	return h.call(ctx, what, func(l *libvirt.Libvirt) error {
 		found, err := find(l, name)
 		if err != nil {
 			return err

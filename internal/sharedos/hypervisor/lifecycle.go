@@ -7,18 +7,17 @@ import (
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
-	"libvirt.org/go/libvirtxml"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 )
 
 const (
-	// shutdownTimeout bounds Shutdown when its context does not.
+	// shutdownTimeout bounds Shutdown if its context does not.
 	shutdownTimeout = 10 * time.Minute
-	// pressAgain is how long a guest gets to react before it is asked once more: one that is just booting does
-	// not hear it.
+	// pressAgain is how long a guest may take to react to the power button before it is pressed again. A guest that is still
+	// booting ignores it.
 	pressAgain = 15 * time.Second
-	// pollEvery is how often libvirt is asked whether something has come about.
+	// pollEvery is how often libvirt is asked whether a change has happened.
 	pollEvery = 50 * time.Millisecond
 )
 
@@ -37,15 +36,15 @@ func (h *Libvirt) Start(ctx context.Context, name string) error {
 	if found.state == Paused {
 		return fmt.Errorf("%s: it is paused; resume it (virsh resume) or power it off", what)
 	}
-	beside := usesDaemon(found.defined)
-	if beside {
+	withDaemon := usesDaemon(found.defined)
+	if withDaemon {
 		if err := h.startVSock(ctx, found.defined.UUID); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
 	err = h.call(ctx, what, func(l *libvirt.Libvirt) error {
 		err := l.DomainCreate(found.Domain)
-		if libvirtconn.Is(err, libvirt.ErrOperationInvalid) { // somebody else was faster
+		if libvirtconn.Is(err, libvirt.ErrOperationInvalid) { // another process started it first
 			if state, asked := stateOf(l, found.Domain); asked == nil && state == Running {
 				return nil
 			}
@@ -53,25 +52,20 @@ func (h *Libvirt) Start(ctx context.Context, name string) error {
 		return err
 	})
 	switch {
-	case err == nil && beside:
+	case err == nil && withDaemon:
 		if err := h.closeVSock(ctx, found.defined.UUID); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-	case err != nil && beside && !errors.Is(err, ErrUnreachable) && ctx.Err() == nil:
-		// libvirt says that there is no QEMU. In any other case there may be one, which needs the daemon.
+	case err != nil && withDaemon && !errors.Is(err, ErrUnreachable) && ctx.Err() == nil:
+		// libvirt answered, so there is no QEMU. Otherwise there may be one, which needs the daemon.
 		return errors.Join(err, h.endVSock(context.WithoutCancel(ctx), found.defined.UUID))
 	}
 	return err
 }
 
-// usesDaemon reports whether the domain has its vsock from a daemon beside it.
-func usesDaemon(domain *libvirtxml.Domain) bool {
-	return domain.Devices == nil || domain.Devices.VSock == nil
-}
-
 // Shutdown implements Hypervisor.
 func (h *Libvirt) Shutdown(ctx context.Context, name string) error {
-	what := fmt.Sprintf("shut domain %q down", name)
+	what := fmt.Sprintf("shut down domain %q", name)
 	bounded, cancel := context.WithTimeout(ctx, shutdownTimeout)
 	defer cancel()
 	var pressed time.Time
@@ -87,7 +81,7 @@ func (h *Libvirt) Shutdown(ctx context.Context, name string) error {
 			}
 			pressed = time.Now()
 			err = l.DomainShutdownFlags(found.Domain, 0)
-			if libvirtconn.Is(err, libvirt.ErrOperationInvalid) { // it has just ended
+			if libvirtconn.Is(err, libvirt.ErrOperationInvalid) { // it has stopped meanwhile
 				return nil
 			}
 			return err
@@ -96,7 +90,7 @@ func (h *Libvirt) Shutdown(ctx context.Context, name string) error {
 			return err
 		}
 		if !found.state.alive() {
-			return h.off(bounded, what, found)
+			return h.cleanUp(bounded, what, found)
 		}
 		select {
 		case <-bounded.Done():
@@ -106,8 +100,8 @@ func (h *Libvirt) Shutdown(ctx context.Context, name string) error {
 	}
 }
 
-// off ends what ran beside a domain that does not run any more.
-func (h *Libvirt) off(ctx context.Context, what string, found ours) error {
+// cleanUp ends the vsock daemon of a domain that has stopped.
+func (h *Libvirt) cleanUp(ctx context.Context, what string, found ours) error {
 	if !usesDaemon(found.defined) {
 		return nil
 	}
@@ -119,7 +113,7 @@ func (h *Libvirt) off(ctx context.Context, what string, found ours) error {
 
 // PowerOff implements Hypervisor.
 func (h *Libvirt) PowerOff(ctx context.Context, name string) error {
-	what := fmt.Sprintf("power domain %q off", name)
+	what := fmt.Sprintf("power off domain %q", name)
 	var found ours
 	err := h.call(ctx, what, func(l *libvirt.Libvirt) error {
 		var err error
@@ -127,7 +121,7 @@ func (h *Libvirt) PowerOff(ctx context.Context, name string) error {
 			return err
 		}
 		err = l.DomainDestroyFlags(found.Domain, 0)
-		if libvirtconn.Is(err, libvirt.ErrOperationInvalid) { // it has just ended
+		if libvirtconn.Is(err, libvirt.ErrOperationInvalid) { // it has stopped meanwhile
 			return nil
 		}
 		return err
@@ -135,7 +129,7 @@ func (h *Libvirt) PowerOff(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return h.off(ctx, what, found)
+	return h.cleanUp(ctx, what, found)
 }
 
 // Undefine implements Hypervisor.
@@ -148,7 +142,7 @@ func (h *Libvirt) Undefine(ctx context.Context, name string) error {
 			return err
 		}
 		if found.state.alive() {
-			return errors.New("it runs; power it off first")
+			return errors.New("it is running; power it off first")
 		}
 		return l.DomainUndefineFlags(found.Domain,
 			libvirt.DomainUndefineManagedSave|libvirt.DomainUndefineSnapshotsMetadata|libvirt.DomainUndefineCheckpointsMetadata|libvirt.DomainUndefineNvram)
@@ -156,5 +150,5 @@ func (h *Libvirt) Undefine(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return h.off(ctx, what, found)
+	return h.cleanUp(ctx, what, found)
 }

@@ -12,29 +12,55 @@ import (
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 )
 
-// vsockDaemon serves the vsock of one VM on a host whose kernel has no vhost-vsock.
-const vsockDaemon = "vhost-device-vsock"
+const (
+	// vhostVSock is the device of a kernel that has vhost-vsock.
+	vhostVSock = "/dev/vhost-vsock"
+	// vsockDaemon serves the vsock of one VM on a host without vhost-vsock.
+	vsockDaemon = "vhost-device-vsock"
+	// vsockDevice is the QEMU id of the device that the daemon serves.
+	vsockDevice = "sharedos-vsock0"
+	// vsockTimeout bounds how long the daemon may take until it listens.
+	vsockTimeout = 20 * time.Second
+)
 
-// vsockStart bounds how long the daemon may take until QEMU can connect to it.
-const vsockStart = 20 * time.Second
+// commandline has the devices that libvirt cannot describe: the vhost-user vsock, and interfaces on user-mode networks.
+func (p platform) commandline(d Domain) (*libvirtxml.DomainQEMUCommandline, error) {
+	var args []string
+	if !p.hostVSock {
+		args = append(args,
+			"-chardev", "socket,id=sharedos-vsock,path="+escapeOption(p.vsockSocket(d.UUID).vhost),
+			"-device", fmt.Sprintf("vhost-user-vsock-pci,id="+vsockDevice+",chardev=sharedos-vsock,disable-legacy=on,bus=pcie.0,addr=0x%x", firstSlot))
+	}
+	networks, err := userNetworks(d, firstSlot+1)
+	if err != nil {
+		return nil, err
+	}
+	args = append(args, networks...)
+	if len(args) == 0 {
+		return nil, nil
+	}
+	commandline := &libvirtxml.DomainQEMUCommandline{}
+	for _, arg := range args {
+		commandline.Args = append(commandline.Args, libvirtxml.DomainQEMUCommandlineArg{Value: arg})
+	}
+	return commandline, nil
+}
 
-// ErrVSockEnded means that a running domain cannot be reached any more until it was powered off and started.
-var ErrVSockEnded = errors.New("its vsock daemon has ended")
+// escapeOption escapes the value of a QEMU option: a comma ends it unless it is doubled.
+func escapeOption(value string) string { return strings.ReplaceAll(value, ",", ",,") }
 
-// vhostVSock is the device of a host whose kernel serves the vsock of guests.
-const vhostVSock = "/dev/vhost-vsock"
-
-// vsockFiles are where the vsock daemon of one VM is.
+// vsockFiles are the files of the vsock daemon of one VM.
 type vsockFiles struct {
-	// vhost is the socket that QEMU connects to, host the one that programs on the host connect to.
+	// vhost is the socket that QEMU connects to, and host the one that programs on the host connect to.
 	vhost, host string
-	// record of the process, and log of what it says.
+	// record names the process, and log has its output.
 	record, log string
 }
 
@@ -43,10 +69,15 @@ func (h *Libvirt) vsock(uuid string) vsockFiles {
 	return vsockFiles{vhost: base + ".vhost", host: base + ".sock", record: base + daemon.Suffix, log: base + ".log"}
 }
 
+// usesDaemon reports whether a vsock daemon serves the domain.
+func usesDaemon(domain *libvirtxml.Domain) bool {
+	return domain.Devices == nil || domain.Devices.VSock == nil
+}
+
 // startVSock starts the daemon of a domain that is about to start, and waits until it listens.
 func (h *Libvirt) startVSock(ctx context.Context, uuid string) error {
 	files := h.vsock(uuid)
-	// One that is left from before has served a QEMU that is gone.
+	// A daemon of an earlier run of the domain serves no other QEMU.
 	if err := h.endVSock(ctx, uuid); err != nil {
 		return err
 	}
@@ -57,42 +88,44 @@ func (h *Libvirt) startVSock(ctx context.Context, uuid string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, vsockStart)
+	if err := h.awaitVSock(ctx, files); err != nil {
+		return errors.Join(err, h.endVSock(context.WithoutCancel(ctx), uuid))
+	}
+	// QEMU may run as another user. It connects once; closeVSock keeps others out after that.
+	return h.machine.Chmod(ctx, files.vhost, 0o666)
+}
+
+// awaitVSock waits until the daemon listens. It fails if the daemon ends.
+func (h *Libvirt) awaitVSock(ctx context.Context, files vsockFiles) error {
+	ctx, cancel := context.WithTimeout(ctx, vsockTimeout)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		listens, err := h.machine.Exists(ctx, files.vhost)
-		if listens {
-			break
+		if listens, err := h.machine.Exists(ctx, files.vhost); err != nil || listens {
+			return err
 		}
-		alive := false
-		if err == nil {
-			alive, err = h.machine.DaemonRuns(ctx, files.record)
+		runs, err := h.machine.DaemonRuns(ctx, files.record)
+		if err != nil {
+			return err
 		}
-		if err == nil && !alive {
-			err = fmt.Errorf("%s ended at once; its log is %s", vsockDaemon, files.log)
+		if !runs {
+			return fmt.Errorf("%s ended at once; its log is %s", vsockDaemon, files.log)
 		}
-		if err == nil {
-			select {
-			case <-ctx.Done():
-				err = fmt.Errorf("wait for %s: %w", files.vhost, ctx.Err())
-			case <-tick.C:
-				continue
-			}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", files.vhost, ctx.Err())
+		case <-tick.C:
 		}
-		return errors.Join(err, h.endVSock(context.WithoutCancel(ctx), uuid))
 	}
-	// QEMU may run as a user of its own. It connects once; closeVSock shuts the door after it.
-	return h.machine.Chmod(ctx, files.vhost, 0o666)
 }
 
-// closeVSock leaves the daemon to the QEMU that has connected to it.
+// closeVSock keeps others from connecting to the daemon after QEMU has.
 func (h *Libvirt) closeVSock(ctx context.Context, uuid string) error {
 	return h.machine.Chmod(ctx, h.vsock(uuid).vhost, 0o600)
 }
 
-// endVSock ends the daemon of a domain that does not run, and removes what belongs to it.
+// endVSock ends the daemon of a domain that does not run, and removes its files.
 func (h *Libvirt) endVSock(ctx context.Context, uuid string) error {
 	files := h.vsock(uuid)
 	if err := h.machine.EndDaemon(ctx, files.record); err != nil {
@@ -121,38 +154,42 @@ func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, er
 		if err != nil {
 			return err
 		}
-		if live.Devices != nil && live.Devices.VSock != nil {
-			if live.Devices.VSock.CID == nil {
-				return errors.New("its vsock has no context id")
-			}
-			cid, err := strconv.ParseUint(live.Devices.VSock.CID.Address, 10, 32)
-			if err != nil {
-				return fmt.Errorf("its vsock's context id: %w", err)
-			}
-			dialer = hostVSock{h.machine, uint32(cid)}
-			return nil
-		}
-		files := h.vsock(found.defined.UUID)
-		alive, err := h.machine.DaemonRuns(ctx, files.record)
-		if err != nil {
+		if usesDaemon(live) {
+			dialer, err = h.daemonDialer(ctx, name, found.defined.UUID)
 			return err
 		}
-		if !alive {
-			return fmt.Errorf("%w (%s): power the domain off and start it again", ErrVSockEnded, files.record)
+		if live.Devices.VSock.CID == nil {
+			return errors.New("its vsock has no context id")
 		}
-		dialer = readyVSock{h, name, files.host}
+		cid, err := strconv.ParseUint(live.Devices.VSock.CID.Address, 10, 32)
+		if err != nil {
+			return fmt.Errorf("its vsock's context id: %w", err)
+		}
+		dialer = kernelDialer{h.machine, uint32(cid)}
 		return nil
 	})
 	return dialer, err
 }
 
-// hostVSock dials through the kernel of the machine.
-type hostVSock struct {
+func (h *Libvirt) daemonDialer(ctx context.Context, name, uuid string) (transport.Dialer, error) {
+	files := h.vsock(uuid)
+	runs, err := h.machine.DaemonRuns(ctx, files.record)
+	if err != nil {
+		return nil, err
+	}
+	if !runs {
+		return nil, fmt.Errorf("%w (%s): power the domain off and start it again", ErrVSockEnded, files.record)
+	}
+	return readyDialer{h, name, files.host}, nil
+}
+
+// kernelDialer dials through vhost-vsock of the machine.
+type kernelDialer struct {
 	machine machine.Sockets
 	cid     uint32
 }
 
 // DialContext implements transport.Dialer.
-func (v hostVSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
-	return v.machine.DialVSock(ctx, v.cid, port)
+func (d kernelDialer) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
+	return d.machine.DialVSock(ctx, d.cid, port)
 }

@@ -14,60 +14,53 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 )
 
-// vsockDevice is the QEMU id of a domain's vhost-user vsock.
-const vsockDevice = "sharedos-vsock0"
-
-// ErrStarting means that the guest is starting, or was reset, and has not set its vsock up yet.
-var ErrStarting = errors.New("the guest has not set its vsock up yet")
-
-// readyVSock dials through a vsock daemon only while the guest drives the device.
+// readyDialer dials through a vsock daemon, but only while the guest's driver has set up the device.
 //
-// vhost-device-vsock 0.3.0 has one thread that serves all, and ends it when there is something to do while a queue is
-// not ready (VhostUserVsockBackend::handle_event returns the error, and the event loop of vhost-user-backend returns
-// with it). From the reset of a guest until its driver is up again its queues are not ready: whoever connects then,
-// writes, or closes a connection from before, makes the VM unreachable until it is powered off. QEMU knows whether the
-// driver is up.
-type readyVSock struct {
-	host   *Libvirt
-	domain string
+// vhost-device-vsock 0.3.0 has a single thread, which ends when it has to do something while a queue is not ready
+// (VhostUserVsockBackend::handle_event returns the error, and the event loop of vhost-user-backend returns with it). The queues are
+// not ready from a reset of the guest until its driver is up again. If somebody connects, writes or closes a connection meanwhile,
+// the VM is unreachable until it is powered off. QEMU knows whether the driver is up.
+type readyDialer struct {
+	hypervisor *Libvirt
+	domain     string
 	// path of the daemon's socket.
 	path string
 }
 
-// DialContext implements transport.Dialer. It returns ErrStarting, and leaves the daemon alone, if the guest is not
-// ready.
-func (r readyVSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
-	ready := func(ctx context.Context) error { return r.host.vsockReady(ctx, r.domain) }
+// DialContext implements transport.Dialer. If the guest is not ready, it returns ErrStarting without touching the daemon.
+func (d readyDialer) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
+	ready := func(ctx context.Context) error { return d.hypervisor.vsockReady(ctx, d.domain) }
 	if err := ready(ctx); err != nil {
-		return nil, fmt.Errorf("dial port %d of domain %q: %w", port, r.domain, err)
+		return nil, fmt.Errorf("dial port %d of domain %q: %w", port, d.domain, err)
 	}
-	dialer := transport.HybridVSock{Path: r.path, Connect: func(ctx context.Context, path string) (net.Conn, error) {
-		conn, err := r.host.machine.DialUnix(ctx, path)
+	dialer := transport.HybridVSock{Path: d.path, Connect: func(ctx context.Context, path string) (net.Conn, error) {
+		conn, err := d.hypervisor.machine.DialUnix(ctx, path)
 		if err != nil {
 			return nil, err
 		}
-		return &readyConn{Conn: conn, ready: ready, letGo: r.host.letGo, heard: time.Now()}, nil
+		return &readyConn{Conn: conn, ready: ready, inBackground: d.hypervisor.inBackground, heard: time.Now()}, nil
 	}}
 	return dialer.DialContext(ctx, port)
 }
 
 const (
-	// fresh is how long a guest that was heard is taken to be ready.
+	// fresh is how long a guest counts as ready after it sent something.
 	fresh = 500 * time.Millisecond
-	// readyLimit bounds the question whether it is, closeLimit the wait for that to close a connection: an emulated guest
-	// takes seconds from a reset to its driver.
-	readyLimit = 5 * time.Second
-	closeLimit = time.Minute
-	closePause = 250 * time.Millisecond
+	// readyTimeout bounds asking QEMU whether the guest is ready.
+	readyTimeout = 5 * time.Second
+	// closeTimeout bounds how long a connection stays open because the guest is not ready, and closePoll is how often QEMU is
+	// asked meanwhile. An emulated guest needs seconds from a reset until its driver is up.
+	closeTimeout = time.Minute
+	closePoll    = 250 * time.Millisecond
 )
 
-// readyConn is a connection through a vsock daemon that leaves it alone while the guest is not ready.
+// readyConn is a connection through a vsock daemon that does not touch the daemon while the guest is not ready.
 type readyConn struct {
 	net.Conn
-	// ready fails with ErrStarting while the guest is not.
+	// ready returns ErrStarting while the guest is not ready.
 	ready func(context.Context) error
-	// letGo runs what waits until it is, beside.
-	letGo func(func(context.Context))
+	// inBackground runs a function that may wait for the guest.
+	inBackground func(func(context.Context))
 
 	mu     sync.Mutex
 	heard  time.Time
@@ -83,11 +76,10 @@ func (c *readyConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write implements net.Conn. It returns ErrStarting if the guest was reset. Who cannot be asked whether it was, does not
-// keep it from being written to.
+// Write implements net.Conn. It returns ErrStarting if the guest was reset. It writes if QEMU cannot be asked.
 func (c *readyConn) Write(p []byte) (int, error) {
-	if !c.heardOfLate() {
-		ctx, cancel := context.WithTimeout(context.Background(), readyLimit)
+	if !c.heardRecently() {
+		ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 		defer cancel()
 		if err := c.ready(ctx); errors.Is(err, ErrStarting) {
 			return 0, err
@@ -103,13 +95,14 @@ func (c *readyConn) hear() {
 	c.heard = time.Now()
 }
 
-func (c *readyConn) heardOfLate() bool {
+func (c *readyConn) heardRecently() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.Since(c.heard) < fresh
 }
 
-// Close implements net.Conn. The connection is of no use at once; it is let go as soon as the guest is ready.
+// Close implements net.Conn. The connection cannot be used any more at once. The daemon's end is closed in the background as soon
+// as the guest is ready.
 func (c *readyConn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,28 +110,28 @@ func (c *readyConn) Close() error {
 		return net.ErrClosed
 	}
 	c.closed = true
-	err := c.SetDeadline(time.Unix(1, 0)) // which the daemon does not notice
-	c.letGo(func(ctx context.Context) {
+	err := c.SetDeadline(time.Unix(1, 0)) // the daemon does not notice this
+	c.inBackground(func(ctx context.Context) {
 		c.awaitReady(ctx)
-		_ = c.Conn.Close() // nobody is there any more to be told
+		_ = c.Conn.Close() // the caller has returned already
 	})
 	return err
 }
 
 // awaitReady waits while the guest is not ready.
 func (c *readyConn) awaitReady(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, closeLimit)
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
 	for errors.Is(c.ready(ctx), ErrStarting) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(closePause):
+		case <-time.After(closePoll):
 		}
 	}
 }
 
-// vsockReady fails with ErrStarting if the guest of a domain does not drive its vsock.
+// vsockReady returns ErrStarting if the driver in the guest of a domain has not set up its vsock.
 func (h *Libvirt) vsockReady(ctx context.Context, name string) error {
 	var answer string
 	err := h.call(ctx, fmt.Sprintf("ask QEMU for the vsock of domain %q", name), func(l *libvirt.Libvirt) error {
@@ -164,7 +157,7 @@ func virtioStatusQuery(device string) string {
 	return `{"execute":"x-query-virtio-status","arguments":{"path":"/machine/peripheral/` + device + `/virtio-backend"}}`
 }
 
-// vsockServed reads QEMU's answer: whether the daemon serves the queues that a driver in the guest has set up.
+// vsockServed reads QEMU's answer: whether the guest's driver has set up the queues, so that the daemon serves them.
 func vsockServed(answer []byte) (bool, error) {
 	var status struct {
 		Error *struct {
@@ -180,7 +173,7 @@ func vsockServed(answer []byte) (bool, error) {
 	}
 	switch {
 	case status.Error != nil && status.Error.Class == "CommandNotFound":
-		return true, nil // a QEMU that cannot tell
+		return true, nil // QEMU before 7.2 cannot be asked
 	case status.Error != nil:
 		return false, fmt.Errorf("ask QEMU for the state of a virtio device: %s: %s", status.Error.Class, status.Error.Desc)
 	case status.Return == nil:

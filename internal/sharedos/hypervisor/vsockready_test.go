@@ -35,11 +35,11 @@ func guestOf(t *testing.T) (c *readyConn, daemon net.Conn, ready func(bool)) {
 	here, daemon := net.Pipe()
 	var mu sync.Mutex
 	state := ErrStarting
-	var leaving sync.WaitGroup
+	var closing sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(func() {
 		cancel()
-		leaving.Wait()
+		closing.Wait()
 		if err := daemon.Close(); err != nil {
 			t.Error(err)
 		}
@@ -51,7 +51,7 @@ func guestOf(t *testing.T) (c *readyConn, daemon net.Conn, ready func(bool)) {
 			defer mu.Unlock()
 			return state
 		},
-		letGo: func(close func(context.Context)) { leaving.Go(func() { close(ctx) }) },
+		inBackground: func(closeConn func(context.Context)) { closing.Go(func() { closeConn(ctx) }) },
 	}
 	return c, daemon, func(is bool) {
 		mu.Lock()
@@ -81,7 +81,7 @@ func TestTheDaemonNoticesNothingWhileTheGuestIsReset(t *testing.T) {
 		t.Errorf("close: %v", err)
 	}
 	var limit net.Error
-	if err := notices(t, daemon, 2*closePause); !errors.As(err, &limit) || !limit.Timeout() {
+	if err := notices(t, daemon, 2*closePoll); !errors.As(err, &limit) || !limit.Timeout() {
 		t.Errorf("the daemon notices: %v", err)
 	}
 	if _, err := c.Read(make([]byte, 1)); err == nil {

@@ -19,24 +19,25 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Contract checks what every Hypervisor promises. open yields one whose guests are deaf: the kernel that the
-// contract gives them is garbage, so nothing in them answers. It may be the same one for every part.
+// Contract checks what every Hypervisor promises. open returns one whose guests are deaf: the kernel that the contract boots halts at
+// once, so the guests answer to nothing. It may return the same one for every part.
 func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
 	parts := []struct {
 		name string
 		run  func(*testing.T, context.Context, hypervisor.Hypervisor)
 	}{
-		{"what is defined is what is looked up", roundTrip},
+		{"a domain is looked up as it was defined", roundTrip},
 		{"a domain is redefined in place", redefine},
 		{"a domain of the name under another UUID is foreign", otherUUID},
-		{"an impossible domain is refused with all that is wrong", impossible},
+		{"an impossible domain is refused with everything that is wrong", impossible},
 		{"an unknown domain is not found by any call", unknown},
 		{"start and power off can be repeated", startStop},
 		{"a domain whose files are missing does not start", missingFiles},
 		{"a running domain is not undefined", undefineRunning},
-		{"layers come and go in a domain that is off", layersOff},
-		{"a layer is plugged into a running domain once", layersRunning},
-		{"what a domain boots is told as it is defined and as it runs", bootFiles},
+		{"layers are attached to and detached from a domain that is off", layersOff},
+		{"a layer is attached to a running domain once", layersRunning},
+		{"a running domain has room for so many more layers", layersRoom},
+		{"boot files are listed as a domain is defined and as it runs", bootFiles},
 		{"the private disk of a running domain grows and never shrinks", resize},
 		{"metadata is replaced in one step, running or not", metadata},
 		{"a guest that does not answer is waited for no longer than the context", deaf},
@@ -51,12 +52,12 @@ func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
 	}
 }
 
-// Domain returns a domain whose files exist, under a name and UUID of the test's own, and removes it from h when
-// the test ends. Its kernel boots nothing.
+// Domain returns a domain with a name and UUID of its own, and creates its files. Its kernel halts at once. When the test ends, the
+// domain is removed from h.
 func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 	t.Helper()
 	dir := t.TempDir()
-	// QEMU is a user of its own, and the directory that holds this one is the test process's alone.
+	// QEMU runs as another user, and the parent of this directory is private to the test's user.
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 	return d
 }
 
-// halted is a file that QEMU takes for a Linux kernel (Documentation/arch/x86/boot.rst) and that halts at once.
+// halted is a file that QEMU boots as a Linux kernel (Documentation/arch/x86/boot.rst). It halts at once.
 func halted(size int64) []byte {
 	data := make([]byte, size)
 	data[0x1f1] = 1                                    // sectors of setup code
@@ -125,8 +126,8 @@ func gone(err error) bool {
 	return errors.Is(err, hypervisor.ErrNotFound) || errors.Is(err, hypervisor.ErrForeign)
 }
 
-// whereItRuns is told by a domain that was defined, and not by what is to be.
-var whereItRuns = cmpopts.IgnoreFields(hypervisor.Domain{}, "Emulated")
+// setByDefine leaves out of a comparison what Define finds out.
+var setByDefine = cmpopts.IgnoreFields(hypervisor.Domain{}, "Emulated")
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -142,12 +143,12 @@ func mustBe(t *testing.T, err, want error) {
 	}
 }
 
-// mustBeDefined looks a domain up and compares it with what it should be.
+// mustBeDefined looks up a domain and compares it with the one that it should be.
 func mustBeDefined(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, want hypervisor.Domain, state hypervisor.State) {
 	t.Helper()
 	got, is, err := h.Lookup(ctx, want.Name)
 	must(t, err)
-	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), whereItRuns); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), setByDefine); diff != "" {
 		t.Fatalf("the domain is defined differently (-want +got):\n%s", diff)
 	}
 	if is != state {
@@ -193,7 +194,7 @@ func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		for _, one := range all {
 			if one.Name == d.Name {
 				listed++
-				if diff := cmp.Diff(changed, one, cmpopts.EquateEmpty(), whereItRuns); diff != "" {
+				if diff := cmp.Diff(changed, one, cmpopts.EquateEmpty(), setByDefine); diff != "" {
 					t.Fatalf("%s: listed differently (-want +got):\n%s", name, diff)
 				}
 			}
@@ -373,27 +374,49 @@ func layersRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		d.Layers = append(d.Layers, layer)
 	}
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBePlugged(t, ctx, h, d.Name, d.Layers)
+	mustBeAttached(t, ctx, h, d.Name, d.Layers)
 	missing := hypervisor.LayerDevice{ID: tree.Sum([]byte("missing")), Path: d.PrivateDisk + "-missing"}
 	if err := h.AttachLayer(ctx, d.Name, missing); err == nil {
-		t.Error("a layer without a file was plugged in")
+		t.Error("a layer without a file was attached")
 	}
 	must(t, h.DetachLayer(ctx, d.Name, missing.ID))
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
 	all := d.Layers
 	d.Layers = d.Layers[:2]
-	must(t, h.Define(ctx, d)) // what runs keeps its disks
+	must(t, h.Define(ctx, d)) // the running domain keeps its layers
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBePlugged(t, ctx, h, d.Name, all)
-	must(t, h.AttachLayer(ctx, d.Name, all[2])) // plugged in, and in no definition
+	mustBeAttached(t, ctx, h, d.Name, all)
+	must(t, h.AttachLayer(ctx, d.Name, all[2])) // the running domain has it, and the definition does not
 	d.Layers = all[:3:3]
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBePlugged(t, ctx, h, d.Name, all)
+	mustBeAttached(t, ctx, h, d.Name, all)
 	must(t, h.PowerOff(ctx, d.Name))
-	mustBePlugged(t, ctx, h, d.Name, nil)
+	mustBeAttached(t, ctx, h, d.Name, nil)
 	must(t, h.Start(ctx, d.Name))
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBePlugged(t, ctx, h, d.Name, d.Layers)
+	mustBeAttached(t, ctx, h, d.Name, d.Layers)
+}
+
+func layersRoom(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	d.Layers = d.Layers[:1]
+	must(t, h.Define(ctx, d))
+	must(t, h.Start(ctx, d.Name))
+	more := func(i int) hypervisor.LayerDevice {
+		return hypervisor.LayerDevice{ID: tree.Sum([]byte(fmt.Sprint(d.Name, "more", i))), Path: d.Layers[0].Path}
+	}
+	for i := range hypervisor.SpareLayers {
+		must(t, h.AttachLayer(ctx, d.Name, more(i)))
+	}
+	mustBe(t, h.AttachLayer(ctx, d.Name, more(hypervisor.SpareLayers)), hypervisor.ErrNoPort)
+	must(t, h.AttachLayer(ctx, d.Name, more(0)))
+	must(t, h.PowerOff(ctx, d.Name))
+	must(t, h.AttachLayer(ctx, d.Name, more(hypervisor.SpareLayers)))
+	d, _, err := h.Lookup(ctx, d.Name)
+	must(t, err)
+	must(t, h.Define(ctx, d))
+	must(t, h.Start(ctx, d.Name))
+	must(t, h.AttachLayer(ctx, d.Name, more(hypervisor.SpareLayers+1)))
 }
 
 func bootFiles(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
@@ -417,21 +440,21 @@ func mustBoot(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, want m
 	must(t, err)
 	for path, booted := range want {
 		if slices.Contains(got, path) != booted {
-			t.Errorf("of %s it is %v that a domain boots it", path, !booted)
+			t.Errorf("%s: listed as a boot file is %v, want %v", path, !booted, booted)
 		}
 	}
 }
 
-func mustBePlugged(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want []hypervisor.LayerDevice) {
+func mustBeAttached(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want []hypervisor.LayerDevice) {
 	t.Helper()
 	got, err := h.AttachedLayers(ctx, name)
 	must(t, err)
 	if len(got) != len(want) {
-		t.Errorf("%d layers are plugged in, want %d: %v", len(got), len(want), got)
+		t.Errorf("%d layers are attached, want %d: %v", len(got), len(want), got)
 	}
 	for _, layer := range want {
 		if !slices.Contains(got, layer.ID) {
-			t.Errorf("layer %s is not plugged in: %v", layer.ID, got)
+			t.Errorf("layer %s is not attached: %v", layer.ID, got)
 		}
 	}
 }

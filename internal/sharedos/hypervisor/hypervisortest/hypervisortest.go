@@ -1,8 +1,7 @@
-// Package hypervisortest is a Hypervisor for tests of what stands above it, and the contract that every
-// Hypervisor keeps.
+// Package hypervisortest has a fake Hypervisor for tests of packages that use one, and the contract of every Hypervisor.
 //
-// The fake keeps domains in memory. It is as strict as libvirt about names, UUIDs, states and files, and the
-// same Contract runs against both.
+// The fake keeps domains in memory. It is as strict as libvirt about names, UUIDs, states, files and ports: the same Contract runs
+// against both.
 package hypervisortest
 
 import (
@@ -23,23 +22,24 @@ import (
 
 // Hypervisor keeps domains in memory. Set its fields before the first call.
 type Hypervisor struct {
-	// Fail, when set, is asked before every call with the method's name and the domain's name (empty for List).
-	// What it returns is what the call returns.
+	// Fail is called before every call with the names of the method and of the domain ("" for List and BootFiles). An error that it
+	// returns is returned by the call. Like the other functions here, it may be nil.
 	Fail func(method, domain string) error
-	// OnStart, when set, is called when a domain boots, before Start returns. An error is a failed start.
+	// OnStart is called when a domain boots, before Start returns. An error makes Start fail.
 	OnStart func(d hypervisor.Domain) error
-	// OnOff, when set, is called when a domain stops running, for whatever reason.
+	// OnOff is called when a domain stops.
 	OnOff func(name string)
-	// OnAttach and OnDetach, when set, are called when a running domain gets or loses a layer.
+	// OnAttach and OnDetach are called when a layer is attached to a running domain or detached from it. An error makes the call
+	// fail.
 	OnAttach func(name string, layer hypervisor.LayerDevice) error
 	OnDetach func(name string, id tree.Digest) error
-	// OnResize, when set, is called when a running domain gets a larger private disk.
+	// OnResize is called when the private disk of a running domain is resized.
 	OnResize func(name string, size int64)
-	// Dial, when set, yields what Dialer returns for a running domain. Without it nothing in the guest listens.
+	// Dial returns the dialer of a running domain. If it is nil, nothing listens in the guest.
 	Dial func(name string) (transport.Dialer, error)
-	// Deaf guests neither power off nor let go of layers when asked.
+	// Deaf guests ignore requests to power off and to release layers.
 	Deaf bool
-	// NoFiles lets domains start although the files that they name do not exist.
+	// NoFiles makes domains start although their files do not exist.
 	NoFiles bool
 
 	mu      sync.Mutex
@@ -51,10 +51,13 @@ type domain struct {
 	hypervisor.Domain
 	state   hypervisor.State
 	foreign bool
-	// plugged are the layers that it runs with, whatever was defined since it was started, and booted the kernel and
-	// initramfs.
-	plugged []tree.Digest
-	booted  []string
+	// ports is for how many layers it was defined.
+	ports int
+	// attached are the layers that it runs with, and room is how many it has ports for. booted are the kernel and the initramfs
+	// that it was started with. Redefining it changes none of these.
+	attached []tree.Digest
+	room     int
+	booted   []string
 }
 
 var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
@@ -62,14 +65,14 @@ var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
 // New returns a Hypervisor without domains.
 func New() *Hypervisor { return &Hypervisor{domains: map[string]*domain{}} }
 
-// AddForeign adds a domain that this project did not make.
+// AddForeign adds a domain that this project did not create.
 func (h *Hypervisor) AddForeign(name, uuid string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.domains[name] = &domain{Domain: hypervisor.Domain{Name: name, UUID: uuid}, state: hypervisor.Off, foreign: true}
 }
 
-// SetState puts a domain into a state as if it had come there by itself.
+// SetState changes the state of a domain, as a guest or a person would.
 func (h *Hypervisor) SetState(name string, state hypervisor.State) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -78,14 +81,14 @@ func (h *Hypervisor) SetState(name string, state hypervisor.State) {
 	}
 }
 
-// Vanish removes a domain as if somebody had removed it by hand.
+// Vanish removes a domain, as a person would.
 func (h *Hypervisor) Vanish(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.domains, name)
 }
 
-// Calls returns "Method domain" for every call so far that changes something.
+// Calls returns "Method domain" for each call so far that may have changed a domain.
 func (h *Hypervisor) Calls() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -136,22 +139,20 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 			return fmt.Errorf("define domain %q: its UUID %s is that of domain %q", wanted.Name, wanted.UUID, name)
 		}
 	}
-	state := hypervisor.Off
-	var plugged []tree.Digest
-	var booted []string
+	next := &domain{Domain: clone(wanted), state: hypervisor.Off, ports: len(wanted.Layers) + hypervisor.SpareLayers}
 	if d, err := h.find(wanted.Name); err == nil {
 		if d.UUID != wanted.UUID {
 			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
 		}
-		state, plugged, booted = d.state, d.plugged, d.booted
+		next.state, next.attached, next.room, next.booted = d.state, d.attached, d.room, d.booted
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
 	}
-	h.domains[wanted.Name] = &domain{Domain: clone(wanted), state: state, plugged: plugged, booted: booted}
+	h.domains[wanted.Name] = next
 	return nil
 }
 
-// clone keeps what the caller later does to its slices and maps out of the fake, and the other way round.
+// clone copies slices and maps, so that the caller and the fake share none.
 func clone(d hypervisor.Domain) hypervisor.Domain {
 	d.KernelArgs = slices.Clone(d.KernelArgs)
 	d.Layers = slices.Clone(d.Layers)
@@ -222,7 +223,7 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 	case hypervisor.Running:
 		return nil
 	case hypervisor.Paused:
-		return fmt.Errorf("start domain %q: it is paused; resume or power it off by hand", name)
+		return fmt.Errorf("start domain %q: it is paused; resume it (virsh resume) or power it off", name)
 	}
 	if err := h.files(started); err != nil {
 		return fmt.Errorf("start domain %q: %w", name, err)
@@ -238,9 +239,10 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 	if d, err = h.find(name); err != nil {
 		return err
 	}
-	d.plugged, d.booted = nil, []string{started.Kernel, started.Initramfs}
+	d.attached, d.booted = nil, []string{started.Kernel, started.Initramfs}
+	d.room = max(d.ports, len(started.Layers))
 	for _, layer := range started.Layers {
-		d.plugged = append(d.plugged, layer.ID)
+		d.attached = append(d.attached, layer.ID)
 	}
 	return nil
 }
@@ -308,7 +310,7 @@ func (h *Hypervisor) Undefine(ctx context.Context, name string) error {
 		return err
 	}
 	if d.state == hypervisor.Running || d.state == hypervisor.Paused {
-		return fmt.Errorf("undefine domain %q: it runs; power it off first", name)
+		return fmt.Errorf("undefine domain %q: it is running; power it off first", name)
 	}
 	delete(h.domains, name)
 	return nil
@@ -332,7 +334,10 @@ func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervi
 	if err := changed.Check(); err != nil {
 		return err
 	}
-	if d.state == hypervisor.Running && !slices.Contains(d.plugged, layer.ID) {
+	if d.state == hypervisor.Running && !slices.Contains(d.attached, layer.ID) {
+		if len(d.attached) >= d.room {
+			return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, hypervisor.ErrNoPort)
+		}
 		if _, err := os.Stat(layer.Path); err != nil && !h.NoFiles {
 			return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, err)
 		}
@@ -341,7 +346,7 @@ func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervi
 				return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, err)
 			}
 		}
-		d.plugged = append(d.plugged, layer.ID)
+		d.attached = append(d.attached, layer.ID)
 	}
 	d.Domain = changed
 	return nil
@@ -358,7 +363,7 @@ func (h *Hypervisor) AttachedLayers(ctx context.Context, name string) ([]tree.Di
 	if err != nil || d.state != hypervisor.Running {
 		return nil, err
 	}
-	return slices.Clone(d.plugged), nil
+	return slices.Clone(d.attached), nil
 }
 
 // BootFiles implements hypervisor.Hypervisor.
@@ -391,19 +396,19 @@ func (h *Hypervisor) DetachLayer(ctx context.Context, name string, id tree.Diges
 	if err != nil {
 		return err
 	}
-	if d.state == hypervisor.Running && slices.Contains(d.plugged, id) {
+	if d.state == hypervisor.Running && slices.Contains(d.attached, id) {
 		if h.Deaf {
 			h.mu.Unlock()
 			<-ctx.Done()
 			h.mu.Lock()
-			return fmt.Errorf("detach layer %s from domain %q: the guest has not let go of it: %w", id, name, ctx.Err())
+			return fmt.Errorf("detach layer %s from domain %q: the guest has not released it: %w", id, name, ctx.Err())
 		}
 		if h.OnDetach != nil {
 			if err := h.OnDetach(name, id); err != nil {
 				return fmt.Errorf("detach layer %s from domain %q: %w", id, name, err)
 			}
 		}
-		d.plugged = slices.DeleteFunc(slices.Clone(d.plugged), func(p tree.Digest) bool { return p == id })
+		d.attached = slices.DeleteFunc(slices.Clone(d.attached), func(p tree.Digest) bool { return p == id })
 	}
 	d.Layers = slices.DeleteFunc(slices.Clone(d.Layers), func(l hypervisor.LayerDevice) bool { return l.ID == id })
 	return nil
@@ -477,7 +482,7 @@ func (h *Hypervisor) Dialer(ctx context.Context, name string) (transport.Dialer,
 	return silent{}, nil
 }
 
-// silent is a guest in which nothing listens.
+// silent dials a guest in which nothing listens.
 type silent struct{}
 
 func (silent) DialContext(_ context.Context, port uint32) (net.Conn, error) {

@@ -1,0 +1,108 @@
+package hypervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Limits of a domain.
+const (
+	// MaxBootConfig is the maximum size of a BootConfig in bytes. It leaves room in the SMBIOS table.
+	MaxBootConfig = 32 << 10
+	// maxMetadata bounds what is read back from a domain's definition.
+	maxMetadata = 1 << 20
+)
+
+// Domain is the model of a VM's definition. Definitions are written from the model alone, and read back into it.
+type Domain struct {
+	Name string
+	// UUID in the canonical text form. It is the guest's machine-id too.
+	UUID  string
+	VCPUs int
+	// Memory in bytes.
+	Memory int64
+	// Kernel and Initramfs are paths on the host.
+	Kernel, Initramfs string
+	// Emulated is true if the host has no KVM for the domain. Define sets it in the definition; Lookup and List report it.
+	Emulated bool
+	// KernelArgs are appended to those that this package sets.
+	KernelArgs []string
+	Layers     []LayerDevice
+	// PrivateDisk is the volume's path on the host.
+	PrivateDisk string
+	// Interfaces by the names that the user gave them.
+	Interfaces map[string]Interface
+	// BootConfig is agentapi.BootConfig as JSON.
+	BootConfig []byte
+	// ConsoleLog is the file on the host that the serial console is written to.
+	ConsoleLog string
+	Metadata   Metadata
+}
+
+var (
+	domainName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
+	canonicalUUID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+)
+
+// Check returns everything that is wrong with the domain in one error.
+func (d Domain) Check() error {
+	var wrong []error
+	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+
+	if !domainName.MatchString(d.Name) {
+		bad("name %q: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", d.Name)
+	}
+	if !canonicalUUID.MatchString(d.UUID) {
+		bad("UUID %q is not in canonical lower case form", d.UUID)
+	}
+	if d.VCPUs < 1 || d.VCPUs > 255 {
+		bad("%d vcpus: use 1 to 255", d.VCPUs)
+	}
+	if d.Memory < 1<<20 || d.Memory%(1<<20) != 0 {
+		bad("memory of %d bytes: use whole MiB, 1 or more", d.Memory)
+	}
+	for what, path := range map[string]string{
+		"kernel": d.Kernel, "initramfs": d.Initramfs, "private disk": d.PrivateDisk, "console log": d.ConsoleLog,
+	} {
+		if err := checkPath(path); err != nil {
+			bad("%s: %w", what, err)
+		}
+	}
+	for _, arg := range d.KernelArgs {
+		if arg == "" || strings.ContainsFunc(arg, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+			bad("kernel argument %q is empty or contains spaces or control characters", arg)
+		}
+	}
+	wrong = append(wrong, checkLayers(d.Layers)...)
+	for name, i := range d.Interfaces {
+		if err := i.check(); err != nil {
+			bad("interface %q: %w", name, err)
+		}
+		if !interfaceName.MatchString(name) {
+			bad("interface name %q: use 1 to 32 letters, digits, _ and -, starting with a letter or digit", name)
+		}
+	}
+	if len(d.BootConfig) > MaxBootConfig {
+		bad("the boot configuration has %d bytes, and at most %d fit; use fewer or shorter SSH keys", len(d.BootConfig), MaxBootConfig)
+	}
+	if len(d.BootConfig) > 0 && !json.Valid(d.BootConfig) {
+		bad("the boot configuration is not JSON")
+	}
+	if len(wrong) > 0 {
+		slices.SortFunc(wrong, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+		return fmt.Errorf("domain %q cannot be defined: %w", d.Name, errors.Join(wrong...))
+	}
+	return nil
+}
+
+func checkPath(path string) error {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' }) {
+		return fmt.Errorf("%q is not a clean absolute path", path)
+	}
+	return nil
+}

@@ -1,0 +1,204 @@
+package hypervisor
+
+import (
+	"fmt"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+const (
+	// kernelArgs are passed to every kernel: the console goes to ConsoleLog, and a panic reboots the guest.
+	kernelArgs = "console=ttyS0 quiet panic=10"
+	// emulatedArgs are passed to the kernel of an emulated domain, too. An emulated processor does not speculate, and Linux's
+	// mitigations (retpolines, stuffed return buffers) take a sixth of the time of its system calls.
+	emulatedArgs = " mitigations=off"
+)
+
+// emulated is libvirt's type of a domain whose processor is emulated.
+const emulated = "qemu"
+
+// platform is what a host offers to domains.
+type platform struct {
+	// virtType is "kvm" or emulated.
+	virtType string
+	// hostVSock is true if the kernel of the host has vhost-vsock.
+	hostVSock bool
+	// vsockSocket returns the files of the vsock daemon of a UUID, for hosts without vhost-vsock.
+	vsockSocket func(uuid string) vsockFiles
+}
+
+// encode writes a definition from the model. Nothing of an earlier definition goes into it.
+func (p platform) encode(d Domain) (string, error) {
+	d.Emulated = p.virtType == emulated
+	metadata, err := embedMetadata(d.Metadata)
+	if err != nil {
+		return "", err
+	}
+	kib := uint(d.Memory >> 10)
+	domain := libvirtxml.Domain{
+		Type:          p.virtType,
+		Name:          d.Name,
+		UUID:          d.UUID,
+		Metadata:      metadata,
+		Memory:        &libvirtxml.DomainMemory{Value: kib, Unit: "KiB"},
+		CurrentMemory: &libvirtxml.DomainCurrentMemory{Value: kib, Unit: "KiB"},
+		VCPU:          &libvirtxml.DomainVCPU{Placement: "static", Value: uint(d.VCPUs)},
+		OS: &libvirtxml.DomainOS{
+			Type:    &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"},
+			Kernel:  d.Kernel,
+			Initrd:  d.Initramfs,
+			Cmdline: CommandLine(d),
+			SMBios:  &libvirtxml.DomainSMBios{Mode: "sysinfo"},
+		},
+		SysInfo:    sysinfo(d.BootConfig),
+		Features:   &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
+		CPU:        p.cpu(),
+		Clock:      &libvirtxml.DomainClock{Offset: "utc"},
+		OnPoweroff: "destroy",
+		OnReboot:   "restart",
+		OnCrash:    "destroy",
+		Devices:    p.devices(d),
+	}
+	if !p.hostVSock {
+		// A vhost-user daemon works on the guest's memory, so it has to be shared.
+		domain.MemoryBacking = &libvirtxml.DomainMemoryBacking{
+			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
+			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
+		}
+	}
+	if domain.QEMUCommandline, err = p.commandline(d); err != nil {
+		return "", err
+	}
+	text, err := domain.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("write the definition of domain %q: %w", d.Name, err)
+	}
+	return text, nil
+}
+
+// CommandLine is the kernel command line of a domain.
+func CommandLine(d Domain) string {
+	args := kernelArgs
+	if d.Emulated {
+		args += emulatedArgs
+	}
+	return strings.Join(append([]string{args}, d.KernelArgs...), " ")
+}
+
+func (p platform) cpu() *libvirtxml.DomainCPU {
+	if p.virtType == "kvm" {
+		return &libvirtxml.DomainCPU{Mode: "host-passthrough"}
+	}
+	return &libvirtxml.DomainCPU{Mode: "maximum"}
+}
+
+func sysinfo(bootConfig []byte) []libvirtxml.DomainSysInfo {
+	smbios := &libvirtxml.DomainSysInfoSMBIOS{
+		System: &libvirtxml.DomainSysInfoSystem{Entry: []libvirtxml.DomainSysInfoEntry{
+			{Name: "manufacturer", Value: "sharedos"}, {Name: "product", Value: "Shared OS VM"},
+		}},
+	}
+	if len(bootConfig) > 0 {
+		smbios.OEMStrings = &libvirtxml.DomainSysInfoOEMStrings{Entry: []string{agentapi.BootConfigPrefix + string(bootConfig)}}
+	}
+	return []libvirtxml.DomainSysInfo{{SMBIOS: smbios}}
+}
+
+func (p platform) devices(d Domain) *libvirtxml.DomainDeviceList {
+	devices := &libvirtxml.DomainDeviceList{
+		Disks: []libvirtxml.DomainDisk{privateDisk(d.PrivateDisk)},
+		Serials: []libvirtxml.DomainSerial{{
+			Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: d.ConsoleLog, Append: "on"}},
+		}},
+		Interfaces: networkInterfaces(d),
+		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "virtio", FreePageReporting: "on"},
+		// It resets a VM whose kernel hangs after a kexec. It does nothing until the guest arms it.
+		Watchdogs: []libvirtxml.DomainWatchdog{{Model: "i6300esb", Action: "reset", Address: pciAddress(watchdogSlot)}},
+		RNGs: []libvirtxml.DomainRNG{{
+			Model:   "virtio",
+			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
+		}},
+	}
+	for i, layer := range d.Layers {
+		devices.Disks = append(devices.Disks, layer.disk(targetName(i+1)))
+	}
+	// Each of these takes a port, as do the balloon and the random number generator.
+	ports := len(devices.Disks) + len(devices.Interfaces) + 2
+	if p.hostVSock {
+		devices.VSock = &libvirtxml.DomainVSock{Model: "virtio", CID: &libvirtxml.DomainVSockCID{Auto: "yes"}}
+		ports++
+	}
+	devices.Controllers = controllers(ports + SpareLayers)
+	return devices
+}
+
+// decode reads a definition back into the model, including what somebody changed by hand.
+func decode(domain *libvirtxml.Domain) (Domain, error) {
+	d := Domain{Name: domain.Name, UUID: domain.UUID, Emulated: domain.Type == emulated}
+	var err error
+	if d.Metadata, err = decodeMetadata(domain); err != nil {
+		return Domain{}, err
+	}
+	if domain.VCPU != nil {
+		d.VCPUs = int(domain.VCPU.Value)
+	}
+	if domain.Memory != nil {
+		if d.Memory, err = bytesOf(domain.Memory.Value, domain.Memory.Unit); err != nil {
+			return Domain{}, fmt.Errorf("domain %q: memory: %w", d.Name, err)
+		}
+	}
+	if domain.OS != nil {
+		d.Kernel, d.Initramfs = domain.OS.Kernel, domain.OS.Initrd
+		rest, _ := strings.CutPrefix(domain.OS.Cmdline, kernelArgs)
+		if d.Emulated {
+			rest, _ = strings.CutPrefix(rest, emulatedArgs)
+		}
+		d.KernelArgs = strings.Fields(rest)
+	}
+	d.BootConfig = bootConfigOf(domain)
+	if domain.Devices != nil {
+		d.Layers = layersOf(domain)
+		d.PrivateDisk = privateDiskOf(domain.Devices)
+		d.ConsoleLog = consoleLogOf(domain.Devices)
+		d.decodeInterfaces(domain.Devices)
+	}
+	if domain.QEMUCommandline != nil {
+		d.decodeUserNetworks(domain.QEMUCommandline)
+	}
+	return d, nil
+}
+
+func bootConfigOf(domain *libvirtxml.Domain) []byte {
+	for _, info := range domain.SysInfo {
+		if info.SMBIOS == nil || info.SMBIOS.OEMStrings == nil {
+			continue
+		}
+		for _, entry := range info.SMBIOS.OEMStrings.Entry {
+			if config, ok := strings.CutPrefix(entry, agentapi.BootConfigPrefix); ok {
+				return []byte(config)
+			}
+		}
+	}
+	return nil
+}
+
+func consoleLogOf(devices *libvirtxml.DomainDeviceList) string {
+	for _, serial := range devices.Serials {
+		if serial.Source != nil && serial.Source.File != nil {
+			return serial.Source.File.Path
+		}
+	}
+	return ""
+}
+
+// bytesOf reads an amount of memory with a unit of libvirt's (formatdomain, "Memory Allocation").
+func bytesOf(value uint, unit string) (int64, error) {
+	shift, ok := map[string]uint{"b": 0, "bytes": 0, "": 10, "KiB": 10, "k": 10, "MiB": 20, "M": 20, "GiB": 30, "G": 30}[unit]
+	if !ok || uint64(value) > 1<<62>>shift {
+		return 0, fmt.Errorf("%d %s cannot be read", value, unit)
+	}
+	return int64(value) << shift, nil
+}

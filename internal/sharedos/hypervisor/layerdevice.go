@@ -1,0 +1,118 @@
+package hypervisor
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// MaxLayers is how many layers a domain can have at once, including those that were attached while it ran.
+const MaxLayers = 24
+
+// layerAlias begins the alias of a layer device. libvirt keeps aliases that begin with "ua-".
+const layerAlias = "ua-layer-"
+
+// LayerDevice is a layer as a device of a domain: a read-only disk that domains share.
+type LayerDevice struct {
+	ID tree.Digest
+	// Path of the layer's volume on the host.
+	Path string
+}
+
+// LayerSerial is the disk serial by which the guest finds a layer: the first 20 hexadecimal digits of its id.
+func LayerSerial(id tree.Digest) string { return id.Hex()[:20] }
+
+// layerAliasOf is the alias of a layer's device. It has room for the whole id, which the serial has not.
+func layerAliasOf(id tree.Digest) string { return layerAlias + id.Hex() }
+
+// disk describes the device. Reads go through the host's page cache, where one copy serves every VM.
+func (l LayerDevice) disk(target string) libvirtxml.DomainDisk {
+	return libvirtxml.DomainDisk{
+		Device:    "disk",
+		Driver:    &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw", Cache: "writeback"},
+		Source:    diskSource(l.Path),
+		Target:    &libvirtxml.DomainDiskTarget{Dev: target, Bus: "virtio"},
+		ReadOnly:  &libvirtxml.DomainDiskReadOnly{},
+		Shareable: &libvirtxml.DomainDiskShareable{},
+		Serial:    LayerSerial(l.ID),
+		Alias:     &libvirtxml.DomainAlias{Name: layerAliasOf(l.ID)},
+	}
+}
+
+// layersOf finds the layer devices in a definition.
+func layersOf(domain *libvirtxml.Domain) []LayerDevice {
+	if domain.Devices == nil {
+		return nil
+	}
+	var layers []LayerDevice
+	for _, disk := range domain.Devices.Disks {
+		if id, ok := layerIDOf(disk); ok {
+			layers = append(layers, LayerDevice{ID: id, Path: sourcePath(disk)})
+		}
+	}
+	return layers
+}
+
+// layerIDOf returns the id of the layer that a disk is; false if it is no layer device.
+func layerIDOf(disk libvirtxml.DomainDisk) (tree.Digest, bool) {
+	var id tree.Digest
+	if disk.Alias == nil {
+		return id, false
+	}
+	digits, ok := strings.CutPrefix(disk.Alias.Name, layerAlias)
+	if !ok || len(digits) != 2*len(id) {
+		return id, false
+	}
+	_, err := hex.Decode(id[:], []byte(digits))
+	return id, err == nil
+}
+
+// hasLayer reports whether a definition has a layer's device.
+func hasLayer(domain *libvirtxml.Domain, id tree.Digest) bool {
+	return slices.ContainsFunc(layersOf(domain), func(l LayerDevice) bool { return l.ID == id })
+}
+
+// check verifies one layer device.
+func (l LayerDevice) check() error {
+	if l.ID.IsZero() {
+		return fmt.Errorf("layer at %q has no id", l.Path)
+	}
+	if err := checkPath(l.Path); err != nil {
+		return fmt.Errorf("layer %s: %w", l.ID, err)
+	}
+	return nil
+}
+
+// checkLayers verifies all layer devices of a domain: the guest has to tell each from the others by its serial.
+func checkLayers(layers []LayerDevice) []error {
+	var wrong []error
+	if len(layers) > MaxLayers {
+		wrong = append(wrong, fmt.Errorf("%d layers: at most %d can be attached", len(layers), MaxLayers))
+	}
+	serials := map[string]tree.Digest{}
+	for _, layer := range layers {
+		if err := layer.check(); err != nil {
+			wrong = append(wrong, err)
+		}
+		serial := LayerSerial(layer.ID)
+		if other, twice := serials[serial]; twice {
+			wrong = append(wrong, fmt.Errorf("layers %s and %s have the same serial %s", other, layer.ID, serial))
+		}
+		serials[serial] = layer.ID
+	}
+	return wrong
+}
+
+// checkAddition verifies that a layer can be added to those of a definition.
+func checkAddition(domain *libvirtxml.Domain, layer LayerDevice) error {
+	if domain.Devices == nil {
+		return errors.New("its definition has no devices")
+	}
+	return errors.Join(checkLayers(append(layersOf(domain), layer))...)
+}
