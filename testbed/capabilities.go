@@ -57,8 +57,8 @@ func (b *Testbed) withCapabilities(ctx context.Context, start func(context.Conte
 	// libvirtd asks QEMU when it is asked itself.
 	asked, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if said, err := exec.CommandContext(asked, "virsh", "-c", b.URI(), "domcapabilities").CombinedOutput(); err != nil {
-		return fmt.Errorf("ask libvirtd for the capabilities of domains: %w: %s", err, bytes.TrimSpace(said))
+	if said, err := exec.CommandContext(asked, "virsh", "-c", b.URI(), "capabilities").CombinedOutput(); err != nil {
+		return fmt.Errorf("ask libvirtd for its capabilities: %w: %s", err, bytes.TrimSpace(said))
 	}
 	return copyNew(kept, own)
 }
