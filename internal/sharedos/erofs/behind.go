@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// behind writes buffers in order in a goroutine of its own, so that what comes next is read and hashed meanwhile. Two
-// buffers go to and fro.
+// behind writes buffers in order in a goroutine of its own, while its user reads and hashes the following content. Two
+// buffers alternate between the two.
 type behind struct {
 	full, free chan []byte
 	failed     atomic.Bool
@@ -32,14 +32,13 @@ func writeBehind(to io.Writer) *behind {
 	return b
 }
 
-// swap has a buffer written and returns an empty one; false if there is no use in going on, because something could
-// not be written.
+// swap passes on a buffer to be written and returns an empty one. It returns false if an earlier write has failed.
 func (b *behind) swap(buffer []byte) ([]byte, bool) {
 	b.full <- buffer
 	return <-b.free, !b.failed.Load()
 }
 
-// close waits until all is written, and returns why it could not be.
+// close waits until all buffers are written, and returns the error of the write that failed.
 func (b *behind) close() error {
 	close(b.full)
 	return <-b.end

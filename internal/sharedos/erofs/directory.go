@@ -14,14 +14,14 @@ const direntSize = 12
 // The numbers of file types in directories, by tree.Type.
 var fileTypes = [...]byte{tree.Directory: 2, tree.Regular: 1, tree.Symlink: 7, tree.CharDevice: 3, tree.BlockDevice: 4, tree.FIFO: 5}
 
-// dirent is a name in a directory and the entry that it leads to.
+// dirent is a name in a directory and the entry that it names.
 type dirent struct {
 	name  string
 	entry int32
 }
 
-// listing returns the names in a directory in the order of their bytes, which the kernel searches by: "." and ".."
-// are among them, and not always first.
+// listing returns the names in a directory, sorted by their bytes, since the kernel searches them in this order. "." and
+// ".." are included, and are not always first.
 func (p *plan) listing(directory int32) []dirent {
 	children := p.children[p.first[directory]:p.first[directory+1]]
 	list := make([]dirent, 0, len(children)+2)
@@ -44,7 +44,7 @@ func fill(list []dirent) (names, size int) {
 	return names, size
 }
 
-// directorySize returns the bytes of a directory: every block of it but the last counts whole.
+// directorySize returns the size of a directory in bytes. Every block except the last counts as full.
 func (p *plan) directorySize(directory int32) int64 {
 	var size int64
 	for list := p.listing(directory); len(list) > 0; {

@@ -27,10 +27,10 @@ const (
 	layoutBit  = 1         // from bit 1 on: how its data lies
 	plain      = 0         // in consecutive blocks
 	tailInline = 2         // the same, but what does not fill the last block lies behind the inode
-	buildTime  = 946684800 // 2000-01-01: in place of the time at which an image is written
+	buildTime  = 946684800 // 2000-01-01, used instead of the time of writing
 )
 
-// appendSuperblock appends the superblock. It bears no checksum: dm-verity covers it with everything else.
+// appendSuperblock appends the superblock. It has no checksum, since dm-verity covers it like everything else.
 func (p *plan) appendSuperblock(b []byte) []byte {
 	super := make([]byte, superSize)
 	binary.LittleEndian.PutUint32(super[0:], magic)
@@ -72,7 +72,7 @@ var typeBits = [...]uint32{
 	tree.CharDevice: unix.S_IFCHR, tree.BlockDevice: unix.S_IFBLK, tree.FIFO: unix.S_IFIFO,
 }
 
-// linkCount returns the number of names of an inode: of a directory 2 and one for each directory in it.
+// linkCount returns the number of links of an inode. A directory has 2, plus one for each directory in it.
 func (p *plan) linkCount(i int32) uint32 {
 	if p.entries[i].Type != tree.Directory {
 		return max(1, p.links[i])

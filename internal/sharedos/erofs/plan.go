@@ -11,38 +11,38 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// plan says where everything lies in an image. It follows from the tree without a byte of its content.
+// plan is the layout of an image. It depends on the entries of the tree, and not on the content of files.
 type plan struct {
 	entries []tree.Entry
 	// The entries that directory i holds are children[first[i]:first[i+1]], in the order of their names.
 	first, children []int32
 	// parents has the directory of each entry.
 	parents []int32
-	// inodes by entry. An entry that shares another one's inode has a copy of it.
+	// inodes by entry. An entry that shares the inode of another one has a copy of it.
 	inodes []inode
 	// links counts the entries of each inode that has several.
 	links map[int32]uint32
-	// order has the entries whose inodes are their own, by where these lie.
+	// order lists the entries that have inodes of their own, in the order of their places.
 	order []int32
 	// metaBlocks is where the blocks of directories and files begin; blocks is the size of the image.
 	metaBlocks, blocks int64
 }
 
-// inode is where an inode lies, and the blocks that belong to it.
+// inode is the place of an inode and of its blocks.
 type inode struct {
 	// slot is the inode's number: its offset in the image in units of 32 bytes.
 	slot uint32
 	// block is the first of its blocks, if it has any.
 	block uint32
-	// owner is the entry that the inode is of.
+	// owner is the entry for which the inode is written.
 	owner int32
-	// size in bytes of what is in it.
+	// size of its content in bytes.
 	size int64
-	// inline tells that what does not fill a block lies behind the inode.
+	// inline is true if the content that does not fill a block is stored after the inode.
 	inline bool
 }
 
-// maxBlocks is how many blocks 32 bits count: 16 TiB.
+// maxBlocks is the number of blocks that 32 bits can count: 16 TiB.
 const maxBlocks = math.MaxUint32
 
 // newPlan lays out an image. Errors match tree.ErrInvalid, ErrXattr or ErrTooLarge.
@@ -68,7 +68,7 @@ func newPlan(entries []tree.Entry) (*plan, error) {
 	return p, nil
 }
 
-// readHierarchy finds what each directory holds. A tree's order is the order of names within one directory.
+// readHierarchy finds the entries of each directory. Within one directory, a tree's order is the order of names.
 func (p *plan) readHierarchy() error {
 	n := len(p.entries)
 	if n == 0 || p.entries[0].Path != tree.Root || p.entries[0].Type != tree.Directory {
@@ -82,7 +82,7 @@ func (p *plan) readHierarchy() error {
 	p.first = make([]int32, n+1)
 	for i := 1; i < n; i++ {
 		name := tree.Parent(p.entries[i].Path)
-		parent := p.parents[i-1] // mostly the same directory again
+		parent := p.parents[i-1] // usually the parent is the same as before
 		if p.entries[parent].Path != name {
 			at, ok := whole.Index(name)
 			if !ok || at >= i {
@@ -108,7 +108,7 @@ func (p *plan) readHierarchy() error {
 	return nil
 }
 
-// share finds the files in blocks that are equal in everything but their paths.
+// share finds the files in blocks that are equal in everything except their paths.
 func (p *plan) share() {
 	var files []int32
 	for i := range p.entries {
@@ -126,7 +126,7 @@ func (p *plan) share() {
 	}
 }
 
-// compareFiles orders files by all but their paths; 0 means that they can be one inode.
+// compareFiles orders files by everything except their paths. 0 means that they can share an inode.
 func (p *plan) compareFiles(a, b int32) int {
 	x, y := &p.entries[a], &p.entries[b]
 	order := cmp.Or(
@@ -140,12 +140,12 @@ func (p *plan) compareFiles(a, b int32) int {
 	return order
 }
 
-// fitsBeside reports whether the whole content of a regular file can lie behind its inode.
+// fitsBeside reports whether the whole content of a regular file can be stored after its inode.
 func fitsBeside(e *tree.Entry) bool {
 	return int64(inodeSize+xattrSize(e))+e.Size <= BlockSize
 }
 
-// size returns the bytes of what an entry holds.
+// size returns the size of the content of an entry in bytes.
 func (p *plan) size(i int32) int64 {
 	switch e := &p.entries[i]; e.Type {
 	case tree.Regular:
@@ -159,7 +159,7 @@ func (p *plan) size(i int32) int64 {
 	}
 }
 
-// placeInodes gives each inode its place, and decides what lies behind it.
+// placeInodes assigns a place to each inode, and decides which content is stored after it.
 func (p *plan) placeInodes() error {
 	shelf := newShelf(superOffset + superSize)
 	for i := range p.entries {
@@ -191,7 +191,7 @@ func (p *plan) placeInodes() error {
 	return nil
 }
 
-// placeBlocks gives directories and files their blocks, in the order of the tree: all that a walk reads lies together.
+// placeBlocks assigns blocks to directories and files in the order of the tree, so that a walk reads neighbouring blocks.
 func (p *plan) placeBlocks() error {
 	p.blocks = p.metaBlocks
 	for _, directories := range []bool{true, false} {
@@ -212,7 +212,7 @@ func (p *plan) placeBlocks() error {
 	return nil
 }
 
-// blocksOf returns how many blocks an entry has beside its inode.
+// blocksOf returns how many blocks an entry has, without its inode.
 func (p *plan) blocksOf(i int32) int64 {
 	n := p.inodes[i]
 	if n.inline {
@@ -236,15 +236,15 @@ type gap struct {
 	free   int
 }
 
-// openGaps is how many blocks are kept open: more would scatter what a directory holds and save little.
+// openGaps is how many blocks are kept open. More would scatter the inodes of a directory and save little.
 const openGaps = 32
 
-// newShelf makes a shelf whose first bytes are taken.
+// newShelf returns a shelf whose first bytes are in use.
 func newShelf(taken int) *shelf {
 	return &shelf{blocks: 1, open: []gap{{offset: int64(taken), free: BlockSize - taken}}}
 }
 
-// put returns the offset of the smallest gap that size bytes fit in, in units of a slot.
+// put returns the offset of the smallest gap that has room for size bytes, in units of a slot.
 func (s *shelf) put(size int) int64 {
 	size = (size + slotSize - 1) / slotSize * slotSize
 	best := -1

@@ -14,10 +14,9 @@ import (
 // ErrTooLarge means that a tree is larger than an image can be: 16 TiB, 2^31 entries.
 var ErrTooLarge = errors.New("too large for an EROFS image")
 
-// Write writes a tree as an image, and returns the image's size in bytes, which is of whole blocks. It writes from
-// the first byte to the last, in parts of about 1 MiB, in a goroutine that has ended when it returns, and reads each
-// content once. Errors match ErrXattr for
-// attributes that would be lost, ErrTooLarge, or tree.ErrInvalid for what is no tree.
+// Write writes a tree as an image and returns the size of the image in bytes, a multiple of the block size. It writes
+// sequentially, in parts of about 1 MiB, in a goroutine that has ended when Write returns, and reads each content once.
+// Errors match ErrXattr for attributes that would be lost, ErrTooLarge, or tree.ErrInvalid if the tree is not valid.
 func Write(ctx context.Context, t *tree.Tree, w io.Writer) (int64, error) {
 	p, err := newPlan(t.Entries)
 	if err != nil {
@@ -27,13 +26,13 @@ func Write(ctx context.Context, t *tree.Tree, w io.Writer) (int64, error) {
 	image := &image{plan: p, ctx: ctx, content: t.Content, to: to, buffer: <-to.free, sum: sha256.New()}
 	err = image.write()
 	if failed := to.close(); failed != nil {
-		err = failed // what stopped the rest
+		err = failed // the cause of errStopped
 	}
 	if err != nil {
 		return 0, err
 	}
 	if want := p.blocks * BlockSize; image.written != want {
-		return 0, fmt.Errorf("the image came out with %d bytes instead of %d", image.written, want)
+		return 0, fmt.Errorf("the image has %d bytes instead of %d", image.written, want)
 	}
 	return image.written, nil
 }
@@ -46,7 +45,7 @@ type image struct {
 	ctx     context.Context
 	content tree.Content
 	to      *behind
-	// buffer gathers what is written next; written counts what is gone.
+	// buffer collects the bytes that are written next; written counts the bytes that were passed on.
 	buffer  []byte
 	written int64
 	sum     hash.Hash
@@ -78,7 +77,7 @@ func (m *image) write() error {
 	return m.flush()
 }
 
-// writeInode writes an inode, its attributes, and what lies behind them.
+// writeInode writes an inode, its attributes, and its inline content.
 func (m *image) writeInode(i int32) error {
 	e := &m.entries[i]
 	if err := m.padTo(int64(m.inodes[i].slot) * slotSize); err != nil {
@@ -121,8 +120,8 @@ func (m *image) writeBlocks(i int32) error {
 	return m.padTo(end)
 }
 
-// copyContent copies the content of a file, and fails unless it is exactly what the entry says: another length
-// would shift all that follows.
+// copyContent copies the content of a file. It fails if length or digest differ from the entry's, since another length
+// would shift everything that follows.
 func (m *image) copyContent(e *tree.Entry) (err error) {
 	from, err := m.content.Open(e.Digest)
 	if err != nil {
@@ -164,7 +163,7 @@ func (m *image) padTo(offset int64) error {
 	}
 	n := offset - m.written - int64(len(m.buffer))
 	if n < 0 || n > BlockSize {
-		return fmt.Errorf("write at byte %d of the image: %d bytes are there already", offset, m.written+int64(len(m.buffer)))
+		return fmt.Errorf("write at byte %d of the image: %d bytes are already written", offset, m.written+int64(len(m.buffer)))
 	}
 	m.buffer = append(m.buffer, zeros[:n]...)
 	return nil
@@ -172,7 +171,7 @@ func (m *image) padTo(offset int64) error {
 
 var zeros [BlockSize]byte
 
-// flush writes what was gathered.
+// flush passes the buffer on to be written.
 func (m *image) flush() error {
 	if err := m.ctx.Err(); err != nil {
 		return context.Cause(m.ctx)
@@ -185,5 +184,5 @@ func (m *image) flush() error {
 	return nil
 }
 
-// errStopped ends the making of an image of which a part could not be written. What Write returns is why.
+// errStopped ends the writing of an image after a write has failed. Write returns the error of that write.
 var errStopped = errors.New("stopped")

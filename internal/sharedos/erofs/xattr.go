@@ -23,7 +23,7 @@ const (
 	maxXattrArea  = 1 << 17   // well within the 16 bits that count it in units of four bytes
 )
 
-// splitXattr returns the number of a name's prefix, which is stored in its place, and the rest of the name.
+// splitXattr returns the number that is stored instead of the name's prefix, and the rest of the name.
 func splitXattr(name string) (prefix byte, suffix string, ok bool) {
 	switch name {
 	case "system.posix_acl_access":
@@ -59,7 +59,7 @@ func checkXattrs(e *tree.Entry) error {
 	return nil
 }
 
-// xattrSize returns the bytes that an entry's attributes take behind its inode.
+// xattrSize returns how many bytes an entry's attributes take after its inode.
 func xattrSize(e *tree.Entry) int {
 	if len(e.Xattrs) == 0 {
 		return 0
@@ -72,7 +72,8 @@ func xattrSize(e *tree.Entry) int {
 	return size
 }
 
-// xattrUnits counts an entry's attributes as an inode does: units of four bytes behind the header, and one for it.
+// xattrUnits returns the size of an entry's attributes as an inode stores it: units of four bytes after the header, and one
+// for the header.
 func xattrUnits(e *tree.Entry) uint16 {
 	if size := xattrSize(e); size > 0 {
 		return uint16((size-xattrHeader)/4 + 1)
@@ -85,7 +86,7 @@ func appendXattrs(b []byte, e *tree.Entry) []byte {
 	if len(e.Xattrs) == 0 {
 		return b
 	}
-	// The filter of names is of no use without a flag in the superblock; all ones would say "not there" to nobody.
+	// The name filter is not used without a flag in the superblock. All ones would mean that no name is absent.
 	b = append(b, 0xff, 0xff, 0xff, 0xff)
 	b = append(b, make([]byte, xattrHeader-4)...)
 	for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {

@@ -10,19 +10,18 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// What overlayfs reads as marks of its own (kernel, Documentation/filesystems/overlayfs.rst).
+// The marks to which overlayfs gives a special meaning (kernel, Documentation/filesystems/overlayfs.rst).
 const (
 	overlayPrefix = "trusted.overlay."
 	opaqueName    = overlayPrefix + "opaque"
 	opaqueValue   = "y"
 )
 
-// ErrOverlayMark means that a tree itself holds what overlayfs would read as a mark: it would vanish when mounted.
-var ErrOverlayMark = errors.New("overlayfs would take it for a mark of its own")
+// ErrOverlayMark means that an entry of a tree looks like a mark of overlayfs, so it would disappear when mounted.
+var ErrOverlayMark = errors.New("overlayfs would interpret it as one of its own marks")
 
-// CheckTree reports the first entry that could not be told from a mark of overlayfs once the tree is a layer: a
-// character device 0:0, which is a whiteout, or an extended attribute "trusted.overlay.*". The error matches
-// ErrOverlayMark.
+// CheckTree reports the first entry that overlayfs would interpret as a mark in a layer: a character device 0:0, which is
+// a whiteout, or an extended attribute "trusted.overlay.*". The error matches ErrOverlayMark.
 func CheckTree(entries []tree.Entry) error {
 	for i := range entries {
 		e := &entries[i]
@@ -38,25 +37,26 @@ func CheckTree(entries []tree.Entry) error {
 	return nil
 }
 
-// IsWhiteout reports whether e is overlayfs' mark of a path that is not there.
+// IsWhiteout reports whether e is a whiteout: overlayfs' mark that a path of a lower layer is removed.
 func IsWhiteout(e *tree.Entry) bool {
 	return e.Type == tree.CharDevice && e.Major == 0 && e.Minor == 0
 }
 
-// Delta returns the entries of the layer that makes the tree new of the tree old when it lies over old's layers.
-// Both are in a tree's order and pass CheckTree; so is the delta, which is a tree itself.
+// Delta returns the entries of the layer that, on top of the layers of the tree old, yields the tree new. Both trees must
+// pass CheckTree. The result is a tree, too, with its entries in a tree's order.
 //
-// It holds every entry that was added or changed, whole even if its metadata alone changed; the root and every
-// directory at the top level; and the parents of all these, as they are in new. A whiteout stands for an entry
-// that went from a directory that stayed. A directory that took the place of another kind of file, or of whose
-// entries none stayed, is opaque.
+// The delta contains every entry that was added or changed, as a whole even if only its metadata changed; the root and
+// every top-level directory; and the parents of all these, as they are in new. A whiteout stands for an entry that was
+// removed from a directory that still exists. A directory is opaque if it replaces another type of file, or if none of
+// its old entries is left.
 //
-// A directory of the top level can be mounted by itself (lowerdir=<layer>/usr), where the kernel heeds no mark on
-// it: so such a directory is always there, and has whiteouts rather than being opaque if it was a directory before.
+// A top-level directory can be mounted separately (lowerdir=<layer>/usr), and the kernel ignores marks on the root of
+// such a mount. So these directories are always in the delta, and one that was a directory before has whiteouts instead of
+// being opaque.
 func Delta(old, new []tree.Entry) []tree.Entry {
 	d := compare(old, new)
 	delta := d.whiteouts(old)
-	// A layer is a tree: whatever it holds brings its parents.
+	// A layer is a tree, so it contains the parents of every entry.
 	for i := range new {
 		if d.take[i] {
 			for at := d.parent(i); !d.take[at]; at = d.parent(at) {
@@ -80,20 +80,20 @@ func Delta(old, new []tree.Entry) []tree.Entry {
 	return delta
 }
 
-// difference tells two trees apart, by indices of their entries.
+// difference is the difference of two trees, as indices of their entries.
 type difference struct {
 	new tree.Tree
-	// take is what the delta holds of the new tree.
+	// take are the entries of the new tree that the delta contains.
 	take []bool
-	// kept is what the old tree had too, changed or not.
+	// kept are the entries of the new tree whose paths the old one has, too, changed or not.
 	kept []bool
-	// opaque are directories of the new tree that hide what was there.
+	// opaque are the directories of the new tree that hide everything below them in the old one.
 	opaque map[int]bool
-	// gone has, by directories of the new tree that the old one had too, the entries of the old one that went.
+	// gone lists the removed entries of the old tree, by the directory of the new tree that contained them.
 	gone map[int][]int
 }
 
-// compare walks two trees side by side.
+// compare walks both trees in parallel.
 func compare(old, new []tree.Entry) *difference {
 	d := &difference{
 		new: tree.Tree{Entries: new}, take: make([]bool, len(new)), kept: make([]bool, len(new)),
@@ -130,7 +130,7 @@ func compare(old, new []tree.Entry) *difference {
 	return d
 }
 
-// mountable reports whether an entry is the root or a directory of the top level.
+// mountable reports whether an entry is the root or a top-level directory.
 func mountable(e *tree.Entry) bool {
 	return e.Type == tree.Directory && tree.Parent(e.Path) == tree.Root
 }
@@ -141,8 +141,8 @@ func (d *difference) parent(i int) int {
 	return at
 }
 
-// whiteouts returns marks for what went from directories that stayed. A directory of whose entries none stayed
-// becomes opaque instead.
+// whiteouts returns whiteouts for the entries that were removed from directories that still exist. A directory that keeps
+// none of its entries becomes opaque instead.
 func (d *difference) whiteouts(old []tree.Entry) []tree.Entry {
 	lively := make(map[int]bool)
 	if len(d.gone) > 0 {

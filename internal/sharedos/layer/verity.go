@@ -11,19 +11,19 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// ErrDamaged means that a file does not hold the layer that it should hold.
+// ErrDamaged means that the content of a file is not the layer that it should be.
 var ErrDamaged = errors.New("not the layer that its id names")
 
-// verityUUID stands in every hash tree's superblock, which must have one. It identifies nothing: the root digest
-// does that.
+// verityUUID is the UUID in the superblock of every hash tree, since the format requires one. The root digest, and not
+// the UUID, identifies a layer.
 var verityUUID = [16]byte{0x53, 0x68, 0x61, 0x72, 0x65, 0x64, 0x4f, 0x53, 0x80, 0, 0, 0, 0, 0, 0, 1}
 
 // appendHashTree appends the dm-verity superblock and hash tree at the end of the image in file, and returns the
-// root digest. SHA-256 in blocks of 4096 bytes, format 1, without salt: a salt would only keep equal blocks from
-// having equal digests, and the same tree must always yield the same bytes.
+// root digest. SHA-256 in blocks of 4096 bytes, format 1, without a salt: the same tree must
+// always yield the same bytes.
 func appendHashTree(file *os.File, dataSize int64) (tree.Digest, error) {
 	if dataSize <= 0 || dataSize%release.BlockSize != 0 {
-		return tree.Digest{}, fmt.Errorf("append hash tree to %s: image of %d bytes is not of whole blocks", file.Name(), dataSize)
+		return tree.Digest{}, fmt.Errorf("append hash tree to %s: the image has %d bytes, which is not a multiple of the block size", file.Name(), dataSize)
 	}
 	params := verity.DefaultParams()
 	params.DataBlockSize = release.BlockSize
@@ -31,7 +31,7 @@ func appendHashTree(file *os.File, dataSize int64) (tree.Digest, error) {
 	params.DataBlocks = uint64(dataSize / release.BlockSize)
 	params.HashAreaOffset = uint64(dataSize)
 	params.UUID = verityUUID
-	// The file by its descriptor: its name may mean another file by now, or none.
+	// The file is named by its descriptor, since another file may have its name by now.
 	path := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
 	root, err := verity.Create(&params, path, path)
 	if err != nil {
@@ -39,14 +39,14 @@ func appendHashTree(file *os.File, dataSize int64) (tree.Digest, error) {
 	}
 	var id tree.Digest
 	if len(root) != len(id) {
-		return tree.Digest{}, errors.New("append hash tree: the root digest is no SHA-256")
+		return tree.Digest{}, errors.New("append hash tree: the root digest is not a SHA-256")
 	}
 	copy(id[:], root)
 	return id, nil
 }
 
-// Verify reads a whole layer and reports whether it is the one that layer names: its hash tree leads to the root
-// digest that is its id, and every block of its data to the hash tree. The error matches ErrDamaged if it is not.
+// Verify reads a whole layer and checks that its id is the root digest of its hash tree, and that every block of its data
+// matches the hash tree. The error matches ErrDamaged if not.
 func Verify(file *os.File, layer release.Layer) error {
 	info, err := file.Stat()
 	if err != nil {
@@ -68,7 +68,7 @@ func Verify(file *os.File, layer release.Layer) error {
 	return nil
 }
 
-// padToBlock grows file to whole blocks and returns its size in bytes: the superblock alone is shorter.
+// padToBlock extends file to whole blocks, since the verity superblock alone is shorter, and returns its size in bytes.
 func padToBlock(file *os.File) (int64, error) {
 	info, err := file.Stat()
 	if err != nil {

@@ -13,10 +13,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Write writes t as a layer to out, which must be an empty file open for reading and writing, and returns what
-// names it. Delta is set when t holds a mark of overlayfs; the caller sets it for a delta that only adds. The
-// caller syncs and closes out, and removes it after an error. Besides some 50 bytes for each entry it needs no memory
-// that grows with the tree. Errors match erofs.ErrXattr for attributes that would be lost.
+// Write writes t as a layer to out, which must be an empty file open for reading and writing, and returns its
+// description. Delta is set if t contains a mark of overlayfs; for a delta that only adds entries, the caller sets it. The
+// caller syncs and closes out, and removes it after an error. The memory that it needs grows with the tree by about 50
+// bytes for each entry. Errors match erofs.ErrXattr for attributes that would be lost.
 func Write(ctx context.Context, t *tree.Tree, out *os.File) (release.Layer, error) {
 	layer, err := write(ctx, t, out)
 	if err != nil {
@@ -43,7 +43,7 @@ func write(ctx context.Context, t *tree.Tree, out *os.File) (release.Layer, erro
 	return layer, ctx.Err()
 }
 
-// marked reports whether an entry is or bears a mark of overlayfs.
+// marked reports whether an entry is a mark of overlayfs or has one as an extended attribute.
 func marked(e tree.Entry) bool {
 	if IsWhiteout(&e) {
 		return true
