@@ -232,9 +232,9 @@ func unknownOf(t *testing.T, attribute schema.Attribute) attr.Value {
 func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 	found := plainVM()
 	stack := release.Stack{
-		Base: tree.Digest{1}, Components: []tree.Digest{{2}}, Layers: []release.Layer{{ID: tree.Digest{3}, Size: 4096}}, Kernel: "6.12",
+		ID: tree.Digest{9}, Base: tree.Digest{1}, Components: []tree.Digest{{2}}, Layers: []release.Layer{{ID: tree.Digest{3}, Size: 4096}}, Kernel: "6.12",
 	}
-	found.Answered, found.Stack, found.ReadySeconds = true, stack, 1.5
+	found.Answered, found.Stack, found.ReadySeconds, found.AwaitsPowerCycle = true, stack, 1.5, true
 	found.Agent = &agentapi.StatusResponse{AgentVersion: "1", AgentDigest: "sha256:1", AgentRefused: "sha256:2: no", Kernel: "6.11", Pending: []string{"kernel"}}
 	found.Held = []vm.Held{{ID: tree.Digest{4}, By: []string{"a.service"}}}
 	plan := newVMPlan(t, found)

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
@@ -44,6 +45,7 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	}
 	if state == nil {
 		plan.Impact, plan.LastRefresh = types.ObjectNull(impactTypes), types.ObjectNull(lastRefreshTypes)
+		resp.Diagnostics.Append(r.planStack(ctx, &plan)...)
 	} else {
 		unfinished, diags := isUnfinished(ctx, req.Private)
 		resp.Diagnostics.Append(diags...)
@@ -80,6 +82,9 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	}
 	if change.stack {
 		plan.LastRefresh = types.ObjectUnknown(lastRefreshTypes)
+		if diags.Append(r.planStack(ctx, plan)...); diags.HasError() {
+			return diags
+		}
 	}
 	switch {
 	case change.stack || change.hardware:
@@ -113,6 +118,38 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 		diags.Append(d...)
 	}
 	return diverged, unpluggable, diags
+}
+
+// planStack fails the plan if the base and the components of the VM do not make a stack.
+func (r *vmResource) planStack(ctx context.Context, plan *vmModel) diag.Diagnostics {
+	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true})
+	if err != nil || !known {
+		return nil // it is checked again when it is applied
+	}
+	spec := vm.Spec{Name: plan.Name.ValueString()}
+	diags := plan.vmStack.toSpec(ctx, &spec)
+	if diags.HasError() {
+		return diags
+	}
+	backend, err := r.connection.get(ctx)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		defer cancel()
+		err = backend.VMs().Check(ctx, spec)
+	}
+	switch {
+	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, errUnknownConfig):
+		return diags // a release that is not in the pool yet is checked when it is applied
+	case errors.Is(err, compose.ErrStack):
+		at := path.Root("components")
+		if len(spec.Components) == 0 {
+			at = path.Root("base")
+		}
+		return append(diags, failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err, next: "Nothing was changed."})...)
+	}
+	diags.AddAttributeWarning(path.Root("components"), "Unable to check that base and components of "+vmName(spec.Name)+" go together",
+		failure{err: err, next: "The apply checks it again before anything changes."}.detail())
+	return diags
 }
 
 // planImpact fills in what the change interrupts, and fails the plan if that is more than the user allows.

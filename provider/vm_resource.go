@@ -210,7 +210,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	}
 	observed := state
 	resp.Diagnostics.Append(observed.fromImpact(ctx, done(report.GetImpact()))...)
-	if report != nil && updated.Waits == "" { // else nothing was done
+	if report != nil && !updated.AwaitsPowerCycle { // else nothing was done
 		resp.Diagnostics.Append(observed.fromReport(ctx, report, delta)...)
 	}
 	resp.Diagnostics.Append(observed.observe(ctx, updated)...)

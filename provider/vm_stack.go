@@ -1,8 +1,11 @@
 package provider
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/attr"
@@ -32,6 +35,11 @@ var _ vmBlock = (*vmStack)(nil)
 
 // stackModel is the attribute stack.
 type stackModel struct {
+	ID types.String `tfsdk:"id"`
+	// Next is the stack in the VM's definition, if that is another one.
+	Next             types.String `tfsdk:"next"`
+	AwaitsPowerCycle types.Bool   `tfsdk:"awaits_power_cycle"`
+
 	Base       string   `tfsdk:"base"`
 	Components []string `tfsdk:"components"`
 	Layers     []string `tfsdk:"layers"`
@@ -49,6 +57,14 @@ func stackAttribute() schema.SingleNestedAttribute {
 		Computed:            true,
 		MarkdownDescription: "The stack that the VM really runs, as its agent says; while the agent does not answer, what was last heard, or else what the VM was given.",
 		Attributes: map[string]schema.Attribute{
+			"id": computedText("Id of the stack: the SHA-256 of its signed manifest, `sha256:…`; null while the VM runs a stack that an earlier " +
+				"version of the provider recorded without one."),
+			"next": computedText("Id of the stack in the VM's definition, if that is not the one that it runs; null if it is."),
+			"awaits_power_cycle": schema.BoolAttribute{
+				Computed: true,
+				MarkdownDescription: "Whether an apply has left the VM with the stack that it runs, so that it runs `next` from its next power-off and start on. " +
+					"If it is false and `next` is set, the next apply moves the VM.",
+			},
 			"base":       computedText("Id of the base release."),
 			"components": computedTexts("Ids of the component releases."),
 			"layers":     computedTexts("Ids of the layers, bottom to top."),
@@ -115,12 +131,12 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 	b.Components = textList(ctx, b.Components, digests(found.Spec.Components), &diags)
 	heard := !silent(found)
 	if heard || unset(b.Stack) {
-		b.Stack = object(ctx, stackTypes, stackOf(found.Stack), &diags)
+		b.Stack = object(ctx, stackTypes, stackOf(found), &diags)
 	}
 	if heard || unset(b.Pending) {
 		pending := guestTexts(found.Agent.GetPending())
-		if found.Waits != "" {
-			pending = append(pending, found.Waits)
+		if found.AwaitsPowerCycle {
+			pending = append(pending, fmt.Sprintf("base %s at the next power-off and start", releasesOf(found.Configured)))
 		}
 		b.Pending = list(ctx, pending, &diags)
 	}
@@ -144,15 +160,32 @@ func (b *vmStack) compare(state *vmModel, change *vmChange) {
 	}
 }
 
-func stackOf(stack release.Stack) stackModel {
+func stackOf(found *vm.VM) stackModel {
+	stack := found.Stack
 	model := stackModel{
+		ID: types.StringNull(), Next: types.StringNull(), AwaitsPowerCycle: types.BoolValue(found.AwaitsPowerCycle),
 		Base: stack.Base.String(), Components: digests(stack.Components),
 		Layers: make([]string, len(stack.Layers)), Kernel: guestText(stack.Kernel),
 	}
 	for i, layer := range stack.Layers {
 		model.Layers[i] = layer.ID.String()
 	}
+	if !stack.ID.IsZero() {
+		model.ID = types.StringValue(stack.ID.String())
+	}
+	if !stack.Same(found.Configured) {
+		model.Next = types.StringValue(cmp.Or(found.Configured.ID, found.Configured.Base).String())
+	}
 	return model
+}
+
+// releasesOf names what a stack is made of: the release of the base, and those of components if there are any.
+func releasesOf(stack release.Stack) string {
+	text := stack.Base.String()
+	if len(stack.Components) > 0 {
+		text += " with components " + strings.Join(digests(stack.Components), ", ")
+	}
+	return text
 }
 
 // running reads the attribute stack; nil if it is not known what the VM runs.
@@ -169,21 +202,14 @@ func (b *vmStack) running(ctx context.Context) (*stackModel, diag.Diagnostics) {
 // after an apply that was cut off between guest and definition.
 func (b *vmStack) diverged(ctx context.Context) (bool, diag.Diagnostics) {
 	running, diags := b.running(ctx)
-	if running == nil {
-		return false, diags
-	}
-	return running.Base != b.Base.ValueString() || !slices.Equal(running.Components, texts(ctx, b.Components, &diags)), diags
+	return running != nil && !running.Next.IsNull(), diags
 }
 
 // awaitsPowerCycle reports whether the VM was left with another stack than its definition names until it is next
 // powered off and started.
 func (b *vmStack) awaitsPowerCycle(ctx context.Context) (bool, diag.Diagnostics) {
-	base, err := tree.ParseDigest(b.Base.ValueString())
-	if err != nil || b.Pending.IsUnknown() {
-		return false, nil
-	}
-	var diags diag.Diagnostics
-	return slices.Contains(texts(ctx, b.Pending, &diags), vm.StackPending(base)), diags
+	running, diags := b.running(ctx)
+	return running != nil && running.AwaitsPowerCycle.ValueBool(), diags
 }
 
 // unpluggable reports whether a layer is attached that the VM was last heard to have stopped using.

@@ -46,7 +46,7 @@ type known struct {
 func candidates(k known) []candidate {
 	var order []candidate
 	add := func(stack release.Stack, origin Origin, generation uint64) {
-		same := func(c candidate) bool { return StackKey(c.stack) == StackKey(stack) }
+		same := func(c candidate) bool { return c.stack.Same(stack) }
 		if len(stack.Layers) > 0 && !slices.ContainsFunc(order, same) {
 			order = append(order, candidate{stack: stack, origin: origin, generation: generation, held: k.held(stack)})
 		}
@@ -61,11 +61,11 @@ func candidates(k known) []candidate {
 	switch {
 	case k.committed == nil:
 		add(k.given, Given, 0)
-	case StackKey(k.given) == StackKey(k.committed.Given):
+	case k.given.Same(k.committed.Given):
 		add(k.committed.Stack, FromCommitted, generation)
 		add(k.given, Given, generation+1)
 	default:
-		if StackKey(k.given) == StackKey(k.committed.Stack) {
+		if k.given.Same(k.committed.Stack) {
 			add(k.given, FromCommitted, generation)
 		}
 		add(k.given, Given, generation+1)
@@ -83,13 +83,12 @@ func candidates(k known) []candidate {
 
 // held says why a stack is tried last.
 func (k known) held(stack release.Stack) string {
-	key := StackKey(stack)
 	limit := maxAttempts
-	committed := k.committed != nil && StackKey(k.committed.Stack) == key
-	if k.flight.starts(kexec, reboot) && StackKey(k.flight.To) == key && !committed {
+	committed := k.committed != nil && k.committed.Stack.Same(stack)
+	if k.flight.starts(kexec, reboot) && k.flight.To.Same(stack) && !committed {
 		limit = maxTrials
 	}
-	if n := k.attempts.Counts[key]; n >= limit {
+	if n := k.attempts.of(stack); n >= limit {
 		return fmt.Sprintf("it did not come up in %d boots", n)
 	}
 	return ""

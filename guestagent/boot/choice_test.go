@@ -14,7 +14,7 @@ func TestCandidates(t *testing.T) {
 	worn := func(n int, stacks ...release.Stack) AttemptsRecord {
 		counts := map[string]int{}
 		for _, stack := range stacks {
-			counts[StackKey(stack)] = n
+			counts[stack.Key()] = n
 		}
 		return AttemptsRecord{Counts: counts}
 	}
@@ -107,7 +107,7 @@ func TestTheTrialIsReadFromTheCommandLine(t *testing.T) {
 			t.Errorf("%q: %q, want %q", line, got, want)
 		}
 	}
-	if key := TrialKey(stackOf("a")); len(key) != 16 || !strings.HasPrefix(StackKey(stackOf("a")), key) {
+	if key := TrialKey(stackOf("a")); len(key) != 16 || !strings.HasPrefix(stackOf("a").Key(), key) {
 		t.Errorf("the key of a trial is %q", key)
 	}
 }

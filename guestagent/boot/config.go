@@ -15,7 +15,6 @@ import (
 
 // Bounds of a BootConfig. The host made the VM and is trusted; its mistakes still get a clear error.
 const (
-	maxLayers        = 64
 	maxOperators     = 64
 	maxKeys          = 256
 	maxKeyBytes      = 16 << 10
@@ -111,8 +110,9 @@ func checkConfig(config agentapi.BootConfig) error {
 
 // checkStack checks what opening the layers relies on.
 func checkStack(stack release.Stack) error {
-	if len(stack.Layers) == 0 || len(stack.Layers) > maxLayers {
-		return fmt.Errorf("stack of %d layers: it must have 1 to %d", len(stack.Layers), maxLayers)
+	if len(stack.Layers) == 0 || len(stack.Layers) > release.MaxStackLayers || len(stack.Components) > release.MaxComponents {
+		return fmt.Errorf("stack of %d layers and %d components: it must have 1 to %d layers and at most %d components",
+			len(stack.Layers), len(stack.Components), release.MaxStackLayers, release.MaxComponents)
 	}
 	seen := make(map[string]bool, len(stack.Layers))
 	for i, layer := range stack.Layers {

@@ -184,7 +184,7 @@ func TestAPrivateDiskIsMadeOnceAndKept(t *testing.T) {
 			t.Errorf("a disk that was formatted and not seeded is %v", state)
 		}
 		disk.state = state
-		if err := disk.make(context.Background(), lower, "one", newStopwatch()); err != nil {
+		if err := disk.make(context.Background(), lower, stackOf("one"), newStopwatch()); err != nil {
 			t.Errorf("make: %v", err)
 			return
 		}

@@ -18,11 +18,11 @@ func Carrier(root string) etcmerge.Carrier {
 // EndCarry ends what a refresh carried to /etc of the system at root, where none is in flight any more: it is settled if it
 // was carried for the stack there, to its end, and taken back otherwise. So is what a boot could not take back.
 func EndCarry(ctx context.Context, root string, stack release.Stack) error {
-	return endCarry(ctx, Carrier(root), StackKey(stack))
+	return endCarry(ctx, Carrier(root), stack)
 }
 
-func endCarry(ctx context.Context, carrier etcmerge.Carrier, key string) error {
-	if err := undoCarry(ctx, carrier, key); err != nil {
+func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack) error {
+	if err := undoCarry(ctx, carrier, stack); err != nil {
 		return err
 	}
 	_, _, carried, err := carrier.Carried()
@@ -33,15 +33,27 @@ func endCarry(ctx context.Context, carrier etcmerge.Carrier, key string) error {
 	if err != nil {
 		return err
 	}
-	if !carried && leftBehind(settled, key) {
+	if !carried && leftBehind(settled, stack) {
 		return takeBack(ctx, carrier)
 	}
-	return carrier.Settle(key)
+	return settleAt(carrier, stack)
+}
+
+// settleAt settles the last carry: /etc is at this stack. A carry that the last version settled names the stack otherwise.
+func settleAt(carrier etcmerge.Carrier, stack release.Stack) error {
+	settled, _, err := carrier.Settled()
+	if err != nil {
+		return err
+	}
+	if stack.HasKey(settled.To) {
+		return carrier.Settle(settled.To)
+	}
+	return carrier.Settle(stack.Key())
 }
 
 // leftBehind reports whether the carry that was settled last led away from this stack: it is there again, and /etc is not.
-func leftBehind(settled etcmerge.Ends, key string) bool {
-	return settled.From == key && settled.To != key
+func leftBehind(settled etcmerge.Ends, stack release.Stack) bool {
+	return stack.HasKey(settled.From) && !stack.HasKey(settled.To)
 }
 
 func takeBack(ctx context.Context, carrier etcmerge.Carrier) error {
@@ -51,14 +63,14 @@ func takeBack(ctx context.Context, carrier etcmerge.Carrier) error {
 	return nil
 }
 
-// undoCarry takes back what a refresh carried to /etc, unless it was carried for the stack of this key, and to its end. It
+// undoCarry takes back what a refresh carried to /etc, unless it was carried for this stack, and to its end. It
 // happens before any service can read it, and needs no journal, which may be damaged.
-func undoCarry(ctx context.Context, carrier etcmerge.Carrier, key string) error {
+func undoCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack) error {
 	ends, whole, found, err := carrier.Carried()
 	if err != nil {
 		return err
 	}
-	if !found || whole && ends.To == key {
+	if !found || whole && stack.HasKey(ends.To) {
 		return nil
 	}
 	if err := carrier.Undo(ctx); err != nil {
@@ -89,14 +101,13 @@ func (r privateRecords) etcMove(chosen release.Stack, settled etcmerge.Ends) etc
 	if r.committed == nil {
 		return etcBegins
 	}
-	back := etcmerge.Ends{From: StackKey(chosen), To: StackKey(r.committed.Stack)}
 	switch {
-	case back.From == back.To:
-		if leftBehind(settled, back.From) {
+	case r.committed.Stack.Same(chosen):
+		if leftBehind(settled, chosen) {
 			return etcGoesBack // the way back was committed, and the power cut before it was gone
 		}
 		return etcStays
-	case settled == back:
+	case chosen.HasKey(settled.From) && r.committed.Stack.HasKey(settled.To):
 		return etcGoesBack
 	}
 	return etcMoves
@@ -109,7 +120,7 @@ func (r privateRecords) etcMove(chosen release.Stack, settled etcmerge.Ends) etc
 // Cut off anywhere, the next boot does it again. What was carried is not nil only if something had to be.
 func (r privateRecords) settleEtc(ctx context.Context, chosen opened, given release.Stack) (*Moved, error) {
 	carrier := Carrier(newRoot)
-	if err := undoCarry(ctx, carrier, StackKey(chosen.stack)); err != nil {
+	if err := undoCarry(ctx, carrier, chosen.stack); err != nil {
 		return nil, err
 	}
 	settled, _, err := carrier.Settled()
@@ -124,7 +135,7 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, given rele
 	case etcBegins:
 		return nil, WriteCommitted(next)
 	case etcGoesBack:
-		if StackKey(r.committed.Stack) != StackKey(chosen.stack) {
+		if !r.committed.Stack.Same(chosen.stack) {
 			if err := WriteCommitted(next); err != nil {
 				return nil, err
 			}
@@ -152,7 +163,7 @@ func (r privateRecords) moveEtc(ctx context.Context, chosen opened, next Committ
 		return nil, err
 	}
 	moved := &Moved{From: r.committed.Stack, Carried: outcome.Carried, Conflicts: outcome.Conflicts}
-	return moved, Carrier(newRoot).Settle(StackKey(chosen.stack))
+	return moved, settleAt(Carrier(newRoot), chosen.stack)
 }
 
 // renewLoaderCache makes the cache of the dynamic loader again, that this VM made for another stack. Programs run with
@@ -190,7 +201,7 @@ func carryBetween(ctx context.Context, from release.Stack, chosen opened) (outco
 		return outcome, err
 	}
 	carrier := Carrier(newRoot)
-	carrier.From, carrier.To = StackKey(from), StackKey(chosen.stack)
+	carrier.From, carrier.To = from.Key(), chosen.stack.Key()
 	outcome, err = carrier.Carry(ctx, differences, old.Path(), next.Path())
 	if err == nil && outcome.LoaderCache {
 		renewLoaderCache(ctx)

@@ -12,7 +12,7 @@ import (
 func TestWhatABootDoesWithEtc(t *testing.T) {
 	before, committed, next := stackOf("base"), stackOf("base", "patch"), stackOf("base", "other")
 	ends := func(from, to release.Stack) etcmerge.Ends {
-		return etcmerge.Ends{From: StackKey(from), To: StackKey(to)}
+		return etcmerge.Ends{From: from.Key(), To: to.Key()}
 	}
 	runs := func(stack release.Stack) *CommittedRecord { return &CommittedRecord{Stack: stack} }
 	try := func(strategy, state string) *flight {
@@ -72,7 +72,7 @@ func TestACarryIsEndedForTheStackThatRuns(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			carrier := etcmerge.Carrier{Root: directory + "/live", Record: directory + "/undo", From: "one", To: "two"}
+			carrier := etcmerge.Carrier{Root: directory + "/live", Record: directory + "/undo", From: stackOf("one").Key(), To: stackOf("two").Key()}
 			differences, err := etcmerge.Compare(directory+"/one", directory+"/two")
 			if err != nil {
 				t.Fatal(err)
@@ -86,7 +86,7 @@ func TestACarryIsEndedForTheStackThatRuns(t *testing.T) {
 				}
 			}
 			for range 2 { // the agent may be ended on the way, and the next one does it again
-				if err := endCarry(t.Context(), carrier, test.runs); err != nil {
+				if err := endCarry(t.Context(), carrier, stackOf(test.runs)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -101,4 +101,4 @@ func TestACarryIsEndedForTheStackThatRuns(t *testing.T) {
 	}
 }
 
-func settle(c etcmerge.Carrier) error { return c.Settle("two") }
+func settle(c etcmerge.Carrier) error { return c.Settle(stackOf("two").Key()) }

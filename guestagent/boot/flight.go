@@ -73,16 +73,16 @@ func (f *flight) next() *release.Stack {
 // tries reports whether the refresh has this stack started, or has, and the agent is to judge it. What it carries to /etc
 // was carried before.
 func (f *flight) tries(stack release.Stack) bool {
-	return f.starts(softReboot, kexec, reboot) && StackKey(f.To) == StackKey(stack) &&
+	return f.starts(softReboot, kexec, reboot) && f.To.Same(stack) &&
 		slices.Contains([]string{stateStarting, stateChecking, stateRollingBack}, f.State)
 }
 
-// TrialArgument is the kernel argument that names, by the first 16 digits of its StackKey, the one uncommitted stack that
+// TrialArgument is the kernel argument that names, by the first 16 digits of its key, the one uncommitted stack that
 // this kernel may boot. Only a kexec sets it: a reset of the machine is back at the kernel without it.
 const TrialArgument = "sharedos.trial="
 
 // TrialKey is what follows TrialArgument for a stack.
-func TrialKey(stack release.Stack) string { return StackKey(stack)[:16] }
+func TrialKey(stack release.Stack) string { return stack.Key()[:16] }
 
 // trialOf reads the argument from a kernel's command line, "" if it has none.
 func trialOf(commandLine string) string {

@@ -169,10 +169,10 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		return BootRecord{}, err
 	}
 	watch.done("layers")
-	if err := private.prepare(ctx, chosen.lower, StackKey(chosen.stack), watch); err != nil {
+	if err := private.prepare(ctx, chosen.lower, chosen.stack, watch); err != nil {
 		return BootRecord{}, err
 	}
-	if err := records.attempts.count(StackKey(chosen.stack)); err != nil {
+	if err := records.attempts.count(chosen.stack); err != nil {
 		// The disk is full or read-only: a VM that runs can be repaired, one that does not boot can not.
 		say("this boot is not counted: %v", err)
 	}
@@ -197,15 +197,15 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 }
 
 // prepare makes the private disk, or seeds one that is complete with what the stack newly brings.
-func (d privateDisk) prepare(ctx context.Context, lower lowerTree, key string, watch *stopwatch) error {
+func (d privateDisk) prepare(ctx context.Context, lower lowerTree, stack release.Stack, watch *stopwatch) error {
 	if d.state != diskComplete {
-		if err := d.make(ctx, lower, key, watch); err != nil {
+		if err := d.make(ctx, lower, stack, watch); err != nil {
 			return err
 		}
 		watch.done("complete")
 		return nil
 	}
-	if _, err := Seed(string(lower), mounts.PrivateDir, key); err != nil {
+	if _, err := Seed(string(lower), mounts.PrivateDir, stack); err != nil {
 		// New files of a newer stack under /var may be missing then; those of the VM are not touched.
 		say("%v", err)
 	}
@@ -348,21 +348,37 @@ func open(ctx context.Context, c candidate) (found opened, err error) {
 	return found, nil
 }
 
-// count records one more boot of a stack, before it is tried.
-func (a AttemptsRecord) count(key string) error {
-	return a.set(key, min(a.Counts[key]+1, maxAttempts))
-}
-
-func (a AttemptsRecord) set(key string, attempts int) error {
-	counts := map[string]int{}
-	for stack, n := range a.Counts {
-		// Stacks that nothing refers to any more would pile up; no VM has that many in turn.
-		if len(counts) < 16 {
-			counts[stack] = n
+// of is how many boots of a stack did not come up.
+func (a AttemptsRecord) of(stack release.Stack) (most int) {
+	for key, n := range a.Counts {
+		if stack.HasKey(key) {
+			most = max(most, n)
 		}
 	}
-	counts[key] = attempts
-	return WriteRecord(attemptsPath, AttemptsRecord{Counts: counts})
+	return most
+}
+
+// count records one more boot of a stack, before it is tried.
+func (a AttemptsRecord) count(stack release.Stack) error {
+	return a.set(stack, min(a.of(stack)+1, maxAttempts))
+}
+
+func (a AttemptsRecord) set(stack release.Stack, attempts int) error {
+	next := a.without(stack)
+	next.Counts[stack.Key()] = attempts
+	return WriteRecord(attemptsPath, next)
+}
+
+// without is the record without a stack.
+func (a AttemptsRecord) without(stack release.Stack) AttemptsRecord {
+	counts := map[string]int{}
+	for key, n := range a.Counts {
+		// Stacks that nothing refers to any more would pile up; no VM has that many in turn.
+		if !stack.HasKey(key) && len(counts) < 16 {
+			counts[key] = n
+		}
+	}
+	return AttemptsRecord{Counts: counts}
 }
 
 // runningModules finds the modules of the running kernel when the chosen stack has those of another one: after a

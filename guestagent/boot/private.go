@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
 // privateOptions are ext4's: what the VM deletes, the host gets back.
@@ -100,7 +101,7 @@ func GrowPrivate(size int64) (err error) {
 }
 
 // make formats and seeds a disk that was never complete, and mounts it.
-func (d privateDisk) make(ctx context.Context, lower lowerTree, stackKey string, watch *stopwatch) error {
+func (d privateDisk) make(ctx context.Context, lower lowerTree, stack release.Stack, watch *stopwatch) error {
 	if d.state == diskUnfinished {
 		say("private disk %s was not finished when the VM stopped: making it again", d.Node)
 	}
@@ -117,7 +118,7 @@ func (d privateDisk) make(ctx context.Context, lower lowerTree, stackKey string,
 	if err := rootMetadata(string(lower), filepath.Join(mounts.PrivateDir, mounts.RootUpper)); err != nil {
 		return err
 	}
-	if _, err := Seed(string(lower), mounts.PrivateDir, stackKey); err != nil {
+	if _, err := Seed(string(lower), mounts.PrivateDir, stack); err != nil {
 		return err
 	}
 	watch.done("seed")

@@ -1,7 +1,6 @@
 package boot
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // maxRecord bounds a record in bytes. A stack of 64 layers takes about 12 KiB.
@@ -98,22 +96,12 @@ type CommittedRecord struct {
 
 // AttemptsRecord counts the boots of a stack that have not come up yet. It lives on the private disk.
 type AttemptsRecord struct {
-	// Counts by StackKey. A stack that came up is not in it.
+	// Counts by release.Stack.Key. A stack that came up is not in it.
 	Counts map[string]int `json:"counts"`
 }
 
 // attemptsPath is beside the journal: it must survive whatever happens during boot.
 const attemptsPath = mounts.StateDir + "/attempts.json"
-
-// StackKey names a stack by its layers, bottom to top: equal keys mean the same files.
-func StackKey(stack release.Stack) string {
-	var ids bytes.Buffer
-	for _, layer := range stack.Layers {
-		ids.WriteString(layer.ID.Hex())
-		ids.WriteByte('\n')
-	}
-	return tree.Sum(ids.Bytes()).Hex()
-}
 
 // ReadBootRecord reads what the root is that runs: what init assembled, or what a soft-reboot switched to since.
 // failed says why the last soft-reboot did not switch to what it was to start; "" if it did or if none was.
@@ -170,12 +158,10 @@ func MarkGood(stack release.Stack) error {
 	if err != nil {
 		return err
 	}
-	key := StackKey(stack)
-	if _, counted := attempts.Counts[key]; !counted {
+	if attempts.of(stack) == 0 {
 		return nil
 	}
-	delete(attempts.Counts, key)
-	return WriteRecord(attemptsPath, attempts)
+	return WriteRecord(attemptsPath, attempts.without(stack))
 }
 
 // MarkBad tells that the stack does not come up: it is booted only if there is no other one.
@@ -184,7 +170,7 @@ func MarkBad(stack release.Stack) error {
 	if err != nil && !errors.Is(err, ErrNoRecord) {
 		return err
 	}
-	return attempts.set(StackKey(stack), maxAttempts)
+	return attempts.set(stack, maxAttempts)
 }
 
 // WriteRecord writes a value as JSON so that path holds the old bytes or the new ones, whenever power is cut:

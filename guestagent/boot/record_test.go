@@ -66,15 +66,3 @@ func TestADamagedRecordIsNotAnAbsentOne(t *testing.T) {
 		})
 	}
 }
-
-func TestStackKeyIsTheLayersAndTheirOrder(t *testing.T) {
-	a, b := stackOf("a", "b"), stackOf("b", "a")
-	renamed := a
-	renamed.Kernel = "6.12"
-	if StackKey(a) != StackKey(renamed) {
-		t.Error("the key depends on more than the layers")
-	}
-	if StackKey(a) == StackKey(b) {
-		t.Error("the key does not depend on the order")
-	}
-}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
 const (
@@ -33,15 +34,15 @@ const (
 // Seed copies what the merged tree at lower has under /var, /home, /root and /srv to the private disk mounted at
 // private, and returns how many paths it added. Owner, mode, times, extended attributes, links and devices are
 // kept. A path that exists is never touched. A path that an earlier stack brought and that is gone was deleted
-// here, and does not come back. stackKey is StackKey of the stack that lower is: the same one twice is no work.
+// here, and does not come back. lower is the tree of the stack: the same stack twice is no work.
 //
 // Cut off anywhere, it can be called again: a path appears whole or not at all.
-func Seed(lower, private, stackKey string) (added int, err error) {
+func Seed(lower, private string, stack release.Stack) (added int, err error) {
 	seeded, err := readSeeded(filepath.Join(private, seededName))
 	if err != nil {
 		return 0, fmt.Errorf("seed private disk: %w", err)
 	}
-	if seeded.stackKey == stackKey {
+	if stack.HasKey(seeded.stackKey) {
 		return 0, nil
 	}
 	s := seeder{offered: seeded.paths, durable: seeded.stackKey != ""}
@@ -54,7 +55,7 @@ func Seed(lower, private, stackKey string) (added int, err error) {
 	if err := syncFileSystem(private); err != nil {
 		return s.added, fmt.Errorf("seed private disk: %w", err)
 	}
-	seeded.stackKey = stackKey
+	seeded.stackKey = stack.Key()
 	if err := fileio.Replace(filepath.Join(private, seededName), seeded.encode(), 0o600); err != nil {
 		return s.added, fmt.Errorf("seed private disk: %w", err)
 	}

@@ -44,9 +44,9 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func seed(t *testing.T, lower, private, key string) int {
+func seed(t *testing.T, lower, private, stack string) int {
 	t.Helper()
-	added, err := Seed(lower, private, key)
+	added, err := Seed(lower, private, stackOf(stack))
 	must(t, err)
 	return added
 }

@@ -163,7 +163,7 @@ func (e *Engine) pass() {
 func (e *Engine) Trial() bool {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
-	return (e.flight != nil || e.record.State == RollingBack) && SameStack(e.Booted, e.record.To)
+	return (e.flight != nil || e.record.State == RollingBack) && e.Booted.Same(e.record.To)
 }
 
 // Start takes up what the journal tells and returns at once; refreshes end when ctx does, and are taken up by the
@@ -332,14 +332,14 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	if _, err := unitPolicy(request.GetPolicy()); err != nil {
 		return false, err
 	}
-	to, err := openSide(request.GetTarget().GetManifests(), e.Operators)
+	to, err := openSide(request.GetTarget().GetTo(), e.Operators)
 	if err != nil {
 		return false, fmt.Errorf("target: %w", err)
 	}
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
 	if e.flight != nil {
-		if SameStack(e.flight.to, to.stack) {
+		if e.flight.to.Same(to.stack) {
 			return false, nil
 		}
 		return false, fmt.Errorf("%w: base %s", ErrBusy, e.flight.to.Base)
@@ -353,7 +353,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	if e.record.State != Idle {
 		return false, fmt.Errorf("%w: %s", ErrUnfinished, e.report.GetError())
 	}
-	if SameStack(e.record.Running, to.stack) {
+	if e.record.Running.Same(to.stack) {
 		return false, nil
 	}
 	e.flight = &flight{to: to.stack}

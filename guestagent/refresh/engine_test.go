@@ -123,28 +123,29 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 		prepare func(*world, *agentapi.RefreshRequest)
 		want    error
 		text    string
+		code    agentapi.Refusal
 	}{
-		"impact too large": {prepare: func(_ *world, r *agentapi.RefreshRequest) { r.MaxImpact = agentapi.Level_RELOAD }, want: ErrImpact},
+		"impact too large": {prepare: func(_ *world, r *agentapi.RefreshRequest) { r.MaxImpact = agentapi.Level_RELOAD }, want: ErrImpact, code: agentapi.Refusal_REFUSAL_IMPACT},
 		"live is impossible": {prepare: func(w *world, r *agentapi.RefreshRequest) {
 			w.obstacle = "Linux 6.1 has no MOVE_MOUNT_BENEATH"
-		}, want: ErrImpact, text: "MOVE_MOUNT_BENEATH"},
+		}, want: ErrImpact, text: "MOVE_MOUNT_BENEATH", code: agentapi.Refusal_REFUSAL_IMPACT},
 		"what is allowed lies above the strategy": {prepare: func(w *world, r *agentapi.RefreshRequest) {
 			w.obstacle = "Linux 6.1 has no MOVE_MOUNT_BENEATH"
 			r.MaxImpact = agentapi.Level_REBOOT
-		}, want: ErrDeferred},
+		}, want: ErrDeferred, code: agentapi.Refusal_REFUSAL_STRATEGY},
 		"a flipped byte": {prepare: func(w *world, _ *agentapi.RefreshRequest) {
 			w.readError = errors.New("layer x: offset 4096: input/output error")
-		}, text: "offset 4096"},
+		}, text: "offset 4096", code: agentapi.Refusal_REFUSAL_SYSTEM},
 		"the caller compares with another stack": {prepare: func(w *world, r *agentapi.RefreshRequest) {
-			r.Target.Current = [][]byte{w.releases["two"].signed}
-		}, want: ErrStale},
+			r.Target.From = w.releases["two"].signed
+		}, want: ErrStale, code: agentapi.Refusal_REFUSAL_TARGET},
 		"another base": {prepare: func(w *world, r *agentapi.RefreshRequest) {
 			m := *w.releases["two"].manifest
 			m.Name = "other"
 			w.resign(&m, "two")
-			r.Target.Manifests = [][]byte{w.releases["two"].signed}
-		}, want: ErrTarget},
-		"contents that were not handed over": {prepare: func(w *world, _ *agentapi.RefreshRequest) { clear(w.blobs) }, text: "no blob"},
+			r.Target.To = w.releases["two"].signed
+		}, want: ErrTarget, code: agentapi.Refusal_REFUSAL_TARGET},
+		"contents that were not handed over": {prepare: func(w *world, _ *agentapi.RefreshRequest) { clear(w.blobs) }, text: "no blob", code: agentapi.Refusal_REFUSAL_SYSTEM},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -155,7 +156,7 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 			test.prepare(w, request)
 			status := w.refresh(e, request)
 			report := status.Report
-			if !report.GetRefused() || !report.GetDone() || report.GetCommitted() {
+			if !report.GetRefused() || !report.GetDone() || report.GetCommitted() || report.GetRefusal() != test.code {
 				t.Fatalf("%v", report)
 			}
 			text := test.text
@@ -197,7 +198,7 @@ func TestReplayedAndForeignReleasesAreRefused(t *testing.T) {
 	}
 	foreign := newWorld(t)
 	request = w.ask("one", "two")
-	request.Target.Manifests = [][]byte{foreign.releases["two"].signed}
+	request.Target.To = foreign.releases["two"].signed
 	if started, err := e.Refresh(request); started || err == nil {
 		t.Errorf("a foreign signature: started %v, %v", started, err)
 	}
@@ -355,11 +356,9 @@ func TestAnotherTargetWaitsAndTheSameOneIsTheSame(t *testing.T) {
 // resign replaces a release of the world by a changed one.
 func (w *world) resign(m *release.Manifest, name string) {
 	w.t.Helper()
-	signed, id, err := release.Sign(m, w.key)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.releases[name] = &made{signed: signed, stack: release.StackOf(m, id), manifest: m, contents: w.releases[name].contents}
+	contents := w.releases[name].contents
+	w.releases[name] = w.sign(m)
+	w.releases[name].contents = contents
 }
 
 func TestAFailureInterruptsNoUnitThatTheWayForwardHadNotComeTo(t *testing.T) {

@@ -20,11 +20,11 @@ func (k kernelFiles) Close() error { return errors.Join(k.kernel.Close(), k.init
 
 // openKernel opens what a kexec needs.
 func (r *run) openKernel() (files kernelFiles, err error) {
-	signed, err := openSide(r.request.GetTarget().GetManifests(), r.Operators)
+	signed, err := openSide(r.request.GetTarget().GetTo(), r.Operators)
 	if err != nil {
 		return files, fmt.Errorf("target: %w", err)
 	}
-	wanted, err := kernelOf(signed.base.Manifest, r.request.GetKernel())
+	wanted, err := kernelOf(signed.manifest, r.request.GetKernel())
 	if err != nil {
 		return files, err
 	}
@@ -41,17 +41,14 @@ func (r *run) openKernel() (files kernelFiles, err error) {
 	return files, nil
 }
 
-// kernelOf is the digest of a base's kernel, which the request has to name, too.
-func kernelOf(base *release.Manifest, named string) (tree.Digest, error) {
-	if base.Kernel == nil {
-		return tree.Digest{}, fmt.Errorf("%w: it names none", ErrKernel)
-	}
+// kernelOf is the digest of a stack's kernel, which the request has to name, too.
+func kernelOf(stack *release.StackManifest, named string) (tree.Digest, error) {
 	digest, err := tree.ParseDigest(named)
 	if err != nil {
 		return digest, fmt.Errorf("kernel: %w", err)
 	}
-	if digest != base.Kernel.Image.Digest {
-		return digest, fmt.Errorf("%w: %s, and it names %s", ErrKernel, digest, base.Kernel.Image.Digest)
+	if digest != stack.Kernel.Image.Digest {
+		return digest, fmt.Errorf("%w: %s, and it names %s", ErrKernel, digest, stack.Kernel.Image.Digest)
 	}
 	return digest, nil
 }

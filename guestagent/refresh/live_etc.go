@@ -3,8 +3,6 @@ package refresh
 import (
 	"context"
 	"errors"
-	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
@@ -12,7 +10,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 const loaderCacheLimit = time.Minute
@@ -21,7 +18,7 @@ const loaderCacheLimit = time.Minute
 type LiveEtc struct{}
 
 // Carry implements Etc.
-func (l LiveEtc) Carry(ctx context.Context, differences []etcmerge.Difference, from, to []string) (outcome etcmerge.Outcome, err error) {
+func (l LiveEtc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (outcome etcmerge.Outcome, err error) {
 	if len(differences) == 0 {
 		return etcmerge.Outcome{}, l.Undo(ctx)
 	}
@@ -36,26 +33,8 @@ func (l LiveEtc) Carry(ctx context.Context, differences []etcmerge.Difference, f
 	}
 	defer func() { err = errors.Join(err, next.Close()) }()
 	carrier := boot.Carrier("/")
-	if carrier.From, err = keyOf(from); err != nil {
-		return etcmerge.Outcome{}, err
-	}
-	if carrier.To, err = keyOf(to); err != nil {
-		return etcmerge.Outcome{}, err
-	}
+	carrier.From, carrier.To = ends.From, ends.To
 	return carrier.Carry(ctx, differences, old.Path(), next.Path())
-}
-
-// keyOf is the boot.StackKey of the layers that are mounted at these places, which are named by their ids.
-func keyOf(layers []string) (string, error) {
-	var stack release.Stack
-	for _, path := range layers {
-		id, err := tree.ParseDigest("sha256:" + filepath.Base(path))
-		if err != nil {
-			return "", fmt.Errorf("the layer at %s: %w", path, err)
-		}
-		stack.Layers = append(stack.Layers, release.Layer{ID: id})
-	}
-	return boot.StackKey(stack), nil
 }
 
 // RenewLoaderCache implements Etc: with this VM's own libraries and the new release's.

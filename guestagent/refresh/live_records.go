@@ -107,7 +107,7 @@ func (l LiveRecords) Commit(stack release.Stack) (uint64, error) {
 		return 0, err
 	}
 	next := boot.CommittedRecord{Stack: stack, Generation: before.Generation, Given: l.Given, Previous: before.Previous}
-	if first || !SameStack(before.Stack, stack) {
+	if first || !before.Stack.Same(stack) {
 		next.Generation++
 		next.Previous = &before.Stack
 	}

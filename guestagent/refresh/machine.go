@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -140,9 +141,25 @@ func (r *run) refuse(cause error) {
 		return
 	}
 	r.note(func(report *agentapi.Report) {
-		report.Done, report.Refused, report.Error = true, true, cause.Error()
+		report.Done, report.Refused, report.Error, report.Refusal = true, true, cause.Error(), refusalOf(cause)
 	})
 	r.idle(r.record.Running, r.record.Generation)
+}
+
+// refusalOf is the code of why a refresh was refused.
+func refusalOf(cause error) agentapi.Refusal {
+	is := func(kinds ...error) bool {
+		return slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(cause, kind) })
+	}
+	switch {
+	case is(ErrImpact):
+		return agentapi.Refusal_REFUSAL_IMPACT
+	case is(ErrDeferred):
+		return agentapi.Refusal_REFUSAL_STRATEGY
+	case is(ErrTarget, ErrDowngrade, ErrStale, release.ErrSignature, release.ErrManifest, release.ErrSchema, release.ErrContents):
+		return agentapi.Refusal_REFUSAL_TARGET
+	}
+	return agentapi.Refusal_REFUSAL_SYSTEM
 }
 
 // idle journals the end of a refresh. If it cannot, the next agent finds the state before and ends it again.
@@ -301,7 +318,8 @@ func (s swapped) act(ctx context.Context) (restarted, error) {
 
 // carryEtc reports whether the loader's cache is to be made again once the new /usr is there.
 func (r *run) carryEtc(ctx context.Context) (loaderCache bool, err error) {
-	outcome, err := r.Etc.Carry(ctx, r.diff.etc, r.from, r.to)
+	ends := etcmerge.Ends{From: r.record.From.Key(), To: r.record.To.Key()}
+	outcome, err := r.Etc.Carry(ctx, ends, r.diff.etc, r.from, r.to)
 	r.note(func(report *agentapi.Report) {
 		report.EtcCarried, report.Conflicts = int64(outcome.Carried), outcome.Conflicts
 	})

@@ -117,7 +117,7 @@ func (r *Record) report() *agentapi.Report {
 	}
 	report = &agentapi.Report{From: agentapi.NewStack(r.From), To: agentapi.NewStack(r.To), State: r.State.message()}
 	if r.State == Idle {
-		report.Done, report.Committed = true, SameStack(r.Running, r.To)
+		report.Done, report.Committed = true, r.Running.Same(r.To)
 		report.Error = "the report of the refresh is damaged: " + err.Error()
 	}
 	return report

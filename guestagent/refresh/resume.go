@@ -112,7 +112,7 @@ func (r *run) recall(ctx context.Context) error {
 // afterRestart goes on after the system was started: with the new stack if that was the way to it. Else it ends the
 // refresh: what runs was assembled anew, and what is left is /etc.
 func (r *run) afterRestart(ctx context.Context) {
-	runsNew := SameStack(r.Booted, r.record.To)
+	runsNew := r.Booted.Same(r.record.To)
 	anew := r.record.Strategy != "" && r.record.Strategy != Live
 	switch {
 	case runsNew && anew && (r.record.State == Starting || r.record.State == Checking):
@@ -144,6 +144,9 @@ func (r *run) afterRestart(ctx context.Context) {
 		report.Done, report.Committed, report.Refused = true, runsNew, !runsNew && !changed
 		if !runsNew {
 			report.Error = r.whyNot(anew).Error()
+		}
+		if report.GetRefused() {
+			report.Refusal = agentapi.Refusal_REFUSAL_SYSTEM
 		}
 		if err != nil {
 			report.Error += "; while ending it: " + err.Error()

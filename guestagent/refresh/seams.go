@@ -41,8 +41,9 @@ type Usr interface {
 // Etc carries the configuration.
 type Etc interface {
 	// Carry brings what differs below /etc and /var to the new stack's version, three-way. It records how to undo
-	// that before it changes anything. Doing it again is harmless.
-	Carry(ctx context.Context, differences []etcmerge.Difference, from, to []string) (etcmerge.Outcome, error)
+	// that before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points
+	// of their layers. Doing it again is harmless.
+	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (etcmerge.Outcome, error)
 	// RenewLoaderCache makes the dynamic loader's cache again, for the /usr that is mounted.
 	RenewLoaderCache(ctx context.Context) error
 	// Undo restores what the last Carry changed. Without one it does nothing.

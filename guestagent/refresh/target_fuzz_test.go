@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -30,15 +31,23 @@ func FuzzTarget(f *testing.F) {
 		if i > 0 {
 			m.Previous = stacks[0].Base
 		}
-		note, id, err := release.Sign(m, private)
+		encoded, err := m.Encode()
 		if err != nil {
 			f.Fatal(err)
 		}
-		notes, stacks = append(notes, note), append(stacks, release.StackOf(m, id))
+		stack, _, err := compose.Compose(compose.Parts{Base: release.Identified{ID: release.ID(encoded), Manifest: m}}, nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		note, id, err := release.SignStack(stack, private)
+		if err != nil {
+			f.Fatal(err)
+		}
+		notes, stacks = append(notes, note), append(stacks, stack.Record(id))
 	}
 	for _, request := range []*agentapi.RefreshRequest{
-		{}, {Target: &agentapi.Target{Manifests: notes[1:], Current: notes[:1]}}, {Target: &agentapi.Target{Manifests: notes, Current: notes}},
-		{Target: &agentapi.Target{Manifests: [][]byte{[]byte("garbage\n\n— x y\n")}}},
+		{}, {Target: &agentapi.Target{To: notes[1], From: notes[0]}}, {Target: &agentapi.Target{To: notes[0], From: notes[0]}},
+		{Target: &agentapi.Target{To: []byte("garbage\n\n— x y\n")}},
 	} {
 		data, err := proto.Marshal(request)
 		if err != nil {
@@ -55,7 +64,7 @@ func FuzzTarget(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !SameStack(got.to.stack, stacks[0]) && !SameStack(got.to.stack, stacks[1]) {
+		if !got.to.stack.Same(stacks[0]) && !got.to.stack.Same(stacks[1]) {
 			t.Errorf("opened %+v, which nobody signed", got.to.stack)
 		}
 	})

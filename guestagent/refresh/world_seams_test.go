@@ -119,7 +119,7 @@ func (w worldUsr) Settle() error { return w.do("settle usr", func() error { retu
 
 type worldEtc struct{ *world }
 
-func (w worldEtc) Carry(_ context.Context, differences []etcmerge.Difference, _, to []string) (etcmerge.Outcome, error) {
+func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmerge.Difference, _, to []string) (etcmerge.Outcome, error) {
 	begin := func() error {
 		base, err := worldUsr(w).of(to)
 		if err != nil {
@@ -402,7 +402,7 @@ func (w worldRecords) Committed() (release.Stack, uint64, bool, error) {
 
 func (w worldRecords) Commit(stack release.Stack) (uint64, error) {
 	err := w.do("commit", func() error {
-		if w.committed == nil || !SameStack(*w.committed, stack) {
+		if w.committed == nil || !w.committed.Same(stack) {
 			w.commits++
 		}
 		w.committed = &stack

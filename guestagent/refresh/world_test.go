@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -127,7 +128,7 @@ type world struct {
 	releases map[string]*made
 }
 
-// made is a signed release.
+// made is the signed stack of a release.
 type made struct {
 	signed   []byte
 	stack    release.Stack
@@ -178,14 +179,35 @@ func (w *world) release(name string, sequence uint64, previous *made) *made {
 	if sequence > 1 && previous == nil {
 		m.Previous = tree.Sum([]byte("some"))
 	}
-	signed, id, err := release.Sign(m, w.key)
+	made := w.sign(m)
+	made.contents = contents.Bytes()
+	w.releases[name] = made
+	w.pathOf[layerPath(m.Layers[len(m.Layers)-1])] = made.stack.Base
+	return made
+}
+
+// sign makes the signed stack of a base alone.
+func (w *world) sign(m *release.Manifest) *made {
+	w.t.Helper()
+	encoded, err := m.Encode()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	made := &made{signed: signed, stack: release.StackOf(m, id), manifest: m, contents: contents.Bytes()}
-	w.releases[name] = made
-	w.pathOf[layerPath(m.Layers[len(m.Layers)-1])] = id
-	return made
+	return w.signStack(compose.Parts{Base: release.Identified{ID: release.ID(encoded), Manifest: m}}, nil)
+}
+
+// signStack makes the signed stack of releases.
+func (w *world) signStack(parts compose.Parts, lists compose.Lists) *made {
+	w.t.Helper()
+	stack, contents, err := compose.Compose(parts, lists)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	signed, id, err := release.SignStack(stack, w.key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &made{signed: signed, stack: stack.Record(id), manifest: parts.Base.Manifest, contents: contents}
 }
 
 func layerPath(l release.Layer) string { return "/layers/" + l.ID.Hex() }
@@ -277,7 +299,7 @@ func (w *world) give(names ...string) {
 }
 
 func (w *world) target(from, to string) *agentapi.Target {
-	return &agentapi.Target{Manifests: [][]byte{w.releases[to].signed}, Current: [][]byte{w.releases[from].signed}}
+	return &agentapi.Target{To: w.releases[to].signed, From: w.releases[from].signed}
 }
 
 // engine is a new agent in this world.

@@ -86,8 +86,8 @@ type answerer struct {
 	replacer         *replacer
 	// grow grows the private disk's file system to a disk of size bytes, and returns its bytes before and after.
 	grow func(ctx context.Context, size int64) (before, after int64, err error)
-	// refused says why the agent that was to take over from this one does not run.
-	refused string
+	// refused is the record of an agent that was to take over from this one and did not.
+	refused takeoverRecord
 	// busy are the layers, by id, that could not be closed although no process was seen to use them.
 	busy sync.Map
 	// answered is called after each answer to Status.
@@ -179,7 +179,8 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 	if err != nil {
 		return nil, err
 	}
-	response.AgentDigest, response.AgentRefused = digest.String(), a.refused
+	response.AgentDigest, response.Protocol = digest.String(), agentapi.Protocol
+	a.refused.report(response)
 	if response.BootId, err = a.system.BootID(); err != nil {
 		return nil, err
 	}

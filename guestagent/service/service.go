@@ -101,7 +101,7 @@ func Run(ctx context.Context, version string) error {
 	defer leave()
 	own := sync.OnceValues(func() (tree.Digest, error) { return digestOf("/proc/self/exe") })
 	places := takeoverPlaces{binary: mounts.AgentBinary, next: mounts.AgentBinary + ".next", record: mounts.RunDir + "/takeover.json", socket: mounts.RunDir + "/takeover.sock"}
-	refused := ""
+	var refused takeoverRecord
 	if judge() == "" { // the agent before a successor keeps that record
 		if refused, err = places.settle(own); err != nil {
 			say(fmt.Errorf("what became of the agent that was to take over is not known: %w", err))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -55,6 +56,13 @@ type takeoverRecord struct {
 	Refused string `json:"refused,omitempty"`
 }
 
+// report describes an agent that did not take over to the host.
+func (r takeoverRecord) report(status *agentapi.StatusResponse) {
+	if r.Refused != "" {
+		status.AgentRefused, status.RefusedAgentDigest = fmt.Sprintf("agent %s: %s", r.To, r.Refused), r.To.String()
+	}
+}
+
 func (p takeoverPlaces) save(record takeoverRecord) error {
 	data, err := json.Marshal(record)
 	if err != nil {
@@ -74,30 +82,31 @@ func (p takeoverPlaces) save(record takeoverRecord) error {
 	return nil
 }
 
-// settle tells why the last agent that was to take over does not run, "" if there was none or it is this one. An agent
-// that was killed while it waited for its successor leaves a record of one that is tried: its successor is gone, too.
-func (p takeoverPlaces) settle(digest func() (tree.Digest, error)) (refused string, err error) {
+// settle returns the record of the last agent that did not take over, an empty one if there was none or it is this agent.
+// An agent that was killed while it waited for its successor leaves a record of one that is tried: its successor is gone,
+// too.
+func (p takeoverPlaces) settle(digest func() (tree.Digest, error)) (refused takeoverRecord, err error) {
 	record, err := p.load()
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fileio.Remove(p.next) // of an agent that was killed before it recorded that it tries it
+		return takeoverRecord{}, fileio.Remove(p.next) // of an agent that was killed before it recorded that it tries it
 	}
 	if err != nil {
-		return "", err
+		return takeoverRecord{}, err
 	}
 	own, err := digest()
 	if err != nil {
-		return "", err
+		return takeoverRecord{}, err
 	}
 	if record.To == own {
-		return "", p.clear()
+		return takeoverRecord{}, p.clear()
 	}
 	if record.Refused == "" {
 		record.Refused = "the agent before it was ended while it waited for it"
 		if err := errors.Join(p.save(record), fileio.Remove(p.next)); err != nil {
-			return "", err
+			return takeoverRecord{}, err
 		}
 	}
-	return fmt.Sprintf("agent %s: %s", record.To, record.Refused), nil
+	return record, nil
 }
 
 func (p takeoverPlaces) load() (record takeoverRecord, err error) {

@@ -149,7 +149,7 @@ func TestASuccessorThatAnswersGetsTheAgentsPlace(t *testing.T) {
 		t.Errorf("the binary is still the old one: %q, %v", target, err)
 	}
 	refused, err := places.settle(func() (tree.Digest, error) { return tree.Digest{7}, nil })
-	if err != nil || refused != "" {
+	if err != nil || refused != (takeoverRecord{}) {
 		t.Errorf("it remembers %q, %v", refused, err)
 	}
 }
@@ -179,7 +179,7 @@ func TestASuccessorThatDoesNotComeUpIsEndedAndTold(t *testing.T) {
 			}
 			for range 2 { // an agent that is restarted tells it, too
 				refused, err := places.settle(func() (tree.Digest, error) { return ownDigest, nil })
-				if err != nil || !strings.Contains(refused, c.why) || !strings.Contains(refused, tree.Digest{7}.String()) {
+				if err != nil || !strings.Contains(refused.Refused, c.why) || refused.To != (tree.Digest{7}) {
 					t.Errorf("it tells %q, %v; want %q", refused, err, c.why)
 				}
 			}
@@ -193,7 +193,7 @@ func TestAnAgentThatIsKilledWhileItWaitsForItsSuccessorServesAgain(t *testing.T)
 	must(t, os.WriteFile(places.next, []byte("new"), 0o755))
 	must(t, places.save(takeoverRecord{To: tree.Digest{7}}))
 	refused, err := places.settle(func() (tree.Digest, error) { return ownDigest, nil })
-	if err != nil || !strings.Contains(refused, "was ended while it waited") {
+	if err != nil || !strings.Contains(refused.Refused, "was ended while it waited") {
 		t.Errorf("it tells %q, %v", refused, err)
 	}
 	if _, err := os.Stat(places.next); !errors.Is(err, os.ErrNotExist) {
@@ -203,10 +203,11 @@ func TestAnAgentThatIsKilledWhileItWaitsForItsSuccessorServesAgain(t *testing.T)
 
 func TestStatusTellsWhichAgentAnswers(t *testing.T) {
 	w := newWorld(t)
-	w.answers.refused = "agent sha256:07…: it ended"
+	w.answers.refused = takeoverRecord{To: tree.Digest{7}, Refused: "it ended"}
 	answer, err := w.agent().Status(t.Context(), &agentapi.StatusRequest{})
 	must(t, err)
-	if answer.GetAgentDigest() != ownDigest.String() || answer.GetAgentRefused() != w.answers.refused || w.answered.Load() != 1 {
+	if answer.GetAgentDigest() != ownDigest.String() || answer.GetAgentRefused() != "agent "+(tree.Digest{7}).String()+": it ended" ||
+		answer.GetRefusedAgentDigest() != (tree.Digest{7}).String() || answer.GetProtocol() != agentapi.Protocol || w.answered.Load() != 1 {
 		t.Errorf("%v, answered %d", answer, w.answered.Load())
 	}
 }

@@ -151,6 +151,10 @@ func (f watchedFleet) Create(ctx context.Context, spec vm.Spec, progress vm.Prog
 	return made, err
 }
 
+func (f watchedFleet) Check(ctx context.Context, spec vm.Spec) error {
+	return f.world.watch(ctx, "Check", spec.Name, func(func(string)) error { return f.real.Check(ctx, spec) })
+}
+
 func (f watchedFleet) Read(ctx context.Context, name string) (found *vm.VM, err error) {
 	err = f.world.watch(ctx, "Read", name, func(func(string)) error {
 		found, err = f.real.Read(ctx, name)

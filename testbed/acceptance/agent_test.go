@@ -10,6 +10,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
 // TestAgentInAGuestKeepsTheContract holds the agent of a real guest to what the fake one is held to.
@@ -39,14 +40,11 @@ func TestAgentInAGuestKeepsTheContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	subject := agenttest.Subject{Dialer: dialer, Operator: operator}
-	if subject.Current, err = w.host.Store.GetManifest(t.Context(), current); err != nil {
+	var before, manifest *release.StackManifest
+	if subject.Current, before, err = guest.Stack(t.Context(), w.host.Publisher, operator, current); err != nil {
 		t.Fatal(err)
 	}
-	if subject.Next, err = w.host.Store.GetManifest(t.Context(), next); err != nil {
-		t.Fatal(err)
-	}
-	manifest, err := w.host.Publisher.Get(t.Context(), next)
-	if err != nil {
+	if subject.Next, manifest, err = guest.Stack(t.Context(), w.host.Publisher, operator, next); err != nil {
 		t.Fatal(err)
 	}
 	for _, layer := range manifest.Layers {
@@ -57,10 +55,6 @@ func TestAgentInAGuestKeepsTheContract(t *testing.T) {
 		if err != nil {
 			t.Fatal(fmt.Errorf("attach layer %s: %w", layer.ID, err))
 		}
-	}
-	before, err := w.host.Publisher.Get(t.Context(), current)
-	if err != nil {
-		t.Fatal(err)
 	}
 	for _, blob := range []release.Blob{before.Contents, manifest.Contents} {
 		list, err := w.host.Store.GetBlob(t.Context(), blob)

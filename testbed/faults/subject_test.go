@@ -118,18 +118,14 @@ func (s *subject) target(t *testing.T, agent *transport.Agent, from, to tree.Dig
 	t.Helper()
 	target := &agentapi.Target{}
 	for _, id := range []tree.Digest{from, to} {
-		note, err := s.Host.Store.GetManifest(t.Context(), id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		manifest, err := s.Host.Publisher.Get(t.Context(), id)
+		note, manifest, err := guest.Stack(t.Context(), s.Host.Publisher, s.Operator, id)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if id == to {
-			target.Manifests = [][]byte{note}
+			target.To = note
 		} else {
-			target.Current = [][]byte{note}
+			target.From = note
 		}
 		contents, err := s.Host.Store.GetBlob(t.Context(), manifest.Contents)
 		if err != nil {

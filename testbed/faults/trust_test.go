@@ -12,6 +12,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
@@ -27,15 +29,11 @@ func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = agent.Close() }()
-	one, err := s.Host.Store.GetManifest(ctx, s.one)
+	one, _, err := guest.Stack(ctx, s.Host.Publisher, s.Operator, s.one)
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := s.Host.Store.GetManifest(ctx, s.two)
-	if err != nil {
-		t.Fatal(err)
-	}
-	manifest, _, err := release.Open(two, []ed25519.PublicKey{s.Operator.Public().(ed25519.PublicKey)})
+	two, manifest, err := guest.Stack(ctx, s.Host.Publisher, s.Operator, s.two)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,13 +41,13 @@ func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, _, err := release.Sign(manifest, stranger)
+	foreign, _, err := release.SignStack(manifest, stranger)
 	if err != nil {
 		t.Fatal(err)
 	}
 	twin := *manifest
-	twin.OS = "another system"
-	same, _, err := release.Sign(&twin, s.Operator)
+	twin.Base.ID, twin.OS = tree.Sum([]byte("another release")), "another system"
+	same, _, err := release.SignStack(&twin, s.Operator)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +68,7 @@ func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
 	} {
 		t.Run(test.fault, func(t *testing.T) {
 			s.target(t, agent, s.one, s.two) // the contents lists are there
-			request := &agentapi.RefreshRequest{Target: &agentapi.Target{Manifests: [][]byte{test.target}, Current: [][]byte{test.current}}}
+			request := &agentapi.RefreshRequest{Target: &agentapi.Target{To: test.target, From: test.current}}
 			started, err := agent.Refresh(ctx, request)
 			said := ""
 			switch {

@@ -3,13 +3,11 @@ package guest
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -37,14 +35,12 @@ func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err
 	}
 	target := &agentapi.Target{}
 	for _, side := range []struct {
-		id    tree.Digest
-		notes *[][]byte
-	}{{to, &target.Manifests}, {from, &target.Current}} {
-		note, err := v.hand(ctx, agent, side.id)
-		if err != nil {
+		id   tree.Digest
+		note *[]byte
+	}{{to, &target.To}, {from, &target.From}} {
+		if *side.note, err = v.hand(ctx, agent, side.id); err != nil {
 			return nil, fmt.Errorf("hand over release %s: %w", side.id, err)
 		}
-		*side.notes = [][]byte{note}
 	}
 	answer, err := agent.Refresh(ctx, &agentapi.RefreshRequest{Target: target, AllowDowngrade: true, MaxImpact: agentapi.Level_RESTART})
 	if err == nil && !answer.GetStarted() {
@@ -66,14 +62,9 @@ func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err
 	}
 }
 
-// hand attaches the layers of a release and hands its contents list over. It returns the signed manifest.
+// hand attaches the layers of a release and hands its contents list over. It returns the signed manifest of its stack.
 func (v *VM) hand(ctx context.Context, agent *transport.Agent, id tree.Digest) ([]byte, error) {
-	public, _ := v.World.Operator.Public().(ed25519.PublicKey)
-	note, err := v.World.Host.Store.GetManifest(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	manifest, _, err := release.Open(note, []ed25519.PublicKey{public})
+	note, manifest, err := Stack(ctx, v.World.Host.Publisher, v.World.Operator, id)
 	if err != nil {
 		return nil, err
 	}

@@ -215,6 +215,67 @@ func (Event) EnumDescriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{2}
 }
 
+// Why a refresh ended before anything changed.
+type Refusal int32
+
+const (
+	// It was not refused.
+	Refusal_REFUSAL_UNSPECIFIED Refusal = 0
+	// The impact is larger than max_impact.
+	Refusal_REFUSAL_IMPACT Refusal = 1
+	// What it needs lies above the strategy, so that it is left to the next power-off and start.
+	Refusal_REFUSAL_STRATEGY Refusal = 2
+	// The target does not verify, or is none that this VM can move to.
+	Refusal_REFUSAL_TARGET Refusal = 3
+	// Something else in the VM, such as a full disk.
+	Refusal_REFUSAL_SYSTEM Refusal = 4
+)
+
+// Enum value maps for Refusal.
+var (
+	Refusal_name = map[int32]string{
+		0: "REFUSAL_UNSPECIFIED",
+		1: "REFUSAL_IMPACT",
+		2: "REFUSAL_STRATEGY",
+		3: "REFUSAL_TARGET",
+		4: "REFUSAL_SYSTEM",
+	}
+	Refusal_value = map[string]int32{
+		"REFUSAL_UNSPECIFIED": 0,
+		"REFUSAL_IMPACT":      1,
+		"REFUSAL_STRATEGY":    2,
+		"REFUSAL_TARGET":      3,
+		"REFUSAL_SYSTEM":      4,
+	}
+)
+
+func (x Refusal) Enum() *Refusal {
+	p := new(Refusal)
+	*p = x
+	return p
+}
+
+func (x Refusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Refusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_agent_proto_enumTypes[3].Descriptor()
+}
+
+func (Refusal) Type() protoreflect.EnumType {
+	return &file_agent_proto_enumTypes[3]
+}
+
+func (x Refusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Refusal.Descriptor instead.
+func (Refusal) EnumDescriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{3}
+}
+
 type Layer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// dm-verity root digest, "sha256:<64 hex>".
@@ -271,6 +332,8 @@ func (x *Layer) GetDataSize() int64 {
 
 type Stack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the stack's manifest, "sha256:<64 hex>"; "" in what was recorded before stacks had manifests.
+	Id string `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
 	// Release ids, "sha256:<64 hex>".
 	Base       string   `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`
 	Components []string `protobuf:"bytes,2,rep,name=components,proto3" json:"components,omitempty"`
@@ -310,6 +373,13 @@ func (x *Stack) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Stack.ProtoReflect.Descriptor instead.
 func (*Stack) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Stack) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
 }
 
 func (x *Stack) GetBase() string {
@@ -440,9 +510,13 @@ type StatusResponse struct {
 	// SHA-256 of the agent's own binary, "sha256:<64 hex>".
 	AgentDigest string `protobuf:"bytes,19,opt,name=agent_digest,json=agentDigest,proto3" json:"agent_digest,omitempty"`
 	// Why the agent that was sent last did not take over, "" if it did or if none was sent in this boot.
-	AgentRefused  string `protobuf:"bytes,20,opt,name=agent_refused,json=agentRefused,proto3" json:"agent_refused,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AgentRefused string `protobuf:"bytes,20,opt,name=agent_refused,json=agentRefused,proto3" json:"agent_refused,omitempty"`
+	// Version of this contract that the agent speaks (agentapi.Protocol). An agent that does not say speaks version 1.
+	Protocol int32 `protobuf:"varint,21,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// SHA-256 of the agent of agent_refused, "sha256:<64 hex>"; "" if there is none.
+	RefusedAgentDigest string `protobuf:"bytes,22,opt,name=refused_agent_digest,json=refusedAgentDigest,proto3" json:"refused_agent_digest,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -615,6 +689,20 @@ func (x *StatusResponse) GetAgentRefused() string {
 	return ""
 }
 
+func (x *StatusResponse) GetProtocol() int32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetRefusedAgentDigest() string {
+	if x != nil {
+		return x.RefusedAgentDigest
+	}
+	return ""
+}
+
 type PutRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
@@ -731,10 +819,10 @@ func (x *PutResponse) GetComplete() bool {
 
 type Target struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Signed manifests, the base's first, then the components' in attach order.
-	Manifests [][]byte `protobuf:"bytes,1,rep,name=manifests,proto3" json:"manifests,omitempty"`
-	// The signed manifests of the stack that the VM runs, so that both can be compared.
-	Current       [][]byte `protobuf:"bytes,2,rep,name=current,proto3" json:"current,omitempty"`
+	// The signed stack manifest (release.StackManifest) to move to.
+	To []byte `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// The signed stack manifest of what the VM runs, so that both can be compared.
+	From          []byte `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -769,16 +857,16 @@ func (*Target) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *Target) GetManifests() [][]byte {
+func (x *Target) GetTo() []byte {
 	if x != nil {
-		return x.Manifests
+		return x.To
 	}
 	return nil
 }
 
-func (x *Target) GetCurrent() [][]byte {
+func (x *Target) GetFrom() []byte {
 	if x != nil {
-		return x.Current
+		return x.From
 	}
 	return nil
 }
@@ -1577,7 +1665,9 @@ type Report struct {
 	// Affected units that the policy left as they are: "unit: reason".
 	Left []string `protobuf:"bytes,17,rep,name=left,proto3" json:"left,omitempty"`
 	// The rung that it climbs to, as in Impact.strategy; known from VERIFIED on.
-	Strategy      string `protobuf:"bytes,18,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	Strategy string `protobuf:"bytes,18,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	// Why it was refused, if it was.
+	Refusal       Refusal `protobuf:"varint,19,opt,name=refusal,proto3,enum=sharedos.agent.v1.Refusal" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1736,6 +1826,13 @@ func (x *Report) GetStrategy() string {
 		return x.Strategy
 	}
 	return ""
+}
+
+func (x *Report) GetRefusal() Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return Refusal_REFUSAL_UNSPECIFIED
 }
 
 type UnitRestart struct {
@@ -2380,8 +2477,9 @@ const file_agent_proto_rawDesc = "" +
 	"\vagent.proto\x12\x11sharedos.agent.v1\"4\n" +
 	"\x05Layer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
-	"\tdata_size\x18\x02 \x01(\x03R\bdataSize\"\x85\x01\n" +
-	"\x05Stack\x12\x12\n" +
+	"\tdata_size\x18\x02 \x01(\x03R\bdataSize\"\x95\x01\n" +
+	"\x05Stack\x12\x0e\n" +
+	"\x02id\x18\x05 \x01(\tR\x02id\x12\x12\n" +
 	"\x04base\x18\x01 \x01(\tR\x04base\x12\x1e\n" +
 	"\n" +
 	"components\x18\x02 \x03(\tR\n" +
@@ -2391,7 +2489,7 @@ const file_agent_proto_rawDesc = "" +
 	"\rStatusRequest\x12.\n" +
 	"\x05event\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.EventR\x05event\x12,\n" +
 	"\x04seen\x18\x02 \x01(\x0e2\x18.sharedos.agent.v1.StateR\x04seen\x12\x17\n" +
-	"\await_ms\x18\x03 \x01(\x03R\x06waitMs\"\xd2\x05\n" +
+	"\await_ms\x18\x03 \x01(\x03R\x06waitMs\"\xa0\x06\n" +
 	"\x0eStatusResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x16\n" +
@@ -2418,7 +2516,9 @@ const file_agent_proto_rawDesc = "" +
 	"\rready_seconds\x18\x11 \x01(\x01R\freadySeconds\x12\x18\n" +
 	"\arefused\x18\x12 \x03(\tR\arefused\x12!\n" +
 	"\fagent_digest\x18\x13 \x01(\tR\vagentDigest\x12#\n" +
-	"\ragent_refused\x18\x14 \x01(\tR\fagentRefused\"d\n" +
+	"\ragent_refused\x18\x14 \x01(\tR\fagentRefused\x12\x1a\n" +
+	"\bprotocol\x18\x15 \x01(\x05R\bprotocol\x120\n" +
+	"\x14refused_agent_digest\x18\x16 \x01(\tR\x12refusedAgentDigest\"d\n" +
 	"\n" +
 	"PutRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
@@ -2426,10 +2526,10 @@ const file_agent_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x12\n" +
 	"\x04data\x18\x04 \x01(\fR\x04data\")\n" +
 	"\vPutResponse\x12\x1a\n" +
-	"\bcomplete\x18\x01 \x01(\bR\bcomplete\"@\n" +
-	"\x06Target\x12\x1c\n" +
-	"\tmanifests\x18\x01 \x03(\fR\tmanifests\x12\x18\n" +
-	"\acurrent\x18\x02 \x03(\fR\acurrent\"\x95\x01\n" +
+	"\bcomplete\x18\x01 \x01(\bR\bcomplete\"L\n" +
+	"\x06Target\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\fR\x02to\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\fR\x04fromJ\x04\b\x01\x10\x02J\x04\b\x02\x10\x03R\tmanifestsR\acurrent\"\x95\x01\n" +
 	"\rAssessRequest\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x125\n" +
 	"\x06policy\x18\x02 \x01(\v2\x1d.sharedos.agent.v1.UnitPolicyR\x06policy\x12\x1a\n" +
@@ -2498,7 +2598,7 @@ const file_agent_proto_rawDesc = "" +
 	" \x01(\tR\vcommandLine\x12,\n" +
 	"\x12restart_timeout_ms\x18\v \x01(\x03R\x10restartTimeoutMs\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
-	"\astarted\x18\x01 \x01(\bR\astarted\"\xf3\x04\n" +
+	"\astarted\x18\x01 \x01(\bR\astarted\"\xa9\x05\n" +
 	"\x06Report\x12,\n" +
 	"\x04from\x18\x01 \x01(\v2\x18.sharedos.agent.v1.StackR\x04from\x12(\n" +
 	"\x02to\x18\x02 \x01(\v2\x18.sharedos.agent.v1.StackR\x02to\x12.\n" +
@@ -2519,7 +2619,8 @@ const file_agent_proto_rawDesc = "" +
 	"\arefused\x18\x0f \x01(\bR\arefused\x12\x1c\n" +
 	"\tunchecked\x18\x10 \x03(\tR\tunchecked\x12\x12\n" +
 	"\x04left\x18\x11 \x03(\tR\x04left\x12\x1a\n" +
-	"\bstrategy\x18\x12 \x01(\tR\bstrategy\"\x90\x01\n" +
+	"\bstrategy\x18\x12 \x01(\tR\bstrategy\x124\n" +
+	"\arefusal\x18\x13 \x01(\x0e2\x1a.sharedos.agent.v1.RefusalR\arefusal\"\x90\x01\n" +
 	"\vUnitRestart\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12.\n" +
 	"\x05level\x18\x02 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\x05level\x12'\n" +
@@ -2585,7 +2686,13 @@ const file_agent_proto_rawDesc = "" +
 	"\x05Event\x12\x15\n" +
 	"\x11EVENT_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bPROGRESS\x10\x01\x12\f\n" +
-	"\bSERVICES\x10\x022\x97\x05\n" +
+	"\bSERVICES\x10\x02*t\n" +
+	"\aRefusal\x12\x17\n" +
+	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eREFUSAL_IMPACT\x10\x01\x12\x14\n" +
+	"\x10REFUSAL_STRATEGY\x10\x02\x12\x12\n" +
+	"\x0eREFUSAL_TARGET\x10\x03\x12\x12\n" +
+	"\x0eREFUSAL_SYSTEM\x10\x042\x97\x05\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +
@@ -2608,96 +2715,98 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
 	(Event)(0),                    // 2: sharedos.agent.v1.Event
-	(*Layer)(nil),                 // 3: sharedos.agent.v1.Layer
-	(*Stack)(nil),                 // 4: sharedos.agent.v1.Stack
-	(*StatusRequest)(nil),         // 5: sharedos.agent.v1.StatusRequest
-	(*StatusResponse)(nil),        // 6: sharedos.agent.v1.StatusResponse
-	(*PutRequest)(nil),            // 7: sharedos.agent.v1.PutRequest
-	(*PutResponse)(nil),           // 8: sharedos.agent.v1.PutResponse
-	(*Target)(nil),                // 9: sharedos.agent.v1.Target
-	(*AssessRequest)(nil),         // 10: sharedos.agent.v1.AssessRequest
-	(*AssessResponse)(nil),        // 11: sharedos.agent.v1.AssessResponse
-	(*Impact)(nil),                // 12: sharedos.agent.v1.Impact
-	(*UnitImpact)(nil),            // 13: sharedos.agent.v1.UnitImpact
-	(*UnitPolicy)(nil),            // 14: sharedos.agent.v1.UnitPolicy
-	(*PathList)(nil),              // 15: sharedos.agent.v1.PathList
-	(*HealthCheck)(nil),           // 16: sharedos.agent.v1.HealthCheck
-	(*Command)(nil),               // 17: sharedos.agent.v1.Command
-	(*RefreshRequest)(nil),        // 18: sharedos.agent.v1.RefreshRequest
-	(*RefreshResponse)(nil),       // 19: sharedos.agent.v1.RefreshResponse
-	(*Report)(nil),                // 20: sharedos.agent.v1.Report
-	(*UnitRestart)(nil),           // 21: sharedos.agent.v1.UnitRestart
-	(*Timing)(nil),                // 22: sharedos.agent.v1.Timing
-	(*ReleaseLayersRequest)(nil),  // 23: sharedos.agent.v1.ReleaseLayersRequest
-	(*ReleaseLayersResponse)(nil), // 24: sharedos.agent.v1.ReleaseLayersResponse
-	(*Held)(nil),                  // 25: sharedos.agent.v1.Held
-	(*MappedRequest)(nil),         // 26: sharedos.agent.v1.MappedRequest
-	(*MappedResponse)(nil),        // 27: sharedos.agent.v1.MappedResponse
-	(*MappedFile)(nil),            // 28: sharedos.agent.v1.MappedFile
-	(*GrowDiskRequest)(nil),       // 29: sharedos.agent.v1.GrowDiskRequest
-	(*GrowDiskResponse)(nil),      // 30: sharedos.agent.v1.GrowDiskResponse
-	(*ReplaceRequest)(nil),        // 31: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 32: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 33: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 34: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(Refusal)(0),                  // 3: sharedos.agent.v1.Refusal
+	(*Layer)(nil),                 // 4: sharedos.agent.v1.Layer
+	(*Stack)(nil),                 // 5: sharedos.agent.v1.Stack
+	(*StatusRequest)(nil),         // 6: sharedos.agent.v1.StatusRequest
+	(*StatusResponse)(nil),        // 7: sharedos.agent.v1.StatusResponse
+	(*PutRequest)(nil),            // 8: sharedos.agent.v1.PutRequest
+	(*PutResponse)(nil),           // 9: sharedos.agent.v1.PutResponse
+	(*Target)(nil),                // 10: sharedos.agent.v1.Target
+	(*AssessRequest)(nil),         // 11: sharedos.agent.v1.AssessRequest
+	(*AssessResponse)(nil),        // 12: sharedos.agent.v1.AssessResponse
+	(*Impact)(nil),                // 13: sharedos.agent.v1.Impact
+	(*UnitImpact)(nil),            // 14: sharedos.agent.v1.UnitImpact
+	(*UnitPolicy)(nil),            // 15: sharedos.agent.v1.UnitPolicy
+	(*PathList)(nil),              // 16: sharedos.agent.v1.PathList
+	(*HealthCheck)(nil),           // 17: sharedos.agent.v1.HealthCheck
+	(*Command)(nil),               // 18: sharedos.agent.v1.Command
+	(*RefreshRequest)(nil),        // 19: sharedos.agent.v1.RefreshRequest
+	(*RefreshResponse)(nil),       // 20: sharedos.agent.v1.RefreshResponse
+	(*Report)(nil),                // 21: sharedos.agent.v1.Report
+	(*UnitRestart)(nil),           // 22: sharedos.agent.v1.UnitRestart
+	(*Timing)(nil),                // 23: sharedos.agent.v1.Timing
+	(*ReleaseLayersRequest)(nil),  // 24: sharedos.agent.v1.ReleaseLayersRequest
+	(*ReleaseLayersResponse)(nil), // 25: sharedos.agent.v1.ReleaseLayersResponse
+	(*Held)(nil),                  // 26: sharedos.agent.v1.Held
+	(*MappedRequest)(nil),         // 27: sharedos.agent.v1.MappedRequest
+	(*MappedResponse)(nil),        // 28: sharedos.agent.v1.MappedResponse
+	(*MappedFile)(nil),            // 29: sharedos.agent.v1.MappedFile
+	(*GrowDiskRequest)(nil),       // 30: sharedos.agent.v1.GrowDiskRequest
+	(*GrowDiskResponse)(nil),      // 31: sharedos.agent.v1.GrowDiskResponse
+	(*ReplaceRequest)(nil),        // 32: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 33: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 34: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 35: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
-	3,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
+	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
 	2,  // 1: sharedos.agent.v1.StatusRequest.event:type_name -> sharedos.agent.v1.Event
 	0,  // 2: sharedos.agent.v1.StatusRequest.seen:type_name -> sharedos.agent.v1.State
-	4,  // 3: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
+	5,  // 3: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
 	0,  // 4: sharedos.agent.v1.StatusResponse.state:type_name -> sharedos.agent.v1.State
-	20, // 5: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
-	9,  // 6: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
-	14, // 7: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	12, // 8: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
+	21, // 5: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
+	10, // 6: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
+	15, // 7: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	13, // 8: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
 	1,  // 9: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
-	13, // 10: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
+	14, // 10: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
 	1,  // 11: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	33, // 12: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	34, // 13: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
-	17, // 14: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
-	9,  // 15: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
+	34, // 12: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	35, // 13: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	18, // 14: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
+	10, // 15: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
 	1,  // 16: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
-	16, // 17: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	14, // 18: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	4,  // 19: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
-	4,  // 20: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
+	17, // 17: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	15, // 18: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	5,  // 19: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
+	5,  // 20: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
 	0,  // 21: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
-	12, // 22: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
-	21, // 23: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
-	22, // 24: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
-	1,  // 25: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
-	25, // 26: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
-	28, // 27: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	15, // 28: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	5,  // 29: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	7,  // 30: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	10, // 31: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	18, // 32: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	23, // 33: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	26, // 34: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	29, // 35: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	31, // 36: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	6,  // 37: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	8,  // 38: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	11, // 39: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	19, // 40: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	24, // 41: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	27, // 42: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	30, // 43: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	32, // 44: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	37, // [37:45] is the sub-list for method output_type
-	29, // [29:37] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	13, // 22: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
+	22, // 23: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	23, // 24: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
+	3,  // 25: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
+	1,  // 26: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
+	26, // 27: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
+	29, // 28: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
+	16, // 29: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	6,  // 30: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	8,  // 31: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	11, // 32: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	19, // 33: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	24, // 34: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	27, // 35: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	30, // 36: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	32, // 37: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	7,  // 38: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	9,  // 39: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	12, // 40: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	20, // 41: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	25, // 42: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	28, // 43: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	31, // 44: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	33, // 45: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	38, // [38:46] is the sub-list for method output_type
+	30, // [30:38] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2716,7 +2825,7 @@ func file_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -2,6 +2,10 @@ package agentapi
 
 import "github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 
+// Protocol is the version of the contract in agent.proto that this program speaks. Version 2 moves a VM from one signed
+// stack manifest to another; version 1 took a list of release manifests for each.
+const Protocol = 2
+
 // Port is the vsock port that the agent listens on. It is below 1024, so that only root in the guest can take it.
 const Port = 1000
 

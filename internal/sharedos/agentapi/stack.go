@@ -11,12 +11,12 @@ import (
 // ErrStack means that a message names a stack that cannot be one. A guest's answer is untrusted.
 var ErrStack = errors.New("not a stack")
 
-// maxStack bounds how many layers and components a message may name.
-const maxStack = 64
-
 // NewStack puts a stack into a message.
 func NewStack(stack release.Stack) *Stack {
 	message := &Stack{Base: stack.Base.String(), Kernel: stack.Kernel}
+	if !stack.ID.IsZero() {
+		message.Id = stack.ID.String()
+	}
 	for _, id := range stack.Components {
 		message.Components = append(message.Components, id.String())
 	}
@@ -30,7 +30,7 @@ func NewStack(stack release.Stack) *Stack {
 // ErrStack for what cannot be one.
 func ParseStack(message *Stack) (release.Stack, error) {
 	layers, components := message.GetLayers(), message.GetComponents()
-	if len(layers) == 0 || len(layers) > maxStack || len(components) > maxStack {
+	if len(layers) == 0 || len(layers) > release.MaxStackLayers || len(components) > release.MaxComponents {
 		return release.Stack{}, fmt.Errorf("%w: %d layers and %d components", ErrStack, len(layers), len(components))
 	}
 	base, err := tree.ParseDigest(message.GetBase())
@@ -38,6 +38,14 @@ func ParseStack(message *Stack) (release.Stack, error) {
 		return release.Stack{}, fmt.Errorf("%w: base: %w", ErrStack, err)
 	}
 	stack := release.Stack{Base: base, Kernel: message.GetKernel()}
+	if text := message.GetId(); text != "" {
+		if stack.ID, err = tree.ParseDigest(text); err != nil {
+			return release.Stack{}, fmt.Errorf("%w: %w", ErrStack, err)
+		}
+		if stack.ID.IsZero() {
+			return release.Stack{}, fmt.Errorf("%w: its id is zero", ErrStack)
+		}
+	}
 	for _, text := range components {
 		id, err := tree.ParseDigest(text)
 		if err != nil {

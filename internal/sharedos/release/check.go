@@ -36,17 +36,17 @@ func ValidName(name string) bool {
 	return true
 }
 
-// check reports the first rule that m breaks. The error matches ErrManifest or ErrSchema.
-func (m *Manifest) check() error {
-	if m.Schema != Schema {
-		return fmt.Errorf("schema %d instead of %d: %w", m.Schema, Schema, ErrSchema)
+// rules of a release manifest.
+func (m *Manifest) rules() []func() error {
+	return []func() error{
+		m.checkIdentity,
+		func() error { return checkSystem(m.Architecture, m.OS) },
+		func() error { return checkLayers(m.Layers, MaxLayers, m.Kind == Base) },
+		func() error { return checkBlob("contents", m.Contents) },
+		m.checkKernel,
+		func() error { return checkPackages(m.Packages) },
+		func() error { return checkAccounts(m.Users, m.Groups) },
 	}
-	for _, rule := range []func() error{m.checkIdentity, m.checkLayers, m.checkBlobs, m.checkPackages, m.checkAccounts} {
-		if err := rule(); err != nil {
-			return fmt.Errorf("%w: %w", ErrManifest, err)
-		}
-	}
-	return nil
 }
 
 func (m *Manifest) checkIdentity() error {
@@ -62,11 +62,8 @@ func (m *Manifest) checkIdentity() error {
 	if m.Previous.IsZero() != (m.Sequence == 1) {
 		return fmt.Errorf("sequence %d with previous release %s: the first release, and only it, has none", m.Sequence, m.Previous)
 	}
-	if !ValidName(m.Architecture) {
-		return fmt.Errorf("architecture %q is not a name of Debian's such as \"amd64\"", m.Architecture)
-	}
-	if !printable(m.OS) {
-		return fmt.Errorf("os %q is not text of 1 to %d bytes", m.OS, maxText)
+	if m.BuiltOn.IsZero() != (m.Kind == Base) {
+		return fmt.Errorf("%s built on %s: a component, and only a component, is built on a base release", m.Kind, m.BuiltOn)
 	}
 	if m.Input != "" && !printable(m.Input) {
 		return fmt.Errorf("input %q is not text of at most %d bytes", m.Input, maxText)
@@ -74,18 +71,28 @@ func (m *Manifest) checkIdentity() error {
 	return nil
 }
 
-func (m *Manifest) checkLayers() error {
-	if len(m.Layers) == 0 || len(m.Layers) > MaxLayers {
-		return fmt.Errorf("%d layers: there must be 1 to %d", len(m.Layers), MaxLayers)
+func checkSystem(architecture, os string) error {
+	if !ValidName(architecture) {
+		return fmt.Errorf("architecture %q is not a name of Debian's such as \"amd64\"", architecture)
 	}
-	seen := make(map[tree.Digest]bool, len(m.Layers))
-	for i, layer := range m.Layers {
+	if !printable(os) {
+		return fmt.Errorf("os %q is not text of 1 to %d bytes", os, maxText)
+	}
+	return nil
+}
+
+// checkLayers checks 1 to most layers. The first one is full if they are all that a VM needs, and no other one is.
+func checkLayers(layers []Layer, most int, whole bool) error {
+	if len(layers) == 0 || len(layers) > most {
+		return fmt.Errorf("%d layers: there must be 1 to %d", len(layers), most)
+	}
+	seen := make(map[tree.Digest]bool, len(layers))
+	for i, layer := range layers {
 		if layer.ID.IsZero() || seen[layer.ID] {
 			return fmt.Errorf("layer %d: id %s is zero or stands twice", i, layer.ID)
 		}
 		seen[layer.ID] = true
-		// A component stands on the layers of its base, so none of its own is full.
-		if full := i == 0 && m.Kind == Base; layer.Delta == full {
+		if full := i == 0 && whole; layer.Delta == full {
 			return fmt.Errorf("layer %d: the first layer of a base, and only it, is full", i)
 		}
 		if layer.DataSize <= 0 || layer.DataSize%BlockSize != 0 {
@@ -99,26 +106,26 @@ func (m *Manifest) checkLayers() error {
 	return nil
 }
 
-func (m *Manifest) checkBlobs() error {
-	if err := checkBlob("contents", m.Contents); err != nil {
-		return err
-	}
-	if m.Kind == Component {
-		if m.Kernel != nil {
-			return fmt.Errorf("a component has no kernel")
-		}
+func (m *Manifest) checkKernel() error {
+	switch {
+	case m.Kind == Component && m.Kernel != nil:
+		return fmt.Errorf("a component has no kernel")
+	case m.Kind == Component:
 		return nil
-	}
-	if m.Kernel == nil {
+	case m.Kernel == nil:
 		return fmt.Errorf("a base has a kernel")
 	}
-	if !printable(m.Kernel.Release) {
-		return fmt.Errorf("kernel release %q is not text of 1 to %d bytes", m.Kernel.Release, maxText)
+	return m.Kernel.check()
+}
+
+func (k *Kernel) check() error {
+	if !printable(k.Release) {
+		return fmt.Errorf("kernel release %q is not text of 1 to %d bytes", k.Release, maxText)
 	}
-	if err := checkBlob("kernel image", m.Kernel.Image); err != nil {
+	if err := checkBlob("kernel image", k.Image); err != nil {
 		return err
 	}
-	return checkBlob("kernel modules", m.Kernel.Modules)
+	return checkBlob("kernel modules", k.Modules)
 }
 
 func checkBlob(what string, blob Blob) error {
@@ -128,23 +135,23 @@ func checkBlob(what string, blob Blob) error {
 	return nil
 }
 
-func (m *Manifest) checkPackages() error {
-	if len(m.Packages) > maxPackages {
-		return fmt.Errorf("%d packages, more than %d", len(m.Packages), maxPackages)
+func checkPackages(packages []Package) error {
+	if len(packages) > maxPackages {
+		return fmt.Errorf("%d packages, more than %d", len(packages), maxPackages)
 	}
-	for i, p := range m.Packages {
+	for i, p := range packages {
 		if !printable(p.Name) || !printable(p.Version) {
 			return fmt.Errorf("package %d: name %q and version %q are not texts of 1 to %d bytes", i, p.Name, p.Version, maxText)
 		}
-		if i > 0 && m.Packages[i-1].Name >= p.Name {
-			return fmt.Errorf("package %q stands after %q: packages are sorted by name, each once", p.Name, m.Packages[i-1].Name)
+		if i > 0 && packages[i-1].Name >= p.Name {
+			return fmt.Errorf("package %q stands after %q: packages are sorted by name, each once", p.Name, packages[i-1].Name)
 		}
 	}
 	return nil
 }
 
-func (m *Manifest) checkAccounts() error {
-	for what, accounts := range map[string]map[string]uint32{"users": m.Users, "groups": m.Groups} {
+func checkAccounts(users, groups map[string]uint32) error {
+	for what, accounts := range map[string]map[string]uint32{"users": users, "groups": groups} {
 		if len(accounts) > maxAccounts {
 			return fmt.Errorf("%d %s, more than %d", len(accounts), what, maxAccounts)
 		}

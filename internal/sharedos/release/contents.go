@@ -47,45 +47,86 @@ var ErrContents = errors.New("not a valid contents list")
 
 const typeLetters = "?dflcbp" // by tree.Type
 
-// WriteContents writes the contents list of a tree's entries, which are in a tree's order, and returns what names
-// it. Modification times are not part of it.
-func WriteContents(w io.Writer, entries []tree.Entry) (Blob, error) {
+// ContentsWriter writes a contents list as a stream.
+type ContentsWriter struct {
+	to      *bufio.Writer
+	sum     hash.Hash
+	size    int64
+	line    []byte
+	entries int
+	last    string
+	err     error // sticky
+}
+
+// NewContentsWriter returns a writer of a contents list to w.
+func NewContentsWriter(w io.Writer) *ContentsWriter {
 	sum := sha256.New()
-	var size int64
-	if len(entries) == 0 || len(entries) > maxEntries || entries[0].Path != tree.Root {
-		return Blob{}, fmt.Errorf("write contents list: %d entries without a root or more than %d: %w", len(entries), maxEntries, ErrContents)
+	return &ContentsWriter{to: bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10), sum: sum, line: append([]byte(contentsHeader), '\n')}
+}
+
+// Add writes the next entry. Entries come in a tree's order, the root first. Modification times are not written.
+func (c *ContentsWriter) Add(e *tree.Entry) error {
+	if c.err == nil {
+		if err := c.add(e); err != nil {
+			c.err = fmt.Errorf("write contents list: %q: %w", e.Path, err)
+		}
 	}
-	buffered := bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10)
-	put := func(line []byte) error {
-		size += int64(len(line))
-		_, err := buffered.Write(line)
-		return err
+	return c.err
+}
+
+func (c *ContentsWriter) add(e *tree.Entry) error {
+	switch {
+	case c.entries == 0 && e.Path != tree.Root:
+		return fmt.Errorf("it stands before the root: %w", ErrContents)
+	case c.entries > 0 && tree.Compare(c.last, e.Path) >= 0:
+		return fmt.Errorf("it stands after %q: %w", c.last, ErrContents)
+	case c.entries == maxEntries:
+		return fmt.Errorf("more than %d entries: %w", maxEntries, ErrContents)
+	case c.entries == 0:
+		if err := c.put(); err != nil {
+			return err
+		}
 	}
-	line := append([]byte(contentsHeader), '\n')
-	if err := put(line); err != nil {
+	c.line = appendEntry(c.line[:0], e)
+	// Nothing may be written that a reader would refuse.
+	if err := readable(c.line, e); err != nil {
+		return fmt.Errorf("%w: %w", err, ErrContents)
+	}
+	c.line = append(c.line, '\n')
+	c.entries, c.last = c.entries+1, e.Path
+	return c.put()
+}
+
+func (c *ContentsWriter) put() error {
+	c.size += int64(len(c.line))
+	_, err := c.to.Write(c.line)
+	return err
+}
+
+// Close ends the list and returns what names it. It does not close the writer behind it.
+func (c *ContentsWriter) Close() (Blob, error) {
+	if c.err == nil && c.entries == 0 {
+		c.err = fmt.Errorf("write contents list: no entries: %w", ErrContents)
+	}
+	if c.err != nil {
+		return Blob{}, c.err
+	}
+	c.line = fmt.Appendf(c.line[:0], lastLine+"%d\n", c.entries)
+	if err := errors.Join(c.put(), c.to.Flush()); err != nil {
 		return Blob{}, fmt.Errorf("write contents list: %w", err)
 	}
+	return Blob{Digest: tree.Digest(c.sum.Sum(nil)), Size: c.size}, nil
+}
+
+// WriteContents writes the contents list of a tree's entries, as ContentsWriter does, and returns what names it.
+func WriteContents(w io.Writer, entries []tree.Entry) (Blob, error) {
+	list := NewContentsWriter(w)
 	for i := range entries {
-		e := &entries[i]
-		if i > 0 && tree.Compare(entries[i-1].Path, e.Path) >= 0 {
-			return Blob{}, fmt.Errorf("write contents list: %q is out of order: %w", e.Path, ErrContents)
-		}
-		line = append(appendEntry(line[:0], e), '\n')
-		// Nothing may be written that a reader would refuse.
-		if err := readable(line[:len(line)-1], e); err != nil {
-			return Blob{}, fmt.Errorf("write contents list: %q: %w: %w", e.Path, err, ErrContents)
-		}
-		if err := put(line); err != nil {
-			return Blob{}, fmt.Errorf("write contents list: %w", err)
+		if err := list.Add(&entries[i]); err != nil {
+			return Blob{}, err
 		}
 	}
-	if err := put(fmt.Appendf(line[:0], lastLine+"%d\n", len(entries))); err != nil {
-		return Blob{}, fmt.Errorf("write contents list: %w", err)
-	}
-	if err := buffered.Flush(); err != nil {
-		return Blob{}, fmt.Errorf("write contents list: %w", err)
-	}
-	return Blob{Digest: tree.Digest(sum.Sum(nil)), Size: size}, nil
+	return list.Close()
 }
 
 func appendEntry(line []byte, e *tree.Entry) []byte {

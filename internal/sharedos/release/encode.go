@@ -21,72 +21,123 @@ var (
 	ErrManifest = errors.New("not a valid manifest")
 )
 
+// document is a manifest of either kind.
+type document interface {
+	// schema is the JSON name of the schema's field, its value, and the only value that is read.
+	schema() (field string, own, known int)
+	// title names the manifest in errors.
+	title() string
+	rules() []func() error
+	canonical() any
+}
+
+// documentOf is a T behind its pointer.
+type documentOf[T any] interface {
+	*T
+	document
+}
+
+func (m *Manifest) schema() (field string, own, known int) { return "schema", m.Schema, Schema }
+
+func (m *Manifest) title() string { return fmt.Sprintf("%s %q", m.Kind, m.Name) }
+
+// canonical is m with one form for what can be written in two: nil and empty mean the same.
+func (m *Manifest) canonical() any {
+	full := *m
+	full.Packages, full.Users, full.Groups = notNil(full.Packages), notNilMap(full.Users), notNilMap(full.Groups)
+	return &full
+}
+
+func notNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+func notNilMap(accounts map[string]uint32) map[string]uint32 {
+	if accounts == nil {
+		return map[string]uint32{}
+	}
+	return accounts
+}
+
 // Encode returns the canonical form: JSON on one line with maps sorted by key and a newline at the end.
 // Equal manifests have equal bytes. The error matches ErrManifest if m breaks a rule of its own.
-func (m *Manifest) Encode() ([]byte, error) {
-	if err := m.check(); err != nil {
-		return nil, fmt.Errorf("encode manifest of %q: %w", m.Name, err)
+func (m *Manifest) Encode() ([]byte, error) { return encode(m) }
+
+func encode(m document) ([]byte, error) {
+	if err := check(m); err != nil {
+		return nil, fmt.Errorf("encode manifest of %s: %w", m.title(), err)
 	}
-	full := *m
-	// Nil and empty mean the same, so they must not differ in bytes.
-	if full.Packages == nil {
-		full.Packages = []Package{}
-	}
-	if full.Users == nil {
-		full.Users = map[string]uint32{}
-	}
-	if full.Groups == nil {
-		full.Groups = map[string]uint32{}
-	}
-	encoded, err := json.Marshal(&full)
+	encoded, err := json.Marshal(m.canonical())
 	if err != nil {
-		return nil, fmt.Errorf("encode manifest of %q: %w", m.Name, err)
+		return nil, fmt.Errorf("encode manifest of %s: %w", m.title(), err)
 	}
 	encoded = append(encoded, '\n')
 	if len(encoded) > MaxManifest {
-		return nil, fmt.Errorf("encode manifest of %q: %d bytes, more than %d: %w", m.Name, len(encoded), MaxManifest, ErrManifest)
+		return nil, fmt.Errorf("encode manifest of %s: %d bytes, more than %d: %w", m.title(), len(encoded), MaxManifest, ErrManifest)
 	}
 	return encoded, nil
 }
 
-// ID returns the release id of an encoded manifest: its SHA-256.
+// check reports the first rule that m breaks. The error matches ErrManifest or ErrSchema.
+func check(m document) error {
+	if _, own, known := m.schema(); own != known {
+		return fmt.Errorf("schema %d instead of %d: %w", own, known, ErrSchema)
+	}
+	for _, rule := range m.rules() {
+		if err := rule(); err != nil {
+			return fmt.Errorf("%w: %w", ErrManifest, err)
+		}
+	}
+	return nil
+}
+
+// ID returns the id of an encoded manifest: its SHA-256.
 func ID(encoded []byte) tree.Digest { return tree.Sum(encoded) }
 
-// Decode reads a manifest in canonical form and no other: a field that is unknown, doubled or out of place is an
-// error, so that one manifest has one id. Errors match ErrSchema or ErrManifest.
-func Decode(encoded []byte) (*Manifest, error) {
+// Decode reads a release manifest in canonical form and no other: a field that is unknown, doubled or out of place is
+// an error, so that one manifest has one id. Errors match ErrSchema or ErrManifest.
+func Decode(encoded []byte) (*Manifest, error) { return decodeManifest[Manifest](encoded) }
+
+func decodeManifest[T any, M documentOf[T]](encoded []byte) (*T, error) {
 	if len(encoded) > MaxManifest {
 		return nil, fmt.Errorf("decode manifest: %d bytes, more than %d: %w", len(encoded), MaxManifest, ErrManifest)
 	}
+	m := M(new(T))
 	// The schema comes first and by itself: another schema may have fields that this one does not know.
-	var head struct {
-		Schema *int `json:"schema"`
-	}
+	field, _, known := m.schema()
+	var head map[string]json.RawMessage
 	if err := json.Unmarshal(encoded, &head); err != nil {
 		return nil, fmt.Errorf("decode manifest: %w: %w", ErrManifest, err)
 	}
-	if head.Schema == nil {
-		return nil, fmt.Errorf("decode manifest: no schema: %w", ErrManifest)
+	text, found := head[field]
+	if !found {
+		return nil, fmt.Errorf("decode manifest: no %s: %w", field, ErrManifest)
 	}
-	if *head.Schema != Schema {
+	var schema int
+	if err := json.Unmarshal(text, &schema); err != nil {
+		return nil, fmt.Errorf("decode manifest: %s: %w: %w", field, ErrManifest, err)
+	}
+	if schema != known {
 		return nil, fmt.Errorf("decode manifest: it has schema %d, this program reads schema %d; use the version that wrote it: %w",
-			*head.Schema, Schema, ErrSchema)
+			schema, known, ErrSchema)
 	}
 	decoder := json.NewDecoder(bytes.NewReader(encoded))
 	decoder.DisallowUnknownFields()
-	var m Manifest
-	if err := decoder.Decode(&m); err != nil {
+	if err := decoder.Decode(m); err != nil {
 		return nil, fmt.Errorf("decode manifest: %w: %w", ErrManifest, err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("decode manifest: bytes after its end: %w", ErrManifest)
 	}
-	canonical, err := m.Encode()
+	canonical, err := encode(m)
 	if err != nil {
 		return nil, fmt.Errorf("decode manifest: %w", err)
 	}
 	if !bytes.Equal(canonical, encoded) {
-		return nil, fmt.Errorf("decode manifest of %q: not in canonical form: %w", m.Name, ErrManifest)
+		return nil, fmt.Errorf("decode manifest of %s: not in canonical form: %w", m.title(), ErrManifest)
 	}
-	return &m, nil
+	return m, nil
 }

@@ -1,5 +1,6 @@
-// Package release defines what a release is: one immutable version of a base or a component, described by a
-// manifest, named by the manifest's SHA-256, and signed by an operator.
+// Package release defines releases and stacks. A release is one immutable version of a base or a component. A stack is
+// what a VM runs: a base and the components on it. Each is described by a manifest, named by the manifest's SHA-256,
+// and signed by an operator.
 //
 // A manifest is small. The list of every path with its digest is a blob of its own, the contents list, which
 // the manifest names by digest; both sides read it as a stream.
@@ -7,7 +8,7 @@ package release
 
 import "github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 
-// Schema is the manifest schema that this code writes, and the only one it reads.
+// Schema is the schema of release manifests that this code writes, and the only one it reads.
 const Schema = 1
 
 // Kind tells a base from a component.
@@ -28,13 +29,16 @@ type Manifest struct {
 	Sequence uint64 `json:"sequence"`
 	// Previous is the id of the release before this one; zero for the first.
 	Previous tree.Digest `json:"previous,omitzero"`
+	// BuiltOn is the id of the base release that a component was built on; a base has none.
+	BuiltOn tree.Digest `json:"built_on,omitzero"`
 	// Architecture is Debian's name of it: "amd64".
 	Architecture string `json:"architecture"`
 	// OS is the PRETTY_NAME of os-release.
 	OS string `json:"os"`
-	// Layers are ordered bottom to top: a full layer, then deltas.
+	// Layers are ordered bottom to top: in a base a full layer, then deltas; in a component deltas over its base's layers.
 	Layers []Layer `json:"layers"`
-	// Contents names the contents list of the whole tree, all layers merged.
+	// Contents names the contents list of the whole tree, all layers merged: in a component the base's tree with the
+	// component laid over it. Packages, Users and Groups are of that tree, too.
 	Contents Blob `json:"contents"`
 	// Kernel is absent in a component.
 	Kernel *Kernel `json:"kernel,omitempty"`
@@ -79,14 +83,4 @@ type Kernel struct {
 type Package struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
-}
-
-// Stack is what one VM runs: a base release plus component releases, as one ordered list of layers.
-type Stack struct {
-	Base       tree.Digest   `json:"base"`
-	Components []tree.Digest `json:"components,omitempty"`
-	// Layers are ordered bottom to top.
-	Layers []Layer `json:"layers"`
-	// Kernel is the kernel release of the base.
-	Kernel string `json:"kernel"`
 }

@@ -104,8 +104,10 @@ func TestEncodeRefusesAManifestThatBreaksARule(t *testing.T) {
 		"no contents":                     func(m *Manifest) { m.Contents = Blob{} },
 		"contents of negative size":       func(m *Manifest) { m.Contents.Size = -1 },
 		"base without kernel":             func(m *Manifest) { m.Kernel = nil },
-		"component with kernel":           func(m *Manifest) { m.Kind = Component; m.Layers = m.Layers[1:] },
-		"component with a full layer":     func(m *Manifest) { m.Kind = Component; m.Kernel = nil },
+		"component with kernel":           func(m *Manifest) { toComponent(m); m.Kernel = example().Kernel },
+		"component with a full layer":     func(m *Manifest) { toComponent(m); m.Layers = example().Layers },
+		"component built on nothing":      func(m *Manifest) { toComponent(m); m.BuiltOn = tree.Digest{} },
+		"base built on a base":            func(m *Manifest) { m.BuiltOn = digestOf("base") },
 		"kernel without release":          func(m *Manifest) { m.Kernel.Release = "" },
 		"kernel without modules":          func(m *Manifest) { m.Kernel.Modules = Blob{} },
 		"packages out of order":           func(m *Manifest) { m.Packages[0].Name = "zlib" },
@@ -121,6 +123,41 @@ func TestEncodeRefusesAManifestThatBreaksARule(t *testing.T) {
 				t.Errorf("got %v, want ErrManifest", err)
 			}
 		})
+	}
+}
+
+// toComponent makes a valid component of an example.
+func toComponent(m *Manifest) {
+	m.Kind, m.BuiltOn, m.Layers, m.Kernel = Component, digestOf("base"), m.Layers[1:], nil
+}
+
+func TestAComponentSaysWhatItWasBuiltOn(t *testing.T) {
+	m := example()
+	toComponent(m)
+	encoded, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := Decode(encoded)
+	if err != nil || read.BuiltOn != digestOf("base") {
+		t.Errorf("%+v, %v", read, err)
+	}
+}
+
+// The manifests of bases that the last version wrote are read, and have the ids that they had.
+func TestABaseHasTheBytesOfTheLastVersion(t *testing.T) {
+	const last = `{"schema":1,"kind":"base","name":"debian-13","sequence":1,"architecture":"amd64","os":"Debian","layers":[{"id":"sha256:` +
+		`8d3f0b5d6b3a1a9f7e3f9c6b5f2f1f0a9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e","data_size":4096,"size":8192,"delta":false}],"contents":{"digest":"sha256:` +
+		`1111111111111111111111111111111111111111111111111111111111111111","size":1},"kernel":{"release":"6.12.1","image":{"digest":"sha256:` +
+		`2222222222222222222222222222222222222222222222222222222222222222","size":2},"modules":{"digest":"sha256:` +
+		`3333333333333333333333333333333333333333333333333333333333333333","size":3}},"packages":[],"users":{"root":0},"groups":{"root":0},` +
+		`"input":"archive:sha256:00"}` + "\n"
+	m, err := Decode([]byte(last))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if encoded, err := m.Encode(); err != nil || string(encoded) != last {
+		t.Errorf("it is written as %s, %v", encoded, err)
 	}
 }
 
@@ -245,22 +282,6 @@ func TestOpenUnsignedReadsWhatAnyoneSigned(t *testing.T) {
 		if _, _, err := OpenUnsigned([]byte(text)); !errors.Is(err, ErrManifest) {
 			t.Errorf("%q: got %v, want ErrManifest", text, err)
 		}
-	}
-}
-
-func TestStackOfOrdersLayersOnceEach(t *testing.T) {
-	base := example()
-	shared := Layer{ID: digestOf("shared"), DataSize: BlockSize, Size: 3 * BlockSize, Delta: true}
-	own := Layer{ID: digestOf("own"), DataSize: BlockSize, Size: 3 * BlockSize, Delta: true}
-	first := Identified{digestOf("c1"), &Manifest{Layers: []Layer{shared}}}
-	second := Identified{digestOf("c2"), &Manifest{Layers: []Layer{shared, own}}}
-	got := StackOf(base, digestOf("base"), first, second)
-	want := Stack{
-		Base: digestOf("base"), Components: []tree.Digest{digestOf("c1"), digestOf("c2")},
-		Layers: append(append([]Layer{}, base.Layers...), shared, own), Kernel: "6.12.48-cloud-amd64",
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 

@@ -27,24 +27,32 @@ var ErrSignature = errors.New("not signed by a trusted operator")
 
 // Sign encodes m and signs it as a note (golang.org/x/mod/sumdb/note) whose text is the canonical form.
 func Sign(m *Manifest, key ed25519.PrivateKey) (signed []byte, id tree.Digest, err error) {
-	encoded, err := m.Encode()
+	return sign(m, key)
+}
+
+func sign(m document, key ed25519.PrivateKey) (signed []byte, id tree.Digest, err error) {
+	encoded, err := encode(m)
 	if err != nil {
 		return nil, tree.Digest{}, err
 	}
 	s, err := newSigner(key)
 	if err != nil {
-		return nil, tree.Digest{}, fmt.Errorf("sign manifest of %q: %w", m.Name, err)
+		return nil, tree.Digest{}, fmt.Errorf("sign manifest of %s: %w", m.title(), err)
 	}
 	signed, err = note.Sign(&note.Note{Text: string(encoded)}, s)
 	if err != nil {
-		return nil, tree.Digest{}, fmt.Errorf("sign manifest of %q: %w", m.Name, err)
+		return nil, tree.Digest{}, fmt.Errorf("sign manifest of %s: %w", m.title(), err)
 	}
 	return signed, ID(encoded), nil
 }
 
-// Open checks that one of the trusted operators signed the manifest, and only then reads it.
+// Open checks that one of the trusted operators signed the release manifest, and only then reads it.
 // Errors match ErrSignature, ErrSchema or ErrManifest.
 func Open(signed []byte, trusted []ed25519.PublicKey) (*Manifest, tree.Digest, error) {
+	return open[Manifest](signed, trusted)
+}
+
+func open[T any, M documentOf[T]](signed []byte, trusted []ed25519.PublicKey) (*T, tree.Digest, error) {
 	if len(signed) > MaxSigned {
 		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %d bytes, more than %d: %w", len(signed), MaxSigned, ErrManifest)
 	}
@@ -53,7 +61,7 @@ func Open(signed []byte, trusted []ed25519.PublicKey) (*Manifest, tree.Digest, e
 		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %w", err)
 	}
 	encoded := []byte(text)
-	m, err := Decode(encoded)
+	m, err := decodeManifest[T, M](encoded)
 	if err != nil {
 		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %w", err)
 	}

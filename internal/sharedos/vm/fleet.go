@@ -67,6 +67,7 @@ type Fleet struct {
 
 	leaving leaving
 	images  sync.Mutex // one boot image is made at a time
+	stacks  stacks
 }
 
 var _ Interface = (*Fleet)(nil)
@@ -117,11 +118,11 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, beside
 	if err := f.stored(ctx, spec.Base, spec.Components); err != nil {
 		return err
 	}
-	stack, base, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
 		return err
 	}
-	domain, err := f.domain(ctx, spec, stack, base, progress)
+	domain, err := f.domain(ctx, spec, stack, progress)
 	if err != nil {
 		return err
 	}
@@ -177,17 +178,17 @@ func (f *Fleet) dropDisk(ctx context.Context, spec Spec) error {
 }
 
 // domain describes the VM as it boots from nothing: all of it but the private disk.
-func (f *Fleet) domain(ctx context.Context, spec Spec, stack release.Stack, base *release.Manifest, progress Progress) (hypervisor.Domain, error) {
+func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, progress Progress) (hypervisor.Domain, error) {
 	layers, err := f.layerDevices(ctx, stack.Layers)
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}
-	image, err := f.bootImage(ctx, base, progress)
+	image, err := f.bootImage(ctx, stack.manifest.Kernel, progress)
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}
 	config, err := json.Marshal(agentapi.BootConfig{
-		Stack:          stack,
+		Stack:          stack.Stack,
 		Operators:      []string{base64.StdEncoding.EncodeToString(f.publicKey())},
 		Hostname:       spec.Hostname,
 		AuthorizedKeys: spec.AuthorizedKeys,
@@ -201,7 +202,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack release.Stack, base
 		Layers: layers, Interfaces: spec.Interfaces, BootConfig: config,
 		ConsoleLog: f.consoleLog(spec.Name),
 		Metadata: hypervisor.Metadata{
-			Stack: stack, Pool: f.Pool,
+			Stack: stack.Stack, Pool: f.Pool,
 			Settings: map[string]string{settingInitramfs: image.digest.String(), settingDisk: strconv.FormatInt(spec.DiskSize, 10)},
 		},
 	}, nil
@@ -242,9 +243,7 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		// Layers that stay attached cost little: nothing depends on who holds them.
 		f.Log.WarnContext(ctx, "it is not known who holds layers", "vm", name, "error", err)
 	}
-	if staying(domain, running) {
-		found.Waits = StackPending(domain.Metadata.Stack.Base)
-	}
+	found.AwaitsPowerCycle = staying(domain, running)
 	return found, nil
 }
 
@@ -266,7 +265,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
 			Interfaces: domain.Interfaces, Running: state == hypervisor.Running,
 		},
-		State: state, Stack: domain.Metadata.Stack, DiskAllocated: disk.Allocation,
+		State: state, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack, DiskAllocated: disk.Allocation,
 	}, nil
 }
 

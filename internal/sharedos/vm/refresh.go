@@ -24,18 +24,18 @@ const (
 // refresh moves a running VM to the stack of spec and waits for the end of it. It returns nil when the VM runs
 // that stack already.
 func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) (*agentapi.Report, error) {
-	stack, _, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
 		return nil, err
 	}
 	agent, err := f.meet(ctx, domain)
 	if err != nil {
-		return nil, &notAsked{err}
+		return nil, &notAsked{err, stack.Stack}
 	}
 	defer func() { _ = agent.Close() }() // its answers are read by then
 	status, err := statusOf(ctx, agent, &agentapi.StatusRequest{})
 	if err != nil {
-		return nil, &notAsked{err}
+		return nil, &notAsked{err, stack.Stack}
 	}
 	if inFlight(status) { // of an apply that was cut off
 		if status, err = f.settled(ctx, domain.Name, progress); err != nil {
@@ -47,7 +47,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		return nil, fmt.Errorf("its agent names a stack that is none: %w", err)
 	}
 	if waitsForHost(status) {
-		if to, err := agentapi.ParseStack(status.GetLast().GetTo()); err == nil && sameReleases(to, stack) {
+		if to, err := agentapi.ParseStack(status.GetLast().GetTo()); err == nil && to.Same(stack.Stack) {
 			return nil, &mustStart{current}
 		}
 		// It waits to be started with another stack, and gives that up by itself.
@@ -55,16 +55,17 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 			return nil, err
 		}
 	}
-	if sameReleases(current, stack) {
+	if current.Same(stack.Stack) {
 		return nil, nil //nolint:nilnil // the contract: nothing to report
 	}
-	if err := f.movable(ctx, current, stack); err != nil {
+	from, err := f.movable(ctx, status, current, stack)
+	if err != nil {
 		return nil, err
 	}
-	if err := f.hold(ctx, domain.Name, current, stack, progress); err != nil {
+	if err := f.hold(ctx, domain.Name, current, stack.Stack, progress); err != nil {
 		return nil, err
 	}
-	target, err := f.hand(ctx, agent, current, stack, progress)
+	target, err := f.hand(ctx, agent, from, stack, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -92,11 +93,14 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if waitsForHost(status) {
 		return status.GetLast(), &mustStart{current}
 	}
-	return outcome(status, stack, spec)
+	return outcome(status, stack.Stack, spec)
 }
 
-// notAsked is an error that came before anything was asked of the agent.
-type notAsked struct{ cause error }
+// notAsked is an error that came before anything was asked of the agent. wanted is the stack that it was to be moved to.
+type notAsked struct {
+	cause  error
+	wanted release.Stack
+}
 
 func (n *notAsked) Error() string { return n.cause.Error() }
 func (n *notAsked) Unwrap() error { return n.cause }
@@ -182,38 +186,21 @@ func (f *Fleet) plug(ctx context.Context, domain hypervisor.Domain, stack releas
 }
 
 // hand gives the agent what it needs to compare two stacks: the signed manifests and the contents lists.
-func (f *Fleet) hand(ctx context.Context, agent *transport.Agent, current, target release.Stack, progress Progress) (*agentapi.Target, error) {
+func (f *Fleet) hand(ctx context.Context, agent *transport.Agent, from, to *composed, progress Progress) (*agentapi.Target, error) {
 	progress("handing over the contents lists")
-	var answer agentapi.Target
-	sent := map[tree.Digest]bool{}
-	give := func(stack release.Stack, notes *[][]byte) error {
-		found, err := f.releases(ctx, stack.Base, stack.Components)
+	for _, stack := range []*composed{to, from} {
+		contents, err := f.stackContents(ctx, stack)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for _, one := range found {
-			*notes = append(*notes, one.note)
-			if sent[one.manifest.Contents.Digest] {
-				continue
-			}
-			sent[one.manifest.Contents.Digest] = true
-			contents, err := f.contents(ctx, one)
-			if err != nil {
-				return err
-			}
-			if err := put(ctx, agent, one.manifest.Contents, contents); err != nil {
-				return fmt.Errorf("hand over the contents list of release %s: %w", one.id, err)
-			}
+		if err := put(ctx, agent, stack.manifest.Contents, contents); err != nil {
+			return nil, fmt.Errorf("hand over the contents list of stack %s: %w", stack.ID, err)
 		}
-		return nil
+		if from.manifest.Contents == to.manifest.Contents {
+			break
+		}
 	}
-	if err := give(target, &answer.Manifests); err != nil {
-		return nil, err
-	}
-	if err := give(current, &answer.Current); err != nil {
-		return nil, err
-	}
-	return &answer, nil
+	return &agentapi.Target{To: to.note, From: from.note}, nil
 }
 
 func put(ctx context.Context, agent *transport.Agent, blob release.Blob, data []byte) error {
@@ -252,15 +239,15 @@ func outcome(status *agentapi.StatusResponse, stack release.Stack, spec Spec) (*
 	if err != nil {
 		return report, fmt.Errorf("its agent names a stack that is none: %w", err)
 	}
-	if sameReleases(running, stack) {
+	if running.Same(stack) {
 		return report, nil
 	}
 	switch {
 	case report == nil:
 		return nil, fmt.Errorf("%w: the VM was restarted meanwhile and runs what it ran before; apply again", ErrRolledBack)
-	case report.GetRefused() && report.GetImpact().GetLevel() > spec.Refresh.MaxImpact:
+	case report.GetRefusal() == agentapi.Refusal_REFUSAL_IMPACT:
 		return report, fmt.Errorf("%w: %s", ErrImpact, report.GetError())
-	case report.GetRefused() && report.GetStrategy() == NextBoot:
+	case report.GetRefusal() == agentapi.Refusal_REFUSAL_STRATEGY:
 		return report, fmt.Errorf("%w: %s", errDeferred, report.GetError())
 	case report.GetRefused():
 		return report, fmt.Errorf("%w: %s", ErrRefused, report.GetError())

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -57,7 +56,7 @@ func (f *Fleet) replaceAgent(ctx context.Context, domain hypervisor.Domain, prog
 
 // refuses reports whether an agent says that the one of a digest did not take over from it.
 func refuses(status *agentapi.StatusResponse, digest tree.Digest) bool {
-	return strings.Contains(status.GetAgentRefused(), digest.String())
+	return status.GetRefusedAgentDigest() == digest.String()
 }
 
 // otherAgent says why the agent that answers is not this program's own; "" if it is, or does not tell.

@@ -7,10 +7,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"slices"
+	"sync"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -69,28 +71,91 @@ func (f *Fleet) releases(ctx context.Context, base tree.Digest, components []tre
 	return found, nil
 }
 
-// stack tells what a VM of these releases runs, and the base's manifest.
-func (f *Fleet) stack(ctx context.Context, base tree.Digest, components []tree.Digest) (release.Stack, *release.Manifest, error) {
-	found, err := f.releases(ctx, base, components)
-	if err != nil {
-		return release.Stack{}, nil, err
-	}
-	stack, err := stackOf(found)
-	return stack, found[0].manifest, err
+// composed is a stack, composed of releases and signed.
+type composed struct {
+	release.Stack
+	manifest *release.StackManifest
+	note     []byte
+	// list is the release whose contents list is the stack's; merged is the list if it is none of a release's.
+	list   signed
+	merged []byte
 }
 
-func stackOf(found []signed) (release.Stack, error) {
-	if found[0].manifest.Kind != release.Base {
-		return release.Stack{}, fmt.Errorf("release %s is a %s, not a base", found[0].id, found[0].manifest.Kind)
+// maxComposed is how many stacks are kept whose contents lists were merged.
+const maxComposed = 4
+
+// stacks are those that were composed of several components: merging their contents lists takes time.
+type stacks struct {
+	mu   sync.Mutex
+	kept map[string]*composed
+}
+
+// get returns the stack of these releases, or has it composed.
+func (s *stacks) get(base tree.Digest, components []tree.Digest, compose func() (*composed, error)) (*composed, error) {
+	if len(components) < 2 {
+		return compose()
 	}
-	if found[0].manifest.Kernel == nil {
-		return release.Stack{}, fmt.Errorf("base release %s has no kernel", found[0].id)
+	key := fmt.Sprint(base, components)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.kept[key]; known != nil {
+		return known, nil
 	}
-	components := make([]release.Identified, 0, len(found)-1)
+	made, err := compose()
+	if err != nil {
+		return nil, err
+	}
+	if s.kept == nil || len(s.kept) >= maxComposed {
+		s.kept = map[string]*composed{}
+	}
+	s.kept[key] = made
+	return made, nil
+}
+
+// stack composes the stack of these releases. An error that matches compose.ErrStack is for the user to mend.
+func (f *Fleet) stack(ctx context.Context, base tree.Digest, components []tree.Digest) (*composed, error) {
+	return f.stacks.get(base, components, func() (*composed, error) { return f.compose(ctx, base, components) })
+}
+
+func (f *Fleet) compose(ctx context.Context, base tree.Digest, components []tree.Digest) (*composed, error) {
+	found, err := f.releases(ctx, base, components)
+	if err != nil {
+		return nil, err
+	}
+	parts := compose.Parts{Base: release.Identified{ID: found[0].id, Manifest: found[0].manifest}}
 	for _, component := range found[1:] {
-		components = append(components, release.Identified{ID: component.id, Manifest: component.manifest})
+		parts.Components = append(parts.Components, release.Identified{ID: component.id, Manifest: component.manifest})
 	}
-	return release.StackOf(found[0].manifest, found[0].id, components...), nil
+	var made composed
+	made.manifest, made.merged, err = compose.Compose(parts, func(one release.Identified) (io.ReadCloser, error) {
+		list, err := f.contents(ctx, signed{id: one.ID, manifest: one.Manifest})
+		return io.NopCloser(bytes.NewReader(list)), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var id tree.Digest
+	if made.note, id, err = release.SignStack(made.manifest, f.Key); err != nil {
+		return nil, err
+	}
+	made.Stack, made.list = made.manifest.Record(id), found[min(1, len(found)-1)]
+	return &made, nil
+}
+
+// stackContents reads the contents list of a stack.
+func (f *Fleet) stackContents(ctx context.Context, stack *composed) ([]byte, error) {
+	if stack.merged != nil {
+		return stack.merged, nil
+	}
+	return f.contents(ctx, stack.list)
+}
+
+// Check implements Interface.
+func (f *Fleet) Check(ctx context.Context, spec Spec) error {
+	if _, err := f.stack(ctx, spec.Base, spec.Components); err != nil {
+		return fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
+	}
+	return nil
 }
 
 // layerDevices finds the layers in the store.
@@ -112,18 +177,18 @@ type bootImage struct {
 	digest            tree.Digest // of the initramfs
 }
 
-// bootImage finds kernel and initramfs in the store, or in files of their own if it keeps them on devices. The initramfs is the agent and the base's modules: it is
-// made once per pair, and kept on this machine and in the store.
-func (f *Fleet) bootImage(ctx context.Context, base *release.Manifest, progress Progress) (bootImage, error) {
+// bootImage finds kernel and initramfs in the store, or in files of their own if it keeps them on devices. The initramfs
+// is the agent and the kernel's modules: it is made once per pair, and kept on this machine and in the store.
+func (f *Fleet) bootImage(ctx context.Context, wanted release.Kernel, progress Progress) (bootImage, error) {
 	f.images.Lock()
 	defer f.images.Unlock()
-	kernel, err := f.Store.BlobPath(ctx, base.Kernel.Image.Digest)
+	kernel, err := f.Store.BlobPath(ctx, wanted.Image.Digest)
 	if err != nil {
-		return bootImage{}, fmt.Errorf("find kernel %s: %w", base.Kernel.Release, err)
+		return bootImage{}, fmt.Errorf("find kernel %s: %w", wanted.Release, err)
 	}
-	initramfs, err := f.initramfs(ctx, base, progress)
+	initramfs, err := f.initramfs(ctx, wanted, progress)
 	if err != nil {
-		return bootImage{}, fmt.Errorf("make the initramfs for kernel %s: %w", base.Kernel.Release, err)
+		return bootImage{}, fmt.Errorf("make the initramfs for kernel %s: %w", wanted.Release, err)
 	}
 	digest := tree.Sum(initramfs)
 	path, err := f.Store.BlobPath(ctx, digest)
@@ -138,8 +203,8 @@ func (f *Fleet) bootImage(ctx context.Context, base *release.Manifest, progress 
 	if err != nil {
 		return bootImage{}, fmt.Errorf("find the initramfs: %w", err)
 	}
-	if kernel, err = f.bootFile(ctx, kernel, base.Kernel.Image.Digest, func() ([]byte, error) { return f.Store.GetBlob(ctx, base.Kernel.Image) }); err != nil {
-		return bootImage{}, fmt.Errorf("keep kernel %s as a file: %w", base.Kernel.Release, err)
+	if kernel, err = f.bootFile(ctx, kernel, wanted.Image.Digest, func() ([]byte, error) { return f.Store.GetBlob(ctx, wanted.Image) }); err != nil {
+		return bootImage{}, fmt.Errorf("keep kernel %s as a file: %w", wanted.Release, err)
 	}
 	if path, err = f.bootFile(ctx, path, digest, func() ([]byte, error) { return initramfs, nil }); err != nil {
 		return bootImage{}, fmt.Errorf("keep the initramfs as a file: %w", err)
@@ -147,7 +212,7 @@ func (f *Fleet) bootImage(ctx context.Context, base *release.Manifest, progress 
 	return bootImage{kernel: kernel, initramfs: path, digest: digest}, nil
 }
 
-func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress Progress) ([]byte, error) {
+func (f *Fleet) initramfs(ctx context.Context, kernel release.Kernel, progress Progress) ([]byte, error) {
 	agent, err := f.AgentBinary()
 	if err != nil {
 		return nil, err
@@ -155,7 +220,7 @@ func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress 
 	inputs := sha256.New()
 	own := sha256.Sum256(agent)
 	inputs.Write(own[:])
-	inputs.Write(base.Kernel.Modules.Digest[:])
+	inputs.Write(kernel.Modules.Digest[:])
 	cached := filepath.Join(f.Cache, "initramfs", fmt.Sprintf("%x", inputs.Sum(nil)))
 	if image, err := os.ReadFile(cached); err == nil {
 		return image, nil
@@ -163,7 +228,7 @@ func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress 
 		return nil, err
 	}
 	progress("making the initramfs")
-	modules, err := f.Store.GetBlob(ctx, base.Kernel.Modules)
+	modules, err := f.Store.GetBlob(ctx, kernel.Modules)
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel's modules: %w", err)
 	}
@@ -173,9 +238,4 @@ func (f *Fleet) initramfs(ctx context.Context, base *release.Manifest, progress 
 	}
 	// The cache is this process's user's, and not on the machine of the VMs.
 	return image, machine.Local{}.WriteFile(ctx, cached, image)
-}
-
-// sameReleases reports whether two stacks are of the same releases.
-func sameReleases(a, b release.Stack) bool {
-	return a.Base == b.Base && slices.Equal(a.Components, b.Components)
 }

@@ -18,7 +18,8 @@ import (
 const (
 	// settingBeside lists the releases of the stack that a domain falls back to, the base's first, separated by spaces.
 	settingBeside = "beside"
-	// settingStays is the base release that a VM ran when its definition got another one without moving it.
+	// settingStays is the key of the stack that a VM ran when its definition got another one without moving it; the last
+	// version wrote the id of the base release.
 	settingStays = "stays"
 )
 
@@ -34,7 +35,14 @@ func (m *mustStart) Error() string { return "the VM waits to be powered off and 
 func waitsForHost(status *agentapi.StatusResponse) bool {
 	last := status.GetLast()
 	return status.GetState() == agentapi.State_STARTING && !last.GetDone() && last.GetStrategy() == Reboot &&
-		last.GetTo().GetBase() != status.GetStack().GetBase()
+		!sameStack(last.GetTo(), status.GetStack())
+}
+
+// sameStack reports whether two stacks that an agent names are one; it is false if either is none.
+func sameStack(a, b *agentapi.Stack) bool {
+	first, errFirst := agentapi.ParseStack(a)
+	second, errSecond := agentapi.ParseStack(b)
+	return errFirst == nil && errSecond == nil && first.Same(second)
 }
 
 // startAnew has a guest that waits for it run the stack of spec, or again the one that it ran.
@@ -73,11 +81,11 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 	if err != nil {
 		return nil, ready, err
 	}
-	stack, _, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
 		return nil, ready, err
 	}
-	report, err := outcome(status, stack, spec)
+	report, err := outcome(status, stack.Stack, spec)
 	if err != nil {
 		return report, ready, err
 	}
@@ -151,12 +159,12 @@ func (f *Fleet) beside(ctx context.Context, domain hypervisor.Domain) []release.
 	if len(ids) == 0 {
 		return nil
 	}
-	stack, _, err := f.stack(ctx, ids[0], ids[1:])
+	stack, err := f.stack(ctx, ids[0], ids[1:])
 	if err != nil {
 		f.Log.WarnContext(ctx, "there is nothing to fall back to", "vm", domain.Name, "error", err)
 		return nil
 	}
-	return []release.Stack{stack}
+	return []release.Stack{stack.Stack}
 }
 
 // dropBeside gives up what a VM would have fallen back to.
@@ -188,8 +196,8 @@ func (f *Fleet) setting(ctx context.Context, name, key, value string) error {
 // markStaying records that a VM is left with what it runs. Without the record a later update moves it.
 func (f *Fleet) markStaying(ctx context.Context, name string) {
 	now, err := f.Read(ctx, name)
-	if err == nil && now.Answered && now.Stack.Base != now.Spec.Base {
-		err = f.setting(ctx, name, settingStays, now.Stack.Base.String())
+	if err == nil && now.Answered && !now.Stack.Same(now.Configured) {
+		err = f.setting(ctx, name, settingStays, now.Stack.Key())
 	}
 	if err != nil {
 		f.Log.WarnContext(ctx, "what the VM is left with is not recorded", "vm", name, "error", err)
@@ -198,37 +206,34 @@ func (f *Fleet) markStaying(ctx context.Context, name string) {
 
 // staying reports whether a VM is left with the stack that it runs.
 func staying(domain hypervisor.Domain, running release.Stack) bool {
-	return domain.Metadata.Settings[settingStays] == running.Base.String() && !sameReleases(running, domain.Metadata.Stack)
-}
-
-// StackPending tells that a stack waits for the next start.
-func StackPending(base tree.Digest) string {
-	return fmt.Sprintf("base %s at the next power-off and start", base)
+	left := domain.Metadata.Settings[settingStays]
+	return left != "" && (running.HasKey(left) || left == running.Base.String()) && !running.Same(domain.Metadata.Stack)
 }
 
 // handKernel hands over what a kexec starts.
 func (f *Fleet) handKernel(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, spec Spec, request *agentapi.RefreshRequest, progress Progress) error {
 	progress("handing over the kernel")
-	base, err := f.release(ctx, spec.Base)
+	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
 		return err
 	}
-	kernel, err := f.Store.GetBlob(ctx, base.manifest.Kernel.Image)
+	wanted := stack.manifest.Kernel
+	kernel, err := f.Store.GetBlob(ctx, wanted.Image)
 	if err != nil {
-		return fmt.Errorf("read kernel %s: %w", base.manifest.Kernel.Release, err)
+		return fmt.Errorf("read kernel %s: %w", wanted.Release, err)
 	}
-	if err := put(ctx, agent, base.manifest.Kernel.Image, kernel); err != nil {
-		return fmt.Errorf("hand over kernel %s: %w", base.manifest.Kernel.Release, err)
+	if err := put(ctx, agent, wanted.Image, kernel); err != nil {
+		return fmt.Errorf("hand over kernel %s: %w", wanted.Release, err)
 	}
-	initramfs, err := f.initramfs(ctx, base.manifest, progress)
+	initramfs, err := f.initramfs(ctx, wanted, progress)
 	if err != nil {
-		return fmt.Errorf("make the initramfs for kernel %s: %w", base.manifest.Kernel.Release, err)
+		return fmt.Errorf("make the initramfs for kernel %s: %w", wanted.Release, err)
 	}
 	blob := release.Blob{Digest: tree.Sum(initramfs), Size: int64(len(initramfs))}
 	if err := put(ctx, agent, blob, initramfs); err != nil {
-		return fmt.Errorf("hand over the initramfs for kernel %s: %w", base.manifest.Kernel.Release, err)
+		return fmt.Errorf("hand over the initramfs for kernel %s: %w", wanted.Release, err)
 	}
-	request.Kernel, request.Initramfs = base.manifest.Kernel.Image.Digest.String(), blob.Digest.String()
+	request.Kernel, request.Initramfs = wanted.Image.Digest.String(), blob.Digest.String()
 	request.CommandLine = hypervisor.CommandLine(domain)
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // Update implements Interface.
@@ -91,8 +92,7 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 			live, stays, err = false, true, nil
 		}
 		var before *notAsked
-		wanted := release.Stack{Base: spec.Base, Components: spec.Components}
-		if errors.As(err, &before) && errors.Is(err, ErrNoAnswer) && sameReleases(domain.Metadata.Stack, wanted) {
+		if errors.As(err, &before) && errors.Is(err, ErrNoAnswer) && before.wanted.Same(domain.Metadata.Stack) {
 			// Nothing is to be moved: whether the guest is where its definition says is for the next update.
 			f.Log.WarnContext(ctx, "the definition changes without the agent, which does not answer", "vm", spec.Name, "error", err)
 			live, err = false, nil
@@ -173,7 +173,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 			Reasons: []string{"processors, memory or interfaces change only through a power-off"},
 		}, nil
 	}
-	stack, _, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
 		return nil, err
 	}
@@ -190,13 +190,14 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if err != nil {
 		return nil, fmt.Errorf("its agent names a stack that is none: %w", err)
 	}
-	if sameReleases(current, stack) {
+	if current.Same(stack.Stack) {
 		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
 	}
-	if err := f.movable(ctx, current, stack); err != nil {
+	from, err := f.movable(ctx, status, current, stack)
+	if err != nil {
 		return nil, err
 	}
-	target, err := f.hand(ctx, agent, current, stack, func(string) {})
+	target, err := f.hand(ctx, agent, from, stack, func(string) {})
 	if err != nil {
 		return nil, err
 	}
@@ -209,28 +210,58 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	return answer.GetImpact(), nil
 }
 
-// movable fails with ErrNotLive if no live refresh leads from one stack to the other.
-func (f *Fleet) movable(ctx context.Context, current, wanted release.Stack) error {
-	from, err := f.releases(ctx, current.Base, current.Components)
+// movable composes the stack that a VM runs, for its agent to compare the wanted one with. It fails with ErrNotLive if no
+// live refresh leads from the one to the other.
+func (f *Fleet) movable(ctx context.Context, status *agentapi.StatusResponse, current release.Stack, wanted *composed) (*composed, error) {
+	if spoken := max(1, status.GetProtocol()); spoken < agentapi.Protocol {
+		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent, spoken, agentapi.Protocol)
+	}
+	from, err := f.stack(ctx, current.Base, current.Components)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("compose the stack that it runs: %w", err)
 	}
-	to, err := f.releases(ctx, wanted.Base, wanted.Components)
-	if err != nil {
-		return err
+	if !from.Same(current) {
+		return nil, fmt.Errorf("%w: it runs stack %s, and its releases make stack %s here", ErrNotLive, current.ID, from.ID)
 	}
-	if was, is := from[0].manifest.Name, to[0].manifest.Name; was != is {
-		return fmt.Errorf("%w: it is of base %q, and the VM runs base %q", ErrNotLive, is, was)
+	if was, is := from.manifest.Base.Name, wanted.manifest.Base.Name; was != is {
+		return nil, fmt.Errorf("%w: it is of base %q, and the VM runs base %q", ErrNotLive, is, was)
 	}
-	for _, now := range from {
-		for _, next := range to {
-			a, b := now.manifest, next.manifest
-			if a.Kind == b.Kind && a.Name == b.Name && now.id != next.id && b.Sequence <= a.Sequence {
-				return fmt.Errorf("%w: it is release %d of %s %q, and the VM runs release %d", ErrNotLive, b.Sequence, b.Kind, b.Name, a.Sequence)
+	if err := later("base", from.manifest.Base, wanted.manifest.Base); err != nil {
+		return nil, err
+	}
+	for _, now := range from.manifest.Components {
+		for _, next := range wanted.manifest.Components {
+			if now.Name != next.Name {
+				continue
+			}
+			if err := later("component", now, next); err != nil {
+				return nil, err
 			}
 		}
 	}
+	if n := len(attachedTogether(current, wanted.Stack)); n > release.MaxStackLayers {
+		return nil, fmt.Errorf("%w: both stacks have %d layers together, and a VM can have %d attached", ErrNotLive, n, release.MaxStackLayers)
+	}
+	return from, nil
+}
+
+// later checks that one release of a base or component is later than another.
+func later(kind string, now, next release.Member) error {
+	if now.ID != next.ID && next.Sequence <= now.Sequence {
+		return fmt.Errorf("%w: it is release %d of %s %q, and the VM runs release %d", ErrNotLive, next.Sequence, kind, next.Name, now.Sequence)
+	}
 	return nil
+}
+
+// attachedTogether lists the layers of both stacks, each once.
+func attachedTogether(a, b release.Stack) []tree.Digest {
+	var ids []tree.Digest
+	for _, layer := range slices.Concat(a.Layers, b.Layers) {
+		if !slices.Contains(ids, layer.ID) {
+			ids = append(ids, layer.ID)
+		}
+	}
+	return ids
 }
 
 // unplug detaches the layers that neither the guest nor the definition needs any more. A layer that the guest
@@ -249,7 +280,7 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 	if err != nil {
 		return err
 	}
-	if running, err := agentapi.ParseStack(status.GetStack()); err != nil || !sameReleases(running, domain.Metadata.Stack) {
+	if running, err := agentapi.ParseStack(status.GetStack()); err != nil || !running.Same(domain.Metadata.Stack) {
 		return err // it runs something else (a rollback, a reboot): nothing is known to be free
 	}
 	surplus, err := f.surplus(ctx, domain, status)

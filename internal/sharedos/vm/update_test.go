@@ -92,7 +92,7 @@ func TestUpdateClimbsAsHighAsThePlanTells(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if updated.Stack.Base != w.new || updated.Spec.Base != w.new || updated.Agent.GetBootId() != test.boots || updated.Waits != "" {
+			if updated.Stack.Base != w.new || updated.Spec.Base != w.new || updated.Agent.GetBootId() != test.boots || updated.AwaitsPowerCycle {
 				t.Errorf("updated %+v", updated)
 			}
 			if !report.GetCommitted() || report.GetRefused() || report.GetError() != "" || report.GetStrategy() != strategy {
@@ -258,15 +258,15 @@ func TestWhatTheStrategyDoesNotReachWaitsForTheNextStart(t *testing.T) {
 	if updated.Stack.Base != w.old || updated.Spec.Base != w.new || updated.Agent.GetBootId() != "boot-1" {
 		t.Errorf("updated %+v", updated)
 	}
-	if !strings.Contains(updated.Waits, w.new.String()) || !report.GetRefused() {
-		t.Errorf("it waits for %q, and reports %v", updated.Waits, report)
+	if !updated.AwaitsPowerCycle || updated.Configured.Base != w.new || updated.Configured.ID.IsZero() || !report.GetRefused() {
+		t.Errorf("it awaits a power cycle: %v, for %+v, and reports %v", updated.AwaitsPowerCycle, updated.Configured, report)
 	}
 	spec.Running = false
 	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
 		t.Fatal(err)
 	}
 	spec.Running = true
-	if updated, _, err = w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Stack.Base != w.new || updated.Waits != "" {
+	if updated, _, err = w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Stack.Base != w.new || updated.AwaitsPowerCycle {
 		t.Errorf("at the next start: %+v, %v", updated, err)
 	}
 }

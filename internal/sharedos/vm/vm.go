@@ -31,6 +31,9 @@ var (
 	// ErrNotLive means that a running VM cannot be moved to the release, whatever it may interrupt: it is of another
 	// base, or earlier than the one that runs. The next start can run it.
 	ErrNotLive = errors.New("a running VM cannot be moved to this release")
+	// ErrOldAgent means that the agent in a VM is of an earlier version than this program can move to another stack. An update
+	// replaces it first, and if that fails the next start of the VM does.
+	ErrOldAgent = errors.New("the agent in the VM is of an earlier version")
 	// ErrRemains means that what a VM let go, and nothing else refers to, is still in the store: whoever next deletes what
 	// nothing refers to deletes it.
 	ErrRemains = errors.New("what nothing needs any more is still in the storage pool")
@@ -87,15 +90,17 @@ type VM struct {
 	State hypervisor.State
 	// Stack that the VM runs as the agent says, or, when it does not answer, as the domain records.
 	Stack release.Stack
+	// Configured is the stack in the domain's definition: what the VM runs from its next power-off and start on.
+	Configured release.Stack
 	// Answered is false when the agent could not be asked. NoAnswer says why, if the VM runs.
 	Answered bool
 	NoAnswer error
 	Agent    *agentapi.StatusResponse
 	// Held are the layers that are attached in vain.
 	Held []Held
-	// Waits is the stack of the definition, in words, while the VM is left with the one that it runs until it is next
-	// powered off and started; "" if it is not.
-	Waits string
+	// AwaitsPowerCycle is true while an update has left the VM with the stack that it runs: it runs the configured one from
+	// its next power-off and start on. If it is false and the stacks differ, the next update moves the VM.
+	AwaitsPowerCycle bool
 	// Remains is why what Update had the VM let go is still in the store; nil if it is gone, or something else needs it.
 	Remains error
 	// OtherAgent is why Update left another agent in the VM than this program's own; "" if it did not.
@@ -111,6 +116,9 @@ type Interface interface {
 	// Create makes the VM, and starts it and waits for its agent if it is to run. ErrExists if a VM of the name
 	// exists under another UUID.
 	Create(ctx context.Context, spec Spec, progress Progress) (*VM, error)
+	// Check composes the stack of spec and changes nothing. The error matches compose.ErrStack if its releases do not make
+	// one, and store.ErrNotFound if one of them is not published yet.
+	Check(ctx context.Context, spec Spec) error
 	// Read returns the VM as it is; ErrNotFound only if libvirt said so. An agent that does not answer is no
 	// error: Answered is false.
 	Read(ctx context.Context, name string) (*VM, error)

@@ -3,6 +3,7 @@
 package agenttest
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -41,6 +42,8 @@ type Agent struct {
 	SystemState string
 	// Binary is the agent's program. Without one it tells no digest, as agents that cannot be replaced.
 	Binary []byte
+	// OldBinary is an agent of the last version: while it is Binary, the agent speaks protocol 1.
+	OldBinary []byte
 	// RefuseAgent, when set, is why an agent that is to take over does not come up.
 	RefuseAgent string
 
@@ -63,16 +66,17 @@ type Agent struct {
 	// waiting is the report of a refresh that waits for the host.
 	waiting *agentapi.Report
 	// refusal is why the refresh in flight will be refused.
-	refusal string
-	last    *agentapi.Report
-	boots   uint64
+	refusal     string
+	refusalCode agentapi.Refusal
+	last        *agentapi.Report
+	boots       uint64
 	// kernel is the release of the one that it booted.
 	kernel string
 	// generation counts commits.
 	generation uint64
 	refreshes  int
-	// refused is what became of the agent that was to take over.
-	refused string
+	// refused is what became of the agent that was to take over, and refusedDigest which one that was.
+	refused, refusedDigest string
 	// diskSize is what the private disk was grown to while it ran, in bytes, fileSystem what of it is a file system.
 	diskSize, fileSystem int64
 	asked                *agentapi.RefreshRequest
@@ -113,7 +117,7 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 		a.attached[id.String()] = true
 	}
 	// What the host gives anew wins over what was committed meanwhile.
-	if a.committed == nil || !a.has(*a.committed) || a.given == nil || !sameReleases(*a.given, boot.Stack) {
+	if a.committed == nil || !a.has(*a.committed) || a.given == nil || !a.given.Same(boot.Stack) {
 		a.committed = &boot.Stack
 	}
 	a.given = &boot.Stack
@@ -124,7 +128,7 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 	a.kernel = a.committed.Kernel
 	waited := a.waiting
 	a.last, a.inFlight, a.waiting = nil, nil, nil
-	if waited != nil && sameReleases(boot.Stack, *a.committed) && waited.GetTo().GetBase() == boot.Stack.Base.String() {
+	if waited != nil && boot.Stack.Same(*a.committed) && waited.GetTo().GetId() == boot.Stack.ID.String() {
 		a.tried(waited)
 	}
 	return a.serve()
@@ -307,10 +311,14 @@ func (a *Agent) Status(_ context.Context, question *agentapi.StatusRequest) (*ag
 	answer := &agentapi.StatusResponse{
 		AgentVersion: "test", BootId: fmt.Sprintf("boot-%d", a.boots), Kernel: a.kernel, Pending: a.pending(),
 		Stack: agentapi.NewStack(*a.committed), State: agentapi.State_IDLE, Last: a.last,
-		SystemState: "running", ReadySeconds: 1, Generation: a.generation,
+		SystemState: "running", ReadySeconds: 1, Generation: a.generation, Protocol: agentapi.Protocol,
 	}
 	if a.Binary != nil {
-		answer.AgentDigest, answer.AgentRefused = tree.Sum(a.Binary).String(), a.refused
+		answer.AgentDigest, answer.AgentRefused, answer.RefusedAgentDigest = tree.Sum(a.Binary).String(), a.refused, a.refusedDigest
+	}
+	if a.old() {
+		// As an agent of the last version, which knows no ids of stacks.
+		answer.Protocol, answer.RefusedAgentDigest, answer.Stack.Id = 0, "", ""
 	}
 	if a.SystemState != "" {
 		answer.SystemState = a.SystemState
@@ -385,10 +393,13 @@ func (a *Agent) end() {
 	switch {
 	case a.refusal != "":
 		a.last.Refused, a.last.Error, a.last.Impact = true, a.refusal, nil
+		a.last.Refusal = a.refusalCode
 	case level > allowed:
 		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and %v is allowed", level, allowed)
+		a.last.Refusal = agentapi.Refusal_REFUSAL_IMPACT
 	case rung == "next_boot":
 		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and the strategy is %s", level, a.asked.GetStrategy())
+		a.last.Refusal = agentapi.Refusal_REFUSAL_STRATEGY
 	case rung == "reboot":
 		a.last.Done, a.last.Error, a.last.State = false, "", agentapi.State_STARTING
 		a.waiting = a.last
@@ -445,56 +456,76 @@ func (a *Agent) Put(_ context.Context, part *agentapi.PutRequest) (*agentapi.Put
 	return &agentapi.PutResponse{Complete: true}, nil
 }
 
-// open checks signatures, and that the contents lists are at hand if they are needed.
-func (a *Agent) open(notes [][]byte, contents bool) ([]release.Identified, release.Stack, error) {
-	if len(notes) == 0 {
-		return nil, release.Stack{}, status.Error(codes.InvalidArgument, "no manifests")
+// open checks the signature of a stack manifest, and that its contents list is at hand if that is needed.
+func (a *Agent) open(note []byte, contents bool) (*release.StackManifest, release.Stack, error) {
+	if len(note) == 0 {
+		return nil, release.Stack{}, status.Error(codes.InvalidArgument, "no stack manifest")
 	}
-	var all []release.Identified
-	for _, note := range notes {
-		manifest, id, err := release.Open(note, a.operators)
-		if err != nil {
-			return nil, release.Stack{}, status.Error(codes.PermissionDenied, err.Error())
-		}
-		if blob := a.blobs[manifest.Contents.Digest.String()]; contents && tree.Sum(blob) != manifest.Contents.Digest {
-			return nil, release.Stack{}, status.Errorf(codes.FailedPrecondition, "the contents list of %s was not put", id)
-		}
-		all = append(all, release.Identified{ID: id, Manifest: manifest})
+	manifest, id, err := release.OpenStack(note, a.operators)
+	switch {
+	case errors.Is(err, release.ErrSignature):
+		return nil, release.Stack{}, status.Error(codes.PermissionDenied, err.Error())
+	case err != nil:
+		return nil, release.Stack{}, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return all, release.StackOf(all[0].Manifest, all[0].ID, all[1:]...), nil
+	if blob := a.blobs[manifest.Contents.Digest.String()]; contents && tree.Sum(blob) != manifest.Contents.Digest {
+		return nil, release.Stack{}, status.Errorf(codes.FailedPrecondition, "the contents list of %s was not put", id)
+	}
+	return manifest, manifest.Record(id), nil
 }
 
 // target checks a target as the agent in a guest does.
 func (a *Agent) target(target *agentapi.Target, downgrade bool) (release.Stack, error) {
-	to, stack, err := a.open(target.GetManifests(), true)
+	next, stack, err := a.open(target.GetTo(), true)
 	if err != nil {
 		return stack, err
 	}
-	from, compared, err := a.open(target.GetCurrent(), true)
+	now, compared, err := a.open(target.GetFrom(), true)
 	if err != nil {
 		return stack, err
 	}
-	if !sameReleases(compared, *a.committed) {
+	if !compared.Same(*a.committed) {
 		return stack, status.Errorf(codes.FailedPrecondition, "the VM runs %s, not %s", a.committed.Base, compared.Base)
 	}
-	now, next := from[0].Manifest, to[0].Manifest
-	switch {
-	case next.Name != now.Name:
-		return stack, status.Errorf(codes.InvalidArgument, "it is of base %q, this VM runs %q", next.Name, now.Name)
-	case !downgrade && next.Sequence < now.Sequence:
-		return stack, status.Errorf(codes.InvalidArgument, "release %d comes after %d", next.Sequence, now.Sequence)
+	if next.Base.Name != now.Base.Name || next.Architecture != now.Architecture {
+		return stack, status.Errorf(codes.InvalidArgument, "it is of base %q, this VM runs %q", next.Base.Name, now.Base.Name)
+	}
+	if downgrade {
+		return stack, nil
+	}
+	if err := inOrder(now.Base, next.Base); err != nil {
+		return stack, err
+	}
+	for _, was := range now.Components {
+		for _, is := range next.Components {
+			if err := inOrder(was, is); was.Name == is.Name && err != nil {
+				return stack, err
+			}
+		}
 	}
 	return stack, nil
 }
 
-func sameReleases(a, b release.Stack) bool {
-	return a.Base == b.Base && slices.Equal(a.Components, b.Components)
+func inOrder(was, is release.Member) error {
+	if is.Sequence < was.Sequence || is.Sequence == was.Sequence && is.ID != was.ID {
+		return status.Errorf(codes.InvalidArgument, "release %d of %q comes after %d", is.Sequence, is.Name, was.Sequence)
+	}
+	return nil
 }
+
+// old reports whether an agent of the last version runs.
+func (a *Agent) old() bool { return a.OldBinary != nil && bytes.Equal(a.Binary, a.OldBinary) }
+
+// errOld is what an agent of the last version makes of a target of this one.
+var errOld = status.Error(codes.InvalidArgument, "target: not a target that this VM can move to: 0 manifests")
 
 // Assess implements agentapi.AgentService.
 func (a *Agent) Assess(_ context.Context, request *agentapi.AssessRequest) (*agentapi.AssessResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.old() {
+		return nil, errOld
+	}
 	stack, err := a.target(request.GetTarget(), true)
 	if err != nil {
 		return nil, err
@@ -507,25 +538,28 @@ func (a *Agent) Assess(_ context.Context, request *agentapi.AssessRequest) (*age
 func (a *Agent) Refresh(_ context.Context, request *agentapi.RefreshRequest) (*agentapi.RefreshResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, wanted, err := a.open(request.GetTarget().GetManifests(), false)
+	if a.old() {
+		return nil, errOld
+	}
+	_, wanted, err := a.open(request.GetTarget().GetTo(), false)
 	if err != nil {
 		return nil, err
 	}
 	if a.inFlight != nil {
-		if sameReleases(*a.inFlight, wanted) {
+		if a.inFlight.Same(wanted) {
 			return &agentapi.RefreshResponse{}, nil
 		}
 		return nil, status.Error(codes.FailedPrecondition, "another refresh is in flight")
 	}
-	if sameReleases(*a.committed, wanted) {
+	if a.committed.Same(wanted) {
 		return &agentapi.RefreshResponse{}, nil
 	}
 	// What is wrong with the rest of the target is told by the report.
 	a.refusal = ""
 	if _, err := a.target(request.GetTarget(), request.GetAllowDowngrade()); err != nil {
-		a.refusal = err.Error()
+		a.refusal, a.refusalCode = err.Error(), agentapi.Refusal_REFUSAL_TARGET
 	} else if !a.has(wanted) {
-		a.refusal = "a layer of the target is not attached"
+		a.refusal, a.refusalCode = "a layer of the target is not attached", agentapi.Refusal_REFUSAL_SYSTEM
 	}
 	a.inFlight, a.left, a.allowed = &wanted, a.Polls, request.GetMaxImpact()
 	a.last = &agentapi.Report{From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(wanted), State: agentapi.State_IDLE}

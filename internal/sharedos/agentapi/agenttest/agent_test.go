@@ -8,6 +8,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi/agenttest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -24,12 +25,20 @@ func TestFakeKeepsTheContract(t *testing.T) {
 		return release.Layer{ID: tree.Sum([]byte(text)), DataSize: 4096, Size: 8192, Delta: delta}
 	}
 	lists := []string{"the first contents list", "the second"}
-	sign := func(m *release.Manifest) ([]byte, tree.Digest) {
-		note, id, err := release.Sign(m, operator)
+	sign := func(m *release.Manifest) ([]byte, release.Stack) {
+		encoded, err := m.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return note, id
+		stack, _, err := compose.Compose(compose.Parts{Base: release.Identified{ID: release.ID(encoded), Manifest: m}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		note, id, err := release.SignStack(stack, operator)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return note, stack.Record(id)
 	}
 	first := release.Manifest{
 		Schema: release.Schema, Kind: release.Base, Name: "debian-13", Architecture: "amd64", OS: "Debian", Sequence: 1,
@@ -37,9 +46,9 @@ func TestFakeKeepsTheContract(t *testing.T) {
 		Kernel: &release.Kernel{Release: "6.12.1", Image: blob("kernel"), Modules: blob("modules")},
 		Users:  map[string]uint32{"root": 0}, Groups: map[string]uint32{"root": 0},
 	}
-	current, id := sign(&first)
+	current, booted := sign(&first)
 	second := first
-	second.Sequence, second.Previous, second.Contents = 2, id, blob(lists[1])
+	second.Sequence, second.Previous, second.Contents = 2, booted.Base, blob(lists[1])
 	second.Kernel = &release.Kernel{Release: "6.12.2", Image: blob("kernel 2"), Modules: blob("modules 2")}
 	second.Layers = append(second.Layers[:1:1], layer("delta", true))
 	next, _ := sign(&second)
@@ -50,7 +59,7 @@ func TestFakeKeepsTheContract(t *testing.T) {
 	}
 	agent.Polls = 2
 	config, err := json.Marshal(agentapi.BootConfig{
-		Stack: release.StackOf(&first, id), Operators: []string{base64.StdEncoding.EncodeToString(public)}, Hostname: "web",
+		Stack: booted, Operators: []string{base64.StdEncoding.EncodeToString(public)}, Hostname: "web",
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ const (
 type Subject struct {
 	Dialer   transport.Dialer
 	Operator ed25519.PrivateKey
-	// Current and Next are signed manifests.
+	// Current and Next are signed stack manifests, of a base alone.
 	Current, Next []byte
 	// Contents are the contents lists of both.
 	Contents [][]byte
@@ -57,6 +57,7 @@ func Contract(t *testing.T, subject Subject) {
 		{"an assessment needs the contents lists", c.needsContents},
 		{"a manifest that no operator signed is refused", c.refusesAForeignManifest},
 		{"an assessment changes nothing", c.assesses},
+		{"what is no stack is refused", c.refusesARelease},
 		{"a comparison with another stack than the running one is refused", c.refusesAStaleCaller},
 		{"a refresh to what runs changes nothing", c.hasNothingToDo},
 		{"layers of the running stack are held", c.holdsItsLayers},
@@ -73,14 +74,14 @@ func Contract(t *testing.T, subject Subject) {
 type contract struct {
 	Subject
 	agent             *transport.Agent
-	current, next     *release.Manifest
+	current, next     *release.StackManifest
 	currentID, nextID tree.Digest
 	booted            *agentapi.StatusResponse
 }
 
-func (c *contract) open(t *testing.T, note []byte) (*release.Manifest, tree.Digest) {
+func (c *contract) open(t *testing.T, note []byte) (*release.StackManifest, tree.Digest) {
 	t.Helper()
-	manifest, id, err := release.Open(note, []ed25519.PublicKey{c.Operator.Public().(ed25519.PublicKey)})
+	manifest, id, err := release.OpenStack(note, []ed25519.PublicKey{c.Operator.Public().(ed25519.PublicKey)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +136,7 @@ func mustFail(t *testing.T, err error, want ...codes.Code) {
 }
 
 func (c *contract) target() *agentapi.Target {
-	return &agentapi.Target{Manifests: [][]byte{c.Next}, Current: [][]byte{c.Current}}
+	return &agentapi.Target{To: c.Next, From: c.Current}
 }
 
 func (c *contract) onlyOperators(t *testing.T) {
@@ -160,11 +161,14 @@ func (c *contract) tellsWhatRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stack.Base != c.currentID || len(stack.Layers) != len(c.current.Layers) || len(stack.Components) != 0 {
+	if stack.ID != c.currentID || stack.Base != c.current.Base.ID || len(stack.Layers) != len(c.current.Layers) || len(stack.Components) != 0 {
 		t.Errorf("it runs %+v", stack)
 	}
 	if c.booted.GetState() != agentapi.State_IDLE || c.booted.GetLast() != nil {
 		t.Errorf("it is in state %v, and reports %v", c.booted.GetState(), c.booted.GetLast())
+	}
+	if c.booted.GetProtocol() != agentapi.Protocol {
+		t.Errorf("it speaks protocol %d", c.booted.GetProtocol())
 	}
 	if c.booted.GetBootId() == "" || c.booted.GetKernel() == "" || c.booted.GetSystemState() == "" || c.booted.GetReadySeconds() <= 0 {
 		t.Errorf("something is missing in %v", c.booted)
@@ -242,15 +246,32 @@ func (c *contract) refusesAForeignManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, _, err := release.Sign(c.next, stranger)
+	foreign, _, err := release.SignStack(c.next, stranger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := &agentapi.Target{Manifests: [][]byte{foreign}, Current: [][]byte{c.Current}}
+	target := &agentapi.Target{To: foreign, From: c.Current}
 	_, err = c.agent.Assess(limited(t, callLimit), &agentapi.AssessRequest{Target: target})
 	mustFail(t, err, codes.PermissionDenied)
 	_, err = c.agent.Refresh(limited(t, callLimit), &agentapi.RefreshRequest{Target: target})
 	mustFail(t, err, codes.PermissionDenied)
+}
+
+// refusesARelease: a signed release is no signed stack, and a target of protocol 1 has none.
+func (c *contract) refusesARelease(t *testing.T) {
+	c.put(t)
+	m := &release.Manifest{
+		Schema: release.Schema, Kind: release.Base, Name: c.next.Base.Name, Sequence: 1, Architecture: c.next.Architecture, OS: c.next.OS,
+		Layers: c.next.Layers, Contents: c.next.Contents, Kernel: &c.next.Kernel,
+	}
+	signed, _, err := release.Sign(m, c.Operator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []*agentapi.Target{{To: signed, From: c.Current}, {To: c.Next, From: signed}, {To: c.Next}, {}} {
+		_, err = c.agent.Assess(limited(t, callLimit), &agentapi.AssessRequest{Target: target})
+		mustFail(t, err, codes.InvalidArgument)
+	}
 }
 
 func (c *contract) assesses(t *testing.T) {
@@ -262,18 +283,18 @@ func (c *contract) assesses(t *testing.T) {
 	if answer.GetImpact().GetLevel() == agentapi.Level_LEVEL_UNSPECIFIED {
 		t.Errorf("the impact is %v", answer.GetImpact())
 	}
-	if now := c.status(t); now.GetStack().GetBase() != c.currentID.String() || now.GetState() != agentapi.State_IDLE || now.GetLast() != nil {
+	if now := c.status(t); now.GetStack().GetId() != c.currentID.String() || now.GetState() != agentapi.State_IDLE || now.GetLast() != nil {
 		t.Errorf("after an assessment it is %v", now)
 	}
 }
 
 func (c *contract) refusesAStaleCaller(t *testing.T) {
 	c.put(t)
-	stale := &agentapi.Target{Manifests: [][]byte{c.Next}, Current: [][]byte{c.Next}}
+	stale := &agentapi.Target{To: c.Next, From: c.Next}
 	_, err := c.agent.Assess(limited(t, callLimit), &agentapi.AssessRequest{Target: stale})
 	mustFail(t, err, codes.FailedPrecondition)
 	c.mustRefuse(t, stale)
-	if now := c.status(t); now.GetStack().GetBase() != c.currentID.String() {
+	if now := c.status(t); now.GetStack().GetId() != c.currentID.String() {
 		t.Errorf("it runs %s", now.GetStack().GetBase())
 	}
 }
@@ -285,7 +306,7 @@ func (c *contract) mustRefuse(t *testing.T, target *agentapi.Target) {
 	if err != nil || !answer.GetStarted() {
 		t.Fatalf("got %v, %v", answer, err)
 	}
-	if last := c.settled(t).GetLast(); last.GetCommitted() || !last.GetRefused() || last.GetError() == "" {
+	if last := c.settled(t).GetLast(); last.GetCommitted() || !last.GetRefused() || last.GetError() == "" || last.GetRefusal() != agentapi.Refusal_REFUSAL_TARGET {
 		t.Errorf("it reports %v", last)
 	}
 }
@@ -313,7 +334,7 @@ func (c *contract) settled(t *testing.T) *agentapi.StatusResponse {
 func (c *contract) hasNothingToDo(t *testing.T) {
 	c.put(t)
 	answer, err := c.agent.Refresh(limited(t, callLimit), &agentapi.RefreshRequest{
-		Target: &agentapi.Target{Manifests: [][]byte{c.Current}, Current: [][]byte{c.Current}},
+		Target: &agentapi.Target{To: c.Current, From: c.Current},
 	})
 	if err != nil || answer.GetStarted() {
 		t.Errorf("got %v, %v", answer, err)
@@ -343,7 +364,7 @@ func (c *contract) refreshes(t *testing.T) {
 	}
 	last := c.settled(t).GetLast()
 	if !last.GetCommitted() || last.GetError() != "" || last.GetState() != agentapi.State_COMMITTED ||
-		last.GetFrom().GetBase() != c.currentID.String() || last.GetTo().GetBase() != c.nextID.String() ||
+		last.GetFrom().GetId() != c.currentID.String() || last.GetTo().GetId() != c.nextID.String() ||
 		last.GetImpact().GetLevel() == agentapi.Level_LEVEL_UNSPECIFIED {
 		t.Errorf("it reports %v", last)
 	}
@@ -353,8 +374,8 @@ func (c *contract) refreshes(t *testing.T) {
 func (c *contract) isOnNext(t *testing.T) {
 	t.Helper()
 	now := c.status(t)
-	if now.GetStack().GetBase() != c.nextID.String() || now.GetBootId() != c.booted.GetBootId() {
-		t.Errorf("it runs %s, boot %s", now.GetStack().GetBase(), now.GetBootId())
+	if now.GetStack().GetId() != c.nextID.String() || now.GetBootId() != c.booted.GetBootId() {
+		t.Errorf("it runs %s, boot %s", now.GetStack().GetId(), now.GetBootId())
 	}
 	if now.GetGeneration() <= c.booted.GetGeneration() {
 		t.Errorf("generation %d became %d", c.booted.GetGeneration(), now.GetGeneration())
@@ -375,9 +396,9 @@ func (c *contract) isRefreshed(t *testing.T) {
 		t.Errorf("got %v, %v", answer, err)
 	}
 	// The lists of the refresh are dropped.
-	back := &agentapi.Target{Manifests: [][]byte{c.Next}, Current: [][]byte{c.Next}}
+	back := &agentapi.Target{To: c.Next, From: c.Next}
 	if c.currentID != c.nextID {
-		back.Manifests = [][]byte{c.Current}
+		back.To = c.Current
 	}
 	if _, err := c.agent.Assess(limited(t, callLimit), &agentapi.AssessRequest{Target: back}); err == nil {
 		t.Error("an earlier release was assessed without contents lists")
@@ -387,6 +408,6 @@ func (c *contract) isRefreshed(t *testing.T) {
 
 func (c *contract) refusesADowngrade(t *testing.T) {
 	c.put(t)
-	c.mustRefuse(t, &agentapi.Target{Manifests: [][]byte{c.Current}, Current: [][]byte{c.Next}})
+	c.mustRefuse(t, &agentapi.Target{To: c.Current, From: c.Next})
 	c.isOnNext(t)
 }

@@ -51,9 +51,9 @@ func (a *Agent) Replace(_ context.Context, request *agentapi.ReplaceRequest) (*a
 	}
 	delete(a.blobs, next.To.String())
 	if a.RefuseAgent != "" {
-		a.refused = fmt.Sprintf("agent %s: %s", next.To, a.RefuseAgent)
+		a.refused, a.refusedDigest = fmt.Sprintf("agent %s: %s", next.To, a.RefuseAgent), next.To.String()
 	} else {
-		a.Binary, a.refused = binary, ""
+		a.Binary, a.refused, a.refusedDigest = binary, "", ""
 	}
 	return &agentapi.ReplaceResponse{Started: true}, nil
 }

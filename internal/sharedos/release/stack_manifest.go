@@ -1,0 +1,123 @@
+package release
+
+import (
+	"crypto/ed25519"
+	"fmt"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// StackSchema is the schema of stack manifests that this code writes, and the only one it reads.
+const StackSchema = 1
+
+// Member is one release that a stack is made of.
+type Member struct {
+	ID       tree.Digest `json:"id"`
+	Name     string      `json:"name"`
+	Sequence uint64      `json:"sequence"`
+}
+
+// StackManifest describes what a VM runs: a base and the components on it, as one tree. Its canonical form is Encode's;
+// the SHA-256 of that form is the id of the stack. A base without components is a stack, too.
+type StackManifest struct {
+	// Schema is named differently than that of a release, so that neither can be read as the other.
+	Schema int    `json:"stack_schema"`
+	Base   Member `json:"base"`
+	// Components in the order in which they are laid over the base.
+	Components []Member `json:"components"`
+	// Architecture and OS are the base's.
+	Architecture string `json:"architecture"`
+	OS           string `json:"os"`
+	// Layers are ordered bottom to top: a full layer, then deltas.
+	Layers []Layer `json:"layers"`
+	// Contents names the contents list of the tree that all layers together show.
+	Contents Blob   `json:"contents"`
+	Kernel   Kernel `json:"kernel"`
+	// Packages are sorted by name.
+	Packages []Package `json:"packages"`
+	// Users and Groups map account names to numbers.
+	Users  map[string]uint32 `json:"users"`
+	Groups map[string]uint32 `json:"groups"`
+}
+
+// Record is the short record of the stack with this id.
+func (m *StackManifest) Record(id tree.Digest) Stack {
+	record := Stack{ID: id, Base: m.Base.ID, Layers: m.Layers, Kernel: m.Kernel.Release}
+	for _, component := range m.Components {
+		record.Components = append(record.Components, component.ID)
+	}
+	return record
+}
+
+// Encode returns the canonical form, as Manifest.Encode does.
+func (m *StackManifest) Encode() ([]byte, error) { return encode(m) }
+
+// DecodeStack reads a stack manifest in canonical form and no other. Errors match ErrSchema or ErrManifest.
+func DecodeStack(encoded []byte) (*StackManifest, error) {
+	return decodeManifest[StackManifest](encoded)
+}
+
+// SignStack encodes m and signs it as Sign does.
+func SignStack(m *StackManifest, key ed25519.PrivateKey) (signed []byte, id tree.Digest, err error) {
+	return sign(m, key)
+}
+
+// OpenStack checks that one of the trusted operators signed the stack manifest, and only then reads it.
+// Errors match ErrSignature, ErrSchema or ErrManifest.
+func OpenStack(signed []byte, trusted []ed25519.PublicKey) (*StackManifest, tree.Digest, error) {
+	return open[StackManifest](signed, trusted)
+}
+
+func (m *StackManifest) schema() (field string, own, known int) {
+	return "stack_schema", m.Schema, StackSchema
+}
+
+func (m *StackManifest) title() string { return fmt.Sprintf("stack of base %q", m.Base.Name) }
+
+// canonical is m with one form for what can be written in two.
+func (m *StackManifest) canonical() any {
+	full := *m
+	full.Components = notNil(full.Components)
+	full.Packages, full.Users, full.Groups = notNil(full.Packages), notNilMap(full.Users), notNilMap(full.Groups)
+	return &full
+}
+
+// rules of a stack manifest.
+func (m *StackManifest) rules() []func() error {
+	return []func() error{
+		m.checkMembers,
+		func() error { return checkSystem(m.Architecture, m.OS) },
+		func() error { return checkLayers(m.Layers, MaxStackLayers, true) },
+		func() error { return checkBlob("contents", m.Contents) },
+		m.Kernel.check,
+		func() error { return checkPackages(m.Packages) },
+		func() error { return checkAccounts(m.Users, m.Groups) },
+	}
+}
+
+func (m *StackManifest) checkMembers() error {
+	if len(m.Components) > MaxComponents {
+		return fmt.Errorf("%d components: a stack may have %d", len(m.Components), MaxComponents)
+	}
+	if err := m.Base.check("base"); err != nil {
+		return err
+	}
+	ids, names := map[tree.Digest]bool{m.Base.ID: true}, map[string]bool{}
+	for _, component := range m.Components {
+		if err := component.check("component"); err != nil {
+			return err
+		}
+		if ids[component.ID] || names[component.Name] {
+			return fmt.Errorf("component %q, release %s, stands twice", component.Name, component.ID)
+		}
+		ids[component.ID], names[component.Name] = true, true
+	}
+	return nil
+}
+
+func (m Member) check(kind string) error {
+	if m.ID.IsZero() || m.Sequence == 0 || !ValidName(m.Name) {
+		return fmt.Errorf("%s %q, release %d with id %s: a release has a name, a sequence from 1 and an id", kind, m.Name, m.Sequence, m.ID)
+	}
+	return nil
+}
