@@ -33,7 +33,9 @@ func TestAVMLivesOnAPoolOfBlockDevices(t *testing.T) {
 	w := guest.On(t, bed, pool)
 	w.Expected = 2 * time.Minute
 	ctx := t.Context()
-	release := func(mark string) []guest.Edit { return []guest.Edit{guest.Write("usr/share/mark", 0o644, mark)} }
+	release := func(mark string) []guest.Edit {
+		return append(guest.Quick(), guest.Write("usr/share/mark", 0o644, mark))
+	}
 	ids, err := w.Releases(ctx, "os", guest.Updated, release("one"), release("two"))
 	must(t, err)
 	vm, err := w.Create(ctx, "devices", ids[0], nil)

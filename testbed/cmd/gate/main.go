@@ -145,18 +145,19 @@ func longestFirst(packages []string) []string {
 // commands are the two "go test" commands; one without packages is empty.
 //
 // In packages with guests it is the guests that are tried, and they need the time: the code of the host that these packages use
-// is run with the race detector by the others. -count=1, because what a test finds depends on the machine, too.
+// is run with the race detector by the others. -count=1, because what a test finds depends on the machine, too; -vet=off, because
+// the linter runs vet.
 func commands(packages packageSets, unit, race bool) [2][]string {
 	var both [2][]string
 	others := packages.others
 	if !unit {
 		others = append(others, packages.libvirt...)
 		if len(packages.guests) > 0 {
-			both[0] = append([]string{"go", "test", "-json", "-count=1", "-timeout=" + guestsTimeout, "-parallel=8", "-p=" + strconv.Itoa(len(packages.guests))}, packages.guests...)
+			both[0] = append([]string{"go", "test", "-json", "-count=1", "-vet=off", "-timeout=" + guestsTimeout, "-parallel=8", "-p=" + strconv.Itoa(len(packages.guests))}, packages.guests...)
 		}
 	}
 	if len(others) > 0 {
-		both[1] = []string{"nice", "-n", othersNice, "go", "test", "-json", "-count=1", "-timeout=" + othersTimeout}
+		both[1] = []string{"nice", "-n", othersNice, "go", "test", "-json", "-count=1", "-vet=off", "-timeout=" + othersTimeout}
 		if race {
 			both[1] = append([]string{"env", "CGO_ENABLED=1"}, append(both[1], "-race")...)
 		}
