@@ -98,7 +98,7 @@ func TestAFullLayerAgainIsPlannedWithTheReason(t *testing.T) {
 			PreConfig: own.set("3"), Config: chain + own.base(),
 			ConfigPlanChecks: plans(
 				planned("rebase", knownvalue.Bool(true)),
-				planned("rebase_reason", knownvalue.StringExact("the release before has 2 of at most 2 layers")),
+				planned("rebase_reason", knownvalue.StringExact("the previous release has 2 of at most 2 layers")),
 				plancheck.ExpectKnownValue(debianAddress, attribute("layers"), knownvalue.ListSizeExact(1)),
 				left(1),
 			),
@@ -108,7 +108,7 @@ func TestAFullLayerAgainIsPlannedWithTheReason(t *testing.T) {
 			PreConfig: own.put(sourcetest.NewSystem("6.12.3").With("usr/share/more", strings.Repeat("m", 30_000))),
 			Config:    "provider \"sharedos\" { max_delta_percent = 10 }\n" + own.base(),
 			ConfigPlanChecks: plans(
-				planned("rebase_reason", knownvalue.StringExact("a delta would hold 19% of the content, and 10% is the most")),
+				planned("rebase_reason", knownvalue.StringExact("a delta would have 19% of the content, and at most 10% is allowed")),
 			),
 		},
 	)

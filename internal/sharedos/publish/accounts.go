@@ -9,14 +9,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// checkAccounts reports every account that both releases have with different numbers. The error matches
-// ErrAccounts.
+// checkAccounts returns an error that matches ErrAccounts and names every account that both releases have with different numbers.
 func checkAccounts(old, new *release.Manifest) error {
 	moved := append(movedAccounts("user", old.Users, new.Users), movedAccounts("group", old.Groups, new.Groups)...)
 	if len(moved) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %s; files that VMs keep in /var and /home would change owner; "+
+	return fmt.Errorf("%w: %s; files of VMs in /var and /home would change their owner; "+
 		"set pin_accounts = true to give these accounts their old numbers, change them in the source, or start a new base under another name",
 		ErrAccounts, strings.Join(moved, ", "))
 }

@@ -23,14 +23,14 @@ import (
 // maxKernelImage bounds a kernel image in bytes.
 const maxKernelImage = 512 << 20
 
-// build reads the source and makes the release that follows before in the cache. The caller holds the base's lock.
+// build reads the source and builds in the cache the release that follows before. The caller holds the lock of the base.
 func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key cacheKey, progress source.Progress) (_ *cached, err error) {
 	directory, err := p.begin(spec.Name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
-		// After commit nothing stands here any more.
+		// commit has renamed it.
 		err = errors.Join(err, os.RemoveAll(directory))
 	}()
 	read, err := rootfs.Read(ctx, spec.Source, directory, progress)
@@ -38,12 +38,12 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, read.Close()) }()
-	// What was read must be what it is kept under.
+	// The entry in the cache is named after the fingerprint, so what was read must have it.
 	switch now, err := spec.Source.Fingerprint(ctx); {
 	case err != nil:
 		return nil, fmt.Errorf("identify the source again: %w", err)
 	case now != key.Fingerprint:
-		return nil, fmt.Errorf("%w: plan and apply again when nothing writes to it", ErrSourceChanged)
+		return nil, fmt.Errorf("%w: plan and apply again when nothing writes to the source", ErrSourceChanged)
 	}
 	b := &building{publisher: p, directory: directory, read: read, before: before, input: key.Fingerprint, progress: progress}
 	if spec.PinAccounts && before != nil {
@@ -91,7 +91,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 	return &cached{directory: path, record: r, manifest: manifest, id: release.ID(encoded)}, nil
 }
 
-// building is one release while it is made.
+// building is a release that is being built.
 type building struct {
 	publisher *Publisher
 	directory string
@@ -102,7 +102,7 @@ type building struct {
 	progress  source.Progress
 }
 
-// describe writes the blobs of the release and returns its manifest, without layers.
+// describe writes the blobs of the release and returns its manifest without layers.
 func (b *building) describe(name string) (*release.Manifest, error) {
 	m := &release.Manifest{
 		Schema: release.Schema, Kind: release.Base, Name: name, Sequence: 1,
@@ -140,7 +140,7 @@ func (b *building) describe(name string) (*release.Manifest, error) {
 	b.progress("gathering kernel modules", 0, 0)
 	m.Kernel.Modules, err = b.blob(modulesFile, func(w io.Writer) error {
 		if b.publisher.Modules == nil {
-			return errors.New("the publisher cannot make it")
+			return errors.New("this publisher cannot pack modules")
 		}
 		archive, err := b.publisher.Modules(b.read.Full, b.read.Kernel.Release)
 		if err != nil {
@@ -152,7 +152,7 @@ func (b *building) describe(name string) (*release.Manifest, error) {
 	return m, err
 }
 
-// blob writes a file of the release and names it.
+// blob writes a file of the release and returns its digest and size.
 func (b *building) blob(name string, write func(io.Writer) error) (_ release.Blob, err error) {
 	file, err := os.OpenFile(filepath.Join(b.directory, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -169,14 +169,14 @@ func (b *building) blob(name string, write func(io.Writer) error) (_ release.Blo
 	return sum.blob(), nil
 }
 
-// sameSystem reports whether two releases are of the same operating system, whatever layers hold it.
+// sameSystem reports whether two releases have the same content, whatever their layers are.
 func sameSystem(a, b *release.Manifest) bool {
 	return a.Contents == b.Contents && a.Architecture == b.Architecture && a.OS == b.OS &&
 		*a.Kernel == *b.Kernel && slices.Equal(a.Packages, b.Packages) &&
 		maps.Equal(a.Users, b.Users) && maps.Equal(a.Groups, b.Groups)
 }
 
-// addLayer decides between a delta and a full layer, writes it, and completes the manifest.
+// addLayer writes a delta or a full layer, and completes the manifest.
 func (b *building) addLayer(ctx context.Context, m *release.Manifest) (record, error) {
 	if b.before == nil {
 		top, err := b.writeLayer(ctx, b.read.Tree)
@@ -199,7 +199,7 @@ func (b *building) addLayer(ctx context.Context, m *release.Manifest) (record, e
 	r := record{Change: change}
 	lower := b.before.manifest.Layers
 	if m.Contents == b.before.manifest.Contents && b.before.whole {
-		m.Layers = slices.Clone(lower) // only the kernel image or what describes the system differs
+		m.Layers = slices.Clone(lower) // only the kernel image or the description of the system differs
 		return r, nil
 	}
 	r.Layer = true
@@ -231,15 +231,15 @@ func (b *building) change(m *release.Manifest, oldContents []byte) (_ *Change, e
 	return describeChange(b.before.manifest, m, bytes.NewReader(oldContents), contents)
 }
 
-// writeDelta writes the delta over the layers of the release before, or tells why the next layer has to be a full one.
+// writeDelta writes a delta on top of the layers of the previous release, or returns why the next layer has to be a full one.
 func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []release.Layer) (_ release.Layer, rebase string, _ error) {
 	switch limit := b.publisher.maxChain(); {
 	case !b.before.whole:
-		return release.Layer{}, "the pool lacks a layer of the release before", nil
+		return release.Layer{}, "the storage pool lacks a layer of the previous release", nil
 	case oldContents == nil:
-		return release.Layer{}, "the pool lacks the contents list of the release before", nil
+		return release.Layer{}, "the storage pool lacks the contents list of the previous release", nil
 	case len(lower) >= limit:
-		return release.Layer{}, fmt.Sprintf("the release before has %d of at most %d layers", len(lower), limit), nil
+		return release.Layer{}, fmt.Sprintf("the previous release has %d of at most %d layers", len(lower), limit), nil
 	}
 	old, err := readContents(oldContents)
 	if err != nil {
@@ -248,7 +248,7 @@ func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []r
 	delta := layer.Delta(old, b.read.Tree.Entries)
 	part, whole := contentBytes(delta), contentBytes(b.read.Tree.Entries)
 	if limit := b.publisher.maxDelta(); part*100 > whole*int64(limit) {
-		return release.Layer{}, fmt.Sprintf("a delta would hold %d%% of the content, and %d%% is the most", part*100/whole, limit), nil
+		return release.Layer{}, fmt.Sprintf("a delta would have %d%% of the content, and at most %d%% is allowed", part*100/whole, limit), nil
 	}
 	top, err := b.writeLayer(ctx, &tree.Tree{Entries: delta, Content: b.read.Tree.Content})
 	if err != nil {
@@ -256,8 +256,8 @@ func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []r
 	}
 	top.Delta = true
 	if slices.ContainsFunc(lower, func(l release.Layer) bool { return l.ID == top.ID }) {
-		// Overlayfs takes no layer twice.
-		return release.Layer{}, "a patch that was taken back came again", os.Remove(filepath.Join(b.directory, layerFile))
+		// Overlayfs does not accept a layer twice.
+		return release.Layer{}, "the delta equals an earlier one, because a change was undone and made again", os.Remove(filepath.Join(b.directory, layerFile))
 	}
 	return top, "", nil
 }

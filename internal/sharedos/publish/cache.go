@@ -14,15 +14,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// The cache holds, for each base, one directory for each release that was built, named by the inputs of the build.
-// A directory is filled under another name and renamed when all in it is on disk, so it is whole or not there.
-// What is read from it is checked nevertheless; what does not fit is removed and built again.
+// The cache has a directory for each base, and in it an entry for each release that was built: a directory that is named after the
+// inputs of the build. An entry is filled under another name, and renamed when everything in it is on disk. So it is complete or
+// absent. It is checked nevertheless when it is read, and a damaged one is removed and built again.
 const (
-	// buildVersion changes when the same source would yield another release than before.
+	// buildVersion changes whenever the same source yields another release than before.
 	buildVersion = 3
 
 	releasesDir = "releases"
@@ -36,15 +38,15 @@ const (
 	modulesFile  = "modules"
 
 	maxRecordFile = 4 << 20
-	// keepBuilt and keepUnchanged are how many of the newest directories of a base stay.
+	// keepBuilt and keepUnchanged are how many of the newest entries of a base are kept.
 	keepBuilt     = 4
 	keepUnchanged = 64
 )
 
-// errMiss means that the cache has nothing usable for a key.
+// errMiss means that the cache has no usable entry for a key.
 var errMiss = errors.New("not in the cache")
 
-// cacheKey is all that a build depends on, besides the previous release itself.
+// cacheKey has the inputs of a build.
 type cacheKey struct {
 	Build       int
 	Name        string
@@ -55,16 +57,16 @@ type cacheKey struct {
 	PinAccounts bool
 }
 
-// record is what a directory of the cache tells besides the release.
+// record is what an entry of the cache has in addition to the release.
 type record struct {
-	// Unchanged names the release that the source yields, when that was the newest one already.
+	// Unchanged is the id of the previous release if the source yields that one again.
 	Unchanged *tree.Digest `json:"unchanged,omitempty"`
-	// Layer is false if the release needs no layer that the one before it did not have.
+	// Layer is true if the release has a layer that the previous one does not have.
 	Layer  bool    `json:"layer"`
 	Change *Change `json:"change,omitempty"`
 }
 
-// cached is a directory of the cache that was checked.
+// cached is an entry of the cache that was checked.
 type cached struct {
 	directory string
 	record    record
@@ -72,7 +74,7 @@ type cached struct {
 	id        tree.Digest
 }
 
-// needsLower reports whether the release stands on layers that the cache does not hold.
+// needsLower reports whether the release has layers that are not in the entry.
 func (c *cached) needsLower() bool {
 	return c.manifest == nil || !c.record.Layer || len(c.manifest.Layers) > 1
 }
@@ -87,7 +89,7 @@ func (p *Publisher) cachePath(key cacheKey) (string, error) {
 	return filepath.Join(p.baseDir(key.Name), tree.Digest(sha256.Sum256(text)).Hex()), nil
 }
 
-// load returns what the cache holds for a key; errMiss if that is nothing, or nothing whole.
+// load returns the entry of a key; errMiss if there is none. It removes a damaged one.
 func (p *Publisher) load(key cacheKey) (*cached, error) {
 	path, err := p.cachePath(key)
 	if err != nil {
@@ -98,7 +100,7 @@ func (p *Publisher) load(key cacheKey) (*cached, error) {
 	case errors.Is(err, fs.ErrNotExist) && entry == nil:
 		return nil, errMiss
 	case err != nil:
-		p.log().Warn("a cache entry is damaged and will be made again", "path", path, "error", err)
+		p.log().Warn("a cache entry is damaged and will be built again", "path", path, "error", err)
 		if err := os.RemoveAll(path); err != nil {
 			return nil, fmt.Errorf("remove a damaged cache entry: %w", err)
 		}
@@ -111,8 +113,8 @@ func (p *Publisher) load(key cacheKey) (*cached, error) {
 	return entry, nil
 }
 
-// readCached reads and checks a directory. Its error matches fs.ErrNotExist, and what it returns is nil, only if
-// the directory is not there; with anything else amiss it returns an entry and an error.
+// readCached reads and checks an entry. If there is none, it returns nil and fs.ErrNotExist. With any other error it returns an entry
+// that is not nil.
 func readCached(path string, key cacheKey) (*cached, error) {
 	if _, err := os.Stat(path); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -130,7 +132,7 @@ func readCached(path string, key cacheKey) (*cached, error) {
 	}
 	if unchanged := entry.record.Unchanged; unchanged != nil {
 		if *unchanged != key.Previous || unchanged.IsZero() {
-			return entry, fmt.Errorf("it says unchanged from %s, but follows %s", unchanged, key.Previous)
+			return entry, fmt.Errorf("it is unchanged from %s, but follows %s", unchanged, key.Previous)
 		}
 		entry.id = *unchanged
 		return entry, nil
@@ -148,7 +150,7 @@ func readCached(path string, key cacheKey) (*cached, error) {
 		return entry, fmt.Errorf("it is of %s %q after %s, not of base %q after %s", m.Kind, m.Name, m.Previous, key.Name, key.Previous)
 	}
 	if entry.record.Layer {
-		// Publish reads the whole layer before it uploads it.
+		// Publish verifies the layer before it uploads it.
 		info, err := os.Stat(filepath.Join(path, layerFile))
 		if err != nil {
 			return entry, err
@@ -165,7 +167,7 @@ func readCached(path string, key cacheKey) (*cached, error) {
 	return entry, nil
 }
 
-// blobFiles names the files of a release's blobs in its directory.
+// blobFiles returns the blobs of a release by their file names in the cache.
 func blobFiles(m *release.Manifest) map[string]release.Blob {
 	files := map[string]release.Blob{contentsFile: m.Contents}
 	if m.Kernel != nil {
@@ -202,11 +204,11 @@ func readBounded(path string, limit int64) (_ []byte, err error) {
 	return data, nil
 }
 
-// begin makes a directory to fill. Leftovers of builds that were cut off go: the caller holds the base's lock.
+// begin creates a directory for a new entry. It removes those of interrupted builds. The caller holds the lock of the base.
 func (p *Publisher) begin(name string) (string, error) {
 	parent := p.baseDir(name)
 	if err := os.MkdirAll(parent, 0o700); err != nil {
-		return "", fmt.Errorf("make the cache directory: %w", err)
+		return "", fmt.Errorf("create the cache directory: %w", err)
 	}
 	entries, err := os.ReadDir(parent)
 	if err != nil {
@@ -215,18 +217,18 @@ func (p *Publisher) begin(name string) (string, error) {
 	for _, entry := range entries {
 		if strings.HasPrefix(entry.Name(), newPrefix) {
 			if err := os.RemoveAll(filepath.Join(parent, entry.Name())); err != nil {
-				return "", fmt.Errorf("remove what an interrupted build left: %w", err)
+				return "", fmt.Errorf("remove the files of an interrupted build: %w", err)
 			}
 		}
 	}
 	directory, err := os.MkdirTemp(parent, newPrefix)
 	if err != nil {
-		return "", fmt.Errorf("make a cache entry: %w", err)
+		return "", fmt.Errorf("create a cache entry: %w", err)
 	}
 	return directory, nil
 }
 
-// commit gives a filled directory its name once all in it is on disk, and returns its path.
+// commit renames a filled directory when everything in it is on disk, and returns its new path.
 func (p *Publisher) commit(directory string, key cacheKey, r record) (string, error) {
 	path, err := p.cachePath(key)
 	if err != nil {
@@ -239,7 +241,7 @@ func (p *Publisher) commit(directory string, key cacheKey, r record) (string, er
 	if err := writeFile(filepath.Join(directory, recordFile), text); err != nil {
 		return "", fmt.Errorf("write a cache entry: %w", err)
 	}
-	// Whatever stands there did not pass load, or says no more than this.
+	// An existing entry was found damaged, or has the same content.
 	if err := os.RemoveAll(path); err != nil {
 		return "", fmt.Errorf("replace a cache entry: %w", err)
 	}
@@ -249,19 +251,19 @@ func (p *Publisher) commit(directory string, key cacheKey, r record) (string, er
 	return path, p.prune(key.Name)
 }
 
-// prune removes all but the newest directories of a base.
+// prune removes all but the newest entries of a base.
 func (p *Publisher) prune(name string) error {
 	parent := p.baseDir(name)
 	entries, err := os.ReadDir(parent)
 	if err != nil {
-		return fmt.Errorf("tidy the cache: %w", err)
+		return fmt.Errorf("remove old cache entries: %w", err)
 	}
 	used := map[string]time.Time{}
 	var built, unchanged []string
 	for _, entry := range entries {
 		info, err := entry.Info()
 		if err != nil || !entry.IsDir() || strings.HasPrefix(entry.Name(), newPrefix) {
-			continue // it went meanwhile, or is none of ours to judge
+			continue // it was removed meanwhile, or is no entry
 		}
 		path := filepath.Join(parent, entry.Name())
 		used[path] = info.ModTime()
@@ -276,22 +278,14 @@ func (p *Publisher) prune(name string) error {
 	slices.SortFunc(unchanged, newestFirst)
 	for _, path := range slices.Concat(built[min(len(built), keepBuilt):], unchanged[min(len(unchanged), keepUnchanged):]) {
 		if err := os.RemoveAll(path); err != nil {
-			return fmt.Errorf("tidy the cache: %w", err)
+			return fmt.Errorf("remove old cache entries: %w", err)
 		}
 	}
 	return nil
 }
 
 func writeFile(path string, data []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	if err == nil {
-		err = file.Sync()
-	}
-	return errors.Join(err, file.Close())
+	return renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(filepath.Dir(path)))
 }
 
 func syncDir(path string) error {
@@ -302,7 +296,7 @@ func syncDir(path string) error {
 	return errors.Join(directory.Sync(), directory.Close())
 }
 
-// rememberUnchanged notes that a source yields the newest release, so that this needs no reading next time.
+// rememberUnchanged adds an entry which says that a source yields the newest release, so that it need not be read again.
 func (p *Publisher) rememberUnchanged(ctx context.Context, key cacheKey) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -7,8 +7,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// describeChange tells what differs between two releases, by their manifests and contents lists. Without the old
-// list, entries are not counted.
+// describeChange compares two releases by their manifests and contents lists. Entries are counted only if there is an old list.
 func describeChange(old, new *release.Manifest, oldContents, newContents io.Reader) (*Change, error) {
 	change := &Change{Packages: packageChanges(old.Packages, new.Packages)}
 	if old.Kernel != nil {

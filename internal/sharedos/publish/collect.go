@@ -14,13 +14,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// decision is what a history is to become, of a base whose releases these VMs use.
+// decision returns what a history becomes. users are the VMs by the releases of the base that they use.
 type decision func(history store.History, users map[tree.Digest][]string) (store.History, error)
 
 // Retain implements Interface.
 func (p *Publisher) Retain(ctx context.Context, name string, newest int, inUse InUse) ([]tree.Digest, error) {
 	if newest < 1 {
-		return nil, fmt.Errorf("retain %d releases of base %q: the newest release always stays", newest, name)
+		return nil, fmt.Errorf("retain %d releases of base %q: at least the newest release is kept", newest, name)
 	}
 	of := store.Named{Kind: release.Base, Name: name}
 	dropped, err := p.collect(ctx, of, inUse, func(history store.History, users map[tree.Digest][]string) (store.History, error) {
@@ -33,18 +33,17 @@ func (p *Publisher) Retain(ctx context.Context, name string, newest int, inUse I
 	return dropped, nil
 }
 
-// Collect deletes what nothing refers to any more, whoever put it there. Of the releases of a base, be it one that this process
-// never heard of, go those that only a VM kept that does not use them now: the pool records how many are to be retained. inUse
-// is as in Delete.
+// Collect deletes all unreferenced objects in the store, whoever stored them. Before that it removes from each history the releases
+// that are older than the number to be retained, which is recorded in the store, and that no VM uses any more. inUse is as in Delete.
 func (p *Publisher) Collect(ctx context.Context, inUse InUse) error {
 	_, err := p.collect(ctx, store.Named{}, inUse, asRecorded)
 	if err != nil {
-		return fmt.Errorf("delete what nothing needs any more: %w", err)
+		return fmt.Errorf("delete unreferenced objects: %w", err)
 	}
 	return nil
 }
 
-// asRecorded keeps of a history what its own record says.
+// asRecorded shortens a history to the number of releases that it says is to be retained.
 func asRecorded(history store.History, users map[tree.Digest][]string) (store.History, error) {
 	if history.Retain > 0 {
 		history.Releases = retained(history.Releases, history.Retain, users)
@@ -52,20 +51,21 @@ func asRecorded(history store.History, users map[tree.Digest][]string) (store.Hi
 	return history, nil
 }
 
-// retained returns what stays of a history: its newest releases, and those that VMs refer to.
+// retained returns the newest releases of a history, and those that VMs refer to.
 func retained(releases []store.Listed, newest int, users map[tree.Digest][]string) []store.Listed {
-	var stay []store.Listed
+	var kept []store.Listed
 	for i, one := range releases {
 		if i < newest || len(users[one.ID]) > 0 {
-			stay = append(stay, one)
+			kept = append(kept, one)
 		}
 	}
-	return stay
+	return kept
 }
 
-// collect shortens the history of a base to what decide makes of it, and those of all others to what their records say, and
-// deletes what then neither a release nor a VM refers to, whoever put it there. It returns the releases that left the history
-// of the one. Nobody else can change the pool meanwhile, nor define a VM; what may not be deleted is found out before anything is.
+// collect is a garbage collection. It replaces the history of one base by what decide returns, shortens all other histories as
+// recorded, and deletes all objects that neither a listed release nor a VM refers to. It returns the releases that were removed from
+// the history of the one base. Nobody else can change the store or define a VM meanwhile. Everything that can forbid a deletion is
+// checked before the first one.
 func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, decide decision) (dropped []tree.Digest, err error) {
 	ctx, unlock, err := p.Store.Lock(ctx, store.Exclusive, func(step string) { p.log().InfoContext(ctx, step, "base", of.Name) })
 	if err != nil {
@@ -77,15 +77,15 @@ func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, deci
 	if err != nil {
 		return nil, err
 	}
-	if err := p.knowsAll(ctx, inUse); err != nil {
+	if err := p.requireKnownVMs(ctx, inUse); err != nil {
 		return nil, err
 	}
 	before, err := p.Store.Histories(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list what the store holds: %w", err)
+		return nil, fmt.Errorf("read the histories: %w", err)
 	}
 	if _, there := before[of]; !there && of.Name != "" {
-		before[of] = store.History{} // VMs may refer to its releases all the same
+		before[of] = store.History{} // VMs may still refer to its releases
 	}
 	keep, users, err := p.kept(ctx, before, inUse)
 	if err != nil {
@@ -107,20 +107,20 @@ func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, deci
 	}
 	swept, err := p.Store.Sweep(ctx, keep)
 	for _, volume := range swept {
-		p.log().InfoContext(ctx, "deleted from the store", "volume", volume.Name, "bytes", volume.Allocation)
+		p.log().InfoContext(ctx, "deleted an unreferenced object", "volume", volume.Name, "bytes", volume.Allocation)
 	}
 	if err != nil {
-		return dropped, fmt.Errorf("delete what nothing refers to (it goes on the next time): %w", err)
+		return dropped, fmt.Errorf("delete unreferenced objects (the next collection deletes the rest): %w", err)
 	}
 	return dropped, nil
 }
 
-// knowsAll fails with ErrUnknownVM if the pool has the private disk of a VM of which nobody tells what it refers to: one of
-// another host that has the pool, too.
-func (p *Publisher) knowsAll(ctx context.Context, inUse map[tree.Digest][]string) error {
+// requireKnownVMs returns ErrUnknownVM if the store has the private disk of a VM that is not in inUse. It may be a VM of another host
+// that uses the same pool.
+func (p *Publisher) requireKnownVMs(ctx context.Context, inUse map[tree.Digest][]string) error {
 	disks, err := p.Store.ListDisks(ctx)
 	if err != nil {
-		return fmt.Errorf("list what the store holds: %w", err)
+		return fmt.Errorf("list the private disks: %w", err)
 	}
 	known := map[string]bool{}
 	for _, names := range inUse {
@@ -138,11 +138,11 @@ func (p *Publisher) knowsAll(ctx context.Context, inUse map[tree.Digest][]string
 		return nil
 	}
 	slices.Sort(unknown)
-	return fmt.Errorf("%w: %s; if they are of no VM on any host any more, delete these volumes (virsh vol-delete)",
+	return fmt.Errorf("%w: %s; if no VM on any host uses them, delete these volumes (virsh vol-delete)",
 		ErrUnknownVM, strings.Join(unknown, ", "))
 }
 
-// decided decides on every history, and keeps what the releases that stay refer to.
+// decided decides on every history, and adds to keep what the remaining releases refer to.
 func (p *Publisher) decided(ctx context.Context, before map[store.Named]store.History, of store.Named,
 	users map[store.Named]map[tree.Digest][]string, decide decision, keep map[tree.Digest]bool,
 ) (map[store.Named]store.History, error) {
@@ -152,27 +152,27 @@ func (p *Publisher) decided(ctx context.Context, before map[store.Named]store.Hi
 		if named == of {
 			choose = decide
 		}
-		stay, err := choose(history, users[named])
+		remaining, err := choose(history, users[named])
 		if err != nil {
 			return nil, err
 		}
-		for _, id := range stay.IDs() {
+		for _, id := range remaining.IDs() {
 			if err := p.keepRecorded(ctx, keep, id); err != nil {
-				return nil, fmt.Errorf("find what %s %q needs: %w", named.Kind, named.Name, err)
+				return nil, fmt.Errorf("find the objects of %s %q: %w", named.Kind, named.Name, err)
 			}
 		}
-		after[named] = stay
+		after[named] = remaining
 	}
 	return after, nil
 }
 
-// setHistory writes a history if it changed.
+// setHistory writes a history if it has changed.
 func (p *Publisher) setHistory(ctx context.Context, named store.Named, before, after store.History) error {
 	if before.Retain == after.Retain && slices.Equal(before.Releases, after.Releases) {
 		return nil
 	}
 	if err := p.Store.SetHistory(ctx, named.Kind, named.Name, after); err != nil {
-		return fmt.Errorf("write the record of the releases of %s %q: %w", named.Kind, named.Name, err)
+		return fmt.Errorf("write the history of %s %q: %w", named.Kind, named.Name, err)
 	}
 	return nil
 }
@@ -183,7 +183,8 @@ func sortedNames(histories map[store.Named]store.History) []store.Named {
 	})
 }
 
-// kept returns what VMs refer to, with all that those releases refer to in turn, and the VMs by what they use of each base.
+// kept returns the objects that VMs refer to, directly or through a release, and for each base the VMs by the releases that they
+// use.
 func (p *Publisher) kept(ctx context.Context, histories map[store.Named]store.History, inUse map[tree.Digest][]string) (
 	keep map[tree.Digest]bool, users map[store.Named]map[tree.Digest][]string, err error,
 ) {

@@ -26,7 +26,7 @@ func readContents(list []byte) ([]tree.Entry, error) {
 	}
 }
 
-// contentBytes sums the content of all regular files.
+// contentBytes sums up the sizes of all regular files.
 func contentBytes(entries []tree.Entry) (sum int64) {
 	for i := range entries {
 		sum += entries[i].Size
@@ -34,7 +34,7 @@ func contentBytes(entries []tree.Entry) (sum int64) {
 	return sum
 }
 
-// summing names the bytes that are written to it.
+// summing computes the digest and the size of what is written to it.
 type summing struct {
 	sum  hash.Hash
 	size int64
@@ -49,7 +49,7 @@ func (s *summing) blob() release.Blob {
 	return release.Blob{Digest: tree.Digest(s.sum.Sum(nil)), Size: s.size}
 }
 
-// countedContent tells how much of a tree's content has been read, a file at a time.
+// countedContent reports how much of a tree's content has been read.
 type countedContent struct {
 	tree.Content
 	done, total int64

@@ -13,11 +13,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// InUse names the VMs, running or not, by what they refer to in the store.
+// InUse returns the VMs, running or not, by the objects in the store that they refer to.
 type InUse func(ctx context.Context) (map[tree.Digest][]string, error)
 
-// Delete implements Interface. A base that is gone already is no error: what an interrupted Delete left is swept.
-// What may not be deleted is found out before anything is.
+// Delete implements Interface. It is no error if there is no such base: what an interrupted Delete left is deleted.
 func (p *Publisher) Delete(ctx context.Context, name string, inUse InUse) error {
 	if err := p.delete(ctx, name, inUse); err != nil {
 		return fmt.Errorf("delete base %q: %w", name, err)
@@ -45,8 +44,8 @@ func sortedIDs(inUse map[tree.Digest][]string) []tree.Digest {
 	return slices.SortedFunc(maps.Keys(inUse), func(a, b tree.Digest) int { return slices.Compare(a[:], b[:]) })
 }
 
-// keepInUse keeps what a VM refers to. That need not be a release: an initramfs is a blob of its own, and a layer may
-// be plugged in that its release has no more.
+// keepInUse adds to keep an object that VMs refer to, and what it refers to if it is a release. It may also be an initramfs, or a layer
+// that is attached and not part of the VM's release.
 func (p *Publisher) keepInUse(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest, vms []string) (*release.Manifest, error) {
 	keep[id] = true
 	m, err := p.keepRelease(ctx, keep, id)
@@ -58,15 +57,15 @@ func (p *Publisher) keepInUse(ctx context.Context, keep map[tree.Digest]bool, id
 		_, err = p.Store.LayerPath(ctx, id)
 	}
 	if err != nil {
-		// Its layers cannot be known, so any layer may be one of them.
-		return nil, fmt.Errorf("VM %s refers to %s, of which the store does not tell what it needs, so nothing can be deleted safely (destroy that VM first): %w",
+		// The layers of an unknown release are unknown, so each layer may be one of them.
+		return nil, fmt.Errorf("VM %s refers to %s, which is not in the store, so it is unknown which layers the VM uses, and nothing is deleted (destroy that VM first): %w",
 			strings.Join(vms, ", "), id, errors.Join(ErrDamagedStore, err))
 	}
 	return nil, nil
 }
 
-// keepRecorded keeps what a recorded release refers to. One whose manifest is gone cannot be used, and the VMs
-// that run it are asked about by themselves.
+// keepRecorded adds to keep a release of a history and what it refers to. A release without a manifest cannot be used by a new VM, and
+// keepInUse checks those that VMs use.
 func (p *Publisher) keepRecorded(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest) error {
 	_, err := p.keepRelease(ctx, keep, id)
 	if errors.Is(err, store.ErrNotFound) {
@@ -76,7 +75,7 @@ func (p *Publisher) keepRecorded(ctx context.Context, keep map[tree.Digest]bool,
 	return err
 }
 
-// keepRelease keeps a release and all that it refers to, whoever signed it.
+// keepRelease adds to keep a release and all that it refers to, whoever signed it.
 func (p *Publisher) keepRelease(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest) (*release.Manifest, error) {
 	signed, err := p.Store.GetManifest(ctx, id)
 	if err != nil {

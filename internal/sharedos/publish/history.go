@@ -14,9 +14,9 @@ import (
 // Recorded is one release in the history of a base.
 type Recorded struct {
 	ID tree.Digest
-	// Published is when it became the newest release, in whole seconds, UTC; zero if that is not known.
+	// Published is when it became the newest release, in whole seconds, UTC; zero if that is unknown.
 	Published time.Time
-	// Manifest as it is stored, whoever signed it; nil if the store lacks it.
+	// Manifest as it is stored, whoever signed it; nil if the store does not have it.
 	Manifest *release.Manifest
 }
 
@@ -39,7 +39,7 @@ func (p *Publisher) History(ctx context.Context, name string) ([]Recorded, error
 	return p.recorded(ctx, history)
 }
 
-// recorded reads releases for whoever wants to see what there is: what a VM runs is checked by other means.
+// recorded reads the releases of a history without checking their signatures. It is for lists and measures; Get checks signatures.
 func (p *Publisher) recorded(ctx context.Context, listed store.History) ([]Recorded, error) {
 	history := make([]Recorded, 0, len(listed.Releases))
 	for _, one := range listed.Releases {
@@ -48,7 +48,7 @@ func (p *Publisher) recorded(ctx context.Context, listed store.History) ([]Recor
 		if err == nil {
 			var got tree.Digest
 			if one.Manifest, got, err = release.OpenUnsigned(signed); err == nil && got != id {
-				err = fmt.Errorf("what is stored under its id is %s: %w", got, ErrDamagedStore)
+				err = fmt.Errorf("the manifest stored under its id is that of %s: %w", got, ErrDamagedStore)
 			}
 		}
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -59,7 +59,7 @@ func (p *Publisher) recorded(ctx context.Context, listed store.History) ([]Recor
 	return history, nil
 }
 
-// Added tells for each release of a history, newest first, how many bytes of its layers no earlier one has.
+// Added returns for each release of a history, newest first, the size in bytes of its layers that no earlier release has.
 func Added(history []Recorded) []int64 {
 	added := make([]int64, len(history))
 	known := map[tree.Digest]bool{}

@@ -13,13 +13,13 @@ import (
 
 const (
 	lockPoll = 100 * time.Millisecond
-	// lockWait bounds how long one writer waits for another.
-	lockWait = 30 * time.Minute
+	// lockTimeout bounds how long one writer waits for another.
+	lockTimeout = 30 * time.Minute
 )
 
-// lock takes the one-writer lock at path, across processes and within this one. While another holds it, waiting
-// is called once and lock waits until ctx ends, at most 30 minutes. The lock ends with its process.
-func lock(ctx context.Context, path string, waiting func()) (unlock func() error, err error) {
+// lock takes an exclusive lock on a file, against other processes and other callers in this one. It waits until the lock is free, at most
+// 30 minutes, and calls onWait once if it has to wait. The kernel releases the lock when the process ends.
+func lock(ctx context.Context, path string, onWait func()) (unlock func() error, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -27,12 +27,12 @@ func lock(ctx context.Context, path string, waiting func()) (unlock func() error
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, lockWait,
-		fmt.Errorf("another process has held it for %s: end that process or use another cache directory", lockWait))
+	ctx, cancel := context.WithTimeoutCause(ctx, lockTimeout,
+		fmt.Errorf("another process has held it for %s: end that process or use another cache directory", lockTimeout))
 	defer cancel()
 	poll := time.NewTicker(lockPoll)
 	defer poll.Stop()
-	for told := false; ; told = true {
+	for waiting := false; ; waiting = true {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case err == nil:
@@ -42,8 +42,8 @@ func lock(ctx context.Context, path string, waiting func()) (unlock func() error
 		case !errors.Is(err, unix.EWOULDBLOCK):
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), file.Close())
 		}
-		if !told {
-			waiting()
+		if !waiting {
+			onWait()
 		}
 		select {
 		case <-ctx.Done():

@@ -25,8 +25,8 @@ func (p *Publisher) Newest(ctx context.Context, name string) (tree.Digest, *rele
 	newest := history.Releases[0].ID
 	manifest, err := p.Get(ctx, newest)
 	if errors.Is(err, store.ErrNotFound) {
-		// The base is recorded, so it is not gone: this must not read as if it were.
-		err = fmt.Errorf("its manifest is missing: %w; publish it again from the cache of the machine that made it, or destroy the base",
+		// The base has a history, so the error must not match store.ErrNotFound.
+		err = fmt.Errorf("its manifest is missing: %w; publish it again from the machine that built it, or destroy the base",
 			ErrDamagedStore)
 	}
 	if err != nil {
@@ -54,12 +54,12 @@ func (p *Publisher) Get(ctx context.Context, id tree.Digest) (*release.Manifest,
 		return nil, fmt.Errorf("read release %s: %w; if another operator made it, use that operator's key", id, err)
 	}
 	if got != id {
-		return nil, fmt.Errorf("read release %s: what is stored under its id is %s: %w", id, got, ErrDamagedStore)
+		return nil, fmt.Errorf("read release %s: the manifest stored under its id is that of %s: %w", id, got, ErrDamagedStore)
 	}
 	return manifest, nil
 }
 
-// trusted returns the public keys whose releases are accepted.
+// trusted returns the public keys of the operators whose releases are accepted.
 func (p *Publisher) trusted() ([]ed25519.PublicKey, error) {
 	if len(p.Key) != ed25519.PrivateKeySize {
 		return nil, fmt.Errorf("the operator key has %d bytes instead of %d", len(p.Key), ed25519.PrivateKeySize)

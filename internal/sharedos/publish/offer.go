@@ -10,9 +10,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Offer returns a release that this process prepared, in the store or not: its signed manifest and its contents
-// list. With it a plan can ask what a release would interrupt before it is published. It returns
-// store.ErrNotFound for any other release.
+// Offer returns the signed manifest and the contents list of a release that this process prepared, whether it is published or not. So a
+// plan can assess what the release would interrupt. store.ErrNotFound for any other release.
 func (p *Publisher) Offer(_ context.Context, id tree.Digest) (signed, contents []byte, err error) {
 	found, ok := p.offers.Load(id)
 	if !ok {
@@ -32,7 +31,7 @@ func (p *Publisher) Offer(_ context.Context, id tree.Digest) (signed, contents [
 	return prepared.Signed, contents, nil
 }
 
-// offer remembers what was prepared, for Offer.
+// offer remembers a prepared release for Offer.
 func (p *Publisher) offer(prepared *Prepared) *Prepared {
 	p.offers.Store(prepared.ID, prepared)
 	return prepared

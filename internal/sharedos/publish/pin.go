@@ -19,9 +19,9 @@ import (
 // maxAccountFile bounds /etc/passwd and /etc/group in bytes.
 const maxAccountFile = 16 << 20
 
-// pinAccounts gives the accounts of what was read the numbers that they had in the release before: in /etc/passwd and
-// /etc/group, as owners of every entry, and in access control lists. An account that is new and whose number one of
-// them needs gets a free one. It returns what moved. The error matches ErrAccounts if there is no such assignment.
+// pinAccounts gives accounts the numbers that they have in the previous release: in /etc/passwd and /etc/group, as owners of entries, and
+// in access control lists. A new account that has one of these numbers gets a free one. It returns the changes. The error matches
+// ErrAccounts if there is no such assignment.
 func pinAccounts(read *rootfs.System, before *release.Manifest) ([]string, error) {
 	users, groups := owners(read.Tree.Entries)
 	uids, err := renumber("user", before.Users, read.Users, users)
@@ -63,7 +63,7 @@ func (n numbers) of(number uint32) uint32 {
 	return number
 }
 
-// owners returns the numbers that entries are owned by.
+// owners returns the numbers of the owners of entries.
 func owners(entries []tree.Entry) (users, groups map[uint32]bool) {
 	users, groups = map[uint32]bool{}, map[uint32]bool{}
 	for i := range entries {
@@ -72,10 +72,10 @@ func owners(entries []tree.Entry) (users, groups map[uint32]bool) {
 	return users, groups
 }
 
-// renumber finds new numbers so that each account of both maps has its old one. Two accounts never come to share a
-// number that they did not share; used are numbers that something else may have.
+// renumber finds numbers so that each account that is in both maps gets its old number. Accounts that did not share a number do not share
+// one afterwards. used are further numbers that are taken.
 func renumber(what string, old, new map[string]uint32, used map[uint32]bool) (numbers, error) {
-	// Accounts can share a number, so that it is numbers that move.
+	// Accounts can share a number, so numbers are mapped and not accounts.
 	holds := map[uint32][]string{}
 	for _, name := range slices.Sorted(maps.Keys(new)) {
 		holds[new[name]] = append(holds[new[name]], name)
@@ -92,13 +92,13 @@ func renumber(what string, old, new map[string]uint32, used map[uint32]bool) (nu
 					ErrAccounts, what, strings.Join(holds[number], " and "), number, other, want)
 			}
 			if other, taken := holder[want]; taken && other != number {
-				return nil, fmt.Errorf("%w, and cannot be pinned: %ss %s and %s shared the number %d, and do no longer",
+				return nil, fmt.Errorf("%w, and cannot be pinned: %ss %s and %s shared the number %d, and no longer do",
 					ErrAccounts, what, holds[other][0], name, want)
 			}
 			to[number], holder[want] = want, number
 		}
 	}
-	// What is new keeps its number if nothing else has that now.
+	// New accounts keep their numbers if these are not needed.
 	taken := map[uint32]bool{}
 	maps.Copy(taken, used)
 	for _, accounts := range []map[string]uint32{old, new} {
@@ -124,8 +124,8 @@ func renumber(what string, old, new map[string]uint32, used map[uint32]bool) (nu
 	return to, nil
 }
 
-// freeNumber returns a number of the same kind that nothing has: of a system account below 1000, from there down, as
-// sysusers gives them; of another one from 1000 up (sysusers.d(5), adduser.conf(5)).
+// freeNumber returns a free number of the same kind: for system accounts the highest below 1000, as systemd-sysusers does, and for
+// others the lowest from 1000 (sysusers.d(5), adduser.conf(5)).
 func freeNumber(number uint32, taken map[uint32]bool) (uint32, bool) {
 	const firstSystem, firstUser, lastUser = 100, 1000, 59_999
 	if number < firstUser {
@@ -154,7 +154,7 @@ func movedBy(what string, accounts map[string]uint32, by numbers) []string {
 	return moved
 }
 
-// own gives an entry, and who its access control lists name, other numbers.
+// own renumbers the owner of an entry, and the accounts in its access control lists.
 func own(e *tree.Entry, uids, gids numbers) {
 	e.UID, e.GID = uids.of(e.UID), gids.of(e.GID)
 	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
@@ -197,7 +197,7 @@ func (n numbers) field(fields []string, i int) error {
 	return nil
 }
 
-// rewrite changes the lines of a file of accounts. All else of it stays, byte for byte.
+// rewrite changes the lines of a file of accounts. It keeps everything else byte for byte.
 func rewrite(t *tree.Tree, name string, change func(fields []string) error) error {
 	data, err := t.ReadFile(name, maxAccountFile)
 	if err != nil {
@@ -225,7 +225,7 @@ func rewrite(t *tree.Tree, name string, change func(fields []string) error) erro
 	return nil
 }
 
-// rewritten is one content beside others.
+// rewritten adds one content to others.
 type rewritten struct {
 	tree.Content
 	digest tree.Digest

@@ -15,8 +15,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// planLimit bounds what a plan spends on reading a source and writing its layer. A Debian root file system of
-// 250 MB takes about five seconds on two cores.
+// planLimit bounds how long a plan reads a source and writes a layer. A Debian root file system of 250 MB takes about five seconds on
+// two cores.
 const planLimit = 45 * time.Second
 
 var errPlanLimit = errors.New("it takes too long for a plan")
@@ -28,7 +28,7 @@ func (p *Publisher) log() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// now is the time in the form in which the pool records it.
+// now is the time with the resolution of a history.
 func (p *Publisher) now() time.Time {
 	now := time.Now
 	if p.Now != nil {
@@ -65,8 +65,8 @@ func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Prog
 	return prepared, nil
 }
 
-// PrepareCached implements Interface. What it may build, because the source can be read at plan time, it builds
-// within 45 seconds or gives up with ErrNotCached.
+// PrepareCached implements Interface. It builds a source that can be read at plan time, and returns ErrNotCached if that takes more than
+// 45 seconds.
 func (p *Publisher) PrepareCached(ctx context.Context, spec Spec) (*Prepared, error) {
 	limited, cancel := context.WithTimeoutCause(ctx, planLimit, errPlanLimit)
 	defer cancel()
@@ -77,7 +77,7 @@ func (p *Publisher) PrepareCached(ctx context.Context, spec Spec) (*Prepared, er
 		}
 		return p.build(ctx, spec, previous, key, silent)
 	})
-	// Only the limit of a plan is "not yet"; the caller's own end is an error.
+	// Only the end of planLimit is ErrNotCached; the end of the caller's context is an error.
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(limited), errPlanLimit) {
 		return nil, fmt.Errorf("prepare a release of base %q within %s: %w", spec.Name, planLimit, ErrNotCached)
 	}
@@ -87,20 +87,20 @@ func (p *Publisher) PrepareCached(ctx context.Context, spec Spec) (*Prepared, er
 	return prepared, nil
 }
 
-// previous is the newest release of a base, which a build follows. A nil one means that there is none.
+// previous is the newest release of a base, which a build follows. It is nil if there is none.
 type previous struct {
 	id       tree.Digest
 	manifest *release.Manifest
-	// whole is false if the store lacks a layer of it, so that nothing can build on it.
+	// whole is false if the store lacks a layer of it, so that no delta can follow.
 	whole bool
 }
 
-// prepare finds the release in the cache or has it built, one writer at a time for each base.
+// prepare finds the release in the cache, or builds it. It locks the base meanwhile.
 func (p *Publisher) prepare(ctx context.Context, spec Spec, progress source.Progress,
 	build func(context.Context, *previous, cacheKey) (*cached, error),
 ) (_ *Prepared, err error) {
 	if !release.ValidName(spec.Name) {
-		return nil, fmt.Errorf("%q cannot name a base: use 1 to 63 lower case letters, digits and ._-, first a letter or digit", spec.Name)
+		return nil, fmt.Errorf("%q cannot name a base: use 1 to 63 lower case letters, digits and ._-, starting with a letter or digit", spec.Name)
 	}
 	if spec.Source == nil {
 		return nil, errors.New("it has no source")
@@ -123,7 +123,7 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, progress source.Prog
 	key := p.key(spec, fingerprint, before)
 	entry, err := p.load(key)
 	if err == nil && entry.needsLower() && (before == nil || !before.whole) {
-		err = errMiss // the store lacks what it stands on
+		err = errMiss // the store lacks the layers below
 	}
 	if errors.Is(err, errMiss) {
 		entry, err = build(ctx, before, key)
@@ -175,8 +175,7 @@ func (p *Publisher) previous(ctx context.Context, name string) (*previous, error
 	return before, nil
 }
 
-// prepared turns what the cache holds into what Prepare returns. Releases are signed here: the cache holds no
-// signature, so it serves any operator.
+// prepared signs a release of the cache. The cache has no signatures, so that it can be used with any operator's key.
 func (p *Publisher) prepared(entry *cached, before *previous, spec Spec, fingerprint string) (*Prepared, error) {
 	manifest := entry.manifest
 	unchanged := entry.record.Unchanged != nil
@@ -194,7 +193,7 @@ func (p *Publisher) prepared(entry *cached, before *previous, spec Spec, fingerp
 		return nil, err
 	}
 	if id != entry.id {
-		return nil, fmt.Errorf("release %s came out as %s", entry.id, id)
+		return nil, fmt.Errorf("the id of release %s is %s after signing", entry.id, id)
 	}
 	prepared := &Prepared{
 		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Unchanged: unchanged,

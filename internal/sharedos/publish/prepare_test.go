@@ -144,7 +144,7 @@ func TestAChainEndsInAFullLayer(t *testing.T) {
 	if want := []int{1, 2, 3, 1, 2}; !slices.Equal(lengths, want) {
 		t.Errorf("layers of releases: %v, want %v", lengths, want)
 	}
-	if want := []string{"", "", "the release before has 3 of at most 3 layers", ""}; !slices.Equal(rebases, want) {
+	if want := []string{"", "", "the previous release has 3 of at most 3 layers", ""}; !slices.Equal(rebases, want) {
 		t.Errorf("reasons for a full layer: %q, want %q", rebases, want)
 	}
 }
@@ -152,7 +152,7 @@ func TestAChainEndsInAFullLayer(t *testing.T) {
 func TestHowMuchADeltaMayHoldIsAChoice(t *testing.T) {
 	// The system's content is mostly one file of 120,000 bytes; a tenth of it is added.
 	patched := newSystem().With("usr/share/more", strings.Repeat("m", 12_000))
-	for limit, rebase := range map[int]string{0: "", 10: "", 9: "a delta would hold 9% of the content, and 9% is the most"} {
+	for limit, rebase := range map[int]string{0: "", 10: "", 9: "a delta would have 9% of the content, and at most 9% is allowed"} {
 		p := newPublisher(t, storetest.New(t))
 		p.MaxDelta = limit
 		publish(t, p, newSystem())
@@ -168,7 +168,7 @@ func TestALargeChangeIsAFullLayer(t *testing.T) {
 	publish(t, p, newSystem())
 	second := publish(t, p, newSystem().With("usr/share/weight", strings.Repeat("other", 20_000)))
 	if m := second.Manifest; len(m.Layers) != 1 || m.Sequence != 2 || second.Change.LayerBytes != m.Layers[0].Size ||
-		!strings.Contains(second.Change.Rebase, "50% is the most") {
+		!strings.Contains(second.Change.Rebase, "at most 50% is allowed") {
 		t.Errorf("%+v, %+v", m, second.Change)
 	}
 }
@@ -206,7 +206,7 @@ func TestWithoutALowerLayerTheNextReleaseIsFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if full := publish(t, p, patched); len(full.Manifest.Layers) != 1 || full.Manifest.Sequence != 2 ||
-		full.Change.Rebase != "the pool lacks a layer of the release before" {
+		full.Change.Rebase != "the storage pool lacks a layer of the previous release" {
 		t.Errorf("%+v", full.Manifest)
 	}
 }

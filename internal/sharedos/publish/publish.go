@@ -1,8 +1,8 @@
-// Package publish turns a source into a release in the store: read, normalise, compare with the previous
-// release, write a layer, sign a manifest, upload.
+// Package publish makes a release from a source and stores it: it reads and normalises the source, compares it with the previous
+// release, writes a layer, signs a manifest and uploads them.
 //
-// Prepare does all that can be done without the store's contents changing and keeps the result in a cache on
-// this machine, so that a plan can tell the release id and the apply after it only uploads.
+// Prepare does everything that does not change the store, and keeps the result in a cache on this machine. So a plan knows the id of
+// the release, and the apply after it only uploads.
 package publish
 
 import (
@@ -20,29 +20,30 @@ import (
 )
 
 var (
-	// ErrNotCached is returned by PrepareCached when the release would have to be built first.
+	// ErrNotCached means that the release has to be built first, and that PrepareCached does not build it.
 	ErrNotCached = errors.New("not built yet")
-	// ErrAccounts means that an account has another number than in the release before, so that files which VMs
-	// keep in /var and /home would change owner.
+	// ErrAccounts means that an account has another number than in the previous release. Files of VMs in /var and /home would change
+	// their owner.
 	ErrAccounts = errors.New("accounts changed their numbers")
-	// ErrMoved means that another release of the name was published since this one was prepared.
+	// ErrMoved means that another release of the base was published after this one was prepared.
 	ErrMoved = errors.New("another release was published meanwhile")
-	// ErrSourceChanged means that a source was another one after it was read than before.
+	// ErrSourceChanged means that a source changed while it was read.
 	ErrSourceChanged = errors.New("the source changed while it was read")
-	// ErrUnknownVM means that nothing can be deleted, because the pool has private disks of VMs that this host does not know.
-	ErrUnknownVM = errors.New("nothing is deleted, since VMs that this host does not know have private disks in the storage pool")
+	// ErrUnknownVM means that nothing can be deleted, because the store has private disks of VMs that this host does not know. These VMs
+	// may use any release.
+	ErrUnknownVM = errors.New("nothing is deleted, because the storage pool has private disks of VMs that this host does not know")
 	// ErrDamagedStore means that the store lacks something that a release in it refers to.
 	ErrDamagedStore = errors.New("the store lacks a part of a release")
 )
 
-// What a Publisher's zero values mean, and what it accepts.
+// Defaults and limits of a Publisher.
 const (
-	// DefaultMaxChain is how many layers a release may have.
+	// DefaultMaxChain is the default of MaxChain.
 	DefaultMaxChain = 8
-	// MostChain is the largest MaxChain. A VM can have 24 layers attached (hypervisor.MaxLayers), which has to do for the
-	// stack that it runs and for what it is refreshed to.
+	// MostChain is the largest MaxChain. A VM can have 24 layers attached (hypervisor.MaxLayers). During a refresh these are the layers
+	// of two stacks.
 	MostChain = 16
-	// DefaultMaxDelta is how large a delta may be, in percent of the release's content.
+	// DefaultMaxDelta is the default of MaxDelta.
 	DefaultMaxDelta = 50
 )
 
@@ -50,7 +51,7 @@ const (
 type Spec struct {
 	Name   string
 	Source source.Source
-	// PinAccounts gives accounts the numbers that they had in the release before, instead of refusing others.
+	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are refused.
 	PinAccounts bool
 }
 
@@ -66,20 +67,20 @@ type Store interface {
 // Publisher publishes releases into one store, signed with one operator key.
 type Publisher struct {
 	Store Store
-	// Cache is a directory on this machine for what was read and built.
+	// Cache is a directory on this machine for builds.
 	Cache string
 	Key   ed25519.PrivateKey
 	Log   *slog.Logger
 	// Now is the clock; nil is the machine's.
 	Now func() time.Time
-	// MaxChain is how many layers a release may have before a full one is written again; 0 means DefaultMaxChain.
+	// MaxChain is how many layers a release may have. The next layer after that is a full one. 0 is DefaultMaxChain.
 	MaxChain int
-	// MaxDelta is how much of a release's content a delta may hold, in percent, before a full layer is written instead;
-	// 0 means DefaultMaxDelta.
+	// MaxDelta is how much of a release's content a delta may have, in percent. If it had more, a full layer is written. 0 is
+	// DefaultMaxDelta.
 	MaxDelta int
-	// Trusted are the keys of other operators whose releases are accepted and continued.
+	// Trusted are the keys of other operators, whose releases are accepted, too.
 	Trusted []ed25519.PublicKey
-	// Modules makes the modules archive of a release's kernel from the tree that the source yielded.
+	// Modules packs the modules of a release's kernel, from the tree of the source, into an archive.
 	Modules func(t *tree.Tree, kernelRelease string) ([]byte, error)
 
 	// offers are the releases that this process prepared, as *Prepared by id.
@@ -90,40 +91,39 @@ type Publisher struct {
 type Prepared struct {
 	ID       tree.Digest
 	Manifest *release.Manifest
-	// Signed is the manifest as it goes into the store.
+	// Signed is the signed manifest.
 	Signed []byte
-	// Change tells what differs from the previous release; nil for the first release.
+	// Change is the difference from the previous release; nil for the first release.
 	Change *Change
-	// Unchanged is true when the tree equals the newest release's: ID is that release's.
+	// Unchanged is true if the tree is that of the newest release, whose id is ID.
 	Unchanged bool
-	// entry is where in the cache the release lies, for Publish to upload; empty when Unchanged.
+	// entry is the release's directory in the cache, which Publish uploads; empty if Unchanged.
 	entry string
-	// layer is false if the release needs no layer that the one before it did not have.
+	// layer is true if the release has a layer that the previous one does not have.
 	layer bool
-	// spec is what was asked for, and fingerprint its source's.
+	// spec is what was prepared, and fingerprint that of its source.
 	spec        Spec
 	fingerprint string
 }
 
-// Change tells what differs between two releases.
+// Change is the difference between two releases.
 type Change struct {
 	Added, Changed, Removed Count
-	// LayerBytes counts the layer that was written, with its hash tree, be it a delta or a full one; 0 if none was
-	// needed.
+	// LayerBytes is the size of the new layer with its hash tree, whether it is a delta or a full one; 0 if there is none.
 	LayerBytes int64
-	// Rebase tells why a full layer was written instead of a delta; empty if it was not.
+	// Rebase is why a full layer was written instead of a delta; empty if it was not.
 	Rebase string `json:",omitempty"`
-	// Packages that differ; From or To is empty when the package was added or removed.
+	// Packages that differ. From is empty if the package was added, and To if it was removed.
 	Packages []PackageChange
-	// KernelFrom and KernelTo are equal when the kernel stayed.
+	// KernelFrom and KernelTo are equal if the kernel did not change.
 	KernelFrom, KernelTo string
-	// Pinned accounts have their numbers of the release before and not those of the source, as texts of the form
+	// Pinned are the accounts that have the numbers of the previous release instead of those of the source, in the form
 	// "user www-data from 34 to 33".
 	Pinned []string `json:",omitempty"`
 }
 
-// Count counts entries of a tree: files, directories and links. Bytes are those of the files' content: of removed ones
-// as it was, of others as it is now.
+// Count counts entries of a tree: files, directories and links. Bytes is the size of the files' content, for removed files before the
+// change, and for others after it.
 type Count struct {
 	Entries int
 	Bytes   int64
@@ -138,11 +138,11 @@ type PackageChange struct {
 
 // Interface is what the provider uses of a Publisher.
 type Interface interface {
-	// Prepare builds the release that follows the newest one of the name, or finds it in the cache.
+	// Prepare builds the release that follows the newest release of the base, or finds it in the cache.
 	Prepare(ctx context.Context, spec Spec, progress source.Progress) (*Prepared, error)
-	// PrepareCached is Prepare if nothing long has to be done for it, else ErrNotCached.
+	// PrepareCached is Prepare for a plan: ErrNotCached if it would take long.
 	PrepareCached(ctx context.Context, spec Spec) (*Prepared, error)
-	// Publish uploads what the store lacks and makes the release the newest of its name. Safe to repeat.
+	// Publish uploads what the store lacks, and makes the release the newest of its base. It is safe to repeat.
 	Publish(ctx context.Context, prepared *Prepared, progress source.Progress) error
 	// Newest returns the newest release of a base; store.ErrNotFound if there is none.
 	Newest(ctx context.Context, name string) (tree.Digest, *release.Manifest, error)
@@ -150,14 +150,13 @@ type Interface interface {
 	Get(ctx context.Context, id tree.Digest) (*release.Manifest, error)
 	// History returns the releases of a base, newest first; store.ErrNotFound if there is no such base.
 	History(ctx context.Context, name string) ([]Recorded, error)
-	// Usage tells what the pool holds, and what it would hold if nothing were shared. inUse is as in Delete.
+	// Usage measures what the store holds, and what it would hold if nothing were shared. inUse is as in Delete.
 	Usage(ctx context.Context, inUse InUse) (*Usage, error)
-	// Retain drops all but the newest releases of a base and those that VMs refer to from its history, and deletes what
-	// nothing refers to any more, whoever put it there. How many it is to keep is recorded in the pool, for Collect. It
-	// returns what it dropped. inUse is as in Delete.
+	// Retain removes releases from the history of a base, except for the newest and those that VMs refer to. Then it deletes all
+	// unreferenced objects in the store, whoever stored them. It records newest in the store, for Collect, and returns the releases that
+	// it removed. inUse is as in Delete.
 	Retain(ctx context.Context, name string, newest int, inUse InUse) (dropped []tree.Digest, err error)
-	// Delete removes the base and its history and what nothing refers to any more. inUse names the VMs by the
-	// releases that they run, and is asked while nobody else can change the store; a base that is in use is
-	// store.ErrInUse.
+	// Delete removes the history of a base and deletes all unreferenced objects. It calls inUse while nobody else can change the store.
+	// store.ErrInUse if a VM refers to a release of the base.
 	Delete(ctx context.Context, name string, inUse InUse) error
 }

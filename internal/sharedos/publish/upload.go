@@ -15,9 +15,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Publish implements Interface. The order is layer, blobs, manifest, history: whatever an interrupted one left,
-// nothing in the store refers to something that is not whole. ErrMoved means that another release was published
-// since Prepare, and that nothing was published now.
+// Publish implements Interface. It stores the layer first, then the blobs, the manifest and the history. So nothing in the store refers
+// to something incomplete, wherever an earlier call was interrupted. If it returns ErrMoved, it has published nothing.
 func (p *Publisher) Publish(ctx context.Context, prepared *Prepared, progress source.Progress) error {
 	if prepared.Unchanged {
 		return nil
@@ -35,8 +34,8 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 	if prepared.entry == "" {
 		return errors.New("it was not prepared by this publisher")
 	}
-	// What is put there, and referred to only then, is not to be swept meanwhile.
-	ctx, unlock, err := p.Store.Lock(ctx, store.Shared, telling(progress))
+	// The lock keeps others from deleting new objects before the history refers to them.
+	ctx, unlock, err := p.Store.Lock(ctx, store.Shared, reportStep(progress))
 	if err != nil {
 		return err
 	}
@@ -58,10 +57,9 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 	return nil
 }
 
-// record puts a release before the others of its base. A storage pool cannot compare and swap, so nobody else may do this
-// meanwhile.
+// record adds a release to the history of its base, as the newest. A storage pool has no compare-and-swap, so a lock is needed.
 func (p *Publisher) record(ctx context.Context, prepared *Prepared, progress source.Progress) (err error) {
-	ctx, unlock, err := p.Store.Lock(ctx, store.Record, telling(progress))
+	ctx, unlock, err := p.Store.Lock(ctx, store.Record, reportStep(progress))
 	if err != nil {
 		return err
 	}
@@ -79,17 +77,17 @@ func (p *Publisher) record(ctx context.Context, prepared *Prepared, progress sou
 	return nil
 }
 
-// telling tells a step that has no measure.
-func telling(progress source.Progress) func(step string) {
+// reportStep reports a step without numbers.
+func reportStep(progress source.Progress) func(step string) {
 	return func(step string) { progress(step, 0, 0) }
 }
 
-// historyBefore returns the record of the base's releases if the prepared one may be put before them, or is the
-// newest of them already.
+// historyBefore returns the history of the base; ErrMoved unless its newest release is the one that the prepared release follows, or the
+// prepared release itself.
 func (p *Publisher) historyBefore(ctx context.Context, prepared *Prepared) (store.History, error) {
 	history, err := p.Store.History(ctx, release.Base, prepared.Manifest.Name)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return store.History{}, fmt.Errorf("read the record of its releases: %w", err)
+		return store.History{}, fmt.Errorf("read its history: %w", err)
 	}
 	var newest tree.Digest
 	if len(history.Releases) > 0 {
@@ -112,7 +110,7 @@ func describePrevious(id tree.Digest) string {
 	return id.String()
 }
 
-// upload puts into the store what it lacks of the release, layer first.
+// upload uploads the layers and blobs of the release that the store lacks.
 func (p *Publisher) upload(ctx context.Context, prepared *Prepared, progress source.Progress) error {
 	m := prepared.Manifest
 	lower := m.Layers
@@ -125,10 +123,10 @@ func (p *Publisher) upload(ctx context.Context, prepared *Prepared, progress sou
 	for _, below := range lower {
 		_, err := p.Store.LayerPath(ctx, below.ID)
 		if errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("layer %s, which it builds on, is missing: %w; plan and apply again", below.ID, ErrDamagedStore)
+			return fmt.Errorf("layer %s below it is missing: %w; plan and apply again", below.ID, ErrDamagedStore)
 		}
 		if err != nil {
-			return fmt.Errorf("find layer %s, which it builds on: %w", below.ID, err)
+			return fmt.Errorf("find layer %s below it: %w", below.ID, err)
 		}
 	}
 	blobs := []struct {
@@ -151,16 +149,16 @@ func (p *Publisher) uploadLayer(ctx context.Context, prepared *Prepared, top rel
 	missing := err != nil
 	file, err := os.Open(filepath.Join(prepared.entry, layerFile))
 	if err != nil {
-		return fmt.Errorf("read the layer from the cache (plan and apply again to build it anew): %w", err)
+		return fmt.Errorf("read the layer from the cache (plan and apply again to build it again): %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	if missing {
 		progress("verifying the layer", 0, 0)
 		if err := layer.Verify(file, top); err != nil {
-			return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it anew: %w", err), os.RemoveAll(prepared.entry))
+			return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it again: %w", err), os.RemoveAll(prepared.entry))
 		}
 	}
-	// PutLayer itself knows whether the pool holds all of it.
+	// PutLayer skips the upload if the store has all of it.
 	if _, err := p.Store.PutLayer(ctx, top, file, func(done, total int64) {
 		progress("uploading the layer", done, total)
 	}); err != nil {
@@ -172,7 +170,7 @@ func (p *Publisher) uploadLayer(ctx context.Context, prepared *Prepared, top rel
 func (p *Publisher) uploadBlob(ctx context.Context, prepared *Prepared, name string, blob release.Blob, progress source.Progress) (err error) {
 	path := filepath.Join(prepared.entry, name)
 	if err := checkFile(path, blob); err != nil {
-		return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it anew: %w", err), os.RemoveAll(prepared.entry))
+		return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it again: %w", err), os.RemoveAll(prepared.entry))
 	}
 	file, err := os.Open(path)
 	if err != nil {
@@ -187,8 +185,8 @@ func (p *Publisher) uploadBlob(ctx context.Context, prepared *Prepared, name str
 	return nil
 }
 
-// noteUnchanged notes that the source yields what is now the newest release. Without the note the next Prepare
-// reads the source to find out, so failing to write it is no failure to publish.
+// noteUnchanged records in the cache that the source yields what is now the newest release. Without it, the next Prepare has to read the
+// source. So a failure is only logged.
 func (p *Publisher) noteUnchanged(ctx context.Context, prepared *Prepared) {
 	name := prepared.Manifest.Name
 	unlock, err := p.lockBase(ctx, name, func(string, int64, int64) {})
@@ -197,6 +195,6 @@ func (p *Publisher) noteUnchanged(ctx context.Context, prepared *Prepared) {
 		err = errors.Join(p.rememberUnchanged(ctx, key), unlock())
 	}
 	if err != nil {
-		p.log().Warn("could not note in the cache that the source is published", "base", name, "error", err)
+		p.log().Warn("unable to record in the cache that the source is published", "base", name, "error", err)
 	}
 }

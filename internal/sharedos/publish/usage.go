@@ -15,42 +15,42 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Usage tells what a pool holds, and what it would hold if nothing were shared. All are bytes that the pool has allocated.
+// Usage measures what a store holds, and what it would hold if nothing were shared. All sizes are allocated bytes.
 type Usage struct {
-	// Stored is what all volumes of the pool take.
+	// Stored is the size of all volumes.
 	Stored int64
-	// Full is what every release in full, and a copy of its release and its private disk for every VM, would take.
+	// Full is the size of every release in full, and for each VM of its private disk and a copy of its release.
 	Full     int64
 	Bases    []BaseUsage
 	Releases []ReleaseUsage
 	VMs      []VMUsage
 }
 
-// BaseUsage tells what the releases of a base take.
+// BaseUsage measures the releases of a base.
 type BaseUsage struct {
 	Name     string
 	Releases int
-	// Stored counts what its releases refer to, each once; Full every release in full.
+	// Stored is the size of all objects that its releases refer to, each counted once. Full is the size of each release in full.
 	Stored, Full int64
 }
 
-// ReleaseUsage tells what a release takes.
+// ReleaseUsage measures a release.
 type ReleaseUsage struct {
 	ID       tree.Digest
 	Base     string
 	Sequence uint64
-	// Stored counts all that it refers to; Own is what of it no other release refers to, and goes with it.
+	// Stored is the size of all objects that it refers to. Own is the size of those that no other release refers to.
 	Stored, Own int64
-	// Full is what its files take, each in whole blocks of 4096 bytes.
+	// Full is the size of its files, each in whole blocks of 4096 bytes.
 	Full int64
 }
 
-// VMUsage tells what a VM takes.
+// VMUsage measures a VM.
 type VMUsage struct {
 	Name string
-	// Release that its definition names, or the newest of them while it is moved; unset for a private disk without a VM.
+	// Release is the one that its definition names, or the newer one during a refresh; zero for a private disk without a VM.
 	Release tree.Digest
-	// Stored is what its private disk takes; Full adds a copy of its release.
+	// Stored is the size of its private disk. Full includes a copy of its release.
 	Stored, Full int64
 }
 
@@ -58,7 +58,7 @@ type VMUsage struct {
 func (p *Publisher) Usage(ctx context.Context, ask InUse) (*Usage, error) {
 	usage, err := p.usage(ctx, ask)
 	if err != nil {
-		return nil, fmt.Errorf("measure what the pool holds: %w", err)
+		return nil, fmt.Errorf("measure the store: %w", err)
 	}
 	return usage, nil
 }
@@ -70,11 +70,11 @@ func (p *Publisher) usage(ctx context.Context, ask InUse) (*Usage, error) {
 	}
 	histories, err := p.Store.Histories(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list what it holds: %w", err)
+		return nil, fmt.Errorf("read the histories: %w", err)
 	}
 	m := measure{usage: &Usage{}, allocated: map[tree.Digest]int64{}, disks: map[string]int64{}, full: map[tree.Digest]int64{}}
 	if err := m.volumes(ctx, p.Store); err != nil {
-		return nil, fmt.Errorf("list what it holds: %w", err)
+		return nil, fmt.Errorf("list its volumes: %w", err)
 	}
 	for named, listed := range histories {
 		if named.Kind != release.Base {
@@ -97,18 +97,18 @@ func (p *Publisher) usage(ctx context.Context, ask InUse) (*Usage, error) {
 	return m.usage, nil
 }
 
-// measure sums up.
+// measure is a Usage that is being summed up.
 type measure struct {
 	usage *Usage
-	// allocated bytes by what a volume holds; disks by VM; full sizes by release.
+	// allocated has sizes by the digests of objects, disks by VMs, and full by releases.
 	allocated map[tree.Digest]int64
 	disks     map[string]int64
 	full      map[tree.Digest]int64
-	// parts are what each release in usage refers to.
+	// parts are the objects that each release in usage refers to.
 	parts [][]tree.Digest
 }
 
-// volumes adds what the volumes of the store take.
+// volumes adds the volumes of the store.
 func (m *measure) volumes(ctx context.Context, from Store) error {
 	objects, err := from.ListObjects(ctx)
 	if err != nil {
@@ -135,7 +135,7 @@ func (m *measure) volumes(ctx context.Context, from Store) error {
 	return nil
 }
 
-// partsOf lists all that a release refers to, and itself.
+// partsOf lists the objects that a release refers to, and its manifest.
 func partsOf(one Recorded) []tree.Digest {
 	parts := map[tree.Digest]bool{one.ID: true}
 	for _, layer := range one.Manifest.Layers {
@@ -169,7 +169,7 @@ func (m *measure) base(name string, history []Recorded) {
 	m.usage.Bases = append(m.usage.Bases, base)
 }
 
-// own tells for every release what no other one refers to, and puts all in order.
+// own sets Own of each release, and sorts bases and releases.
 func (m *measure) own() {
 	users := map[tree.Digest]int{}
 	for _, parts := range m.parts {
@@ -190,7 +190,7 @@ func (m *measure) own() {
 	})
 }
 
-// vms adds the VMs, and private disks that belong to none.
+// vms adds the VMs, and private disks without a VM.
 func (m *measure) vms(inUse map[tree.Digest][]string) {
 	of := map[string]ReleaseUsage{}
 	for name := range m.disks {
@@ -211,10 +211,10 @@ func (m *measure) vms(inUse map[tree.Digest][]string) {
 	}
 }
 
-// block is what file systems give files in, in bytes.
+// block is the size of a file system's blocks in bytes.
 const block = 4096
 
-// fullSize sums what the files of a release take.
+// fullSize sums up the sizes of the files of a release.
 func (p *Publisher) fullSize(ctx context.Context, m *release.Manifest) (int64, error) {
 	list, err := p.Store.GetBlob(ctx, m.Contents)
 	if err != nil {

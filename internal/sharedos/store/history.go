@@ -10,12 +10,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// MaxHistory is how many releases the record of a base or component can hold.
+// MaxHistory is the maximum number of releases in a history.
 const MaxHistory = 4096
 
-// History is what the pool records of a base or component.
+// History lists the releases of a base or component.
 type History struct {
-	// Retain is how many of the newest releases stay even if nothing refers to them; 0 if nobody has said, and all stay.
+	// Retain is how many of the newest releases are kept even if nothing refers to them. 0 keeps all.
 	Retain int
 	// Releases, newest first.
 	Releases []Listed
@@ -24,12 +24,12 @@ type History struct {
 // Listed is one release in a History.
 type Listed struct {
 	ID tree.Digest
-	// Published is when it was put before the others, in whole seconds, UTC; zero if that was not recorded. It stands here and
-	// not in the manifest, because the same input has the same id whenever it is built.
+	// Published is when it became the newest release, in whole seconds, UTC; zero if that was not recorded. The manifest does not have
+	// it, because the same input yields the same id whenever it is built.
 	Published time.Time
 }
 
-// HistoryOf lists releases of which no more is known, newest first.
+// HistoryOf returns a history of releases without further data, newest first.
 func HistoryOf(ids ...tree.Digest) History {
 	var h History
 	for _, id := range ids {
@@ -38,7 +38,7 @@ func HistoryOf(ids ...tree.Digest) History {
 	return h
 }
 
-// IDs are those of the releases, newest first.
+// IDs returns the ids of the releases, newest first.
 func (h History) IDs() []tree.Digest {
 	ids := make([]tree.Digest, len(h.Releases))
 	for i, one := range h.Releases {
@@ -47,11 +47,11 @@ func (h History) IDs() []tree.Digest {
 	return ids
 }
 
-// retainLine begins the line that tells Retain, which comes first.
+// retainLine begins the first line, with Retain, if it is not 0.
 const retainLine = "retain "
 
-// EncodeHistory writes a history as text: what is retained if that is known, then a line for each release with its id and,
-// if it is known, its time (RFC 3339).
+// EncodeHistory writes a history as text: a line with Retain unless it is 0, and a line for each release with its id and, if it is
+// known, its time (RFC 3339).
 func EncodeHistory(h History) ([]byte, error) {
 	if len(h.Releases) > MaxHistory {
 		return nil, fmt.Errorf("a history of %d releases is longer than %d", len(h.Releases), MaxHistory)
@@ -66,7 +66,7 @@ func EncodeHistory(h History) ([]byte, error) {
 	seen := map[tree.Digest]bool{}
 	for i, one := range h.Releases {
 		if one.ID.IsZero() || seen[one.ID] {
-			return nil, fmt.Errorf("history: %s at place %d is unset or there twice", one.ID, i)
+			return nil, fmt.Errorf("history: the id %s at position %d is zero or occurs twice", one.ID, i)
 		}
 		seen[one.ID] = true
 		text.WriteString(one.ID.String())
@@ -78,14 +78,14 @@ func EncodeHistory(h History) ([]byte, error) {
 	return text.Bytes(), nil
 }
 
-// DecodeHistory reads what EncodeHistory wrote; ErrCorrupt for anything else.
+// DecodeHistory reads the text of a history; ErrCorrupt if it is none.
 func DecodeHistory(text []byte) (History, error) {
 	var h History
 	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
 	if number, found := strings.CutPrefix(lines[0], retainLine); found {
 		retain, err := strconv.ParseUint(number, 10, 31)
 		if err != nil {
-			return History{}, fmt.Errorf("history, what it retains: %w: %w", ErrCorrupt, err)
+			return History{}, fmt.Errorf("history, number of releases to retain: %w: %w", ErrCorrupt, err)
 		}
 		h.Retain, lines = int(retain), lines[1:]
 	}

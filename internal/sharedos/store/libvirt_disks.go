@@ -11,10 +11,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 )
 
-// rounding is how much larger than asked for a pool may make a volume: pools of block devices deal in extents.
+// rounding bounds by how many bytes a volume may be larger than it should be: pools of block devices allocate whole extents.
 const rounding = 32 << 20
 
-// CreatePrivateDisk implements Store.
+// CreatePrivateDisk implements Disks.
 func (s *Libvirt) CreatePrivateDisk(ctx context.Context, vm string, size int64) (string, string, error) {
 	name, err := DiskName(vm)
 	if err != nil {
@@ -24,40 +24,40 @@ func (s *Libvirt) CreatePrivateDisk(ctx context.Context, vm string, size int64) 
 	if size <= 0 {
 		return "", "", fmt.Errorf("%s: a size of %d bytes is not possible", what, size)
 	}
-	disk, err := s.create(ctx, what, name, size, 0)
+	disk, err := s.ensure(ctx, what, name, size, 0)
 	if err != nil {
 		return "", "", err
 	}
-	if disk.made && disk.device {
-		if err := s.blank(ctx, what, disk); err != nil {
+	if disk.created && disk.device {
+		if err := s.clear(ctx, what, disk); err != nil {
 			return "", "", errors.Join(err, s.delete(context.WithoutCancel(ctx), what, name))
 		}
 	}
-	if disk.capacity > size && disk.capacity-size >= rounding {
+	if disk.capacity-size >= rounding {
 		return "", "", fmt.Errorf("%s: %w from %d to %d bytes; keep the size, or delete the VM", what, ErrShrink, disk.capacity, size)
 	}
-	if disk.capacity >= size {
-		return name, disk.path, nil
+	if disk.capacity < size {
+		err = s.call(ctx, what, storing, func(l *libvirt.Libvirt, _ libvirt.StoragePool) error {
+			if err := l.StorageVolResize(disk.StorageVol, uint64(size), 0); err != nil {
+				return fmt.Errorf("grow volume %s from %d to %d bytes: %w", disk.path, disk.capacity, size, err)
+			}
+			return nil
+		})
 	}
-	err = s.call(ctx, what, true, func(l *libvirt.Libvirt, _ libvirt.StoragePool) error {
-		if err := l.StorageVolResize(disk.StorageVol, uint64(size), 0); err != nil {
-			return fmt.Errorf("grow volume %s from %d to %d bytes: %w", disk.path, disk.capacity, size, err)
-		}
-		return nil
-	})
 	if err != nil {
 		return "", "", err
 	}
 	return name, disk.path, nil
 }
 
-// blankSize is how much of a private disk decides what it is, in bytes: a guest formats only one that is blank there.
-const blankSize = 1 << 20
+// clearedSize is how many bytes at the start of a private disk are zero when it is created. A guest formats a disk only if this
+// part of it is zero.
+const clearedSize = 1 << 20
 
-// blank clears the start of a disk that was made just now. What is made of a device's blocks holds what was there before, such
-// as the disk of another VM; LVM clears 4 KiB.
-func (s *Libvirt) blank(ctx context.Context, what string, disk held) error {
-	length := min(disk.capacity, blankSize)
+// clear writes zeros to the start of a new disk. A volume on a block device holds what was on its blocks before, such as the disk
+// of another VM. LVM clears only 4 KiB.
+func (s *Libvirt) clear(ctx context.Context, what string, disk volume) error {
+	length := min(disk.capacity, clearedSize)
 	err := s.transfer(ctx, what, func(t *libvirtconn.Transfer) error {
 		return t.Upload(disk.StorageVol, 0, length, bytes.NewReader(make([]byte, length)), nil)
 	})
@@ -67,7 +67,7 @@ func (s *Libvirt) blank(ctx context.Context, what string, disk held) error {
 	return nil
 }
 
-// DeletePrivateDisk implements Store.
+// DeletePrivateDisk implements Disks.
 func (s *Libvirt) DeletePrivateDisk(ctx context.Context, vm string) error {
 	name, err := DiskName(vm)
 	if err != nil {
@@ -76,12 +76,17 @@ func (s *Libvirt) DeletePrivateDisk(ctx context.Context, vm string) error {
 	return s.delete(ctx, fmt.Sprintf("delete the private disk of VM %q", vm), name)
 }
 
-// PrivateDisk implements Store.
+// PrivateDisk implements Disks.
 func (s *Libvirt) PrivateDisk(ctx context.Context, vm string) (Volume, error) {
 	name, err := DiskName(vm)
 	if err != nil {
 		return Volume{}, err
 	}
-	disk, err := s.volume(ctx, fmt.Sprintf("look at the private disk of VM %q", vm), name, false)
+	disk, err := s.find(ctx, fmt.Sprintf("look up the private disk of VM %q", vm), name, reading)
 	return disk.public(), err
+}
+
+// ListDisks implements Disks.
+func (s *Libvirt) ListDisks(ctx context.Context) ([]Volume, error) {
+	return s.list(ctx, "list private disks", DiskVolume)
 }

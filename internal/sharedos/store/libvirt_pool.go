@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -15,127 +14,45 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 )
 
-// Config says which pool.
-type Config struct {
-	// Pool is the name of the storage pool.
-	Pool string
-	// CreatePath is the directory of the pool if there is none of the name and something is to be stored. Empty
-	// if the pool is somebody else's to make.
-	CreatePath string
-}
-
-// Libvirt is a Store in a libvirt storage pool.
-type Libvirt struct {
-	config Config
-	client *libvirtconn.Client
-	// swept is true when a sweep left nothing but perhaps locks.
-	swept  atomic.Bool
-	locker Locker
-}
-
-var _ Store = (*Libvirt)(nil)
-
-// New returns the store in a pool of a libvirt. The pool is looked up by each call, and created when something is stored.
-// Closing the store leaves the client open.
-func New(client *libvirtconn.Client, config Config) (*Libvirt, error) {
-	if !plain.MatchString(config.Pool) {
-		return nil, fmt.Errorf("%q cannot name a storage pool: use 1 to 100 letters, digits and ._+-, first a letter or digit", config.Pool)
-	}
-	if config.CreatePath != "" && !filepath.IsAbs(config.CreatePath) {
-		return nil, fmt.Errorf("storage pool %q: its directory %q is not an absolute path", config.Pool, config.CreatePath)
-	}
-	s := &Libvirt{config: config, client: client}
-	s.locker.Volumes = lockVolumes{s}
-	return s, nil
-}
-
-// Close implements Store. It releases a lock that lingers, which needs the client.
-func (s *Libvirt) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), lockReleaseTimeout)
-	defer cancel()
-	return s.locker.Close(ctx)
-}
-
-// unreachable gives a failure to ask libvirt this package's name.
-func unreachable(err error) error {
-	if errors.Is(err, libvirtconn.ErrUnreachable) {
-		return fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	return err
-}
-
-// busyTimeout bounds how long a volume may be busy with what somebody else does to it: libvirt marks it for the
-// moment in which an upload begins, and while it is made.
-const busyTimeout = 20 * time.Second
-
-// patiently repeats fn while libvirt says that the volume is busy, or that the pool has just gone.
-func patiently(ctx context.Context, fn func() error) error {
-	deadline := time.Now().Add(busyTimeout)
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		err := fn()
-		if !libvirtconn.Is(err, libvirt.ErrOperationInvalid, libvirt.ErrNoStoragePool) || time.Now().After(deadline) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		case <-time.After(wait):
-		}
-	}
-}
-
-// transfer moves bytes into and out of volumes.
-func (s *Libvirt) transfer(ctx context.Context, what string, fn func(*libvirtconn.Transfer) error) error {
-	return unreachable(patiently(ctx, func() error { return s.client.Transfer(ctx, what, fn) }))
-}
-
-// call runs fn with the active pool. Without a pool, a call that stores makes it, and any other finds nothing.
-func (s *Libvirt) call(ctx context.Context, what string, stores bool, fn func(*libvirt.Libvirt, libvirt.StoragePool) error) error {
-	return unreachable(patiently(ctx, func() error {
-		return s.client.Call(ctx, what, func(l *libvirt.Libvirt) error {
-			pool, err := s.pool(l, stores)
-			if err != nil {
-				return err
-			}
-			return fn(l, pool)
-		})
-	}))
-}
-
-// dropTries and dropPause are how often, and in what distance, a pool is looked for again that cannot be started: another
-// process may be removing it, since nothing was in it.
-const dropTries, dropPause = 20, 50 * time.Millisecond
-
-func (s *Libvirt) pool(l *libvirt.Libvirt, stores bool) (pool libvirt.StoragePool, err error) {
-	for range dropTries {
-		if pool, err = s.poolNow(l, stores); !errors.Is(err, errNotStarted) || s.config.CreatePath == "" {
-			return pool, err
-		}
-		time.Sleep(dropPause)
-	}
-	return pool, err
-}
-
-func (s *Libvirt) poolNow(l *libvirt.Libvirt, stores bool) (libvirt.StoragePool, error) {
-	pool, err := l.StoragePoolLookupByName(s.config.Pool)
-	switch {
-	case err == nil:
-		return pool, s.activate(l, pool)
-	case !libvirtconn.Is(err, libvirt.ErrNoStoragePool):
-		return pool, err
-	case s.config.CreatePath == "":
-		return pool, fmt.Errorf("%w: libvirt at %s has no storage pool %q; define and start it, or give the directory to make it in",
-			ErrUnreachable, s.client.URI(), s.config.Pool)
-	case !stores:
-		return pool, fmt.Errorf("there is no storage pool %q yet: %w", s.config.Pool, ErrNotFound)
-	}
-	return s.makePool(l)
-}
+// poolTries and poolPause say how often, and at what intervals, libvirt is asked again while another process works on the pool: it
+// may be removing the pool because it is empty, or creating a volume.
+const poolTries, poolPause = 20, 50 * time.Millisecond
 
 // errNotStarted means that a pool is defined and cannot be started.
 var errNotStarted = errors.New("it is not active and cannot be started")
 
-func (s *Libvirt) activate(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
+// activePool looks up the pool and starts it. If another process is removing it meanwhile, it is looked up again.
+func (s *Libvirt) activePool(ctx context.Context, l *libvirt.Libvirt, access access) (pool libvirt.StoragePool, err error) {
+	for range poolTries {
+		if pool, err = s.findPool(l, access); !errors.Is(err, errNotStarted) || s.config.CreatePath == "" {
+			return pool, err
+		}
+		select {
+		case <-ctx.Done():
+			return pool, errors.Join(ctx.Err(), err)
+		case <-time.After(poolPause):
+		}
+	}
+	return pool, err
+}
+
+func (s *Libvirt) findPool(l *libvirt.Libvirt, access access) (libvirt.StoragePool, error) {
+	pool, err := l.StoragePoolLookupByName(s.config.Pool)
+	switch {
+	case err == nil:
+		return pool, s.startPool(l, pool)
+	case !libvirtconn.Is(err, libvirt.ErrNoStoragePool):
+		return pool, err
+	case s.config.CreatePath == "":
+		return pool, fmt.Errorf("%w: libvirt at %s has no storage pool %q; define and start it, or set the directory in which it is to be created",
+			ErrUnreachable, s.client.URI(), s.config.Pool)
+	case access == reading:
+		return pool, fmt.Errorf("there is no storage pool %q yet: %w", s.config.Pool, ErrNotFound)
+	}
+	return s.createPool(l)
+}
+
+func (s *Libvirt) startPool(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 	active, err := l.StoragePoolIsActive(pool)
 	if libvirtconn.Is(err, libvirt.ErrNoStoragePool) {
 		return fmt.Errorf("%w: %w", errNotStarted, err)
@@ -144,24 +61,24 @@ func (s *Libvirt) activate(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 		return err
 	}
 	err = l.StoragePoolCreate(pool, 0)
-	if err == nil || nowActive(l, pool) {
+	if err == nil || isActive(l, pool) {
 		return nil
 	}
 	return fmt.Errorf("%w: storage pool %q: %w: %w; "+
-		"see that its target is there (virsh pool-dumpxml %[2]s) and start it (virsh pool-start %[2]s)", ErrUnreachable, s.config.Pool, errNotStarted, err)
+		"check that its target exists (virsh pool-dumpxml %[2]s) and start it (virsh pool-start %[2]s)", ErrUnreachable, s.config.Pool, errNotStarted, err)
 }
 
-// nowActive reports whether somebody else was faster.
-func nowActive(l *libvirt.Libvirt, pool libvirt.StoragePool) bool {
+// isActive reports whether a pool is active. After a failure it shows that another process did the same work first.
+func isActive(l *libvirt.Libvirt, pool libvirt.StoragePool) bool {
 	active, err := l.StoragePoolIsActive(pool)
 	return err == nil && active != 0
 }
 
-// makePool makes a directory pool. Every step may have been done already, by a call that was cut off or by somebody else.
-func (s *Libvirt) makePool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
+// createPool creates a directory pool. Each step may have been done before, by a call that was interrupted or by another process.
+func (s *Libvirt) createPool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
 	fail := func(step string, err error) (libvirt.StoragePool, error) {
 		return libvirt.StoragePool{}, fmt.Errorf("%s storage pool %q in the directory %s: %w; "+
-			"libvirt at %s must be able to make and write this directory: fix its permissions, choose another one, or define the pool yourself",
+			"libvirt at %s must be able to create and write this directory: fix its permissions, choose another one, or define the pool yourself",
 			step, s.config.Pool, s.config.CreatePath, err, s.client.URI())
 	}
 	definition, err := xml.Marshal(libvirtxml.StoragePool{
@@ -174,11 +91,11 @@ func (s *Libvirt) makePool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
 	}
 	pool, err := l.StoragePoolDefineXML(string(definition), 0)
 	if err != nil {
-		var found error
-		if pool, found = l.StoragePoolLookupByName(s.config.Pool); found != nil {
+		existing, lookupErr := l.StoragePoolLookupByName(s.config.Pool)
+		if lookupErr != nil {
 			return fail("define", err)
 		}
-		return pool, s.activate(l, pool)
+		return existing, s.startPool(l, existing)
 	}
 	err = l.StoragePoolBuild(pool, 0)
 	if err == nil {
@@ -187,12 +104,12 @@ func (s *Libvirt) makePool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
 	if err == nil {
 		err = l.StoragePoolSetAutostart(pool, 1)
 	}
-	if err != nil && !nowActive(l, pool) {
-		// A pool that never worked is in the way of the next attempt, which may be in another directory.
-		if gone := l.StoragePoolUndefine(pool); gone != nil {
-			err = errors.Join(err, gone)
+	if err != nil && !isActive(l, pool) {
+		// The next attempt may use another directory, so a definition that never worked must not stay.
+		if undefineErr := l.StoragePoolUndefine(pool); undefineErr != nil {
+			err = errors.Join(err, undefineErr)
 		}
-		return fail("make", err)
+		return fail("create", err)
 	}
 	return pool, nil
 }
@@ -209,8 +126,8 @@ func poolDefinition(l *libvirt.Libvirt, pool libvirt.StoragePool) (libvirtxml.St
 	return definition, nil
 }
 
-// dropPool removes the pool if it is the one that makePool makes and holds nothing.
-func (s *Libvirt) dropPool(ctx context.Context) error {
+// removePool removes the pool if it is one that createPool creates and it is empty.
+func (s *Libvirt) removePool(ctx context.Context) error {
 	what := fmt.Sprintf("remove the empty storage pool %q", s.config.Pool)
 	return unreachable(s.client.Call(ctx, what, func(l *libvirt.Libvirt) error {
 		pool, err := l.StoragePoolLookupByName(s.config.Pool)
@@ -224,9 +141,9 @@ func (s *Libvirt) dropPool(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		ours := definition.Type == "dir" && definition.Target != nil && s.config.CreatePath != "" &&
+		created := definition.Type == "dir" && definition.Target != nil && s.config.CreatePath != "" &&
 			filepath.Clean(definition.Target.Path) == filepath.Clean(s.config.CreatePath)
-		if !ours {
+		if !created {
 			return nil
 		}
 		if err := s.refresh(l, pool); err != nil {
@@ -234,15 +151,15 @@ func (s *Libvirt) dropPool(ctx context.Context) error {
 		}
 		volumes, err := l.StoragePoolNumOfVolumes(pool)
 		if err != nil || volumes > 0 {
-			return err // somebody stores something this moment
+			return err // another process has just stored something
 		}
 		if err := l.StoragePoolDestroy(pool); err != nil {
-			if nowActive(l, pool) {
-				return nil // as above
+			if isActive(l, pool) {
+				return nil // another process is storing something
 			}
 			return err
 		}
-		// libvirt removes a directory only if it is empty.
+		// libvirt deletes the directory only if it is empty.
 		if err := l.StoragePoolDelete(pool, 0); err != nil {
 			return errors.Join(err, l.StoragePoolCreate(pool, 0))
 		}
@@ -250,32 +167,16 @@ func (s *Libvirt) dropPool(ctx context.Context) error {
 	}))
 }
 
-// find looks a volume up, and looks again after a refresh: others may have put it there.
-func (s *Libvirt) find(l *libvirt.Libvirt, pool libvirt.StoragePool, name string) (libvirt.StorageVol, error) {
-	volume, err := l.StorageVolLookupByName(pool, name)
-	if !libvirtconn.Is(err, libvirt.ErrNoStorageVol) {
-		return volume, err
-	}
-	if err := s.refresh(l, pool); err != nil {
-		return volume, err
-	}
-	volume, err = l.StorageVolLookupByName(pool, name)
-	if libvirtconn.Is(err, libvirt.ErrNoStorageVol) {
-		return volume, fmt.Errorf("volume %s in storage pool %q: %w", name, s.config.Pool, ErrNotFound)
-	}
-	return volume, err
-}
-
-// refresh makes libvirt look at what the pool holds. It refuses while a volume is being made or deleted, which
-// is no failure: what it knows then is what it made.
+// refresh makes libvirt read what the pool holds. libvirt refuses while a volume is created or deleted. That is no failure, because
+// then libvirt itself is changing the pool and knows what it holds.
 func (s *Libvirt) refresh(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 	err := l.StoragePoolRefresh(pool, 0)
 	if err == nil {
 		return nil
 	}
 	var answer libvirt.Error
-	if errors.As(err, &answer) && nowActive(l, pool) {
+	if errors.As(err, &answer) && isActive(l, pool) {
 		return nil
 	}
-	return fmt.Errorf("%w: look at what storage pool %q holds: %w", ErrUnreachable, s.config.Pool, err)
+	return fmt.Errorf("%w: refresh storage pool %q: %w", ErrUnreachable, s.config.Pool, err)
 }

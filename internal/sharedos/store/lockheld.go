@@ -8,32 +8,32 @@ import (
 	"time"
 )
 
-// lockReleaseTimeout bounds how long giving a lock back may take: others take what stays for dead soon enough.
+// lockReleaseTimeout bounds how long releasing a lock may take. Others delete a lock that is left.
 const lockReleaseTimeout = 20 * time.Second
 
-// heldLock is a lock volume that is kept alive.
+// heldLock is a lock that is being renewed.
 type heldLock struct {
 	volumes LockVolumes
-	// live ends when the lock is released, or lost with ErrLockLost as its cause.
-	live    context.Context
-	end     context.CancelCauseFunc
-	beating sync.WaitGroup
+	// live ends when the lock is released, or with the cause ErrLockLost when it is lost.
+	live     context.Context
+	end      context.CancelCauseFunc
+	renewing sync.WaitGroup
 
 	mu   sync.Mutex
 	name lockName
-	// left are volumes of earlier numbers that could not be deleted yet.
+	// left are volumes with earlier numbers that could not be deleted.
 	left []string
 }
 
-// hold makes a lock volume and keeps it alive until it is released.
+// hold creates a lock volume and renews the lock until it is released.
 func (l *Locker) hold(ctx context.Context, name lockName) (*heldLock, error) {
 	h := &heldLock{volumes: l.Volumes, name: name}
 	h.live, h.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := l.Volumes.CreateLock(ctx, name.String()); err != nil {
-		// It may have been made, and the answer lost.
+		// The volume may have been created although the answer was lost.
 		return nil, errors.Join(err, h.release(ctx))
 	}
-	h.beating.Go(func() { h.beat(cmp.Or(l.Beat, lockBeat), cmp.Or(l.Lease, lockLease)) })
+	h.renewing.Go(func() { h.renew(cmp.Or(l.Beat, lockBeat), cmp.Or(l.Lease, lockLease)) })
 	return h, nil
 }
 
@@ -43,8 +43,8 @@ func (h *heldLock) current() lockName {
 	return h.name
 }
 
-// beat goes on to the next number again and again. It gives the lock up well before others may take its holder for dead.
-func (h *heldLock) beat(every, lease time.Duration) {
+// renew renews the lock until it is released. It gives up the lock well before others may take it for abandoned.
+func (h *heldLock) renew(every, lease time.Duration) {
 	last := time.Now()
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -67,7 +67,7 @@ func (h *heldLock) beat(every, lease time.Duration) {
 	}
 }
 
-// next goes on to the volume of the next number; ErrNotFound if somebody removed the one before.
+// next replaces the volume by one with the next number; ErrNotFound if another process deleted the volume.
 func (h *heldLock) next(ctx context.Context) error {
 	now := h.current()
 	next := now
@@ -81,31 +81,31 @@ func (h *heldLock) next(ctx context.Context) error {
 	h.name = next
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		h.left = append(h.left, now.String())
-		return nil // it says that its holder is alive all the same
+		return nil // the lock is renewed all the same
 	}
 	return err
 }
 
-// release deletes what there is of the lock. It returns ErrLockLost if it was lost.
+// release deletes all volumes of the lock. It returns ErrLockLost if the lock was lost.
 func (h *heldLock) release(ctx context.Context) error {
 	lost := context.Cause(h.live)
 	h.end(nil)
-	h.beating.Wait()
+	h.renewing.Wait()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockReleaseTimeout)
 	defer cancel()
-	// The next one may have been made without an answer.
+	// The next volume may have been created although the answer was lost.
 	next := h.name
 	next.beat++
 	failed := []error{lost}
 	for _, name := range append(h.left, h.name.String(), next.String()) {
 		if err := h.volumes.DeleteLock(ctx, name); err != nil && !errors.Is(err, ErrNotFound) {
 			failed = append(failed, err)
-			abandoned.Store(h.name.nonce, true)
+			undeleted.Store(h.name.nonce, true)
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// abandoned has the nonces of locks that this process gave back and could not delete: libvirtd was gone. Whoever in it waits
-// for one need not wait for the length of a lease.
-var abandoned sync.Map
+// undeleted are the nonces of locks that this process released but could not delete, because libvirt did not answer. Other callers in
+// this process need not wait until they expire.
+var undeleted sync.Map

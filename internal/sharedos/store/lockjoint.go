@@ -7,32 +7,32 @@ import (
 	"time"
 )
 
-// lockLinger is how long a Shared lock stays that its last holder gave back.
+// lockLinger is how long a Shared lock is kept after its last holder has released it.
 const lockLinger = 500 * time.Millisecond
 
-// joint is a Shared lock that several in this process hold at once, or one soon after another. To look at the locks of a pool
-// takes as long as the pool has volumes (65 ms for 2,000 of them), and an apply that moves a thousand VMs wants some for each:
-// so whoever comes while one is there joins it. Who comes a beat after it was taken does not, and gives way to an Exclusive
-// lock that waits.
+// joint is a lock that several callers in this process can hold together. Listing the locks of a pool takes longer the more volumes it
+// has (65 ms for 2,000), and an apply that moves a thousand VMs takes several Shared locks for each. So a caller joins a Shared lock
+// that exists. It cannot join one that is older than a beat, so that a waiting Exclusive lock gets its turn.
 type joint struct {
-	held   *heldLock
+	lock *heldLock
+	// until is when callers can no longer join.
 	until  time.Time
 	linger time.Duration
 
 	mu      sync.Mutex
 	holders int
-	// closed is true when it takes in nobody more.
+	// closed is true if callers can no longer join.
 	closed bool
-	// timer gives it back if nobody came; releasing is waited for by who wants it gone.
+	// timer releases a lingering lock. releasing lets others wait until it is released.
 	timer     *time.Timer
 	releasing sync.WaitGroup
 }
 
-// join is true if the lock is there and takes in another holder.
+// join adds a holder. It returns false if the lock cannot be joined.
 func (j *joint) join() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.closed || time.Now().After(j.until) || j.held.live.Err() != nil {
+	if j.closed || time.Now().After(j.until) || j.lock.live.Err() != nil {
 		return false
 	}
 	if j.timer != nil {
@@ -42,32 +42,32 @@ func (j *joint) join() bool {
 	return true
 }
 
-// leave gives the lock back for one of its holders. It returns ErrLockLost if it was lost.
+// leave removes a holder, and releases the lock after the last one. It returns ErrLockLost if the lock was lost.
 func (j *joint) leave(ctx context.Context) error {
 	j.mu.Lock()
 	j.holders--
-	lost := context.Cause(j.held.live)
-	stays := j.holders > 0
-	lingers := !stays && lost == nil && !j.closed && j.linger > 0 && time.Now().Before(j.until)
+	lost := context.Cause(j.lock.live)
+	shared := j.holders > 0
+	lingers := !shared && lost == nil && !j.closed && j.linger > 0 && time.Now().Before(j.until)
 	switch {
 	case lingers:
 		j.timer = time.AfterFunc(j.linger, func() {
-			// Nobody is told of a failure: whoever in this process waits for what is left takes it over (abandoned), and
-			// others when the process is gone.
-			_ = j.giveBack(ctx)
+			// Nobody can handle a failure. Callers in this process ignore what is left (undeleted), and other processes delete it when
+			// this one has ended.
+			_ = j.close(ctx)
 		})
-	case !stays:
+	case !shared:
 		j.closed = true
 	}
 	j.mu.Unlock()
-	if stays || lingers {
+	if shared || lingers {
 		return lost
 	}
-	return j.held.release(ctx)
+	return j.lock.release(ctx)
 }
 
-// giveBack has the lock take in nobody more, and releases it if nobody holds it. It returns when that is done.
-func (j *joint) giveBack(ctx context.Context) error {
+// close keeps callers from joining the lock. It releases the lock if nobody holds it, and returns when it is released.
+func (j *joint) close(ctx context.Context) error {
 	j.mu.Lock()
 	if j.timer != nil {
 		j.timer.Stop()
@@ -83,11 +83,11 @@ func (j *joint) giveBack(ctx context.Context) error {
 		return nil
 	}
 	defer j.releasing.Done()
-	return j.held.release(ctx)
+	return j.lock.release(ctx)
 }
 
-// take takes a lock, or joins one.
-func (l *Locker) take(ctx context.Context, mode LockMode, waits func()) (*joint, error) {
+// take joins a lock of this process, or acquires one.
+func (l *Locker) take(ctx context.Context, mode LockMode, onWait func()) (*joint, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -97,16 +97,16 @@ func (l *Locker) take(ctx context.Context, mode LockMode, waits func()) (*joint,
 			return j, nil
 		}
 	case Exclusive:
-		// It waits for those who hold a lock here, and for nobody who comes after it.
+		// It waits for the present holders in this process, and not for later ones.
 		if err := l.Close(ctx); err != nil {
 			return nil, err
 		}
 	}
-	held, err := l.acquire(ctx, mode, waits)
+	held, err := l.acquire(ctx, mode, onWait)
 	if err != nil {
 		return nil, err
 	}
-	j := &joint{held: held, holders: 1}
+	j := &joint{lock: held, holders: 1}
 	if mode == Shared {
 		j.until, j.linger = time.Now().Add(cmp.Or(l.Beat, lockBeat)), cmp.Or(l.Linger, lockLinger)
 		l.mu.Lock()
@@ -122,11 +122,11 @@ func (l *Locker) joinable() *joint {
 	return l.shared
 }
 
-// Close gives back a lock that nobody holds any more.
+// Close releases a lock that lingers.
 func (l *Locker) Close(ctx context.Context) error {
 	j := l.joinable()
 	if j == nil {
 		return nil
 	}
-	return j.giveBack(ctx)
+	return j.close(ctx)
 }

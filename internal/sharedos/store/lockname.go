@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// lockName is the name of a lock volume taken apart: "lock-<mode>-<machine>.<pid>.<start>.<nonce>.<beat>".
+// lockName is the parsed name of a lock volume: "lock-<mode>-<machine>.<pid>.<start>.<nonce>.<beat>".
 type lockName struct {
 	mode LockMode
 	holder
-	// nonce is of one taking of a lock: nobody ever uses it again.
+	// nonce identifies the lock.
 	nonce string
-	// beat counts the volumes that the lock has had.
+	// beat is how often the lock was renewed.
 	beat int
 }
 
@@ -24,12 +24,12 @@ func newLockName(mode LockMode, self holder) lockName {
 	return lockName{mode: mode, holder: self, nonce: hex.EncodeToString(nonce)}
 }
 
-// String writes the name of the volume.
+// String returns the name of the volume.
 func (n lockName) String() string {
 	return fmt.Sprintf("%s-%s-%s.%d.%d.%s.%d", LockVolume, n.mode, n.machine, n.pid, n.start, n.nonce, n.beat)
 }
 
-// parseLockName takes what follows "lock-" apart.
+// parseLockName parses the part of a name that follows "lock-".
 func parseLockName(rest string) (lockName, bool) {
 	mode, rest, _ := strings.Cut(rest, "-")
 	fields := strings.Split(rest, ".")
@@ -44,24 +44,24 @@ func parseLockName(rest string) (lockName, bool) {
 	return name, known && pidErr == nil && startErr == nil && beatErr == nil && name.String() == string(LockVolume)+"-"+mode+"-"+rest
 }
 
-// conflict is what one lock means for another.
+// conflict is what a lock has to do because of another.
 type conflict int
 
 const (
 	noConflict conflict = iota
-	// waits means that it stays and waits until the other is gone.
+	// waits means that it keeps its volume and waits until the other is gone.
 	waits
-	// givesWay means that it has to go and to come again.
-	givesWay
+	// yields means that it deletes its volume and tries again later.
+	yields
 )
 
-// against tells what another lock means for this one. Two locks that exclude each other never both wait, nor both go.
+// against returns what this lock has to do because of another. Of two locks that exclude each other, one waits and the other yields.
 func (n lockName) against(other lockName) conflict {
 	switch {
 	case n.nonce == other.nonce:
 		return noConflict
 	case n.mode == Shared && other.mode == Exclusive:
-		return givesWay
+		return yields
 	case n.mode == Exclusive && other.mode != Exclusive:
 		return waits
 	case n.mode != other.mode || n.mode == Shared:
@@ -69,6 +69,6 @@ func (n lockName) against(other lockName) conflict {
 	case n.nonce < other.nonce:
 		return waits
 	default:
-		return givesWay
+		return yields
 	}
 }

@@ -13,28 +13,28 @@ import (
 
 // holder is a process that holds a lock.
 type holder struct {
-	// machine is the same for processes that see each other: they run on one boot of one machine, in one pid namespace.
+	// machine identifies a boot of a machine and a pid namespace: processes with the same value see each other.
 	machine string
 	pid     int
-	// start time of the process: a pid alone names nothing.
+	// start is the start time of the process, because pids are used again.
 	start uint64
 }
 
-// thisProcess names this process.
+// thisProcess identifies this process.
 func thisProcess() (holder, error) {
 	process, err := daemon.Identify(os.Getpid())
 	if err != nil {
-		return holder{}, fmt.Errorf("name this process: %w", err)
+		return holder{}, fmt.Errorf("identify this process: %w", err)
 	}
 	namespace, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
-		return holder{}, fmt.Errorf("name this process: %w", err)
+		return holder{}, fmt.Errorf("identify this process: %w", err)
 	}
 	sum := sha256.Sum256([]byte(process.Boot + " " + namespace))
 	return holder{machine: hex.EncodeToString(sum[:8]), pid: process.PID, start: process.Start}, nil
 }
 
-// gone reports whether a process that this one could see is not there any more.
+// gone reports whether the process has ended. It returns false for a process that this one cannot see.
 func (h holder) gone(self holder) bool {
 	if h.machine != self.machine {
 		return false
@@ -43,22 +43,22 @@ func (h holder) gone(self holder) bool {
 	return errors.Is(err, daemon.ErrGone) || err == nil && process.Start != h.start
 }
 
-// sign is the last that was seen of a lock's holder.
-type sign struct {
+// renewal is when a renewal of a lock was first seen.
+type renewal struct {
 	beat int
 	at   time.Time
 }
 
-// watch tells the living from the dead among the holders of locks, by its own clock alone.
+// watch finds abandoned locks. It uses this machine's clock alone.
 type watch struct {
 	self  holder
 	lease time.Duration
-	// seen, by the nonces of the locks.
-	seen map[string]sign
+	// seen has the last renewal by the nonce of the lock.
+	seen map[string]renewal
 }
 
-// judge splits lock volumes into the locks of those that live, and the volumes of those that are dead.
-func (w *watch) judge(names []string) (living []lockName, dead []string) {
+// judge divides lock volumes into valid locks and volumes of abandoned ones.
+func (w *watch) judge(names []string) (valid []lockName, abandoned []string) {
 	newest := map[string]lockName{}
 	for _, text := range names {
 		if parsed, ok := ParseVolumeName(text); ok && parsed.Kind == LockVolume {
@@ -69,7 +69,7 @@ func (w *watch) judge(names []string) (living []lockName, dead []string) {
 	}
 	for nonce, name := range newest {
 		if last, known := w.seen[nonce]; !known || last.beat != name.beat {
-			w.seen[nonce] = sign{name.beat, time.Now()}
+			w.seen[nonce] = renewal{name.beat, time.Now()}
 		}
 	}
 	for _, text := range names {
@@ -78,13 +78,13 @@ func (w *watch) judge(names []string) (living []lockName, dead []string) {
 			continue
 		}
 		name := newest[parsed.lock.nonce]
-		_, ours := abandoned.Load(name.nonce)
+		_, ours := undeleted.Load(name.nonce)
 		switch {
 		case ours || name.gone(w.self) || time.Since(w.seen[name.nonce].at) > w.lease:
-			dead = append(dead, text)
+			abandoned = append(abandoned, text)
 		case name == parsed.lock:
-			living = append(living, name)
+			valid = append(valid, name)
 		}
 	}
-	return living, dead
+	return valid, abandoned
 }

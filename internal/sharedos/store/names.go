@@ -9,16 +9,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// HeadSize is how many bytes of a volume are written last: as long as they are all zero, the volume is torn.
+// HeadSize is the number of bytes at the start of a volume that are written last. While they are zero, the volume is torn.
 const HeadSize = 4096
 
-// MaxRecord is the size in bytes that a signed manifest or a history may have at most.
+// MaxRecord is the maximum size in bytes of a signed manifest or a history.
 const MaxRecord = 1<<20 - HeadSize
 
-// VolumeKind is what a volume holds.
+// VolumeKind is the kind of content of a volume.
 type VolumeKind string
 
-// The kinds of volume that this project keeps in a pool. The kind is the first part of the volume's name.
+// The kinds of volumes. A volume's name begins with its kind.
 const (
 	LayerVolume   VolumeKind = "layer"
 	BlobVolume    VolumeKind = "blob"
@@ -28,51 +28,51 @@ const (
 	LockVolume    VolumeKind = "lock"
 )
 
-// VolumeName is the name of a volume taken apart.
+// VolumeName is the parsed name of a volume.
 type VolumeName struct {
 	Kind VolumeKind
-	// Digest of a layer, blob or release.
+	// Digest of a layer, blob or manifest.
 	Digest tree.Digest
 	// Of is the base or component that a head belongs to.
 	Of Named
 	// VM that a private disk belongs to.
 	VM string
-	// lock that a lock volume is of.
+	// lock is the name of a lock volume.
 	lock lockName
 }
 
-// LayerName names the volume of a layer.
+// LayerName is the name of a layer's volume.
 func LayerName(id tree.Digest) string { return string(LayerVolume) + "-" + id.Hex() }
 
-// BlobName names the volume of a blob.
+// BlobName is the name of a blob's volume.
 func BlobName(digest tree.Digest) string { return string(BlobVolume) + "-" + digest.Hex() }
 
-// ReleaseName names the volume of a signed manifest.
+// ReleaseName is the name of a signed manifest's volume.
 func ReleaseName(id tree.Digest) string { return string(ReleaseVolume) + "-" + id.Hex() }
 
-// plain is what libvirt, every pool type and every file system take as a part of a volume's name.
+// plain matches what libvirt, every type of pool and every file system accept as a part of a volume's name.
 var plain = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
 
-// HeadName names the volume that records the releases of a base or component.
+// HeadName is the name of the volume with the history of a base or component.
 func HeadName(kind release.Kind, name string) (string, error) {
 	if kind != release.Base && kind != release.Component {
 		return "", fmt.Errorf("%q is neither %q nor %q", kind, release.Base, release.Component)
 	}
 	if !plain.MatchString(name) {
-		return "", fmt.Errorf("%q cannot name a %s: use 1 to 100 letters, digits and ._+-, first a letter or digit", name, kind)
+		return "", fmt.Errorf("%q cannot name a %s: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", name, kind)
 	}
 	return string(HeadVolume) + "-" + string(kind) + "-" + name, nil
 }
 
-// DiskName names the volume of a VM's private disk.
+// DiskName is the name of the volume of a VM's private disk.
 func DiskName(vm string) (string, error) {
 	if !plain.MatchString(vm) {
-		return "", fmt.Errorf("%q cannot name a VM: use 1 to 100 letters, digits and ._+-, first a letter or digit", vm)
+		return "", fmt.Errorf("%q cannot name a VM: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", vm)
 	}
 	return string(DiskVolume) + "-" + vm, nil
 }
 
-// ParseVolumeName takes a volume's name apart. It is false for every name that this project does not give.
+// ParseVolumeName parses a volume's name. It returns false for a name that this package does not give.
 func ParseVolumeName(name string) (VolumeName, bool) {
 	kind, rest, ok := strings.Cut(name, "-")
 	if !ok {

@@ -10,13 +10,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// A record is a small volume whose content can be replaced: a history or a signed manifest. A pool can neither
-// rename a volume nor replace its content at once, so a record has two slots. A write goes into the slot that
-// does not hold the newest content, and counts from the moment at which its head, with the length and digest of
-// the rest, is there. A write that is cut off leaves the other slot.
+// A record is a small volume whose content can be replaced: a history or a signed manifest. A pool can neither rename a volume nor
+// replace its content atomically, so a record has two slots. A write goes into the slot that does not have the newest content. It
+// takes effect when the slot's head is written, which has the length and the digest of the content. An interrupted write leaves the
+// other slot as it was.
 //
-// The first write goes into the first slot, and blanks the head of the second one before. Only the start of a volume can
-// be relied on to be zero when it is made: what follows may be another record's, which was deleted.
+// The first write uses the first slot, after it has cleared the head of the second. Only the start of a new volume is known to be
+// zero: the rest may be left from another record, which was deleted.
 
 const (
 	slotSize       = 1 << 20
@@ -24,7 +24,7 @@ const (
 	recordMagic    = "sharedos-record"
 )
 
-// slotHead is what the first line of a slot tells.
+// slotHead is the first line of a slot.
 type slotHead struct {
 	sequence uint64
 	// length in bytes and digest of the content, which starts after the line.
@@ -36,16 +36,16 @@ type slotHead struct {
 
 var errNoSlot = errors.New("not the head of a record")
 
-// encodeSlot returns a slot's bytes.
+// encodeSlot returns the bytes of a slot.
 func encodeSlot(sequence uint64, content []byte) ([]byte, error) {
 	if len(content) == 0 || len(content) > MaxRecord {
-		return nil, fmt.Errorf("%d bytes cannot be a record: use 1 to %d", len(content), MaxRecord)
+		return nil, fmt.Errorf("a record cannot have %d bytes: use 1 to %d", len(content), MaxRecord)
 	}
 	line := fmt.Sprintf("%s %d %d %s\n", recordMagic, sequence, len(content), tree.Sum(content))
 	return append([]byte(line), content...), nil
 }
 
-// parseSlot reads the head of a slot from its first HeadSize bytes.
+// parseSlot reads the head of a slot from the slot's first HeadSize bytes.
 func parseSlot(head []byte) (slotHead, error) {
 	line, _, ok := bytes.Cut(head, []byte("\n"))
 	fields := strings.Split(string(line), " ")
@@ -73,18 +73,18 @@ func parseSlot(head []byte) (slotHead, error) {
 // readAt reads length bytes of a volume at an offset.
 type readAt func(offset, length int64) ([]byte, error)
 
-// writeAt writes bytes to a volume at an offset, and returns when they are there.
+// writeAt writes bytes to a volume at an offset, and returns when they are written.
 type writeAt func(offset int64, data []byte) error
 
-// current is the newest content of a record and where it is.
+// current is the newest content of a record, and the slot that has it.
 type current struct {
 	content  []byte
 	sequence uint64
 	slot     int64
 }
 
-// readRecord returns the newest whole content. ErrNotFound if none was ever written whole, ErrCorrupt if what
-// is there is neither that nor the remains of a write that was cut off.
+// readRecord returns the newest complete content. ErrNotFound if no write was ever completed; ErrCorrupt if there is no complete
+// content and an interrupted write does not explain that.
 func readRecord(read readAt) (current, error) {
 	var heads [2]slotHead
 	var parsed [2]bool
@@ -101,7 +101,7 @@ func readRecord(read readAt) (current, error) {
 		parsed[i] = err == nil
 	}
 	if blank {
-		return current{}, ErrNotFound // whatever the second slot holds
+		return current{}, ErrNotFound // whatever the second slot has
 	}
 	order := []int{0, 1}
 	if heads[1].sequence > heads[0].sequence {
@@ -135,7 +135,7 @@ func readSlot(read readAt, offset int64, head slotHead, first []byte) ([]byte, e
 	return append(content, rest...), nil
 }
 
-// writeRecord makes content the newest one. Nothing is written if it is already.
+// writeRecord makes content the newest. It writes nothing if content is the newest already.
 func writeRecord(read readAt, write writeAt, content []byte) error {
 	now, err := readRecord(read)
 	var slot int64
@@ -149,7 +149,7 @@ func writeRecord(read readAt, write writeAt, content []byte) error {
 			return err
 		}
 	case errors.Is(err, ErrCorrupt):
-		// Nothing to lose.
+		// There is nothing to keep.
 	default:
 		return err
 	}
@@ -162,7 +162,7 @@ func writeRecord(read readAt, write writeAt, content []byte) error {
 			return err
 		}
 	}
-	// The whole head, so that nothing of a longer one before it stays.
+	// The whole head is written, so that nothing is left of a longer one.
 	head := make([]byte, HeadSize)
 	copy(head, data)
 	return write(slot*slotSize, head)
