@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -15,7 +14,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// changeModel tells what differs from the previous release.
+// baseChange is what the newest release of a base changed.
+type baseChange struct {
+	Change types.Object `tfsdk:"change"`
+}
+
+// changeModel is the attribute change.
 type changeModel struct {
 	Summary        string   `tfsdk:"summary"`
 	Added          int64    `tfsdk:"added"`
@@ -33,53 +37,40 @@ type changeModel struct {
 	PinnedAccounts []string `tfsdk:"pinned_accounts"`
 }
 
-var changeTypes = map[string]attr.Type{
-	"summary": types.StringType,
-	"added":   types.Int64Type, "changed": types.Int64Type, "removed": types.Int64Type,
-	"added_bytes": types.Int64Type, "changed_bytes": types.Int64Type, "removed_bytes": types.Int64Type,
-	"layer_bytes": types.Int64Type, "rebase": types.BoolType, "rebase_reason": types.StringType,
-	"packages":    types.ListType{ElemType: types.StringType},
-	"kernel_from": types.StringType, "kernel_to": types.StringType,
-	"pinned_accounts": types.ListType{ElemType: types.StringType},
+func changeAttributes() map[string]schema.Attribute {
+	return map[string]schema.Attribute{"change": changeAttribute()}
 }
 
-func changeAttribute() schema.Attribute {
-	number := func(text string) schema.Attribute {
-		return schema.Int64Attribute{Computed: true, MarkdownDescription: text}
-	}
-	texts := func(text string) schema.Attribute {
-		return schema.ListAttribute{Computed: true, ElementType: types.StringType, MarkdownDescription: text}
-	}
+func changeAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "What the newest release changed; null for the first one, and for one that somebody else published. " +
-			"Known in the plan whenever the release is.",
+		MarkdownDescription: "What the newest release changed; null for the first release, and for one that was published from another " +
+			"configuration. A plan shows it whenever it shows the release.",
 		Attributes: map[string]schema.Attribute{
-			"summary":       schema.StringAttribute{Computed: true, MarkdownDescription: "All of it in a few lines, to be read."},
-			"added":         number("Files, directories and links added."),
-			"changed":       number("Files, directories and links changed."),
-			"removed":       number("Files, directories and links removed."),
-			"added_bytes":   number("Bytes of the files added."),
-			"changed_bytes": number("Bytes of the files changed, as they are now."),
-			"removed_bytes": number("Bytes of the files removed."),
-			"layer_bytes":   number("Bytes of the layer that is written for it, delta or full; 0 if none is needed."),
-			"rebase": schema.BoolAttribute{
-				Computed: true,
-				MarkdownDescription: "Whether a full layer is written instead of a delta. It is as large as the operating system. A VM gets it like a delta, and " +
-					"nothing more is interrupted; processes that it leaves alone keep the layers before attached until they end.",
-			},
-			"rebase_reason": schema.StringAttribute{Computed: true, MarkdownDescription: "Why a full layer is written; null if it is not."},
-			"packages":      texts("Packages that differ, such as `openssl 3.5.1-1 → 3.5.1-1+deb13u1`."),
-			"kernel_from":   schema.StringAttribute{Computed: true, MarkdownDescription: "Kernel release before."},
-			"kernel_to":     schema.StringAttribute{Computed: true, MarkdownDescription: "Kernel release now; equal to `kernel_from` if the kernel stayed."},
-			"pinned_accounts": texts("Accounts whose numbers `pin_accounts` took from the release before and not from the source, " +
-				"such as `user www-data from 34 to 33`; null if none was."),
+			"summary":       computedText("The whole change in a few lines of text."),
+			"added":         computedNumber("Number of files, directories and links added."),
+			"changed":       computedNumber("Number of files, directories and links changed."),
+			"removed":       computedNumber("Number of files, directories and links removed."),
+			"added_bytes":   computedNumber("Bytes of the added files."),
+			"changed_bytes": computedNumber("Bytes of the changed files, after the change."),
+			"removed_bytes": computedNumber("Bytes of the removed files."),
+			"layer_bytes":   computedNumber("Bytes of the layer that is written for the change, delta or full; 0 if none is needed."),
+			"rebase": computedBool("Whether a full layer is written instead of a delta. A full layer is as large as the operating system. A VM is refreshed " +
+				"to it as to a delta, with no more interruption. Processes that are not restarted keep using the old layers, which stay attached until they end."),
+			"rebase_reason": computedText("Why a full layer is written; null if it is not."),
+			"packages":      computedTexts("Packages that differ, such as `openssl 3.5.1-1 → 3.5.1-1+deb13u1`."),
+			"kernel_from":   computedText("Kernel release before the change."),
+			"kernel_to":     computedText("Kernel release after the change; equal to `kernel_from` if the kernel stayed the same."),
+			"pinned_accounts": computedTexts("Accounts that kept the id of the previous release because of `pin_accounts`, " +
+				"such as `user www-data from 34 to 33`, where 34 is the id in the source; null if there are none."),
 		},
 	}
 }
 
-// changeValue describes a change to a release.
-func changeValue(ctx context.Context, change *publish.Change, to *release.Manifest) (types.Object, diag.Diagnostics) {
+var changeTypes = typesOf(changeAttribute().Attributes)
+
+// describe describes the change to a release.
+func (b *baseChange) describe(ctx context.Context, change *publish.Change, to *release.Manifest) (diags diag.Diagnostics) {
 	model := changeModel{
 		Summary: summary(change, to),
 		Added:   int64(change.Added.Entries), Changed: int64(change.Changed.Entries), Removed: int64(change.Removed.Entries),
@@ -96,7 +87,8 @@ func changeValue(ctx context.Context, change *publish.Change, to *release.Manife
 		model.Packages[i] = packageChange(p)
 	}
 	slices.Sort(model.Packages)
-	return types.ObjectValueFrom(ctx, changeTypes, model)
+	b.Change = object(ctx, changeTypes, model, &diags)
+	return diags
 }
 
 // packageChange writes "openssl 3.5.1-1 → 3.5.1-1+deb13u1".
@@ -111,7 +103,7 @@ func packageChange(p publish.PackageChange) string {
 	}
 }
 
-// summary tells a change in a line each for packages, kernel, files, layer and accounts. Terraform shows it as it is.
+// summary describes a change in a line each for packages, kernel, files, layer and accounts.
 func summary(change *publish.Change, to *release.Manifest) string {
 	var changed, added, removed int
 	for _, p := range change.Packages {

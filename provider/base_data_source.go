@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/datasource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
+	resource "github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
@@ -35,73 +36,60 @@ func (d *baseDataSource) Metadata(_ context.Context, req datasource.MetadataRequ
 
 // baseDataModel is data.sharedos_base.
 type baseDataModel struct {
-	Name     types.String `tfsdk:"name"`
-	Release  types.String `tfsdk:"release"`
-	Sequence types.Int64  `tfsdk:"sequence"`
-
-	Previous types.String `tfsdk:"previous"`
-	Layers   types.List   `tfsdk:"layers"`
-	Bytes    types.Int64  `tfsdk:"bytes"`
-	Kernel   types.String `tfsdk:"kernel"`
-	OS       types.String `tfsdk:"os"`
-	Packages types.Map    `tfsdk:"packages"`
-	History  types.List   `tfsdk:"history"`
+	Name types.String `tfsdk:"name"`
+	baseRelease
+	History types.List `tfsdk:"history"`
 }
 
 // Schema implements datasource.DataSource.
 func (d *baseDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
-	resp.Schema = schema.Schema{
-		MarkdownDescription: "A base in the pool, whoever made it: its newest release, or an exact one. " +
-			"The release has to be signed with this provider's operator key.",
-		Attributes: map[string]schema.Attribute{
-			"name": schema.StringAttribute{
-				Optional: true, Computed: true,
-				MarkdownDescription: "Name of the base. Without `release` and `sequence` its newest release is found.",
-				Validators:          []validator.String{isName},
-			},
-			"release": schema.StringAttribute{
-				Optional: true, Computed: true,
-				MarkdownDescription: "Id of the release, of the form `sha256:<64 hex>`: what a VM's `base` takes. Set it to find exactly this one.",
-				Validators:          []validator.String{isRelease},
-			},
-			"sequence": schema.Int64Attribute{
-				Optional: true, Computed: true,
-				MarkdownDescription: "Number of the release, from 1. Set it, with `name`, to find the release of that number.",
-				Validators:          []validator.Int64{int64validator.AtLeast(1), int64validator.AlsoRequires(path.MatchRoot("name"))},
-			},
-			"previous": schema.StringAttribute{
-				Computed:            true,
-				MarkdownDescription: "Id of the release before; null for the first.",
-			},
-			"layers": schema.ListNestedAttribute{
-				Computed:            true,
-				MarkdownDescription: "Layers of the release, bottom to top.",
-				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-					"id":    schema.StringAttribute{Computed: true, MarkdownDescription: "Id of the layer: its dm-verity root digest, of the form `sha256:<64 hex>`."},
-					"size":  schema.Int64Attribute{Computed: true, MarkdownDescription: "Size in bytes, hash tree included."},
-					"delta": schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether it holds only what differs from the layers below."},
-				}},
-			},
-			"bytes":    schema.Int64Attribute{Computed: true, MarkdownDescription: "Bytes of all layers of the release together."},
-			"kernel":   schema.StringAttribute{Computed: true, MarkdownDescription: "Kernel release, as `uname -r` prints it."},
-			"os":       schema.StringAttribute{Computed: true, MarkdownDescription: "Name of the operating system: `PRETTY_NAME` of its `os-release`."},
-			"packages": schema.MapAttribute{Computed: true, ElementType: types.StringType, MarkdownDescription: "Versions of the installed packages by name."},
-			"history": schema.ListNestedAttribute{
-				Computed:            true,
-				MarkdownDescription: describeHistory,
-				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-					"release":     schema.StringAttribute{Computed: true, MarkdownDescription: describeRecorded},
-					"sequence":    schema.Int64Attribute{Computed: true, MarkdownDescription: describeNumber},
-					"published":   schema.StringAttribute{Computed: true, MarkdownDescription: describePublished},
-					"kernel":      schema.StringAttribute{Computed: true, MarkdownDescription: describeKernel},
-					"os":          schema.StringAttribute{Computed: true, MarkdownDescription: describeOS},
-					"bytes":       schema.Int64Attribute{Computed: true, MarkdownDescription: describeBytes},
-					"added_bytes": schema.Int64Attribute{Computed: true, MarkdownDescription: describeAdded},
-					"vms":         schema.ListAttribute{Computed: true, ElementType: types.StringType, MarkdownDescription: describeVMs},
-				}},
-			},
-		},
+	attributes := computedData(releaseAttributes())
+	attributes["history"] = computedData(historyAttributes())["history"]
+	attributes["name"] = schema.StringAttribute{
+		Optional: true, Computed: true,
+		MarkdownDescription: "Name of the base. Without `release` and `sequence`, its newest release is read.",
+		Validators:          []validator.String{isName},
 	}
+	attributes["release"] = schema.StringAttribute{
+		Optional: true, Computed: true,
+		MarkdownDescription: "Id of the release, of the form `sha256:<64 hex>`: the value for `base` of a VM. Set it to read exactly this release.",
+		Validators:          []validator.String{isRelease},
+	}
+	attributes["sequence"] = schema.Int64Attribute{
+		Optional: true, Computed: true,
+		MarkdownDescription: "Number of the release, counted from 1. Set it, together with `name`, to read the release with that number.",
+		Validators:          []validator.Int64{int64validator.AtLeast(1), int64validator.AlsoRequires(path.MatchRoot("name"))},
+	}
+	resp.Schema = schema.Schema{
+		MarkdownDescription: "A base in the pool, from any configuration: its newest release, or an exact one. " +
+			"The release must be signed with this provider's operator key.",
+		Attributes: attributes,
+	}
+}
+
+// computedData is the schema of a resource's computed attributes in a data source.
+func computedData(attributes map[string]resource.Attribute) map[string]schema.Attribute {
+	data := make(map[string]schema.Attribute, len(attributes))
+	for name, attribute := range attributes {
+		switch a := attribute.(type) {
+		case resource.StringAttribute:
+			data[name] = schema.StringAttribute{Computed: true, MarkdownDescription: a.MarkdownDescription}
+		case resource.Int64Attribute:
+			data[name] = schema.Int64Attribute{Computed: true, MarkdownDescription: a.MarkdownDescription}
+		case resource.BoolAttribute:
+			data[name] = schema.BoolAttribute{Computed: true, MarkdownDescription: a.MarkdownDescription}
+		case resource.ListAttribute:
+			data[name] = schema.ListAttribute{Computed: true, ElementType: a.ElementType, MarkdownDescription: a.MarkdownDescription}
+		case resource.MapAttribute:
+			data[name] = schema.MapAttribute{Computed: true, ElementType: a.ElementType, MarkdownDescription: a.MarkdownDescription}
+		case resource.ListNestedAttribute:
+			data[name] = schema.ListNestedAttribute{
+				Computed: true, MarkdownDescription: a.MarkdownDescription,
+				NestedObject: schema.NestedAttributeObject{Attributes: computedData(a.NestedObject.Attributes)},
+			}
+		}
+	}
+	return data
 }
 
 // ConfigValidators implements datasource.DataSourceWithConfigValidators.
@@ -131,15 +119,11 @@ func (d *baseDataSource) Read(ctx context.Context, req datasource.ReadRequest, r
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
-	var base baseModel
-	resp.Diagnostics.Append(base.describe(ctx, id, manifest, d.connection.chain())...)
-	history, diags := readHistory(ctx, backend, manifest.Name)
+	found := baseDataModel{Name: types.StringValue(manifest.Name)}
+	resp.Diagnostics.Append(found.describe(ctx, id, manifest)...)
+	found.History, diags = readHistory(ctx, backend, manifest.Name)
 	resp.Diagnostics.Append(diags...)
-	resp.Diagnostics.Append(resp.State.Set(ctx, &baseDataModel{
-		Name: types.StringValue(manifest.Name), Release: base.Release, Sequence: base.Sequence,
-		Previous: base.Previous, Layers: base.Layers, Bytes: base.Bytes, Kernel: base.Kernel, OS: base.OS, Packages: base.Packages,
-		History: history,
-	})...)
+	resp.Diagnostics.Append(resp.State.Set(ctx, &found)...)
 }
 
 // object names what is looked for.

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
@@ -18,10 +17,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// defaultRetain is how many releases of a base stay if the user does not say.
+// defaultRetain is how many releases of a base are kept by default.
 const defaultRetain = 5
 
-// recordedModel is one release in the attribute history.
+// baseHistory is which releases the pool keeps of a base.
+type baseHistory struct {
+	Retain  types.Int64 `tfsdk:"retain"`
+	History types.List  `tfsdk:"history"`
+}
+
+// recordedModel is one value of the attribute history.
 type recordedModel struct {
 	Release    string   `tfsdk:"release"`
 	Sequence   int64    `tfsdk:"sequence"`
@@ -33,61 +38,49 @@ type recordedModel struct {
 	VMs        []string `tfsdk:"vms"`
 }
 
-var recordedType = types.ObjectType{AttrTypes: map[string]attr.Type{
-	"release": types.StringType, "sequence": types.Int64Type, "published": types.StringType, "kernel": types.StringType, "os": types.StringType,
-	"bytes": types.Int64Type, "added_bytes": types.Int64Type, "vms": types.ListType{ElemType: types.StringType},
-}}
-
-// Texts that the resource and the data source share.
-const (
-	describeHistory   = "Releases that the pool keeps of the base, newest first."
-	describeRecorded  = "Id of the release."
-	describePublished = "When it became the newest release, of the form `2026-11-25T01:02:03Z` (RFC 3339, UTC). It is recorded beside the release, " +
-		"which is the same whenever it is made; null if it was published before times were recorded."
-	describeNumber = "Number of the release, from 1."
-	describeKernel = "Kernel release; empty if the pool lacks the manifest."
-	describeOS     = "Name of the operating system."
-	describeBytes  = "Bytes of all its layers together."
-	describeAdded  = "Bytes of the layers that no earlier release in the history has."
-	describeVMs    = "VMs that refer to it, running or not, from whatever Terraform state."
-)
-
-func retainAttribute() schema.Attribute {
-	return schema.Int64Attribute{
-		Optional: true,
-		MarkdownDescription: "How many of the newest releases the pool keeps. Earlier ones go with the next release, or, if a VM, " +
-			"running or not, refers to them, as soon as the last one is moved or deleted, also if it is deleted to be replaced; so does all " +
-			"that neither a release nor a VM refers to. Default: 5.",
-		Validators: []validator.Int64{int64validator.AtLeast(1)},
+func historyAttributes() map[string]schema.Attribute {
+	return map[string]schema.Attribute{
+		"retain": schema.Int64Attribute{
+			Optional: true,
+			MarkdownDescription: "Number of the newest releases that the pool keeps. An older release is deleted when the next release is " +
+				"published. If VMs refer to it, running or not, it is deleted when the last of them is moved or deleted, even if that VM is being " +
+				"replaced. Data that neither a release nor a VM refers to is deleted in the same way. Default: 5.",
+			Validators: []validator.Int64{int64validator.AtLeast(1)},
+		},
+		"history": historyAttribute(),
 	}
 }
 
-func historyAttribute() schema.Attribute {
+// historyAttribute is shared with the data source.
+func historyAttribute() schema.ListNestedAttribute {
 	return schema.ListNestedAttribute{
 		Computed:            true,
-		MarkdownDescription: describeHistory,
+		MarkdownDescription: "Releases of the base that the pool keeps, newest first.",
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-			"release":     schema.StringAttribute{Computed: true, MarkdownDescription: describeRecorded},
-			"sequence":    schema.Int64Attribute{Computed: true, MarkdownDescription: describeNumber},
-			"published":   schema.StringAttribute{Computed: true, MarkdownDescription: describePublished},
-			"kernel":      schema.StringAttribute{Computed: true, MarkdownDescription: describeKernel},
-			"os":          schema.StringAttribute{Computed: true, MarkdownDescription: describeOS},
-			"bytes":       schema.Int64Attribute{Computed: true, MarkdownDescription: describeBytes},
-			"added_bytes": schema.Int64Attribute{Computed: true, MarkdownDescription: describeAdded},
-			"vms":         schema.ListAttribute{Computed: true, ElementType: types.StringType, MarkdownDescription: describeVMs},
+			"release":  computedText("Id of the release."),
+			"sequence": computedNumber("Number of the release, counted from 1."),
+			"published": computedText("Time at which it became the newest release, of the form `2026-11-25T01:02:03Z` (RFC 3339, UTC). The time is not " +
+				"part of the release, whose id does not depend on it. Null if it was published before times were recorded."),
+			"kernel":      computedText("Kernel release; empty if the manifest is missing from the pool."),
+			"os":          computedText("Name of the operating system."),
+			"bytes":       computedNumber("Bytes of all its layers together."),
+			"added_bytes": computedNumber("Bytes of the layers that no earlier release in the history has."),
+			"vms":         computedTexts("VMs that refer to it, running or not, from any Terraform state."),
 		}},
 	}
 }
 
-// retained is how many releases of the base are to stay.
-func (m *baseModel) retained() int {
-	if m.Retain.IsNull() || m.Retain.IsUnknown() {
+var recordedType = types.ObjectType{AttrTypes: typesOf(historyAttribute().NestedObject.Attributes)}
+
+// retained is how many releases of the base are to be kept.
+func (b *baseHistory) retained() int {
+	if unset(b.Retain) {
 		return defaultRetain
 	}
-	return int(m.Retain.ValueInt64())
+	return int(b.Retain.ValueInt64())
 }
 
-// readHistory reads the releases that the pool keeps of a base, and who refers to them.
+// readHistory reads the releases that the pool keeps of a base, and which VMs refer to them.
 func readHistory(ctx context.Context, backend Backend, name string) (types.List, diag.Diagnostics) {
 	unknown := types.ListUnknown(recordedType)
 	fail := func(err error) (types.List, diag.Diagnostics) {
@@ -120,7 +113,8 @@ func readHistory(ctx context.Context, backend Backend, name string) (types.List,
 	return types.ListValueFrom(ctx, recordedType, models)
 }
 
-// retain drops what the base is not to keep. That it fails does not undo the release: the next one does it again.
+// retain deletes the releases that the base is not to keep. A failure is a warning: the release itself was published, and
+// the next release deletes them.
 func retain(ctx context.Context, backend Backend, plan *baseModel) diag.Diagnostics {
 	name := plan.Name.ValueString()
 	_, err := backend.Publisher().Retain(ctx, name, plan.retained(), func(ctx context.Context) (map[tree.Digest][]string, error) {
@@ -129,10 +123,10 @@ func retain(ctx context.Context, backend Backend, plan *baseModel) diag.Diagnost
 	if err == nil {
 		return nil
 	}
-	next := "The base itself is as it was planned, and more is kept than needed. The next release tries it again."
+	next := "The base itself is as planned. The next release of the base deletes them."
 	if errors.Is(err, store.ErrUnreachable) {
 		next += " Check that libvirt runs and answers."
 	}
 	return diag.Diagnostics{diag.NewWarningDiagnostic(
-		fmt.Sprintf("Unable to delete what nothing needs beside %s", baseName(name)), sentence(err)+"\n\n"+next)}
+		fmt.Sprintf("Unable to delete unreferenced releases of %s", baseName(name)), sentence(err)+"\n\n"+next)}
 }

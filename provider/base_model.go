@@ -3,10 +3,15 @@ package provider
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
@@ -14,114 +19,90 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// baseModel is sharedos_base in config, plan and state.
+// baseModel is sharedos_base in config, plan and state: its sources, and the groups of attributes that follow from them.
 type baseModel struct {
-	Name types.String `tfsdk:"name"`
-
-	Debian      types.Object `tfsdk:"debian"`
-	Archive     types.Object `tfsdk:"archive"`
-	Directory   types.Object `tfsdk:"directory"`
-	OCI         types.Object `tfsdk:"oci"`
-	DiskImage   types.Object `tfsdk:"disk_image"`
-	Limits      types.Object `tfsdk:"limits"`
+	Name        types.String `tfsdk:"name"`
 	PinAccounts types.Bool   `tfsdk:"pin_accounts"`
-	Retain      types.Int64  `tfsdk:"retain"`
+	Limits      types.Object `tfsdk:"limits"`
 
-	SourceDigest types.String `tfsdk:"source_digest"`
+	baseDebian
+	baseArchive
+	baseDirectory
+	baseOCI
+	baseDiskImage
 
-	Release    types.String `tfsdk:"release"`
-	Sequence   types.Int64  `tfsdk:"sequence"`
-	Previous   types.String `tfsdk:"previous"`
-	Layers     types.List   `tfsdk:"layers"`
-	Bytes      types.Int64  `tfsdk:"bytes"`
-	Kernel     types.String `tfsdk:"kernel"`
-	OS         types.String `tfsdk:"os"`
-	Packages   types.Map    `tfsdk:"packages"`
-	Change     types.Object `tfsdk:"change"`
-	DeltasLeft types.Int64  `tfsdk:"deltas_left"`
-	NextLayer  types.String `tfsdk:"next_layer"`
-	History    types.List   `tfsdk:"history"`
+	baseRelease
+	baseChange
+	baseChain
+	baseHistory
 
 	Timeouts timeouts.Value `tfsdk:"timeouts"`
 }
 
-// layerModel is one layer of a release.
-type layerModel struct {
-	ID    string `tfsdk:"id"`
-	Size  int64  `tfsdk:"size"`
-	Delta bool   `tfsdk:"delta"`
+func baseAttributes() map[string]schema.Attribute {
+	attributes := map[string]schema.Attribute{
+		"name": schema.StringAttribute{
+			Required: true,
+			MarkdownDescription: "Name of the base in the pool: lower-case letters, digits, dots, underscores and hyphens. " +
+				"The name identifies the base: another name is another base.",
+			Validators:    []validator.String{isName},
+			PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
+		},
+		"pin_accounts": schema.BoolAttribute{
+			Optional: true,
+			MarkdownDescription: "Gives users and groups the ids that they had in the previous release: in `/etc/passwd`, `/etc/group`, file owners and " +
+				"access control lists. A new account whose id is taken gets a free one. Default: `false`, and a release " +
+				"in which ids of accounts change is refused, because files that VMs keep in `/var` and `/home` would change owner.",
+		},
+		"limits":        limitsAttribute(),
+		"source_digest": sourceDigestAttribute(),
+	}
+	for _, s := range new(baseModel).sources() {
+		attributes[s.name()] = s.attribute()
+	}
+	for _, group := range []map[string]schema.Attribute{releaseAttributes(), changeAttributes(), chainAttributes(), historyAttributes()} {
+		for name, attribute := range group {
+			attributes[name] = attribute
+		}
+	}
+	return attributes
 }
 
-var layerType = types.ObjectType{AttrTypes: map[string]attr.Type{
-	"id": types.StringType, "size": types.Int64Type, "delta": types.BoolType,
-}}
-
-// unknown marks all that follows from the source as known after apply.
-func (m *baseModel) unknown() {
-	m.SourceDigest = types.StringUnknown()
-	m.Release = types.StringUnknown()
-	m.Sequence = types.Int64Unknown()
-	m.Previous = types.StringUnknown()
-	m.Layers = types.ListUnknown(layerType)
-	m.Bytes = types.Int64Unknown()
-	m.Kernel = types.StringUnknown()
-	m.OS = types.StringUnknown()
-	m.Packages = types.MapUnknown(types.StringType)
-	m.Change = types.ObjectUnknown(changeTypes)
-	m.DeltasLeft = types.Int64Unknown()
-	m.NextLayer = types.StringUnknown()
-	m.History = types.ListUnknown(recordedType)
+// Schema implements resource.Resource.
+func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
+	resp.Schema = schema.Schema{
+		MarkdownDescription: "A base: a named operating system. The pool stores it once, and every VM that runs it shares it. " +
+			"When its source changes, the base gets a new release, in place; only the differences are stored. " +
+			"Deleting a base deletes all its releases. A base that a VM uses is not deleted.",
+		Attributes: baseAttributes(),
+	}
+	resp.Schema.Attributes["timeouts"] = timeoutsAttribute(ctx, baseWriteTimeout)
 }
+
+// baseNames are the names of the attributes.
+var baseNames = sync.OnceValue(func() attributeNames { return namesOf(baseAttributes()) })
+
+// forget makes all computed attributes unknown.
+func (m *baseModel) forget(ctx context.Context) error { return forgetValues(ctx, m, baseAttributes()) }
 
 // carry takes all that follows from the source from an earlier state.
-func (m *baseModel) carry(from baseModel) {
-	m.SourceDigest = from.SourceDigest
-	m.Release, m.Sequence, m.Previous = from.Release, from.Sequence, from.Previous
-	m.Layers, m.Bytes, m.Kernel = from.Layers, from.Bytes, from.Kernel
-	m.OS, m.Packages, m.Change, m.DeltasLeft = from.OS, from.Packages, from.Change, from.DeltasLeft
-	m.NextLayer = from.NextLayer
+func (m *baseModel) carry(from *baseModel) {
+	history := m.History // depends on other things, too
+	copyValues(m, from, baseNames().computed)
+	m.History = history
 }
 
 // describe takes all that follows from the source from a manifest. The change stays as it was if the release is
-// the one that the model had already, since a manifest does not tell it.
+// the one that the model had already, because a manifest does not contain it.
 func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest, chain chain) diag.Diagnostics {
-	var diags diag.Diagnostics
 	if m.Release.ValueString() != id.String() || m.Change.IsUnknown() {
 		m.Change = types.ObjectNull(changeTypes)
 	}
-	m.Release = types.StringValue(id.String())
-	m.Sequence = types.Int64Value(int64(manifest.Sequence))
-	m.Previous = types.StringNull()
-	if !manifest.Previous.IsZero() {
-		m.Previous = types.StringValue(manifest.Previous.String())
-	}
-	layers := make([]layerModel, len(manifest.Layers))
-	var bytes int64
-	for i, layer := range manifest.Layers {
-		layers[i] = layerModel{ID: layer.ID.String(), Size: layer.Size, Delta: layer.Delta}
-		bytes += layer.Size
-	}
-	var d diag.Diagnostics
-	m.Layers, d = types.ListValueFrom(ctx, layerType, layers)
-	diags.Append(d...)
-	m.Bytes = types.Int64Value(bytes)
-	m.DeltasLeft = types.Int64Value(int64(max(0, chain.most-len(layers))))
-	m.NextLayer = types.StringValue(chain.next(len(layers)))
-	m.Kernel = types.StringNull()
-	if manifest.Kernel != nil {
-		m.Kernel = types.StringValue(manifest.Kernel.Release)
-	}
-	m.OS = types.StringValue(manifest.OS)
-	packages := make(map[string]string, len(manifest.Packages))
-	for _, p := range manifest.Packages {
-		packages[p.Name] = p.Version
-	}
-	m.Packages, d = types.MapValueFrom(ctx, types.StringType, packages)
-	diags.Append(d...)
-	return diags
+	m.baseChain.describe(chain, len(manifest.Layers))
+	return m.baseRelease.describe(ctx, id, manifest)
 }
 
-// take describes a prepared release. A release that equals the newest one brings no change of its own.
+// take describes a prepared release. A release that equals the newest one has no change of its own.
 func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state *baseModel, chain chain) diag.Diagnostics {
 	m.Change = types.ObjectNull(changeTypes)
 	if state != nil {
@@ -131,10 +112,8 @@ func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state 
 	if prepared.Unchanged || prepared.Change == nil {
 		return diags
 	}
-	var d diag.Diagnostics
-	m.Change, d = changeValue(ctx, prepared.Change, prepared.Manifest)
-	return append(diags, d...)
+	return append(diags, m.baseChange.describe(ctx, prepared.Change, prepared.Manifest)...)
 }
 
-// errOther means that another release than the planned one came out.
-var errOther = errors.New("what the source yields has changed since the plan")
+// errOtherRelease means that another release than the planned one came out.
+var errOtherRelease = errors.New("the content of the source has changed since the plan")

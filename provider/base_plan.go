@@ -31,7 +31,10 @@ func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if exists && !plan.Name.Equal(state.Name) {
 		return // it will be replaced, and is planned again as a new one
 	}
-	plan.unknown()
+	if err := plan.forget(ctx); err != nil {
+		resp.Diagnostics.Append(failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})...)
+		return
+	}
 	var prior *baseModel
 	if exists {
 		prior = &state
@@ -59,14 +62,14 @@ func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, p
 	if diags.HasError() {
 		return diags
 	}
-	if state != nil && plan.sameSource(*state) {
+	if state != nil && plan.sameSource(state) {
 		unchanged, d := r.sameInput(ctx, plan, spec, state, private)
 		if diags.Append(d...); unchanged || diags.HasError() {
-			plan.carry(*state)
+			plan.carry(state)
 			return diags
 		}
 	}
-	if err := plan.pin(ctx, &spec); err != nil {
+	if err := plan.pin(ctx, spec.Source); err != nil {
 		return append(diags, plan.unreadable(spec, err)...)
 	}
 	backend, err := r.connection.get(ctx)
@@ -127,7 +130,7 @@ func (r *baseResource) sameInput(ctx context.Context, plan *baseModel, spec publ
 
 // unreadable is the failure to read a source while planning.
 func (m *baseModel) unreadable(spec publish.Spec, err error) diag.Diagnostics {
-	return failedAt(m.sourcePath(), failure{
+	return failedAt(m.chosen().at(), failure{
 		do: "plan", object: baseName(spec.Name), step: "reading its source", err: err,
 	})
 }

@@ -69,7 +69,7 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	if plan.sameSource(state) && plan.Release.Equal(state.Release) {
+	if plan.sameSource(&state) && plan.Release.Equal(state.Release) {
 		// No release is asked for: what changed is how the base is handled. What a source yields today is no matter.
 		resp.Diagnostics.Append(r.handle(ctx, &plan, limit)...)
 		if !resp.Diagnostics.HasError() {
@@ -94,7 +94,7 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 	name := plan.Name.ValueString()
 	progress := newProgress(ctx, baseName(name))
 	fail := func(err error, next string) ([]byte, diag.Diagnostics) {
-		return nil, failedAt(plan.sourcePath(), failure{
+		return nil, failedAt(plan.chosen().at(), failure{
 			do: do, object: baseName(name), step: progress.at(), timeout: "timeouts." + do, err: err, next: next,
 		})
 	}
@@ -108,7 +108,7 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 		return fail(err, "")
 	}
 	progress.step("reading the source")
-	if err := plan.pin(ctx, &spec); err != nil {
+	if err := plan.pin(ctx, spec.Source); err != nil {
 		return fail(err, "")
 	}
 	// The fingerprint is taken first: if the file changes meanwhile, the next plan sees that it did.
@@ -121,7 +121,7 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 		return fail(err, "")
 	}
 	if planned := plan.Release; !planned.IsUnknown() && planned.ValueString() != prepared.ID.String() {
-		return fail(fmt.Errorf("%w: release %s was planned, and %s came out", errOther, planned.ValueString(), prepared.ID),
+		return fail(fmt.Errorf("%w: release %s was planned, and %s came out", errOtherRelease, planned.ValueString(), prepared.ID),
 			"Nothing was uploaded. Plan and apply again.")
 	}
 	if state == nil && !prepared.Unchanged && !prepared.Manifest.Previous.IsZero() {

@@ -2,107 +2,198 @@ package provider
 
 import (
 	"context"
-	"path/filepath"
-	"strconv"
+	"errors"
+	"fmt"
+	"strings"
 
+	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/directory"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/diskimage"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/fetch"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/oci"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// debianModel is the attribute debian of sharedos_base.
-type debianModel struct {
-	Suite            types.String `tfsdk:"suite"`
-	AdditionalSuites types.List   `tfsdk:"additional_suites"`
-	Components       types.List   `tfsdk:"components"`
-	Packages         types.Set    `tfsdk:"packages"`
-	Mirror           types.String `tfsdk:"mirror"`
-	MirrorKey        types.String `tfsdk:"mirror_key"`
-	Repositories     types.List   `tfsdk:"repositories"`
-	PackageFiles     types.List   `tfsdk:"package_files"`
-	Files            types.Map    `tfsdk:"files"`
-	Mode             types.String `tfsdk:"mode"`
-	Triggers         types.Map    `tfsdk:"triggers"`
+// baseSource is one of the attributes of sharedos_base that say what the base is made from. Exactly one of them is set.
+// It is a struct with the value of the attribute, and everything that is particular to the attribute is in the methods
+// of this struct.
+type baseSource interface {
+	// name is the name of the attribute, and value what is configured.
+	name() string
+	value() types.Object
+	// attribute is the schema.
+	attribute() schema.SingleNestedAttribute
+	// at is the attribute to point at when the source cannot be read.
+	at() path.Path
+	// validate calls refuse for nested attributes that do not go together. Values may be unknown.
+	validate(ctx context.Context, refuse refuse) diag.Diagnostics
+	// open returns the source to read. All of the value is known.
+	open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics)
 }
 
-// repositoryModel is one of debian.repositories.
-type repositoryModel struct {
-	URI        types.String `tfsdk:"uri"`
-	Suite      types.String `tfsdk:"suite"`
-	Components types.List   `tfsdk:"components"`
-	Key        types.String `tfsdk:"key"`
+// refuse reports an attribute that does not go together with others: why, and what to do.
+type refuse func(at path.Path, why, next string)
+
+// sources are all of them. None is set in the state of a base that was imported.
+func (m *baseModel) sources() []baseSource {
+	return []baseSource{&m.baseDebian, &m.baseArchive, &m.baseDirectory, &m.baseOCI, &m.baseDiskImage}
 }
 
-// fileModel is one of debian.files, by its path in the base.
+// chosen returns the source that is set; the first of all if none is.
+func (m *baseModel) chosen() baseSource {
+	for _, s := range m.sources() {
+		if !s.value().IsNull() {
+			return s
+		}
+	}
+	return m.sources()[0]
+}
+
+// sourceKnown reports whether the source is known throughout.
+func (m *baseModel) sourceKnown(ctx context.Context) (bool, error) {
+	for _, value := range append(m.sourceValues(), m.Limits) {
+		converted, err := value.ToTerraformValue(ctx)
+		if err != nil || !converted.IsFullyKnown() {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// sameSource reports whether the user configures the same source in the same words.
+func (m *baseModel) sameSource(as *baseModel) bool {
+	others := as.sourceValues()
+	for i, value := range m.sourceValues() {
+		if !value.Equal(others[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *baseModel) sourceValues() []types.Object {
+	var values []types.Object
+	for _, s := range m.sources() {
+		values = append(values, s.value())
+	}
+	return values
+}
+
+// spec returns what a Publisher is to publish. The source must be known.
+func (m *baseModel) spec(ctx context.Context, cache string) (publish.Spec, diag.Diagnostics) {
+	limits, diags := m.limits(ctx)
+	opened, d := m.chosen().open(ctx, cache, limits)
+	return publish.Spec{Name: m.Name.ValueString(), PinAccounts: m.PinAccounts.ValueBool(), Source: opened}, append(diags, d...)
+}
+
+// ValidateConfig implements resource.ResourceWithValidateConfig: exactly one source is set, and it is complete.
+func (r *baseResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+	var config baseModel
+	if resp.Diagnostics.Append(req.Config.Get(ctx, &config)...); resp.Diagnostics.HasError() {
+		return
+	}
+	var set, names []string
+	for _, s := range config.sources() {
+		if s.value().IsUnknown() {
+			return
+		}
+		if !s.value().IsNull() {
+			set = append(set, s.name())
+		}
+		names = append(names, s.name())
+	}
+	object := baseName(config.Name.ValueString())
+	switch len(set) {
+	case 0:
+		resp.Diagnostics.Append(failedAt(path.Root(names[0]), failure{
+			do: "choose the source of", object: object, err: fmt.Errorf("none of %s is set", strings.Join(names, ", ")),
+			next: `Set one of them, such as debian = { suite = "trixie", packages = [...] } or archive = { path = "rootfs.tar.zst" }.`,
+		})...)
+	case 1:
+		resp.Diagnostics.Append(config.chosen().validate(ctx, func(at path.Path, why, next string) {
+			resp.Diagnostics.Append(failedAt(at, failure{do: "read the source of", object: object, err: errors.New(why), next: next})...)
+		})...)
+	default:
+		resp.Diagnostics.Append(failedAt(path.Root(set[1]), failure{
+			do: "choose the source of", object: object, err: fmt.Errorf("%s are set", strings.Join(set, " and ")),
+			next: "Keep one of them: a base is read from exactly one source.",
+		})...)
+	}
+}
+
+// read reads the value of a source into its model.
+func read(ctx context.Context, value types.Object, model any) diag.Diagnostics {
+	return value.As(ctx, model, basetypes.ObjectAsOptions{})
+}
+
+// oneSource ends the description of each source.
+const oneSource = " Exactly one source is set."
+
+// notEmpty refuses the empty text.
+var notEmpty = stringvalidator.LengthAtLeast(1)
+
+// fileModel says where a file is: on this machine, or elsewhere.
 type fileModel struct {
-	Content types.String `tfsdk:"content"`
-	From    types.String `tfsdk:"from"`
-	Mode    types.String `tfsdk:"mode"`
-	UID     types.Int64  `tfsdk:"uid"`
-	GID     types.Int64  `tfsdk:"gid"`
-}
-
-// archiveModel is the attribute archive of sharedos_base.
-type archiveModel struct {
 	Path   types.String `tfsdk:"path"`
 	URL    types.String `tfsdk:"url"`
 	SHA256 types.String `tfsdk:"sha256"`
 }
 
-// diskImageModel is the attribute disk_image of sharedos_base.
-type diskImageModel struct {
-	Path      types.String `tfsdk:"path"`
-	URL       types.String `tfsdk:"url"`
-	SHA256    types.String `tfsdk:"sha256"`
-	Partition types.Int64  `tfsdk:"partition"`
+// fileAttributes is the schema of a fileModel.
+func fileAttributes(what string) map[string]schema.Attribute {
+	return map[string]schema.Attribute{
+		"path": schema.StringAttribute{
+			Optional:            true,
+			MarkdownDescription: "Path on this machine of " + what + ". Exactly one of `path` and `url` is set.",
+			Validators:          []validator.String{notEmpty},
+		},
+		"url": schema.StringAttribute{
+			Optional:            true,
+			MarkdownDescription: "HTTP or HTTPS URL of " + what + ". It is downloaded once; an interrupted download is resumed.",
+			Validators:          []validator.String{isDownload},
+		},
+		"sha256": schema.StringAttribute{
+			Optional: true,
+			MarkdownDescription: "SHA-256 of the file at `url`, as 64 hexadecimal digits. Required with `url`: the file is not used " +
+				"before it has been checked.",
+			Validators: []validator.String{isSHA256},
+		},
+	}
 }
 
-// directoryModel is the attribute directory of sharedos_base.
-type directoryModel struct {
-	Path   types.String   `tfsdk:"path"`
-	Owner  types.String   `tfsdk:"owner"`
-	UIDMap []idRangeModel `tfsdk:"uid_map"`
-	GIDMap []idRangeModel `tfsdk:"gid_map"`
+func (m *fileModel) validate(at path.Path, refuse refuse) {
+	switch {
+	case m.Path.IsUnknown() || m.URL.IsUnknown() || m.SHA256.IsUnknown():
+	case m.Path.IsNull() == m.URL.IsNull():
+		refuse(at, "exactly one of path and url must be set", "Set path to a file on this machine, or url and sha256 for a file elsewhere.")
+	case !m.URL.IsNull() && m.SHA256.IsNull():
+		refuse(at.AtName("url"), "sha256 is not set",
+			"Set sha256 to the digest that the publisher of the file gives for it. Without it, the content behind the URL cannot be checked.")
+	case m.URL.IsNull() && !m.SHA256.IsNull():
+		refuse(at.AtName("sha256"), "sha256 is set, and url is not", "Remove sha256: it is for files that are downloaded.")
+	}
 }
 
-// directoryConfig is the same attribute while parts of it may be unknown.
-type directoryConfig struct {
-	Path   types.String `tfsdk:"path"`
-	Owner  types.String `tfsdk:"owner"`
-	UIDMap types.List   `tfsdk:"uid_map"`
-	GIDMap types.List   `tfsdk:"gid_map"`
-}
-
-// idRangeModel is one range of uid_map or gid_map.
-type idRangeModel struct {
-	OnDisk int64 `tfsdk:"on_disk"`
-	InTree int64 `tfsdk:"in_tree"`
-	Count  int64 `tfsdk:"count"`
-}
-
-// What directory.owner can be.
-const (
-	ownerKeep = "keep"
-	ownerRoot = "root"
-)
-
-// ociModel is the attribute oci of sharedos_base.
-type ociModel struct {
-	Reference types.String `tfsdk:"reference"`
-	Layout    types.String `tfsdk:"layout"`
-	PlainHTTP types.Bool   `tfsdk:"plain_http"`
-	Triggers  types.Map    `tfsdk:"triggers"`
+// download is what to download; nil for a file on this machine.
+func (m *fileModel) download(at path.Path, diags *diag.Diagnostics) *fetch.Download {
+	if m.URL.IsNull() {
+		return nil
+	}
+	digest, err := tree.ParseDigest("sha256:" + m.SHA256.ValueString())
+	if err != nil {
+		diags.Append(failedAt(at.AtName("sha256"), failure{do: "read", object: "sha256", err: err})...)
+	}
+	return &fetch.Download{URL: m.URL.ValueString(), Digest: digest}
 }
 
 // limitsModel is the attribute limits of sharedos_base.
@@ -111,167 +202,23 @@ type limitsModel struct {
 	Entries types.Int64 `tfsdk:"entries"`
 }
 
-// namedSource is one of the attributes of which exactly one is set.
-type namedSource struct {
-	name   string
-	object types.Object
-}
-
-func (m *baseModel) sources() []namedSource {
-	return []namedSource{{"debian", m.Debian}, {"archive", m.Archive}, {"directory", m.Directory}, {"oci", m.OCI}, {"disk_image", m.DiskImage}}
-}
-
-// sourceKnown reports whether the source is known throughout.
-func (m *baseModel) sourceKnown(ctx context.Context) (bool, error) {
-	for _, s := range append(m.sources(), namedSource{"limits", m.Limits}) {
-		value, err := s.object.ToTerraformValue(ctx)
-		if err != nil || !value.IsFullyKnown() {
-			return false, err
-		}
+func limitsAttribute() schema.Attribute {
+	return schema.SingleNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Limits on the content of a source. They stop a source that is not an operating system, and an archive " +
+			"that unpacks to far more than its size suggests.",
+		Attributes: map[string]schema.Attribute{
+			"content": schema.StringAttribute{
+				Optional: true, CustomType: sizeType{},
+				MarkdownDescription: "Bytes of all files together, such as `32GiB`. Default: `" + formatSize(source.DefaultContentLimit) + "`.",
+			},
+			"entries": schema.Int64Attribute{
+				Optional:            true,
+				MarkdownDescription: fmt.Sprintf("Number of files and directories. Default: `%d`.", source.DefaultEntriesLimit),
+				Validators:          []validator.Int64{int64validator.AtLeast(1)},
+			},
+		},
 	}
-	return true, nil
-}
-
-// sameSource reports whether the user asks for the same source in the same words.
-func (m *baseModel) sameSource(as baseModel) bool {
-	for i, other := range as.sources() {
-		if !m.sources()[i].object.Equal(other.object) {
-			return false
-		}
-	}
-	return true
-}
-
-// sourcePath is the attribute that the user chose the source with.
-func (m *baseModel) sourcePath() path.Path {
-	switch {
-	case !m.Archive.IsNull():
-		return path.Root("archive")
-	case !m.DiskImage.IsNull():
-		return path.Root("disk_image")
-	case !m.Directory.IsNull():
-		return path.Root("directory").AtName("path")
-	case !m.OCI.IsNull():
-		return path.Root("oci")
-	default:
-		return path.Root("debian")
-	}
-}
-
-// spec turns the model into what a Publisher publishes. The source must be known.
-func (m *baseModel) spec(ctx context.Context, cache string) (spec publish.Spec, diags diag.Diagnostics) {
-	spec.Name, spec.PinAccounts = m.Name.ValueString(), m.PinAccounts.ValueBool()
-	limits, diags := m.limits(ctx)
-	as := func(object types.Object, model any) {
-		diags.Append(object.As(ctx, model, basetypes.ObjectAsOptions{})...)
-	}
-	switch {
-	case !m.Archive.IsNull():
-		var model archiveModel
-		as(m.Archive, &model)
-		spec.Source = archive.Source{
-			Path: model.Path.ValueString(), Download: download(model.URL, model.SHA256, &diags), CacheDir: cache, Limits: limits,
-		}
-	case !m.DiskImage.IsNull():
-		var model diskImageModel
-		as(m.DiskImage, &model)
-		spec.Source = diskimage.Source{
-			Path: model.Path.ValueString(), Download: download(model.URL, model.SHA256, &diags),
-			Partition: int(model.Partition.ValueInt64()), CacheDir: cache, Limits: limits,
-		}
-	case !m.Directory.IsNull():
-		var model directoryModel
-		as(m.Directory, &model)
-		spec.Source = directory.Source{
-			Path: model.Path.ValueString(), Owners: model.owners(), CacheDir: cache, Limits: limits,
-		}
-	case !m.OCI.IsNull():
-		var model ociModel
-		as(m.OCI, &model)
-		spec.Source = &oci.Source{
-			Reference: model.Reference.ValueString(), Layout: model.Layout.ValueString(), Digest: m.SourceDigest.ValueString(),
-			PlainHTTP: model.PlainHTTP.ValueBoolPointer(), CacheDir: cache, Limits: limits,
-		}
-	default:
-		var model debianModel
-		as(m.Debian, &model)
-		src, d := model.source(ctx)
-		diags.Append(d...)
-		src.CacheDir, src.Limits = filepath.Join(cache, "debian"), limits
-		spec.Source = src
-	}
-	return spec, diags
-}
-
-// download is what a URL brings; nil without one.
-func download(url, sha256 types.String, diags *diag.Diagnostics) *fetch.Download {
-	if url.IsNull() {
-		return nil
-	}
-	digest, err := tree.ParseDigest("sha256:" + sha256.ValueString())
-	if err != nil {
-		diags.Append(failed(failure{do: "read", object: "sha256", err: err})...)
-	}
-	return &fetch.Download{URL: url.ValueString(), Digest: digest}
-}
-
-func (m *debianModel) source(ctx context.Context) (*debian.Source, diag.Diagnostics) {
-	var diags diag.Diagnostics
-	as := func(list interface {
-		IsNull() bool
-		ElementsAs(ctx context.Context, target any, allowUnhandled bool) diag.Diagnostics
-	}, into any) {
-		if !list.IsNull() {
-			diags.Append(list.ElementsAs(ctx, into, false)...)
-		}
-	}
-	src := &debian.Source{
-		Suite: m.Suite.ValueString(), Mirror: m.Mirror.ValueString(), MirrorKey: m.MirrorKey.ValueString(), Mode: m.Mode.ValueString(),
-	}
-	// Null and empty differ here: null means the suite's own updates and security, empty the main archive alone.
-	if !m.AdditionalSuites.IsNull() {
-		src.AdditionalSuites = []string{}
-	}
-	as(m.AdditionalSuites, &src.AdditionalSuites)
-	as(m.Components, &src.Components)
-	as(m.Packages, &src.Packages)
-	as(m.PackageFiles, &src.PackageFiles)
-	as(m.Triggers, &src.Triggers)
-	var repositories []repositoryModel
-	as(m.Repositories, &repositories)
-	for _, r := range repositories {
-		repository := debian.Repository{URI: r.URI.ValueString(), Suite: r.Suite.ValueString(), Key: r.Key.ValueString()}
-		as(r.Components, &repository.Components)
-		src.Repositories = append(src.Repositories, repository)
-	}
-	var files map[string]fileModel
-	as(m.Files, &files)
-	for p, f := range files {
-		file := debian.File{
-			Path: p, Content: f.Content.ValueString(), From: f.From.ValueString(), Mode: 0o644,
-			UID: uint32(f.UID.ValueInt64()), GID: uint32(f.GID.ValueInt64()),
-		}
-		if !f.Mode.IsNull() {
-			mode, err := strconv.ParseUint(f.Mode.ValueString(), 8, 12)
-			if err != nil {
-				diags.Append(failed(failure{do: "read", object: "the mode of " + p, err: err})...)
-			}
-			file.Mode = uint32(mode)
-		}
-		src.Files = append(src.Files, file)
-	}
-	return src, diags
-}
-
-func (m *directoryModel) owners() directory.Owners {
-	ranges := func(models []idRangeModel) []directory.IDRange {
-		var all []directory.IDRange
-		for _, r := range models {
-			all = append(all, directory.IDRange{OnDisk: uint32(r.OnDisk), InTree: uint32(r.InTree), Count: uint32(r.Count)})
-		}
-		return all
-	}
-	return directory.Owners{Root: m.Owner.ValueString() == ownerRoot, UIDs: ranges(m.UIDMap), GIDs: ranges(m.GIDMap)}
 }
 
 func (m *baseModel) limits(ctx context.Context) (source.Limits, diag.Diagnostics) {
@@ -279,12 +226,19 @@ func (m *baseModel) limits(ctx context.Context) (source.Limits, diag.Diagnostics
 		return source.Limits{}, nil
 	}
 	var model limitsModel
-	diags := m.Limits.As(ctx, &model, basetypes.ObjectAsOptions{})
+	diags := read(ctx, m.Limits, &model)
 	return source.Limits{Content: model.Content.Bytes(), Entries: int(model.Entries.ValueInt64())}, diags
 }
 
-// watched is the fingerprint of what a plan looks at of a source that is there already; empty if it looks at nothing,
-// because that would ask others over a network.
+func triggersAttribute(effect string) schema.Attribute {
+	return schema.MapAttribute{
+		Optional: true, ElementType: types.StringType,
+		MarkdownDescription: "Arbitrary texts, such as a date. " + effect + " whenever one of them changes.",
+	}
+}
+
+// watched is the fingerprint of those inputs of a source that a plan looks at because they are on this machine; empty if
+// there are none, so that a plan would have to ask others over a network.
 func watched(ctx context.Context, src source.Source) (string, error) {
 	switch s := src.(type) {
 	case *debian.Source:
@@ -295,22 +249,4 @@ func watched(ctx context.Context, src source.Source) (string, error) {
 		}
 	}
 	return src.Fingerprint(ctx)
-}
-
-// pin makes sure that the source stays what it is now: it resolves a tag, unless that was done before.
-func (m *baseModel) pin(ctx context.Context, spec *publish.Spec) error {
-	image, ok := spec.Source.(*oci.Source)
-	if !ok || image.Layout != "" {
-		m.SourceDigest = types.StringNull()
-		return nil
-	}
-	if !m.SourceDigest.IsUnknown() {
-		return nil
-	}
-	digest, err := image.Pin(ctx)
-	if err != nil {
-		return err
-	}
-	m.SourceDigest, image.Digest = types.StringValue(digest), digest
-	return nil
 }

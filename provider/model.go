@@ -65,6 +65,22 @@ func completeValues(to, from any, names map[string]bool) {
 	}
 }
 
+// forgetValues makes those values of a model unknown that only the provider sets.
+func forgetValues(ctx context.Context, model any, attributes map[string]schema.Attribute) error {
+	for name, value := range valuesOf(model, namesOf(attributes).computed) {
+		attributeType := attributes[name].GetType()
+		unknown, err := attributeType.ValueFromTerraform(ctx, tftypes.NewValue(attributeType.TerraformType(ctx), tftypes.UnknownValue))
+		if err != nil {
+			return fmt.Errorf("make %s unknown: %w", name, err)
+		}
+		if !reflect.TypeOf(unknown).AssignableTo(value.Type()) {
+			return fmt.Errorf("make %s unknown: its values are %T in the schema and %s in the model; this is a bug in the provider", name, unknown, value.Type())
+		}
+		value.Set(reflect.ValueOf(unknown))
+	}
+	return nil
+}
+
 // sameValues reports whether two models of the same type have equal values.
 func sameValues(a, b any, names map[string]bool) bool {
 	values := valuesOf(b, names)

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	framework "github.com/hashicorp/terraform-plugin-framework/provider"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
@@ -21,28 +20,6 @@ func schemaOf(t *testing.T, r resource.Resource) schema.Schema {
 		t.Fatalf("%v %v", resp.Diagnostics, diags)
 	}
 	return resp.Schema
-}
-
-// The types that values are made of are written out; they must be the schema's.
-func TestTypesAreTheSchemas(t *testing.T) {
-	base, vm := schemaOf(t, &baseResource{}), schemaOf(t, &vmResource{})
-	object := func(attributes map[string]attr.Type) attr.Type { return types.ObjectType{AttrTypes: attributes} }
-	for name, test := range map[string]struct{ have, want attr.Type }{
-		"layers":       {types.ListType{ElemType: layerType}, base.Attributes["layers"].GetType()},
-		"history":      {types.ListType{ElemType: recordedType}, base.Attributes["history"].GetType()},
-		"change":       {object(changeTypes), base.Attributes["change"].GetType()},
-		"disk":         {object(diskTypes), vm.Attributes["disk"].GetType()},
-		"interfaces":   {types.MapType{ElemType: interfaceType}, vm.Attributes["interfaces"].GetType()},
-		"stack":        {object(stackTypes), vm.Attributes["stack"].GetType()},
-		"agent":        {object(agentTypes), vm.Attributes["agent"].GetType()},
-		"held_layers":  {types.ListType{ElemType: heldLayerType}, vm.Attributes["held_layers"].GetType()},
-		"impact":       {object(impactTypes), vm.Attributes["impact"].GetType()},
-		"last_refresh": {object(lastRefreshTypes), vm.Attributes["last_refresh"].GetType()},
-	} {
-		if !test.have.Equal(test.want) {
-			t.Errorf("%s is %s in code and %s in the schema", name, test.have, test.want)
-		}
-	}
 }
 
 func TestEveryAttributeIsDescribed(t *testing.T) {

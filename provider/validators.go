@@ -116,6 +116,9 @@ func durationWithin(text string, least, most time.Duration) error {
 var isKey = stringvalidator.RegexMatches(regexp.MustCompile(`^\s*-----BEGIN PGP PUBLIC KEY BLOCK-----[\s\S]*-----END PGP PUBLIC KEY BLOCK-----\s*$`),
 	"a key is an OpenPGP public key in ASCII armour, such as gpg --export --armor writes")
 
+// isSHA256 accepts the hexadecimal form of a SHA-256.
+var isSHA256 = stringvalidator.RegexMatches(regexp.MustCompile(`^[0-9a-f]{64}$`), "a SHA-256 has 64 hexadecimal digits in lower case")
+
 // isPackageFile accepts the path of a package of Debian's.
 var isPackageFile = stringvalidator.RegexMatches(regexp.MustCompile(`\.deb$`), "the name of a package file ends in .deb")
 

@@ -2,7 +2,6 @@ package provider
 
 import (
 	"context"
-	"encoding/json"
 	"math/big"
 	"strings"
 	"testing"
@@ -10,7 +9,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
-	"github.com/hashicorp/terraform-plugin-framework/tfsdk"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
 
@@ -70,91 +68,31 @@ func plainVM() *vm.VM {
 	}
 }
 
-// vmPlan is a plan of sharedos_vm, to set values in.
-type vmPlan struct {
-	t *testing.T
-	tfsdk.Plan
-}
-
 // newVMPlan is the state of a VM after it was imported: nothing but what the VM itself says.
-func newVMPlan(t *testing.T, found *vm.VM) vmPlan {
+func newVMPlan(t *testing.T, found *vm.VM) testPlan[vmModel] {
 	t.Helper()
-	described := schemaOf(t, &vmResource{})
-	object, ok := described.Type().TerraformType(t.Context()).(tftypes.Object)
-	if !ok {
-		t.Fatal("a resource is no object")
-	}
-	nulls := map[string]tftypes.Value{}
-	for name, attributeType := range object.AttributeTypes {
-		nulls[name] = tftypes.NewValue(attributeType, nil)
-	}
-	plan := vmPlan{t, tfsdk.Plan{Schema: described, Raw: tftypes.NewValue(object, nulls)}}
+	plan := newPlan[vmModel](t, &vmResource{})
 	model := plan.model()
 	if diags := model.observe(t.Context(), found); diags.HasError() {
 		t.Fatal(diags)
 	}
-	if diags := plan.Set(t.Context(), model); diags.HasError() {
-		t.Fatal(diags)
-	}
+	plan.setAll(model)
 	return plan
 }
 
-func (p *vmPlan) set(at path.Path, value any) {
-	p.t.Helper()
-	if diags := p.SetAttribute(p.t.Context(), at, value); diags.HasError() {
-		p.t.Fatal(diags)
-	}
-}
-
-func (p *vmPlan) model() *vmModel {
-	p.t.Helper()
-	var model vmModel
-	if diags := p.Get(p.t.Context(), &model); diags.HasError() {
-		p.t.Fatal(diags)
-	}
-	return &model
-}
-
-func (p *vmPlan) spec() vm.Spec {
-	p.t.Helper()
-	spec, diags := p.model().spec(p.t.Context())
+func vmSpecOf(t *testing.T, plan testPlan[vmModel]) vm.Spec {
+	t.Helper()
+	spec, diags := plan.model().spec(t.Context())
 	if diags.HasError() {
-		p.t.Fatal(diags)
+		t.Fatal(diags)
 	}
 	return spec
-}
-
-// at is the value of an attribute, as text.
-func (p *vmPlan) at(at path.Path) string {
-	p.t.Helper()
-	var value attr.Value
-	if diags := p.GetAttribute(p.t.Context(), at, &value); diags.HasError() {
-		p.t.Fatal(diags)
-	}
-	return value.String()
-}
-
-// eachLeaf calls do with every attribute that has no attributes of its own, by the names on the way to it.
-func eachLeaf(prefix string, attributes map[string]schema.Attribute, do func(name string, attribute schema.Attribute)) {
-	for name, attribute := range attributes {
-		name = strings.TrimPrefix(prefix+"."+name, ".")
-		switch nested := attribute.(type) {
-		case schema.SingleNestedAttribute:
-			eachLeaf(name, nested.Attributes, do)
-		case schema.MapNestedAttribute:
-			eachLeaf(name, nested.NestedObject.Attributes, do)
-		case schema.ListNestedAttribute:
-			eachLeaf(name, nested.NestedObject.Attributes, do)
-		default:
-			do(name, attribute)
-		}
-	}
 }
 
 // Whoever adds an attribute and forgets it in its block's toSpec, fromVM or compare learns it here.
 func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 	plain := newVMPlan(t, plainVM())
-	eachLeaf("", plain.Schema.(schema.Schema).Attributes, func(name string, attribute schema.Attribute) {
+	eachLeaf("", plain.attributes(), func(name string, attribute schema.Attribute) {
 		if !attribute.IsOptional() && !attribute.IsRequired() {
 			return
 		}
@@ -171,14 +109,14 @@ func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 			plan := plain
 			plan.set(sample.at, sample.value)
 
-			if text(t, plan.spec()) == text(t, plain.spec()) && root != "timeouts" { // these bound what the provider does
+			if text(t, vmSpecOf(t, plan)) == text(t, vmSpecOf(t, plain)) && root != "timeouts" { // these bound what the provider does
 				t.Error("the specification is the same with another value: see toSpec")
 			}
 			if plan.model().changeFrom(plain.model()) == (vmChange{}) {
 				t.Error("another value is no change: see compare")
 			}
 			unknown := newVMPlan(t, plainVM())
-			unknown.set(path.Root(root), unknownOf(t, plain.Schema.(schema.Schema).Attributes[root]))
+			unknown.set(path.Root(root), unknownOf(t, plain.attributes()[root]))
 			if unknown.model().changeFrom(plain.model()) == (vmChange{}) {
 				t.Error("an unknown value is no change: see compare")
 			}
@@ -188,7 +126,7 @@ func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 			if root == "refresh" || root == "timeouts" {
 				return // only the configuration has these
 			}
-			found := &vm.VM{Spec: plan.spec(), State: hypervisor.Running}
+			found := &vm.VM{Spec: vmSpecOf(t, plan), State: hypervisor.Running}
 			if !found.Spec.Running {
 				found.State = hypervisor.Off
 			}
@@ -201,31 +139,12 @@ func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 	for name := range vmSamples {
 		t.Run("sample "+name, func(t *testing.T) {
 			found := false
-			eachLeaf("", plain.Schema.(schema.Schema).Attributes, func(leaf string, _ schema.Attribute) { found = found || leaf == name })
+			eachLeaf("", plain.attributes(), func(leaf string, _ schema.Attribute) { found = found || leaf == name })
 			if !found {
 				t.Error("there is no such attribute")
 			}
 		})
 	}
-}
-
-func text(t *testing.T, spec vm.Spec) string {
-	t.Helper()
-	text, err := json.Marshal(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
-func unknownOf(t *testing.T, attribute schema.Attribute) attr.Value {
-	t.Helper()
-	terraformType := attribute.GetType().TerraformType(t.Context())
-	value, err := attribute.GetType().ValueFromTerraform(t.Context(), tftypes.NewValue(terraformType, tftypes.UnknownValue))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return value
 }
 
 // A guest whose agent answers all that it can answer, after a refresh that did all that a refresh can do.
@@ -250,9 +169,10 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 		Pinned:   []string{"d"}, Conflicts: []string{"e"}, Remaining: []string{"f"}, Left: []string{"g"}, Unchecked: []string{"h"}, Pending: []string{"i"},
 		Timings: []*agentapi.Timing{{Step: "swap", Micros: 250}},
 	}, 4096)...)
-	if diags.Append(plan.Set(t.Context(), model)...); diags.HasError() {
+	if diags.HasError() {
 		t.Fatal(diags)
 	}
+	plan.setAll(model)
 	for name := range vmNames().computed {
 		value, _, err := tftypes.WalkAttributePath(plan.Raw, tftypes.NewAttributePath().WithAttributeName(name))
 		if err != nil {

@@ -5,7 +5,6 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
-	"github.com/hashicorp/terraform-plugin-framework/types"
 )
 
 var _ resource.ResourceWithValidateConfig = (*vmResource)(nil)
@@ -31,12 +30,4 @@ func (r *vmResource) ValidateConfig(ctx context.Context, req resource.ValidateCo
 			resp.Diagnostics.Append(block.validate()...)
 		}
 	}
-}
-
-func computedTexts(description string) schema.Attribute {
-	return schema.ListAttribute{Computed: true, ElementType: types.StringType, MarkdownDescription: description}
-}
-
-func computedText(description string) schema.Attribute {
-	return schema.StringAttribute{Computed: true, MarkdownDescription: description}
 }

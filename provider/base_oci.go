@@ -1,0 +1,106 @@
+package provider
+
+import (
+	"context"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/oci"
+)
+
+// baseOCI is the source oci of sharedos_base, and the digest that its tag was resolved to.
+type baseOCI struct {
+	OCI          types.Object `tfsdk:"oci"`
+	SourceDigest types.String `tfsdk:"source_digest"`
+}
+
+var _ baseSource = (*baseOCI)(nil)
+
+// ociModel is the value of the source oci.
+type ociModel struct {
+	Reference types.String `tfsdk:"reference"`
+	Layout    types.String `tfsdk:"layout"`
+	PlainHTTP types.Bool   `tfsdk:"plain_http"`
+	Triggers  types.Map    `tfsdk:"triggers"`
+}
+
+func (*baseOCI) name() string          { return "oci" }
+func (s *baseOCI) value() types.Object { return s.OCI }
+func (*baseOCI) at() path.Path         { return path.Root("oci") }
+
+func (*baseOCI) attribute() schema.SingleNestedAttribute {
+	return schema.SingleNestedAttribute{
+		Optional: true,
+		MarkdownDescription: "Makes the base from an OCI image in a registry, or in a directory in the OCI image layout. From an image index, the " +
+			"image for Linux on this machine's architecture is taken. Credentials come from Docker's configuration and its credential " +
+			"helpers." + oneSource,
+		Attributes: map[string]schema.Attribute{
+			"reference": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "Reference with its registry and a tag or digest, such as `registry.example.com/os/debian:13`. A tag is " +
+					"resolved when the attribute is new or a trigger changes, and pinned as `source_digest`. With `layout`, it is the name or digest " +
+					"of an image in the directory; the default is the only image in it.",
+				Validators: []validator.String{notEmpty},
+			},
+			"layout": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "Path of a directory in the OCI image layout, to use instead of a registry. A plan reads its index: another image " +
+					"under the same name is another release.",
+				Validators: []validator.String{notEmpty},
+			},
+			"plain_http": schema.BoolAttribute{
+				Optional:            true,
+				MarkdownDescription: "Whether to access the registry without TLS. Default: only if the registry is on this machine's loopback.",
+			},
+			"triggers": triggersAttribute("A tag is resolved again"),
+		},
+	}
+}
+
+func sourceDigestAttribute() schema.Attribute {
+	return computedText("Digest that the tag in `oci.reference` was resolved to, of the form `sha256:<64 hex>`. The newest release is made from " +
+		"this image, even if the tag has moved since. Null for other sources.")
+}
+
+func (s *baseOCI) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
+	var model ociModel
+	diags := read(ctx, s.OCI, &model)
+	if !diags.HasError() && model.Reference.IsNull() && model.Layout.IsNull() {
+		refuse(path.Root("oci"), "neither reference nor layout is set",
+			`Set reference to an image in a registry, such as "registry.example.com/os/debian:13", or layout to a directory.`)
+	}
+	return diags
+}
+
+func (s *baseOCI) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
+	var model ociModel
+	diags := read(ctx, s.OCI, &model)
+	return &oci.Source{
+		Reference: model.Reference.ValueString(), Layout: model.Layout.ValueString(), Digest: s.SourceDigest.ValueString(),
+		PlainHTTP: model.PlainHTTP.ValueBoolPointer(), CacheDir: cache, Limits: limits,
+	}, diags
+}
+
+// pin resolves the tag of an image in a registry to a digest, unless that was done before, so that plan and apply read
+// the same image. Other sources have no digest.
+func (s *baseOCI) pin(ctx context.Context, opened source.Source) error {
+	image, ok := opened.(*oci.Source)
+	if !ok || image.Layout != "" {
+		s.SourceDigest = types.StringNull()
+		return nil
+	}
+	if !s.SourceDigest.IsUnknown() {
+		return nil
+	}
+	digest, err := image.Pin(ctx)
+	if err != nil {
+		return err
+	}
+	s.SourceDigest, image.Digest = types.StringValue(digest), digest
+	return nil
+}

@@ -1,0 +1,91 @@
+package provider
+
+import (
+	"context"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// baseRelease is one release of a base, as its manifest describes it. The resource and the data source share it.
+type baseRelease struct {
+	Release  types.String `tfsdk:"release"`
+	Sequence types.Int64  `tfsdk:"sequence"`
+	Previous types.String `tfsdk:"previous"`
+	Layers   types.List   `tfsdk:"layers"`
+	Bytes    types.Int64  `tfsdk:"bytes"`
+	Kernel   types.String `tfsdk:"kernel"`
+	OS       types.String `tfsdk:"os"`
+	Packages types.Map    `tfsdk:"packages"`
+}
+
+// layerModel is one value of the attribute layers.
+type layerModel struct {
+	ID    string `tfsdk:"id"`
+	Size  int64  `tfsdk:"size"`
+	Delta bool   `tfsdk:"delta"`
+}
+
+func releaseAttributes() map[string]schema.Attribute {
+	return map[string]schema.Attribute{
+		"release": computedText("Id of the newest release, of the form `sha256:<64 hex>`: the value for `base` of a VM. A plan shows it unless the release " +
+			"has to be built first."),
+		"sequence": computedNumber("Number of the release, counted from 1."),
+		"previous": computedText("Id of the previous release; null for the first."),
+		"layers":   layersAttribute(),
+		"bytes":    computedNumber("Bytes of all layers of the release together. The pool stores them once, however many VMs run them."),
+		"kernel":   computedText("Kernel release, as `uname -r` prints it."),
+		"os":       computedText("Name of the operating system: `PRETTY_NAME` in its `os-release`."),
+		"packages": schema.MapAttribute{
+			Computed: true, ElementType: types.StringType,
+			MarkdownDescription: "Versions of the installed packages, by package name.",
+		},
+	}
+}
+
+func layersAttribute() schema.ListNestedAttribute {
+	return schema.ListNestedAttribute{
+		Computed:            true,
+		MarkdownDescription: "Layers of the release, from bottom to top.",
+		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+			"id":    computedText("Id of the layer: its dm-verity root digest, of the form `sha256:<64 hex>`."),
+			"size":  computedNumber("Size in bytes, including the hash tree."),
+			"delta": computedBool("Whether the layer contains only the differences from the layers below."),
+		}},
+	}
+}
+
+var layerType = types.ObjectType{AttrTypes: typesOf(layersAttribute().NestedObject.Attributes)}
+
+func (b *baseRelease) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest) (diags diag.Diagnostics) {
+	b.Release = types.StringValue(id.String())
+	b.Sequence = types.Int64Value(int64(manifest.Sequence))
+	b.Previous = types.StringNull()
+	if !manifest.Previous.IsZero() {
+		b.Previous = types.StringValue(manifest.Previous.String())
+	}
+	layers := make([]layerModel, len(manifest.Layers))
+	var bytes int64
+	for i, layer := range manifest.Layers {
+		layers[i] = layerModel{ID: layer.ID.String(), Size: layer.Size, Delta: layer.Delta}
+		bytes += layer.Size
+	}
+	b.Layers, diags = types.ListValueFrom(ctx, layerType, layers)
+	b.Bytes = types.Int64Value(bytes)
+	b.Kernel = types.StringNull()
+	if manifest.Kernel != nil {
+		b.Kernel = types.StringValue(manifest.Kernel.Release)
+	}
+	b.OS = types.StringValue(manifest.OS)
+	packages := make(map[string]string, len(manifest.Packages))
+	for _, p := range manifest.Packages {
+		packages[p.Name] = p.Version
+	}
+	var d diag.Diagnostics
+	b.Packages, d = types.MapValueFrom(ctx, types.StringType, packages)
+	return append(diags, d...)
+}
