@@ -24,13 +24,13 @@ import (
 // version is set by the build.
 var version = "dev"
 
-// collectAt is how much more memory, in percent, may be in use than is needed. A plan holds trees of hundreds of thousands of
-// files, next to the VMs that the host is for.
-const collectAt = 50
+// gcPercent is GOGC: how much the heap may grow, in percent, before the next garbage collection. A plan holds trees of hundreds
+// of thousands of files in memory, on a host whose memory is meant for VMs.
+const gcPercent = 50
 
 func main() {
-	runtimedebug.SetGCPercent(collectAt)
-	debug := flag.Bool("debug", false, "serve for a debugger: print what to put into TF_REATTACH_PROVIDERS and stay")
+	runtimedebug.SetGCPercent(gcPercent)
+	debug := flag.Bool("debug", false, "serve for a debugger: print the value for TF_REATTACH_PROVIDERS and keep running")
 	flag.Parse()
 	if err := serve(*debug); err != nil {
 		log.Fatal(err)
@@ -60,8 +60,8 @@ func open(ctx context.Context, config provider.Config) (provider.Backend, error)
 	return backend{opened}, nil
 }
 
-// terraformLog writes lines as Terraform reads them from its plugins, and shows by TF_LOG or TF_LOG_PROVIDER: the JSON
-// of go-hclog.
+// terraformLog writes log lines in the form that Terraform reads from its plugins: the JSON of go-hclog. TF_LOG and
+// TF_LOG_PROVIDER show them.
 func terraformLog(to io.Writer) slog.Handler {
 	return slog.NewJSONHandler(to, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) > 0 {

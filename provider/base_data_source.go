@@ -21,7 +21,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// baseDataSource is data.sharedos_base: a base that another configuration made, or one release of it.
+// baseDataSource is data.sharedos_base: the newest or an exact release of a base, from any configuration.
 type baseDataSource struct{ connectedData }
 
 var (
@@ -126,7 +126,7 @@ func (d *baseDataSource) Read(ctx context.Context, req datasource.ReadRequest, r
 	resp.Diagnostics.Append(resp.State.Set(ctx, &found)...)
 }
 
-// object names what is looked for.
+// object names the object of the search in diagnostics.
 func (m *baseDataModel) object() string {
 	switch {
 	case m.Name.IsNull():
@@ -170,7 +170,7 @@ func (m *baseDataModel) find(ctx context.Context, backend Backend) (tree.Digest,
 		}
 		if text == "" {
 			return fail(at, fmt.Errorf("the pool keeps no such release: %w", store.ErrNotFound),
-				fmt.Sprintf("It keeps the releases %s. Keep more with retain in the base's configuration.", strings.Join(numbers, ", ")))
+				fmt.Sprintf("It keeps the releases %s. To keep more, set retain in the configuration of the base.", strings.Join(numbers, ", ")))
 		}
 	}
 	id, err := tree.ParseDigest(text)

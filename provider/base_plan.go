@@ -13,8 +13,8 @@ import (
 
 var _ resource.ResourceWithModifyPlan = (*baseResource)(nil)
 
-// ModifyPlan decides what a plan may promise of a base. The release is known if finding it out takes no building;
-// it is unknown if an input changed and it has to be built; otherwise it stays.
+// ModifyPlan plans the computed attributes of a base. If no input of the source changed, they stay as they are in state.
+// If an input changed, they are known if the release can be determined without building it, and unknown otherwise.
 func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() {
 		return // to be destroyed
@@ -29,7 +29,7 @@ func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		return
 	}
 	if exists && !plan.Name.Equal(state.Name) {
-		return // it will be replaced, and is planned again as a new one
+		return // the base will be replaced, and Terraform plans it again as a new one
 	}
 	if err := plan.forget(ctx); err != nil {
 		resp.Diagnostics.Append(failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})...)
@@ -44,12 +44,12 @@ func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 		return
 	}
 	if exists && plan.Release.Equal(state.Release) && plan.retained() == state.retained() {
-		plan.History = state.History // no release comes, and none goes
+		plan.History = state.History // no release is added or deleted
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
 }
 
-// planSource fills in what is known of the release that the plan's source yields.
+// planSource fills in what is known about the release that results from the source.
 func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, private privateState) diag.Diagnostics {
 	known, err := plan.sourceKnown(ctx)
 	if err != nil {
@@ -89,7 +89,7 @@ func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, p
 	return append(diags, plan.take(ctx, prepared, state, r.connection.chain())...)
 }
 
-// privateState is what Terraform keeps for the provider beside an object's state.
+// privateState is the private state of an object, which Terraform stores for the provider.
 type privateState interface {
 	GetKey(ctx context.Context, key string) ([]byte, diag.Diagnostics)
 }
@@ -97,15 +97,15 @@ type privateState interface {
 // privateSource is the key of a publishedSource in private state.
 const privateSource = "source"
 
-// publishedSource remembers which input the release in state was made from, so that a plan can tell that it is
-// unchanged without the cache of the machine that built it.
+// publishedSource records the input of the release in state, so that a plan on another machine, without the cache, can see
+// that the input is unchanged.
 type publishedSource struct {
-	// Fingerprint is of what a plan looks at.
+	// Fingerprint identifies the inputs that a plan reads.
 	Fingerprint string `json:"fingerprint"`
 	Release     string `json:"release"`
 }
 
-// sameInput reports whether what a plan looks at of the source is what the release in state was made from.
+// sameInput reports whether the release in state was made from the same input, as far as a plan can see.
 func (r *baseResource) sameInput(ctx context.Context, plan *baseModel, spec publish.Spec, state *baseModel, private privateState) (bool, diag.Diagnostics) {
 	stored, diags := private.GetKey(ctx, privateSource)
 	if diags.HasError() {
@@ -117,18 +117,18 @@ func (r *baseResource) sameInput(ctx context.Context, plan *baseModel, spec publ
 			return false, append(diags, failed(failure{do: "read the private state of", object: baseName(spec.Name), err: err})...)
 		}
 	}
-	fingerprint, err := watched(ctx, spec.Source)
+	fingerprint, err := localFingerprint(ctx, spec.Source)
 	if err != nil {
 		return false, append(diags, plan.unreadable(spec, err)...)
 	}
 	if fingerprint == "" {
-		// The words are the same, and nobody is asked what they stand for today: triggers do that.
+		// The configuration is the same. Only a trigger has a remote source read again.
 		return published.Fingerprint == "", diags
 	}
 	return published == publishedSource{fingerprint, state.Release.ValueString()}, diags
 }
 
-// unreadable is the failure to read a source while planning.
+// unreadable is the error that a source cannot be read while planning.
 func (m *baseModel) unreadable(spec publish.Spec, err error) diag.Diagnostics {
 	return failedAt(m.chosen().at(), failure{
 		do: "plan", object: baseName(spec.Name), step: "reading its source", err: err,

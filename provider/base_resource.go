@@ -34,8 +34,8 @@ func (r *baseResource) Metadata(_ context.Context, req resource.MetadataRequest,
 	resp.TypeName = req.ProviderTypeName + "_base"
 }
 
-// Create implements resource.Resource. A Create that was cut off after the upload finds its release again; a base
-// of the name that holds anything else belongs to somebody else.
+// Create implements resource.Resource. A Create that was interrupted after the upload finds its own release again. A base
+// of this name with any other release belongs to another configuration.
 func (r *baseResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
 	var plan baseModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
@@ -70,8 +70,8 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 		return
 	}
 	if plan.sameSource(&state) && plan.Release.Equal(state.Release) {
-		// No release is asked for: what changed is how the base is handled. What a source yields today is no matter.
-		resp.Diagnostics.Append(r.handle(ctx, &plan, limit)...)
+		// No new release is planned, so the source is not read: only settings such as retain have changed.
+		resp.Diagnostics.Append(r.updateSettings(ctx, &plan, limit)...)
 		if !resp.Diagnostics.HasError() {
 			resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 		}
@@ -86,8 +86,8 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateSource, published)...)
 }
 
-// publish builds and uploads what the plan asks for and completes the plan with it. It returns what private state
-// is to remember of the source.
+// publish builds and uploads the planned release and completes the plan with it. It returns the record of the source for
+// private state.
 func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do string, limit time.Duration) ([]byte, diag.Diagnostics) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -111,8 +111,8 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 	if err := plan.pin(ctx, spec.Source); err != nil {
 		return fail(err, "")
 	}
-	// The fingerprint is taken first: if the file changes meanwhile, the next plan sees that it did.
-	fingerprint, err := watched(ctx, spec.Source)
+	// The fingerprint is taken before the source is read, so that the next plan notices a change in between.
+	fingerprint, err := localFingerprint(ctx, spec.Source)
 	if err != nil {
 		return fail(err, "")
 	}
@@ -121,12 +121,12 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 		return fail(err, "")
 	}
 	if planned := plan.Release; !planned.IsUnknown() && planned.ValueString() != prepared.ID.String() {
-		return fail(fmt.Errorf("%w: release %s was planned, and %s came out", errOtherRelease, planned.ValueString(), prepared.ID),
+		return fail(fmt.Errorf("%w: release %s was planned, but the result is release %s", errOtherRelease, planned.ValueString(), prepared.ID),
 			"Nothing was uploaded. Plan and apply again.")
 	}
 	if state == nil && !prepared.Unchanged && !prepared.Manifest.Previous.IsZero() {
-		return fail(fmt.Errorf("a base of this name exists in the pool already, at release %s", prepared.Manifest.Previous),
-			fmt.Sprintf("Nothing was uploaded. Choose another name, or continue that base with: terraform import ADDRESS %s", name))
+		return fail(fmt.Errorf("a base of this name exists in the pool already, with release %s", prepared.Manifest.Previous),
+			fmt.Sprintf("Nothing was uploaded. Choose another name, or import the existing base with: terraform import ADDRESS %s", name))
 	}
 	if !prepared.Unchanged {
 		progress.step("uploading")
@@ -139,8 +139,8 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 			return nil, diags
 		}
 	}
-	progress.step("deleting what nothing needs")
-	diags.Append(r.settle(ctx, backend, plan)...)
+	progress.step("deleting unreferenced releases")
+	diags.Append(r.retainAndList(ctx, backend, plan)...)
 	published, err := json.Marshal(publishedSource{fingerprint, prepared.ID.String()})
 	if err != nil {
 		return fail(err, "")
@@ -148,8 +148,8 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 	return published, diags
 }
 
-// handle does what a base needs of which no release is asked for.
-func (r *baseResource) handle(ctx context.Context, plan *baseModel, limit time.Duration) diag.Diagnostics {
+// updateSettings applies a change of settings that needs no new release.
+func (r *baseResource) updateSettings(ctx context.Context, plan *baseModel, limit time.Duration) diag.Diagnostics {
 	if !plan.History.IsUnknown() {
 		return nil
 	}
@@ -159,22 +159,22 @@ func (r *baseResource) handle(ctx context.Context, plan *baseModel, limit time.D
 	if err != nil {
 		return failed(failure{do: "update", object: baseName(plan.Name.ValueString()), step: "connecting", timeout: "timeouts.update", err: err})
 	}
-	return r.settle(ctx, backend, plan)
+	return r.retainAndList(ctx, backend, plan)
 }
 
-// settle drops what the base is not to keep, and completes the plan with what it keeps.
-func (r *baseResource) settle(ctx context.Context, backend Backend, plan *baseModel) diag.Diagnostics {
+// retainAndList deletes the releases that the base is not to keep, and completes the plan with the history of the others.
+func (r *baseResource) retainAndList(ctx context.Context, backend Backend, plan *baseModel) diag.Diagnostics {
 	diags := retain(ctx, backend, plan)
 	history, d := readHistory(ctx, backend, plan.Name.ValueString())
 	if d.HasError() {
-		// The release is there, and the next refresh reads its history.
+		// The release was published. The next refresh of the state reads the history.
 		history, d = types.ListNull(recordedType), diag.Diagnostics{diag.NewWarningDiagnostic(d[0].Summary(), d[0].Detail())}
 	}
 	plan.History = history
 	return append(diags, d...)
 }
 
-// Read implements resource.Resource. Only the store's own not-found removes a base from state.
+// Read implements resource.Resource. A base is removed from state only if the store says that it does not exist.
 func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
 	var state baseModel
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
@@ -186,7 +186,7 @@ func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	name := state.Name.ValueString()
 	backend, err := r.connection.get(ctx)
 	if errors.Is(err, errUnknownConfig) {
-		resp.Diagnostics.AddWarning("Unable to refresh "+baseName(name), sentence(err)+" State is kept as it was.")
+		resp.Diagnostics.AddWarning("Unable to refresh "+baseName(name), sentence(err)+" The state is unchanged.")
 		return
 	}
 	var id tree.Digest
@@ -249,7 +249,7 @@ func (r *baseResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 			fail("", errors.Join(err, lookErr), "Nothing was deleted.")
 			return
 		}
-		fail("", err, fmt.Sprintf("Nothing was deleted. These VMs use it: %s. Destroy them first, or move them to another base, with refresh.strategy = \"next_boot\" and a power-off.", strings.Join(users, ", ")))
+		fail("", err, fmt.Sprintf("Nothing was deleted. These VMs use it: %s. Destroy them first, or move them to another base with refresh.strategy = \"next_boot\" and a power-off.", strings.Join(users, ", ")))
 	default:
 		fail("deleting its releases", err, "")
 	}
@@ -261,7 +261,7 @@ func (r *baseResource) users(ctx context.Context, publisher publish.Interface, n
 	for id, names := range inUse {
 		manifest, err := publisher.Get(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {
-			continue // not a release: VMs refer to other things in the store too
+			continue // not a release: VMs also refer to other objects in the store
 		}
 		if err != nil {
 			return nil, err

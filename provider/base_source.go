@@ -59,7 +59,7 @@ func (m *baseModel) chosen() baseSource {
 	return m.sources()[0]
 }
 
-// sourceKnown reports whether the source is known throughout.
+// sourceKnown reports whether no part of the source is unknown.
 func (m *baseModel) sourceKnown(ctx context.Context) (bool, error) {
 	for _, value := range append(m.sourceValues(), m.Limits) {
 		converted, err := value.ToTerraformValue(ctx)
@@ -70,7 +70,7 @@ func (m *baseModel) sourceKnown(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// sameSource reports whether the user configures the same source in the same words.
+// sameSource reports whether the source is configured in the same way.
 func (m *baseModel) sameSource(as *baseModel) bool {
 	others := as.sourceValues()
 	for i, value := range m.sourceValues() {
@@ -237,9 +237,9 @@ func triggersAttribute(effect string) schema.Attribute {
 	}
 }
 
-// watched is the fingerprint of those inputs of a source that a plan looks at because they are on this machine; empty if
-// there are none, so that a plan would have to ask others over a network.
-func watched(ctx context.Context, src source.Source) (string, error) {
+// localFingerprint identifies those inputs of a source that every plan reads because they are on this machine. It is empty
+// if the source has no such inputs and can only be read over a network.
+func localFingerprint(ctx context.Context, src source.Source) (string, error) {
 	switch s := src.(type) {
 	case *debian.Source:
 		return s.LocalFingerprint(ctx)

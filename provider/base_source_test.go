@@ -246,7 +246,7 @@ func TestAURLIsFetchedWhilePlanning(t *testing.T) {
 	}
 	world := newWorld(t)
 	check(t, world,
-		resource.TestStep{Config: of(strings.Repeat("0", 64)), ExpectError: says(`Unable to plan base "own"`, "what comes has the digest "+tree.Sum(stream).String())},
+		resource.TestStep{Config: of(strings.Repeat("0", 64)), ExpectError: says(`Unable to plan base "own"`, "the received file has the digest "+tree.Sum(stream).String())},
 		resource.TestStep{
 			PreConfig: func() { asked = 0 }, Config: of(tree.Sum(stream).Hex()),
 			ConfigPlanChecks: plans(plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID)),

@@ -11,17 +11,18 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// Config is the provider block with all defaults applied.
+// Config is the configuration of the provider with all defaults applied.
 type Config struct {
 	// URI of libvirt: "qemu:///system".
 	URI string
-	// Pool names the storage pool; PoolPath is the directory it gets if it has to be made, empty for the default.
+	// Pool is the name of the storage pool. PoolPath is its directory if it has to be created; empty for the default.
 	Pool, PoolPath string
-	// OperatorKey is the path of the Ed25519 key that signs releases and opens agents. It is made on first use.
+	// OperatorKey is the path of the Ed25519 key that signs releases and authenticates to agents. It is created on first use.
 	OperatorKey string
-	// Cache is a directory on this machine for what was read and built.
+	// Cache is a directory on this machine for downloads and for operating systems that were built.
 	Cache string
-	// MaxLayers is how many layers a release may have, and MaxDeltaPercent how much of its content a delta may hold.
+	// MaxLayers is the maximum number of layers of a release, and MaxDeltaPercent the maximum size of a delta in percent of
+	// the content of its release.
 	MaxLayers, MaxDeltaPercent int
 }
 
@@ -29,30 +30,30 @@ type Config struct {
 type Backend interface {
 	Publisher() publish.Interface
 	VMs() vm.Interface
-	// Close ends the connection. VMs go on running.
+	// Close closes the connection. VMs keep running.
 	Close() error
 }
 
-// Open connects to the host. The context bounds the opening alone: the Backend outlives it.
+// Open connects to the host. The context limits only the opening: the Backend can be used afterwards.
 type Open func(ctx context.Context, config Config) (Backend, error)
 
-// errUnknownConfig means that the provider block depends on something that only an apply will tell.
+// errUnknownConfig means that the provider block depends on a value that is unknown until an apply.
 var errUnknownConfig = errors.New("the provider's configuration is not known yet")
 
 // connection opens the backend when it is first needed, so that validation, and plans that need no host, work
-// without one. A failure to open is remembered: twenty resources do not wait twenty times for the same answer.
+// without one. A failure to open is kept, so that each further resource fails at once instead of waiting again.
 type connection struct {
 	open Open
 
 	mu      sync.Mutex
 	config  Config
-	unknown []string // attributes of the provider block that are not known yet
+	unknown []string // attributes of the provider block that are unknown
 	backend Backend
 	failed  error
-	reads   map[string]bool // UUIDs of VMs that were read and not planned since
+	reads   map[string]bool // UUIDs of VMs that were read and have not been planned since
 }
 
-// configure sets what get will open. Terraform configures a provider once, tests may do it again.
+// configure sets the configuration that get opens. Terraform configures a provider once; tests may do it again.
 func (c *connection) configure(config Config, unknown []string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -61,7 +62,7 @@ func (c *connection) configure(config Config, unknown []string) error {
 	return err
 }
 
-// get returns the backend, opening it if need be.
+// get returns the backend. It opens it if necessary.
 func (c *connection) get(ctx context.Context) (Backend, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,7 +118,7 @@ func (c *connection) closeLocked() error {
 	return nil
 }
 
-// openError is a host that could not be opened.
+// openError is a failure to open the host.
 type openError struct {
 	uri, pool string
 	cause     error
@@ -129,7 +130,7 @@ func (e *openError) Error() string {
 
 func (e *openError) Unwrap() error { return e.cause }
 
-// noteRead remembers that a VM was read; takeRead reports whether it was since it was last taken. A plan reads a VM
+// noteRead records that a VM was read. takeRead reports whether it was read, and clears the record. A plan reads a VM
 // before it plans it; an apply plans it again without reading it.
 func (c *connection) noteRead(uuid string) {
 	c.mu.Lock()

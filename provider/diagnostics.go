@@ -19,16 +19,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// failure tells one thing that could not be done: what, at which step, why, and what the user can do.
+// failure is an operation that failed: what it was, at which step it failed, why, and what the user can do.
 type failure struct {
 	// do and object complete "Unable to": "patch", `VM "web-a"`.
 	do, object string
-	// step is what was being done when it ended; empty if it had not begun.
+	// step is the step at which the operation failed; empty if it had not begun.
 	step string
-	// timeout names the attribute that bounds the operation: "timeouts.create".
+	// timeout is the name of the attribute that limits the operation: "timeouts.create".
 	timeout string
 	err     error
-	// next overrides what follows from err.
+	// next is what to do next. If it is empty, it follows from err.
 	next string
 }
 
@@ -50,30 +50,30 @@ func (f failure) detail() string {
 	return b.String()
 }
 
-// nextStep tells what to do about an error by its kind; empty if the error says it itself.
+// nextStep says what to do about an error, by its kind; empty if the error says so itself.
 func nextStep(err error, timeout string) string {
 	var open *openError
 	switch {
 	case errors.Is(err, context.Canceled):
-		return "The operation was interrupted. What was done is kept: apply again, and it goes on from there."
+		return "The operation was interrupted. The work done so far is kept. Apply again to continue."
 	case errors.Is(err, context.DeadlineExceeded) && timeout != "":
-		return fmt.Sprintf("It took longer than %s allows. What was done is kept: apply again, with a larger %s if the host is slow.", timeout, timeout)
+		return fmt.Sprintf("It took longer than %s allows. The work done so far is kept. Apply again to continue, with a larger %s if the host is slow.", timeout, timeout)
 	case errors.As(err, &open):
 		return fmt.Sprintf("Check that libvirt answers, with: virsh --connect '%s' pool-list --all. "+
-			"Another libvirt or pool is chosen with uri and pool in the provider block. State is kept as it was.", open.uri)
+			"To use another libvirt or pool, set uri and pool in the provider block. State is kept as it was.", open.uri)
 	case errors.Is(err, hypervisor.ErrUnreachable), errors.Is(err, store.ErrUnreachable):
 		return "Check that libvirt runs and answers, then apply again. State is kept as it was."
 	case errors.Is(err, hypervisor.ErrForeign):
-		return "That domain is left alone. If the VM in state is gone, drop it from state with: terraform state rm ADDRESS"
+		return "That domain was left alone. If the VM in state no longer exists, remove it from state with: terraform state rm ADDRESS"
 	case errors.Is(err, vm.ErrNoAnswer):
-		return "What the VM runs is not known, so nothing was changed. Its console log on the host tells how far it came; " +
-			"when its agent answers again, apply again."
+		return "It is not known what the VM runs, so nothing was changed. Its console log on the host shows how far it booted. " +
+			"Apply again when its agent answers."
 	case errors.Is(err, store.ErrNotFound):
-		return "The pool does not hold what is needed. If another base of the same name was published or deleted meanwhile, plan and apply again."
+		return "It is missing from the pool. If another configuration published or deleted a base of the same name in the meantime, plan and apply again."
 	case errors.Is(err, publish.ErrNotCached):
-		return "Apply again: it is built then."
+		return "Apply again to build it."
 	case errors.Is(err, source.ErrLimit):
-		return "If it is meant to be one operating system, raise limits.content or limits.entries."
+		return "If the source is really a single operating system, raise limits.content or limits.entries."
 	case errors.Is(err, fs.ErrPermission):
 		return "Give the user that runs Terraform access to it, or choose another path."
 	default:
@@ -81,8 +81,8 @@ func nextStep(err error, timeout string) string {
 	}
 }
 
-// sentence makes an error a sentence: capital first, full stop last, no control characters, which a guest could
-// have put there to write on the user's terminal.
+// sentence turns an error into a sentence: with a capital letter, a full stop, and without control characters, with which
+// a guest could manipulate the user's terminal.
 func sentence(err error) string {
 	text := strings.TrimSpace(printable(err.Error()))
 	if text == "" {
@@ -96,7 +96,7 @@ func sentence(err error) string {
 	return text
 }
 
-// printable drops control characters but line ends and tabs, and what is not UTF-8.
+// printable removes control characters, except line ends and tabs, and bytes that are not UTF-8.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || unicode.IsControl(r) && r != '\n' && r != '\t' {
@@ -106,13 +106,13 @@ func printable(text string) string {
 	}, text)
 }
 
-// Bounds on what a guest's answer may put into state.
+// Limits on the texts of a guest in state.
 const (
 	maxGuestText = 512  // bytes of one text
 	maxGuestList = 1000 // texts of one list
 )
 
-// guestText makes a text that a guest sent fit for state.
+// guestText makes a text from a guest printable and limits its length.
 func guestText(text string) string {
 	text = printable(text)
 	if len(text) <= maxGuestText {
@@ -125,7 +125,7 @@ func guestText(text string) string {
 	return text[:cut] + "…"
 }
 
-// guestTexts makes a list that a guest sent fit for state. It is never nil.
+// guestTexts does the same to each text in a list from a guest, and limits the length of the list. It is never nil.
 func guestTexts(texts []string) []string {
 	fit := make([]string, 0, min(len(texts), maxGuestList+1))
 	for i, text := range texts {
@@ -142,7 +142,7 @@ func guestTexts(texts []string) []string {
 func vmName(name string) string   { return fmt.Sprintf("VM %q", name) }
 func baseName(name string) string { return fmt.Sprintf("base %q", name) }
 
-// failed is a failure as diagnostics; failedAt points at the attribute that it is about.
+// failed turns a failure into diagnostics. failedAt also names the attribute that the failure is about.
 func failed(f failure) diag.Diagnostics {
 	return diag.Diagnostics{diag.NewErrorDiagnostic(f.summary(), f.detail())}
 }

@@ -1,9 +1,12 @@
 // Package provider is the Terraform provider sharedos/sharedos: schema, plan and state, and nothing else.
 //
-// What it declares is carried out by a Backend: publish.Interface turns sources into releases, vm.Interface
-// carries VMs through their lives. This package decides what a plan may promise, what state may claim, and how
-// an error is told to the user: "Unable to <do> <what>", then why, then what to do next.
+// A Backend does the work: publish.Interface turns sources into releases, and vm.Interface creates, refreshes and deletes
+// VMs. This package decides which values of a plan are known and what state contains. It writes the errors for the user:
+// "Unable to <do> <what>", then why, then what to do next.
 //
-// Three promises shape it. Nothing is replaced because an operating system changed. No answer is never taken for
-// absence: only a not-found that libvirt itself gave removes an object from state. And a second plan is empty.
+// The attributes of a resource are divided into blocks (vmBlock, baseSource). A block is a struct that has everything
+// about its attributes in one file: schema, values, defaults, comparison, and the conversion to a specification and back.
+//
+// Three rules hold everywhere. Nothing is replaced because an operating system changed. An object is removed from state
+// only if libvirt itself says that it does not exist, never because something did not answer. A second plan is empty.
 package provider

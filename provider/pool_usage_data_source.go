@@ -10,7 +10,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// poolUsageDataSource is data.sharedos_pool_usage: what sharing saves, as numbers.
+// poolUsageDataSource is data.sharedos_pool_usage: how much space sharing saves.
 type poolUsageDataSource struct{ connectedData }
 
 var _ datasource.DataSourceWithConfigure = (*poolUsageDataSource)(nil)
@@ -67,31 +67,31 @@ func (d *poolUsageDataSource) Schema(_ context.Context, _ datasource.SchemaReque
 		}
 	}
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "What the pool holds, and what it would hold if nothing were shared, by base, release and VM. " +
-			"Stored bytes are what the pool has allocated.",
+		MarkdownDescription: "Space that the pool takes, and space that it would take if nothing were shared, by base, release and VM. " +
+			"Stored bytes are those that the pool has allocated.",
 		Attributes: map[string]schema.Attribute{
-			"stored_bytes": number("Bytes that all volumes of the pool take: layers, kernels, manifests and private disks."),
-			"full_bytes":   number("Bytes that full copies would take: every release in full, and for every VM a copy of its release and its private disk."),
-			"saved_bytes":  number("`full_bytes` less `stored_bytes`."),
-			"bases": list("Bases, by name.", map[string]schema.Attribute{
+			"stored_bytes": number("Bytes of all volumes in the pool: layers, kernels, manifests and private disks."),
+			"full_bytes":   number("Bytes that full copies would take: of every release, and for every VM a copy of its release and its private disk."),
+			"saved_bytes":  number("`full_bytes` minus `stored_bytes`."),
+			"bases": list("Bases, sorted by name.", map[string]schema.Attribute{
 				"name":         text("Name of the base."),
-				"releases":     number("How many releases the pool keeps of it."),
-				"stored_bytes": number("Bytes of all that its releases refer to, each counted once."),
-				"full_bytes":   number("Bytes of every release in full."),
+				"releases":     number("Number of its releases in the pool."),
+				"stored_bytes": number("Bytes of everything that its releases refer to, each counted once."),
+				"full_bytes":   number("Bytes of full copies of all its releases."),
 			}),
-			"releases": list("Releases, newest first, by base.", map[string]schema.Attribute{
+			"releases": list("Releases, sorted by base, newest first.", map[string]schema.Attribute{
 				"release":      text("Id of the release."),
 				"base":         text("Name of its base."),
-				"sequence":     number("Number of the release, from 1."),
-				"stored_bytes": number("Bytes of all that it refers to, shared or not."),
-				"own_bytes":    number("Bytes of what no other release refers to: these are free when it is gone."),
-				"full_bytes":   number("Bytes of its files, each in whole blocks of 4096 bytes."),
+				"sequence":     number("Number of the release, counted from 1."),
+				"stored_bytes": number("Bytes of everything that it refers to, shared or not."),
+				"own_bytes":    number("Bytes that no other release refers to. They become free when the release is deleted."),
+				"full_bytes":   number("Bytes of its files, each rounded up to whole blocks of 4096 bytes."),
 			}),
-			"vms": list("VMs, by name, from whatever Terraform state.", map[string]schema.Attribute{
+			"vms": list("VMs, sorted by name, from any Terraform state.", map[string]schema.Attribute{
 				"name":         text("Name of the VM."),
 				"release":      text("Id of the base release that it refers to; null for a private disk without a VM."),
-				"stored_bytes": number("Bytes that its private disk takes."),
-				"full_bytes":   number("Bytes that its private disk and a copy of its release would take."),
+				"stored_bytes": number("Bytes of its private disk."),
+				"full_bytes":   number("Bytes of its private disk and of a full copy of its release."),
 			}),
 		},
 	}

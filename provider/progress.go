@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-log/tflog"
 )
 
-// progress writes each step to Terraform's log, where TF_LOG_PROVIDER=INFO shows it, and remembers the last one,
-// so that an error can say how far the operation came.
+// progress writes each step of an operation to Terraform's log, where TF_LOG_PROVIDER=INFO shows it. It remembers the last
+// step, so that an error can name the step at which the operation failed.
 type progress struct {
 	ctx    context.Context
 	object string
@@ -20,17 +20,17 @@ type progress struct {
 	shown time.Time
 }
 
-// progressInterval is how often the same step is logged while it goes on.
+// progressInterval is the minimum time between two log entries for the same step.
 const progressInterval = 2 * time.Second
 
 func newProgress(ctx context.Context, object string) *progress {
 	return &progress{ctx: ctx, object: object}
 }
 
-// step notes a new step. It is a vm.Progress.
+// step records a new step. It is a vm.Progress.
 func (p *progress) step(step string) { p.part(step, 0, 0) }
 
-// part notes a step and how far it is. It is a source.Progress: it may be called often.
+// part records a step and how far it is. It is a source.Progress, which may be called often.
 func (p *progress) part(step string, done, total int64) {
 	p.mu.Lock()
 	now := time.Now()

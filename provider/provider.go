@@ -22,7 +22,7 @@ import (
 // Address is the provider's name in a registry.
 const Address = "registry.terraform.io/sharedos/sharedos"
 
-// Names of the environment variables that stand in for absent attributes of the provider block.
+// Environment variables that replace absent attributes of the provider block.
 const (
 	envURI         = "SHAREDOS_URI"
 	envLibvirtURI  = "LIBVIRT_DEFAULT_URI"
@@ -40,12 +40,12 @@ type Provider struct {
 
 var _ provider.Provider = (*Provider)(nil)
 
-// New makes a provider that works on the host that open opens. The caller closes it when it is served.
+// New returns a provider that works on the host that open connects to. The caller closes it after serving it.
 func New(version string, open Open) *Provider {
 	return &Provider{version: version, connection: &connection{open: open}}
 }
 
-// Close ends the connection to the host, if one was opened.
+// Close closes the connection to the host, if there is one.
 func (p *Provider) Close() error { return p.connection.close() }
 
 // Metadata implements provider.Provider.
@@ -57,8 +57,8 @@ func (p *Provider) Metadata(_ context.Context, _ provider.MetadataRequest, resp 
 // Schema implements provider.Provider.
 func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *provider.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "Keeps one read-only operating system on a libvirt host, shared by every VM, and brings a " +
-			"patched one to running VMs by a remount instead of a reinstall or a reboot.",
+		MarkdownDescription: "Keeps one read-only operating system on a libvirt host that all VMs share. Patches reach running VMs by a " +
+			"remount instead of a reinstallation or a reboot.",
 		Attributes: map[string]schema.Attribute{
 			"uri": schema.StringAttribute{
 				Optional: true,
@@ -68,34 +68,34 @@ func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *pro
 			"pool": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "Name of the libvirt storage pool that holds layers, manifests and private disks. " +
-					"A directory pool of this name is made if there is none. Default: `" + envPool + "`, then `sharedos`.",
+					"A directory pool of this name is created if there is none. Default: `" + envPool + "`, then `sharedos`.",
 			},
 			"pool_path": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Directory of the pool, used only if the pool has to be made. Default: `" +
+				MarkdownDescription: "Directory of the pool, used only if the pool has to be created. Default: `" +
 					envPoolPath + "`, then `pool` in the directory of the environment variable `SHAREDOS_STATE_DIR`, " +
-					"which also has console logs and defaults to `/var/lib/sharedos` for root. The pool goes when the last base in it does.",
+					"which also holds console logs and defaults to `/var/lib/sharedos` for root. The pool is deleted together with the last base in it.",
 			},
 			"operator_key": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "Path of the operator's Ed25519 key, a PKCS#8 PEM file of mode 0600. It signs releases and " +
-					"opens the agents of the VMs. It is made on first use and never in state: keep it like an SSH key. Default: `" +
+					"authenticates the provider to the agents in the VMs. It is created on first use and is never in state: protect it like an SSH key. Default: `" +
 					envOperatorKey + "`, then `sharedos/operator.key` under the user's configuration directory.",
 			},
 			"cache": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Directory on this machine for what was read and built. It can be removed at any time. " +
+				MarkdownDescription: "Directory on this machine for downloads and for operating systems that were built. It can be removed at any time. " +
 					"Default: `" + envCache + "`, then `sharedos` under the user's cache directory.",
 			},
 			"max_layers": schema.Int64Attribute{
 				Optional: true,
-				MarkdownDescription: "How many layers a release may have: a full one and the deltas over it. The release after that is a full layer " +
-					"again; `deltas_left` of a base counts down to it. " + fmt.Sprintf("1 to %d; default: %d.", publish.MostChain, publish.DefaultMaxChain),
+				MarkdownDescription: "Maximum number of layers of a release: a full layer and the deltas on top of it. When it is reached, the next release is a full " +
+					"layer again; `deltas_left` of a base counts down to it. " + fmt.Sprintf("1 to %d; default: %d.", publish.MostChain, publish.DefaultMaxChain),
 				Validators: []validator.Int64{int64validator.Between(1, publish.MostChain)},
 			},
 			"max_delta_percent": schema.Int64Attribute{
 				Optional: true,
-				MarkdownDescription: "How large a delta may be, in percent of what the whole release holds. A larger change is written as a full layer. " +
+				MarkdownDescription: "Maximum size of a delta, in percent of the content of the whole release. A larger change is stored as a full layer. " +
 					fmt.Sprintf("1 to 100; default: %d.", publish.DefaultMaxDelta),
 				Validators: []validator.Int64{int64validator.Between(1, 100)},
 			},
@@ -114,7 +114,7 @@ type providerModel struct {
 	MaxDeltaPercent types.Int64 `tfsdk:"max_delta_percent"`
 }
 
-// Configure implements provider.Provider. It does not connect: that waits until a resource needs the host.
+// Configure implements provider.Provider. The connection to the host is opened later, by the first resource that needs it.
 func (p *Provider) Configure(ctx context.Context, req provider.ConfigureRequest, resp *provider.ConfigureResponse) {
 	var model providerModel
 	resp.Diagnostics.Append(req.Config.Get(ctx, &model)...)
@@ -133,7 +133,7 @@ func (p *Provider) Configure(ctx context.Context, req provider.ConfigureRequest,
 	resp.DataSourceData = p.connection
 }
 
-// config applies the defaults. The names of attributes that are not known yet come back beside it.
+// config applies the defaults. It also returns the names of the attributes that are still unknown.
 func (m providerModel) config() (Config, []string, diag.Diagnostics) {
 	var diags diag.Diagnostics
 	var unknown []string
@@ -207,14 +207,14 @@ func (p *Provider) DataSources(context.Context) []func() datasource.DataSource {
 	}
 }
 
-// connected is embedded by resources: it keeps what Configure made.
+// connected is embedded by resources. It holds the connection that Configure has set up.
 type connected struct {
 	connection *connection
 }
 
 func (c *connected) set(data any, diags *diag.Diagnostics) {
 	if data == nil {
-		return // validation comes before the provider is configured
+		return // validation runs before the provider is configured
 	}
 	connection, ok := data.(*connection)
 	if !ok {

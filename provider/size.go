@@ -24,7 +24,7 @@ var sizeUnits = []struct {
 	bytes int64
 }{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
 
-// parseSize reads a size in bytes. Units are binary alone: "MB" means two things to two people.
+// parseSize reads a size in bytes. Only binary units are accepted, because "MB" is ambiguous.
 func parseSize(text string) (int64, error) {
 	digits := strings.TrimRight(text, "BKMGTi")
 	number, err := strconv.ParseUint(digits, 10, 63)
@@ -43,7 +43,7 @@ func parseSize(text string) (int64, error) {
 	return 0, fmt.Errorf("%q is %w", text, errSize)
 }
 
-// formatSize writes a size in the largest unit that leaves a whole number.
+// formatSize formats a size in the largest unit in which it is a whole number.
 func formatSize(bytes int64) string {
 	for _, unit := range sizeUnits {
 		if bytes != 0 && bytes%unit.bytes == 0 {
@@ -53,7 +53,7 @@ func formatSize(bytes int64) string {
 	return "0B"
 }
 
-// sizeType is the type of attributes that hold a size. Two texts of one size are the same value.
+// sizeType is the type of attributes that are a size. Different texts for the same size are semantically equal.
 type sizeType struct{ basetypes.StringType }
 
 var _ basetypes.StringTypable = sizeType{}
@@ -109,20 +109,20 @@ func (v sizeValue) Equal(other attr.Value) bool {
 	return ok && v.StringValue.Equal(o.StringValue)
 }
 
-// same reports whether both are known and of one size.
+// same reports whether both are known and the same size.
 func (v sizeValue) same(o sizeValue) bool {
 	a, errA := parseSize(v.ValueString())
 	b, errB := parseSize(o.ValueString())
 	return errA == nil && errB == nil && a == b
 }
 
-// StringSemanticEquals makes "1GiB" and "1024MiB" one value.
+// StringSemanticEquals makes "1GiB" and "1024MiB" equal.
 func (v sizeValue) StringSemanticEquals(_ context.Context, other basetypes.StringValuable) (bool, diag.Diagnostics) {
 	o, ok := other.(sizeValue)
 	return ok && v.same(o), nil
 }
 
-// ValidateAttribute refuses what is not a size.
+// ValidateAttribute refuses texts that are not a size.
 func (v sizeValue) ValidateAttribute(_ context.Context, req xattr.ValidateAttributeRequest, resp *xattr.ValidateAttributeResponse) {
 	if v.IsNull() || v.IsUnknown() {
 		return
@@ -132,7 +132,7 @@ func (v sizeValue) ValidateAttribute(_ context.Context, req xattr.ValidateAttrib
 	}
 }
 
-// sizeAtLeast accepts a whole number of MiB from a number of bytes on.
+// sizeAtLeast accepts a whole number of MiB that is at least so many bytes.
 func sizeAtLeast(bytes int64) textRule {
 	return textRule{
 		form: "at least " + formatSize(bytes) + ", and a whole number of MiB",
@@ -140,7 +140,7 @@ func sizeAtLeast(bytes int64) textRule {
 			size, err := parseSize(text)
 			switch {
 			case err != nil:
-				return nil // the type tells it
+				return nil // the type reports it
 			case size < bytes:
 				return fmt.Errorf("%s is too small", text)
 			case size%(1<<20) != 0:

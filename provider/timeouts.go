@@ -8,21 +8,21 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 )
 
-// Defaults of the timeouts attribute. Each bounds one operation as a whole.
+// Defaults of the attribute timeouts. Each limits one operation as a whole.
 const (
 	// A base may have to be downloaded and built.
 	baseWriteTimeout = time.Hour
-	// A VM boots under emulation in under a minute; ten leave room for a slow host.
+	// A VM boots in less than a minute even under emulation; ten minutes leave room for a slow host.
 	vmWriteTimeout = 10 * time.Minute
 	deleteTimeout  = 10 * time.Minute
 	readTimeout    = 2 * time.Minute
-	// openTimeout bounds connecting to the host, the start of its libvirt included.
+	// openTimeout limits connecting to the host, which includes the start of its libvirt.
 	openTimeout = time.Minute
-	// lookTimeout bounds the look at what an operation left behind that failed or was interrupted.
+	// lookTimeout limits reading the state of an object after an operation failed or was interrupted.
 	lookTimeout = 20 * time.Second
 )
 
-// timeoutsAttribute is the attribute timeouts of a resource whose Create and Update take write at most by default.
+// timeoutsAttribute is the attribute timeouts of a resource; write is the default limit of Create and Update.
 func timeoutsAttribute(ctx context.Context, write time.Duration) schema.Attribute {
 	form := func(operation string, limit time.Duration) string {
 		return "How long " + operation + " may take, such as `90s` or `1h30m`. Default: `" + shortDuration(limit) + "`."
@@ -33,13 +33,13 @@ func timeoutsAttribute(ctx context.Context, write time.Duration) schema.Attribut
 		Delete: true, DeleteDescription: form("deleting", deleteTimeout),
 	})
 	if nested, ok := attribute.(schema.SingleNestedAttribute); ok {
-		nested.MarkdownDescription = "How long operations may take. What was done when one runs out is kept, and the next apply goes on from there."
+		nested.MarkdownDescription = "How long operations may take. When the time is up, the work done so far is kept, and the next apply continues it."
 		return nested
 	}
 	return attribute
 }
 
-// shortDuration writes whole hours and minutes without what is zero.
+// shortDuration formats whole hours and minutes without trailing zeros: "1h", not "1h0m0s".
 func shortDuration(d time.Duration) string {
 	text := d.String()
 	for _, zero := range []string{"m0s", "h0m"} {

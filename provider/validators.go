@@ -21,7 +21,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// textRule is a validator of a string: check returns why a text is refused.
+// textRule is a validator of strings. check returns why it refuses a text.
 type textRule struct {
 	form  string // completes "must be"
 	check func(text string) error
@@ -51,7 +51,7 @@ var isRelease = textRule{
 	},
 }
 
-// isName accepts the name of a base or VM: it becomes part of volume, domain and file names.
+// isName accepts the name of a base or VM, which becomes a part of names of volumes, domains and files.
 var isName = stringvalidator.RegexMatches(regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`),
 	"a name has 1 to 63 lower-case letters, digits, dots, underscores and hyphens, and starts with a letter or digit")
 
@@ -74,7 +74,7 @@ var isAbsolutePath = textRule{
 	form: `an absolute path in the guest, such as "/usr/share/app/"`,
 	check: func(text string) error {
 		if !path.IsAbs(text) || len(text) > 4096 || strings.ContainsAny(text, "\x00\n") {
-			return fmt.Errorf("%q is no absolute path", text)
+			return fmt.Errorf("%q is not an absolute path", text)
 		}
 		return nil
 	},
@@ -86,7 +86,7 @@ var isPort = textRule{
 	check: func(text string) error {
 		port, err := strconv.ParseUint(text, 10, 16)
 		if err != nil || port == 0 || strconv.FormatUint(port, 10) != text {
-			return fmt.Errorf("%q is no TCP port", text)
+			return fmt.Errorf("%q is not a TCP port", text)
 		}
 		return nil
 	},
@@ -98,7 +98,7 @@ var isDuration = textRule{
 	check: func(text string) error { return durationWithin(text, 0, 10*time.Minute) },
 }
 
-// isRestartTimeout accepts what the agent waits for a unit.
+// isRestartTimeout accepts a limit for the restart of a unit.
 var isRestartTimeout = textRule{
 	form:  `a duration from 1s to 20m, such as "30s" or "1m30s"`,
 	check: func(text string) error { return durationWithin(text, time.Second, 20*time.Minute) },
@@ -119,10 +119,10 @@ var isKey = stringvalidator.RegexMatches(regexp.MustCompile(`^\s*-----BEGIN PGP 
 // isSHA256 accepts the hexadecimal form of a SHA-256.
 var isSHA256 = stringvalidator.RegexMatches(regexp.MustCompile(`^[0-9a-f]{64}$`), "a SHA-256 has 64 hexadecimal digits in lower case")
 
-// isPackageFile accepts the path of a package of Debian's.
+// isPackageFile accepts the path of a Debian package.
 var isPackageFile = stringvalidator.RegexMatches(regexp.MustCompile(`\.deb$`), "the name of a package file ends in .deb")
 
-// isAbsolute accepts a path in a tree as the key of a map.
+// isAbsolute accepts a path in a base as the key of a map.
 var isAbsolute = textRule{
 	form: `an absolute path without "." and "..", such as "/etc/motd"`,
 	check: func(text string) error {
@@ -134,7 +134,7 @@ var isAbsolute = textRule{
 	},
 }
 
-// isDownload accepts what can be fetched.
+// isDownload accepts a URL that can be downloaded.
 var isDownload = textRule{
 	form: `an http or https URL, such as "https://example.com/rootfs.tar.zst"`,
 	check: func(text string) error {
@@ -143,13 +143,13 @@ var isDownload = textRule{
 			return err
 		}
 		if parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Host == "" {
-			return fmt.Errorf("%q is no such URL", parsed.Redacted())
+			return fmt.Errorf("%q is not such a URL", parsed.Redacted())
 		}
 		return nil
 	},
 }
 
-// isLoopbackURL accepts what a guest may ask of itself.
+// isLoopbackURL accepts a URL on the loopback of a guest.
 var isLoopbackURL = textRule{
 	form: `an http URL on the guest's own loopback, such as "http://127.0.0.1/"`,
 	check: func(text string) error {
@@ -169,7 +169,7 @@ var isLoopbackURL = textRule{
 	},
 }
 
-// exactlyOne refuses objects of a map that set none or several of the names.
+// exactlyOne refuses those objects in a map that set none or several of the named attributes.
 func exactlyOne(at fwpath.Path, objects types.Map, names ...string) diag.Diagnostics {
 	var diags diag.Diagnostics
 	elements := objects.Elements()

@@ -10,21 +10,21 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 )
 
-// object makes an object of a struct whose tfsdk tags name the attributes.
+// object converts a struct, whose tfsdk tags name the attributes, to an object.
 func object(ctx context.Context, attributes map[string]attr.Type, from any, diags *diag.Diagnostics) types.Object {
 	value, d := types.ObjectValueFrom(ctx, attributes, from)
 	diags.Append(d...)
 	return value
 }
 
-// list makes a list of texts.
+// list converts texts to a list.
 func list(ctx context.Context, from []string, diags *diag.Diagnostics) types.List {
 	value, d := types.ListValueFrom(ctx, types.StringType, from)
 	diags.Append(d...)
 	return value
 }
 
-// textList makes a list of texts that stays null if it was null and there is nothing to say.
+// textList converts texts to a list. If there are none, a list that was null stays null.
 func textList(ctx context.Context, before types.List, now []string, diags *diag.Diagnostics) types.List {
 	if len(now) == 0 {
 		if before.IsNull() || before.IsUnknown() {
@@ -35,7 +35,7 @@ func textList(ctx context.Context, before types.List, now []string, diags *diag.
 	return list(ctx, now, diags)
 }
 
-// texts reads a list of texts; nil if it is null.
+// texts converts a list to texts; nil if it is null.
 func texts(ctx context.Context, list types.List, diags *diag.Diagnostics) []string {
 	if list.IsNull() {
 		return nil
@@ -48,7 +48,7 @@ func texts(ctx context.Context, list types.List, diags *diag.Diagnostics) []stri
 // unset reports whether a value is null or unknown.
 func unset(value attr.Value) bool { return value == nil || value.IsNull() || value.IsUnknown() }
 
-// digests writes ids as texts. It is never nil.
+// digests formats ids. It is never nil.
 func digests[D interface{ String() string }](ids []D) []string {
 	written := make([]string, len(ids))
 	for i, id := range ids {
@@ -57,10 +57,10 @@ func digests[D interface{ String() string }](ids []D) []string {
 	return written
 }
 
-// limited cuts a list that a guest sent.
+// limited limits the length of a list from a guest.
 func limited[T any](from []T) []T { return from[:min(len(from), maxGuestList)] }
 
-// optionalText makes a text that a guest sent null if it is empty.
+// optionalText converts a text from a guest; null if it is empty.
 func optionalText(from string) types.String {
 	if from == "" {
 		return types.StringNull()
@@ -68,7 +68,7 @@ func optionalText(from string) types.String {
 	return types.StringValue(guestText(from))
 }
 
-// round keeps three decimals. What a guest sends may be no number at all.
+// round rounds to three decimals. A guest can send values that are not finite; they become 0.
 func round(seconds float64) float64 {
 	if math.IsNaN(seconds) || math.IsInf(seconds, 0) {
 		return 0
@@ -76,7 +76,7 @@ func round(seconds float64) float64 {
 	return math.Round(seconds*1000) / 1000
 }
 
-// Attributes that only the provider sets.
+// The following are the schemas of attributes that only the provider sets.
 
 func computedText(description string) schema.Attribute {
 	return schema.StringAttribute{Computed: true, MarkdownDescription: description}

@@ -33,19 +33,19 @@ type agentModel struct {
 func agentAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Computed:            true,
-		MarkdownDescription: "The agent in the guest as last heard; null if it was never heard.",
+		MarkdownDescription: "The agent in the guest, as of its last answer; null if it never answered.",
 		Attributes: map[string]schema.Attribute{
-			"version": computedText("Version of the agent. Every update brings the provider's own to a VM that runs another one."),
-			"digest":  computedText("SHA-256 of the agent's program, `sha256:…`; null if it does not tell."),
-			"refused": computedText("Why the agent that was to take over last serves no more; null if none failed since the VM was started."),
-			"kernel":  computedText("Kernel release that runs, as `uname -r` prints it."),
+			"version": computedText("Version of the agent. Every update of the VM replaces an agent that is not the provider's own."),
+			"digest":  computedText("SHA-256 of the agent's program, of the form `sha256:<64 hex>`; null if the agent does not report it."),
+			"refused": computedText("Why the last attempt to replace the agent failed; null if none has failed since the VM was started."),
+			"kernel":  computedText("Release of the running kernel, as `uname -r` prints it."),
 			"ready_seconds": schema.Float64Attribute{
 				Computed:            true,
-				MarkdownDescription: "Seconds from the start of the domain, as Terraform last saw one, to the agent's first answer.",
+				MarkdownDescription: "Seconds from the start of the domain to the agent's first answer, for the last start that Terraform waited for.",
 			},
 			"answering": schema.BoolAttribute{
 				Computed:            true,
-				MarkdownDescription: "Whether it answered when last asked. A silent agent changes nothing in the plan.",
+				MarkdownDescription: "Whether the agent answered when it was last asked. An agent that does not answer changes nothing in the plan.",
 			},
 		},
 	}
@@ -75,7 +75,7 @@ func (b *vmAgent) fromVM(ctx context.Context, found *vm.VM) diag.Diagnostics {
 		model.Refused = optionalText(found.Agent.GetAgentRefused())
 		model.Kernel = types.StringValue(guestText(found.Agent.GetKernel()))
 	}
-	// How long a start took is known best to the one who started it.
+	// The host measures the whole start; the agent knows only its own part of it.
 	switch {
 	case found.ReadySeconds > 0:
 		model.ReadySeconds = types.Float64Value(round(found.ReadySeconds))

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/hashicorp/terraform-plugin-go/tftypes"
 	"github.com/hashicorp/terraform-plugin-log/tflog"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -16,16 +15,11 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// tfValue is a value that can be looked through for unknowns.
-type tfValue interface {
-	ToTerraformValue(ctx context.Context) (tftypes.Value, error)
-}
-
-// assessment is one question about the impact of a change, and the answer that a plan showed.
+// assessment is a question about the impact of a change, and the answer that a plan showed.
 //
-// Terraform plans every resource again while it applies, in another process, and fails the apply if a value that
-// the plan told comes out otherwise. What runs in a guest changes by the second, so the answer that was shown is
-// kept for that second asking. The agent assesses once more before it changes anything, so nothing rests on it.
+// During an apply, Terraform plans every resource again in another process, and fails if a known value of the plan has
+// changed. The processes in a guest change all the time, so the answer in the plan is stored and used for the second
+// planning. The safety of the refresh does not depend on it: the agent assesses the change again before it changes anything.
 type assessment struct {
 	UUID   string           `json:"uuid"`
 	From   string           `json:"from"`
@@ -33,18 +27,18 @@ type assessment struct {
 	Impact *agentapi.Impact `json:"impact,omitempty"`
 }
 
-// question writes what a VM is asked to become. How it may be changed is no part of it, but what may be done with units,
-// and how high may be climbed.
+// question describes the VM after the change. Of the refresh policy, it contains only what the assessment depends on: the
+// policy for units and the strategy.
 func question(spec vm.Spec) string {
 	spec.Refresh = vm.RefreshPolicy{Units: spec.Refresh.Units, Strategy: spec.Refresh.Strategy}
 	text, err := json.Marshal(spec)
 	if err != nil {
-		return "" // a Spec has no value that JSON cannot write; an empty question is never recalled
+		return "" // every Spec can be written as JSON; and an empty question is never recalled
 	}
 	return string(text)
 }
 
-// assessments keeps the last assessment of each VM in a directory of the cache.
+// assessments stores the last assessment of each VM in a directory of the cache.
 type assessments struct{ dir string }
 
 func (r *vmResource) assessments() assessments {
@@ -55,7 +49,7 @@ func (a assessments) file(uuid string) string {
 	return filepath.Join(a.dir, tree.Sum([]byte(uuid)).Hex()[:32]+".json")
 }
 
-// recall returns the answer to the same question, if it was the last one asked about the VM.
+// recall returns the stored answer, if the last question about the VM was the same.
 func (a assessments) recall(ctx context.Context, question assessment) (*agentapi.Impact, bool) {
 	text, err := os.ReadFile(a.file(question.UUID))
 	if err != nil {
@@ -73,7 +67,7 @@ func (a assessments) recall(ctx context.Context, question assessment) (*agentapi
 	return stored.Impact, same
 }
 
-// remember keeps an answer. If it cannot, the agent is asked again: that is slower and no worse.
+// remember stores an answer. If this fails, the agent is asked again, which is only slower.
 func (a assessments) remember(ctx context.Context, question assessment, impact *agentapi.Impact) {
 	question.Impact = impact
 	text, err := json.Marshal(question)
@@ -81,12 +75,12 @@ func (a assessments) remember(ctx context.Context, question assessment, impact *
 		err = os.MkdirAll(a.dir, 0o700)
 	}
 	if err != nil {
-		a.log(ctx, "keep", err)
+		a.log(ctx, "store", err)
 		return
 	}
 	temporary, err := os.CreateTemp(a.dir, ".new-*")
 	if err != nil {
-		a.log(ctx, "keep", err)
+		a.log(ctx, "store", err)
 		return
 	}
 	_, err = temporary.Write(text)
@@ -94,17 +88,17 @@ func (a assessments) remember(ctx context.Context, question assessment, impact *
 		err = os.Rename(temporary.Name(), a.file(question.UUID))
 	}
 	if err != nil {
-		a.log(ctx, "keep", errors.Join(err, os.Remove(temporary.Name())))
+		a.log(ctx, "store", errors.Join(err, os.Remove(temporary.Name())))
 	}
 }
 
-// forget drops the answer about a VM.
+// forget deletes the stored answer about a VM.
 func (a assessments) forget(ctx context.Context, uuid string) {
 	if err := os.Remove(a.file(uuid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		a.log(ctx, "drop", err)
+		a.log(ctx, "delete", err)
 	}
 }
 
 func (a assessments) log(ctx context.Context, do string, err error) {
-	tflog.Warn(ctx, "unable to "+do+" an assessment of impact", map[string]any{"error": err.Error()})
+	tflog.Warn(ctx, "unable to "+do+" the assessment of a VM", map[string]any{"error": err.Error()})
 }

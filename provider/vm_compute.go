@@ -13,7 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmCompute is what a VM computes with.
+// vmCompute is the processors and memory of a VM.
 type vmCompute struct {
 	VCPUs  types.Int64 `tfsdk:"vcpus"`
 	Memory sizeValue   `tfsdk:"memory"`
@@ -24,7 +24,7 @@ var (
 	_ vmBlockWithPlan = (*vmCompute)(nil)
 )
 
-// Bounds. The upper one is there to catch a wrong unit.
+// The upper bound is there to catch a wrong unit.
 const (
 	maxVCPUs  = 1024
 	minMemory = 128 << 20

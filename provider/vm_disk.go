@@ -27,11 +27,11 @@ const minDiskSize = 64 << 20
 func diskAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Required:            true,
-		MarkdownDescription: "The private disk: all that is the VM's own and nothing that is the OS's. It takes space on the host only as it fills.",
+		MarkdownDescription: "The private disk. It holds the VM's own data and nothing of the operating system. It takes space on the host only as it fills.",
 		Attributes: map[string]schema.Attribute{
 			"size": schema.StringAttribute{
 				Required: true, CustomType: sizeType{},
-				MarkdownDescription: "Size, such as `4GiB`. It can grow, and never shrink. At least 64MiB.",
+				MarkdownDescription: "Size, such as `4GiB`. It can grow but not shrink. At least 64MiB.",
 				Validators:          []validator.String{sizeAtLeast(minDiskSize)},
 			},
 		},
@@ -44,7 +44,7 @@ func (*vmDisk) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{"disk": diskAttribute()}
 }
 
-// diskSize is the size of the private disk; unknown or null if it is.
+// diskSize is the size of the private disk. It is unknown as long as the attribute is unknown or absent.
 func (b *vmDisk) diskSize() sizeValue {
 	if b.Disk.IsNull() || b.Disk.IsUnknown() {
 		return sizeValue{types.StringUnknown()}

@@ -14,7 +14,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmIdentity is who a VM is: to libvirt, on its network, and to those who log in.
+// vmIdentity is how libvirt, the network and the people who log in know the VM.
 type vmIdentity struct {
 	Name              types.String `tfsdk:"name"`
 	UUID              types.String `tfsdk:"uuid"`
@@ -32,11 +32,11 @@ func (*vmIdentity) attributes() map[string]schema.Attribute {
 		"name": schema.StringAttribute{
 			Required: true,
 			MarkdownDescription: "Name of the VM and of its libvirt domain: lower-case letters, digits, dots, underscores and hyphens. " +
-				"It is the VM's identity: another name is another VM.",
+				"The name identifies the VM: another name is another VM.",
 			Validators:    []validator.String{isName},
 			PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
 		},
-		"uuid": schema.StringAttribute{Computed: true, MarkdownDescription: "UUID of the libvirt domain; the guest's machine-id too."},
+		"uuid": schema.StringAttribute{Computed: true, MarkdownDescription: "UUID of the libvirt domain. It is also the machine-id of the guest."},
 		"hostname": schema.StringAttribute{
 			Optional: true, Computed: true,
 			MarkdownDescription: "Host name in the guest. Default: `name`.",

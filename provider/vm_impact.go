@@ -45,24 +45,24 @@ type unitImpactModel struct {
 func impactAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "What the last planned change of the stack interrupts, assessed by the agent while planning. Unknown while the release " +
-			"is not known or the agent does not answer; null for a VM whose stack never changed.",
+		MarkdownDescription: "What the last planned change interrupts, as the agent assessed it during the plan. Unknown while the release " +
+			"is unknown or the agent does not answer; null for a VM whose stack has never changed.",
 		Attributes: map[string]schema.Attribute{
-			"level": computedText("`none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`."),
+			"level": computedText("Largest impact of the change: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`."),
 			"units": schema.ListNestedAttribute{
 				Computed:            true,
-				MarkdownDescription: "Units that use what changes.",
+				MarkdownDescription: "Affected units: those that use files that change.",
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 					"unit":     computedText("Name of the unit."),
-					"level":    computedText("What happens to it."),
-					"reason":   computedText("Why."),
-					"paths":    computedTexts("Files that it uses and that change, at most 20 of them."),
-					"packages": computedTexts("Debian packages that these files are from."),
+					"level":    computedText("Impact on the unit."),
+					"reason":   computedText("Why the unit is affected."),
+					"paths":    computedTexts("Changed files that the unit uses, at most 20 of them."),
+					"packages": computedTexts("Debian packages that these files belong to."),
 				}},
 			},
-			"reasons":  computedTexts("Why more than a restart of units is needed."),
-			"left":     computedTexts("Units that use what changes and that `refresh.policy` leaves alone, with the reason."),
-			"sessions": computedTexts("Processes of users' sessions that use what changes. They are never ended."),
+			"reasons":  computedTexts("Why restarting units is not enough."),
+			"left":     computedTexts("Affected units that `refresh.policy` leaves alone, with the reason."),
+			"sessions": computedTexts("Processes in user sessions that use files that change. They are never terminated."),
 		},
 	}
 }
@@ -73,7 +73,7 @@ func (*vmImpact) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{"impact": impactAttribute()}
 }
 
-// fromVM keeps the impact: it is of a change, not of a VM.
+// fromVM keeps the impact, which belongs to the last change and not to the state of the VM.
 func (b *vmImpact) fromVM(context.Context, *vm.VM) diag.Diagnostics {
 	if b.Impact.IsUnknown() {
 		b.Impact = types.ObjectNull(impactTypes)
@@ -81,7 +81,7 @@ func (b *vmImpact) fromVM(context.Context, *vm.VM) diag.Diagnostics {
 	return nil
 }
 
-// fromImpact sets the attribute to an assessment; null if there is none, because nothing that runs changes.
+// fromImpact sets the attribute to an assessment; null if there is none because nothing that runs changes.
 func (b *vmImpact) fromImpact(ctx context.Context, impact *agentapi.Impact) (diags diag.Diagnostics) {
 	if impact == nil {
 		b.Impact = types.ObjectNull(impactTypes)
@@ -107,7 +107,7 @@ var levels = []agentapi.Level{
 	agentapi.Level_SOFT_REBOOT, agentapi.Level_KEXEC, agentapi.Level_REBOOT,
 }
 
-// levelName is the user's word for a level: "soft_reboot". A level of an agent that this provider does not know is "unknown".
+// levelName is the name of a level in the configuration: "soft_reboot". A level of a newer agent is "unknown".
 func levelName(level agentapi.Level) string {
 	if !slices.Contains(levels, level) {
 		return "unknown"
@@ -115,7 +115,7 @@ func levelName(level agentapi.Level) string {
 	return strings.ToLower(level.String())
 }
 
-// levelNames are the words for all levels.
+// levelNames are the names of all levels.
 func levelNames() []string {
 	names := make([]string, len(levels))
 	for i, level := range levels {
@@ -134,26 +134,26 @@ func levelOf(name string) agentapi.Level {
 	return agentapi.Level_LEVEL_UNSPECIFIED
 }
 
-// done is what an apply interrupts: nothing, if the change lies above the strategy.
-func done(impact *agentapi.Impact) *agentapi.Impact {
+// reached is the impact of an apply. A change above the strategy interrupts nothing: it takes effect at the next start.
+func reached(impact *agentapi.Impact) *agentapi.Impact {
 	if impact.GetStrategy() != vm.NextBoot {
-		return impact // also if there is none
+		return impact
 	}
-	reasons := []string{fmt.Sprintf("it takes %s, which refresh.strategy does not reach: the new stack runs from the next power-off and start on",
+	reasons := []string{fmt.Sprintf("it takes %s, which refresh.strategy does not reach: the new stack takes effect at the next power-off and start",
 		levelName(impact.GetLevel()))}
 	return &agentapi.Impact{Level: agentapi.Level_NONE, Reasons: append(reasons, impact.GetReasons()...), ChangedPaths: impact.GetChangedPaths()}
 }
 
-// tooLarge says why an impact is refused.
+// tooLarge is the error that refuses an impact.
 func tooLarge(name string, impact *agentapi.Impact, allowed string) diag.Diagnostics {
 	return failedAt(path.Root("refresh").AtName("max_impact"), failure{
 		do: "change", object: vmName(name),
 		err:  fmt.Errorf("the impact is %s, and refresh.max_impact allows %s:%s", levelName(impact.GetLevel()), allowed, because(impact)),
-		next: "Nothing was changed. " + allowing(impact) + fmt.Sprintf(", or refresh.strategy to %q to have a changed base run from the next start on.", vm.NextBoot),
+		next: "Nothing was changed. " + allowing(impact) + fmt.Sprintf(", or refresh.strategy to %q to have the new stack take effect at the next start.", vm.NextBoot),
 	})
 }
 
-// allowing says what to set to have an impact.
+// allowing names the settings that would allow an impact.
 func allowing(impact *agentapi.Impact) string {
 	level := levelName(impact.GetLevel())
 	if impact.GetStrategy() == vm.NextBoot {
@@ -176,7 +176,7 @@ func because(impact *agentapi.Impact) string {
 		lines = append(lines, line)
 	}
 	if len(lines) == 0 {
-		return " its agent names no reason"
+		return " the agent gave no reason"
 	}
 	const shown = 20
 	if more := len(lines) - shown; more > 0 {

@@ -17,7 +17,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmInterfaces are the network interfaces of a VM, by names of the user's own.
+// vmInterfaces are the network interfaces of a VM.
 type vmInterfaces struct {
 	Interfaces types.Map `tfsdk:"interfaces"`
 }
@@ -41,16 +41,16 @@ type userNetworkModel struct {
 func interfacesAttribute() schema.MapNestedAttribute {
 	return schema.MapNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Network interfaces by a name of your own; the name gives the interface its address, so that others can come and go " +
-			"around it. Each has exactly one of `user`, `bridge` and `network`.",
+		MarkdownDescription: "Network interfaces, by names of your choice. The name determines the MAC address, so adding or removing an interface " +
+			"does not affect the others. Each has exactly one of `user`, `bridge` and `network`.",
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"user": schema.SingleNestedAttribute{
 				Optional:            true,
-				MarkdownDescription: "QEMU's user-mode network: the guest reaches out, and is reached on 127.0.0.1 of the host alone.",
+				MarkdownDescription: "QEMU's user-mode network. The guest can open connections to other hosts, but it can be reached only through 127.0.0.1 of the host.",
 				Attributes: map[string]schema.Attribute{
 					"forwards": schema.MapAttribute{
 						Optional: true, ElementType: types.Int64Type,
-						MarkdownDescription: "TCP ports of the guest by port on the host's 127.0.0.1: `{ \"8080\" = 80 }`.",
+						MarkdownDescription: "TCP ports of the guest, by the port on 127.0.0.1 of the host that is forwarded to it: `{ \"8080\" = 80 }`.",
 						Validators: []validator.Map{
 							mapvalidator.KeysAre(isPort), mapvalidator.ValueInt64sAre(int64validator.Between(1, 65535)),
 						},
@@ -59,7 +59,7 @@ func interfacesAttribute() schema.MapNestedAttribute {
 			},
 			"bridge": schema.StringAttribute{
 				Optional:            true,
-				MarkdownDescription: "Name of a bridge of the host.",
+				MarkdownDescription: "Name of a bridge on the host.",
 				Validators:          []validator.String{stringvalidator.LengthBetween(1, 15)},
 			},
 			"network": schema.StringAttribute{
@@ -81,7 +81,7 @@ func (b *vmInterfaces) validate() diag.Diagnostics {
 	return exactlyOne(path.Root("interfaces"), b.Interfaces, "user", "bridge", "network")
 }
 
-// models reads the attribute. All of it is known.
+// models reads the attribute, which must be known throughout.
 func (b *vmInterfaces) models(ctx context.Context) (models map[string]interfaceModel, diags diag.Diagnostics) {
 	if b.Interfaces.IsNull() || b.Interfaces.IsUnknown() {
 		return nil, nil
@@ -134,7 +134,7 @@ func (b *vmInterfaces) fromVM(ctx context.Context, found *vm.VM) diag.Diagnostic
 		switch {
 		case one.User != nil:
 			model.User = &userNetworkModel{Forwards: types.MapNull(types.Int64Type)}
-			// An interface with user = {} has no forwards, and neither has one with user = { forwards = {} }.
+			// user = {} and user = { forwards = {} } mean the same: keep the form that the user chose.
 			if was := before[name].User; len(one.User.Forwards) > 0 || was != nil && !was.Forwards.IsNull() {
 				ports := make(map[string]int64, len(one.User.Forwards))
 				for host, guest := range one.User.Forwards {

@@ -53,36 +53,37 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 		Computed:            true,
 		MarkdownDescription: "What the last refresh by Terraform did; null if there was none.",
 		Attributes: map[string]schema.Attribute{
-			"from":      computedText("Id of the base release before."),
-			"to":        computedText("Id of the base release that it was for."),
-			"committed": schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether the VM runs it; otherwise it went back to what it ran."},
-			"error":     computedText("Why it was rolled back; null if it was not."),
-			"level":     computedText("The impact that it had."),
+			"from":      computedText("Id of the base release before the refresh."),
+			"to":        computedText("Id of the base release that the VM was to be moved to."),
+			"committed": schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether the VM runs the new release. Otherwise the refresh was rolled back."},
+			"error":     computedText("Why the refresh was rolled back; null if it was not."),
+			"level":     computedText("Impact of the refresh."),
 			"delta_bytes": schema.Int64Attribute{
 				Computed:            true,
 				MarkdownDescription: "Bytes of the layers that the VM did not have before. They are attached, not copied.",
 			},
-			"etc_carried": schema.Int64Attribute{Computed: true, MarkdownDescription: "Files in `/etc` that took the new version."},
+			"etc_carried": schema.Int64Attribute{Computed: true, MarkdownDescription: "Number of files in `/etc` that were updated to the version in the release."},
 			"restarted": schema.ListNestedAttribute{
 				Computed:            true,
 				MarkdownDescription: "Units that were interrupted.",
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 					"unit":            computedText("Name of the unit."),
-					"level":           computedText("What happened to it."),
-					"interruption_ms": schema.Float64Attribute{Computed: true, MarkdownDescription: "Milliseconds from active to active again."},
-					"error":           computedText("Why it did not come back; null if it did."),
+					"level":           computedText("What happened to the unit."),
+					"interruption_ms": schema.Float64Attribute{Computed: true, MarkdownDescription: "Milliseconds from when the unit stopped until it was active again."},
+					"error":           computedText("Why the unit did not become active again; null if it did."),
 				}},
 			},
-			"unaffected": computedTexts("Units that nothing of the change touches; they were left alone."),
-			"pinned":     computedTexts("Units that keep the old `/usr` in a mount namespace of their own and need nothing of what changed."),
-			"conflicts":  computedTexts("Files in `/etc` that were changed here and in the release; what is here stayed."),
+			"unaffected": computedTexts("Units that use nothing that changed. They were left alone."),
+			"pinned":     computedTexts("Units that keep the old `/usr` in their own mount namespace and use nothing that changed."),
+			"conflicts":  computedTexts("Files in `/etc` that were changed both in the VM and in the release. The VM's version was kept."),
 			"remaining":  computedTexts("Processes that still run old code."),
-			"left":       computedTexts("Units that `refresh.policy` left alone, with the reason: they run old code until you restart them."),
-			"unchecked":  computedTexts("Health checks that were bad before the refresh already, with the reason; they said nothing about it."),
-			"pending":    computedTexts("What waited for a power-off and start when it ended."),
+			"left":       computedTexts("Units that `refresh.policy` left alone, with the reason. They run old code until you restart them."),
+			"unchecked":  computedTexts("Health checks that already failed before the refresh, with the reason. Their results were ignored."),
+			"pending":    computedTexts("Changes that were still waiting for a power-off and start when the refresh ended."),
 			"timings_ms": schema.MapAttribute{
 				Computed: true, ElementType: types.Float64Type,
-				MarkdownDescription: "Milliseconds of each step. Those named `renew` with a unit are parts of `restart` or `roll back`, some at the same time; `come up` is a part of `start`.",
+				MarkdownDescription: "Milliseconds of each step. Steps named `renew` with a unit are parts of `restart` or `roll back`, and several of them can run at the same " +
+					"time. `come up` is a part of `start`.",
 			},
 		},
 	}
@@ -94,7 +95,7 @@ func (*vmLastRefresh) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{"last_refresh": lastRefreshAttribute()}
 }
 
-// fromVM keeps the report: a VM does not say what was last done to it, the refresh itself does.
+// fromVM keeps the report, which comes from the refresh and cannot be read back from the VM.
 func (b *vmLastRefresh) fromVM(context.Context, *vm.VM) diag.Diagnostics {
 	if b.LastRefresh.IsUnknown() {
 		b.LastRefresh = types.ObjectNull(lastRefreshTypes)

@@ -18,8 +18,8 @@ import (
 
 var _ resource.ResourceWithModifyPlan = (*vmResource)(nil)
 
-// ModifyPlan decides what a plan may promise of a VM: what stays is known, what the change touches is unknown, and
-// what it would interrupt is asked of the agent.
+// ModifyPlan plans the computed attributes of a VM. Those that the change does not affect keep their values, those that it
+// affects are unknown, and the agent is asked what the change would interrupt.
 func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() {
 		return // to be destroyed
@@ -36,7 +36,7 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 		return
 	}
 	if state != nil && !plan.Name.Equal(state.Name) {
-		state = nil // this plan is of a VM that replaces the one in state
+		state = nil // the plan is for a new VM that replaces the one in state
 	}
 	for _, block := range plan.blocks() {
 		if block, ok := block.(vmBlockWithPlan); ok {
@@ -74,10 +74,10 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 		})...)
 	}
 	change.stack = change.stack || diverged || unfinished
-	// Any update can bring the provider's own agent, and unplug layers that are no longer in use.
+	// Every update can replace the agent by the provider's own and detach layers that are no longer in use.
 	plan.Agent, plan.HeldLayers = types.ObjectUnknown(agentTypes), types.ListUnknown(heldLayerType)
 	if change.stack || change.hardware || change.power {
-		plan.Stack = types.ObjectUnknown(stackTypes) // a start runs what was defined meanwhile
+		plan.Stack = types.ObjectUnknown(stackTypes) // a start boots the stack in the definition
 		plan.Pending, plan.State = types.ListUnknown(types.StringType), types.StringUnknown()
 	}
 	if change.stack {
@@ -97,8 +97,8 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	return diags
 }
 
-// leftover reports what an earlier apply has left for this one, as far as the strategy lets it reach the guest:
-// whether the VM runs another stack than its definition names, and whether a layer can be unplugged.
+// leftover reports what an earlier apply has left to do, unless the strategy forbids to do it now: whether the VM runs
+// another stack than its definition names, and whether a layer can be detached.
 func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unpluggable bool, diags diag.Diagnostics) {
 	policy, diags := m.policy(ctx)
 	if policy.Strategy.ValueString() == vm.NextBoot || !state.answering() {
@@ -112,7 +112,7 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 	if state.Running.ValueBool() {
 		awaits, d := state.awaitsPowerCycle(ctx)
 		if diags.Append(d...); awaits && m.Refresh.Equal(state.Refresh) {
-			return false, unpluggable, diags // it was left there on purpose, and the strategy reaches no further today
+			return false, unpluggable, diags // nothing has changed since the refresh was postponed to the next start
 		}
 		diverged, d = state.diverged(ctx)
 		diags.Append(d...)
@@ -124,7 +124,7 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 func (r *vmResource) planStack(ctx context.Context, plan *vmModel) diag.Diagnostics {
 	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true})
 	if err != nil || !known {
-		return nil // it is checked again when it is applied
+		return nil // the apply checks it
 	}
 	spec := vm.Spec{Name: plan.Name.ValueString()}
 	diags := plan.vmStack.toSpec(ctx, &spec)
@@ -139,7 +139,7 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel) diag.Diagnost
 	}
 	switch {
 	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, errUnknownConfig):
-		return diags // a release that is not in the pool yet is checked when it is applied
+		return diags // a release is not in the pool yet: the apply checks it
 	case errors.Is(err, compose.ErrStack):
 		at := path.Root("components")
 		if len(spec.Components) == 0 {
@@ -147,12 +147,12 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel) diag.Diagnost
 		}
 		return append(diags, failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err, next: "Nothing was changed."})...)
 	}
-	diags.AddAttributeWarning(path.Root("components"), "Unable to check that base and components of "+vmName(spec.Name)+" go together",
-		failure{err: err, next: "The apply checks it again before anything changes."}.detail())
+	diags.AddAttributeWarning(path.Root("components"), "Unable to check that the base and components of "+vmName(spec.Name)+" fit together",
+		failure{err: err, next: "The apply checks this again before it changes anything."}.detail())
 	return diags
 }
 
-// planImpact fills in what the change interrupts, and fails the plan if that is more than the user allows.
+// planImpact plans the attribute impact, and fails the plan if the impact is larger than the user allows.
 func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, hardware, fresh bool) diag.Diagnostics {
 	plan.Impact = types.ObjectUnknown(impactTypes)
 	known, err := plan.known(ctx)
@@ -169,10 +169,10 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, hardw
 	}
 	switch {
 	case !plan.Running.ValueBool() || !state.Running.ValueBool():
-		return append(diags, plan.fromImpact(ctx, nil)...) // nothing runs that it could interrupt
+		return append(diags, plan.fromImpact(ctx, nil)...) // the VM does not run, so there is nothing to interrupt
 	case policy.Strategy.ValueString() == vm.NextBoot && !hardware:
 		return append(diags, plan.fromImpact(ctx, &agentapi.Impact{
-			Level: agentapi.Level_NONE, Reasons: []string{"the strategy is next_boot: the new stack runs from the next start on"},
+			Level: agentapi.Level_NONE, Reasons: []string{"the strategy is next_boot: the new stack takes effect at the next start"},
 		})...)
 	}
 	question := assessment{UUID: spec.UUID, From: state.Stack.String(), To: question(spec)}
@@ -190,8 +190,8 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, hardw
 			return append(diags, r.forget(ctx, state, fresh)...) // the release is not in the pool yet
 		case err != nil:
 			diags.AddAttributeWarning(path.Root("impact"), "Unable to assess what the change of "+vmName(spec.Name)+" interrupts",
-				failure{err: err, next: fmt.Sprintf("Nothing is interrupted beyond refresh.max_impact, which is %q: its agent is asked again "+
-					"before anything changes.", policy.MaxImpact.ValueString())}.detail())
+				failure{err: err, next: fmt.Sprintf("The agent assesses the change again before anything is changed, and the apply fails if the impact is "+
+					"larger than refresh.max_impact, which is %q.", policy.MaxImpact.ValueString())}.detail())
 			return append(diags, r.forget(ctx, state, fresh)...)
 		}
 		r.assessments().remember(ctx, question, impact)
@@ -199,7 +199,7 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, hardw
 	if impact.GetLevel() > levelOf(policy.MaxImpact.ValueString()) {
 		return append(diags, tooLarge(spec.Name, impact, policy.MaxImpact.ValueString())...)
 	}
-	return append(diags, plan.fromImpact(ctx, done(impact))...)
+	return append(diags, plan.fromImpact(ctx, reached(impact))...)
 }
 
 func (r *vmResource) assess(ctx context.Context, spec vm.Spec) (*agentapi.Impact, error) {
@@ -212,7 +212,7 @@ func (r *vmResource) assess(ctx context.Context, spec vm.Spec) (*agentapi.Impact
 	return backend.VMs().Assess(ctx, spec)
 }
 
-// forget drops an earlier plan's assessment of the VM, so that an apply of this plan cannot take it for its own.
+// forget deletes the assessment of an earlier plan, so that the apply of this plan does not use it.
 func (r *vmResource) forget(ctx context.Context, state *vmModel, fresh bool) diag.Diagnostics {
 	if fresh {
 		r.assessments().forget(ctx, state.UUID.ValueString())
@@ -220,10 +220,10 @@ func (r *vmResource) forget(ctx context.Context, state *vmModel, fresh bool) dia
 	return nil
 }
 
-// notLive tells why a running VM cannot be moved to a release, and how it gets there.
+// notLive is the error that a running VM cannot be moved to a release.
 func notLive(do, name string, err error) diag.Diagnostics {
 	return failedAt(path.Root("base"), failure{
 		do: do, object: vmName(name), err: err,
-		next: fmt.Sprintf("The VM runs what it ran. Set refresh.strategy to %q to have it run this release when it is next powered off and started.", vm.NextBoot),
+		next: fmt.Sprintf("Nothing was changed. Set refresh.strategy to %q to have the VM run this release when it is next powered off and started.", vm.NextBoot),
 	})
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmPower is whether a VM runs: as it is wanted, and as it is.
+// vmPower is whether a VM is to run, and the state that its domain is in.
 type vmPower struct {
 	Running types.Bool   `tfsdk:"running"`
 	State   types.String `tfsdk:"state"`
@@ -24,9 +24,9 @@ func (*vmPower) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
 		"running": schema.BoolAttribute{
 			Optional: true, Computed: true, Default: booldefault.StaticBool(true),
-			MarkdownDescription: "Whether the VM is to run. Default: true.",
+			MarkdownDescription: "Whether the VM runs. Default: true.",
 		},
-		"state": computedText("State of the domain as last read: `running`, `off`, `paused` or `crashed`."),
+		"state": computedText("State of the domain when it was last read: `running`, `off`, `paused` or `crashed`."),
 	}
 }
 

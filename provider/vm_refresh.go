@@ -21,7 +21,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmRefresh is how a VM may be moved to another stack. It is known to the configuration alone: no VM has it.
+// vmRefresh is how a VM may be moved to another stack. Only the configuration and state have it: it is not stored in
+// the VM.
 type vmRefresh struct {
 	Refresh types.Object `tfsdk:"refresh"`
 }
@@ -57,10 +58,10 @@ type healthCheckModel struct {
 	Timeout types.String `tfsdk:"timeout"`
 }
 
-// strategies of a refresh: the rungs, from the lowest, and to climb none.
+// strategies of a refresh, from the least disruptive one, and the one that leaves the running VM alone.
 var strategies = []string{vm.Live, vm.SoftReboot, vm.Kexec, vm.Reboot, vm.NextBoot}
 
-// What may be done with units that use what changes.
+// What may be done with affected units.
 const (
 	policyRestart = "restart"
 	policyReload  = "reload"
@@ -71,72 +72,73 @@ func refreshAttribute() schema.SingleNestedAttribute {
 	attributes := map[string]schema.Attribute{
 		"strategy": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString(vm.Live),
-			MarkdownDescription: "The highest rung that a changed base or component may climb; the lowest that does what is needed is climbed. " +
-				"`live`: `/usr` is swapped and units that use what changed are restarted. `soft_reboot`: the userland is started anew under the " +
-				"kernel that runs, for what no swap makes whole, such as another dynamic loader or message bus. `kexec`: a new kernel is started " +
-				"from the one that runs. `reboot`: the VM is powered off and started with it. Under `live` and `soft_reboot` a new kernel waits, " +
-				"and `pending` tells it. `next_boot`: nothing is done until the VM is next powered off and started, which is also the way to " +
-				"another base or back to an earlier release; what lies above the strategy waits in the same way. Default: `live`.",
+			MarkdownDescription: "The most disruptive method that a refresh may use. It uses the least disruptive method that is sufficient. " +
+				"`live`: `/usr` is swapped, and units that use changed files are restarted. `soft_reboot`: userspace is restarted under the " +
+				"running kernel, for changes that cannot be made live, such as another dynamic loader or message bus. `kexec`: the running kernel " +
+				"starts the new one. `reboot`: the VM is powered off and started. Under `live` and `soft_reboot`, a new kernel takes effect at the " +
+				"next power-off and start, and `pending` lists it. `next_boot`: nothing changes until the VM is next powered off and started; this " +
+				"is also how a VM moves to another base or back to an earlier release. A change that needs more than the strategy allows takes effect " +
+				"at the next power-off and start, too. Default: `live`.",
 			Validators: []validator.String{stringvalidator.OneOf(strategies...)},
 		},
 		"max_impact": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString(levelName(agentapi.Level_RESTART)),
-			MarkdownDescription: "The most that a change may interrupt: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`. " +
-				"A larger impact fails the plan, with the reasons. Processors, memory and interfaces change only with `reboot`, " +
+			MarkdownDescription: "The largest impact that a change may have: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`. " +
+				"A plan with a larger impact fails and lists the reasons. Changes of processors, memory and interfaces need `reboot`, " +
 				"whatever the strategy is. Default: `restart`.",
 			Validators: []validator.String{stringvalidator.OneOf(levelNames()...)},
 		},
 		"settle": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString("5s"),
-			MarkdownDescription: "How long health has to hold before a refresh is committed, at most `10m`. Default: `5s`.",
+			MarkdownDescription: "How long the VM must stay healthy before a refresh is committed, at most `10m`. Default: `5s`.",
 			Validators:          []validator.String{isDuration},
 		},
 		"restart_timeout": schema.StringAttribute{
 			Optional: true,
-			MarkdownDescription: "How long one unit may take to stop and start again, from `1s` to `20m`. When it takes longer, the VM goes back " +
-				"to what it ran, which takes the time that it needs; the unit is started when systemd has it ended. Without it a unit may take as long as its own " +
-				"`TimeoutStopSec=` and `TimeoutStartSec=` allow, four minutes if they are short or without end.",
+			MarkdownDescription: "How long one unit may take to stop and start again, from `1s` to `20m`. If it takes longer, the refresh is rolled back. " +
+				"The rollback is not limited by this: it starts the unit again as soon as systemd has stopped it. Default: as long as the unit's own " +
+				"`TimeoutStopSec=` and `TimeoutStartSec=` allow, or four minutes if these are shorter or infinite.",
 			Validators: []validator.String{isRestartTimeout},
 		},
 		"policy": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString(policyRestart),
-			MarkdownDescription: "What may be done with services that use what changes. `restart`: they are restarted, or reloaded where that is " +
-				"enough. `reload`: those that can be reloaded are, and the others are left alone. `report`: all are left alone. What is left " +
-				"is in `impact.left` and `last_refresh.left`, and runs old code until you restart it. Default: `restart`.",
+			MarkdownDescription: "What may be done with affected services. `restart`: they are restarted, or reloaded where that is enough. " +
+				"`reload`: those that can be reloaded are reloaded, and the others are left alone. `report`: all are left alone. Services that are " +
+				"left alone are listed in `impact.left` and `last_refresh.left`, and run old code until you restart them. Default: `restart`.",
 			Validators: []validator.String{stringvalidator.OneOf(policyRestart, policyReload, policyReport)},
 		},
 		"units": schema.MapNestedAttribute{
 			Optional:            true,
-			MarkdownDescription: "What is particular to single units, by their names: `{ \"nginx.service\" = { policy = \"reload\" } }`.",
+			MarkdownDescription: "Settings for single units, by the name of the unit: `{ \"nginx.service\" = { policy = \"reload\" } }`.",
 			Validators:          []validator.Map{mapvalidator.KeysAre(isUnit)},
 			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 				"policy": schema.StringAttribute{
 					Optional:            true,
-					MarkdownDescription: "As `refresh.policy`, for this unit alone.",
+					MarkdownDescription: "Like `refresh.policy`, for this unit only.",
 					Validators:          []validator.String{stringvalidator.OneOf(policyRestart, policyReload, policyReport)},
 				},
 				"paths": schema.ListAttribute{
 					Optional: true, ElementType: types.StringType,
-					MarkdownDescription: "Files that the unit uses and that its processes do not show: data that it reads and closes, code that it loads " +
-						"later. When one of them changes, the unit is affected. A path that ends in `/` means all that is below it; if all that changed " +
-						"lies below `/etc`, a reload is enough.",
+					MarkdownDescription: "Files that the unit uses but does not keep open or mapped: data that it reads and closes, code that it loads " +
+						"later. When one of them changes, the unit is affected. A path that ends in `/` stands for everything below it. If all changed " +
+						"files are below `/etc`, a reload is enough.",
 					Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isAbsolutePath)},
 				},
 			}},
 		},
 		"health_checks": schema.MapNestedAttribute{
 			Optional: true,
-			MarkdownDescription: "Checks by a name of your own. When one fails after a refresh, the VM goes back to what it ran. " +
+			MarkdownDescription: "Health checks, by names of your choice. If one fails after a refresh, the refresh is rolled back. " +
 				"Each has exactly one of `unit`, `http`, `tcp` and `command`.",
 			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 				"unit": schema.StringAttribute{
 					Optional:            true,
-					MarkdownDescription: "A systemd unit that must be active.",
+					MarkdownDescription: "Systemd unit that must be active.",
 					Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
 				},
 				"http": schema.StringAttribute{
 					Optional:            true,
-					MarkdownDescription: "A URL on the guest's loopback that must answer with a status below 400.",
+					MarkdownDescription: "URL on the guest's loopback that must answer with a status below 400.",
 					Validators:          []validator.String{isLoopbackURL},
 				},
 				"tcp": schema.StringAttribute{
@@ -146,7 +148,7 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				},
 				"command": schema.ListAttribute{
 					Optional: true, ElementType: types.StringType,
-					MarkdownDescription: "A command that must exit 0 in the guest, with its arguments; there is no shell.",
+					MarkdownDescription: "Command, with its arguments, that must exit with status 0 in the guest. It is run without a shell.",
 					Validators:          []validator.List{listvalidator.SizeAtLeast(1)},
 				},
 				"timeout": schema.StringAttribute{
@@ -160,7 +162,7 @@ func refreshAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true, Computed: true,
 		Default:             nestedDefaults(attributes),
-		MarkdownDescription: "How the VM may be moved to another base or other components.",
+		MarkdownDescription: "How the running VM may be moved to another base release or to other components.",
 		Attributes:          attributes,
 	}
 }
@@ -197,7 +199,7 @@ func (b *vmRefresh) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics 
 	return diags
 }
 
-// unitPolicy is what may be done with units; nil if that is what is done anyway.
+// unitPolicy is what may be done with units; nil if nothing differs from the default.
 func (m *refreshModel) unitPolicy(ctx context.Context, diags *diag.Diagnostics) *agentapi.UnitPolicy {
 	policy := &agentapi.UnitPolicy{}
 	if wanted := m.Policy.ValueString(); wanted != policyRestart {
@@ -253,7 +255,7 @@ func (m *refreshModel) healthChecks(ctx context.Context, diags *diag.Diagnostics
 	return checks
 }
 
-// fromVM sets the default for an imported VM, whose state has nothing yet.
+// fromVM sets the default for a VM that was imported and has no policy in state yet.
 func (b *vmRefresh) fromVM(ctx context.Context, _ *vm.VM) (diags diag.Diagnostics) {
 	if unset(b.Refresh) {
 		b.Refresh, diags = nestedDefaults(refreshAttribute().Attributes).value(ctx)

@@ -17,7 +17,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmResource is sharedos_vm: a VM that runs a base and keeps what is its own on a private disk.
+// vmResource is sharedos_vm: a VM that runs a base and keeps its own data on a private disk.
 type vmResource struct{ connected }
 
 var (
@@ -30,7 +30,7 @@ func (r *vmResource) Metadata(_ context.Context, req resource.MetadataRequest, r
 	resp.TypeName = req.ProviderTypeName + "_vm"
 }
 
-// Create implements resource.Resource. Whatever ends it early, a VM that was defined is in state afterwards.
+// Create implements resource.Resource. If it fails or is interrupted, a VM that was defined by then is in state afterwards.
 func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
 	var plan vmModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
@@ -56,7 +56,7 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 	defer cancel()
 	made, err := backend.VMs().Create(bounded, spec, progress.step)
 	if err == nil {
-		err = asAsked(spec, made)
+		err = powerMatches(spec, made)
 	}
 	if err != nil {
 		r.unfinished(ctx, backend.VMs(), &plan, spec, progress, err, resp)
@@ -68,14 +68,14 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 }
 
-// unfinished ends a Create that did not finish. What was defined goes into state, so that it can be destroyed. An
-// interruption by the user leaves the VM to be finished in place by the next apply; that is told as a warning,
-// since Terraform replaces what an error left behind.
+// unfinished ends a Create that failed or was interrupted. A VM that was defined by then is written to state, so that it
+// can be destroyed. If the user interrupted Create, the next apply finishes the VM in place. In this case the diagnostic is
+// a warning, because after an error Terraform would replace the VM.
 func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmModel, spec vm.Spec, progress *progress, cause error, resp *resource.CreateResponse) {
 	fail := failure{do: "create", object: vmName(spec.Name), step: progress.at(), timeout: "timeouts.create", err: cause}
 	if errors.Is(cause, vm.ErrExists) || errors.Is(cause, hypervisor.ErrForeign) {
-		fail.next = fmt.Sprintf("Nothing was changed. Choose another name, remove that VM, or, if it was made by this provider, "+
-			"take it into this state with: terraform import ADDRESS %s", spec.Name)
+		fail.next = fmt.Sprintf("Nothing was changed. Choose another name, remove that VM, or, if this provider made it, "+
+			"import it with: terraform import ADDRESS %s", spec.Name)
 		resp.Diagnostics.Append(failedAt(path.Root("name"), fail)...)
 		return
 	}
@@ -83,12 +83,12 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 	defer cancel()
 	found, err := vms.Read(look, spec.Name)
 	if errors.Is(err, vm.ErrNotFound) || err == nil && found.Spec.UUID != spec.UUID {
-		resp.Diagnostics.Append(failed(fail)...) // nothing of it was defined
+		resp.Diagnostics.Append(failed(fail)...) // the VM was not defined
 		return
 	}
 	observed := *plan
 	if err != nil {
-		// No answer is not absence: the VM may be there.
+		// The VM may exist although it could not be read.
 		found = &vm.VM{Spec: spec}
 		fail.err = errors.Join(cause, err)
 	}
@@ -98,31 +98,31 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 	resp.Diagnostics.Append(markUnfinished(ctx, resp.Private, progress.at())...)
 	if ctx.Err() != nil {
 		resp.Diagnostics.AddWarning("Interrupted while creating "+vmName(spec.Name), fmt.Sprintf(
-			"It was at the step: %s.\n\nWhat was done is kept and is in state: apply again, and it is finished in place.", progress.at()))
+			"It was at the step: %s.\n\nThe work done so far is kept, and the VM is in state. Apply again to finish it in place.", progress.at()))
 		return
 	}
-	fail.next = "The VM is in state as it is. The next apply replaces it; to have it finished in place instead, " +
-		"run first: terraform untaint ADDRESS"
+	fail.next = "The VM is in state as it is. The next apply replaces it. To finish it in place instead, " +
+		"first run: terraform untaint ADDRESS"
 	if step := nextStep(cause, ""); step != "" && !errors.Is(cause, context.DeadlineExceeded) {
 		fail.next = step + "\n\n" + fail.next
 	}
 	resp.Diagnostics.Append(failed(fail)...)
 }
 
-// asAsked reports what of a VM is not as it was asked for although no step failed.
-func asAsked(spec vm.Spec, found *vm.VM) error {
+// powerMatches fails if the power state of a VM is not the configured one although no step failed.
+func powerMatches(spec vm.Spec, found *vm.VM) error {
 	switch {
 	case spec.Running && found.State != hypervisor.Running:
-		return fmt.Errorf("it is %s, although running = true was asked for", stateName(found.State))
+		return fmt.Errorf("the VM is %s, but running is true in the configuration", stateName(found.State))
 	case !spec.Running && found.State != hypervisor.Off:
-		return fmt.Errorf("it is %s, although running = false was asked for", stateName(found.State))
+		return fmt.Errorf("the VM is %s, but running is false in the configuration", stateName(found.State))
 	default:
 		return nil
 	}
 }
 
-// Read implements resource.Resource. Only libvirt's own not-found removes a VM from state; a silent agent changes
-// nothing but the attribute that says so.
+// Read implements resource.Resource. A VM is removed from state only if libvirt says that it does not exist. If the agent
+// does not answer, only the attribute that says so changes.
 func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
 	var state vmModel
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
@@ -134,7 +134,7 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 	defer cancel()
 	backend, err := r.connection.get(ctx)
 	if errors.Is(err, errUnknownConfig) {
-		resp.Diagnostics.AddWarning("Unable to refresh "+vmName(name), sentence(err)+" State is kept as it was.")
+		resp.Diagnostics.AddWarning("Unable to refresh "+vmName(name), sentence(err)+" The state is unchanged.")
 		return
 	}
 	var found *vm.VM
@@ -150,28 +150,28 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		resp.Diagnostics.Append(failed(failure{do: "read", object: vmName(name), err: err})...)
 		return
 	case known != "" && known != found.Spec.UUID:
-		// The VM of this state is gone: its name belongs to another one.
+		// The VM in state no longer exists, and another VM has its name.
 		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
-			"State has UUID %s, and libvirt has %s under this name. The VM in state is gone and leaves state; "+
-				"the other one is left alone.", known, printable(found.Spec.UUID)))
+			"The VM in state has UUID %s, but libvirt has a VM with UUID %s under this name. The VM in state no longer exists and is removed "+
+				"from state. The other VM is left alone.", known, printable(found.Spec.UUID)))
 		resp.State.RemoveResource(ctx)
 		return
 	}
 	if found.State == hypervisor.Running && !found.Answered && known != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
-			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "What the VM runs is not known, so state keeps what was last heard. Its console log on the host tells how far it came."}.detail())
+			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "It is not known what the VM runs, so state keeps the last report. Its console log on the host shows how far it booted."}.detail())
 	}
 	if refused := limited(found.Agent.GetRefused()); len(refused) > 0 {
-		resp.Diagnostics.AddWarning(vmName(name)+" did not boot what it was to", strings.Join(guestTexts(refused), "\n")+
-			"\n\nIt runs base "+found.Stack.Base.String()+". Give it a base that comes up, or power it off and start it to have this one tried again.")
+		resp.Diagnostics.AddWarning(vmName(name)+" did not boot the stack in its definition", strings.Join(guestTexts(refused), "\n")+
+			"\n\nIt runs base "+found.Stack.Base.String()+". Change the configuration to a base that boots, or power the VM off and start it to try this one again.")
 	}
 	resp.Diagnostics.Append(state.observe(ctx, found)...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 	r.connection.noteRead(state.UUID.ValueString())
 }
 
-// Update implements resource.Resource: everything but the name changes in place. When it fails, state says what
-// the VM runs, so that the next apply tries again.
+// Update implements resource.Resource. Everything except the name changes in place. If it fails, state describes what the
+// VM runs, so that the next apply tries again.
 func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
 	var plan, state vmModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
@@ -200,33 +200,33 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	if report != nil {
 		var sizeErr error
 		if delta, sizeErr = state.newLayerBytes(ctx, backend.Publisher(), spec); sizeErr != nil {
-			resp.Diagnostics.AddWarning("Unable to tell the size of the delta of "+vmName(spec.Name), sentence(sizeErr))
+			resp.Diagnostics.AddWarning("Unable to determine the size of the new layers of "+vmName(spec.Name), sentence(sizeErr))
 		}
 	}
 	if err != nil {
 		resp.Diagnostics.Append(notUpdated(spec, report, progress, err)...)
-		r.settle(ctx, backend.VMs(), state, report, delta, resp)
+		r.saveAfterFailure(ctx, backend.VMs(), state, report, delta, resp)
 		return
 	}
 	observed := state
-	resp.Diagnostics.Append(observed.fromImpact(ctx, done(report.GetImpact()))...)
-	if report != nil && !updated.AwaitsPowerCycle { // else nothing was done
+	resp.Diagnostics.Append(observed.fromImpact(ctx, reached(report.GetImpact()))...)
+	if report != nil && !updated.AwaitsPowerCycle { // otherwise the guest was left alone
 		resp.Diagnostics.Append(observed.fromReport(ctx, report, delta)...)
 	}
 	resp.Diagnostics.Append(observed.observe(ctx, updated)...)
 	if updated.OtherAgent != "" {
-		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" is not this provider's", guestText(updated.OtherAgent)+
-			".\n\nWhat was asked for is done: the agent in the VM serves on. The next start of the VM brings the provider's.")
+		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" was not replaced", guestText(updated.OtherAgent)+
+			".\n\nThe update itself is complete, and the VM keeps its present agent. The next start of the VM installs the provider's.")
 	}
 	if updated.Remains != nil {
-		resp.Diagnostics.Append(remains("What "+vmName(spec.Name)+" ran before is still in the storage pool", updated.Remains))
+		resp.Diagnostics.Append(notCollected("Unable to delete the layers that "+vmName(spec.Name)+" no longer uses", updated.Remains))
 	}
 	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 	resp.Diagnostics.Append(markFinished(ctx, resp.Private)...)
 }
 
-// update makes the VM as spec says, finishing its creation first if that was cut off.
+// update makes the VM match spec. If its creation was interrupted, it is finished first.
 func update(ctx context.Context, vms vm.Interface, spec vm.Spec, resume bool, limit time.Duration, progress *progress) (*vm.VM, *agentapi.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -237,19 +237,19 @@ func update(ctx context.Context, vms vm.Interface, spec vm.Spec, resume bool, li
 	}
 	updated, report, err := vms.Update(ctx, spec, progress.step)
 	if err == nil {
-		err = asAsked(spec, updated)
+		err = powerMatches(spec, updated)
 	}
 	return updated, report, err
 }
 
-// notUpdated tells why an update failed and what the VM runs now.
+// notUpdated says why an update failed and what the VM runs now.
 func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err error) diag.Diagnostics {
 	fail := failure{do: "update", object: vmName(spec.Name), step: progress.at(), timeout: "timeouts.update", err: err}
 	switch {
 	case errors.Is(err, vm.ErrNotLive):
 		return notLive("update", spec.Name, err)
 	case errors.Is(err, vm.ErrOther):
-		fail.next = "Nothing was changed. The next plan takes the VM in state for gone, and leaves the other one alone."
+		fail.next = "Nothing was changed. The next plan removes the VM in state from state, and leaves the other VM alone."
 		return failedAt(path.Root("name"), fail)
 	case errors.Is(err, vm.ErrImpact):
 		if impact := report.GetImpact(); impact != nil {
@@ -258,7 +258,7 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 		return failedAt(path.Root("refresh").AtName("max_impact"), fail)
 	case errors.Is(err, vm.ErrRolledBack):
 		fail.do = "refresh"
-		fail.next = "The VM runs what it ran before, and state says so: mend the cause, such as the base or a health check, and apply again."
+		fail.next = "The VM runs what it ran before, and state says so. Fix the cause, such as the base or a health check, and apply again."
 		for _, restart := range report.GetRestarts() {
 			if restart.GetError() != "" {
 				fail.err = fmt.Errorf("%w\n  - %s: %s", fail.err, guestText(restart.GetUnit()), guestText(restart.GetError()))
@@ -270,14 +270,15 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 	}
 }
 
-// remains tells that what a VM let go was not deleted, which is no failure of what was done to the VM.
-func remains(summary string, err error) diag.Diagnostic {
-	return diag.NewWarningDiagnostic(summary, sentence(err)+"\n\nWhat was asked for is done. It goes with the next VM that is moved or "+
-		"deleted, with the next release of a base, or when the retain of a base changes.")
+// notCollected warns that unreferenced volumes were not deleted. The operation on the VM itself succeeded.
+func notCollected(summary string, err error) diag.Diagnostic {
+	return diag.NewWarningDiagnostic(summary, sentence(err)+"\n\nThe operation itself is complete. The data that nothing refers to any more is deleted when the next VM is moved or "+
+		"deleted, when the next release of a base is published, or when retain of a base changes.")
 }
 
-// settle writes what the VM is after an update that failed. If it cannot be asked, state stays as it was.
-func (r *vmResource) settle(ctx context.Context, vms vm.Interface, state vmModel, report *agentapi.Report, delta int64, resp *resource.UpdateResponse) {
+// saveAfterFailure writes the actual VM to state after an update that failed. If the VM cannot be read, the state stays as it
+// was.
+func (r *vmResource) saveAfterFailure(ctx context.Context, vms vm.Interface, state vmModel, report *agentapi.Report, delta int64, resp *resource.UpdateResponse) {
 	if report != nil {
 		resp.Diagnostics.Append(state.fromReport(ctx, report, delta)...)
 	}
@@ -286,8 +287,8 @@ func (r *vmResource) settle(ctx context.Context, vms vm.Interface, state vmModel
 	found, err := vms.Read(look, state.Name.ValueString())
 	switch {
 	case err != nil:
-		resp.Diagnostics.AddWarning("Unable to see what "+vmName(state.Name.ValueString())+" is after the failure",
-			sentence(err)+" State keeps what it was before; the next plan looks again.")
+		resp.Diagnostics.AddWarning("Unable to read "+vmName(state.Name.ValueString())+" after the failure",
+			sentence(err)+" The state is unchanged. The next plan reads the VM again.")
 	case found.Spec.UUID == state.UUID.ValueString():
 		resp.Diagnostics.Append(state.observe(ctx, found)...)
 	}
@@ -317,11 +318,11 @@ func (r *vmResource) Delete(ctx context.Context, req resource.DeleteRequest, res
 	}
 	if errors.Is(err, vm.ErrOther) || errors.Is(err, hypervisor.ErrForeign) {
 		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
-			"State has UUID %s: %s. The other one is left alone.", state.UUID.ValueString(), sentence(err)))
+			"The VM in state has UUID %s. %s The other VM is left alone.", state.UUID.ValueString(), sentence(err)))
 		return
 	}
 	if errors.Is(err, vm.ErrRemains) {
-		resp.Diagnostics.Append(remains("What "+vmName(name)+" ran is still in the storage pool", err))
+		resp.Diagnostics.Append(notCollected("Unable to delete the layers that "+vmName(name)+" used", err))
 		return
 	}
 	if err != nil && !errors.Is(err, vm.ErrNotFound) {

@@ -12,8 +12,8 @@ var _ resource.ResourceWithValidateConfig = (*vmResource)(nil)
 // Schema implements resource.Resource.
 func (r *vmResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "A VM that runs a base, and holds only what is its own on a private disk. A changed base or component is a " +
-			"refresh of the running VM, in place: nothing is replaced because an operating system changed.",
+		MarkdownDescription: "A VM that runs a base and keeps its own data on a private disk. When the base or a component changes, the " +
+			"running VM is refreshed in place: a VM is never replaced because its operating system changed.",
 		Attributes: vmAttributes(),
 	}
 	resp.Schema.Attributes["timeouts"] = timeoutsAttribute(ctx, vmWriteTimeout)

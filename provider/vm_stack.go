@@ -22,7 +22,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmStack is the stack of a VM: what it is to run, what it runs, and what is left over from the way there.
+// vmStack is the stack that a VM is to run, the stack that it runs, and what is still to be done for the one to become the other.
 type vmStack struct {
 	Base       types.String `tfsdk:"base"`
 	Components types.List   `tfsdk:"components"`
@@ -54,21 +54,22 @@ type heldLayer struct {
 
 func stackAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
-		Computed:            true,
-		MarkdownDescription: "The stack that the VM really runs, as its agent says; while the agent does not answer, what was last heard, or else what the VM was given.",
+		Computed: true,
+		MarkdownDescription: "The stack that the VM runs, as its agent reports it. While the agent does not answer, this is the last report, or the configured " +
+			"stack if there was none.",
 		Attributes: map[string]schema.Attribute{
-			"id": computedText("Id of the stack: the SHA-256 of its signed manifest, `sha256:…`; null while the VM runs a stack that an earlier " +
-				"version of the provider recorded without one."),
-			"next": computedText("Id of the stack in the VM's definition, if that is not the one that it runs; null if it is."),
+			"id": computedText("Id of the stack: the SHA-256 of its signed manifest, of the form `sha256:<64 hex>`; null while the VM runs a stack that an " +
+				"earlier version of the provider recorded without an id."),
+			"next": computedText("Id of the stack in the VM's definition if the VM runs another one; otherwise null."),
 			"awaits_power_cycle": schema.BoolAttribute{
 				Computed: true,
-				MarkdownDescription: "Whether an apply has left the VM with the stack that it runs, so that it runs `next` from its next power-off and start on. " +
-					"If it is false and `next` is set, the next apply moves the VM.",
+				MarkdownDescription: "Whether `next` takes effect at the next power-off and start, because the strategy of the last apply did not allow more. " +
+					"If it is false and `next` is set, the next apply refreshes the VM to `next`.",
 			},
 			"base":       computedText("Id of the base release."),
 			"components": computedTexts("Ids of the component releases."),
-			"layers":     computedTexts("Ids of the layers, bottom to top."),
-			"kernel":     computedText("Kernel release of the base. What runs until the next power-off and start is in `agent.kernel`."),
+			"layers":     computedTexts("Ids of the layers, from bottom to top."),
+			"kernel":     computedText("Kernel release of the base. The kernel that the VM runs until the next power-off and start is in `agent.kernel`."),
 		},
 	}
 }
@@ -76,11 +77,12 @@ func stackAttribute() schema.SingleNestedAttribute {
 func heldLayersAttribute() schema.ListNestedAttribute {
 	return schema.ListNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "Layers that stay attached although the VM's stack needs them no more, because something in the guest still uses them. " +
-			"Once nobody does, a plan changes this attribute, and its apply unplugs them; nothing is interrupted.",
+		MarkdownDescription: "Layers that are no longer part of the stack but stay attached, because the guest still uses them. " +
+			"When a layer is no longer in use, the next plan shows a change of this attribute, and its apply detaches the layer. This interrupts nothing.",
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"layer": computedText("Id of the layer."),
-			"by":    computedTexts("Who uses it: units with their processes and what of it they hold, or the root file system until the next boot. Empty if nobody does any more."),
+			"by": computedTexts("What uses the layer: units, with their processes and the files that they use, or the root file system until the next boot. Empty if " +
+				"nothing uses it any more."),
 		}},
 	}
 }
@@ -99,13 +101,13 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		},
 		"components": schema.ListAttribute{
 			Optional: true, ElementType: types.StringType,
-			MarkdownDescription: "Ids of the component releases to run on the base, in the order in which they are attached.",
+			MarkdownDescription: "Ids of the component releases to run on top of the base, in the order in which they are attached.",
 			Validators:          []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
 		},
 		"stack": stackAttribute(),
-		"pending": computedTexts("What waits until the VM is powered off and started, such as `kernel 6.12.88 → 6.12.101 at the next power-off and start`: " +
-			"a new kernel under a strategy below `kexec`, or a stack that takes more than the strategy reaches. " +
-			"A reboot from within goes on with the kernel that the VM was started with."),
+		"pending": computedTexts("Changes that take effect when the VM is next powered off and started, such as `kernel 6.12.88 → 6.12.101 at the next power-off and start`: " +
+			"a new kernel under a strategy below `kexec`, or a stack that needs more than the strategy allows. " +
+			"A reboot from within the guest keeps the kernel that the VM was started with."),
 		"held_layers": heldLayersAttribute(),
 	}
 }
@@ -125,22 +127,22 @@ func (b *vmStack) toSpec(ctx context.Context, spec *vm.Spec) (diags diag.Diagnos
 	return diags
 }
 
-// fromVM keeps what was last heard of the guest while a running VM's agent is silent.
+// fromVM keeps the last report of the guest while a running VM's agent does not answer.
 func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnostics) {
 	b.Base = types.StringValue(found.Spec.Base.String())
 	b.Components = textList(ctx, b.Components, digests(found.Spec.Components), &diags)
-	heard := !silent(found)
-	if heard || unset(b.Stack) {
+	reported := !silent(found)
+	if reported || unset(b.Stack) {
 		b.Stack = object(ctx, stackTypes, stackOf(found), &diags)
 	}
-	if heard || unset(b.Pending) {
+	if reported || unset(b.Pending) {
 		pending := guestTexts(found.Agent.GetPending())
 		if found.AwaitsPowerCycle {
 			pending = append(pending, fmt.Sprintf("base %s at the next power-off and start", releasesOf(found.Configured)))
 		}
 		b.Pending = list(ctx, pending, &diags)
 	}
-	if heard || unset(b.HeldLayers) {
+	if reported || unset(b.HeldLayers) {
 		held := make([]heldLayer, len(found.Held))
 		for i, one := range found.Held {
 			held[i] = heldLayer{Layer: one.ID.String(), By: guestTexts(one.By)}
@@ -152,7 +154,7 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 	return diags
 }
 
-// compare takes an empty list of components for the same as none.
+// compare treats an empty list of components like an absent one.
 func (b *vmStack) compare(state *vmModel, change *vmChange) {
 	if !b.Base.Equal(state.Base) || b.Components.IsUnknown() ||
 		!slices.EqualFunc(b.Components.Elements(), state.Components.Elements(), attr.Value.Equal) {
@@ -188,7 +190,7 @@ func releasesOf(stack release.Stack) string {
 	return text
 }
 
-// running reads the attribute stack; nil if it is not known what the VM runs.
+// running returns the stack that the VM runs; nil if it is not known.
 func (b *vmStack) running(ctx context.Context) (*stackModel, diag.Diagnostics) {
 	if unset(b.Stack) {
 		return nil, nil
@@ -198,21 +200,21 @@ func (b *vmStack) running(ctx context.Context) (*stackModel, diag.Diagnostics) {
 	return &model, diags
 }
 
-// diverged reports whether the VM was last heard to run another stack than its definition names: after a rollback, or
-// after an apply that was cut off between guest and definition.
+// diverged reports whether the VM runs another stack than its definition names, according to the last report of its
+// agent: after a rollback, or after an apply that was interrupted between guest and definition.
 func (b *vmStack) diverged(ctx context.Context) (bool, diag.Diagnostics) {
 	running, diags := b.running(ctx)
 	return running != nil && !running.Next.IsNull(), diags
 }
 
-// awaitsPowerCycle reports whether the VM was left with another stack than its definition names until it is next
-// powered off and started.
+// awaitsPowerCycle reports whether the stack in the definition takes effect only when the VM is next powered off and
+// started.
 func (b *vmStack) awaitsPowerCycle(ctx context.Context) (bool, diag.Diagnostics) {
 	running, diags := b.running(ctx)
 	return running != nil && running.AwaitsPowerCycle.ValueBool(), diags
 }
 
-// unpluggable reports whether a layer is attached that the VM was last heard to have stopped using.
+// unpluggable reports whether a layer is still attached that nothing uses any more, according to the last report.
 func (b *vmStack) unpluggable(ctx context.Context) (bool, diag.Diagnostics) {
 	if unset(b.HeldLayers) {
 		return false, nil
@@ -222,7 +224,7 @@ func (b *vmStack) unpluggable(ctx context.Context) (bool, diag.Diagnostics) {
 	return slices.ContainsFunc(held, func(one heldLayer) bool { return len(one.By) == 0 }), diags
 }
 
-// newLayerBytes counts the bytes of the layers of spec that the VM in state does not run.
+// newLayerBytes counts the bytes of those layers of spec that the VM in state does not run.
 func (b *vmStack) newLayerBytes(ctx context.Context, publisher publish.Interface, spec vm.Spec) (int64, error) {
 	running, diags := b.running(ctx)
 	if diags.HasError() {

@@ -9,11 +9,11 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 )
 
-// privateUnfinished is the key in private state of the step at which a Create ended that did not finish; null when
-// it has. The next apply goes on from there, in place.
+// privateUnfinished is a key in private state. Its value is the step at which Create was interrupted, so that the next apply
+// finishes the VM in place; null if Create has finished.
 const privateUnfinished = "unfinished"
 
-// isUnfinished reports whether private state tells of a Create that did not finish.
+// isUnfinished reports whether Create was interrupted, according to private state.
 func isUnfinished(ctx context.Context, private privateState) (bool, diag.Diagnostics) {
 	stored, diags := private.GetKey(ctx, privateUnfinished)
 	if diags.HasError() || len(stored) == 0 {
@@ -26,12 +26,12 @@ func isUnfinished(ctx context.Context, private privateState) (bool, diag.Diagnos
 	return step != nil, diags
 }
 
-// privateWriter is private state that can be written.
+// privateWriter is writable private state.
 type privateWriter interface {
 	SetKey(ctx context.Context, key string, value []byte) diag.Diagnostics
 }
 
-// markUnfinished notes the step at which a Create ended.
+// markUnfinished records the step at which Create was interrupted.
 func markUnfinished(ctx context.Context, private privateWriter, step string) diag.Diagnostics {
 	text, err := json.Marshal(step)
 	if err != nil {
@@ -40,15 +40,15 @@ func markUnfinished(ctx context.Context, private privateWriter, step string) dia
 	return private.SetKey(ctx, privateUnfinished, text)
 }
 
-// markFinished notes that a Create has finished.
+// markFinished records that Create has finished.
 func markFinished(ctx context.Context, private privateWriter) diag.Diagnostics {
 	return private.SetKey(ctx, privateUnfinished, []byte("null"))
 }
 
-// newUUID makes a random UUID, version 4 of RFC 9562.
+// newUUID returns a random UUID, version 4 of RFC 9562.
 func newUUID() string {
 	var b [16]byte
-	rand.Read(b[:]) // never fails: crypto/rand ends the program before it returns an error
+	rand.Read(b[:]) // never returns an error (crypto/rand)
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
