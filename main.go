@@ -24,13 +24,14 @@ import (
 // version is set by the build.
 var version = "dev"
 
-// gcPercent is GOGC: how much the heap may grow, in percent, before the next garbage collection. A plan holds trees of hundreds
-// of thousands of files in memory, on a host whose memory is meant for VMs.
+// gcPercent is GOGC: how much the heap may grow, in percent, before the next garbage collection. A plan holds trees of
+// hundreds of thousands of files in memory, on a host whose memory is meant for VMs.
 const gcPercent = 50
 
 func main() {
 	runtimedebug.SetGCPercent(gcPercent)
-	debug := flag.Bool("debug", false, "serve for a debugger: print the value for TF_REATTACH_PROVIDERS and keep running")
+	debug := flag.Bool("debug", false, "serve for a debugger: print the value for TF_REATTACH_PROVIDERS and keep " +
+		"running")
 	flag.Parse()
 	if err := serve(*debug); err != nil {
 		log.Fatal(err)

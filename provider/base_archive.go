@@ -37,8 +37,8 @@ func (*baseArchive) at() path.Path         { return path.Root("archive") }
 func (*baseArchive) attribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Makes the base from an archive of a root file system. A plan reads the archive: other content under the same " +
-			"path is another release." + oneSource,
+		MarkdownDescription: "Makes the base from an archive of a root file system. A plan reads the archive: other " +
+			"content under the same path is another release." + oneSource,
 		Attributes: fileAttributes("a tar archive, plain or compressed with gzip, zstd, xz or bzip2"),
 	}
 }
@@ -75,16 +75,17 @@ func (*baseDiskImage) attribute() schema.SingleNestedAttribute {
 	attributes := fileAttributes("the image, raw or qcow2")
 	attributes["partition"] = schema.Int64Attribute{
 		Optional: true,
-		MarkdownDescription: "Number of the partition with the root file system. Default: the partition whose GPT type is the root partition " +
-			"of this machine's architecture; otherwise the only partition of the generic Linux type; otherwise the whole disk if it has no " +
-			"partition table.",
+		MarkdownDescription: "Number of the partition with the root file system. Default: the partition whose GPT " +
+			"type is the root partition of this machine's architecture; otherwise the only partition of the generic " +
+			"Linux type; otherwise the whole disk if it has no partition table.",
 		Validators: []validator.Int64{int64validator.AtLeast(1)},
 	}
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Makes the base from a disk image, such as a cloud image. A plan reads the image: other content under the same path is " +
-			"another release. The kernel of this machine mounts the file system in the image read-only, which requires root and a loop " +
-			"device. A crafted file system can attack the kernel, so use only images from publishers that you would let run code as root." + oneSource,
+		MarkdownDescription: "Makes the base from a disk image, such as a cloud image. A plan reads the image: other " +
+			"content under the same path is another release. The kernel of this machine mounts the file system in " +
+			"the image read-only, which requires root and a loop device. A crafted file system can attack the " +
+			"kernel, so use only images from publishers that you would let run code as root." + oneSource,
 		Attributes: attributes,
 	}
 }

@@ -21,17 +21,19 @@ type chain struct {
 
 func chainAttributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
-		"deltas_left": computedNumber("Number of releases that can still be deltas before the provider's `max_layers` is reached. At 0, the next release " +
-			"is a full layer."),
-		"next_layer": computedText("How the next release will be stored, as far as this is known before it is built: as a delta or as a full layer, and " +
-			"why. The plan of a release that has to be built first shows it as the old value."),
+		"deltas_left": computedNumber("Number of releases that can still be deltas before the provider's " +
+			"`max_layers` is reached. At 0, the next release is a full layer."),
+		"next_layer": computedText("How the next release will be stored, as far as this is known before it is built: " +
+			"as a delta or as a full layer, and why. The plan of a release that has to be built first shows it as " +
+			"the old value."),
 	}
 }
 
 // describe describes what follows a release of so many layers.
 func (b *baseChain) describe(c chain, layers int) {
 	b.DeltasLeft = types.Int64Value(int64(max(0, c.most-layers)))
-	next := fmt.Sprintf("a delta over %d of at most %d layers, or a full layer if it would hold more than %d%% of the content", layers, c.most, c.percent)
+	next := fmt.Sprintf("a delta over %d of at most %d layers, or a full layer if it would hold more than %d%% of "+
+		"the content", layers, c.most, c.percent)
 	if layers >= c.most {
 		next = fmt.Sprintf("a full layer: %d of at most %d layers are there", layers, c.most)
 	}

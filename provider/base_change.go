@@ -44,8 +44,8 @@ func changeAttributes() map[string]schema.Attribute {
 func changeAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "What the newest release changed; null for the first release, and for one that was published from another " +
-			"configuration. A plan shows it whenever it shows the release.",
+		MarkdownDescription: "What the newest release changed; null for the first release, and for one that was " +
+			"published from another configuration. A plan shows it whenever it shows the release.",
 		Attributes: map[string]schema.Attribute{
 			"summary":       computedText("The whole change in a few lines of text."),
 			"added":         computedNumber("Number of files, directories and links added."),
@@ -54,15 +54,19 @@ func changeAttribute() schema.SingleNestedAttribute {
 			"added_bytes":   computedNumber("Bytes of the added files."),
 			"changed_bytes": computedNumber("Bytes of the changed files, after the change."),
 			"removed_bytes": computedNumber("Bytes of the removed files."),
-			"layer_bytes":   computedNumber("Bytes of the layer that is written for the change, delta or full; 0 if none is needed."),
-			"rebase": computedBool("Whether a full layer is written instead of a delta. A full layer is as large as the operating system. A VM is refreshed " +
-				"to it as to a delta, with no more interruption. Processes that are not restarted keep using the old layers, which stay attached until they end."),
+			"layer_bytes": computedNumber("Bytes of the layer that is written for the change, delta or full; 0 if " +
+				"none is needed."),
+			"rebase": computedBool("Whether a full layer is written instead of a delta. A full layer is as large as " +
+				"the operating system. A VM is refreshed to it as to a delta, with no more interruption. Processes " +
+				"that are not restarted keep using the old layers, which stay attached until they end."),
 			"rebase_reason": computedText("Why a full layer is written; null if it is not."),
 			"packages":      computedTexts("Packages that differ, such as `openssl 3.5.1-1 → 3.5.1-1+deb13u1`."),
 			"kernel_from":   computedText("Kernel release before the change."),
-			"kernel_to":     computedText("Kernel release after the change; equal to `kernel_from` if the kernel stayed the same."),
-			"pinned_accounts": computedTexts("Accounts that kept the id of the previous release because of `pin_accounts`, " +
-				"such as `user www-data from 34 to 33`, where 34 is the id in the source; null if there are none."),
+			"kernel_to": computedText("Kernel release after the change; equal to `kernel_from` if the kernel " +
+				"stayed the same."),
+			"pinned_accounts": computedTexts("Accounts that kept the id of the previous release because of " +
+				"`pin_accounts`, such as `user www-data from 34 to 33`, where 34 is the id in the source; null if " +
+				"there are none."),
 		},
 	}
 }

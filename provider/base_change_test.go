@@ -13,7 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 )
 
-// put makes the archive one of a system.
+// put replaces the archive by one of a system.
 func (i image) put(system sourcetest.System) func() {
 	return func() {
 		i.t.Helper()
@@ -27,7 +27,7 @@ func planned(at string, want knownvalue.Check) plancheck.PlanCheck {
 	return plancheck.ExpectKnownValue(debianAddress, attribute("change").AtMapKey(at), want)
 }
 
-func TestAPlanTellsWhatABaseChanges(t *testing.T) {
+func TestAPlanShowsWhatANewReleaseChanges(t *testing.T) {
 	own := newImage(t)
 	before := sourcetest.NewSystem("6.12.1").With("usr/share/old", "goes")
 	after := sourcetest.NewSystem("6.12.1").With("usr/share/new", "comes", "usr/bin/server", "version 2", "var/lib/dpkg/status", "")
@@ -66,7 +66,7 @@ layer:    a delta of 8.0 KiB over 1 below
 				plancheck.ExpectKnownValue(debianAddress, attribute("deltas_left"), number(6)),
 			),
 		},
-		// Another kernel image alone needs no layer.
+		// If only the kernel image changes, no layer is needed.
 		resource.TestStep{
 			PreConfig: own.put(after.With("boot/vmlinuz-6.12.1", "patched")), Config: own.base(),
 			ConfigPlanChecks: plans(
@@ -81,7 +81,7 @@ layer:    none written: the files are the same
 	)
 }
 
-func TestAFullLayerAgainIsPlannedWithTheReason(t *testing.T) {
+func TestAPlanShowsAFullLayerAndTheReason(t *testing.T) {
 	own := newImage(t)
 	const chain = "provider \"sharedos\" { max_layers = 2 }\n"
 	left := func(n int64) plancheck.PlanCheck {
@@ -103,7 +103,7 @@ func TestAFullLayerAgainIsPlannedWithTheReason(t *testing.T) {
 				left(1),
 			),
 		},
-		// However short the chain: a delta may not hold more than was chosen.
+		// A delta that is larger than max_delta_percent becomes a full layer, however few layers there are.
 		resource.TestStep{
 			PreConfig: own.put(sourcetest.NewSystem("6.12.3").With("usr/share/more", strings.Repeat("m", 30_000))),
 			Config:    "provider \"sharedos\" { max_delta_percent = 10 }\n" + own.base(),
@@ -114,7 +114,7 @@ func TestAFullLayerAgainIsPlannedWithTheReason(t *testing.T) {
 	)
 }
 
-func TestChainAndThresholdHaveBounds(t *testing.T) {
+func TestMaxLayersAndMaxDeltaPercentHaveBounds(t *testing.T) {
 	own := newImage(t)
 	for option, want := range map[string]string{
 		"max_layers = 0": "between 1 and 16", "max_layers = 17": "between 1 and 16",
@@ -140,7 +140,7 @@ func TestMovedAccountsAreRefusedUnlessPinned(t *testing.T) {
 			ExpectError: says(`Unable to plan base "own"`, "user www-data from 33 to 34", "pin_accounts = true"),
 		},
 		resource.TestStep{
-			// As long as it is not known whether to pin, neither is the release.
+			// While pin_accounts is unknown, the release is unknown, too.
 			Config: strings.Replace(pinned, "= true", "= terraform_data.pin.output", 1) + `resource "terraform_data" "pin" { input = true }`,
 			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{
 				plancheck.ExpectUnknownValue(debianAddress, attribute("release")),

@@ -52,13 +52,15 @@ func (d *baseDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, r
 	}
 	attributes["release"] = schema.StringAttribute{
 		Optional: true, Computed: true,
-		MarkdownDescription: "Id of the release, of the form `sha256:<64 hex>`: the value for `base` of a VM. Set it to read exactly this release.",
-		Validators:          []validator.String{isRelease},
+		MarkdownDescription: "Id of the release, of the form `sha256:<64 hex>`: the value for `base` of a VM. Set it " +
+			"to read exactly this release.",
+		Validators: []validator.String{isRelease},
 	}
 	attributes["sequence"] = schema.Int64Attribute{
 		Optional: true, Computed: true,
-		MarkdownDescription: "Number of the release, counted from 1. Set it, together with `name`, to read the release with that number.",
-		Validators:          []validator.Int64{int64validator.AtLeast(1), int64validator.AlsoRequires(path.MatchRoot("name"))},
+		MarkdownDescription: "Number of the release, counted from 1. Set it, together with `name`, to read the " +
+			"release with that number.",
+		Validators: []validator.Int64{int64validator.AtLeast(1), int64validator.AlsoRequires(path.MatchRoot("name"))},
 	}
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "A base in the pool, from any configuration: its newest release, or an exact one. " +

@@ -76,54 +76,60 @@ func (*baseDebian) attribute() schema.SingleNestedAttribute {
 			},
 			"additional_suites": schema.ListAttribute{
 				Optional: true, ElementType: types.StringType,
-				MarkdownDescription: "More suites to take packages from. Default: the `-updates` and `-security` suites of `suite`. " +
-					"With an empty list, only the main archive is used, as it was released.",
+				MarkdownDescription: "More suites to take packages from. Default: the `-updates` and `-security` " +
+					"suites of `suite`. With an empty list, only the main archive is used, as it was released.",
 				Validators: []validator.List{listvalidator.ValueStringsAre(notEmpty)},
 			},
 			"components": schema.ListAttribute{
 				Optional: true, ElementType: types.StringType,
-				MarkdownDescription: "Components of the archive, such as `main` and `non-free-firmware`. Default: `main`.",
-				Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(notEmpty)},
+				MarkdownDescription: "Components of the archive, such as `main` and `non-free-firmware`. Default: " +
+					"`main`.",
+				Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(notEmpty)},
 			},
 			"packages": schema.SetAttribute{
 				Required: true, ElementType: types.StringType,
-				MarkdownDescription: "Packages to install in addition to the minimal system. A kernel (`linux-image-cloud-amd64`) and " +
-					"`systemd-sysv` must be among them or among their dependencies.",
+				MarkdownDescription: "Packages to install in addition to the minimal system. A kernel " +
+					"(`linux-image-cloud-amd64`) and `systemd-sysv` must be among them or among their dependencies.",
 				Validators: []validator.Set{setvalidator.SizeAtLeast(1), setvalidator.ValueStringsAre(notEmpty)},
 			},
 			"mirror": schema.StringAttribute{
-				Optional:            true,
-				MarkdownDescription: "URI of a Debian mirror. Default: the mirror in this machine's own apt configuration.",
-				Validators:          []validator.String{notEmpty},
+				Optional: true,
+				MarkdownDescription: "URI of a Debian mirror. Default: the mirror in this machine's own apt " +
+					"configuration.",
+				Validators: []validator.String{notEmpty},
 			},
 			"mirror_key": schema.StringAttribute{
-				Optional:            true,
-				MarkdownDescription: "OpenPGP public key that signs `mirror`, in ASCII armour. Default: the keys that this machine's apt trusts.",
-				Validators:          []validator.String{isKey, stringvalidator.AlsoRequires(path.MatchRelative().AtParent().AtName("mirror"))},
+				Optional: true,
+				MarkdownDescription: "OpenPGP public key that signs `mirror`, in ASCII armour. Default: the keys " +
+					"that this machine's apt trusts.",
+				Validators: []validator.String{isKey, stringvalidator.AlsoRequires(path.MatchRelative().AtParent().AtName("mirror"))},
 			},
 			"repositories": schema.ListNestedAttribute{
-				Optional:            true,
-				MarkdownDescription: "Archives to take packages from in addition to Debian's own. They stay in the apt configuration of the base.",
-				Validators:          []validator.List{listvalidator.SizeAtLeast(1)},
-				NestedObject:        schema.NestedAttributeObject{Attributes: repositoryAttributes()},
+				Optional: true,
+				MarkdownDescription: "Archives to take packages from in addition to Debian's own. They stay in the " +
+					"apt configuration of the base.",
+				Validators:   []validator.List{listvalidator.SizeAtLeast(1)},
+				NestedObject: schema.NestedAttributeObject{Attributes: repositoryAttributes()},
 			},
 			"package_files": schema.ListAttribute{
 				Optional: true, ElementType: types.StringType,
-				MarkdownDescription: "Paths of `.deb` files on this machine to install in addition to `packages`. A plan reads them: another file " +
-					"under the same path is another release.",
+				MarkdownDescription: "Paths of `.deb` files on this machine to install in addition to `packages`. A " +
+					"plan reads them: another file under the same path is another release.",
 				Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isPackageFile)},
 			},
 			"files": schema.MapNestedAttribute{
 				Optional: true,
-				MarkdownDescription: "Files to add to the base, or to replace files of packages with, by their absolute paths. Each has `content` or " +
-					"`from`. When only these files change, the packages are not installed again.",
+				MarkdownDescription: "Files to add to the base, or to replace files of packages with, by their " +
+					"absolute paths. Each has `content` or `from`. When only these files change, the packages are " +
+					"not installed again.",
 				Validators:   []validator.Map{mapvalidator.SizeAtLeast(1), mapvalidator.KeysAre(isAbsolute)},
 				NestedObject: schema.NestedAttributeObject{Attributes: overlayFileAttributes()},
 			},
 			"mode": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "How `mmdebstrap` gets the privileges that it needs: `root`; `unshare`, in a user namespace, which needs the package " +
-					"`uidmap`; `fakechroot`, by libraries that simulate them. Default: `auto`, which takes the first mode that works.",
+				MarkdownDescription: "How `mmdebstrap` gets the privileges that it needs: `root`; `unshare`, in a " +
+					"user namespace, which needs the package `uidmap`; `fakechroot`, by libraries that simulate " +
+					"them. Default: `auto`, which takes the first mode that works.",
 				Validators: []validator.String{stringvalidator.OneOf(debian.Modes...)},
 			},
 			"triggers": triggersAttribute("Debian's archive is read again"),
@@ -150,8 +156,8 @@ func repositoryAttributes() map[string]schema.Attribute {
 		},
 		"key": schema.StringAttribute{
 			Optional: true,
-			MarkdownDescription: "OpenPGP public key that signs the archive, in ASCII armour, such as `file(\"archive.asc\")`. Default: the keys that " +
-				"this machine's apt trusts.",
+			MarkdownDescription: "OpenPGP public key that signs the archive, in ASCII armour, such as " +
+				"`file(\"archive.asc\")`. Default: the keys that this machine's apt trusts.",
 			Validators: []validator.String{isKey},
 		},
 	}
@@ -170,9 +176,10 @@ func overlayFileAttributes() map[string]schema.Attribute {
 			Validators:          []validator.String{stringvalidator.ExactlyOneOf(path.MatchRelative().AtParent().AtName("from"))},
 		},
 		"from": schema.StringAttribute{
-			Optional:            true,
-			MarkdownDescription: "Path of a file on this machine with the content. A plan reads it: other content is another release.",
-			Validators:          []validator.String{notEmpty},
+			Optional: true,
+			MarkdownDescription: "Path of a file on this machine with the content. A plan reads it: other content is " +
+				"another release.",
+			Validators: []validator.String{notEmpty},
 		},
 		"mode": schema.StringAttribute{
 			Optional:            true,

@@ -52,9 +52,9 @@ func (*baseDirectory) at() path.Path         { return path.Root("directory").AtN
 func (*baseDirectory) attribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Makes the base from a directory that holds a root file system. A plan checks every file and reads " +
-			"those that changed. A device, pipe or socket is an error that names its path. The content of `/dev`, `/proc`, `/sys`, `/run`, `/tmp` " +
-			"and `/var/tmp` is ignored." + oneSource,
+		MarkdownDescription: "Makes the base from a directory that holds a root file system. A plan checks every " +
+			"file and reads those that changed. A device, pipe or socket is an error that names its path. The " +
+			"content of `/dev`, `/proc`, `/sys`, `/run`, `/tmp` and `/var/tmp` is ignored." + oneSource,
 		Attributes: map[string]schema.Attribute{
 			"path": schema.StringAttribute{
 				Required:            true,
@@ -63,8 +63,8 @@ func (*baseDirectory) attribute() schema.SingleNestedAttribute {
 			},
 			"owner": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Owner of the files in the base. `keep` takes the user and group ids on disk. `root` gives " +
-					"all files to root, for a tree that an ordinary user unpacked. Default: `keep`.",
+				MarkdownDescription: "Owner of the files in the base. `keep` takes the user and group ids on disk. " +
+					"`root` gives all files to root, for a tree that an ordinary user unpacked. Default: `keep`.",
 				Validators: []validator.String{stringvalidator.OneOf(ownerKeep, ownerRoot)},
 			},
 			"uid_map": idMapAttribute("uid"),
@@ -79,8 +79,9 @@ func idMapAttribute(what string) schema.Attribute {
 	}
 	return schema.ListNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Maps ranges of " + what + "s on disk to " + what + "s in the base, as a user namespace does, for a tree that was " +
-			"made in one. A file whose " + what + " is in no range is an error. Not allowed together with `owner = \"root\"`.",
+		MarkdownDescription: "Maps ranges of " + what + "s on disk to " + what + "s in the base, as a user namespace " +
+			"does, for a tree that was made in one. A file whose " + what + " is in no range is an error. Not allowed together with `owner = " +
+			"\"root\"`.",
 		Validators: []validator.List{listvalidator.SizeAtLeast(1)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"on_disk": number("First " + what + " of the range on disk, such as `100000`."),

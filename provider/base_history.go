@@ -42,9 +42,10 @@ func historyAttributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
 		"retain": schema.Int64Attribute{
 			Optional: true,
-			MarkdownDescription: "Number of the newest releases that the pool keeps. An older release is deleted when the next release is " +
-				"published. If VMs refer to it, running or not, it is deleted when the last of them is moved or deleted, even if that VM is being " +
-				"replaced. Data that neither a release nor a VM refers to is deleted in the same way. Default: 5.",
+			MarkdownDescription: "Number of the newest releases that the pool keeps. An older release is deleted " +
+				"when the next release is published. If VMs refer to it, running or not, it is deleted when the last " +
+				"of them is moved or deleted, even if that VM is being replaced. Data that neither a release nor a " +
+				"VM refers to is deleted in the same way. Default: 5.",
 			Validators: []validator.Int64{int64validator.AtLeast(1)},
 		},
 		"history": historyAttribute(),
@@ -59,8 +60,9 @@ func historyAttribute() schema.ListNestedAttribute {
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"release":  computedText("Id of the release."),
 			"sequence": computedNumber("Number of the release, counted from 1."),
-			"published": computedText("Time at which it became the newest release, of the form `2026-11-25T01:02:03Z` (RFC 3339, UTC). The time is not " +
-				"part of the release, whose id does not depend on it. Null if it was published before times were recorded."),
+			"published": computedText("Time at which it became the newest release, of the form " +
+				"`2026-11-25T01:02:03Z` (RFC 3339, UTC). The time is not part of the release, whose id does not " +
+				"depend on it. Null if it was published before times were recorded."),
 			"kernel":      computedText("Kernel release; empty if the manifest is missing from the pool."),
 			"os":          computedText("Name of the operating system."),
 			"bytes":       computedNumber("Bytes of all its layers together."),
@@ -113,8 +115,8 @@ func readHistory(ctx context.Context, backend Backend, name string) (types.List,
 	return types.ListValueFrom(ctx, recordedType, models)
 }
 
-// retain deletes the releases that the base is not to keep. A failure is a warning: the release itself was published, and
-// the next release deletes them.
+// retain deletes the releases that the base is not to keep. A failure is a warning: the release itself was published,
+// and the next release deletes them.
 func retain(ctx context.Context, backend Backend, plan *baseModel) diag.Diagnostics {
 	name := plan.Name.ValueString()
 	_, err := backend.Publisher().Retain(ctx, name, plan.retained(), func(ctx context.Context) (map[tree.Digest][]string, error) {

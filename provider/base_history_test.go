@@ -16,12 +16,12 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/tfjsonpath"
 )
 
-// retaining is the image's base, with a number of releases to keep.
+// retaining is the base of the image with a value for retain.
 func (i image) retaining(newest int) string {
 	return strings.Replace(i.base(), "}\n", fmt.Sprintf("}\n  retain = %d\n", newest), 1)
 }
 
-// hostedBy is a VM that is not started on a release.
+// hostedBy is a VM that refers to a release and does not run.
 func hostedBy(name, release string) string {
 	return fmt.Sprintf(`
 resource "sharedos_vm" %[1]q {
@@ -34,10 +34,10 @@ resource "sharedos_vm" %[1]q {
 `, name, release)
 }
 
-// aTime is one of RFC 3339, in UTC.
+// aTime is a time in the form of RFC 3339, in UTC.
 var aTime = knownvalue.StringRegexp(regexp.MustCompile(`^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$`))
 
-// numbered checks the numbers of the releases in a history.
+// numbered checks the sequence numbers of the releases in a history.
 func numbered(address string, numbers ...int64) statecheck.StateCheck {
 	checks := make([]knownvalue.Check, len(numbers))
 	for i, number := range numbers {
@@ -51,7 +51,7 @@ func numbered(address string, numbers ...int64) statecheck.StateCheck {
 func TestABaseKeepsItsNewestReleasesAndThoseThatVMsReferTo(t *testing.T) {
 	world := newWorld(t)
 	own := newImage(t)
-	// A VM stays on the first release, which another configuration holds for it.
+	// A VM stays on the first release, which it gets from a data source.
 	pinned := func() string {
 		return own.retaining(2) + hostedBy("old", "data.sharedos_base.first.release") + `
 data "sharedos_base" "first" {
@@ -87,13 +87,13 @@ data "sharedos_base" "first" {
 				value(debianAddress, history.AtSliceIndex(2).AtMapKey("vms"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("old")})),
 			},
 		},
-		// An import by name brings all of it.
+		// An import by name reads the whole history.
 		resource.TestStep{
 			ResourceName: debianAddress, ImportState: true, ImportStateId: "own",
 			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
 			ImportStateVerifyIgnore: []string{"archive", "change", "retain"},
 		},
-		// With the VM goes what it alone kept, and with another number alone the rest.
+		// Without the VM, the release that only it referred to is deleted. A smaller retain deletes the others.
 		resource.TestStep{Config: own.retaining(2)},
 		resource.TestStep{
 			Config: own.retaining(2), ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
@@ -114,7 +114,7 @@ data "sharedos_base" "first" {
 func TestABaseOfAnotherConfigurationIsFound(t *testing.T) {
 	world := newWorld(t)
 	own := newImage(t)
-	// As another configuration would see it.
+	// This is what another configuration reads.
 	find := func(name, body string) string {
 		return fmt.Sprintf("\ndata \"sharedos_base\" %q {\n  %s\n  depends_on = [sharedos_base.debian]\n}\n", name, body)
 	}
@@ -162,7 +162,7 @@ func TestABaseOfAnotherConfigurationIsFound(t *testing.T) {
 	)
 }
 
-func TestPoolUsageTellsWhatSharingSaves(t *testing.T) {
+func TestPoolUsageShowsWhatSharingSaves(t *testing.T) {
 	world := newWorld(t)
 	own := newImage(t)
 	const usage = "data.sharedos_pool_usage.all"

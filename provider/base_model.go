@@ -19,7 +19,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// baseModel is sharedos_base in config, plan and state: its sources, and the groups of attributes that follow from them.
+// baseModel is sharedos_base in config, plan and state: its sources, and the groups of attributes that follow from
+// them.
 type baseModel struct {
 	Name        types.String `tfsdk:"name"`
 	PinAccounts types.Bool   `tfsdk:"pin_accounts"`
@@ -43,16 +44,17 @@ func baseAttributes() map[string]schema.Attribute {
 	attributes := map[string]schema.Attribute{
 		"name": schema.StringAttribute{
 			Required: true,
-			MarkdownDescription: "Name of the base in the pool: lower-case letters, digits, dots, underscores and hyphens. " +
-				"The name identifies the base: another name is another base.",
+			MarkdownDescription: "Name of the base in the pool: lower-case letters, digits, dots, underscores and " +
+				"hyphens. The name identifies the base: another name is another base.",
 			Validators:    []validator.String{isName},
 			PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
 		},
 		"pin_accounts": schema.BoolAttribute{
 			Optional: true,
-			MarkdownDescription: "Gives users and groups the ids that they had in the previous release: in `/etc/passwd`, `/etc/group`, file owners and " +
-				"access control lists. A new account whose id is taken gets a free one. Default: `false`, and a release " +
-				"in which ids of accounts change is refused, because files that VMs keep in `/var` and `/home` would change owner.",
+			MarkdownDescription: "Gives users and groups the ids that they had in the previous release: in " +
+				"`/etc/passwd`, `/etc/group`, file owners and access control lists. A new account whose id is taken " +
+				"gets a free one. Default: `false`, and a release in which ids of accounts change is refused, " +
+				"because files that VMs keep in `/var` and `/home` would change owner.",
 		},
 		"limits":        limitsAttribute(),
 		"source_digest": sourceDigestAttribute(),
@@ -71,9 +73,9 @@ func baseAttributes() map[string]schema.Attribute {
 // Schema implements resource.Resource.
 func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "A base: a named operating system. The pool stores it once, and every VM that runs it shares it. " +
-			"When its source changes, the base gets a new release, in place; only the differences are stored. " +
-			"Deleting a base deletes all its releases. A base that a VM uses is not deleted.",
+		MarkdownDescription: "A base: a named operating system. The pool stores it once, and every VM that runs it " +
+			"shares it. When its source changes, the base gets a new release, in place; only the differences are " +
+			"stored. Deleting a base deletes all its releases. A base that a VM uses is not deleted.",
 		Attributes: baseAttributes(),
 	}
 	resp.Schema.Attributes["timeouts"] = timeoutsAttribute(ctx, baseWriteTimeout)

@@ -36,26 +36,28 @@ func (*baseOCI) at() path.Path         { return path.Root("oci") }
 func (*baseOCI) attribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Makes the base from an OCI image in a registry, or in a directory in the OCI image layout. From an image index, the " +
-			"image for Linux on this machine's architecture is taken. Credentials come from Docker's configuration and its credential " +
-			"helpers." + oneSource,
+		MarkdownDescription: "Makes the base from an OCI image in a registry, or in a directory in the OCI image " +
+			"layout. From an image index, the image for Linux on this machine's architecture is taken. Credentials " +
+			"come from Docker's configuration and its credential helpers." + oneSource,
 		Attributes: map[string]schema.Attribute{
 			"reference": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Reference with its registry and a tag or digest, such as `registry.example.com/os/debian:13`. A tag is " +
-					"resolved when the attribute is new or a trigger changes, and pinned as `source_digest`. With `layout`, it is the name or digest " +
-					"of an image in the directory; the default is the only image in it.",
+				MarkdownDescription: "Reference with its registry and a tag or digest, such as " +
+					"`registry.example.com/os/debian:13`. A tag is resolved when the attribute is new or a trigger " +
+					"changes, and pinned as `source_digest`. With `layout`, it is the name or digest of an image in " +
+					"the directory; the default is the only image in it.",
 				Validators: []validator.String{notEmpty},
 			},
 			"layout": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Path of a directory in the OCI image layout, to use instead of a registry. A plan reads its index: another image " +
-					"under the same name is another release.",
+				MarkdownDescription: "Path of a directory in the OCI image layout, to use instead of a registry. A " +
+					"plan reads its index: another image under the same name is another release.",
 				Validators: []validator.String{notEmpty},
 			},
 			"plain_http": schema.BoolAttribute{
-				Optional:            true,
-				MarkdownDescription: "Whether to access the registry without TLS. Default: only if the registry is on this machine's loopback.",
+				Optional: true,
+				MarkdownDescription: "Whether to access the registry without TLS. Default: only if the registry is " +
+					"on this machine's loopback.",
 			},
 			"triggers": triggersAttribute("A tag is resolved again"),
 		},
@@ -63,8 +65,8 @@ func (*baseOCI) attribute() schema.SingleNestedAttribute {
 }
 
 func sourceDigestAttribute() schema.Attribute {
-	return computedText("Digest that the tag in `oci.reference` was resolved to, of the form `sha256:<64 hex>`. The newest release is made from " +
-		"this image, even if the tag has moved since. Null for other sources.")
+	return computedText("Digest that the tag in `oci.reference` was resolved to, of the form `sha256:<64 hex>`. The " +
+		"newest release is made from this image, even if the tag has moved since. Null for other sources.")
 }
 
 func (s *baseOCI) validate(ctx context.Context, refuse refuse) diag.Diagnostics {

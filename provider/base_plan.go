@@ -13,8 +13,9 @@ import (
 
 var _ resource.ResourceWithModifyPlan = (*baseResource)(nil)
 
-// ModifyPlan plans the computed attributes of a base. If no input of the source changed, they stay as they are in state.
-// If an input changed, they are known if the release can be determined without building it, and unknown otherwise.
+// ModifyPlan plans the computed attributes of a base. If no input of the source changed, they stay as they are in
+// state. If an input changed, they are known if the release can be determined without building it, and unknown
+// otherwise.
 func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() {
 		return // to be destroyed
@@ -97,8 +98,8 @@ type privateState interface {
 // privateSource is the key of a publishedSource in private state.
 const privateSource = "source"
 
-// publishedSource records the input of the release in state, so that a plan on another machine, without the cache, can see
-// that the input is unchanged.
+// publishedSource records the input of the release in state, so that a plan on another machine, without the cache, can
+// see that the input is unchanged.
 type publishedSource struct {
 	// Fingerprint identifies the inputs that a plan reads.
 	Fingerprint string `json:"fingerprint"`

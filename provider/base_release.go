@@ -32,14 +32,15 @@ type layerModel struct {
 
 func releaseAttributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
-		"release": computedText("Id of the newest release, of the form `sha256:<64 hex>`: the value for `base` of a VM. A plan shows it unless the release " +
-			"has to be built first."),
+		"release": computedText("Id of the newest release, of the form `sha256:<64 hex>`: the value for `base` of a " +
+			"VM. A plan shows it unless the release has to be built first."),
 		"sequence": computedNumber("Number of the release, counted from 1."),
 		"previous": computedText("Id of the previous release; null for the first."),
 		"layers":   layersAttribute(),
-		"bytes":    computedNumber("Bytes of all layers of the release together. The pool stores them once, however many VMs run them."),
-		"kernel":   computedText("Kernel release, as `uname -r` prints it."),
-		"os":       computedText("Name of the operating system: `PRETTY_NAME` in its `os-release`."),
+		"bytes": computedNumber("Bytes of all layers of the release together. The pool stores them once, however " +
+			"many VMs run them."),
+		"kernel": computedText("Kernel release, as `uname -r` prints it."),
+		"os":     computedText("Name of the operating system: `PRETTY_NAME` in its `os-release`."),
 		"packages": schema.MapAttribute{
 			Computed: true, ElementType: types.StringType,
 			MarkdownDescription: "Versions of the installed packages, by package name.",

@@ -34,8 +34,8 @@ func (r *baseResource) Metadata(_ context.Context, req resource.MetadataRequest,
 	resp.TypeName = req.ProviderTypeName + "_base"
 }
 
-// Create implements resource.Resource. A Create that was interrupted after the upload finds its own release again. A base
-// of this name with any other release belongs to another configuration.
+// Create implements resource.Resource. A Create that was interrupted after the upload finds its own release again. A
+// base of this name with any other release belongs to another configuration.
 func (r *baseResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
 	var plan baseModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
@@ -86,8 +86,8 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateSource, published)...)
 }
 
-// publish builds and uploads the planned release and completes the plan with it. It returns the record of the source for
-// private state.
+// publish builds and uploads the planned release and completes the plan with it. It returns the record of the source
+// for private state.
 func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do string, limit time.Duration) ([]byte, diag.Diagnostics) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -126,7 +126,8 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 	}
 	if state == nil && !prepared.Unchanged && !prepared.Manifest.Previous.IsZero() {
 		return fail(fmt.Errorf("a base of this name exists in the pool already, with release %s", prepared.Manifest.Previous),
-			fmt.Sprintf("Nothing was uploaded. Choose another name, or import the existing base with: terraform import ADDRESS %s", name))
+			fmt.Sprintf("Nothing was uploaded. Choose another name, or import the existing base with: terraform "+
+				"import ADDRESS %s", name))
 	}
 	if !prepared.Unchanged {
 		progress.step("uploading")
@@ -162,7 +163,8 @@ func (r *baseResource) updateSettings(ctx context.Context, plan *baseModel, limi
 	return r.retainAndList(ctx, backend, plan)
 }
 
-// retainAndList deletes the releases that the base is not to keep, and completes the plan with the history of the others.
+// retainAndList deletes the releases that the base is not to keep, and completes the plan with the history of the
+// others.
 func (r *baseResource) retainAndList(ctx context.Context, backend Backend, plan *baseModel) diag.Diagnostics {
 	diags := retain(ctx, backend, plan)
 	history, d := readHistory(ctx, backend, plan.Name.ValueString())
@@ -249,7 +251,8 @@ func (r *baseResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 			fail("", errors.Join(err, lookErr), "Nothing was deleted.")
 			return
 		}
-		fail("", err, fmt.Sprintf("Nothing was deleted. These VMs use it: %s. Destroy them first, or move them to another base with refresh.strategy = \"next_boot\" and a power-off.", strings.Join(users, ", ")))
+		fail("", err, fmt.Sprintf("Nothing was deleted. These VMs use it: %s. Destroy them first, or move them to "+
+			"another base with refresh.strategy = \"next_boot\" and a power-off.", strings.Join(users, ", ")))
 	default:
 		fail("deleting its releases", err, "")
 	}

@@ -28,7 +28,7 @@ import (
 
 const debianAddress = "sharedos_base.debian"
 
-// positive is a number of bytes that something has.
+// positive is a number of bytes greater than zero.
 var positive = knownvalue.Int64Func(func(v int64) error {
 	if v <= 0 {
 		return fmt.Errorf("it is %d", v)
@@ -36,7 +36,7 @@ var positive = knownvalue.Int64Func(func(v int64) error {
 	return nil
 })
 
-// anID is the form of every release and layer id.
+// anID matches the id of a release or layer.
 var anID = knownvalue.StringRegexp(regexp.MustCompile(`^sha256:[0-9a-f]{64}$`))
 
 func debian(body string) string {
@@ -80,7 +80,7 @@ func TestABasePatchedInPlace(t *testing.T) {
 				value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(1)),
 				value(debianAddress, attribute("previous"), knownvalue.Null()),
 				value(debianAddress, attribute("change"), knownvalue.Null()),
-				// The plan of the next release, which has to be built first, shows this.
+				// The plan of the next release, which has to be built first, shows this as the old value.
 				value(debianAddress, attribute("next_layer"), knownvalue.StringExact(
 					"a delta over 1 of at most 8 layers, or a full layer if it would hold more than 50% of the content")),
 				value(debianAddress, attribute("bytes"), positive),
@@ -110,13 +110,13 @@ func TestABasePatchedInPlace(t *testing.T) {
 		resource.TestStep{
 			ResourceName: debianAddress, ImportState: true, ImportStateId: "debian-13",
 			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
-			// A manifest tells neither what a base was made from nor what it changed.
+			// A manifest contains neither the source nor the change.
 			ImportStateVerifyIgnore: []string{"debian", "change"},
 		},
 	)
 }
 
-func TestDebiansArchiveIsAskedAgainOnlyWhenAnInputChanges(t *testing.T) {
+func TestDebiansArchiveIsReadAgainOnlyWhenAnInputChanges(t *testing.T) {
 	world := newWorld(t)
 	check(t, world,
 		resource.TestStep{Config: debian(patched)},
@@ -133,7 +133,7 @@ func TestDebiansArchiveIsAskedAgainOnlyWhenAnInputChanges(t *testing.T) {
 			),
 			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2))},
 		},
-		// Another input that yields the same system is no release of its own.
+		// A new input that results in the same system is not a new release.
 		resource.TestStep{
 			Config:            debian(patched + `, triggers = { month = "2" }, components = ["main"]`),
 			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionUpdate)),
@@ -194,7 +194,7 @@ func TestAnArchiveIsReadWhilePlanning(t *testing.T) {
 			),
 			ConfigStateChecks: same(),
 		},
-		// On a machine that has built nothing yet, an unchanged file is still known to be unchanged.
+		// Without a cache, as on another machine, an unchanged file is still recognised.
 		resource.TestStep{
 			PreConfig: func() { must(t, world.ForgetCache()); world.ForgetCalls() }, Config: own.base(),
 			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionNoop)),
@@ -220,7 +220,7 @@ func TestAnArchiveIsReadWhilePlanning(t *testing.T) {
 	)
 }
 
-// However an archive is packed, what is in it is the release.
+// The compression of an archive does not change the release.
 func TestAPackedArchiveIsTheSameRelease(t *testing.T) {
 	own := newImage(t)
 	plain, err := os.ReadFile(own.path)
@@ -271,9 +271,9 @@ func TestAnotherNameIsAnotherBase(t *testing.T) {
 	)
 }
 
-func TestABaseOfSomebodyElseIsNotTakenOver(t *testing.T) {
+func TestABaseOfAnotherConfigurationIsNotTakenOver(t *testing.T) {
 	world := newWorld(t)
-	// Two configurations that know nothing of each other, on one host.
+	// This stands for a second configuration on the same host.
 	other := `
 resource "sharedos_base" "other" {
   name       = "debian-13"
@@ -293,7 +293,7 @@ resource "sharedos_base" "other" {
 
 func TestAnInterruptedPublishConverges(t *testing.T) {
 	world := newWorld(t)
-	// Everything is uploaded, and the answer is lost: the worst moment.
+	// The worst moment: everything is uploaded, but the answer is lost.
 	lost := func(_ context.Context, operation, _, step string) error {
 		if operation == "Publish" && step == providertest.Done {
 			return fmt.Errorf("upload: %w", store.ErrUnreachable)
@@ -329,7 +329,7 @@ func TestAMissingArchiveFailsThePlan(t *testing.T) {
 	})
 }
 
-func TestAnUnreachableHostIsNotAnEmptyOne(t *testing.T) {
+func TestAnUnreachableHostRemovesNothingFromState(t *testing.T) {
 	world := newWorld(t)
 	unreachable := fmt.Errorf("%w: dial unix /run/libvirt/libvirt-sock: connect: connection refused", store.ErrUnreachable)
 	check(t, world,
@@ -350,7 +350,7 @@ func TestABaseThatVMsUseIsNotDeleted(t *testing.T) {
 	check(t, world,
 		resource.TestStep{Config: debian(patched) + web("")},
 		resource.TestStep{
-			// The VM is left to somebody else, and the base is to go.
+			// The VM is removed from state without destroying it, and the base is destroyed.
 			Config: `
 removed {
   from = sharedos_vm.web

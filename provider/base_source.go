@@ -158,14 +158,15 @@ func fileAttributes(what string) map[string]schema.Attribute {
 			Validators:          []validator.String{notEmpty},
 		},
 		"url": schema.StringAttribute{
-			Optional:            true,
-			MarkdownDescription: "HTTP or HTTPS URL of " + what + ". It is downloaded once; an interrupted download is resumed.",
-			Validators:          []validator.String{isDownload},
+			Optional: true,
+			MarkdownDescription: "HTTP or HTTPS URL of " + what + ". It is downloaded once; an interrupted download " +
+				"is resumed.",
+			Validators: []validator.String{isDownload},
 		},
 		"sha256": schema.StringAttribute{
 			Optional: true,
-			MarkdownDescription: "SHA-256 of the file at `url`, as 64 hexadecimal digits. Required with `url`: the file is not used " +
-				"before it has been checked.",
+			MarkdownDescription: "SHA-256 of the file at `url`, as 64 hexadecimal digits. Required with `url`: the " +
+				"file is not used before it has been checked.",
 			Validators: []validator.String{isSHA256},
 		},
 	}
@@ -175,10 +176,12 @@ func (m *fileModel) validate(at path.Path, refuse refuse) {
 	switch {
 	case m.Path.IsUnknown() || m.URL.IsUnknown() || m.SHA256.IsUnknown():
 	case m.Path.IsNull() == m.URL.IsNull():
-		refuse(at, "exactly one of path and url must be set", "Set path to a file on this machine, or url and sha256 for a file elsewhere.")
+		refuse(at, "exactly one of path and url must be set", "Set path to a file on this machine, or url and sha256 "+
+			"for a file elsewhere.")
 	case !m.URL.IsNull() && m.SHA256.IsNull():
 		refuse(at.AtName("url"), "sha256 is not set",
-			"Set sha256 to the digest that the publisher of the file gives for it. Without it, the content behind the URL cannot be checked.")
+			"Set sha256 to the digest that the publisher of the file gives for it. Without it, the content behind "+
+				"the URL cannot be checked.")
 	case m.URL.IsNull() && !m.SHA256.IsNull():
 		refuse(at.AtName("sha256"), "sha256 is set, and url is not", "Remove sha256: it is for files that are downloaded.")
 	}
@@ -205,8 +208,8 @@ type limitsModel struct {
 func limitsAttribute() schema.Attribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Limits on the content of a source. They stop a source that is not an operating system, and an archive " +
-			"that unpacks to far more than its size suggests.",
+		MarkdownDescription: "Limits on the content of a source. They stop a source that is not an operating system, " +
+			"and an archive that unpacks to far more than its size suggests.",
 		Attributes: map[string]schema.Attribute{
 			"content": schema.StringAttribute{
 				Optional: true, CustomType: sizeType{},
@@ -237,8 +240,8 @@ func triggersAttribute(effect string) schema.Attribute {
 	}
 }
 
-// localFingerprint identifies those inputs of a source that every plan reads because they are on this machine. It is empty
-// if the source has no such inputs and can only be read over a network.
+// localFingerprint identifies those inputs of a source that every plan reads because they are on this machine. It is
+// empty if the source has no such inputs and can only be read over a network.
 func localFingerprint(ctx context.Context, src source.Source) (string, error) {
 	switch s := src.(type) {
 	case *debian.Source:

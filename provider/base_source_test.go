@@ -87,7 +87,7 @@ func TestADirectoryIsReadWhilePlanning(t *testing.T) {
 				plancheck.ExpectKnownValue(debianAddress, attribute("source_digest"), knownvalue.Null()),
 			),
 		},
-		// On a machine that has built nothing yet, an unchanged directory is still known to be unchanged.
+		// Without a cache, as on another machine, an unchanged directory is still recognised.
 		resource.TestStep{
 			PreConfig: func() { must(t, world.ForgetCache()) }, Config: own,
 			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
@@ -103,7 +103,7 @@ func TestADirectoryIsReadWhilePlanning(t *testing.T) {
 				plancheck.ExpectKnownValue(debianAddress, attribute("change").AtMapKey("changed"), knownvalue.Int64Exact(1)),
 			),
 		},
-		// A file that was touched is another input and the same system.
+		// A file with a new modification time is a new input, but it results in the same system.
 		resource.TestStep{
 			PreConfig: func() {
 				must(t, os.WriteFile(filepath.Join(dir, "usr/bin/server"), []byte("version 2"), 0o755))
@@ -162,7 +162,7 @@ func TestATagIsPinnedUntilATriggerChanges(t *testing.T) {
 				plancheck.ExpectKnownValue(debianAddress, attribute("source_digest"), knownvalue.StringExact(digestOf(t, one))),
 			),
 		},
-		// The tag moves on, and nothing changes: also where nothing was built or fetched yet.
+		// When the tag moves, nothing changes, even without a cache.
 		resource.TestStep{
 			PreConfig: func() { push(two)(); must(t, world.ForgetCache()) }, Config: own,
 			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionNoop)),
@@ -207,7 +207,7 @@ func TestALayoutIsReadWhilePlanning(t *testing.T) {
 	)
 }
 
-func TestALimitIsToldAndRaised(t *testing.T) {
+func TestALimitFailsThePlanAndCanBeRaised(t *testing.T) {
 	own := newImage(t)
 	limited := func(limits string) string {
 		return sourced(fmt.Sprintf("archive = { path = %q }\n  limits = %s", own.path, limits))
@@ -222,7 +222,7 @@ func TestALimitIsToldAndRaised(t *testing.T) {
 			ExpectError: says(`Unable to plan base "own"`, "more than 3 entries", "limits.entries"),
 		},
 		resource.TestStep{Config: limited(`{ content = "1GiB" }`)},
-		// It is no matter of what the base is.
+		// Limits do not change the base itself.
 		resource.TestStep{
 			Config:           limited(`{ content = "2GiB", entries = 1000 }`),
 			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(1))),
@@ -251,7 +251,7 @@ func TestAURLIsFetchedWhilePlanning(t *testing.T) {
 			PreConfig: func() { asked = 0 }, Config: of(tree.Sum(stream).Hex()),
 			ConfigPlanChecks: plans(plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID)),
 		},
-		// What is known by its digest is not fetched to find that nothing changed.
+		// A plan does not download a file to find out that it has not changed: its digest says so.
 		resource.TestStep{
 			PreConfig: func() { must(t, world.ForgetCache()) }, Config: of(tree.Sum(stream).Hex()),
 			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
@@ -262,7 +262,7 @@ func TestAURLIsFetchedWhilePlanning(t *testing.T) {
 	}
 }
 
-func TestFilesBesideDebiansPackagesAreLookedAt(t *testing.T) {
+func TestLocalFilesOfADebianSourceAreReadWhilePlanning(t *testing.T) {
 	dir := t.TempDir()
 	deb, motd := filepath.Join(dir, "own.deb"), filepath.Join(dir, "motd")
 	put := func(path, text string) func() {

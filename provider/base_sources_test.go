@@ -63,7 +63,7 @@ var (
 	gidPath        = path.Root("directory").AtName("gid_map").AtListIndex(0)
 )
 
-// plainSource is a base with one source, and with one of each of the objects in it.
+// plainSource is a base with one source and one element in each collection of objects.
 func plainSource(t *testing.T, name string) testPlan[baseModel] {
 	t.Helper()
 	plan := newPlan[baseModel](t, &baseResource{})
@@ -97,7 +97,7 @@ func openedText(t *testing.T, plan testPlan[baseModel]) string {
 	return text(t, spec.Source)
 }
 
-// Whoever adds an attribute to a source and forgets to use it learns it here.
+// This test fails for a new attribute of a source that is not used.
 func TestEveryAttributeOfASourceIsUsed(t *testing.T) {
 	for _, s := range new(baseModel).sources() {
 		eachLeaf(s.name(), s.attribute().Attributes, func(name string, _ schema.Attribute) {

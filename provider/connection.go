@@ -17,12 +17,13 @@ type Config struct {
 	URI string
 	// Pool is the name of the storage pool. PoolPath is its directory if it has to be created; empty for the default.
 	Pool, PoolPath string
-	// OperatorKey is the path of the Ed25519 key that signs releases and authenticates to agents. It is created on first use.
+	// OperatorKey is the path of the Ed25519 key that signs releases and authenticates to agents. It is created on
+	// first use.
 	OperatorKey string
 	// Cache is a directory on this machine for downloads and for operating systems that were built.
 	Cache string
-	// MaxLayers is the maximum number of layers of a release, and MaxDeltaPercent the maximum size of a delta in percent of
-	// the content of its release.
+	// MaxLayers is the maximum number of layers of a release, and MaxDeltaPercent the maximum size of a delta in
+	// percent of the content of its release.
 	MaxLayers, MaxDeltaPercent int
 }
 

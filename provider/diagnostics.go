@@ -57,19 +57,22 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, context.Canceled):
 		return "The operation was interrupted. The work done so far is kept. Apply again to continue."
 	case errors.Is(err, context.DeadlineExceeded) && timeout != "":
-		return fmt.Sprintf("It took longer than %s allows. The work done so far is kept. Apply again to continue, with a larger %s if the host is slow.", timeout, timeout)
+		return fmt.Sprintf("It took longer than %s allows. The work done so far is kept. Apply again to continue, "+
+			"with a larger %s if the host is slow.", timeout, timeout)
 	case errors.As(err, &open):
-		return fmt.Sprintf("Check that libvirt answers, with: virsh --connect '%s' pool-list --all. "+
-			"To use another libvirt or pool, set uri and pool in the provider block. State is kept as it was.", open.uri)
+		return fmt.Sprintf("Check that libvirt answers, with: virsh --connect '%s' pool-list --all. To use another "+
+			"libvirt or pool, set uri and pool in the provider block. State is kept as it was.", open.uri)
 	case errors.Is(err, hypervisor.ErrUnreachable), errors.Is(err, store.ErrUnreachable):
 		return "Check that libvirt runs and answers, then apply again. State is kept as it was."
 	case errors.Is(err, hypervisor.ErrForeign):
-		return "That domain was left alone. If the VM in state no longer exists, remove it from state with: terraform state rm ADDRESS"
+		return "That domain was left alone. If the VM in state no longer exists, remove it from state with: " +
+			"terraform state rm ADDRESS"
 	case errors.Is(err, vm.ErrNoAnswer):
-		return "It is not known what the VM runs, so nothing was changed. Its console log on the host shows how far it booted. " +
-			"Apply again when its agent answers."
+		return "It is not known what the VM runs, so nothing was changed. Its console log on the host shows how far " +
+			"it booted. Apply again when its agent answers."
 	case errors.Is(err, store.ErrNotFound):
-		return "It is missing from the pool. If another configuration published or deleted a base of the same name in the meantime, plan and apply again."
+		return "It is missing from the pool. If another configuration published or deleted a base of the same name " +
+			"in the meantime, plan and apply again."
 	case errors.Is(err, publish.ErrNotCached):
 		return "Apply again to build it."
 	case errors.Is(err, source.ErrLimit):
@@ -81,8 +84,8 @@ func nextStep(err error, timeout string) string {
 	}
 }
 
-// sentence turns an error into a sentence: with a capital letter, a full stop, and without control characters, with which
-// a guest could manipulate the user's terminal.
+// sentence turns an error into a sentence: with a capital letter, a full stop, and without control characters, with
+// which a guest could manipulate the user's terminal.
 func sentence(err error) string {
 	text := strings.TrimSpace(printable(err.Error()))
 	if text == "" {

@@ -18,7 +18,7 @@ func TestAnErrorIsASentence(t *testing.T) {
 		"a \x1b[2Jb\x00c":         "A [2Jbc.",
 	} {
 		if got := sentence(errors.New(text)); got != want {
-			t.Errorf("%q is told as %q, want %q", text, got, want)
+			t.Errorf("the error %q becomes %q, want %q", text, got, want)
 		}
 	}
 }

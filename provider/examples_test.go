@@ -26,7 +26,7 @@ func example(t *testing.T, world *providertest.World, name string) *session {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// An example that says where the provider comes from stands alone.
+		// An example that declares the required provider replaces main.tf.
 		if strings.Contains(string(text), "required_providers") {
 			if err := os.RemoveAll(filepath.Join(s.dir, "main.tf")); err != nil {
 				t.Fatal(err)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A plan of a fleet with nothing to do reads each object once, and neither builds nor assesses anything.
-func TestAPlanWithNothingToDoAsksOnlyWhatIs(t *testing.T) {
+// An empty plan of many VMs reads each object once, and neither builds nor assesses anything.
+func TestAnEmptyPlanOnlyReads(t *testing.T) {
 	t.Parallel()
 	const count = 20
 	world := newWorld(t)

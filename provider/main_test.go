@@ -42,7 +42,7 @@ func run(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // in the temporary directory anyway
-	// No configuration of the user's, and none of the environment's.
+	// Ignore the user's configuration and environment.
 	configuration := filepath.Join(dir, "terraformrc")
 	if err := os.WriteFile(configuration, nil, 0o600); err != nil {
 		return 1, err
@@ -64,8 +64,8 @@ func run(m *testing.M) (int, error) {
 	return m.Run(), nil
 }
 
-// serve makes factories of providers on a world. Terraform gets a new provider for every command, as it gets a
-// new process in earnest.
+// serve returns factories of providers on a world. Terraform gets a new provider for every command, as it gets a new
+// process outside of tests.
 func serve(world *providertest.World) map[string]func() (tfprotov6.ProviderServer, error) {
 	return map[string]func() (tfprotov6.ProviderServer, error){
 		"sharedos": func() (tfprotov6.ProviderServer, error) {
@@ -74,7 +74,7 @@ func serve(world *providertest.World) map[string]func() (tfprotov6.ProviderServe
 	}
 }
 
-// says matches an error of Terraform's that holds these texts in this order. Terraform breaks lines where it likes.
+// says matches an error of Terraform that contains these texts in this order, whatever the line breaks are.
 func says(texts ...string) *regexp.Regexp {
 	patterns := make([]string, len(texts))
 	for i, text := range texts {

@@ -14,8 +14,8 @@ import (
 )
 
 // A model is a pointer to a struct that holds the values of a resource's attributes: a field for each, with the name of
-// the attribute in its tfsdk tag. Fields of embedded structs count as fields of the model, as they do for the framework.
-// The functions here treat alike what is alike for all attributes, so that none is forgotten.
+// the attribute in its tfsdk tag. Fields of embedded structs count as fields of the model, as they do for the
+// framework. The functions here treat alike what is alike for all attributes, so that none is forgotten.
 
 // attributeNames are the names of a resource's attributes, by who sets them.
 type attributeNames struct {
@@ -74,7 +74,8 @@ func forgetValues(ctx context.Context, model any, attributes map[string]schema.A
 			return fmt.Errorf("make %s unknown: %w", name, err)
 		}
 		if !reflect.TypeOf(unknown).AssignableTo(value.Type()) {
-			return fmt.Errorf("make %s unknown: its values are %T in the schema and %s in the model; this is a bug in the provider", name, unknown, value.Type())
+			return fmt.Errorf("make %s unknown: its values are %T in the schema and %s in the model; this is a bug "+
+				"in the provider", name, unknown, value.Type())
 		}
 		value.Set(reflect.ValueOf(unknown))
 	}

@@ -13,13 +13,13 @@ import (
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
 )
 
-// testPlan is a plan of a resource, to set values in.
+// testPlan is a plan of a resource in which values can be set.
 type testPlan[Model any] struct {
 	t *testing.T
 	tfsdk.Plan
 }
 
-// newPlan is a plan in which all is null.
+// newPlan is a plan in which every attribute is null.
 func newPlan[Model any](t *testing.T, of resource.Resource) testPlan[Model] {
 	t.Helper()
 	described := schemaOf(t, of)
@@ -61,7 +61,7 @@ func (p *testPlan[Model]) model() *Model {
 	return model
 }
 
-// at is the value of an attribute, as text.
+// at is the value of an attribute, formatted.
 func (p *testPlan[Model]) at(at path.Path) string {
 	p.t.Helper()
 	var value attr.Value
@@ -71,7 +71,7 @@ func (p *testPlan[Model]) at(at path.Path) string {
 	return value.String()
 }
 
-// eachLeaf calls do with every attribute that has no attributes of its own, by the names on the way to it.
+// eachLeaf calls do with every attribute that has no nested attributes. Its name is the path to it.
 func eachLeaf(prefix string, attributes map[string]schema.Attribute, do func(name string, attribute schema.Attribute)) {
 	for name, attribute := range attributes {
 		name = strings.TrimPrefix(prefix+"."+name, ".")

@@ -67,12 +67,13 @@ func (d *poolUsageDataSource) Schema(_ context.Context, _ datasource.SchemaReque
 		}
 	}
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "Space that the pool takes, and space that it would take if nothing were shared, by base, release and VM. " +
-			"Stored bytes are those that the pool has allocated.",
+		MarkdownDescription: "Space that the pool takes, and space that it would take if nothing were shared, by " +
+			"base, release and VM. Stored bytes are those that the pool has allocated.",
 		Attributes: map[string]schema.Attribute{
 			"stored_bytes": number("Bytes of all volumes in the pool: layers, kernels, manifests and private disks."),
-			"full_bytes":   number("Bytes that full copies would take: of every release, and for every VM a copy of its release and its private disk."),
-			"saved_bytes":  number("`full_bytes` minus `stored_bytes`."),
+			"full_bytes": number("Bytes that full copies would take: of every release, and for every VM a copy of " +
+				"its release and its private disk."),
+			"saved_bytes": number("`full_bytes` minus `stored_bytes`."),
 			"bases": list("Bases, sorted by name.", map[string]schema.Attribute{
 				"name":         text("Name of the base."),
 				"releases":     number("Number of its releases in the pool."),
@@ -84,8 +85,9 @@ func (d *poolUsageDataSource) Schema(_ context.Context, _ datasource.SchemaReque
 				"base":         text("Name of its base."),
 				"sequence":     number("Number of the release, counted from 1."),
 				"stored_bytes": number("Bytes of everything that it refers to, shared or not."),
-				"own_bytes":    number("Bytes that no other release refers to. They become free when the release is deleted."),
-				"full_bytes":   number("Bytes of its files, each rounded up to whole blocks of 4096 bytes."),
+				"own_bytes": number("Bytes that no other release refers to. They become free when the release is " +
+					"deleted."),
+				"full_bytes": number("Bytes of its files, each rounded up to whole blocks of 4096 bytes."),
 			}),
 			"vms": list("VMs, sorted by name, from any Terraform state.", map[string]schema.Attribute{
 				"name":         text("Name of the VM."),

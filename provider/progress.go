@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-log/tflog"
 )
 
-// progress writes each step of an operation to Terraform's log, where TF_LOG_PROVIDER=INFO shows it. It remembers the last
-// step, so that an error can name the step at which the operation failed.
+// progress writes each step of an operation to Terraform's log, where TF_LOG_PROVIDER=INFO shows it. It remembers the
+// last step, so that an error can name the step at which the operation failed.
 type progress struct {
 	ctx    context.Context
 	object string

@@ -57,8 +57,8 @@ func (p *Provider) Metadata(_ context.Context, _ provider.MetadataRequest, resp 
 // Schema implements provider.Provider.
 func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *provider.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "Keeps one read-only operating system on a libvirt host that all VMs share. Patches reach running VMs by a " +
-			"remount instead of a reinstallation or a reboot.",
+		MarkdownDescription: "Keeps one read-only operating system on a libvirt host that all VMs share. Patches " +
+			"reach running VMs by a remount instead of a reinstallation or a reboot.",
 		Attributes: map[string]schema.Attribute{
 			"uri": schema.StringAttribute{
 				Optional: true,
@@ -67,35 +67,39 @@ func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *pro
 			},
 			"pool": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Name of the libvirt storage pool that holds layers, manifests and private disks. " +
-					"A directory pool of this name is created if there is none. Default: `" + envPool + "`, then `sharedos`.",
+				MarkdownDescription: "Name of the libvirt storage pool that holds layers, manifests and private " +
+					"disks. A directory pool of this name is created if there is none. Default: `" + envPool + "`, then `sharedos`.",
 			},
 			"pool_path": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "Directory of the pool, used only if the pool has to be created. Default: `" +
 					envPoolPath + "`, then `pool` in the directory of the environment variable `SHAREDOS_STATE_DIR`, " +
-					"which also holds console logs and defaults to `/var/lib/sharedos` for root. The pool is deleted together with the last base in it.",
+					"which also holds console logs and defaults to `/var/lib/sharedos` for root. The pool is " +
+					"deleted together with the last base in it.",
 			},
 			"operator_key": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Path of the operator's Ed25519 key, a PKCS#8 PEM file of mode 0600. It signs releases and " +
-					"authenticates the provider to the agents in the VMs. It is created on first use and is never in state: protect it like an SSH key. Default: `" +
+				MarkdownDescription: "Path of the operator's Ed25519 key, a PKCS#8 PEM file of mode 0600. It signs " +
+					"releases and authenticates the provider to the agents in the VMs. It is created on first use " +
+					"and is never in state: protect it like an SSH key. Default: `" +
 					envOperatorKey + "`, then `sharedos/operator.key` under the user's configuration directory.",
 			},
 			"cache": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Directory on this machine for downloads and for operating systems that were built. It can be removed at any time. " +
-					"Default: `" + envCache + "`, then `sharedos` under the user's cache directory.",
+				MarkdownDescription: "Directory on this machine for downloads and for operating systems that were " +
+					"built. It can be removed at any time. Default: `" + envCache + "`, then `sharedos` under the user's cache directory.",
 			},
 			"max_layers": schema.Int64Attribute{
 				Optional: true,
-				MarkdownDescription: "Maximum number of layers of a release: a full layer and the deltas on top of it. When it is reached, the next release is a full " +
-					"layer again; `deltas_left` of a base counts down to it. " + fmt.Sprintf("1 to %d; default: %d.", publish.MostChain, publish.DefaultMaxChain),
+				MarkdownDescription: "Maximum number of layers of a release: a full layer and the deltas on top of " +
+					"it. When it is reached, the next release is a full layer again; `deltas_left` of a base counts " +
+					"down to it. " + fmt.Sprintf("1 to %d; default: %d.", publish.MostChain, publish.DefaultMaxChain),
 				Validators: []validator.Int64{int64validator.Between(1, publish.MostChain)},
 			},
 			"max_delta_percent": schema.Int64Attribute{
 				Optional: true,
-				MarkdownDescription: "Maximum size of a delta, in percent of the content of the whole release. A larger change is stored as a full layer. " +
+				MarkdownDescription: "Maximum size of a delta, in percent of the content of the whole release. A " +
+					"larger change is stored as a full layer. " +
 					fmt.Sprintf("1 to 100; default: %d.", publish.DefaultMaxDelta),
 				Validators: []validator.Int64{int64validator.Between(1, 100)},
 			},
@@ -114,7 +118,8 @@ type providerModel struct {
 	MaxDeltaPercent types.Int64 `tfsdk:"max_delta_percent"`
 }
 
-// Configure implements provider.Provider. The connection to the host is opened later, by the first resource that needs it.
+// Configure implements provider.Provider. The connection to the host is opened later, by the first resource that needs
+// it.
 func (p *Provider) Configure(ctx context.Context, req provider.ConfigureRequest, resp *provider.ConfigureResponse) {
 	var model providerModel
 	resp.Diagnostics.Append(req.Config.Get(ctx, &model)...)

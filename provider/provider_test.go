@@ -7,7 +7,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 )
 
-func TestAHostThatIsNotKnownYetIsNotAsked(t *testing.T) {
+func TestAnUnknownHostIsNotConnectedTo(t *testing.T) {
 	world := newWorld(t)
 	config := `
 resource "terraform_data" "host" { input = "qemu:///system?socket=/run/test" }

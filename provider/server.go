@@ -9,11 +9,11 @@ import (
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 )
 
-// NewServer returns the server of a provider. It is the framework's server, but it releases the context of each call when
-// the call has been answered. The framework (v1.19, proto6server.Server.registerContext) keeps the context of each call until
-// the process ends, and with it everything that its loggers and the gRPC stream refer to. That is 20 KB for each call, and a
-// plan and an apply make eight calls for each VM: after an apply of a thousand VMs, 180 MB were in use, and the garbage
-// collector scanned them again and again.
+// NewServer returns the server of a provider. It is the framework's server, but it releases the context of each call
+// when the call has been answered. The framework (v1.19, proto6server.Server.registerContext) keeps the context of each
+// call until the process ends, and with it everything that its loggers and the gRPC stream refer to. That is 20 KB for
+// each call, and a plan and an apply make eight calls for each VM: after an apply of a thousand VMs, 180 MB were in
+// use, and the garbage collector scanned them again and again.
 //
 // This provider has no list resources, actions or state stores, so the server does not implement their interfaces.
 func NewServer(p *Provider) tfprotov6.ProviderServer { return server{providerserver.NewProtocol6(p)()} }

@@ -13,7 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
-func TestTheServerHoldsNothingOfACallThatItAnswered(t *testing.T) {
+func TestTheServerReleasesTheContextOfAnAnsweredCall(t *testing.T) {
 	world, err := providertest.New(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -87,19 +87,19 @@ func nothing(t *testing.T) *tfprotov6.DynamicValue {
 	return &value
 }
 
-type heldKey struct{}
+type contextKey struct{}
 
-// served makes a call whose context has a value, and ends that context, as a server of gRPC does when a call was answered; gone
-// is closed when nothing refers to the value any more.
+// served makes a call whose context has a value, and ends that context, as a server of gRPC does when a call was
+// answered; gone is closed when nothing refers to the value any more.
 func served(ctx context.Context, gone chan struct{}, call func(context.Context) error) error {
 	value := new([1 << 16]byte)
 	runtime.AddCleanup(value, func(gone chan struct{}) { close(gone) }, gone)
-	ctx, cancel := context.WithCancel(context.WithValue(ctx, heldKey{}, value))
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, contextKey{}, value))
 	defer cancel()
 	return call(ctx)
 }
 
-// collected tells whether a value was collected, within some collections.
+// collected reports whether a value is garbage-collected within some collections.
 func collected(gone chan struct{}) bool {
 	for range 20 {
 		runtime.GC()

@@ -45,10 +45,11 @@ func (s *session) configure(config string) {
 	}
 }
 
-// commandLimit bounds one Terraform command, and a step at which one is held. Beside other load a command may take a minute.
+// commandLimit bounds one Terraform command, and a step at which one is held. Beside other load a command may take a
+// minute.
 const commandLimit = 10 * time.Minute
 
-// command starts a provider of its own for one command, as Terraform does.
+// command starts a new provider for one command, as Terraform does.
 func (s *session) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

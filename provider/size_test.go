@@ -39,7 +39,7 @@ func TestASizeSurvivesWritingAndReading(t *testing.T) {
 	})
 }
 
-func TestTextsOfOneSizeAreOneValue(t *testing.T) {
+func TestDifferentTextsForOneSizeAreEqual(t *testing.T) {
 	a, b := sizeValue{types.StringValue("1GiB")}, sizeValue{types.StringValue("1024MiB")}
 	if same, diags := a.StringSemanticEquals(context.Background(), b); !same || diags.HasError() {
 		t.Errorf("1GiB and 1024MiB differ: %v", diags)

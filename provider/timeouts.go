@@ -33,7 +33,8 @@ func timeoutsAttribute(ctx context.Context, write time.Duration) schema.Attribut
 		Delete: true, DeleteDescription: form("deleting", deleteTimeout),
 	})
 	if nested, ok := attribute.(schema.SingleNestedAttribute); ok {
-		nested.MarkdownDescription = "How long operations may take. When the time is up, the work done so far is kept, and the next apply continues it."
+		nested.MarkdownDescription = "How long operations may take. When the time is up, the work done so far is " +
+			"kept, and the next apply continues it."
 		return nested
 	}
 	return attribute

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestBadConfigurationIsRefused puts every mistake into one configuration: Terraform tells them all at once.
+// TestBadConfigurationIsRefused puts every mistake into one configuration, because Terraform reports all of them at
+// once.
 func TestBadConfigurationIsRefused(t *testing.T) {
 	t.Parallel()
 	digits := "sha256:" + strings.Repeat("0", 64)
@@ -97,14 +98,14 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 	if err := command.Run(); err == nil {
 		t.Fatal("a configuration full of mistakes is valid")
 	}
-	told := strings.Split(output.String(), "\nError: ")[1:]
+	reported := strings.Split(output.String(), "\nError: ")[1:]
 	for name, mistake := range mistakes {
 		found := false
-		for _, one := range told {
+		for _, one := range reported {
 			found = found || strings.Contains(one, `"`+name+`"`) && mistake.want.MatchString(one)
 		}
 		if !found {
-			t.Errorf("%s: no error says %s", name, mistake.want)
+			t.Errorf("%s: no error matches %s", name, mistake.want)
 		}
 	}
 	if t.Failed() {

@@ -35,17 +35,22 @@ func agentAttribute() schema.SingleNestedAttribute {
 		Computed:            true,
 		MarkdownDescription: "The agent in the guest, as of its last answer; null if it never answered.",
 		Attributes: map[string]schema.Attribute{
-			"version": computedText("Version of the agent. Every update of the VM replaces an agent that is not the provider's own."),
-			"digest":  computedText("SHA-256 of the agent's program, of the form `sha256:<64 hex>`; null if the agent does not report it."),
-			"refused": computedText("Why the last attempt to replace the agent failed; null if none has failed since the VM was started."),
-			"kernel":  computedText("Release of the running kernel, as `uname -r` prints it."),
+			"version": computedText("Version of the agent. Every update of the VM replaces an agent that is not the " +
+				"provider's own."),
+			"digest": computedText("SHA-256 of the agent's program, of the form `sha256:<64 hex>`; null if the " +
+				"agent does not report it."),
+			"refused": computedText("Why the last attempt to replace the agent failed; null if none has failed since " +
+				"the VM was started."),
+			"kernel": computedText("Release of the running kernel, as `uname -r` prints it."),
 			"ready_seconds": schema.Float64Attribute{
-				Computed:            true,
-				MarkdownDescription: "Seconds from the start of the domain to the agent's first answer, for the last start that Terraform waited for.",
+				Computed: true,
+				MarkdownDescription: "Seconds from the start of the domain to the agent's first answer, for the last " +
+					"start that Terraform waited for.",
 			},
 			"answering": schema.BoolAttribute{
-				Computed:            true,
-				MarkdownDescription: "Whether the agent answered when it was last asked. An agent that does not answer changes nothing in the plan.",
+				Computed: true,
+				MarkdownDescription: "Whether the agent answered when it was last asked. An agent that does not " +
+					"answer changes nothing in the plan.",
 			},
 		},
 	}

@@ -19,7 +19,8 @@ import (
 //
 // During an apply, Terraform plans every resource again in another process, and fails if a known value of the plan has
 // changed. The processes in a guest change all the time, so the answer in the plan is stored and used for the second
-// planning. The safety of the refresh does not depend on it: the agent assesses the change again before it changes anything.
+// planning. The safety of the refresh does not depend on it: the agent assesses the change again before it changes
+// anything.
 type assessment struct {
 	UUID   string           `json:"uuid"`
 	From   string           `json:"from"`
@@ -27,8 +28,8 @@ type assessment struct {
 	Impact *agentapi.Impact `json:"impact,omitempty"`
 }
 
-// question describes the VM after the change. Of the refresh policy, it contains only what the assessment depends on: the
-// policy for units and the strategy.
+// question describes the VM after the change. Of the refresh policy, it contains only what the assessment depends on:
+// the policy for units and the strategy.
 func question(spec vm.Spec) string {
 	spec.Refresh = vm.RefreshPolicy{Units: spec.Refresh.Units, Strategy: spec.Refresh.Strategy}
 	text, err := json.Marshal(spec)

@@ -19,7 +19,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmSamples has a value for every attribute of sharedos_vm that can be configured, other than that of plainVM.
+// vmSamples has a value for every configurable attribute of sharedos_vm. It differs from the value of plainVM.
 var vmSamples = map[string]struct {
 	at    path.Path
 	value any
@@ -57,7 +57,7 @@ var vmSamples = map[string]struct {
 
 var healthCheckPath = path.Root("refresh").AtName("health_checks").AtMapKey("a")
 
-// plainVM is a VM that runs with the defaults of all attributes that have one.
+// plainVM is a running VM with the default of every attribute that has one.
 func plainVM() *vm.VM {
 	return &vm.VM{
 		State: hypervisor.Running,
@@ -68,7 +68,7 @@ func plainVM() *vm.VM {
 	}
 }
 
-// newVMPlan is the state of a VM after it was imported: nothing but what the VM itself says.
+// newVMPlan is the state of a VM after an import: only what can be read from the VM itself.
 func newVMPlan(t *testing.T, found *vm.VM) testPlan[vmModel] {
 	t.Helper()
 	plan := newPlan[vmModel](t, &vmResource{})
@@ -89,7 +89,7 @@ func vmSpecOf(t *testing.T, plan testPlan[vmModel]) vm.Spec {
 	return spec
 }
 
-// Whoever adds an attribute and forgets it in its block's toSpec, fromVM or compare learns it here.
+// This test fails for a new attribute that is missing in toSpec, fromVM or compare of its block.
 func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 	plain := newVMPlan(t, plainVM())
 	eachLeaf("", plain.attributes(), func(name string, attribute schema.Attribute) {
@@ -147,7 +147,7 @@ func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 	}
 }
 
-// A guest whose agent answers all that it can answer, after a refresh that did all that a refresh can do.
+// The agent and the refresh report everything that they can report.
 func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 	found := plainVM()
 	stack := release.Stack{
@@ -190,7 +190,7 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 	}
 }
 
-// empty reports whether a value says nothing.
+// empty reports whether a value is null, unknown or the zero value.
 func empty(t *testing.T, value tftypes.Value) bool {
 	t.Helper()
 	if value.IsNull() || !value.IsKnown() {

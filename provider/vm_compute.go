@@ -39,8 +39,9 @@ func (*vmCompute) attributes() map[string]schema.Attribute {
 		},
 		"memory": schema.StringAttribute{
 			Required: true, CustomType: sizeType{},
-			MarkdownDescription: "Memory, such as `512MiB`: a whole number with one of the units B, KiB, MiB, GiB and TiB. At least 128MiB.",
-			Validators:          []validator.String{sizeAtLeast(minMemory)},
+			MarkdownDescription: "Memory, such as `512MiB`: a whole number with one of the units B, KiB, MiB, GiB " +
+				"and TiB. At least 128MiB.",
+			Validators: []validator.String{sizeAtLeast(minMemory)},
 		},
 	}
 }

@@ -26,8 +26,9 @@ const minDiskSize = 64 << 20
 
 func diskAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
-		Required:            true,
-		MarkdownDescription: "The private disk. It holds the VM's own data and nothing of the operating system. It takes space on the host only as it fills.",
+		Required: true,
+		MarkdownDescription: "The private disk. It holds the VM's own data and nothing of the operating system. It " +
+			"takes space on the host only as it fills.",
 		Attributes: map[string]schema.Attribute{
 			"size": schema.StringAttribute{
 				Required: true, CustomType: sizeType{},

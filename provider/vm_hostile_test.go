@@ -16,10 +16,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// maxState is far more in bytes than anything that a guest says may add to the state of its VM.
+// maxState is a limit in bytes on what the answers of a guest may add to the state of its VM.
 const maxState = 16 << 20
 
-// FuzzAnswers: whatever a guest's agent answers, state takes it, bounded and printable.
+// FuzzAnswers checks that every answer of an agent can be stored in state, bounded and printable.
 func FuzzAnswers(f *testing.F) {
 	stack := &agentapi.Stack{Base: tree.Digest{1}.String(), Kernel: "6.12", Layers: []*agentapi.Layer{{Id: tree.Digest{2}.String(), DataSize: 4096}}}
 	impact := &agentapi.Impact{Level: agentapi.Level_RESTART, Units: []*agentapi.UnitImpact{{Unit: "a.service", Paths: []string{"/usr/x"}}}, Reasons: []string{"\x1b[2J"}}

@@ -31,12 +31,13 @@ func (*vmIdentity) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
 		"name": schema.StringAttribute{
 			Required: true,
-			MarkdownDescription: "Name of the VM and of its libvirt domain: lower-case letters, digits, dots, underscores and hyphens. " +
-				"The name identifies the VM: another name is another VM.",
+			MarkdownDescription: "Name of the VM and of its libvirt domain: lower-case letters, digits, dots, " +
+				"underscores and hyphens. The name identifies the VM: another name is another VM.",
 			Validators:    []validator.String{isName},
 			PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
 		},
-		"uuid": schema.StringAttribute{Computed: true, MarkdownDescription: "UUID of the libvirt domain. It is also the machine-id of the guest."},
+		"uuid": schema.StringAttribute{Computed: true, MarkdownDescription: "UUID of the libvirt domain. It is also " +
+			"the machine-id of the guest."},
 		"hostname": schema.StringAttribute{
 			Optional: true, Computed: true,
 			MarkdownDescription: "Host name in the guest. Default: `name`.",

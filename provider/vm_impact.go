@@ -45,10 +45,12 @@ type unitImpactModel struct {
 func impactAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "What the last planned change interrupts, as the agent assessed it during the plan. Unknown while the release " +
-			"is unknown or the agent does not answer; null for a VM whose stack has never changed.",
+		MarkdownDescription: "What the last planned change interrupts, as the agent assessed it during the plan. " +
+			"Unknown while the release is unknown or the agent does not answer; null for a VM whose stack has never " +
+			"changed.",
 		Attributes: map[string]schema.Attribute{
-			"level": computedText("Largest impact of the change: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`."),
+			"level": computedText("Largest impact of the change: `none`, `reload`, `restart`, `soft_reboot`, `kexec` " +
+				"or `reboot`."),
 			"units": schema.ListNestedAttribute{
 				Computed:            true,
 				MarkdownDescription: "Affected units: those that use files that change.",
@@ -60,9 +62,10 @@ func impactAttribute() schema.SingleNestedAttribute {
 					"packages": computedTexts("Debian packages that these files belong to."),
 				}},
 			},
-			"reasons":  computedTexts("Why restarting units is not enough."),
-			"left":     computedTexts("Affected units that `refresh.policy` leaves alone, with the reason."),
-			"sessions": computedTexts("Processes in user sessions that use files that change. They are never terminated."),
+			"reasons": computedTexts("Why restarting units is not enough."),
+			"left":    computedTexts("Affected units that `refresh.policy` leaves alone, with the reason."),
+			"sessions": computedTexts("Processes in user sessions that use files that change. They are never " +
+				"terminated."),
 		},
 	}
 }
@@ -139,7 +142,8 @@ func reached(impact *agentapi.Impact) *agentapi.Impact {
 	if impact.GetStrategy() != vm.NextBoot {
 		return impact
 	}
-	reasons := []string{fmt.Sprintf("it takes %s, which refresh.strategy does not reach: the new stack takes effect at the next power-off and start",
+	reasons := []string{fmt.Sprintf("it takes %s, which refresh.strategy does not reach: the new stack takes effect "+
+		"at the next power-off and start",
 		levelName(impact.GetLevel()))}
 	return &agentapi.Impact{Level: agentapi.Level_NONE, Reasons: append(reasons, impact.GetReasons()...), ChangedPaths: impact.GetChangedPaths()}
 }
@@ -148,8 +152,9 @@ func reached(impact *agentapi.Impact) *agentapi.Impact {
 func tooLarge(name string, impact *agentapi.Impact, allowed string) diag.Diagnostics {
 	return failedAt(path.Root("refresh").AtName("max_impact"), failure{
 		do: "change", object: vmName(name),
-		err:  fmt.Errorf("the impact is %s, and refresh.max_impact allows %s:%s", levelName(impact.GetLevel()), allowed, because(impact)),
-		next: "Nothing was changed. " + allowing(impact) + fmt.Sprintf(", or refresh.strategy to %q to have the new stack take effect at the next start.", vm.NextBoot),
+		err: fmt.Errorf("the impact is %s, and refresh.max_impact allows %s:%s", levelName(impact.GetLevel()), allowed, because(impact)),
+		next: "Nothing was changed. " + allowing(impact) + fmt.Sprintf(", or refresh.strategy to %q to have the new "+
+			"stack take effect at the next start.", vm.NextBoot),
 	})
 }
 

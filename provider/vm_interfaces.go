@@ -41,16 +41,19 @@ type userNetworkModel struct {
 func interfacesAttribute() schema.MapNestedAttribute {
 	return schema.MapNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Network interfaces, by names of your choice. The name determines the MAC address, so adding or removing an interface " +
-			"does not affect the others. Each has exactly one of `user`, `bridge` and `network`.",
+		MarkdownDescription: "Network interfaces, by names of your choice. The name determines the MAC address, so " +
+			"adding or removing an interface does not affect the others. Each has exactly one of `user`, `bridge` " +
+			"and `network`.",
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"user": schema.SingleNestedAttribute{
-				Optional:            true,
-				MarkdownDescription: "QEMU's user-mode network. The guest can open connections to other hosts, but it can be reached only through 127.0.0.1 of the host.",
+				Optional: true,
+				MarkdownDescription: "QEMU's user-mode network. The guest can open connections to other hosts, but " +
+					"it can be reached only through 127.0.0.1 of the host.",
 				Attributes: map[string]schema.Attribute{
 					"forwards": schema.MapAttribute{
 						Optional: true, ElementType: types.Int64Type,
-						MarkdownDescription: "TCP ports of the guest, by the port on 127.0.0.1 of the host that is forwarded to it: `{ \"8080\" = 80 }`.",
+						MarkdownDescription: "TCP ports of the guest, by the port on 127.0.0.1 of the host that is " +
+							"forwarded to it: `{ \"8080\" = 80 }`.",
 						Validators: []validator.Map{
 							mapvalidator.KeysAre(isPort), mapvalidator.ValueInt64sAre(int64validator.Between(1, 65535)),
 						},

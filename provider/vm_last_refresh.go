@@ -53,37 +53,47 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 		Computed:            true,
 		MarkdownDescription: "What the last refresh by Terraform did; null if there was none.",
 		Attributes: map[string]schema.Attribute{
-			"from":      computedText("Id of the base release before the refresh."),
-			"to":        computedText("Id of the base release that the VM was to be moved to."),
-			"committed": schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether the VM runs the new release. Otherwise the refresh was rolled back."},
-			"error":     computedText("Why the refresh was rolled back; null if it was not."),
-			"level":     computedText("Impact of the refresh."),
+			"from": computedText("Id of the base release before the refresh."),
+			"to":   computedText("Id of the base release that the VM was to be moved to."),
+			"committed": schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether the VM runs the new " +
+				"release. Otherwise the refresh was rolled back."},
+			"error": computedText("Why the refresh was rolled back; null if it was not."),
+			"level": computedText("Impact of the refresh."),
 			"delta_bytes": schema.Int64Attribute{
-				Computed:            true,
-				MarkdownDescription: "Bytes of the layers that the VM did not have before. They are attached, not copied.",
+				Computed: true,
+				MarkdownDescription: "Bytes of the layers that the VM did not have before. They are attached, not " +
+					"copied.",
 			},
-			"etc_carried": schema.Int64Attribute{Computed: true, MarkdownDescription: "Number of files in `/etc` that were updated to the version in the release."},
+			"etc_carried": schema.Int64Attribute{Computed: true, MarkdownDescription: "Number of files in `/etc` " +
+				"that were updated to the version in the release."},
 			"restarted": schema.ListNestedAttribute{
 				Computed:            true,
 				MarkdownDescription: "Units that were interrupted.",
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-					"unit":            computedText("Name of the unit."),
-					"level":           computedText("What happened to the unit."),
-					"interruption_ms": schema.Float64Attribute{Computed: true, MarkdownDescription: "Milliseconds from when the unit stopped until it was active again."},
-					"error":           computedText("Why the unit did not become active again; null if it did."),
+					"unit":  computedText("Name of the unit."),
+					"level": computedText("What happened to the unit."),
+					"interruption_ms": schema.Float64Attribute{Computed: true, MarkdownDescription: "Milliseconds " +
+						"from when the unit stopped until it was active again."},
+					"error": computedText("Why the unit did not become active again; null if it did."),
 				}},
 			},
 			"unaffected": computedTexts("Units that use nothing that changed. They were left alone."),
-			"pinned":     computedTexts("Units that keep the old `/usr` in their own mount namespace and use nothing that changed."),
-			"conflicts":  computedTexts("Files in `/etc` that were changed both in the VM and in the release. The VM's version was kept."),
-			"remaining":  computedTexts("Processes that still run old code."),
-			"left":       computedTexts("Units that `refresh.policy` left alone, with the reason. They run old code until you restart them."),
-			"unchecked":  computedTexts("Health checks that already failed before the refresh, with the reason. Their results were ignored."),
-			"pending":    computedTexts("Changes that were still waiting for a power-off and start when the refresh ended."),
+			"pinned": computedTexts("Units that keep the old `/usr` in their own mount namespace and use nothing " +
+				"that changed."),
+			"conflicts": computedTexts("Files in `/etc` that were changed both in the VM and in the release. The " +
+				"VM's version was kept."),
+			"remaining": computedTexts("Processes that still run old code."),
+			"left": computedTexts("Units that `refresh.policy` left alone, with the reason. They run old code " +
+				"until you restart them."),
+			"unchecked": computedTexts("Health checks that already failed before the refresh, with the reason. " +
+				"Their results were ignored."),
+			"pending": computedTexts("Changes that were still waiting for a power-off and start when the refresh " +
+				"ended."),
 			"timings_ms": schema.MapAttribute{
 				Computed: true, ElementType: types.Float64Type,
-				MarkdownDescription: "Milliseconds of each step. Steps named `renew` with a unit are parts of `restart` or `roll back`, and several of them can run at the same " +
-					"time. `come up` is a part of `start`.",
+				MarkdownDescription: "Milliseconds of each step. Steps named `renew` with a unit are parts of " +
+					"`restart` or `roll back`, and several of them can run at the same time. `come up` is a part of " +
+					"`start`.",
 			},
 		},
 	}

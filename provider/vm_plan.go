@@ -18,8 +18,8 @@ import (
 
 var _ resource.ResourceWithModifyPlan = (*vmResource)(nil)
 
-// ModifyPlan plans the computed attributes of a VM. Those that the change does not affect keep their values, those that it
-// affects are unknown, and the agent is asked what the change would interrupt.
+// ModifyPlan plans the computed attributes of a VM. Those that the change does not affect keep their values, those that
+// it affects are unknown, and the agent is asked what the change would interrupt.
 func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() {
 		return // to be destroyed
@@ -172,7 +172,8 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, hardw
 		return append(diags, plan.fromImpact(ctx, nil)...) // the VM does not run, so there is nothing to interrupt
 	case policy.Strategy.ValueString() == vm.NextBoot && !hardware:
 		return append(diags, plan.fromImpact(ctx, &agentapi.Impact{
-			Level: agentapi.Level_NONE, Reasons: []string{"the strategy is next_boot: the new stack takes effect at the next start"},
+			Level: agentapi.Level_NONE, Reasons: []string{"the strategy is next_boot: the new stack takes effect at " +
+				"the next start"},
 		})...)
 	}
 	question := assessment{UUID: spec.UUID, From: state.Stack.String(), To: question(spec)}
@@ -190,8 +191,8 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, hardw
 			return append(diags, r.forget(ctx, state, fresh)...) // the release is not in the pool yet
 		case err != nil:
 			diags.AddAttributeWarning(path.Root("impact"), "Unable to assess what the change of "+vmName(spec.Name)+" interrupts",
-				failure{err: err, next: fmt.Sprintf("The agent assesses the change again before anything is changed, and the apply fails if the impact is "+
-					"larger than refresh.max_impact, which is %q.", policy.MaxImpact.ValueString())}.detail())
+				failure{err: err, next: fmt.Sprintf("The agent assesses the change again before anything is changed, "+
+					"and the apply fails if the impact is larger than refresh.max_impact, which is %q.", policy.MaxImpact.ValueString())}.detail())
 			return append(diags, r.forget(ctx, state, fresh)...)
 		}
 		r.assessments().remember(ctx, question, impact)
@@ -224,6 +225,7 @@ func (r *vmResource) forget(ctx context.Context, state *vmModel, fresh bool) dia
 func notLive(do, name string, err error) diag.Diagnostics {
 	return failedAt(path.Root("base"), failure{
 		do: do, object: vmName(name), err: err,
-		next: fmt.Sprintf("Nothing was changed. Set refresh.strategy to %q to have the VM run this release when it is next powered off and started.", vm.NextBoot),
+		next: fmt.Sprintf("Nothing was changed. Set refresh.strategy to %q to have the VM run this release when it "+
+			"is next powered off and started.", vm.NextBoot),
 	})
 }

@@ -72,45 +72,52 @@ func refreshAttribute() schema.SingleNestedAttribute {
 	attributes := map[string]schema.Attribute{
 		"strategy": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString(vm.Live),
-			MarkdownDescription: "The most disruptive method that a refresh may use. It uses the least disruptive method that is sufficient. " +
-				"`live`: `/usr` is swapped, and units that use changed files are restarted. `soft_reboot`: userspace is restarted under the " +
-				"running kernel, for changes that cannot be made live, such as another dynamic loader or message bus. `kexec`: the running kernel " +
-				"starts the new one. `reboot`: the VM is powered off and started. Under `live` and `soft_reboot`, a new kernel takes effect at the " +
-				"next power-off and start, and `pending` lists it. `next_boot`: nothing changes until the VM is next powered off and started; this " +
-				"is also how a VM moves to another base or back to an earlier release. A change that needs more than the strategy allows takes effect " +
-				"at the next power-off and start, too. Default: `live`.",
+			MarkdownDescription: "The most disruptive method that a refresh may use. It uses the least disruptive " +
+				"method that is sufficient. `live`: `/usr` is swapped, and units that use changed files are " +
+				"restarted. `soft_reboot`: userspace is restarted under the running kernel, for changes that cannot " +
+				"be made live, such as another dynamic loader or message bus. `kexec`: the running kernel starts the " +
+				"new one. `reboot`: the VM is powered off and started. Under `live` and `soft_reboot`, a new kernel " +
+				"takes effect at the next power-off and start, and `pending` lists it. `next_boot`: nothing changes " +
+				"until the VM is next powered off and started; this is also how a VM moves to another base or back " +
+				"to an earlier release. A change that needs more than the strategy allows takes effect at the next " +
+				"power-off and start, too. Default: `live`.",
 			Validators: []validator.String{stringvalidator.OneOf(strategies...)},
 		},
 		"max_impact": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString(levelName(agentapi.Level_RESTART)),
-			MarkdownDescription: "The largest impact that a change may have: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`. " +
-				"A plan with a larger impact fails and lists the reasons. Changes of processors, memory and interfaces need `reboot`, " +
-				"whatever the strategy is. Default: `restart`.",
+			MarkdownDescription: "The largest impact that a change may have: `none`, `reload`, `restart`, " +
+				"`soft_reboot`, `kexec` or `reboot`. A plan with a larger impact fails and lists the reasons. " +
+				"Changes of processors, memory and interfaces need `reboot`, whatever the strategy is. Default: " +
+				"`restart`.",
 			Validators: []validator.String{stringvalidator.OneOf(levelNames()...)},
 		},
 		"settle": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString("5s"),
-			MarkdownDescription: "How long the VM must stay healthy before a refresh is committed, at most `10m`. Default: `5s`.",
-			Validators:          []validator.String{isDuration},
+			MarkdownDescription: "How long the VM must stay healthy before a refresh is committed, at most `10m`. " +
+				"Default: `5s`.",
+			Validators: []validator.String{isDuration},
 		},
 		"restart_timeout": schema.StringAttribute{
 			Optional: true,
-			MarkdownDescription: "How long one unit may take to stop and start again, from `1s` to `20m`. If it takes longer, the refresh is rolled back. " +
-				"The rollback is not limited by this: it starts the unit again as soon as systemd has stopped it. Default: as long as the unit's own " +
-				"`TimeoutStopSec=` and `TimeoutStartSec=` allow, or four minutes if these are shorter or infinite.",
+			MarkdownDescription: "How long one unit may take to stop and start again, from `1s` to `20m`. If it " +
+				"takes longer, the refresh is rolled back. The rollback is not limited by this: it starts the unit " +
+				"again as soon as systemd has stopped it. Default: as long as the unit's own `TimeoutStopSec=` and " +
+				"`TimeoutStartSec=` allow, or four minutes if these are shorter or infinite.",
 			Validators: []validator.String{isRestartTimeout},
 		},
 		"policy": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString(policyRestart),
-			MarkdownDescription: "What may be done with affected services. `restart`: they are restarted, or reloaded where that is enough. " +
-				"`reload`: those that can be reloaded are reloaded, and the others are left alone. `report`: all are left alone. Services that are " +
-				"left alone are listed in `impact.left` and `last_refresh.left`, and run old code until you restart them. Default: `restart`.",
+			MarkdownDescription: "What may be done with affected services. `restart`: they are restarted, or " +
+				"reloaded where that is enough. `reload`: those that can be reloaded are reloaded, and the others " +
+				"are left alone. `report`: all are left alone. Services that are left alone are listed in " +
+				"`impact.left` and `last_refresh.left`, and run old code until you restart them. Default: `restart`.",
 			Validators: []validator.String{stringvalidator.OneOf(policyRestart, policyReload, policyReport)},
 		},
 		"units": schema.MapNestedAttribute{
-			Optional:            true,
-			MarkdownDescription: "Settings for single units, by the name of the unit: `{ \"nginx.service\" = { policy = \"reload\" } }`.",
-			Validators:          []validator.Map{mapvalidator.KeysAre(isUnit)},
+			Optional: true,
+			MarkdownDescription: "Settings for single units, by the name of the unit: `{ \"nginx.service\" = { " +
+				"policy = \"reload\" } }`.",
+			Validators: []validator.Map{mapvalidator.KeysAre(isUnit)},
 			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 				"policy": schema.StringAttribute{
 					Optional:            true,
@@ -119,17 +126,18 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				},
 				"paths": schema.ListAttribute{
 					Optional: true, ElementType: types.StringType,
-					MarkdownDescription: "Files that the unit uses but does not keep open or mapped: data that it reads and closes, code that it loads " +
-						"later. When one of them changes, the unit is affected. A path that ends in `/` stands for everything below it. If all changed " +
-						"files are below `/etc`, a reload is enough.",
+					MarkdownDescription: "Files that the unit uses but does not keep open or mapped: data that it " +
+						"reads and closes, code that it loads later. When one of them changes, the unit is affected. " +
+						"A path that ends in `/` stands for everything below it. If all changed files are below " +
+						"`/etc`, a reload is enough.",
 					Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isAbsolutePath)},
 				},
 			}},
 		},
 		"health_checks": schema.MapNestedAttribute{
 			Optional: true,
-			MarkdownDescription: "Health checks, by names of your choice. If one fails after a refresh, the refresh is rolled back. " +
-				"Each has exactly one of `unit`, `http`, `tcp` and `command`.",
+			MarkdownDescription: "Health checks, by names of your choice. If one fails after a refresh, the refresh " +
+				"is rolled back. Each has exactly one of `unit`, `http`, `tcp` and `command`.",
 			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 				"unit": schema.StringAttribute{
 					Optional:            true,
@@ -148,8 +156,9 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				},
 				"command": schema.ListAttribute{
 					Optional: true, ElementType: types.StringType,
-					MarkdownDescription: "Command, with its arguments, that must exit with status 0 in the guest. It is run without a shell.",
-					Validators:          []validator.List{listvalidator.SizeAtLeast(1)},
+					MarkdownDescription: "Command, with its arguments, that must exit with status 0 in the guest. It " +
+						"is run without a shell.",
+					Validators: []validator.List{listvalidator.SizeAtLeast(1)},
 				},
 				"timeout": schema.StringAttribute{
 					Optional: true, Computed: true, Default: stringdefault.StaticString("30s"),

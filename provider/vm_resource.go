@@ -30,7 +30,8 @@ func (r *vmResource) Metadata(_ context.Context, req resource.MetadataRequest, r
 	resp.TypeName = req.ProviderTypeName + "_vm"
 }
 
-// Create implements resource.Resource. If it fails or is interrupted, a VM that was defined by then is in state afterwards.
+// Create implements resource.Resource. If it fails or is interrupted, a VM that was defined by then is in state
+// afterwards.
 func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, resp *resource.CreateResponse) {
 	var plan vmModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
@@ -68,14 +69,14 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 }
 
-// unfinished ends a Create that failed or was interrupted. A VM that was defined by then is written to state, so that it
-// can be destroyed. If the user interrupted Create, the next apply finishes the VM in place. In this case the diagnostic is
-// a warning, because after an error Terraform would replace the VM.
+// unfinished ends a Create that failed or was interrupted. A VM that was defined by then is written to state, so that
+// it can be destroyed. If the user interrupted Create, the next apply finishes the VM in place. In this case the
+// diagnostic is a warning, because after an error Terraform would replace the VM.
 func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmModel, spec vm.Spec, progress *progress, cause error, resp *resource.CreateResponse) {
 	fail := failure{do: "create", object: vmName(spec.Name), step: progress.at(), timeout: "timeouts.create", err: cause}
 	if errors.Is(cause, vm.ErrExists) || errors.Is(cause, hypervisor.ErrForeign) {
-		fail.next = fmt.Sprintf("Nothing was changed. Choose another name, remove that VM, or, if this provider made it, "+
-			"import it with: terraform import ADDRESS %s", spec.Name)
+		fail.next = fmt.Sprintf("Nothing was changed. Choose another name, remove that VM, or, if this provider made "+
+			"it, import it with: terraform import ADDRESS %s", spec.Name)
 		resp.Diagnostics.Append(failedAt(path.Root("name"), fail)...)
 		return
 	}
@@ -98,7 +99,8 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 	resp.Diagnostics.Append(markUnfinished(ctx, resp.Private, progress.at())...)
 	if ctx.Err() != nil {
 		resp.Diagnostics.AddWarning("Interrupted while creating "+vmName(spec.Name), fmt.Sprintf(
-			"It was at the step: %s.\n\nThe work done so far is kept, and the VM is in state. Apply again to finish it in place.", progress.at()))
+			"It was at the step: %s.\n\nThe work done so far is kept, and the VM is in state. Apply again to finish "+
+				"it in place.", progress.at()))
 		return
 	}
 	fail.next = "The VM is in state as it is. The next apply replaces it. To finish it in place instead, " +
@@ -121,8 +123,8 @@ func powerMatches(spec vm.Spec, found *vm.VM) error {
 	}
 }
 
-// Read implements resource.Resource. A VM is removed from state only if libvirt says that it does not exist. If the agent
-// does not answer, only the attribute that says so changes.
+// Read implements resource.Resource. A VM is removed from state only if libvirt says that it does not exist. If the
+// agent does not answer, only the attribute that says so changes.
 func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *resource.ReadResponse) {
 	var state vmModel
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
@@ -152,26 +154,28 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 	case known != "" && known != found.Spec.UUID:
 		// The VM in state no longer exists, and another VM has its name.
 		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
-			"The VM in state has UUID %s, but libvirt has a VM with UUID %s under this name. The VM in state no longer exists and is removed "+
-				"from state. The other VM is left alone.", known, printable(found.Spec.UUID)))
+			"The VM in state has UUID %s, but libvirt has a VM with UUID %s under this name. The VM in state no "+
+				"longer exists and is removed from state. The other VM is left alone.", known, printable(found.Spec.UUID)))
 		resp.State.RemoveResource(ctx)
 		return
 	}
 	if found.State == hypervisor.Running && !found.Answered && known != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
-			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "It is not known what the VM runs, so state keeps the last report. Its console log on the host shows how far it booted."}.detail())
+			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "It is not known what the VM runs, so state " +
+				"keeps the last report. Its console log on the host shows how far it booted."}.detail())
 	}
 	if refused := limited(found.Agent.GetRefused()); len(refused) > 0 {
 		resp.Diagnostics.AddWarning(vmName(name)+" did not boot the stack in its definition", strings.Join(guestTexts(refused), "\n")+
-			"\n\nIt runs base "+found.Stack.Base.String()+". Change the configuration to a base that boots, or power the VM off and start it to try this one again.")
+			"\n\nIt runs base "+found.Stack.Base.String()+". Change the configuration to a base that boots, or power "+
+			"the VM off and start it to try this one again.")
 	}
 	resp.Diagnostics.Append(state.observe(ctx, found)...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 	r.connection.noteRead(state.UUID.ValueString())
 }
 
-// Update implements resource.Resource. Everything except the name changes in place. If it fails, state describes what the
-// VM runs, so that the next apply tries again.
+// Update implements resource.Resource. Everything except the name changes in place. If it fails, state describes what
+// the VM runs, so that the next apply tries again.
 func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
 	var plan, state vmModel
 	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
@@ -216,7 +220,8 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	resp.Diagnostics.Append(observed.observe(ctx, updated)...)
 	if updated.OtherAgent != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" was not replaced", guestText(updated.OtherAgent)+
-			".\n\nThe update itself is complete, and the VM keeps its present agent. The next start of the VM installs the provider's.")
+			".\n\nThe update itself is complete, and the VM keeps its present agent. The next start of the VM "+
+			"installs the provider's.")
 	}
 	if updated.Remains != nil {
 		resp.Diagnostics.Append(notCollected("Unable to delete the layers that "+vmName(spec.Name)+" no longer uses", updated.Remains))
@@ -249,7 +254,8 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 	case errors.Is(err, vm.ErrNotLive):
 		return notLive("update", spec.Name, err)
 	case errors.Is(err, vm.ErrOther):
-		fail.next = "Nothing was changed. The next plan removes the VM in state from state, and leaves the other VM alone."
+		fail.next = "Nothing was changed. The next plan removes the VM in state from state, and leaves the other VM " +
+			"alone."
 		return failedAt(path.Root("name"), fail)
 	case errors.Is(err, vm.ErrImpact):
 		if impact := report.GetImpact(); impact != nil {
@@ -258,7 +264,8 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 		return failedAt(path.Root("refresh").AtName("max_impact"), fail)
 	case errors.Is(err, vm.ErrRolledBack):
 		fail.do = "refresh"
-		fail.next = "The VM runs what it ran before, and state says so. Fix the cause, such as the base or a health check, and apply again."
+		fail.next = "The VM runs what it ran before, and state says so. Fix the cause, such as the base or a health " +
+			"check, and apply again."
 		for _, restart := range report.GetRestarts() {
 			if restart.GetError() != "" {
 				fail.err = fmt.Errorf("%w\n  - %s: %s", fail.err, guestText(restart.GetUnit()), guestText(restart.GetError()))
@@ -272,12 +279,13 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 
 // notCollected warns that unreferenced volumes were not deleted. The operation on the VM itself succeeded.
 func notCollected(summary string, err error) diag.Diagnostic {
-	return diag.NewWarningDiagnostic(summary, sentence(err)+"\n\nThe operation itself is complete. The data that nothing refers to any more is deleted when the next VM is moved or "+
-		"deleted, when the next release of a base is published, or when retain of a base changes.")
+	return diag.NewWarningDiagnostic(summary, sentence(err)+"\n\nThe operation itself is complete. The data that "+
+		"nothing refers to any more is deleted when the next VM is moved or deleted, when the next release of a base "+
+		"is published, or when retain of a base changes.")
 }
 
-// saveAfterFailure writes the actual VM to state after an update that failed. If the VM cannot be read, the state stays as it
-// was.
+// saveAfterFailure writes the actual VM to state after an update that failed. If the VM cannot be read, the state stays
+// as it was.
 func (r *vmResource) saveAfterFailure(ctx context.Context, vms vm.Interface, state vmModel, report *agentapi.Report, delta int64, resp *resource.UpdateResponse) {
 	if report != nil {
 		resp.Diagnostics.Append(state.fromReport(ctx, report, delta)...)

@@ -26,7 +26,7 @@ import (
 
 const webAddress = "sharedos_vm.web"
 
-// sized is a VM of some memory and disk, on the base of function debian.
+// sized is a VM with the base of function debian.
 func sized(memory, disk, body string) string {
 	return fmt.Sprintf(`
 resource "sharedos_vm" "web" {
@@ -97,7 +97,7 @@ func TestAVMIsCreatedReadAndImported(t *testing.T) {
 		resource.TestStep{
 			ResourceName: webAddress, ImportState: true, ImportStateId: "web",
 			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
-			// The policy lives in the configuration; how long it took to come up, only who started it saw.
+			// Only the configuration has the policy, and only the apply that started the VM knows how long that took.
 			ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds"},
 		},
 		resource.TestStep{
@@ -152,7 +152,7 @@ func TestAPatchReachesARunningVMInPlace(t *testing.T) {
 						"interruption_ms": knownvalue.Float64Exact(12.5), "error": knownvalue.Null(),
 					}),
 				})),
-				// The kernel that it booted still runs.
+				// The kernel that it booted is still running.
 				value(webAddress, attribute("pending"), knownvalue.ListSizeExact(1)),
 			},
 		},
@@ -187,7 +187,7 @@ func TestTheRefreshPolicyReachesTheAgent(t *testing.T) {
 					Default: "reload", Units: map[string]string{"db.service": "report"},
 					Paths: map[string]*agentapi.PathList{"web.service": {Paths: []string{"/etc/web/"}}},
 				}
-				// The plan asks with the same policy.
+				// The assessment of the plan uses the same policy.
 				assessed := guest(t, world, "web").Assessed()
 				if !proto.Equal(asked.GetPolicy(), want) || !proto.Equal(assessed.GetPolicy(), want) {
 					t.Errorf("it was asked with the policy %v, and assessed with %v", asked.GetPolicy(), assessed.GetPolicy())
@@ -198,9 +198,9 @@ func TestTheRefreshPolicyReachesTheAgent(t *testing.T) {
 	)
 }
 
-func TestThePlanTellsWhatIsInterrupted(t *testing.T) {
+func TestAPlanShowsWhatIsInterrupted(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
-	// What runs in a guest changes by the second; what a plan told must hold for its apply all the same.
+	// The processes in a guest change all the time, but the impact in a plan must stay the same during its apply.
 	var asked atomic.Int64
 	restless := func(_ context.Context, operation, name, step string) error {
 		if operation == "Assess" && step == providertest.Begun {
@@ -258,7 +258,7 @@ func TestALargerImpactThanAllowedFailsThePlan(t *testing.T) {
 				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("soft_reboot")),
 			),
 		},
-		// Processors change only through a power-off.
+		// Processors can change only through a power-off.
 		resource.TestStep{
 			Config:      own.base() + web(`vcpus = 2`),
 			ExpectError: says("the impact is reboot, and refresh.max_impact allows restart", "only through a power-off"),
@@ -266,7 +266,7 @@ func TestALargerImpactThanAllowedFailsThePlan(t *testing.T) {
 	)
 }
 
-func TestWhatTheStrategyDoesNotReachWaitsAndIsToldUntilItMay(t *testing.T) {
+func TestAChangeAboveTheStrategyIsPendingUntilTheStrategyAllowsIt(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
 	config := func(refresh string) string { return own.base() + web("refresh = { "+refresh+" }") }
 	loader := &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"the dynamic loader differs"}}
@@ -298,7 +298,7 @@ func TestWhatTheStrategyDoesNotReachWaitsAndIsToldUntilItMay(t *testing.T) {
 			),
 			ConfigStateChecks: []statecheck.StateCheck{
 				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
-				// The kernel waits on.
+				// The new kernel is still pending.
 				statecheck.ExpectKnownValue(webAddress, attribute("pending"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringRegexp(regexp.MustCompile("^kernel "))})),
 			},
 		},
@@ -323,7 +323,7 @@ func TestNextBootInterruptsNothing(t *testing.T) {
 				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{
-				// It runs what it ran, until it is started.
+				// Until it is started, it runs the same stack.
 				runs.AddStateValue(webAddress, attribute("stack").AtMapKey("base")),
 				statecheck.CompareValuePairs(webAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
 			},
@@ -338,7 +338,7 @@ func TestNextBootInterruptsNothing(t *testing.T) {
 	)
 }
 
-// No live refresh leads from one base to another: they have accounts and records of their own.
+// A running VM cannot be refreshed to another base, which has its own accounts and package database.
 func TestAnotherBaseWaitsForTheNextStart(t *testing.T) {
 	world, own, foreign := newWorld(t), newImage(t), newImage(t)
 	foreign.set("3")()
@@ -360,7 +360,7 @@ func TestAnotherBaseWaitsForTheNextStart(t *testing.T) {
 	)
 }
 
-func TestASilentAgentIsNotAbsence(t *testing.T) {
+func TestAVMWhoseAgentDoesNotAnswerStaysInState(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
 	config := own.base() + web("")
 	check(t, world,
@@ -374,7 +374,7 @@ func TestASilentAgentIsNotAbsence(t *testing.T) {
 				value(webAddress, attribute("state"), knownvalue.StringExact("running")),
 			},
 		},
-		// What it would interrupt is not known, and what it interrupts is refused.
+		// The plan cannot show the impact, and the apply refuses the change.
 		resource.TestStep{
 			PreConfig: own.set("2"), Config: config,
 			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{plancheck.ExpectUnknownValue(webAddress, attribute("impact"))}},
@@ -387,8 +387,8 @@ func TestASilentAgentIsNotAbsence(t *testing.T) {
 	)
 }
 
-// Whatever is in the place of the agent must not keep its VM from being planned or destroyed.
-func TestAGuestThatNamesNoStackIsLikeASilentOne(t *testing.T) {
+// A broken agent must not prevent its VM from being planned or destroyed.
+func TestAGuestThatReportsNoStackIsTreatedLikeOneThatDoesNotAnswer(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
 	config := own.base() + web("")
 	check(t, world,
@@ -424,7 +424,7 @@ func TestARolledBackRefreshIsTriedAgain(t *testing.T) {
 	)
 }
 
-func TestAGuestThatRunsAnotherStackThanItsDefinitionIsBroughtBack(t *testing.T) {
+func TestAGuestThatRunsAnotherStackThanItsDefinitionIsRefreshed(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
 	config := own.base() + web("")
 	var first release.Stack
@@ -443,7 +443,7 @@ func TestAGuestThatRunsAnotherStackThanItsDefinitionIsBroughtBack(t *testing.T) 
 	)
 }
 
-func TestANameThatIsTakenIsNotTakenOver(t *testing.T) {
+func TestAVMOfTheSameNameIsNotTakenOver(t *testing.T) {
 	world := newWorld(t)
 	other := strings.Replace(web("depends_on = [sharedos_vm.web]"), `"web" {`, `"other" {`, 1)
 	check(t, world,
@@ -475,7 +475,7 @@ func TestAVMThatIsGoneIsMadeAgain(t *testing.T) {
 			PreConfig: func() { must(t, world.DropVM(t.Context(), "web")) }, Config: config,
 			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionCreate)),
 		},
-		// Another VM under its name is not it.
+		// Another VM with the same name is not the VM in state.
 		resource.TestStep{
 			PreConfig: func() { must(t, world.Reidentify(t.Context(), "web", "00000000-0000-4000-8000-000000000000")) }, Config: config,
 			ExpectError: says(`Unable to create VM "web"`, "exists already, with UUID 00000000-0000-4000-8000-000000000000"),
@@ -526,14 +526,14 @@ func TestSizes(t *testing.T) {
 	}
 	check(t, newWorld(t),
 		resource.TestStep{Config: config("1GiB", "4GiB")},
-		// Another text for the same size is no change.
+		// Another text for the same size is not a change.
 		resource.TestStep{Config: config("1024MiB", "4096MiB"), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
 		resource.TestStep{
 			Config:            config("1536MiB", "8GiB"),
 			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
 			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("disk").AtMapKey("size"), knownvalue.StringExact("8GiB"))},
 		},
-		// A larger disk interrupts nothing, whatever is allowed.
+		// Growing the disk interrupts nothing, so it is possible with every max_impact.
 		resource.TestStep{
 			Config: debian(patched) + sized("1536MiB", "12GiB", `refresh = { max_impact = "none" }`),
 			ConfigPlanChecks: plans(
@@ -566,7 +566,7 @@ func TestAFailedCreateIsInStateAndNothingIsLeft(t *testing.T) {
 			Config:      config,
 			ExpectError: says(`Unable to create VM "web"`, "no space left on device", "step: making the private disk"),
 		},
-		// Nothing was defined, so there is nothing to replace.
+		// No domain was defined, so the next plan creates it.
 		resource.TestStep{
 			PreConfig: func() {
 				world.Volumes.Fail = nil
@@ -584,8 +584,8 @@ func TestAFailedCreateIsInStateAndNothingIsLeft(t *testing.T) {
 	)
 }
 
-// Pools of block devices deal in extents: a private disk is larger than it was asked for.
-func TestAPoolThatRoundsSizesUpMakesNoChangeOfItsOwn(t *testing.T) {
+// Pools of block devices allocate whole extents, so a private disk can be larger than configured.
+func TestAPoolThatRoundsSizesUpCausesNoChange(t *testing.T) {
 	world := newWorld(t)
 	world.Volumes.Extent = 4 << 20
 	grown := func(size string) resource.TestStep {

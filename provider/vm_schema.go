@@ -12,8 +12,9 @@ var _ resource.ResourceWithValidateConfig = (*vmResource)(nil)
 // Schema implements resource.Resource.
 func (r *vmResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "A VM that runs a base and keeps its own data on a private disk. When the base or a component changes, the " +
-			"running VM is refreshed in place: a VM is never replaced because its operating system changed.",
+		MarkdownDescription: "A VM that runs a base and keeps its own data on a private disk. When the base or a " +
+			"component changes, the running VM is refreshed in place: a VM is never replaced because its operating " +
+			"system changed.",
 		Attributes: vmAttributes(),
 	}
 	resp.Schema.Attributes["timeouts"] = timeoutsAttribute(ctx, vmWriteTimeout)

@@ -22,7 +22,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmStack is the stack that a VM is to run, the stack that it runs, and what is still to be done for the one to become the other.
+// vmStack is the stack that a VM is to run, the stack that it runs, and what is still to be done for the one to become
+// the other.
 type vmStack struct {
 	Base       types.String `tfsdk:"base"`
 	Components types.List   `tfsdk:"components"`
@@ -55,8 +56,8 @@ type heldLayer struct {
 func stackAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "The stack that the VM runs, as its agent reports it. While the agent does not answer, this is the last report, or the configured " +
-			"stack if there was none.",
+		MarkdownDescription: "The stack that the VM runs, as its agent reports it. While the agent does not answer, " +
+			"this is the last report, or the configured stack if there was none.",
 		Attributes: map[string]schema.Attribute{
 			"id": computedText("Id of the stack: the SHA-256 of its signed manifest, of the form `sha256:<64 hex>`; null while the VM runs a stack that an " +
 				"earlier version of the provider recorded without an id."),
@@ -69,7 +70,8 @@ func stackAttribute() schema.SingleNestedAttribute {
 			"base":       computedText("Id of the base release."),
 			"components": computedTexts("Ids of the component releases."),
 			"layers":     computedTexts("Ids of the layers, from bottom to top."),
-			"kernel":     computedText("Kernel release of the base. The kernel that the VM runs until the next power-off and start is in `agent.kernel`."),
+			"kernel": computedText("Kernel release of the base. The kernel that the VM runs until the next " +
+				"power-off and start is in `agent.kernel`."),
 		},
 	}
 }
@@ -77,12 +79,13 @@ func stackAttribute() schema.SingleNestedAttribute {
 func heldLayersAttribute() schema.ListNestedAttribute {
 	return schema.ListNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "Layers that are no longer part of the stack but stay attached, because the guest still uses them. " +
-			"When a layer is no longer in use, the next plan shows a change of this attribute, and its apply detaches the layer. This interrupts nothing.",
+		MarkdownDescription: "Layers that are no longer part of the stack but stay attached, because the guest still " +
+			"uses them. When a layer is no longer in use, the next plan shows a change of this attribute, and its " +
+			"apply detaches the layer. This interrupts nothing.",
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"layer": computedText("Id of the layer."),
-			"by": computedTexts("What uses the layer: units, with their processes and the files that they use, or the root file system until the next boot. Empty if " +
-				"nothing uses it any more."),
+			"by": computedTexts("What uses the layer: units, with their processes and the files that they use, or " +
+				"the root file system until the next boot. Empty if nothing uses it any more."),
 		}},
 	}
 }
@@ -101,13 +104,15 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		},
 		"components": schema.ListAttribute{
 			Optional: true, ElementType: types.StringType,
-			MarkdownDescription: "Ids of the component releases to run on top of the base, in the order in which they are attached.",
-			Validators:          []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
+			MarkdownDescription: "Ids of the component releases to run on top of the base, in the order in which " +
+				"they are attached.",
+			Validators: []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
 		},
 		"stack": stackAttribute(),
-		"pending": computedTexts("Changes that take effect when the VM is next powered off and started, such as `kernel 6.12.88 → 6.12.101 at the next power-off and start`: " +
-			"a new kernel under a strategy below `kexec`, or a stack that needs more than the strategy allows. " +
-			"A reboot from within the guest keeps the kernel that the VM was started with."),
+		"pending": computedTexts("Changes that take effect when the VM is next powered off and started, such as " +
+			"`kernel 6.12.88 → 6.12.101 at the next power-off and start`: a new kernel under a strategy below " +
+			"`kexec`, or a stack that needs more than the strategy allows. A reboot from within the guest keeps the " +
+			"kernel that the VM was started with."),
 		"held_layers": heldLayersAttribute(),
 	}
 }

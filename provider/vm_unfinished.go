@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 )
 
-// privateUnfinished is a key in private state. Its value is the step at which Create was interrupted, so that the next apply
-// finishes the VM in place; null if Create has finished.
+// privateUnfinished is a key in private state. Its value is the step at which Create was interrupted, so that the next
+// apply finishes the VM in place; null if Create has finished.
 const privateUnfinished = "unfinished"
 
 // isUnfinished reports whether Create was interrupted, according to private state.

@@ -38,7 +38,7 @@ func guest(t *testing.T, world *providertest.World, name string) *agenttest.Agen
 	return agent
 }
 
-// check runs steps of Terraform on a world, and requires that a destroy at the end leaves nothing on it.
+// check runs steps of Terraform on a world. The destroy at the end must leave nothing on it.
 func check(t *testing.T, world *providertest.World, steps ...resource.TestStep) {
 	t.Helper()
 	checkAll(t, world, func(*terraform.State) error {
@@ -50,13 +50,13 @@ func check(t *testing.T, world *providertest.World, steps ...resource.TestStep) 
 	}, steps...)
 }
 
-// checkAll runs steps of Terraform on a world, and destroyed after the destroy at the end.
+// checkAll runs steps of Terraform on a world, and calls destroyed after the destroy at the end.
 func checkAll(t *testing.T, world *providertest.World, destroyed resource.TestCheckFunc, steps ...resource.TestStep) {
 	t.Helper()
 	resource.ParallelTest(t, resource.TestCase{ProtoV6ProviderFactories: serve(world), Steps: steps, CheckDestroy: destroyed})
 }
 
-// image is an archive of a root file system, whose release a plan knows.
+// image is an archive of a root file system. A plan knows its release.
 type image struct {
 	t    *testing.T
 	path string
@@ -70,7 +70,7 @@ func newImage(t *testing.T) image {
 	return i
 }
 
-// set makes another version of the archive, with another kernel.
+// set replaces the archive by another version, with another kernel.
 func (i image) set(version string) func() {
 	return func() {
 		i.t.Helper()

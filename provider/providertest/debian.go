@@ -13,21 +13,22 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 )
 
-// Kernels of what a debian source yields, without and with additional suites.
+// Kernels of the systems that a debian source results in, without and with additional suites.
 const (
 	MainKernel    = "6.12.1-cloud-amd64"
 	PatchedKernel = "6.12.2-cloud-amd64"
 )
 
-// SetDebianArchive sets what stands for the content of Debian's archive: another text is another input to a debian
-// source, and yields another system.
+// SetDebianArchive sets a text that stands for the content of Debian's archive. Another text is another input of a
+// debian source, which results in another system.
 func (w *World) SetDebianArchive(content string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.archive = content
 }
 
-// readable puts a small system in the place of what mmdebstrap would bring over the network. Archives are read.
+// readable replaces a debian source, which would download packages, by one that makes a small system. Other sources are
+// used as they are.
 func (w *World) readable(spec publish.Spec) publish.Spec {
 	if made, ok := spec.Source.(*debian.Source); ok {
 		w.mu.Lock()

@@ -11,26 +11,26 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// Steps of a Hook that every operation comes to.
+// Steps that every operation reports to a Hook.
 const (
 	Begun = "begun"
-	// Done is after the operation did its work: an error here is an answer that is lost.
+	// Done is after the operation has done its work. An error here stands for a lost answer.
 	Done = "done"
 )
 
-// Hook is called at each step of each operation, with its name ("Prepare", "Create", …), the object's name and the
-// step: what the operation tells of itself. An error that it returns at Begun or at Done is what the operation
-// returns; at another step the operation goes on, to what its context says.
+// Hook is called at each step of each operation, with the names of the operation ("Prepare", "Create", …), the object
+// and the step. If it returns an error at Begun or Done, the operation returns this error. At other steps, the error is
+// ignored; a hook can cancel the operation's context instead.
 type Hook func(ctx context.Context, operation, object, step string) error
 
-// SetHook sets what is called at each step; nil for nothing.
+// SetHook sets the function that is called at each step; nil for none.
 func (w *World) SetHook(hook Hook) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.hook = hook
 }
 
-// watch runs an operation.
+// watch runs an operation and calls the hook.
 func (w *World) watch(ctx context.Context, operation, object string, run func(tell func(step string)) error) error {
 	w.mu.Lock()
 	w.calls = append(w.calls, operation+" "+object)
@@ -55,7 +55,7 @@ type watchedPublisher struct {
 
 var _ publish.Interface = watchedPublisher{}
 
-// parts passes steps on to both.
+// parts reports steps to both.
 func parts(tell func(string), progress source.Progress) source.Progress {
 	return func(step string, done, total int64) {
 		if progress != nil {
@@ -138,7 +138,7 @@ type watchedFleet struct {
 
 var _ vm.Interface = watchedFleet{}
 
-// steps passes steps on to both.
+// steps reports steps to both.
 func steps(tell func(string), progress vm.Progress) vm.Progress {
 	return func(step string) { progress(step); tell(step) }
 }

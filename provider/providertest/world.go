@@ -1,5 +1,5 @@
-// Package providertest is a host for tests of the provider. Its publisher and its fleet are the real ones: they work
-// on a fake libvirt and on fake agents, which keep the contracts of the real ones.
+// Package providertest is a host for tests of the provider. It uses the real publisher and the real fleet, with a fake
+// libvirt and fake agents that keep the contracts of the real ones.
 package providertest
 
 import (
@@ -27,12 +27,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/provider"
 )
 
-// World is one host. It outlives the providers that are opened on it, as a real host does.
+// World is one host. Like a real host, it outlives the providers that connect to it.
 type World struct {
-	// Domains and Volumes are libvirt's; set their hooks while no provider is at work.
+	// Domains and Volumes are the objects of libvirt. Set their hooks only while no provider uses them.
 	Domains *hypervisortest.Hypervisor
 	Volumes *storetest.Store
-	// Guests are what runs in the domains.
+	// Guests are the agents in the domains.
 	Guests *agenttest.Guests
 
 	dir string
@@ -46,7 +46,7 @@ type World struct {
 	calls   []string
 }
 
-// New returns an empty host that keeps its files in a directory. End it with Off.
+// New returns an empty host with its files in a directory. Call Off at the end.
 func New(dir string) (*World, error) {
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -73,10 +73,10 @@ func (w *World) pool() string     { return filepath.Join(w.dir, "pool") }
 func (w *World) cache() string    { return filepath.Join(w.dir, "cache") }
 func (w *World) consoles() string { return filepath.Join(w.dir, "console") }
 
-// Off ends what runs in the guests.
+// Off stops the agents in the guests.
 func (w *World) Off() { w.Guests.Off() }
 
-// Open is a provider.Open: what it opens is new, as in a new process, on what is there.
+// Open is a provider.Open. Each call returns a new backend for the existing objects, as a new process would have.
 func (w *World) Open(_ context.Context, config provider.Config) (provider.Backend, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -89,7 +89,7 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent}
 	fleet := &vm.Fleet{
 		Hypervisor: w.Domains, Machine: machine.Local{}, Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
-		// No guest boots it.
+		// The fake guests do not run it.
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
 		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, Log: log,
 	}
@@ -107,26 +107,26 @@ func (b backend) Publisher() publish.Interface { return watchedPublisher{b.world
 func (b backend) VMs() vm.Interface            { return watchedFleet{b.world, b.fleet} }
 func (b backend) Close() error                 { return nil }
 
-// SetFailure sets what Open returns; nil opens.
+// SetFailure sets the error that Open returns; nil for none.
 func (w *World) SetFailure(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.failure = err
 }
 
-// Opened returns the configurations that it was opened with.
+// Opened returns the configurations that were passed to Open.
 func (w *World) Opened() []provider.Config {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.opened)
 }
 
-// ForgetCache drops what was prepared, as a machine does that has an empty cache.
+// ForgetCache empties the cache, as on a machine that has built nothing yet.
 func (w *World) ForgetCache() error {
 	return errors.Join(os.RemoveAll(w.cache()), os.Mkdir(w.cache(), 0o700))
 }
 
-// VMs names the domains of the host.
+// VMs returns the names of the domains.
 func (w *World) VMs(ctx context.Context) ([]string, error) {
 	domains, err := w.Domains.List(ctx)
 	names := make([]string, len(domains))
@@ -136,7 +136,7 @@ func (w *World) VMs(ctx context.Context) ([]string, error) {
 	return names, err
 }
 
-// Left names what is on the host after all is destroyed: domains, volumes and console logs.
+// Left returns the names of domains, volumes and console logs that are on the host.
 func (w *World) Left(ctx context.Context) ([]string, error) {
 	left, err := w.VMs(ctx)
 	if err != nil {
@@ -154,7 +154,7 @@ func (w *World) Left(ctx context.Context) ([]string, error) {
 	return left, nil
 }
 
-// VM returns the definition of a VM, and the stack that its guest runs.
+// VM returns the definition of a VM and the stack that its guest runs.
 func (w *World) VM(ctx context.Context, name string) (hypervisor.Domain, release.Stack, error) {
 	domain, _, err := w.Domains.Lookup(ctx, name)
 	if err != nil {
@@ -167,14 +167,14 @@ func (w *World) VM(ctx context.Context, name string) (hypervisor.Domain, release
 	return domain, agent.Stack(), nil
 }
 
-// DropVM makes a VM vanish with all that it has, as somebody does who removes it by hand.
+// DropVM removes a VM and its private disk, as somebody could do by hand.
 func (w *World) DropVM(ctx context.Context, name string) error {
 	w.Guests.Forget(name)
 	w.Domains.Vanish(name)
 	return w.Volumes.DeletePrivateDisk(ctx, name)
 }
 
-// Reidentify gives a VM another UUID, as somebody does who makes another one under its name.
+// Reidentify replaces a VM by one with the same name and another UUID, as somebody could do by hand.
 func (w *World) Reidentify(ctx context.Context, name, uuid string) error {
 	domain, _, err := w.Domains.Lookup(ctx, name)
 	if err != nil {
@@ -189,7 +189,7 @@ func (w *World) Reidentify(ctx context.Context, name, uuid string) error {
 	return w.Domains.Start(ctx, name)
 }
 
-// DropBase makes a base vanish that no VM uses, as somebody does who deletes it by hand.
+// DropBase deletes a base that no VM uses, as somebody could do by hand.
 func (w *World) DropBase(ctx context.Context, name string) error {
 	opened, err := w.Open(ctx, provider.Config{})
 	if err != nil {
@@ -199,19 +199,19 @@ func (w *World) DropBase(ctx context.Context, name string) error {
 	return opened.Publisher().Delete(ctx, name, opened.VMs().InUse)
 }
 
-// Say writes on a VM's console.
+// Say writes to a VM's console log.
 func (w *World) Say(name, text string) error {
 	return os.WriteFile(filepath.Join(w.consoles(), name+".log"), []byte(text), 0o600)
 }
 
-// Calls returns every operation that was called, as "Create web-a".
+// Calls returns every operation that was called, such as "Create web-a".
 func (w *World) Calls() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.calls)
 }
 
-// Count tells how often each operation was called since ForgetCalls.
+// Count returns how often each operation was called since ForgetCalls.
 func (w *World) Count() map[string]int {
 	counts := map[string]int{}
 	for _, call := range w.Calls() {

@@ -12,7 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-func TestALayerThatIsHeldIsToldAndUnpluggedOnceItIsFree(t *testing.T) {
+func TestALayerInUseIsReportedAndDetachedWhenItIsFree(t *testing.T) {
 	world := newWorld(t)
 	config := debian(patched) + web("")
 	left := tree.Sum([]byte("a layer of an earlier stack"))
