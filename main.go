@@ -30,8 +30,7 @@ const gcPercent = 50
 
 func main() {
 	runtimedebug.SetGCPercent(gcPercent)
-	debug := flag.Bool("debug", false, "serve for a debugger: print the value for TF_REATTACH_PROVIDERS and keep " +
-		"running")
+	debug := flag.Bool("debug", false, "serve for a debugger: print TF_REATTACH_PROVIDERS and keep running")
 	flag.Parse()
 	if err := serve(*debug); err != nil {
 		log.Fatal(err)
