@@ -59,13 +59,14 @@ func stackAttribute() schema.SingleNestedAttribute {
 		MarkdownDescription: "The stack that the VM runs, as its agent reports it. While the agent does not answer, " +
 			"this is the last report, or the configured stack if there was none.",
 		Attributes: map[string]schema.Attribute{
-			"id": computedText("Id of the stack: the SHA-256 of its signed manifest, of the form `sha256:<64 hex>`; null while the VM runs a stack that an " +
-				"earlier version of the provider recorded without an id."),
+			"id": computedText("Id of the stack: the SHA-256 of its signed manifest, of the form `sha256:<64 hex>`; " +
+				"null while the VM runs a stack that an earlier version of the provider recorded without an id."),
 			"next": computedText("Id of the stack in the VM's definition if the VM runs another one; otherwise null."),
 			"awaits_power_cycle": schema.BoolAttribute{
 				Computed: true,
-				MarkdownDescription: "Whether `next` takes effect at the next power-off and start, because the strategy of the last apply did not allow more. " +
-					"If it is false and `next` is set, the next apply refreshes the VM to `next`.",
+				MarkdownDescription: "Whether `next` takes effect at the next power-off and start, because the " +
+					"strategy of the last apply did not allow more. If it is false and `next` is set, the next apply " +
+					"refreshes the VM to `next`.",
 			},
 			"base":       computedText("Id of the base release."),
 			"components": computedTexts("Ids of the component releases."),
