@@ -280,7 +280,11 @@ func TestAVMBootsFromEverySource(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			must(t, work.Apply(ctx, plan))
-			defer func() { must(t, work.Destroy(ctx)) }()
+			defer func() {
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				must(t, work.Destroy(ctx))
+			}()
 			if c.boots {
 				w.mustRun(t, "from-"+c.kind, *base.Release, port)
 			}
