@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"slices"
@@ -367,4 +368,10 @@ func TestDeleteRemovesAllAndMayBeRepeated(t *testing.T) {
 			t.Fatalf("%s is left", volume.Name)
 		}
 	}
+}
+
+// operators are the public keys of the operator as a boot configuration has them.
+func (w *world) operators() []string {
+	public, _ := w.fleet.Key.Public().(ed25519.PublicKey)
+	return []string{base64.StdEncoding.EncodeToString(public)}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -56,7 +57,12 @@ func (f *Fleet) replaceAgent(ctx context.Context, domain hypervisor.Domain, prog
 
 // refuses reports whether an agent says that the one of a digest did not take over from it.
 func refuses(status *agentapi.StatusResponse, digest tree.Digest) bool {
-	return status.GetRefusedAgentDigest() == digest.String()
+	refused := status.GetRefusedAgentDigest()
+	if status.GetProtocol() < agentapi.Protocol {
+		// An agent of protocol 1 has no field for the digest: it writes "agent <digest>: <why>".
+		refused, _, _ = strings.Cut(strings.TrimPrefix(status.GetAgentRefused(), "agent "), ": ")
+	}
+	return refused == digest.String()
 }
 
 // otherAgent says why the agent that answers is not this program's own; "" if it is, or does not tell.
