@@ -16,7 +16,7 @@ import (
 // and kernel.
 const capabilities = "qemu/capabilities"
 
-// keepCapabilities keeps what this testbed's libvirtd has found out since it was started.
+// keepCapabilities keeps what libvirtd learned about QEMU since it was started.
 func (b *Testbed) keepCapabilities() error {
 	cache, err := CacheDir()
 	if err != nil {
@@ -25,8 +25,9 @@ func (b *Testbed) keepCapabilities() error {
 	return copyNew(filepath.Join(cache, "libvirt", capabilities), filepath.Join(b.dir, "cache", capabilities))
 }
 
-// withCapabilities starts libvirtd with the capabilities that an earlier testbed kept. If there are none, this libvirtd has to
-// find them out, and other testbeds wait until it has: each of them asking its own QEMU would take all processors for minutes.
+// withCapabilities starts libvirtd with the capabilities that an earlier testbed kept. If none were kept, it has
+// libvirtd ask QEMU, and other testbeds wait for that: if each of them asked, this would take all processors for
+// minutes.
 func (b *Testbed) withCapabilities(ctx context.Context, start func(context.Context) error) (err error) {
 	cache, err := CacheDir()
 	if err != nil {
@@ -54,7 +55,7 @@ func (b *Testbed) withCapabilities(ctx context.Context, start func(context.Conte
 	if err := start(ctx); err != nil {
 		return err
 	}
-	// libvirtd asks QEMU when it is asked itself.
+	// libvirtd asks QEMU only when a client asks libvirtd.
 	asked, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if said, err := exec.CommandContext(asked, "virsh", "-c", b.URI(), "capabilities").CombinedOutput(); err != nil {
@@ -63,8 +64,8 @@ func (b *Testbed) withCapabilities(ctx context.Context, start func(context.Conte
 	return copyNew(kept, own)
 }
 
-// copyNew copies the files of a directory that the other one, which is made, does not have with the same content
-// size and time. A file is there completely or not at all.
+// copyNew copies those files of a directory that another directory lacks or has in an older form. It makes the
+// other directory if necessary. A file appears there whole or not at all.
 func copyNew(to, from string) error {
 	entries, err := os.ReadDir(from)
 	if errors.Is(err, fs.ErrNotExist) {

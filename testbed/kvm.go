@@ -11,11 +11,12 @@ import (
 	"time"
 )
 
-// kvmProbe is how long a guest without a disk has to run before its KVM is taken to work.
+// kvmProbe is how long a QEMU without a disk must run before its KVM counts as working.
 const kvmProbe = 2 * time.Second
 
-// hideKVM puts a file over the device that not even root may write to. libvirtd takes a KVM that it can open for one
-// that works, and asks QEMU all over again, for every VM, when QEMU has no KVM nevertheless.
+// hideKVM hides the KVM device behind a file to which not even root may write. libvirtd takes a KVM device that it
+// can open for one that works. If QEMU then finds it does not work, libvirtd asks QEMU for its capabilities again
+// for every VM.
 const hideKVM = `if [ -e /dev/kvm ]; then
 	: > /var/lib/libvirt/no-kvm
 	mount --bind /var/lib/libvirt/no-kvm /dev/kvm
@@ -23,17 +24,17 @@ const hideKVM = `if [ -e /dev/kvm ]; then
 fi
 `
 
-// emulated reports whether guests of the testbed have to be emulated. A host that is a VM itself may have a
-// /dev/kvm on which QEMU ends at once ("failed to set MSR …"), or one without hardware behind it (PVM), on which QEMU stops in
-// the middle of a kernel ("internal-error": VEX instructions are not emulated); libvirt looks no further than whether it
-// opens, so the testbed then hides it. $SHAREDOS_TEST_KVM=off hides one that breaks later.
+// emulated reports whether guests of the testbed must be emulated. A host that is a VM itself may have a /dev/kvm
+// on which QEMU ends at once ("failed to set MSR …"), or one without hardware behind it (PVM), on which QEMU stops
+// in the middle of a kernel ("internal-error": VEX instructions are not emulated). libvirt only checks that the
+// device opens, so the testbed hides it. $SHAREDOS_TEST_KVM=off hides a device that fails later.
 func emulated(ctx context.Context) (bool, error) {
 	if os.Getenv("SHAREDOS_TEST_KVM") == "off" {
 		return true, nil
 	}
 	device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
-		return false, nil // libvirt sees the same
+		return false, nil // libvirt cannot open it either
 	}
 	if err := device.Close(); err != nil {
 		return false, err
@@ -54,8 +55,8 @@ func emulated(ctx context.Context) (bool, error) {
 	return false, err
 }
 
-// virtualizes reports whether the processor runs guests by itself: VT-x and AMD-V are flags of it. What other architectures
-// than x86 have is not told by flags, and taken to be there.
+// virtualizes reports whether the processor has hardware virtualization: VT-x and AMD-V are flags of it. On other
+// architectures than x86 no flag says so, and virtualizes assumes it.
 func virtualizes() (bool, error) {
 	if runtime.GOARCH != "amd64" {
 		return true, nil

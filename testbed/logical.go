@@ -12,13 +12,14 @@ import (
 	"testing"
 )
 
-// lvm stands in for LVM's commands below libvirt.
+// lvm is a script that replaces LVM's commands below libvirt.
 //
 //go:embed standin/lvm
 var lvm string
 
-// standsIn puts a script in the place of a command, for libvirt alone. What stands between @ in it is replaced.
-func (b *Testbed) standsIn(t testing.TB, command, script string, values ...string) {
+// replaceCommand runs a script in the place of a command, for libvirt alone. values are pairs of a placeholder in
+// the script and its value.
+func (b *Testbed) replaceCommand(t testing.TB, command, script string, values ...string) {
 	t.Helper()
 	path := filepath.Join(b.dir, filepath.Base(command))
 	err := os.WriteFile(path, []byte(strings.NewReplacer(values...).Replace(script)), 0o755)
@@ -29,14 +30,14 @@ func (b *Testbed) standsIn(t testing.TB, command, script string, values ...strin
 		}
 	}
 	if err != nil {
-		t.Fatalf("have a script stand in for %s: %v", command, err)
+		t.Fatalf("replace %s by a script: %v", command, err)
 	}
 }
 
-// LogicalPool makes a storage pool of libvirt's type "logical", which rounds sizes up to extents of 4 MiB and hands out
-// volumes that hold what was there before: stale, again and again. Where a kernel has no device-mapper, as in many containers,
-// there is no LVM: a script stands in for its commands, and the volumes are loop devices. Of a testbed one pool can be of this
-// type. It returns the pool's name. With the test end pool and volumes.
+// LogicalPool makes a storage pool of libvirt's type "logical". Such a pool rounds sizes up to extents of 4 MiB,
+// and a new volume has the content of a deleted one: stale, repeated. Many containers have no device-mapper and so
+// no LVM; therefore a script replaces LVM's commands, and the volumes are loop devices. A testbed can have one such
+// pool. LogicalPool returns the pool's name. Pool and volumes end with the test.
 func (b *Testbed) LogicalPool(t testing.TB, stale []byte) string {
 	t.Helper()
 	group := strings.ReplaceAll(b.Name("vg"), "-", "_")
@@ -49,14 +50,14 @@ func (b *Testbed) LogicalPool(t testing.TB, stale []byte) string {
 		t.Fatalf("make a volume group: %v", err)
 	}
 	removeDevices(t, devices)
-	b.standsIn(t, "/usr/sbin/lvm", lvm, "@state@", t.TempDir(), "@group@", group, "@stale@", garbage)
+	b.replaceCommand(t, "/usr/sbin/lvm", lvm, "@state@", t.TempDir(), "@group@", group, "@stale@", garbage)
 	name := b.Name("pool")
 	b.Virsh(t, "pool-define-as", name, "logical", "--source-name", group, "--target", devices)
 	b.Virsh(t, "pool-start", name)
 	return name
 }
 
-// removeDevices removes, with the test, loop devices and the directory that has links to them.
+// removeDevices removes loop devices, and the directory with links to them, at the end of the test.
 func removeDevices(t testing.TB, devices string) {
 	t.Cleanup(func() {
 		links, err := filepath.Glob(filepath.Join(devices, "*"))
@@ -71,13 +72,14 @@ func removeDevices(t testing.TB, devices string) {
 	})
 }
 
-// zfs stands in for ZFS's commands below libvirt.
+// zfs is a script that replaces ZFS's commands below libvirt.
 //
 //go:embed standin/zfs
 var zfs string
 
-// ZFSPool makes a storage pool of libvirt's type "zfs", which takes whole blocks of 16 KiB only. A script stands in for ZFS's
-// commands, and the volumes are loop devices. It returns the pool's name. With the test end pool and volumes.
+// ZFSPool makes a storage pool of libvirt's type "zfs", which only accepts whole blocks of 16 KiB. A script
+// replaces ZFS's commands, and the volumes are loop devices. ZFSPool returns the pool's name. Pool and volumes end
+// with the test.
 func (b *Testbed) ZFSPool(t testing.TB) string {
 	t.Helper()
 	dataset := b.Name("tank")
@@ -88,12 +90,12 @@ func (b *Testbed) ZFSPool(t testing.TB) string {
 		err = errors.Join(err, os.WriteFile(filepath.Join(commands, name), []byte(script), 0o755))
 	}
 	if err != nil {
-		t.Fatalf("have a script stand in for ZFS: %v", err)
+		t.Fatalf("replace ZFS by a script: %v", err)
 	}
 	removeDevices(t, devices)
 	// libvirt looks for the commands in its PATH.
 	if said, err := b.Inside(t.Context(), "mount", "--bind", commands, "/usr/local/sbin").CombinedOutput(); err != nil {
-		t.Fatalf("have a script stand in for ZFS: %v: %s", err, said)
+		t.Fatalf("replace ZFS by a script: %v: %s", err, said)
 	}
 	name := b.Name("pool")
 	b.Virsh(t, "pool-define-as", name, "zfs", "--source-name", dataset, "--target", devices)
@@ -101,7 +103,7 @@ func (b *Testbed) ZFSPool(t testing.TB) string {
 	return name
 }
 
-// Virsh gives virsh a command.
+// Virsh runs virsh with the arguments and fails the test if that fails.
 func (b *Testbed) Virsh(t testing.TB, args ...string) {
 	t.Helper()
 	if said, err := exec.CommandContext(t.Context(), "virsh", append([]string{"-c", b.URI()}, args...)...).CombinedOutput(); err != nil {

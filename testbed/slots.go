@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// GuestSlots is how many guests may run on a machine at the same time. An emulated guest keeps one processor busy, and
-// the machines that run the tests have two.
+// GuestSlots is how many guests may run on a machine at the same time. An emulated guest keeps one processor busy,
+// and machines that run the tests have two.
 const GuestSlots = 2
 
 // slotDir has one file for each slot, and one for each caller that waits. All processes of a machine share it. The
@@ -37,11 +37,11 @@ type Slots struct {
 	Waited time.Duration
 }
 
-// TakeSlots waits until as many slots are free, and takes all of them at once, so that two callers never wait for what the
-// other one holds. Do not call it while holding slots.
+// TakeSlots waits until as many slots are free and takes all of them at once, so that no two callers wait for each
+// other. Do not call it while holding slots.
 //
-// Of all callers that wait, on the whole machine, the one gets the next free slots that expects to hold them longest, and of
-// two with the same expectation the one that came first. A long test that starts last would run alone.
+// Free slots go to the caller that expects to hold its slots longest; among equals, to the one that came first.
+// This applies to all callers on the machine. A long test that starts last would run alone at the end.
 func TakeSlots(ctx context.Context, count int, expected time.Duration) (*Slots, error) {
 	slots, err := takeSlots(ctx, slotDir, GuestSlots, count, expected)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// taking takes slots in the background. The channel gets what came of it.
+// taking takes slots in the background and sends them to the channel. It closes the channel, also after an error.
 func taking(ctx context.Context, dir string, count int, expected time.Duration) <-chan *Slots {
 	taken := make(chan *Slots, 1)
 	go func() {
@@ -38,7 +38,7 @@ func release(t *testing.T, slots *Slots) {
 	}
 }
 
-// awaitTickets waits until as many callers wait.
+// awaitTickets waits until count callers are waiting.
 func awaitTickets(t *testing.T, dir string, count int) {
 	t.Helper()
 	for {

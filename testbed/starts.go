@@ -18,8 +18,8 @@ type Starts struct {
 // logTime is how libvirtd begins a line of a domain's log.
 const logTime = "2006-01-02 15:04:05.000-0700: "
 
-// GuestStarts counts the starts of guests until now. It reads the logs that libvirtd writes for each domain, which also have
-// the starts that the provider asked for.
+// GuestStarts counts the starts of guests until now. It reads the logs that libvirtd writes for each domain, so it
+// also counts guests that the provider started.
 func (b *Testbed) GuestStarts(now time.Time) (Starts, error) {
 	logs, err := filepath.Glob(filepath.Join(b.dir, "log", "qemu", "*.log"))
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package testbed starts what tests, benchmarks and the demo need: a real libvirt that touches no other one,
 // names, ports and directories of their own, and an HTTP prober (package probe).
 //
-// libvirtd and virtlogd run as root in a mount namespace in which their directories are the testbed's own, and
-// in a pid namespace that ends, with every QEMU in it, when the process that started it ends, however it ends.
-// Their sockets are reached from outside through the directories below.
+// libvirtd and virtlogd run as root in a mount namespace that shows the testbed's own directories in the place of
+// libvirt's, and in a pid namespace. The pid namespace ends with the process that started it, however that process
+// ends, and every QEMU in it ends, too. Processes outside reach the sockets through the testbed's directory.
 package testbed
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
 )
 
-// maxDir is how long a testbed's path may be: unix sockets below it have a limit of 108 bytes.
+// maxDir bounds the path of a testbed in bytes, since the path of a unix socket in it may have 108 bytes.
 const maxDir = 48
 
 // startTimeout bounds how long a daemon may take until it answers. What libvirtd has to ask QEMU for takes half a minute of a
@@ -36,12 +36,12 @@ const startTimeout = 5 * time.Minute
 type Testbed struct {
 	dir  string
 	init *exec.Cmd
-	// ended is closed when the namespace's first process has been collected.
+	// ended is closed when the first process of the namespaces has ended and was waited for.
 	ended chan struct{}
 
 	mu    sync.Mutex
 	slots []*Slots
-	// waited gets the time that was spent waiting for slots; nil if nobody asks.
+	// waited, if it is not nil, is called with the time that was spent waiting for slots.
 	waited func(time.Duration)
 }
 
@@ -52,8 +52,8 @@ var private = []struct{ name, at string }{
 }
 
 var configuration = map[string]string{
-	// As Debian ships it, so QEMU runs as a user of its own. But a container may have no control groups, and a /dev of
-	// the domain's own does not go with the one that hideKVM changes.
+	// As on Debian, QEMU runs as a user of its own. But a container may have no control groups, and the /dev that
+	// libvirt makes for a domain would show the KVM device that hideKVM hides.
 	"qemu.conf": `user = "libvirt-qemu"
 group = "libvirt-qemu"
 cgroup_controllers = []
@@ -70,8 +70,8 @@ max_size = 67108864
 `,
 }
 
-// MakeDir makes a directory for a testbed in another one, or in the one for temporary files. QEMU, which is a user of
-// its own, gets through it to the sockets and disks below.
+// MakeDir makes a directory for a testbed in the directory "in"; "" is the directory for temporary files. QEMU runs
+// as another user and must be able to pass through it to the sockets and disks below.
 func MakeDir(in string) (string, error) {
 	dir, err := os.MkdirTemp(in, "sharedos-")
 	if err != nil {
@@ -83,8 +83,8 @@ func MakeDir(in string) (string, error) {
 	return dir, nil
 }
 
-// Start starts a libvirt over a directory, which is made if it is not there. What an earlier run left running
-// there is ended first. It needs root.
+// Start starts a libvirt in a directory, which it makes if necessary. First it ends the processes that an earlier
+// run left there. It needs root.
 func Start(ctx context.Context, dir string) (*Testbed, error) {
 	b, err := start(ctx, dir)
 	if err != nil {
@@ -135,8 +135,8 @@ func start(ctx context.Context, dir string) (*Testbed, error) {
 
 func (b *Testbed) record() string { return filepath.Join(b.dir, "init"+daemon.Suffix) }
 
-// startInit starts the first process of the namespaces. It mounts and then sleeps; children that come to it are
-// collected by the kernel, because it ignores SIGCHLD.
+// startInit starts the first process of the namespaces. It mounts the private directories and then sleeps. The
+// kernel reaps the orphans that it adopts, because it ignores SIGCHLD.
 func (b *Testbed) startInit(ctx context.Context) error {
 	script := "set -e\nmount --make-rslave /\nmount -t proc proc /proc\n"
 	for _, p := range private {
@@ -166,12 +166,13 @@ func (b *Testbed) startInit(ctx context.Context) error {
 	}
 	started := make(chan error)
 	go func() {
-		// The death signal comes when the thread ends that started the process, so the thread has to stay.
+		// The kernel sends Pdeathsig when the thread ends that started the process, so this goroutine keeps its
+		// thread.
 		runtime.LockOSThread()
 		err := b.init.Start()
 		started <- err
 		if err == nil {
-			_ = b.init.Wait() // it is only ever killed
+			_ = b.init.Wait() // its exit status says nothing: it is only ever killed
 		}
 		close(b.ended)
 	}()
@@ -213,12 +214,12 @@ func (b *Testbed) startDaemons(ctx context.Context) error {
 	return b.StartLibvirt(ctx)
 }
 
-// Inside returns a command that runs where libvirt does, for tests that need something of the host that it sees.
+// Inside returns a command that runs in libvirt's namespaces, for tests that need the host as libvirt sees it.
 func (b *Testbed) Inside(ctx context.Context, command ...string) *exec.Cmd {
 	return b.inside(ctx, command...)
 }
 
-// inside returns a command that runs in the testbed's namespaces.
+// inside returns a command that runs in libvirt's namespaces.
 func (b *Testbed) inside(ctx context.Context, command ...string) *exec.Cmd {
 	args := append([]string{"-t", strconv.Itoa(b.init.Process.Pid), "-m", "-p", "--"}, command...)
 	return exec.CommandContext(ctx, "nsenter", args...)
@@ -229,7 +230,8 @@ func (b *Testbed) startDaemon(ctx context.Context, name, socket string) error {
 	defer cancel()
 	path := filepath.Join(b.dir, "run", socket)
 	log := filepath.Join(b.dir, "log", name+".log")
-	// Its own daemon mode ends only when it is ready to serve, and leaves it to the namespace's first process.
+	// With -d, the command returns only when the daemon is ready. The first process of the namespaces adopts the
+	// daemon.
 	cmd := b.inside(ctx, name, "-d", "--pid-file", "/run/libvirt/"+name+".pid", "--config", "/etc/libvirt/"+name+".conf")
 	cmd.Env = append(os.Environ(), "LIBVIRT_LOG_OUTPUTS=3:file:/var/log/libvirt/"+name+".log")
 	var complaint bytes.Buffer
@@ -289,7 +291,7 @@ func (b *Testbed) URI() string {
 	return "qemu:///system?socket=" + filepath.Join(b.dir, "run", "libvirt-sock")
 }
 
-// TakeSlots is the function TakeSlots for guests of this testbed, whose Close releases the slots.
+// TakeSlots takes guest slots as the function of that name does. Close of the testbed releases them.
 func (b *Testbed) TakeSlots(ctx context.Context, count int, expected time.Duration) (*Slots, error) {
 	slots, err := TakeSlots(ctx, count, expected)
 	if err != nil {
@@ -304,7 +306,7 @@ func (b *Testbed) TakeSlots(ctx context.Context, count int, expected time.Durati
 	return slots, nil
 }
 
-// releaseSlots releases what Slots the testbed's guests have. It is called when no guest runs any more.
+// releaseSlots releases the slots of all guests. Call it when no guest is running any more.
 func (b *Testbed) releaseSlots() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -319,10 +321,11 @@ func (b *Testbed) releaseSlots() error {
 // Dir is the testbed's directory.
 func (b *Testbed) Dir() string { return b.dir }
 
-// StateDir is where what runs beside domains is recorded; what is recorded there ends with the testbed.
+// StateDir holds the records of daemons that belong to domains. Close ends these daemons.
 func (b *Testbed) StateDir() string { return filepath.Join(b.dir, "state") }
 
-// Close ends libvirt, every domain and what runs beside them, and releases the guest slots. The directory stays.
+// Close ends libvirt, all domains and the daemons that belong to them, and releases the guest slots. The directory
+// stays.
 func (b *Testbed) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -346,8 +349,8 @@ func (b *Testbed) Close() error {
 	return nil
 }
 
-// CacheDir is where bases and other inputs that take long to make are kept between runs: $SHAREDOS_CACHE, or
-// "sharedos" in the user's cache directory. It makes the directory.
+// CacheDir returns the directory for bases and other inputs that take long to make, which are kept between runs:
+// $SHAREDOS_CACHE, or "sharedos" in the user's cache directory. It makes the directory if necessary.
 func CacheDir() (string, error) {
 	dir := os.Getenv("SHAREDOS_CACHE")
 	if dir == "" {

@@ -17,20 +17,20 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
 )
 
-// root is where the testbeds of tests are: short, because unix sockets are made below it.
+// root holds the testbeds of tests. Its path is short, because unix sockets are made below it.
 const root = "/tmp/sharedos-test"
 
-// owner is the record, in a testbed's directory, of the test process that made it.
+// owner is a file in a testbed's directory. It records the test process that made the testbed.
 const owner = "owner" + daemon.Suffix
 
-// New starts a testbed that ends with the test. What test processes that were killed have left is ended first.
-// If the test fails, guest consoles and daemon logs are kept, and their place is logged.
+// New starts a testbed that ends with the test. First it removes what killed test processes have left. If the test
+// fails, New keeps guest consoles and daemon logs and logs where they are.
 func New(t testing.TB) *Testbed {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*startTimeout)
 	defer cancel()
 	if err := SweepDead(ctx); err != nil {
-		t.Fatalf("end what killed tests left: %v", err)
+		t.Fatalf("remove what killed tests have left: %v", err)
 	}
 	dir, err := newDir()
 	if err != nil {
@@ -93,8 +93,8 @@ func newDir() (string, error) {
 	return dir, daemon.Write(filepath.Join(dir, owner), self)
 }
 
-// SweepDead ends and removes the testbeds of test processes that are gone. Test processes that begin at once take
-// turns: two that remove one directory find it not empty.
+// SweepDead ends and removes the testbeds of test processes that no longer exist. Only one process sweeps at a
+// time, because two that remove the same directory disturb each other.
 func SweepDead(ctx context.Context) (err error) {
 	unlock, err := Lock(ctx, root)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -124,7 +124,7 @@ func sweep(ctx context.Context) error {
 		if alive || younger(record, dir) {
 			continue
 		}
-		// The owner's record goes last, so that a sweep that is cut off is done again.
+		// Nothing is lost if the sweep is interrupted: the directory, with the owner's record in it, goes last.
 		err = errors.Join(daemon.EndAll(ctx, filepath.Join(dir, "state")), daemon.End(ctx, filepath.Join(dir, "init"+daemon.Suffix)))
 		if err == nil {
 			err = os.RemoveAll(dir)
@@ -134,7 +134,7 @@ func sweep(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// younger reports whether the directory has no owner only because it is being made this moment.
+// younger reports whether the directory has no owner yet because another process is just making it.
 func younger(record, dir string) bool {
 	if _, err := os.Stat(record); err == nil {
 		return false
@@ -177,7 +177,7 @@ var ports struct {
 	given map[int]bool
 }
 
-// FreePort returns a TCP port of 127.0.0.1 that nothing listens on and that this process was not given before.
+// FreePort returns a TCP port of 127.0.0.1 on which nothing listens and which this process has not returned before.
 func FreePort() (uint16, error) {
 	ports.Lock()
 	defer ports.Unlock()
@@ -198,5 +198,5 @@ func FreePort() (uint16, error) {
 			return uint16(address.Port), nil
 		}
 	}
-	return 0, errors.New("find a free port: every one was given already")
+	return 0, errors.New("find a free port: all of them were returned before")
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// TestAgentInAGuestKeepsTheContract holds the agent of a real guest to what the fake one is held to.
+// TestAgentInAGuestKeepsTheContract runs the contract test of the fake agent on the agent of a real guest.
 func TestAgentInAGuestKeepsTheContract(t *testing.T) {
 	w := newWorld(t)
 	port, err := testbed.FreePort()
@@ -65,7 +65,8 @@ func TestAgentInAGuestKeepsTheContract(t *testing.T) {
 	}
 	agenttest.Contract(t, subject)
 
-	// The host was not told. It finds the guest where it is to be, and follows.
+	// The host did not take part in these refreshes. The next apply finds that the guest runs what it should, and
+	// updates the definition.
 	w.mustApply(t)
 	w.mustBeSettled(t)
 	mustServe(t, port)

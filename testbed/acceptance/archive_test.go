@@ -16,7 +16,7 @@ const (
 	libcrypto = "/libcrypto.so.3"
 )
 
-// archiveLimit bounds the making of an archive, with those that are made before it.
+// archiveLimit bounds the making of an archive, including those that are made before it.
 const archiveLimit = 40 * time.Minute
 
 // debianTar returns an archive of Debian 13 with the updates of the given suites; nil is all of them.
@@ -31,15 +31,15 @@ func debianTar(t *testing.T, suites []string) string {
 	return path
 }
 
-// patchedTar returns Debian 13 with all updates that its archive has today, and with another build of OpenSSL. What
-// the archive has changes from day to day, and on some days nothing of it concerns a running service; a byte behind
-// the last section makes a library that differs and works.
+// patchedTar returns Debian 13 with all current updates and another build of OpenSSL. On some days no current
+// update concerns a running service; a library with a byte behind its last section differs and works.
 func patchedTar(t *testing.T) string {
 	t.Helper()
 	return rebuiltTar(t, "another OpenSSL", "\x00")
 }
 
-// rebuiltTar returns Debian 13 with all updates and OpenSSL with more bytes behind it, under a name of its own.
+// rebuiltTar returns Debian 13 with all updates, and with more bytes at the end of OpenSSL's libraries. name
+// identifies it.
 func rebuiltTar(t *testing.T, name, more string) string {
 	t.Helper()
 	plain := debianTar(t, guest.Updated)

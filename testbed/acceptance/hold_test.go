@@ -8,14 +8,14 @@ import (
 	"testing"
 )
 
-// checkHold is a health check by which a test holds a refresh: the check asks the test, and the refresh goes on when the test
-// lets it.
+// checkHold is a health check with which a test holds a refresh. The check connects to the test, which lets it pass
+// or not.
 type checkHold struct {
 	port int
 
 	mu sync.Mutex
-	// held has all checks fail but the next one, which is made before the refresh: a refresh does not wait for a check that
-	// failed then.
+	// held makes all checks fail except the next one. That one is made before the refresh, which ignores checks
+	// that failed then.
 	held, before bool
 }
 
@@ -58,7 +58,7 @@ func (h *checkHold) passes() bool {
 	return !h.held || before
 }
 
-// hold holds the next refresh once it has swapped, and all that it has to restart is restarted.
+// hold makes the next refresh wait after it has swapped /usr and restarted units.
 func (h *checkHold) hold() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

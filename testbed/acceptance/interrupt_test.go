@@ -93,13 +93,13 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	w.mustBeEmpty(t)
 }
 
-// How they end.
+// Outcomes of the fault matrix.
 const (
 	converges = "the next apply converges"
 	runsOn    = ", the VM keeps running"
 )
 
-// Parts of the lines that Terraform and the provider tell while they are in a step.
+// Parts of the messages of Terraform and the provider that show which step they are in.
 const (
 	stepBuild   = "mmdebstrap"
 	stepUpload  = "uploading the layer"

@@ -40,9 +40,9 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 	}
 
 	w.work.Variables["archive"] = patchedTar(t)
-	w.planTellsThePatch(t, vm)
+	w.planShowsThePatch(t, vm)
 	w.refusesATamperedLayer(t, name, booted)
-	w.goesBackWhenHealthFails(t, name, booted)
+	w.rollsBackWhenHealthFails(t, name, booted)
 
 	w.mustApply(t)
 	mustServe(t, port)
@@ -68,7 +68,7 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 	if err := w.host.Fleet.Hypervisor.PowerOff(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	w.mustApply(t) // it is to run, so that it is started again: from the definition, with the new kernel
+	w.mustApply(t) // which starts it again, from its definition, with the new kernel
 	rebooted := w.status(t, name)
 	if rebooted.GetStack().GetBase() != w.release(t).String() || rebooted.GetKernel() != newKernel || len(rebooted.GetPending()) > 0 {
 		t.Errorf("after a power cycle it runs base %s, kernel %s, pending %v",
@@ -84,8 +84,9 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 	w.mustBeEmpty(t)
 }
 
-// planTellsThePatch fails unless the plan updates all in place, knows the release, and names what is interrupted.
-func (w *world) planTellsThePatch(t *testing.T, vm string) {
+// planShowsThePatch fails unless the plan updates everything in place, knows the release, and names the units that
+// are interrupted.
+func (w *world) planShowsThePatch(t *testing.T, vm string) {
 	t.Helper()
 	for _, change := range w.plan(t).Changes {
 		if !change.Is("update") {
@@ -119,7 +120,7 @@ func (w *world) planTellsThePatch(t *testing.T, vm string) {
 	}
 }
 
-// refusesATamperedLayer flips one byte of the patch's layer on disk: the guest must refuse it and go on as it was.
+// refusesATamperedLayer changes one byte of the patch's layer on disk. The guest must refuse it and run on.
 func (w *world) refusesATamperedLayer(t *testing.T, name string, booted *agentapi.StatusResponse) {
 	t.Helper()
 	w.mustApply(t, "-target=sharedos_base.os")
@@ -167,10 +168,10 @@ func flip(t *testing.T, path string, offset int64) func() {
 	return change
 }
 
-// goesBackWhenHealthFails gives the VM a check that holds before the refresh and not after it.
-func (w *world) goesBackWhenHealthFails(t *testing.T, name string, booted *agentapi.StatusResponse) {
+// rollsBackWhenHealthFails gives the VM a health check that passes before the refresh and fails after it.
+func (w *world) rollsBackWhenHealthFails(t *testing.T, name string, booted *agentapi.StatusResponse) {
 	t.Helper()
-	// True while the old OpenSSL is installed, and only then.
+	// It passes only while the old OpenSSL is installed.
 	check := []string{"/bin/sh", "-c", "sha256sum /usr/lib/*" + libssl + " | grep -q " + w.digest(t, w.running(t, booted), libssl).Hex()}
 	healthy := w.work.Variables["health"]
 	w.work.Variables["health"] = map[string]any{"old-openssl": map[string]any{"command": check}}
@@ -189,7 +190,7 @@ func (w *world) goesBackWhenHealthFails(t *testing.T, name string, booted *agent
 	}
 }
 
-// running is the release that a VM runs.
+// running returns the release that a VM runs.
 func (w *world) running(t *testing.T, status *agentapi.StatusResponse) tree.Digest {
 	t.Helper()
 	id, err := tree.ParseDigest(status.GetStack().GetBase())
@@ -209,7 +210,7 @@ func (w *world) kernel(t *testing.T, id tree.Digest) string {
 	return manifest.Kernel.Release
 }
 
-// mustRun fails unless the VM runs what it ran, without a reboot, and nothing is under way in it.
+// mustRun fails unless the VM runs the same stack as before, has not rebooted, and no refresh is in progress.
 func (w *world) mustRun(t *testing.T, name string, before *agentapi.StatusResponse) {
 	t.Helper()
 	now := w.status(t, name)

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mustRefuse fails unless an apply fails and says each of the words.
+// mustRefuse fails unless an apply fails with an error that contains each of the words.
 func (w *world) mustRefuse(t *testing.T, words ...string) {
 	t.Helper()
 	plan, err := w.work.Plan(t.Context())
@@ -24,7 +24,7 @@ func (w *world) mustRefuse(t *testing.T, words ...string) {
 	if err == nil {
 		t.Fatal("it was taken")
 	}
-	// Terraform's own text may be wrapped anywhere.
+	// Terraform wraps messages at any space.
 	said := strings.Join(strings.Fields(err.Error()), " ")
 	for _, word := range words {
 		if !strings.Contains(said, word) {
@@ -71,7 +71,7 @@ func TestBadArchivesAreRefusedAndNothingIsStored(t *testing.T) {
 		data  []byte
 		words []string
 	}{
-		// All that is missing in one error.
+		// One error names everything that is missing.
 		"hollow.tar":     {hollow, []string{"merged /usr", "systemd", "kernel", "mkfs.ext4"}},
 		"cut.tar.gz":     {whole[:len(whole)/2], []string{"cut.tar.gz"}},
 		"escape.tar":     {writeTar(t, tar.Header{Name: "../etc/passwd", Typeflag: tar.TypeReg}), []string{"../etc/passwd"}},
@@ -132,7 +132,7 @@ func TestAnUnreachableLibvirtIsNamed(t *testing.T) {
 }
 
 func TestAPoolDirectoryThatCannotBeMadeIsNamed(t *testing.T) {
-	// A read-only file system: root may write anywhere else.
+	// The file system is read-only, since root may write anywhere else.
 	sealed := t.TempDir()
 	if err := unix.Mount("tmpfs", sealed, "tmpfs", unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)

@@ -1,5 +1,4 @@
-// Package acceptance drives the real Terraform against a real libvirt with real guests: what a user does, and what
-// befalls him.
+// Package acceptance runs the real Terraform on a real libvirt with real guests, as users do, and injects faults.
 package acceptance
 
 import (
@@ -26,18 +25,18 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
-// world is a libvirt, a Terraform workspace on it, and a look at both from beside.
+// world is a libvirt, a Terraform workspace on it, and the test's own connections to both.
 type world struct {
 	bed  *testbed.Testbed
 	work *workspace.Workspace
 	host *host.Host
 	pool string
 
-	// onStep is told every line of Terraform and the provider while they work.
+	// onStep is called with every message of Terraform and the provider.
 	onStep func(string)
 }
 
-// newWorld makes a world; env replaces what the provider is told of it.
+// newWorld makes a world. env overrides variables of the provider's environment.
 func newWorld(t *testing.T, env ...string) *world {
 	t.Helper()
 	terraform, err := workspace.Terraform()
@@ -81,8 +80,8 @@ func newWorld(t *testing.T, env ...string) *world {
 	return w
 }
 
-// takeSlot waits for a guest slot. The tests of this package run one after the other: remaining is how long this one and those
-// after it are expected to take.
+// takeSlot waits for a guest slot. The tests of this package run one after the other; remaining is how long this
+// one and the following ones are expected to take.
 func (w *world) takeSlot(t *testing.T, remaining time.Duration) {
 	t.Helper()
 	if _, err := w.bed.TakeSlots(t.Context(), 1, remaining); err != nil {
@@ -90,8 +89,8 @@ func (w *world) takeSlot(t *testing.T, remaining time.Duration) {
 	}
 }
 
-// limit bounds one Terraform command, and what else waits for a guest. An emulated guest boots in half a minute, and in several
-// minutes on a busy machine.
+// limit bounds one Terraform command, and everything else that waits for a guest. An emulated guest boots in half a
+// minute, and in several minutes on a busy machine.
 const limit = 20 * time.Minute
 
 func (w *world) plan(t *testing.T, extra ...string) *workspace.Plan {
@@ -121,7 +120,7 @@ func (w *world) mustApply(t *testing.T, extra ...string) {
 	}
 }
 
-// applyUntil plans and applies, and interrupts Terraform, as Ctrl-C does, when it tells a step that contains text.
+// applyUntil plans and applies, and interrupts Terraform like Ctrl-C when a message contains text.
 func (w *world) applyUntil(t *testing.T, text string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -145,7 +144,7 @@ func (w *world) applyUntil(t *testing.T, text string) {
 	case <-reached:
 		t.Logf("interrupted at %q: %v", text, err)
 	default:
-		t.Fatalf("it never told a step %q: %v", text, err)
+		t.Fatalf("no message contained %q: %v", text, err)
 	}
 }
 
@@ -187,7 +186,7 @@ func (w *world) release(t *testing.T) tree.Digest {
 	return base.Release
 }
 
-// status asks the agent of a VM.
+// status returns the status that the agent of a VM reports.
 func (w *world) status(t *testing.T, name string) *agentapi.StatusResponse {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -263,7 +262,7 @@ func (w *world) mustBeEmpty(t *testing.T) {
 	}
 }
 
-// digest is that of the one regular file of a release whose path ends in suffix.
+// digest returns the digest of the one regular file of a release whose path ends in suffix.
 func (w *world) digest(t *testing.T, id tree.Digest, suffix string) tree.Digest {
 	t.Helper()
 	manifest, err := w.host.Publisher.Get(t.Context(), id)

@@ -19,11 +19,12 @@ var Packages = []string{
 	"linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs", "iproute2", "openssh-server", "nginx-light",
 }
 
-// Suites of Debian 13. With all of them a tree has the patches that Debian has published since its last point release.
+// Additional suites of a Debian release.
 var (
 	// Plain is the release alone.
 	Plain = []string{}
-	// Updated is the release with its updates and security suites.
+	// Updated is the release with its updates and security suites, so with all patches since its last point
+	// release.
 	Updated []string
 )
 
@@ -37,23 +38,25 @@ type Debian struct {
 var (
 	// Trixie is Debian 13: Linux 6.12 and systemd 257.
 	Trixie = Debian{"trixie", Packages}
-	// Bookworm is Debian 12: Linux 6.1, which neither mounts beneath nor takes lower directories one by one, and systemd
-	// 252, which has no soft-reboot. It has no more than a guest needs that is logged in to.
+	// Bookworm is Debian 12. Its Linux 6.1 cannot mount beneath another mount and takes all lower directories of an
+	// overlay in one option. Its systemd 252 has no soft-reboot. The package set is the smallest for a guest with
+	// SSH.
 	Bookworm = Debian{"bookworm", []string{
 		"linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs", "iproute2", "openssh-server",
 	}}
 )
 
-// DebianTar makes an archive of Debian 13 with the given additional suites, once, and returns its path.
+// DebianTar makes an archive of Debian 13 with the given additional suites, unless there is one, and returns its
+// path.
 func DebianTar(ctx context.Context, suites []string) (string, error) { return Trixie.tar(ctx, suites) }
 
-// tar makes an archive of the release with the given additional suites, once, and returns its path.
+// tar makes an archive of the release with the given additional suites, unless there is one, and returns its path.
 func (d Debian) tar(ctx context.Context, suites []string) (string, error) {
 	cache, err := testbed.CacheDir()
 	if err != nil {
 		return "", err
 	}
-	// The provider's own place for it, so that the demo and the tests build it once together.
+	// The provider has its cache in the same place, so the demo and the tests build each tree only once.
 	debian := &debian.Source{Suite: d.Suite, AdditionalSuites: suites, Packages: d.Packages, CacheDir: filepath.Join(cache, "debian")}
 	input, err := debian.Fingerprint(ctx)
 	if err != nil {
@@ -69,8 +72,8 @@ func (d Debian) tar(ctx context.Context, suites []string) (string, error) {
 	})
 }
 
-// MakeArchives makes the archives that tests with guests begin with, in the order in which they are needed, unless they are
-// there. Tests that need one meanwhile wait until it is made.
+// MakeArchives makes the archives with which tests with guests begin, unless they exist, in the order in which
+// tests need them. A test that needs one of them waits until it is made.
 func MakeArchives(ctx context.Context) error {
 	for _, archive := range []struct {
 		debian Debian
@@ -83,8 +86,8 @@ func MakeArchives(ctx context.Context) error {
 	return nil
 }
 
-// CachedTar returns the path of an archive by what it is made from. It is made once: another process that needs it
-// meanwhile waits.
+// CachedTar returns the path of an archive that is named by its input. It calls write if there is no such archive
+// yet. Other processes that need the same archive wait meanwhile.
 func CachedTar(ctx context.Context, input string, write func(io.Writer) error) (_ string, err error) {
 	cache, err := testbed.CacheDir()
 	if err != nil {

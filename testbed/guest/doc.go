@@ -1,3 +1,3 @@
-// Package guest gives tests and benchmarks real guests without Terraform: a World is a libvirt of their own with a
-// store; in it releases of Debian are published, each with Edits of its tree, and VMs run them.
+// Package guest provides real guests for tests and benchmarks, without Terraform. A World has a libvirt of its own
+// with a store. Releases of Debian are published in it, each with Edits of its tree, and VMs run them.
 package guest

@@ -33,7 +33,7 @@ const (
 	hangKernel editKind = "hang"
 )
 
-// Write puts a file at a path without a leading slash, in the place of what is there; it is root's.
+// Write writes a file of root's at a path without a leading slash. It replaces what is there.
 func Write(path string, mode fs.FileMode, text string) Edit {
 	return Edit{kind: writeFile, path: path, mode: mode, text: text}
 }
@@ -41,19 +41,20 @@ func Write(path string, mode fs.FileMode, text string) Edit {
 // Link puts a symbolic link at a path without a leading slash.
 func Link(path, target string) Edit { return Edit{kind: writeLink, path: path, text: target} }
 
-// Remove takes a path without a leading slash away, with all that is below it.
+// Remove removes a path without a leading slash, with everything below it.
 func Remove(path string) Edit { return Edit{kind: removePath, path: path} }
 
-// Append adds bytes to the one regular file whose path ends in suffix: "/libssl.so.3". Behind the last section of a
-// program or library they make one that differs and works.
+// Append appends bytes to the one regular file whose path ends in suffix, such as "/libssl.so.3". A program or
+// library with more bytes behind its last section has another digest and works as before.
 func Append(suffix, text string) Edit { return Edit{kind: appendTo, suffix: suffix, text: text} }
 
-// Copy puts a copy of the regular file at from, with more bytes behind it, at a path; both without a leading slash.
+// Copy writes a copy of the regular file from, with more bytes at its end, at a path. Both paths have no leading
+// slash.
 func Copy(path, from, more string) Edit {
 	return Edit{kind: copyFile, path: path, from: from, text: more}
 }
 
-// Hang has the kernel do nothing at all when it is started by kexec.
+// Hang makes the kernel loop forever when it is started by kexec.
 func Hang() Edit { return Edit{kind: hangKernel, path: "boot/vmlinuz-"} }
 
 // String identifies the edit: it is part of what a release is made from.
@@ -87,7 +88,7 @@ type editor struct {
 	edits []Edit
 	out   *tar.Writer
 	seen  map[string]bool
-	// found tells which edits have found their file; copies holds what is to be copied.
+	// found says which edits have found their file. copies has the content that is to be copied.
 	found  []bool
 	copies map[int]string
 }
@@ -148,8 +149,8 @@ func (e *editor) copy(header *tar.Header, content io.Reader) error {
 	return nil
 }
 
-// hang puts an endless loop at the entry that kexec takes into a kernel for x86: 512 bytes into what follows the sectors of
-// its set-up code, which are counted at 0x1f1 (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
+// hang writes an endless loop at the address at which kexec enters an x86 kernel: 512 bytes behind the set-up code,
+// whose number of sectors is at 0x1f1 (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
 func hang(image []byte) error {
 	const count, sector, entry = 0x1f1, 512, 0x200
 	if len(image) <= count {
@@ -210,7 +211,7 @@ func (e *editor) finish() error {
 	return nil
 }
 
-// parents makes the directories that a new entry lies in.
+// parents writes the parent directories of a new entry.
 func (e *editor) parents(directory string) error {
 	if e.seen[directory] {
 		return nil

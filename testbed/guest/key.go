@@ -18,10 +18,10 @@ import (
 // sshLimit bounds one command in a guest.
 const sshLimit = 10 * time.Minute
 
-// ErrLogin means that a guest did not let the caller in, so that the command was not run.
+// ErrLogin means that the guest did not accept the login, so the command did not run.
 var ErrLogin = errors.New("no login")
 
-// Key lets its holder into guests over SSH.
+// Key is an SSH key that guests accept.
 type Key struct {
 	signer ssh.Signer
 	// Authorized is the public half as OpenSSH writes it.
@@ -41,8 +41,8 @@ func NewKey() (*Key, error) {
 	return &Key{signer, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))}, nil
 }
 
-// Run runs a command as root in the guest whose sshd is reached at address, and returns what it prints. It takes at
-// most sshLimit, or as long as ctx allows if that has a deadline. ErrLogin if the command was not run.
+// Run runs a command as root in the guest whose sshd is reached at address, and returns what it prints. If ctx has
+// no deadline, sshLimit bounds the command. ErrLogin means that the command did not run.
 func (k *Key) Run(ctx context.Context, address, command string, stdin io.Reader) (_ string, err error) {
 	if _, bounded := ctx.Deadline(); !bounded {
 		limited, cancel := context.WithTimeout(ctx, sshLimit)
@@ -54,12 +54,12 @@ func (k *Key) Run(ctx context.Context, address, command string, stdin io.Reader)
 	if err != nil {
 		return "", fmt.Errorf("%w: reach sshd at %s: %w", ErrLogin, address, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // ends whatever waits on it
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // unblocks reads and writes
 	defer stop()
 	conn, channels, requests, err := ssh.NewClientConn(raw, address, &ssh.ClientConfig{
 		User: "root",
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(k.signer)},
-		// The guest was made by this very program and answers on this machine's own loopback.
+		// This program made the guest, which answers on this machine's loopback.
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 	})
 	if err != nil {

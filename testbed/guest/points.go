@@ -7,10 +7,11 @@ import (
 	"testing"
 )
 
-// AgentWithPoints builds the agent with its points (package failpoint), and returns its file, which ends with the test. It
-// is for tests of the packages in testbed/.
+// AgentWithPoints builds the agent with its points (package failpoint) and returns the path of the binary, which is
+// removed at the end of the test. Only packages in testbed/ can call it, since it finds the agent by a relative
+// path.
 //
-// It is compiled with the flags of the provider, so that most of it is in Go's cache.
+// The flags are those of the provider, so most of the packages are in Go's build cache.
 func AgentWithPoints(t testing.TB) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "agent")

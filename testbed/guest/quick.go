@@ -1,26 +1,27 @@
 package guest
 
-// Quick takes out of a guest what a boot does that no test needs which adds these edits, and what runs on its own account.
-// Under emulation a boot takes at least a third less time with them. systemd-logind stays: it is who hears the host's power button.
+// Quick removes from a guest what boots do that no test needs, and units that start by themselves later. Under
+// emulation, a boot then takes at least a third less time. systemd-logind stays, because it handles the power
+// button that the host presses.
 func Quick() []Edit {
 	edits := []Edit{
-		// Of 425 devices, what a guest has drivers to load for: disks, network, random numbers and memory (virtio), the watchdog,
-		// by its class, and the power button.
+		// A guest has 425 devices. It only needs drivers for disks, network, random numbers and memory (virtio),
+		// for the watchdog, found by its class, and for the power button.
 		Write("etc/systemd/system/systemd-udev-trigger.service.d/quick.conf", 0o644, `[Service]
 ExecStart=
 ExecStart=udevadm trigger --action=add --subsystem-match=virtio --subsystem-match=net --subsystem-match=block
 ExecStart=udevadm trigger --action=add --subsystem-match=pci --attr-match=class=0x088000
 ExecStart=udevadm trigger --action=add --subsystem-match=acpi --attr-match=hid=LNXPWRBN
 `),
-		// Of the thousand lines that a boot logs, those that tell of something unusual.
+		// A boot logs a thousand lines. Only unusual ones are kept.
 		Write("etc/systemd/system.conf.d/quick.conf", 0o644, "[Manager]\nLogLevel=notice\n"),
 		Write("etc/systemd/journald.conf.d/quick.conf", 0o644, "[Journal]\nStorage=volatile\nAudit=no\nReadKMsg=no\n"),
-		// It says that there are no modules to load. A test that has some writes another file.
+		// This file lists no modules. A test that needs some writes another file.
 		Remove("etc/modules-load.d/modules.conf"),
-		// It looks at its configuration once more when it starts.
+		// sshd checks its configuration by itself when it starts.
 		Write("etc/systemd/system/ssh.service.d/quick.conf", 0o644, "[Service]\nExecStartPre=\n"),
 	}
-	// They run at every reload, too, which is part of every refresh.
+	// Generators also run at every reload, so in every refresh.
 	for _, generator := range []string{"getty", "gpt-auto", "hibernate-resume", "rc-local", "run", "ssh", "system-update", "sysv", "tpm2"} {
 		edits = append(edits, Link("etc/systemd/system-generators/systemd-"+generator+"-generator", "/dev/null"))
 	}

@@ -59,7 +59,7 @@ type editedStream struct {
 func (s *editedStream) Close() error {
 	err := errors.Join(s.PipeReader.Close(), <-s.done)
 	if errors.Is(err, io.ErrClosedPipe) {
-		return nil // whoever read it had enough
+		return nil // the reader stopped early, on purpose
 	}
 	return err
 }

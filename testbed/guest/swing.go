@@ -15,8 +15,8 @@ import (
 // partSize is how much of a blob one message carries.
 const partSize = 1 << 20
 
-// Swing has the agent refresh to a release of the base that runs, a later or an earlier one, past the fleet: that is how
-// two releases serve for any number of refreshes. The VM's definition stays as it is.
+// Swing makes the agent refresh to a release of the same base, a later or an earlier one, without the fleet. So two
+// releases are enough for any number of refreshes. The VM's definition does not change.
 func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
@@ -38,8 +38,8 @@ func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err
 		id   tree.Digest
 		note *[]byte
 	}{{to, &target.To}, {from, &target.From}} {
-		if *side.note, err = v.hand(ctx, agent, side.id); err != nil {
-			return nil, fmt.Errorf("hand over release %s: %w", side.id, err)
+		if *side.note, err = v.send(ctx, agent, side.id); err != nil {
+			return nil, fmt.Errorf("send release %s: %w", side.id, err)
 		}
 	}
 	answer, err := agent.Refresh(ctx, &agentapi.RefreshRequest{Target: target, AllowDowngrade: true, MaxImpact: agentapi.Level_RESTART})
@@ -62,8 +62,8 @@ func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err
 	}
 }
 
-// hand attaches the layers of a release and hands its contents list over. It returns the signed manifest of its stack.
-func (v *VM) hand(ctx context.Context, agent *transport.Agent, id tree.Digest) ([]byte, error) {
+// send attaches the layers of a release and sends its contents list. It returns the signed manifest of its stack.
+func (v *VM) send(ctx context.Context, agent *transport.Agent, id tree.Digest) ([]byte, error) {
 	note, manifest, err := Stack(ctx, v.World.Host.Publisher, v.World.Operator, id)
 	if err != nil {
 		return nil, err

@@ -26,26 +26,27 @@ const (
 	lifeLimit  = 20 * time.Minute
 	loginLimit = 10 * time.Minute
 	agentLimit = 2 * time.Minute
-	// askLimit bounds one question of several.
+	// askLimit bounds each of several questions to an agent.
 	askLimit = 20 * time.Second
 )
 
 // VM is a VM of a World.
 type VM struct {
 	World *World
-	// Spec is the VM as it was last asked for.
+	// Spec is what the VM was last asked to be.
 	Spec vm.Spec
-	// ports on the host's 127.0.0.1, by port in the guest.
+	// ports maps ports of the guest to ports of the host's 127.0.0.1.
 	ports map[uint16]uint16
 	slots *testbed.Slots
 }
 
-// Create makes a VM of 512 MiB that runs a release, with a disk of 4 GiB, and waits until its services have started.
-// SSH is reached from here, and so are the given TCP ports of the guest: see Address. shape changes what is asked for
-// before it is made; nil leaves it.
+// Create makes a VM of 512 MiB with a disk of 4 GiB that runs a release, and waits until its services have started.
+// SSH and the given TCP ports of the guest are forwarded, see Address. shape, unless it is nil, changes the VM's
+// specification first.
 //
-// The VM has one of the machine's guest slots (testbed.TakeSlots) until Delete or until the testbed is closed: Create waits for
-// it as long as ctx allows. So code that needs two VMs at the same time must not create them one after the other.
+// The VM holds one of the machine's guest slots (testbed.TakeSlots) until Delete, or until the testbed is closed.
+// Create waits for the slot as long as ctx allows. A caller that needs two VMs at the same time must not create one
+// after the other, since each could wait for a slot that another such caller holds.
 func (w *World) Create(ctx context.Context, name string, base tree.Digest, shape func(*vm.Spec), ports ...uint16) (*VM, error) {
 	slots, err := w.Bed.TakeSlots(ctx, 1, w.Expected)
 	if err != nil {
@@ -79,7 +80,8 @@ func (w *World) Create(ctx context.Context, name string, base tree.Digest, shape
 
 func (v *VM) progress(step string) { v.World.Tell(v.Spec.Name + ": " + step) }
 
-// Address is where a port of the guest is reached, "127.0.0.1:port"; "" for one that Create was not given.
+// Address returns the host's address that is forwarded to a port of the guest, "127.0.0.1:port"; "" for a port that
+// Create was not called with.
 func (v *VM) Address(port uint16) string {
 	at, known := v.ports[port]
 	if !known {
@@ -88,7 +90,7 @@ func (v *VM) Address(port uint16) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(at)))
 }
 
-// Run runs a shell command as root in the guest and returns what it printed. It waits until the guest lets it log in.
+// Run runs a shell command as root in the guest and returns its output. It waits until the guest accepts logins.
 func (v *VM) Run(ctx context.Context, command string) (string, error) {
 	return v.RunWith(ctx, command, nil)
 }
@@ -110,8 +112,8 @@ func (v *VM) RunWith(ctx context.Context, command string, stdin io.Reader) (stri
 	}
 }
 
-// Refresh moves the VM to another release as its Spec says, and waits for the end. The report is there after a
-// refresh that failed, too. The Spec names the new release only if it runs it.
+// Refresh refreshes the VM to another release by the policy in Spec, and waits for the end. A refresh that failed
+// has a report, too. Spec names the new release only if the VM runs it.
 func (v *VM) Refresh(ctx context.Context, to tree.Digest) (*agentapi.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
@@ -138,20 +140,20 @@ func (v *VM) Status(ctx context.Context) (*agentapi.StatusResponse, error) {
 	return now.Agent, nil
 }
 
-// Await asks the agent until done says so, whatever keeps it from answering meanwhile. It asks over one connection for as long
-// as that lasts, and may ask it to wait for something: under emulation a new connection takes the guest nearly a tenth of a second,
-// and an answer as much, which the others there lack.
+// Await asks the agent until done returns true, and tolerates that it does not answer meanwhile. It keeps one
+// connection as long as that works, and the question may ask the agent to wait for an event: under emulation a new
+// connection costs the guest nearly a tenth of a second of its processor, and so does an answer.
 func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
 	var agent *transport.Agent
-	leave := func() {
+	disconnect := func() {
 		if agent != nil {
 			_ = agent.Close() // only questions were asked on it
 		}
 		agent = nil
 	}
-	defer leave()
+	defer disconnect()
 	ask := func() (*agentapi.StatusResponse, error) {
 		ctx, cancel := context.WithTimeout(ctx, askLimit)
 		defer cancel()
@@ -171,7 +173,7 @@ func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRe
 		if err == nil {
 			err = fmt.Errorf("it is in state %s, system %s, running base %s", status.GetState(), status.GetSystemState(), status.GetStack().GetBase())
 		} else {
-			leave()
+			disconnect()
 		}
 		select {
 		case <-ctx.Done():
@@ -181,7 +183,7 @@ func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRe
 	}
 }
 
-// Services asks an agent to answer when its VM's services have started.
+// Services is a question that the agent answers when the services of its VM have started.
 func Services() *agentapi.StatusRequest {
 	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: (askLimit / 2).Milliseconds()}
 }
@@ -194,7 +196,7 @@ func (v *VM) Settled(ctx context.Context) (*agentapi.StatusResponse, error) {
 	})
 }
 
-// CutPower ends the VM as a power cut does: nothing that was not on its disk is kept.
+// CutPower ends the VM like a power cut: it loses what is not on its disk.
 func (v *VM) CutPower(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
@@ -211,7 +213,7 @@ func (v *VM) Start(ctx context.Context) (*agentapi.StatusResponse, error) {
 	return v.Settled(ctx)
 }
 
-// Agent connects to the agent as the operator, past the fleet. Close it.
+// Agent connects to the agent as the operator, without the fleet. The caller closes it.
 func (v *VM) Agent(ctx context.Context) (*transport.Agent, error) {
 	ctx, cancel := context.WithTimeout(ctx, agentLimit)
 	defer cancel()
@@ -226,7 +228,7 @@ func (v *VM) Agent(ctx context.Context) (*transport.Agent, error) {
 	return transport.Connect(ctx, dialer, config)
 }
 
-// Console is the file that has what the VM wrote to its serial console.
+// Console is the path of the file with the output of the VM's serial console.
 func (v *VM) Console() string {
 	return filepath.Join(v.World.Host.Fleet.ConsoleDir, v.Spec.Name+".log")
 }

@@ -8,25 +8,27 @@ import (
 	"time"
 )
 
-// Weight is what an agent, and what it has made, takes in a guest.
+// Weight is what an agent uses in a guest.
 type Weight struct {
-	// ResidentBytes of the agent once its callers have gone, OpenFiles of it and its Goroutines.
+	// ResidentBytes is the agent's memory after its callers have disconnected; OpenFiles and Goroutines are the
+	// agent's, too.
 	ResidentBytes, OpenFiles, Goroutines int64
-	// Mounts in the system's own namespace, Mapped devices of the device mapper, Loops that are in use.
+	// Mounts are those of the system's mount namespace, Mapped the devices of the device mapper, Loops the loop
+	// devices in use.
 	Mounts, Mapped, Loops int64
 }
 
-// rest is how long an agent takes to give memory back after its callers have gone, with room to spare.
+// rest is longer than an agent takes to return memory after its callers have disconnected.
 const rest = 5 * time.Second
 
-// Weigh weighs the agent at rest.
+// Weigh measures the agent at rest.
 func (v *VM) Weigh(ctx context.Context) (Weight, error) {
 	select {
 	case <-ctx.Done():
 		return Weight{}, ctx.Err()
 	case <-time.After(rest):
 	}
-	// Past the agent, which takes memory to answer.
+	// This does not ask the agent, since answering takes memory.
 	text, err := v.Run(ctx, `pid=$(systemctl show --value -p MainPID sharedos-agent.service)
 awk '/^VmRSS:/ {print $2 * 1024}' /proc/$pid/status; ls /proc/$pid/fd | wc -l; wc -l < /proc/1/mountinfo
 ls /sys/block | grep -c '^dm-'; cat /sys/block/loop*/loop/backing_file 2>/dev/null | wc -l`)
@@ -51,7 +53,7 @@ ls /sys/block | grep -c '^dm-'; cat /sys/block/loop*/loop/backing_file 2>/dev/nu
 	return w, nil
 }
 
-// Grown tells in words what has grown since before; "" for nothing. Memory is not in it: it goes up and down.
+// Grown describes what has grown since before; "" for nothing. It leaves memory out, which varies.
 func (w Weight) Grown(before Weight) string {
 	var grown []string
 	for _, one := range []struct {

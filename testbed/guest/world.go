@@ -20,19 +20,19 @@ import (
 // publishLimit bounds the publishing of one release.
 const publishLimit = 20 * time.Minute
 
-// World is a libvirt of its own, with the parts that make and run releases in it.
+// World is a libvirt of its own, with the parts that publish and run releases in it.
 type World struct {
 	Bed  *testbed.Testbed
 	Host *host.Host
-	// Operator is the key that signs releases and that agents let in.
+	// Operator signs releases, and agents accept connections with it.
 	Operator ed25519.PrivateKey
 	Key      *Key
-	// Debian is what releases are made of; Trixie unless it is changed.
+	// Debian is the operating system of the releases; New and Open set it to Trixie.
 	Debian Debian
-	// Expected is how long a VM is expected to have its guest slot. Of the tests that wait for a slot, the one that expects to
-	// hold it longest is served first.
+	// Expected is how long a VM is expected to hold its guest slot. Of the tests that wait for a slot, the one that
+	// expects to hold it longest gets it first.
 	Expected time.Duration
-	// Tell is told what is done; it is not nil.
+	// Tell is called with each step; it is not nil.
 	Tell func(step string)
 }
 
@@ -41,7 +41,7 @@ func Open(ctx context.Context, bed *testbed.Testbed, tell func(step string)) (*W
 	return open(ctx, bed, "", tell)
 }
 
-// open is Open with a storage pool that is there already; "" is the one that is made.
+// open is Open with an existing storage pool; "" makes one.
 func open(ctx context.Context, bed *testbed.Testbed, pool string, tell func(step string)) (*World, error) {
 	cache, err := testbed.CacheDir()
 	if err != nil {
@@ -71,7 +71,7 @@ func New(t testing.TB) *World {
 	return On(t, testbed.New(t), "")
 }
 
-// On is New in a testbed and a storage pool that are there already.
+// On is New with a testbed and a storage pool that exist already.
 func On(t testing.TB, bed *testbed.Testbed, pool string) *World {
 	t.Helper()
 	w, err := open(t.Context(), bed, pool, func(step string) { t.Log(step) })
@@ -89,9 +89,10 @@ func On(t testing.TB, bed *testbed.Testbed, pool string) *World {
 // Close ends the connections. VMs go on running until the testbed is closed.
 func (w *World) Close() error { return w.Host.Close() }
 
-// Publish makes the next release of a base: w.Debian with the additional suites (Plain or Updated) and the edits.
+// Publish publishes the next release of a base: w.Debian with the additional suites (Plain or Updated) and the
+// edits.
 func (w *World) Publish(ctx context.Context, base string, suites []string, edits ...Edit) (tree.Digest, error) {
-	path, err := w.Debian.tar(ctx, suites) // which other tests may be waiting for, too
+	path, err := w.Debian.tar(ctx, suites) // not bounded here: other tests may have it made first
 	if err != nil {
 		return tree.Digest{}, err
 	}

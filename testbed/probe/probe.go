@@ -1,5 +1,5 @@
-// Package probe watches a service from outside while something is done to it: one client that asks again and again,
-// and remembers how often it was refused and for how long nothing worked.
+// Package probe watches a service from outside while something happens to it. One client sends request after
+// request and counts how many fail and for how long none succeeds.
 package probe
 
 import (

@@ -84,15 +84,15 @@ func repository(t *testing.T, deb, control string) (uri, key string) {
 	return server.URL, public.String()
 }
 
-// The real mmdebstrap and apt take packages of one's own: from a file, and from an archive that a key of its own signs. An
-// ordinary user has them do it; root does wherever else these tests make a Debian.
+// The real mmdebstrap and apt install packages of the user's own, from a file and from an archive with a signing
+// key of its own. An ordinary user runs them here; in all other tests root does.
 func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	const control = "Package: own-library\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody <nobody@example.com>\nDescription: a test\n"
 	uri, key := repository(t, packageOf(t, "own-library", ""), control)
 	deb := packageOf(t, "own-program", "own-library")
-	must(t, os.Chmod(filepath.Dir(filepath.Dir(deb)), 0o755)) // what is made for a test is root's alone
+	must(t, os.Chmod(filepath.Dir(filepath.Dir(deb)), 0o755)) // directories of a test can only be entered by root
 	stream := madeByNobody(ctx, t, &debian.Source{
 		Suite: "trixie", AdditionalSuites: []string{}, Packages: []string{"own-library"}, Mode: "unshare",
 		PackageFiles: []string{deb},
@@ -102,7 +102,7 @@ func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 	full, spool, err := tarstream.Read(ctx, stream, t.TempDir(), source.Limits{})
 	must(t, errors.Join(stream.Close(), err))
 	defer func() { must(t, spool.Close()) }()
-	// Owners, set-user-ID bits and what only root may do are as they are when root makes it.
+	// Owners, set-user-ID bits and special modes are the same as in a tree that root makes.
 	if e, ok := full.Lookup("usr/bin/su"); !ok || e.Mode != 0o4755 || e.UID != 0 || e.GID != 0 {
 		t.Errorf("su: %+v", e)
 	}
@@ -121,7 +121,8 @@ func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 			t.Errorf("package %s is not installed", name)
 		}
 	}
-	// apt in a guest goes on from there, and nothing tells where the files lay that mmdebstrap was given.
+	// apt in a guest uses the same archives, and the tree does not show where the package files were on this
+	// machine.
 	lists := ""
 	for _, e := range full.Entries {
 		if strings.HasPrefix(e.Path, "etc/apt/sources.list") && e.Type == tree.Regular {

@@ -14,7 +14,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// formerDisk is what the blocks hold that new volumes are given: the disk of another VM.
+// formerDisk returns the former content of the blocks of new volumes: another VM's disk.
 func formerDisk(t *testing.T) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "former")
@@ -26,7 +26,7 @@ func formerDisk(t *testing.T) []byte {
 	return data[:8<<20]
 }
 
-// A pool of devices, as LVM's are: layers and private disk are devices, and QEMU boots from files that stand in for them.
+// In a pool of devices, such as LVM's, layers and private disk are block devices. QEMU boots from copies in files.
 func TestAVMLivesOnAPoolOfBlockDevices(t *testing.T) {
 	bed := testbed.New(t)
 	pool := bed.LogicalPool(t, formerDisk(t))
@@ -70,7 +70,7 @@ func TestAVMLivesOnAPoolOfBlockDevices(t *testing.T) {
 	if _, err := vm.Run(ctx, "echo kept >/root/kept && sync"); err != nil {
 		t.Fatal(err)
 	}
-	// What the definition boots is still there after everything else went, and after the host was off.
+	// The files from which the definition boots remain when other releases are deleted, and when the host was off.
 	_, err = w.Host.Publisher.Retain(ctx, "os", 1, w.Host.Fleet.InUse)
 	must(t, err)
 	must(t, vm.CutPower(ctx))

@@ -20,10 +20,10 @@ import (
 // nobody is the number of an ordinary user that every machine has, and of a group.
 const nobody = 65534
 
-// asked is an environment variable. With a debian.Source as JSON it has TestMadeByNobody make a tree.
+// asked is an environment variable with a debian.Source as JSON. It makes TestMadeByNobody make a tree.
 const asked = "SHAREDOS_TEST_DEBIAN"
 
-// madeByNobody has an ordinary user make a tree, in a process of its own, and opens the stream.
+// madeByNobody makes a tree in a process of an ordinary user, and opens the stream.
 func madeByNobody(ctx context.Context, t *testing.T, debian *debian.Source) io.ReadCloser {
 	t.Helper()
 	dir := t.TempDir()
@@ -43,8 +43,8 @@ func madeByNobody(ctx context.Context, t *testing.T, debian *debian.Source) io.R
 	return stream
 }
 
-// withNumbers runs a command where the user nobody has a range of numbers for user namespaces (subuid(5)), which the machine
-// itself need not give to anybody.
+// withNumbers runs a command in a mount namespace in which the user nobody has a range of numbers for user
+// namespaces (subuid(5)). The machine itself need not have one.
 func withNumbers(t *testing.T, cmd *exec.Cmd) (said []byte, err error) {
 	t.Helper()
 	numbers := filepath.Join(t.TempDir(), "subuid")
@@ -52,7 +52,7 @@ func withNumbers(t *testing.T, cmd *exec.Cmd) (said []byte, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // for good: the thread ends with the goroutine, and its name space with it
+		runtime.LockOSThread() // never unlocked: the thread, and with it the namespace, ends with the goroutine
 		err = errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 		for _, path := range []string{"/etc/subuid", "/etc/subgid"} {
 			if err == nil {
@@ -67,7 +67,7 @@ func withNumbers(t *testing.T, cmd *exec.Cmd) (said []byte, err error) {
 	return said, err
 }
 
-// It is the other process of madeByNobody, and makes a tree only as that.
+// This is the process of madeByNobody. As a test of its own it does nothing.
 func TestMadeByNobody(t *testing.T) {
 	text := os.Getenv(asked)
 	if text == "" {

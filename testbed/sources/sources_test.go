@@ -1,5 +1,5 @@
-// Package sources boots a VM from every kind of source that a base can have: each example in examples/bases, as it is,
-// with the real Terraform, on a real libvirt.
+// Package sources tests every kind of source that a base can have. It applies each example in examples/bases,
+// unchanged, with the real Terraform on a real libvirt, and boots VMs.
 package sources
 
 import (
@@ -42,7 +42,7 @@ import (
 // limit bounds one command. An emulated guest boots in half a minute, and in several minutes on a busy machine.
 const limit = 20 * time.Minute
 
-// expected is how long a test is expected to have a guest slot, with what it does afterwards.
+// expected is how long a test is expected to hold a guest slot, with what follows in the same test.
 const expected = 3 * time.Minute
 
 func must(t *testing.T, err error) {
@@ -63,7 +63,7 @@ func run(t *testing.T, stdin, name string, args ...string) {
 	}
 }
 
-// inputs are one Debian 13 in every form that a source can have.
+// inputs are the same Debian 13 in every form that a source can have.
 type inputs struct {
 	archive, directory, image, layout string
 	reference, url, sha256            string
@@ -79,7 +79,7 @@ func prepare(t *testing.T) inputs {
 	must(t, os.Mkdir(in.directory, 0o755))
 	run(t, "", "tar", "-C", in.directory, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf", archive)
 
-	// A disk with a GPT, as clouds take it: a place for a boot loader, and the root file system behind it.
+	// The disk has a GPT like images for clouds: a partition for a boot loader, and behind it the root file system.
 	root, disk := filepath.Join(t.TempDir(), "root.ext4"), filepath.Join(t.TempDir(), "disk.raw")
 	const rootMiB = 1024
 	for path, mib := range map[string]int64{root: rootMiB, disk: rootMiB + 4} {
@@ -115,8 +115,8 @@ func prepare(t *testing.T) inputs {
 	return in
 }
 
-// imageOf packs the archive into an image of three layers: what does not belong there, the archive over it, and what takes
-// the former away.
+// imageOf packs the archive into an image of three layers: files that do not belong there, the archive, and
+// whiteouts of those files.
 func imageOf(t *testing.T, archive string) v1.Image {
 	t.Helper()
 	var below, above bytes.Buffer
@@ -141,7 +141,7 @@ func imageOf(t *testing.T, archive string) v1.Image {
 	return image
 }
 
-// world is a libvirt with the one Terraform configuration after the other on it.
+// world is a libvirt on which one Terraform configuration after the other is applied.
 type world struct {
 	bed  *testbed.Testbed
 	host *host.Host
@@ -191,7 +191,7 @@ func (w *world) example(t *testing.T, kind string, variables map[string]any) *wo
 	return work
 }
 
-// made is all of a release that a VM shows.
+// made is everything of a release that a VM can show.
 type made struct {
 	// Entries are those of the tree by path, without times.
 	Entries  map[string]tree.Entry
@@ -238,9 +238,9 @@ func plannedBase(t *testing.T, plan *workspace.Plan) (p planned) {
 	return p
 }
 
-// What a VM shows that runs a tree from one source, it would show with the same tree from another one. So the trees of all sources
-// but Debian's archive are compared, and a VM boots one of them. A VM boots Debian's archive, too: what mmdebstrap makes twice
-// differs in what maintainer scripts note down.
+// A VM cannot show more than the tree from which it runs. So the trees of all sources except Debian's archive are
+// compared, and a VM boots one of them. Another VM boots Debian's archive, since two runs of mmdebstrap differ in
+// files that maintainer scripts write.
 func TestAVMBootsFromEverySource(t *testing.T) {
 	in := prepare(t)
 	w := newWorld(t)
@@ -318,7 +318,7 @@ func (w *world) plan(t *testing.T, work *workspace.Workspace, extra ...string) *
 	return plan
 }
 
-// mustRun fails unless a VM runs a release, with its services up and its special files as they have to be.
+// mustRun fails unless a VM runs a release, its services run, and its set-user-ID files have their mode.
 func (w *world) mustRun(t *testing.T, name string, id tree.Digest, port uint16) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// logEnd returns where the log ends now; 0 when there is none yet.
+// logEnd returns the size of the log; 0 if there is none yet.
 func logEnd(path string) int64 {
 	known, err := os.Stat(path)
 	if err != nil {
@@ -21,7 +21,8 @@ func logEnd(path string) int64 {
 	return known.Size()
 }
 
-// followLog tells the provider's steps that stand after offset, as they are added to Terraform's log, until ctx ends.
+// followLog calls tell with each step of the provider that is added to Terraform's log behind offset, until ctx
+// ends.
 func followLog(ctx context.Context, path string, offset int64, tell func(string)) {
 	ticker := time.NewTicker(200 * time.Millisecond)
 	defer ticker.Stop()
@@ -36,8 +37,8 @@ func followLog(ctx context.Context, path string, offset int64, tell func(string)
 	}
 }
 
-// readLog tells the whole lines that follow offset, and returns where they end. A log that is not there yet, or
-// cannot be read now, is read next time: it is told for comfort alone.
+// readLog calls tell with each step in the whole lines behind offset, and returns where these lines end. If the log
+// does not exist yet or cannot be read now, the next call reads it: steps only show progress.
 func readLog(path string, offset int64, tell func(string)) int64 {
 	file, err := os.Open(path)
 	if err != nil {
@@ -63,10 +64,10 @@ func readLog(path string, offset int64, tell func(string)) int64 {
 	}
 }
 
-// firstField is where the message ends and the fields begin in a line of go-hclog's text form.
+// firstField matches where the message ends and the fields begin in a line of go-hclog's text form.
 var firstField = regexp.MustCompile(`: [@\w]+=`)
 
-// parseStep takes "<object>: <message> <progress>" from a line that the provider logged at INFO.
+// parseStep returns "<object>: <message> <progress>" for a line that the provider logged at INFO.
 func parseStep(line string) (string, bool) {
 	_, rest, ok := strings.Cut(line, "[INFO]  provider.terraform-provider-sharedos: ")
 	if !ok {
@@ -78,7 +79,7 @@ func parseStep(line string) (string, bool) {
 	}
 	object := field(fields, "object")
 	if object == "" {
-		return "", false // not a step, but talk between Terraform and the provider
+		return "", false // not a step: Terraform's and the provider's own messages
 	}
 	return strings.TrimSpace(object + ": " + message + " " + field(fields, "progress")), true
 }

@@ -1,7 +1,7 @@
 // Package workspace runs the real Terraform, or OpenTofu, on a configuration with the provider that was just built.
 //
-// Nothing is downloaded: dev_overrides name the provider, and `terraform init` is not needed. What Terraform and the
-// provider say while they work is told line by line.
+// Nothing is downloaded: dev_overrides name the provider, and `terraform init` is not needed. The messages of
+// Terraform and of the provider are passed on line by line while they work.
 package workspace
 
 import (
@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// stopLimit is how long Terraform may take to end what it has begun after it was interrupted.
+// stopLimit bounds how long Terraform may continue after it was interrupted.
 const stopLimit = 3 * time.Minute
 
 // providerAddress is the provider's name in a configuration.
@@ -30,10 +30,10 @@ const providerAddress = "registry.terraform.io/sharedos/sharedos"
 
 // Workspace is one Terraform configuration with its state.
 type Workspace struct {
-	// Variables of the configuration, as of the next plan.
+	// Variables are the configuration's variables for the next plan.
 	Variables map[string]any
-	// Abrupt has Terraform killed when a context ends, and its provider left without it. Else it is interrupted, as by
-	// Ctrl-C.
+	// Abrupt makes the end of a context kill Terraform, and its provider runs on. Otherwise the end of a context
+	// interrupts Terraform like Ctrl-C.
 	Abrupt bool
 
 	terraform string
@@ -44,7 +44,7 @@ type Workspace struct {
 	group int
 }
 
-// Config says what a workspace is made of.
+// Config describes a workspace.
 type Config struct {
 	// Terraform is the binary of Terraform or OpenTofu; Provider that of the provider.
 	Terraform, Provider string
@@ -53,7 +53,7 @@ type Config struct {
 	Dir           string
 	// Env is added to the environment, as "NAME=value".
 	Env []string
-	// Tell is told what is being done; nil tells nobody.
+	// Tell is called with each step; nil means that nobody is interested.
 	Tell func(string)
 }
 
@@ -117,7 +117,7 @@ type Change struct {
 	} `json:"change"`
 }
 
-// Is reports whether the change is exactly the one action, so never a replacement, which is two.
+// Is reports whether the change is this action alone. A replacement has two actions.
 func (c Change) Is(action string) bool { return slices.Equal(c.Change.Actions, []string{action}) }
 
 // Plan makes a plan with the workspace's variables.
@@ -154,7 +154,7 @@ func (w *Workspace) Destroy(ctx context.Context) error {
 	return w.stream(ctx, "destroy", "-json", "-auto-approve")
 }
 
-// State is the part of Terraform's state that tells of resources.
+// State is the part of Terraform's state that has the resources.
 type State struct {
 	Values struct {
 		Root struct {
@@ -195,7 +195,8 @@ func (w *Workspace) command(ctx context.Context, arguments ...string) *exec.Cmd 
 	command := exec.CommandContext(ctx, w.terraform, arguments...)
 	command.Dir = w.dir
 	command.Env = append(os.Environ(), w.env...)
-	// Ctrl-C reaches this program alone, which passes on one interrupt: Terraform takes a second one for "at once".
+	// A Ctrl-C on the terminal reaches only this program, which passes it on once: a second interrupt makes
+	// Terraform end at once.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGINT}
 	command.Cancel = func() error {
 		if w.Abrupt {
@@ -207,7 +208,7 @@ func (w *Workspace) command(ctx context.Context, arguments ...string) *exec.Cmd 
 	return command
 }
 
-// stream runs Terraform with -json, and tells what it and the provider say while it works.
+// stream runs Terraform with -json and passes on its messages and those of the provider.
 func (w *Workspace) stream(ctx context.Context, arguments ...string) (err error) {
 	command := w.command(ctx, arguments...)
 	stdout, err := command.StdoutPipe()
@@ -243,16 +244,16 @@ func (w *Workspace) stream(ctx context.Context, arguments ...string) (err error)
 	return nil
 }
 
-// Left are the processes that a Terraform started and has left behind: its process group.
+// Left is the process group of a Terraform, with processes that it started and did not end.
 type Left int
 
-// Left are those of the Terraform that ran last.
+// Left returns the process group of the Terraform that ran last.
 func (w *Workspace) Left() Left { return Left(w.group) }
 
-// Alive reports whether one of them runs.
+// Alive reports whether one of the processes runs.
 func (l Left) Alive() (bool, error) { return l.signal(0) }
 
-// End ends those that run.
+// End kills the processes.
 func (l Left) End() error {
 	_, err := l.signal(syscall.SIGKILL)
 	return err
@@ -281,7 +282,7 @@ type uiLine struct {
 	} `json:"diagnostic"`
 }
 
-// relay tells what Terraform says, and returns its errors.
+// relay passes on Terraform's messages and returns its errors.
 func (w *Workspace) relay(output io.Reader) []string {
 	var failures []string
 	lines := bufio.NewScanner(output)

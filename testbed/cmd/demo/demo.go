@@ -15,7 +15,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
-// demo is one run: a Terraform workspace, and the host that it works on, looked at from beside it.
+// demo is one run: a Terraform workspace, and a connection to the host on which it works.
 type demo struct {
 	out  *report
 	bed  *testbed.Testbed
@@ -58,7 +58,7 @@ func newDemo(ctx context.Context, s settings, bed *testbed.Testbed, dir string, 
 
 func (d *demo) close() error { return d.host.Close() }
 
-// plan makes a plan, and claims that it does only the given action, to some resource at least.
+// plan makes a plan. It claims that the plan has only the given action, for at least one resource.
 func (d *demo) plan(ctx context.Context, action string) (*workspace.Plan, error) {
 	p, err := d.work.Plan(ctx)
 	if err != nil {

@@ -30,7 +30,7 @@ func (d *demo) rest(ctx context.Context) error {
 	return d.work.Apply(ctx, p)
 }
 
-// destroy removes all, and looks for what was left.
+// destroy destroys everything and looks for leftovers.
 func (d *demo) destroy(ctx context.Context) error {
 	d.out.title("Destroy")
 	if err := d.work.Destroy(ctx); err != nil {
@@ -44,7 +44,7 @@ func (d *demo) destroy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The pool was made with the first volume, and goes with the last; console logs go with their VMs.
+	// The pool is made with its first volume and deleted with its last; a console log is deleted with its VM.
 	var files []string
 	for _, dir := range []string{d.pool, filepath.Join(d.bed.StateDir(), "console")} {
 		entries, err := os.ReadDir(dir)
@@ -70,7 +70,7 @@ func (d *demo) destroy(ctx context.Context) error {
 	return nil
 }
 
-// nothingRuns is an error that names every process that still works in a directory of the demo after its end.
+// nothingRuns returns an error that names every process that still uses a directory of the demo after its end.
 func nothingRuns(dir string) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {

@@ -54,7 +54,7 @@ func (d *demo) changedCode(ctx context.Context, before, after tree.Digest) ([]tr
 	return changed, err
 }
 
-// isCode tells what processes map to run.
+// isCode reports whether processes map the file to run it.
 func isCode(e tree.Entry) bool {
 	if e.Type != tree.Regular || !strings.HasPrefix(e.Path, "usr/") || strings.HasPrefix(e.Path, "usr/lib/modules/") {
 		return false

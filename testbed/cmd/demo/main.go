@@ -1,8 +1,8 @@
-// Command demo runs the main job of the project for real, and shows it: examples/quickstart through Terraform, on a
-// libvirt of its own, with real guests and a real security patch.
+// Command demo shows what the project is for, with real parts: examples/quickstart through Terraform, on a libvirt
+// of its own, with real guests and a real security patch.
 //
-// All that it prints is read from Terraform's state, from the store, from libvirt, or from the agents in the guests.
-// It ends with a non-zero status when anything that the project claims does not hold.
+// Everything that it prints comes from Terraform's state, from the store, from libvirt, or from the agents in the
+// guests. Its exit code is not zero if anything that the project claims does not hold.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 )
 
 func init() {
-	// A child's death signal comes when the thread ends that started it: the main one ends last.
+	// The kernel sends Pdeathsig when the thread ends that started the process. The main thread ends last.
 	runtime.LockOSThread()
 }
 
@@ -54,7 +54,7 @@ func run(ctx context.Context, s settings) (err error) {
 		return errors.New("neither terraform nor tofu is in PATH; install one of them")
 	}
 	out := newReport(os.Stdout)
-	// Short, since the paths of unix sockets below it are limited to 108 bytes.
+	// The path must be short: the paths of unix sockets below it may have 108 bytes.
 	dir, err := testbed.MakeDir("")
 	if err != nil {
 		return fmt.Errorf("make a directory to work in: %w", err)
@@ -93,8 +93,8 @@ func run(ctx context.Context, s settings) (err error) {
 // guests is how many VMs the demo runs at the same time.
 const guests = 2
 
-// leave removes the demo's directory, or, when something is to be looked into, all but its logs, consoles and
-// configuration. An interrupted demo leaves nothing.
+// leave removes the demo's directory. If the run is to be examined, it keeps logs, consoles and configuration. An
+// interrupted demo leaves nothing.
 func leave(ctx context.Context, dir string, keep bool, out *report) error {
 	if ctx.Err() != nil || !keep {
 		return os.RemoveAll(dir)

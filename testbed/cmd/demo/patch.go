@@ -80,7 +80,7 @@ func (d *demo) patch(ctx context.Context) (err error) {
 	return nil
 }
 
-// watch begins to use a VM's services.
+// watch starts clients of a VM's services.
 func (d *demo) watch(ctx context.Context, name string) (*watched, error) {
 	before, err := d.host.Fleet.Read(ctx, name)
 	if err != nil {
@@ -180,7 +180,7 @@ func (d *demo) judge(name string, p *probed, report *agentapi.Report) {
 	d.out.claim(p.seen.Failures == 0, name+" served "+p.service+" all the time", "%s", seen)
 }
 
-// kernelIsPending claims that a new kernel is waiting for a reboot, if the release brought one.
+// kernelIsPending claims that a new kernel, if the release has one, awaits the next power-off and start.
 func (d *demo) kernelIsPending(ctx context.Context, w *watched, after *vm.VM, base tree.Digest) error {
 	manifest, err := d.host.Publisher.Get(ctx, base)
 	if err != nil {
@@ -206,7 +206,7 @@ func (d *demo) runsNewCode(ctx context.Context, w *watched, base tree.Digest) er
 	var old, inNginx []string
 	maps := 0
 	for _, code := range changed {
-		// A /usr that was swapped out is shown without the place it had.
+		// The kernel shows files of a /usr that was swapped out without the "/usr" in front.
 		mapped, err := d.mapped(ctx, w.name, strings.TrimPrefix(code.Path, "usr"))
 		if err != nil {
 			return err

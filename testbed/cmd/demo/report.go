@@ -25,7 +25,7 @@ func (r *report) title(format string, arguments ...any) {
 	r.print("\n== "+format+"\n", arguments...)
 }
 
-// step tells what is being done now, with the seconds since the demo began. The same step is told once.
+// step prints what is being done now, with the seconds since the demo began. It prints repetitions once.
 func (r *report) step(step string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -42,7 +42,7 @@ func (r *report) fact(name, format string, arguments ...any) {
 	r.print("  %-30s %s\n", name, printable(fmt.Sprintf(format, arguments...)))
 }
 
-// claim prints whether what the project claims holds, with what was found. One that does not fails the demo.
+// claim prints whether a claim of the project holds, and what was found. The demo fails if it does not.
 func (r *report) claim(holds bool, claim, format string, arguments ...any) {
 	found := printable(fmt.Sprintf(format, arguments...))
 	verdict := "ok"

@@ -2,8 +2,8 @@
 //
 //	testbed run --dir DIR -- COMMAND [ARGUMENT...]
 //
-// The command finds the libvirt's URI in SHAREDOS_URI. When it ends, so do libvirt and every domain in it, and
-// testbed exits as it did.
+// The command gets the URI of libvirt in SHAREDOS_URI. When it ends, libvirt and all domains in it end, too, and
+// testbed exits with the command's exit code.
 package main
 
 import (
@@ -40,7 +40,7 @@ func run(args []string) (int, error) {
 	if *dir == "" || flags.NArg() == 0 {
 		return 2, errors.New("usage: testbed run --dir DIR -- COMMAND [ARGUMENT...]")
 	}
-	// A Ctrl-C reaches the command too, from the terminal; the command is given the time to end as it wants.
+	// A Ctrl-C on the terminal reaches the command, too, which may then end in its own way.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	bed, err := testbed.Start(ctx, *dir)
