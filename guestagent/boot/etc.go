@@ -127,6 +127,12 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, given rele
 	if err != nil {
 		return nil, err
 	}
+	// A carry that is recorded came after the one that was settled, which can be taken back no more.
+	if _, _, carried, err := carrier.Carried(); err != nil {
+		return nil, err
+	} else if carried {
+		settled = etcmerge.Ends{}
+	}
 	next := CommittedRecord{Stack: chosen.stack, Generation: chosen.generation, Given: given}
 	if r.committed != nil {
 		next.Previous = &r.committed.Stack

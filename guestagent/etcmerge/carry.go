@@ -189,7 +189,9 @@ func (p *planner) merge(d Difference, ours *tree.Entry) error {
 		after.Mode, after.UID, after.GID = d.New.Mode, d.New.UID, d.New.GID
 	}
 	after.Size, after.Digest = int64(len(merged)), tree.Sum([]byte(merged))
-	if !same(ours, after) {
+	// What is as it was, and not as in the new release, is written, too: a file that nobody here ever changed lies in the
+	// release that runs, and the next boot would show the new one's.
+	if !same(ours, after) || !same(after, d.New) {
 		p.steps = append(p.steps, step{Path: d.Path, Before: ours, After: after, content: func() ([]byte, error) { return []byte(merged), nil }})
 	}
 	return nil
@@ -239,7 +241,9 @@ func (p *planner) act(ctx context.Context) error {
 		if err := p.prepare(s.After, s.content); err != nil {
 			return err
 		}
-		p.outcome.Carried++
+		if !same(s.Before, s.After) {
+			p.outcome.Carried++
+		}
 	}
 	if err := p.finish(ctx); err != nil {
 		return err

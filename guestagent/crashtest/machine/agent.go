@@ -1,0 +1,327 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"crypto/ed25519"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/crashtest"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// softRebootVersion is a systemd that can do a soft-reboot.
+const softRebootVersion = 257
+
+// runAgent is the agent: it goes on with what it finds, begins what it is asked for, and prints a crashtest.Result when
+// nothing is in flight any more. An agent that is told to end before prints nothing.
+func runAgent(begins bool) error {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	engine, booted, err := newEngine()
+	if err != nil {
+		return err
+	}
+	if err := engine.Start(ctx); err != nil {
+		return err
+	}
+	if begins {
+		if err := begin(engine); err != nil {
+			return err
+		}
+	}
+	var status refresh.Status
+	for {
+		if status, err = engine.Status(); err != nil {
+			return err
+		}
+		if status.Report == nil || status.Report.GetDone() || ctx.Err() != nil {
+			break
+		}
+		engine.Await(ctx, status.Message())
+	}
+	ended := ctx.Err() != nil
+	stop()
+	engine.Wait()
+	if ended {
+		return nil
+	}
+	if refresh.SameStack(status.Stack, booted) {
+		if err := boot.MarkGood(booted); err != nil { // as the service does of a boot that has come up
+			return err
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(crashtest.Result{
+		Stack: status.Stack, State: string(status.State), Committed: status.Report.GetCommitted(),
+		Refused: status.Report.GetRefused(), Error: status.Report.GetError(),
+	})
+}
+
+func begin(engine *refresh.Engine) error {
+	data, err := os.ReadFile(requestFile)
+	if err != nil {
+		return err
+	}
+	request := &agentapi.RefreshRequest{}
+	if err := proto.Unmarshal(data, request); err != nil {
+		return err
+	}
+	started, err := engine.Refresh(request)
+	if err == nil && !started {
+		err = errors.New("there is nothing to do")
+	}
+	return err
+}
+
+// newEngine is the engine as package service makes it, but for what a namespace has not.
+func newEngine() (*refresh.Engine, release.Stack, error) {
+	record, notSwitched, err := boot.ReadBootRecord()
+	if err != nil {
+		return nil, release.Stack{}, err
+	}
+	var operators []ed25519.PublicKey
+	for _, text := range record.Operators {
+		key, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, release.Stack{}, err
+		}
+		operators = append(operators, key)
+	}
+	usr, err := refresh.NewLiveUsr(mounts.UsrRecord)
+	if err != nil {
+		return nil, release.Stack{}, err
+	}
+	live := &refresh.LiveSystem{Usr: usr, Units: units{}, Agent: boot.AgentUnit}
+	return &refresh.Engine{
+		Layers: layers{}, Usr: usr, Etc: refresh.LiveEtc{}, Units: units{}, System: system{live}, Health: health{},
+		Records: refresh.LiveRecords{Given: record.Given}, Blobs: blobs{}, Starter: refresh.LiveStarter{Units: units{}},
+		Refused: record.Refused, NotSwitched: notSwitched, Operators: operators,
+		Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
+	}, record.Stack, nil
+}
+
+// layers are those that are mounted: there is no dm-verity here, so each is verified from its file.
+type layers struct{ refresh.LiveLayers }
+
+// Read implements refresh.Layers.
+func (layers) Read(_ context.Context, one release.Layer) (err error) {
+	file, err := os.Open(filepath.Join(imagesDir, one.ID.Hex()))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return layer.Verify(file, one)
+}
+
+// system is this one. Its processes belong to the units that process 1 says: there are no cgroups of services here.
+type system struct{ *refresh.LiveSystem }
+
+// BootID implements refresh.System: the kernel's is the host's.
+func (system) BootID() (string, error) {
+	data, err := os.ReadFile(bootID)
+	return string(data), err
+}
+
+// Snapshot implements refresh.System.
+func (s system) Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error) {
+	snapshot, err := s.LiveSystem.Snapshot(ctx, changes, named, swapped)
+	if err != nil {
+		return snapshot, err
+	}
+	answer, err := ask("processes", "")
+	if err != nil {
+		return snapshot, err
+	}
+	if snapshot.Units == nil {
+		snapshot.Units = map[string]impact.Unit{}
+	}
+	for unit, pid := range answer.Processes {
+		snapshot.Units[unit] = unitFacts(unit)
+		for i := range snapshot.Processes {
+			if snapshot.Processes[i].PID == pid {
+				snapshot.Processes[i].Unit = unit
+			}
+			if snapshot.Processes[i].PID == 1 {
+				snapshot.Processes[i].Unit = impact.ManagerUnit
+			}
+		}
+	}
+	return snapshot, nil
+}
+
+func unitFacts(unit string) impact.Unit {
+	return impact.Unit{Name: unit, State: "active", Fragment: "etc/systemd/system/" + unit}
+}
+
+// units are those of process 1.
+type units struct{}
+
+// ask asks process 1.
+func ask(method, unit string) (answer reply, err error) {
+	conn, err := net.Dial("unix", managerSocket)
+	if err != nil {
+		return answer, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+		return answer, err
+	}
+	if err := json.NewEncoder(conn).Encode(call{method, unit}); err != nil {
+		return answer, err
+	}
+	if err := json.NewDecoder(conn).Decode(&answer); err != nil {
+		return answer, fmt.Errorf("ask process 1 to %s %s: %w", method, unit, err)
+	}
+	if answer.Error != "" {
+		err = errors.New(answer.Error)
+	}
+	return answer, err
+}
+
+// Begin implements refresh.TargetOf.
+func (units) Begin(_ context.Context, target string) error {
+	_, err := ask("begin", target)
+	return err
+}
+
+// Version implements refresh.TargetOf.
+func (units) Version(context.Context) (int, error) { return softRebootVersion, nil }
+
+// Facts implements refresh.FactsOf.
+func (units) Facts(_ context.Context, names []string) (map[string]impact.Unit, error) {
+	facts := map[string]impact.Unit{}
+	for _, name := range names {
+		facts[name] = unitFacts(name)
+	}
+	return facts, nil
+}
+
+// Restart implements refresh.Units.
+func (units) Restart(_ context.Context, unit string) (time.Duration, error) {
+	answer, err := ask("restart", unit)
+	if err != nil {
+		return 0, err
+	}
+	// The point is in package units, behind its talk to systemd.
+	return away(answer), failpoint.Hit("after the restart of a unit")
+}
+
+// Restore implements refresh.Units.
+func (u units) Restore(ctx context.Context, unit string) (time.Duration, error) {
+	return u.Restart(ctx, unit)
+}
+
+func away(answer reply) time.Duration {
+	return time.Duration(answer.Since-answer.Until) * time.Microsecond
+}
+
+// Restarted implements refresh.Units.
+func (units) Restarted(_ context.Context, unit string, since uint64) (bool, time.Duration, error) {
+	answer, err := ask("state", unit)
+	return err == nil && answer.Since >= since, away(answer), err
+}
+
+// ActiveState implements refresh.Units.
+func (units) ActiveState(_ context.Context, unit string) (string, error) {
+	answer, err := ask("state", unit)
+	return answer.State, err
+}
+
+// Active implements refresh.Units.
+func (units) Active(_ context.Context, unit string) (string, uint64, error) {
+	answer, err := ask("state", unit)
+	return answer.State, answer.Since, err
+}
+
+// Order implements refresh.Units.
+func (units) Order(_ context.Context, names []string, _ map[string]impact.Unit) ([]string, map[string][]string, error) {
+	return slices.Sorted(slices.Values(names)), nil, nil
+}
+
+// Stop implements refresh.Units. No release takes a service away.
+func (units) Stop(_ context.Context, unit string) error {
+	return fmt.Errorf("stop %s: no release does", unit)
+}
+
+// Failure implements refresh.Units.
+func (units) Failure(_ context.Context, unit string) string { return unit + " does not run" }
+
+// What systemd does of itself leaves nothing that a test here looks at.
+
+// Reload implements refresh.Units.
+func (units) Reload(context.Context) error { return nil }
+
+// Reexecute implements refresh.Units.
+func (units) Reexecute(context.Context) error { return nil }
+
+// ReloadUnit implements refresh.Units.
+func (units) ReloadUnit(context.Context, string) error { return nil }
+
+// ApplyAccounts implements refresh.Units.
+func (units) ApplyAccounts(context.Context) error { return nil }
+
+// ApplyTemporary implements refresh.Units.
+func (units) ApplyTemporary(context.Context) error { return nil }
+
+// State implements refresh.Units.
+func (units) State(context.Context) (string, error) { return "running", nil }
+
+// Failed implements refresh.Units.
+func (units) Failed(context.Context) ([]string, error) { return nil, nil }
+
+// health judges by the mark of the release that is in /usr: a check is a command whose second word is the good one.
+type health struct{}
+
+// Check implements refresh.Health.
+func (health) Check(_ context.Context, check *agentapi.HealthCheck) error {
+	mark, err := os.ReadFile("/usr/share/mark")
+	if err != nil {
+		return err
+	}
+	if good := check.GetCommand().GetArgv()[1]; !strings.HasPrefix(string(mark), good) {
+		return fmt.Errorf("/usr is of %q, and %q is good", mark, good)
+	}
+	return nil
+}
+
+// blobs are the contents lists that were handed over.
+type blobs struct{}
+
+// Open implements refresh.Blobs.
+func (blobs) Open(digest tree.Digest) (io.ReadCloser, error) {
+	return os.Open(filepath.Join(mounts.BlobsDir, digest.Hex()))
+}
+
+// Drop implements refresh.Blobs.
+func (blobs) Drop() error {
+	entries, err := os.ReadDir(mounts.BlobsDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		err = errors.Join(err, os.Remove(filepath.Join(mounts.BlobsDir, entry.Name())))
+	}
+	return err
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+)
+
+// maxShown bounds a file whose content is shown, in bytes, and maxHashed one of which it is the digest. What is larger is a
+// program, which all releases have alike.
+const (
+	maxShown  = 1 << 10
+	maxHashed = 1 << 20
+)
+
+// look describes all of the machine that a refresh changes: the files of /usr and of /etc, what is mounted twice, what is
+// left of a refresh on the private disk, and what its services run.
+func (m *manager) look() (string, error) {
+	var text strings.Builder
+	if err := list(&text, "/usr"); err != nil {
+		return "", err
+	}
+	mounted, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	var points []string
+	for line := range strings.Lines(string(mounted)) {
+		point := strings.Fields(line)[4]
+		if slices.Contains(points, point) {
+			fmt.Fprintln(&text, "mounted twice:", point)
+		}
+		points = append(points, point)
+	}
+	entries, err := os.ReadDir(mounts.StateDir)
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range entries {
+		// What a replaced file's draft is left of is none of the records. A settled carry may be kept for the next boot.
+		if !strings.HasPrefix(entry.Name(), ".") && entry.Name() != "undo-settled" {
+			fmt.Fprintln(&text, "state:", entry.Name())
+		}
+	}
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	for name, program := range services {
+		runs, err := digest(fmt.Sprintf("/proc/%d/exe", m.units[name].process.Process.Pid))
+		if err != nil {
+			return "", err
+		}
+		present, err := digest(program)
+		if err != nil {
+			return "", err
+		}
+		if runs != present {
+			fmt.Fprintf(&text, "%s runs another %s than /usr has\n", name, program)
+		}
+	}
+	// A refresh leaves idle.service as it is, with the configuration from before.
+	for _, name := range []string{"db.service", "web.service"} {
+		fmt.Fprintf(&text, "%s has read %s\n", name, m.units[name].configuration)
+	}
+	if err := list(&text, "/etc"); err != nil {
+		return "", err
+	}
+	return text.String(), nil
+}
+
+// list describes every entry below a directory.
+func list(text io.Writer, directory string) error {
+	return filepath.WalkDir(directory, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if path == "/etc/.pwd.lock" {
+			return nil
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return fmt.Errorf("stat %s: no owner", path)
+		}
+		content := ""
+		switch {
+		case info.Mode()&fs.ModeSymlink != 0:
+			content, err = os.Readlink(path)
+		case info.Mode().IsRegular() && info.Size() <= maxShown:
+			var data []byte
+			data, err = os.ReadFile(path)
+			content = string(data)
+		case info.Mode().IsRegular() && info.Size() <= maxHashed:
+			content, err = digest(path)
+		}
+		fmt.Fprintf(text, "%s %o %d %d %q\n", path, stat.Mode, stat.Uid, stat.Gid, content)
+		return err
+	})
+}
+
+func digest(path string) (_ string, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, file); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x", sum.Sum(nil)), nil
+}

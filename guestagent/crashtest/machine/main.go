@@ -1,0 +1,40 @@
+// Command machine is a machine of package crashtest: what boots it, its process 1 and its agent.
+// It is built with the tag "faults".
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+)
+
+// limit bounds each thing that a machine waits for. A machine with nothing else to do takes milliseconds.
+const limit = 2 * time.Minute
+
+var errUsage = errors.New("usage: machine boot FILE | refresh | resume | next-root")
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "machine:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	if os.Args[0] == "/sbin/init" {
+		return manage()
+	}
+	switch arguments := os.Args[1:]; {
+	case len(arguments) == 2 && arguments[0] == "boot":
+		return start(arguments[1])
+	case len(arguments) == 1 && (arguments[0] == "refresh" || arguments[0] == "resume"):
+		return runAgent(arguments[0] == "refresh")
+	case len(arguments) == 1 && arguments[0] == "next-root":
+		return boot.NextRoot(context.Background())
+	}
+	return errUsage
+}

@@ -1,0 +1,260 @@
+package crashtest
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// made is a release whose layers are files.
+type made struct {
+	signed   []byte
+	manifest *release.Manifest
+	stack    release.Stack
+	contents []byte
+}
+
+// files are the regular files of a release and the targets of its links, by path.
+type files struct {
+	content map[string][]byte
+	links   map[string]string
+}
+
+// put adds a file.
+func (f files) put(name, content string) { f.content[name] = []byte(content) }
+
+const (
+	// loader is the dynamic loader that a release has.
+	loader = "usr/lib64/ld-linux-x86-64.so.2"
+	// service is the program of a service that no release changes. It does nothing, for ever.
+	service = "usr/bin/idle"
+)
+
+// system is what all releases have: the program of a machine, mkfs.ext4 to make the private disk with, a service, and the
+// list of the running kernel's modules.
+func system(t *testing.T, program string) files {
+	t.Helper()
+	f := files{content: map[string][]byte{}, links: map[string]string{
+		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64",
+	}}
+	copyFile := func(name, from string) {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.content[name] = data
+	}
+	copyFile("usr/sbin/init", program)
+	for name, as := range map[string]string{"mkfs.ext4": "usr/sbin/mkfs.ext4", "sleep": service} {
+		program, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copyFile(as, program)
+		listed, err := exec.Command("ldd", program).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range strings.Fields(string(listed)) {
+			if strings.HasPrefix(word, "/") {
+				copyFile(strings.TrimPrefix(path.Join("/usr", strings.TrimPrefix(word, "/usr")), "/"), word)
+			}
+		}
+		if f.content[loader] == nil {
+			t.Fatalf("%s is loaded by another program than %s: %s", program, loader, listed)
+		}
+	}
+	kernel, err := mounts.KernelRelease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.put("usr/lib/modules/"+kernel+"/modules.dep", "")
+	f.put("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
+	f.put("etc/kept.conf", "the same in all")
+	return f
+}
+
+// named is the system with what differs in a release of this name. Files come, go and change, below /usr, /etc and /var.
+func (f files) named(name string) files {
+	f = files{maps.Clone(f.content), maps.Clone(f.links)}
+	f.put("usr/share/mark", name)
+	f.put("usr/share/"+name+"-only", name)
+	for _, program := range []string{"usr/bin/db", "usr/bin/web"} {
+		f.content[program] = append(bytes.Clone(f.content[service]), name...) // behind a program's end is nothing that it needs
+	}
+	f.put("etc/mark/changes.conf", name)
+	f.put("etc/mark/mode.conf", name)
+	f.put("etc/mark/changed-here.conf", name)
+	f.put("etc/mark/"+name+"-only/file.conf", name)
+	f.put("etc/systemd/system/web.service", "[Unit]\nDescription=web of "+name+"\n")
+	f.put("var/lib/"+name+"/data", name)
+	f.content["etc/passwd"] = append(bytes.Clone(f.content["etc/passwd"]), name+":x:999:999::/:/bin/sh\n"...)
+	f.links["etc/mark/link"] = name
+	return f
+}
+
+// entries are those of a tree, with the directories.
+func (f files) tree() (*tree.Tree, error) {
+	entries := map[string]tree.Entry{}
+	directory := func(name string) {
+		for ; ; name = path.Dir(name) {
+			entries[name] = tree.Entry{Path: name, Type: tree.Directory, Mode: 0o755}
+			if name == tree.Root {
+				return
+			}
+		}
+	}
+	for _, name := range []string{"dev", "etc", "home", "proc", "root", "run", "srv", "sys", "usr/bin", "var"} {
+		directory(name)
+	}
+	contents := memory{}
+	for name, data := range f.content {
+		directory(path.Dir(name))
+		mode := uint32(0o644)
+		switch {
+		case strings.Contains(name, "bin/") || strings.Contains(name, ".so"):
+			mode = 0o755
+		case strings.HasSuffix(name, "mode.conf"):
+			mode = 0o600
+		}
+		contents[tree.Sum(data)] = data
+		entries[name] = tree.Entry{Path: name, Type: tree.Regular, Mode: mode, Size: int64(len(data)), Digest: tree.Sum(data)}
+	}
+	for name, target := range f.links {
+		directory(path.Dir(name))
+		entries[name] = tree.Entry{Path: name, Type: tree.Symlink, Mode: 0o777, Link: target}
+	}
+	sorted := make([]tree.Entry, 0, len(entries))
+	for _, entry := range entries {
+		sorted = append(sorted, entry)
+	}
+	return tree.New(sorted, contents)
+}
+
+// memory is the content of a tree in memory.
+type memory map[tree.Digest][]byte
+
+// Open implements tree.Content.
+func (m memory) Open(digest tree.Digest) (io.ReadCloser, error) {
+	content, has := m[digest]
+	if !has {
+		return nil, fmt.Errorf("no content %s", digest)
+	}
+	return io.NopCloser(bytes.NewReader(content)), nil
+}
+
+// release makes the first release of a base, or the next one as a delta to the one before it.
+func (w *world) release(t *testing.T, name string, f files) {
+	t.Helper()
+	whole, err := f.tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := whole
+	if w.last != nil {
+		delta, err := tree.New(layer.Delta(w.lastTree.Entries, whole.Entries), whole.Content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		written = delta
+	}
+	image := filepath.Join(w.dir, name+".erofs")
+	made := &made{}
+	wrote, err := writeLayer(t, written, image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrote.Delta = w.last != nil
+	w.images = append(w.images, Image{Layer: wrote, Path: image})
+	var contents bytes.Buffer
+	blob, err := release.WriteContents(&contents, whole.Entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := mounts.KernelRelease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := release.Blob{Digest: tree.Sum([]byte("kernel")), Size: 6}
+	made.contents = contents.Bytes()
+	made.manifest = &release.Manifest{
+		Schema: release.Schema, Kind: release.Base, Name: "debian", Sequence: 1, Architecture: "amd64", OS: "a machine",
+		Layers: []release.Layer{wrote}, Contents: blob, Kernel: &release.Kernel{Release: kernel, Image: file, Modules: file},
+	}
+	if w.last != nil {
+		made.manifest.Sequence = w.last.manifest.Sequence + 1
+		made.manifest.Previous = w.last.stack.Base
+		made.manifest.Layers = append(append([]release.Layer{}, w.last.manifest.Layers...), wrote)
+	}
+	var id tree.Digest
+	if made.signed, id, err = release.Sign(made.manifest, w.key); err != nil {
+		t.Fatal(err)
+	}
+	made.stack = release.StackOf(made.manifest, id)
+	w.releases[name], w.last, w.lastTree = made, made, whole
+}
+
+func writeLayer(t *testing.T, of *tree.Tree, path string) (written release.Layer, err error) {
+	t.Helper()
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return written, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return layer.Write(t.Context(), of, file)
+}
+
+// move is a refresh from one release to another, as a host asks for it: the order that begins it.
+func (w *world) move(t *testing.T, from, to string, shape func(*agentapi.RefreshRequest)) Order {
+	t.Helper()
+	request := &agentapi.RefreshRequest{
+		Target:         &agentapi.Target{Current: [][]byte{w.releases[from].signed}, Manifests: [][]byte{w.releases[to].signed}},
+		AllowDowngrade: true, Strategy: "live", MaxImpact: agentapi.Level_RESTART,
+	}
+	if shape != nil {
+		shape(request)
+	}
+	order := Order{Blobs: map[string][]byte{}}
+	for _, name := range []string{from, to} {
+		made := w.releases[name]
+		order.Blobs[made.manifest.Contents.Digest.Hex()] = made.contents
+	}
+	var err error
+	if order.Request, err = proto.Marshal(request); err != nil {
+		t.Fatal(err)
+	}
+	return order
+}
+
+// name is the release that a stack is of.
+func (w *world) name(stack release.Stack) string {
+	for name, made := range w.releases {
+		if made.stack.Base == stack.Base {
+			return name
+		}
+	}
+	return stack.Base.String()
+}
+
+// public is the key that machines trust.
+func (w *world) public() ed25519.PublicKey {
+	public, _ := w.key.Public().(ed25519.PublicKey)
+	return public
+}

@@ -1,0 +1,238 @@
+package crashtest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+const (
+	// orderLimit bounds an order, diskSize is a private disk's size in bytes.
+	orderLimit = 5 * time.Minute
+	diskSize   = 128 << 20
+)
+
+// world has three releases: one and two differ in what a live refresh carries, three has another dynamic loader, too, so that
+// only a soft-reboot reaches it.
+type world struct {
+	dir      string
+	program  string
+	key      ed25519.PrivateKey
+	releases map[string]*made
+	images   []Image
+	last     *made
+	lastTree *tree.Tree
+	// disks are those of a VM that runs a release and has run others before, and looks what it looks like then.
+	disks map[string]disk
+	looks map[string]string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{dir: t.TempDir(), key: key, releases: map[string]*made{}, disks: map[string]disk{}, looks: map[string]string{}}
+	w.program = filepath.Join(w.dir, "machine")
+	// As the GNUmakefile compiles the agent, so that most of it is in Go's cache.
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags=faults", "-trimpath", "-ldflags=-s -w", "-o", w.program, "./machine")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the program of a machine: %v: %s", err, out)
+	}
+	base := system(t, w.program)
+	w.release(t, "one", base.named("one"))
+	w.release(t, "two", base.named("two"))
+	three := base.named("three")
+	three.content[loader] = append(bytes.Clone(three.content[loader]), 0)
+	w.release(t, "three", three)
+	w.learn(t)
+	return w
+}
+
+// learn makes the disks that tests begin with, and learns what a machine looks like on each release.
+func (w *world) learn(t *testing.T) {
+	t.Helper()
+	blank := filepath.Join(w.dir, "blank.img")
+	if err := os.WriteFile(blank, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(blank, diskSize); err != nil {
+		t.Fatal(err)
+	}
+	m := w.boot(t, blank, "one")
+	m.carryOut(t, Order{Write: map[string]string{"/etc/mark/changed-here.conf": "here"}})
+	for _, step := range [][2]string{{"one", "three"}, {"three", "one"}, {"one", "two"}, {"two", "one"}, {"one", "two"}} {
+		order := w.move(t, step[0], step[1], starting(slices.Contains(step[:], "three")))
+		order.Sync = true
+		answer := m.carryOut(t, order)
+		if !answer.Result.Committed || w.name(answer.Result.Stack) != step[1] {
+			t.Fatalf("a refresh from %s to %s without a fault: %+v", step[0], step[1], answer.Result)
+		}
+		w.looks[step[1]], w.disks[step[1]] = answer.Look, snapshot(t, blank)
+	}
+	m.end(t)
+	if strings.Contains(w.looks["one"], "twice") || w.looks["one"] == w.looks["two"] || w.looks["two"] == w.looks["three"] {
+		t.Fatalf("the releases look like\n%s\n%s\n%s", w.looks["one"], w.looks["two"], w.looks["three"])
+	}
+}
+
+// starting shapes a request that a soft-reboot carries out.
+func starting(starts bool) func(*agentapi.RefreshRequest) {
+	return func(r *agentapi.RefreshRequest) {
+		if starts {
+			r.Strategy, r.MaxImpact = "soft_reboot", agentapi.Level_SOFT_REBOOT
+		}
+	}
+}
+
+// machine is one that runs.
+type machine struct {
+	// disk is the file of its private disk.
+	disk      string
+	process   *exec.Cmd
+	orders    io.WriteCloser
+	answers   *bufio.Reader
+	complaint *locked
+	ended     bool
+}
+
+// locked is a buffer that is read while a process writes to it.
+type locked struct {
+	mutex sync.Mutex
+	text  bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *locked) Write(data []byte) (int, error) {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	return l.text.Write(data)
+}
+
+func (l *locked) String() string {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	return l.text.String()
+}
+
+// boot starts a machine with a disk, as a host that gives it a release.
+func (w *world) boot(t *testing.T, disk, given string) *machine {
+	t.Helper()
+	dir := t.TempDir()
+	data, err := json.Marshal(Machine{Disk: disk, Layers: w.images, Config: agentapi.BootConfig{
+		Stack: w.releases[given].stack, Operators: []string{base64.StdEncoding.EncodeToString(w.public())}, Hostname: "machine",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "machine.json")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{disk: disk, process: exec.CommandContext(context.WithoutCancel(t.Context()), w.program, "boot", file), complaint: &locked{}}
+	m.process.Stderr = m.complaint
+	// All of a machine ends with its first process.
+	m.process.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID}
+	if m.orders, err = m.process.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	output, err := m.process.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.answers = bufio.NewReader(output)
+	if err := m.process.Start(); err != nil {
+		t.Fatalf("boot a machine (this takes root, for mount and pid namespaces): %v", err)
+	}
+	t.Cleanup(func() { m.end(t) })
+	return m
+}
+
+// end takes a machine its power.
+func (m *machine) end(t *testing.T) {
+	t.Helper()
+	if m.ended {
+		return
+	}
+	m.ended = true
+	if err := m.process.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Error(err)
+	}
+	var exit *exec.ExitError
+	if err := m.process.Wait(); err != nil && !errors.As(err, &exit) {
+		t.Error(err)
+	}
+	if t.Failed() {
+		t.Logf("the machine said: %s", m.complaint)
+	}
+}
+
+// carryOut gives an order and returns the answer to it.
+func (m *machine) carryOut(t *testing.T, order Order) Answer {
+	t.Helper()
+	watch := time.AfterFunc(orderLimit, func() { _ = m.process.Process.Kill() }) // the answer does not come then
+	defer watch.Stop()
+	if err := json.NewEncoder(m.orders).Encode(order); err != nil {
+		t.Fatalf("give an order: %v: %s", err, m.complaint)
+	}
+	line, err := m.answers.ReadBytes('\n')
+	var answer Answer
+	if err == nil {
+		err = json.Unmarshal(line, &answer)
+	}
+	if err != nil || answer.Error != "" {
+		t.Fatalf("carry an order out: %v %s: %s", err, answer.Error, m.complaint)
+	}
+	return answer
+}
+
+// mustBeWhole fails unless all of a machine is of the release that it says it runs, with nothing under way. It returns the
+// release.
+func (w *world) mustBeWhole(t *testing.T, answer Answer) string {
+	t.Helper()
+	runs := w.name(answer.Result.Stack)
+	if answer.Result.State != "idle" {
+		t.Errorf("it is in state %s: %s", answer.Result.State, answer.Result.Error)
+	}
+	if answer.Look != w.looks[runs] {
+		t.Errorf("it says that it runs %s, and looks otherwise:\n%s", runs, difference(w.looks[runs], answer.Look))
+	}
+	return runs
+}
+
+// difference shows the lines that only one of two texts has.
+func difference(before, after string) string {
+	a, b := strings.Split(before, "\n"), strings.Split(after, "\n")
+	var lines []string
+	for _, line := range a {
+		if !slices.Contains(b, line) {
+			lines = append(lines, "- "+line)
+		}
+	}
+	for _, line := range b {
+		if !slices.Contains(a, line) {
+			lines = append(lines, "+ "+line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
