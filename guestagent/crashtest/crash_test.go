@@ -38,7 +38,7 @@ type kind struct {
 var kinds = []kind{
 	{name: "a refresh", from: "one", to: "two", steps: forward},
 	{name: "a refresh to an earlier release", from: "two", to: "one", steps: forward, only: true},
-	{name: "a refresh that rolls back", from: "one", to: "two", sick: true, steps: back, suffix: ", on the way back"},
+	{name: "a refresh that rolls back", from: "one", to: "two", sick: true, steps: back, suffix: ", during the rollback"},
 	{name: "a refresh to an earlier release that rolls back", from: "two", to: "one", sick: true, steps: back, only: true},
 	{name: "a refresh by soft_reboot", from: "one", to: "three", steps: climbing},
 	{name: "a refresh by soft_reboot that rolls back", from: "one", to: "three", sick: true},
