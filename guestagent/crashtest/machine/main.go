@@ -1,3 +1,5 @@
+//go:build faults
+
 // Command machine is a machine of package crashtest: what boots it, its process 1 and its agent.
 // It is built with the tag "faults".
 package main
