@@ -26,7 +26,7 @@ import (
 // made is a release whose layers are files.
 type made struct {
 	signed   []byte
-	manifest *release.Manifest
+	manifest *release.StackManifest
 	stack    release.Stack
 	contents []byte
 }
@@ -194,20 +194,18 @@ func (w *world) release(t *testing.T, name string, f files) {
 	}
 	file := release.Blob{Digest: tree.Sum([]byte("kernel")), Size: 6}
 	made.contents = contents.Bytes()
-	made.manifest = &release.Manifest{
-		Schema: release.Schema, Kind: release.Base, Name: "debian", Sequence: 1, Architecture: "amd64", OS: "a machine",
-		Layers: []release.Layer{wrote}, Contents: blob, Kernel: &release.Kernel{Release: kernel, Image: file, Modules: file},
+	made.manifest = &release.StackManifest{
+		Schema: release.StackSchema, Base: release.Member{ID: tree.Sum([]byte(name)), Name: "debian", Sequence: uint64(len(w.releases) + 1)},
+		Architecture: "amd64", OS: "a machine", Contents: blob, Kernel: release.Kernel{Release: kernel, Image: file, Modules: file},
 	}
-	if w.last != nil {
-		made.manifest.Sequence = w.last.manifest.Sequence + 1
-		made.manifest.Previous = w.last.stack.Base
-		made.manifest.Layers = append(append([]release.Layer{}, w.last.manifest.Layers...), wrote)
+	for _, image := range w.images {
+		made.manifest.Layers = append(made.manifest.Layers, image.Layer)
 	}
 	var id tree.Digest
-	if made.signed, id, err = release.Sign(made.manifest, w.key); err != nil {
+	if made.signed, id, err = release.SignStack(made.manifest, w.key); err != nil {
 		t.Fatal(err)
 	}
-	made.stack = release.StackOf(made.manifest, id)
+	made.stack = made.manifest.Record(id)
 	w.releases[name], w.last, w.lastTree = made, made, whole
 }
 
@@ -225,7 +223,7 @@ func writeLayer(t *testing.T, of *tree.Tree, path string) (written release.Layer
 func (w *world) move(t *testing.T, from, to string, shape func(*agentapi.RefreshRequest)) Order {
 	t.Helper()
 	request := &agentapi.RefreshRequest{
-		Target:         &agentapi.Target{Current: [][]byte{w.releases[from].signed}, Manifests: [][]byte{w.releases[to].signed}},
+		Target:         &agentapi.Target{From: w.releases[from].signed, To: w.releases[to].signed},
 		AllowDowngrade: true, Strategy: "live", MaxImpact: agentapi.Level_RESTART,
 	}
 	if shape != nil {
@@ -246,11 +244,11 @@ func (w *world) move(t *testing.T, from, to string, shape func(*agentapi.Refresh
 // name is the release that a stack is of.
 func (w *world) name(stack release.Stack) string {
 	for name, made := range w.releases {
-		if made.stack.Base == stack.Base {
+		if made.stack.Same(stack) {
 			return name
 		}
 	}
-	return stack.Base.String()
+	return stack.ID.String()
 }
 
 // public is the key that machines trust.

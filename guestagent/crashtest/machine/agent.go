@@ -70,7 +70,7 @@ func runAgent(begins bool) error {
 	if ended {
 		return nil
 	}
-	if refresh.SameStack(status.Stack, booted) {
+	if status.Stack.Same(booted) {
 		if err := boot.MarkGood(booted); err != nil { // as the service does of a boot that has come up
 			return err
 		}
