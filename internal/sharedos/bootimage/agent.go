@@ -8,7 +8,7 @@ import (
 	"runtime"
 )
 
-// A directory with a file that is always there, so that a build before `make agent` compiles.
+// The directory always contains a file, so this package compiles before `make agent`.
 //
 //go:embed agent
 var embedded embed.FS
@@ -16,7 +16,7 @@ var embedded embed.FS
 // ErrNoAgent means that this program was built without the guest agent.
 var ErrNoAgent = errors.New("built without the guest agent: run `make agent` and build again")
 
-// Agent returns the guest agent's binary; ErrNoAgent if this program was built without it.
+// Agent returns the guest agent's binary, or ErrNoAgent if this program was built without it.
 func Agent() ([]byte, error) {
 	binary, err := embedded.ReadFile("agent/agent-linux-" + runtime.GOARCH)
 	if errors.Is(err, fs.ErrNotExist) {

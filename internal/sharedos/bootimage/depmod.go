@@ -11,7 +11,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// moduleIndex is what depmod(8) wrote about a kernel's modules.
+// moduleIndex is the index that depmod(8) makes of a kernel's modules.
 type moduleIndex struct {
 	// directory of the modules in the tree.
 	directory string
@@ -22,13 +22,13 @@ type moduleIndex struct {
 	builtin      map[string]bool
 }
 
-// load is one module to be loaded.
+// load is a module to load.
 type load struct {
 	name, path string
 	use        Use
 }
 
-// readIndex reads modules.dep and modules.builtin of a kernel release; see modules.dep(5).
+// readIndex reads modules.dep and modules.builtin of a kernel release (modules.dep(5)).
 func readIndex(t *tree.Tree, kernelRelease string) (moduleIndex, error) {
 	index := moduleIndex{
 		directory:    path.Join("usr/lib/modules", kernelRelease),
@@ -62,19 +62,19 @@ func readIndex(t *tree.Tree, kernelRelease string) (moduleIndex, error) {
 	return index, nil
 }
 
-// moduleName is the name that the kernel knows a module file by: no directory, no suffixes, "_" for "-".
+// moduleName returns the kernel's name of the module in a file: without directory and suffixes, and with "_" for "-".
 func moduleName(file string) string {
 	name, _, _ := strings.Cut(path.Base(file), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// closure lists the modules to load, each after its dependencies and none twice, and names those that are neither
-// a module nor built in.
+// closure returns the modules to load, each once and after its dependencies, and the names of those that are neither
+// built in nor exist as a file.
 func (x moduleIndex) closure(modules []wantedModule) (loads []load, missing []string) {
 	position := map[string]int{}
 	add := func(file string, use Use) {
 		if i, listed := position[file]; listed {
-			// What one module can do without, another may need.
+			// A module that is optional by itself may be required as a dependency.
 			if binds[use] > binds[loads[i].use] {
 				loads[i].use = use
 			}
@@ -86,7 +86,7 @@ func (x moduleIndex) closure(modules []wantedModule) (loads []load, missing []st
 	for _, module := range modules {
 		file, known := x.paths[module.name]
 		if known {
-			// modules.dep lists all dependencies, not the direct ones alone, and the deepest last.
+			// modules.dep lists all dependencies, including indirect ones, with the deepest last.
 			for _, dependency := range slices.Backward(x.dependencies[file]) {
 				add(dependency, module.use)
 			}
@@ -100,7 +100,7 @@ func (x moduleIndex) closure(modules []wantedModule) (loads []load, missing []st
 	return loads, missing
 }
 
-// readFile reads a file of a tree, of at most limit bytes. A tree without it is no error.
+// readFile reads a file of at most limit bytes. It is no error if the tree does not have the file.
 func readFile(t *tree.Tree, name string, limit int64) (data []byte, found bool, err error) {
 	data, err = t.ReadFile(name, limit)
 	if errors.Is(err, fs.ErrNotExist) {

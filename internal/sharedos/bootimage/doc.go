@@ -1,5 +1,5 @@
-// Package bootimage makes what a VM boots from beside its layers: the modules archive of a kernel and the
-// initramfs, which is the agent and those modules.
+// Package bootimage makes the files that a VM boots from in addition to its layers: the modules archive of a kernel,
+// and the initramfs, which consists of the agent and those modules.
 //
-// Both are deterministic: equal input gives equal bytes. What runs in the initramfs is package guestagent/boot.
+// Both are deterministic: equal input yields equal bytes. Package guestagent/boot runs in the initramfs.
 package bootimage

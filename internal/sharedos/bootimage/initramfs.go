@@ -14,15 +14,15 @@ import (
 // maxArchive bounds a modules archive in bytes.
 const maxArchive = 256 << 20
 
-// Initramfs returns a zstd-compressed initramfs of the agent as /init and the modules of an archive that Modules
-// made.
+// Initramfs returns a zstd-compressed initramfs that consists of the agent as /init and the modules of an archive made
+// by Modules.
 func Initramfs(agent, modules []byte) ([]byte, error) {
 	if len(agent) == 0 {
 		return nil, fmt.Errorf("write initramfs: %w", ErrNoAgent)
 	}
 	records := []cpio.Record{
 		directory("dev", 0o755),
-		// The kernel opens it for init before init can mount anything.
+		// The kernel opens the console for init before init mounts anything.
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		directory("proc", 0o755),
 		directory("sys", 0o755),
@@ -34,7 +34,7 @@ func Initramfs(agent, modules []byte) ([]byte, error) {
 		return nil, fmt.Errorf("write initramfs: %w", err)
 	}
 	var packed bytes.Buffer
-	// One encoder goroutine: with more, the output depends on the machine.
+	// With more than one encoder goroutine, the output would depend on the machine.
 	encoder, err := zstd.NewWriter(&packed, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow))
 	if err != nil {
 		return nil, fmt.Errorf("write initramfs: %w", err)
@@ -48,10 +48,10 @@ func Initramfs(agent, modules []byte) ([]byte, error) {
 	return packed.Bytes(), nil
 }
 
-// zstdWindow in bytes: the kernel takes up to 128 MiB, and allocates it.
+// zstdWindow is in bytes. The kernel allocates that much; it supports up to 128 MiB.
 const zstdWindow = 16 << 20
 
-// readModules reads back what Modules wrote, and nothing that would land elsewhere in the initramfs.
+// readModules reads an archive made by Modules. It refuses files that would be elsewhere in the initramfs.
 func readModules(archive []byte) ([]cpio.Record, error) {
 	if len(archive) > maxArchive {
 		return nil, fmt.Errorf("modules archive of %d bytes: at most %d are read", len(archive), maxArchive)

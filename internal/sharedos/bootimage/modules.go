@@ -16,11 +16,11 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// wanted are the modules that a guest needs, in load order; their dependencies come before them.
+// wanted are the modules that a VM needs, in the order in which they are loaded, without their dependencies.
 var wanted = []wantedModule{
 	{name: "virtio_pci"},
 	{name: "virtio_blk"},
-	// Hashing without these is slower on real hardware; a processor without the instructions refuses them.
+	// These accelerate hashing. They cannot be loaded if the processor lacks the instructions.
 	{name: "sha256_ssse3", use: Optional},
 	{name: "crc32c_intel", use: Optional},
 	{name: "dm_mod"},
@@ -36,46 +36,46 @@ var wanted = []wantedModule{
 	{name: "nd_pmem", use: Device, absent: true},
 }
 
-// Use is when and whether init loads a module. The list of a modules archive has one module a line: its file,
-// then its use unless that is Boot.
+// Use says whether and when init loads a module. The list in a modules archive has one module per line: its file,
+// followed by its use unless that is Boot.
 type Use string
 
-// The uses of a module, from the one that binds most.
+// The uses of a module, the strictest first.
 const (
-	// Boot modules are loaded by init, which does not go on without them.
+	// Boot modules are loaded by init, which fails without them.
 	Boot Use = ""
-	// Optional modules are loaded by init if the machine takes them.
+	// Optional modules are loaded by init if the machine supports them.
 	Optional Use = "optional"
-	// Device modules are left to udev, since each takes time, unless the stack has none for the running kernel: after
-	// a refresh to another kernel release they may be found nowhere but here.
+	// Device modules are left to udev, since loading each takes time. Init loads them only if the stack has no modules
+	// for the running kernel, which can be the case after a refresh to another kernel release.
 	Device Use = "device"
 )
 
 type wantedModule struct {
 	name string
 	use  Use
-	// absent: a kernel without it boots all the same. Optional modules may always be absent.
+	// absent means that a kernel may lack the module. Optional modules may always be absent.
 	absent bool
 }
 
-// binds is the order of uses.
+// binds ranks the uses: the largest is the strictest.
 var binds = map[Use]int{Boot: 2, Optional: 1, Device: 0}
 
-// ErrKernel means that a tree's kernel cannot boot a VM. The error names all that is missing.
+// ErrKernel means that a tree's kernel cannot boot a VM. The error lists everything that is missing.
 var ErrKernel = errors.New("the kernel cannot boot a VM")
 
 const (
-	// modulesDir and loadOrder are where package guestagent/boot looks in the initramfs.
+	// modulesDir and loadOrder are the paths in the initramfs that package guestagent/boot reads.
 	modulesDir = "modules"
 	loadOrder  = modulesDir + "/load-order"
-	// maxModule and maxIndex bound what is read of a tree, in bytes.
+	// maxModule and maxIndex bound files of the tree in bytes.
 	maxModule = 64 << 20
 	maxIndex  = 16 << 20
 )
 
-// Modules returns an uncompressed cpio archive of the modules that a guest needs to boot the kernel release of a
-// tree, decompressed, with their dependencies and a list of the order in which to load them. Modules that are
-// built into the kernel are left out. ErrKernel names everything that is missing.
+// Modules returns an uncompressed cpio archive of the modules that a VM needs to boot the kernel release of a tree:
+// decompressed, with their dependencies and a list of the order in which to load them. Modules that are built into the
+// kernel are left out. The error is ErrKernel if something is missing.
 func Modules(t *tree.Tree, kernelRelease string) ([]byte, error) {
 	index, err := readIndex(t, kernelRelease)
 	if err != nil {
@@ -113,8 +113,8 @@ func Modules(t *tree.Tree, kernelRelease string) ([]byte, error) {
 	return archive.Bytes(), nil
 }
 
-// missingOptions names what the kernel's own configuration, if the tree has it, says is not there and no module
-// can bring: the initramfs is packed with zstd.
+// missingOptions returns the required kernel options that no module can provide and that the kernel's configuration
+// lacks. It returns none if the tree has no configuration.
 func missingOptions(t *tree.Tree, kernelRelease string) ([]string, error) {
 	config, found, err := readFile(t, "boot/config-"+kernelRelease, maxIndex)
 	if err != nil || !found {
@@ -129,7 +129,7 @@ func missingOptions(t *tree.Tree, kernelRelease string) ([]string, error) {
 	return missing, nil
 }
 
-// readModule reads a module and decompresses it, so that the initramfs is compressed once and as a whole.
+// readModule reads and decompresses a module. The initramfs is compressed as a whole.
 func readModule(t *tree.Tree, name string) ([]byte, error) {
 	packed, found, err := readFile(t, name, maxModule)
 	if err != nil {
@@ -152,7 +152,7 @@ func readModule(t *tree.Tree, name string) ([]byte, error) {
 			plain = decoder
 		}
 	default:
-		return nil, fmt.Errorf("module %s: compression %q is not known", name, path.Ext(name))
+		return nil, fmt.Errorf("module %s: compression %q is not supported", name, path.Ext(name))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("decompress module %s: %w", name, err)

@@ -14,8 +14,8 @@ const (
 	typeInt32, typeString = 4, 6
 )
 
-// readHeader reads a package header as the database holds it: the number of index entries, the bytes of data, the
-// index (tag, type, offset, count of 32 bits each) and the data, all big-endian.
+// readHeader reads a package header in the format of the database: the number of index entries, the number of bytes of
+// data, the index (tag, type, offset and count, of 32 bits each) and the data. All numbers are big-endian.
 func readHeader(blob []byte) (Package, error) {
 	const start, entry = 8, 16
 	if len(blob) < start {
@@ -42,7 +42,7 @@ func readHeader(blob []byte) (Package, error) {
 			to = &release
 		case tagEpoch:
 			if kind != typeInt32 || offset+4 > int64(len(data)) {
-				return Package{}, errors.New("a header whose epoch is no number")
+				return Package{}, errors.New("a header whose epoch is not a number")
 			}
 			epoch = fmt.Sprintf("%d:", binary.BigEndian.Uint32(data[offset:]))
 			continue
@@ -50,11 +50,11 @@ func readHeader(blob []byte) (Package, error) {
 			continue
 		}
 		if kind != typeString || offset >= int64(len(data)) {
-			return Package{}, fmt.Errorf("a header whose tag %d is no text", tag)
+			return Package{}, fmt.Errorf("a header whose tag %d is not a string", tag)
 		}
 		text, _, ended := bytes.Cut(data[offset:], []byte{0})
 		if !ended {
-			return Package{}, fmt.Errorf("a header whose tag %d does not end", tag)
+			return Package{}, fmt.Errorf("a header whose tag %d has no end", tag)
 		}
 		*to = string(text)
 	}

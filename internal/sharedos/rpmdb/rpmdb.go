@@ -1,8 +1,10 @@
-// Package rpmdb lists the packages in rpm's database, in the form that rpm has by default since 4.16: an SQLite file
-// with a table Packages, whose rows hold package headers. It reads that one table and nothing else of SQLite.
+// Package rpmdb lists the packages in rpm's database, in the default format since rpm 4.16: an SQLite file with a table
+// Packages, whose rows contain package headers. It reads that one table and no other part of SQLite.
 //
-// What it reads may have been made to do harm: memory and time are bounded by the size of the file, and whatever is
-// amiss is an error.
+// The file is not trusted: its size bounds memory and time, and every inconsistency is an error.
+//
+// The reader is code of ours. An SQLite library in Go has a hundred thousand lines or needs a C compiler, and would
+// execute the schema that the file declares. Reading one table takes 200 lines.
 package rpmdb
 
 import (
@@ -12,7 +14,7 @@ import (
 	"slices"
 )
 
-// ErrMalformed means that bytes are no rpm database of this form.
+// ErrMalformed means that a file is not an rpm database of this format.
 var ErrMalformed = errors.New("malformed rpm database")
 
 // Package is an installed package.
@@ -22,8 +24,8 @@ type Package struct {
 	Version string
 }
 
-// Packages returns the packages in a database file, sorted by name, architecture and version. Public keys, which rpm
-// keeps as packages called gpg-pubkey, are not among them. Errors match ErrMalformed.
+// Packages returns the packages in a database file, sorted by name, architecture and version. It leaves out public
+// keys, which rpm stores as packages named gpg-pubkey. The error wraps ErrMalformed.
 func Packages(file []byte) ([]Package, error) {
 	db, err := open(file)
 	if err != nil {

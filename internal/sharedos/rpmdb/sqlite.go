@@ -6,12 +6,12 @@ import (
 	"fmt"
 )
 
-// database is an SQLite file (sqlite.org/fileformat2.html), of which tables are read from the first row to the last.
+// database is an SQLite file (sqlite.org/fileformat2.html) whose tables are read sequentially.
 type database struct {
 	file []byte
 	page int64 // size of a page in bytes
-	used int64 // what of a page is used; the rest is reserved
-	read int64 // bytes of records that were read: more than the file has would be some of them twice
+	used int64 // the used part of a page in bytes; the rest is reserved
+	read int64 // bytes of records read so far; if they exceed the file, some were read twice
 }
 
 const (
@@ -45,7 +45,7 @@ func (db *database) pageAt(number uint32) ([]byte, error) {
 	return db.file[end-db.page : end][:db.used], nil
 }
 
-// table returns the first page of a table. The schema is the table whose first page is the file's.
+// table returns the number of a table's first page. The schema is a table that begins with page 1.
 func (db *database) table(name string) (root uint32, _ error) {
 	err := db.rows(1, func(columns [][]byte) error {
 		// type, name, tbl_name, rootpage, sql
@@ -64,9 +64,9 @@ func (db *database) table(name string) (root uint32, _ error) {
 	return root, err
 }
 
-// rows reads a table from the first row to the last.
+// rows calls each with the columns of all rows of a table, in order.
 func (db *database) rows(root uint32, each func(columns [][]byte) error) error {
-	seen := make(map[uint32]bool) // a page that is its own descendant would never end
+	seen := make(map[uint32]bool) // otherwise a cycle of pages would never end
 	var walk func(number uint32) error
 	walk = func(number uint32) error {
 		if seen[number] {
@@ -100,7 +100,7 @@ func (db *database) rows(root uint32, each func(columns [][]byte) error) error {
 			case leafTable:
 				err = db.row(page[cell:], each)
 			default:
-				err = fmt.Errorf("page %d is of the kind %#x", number, kind)
+				err = fmt.Errorf("page %d has the type %#x", number, kind)
 			}
 			if err != nil {
 				return err
@@ -114,8 +114,8 @@ func (db *database) rows(root uint32, each func(columns [][]byte) error) error {
 	return walk(root)
 }
 
-// row reads the cell of a row: the size of its record, its number, and the record, of which a part may lie in other
-// pages that are linked to each other.
+// row reads the cell of a row: the size of its record, its number, and the record. The end of a large record is in a
+// linked list of overflow pages.
 func (db *database) row(cell []byte, each func(columns [][]byte) error) error {
 	total, cell, err := varint(cell)
 	if err != nil {
@@ -136,13 +136,13 @@ func (db *database) row(cell []byte, each func(columns [][]byte) error) error {
 		}
 	}
 	if local > int64(len(cell)) {
-		return fmt.Errorf("a record of %d bytes leaves its page", local)
+		return fmt.Errorf("a record of %d bytes exceeds its page", local)
 	}
 	if local == size {
 		return record(cell[:size], each)
 	}
 	if local+4 > int64(len(cell)) {
-		return errors.New("a record leaves its page")
+		return errors.New("a record exceeds its page")
 	}
 	whole := append(make([]byte, 0, size), cell[:local]...)
 	for next := binary.BigEndian.Uint32(cell[local:]); int64(len(whole)) < size; {
@@ -156,7 +156,7 @@ func (db *database) row(cell []byte, each func(columns [][]byte) error) error {
 	return record(whole, each)
 }
 
-// record splits a record into its columns: numbers as the bytes that are stored, big-endian.
+// record splits a record into its columns. Numbers are returned as they are stored: big-endian, without leading zeros.
 func record(data []byte, each func(columns [][]byte) error) error {
 	size, types, err := varint(data)
 	if err != nil {
@@ -191,7 +191,7 @@ func record(data []byte, each func(columns [][]byte) error) error {
 	return each(columns)
 }
 
-// varint reads a number of 1 to 9 bytes: seven bits of each, and eight of the ninth.
+// varint reads a number of 1 to 9 bytes: seven bits from each, and eight from the ninth.
 func varint(data []byte) (value uint64, rest []byte, _ error) {
 	for i := range min(9, len(data)) {
 		if i == 8 {
@@ -202,5 +202,5 @@ func varint(data []byte) (value uint64, rest []byte, _ error) {
 			return value, data[i+1:], nil
 		}
 	}
-	return 0, nil, errors.New("a number that does not end")
+	return 0, nil, errors.New("a number without an end")
 }

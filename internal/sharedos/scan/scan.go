@@ -1,6 +1,6 @@
-// Package scan finds bytes in text, eight at a time in one register. Go's own package bytes uses vector instructions, which an
-// emulated processor (QEMU's TCG) runs one element after another (design/0023). The guest agent reads megabytes of text in a
-// guest that may be emulated.
+// Package scan searches text eight bytes at a time in one register. Go's package bytes uses vector instructions, which
+// QEMU's emulator (TCG) executes element by element (design/0023). The guest agent reads megabytes of text in VMs that
+// may be emulated.
 package scan
 
 import "math/bits"
@@ -11,18 +11,18 @@ const (
 	width = 8
 )
 
-// load is the word at the beginning of b, which must have so many bytes. The compiler makes one instruction of it.
+// load returns the first eight bytes of b as a word. The compiler turns it into one instruction.
 func load(b []byte) uint64 {
 	_ = b[width-1]
 	return uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
 		uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
 }
 
-// zeros has the high bit set in the lowest byte of word that is zero; above that one also bits of bytes that are not
-// (Warren, Hacker's Delight, 6-1). It is 0 if no byte is zero.
+// zeros returns 0 if no byte of word is zero. Otherwise the lowest bit that is set is the high bit of the lowest zero
+// byte. Bits above it may belong to bytes that are not zero (Warren, Hacker's Delight, 6-1).
 func zeros(word uint64) uint64 { return (word - ones) &^ word & highs }
 
-// IndexByte returns where c first is in b, -1 if it is not.
+// IndexByte returns the position of the first c in b, or -1.
 func IndexByte(b []byte, c byte) int {
 	pattern := uint64(c) * ones
 	at := 0
@@ -39,8 +39,9 @@ func IndexByte(b []byte, c byte) int {
 	return -1
 }
 
-// SameLines tells how many bytes two texts have in common from their beginning on, whole lines only, and how many lines these
-// are. It stops before a line that begins with stop, and leaves out a line that ends less than a word before the texts differ.
+// SameLines returns the length in bytes and the number of the leading lines that two texts have in common. It stops
+// before a line that begins with stop. It may leave out a line that ends less than eight bytes before the first
+// difference.
 func SameLines(a, b []byte, stop byte) (length, lines int) {
 	most := min(len(a), len(b))
 	if most == 0 || a[0] == stop {

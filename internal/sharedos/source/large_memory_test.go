@@ -48,7 +48,8 @@ func manyFiles(number int) tarball.Opener {
 	}
 }
 
-// peakMemory is the most that this process has had in memory, in KiB. What wait4 tells of a child counts what its parent had.
+// peakMemory is the most that this process has had in memory, in KiB. What wait4 tells of a child counts what its
+// parent had.
 func peakMemory(t *testing.T) (kib int) {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
@@ -64,7 +65,7 @@ func peakMemory(t *testing.T) (kib int) {
 var kinds = map[string]func(t *testing.T, path string) source.Source{
 	"OCI image": func(_ *testing.T, path string) source.Source { return &oci.Source{Layout: path} },
 	"disk image": func(t *testing.T, path string) source.Source {
-		return diskimage.Source{Path: path, CacheDir: t.TempDir()}
+		return diskimage.Source{Path: path, CacheDir: sourcetest.TempDir(t)}
 	},
 	"directory": func(_ *testing.T, path string) source.Source { return directory.Source{Path: path} },
 }
@@ -106,7 +107,7 @@ func manyInLayout(t *testing.T) string {
 	config.OS, config.Architecture = "linux", runtime.GOARCH
 	image, err = mutate.ConfigFile(image, config)
 	sourcetest.Must(t, err)
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	at, err := layout.Write(dir, empty.Index)
 	sourcetest.Must(t, err)
 	sourcetest.Must(t, at.AppendImage(image))
@@ -116,7 +117,7 @@ func manyInLayout(t *testing.T) string {
 // manyOnDisk is a directory of many files, which are empty: so they take no more than their inodes.
 func manyOnDisk(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	for i := range many {
 		at := fmt.Sprintf("%s/d%d", dir, i/500)
 		if i%500 == 0 {
@@ -130,7 +131,7 @@ func manyOnDisk(t *testing.T) string {
 // manyInExt4 is a file system of what is in a directory of many files.
 func manyInExt4(t *testing.T, dir string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "ext4")
+	path := filepath.Join(sourcetest.TempDir(t), "ext4")
 	sourcetest.Must(t, os.WriteFile(path, nil, 0o600))
 	sourcetest.Must(t, os.Truncate(path, 1<<30))
 	sourcetest.Run(t, "", "mkfs.ext4", "-q", "-N", fmt.Sprint(many+many/100), "-d", dir, path)

@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// TestMain runs the tests of this package once more, built without the race detector, and reports the result. They process
-// gigabytes and measure memory. With the race detector they would take six times as long and several times the memory.
+// TestMain runs the tests of this package once more, built without the race detector, and reports the result. They
+// process gigabytes and measure memory. With the race detector they would take six times as long and several times the
+// memory.
 func TestMain(*testing.M) {
 	flag.Parse()
 	args := []string{"test", "-count=1", "-vet=off", "-v"}

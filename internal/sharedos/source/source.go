@@ -46,7 +46,8 @@ type Source interface {
 	Fingerprint(ctx context.Context) (string, error)
 	// ReadableAtPlan reports whether Open takes seconds and changes nothing, so that a plan may call it.
 	ReadableAtPlan() bool
-	// Open returns the root file system as an uncompressed tar stream. If the stream ends early, Close returns the cause.
+	// Open returns the root file system as an uncompressed tar stream. If the stream ends early, Close returns the
+	// cause.
 	Open(ctx context.Context, progress Progress) (io.ReadCloser, error)
 }
 

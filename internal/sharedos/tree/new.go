@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// ErrInvalid is returned by New for entries that are no tree.
+// ErrInvalid means that entries do not form a tree.
 var ErrInvalid = errors.New("not a valid tree")
 
 // Root is the path of a tree's root.
@@ -23,8 +23,8 @@ const (
 	MaxName = 255
 )
 
-// Compare orders paths as a tree does: the root first, then by bytes. A directory is always before what it holds,
-// but not everything between is in it: "a", "a-b", "a/b".
+// Compare defines the order of paths in a tree: the root first, then by bytes. A directory comes before everything
+// below it, but other paths may come in between: "a", "a-b", "a/b".
 func Compare(a, b string) int {
 	switch {
 	case a == b:
@@ -38,11 +38,11 @@ func Compare(a, b string) int {
 	}
 }
 
-// Parent returns the path of the directory that holds p; the root is its own parent.
+// Parent returns the path of the directory of p. The root is its own parent.
 func Parent(p string) string { return path.Dir(p) }
 
-// New sorts entries, in place, and checks that they are a tree. It keeps the slice. The error wraps ErrInvalid
-// and names the first path at fault.
+// New sorts entries in place and verifies that they form a tree. The tree uses the slice. The error wraps ErrInvalid
+// and names the first invalid path.
 func New(entries []Entry, content Content) (*Tree, error) {
 	slices.SortStableFunc(entries, func(a, b Entry) int { return Compare(a.Path, b.Path) })
 	t := &Tree{Entries: entries, Content: content}
@@ -57,7 +57,7 @@ func New(entries []Entry, content Content) (*Tree, error) {
 			continue
 		}
 		if entries[i].Path == entries[i-1].Path {
-			return nil, fmt.Errorf("%q stands twice: %w", entries[i].Path, ErrInvalid)
+			return nil, fmt.Errorf("%q occurs twice: %w", entries[i].Path, ErrInvalid)
 		}
 		parent, ok := t.Lookup(Parent(entries[i].Path))
 		if !ok {
@@ -70,7 +70,7 @@ func New(entries []Entry, content Content) (*Tree, error) {
 	return t, nil
 }
 
-// Lookup returns the entry of a path. It follows no symbolic link.
+// Lookup returns the entry of a path. It does not follow symbolic links.
 func (t *Tree) Lookup(p string) (*Entry, bool) {
 	i, ok := t.Index(p)
 	if !ok {
@@ -79,20 +79,20 @@ func (t *Tree) Lookup(p string) (*Entry, bool) {
 	return &t.Entries[i], true
 }
 
-// Index returns where in Entries a path stands.
+// Index returns the position of a path in Entries.
 func (t *Tree) Index(p string) (int, bool) {
 	return sort.Find(len(t.Entries), func(i int) int { return Compare(p, t.Entries[i].Path) })
 }
 
-// Equal reports whether a and b are the same file in all but ModTime.
+// Equal reports whether all fields of a and b except ModTime are equal.
 func Equal(a, b Entry) bool {
 	return a.Path == b.Path && a.Type == b.Type && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID &&
 		a.Link == b.Link && a.Major == b.Major && a.Minor == b.Minor && a.Size == b.Size &&
 		a.Digest == b.Digest && maps.Equal(a.Xattrs, b.Xattrs)
 }
 
-// CheckPath reports what is wrong with a path as an entry's: it must be relative, clean, stay inside the tree and
-// be no longer than Linux allows.
+// CheckPath returns an error unless a path can be that of an entry: it must be relative and clean, stay inside the
+// tree, and be no longer than Linux allows.
 func CheckPath(p string) error {
 	switch {
 	case p == "":
@@ -121,7 +121,7 @@ func CheckPath(p string) error {
 	return nil
 }
 
-// check reports what is wrong with an entry by itself.
+// check verifies an entry on its own.
 func check(e *Entry) error {
 	if err := CheckPath(e.Path); err != nil {
 		return err

@@ -15,9 +15,9 @@ const MaxLinks = 40
 // ErrLoop means that a path goes through more symbolic links than Linux follows.
 var ErrLoop = errors.New("too many symbolic links")
 
-// Resolve returns the entry that a path leads to, as a process with this tree as its root would find it: it follows
-// symbolic links, absolute ones from the tree's root, and ".." never leaves the tree. The path may start with "/".
-// A path that leads nowhere is fs.ErrNotExist.
+// Resolve returns the entry at a path, as a process would find it whose root is this tree: it follows symbolic links,
+// absolute ones from the tree's root, and ".." never leaves the tree. The path may start with "/". The error is
+// fs.ErrNotExist if there is no such entry.
 func (t *Tree) Resolve(name string) (*Entry, error) {
 	at := Root
 	rest := name
@@ -58,7 +58,7 @@ func (t *Tree) Resolve(name string) (*Entry, error) {
 	return e, nil
 }
 
-// OpenFile opens the regular file that a path leads to.
+// OpenFile opens the regular file at a path, which it resolves like Resolve.
 func (t *Tree) OpenFile(name string) (io.ReadCloser, *Entry, error) {
 	e, err := t.Resolve(name)
 	if err != nil {
@@ -77,8 +77,8 @@ func (t *Tree) OpenFile(name string) (io.ReadCloser, *Entry, error) {
 // ErrTooLarge means that a file is larger than its reader allows.
 var ErrTooLarge = errors.New("file too large")
 
-// ReadFile returns the content of the regular file that a path leads to, or ErrTooLarge if it has more than limit
-// bytes.
+// ReadFile returns the content of the regular file at a path, which it resolves like Resolve. The error is ErrTooLarge
+// if the file has more than limit bytes.
 func (t *Tree) ReadFile(name string, limit int64) (_ []byte, err error) {
 	r, e, err := t.OpenFile(name)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package tree describes a root file system as a value: a sorted list of entries and a way to read the
 // contents of its regular files.
 //
-// A tree knows nothing of where it came from (package source) or how it is stored (package layer).
+// It does not depend on where the tree comes from (package source) or how it is stored (package layer).
 package tree
 
 import (
@@ -17,7 +17,7 @@ import (
 // Type is the kind of file that an entry is.
 type Type uint8
 
-// The kinds of file a tree can hold. Sockets are not among them: they belong to a running system.
+// The types of files in a tree. Sockets are not among them: they belong to a running system.
 const (
 	Directory Type = iota + 1
 	Regular
@@ -50,13 +50,13 @@ func (t Type) String() string {
 // Digest is a SHA-256 of bytes. Its text form is "sha256:<64 hex>".
 type Digest [sha256.Size]byte
 
-// ErrDigest is returned when a text is not of the form "sha256:<64 hex>".
+// ErrDigest means that a text does not have the form "sha256:<64 hex>".
 var ErrDigest = errors.New(`not a digest of the form "sha256:<64 hex>"`)
 
 // String returns the form "sha256:<64 hex>".
 func (d Digest) String() string { return "sha256:" + d.Hex() }
 
-// Hex returns the 64 hexadecimal digits alone.
+// Hex returns the 64 hexadecimal digits without the prefix.
 func (d Digest) Hex() string { return hex.EncodeToString(d[:]) }
 
 // IsZero reports whether no digest is set.
@@ -100,7 +100,7 @@ type Entry struct {
 	// Mode holds permission, setuid, setgid and sticky bits only: 07777.
 	Mode     uint32
 	UID, GID uint32
-	// ModTime has a resolution of seconds. Two entries that differ in it alone are equal.
+	// ModTime has a resolution of seconds. Equal ignores it.
 	ModTime time.Time
 	// Xattrs holds extended attributes by full name ("security.capability"). Nil and empty are the same.
 	Xattrs map[string]string
@@ -119,8 +119,8 @@ type Content interface {
 	Open(digest Digest) (io.ReadCloser, error)
 }
 
-// Tree is a root file system. Entries are in the order of Compare, every entry but the root has its parent
-// directory before it, no path stands twice, and no path is below anything but a directory. New checks that.
+// Tree is a root file system. Entries are in the order of Compare. Every entry except the root comes after its parent
+// directory, no path occurs twice, and every parent is a directory. New verifies that.
 type Tree struct {
 	Entries []Entry
 	Content Content

@@ -15,15 +15,15 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/tarstream"
 )
 
-// Source is a root file system in a tar file, which may be compressed with gzip, zstd, xz or bzip2. The format is detected
-// from the file's first bytes; its name does not matter.
+// Source is a root file system in a tar file, which may be compressed with gzip, zstd, xz or bzip2. The format is
+// detected from the file's first bytes; its name does not matter.
 type Source struct {
 	// Path of the file.
 	Path string
 	// Download replaces Path by a file to download; nil if there is none.
 	Download *fetch.Download
-	// CacheDir is a directory for digests of files and for downloads. If it is empty, digests are not stored and nothing
-	// can be downloaded.
+	// CacheDir is a directory for digests of files and for downloads. If it is empty, digests are not stored and
+	// nothing can be downloaded.
 	CacheDir string
 	// Limits bound what the archive may contain; zero values mean the defaults.
 	Limits source.Limits

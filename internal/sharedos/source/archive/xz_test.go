@@ -139,8 +139,8 @@ func TestAnXZFileThatIsCutOffBetweenBlocksIsSeen(t *testing.T) {
 	}
 }
 
-// Whatever the bytes, unpacking returns, and what it takes for whole is what another reader takes it for, whose author is
-// somebody else.
+// Whatever the bytes, unpacking returns, and what it takes for whole is what another reader takes it for, whose author
+// is somebody else.
 func FuzzXZ(f *testing.F) {
 	data := []byte(strings.Repeat("content ", 100))
 	whole := xzOf(f, data, 200, xz.CRC32)

@@ -109,8 +109,8 @@ func (c *contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// UnnamedFile returns an empty file in a directory, or in the system's directory for temporary files if dir is empty. It
-// has no name, so nothing is left of it after Close or after the process ends.
+// UnnamedFile returns an empty file in a directory, or in the system's directory for temporary files if dir is empty.
+// It has no name, so nothing is left of it after Close or after the process ends.
 func UnnamedFile(dir string) (*os.File, error) {
 	file, err := os.CreateTemp(dir, "unnamed-*")
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 // lockPoll is how often Lock tries again while another process holds the lock.
 const lockPoll = 200 * time.Millisecond
 
-// Lock makes a directory and takes its lock, which the kernel releases with the process at the latest. If another process
-// holds the lock, it calls waiting once and waits as long as ctx allows.
+// Lock makes a directory and takes its lock, which the kernel releases with the process at the latest. If another
+// process holds the lock, it calls waiting once and waits as long as ctx allows.
 func Lock(ctx context.Context, dir, name string, waiting func()) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the cache directory: %w", err)

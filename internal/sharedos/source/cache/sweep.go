@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// Abandoned is the age from which on an incomplete file is taken to have no writer any more, where writers share no lock.
+// Abandoned is the age from which on an incomplete file is taken to have no writer any more, where writers share no
+// lock.
 const Abandoned = 24 * time.Hour
 
 // PartSuffix marks a file that is being downloaded.
@@ -63,8 +64,8 @@ func Sweep(dir string, keep int, age time.Duration, complete func(name string) b
 	return nil
 }
 
-// MarkUsed makes a file the most recently used one. It sets the access time only: a new modification time would look like a
-// change of the file.
+// MarkUsed makes a file the most recently used one. It sets the access time only: a new modification time would look
+// like a change of the file.
 func MarkUsed(path string) error { return os.Chtimes(path, time.Now(), time.Time{}) }
 
 // lastUsed is when a file was written or marked as used, whichever is later.

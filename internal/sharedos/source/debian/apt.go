@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// inRelease matches the addresses of Release files in the output of apt-get --print-uris update: the quoted address, the
-// file name and the size.
+// inRelease matches the addresses of Release files in the output of apt-get --print-uris update: the quoted address,
+// the file name and the size.
 var inRelease = regexp.MustCompile(`(?m)^'([^'\s\[\]]+)/dists/([^'\s]+)/InRelease' `)
 
 // findSites reads the addresses of archives from this machine's apt configuration. Its package lists need not have been

@@ -72,8 +72,8 @@ func openBuilt(ctx context.Context, path string, progress source.Progress) (io.R
 	})
 }
 
-// build makes a tree and stores it in the cache. If the archive changed meanwhile, the tree matches no fingerprint and is
-// dropped.
+// build makes a tree and stores it in the cache. If the archive changed meanwhile, the tree matches no fingerprint and
+// is dropped.
 func (s *Source) build(ctx context.Context, in *input, path string, progress source.Progress) (err error) {
 	unlock, err := cache.Lock(ctx, s.CacheDir, "debian.lock", func() { progress("waiting for another build", 0, 0) })
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 
 // Source is a root file system that mmdebstrap makes: its variant minbase, and the packages that the user lists.
 //
-// The addresses of Debian's archives come from this machine's apt configuration: they serve every suite, not only the one
-// that this machine uses. A tree is made once for each fingerprint and kept in CacheDir.
+// The addresses of Debian's archives come from this machine's apt configuration: they serve every suite, not only the
+// one that this machine uses. A tree is made once for each fingerprint and kept in CacheDir.
 type Source struct {
 	// Suite is a release of Debian by code name: "trixie".
 	Suite string
@@ -35,8 +35,8 @@ type Source struct {
 	// Mirror is the URL of a Debian archive that replaces the one from apt's configuration. Security suites are in an
 	// archive of their own, which it does not replace.
 	Mirror string
-	// MirrorKey is the OpenPGP public key of the mirror in ASCII armour. If it is empty, this machine's apt must trust the
-	// mirror's key.
+	// MirrorKey is the OpenPGP public key of the mirror in ASCII armour. If it is empty, this machine's apt must trust
+	// the mirror's key.
 	MirrorKey string
 	// Repositories are further archives to install packages from.
 	Repositories []Repository
@@ -57,15 +57,15 @@ type Source struct {
 	recent *input
 }
 
-// Modes of mmdebstrap, see its manual page: as root, or as an ordinary user in a user namespace or with fakechroot. "auto"
-// selects one that works.
+// Modes of mmdebstrap, see its manual page: as root, or as an ordinary user in a user namespace or with fakechroot.
+// "auto" selects one that works.
 var Modes = []string{"auto", "root", "unshare", "fakechroot"}
 
 // ErrNoMirror means that no address serves a suite.
 var ErrNoMirror = errors.New("no mirror")
 
-// Names as apt and dpkg allow them (deb-src-control(5), sources.list(5)). A package may be bound to a version or a suite
-// (apt-get(8)).
+// Names as apt and dpkg allow them (deb-src-control(5), sources.list(5)). A package may be bound to a version or a
+// suite (apt-get(8)).
 var (
 	suiteName     = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]*$`)
 	componentName = regexp.MustCompile(`^[a-z0-9][a-z0-9/-]*$`)
@@ -144,7 +144,8 @@ func (s *Source) components() []string {
 // recentFor is how long an answer of the archive is used again: one plan asks several times.
 const recentFor = time.Minute
 
-// input reads what the tree is made from, unless that was done a moment ago. With fresh set, it always asks the archive.
+// input reads what the tree is made from, unless that was done a moment ago. With fresh set, it always asks the
+// archive.
 func (s *Source) input(ctx context.Context, fresh bool) (*input, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,8 +211,8 @@ func (s *Source) readLocal(ctx context.Context, in *input) (err error) {
 	return err
 }
 
-// LocalFingerprint returns a digest of the files of this machine that the source uses: their content can change while the
-// configuration stays the same. It is empty if there are none. It does not ask Debian's archive.
+// LocalFingerprint returns a digest of the files of this machine that the source uses: their content can change while
+// the configuration stays the same. It is empty if there are none. It does not ask Debian's archive.
 func (s *Source) LocalFingerprint(ctx context.Context) (string, error) {
 	var in input
 	if err := s.readLocal(ctx, &in); err != nil {
@@ -233,8 +234,8 @@ func (s *Source) LocalFingerprint(ctx context.Context) (string, error) {
 	return "local:" + sum.Digest().String(), nil
 }
 
-// Fingerprint returns "debian:sha256:<64 hex>", a digest of the settings and of the package indexes of all suites, so an
-// update of the archive changes it. It downloads about 100 KB from the archive, at most once a minute.
+// Fingerprint returns "debian:sha256:<64 hex>", a digest of the settings and of the package indexes of all suites, so
+// an update of the archive changes it. It downloads about 100 KB from the archive, at most once a minute.
 func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 	in, err := s.input(ctx, false)
 	if err != nil {
@@ -243,8 +244,8 @@ func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 	return in.fingerprint()
 }
 
-// ReadableAtPlan reports whether the tree of the current fingerprint is in the cache: then Open takes seconds. It is false
-// if the archive does not answer.
+// ReadableAtPlan reports whether the tree of the current fingerprint is in the cache: then Open takes seconds. It is
+// false if the archive does not answer.
 func (s *Source) ReadableAtPlan() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), source.PlanWait)
 	defer cancel()

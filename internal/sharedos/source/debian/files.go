@@ -162,8 +162,8 @@ func packageFiles(ctx context.Context, cacheDir string, paths []string) ([]packa
 	return all, nil
 }
 
-// copyTo copies the package into a directory, verifies its digest, and returns the path of the copy. The copy is readable
-// for everyone, since mmdebstrap may run processes as other users.
+// copyTo copies the package into a directory, verifies its digest, and returns the path of the copy. The copy is
+// readable for everyone, since mmdebstrap may run processes as other users.
 func (p packageFile) copyTo(dir string) (_ string, err error) {
 	from, err := cache.OpenFile(p.path)
 	if err != nil {

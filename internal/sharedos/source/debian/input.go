@@ -7,7 +7,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// input is everything that determines the tree. Its JSON form determines the fingerprint of the tree that mmdebstrap makes.
+// input is everything that determines the tree. Its JSON form determines the fingerprint of the tree that mmdebstrap
+// makes.
 type input struct {
 	// Recipe is increased when this package makes another tree of the same input.
 	Recipe       int               `json:"recipe"`

@@ -50,8 +50,8 @@ func mmdebstrap(ctx context.Context, in *input, out io.Writer, progress source.P
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(in.Suites[0].date.Unix(), 10))
 	log := &logReader{progress: progress}
 	cmd.Stdout, cmd.Stderr = out, log
-	// It gets a process group of its own, so all its processes can be ended together, and so Ctrl-C on the terminal reaches
-	// it only through ctx.
+	// It gets a process group of its own, so all its processes can be ended together, and so Ctrl-C on the terminal
+	// reaches it only through ctx.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var kill *time.Timer
 	cmd.Cancel = func() error {

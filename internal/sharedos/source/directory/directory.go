@@ -22,9 +22,10 @@ import (
 // Source is a root file system in a directory of this machine.
 //
 // It reads what a tar archive can hold and this process may read: owners as mapped by Owners, modes, hard links, and
-// extended attributes including file capabilities and ACLs. It does not read what is below /dev, /proc, /sys, /run, /tmp
-// and /var/tmp, which no release shares and which may belong to the running machine. Elsewhere, devices, named pipes and
-// sockets are refused; the error lists them. Labels of this machine's SELinux, IMA, EVM or Smack are left out.
+// extended attributes including file capabilities and ACLs. It does not read what is below /dev, /proc, /sys, /run,
+// /tmp and /var/tmp, which no release shares and which may belong to the running machine. Elsewhere, devices, named
+// pipes and sockets are refused; the error lists them. Labels of this machine's SELinux, IMA, EVM or Smack are left
+// out.
 type Source struct {
 	// Path of the directory; it may be a symbolic link to one.
 	Path string
@@ -45,8 +46,8 @@ func (s Source) String() string { return fmt.Sprintf("directory %q", s.Path) }
 // ReadableAtPlan is true: nothing has to be made or downloaded.
 func (s Source) ReadableAtPlan() bool { return true }
 
-// Fingerprint returns "directory:sha256:<64 hex>", a digest of what Open yields, times of modification included. It visits
-// every file and reads those whose device, inode, size or times differ from the last run.
+// Fingerprint returns "directory:sha256:<64 hex>", a digest of what Open yields, times of modification included. It
+// visits every file and reads those whose device, inode, size or times differ from the last run.
 func (s Source) Fingerprint(ctx context.Context) (string, error) {
 	digest, err := s.fingerprint(ctx)
 	if err != nil {

@@ -25,7 +25,7 @@ import (
 
 // A tree that lies in a directory is read as it is, and by the same fingerprint wherever it lies.
 func TestDirectoryIsReadAsItIs(t *testing.T) {
-	top := t.TempDir()
+	top := sourcetest.TempDir(t)
 	count := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		want, contents := sourcetest.DrawTree(rt)
@@ -83,7 +83,7 @@ func keepXattrs(all map[string]string, kind tree.Type) map[string]string {
 }
 
 func TestDirectoryKeepsWhatOnlyRootMayGive(t *testing.T) {
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	acl := "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x21\x00\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff" +
 		"\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"
@@ -117,7 +117,7 @@ func TestDirectoryKeepsWhatOnlyRootMayGive(t *testing.T) {
 }
 
 func TestDirectoryMapsOwners(t *testing.T) {
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	entries := []tree.Entry{
 		{Path: ".", Type: tree.Directory, Mode: 0o755, UID: 100_000, GID: 100_000},
 		{Path: "a", Type: tree.Directory, Mode: 0o755, UID: 100_033, GID: 100_008},
@@ -166,7 +166,7 @@ func TestDirectoryMapsOwners(t *testing.T) {
 }
 
 func TestDirectoryRefusesAllSpecialFilesByName(t *testing.T) {
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	sourcetest.LayOut(t, dir, []tree.Entry{
 		{Path: ".", Type: tree.Directory, Mode: 0o755},
 		{Path: "dev", Type: tree.Directory, Mode: 0o755},
@@ -197,7 +197,7 @@ func TestDirectoryRefusesAllSpecialFilesByName(t *testing.T) {
 }
 
 func TestDirectoryRefusesOverlayAttributes(t *testing.T) {
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	sourcetest.Must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o755))
 	sourcetest.Must(t, unix.Setxattr(filepath.Join(dir, "etc"), "trusted.overlay.opaque", []byte("y"), 0))
 	if _, _, err := sourcetest.Read(t, directory.Source{Path: dir}); !errors.Is(err, source.ErrRefused) || !strings.Contains(err.Error(), "trusted.overlay.opaque") {
@@ -207,7 +207,7 @@ func TestDirectoryRefusesOverlayAttributes(t *testing.T) {
 
 // A plan need not read a tebibyte of zeros to find that it is too much.
 func TestDirectoryHoldsItsLimitsBeforeItReads(t *testing.T) {
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	hole, err := os.Create(filepath.Join(dir, "hole"))
 	sourcetest.Must(t, err)
 	sourcetest.Must(t, errors.Join(hole.Truncate(1<<40), hole.Close()))
@@ -227,7 +227,7 @@ func TestDirectoryHoldsItsLimitsBeforeItReads(t *testing.T) {
 		}
 		stream, err := src.Open(t.Context(), nil)
 		sourcetest.Must(t, err)
-		tr, closer, err := tarstream.Read(t.Context(), stream, t.TempDir(), limits)
+		tr, closer, err := tarstream.Read(t.Context(), stream, sourcetest.TempDir(t), limits)
 		if !errors.Is(err, want) || err == nil && len(tr.Entries) != 3 {
 			t.Errorf("%+v: open: %v, want %v", limits, err, want)
 		}
@@ -241,7 +241,7 @@ func TestDirectoryHoldsItsLimitsBeforeItReads(t *testing.T) {
 }
 
 func TestDirectoryNamesWhatItCannotRead(t *testing.T) {
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	file := filepath.Join(dir, "file")
 	sourcetest.Must(t, os.WriteFile(file, nil, 0o600))
 	for _, path := range []string{filepath.Join(dir, "none"), file} {
@@ -255,7 +255,7 @@ func TestDirectoryNamesWhatItCannotRead(t *testing.T) {
 }
 
 func TestDirectoryRereadsOnlyWhatChanged(t *testing.T) {
-	dir, cache := t.TempDir(), t.TempDir()
+	dir, cache := sourcetest.TempDir(t), sourcetest.TempDir(t)
 	const size = 32 << 20
 	for _, name := range []string{"a", "b"} {
 		sourcetest.Must(t, os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte(name), size), 0o600))
@@ -309,7 +309,7 @@ func TestDirectoryRereadsOnlyWhatChanged(t *testing.T) {
 }
 
 func TestDirectoryWithADamagedIndexIsReadAgain(t *testing.T) {
-	dir, cache := t.TempDir(), t.TempDir()
+	dir, cache := sourcetest.TempDir(t), sourcetest.TempDir(t)
 	sourcetest.Must(t, os.WriteFile(filepath.Join(dir, "a"), []byte("a"), 0o600))
 	src := directory.Source{Path: dir, CacheDir: cache}
 	want, err := directory.Source{Path: dir}.Fingerprint(t.Context())
@@ -336,7 +336,7 @@ func TestDirectoryWithADamagedIndexIsReadAgain(t *testing.T) {
 }
 
 func TestDirectoryThatChangesWhileItIsReadIsReported(t *testing.T) {
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	big := filepath.Join(dir, "big")
 	sourcetest.Must(t, os.WriteFile(big, make([]byte, 8<<20), 0o600))
 	stream, err := directory.Source{Path: dir}.Open(t.Context(), nil)
@@ -344,14 +344,14 @@ func TestDirectoryThatChangesWhileItIsReadIsReported(t *testing.T) {
 	_, err = stream.Read(make([]byte, 512))
 	sourcetest.Must(t, err)
 	sourcetest.Must(t, os.Truncate(big, 7<<20))
-	_, _, readErr := tarstream.Read(t.Context(), stream, t.TempDir(), source.Limits{})
+	_, _, readErr := tarstream.Read(t.Context(), stream, sourcetest.TempDir(t), source.Limits{})
 	if err := stream.Close(); err == nil || !strings.Contains(err.Error(), "changed while it was read") || !strings.Contains(err.Error(), `"big"`) {
 		t.Errorf("got %v and %v", err, readErr)
 	}
 }
 
 func TestReadTreeOfADirectory(t *testing.T) {
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	tr := sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.Bootable("6.1")...))
 	contents := map[tree.Digest]string{}
 	for _, e := range tr.Entries {
@@ -372,7 +372,7 @@ func TestReadTreeOfADirectory(t *testing.T) {
 }
 
 func TestDirectoryStreamCanBeClosedEarly(t *testing.T) {
-	dir := t.TempDir()
+	dir := sourcetest.TempDir(t)
 	sourcetest.Must(t, os.WriteFile(filepath.Join(dir, "a"), []byte(sourcetest.Noise(4<<20)), 0o600))
 	sourcetest.CloseEarly(t, directory.Source{Path: dir})
 }

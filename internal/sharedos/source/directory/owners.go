@@ -6,7 +6,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 )
 
-// Owners maps the account numbers that files have on disk to those that they have in the tree. The zero value keeps them.
+// Owners maps the account numbers that files have on disk to those that they have in the tree. The zero value keeps
+// them.
 type Owners struct {
 	// Root makes root:root the owner of every file.
 	Root bool

@@ -24,9 +24,10 @@ import (
 // root is the partition whose type says that it is a root file system for this machine's architecture, or else the only
 // partition of the general Linux type. The content of a boot partition (XBOOTLDR) replaces that of the root's /boot.
 //
-// This machine's kernel mounts the file system, read-only and detached from the mount tree. That takes root (CAP_SYS_ADMIN)
-// and a loop device. No Go library reads extended attributes, without which file capabilities would get lost. The kernel
-// thus parses what the author of the image wrote: use only images of authors whom you would let run programs as root.
+// This machine's kernel mounts the file system, read-only and detached from the mount tree. That takes root
+// (CAP_SYS_ADMIN) and a loop device. No Go library reads extended attributes, without which file capabilities would get
+// lost. The kernel thus parses what the author of the image wrote: use only images of authors whom you would let run
+// programs as root.
 type Source struct {
 	// Path of the image.
 	Path string

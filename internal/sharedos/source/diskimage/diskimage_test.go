@@ -41,7 +41,7 @@ const (
 // diskOf makes a raw disk with a partition table in sfdisk's words, and file systems from mebibytes on.
 func diskOf(t *testing.T, table string, at map[int64]string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "disk.raw")
+	path := filepath.Join(sourcetest.TempDir(t), "disk.raw")
 	sourcetest.Must(t, os.WriteFile(path, nil, 0o600))
 	sourcetest.Must(t, os.Truncate(path, diskMiB<<20))
 	if table != "" {
@@ -64,7 +64,7 @@ func diskOf(t *testing.T, table string, at map[int64]string) string {
 // smallRoot lays out a root file system with all that an image can hold.
 func smallRoot(t *testing.T) (dir string, entries []tree.Entry) {
 	t.Helper()
-	dir = t.TempDir()
+	dir = sourcetest.TempDir(t)
 	contents := map[tree.Digest]string{tree.Sum([]byte("ping")): "ping"}
 	at := time.Unix(1_700_000_000, 0)
 	entries = []tree.Entry{
@@ -114,8 +114,8 @@ func part(start int, kind string) string {
 func TestDiskImageOfEveryForm(t *testing.T) {
 	dir, want := smallRoot(t)
 	ext4 := sourcetest.Ext4(t, dir)
-	other := sourcetest.Ext4(t, t.TempDir())
-	bootDir := t.TempDir()
+	other := sourcetest.Ext4(t, sourcetest.TempDir(t))
+	bootDir := sourcetest.TempDir(t)
 	sourcetest.Must(t, os.WriteFile(filepath.Join(bootDir, "vmlinuz"), []byte("ping"), 0o600))
 	for name, c := range map[string]struct {
 		table     string
@@ -133,9 +133,9 @@ func TestDiskImageOfEveryForm(t *testing.T) {
 			raw := diskOf(t, c.table, c.at)
 			requireEntries(t, diskimage.Source{Path: raw, Partition: c.partition}, want)
 			for _, options := range [][]string{nil, {"-c"}, {"-c", "-o", "compression_type=zstd"}, {"-o", "compat=0.10,cluster_size=4096"}} {
-				packed := filepath.Join(t.TempDir(), "disk.qcow2")
+				packed := filepath.Join(sourcetest.TempDir(t), "disk.qcow2")
 				sourcetest.Run(t, "", "qemu-img", append(append([]string{"convert", "-O", "qcow2"}, options...), raw, packed)...)
-				requireEntries(t, diskimage.Source{Path: packed, Partition: c.partition, CacheDir: t.TempDir()}, want)
+				requireEntries(t, diskimage.Source{Path: packed, Partition: c.partition, CacheDir: sourcetest.TempDir(t)}, want)
 			}
 		})
 	}
@@ -172,7 +172,7 @@ func attachedLoops(t *testing.T) (mine []string) {
 }
 
 func TestDiskImageThatIsNotClearIsRefused(t *testing.T) {
-	ext4 := sourcetest.Ext4(t, t.TempDir())
+	ext4 := sourcetest.Ext4(t, sourcetest.TempDir(t))
 	gpt := func(parts ...string) string { return "label: gpt\n" + strings.Join(parts, "") }
 	for name, c := range map[string]struct {
 		table     string
@@ -185,7 +185,7 @@ func TestDiskImageThatIsNotClearIsRefused(t *testing.T) {
 		"a number and no table":   {"", map[int64]string{0: ext4}, 1, "no partition 1"},
 		"none of a type":          {gpt(part(1, "type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B")), nil, 0, "not clear"},
 		"nothing in it":           {gpt(part(1, rootType)), nil, 0, "no file system that is supported"},
-		"nothing at all":          {"", nil, 0, "neither a partition table nor a file system"},
+		"nothing at all":          {"", nil, 0, "neither a partition table nor a supported file system"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			raw := diskOf(t, c.table, c.at)
@@ -197,14 +197,14 @@ func TestDiskImageThatIsNotClearIsRefused(t *testing.T) {
 }
 
 func TestDiskImageRefusesHostileImages(t *testing.T) {
-	raw := diskOf(t, "", map[int64]string{0: sourcetest.Ext4(t, t.TempDir())})
-	secret := filepath.Join(t.TempDir(), "secret")
+	raw := diskOf(t, "", map[int64]string{0: sourcetest.Ext4(t, sourcetest.TempDir(t))})
+	secret := filepath.Join(sourcetest.TempDir(t), "secret")
 	sourcetest.Must(t, os.WriteFile(secret, make([]byte, 1<<20), 0o600))
-	difference := filepath.Join(t.TempDir(), "difference.qcow2")
+	difference := filepath.Join(sourcetest.TempDir(t), "difference.qcow2")
 	sourcetest.Run(t, "", "qemu-img", "create", "-q", "-f", "qcow2", "-b", secret, "-F", "raw", difference)
-	vmdk := filepath.Join(t.TempDir(), "disk.vmdk")
+	vmdk := filepath.Join(sourcetest.TempDir(t), "disk.vmdk")
 	sourcetest.Run(t, "", "qemu-img", "convert", "-O", "vmdk", raw, vmdk)
-	packed := filepath.Join(t.TempDir(), "disk.qcow2")
+	packed := filepath.Join(sourcetest.TempDir(t), "disk.qcow2")
 	sourcetest.Run(t, "", "qemu-img", "convert", "-O", "qcow2", raw, packed)
 	for path, want := range map[string]string{difference: "the difference to another image", vmdk: "qemu-img convert"} {
 		if _, _, err := sourcetest.Read(t, diskimage.Source{Path: path}); err == nil || !strings.Contains(err.Error(), want) {
@@ -216,7 +216,7 @@ func TestDiskImageRefusesHostileImages(t *testing.T) {
 	}
 	whole, err := os.ReadFile(packed)
 	sourcetest.Must(t, err)
-	cut := filepath.Join(t.TempDir(), "cut.qcow2")
+	cut := filepath.Join(sourcetest.TempDir(t), "cut.qcow2")
 	for _, n := range []int{1, 31, 100, 70_000, len(whole) / 2} {
 		sourcetest.Must(t, os.WriteFile(cut, whole[:n], 0o600))
 		if _, done, err := sourcetest.Read(t, diskimage.Source{Path: cut}); err == nil {
@@ -230,7 +230,7 @@ func TestDiskImageRefusesHostileImages(t *testing.T) {
 }
 
 func TestDiskImageThatWasNotShutDownIsRefused(t *testing.T) {
-	ext4 := sourcetest.Ext4(t, t.TempDir())
+	ext4 := sourcetest.Ext4(t, sourcetest.TempDir(t))
 	image, err := os.OpenFile(ext4, os.O_RDWR, 0)
 	sourcetest.Must(t, err)
 	// The flag of a journal that has to be replayed (ext4(5), s_feature_incompat), without its checksum.
@@ -247,8 +247,8 @@ func TestDiskImageThatWasNotShutDownIsRefused(t *testing.T) {
 }
 
 func TestDiskImageIsKnownByItsBytes(t *testing.T) {
-	raw := diskOf(t, "", map[int64]string{0: sourcetest.Ext4(t, t.TempDir())})
-	image := diskimage.Source{Path: raw, CacheDir: t.TempDir()}
+	raw := diskOf(t, "", map[int64]string{0: sourcetest.Ext4(t, sourcetest.TempDir(t))})
+	image := diskimage.Source{Path: raw, CacheDir: sourcetest.TempDir(t)}
 	first, err := image.Fingerprint(t.Context())
 	sourcetest.Must(t, err)
 	before := sourcetest.BytesRead(t)
@@ -263,9 +263,9 @@ func TestDiskImageIsKnownByItsBytes(t *testing.T) {
 
 // Whoever has no right to mount is told so, and what to do.
 func TestDiskImageNeedsRoot(t *testing.T) {
-	raw := diskOf(t, "", map[int64]string{0: sourcetest.Ext4(t, t.TempDir())})
+	raw := diskOf(t, "", map[int64]string{0: sourcetest.Ext4(t, sourcetest.TempDir(t))})
 	sourcetest.Must(t, os.Chmod(raw, 0o644))
-	for dir := filepath.Dir(raw); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+	for dir := filepath.Dir(raw); strings.Contains(dir, t.Name()); dir = filepath.Dir(dir) {
 		sourcetest.Must(t, os.Chmod(dir, 0o755))
 	}
 	// Another process of this test, as the user nobody.
@@ -300,5 +300,5 @@ func TestDiskImageIsDownloaded(t *testing.T) {
 	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Dir(raw))))
 	defer server.Close()
 	download := &fetch.Download{URL: server.URL + "/" + filepath.Base(raw), Digest: tree.Sum(data)}
-	requireEntries(t, diskimage.Source{Download: download, CacheDir: t.TempDir()}, want)
+	requireEntries(t, diskimage.Source{Download: download, CacheDir: sourcetest.TempDir(t)}, want)
 }

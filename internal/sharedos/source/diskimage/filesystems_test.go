@@ -15,10 +15,11 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 )
 
-// fileSystem makes a file system in a file, and has fill fill it where it is mounted. It is as small as mkfs.xfs makes one.
+// fileSystem makes a file system in a file, and has fill fill it where it is mounted. It is as small as mkfs.xfs makes
+// one.
 func fileSystem(t *testing.T, fill func(at string), mkfs ...string) string {
 	t.Helper()
-	path, at := filepath.Join(t.TempDir(), "disk.raw"), t.TempDir()
+	path, at := filepath.Join(sourcetest.TempDir(t), "disk.raw"), sourcetest.TempDir(t)
 	sourcetest.Must(t, os.WriteFile(path, nil, 0o600))
 	sourcetest.Must(t, os.Truncate(path, 320<<20))
 	sourcetest.Run(t, "", mkfs[0], append(mkfs[1:], path)...)

@@ -13,17 +13,22 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 )
 
-// qcow2 reads the disk in a qcow2 image, of version 2 or 3 (QEMU, docs/interop/qcow2.txt). The image is not trusted: all
-// that is read of it is bounded, and it leads to no other file.
+// qcow2 reads the disk in a qcow2 image of version 2 or 3 (QEMU, docs/interop/qcow2.txt). The image is not trusted:
+// memory is bounded, and no other file is opened.
+//
+// It is code of ours although others exist. qemu-img converts a truncated image without an error and fills in zeros,
+// and would have to be installed wherever Terraform runs. go-qcow2reader 0.7 allocates what the header asks for (up to
+// 32 GiB), opens the backing files that the image names, and decompresses a cluster again for every 32 KiB of it. To
+// guard against each of these took half the lines of this file.
 type qcow2 struct {
 	file io.ReaderAt
-	// fileSize and size are the bytes of the image and of its disk.
+	// fileSize is the size of the image, and size that of its disk, both in bytes.
 	fileSize, size int64
 	clusterBits    uint
 	zstd           bool
 	l1             []uint64
 
-	// The table and the unpacked cluster that were read last: reading goes on where it was.
+	// The table and the decompressed cluster that were read last: most reads are sequential.
 	l2         []uint64
 	l2At       uint64
 	unpacked   []byte
@@ -33,17 +38,17 @@ type qcow2 struct {
 const (
 	qcow2Magic = "QFI\xfb"
 	// Bits of the field incompatible_features.
-	qcow2Dirty       = 1 << 0 // its reference counts are out of date, which reading does not need
+	qcow2Dirty       = 1 << 0 // the reference counts are out of date; reading does not need them
 	qcow2Compression = 1 << 3
-	// The largest table of level 1 that QEMU reads, in bytes.
+	// The largest level 1 table that QEMU reads, in bytes.
 	qcow2MaxL1 = 32 << 20
-	// Of an entry: the place of a table or cluster, and flags.
+	// Parts of an entry: the offset of a table or cluster, and flags.
 	qcow2Offset     = 0x00fffffffffffe00
 	qcow2Compressed = 1 << 62
 	qcow2Zero       = 1 << 0
 )
 
-// errQcow2 means that an image has something that is not read.
+// errQcow2 means that an image uses a feature that is not supported.
 var errQcow2 = errors.New("it cannot be read: convert it with qemu-img convert -O qcow2")
 
 func openQcow2(file io.ReaderAt, fileSize int64) (*qcow2, error) {
@@ -62,7 +67,7 @@ func openQcow2(file io.ReaderAt, fileSize int64) (*qcow2, error) {
 	case version != 2 && version != 3:
 		return nil, fmt.Errorf("qcow2 of version %d: %w", version, errQcow2)
 	case long(header[8:]) != 0:
-		// To read what lies at a place that an image names would be to read what its maker likes.
+		// Its author could name any file of this machine as the backing file.
 		return nil, fmt.Errorf("it is the difference to another image: %w: %w", source.ErrRefused, errQcow2)
 	case word(header[32:]) != 0:
 		return nil, fmt.Errorf("it is encrypted: %w", errQcow2)
@@ -79,10 +84,10 @@ func openQcow2(file io.ReaderAt, fileSize int64) (*qcow2, error) {
 		case 1:
 			q.zstd = true
 		default:
-			return nil, fmt.Errorf("it is packed in the way %d: %w", header[104], errQcow2)
+			return nil, fmt.Errorf("it has the compression type %d: %w", header[104], errQcow2)
 		}
 	}
-	// Each entry of level 1 leads to a table that fills a cluster with entries of 8 bytes.
+	// Each entry of the level 1 table refers to a level 2 table: a cluster full of entries of 8 bytes.
 	need := (q.size + 1<<(2*q.clusterBits-3) - 1) >> (2*q.clusterBits - 3)
 	if int64(l1Size) < need {
 		return nil, fmt.Errorf("%d tables for a disk of %d bytes: %w", l1Size, q.size, source.ErrCorrupt)
@@ -92,7 +97,7 @@ func openQcow2(file io.ReaderAt, fileSize int64) (*qcow2, error) {
 	return q, err
 }
 
-// table reads entries at a place of the image.
+// table reads a table at an offset in the image.
 func (q *qcow2) table(at uint64, entries int) ([]uint64, error) {
 	if at > uint64(q.fileSize) || int64(entries)*8 > q.fileSize-int64(at) {
 		return nil, fmt.Errorf("a table at byte %d of %d: %w", at, q.fileSize, source.ErrCorrupt)
@@ -111,8 +116,8 @@ func (q *qcow2) table(at uint64, entries int) ([]uint64, error) {
 // Size is that of the disk in bytes.
 func (q *qcow2) Size() int64 { return q.size }
 
-// entry finds the entry of level 2 for a place on the disk, and how many bytes from there on are of the same cluster, or of
-// the same table if there is none.
+// entry returns the level 2 entry for an offset on the disk, and how many bytes from there on belong to the same
+// cluster. If there is no level 2 table, the entry is 0, and the bytes are those that the table would cover.
 func (q *qcow2) entry(at int64) (entry uint64, length int64, err error) {
 	perTable := int64(1) << (2*q.clusterBits - 3)
 	l2At := q.l1[at/perTable] & qcow2Offset
@@ -133,13 +138,13 @@ func (q *qcow2) entry(at int64) (entry uint64, length int64, err error) {
 	return entry, min(cluster-at%cluster, q.size-at), nil
 }
 
-// hole reports whether the disk has zeros at a place, and for how many bytes that is said.
+// hole reports whether the disk has no data at an offset, and for how many bytes the answer holds.
 func (q *qcow2) hole(at int64) (bool, int64, error) {
 	entry, length, err := q.entry(at)
 	return entry == 0, length, err
 }
 
-// ReadAt implements io.ReaderAt. It is for one caller at a time.
+// ReadAt implements io.ReaderAt, except that it must not be called concurrently.
 func (q *qcow2) ReadAt(p []byte, at int64) (n int, err error) {
 	if at < 0 {
 		return 0, fmt.Errorf("read at byte %d", at)
@@ -173,7 +178,7 @@ func (q *qcow2) ReadAt(p []byte, at int64) (n int, err error) {
 	return n, nil
 }
 
-// readFile reads of the image. The last cluster need not be whole in it.
+// readFile reads from the image. The last cluster need not be complete.
 func (q *qcow2) readFile(p []byte, at uint64) error {
 	if at >= uint64(q.fileSize) {
 		return fmt.Errorf("a cluster at byte %d of %d: %w", at, q.fileSize, source.ErrCorrupt)
@@ -186,12 +191,12 @@ func (q *qcow2) readFile(p []byte, at uint64) error {
 	return err
 }
 
-// unpack reads a packed cluster.
+// unpack returns a decompressed cluster.
 func (q *qcow2) unpack(entry uint64) ([]byte, error) {
 	if q.unpacked != nil && q.unpackedAt == entry {
 		return q.unpacked, nil
 	}
-	// The place has fewer bits the larger a cluster is, and what is left counts sectors.
+	// The larger a cluster is, the fewer bits the offset has. The remaining bits count sectors.
 	bits := 62 - (q.clusterBits - 8)
 	at := entry & (1<<bits - 1)
 	sectors := entry&(qcow2Compressed-1)>>bits + 1
@@ -212,7 +217,7 @@ func (q *qcow2) unpack(entry uint64) ([]byte, error) {
 		from = flate.NewReader(bytes.NewReader(packed))
 	}
 	if _, err := io.ReadFull(from, cluster); err != nil {
-		return nil, fmt.Errorf("a packed cluster at byte %d: %w: %w", at, source.ErrCorrupt, err)
+		return nil, fmt.Errorf("a compressed cluster at byte %d: %w: %w", at, source.ErrCorrupt, err)
 	}
 	q.unpacked, q.unpackedAt = cluster, entry
 	return cluster, nil

@@ -11,8 +11,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 )
 
-// refuseSubvolumes refuses a btrfs that has no /usr but a directory with one. Only the configuration of the image's boot
-// loader says which of its subvolumes is the root, and only its fstab says where the others belong.
+// refuseSubvolumes refuses a btrfs that has no /usr but a directory with one. Only the configuration of the image's
+// boot loader says which of its subvolumes is the root, and only its fstab says where the others belong.
 func refuseSubvolumes(root *os.File) error {
 	if isDirectoryAt(root, "usr") {
 		return nil

@@ -13,11 +13,11 @@ import (
 
 // partition is one partition of a disk.
 type partition struct {
-	// number is the one that the kernel gives it.
+	// number is the kernel's number of the partition.
 	number int
-	// kind is the type GUID of a GPT, upper case, or the type of an MBR: "0x83".
+	// kind is the type GUID in a GPT, in upper case, or the type in an MBR: "0x83".
 	kind string
-	// name is the one in a GPT.
+	// name is set in a GPT only.
 	name string
 	// offset and size are in bytes.
 	offset, size int64
@@ -31,32 +31,36 @@ func (p partition) String() string {
 	return text + ")"
 }
 
-// Types of partitions, by GUID and by MBR number (UAPI Discoverable Partitions Specification; UEFI specification 2.10,
-// section 5).
+// Partition types: GUIDs and MBR numbers (UAPI Discoverable Partitions Specification; UEFI specification 2.10, section
+// 5).
 const (
 	gptLinux    = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
-	gptBoot     = "BC13C2FF-59E6-4262-A352-B275FD6F7172" // XBOOTLDR: what belongs at /boot
+	gptBoot     = "BC13C2FF-59E6-4262-A352-B275FD6F7172" // XBOOTLDR: mounted at /boot
 	mbrLinux    = "0x83"
 	mbrGPT      = "0xEE"
 	mbrExtended = "0x05 0x0F 0x85"
 )
 
-// gptRoot are the types of root file systems by architecture.
+// gptRoot has the types of root file systems by architecture.
 var gptRoot = map[string]string{
 	"amd64": "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709",
 	"arm64": "B921B045-1DF0-41C3-AF44-4C6F280D3FAE",
 }
 
-// errTable means that a partition table is there and cannot be right.
+// errTable means that there is a partition table and it is inconsistent.
 var errTable = errors.New("the partition table is damaged")
 
-// readTable reads the partition table of a disk of a size in bytes: a GPT, or an MBR of primary partitions. It is empty if
-// there is none.
+// readTable reads the partition table of a disk, whose size is in bytes: a GPT, or an MBR with primary partitions. The
+// result is empty if there is none.
+//
+// It is code of ours although go-diskfs reads such tables, too. go-diskfs 1.9 panics if a header declares a huge array
+// of entries, accepts only headers of 92 bytes and entries of 128, and checks neither that partitions are inside the
+// disk nor which sector size it has. Checking all that first takes as many lines as reading the table.
 func readTable(disk io.ReaderAt, size int64) ([]partition, error) {
 	for _, sector := range []int64{512, 4096} {
 		header := make([]byte, 512)
 		if _, err := disk.ReadAt(header, sector); err != nil {
-			break // too small for one
+			break // the disk is too small for a GPT
 		}
 		if bytes.HasPrefix(header, []byte("EFI PART")) {
 			return readGPT(disk, size, sector, header)
@@ -107,7 +111,7 @@ func readGPT(disk io.ReaderAt, size, sector int64, header []byte) ([]partition, 
 	return all, nil
 }
 
-// guid writes a GUID: its first three fields are little-endian.
+// guid formats a GUID. Its first three fields are little-endian.
 func guid(b []byte) string {
 	return fmt.Sprintf("%08X-%04X-%04X-%X-%X", binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint16(b[4:]),
 		binary.LittleEndian.Uint16(b[6:]), b[8:10], b[10:16])
@@ -128,7 +132,7 @@ func gptName(b []byte) string {
 func readMBR(disk io.ReaderAt, size int64) ([]partition, error) {
 	sector := make([]byte, 512)
 	if _, err := disk.ReadAt(sector, 0); err != nil || sector[510] != 0x55 || sector[511] != 0xAA {
-		return nil, nil // too small for a table, or none
+		return nil, nil // no table
 	}
 	var all []partition
 	for i := range 4 {
@@ -140,13 +144,13 @@ func readMBR(disk io.ReaderAt, size int64) ([]partition, error) {
 			continue
 		}
 		if p.kind == mbrGPT {
-			return nil, fmt.Errorf("the MBR tells of a GPT, and there is none: %w", errTable)
+			return nil, fmt.Errorf("the MBR announces a GPT, and there is none: %w", errTable)
 		}
 		if e[0]&0x7f != 0 {
-			return nil, nil // what looks like a table is the boot code of a file system
+			return nil, nil // it is not a table but the boot code of a file system
 		}
 		if p.offset+p.size > size {
-			return nil, fmt.Errorf("partition %d ends %d bytes behind the end: %w", p.number, p.offset+p.size-size, errTable)
+			return nil, fmt.Errorf("partition %d ends %d bytes after the end of the disk: %w", p.number, p.offset+p.size-size, errTable)
 		}
 		if !strings.Contains(mbrExtended, p.kind) {
 			all = append(all, p)
@@ -155,7 +159,7 @@ func readMBR(disk io.ReaderAt, size int64) ([]partition, error) {
 	return all, nil
 }
 
-// A fileSystem is one that a partition may hold, by what identifies it.
+// A fileSystem is a supported file system, with the bytes that identify it.
 type fileSystem struct {
 	name   string
 	offset int64
@@ -163,14 +167,14 @@ type fileSystem struct {
 }
 
 var fileSystems = []fileSystem{
-	{"ext4", 1080, "\x53\xef"}, // ext2 and ext3 too, which the kernel mounts as ext4
+	{"ext4", 1080, "\x53\xef"}, // also ext2 and ext3, which the kernel mounts as ext4
 	{"xfs", 0, "XFSB"},
 	{"btrfs", 0x10040, "_BHRfS_M"},
 	{"erofs", 1024, "\xe2\xe1\xf5\xe0"},
 	{"squashfs", 0, "hsqs"},
 }
 
-// fileSystemOf names the file system at an offset; empty if it is none of those that can be a root.
+// fileSystemOf returns the name of the file system at an offset; empty if it is not a supported one.
 func fileSystemOf(disk io.ReaderAt, offset int64) string {
 	for _, f := range fileSystems {
 		magic := make([]byte, len(f.magic))
@@ -181,15 +185,15 @@ func fileSystemOf(disk io.ReaderAt, offset int64) string {
 	return ""
 }
 
-// roots are the places of file systems that make a root file system.
+// roots are the partitions of a root file system.
 type roots struct {
 	root partition
-	// boot belongs at /boot; nil if there is none.
+	// boot is mounted at /boot; nil if there is none.
 	boot *partition
 }
 
-// findRoots chooses the partition of the root file system: the one of a number; else the one of the type that says so; else
-// the only one of Linux's general type; else the disk as a whole.
+// findRoots selects the partition of the root file system: the one with the given number; or else the one whose type
+// says so; or else the only one of the general Linux type. Without a partition table, it is the whole disk.
 func findRoots(disk io.ReaderAt, size int64, number int, architecture string) (roots, error) {
 	table, err := readTable(disk, size)
 	if err != nil {
@@ -201,7 +205,7 @@ func findRoots(disk io.ReaderAt, size int64, number int, architecture string) (r
 			return roots{}, fmt.Errorf("it has no partition %d: there is no partition table", number)
 		}
 		if fileSystemOf(disk, 0) == "" {
-			return roots{}, errors.New("it has neither a partition table nor a file system that is known (ext4, xfs, btrfs)")
+			return roots{}, errors.New("it has neither a partition table nor a supported file system (ext4, xfs, btrfs)")
 		}
 		return roots{root: whole}, nil
 	}
@@ -228,7 +232,7 @@ func findRoots(disk io.ReaderAt, size int64, number int, architecture string) (r
 	if len(candidates) == 0 && number == 0 {
 		candidates = general
 	}
-	what := "which partition holds the root file system is not clear: set its number"
+	what := "it is not clear which partition holds the root file system: set its number"
 	if number != 0 {
 		what = fmt.Sprintf("it has no partition %d", number)
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Blobs is a directory of downloads, named by their digests. A blob appears there complete and verified. What was received
-// of an interrupted download is kept and continued.
+// Blobs is a directory of downloads, named by their digests. A blob appears there complete and verified. What was
+// received of an interrupted download is kept and continued.
 type Blobs struct {
 	dir string
 }
@@ -49,7 +49,8 @@ const (
 	fetchAttempts = 3
 )
 
-// A Fetcher requests a blob from an offset on. It returns the offset at which the body starts, which may be an earlier one.
+// A Fetcher requests a blob from an offset on. It returns the offset at which the body starts, which may be an earlier
+// one.
 type Fetcher func(ctx context.Context, offset int64) (body io.ReadCloser, from int64, err error)
 
 func (c Blobs) path(digest tree.Digest) string { return filepath.Join(c.dir, digest.Hex()) }

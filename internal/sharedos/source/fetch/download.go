@@ -14,8 +14,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Download is a file at an http or https URL, of a digest that is known beforehand. The file is cached under that digest
-// and verified before anything of it is used. An interrupted download is resumed.
+// Download is a file at an http or https URL, of a digest that is known beforehand. The file is cached under that
+// digest and verified before anything of it is used. An interrupted download is resumed.
 type Download struct {
 	// URL of the file. A user name and a password in it are sent; the password is not shown.
 	URL string
@@ -117,8 +117,8 @@ func (d Download) get(ctx context.Context, offset int64) (io.ReadCloser, int64, 
 	}
 }
 
-// ReadableAtPlan reports whether the file is in the cache, or is at most source.PlanDownload bytes long according to the
-// server. It is true if the server does not answer: then the download reports why.
+// ReadableAtPlan reports whether the file is in the cache, or is at most source.PlanDownload bytes long according to
+// the server. It is true if the server does not answer: then the download reports why.
 func (d Download) ReadableAtPlan(cacheDir string) bool {
 	if has, err := BlobsIn(cacheDir).Has(d.Digest); err == nil && has {
 		return true

@@ -25,8 +25,8 @@ const (
 	maxIndexDepth = 4
 )
 
-// manifest is what this package reads of a manifest or an index, in the format of OCI or of Docker (image manifest version
-// 2, schema 2). Both use the same names.
+// manifest is what this package reads of a manifest or an index, in the format of OCI or of Docker (image manifest
+// version 2, schema 2). Both use the same names.
 type manifest struct {
 	SchemaVersion int                  `json:"schemaVersion"`
 	MediaType     string               `json:"mediaType"`

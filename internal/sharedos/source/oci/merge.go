@@ -20,16 +20,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Names of entries that remove what lower layers have (image-spec, layer.md, "Whiteouts"): one file, or the whole content
-// of a directory. Other names with the longer prefix are AUFS's own records.
+// Names of entries that remove what lower layers have (image-spec, layer.md, "Whiteouts"): one file, or the whole
+// content of a directory. Other names with the longer prefix are AUFS's own records.
 const (
 	whiteoutPrefix = ".wh."
 	whiteoutOpaque = ".wh..wh..opq"
 	aufsPrefix     = ".wh..wh."
 )
 
-// merged is the tree that results from applying layers. It holds no contents: each layer is read once to find out which of
-// its files remain, and once more for their contents.
+// merged is the tree that results from applying layers. It holds no contents: each layer is read once to find out which
+// of its files remain, and once more for their contents.
 type merged struct {
 	root    *node
 	limits  source.Limits
@@ -55,7 +55,8 @@ type node struct {
 	layer int
 }
 
-// file is a file with one or more names. An image has hundreds of thousands of them; a tree.Entry is three times as large.
+// file is a file with one or more names. An image has hundreds of thousands of them; a tree.Entry is three times as
+// large.
 type file struct {
 	kind           tree.Type
 	mode, uid, gid uint32
@@ -341,8 +342,8 @@ func (m *merged) lookup(p string) (*node, error) {
 	return dir.children[path.Base(p)], nil
 }
 
-// follow walks along a path of directories, as a process would whose root is the tree. For a missing name it calls missing
-// and continues with the result; nil ends the walk.
+// follow walks along a path of directories, as a process would whose root is the tree. For a missing name it calls
+// missing and continues with the result; nil ends the walk.
 func (m *merged) follow(p string, missing func(at *node, name string) (*node, error)) (*node, error) {
 	at, rest := m.root, p
 	for links := 0; rest != ""; {
@@ -394,8 +395,8 @@ func (m *merged) writeOthers(out *tar.Writer) error {
 			return fmt.Errorf("%q: %w", p, err)
 		}
 		children := n.children
-		// From here on files refer to their directories, and directories no longer to their files. So the memory of a file
-		// is freed as soon as it is written.
+		// From here on files refer to their directories, and directories no longer to their files. So the memory of a
+		// file is freed as soon as it is written.
 		n.children = nil
 		for _, name := range slices.Sorted(maps.Keys(children)) {
 			if err := write(children[name], path.Join(p, name)); err != nil {

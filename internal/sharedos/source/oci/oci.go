@@ -1,5 +1,5 @@
-// Package oci reads the root file system of a container image, from a registry or from a directory in the OCI image layout
-// (github.com/opencontainers/image-spec).
+// Package oci reads the root file system of a container image, from a registry or from a directory in the OCI image
+// layout (github.com/opencontainers/image-spec).
 //
 // Registries are spoken to by oras-go, but whiteouts are applied by this package. The libraries that apply them either
 // write layers to a file system, which takes root and loses what that file system cannot store, or hold all contents.
@@ -27,8 +27,8 @@ import (
 // directories remove what lower layers have, a symbolic link in the path of an entry is followed inside the tree, and a
 // file of another type replaces what was there.
 //
-// Everything is verified against its digest before it is used. If an index has images for several platforms, the one for
-// Linux on this machine's architecture is used.
+// Everything is verified against its digest before it is used. If an index has images for several platforms, the one
+// for Linux on this machine's architecture is used.
 type Source struct {
 	// Reference of an image in a registry: "registry.example.com/os/base:13", or with "@sha256:<64 hex>".
 	// With Layout, the name of an image in it (its annotation org.opencontainers.image.ref.name) or a digest; it may be

@@ -36,8 +36,8 @@ type registry struct {
 // errReference means that a text does not refer to an image in a registry.
 var errReference = errors.New(`not the reference of an image: write it with its registry, as in "docker.io/library/debian:13"`)
 
-// registry returns the registry of the reference, with the credentials from Docker's configuration: from its file or from
-// its credential helpers.
+// registry returns the registry of the reference, with the credentials from Docker's configuration: from its file or
+// from its credential helpers.
 func (s *Source) registry() (*registry, error) {
 	repository, err := remote.NewRepository(s.Reference)
 	// A host has a dot or a port or is localhost. Docker looks up any other name in docker.io.

@@ -34,7 +34,7 @@ func accounts(t *tree.Tree, p string) (map[string]uint32, error) {
 	for line := range strings.Lines(string(data)) {
 		number++
 		line = strings.TrimRight(line, "\n")
-		// "+" and "-" lines refer to NIS (nsswitch.conf(5), compat mode) and name no account of this tree.
+		// Lines with "+" and "-" refer to NIS (nsswitch.conf(5), compat mode), not to an account of this tree.
 		if strings.TrimSpace(line) == "" || strings.ContainsRune("#+-", rune(line[0])) {
 			continue
 		}
@@ -46,7 +46,7 @@ func accounts(t *tree.Tree, p string) (map[string]uint32, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read accounts: %s line %d: number of %q: %w: %w", p, number, fields[0], err, source.ErrMalformed)
 		}
-		// Of two lines with one name, lookups find the first.
+		// If two lines have the same name, lookups find the first one.
 		if _, ok := all[fields[0]]; !ok {
 			all[fields[0]] = uint32(id)
 		}

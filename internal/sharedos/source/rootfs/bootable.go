@@ -12,16 +12,16 @@ import (
 // ErrNotBootable means that a tree lacks something that a VM needs to boot from it.
 var ErrNotBootable = errors.New("the tree cannot boot")
 
-// MissingError names all that a tree lacks. It wraps ErrNotBootable.
+// MissingError lists everything that a tree lacks. It wraps ErrNotBootable.
 type MissingError struct {
 	Missing []Missing
 }
 
 // Missing is one thing that a tree lacks.
 type Missing struct {
-	// What is missing.
+	// What names the missing thing.
 	What string
-	// Remedy says what brings it on Debian.
+	// Remedy says how to add it on Debian.
 	Remedy string
 }
 
@@ -36,10 +36,10 @@ func (e *MissingError) Error() string {
 
 func (e *MissingError) Unwrap() error { return ErrNotBootable }
 
-// initPath is what the guest hands over to.
+// initPath is the program that the initramfs executes.
 const initPath = "sbin/init"
 
-// requiredModules are what a guest needs of its kernel, as modules or built in.
+// requiredModules must be built into the kernel or exist as modules.
 var requiredModules = []struct{ name, use string }{
 	{"virtio_pci", "its devices"},
 	{"virtio_blk", "layers and the private disk"},
@@ -47,14 +47,13 @@ var requiredModules = []struct{ name, use string }{
 	{"vmw_vsock_virtio_transport", "the agent's connection to the host"},
 	{"erofs", "layers"},
 	{"overlay", "stacks of layers"},
-	{"dm_mod", "checking layers"},
-	{"dm_verity", "checking layers"},
+	{"dm_mod", "verifying layers"},
+	{"dm_verity", "verifying layers"},
 	{"ext4", "the private disk"},
 }
 
-// CheckBootable checks that a VM can boot from a tree that has not been normalised, and returns its kernel. It
-// looks at everything before it complains: the error is a *MissingError that names all that is missing, each with
-// the package that brings it on Debian.
+// CheckBootable verifies that a VM can boot from a tree that is not normalised, and returns its kernel. If something is
+// missing, the error is a *MissingError that lists everything, each with the Debian package that contains it.
 func CheckBootable(t *tree.Tree) (KernelInfo, error) {
 	var missing []Missing
 	for _, dir := range []string{"bin", "sbin", "lib"} {
@@ -89,24 +88,24 @@ func CheckBootable(t *tree.Tree) (KernelInfo, error) {
 	return k, nil
 }
 
-// mergedUsr reports whether a directory of old is a link into /usr.
+// mergedUsr reports whether a top-level directory is a symbolic link into /usr.
 func mergedUsr(t *tree.Tree, dir string) bool {
 	e, ok := t.Lookup(dir)
 	if !ok || e.Type != tree.Symlink {
 		return false
 	}
 	to, err := t.Resolve(dir)
-	// Since Debian's bin and sbin may be one directory elsewhere, it is enough that the link ends below /usr.
+	// Other distributions have merged bin and sbin, so any directory below /usr will do.
 	return err == nil && to.Type == tree.Directory && strings.HasPrefix(to.Path, "usr/")
 }
 
-// isSystemd reports whether init leads to systemd.
+// isSystemd reports whether init is systemd.
 func isSystemd(t *tree.Tree) bool {
 	e, err := t.Resolve(initPath)
 	return err == nil && e.Type == tree.Regular && path.Base(e.Path) == "systemd"
 }
 
-// program reports whether a program is where root's PATH finds it.
+// program reports whether a program is in root's PATH.
 func program(t *tree.Tree, name string) bool {
 	for _, dir := range []string{"usr/sbin", "usr/bin", "sbin", "bin"} {
 		if e, err := t.Resolve(dir + "/" + name); err == nil && e.Type == tree.Regular && e.Mode&0o111 != 0 {
@@ -116,7 +115,7 @@ func program(t *tree.Tree, name string) bool {
 	return false
 }
 
-// missingModules lists required modules that the kernel has neither built in nor as a file.
+// missingModules lists the required modules that are neither built in nor exist as a file.
 func missingModules(t *tree.Tree, k KernelInfo) []Missing {
 	have, err := kernelModules(t, k)
 	if err != nil {
@@ -130,7 +129,7 @@ func missingModules(t *tree.Tree, k KernelInfo) []Missing {
 		if !have[m.name] {
 			missing = append(missing, Missing{
 				What:   fmt.Sprintf("module %s of kernel %s, for %s", m.name, k.Release, m.use),
-				Remedy: "install a kernel that has it, such as linux-image-cloud-amd64 or linux-image-amd64 of Debian 13",
+				Remedy: "install a kernel with this module, such as linux-image-cloud-amd64 or linux-image-amd64 of Debian 13",
 			})
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// KernelInfo tells which kernel of a tree its VMs boot.
+// KernelInfo describes the kernel that VMs boot.
 type KernelInfo struct {
 	// Release is what uname -r prints.
 	Release string
@@ -19,11 +19,11 @@ type KernelInfo struct {
 
 const modulesDir = "usr/lib/modules"
 
-// ErrNoKernel means that no directory of modules has a kernel image that goes with it.
+// ErrNoKernel means that no directory of modules has a matching kernel image.
 var ErrNoKernel = errors.New("no kernel: no /usr/lib/modules/<release> with /boot/vmlinuz-<release>")
 
-// Kernel finds the newest kernel of a tree that has not been normalised: the highest version of
-// /usr/lib/modules/<release> for which there is /boot/vmlinuz-<release> or a vmlinuz beside the modules.
+// Kernel returns the newest kernel of a tree that is not normalised: the highest version of /usr/lib/modules/<release>
+// that has an image, either /boot/vmlinuz-<release> or vmlinuz in the directory of the modules.
 func Kernel(t *tree.Tree) (KernelInfo, error) {
 	var newest KernelInfo
 	for _, e := range t.Entries {
@@ -99,7 +99,7 @@ func weight(s string, i int) int {
 // maxModuleList bounds modules.dep and modules.builtin in bytes.
 const maxModuleList = 32 << 20
 
-// kernelModules names the modules of a kernel, with "_" for "-": those built in, and those whose file exists.
+// kernelModules returns the names of a kernel's modules: those built in, and those whose file exists.
 func kernelModules(t *tree.Tree, k KernelInfo) (map[string]bool, error) {
 	have := make(map[string]bool)
 	builtin, err := t.ReadFile(k.ModulesDir+"/modules.builtin", maxModuleList)
@@ -125,7 +125,7 @@ func kernelModules(t *tree.Tree, k KernelInfo) (map[string]bool, error) {
 	return have, nil
 }
 
-// moduleName is the name that the kernel knows the module in a file by.
+// moduleName returns the kernel's name of the module in a file, with "_" for "-".
 func moduleName(file string) string {
 	name := path.Base(file)
 	for _, packed := range []string{".xz", ".zst", ".gz"} {

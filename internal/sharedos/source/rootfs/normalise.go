@@ -11,22 +11,22 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Normalise yields the tree that a release shares: without what must belong to one machine alone, without what the
-// build left behind, and with the places moved that must go with the OS or stay with the VM.
+// Normalise returns the tree that a release shares. It removes what must belong to one machine only and what the build
+// left behind, and it moves directories that must belong to the OS or to the VM.
 //
-// Removed are SSH host keys, machine-id (an empty /etc/machine-id stays), random seeds and secrets that systemd
-// makes, hostname and resolv.conf of the build machine, apt's caches and lists, backups and locks of dpkg, debconf,
-// ldconfig and the account files, and all that is in /boot (the kernel travels as a blob of the release), /tmp,
-// /var/tmp, /run, /dev, /proc and /sys. Logs are emptied, so that a service finds its file with owner and mode.
+// It removes SSH host keys, the machine ID (an empty /etc/machine-id stays), random seeds, secrets created by systemd,
+// hostname and resolv.conf of the build machine, apt's caches and package lists, backups and locks of dpkg, debconf,
+// ldconfig and the account files, and everything in /boot (the kernel is a blob of the release), /tmp, /var/tmp, /run,
+// /dev, /proc and /sys. Log files are truncated rather than removed, so services find them with their owner and mode.
 //
-// /var/lib/dpkg moves to /usr/lib/sysimage/dpkg, /usr/local to /var/usrlocal and /opt to /var/opt, each behind a
-// symbolic link. Relative links that such a move would bend become absolute.
+// /var/lib/dpkg moves to /usr/lib/sysimage/dpkg, /usr/local to /var/usrlocal and /opt to /var/opt. A symbolic link
+// replaces each. Relative links that would point elsewhere after the move become absolute.
 //
-// /usr gets the time 0, and so do /etc/.updated and /var/.updated: systemd's ConditionNeedsUpdate= (systemd.unit(5))
-// holds when /usr is newer than the stamp, which no release after this one can be either. So no boot reruns
-// ldconfig, hwdb, sysusers or the journal catalog; what they make is in the tree already.
+// /usr, /etc/.updated and /var/.updated get the modification time 0. systemd's ConditionNeedsUpdate= (systemd.unit(5))
+// is true if /usr is newer than the stamp, which it never is with any release. So no boot runs ldconfig, systemd-hwdb,
+// systemd-sysusers or the update of the journal catalog again: their results are in the tree.
 //
-// Normalise does not change t, and normalising twice is the same as once. The new tree shares t's contents.
+// Normalise does not change t. Normalising a tree twice has the same result as once. The new tree shares t's contents.
 func Normalise(t *tree.Tree) (*tree.Tree, error) {
 	n := &normaliser{
 		entries: make([]tree.Entry, 0, len(t.Entries)+len(moves)+len(mountPoints)),
@@ -52,7 +52,7 @@ func Normalise(t *tree.Tree) (*tree.Tree, error) {
 	return tree.New(n.entries, blankContent{blank: n.blank, Content: t.Content})
 }
 
-// blankContent adds the empty content to another.
+// blankContent is a Content with the empty file added.
 type blankContent struct {
 	tree.Content
 	blank tree.Digest
@@ -65,7 +65,7 @@ func (c blankContent) Open(digest tree.Digest) (io.ReadCloser, error) {
 	return c.Content.Open(digest)
 }
 
-// fate is what becomes of an entry.
+// fate is what happens to an entry.
 type fate int
 
 const (
@@ -74,13 +74,13 @@ const (
 	empty
 )
 
-// emptied are directories whose whole content goes.
+// emptied are directories whose whole content is removed.
 var emptied = []string{"boot", "dev", "proc", "sys", "run", "tmp", "var/tmp", "var/log/journal"}
 
-// filesOnly are directories below which every file goes and directories stay.
+// filesOnly are directories below which all files are removed and directories stay.
 var filesOnly = []string{"var/cache/apt", "var/lib/apt/lists", "var/log/apt"}
 
-// patterns are files that go, in the form of path.Match.
+// patterns match files that are removed, in the syntax of path.Match.
 var patterns = []string{
 	"etc/ssh/ssh_host_*",
 	"var/lib/dbus/machine-id",
@@ -93,7 +93,7 @@ var patterns = []string{
 	"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-",
 }
 
-// dpkgPatterns are files that go from either place of dpkg's database.
+// dpkgPatterns match files that are removed from dpkg's database, in either of its directories.
 var dpkgPatterns = []string{"*-old", "lock", "lock-frontend", "triggers/Lock", "info/*.dpkg-new", "info/*.dpkg-tmp"}
 
 func fateOf(e tree.Entry) fate {
@@ -120,10 +120,10 @@ func fateOf(e tree.Entry) fate {
 	}
 	switch {
 	case e.Path == "etc/resolv.conf" && e.Type == tree.Regular:
-		// A link to where a resolver of the guest keeps it is the OS's own choice.
+		// A symbolic link to the file of a resolver in the VM is part of the OS and stays.
 		return remove
 	case e.Type == tree.Symlink && tree.Parent(e.Path) == tree.Root && strings.HasPrefix(strings.TrimPrefix(e.Link, "/"), "boot/"):
-		// /vmlinuz, /initrd.img and their .old, which would point at nothing.
+		// /vmlinuz, /initrd.img and their .old variants would be dangling links.
 		return remove
 	case e.Type == tree.Regular && below(e.Path, "var/log"):
 		return empty
@@ -131,7 +131,7 @@ func fateOf(e tree.Entry) fate {
 	return keep
 }
 
-// below reports whether p is inside of dir.
+// below reports whether p is inside dir.
 func below(p, dir string) bool {
 	return len(p) > len(dir) && p[len(dir)] == '/' && p[:len(dir)] == dir
 }
@@ -143,20 +143,20 @@ func matches(p string, patterns []string) bool {
 	})
 }
 
-// normaliser is a tree in the making.
+// normaliser is a tree that is being built.
 type normaliser struct {
 	entries []tree.Entry
 	index   map[string]int
 	blank   tree.Digest
 }
 
-// put adds an entry; two that meet at one path must be directories, of which the first stays.
+// put adds an entry. If the path exists, both must be directories, and the first one stays.
 func (n *normaliser) put(e tree.Entry) error {
 	if i, ok := n.index[e.Path]; ok {
 		if n.entries[i].Type == tree.Directory && e.Type == tree.Directory {
 			return nil
 		}
-		return fmt.Errorf("/%s is there already: move one of the two away in the source", e.Path)
+		return fmt.Errorf("/%s exists already: move one of the two away in the source", e.Path)
 	}
 	n.index[e.Path] = len(n.entries)
 	n.entries = append(n.entries, e)
@@ -171,11 +171,11 @@ func (n *normaliser) at(p string) (*tree.Entry, bool) {
 	return &n.entries[i], true
 }
 
-// directory makes sure that p is a directory and so are all above it.
+// directory adds the directory p and those above it, unless they exist.
 func (n *normaliser) directory(p string, mode uint32) error {
 	if e, ok := n.at(p); ok {
 		if e.Type != tree.Directory {
-			return fmt.Errorf("/%s is a %s: it has to be a directory", p, e.Type)
+			return fmt.Errorf("/%s is a %s: it must be a directory", p, e.Type)
 		}
 		return nil
 	}
@@ -187,7 +187,7 @@ func (n *normaliser) directory(p string, mode uint32) error {
 	return n.put(tree.Entry{Path: p, Type: tree.Directory, Mode: mode, ModTime: time.Unix(0, 0)})
 }
 
-// A move takes a directory to another place and leaves a link.
+// A move takes a directory to another path and leaves a symbolic link.
 type move struct{ from, to, link string }
 
 var moves = []move{
@@ -196,7 +196,8 @@ var moves = []move{
 	{from: "opt", to: "var/opt", link: "var/opt"},
 }
 
-// move carries out moves. A place that is a link already has been moved before, by us or by the OS's own makers.
+// move performs the moves. A directory that is a symbolic link already was moved before, by Normalise or by the
+// distribution.
 func (n *normaliser) move() error {
 	for _, m := range moves {
 		top, ok := n.at(m.from)
@@ -204,7 +205,7 @@ func (n *normaliser) move() error {
 			continue
 		}
 		if ok && top.Type != tree.Directory {
-			return fmt.Errorf("/%s is a %s: it has to be a directory", m.from, top.Type)
+			return fmt.Errorf("/%s is a %s: it must be a directory", m.from, top.Type)
 		}
 		if !ok && m.from == debianDpkg {
 			// Not every OS has dpkg.
@@ -229,22 +230,22 @@ func (n *normaliser) move() error {
 	return nil
 }
 
-// relocate renames what is in a place.
+// relocate moves a directory and everything below it.
 func (n *normaliser) relocate(m move) error {
-	// In place: a copy of all entries for each move would be most of what a build takes in memory.
+	// It reuses the slice: a copy of all entries for each move would dominate the memory of a build.
 	var moved []tree.Entry
-	stay := n.entries[:0]
+	rest := n.entries[:0]
 	for _, e := range n.entries {
 		if e.Path == m.from || below(e.Path, m.from) {
 			moved = append(moved, e)
 			delete(n.index, e.Path)
 			continue
 		}
-		n.index[e.Path] = len(stay)
-		stay = append(stay, e)
+		n.index[e.Path] = len(rest)
+		rest = append(rest, e)
 	}
-	clear(n.entries[len(stay):])
-	n.entries = stay
+	clear(n.entries[len(rest):])
+	n.entries = rest
 	for _, e := range moved {
 		if e.Type == tree.Symlink {
 			e.Link = unbend(e.Path, e.Link, m.from)
@@ -257,8 +258,8 @@ func (n *normaliser) relocate(m move) error {
 	return nil
 }
 
-// unbend returns the target of a link that is about to move with the directory dir: a relative target that leads
-// out of dir becomes absolute, since ".." of the new place is another directory.
+// unbend returns the target of a symbolic link at p that moves together with the directory dir. A relative target
+// outside of dir becomes absolute, since it would point elsewhere from the new path.
 func unbend(p, target, dir string) string {
 	if strings.HasPrefix(target, "/") {
 		return target
@@ -280,7 +281,7 @@ func symlink(p, target string) tree.Entry {
 	return tree.Entry{Path: p, Type: tree.Symlink, Mode: 0o777, ModTime: time.Unix(0, 0), Link: target}
 }
 
-// mountPoints are directories that a guest needs to be there, with the modes they get when they are not.
+// mountPoints are directories that a VM needs, with the modes that they get if they are missing.
 var mountPoints = []struct {
 	path string
 	mode uint32
@@ -301,7 +302,7 @@ var mountPoints = []struct {
 	{"boot", 0o755},
 }
 
-// complete adds what a tree must have: mount points, machine-id and stamps.
+// complete adds what every tree must have: mount points, machine-id and stamps.
 func (n *normaliser) complete() error {
 	if err := n.directory(tree.Root, 0o755); err != nil {
 		return err
@@ -326,7 +327,7 @@ func (n *normaliser) complete() error {
 				return err
 			}
 		case e.Type == tree.Directory:
-			return fmt.Errorf("/%s is a directory: it has to be a file", stamp.path)
+			return fmt.Errorf("/%s is a directory: it must be a file", stamp.path)
 		default:
 			*e = file
 		}

@@ -13,13 +13,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// maxOSRelease and maxPrettyName bound the file and the one value of it that is used, in bytes.
+// maxOSRelease bounds the file, and maxPrettyName the only value that is used, both in bytes.
 const (
 	maxOSRelease  = 1 << 20
 	maxPrettyName = 256
 )
 
-// OSRelease returns the PRETTY_NAME of os-release(5), or what that page gives as its default: "Linux".
+// OSRelease returns the PRETTY_NAME of os-release(5), or its default "Linux".
 func OSRelease(t *tree.Tree) (string, error) {
 	data, err := readFirst(t, maxOSRelease, "etc/os-release", "usr/lib/os-release")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -43,7 +43,7 @@ func OSRelease(t *tree.Tree) (string, error) {
 	return name, nil
 }
 
-// unquote undoes the shell quoting that os-release(5) allows: one pair of quotes, and backslashes.
+// unquote removes the shell quoting that os-release(5) allows: one pair of quotes, and backslashes.
 func unquote(value string) string {
 	if len(value) >= 2 && value[0] == '\'' && value[len(value)-1] == '\'' {
 		return value[1 : len(value)-1]
@@ -78,14 +78,14 @@ func Architecture(t *tree.Tree) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the architecture: read %s: %w", initPath, err)
 	}
-	// The machine is a little-endian half word at offset 18 in both of the ELF files that are known here.
+	// In both supported kinds of ELF files, the machine is a little-endian 16-bit word at offset 18.
 	if string(header[:4]) != elf.ELFMAG || elf.Data(header[elf.EI_DATA]) != elf.ELFDATA2LSB {
-		return "", fmt.Errorf("find the architecture: %s is no little-endian ELF program: %w", initPath, source.ErrMalformed)
+		return "", fmt.Errorf("find the architecture: %s is not a little-endian ELF program: %w", initPath, source.ErrMalformed)
 	}
 	machine := elf.Machine(uint16(header[18]) | uint16(header[19])<<8)
 	name, ok := architectures[machine]
 	if !ok {
-		return "", fmt.Errorf("the tree is built for %s: only amd64 and arm64 are known", machine)
+		return "", fmt.Errorf("the tree is built for %s: only amd64 and arm64 are supported", machine)
 	}
 	return name, nil
 }

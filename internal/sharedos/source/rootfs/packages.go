@@ -15,18 +15,18 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Where dpkg keeps its database: in a normalised tree and in one as Debian makes it.
+// The directories of dpkg's database: in a normalised tree, and in a tree as Debian makes it.
 const (
 	sysimageDpkg = "usr/lib/sysimage/dpkg"
 	debianDpkg   = "var/lib/dpkg"
 )
 
-// maxStatus bounds the package database in bytes: a desktop with everything installed has about a tenth.
+// maxStatus bounds the package database in bytes. That of a full desktop has about a tenth of it.
 const maxStatus = 64 << 20
 
-// Packages lists the installed packages of a tree, sorted by name, by dpkg's database or else by rpm's. The name of a
-// Debian package that is not of the tree's own architecture has it as a suffix: "libc6:i386". A tree without either
-// database has none.
+// Packages lists the installed packages of a tree, sorted by name, from dpkg's database or else from rpm's. The name of
+// a Debian package for a foreign architecture has that architecture as a suffix: "libc6:i386". A tree without a
+// database has no packages.
 func Packages(t *tree.Tree) ([]release.Package, error) {
 	status, err := readFirst(t, maxStatus, sysimageDpkg+"/status", debianDpkg+"/status")
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(bytes.TrimSpace(status)) == 0 {
@@ -41,7 +41,7 @@ func Packages(t *tree.Tree) ([]release.Package, error) {
 	}
 	native := ""
 	for _, s := range stanzas {
-		// dpkg itself is of the architecture that it calls native.
+		// The architecture of the package dpkg is the native one.
 		if s["Package"] == "dpkg" && installed(s) {
 			native = s["Architecture"]
 		}
@@ -63,7 +63,7 @@ func Packages(t *tree.Tree) ([]release.Package, error) {
 	slices.SortFunc(packages, func(a, b release.Package) int { return cmp.Compare(a.Name, b.Name) })
 	for i := 1; i < len(packages); i++ {
 		if packages[i].Name == packages[i-1].Name {
-			return nil, fmt.Errorf("read the package database: package %q stands twice: %w", packages[i].Name, source.ErrMalformed)
+			return nil, fmt.Errorf("read the package database: package %q is listed twice: %w", packages[i].Name, source.ErrMalformed)
 		}
 	}
 	return packages, nil
@@ -87,7 +87,7 @@ func installed(stanza map[string]string) bool {
 	return len(state) == 3 && slices.Contains([]string{"installed", "triggers-awaited", "triggers-pending"}, state[2])
 }
 
-// parseStatus reads the fields that matter here of each paragraph (deb822(5)).
+// parseStatus reads the relevant fields of each paragraph (deb822(5)).
 func parseStatus(data []byte) ([]map[string]string, error) {
 	var all []map[string]string
 	stanza := map[string]string{}

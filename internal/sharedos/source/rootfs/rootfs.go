@@ -47,11 +47,11 @@ func (s *System) Open(path string) (io.ReadCloser, error) {
 // Close frees the contents of both trees.
 func (s *System) Close() error { return s.spool.Close() }
 
-// Read reads an operating system from a source. The contents of its files are stored in an unnamed file in spoolDir, which
-// disappears with Close or with the process. If the tree cannot boot, the error is a *MissingError.
+// Read reads an operating system from a source. The contents of its files are stored in an unnamed file in spoolDir,
+// which disappears with Close or with the process. If the tree cannot boot, the error is a *MissingError.
 //
-// A source can change between Fingerprint and Read. A caller that stores the result under the fingerprint must compute the
-// fingerprint again afterwards and compare.
+// A source can change between Fingerprint and Read. A caller that stores the result under the fingerprint must compute
+// the fingerprint again afterwards and compare.
 func Read(ctx context.Context, src source.Source, spoolDir string, progress source.Progress) (*System, error) {
 	stream, err := src.Open(ctx, progress)
 	if err != nil {

@@ -11,17 +11,17 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Where rpm keeps its database: with the OS (Fedora, openSUSE) or in /var.
+// The directories of rpm's database: below /usr (Fedora, openSUSE) or in /var.
 var rpmDirectories = []string{"usr/lib/sysimage/rpm", "var/lib/rpm"}
 
-// maxRPMDatabase bounds rpm's database in bytes: a desktop with 3,000 packages has about a quarter.
+// maxRPMDatabase bounds rpm's database in bytes. That of a desktop with 3,000 packages has about a quarter of it.
 const maxRPMDatabase = 512 << 20
 
-// ErrUnsupported means that a database is of a form that is not read.
+// ErrUnsupported means that a database has a format that is not supported.
 var ErrUnsupported = errors.New("not supported")
 
-// rpmPackages lists the packages in rpm's database. Of several packages of one name each has its architecture too,
-// and if that does not tell them apart its version: "kernel-core.x86_64", "kernel-core-6.12.1-1.fc40.x86_64".
+// rpmPackages lists the packages in rpm's database. If several packages have the same name, their architecture is
+// appended, and their version if that is not enough: "kernel-core.x86_64", "kernel-core-6.12.1-1.fc40.x86_64".
 func rpmPackages(t *tree.Tree) ([]release.Package, error) {
 	for _, dir := range rpmDirectories {
 		file, err := t.ReadFile(dir+"/rpmdb.sqlite", maxRPMDatabase)
@@ -34,7 +34,7 @@ func rpmPackages(t *tree.Tree) ([]release.Package, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the package database: %w", err)
 		}
-		// What rpm wrote last can lie in a journal beside the file, if it was not closed.
+		// If the database was not closed, its last changes are in a write-ahead log.
 		if journal, err := t.Resolve(dir + "/rpmdb.sqlite-wal"); err == nil && journal.Size > 0 {
 			return nil, fmt.Errorf("read the package database: /%s/rpmdb.sqlite-wal is not empty: %w; run \"rpm -qa\" as root in the source, which completes the database",
 				dir, ErrUnsupported)
@@ -43,24 +43,24 @@ func rpmPackages(t *tree.Tree) ([]release.Package, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the package database: /%s/rpmdb.sqlite: %w", dir, err)
 		}
-		return namedApart(installed), nil
+		return uniqueNames(installed), nil
 	}
 	return nil, nil
 }
 
-// otherRPMDatabase reports a database in one of the forms that rpm had before.
+// otherRPMDatabase returns an error if there is a database in one of rpm's earlier formats.
 func otherRPMDatabase(t *tree.Tree, dir string) error {
 	for _, name := range []string{"Packages", "Packages.db"} {
 		if _, err := t.Resolve(dir + "/" + name); err == nil {
-			return fmt.Errorf("read the package database: /%s/%s is of an older form: %w; run "+
+			return fmt.Errorf("read the package database: /%s/%s has an older format: %w; run "+
 				"\"rpmdb --rebuilddb --define '_db_backend sqlite'\" in the source", dir, name, ErrUnsupported)
 		}
 	}
 	return nil
 }
 
-// namedApart gives each package a name of its own.
-func namedApart(installed []rpmdb.Package) []release.Package {
+// uniqueNames gives each package a unique name.
+func uniqueNames(installed []rpmdb.Package) []release.Package {
 	names, builds := map[string]int{}, map[string]int{}
 	for _, p := range installed {
 		names[p.Name]++

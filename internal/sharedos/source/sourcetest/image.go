@@ -42,7 +42,7 @@ func ImageOfLayers(t *testing.T, layers ...v1.Layer) v1.Image {
 // Layout writes images by name into a directory in the OCI image layout, and returns the directory.
 func Layout(t *testing.T, images map[string]v1.Image) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := TempDir(t)
 	at, err := layout.Write(dir, empty.Index)
 	Must(t, err)
 	for name, image := range images {

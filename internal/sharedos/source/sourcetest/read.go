@@ -158,7 +158,7 @@ const ext4MiB = 24
 // Ext4 returns the path of an ext4 file system with the content of a directory. It has 24 MiB.
 func Ext4(t *testing.T, dir string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "ext4")
+	path := filepath.Join(TempDir(t), "ext4")
 	Must(t, os.WriteFile(path, nil, 0o600))
 	Must(t, os.Truncate(path, ext4MiB<<20))
 	Run(t, "", "mkfs.ext4", "-q", "-d", dir, path)

@@ -21,9 +21,10 @@ import (
 // xz -9 needs half of it.
 const maxWindow = 128 << 20
 
-// Decompress returns the tar stream in a file that is plain tar or compressed with gzip, zstd, xz or bzip2. It detects the
-// format from the first bytes. The returned function frees the decompressor. The stream's errors match source.ErrRefused
-// if the file requests too much memory; anything else that is not a read error means that the file is damaged.
+// Decompress returns the tar stream in a file that is plain tar or compressed with gzip, zstd, xz or bzip2. It detects
+// the format from the first bytes. The returned function frees the decompressor. The stream's errors match
+// source.ErrRefused if the file requests too much memory; anything else that is not a read error means that the file is
+// damaged.
 func Decompress(file io.Reader) (io.Reader, func(), error) {
 	r := bufio.NewReaderSize(file, 1<<20)
 	head, err := r.Peek(512)
@@ -86,8 +87,8 @@ func windowError(most string) error {
 		int64(maxWindow), source.ErrRefused, most)
 }
 
-// isTar reports whether a first block is a tar header of any age. It verifies the header's checksum: the sum of all bytes,
-// with spaces in place of the checksum itself. Some programs have summed signed bytes (tar(5) of libarchive).
+// isTar reports whether a first block is a tar header of any age. It verifies the header's checksum: the sum of all
+// bytes, with spaces in place of the checksum itself. Some programs have summed signed bytes (tar(5) of libarchive).
 func isTar(block []byte) bool {
 	if len(block) != 512 {
 		return false

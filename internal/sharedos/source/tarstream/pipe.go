@@ -11,7 +11,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 )
 
-// CopyBuffer is the size in bytes of a buffer for copying files into a stream. io.Copy would allocate one for each file.
+// CopyBuffer is the size in bytes of a buffer for copying files into a stream. io.Copy would allocate one for each
+// file.
 const CopyBuffer = 64 << 10
 
 // pipe is a tar stream that a goroutine writes while it is read.
@@ -24,8 +25,8 @@ type pipe struct {
 // errStopped is what the writer of a stream gets after its reader was closed.
 var errStopped = errors.New("the reader stopped")
 
-// Pipe returns a stream that write writes in a goroutine. If write fails, Read and Close return its error, with the name
-// of the source. Close stops the goroutine and waits for it.
+// Pipe returns a stream that write writes in a goroutine. If write fails, Read and Close return its error, with the
+// name of the source. Close stops the goroutine and waits for it.
 func Pipe(ctx context.Context, from fmt.Stringer, write func(context.Context, *tar.Writer) error) io.ReadCloser {
 	r, w := io.Pipe()
 	p := &pipe{PipeReader: r, ended: make(chan struct{})}

@@ -31,9 +31,9 @@ import (
 //     are kept.
 //   - A stream without an end-of-archive marker is truncated. One with anything but zeros after the marker is damaged.
 //
-// Names need not be UTF-8. Extended attributes (SCHILY.xattr.*, among them security.capability) are kept. SELinux labels
-// in RHT.security.selinux records and fractions of seconds are dropped. Errors wrap source.ErrCorrupt, source.ErrRefused
-// or source.ErrLimit and name the entry.
+// Names need not be UTF-8. Extended attributes (SCHILY.xattr.*, among them security.capability) are kept. SELinux
+// labels in RHT.security.selinux records and fractions of seconds are dropped. Errors wrap source.ErrCorrupt,
+// source.ErrRefused or source.ErrLimit and name the entry.
 func Read(ctx context.Context, r io.Reader, spoolDir string, limits source.Limits) (_ *tree.Tree, _ io.Closer, err error) {
 	s, err := newSpool(spoolDir)
 	if err != nil {

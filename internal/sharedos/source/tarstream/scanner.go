@@ -76,8 +76,8 @@ func (s *Scanner) Next() (*tar.Header, error) {
 		header, err := s.tar.Next()
 		switch {
 		case errors.Is(err, io.EOF):
-			// archive/tar also takes the end of the input for the end of the archive. In that case it has read less than
-			// one block of the end-of-archive marker since the last entry.
+			// archive/tar also takes the end of the input for the end of the archive. In that case it has read less
+			// than one block of the end-of-archive marker since the last entry.
 			if s.in.N-before < 512 {
 				return nil, fmt.Errorf("after %d bytes: no end-of-archive marker: %w", s.in.N, source.ErrCorrupt)
 			}
@@ -115,7 +115,8 @@ func (s *Scanner) AddMetadata(e tree.Entry) error {
 	return nil
 }
 
-// explain turns a failure to read on into ErrCorrupt. Errors of the spool and of the stream's own source stay as they are.
+// explain turns a failure to read on into ErrCorrupt. Errors of the spool and of the stream's own source stay as they
+// are.
 func (s *Scanner) explain(err error) error {
 	if errors.Is(err, errSpool) || errors.Is(err, source.ErrCorrupt) || errors.Is(err, source.ErrRefused) || s.in.ctx.Err() != nil {
 		return err
