@@ -10,20 +10,20 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// TestTheAgentsLife goes through all of it in one guest: a boot takes longer than most of it.
+// TestTheAgentsLife runs all tests in one guest: a boot takes longer than most of them.
 func TestTheAgentsLife(t *testing.T) {
 	w := guest.New(t)
 	w.Expected = 5 * time.Minute
 	edits := func(marks ...string) (each [][]guest.Edit) {
 		for _, mark := range marks {
-			// What changes no more is there, so that somebody can use it and not be restarted.
+			// This file does not change after the second release, so a process that uses it need not be restarted.
 			each = append(each, append([]guest.Edit{guest.Write("usr/share/mark", 0o644, mark), guest.Write("usr/share/kept", 0o644, "kept")}, guest.Quick()...))
 		}
 		return each
 	}
 	first := edits("one", "two", "three")
 	first[0] = slices.Delete(first[0], 1, 2)
-	w.Host.Publisher.MaxChain = 2 // the third release has a full layer, the further ones are deltas
+	w.Host.Publisher.MaxChain = 2 // so the third release is one full layer; later ones are deltas again
 	r, err := w.Releases(t.Context(), "debian", guest.Plain, first...)
 	must(t, err)
 	w.Host.Publisher.MaxChain = 0
@@ -37,14 +37,14 @@ func TestTheAgentsLife(t *testing.T) {
 		test func(*testing.T, *guest.VM)
 	}{
 		{"another agent takes over", testTakeover},
-		{"an agent that does not come up hands back", testTakeoverThatFails},
+		{"an agent that does not start is not kept", testTakeoverThatFails},
 		{"the private disk grows", testGrowth},
-		{"layers that are held", testLayers(r[:3])},
+		{"layers that are in use", testLayers(r[:3])},
 		{"no room", testRoom(r[3])},
 		{"many refreshes", testEndurance(r[2], r[3])},
 		{"power cut", testPowerCut},
 		{"read-only disk", testReadOnly(r[4])},
-		{"the clock jumps", testClock(r[5])}, // last: much of a system minds what year it was
+		{"the clock jumps", testClock(r[5])}, // last: later tests would see the effects of wrong times
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, v) })
 	}

@@ -9,7 +9,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// testClock has the guest's clock jump between 1970 and 2100 every two seconds while it is refreshed and asked.
+// testClock makes the guest's clock jump between 1970 and 2100 every two seconds while the guest is refreshed and
+// asked.
 func testClock(to tree.Digest) func(*testing.T, *guest.VM) {
 	return func(t *testing.T, v *guest.VM) {
 		run(t, v, "systemd-run -q --unit=jumps sh -c 'while :; do date -s @1000 >/dev/null; sleep 2; date -s @4102444800 >/dev/null; sleep 2; done'")

@@ -8,10 +8,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// residentLimit is what an agent at rest may take in bytes.
+// residentLimit bounds the resident memory of an agent at rest, in bytes.
 const residentLimit = 10 << 20
 
-// testEndurance refreshes back and forth. The benchmark does it a hundred times.
+// testEndurance refreshes to and fro. The benchmark does it a hundred times.
 func testEndurance(a, b tree.Digest) func(*testing.T, *guest.VM) {
 	return func(t *testing.T, v *guest.VM) {
 		swing := func(to tree.Digest) {
@@ -21,7 +21,7 @@ func testEndurance(a, b tree.Digest) func(*testing.T, *guest.VM) {
 				t.Fatalf("%v, %v", report, err)
 			}
 		}
-		// After once to and fro all is there that there ever is.
+		// After the first refreshes in both directions, nothing further needs to be created.
 		swing(a)
 		swing(b)
 		before, err := v.Weigh(t.Context())

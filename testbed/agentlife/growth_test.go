@@ -10,7 +10,7 @@ import (
 
 func testGrowth(t *testing.T, v *guest.VM) {
 	before := status(t, v)
-	// Something writes all the while.
+	// A unit writes to the disk all the time.
 	run(t, v, "systemd-run -q --unit=writer sh -c 'while :; do date >> /root/written; sync /root/written; done'")
 	spec := v.Spec
 	spec.DiskSize = 1 << 30

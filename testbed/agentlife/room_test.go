@@ -11,13 +11,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// swaps counts the mounts of /usr that this boot has had: a refresh that is refused adds none.
+// usrMount identifies the present mount of /usr and the release: a refused refresh changes neither.
 func usrMount(t *testing.T, v *guest.VM) string {
 	t.Helper()
 	return run(t, v, "findmnt -n -o ID,SOURCE /usr; cat /usr/share/mark; sha256sum /etc/passwd")
 }
 
-// refused has the VM refuse a refresh before anything changes, and say why.
+// refused fails unless the VM refuses a refresh before anything changes, and the error says why.
 func refused(t *testing.T, v *guest.VM, to tree.Digest, why string) {
 	t.Helper()
 	before := usrMount(t, v)
@@ -33,7 +33,7 @@ func refused(t *testing.T, v *guest.VM, to tree.Digest, why string) {
 	}
 }
 
-// testRoom fills disks in every way, and clears them again.
+// testRoom fills file systems in every way and clears them again.
 func testRoom(to tree.Digest) func(*testing.T, *guest.VM) {
 	return func(t *testing.T, v *guest.VM) {
 		for _, c := range []struct{ fault, step, fill, clear, why string }{
@@ -75,12 +75,12 @@ func testRoom(to tree.Digest) func(*testing.T, *guest.VM) {
 	}
 }
 
-// testReadOnly has ext4 meet an error, which turns the disk read-only, and cuts power.
+// testReadOnly injects an ext4 error, after which the disk is read-only, and cuts the power.
 func testReadOnly(to tree.Digest) func(*testing.T, *guest.VM) {
 	return func(t *testing.T, v *guest.VM) {
 		before := status(t, v)
 		run(t, v, "echo broken > /sys/fs/ext4/$(basename $(findmnt -n -o SOURCE /run/sharedos/private))/trigger_fs_error; timeout 60 sh -c 'while touch /root/x 2>/dev/null; do sleep 0.1; done'")
-		// From here on nobody can log in; the agent still answers.
+		// From here on logins fail; the agent still answers.
 		report, err := v.Refresh(t.Context(), to)
 		if err == nil || !report.GetRefused() || report.GetCommitted() || len(report.GetRestarts()) > 0 {
 			t.Errorf("it ended with %v, %v", report, err)
@@ -112,7 +112,7 @@ func testReadOnly(to tree.Digest) func(*testing.T, *guest.VM) {
 func testPowerCut(t *testing.T, v *guest.VM) {
 	run(t, v, "systemd-run -q --unit=writer sh -c 'i=0; while :; do i=$((i+1)); echo $i > /root/count.new; sync /root/count.new; mv /root/count.new /root/count; sync -f /root; date >> /root/log; done'")
 	run(t, v, "until test -s /root/count; do sleep 0.1; done; sleep 2")
-	count := run(t, v, "echo $(($(cat /root/count) - 1))") // this one is synced
+	count := run(t, v, "echo $(($(cat /root/count) - 1))") // the file with this number was synced
 	before, mark := status(t, v), run(t, v, "cat /usr/share/mark")
 	must(t, v.CutPower(t.Context()))
 	after, err := v.Start(t.Context())
@@ -123,7 +123,7 @@ func testPowerCut(t *testing.T, v *guest.VM) {
 	if got := run(t, v, "cat /usr/share/mark"); got != mark {
 		t.Errorf("it has release %q, and had %q", got, mark)
 	}
-	// Until now the root file system had the layer of the first release, too.
+	// Until the power cut, the root file system still used the layer of the first release.
 	layers := strings.Fields(run(t, v, "ls /run/sharedos/layers"))
 	if want := len(after.GetStack().GetLayers()); len(layers) != want || want >= len(before.GetAttached()) {
 		t.Errorf("it has mounted the layers %q, attached were %q, and its stack has %d", layers, before.GetAttached(), want)

@@ -13,7 +13,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// agents of this program, one after the other: bytes behind a program's last section make one that differs and works.
+// laterAgent returns an agent that differs from the present one: a program with more bytes behind its last section
+// works as before.
 func laterAgent(t *testing.T, w *guest.World, mark string) []byte {
 	t.Helper()
 	binary, err := w.Host.Fleet.AgentBinary()
@@ -21,7 +22,7 @@ func laterAgent(t *testing.T, w *guest.World, mark string) []byte {
 	return append(append([]byte(nil), binary...), mark...)
 }
 
-// carry has the host bring an agent to the VM, with a change that needs no refresh.
+// carry has the host send an agent to the VM, by an update that needs no refresh.
 func carry(t *testing.T, v *guest.VM, binary []byte) *vm.VM {
 	t.Helper()
 	fleet := v.World.Host.Fleet
@@ -33,7 +34,7 @@ func carry(t *testing.T, v *guest.VM, binary []byte) *vm.VM {
 	return updated
 }
 
-// service is what systemd knows of the agent.
+// service returns a property of the agent's unit from systemd.
 func service(t *testing.T, v *guest.VM, property string) string {
 	t.Helper()
 	return run(t, v, "systemctl show --value -p "+property+" sharedos-agent.service")
@@ -47,14 +48,14 @@ func testTakeover(t *testing.T, v *guest.VM) {
 	if updated.OtherAgent != "" || updated.Agent.GetAgentDigest() != digest || updated.Agent.GetBootId() != boot {
 		t.Fatalf("%s answers: %s", updated.Agent.GetAgentDigest(), updated.OtherAgent)
 	}
-	// The one before waits for some seconds whether its successor lasts.
+	// The previous agent waits some seconds to see whether its successor runs on.
 	run(t, v, "timeout 300 sh -c 'while test -e /proc/"+old+"; do sleep 0.2; done'")
 	pid := service(t, v, "MainPID")
 	if got := run(t, v, "sha256sum < /proc/"+pid+"/exe; systemctl is-active sharedos-agent; pgrep -c -f 'agent.* serve'"); got != strings.TrimPrefix(digest, "sha256:")+"  -\nactive\n1" {
 		t.Errorf("the service runs process %s: %q", pid, got)
 	}
 	matrix.Record(t, "a newer agent", "idle", "it takes over in place")
-	// It is the service's own from now on.
+	// From now on systemd starts the new agent.
 	run(t, v, "kill -9 "+pid)
 	again := await(t, v, "is up again", func(s *agentapi.StatusResponse) bool { return s.GetAgentDigest() == digest && s.GetOpenFiles() > 0 })
 	if now := service(t, v, "MainPID"); now == pid || again.GetBootId() != boot {
@@ -82,7 +83,7 @@ func testTakeoverThatFails(t *testing.T, v *guest.VM) {
 		}
 		matrix.Record(t, "a newer agent that does not start", step, "the previous agent continues and gives the reason")
 	}
-	// The one that waits is killed, and with it its successor.
+	// Killing the agent that waits kills its successor, too.
 	hangs := []byte("#!/bin/sh\nexec sleep 600\n")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
@@ -103,7 +104,7 @@ func testTakeoverThatFails(t *testing.T, v *guest.VM) {
 		t.Errorf("left are %q", got)
 	}
 	matrix.Record(t, "SIGKILL of the agent", "while a new agent is being tried", "the previous agent continues and gives the reason")
-	// The definition has been given those agents, too. A good one replaces all of that.
+	// The domain's definition has those bad agents, too. A good one replaces them everywhere.
 	if updated := carry(t, v, laterAgent(t, v.World, "\x00two")); updated.OtherAgent != "" || updated.Agent.GetAgentRefused() != "" || updated.Agent.GetBootId() != before.GetBootId() {
 		t.Errorf("in the end: %q, %q", updated.OtherAgent, updated.Agent.GetAgentRefused())
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
-// Releases of the chain: the VM begins with first. Each has one layer more than the one before.
+// The releases of the chain. Each has one layer more than the previous one. The VM starts with first.
 const (
 	first = 1 + iota
 	second
@@ -28,11 +28,11 @@ const (
 	last
 )
 
-// What a guest with Linux 6.1 and systemd 252 says of why it is not refreshed live, nor by a soft-reboot.
+// lacks has the reasons why a guest with Linux 6.1 and systemd 252 is not refreshed live, and not by a soft-reboot.
 var lacks = []string{"cannot mount beneath (6.5 is needed)", "a soft-reboot needs systemd 254, this is 252"}
 
-// nth are edits of the nth release of a chain, from 1: a file of every release up to it, one that changes with each, one
-// that the next has no more, and a service.
+// nth returns the edits of the nth release, from 1: one file for each release so far, a file whose name changes
+// with each release, and a service.
 func nth(n int, more ...guest.Edit) []guest.Edit {
 	edits := marked(fmt.Sprint(n),
 		guest.Write("usr/lib/systemd/system/worker.service", 0o644, "[Service]\nExecStart=/usr/bin/worker infinity\n"),
@@ -44,10 +44,10 @@ func nth(n int, more ...guest.Edit) []guest.Edit {
 	return append(edits, more...)
 }
 
-// worker is what the service runs.
+// worker is the program of the service.
 func worker(more string) guest.Edit { return guest.Copy("usr/bin/worker", "usr/bin/sleep", more) }
 
-// mustHaveChain fails unless the guest shows the merged files of the nth release, which has as many layers.
+// mustHaveChain fails unless the guest shows the merged files of the nth release and runs from n layers.
 func (c *climber) mustHaveChain(n int) {
 	c.t.Helper()
 	want := []string{fmt.Sprintf("only-%d", n)}
@@ -73,7 +73,8 @@ func (c *climber) status() *agentapi.StatusResponse {
 	return status
 }
 
-// planned has Terraform take the VM over, and returns what it plans to interrupt by moving it to a release, or its error.
+// planned imports the VM into Terraform and plans its move to a release. It returns the planned impact or the
+// error.
 func (c *climber) planned(to tree.Digest, strategy, maxImpact string) (level, said string, err error) {
 	c.t.Helper()
 	binary, err := workspace.Terraform()
@@ -127,7 +128,7 @@ func (c *climber) planned(to tree.Digest, strategy, maxImpact string) (level, sa
 	return level, said, nil
 }
 
-// mustSay fails unless a text has all the words.
+// mustSay fails unless a text contains all the words.
 func mustSay(t *testing.T, what, text string, words []string) {
 	t.Helper()
 	for _, word := range words {
@@ -137,8 +138,9 @@ func mustSay(t *testing.T, what, text string, words []string) {
 	}
 }
 
-// TestAnOldKernelAndSystemd takes Debian 12 up the ladder, with a layer more at each rung. Such a kernel takes all layers of an
-// overlay in one option; that as many layers fit into it as a release may have is tested by package mounts.
+// TestAnOldKernelAndSystemd refreshes Debian 12 in every way that it supports, with one more layer each time. Such
+// a kernel takes all layers of an overlay in one option; package mounts tests that the layers of the longest chain
+// fit into it.
 func TestAnOldKernelAndSystemd(t *testing.T) {
 	t.Parallel()
 	w := guest.New(t)
@@ -214,7 +216,7 @@ func TestAnOldKernelAndSystemd(t *testing.T) {
 	t.Run("a reboot starts the new stack, and after a service fails there another one the old", func(t *testing.T) {
 		c.t = t
 		report, err := c.climb(chain[sick], vm.Reboot)
-		mustGoBack(t, report, err, vm.Reboot, "worker.service")
+		mustRollBack(t, report, err, vm.Reboot, "worker.service")
 		mustSay(t, "the report", strings.Join(report.GetImpact().GetReasons(), "\n"), lacks)
 		mustSay(t, "the error", err.Error(), []string{"no luck today"})
 		c.runs("2", kernel)

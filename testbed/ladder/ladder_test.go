@@ -1,4 +1,5 @@
-// Package ladder_test climbs the ladder with a real guest: every rung, and down again from those that do not hold.
+// Package ladder_test refreshes real guests with every strategy, and breaks each of them, so that the VM has to go
+// back.
 package ladder_test
 
 import (
@@ -18,20 +19,20 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(matrix.Run(m)) }
 
-// marked are edits by which a release is told from the others, in /usr and in /etc, with whatever else it has.
+// marked returns edits that identify a release, in /usr and in /etc, and further ones.
 func marked(name string, more ...guest.Edit) []guest.Edit {
 	edits := append(guest.Quick(), guest.Write("usr/share/mark", 0o644, name), guest.Write("etc/mark", 0o644, name))
 	return append(edits, more...)
 }
 
-// Another loader is what no swap makes whole.
+// loader changes the dynamic loader, which a swap of /usr cannot replace in running processes.
 func loader(text string) guest.Edit { return guest.Append("/ld-linux-x86-64.so.2", text) }
 
-// climber is a VM that climbs from release to release.
+// climber is a VM that is refreshed from release to release.
 type climber struct {
 	*guest.VM
 	t *testing.T
-	// release that it runs, by its mark, and the kernel.
+	// mark and kernel of the release that it runs.
 	mark, kernel string
 }
 
@@ -47,7 +48,7 @@ func (c *climber) climb(to tree.Digest, strategy string) (*agentapi.Report, erro
 	}
 	report, err := c.Refresh(c.t.Context(), to)
 	if told.GetStrategy() != report.GetStrategy() || told.GetLevel() != report.GetImpact().GetLevel() {
-		c.t.Errorf("the plan tells %s with %s, the refresh %s with %s", told.GetStrategy(), told.GetLevel(), report.GetStrategy(), report.GetImpact().GetLevel())
+		c.t.Errorf("the plan says %s with %s, the refresh %s with %s", told.GetStrategy(), told.GetLevel(), report.GetStrategy(), report.GetImpact().GetLevel())
 	}
 	for _, timing := range report.GetTimings() {
 		c.t.Logf("%s: %.1f s", timing.GetStep(), float64(timing.GetMicros())/1e6)
@@ -55,7 +56,8 @@ func (c *climber) climb(to tree.Digest, strategy string) (*agentapi.Report, erro
 	return report, err
 }
 
-// runs fails unless the guest runs the release of a mark, whole, with a kernel, and can load that kernel's modules.
+// runs fails unless the guest runs the release with this mark completely, under this kernel, and can load the
+// kernel's modules.
 func (c *climber) runs(mark, kernel string) {
 	c.t.Helper()
 	got, err := c.Run(c.t.Context(), "cat /usr/share/mark; echo; cat /etc/mark; echo; uname -r; systemctl is-system-running; cat /root/own; "+
@@ -83,7 +85,7 @@ func (c *climber) bootID() string {
 	return status.GetBootId()
 }
 
-// mustCommit fails unless a refresh was committed on a rung.
+// mustCommit fails unless a refresh was committed with a strategy.
 func mustCommit(t *testing.T, report *agentapi.Report, err error, rung string) {
 	t.Helper()
 	if err != nil || !report.GetCommitted() || report.GetStrategy() != rung {
@@ -91,8 +93,8 @@ func mustCommit(t *testing.T, report *agentapi.Report, err error, rung string) {
 	}
 }
 
-// mustGoBack fails unless a refresh was rolled back, for a reason.
-func mustGoBack(t *testing.T, report *agentapi.Report, err error, rung, reason string) {
+// mustRollBack fails unless a refresh was rolled back, for a reason.
+func mustRollBack(t *testing.T, report *agentapi.Report, err error, rung, reason string) {
 	t.Helper()
 	if !errors.Is(err, vm.ErrRolledBack) || report.GetCommitted() || report.GetStrategy() != rung || !strings.Contains(err.Error(), reason) {
 		t.Fatalf("%v, %v; want %q", report, err, reason)
@@ -123,7 +125,7 @@ func newClimber(t *testing.T, w *guest.World, name string, first tree.Digest) *c
 	return &climber{VM: v, t: t, mark: "first", kernel: status.GetKernel()}
 }
 
-// try is one rung that a climber tries.
+// try runs one step of a climber as a subtest.
 func (c *climber) try(t *testing.T, name string, climb func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) {
 		c.t = t
@@ -142,7 +144,7 @@ func TestTheLadder(t *testing.T) {
 	t.Parallel()
 	w := guest.New(t)
 	w.Expected = 6 * time.Minute
-	points := guest.AgentWithPoints(t) // its watchdog is impatient
+	points := guest.AgentWithPoints(t) // its watchdog has a short timeout
 	w.Host.Fleet.AgentBinary = func() ([]byte, error) { return os.ReadFile(points) }
 	publish := func(suites []string, edits []guest.Edit) tree.Digest {
 		id, err := w.Publish(t.Context(), "ladder", suites, edits...)
@@ -151,9 +153,9 @@ func TestTheLadder(t *testing.T) {
 		}
 		return id
 	}
-	// Debian's updates have a newer kernel than its release, except in the days after a point release.
+	// Debian's updates have a newer kernel than the release, except in the days after a point release.
 	broken := guest.Write("usr/sbin/nginx", 0o755, "#!/bin/sh\nexit 1\n")
-	dead := guest.Remove("usr/lib/x86_64-linux-gnu/systemd") // without its libraries systemd ends, which is a panic
+	dead := guest.Remove("usr/lib/x86_64-linux-gnu/systemd") // systemd ends without its libraries, and the kernel panics
 	first := publish(guest.Plain, marked("first"))
 	soft := publish(guest.Updated, marked("soft", loader("\x00")))
 	sick := publish(guest.Updated, marked("sick", loader("\x00\x00"), broken))
@@ -186,7 +188,7 @@ func TestTheLadder(t *testing.T) {
 		})
 		c.try(t, "one after which a service fails is followed by another, back", func(t *testing.T) {
 			report, err := c.climb(sick, vm.SoftReboot)
-			mustGoBack(t, report, err, vm.SoftReboot, "nginx.service")
+			mustRollBack(t, report, err, vm.SoftReboot, "nginx.service")
 			c.runs("soft", old)
 			if c.bootID() != booted {
 				t.Error("the kernel was started anew")
@@ -203,8 +205,8 @@ func TestTheLadder(t *testing.T) {
 		})
 		c.try(t, "one that panics is a reset, back to what was committed", func(t *testing.T) {
 			report, err := c.climb(panics, vm.Kexec)
-			mustGoBack(t, report, err, vm.Kexec, "runs what it ran before")
-			// The machine was last powered on with the first kernel.
+			mustRollBack(t, report, err, vm.Kexec, "runs what it ran before")
+			// QEMU was last started with the first kernel, so a reset boots that one.
 			c.runs("kexec", old)
 			matrix.Record(t, "a kernel panic", "after a kexec", byReset)
 		})
@@ -214,7 +216,7 @@ func TestTheLadder(t *testing.T) {
 		c := newClimber(t, w, "with", first)
 		c.try(t, "a kernel that hangs is a reset by the watchdog", func(t *testing.T) {
 			report, err := c.climb(hangs, vm.Kexec)
-			mustGoBack(t, report, err, vm.Kexec, "runs what it ran before")
+			mustRollBack(t, report, err, vm.Kexec, "runs what it ran before")
 			c.runs("first", c.kernel)
 			matrix.Record(t, "a kernel that hangs", "after a kexec", byReset)
 		})
@@ -227,7 +229,7 @@ func TestTheLadder(t *testing.T) {
 		})
 		c.try(t, "a start that panics is followed by one of what ran, with its kernel", func(t *testing.T) {
 			report, err := c.climb(lost, vm.Reboot)
-			mustGoBack(t, report, err, vm.Reboot, "it did not come up in 1 boots")
+			mustRollBack(t, report, err, vm.Reboot, "it did not come up in 1 boots")
 			c.runs("reboot", updated)
 			matrix.Record(t, "a kernel panic", "after the host's start", itsKernel)
 		})

@@ -12,7 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// The rung above all others is the machine's next start. What it starts is whole, too: /etc comes with the stack, and goes
+// The strategy next_boot changes nothing before the next power-off and start. Then /etc follows the stack, and goes
 // back with it when the stack cannot be read any more.
 func TestTheNextBoot(t *testing.T) {
 	t.Parallel()
@@ -38,7 +38,8 @@ func TestTheNextBoot(t *testing.T) {
 		}
 		return text
 	}
-	// runs fails unless the VM is wholly on the release of a mark. Those of groups are what it has, besides its own.
+	// runs fails unless the VM runs the release with this mark completely. groups are the groups of releases that
+	// it has.
 	runs := func(mark, groups string) {
 		t.Helper()
 		got := run("cat /usr/share/mark; echo; cat /etc/mark; echo; cat /etc/ours; getent group own | cut -d: -f1; " +
@@ -47,7 +48,7 @@ func TestTheNextBoot(t *testing.T) {
 			t.Fatalf("it runs %q, want %q\n%s", got, want, v.Console())
 		}
 	}
-	// start cuts the power, has something be otherwise, and starts it.
+	// start cuts the power, calls meanwhile, and starts the VM.
 	start := func(meanwhile func() error) *agentapi.StatusResponse {
 		t.Helper()
 		if err := v.CutPower(t.Context()); err != nil {
@@ -87,14 +88,15 @@ func TestTheNextBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Its hash tree is behind its data.
+	// The hash tree is behind the data.
 	status := start(func() error { return os.Truncate(path, delta.DataSize) })
 	if told := strings.Join(status.GetRefused(), "\n"); !strings.Contains(told, delta.ID.Hex()) {
 		t.Errorf("of the layer that cannot be read it tells %q", told)
 	}
 	runs("now", "now:")
 
-	// It stays where it is until it is told to move: what runs was not what was asked for, and is known to run.
+	// The VM runs the old stack until it is refreshed again: it runs other than what was asked for, but what it
+	// runs is known to work.
 	start(func() error { return os.WriteFile(path, whole, 0o644) })
 	runs("now", "now:")
 	v.Spec.Refresh.Strategy = vm.Live

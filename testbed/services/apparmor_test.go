@@ -11,12 +11,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// abi names what a guest's kernel can do by the features that the parser's own package lists: this machine's kernel may
-// have no AppArmor at all.
+// abi is a file of the parser's package that lists features of AppArmor. The kernel of this machine, which may have
+// no AppArmor, does not matter then.
 const abi = "/etc/apparmor.d/abi/3.0"
 
-// confine loads two AppArmor profiles in the guest and starts a service under each. One attaches disconnected paths,
-// and its text is where the guest can read it.
+// confine loads two AppArmor profiles in the guest and starts a service under each. One profile attaches
+// disconnected paths; its text is in the guest, for the agent to read.
 func (h *house) confine(t *testing.T) {
 	t.Helper()
 	if enabled := h.run(t, "cat /sys/module/apparmor/parameters/enabled"); enabled != "Y" {
@@ -48,7 +48,8 @@ func (h *house) confine(t *testing.T) {
 	h.run(t, "systemctl start plain.service attached.service")
 }
 
-// confined: a profile that does not attach disconnected paths refuses files of a /usr that was swapped out.
+// confined checks that a service is restarted whose profile does not attach disconnected paths: it may not open
+// files of a /usr that was swapped out.
 func (h *house) confined(t *testing.T) {
 	for unit, profile := range map[string]string{"plain.service": "t-plain", "attached.service": "t-attached"} {
 		now := h.run(t, "cat /proc/$(systemctl show --property=MainPID --value "+unit+")/attr/apparmor/current")

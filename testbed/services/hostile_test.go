@@ -12,7 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// hostile services went through the same refresh as all others.
+// hostile checks services that resist a restart and went through the same refresh.
 func (h *house) hostile(t *testing.T) {
 	for _, test := range []struct {
 		unit, fault string
@@ -37,7 +37,7 @@ func (h *house) hostile(t *testing.T) {
 	h.run(t, "systemctl stop bomb.service swarm.service once.service")
 }
 
-// failures: whatever fails after the swap, the VM goes back to what it ran, and all services with it.
+// failures checks that the VM and all of its services go back to what ran before, whatever fails after the swap.
 func (h *house) failures(t *testing.T) {
 	h.run(t, "systemctl restart report.service reload.service")
 	good := h.vm.Spec.Refresh.HealthChecks
@@ -76,7 +76,8 @@ func (h *house) failures(t *testing.T) {
 				t.Errorf("it runs %s, %v", status.GetStack().GetBase(), err)
 			}
 			for _, file := range h.mappedFiles(t, "/t/changing") {
-				// One has files of its own, and one refuses to be stopped since the first refresh.
+				// own.service has its own files, and refusing.service has refused to be stopped since the first
+				// refresh.
 				if file.GetDigest() != h.changed && file.GetUnit() != "own.service" && file.GetUnit() != "refusing.service" {
 					t.Errorf("%s (pid %d) runs another program than it is to", file.GetUnit(), file.GetPid())
 				}
@@ -94,7 +95,7 @@ func (h *house) failures(t *testing.T) {
 	}
 }
 
-// stone does not end for as long as nobody kills it, and systemd is told to wait for ever: the refresh is not.
+// stone checks a service that only SIGKILL ends, in a unit without a stop timeout: the refresh still has one.
 func (h *house) stone(t *testing.T) {
 	h.run(t, "systemctl start stone.service")
 	before := h.states(t)["stone.service"]
@@ -115,14 +116,14 @@ func (h *house) stone(t *testing.T) {
 	if after := h.states(t)["stone.service"]; after.pid != before.pid || after.active != "deactivating" {
 		t.Errorf("it was %+v and is %+v", before, after)
 	}
-	// Whoever ends it has systemd start it again.
+	// When the process is killed, systemd starts the unit again.
 	h.run(t, "systemctl kill --signal=KILL stone.service")
 	h.run(t, "for i in $(seq 600); do systemctl is-active --quiet stone.service && exit; sleep 0.1; done; exit 1")
 	h.run(t, "systemctl kill --signal=KILL stone.service; systemctl stop stone.service; systemctl reset-failed stone.service || true")
 	matrix.Record(t, "a service that ignores SIGTERM, with TimeoutStopSec=infinity", "restart", "old stack, after refresh.restart_timeout")
 }
 
-// impatient are the checks with less time for the one that is going to be bad.
+// impatient returns the checks, with a short timeout for the one that is going to fail.
 func impatient(checks []*agentapi.HealthCheck, name string) []*agentapi.HealthCheck {
 	var all []*agentapi.HealthCheck
 	for _, check := range checks {

@@ -7,8 +7,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// sandboxes: whatever mount namespace a service has, one that is affected runs the new program afterwards, and one that
-// is not keeps running; if it sees the old /usr, that is told.
+// sandboxes checks services with mount namespaces of every kind: an affected one runs the new program afterwards,
+// any other one runs on, and is reported if it still sees the old /usr.
 func (h *house) sandboxes(t *testing.T) {
 	for i, sandbox := range sandboxes {
 		t.Run(sandbox.name, func(t *testing.T) {
@@ -20,11 +20,11 @@ func (h *house) sandboxes(t *testing.T) {
 				t.Errorf("%s: %+v, then %+v", unaffected, h.before[unaffected], h.after[unaffected])
 			}
 			sees := h.run(t, fmt.Sprintf("cat /proc/%d/root/usr/share/mark", h.after[unaffected].pid))
-			pinned := tellsOf(h.report.GetPinned(), unaffected)
+			pinned := lists(h.report.GetPinned(), unaffected)
 			if pinned != (sees == "one") {
 				t.Errorf("%s sees release %q, and is reported as pinned: %v", unaffected, sees, pinned)
 			}
-			if now := h.run(t, fmt.Sprintf("cat /proc/%d/root/usr/share/mark", h.after[affected].pid)); now != "two" || tellsOf(h.report.GetPinned(), affected) {
+			if now := h.run(t, fmt.Sprintf("cat /proc/%d/root/usr/share/mark", h.after[affected].pid)); now != "two" || lists(h.report.GetPinned(), affected) {
 				t.Errorf("%s sees release %q", affected, now)
 			}
 			outcome := "new code; a service that is not affected sees the new /usr"

@@ -19,13 +19,14 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(matrix.Run(m)) }
 
-// house is the VM that the tests share, and what was seen of it.
+// house is the VM that the tests share, with what the tests have seen of it.
 type house struct {
 	vm       *guest.VM
 	releases []tree.Digest
-	// before and after tell of all units what they were before and after the refresh from the first release to the second.
+	// before and after have the states of all units before and after the refresh from the first release to the
+	// second.
 	before, after map[string]state
-	// planned is what the plan would show of that refresh, report what it did.
+	// planned is the impact that a plan shows for that refresh, report is the refresh's report.
 	planned *agentapi.Impact
 	report  *agentapi.Report
 	// old and changed are the digests of the program that differs.
@@ -33,7 +34,7 @@ type house struct {
 	mapped       []*agentapi.MappedFile
 }
 
-// state is what systemd tells of a unit.
+// state is a unit's state in systemd.
 type state struct {
 	active, invocation string
 	pid                int
@@ -85,7 +86,7 @@ func (h *house) digest(t *testing.T, name string) string {
 	return "sha256:" + sum
 }
 
-// mappedFiles asks the agent who maps a file.
+// mappedFiles returns the processes that map a file, as the agent reports them.
 func (h *house) mappedFiles(t *testing.T, suffix string) []*agentapi.MappedFile {
 	t.Helper()
 	agent, err := h.vm.Agent(t.Context())
@@ -100,7 +101,7 @@ func (h *house) mappedFiles(t *testing.T, suffix string) []*agentapi.MappedFile 
 	return answer.GetFiles()
 }
 
-// checks of health, one of each kind; the last one is bad all along.
+// checks returns a health check of each kind, and one that always fails.
 func checks() []*agentapi.HealthCheck {
 	return []*agentapi.HealthCheck{
 		{Name: "unit", Kind: &agentapi.HealthCheck_Unit{Unit: "moody.service"}, TimeoutMs: 90_000},
@@ -111,7 +112,7 @@ func checks() []*agentapi.HealthCheck {
 	}
 }
 
-// build makes the VM and has it refreshed from the first release to the second, while clients ask and processes start.
+// build makes the VM with the first release and starts the services that do not start by themselves.
 func build(t *testing.T) *house {
 	t.Helper()
 	w := guest.New(t)
@@ -123,7 +124,7 @@ func build(t *testing.T) *house {
 	}
 	h.vm, err = w.Create(t.Context(), "services", h.releases[0], func(spec *vm.Spec) {
 		spec.Memory = 768 << 20
-		spec.VCPUs = 4 // so that restarts that do not wait for each other are done at once
+		spec.VCPUs = 4 // so that two restarts can run at the same time
 		spec.Refresh = vm.RefreshPolicy{
 			Strategy: "live", MaxImpact: agentapi.Level_RESTART, Settle: 5 * time.Second, HealthChecks: checks(),
 			Units: &agentapi.UnitPolicy{
@@ -182,17 +183,17 @@ func program(t *testing.T, name string) string {
 	return string(text)
 }
 
-// restarted tells whether a unit runs, and was started anew.
+// restarted reports whether a unit is active and was started again.
 func (h *house) restarted(unit string) bool {
 	return h.after[unit].active == "active" && h.before[unit].invocation != h.after[unit].invocation
 }
 
-// untouched tells whether a unit runs as it did.
+// untouched reports whether a unit is in the same state, with the same process.
 func (h *house) untouched(unit string) bool {
 	return h.before[unit].active == h.after[unit].active && h.before[unit].invocation == h.after[unit].invocation && h.before[unit].pid == h.after[unit].pid
 }
 
-// stale lists the processes that run the old program, by unit.
+// stale lists the processes of a unit that run the old program.
 func (h *house) stale(unit string) []int64 {
 	var pids []int64
 	for _, file := range h.mapped {
@@ -203,7 +204,7 @@ func (h *house) stale(unit string) []int64 {
 	return pids
 }
 
-// reported is what the report says of a unit's interruption; nil if it says nothing.
+// reported returns the part of the report about a unit; nil if there is none.
 func (h *house) reported(unit string) *agentapi.UnitRestart {
 	at := slices.IndexFunc(h.report.GetRestarts(), func(r *agentapi.UnitRestart) bool { return r.GetUnit() == unit })
 	if at < 0 {
@@ -212,7 +213,7 @@ func (h *house) reported(unit string) *agentapi.UnitRestart {
 	return h.report.GetRestarts()[at]
 }
 
-// impact is what the plan says of a unit; nil if it says nothing.
+// impact returns the part of the plan about a unit; nil if there is none.
 func (h *house) impact(unit string) *agentapi.UnitImpact {
 	at := slices.IndexFunc(h.planned.GetUnits(), func(u *agentapi.UnitImpact) bool { return u.GetUnit() == unit })
 	if at < 0 {
@@ -221,7 +222,7 @@ func (h *house) impact(unit string) *agentapi.UnitImpact {
 	return h.planned.GetUnits()[at]
 }
 
-// starts of units since the refresh began, in their order.
+// starts lists the units that were started since the refresh began, in this order.
 func (h *house) starts(t *testing.T) []string {
 	t.Helper()
 	return strings.Fields(h.run(t, "cat /run/starts"))
@@ -236,8 +237,8 @@ func count(all []string, one string) (times int) {
 	return times
 }
 
-// tellsOf reports whether one of the lines begins with the unit's name.
-func tellsOf(lines []string, unit string) bool {
+// lists reports whether one of the lines is about the unit, and so begins with its name.
+func lists(lines []string, unit string) bool {
 	return slices.ContainsFunc(lines, func(line string) bool {
 		return strings.HasPrefix(line, unit+" ") || strings.HasPrefix(line, unit+":") || line == unit
 	})
@@ -285,8 +286,8 @@ func (h *house) whoIsRestarted(t *testing.T) {
 			t.Errorf("%s is reported as %v", unit, r)
 		}
 	}
-	// The configuration of the message bus differs, and so does its code, which waits.
-	if r := h.reported("dbus.service"); r == nil || r.GetLevel() != agentapi.Level_RELOAD || !tellsOf(h.report.GetPending(), "dbus.service") {
+	// The configuration and the code of the message bus differ. The new code is pending.
+	if r := h.reported("dbus.service"); r == nil || r.GetLevel() != agentapi.Level_RELOAD || !lists(h.report.GetPending(), "dbus.service") {
 		t.Errorf("the message bus is reported as %v, pending is %q", r, h.report.GetPending())
 	}
 	if r := h.reported("init.scope"); r == nil {
@@ -296,8 +297,8 @@ func (h *house) whoIsRestarted(t *testing.T) {
 		t.Errorf("a unit that is no part of the release runs: %+v", h.after["gone.service"])
 	}
 	for _, unit := range []string{"refusing.service", "once.service"} {
-		if !tellsOf(h.report.GetRemaining(), unit) || !tellsOf(h.report.GetPending(), unit) {
-			t.Errorf("%s runs old code, and is not told of", unit)
+		if !lists(h.report.GetRemaining(), unit) || !lists(h.report.GetPending(), unit) {
+			t.Errorf("%s runs old code and is not listed", unit)
 		}
 	}
 	for _, file := range h.mapped {
@@ -373,18 +374,18 @@ func (h *house) policy(t *testing.T) {
 		t.Errorf("reload.service is reported as %v", r)
 	}
 	left := h.report.GetLeft()
-	if len(left) != 1 || !tellsOf(left, "report.service") || !slices.Equal(left, h.planned.GetLeft()) {
+	if len(left) != 1 || !lists(left, "report.service") || !slices.Equal(left, h.planned.GetLeft()) {
 		t.Errorf("left are %q, and planned were %q", left, h.planned.GetLeft())
 	}
-	// A reload does not bring new code to a plain program, and that is told.
+	// A reload does not bring new code to a plain program, and the report says so.
 	for _, unit := range []string{"report.service", "reload.service"} {
-		if !tellsOf(h.report.GetRemaining(), unit) {
-			t.Errorf("%s runs old code, and is not told of: %q", unit, h.report.GetRemaining())
+		if !lists(h.report.GetRemaining(), unit) {
+			t.Errorf("%s runs old code and is not listed: %q", unit, h.report.GetRemaining())
 		}
 	}
 }
 
-// clients asked three services all the time.
+// clients checks three services that clients used all the time.
 func (h *house) clients(t *testing.T) {
 	text := h.run(t, "systemctl stop asker; cat /run/asked")
 	t.Logf("port, answers, failures, longest gap in ms:\n%s", text)
@@ -402,7 +403,8 @@ func (h *house) clients(t *testing.T) {
 		}
 	}
 	told := float64(h.reported("direct.service").GetInterruptionUs()) / 1000
-	// The client asks at intervals, and a busy machine holds it up: for how long, the service that nothing touched tells.
+	// The client asks at intervals and is delayed on a busy machine. The longest gap of the service that was not
+	// restarted shows by how much.
 	if gaps[1] < told*0.8 || gaps[1] > told+gaps[2]+500 {
 		t.Errorf("a client saw a gap of %.0f ms where it was held up for %.0f ms, and %.0f ms are reported", gaps[1], gaps[2], told)
 	}
@@ -413,7 +415,7 @@ func (h *house) clients(t *testing.T) {
 	}
 }
 
-// sessions: one was open, of a shell that differs.
+// sessions checks a login session that was open during the refresh, with a shell that differs.
 func (h *house) sessions(t *testing.T) {
 	pid := h.run(t, "cat /run/session")
 	if command := h.run(t, "cat /proc/"+pid+"/comm"); command != "bash" {
@@ -422,13 +424,13 @@ func (h *house) sessions(t *testing.T) {
 	unit := h.run(t, "sed 's|.*/||' /proc/"+pid+"/cgroup")
 	told := slices.Concat(h.report.GetRemaining(), h.report.GetImpact().GetSessions())
 	if !slices.ContainsFunc(told, func(line string) bool { return strings.HasPrefix(line, unit+" "+pid+" ") }) {
-		t.Errorf("process %s of %s runs an old shell and is not told of: %q", pid, unit, told)
+		t.Errorf("process %s of %s runs an old shell and is not listed: %q", pid, unit, told)
 	}
 	h.run(t, "echo end > /run/hold")
 }
 
 func (h *house) health(t *testing.T) {
-	if unchecked := h.report.GetUnchecked(); len(unchecked) != 1 || !tellsOf(unchecked, "bad") {
+	if unchecked := h.report.GetUnchecked(); len(unchecked) != 1 || !lists(unchecked, "bad") {
 		t.Errorf("unchecked are %q", unchecked)
 	}
 }

@@ -13,11 +13,11 @@ import (
 //go:embed testdata/guest
 var programs embed.FS
 
-// directory is where the tests' programs are in the tree.
+// directory has the tests' programs in the guest.
 const directory = "usr/lib/t"
 
-// sandboxes are the directives that give a service a mount namespace of its own, alone and together. The name says
-// what they are in the matrix.
+// sandboxes are the directives that give a service a mount namespace of its own, alone and together. The name
+// identifies them in the fault matrix.
 var sandboxes = []struct {
 	name       string
 	directives []string
@@ -39,7 +39,8 @@ var sandboxes = []struct {
 	}},
 }
 
-// sandboxUnit names the unit of a sandbox; one of each runs a program that changes, one a program that does not.
+// sandboxUnit names the unit of a sandbox with a program. Each sandbox has one with a program that changes and one
+// with a program that does not.
 func sandboxUnit(i int, program string) string {
 	return fmt.Sprintf("sandbox-%d-%s.service", i, program)
 }
@@ -56,7 +57,7 @@ func after(section string, lines ...string) string {
 
 const changing, same = "ExecStart=/usr/lib/t/changing 1000000", "ExecStart=/usr/lib/t/same 1000000"
 
-// start counts how often a service was started, and in which order.
+// start records in a file that the unit was started.
 const start = "ExecStartPre=/bin/sh -c 'echo %n >> /run/starts'"
 
 // units are those that all releases have.
@@ -69,7 +70,7 @@ func units() map[string]string {
 		"late.target":    "[Unit]\nRequires=zero.service\nAfter=zero.service\n",
 		"zero.service":   unit(start, changing),
 
-		// One that stands for others and has no process, as Debian's postgresql.service.
+		// A unit without processes that stands for others, like Debian's postgresql.service.
 		"umbrella.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n",
 		"server.service":   after("PartOf=umbrella.service\nBefore=umbrella.service", start, changing),
 		"customer.service": after("After=umbrella.service", start, changing),
@@ -114,8 +115,8 @@ var manual = map[string]bool{
 	"stone.service": true, "refusing.service": true, "plain.service": true, "attached.service": true,
 }
 
-// contents makes the edits of one release. All that changes has the version in it; in the third release nothing but one
-// program does.
+// contents returns the edits of one release. Everything that changes contains the version. The third release
+// differs from the second in one program only.
 func contents(t *testing.T, version string) []guest.Edit {
 	t.Helper()
 	moody := version
@@ -131,7 +132,7 @@ func contents(t *testing.T, version string) []guest.Edit {
 		guest.Write("usr/share/t/data/x", 0o644, version),
 		guest.Write("etc/t.env", 0o644, "VERSION="+version+"\n"),
 		guest.Write("usr/share/dbus-1/system.d/t.conf", 0o644, "<busconfig><!-- "+version+" --></busconfig>\n"),
-		// A root of its own files, and one that shows the system's.
+		// A root directory with its own files, and one that shows the system's.
 		guest.Write("usr/lib/tmpfiles.d/t.conf", 0o644, strings.Join([]string{
 			"C /var/lib/t/own/usr/lib/t/changing - - - - /usr/lib/t/changing",
 			"C /var/lib/t/own/usr/lib/x86_64-linux-gnu/libc.so.6 - - - - /usr/lib/x86_64-linux-gnu/libc.so.6",
@@ -165,7 +166,7 @@ func contents(t *testing.T, version string) []guest.Edit {
 		edits = append(edits, enabled("gone.service", unit("ExecStart=/usr/lib/t/same 1000000"))...)
 		edits = append(edits, guest.Write("usr/lib/systemd/system/dropin.service.d/removed.conf", 0o644, "[Service]\nNice=1\n"))
 	default:
-		// Of what the system itself runs: PID 1, sshd and the message bus have libpcre2 mapped.
+		// libpcre2 is mapped by PID 1, sshd and the message bus.
 		edits = append(edits, guest.Append("/libpcre2-8.so.0.14.0", "\x00"+version), guest.Append("/usr/bin/bash", "\x00"+version),
 			guest.Write("usr/lib/systemd/system/typed@.service.d/added.conf", 0o644, "[Service]\nNice=1\n"))
 	}
