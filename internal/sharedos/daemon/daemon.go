@@ -1,8 +1,7 @@
-// Package daemon keeps processes that outlive the one that started them: started in a session of their own,
-// recorded in a file by pid and start time, found again and ended by later processes.
+// Package daemon runs processes that outlive the process that started them. Each runs in a session of its own, and a record, which is a file
+// with its pid and start time, lets later processes find and end it.
 //
-// A pid alone names nothing: it is used again. So a record is only ever taken for a process whose start time
-// and boot are the recorded ones.
+// The kernel uses pids again. So a record only counts for a process with the recorded start time and boot.
 package daemon
 
 import (
@@ -18,18 +17,20 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/google/renameio/v2"
 )
 
-// Suffix is what the name of every record ends in.
+// Suffix is the suffix of the names of records.
 const Suffix = ".daemon"
 
-// maxRecord bounds what is read of a record.
+// maxRecord is the maximum size of a record in bytes.
 const maxRecord = 4096
 
-// patience is how long a process may take to end after SIGTERM before it gets SIGKILL.
-const patience = 2 * time.Second
+// killAfter is how long a process may take to end after SIGTERM before it gets SIGKILL.
+const killAfter = 2 * time.Second
 
-// Process names one process of this machine for all time.
+// Process identifies a process of this machine, even after it has ended.
 type Process struct {
 	PID int `json:"pid"`
 	// Start is the process's start time in clock ticks since boot: field 22 of /proc/<pid>/stat, see proc(5).
@@ -38,10 +39,10 @@ type Process struct {
 	Boot string `json:"boot"`
 }
 
-// ErrGone means that the process is not running any more.
+// ErrGone means that the process has ended.
 var ErrGone = errors.New("the process is gone")
 
-// Identify names the running process that has the pid now; ErrGone if there is none.
+// Identify returns the running process that has a pid now; ErrGone if there is none.
 func Identify(pid int) (Process, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -54,7 +55,7 @@ func Identify(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, fmt.Errorf("identify process %d: %w", pid, err)
 	}
-	// The command name may hold anything, parentheses included; what follows the last one is numbers.
+	// The command name may contain parentheses. The state and numbers follow the last one.
 	fields := strings.Fields(string(stat)[strings.LastIndexByte(string(stat), ')')+1:])
 	const state, start = 0, 19 // fields 3 and 22 of the whole line
 	if len(fields) <= start {
@@ -70,7 +71,7 @@ func Identify(pid int) (Process, error) {
 	return Process{PID: pid, Start: ticks, Boot: strings.TrimSpace(string(boot))}, nil
 }
 
-// Running reports whether this very process still runs.
+// Running reports whether the process still runs.
 func (p Process) Running() (bool, error) {
 	now, err := Identify(p.PID)
 	if errors.Is(err, ErrGone) {
@@ -93,40 +94,31 @@ func Read(record string) (Process, error) {
 		return Process{}, fmt.Errorf("read the record %s: %d bytes are too many", record, len(data))
 	}
 	if len(data) == 0 {
-		// Records appear whole. One without bytes is what a power cut may leave, which no process survives.
+		// Records are written atomically, so an empty one is left by a power cut, and the process has ended with it.
 		return Process{}, fmt.Errorf("record %s is empty: %w", record, ErrGone)
 	}
 	if err := json.Unmarshal(data, &p); err != nil {
 		return Process{}, fmt.Errorf("read the record %s: %w", record, err)
 	}
 	if p.PID <= 1 || p.Start == 0 || p.Boot == "" {
-		return Process{}, fmt.Errorf("read the record %s: it names no process", record)
+		return Process{}, fmt.Errorf("read the record %s: it identifies no process", record)
 	}
 	return p, nil
 }
 
-// Write records a process, replacing what the record held.
+// Write writes the record of a process, atomically.
 func Write(record string, p Process) error {
 	data, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("record process %d: %w", p.PID, err)
 	}
-	temporary := record + ".new"
-	file, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("record process %d: %w", p.PID, err)
-	}
-	_, err = file.Write(data)
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return fmt.Errorf("record process %d: %w", p.PID, err)
-	}
-	if err := os.Rename(temporary, record); err != nil {
+	if err := renameio.WriteFile(record, data, 0o600, renameio.WithTempDir(filepath.Dir(record))); err != nil {
 		return fmt.Errorf("record process %d: %w", p.PID, err)
 	}
 	return nil
 }
 
-// Start starts command detached from this process and records it. What it writes goes to the log file.
+// Start starts a command detached from this process, with its output in the file log, and records it.
 func Start(record, log string, command ...string) (Process, error) {
 	fail := func(err error) (Process, error) {
 		return Process{}, fmt.Errorf("start %s: %w", command[0], err)
@@ -143,7 +135,7 @@ func Start(record, log string, command ...string) (Process, error) {
 	if err := cmd.Start(); err != nil {
 		return fail(err)
 	}
-	// Somebody has to collect it should it end first; init does when this process ends first.
+	// This reaps the process if it ends first. If this process ends first, init does.
 	go func() { _ = cmd.Wait() }()
 	p, err := Identify(cmd.Process.Pid)
 	if err != nil {
@@ -180,8 +172,8 @@ func Alive(record string) (bool, error) {
 	return p.Running()
 }
 
-// End ends the recorded process, waits until it is gone and removes the record. No record, or one of a process
-// that is gone, is success.
+// End ends the recorded process, waits until it is gone, and removes the record. It is no error if there is no record, or if the process
+// has ended already.
 func End(ctx context.Context, record string) error {
 	p, err := Read(record)
 	if err == nil {
@@ -206,7 +198,7 @@ func (p Process) end(ctx context.Context) error {
 			return err
 		}
 		want := syscall.SIGTERM
-		if time.Since(since) > patience {
+		if time.Since(since) > killAfter {
 			want = syscall.SIGKILL
 		}
 		if want != sent {
@@ -223,7 +215,7 @@ func (p Process) end(ctx context.Context) error {
 	}
 }
 
-// EndAll ends every process that has a record in the directory.
+// EndAll ends all processes that have a record in a directory.
 func EndAll(ctx context.Context, dir string) error {
 	records, err := filepath.Glob(filepath.Join(dir, "*"+Suffix))
 	if err != nil {

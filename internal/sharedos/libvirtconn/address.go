@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// Address is where a libvirt is reached.
+// Address is the address of a libvirt.
 type Address struct {
 	// URI as the user gave it, or the default.
 	URI string
-	// Driver is the URI that the daemon is asked to open: "qemu:///system".
+	// Driver is the URI that the daemon opens: "qemu:///system".
 	Driver string
-	// Sockets are tried in turn.
+	// Sockets are the paths of the sockets that are tried, in order.
 	Sockets []string
-	// System is true for the local system's libvirt at its usual place, which may be started when none runs.
+	// System is true for the system's libvirt at its default sockets. It is started if it does not run.
 	System bool
 }
 
-// ParseAddress reads a libvirt connection URI (https://libvirt.org/uri.html). An empty one is
-// $LIBVIRT_DEFAULT_URI, or else qemu:///system.
+// ParseAddress parses a libvirt connection URI (https://libvirt.org/uri.html). The default is $LIBVIRT_DEFAULT_URI, or else
+// qemu:///system.
 func ParseAddress(uri string, getenv func(string) string) (Address, error) {
 	if uri == "" {
 		uri = getenv("LIBVIRT_DEFAULT_URI")
@@ -42,7 +42,7 @@ func ParseAddress(uri string, getenv func(string) string) (Address, error) {
 	}
 	address := Address{URI: uri, Driver: "qemu://" + parsed.Path}
 	if parsed.Path != "/system" && parsed.Path != "/session" {
-		return Address{}, fmt.Errorf("libvirt URI %q: its path is neither /system nor /session", uri)
+		return Address{}, fmt.Errorf("libvirt URI %q: its path has to be /system or /session", uri)
 	}
 	if socket := parsed.Query().Get("socket"); socket != "" {
 		if !filepath.IsAbs(socket) {
@@ -58,7 +58,7 @@ func ParseAddress(uri string, getenv func(string) string) (Address, error) {
 			return Address{}, fmt.Errorf("libvirt URI %q: neither XDG_RUNTIME_DIR nor HOME is set; name the socket with ?socket=/path", uri)
 		}
 	}
-	// One daemon for everything, or the modular one for QEMU, which passes storage calls on.
+	// The monolithic daemon, or the modular one for QEMU, which forwards storage calls.
 	for _, directory := range directories {
 		address.Sockets = append(address.Sockets, filepath.Join(directory, "libvirt-sock"), filepath.Join(directory, "virtqemud-sock"))
 	}

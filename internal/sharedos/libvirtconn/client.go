@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// callTimeout bounds a call whose context does not end earlier. Starting a domain on a busy host takes long.
+	// callTimeout bounds a call if its context does not. Starting a domain on a busy host takes long.
 	callTimeout = 2 * time.Minute
-	// connectTimeout bounds getting a connection into working order.
+	// connectTimeout bounds opening a connection.
 	connectTimeout = 20 * time.Second
 	// closeTimeout bounds how long a call may take to notice that its connection is closed.
 	closeTimeout = 10 * time.Second
-	// maxIdle is how many connections are kept for later.
+	// maxIdle is how many idle connections are kept.
 	maxIdle = 4
 )
 
@@ -42,14 +42,14 @@ type Client struct {
 	closed bool
 }
 
-// session is one connection. One call has it at a time.
+// session is one connection. One call uses it at a time.
 type session struct {
 	*libvirt.Libvirt
 	conn net.Conn
 }
 
-// Open checks that libvirt answers at the URI, and starts it if the URI is that of the local system and no
-// libvirt runs. It returns ErrUnreachable if there is none to be had.
+// Open connects to the libvirt of a machine. It starts libvirt if the URI is that of the system's libvirt and none runs. ErrUnreachable
+// if that fails.
 func Open(ctx context.Context, uri string, machine Machine) (*Client, error) {
 	address, err := ParseAddress(uri, environment)
 	if err != nil {
@@ -69,17 +69,16 @@ func Open(ctx context.Context, uri string, machine Machine) (*Client, error) {
 	return c, nil
 }
 
-// nobodyListens tells a libvirt that does not run from one that refuses or does not answer.
+// nobodyListens reports whether a connection failed because libvirt does not run.
 func nobodyListens(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// URI is what the client was opened with, or the default.
+// URI is the URI that the client was opened with, or the default.
 func (c *Client) URI() string { return c.address.URI }
 
-// Call runs fn with a connection that nobody else uses. It returns within ctx, and within two minutes: the
-// connection is closed then, and calls on it fail. An answer of libvirt itself is a libvirt.Error and matched
-// with Is; no answer is ErrUnreachable. fn must not keep the connection.
+// Call runs fn with a connection that nobody else uses meanwhile. When ctx ends, and after two minutes, it closes the connection, so that
+// fn fails. An answer of libvirt is a libvirt.Error, which Is matches. No answer is ErrUnreachable. fn must not keep the connection.
 func (c *Client) Call(ctx context.Context, what string, fn func(*libvirt.Libvirt) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -106,7 +105,7 @@ func (c *Client) Call(ctx context.Context, what string, fn func(*libvirt.Libvirt
 	return nil
 }
 
-// explain tells the end of the caller's context from a libvirt that does not answer.
+// explain returns the end of the caller's context, libvirt's answer, or ErrUnreachable with the next step.
 func (c *Client) explain(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", what, ctx.Err())
@@ -115,7 +114,7 @@ func (c *Client) explain(ctx context.Context, what string, err error) error {
 	if errors.As(err, &answer) {
 		return fmt.Errorf("%s: libvirt at %s refuses the connection: %w", what, c.address.URI, err)
 	}
-	next := "see that it runs (systemctl status libvirtd) and that the URI is right"
+	next := "check that it runs (systemctl status libvirtd) and that the URI is right"
 	if errors.Is(err, fs.ErrPermission) {
 		next = "run as root, or add this user to the group libvirt and log in again"
 	}
@@ -131,22 +130,22 @@ func (s *session) bound(ctx context.Context, fn func() error) error {
 		return err
 	case <-ctx.Done():
 	}
-	_ = s.conn.Close() // its only purpose now is to make fn return
+	_ = s.conn.Close() // this makes fn return
 	timer := time.NewTimer(closeTimeout)
 	defer timer.Stop()
 	select {
 	case err := <-done:
-		// What came in the last moment counts.
+		// fn may have succeeded in the last moment.
 		return err
 	case <-timer.C:
 		return ctx.Err()
 	}
 }
 
-// lost reports whether err says more about the connection than about what was asked.
+// lost reports whether the connection cannot be used any more.
 func (s *session) lost(err error) bool { return ofConnection(err) || !s.IsConnected() }
 
-// ofConnection reports whether err came from a connection that does not work.
+// ofConnection reports whether err is a failure of the connection and not an answer of libvirt.
 func ofConnection(err error) bool {
 	var network net.Error
 	var number syscall.Errno
@@ -154,7 +153,7 @@ func ofConnection(err error) bool {
 }
 
 func (s *session) abandon() {
-	_ = s.conn.Close() // nothing more is sent on it
+	_ = s.conn.Close() // nothing is sent on it any more
 }
 
 func (c *Client) lease(ctx context.Context) (*session, error) {
@@ -186,7 +185,7 @@ func (c *Client) giveBack(s *session) {
 	c.idle = append(c.idle, s)
 }
 
-// Close closes what idles. Calls under way go on.
+// Close closes idle connections. Calls in progress continue.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,31 +197,31 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// opened is a dialer of a connection that is there already: dialing has a context, and libvirt's own has none.
+// opened is a dialer for go-libvirt, whose dialers take no context. It returns a connection that is open already.
 type opened struct{ net.Conn }
 
 func (o opened) Dial() (net.Conn, error) { return o.Conn, nil }
 
-// connecting is a connection that the library is still making itself at home on.
+// connecting is a connection on which go-libvirt is executing ConnectToURI.
 type connecting struct {
 	net.Conn
-	// known is closed once the library knows how that ended.
-	known chan struct{}
+	// connected is closed when ConnectToURI has returned.
+	connected chan struct{}
 }
 
-// lossHeld is how long the loss of a connection is held back while connecting may just have succeeded.
-const lossHeld = 100 * time.Millisecond
+// lossDelay is how long the loss of a connection is withheld from ConnectToURI.
+const lossDelay = 100 * time.Millisecond
 
-// Read implements net.Conn. The library's ConnectToURI makes the channel that tells a loss when all else is done, and its
-// watcher looks at that channel as soon as the connection is lost: whoever is cut off in between races with himself. So a
-// loss is told only when connecting has ended; or a little later, since it may be what ends it.
+// Read implements net.Conn. At its end, ConnectToURI creates a channel, and another goroutine of go-libvirt reads that channel as soon as
+// the connection is lost. If the connection is lost in between, the two race. So a loss is reported only after ConnectToURI has
+// returned, or after a short delay, because ConnectToURI itself may be waiting for the loss.
 func (c connecting) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n == 0 && err != nil {
-		timer := time.NewTimer(lossHeld)
+		timer := time.NewTimer(lossDelay)
 		defer timer.Stop()
 		select {
-		case <-c.known:
+		case <-c.connected:
 		case <-timer.C:
 		}
 	}
@@ -236,10 +235,10 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := make(chan struct{})
-	s := &session{Libvirt: libvirt.NewWithDialer(opened{connecting{conn, known}}), conn: conn}
+	connected := make(chan struct{})
+	s := &session{Libvirt: libvirt.NewWithDialer(opened{connecting{conn, connected}}), conn: conn}
 	err = s.bound(ctx, func() error {
-		defer close(known)
+		defer close(connected)
 		return s.ConnectToURI(libvirt.ConnectURI(c.address.Driver))
 	})
 	if err != nil {

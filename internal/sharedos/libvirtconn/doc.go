@@ -1,7 +1,11 @@
-// Package libvirtconn keeps connections to one libvirt and makes calls over them that end when their context does.
+// Package libvirtconn makes calls to libvirt that end with their context, and transfers the content of volumes.
 //
-// libvirt's RPCs take no context: a call that is to end early can only be ended by closing its connection. So
-// every call has a connection to itself while it lasts, and connections that are left in order are used again.
+// go-libvirt's calls take no context. The only way to end a call is to close its connection. So each call uses a connection of its
+// own, and connections in good order are used again.
+//
+// Transfers of volumes use this package's own implementation of libvirt's stream protocol (transfer.go) instead of go-libvirt's:
+// go-libvirt's upload never returns if the daemon fails at the end of it, which is when a full disk shows, and its connection hangs if
+// the receiver of a download fails.
 package libvirtconn
 
 import (
@@ -11,11 +15,11 @@ import (
 	"github.com/digitalocean/go-libvirt"
 )
 
-// ErrUnreachable means that libvirt could not be asked: nothing is known of what was asked about.
+// ErrUnreachable means that libvirt did not answer. The state of what the call was about is unknown.
 var ErrUnreachable = errors.New("libvirt is unreachable")
 
-// Is reports whether err is libvirt's own answer with one of the codes (virterror.h). Texts vary with language
-// and version, and are not looked at.
+// Is reports whether err is an answer of libvirt with one of the codes (virterror.h). Messages are never compared, because they vary with
+// language and version.
 func Is(err error, codes ...libvirt.ErrorNumber) bool {
 	var answer libvirt.Error
 	return errors.As(err, &answer) && slices.Contains(codes, libvirt.ErrorNumber(answer.Code))

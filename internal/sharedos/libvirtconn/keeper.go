@@ -10,17 +10,16 @@ import (
 	"syscall"
 )
 
-// keeperScript waits in the background until it is told on descriptor 3 that the connection, which it has as another
-// descriptor, is no longer needed. If it is not told, whoever could tell it is gone: then libvirt gets some time to do
-// all that it was sent.
+// keeperScript runs in the background with the connection as a descriptor. It reads descriptor 3. If it reads "over", the connection is
+// no longer needed. If it reads the end of the file, this process was killed, and libvirt gets some time to finish what it was sent.
 const keeperScript = `(read -r said <&3; [ "$said" = over ] || sleep 10) &`
 
-// keeper is a process that holds a connection open when this one ends without warning. libvirtd 11.3 locks up for good,
-// for everybody, when a client goes while packets of its stream wait to be written (the event loop takes a lock that it
-// holds, in remoteClientCloseFunc), and a killed client must not take the host's libvirt with it.
-type keeper struct{ tell *os.File }
+// keeper is a process that keeps a connection open if this process is killed. If a client closes its connection while packets of its
+// stream are not written yet, libvirtd 11.3 blocks for good, for all clients: in remoteClientCloseFunc, the event loop takes a lock that
+// it already holds.
+type keeper struct{ control *os.File }
 
-// keep starts the keeper of a connection that nobody reads yet.
+// keep starts the keeper of a connection, before anything is read from it.
 func keep(ctx context.Context, conn net.Conn) (_ *keeper, err error) {
 	fail := func(err error) (*keeper, error) {
 		return nil, fmt.Errorf("start the process that keeps the connection open if this one is killed: %w", err)
@@ -34,7 +33,7 @@ func keep(ctx context.Context, conn net.Conn) (_ *keeper, err error) {
 		return fail(err)
 	}
 	defer func() { err = errors.Join(err, held.Close()) }()
-	listen, tell, err := os.Pipe()
+	listen, control, err := os.Pipe()
 	if err != nil {
 		return fail(err)
 	}
@@ -43,12 +42,12 @@ func keep(ctx context.Context, conn net.Conn) (_ *keeper, err error) {
 	cmd.ExtraFiles = []*os.File{listen, held}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt from the terminal is for this process
 	if err := errors.Join(cmd.Run(), listen.Close(), nonblocking(local)); err != nil {
-		return fail(errors.Join(err, tell.Close()))
+		return fail(errors.Join(err, control.Close()))
 	}
-	return &keeper{tell}, nil
+	return &keeper{control}, nil
 }
 
-// nonblocking makes a connection again what Go needs it to be: giving a copy of it to a command makes both blocking.
+// nonblocking makes a connection non-blocking again, as Go needs it. Passing a copy of it to a command makes both blocking.
 func nonblocking(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -61,14 +60,14 @@ func nonblocking(conn *net.UnixConn) error {
 	return set
 }
 
-// over lets the connection go.
+// over ends the keeper, because the connection is no longer needed.
 func (k *keeper) over() error {
-	_, err := k.tell.WriteString("over\n")
+	_, err := k.control.WriteString("over\n")
 	if errors.Is(err, syscall.EPIPE) {
-		err = nil // somebody ended it, and it was not needed
+		err = nil // the keeper was killed, and is not needed any more
 	}
-	return errors.Join(err, k.tell.Close())
+	return errors.Join(err, k.control.Close())
 }
 
-// abandon lets the connection go in some seconds, as if this process had ended.
-func (k *keeper) abandon() error { return k.tell.Close() }
+// abandon makes the keeper close the connection in some seconds, as if this process had been killed.
+func (k *keeper) abandon() error { return k.control.Close() }

@@ -14,9 +14,8 @@ import (
 	"github.com/digitalocean/go-libvirt/socket"
 )
 
-// Volume transfers have a connection of their own and speak the stream protocol themselves
-// (libvirt, src/rpc/virnetprotocol.x and src/remote/remote_protocol.x), on go-libvirt's socket: its own upload
-// never returns when the daemon fails at the end of it, which is when a full disk shows.
+// A transfer has a connection of its own. It implements the stream protocol (libvirt, src/rpc/virnetprotocol.x and
+// src/remote/remote_protocol.x) on go-libvirt's socket. The package comment says why.
 
 // Numbers of the remote protocol.
 const (
@@ -32,28 +31,26 @@ const (
 	authPolkit = 2
 )
 
-// chunk is how much is sent at once: what every version of libvirt takes in one stream packet
-// (VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX is 262120).
+// chunk is the size of a stream packet in bytes. Every version of libvirt accepts it (VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX is 262120).
 const chunk = 192 << 10
 
-// grace is how long libvirt gets to end a stream in order after its context has ended. libvirtd 11.3 locks up for
-// good when it has to answer on a stream whose client has just closed the connection (its event loop takes a
-// lock that it holds, in remoteClientCloseFunc), so a stream is always brought to its end before that.
+// grace is how long libvirt may take to end a stream after the context has ended. The connection is closed only then, because libvirtd 11.3
+// blocks for good if a client closes its connection while the daemon has to answer on a stream (see keeper).
 const grace = 5 * time.Second
 
-// maxEarly bounds how many packets of a stream may come before the reply to the call that opens it.
+// maxEarly bounds how many packets of a stream may arrive before the reply to the call that opens it.
 const maxEarly = 16
 
-// stallTimeout bounds how long libvirt may take to take or give the next part of a transfer.
+// stallTimeout bounds how long libvirt may take to accept or send the next part of a transfer.
 const stallTimeout = 2 * time.Minute
 
-// errContent wraps what reading the caller's content failed with.
+// errContent is a failure to read the caller's content.
 type errContent struct{ error }
 
 func (e errContent) Unwrap() error { return e.error }
 
-// Transfer runs fn with a connection for streams, one after the other. It returns within ctx; an answer of
-// libvirt is a libvirt.Error, no answer is ErrUnreachable, and what a content's reader failed with is wrapped.
+// Transfer runs fn with a connection for one stream after another. It ends with ctx. An answer of libvirt is a libvirt.Error, and no answer
+// is ErrUnreachable. An error of a content's reader is wrapped.
 func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -66,7 +63,7 @@ func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) e
 	}
 	t := &Transfer{
 		ctx:     ctx,
-		conn:    &impatient{Conn: conn},
+		conn:    &boundedConn{Conn: conn},
 		answers: make(chan packet),
 		over:    make(chan struct{}),
 	}
@@ -86,7 +83,7 @@ func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) e
 		select {
 		case <-t.over:
 		case <-timer.C:
-			_ = conn.Close() // makes every step fail
+			_ = conn.Close() // this makes every step fail
 		}
 	})
 	err = t.connect(c.address.Driver)
@@ -119,41 +116,41 @@ func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) e
 	}
 }
 
-// impatient fails reads and writes that take too long.
-type impatient struct {
+// boundedConn is a connection whose reads and writes fail if they take too long.
+type boundedConn struct {
 	net.Conn
 	mu sync.Mutex
-	// refused is true when libvirt has said that it does not want what is written.
+	// refused is true if libvirt has refused what is written.
 	refused bool
 }
 
-// refuse ends a write that is under way, and all that follow.
-func (i *impatient) refuse() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.refused = true
-	_ = i.SetWriteDeadline(time.Now()) // a connection without deadlines fails all writes
+// refuse makes a write in progress fail, and all later ones.
+func (b *boundedConn) refuse() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refused = true
+	_ = b.SetWriteDeadline(time.Now()) // a connection without deadlines fails all writes
 }
 
-func (i *impatient) Read(p []byte) (int, error) {
-	if err := i.SetReadDeadline(time.Now().Add(stallTimeout)); err != nil {
+func (b *boundedConn) Read(p []byte) (int, error) {
+	if err := b.SetReadDeadline(time.Now().Add(stallTimeout)); err != nil {
 		return 0, err
 	}
-	return i.Conn.Read(p)
+	return b.Conn.Read(p)
 }
 
-func (i *impatient) Write(p []byte) (int, error) {
-	i.mu.Lock()
+func (b *boundedConn) Write(p []byte) (int, error) {
+	b.mu.Lock()
 	limit := stallTimeout
-	if i.refused {
+	if b.refused {
 		limit = 0
 	}
-	err := i.SetWriteDeadline(time.Now().Add(limit))
-	i.mu.Unlock()
+	err := b.SetWriteDeadline(time.Now().Add(limit))
+	b.mu.Unlock()
 	if err != nil {
 		return 0, err
 	}
-	return i.Conn.Write(p)
+	return b.Conn.Write(p)
 }
 
 type packet struct {
@@ -164,23 +161,23 @@ type packet struct {
 // Transfer is a connection on which one stream runs at a time.
 type Transfer struct {
 	ctx     context.Context
-	conn    *impatient
+	conn    *boundedConn
 	socket  *socket.Socket
 	answers chan packet
-	// over is closed when nobody takes answers any more.
+	// over is closed when nobody reads answers any more.
 	over   chan struct{}
 	serial int32
 	proc   uint32
-	// streaming is true while libvirt has a stream of this connection that it has not ended.
+	// streaming is true while libvirt has not ended a stream of this connection.
 	streaming bool
-	// early holds packets of the stream that came before the reply.
+	// early are packets of the stream that arrived before the reply.
 	early []packet
 }
 
-// Route implements socket.Router. It waits until the packet is taken, and so slows libvirt down.
+// Route implements socket.Router. It waits until the packet is read, which slows libvirt down if necessary.
 func (t *Transfer) Route(header *socket.Header, payload []byte) {
 	if header.Status == socket.StatusError {
-		t.conn.refuse() // who writes does not listen
+		t.conn.refuse() // the goroutine that writes does not read
 	}
 	select {
 	case t.answers <- packet{*header, payload}:
@@ -188,8 +185,8 @@ func (t *Transfer) Route(header *socket.Header, payload []byte) {
 	}
 }
 
-// next waits for the next packet of a kind (socket.Reply or socket.Stream) that belongs to the call under way.
-// Packets of a stream may overtake the reply to the call that opens it: they are kept until they are asked for.
+// next waits for the next packet of a kind (socket.Reply or socket.Stream) of the current call. Packets of a stream may arrive before the
+// reply to the call that opens it, and are kept until they are asked for.
 func (t *Transfer) next(kind uint32) (packet, error) {
 	if kind == socket.Stream && len(t.early) > 0 {
 		p := t.early[0]
@@ -201,7 +198,7 @@ func (t *Transfer) next(kind uint32) (packet, error) {
 		case p := <-t.answers:
 			switch {
 			case p.header.Program != remoteProgram || p.header.Serial != t.serial:
-			// That a stream cannot be written is said as an error of the call that opened it.
+			// libvirt reports a failure to write a stream as an error of the call that opened it.
 			case p.header.Type == kind || p.header.Type == socket.Reply && p.header.Status == socket.StatusError:
 				return p, t.judge(p)
 			case p.header.Type == socket.Stream:
@@ -216,7 +213,7 @@ func (t *Transfer) next(kind uint32) (packet, error) {
 	}
 }
 
-// judge returns libvirt's error if the packet holds one, and notes the end of a stream.
+// judge returns the error in a packet, if there is one, and records the end of a stream.
 func (t *Transfer) judge(p packet) error {
 	if p.header.Status == socket.StatusError || p.header.Type == socket.Stream && p.header.Status == socket.StatusOK {
 		t.streaming = false
@@ -238,7 +235,7 @@ func (t *Transfer) call(proc uint32, arguments []byte) ([]byte, error) {
 	return p.payload, err
 }
 
-// connect authenticates and opens the driver, as every client has to.
+// connect authenticates and opens the driver, as every client must.
 func (t *Transfer) connect(driver string) error {
 	payload, err := t.call(procAuthList, nil)
 	if err != nil {
@@ -305,14 +302,14 @@ func (t *Transfer) send(r io.Reader, length int64, progress func(sent int64)) er
 			return t.abort(errContent{err})
 		}
 		select {
-		case p := <-t.answers: // libvirt speaks up only to complain
+		case p := <-t.answers: // libvirt sends nothing during an upload except an error
 			if err := t.judge(p); err != nil {
 				return err
 			}
 		default:
 		}
 		if err := t.stream(part, socket.StatusContinue); err != nil {
-			return t.complaint(err)
+			return t.refusal(err)
 		}
 		sent += int64(len(part))
 		if progress != nil {
@@ -320,16 +317,16 @@ func (t *Transfer) send(r io.Reader, length int64, progress func(sent int64)) er
 		}
 	}
 	if err := t.stream(nil, socket.StatusOK); err != nil {
-		return t.complaint(err)
+		return t.refusal(err)
 	}
 	_, err := t.next(socket.Stream)
 	return err
 }
 
-// complaint returns what libvirt said before it closed the connection, if it said anything.
-func (t *Transfer) complaint(err error) error {
-	if _, said := t.next(socket.Stream); said != nil && !errors.Is(said, libvirt.ErrInterrupted) {
-		return said
+// refusal returns the error that libvirt sent before it closed the connection, or err if it sent none.
+func (t *Transfer) refusal(err error) error {
+	if _, answer := t.next(socket.Stream); answer != nil && !errors.Is(answer, libvirt.ErrInterrupted) {
+		return answer
 	}
 	return err
 }
@@ -341,7 +338,7 @@ func (t *Transfer) abort(err error) error {
 	}
 	for {
 		p, answer := t.next(socket.Stream)
-		// What is under way still comes; an error or the confirmation is the last of it.
+		// Packets that libvirt has sent already still arrive. An error or a confirmation is the last one.
 		if answer != nil || p.header.Status != socket.StatusContinue {
 			return err
 		}
@@ -369,7 +366,7 @@ func (t *Transfer) receive(length int64) ([]byte, error) {
 			data = append(data, p.payload...)
 			continue
 		}
-		// The end: an empty packet, which is answered so that libvirt can finish.
+		// An empty packet is the end of the stream. libvirt waits for an answer to it.
 		if p.header.Status == socket.StatusContinue {
 			if err := t.stream(nil, socket.StatusOK); err != nil {
 				return nil, err
@@ -385,7 +382,7 @@ func (t *Transfer) receive(length int64) ([]byte, error) {
 	}
 }
 
-// xdr is a message in External Data Representation (RFC 4506) that is being written.
+// xdr is a message in External Data Representation (RFC 4506).
 type xdr []byte
 
 func (x *xdr) uint32(v uint32) { *x = binary.BigEndian.AppendUint32(*x, v) }

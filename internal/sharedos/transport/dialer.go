@@ -1,4 +1,5 @@
-// Package transport reaches the agent: ways to dial a guest's vsock, and TLS 1.3 with both sides pinned over it.
+// Package transport connects to the agent in a guest: through the guest's vsock, and over it with TLS 1.3, in which both sides know the
+// other's key.
 package transport
 
 import (
@@ -8,6 +9,6 @@ import (
 
 // Dialer dials a port of one guest's vsock.
 type Dialer interface {
-	// DialContext returns within ctx or fails. A guest that does not listen is an error, never a hang.
+	// DialContext connects, and fails when ctx ends or if nothing in the guest listens on the port.
 	DialContext(ctx context.Context, port uint32) (net.Conn, error)
 }

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// MaxHandshakes is how many callers may be proving themselves at once; further ones wait to be accepted.
+// MaxHandshakes is how many TLS handshakes can be in progress at once. Further connections wait to be accepted.
 const MaxHandshakes = 16
 
-// handshakeLimit is generous: under emulation a handshake takes a guest some 100 ms.
-const handshakeLimit = 10 * time.Second
+// handshakeTimeout bounds a handshake. An emulated guest needs about 100 ms for one.
+const handshakeTimeout = 10 * time.Second
 
-// Listener takes connections that have completed their TLS handshake. Handshakes run beside each other, so that
-// a caller who says nothing keeps nobody out, and each has ten seconds.
+// Listener accepts connections that have completed their TLS handshake. Handshakes run concurrently, each for at most ten seconds, so that a
+// client that sends nothing does not keep others out.
 type Listener struct {
 	inner  net.Listener
 	config *tls.Config
@@ -28,16 +28,16 @@ type Listener struct {
 	tasks  sync.WaitGroup
 }
 
-// NewListener starts taking connections from inner. Close it to end that, and inner with it.
+// NewListener starts to accept connections from inner. Close closes inner, too.
 func NewListener(inner net.Listener, config *tls.Config) *Listener {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Listener{inner: inner, config: config, ready: make(chan net.Conn), failed: make(chan error, 1), ctx: ctx, cancel: cancel}
 	l.tasks.Add(1)
-	go l.take()
+	go l.acceptAll()
 	return l
 }
 
-func (l *Listener) take() {
+func (l *Listener) acceptAll() {
 	defer l.tasks.Done()
 	slots := make(chan struct{}, MaxHandshakes)
 	for {
@@ -55,15 +55,14 @@ func (l *Listener) take() {
 		go func() {
 			defer l.tasks.Done()
 			defer func() { <-slots }()
-			l.prove(raw)
+			l.handshake(raw)
 		}()
 	}
 }
 
-// prove hands on a connection whose caller holds an operator's key. Others are closed without a word: whoever
-// dials the port learns nothing.
-func (l *Listener) prove(raw net.Conn) {
-	ctx, cancel := context.WithTimeout(l.ctx, handshakeLimit)
+// handshake passes a connection on if the client has the key of an operator. It closes others without an answer, so that they learn nothing.
+func (l *Listener) handshake(raw net.Conn) {
+	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
 	defer cancel()
 	conn := tls.Server(raw, l.config)
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -77,7 +76,7 @@ func (l *Listener) prove(raw net.Conn) {
 	}
 }
 
-// Accept implements net.Listener. It fails with what the inner listener failed with, or net.ErrClosed.
+// Accept implements net.Listener. It returns the error of the inner listener, or net.ErrClosed.
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case conn := <-l.ready:
@@ -90,7 +89,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close implements net.Listener. It ends handshakes in flight and waits for them.
+// Close implements net.Listener. It ends handshakes in progress and waits for them.
 func (l *Listener) Close() error {
 	l.cancel()
 	err := l.inner.Close()

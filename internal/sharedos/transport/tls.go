@@ -19,14 +19,14 @@ import (
 )
 
 var (
-	// ErrPeerKey means that the other side holds another key than the one pinned.
+	// ErrPeerKey means that the peer has another key than the pinned one.
 	ErrPeerKey = errors.New("the peer's key is not the one pinned")
-	// ErrNoPeerKey means that the other side showed no Ed25519 key.
+	// ErrNoPeerKey means that the peer sent no Ed25519 key.
 	ErrNoPeerKey = errors.New("the peer showed no Ed25519 key")
 )
 
-// Certificate wraps a key in a certificate, since TLS carries keys in no other form. Only the key counts: names
-// and dates are fixed and never checked, because a guest's clock may be anything.
+// Certificate wraps a key in a certificate, the only form in which TLS sends keys. Names and dates are fixed and never checked, because a
+// guest's clock may be wrong.
 func Certificate(key ed25519.PrivateKey) (tls.Certificate, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
@@ -40,12 +40,12 @@ func Certificate(key ed25519.PrivateKey) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
 
-// ServerConfig is the agent's side: TLS 1.3, and only holders of one of the operators' keys get in.
+// ServerConfig is the configuration of the agent: TLS 1.3, and only clients with the key of an operator are accepted.
 func ServerConfig(cert tls.Certificate, operators []ed25519.PublicKey) *tls.Config {
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		Certificates: []tls.Certificate{cert},
-		// The chain is not verified, the key is: VerifyConnection runs on every handshake, resumed ones too.
+		// There is no chain to verify. VerifyConnection verifies the key in every handshake, including resumed ones.
 		ClientAuth:             tls.RequireAnyClientCert,
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
@@ -61,8 +61,8 @@ func ServerConfig(cert tls.Certificate, operators []ed25519.PublicKey) *tls.Conf
 	}
 }
 
-// ClientConfig is the provider's side. With pinned nil it is the first contact, and any Ed25519 key will do:
-// pin the one that Agent.Key gives afterwards.
+// ClientConfig is the configuration of the provider. If pinned is nil, this is the first contact: any Ed25519 key is accepted, and the caller
+// pins Agent.Key afterwards.
 func ClientConfig(operator ed25519.PrivateKey, pinned ed25519.PublicKey) (*tls.Config, error) {
 	cert, err := Certificate(operator)
 	if err != nil {
@@ -99,15 +99,15 @@ func peerKey(state tls.ConnectionState) (ed25519.PublicKey, error) {
 // Agent is a connection to one guest's agent.
 type Agent struct {
 	agentapi.AgentService
-	// Key is the agent's, proved by the handshake. (VerifyConnection runs before the proof: never pin there.)
+	// Key is the agent's key, which the handshake has proved. VerifyConnection runs before the proof, so it must not pin a key.
 	Key    ed25519.PublicKey
 	client *ttrpc.Client
 }
 
-// Close ends the connection. Calls in flight fail.
+// Close closes the connection. Calls in progress fail.
 func (a *Agent) Close() error { return a.client.Close() }
 
-// Connect dials the agent and proves both sides' keys. It returns within ctx.
+// Connect connects to the agent and verifies the keys of both sides. It ends with ctx.
 func Connect(ctx context.Context, dialer Dialer, config *tls.Config) (*Agent, error) {
 	raw, err := dialer.DialContext(ctx, agentapi.Port)
 	if err != nil {

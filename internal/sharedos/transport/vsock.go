@@ -10,7 +10,7 @@ import (
 	"github.com/mdlayher/vsock"
 )
 
-// VSock dials through the host kernel's AF_VSOCK, when the host has /dev/vhost-vsock.
+// VSock dials through AF_VSOCK of this machine's kernel: vsock(7). It needs /dev/vhost-vsock.
 type VSock struct {
 	// CID is the guest's context id, 3 or more.
 	CID uint32
@@ -18,8 +18,8 @@ type VSock struct {
 
 // DialContext implements Dialer.
 //
-// connect(2) on AF_VSOCK takes no context; the kernel itself gives up after two seconds
-// (net/vmw_vsock/af_vsock.c, VSOCK_DEFAULT_CONNECT_TIMEOUT), so a dial that ctx cuts off ends soon after.
+// connect(2) takes no context. The kernel gives up after two seconds (net/vmw_vsock/af_vsock.c, VSOCK_DEFAULT_CONNECT_TIMEOUT), so a dial
+// whose ctx has ended ends soon after.
 func (v VSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 	type dialed struct {
 		conn *vsock.Conn
@@ -37,7 +37,7 @@ func (v VSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 		}
 		return d.conn, nil
 	case <-ctx.Done():
-		go func() { // the dial's owner is gone: close what it may still open
+		go func() { // the caller has returned, so close the connection if it still opens
 			if d := <-done; d.err == nil {
 				_ = d.conn.Close() // nothing was sent on it
 			}
@@ -46,7 +46,7 @@ func (v VSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 	}
 }
 
-// HybridVSock dials through a unix socket that takes "CONNECT <port>\n" and answers "OK <port>\n", the
+// HybridVSock dials through a unix socket on which the client sends "CONNECT <port>\n" and the server answers "OK <port>\n". This is the
 // convention of vhost-device-vsock, Firecracker and Cloud Hypervisor.
 type HybridVSock struct {
 	// Path of the unix socket on the host.
@@ -55,10 +55,10 @@ type HybridVSock struct {
 	Connect func(ctx context.Context, path string) (net.Conn, error)
 }
 
-// maxAnswer bounds the answer line: "OK " and a 32-bit number fit many times over.
+// maxAnswer is the maximum length of the answer in bytes.
 const maxAnswer = 64
 
-// ErrRefused means that the unix socket answered, but nothing in the guest listens on the port (yet).
+// ErrRefused means that nothing in the guest listens on the port, or not yet.
 var ErrRefused = errors.New("the guest does not listen on the port")
 
 // DialContext implements Dialer.
@@ -74,7 +74,7 @@ func (h HybridVSock) DialContext(ctx context.Context, port uint32) (net.Conn, er
 	if err != nil {
 		return fail(err)
 	}
-	// The exchange is cut off when ctx ends, by making every read and write fail.
+	// When ctx ends, every read and write fails.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	err = greet(conn, port)
 	if !stop() {
@@ -91,7 +91,7 @@ func connectUnix(ctx context.Context, path string) (net.Conn, error) {
 	return dialer.DialContext(ctx, "unix", path)
 }
 
-// greet asks for the port and reads the answer line byte by byte: what follows it belongs to the caller.
+// greet requests the port and reads the answer byte by byte, because what follows the answer belongs to the caller.
 func greet(conn net.Conn, port uint32) error {
 	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
 		return err
@@ -113,13 +113,13 @@ func greet(conn net.Conn, port uint32) error {
 	return nil
 }
 
-// hostListener takes connections from the host alone.
+// hostListener accepts connections from the host only.
 type hostListener struct {
 	*vsock.Listener
 }
 
-// ListenVSock listens on a port of this guest's vsock and takes connections from the host (CID 2) alone:
-// others, guests of the same host among them, are closed unread.
+// ListenVSock listens on a port of this guest's vsock. It accepts connections from the host (CID 2) only, and closes those of others, such as
+// guests of the same host.
 func ListenVSock(port uint32) (net.Listener, error) {
 	listener, err := vsock.Listen(port, nil)
 	if err != nil {

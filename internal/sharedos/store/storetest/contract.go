@@ -21,43 +21,75 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Contract checks what every Store promises. open yields an empty Store for each part of it.
+// Contract checks what every Store promises. open returns an empty Store for each part.
 func Contract(t *testing.T, open func(t *testing.T) store.Store) {
-	parts := []struct {
-		name string
-		run  func(*testing.T, context.Context, store.Store)
-	}{
-		{"a layer is uploaded once and found where its path says", layerOnce},
-		{"a torn layer is not there, and is uploaded again", layerTorn},
+	opened := func(t *testing.T) store.Store {
+		s := open(t)
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Errorf("close the store: %v", err)
+			}
+		})
+		return s
+	}
+	Objects(t, func(t *testing.T) store.Objects { return opened(t) })
+	Heads(t, func(t *testing.T) store.Heads { return opened(t) })
+	Disks(t, func(t *testing.T) store.Disks { return opened(t) })
+	Locks(t, func(t *testing.T) store.Locks { return opened(t) })
+	run(t, opened, []part[store.Store]{
+		{"a sweep deletes objects that are not to be kept, and nothing else", sweep},
+		{"locks are not listed", locksAreNotListed},
+		{"a cancelled context ends every call", cancelled},
+	})
+}
+
+// Objects checks what every keeper of objects promises. open returns an empty one for each part.
+func Objects(t *testing.T, open func(t *testing.T) store.Objects) {
+	run(t, open, []part[store.Objects]{
+		{"a layer is uploaded once and is at its path", layerOnce},
+		{"a torn layer is absent, and is uploaded again", layerTorn},
 		{"two uploads of one layer both succeed", layerTwice},
 		{"a layer of another size than its volume is uploaded again", layerResized},
 		{"an impossible layer is refused", layerImpossible},
-		{"a blob of any size comes back as it was", blobs},
+		{"a blob of any size is read as it was stored", blobs},
 		{"a damaged blob is corrupt", blobDamaged},
-		{"a torn blob is not there", blobTorn},
-		{"a release is stored, read and replaced", releases},
-		{"a history is replaced, listed and removed", histories},
-		{"a private disk is sparse, grows, never shrinks and goes", privateDisks},
-		{"a sweep deletes what nothing keeps and nothing else", sweep},
-		{"locks exclude each other", locks},
-		{"a cancelled context ends every call", cancelled},
-	}
+		{"a torn blob is absent", blobTorn},
+		{"a manifest is stored, read and replaced", releases},
+	})
+}
+
+// Heads checks what every keeper of histories promises. open returns an empty one for each part.
+func Heads(t *testing.T, open func(t *testing.T) store.Heads) {
+	run(t, open, []part[store.Heads]{{"a history is replaced, listed and removed", histories}})
+}
+
+// Disks checks what every keeper of private disks promises. open returns an empty one for each part.
+func Disks(t *testing.T, open func(t *testing.T) store.Disks) {
+	run(t, open, []part[store.Disks]{{"a private disk is sparse, grows, never shrinks and is deleted", privateDisks}})
+}
+
+// Locks checks what all locks promise. open returns ones that nobody holds for each part.
+func Locks(t *testing.T, open func(t *testing.T) store.Locks) {
+	run(t, open, []part[store.Locks]{{"locks exclude each other", locks}})
+}
+
+// part is a part of a contract.
+type part[S any] struct {
+	name string
+	run  func(*testing.T, context.Context, S)
+}
+
+func run[S any](t *testing.T, open func(t *testing.T) S, parts []part[S]) {
 	for _, part := range parts {
 		t.Run(part.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			s := open(t)
-			t.Cleanup(func() {
-				if err := s.Close(); err != nil {
-					t.Errorf("close the store: %v", err)
-				}
-			})
-			part.run(t, ctx, s)
+			part.run(t, ctx, open(t))
 		})
 	}
 }
 
-// random returns size bytes that are the same for the same seed.
+// random returns size bytes that depend on the seed alone.
 func random(seed byte, size int) []byte {
 	data := make([]byte, size)
 	_, _ = rand.NewChaCha8([32]byte{seed, 1}).Read(data)
@@ -72,7 +104,7 @@ func blobOf(data []byte) release.Blob {
 	return release.Blob{Digest: tree.Sum(data), Size: int64(len(data))}
 }
 
-// cut reads as its bytes up to a place and fails from there on.
+// cut reads its bytes up to an offset, and fails after that.
 type cut struct {
 	data  []byte
 	after int64
@@ -101,7 +133,7 @@ func mustBe(t *testing.T, err, want error) {
 	}
 }
 
-// mustHold compares a volume's first bytes with what was put into it.
+// mustHold compares the first bytes of a volume with what was stored.
 func mustHold(t *testing.T, path string, data []byte) {
 	t.Helper()
 	got, err := os.ReadFile(path)
@@ -111,7 +143,7 @@ func mustHold(t *testing.T, path string, data []byte) {
 	}
 }
 
-func layerOnce(t *testing.T, ctx context.Context, s store.Store) {
+func layerOnce(t *testing.T, ctx context.Context, s store.Objects) {
 	data := random(1, 6<<20)
 	layer := layerOf(data)
 	_, err := s.LayerPath(ctx, layer.ID)
@@ -142,7 +174,7 @@ func layerOnce(t *testing.T, ctx context.Context, s store.Store) {
 	}
 }
 
-func layerTorn(t *testing.T, ctx context.Context, s store.Store) {
+func layerTorn(t *testing.T, ctx context.Context, s store.Objects) {
 	data := random(2, 6<<20)
 	layer := layerOf(data)
 	_, err := s.PutLayer(ctx, layer, cut{data, 5 << 20}, nil)
@@ -160,7 +192,7 @@ func layerTorn(t *testing.T, ctx context.Context, s store.Store) {
 	mustHold(t, path, data)
 }
 
-func layerTwice(t *testing.T, ctx context.Context, s store.Store) {
+func layerTwice(t *testing.T, ctx context.Context, s store.Objects) {
 	data := random(3, 8<<20)
 	layer := layerOf(data)
 	var wait sync.WaitGroup
@@ -180,7 +212,7 @@ func layerTwice(t *testing.T, ctx context.Context, s store.Store) {
 	mustHold(t, path, data)
 }
 
-func layerResized(t *testing.T, ctx context.Context, s store.Store) {
+func layerResized(t *testing.T, ctx context.Context, s store.Objects) {
 	data := random(4, 1<<20)
 	layer := layerOf(data)
 	short := layer
@@ -197,7 +229,7 @@ func layerResized(t *testing.T, ctx context.Context, s store.Store) {
 	mustHold(t, path, data)
 }
 
-func layerImpossible(t *testing.T, ctx context.Context, s store.Store) {
+func layerImpossible(t *testing.T, ctx context.Context, s store.Objects) {
 	data := random(5, 1<<20)
 	good := layerOf(data)
 	for name, spoil := range map[string]func(*release.Layer){
@@ -221,7 +253,7 @@ func layerImpossible(t *testing.T, ctx context.Context, s store.Store) {
 	}
 }
 
-func blobs(t *testing.T, ctx context.Context, s store.Store) {
+func blobs(t *testing.T, ctx context.Context, s store.Objects) {
 	for i, size := range []int{1, 511, 4095, 4096, 4097, 100_001, 3 << 20} {
 		data := random(byte(10+i), size)
 		data[0] |= 1
@@ -247,7 +279,7 @@ func blobs(t *testing.T, ctx context.Context, s store.Store) {
 	}
 }
 
-func blobDamaged(t *testing.T, ctx context.Context, s store.Store) {
+func blobDamaged(t *testing.T, ctx context.Context, s store.Objects) {
 	data := random(20, 200_000)
 	blob := blobOf(data)
 	must(t, s.PutBlob(ctx, blob, bytes.NewReader(data), nil))
@@ -261,7 +293,7 @@ func blobDamaged(t *testing.T, ctx context.Context, s store.Store) {
 	mustBe(t, err, store.ErrCorrupt)
 }
 
-func blobTorn(t *testing.T, ctx context.Context, s store.Store) {
+func blobTorn(t *testing.T, ctx context.Context, s store.Objects) {
 	data := random(21, 3<<20)
 	blob := blobOf(data)
 	err := s.PutBlob(ctx, blob, cut{data, 2 << 20}, nil)
@@ -275,7 +307,7 @@ func blobTorn(t *testing.T, ctx context.Context, s store.Store) {
 	must(t, err)
 }
 
-func releases(t *testing.T, ctx context.Context, s store.Store) {
+func releases(t *testing.T, ctx context.Context, s store.Objects) {
 	id := tree.Sum([]byte("a manifest"))
 	_, err := s.GetManifest(ctx, id)
 	mustBe(t, err, store.ErrNotFound)
@@ -295,7 +327,7 @@ func releases(t *testing.T, ctx context.Context, s store.Store) {
 	}
 }
 
-func histories(t *testing.T, ctx context.Context, s store.Store) {
+func histories(t *testing.T, ctx context.Context, s store.Heads) {
 	var ids []tree.Digest
 	for i := range 200 {
 		ids = append(ids, tree.Sum([]byte{byte(i)}))
@@ -345,7 +377,7 @@ func histories(t *testing.T, ctx context.Context, s store.Store) {
 	}
 }
 
-func privateDisks(t *testing.T, ctx context.Context, s store.Store) {
+func privateDisks(t *testing.T, ctx context.Context, s store.Disks) {
 	_, err := s.PrivateDisk(ctx, "web-1")
 	mustBe(t, err, store.ErrNotFound)
 	must(t, s.DeletePrivateDisk(ctx, "web-1"))

@@ -1,7 +1,7 @@
-// Package storetest is a Store for tests of what stands above it, and the contract that every Store keeps.
+// Package storetest has a fake Store for tests of packages that use one, and the contracts of store.Objects, store.Heads, store.Disks and
+// store.Locks.
 //
-// The fake keeps real files in a directory. It is as strict as the store on libvirt, and the same Contract
-// runs against both.
+// The fake keeps files in a directory. It is as strict as the store on libvirt: the same Contract runs against both.
 package storetest
 
 import (
@@ -26,15 +26,15 @@ import (
 
 // Store keeps volumes as files of one directory.
 type Store struct {
-	// Fail, when set, is asked before every call with the method's name and the volume's name (empty for calls
-	// about the whole pool). What it returns is what the call returns.
+	// Fail is called before every call with the names of the method and of the volume ("" if the call is about the whole store). An error
+	// that it returns is returned by the call. It may be nil.
 	Fail func(method, volume string) error
-	// Extent, when set, is what sizes of volumes are rounded up to, in bytes, as pools of block devices do.
+	// Extent is the size in bytes of which the size of every volume is a multiple, as in pools of block devices. 0 is 1.
 	Extent int64
 
 	dir    string
 	locker store.Locker
-	// mu is held for each step on a file, never across the reading of a caller's content.
+	// mu is locked for each step on a file, and never while a caller's content is read.
 	mu    sync.Mutex
 	calls []string
 }
@@ -47,14 +47,14 @@ func New(t testing.TB) *Store {
 	return In(t.TempDir())
 }
 
-// In returns a Store over a directory, with what an earlier one left there.
+// In returns a Store in a directory, with what an earlier one stored there.
 func In(dir string) *Store {
 	s := &Store{dir: dir}
 	s.locker.Volumes = LockVolumes(dir)
 	return s
 }
 
-// Calls returns "Method volume" for every call so far that changes something.
+// Calls returns "Method volume" for each call so far that may have changed something.
 func (s *Store) Calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,7 +81,7 @@ func (s *Store) enter(ctx context.Context, method, volume string, changes bool) 
 	return nil
 }
 
-// PutLayer implements store.Store.
+// PutLayer implements store.Objects.
 func (s *Store) PutLayer(ctx context.Context, layer release.Layer, content io.ReaderAt, progress store.Progress) (bool, error) {
 	name := store.LayerName(layer.ID)
 	if err := s.enter(ctx, "PutLayer", name, true); err != nil {
@@ -94,7 +94,7 @@ func (s *Store) PutLayer(ctx context.Context, layer release.Layer, content io.Re
 	return s.put(ctx, name, layer.Size, content, progress)
 }
 
-// PutBlob implements store.Store.
+// PutBlob implements store.Objects.
 func (s *Store) PutBlob(ctx context.Context, blob release.Blob, content io.ReaderAt, progress store.Progress) error {
 	name := store.BlobName(blob.Digest)
 	if err := s.enter(ctx, "PutBlob", name, true); err != nil {
@@ -187,12 +187,12 @@ func (s *Store) whole(name string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// LayerPath implements store.Store.
+// LayerPath implements store.Objects.
 func (s *Store) LayerPath(ctx context.Context, id tree.Digest) (string, error) {
 	return s.path(ctx, "LayerPath", store.LayerName(id))
 }
 
-// BlobPath implements store.Store.
+// BlobPath implements store.Objects.
 func (s *Store) BlobPath(ctx context.Context, digest tree.Digest) (string, error) {
 	return s.path(ctx, "BlobPath", store.BlobName(digest))
 }
@@ -207,7 +207,7 @@ func (s *Store) path(ctx context.Context, method, name string) (string, error) {
 	return s.Path(name), nil
 }
 
-// GetBlob implements store.Store.
+// GetBlob implements store.Objects.
 func (s *Store) GetBlob(ctx context.Context, blob release.Blob) ([]byte, error) {
 	name := store.BlobName(blob.Digest)
 	if err := s.enter(ctx, "GetBlob", name, false); err != nil {
@@ -231,7 +231,7 @@ func (s *Store) GetBlob(ctx context.Context, blob release.Blob) ([]byte, error) 
 	return data, nil
 }
 
-// PutManifest implements store.Store.
+// PutManifest implements store.Objects.
 func (s *Store) PutManifest(ctx context.Context, id tree.Digest, signed []byte) error {
 	if err := s.enter(ctx, "PutManifest", store.ReleaseName(id), true); err != nil {
 		return err
@@ -242,7 +242,7 @@ func (s *Store) PutManifest(ctx context.Context, id tree.Digest, signed []byte) 
 	return s.replace(store.ReleaseName(id), signed)
 }
 
-// GetManifest implements store.Store.
+// GetManifest implements store.Objects.
 func (s *Store) GetManifest(ctx context.Context, id tree.Digest) ([]byte, error) {
 	name := store.ReleaseName(id)
 	if err := s.enter(ctx, "GetManifest", name, false); err != nil {
@@ -264,7 +264,7 @@ func (s *Store) replace(name string, data []byte) error {
 	return os.Rename(temporary, s.Path(name))
 }
 
-// SetHistory implements store.Store.
+// SetHistory implements store.Heads.
 func (s *Store) SetHistory(ctx context.Context, kind release.Kind, name string, history store.History) error {
 	volume, err := store.HeadName(kind, name)
 	if err != nil {
@@ -283,7 +283,7 @@ func (s *Store) SetHistory(ctx context.Context, kind release.Kind, name string, 
 	return s.replace(volume, text)
 }
 
-// History implements store.Store.
+// History implements store.Heads.
 func (s *Store) History(ctx context.Context, kind release.Kind, name string) (store.History, error) {
 	volume, err := store.HeadName(kind, name)
 	if err != nil {
@@ -306,7 +306,7 @@ func (s *Store) history(volume string) (store.History, error) {
 	return store.DecodeHistory(text)
 }
 
-// Histories implements store.Store.
+// Histories implements store.Heads.
 func (s *Store) Histories(ctx context.Context) (map[store.Named]store.History, error) {
 	if err := s.enter(ctx, "Histories", "", false); err != nil {
 		return nil, err
@@ -325,7 +325,7 @@ func (s *Store) Histories(ctx context.Context) (map[store.Named]store.History, e
 	return all, nil
 }
 
-// CreatePrivateDisk implements store.Store.
+// CreatePrivateDisk implements store.Disks.
 func (s *Store) CreatePrivateDisk(ctx context.Context, vm string, size int64) (string, string, error) {
 	name, err := store.DiskName(vm)
 	if err != nil {
@@ -352,7 +352,7 @@ func (s *Store) CreatePrivateDisk(ctx context.Context, vm string, size int64) (s
 	return name, s.Path(name), nil
 }
 
-// DeletePrivateDisk implements store.Store.
+// DeletePrivateDisk implements store.Disks.
 func (s *Store) DeletePrivateDisk(ctx context.Context, vm string) error {
 	name, err := store.DiskName(vm)
 	if err != nil {
@@ -371,7 +371,7 @@ func (s *Store) remove(name string) error {
 	return nil
 }
 
-// PrivateDisk implements store.Store.
+// PrivateDisk implements store.Disks.
 func (s *Store) PrivateDisk(ctx context.Context, vm string) (store.Volume, error) {
 	name, err := store.DiskName(vm)
 	if err != nil {
@@ -453,7 +453,7 @@ func (s *Store) volumes(kinds ...store.VolumeKind) ([]store.Volume, error) {
 	return volumes, nil
 }
 
-// Sweep implements store.Store.
+// Sweep implements store.Objects.
 func (s *Store) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]store.Volume, error) {
 	if err := s.enter(ctx, "Sweep", "", true); err != nil {
 		return nil, err
