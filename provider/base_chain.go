@@ -13,9 +13,10 @@ type baseChain struct {
 	NextLayer  types.String `tfsdk:"next_layer"`
 }
 
-// chain is when a full layer is written instead of a delta.
+// chain says when a full layer is written instead of a delta.
 type chain struct {
-	// most is how many layers a release may have, and percent how much of its content a delta may hold.
+	// most is the maximum number of layers of a release, and percent the maximum size of a delta in percent of the
+	// content of its release.
 	most, percent int
 }
 
@@ -29,7 +30,7 @@ func chainAttributes() map[string]schema.Attribute {
 	}
 }
 
-// describe describes what follows a release of so many layers.
+// describe describes the layer that follows a release with this number of layers.
 func (b *baseChain) describe(c chain, layers int) {
 	b.DeltasLeft = types.Int64Value(int64(max(0, c.most-layers)))
 	next := fmt.Sprintf("a delta over %d of at most %d layers, or a full layer if it would hold more than %d%% of "+

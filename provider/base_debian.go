@@ -206,7 +206,7 @@ func (s *baseDebian) open(ctx context.Context, cache string, limits source.Limit
 		Suite: model.Suite.ValueString(), Mirror: model.Mirror.ValueString(), MirrorKey: model.MirrorKey.ValueString(),
 		Mode: model.Mode.ValueString(), CacheDir: filepath.Join(cache, "debian"), Limits: limits,
 	}
-	// Null and empty differ here: null means the suite's own updates and security, empty the main archive alone.
+	// Null means the update and security suites of the suite, and an empty list only the main archive.
 	if !model.AdditionalSuites.IsNull() {
 		src.AdditionalSuites = []string{}
 	}

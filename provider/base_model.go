@@ -19,8 +19,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// baseModel is sharedos_base in config, plan and state: its sources, and the groups of attributes that follow from
-// them.
+// baseModel is sharedos_base in config, plan and state: its sources, and groups of other attributes.
 type baseModel struct {
 	Name        types.String `tfsdk:"name"`
 	PinAccounts types.Bool   `tfsdk:"pin_accounts"`
@@ -87,14 +86,14 @@ var baseNames = sync.OnceValue(func() attributeNames { return namesOf(baseAttrib
 // forget makes all computed attributes unknown.
 func (m *baseModel) forget(ctx context.Context) error { return forgetValues(ctx, m, baseAttributes()) }
 
-// carry takes all that follows from the source from an earlier state.
+// carry takes the attributes that depend on the source from an earlier state.
 func (m *baseModel) carry(from *baseModel) {
-	history := m.History // depends on other things, too
+	history := m.History // depends on other things as well
 	copyValues(m, from, baseNames().computed)
 	m.History = history
 }
 
-// describe takes all that follows from the source from a manifest. The change stays as it was if the release is
+// describe takes the attributes that depend on the source from a manifest. The change stays as it was if the release is
 // the one that the model had already, because a manifest does not contain it.
 func (m *baseModel) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest, chain chain) diag.Diagnostics {
 	if m.Release.ValueString() != id.String() || m.Change.IsUnknown() {
@@ -117,5 +116,5 @@ func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state 
 	return append(diags, m.baseChange.describe(ctx, prepared.Change, prepared.Manifest)...)
 }
 
-// errOtherRelease means that another release than the planned one came out.
+// errOtherRelease means that the source results in another release than the planned one.
 var errOtherRelease = errors.New("the content of the source has changed since the plan")

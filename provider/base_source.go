@@ -35,16 +35,16 @@ type baseSource interface {
 	attribute() schema.SingleNestedAttribute
 	// at is the attribute to point at when the source cannot be read.
 	at() path.Path
-	// validate calls refuse for nested attributes that do not go together. Values may be unknown.
+	// validate calls refuse for nested attributes that contradict each other. Values may be unknown.
 	validate(ctx context.Context, refuse refuse) diag.Diagnostics
-	// open returns the source to read. All of the value is known.
+	// open returns the source to read. The value must be known throughout.
 	open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics)
 }
 
-// refuse reports an attribute that does not go together with others: why, and what to do.
+// refuse reports an attribute that contradicts others: why, and what to do.
 type refuse func(at path.Path, why, next string)
 
-// sources are all of them. None is set in the state of a base that was imported.
+// sources returns all sources. None of them is set in the state of a base that was imported.
 func (m *baseModel) sources() []baseSource {
 	return []baseSource{&m.baseDebian, &m.baseArchive, &m.baseDirectory, &m.baseOCI, &m.baseDiskImage}
 }

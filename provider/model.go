@@ -15,7 +15,7 @@ import (
 
 // A model is a pointer to a struct that holds the values of a resource's attributes: a field for each, with the name of
 // the attribute in its tfsdk tag. Fields of embedded structs count as fields of the model, as they do for the
-// framework. The functions here treat alike what is alike for all attributes, so that none is forgotten.
+// framework. The functions here work on all attributes of a kind, so that none of them can be forgotten.
 
 // attributeNames are the names of a resource's attributes, by who sets them.
 type attributeNames struct {

@@ -76,7 +76,7 @@ func (*vmImpact) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{"impact": impactAttribute()}
 }
 
-// fromVM keeps the impact, which belongs to the last change and not to the state of the VM.
+// fromVM keeps the impact, which describes a change and not the VM.
 func (b *vmImpact) fromVM(context.Context, *vm.VM) diag.Diagnostics {
 	if b.Impact.IsUnknown() {
 		b.Impact = types.ObjectNull(impactTypes)
@@ -84,7 +84,8 @@ func (b *vmImpact) fromVM(context.Context, *vm.VM) diag.Diagnostics {
 	return nil
 }
 
-// fromImpact sets the attribute to an assessment; null if there is none because nothing that runs changes.
+// fromImpact sets the attribute from an assessment. It is null if there is no assessment, because the change affects
+// nothing that runs.
 func (b *vmImpact) fromImpact(ctx context.Context, impact *agentapi.Impact) (diags diag.Diagnostics) {
 	if impact == nil {
 		b.Impact = types.ObjectNull(impactTypes)
@@ -142,10 +143,12 @@ func reached(impact *agentapi.Impact) *agentapi.Impact {
 	if impact.GetStrategy() != vm.NextBoot {
 		return impact
 	}
-	reasons := []string{fmt.Sprintf("it takes %s, which refresh.strategy does not reach: the new stack takes effect "+
-		"at the next power-off and start",
-		levelName(impact.GetLevel()))}
-	return &agentapi.Impact{Level: agentapi.Level_NONE, Reasons: append(reasons, impact.GetReasons()...), ChangedPaths: impact.GetChangedPaths()}
+	postponed := fmt.Sprintf("the change needs %s, and refresh.strategy allows less: the new stack takes effect at the "+
+		"next power-off and start", levelName(impact.GetLevel()))
+	return &agentapi.Impact{
+		Level: agentapi.Level_NONE, Reasons: append([]string{postponed}, impact.GetReasons()...),
+		ChangedPaths: impact.GetChangedPaths(),
+	}
 }
 
 // tooLarge is the error that refuses an impact.
@@ -158,7 +161,7 @@ func tooLarge(name string, impact *agentapi.Impact, allowed string) diag.Diagnos
 	})
 }
 
-// allowing names the settings that would allow an impact.
+// allowing says which attributes have to be changed to allow an impact.
 func allowing(impact *agentapi.Impact) string {
 	level := levelName(impact.GetLevel())
 	if impact.GetStrategy() == vm.NextBoot {

@@ -35,19 +35,19 @@ type vmModel struct {
 type vmBlock interface {
 	// attributes returns the block's part of the schema.
 	attributes() map[string]schema.Attribute
-	// toSpec writes what the user configured into the specification of the VM. All of it is known.
+	// toSpec writes the configured attributes into the specification of the VM. They must all be known.
 	toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics
-	// fromVM reads the attributes back from the VM. Where the VM has what the block says already, the block keeps the
-	// user's spelling: 1024MiB stays 1024MiB, and an absent list stays absent.
+	// fromVM reads the attributes back from the VM. A value that already means the same keeps its spelling: 1024MiB is
+	// not replaced by 1GiB, and an absent list not by an empty one.
 	fromVM(ctx context.Context, found *vm.VM) diag.Diagnostics
-	// compare notes in change what the block, which is planned, asks for and the VM in state does not have.
+	// compare records in change how the planned block differs from the VM in state.
 	compare(state *vmModel, change *vmChange)
 }
 
 // vmBlockWithPlan is a block with values that Terraform cannot plan from the schema alone.
 type vmBlockWithPlan interface {
 	// completePlan sets defaults that follow from other attributes, and keeps the spelling in state of a value that
-	// means the same in the plan. There is no state, nil, for a new VM.
+	// means the same in the plan. The state of a new VM is nil.
 	completePlan(config, state *vmModel)
 }
 
@@ -57,7 +57,7 @@ type vmBlockWithValidation interface {
 	validate() diag.Diagnostics
 }
 
-// computedOnly is embedded by blocks that hold nothing that a user can configure.
+// computedOnly is embedded by blocks without attributes that a user can configure.
 type computedOnly struct{}
 
 func (computedOnly) toSpec(context.Context, *vm.Spec) diag.Diagnostics { return nil }
@@ -82,7 +82,7 @@ func vmAttributes() map[string]schema.Attribute {
 // vmNames are the names of the attributes of all blocks.
 var vmNames = sync.OnceValue(func() attributeNames { return namesOf(vmAttributes()) })
 
-// spec returns the specification of the VM. All that the user configured must be known.
+// spec returns the specification of the VM. All configured attributes must be known.
 func (m *vmModel) spec(ctx context.Context) (vm.Spec, diag.Diagnostics) {
 	var spec vm.Spec
 	var diags diag.Diagnostics
@@ -92,7 +92,7 @@ func (m *vmModel) spec(ctx context.Context) (vm.Spec, diag.Diagnostics) {
 	return spec, diags
 }
 
-// known reports whether all that spec needs is known.
+// known reports whether everything that spec needs is known.
 func (m *vmModel) known(ctx context.Context) (bool, error) {
 	return fullyKnown(ctx, m, vmNames().configurable)
 }
@@ -116,13 +116,13 @@ func (m *vmModel) complete(observed *vmModel) { completeValues(m, observed, vmNa
 type vmChange struct {
 	// stack: base or components. A running VM is refreshed.
 	stack bool
-	// hardware: what a VM takes on only when it is powered off and started.
+	// hardware: attributes that change only when the VM is powered off and started.
 	hardware bool
 	// power: whether the VM runs.
 	power bool
 	// disk: the size of the private disk, which grows while the VM runs.
 	disk bool
-	// definition: what is written into the definition, or guides the provider, and leaves the running guest alone.
+	// definition: attributes that change nothing in the running guest. They change the definition or the provider's policy.
 	definition bool
 }
 
@@ -135,5 +135,5 @@ func (m *vmModel) changeFrom(state *vmModel) vmChange {
 	return change
 }
 
-// silent reports whether a running VM's agent did not answer, so that nothing is known about its guest.
+// silent reports whether the VM runs but its agent does not answer, so that nothing is known about the guest.
 func silent(found *vm.VM) bool { return found.State == hypervisor.Running && !found.Answered }

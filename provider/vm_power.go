@@ -12,7 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmPower is whether a VM is to run, and the state that its domain is in.
+// vmPower says whether a VM should run, and in which state it is.
 type vmPower struct {
 	Running types.Bool   `tfsdk:"running"`
 	State   types.String `tfsdk:"state"`
@@ -24,7 +24,7 @@ func (*vmPower) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
 		"running": schema.BoolAttribute{
 			Optional: true, Computed: true, Default: booldefault.StaticBool(true),
-			MarkdownDescription: "Whether the VM runs. Default: true.",
+			MarkdownDescription: "Whether the VM should run. Default: true.",
 		},
 		"state": computedText("State of the domain when it was last read: `running`, `off`, `paused` or `crashed`."),
 	}

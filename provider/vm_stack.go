@@ -22,8 +22,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmStack is the stack that a VM is to run, the stack that it runs, and what is still to be done for the one to become
-// the other.
+// vmStack is the configured stack of a VM, the stack that it runs, and what is left to do until the two are the same.
 type vmStack struct {
 	Base       types.String `tfsdk:"base"`
 	Components types.List   `tfsdk:"components"`
@@ -133,7 +132,7 @@ func (b *vmStack) toSpec(ctx context.Context, spec *vm.Spec) (diags diag.Diagnos
 	return diags
 }
 
-// fromVM keeps the last report of the guest while a running VM's agent does not answer.
+// fromVM keeps the values that the agent reported last while the VM runs and its agent does not answer.
 func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnostics) {
 	b.Base = types.StringValue(found.Spec.Base.String())
 	b.Components = textList(ctx, b.Components, digests(found.Spec.Components), &diags)
@@ -160,7 +159,7 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 	return diags
 }
 
-// compare treats an empty list of components like an absent one.
+// compare treats an empty list of components like a missing one.
 func (b *vmStack) compare(state *vmModel, change *vmChange) {
 	if !b.Base.Equal(state.Base) || b.Components.IsUnknown() ||
 		!slices.EqualFunc(b.Components.Elements(), state.Components.Elements(), attr.Value.Equal) {

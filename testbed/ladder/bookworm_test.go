@@ -188,7 +188,7 @@ func TestAnOldKernelAndSystemd(t *testing.T) {
 		if err != nil || level != "none" {
 			t.Errorf("level %s, %v", level, err)
 		}
-		mustSay(t, "the plan for soft_reboot", said, append(lacks, "it takes reboot, which refresh.strategy does not reach"))
+		mustSay(t, "the plan for soft_reboot", said, append(lacks, "the change needs reboot, and refresh.strategy allows less"))
 		level, said, err = c.planned(chain[second], vm.Reboot, "reboot")
 		if err != nil || level != "reboot" {
 			t.Errorf("level %s, %v", level, err)

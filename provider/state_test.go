@@ -1,0 +1,64 @@
+package provider
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
+)
+
+// upgraded is the state of a resource that Terraform stored with the last version of the provider.
+func upgraded[Model any](t *testing.T, name, file string, plan testPlan[Model]) testPlan[Model] {
+	t.Helper()
+	stored, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := NewServer(New("test", nil)).UpgradeResourceState(t.Context(), &tfprotov6.UpgradeResourceStateRequest{
+		TypeName: name, RawState: &tfprotov6.RawState{JSON: stored},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range resp.Diagnostics {
+		t.Fatalf("%s: %s", d.Summary, d.Detail)
+	}
+	if plan.Raw, err = resp.UpgradedState.Unmarshal(plan.Raw.Type()); err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// The version of the schema is still 0: Terraform hands over what it stored, and no upgrade step changes it.
+func TestTheStateOfTheLastVersionIsRead(t *testing.T) {
+	web := upgraded(t, "sharedos_vm", "testdata/vm-last-version.json", newPlan[vmModel](t, &vmResource{}))
+	base := upgraded(t, "sharedos_base", "testdata/base-last-version.json", newPlan[baseModel](t, &baseResource{}))
+	id := `"sha256:` + strings.Repeat("0", 64) + `"`
+	for at, want := range map[string]string{
+		web.at(path.Root("memory")): `"512MiB"`,
+		web.at(path.Root("interfaces").AtMapKey("lan").AtName("user").AtName("forwards").AtMapKey("8080")): "80",
+		web.at(path.Root("stack").AtName("base")):                                                          id,
+		web.at(path.Root("last_refresh").AtName("timings_ms").AtMapKey("swap")):                            "0.250000",
+		base.at(path.Root("archive").AtName("path")):                                                       `"rootfs.tar"`,
+		base.at(path.Root("change").AtName("layer_bytes")):                                                 "8192",
+		base.at(path.Root("history").AtListIndex(0).AtName("vms").AtListIndex(0)):                          `"web"`,
+	} {
+		if at != want {
+			t.Errorf("an attribute is %s, want %s", at, want)
+		}
+	}
+	if change := web.model().changeFrom(web.model()); change != (vmChange{}) {
+		t.Errorf("the state differs from itself: %+v", change)
+	}
+	if diverged, diags := web.model().diverged(t.Context()); diverged || diags.HasError() {
+		t.Errorf("a VM that runs its stack is taken to run another one: %v", diags)
+	}
+	if _, diags := web.model().spec(t.Context()); diags.HasError() {
+		t.Error(diags)
+	}
+	if _, diags := base.model().spec(t.Context(), "cache"); diags.HasError() {
+		t.Error(diags)
+	}
+}
