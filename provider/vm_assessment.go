@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/google/renameio/v2"
 	"github.com/hashicorp/terraform-plugin-log/tflog"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -75,21 +76,11 @@ func (a assessments) remember(ctx context.Context, question assessment, impact *
 	if err == nil {
 		err = os.MkdirAll(a.dir, 0o700)
 	}
+	if err == nil {
+		err = renameio.WriteFile(a.file(question.UUID), text, 0o600, renameio.WithTempDir(a.dir))
+	}
 	if err != nil {
 		a.log(ctx, "store", err)
-		return
-	}
-	temporary, err := os.CreateTemp(a.dir, ".new-*")
-	if err != nil {
-		a.log(ctx, "store", err)
-		return
-	}
-	_, err = temporary.Write(text)
-	if err = errors.Join(err, temporary.Close()); err == nil {
-		err = os.Rename(temporary.Name(), a.file(question.UUID))
-	}
-	if err != nil {
-		a.log(ctx, "store", errors.Join(err, os.Remove(temporary.Name())))
 	}
 }
 
