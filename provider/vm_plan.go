@@ -86,13 +86,8 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 			return diags
 		}
 	}
-	switch {
-	case change.stack || change.hardware:
-		diags.Append(r.planImpact(ctx, plan, state, change.hardware, fresh)...)
-	case change.disk && !change.power:
-		diags.Append(plan.fromImpact(ctx, &agentapi.Impact{
-			Level: agentapi.Level_NONE, Reasons: []string{"the private disk grows while the VM runs"},
-		})...)
+	if change.stack || change.hardware || change.disk && !change.power {
+		diags.Append(r.planImpact(ctx, plan, state, change, fresh)...)
 	}
 	return diags
 }
@@ -153,7 +148,7 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel) diag.Diagnost
 }
 
 // planImpact plans the attribute impact, and fails the plan if the impact is larger than the user allows.
-func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, hardware, fresh bool) diag.Diagnostics {
+func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, change vmChange, fresh bool) diag.Diagnostics {
 	plan.Impact = types.ObjectUnknown(impactTypes)
 	known, err := plan.known(ctx)
 	if err != nil {
@@ -163,18 +158,20 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, hardw
 		return r.forget(ctx, state, fresh)
 	}
 	policy, diags := plan.policy(ctx)
+	have, d := state.spec(ctx)
+	diags.Append(d...)
 	spec, d := plan.spec(ctx)
 	if diags.Append(d...); diags.HasError() {
 		return diags
 	}
+	move, err := vm.Plan(have, spec, change.stack)
 	switch {
-	case !plan.Running.ValueBool() || !state.Running.ValueBool():
+	case err != nil:
+		return append(diags, failed(failure{do: "plan", object: vmName(spec.Name), err: err})...)
+	case move.Guest == vm.GuestNone && !move.PowerCycle():
 		return append(diags, plan.fromImpact(ctx, nil)...) // the VM does not run, so there is nothing to interrupt
-	case policy.Strategy.ValueString() == vm.NextBoot && !hardware:
-		return append(diags, plan.fromImpact(ctx, &agentapi.Impact{
-			Level: agentapi.Level_NONE, Reasons: []string{"the strategy is next_boot: the new stack takes effect at " +
-				"the next start"},
-		})...)
+	case move.Guest == vm.GuestDeferred, !change.stack && !change.hardware:
+		return append(diags, plan.fromImpact(ctx, move.Impact())...) // its agent has nothing to assess
 	}
 	question := assessment{UUID: spec.UUID, From: state.Stack.String(), To: question(spec)}
 	var impact *agentapi.Impact

@@ -93,6 +93,17 @@ type Metadata struct {
 	AgentKey string
 	// Pool and PrivateVolume name the private disk.
 	Pool, PrivateVolume string
-	// Settings are what the user asked for and no other part of the domain shows, by name.
-	Settings map[string]string
+	// Initramfs is the blob that the definition boots; zero if it is not recorded.
+	Initramfs tree.Digest `json:",omitzero"`
+	// DiskSize is the size of the private disk in bytes as it was asked for; 0 if it is not recorded.
+	DiskSize int64 `json:",omitempty"`
+	// Pinned are the releases that a refresh moves the guest between: until the definition follows, the guest may run one
+	// that the definition does not name.
+	Pinned []tree.Digest `json:",omitempty"`
+	// Fallback is the stack that the guest falls back to if the one in the definition does not come up, without its
+	// layers; nil if there is none.
+	Fallback *release.Stack `json:",omitempty"`
+	// LeftWith is the stack that the VM ran, without its layers, when its definition got another one for the next power-off
+	// and start; nil if the guest follows the definition.
+	LeftWith *release.Stack `json:",omitempty"`
 }

@@ -4,10 +4,14 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf16"
 
 	"libvirt.org/go/libvirtxml"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // Metadata stands in a definition as one element with JSON in it.
@@ -98,4 +102,53 @@ func decodeMetadata(domain *libvirtxml.Domain) (Metadata, error) {
 		return metadata, fmt.Errorf("domain %q: read its metadata: %w", domain.Name, err)
 	}
 	return metadata, nil
+}
+
+// UnmarshalJSON reads the record of this version, and that of the last one, which had texts by name in Settings. A text
+// that does not say what it should is left out, as the last version did.
+func (m *Metadata) UnmarshalJSON(data []byte) error {
+	type plain Metadata // without this method
+	var record struct {
+		plain
+		Settings map[string]string
+	}
+	if err := json.Unmarshal(data, &record); err != nil {
+		return err
+	}
+	*m = Metadata(record.plain)
+	if len(record.Settings) == 0 {
+		return nil
+	}
+	m.Pinned = digests(record.Settings["held"])
+	m.Fallback = stackOf(digests(record.Settings["beside"]))
+	m.LeftWith = stackOf(digests(record.Settings["stays"]))
+	if initramfs := digests(record.Settings["initramfs"]); len(initramfs) == 1 {
+		m.Initramfs = initramfs[0]
+	}
+	if size, err := strconv.ParseInt(record.Settings["disk"], 10, 64); err == nil {
+		m.DiskSize = size
+	}
+	return nil
+}
+
+// digests reads ids that are separated by spaces.
+func digests(text string) (ids []tree.Digest) {
+	for field := range strings.FieldsSeq(text) {
+		if id, err := tree.ParseDigest(field); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// stackOf is the stack of these releases, the base's first; nil if there are none.
+func stackOf(releases []tree.Digest) *release.Stack {
+	if len(releases) == 0 {
+		return nil
+	}
+	stack := &release.Stack{Base: releases[0]}
+	if len(releases) > 1 {
+		stack.Components = releases[1:]
+	}
+	return stack
 }

@@ -177,7 +177,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 				what, name, ErrPaused, int(paused.Seconds()), name, name, console, f.consoleTail(ctx, console))
 		}
 		if agent == nil {
-			agent, err = f.meet(ctx, domain)
+			agent, err = f.connectAndPin(ctx, domain)
 			if errors.Is(err, transport.ErrPeerKey) || errors.Is(err, hypervisor.ErrVSockEnded) {
 				return nil, err // no patience helps
 			}
@@ -208,7 +208,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 }
 
 // meet connects, and records the agent's key at first contact.
-func (f *Fleet) meet(ctx context.Context, domain hypervisor.Domain) (*transport.Agent, error) {
+func (f *Fleet) connectAndPin(ctx context.Context, domain hypervisor.Domain) (*transport.Agent, error) {
 	agent, err := f.connect(ctx, domain)
 	if err != nil || domain.Metadata.AgentKey != "" {
 		return agent, err

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -72,9 +71,6 @@ type Fleet struct {
 
 var _ Interface = (*Fleet)(nil)
 
-// Settings of Metadata that this package records.
-const settingInitramfs = "initramfs" // digest of the initramfs blob that the definition boots
-
 func (f *Fleet) publicKey() ed25519.PublicKey { return f.Key.Public().(ed25519.PublicKey) }
 
 // Create implements Interface.
@@ -126,7 +122,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, beside
 	if err != nil {
 		return err
 	}
-	if err := f.addBeside(ctx, &domain, beside); err != nil {
+	if err := f.attachFallback(ctx, &domain, beside); err != nil {
 		return err
 	}
 	known, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
@@ -203,7 +199,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, progress
 		ConsoleLog: f.consoleLog(spec.Name),
 		Metadata: hypervisor.Metadata{
 			Stack: stack.Stack, Pool: f.Pool,
-			Settings: map[string]string{settingInitramfs: image.digest.String(), settingDisk: strconv.FormatInt(spec.DiskSize, 10)},
+			Initramfs: image.digest, DiskSize: spec.DiskSize,
 		},
 	}, nil
 }
@@ -243,7 +239,7 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		// Layers that stay attached cost little: nothing depends on who holds them.
 		f.Log.WarnContext(ctx, "it is not known who holds layers", "vm", name, "error", err)
 	}
-	found.AwaitsPowerCycle = staying(domain, running)
+	found.AwaitsPowerCycle = awaitsPowerCycle(domain, running)
 	return found, nil
 }
 

@@ -3,35 +3,27 @@ package vm
 import (
 	"context"
 	"fmt"
-	"strconv"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
-// settingDisk records the size of the private disk in bytes as the definition has it. The volume can be larger: the
-// storage pool rounds, and a growth that was cut off is finished by the next update, which the definition asks for.
-const settingDisk = "disk"
-
 // unfilled is how much smaller in bytes than its disk a file system may be.
 const unfilled = 1 << 20
 
-// diskSize is the size of a VM's private disk as its definition records it.
+// diskSize is the size of a VM's private disk as its definition records it. The volume can be larger: the storage pool
+// rounds, and a growth that was cut off is finished by the next update, which the definition asks for.
 func diskSize(domain hypervisor.Domain, volume store.Volume) int64 {
-	recorded, err := strconv.ParseInt(domain.Metadata.Settings[settingDisk], 10, 64)
-	if err != nil || recorded <= 0 || recorded > volume.Capacity {
-		return volume.Capacity
+	if recorded := domain.Metadata.DiskSize; recorded > 0 && recorded <= volume.Capacity {
+		return recorded
 	}
-	return recorded
+	return volume.Capacity
 }
 
 // grow makes the private disk of a running VM as large as spec says: its volume, the domain's disk, the file system in
 // the guest. Nothing is interrupted. Each step can be done again.
-func (f *Fleet) grow(ctx context.Context, domain hypervisor.Domain, spec Spec, have int64, progress Progress) error {
-	if spec.DiskSize <= have {
-		return nil
-	}
+func (f *Fleet) grow(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
 	progress("growing the private disk")
 	if _, _, err := f.Store.CreatePrivateDisk(ctx, spec.Name, spec.DiskSize); err != nil {
 		return fmt.Errorf("grow its private disk: %w", err)
@@ -39,7 +31,7 @@ func (f *Fleet) grow(ctx context.Context, domain hypervisor.Domain, spec Spec, h
 	if err := f.Hypervisor.ResizeDisk(ctx, spec.Name, spec.DiskSize); err != nil {
 		return fmt.Errorf("grow its private disk: %w", err)
 	}
-	agent, err := f.meet(ctx, domain)
+	agent, err := f.connectAndPin(ctx, domain)
 	if err != nil {
 		return fmt.Errorf("grow its private disk: %w", err)
 	}

@@ -6,17 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
-
-// settingHeld lists the releases that a refresh moves the guest between, separated by spaces: until the definition
-// follows, the guest may run one that the definition does not name.
-const settingHeld = "held"
 
 // InUse implements Interface. Initramfs blobs, which belong to no release, the layers of definitions, and those that a
 // running guest has beyond its definition are named too. VMs of another pool are not looked at.
@@ -54,11 +49,12 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 	for _, layer := range domain.Layers {
 		found = append(found, layer.ID)
 	}
-	settings := domain.Metadata.Settings
-	for _, text := range append(strings.Fields(settings[settingHeld]+" "+settings[settingBeside]), settings[settingInitramfs]) {
-		if id, err := tree.ParseDigest(text); err == nil {
-			found = append(found, id)
-		}
+	found = append(found, domain.Metadata.Pinned...)
+	if fallback := domain.Metadata.Fallback; fallback != nil {
+		found = append(found, fallback.Releases()...)
+	}
+	if !domain.Metadata.Initramfs.IsZero() {
+		found = append(found, domain.Metadata.Initramfs)
 	}
 	return found
 }
@@ -74,8 +70,9 @@ func (f *Fleet) stored(ctx context.Context, base tree.Digest, components []tree.
 	return nil
 }
 
-// hold attaches what a refresh needs and records what it moves the guest between, while nobody can delete it.
-func (f *Fleet) hold(ctx context.Context, name string, current, target release.Stack, progress Progress) (err error) {
+// pin attaches what a refresh needs, and records the releases that it moves the guest between, so that no collection
+// deletes them.
+func (f *Fleet) pin(ctx context.Context, name string, current, target release.Stack, progress Progress) (err error) {
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
 		return err
@@ -90,16 +87,7 @@ func (f *Fleet) hold(ctx context.Context, name string, current, target release.S
 		return err
 	}
 	metadata := domain.Metadata
-	var held []string
-	for _, id := range slices.Concat([]tree.Digest{current.Base, target.Base}, current.Components, target.Components) {
-		held = append(held, id.String())
-	}
-	settings := maps.Clone(metadata.Settings)
-	if settings == nil {
-		settings = map[string]string{}
-	}
-	settings[settingHeld] = strings.Join(held, " ")
-	metadata.Settings = settings
+	metadata.Pinned = slices.Concat(current.Releases(), target.Releases())
 	if err := f.Hypervisor.SetMetadata(ctx, name, metadata); err != nil {
 		return fmt.Errorf("record what the refresh is about: %w", err)
 	}

@@ -28,7 +28,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, err
 	}
-	agent, err := f.meet(ctx, domain)
+	agent, err := f.connectAndPin(ctx, domain)
 	if err != nil {
 		return nil, &notAsked{err, stack.Stack}
 	}
@@ -48,7 +48,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	}
 	if waitsForHost(status) {
 		if to, err := agentapi.ParseStack(status.GetLast().GetTo()); err == nil && to.Same(stack.Stack) {
-			return nil, &mustStart{current}
+			return nil, &needsPowerCycle{current}
 		}
 		// It waits to be started with another stack, and gives that up by itself.
 		if status, err = f.await(ctx, domain.Name, "waiting for an earlier refresh to be given up", progress, askForTurn, ended); err != nil {
@@ -62,10 +62,10 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, err
 	}
-	if err := f.hold(ctx, domain.Name, current, stack.Stack, progress); err != nil {
+	if err := f.pin(ctx, domain.Name, current, stack.Stack, progress); err != nil {
 		return nil, err
 	}
-	target, err := f.hand(ctx, agent, from, stack, progress)
+	target, err := f.uploadTarget(ctx, agent, from, stack, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		Strategy: spec.Refresh.Strategy, Policy: spec.Refresh.Units,
 	}
 	if spec.Refresh.Strategy == Kexec && status.GetKernel() != stack.Kernel {
-		if err := f.handKernel(ctx, agent, domain, spec, request, progress); err != nil {
+		if err := f.uploadKernel(ctx, agent, domain, spec, request, progress); err != nil {
 			return nil, err
 		}
 	}
@@ -91,7 +91,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		return nil, fmt.Errorf("the refresh goes on in the VM by itself, apply again to see its end: %w", err)
 	}
 	if waitsForHost(status) {
-		return status.GetLast(), &mustStart{current}
+		return status.GetLast(), &needsPowerCycle{current}
 	}
 	return outcome(status, stack.Stack, spec)
 }
@@ -186,7 +186,7 @@ func (f *Fleet) plug(ctx context.Context, domain hypervisor.Domain, stack releas
 }
 
 // hand gives the agent what it needs to compare two stacks: the signed manifests and the contents lists.
-func (f *Fleet) hand(ctx context.Context, agent *transport.Agent, from, to *composed, progress Progress) (*agentapi.Target, error) {
+func (f *Fleet) uploadTarget(ctx context.Context, agent *transport.Agent, from, to *composed, progress Progress) (*agentapi.Target, error) {
 	progress("handing over the contents lists")
 	for _, stack := range []*composed{to, from} {
 		contents, err := f.stackContents(ctx, stack)

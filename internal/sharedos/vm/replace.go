@@ -87,7 +87,7 @@ func (f *Fleet) sendAgent(ctx context.Context, domain hypervisor.Domain, status 
 	if err != nil {
 		return fmt.Errorf("its agent names a digest that is none: %w", err)
 	}
-	agent, err := f.meet(ctx, domain)
+	agent, err := f.connectAndPin(ctx, domain)
 	if err != nil {
 		return err
 	}

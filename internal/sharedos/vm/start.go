@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -15,21 +13,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-const (
-	// settingBeside lists the releases of the stack that a domain falls back to, the base's first, separated by spaces.
-	settingBeside = "beside"
-	// settingStays is the key of the stack that a VM ran when its definition got another one without moving it; the last
-	// version wrote the id of the base release.
-	settingStays = "stays"
-)
-
 // errDeferred means that the strategy does not reach what a refresh needs.
 var errDeferred = errors.New("it is left to the next start")
 
-// mustStart means that the guest has done its part of a refresh, and waits to be powered off and started.
-type mustStart struct{ from release.Stack }
+// needsPowerCycle means that the guest has done its part of a refresh, and waits to be powered off and started.
+type needsPowerCycle struct{ from release.Stack }
 
-func (m *mustStart) Error() string { return "the VM waits to be powered off and started" }
+func (m *needsPowerCycle) Error() string { return "the VM waits to be powered off and started" }
 
 // waitsForHost reports whether a guest waits to be powered off and started with the target of its refresh.
 func waitsForHost(status *agentapi.StatusResponse) bool {
@@ -45,13 +35,13 @@ func sameStack(a, b *agentapi.Stack) bool {
 	return errFirst == nil && errSecond == nil && first.Same(second)
 }
 
-// startAnew has a guest that waits for it run the stack of spec, or again the one that it ran.
-func (f *Fleet) startAnew(ctx context.Context, spec Spec, from release.Stack, progress Progress) (*agentapi.Report, float64, error) {
+// powerCycle has a guest that waits for it run the stack of spec, or again the one that it ran.
+func (f *Fleet) powerCycle(ctx context.Context, spec Spec, from release.Stack, progress Progress) (*agentapi.Report, float64, error) {
 	if err := f.stop(ctx, spec.Name, progress); err != nil {
 		return nil, 0, err
 	}
 	if err := f.define(ctx, spec, progress, from); err != nil {
-		return nil, 0, errors.Join(err, f.startBack(ctx, spec, from, progress))
+		return nil, 0, errors.Join(err, f.rollBack(ctx, spec, from, progress))
 	}
 	report, ready, err := f.startTrial(ctx, spec, progress)
 	switch {
@@ -60,7 +50,7 @@ func (f *Fleet) startAnew(ctx context.Context, spec Spec, from release.Stack, pr
 	case ctx.Err() != nil:
 		return report, 0, fmt.Errorf("the refresh goes on in the VM by itself, apply again to see its end: %w", err)
 	}
-	return report, 0, errors.Join(err, f.startBack(ctx, spec, from, progress))
+	return report, 0, errors.Join(err, f.rollBack(ctx, spec, from, progress))
 }
 
 // startTrial starts the VM, waits for the end of the refresh that it comes up with, if it does with one, and then has
@@ -74,7 +64,7 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 	if err != nil {
 		return nil, ready, err
 	}
-	if domain.Metadata.Settings[settingBeside] == "" {
+	if domain.Metadata.Fallback == nil {
 		return nil, ready, nil
 	}
 	status, err := f.settled(ctx, spec.Name, progress)
@@ -89,11 +79,11 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 	if err != nil {
 		return report, ready, err
 	}
-	return report, ready, f.dropBeside(ctx, spec.Name, progress)
+	return report, ready, f.dropFallback(ctx, spec.Name, progress)
 }
 
-// startBack defines the VM as it was and starts it with that: its own kernel, too.
-func (f *Fleet) startBack(ctx context.Context, spec Spec, from release.Stack, progress Progress) error {
+// rollBack defines the VM as it was and starts it with that: its own kernel, too.
+func (f *Fleet) rollBack(ctx context.Context, spec Spec, from release.Stack, progress Progress) error {
 	progress("going back to what it ran")
 	spec.Base, spec.Components = from.Base, from.Components
 	if err := f.stop(ctx, spec.Name, progress); err != nil {
@@ -123,8 +113,8 @@ func (f *Fleet) reset(ctx context.Context, name string, cause error, progress Pr
 	return f.settled(ctx, name, progress)
 }
 
-// addBeside attaches the layers of other stacks to a domain that is to be defined.
-func (f *Fleet) addBeside(ctx context.Context, domain *hypervisor.Domain, beside []release.Stack) error {
+// attachFallback attaches the layers of other stacks to a domain that is to be defined.
+func (f *Fleet) attachFallback(ctx context.Context, domain *hypervisor.Domain, beside []release.Stack) error {
 	for _, stack := range beside {
 		var missing []release.Layer
 		for _, layer := range stack.Layers {
@@ -137,81 +127,65 @@ func (f *Fleet) addBeside(ctx context.Context, domain *hypervisor.Domain, beside
 			return err
 		}
 		domain.Layers = append(domain.Layers, disks...)
-		var ids []string
-		for _, id := range append([]tree.Digest{stack.Base}, stack.Components...) {
-			ids = append(ids, id.String())
-		}
-		domain.Metadata.Settings[settingBeside] = strings.Join(ids, " ")
+		record := stack.WithoutLayers()
+		domain.Metadata.Fallback = &record
 	}
 	return nil
 }
 
-// beside is the stack that a domain was defined to fall back to; none if its releases are gone.
-func (f *Fleet) beside(ctx context.Context, domain hypervisor.Domain) []release.Stack {
-	var ids []tree.Digest
-	for text := range strings.FieldsSeq(domain.Metadata.Settings[settingBeside]) {
-		id, err := tree.ParseDigest(text)
-		if err != nil {
-			return nil
-		}
-		ids = append(ids, id)
-	}
-	if len(ids) == 0 {
+// fallback is the stack that a domain was defined to fall back to; none if its releases are gone.
+func (f *Fleet) fallback(ctx context.Context, domain hypervisor.Domain) []release.Stack {
+	recorded := domain.Metadata.Fallback
+	if recorded == nil {
 		return nil
 	}
-	stack, err := f.stack(ctx, ids[0], ids[1:])
+	stack, err := f.stack(ctx, recorded.Base, recorded.Components)
 	if err != nil {
-		f.Log.WarnContext(ctx, "there is nothing to fall back to", "vm", domain.Name, "error", err)
+		f.Log.WarnContext(ctx, "there is no stack to fall back to", "vm", domain.Name, "error", err)
 		return nil
 	}
 	return []release.Stack{stack.Stack}
 }
 
-// dropBeside gives up what a VM would have fallen back to.
-func (f *Fleet) dropBeside(ctx context.Context, name string, progress Progress) error {
-	if err := f.setting(ctx, name, settingBeside, ""); err != nil {
+// dropFallback removes the stack that a VM would have fallen back to from its definition, and detaches its layers.
+func (f *Fleet) dropFallback(ctx context.Context, name string, progress Progress) error {
+	if err := f.setMetadata(ctx, name, func(m *hypervisor.Metadata) { m.Fallback = nil }); err != nil {
 		return err
 	}
 	return f.unplug(ctx, name, progress)
 }
 
-// setting changes one setting of a domain's definition; "" removes it.
-func (f *Fleet) setting(ctx context.Context, name, key, value string) error {
+// setMetadata changes what a domain's definition records.
+func (f *Fleet) setMetadata(ctx context.Context, name string, change func(*hypervisor.Metadata)) error {
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
 	if err != nil {
 		return err
 	}
-	metadata := domain.Metadata
-	metadata.Settings = maps.Clone(metadata.Settings)
-	if metadata.Settings == nil {
-		metadata.Settings = map[string]string{}
-	}
-	metadata.Settings[key] = value
-	if value == "" {
-		delete(metadata.Settings, key)
-	}
-	return f.Hypervisor.SetMetadata(ctx, name, metadata)
+	change(&domain.Metadata)
+	return f.Hypervisor.SetMetadata(ctx, name, domain.Metadata)
 }
 
-// markStaying records that a VM is left with what it runs. Without the record a later update moves it.
-func (f *Fleet) markStaying(ctx context.Context, name string) {
+// recordDeferred records that a VM keeps what it runs until its next power-off and start. Without the record a later
+// update refreshes it.
+func (f *Fleet) recordDeferred(ctx context.Context, name string) {
 	now, err := f.Read(ctx, name)
 	if err == nil && now.Answered && !now.Stack.Same(now.Configured) {
-		err = f.setting(ctx, name, settingStays, now.Stack.Key())
+		left := now.Stack.WithoutLayers()
+		err = f.setMetadata(ctx, name, func(m *hypervisor.Metadata) { m.LeftWith = &left })
 	}
 	if err != nil {
-		f.Log.WarnContext(ctx, "what the VM is left with is not recorded", "vm", name, "error", err)
+		f.Log.WarnContext(ctx, "it is not recorded that the VM awaits a power cycle", "vm", name, "error", err)
 	}
 }
 
-// staying reports whether a VM is left with the stack that it runs.
-func staying(domain hypervisor.Domain, running release.Stack) bool {
-	left := domain.Metadata.Settings[settingStays]
-	return left != "" && (running.HasKey(left) || left == running.Base.String()) && !running.Same(domain.Metadata.Stack)
+// awaitsPowerCycle reports whether an update has left a VM with the stack that it runs.
+func awaitsPowerCycle(domain hypervisor.Domain, running release.Stack) bool {
+	left := domain.Metadata.LeftWith
+	return left != nil && left.Same(running) && !running.Same(domain.Metadata.Stack)
 }
 
-// handKernel hands over what a kexec starts.
-func (f *Fleet) handKernel(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, spec Spec, request *agentapi.RefreshRequest, progress Progress) error {
+// uploadKernel hands over what a kexec starts.
+func (f *Fleet) uploadKernel(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, spec Spec, request *agentapi.RefreshRequest, progress Progress) error {
 	progress("handing over the kernel")
 	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {

@@ -5,9 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -55,99 +54,97 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if state == hypervisor.Paused {
 		return nil, 0, fmt.Errorf("the domain is paused; resume it with virsh resume %s, then apply again", spec.Name)
 	}
-	running := state == hypervisor.Running
-
-	disk, err := f.Store.PrivateDisk(ctx, spec.Name)
+	known, err := f.describe(ctx, domain, state)
 	if err != nil {
-		return nil, 0, fmt.Errorf("read its private disk: %w", err)
+		return nil, 0, err
 	}
-	have := diskSize(domain, disk)
-	if spec.DiskSize < have {
-		return nil, 0, fmt.Errorf("its private disk has %d bytes and cannot shrink to %d", have, spec.DiskSize)
+	move, err := Plan(known.Spec, spec, true)
+	if err != nil {
+		return nil, 0, err
 	}
-	reboots := running && spec.Running && needsPowerCycle(domain, spec)
-	if reboots && spec.Refresh.MaxImpact < agentapi.Level_REBOOT {
-		return nil, 0, fmt.Errorf("%w: its processors, memory or interfaces change only through a "+
-			"power-off; set refresh.max_impact to \"reboot\" to allow that", ErrImpact)
+	if move.PowerCycle() && move.Level > spec.Refresh.MaxImpact {
+		return nil, 0, fmt.Errorf("%w: %s; set refresh.max_impact to \"reboot\" to allow a power-off", ErrImpact, joined(move.Reasons))
 	}
-
-	if running && spec.Running && !reboots {
-		if err := f.replaceAgent(ctx, domain, progress); err != nil {
-			f.Log.WarnContext(ctx, "the agent stays as it is", "vm", spec.Name, "error", err)
-		}
-		if err := f.grow(ctx, domain, spec, have, progress); err != nil {
+	if move.Guest == GuestNone {
+		return f.updateDefinition(ctx, domain, spec, move, progress)
+	}
+	if err := f.replaceAgent(ctx, domain, progress); err != nil {
+		f.Log.WarnContext(ctx, "the agent stays as it is", "vm", spec.Name, "error", err)
+	}
+	if move.GrowDisk {
+		if err := f.grow(ctx, domain, spec, progress); err != nil {
 			return nil, 0, err
 		}
 	}
+	return f.updateGuest(ctx, domain, spec, move, progress)
+}
+
+func joined(reasons []Reason) string {
+	texts := make([]string, len(reasons))
+	for i, reason := range reasons {
+		texts[i] = string(reason)
+	}
+	return strings.Join(texts, ", ")
+}
+
+// updateGuest updates a VM that keeps running: the guest first, then the definition.
+func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move, progress Progress) (*agentapi.Report, float64, error) {
 	var report *agentapi.Report
-	live := running && spec.Running && !reboots && spec.Refresh.Strategy != NextBoot
-	stays := running && spec.Running && !reboots && !live
-	if live {
+	if move.Guest == GuestRefresh {
+		var err error
 		report, err = f.refresh(ctx, domain, spec, progress)
-		var anew *mustStart
-		if errors.As(err, &anew) {
-			return f.startAnew(ctx, spec, anew.from, progress)
-		}
-		if errors.Is(err, errDeferred) {
-			live, stays, err = false, true, nil
-		}
+		var waits *needsPowerCycle
 		var before *notAsked
-		if errors.As(err, &before) && errors.Is(err, ErrNoAnswer) && before.wanted.Same(domain.Metadata.Stack) {
-			// Nothing is to be moved: whether the guest is where its definition says is for the next update.
+		switch {
+		case errors.As(err, &waits):
+			return f.powerCycle(ctx, spec, waits.from, progress)
+		case errors.Is(err, errDeferred):
+			move.Guest = GuestDeferred
+		case errors.As(err, &before) && errors.Is(err, ErrNoAnswer) && before.wanted.Same(domain.Metadata.Stack):
+			// The stack stays the same: whether the guest runs it is for the next update.
 			f.Log.WarnContext(ctx, "the definition changes without the agent, which does not answer", "vm", spec.Name, "error", err)
-			live, err = false, nil
-		}
-		if err != nil {
-			f.unplugLeft(ctx, spec.Name)
+			move.Guest = GuestNone
+		case err != nil:
+			f.detachUnused(ctx, spec.Name)
 			return report, 0, err
 		}
 	}
-	if running && !live && (reboots || !spec.Running) {
-		if err := f.stop(ctx, spec.Name, progress); err != nil {
-			return report, 0, err
-		}
-		running = false
-	}
-	var beside []release.Stack
-	if !running {
-		beside = f.beside(ctx, domain)
-	}
-	if err := f.define(ctx, spec, progress, beside...); err != nil {
+	if err := f.define(ctx, spec, progress); err != nil {
 		return report, 0, err
 	}
-	if stays {
-		f.markStaying(ctx, spec.Name)
+	switch move.Guest {
+	case GuestDeferred:
+		f.recordDeferred(ctx, spec.Name)
+	case GuestRefresh:
+		return report, 0, f.unplug(ctx, spec.Name, progress)
 	}
-	if live {
-		if err := f.unplug(ctx, spec.Name, progress); err != nil {
-			return report, 0, err
+	return report, 0, nil
+}
+
+// updateDefinition updates a VM that does not keep running.
+func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move, progress Progress) (*agentapi.Report, float64, error) {
+	if move.PowerOff {
+		if err := f.stop(ctx, spec.Name, progress); err != nil {
+			return nil, 0, err
 		}
 	}
-	if !spec.Running || running {
-		return report, 0, nil
+	if err := f.define(ctx, spec, progress, f.fallback(ctx, domain)...); err != nil {
+		return nil, 0, err
+	}
+	if !move.Start {
+		return nil, 0, nil
 	}
 	return f.startTrial(ctx, spec, progress)
 }
 
-// unplugLeft detaches what was attached for a refresh that did not happen. That it fails loses nothing: a later
+// detachUnused detaches what was attached for a refresh that did not happen. That it fails loses nothing: a later
 // update or the next start does it. It is not told: what the user wants to see is how far the refresh came.
-func (f *Fleet) unplugLeft(ctx context.Context, name string) {
+func (f *Fleet) detachUnused(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
 	if err := f.unplug(ctx, name, func(string) {}); err != nil {
 		f.Log.WarnContext(ctx, "layers that were attached for a refresh stay attached", "vm", name, "error", err)
 	}
-}
-
-// needsPowerCycle reports whether spec asks for what a running domain cannot take on.
-func needsPowerCycle(domain hypervisor.Domain, spec Spec) bool {
-	sameInterfaces := maps.EqualFunc(domain.Interfaces, spec.Interfaces, func(have, want hypervisor.Interface) bool {
-		if want.MAC == "" {
-			want.MAC = have.MAC // made when it was defined
-		}
-		return reflect.DeepEqual(have, want)
-	})
-	return domain.VCPUs != spec.VCPUs || domain.Memory != spec.Memory || !sameInterfaces
 }
 
 // Assess implements Interface.
@@ -164,14 +161,18 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if err != nil {
 		return nil, err
 	}
-	if state != hypervisor.Running || !spec.Running {
-		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
+	known, err := f.describe(ctx, domain, state)
+	if err != nil {
+		return nil, err
 	}
-	if needsPowerCycle(domain, spec) {
-		return &agentapi.Impact{
-			Level:   agentapi.Level_REBOOT,
-			Reasons: []string{"processors, memory or interfaces change only through a power-off"},
-		}, nil
+	move, err := Plan(known.Spec, spec, true)
+	switch {
+	case err != nil:
+		return nil, err
+	case move.Guest != GuestRefresh && (move.PowerCycle() || move.Guest == GuestDeferred):
+		return move.Impact(), nil
+	case move.Guest != GuestRefresh:
+		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
 	}
 	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
@@ -197,7 +198,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if err != nil {
 		return nil, err
 	}
-	target, err := f.hand(ctx, agent, from, stack, func(string) {})
+	target, err := f.uploadTarget(ctx, agent, from, stack, func(string) {})
 	if err != nil {
 		return nil, err
 	}

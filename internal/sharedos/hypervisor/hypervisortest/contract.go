@@ -91,9 +91,13 @@ func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 				Layers: []release.Layer{{ID: tree.Sum([]byte(x + "base")), DataSize: 8192, Size: 1 << 20}},
 				Kernel: "6.12.1-cloud-amd64",
 			},
-			Pool:          "sharedos",
+			Pool:          "sharedos <&> ]]> \"quoted\" é",
 			PrivateVolume: "vm-web-1",
-			Settings:      map[string]string{"refresh": `{"strategy":"live"}`, "text": "<&> ]]> \"quoted\" é"},
+			Initramfs:     tree.Sum([]byte("an initramfs")),
+			DiskSize:      1 << 20,
+			Pinned:        []tree.Digest{tree.Sum([]byte("a release")), tree.Sum([]byte("another release"))},
+			Fallback:      &release.Stack{ID: tree.Sum([]byte("a stack")), Base: tree.Sum([]byte("another release"))},
+			LeftWith:      &release.Stack{Base: tree.Sum([]byte("a release")), Components: []tree.Digest{tree.Sum([]byte("a component"))}},
 		},
 	}
 	t.Cleanup(func() {
@@ -484,7 +488,7 @@ func metadata(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	must(t, h.Define(ctx, d))
 	for _, state := range []hypervisor.State{hypervisor.Off, hypervisor.Running} {
 		d.Metadata.AgentKey += "k/+="
-		d.Metadata.Settings = map[string]string{"state": fmt.Sprint(state)}
+		d.Metadata.DiskSize, d.Metadata.Fallback = int64(state)<<20, nil
 		d.Metadata.Stack.Components = append(d.Metadata.Stack.Components, tree.Sum([]byte{byte(state)}))
 		must(t, h.SetMetadata(ctx, d.Name, d.Metadata))
 		mustBeDefined(t, ctx, h, d, state)

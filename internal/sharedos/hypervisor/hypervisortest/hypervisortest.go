@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -169,10 +170,20 @@ func clone(d hypervisor.Domain) hypervisor.Domain {
 }
 
 func cloneMetadata(m hypervisor.Metadata) hypervisor.Metadata {
-	m.Settings = maps.Clone(m.Settings)
-	m.Stack.Components = slices.Clone(m.Stack.Components)
-	m.Stack.Layers = slices.Clone(m.Stack.Layers)
+	m.Pinned = slices.Clone(m.Pinned)
+	m.Stack = cloneStack(m.Stack)
+	for _, stack := range []**release.Stack{&m.Fallback, &m.LeftWith} {
+		if *stack != nil {
+			clone := cloneStack(**stack)
+			*stack = &clone
+		}
+	}
 	return m
+}
+
+func cloneStack(stack release.Stack) release.Stack {
+	stack.Components, stack.Layers = slices.Clone(stack.Components), slices.Clone(stack.Layers)
+	return stack
 }
 
 // Lookup implements hypervisor.Hypervisor.

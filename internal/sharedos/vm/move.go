@@ -1,0 +1,114 @@
+package vm
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+)
+
+// Reason is why a move is as it is, in words for the user.
+type Reason string
+
+// The reasons of moves.
+const (
+	ReasonProcessors Reason = "the number of processors changes only through a power-off"
+	ReasonMemory     Reason = "the memory changes only through a power-off"
+	ReasonInterfaces Reason = "the interfaces change only through a power-off"
+	ReasonNextBoot   Reason = "the strategy is next_boot: the new stack takes effect at the next start"
+	ReasonDiskGrows  Reason = "the private disk grows while the VM runs"
+)
+
+// GuestMove is what is done with the stack that a guest runs.
+type GuestMove int
+
+// The moves of a guest.
+const (
+	// GuestNone: the VM does not run, or it is powered off in any case.
+	GuestNone GuestMove = iota
+	// GuestRefresh: its agent refreshes it to the stack that is wanted, if it runs another one.
+	GuestRefresh
+	// GuestDeferred: it keeps what it runs until its next power-off and start.
+	GuestDeferred
+)
+
+// Move is how a VM becomes what it is to be. A VM that keeps running is changed live, by its agent and by libvirt; what
+// that cannot change takes a power-off.
+type Move struct {
+	Guest GuestMove
+	// GrowDisk: the private disk and its file system grow while the VM runs.
+	GrowDisk bool
+	// PowerOff: the VM is powered off. Start: it is started afterwards, or it was off before.
+	PowerOff, Start bool
+	// Level is what the move interrupts by itself; what a refresh interrupts is for the agent to assess.
+	Level agentapi.Level
+	// Reasons say why, for whatever is not done as a live refresh.
+	Reasons []Reason
+}
+
+// PowerCycle reports whether a running VM is powered off and started.
+func (m Move) PowerCycle() bool { return m.PowerOff && m.Start }
+
+// Impact is what the move interrupts by itself, for a plan; nil if there is nothing to tell, or if the agent is to be asked.
+func (m Move) Impact() *agentapi.Impact {
+	if len(m.Reasons) == 0 {
+		return nil
+	}
+	impact := &agentapi.Impact{Level: m.Level}
+	for _, reason := range m.Reasons {
+		impact.Reasons = append(impact.Reasons, string(reason))
+	}
+	return impact
+}
+
+// Plan decides how a VM that is as have says becomes as want says; newStack says whether it is to run another stack. An
+// update carries the move out, an assessment and the provider's plan report it. store.ErrShrink if there is no way.
+func Plan(have, want Spec, newStack bool) (Move, error) {
+	if want.DiskSize < have.DiskSize {
+		return Move{}, fmt.Errorf("%w: it has %d bytes and is to have %d", store.ErrShrink, have.DiskSize, want.DiskSize)
+	}
+	switch {
+	case !have.Running:
+		return Move{Start: want.Running}, nil
+	case !want.Running:
+		return Move{PowerOff: true}, nil
+	}
+	if reasons := hardware(have, want); len(reasons) > 0 {
+		return Move{PowerOff: true, Start: true, Level: agentapi.Level_REBOOT, Reasons: reasons}, nil
+	}
+	move := Move{Guest: GuestRefresh, GrowDisk: want.DiskSize > have.DiskSize, Level: agentapi.Level_NONE}
+	if want.Refresh.Strategy == NextBoot {
+		move.Guest = GuestDeferred
+	}
+	if move.GrowDisk {
+		move.Reasons = append(move.Reasons, ReasonDiskGrows)
+	}
+	if move.Guest == GuestDeferred && newStack {
+		move.Reasons = append(move.Reasons, ReasonNextBoot)
+	}
+	return move, nil
+}
+
+// hardware lists what a running domain cannot take on.
+func hardware(have, want Spec) []Reason {
+	var reasons []Reason
+	if have.VCPUs != want.VCPUs {
+		reasons = append(reasons, ReasonProcessors)
+	}
+	if have.Memory != want.Memory {
+		reasons = append(reasons, ReasonMemory)
+	}
+	sameInterfaces := maps.EqualFunc(have.Interfaces, want.Interfaces, func(have, want hypervisor.Interface) bool {
+		if want.MAC == "" {
+			want.MAC = have.MAC // made when it was defined
+		}
+		return reflect.DeepEqual(have, want)
+	})
+	if !sameInterfaces {
+		reasons = append(reasons, ReasonInterfaces)
+	}
+	return reasons
+}

@@ -1,0 +1,86 @@
+package vm
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+)
+
+func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
+	const none, reboot = agentapi.Level_NONE, agentapi.Level_REBOOT
+	bridge := func(mac string) map[string]hypervisor.Interface {
+		return map[string]hypervisor.Interface{"lan": {Bridge: "br0", MAC: mac}}
+	}
+	for name, test := range map[string]struct {
+		change   func(have, want *Spec)
+		newStack bool
+		move     Move
+	}{
+		"nothing changes: its agent says whether it runs its stack": {nil, false, Move{Guest: GuestRefresh, Level: none}},
+		"another stack": {nil, true, Move{Guest: GuestRefresh, Level: none}},
+		"another stack, at the next start": {
+			func(_, want *Spec) { want.Refresh.Strategy = NextBoot }, true, Move{Guest: GuestDeferred, Level: none, Reasons: []Reason{ReasonNextBoot}},
+		},
+		"the same stack, at the next start": {func(_, want *Spec) { want.Refresh.Strategy = NextBoot }, false, Move{Guest: GuestDeferred, Level: none}},
+		"a larger disk": {
+			func(_, want *Spec) { want.DiskSize++ }, false, Move{Guest: GuestRefresh, GrowDisk: true, Level: none, Reasons: []Reason{ReasonDiskGrows}},
+		},
+		"a larger disk and another stack at the next start": {
+			func(_, want *Spec) { want.DiskSize++; want.Refresh.Strategy = NextBoot }, true,
+			Move{Guest: GuestDeferred, GrowDisk: true, Level: none, Reasons: []Reason{ReasonDiskGrows, ReasonNextBoot}},
+		},
+		"more processors": {func(_, want *Spec) { want.VCPUs++ }, true, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonProcessors}}},
+		"less memory":     {func(_, want *Spec) { want.Memory-- }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMemory}}},
+		"an interface":    {func(_, want *Spec) { want.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
+		"no interface":    {func(have, _ *Spec) { have.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
+		"a made address":  {func(have, want *Spec) { have.Interfaces, want.Interfaces = bridge("52:54:00:00:00:01"), bridge("") }, false, Move{Guest: GuestRefresh, Level: none}},
+		"another address": {
+			func(have, want *Spec) {
+				have.Interfaces, want.Interfaces = bridge("52:54:00:00:00:01"), bridge("52:54:00:00:00:02")
+			}, false,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}},
+		},
+		"all hardware, at the next start": {
+			func(_, want *Spec) {
+				want.VCPUs++
+				want.Memory++
+				want.Interfaces = bridge("")
+				want.Refresh.Strategy = NextBoot
+			}, true,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonProcessors, ReasonMemory, ReasonInterfaces}},
+		},
+		"it is to be off":                    {func(_, want *Spec) { want.Running = false }, true, Move{PowerOff: true}},
+		"it is to be off, with other memory": {func(_, want *Spec) { want.Running, want.Memory = false, 1 }, true, Move{PowerOff: true}},
+		"it is off and is to run":            {func(have, want *Spec) { have.Running, want.VCPUs = false, 9 }, true, Move{Start: true}},
+		"it is off and stays so":             {func(have, want *Spec) { have.Running, want.Running = false, false }, true, Move{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := Spec{VCPUs: 1, Memory: 1 << 30, DiskSize: 1 << 32, Running: true, Refresh: RefreshPolicy{Strategy: Live}}
+			have, want := spec, spec
+			if test.change != nil {
+				test.change(&have, &want)
+			}
+			move, err := Plan(have, want, test.newStack)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.move, move); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+			if impact := move.Impact(); (impact == nil) != (len(move.Reasons) == 0) || impact.GetLevel() != move.Level && impact != nil ||
+				len(impact.GetReasons()) != len(move.Reasons) || move.PowerCycle() != (move.Level == reboot) {
+				t.Errorf("a plan says %v", impact)
+			}
+		})
+	}
+	for _, running := range []bool{true, false} {
+		if _, err := Plan(Spec{DiskSize: 2, Running: running}, Spec{DiskSize: 1}, false); !errors.Is(err, store.ErrShrink) {
+			t.Errorf("a smaller disk: %v", err)
+		}
+	}
+}
