@@ -5,11 +5,10 @@ import (
 	"strings"
 )
 
-// AttachesDisconnected reports whether the text of a file of AppArmor profiles (apparmor.d(5)) has the named profile
-// attach disconnected paths. A process under a profile that does not is refused files of a mount that was detached,
-// a /usr that was swapped out among them.
+// AttachesDisconnected reports whether a file of AppArmor profiles (apparmor.d(5)) sets attach_disconnected for the named
+// profile. Without it, a process that the profile confines is denied files on a detached mount, such as a swapped-out /usr.
 //
-// It reads no more of the language than the heads of profiles, each on one line, as they are written:
+// It understands only the first line of a profile, in the usual form:
 //
 //	profile name /path/of/a/program flags=(attach_disconnected) {
 func AttachesDisconnected(text, profile string) bool {

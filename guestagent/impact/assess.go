@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
@@ -15,92 +14,92 @@ import (
 type Use struct {
 	// Path relative to the root, as contents lists have it.
 	Path string
-	// Device that it is used from; zero if unknown.
+	// Device that the file is used from; zero if unknown.
 	Device proc.Device
-	// Mapped tells mapped (or run) from merely held open.
+	// Mapped is true for a file that is mapped or run, false for one that is only open.
 	Mapped bool
-	// Deleted is true when the kernel shows it as unlinked.
+	// Deleted is true when the kernel shows the file as unlinked.
 	Deleted bool
 }
 
-// Process is one process and what it uses of what changes.
+// Process is one process, with those files that it uses which differ between the stacks.
 type Process struct {
 	PID int
-	// Unit of the system manager, "" if it is in none.
+	// Unit of the system manager, "" if the process belongs to none.
 	Unit string
-	// Session is true for processes of users' sessions.
+	// Session is true for a process of a user's session.
 	Session bool
-	// Command is the name as the kernel has it.
+	// Command is the name that the kernel shows.
 	Command string
-	// Program is the path of the executable relative to the root, and ProgramDevice what it is run from.
+	// Program is the path of the executable, relative to the root, and ProgramDevice the file system it is run from.
 	Program       string
 	ProgramDevice proc.Device
-	// Arguments of an interpreter's command line that may be files, relative to the root.
+	// Arguments are the differing files on an interpreter's command line, relative to the root.
 	Arguments []string
-	// Started is when, in clock ticks since boot.
+	// Started is when the process was started, in clock ticks since boot.
 	Started uint64
-	// SystemRoot is true when the process has the system's own root: neither a container nor a chroot.
+	// SystemRoot is true when the process has the system's own root, false in a container or a chroot.
 	SystemRoot bool
-	// Confined names the AppArmor profile that refuses it files of a mount that was detached; "" if none does.
+	// Confined is the AppArmor profile that denies the process files on a detached mount; "" if none does.
 	Confined string
-	// Uses holds those files that differ between the stacks.
+	// Uses are the differing files.
 	Uses []Use
 }
 
-// Swap is a /usr that was put in the place of another one.
+// Swap is one swap of /usr.
 type Swap struct {
-	// Ticks is when, in clock ticks since boot: no process that started later has seen the /usr before.
+	// Ticks is when it was done, in clock ticks since boot: no process that started later has seen the /usr before.
 	Ticks uint64
-	// Usr is what was put there.
+	// Usr is what was swapped in.
 	Usr proc.Device
 }
 
 // Snapshot is a system at one moment.
 type Snapshot struct {
 	Processes []Process
-	// Units by name. One that is missing is taken for a plain unit without files.
+	// Units by name. One that is missing counts as a plain unit without files.
 	Units map[string]Unit
-	// Usr are the devices of the /usr that is mounted and of those that were swapped out since boot.
+	// Usr are the file systems of the mounted /usr and of those that were swapped out since boot.
 	Usr []proc.Device
-	// Fresh is the device of the new /usr once it is swapped in: what is used from it is new. Before the swap it
-	// is zero: whatever uses a path that differs is affected.
+	// Fresh is the file system of the new /usr once it is swapped in: what is used from it is new. Before the swap it is
+	// zero, and using any differing path affects a unit.
 	Fresh proc.Device
-	// Swaps are those of this boot, in their order.
+	// Swaps are the swaps of this boot, in their order.
 	Swaps []Swap
 }
 
 // Affected is a unit that uses what changes.
 type Affected struct {
-	Unit  string
-	Level agentapi.Level
-	// Paths are the first of what it uses, and PathCount how much that is; Packages are those that Paths are from.
+	Unit    string
+	Outcome Outcome
+	// Reason says why the unit is affected, KeptBecause why it is left as it is nevertheless (Outcome.Keeps).
+	Reason, KeptBecause string
+	// Paths are the first of the differing paths that the unit uses, and PathCount is the number of all of them. Packages
+	// are those that Paths belong to.
 	Paths     []string
 	PathCount int64
 	Packages  []string
-	Reason    string
 	PIDs      []int
-	// Gone is true when the new stack has no such unit any more: it is stopped, and not started.
-	Gone bool
-	// With is true when the manager restarts it together with another one.
-	With bool
-	// Kept says why a live refresh does not touch it though it is affected; "" if it is restarted or reloaded.
-	Kept string
-	// Left is true when it is kept because the user wants that.
-	Left bool
 
-	session         bool
 	lines, commands []string
 }
 
-// Uses names one thing that the unit uses of what changes.
-func (a *Affected) Uses() string {
+// FirstUse names one differing thing that the unit uses.
+func (a *Affected) FirstUse() string {
 	if len(a.Paths) == 0 {
 		return a.Reason
 	}
 	return a.Paths[0]
 }
 
-// Assessment is what a move from one stack to another means.
+// Left is a unit that the user's policy leaves as it is.
+type Left struct {
+	Unit string `json:"unit"`
+	// Text is "unit: why it is affected; the policy".
+	Text string `json:"text"`
+}
+
+// Assessment is what a move from one stack to another interrupts.
 type Assessment struct {
 	Level agentapi.Level
 	// Affected is sorted by unit.
@@ -108,43 +107,51 @@ type Assessment struct {
 	Unaffected []string
 	// Reasons say why a level above restart is needed.
 	Reasons []string
-	// Pending says what waits for a soft-reboot or a reboot after a live refresh.
+	// Pending says what takes effect only with a soft-reboot or a reboot after a live refresh.
 	Pending []string
-	// Left says which units are left alone because the user wants that: "unit: why it is affected; the policy".
-	Left []string
-	// Sessions lists processes of user sessions that use what changes: "unit pid command".
+	// Left are the units that are left as they are because of the user's policy.
+	Left []Left
+	// Sessions are processes of user sessions that use what changes: "unit pid command".
 	Sessions []string
-	// Remaining lists processes that use what changes and that a live refresh does not touch: "unit pid path".
+	// Remaining are processes that use what changes and that a live refresh leaves as they are: "unit pid path".
 	Remaining []string
 	Changed   uint64
 }
 
-// Message is the assessment as the host gets it.
+// Message is the assessment in the form of the agent's API.
 func (a *Assessment) Message() *agentapi.Impact {
 	message := &agentapi.Impact{
-		Level: a.Level, Unaffected: a.Unaffected, Reasons: a.Reasons, ChangedPaths: a.Changed, Sessions: a.Sessions, Left: a.Left,
-		Pending: a.Pending,
+		Level: a.Level, Unaffected: a.Unaffected, Reasons: a.Reasons, ChangedPaths: a.Changed, Sessions: a.Sessions,
+		Left: LeftTexts(a.Left), Pending: a.Pending,
 	}
 	for _, affected := range a.Affected {
-		if affected.Kept != "" {
+		if affected.Outcome.Keeps() {
 			continue
 		}
 		message.Units = append(message.Units, &agentapi.UnitImpact{
-			Unit: affected.Unit, Level: affected.Level, Paths: affected.Paths, PathCount: affected.PathCount, Reason: affected.Reason,
+			Unit: affected.Unit, Level: affected.Outcome.Level(), Paths: affected.Paths, PathCount: affected.PathCount, Reason: affected.Reason,
 			Packages: affected.Packages,
 		})
 	}
 	return message
 }
 
-// Assess tells what the changes mean for a system as it is now.
+// LeftTexts returns the text of each unit that is left as it is.
+func LeftTexts(all []Left) (texts []string) {
+	for _, left := range all {
+		texts = append(texts, left.Text)
+	}
+	return texts
+}
+
+// Assess returns what the changes interrupt in a system as it is now.
 func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	a := &Assessment{Level: agentapi.Level_NONE, Changed: changes.Count()}
 	units := gather(changes, &snapshot, policy)
 	for name, g := range units {
 		unit := snapshot.Units[name]
 		if snapshot.Fresh == (proc.Device{}) {
-			// Files that the manager reads matter once: after the swap they were read again.
+			// Files that systemd reads count only before the swap: after it, systemd reads them again.
 			g.files(changes, unit, policy.Extra[name])
 			if busUnit(name) {
 				g.policy.merge(&changes.busPolicy)
@@ -160,26 +167,27 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	}
 	a.follow(snapshot.Units, policy.Agent)
 	slices.Sort(a.Unaffected)
-	sort.Slice(a.Affected, func(i, j int) bool { return a.Affected[i].Unit < a.Affected[j].Unit })
+	slices.SortFunc(a.Affected, func(x, y Affected) int { return strings.Compare(x.Unit, y.Unit) })
 	a.conclude()
 	a.system(changes, units, policy)
 	return a
 }
 
-// conclude tells the level, and what is left.
+// conclude derives the level, and what is left as it is.
 func (a *Assessment) conclude() {
 	for i := range a.Affected {
 		affected := &a.Affected[i]
-		if affected.Kept == "" {
-			a.Level = max(a.Level, affected.Level)
+		a.Level = max(a.Level, affected.Outcome.Level())
+		if !affected.Outcome.Keeps() {
 			continue
 		}
 		a.Remaining = append(a.Remaining, affected.lines...)
-		switch {
-		case affected.session:
+		switch affected.Outcome {
+		case KeptInSession:
 			a.Sessions = append(a.Sessions, affected.commands...)
-		case affected.Left:
-			a.Left = append(a.Left, fmt.Sprintf("%s: %s; %s", affected.Unit, affected.Reason, affected.Kept))
+		case KeptByPolicy:
+			text := fmt.Sprintf("%s: %s; %s", affected.Unit, affected.Reason, affected.KeptBecause)
+			a.Left = append(a.Left, Left{Unit: affected.Unit, Text: text})
 		}
 	}
 	slices.Sort(a.Sessions)
@@ -205,17 +213,16 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 		a.Pending = append(a.Pending, KernelPending(policy.RunningKernel, policy.TargetKernel))
 	}
 	for _, affected := range a.Affected {
-		if affected.Kept == "" || affected.session || affected.Left {
-			continue
+		if affected.Outcome == Kept {
+			a.Pending = append(a.Pending, fmt.Sprintf("%s still uses %s: %s", affected.Unit, affected.FirstUse(), affected.KeptBecause))
 		}
-		a.Pending = append(a.Pending, fmt.Sprintf("%s still uses %s: %s", affected.Unit, affected.Uses(), affected.Kept))
 	}
 }
 
-// add places one affected unit.
+// add decides the outcome of one affected unit.
 func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy) {
 	affected := Affected{
-		Unit: g.name, PIDs: g.stale, Level: agentapi.Level_RESTART, Reason: g.reason(), lines: g.lines, commands: g.commands,
+		Unit: g.name, PIDs: g.stale, Outcome: Restarted, Reason: g.reason(), lines: g.lines, commands: g.commands,
 	}
 	var all pathList
 	for _, list := range g.lists() {
@@ -226,35 +233,33 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 		affected.Paths = append(affected.Paths, "/"+name)
 	}
 	code := g.uses.count+g.scripts.count > 0
+	_, removed := changes.removed[unit.Fragment]
 	switch {
 	case g.session || personalUnit(g.name):
-		affected.Level, affected.session, affected.Kept = agentapi.Level_NONE, true, "it belongs to a user's session"
+		affected.Outcome, affected.KeptBecause = KeptInSession, "it belongs to a user's session"
 	case strings.HasPrefix(g.name, noUnit):
-		affected.Kept = "it belongs to no unit"
+		affected.Outcome, affected.KeptBecause = Kept, "it belongs to no unit"
 	case g.name == ManagerUnit:
-		affected.Level, affected.Reason = agentapi.Level_RELOAD, "systemd re-executes itself in place"
+		affected.Outcome, affected.Reason = Reloaded, "systemd re-executes itself in place"
 	case busUnit(g.name) && g.policy.count == 0 && (code || g.confined != ""):
-		affected.Kept = "a soft-reboot renews the message bus"
+		affected.Outcome, affected.KeptBecause = Kept, "a soft-reboot renews the message bus"
 	case busUnit(g.name):
-		affected.Level, affected.Reason = agentapi.Level_RELOAD, "its configuration differs"
-	default:
-		if affected.Kept = unit.unstoppable(g.name); affected.Kept != "" {
-			break
-		}
-		if _, removed := changes.removed[unit.Fragment]; removed {
-			affected.Gone, affected.Reason = true, "it is no part of the new stack and is stopped"
-		} else if unit.CanReload && g.reloads() {
-			affected.Level = agentapi.Level_RELOAD
-		}
+		affected.Outcome, affected.Reason = Reloaded, "its configuration differs"
+	case unit.unstoppable(g.name) != "":
+		affected.Outcome, affected.KeptBecause = Kept, unit.unstoppable(g.name)
+	case removed:
+		affected.Outcome, affected.Reason = Stopped, "it is no part of the new stack and is stopped"
+	case unit.CanReload && g.reloads():
+		affected.Outcome = Reloaded
 	}
-	if affected.Kept == "" {
+	if !affected.Outcome.Keeps() {
 		policy.apply(&affected, unit)
 	}
 	a.Affected = append(a.Affected, affected)
 }
 
-// KernelPending tells that another kernel waits. The host hands the kernel over when it starts the VM: a reboot from
-// within goes on with the one that it was started with.
+// KernelPending says that another kernel takes effect later. The host supplies the kernel when it starts the VM: a reboot
+// from within boots the kernel that the VM was started with.
 func KernelPending(from, to string) string {
 	return fmt.Sprintf("kernel %s → %s at the next power-off and start", from, to)
 }

@@ -181,10 +181,9 @@ func TestAssess(t *testing.T) {
 			var restart, reload []string
 			for _, affected := range a.Affected {
 				switch {
-				case affected.Kept != "":
-				case affected.Level == agentapi.Level_RESTART:
+				case affected.Outcome.Interrupts():
 					restart = append(restart, affected.Unit)
-				case affected.Level == agentapi.Level_RELOAD:
+				case affected.Outcome == Reloaded:
 					reload = append(reload, affected.Unit)
 				}
 			}
@@ -232,10 +231,8 @@ func TestEveryUnitIsAccountedForOnce(t *testing.T) {
 		level := agentapi.Level_NONE
 		for _, affected := range a.Affected {
 			seen[affected.Unit]++
-			if affected.Kept == "" {
-				level = max(level, affected.Level)
-			}
-			if len(affected.Paths) == 0 || affected.Kept == "" && affected.Reason == "" {
+			level = max(level, affected.Outcome.Level())
+			if len(affected.Paths) == 0 || affected.Reason == "" || affected.Outcome.Keeps() != (affected.KeptBecause != "") {
 				t.Errorf("%s is affected without a reason", affected.Unit)
 			}
 		}

@@ -8,26 +8,25 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// maxPaths is how many paths are named for one unit; all are counted.
+// maxPaths is how many paths are named for one unit. All paths are counted.
 const maxPaths = 20
 
-// Changes is what differs between two stacks, of which it keeps what assessing needs.
+// Changes is what differs between two stacks, as far as the assessment needs it.
 type Changes struct {
-	// content holds the paths whose content, type or existence differs, in either direction: going back is the
-	// same set. Lists of contents are in order, so that it mostly needs no sorting.
+	// content are the paths whose content, type or existence differs. A rollback has the same set. Contents lists are
+	// sorted, so content mostly needs no sorting.
 	content  []string
 	unsorted bool
-	// count is the number of all differing paths, those that differ in metadata alone included.
+	// count is the number of all differing paths, including those that differ in metadata alone.
 	count uint64
-	// scripts holds changed code by language.
+	// scripts are the changed files of code, by language.
 	scripts map[language]*pathList
-	// unitFiles holds, by unit name, changed unit files and drop-ins. removed holds those files that the new stack has
-	// no more.
+	// unitFiles are the changed unit files and drop-ins, by unit name. removed are those that the new stack does not have.
 	unitFiles map[string]*pathList
 	removed   map[string]struct{}
-	// busPolicy holds changed D-Bus configuration.
+	// busPolicy are the changed files of D-Bus configuration.
 	busPolicy pathList
-	// loader and bus hold the dynamic loader and the message bus itself.
+	// loader and bus are the changed files of the dynamic loader and of the message bus itself.
 	loader, bus pathList
 	accounts    bool
 	temporary   bool
@@ -43,7 +42,7 @@ func NewChanges() *Changes {
 	}
 }
 
-// pathList names the first paths and counts all.
+// pathList names the first paths and counts all of them.
 type pathList struct {
 	paths []string
 	count int64
@@ -73,13 +72,13 @@ func (c *Changes) Accounts() bool { return c.accounts }
 // Temporary reports whether tmpfiles.d differs.
 func (c *Changes) Temporary() bool { return c.temporary }
 
-// Manager reports whether something differs that systemd reads, or one of the generators that it brings.
+// Manager reports whether a file differs that systemd or one of its own generators reads.
 func (c *Changes) Manager() bool { return c.manager }
 
-// Configuration reports whether something differs below /etc that a generator of another program may read.
+// Configuration reports whether a file below /etc differs that a generator of another program may read.
 func (c *Changes) Configuration() bool { return c.configuration }
 
-// managerReads lists what systemd and its own generators read: systemd.unit(5), systemd-fstab-generator(8),
+// managerReads are the files that systemd and its own generators read: systemd.unit(5), systemd-fstab-generator(8),
 // systemd-cryptsetup-generator(8), systemd-veritysetup-generator(8), systemd-integritysetup-generator(8),
 // systemd-sysv-generator(8), systemd-rc-local-generator(8).
 var managerReads = struct{ files, directories []string }{
@@ -92,8 +91,8 @@ func readByManager(name string) bool {
 		slices.ContainsFunc(managerReads.directories, func(d string) bool { return strings.HasPrefix(name, d) })
 }
 
-// madeHere are files below /etc that are made from others and that no generator reads.
-var madeHere = []string{
+// generated are files below /etc that are made from others, or merged, and that no generator reads.
+var generated = []string{
 	"etc/ld.so.cache", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid",
 }
 
@@ -103,7 +102,7 @@ func (c *Changes) Differs(name string) bool {
 	return differs
 }
 
-// paths are those whose content differs, sorted, each of them once.
+// paths returns the paths whose content differs, sorted and without duplicates.
 func (c *Changes) paths() []string {
 	if c.unsorted {
 		slices.Sort(c.content)
@@ -112,7 +111,7 @@ func (c *Changes) paths() []string {
 	return c.content
 }
 
-// matching lists the changed paths that a pattern means (glob(7)).
+// matching returns the changed paths that match a pattern (glob(7)).
 func (c *Changes) matching(pattern string) []string {
 	if !strings.ContainsAny(pattern, `*?[\`) {
 		if c.Differs(pattern) {
@@ -129,7 +128,7 @@ func (c *Changes) matching(pattern string) []string {
 	return found
 }
 
-// below lists the changed paths at a path, below it or that it means as a pattern.
+// below returns the changed paths at a path, below it, or matching it as a pattern.
 func (c *Changes) below(name string) *pathList {
 	list := &pathList{}
 	found := c.matching(name)
@@ -148,7 +147,7 @@ func (c *Changes) below(name string) *pathList {
 	return list
 }
 
-// Add takes one difference as release.DiffContents tells it: old is nil for an added path, new for a removed one.
+// Add adds one difference, as release.DiffContents reports it: old is nil for an added path, new for a removed one.
 func (c *Changes) Add(name string, old, new *tree.Entry) {
 	c.count++
 	if old != nil && new != nil && sameContent(old, new) {
@@ -177,10 +176,10 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 	}
 }
 
-// system takes a path at which something may lie that the system itself reads or runs.
+// system notes a changed path that systemd, the message bus or the dynamic loader may read.
 func (c *Changes) system(name string, old, new *tree.Entry) {
 	c.manager = c.manager || readByManager(name)
-	c.configuration = c.configuration || strings.HasPrefix(name, "etc/") && !slices.Contains(madeHere, name)
+	c.configuration = c.configuration || strings.HasPrefix(name, "etc/") && !slices.Contains(generated, name)
 	if unit := unitOfFile(name); unit != "" {
 		list := c.unitFiles[unit]
 		if list == nil {

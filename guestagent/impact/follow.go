@@ -1,17 +1,13 @@
 package impact
 
-import (
-	"slices"
+import "slices"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
-)
-
-// follow adds the units that the manager restarts along with those that are restarted, or stops along with those that
-// are stopped, whatever they use and whatever the user wants of them.
+// follow adds the units that systemd restarts together with those that are restarted, or stops together with those that
+// are stopped, whatever these units use and whatever the policy for them is.
 func (a *Assessment) follow(units map[string]Unit, agent string) {
 	var leaders []string
 	for _, affected := range a.Affected {
-		if affected.Kept == "" && affected.Level == agentapi.Level_RESTART {
+		if affected.Outcome.Interrupts() {
 			leaders = append(leaders, affected.Unit)
 		}
 	}
@@ -19,36 +15,40 @@ func (a *Assessment) follow(units map[string]Unit, agent string) {
 	for len(leaders) > 0 {
 		leader := leaders[0]
 		leaders = leaders[1:]
-		at := slices.IndexFunc(a.Affected, func(x Affected) bool { return x.Unit == leader })
-		gone := a.Affected[at].Gone
+		stops := a.Affected[a.index(leader)].Outcome.Stops()
 		for _, name := range slices.Sorted(slices.Values(units[leader].Followers)) {
 			if name == agent || !units[name].runs() {
 				continue
 			}
-			if a.takeAlong(name, leader, gone) {
+			if a.takeAlong(name, leader, stops) {
 				leaders = append(leaders, name)
 			}
 		}
 	}
 }
 
-// takeAlong has a unit restarted, or stopped, with another one; it returns false if it is restarted anyway.
-func (a *Assessment) takeAlong(name, leader string, gone bool) bool {
-	at := slices.IndexFunc(a.Affected, func(x Affected) bool { return x.Unit == name })
+// takeAlong notes that systemd restarts or stops a unit together with its leader. It returns false if the unit is
+// interrupted anyway.
+func (a *Assessment) takeAlong(name, leader string, stops bool) bool {
+	at := a.index(name)
 	if at < 0 {
 		a.Unaffected = slices.DeleteFunc(a.Unaffected, func(unaffected string) bool { return unaffected == name })
 		a.Affected = append(a.Affected, Affected{Unit: name})
 		at = len(a.Affected) - 1
 	}
 	affected := &a.Affected[at]
-	if affected.Kept == "" && affected.Level == agentapi.Level_RESTART {
+	if affected.Outcome.Interrupts() {
 		return false
 	}
-	affected.Level, affected.Kept, affected.Left, affected.session = agentapi.Level_RESTART, "", false, false
-	affected.With, affected.Gone = true, gone
+	affected.Outcome, affected.KeptBecause = RestartedAlong, ""
 	affected.Reason = "it is restarted with " + leader
-	if gone {
-		affected.Reason = "it is stopped with " + leader
+	if stops {
+		affected.Outcome, affected.Reason = StoppedAlong, "it is stopped with "+leader
 	}
 	return true
+}
+
+// index finds an affected unit, -1 if it is not affected.
+func (a *Assessment) index(name string) int {
+	return slices.IndexFunc(a.Affected, func(x Affected) bool { return x.Unit == name })
 }

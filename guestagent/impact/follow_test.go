@@ -39,7 +39,7 @@ func TestWhatIsRestartedWithAUnitIsTold(t *testing.T) {
 				}
 			}
 			for _, affected := range a.Affected {
-				if affected.With && !strings.Contains(affected.Reason, "it is restarted with") {
+				if affected.Outcome == RestartedAlong && !strings.Contains(affected.Reason, "it is restarted with") {
 					t.Errorf("%s is restarted because %q", affected.Unit, affected.Reason)
 				}
 			}

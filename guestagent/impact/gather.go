@@ -8,28 +8,28 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
-// noUnit begins the name that a process gets which belongs to no unit: "process 17".
+// noUnit is the prefix of the name for a process that belongs to no unit: "process 17".
 const noUnit = "process "
 
 // gathered is what one unit uses of what changes.
 type gathered struct {
 	name    string
 	session bool
-	// uses are mapped files, open those merely held open, manager those that systemd reads for the unit, declared those
-	// that the user named for it, policy those of the message bus.
+	// uses are mapped files, open files that are only open, manager files that systemd reads for the unit, declared files
+	// that the user named for it, policy the configuration of the message bus.
 	uses, open, manager, scripts, declared, policy pathList
-	// confined names an AppArmor profile that comes between a process and the /usr that it was started from.
+	// confined is an AppArmor profile that denies a process files of the /usr that it was started from.
 	confined string
 
 	seen map[string]bool
-	// pids are all its processes, stale those that use what changes.
+	// pids are all processes of the unit, stale those that use what changes.
 	pids, stale []int
 	// lines are "unit pid path", one for each process.
 	lines    []string
 	commands []string
 }
 
-// gather sorts what is used by unit. A unit that the policy names is there though no process of it runs.
+// gather collects by unit what its processes use. A unit that the policy names is included without a process, too.
 func gather(changes *Changes, snapshot *Snapshot, policy Policy) map[string]*gathered {
 	units := map[string]*gathered{}
 	for i := range snapshot.Processes {
@@ -57,8 +57,8 @@ func gather(changes *Changes, snapshot *Snapshot, policy Policy) map[string]*gat
 	return units
 }
 
-// Concerned reports whether a change may concern the unit of a process, as far as the process and the names of unit
-// files tell: only then is it worth to ask what the manager knows of the unit.
+// Concerned reports whether the changes may concern the unit of a process, judging by the process and by the names of
+// unit files. Only for such units systemd has to be asked what it knows of them.
 func (c *Changes) Concerned(p *Process) bool {
 	if len(p.Uses)+len(p.Arguments) > 0 || p.Confined != "" || busUnit(p.Unit) || c.scripts[interpreterOf(p.Program)] != nil {
 		return true
@@ -81,13 +81,13 @@ func (g *gathered) affected() bool {
 	return g.confined != ""
 }
 
-// lists are all that is used, what weighs most first.
+// lists are all lists of what is used, the most important first.
 func (g *gathered) lists() []*pathList {
 	return []*pathList{&g.uses, &g.scripts, &g.manager, &g.declared, &g.open, &g.policy}
 }
 
-// reloads reports whether the change is one that a reload takes up: files that are merely held open, and configuration
-// that the user named.
+// reloads reports whether a reload is enough for the change: for files that are only open, and for configuration that the
+// user named.
 func (g *gathered) reloads() bool {
 	below := slices.ContainsFunc(g.declared.paths, func(name string) bool { return !strings.HasPrefix(name, "etc/") })
 	return g.uses.count+g.scripts.count+g.manager.count == 0 && g.confined == "" && !below
@@ -116,7 +116,7 @@ func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, mod
 		case use.Mapped:
 			note(&g.uses, use.Path)
 		case interprets == shell:
-			note(&g.scripts, use.Path) // a shell holds the script open that it runs
+			note(&g.scripts, use.Path) // a shell has its script open while it runs it
 		default:
 			note(&g.open, use.Path)
 		}
@@ -134,7 +134,7 @@ func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, mod
 			g.scripts.count += max(0, list.count-int64(len(list.paths)))
 		}
 	}
-	if affected == "" && p.Confined != "" && snapshot.ours(p) && p.ProgramDevice != snapshot.Fresh {
+	if affected == "" && p.Confined != "" && snapshot.runsFromUsr(p) && p.ProgramDevice != snapshot.Fresh {
 		affected, g.confined = p.Program, p.Confined
 	}
 	if affected != "" {
@@ -144,29 +144,30 @@ func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, mod
 	}
 }
 
-// ours reports whether a process runs from the system's /usr, be it with a root of its own: a container does not.
-func (s *Snapshot) ours(p *Process) bool {
+// runsFromUsr reports whether a process runs from the system's /usr, even with a root of its own. Processes of a container
+// do not.
+func (s *Snapshot) runsFromUsr(p *Process) bool {
 	return p.SystemRoot || slices.Contains(s.Usr, p.ProgramDevice)
 }
 
 // stale reports whether a process uses the old file at a path that differs.
 func (s *Snapshot) stale(p *Process, use Use) bool {
 	if !p.SystemRoot && !slices.Contains(s.Usr, use.Device) {
-		return false // a container's own file at the same path
+		return false // a container has a file of its own at this path
 	}
 	if s.Fresh == (proc.Device{}) {
 		return true
 	}
 	if !strings.HasPrefix(use.Path, "usr/") {
-		return use.Deleted // it was replaced by a rename
+		return use.Deleted // the carry of /etc replaces files by rename
 	}
 	return use.Device != s.Fresh
 }
 
-// readOld reports whether what a process read when it started was of another /usr than the new one. Code that is
-// interpreted is read and closed, so nothing but the time tells.
+// readOld reports whether a process was started on another /usr than the new one. An interpreter closes the code that it
+// has read, so only the time of the start shows what was read.
 func (s *Snapshot) readOld(p *Process) bool {
-	if !s.ours(p) {
+	if !s.runsFromUsr(p) {
 		return false
 	}
 	if s.Fresh == (proc.Device{}) {
@@ -181,7 +182,7 @@ func (s *Snapshot) readOld(p *Process) bool {
 	return at != s.Fresh
 }
 
-// first is the /usr of before all swaps.
+// first is the /usr from before all swaps.
 func (s *Snapshot) first() proc.Device {
 	if len(s.Usr) == 0 {
 		return s.Fresh
@@ -189,7 +190,7 @@ func (s *Snapshot) first() proc.Device {
 	return s.Usr[0]
 }
 
-// files adds what the manager reads for a unit, and what the user declared for it.
+// files adds the differing files that systemd reads for a unit, and those that the user declared for it.
 func (g *gathered) files(changes *Changes, unit Unit, extra []string) {
 	for _, name := range NamesOf(g.name) {
 		g.manager.merge(changes.unitFiles[name])
@@ -229,6 +230,6 @@ func (g *gathered) reason() string {
 	case g.policy.count > 0:
 		return "its configuration differs"
 	default:
-		return "it holds files open that differ"
+		return "it has files open that differ"
 	}
 }

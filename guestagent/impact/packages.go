@@ -14,17 +14,17 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/scan"
 )
 
-// PackageLists is where dpkg keeps, in a file for each package, the list of the package's files.
+// PackageLists is where dpkg keeps the list of each package's files.
 const PackageLists = "/usr/lib/sysimage/dpkg/info"
 
-// maxListLine bounds a line of such a list, in bytes; maxPackages how many lists are read.
+// maxListLine bounds a line of such a list, in bytes, and maxPackages the number of lists.
 const (
 	maxListLine = 64 << 10
 	maxPackages = 20_000
 )
 
-// Packages tells which packages the affected units' files are from, by the lists in a directory (dpkg-query(1)). It
-// reads one line at a time: the lists of a large system have many megabytes. A system without such lists has no packages.
+// Packages sets the packages to which the affected units' files belong, by the lists in a directory (dpkg-query(1)). It
+// reads one line at a time: the lists of a large system have many megabytes. Without such lists there are no packages.
 func (a *Assessment) Packages(ctx context.Context, directory string) error {
 	wanted := map[string][]string{}
 	for _, affected := range a.Affected {
@@ -66,11 +66,11 @@ func (a *Assessment) Packages(ctx context.Context, directory string) error {
 	return nil
 }
 
-// listReader finds wanted files in lists of packages.
+// listReader finds the wanted files in the lists of packages.
 type listReader struct {
 	buffer []byte
 	wanted map[string][]string
-	// lengths of wanted paths, in bytes: nearly all lines are none of them, and that is told at once.
+	// lengths are the lengths of the wanted paths, in bytes. They exclude nearly all lines without a look-up.
 	lengths map[int]bool
 }
 
@@ -106,7 +106,7 @@ func (l *listReader) read(name, owner string) (err error) {
 	}
 }
 
-// line takes one path. Packages may still name files by the links of a merged /usr.
+// line looks one path up. Packages may still name files by the symbolic links of a merged /usr.
 func (l *listReader) line(line []byte, owner string) {
 	const usr = "/usr"
 	if !l.lengths[len(line)] && !l.lengths[len(usr)+len(line)] {

@@ -8,11 +8,11 @@ import (
 // deletedSuffix is what the kernel appends to the path of an unlinked file.
 const deletedSuffix = " (deleted)"
 
-// Resolve gives the path, relative to the root as contents lists have it, of a file as /proc shows it, and whether
-// the kernel shows it as unlinked. It returns "" for what is no file of the root: memory, sockets, devices.
+// Resolve turns a path as /proc shows it into the form of contents lists, relative to the root, and reports whether the
+// kernel shows the file as unlinked. It returns "" for memory, sockets and devices.
 //
-// A file that is mapped from a /usr that was swapped out has lost the mount's place: /usr/lib/x is shown as
-// /lib/x. That is the same spelling that programs use through the links of a merged /usr, and means the same file.
+// The kernel shows a file that is mapped from a swapped-out /usr without the mount point: /usr/lib/x as /lib/x. Programs
+// use the same spelling through the symbolic links of a merged /usr, and it means the same file.
 func Resolve(shown string) (name string, deleted bool) {
 	if !strings.HasPrefix(shown, "/") {
 		return "", false
@@ -34,7 +34,7 @@ func Resolve(shown string) (name string, deleted bool) {
 	}
 }
 
-// belowUsr reports whether a directory of this name is found below /usr and never beside it.
+// belowUsr reports whether a directory with this name is found below /usr, and not in the root.
 func belowUsr(directory string) bool {
 	switch directory {
 	case "bin", "sbin", "games", "include", "libexec", "share", "src":

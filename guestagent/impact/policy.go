@@ -1,28 +1,27 @@
 package impact
 
-import "github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
-
-// Action is what a refresh may do with a unit that is affected.
+// Action is what a refresh may do with an affected unit.
 type Action string
 
 // The actions. "" is Restart.
 const (
-	// Restart it, or reload it where it can be reloaded and the change allows that.
+	// Restart the unit, or reload it if it can be reloaded and that is enough for the change.
 	Restart Action = "restart"
-	// Reload it where it can be reloaded, whatever changed, and leave it alone otherwise.
+	// Reload the unit if it can be reloaded, whatever changed, and leave it alone otherwise.
 	Reload Action = "reload"
-	// Report it and leave it alone.
+	// Report the unit and leave it alone.
 	Report Action = "report"
 )
 
-// Policy is what the user or the system wants beyond what is found.
+// Policy is what the user and the system ask for beyond what is found in the VM.
 type Policy struct {
-	// Agent is the unit of this program. It is not from the stack and never touched.
+	// Agent is the unit of this program. It is not part of the stack, and a refresh leaves it alone.
 	Agent string
-	// Default is what may be done with services. Actions tells it by unit, for the manager and the message bus too.
+	// Default is what may be done with services, Actions what may be done with single units, systemd and the message bus
+	// among them.
 	Default Action
 	Actions map[string]Action
-	// Extra names, by unit, further paths (relative to the root) whose change affects it.
+	// Extra are further paths, by unit and relative to the root, whose change affects the unit.
 	Extra map[string][]string
 	// RunningKernel and TargetKernel are kernel releases.
 	RunningKernel, TargetKernel string
@@ -30,8 +29,8 @@ type Policy struct {
 	Obstacle string
 }
 
-// modules is where the modules of the running kernel are. A swap keeps them whatever the new stack brings, so who
-// uses them (systemd-udevd maps their index) is not concerned.
+// modules is the directory of the running kernel's modules. A swap keeps them whatever the new stack brings, so using
+// them (systemd-udevd maps their index) does not affect a unit.
 func (p Policy) modules() string {
 	return "usr/lib/modules/" + p.RunningKernel + "/"
 }
@@ -42,23 +41,23 @@ func (p Policy) action(unit string) Action {
 		return action
 	}
 	if unit == ManagerUnit || busUnit(unit) {
-		return Restart // neither is interrupted by what is done with it
+		return Restart // neither is interrupted by a re-execution or a reload
 	}
 	return p.Default
 }
 
-// apply has a unit that would be renewed treated as the user wants.
+// apply changes the outcome of a unit that would be renewed to what the user's policy allows.
 func (p Policy) apply(affected *Affected, unit Unit) {
 	switch p.action(affected.Unit) {
 	case Report:
-		affected.Kept, affected.Left = "the policy is to report it", true
+		affected.Outcome, affected.KeptBecause = KeptByPolicy, "the policy is to report it"
 	case Reload:
 		switch {
-		case affected.Level == agentapi.Level_RELOAD:
-		case unit.CanReload && !affected.Gone:
-			affected.Level = agentapi.Level_RELOAD
+		case affected.Outcome == Reloaded:
+		case unit.CanReload && affected.Outcome == Restarted:
+			affected.Outcome = Reloaded
 		default:
-			affected.Kept, affected.Left = "the policy is to reload it, and it cannot be reloaded", true
+			affected.Outcome, affected.KeptBecause = KeptByPolicy, "the policy is to reload it, and it cannot be reloaded"
 		}
 	}
 }

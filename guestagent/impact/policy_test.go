@@ -10,26 +10,27 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// outcome writes what an assessment says of a unit: "restart", "reload", "left", "kept", "stop", "with" or "".
+// outcome is a short word for the outcome of a unit: "restart", "reload", "left", "kept", "stop", "with" or "".
 func outcome(a *Assessment, unit string) string {
 	at := slices.IndexFunc(a.Affected, func(x Affected) bool { return x.Unit == unit })
 	if at < 0 {
 		return ""
 	}
-	switch affected := a.Affected[at]; {
-	case affected.Left:
+	switch a.Affected[at].Outcome {
+	case KeptByPolicy:
 		return "left"
-	case affected.Kept != "":
+	case Kept, KeptInSession:
 		return "kept"
-	case affected.Gone:
+	case Stopped, StoppedAlong:
 		return "stop"
-	case affected.With:
+	case RestartedAlong:
 		return "with"
-	case affected.Level == agentapi.Level_RELOAD:
+	case Reloaded:
 		return "reload"
-	default:
+	case Restarted:
 		return "restart"
 	}
+	return "without an outcome"
 }
 
 func TestThePolicyDecidesWhatIsDoneWithAffectedServices(t *testing.T) {
@@ -58,7 +59,7 @@ func TestThePolicyDecidesWhatIsDoneWithAffectedServices(t *testing.T) {
 			if got := outcome(a, test.unit); got != test.want || a.Level != test.level {
 				t.Errorf("%s is %q at level %s, want %q at %s", test.unit, got, a.Level, test.want, test.level)
 			}
-			if left := test.want == "left"; left != (len(a.Left) == 1) || left && !strings.HasPrefix(a.Left[0], test.unit+": ") {
+			if left := test.want == "left"; left != (len(a.Left) == 1) || left && (a.Left[0].Unit != test.unit || !strings.HasPrefix(a.Left[0].Text, test.unit+": ")) {
 				t.Errorf("left are %q", a.Left)
 			}
 			if told := test.want == "left" || test.want == "kept"; told != (len(a.Remaining) == 1) {
@@ -110,16 +111,15 @@ func TestNoPolicyInterruptsMoreThanItAllows(t *testing.T) {
 		a := Assess(changed(rapid.SliceOfDistinct(rapid.SampledFrom(files), rapid.ID[string]).Draw(t, "changed")...), snapshot, policy)
 		for _, affected := range a.Affected {
 			action := policy.action(affected.Unit)
-			interrupts := affected.Kept == "" && affected.Level == agentapi.Level_RESTART
-			if interrupts && (action == Report || action == Reload) {
+			if affected.Outcome.Interrupts() && (action == Report || action == Reload) {
 				t.Errorf("%s is restarted though the policy is %q", affected.Unit, action)
 			}
-			if affected.Kept == "" && action == Report {
+			if !affected.Outcome.Keeps() && action == Report {
 				t.Errorf("%s is renewed though the policy is to report it", affected.Unit)
 			}
-			told := slices.ContainsFunc(a.Left, func(line string) bool { return strings.HasPrefix(line, affected.Unit+": ") })
-			if affected.Left != told {
-				t.Errorf("%s is left %v, and told %v", affected.Unit, affected.Left, told)
+			listed := slices.ContainsFunc(a.Left, func(left Left) bool { return left.Unit == affected.Unit })
+			if left := affected.Outcome == KeptByPolicy; left != listed {
+				t.Errorf("%s is left %v, and listed %v", affected.Unit, left, listed)
 			}
 		}
 	})

@@ -11,7 +11,7 @@ type language string
 // shell is the language of all shells.
 const shell language = "shell"
 
-// languageOf tells the language of a file of code, "" for all others.
+// languageOf returns the language of a file of code, "" for other files.
 func languageOf(name string) language {
 	switch extension := path.Ext(name); {
 	case extension == ".py", extension == ".pyc", strings.HasPrefix(name, "usr/lib/python"):
@@ -32,7 +32,7 @@ func languageOf(name string) language {
 	return ""
 }
 
-// interpreters maps the beginning of a program's name to its language.
+// interpreters maps the prefix of a program's name to the language that it interprets.
 var interpreters = []struct {
 	prefix   string
 	language language
@@ -41,7 +41,7 @@ var interpreters = []struct {
 	{"lua", "lua"}, {"tclsh", "tcl"}, {"bash", shell}, {"dash", shell}, {"sh", shell}, {"busybox", shell}, {"ksh", shell}, {"zsh", shell},
 }
 
-// interpreterOf tells the language that a program interprets, "" for all other programs.
+// interpreterOf returns the language that a program interprets, "" for other programs.
 func interpreterOf(program string) language {
 	base := path.Base(program)
 	for _, i := range interpreters {
@@ -53,8 +53,8 @@ func interpreterOf(program string) language {
 	return ""
 }
 
-// words lists those of an interpreter's command line that may name files: what follows the program's name, absolute or relative
-// to the working directory. The text of -c is taken apart where a shell would, and what is relative there left out.
+// words returns the words of an interpreter's command line that may name files: the arguments that are no options. The
+// argument of -c is split into words as a shell would, of which only absolute paths count.
 func words(cmdline string) (found []string) {
 	code := false
 	for i, argument := range strings.Split(strings.TrimSuffix(cmdline, "\x00"), "\x00") {
@@ -76,7 +76,7 @@ func words(cmdline string) (found []string) {
 	return found
 }
 
-// argument is the file that a word means in a process whose working directory is given, "" for none.
+// argument returns the file that a word names in a process with this working directory, "" if it names none.
 func argument(word, working string) string {
 	if !strings.HasPrefix(word, "/") {
 		if working == "" {
@@ -88,11 +88,11 @@ func argument(word, working string) string {
 	return name
 }
 
-// isCodeOption reports whether code may follow: "-c" of shells and python, "-e" of the others, alone or behind other
-// letters ("-ec"). A shell's -e is followed by none; what follows is a word of its own then, too.
+// isCodeOption reports whether the next argument may be code: after "-c" of shells and Python, or "-e" of others, alone or
+// behind other letters ("-ec"). No code follows a shell's -e; its next argument then counts as a word of code, too.
 func isCodeOption(argument string) bool {
 	return len(argument) > 1 && argument[0] == '-' && argument[1] != '-' && strings.HasSuffix(argument, "c") || argument == "-e"
 }
 
-// endsWord reports whether a character stands between the words of a shell's code.
+// endsWord reports whether a character separates words in the code of a shell.
 func endsWord(r rune) bool { return strings.ContainsRune(" \t\n;&|()<>{}'\"`=$:", r) }

@@ -9,28 +9,28 @@ import (
 // ManagerUnit is the unit of PID 1 itself.
 const ManagerUnit = "init.scope"
 
-// Unit is what the manager knows of a unit.
+// Unit is what systemd knows of a unit.
 type Unit struct {
 	Name string
-	// State is the ActiveState: "active", "activating" and so on; "" if it is not known.
+	// State is the ActiveState: "active", "activating" and so on; "" if unknown.
 	State string
-	// Once is true for a service that runs to its end (Type=oneshot) and has not yet come there.
+	// Once is true for a service of Type=oneshot that has not finished yet.
 	Once bool
-	// Fragment is the unit file and DropIns what adds to it, EnvironmentFiles what it reads (patterns as glob(7) has
-	// them), all relative to the root.
+	// Fragment is the unit file, DropIns are its drop-ins and the files that a generator made it from, EnvironmentFiles the
+	// patterns (glob(7)) of EnvironmentFile=. All are relative to the root.
 	Fragment                  string
 	DropIns, EnvironmentFiles []string
 	CanReload                 bool
-	// After names the units that are to be started before it.
+	// After are the units that are started before this one.
 	After []string
-	// Followers names the units that the manager restarts when this one is: those that require it, are bound to it or
-	// are part of it.
+	// Followers are the units that systemd restarts together with this one: those that require it, are bound to it or are
+	// part of it.
 	Followers []string
-	// Refuses is true when it may not be stopped by hand (RefuseManualStop=).
+	// Refuses is true when the unit may not be stopped by hand (RefuseManualStop=).
 	Refuses bool
 }
 
-// runs reports whether the unit is up, so that a restart of what it follows restarts it.
+// runs reports whether the unit is active or becomes active, so that a restart of its leader restarts it, too.
 func (u Unit) runs() bool {
 	return u.State == "active" || u.State == "reloading" || u.State == "refreshing" || u.State == "activating"
 }
@@ -38,14 +38,14 @@ func (u Unit) runs() bool {
 // busUnit reports whether a unit is the system's message bus.
 func busUnit(name string) bool { return name == "dbus.service" || name == "dbus-broker.service" }
 
-// personal are the units that a person may be about to use.
+// personal are prefixes of units that a person may be logged in to.
 var personal = []string{"getty@", "serial-getty@", "console-getty.", "container-getty@", "emergency.", "rescue.", "user@"}
 
 func personalUnit(name string) bool {
 	return slices.ContainsFunc(personal, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
-// unstoppable says why a unit is not renewed in a running system, whatever it uses; "" if it can be.
+// unstoppable says why a unit cannot be renewed in a running system, whatever it uses; "" if it can.
 func (u Unit) unstoppable(name string) string {
 	switch path.Ext(name) {
 	case ".service":
@@ -69,8 +69,8 @@ func (u Unit) unstoppable(name string) string {
 	return ""
 }
 
-// unitOfFile names the unit that a unit file or a drop-in belongs to, "" for other files. A drop-in of a template
-// or of a type ("service.d") is one of every instance: the name is "x@.service" or "service" then.
+// unitOfFile returns the unit to which a unit file or a drop-in belongs, "" for other files. A drop-in of a template or of
+// a type ("service.d") belongs to every instance: then the name is "x@.service" or "service".
 func unitOfFile(name string) string {
 	for _, directory := range []string{"usr/lib/systemd/system/", "etc/systemd/system/"} {
 		rest, below := strings.CutPrefix(name, directory)
@@ -83,15 +83,15 @@ func unitOfFile(name string) string {
 		}
 		unit, isDropIn := strings.CutSuffix(first, ".d")
 		if !isDropIn || !strings.HasSuffix(dropIn, ".conf") {
-			return "" // a link of an enabled unit: it starts nothing and stops nothing by itself
+			return "" // the link of an enabled unit, which by itself starts and stops nothing
 		}
 		return unit
 	}
 	return ""
 }
 
-// NamesOf lists the names under which files of a unit can stand: its own, its template's, those that systemd cuts
-// at dashes ("foo-.service", "foo-@x.service", "foo-@.service") and its type's (systemd.unit(5)).
+// NamesOf returns the names that the files of a unit can have: the unit's own, its template's, those truncated at dashes
+// ("foo-.service", "foo-@x.service", "foo-@.service") and its type's (systemd.unit(5)).
 func NamesOf(unit string) []string {
 	dot := strings.LastIndexByte(unit, '.')
 	if dot < 0 {

@@ -19,8 +19,8 @@ const (
 	killedWait = 2 * time.Second
 )
 
-// Run runs a command without a shell and returns what it printed, at most 8 KiB. When ctx ends, it and what it
-// started are killed.
+// Run runs a command without a shell and returns its output, at most 8 KiB. When ctx ends, the command and its children
+// are killed.
 func Run(ctx context.Context, argv ...string) (string, error) {
 	if len(argv) == 0 {
 		return "", errors.New("run a command: it is empty")
@@ -39,8 +39,8 @@ func Run(ctx context.Context, argv ...string) (string, error) {
 	return text, nil
 }
 
-// bounded keeps the first bytes and drops the rest. The buffer is a field and not embedded: its ReadFrom would be
-// taken instead of Write.
+// bounded keeps the first bytes and drops the rest. The buffer is not embedded, because io.Copy would prefer its ReadFrom
+// over Write.
 type bounded struct{ kept bytes.Buffer }
 
 func (b *bounded) String() string { return b.kept.String() }
@@ -52,8 +52,8 @@ func (b *bounded) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
-// LastLog returns the last lines that a unit logged in this boot; "" if there are none or the journal cannot be
-// read: it decorates an error, and must not hide it.
+// LastLog returns the last lines that a unit logged in this boot; "" if there are none or the journal cannot be read: it
+// only completes an error, which it must not hide.
 func LastLog(ctx context.Context, unit string) string {
 	ctx, cancel := context.WithTimeout(ctx, logLimit)
 	defer cancel()
@@ -64,7 +64,7 @@ func LastLog(ctx context.Context, unit string) string {
 	return lines
 }
 
-// ApplyAccounts makes the accounts that sysusers.d asks for (systemd-sysusers(8)).
+// ApplyAccounts creates the accounts that sysusers.d declares (systemd-sysusers(8)).
 func ApplyAccounts(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, toolLimit)
 	defer cancel()
@@ -72,7 +72,7 @@ func ApplyAccounts(ctx context.Context) error {
 	return err
 }
 
-// ApplyTemporary makes the files that tmpfiles.d asks for (systemd-tmpfiles(8)); it removes none.
+// ApplyTemporary creates the files that tmpfiles.d declares (systemd-tmpfiles(8)). It removes none.
 func ApplyTemporary(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, toolLimit)
 	defer cancel()

@@ -8,36 +8,36 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
-// maxFacts bounds how many units are asked about at once: one unit leads to others, and a hostile system has no end.
+// maxFacts bounds how many units are read at once: one unit leads to others, without end in a hostile system.
 const maxFacts = 4096
 
-// factProperties are what is asked of each unit. An answer costs systemd and this program half a millisecond under emulation,
-// so what the unit's files tell as well is asked only where they do not rule it out (further).
+// factProperties are read of each unit. One property costs half a millisecond under emulation, so properties that the
+// unit's files can rule out are read only if they do not (further).
 var factProperties = []string{
 	"ActiveState", "CanReload", "After", "FragmentPath", "DropInPaths",
-	// To these a restart is passed on (systemd.unit(5)).
+	// systemd restarts these units, too (systemd.unit(5)).
 	"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf",
 }
 
-// Facts tells, for each of the units and for those that are restarted with them, what they read and what they can do.
-// Units that systemd does not know are left out: they ended meanwhile.
+// Facts returns what systemd knows of the units, and of those that are restarted together with them. Units that systemd
+// does not know are left out: they ended meanwhile.
 func (m *Manager) Facts(ctx context.Context, names []string) (facts map[string]impact.Unit, err error) {
 	if len(names) == 0 {
 		return map[string]impact.Unit{}, nil
 	}
-	err = m.converse(ctx, callLimit, func(c *conversation) (err error) {
+	err = m.connected(ctx, callLimit, func(c *connection) (err error) {
 		facts, err = factsOf(c, names)
 		return err
 	})
 	return facts, err
 }
 
-func factsOf(c *conversation, names []string) (map[string]impact.Unit, error) {
+func factsOf(c *connection, names []string) (map[string]impact.Unit, error) {
 	facts := make(map[string]impact.Unit, len(names))
 	asked := map[string]bool{}
 	for len(names) > 0 {
 		var round []string
-		var questions []question
+		var properties []property
 		for _, name := range names {
 			if asked[name] {
 				continue
@@ -46,18 +46,18 @@ func factsOf(c *conversation, names []string) (map[string]impact.Unit, error) {
 				return nil, fmt.Errorf("ask systemd for its units: more than %d", maxFacts)
 			}
 			round = append(round, name)
-			for _, property := range factProperties {
-				questions = append(questions, question{name, unitFace, property})
+			for _, wanted := range factProperties {
+				properties = append(properties, property{name, unitInterface, wanted})
 			}
 		}
-		answers, err := c.ask(questions)
+		values, err := c.get(properties)
 		if err != nil {
 			return nil, err
 		}
 		names = nil
-		var more []question
+		var more []property
 		for i, name := range round {
-			unit, files := fact(name, answers[i*len(factProperties):][:len(factProperties)])
+			unit, files := fact(name, values[i*len(factProperties):][:len(factProperties)])
 			facts[name] = unit
 			names = append(names, unit.Followers...)
 			further, err := further(unit, files)
@@ -66,21 +66,21 @@ func factsOf(c *conversation, names []string) (map[string]impact.Unit, error) {
 			}
 			more = append(more, further...)
 		}
-		if answers, err = c.ask(more); err != nil {
+		if values, err = c.get(more); err != nil {
 			return nil, err
 		}
-		for i, q := range more {
-			learn(facts, q, answers[i])
+		for i, p := range more {
+			learn(facts, p, values[i])
 		}
 	}
 	return facts, nil
 }
 
-// fact makes a unit of the answers, and tells which files it was made of.
-func fact(name string, answers []answer) (unit impact.Unit, files []string) {
-	state, reload, after, fragment, dropIns := answers[0], answers[1], answers[2], answers[3], answers[4]
+// fact makes a unit of the values of factProperties, and returns the files that systemd read it from.
+func fact(name string, values []value) (unit impact.Unit, files []string) {
+	state, reload, after, fragment, dropIns := values[0], values[1], values[2], values[3], values[4]
 	unit = impact.Unit{Name: name, State: state.text(), CanReload: reload.set, After: after.texts}
-	for _, relation := range answers[5:] {
+	for _, relation := range values[5:] {
 		unit.Followers = append(unit.Followers, relation.texts...)
 	}
 	unit.Fragment, _ = impact.Resolve(fragment.text())
@@ -100,18 +100,18 @@ func appendFile(files []string, shown string) []string {
 	return files
 }
 
-// further lists what is to be asked of a unit besides.
-func further(unit impact.Unit, files []string) (more []question, err error) {
-	ask := func(face, property string) { more = append(more, question{unit.Name, face, property}) }
+// further returns the further properties to be read of a unit.
+func further(unit impact.Unit, files []string) (more []property, err error) {
+	read := func(iface, name string) { more = append(more, property{unit.Name, iface, name}) }
 	service := strings.HasSuffix(unit.Name, ".service")
 	switch {
 	case unit.State == "inactive":
-		ask(unitFace, "LoadState") // it may be none
+		read(unitInterface, "LoadState") // there may be no such unit
 	case unit.State == "activating" && service:
-		ask(serviceFace, "Type")
+		read(serviceInterface, "Type")
 	}
 	words := []string{"RefuseManualStop", "SourcePath", "EnvironmentFile"}
-	if unit.Fragment != "" { // one without a file was made by systemd itself, or of what a generator or the kernel tells
+	if unit.Fragment != "" { // a unit without a file was made by systemd itself, or for a mount or a device of the kernel
 		if words, err = mention(files, words...); err != nil {
 			return nil, err
 		}
@@ -119,36 +119,36 @@ func further(unit impact.Unit, files []string) (more []question, err error) {
 	for _, word := range words {
 		switch {
 		case word != "EnvironmentFile":
-			ask(unitFace, word)
+			read(unitInterface, word)
 		case service:
-			ask(serviceFace, "EnvironmentFiles")
+			read(serviceInterface, "EnvironmentFiles")
 		}
 	}
 	return more, nil
 }
 
-// learn adds to the units what only of some of them is asked.
-func learn(facts map[string]impact.Unit, q question, a answer) {
-	unit, known := facts[q.unit]
+// learn adds the value of a further property to its unit.
+func learn(facts map[string]impact.Unit, p property, v value) {
+	unit, known := facts[p.unit]
 	if !known {
 		return
 	}
-	switch q.property {
+	switch p.name {
 	case "LoadState":
-		if a.text() == "not-found" {
-			delete(facts, q.unit)
+		if v.text() == "not-found" {
+			delete(facts, p.unit)
 			return
 		}
 	case "Type":
-		unit.Once = a.text() == "oneshot"
+		unit.Once = v.text() == "oneshot"
 	case "RefuseManualStop":
-		unit.Refuses = a.set
-	case "SourcePath": // a generator made the unit of it
-		unit.DropIns = appendFile(unit.DropIns, a.text())
+		unit.Refuses = v.set
+	case "SourcePath": // the file that a generator made the unit from
+		unit.DropIns = appendFile(unit.DropIns, v.text())
 	case "EnvironmentFiles": // a(sb): path, and whether it may be missing (org.freedesktop.systemd1(5))
-		for _, shown := range a.texts {
+		for _, shown := range v.texts {
 			unit.EnvironmentFiles = appendFile(unit.EnvironmentFiles, shown)
 		}
 	}
-	facts[q.unit] = unit
+	facts[p.unit] = unit
 }

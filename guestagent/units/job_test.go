@@ -19,7 +19,7 @@ func removed(job dbus.ObjectPath, unit, result string) *dbus.Message {
 	return &dbus.Message{
 		Type: dbus.TypeSignal,
 		Headers: map[dbus.HeaderField]dbus.Variant{
-			dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(managerPath)), dbus.FieldInterface: dbus.MakeVariant(managerFace),
+			dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(managerPath)), dbus.FieldInterface: dbus.MakeVariant(managerInterface),
 			dbus.FieldMember: dbus.MakeVariant("JobRemoved"), dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(uint32(0), job, "", "")),
 		},
 		Body: []any{uint32(7), job, unit, result},
@@ -211,7 +211,7 @@ func TestAConnectionIsUsedAgainUnlessItWasClosed(t *testing.T) {
 	before := keepFor
 	t.Cleanup(func() { keepFor = before })
 	var m Manager
-	ask := func() *conversation {
+	ask := func() *connection {
 		t.Helper()
 		if state, err := m.ActiveState(t.Context(), "a.service"); err != nil || state != "active" {
 			t.Fatalf("%q, %v", state, err)
@@ -234,7 +234,7 @@ func TestAConnectionIsUsedAgainUnlessItWasClosed(t *testing.T) {
 	if again := ask(); again != first || first.sent != 2 {
 		t.Errorf("two questions went over two connections, %d over the first", first.sent)
 	}
-	if err := first.conn.CloseWrite(); err != nil { // the other side closes, too
+	if err := first.socket.CloseWrite(); err != nil { // the other side closes, too
 		t.Fatal(err)
 	}
 	until("closed by the other side", func() bool { return !first.alive() })

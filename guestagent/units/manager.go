@@ -1,7 +1,12 @@
-// Package units talks to systemd about the units of this VM: what they read, restart and reload with the time they
-// were interrupted, and what they logged last.
+// Package units asks systemd about the units of this VM and has it restart, reload and stop them. It also measures for
+// how long a restart interrupted a unit, and reads what a unit logged last.
 //
-// It uses systemd's own socket, so it works before the message bus is up and while the bus is being reloaded.
+// It uses systemd's private socket, so it works before the message bus runs and while the bus is reloaded.
+//
+// It speaks D-Bus itself rather than with a library (wire.go, design/0022). systemd sends every connected client signals
+// about every unit and job that appears, changes or disappears: hundreds while a guest boots and while systemd reloads,
+// each of which a library decodes by reflection before it is dropped. And an assessment reads about a hundred properties,
+// each of which cost the library a goroutine.
 package units
 
 import (
@@ -16,48 +21,49 @@ import (
 
 const (
 	callLimit = 30 * time.Second
-	// reloadLimit is long: a reload parses every unit and runs every generator.
+	// reloadLimit is long: a reload runs every generator and reads every unit.
 	reloadLimit = 2 * time.Minute
-	// JobLimit is longer than systemd's own default time to stop and to start together (90 s each), maxJob what a unit may
-	// ask for.
+	// JobLimit is longer than systemd's default times to stop and to start together (90 s each). maxJob bounds a unit that
+	// sets longer times.
 	JobLimit = 4 * time.Minute
 	maxJob   = 20 * time.Minute
 
 	reconnectPause = 50 * time.Millisecond
 )
 
-// Manager is systemd as PID 1. A call takes a connection for itself. One that is free is kept for a second: to begin one costs
-// systemd 36 ms under emulation, and to tell one that stays of all that happens costs it, too.
+// Manager is systemd as PID 1. Each call has a connection of its own. An idle connection is kept for a second: a new one
+// costs systemd 36 ms under emulation, and an idle one costs it the signals that it sends.
 type Manager struct {
 	mutex sync.Mutex
-	idle  *conversation
+	idle  *connection
 	ends  *time.Timer
 }
 
-// State is the manager's own: "starting", "running", "degraded" and so on, as systemctl is-system-running prints.
+// State is the state of the whole system: "starting", "running", "degraded" and so on, as systemctl is-system-running
+// prints it.
 func (m *Manager) State(ctx context.Context) (string, error) { return m.own(ctx, "SystemState") }
 
-// own returns a text that is a property of the manager itself.
-func (m *Manager) own(ctx context.Context, property string) (string, error) {
-	answers, err := m.ask(ctx, question{"", managerFace, property})
+// own reads a property of the manager itself, which is a text.
+func (m *Manager) own(ctx context.Context, name string) (string, error) {
+	values, err := m.get(ctx, property{"", managerInterface, name})
 	if err != nil {
 		return "", err
 	}
-	return answers[0].text(), nil
+	return values[0].text(), nil
 }
 
-// ask returns as many answers as there are questions.
-func (m *Manager) ask(ctx context.Context, questions ...question) (answers []answer, err error) {
-	err = m.converse(ctx, callLimit, func(c *conversation) (err error) {
-		answers, err = c.ask(questions)
+// get reads properties. It returns one value for each.
+func (m *Manager) get(ctx context.Context, properties ...property) (values []value, err error) {
+	err = m.connected(ctx, callLimit, func(c *connection) (err error) {
+		values, err = c.get(properties)
 		return err
 	})
-	return answers, err
+	return values, err
 }
 
-// call calls a method of systemd that answers nothing which is of interest.
+// call calls a method of systemd whose result does not matter. what describes it in an error.
 func (m *Manager) call(ctx context.Context, limit time.Duration, what, method string, args ...string) error {
-	return m.converse(ctx, limit, func(c *conversation) error {
+	return m.connected(ctx, limit, func(c *connection) error {
 		if _, err := c.call(nil, method, texts(args...)); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
@@ -65,31 +71,32 @@ func (m *Manager) call(ctx context.Context, limit time.Duration, what, method st
 	})
 }
 
-// ActiveState of a unit: "active", "failed" and so on. A unit that is not loaded is "inactive".
+// ActiveState returns the state of a unit: "active", "failed" and so on. A unit that is not loaded is "inactive".
 func (m *Manager) ActiveState(ctx context.Context, name string) (string, error) {
-	answers, err := m.ask(ctx, question{name, unitFace, "ActiveState"})
+	values, err := m.get(ctx, property{name, unitInterface, "ActiveState"})
 	if err != nil {
 		return "", err
 	}
-	return answers[0].text(), nil
+	return values[0].text(), nil
 }
 
-// Reload has systemd read its configuration and all units again.
+// Reload has systemd read its configuration and all units again (daemon-reload).
 func (m *Manager) Reload(ctx context.Context) error {
 	return m.call(ctx, reloadLimit, "reload systemd", "Reload")
 }
 
-// Reexecute has PID 1 run its present binary, keeping all state, and waits until the new one answers.
+// Reexecute has PID 1 execute the current binary of systemd (daemon-reexec), which keeps all state, and waits until it
+// answers.
 func (m *Manager) Reexecute(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
 	defer cancel()
-	err := m.converse(ctx, reloadLimit, func(c *conversation) error {
-		// There is no answer: the connection ends when the new binary takes over.
+	err := m.connected(ctx, reloadLimit, func(c *connection) error {
+		// There is no reply: the connection ends when the new binary is executed.
 		_, err := c.call(nil, "Reexecute", texts())
 		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 			return nil
 		}
-		return fmt.Errorf("re-execute systemd: it did not let go of the connection: %w", err)
+		return fmt.Errorf("re-execute systemd: it did not close the connection: %w", err)
 	})
 	if err != nil {
 		return err

@@ -10,10 +10,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
-// Order sorts units so that each comes after those that it is to be started after, be it by way of a target or a service that is
-// none of them ("a.service after x.target after b.service"), and after those that it is restarted with. It tells for which
-// ones each has to wait; those that wait for nobody any more can be restarted at the same time. Of the facts it takes who is
-// restarted with whom. What is to be started after what it asks anew, since units may have been read anew.
+// Order sorts units so that each comes after the units it is ordered after, also by way of a target or a service that is
+// not among them ("a.service after x.target after b.service"), and after its leaders. after has, for each unit, those of
+// the units that it must wait for. Units that wait for none can be restarted at the same time.
+//
+// The facts say which units are restarted together. The ordering is read again, since systemd may have read its units
+// again since.
 func (m *Manager) Order(ctx context.Context, names []string, facts map[string]impact.Unit) (ordered []string, after map[string][]string, err error) {
 	if len(names) < 2 {
 		return names, nil, nil
@@ -22,7 +24,7 @@ func (m *Manager) Order(ctx context.Context, names []string, facts map[string]im
 	for name, unit := range facts {
 		known[name] = impact.Unit{Name: name, Followers: unit.Followers}
 	}
-	err = m.converse(ctx, callLimit, func(c *conversation) error {
+	err = m.connected(ctx, callLimit, func(c *connection) error {
 		asked := map[string]bool{}
 		open := slices.Clone(names)
 		for _, name := range names {
@@ -30,7 +32,7 @@ func (m *Manager) Order(ctx context.Context, names []string, facts map[string]im
 		}
 		for len(open) > 0 {
 			var round []string
-			var questions []question
+			var properties []property
 			for _, name := range open {
 				if asked[name] {
 					continue
@@ -38,16 +40,16 @@ func (m *Manager) Order(ctx context.Context, names []string, facts map[string]im
 				if asked[name] = true; len(asked) > maxFacts {
 					return fmt.Errorf("order units: more than %d lead to each other", maxFacts)
 				}
-				round, questions = append(round, name), append(questions, question{name, unitFace, "After"})
+				round, properties = append(round, name), append(properties, property{name, unitInterface, "After"})
 			}
-			answers, err := c.ask(questions)
+			values, err := c.get(properties)
 			if err != nil {
 				return err
 			}
 			open = nil
 			for i, name := range round {
-				known[name] = impact.Unit{Name: name, Followers: known[name].Followers, After: answers[i].texts}
-				for _, earlier := range answers[i].texts {
+				known[name] = impact.Unit{Name: name, Followers: known[name].Followers, After: values[i].texts}
+				for _, earlier := range values[i].texts {
 					if strings.HasSuffix(earlier, ".target") || strings.HasSuffix(earlier, ".service") {
 						open = append(open, earlier)
 					}
@@ -63,7 +65,7 @@ func (m *Manager) Order(ctx context.Context, names []string, facts map[string]im
 	return ordered, after, nil
 }
 
-// order is Order of what is known. Units that wait for each other in a circle come in the order of their names.
+// order is Order for known facts. Units that are ordered in a cycle come in the order of their names.
 func order(names []string, facts map[string]impact.Unit) (ordered []string, after map[string][]string) {
 	names = slices.Sorted(slices.Values(names))
 	before := map[string][]string{}
@@ -72,7 +74,7 @@ func order(names []string, facts map[string]impact.Unit) (ordered []string, afte
 			before[follower] = append(before[follower], leader)
 		}
 	}
-	// reached are, of each unit that was visited, those of the names that it comes after.
+	// reached has, for each visited unit, those of the names that it comes after.
 	reached := map[string]map[string]bool{}
 	var visit func(name string)
 	visit = func(name string) {
@@ -97,7 +99,7 @@ func order(names []string, facts map[string]impact.Unit) (ordered []string, afte
 	for _, name := range names {
 		visit(name)
 	}
-	// What is restarted with a unit waits for others, too: while these are restarted, the unit must not take it away.
+	// A follower waits for other units, too. While those are restarted, its leader must not restart it.
 	with := make(map[string]map[string]bool, len(names))
 	for _, name := range names {
 		with[name] = map[string]bool{}
@@ -108,7 +110,7 @@ func order(names []string, facts map[string]impact.Unit) (ordered []string, afte
 	}
 	after = make(map[string][]string, len(ordered))
 	for i, name := range ordered {
-		for _, earlier := range ordered[:i] { // of a circle only what comes before
+		for _, earlier := range ordered[:i] { // in a cycle, only for the units before it
 			if reached[name][earlier] || with[name][earlier] || with[earlier][name] {
 				after[name] = append(after[name], earlier)
 			}
@@ -117,7 +119,7 @@ func order(names []string, facts map[string]impact.Unit) (ordered []string, afte
 	return ordered, after
 }
 
-// followersOf are the units that are restarted with a unit, and with those in turn.
+// followersOf returns the units that are restarted together with a unit, directly or by way of others.
 func followersOf(name string, facts map[string]impact.Unit) (all []string) {
 	seen := map[string]bool{name: true}
 	for open := facts[name].Followers; len(open) > 0; {

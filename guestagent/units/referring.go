@@ -12,7 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
-// unitDirs are where systemd looks for unit files (systemd.unit(5)).
+// unitDirs are the directories of unit files (systemd.unit(5)).
 var unitDirs = []string{
 	"/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early",
 	"/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system",
@@ -22,15 +22,14 @@ var unitDirs = []string{
 // maxUnitFile bounds a unit file that is read, in bytes.
 const maxUnitFile = 1 << 20
 
-// Referring lists those of the units whose files lead to further ones: they name environment files, were made by a
-// generator, or are links to elsewhere. Only of these systemd needs to be asked which files they are: asking takes
-// milliseconds for each unit, and looking into files hardly any.
+// Referring returns those of the units whose files refer to other files: they name environment files, were made by a
+// generator, or are symbolic links. Only for these systemd has to be asked, which takes milliseconds for each unit.
 func Referring(names []string) ([]string, error) {
 	return referring(unitDirs, names)
 }
 
 func referring(directories, names []string) ([]string, error) {
-	// The names that there are: most units have files in one directory alone.
+	// Listing the directories is cheaper than looking for each name: most units have files in only one directory.
 	entries := make([]map[string]fs.DirEntry, len(directories))
 	for i, directory := range directories {
 		listed, err := os.ReadDir(directory)
@@ -58,7 +57,7 @@ func referring(directories, names []string) ([]string, error) {
 	return found, nil
 }
 
-// refersIn looks into what one directory has of a unit.
+// refersIn looks at the files of a unit in one directory.
 func refersIn(directory string, entries map[string]fs.DirEntry, unit string) (bool, error) {
 	for _, name := range impact.NamesOf(unit) {
 		if entry := entries[name]; entry != nil {
@@ -91,7 +90,7 @@ func refers(name string) (bool, error) {
 	return len(found) > 0, err
 }
 
-// mention returns those of the words that may be in unit files. There are none in a file that is gone.
+// mention returns those of the words that may be in unit files. A file that does not exist contains none.
 func mention(files []string, words ...string) (found []string, err error) {
 	for _, name := range files {
 		text, known, err := unitFile(name)
@@ -107,7 +106,7 @@ func mention(files []string, words ...string) (found []string, err error) {
 	return found, nil
 }
 
-// unitFile reads a unit file. It is not known what is in one that is too large.
+// unitFile reads a unit file. known is false for a file that is too large to be read.
 func unitFile(name string) (text []byte, known bool, err error) {
 	info, err := os.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -117,7 +116,7 @@ func unitFile(name string) (text []byte, known bool, err error) {
 		return nil, false, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxUnitFile {
-		return nil, !info.Mode().IsRegular(), nil // a link to /dev/null
+		return nil, !info.Mode().IsRegular(), nil // a link to /dev/null masks a unit
 	}
 	text, err = os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {

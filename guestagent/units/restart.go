@@ -12,48 +12,48 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 )
 
-// ErrJob means that systemd ran a job and it did not succeed.
+// ErrJob means that a job of systemd did not succeed.
 var ErrJob = errors.New("the job did not succeed")
 
 const (
-	// jobMargin is added to the time that a unit allows itself to stop and to start.
+	// jobMargin is added to the times that a unit may take to stop and to start.
 	jobMargin = 30 * time.Second
 	jobPause  = 100 * time.Millisecond
 )
 
-// Restart stops and starts a unit and waits until it is active again, at most as long as the unit allows itself or
-// JobLimit, whatever is longer. A unit that does not run is left as it is. It returns for how long the unit was not active.
+// Restart stops and starts a unit and waits until it is active again, for as long as the unit's own time limits allow, and
+// at least for JobLimit. A unit that does not run stays as it is. It returns for how long the unit was not active.
 func (m *Manager) Restart(ctx context.Context, name string) (time.Duration, error) {
 	return m.job(ctx, "restart", "TryRestartUnit", name)
 }
 
-// Restore is Restart of a unit that ran before and is to run again: it is started, too, if it failed or was stopped.
+// Restore restarts a unit that ran before and has to run again. Unlike Restart it also starts a unit that has failed or
+// was stopped.
 func (m *Manager) Restore(ctx context.Context, name string) (time.Duration, error) {
-	// It may have failed too often to be started again. That it has not failed is an error, too, and where systemd is not
-	// reached at all, the job says so.
+	// A unit that has failed too often is not started without this. The call fails for a unit that has not failed, and if
+	// systemd cannot be reached, the job reports it.
 	_ = m.call(ctx, callLimit, "reset "+name, "ResetFailedUnit", name)
 	return m.job(ctx, "restart", "RestartUnit", name)
 }
 
-// Stop stops a unit and waits until it is.
+// Stop stops a unit and waits until it has stopped.
 func (m *Manager) Stop(ctx context.Context, name string) error {
 	_, err := m.job(ctx, "stop", "StopUnit", name)
 	return err
 }
 
-// ReloadUnit has a unit read its configuration again. That interrupts nothing.
+// ReloadUnit has a unit read its configuration again, which does not interrupt it.
 func (m *Manager) ReloadUnit(ctx context.Context, name string) error {
 	_, err := m.job(ctx, "reload", "ReloadUnit", name)
 	return err
 }
 
-// job runs one job to its end, and returns how long the unit was not active.
+// job has systemd run a job, waits for its end, and returns for how long the unit was not active.
 func (m *Manager) job(ctx context.Context, what, method, name string) (away time.Duration, err error) {
-	err = m.converse(ctx, m.jobLimit(ctx, name), func(c *conversation) error {
+	err = m.connected(ctx, m.jobLimit(ctx, name), func(c *connection) error {
 		result, err := c.job(method, name)
 		switch {
 		case errors.Is(err, io.EOF):
-			// By a re-execution, for example.
 			return fmt.Errorf("%s %s: the connection to systemd was lost: %w", what, name, err)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return fmt.Errorf("%s %s: systemd did not finish the job: %w", what, name, err)
@@ -73,23 +73,23 @@ func (m *Manager) job(ctx context.Context, what, method, name string) (away time
 	return away, err
 }
 
-// job has a method queue a job for a unit, and returns how the job ended: "done", "failed" and so on (org.freedesktop.systemd1(5),
-// JobRemoved).
-func (c *conversation) job(method, name string) (string, error) {
-	results := map[string]string{} // of jobs that ended before it was told which is the own one
-	removed := func(said message) (string, string) {
-		if said.name != "JobRemoved" {
+// job calls a method that queues a job for a unit, and returns the result of the job: "done", "failed" and so on
+// (org.freedesktop.systemd1(5), JobRemoved).
+func (c *connection) job(method, name string) (string, error) {
+	results := map[string]string{} // of jobs that ended before the reply named the own job
+	removed := func(received message) (job, result string) {
+		if received.name != "JobRemoved" {
 			return "", ""
 		}
-		body := &cursor{data: said.body} // uoss: number, object, unit, result
+		body := &cursor{data: received.body} // uoss: number, object, unit, result
 		body.number()
-		object := body.text()
+		job = body.text()
 		body.bytes()
-		return object, body.text()
+		return job, body.text()
 	}
-	body, err := c.call(func(said message) {
-		if object, result := removed(said); object != "" {
-			results[object] = result
+	body, err := c.call(func(received message) {
+		if job, result := removed(received); job != "" {
+			results[job] = result
 		}
 	}, method, texts(name, "replace"))
 	if err != nil {
@@ -97,73 +97,73 @@ func (c *conversation) job(method, name string) (string, error) {
 	}
 	own := (&cursor{data: body}).text()
 	if own == "" {
-		return "", fmt.Errorf("%w: a job of %d bytes", errAnswer, len(body))
+		return "", fmt.Errorf("%w: a job of %d bytes", errMessage, len(body))
 	}
 	if result, ended := results[own]; ended {
 		return result, nil
 	}
 	for {
-		said, err := c.in.next()
+		received, err := c.in.next()
 		if err != nil {
 			return "", err
 		}
-		if object, result := removed(said); said.kind == signal && object == own {
+		if job, result := removed(received); received.kind == signal && job == own {
 			return result, nil
 		}
 	}
 }
 
-// jobLimit is how long a job of the unit may take: as long as the unit allows itself to stop and to start, and JobLimit
-// at least. A unit without a limit of its own has JobLimit.
+// jobLimit is how long a job of the unit may take: as long as the unit may take to stop and to start, and at least JobLimit.
+// A unit without a time limit has JobLimit.
 func (m *Manager) jobLimit(ctx context.Context, name string) time.Duration {
 	if !strings.HasSuffix(name, ".service") {
 		return JobLimit
 	}
-	answers, err := m.ask(ctx, question{name, serviceFace, "TimeoutStopUSec"}, question{name, serviceFace, "TimeoutStartUSec"})
+	values, err := m.get(ctx, property{name, serviceInterface, "TimeoutStopUSec"}, property{name, serviceInterface, "TimeoutStartUSec"})
 	if err != nil {
 		return JobLimit
 	}
 	var total time.Duration
-	for _, a := range answers {
-		if a.number > uint64(maxJob/time.Microsecond) { // "infinity" is the largest number that there is
+	for _, limit := range values {
+		if limit.number > uint64(maxJob/time.Microsecond) { // "infinity" is the largest number
 			return JobLimit
 		}
-		total += time.Duration(a.number) * time.Microsecond
+		total += time.Duration(limit.number) * time.Microsecond
 	}
 	return max(JobLimit, min(total+jobMargin, maxJob))
 }
 
-// interruption is the time between the last two moments at which the unit stopped and started being active, and when it last
-// began to start, in microseconds of the monotonic clock.
-func (c *conversation) interruption(name string) (away time.Duration, began uint64, err error) {
-	answers, err := c.ask([]question{
-		{name, unitFace, "ActiveExitTimestampMonotonic"}, {name, unitFace, "ActiveEnterTimestampMonotonic"},
-		{name, unitFace, "InactiveExitTimestampMonotonic"},
+// interruption returns for how long the unit was not active before it last became active, and when it last began to start,
+// in microseconds of the monotonic clock.
+func (c *connection) interruption(name string) (away time.Duration, began uint64, err error) {
+	values, err := c.get([]property{
+		{name, unitInterface, "ActiveExitTimestampMonotonic"}, {name, unitInterface, "ActiveEnterTimestampMonotonic"},
+		{name, unitInterface, "InactiveExitTimestampMonotonic"},
 	})
 	if err != nil {
 		return 0, 0, err
 	}
-	ended, started, began := answers[0].number, answers[1].number, answers[2].number
+	ended, started, began := values[0].number, values[1].number, values[2].number
 	if started < ended {
 		return 0, began, nil
 	}
 	return time.Duration(started-ended) * time.Microsecond, began, nil
 }
 
-// Restarted waits for what systemd has yet to do with a unit, and tells whether it was started since a moment of the
-// monotonic clock, in microseconds, and for how long it was not active before that.
+// Restarted waits until systemd has no job for a unit, and reports whether the unit was started since a moment of the
+// monotonic clock, in microseconds, and for how long it was not active before.
 func (m *Manager) Restarted(ctx context.Context, name string, since uint64) (restarted bool, away time.Duration, err error) {
 	limit := m.jobLimit(ctx, name)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err = m.converse(ctx, limit, func(c *conversation) error {
+	err = m.connected(ctx, limit, func(c *connection) error {
 		for {
-			answers, err := c.ask([]question{{name, unitFace, "Job"}})
+			values, err := c.get([]property{{name, unitInterface, "Job"}})
 			if err != nil {
 				return err
 			}
-			if answers[0].number == 0 {
-				break // there is none
+			if values[0].number == 0 {
+				break // it has no job
 			}
 			select {
 			case <-ctx.Done():
@@ -180,17 +180,17 @@ func (m *Manager) Restarted(ctx context.Context, name string, since uint64) (res
 	return restarted, away, err
 }
 
-// Active returns the state of a unit as ActiveState does, and since when it is active, in microseconds of the monotonic
-// clock: another moment is another start.
+// Active returns the state of a unit, and since when it is active, in microseconds of the monotonic clock. Another moment
+// means another start.
 func (m *Manager) Active(ctx context.Context, name string) (state string, since uint64, err error) {
-	answers, err := m.ask(ctx, question{name, unitFace, "ActiveState"}, question{name, unitFace, "ActiveEnterTimestampMonotonic"})
+	values, err := m.get(ctx, property{name, unitInterface, "ActiveState"}, property{name, unitInterface, "ActiveEnterTimestampMonotonic"})
 	if err != nil {
 		return "", 0, err
 	}
-	return answers[0].text(), answers[1].number, nil
+	return values[0].text(), values[1].number, nil
 }
 
-// Failure describes why a unit does not run, with the last lines that it logged.
+// Failure describes the state of a unit that does not run, with the last lines that it logged.
 func (m *Manager) Failure(ctx context.Context, name string) string {
 	state, err := m.ActiveState(ctx, name)
 	if err != nil {

@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// Begin has systemd go to a target that ends this boot or its userland: "soft-reboot.target", "kexec.target",
-// "reboot.target". Nothing that is asked for later can stop it. It does not wait: whoever asked is ended on the way.
+// Begin has systemd start a target that ends this boot or its userland: "soft-reboot.target", "kexec.target",
+// "reboot.target". No later job can cancel it. It does not wait: systemd ends the caller on the way.
 func (m *Manager) Begin(ctx context.Context, target string) error {
 	return m.call(ctx, callLimit, "have systemd go to "+target, "StartUnit", target, "replace-irreversibly")
 }
 
-// Version is the number of systemd's release: 257.
+// Version is the version of systemd: 257.
 func (m *Manager) Version(ctx context.Context) (int, error) {
 	text, err := m.own(ctx, "Version")
 	if err != nil {
@@ -22,7 +22,7 @@ func (m *Manager) Version(ctx context.Context) (int, error) {
 	return version(text)
 }
 
-// version reads what systemd tells: "257.13-1~deb13u1", "254", "v255~rc1".
+// version reads the Version property: "257.13-1~deb13u1", "254", "v255~rc1".
 func version(text string) (int, error) {
 	digits := strings.TrimPrefix(text, "v")
 	if end := strings.IndexFunc(digits, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {
@@ -35,22 +35,22 @@ func version(text string) (int, error) {
 	return number, nil
 }
 
-// Failed names the units that systemd counts as failed.
+// Failed returns the units that systemd counts as failed.
 func (m *Manager) Failed(ctx context.Context) (failed []string, err error) {
-	err = m.converse(ctx, callLimit, func(c *conversation) error {
+	err = m.connected(ctx, callLimit, func(c *connection) error {
 		body, err := c.call(nil, "ListUnitsFiltered", list("failed"))
 		if err == nil {
 			failed, err = namesOf(body)
 		}
 		if err != nil {
-			return fmt.Errorf("ask systemd for what failed: %w", err)
+			return fmt.Errorf("ask systemd for the failed units: %w", err)
 		}
 		return nil
 	})
 	return failed, err
 }
 
-// namesOf reads a list of units, a(ssssssouso), of which the name is the first.
+// namesOf reads the names from a list of units, a(ssssssouso).
 func namesOf(body []byte) (names []string, err error) {
 	c := &cursor{data: body}
 	length := int(c.number())
@@ -58,7 +58,7 @@ func namesOf(body []byte) (names []string, err error) {
 	for end := c.at + length; c.at < end && !c.failed; {
 		c.align(8)
 		names = append(names, c.text())
-		for range 6 { // description, three states, what it follows, its object
+		for range 6 { // description, three states, following unit, object
 			c.bytes()
 		}
 		c.number()
@@ -67,7 +67,7 @@ func namesOf(body []byte) (names []string, err error) {
 		}
 	}
 	if c.failed {
-		return nil, fmt.Errorf("%w: a list of %d bytes", errAnswer, len(body))
+		return nil, fmt.Errorf("%w: a list of %d bytes", errMessage, len(body))
 	}
 	return names, nil
 }

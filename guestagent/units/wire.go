@@ -1,5 +1,8 @@
 package units
 
+// The part of D-Bus that systemd needs, in the D-Bus Specification's little-endian form ("Message Protocol"). Why not a
+// library: see the package comment.
+
 import (
 	"encoding/binary"
 	"encoding/hex"
@@ -8,7 +11,7 @@ import (
 	"strings"
 )
 
-// pad aligns what follows a message's beginning.
+// pad aligns the end of a message that begins at from.
 func pad(message []byte, from, to int) []byte {
 	for (len(message)-from)%to != 0 {
 		message = append(message, 0)
@@ -21,7 +24,7 @@ func appendText(message []byte, from int, text string) []byte {
 	return append(append(message, text...), 0)
 }
 
-// objectOf is the object of a unit, or of the manager for "".
+// objectOf returns the object path of a unit, or of the manager for "".
 func objectOf(unit string) string {
 	if unit == "" {
 		return managerPath
@@ -38,7 +41,7 @@ func objectOf(unit string) string {
 	return string(object)
 }
 
-// arguments of a method, by their signature.
+// arguments are the arguments of a method call.
 type arguments struct {
 	signature string
 	body      []byte
@@ -54,12 +57,12 @@ func texts(all ...string) arguments {
 
 func list(all ...string) arguments {
 	args := texts(all...)
-	// The length of an array comes before it, and does not move what is aligned to as much.
+	// The length comes before an array. It takes four bytes, so it does not change the alignment of the strings.
 	return arguments{"as", append(binary.LittleEndian.AppendUint32(nil, uint32(len(args.body))), args.body...)}
 }
 
 // appendCall appends a call of a method (D-Bus Specification, "Message Protocol").
-func appendCall(out []byte, serial uint32, object, face, method string, args arguments) []byte {
+func appendCall(out []byte, serial uint32, object, iface, method string, args arguments) []byte {
 	from := len(out)
 	out = append(out, 'l', 1, 0, 1, 0, 0, 0, 0)
 	out = binary.LittleEndian.AppendUint32(out, serial)
@@ -69,7 +72,7 @@ func appendCall(out []byte, serial uint32, object, face, method string, args arg
 		kind byte
 		text string
 	}{
-		{1, 'o', object}, {2, 's', face}, {3, 's', method},
+		{1, 'o', object}, {2, 's', iface}, {3, 's', method},
 	} {
 		out = append(pad(out, from, 8), field.code, 1, field.kind, 0)
 		out = appendText(out, from, field.text)
@@ -83,18 +86,18 @@ func appendCall(out []byte, serial uint32, object, face, method string, args arg
 	return append(pad(out, from, 8), args.body...)
 }
 
-// messages takes what systemd sends apart.
+// messages splits what systemd sends into messages.
 type messages struct {
 	from   io.Reader
 	buffer []byte
-	// at and end are where what was read and not yet returned begins and ends.
+	// buffer[at:end] was read and not returned yet.
 	at, end int
 }
 
-// need has so many bytes there.
+// need reads until length bytes are available.
 func (m *messages) need(length int) error {
-	if length > maxAnswer {
-		return fmt.Errorf("%w: %d bytes", errAnswer, length)
+	if length > maxMessage {
+		return fmt.Errorf("%w: %d bytes", errMessage, length)
 	}
 	for m.end-m.at < length {
 		if m.end = copy(m.buffer, m.buffer[m.at:m.end]); m.end == len(m.buffer) {
@@ -109,7 +112,7 @@ func (m *messages) need(length int) error {
 	return nil
 }
 
-// line returns the next line of the authentication.
+// line returns the next line of the authentication protocol.
 func (m *messages) line() ([]byte, error) {
 	for length := 1; ; length++ {
 		if err := m.need(length); err != nil {
@@ -123,26 +126,26 @@ func (m *messages) line() ([]byte, error) {
 	}
 }
 
-// Kinds of messages.
+// Types of messages.
 const (
-	reply  = 2
-	broken = 3
-	signal = 4
+	reply      = 2
+	errorReply = 3
+	signal     = 4
 )
 
-// message is one that systemd sends. Its body is overwritten by the next.
+// message is one message from systemd. The next message overwrites its body.
 type message struct {
 	kind byte
-	// to is the number of the message that it answers.
+	// to is the serial of the call to which it replies.
 	to uint32
-	// name is that of an error, or of what a signal tells of.
+	// name is the name of an error or of a signal.
 	name string
 	body []byte
 }
 
-// failure is what an answer says that is an error.
+// failure returns the error of an error reply, nil for other messages.
 func (m message) failure() error {
-	if m.kind != broken {
+	if m.kind != errorReply {
 		return nil
 	}
 	return fmt.Errorf("%s: %s", m.name, (&cursor{data: m.body}).text())
@@ -155,8 +158,8 @@ func (m *messages) next() (message, error) {
 	}
 	head := m.buffer[m.at : m.at+16]
 	fields, length := int(binary.LittleEndian.Uint32(head[12:])), int(binary.LittleEndian.Uint32(head[4:]))
-	if head[0] != 'l' || fields > maxAnswer || length > maxAnswer {
-		return message{}, fmt.Errorf("%w: it begins with %x", errAnswer, head)
+	if head[0] != 'l' || fields > maxMessage || length > maxMessage {
+		return message{}, fmt.Errorf("%w: it begins with %x", errMessage, head)
 	}
 	begins := (16 + fields + 7) / 8 * 8
 	if err := m.need(begins + length); err != nil {
@@ -164,17 +167,17 @@ func (m *messages) next() (message, error) {
 	}
 	whole := m.buffer[m.at : m.at+begins+length]
 	m.at += len(whole)
-	said := message{kind: whole[1], body: whole[begins:]}
+	received := message{kind: whole[1], body: whole[begins:]}
 	for c := (&cursor{data: whole[:16+fields], at: 16}); c.align(8) && c.at < len(c.data); {
 		code := c.byte()
 		switch c.kind() {
 		case 'u':
 			if value := c.number(); code == 5 {
-				said.to = value
+				received.to = value
 			}
 		case 's', 'o':
 			if text := c.bytes(); code == 3 || code == 4 {
-				said.name = string(text)
+				received.name = string(text)
 			}
 		case 'g':
 			c.signature()
@@ -182,27 +185,27 @@ func (m *messages) next() (message, error) {
 			c.failed = true
 		}
 		if c.failed {
-			return message{}, fmt.Errorf("%w: a header of %d bytes", errAnswer, fields)
+			return message{}, fmt.Errorf("%w: a header of %d bytes", errMessage, fields)
 		}
 	}
-	return said, nil
+	return received, nil
 }
 
 // valueOf reads a variant.
-func valueOf(body []byte) (a answer, err error) {
+func valueOf(body []byte) (v value, err error) {
 	c := &cursor{data: body}
 	switch kind := c.signature(); kind {
 	case "b":
-		a.set = c.number() != 0
+		v.set = c.number() != 0
 	case "u":
-		a.number = uint64(c.number())
+		v.number = uint64(c.number())
 	case "t":
-		a.number = c.long()
+		v.number = c.long()
 	case "(uo)":
 		c.align(8)
-		a.number = uint64(c.number())
+		v.number = uint64(c.number())
 	case "s", "o":
-		a.texts = []string{c.text()}
+		v.texts = []string{c.text()}
 	case "as", "a(sb)":
 		length := int(c.number())
 		if kind != "as" {
@@ -212,28 +215,28 @@ func valueOf(body []byte) (a answer, err error) {
 			if kind != "as" {
 				c.align(8)
 			}
-			a.texts = append(a.texts, c.text())
+			v.texts = append(v.texts, c.text())
 			if kind != "as" {
 				c.number()
 			}
 		}
 	default:
-		return a, fmt.Errorf("%w: a value of type %q", errAnswer, kind)
+		return v, fmt.Errorf("%w: a value of type %q", errMessage, kind)
 	}
 	if c.failed {
-		return answer{}, fmt.Errorf("%w: a value of %d bytes", errAnswer, len(body))
+		return value{}, fmt.Errorf("%w: a value of %d bytes", errMessage, len(body))
 	}
-	return a, nil
+	return v, nil
 }
 
-// cursor reads values one after another; failed stays true once there were too few bytes.
+// cursor reads one value after another. failed stays true once there were too few bytes.
 type cursor struct {
 	data   []byte
 	at     int
 	failed bool
 }
 
-// take returns so many bytes.
+// take returns the next length bytes.
 func (c *cursor) take(length int) []byte {
 	if c.failed || length < 0 || length > len(c.data)-c.at {
 		c.failed = true
@@ -243,7 +246,7 @@ func (c *cursor) take(length int) []byte {
 	return c.data[c.at-length : c.at]
 }
 
-// align is false if there were too few bytes.
+// align skips padding. It returns false if there were too few bytes.
 func (c *cursor) align(to int) bool {
 	c.take((to - c.at%to) % to)
 	return !c.failed
@@ -280,7 +283,7 @@ func (c *cursor) bytes() []byte {
 	return text
 }
 
-// kind is a signature of one type, and 0 for others.
+// kind reads a signature of one type. It returns 0 for other signatures.
 func (c *cursor) kind() byte {
 	if length := c.byte(); length != 1 {
 		return 0

@@ -89,14 +89,14 @@ func answerTo(call *dbus.Message, value any) *dbus.Message {
 var happening = &dbus.Message{
 	Type: dbus.TypeSignal,
 	Headers: map[dbus.HeaderField]dbus.Variant{
-		dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(managerPath)), dbus.FieldInterface: dbus.MakeVariant(managerFace),
+		dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(managerPath)), dbus.FieldInterface: dbus.MakeVariant(managerInterface),
 		dbus.FieldMember: dbus.MakeVariant("UnitNew"), dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf("", dbus.ObjectPath(managerPath))),
 	},
 	Body: []any{"some.service", dbus.ObjectPath("/org/freedesktop/systemd1/unit/some_2eservice")},
 }
 
 // askIt asks a manager of that kind.
-func askIt(t *testing.T, questions []question, property func(path dbus.ObjectPath, face, name string) any) ([]answer, error) {
+func askIt(t *testing.T, questions []property, property func(path dbus.ObjectPath, face, name string) any) ([]value, error) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -133,17 +133,17 @@ func askIt(t *testing.T, questions []question, property func(path dbus.ObjectPat
 }
 
 // askAll asks half of the questions first, and then the others.
-func askAll(conn io.ReadWriter, questions []question) ([]answer, error) {
-	c := &conversation{with: conn, in: messages{from: conn}}
-	if err := c.greet(); err != nil {
+func askAll(conn io.ReadWriter, questions []property) ([]value, error) {
+	c := &connection{out: conn, in: messages{from: conn}}
+	if err := c.authenticate(); err != nil {
 		return nil, err
 	}
 	half := len(questions) / 2
-	answers, err := c.ask(questions[:half])
+	answers, err := c.get(questions[:half])
 	if err != nil {
 		return nil, err
 	}
-	others, err := c.ask(questions[half:])
+	others, err := c.get(questions[half:])
 	return append(answers, others...), err
 }
 
@@ -160,16 +160,16 @@ func TestPropertiesOfAllTypesAreRead(t *testing.T) {
 			May  bool
 		}{{"/etc/default/x", true}, {"/run/y", false}},
 	}
-	var questions []question
-	var want []answer
-	for name, value := range map[string]answer{
+	var questions []property
+	var want []value
+	for name, value := range map[string]value{
 		"text": {texts: []string{"active"}}, "nothing": {texts: []string{""}}, "path": {texts: []string{"/org/x"}}, "yes": {set: true}, "no": {},
 		"list": {texts: []string{"a.service", "", "ünïcode.service"}}, "empty": {}, "count": {number: 7}, "moment": {number: 1 << 40}, "job": {number: 12}, "files": {texts: []string{"/etc/default/x", "/run/y"}},
 	} {
-		questions, want = append(questions, question{"a-b@1.service", unitFace, name}), append(want, value)
+		questions, want = append(questions, property{"a-b@1.service", unitInterface, name}), append(want, value)
 	}
 	got, err := askIt(t, questions, func(path dbus.ObjectPath, face, name string) any {
-		if path != "/org/freedesktop/systemd1/unit/a_2db_401_2eservice" || face != unitFace {
+		if path != "/org/freedesktop/systemd1/unit/a_2db_401_2eservice" || face != unitInterface {
 			t.Errorf("it asks %s for %s", path, face)
 		}
 		return values[name]
@@ -177,15 +177,15 @@ func TestPropertiesOfAllTypesAreRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(answer{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(value{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
 func TestMoreQuestionsThanAreAskedAtOnceAreAnsweredInTheirOrder(t *testing.T) {
-	var questions []question
-	for i := range 3*askAtOnce + 7 {
-		questions = append(questions, question{fmt.Sprintf("u%d.service", i), unitFace, "Id"})
+	var questions []property
+	for i := range 3*maxInFlight + 7 {
+		questions = append(questions, property{fmt.Sprintf("u%d.service", i), unitInterface, "Id"})
 	}
 	answers, err := askIt(t, questions, func(path dbus.ObjectPath, _, _ string) any { return string(path) })
 	if err != nil {
@@ -199,7 +199,7 @@ func TestMoreQuestionsThanAreAskedAtOnceAreAnsweredInTheirOrder(t *testing.T) {
 }
 
 func TestWhatSystemdCannotTellIsAnError(t *testing.T) {
-	_, err := askIt(t, []question{{"gone.service", unitFace, "Id"}}, func(dbus.ObjectPath, string, string) any {
+	_, err := askIt(t, []property{{"gone.service", unitInterface, "Id"}}, func(dbus.ObjectPath, string, string) any {
 		return errors.New("Unit gone.service not found.")
 	})
 	if err == nil || !strings.Contains(err.Error(), "NoSuchUnit: Unit gone.service not found.") {
@@ -224,7 +224,7 @@ func FuzzConverse(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
-	answers, err := askAll(said{bytes.NewReader(good.Bytes())}, []question{{"a.service", unitFace, "After"}})
+	answers, err := askAll(said{bytes.NewReader(good.Bytes())}, []property{{"a.service", unitInterface, "After"}})
 	if err != nil || len(answers[0].texts) != 2 {
 		f.Fatalf("got %v, %v", answers, err)
 	}
@@ -232,7 +232,7 @@ func FuzzConverse(f *testing.F) {
 	f.Add([]byte("REJECTED EXTERNAL\r\n"))
 	f.Add(good.Bytes()[:good.Len()-3])
 	f.Fuzz(func(t *testing.T, text []byte) {
-		answers, err := askAll(said{bytes.NewReader(text)}, []question{{"a.service", unitFace, "After"}, {"b.service", unitFace, "Id"}})
+		answers, err := askAll(said{bytes.NewReader(text)}, []property{{"a.service", unitInterface, "After"}, {"b.service", unitInterface, "Id"}})
 		for _, a := range answers {
 			if err == nil && len(strings.Join(a.texts, "")) > len(text) {
 				t.Errorf("%d bytes became %q", len(text), a.texts)
