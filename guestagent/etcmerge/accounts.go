@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// accountFile tells how the entries of an account file are merged; see passwd(5), group(5), shadow(5),
+// accountFile describes how the entries of an account file are merged; see passwd(5), group(5), shadow(5),
 // gshadow(5), subuid(5).
 type accountFile struct {
-	// wholeLine takes the whole line for the name of an entry: subuid may name a user more than once.
+	// wholeLine is true if the whole line identifies an entry: subuid may have several entries for a user.
 	wholeLine bool
-	// id is the field that holds the number, 0 for none.
+	// id is the field with the account's number, 0 for none.
 	id int
-	// members is the field that holds a list of names to merge, 0 for none.
+	// members is the field with a list of names to merge, 0 for none.
 	members int
-	// of names the file whose refused entries are refused here too.
+	// of is the file whose refused entries are refused in this file, too.
 	of string
 }
 
@@ -29,18 +29,18 @@ var accountFiles = map[string]*accountFile{
 	"etc/subgid":  {wholeLine: true},
 }
 
-// AccountOrder is the order in which account files are to be merged, so that an entry that is refused in one is
-// refused in those that belong to it.
+// AccountOrder is the order in which account files have to be merged, so that an entry that is refused in one file is
+// refused in the files that belong to it.
 var AccountOrder = []string{"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid"}
 
-// Accounts merges account files of one system. Merge them in AccountOrder.
+// Accounts merges the account files of one system. Merge them in AccountOrder.
 type Accounts struct {
 	refused map[string]map[string]bool
 }
 
-// Merge merges one file by entry. Every line of ours stays, or takes the release's change of an entry that was not
-// changed here; entries that the release adds are appended, but for those whose number another entry has here.
-// Entries that the release removes stay: files of theirs may be anywhere.
+// Merge merges one file by entry. An entry of ours takes the release's change if it was not changed here, and stays
+// otherwise. Entries that the release adds are appended, except those whose number another entry has here. Entries that
+// the release removes stay: files of these accounts may be anywhere.
 func (a *Accounts) Merge(path string, base, ours, theirs string) (merged string, conflicts []string) {
 	kind := accountFiles[path]
 	if kind == nil {
@@ -76,7 +76,7 @@ func (a *Accounts) Merge(path string, base, ours, theirs string) (merged string,
 	for _, line := range lines(theirs) {
 		name := kind.name(line)
 		if _, wasThere := before[name]; wasThere || present[name] || name == "" {
-			continue // one that was removed here stays removed
+			continue // an entry that was removed here stays removed
 		}
 		if a.refused[kind.of][name] {
 			continue
@@ -97,7 +97,7 @@ func (a *Accounts) Merge(path string, base, ours, theirs string) (merged string,
 	return strings.Join(result, "\n") + "\n", conflicts
 }
 
-// mergeEntry merges one entry that differs between the releases. It fails when this VM changed the same.
+// mergeEntry merges one entry that differs between the releases. It fails if this VM changed the same field.
 func (k *accountFile) mergeEntry(base, ours, theirs string) (string, bool) {
 	if ours == base || ours == theirs {
 		return theirs, true
@@ -123,7 +123,7 @@ func (k *accountFile) mergeEntry(base, ours, theirs string) (string, bool) {
 	return strings.Join(merged, ":"), true
 }
 
-// mergeMembers keeps the members here and adds those that the release adds.
+// mergeMembers keeps our members and adds those that the release adds.
 func mergeMembers(base, ours, theirs string) string {
 	was, is := members(base), members(ours)
 	for _, name := range members(theirs) {
@@ -142,7 +142,7 @@ func lines(text string) []string {
 	return slices.DeleteFunc(strings.Split(text, "\n"), func(s string) bool { return s == "" })
 }
 
-// name is what an entry is known by.
+// name returns what identifies an entry.
 func (k *accountFile) name(line string) string {
 	if k.wholeLine {
 		return line

@@ -17,16 +17,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// loaderCache is generated from the libraries that there are.
+// loaderCache is generated from the libraries in the system.
 const loaderCache = "etc/ld.so.cache"
 
-// Outcome is what a carry did.
+// Outcome is the result of a carry.
 type Outcome struct {
 	// Carried counts the paths that were changed.
 	Carried int
-	// Conflicts are the paths that were left as they are, each with the reason, sorted.
+	// Conflicts are the paths that were left unchanged, each with the reason, sorted.
 	Conflicts []string
-	// LoaderCache is true when the cache of the dynamic loader was made here and has to be made again.
+	// LoaderCache is true when the cache of the dynamic loader was generated in this VM, so that it has to be generated again.
 	LoaderCache bool
 }
 
@@ -34,10 +34,10 @@ type Outcome struct {
 type Carrier struct {
 	// Root of the system: "/".
 	Root string
-	// Record is a directory of the private disk for what undoes the last carry. Once that is settled, the record is kept
-	// beside it for TakeBack.
+	// Record is a directory on the private disk for what undoes the last carry. Once the carry is settled, the record is
+	// moved to a second directory, for TakeBack.
 	Record string
-	// From and To name what Carry carries from and to, for Carried and Settled to tell.
+	// From and To identify the stacks of a carry. Carried and Settled return them.
 	From, To string
 
 	sync syncer
@@ -46,19 +46,18 @@ type Carrier struct {
 // step is one planned change.
 type step struct {
 	Path string `json:"path"`
-	// Before and After are nil for a path that is not there.
+	// Before and After are nil for a path that does not exist.
 	Before *tree.Entry `json:"before,omitempty"`
 	After  *tree.Entry `json:"after,omitempty"`
-	// Saved names the file of the record that holds the content of Before.
+	// Saved is the file of the record with the content of Before.
 	Saved string `json:"saved,omitempty"`
 
-	// content is After's, if it is a regular file.
+	// content returns the content of After, if it is a regular file.
 	content func() ([]byte, error)
 }
 
-// Carry brings every difference to the new release's version where this VM did not change it. old and new are the
-// roots of the two stacks' trees, read-only. What undoes it is recorded first. If a carry is already recorded, it
-// is undone before. Without differences it only does that.
+// Carry changes every differing path to the new release's version, unless this VM changed it. old and new are the roots of
+// the two stacks' trees, read-only. It first undoes a carry that is already recorded, and records how to undo this one.
 func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new string) (outcome Outcome, err error) {
 	if err := c.Undo(ctx); err != nil {
 		return Outcome{}, err
@@ -101,7 +100,7 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 	return p.outcome, nil
 }
 
-// planner decides on every path before anything is changed.
+// planner decides about every path before anything is changed.
 type planner struct {
 	placing
 	live, old, new *os.Root
@@ -115,7 +114,7 @@ func (p *planner) conflict(name, reason string) {
 }
 
 func (p *planner) plan(ctx context.Context, differences []Difference) error {
-	rank := func(d Difference) int { return slices.Index(AccountOrder, d.Path) } // -1, before all, for other files
+	rank := func(d Difference) int { return slices.Index(AccountOrder, d.Path) } // -1 for other files, which come first
 	ordered := slices.Clone(differences)
 	slices.SortStableFunc(ordered, func(a, b Difference) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, d := range ordered {
@@ -123,7 +122,7 @@ func (p *planner) plan(ctx context.Context, differences []Difference) error {
 			return err
 		}
 		if !utf8.ValidString(d.Path) || d.New != nil && !utf8.ValidString(d.New.Link) {
-			p.conflict(d.Path, "its name is not UTF-8, which the record of what to undo cannot hold")
+			p.conflict(d.Path, "its name is not UTF-8, which the record for the rollback cannot represent")
 			continue
 		}
 		ours, err := entryAt(p.live, d.Path)
@@ -197,13 +196,14 @@ func (p *planner) merge(d Difference, ours *tree.Entry) error {
 	return nil
 }
 
-// act does the steps: first what has to go, deepest first, then what comes, parents first. When it returns nil all of it is on the disk.
+// act carries out the steps: first it removes paths, deepest first, then it creates paths, parents first. When it returns nil
+// all of it is on the disk.
 func (p *planner) act(ctx context.Context) error {
 	blocked := map[string]bool{}
 	var removed []string
 	for _, s := range slices.Backward(p.steps) {
-		goes := s.After == nil || s.Before != nil && (s.Before.Type == tree.Directory) != (s.After.Type == tree.Directory)
-		if !goes {
+		removes := s.After == nil || s.Before != nil && (s.Before.Type == tree.Directory) != (s.After.Type == tree.Directory)
+		if !removes {
 			continue
 		}
 		err := p.live.Remove(s.Path)
@@ -235,7 +235,7 @@ func (p *planner) act(ctx context.Context) error {
 			return err
 		}
 		if parent == nil || parent.Type != tree.Directory {
-			p.conflict(s.Path, "its directory is none here")
+			p.conflict(s.Path, "its parent is not a directory here")
 			continue
 		}
 		if err := p.prepare(s.After, s.content); err != nil {
@@ -248,5 +248,5 @@ func (p *planner) act(ctx context.Context) error {
 	if err := p.finish(ctx); err != nil {
 		return err
 	}
-	return p.last(ctx, removed)
+	return p.syncDirectories(ctx, removed)
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Compare tells what differs below /etc between two stacks whose trees, read-only, have these roots, parents first.
-// Extended attributes are not compared. It is for where no contents lists are at hand, and reads every file.
+// Compare returns what differs below /etc between the trees of two stacks, parents first. It is for a boot, which has no
+// contents lists, and reads every file. Extended attributes are not compared.
 func Compare(old, new string) (differences []Difference, err error) {
 	var found [2]map[string]*tree.Entry
 	for i, name := range []string{old, new} {
@@ -35,7 +35,7 @@ func Compare(old, new string) (differences []Difference, err error) {
 	return differences, nil
 }
 
-// readEtc reads all that lies below the etc of a tree.
+// readEtc reads all entries below the etc directory of a tree.
 func readEtc(name string) (entries map[string]*tree.Entry, err error) {
 	root, err := os.OpenRoot(name)
 	if err != nil {
@@ -46,7 +46,7 @@ func readEtc(name string) (entries map[string]*tree.Entry, err error) {
 	return entries, readBelow(root, "etc", entries)
 }
 
-// readBelow reads all that lies below a directory; one that is not there is empty.
+// readBelow reads all entries below a directory. A missing directory is empty.
 func readBelow(root *os.Root, directory string, entries map[string]*tree.Entry) error {
 	names, err := namesIn(root, directory)
 	if err != nil {

@@ -7,14 +7,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Difference is a path at which two releases differ; Old is nil for one that was added, New for one that was
-// removed.
+// Difference is a path at which two releases differ. Old is nil for an added path, New for a removed one.
 type Difference struct {
 	Path     string
 	Old, New *tree.Entry
 }
 
-// NewDifference copies the entries, which a reader of contents lists keeps only for a moment.
+// NewDifference copies the entries, which a reader of contents lists reuses.
 func NewDifference(path string, old, new *tree.Entry) Difference {
 	return Difference{Path: path, Old: clone(old), New: clone(new)}
 }
@@ -28,25 +27,25 @@ func clone(e *tree.Entry) *tree.Entry {
 	return &c
 }
 
-// Action is what is to be done at a path.
+// Action is what a carry does with a path.
 type Action int
 
 // The actions.
 const (
 	// Keep leaves the path as it is.
 	Keep Action = iota
-	// Write makes the path what the new release has.
+	// Write replaces the path by the new release's version.
 	Write
-	// Remove removes it.
+	// Remove removes the path.
 	Remove
 	// Merge merges an account file by entry.
 	Merge
-	// Conflict leaves it as it is and says so: this VM and the release changed it both.
+	// Conflict leaves the path as it is and reports it: both this VM and the release changed it.
 	Conflict
 )
 
-// Decide tells what is to be done at a path that this VM has as ours, nil if it has none. The reason is for a
-// conflict.
+// Decide returns what a carry does with a path. ours is this VM's version, nil if the path does not exist here. The reason
+// is that of a conflict.
 func Decide(d Difference, ours *tree.Entry) (action Action, reason string) {
 	switch {
 	case owned(d.Path):
@@ -70,7 +69,7 @@ func Decide(d Difference, ours *tree.Entry) (action Action, reason string) {
 	case ours == nil:
 		return Conflict, "removed here, changed by the release"
 	case d.Old == nil:
-		return Conflict, "made here, added by the release as another " + d.New.Type.String()
+		return Conflict, "created here, added by the release as another " + d.New.Type.String()
 	case d.New == nil:
 		return Conflict, "changed here, removed by the release"
 	case ours.Type != d.New.Type:
@@ -80,8 +79,8 @@ func Decide(d Difference, ours *tree.Entry) (action Action, reason string) {
 	}
 }
 
-// owned tells the files that are this VM's own whatever a release has: init and the system's tools write them, and
-// the backups that account tools keep.
+// owned reports whether a file belongs to this VM, whatever a release has: init or the system's tools write it, or it is a
+// backup of an account file.
 func owned(path string) bool {
 	switch path {
 	case "etc/machine-id", "etc/hostname", "etc/resolv.conf", "etc/mtab", "etc/.pwd.lock", "etc/adjtime", "etc/.updated", "var/.updated":
@@ -93,14 +92,14 @@ func owned(path string) bool {
 
 func isRegular(e *tree.Entry) bool { return e != nil && e.Type == tree.Regular }
 
-// same compares what this package restores: everything but times and extended attributes.
+// same compares what this package restores: everything except times and extended attributes.
 func same(a, b *tree.Entry) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
 	x, y := *a, *b
 	x.Path, x.Xattrs, y.Path, y.Xattrs = "", nil, "", nil
-	if x.Type == tree.Symlink { // a link's mode means nothing
+	if x.Type == tree.Symlink { // the mode of a symbolic link has no meaning
 		x.Mode, y.Mode = 0, 0
 	}
 	if x.Type == tree.Directory {

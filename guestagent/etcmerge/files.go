@@ -17,27 +17,27 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// maxFile bounds in bytes a file that is read here. Configuration is far smaller.
+// maxFile bounds a file that is read, in bytes. Configuration files are far smaller.
 const maxFile = 64 << 20
 
 // errTooLarge means that a file is larger than maxFile.
-var errTooLarge = errors.New("too large for a file of configuration")
+var errTooLarge = errors.New("too large for a configuration file")
 
-// temporarySuffix marks a file that is being written. One that a power cut left is overwritten or removed.
+// temporarySuffix marks a file that is being written. A later carry or Undo overwrites or removes one that a power cut left.
 const temporarySuffix = ".sharedos-new"
 
 func temporaryName(name string) string {
 	return path.Join(path.Dir(name), "."+path.Base(name)+temporarySuffix)
 }
 
-// entryAt reads what is at a path, nil if nothing is, or if something on the way is not a directory.
+// entryAt returns the entry at a path, nil if there is none or if a parent is not a directory.
 func entryAt(root *os.Root, name string) (*tree.Entry, error) {
 	if plain, err := plainParents(root, name); err != nil || !plain {
 		return nil, err
 	}
 	info, err := root.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		return nil, nil //nolint:nilnil // nothing there is an answer
+		return nil, nil //nolint:nilnil // the contract: there is none
 	}
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func entryAt(root *os.Root, name string) (*tree.Entry, error) {
 	case unix.S_IFBLK:
 		e.Type, e.Major, e.Minor = tree.BlockDevice, unix.Major(stat.Rdev), unix.Minor(stat.Rdev)
 	default:
-		e.Type = tree.FIFO // or a socket: neither is configuration, and neither equals what a release has
+		e.Type = tree.FIFO // or a socket: neither is configuration nor equals an entry of a release
 	}
 	if err != nil {
 		return nil, err
@@ -69,8 +69,8 @@ func entryAt(root *os.Root, name string) (*tree.Entry, error) {
 	return e, nil
 }
 
-// plainParents reports whether all directories on the way to a path are that, and no links: a release has nothing
-// behind a link, so what is there is this VM's own.
+// plainParents reports whether all parents of a path are directories and none is a symbolic link. A release has no paths
+// behind a symbolic link, so what is there belongs to this VM.
 func plainParents(root *os.Root, name string) (bool, error) {
 	var trouble error
 	for parent := path.Dir(name); parent != "."; parent = path.Dir(parent) {
@@ -79,7 +79,7 @@ func plainParents(root *os.Root, name string) (bool, error) {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 			return false, nil
 		case err != nil:
-			trouble = err // of a link further up that leads out of the root, perhaps: it is found there
+			trouble = err // perhaps a parent further up is a link that leads out of the root, which is found next
 		case !info.IsDir():
 			return false, nil
 		}
@@ -117,19 +117,19 @@ func readAt(root *os.Root, name string) (data []byte, err error) {
 	return data, err
 }
 
-// placing is what a carry, or its undoing, makes of paths. Readers see the old file or the new one, and so does whoever looks after
-// a power cut: a file gets its name when its content is on the disk.
+// placing creates and replaces paths for a carry or for Undo. At any moment, and after a power cut, a path has the old file
+// or the new one: a file is renamed to its path once its content is on the disk.
 type placing struct {
 	root *os.Root
 	sync syncer
-	// ready are the files and links that lie beside their paths.
+	// ready are the files and links that exist under their temporary names.
 	ready []*tree.Entry
-	// done are all paths that were made.
+	// done are all paths that were created.
 	done []string
 }
 
-// prepare makes a directory, or lays a file or link beside its path. content is a regular file's. What is at the path must be of
-// a kind that a rename can replace: no directory, unless entry is one.
+// prepare creates a directory, or a file or link under a temporary name. content returns the content of a regular file. The
+// path must not be a directory, which a rename cannot replace, unless entry is one.
 func (p *placing) prepare(entry *tree.Entry, content func() ([]byte, error)) error {
 	if entry.Type == tree.Directory {
 		p.done = append(p.done, entry.Path)
@@ -146,7 +146,7 @@ func (p *placing) prepare(entry *tree.Entry, content func() ([]byte, error)) err
 	return nil
 }
 
-// finish gives all that is ready its name. What is left of one that fails is taken away by Undo.
+// finish renames all ready files and links to their paths. After a failure, Undo removes those that remain.
 func (p *placing) finish(ctx context.Context) error {
 	var files []string
 	for _, entry := range p.ready {
@@ -173,8 +173,8 @@ func (p *placing) finish(ctx context.Context) error {
 	return nil
 }
 
-// last makes all that was done, and that paths were removed, last.
-func (p *placing) last(ctx context.Context, removed []string) error {
+// syncDirectories syncs the directories of all paths that were created or removed.
+func (p *placing) syncDirectories(ctx context.Context, removed []string) error {
 	return p.sync.directories(ctx, p.root, append(removed, p.done...))
 }
 
@@ -188,7 +188,7 @@ func putDirectory(root *os.Root, entry *tree.Entry) error {
 	return chmodAt(root, entry.Path, entry.Mode)
 }
 
-// chmodAt sets all of 07777; root.Chmod has another form of the upper bits.
+// chmodAt sets all bits of 07777. root.Chmod represents the upper three differently.
 func chmodAt(root *os.Root, name string, mode uint32) error {
 	bits := fs.FileMode(mode & 0o777)
 	for bit, value := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky} {

@@ -11,18 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// syncer makes last what is written below a root. Its zero value is the kernel's fsync(2); tests put their own in its place.
+// syncer syncs files and directories below a root. Its zero value uses fsync(2); tests replace that.
 //
-// To sync the whole file system is simpler, and writes all that the VM's services have not written yet, which can be gigabytes.
+// Syncing the whole file system would be simpler, but it also writes the dirty pages of the VM's services, which can be
+// gigabytes.
 type syncer struct {
 	one func(root *os.Root, name string) error
 }
 
-// files makes the content, owner and mode of regular files last. Where there is none, nothing is done.
+// files syncs the content, owner and mode of regular files. Paths that are none are skipped.
 func (s syncer) files(ctx context.Context, root *os.Root, names []string) error {
-	// First the kernel is told to begin writing all of them. Where blocks are allocated when they are written, as in ext4, few commits
-	// of its journal then serve all, and otherwise each file would have its own. Other ways to say so do not reach through an
-	// overlay, and a kernel may have none: it is a hint.
+	// First the kernel is asked to start writing all of them. ext4 allocates blocks when it writes, so a few commits of its
+	// journal then serve all files, where each file would otherwise need its own. Other calls with this effect do not reach
+	// through an overlay. It is only a hint, so errors do not matter.
 	for _, name := range names {
 		err := withOpen(root, name, func(file *os.File, info fs.FileInfo) error {
 			if info.Mode().IsRegular() {
@@ -37,8 +38,8 @@ func (s syncer) files(ctx context.Context, root *os.Root, names []string) error 
 	return s.each(ctx, root, names)
 }
 
-// directories makes last what directories hold and are: of each path, of it if it is one, and of the one that it is in. What was made
-// of a link is in its directory, and ext4 commits with a directory all that was done to any before.
+// directories syncs, for each path, the directory that contains it, and the path itself if it is a directory. That covers
+// symbolic links, too: they are entries of their directory, and ext4 commits all earlier changes together with it.
 func (s syncer) directories(ctx context.Context, root *os.Root, names []string) error {
 	var all []string
 	seen := map[string]bool{}
@@ -80,8 +81,8 @@ func syncOne(root *os.Root, name string) error {
 	return withOpen(root, name, func(file *os.File, _ fs.FileInfo) error { return file.Sync() })
 }
 
-// plainAt tells of a regular file or a directory; nil where there is none, or where a directory on the way is a link: what lies there
-// is this VM's own.
+// plainAt returns the state of a regular file or a directory; nil if there is none, or if a parent is a symbolic link: what
+// is behind it belongs to this VM.
 func plainAt(root *os.Root, name string) (fs.FileInfo, error) {
 	plain, err := plainParents(root, name)
 	if err != nil || !plain {
@@ -90,22 +91,22 @@ func plainAt(root *os.Root, name string) (fs.FileInfo, error) {
 	info, err := root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		return nil, nil //nolint:nilnil // nothing there is an answer
+		return nil, nil //nolint:nilnil // the contract: there is none
 	case err != nil:
 		return nil, err
 	case !info.IsDir() && !info.Mode().IsRegular():
-		return nil, nil //nolint:nilnil // the same
+		return nil, nil //nolint:nilnil // the contract
 	}
 	return info, nil
 }
 
-// withOpen does something to what plainAt tells of, and nothing where that is nothing.
+// withOpen opens a regular file or a directory for act. It does nothing if plainAt returns nil.
 func withOpen(root *os.Root, name string, act func(*os.File, fs.FileInfo) error) (err error) {
 	info, err := plainAt(root, name)
 	if err != nil || info == nil {
 		return err
 	}
-	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may have become a pipe meanwhile
+	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // O_NONBLOCK: it may have become a pipe meanwhile
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -21,24 +21,23 @@ import (
 )
 
 const (
-	// startedName lists the steps of a carry that may have been cut off, carriedName those of one that came to its end:
-	// it is the same file, renamed.
+	// startedName is the list of steps of a carry that may have been interrupted, carriedName the same file once the carry
+	// was completed.
 	startedName = "steps.json"
 	carriedName = "carried.json"
-	// endsName is the file that holds Carrier.From and Carrier.To.
+	// endsName is the file with Carrier.From and Carrier.To.
 	endsName = "ends.json"
-	// settledSuffix names, behind Carrier.Record, the directory of the carry that was settled last.
+	// settledSuffix is appended to Carrier.Record for the record of the carry that was settled last.
 	settledSuffix = "-settled"
-	// maxRecord bounds the record in bytes: a step takes some 600.
+	// maxRecord bounds the list of steps, in bytes. One step takes about 600.
 	maxRecord = 64 << 20
 	// lockLimit is how long lckpwdf(3) waits.
 	lockLimit = 15 * time.Second
 	lockPause = 50 * time.Millisecond
 )
 
-// record saves what undoes the steps. When it returns nil all of it is on the disk but for the last rename, which is there
-// before anything of the steps is: what they do to a directory is in the file system's journal after it. The private disk
-// is an ext4.
+// record saves what undoes the steps. When it returns nil, all of it is on the disk except the last rename. That reaches
+// the disk before anything that the steps change, since ext4 commits changes of directories in their order.
 func (c Carrier) record(ctx context.Context, live *os.Root, steps []step) error {
 	if err := os.RemoveAll(c.Record); err != nil {
 		return err
@@ -70,7 +69,7 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step) error 
 	if err != nil {
 		return err
 	}
-	// The list appears, whole, after all that it names: it is what makes the record one.
+	// The list is renamed to its name once all files that it refers to are on the disk: without it there is no record.
 	temporary := filepath.Join(c.Record, startedName+temporarySuffix)
 	if err := os.WriteFile(temporary, data, 0o600); err != nil {
 		return err
@@ -81,13 +80,13 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step) error 
 	return os.Rename(temporary, filepath.Join(c.Record, startedName))
 }
 
-// syncRecord makes last what is in the record, and that it is there.
+// syncRecord syncs the files of the record and their directories.
 func (c Carrier) syncRecord(ctx context.Context, steps []step) (err error) {
-	beside, err := os.OpenRoot(filepath.Dir(c.Record))
+	parent, err := os.OpenRoot(filepath.Dir(c.Record))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, beside.Close()) }()
+	defer func() { err = errors.Join(err, parent.Close()) }()
 	var names []string
 	for _, s := range steps {
 		if s.Saved != "" {
@@ -98,13 +97,13 @@ func (c Carrier) syncRecord(ctx context.Context, steps []step) (err error) {
 	for i := range names {
 		names[i] = filepath.Join(filepath.Base(c.Record), names[i])
 	}
-	if err := c.sync.files(ctx, beside, names); err != nil {
+	if err := c.sync.files(ctx, parent, names); err != nil {
 		return err
 	}
-	return c.sync.directories(ctx, beside, []string{filepath.Base(c.Record)})
+	return c.sync.directories(ctx, parent, []string{filepath.Base(c.Record)})
 }
 
-// complete records that all steps were done.
+// complete records that all steps were carried out.
 func (c Carrier) complete() error {
 	if err := os.Rename(filepath.Join(c.Record, startedName), filepath.Join(c.Record, carriedName)); err != nil {
 		return err
@@ -112,14 +111,15 @@ func (c Carrier) complete() error {
 	return fileio.SyncDirectory(c.Record)
 }
 
-// Ends names what a carry was from and to.
+// Ends identify the stacks of a carry.
 type Ends struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 }
 
-// Settle makes the last carry, or that there was none, what /etc is from now on at: it can no longer be undone, only taken
-// back, for as long as no later one is settled. to is what /etc is at. Done twice it does the same as once.
+// Settle makes the last carry final: Undo cannot undo it any more, and TakeBack can until a later carry is settled. to
+// identifies the stack that /etc belongs to now. Without a carry, a settled carry to another stack is dropped. Settle can
+// be repeated.
 func (c Carrier) Settle(to string) error {
 	settled := c.settled()
 	_, state, err := c.recorded()
@@ -148,13 +148,13 @@ func (c Carrier) Settle(to string) error {
 	return nil
 }
 
-// settled is a carrier whose record is the one that was settled last.
+// settled returns a carrier for the record of the carry that was settled last.
 func (c Carrier) settled() Carrier {
 	c.Record += settledSuffix
 	return c
 }
 
-// Settled tells what the carry was from and to that TakeBack would undo; false if there is none.
+// Settled returns the stacks of the carry that TakeBack would undo; false if there is none.
 func (c Carrier) Settled() (Ends, bool, error) {
 	ends, state, err := c.settled().recorded()
 	if err != nil {
@@ -163,10 +163,10 @@ func (c Carrier) Settled() (Ends, bool, error) {
 	return ends, state != none, nil
 }
 
-// TakeBack undoes the carry that was settled last, as Undo does.
+// TakeBack undoes the carry that was settled last.
 func (c Carrier) TakeBack(ctx context.Context) error { return c.settled().Undo(ctx) }
 
-// drop removes the record, its list first, and what there is of one without a list.
+// drop removes the record, its list first.
 func (c Carrier) drop() error {
 	for _, name := range []string{startedName, carriedName} {
 		if err := os.Remove(filepath.Join(c.Record, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -179,17 +179,18 @@ func (c Carrier) drop() error {
 	return nil
 }
 
-// state of a record.
+// state is the state of a record.
 type state int
 
 const (
 	none state = iota
-	// started means that the carry may have been cut off.
+	// started means that the carry may have been interrupted.
 	started
+	// carried means that the carry was completed.
 	carried
 )
 
-// recorded reads what carry is recorded.
+// recorded reads which carry is recorded.
 func (c Carrier) recorded() (ends Ends, found state, err error) {
 	for name, is := range map[string]state{startedName: started, carriedName: carried} {
 		switch _, err := os.Stat(filepath.Join(c.Record, name)); {
@@ -212,8 +213,8 @@ func (c Carrier) recorded() (ends Ends, found state, err error) {
 	return ends, found, nil
 }
 
-// Carried tells what the recorded carry was from and to, and whether it came to its end; false if none is recorded.
-func (c Carrier) Carried() (ends Ends, whole, found bool, err error) {
+// Carried returns the stacks of the recorded carry, and whether it was completed; false if none is recorded.
+func (c Carrier) Carried() (ends Ends, complete, found bool, err error) {
 	ends, state, err := c.recorded()
 	if err != nil {
 		return Ends{}, false, false, fmt.Errorf("look for a carry of /etc: %w", err)
@@ -221,15 +222,15 @@ func (c Carrier) Carried() (ends Ends, whole, found bool, err error) {
 	return ends, state == carried, state != none, nil
 }
 
-// Undo restores content, mode, owner and time of what the recorded carry changed, whether it ended or was cut off.
-// What was changed again since stays. Without a record it does nothing; done twice it does the same as once.
+// Undo restores content, mode, owner and time of the paths that the recorded carry changed, whether it was completed or
+// interrupted. A path that was changed again since stays as it is. Without a record Undo does nothing. It can be repeated.
 func (c Carrier) Undo(ctx context.Context) (err error) {
 	data, err := c.steps()
 	if err != nil {
 		return fmt.Errorf("undo /etc: %w", err)
 	}
 	if data == nil {
-		return c.drop() // what is left of a record that the power was cut before
+		return c.drop() // a power cut may have left a record without its list
 	}
 	var steps []step
 	if err := json.Unmarshal(data, &steps); err != nil {
@@ -264,8 +265,8 @@ func (c Carrier) steps() ([]byte, error) {
 	return nil, nil
 }
 
-// restore takes away what came, deepest first, and then brings back what went, parents first. When it returns nil all of it is on
-// the disk.
+// restore removes what the carry created, deepest first, and then restores what it replaced or removed, parents first. When
+// it returns nil all of it is on the disk.
 func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error {
 	var back []step
 	var removed []string
@@ -284,7 +285,7 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 			return err
 		}
 		if same(now, s.Before) || now != nil && !same(now, s.After) {
-			continue // as it was, or this VM's own by now
+			continue // as it was, or changed by this VM since
 		}
 		back = append(back, s)
 		if now == nil || s.Before != nil && (s.Before.Type == tree.Directory) == (now.Type == tree.Directory) {
@@ -292,7 +293,7 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 		}
 		err = live.Remove(s.Path)
 		if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
-			continue // files of this VM's own are in there
+			continue // the directory contains files of this VM
 		}
 		if err != nil {
 			return err
@@ -310,7 +311,7 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 			return err
 		}
 		if !plain {
-			continue // its directory is a link by now, or none: this VM's own
+			continue // this VM has removed its directory, or replaced it by a link
 		}
 		placed = append(placed, s.Before)
 		err = p.prepare(s.Before, func() ([]byte, error) { return os.ReadFile(filepath.Join(c.Record, s.Saved)) })
@@ -329,7 +330,7 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 			return err
 		}
 	}
-	return p.last(ctx, removed)
+	return p.syncDirectories(ctx, removed)
 }
 
 func readRecord(name string) (data []byte, err error) {
@@ -345,7 +346,7 @@ func readRecord(name string) (data []byte, err error) {
 	return bytes.Clone(data), err
 }
 
-// lockAccounts takes the lock that useradd(8) and its like take (lckpwdf(3)).
+// lockAccounts takes the lock that useradd(8) and similar tools take (lckpwdf(3)).
 func lockAccounts(ctx context.Context, live *os.Root) (unlock func() error, err error) {
 	file, err := live.OpenFile("etc/.pwd.lock", os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
@@ -357,7 +358,7 @@ func lockAccounts(ctx context.Context, live *os.Root) (unlock func() error, err 
 		lock := unix.Flock_t{Type: unix.F_WRLCK}
 		err := unix.FcntlFlock(file.Fd(), unix.F_SETLK, &lock)
 		if err == nil {
-			return file.Close, nil // closing it lets it go
+			return file.Close, nil // closing the file releases the lock
 		}
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
 			return nil, errors.Join(fmt.Errorf("lock the account files: %w", err), file.Close())

@@ -1,4 +1,4 @@
-// Package fileio reads files within bounds, and writes them so that a cut of power takes nothing away that was said to be written.
+// Package fileio reads files within bounds, and writes them so that a power cut loses nothing that was reported as written.
 package fileio
 
 import (
@@ -14,10 +14,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 )
 
-// ErrTooLong means that a file has more bytes than are read of it.
+// ErrTooLong means that a file has more bytes than the caller allows.
 var ErrTooLong = errors.New("the file is too long")
 
-// Read reads a file of at most limit bytes. One that is longer is ErrTooLong.
+// Read reads a file of at most limit bytes. A longer file is ErrTooLong.
 func Read(path string, limit int64) (data []byte, err error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -34,17 +34,20 @@ func Read(path string, limit int64) (data []byte, err error) {
 	return data, nil
 }
 
-// Write writes a file in place: when power is cut before it returns, what is in the file, and whether it is there, is not known.
+// Write writes a file in place. If power is cut before it returns, the file may be missing or have any content.
 func Write(path string, data []byte) error { return write(path, data, 0o600) }
 
-// Replace gives a file other content so that it has the old one or the new one whenever power is cut, and the new one once
-// Replace has returned nil, whoever else replaces it at the same time. It uses a hidden file beside it, one for each process: two
-// agents run while one takes over. What is left of one that was cut off is overwritten by the next of that number.
+// Replace replaces the content of a file. Whenever power is cut, the file has the old content or the new one, and the new
+// one once Replace has returned nil, even if others replace it at the same time.
+//
+// The new content is first written to a hidden draft in the same directory. Each process has its own, because two agents
+// run while one takes over from the other. The draft of a process that was killed is overwritten by the next process with
+// the same number.
 func Replace(path string, data []byte, mode fs.FileMode) error {
 	replacing.Lock()
 	defer replacing.Unlock()
 	draft := draftOf(path)
-	err := Remove(draft) // what is left of one that was cut off may have another mode
+	err := Remove(draft) // the draft of a killed process may have another mode
 	if err == nil {
 		err = write(draft, data, mode)
 	}
@@ -66,7 +69,7 @@ func Replace(path string, data []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// replacing keeps two of this process from having one draft.
+// replacing keeps two goroutines from writing the same draft.
 var replacing sync.Mutex
 
 func draftOf(path string) string {
@@ -81,7 +84,7 @@ func write(path string, data []byte, mode fs.FileMode) error {
 	return Fill(file, data, mode)
 }
 
-// Fill writes the content of a file that was just made, syncs and closes it. The mode is what is asked for, whatever the umask is.
+// Fill writes the content of a file that was just created, sets its mode whatever the umask is, syncs and closes it.
 func Fill(file *os.File, data []byte, mode fs.FileMode) (err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
 	if err := file.Chmod(mode); err != nil {
@@ -93,7 +96,7 @@ func Fill(file *os.File, data []byte, mode fs.FileMode) (err error) {
 	return file.Sync()
 }
 
-// Remove removes a file, or an empty directory, that need not be there.
+// Remove removes a file or an empty directory, if it exists.
 func Remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -101,7 +104,7 @@ func Remove(path string) error {
 	return nil
 }
 
-// SyncDirectory has the names in a directory on the disk as they are now: what was renamed to, made or removed there.
+// SyncDirectory syncs the names in a directory: what was renamed, created or removed there.
 func SyncDirectory(path string) (err error) {
 	directory, err := os.Open(path)
 	if err != nil {

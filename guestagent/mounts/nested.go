@@ -13,18 +13,18 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
-// nestedMount is a mount to be placed below the next /usr.
+// nestedMount is a mount below /usr that the next /usr needs, too.
 type nestedMount struct {
-	// source is an absolute path at which it is mounted, or a directory, now.
+	// source is the absolute path of the mount, or of the directory, in the current system.
 	source string
-	// place is relative to /usr.
+	// place is its mount point, relative to /usr.
 	place string
-	// directory tells whether it is mounted on a directory or on a file.
+	// directory is true for a mount point that is a directory, false for a file.
 	directory bool
 }
 
-// nested lists what has to be mounted below the next /usr: all that is mounted below the present one, and the
-// modules of the running kernel if the next one lacks them.
+// nested returns the mounts that the next /usr needs: all mounts below the current one, and the modules of the running
+// kernel if the next one lacks them.
 func (u Usr) nested(next *Detached) ([]nestedMount, error) {
 	table, err := proc.OwnMountTable()
 	if err != nil {
@@ -56,19 +56,19 @@ func (u Usr) nested(next *Detached) ([]nestedMount, error) {
 		all = append(all, n)
 	}
 	if !bringsModules && !seen[modules] {
-		present := filepath.Join(u.Path, modules)
-		has, err := existsAt(unix.AT_FDCWD, filepath.Join(present, "modules.dep"))
+		current := filepath.Join(u.Path, modules)
+		has, err := existsAt(unix.AT_FDCWD, filepath.Join(current, "modules.dep"))
 		if err != nil {
 			return nil, err
 		}
 		if has {
-			all = append(all, nestedMount{source: present, place: modules, directory: true})
+			all = append(all, nestedMount{source: current, place: modules, directory: true})
 		}
 	}
 	return all, nil
 }
 
-// fits refuses a nested mount whose mount point is of another kind in the next /usr.
+// fits returns an error if the mount point is a file of another type in the next /usr.
 func fits(next *Detached, n nestedMount) error {
 	var stat unix.Stat_t
 	err := unix.Fstatat(next.FD(), n.place, &stat, unix.AT_SYMLINK_NOFOLLOW)
@@ -79,15 +79,15 @@ func fits(next *Detached, n nestedMount) error {
 		return fmt.Errorf("carry mount %s over: %w", n.source, err)
 	}
 	if (stat.Mode&unix.S_IFMT == unix.S_IFDIR) != n.directory || stat.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return fmt.Errorf("%w: the mount %s cannot be carried over, since the new stack has another kind of file there", ErrConstraint, n.source)
+		return fmt.Errorf("%w: the mount %s cannot be carried over, since the new stack has a file of another type there", ErrConstraint, n.source)
 	}
 	return nil
 }
 
-// buildNested builds the tree again with mount points for what is nested in it, and mounts that there.
+// buildNested builds the tree again, with mount points for the nested mounts, and mounts those there.
 //
-// A mount cannot be attached to a detached one before Linux 6.15, so the tree is put together in a mount namespace
-// that ends with the thread that made it, and leaves it as a clone: no other process ever sees it half done.
+// Before Linux 6.15 nothing can be mounted on a detached mount. So the tree is assembled in a mount namespace that ends
+// with its thread, and then cloned: no other process ever sees it incomplete.
 func (u Usr) buildNested(layers []string, bare *Detached, nested []nestedMount) (*Detached, error) {
 	var tree *Detached
 	var err error
@@ -95,7 +95,7 @@ func (u Usr) buildNested(layers []string, bare *Detached, nested []nestedMount) 
 	return tree, err
 }
 
-// assemble runs on a throwaway thread.
+// assemble does the work of buildNested. It runs on a thread that ends with it.
 func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tree *Detached, err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return nil, fmt.Errorf("make a mount namespace: %w", err)
@@ -103,7 +103,7 @@ func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tr
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make the mount namespace private: %w", err)
 	}
-	// The layers and the sources are opened before the scratch directory hides what lies below it.
+	// The layers and the sources are opened first: the mount on the scratch directory hides what is below it.
 	lowers := make([]string, 0, len(layers)+1)
 	for _, layer := range layers {
 		fd, err := unix.Open(layer, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -146,12 +146,12 @@ func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tr
 			return nil, fmt.Errorf("carry mount %s over: %w", n.source, err)
 		}
 	}
-	return Usr{Path: place}.clonePresent()
+	return Usr{Path: place}.cloneCurrent()
 }
 
-// scaffoldFor makes the mount points that the next /usr lacks, as the uppermost lower directory. Directories that
-// the next /usr has keep their owner, mode and time: of merged directories the uppermost one's are seen, and
-// systemd takes the time of /usr for the time of the last update (ConditionNeedsUpdate=).
+// scaffoldFor creates the mount points that the next /usr lacks, in a directory that becomes the uppermost layer. It copies
+// owner, mode and time of directories that the next /usr has: an overlay shows those of the uppermost layer, and systemd
+// takes the time of /usr as the time of the last update (ConditionNeedsUpdate=).
 func scaffoldFor(root string, next *Detached, nested []nestedMount) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err
@@ -182,7 +182,7 @@ func scaffoldFor(root string, next *Detached, nested []nestedMount) error {
 	return nil
 }
 
-// scaffoldFile makes a file mount point, unless the next /usr has one.
+// scaffoldFile creates a mount point that is a file, unless the next /usr has it.
 func scaffoldFile(root string, next *Detached, place string) error {
 	has, err := existsAt(next.FD(), place)
 	if err != nil || has {

@@ -14,12 +14,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
-// AssembleNext mounts a stack at NextRoot for a soft-reboot to switch to, with the mounts that must go along: systemd
-// takes /run with it, but nothing that is mounted below (switch_root of systemd's src/shared/switch-root.c), unless
-// something is mounted at the place of the next root's /run already. What an earlier call left there is taken away.
+// AssembleNext mounts a stack at NextRoot, to which a soft-reboot switches, together with /run and the mounts below it.
+// systemd itself moves /run to the next root, without the mounts below it, unless something is mounted at the next root's
+// /run already (switch_root in systemd's src/shared/switch-root.c). What an earlier call left at NextRoot is unmounted.
 //
-// Call it when nothing but the manager runs any more: two overlays share an upper directory from here on, and neither
-// sees what is written through the other.
+// Call it when only systemd still runs: from here on two overlays share an upper directory, and neither sees what is
+// written through the other.
 func AssembleNext(ctx context.Context, root Root) error {
 	if err := DropNext(); err != nil {
 		return err
@@ -32,7 +32,7 @@ func AssembleNext(ctx context.Context, root Root) error {
 	}
 	err := AssembleRoot(ctx, NextRoot, root)
 	if err == nil {
-		err = takeAlong(NextRoot)
+		err = mountRun(NextRoot)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("assemble the next root: %w", err), DropNext())
@@ -40,20 +40,20 @@ func AssembleNext(ctx context.Context, root Root) error {
 	return nil
 }
 
-// DropNext takes the next root away. The root itself is none: nothing is done after a soft-reboot has switched to it.
+// DropNext unmounts the next root. It does nothing after a soft-reboot has switched to it.
 func DropNext() error {
 	mounted, err := isMountPoint(NextRoot)
 	if err != nil || !mounted {
 		return err
 	}
 	if err := unix.Unmount(NextRoot, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-		return fmt.Errorf("take the next root away: %w", err)
+		return fmt.Errorf("unmount the next root: %w", err)
 	}
 	return nil
 }
 
-// takeAlong mounts /run in the next root, and the layers and the private disk in it.
-func takeAlong(next string) error {
+// mountRun mounts /run, and the layers and the private disk below it, in the next root.
+func mountRun(next string) error {
 	table, err := proc.OwnMountTable()
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func takeAlong(next string) error {
 	return nil
 }
 
-// RootDevice is the device number of the root file system, "major:minor": every assembled root has its own.
+// RootDevice returns the device number of a root file system, "major:minor". Every assembled root has its own.
 func RootDevice(path string) (string, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {

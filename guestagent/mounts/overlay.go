@@ -11,26 +11,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOption is how long an option's value may be in bytes (fsconfig(2), SET_STRING).
+// maxOption is the maximum length of an option's value in bytes (fsconfig(2), SET_STRING).
 const maxOption = 255
 
-// overlay is an overlay to be mounted.
+// overlay describes an overlay file system.
 type overlay struct {
-	// options of it, by name.
+	// options are names and values.
 	options [][2]string
 	// lowers are directories, bottom to top.
 	lowers []string
-	// upper and work are directories of one file system; both "" for an overlay that nothing is written to.
+	// upper and work are directories of one file system; both are "" for a read-only overlay.
 	upper, work string
 	// attributes of the mount: unix.MOUNT_ATTR_*.
 	attributes int
 }
 
-// mount mounts o attached to nothing. run runs a function on a thread of its own in the caller's mount namespace:
-// onThrowawayThread, or onThisThread for a caller whose thread ends.
+// mount creates a detached mount of o. run runs a function on a thread of its own in the caller's mount namespace:
+// onThrowawayThread, or onThisThread if the caller's thread ends anyway.
 //
-// Since Linux 6.7 lower directories are told one at a time ("lowerdir+"). Before there is one option for them all, in
-// which 255 bytes have no room for the paths of three layers.
+// Since Linux 6.7 each lower directory has an option of its own ("lowerdir+"). Before, there is one option for all of them,
+// whose 255 bytes have no room for the paths of three layers.
 func (o overlay) mount(run func(f func())) (*Detached, error) {
 	release, err := KernelRelease()
 	if err != nil {
@@ -47,7 +47,7 @@ func (o overlay) mount(run func(f func())) (*Detached, error) {
 	}
 }
 
-// mountByPath names every lower directory in an option of its own.
+// mountByPath passes each lower directory by its path, in an option of its own.
 func (o overlay) mountByPath() (*Detached, error) {
 	var lowers [][2]string
 	for _, lower := range slices.Backward(o.lowers) {
@@ -56,10 +56,10 @@ func (o overlay) mountByPath() (*Detached, error) {
 	return o.create(lowers)
 }
 
-// mountByNumber names all lower directories in one option, each by the number of a file descriptor, relative to the
-// directory of them. Linux resolves paths for a thread, when it creates the file system (ovl_get_lowerstack of
-// fs/overlayfs/super.c, 6.1) or is told the option (fs/overlayfs/params.c, 6.5). /proc/mounts shows the numbers, and
-// nobody can use them any more.
+// mountByNumber passes all lower directories in one option, each by the number of a file descriptor. Linux resolves them
+// relative to the working directory of the calling thread, when it creates the file system (ovl_get_lowerstack in
+// fs/overlayfs/super.c, 6.1) or sets the option (fs/overlayfs/params.c, 6.5). /proc/mounts shows the numbers, which mean
+// nothing any more then.
 func (o overlay) mountByNumber(run func(f func())) (mounted *Detached, err error) {
 	list := ""
 	for _, lower := range o.lowers {
@@ -82,11 +82,11 @@ func (o overlay) mountByNumber(run func(f func())) (mounted *Detached, err error
 	return mounted, err
 }
 
-// enterDescriptors gives the calling thread a working directory of its own, which is that of its file descriptors. It
-// cannot be taken back: the thread has to end.
+// enterDescriptors makes the directory of its file descriptors the working directory of the calling thread alone. This
+// cannot be undone: the thread has to end.
 func enterDescriptors() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("overlay: take a working directory of its own: %w", err)
+		return fmt.Errorf("overlay: unshare the working directory: %w", err)
 	}
 	const descriptors = "/proc/thread-self/fd"
 	if err := unix.Chdir(descriptors); err != nil {
@@ -95,7 +95,7 @@ func enterDescriptors() error {
 	return nil
 }
 
-// create makes the file system with the options that tell its lower directories, and a mount of it.
+// create creates the file system, with these options for its lower directories, and a mount of it.
 func (o overlay) create(lowers [][2]string) (*Detached, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -131,7 +131,7 @@ func (o overlay) configure(fs int, lowers [][2]string) (int, error) {
 	return fd, nil
 }
 
-// kernelMessages reads what the kernel logged into a file system context; nil if it logged nothing.
+// kernelMessages returns what the kernel logged to a file system context; nil if it logged nothing.
 func kernelMessages(fs int) error {
 	buffer := make([]byte, 4096)
 	var messages []error
@@ -145,17 +145,17 @@ func kernelMessages(fs int) error {
 	return errors.Join(messages...)
 }
 
-// onThisThread runs f where the caller is.
+// onThisThread runs f on the calling thread.
 func onThisThread(f func()) { f() }
 
-// onThrowawayThread runs f on an operating system thread that ends with it, and waits: f makes a bounded number of
-// system calls, none of which waits for anybody.
+// onThrowawayThread runs f on an operating system thread that ends with it, and waits for f: it makes a bounded number of
+// system calls, none of which blocks.
 func onThrowawayThread(f func()) {
 	done := make(chan struct{})
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		if unix.Gettid() == unix.Getpid() {
-			onThrowawayThread(f) // the main thread never ends: it is held meanwhile
+			onThrowawayThread(f) // the main thread never ends, so another one is needed
 			runtime.UnlockOSThread()
 		} else {
 			f()

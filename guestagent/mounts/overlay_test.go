@@ -173,7 +173,7 @@ func TestMoreNumbersThanAnOptionHoldsAreRefused(t *testing.T) {
 func TestAnObstacleNamesWhatTheKernelLacks(t *testing.T) {
 	for release, want := range map[string]string{
 		"6.1.0-40-cloud-amd64": "Linux 6.1.0-40-cloud-amd64 cannot mount beneath (6.5 is needed), so /usr cannot be swapped",
-		"6.6.1":                "Linux 6.6.1 does not tell from which overlay a process has mapped a file (6.7 is needed), so /usr cannot be swapped",
+		"6.6.1":                "Linux 6.6.1 does not show from which overlay a process has mapped a file (6.7 is needed), so /usr cannot be swapped",
 	} {
 		if got := (Usr{Path: "/usr", Kernel: release}).Obstacle(); got != want {
 			t.Errorf("%s: %q, want %q", release, got, want)

@@ -17,11 +17,11 @@ const (
 	readBlock = 4096
 )
 
-// ErrCorrupt means that a layer's bytes are not those that its id names.
+// ErrCorrupt means that a layer does not match its id.
 var ErrCorrupt = errors.New("the layer does not have the bytes that its id names")
 
-// ReadLayer reads every block of an open layer, so that dm-verity checks each. It returns ErrCorrupt with the
-// offset of the first block, in bytes, that is not what the layer's id names. What it read does not stay in memory.
+// ReadLayer reads every block of an open layer, so that dm-verity checks each of them. It returns ErrCorrupt with the
+// offset, in bytes, of the first block that does not match the layer's id. What it reads does not stay in the page cache.
 func ReadLayer(ctx context.Context, layer release.Layer) (err error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(LayerPath(layer.ID), &stat); err != nil {
@@ -47,22 +47,22 @@ func readWhole(ctx context.Context, device *os.File, size int64) error {
 		}
 		n, err := device.ReadAt(buffer[:min(readChunk, size-offset)], offset)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return worstBlock(device, offset, min(readChunk, size-offset), err)
+			return firstBadBlock(device, offset, min(readChunk, size-offset), err)
 		}
 		if n == 0 {
 			return fmt.Errorf("%w: it ends at offset %d of %d", ErrCorrupt, offset, size)
 		}
-		// The pages of the device are not those of its files: nobody needs them again.
+		// The page cache of the device is separate from that of its files: nothing reads these pages again.
 		if err := unix.Fadvise(int(device.Fd()), offset, int64(n), unix.FADV_DONTNEED); err != nil {
-			return fmt.Errorf("drop what was read: %w", err)
+			return fmt.Errorf("drop cached pages: %w", err)
 		}
 		offset += int64(n)
 	}
 	return nil
 }
 
-// worstBlock finds the first block that cannot be read in a chunk that could not.
-func worstBlock(device *os.File, offset, length int64, cause error) error {
+// firstBadBlock finds the first unreadable block of a chunk.
+func firstBadBlock(device *os.File, offset, length int64, cause error) error {
 	buffer := make([]byte, readBlock)
 	for at := offset; at < offset+length; at += readBlock {
 		if _, err := device.ReadAt(buffer, at); err != nil && !errors.Is(err, io.EOF) {

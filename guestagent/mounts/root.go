@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PrivateTrees are the directories of the root that live on the private disk as a whole, by their name there.
-// Everything else of the VM's own is in the root overlay's upper directory.
+// PrivateTrees are the directories of the root that are on the private disk as a whole. Everything else that the VM writes
+// is in the root overlay's upper directory.
 var PrivateTrees = []PrivateTree{
 	{Path: "var", Name: "var"},
 	{Path: "home", Name: "home"},
@@ -20,7 +20,7 @@ var PrivateTrees = []PrivateTree{
 	{Path: "srv", Name: "srv"},
 }
 
-// PrivateTree is one directory that is bound from the private disk.
+// PrivateTree is a directory that is bind-mounted from the private disk.
 type PrivateTree struct {
 	// Path in the root, without a leading slash.
 	Path string
@@ -28,26 +28,26 @@ type PrivateTree struct {
 	Name string
 }
 
-// Directories of the root overlay on the private disk: one file system, as overlayfs demands. An overlay empties its
-// work directory when it is mounted, so that the root which takes over from another one needs its own: RootWorks has two
-// for them to take in turn.
+// Directories of the root overlay on the private disk. Overlayfs requires them on one file system, and empties its work
+// directory when it is mounted. So the root to which a soft-reboot switches needs another work directory than the current
+// one: they take the two of RootWorks in turn.
 const (
 	RootUpper = "root/upper"
 	RootWork  = "root/work"
 )
 
-// RootWorks are the work directories. A boot takes the first.
+// RootWorks are the work directories. A boot uses the first.
 var RootWorks = [2]string{RootWork, "root/work-next"}
 
-// rootOptions are the root overlay's. A stack replaces the lower layers between boots, which overlayfs allows
-// only for an upper directory that never used these features ("Changes to underlying filesystems",
+// rootOptions are the options of the root overlay. The lower layers change between boots, which overlayfs allows only for
+// an upper directory that never used these features ("Changes to underlying filesystems",
 // Documentation/filesystems/overlayfs.rst):
 //
-//   - metacopy: an upper file of metadata alone would take its content from whatever release is below;
-//   - redirect_dir: a renamed directory would name a lower one that the next release may not have;
-//     renaming a directory of the OS gives EXDEV instead, and mv(1) copies;
-//   - index and xino: both bind upper files to inode numbers and file handles of the layers below. Without index the
-//     next root can be mounted on the upper directory while the present one still is.
+//   - metacopy: an upper file without data would take its data from whatever release is below;
+//   - redirect_dir: a renamed directory would refer to a lower directory that the next release may not have;
+//     renaming a directory of the OS fails with EXDEV instead, and mv(1) copies it;
+//   - index and xino: both tie upper files to inode numbers and file handles of the layers below. Without index, the
+//     next root can be mounted on the upper directory while the current root still is.
 var rootOptions = [][2]string{
 	{"metacopy", "off"},
 	{"redirect_dir", "nofollow"},
@@ -55,24 +55,23 @@ var rootOptions = [][2]string{
 	{"xino", "off"},
 }
 
-// Root is what AssembleRoot puts together.
+// Root is what AssembleRoot mounts.
 type Root struct {
 	// Layers are the paths of mounted layers, bottom to top.
 	Layers []string
-	// Private is the private disk's mount point, with the directories that it must have.
+	// Private is the mount point of the private disk, which has the directories of the root overlay.
 	Private string
 	// Work is one of RootWorks, "" for the first.
 	Work string
-	// Modules is a mounted usr tree that has the running kernel's modules: of a layer, or the present one. It is used only
-	// if the layers together do not have them; "" if there is none.
+	// Modules is a mounted usr tree with the running kernel's modules: that of a layer, or the current one. It is used only
+	// if the layers lack them; "" if there is none.
 	Modules string
 	// Kernel is the release of the running kernel.
 	Kernel string
 }
 
-// AssembleRoot mounts a stack at target: the root overlay of the layers and the private disk, /usr as a mount of
-// its own, in no peer group, and the private trees. What was mounted before a failure stays: the caller gives up its
-// mount namespace then.
+// AssembleRoot mounts a stack at target: the root overlay of the layers and the private disk, /usr as a mount of its own
+// without a peer group, and the private trees. After a failure some of it stays mounted: the caller does not go on then.
 func AssembleRoot(ctx context.Context, target string, root Root) error {
 	whole, err := rootOverlay(root)
 	if err != nil {
@@ -96,7 +95,7 @@ func AssembleRoot(ctx context.Context, target string, root Root) error {
 	return nil
 }
 
-// buildFirstUsr makes the /usr of a boot. A kernel that is not the stack's finds its modules in another layer.
+// buildFirstUsr creates the /usr of a boot. The modules of a kernel that is not the stack's come from root.Modules.
 func buildFirstUsr(ctx context.Context, root Root) (*Detached, error) {
 	if root.Modules == "" {
 		return BuildTree(root.Layers, "usr")
@@ -116,7 +115,7 @@ func bindPrivate(source, point string) error {
 	return clone.Attach(point)
 }
 
-// rootOverlay makes the writable overlay of the layers and the private disk, detached.
+// rootOverlay creates the writable overlay of the layers and the private disk, as a detached mount.
 func rootOverlay(root Root) (*Detached, error) {
 	work := root.Work
 	if work == "" {
@@ -129,7 +128,7 @@ func rootOverlay(root Root) (*Detached, error) {
 	return o.mount(onThrowawayThread)
 }
 
-// Attach mounts d at a path where nothing sees it before, and closes it.
+// Attach mounts d at a path, and closes it.
 func (d *Detached) Attach(path string) error {
 	err := unix.MoveMount(d.fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	if err != nil {

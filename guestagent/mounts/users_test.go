@@ -41,7 +41,7 @@ func TestWhoeverUsesASwappedOutUsrIsFound(t *testing.T) {
 	}
 	s := newSystem(t, map[string]string{"usr/share/base": "base"}, map[string]string{"usr/share/delta": "delta"}, map[string]string{"usr/share/next": "next"})
 	s.boot(t, s.layers[:2]...)
-	present, err := s.usr.clonePresent()
+	present, err := s.usr.cloneCurrent()
 	must(t, err)
 	devices, err := present.Devices(s.layers[:2], "usr")
 	must(t, err)

@@ -19,18 +19,17 @@ import (
 // moveMountBeneath is MOVE_MOUNT_BENEATH of linux/mount.h (Linux 6.5), which package unix does not name.
 const moveMountBeneath = 0x200
 
-// ErrConstraint means that this system cannot swap /usr in one atomic operation. Nothing was changed: there is
-// no other way to do it that would never show a moment without /usr.
+// ErrConstraint means that this system cannot swap /usr in one atomic operation. Nothing was changed: any other way would
+// leave the system without /usr for a moment.
 var ErrConstraint = errors.New("/usr cannot be swapped atomically here")
 
-// Usr is the place where a /usr is mounted and swapped.
+// Usr is a mount point at which /usr is mounted and swapped.
 type Usr struct {
 	// Path of the mount: "/usr".
 	Path string
-	// Scratch is an existing directory. It is mounted over only inside of a mount namespace that lives no longer
-	// than Build.
+	// Scratch is an existing directory. Build mounts over it, in a mount namespace of its own.
 	Scratch string
-	// Kernel is the release of the running kernel. Its modules stay below Path whatever the stack brings.
+	// Kernel is the release of the running kernel. Its modules stay available below Path, whatever the stack has.
 	Kernel string
 }
 
@@ -43,7 +42,7 @@ func SystemUsr() (Usr, error) {
 	return Usr{Path: "/usr", Scratch: LayersDir, Kernel: release}, nil
 }
 
-// KernelRelease is what uname -r prints.
+// KernelRelease returns the release of the running kernel, as uname -r prints it.
 func KernelRelease() (string, error) {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -52,18 +51,18 @@ func KernelRelease() (string, error) {
 	return unix.ByteSliceToString(name.Release[:]), nil
 }
 
-// Detached is a read-only mount tree that is attached nowhere yet. Close gives it up.
+// Detached is a mount tree that is not attached to any path yet.
 type Detached struct {
 	fd int
 }
 
-// FD is the mount's root as an O_PATH file descriptor, owned by d.
+// FD returns the mount's root as an O_PATH file descriptor, which d owns.
 func (d *Detached) FD() int { return d.fd }
 
-// Path reaches the mount's root through /proc for as long as d is open.
+// Path returns a path of the mount's root in /proc, which is valid while d is open.
 func (d *Detached) Path() string { return fmt.Sprintf("/proc/self/fd/%d", d.fd) }
 
-// Close gives the mount up. A mount that was attached since stays where it is.
+// Close releases the mount. If it was attached meanwhile, it stays mounted.
 func (d *Detached) Close() error {
 	if d == nil || d.fd < 0 {
 		return nil
@@ -76,7 +75,7 @@ func (d *Detached) Close() error {
 	return nil
 }
 
-// BuildUsr makes the /usr of a stack for this system. layers are the paths of mounted layers, bottom to top.
+// BuildUsr creates the /usr of a stack for this system. layers are the paths of mounted layers, bottom to top.
 func BuildUsr(ctx context.Context, layers []string) (*Detached, error) {
 	usr, err := SystemUsr()
 	if err != nil {
@@ -85,10 +84,10 @@ func BuildUsr(ctx context.Context, layers []string) (*Detached, error) {
 	return usr.Build(ctx, layers)
 }
 
-// Build makes a detached read-only mount of the layers' usr trees, bottom to top, ready for Swap.
+// Build creates a detached read-only mount of the layers' usr trees, bottom to top, ready for Swap.
 //
-// What is mounted below the present Path is carried over. The same way the modules of the running kernel stay in
-// their place when the new layers bring another kernel.
+// Mounts below the current Path are cloned into it. So are the modules of the running kernel if the new layers have those
+// of another kernel.
 func (u Usr) Build(ctx context.Context, layers []string) (*Detached, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("build %s: %w", u.Path, err)
@@ -108,13 +107,13 @@ func (u Usr) Build(ctx context.Context, layers []string) (*Detached, error) {
 	return whole, errors.Join(err, bare.Close())
 }
 
-// BuildTree makes a detached read-only mount of one directory of a stack, "." for all of it. layers are the
-// paths of mounted layers, bottom to top; those without the directory are left out.
+// BuildTree creates a detached read-only mount of one directory of a stack, "." for all of it. layers are the paths of
+// mounted layers, bottom to top. Layers without the directory are left out.
 func BuildTree(layers []string, directory string) (*Detached, error) {
 	return buildTree(layers, directory, onThrowawayThread)
 }
 
-// buildTree is BuildTree for a caller that says where a thread is to come from: see overlay.mount.
+// buildTree is BuildTree for a caller that provides the thread: see overlay.mount.
 func buildTree(layers []string, directory string, run func(f func())) (*Detached, error) {
 	var lowers []string
 	for _, layer := range layers {
@@ -134,11 +133,11 @@ func buildTree(layers []string, directory string, run func(f func())) (*Detached
 	case 0:
 		return nil, fmt.Errorf("build %s: none of %d layers has it", directory, len(layers))
 	case 1:
-		// overlayfs takes a single lower directory only with an upper one, and needs none: it is the tree.
+		// overlayfs refuses a single lower directory without an upper one, and it is not needed: the layer is the tree.
 		return cloneReadOnly(lowers[0])
 	default:
-		// A delta layer never redirects a directory nor copies up metadata alone, so neither is followed: a layer
-		// can only show what lies at its own paths.
+		// A delta layer never redirects a directory and never has a file without data. So neither is followed, and a layer
+		// can only show files at their own paths.
 		o := overlay{lowers: lowers, options: [][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "off"}}}
 		o.attributes = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV
 		return o.mount(run)
@@ -158,28 +157,26 @@ func cloneReadOnly(path string) (*Detached, error) {
 	return &Detached{fd: fd}, nil
 }
 
-// Swapped is a swap that was done.
+// Swapped is the result of a swap.
 type Swapped struct {
-	// Previous is what was mounted before, detached, with what was nested in it. Swapping it in again undoes
-	// the swap; closing it makes the swap final.
+	// Previous is the previous mount, detached, with the mounts below it. To swap it in again undoes the swap.
 	Previous *Detached
 	// Took is the time of the two system calls.
 	Took time.Duration
 }
 
-// Swap puts next in the place of what is mounted at u.Path, so that every path lookup sees either the one or the
-// other. It consumes next.
+// Swap replaces the mount at u.Path by next atomically: every path lookup sees either the one or the other. It consumes
+// next.
 //
-// The new mount goes beneath the present one, then the present one is detached (move_mount(2),
-// MOVE_MOUNT_BENEATH). Where the kernel refuses the first, nothing has changed and the error is ErrConstraint
-// with the reason.
+// It mounts next beneath the current mount, and then detaches the current one (move_mount(2), MOVE_MOUNT_BENEATH). If the
+// kernel refuses the first step, nothing has changed, and the error is ErrConstraint with the reason.
 func (u Usr) Swap(next *Detached) (swapped *Swapped, err error) {
 	defer func() { err = errors.Join(err, next.Close()) }()
-	previous, err := u.clonePresent()
+	previous, err := u.cloneCurrent()
 	if err != nil {
 		return nil, err
 	}
-	// One thread, so that nothing but the two calls is timed.
+	// The thread is locked so that nothing but the two calls is timed.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	started := time.Now()
@@ -193,14 +190,14 @@ func (u Usr) Swap(next *Detached) (swapped *Swapped, err error) {
 		}
 	}
 	if err := unix.Unmount(u.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-		// The present mount is still on top: everybody sees what they saw.
-		return nil, errors.Join(fmt.Errorf("detach the present %s: %w", u.Path, err), previous.Close())
+		// The current mount is still on top: nothing has changed for any process.
+		return nil, errors.Join(fmt.Errorf("detach the current %s: %w", u.Path, err), previous.Close())
 	}
 	return &Swapped{Previous: previous, Took: time.Since(started)}, nil
 }
 
-// Finish ends a swap that was cut off between its two calls, so that the new mount lies beneath the present one: the
-// present one is detached, as the swap was about to do. Otherwise it does nothing.
+// Finish completes a swap that was interrupted between its two calls, when the new mount is beneath the current one: it
+// detaches the current one. Otherwise it does nothing.
 func (u Usr) Finish() error {
 	table, err := proc.OwnMountTable()
 	if err != nil {
@@ -214,11 +211,11 @@ func (u Usr) Finish() error {
 	return nil
 }
 
-// clonePresent clones what is mounted at u.Path, nested mounts included.
-func (u Usr) clonePresent() (*Detached, error) {
+// cloneCurrent clones the mount at u.Path with the mounts below it.
+func (u Usr) cloneCurrent() (*Detached, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, u.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
-		return nil, fmt.Errorf("clone the present %s: %w", u.Path, err)
+		return nil, fmt.Errorf("clone the current %s: %w", u.Path, err)
 	}
 	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
@@ -227,8 +224,8 @@ func (u Usr) clonePresent() (*Detached, error) {
 	return &Detached{fd: fd}, nil
 }
 
-// constraint says in words why the kernel refused to mount beneath u.Path: the rules are in can_move_mount_beneath
-// of the kernel's fs/namespace.c.
+// constraint explains why the kernel refused to mount beneath u.Path. The kernel's rules are in can_move_mount_beneath of
+// fs/namespace.c.
 func (u Usr) constraint(refusal error) error {
 	if !errors.Is(refusal, unix.EINVAL) {
 		return fmt.Errorf("mount beneath %s: %w", u.Path, refusal)
@@ -276,10 +273,10 @@ func kernelOlder(release string, major, minor int) (bool, error) {
 	return gotMajor < major || gotMajor == major && gotMinor < minor, nil
 }
 
-// Obstacle says why /usr cannot be swapped live in this system; "" if nothing is known to be in the way.
+// Obstacle says why /usr cannot be swapped live in this system; "" if it can as far as is known.
 func (u Usr) Obstacle() string {
-	// Until 6.7 maps has the numbers of the layer below: what was swapped out cannot be told from what is new.
-	minor, lacks := 7, "does not tell from which overlay a process has mapped a file"
+	// Before 6.7 maps shows the device of the layer instead of the overlay's, so that old and new files look alike.
+	minor, lacks := 7, "does not show from which overlay a process has mapped a file"
 	older, err := kernelOlder(u.Kernel, 6, 5)
 	if older {
 		minor, lacks = 5, "cannot mount beneath"

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
@@ -119,7 +120,7 @@ func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause 
 		case stateErr != nil || state == "inactive":
 		case !isRunning(state):
 			down = append(down, p.Unit)
-		case len(up) < maxTold && !p.Reload:
+		case len(up) < maxTold && p.Outcome != impact.Reloaded:
 			up = append(up, p.Unit)
 		}
 	}
@@ -143,7 +144,7 @@ func (r *run) runningUnits(ctx context.Context, checks []*agentapi.HealthCheck) 
 	running := map[string]uint64{}
 	var names []string
 	for _, p := range r.record.Planned {
-		if !p.Reload && !p.Gone {
+		if p.Outcome.Interrupts() && !p.Outcome.Stops() {
 			names = append(names, p.Unit)
 		}
 	}

@@ -217,7 +217,7 @@ func (s staged) verify(ctx context.Context) (verified, error) {
 		planned = plan(nil, r.before)
 	}
 	err = r.enter(Verified, func(record *Record) {
-		record.Baseline, record.Failed, record.Planned, record.Strategy = baseline, failed, planned, r.rung
+		record.Baseline, record.Failed, record.Planned, record.Strategy, record.Left = baseline, failed, planned, r.rung, r.before.Left
 	})
 	if err != nil {
 		return verified{}, err
@@ -269,7 +269,7 @@ func (r *run) judge(ctx context.Context) error {
 		return err
 	}
 	r.note(func(report *agentapi.Report) {
-		report.Impact, report.Left, report.Strategy = message(r.rung, r.before), r.before.Left, string(r.rung)
+		report.Impact, report.Left, report.Strategy = message(r.rung, r.before), impact.LeftTexts(r.before.Left), string(r.rung)
 		if r.rung != Live {
 			report.Pending = r.before.Pending // of a live refresh what is found at its end
 		}
@@ -390,13 +390,11 @@ func (r *run) rollBack(cause error) (rollingOut, error) {
 func plan(planned []Planned, a *impact.Assessment) []Planned {
 	planned = slices.Clone(planned)
 	for _, affected := range a.Affected {
-		if affected.Kept != "" {
+		if affected.Outcome.Keeps() {
 			continue
 		}
 		if !slices.ContainsFunc(planned, func(p Planned) bool { return p.Unit == affected.Unit }) {
-			planned = append(planned, Planned{
-				Unit: affected.Unit, Reload: affected.Level == agentapi.Level_RELOAD, Gone: affected.Gone, With: affected.With,
-			})
+			planned = append(planned, Planned{Unit: affected.Unit, Outcome: affected.Outcome})
 		}
 	}
 	return planned

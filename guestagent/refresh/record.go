@@ -1,10 +1,12 @@
 package refresh
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
@@ -75,6 +77,8 @@ type Record struct {
 	Started bool `json:"started,omitempty"`
 	// LoaderCache is true when the loader's cache is to be made again once the new stack runs.
 	LoaderCache bool `json:"loader_cache,omitempty"`
+	// Left are the units that the policy leaves as they are, as the assessment before the swap found them.
+	Left []impact.Left `json:"left,omitempty"`
 	// Failed names the units that had failed before.
 	Failed []string `json:"failed,omitempty"`
 	// Planned are the units that were to be restarted or reloaded, written before the first one is.
@@ -94,14 +98,48 @@ type Record struct {
 	Report []byte `json:"report,omitempty"`
 }
 
-// Planned is a unit that a refresh interrupts.
+// Planned is a unit that a refresh renews, and how: its outcome is one that does not keep the unit as it is.
 type Planned struct {
+	Unit    string
+	Outcome impact.Outcome
+}
+
+// plannedJSON is the form of Planned in the journal, which agents of other versions read, too.
+type plannedJSON struct {
 	Unit   string `json:"unit"`
 	Reload bool   `json:"reload,omitempty"`
-	// Gone is true for one that is stopped, since the new stack has it no more; With for one that the manager restarts
-	// together with another one.
+	// Gone is true for a unit that is stopped, With for one that systemd restarts or stops together with another unit.
 	Gone bool `json:"gone,omitempty"`
 	With bool `json:"with,omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (p Planned) MarshalJSON() ([]byte, error) {
+	return json.Marshal(plannedJSON{
+		Unit: p.Unit, Reload: p.Outcome == impact.Reloaded, Gone: p.Outcome.Stops(), With: p.Outcome.Along(),
+	})
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (p *Planned) UnmarshalJSON(data []byte) error {
+	var form plannedJSON
+	if err := json.Unmarshal(data, &form); err != nil {
+		return err
+	}
+	p.Unit = form.Unit
+	switch {
+	case form.Reload:
+		p.Outcome = impact.Reloaded
+	case form.Gone && form.With:
+		p.Outcome = impact.StoppedAlong
+	case form.Gone:
+		p.Outcome = impact.Stopped
+	case form.With:
+		p.Outcome = impact.RestartedAlong
+	default:
+		p.Outcome = impact.Restarted
+	}
+	return nil
 }
 
 // damage is why no refresh begins in this boot.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
@@ -71,7 +70,7 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 func (r *run) interrupted(ctx context.Context, planned []Planned) []Planned {
 	var some []Planned
 	for _, p := range planned {
-		if p.Reload {
+		if p.Outcome == impact.Reloaded {
 			some = append(some, p)
 			continue
 		}
@@ -192,7 +191,7 @@ func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]
 }
 
 func (r renewal) unit(ctx context.Context, p Planned) error {
-	restart := &agentapi.UnitRestart{Unit: p.Unit, Level: agentapi.Level_RESTART}
+	restart := &agentapi.UnitRestart{Unit: p.Unit, Level: p.Outcome.Level()}
 	started := time.Now()
 	unlimited := ctx
 	if limit := r.request.GetRestartTimeoutMs(); limit > 0 && !r.back { // on the way back it may take what it needs
@@ -201,8 +200,7 @@ func (r renewal) unit(ctx context.Context, p Planned) error {
 		ctx = limited
 	}
 	var err error
-	if p.Reload {
-		restart.Level = agentapi.Level_RELOAD
+	if p.Outcome == impact.Reloaded {
 		err = r.Units.ReloadUnit(ctx, p.Unit)
 	} else {
 		var away time.Duration
@@ -229,9 +227,9 @@ func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) 
 	switch {
 	case err != nil:
 		return 0, err
-	case done || p.With:
+	case done || p.Outcome.Along():
 		return away, nil
-	case p.Gone:
+	case p.Outcome == impact.Stopped:
 		return 0, r.Units.Stop(ctx, p.Unit)
 	}
 	// While the old one still serves: a unit that starts from a cold disk is away for longer.
@@ -278,28 +276,35 @@ func (r *run) reportRest(ctx context.Context, last *impact.Assessment, back bool
 	}
 	remaining := slices.Clone(last.Remaining)
 	for _, affected := range last.Affected {
-		if affected.Kept == "" { // renewed, and some process of it lives on
+		if !affected.Outcome.Keeps() { // renewed, and a process of it survived
 			for _, pid := range affected.PIDs {
-				remaining = append(remaining, fmt.Sprintf("%s %d %s", affected.Unit, pid, affected.Uses()))
+				remaining = append(remaining, fmt.Sprintf("%s %d %s", affected.Unit, pid, affected.FirstUse()))
 			}
 		}
 	}
+	var left []impact.Left
 	r.note(func(report *agentapi.Report) {
 		report.Pinned, report.Remaining = pinned, remaining
 		if back {
-			report.Left = nil // what was left runs what it is to run
+			report.Left = nil // units that were left as they are run the right code again
+		} else {
+			left = append(left, r.record.Left...)
 		}
-		report.Left = merge(report.Left, last.Left)
-		report.Pending = merge(report.Pending, last.Pending)
+		for _, unit := range last.Left {
+			if !slices.ContainsFunc(left, func(l impact.Left) bool { return l.Unit == unit.Unit }) {
+				left = append(left, unit)
+			}
+		}
+		report.Left = union(report.Left, impact.LeftTexts(left))
+		report.Pending = union(report.Pending, last.Pending)
 	})
 	return nil
 }
 
-// merge adds the lines that are not there yet. What stands before the first colon names what a line is about.
-func merge(lines, more []string) []string {
+// union adds the lines that are missing.
+func union(lines, more []string) []string {
 	for _, line := range more {
-		about, _, _ := strings.Cut(line, ":")
-		if !slices.ContainsFunc(lines, func(have string) bool { return have == line || strings.HasPrefix(have, about+":") }) {
+		if !slices.Contains(lines, line) {
 			lines = append(lines, line)
 		}
 	}

@@ -22,22 +22,22 @@ const (
 )
 
 var (
-	// errBlob means that a part cannot be taken.
+	// errBlob means that a part is not accepted.
 	errBlob = errors.New("the part of the blob is refused")
-	// errNoBlob means that a blob was not handed over, or not whole.
-	errNoBlob = errors.New("the host has not handed the blob over")
+	// errNoBlob means that a blob was not uploaded, or not completely.
+	errNoBlob = errors.New("the host has not uploaded the blob")
 )
 
-// blobs holds what the host handed over, in a directory of /run.
+// blobs keeps what the host uploads, in a directory of /run.
 type blobs struct {
 	directory string
 
 	mutex sync.Mutex
-	// whole and partial hold sizes in bytes: of a whole blob, and what a partial one is to have.
+	// whole are the sizes of complete blobs, partial the announced sizes of those that are being uploaded, in bytes.
 	whole, partial map[tree.Digest]int64
 }
 
-// newBlobs takes up what an agent before this one left.
+// newBlobs opens the directory, with the complete blobs that an earlier agent left there.
 func newBlobs(directory string) (*blobs, error) {
 	if err := os.MkdirAll(directory, 0o700); err != nil {
 		return nil, fmt.Errorf("blobs: %w", err)
@@ -49,7 +49,7 @@ func newBlobs(directory string) (*blobs, error) {
 	}
 	for _, entry := range entries {
 		digest, err := tree.ParseDigest("sha256:" + entry.Name())
-		if err != nil { // a partial one: the host begins again
+		if err != nil { // a partial one: the host starts it again
 			if err := os.Remove(filepath.Join(directory, entry.Name())); err != nil {
 				return nil, fmt.Errorf("blobs: %w", err)
 			}
@@ -69,7 +69,7 @@ func (b *blobs) partPath(digest tree.Digest) string {
 	return filepath.Join(b.directory, digest.Hex()+".part")
 }
 
-// put takes one part, and reports whether the blob is whole now. Its digest is checked then.
+// put accepts one part, and reports whether the blob is complete. Then its digest was checked.
 func (b *blobs) put(digest tree.Digest, offset, size int64, data []byte) (complete bool, err error) {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
@@ -90,7 +90,7 @@ func (b *blobs) put(digest tree.Digest, offset, size int64, data []byte) (comple
 		}
 	}
 	if b.partial[digest] != size {
-		return false, fmt.Errorf("%w: its first part was not taken, or had another size; begin again", errBlob)
+		return false, fmt.Errorf("%w: its first part is missing, or announced another size; start again", errBlob)
 	}
 	end, err := appendPart(b.partPath(digest), offset, data)
 	if err != nil {
@@ -102,7 +102,7 @@ func (b *blobs) put(digest tree.Digest, offset, size int64, data []byte) (comple
 	return b.finish(digest, size)
 }
 
-// begin makes room for a blob.
+// begin starts a blob, if there is room for it.
 func (b *blobs) begin(digest tree.Digest, size int64) error {
 	total := size
 	for other, bytes := range b.partial {
@@ -131,7 +131,7 @@ func appendPart(path string, offset int64, data []byte) (end int64, err error) {
 		return 0, err
 	}
 	if at != offset {
-		return 0, fmt.Errorf("%w: it stands at offset %d, the part at %d", errBlob, at, offset)
+		return 0, fmt.Errorf("%w: the blob has %d bytes, and the part starts at offset %d", errBlob, at, offset)
 	}
 	if _, err := file.Write(data); err != nil {
 		return 0, err
@@ -193,8 +193,8 @@ func (b *blobs) Drop() error {
 	return errors.Join(failures...)
 }
 
-// take moves a whole blob to a path of the same file system, and tells its size in bytes. It is checked once more: an
-// agent before this one may have taken it.
+// take moves a complete blob to a path on the same file system, and returns its size in bytes. The digest is checked again:
+// an earlier agent may have accepted the blob.
 func (b *blobs) take(digest tree.Digest, path string) (size int64, err error) {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()

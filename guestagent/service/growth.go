@@ -8,7 +8,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// growLimit bounds the wait for a disk that the host has made larger, and the growth of its file system.
+// growLimit bounds the wait until the kernel sees the disk's new size, and the growth of its file system.
 const growLimit = 15 * time.Second
 
 // GrowDisk implements agentapi.AgentService.

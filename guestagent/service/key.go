@@ -15,10 +15,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 )
 
-// errKey means that a key is not one.
+// errKey means that something is not an Ed25519 key.
 var errKey = errors.New("not an Ed25519 key")
 
-// agentKey reads the agent's key, and makes it first if there is none.
+// agentKey reads the agent's key, or generates it if there is none.
 func agentKey(path string) (ed25519.PrivateKey, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -42,7 +42,7 @@ func agentKey(path string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-// makeKey makes a key. It is never half written: the host pins it at first contact.
+// makeKey generates a key. It is written atomically: the host pins it at first contact.
 func makeKey(path string) (ed25519.PrivateKey, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -14,27 +14,27 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// callerLimits bound what callers may take.
+// callerLimits bound what callers may use.
 type callerLimits struct {
-	// connections is how many may be connected at once; further ones wait to be accepted.
+	// connections is the maximum number of connections. Further callers wait to be accepted.
 	connections int
-	// silence ends a connection on which nothing was heard: its other end may be gone without a word.
+	// silence ends a connection on which nothing arrives: its other end may have disappeared.
 	silence time.Duration
-	// life ends a connection however busy it is: one on which a byte comes now and then would never be silent.
+	// life ends a connection however busy it is: with a byte now and then it would never be silent.
 	life time.Duration
 }
 
 var usualLimits = callerLimits{connections: 32, silence: 10 * time.Minute, life: 2 * time.Hour}
 
 const (
-	// firstPause and lastPause are between attempts to listen.
+	// firstPause and lastPause are the shortest and the longest pause between attempts to listen.
 	firstPause = 100 * time.Millisecond
 	lastPause  = 10 * time.Second
 )
 
-// serve answers on listeners that listen makes, until ctx ends. A listener that fails is made anew: the CID of a VM
-// changes, and the vsock device can be reset. ready is called once the first one listens, passed when a caller came
-// and when one went.
+// serve answers callers on a listener until ctx ends. A listener that fails is replaced by a new one: the CID of a VM can
+// change, and the vsock device can be reset. ready is called once, when the first one listens. passed is called when a
+// caller connects and when one disconnects.
 func serve(ctx context.Context, limits callerLimits, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, passed func(), say func(error)) error {
 	wait := firstPause
 	for ctx.Err() == nil {
@@ -44,7 +44,7 @@ func serve(ctx context.Context, limits callerLimits, listen func() (net.Listener
 			return nil
 		}
 		if time.Since(began) > lastPause {
-			wait = firstPause // it worked for a while
+			wait = firstPause // the listener worked for a while
 		}
 		say(fmt.Errorf("listening again in %v: %w", wait, err))
 		timer := time.NewTimer(wait)
@@ -76,21 +76,21 @@ func serveOnce(ctx context.Context, limits callerLimits, listen func() (net.List
 		*ready = nil
 	}
 	stop := context.AfterFunc(ctx, func() {
-		_ = server.Close() // ends Serve and every connection; what it says is of no use any more
+		_ = server.Close() // ends Serve and every connection, whose errors do not matter any more
 		_ = limited.Close()
 	})
 	defer stop()
 	err = server.Serve(ctx, limited)
-	// Connections of a listener that failed are of a device that is gone.
+	// The connections of a failed listener belong to a device that is gone.
 	return errors.Join(err, server.Close(), limited.Close())
 }
 
-// limitedListener takes a bounded number of connections, each with a bound on silence.
+// limitedListener accepts a bounded number of connections, each with bounds on its silence and its life.
 type limitedListener struct {
 	net.Listener
 	limits callerLimits
 	slots  chan struct{}
-	// passed is called when a caller came, and when one went.
+	// passed is called when a caller connects, and when one disconnects.
 	passed func()
 	once   sync.Once
 	closed chan struct{}
@@ -115,7 +115,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	})}, nil
 }
 
-// Close closes the listener once; ttrpc closes it, too.
+// Close closes the listener. It can be called twice, since ttrpc closes it, too.
 func (l *limitedListener) Close() error {
 	l.once.Do(func() {
 		close(l.closed)
@@ -129,12 +129,12 @@ func (l *limitedListener) Close() error {
 type limitedConn struct {
 	net.Conn
 	silence time.Duration
-	// end of its life; a monotonic reading, which no change of the clock moves.
+	// end is the end of its life, by the monotonic clock.
 	end     time.Time
 	release func()
 }
 
-// deadline of a read or a write that begins now.
+// deadline is the deadline of a read or a write that starts now.
 func (c *limitedConn) deadline() time.Time {
 	if next := time.Now().Add(c.silence); next.Before(c.end) {
 		return next
@@ -148,8 +148,8 @@ func (c *limitedConn) Read(data []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(data)
 	if err != nil {
-		// Whatever keeps a connection from being read, nothing more will come: ttrpc closes one at its end alone, and
-		// would keep one that was silent for too long, and its place, for ever.
+		// ttrpc closes a connection only at its end. After any other error, such as a deadline, it would keep the connection
+		// and its slot for ever.
 		err = io.EOF
 	}
 	return n, err

@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	// notifyLimit is how long a message may wait for room in the socket of who is notified.
+	// notifyLimit bounds how long a message waits for room in the receiver's socket.
 	notifyLimit = 5 * time.Second
-	// barrierLimit is how long systemd may take to come to a message; it may be reloading.
+	// barrierLimit bounds how long systemd takes to process a message: it may be reloading.
 	barrierLimit = 30 * time.Second
 )
 
 // serviceManager is the socket of systemd, "" if it does not run this service.
 func serviceManager() string { return os.Getenv("NOTIFY_SOCKET") }
 
-// notify tells whoever listens at a socket of this service (sd_notify(3)). Files go along. Without a socket it does
+// notify sends a message about this service to a socket (sd_notify(3)), together with open files. Without a socket it does
 // nothing.
 func notify(name, message string, files ...int) (err error) {
 	if name == "" {
@@ -44,7 +44,7 @@ func notify(name, message string, files ...int) (err error) {
 	return nil
 }
 
-// notified waits until systemd has taken in what it was told before.
+// notified waits until systemd has processed all earlier messages.
 func notified() (err error) {
 	read, write, err := os.Pipe()
 	if err != nil {
@@ -57,9 +57,9 @@ func notified() (err error) {
 	if err := read.SetReadDeadline(time.Now().Add(barrierLimit)); err != nil {
 		return err
 	}
-	// systemd closes its end, the last one, when it has come to the message.
+	// systemd closes its end of the pipe, which is the last one, when it processes the message.
 	if _, err := read.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("wait for systemd to take in what it was told: %w", err)
+		return fmt.Errorf("wait for systemd to process notifications: %w", err)
 	}
 	return nil
 }

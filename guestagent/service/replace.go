@@ -14,20 +14,20 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// errReplace means that an agent may not take over here.
+// errReplace means that an agent may not take over in this VM.
 var errReplace = errors.New("the agent may not take over")
 
-// replacer takes the agent that is to take over.
+// replacer accepts another agent and lets it take over.
 type replacer struct {
-	// own tells the digest of this agent.
+	// own returns the digest of this agent.
 	own func() (tree.Digest, error)
-	// guest is this VM's agent key, operators those of the keys that may sign.
+	// guest is this VM's agent key, operators are the keys that may sign a takeover.
 	guest     ed25519.PublicKey
 	operators []ed25519.PublicKey
 	places    takeoverPlaces
-	// yield keeps refreshes from beginning until stay is called; refresh.ErrBusy while one is in flight.
+	// yield keeps refreshes from starting until stay is called. It returns refresh.ErrBusy while one is in flight.
 	yield func() (stay func(), err error)
-	// leave ends serving, so that the successor can.
+	// leave ends serving, so that the successor can serve.
 	leave func()
 }
 
@@ -70,7 +70,7 @@ func (a *answerer) replace(signed []byte) (started bool, err error) {
 	return true, nil
 }
 
-// take puts the binary beside this agent's own, and records that it is tried from now on.
+// take moves the binary next to this agent's own, and records that it is being tried.
 func (r *replacer) take(from *blobs, next release.Takeover) error {
 	if err := os.MkdirAll(filepath.Dir(r.places.next), 0o755); err != nil {
 		return err

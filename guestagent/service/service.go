@@ -24,18 +24,18 @@ import (
 )
 
 const (
-	// collectAt has the garbage collector keep the heap small: memory counts in every VM, time hardly does here.
+	// collectAt is the garbage collector's target percentage. It keeps the heap small, since it takes memory in every VM.
 	collectAt = 15
-	// lastWord is how long an agent that is replaced has to get its answer out before it stops serving.
+	// lastWord is how long a replaced agent goes on serving, so that its last answer is sent.
 	lastWord = 500 * time.Millisecond
-	// tidyAfter is how long after a caller came or went memory is given back.
+	// tidyAfter is how long after a caller has connected or disconnected memory is returned to the system.
 	tidyAfter = 2 * time.Second
 )
 
-// Run serves until ctx ends. version is what Status tells.
+// Run serves until ctx ends. version is the one in the status.
 func Run(ctx context.Context, version string) error {
 	debug.SetGCPercent(collectAt)
-	// To the journal, a line each: a logging package would take a hundredth of the binary's room for this.
+	// systemd writes stderr to the journal.
 	say := func(err error) { fmt.Fprintln(os.Stderr, "sharedos-agent:", err) }
 	record, notSwitched, err := boot.ReadBootRecord()
 	if err != nil {
@@ -75,9 +75,9 @@ func Run(ctx context.Context, version string) error {
 		AtOnce: refresh.AtOnce(runtime.NumCPU()),
 	}
 	if err := engine.Starter.Kexec(ctx, nil, nil, "", release.Stack{}); err != nil {
-		say(err) // the machine may be reset, as if this system had not come up
+		say(err) // the watchdog may still reset the machine, as if this system had not started
 	}
-	// Leaving ends what only waits, whoever asked for it.
+	// leave ends all waits.
 	ctx, leave := context.WithCancel(ctx)
 	if err := engine.Start(ctx); err != nil {
 		leave()
@@ -102,9 +102,9 @@ func Run(ctx context.Context, version string) error {
 	own := sync.OnceValues(func() (tree.Digest, error) { return digestOf("/proc/self/exe") })
 	places := takeoverPlaces{binary: mounts.AgentBinary, next: mounts.AgentBinary + ".next", record: mounts.RunDir + "/takeover.json", socket: mounts.RunDir + "/takeover.sock"}
 	var refused takeoverRecord
-	if judge() == "" { // the agent before a successor keeps that record
+	if judge() == "" { // otherwise the previous agent, which waits for this one, keeps that record
 		if refused, err = places.settle(own); err != nil {
-			say(fmt.Errorf("what became of the agent that was to take over is not known: %w", err))
+			say(fmt.Errorf("the outcome of the last takeover is not known: %w", err))
 		}
 	}
 	serving, yielded := context.WithCancel(ctx)
@@ -123,10 +123,10 @@ func Run(ctx context.Context, version string) error {
 			}
 		}),
 	}
-	// Callers come in bursts, and the handshake of each runs much that their calls do not.
+	// Callers come in bursts, and each TLS handshake uses memory that their calls do not need.
 	tidy := time.AfterFunc(0, func() {
 		if err := giveBack(); err != nil {
-			say(fmt.Errorf("memory is not given back: %w", err))
+			say(fmt.Errorf("memory is not returned to the system: %w", err))
 		}
 	})
 	defer tidy.Stop()
@@ -154,7 +154,7 @@ func Run(ctx context.Context, version string) error {
 	return places.handOver(ctx, takeoverLimits{up: upWithin, answer: answerWithin, hold: holdFor}, adopt)
 }
 
-// liveUnits are the units of this system.
+// liveUnits implements refresh.Units for this system.
 type liveUnits struct{ *units.Manager }
 
 // ApplyAccounts implements refresh.Units.
@@ -163,7 +163,7 @@ func (liveUnits) ApplyAccounts(ctx context.Context) error { return units.ApplyAc
 // ApplyTemporary implements refresh.Units.
 func (liveUnits) ApplyTemporary(ctx context.Context) error { return units.ApplyTemporary(ctx) }
 
-// observer observes this system.
+// observer implements Observer for this system.
 type observer struct {
 	*refresh.LiveSystem
 	manager *units.Manager
@@ -206,7 +206,7 @@ func (liveLayers) Open(id tree.Digest) (bool, error) {
 // Close implements Layers.
 func (liveLayers) Close(ctx context.Context, id tree.Digest) error { return mounts.CloseLayer(ctx, id) }
 
-// moved reports what a boot did that found another stack committed than it booted; nil if it found the same.
+// moved is the report of a boot that booted another stack than the committed one; nil if it booted the committed one.
 func moved(record boot.BootRecord) *agentapi.Report {
 	if record.Moved == nil {
 		return nil

@@ -8,31 +8,31 @@ import (
 )
 
 const (
-	// upLimit is how long a boot may take to come up, upPause how often it is asked whether it did.
+	// upLimit bounds how long a boot may take until systemd has started everything, upPause is the time between two checks.
 	upLimit = 10 * time.Minute
 	upPause = 2 * time.Second
 )
 
-// errNotUp means that a boot did not come up within its window.
+// errNotUp means that systemd did not start everything in time.
 var errNotUp = errors.New("the system did not come up")
 
-// window watches over a boot until it has come up. Every boot is counted before it is tried, and one that comes up is
-// not counted any more: a stack that does not comes to its limit, and then init takes another one.
+// window watches a boot until systemd has started everything. Init counts every boot of a stack before it tries it, and the
+// count is reset once the boot succeeds. When a stack reaches its limit, init boots another one.
 type window struct {
-	// alone is true when there is no other stack to boot: then the system is left as it is, for somebody to repair.
+	// alone is true when there is no other stack to boot. Then a system that fails stays as it is, for an admin to repair.
 	alone bool
 	// limit and pause are upLimit and upPause.
 	limit, pause time.Duration
-	// state of the manager.
+	// state returns the state of systemd.
 	state func(ctx context.Context) (string, error)
-	// judged reports whether a refresh watches over this boot, and judges it by more than this.
+	// judged reports whether a refresh judges this boot, which then decides about it.
 	judged func() bool
-	// good tells that the stack comes up, restart has the machine start again.
+	// good resets the count of the stack, restart reboots the machine.
 	good    func() error
 	restart func(ctx context.Context) error
 }
 
-// watch returns when the boot has come up, when it restarts the machine, or when ctx ends.
+// watch returns when the boot has succeeded, when it reboots the machine, or when ctx ends.
 func (w window) watch(ctx context.Context) error {
 	end := time.Now().Add(w.limit)
 	for {

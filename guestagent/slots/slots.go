@@ -1,9 +1,9 @@
 // Package slots keeps a record in a file that is written in place.
 //
-// Replacing a file by a rename that is synced costs some twenty blocks of the file system's own books each time. A
-// refresh journals a dozen states, in every VM of a fleet at once. Here a file has two slots, both written when it is
-// made; a record goes into the older one, in blocks that the file has already, so that a sync writes these blocks and
-// nothing else. A slot that was torn by a power cut does not match its digest, and the other one counts.
+// Replacing a file by a synced rename makes the file system write some twenty blocks of its own metadata. A refresh
+// journals a dozen states, in every VM of a fleet at once. Here a file has two slots, which are both written when the file
+// is created. A record goes into the older slot, into blocks that the file has already, so a sync writes only these
+// blocks. A slot that was torn by a power cut does not match its digest, and the other slot counts.
 package slots
 
 import (
@@ -22,32 +22,31 @@ import (
 )
 
 var (
-	// ErrAbsent means that nothing was ever written.
+	// ErrAbsent means that no record was ever written.
 	ErrAbsent = errors.New("no such record")
-	// ErrDamaged means that neither slot holds what was written to it.
+	// ErrDamaged means that neither slot matches its digest.
 	ErrDamaged = errors.New("damaged record")
 )
 
 const (
 	block = 4096
-	// smallest is the size of a slot in a new file, in bytes; largest what a record may have.
+	// smallest is the size of a slot in a new file, largest the maximum size of a record, both in bytes.
 	smallest = 32 << 10
 	largest  = 16 << 20
-	// headSize is the magic, a sequence number, the record's length, and the SHA-256 of these two and the record.
+	// headSize is the size of the magic, a sequence number, the record's length, and the SHA-256 of these two and the record.
 	headSize = 8 + 8 + 8 + sha256.Size
 )
 
 // magic begins each slot.
 var magic = [8]byte{'s', 'h', 'a', 'r', 'e', 'd', 'o', '1'}
 
-// slot is what one slot holds; a sequence of 0 is none.
+// slot is the content of one slot. The sequence 0 means that it has no record.
 type slot struct {
 	sequence uint64
 	record   []byte
 }
 
-// Read returns the record that was written last. It returns ErrAbsent if there is none, and ErrDamaged if there was
-// one that cannot be told any more.
+// Read returns the record that was written last, ErrAbsent if there is none, and ErrDamaged if it was lost.
 func Read(path string) (_ []byte, err error) {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,8 +63,8 @@ func Read(path string) (_ []byte, err error) {
 	return both[newest(both)].record, nil
 }
 
-// Write replaces the record. When it returns nil the record is on the disk; whenever power is cut, Read returns this
-// record or the one before.
+// Write replaces the record. Once it has returned nil the record is on the disk. Whenever power is cut, Read returns this
+// record or the previous one.
 func Write(path string, record []byte) error {
 	if err := write(path, record); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -75,7 +74,7 @@ func Write(path string, record []byte) error {
 
 func write(path string, record []byte) (err error) {
 	if len(record) > largest {
-		return fmt.Errorf("%d bytes, and a record may have %d", len(record), largest)
+		return fmt.Errorf("the record has %d bytes, more than %d", len(record), largest)
 	}
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -87,7 +86,7 @@ func write(path string, record []byte) (err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
 	both, size, err := load(file)
 	if errors.Is(err, ErrDamaged) {
-		return create(path, 1, record) // there is nothing in it to keep
+		return create(path, 1, record) // it contains no record to preserve
 	}
 	if err != nil {
 		return err
@@ -103,19 +102,19 @@ func write(path string, record []byte) (err error) {
 	return unix.Fdatasync(int(file.Fd()))
 }
 
-// create makes the file, whole or not at all, with slots that have room for the record twice.
+// create creates the file atomically, with slots that have room for twice the record.
 func create(path string, sequence uint64, record []byte) error {
 	size := smallest
 	for size < 2*(headSize+len(record)) {
 		size *= 2
 	}
-	// Written, not allocated alone: the first write to an allocated block changes the file system's books.
+	// Written, not only allocated: the first write to an allocated block changes the file system's metadata.
 	whole := make([]byte, 2*size)
 	copy(whole, encode(sequence, record))
 	return fileio.Replace(path, whole, 0o600)
 }
 
-// encode makes whole blocks: a part of one would have to be read before it is written.
+// encode pads a record to whole blocks: the kernel would have to read a partial block before it writes it.
 func encode(sequence uint64, record []byte) []byte {
 	blocks := (headSize + len(record) + block - 1) / block
 	text := make([]byte, headSize, blocks*block)
@@ -155,7 +154,7 @@ func load(file *os.File) (both [2]slot, size int, err error) {
 	return both, size, nil
 }
 
-// decode reads one slot. One that holds no record, or a part of one, has the sequence 0.
+// decode reads one slot. A slot without a record, or with a torn one, has the sequence 0.
 func decode(from io.Reader, size int) (slot, error) {
 	head := make([]byte, headSize)
 	if _, err := io.ReadFull(from, head); err != nil {
