@@ -56,7 +56,7 @@ func TestCtrlCWhileRefreshingAndApplyAgainConverges(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.configure(debian(patched) + web(""))
-	for _, step := range []string{"handing over the contents lists", "refreshing", "defining the domain"} {
+	for _, step := range []string{"uploading the contents lists", "refreshing", "defining the domain"} {
 		if said := s.interrupt("Update", step); !strings.Contains(said, "nterrupt") {
 			t.Errorf("the apply interrupted at %s does not say so:\n%s", step, said)
 		}

@@ -155,7 +155,7 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 	}
 	found.Answered, found.Stack, found.ReadySeconds, found.AwaitsPowerCycle = true, stack, 1.5, true
 	found.Agent = &agentapi.StatusResponse{AgentVersion: "1", AgentDigest: "sha256:1", AgentRefused: "sha256:2: no", Kernel: "6.11", Pending: []string{"kernel"}}
-	found.Held = []vm.Held{{ID: tree.Digest{4}, By: []string{"a.service"}}}
+	found.Surplus = []vm.SurplusLayer{{ID: tree.Digest{4}, InUseBy: []string{"a.service"}}}
 	plan := newVMPlan(t, found)
 	model := plan.model()
 	impact := &agentapi.Impact{

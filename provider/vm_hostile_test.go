@@ -42,7 +42,7 @@ func FuzzAnswers(f *testing.F) {
 		}
 		found := &vm.VM{
 			Spec: vm.Spec{Name: "web", UUID: "6ba7b810-9dad-41d1-80b4-00c04fd430c8"}, State: hypervisor.Running, Answered: true, Agent: &status,
-			Stack: release.Stack{Base: tree.Digest{1}}, Held: []vm.Held{{ID: tree.Digest{3}, By: status.GetPending()}},
+			Stack: release.Stack{Base: tree.Digest{1}}, Surplus: []vm.SurplusLayer{{ID: tree.Digest{3}, InUseBy: status.GetPending()}},
 		}
 		if parsed, err := agentapi.ParseStack(status.GetStack()); err == nil {
 			found.Stack = parsed

@@ -223,8 +223,8 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 			".\n\nThe update itself is complete, and the VM keeps its present agent. The next start of the VM "+
 			"installs the provider's.")
 	}
-	if updated.Remains != nil {
-		resp.Diagnostics.Append(notCollected("Unable to delete the layers that "+vmName(spec.Name)+" no longer uses", updated.Remains))
+	if updated.NotCollected != nil {
+		resp.Diagnostics.Append(notCollected("Unable to delete the layers that "+vmName(spec.Name)+" no longer uses", updated.NotCollected))
 	}
 	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
@@ -329,7 +329,7 @@ func (r *vmResource) Delete(ctx context.Context, req resource.DeleteRequest, res
 			"The VM in state has UUID %s. %s The other VM is left alone.", state.UUID.ValueString(), sentence(err)))
 		return
 	}
-	if errors.Is(err, vm.ErrRemains) {
+	if errors.Is(err, vm.ErrNotCollected) {
 		resp.Diagnostics.Append(notCollected("Unable to delete the layers that "+vmName(name)+" used", err))
 		return
 	}

@@ -148,9 +148,9 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 		b.Pending = list(ctx, pending, &diags)
 	}
 	if reported || unset(b.HeldLayers) {
-		held := make([]heldLayer, len(found.Held))
-		for i, one := range found.Held {
-			held[i] = heldLayer{Layer: one.ID.String(), By: guestTexts(one.By)}
+		held := make([]heldLayer, len(found.Surplus))
+		for i, one := range found.Surplus {
+			held[i] = heldLayer{Layer: one.ID.String(), By: guestTexts(one.InUseBy)}
 		}
 		var d diag.Diagnostics
 		b.HeldLayers, d = types.ListValueFrom(ctx, heldLayerType, held)

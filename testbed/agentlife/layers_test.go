@@ -29,9 +29,9 @@ func plugged(t *testing.T, v *guest.VM, id tree.Digest) bool {
 
 // users returns what still uses a layer that the stack does not have any more.
 func users(now *vm.VM, id tree.Digest) string {
-	for _, layer := range now.Held {
+	for _, layer := range now.Surplus {
 		if layer.ID == id {
-			return strings.Join(layer.By, "\n")
+			return strings.Join(layer.InUseBy, "\n")
 		}
 	}
 	return ""
@@ -99,7 +99,7 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 		updated, _, err := v.World.Host.Fleet.Update(t.Context(), v.Spec, func(step string) { t.Log(step) })
 		must(t, err)
 		if plugged(t, v, delta) || users(updated, full) == "" {
-			t.Errorf("layers still in use: %v", updated.Held)
+			t.Errorf("layers still in use: %v", updated.Surplus)
 		}
 		if got := run(t, v, "dmesg | grep -c 'I/O error' || true; cat /usr/share/mark"); got != "0\nthree" {
 			t.Errorf("the guest has %q", got)

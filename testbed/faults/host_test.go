@@ -27,7 +27,7 @@ type stage struct{ name, tells, hold string }
 
 var stages = []stage{
 	{"attaching layers", "attaching layer", ""},
-	{"sending the contents lists", "handing over", ""},
+	{"sending the contents lists", "uploading the contents lists", ""},
 	{"requesting the refresh", "refreshing", ""},
 	{"the agent has swapped", "refresh: swapped", "between the calls of a swap"},
 	{"the agent commits", "refresh: committed", "before commit"},

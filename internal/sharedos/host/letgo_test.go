@@ -46,8 +46,8 @@ func TestWhatAVMLetsGoIsGoneAtOnceOrWithTheNext(t *testing.T) {
 	began := time.Now()
 	moved, _, err := a.Fleet.Update(t.Context(), spec, quiet)
 	must(t, err)
-	if took := time.Since(began); !errors.Is(moved.Remains, vm.ErrRemains) || took > 20*time.Second {
-		t.Errorf("after %s: %v", took, moved.Remains)
+	if took := time.Since(began); !errors.Is(moved.NotCollected, vm.ErrNotCollected) || took > 20*time.Second {
+		t.Errorf("after %s: %v", took, moved.NotCollected)
 	}
 	requireHeld(t, a, old, true)
 	must(t, unlock())
@@ -57,7 +57,7 @@ func TestWhatAVMLetsGoIsGoneAtOnceOrWithTheNext(t *testing.T) {
 	spec.Base = newest
 	moved, _, err = b.Fleet.Update(t.Context(), spec, quiet)
 	must(t, err)
-	must(t, moved.Remains)
+	must(t, moved.NotCollected)
 	for id, want := range map[tree.Digest]bool{old: false, middle: false, newest: true} {
 		requireHeld(t, a, id, want)
 	}

@@ -20,9 +20,9 @@ const (
 	connectLimit = 5 * time.Second
 	callLimit    = 20 * time.Second
 	pollEvery    = 250 * time.Millisecond
-	tellEvery    = 10 * time.Second
-	// waitFor is how long an agent is asked to wait for what happens in its VM before it answers. Whether the VM is off or paused is
-	// looked at in between.
+	reportEvery  = 10 * time.Second
+	// waitFor is how long an agent is asked to wait for an event in its VM before it answers. Between two such questions the
+	// state of the domain is read.
 	waitFor = 2 * time.Second
 	// startLimit bounds the wait for a VM that was started, within what ctx allows. An emulated guest boots in
 	// half a minute.
@@ -54,7 +54,7 @@ func (f *Fleet) connect(ctx context.Context, domain hypervisor.Domain) (*transpo
 	}
 	agent, err := transport.Connect(ctx, dialer, config)
 	if errors.Is(err, transport.ErrPeerKey) {
-		return nil, fmt.Errorf("%w: what answers in VM %q is not the agent that was met at its first boot; "+
+		return nil, fmt.Errorf("%w: what answers in VM %q is not the agent that answered after its first boot; "+
 			"if its private disk was replaced on purpose, taint the resource", err, domain.Name)
 	}
 	if err != nil {
@@ -63,7 +63,7 @@ func (f *Fleet) connect(ctx context.Context, domain hypervisor.Domain) (*transpo
 	return agent, nil
 }
 
-// status asks the agent of a running VM once.
+// status asks the agent of a running VM for its status, once.
 func (f *Fleet) status(ctx context.Context, domain hypervisor.Domain) (*agentapi.StatusResponse, error) {
 	agent, err := f.connect(ctx, domain)
 	if err != nil {
@@ -116,7 +116,7 @@ func (f *Fleet) start(ctx context.Context, name string, progress Progress) (floa
 	return ready, nil
 }
 
-// started reports whether systemd has started what it was to start; what failed to start is for others to judge.
+// started reports whether systemd has finished starting the system. Units may have failed.
 func started(status *agentapi.StatusResponse) bool {
 	return agentapi.Started(status.GetSystemState())
 }
@@ -129,16 +129,16 @@ func askForServices() *agentapi.StatusRequest {
 	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: waitFor.Milliseconds()}
 }
 
-// askForTurn asks an agent that waits for the host to answer when it does no longer.
+// askForTurn asks an agent that waits for the host to answer when it no longer waits.
 func askForTurn() *agentapi.StatusRequest {
 	return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: agentapi.State_STARTING, WaitMs: waitFor.Milliseconds()}
 }
 
-// await asks the agent until done says so, the VM is found off or stays paused, or ctx ends. It pins the agent's key at first
-// contact. An agent that waits for nothing is asked again after pollEvery.
+// await asks the agent until done returns true, the VM is off or stays paused, or ctx ends. At the first contact it pins the
+// agent's key. An agent that answers at once is asked again after pollEvery.
 func (f *Fleet) await(ctx context.Context, name, what string, progress Progress, question func() *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	began := time.Now()
-	told := began
+	reported := began
 	progress(what)
 	ticker := time.NewTicker(pollEvery)
 	defer ticker.Stop()
@@ -148,7 +148,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 			_ = agent.Close() // only questions were asked on it
 		}
 	}()
-	last := errors.New("it was not asked yet")
+	last := errors.New("the agent was not asked yet")
 	console := f.consoleLog(name)
 	ran := began // when it was last not seen paused
 	ended := func() error {
@@ -179,7 +179,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		if agent == nil {
 			agent, err = f.connectAndPin(ctx, domain)
 			if errors.Is(err, transport.ErrPeerKey) || errors.Is(err, hypervisor.ErrVSockEnded) {
-				return nil, err // no patience helps
+				return nil, err // waiting does not help
 			}
 		}
 		if agent != nil {
@@ -195,8 +195,8 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		if err != nil {
 			last = err
 		}
-		if time.Since(told) >= tellEvery {
-			told = time.Now()
+		if time.Since(reported) >= reportEvery {
+			reported = time.Now()
 			progress(fmt.Sprintf("%s (%d s)", what, int(time.Since(began).Seconds())))
 		}
 		select {
@@ -207,7 +207,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 	}
 }
 
-// meet connects, and records the agent's key at first contact.
+// connectAndPin connects to the agent, and records its key in the definition at the first contact.
 func (f *Fleet) connectAndPin(ctx context.Context, domain hypervisor.Domain) (*transport.Agent, error) {
 	agent, err := f.connect(ctx, domain)
 	if err != nil || domain.Metadata.AgentKey != "" {

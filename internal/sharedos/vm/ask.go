@@ -8,7 +8,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 )
 
-// Agent connects to the agent of a running VM, for whoever wants to know more than Read tells. The caller closes the
+// Agent connects to the agent of a running VM, for a caller that needs more than Read returns. The caller closes the
 // connection. ErrNotFound if there is no such VM, ErrNoAnswer if it is off or its agent cannot be reached.
 func (f *Fleet) Agent(ctx context.Context, name string) (*transport.Agent, error) {
 	domain, state, err := f.Hypervisor.Lookup(ctx, name)

@@ -34,8 +34,9 @@ func (f *Fleet) bootFile(ctx context.Context, volume string, digest tree.Digest,
 	return path, f.Machine.WriteFile(ctx, path, data)
 }
 
-// SweepBootFiles removes the files in BootDir that no domain names, as it is defined or as it runs, whoever made it. It is for
-// whoever holds an exclusive lock on the pool: a file comes before the definition that names it.
+// SweepBootFiles removes the files in BootDir that no domain names, neither in its definition nor as it runs. Domains that
+// other programs made count, too. The caller holds an exclusive lock on the pool, since a file is written before the
+// definition that names it.
 func (f *Fleet) SweepBootFiles(ctx context.Context) error {
 	names, err := f.Machine.ListDir(ctx, f.BootDir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -52,7 +52,8 @@ type Fleet struct {
 	// Offer yields a release that is prepared but perhaps not in the store: its signed manifest and its contents
 	// list; store.ErrNotFound for any other. Assess needs it to judge a plan. Nil offers nothing.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
-	// Collect deletes what nothing in the store refers to any more, which a VM may have let go. Nil leaves it to others.
+	// Collect deletes the volumes in the store that nothing refers to. It is called after a VM has stopped referring to some.
+	// If it is nil, nothing is deleted.
 	Collect func(ctx context.Context) error
 	// CollectLimit is how much longer an update or a deletion may take for that; 0 is 45 seconds. Whoever uploads a layer has
 	// the pool for as long as that takes.
@@ -64,7 +65,7 @@ type Fleet struct {
 	PausedLimit time.Duration
 	Log         *slog.Logger
 
-	leaving leaving
+	garbage garbage
 	images  sync.Mutex // one boot image is made at a time
 	stacks  stacks
 }
@@ -101,11 +102,10 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (*VM, 
 	return made, nil
 }
 
-// define makes the private disk and the definition as spec says, whatever of it is there already. What the
-// definition records of the agent is kept. The layers of the stacks beside that of spec are attached, too: the guest
-// falls back to one if its own does not come up.
-func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, beside ...release.Stack) (err error) {
-	// Until the definition names what the VM needs, whoever deletes what nothing refers to knows nothing of it.
+// define makes the private disk and the definition as spec says, whatever of them exists already. The agent's key is kept in
+// the definition. The layers of fallbacks are attached, too: the guest boots one of these stacks if its own does not come up.
+func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallbacks ...release.Stack) (err error) {
+	// Until the definition names what the VM needs, a collection would delete it.
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, beside
 	if err != nil {
 		return err
 	}
-	if err := f.attachFallback(ctx, &domain, beside); err != nil {
+	if err := f.attachFallback(ctx, &domain, fallbacks); err != nil {
 		return err
 	}
 	known, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
@@ -137,7 +137,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, beside
 	switch {
 	case errors.Is(diskErr, store.ErrNotFound):
 		progress("making the private disk")
-		// Not so with a disk that is there already: it may hold what somebody misses.
+		// A disk that existed before is kept: it may hold data.
 		defer func() {
 			if err != nil {
 				err = errors.Join(err, f.dropDisk(ctx, spec))
@@ -159,8 +159,8 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, beside
 	return f.Hypervisor.Define(ctx, domain)
 }
 
-// dropDisk removes the private disk of a VM whose first definition failed: nobody has written to it, and nothing
-// tells of it. It stays if libvirt does not say for sure that there is no such VM.
+// dropDisk removes the private disk of a VM whose first definition failed: nothing has written to it, and nothing refers to
+// it. The disk is kept unless libvirt says that there is no such VM.
 func (f *Fleet) dropDisk(ctx context.Context, spec Spec) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
@@ -230,20 +230,20 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 	}
 	running, err := agentapi.ParseStack(status.GetStack())
 	if err != nil {
-		// What a guest says must not keep the host from planning, or from destroying it.
-		found.NoAnswer = fmt.Errorf("%w: it names a stack that is none: %w", ErrNoAnswer, err)
+		// A guest's answer must not prevent a plan, or the deletion of the VM.
+		found.NoAnswer = fmt.Errorf("%w: its agent names a stack that is none: %w", ErrNoAnswer, err)
 		return found, nil
 	}
 	found.Answered, found.Agent, found.Stack = true, status, running
-	if found.Held, err = f.held(ctx, agent, domain, status); err != nil {
-		// Layers that stay attached cost little: nothing depends on who holds them.
-		f.Log.WarnContext(ctx, "it is not known who holds layers", "vm", name, "error", err)
+	if found.Surplus, err = f.surplusLayers(ctx, agent, domain, status); err != nil {
+		// Layers that stay attached cost little, and nothing depends on what uses them.
+		f.Log.WarnContext(ctx, "unable to find out which layers are in use", "vm", name, "error", err)
 	}
 	found.AwaitsPowerCycle = awaitsPowerCycle(domain, running)
 	return found, nil
 }
 
-// describe tells what the definition and the store know of a VM.
+// describe returns what the definition and the store record about a VM.
 func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hypervisor.State) (*VM, error) {
 	config, err := bootConfig(domain)
 	if err != nil {
@@ -268,7 +268,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 // shutdownLimit is how long a guest may take to power off by itself before it is made to.
 const shutdownLimit = 90 * time.Second
 
-// stop powers the VM off: by its own means if it will, else by the plug.
+// stop asks the guest to shut down, and powers the VM off if it does not.
 func (f *Fleet) stop(ctx context.Context, name string, progress Progress) error {
 	progress("shutting down")
 	polite, cancel := context.WithTimeout(ctx, shutdownLimit)
@@ -287,20 +287,20 @@ func (f *Fleet) stop(ctx context.Context, name string, progress Progress) error 
 
 // Delete implements Interface.
 func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress) error {
-	f.leaving.begin()
+	f.garbage.begin()
 	had, was, err := f.delete(ctx, name, uuid, progress)
-	remains := f.collect(ctx, had, err == nil && !was, progress)
+	notCollected := f.collect(ctx, had, err == nil && !was, progress)
 	if err != nil {
-		f.tellRemains(ctx, remains)
+		f.logNotCollected(ctx, notCollected)
 		return fmt.Errorf("delete VM %q: %w", name, err)
 	}
-	if remains != nil {
-		return fmt.Errorf("VM %q is deleted: %w", name, remains)
+	if notCollected != nil {
+		return fmt.Errorf("VM %q is deleted: %w", name, notCollected)
 	}
 	return nil
 }
 
-// delete deletes a VM, and tells what it referred to, and whether it was there.
+// delete deletes a VM. It returns what the VM referred to, and whether it existed.
 func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress) (had []tree.Digest, was bool, _ error) {
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
 	was = err == nil
@@ -325,8 +325,8 @@ func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress
 	return had, was, f.deleteConsole(ctx, name)
 }
 
-// remove removes the definition and the private disk of a VM that is off. Whoever deletes what nothing refers to must not see the
-// one without the other: it would take the VM for one of another host.
+// remove removes the definition and the private disk of a VM that is off. A collection must not see the one without the
+// other: it would take the disk for that of a VM on another host.
 func (f *Fleet) remove(ctx context.Context, name string, defined bool, progress Progress) (err error) {
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
@@ -345,7 +345,7 @@ func (f *Fleet) remove(ctx context.Context, name string, defined bool, progress 
 	return nil
 }
 
-// deleteConsole removes a VM's console log, and the older ones that virtlogd keeps beside it.
+// deleteConsole removes a VM's console log, and the older ones that virtlogd keeps.
 func (f *Fleet) deleteConsole(ctx context.Context, name string) error {
 	logs := []string{f.consoleLog(name)}
 	for i := range consoleBackups {

@@ -23,20 +23,20 @@ func TestUpdateHasThisProgramsAgentTakeOver(t *testing.T) {
 	w := newWorld(t)
 	w.agent(t, "web-a").Binary = []byte("an earlier agent")
 	w.create(t, w.spec())
-	var told []string
-	updated, _, err := w.fleet.Update(within(t, time.Minute), w.renamed(), func(step string) { told = append(told, step) })
+	var steps []string
+	updated, _, err := w.fleet.Update(within(t, time.Minute), w.renamed(), func(step string) { steps = append(steps, step) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	if updated.Agent.GetAgentDigest() != tree.Sum([]byte("agent")).String() || updated.OtherAgent != "" {
 		t.Errorf("%s answers, %q", updated.Agent.GetAgentDigest(), updated.OtherAgent)
 	}
-	if !slices.Contains(told, "replacing the agent") {
-		t.Errorf("it told %q", told)
+	if !slices.Contains(steps, "replacing the agent") {
+		t.Errorf("its steps are %q", steps)
 	}
-	told = nil
-	if _, _, err := w.fleet.Update(within(t, time.Minute), w.spec(), func(step string) { told = append(told, step) }); err != nil || slices.Contains(told, "replacing the agent") {
-		t.Errorf("once more it told %q, %v", told, err)
+	steps = nil
+	if _, _, err := w.fleet.Update(within(t, time.Minute), w.spec(), func(step string) { steps = append(steps, step) }); err != nil || slices.Contains(steps, "replacing the agent") {
+		t.Errorf("once more its steps are %q, %v", steps, err)
 	}
 }
 
@@ -136,17 +136,17 @@ func TestALayerThatIsHeldIsToldAndGoesLater(t *testing.T) {
 	if err != nil || !report.GetCommitted() {
 		t.Fatalf("%v, %v", report, err)
 	}
-	if len(updated.Held) != 1 || updated.Held[0].ID != delta || !slices.Equal(updated.Held[0].By, by) {
-		t.Errorf("held are %v, want %s; %s was free", updated.Held, delta, first)
+	if len(updated.Surplus) != 1 || updated.Surplus[0].ID != delta || !slices.Equal(updated.Surplus[0].InUseBy, by) {
+		t.Errorf("held are %v, want %s; %s was free", updated.Surplus, delta, first)
 	}
 	agent.Hold = nil
 	read, err := w.fleet.Read(within(t, time.Minute), "web-a")
-	if err != nil || len(read.Held) != 1 || len(read.Held[0].By) != 0 {
-		t.Errorf("let go, it is read as %v, %v", read.Held, err)
+	if err != nil || len(read.Surplus) != 1 || len(read.Surplus[0].InUseBy) != 0 {
+		t.Errorf("once it is free, it is read as %v, %v", read.Surplus, err)
 	}
 	w.mustHavePlugged(t, release.Stack{Layers: slices.Concat(updated.Stack.Layers, made.Stack.Layers[1:])}) // reading changes nothing
-	if updated, _, err = w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || len(updated.Held) != 0 {
-		t.Errorf("held are %v, %v", updated.Held, err)
+	if updated, _, err = w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || len(updated.Surplus) != 0 {
+		t.Errorf("held are %v, %v", updated.Surplus, err)
 	}
 	w.mustHavePlugged(t, updated.Stack)
 }

@@ -21,8 +21,8 @@ const (
 	putSize = 1 << 20
 )
 
-// refresh moves a running VM to the stack of spec and waits for the end of it. It returns nil when the VM runs
-// that stack already.
+// refresh moves a running VM to the stack of spec and waits until that has ended. It returns nil if the VM runs that stack
+// already.
 func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) (*agentapi.Report, error) {
 	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
@@ -37,7 +37,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, &notAsked{err, stack.Stack}
 	}
-	if inFlight(status) { // of an apply that was cut off
+	if inFlight(status) { // an earlier apply was cut off
 		if status, err = f.settled(ctx, domain.Name, progress); err != nil {
 			return nil, err
 		}
@@ -50,8 +50,8 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		if to, err := agentapi.ParseStack(status.GetLast().GetTo()); err == nil && to.Same(stack.Stack) {
 			return nil, &needsPowerCycle{current}
 		}
-		// It waits to be started with another stack, and gives that up by itself.
-		if status, err = f.await(ctx, domain.Name, "waiting for an earlier refresh to be given up", progress, askForTurn, ended); err != nil {
+		// It waits for a start with another stack. The agent ends that refresh by itself.
+		if status, err = f.await(ctx, domain.Name, "waiting until an earlier refresh ends", progress, askForTurn, ended); err != nil {
 			return nil, err
 		}
 	}
@@ -88,7 +88,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		status, err = f.reset(ctx, domain.Name, err, progress)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the refresh goes on in the VM by itself, apply again to see its end: %w", err)
+		return nil, fmt.Errorf("the VM continues the refresh by itself; apply again to see the result: %w", err)
 	}
 	if waitsForHost(status) {
 		return status.GetLast(), &needsPowerCycle{current}
@@ -96,7 +96,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	return outcome(status, stack.Stack, spec)
 }
 
-// notAsked is an error that came before anything was asked of the agent. wanted is the stack that it was to be moved to.
+// notAsked is an error from before the agent was asked for anything. wanted is the stack that the VM was to be moved to.
 type notAsked struct {
 	cause  error
 	wanted release.Stack
@@ -105,7 +105,7 @@ type notAsked struct {
 func (n *notAsked) Error() string { return n.cause.Error() }
 func (n *notAsked) Unwrap() error { return n.cause }
 
-// inFlight reports whether a refresh is under way.
+// inFlight reports whether a refresh is in flight.
 func inFlight(status *agentapi.StatusResponse) bool {
 	if status.GetLast() != nil {
 		return !status.GetLast().GetDone()
@@ -113,14 +113,14 @@ func inFlight(status *agentapi.StatusResponse) bool {
 	return status.GetState() > agentapi.State_IDLE
 }
 
-// ended reports whether no refresh is under way.
+// ended reports whether no refresh is in flight.
 func ended(status *agentapi.StatusResponse) bool { return !inFlight(status) }
 
-// errSilent means that an agent has not answered for longer than a system takes to start.
-var errSilent = errors.New("its agent has said nothing for too long")
+// errSilent means that an agent has not answered for longer than a system takes to boot.
+var errSilent = errors.New("its agent has not answered for too long")
 
-// settled waits until no refresh is under way, or one waits for the host. errSilent, with what was heard last, if the
-// agent says nothing for longer than Fleet.Silence.
+// settled waits until no refresh is in flight, or one waits for the host. If the agent does not answer for longer than
+// Fleet.Silence, it returns errSilent and the last status.
 func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*agentapi.StatusResponse, error) {
 	limit := f.Silence
 	if limit <= 0 {
@@ -130,39 +130,39 @@ func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*a
 	defer give(nil)
 	silence := time.AfterFunc(limit, func() { give(errSilent) })
 	defer silence.Stop()
-	var heard *agentapi.StatusResponse
+	var last *agentapi.StatusResponse
 	seen := agentapi.State_STATE_UNSPECIFIED
 	question := func() *agentapi.StatusRequest {
 		return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: seen, WaitMs: min(waitFor, limit/2).Milliseconds()}
 	}
 	status, err := f.await(waiting, name, "waiting for the refresh", progress, question, func(status *agentapi.StatusResponse) bool {
 		silence.Reset(limit)
-		heard = status
+		last = status
 		if now := status.GetState(); now != seen {
 			seen = now
 			if now != agentapi.State_IDLE && now != agentapi.State_STATE_UNSPECIFIED {
-				progress("refresh: " + told(status))
+				progress("refresh: " + describeState(status))
 			}
 		}
 		return ended(status) || waitsForHost(status)
 	})
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waiting), errSilent) {
-		return heard, fmt.Errorf("%w: %w", errSilent, err)
+		return last, fmt.Errorf("%w: %w", errSilent, err)
 	}
 	return status, err
 }
 
-// startsByKexec reports whether a guest that was heard last with a status may hang in a kernel that it was to start. Any
-// other guest that says nothing may serve others all the while, and is not to be reset.
-func startsByKexec(heard *agentapi.StatusResponse, spec Spec) bool {
-	if rung := heard.GetLast().GetStrategy(); rung != "" {
+// startsByKexec reports whether a guest may hang in a kernel that it has started by kexec. last is its last status. Any other
+// guest whose agent is silent may still serve its users, so that it must not be reset.
+func startsByKexec(last *agentapi.StatusResponse, spec Spec) bool {
+	if rung := last.GetLast().GetStrategy(); rung != "" {
 		return rung == Kexec
 	}
 	return spec.Refresh.Strategy == Kexec
 }
 
-// told is the state of a refresh in words: "checking", "starting by soft_reboot".
-func told(status *agentapi.StatusResponse) string {
+// describeState describes the state of a refresh: "checking", "starting by soft_reboot".
+func describeState(status *agentapi.StatusResponse) string {
 	state := strings.ReplaceAll(strings.ToLower(status.GetState().String()), "_", " ")
 	if status.GetState() == agentapi.State_STARTING {
 		state += " by " + status.GetLast().GetStrategy()
@@ -185,16 +185,17 @@ func (f *Fleet) plug(ctx context.Context, domain hypervisor.Domain, stack releas
 	return nil
 }
 
-// hand gives the agent what it needs to compare two stacks: the signed manifests and the contents lists.
+// uploadTarget uploads the contents lists of two stacks and returns their signed manifests: the agent needs both to compare
+// the stacks.
 func (f *Fleet) uploadTarget(ctx context.Context, agent *transport.Agent, from, to *composed, progress Progress) (*agentapi.Target, error) {
-	progress("handing over the contents lists")
+	progress("uploading the contents lists")
 	for _, stack := range []*composed{to, from} {
 		contents, err := f.stackContents(ctx, stack)
 		if err != nil {
 			return nil, err
 		}
 		if err := put(ctx, agent, stack.manifest.Contents, contents); err != nil {
-			return nil, fmt.Errorf("hand over the contents list of stack %s: %w", stack.ID, err)
+			return nil, fmt.Errorf("upload the contents list of stack %s: %w", stack.ID, err)
 		}
 		if from.manifest.Contents == to.manifest.Contents {
 			break
@@ -218,7 +219,7 @@ func put(ctx context.Context, agent *transport.Agent, blob release.Blob, data []
 			return nil
 		}
 		if offset+putSize >= len(data) {
-			return errors.New("its agent took every part and does not call it complete")
+			return errors.New("the agent received all parts and does not report the blob as complete")
 		}
 	}
 }

@@ -13,18 +13,18 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// replaceLimit bounds a takeover: an agent that does not come up is given a minute and a half.
+// replaceLimit bounds a takeover. An agent that does not come up is ended after a minute and a half.
 const replaceLimit = 4 * time.Minute
 
 // ErrAgent means that this program's agent could not take over in a VM, whose own serves on.
 var ErrAgent = errors.New("the agent in the VM was not replaced by this provider's")
 
-// replaceAgent has this program's own agent take over in a running VM where another one answers. It does nothing where the
-// agent does not tell its digest, is busy with a refresh, or does not answer: what follows says so.
+// replaceAgent replaces the agent in a running VM by this program's, if it is another one. It does nothing if the agent does
+// not report its digest, is busy with a refresh, or does not answer: the steps that follow report that.
 func (f *Fleet) replaceAgent(ctx context.Context, domain hypervisor.Domain, progress Progress) error {
 	status, err := f.status(ctx, domain)
 	if err != nil || status.GetAgentDigest() == "" || inFlight(status) {
-		return nil //nolint:nilerr // the refresh asks the agent, too, and tells what it says
+		return nil //nolint:nilerr // the refresh asks the agent, too, and reports the error
 	}
 	binary, err := f.AgentBinary()
 	if err != nil {
@@ -65,11 +65,11 @@ func refuses(status *agentapi.StatusResponse, digest tree.Digest) bool {
 	return refused == digest.String()
 }
 
-// otherAgent says why the agent that answers is not this program's own; "" if it is, or does not tell.
+// otherAgent says why the agent that answers is not this program's; "" if it is, or if it does not report its digest.
 func (f *Fleet) otherAgent(status *agentapi.StatusResponse) string {
 	binary, err := f.AgentBinary()
 	if err != nil || status.GetAgentDigest() == "" {
-		return "" // Create and Start tell that there is none
+		return "" // Create reports that there is none
 	}
 	switch own := tree.Sum(binary); {
 	case status.GetAgentDigest() == own.String():
@@ -81,7 +81,7 @@ func (f *Fleet) otherAgent(status *agentapi.StatusResponse) string {
 	}
 }
 
-// sendAgent hands a binary over and has it take over from the agent that answered.
+// sendAgent uploads a binary and has it take over from the agent that answered.
 func (f *Fleet) sendAgent(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse, binary []byte) (err error) {
 	from, err := tree.ParseDigest(status.GetAgentDigest())
 	if err != nil {
@@ -91,14 +91,14 @@ func (f *Fleet) sendAgent(ctx context.Context, domain hypervisor.Domain, status 
 	if err != nil {
 		return err
 	}
-	defer func() { _ = agent.Close() }() // it closes the connection itself
+	defer func() { _ = agent.Close() }() // the agent closes the connection, too
 	blob := release.Blob{Digest: tree.Sum(binary), Size: int64(len(binary))}
 	note, err := release.SignTakeover(release.Takeover{Guest: agent.Key, From: from, To: blob.Digest, Size: blob.Size}, f.Key)
 	if err != nil {
 		return err
 	}
 	if err := put(ctx, agent, blob, binary); err != nil {
-		return fmt.Errorf("hand the agent over: %w", err)
+		return fmt.Errorf("upload the agent: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()

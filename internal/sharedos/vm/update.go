@@ -16,27 +16,27 @@ import (
 
 // Update implements Interface.
 //
-// Its order makes every cut-off resumable: the guest is moved first, and its commit is what counts; then the
-// definition follows. Until the definition has followed, Read names the old releases, so that the next apply comes
-// here again, finds the guest where it should be, and finishes.
+// Its order makes every interruption resumable: first the guest is moved and commits the new stack, then the definition is
+// changed. Until the definition is changed, Read returns the old releases. So the next apply comes here again, finds that
+// the guest runs the new stack, and changes the definition.
 func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error) {
-	f.leaving.begin()
+	f.garbage.begin()
 	had, err := f.refers(ctx, spec.Name)
 	var report *agentapi.Report
 	var ready float64
 	if err == nil {
 		report, ready, err = f.update(ctx, spec, progress)
 	}
-	remains := f.collect(ctx, f.letGo(ctx, spec.Name, had), false, progress)
+	notCollected := f.collect(ctx, f.released(ctx, spec.Name, had), false, progress)
 	if err != nil {
-		f.tellRemains(ctx, remains)
+		f.logNotCollected(ctx, notCollected)
 		return nil, report, fmt.Errorf("update VM %q: %w", spec.Name, err)
 	}
 	updated, err := f.Read(ctx, spec.Name)
 	if err != nil {
 		return nil, report, err
 	}
-	updated.Remains = remains
+	updated.NotCollected = notCollected
 	updated.Spec.Refresh = spec.Refresh
 	updated.ReadySeconds = ready
 	updated.OtherAgent = f.otherAgent(updated.Agent)
@@ -137,13 +137,13 @@ func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, 
 	return f.startTrial(ctx, spec, progress)
 }
 
-// detachUnused detaches what was attached for a refresh that did not happen. That it fails loses nothing: a later
-// update or the next start does it. It is not told: what the user wants to see is how far the refresh came.
+// detachUnused detaches the layers that were attached for a refresh that has failed. If it fails, a later update or the next
+// start detaches them. It reports no progress, since the user wants to see how far the refresh came.
 func (f *Fleet) detachUnused(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
 	if err := f.unplug(ctx, name, func(string) {}); err != nil {
-		f.Log.WarnContext(ctx, "layers that were attached for a refresh stay attached", "vm", name, "error", err)
+		f.Log.WarnContext(ctx, "unable to detach the layers of a refresh that has failed", "vm", name, "error", err)
 	}
 }
 
@@ -265,8 +265,8 @@ func attachedTogether(a, b release.Stack) []tree.Digest {
 	return ids
 }
 
-// unplug detaches the layers that neither the guest nor the definition needs any more. A layer that the guest
-// holds stays: it goes with a later update or the next start.
+// unplug detaches the layers that neither the guest nor the definition needs. A layer that is still in use in the guest stays
+// attached until a later update or the next start.
 func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) error {
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
 	if err != nil {
@@ -274,15 +274,15 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 	}
 	agent, err := f.connect(ctx, domain)
 	if err != nil {
-		return fmt.Errorf("ask which layers it has let go: %w", err)
+		return fmt.Errorf("ask which layers are free: %w", err)
 	}
-	defer func() { _ = agent.Close() }() // what it was asked is done
+	defer func() { _ = agent.Close() }() // its answers are read by then
 	status, err := statusOf(ctx, agent, &agentapi.StatusRequest{})
 	if err != nil {
 		return err
 	}
 	if running, err := agentapi.ParseStack(status.GetStack()); err != nil || !running.Same(domain.Metadata.Stack) {
-		return err // it runs something else (a rollback, a reboot): nothing is known to be free
+		return err // it runs another stack, after a rollback or a reboot: it is not known which layers are free
 	}
 	surplus, err := f.surplus(ctx, domain, status)
 	if err != nil {
@@ -295,7 +295,7 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 	defer cancel()
 	answer, err := agent.ReleaseLayers(ctx, &agentapi.ReleaseLayersRequest{Ids: surplus})
 	if err != nil {
-		return fmt.Errorf("ask it to let layers go: %w", err)
+		return fmt.Errorf("ask it to release layers: %w", err)
 	}
 	for _, held := range answer.GetHeld() {
 		f.Log.InfoContext(ctx, "a layer is still in use in the guest", "vm", name, "layer", held.GetId(), "by", held.GetBy())
@@ -308,9 +308,9 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 		if err != nil {
 			return err
 		}
-		progress("unplugging a layer that nothing uses any more")
+		progress("detaching a layer that is no longer in use")
 		if err := f.Hypervisor.DetachLayer(ctx, name, digest); err != nil {
-			return fmt.Errorf("unplug layer %s: %w", id, err)
+			return fmt.Errorf("detach layer %s: %w", id, err)
 		}
 	}
 	return nil

@@ -163,7 +163,7 @@ func TestTheAgentIsAskedToWait(t *testing.T) {
 			seen[question.GetSeen()]++
 		}
 	}
-	// What was seen before is told with the next question.
+	// The next question says which state was seen.
 	if seen[agentapi.State_STATE_UNSPECIFIED] != 1 || seen[agentapi.State_STAGED] != 3 {
 		t.Errorf("asked with %v: %v", seen, agent.Questions()[before:])
 	}

@@ -18,9 +18,9 @@ import (
 var (
 	// ErrNotFound means that libvirt itself said that there is no such VM.
 	ErrNotFound = hypervisor.ErrNotFound
-	// ErrExists means that a VM of the name exists that this Terraform state does not hold.
+	// ErrExists means that a VM of this name exists that is not in this Terraform state.
 	ErrExists = errors.New("a VM of this name exists already")
-	// ErrOther means that the name belongs to another VM than the one that was meant.
+	// ErrOther means that the name belongs to another VM than expected.
 	ErrOther = errors.New("the VM of this name is another one")
 	// ErrNoAnswer means that the agent could not be asked: what the VM runs is unknown, not gone.
 	ErrNoAnswer = errors.New("the agent does not answer")
@@ -34,20 +34,19 @@ var (
 	// ErrOldAgent means that the agent in a VM is of an earlier version than this program can move to another stack. An update
 	// replaces it first, and if that fails the next start of the VM does.
 	ErrOldAgent = errors.New("the agent in the VM is of an earlier version")
-	// ErrRemains means that what a VM let go, and nothing else refers to, is still in the store: whoever next deletes what
-	// nothing refers to deletes it.
-	ErrRemains = errors.New("what nothing needs any more is still in the storage pool")
+	// ErrNotCollected means that unreferenced volumes could not be deleted; the next collection deletes them.
+	ErrNotCollected = errors.New("unreferenced volumes are still in the storage pool")
 	// ErrRolledBack means that a refresh failed and the VM runs what it ran before.
 	ErrRolledBack = errors.New("the refresh failed and was rolled back")
 )
 
-// Progress is told what is being done to the VM, in words for the user.
+// Progress reports what is being done to the VM, in words for the user.
 type Progress func(step string)
 
 // Spec is a VM as the user wants it.
 type Spec struct {
 	Name string
-	// UUID is made by the caller before Create, so that a Create that was cut off finds its own domain again.
+	// UUID is chosen by the caller before Create, so that a Create after an interruption finds its own domain again.
 	UUID       string
 	Base       tree.Digest
 	Components []tree.Digest
@@ -61,7 +60,7 @@ type Spec struct {
 	Refresh          RefreshPolicy
 }
 
-// Strategies of a refresh: the rungs, from the lowest, and to climb none.
+// Strategies of a refresh: the rungs from the lowest to the highest, and NextBoot, which uses none.
 const (
 	Live       = "live"
 	SoftReboot = "soft_reboot"
@@ -72,7 +71,7 @@ const (
 
 // RefreshPolicy is how a VM may be moved to another stack.
 type RefreshPolicy struct {
-	// Strategy is the highest rung that may be climbed, or NextBoot.
+	// Strategy is the highest rung that may be used, or NextBoot.
 	Strategy     string
 	MaxImpact    agentapi.Level
 	HealthChecks []*agentapi.HealthCheck
@@ -96,16 +95,17 @@ type VM struct {
 	Answered bool
 	NoAnswer error
 	Agent    *agentapi.StatusResponse
-	// Held are the layers that are attached in vain.
-	Held []Held
+	// Surplus are the layers that are attached and that neither the running nor the configured stack has.
+	Surplus []SurplusLayer
 	// AwaitsPowerCycle is true while an update has left the VM with the stack that it runs: it runs the configured one from
 	// its next power-off and start on. If it is false and the stacks differ, the next update moves the VM.
 	AwaitsPowerCycle bool
-	// Remains is why what Update had the VM let go is still in the store; nil if it is gone, or something else needs it.
-	Remains error
-	// OtherAgent is why Update left another agent in the VM than this program's own; "" if it did not.
+	// NotCollected is why volumes that Update has left unreferenced were not deleted; nil if they were. It matches
+	// ErrNotCollected.
+	NotCollected error
+	// OtherAgent says why Update has not replaced the agent in the VM by this program's; "" if it is this program's.
 	OtherAgent string
-	// ReadySeconds from domain start to the agent's first answer, as Create or Start saw it; 0 if it did not wait.
+	// ReadySeconds is the time from the domain's start to the agent's first answer; 0 if the VM was not started.
 	ReadySeconds float64
 	// DiskAllocated is what the private disk takes on the host in bytes.
 	DiskAllocated int64
@@ -131,7 +131,7 @@ type Interface interface {
 	Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	// Delete ends and removes the VM, its private disk and its console log, and what nothing else needs of what it ran. One
 	// that is gone already is no error; ErrOther if the name belongs to a VM of another UUID, of which nothing is touched;
-	// ErrRemains if the VM is deleted, and what it ran is still there.
+	// ErrNotCollected if the VM is deleted, and volumes that it used are not.
 	Delete(ctx context.Context, name, uuid string, progress Progress) error
 	// InUse names the VMs, running or not, by the releases that they refer to.
 	InUse(ctx context.Context) (map[tree.Digest][]string, error)

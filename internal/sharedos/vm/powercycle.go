@@ -13,13 +13,14 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// errDeferred means that the strategy does not reach what a refresh needs.
-var errDeferred = errors.New("it is left to the next start")
+// errDeferred means that the strategy does not allow what a refresh needs.
+var errDeferred = errors.New("the new stack takes effect at the next power-off and start")
 
-// needsPowerCycle means that the guest has done its part of a refresh, and waits to be powered off and started.
+// needsPowerCycle means that the guest has done its part of a refresh, and that the host has to power the VM off and start
+// it now. from is the stack that the guest runs.
 type needsPowerCycle struct{ from release.Stack }
 
-func (m *needsPowerCycle) Error() string { return "the VM waits to be powered off and started" }
+func (n *needsPowerCycle) Error() string { return "the VM waits until it is powered off and started" }
 
 // waitsForHost reports whether a guest waits to be powered off and started with the target of its refresh.
 func waitsForHost(status *agentapi.StatusResponse) bool {
@@ -35,7 +36,8 @@ func sameStack(a, b *agentapi.Stack) bool {
 	return errFirst == nil && errSecond == nil && first.Same(second)
 }
 
-// powerCycle has a guest that waits for it run the stack of spec, or again the one that it ran.
+// powerCycle powers the VM off and starts it with the stack of spec. If that fails, it starts the VM with the stack from
+// before.
 func (f *Fleet) powerCycle(ctx context.Context, spec Spec, from release.Stack, progress Progress) (*agentapi.Report, float64, error) {
 	if err := f.stop(ctx, spec.Name, progress); err != nil {
 		return nil, 0, err
@@ -48,13 +50,13 @@ func (f *Fleet) powerCycle(ctx context.Context, spec Spec, from release.Stack, p
 	case err == nil:
 		return report, ready, nil
 	case ctx.Err() != nil:
-		return report, 0, fmt.Errorf("the refresh goes on in the VM by itself, apply again to see its end: %w", err)
+		return report, 0, fmt.Errorf("the VM continues the refresh by itself; apply again to see the result: %w", err)
 	}
 	return report, 0, errors.Join(err, f.rollBack(ctx, spec, from, progress))
 }
 
-// startTrial starts the VM, waits for the end of the refresh that it comes up with, if it does with one, and then has
-// what only a fallback needs unplugged.
+// startTrial starts the VM. If the definition has a fallback, the guest goes on with a refresh: startTrial waits until that
+// has ended, and then detaches the layers of the fallback.
 func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*agentapi.Report, float64, error) {
 	ready, err := f.start(ctx, spec.Name, progress)
 	if err != nil {
@@ -82,28 +84,28 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 	return report, ready, f.dropFallback(ctx, spec.Name, progress)
 }
 
-// rollBack defines the VM as it was and starts it with that: its own kernel, too.
+// rollBack defines the VM with the stack from before, its kernel included, and starts it.
 func (f *Fleet) rollBack(ctx context.Context, spec Spec, from release.Stack, progress Progress) error {
-	progress("going back to what it ran")
+	progress("rolling back to the stack from before")
 	spec.Base, spec.Components = from.Base, from.Components
 	if err := f.stop(ctx, spec.Name, progress); err != nil {
-		return fmt.Errorf("go back to base %s: %w", from.Base, err)
+		return fmt.Errorf("roll back to base %s: %w", from.Base, err)
 	}
 	err := f.define(ctx, spec, progress)
 	if err == nil {
 		_, err = f.start(ctx, spec.Name, progress)
 	}
 	if err != nil {
-		return fmt.Errorf("go back to base %s: %w", from.Base, err)
+		return fmt.Errorf("roll back to base %s: %w", from.Base, err)
 	}
 	return nil
 }
 
-// reset starts a machine again whose new kernel says nothing. Its definition still names the old one, and its guest
-// boots what it committed.
+// reset powers a machine off and starts it when its new kernel does not answer. The definition still names the old kernel,
+// and the guest boots the stack that it has committed.
 func (f *Fleet) reset(ctx context.Context, name string, cause error, progress Progress) (*agentapi.StatusResponse, error) {
 	f.Log.WarnContext(ctx, "the machine is reset", "vm", name, "error", cause)
-	progress("powering off and starting: nothing was heard of what it was to start")
+	progress("powering off and starting: the new kernel does not answer")
 	if err := f.Hypervisor.PowerOff(ctx, name); err != nil {
 		return nil, errors.Join(cause, err)
 	}
@@ -113,9 +115,10 @@ func (f *Fleet) reset(ctx context.Context, name string, cause error, progress Pr
 	return f.settled(ctx, name, progress)
 }
 
-// attachFallback attaches the layers of other stacks to a domain that is to be defined.
-func (f *Fleet) attachFallback(ctx context.Context, domain *hypervisor.Domain, beside []release.Stack) error {
-	for _, stack := range beside {
+// attachFallback adds the layers of other stacks to a domain that is to be defined, and records the last of these stacks as
+// its fallback.
+func (f *Fleet) attachFallback(ctx context.Context, domain *hypervisor.Domain, fallbacks []release.Stack) error {
+	for _, stack := range fallbacks {
 		var missing []release.Layer
 		for _, layer := range stack.Layers {
 			if !slices.ContainsFunc(domain.Layers, func(l hypervisor.LayerDevice) bool { return l.ID == layer.ID }) {
@@ -184,9 +187,9 @@ func awaitsPowerCycle(domain hypervisor.Domain, running release.Stack) bool {
 	return left != nil && left.Same(running) && !running.Same(domain.Metadata.Stack)
 }
 
-// uploadKernel hands over what a kexec starts.
+// uploadKernel uploads the kernel and the initramfs that a kexec starts.
 func (f *Fleet) uploadKernel(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, spec Spec, request *agentapi.RefreshRequest, progress Progress) error {
-	progress("handing over the kernel")
+	progress("uploading the kernel")
 	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
 		return err
@@ -197,7 +200,7 @@ func (f *Fleet) uploadKernel(ctx context.Context, agent *transport.Agent, domain
 		return fmt.Errorf("read kernel %s: %w", wanted.Release, err)
 	}
 	if err := put(ctx, agent, wanted.Image, kernel); err != nil {
-		return fmt.Errorf("hand over kernel %s: %w", wanted.Release, err)
+		return fmt.Errorf("upload kernel %s: %w", wanted.Release, err)
 	}
 	initramfs, err := f.initramfs(ctx, wanted, progress)
 	if err != nil {
@@ -205,7 +208,7 @@ func (f *Fleet) uploadKernel(ctx context.Context, agent *transport.Agent, domain
 	}
 	blob := release.Blob{Digest: tree.Sum(initramfs), Size: int64(len(initramfs))}
 	if err := put(ctx, agent, blob, initramfs); err != nil {
-		return fmt.Errorf("hand over the initramfs for kernel %s: %w", wanted.Release, err)
+		return fmt.Errorf("upload the initramfs for kernel %s: %w", wanted.Release, err)
 	}
 	request.Kernel, request.Initramfs = wanted.Image.Digest.String(), blob.Digest.String()
 	request.CommandLine = hypervisor.CommandLine(domain)

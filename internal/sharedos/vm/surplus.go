@@ -11,15 +11,15 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Held is a layer that a VM has attached although neither its stack nor its definition needs it.
-type Held struct {
+// SurplusLayer is a layer that a VM has attached although neither the stack that it runs nor its definition has it.
+type SurplusLayer struct {
 	ID tree.Digest
-	// By tells in words who still uses it; nobody if it can be unplugged.
-	By []string
+	// InUseBy describes what in the guest still uses the layer. It is empty if the layer can be detached.
+	InUseBy []string
 }
 
-// held asks which of the layers that are attached in vain are held, and by whom. Nothing is changed.
-func (f *Fleet) held(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, status *agentapi.StatusResponse) ([]Held, error) {
+// surplusLayers asks the agent which surplus layers are still in use. Nothing is changed.
+func (f *Fleet) surplusLayers(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, status *agentapi.StatusResponse) ([]SurplusLayer, error) {
 	surplus, err := f.surplus(ctx, domain, status)
 	if err != nil || len(surplus) == 0 {
 		return nil, err
@@ -28,15 +28,15 @@ func (f *Fleet) held(ctx context.Context, agent *transport.Agent, domain hypervi
 	defer cancel()
 	answer, err := agent.ReleaseLayers(ctx, &agentapi.ReleaseLayersRequest{Ids: surplus, AskOnly: true})
 	if err != nil {
-		return nil, fmt.Errorf("ask who holds layers: %w", err)
+		return nil, fmt.Errorf("ask which layers are in use: %w", err)
 	}
-	var found []Held
+	var found []SurplusLayer
 	add := func(text string, by []string) error {
 		if !slices.Contains(surplus, text) {
 			return nil // a guest's answer is untrusted
 		}
 		id, err := parseLayer(text)
-		found = append(found, Held{ID: id, By: by})
+		found = append(found, SurplusLayer{ID: id, InUseBy: by})
 		return err
 	}
 	for _, one := range answer.GetHeld() {
@@ -49,11 +49,11 @@ func (f *Fleet) held(ctx context.Context, agent *transport.Agent, domain hypervi
 			return nil, err
 		}
 	}
-	slices.SortFunc(found, func(a, b Held) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	slices.SortFunc(found, func(a, b SurplusLayer) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	return found, nil
 }
 
-// surplus lists the layers that are attached, and needed neither by the definition nor by what the guest runs.
+// surplus lists the layers that are attached and that neither the definition nor the running stack has.
 func (f *Fleet) surplus(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse) ([]string, error) {
 	running, err := agentapi.ParseStack(status.GetStack())
 	if err != nil {
@@ -63,7 +63,7 @@ func (f *Fleet) surplus(ctx context.Context, domain hypervisor.Domain, status *a
 	for _, layer := range slices.Concat(domain.Metadata.Stack.Layers, running.Layers) {
 		needed[layer.ID] = true
 	}
-	// The guest knows a disk by its stacks only, of which it forgets the earlier ones when it boots.
+	// The guest finds a disk only by the stacks that it knows, and it forgets earlier stacks when it boots.
 	plugged, err := f.Hypervisor.AttachedLayers(ctx, domain.Name)
 	if err != nil {
 		return nil, err

@@ -31,9 +31,9 @@ func TestTheLastVMThatMovesHasWhatAllLetGoDeleted(t *testing.T) {
 	}
 	for i, spec := range []vm.Spec{w.spec(), w.second()} {
 		spec.Base = w.new
-		for range 2 { // nothing is let go the second time
+		for range 2 { // the second time nothing is released
 			updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
-			if err != nil || updated.Remains != nil || collected != i {
+			if err != nil || updated.NotCollected != nil || collected != i {
 				t.Errorf("moving VM %d had what nothing needs deleted %d times: %v", i, collected, err)
 			}
 		}
@@ -63,11 +63,11 @@ func TestWhatCannotBeDeletedFailsNoUpdateAndNoDeletion(t *testing.T) {
 	if err != nil || !report.GetCommitted() || updated.Stack.Base != w.new {
 		t.Fatalf("updated %+v, %v, %v", updated, report, err)
 	}
-	if !errors.Is(updated.Remains, vm.ErrRemains) || !strings.Contains(updated.Remains.Error(), w.old.String()) {
-		t.Errorf("of what remains it says: %v", updated.Remains)
+	if !errors.Is(updated.NotCollected, vm.ErrNotCollected) || !strings.Contains(updated.NotCollected.Error(), w.old.String()) {
+		t.Errorf("of what remains it says: %v", updated.NotCollected)
 	}
 	err = w.fleet.Delete(within(t, time.Minute), spec.Name, spec.UUID, quiet)
-	if !errors.Is(err, vm.ErrRemains) || !strings.Contains(err.Error(), w.new.String()) {
+	if !errors.Is(err, vm.ErrNotCollected) || !strings.Contains(err.Error(), w.new.String()) {
 		t.Errorf("of what remains it says: %v", err)
 	}
 	if _, err := w.fleet.Read(t.Context(), spec.Name); !errors.Is(err, vm.ErrNotFound) {
@@ -108,7 +108,7 @@ func TestVMsThatMoveOneByOneAreLookedAtTwice(t *testing.T) {
 	}
 }
 
-// However many VMs are moved at once, what they let go is looked at once.
+// However many VMs are moved at the same time, there is one collection.
 func TestVMsThatMoveAtOnceAreLookedAtOnce(t *testing.T) {
 	w := newWorld(t)
 	const vms = 12
@@ -142,7 +142,7 @@ func TestVMsThatMoveAtOnceAreLookedAtOnce(t *testing.T) {
 	for _, spec := range specs {
 		spec.Base = w.new
 		moved.Go(func() {
-			if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Remains != nil {
+			if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.NotCollected != nil {
 				t.Errorf("updated %+v, %v", updated, err)
 			}
 		})
