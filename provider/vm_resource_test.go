@@ -356,6 +356,34 @@ func TestAnotherBaseWaitsForTheNextStart(t *testing.T) {
 		resource.TestStep{
 			Config:           onForeign(`refresh = { strategy = "next_boot" }`),
 			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(webAddress, attribute("stack").AtMapKey("next"), knownvalue.NotNull()),
+				value(webAddress, attribute("stack").AtMapKey("awaits_power_cycle"), knownvalue.Bool(true)),
+			},
+		},
+	)
+}
+
+// What is no stack fails the plan, of a new VM as of one that runs; the apply before it changed nothing of the VM.
+func TestReleasesThatDoNotMakeAStackFailThePlan(t *testing.T) {
+	world, own, foreign := newWorld(t), newImage(t), newImage(t)
+	foreign.set("3")()
+	bases := own.base() + strings.NewReplacer(`"debian"`, `"foreign"`, `"own"`, `"foreign"`).Replace(foreign.base())
+	withBase := bases + web("components = [sharedos_base.foreign.release]")
+	wrongKind := says(`Unable to plan VM "web"`, "a release is of the wrong kind", `base "foreign"`, "give releases of components as components")
+	check(t, world,
+		resource.TestStep{Config: bases},
+		resource.TestStep{Config: withBase, ExpectError: wrongKind},
+		resource.TestStep{Config: bases + web("")},
+		resource.TestStep{Config: withBase, ExpectError: wrongKind},
+		resource.TestStep{
+			Config:           bases + web(""),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(webAddress, attribute("stack").AtMapKey("id"), knownvalue.NotNull()),
+				value(webAddress, attribute("stack").AtMapKey("next"), knownvalue.Null()),
+				value(webAddress, attribute("stack").AtMapKey("awaits_power_cycle"), knownvalue.Bool(false)),
+			},
 		},
 	)
 }
