@@ -18,8 +18,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// plainGuest is a VM as people have it today: all of Debian on a disk of its own. Processor, memory and emulation are
-// those of the guests that it is compared with.
+// plainGuest is a VM as people run it today: all of Debian on a disk of its own. It has the processor, memory and
+// emulation of the guests with which it is compared.
 type plainGuest struct {
 	key     *guest.Key
 	address string
@@ -76,7 +76,7 @@ func bootPlain(ctx context.Context, dir, archive string, key *guest.Key, sources
 	return p, nil
 }
 
-// furnish gives a system what a provisioned VM has: a network, an administrator's key, host keys, package sources.
+// furnish writes what a provisioned VM has: a network, an administrator's key, host keys, package sources.
 func furnish(ctx context.Context, root string, key *guest.Key, sources string) error {
 	for name, text := range map[string]string{
 		"etc/fstab":                      "LABEL=plain / ext4 defaults 0 1\n",
@@ -122,7 +122,7 @@ func (p *plainGuest) run(ctx context.Context, line string) (string, error) {
 	return p.key.Run(ctx, p.address, line, nil)
 }
 
-// await waits until the guest has started all that it is to start.
+// await waits until the guest has started all units.
 func (p *plainGuest) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
@@ -139,8 +139,8 @@ func (p *plainGuest) await(ctx context.Context) error {
 	}
 }
 
-// upgrade does what administrators do today to have the same packages as the release has, the kernel among them. It
-// returns how long it took inside the guest, and how many processes go on with code that it replaced.
+// upgrade brings the packages to the versions of the release, with the kernel, as administrators do it today. It
+// returns how long that took in the guest, and how many processes still run code that was replaced.
 func (p *plainGuest) upgrade(ctx context.Context) (took time.Duration, stale int, err error) {
 	if _, err := p.run(ctx, "apt-get -qq update"); err != nil {
 		return 0, 0, err
@@ -180,7 +180,7 @@ func (p *plainGuest) end() error {
 	return nil
 }
 
-// command runs a program and tells what it said if it failed.
+// command runs a program. Its error has the program's output.
 func command(ctx context.Context, name string, arguments ...string) error {
 	text, err := exec.CommandContext(ctx, name, arguments...).CombinedOutput()
 	if err != nil {

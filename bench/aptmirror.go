@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// aptMirror is a Debian archive on this machine that has just the packages of one patch.
+// aptMirror is a Debian archive on this machine with the packages of one patch.
 type aptMirror struct {
 	// Packages is how many it has.
 	Packages int
@@ -29,8 +29,8 @@ type aptMirror struct {
 	served chan error
 }
 
-// mirrorPatch fetches, from this machine's own mirrors, the packages that apt-get upgrade would take in a system
-// whose archive is plain when its sources are those of the archive updated, and serves them on 127.0.0.1.
+// mirrorPatch fetches the packages that "apt-get upgrade" would install in a system with the tree plain and the
+// package sources of the tree updated, from the mirrors of this machine, and serves them on 127.0.0.1.
 func mirrorPatch(ctx context.Context, dir, plain, updated string) (*aptMirror, error) {
 	state := filepath.Join(dir, "apt")
 	for _, sub := range []string{"lists/partial", "archives/partial"} {
@@ -48,8 +48,8 @@ func mirrorPatch(ctx context.Context, dir, plain, updated string) (*aptMirror, e
 	if err != nil {
 		return nil, err
 	}
-	// What is fetched is unpacked in a guest of the benchmark's own and nowhere else; this machine may not hold the
-	// keys of another Debian than its own.
+	// The packages are only unpacked in a guest of the benchmark. This machine may lack the keys of another Debian
+	// release.
 	trusted := strings.ReplaceAll("\n"+sources, "\ndeb http", "\ndeb [trusted=yes] http")
 	for name, text := range map[string]string{"status": status, "sources.list": trusted} {
 		if err := os.WriteFile(filepath.Join(state, name), []byte(text), 0o644); err != nil {
@@ -96,8 +96,8 @@ func (m *aptMirror) close() error {
 	return err
 }
 
-// source is the line of sources.list(5) by which a guest on QEMU's user network reaches the mirror: 10.0.2.2 is this
-// machine's loopback there.
+// source is the line in sources.list(5) for the mirror. In a guest on QEMU's user network, 10.0.2.2 is this
+// machine's loopback.
 func (m *aptMirror) source() string {
 	return fmt.Sprintf("deb [trusted=yes] http://10.0.2.2:%d ./\n", m.port)
 }
@@ -114,7 +114,7 @@ func (m *aptMirror) index(ctx context.Context, dir string) (err error) {
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
 	for _, file := range entries {
-		// apt keeps an escaped colon in names; a server gives files by their real names.
+		// apt keeps escaped colons in file names, and the server serves files by their names.
 		name := strings.ReplaceAll(filepath.Base(file), "%3a", ".")
 		plain := filepath.Join(dir, name)
 		if plain != file {
@@ -151,7 +151,7 @@ func sumFile(name string) (size int64, digest string, err error) {
 	return size, hex.EncodeToString(sum.Sum(nil)), err
 }
 
-// fromTar returns the contents of the files of an archive whose names are wanted, one after the other.
+// fromTar returns the concatenated contents of the files of an archive whose names are wanted.
 func fromTar(archive string, wanted func(name string) bool) (string, error) {
 	file, err := os.Open(archive)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// What an assessment is measured with, and what it may take.
+// The size of the measured assessment, and the memory that it may take in bytes.
 const (
 	assessProcesses   = 200
 	assessPaths       = 5000
@@ -23,7 +23,7 @@ const (
 	processesPerCrowd = 9
 )
 
-// assess measures in a real guest what it takes to tell the impact of a change.
+// assess measures in a real guest what it costs to assess the impact of a change.
 func (b *bench) assess(ctx context.Context) (err error) {
 	dir, err := testbed.MakeDir("")
 	if err != nil {
@@ -92,7 +92,7 @@ func (b *bench) assess(ctx context.Context) (err error) {
 	return nil
 }
 
-// assessed makes the edits of one of the releases: many files that differ, among them a library that much uses.
+// assessed returns the edits of one release: many files that differ, among them a library that many processes use.
 func assessed(version int) []guest.Edit {
 	mark := fmt.Sprintf("%08d", version)
 	edits := make([]guest.Edit, 0, assessPaths+1)
@@ -102,7 +102,7 @@ func assessed(version int) []guest.Edit {
 	return append(edits, guest.Append("/libpcre2-8.so.0.14.0", mark))
 }
 
-// crowd fills the guest with processes, in units of a few each.
+// crowd starts processes in the guest, in units of a few each.
 func crowd(ctx context.Context, vm *guest.VM) error {
 	_, err := vm.Run(ctx, fmt.Sprintf(`
 have=$(ls -d /proc/[0-9]* | while read -r p; do [ -n "$(readlink "$p/exe")" ] && echo x; done | wc -l)
@@ -114,8 +114,8 @@ sleep 1`, assessProcesses, processesPerCrowd))
 	return err
 }
 
-// lookedAt is how long cat and ls take, in milliseconds, to read of all processes what an assessment reads of them. How fast
-// emulation is differs between machines by more than what is measured.
+// lookedAt returns how long cat and ls take, in milliseconds, to read what an assessment reads of all processes. An
+// absolute limit would be about the speed of emulation, which differs a lot between machines.
 func lookedAt(ctx context.Context, vm *guest.VM) (float64, error) {
 	text, err := vm.Run(ctx, `
 began=$(date +%s%N)
@@ -129,7 +129,7 @@ echo $(( ($(date +%s%N) - began) / 1000 ))`)
 	return micros / 1000, err
 }
 
-// memoryOf returns by how many bytes the agent's peak of resident memory while act runs is above what it had before.
+// memoryOf returns how many bytes the agent's resident memory grows at most while act runs.
 func memoryOf(ctx context.Context, vm *guest.VM, act func() error) (float64, error) {
 	const pid = "pid=$(systemctl show --property=MainPID --value sharedos-agent.service); "
 	before, err := kilobytes(ctx, vm, pid+"echo 5 > /proc/$pid/clear_refs; grep VmRSS /proc/$pid/status")

@@ -18,11 +18,11 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
-// manyFiles is how many files the directory has whose plan is measured.
+// manyFiles is the number of files in the directory.
 const manyFiles = 300_000
 
-// directoryPlan measures a plan of a base that is read from a large directory in which nothing changed. Its yardstick is
-// a look at every file of it by find.
+// directoryPlan measures a plan for a base that is read from a large directory in which nothing changed. The
+// yardstick is find, which looks at every file.
 func (b *bench) directoryPlan(ctx context.Context) (err error) {
 	dir, err := os.MkdirTemp("", "sharedos-")
 	if err != nil {
@@ -91,7 +91,7 @@ resource "sharedos_base" "large" {
 	return nil
 }
 
-// layOutMany writes a small system and many files beside it.
+// layOutMany writes a small system with many further files.
 func layOutMany(dir string) error {
 	system, err := sourcetest.NewSystem("6.12.1").Tar()
 	if err != nil {
@@ -138,7 +138,7 @@ func layOutMany(dir string) error {
 	return nil
 }
 
-// lookAtAll is how long find takes to look at every file of a directory.
+// lookAtAll returns how long find takes to look at every file of a directory.
 func lookAtAll(ctx context.Context, dir string) (time.Duration, error) {
 	began := time.Now()
 	if err := exec.CommandContext(ctx, "find", dir, "-printf", "%i %s %T@ %C@\n").Run(); err != nil {

@@ -23,11 +23,11 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
-// manyVMs is how many VMs the plan is about.
+// manyVMs is the number of VMs in the plan.
 const manyVMs = 20
 
-// emptyPlan measures a plan with nothing to do for many VMs. Provider, fleet, TLS and Terraform are the real ones;
-// libvirt and the agents are the fakes that keep the same contracts, in this process.
+// emptyPlan measures a plan with nothing to do for many VMs. Provider, fleet, TLS and Terraform are real. libvirt
+// and the agents are the fakes in this process that pass the same contract tests.
 func (b *bench) emptyPlan(ctx context.Context) (err error) {
 	host, err := b.pretend(ctx, manyVMs)
 	if err != nil {
@@ -50,7 +50,7 @@ func (b *bench) emptyPlan(ctx context.Context) (err error) {
 	return nil
 }
 
-// pretended is a host with VMs that Terraform has made. Libvirt and the guests are fakes in this process.
+// pretended is a host with VMs that Terraform has made. libvirt and the guests are fakes in this process.
 type pretended struct {
 	work *workspace.Workspace
 	// archive is what the VMs' base is made from.
@@ -58,7 +58,7 @@ type pretended struct {
 	ends    []func() error
 }
 
-// stop ends the provider and the guests, and removes what they left.
+// stop ends the provider and the guests and removes their files.
 func (p *pretended) stop() error {
 	var failed []error
 	for _, end := range slices.Backward(p.ends) {
@@ -67,7 +67,7 @@ func (p *pretended) stop() error {
 	return errors.Join(failed...)
 }
 
-// pretend makes a host, and on it a number of VMs on one base.
+// pretend makes a host with a number of VMs on one base.
 func (b *bench) pretend(ctx context.Context, vms int) (_ *pretended, err error) {
 	dir, err := os.MkdirTemp("", "sharedos-")
 	if err != nil {
@@ -108,7 +108,7 @@ func (b *bench) pretend(ctx context.Context, vms int) (_ *pretended, err error) 
 	return p, p.work.Apply(ctx, plan)
 }
 
-// write puts another system into the archive.
+// write writes another system to the archive.
 func (p *pretended) write(system sourcetest.System) error {
 	text, err := system.Tar()
 	if err != nil {
@@ -144,10 +144,10 @@ resource "sharedos_vm" "many" {
 	return fstest.MapFS{"main.tf": {Data: fmt.Appendf(nil, text, archive, vms)}}
 }
 
-// serve serves the provider on a host to a Terraform that is told of it by the returned value of
-// TF_REATTACH_PROVIDERS, until stop is called.
+// serve serves the provider on a host until stop is called. Terraform finds it by the returned value of
+// TF_REATTACH_PROVIDERS.
 func serve(ctx context.Context, world *providertest.World) (reattach string, stop func() error, err error) {
-	// A provider logs all, for Terraform to choose from; here nobody would.
+	// A provider writes all log messages and lets Terraform choose, which is not there here.
 	for _, logger := range []string{"TF_LOG_SDK", "TF_LOG_SDK_PROTO", "TF_LOG_PROVIDER_BENCH"} {
 		if err := os.Setenv(logger, "OFF"); err != nil {
 			return "", nil, fmt.Errorf("silence the provider: %w", err)

@@ -15,10 +15,10 @@ import (
 // enduranceCount is how often one guest is refreshed in a row.
 const enduranceCount = 100
 
-// enduranceLimit bounds all of it: a refresh of an emulated guest takes seconds.
+// enduranceLimit bounds the whole measurement. A refresh of an emulated guest takes seconds.
 const enduranceLimit = 30 * time.Minute
 
-// endurance refreshes one guest to and fro between two releases, and weighs its agent before and after.
+// endurance refreshes one guest to and fro between two releases, and measures its agent before and after.
 func (b *bench) endurance(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, enduranceLimit)
 	defer cancel()
@@ -58,7 +58,7 @@ func (b *bench) endurance(ctx context.Context) (err error) {
 		}
 		return nil
 	}
-	// After once to and fro all is there that there ever is.
+	// After the first refreshes in both directions, nothing further needs to be created.
 	for i := range 2 {
 		if err := swing(i); err != nil {
 			return err

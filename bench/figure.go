@@ -15,8 +15,8 @@ type figure struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
-	// Yardstick is what the same costs without this project, or the other side of a comparison within this run;
-	// absent where there is none. Ratio is Value over Yardstick.
+	// Yardstick is the cost without this project, or the other side of a comparison in this run; absent where there
+	// is none. Ratio is Value / Yardstick.
 	Yardstick *float64 `json:"yardstick"`
 	Ratio     *float64 `json:"ratio"`
 	// Limit is absent from a figure that is for information only.
@@ -30,7 +30,7 @@ type results struct {
 	figures []figure
 }
 
-// add judges a figure. A yardstick of zero is none.
+// add compares a figure with its limit. A yardstick of zero is none.
 func (r *results) add(name string, value float64, unit string, yardstick, limit float64) {
 	r.record(figure{Name: name, Value: value, Unit: unit, Limit: &limit, OK: value <= limit}, yardstick)
 }
@@ -40,8 +40,8 @@ func (r *results) inform(name string, value float64, unit string, yardstick floa
 	r.record(figure{Name: name, Value: value, Unit: unit, OK: true}, yardstick)
 }
 
-// turns is how often each side of a comparison is measured, in turn with the other side. Their medians are compared: one turn
-// during which the machine does something else does not count then.
+// turns is how often each side of a comparison is measured, in turn with the other side. Their medians are
+// compared, so that one turn in which the machine was busy does not matter.
 const turns = 3
 
 // median returns the middle one of an odd number of values.

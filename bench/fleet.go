@@ -35,7 +35,7 @@ type fleet struct {
 	tool string
 }
 
-// endpoint is where the services of a VM are reached on 127.0.0.1.
+// endpoint has the ports of 127.0.0.1 that are forwarded to the services of a VM.
 type endpoint struct {
 	SSH     uint16 `json:"ssh"`
 	Greeter uint16 `json:"greeter"`
@@ -46,9 +46,9 @@ func (e endpoint) greeter() string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(e.Greeter)))
 }
 
-// fleet measures all that takes real guests.
+// fleet runs the measurements that need VMs made by Terraform.
 func (b *bench) fleet(ctx context.Context) (err error) {
-	// Short, since the paths of unix sockets below it are limited to 108 bytes.
+	// The path must be short: the paths of unix sockets below it may have 108 bytes.
 	dir, err := testbed.MakeDir("")
 	if err != nil {
 		return fmt.Errorf("make a directory to work in: %w", err)

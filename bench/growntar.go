@@ -9,8 +9,8 @@ import (
 	"path"
 )
 
-// growTar writes an archive with at least so many bytes of content: the one at a path, and copies of it below
-// /usr/copy-N whose files differ from all others in their first bytes.
+// growTar writes an archive with at least the given number of bytes of content: an existing archive, and copies of
+// it below /usr/copy-N whose files differ from all others in their first bytes.
 func growTar(from string, content int64, w io.Writer) error {
 	to := tar.NewWriter(w)
 	for copies := 0; content > 0; copies++ {
@@ -22,7 +22,7 @@ func growTar(from string, content int64, w io.Writer) error {
 	return to.Close()
 }
 
-// copyTar writes one copy, the first of them whole, and returns how many bytes of content are still to come.
+// copyTar writes one copy, the first one completely, and returns how many bytes of content are still missing.
 func copyTar(from string, number int, left int64, to *tar.Writer) (_ int64, err error) {
 	file, err := os.Open(from)
 	if err != nil {

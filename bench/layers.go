@@ -24,8 +24,8 @@ const (
 	layerMemory          = 200 * mebibyte
 )
 
-// layers measures how releases become layers, without a guest: from archives of real Debian trees, each in a process
-// of its own whose memory is all that is counted.
+// layers measures how releases become layers, without a guest, from archives of real Debian trees. Each layer is
+// made in a process of its own, so that only the memory for that counts.
 func (b *bench) layers(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, layersLimit)
 	defer cancel()
@@ -53,14 +53,14 @@ func (b *bench) layers(ctx context.Context) (err error) {
 	return b.deltaLayer(ctx, dir, before, after, tools)
 }
 
-// tooled is what mkfs.erofs and veritysetup take for the extracted tree.
+// tooled is the cost of mkfs.erofs and veritysetup for the extracted tree.
 type tooled struct {
 	took time.Duration
-	// peakBytes is what mkfs.erofs had in memory.
+	// peakBytes is the peak of mkfs.erofs's resident memory.
 	peakBytes int64
 }
 
-// fullLayer compares a layer made from a tar with what the tools take for the extracted tree.
+// fullLayer compares making a layer from a tar archive with running the tools on the extracted tree.
 func (b *bench) fullLayer(ctx context.Context, dir, debian string) (*tooled, error) {
 	archive, extracted := filepath.Join(dir, "small.tar"), filepath.Join(dir, "extracted")
 	if err := writeTo(archive, func(w io.Writer) error { return growTar(debian, smallTree, w) }); err != nil {
@@ -77,7 +77,7 @@ func (b *bench) fullLayer(ctx context.Context, dir, debian string) (*tooled, err
 	var own, others []time.Duration
 	tools := &tooled{}
 	for range turns {
-		unix.Sync() // neither side pays for what the other wrote
+		unix.Sync() // so that no side waits for the other one's writes
 		file, err := os.Open(archive)
 		if err != nil {
 			return nil, err
@@ -123,7 +123,7 @@ func toolsLayer(ctx context.Context, dir, extracted string) (*tooled, error) {
 	return tools, errors.Join(os.Remove(image), os.Remove(hashes))
 }
 
-// largeLayer measures what a tree of 3 GB takes in memory. The archive is made as it is read.
+// largeLayer measures the memory for a tree of 3 GB. The archive is written while it is read.
 func (b *bench) largeLayer(ctx context.Context, dir, debian string, tools *tooled) error {
 	b.tell("writing a layer of 3 GB")
 	reader, writer, err := os.Pipe()
@@ -141,13 +141,13 @@ func (b *bench) largeLayer(ctx context.Context, dir, debian string, tools *toole
 		return err
 	}
 	b.tell(fmt.Sprintf("%d entries, %d bytes", seen.Entries, seen.Size))
-	// The yardstick is of the tree of 300 MB: mkfs.erofs takes more for a larger one.
+	// The yardstick was measured with the tree of 300 MB; mkfs.erofs needs more memory for a larger tree.
 	b.results.add("full layer from a tar of 3 GB, memory", float64(seen.PeakBytes), "bytes", float64(tools.peakBytes), layerMemory)
 	return nil
 }
 
-// deltaLayer measures a delta of the patches that Debian published since its release. In time it stands next to what
-// the tools take for an image of the whole tree, which a patch asks for without deltas.
+// deltaLayer measures a delta of the patches that Debian published since its release. The yardstick for its time is
+// an image of the whole tree, which each patch would need without deltas.
 func (b *bench) deltaLayer(ctx context.Context, dir, before, after string, tools *tooled) error {
 	b.tell("writing the delta of a real Debian patch")
 	var seen *layerSeen
@@ -169,7 +169,7 @@ func (b *bench) deltaLayer(ctx context.Context, dir, before, after string, tools
 	return nil
 }
 
-// stageLayer has a process of this program make a layer.
+// stageLayer makes a layer in another process of this program.
 func stageLayer(ctx context.Context, stage layerStage, input *os.File) (*layerSeen, error) {
 	asked, err := json.Marshal(stage)
 	if err != nil {

@@ -18,17 +18,17 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// layerStageVariable is an environment variable. With a layerStage as JSON it has this program make one layer.
+// layerStageVariable is an environment variable with a layerStage as JSON. It makes this program make one layer.
 const layerStageVariable = "SHAREDOS_BENCH_LAYER"
 
-// layerStage is what one process makes: a full layer of the archive on its standard input, or a delta.
+// layerStage describes the layer of such a process: a full layer of the archive on standard input, or a delta.
 type layerStage struct {
 	Full          bool
 	Before, After string // paths of archives
 	Dir           string // for the spool and the layer
 }
 
-// layerSeen is what it tells.
+// layerSeen is the result that such a process prints.
 type layerSeen struct {
 	Entries int
 	// Size in bytes of the layer, and of the content of the files in a delta.
@@ -39,7 +39,7 @@ type layerSeen struct {
 	PeakBytes int64
 }
 
-// init makes this program a process that makes a layer if it was started as one.
+// init makes one layer and exits if the environment variable is set.
 func init() {
 	asked := os.Getenv(layerStageVariable)
 	if asked == "" {
@@ -122,8 +122,8 @@ func (stdin) Open(context.Context, source.Progress) (io.ReadCloser, error) {
 	return os.Stdin, nil
 }
 
-// peakResident returns what this process had in memory at most, in bytes. The operating system's account of a child
-// would not do: it counts what the parent had when it forked.
+// peakResident returns the peak of this process's resident memory in bytes. The rusage of a child would not do: it
+// includes the memory of the parent at the time of the fork.
 func peakResident() (int64, error) {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -1,7 +1,7 @@
-// Command bench measures what the project promises, on this machine, and fails when a limit is missed.
+// Command bench measures what the project promises, on this machine, and fails if a limit is exceeded.
 //
-// It prints a line per figure and writes them all as JSON: a list of {name, value, unit, yardstick, ratio, limit, ok}.
-// Where two things are compared, both are measured in the same run.
+// It prints a line for each figure and writes all of them as JSON: a list of {name, value, unit, yardstick, ratio,
+// limit, ok}. Both sides of a comparison are measured in the same run.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 )
 
 func init() {
-	// A child's death signal comes when the thread ends that started it: the main one ends last.
+	// The kernel sends Pdeathsig when the thread ends that started the process. The main thread ends last.
 	runtime.LockOSThread()
 }
 
@@ -45,13 +45,13 @@ type bench struct {
 	results             results
 }
 
-// measure is one part of the benchmark, that can be run by itself.
+// measure is a part of the benchmark that can run alone.
 type measure struct {
 	name string
 	run  func(*bench, context.Context) error
 }
 
-// measures in the order in which they run: what takes guests comes last.
+// measures lists them in the order in which they run; those with guests come last.
 var measures = []measure{
 	{"plan", (*bench).emptyPlan},
 	{"directory", (*bench).directoryPlan},
@@ -74,7 +74,7 @@ func names() []string {
 	return all
 }
 
-// chosen are the measures that were asked for by name.
+// chosen returns the measures with these names.
 func chosen(only string) ([]measure, error) {
 	if only == "" {
 		return measures, nil
@@ -112,7 +112,7 @@ func (b *bench) run(ctx context.Context, only, out string) error {
 	return nil
 }
 
-// tell says what is being done, on standard error: standard output has the figures alone.
+// tell prints the current step to standard error. Standard output has only the figures.
 func (b *bench) tell(step string) {
 	fmt.Fprintf(os.Stderr, "%5.0fs  %s\n", time.Since(b.began).Seconds(), strings.ReplaceAll(step, "\n", "\n        "))
 }

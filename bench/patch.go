@@ -18,8 +18,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/probe"
 )
 
-// patch measures one VM that gets Debian's own patch by a refresh, next to restarts of the same units by hand, next to a plain
-// VM that gets it by apt, and next to its own reboot.
+// patch measures a refresh of one VM to Debian's own patch. Yardsticks are restarts of the same units by hand, a
+// plain VM that gets the patch by apt, and a reboot of the VM.
 func (b *bench) patch(ctx context.Context) (err error) {
 	dir, err := testbed.MakeDir("")
 	if err != nil {
@@ -63,7 +63,7 @@ func (b *bench) patch(ctx context.Context) (err error) {
 	return nil
 }
 
-// aptPatch measures the yardstick: the time of apt-get upgrade in a plain VM, from a mirror on this machine.
+// aptPatch returns how long "apt-get upgrade" takes in a plain VM, from a mirror on this machine.
 func (b *bench) aptPatch(ctx context.Context, dir, plain, updated string) (took time.Duration, err error) {
 	b.tell("fetching the packages of the patch, for the plain VM")
 	mirror, err := mirrorPatch(ctx, dir, plain, updated)
@@ -90,8 +90,8 @@ func (b *bench) aptPatch(ctx context.Context, dir, plain, updated string) (took 
 	return took, nil
 }
 
-// patchReleases publishes Debian 13, the same with Debian's patch, then one for each turn whose OpenSSL differs once more, and
-// one for each turn whose dynamic loader differs once more.
+// patchReleases publishes Debian 13, the same with Debian's patch, then for each turn a release with another
+// OpenSSL and a release with another dynamic loader.
 func patchReleases(ctx context.Context, world *guest.World) ([]tree.Digest, error) {
 	first, err := world.Publish(ctx, "debian", guest.Plain)
 	if err != nil {
@@ -116,16 +116,16 @@ func patchReleases(ctx context.Context, world *guest.World) ([]tree.Digest, erro
 	return append([]tree.Digest{first}, rest...), nil
 }
 
-// patched is a VM that is patched.
+// patched is the VM that is patched.
 type patched struct {
 	*bench
 	vm       *guest.VM
 	releases []tree.Digest
-	// apt is how long the plain VM took for the first patch, live how long this one did.
+	// apt is how long the plain VM took for the patch, live how long this VM took.
 	apt, live time.Duration
 }
 
-// took adds up what a refresh took inside the guest, from the moment that its layers were attached.
+// took returns how long a refresh took in the guest, from the moment at which its layers were attached.
 func took(report *agentapi.Report) time.Duration {
 	var sum time.Duration
 	for _, timing := range report.GetTimings() {
@@ -145,7 +145,7 @@ func describe(report *agentapi.Report) string {
 	return strings.Join(steps, ", ")
 }
 
-// realPatch refreshes the VM to Debian's patch, and in turn restarts the same units by hand.
+// realPatch refreshes the VM to Debian's patch and restarts the same units by hand, in turns.
 func (p *patched) realPatch(ctx context.Context) error {
 	var live, byHand []time.Duration
 	var wrote, wroteByHand []int64
@@ -194,12 +194,12 @@ func (p *patched) withoutPatch(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("refresh back to the release without the patch: %w", err)
 	}
-	_, err = p.vm.Refresh(ctx, p.releases[0]) // which it runs: its definition follows
+	_, err = p.vm.Refresh(ctx, p.releases[0]) // it runs this release already, so only its definition changes
 	return err
 }
 
-// writtenBy is how many bytes the guest writes to its private disk because of act. To look is to log in, which the guest's
-// journal writes down: what that takes is measured first.
+// writtenBy returns how many bytes the guest writes to its private disk because of act. To ask the guest is to log
+// in, which its journal records; the bytes for that are measured first and subtracted.
 func (p *patched) writtenBy(ctx context.Context, act func() error) (int64, error) {
 	var seen [3]int64
 	for i := range seen {
@@ -218,8 +218,8 @@ func (p *patched) writtenBy(ctx context.Context, act func() error) (int64, error
 	return seen[2] - seen[1] - looking, nil
 }
 
-// restartByHand does by hand what a refresh has done about units, one after the other, and returns how long that takes. What a
-// refresh restarted together with another unit is restarted twice.
+// restartByHand restarts and reloads the same units as a refresh, one after the other, and returns how long that
+// takes. A unit that the refresh restarted together with another one is restarted twice.
 func (p *patched) restartByHand(ctx context.Context, report *agentapi.Report) (time.Duration, error) {
 	var commands []string
 	for _, restart := range report.GetRestarts() {
@@ -243,7 +243,7 @@ func (p *patched) restartByHand(ctx context.Context, report *agentapi.Report) (t
 	return time.Duration(micros) * time.Microsecond, nil
 }
 
-// written is how many bytes the guest wrote to its private disk since it booted.
+// written returns how many bytes the guest has written to its private disk since it booted.
 func (p *patched) written(ctx context.Context) (int64, error) {
 	const line = `sync; node=$(findmnt -no SOURCE /var | sed 's/\[.*//'); awk '{ print $7 }' /sys/class/block/${node##*/}/stat`
 	text, err := p.vm.Run(ctx, line)
@@ -257,8 +257,8 @@ func (p *patched) written(ctx context.Context) (int64, error) {
 	return sectors * 512, nil
 }
 
-// replaced restarts nginx by hand after its libraries were replaced, as a package manager replaces them: by files that
-// nothing has run yet. What an emulator translates anew, or a processor has to fetch, is then as new as after a refresh.
+// replaced restarts nginx by hand after its libraries were replaced by new files, as a package manager does it. As
+// after a refresh, an emulator has to translate the code again, and a processor has to load it.
 const replaced = `set -e
 cd /usr/lib/x86_64-linux-gnu
 for library in libssl.so.3 libcrypto.so.3; do
@@ -267,11 +267,11 @@ for library in libssl.so.3 libcrypto.so.3; do
 done
 systemctl restart nginx`
 
-// restored takes away what replaced has put in the way, so that the next restart has the release's libraries.
+// restored removes these files, so that the next restart uses the libraries of the release.
 const restored = `cd /usr/lib/x86_64-linux-gnu && umount -l libssl.so.3 libcrypto.so.3 && rm /run/libssl.so.3 /run/libcrypto.so.3`
 
-// gaps compares for how long a service is away: because a refresh restarts it, and because systemctl does, with the code
-// that it ran already and with code that is new.
+// gaps compares for how long a service is away when a refresh restarts it, and when systemctl does, with the same
+// code as before and with new code.
 func (p *patched) gaps(ctx context.Context) error {
 	var byRefresh, byHand, withNew []time.Duration
 	byCommand := func(command string) (time.Duration, error) {
@@ -311,7 +311,7 @@ func (p *patched) gaps(ctx context.Context) error {
 	return nil
 }
 
-// gap is the longest time for which nginx gave no page while act was carried out.
+// gap returns the longest time during act in which nginx served no page.
 func (p *patched) gap(ctx context.Context, act func() error) (time.Duration, error) {
 	watch, err := probe.HTTP(ctx, "http://"+p.vm.Address(80)+"/", 5*time.Millisecond)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/probe"
 )
 
-// Paths and units of the benchmark in a guest. They are on the private disk: the OS below them may change.
+// Paths and units of the benchmark in a guest. The paths are on the private disk, since the operating system
+// changes.
 const (
 	guestDir  = "/root/bench"
 	guestTool = guestDir + "/guest"
@@ -24,15 +25,15 @@ const (
 	guestSeen = guestDir + "/seen"
 )
 
-// refresh patches the VMs while a reader in each opens files all the time, and a client uses a service that nothing
-// of the patch touches.
+// refresh patches the VMs while a reader in each of them opens files all the time, and a client uses a service that
+// the patch does not affect.
 func (f *fleet) refresh(ctx context.Context) error {
 	before, err := f.release(ctx)
 	if err != nil {
 		return err
 	}
 	f.work.Variables["additional_suites"] = []string{"trixie-updates", "trixie-security"}
-	// The base alone first, so that the reader can be told what both releases have.
+	// The base is published first, because the reader needs to know the files of both releases.
 	if _, err := f.apply(ctx, "-target=sharedos_base.debian"); err != nil {
 		return err
 	}
@@ -80,8 +81,8 @@ func (f *fleet) refresh(ctx context.Context) error {
 	return nil
 }
 
-// delta measures the layer that the second release brought against the bytes of the files that differ, and returns
-// paths for a reader: files that both releases have, some changed, some not.
+// delta compares the size of the second release's layer with that of the files that differ. It returns paths for
+// the reader: files of both releases, some changed, some not.
 func (f *fleet) delta(ctx context.Context, before, after tree.Digest) ([]string, error) {
 	old, err := f.contents(ctx, before)
 	if err != nil {
@@ -167,14 +168,14 @@ func (f *fleet) occupy(ctx context.Context, at endpoint, paths []string) (err er
 	return nil
 }
 
-// guestOpens is what the readers wrote, as command guest does.
+// guestOpens is the result that command guest writes for a reader.
 type guestOpens struct {
 	Opens  int64  `json:"opens"`
 	Failed int64  `json:"failed"`
 	First  string `json:"first"`
 }
 
-// collect ends the reader of a guest, and adds what it saw.
+// collect ends the reader of a guest and adds its result.
 func (f *fleet) collect(ctx context.Context, at endpoint, total *guestOpens) error {
 	text, err := f.key.Run(ctx, at.ssh(), "systemctl stop bench-reader && cat "+guestSeen+"/*", nil)
 	if err != nil {

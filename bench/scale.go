@@ -16,15 +16,15 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 )
 
-// scaleSteps are how many VMs are refreshed through one provider process; the last is scaleFactor times the first.
+// scaleSteps are the numbers of VMs that one provider process refreshes. The second is scaleFactor times the first.
 var scaleSteps = [2]int{250, 1000}
 
 const scaleFactor = 4
 
-// scale measures whether refreshing many VMs takes time and memory in proportion to their number. Provider, fleet, TLS
-// and Terraform are the real ones, and so is each VM's TLS server; libvirt and what the agents do are fakes. The time is
-// the processor's for this process, which is the provider: Terraform's own, which is told, grows faster than its state,
-// which it writes anew after each resource.
+// scale measures whether the time and memory for refreshing many VMs is proportional to their number. Provider,
+// fleet, Terraform and each VM's TLS server are real; libvirt and the agents' work are fakes. The time is that of
+// processors for this process, which is the provider. Terraform's own time is only printed: it grows faster, since
+// Terraform writes its whole state after each resource.
 func (b *bench) scale(ctx context.Context) error {
 	var seconds, bytes [2][]float64
 	for range turns {
@@ -47,10 +47,10 @@ func (b *bench) scale(ctx context.Context) error {
 	return nil
 }
 
-// spent is how long an apply took, and how much of a processor the provider and Terraform had of that.
+// spent is how long an apply took, and the processor time of the provider and of Terraform.
 type spent struct{ whole, provider, terraform time.Duration }
 
-// processor is what this process, or its children that have ended, had of processors since they began.
+// processor returns the processor time of this process, or of its children that have ended.
 func processor(who int) (time.Duration, error) {
 	var usage unix.Rusage
 	if err := unix.Getrusage(who, &usage); err != nil {
@@ -59,8 +59,8 @@ func processor(who int) (time.Duration, error) {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
 }
 
-// refreshMany refreshes a number of VMs, and returns how long the apply took, and how much memory this process, which
-// is the provider, the fake libvirt and all agents, had at most more than before it made them.
+// refreshMany refreshes a number of VMs. It returns the times of the apply, and by how much the memory of this
+// process grew at most since before it made the VMs. The process is the provider, the fake libvirt and all agents.
 func (b *bench) refreshMany(ctx context.Context, vms int) (took spent, memory float64, err error) {
 	before, err := restPeak()
 	if err != nil {
@@ -111,7 +111,7 @@ func (b *bench) refreshMany(ctx context.Context, vms int) (took spent, memory fl
 	return took, peak - before, err
 }
 
-// restPeak gives back what is free, forgets the peak of this process's memory, and returns what it has, in bytes.
+// restPeak frees memory, resets the peak of this process's memory, and returns what it uses, in bytes.
 func restPeak() (float64, error) {
 	runtime.GC()
 	debug.FreeOSMemory()

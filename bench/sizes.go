@@ -26,14 +26,14 @@ func (b *bench) agentSize(context.Context) error {
 	return nil
 }
 
-// firstBoot makes the base and two VMs on it, and measures what they take on disk once they are up.
+// firstBoot makes the base and two VMs on it, and measures their disk space once they have started.
 func (f *fleet) firstBoot(ctx context.Context) error {
 	if _, err := f.apply(ctx); err != nil {
 		return err
 	}
 	var largest int64
 	for name, at := range f.vms {
-		// What is still in the guest's page cache counts too.
+		// Data in the guest's page cache counts, too.
 		if _, err := f.key.Run(ctx, at.ssh(), "sync", nil); err != nil {
 			return err
 		}
@@ -43,7 +43,7 @@ func (f *fleet) firstBoot(ctx context.Context) error {
 		}
 		largest = max(largest, disk.Allocation)
 	}
-	// What a linked clone takes after its first boot: DESIGN's yardstick.
+	// The yardstick is the space of a linked clone after its first boot.
 	f.results.add("private disk after first boot, larger of two", float64(largest), "bytes", 9.3e6, 24*mebibyte)
 	volumes, err := f.host.Store.Volumes(ctx)
 	if err != nil {
@@ -59,7 +59,7 @@ func (f *fleet) firstBoot(ctx context.Context) error {
 	return nil
 }
 
-// initramfsSize measures the initramfs as a VM of the base boots it.
+// initramfsSize measures the initramfs of a VM of the base.
 func (f *fleet) initramfsSize(ctx context.Context) error {
 	id, err := f.release(ctx)
 	if err != nil {
@@ -88,19 +88,20 @@ func (f *fleet) initramfsSize(ctx context.Context) error {
 	return nil
 }
 
-// furtherVM measures an apply that adds one VM on a base that is stored; it is not started.
+// furtherVM measures an apply that adds one VM, without starting it, on a base that is stored already.
 func (f *fleet) furtherVM(ctx context.Context) error {
 	f.work.Variables["spares"] = []string{"bench-spare"}
 	took, err := f.apply(ctx)
 	if err != nil {
 		return err
 	}
-	// What the leading libvirt provider takes for a linked clone: DESIGN's yardstick.
+	// The yardstick is the time of the leading libvirt provider for a linked clone.
 	f.results.add("apply of one more VM, not started", took.Seconds(), "seconds", 1.76, 1)
 	return nil
 }
 
-// residentAgent measures what an agent keeps in memory after a thousand calls, next to what it has at the last of them.
+// residentAgent measures the agent's memory after a thousand calls. The yardstick is its memory during the last
+// call.
 func (f *fleet) residentAgent(ctx context.Context) error {
 	const calls, name = 1000, "bench-a"
 	f.tell("calling an agent a thousand times")
@@ -108,7 +109,8 @@ func (f *fleet) residentAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// It gives memory back when its callers have gone. Another call would fetch some again, so the guest is asked.
+	// The agent returns memory when its callers have disconnected. A call to the agent would need some again, so
+	// the guest is asked over SSH.
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -126,7 +128,8 @@ func (f *fleet) residentAgent(ctx context.Context) error {
 	return nil
 }
 
-// callStatus calls an agent over one connection, and returns the resident bytes that it tells the last time.
+// callStatus calls an agent many times over one connection, and returns the resident bytes that the last answer
+// reports.
 func (f *fleet) callStatus(ctx context.Context, name string, calls int) (_ int64, err error) {
 	agent, err := f.host.Fleet.Agent(ctx, name)
 	if err != nil {

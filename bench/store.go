@@ -31,7 +31,7 @@ const (
 	uploadSize = 256 * mebibyte
 	// manyDomains is how many VMs are defined on one base.
 	manyDomains = 100
-	// sharedFiles of fileSize bytes are in a base, of which changedFiles differ in another one.
+	// A base has sharedFiles files of fileSize bytes. In another base changedFiles of them differ.
 	sharedFiles, changedFiles, fileSize = 400, 20, 128 << 10
 )
 
@@ -42,7 +42,7 @@ type stored struct {
 	host           *host.Host
 }
 
-// store measures the pool: how fast it is filled, and what it holds.
+// store measures uploads to the pool, and the space that it uses.
 func (b *bench) store(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
@@ -73,7 +73,7 @@ func (b *bench) store(ctx context.Context) (err error) {
 	return nil
 }
 
-// upload times a layer's upload next to virsh's into the same volume, in turn.
+// upload measures uploads of a layer, in turns with uploads by virsh to the same volume.
 func (s *stored) upload(ctx context.Context) error {
 	s.tell(fmt.Sprintf("uploading a layer of %d MiB, and the same with virsh", uploadSize/mebibyte))
 	path := filepath.Join(s.dir, "layer")
@@ -120,7 +120,8 @@ func (s *stored) putLayer(ctx context.Context, layer release.Layer, path string)
 	return time.Since(began), err
 }
 
-// secondBase measures what a base adds that has a release in common with another one, and then a change of its own.
+// secondBase measures the space of a base that has a release in common with another one and then a change of its
+// own.
 func (s *stored) secondBase(ctx context.Context) error {
 	s.tell("publishing two bases with a common ancestor")
 	ancestor := sourcetest.NewSystem("6.12.1")
@@ -180,7 +181,7 @@ func (s *stored) publish(ctx context.Context, name string, system sourcetest.Sys
 	return prepared, s.host.Publisher.Publish(ctx, prepared, nil)
 }
 
-// layerBytes sums what the pool's layers take.
+// layerBytes returns the space of all layers in the pool.
 func (s *stored) layerBytes(ctx context.Context) (sum int64, err error) {
 	volumes, err := s.host.Store.Volumes(ctx)
 	for _, volume := range volumes {
@@ -191,7 +192,7 @@ func (s *stored) layerBytes(ctx context.Context) (sum int64, err error) {
 	return sum, err
 }
 
-// manyVMs measures what a hundred VMs on one base add, before they are started.
+// manyVMs measures the space that a hundred VMs on one base add before they are started.
 func (s *stored) manyVMs(ctx context.Context) error {
 	s.tell(fmt.Sprintf("defining %d VMs on one base", manyDomains))
 	id, _, err := s.host.Publisher.Newest(ctx, "first")
@@ -225,7 +226,7 @@ func (s *stored) manyVMs(ctx context.Context) error {
 	return nil
 }
 
-// linkedClone is what a disk takes that begins as a copy of a base image, in bytes, before its first boot.
+// linkedClone returns the space of a new disk that is backed by a base image, in bytes.
 func (s *stored) linkedClone(ctx context.Context) (int64, error) {
 	base, clone := filepath.Join(s.dir, "base.qcow2"), filepath.Join(s.dir, "clone.qcow2")
 	if err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", base, "4G"); err != nil {
@@ -241,7 +242,7 @@ func (s *stored) linkedClone(ctx context.Context) (int64, error) {
 	return stat.Blocks * 512, nil
 }
 
-// osBytes sums what all but private disks take, and finds the largest of these.
+// osBytes returns the space of everything except private disks, and of the largest private disk.
 func (s *stored) osBytes(ctx context.Context) (sum, disk int64, err error) {
 	volumes, err := s.host.Store.Volumes(ctx)
 	for _, volume := range volumes {

@@ -19,19 +19,19 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
-// What the swap is measured with.
+// The size of the measurement of swaps.
 const (
 	swapCount = 300
-	// swapCopies is how many processes with a copy of the mount tree there are, as sandboxed services have one.
+	// swapCopies is the number of processes with a copy of the mount tree. Sandboxed services have such copies.
 	swapCopies  = 30
 	swapReaders = 2
 	swapLimit   = 2 * time.Minute
 )
 
-// swapStage, in the environment, has this program be a part of the measurement instead of the benchmark.
+// swapStage is an environment variable. It makes this program a part of the measurement.
 const swapStage = "SHAREDOS_BENCH_SWAP"
 
-// swapSeen is what the measuring process tells.
+// swapSeen is the result that the measuring process prints.
 type swapSeen struct {
 	Opens, Missed int64
 	First         string
@@ -39,8 +39,8 @@ type swapSeen struct {
 	MedianMicros, WorstMicros float64
 }
 
-// swap measures the swap of /usr on this machine's own kernel: in a mount namespace, with copies of it that get every
-// mount passed on, while readers open files of the tree all the time.
+// swap measures the swap of /usr on this machine's kernel, in a mount namespace, with copies of the namespace to
+// which every mount propagates, while readers open files of the tree all the time.
 func (b *bench) swap(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, swapLimit)
 	defer cancel()
@@ -54,7 +54,7 @@ func (b *bench) swap(ctx context.Context) error {
 	command.Stderr = os.Stderr
 	command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	text, err := command.Output()
-	err = errors.Join(err, os.Remove(dir)) // all that was mounted on it ended with the process
+	err = errors.Join(err, os.Remove(dir)) // its mounts ended with the process
 	if err != nil {
 		return fmt.Errorf("swap in a mount namespace (it needs root): %w", err)
 	}
@@ -71,7 +71,7 @@ func (b *bench) swap(ctx context.Context) error {
 	return nil
 }
 
-// init makes this program a part of the measurement of swaps if it was started as one.
+// init runs the measurement and exits if the environment variable is set.
 func init() {
 	dir := os.Getenv(swapStage)
 	if dir == "" {
@@ -88,7 +88,7 @@ func init() {
 	os.Exit(0)
 }
 
-// swapHere swaps below dir, in a mount namespace of this process's own that ends with it.
+// swapHere swaps a /usr below dir. The mount namespace belongs to this process and ends with it.
 func swapHere(dir string) (*swapSeen, error) {
 	usr := mounts.Usr{Path: filepath.Join(dir, "usr"), Scratch: filepath.Join(dir, "scratch"), Kernel: "9.9.9"}
 	stacks, err := swapStacks(dir, usr)
@@ -98,7 +98,7 @@ func swapHere(dir string) (*swapSeen, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), swapLimit)
 	defer cancel()
 	for range swapCopies {
-		// A copy that gets mounts passed on, as a sandboxed service has one.
+		// A copy to which mounts propagate, like that of a sandboxed service.
 		copied := exec.CommandContext(ctx, "unshare", "-m", "--propagation", "slave", "sleep", "infinity")
 		copied.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := copied.Start(); err != nil {
@@ -136,7 +136,8 @@ func swapHere(dir string) (*swapSeen, error) {
 	return seen, nil
 }
 
-// swapStacks makes a shared root, as systemd makes it, with two stacks of two layers each, and mounts the first.
+// swapStacks makes a root that is shared, like systemd's, with two stacks of two layers each, and mounts the first
+// stack.
 func swapStacks(dir string, usr mounts.Usr) ([][]string, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make the namespace private: %w", err)

@@ -1,5 +1,5 @@
-// Command guest is what the benchmark runs inside a guest while it is patched. It is static, so that nothing of the
-// operating system under it changes what it is.
+// Command guest is the benchmark's program in guests that are patched. It is linked statically, so that it does not
+// depend on the operating system that changes.
 //
 //	guest serve PORT          greets every connection with one line
 //	guest read LIST OUT       opens the files named in LIST, again and again, until SIGTERM; then writes to OUT/<pid>
@@ -20,7 +20,7 @@ import (
 	"syscall"
 )
 
-// Opens is what a reader saw.
+// Opens is the result of a reader.
 type Opens struct {
 	Opens  int64  `json:"opens"`
 	Failed int64  `json:"failed"`
@@ -56,7 +56,7 @@ func serve(port string) error {
 			return err
 		}
 		_, err = conn.Write([]byte("here\n"))
-		// A client that has gone is none of the server's business.
+		// It does not matter if the client has disconnected.
 		_ = errors.Join(err, conn.Close())
 	}
 }

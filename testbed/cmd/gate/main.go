@@ -2,11 +2,12 @@
 //
 //	gate [-unit] [-summary FD] [-matrix DIRECTORY] PACKAGE...
 //
-// Two "go test" commands run at the same time. One has the packages that boot guests, all at once: their tests wait for
-// guest slots (testbed.TakeSlots). The other one has all other packages, with the race detector, and a lower priority, so that
-// it uses what the guests leave of the processors. With -unit it has only those that need neither libvirt nor guests.
+// Two "go test" commands run at the same time. One runs the packages that boot guests, all at once; their tests
+// wait for guest slots (testbed.TakeSlots). The other one runs all other packages with the race detector, at a
+// lower priority. With -unit, only packages run that need neither libvirt nor guests.
 //
-// At the end the fault matrix, the slowest tests and what guests cost are written to the file descriptor -summary.
+// At the end, gate writes the fault matrix, the slowest tests and the costs of guests to the file descriptor
+// -summary.
 package main
 
 import (
@@ -29,8 +30,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// Bounds of whole "go test" commands. Tests bound what they do themselves; in the one with guests most of the time is spent
-// waiting for slots.
+// Bounds of whole "go test" commands. Tests have their own bounds. Those with guests spend most of the time waiting
+// for slots.
 const (
 	guestsTimeout = "80m"
 	othersTimeout = "40m"
@@ -39,7 +40,7 @@ const (
 // othersNice is the niceness of the packages without guests: the guests are what the run waits for in the end.
 const othersNice = "5"
 
-// printDelay is how long the test runner is given to print the last package before the summary follows.
+// printDelay is the time for the test runner to print the last package before the summary.
 const printDelay = time.Second
 
 func main() {
@@ -126,7 +127,7 @@ func sortPackages(text string) (sets packageSets) {
 	return sets
 }
 
-// longest are packages whose tests take long. They begin first, so that none of them runs alone at the end.
+// longest lists packages whose tests take long. They begin first, so that none of them runs alone at the end.
 var longest = []string{module + "/internal/sharedos/source", module + "/internal/sharedos/store", module + "/provider"}
 
 // longestFirst moves the packages that take long to the front.
@@ -142,11 +143,11 @@ func longestFirst(packages []string) []string {
 	return append(first, rest...)
 }
 
-// commands are the two "go test" commands; one without packages is empty.
+// commands returns the two "go test" commands. One without packages is empty.
 //
-// In packages with guests it is the guests that are tried, and they need the time: the code of the host that these packages use
-// is run with the race detector by the others. -count=1, because what a test finds depends on the machine, too; -vet=off, because
-// the linter runs vet.
+// Packages with guests run without the race detector: guests need the processors, and the other packages test the
+// same code of the host with it. -count=1, because results also depend on the machine; -vet=off, because the linter
+// runs vet.
 func commands(packages packageSets, unit, race bool) [2][]string {
 	var both [2][]string
 	others := packages.others

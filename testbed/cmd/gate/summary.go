@@ -38,7 +38,7 @@ type event struct {
 	Key, Value            string
 }
 
-// add takes one event. Lines that are no events are for the test runner alone.
+// add adds one event. Other lines are ignored here.
 func (s *summary) add(line []byte) {
 	var e event
 	if json.Unmarshal(line, &e) != nil || e.Test == "" {
@@ -62,7 +62,7 @@ func (s *summary) add(line []byte) {
 	}
 }
 
-// addAttribute takes one of package testbed's attributes, which are always well formed.
+// addAttribute adds an attribute of package testbed, which is always well-formed.
 func (c *testCost) addAttribute(key, value string) {
 	count, _ := strconv.Atoi(value)
 	duration, _ := time.ParseDuration(value)

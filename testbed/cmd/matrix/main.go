@@ -1,4 +1,4 @@
-// Command matrix prints the fault matrix, either as a table of the results of a test run or as a page of the documentation.
+// Command matrix prints the fault matrix as a page of the documentation.
 package main
 
 import (
@@ -16,27 +16,15 @@ func main() {
 	}
 }
 
-// show prints to standard output in one write, since other programs print there at the same time.
+// show prints the page.
 func show(arguments []string) error {
-	if len(arguments) != 2 {
-		return errors.New("usage: matrix results DIRECTORY | docs ROOT")
+	if len(arguments) != 2 || arguments[0] != "docs" {
+		return errors.New("usage: matrix docs ROOT")
 	}
-	switch arguments[0] {
-	case "results":
-		results, err := matrix.ReadResults(arguments[1])
-		if err != nil {
-			return err
-		}
-		_, err = os.Stdout.WriteString(matrix.Table(results))
+	page, err := matrix.Page(arguments[1])
+	if err != nil {
 		return err
-	case "docs":
-		page, err := matrix.Page(arguments[1])
-		if err != nil {
-			return err
-		}
-		_, err = os.Stdout.WriteString(page)
-		return err
-	default:
-		return fmt.Errorf("unknown command %q", arguments[0])
 	}
+	_, err = os.Stdout.WriteString(page)
+	return err
 }
