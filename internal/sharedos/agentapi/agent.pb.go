@@ -7,7 +7,7 @@
 // The contract between the provider (client, on the host) and the agent (server, in the guest).
 //
 // It is carried by ttrpc over TLS 1.3 over vsock port 1000. Both sides are pinned: the agent accepts the
-// operators' Ed25519 keys that the VM was created with, the provider the key that it saw at first contact.
+// operators' Ed25519 keys that the VM was created with, and the provider the agent's key from the first contact.
 // A message is at most 4 MiB (ttrpc's own limit).
 
 package agentapi
@@ -39,9 +39,10 @@ const (
 	State_CHECKING          State = 6
 	State_COMMITTED         State = 7
 	State_ROLLING_BACK      State = 8
-	// The new stack is being started: by a soft-reboot, by kexec, or by the host, which powers the VM off and starts it.
+	// The new stack is being started: by a soft-reboot, by a kexec, or by the host, which powers the VM off and starts
+	// it.
 	State_STARTING State = 9
-	// /etc is being carried for a stack that is started next.
+	// /etc is being carried for a stack that will be started next.
 	State_CARRIED State = 10
 )
 
@@ -166,11 +167,11 @@ func (Level) EnumDescriptor() ([]byte, []int) {
 type Event int32
 
 const (
-	// Nothing is waited for.
+	// Status answers at once.
 	Event_EVENT_UNSPECIFIED Event = 0
-	// The refresh in flight has come to another state than the one that was seen, or none is in flight.
+	// The refresh in flight is in another state than the caller has seen, or no refresh is in flight.
 	Event_PROGRESS Event = 1
-	// systemd has started what it was to start.
+	// systemd has finished starting the system.
 	Event_SERVICES Event = 2
 )
 
@@ -410,14 +411,15 @@ func (x *Stack) GetKernel() string {
 	return ""
 }
 
-// To be asked again and again takes a guest time that its services lack, while they restart above all. As long as a refresh is in flight
-// (PROGRESS), or the services have not started (SERVICES), the answer lacks what takes long to find out: attached, resident_bytes,
-// goroutines, open_files, disk_size_bytes, disk_used_bytes and, for PROGRESS, system_state.
+// Frequent questions take processor time from the services of a small VM, above all while they restart. So the answer
+// lacks what takes long to find out for as long as a refresh is in flight (PROGRESS) or the services have not started
+// (SERVICES): attached, resident_bytes, goroutines, open_files, disk_size_bytes, disk_used_bytes and, for PROGRESS,
+// system_state.
 type StatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What to wait for, no longer than wait_ms milliseconds and never longer than 10 s.
+	// The event to wait for, for at most wait_ms milliseconds and at most 10 s.
 	Event Event `protobuf:"varint,1,opt,name=event,proto3,enum=sharedos.agent.v1.Event" json:"event,omitempty"`
-	// For PROGRESS: the state that was seen last.
+	// For PROGRESS: the state that the caller has seen last.
 	Seen          State `protobuf:"varint,2,opt,name=seen,proto3,enum=sharedos.agent.v1.State" json:"seen,omitempty"`
 	WaitMs        int64 `protobuf:"varint,3,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -485,9 +487,9 @@ type StatusResponse struct {
 	Stack      *Stack `protobuf:"bytes,4,opt,name=stack,proto3" json:"stack,omitempty"`
 	Generation uint64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
 	State      State  `protobuf:"varint,6,opt,name=state,proto3,enum=sharedos.agent.v1.State" json:"state,omitempty"`
-	// The refresh in flight or the last one that ended; absent if there was none since boot.
+	// The refresh in flight, or the last one since boot; absent if there was none.
 	Last *Report `protobuf:"bytes,7,opt,name=last,proto3" json:"last,omitempty"`
-	// Layer ids whose devices are attached, whether used or not.
+	// Ids of the layers whose devices are attached, in use or not.
 	Attached []string `protobuf:"bytes,8,rep,name=attached,proto3" json:"attached,omitempty"`
 	// Manager state as "systemctl is-system-running" prints it.
 	SystemState string `protobuf:"bytes,9,opt,name=system_state,json=systemState,proto3" json:"system_state,omitempty"`
@@ -500,16 +502,16 @@ type StatusResponse struct {
 	// Bytes of the private disk's file system: size and used.
 	DiskSizeBytes int64 `protobuf:"varint,14,opt,name=disk_size_bytes,json=diskSizeBytes,proto3" json:"disk_size_bytes,omitempty"`
 	DiskUsedBytes int64 `protobuf:"varint,15,opt,name=disk_used_bytes,json=diskUsedBytes,proto3" json:"disk_used_bytes,omitempty"`
-	// What waits for a soft-reboot, kexec or reboot, in words: "kernel 6.12.88 → 6.12.101".
+	// What takes effect only at a soft-reboot, kexec or reboot, in words: "kernel 6.12.88 → 6.12.101".
 	Pending []string `protobuf:"bytes,16,rep,name=pending,proto3" json:"pending,omitempty"`
 	// Seconds from kernel start until the agent first answered.
 	ReadySeconds float64 `protobuf:"fixed64,17,opt,name=ready_seconds,json=readySeconds,proto3" json:"ready_seconds,omitempty"`
-	// Stacks that this boot preferred and did not take, each with the reason: a layer that does not verify, or too
-	// many boots that did not come up.
+	// Stacks that this boot preferred to the one that runs, each with the reason why it was not booted: a layer that does
+	// not verify, or too many boots that did not come up.
 	Refused []string `protobuf:"bytes,18,rep,name=refused,proto3" json:"refused,omitempty"`
 	// SHA-256 of the agent's own binary, "sha256:<64 hex>".
 	AgentDigest string `protobuf:"bytes,19,opt,name=agent_digest,json=agentDigest,proto3" json:"agent_digest,omitempty"`
-	// Why the agent that was sent last did not take over, "" if it did or if none was sent in this boot.
+	// Why the agent that was uploaded last did not take over; "" if it did, or if none was uploaded in this boot.
 	AgentRefused string `protobuf:"bytes,20,opt,name=agent_refused,json=agentRefused,proto3" json:"agent_refused,omitempty"`
 	// Version of this contract that the agent speaks (agentapi.Protocol). An agent that does not say speaks version 1.
 	Protocol int32 `protobuf:"varint,21,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -980,17 +982,17 @@ type Impact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Level Level                  `protobuf:"varint,1,opt,name=level,proto3,enum=sharedos.agent.v1.Level" json:"level,omitempty"`
 	Units []*UnitImpact          `protobuf:"bytes,2,rep,name=units,proto3" json:"units,omitempty"`
-	// Units with processes that nothing of the change touches.
+	// Units whose processes use nothing that changes.
 	Unaffected []string `protobuf:"bytes,3,rep,name=unaffected,proto3" json:"unaffected,omitempty"`
 	// Why a level above restart is needed, in words.
 	Reasons      []string `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
 	ChangedPaths uint64   `protobuf:"varint,5,opt,name=changed_paths,json=changedPaths,proto3" json:"changed_paths,omitempty"`
 	// Processes of user sessions that use changed files; reported, never ended.
 	Sessions []string `protobuf:"bytes,6,rep,name=sessions,proto3" json:"sessions,omitempty"`
-	// The rung that a refresh climbs to, in the words of RefreshRequest.strategy. "next_boot": what is needed lies above
-	// the strategy that was asked for, so nothing is done until the VM is next powered off and started.
+	// The rung that a refresh uses, as in RefreshRequest.strategy. "next_boot" means that the change needs more than the
+	// requested strategy allows: the new stack takes effect at the next power-off and start.
 	Strategy string `protobuf:"bytes,7,opt,name=strategy,proto3" json:"strategy,omitempty"`
-	// What waits afterwards, in words, as in StatusResponse.pending.
+	// What takes effect later than the refresh, in words, as in StatusResponse.pending.
 	Pending []string `protobuf:"bytes,8,rep,name=pending,proto3" json:"pending,omitempty"`
 	// Affected units that the policy leaves as they are: "unit: reason; policy".
 	Left          []string `protobuf:"bytes,9,rep,name=left,proto3" json:"left,omitempty"`
@@ -1095,11 +1097,11 @@ type UnitImpact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Unit  string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
 	Level Level                  `protobuf:"varint,2,opt,name=level,proto3,enum=sharedos.agent.v1.Level" json:"level,omitempty"`
-	// Changed paths that it uses, at most 20, and how many there are.
+	// Changed paths that the unit uses, at most 20, and the number of all.
 	Paths     []string `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
 	PathCount int64    `protobuf:"varint,4,opt,name=path_count,json=pathCount,proto3" json:"path_count,omitempty"`
 	Reason    string   `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Packages that the paths belong to, by name, at most 20.
+	// Names of the packages that the paths belong to, at most 20.
 	Packages      []string `protobuf:"bytes,6,rep,name=packages,proto3" json:"packages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1177,15 +1179,16 @@ func (x *UnitImpact) GetPackages() []string {
 	return nil
 }
 
-// What is done about units that use what changes. None is ever restarted that nothing changed for.
+// What is done with units that use what changes. Other units are never restarted.
 type UnitPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// For units that are not named: "restart" (also ""), "reload" or "report". "reload" reloads what can be reloaded
-	// and reports the rest; "report" leaves it as it is and reports it.
+	// For units that are not named: "restart" (also ""), "reload" or "report". "reload" reloads units that can be
+	// reloaded and reports the others; "report" leaves units as they are and reports them.
 	Default string `protobuf:"bytes,1,opt,name=default,proto3" json:"default,omitempty"`
-	// By name of the unit.
+	// The same by the name of a unit.
 	Units map[string]string `protobuf:"bytes,2,rep,name=units,proto3" json:"units,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Further paths, by name of the unit, whose change affects it. Absolute; one that ends in "/" means all below.
+	// Further absolute paths, by the name of a unit, whose change affects the unit. A path that ends in "/" means all
+	// below.
 	Paths         map[string]*PathList `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1470,18 +1473,18 @@ type RefreshRequest struct {
 	// A larger impact is refused before anything changes. LEVEL_UNSPECIFIED means RESTART.
 	MaxImpact    Level          `protobuf:"varint,2,opt,name=max_impact,json=maxImpact,proto3,enum=sharedos.agent.v1.Level" json:"max_impact,omitempty"`
 	HealthChecks []*HealthCheck `protobuf:"bytes,3,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
-	// How long health has to hold before the commit, in milliseconds.
+	// How long the health checks must stay good before the commit, in milliseconds.
 	SettleMs       int64 `protobuf:"varint,4,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
 	AllowDowngrade bool  `protobuf:"varint,5,opt,name=allow_downgrade,json=allowDowngrade,proto3" json:"allow_downgrade,omitempty"`
-	// The highest rung that may be climbed: "live" (also ""), "soft_reboot", "kexec" or "reboot". The lowest that does
-	// what is needed is.
+	// The highest rung that may be used: "live" (also ""), "soft_reboot", "kexec" or "reboot". The lowest sufficient rung
+	// is used.
 	Strategy string      `protobuf:"bytes,6,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	Policy   *UnitPolicy `protobuf:"bytes,7,opt,name=policy,proto3" json:"policy,omitempty"`
-	// For "kexec": digests of blobs that were put before, and the command line of the new kernel.
+	// For "kexec": digests of blobs that were uploaded with Put, and the command line of the new kernel.
 	Kernel      string `protobuf:"bytes,8,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	Initramfs   string `protobuf:"bytes,9,opt,name=initramfs,proto3" json:"initramfs,omitempty"`
 	CommandLine string `protobuf:"bytes,10,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
-	// How long one unit may take to stop and start again, in milliseconds; 0 leaves that to the unit, as the way back does.
+	// How long one unit may take to stop and start again, in milliseconds; 0 leaves that to the unit, as a rollback does.
 	RestartTimeoutMs int64 `protobuf:"varint,11,opt,name=restart_timeout_ms,json=restartTimeoutMs,proto3" json:"restart_timeout_ms,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1596,7 +1599,7 @@ func (x *RefreshRequest) GetRestartTimeoutMs() int64 {
 
 type RefreshResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// False if the target was already in flight or running.
+	// False if a refresh to the target is in flight, or the VM runs the target already.
 	Started       bool `protobuf:"varint,1,opt,name=started,proto3" json:"started,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1651,20 +1654,21 @@ type Report struct {
 	Impact    *Impact        `protobuf:"bytes,7,opt,name=impact,proto3" json:"impact,omitempty"`
 	Restarts  []*UnitRestart `protobuf:"bytes,8,rep,name=restarts,proto3" json:"restarts,omitempty"`
 	Conflicts []string       `protobuf:"bytes,9,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
-	// Units that keep the old /usr in a mount namespace of their own and did not need a restart.
+	// Units that keep the old /usr in a mount namespace of their own and do not need a restart.
 	Pinned     []string  `protobuf:"bytes,10,rep,name=pinned,proto3" json:"pinned,omitempty"`
 	Pending    []string  `protobuf:"bytes,11,rep,name=pending,proto3" json:"pending,omitempty"`
 	Timings    []*Timing `protobuf:"bytes,12,rep,name=timings,proto3" json:"timings,omitempty"`
 	EtcCarried int64     `protobuf:"varint,13,opt,name=etc_carried,json=etcCarried,proto3" json:"etc_carried,omitempty"`
 	// Affected processes that still run old code afterwards: "unit pid path".
 	Remaining []string `protobuf:"bytes,14,rep,name=remaining,proto3" json:"remaining,omitempty"`
-	// True if it ended before anything changed: the impact is larger than max_impact, or the target does not verify.
+	// True if the refresh ended before anything changed: the impact is larger than max_impact, or the target does not
+	// verify.
 	Refused bool `protobuf:"varint,15,opt,name=refused,proto3" json:"refused,omitempty"`
-	// Health checks that were bad before the refresh too, and so say nothing about it: "name: why".
+	// Health checks that were bad already before the refresh, so that they do not judge it: "name: why".
 	Unchecked []string `protobuf:"bytes,16,rep,name=unchecked,proto3" json:"unchecked,omitempty"`
 	// Affected units that the policy left as they are: "unit: reason".
 	Left []string `protobuf:"bytes,17,rep,name=left,proto3" json:"left,omitempty"`
-	// The rung that it climbs to, as in Impact.strategy; known from VERIFIED on.
+	// The rung that the refresh uses, as in Impact.strategy; known from VERIFIED on.
 	Strategy string `protobuf:"bytes,18,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	// Why it was refused, if it was.
 	Refusal       Refusal `protobuf:"varint,19,opt,name=refusal,proto3,enum=sharedos.agent.v1.Refusal" json:"refusal,omitempty"`
@@ -1839,7 +1843,7 @@ type UnitRestart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Unit  string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
 	Level Level                  `protobuf:"varint,2,opt,name=level,proto3,enum=sharedos.agent.v1.Level" json:"level,omitempty"`
-	// From the end of the old main process being active to active again, in microseconds.
+	// From the moment when the unit was no longer active until it was active again, in microseconds.
 	InterruptionUs int64  `protobuf:"varint,3,opt,name=interruption_us,json=interruptionUs,proto3" json:"interruption_us,omitempty"`
 	Error          string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -1904,8 +1908,8 @@ func (x *UnitRestart) GetError() string {
 	return ""
 }
 
-// Steps follow one another, but for those named "renew <unit>", which are parts of "restart" or "roll back" and in a VM of four processors
-// or more at the same time as each other, and "come up", which is a part of "start".
+// Steps follow one another, with two exceptions. Steps named "renew <unit>" are parts of "restart" or "roll back", and
+// in a VM of four processors or more several run at the same time. "come up" is a part of "start".
 type Timing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
@@ -1961,7 +1965,7 @@ func (x *Timing) GetMicros() int64 {
 type ReleaseLayersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ids   []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
-	// Only tell, and unmount nothing.
+	// Only answer, and unmount nothing.
 	AskOnly       bool `protobuf:"varint,2,opt,name=ask_only,json=askOnly,proto3" json:"ask_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2066,7 +2070,7 @@ func (x *ReleaseLayersResponse) GetHeld() []*Held {
 type Held struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// In words, at most 20: a stack, or a unit with the process and what it holds.
+	// What uses the layer, in words, at most 20: a stack, or a unit with its process and what that has open.
 	By            []string `protobuf:"bytes,2,rep,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2211,7 +2215,7 @@ type MappedFile struct {
 	Pid     int64                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
 	Command string                 `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
 	Path    string                 `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
-	// SHA-256 of the very bytes that the process maps, read through /proc/<pid>/map_files.
+	// SHA-256 of the bytes that the process maps, read through /proc/<pid>/map_files.
 	Digest        string `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2284,7 +2288,7 @@ func (x *MappedFile) GetDigest() string {
 
 type GrowDiskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Bytes that the disk has now. The agent waits until its kernel has seen that.
+	// Size of the disk in bytes. The agent waits until its kernel reports that size.
 	Size          int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2427,7 +2431,7 @@ func (x *ReplaceRequest) GetNote() []byte {
 
 type ReplaceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// False if it is the agent that runs already.
+	// False if the agent of the note runs already.
 	Started       bool `protobuf:"varint,1,opt,name=started,proto3" json:"started,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -2,8 +2,8 @@ package agentapi
 
 import "strings"
 
-// Started reports whether systemd has started what it was to start, by its state as systemctl is-system-running prints it. What
-// failed to start is for others to judge.
+// Started reports whether systemd has started what it was to start, by its state as systemctl is-system-running prints
+// it. What failed to start is for others to judge.
 func Started(state string) bool {
 	switch state {
 	case "running", "degraded", "maintenance":
@@ -15,8 +15,8 @@ func Started(state string) bool {
 
 const renewal = "renew "
 
-// RenewalOf names the time that one unit's restart or reload took, with all that is asked about it. It is a part of the step
-// "restart", or of "roll back".
+// RenewalOf names the time that one unit's restart or reload took, with all that is asked about it. It is a part of the
+// step "restart", or of "roll back".
 func RenewalOf(unit string) string { return renewal + unit }
 
 // IsRenewal reports whether a step of a refresh is a part of another one, as RenewalOf names it.

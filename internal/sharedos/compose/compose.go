@@ -65,8 +65,8 @@ type Parts struct {
 	Joining *Joining
 }
 
-// Joining is the top layer of a stack: it holds what components write together, such as the package database. It settles
-// all conflicts between them.
+// Joining is the top layer of a stack: it holds what components write together, such as the package database. It
+// settles all conflicts between them.
 type Joining struct {
 	Layer release.Layer
 	// Contents is the list of the whole tree with the layer on top; Packages, Users and Groups are of that tree.
@@ -78,9 +78,9 @@ type Joining struct {
 // Lists opens the contents list of a release.
 type Lists func(release.Identified) (io.ReadCloser, error)
 
-// Compose checks that the parts go together and describes the stack that they make. If the contents list of the stack is
-// none of the parts', it is returned, too. Lists are opened only for two components or more. Errors that the user can mend
-// match ErrStack.
+// Compose checks that the parts go together and describes the stack that they make. If the contents list of the stack
+// is none of the parts', it is returned, too. Lists are opened only for two components or more. Errors that the user
+// can mend match ErrStack.
 func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte, err error) {
 	if err := parts.check(); err != nil {
 		return nil, nil, err

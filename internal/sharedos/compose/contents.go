@@ -26,7 +26,8 @@ func (s set) top() int { return bits.Len32(uint32(s)) - 1 }
 type merging struct {
 	names []string
 	out   *release.ContentsWriter
-	// absent are paths that are a directory in some list and none in the merged one, with the component that decided so.
+	// absent are paths that are a directory in some list and none in the merged one, with the component that decided
+	// so.
 	absent map[string]int
 	// modified are directories of the base that components changed or removed.
 	modified map[string]set
@@ -192,7 +193,8 @@ func same(a, b *tree.Entry) bool {
 }
 
 // checkDirectories refuses what overlayfs would not show of directories: it takes them from the topmost layer that has
-// them. A layer has every directory above what it changes, as that was when the layer was made, and those of the top level.
+// them. A layer has every directory above what it changes, as that was when the layer was made, and those of the top
+// level.
 func (m *merging) checkDirectories(path string, base, result *tree.Entry, changed set) error {
 	if changed == 0 {
 		return nil
@@ -213,7 +215,8 @@ func (m *merging) checkDirectories(path string, base, result *tree.Entry, change
 }
 
 // checkOpaque refuses additions to directories that a component above hides. A layer hides whatever lies below it in a
-// directory that took the place of another kind of file, or of which it has nothing that the base had (package layer, Delta).
+// directory that took the place of another kind of file, or of which it has nothing that the base had (package layer,
+// Delta).
 func (m *merging) checkOpaque() error {
 	for _, directory := range slices.Sorted(maps.Keys(m.added)) {
 		addition := m.added[directory]

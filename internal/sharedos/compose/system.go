@@ -79,8 +79,8 @@ func valueText(value any, there bool) string {
 	return fmt.Sprint(value)
 }
 
-// mergeAccounts merges names with their numbers. Two components must not give one number to different names: files of the
-// one would belong to the other.
+// mergeAccounts merges names with their numbers. Two components must not give one number to different names: files of
+// the one would belong to the other.
 func (p Parts) mergeAccounts(what string, of func(*release.Manifest) map[string]uint32) (map[string]uint32, error) {
 	merged, err := merge(p, what, of)
 	if err != nil {

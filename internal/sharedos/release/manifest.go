@@ -35,7 +35,8 @@ type Manifest struct {
 	Architecture string `json:"architecture"`
 	// OS is the PRETTY_NAME of os-release.
 	OS string `json:"os"`
-	// Layers are ordered bottom to top: in a base a full layer, then deltas; in a component deltas over its base's layers.
+	// Layers are ordered bottom to top: in a base a full layer, then deltas; in a component deltas over its base's
+	// layers.
 	Layers []Layer `json:"layers"`
 	// Contents names the contents list of the whole tree, all layers merged: in a component the base's tree with the
 	// component laid over it. Packages, Users and Groups are of that tree, too.

@@ -21,8 +21,8 @@ const (
 	callLimit    = 20 * time.Second
 	pollEvery    = 250 * time.Millisecond
 	reportEvery  = 10 * time.Second
-	// waitFor is how long an agent is asked to wait for an event in its VM before it answers. Between two such questions the
-	// state of the domain is read.
+	// waitFor is how long an agent is asked to wait for an event in its VM before it answers. Between two such
+	// questions the state of the domain is read.
 	waitFor = 2 * time.Second
 	// startLimit bounds the wait for a VM that was started, within what ctx allows. An emulated guest boots in
 	// half a minute.
@@ -134,8 +134,8 @@ func askForTurn() *agentapi.StatusRequest {
 	return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: agentapi.State_STARTING, WaitMs: waitFor.Milliseconds()}
 }
 
-// await asks the agent until done returns true, the VM is off or stays paused, or ctx ends. At the first contact it pins the
-// agent's key. An agent that answers at once is asked again after pollEvery.
+// await asks the agent until done returns true, the VM is off or stays paused, or ctx ends. At the first contact it
+// pins the agent's key. An agent that answers at once is asked again after pollEvery.
 func (f *Fleet) await(ctx context.Context, name, what string, progress Progress, question func() *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	began := time.Now()
 	reported := began

@@ -12,9 +12,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// bootFile is where QEMU finds a blob of the store: its volume, or, if that is a device, from which QEMU reads no initramfs
-// and whose size is not the blob's, a file in BootDir, named by the digest. A file that is there is read and checked: it is
-// written again if it holds anything else.
+// bootFile is where QEMU finds a blob of the store: its volume, or, if that is a device, from which QEMU reads no
+// initramfs and whose size is not the blob's, a file in BootDir, named by the digest. A file that is there is read and
+// checked: it is written again if it holds anything else.
 func (f *Fleet) bootFile(ctx context.Context, volume string, digest tree.Digest, content func() ([]byte, error)) (string, error) {
 	if !hypervisor.IsDevice(volume) {
 		return volume, nil
@@ -34,9 +34,9 @@ func (f *Fleet) bootFile(ctx context.Context, volume string, digest tree.Digest,
 	return path, f.Machine.WriteFile(ctx, path, data)
 }
 
-// SweepBootFiles removes the files in BootDir that no domain names, neither in its definition nor as it runs. Domains that
-// other programs made count, too. The caller holds an exclusive lock on the pool, since a file is written before the
-// definition that names it.
+// SweepBootFiles removes the files in BootDir that no domain names, neither in its definition nor as it runs. Domains
+// that other programs made count, too. The caller holds an exclusive lock on the pool, since a file is written before
+// the definition that names it.
 func (f *Fleet) SweepBootFiles(ctx context.Context) error {
 	names, err := f.Machine.ListDir(ctx, f.BootDir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -39,8 +39,8 @@ func (w *world) bootFiles(t *testing.T) []string {
 	return paths
 }
 
-// mustBoot fails unless what the domain is defined to boot are files that everybody may read and that hold what they are
-// named for.
+// mustBoot fails unless what the domain is defined to boot are files that everybody may read and that hold what they
+// are named for.
 func (w *world) mustBoot(t *testing.T, kernel string) {
 	t.Helper()
 	domain, _, err := w.hypervisor.Lookup(t.Context(), "web-a")

@@ -15,8 +15,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// collectLimit is the default of Fleet.CollectLimit. It is longer than the lease of a lock (store.Locker): a shorter wait
-// could never take over the lock that a process left when it died on another host.
+// collectLimit is the default of Fleet.CollectLimit. It is longer than the lease of a lock (store.Locker): a shorter
+// wait could never take over the lock that a process left when it died on another host.
 const collectLimit = 45 * time.Second
 
 // refersTo lists what a VM refers to in the store: by its definition, and by the layers that it has attached.
@@ -38,8 +38,8 @@ func (f *Fleet) refers(ctx context.Context, name string) ([]tree.Digest, error) 
 }
 
 // garbage gathers what the VMs that this process updates or deletes no longer refer to. The last of the operations that
-// run at the same time collects it: an apply may change a thousand VMs, and to list what all other VMs refer to takes as
-// long as there are VMs.
+// run at the same time collects it: an apply may change a thousand VMs, and to list what all other VMs refer to takes
+// as long as there are VMs.
 type garbage struct {
 	mu       sync.Mutex
 	running  int
@@ -57,7 +57,8 @@ func (g *garbage) begin() {
 	g.running++
 }
 
-// end counts an operation that ends, and adds what it released. For the last operation it returns what all have released.
+// end counts an operation that ends, and adds what it released. For the last operation it returns what all have
+// released.
 func (g *garbage) end(released []tree.Digest, everything bool) (_ []tree.Digest, all bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -121,8 +122,8 @@ func (f *Fleet) released(ctx context.Context, name string, before []tree.Digest)
 	return slices.DeleteFunc(before, func(id tree.Digest) bool { return slices.Contains(now, id) })
 }
 
-// collect ends an operation that released something. If it is the last one that runs, and no VM refers to some of what was
-// released, collect deletes everything in the store that nothing refers to. An error matches ErrNotCollected: the
+// collect ends an operation that released something. If it is the last one that runs, and no VM refers to some of what
+// was released, collect deletes everything in the store that nothing refers to. An error matches ErrNotCollected: the
 // operation itself has succeeded.
 func (f *Fleet) collect(ctx context.Context, released []tree.Digest, everything bool, progress Progress) error {
 	released, everything = f.garbage.end(released, everything)

@@ -177,8 +177,8 @@ type bootImage struct {
 	digest            tree.Digest // of the initramfs
 }
 
-// bootImage finds kernel and initramfs in the store, or in files of their own if it keeps them on devices. The initramfs
-// is the agent and the kernel's modules: it is made once per pair, and kept on this machine and in the store.
+// bootImage finds kernel and initramfs in the store, or in files of their own if it keeps them on devices. The
+// initramfs is the agent and the kernel's modules: it is made once per pair, and kept on this machine and in the store.
 func (f *Fleet) bootImage(ctx context.Context, wanted release.Kernel, progress Progress) (bootImage, error) {
 	f.images.Lock()
 	defer f.images.Unlock()

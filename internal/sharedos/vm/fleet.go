@@ -42,8 +42,8 @@ type Fleet struct {
 	Cache string
 	// ConsoleDir is a directory on the host that gets one console log per VM.
 	ConsoleDir string
-	// BootDir is a directory on the host, of this pool alone, that lasts as long as definitions do. It gets the kernels and
-	// initramfs of a pool whose volumes are devices.
+	// BootDir is a directory on the host, of this pool alone, that lasts as long as definitions do. It gets the kernels
+	// and initramfs of a pool whose volumes are devices.
 	BootDir string
 	// AgentBinary yields the guest's agent.
 	AgentBinary func() ([]byte, error)
@@ -52,16 +52,16 @@ type Fleet struct {
 	// Offer yields a release that is prepared but perhaps not in the store: its signed manifest and its contents
 	// list; store.ErrNotFound for any other. Assess needs it to judge a plan. Nil offers nothing.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
-	// Collect deletes the volumes in the store that nothing refers to. It is called after a VM has stopped referring to some.
-	// If it is nil, nothing is deleted.
+	// Collect deletes the volumes in the store that nothing refers to. It is called after a VM has stopped referring to
+	// some. If it is nil, nothing is deleted.
 	Collect func(ctx context.Context) error
-	// CollectLimit is how much longer an update or a deletion may take for that; 0 is 45 seconds. Whoever uploads a layer has
-	// the pool for as long as that takes.
+	// CollectLimit is how much longer an update or a deletion may take for that; 0 is 45 seconds. Whoever uploads a
+	// layer has the pool for as long as that takes.
 	CollectLimit time.Duration
 	// Silence is how long an agent may say nothing during a refresh; 0 is ten minutes.
 	Silence time.Duration
-	// PausedLimit is how long a VM may be paused while it is waited for; 0 is one minute. A snapshot or a migration pauses it
-	// for seconds, a fault of its disk or of the hypervisor until somebody comes.
+	// PausedLimit is how long a VM may be paused while it is waited for; 0 is one minute. A snapshot or a migration
+	// pauses it for seconds, a fault of its disk or of the hypervisor until somebody comes.
 	PausedLimit time.Duration
 	Log         *slog.Logger
 
@@ -102,8 +102,9 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (*VM, 
 	return made, nil
 }
 
-// define makes the private disk and the definition as spec says, whatever of them exists already. The agent's key is kept in
-// the definition. The layers of fallbacks are attached, too: the guest boots one of these stacks if its own does not come up.
+// define makes the private disk and the definition as spec says, whatever of them exists already. The agent's key is
+// kept in the definition. The layers of fallbacks are attached, too: the guest boots one of these stacks if its own
+// does not come up.
 func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallbacks ...release.Stack) (err error) {
 	// Until the definition names what the VM needs, a collection would delete it.
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
@@ -159,8 +160,8 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	return f.Hypervisor.Define(ctx, domain)
 }
 
-// dropDisk removes the private disk of a VM whose first definition failed: nothing has written to it, and nothing refers to
-// it. The disk is kept unless libvirt says that there is no such VM.
+// dropDisk removes the private disk of a VM whose first definition failed: nothing has written to it, and nothing
+// refers to it. The disk is kept unless libvirt says that there is no such VM.
 func (f *Fleet) dropDisk(ctx context.Context, spec Spec) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()

@@ -52,7 +52,8 @@ type Move struct {
 // PowerCycle reports whether a running VM is powered off and started.
 func (m Move) PowerCycle() bool { return m.PowerOff && m.Start }
 
-// Impact is what the move interrupts by itself, for a plan; nil if there is nothing to tell, or if the agent is to be asked.
+// Impact is what the move interrupts by itself, for a plan; nil if there is nothing to tell, or if the agent is to be
+// asked.
 func (m Move) Impact() *agentapi.Impact {
 	if len(m.Reasons) == 0 {
 		return nil

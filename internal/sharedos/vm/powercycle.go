@@ -16,8 +16,8 @@ import (
 // errDeferred means that the strategy does not allow what a refresh needs.
 var errDeferred = errors.New("the new stack takes effect at the next power-off and start")
 
-// needsPowerCycle means that the guest has done its part of a refresh, and that the host has to power the VM off and start
-// it now. from is the stack that the guest runs.
+// needsPowerCycle means that the guest has done its part of a refresh, and that the host has to power the VM off and
+// start it now. from is the stack that the guest runs.
 type needsPowerCycle struct{ from release.Stack }
 
 func (n *needsPowerCycle) Error() string { return "the VM waits until it is powered off and started" }
@@ -36,8 +36,8 @@ func sameStack(a, b *agentapi.Stack) bool {
 	return errFirst == nil && errSecond == nil && first.Same(second)
 }
 
-// powerCycle powers the VM off and starts it with the stack of spec. If that fails, it starts the VM with the stack from
-// before.
+// powerCycle powers the VM off and starts it with the stack of spec. If that fails, it starts the VM with the stack
+// from before.
 func (f *Fleet) powerCycle(ctx context.Context, spec Spec, from release.Stack, progress Progress) (*agentapi.Report, float64, error) {
 	if err := f.stop(ctx, spec.Name, progress); err != nil {
 		return nil, 0, err
@@ -55,8 +55,8 @@ func (f *Fleet) powerCycle(ctx context.Context, spec Spec, from release.Stack, p
 	return report, 0, errors.Join(err, f.rollBack(ctx, spec, from, progress))
 }
 
-// startTrial starts the VM. If the definition has a fallback, the guest goes on with a refresh: startTrial waits until that
-// has ended, and then detaches the layers of the fallback.
+// startTrial starts the VM. If the definition has a fallback, the guest goes on with a refresh: startTrial waits until
+// that has ended, and then detaches the layers of the fallback.
 func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*agentapi.Report, float64, error) {
 	ready, err := f.start(ctx, spec.Name, progress)
 	if err != nil {
@@ -101,8 +101,8 @@ func (f *Fleet) rollBack(ctx context.Context, spec Spec, from release.Stack, pro
 	return nil
 }
 
-// reset powers a machine off and starts it when its new kernel does not answer. The definition still names the old kernel,
-// and the guest boots the stack that it has committed.
+// reset powers a machine off and starts it when its new kernel does not answer. The definition still names the old
+// kernel, and the guest boots the stack that it has committed.
 func (f *Fleet) reset(ctx context.Context, name string, cause error, progress Progress) (*agentapi.StatusResponse, error) {
 	f.Log.WarnContext(ctx, "the machine is reset", "vm", name, "error", cause)
 	progress("powering off and starting: the new kernel does not answer")
@@ -115,8 +115,8 @@ func (f *Fleet) reset(ctx context.Context, name string, cause error, progress Pr
 	return f.settled(ctx, name, progress)
 }
 
-// attachFallback adds the layers of other stacks to a domain that is to be defined, and records the last of these stacks as
-// its fallback.
+// attachFallback adds the layers of other stacks to a domain that is to be defined, and records the last of these
+// stacks as its fallback.
 func (f *Fleet) attachFallback(ctx context.Context, domain *hypervisor.Domain, fallbacks []release.Stack) error {
 	for _, stack := range fallbacks {
 		var missing []release.Layer

@@ -21,8 +21,8 @@ const (
 	putSize = 1 << 20
 )
 
-// refresh moves a running VM to the stack of spec and waits until that has ended. It returns nil if the VM runs that stack
-// already.
+// refresh moves a running VM to the stack of spec and waits until that has ended. It returns nil if the VM runs that
+// stack already.
 func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) (*agentapi.Report, error) {
 	stack, err := f.stack(ctx, spec.Base, spec.Components)
 	if err != nil {
@@ -96,7 +96,8 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	return outcome(status, stack.Stack, spec)
 }
 
-// notAsked is an error from before the agent was asked for anything. wanted is the stack that the VM was to be moved to.
+// notAsked is an error from before the agent was asked for anything. wanted is the stack that the VM was to be moved
+// to.
 type notAsked struct {
 	cause  error
 	wanted release.Stack
@@ -152,8 +153,8 @@ func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*a
 	return status, err
 }
 
-// startsByKexec reports whether a guest may hang in a kernel that it has started by kexec. last is its last status. Any other
-// guest whose agent is silent may still serve its users, so that it must not be reset.
+// startsByKexec reports whether a guest may hang in a kernel that it has started by kexec. last is its last status. Any
+// other guest whose agent is silent may still serve its users, so that it must not be reset.
 func startsByKexec(last *agentapi.StatusResponse, spec Spec) bool {
 	if rung := last.GetLast().GetStrategy(); rung != "" {
 		return rung == Kexec
@@ -185,8 +186,8 @@ func (f *Fleet) plug(ctx context.Context, domain hypervisor.Domain, stack releas
 	return nil
 }
 
-// uploadTarget uploads the contents lists of two stacks and returns their signed manifests: the agent needs both to compare
-// the stacks.
+// uploadTarget uploads the contents lists of two stacks and returns their signed manifests: the agent needs both to
+// compare the stacks.
 func (f *Fleet) uploadTarget(ctx context.Context, agent *transport.Agent, from, to *composed, progress Progress) (*agentapi.Target, error) {
 	progress("uploading the contents lists")
 	for _, stack := range []*composed{to, from} {

@@ -19,8 +19,8 @@ const replaceLimit = 4 * time.Minute
 // ErrAgent means that this program's agent could not take over in a VM, whose own serves on.
 var ErrAgent = errors.New("the agent in the VM was not replaced by this provider's")
 
-// replaceAgent replaces the agent in a running VM by this program's, if it is another one. It does nothing if the agent does
-// not report its digest, is busy with a refresh, or does not answer: the steps that follow report that.
+// replaceAgent replaces the agent in a running VM by this program's, if it is another one. It does nothing if the agent
+// does not report its digest, is busy with a refresh, or does not answer: the steps that follow report that.
 func (f *Fleet) replaceAgent(ctx context.Context, domain hypervisor.Domain, progress Progress) error {
 	status, err := f.status(ctx, domain)
 	if err != nil || status.GetAgentDigest() == "" || inFlight(status) {

@@ -146,8 +146,8 @@ func TestAVMRunsABaseAndTwoComponentsAsOneStack(t *testing.T) {
 	}
 }
 
-// A change of components alone is a change of the stack: the VM waits for the host, and is left with what it runs, as it
-// is with a change of the base.
+// A change of components alone is a change of the stack: the VM waits for the host, and is left with what it runs, as
+// it is with a change of the base.
 func TestAChangeOfComponentsAloneIsAChangeOfTheStack(t *testing.T) {
 	for _, strategy := range []string{vm.Reboot, vm.NextBoot} {
 		t.Run(strategy, func(t *testing.T) {

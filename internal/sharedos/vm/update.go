@@ -16,9 +16,9 @@ import (
 
 // Update implements Interface.
 //
-// Its order makes every interruption resumable: first the guest is moved and commits the new stack, then the definition is
-// changed. Until the definition is changed, Read returns the old releases. So the next apply comes here again, finds that
-// the guest runs the new stack, and changes the definition.
+// Its order makes every interruption resumable: first the guest is moved and commits the new stack, then the definition
+// is changed. Until the definition is changed, Read returns the old releases. So the next apply comes here again, finds
+// that the guest runs the new stack, and changes the definition.
 func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error) {
 	f.garbage.begin()
 	had, err := f.refers(ctx, spec.Name)
@@ -137,8 +137,8 @@ func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, 
 	return f.startTrial(ctx, spec, progress)
 }
 
-// detachUnused detaches the layers that were attached for a refresh that has failed. If it fails, a later update or the next
-// start detaches them. It reports no progress, since the user wants to see how far the refresh came.
+// detachUnused detaches the layers that were attached for a refresh that has failed. If it fails, a later update or the
+// next start detaches them. It reports no progress, since the user wants to see how far the refresh came.
 func (f *Fleet) detachUnused(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
@@ -211,8 +211,8 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	return answer.GetImpact(), nil
 }
 
-// movable composes the stack that a VM runs, for its agent to compare the wanted one with. It fails with ErrNotLive if no
-// live refresh leads from the one to the other.
+// movable composes the stack that a VM runs, for its agent to compare the wanted one with. It fails with ErrNotLive if
+// no live refresh leads from the one to the other.
 func (f *Fleet) movable(ctx context.Context, status *agentapi.StatusResponse, current release.Stack, wanted *composed) (*composed, error) {
 	if spoken := max(1, status.GetProtocol()); spoken < agentapi.Protocol {
 		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent, spoken, agentapi.Protocol)
@@ -265,8 +265,8 @@ func attachedTogether(a, b release.Stack) []tree.Digest {
 	return ids
 }
 
-// unplug detaches the layers that neither the guest nor the definition needs. A layer that is still in use in the guest stays
-// attached until a later update or the next start.
+// unplug detaches the layers that neither the guest nor the definition needs. A layer that is still in use in the guest
+// stays attached until a later update or the next start.
 func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) error {
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
 	if err != nil {

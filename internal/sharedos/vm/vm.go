@@ -31,8 +31,8 @@ var (
 	// ErrNotLive means that a running VM cannot be moved to the release, whatever it may interrupt: it is of another
 	// base, or earlier than the one that runs. The next start can run it.
 	ErrNotLive = errors.New("a running VM cannot be moved to this release")
-	// ErrOldAgent means that the agent in a VM is of an earlier version than this program can move to another stack. An update
-	// replaces it first, and if that fails the next start of the VM does.
+	// ErrOldAgent means that the agent in a VM is of an earlier version than this program can move to another stack. An
+	// update replaces it first, and if that fails the next start of the VM does.
 	ErrOldAgent = errors.New("the agent in the VM is of an earlier version")
 	// ErrNotCollected means that unreferenced volumes could not be deleted; the next collection deletes them.
 	ErrNotCollected = errors.New("unreferenced volumes are still in the storage pool")
@@ -97,8 +97,8 @@ type VM struct {
 	Agent    *agentapi.StatusResponse
 	// Surplus are the layers that are attached and that neither the running nor the configured stack has.
 	Surplus []SurplusLayer
-	// AwaitsPowerCycle is true while an update has left the VM with the stack that it runs: it runs the configured one from
-	// its next power-off and start on. If it is false and the stacks differ, the next update moves the VM.
+	// AwaitsPowerCycle is true while an update has left the VM with the stack that it runs: it runs the configured one
+	// from its next power-off and start on. If it is false and the stacks differ, the next update moves the VM.
 	AwaitsPowerCycle bool
 	// NotCollected is why volumes that Update has left unreferenced were not deleted; nil if they were. It matches
 	// ErrNotCollected.
@@ -116,8 +116,8 @@ type Interface interface {
 	// Create makes the VM, and starts it and waits for its agent if it is to run. ErrExists if a VM of the name
 	// exists under another UUID.
 	Create(ctx context.Context, spec Spec, progress Progress) (*VM, error)
-	// Check composes the stack of spec and changes nothing. The error matches compose.ErrStack if its releases do not make
-	// one, and store.ErrNotFound if one of them is not published yet.
+	// Check composes the stack of spec and changes nothing. The error matches compose.ErrStack if its releases do not
+	// make one, and store.ErrNotFound if one of them is not published yet.
 	Check(ctx context.Context, spec Spec) error
 	// Read returns the VM as it is; ErrNotFound only if libvirt said so. An agent that does not answer is no
 	// error: Answered is false.
@@ -129,9 +129,9 @@ type Interface interface {
 	// Assess tells what a refresh to the stack of spec would interrupt; nil if nothing changes or the VM is off.
 	// ErrNotLive if no live refresh can lead to it.
 	Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
-	// Delete ends and removes the VM, its private disk and its console log, and what nothing else needs of what it ran. One
-	// that is gone already is no error; ErrOther if the name belongs to a VM of another UUID, of which nothing is touched;
-	// ErrNotCollected if the VM is deleted, and volumes that it used are not.
+	// Delete ends and removes the VM, its private disk and its console log, and what nothing else needs of what it ran.
+	// One that is gone already is no error; ErrOther if the name belongs to a VM of another UUID, of which nothing is
+	// touched; ErrNotCollected if the VM is deleted, and volumes that it used are not.
 	Delete(ctx context.Context, name, uuid string, progress Progress) error
 	// InUse names the VMs, running or not, by the releases that they refer to.
 	InUse(ctx context.Context) (map[tree.Digest][]string, error)
