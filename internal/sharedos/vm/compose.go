@@ -20,14 +20,14 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// signed is a release as the store holds it, its signature and id checked.
+// signed is a release from the store whose signature and id were checked.
 type signed struct {
 	id       tree.Digest
 	note     []byte
 	manifest *release.Manifest
 }
 
-// release reads a release from the store and checks that it is what its name says and that the operator signed it.
+// release reads a release from the store, and checks its id and that the operator signed it.
 func (f *Fleet) release(ctx context.Context, id tree.Digest) (signed, error) {
 	note, err := f.Store.GetManifest(ctx, id)
 	if errors.Is(err, store.ErrNotFound) && f.Offer != nil {
@@ -112,7 +112,7 @@ func (s *stacks) get(base tree.Digest, components []tree.Digest, compose func() 
 	return made, nil
 }
 
-// stack composes the stack of these releases. An error that matches compose.ErrStack is for the user to mend.
+// stack composes the stack of these releases. The error matches compose.ErrStack if they do not make one.
 func (f *Fleet) stack(ctx context.Context, base tree.Digest, components []tree.Digest) (*composed, error) {
 	return f.stacks.get(base, components, func() (*composed, error) { return f.compose(ctx, base, components) })
 }
@@ -171,14 +171,15 @@ func (f *Fleet) layerDevices(ctx context.Context, layers []release.Layer) ([]hyp
 	return disks, nil
 }
 
-// bootImage is what a VM of a base boots, as paths on the host.
+// bootImage is the kernel and the initramfs that a VM boots, as paths on the host.
 type bootImage struct {
 	kernel, initramfs string
 	digest            tree.Digest // of the initramfs
 }
 
-// bootImage finds kernel and initramfs in the store, or in files of their own if it keeps them on devices. The
-// initramfs is the agent and the kernel's modules: it is made once per pair, and kept on this machine and in the store.
+// bootImage finds a kernel and its initramfs in the store, or copies them to files if the store keeps them on devices. The
+// initramfs consists of the agent and the kernel's modules. It is made once per pair and kept on this machine and in the
+// store.
 func (f *Fleet) bootImage(ctx context.Context, wanted release.Kernel, progress Progress) (bootImage, error) {
 	f.images.Lock()
 	defer f.images.Unlock()
@@ -236,6 +237,6 @@ func (f *Fleet) initramfs(ctx context.Context, kernel release.Kernel, progress P
 	if err != nil {
 		return nil, err
 	}
-	// The cache is this process's user's, and not on the machine of the VMs.
+	// The cache belongs to the user of this process, and may be on another machine than the VMs.
 	return image, machine.Local{}.WriteFile(ctx, cached, image)
 }

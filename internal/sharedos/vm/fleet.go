@@ -28,13 +28,13 @@ type Store interface {
 	store.Locks
 }
 
-// Fleet carries the VMs of one host through their lives.
+// Fleet creates, updates and deletes the VMs of one host.
 type Fleet struct {
 	Hypervisor hypervisor.Hypervisor
 	// Machine has the console logs and the files that VMs boot.
 	Machine machine.Files
 	Store   Store
-	// Key is the operator's: it signed the releases, and the agents let its holder in.
+	// Key is the operator's. It signed the releases, it signs stacks, and agents accept connections with it.
 	Key ed25519.PrivateKey
 	// Pool is the name of the store's pool, for the record in the domain.
 	Pool string
@@ -49,19 +49,19 @@ type Fleet struct {
 	AgentBinary func() ([]byte, error)
 	// Initramfs packs the agent and a kernel's modules (package bootimage).
 	Initramfs func(agent, modules []byte) ([]byte, error)
-	// Offer yields a release that is prepared but perhaps not in the store: its signed manifest and its contents
-	// list; store.ErrNotFound for any other. Assess needs it to judge a plan. Nil offers nothing.
+	// Offer returns the signed manifest and the contents list of a release that is prepared but perhaps not in the store,
+	// and store.ErrNotFound for any other. Assess needs such releases during a plan. It may be nil.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
 	// Collect deletes the volumes in the store that nothing refers to. It is called after a VM has stopped referring to
 	// some. If it is nil, nothing is deleted.
 	Collect func(ctx context.Context) error
-	// CollectLimit is how much longer an update or a deletion may take for that; 0 is 45 seconds. Whoever uploads a
-	// layer has the pool for as long as that takes.
+	// CollectLimit is how much longer an update or a deletion may take for Collect; 0 is 45 seconds. The upload of a layer
+	// locks the pool for as long as it takes.
 	CollectLimit time.Duration
-	// Silence is how long an agent may say nothing during a refresh; 0 is ten minutes.
+	// Silence is how long an agent may not answer during a refresh; 0 is ten minutes.
 	Silence time.Duration
-	// PausedLimit is how long a VM may be paused while it is waited for; 0 is one minute. A snapshot or a migration
-	// pauses it for seconds, a fault of its disk or of the hypervisor until somebody comes.
+	// PausedLimit is how long a VM may be paused while the fleet waits for its agent; 0 is one minute. A snapshot or a
+	// migration pauses a VM for seconds. A fault of its disk or of the hypervisor pauses it until an operator resumes it.
 	PausedLimit time.Duration
 	Log         *slog.Logger
 
@@ -174,7 +174,7 @@ func (f *Fleet) dropDisk(ctx context.Context, spec Spec) error {
 	return nil
 }
 
-// domain describes the VM as it boots from nothing: all of it but the private disk.
+// domain describes the VM without its private disk.
 func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, progress Progress) (hypervisor.Domain, error) {
 	layers, err := f.layerDevices(ctx, stack.Layers)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// InUse implements Interface. Initramfs blobs, which belong to no release, the layers of definitions, and those that a
-// running guest has beyond its definition are named too. VMs of another pool are not looked at.
+// InUse implements Interface. It also lists initramfs blobs, which belong to no release, and the layers that VMs have
+// attached, in their definitions or while they run. It ignores VMs of other pools.
 func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {
 	domains, err := f.Hypervisor.List(ctx)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
-// Reason is why a move is as it is, in words for the user.
+// Reason says why a VM is not refreshed at once and live, in words for the user.
 type Reason string
 
 // The reasons of moves.
@@ -22,38 +22,37 @@ const (
 	ReasonDiskGrows  Reason = "the private disk grows while the VM runs"
 )
 
-// GuestMove is what is done with the stack that a guest runs.
+// GuestMove says whether and when a running guest gets another stack.
 type GuestMove int
 
-// The moves of a guest.
+// What happens to a running guest.
 const (
 	// GuestNone: the VM does not run, or it is powered off in any case.
 	GuestNone GuestMove = iota
-	// GuestRefresh: its agent refreshes it to the stack that is wanted, if it runs another one.
+	// GuestRefresh: the agent refreshes the guest to the new stack, unless the guest runs that already.
 	GuestRefresh
-	// GuestDeferred: it keeps what it runs until its next power-off and start.
+	// GuestDeferred: the guest keeps its stack until its next power-off and start.
 	GuestDeferred
 )
 
-// Move is how a VM becomes what it is to be. A VM that keeps running is changed live, by its agent and by libvirt; what
-// that cannot change takes a power-off.
+// Move lists what an update does to a VM. A VM that keeps running is changed live, by its agent and by libvirt. Changes
+// that this does not reach take a power-off.
 type Move struct {
 	Guest GuestMove
 	// GrowDisk: the private disk and its file system grow while the VM runs.
 	GrowDisk bool
 	// PowerOff: the VM is powered off. Start: it is started afterwards, or it was off before.
 	PowerOff, Start bool
-	// Level is what the move interrupts by itself; what a refresh interrupts is for the agent to assess.
+	// Level is the impact of the move without the refresh. The agent assesses the impact of the refresh.
 	Level agentapi.Level
-	// Reasons say why, for whatever is not done as a live refresh.
+	// Reasons explain all of the move but a refresh.
 	Reasons []Reason
 }
 
 // PowerCycle reports whether a running VM is powered off and started.
 func (m Move) PowerCycle() bool { return m.PowerOff && m.Start }
 
-// Impact is what the move interrupts by itself, for a plan; nil if there is nothing to tell, or if the agent is to be
-// asked.
+// Impact describes Level and Reasons for a plan. It is nil if there are no reasons.
 func (m Move) Impact() *agentapi.Impact {
 	if len(m.Reasons) == 0 {
 		return nil
@@ -65,8 +64,8 @@ func (m Move) Impact() *agentapi.Impact {
 	return impact
 }
 
-// Plan decides how a VM that is as have says becomes as want says; newStack says whether it is to run another stack. An
-// update carries the move out, an assessment and the provider's plan report it. store.ErrShrink if there is no way.
+// Plan decides what changes a VM from have to want. newStack says whether want has another stack. An update carries the
+// move out; an assessment and the provider's plan report it. The error is store.ErrShrink if no move is possible.
 func Plan(have, want Spec, newStack bool) (Move, error) {
 	if want.DiskSize < have.DiskSize {
 		return Move{}, fmt.Errorf("%w: it has %d bytes and is to have %d", store.ErrShrink, have.DiskSize, want.DiskSize)
@@ -93,7 +92,7 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	return move, nil
 }
 
-// hardware lists what a running domain cannot take on.
+// hardware lists the differences that a running domain cannot take on.
 func hardware(have, want Spec) []Reason {
 	var reasons []Reason
 	if have.VCPUs != want.VCPUs {

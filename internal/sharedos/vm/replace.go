@@ -16,7 +16,7 @@ import (
 // replaceLimit bounds a takeover. An agent that does not come up is ended after a minute and a half.
 const replaceLimit = 4 * time.Minute
 
-// ErrAgent means that this program's agent could not take over in a VM, whose own serves on.
+// ErrAgent means that this program's agent could not take over in a VM. The agent there continues to serve.
 var ErrAgent = errors.New("the agent in the VM was not replaced by this provider's")
 
 // replaceAgent replaces the agent in a running VM by this program's, if it is another one. It does nothing if the agent
