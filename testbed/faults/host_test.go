@@ -22,8 +22,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// stage is a moment of an apply: when it tells a step. hold keeps the agent at a point, so that the step is told.
-type stage struct{ name, tells, hold string }
+// stage is a moment of an apply: it begins when the apply reports a step with the prefix step. If hold is set, the agent
+// waits at this fault point, so that the apply sees the state.
+type stage struct{ name, step, hold string }
 
 var stages = []stage{
 	{"attaching layers", "attaching layer", ""},
@@ -34,31 +35,31 @@ var stages = []stage{
 	{"defining the domain", "defining the domain", ""},
 }
 
-// converges is how each of them ends.
+// converges is the outcome of a fault at each stage.
 const converges = "the next apply converges, the VM keeps running"
 
-// survivesTheProvider has the process that applies killed at each stage.
+// survivesTheProvider kills the applying process at each stage.
 func (s *subject) survivesTheProvider(t *testing.T) {
 	for _, at := range stages {
 		t.Run(at.name, func(t *testing.T) {
-			s.during(t, at, func() { s.applyUntilKilled(t, at.tells) })
+			s.during(t, at, func() { s.applyUntilKilled(t, at.step) })
 			matrix.Record(t, "SIGKILL of the provider", at.name, converges)
 		})
 	}
 }
 
-// survivesLibvirt has libvirtd killed or stopped at each stage, and started again.
+// survivesLibvirt kills or stops libvirtd at each stage, and starts it again.
 func (s *subject) survivesLibvirt(t *testing.T) {
 	for fault, end := range map[string]func(context.Context) error{"SIGKILL of libvirtd": s.Bed.KillLibvirt, "stop of libvirtd": s.Bed.StopLibvirt} {
 		for i, at := range stages {
 			if fault == "stop of libvirtd" && i != 3 {
-				continue // from here it looks the same, as this one shows
+				continue // one stage shows that the apply sees no difference between a stop and a kill
 			}
 			t.Run(fault+" "+at.name, func(t *testing.T) {
 				s.during(t, at, func() {
 					once := false
 					_, _, err := s.Host.Fleet.Update(t.Context(), s.wants(s.two), func(step string) {
-						if once || !strings.HasPrefix(step, at.tells) {
+						if once || !strings.HasPrefix(step, at.step) {
 							return
 						}
 						once = true
@@ -67,9 +68,9 @@ func (s *subject) survivesLibvirt(t *testing.T) {
 						}
 					})
 					if !once {
-						t.Errorf("it never told a step %q", at.tells)
+						t.Errorf("the apply did not report the step %q", at.step)
 					}
-					t.Logf("the apply meanwhile: %v", err)
+					t.Logf("the interrupted apply: %v", err)
 					if err := s.Bed.StartLibvirt(t.Context()); err != nil {
 						t.Fatal(err)
 					}
@@ -80,9 +81,9 @@ func (s *subject) survivesLibvirt(t *testing.T) {
 	}
 }
 
-// during has something befall an apply at a stage, and then fails the test unless the next apply moves the VM, which runs
-// on all the while.
-func (s *subject) during(t *testing.T, at stage, befall func()) {
+// during calls apply, which applies with a fault at the stage. It fails the test unless the next apply refreshes the
+// VM, and the VM is not restarted.
+func (s *subject) during(t *testing.T, at stage, apply func()) {
 	t.Helper()
 	s.reset(t)
 	before, err := s.Status(t.Context())
@@ -92,13 +93,13 @@ func (s *subject) during(t *testing.T, at stage, befall func()) {
 	if at.hold != "" {
 		s.arm(t, failpoint.Hold+" 1 "+at.hold)
 	}
-	befall()
+	apply()
 	if at.hold != "" {
 		s.relieve(t)
 	}
 	s.apply(t)
 	if s.ended(t); s.at != s.two {
-		t.Error("the next apply succeeded, and the VM runs what it ran")
+		t.Error("the next apply succeeded, but the VM runs the old stack")
 	}
 	after, err := s.Status(t.Context())
 	if err != nil || after.GetBootId() != before.GetBootId() {
@@ -106,12 +107,12 @@ func (s *subject) during(t *testing.T, at stage, befall func()) {
 	}
 	domain, _, err := s.Host.Fleet.Hypervisor.Lookup(t.Context(), s.Spec.Name)
 	if err != nil || domain.Metadata.Stack.Base != s.two {
-		t.Errorf("its definition has base %s, %v", domain.Metadata.Stack.Base, err)
+		t.Errorf("the domain's definition has base %s, %v", domain.Metadata.Stack.Base, err)
 	}
 }
 
-// endsWithoutVSock cuts the vsock for good in the middle of a refresh. The VM ends the refresh by itself; its agent is
-// reached again once it was powered off and started.
+// endsWithoutVSock cuts the vsock permanently during a refresh. The VM completes the refresh without the host. The host
+// connects to its agent again after a power-off and start.
 func (s *subject) endsWithoutVSock(t *testing.T) {
 	s.back(t)
 	s.arm(t, failpoint.Hold+" 1 after journal swapped")
@@ -126,11 +127,11 @@ func (s *subject) endsWithoutVSock(t *testing.T) {
 	want := s.cutVSock(t)
 	s.relieve(t)
 	if err := <-done; !errors.Is(err, want) {
-		t.Errorf("the apply says %v, want %v", err, want)
+		t.Errorf("the apply: %v, want %v", err, want)
 	}
 	s.run(t, "timeout 100 sh -c 'until grep -q two /usr/share/mark && [ ! -e /run/sharedos/private/sharedos/undo ]; do sleep 0.2; done'")
 	if looks := s.look(t); looks != s.looks[s.two] {
-		t.Errorf("it does not look as on the new release:\n%s", difference(s.looks[s.two], looks))
+		t.Errorf("the VM differs from one with the new release:\n%s", difference(s.looks[s.two], looks))
 	}
 	if err := s.CutPower(t.Context()); err != nil {
 		t.Fatal(err)
@@ -143,8 +144,8 @@ func (s *subject) endsWithoutVSock(t *testing.T) {
 	matrix.Record(t, "vsock cut for good", "after swapped", outcome+", found by the next apply")
 }
 
-// cutVSock kills the daemon that carries the vsock; where the host's kernel does, it takes the guest its device. It returns
-// what an apply says then.
+// cutVSock kills the daemon that implements the vsock. If the host's kernel implements it, cutVSock unbinds the device
+// in the guest. It returns the error of an apply that is interrupted by this.
 func (s *subject) cutVSock(t *testing.T) error {
 	t.Helper()
 	if _, err := os.Stat("/dev/vhost-vsock"); err == nil {
@@ -165,17 +166,17 @@ func (s *subject) cutVSock(t *testing.T) error {
 	return hypervisor.ErrVSockEnded
 }
 
-// childVariable has this test binary apply, as a provider does, instead of running tests.
+// childVariable makes this test binary apply, like a provider, instead of running tests.
 const childVariable = "SHAREDOS_TEST_APPLY"
 
-// child is what such a process is told.
+// child is the value of childVariable.
 type child struct {
 	Host  host.Config
 	Agent string
 	Spec  vm.Spec
 }
 
-// applyAsChild is that process.
+// applyAsChild is the main function of such a process.
 func applyAsChild(encoded string) error {
 	var c child
 	if err := json.Unmarshal([]byte(encoded), &c); err != nil {
@@ -192,8 +193,8 @@ func applyAsChild(encoded string) error {
 	return errors.Join(err, h.Close())
 }
 
-// applyUntilKilled applies in a process of its own, which is killed when it tells a step.
-func (s *subject) applyUntilKilled(t *testing.T, tells string) {
+// applyUntilKilled applies in another process, and kills it when it reports the step.
+func (s *subject) applyUntilKilled(t *testing.T, step string) {
 	t.Helper()
 	cache, err := testbed.CacheDir()
 	if err != nil {
@@ -211,7 +212,7 @@ func (s *subject) applyUntilKilled(t *testing.T, tells string) {
 	apply := exec.CommandContext(ctx, "/proc/self/exe")
 	apply.Env = append(os.Environ(), childVariable+"="+string(encoded))
 	apply.Stderr = os.Stderr
-	told, err := apply.StdoutPipe()
+	steps, err := apply.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,8 +220,8 @@ func (s *subject) applyUntilKilled(t *testing.T, tells string) {
 		t.Fatal(err)
 	}
 	reached := false
-	for lines := bufio.NewScanner(told); !reached && lines.Scan(); {
-		if reached = strings.HasPrefix(lines.Text(), tells); reached {
+	for lines := bufio.NewScanner(steps); !reached && lines.Scan(); {
+		if reached = strings.HasPrefix(lines.Text(), step); reached {
 			if err := apply.Process.Kill(); err != nil {
 				t.Error(err)
 			}
@@ -228,6 +229,6 @@ func (s *subject) applyUntilKilled(t *testing.T, tells string) {
 	}
 	err = apply.Wait()
 	if !reached {
-		t.Fatalf("it never told a step %q: %v", tells, err)
+		t.Fatalf("the apply did not report the step %q: %v", step, err)
 	}
 }

@@ -1,5 +1,5 @@
-// Package daemon runs processes that outlive the process that started them. Each runs in a session of its own, and a record, which is a file
-// with its pid and start time, lets later processes find and end it.
+// Package daemon runs processes that outlive the process that started them. Each runs in a session of its own, and a
+// record, which is a file with its pid and start time, lets later processes find and end it.
 //
 // The kernel uses pids again. So a record only counts for a process with the recorded start time and boot.
 package daemon
@@ -172,8 +172,8 @@ func Alive(record string) (bool, error) {
 	return p.Running()
 }
 
-// End ends the recorded process, waits until it is gone, and removes the record. It is no error if there is no record, or if the process
-// has ended already.
+// End ends the recorded process, waits until it is gone, and removes the record. It is no error if there is no record,
+// or if the process has ended already.
 func End(ctx context.Context, record string) error {
 	p, err := Read(record)
 	if err == nil {

@@ -9,7 +9,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// checkAccounts returns an error that matches ErrAccounts and names every account that both releases have with different numbers.
+// checkAccounts returns an error that matches ErrAccounts and names every account that both releases have with
+// different numbers.
 func checkAccounts(old, new *release.Manifest) error {
 	moved := append(movedAccounts("user", old.Users, new.Users), movedAccounts("group", old.Groups, new.Groups)...)
 	if len(moved) == 0 {

@@ -23,7 +23,8 @@ import (
 // maxKernelImage bounds a kernel image in bytes.
 const maxKernelImage = 512 << 20
 
-// build reads the source and builds in the cache the release that follows before. The caller holds the lock of the base.
+// build reads the source and builds in the cache the release that follows before. The caller holds the lock of the
+// base.
 func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key cacheKey, progress source.Progress) (_ *cached, err error) {
 	directory, err := p.begin(spec.Name)
 	if err != nil {
@@ -231,7 +232,8 @@ func (b *building) change(m *release.Manifest, oldContents []byte) (_ *Change, e
 	return describeChange(b.before.manifest, m, bytes.NewReader(oldContents), contents)
 }
 
-// writeDelta writes a delta on top of the layers of the previous release, or returns why the next layer has to be a full one.
+// writeDelta writes a delta on top of the layers of the previous release, or returns why the next layer has to be a
+// full one.
 func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []release.Layer) (_ release.Layer, rebase string, _ error) {
 	switch limit := b.publisher.maxChain(); {
 	case !b.before.whole:

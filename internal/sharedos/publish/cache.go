@@ -20,9 +20,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// The cache has a directory for each base, and in it an entry for each release that was built: a directory that is named after the
-// inputs of the build. An entry is filled under another name, and renamed when everything in it is on disk. So it is complete or
-// absent. It is checked nevertheless when it is read, and a damaged one is removed and built again.
+// The cache has a directory for each base, and in it an entry for each release that was built: a directory that is
+// named after the inputs of the build. An entry is filled under another name, and renamed when everything in it is on
+// disk. So it is complete or absent. It is checked nevertheless when it is read, and a damaged one is removed and built
+// again.
 const (
 	// buildVersion changes whenever the same source yields another release than before.
 	buildVersion = 3
@@ -113,8 +114,8 @@ func (p *Publisher) load(key cacheKey) (*cached, error) {
 	return entry, nil
 }
 
-// readCached reads and checks an entry. If there is none, it returns nil and fs.ErrNotExist. With any other error it returns an entry
-// that is not nil.
+// readCached reads and checks an entry. If there is none, it returns nil and fs.ErrNotExist. With any other error it
+// returns an entry that is not nil.
 func readCached(path string, key cacheKey) (*cached, error) {
 	if _, err := os.Stat(path); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -204,7 +205,8 @@ func readBounded(path string, limit int64) (_ []byte, err error) {
 	return data, nil
 }
 
-// begin creates a directory for a new entry. It removes those of interrupted builds. The caller holds the lock of the base.
+// begin creates a directory for a new entry. It removes those of interrupted builds. The caller holds the lock of the
+// base.
 func (p *Publisher) begin(name string) (string, error) {
 	parent := p.baseDir(name)
 	if err := os.MkdirAll(parent, 0o700); err != nil {
@@ -296,7 +298,8 @@ func syncDir(path string) error {
 	return errors.Join(directory.Sync(), directory.Close())
 }
 
-// rememberUnchanged adds an entry which says that a source yields the newest release, so that it need not be read again.
+// rememberUnchanged adds an entry which says that a source yields the newest release, so that it need not be read
+// again.
 func (p *Publisher) rememberUnchanged(ctx context.Context, key cacheKey) error {
 	if err := ctx.Err(); err != nil {
 		return err

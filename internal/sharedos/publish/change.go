@@ -7,7 +7,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// describeChange compares two releases by their manifests and contents lists. Entries are counted only if there is an old list.
+// describeChange compares two releases by their manifests and contents lists. Entries are counted only if there is an
+// old list.
 func describeChange(old, new *release.Manifest, oldContents, newContents io.Reader) (*Change, error) {
 	change := &Change{Packages: packageChanges(old.Packages, new.Packages)}
 	if old.Kernel != nil {

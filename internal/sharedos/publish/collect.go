@@ -33,8 +33,9 @@ func (p *Publisher) Retain(ctx context.Context, name string, newest int, inUse I
 	return dropped, nil
 }
 
-// Collect deletes all unreferenced objects in the store, whoever stored them. Before that it removes from each history the releases
-// that are older than the number to be retained, which is recorded in the store, and that no VM uses any more. inUse is as in Delete.
+// Collect deletes all unreferenced objects in the store, whoever stored them. Before that it removes from each history
+// the releases that are older than the number to be retained, which is recorded in the store, and that no VM uses any
+// more. inUse is as in Delete.
 func (p *Publisher) Collect(ctx context.Context, inUse InUse) error {
 	_, err := p.collect(ctx, store.Named{}, inUse, asRecorded)
 	if err != nil {
@@ -62,10 +63,10 @@ func retained(releases []store.Listed, newest int, users map[tree.Digest][]strin
 	return kept
 }
 
-// collect is a garbage collection. It replaces the history of one base by what decide returns, shortens all other histories as
-// recorded, and deletes all objects that neither a listed release nor a VM refers to. It returns the releases that were removed from
-// the history of the one base. Nobody else can change the store or define a VM meanwhile. Everything that can forbid a deletion is
-// checked before the first one.
+// collect is a garbage collection. It replaces the history of one base by what decide returns, shortens all other
+// histories as recorded, and deletes all objects that neither a listed release nor a VM refers to. It returns the
+// releases that were removed from the history of the one base. Nobody else can change the store or define a VM
+// meanwhile. Everything that can forbid a deletion is checked before the first one.
 func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, decide decision) (dropped []tree.Digest, err error) {
 	ctx, unlock, err := p.Store.Lock(ctx, store.Exclusive, func(step string) { p.log().InfoContext(ctx, step, "base", of.Name) })
 	if err != nil {
@@ -115,8 +116,8 @@ func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, deci
 	return dropped, nil
 }
 
-// requireKnownVMs returns ErrUnknownVM if the store has the private disk of a VM that is not in inUse. It may be a VM of another host
-// that uses the same pool.
+// requireKnownVMs returns ErrUnknownVM if the store has the private disk of a VM that is not in inUse. It may be a VM
+// of another host that uses the same pool.
 func (p *Publisher) requireKnownVMs(ctx context.Context, inUse map[tree.Digest][]string) error {
 	disks, err := p.Store.ListDisks(ctx)
 	if err != nil {
@@ -183,8 +184,8 @@ func sortedNames(histories map[store.Named]store.History) []store.Named {
 	})
 }
 
-// kept returns the objects that VMs refer to, directly or through a release, and for each base the VMs by the releases that they
-// use.
+// kept returns the objects that VMs refer to, directly or through a release, and for each base the VMs by the releases
+// that they use.
 func (p *Publisher) kept(ctx context.Context, histories map[store.Named]store.History, inUse map[tree.Digest][]string) (
 	keep map[tree.Digest]bool, users map[store.Named]map[tree.Digest][]string, err error,
 ) {

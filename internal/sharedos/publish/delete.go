@@ -44,8 +44,8 @@ func sortedIDs(inUse map[tree.Digest][]string) []tree.Digest {
 	return slices.SortedFunc(maps.Keys(inUse), func(a, b tree.Digest) int { return slices.Compare(a[:], b[:]) })
 }
 
-// keepInUse adds to keep an object that VMs refer to, and what it refers to if it is a release. It may also be an initramfs, or a layer
-// that is attached and not part of the VM's release.
+// keepInUse adds to keep an object that VMs refer to, and what it refers to if it is a release. It may also be an
+// initramfs, or a layer that is attached and not part of the VM's release.
 func (p *Publisher) keepInUse(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest, vms []string) (*release.Manifest, error) {
 	keep[id] = true
 	m, err := p.keepRelease(ctx, keep, id)
@@ -64,8 +64,8 @@ func (p *Publisher) keepInUse(ctx context.Context, keep map[tree.Digest]bool, id
 	return nil, nil
 }
 
-// keepRecorded adds to keep a release of a history and what it refers to. A release without a manifest cannot be used by a new VM, and
-// keepInUse checks those that VMs use.
+// keepRecorded adds to keep a release of a history and what it refers to. A release without a manifest cannot be used
+// by a new VM, and keepInUse checks those that VMs use.
 func (p *Publisher) keepRecorded(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest) error {
 	_, err := p.keepRelease(ctx, keep, id)
 	if errors.Is(err, store.ErrNotFound) {

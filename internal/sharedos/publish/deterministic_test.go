@@ -151,8 +151,8 @@ func TestTheSameInputYieldsTheSameReleasesOnAnyMachine(t *testing.T) {
 	}
 }
 
-// inOrderOfCreation makes a directory on a tmpfs, which tells files in the order in which they were made, or in reverse;
-// ext4 and others tell them in that of a hash of their names.
+// inOrderOfCreation makes a directory on a tmpfs, which tells files in the order in which they were made, or in
+// reverse; ext4 and others tell them in that of a hash of their names.
 func inOrderOfCreation(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "sharedos-")

@@ -39,7 +39,8 @@ func (p *Publisher) History(ctx context.Context, name string) ([]Recorded, error
 	return p.recorded(ctx, history)
 }
 
-// recorded reads the releases of a history without checking their signatures. It is for lists and measures; Get checks signatures.
+// recorded reads the releases of a history without checking their signatures. It is for lists and measures; Get checks
+// signatures.
 func (p *Publisher) recorded(ctx context.Context, listed store.History) ([]Recorded, error) {
 	history := make([]Recorded, 0, len(listed.Releases))
 	for _, one := range listed.Releases {
@@ -59,7 +60,8 @@ func (p *Publisher) recorded(ctx context.Context, listed store.History) ([]Recor
 	return history, nil
 }
 
-// Added returns for each release of a history, newest first, the size in bytes of its layers that no earlier release has.
+// Added returns for each release of a history, newest first, the size in bytes of its layers that no earlier release
+// has.
 func Added(history []Recorded) []int64 {
 	added := make([]int64, len(history))
 	known := map[tree.Digest]bool{}

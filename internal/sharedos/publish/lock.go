@@ -17,8 +17,9 @@ const (
 	lockTimeout = 30 * time.Minute
 )
 
-// lock takes an exclusive lock on a file, against other processes and other callers in this one. It waits until the lock is free, at most
-// 30 minutes, and calls onWait once if it has to wait. The kernel releases the lock when the process ends.
+// lock takes an exclusive lock on a file, against other processes and other callers in this one. It waits until the
+// lock is free, at most 30 minutes, and calls onWait once if it has to wait. The kernel releases the lock when the
+// process ends.
 func lock(ctx context.Context, path string, onWait func()) (unlock func() error, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)

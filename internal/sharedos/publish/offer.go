@@ -10,8 +10,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Offer returns the signed manifest and the contents list of a release that this process prepared, whether it is published or not. So a
-// plan can assess what the release would interrupt. store.ErrNotFound for any other release.
+// Offer returns the signed manifest and the contents list of a release that this process prepared, whether it is
+// published or not. So a plan can assess what the release would interrupt. store.ErrNotFound for any other release.
 func (p *Publisher) Offer(_ context.Context, id tree.Digest) (signed, contents []byte, err error) {
 	found, ok := p.offers.Load(id)
 	if !ok {

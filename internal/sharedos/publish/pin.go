@@ -19,9 +19,9 @@ import (
 // maxAccountFile bounds /etc/passwd and /etc/group in bytes.
 const maxAccountFile = 16 << 20
 
-// pinAccounts gives accounts the numbers that they have in the previous release: in /etc/passwd and /etc/group, as owners of entries, and
-// in access control lists. A new account that has one of these numbers gets a free one. It returns the changes. The error matches
-// ErrAccounts if there is no such assignment.
+// pinAccounts gives accounts the numbers that they have in the previous release: in /etc/passwd and /etc/group, as
+// owners of entries, and in access control lists. A new account that has one of these numbers gets a free one. It
+// returns the changes. The error matches ErrAccounts if there is no such assignment.
 func pinAccounts(read *rootfs.System, before *release.Manifest) ([]string, error) {
 	users, groups := owners(read.Tree.Entries)
 	uids, err := renumber("user", before.Users, read.Users, users)
@@ -72,8 +72,8 @@ func owners(entries []tree.Entry) (users, groups map[uint32]bool) {
 	return users, groups
 }
 
-// renumber finds numbers so that each account that is in both maps gets its old number. Accounts that did not share a number do not share
-// one afterwards. used are further numbers that are taken.
+// renumber finds numbers so that each account that is in both maps gets its old number. Accounts that did not share a
+// number do not share one afterwards. used are further numbers that are taken.
 func renumber(what string, old, new map[string]uint32, used map[uint32]bool) (numbers, error) {
 	// Accounts can share a number, so numbers are mapped and not accounts.
 	holds := map[uint32][]string{}
@@ -124,8 +124,8 @@ func renumber(what string, old, new map[string]uint32, used map[uint32]bool) (nu
 	return to, nil
 }
 
-// freeNumber returns a free number of the same kind: for system accounts the highest below 1000, as systemd-sysusers does, and for
-// others the lowest from 1000 (sysusers.d(5), adduser.conf(5)).
+// freeNumber returns a free number of the same kind: for system accounts the highest below 1000, as systemd-sysusers
+// does, and for others the lowest from 1000 (sysusers.d(5), adduser.conf(5)).
 func freeNumber(number uint32, taken map[uint32]bool) (uint32, bool) {
 	const firstSystem, firstUser, lastUser = 100, 1000, 59_999
 	if number < firstUser {
@@ -165,8 +165,8 @@ func own(e *tree.Entry, uids, gids numbers) {
 	}
 }
 
-// renumberList renumbers an access control list (Linux, include/uapi/linux/posix_acl_xattr.h): a header of 4 bytes, and 8 for
-// each entry: tag, permissions, number.
+// renumberList renumbers an access control list (Linux, include/uapi/linux/posix_acl_xattr.h): a header of 4 bytes, and
+// 8 for each entry: tag, permissions, number.
 func renumberList(list string, uids, gids numbers) string {
 	const header, size, user, group = 4, 8, 0x02, 0x08
 	changed := []byte(list)

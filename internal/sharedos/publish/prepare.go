@@ -15,8 +15,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// planLimit bounds how long a plan reads a source and writes a layer. A Debian root file system of 250 MB takes about five seconds on
-// two cores.
+// planLimit bounds how long a plan reads a source and writes a layer. A Debian root file system of 250 MB takes about
+// five seconds on two cores.
 const planLimit = 45 * time.Second
 
 var errPlanLimit = errors.New("it takes too long for a plan")
@@ -65,8 +65,8 @@ func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Prog
 	return prepared, nil
 }
 
-// PrepareCached implements Interface. It builds a source that can be read at plan time, and returns ErrNotCached if that takes more than
-// 45 seconds.
+// PrepareCached implements Interface. It builds a source that can be read at plan time, and returns ErrNotCached if
+// that takes more than 45 seconds.
 func (p *Publisher) PrepareCached(ctx context.Context, spec Spec) (*Prepared, error) {
 	limited, cancel := context.WithTimeoutCause(ctx, planLimit, errPlanLimit)
 	defer cancel()

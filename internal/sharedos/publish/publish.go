@@ -1,8 +1,8 @@
-// Package publish makes a release from a source and stores it: it reads and normalises the source, compares it with the previous
-// release, writes a layer, signs a manifest and uploads them.
+// Package publish makes a release from a source and stores it: it reads and normalises the source, compares it with the
+// previous release, writes a layer, signs a manifest and uploads them.
 //
-// Prepare does everything that does not change the store, and keeps the result in a cache on this machine. So a plan knows the id of
-// the release, and the apply after it only uploads.
+// Prepare does everything that does not change the store, and keeps the result in a cache on this machine. So a plan
+// knows the id of the release, and the apply after it only uploads.
 package publish
 
 import (
@@ -22,15 +22,15 @@ import (
 var (
 	// ErrNotCached means that the release has to be built first, and that PrepareCached does not build it.
 	ErrNotCached = errors.New("not built yet")
-	// ErrAccounts means that an account has another number than in the previous release. Files of VMs in /var and /home would change
-	// their owner.
+	// ErrAccounts means that an account has another number than in the previous release. Files of VMs in /var and /home
+	// would change their owner.
 	ErrAccounts = errors.New("accounts changed their numbers")
 	// ErrMoved means that another release of the base was published after this one was prepared.
 	ErrMoved = errors.New("another release was published meanwhile")
 	// ErrSourceChanged means that a source changed while it was read.
 	ErrSourceChanged = errors.New("the source changed while it was read")
-	// ErrUnknownVM means that nothing can be deleted, because the store has private disks of VMs that this host does not know. These VMs
-	// may use any release.
+	// ErrUnknownVM means that nothing can be deleted, because the store has private disks of VMs that this host does
+	// not know. These VMs may use any release.
 	ErrUnknownVM = errors.New("nothing is deleted, because the storage pool has private disks of VMs that this host does not know")
 	// ErrDamagedStore means that the store lacks something that a release in it refers to.
 	ErrDamagedStore = errors.New("the store lacks a part of a release")
@@ -40,8 +40,8 @@ var (
 const (
 	// DefaultMaxChain is the default of MaxChain.
 	DefaultMaxChain = 8
-	// MostChain is the largest MaxChain. A VM can have 24 layers attached (hypervisor.MaxLayers). During a refresh these are the layers
-	// of two stacks.
+	// MostChain is the largest MaxChain. A VM can have 24 layers attached (hypervisor.MaxLayers). During a refresh
+	// these are the layers of two stacks.
 	MostChain = 16
 	// DefaultMaxDelta is the default of MaxDelta.
 	DefaultMaxDelta = 50
@@ -51,7 +51,8 @@ const (
 type Spec struct {
 	Name   string
 	Source source.Source
-	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are refused.
+	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are
+	// refused.
 	PinAccounts bool
 }
 
@@ -75,8 +76,8 @@ type Publisher struct {
 	Now func() time.Time
 	// MaxChain is how many layers a release may have. The next layer after that is a full one. 0 is DefaultMaxChain.
 	MaxChain int
-	// MaxDelta is how much of a release's content a delta may have, in percent. If it had more, a full layer is written. 0 is
-	// DefaultMaxDelta.
+	// MaxDelta is how much of a release's content a delta may have, in percent. If it had more, a full layer is
+	// written. 0 is DefaultMaxDelta.
 	MaxDelta int
 	// Trusted are the keys of other operators, whose releases are accepted, too.
 	Trusted []ed25519.PublicKey
@@ -109,7 +110,8 @@ type Prepared struct {
 // Change is the difference between two releases.
 type Change struct {
 	Added, Changed, Removed Count
-	// LayerBytes is the size of the new layer with its hash tree, whether it is a delta or a full one; 0 if there is none.
+	// LayerBytes is the size of the new layer with its hash tree, whether it is a delta or a full one; 0 if there is
+	// none.
 	LayerBytes int64
 	// Rebase is why a full layer was written instead of a delta; empty if it was not.
 	Rebase string `json:",omitempty"`
@@ -122,8 +124,8 @@ type Change struct {
 	Pinned []string `json:",omitempty"`
 }
 
-// Count counts entries of a tree: files, directories and links. Bytes is the size of the files' content, for removed files before the
-// change, and for others after it.
+// Count counts entries of a tree: files, directories and links. Bytes is the size of the files' content, for removed
+// files before the change, and for others after it.
 type Count struct {
 	Entries int
 	Bytes   int64
@@ -152,11 +154,11 @@ type Interface interface {
 	History(ctx context.Context, name string) ([]Recorded, error)
 	// Usage measures what the store holds, and what it would hold if nothing were shared. inUse is as in Delete.
 	Usage(ctx context.Context, inUse InUse) (*Usage, error)
-	// Retain removes releases from the history of a base, except for the newest and those that VMs refer to. Then it deletes all
-	// unreferenced objects in the store, whoever stored them. It records newest in the store, for Collect, and returns the releases that
-	// it removed. inUse is as in Delete.
+	// Retain removes releases from the history of a base, except for the newest and those that VMs refer to. Then it
+	// deletes all unreferenced objects in the store, whoever stored them. It records newest in the store, for Collect,
+	// and returns the releases that it removed. inUse is as in Delete.
 	Retain(ctx context.Context, name string, newest int, inUse InUse) (dropped []tree.Digest, err error)
-	// Delete removes the history of a base and deletes all unreferenced objects. It calls inUse while nobody else can change the store.
-	// store.ErrInUse if a VM refers to a release of the base.
+	// Delete removes the history of a base and deletes all unreferenced objects. It calls inUse while nobody else can
+	// change the store. store.ErrInUse if a VM refers to a release of the base.
 	Delete(ctx context.Context, name string, inUse InUse) error
 }

@@ -15,8 +15,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Publish implements Interface. It stores the layer first, then the blobs, the manifest and the history. So nothing in the store refers
-// to something incomplete, wherever an earlier call was interrupted. If it returns ErrMoved, it has published nothing.
+// Publish implements Interface. It stores the layer first, then the blobs, the manifest and the history. So nothing in
+// the store refers to something incomplete, wherever an earlier call was interrupted. If it returns ErrMoved, it has
+// published nothing.
 func (p *Publisher) Publish(ctx context.Context, prepared *Prepared, progress source.Progress) error {
 	if prepared.Unchanged {
 		return nil
@@ -57,7 +58,8 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 	return nil
 }
 
-// record adds a release to the history of its base, as the newest. A storage pool has no compare-and-swap, so a lock is needed.
+// record adds a release to the history of its base, as the newest. A storage pool has no compare-and-swap, so a lock is
+// needed.
 func (p *Publisher) record(ctx context.Context, prepared *Prepared, progress source.Progress) (err error) {
 	ctx, unlock, err := p.Store.Lock(ctx, store.Record, reportStep(progress))
 	if err != nil {
@@ -82,8 +84,8 @@ func reportStep(progress source.Progress) func(step string) {
 	return func(step string) { progress(step, 0, 0) }
 }
 
-// historyBefore returns the history of the base; ErrMoved unless its newest release is the one that the prepared release follows, or the
-// prepared release itself.
+// historyBefore returns the history of the base; ErrMoved unless its newest release is the one that the prepared
+// release follows, or the prepared release itself.
 func (p *Publisher) historyBefore(ctx context.Context, prepared *Prepared) (store.History, error) {
 	history, err := p.Store.History(ctx, release.Base, prepared.Manifest.Name)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -185,8 +187,8 @@ func (p *Publisher) uploadBlob(ctx context.Context, prepared *Prepared, name str
 	return nil
 }
 
-// noteUnchanged records in the cache that the source yields what is now the newest release. Without it, the next Prepare has to read the
-// source. So a failure is only logged.
+// noteUnchanged records in the cache that the source yields what is now the newest release. Without it, the next
+// Prepare has to read the source. So a failure is only logged.
 func (p *Publisher) noteUnchanged(ctx context.Context, prepared *Prepared) {
 	name := prepared.Manifest.Name
 	unlock, err := p.lockBase(ctx, name, func(string, int64, int64) {})

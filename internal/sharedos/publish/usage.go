@@ -30,7 +30,8 @@ type Usage struct {
 type BaseUsage struct {
 	Name     string
 	Releases int
-	// Stored is the size of all objects that its releases refer to, each counted once. Full is the size of each release in full.
+	// Stored is the size of all objects that its releases refer to, each counted once. Full is the size of each release
+	// in full.
 	Stored, Full int64
 }
 
@@ -48,7 +49,8 @@ type ReleaseUsage struct {
 // VMUsage measures a VM.
 type VMUsage struct {
 	Name string
-	// Release is the one that its definition names, or the newer one during a refresh; zero for a private disk without a VM.
+	// Release is the one that its definition names, or the newer one during a refresh; zero for a private disk without
+	// a VM.
 	Release tree.Digest
 	// Stored is the size of its private disk. Full includes a copy of its release.
 	Stored, Full int64

@@ -7,11 +7,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Limits of a manifest. They are far above what an operating system needs and bound what a hostile one costs.
+// Limits of a manifest. They are far above the needs of an operating system, and bound the memory and time that a
+// hostile manifest costs.
 const (
 	// MaxLayers is how many layers a release may have.
 	MaxLayers = 64
-	// BlockSize of EROFS and of dm-verity in bytes.
+	// BlockSize is the block size of EROFS and of dm-verity in bytes.
 	BlockSize = 4096
 
 	maxLayerSize = 1 << 44
@@ -36,7 +37,7 @@ func ValidName(name string) bool {
 	return true
 }
 
-// rules of a release manifest.
+// rules returns the checks of a release manifest.
 func (m *Manifest) rules() []func() error {
 	return []func() error{
 		m.checkIdentity,
@@ -81,7 +82,8 @@ func checkSystem(architecture, os string) error {
 	return nil
 }
 
-// checkLayers checks 1 to most layers. The first one is full if they are all that a VM needs, and no other one is.
+// checkLayers checks 1 to most layers. If they are whole, so that a VM needs no other layers, the first one must be a
+// full layer. All others must be deltas.
 func checkLayers(layers []Layer, most int, whole bool) error {
 	if len(layers) == 0 || len(layers) > most {
 		return fmt.Errorf("%d layers: there must be 1 to %d", len(layers), most)

@@ -14,8 +14,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// A contents list is text: a first line that names the format, one line for each entry in the order of a tree,
-// and a last line "end <number of entries>". The fields of a line are separated by one space:
+// A contents list is text: a first line with the format, one line for each entry in the order of package tree, and a
+// last line "end <number of entries>". The fields of a line are separated by one space:
 //
 //	d <mode> <uid> <gid> <path>                     directory
 //	f <mode> <uid> <gid> <path> <size> <digest>     regular file
@@ -23,29 +23,30 @@ import (
 //	c|b <mode> <uid> <gid> <path> <major> <minor>   device
 //	p <mode> <uid> <gid> <path>                     fifo
 //
-// The mode is octal, other numbers are decimal, a digest is its 64 hexadecimal digits. Extended attributes follow
-// as <name>=<value>, sorted by name. In path, target, name and value each byte that is not printable ASCII, and
-// each of "%", "=" and space, is "%XX". One list has one form: whatever could be written in two ways is an error.
+// The mode is octal and other numbers are decimal. A digest has 64 hexadecimal digits. Extended attributes follow as
+// <name>=<value>, sorted by name. In path, target, name and value, "%XX" stands for each byte that is not printable
+// ASCII, and for "%", "=" and space. Each list of entries has exactly one form, and a reader refuses any other.
 const (
 	contentsName   = "sharedos-contents "
 	contentsHeader = contentsName + "1"
-	lastLine       = "end " // followed by the number of entries; no other line begins with its letter
+	lastLine       = "end " // followed by the number of entries; no other line begins with "e"
 )
 
-// MaxXattr is the longest value of an extended attribute in bytes that Linux holds (XATTR_SIZE_MAX).
+// MaxXattr is the maximum size of an extended attribute's value in bytes, as in Linux (XATTR_SIZE_MAX).
 const MaxXattr = 64 << 10
 
-// Limits of a contents list, so that a hostile one costs little memory and time.
+// Limits of a contents list. They bound the memory and time that a hostile list costs.
 const (
 	maxLine    = 1 << 20
 	maxEntries = 4 << 20
 	maxXattrs  = 256
 )
 
-// ErrContents means that bytes are no contents list in the one form there is, or not the one that was named.
+// ErrContents means that bytes are not a contents list in the only valid form, or that they do not have the expected
+// digest and size.
 var ErrContents = errors.New("not a valid contents list")
 
-const typeLetters = "?dflcbp" // by tree.Type
+const typeLetters = "?dflcbp" // indexed by tree.Type
 
 // ContentsWriter writes a contents list as a stream.
 type ContentsWriter struct {
@@ -55,16 +56,17 @@ type ContentsWriter struct {
 	line    []byte
 	entries int
 	last    string
-	err     error // sticky
+	err     error // the first error; every later call returns it
 }
 
-// NewContentsWriter returns a writer of a contents list to w.
+// NewContentsWriter returns a writer that writes a contents list to w.
 func NewContentsWriter(w io.Writer) *ContentsWriter {
 	sum := sha256.New()
 	return &ContentsWriter{to: bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10), sum: sum, line: append([]byte(contentsHeader), '\n')}
 }
 
-// Add writes the next entry. Entries come in a tree's order, the root first. Modification times are not written.
+// Add writes the next entry, without its modification time. The caller adds entries in the order of package tree, the
+// root first.
 func (c *ContentsWriter) Add(e *tree.Entry) error {
 	if c.err == nil {
 		if err := c.add(e); err != nil {
@@ -88,7 +90,7 @@ func (c *ContentsWriter) add(e *tree.Entry) error {
 		}
 	}
 	c.line = appendEntry(c.line[:0], e)
-	// Nothing may be written that a reader would refuse.
+	// A reader must accept every line that is written.
 	if err := readable(c.line, e); err != nil {
 		return fmt.Errorf("%w: %w", err, ErrContents)
 	}
@@ -103,7 +105,7 @@ func (c *ContentsWriter) put() error {
 	return err
 }
 
-// Close ends the list and returns what names it. It does not close the writer behind it.
+// Close writes the end of the list and returns its digest and size. It does not close the underlying writer.
 func (c *ContentsWriter) Close() (Blob, error) {
 	if c.err == nil && c.entries == 0 {
 		c.err = fmt.Errorf("write contents list: no entries: %w", ErrContents)
@@ -118,7 +120,7 @@ func (c *ContentsWriter) Close() (Blob, error) {
 	return Blob{Digest: tree.Digest(c.sum.Sum(nil)), Size: c.size}, nil
 }
 
-// WriteContents writes the contents list of a tree's entries, as ContentsWriter does, and returns what names it.
+// WriteContents writes the contents list of a tree's entries, and returns its digest and size.
 func WriteContents(w io.Writer, entries []tree.Entry) (Blob, error) {
 	list := NewContentsWriter(w)
 	for i := range entries {
@@ -158,7 +160,7 @@ func appendEntry(line []byte, e *tree.Entry) []byte {
 	return line
 }
 
-// readable reports why a line does not read back as the entry that it was made of.
+// readable returns an error unless reading the line yields the entry that it was written from.
 func readable(line []byte, e *tree.Entry) error {
 	if len(line) >= maxLine {
 		return fmt.Errorf("a line of %d bytes, more than %d", len(line), maxLine)
@@ -187,9 +189,8 @@ func appendEscaped(line []byte, text string) []byte {
 	return line
 }
 
-// Verified returns a reader of r that ends well only if r yields exactly the bytes that blob names: its last Read
-// returns an error that matches ErrContents instead of io.EOF when they differ. It never yields more than
-// blob.Size bytes.
+// Verified returns a reader that yields the bytes of r, at most blob.Size of them. At their end it returns io.EOF if
+// they have the size and digest of blob, and otherwise an error that matches ErrContents.
 func Verified(r io.Reader, blob Blob) io.Reader {
 	return &verified{from: r, blob: blob, sum: sha256.New()}
 }
@@ -219,12 +220,12 @@ func (v *verified) Read(p []byte) (int, error) {
 		if v.done < v.blob.Size {
 			return n, fmt.Errorf("%s ends after %d of %d bytes: %w: %w", v.blob.Digest, v.done, v.blob.Size, ErrContents, io.ErrUnexpectedEOF)
 		}
-		err = nil // the next call checks
+		err = nil // the next call checks the digest
 	}
 	return n, err
 }
 
-// end checks that nothing follows the declared size and that the digest is the one that was named.
+// end checks that nothing follows the bytes of the blob, and that they have its digest.
 func (v *verified) end() error {
 	var more [1]byte
 	switch n, err := io.ReadFull(v.from, more[:]); {

@@ -9,12 +9,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// DiffContents calls changed for every path that differs between two contents lists, in a tree's order: old is
-// nil when the path was added, new is nil when it was removed. The entries are valid only during the call. It
-// holds one entry of each list. An error of changed ends it and is returned; after any error what changed was
-// told must not be relied on, since a list is known to be whole only at its end.
+// DiffContents calls changed for every path that differs between two contents lists, in the order of package tree: old
+// is nil if the path was added, new is nil if it was removed. The entries are valid only during the call. DiffContents
+// keeps one entry of each list in memory. If changed returns an error, DiffContents stops and returns it. After any
+// error the caller must discard all reported changes, because a list is known to be complete only at its end.
 //
-// Lists have one form, so lines that are alike are entries that are alike: they are not looked into.
+// Equal entries have equal lines, because lists have one form. So equal lines are not parsed.
 func DiffContents(old, new io.Reader, changed func(path string, old, new *tree.Entry) error) error {
 	from, to := &diffSide{which: "old", list: NewContentsReader(old)}, &diffSide{which: "new", list: NewContentsReader(new)}
 	if err := errors.Join(from.advance(), to.advance()); err != nil {
@@ -53,7 +53,7 @@ func DiffContents(old, new io.Reader, changed func(path string, old, new *tree.E
 	return nil
 }
 
-// compareSides tells which of the two stands earlier, and parses them unless their lines are alike.
+// compareSides compares the paths of two entries, and parses them unless their lines are equal.
 func compareSides(from, to *diffSide) (order int, alike bool, err error) {
 	switch {
 	case from.ended:
@@ -66,7 +66,7 @@ func compareSides(from, to *diffSide) (order int, alike bool, err error) {
 	if from.parsed || to.parsed {
 		err = errors.Join(from.parse(), to.parse())
 	} else if err = to.parse(); err == nil {
-		// Most that change are files whose content does: the lines are alike up to behind the path.
+		// Most changes are of a file's content, and then the lines are equal up to the end of the path.
 		if behind := to.behind; behind > 0 && len(from.list.line) >= behind && bytes.Equal(from.list.line[:behind], to.list.line[:behind]) {
 			return 0, false, from.parseLike(&to.entry, behind)
 		}
@@ -78,19 +78,19 @@ func compareSides(from, to *diffSide) (order int, alike bool, err error) {
 	return tree.Compare(from.entry.Path, to.entry.Path), false, nil
 }
 
-// sameLine compares two lines. The digests of two files are at their ends.
+// sameLine compares two lines. It compares the last bytes first, because the digests of files are at the ends of lines.
 func sameLine(a, b []byte) bool {
 	return len(a) == len(b) && (len(a) == 0 || a[len(a)-1] == b[len(b)-1]) && bytes.Equal(a, b)
 }
 
-// diffSide is one of the two lists and where it is.
+// diffSide is one of the two lists at its current line.
 type diffSide struct {
 	which string
 	list  *ContentsReader
-	// entry is that of the list's line, if it was parsed.
+	// entry is the entry of the current line, if it was parsed.
 	entry         tree.Entry
 	parsed, ended bool
-	// behind is where in the line begins what follows the entry's path, 0 if nothing does.
+	// behind is the offset of the field after the path in the current line; 0 if the path is the last field.
 	behind int
 }
 
@@ -112,7 +112,7 @@ func (s *diffSide) parse() error {
 	return s.take(e, behind, err)
 }
 
-// parseLike parses a line that is like that of another entry up to behind.
+// parseLike parses a line that equals the line of another entry before the offset behind.
 func (s *diffSide) parseLike(other *tree.Entry, behind int) error {
 	e, err := parseLike(s.list.line, other, behind)
 	return s.take(e, behind, err)

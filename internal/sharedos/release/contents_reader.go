@@ -12,34 +12,35 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// maxIdle is how often a stream may yield nothing and go on.
+// maxIdle is how many successive reads may return neither bytes nor an error.
 const maxIdle = 100
 
-// window is how many bytes of a contents list are held at a time, if no line is longer.
+// window is the initial size of the buffer in bytes. The buffer grows for a longer line.
 const window = 64 << 10
 
-// ContentsReader reads a contents list as a stream. It holds one line at a time.
+// ContentsReader reads a contents list as a stream. Its memory use depends on the longest line and not on the list.
 type ContentsReader struct {
 	from   io.Reader
 	buffer []byte
-	// at and filled are where what was read and not yet used begins and ends; ended is why nothing follows it.
+	// buffer[at:filled] was read and not yet used. ended is the error of the last read, io.EOF at the end of the
+	// stream.
 	at, filled int
 	ended      error
-	// line is the one that is looked at, a part of the buffer.
+	// line is the current line, a part of the buffer.
 	line    []byte
 	entries int
 	last    string
-	err     error // sticky
+	err     error // the first error; every later call returns it
 }
 
-// NewContentsReader returns a reader of a contents list. It checks form and order; Verified checks that the bytes
-// are the ones that a manifest names.
+// NewContentsReader returns a reader of a contents list. It checks the form and the order of entries. It does not check
+// the list's digest, which Verified does.
 func NewContentsReader(r io.Reader) *ContentsReader {
 	return &ContentsReader{from: r, buffer: make([]byte, window)}
 }
 
-// Next returns the next entry, and io.EOF once the list has ended as it should and nothing follows it.
-// Errors in the list match ErrContents, or ErrSchema if it is of another version than this program reads.
+// Next returns the next entry, and io.EOF after the last line if nothing follows it. Errors in the list match
+// ErrContents, or ErrSchema if this program does not read the list's version.
 func (c *ContentsReader) Next() (tree.Entry, error) {
 	if c.err != nil {
 		return tree.Entry{}, c.err
@@ -63,7 +64,7 @@ func (c *ContentsReader) next() (tree.Entry, error) {
 	return c.entry()
 }
 
-// advance reads the line of the next entry into c.line; io.EOF once the list has ended as it should.
+// advance reads the line of the next entry into c.line. It returns io.EOF at the valid end of the list.
 func (c *ContentsReader) advance() error {
 	if c.entries == 0 {
 		if err := c.readLine(); err != nil {
@@ -85,7 +86,7 @@ func (c *ContentsReader) advance() error {
 			return fmt.Errorf("the last line counts %q entries: %w", count, ErrContents)
 		}
 		if err := c.fill(1); err != nil {
-			return err // io.EOF if all is well
+			return err // io.EOF at the valid end
 		}
 		return fmt.Errorf("bytes after the last line: %w", ErrContents)
 	}
@@ -96,7 +97,7 @@ func (c *ContentsReader) advance() error {
 	return nil
 }
 
-// entry parses c.line, and checks that it stands after those that were parsed before.
+// entry parses c.line, and checks that its path follows the path of the entry that was parsed before.
 func (c *ContentsReader) entry() (tree.Entry, error) {
 	e, _, err := parseEntry(c.line)
 	return c.checked(e, err)
@@ -116,7 +117,7 @@ func (c *ContentsReader) checked(e tree.Entry, err error) (tree.Entry, error) {
 	return e, nil
 }
 
-// readLine has the next line, without its end, in c.line. The end of the stream is an error.
+// readLine sets c.line to the next line, without its newline. The end of the stream is an error.
 func (c *ContentsReader) readLine() error {
 	for looked := 0; ; {
 		length := scan.IndexByte(c.buffer[c.at+looked:c.filled], '\n')
@@ -140,7 +141,7 @@ func (c *ContentsReader) readLine() error {
 	}
 }
 
-// fill has so many bytes in the buffer that were not used yet. What was used is overwritten, c.line with it.
+// fill reads until the buffer has at least want unused bytes. It overwrites used bytes, including c.line.
 func (c *ContentsReader) fill(want int) error {
 	for idle := 0; c.filled-c.at < want; {
 		if c.ended != nil {
@@ -162,9 +163,9 @@ func (c *ContentsReader) fill(want int) error {
 	return nil
 }
 
-// skipSame steps over lines that both lists have next, all or some of them.
+// skipSame skips equal lines at the current positions of both lists. It may leave some of them.
 func skipSame(a, b *ContentsReader) {
-	for a.fill(1) == nil && b.fill(1) == nil { // why they end is told when the next line is read
+	for a.fill(1) == nil && b.fill(1) == nil { // the next advance returns the error
 		length, lines := scan.SameLines(a.buffer[a.at:a.filled], b.buffer[b.at:b.filled], lastLine[0])
 		if lines == 0 {
 			return
@@ -176,8 +177,8 @@ func skipSame(a, b *ContentsReader) {
 	}
 }
 
-// parseEntry reads one line, and tells where in it begins what follows the path, 0 if nothing does. Only the form that
-// appendEntry writes is accepted.
+// parseEntry parses one line. behind is the offset of the field after the path, or 0 if the path is the last field.
+// Only the form that appendEntry writes is accepted.
 func parseEntry(line []byte) (e tree.Entry, behind int, err error) {
 	fields := fieldReader{rest: line}
 	letter := fields.next()
@@ -200,14 +201,14 @@ func parseEntry(line []byte) (e tree.Entry, behind int, err error) {
 	return e, behind, fields.afterPath(&e)
 }
 
-// parseLike reads a line that is like that of another entry up to behind.
+// parseLike parses a line that equals the line of another entry before the offset behind.
 func parseLike(line []byte, other *tree.Entry, behind int) (tree.Entry, error) {
 	e := tree.Entry{Type: other.Type, Mode: other.Mode, UID: other.UID, GID: other.GID, Path: other.Path}
 	fields := fieldReader{rest: line[behind:]}
 	return e, fields.afterPath(&e)
 }
 
-// afterPath reads what follows an entry's path.
+// afterPath parses the fields after the path of an entry.
 func (f *fieldReader) afterPath(e *tree.Entry) error {
 	switch e.Type {
 	case tree.Regular:
@@ -229,7 +230,7 @@ func (f *fieldReader) afterPath(e *tree.Entry) error {
 	return nil
 }
 
-// fieldReader takes a line apart; its first error stays.
+// fieldReader splits a line into fields. It keeps its first error.
 type fieldReader struct {
 	rest []byte
 	over bool // no field is left, not even an empty one
@@ -256,7 +257,7 @@ func (f *fieldReader) next() []byte {
 	return field
 }
 
-// number reads digits of a base of at most ten: without a sign, without a zero before others, and at most limit.
+// number parses a number of at most limit in a base of at most ten. It accepts neither a sign nor leading zeros.
 func (f *fieldReader) number(base, limit uint64) uint64 {
 	field := f.next()
 	if f.err != nil {
@@ -265,7 +266,7 @@ func (f *fieldReader) number(base, limit uint64) uint64 {
 	var n uint64
 	valid := len(field) > 0 && (field[0] != '0' || len(field) == 1)
 	for i := 0; i < len(field) && valid; i++ {
-		digit := uint64(field[i]) - '0' // wraps around for what stands before the digits
+		digit := uint64(field[i]) - '0' // wraps around for bytes below '0'
 		valid = digit < base && n <= (limit-digit)/base
 		n = n*base + digit
 	}
@@ -294,10 +295,10 @@ func (f *fieldReader) digest() (d tree.Digest) {
 	return d
 }
 
-// aDigit is set in the value of what is a digit.
+// aDigit is a bit that is set in the values of bytes that are digits.
 const aDigit = 0x10
 
-// hexValues are the values of digits as digests have them, in small letters.
+// hexValues has the values of lower-case hexadecimal digits; 0 for other bytes.
 var hexValues = [256]byte{
 	'0': aDigit, '1': aDigit | 1, '2': aDigit | 2, '3': aDigit | 3, '4': aDigit | 4, '5': aDigit | 5, '6': aDigit | 6, '7': aDigit | 7,
 	'8': aDigit | 8, '9': aDigit | 9, 'a': aDigit | 10, 'b': aDigit | 11, 'c': aDigit | 12, 'd': aDigit | 13, 'e': aDigit | 14, 'f': aDigit | 15,
@@ -394,7 +395,7 @@ func hexDigit(c byte) int {
 	}
 }
 
-// abridged keeps hostile text in errors short.
+// abridged limits the length of untrusted text in errors.
 func abridged(text []byte) string {
 	if len(text) > 120 {
 		return string(text[:120]) + "…"

@@ -10,28 +10,28 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// MaxManifest is the largest encoded manifest in bytes that is written or read. With its signatures it is below
-// 1 MiB, what a store takes as one record.
+// MaxManifest is the maximum size of an encoded manifest in bytes. With its signatures it stays below 1 MiB, the
+// maximum size of a record in a store.
 const MaxManifest = 1000 << 10
 
 var (
-	// ErrSchema means that a manifest is of another schema than this program reads.
+	// ErrSchema means that this program does not read the manifest's schema version.
 	ErrSchema = errors.New("manifest schema not supported")
-	// ErrManifest means that bytes are no manifest in canonical form, or that the manifest breaks a rule.
+	// ErrManifest means that bytes are not a manifest in canonical form, or that the manifest violates a rule.
 	ErrManifest = errors.New("not a valid manifest")
 )
 
-// document is a manifest of either kind.
+// document is the manifest of a release or of a stack.
 type document interface {
-	// schema is the JSON name of the schema's field, its value, and the only value that is read.
+	// schema returns the JSON name of the field with the schema version, the field's value, and the only valid value.
 	schema() (field string, own, known int)
-	// title names the manifest in errors.
+	// title describes the manifest in errors.
 	title() string
 	rules() []func() error
 	canonical() any
 }
 
-// documentOf is a T behind its pointer.
+// documentOf is a pointer to T that implements document.
 type documentOf[T any] interface {
 	*T
 	document
@@ -41,7 +41,7 @@ func (m *Manifest) schema() (field string, own, known int) { return "schema", m.
 
 func (m *Manifest) title() string { return fmt.Sprintf("%s %q", m.Kind, m.Name) }
 
-// canonical is m with one form for what can be written in two: nil and empty mean the same.
+// canonical returns a copy of m in which empty lists and maps are not nil, since JSON distinguishes them.
 func (m *Manifest) canonical() any {
 	full := *m
 	full.Packages, full.Users, full.Groups = notNil(full.Packages), notNilMap(full.Users), notNilMap(full.Groups)
@@ -62,8 +62,8 @@ func notNilMap(accounts map[string]uint32) map[string]uint32 {
 	return accounts
 }
 
-// Encode returns the canonical form: JSON on one line with maps sorted by key and a newline at the end.
-// Equal manifests have equal bytes. The error matches ErrManifest if m breaks a rule of its own.
+// Encode returns the canonical form: JSON on one line with maps sorted by key and a newline at the end. Equal manifests
+// have equal bytes. The error matches ErrManifest if m violates a rule.
 func (m *Manifest) Encode() ([]byte, error) { return encode(m) }
 
 func encode(m document) ([]byte, error) {
@@ -81,7 +81,7 @@ func encode(m document) ([]byte, error) {
 	return encoded, nil
 }
 
-// check reports the first rule that m breaks. The error matches ErrManifest or ErrSchema.
+// check returns an error for the first rule that m violates. It matches ErrManifest or ErrSchema.
 func check(m document) error {
 	if _, own, known := m.schema(); own != known {
 		return fmt.Errorf("schema %d instead of %d: %w", own, known, ErrSchema)
@@ -97,8 +97,8 @@ func check(m document) error {
 // ID returns the id of an encoded manifest: its SHA-256.
 func ID(encoded []byte) tree.Digest { return tree.Sum(encoded) }
 
-// Decode reads a release manifest in canonical form and no other: a field that is unknown, doubled or out of place is
-// an error, so that one manifest has one id. Errors match ErrSchema or ErrManifest.
+// Decode decodes a release manifest. It accepts only the canonical form, so that a manifest has only one id: an
+// unknown, duplicate or misplaced field is an error. Errors match ErrSchema or ErrManifest.
 func Decode(encoded []byte) (*Manifest, error) { return decodeManifest[Manifest](encoded) }
 
 func decodeManifest[T any, M documentOf[T]](encoded []byte) (*T, error) {
@@ -106,7 +106,7 @@ func decodeManifest[T any, M documentOf[T]](encoded []byte) (*T, error) {
 		return nil, fmt.Errorf("decode manifest: %d bytes, more than %d: %w", len(encoded), MaxManifest, ErrManifest)
 	}
 	m := M(new(T))
-	// The schema comes first and by itself: another schema may have fields that this one does not know.
+	// The schema version is checked first, because another version may have fields that are unknown here.
 	field, _, known := m.schema()
 	var head map[string]json.RawMessage
 	if err := json.Unmarshal(encoded, &head); err != nil {

@@ -18,12 +18,12 @@ const (
 	maxKeyFile = 16 << 10
 )
 
-// ErrKeyMode means that others than its owner may read the operator key.
+// ErrKeyMode means that not only the owner of the operator key's file may read it.
 var ErrKeyMode = errors.New("others may read the operator key")
 
-// LoadOrCreateKey reads the operator key, an Ed25519 key in PKCS#8 PEM, and makes it on first use: mode 0600 in a
-// directory of mode 0700. Processes that make it at the same time all get the same key. A file that others than
-// its owner may read is refused with ErrKeyMode: the key may be known already.
+// LoadOrCreateKey reads the operator key, an Ed25519 key in PKCS#8 PEM. If there is none, it creates one with mode
+// 0600, in a directory of mode 0700. Processes that do so at the same time all get the same key. LoadOrCreateKey
+// returns ErrKeyMode if other users may read the file, because they may know the key already.
 func LoadOrCreateKey(path string) (ed25519.PrivateKey, error) {
 	key, err := loadKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -71,8 +71,8 @@ func loadKey(path string) (_ ed25519.PrivateKey, err error) {
 	return key, nil
 }
 
-// createKey makes the key under a name of its own and links it to path whole. fs.ErrExist means that another
-// process was first.
+// createKey writes a new key to a temporary file and links the complete file to path. It returns fs.ErrExist if another
+// process was faster.
 func createKey(path string) (err error) {
 	directory := filepath.Dir(path)
 	if err := os.MkdirAll(directory, 0o700); err != nil {
@@ -105,7 +105,7 @@ func createKey(path string) (err error) {
 	return syncDirectory(directory)
 }
 
-// syncDirectory makes a new name in a directory durable.
+// syncDirectory makes new names in a directory durable.
 func syncDirectory(path string) error {
 	directory, err := os.Open(path)
 	if err != nil {

@@ -1,17 +1,17 @@
 // Package release defines releases and stacks. A release is one immutable version of a base or a component. A stack is
-// what a VM runs: a base and the components on it. Each is described by a manifest, named by the manifest's SHA-256,
-// and signed by an operator.
+// what a VM runs: a base and the components on it. A manifest describes each of them, its SHA-256 is the id, and an
+// operator signs it.
 //
-// A manifest is small. The list of every path with its digest is a blob of its own, the contents list, which
-// the manifest names by digest; both sides read it as a stream.
+// A manifest is small. The contents list, which has every path with its digest, is a separate blob. The manifest has
+// the blob's digest. Host and guest read the list as a stream.
 package release
 
 import "github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 
-// Schema is the schema of release manifests that this code writes, and the only one it reads.
+// Schema is the schema version of release manifests. This program writes and reads only this one.
 const Schema = 1
 
-// Kind tells a base from a component.
+// Kind says whether a release is of a base or of a component.
 type Kind string
 
 // The kinds of release.
@@ -20,18 +20,18 @@ const (
 	Component Kind = "component"
 )
 
-// Manifest describes one release. Its canonical form is Encode's; its id is the SHA-256 of that form.
+// Manifest describes one release. Encode returns its canonical form, whose SHA-256 is the release's id.
 type Manifest struct {
 	Schema int    `json:"schema"`
 	Kind   Kind   `json:"kind"`
 	Name   string `json:"name"`
-	// Sequence grows by one with every release of the same kind and name, from 1.
+	// Sequence counts the releases of the same kind and name, from 1.
 	Sequence uint64 `json:"sequence"`
 	// Previous is the id of the release before this one; zero for the first.
 	Previous tree.Digest `json:"previous,omitzero"`
 	// BuiltOn is the id of the base release that a component was built on; a base has none.
 	BuiltOn tree.Digest `json:"built_on,omitzero"`
-	// Architecture is Debian's name of it: "amd64".
+	// Architecture is the name of the architecture in Debian, such as "amd64".
 	Architecture string `json:"architecture"`
 	// OS is the PRETTY_NAME of os-release.
 	OS string `json:"os"`
@@ -41,42 +41,43 @@ type Manifest struct {
 	// Contents names the contents list of the whole tree, all layers merged: in a component the base's tree with the
 	// component laid over it. Packages, Users and Groups are of that tree, too.
 	Contents Blob `json:"contents"`
-	// Kernel is absent in a component.
+	// Kernel is nil for a component.
 	Kernel *Kernel `json:"kernel,omitempty"`
 	// Packages are sorted by name.
 	Packages []Package `json:"packages"`
-	// Users and Groups map account names to numbers.
+	// Users and Groups map account names to uids and gids.
 	Users  map[string]uint32 `json:"users"`
 	Groups map[string]uint32 `json:"groups"`
-	// Input names what the release was made from: the kind of source and a digest, such as "archive:sha256:<64 hex>".
-	// The same input has made the same release, but other inputs can too.
+	// Input identifies the source of the release: the kind of source and a digest, such as "archive:sha256:<64 hex>".
+	// Equal inputs yield equal releases, but different inputs can do so, too.
 	Input string `json:"input,omitempty"`
 }
 
 // Layer is one EROFS image with its dm-verity hash tree appended.
 type Layer struct {
-	// ID is the dm-verity root digest. It names the layer everywhere: volume, disk serial, mount point.
+	// ID is the dm-verity root digest. It is also in the names of the volume, of the disk's serial and of the mount
+	// point.
 	ID tree.Digest `json:"id"`
-	// DataSize is the size of the EROFS image in bytes and so the offset of the hash tree; a multiple of 4096.
+	// DataSize is the size of the EROFS image in bytes, a multiple of 4096. The hash tree begins at this offset.
 	DataSize int64 `json:"data_size"`
-	// Size in bytes of image and hash tree together.
+	// Size is the size of image and hash tree together in bytes.
 	Size int64 `json:"size"`
-	// Delta tells a delta from a full layer.
+	// Delta is true for a delta and false for a full layer.
 	Delta bool `json:"delta"`
 }
 
-// Blob is bytes named by their SHA-256.
+// Blob identifies a sequence of bytes by its SHA-256 and its size.
 type Blob struct {
 	Digest tree.Digest `json:"digest"`
 	Size   int64       `json:"size"`
 }
 
-// Kernel is what a VM of this base boots.
+// Kernel is the kernel that a VM of this base boots.
 type Kernel struct {
-	// Release is what uname -r prints.
+	// Release is the output of uname -r.
 	Release string `json:"release"`
 	Image   Blob   `json:"image"`
-	// Modules is a cpio archive, uncompressed, of the modules that the initramfs needs, in load order.
+	// Modules is an uncompressed cpio archive of the modules that the initramfs needs, in load order.
 	Modules Blob `json:"modules"`
 }
 

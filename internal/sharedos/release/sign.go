@@ -13,16 +13,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// signerName names every operator in a signed note; the key hash beside it tells them apart.
+// signerName is the name of every operator in a signed note. The key hash in the signature identifies the operator.
 const signerName = "sharedos-operator"
 
-// maxSignatures bounds what stands below a manifest in bytes.
+// maxSignatures bounds the signatures below a manifest in bytes.
 const maxSignatures = 16 << 10
 
-// MaxSigned is the largest signed manifest in bytes that is read.
+// MaxSigned is the maximum size of a signed manifest in bytes.
 const MaxSigned = MaxManifest + maxSignatures
 
-// ErrSignature means that no trusted operator signed a manifest, or that a signature does not fit the bytes.
+// ErrSignature means that no trusted operator signed a manifest, or that a signature is invalid.
 var ErrSignature = errors.New("not signed by a trusted operator")
 
 // Sign encodes m and signs it as a note (golang.org/x/mod/sumdb/note) whose text is the canonical form.
@@ -46,8 +46,8 @@ func sign(m document, key ed25519.PrivateKey) (signed []byte, id tree.Digest, er
 	return signed, ID(encoded), nil
 }
 
-// Open checks that one of the trusted operators signed the release manifest, and only then reads it.
-// Errors match ErrSignature, ErrSchema or ErrManifest.
+// Open checks that one of the trusted operators signed the release manifest, and only then decodes it. Errors match
+// ErrSignature, ErrSchema or ErrManifest.
 func Open(signed []byte, trusted []ed25519.PublicKey) (*Manifest, tree.Digest, error) {
 	return open[Manifest](signed, trusted)
 }
@@ -68,7 +68,7 @@ func open[T any, M documentOf[T]](signed []byte, trusted []ed25519.PublicKey) (*
 	return m, ID(encoded), nil
 }
 
-// signedText is the text of a note that one of the trusted operators signed; ErrSignature if none did.
+// signedText returns the text of a note that one of the trusted operators signed; ErrSignature if none did.
 func signedText(signed []byte, trusted []ed25519.PublicKey) (string, error) {
 	verifiers := make([]note.Verifier, 0, len(trusted))
 	known := make(map[string]bool, len(trusted))
@@ -78,7 +78,7 @@ func signedText(signed []byte, trusted []ed25519.PublicKey) (string, error) {
 			return "", fmt.Errorf("operator key %d: %w: %w", i, ErrSignature, err)
 		}
 		if known[text] {
-			continue // a key that stands twice would be ambiguous to note
+			continue // note refuses a key that it has twice
 		}
 		known[text] = true
 		verifier, err := note.NewVerifier(text)
@@ -94,13 +94,14 @@ func signedText(signed []byte, trusted []ed25519.PublicKey) (string, error) {
 	return opened.Text, nil
 }
 
-// OpenUnsigned reads a signed manifest without asking who signed it. It serves only to find out what a release of
-// another operator refers to, so that nothing of it is deleted; nothing may be booted or trusted on its word.
+// OpenUnsigned decodes a signed manifest without verifying its signatures. It serves to find the objects to which
+// another operator's release refers, so that they are not deleted. Its result must not be trusted for anything else,
+// and never booted.
 func OpenUnsigned(signed []byte) (*Manifest, tree.Digest, error) {
 	if len(signed) > MaxSigned {
 		return nil, tree.Digest{}, fmt.Errorf("read signed manifest: %d bytes, more than %d: %w", len(signed), MaxSigned, ErrManifest)
 	}
-	// A blank line ends the text of a note; the canonical form is one line and has none.
+	// A blank line ends the text of a note. The canonical form is one line, so it contains no blank line.
 	end := bytes.Index(signed, []byte("\n\n"))
 	if end < 0 {
 		return nil, tree.Digest{}, fmt.Errorf("read signed manifest: it is no signed note: %w", ErrManifest)
@@ -113,7 +114,7 @@ func OpenUnsigned(signed []byte) (*Manifest, tree.Digest, error) {
 	return m, ID(encoded), nil
 }
 
-// signer signs notes with an Ed25519 key as package note's own signer does, without its text form of the key.
+// signer signs notes with an Ed25519 key, like the signer of package note, which needs the key in a text form.
 type signer struct {
 	key  ed25519.PrivateKey
 	hash uint32

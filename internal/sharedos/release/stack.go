@@ -13,10 +13,10 @@ type Identified struct {
 	Manifest *Manifest
 }
 
-// Stack is the short record of a stack, as host and guest keep it: what a VM boots needs no more. StackManifest
-// describes the stack in full.
+// Stack is the short record of a stack that host and guest store. It has everything that is needed to boot a VM.
+// StackManifest describes the stack in full.
 type Stack struct {
-	// ID of the stack's manifest. Records that were written before stacks had manifests have none.
+	// ID is the id of the stack's manifest. It is zero in records that were written before stacks had manifests.
 	ID         tree.Digest   `json:"id,omitzero"`
 	Base       tree.Digest   `json:"base"`
 	Components []tree.Digest `json:"components,omitempty"`
@@ -26,8 +26,8 @@ type Stack struct {
 	Kernel string `json:"kernel"`
 }
 
-// Same reports whether two records are of one stack: whether they have one id. A record without an id is compared by
-// its releases, and by its layers where both records name them.
+// Same reports whether two records are of the same stack, by their ids. If a record has no id, Same compares releases,
+// and layers if both records have them.
 func (s Stack) Same(other Stack) bool {
 	if !s.ID.IsZero() && !other.ID.IsZero() {
 		return s.ID == other.ID
@@ -38,7 +38,7 @@ func (s Stack) Same(other Stack) bool {
 	return len(s.Layers) == 0 || len(other.Layers) == 0 || s.layersKey() == other.layersKey()
 }
 
-// Key names the stack in what a guest keeps: the 64 hexadecimal digits of its id.
+// Key is the name of the stack in the files of a guest: the 64 hexadecimal digits of its id.
 func (s Stack) Key() string {
 	if s.ID.IsZero() {
 		return s.layersKey()
@@ -46,8 +46,8 @@ func (s Stack) Key() string {
 	return s.ID.Hex()
 }
 
-// HasKey reports whether a key that a guest kept names this stack. Keys that were written before stacks had ids are
-// digests of the ids of their layers.
+// HasKey reports whether a key in the files of a guest is one of this stack. Keys that were written before stacks had
+// ids are digests of the ids of their layers.
 func (s Stack) HasKey(key string) bool { return key == s.Key() || key == s.layersKey() }
 
 func (s Stack) layersKey() string {
@@ -59,10 +59,10 @@ func (s Stack) layersKey() string {
 	return tree.Sum(ids.Bytes()).Hex()
 }
 
-// Releases lists the ids of what the stack is made of, the base's first.
+// Releases returns the ids of the base and of the components, in this order.
 func (s Stack) Releases() []tree.Digest { return append([]tree.Digest{s.Base}, s.Components...) }
 
-// WithoutLayers is the record for whoever only has to know which stack it is.
+// WithoutLayers returns a record that only identifies the stack.
 func (s Stack) WithoutLayers() Stack {
 	return Stack{ID: s.ID, Base: s.Base, Components: s.Components}
 }

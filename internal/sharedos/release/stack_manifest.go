@@ -7,40 +7,40 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// StackSchema is the schema of stack manifests that this code writes, and the only one it reads.
+// StackSchema is the schema version of stack manifests. This program writes and reads only this one.
 const StackSchema = 1
 
-// Member is one release that a stack is made of.
+// Member is one of the releases of a stack.
 type Member struct {
 	ID       tree.Digest `json:"id"`
 	Name     string      `json:"name"`
 	Sequence uint64      `json:"sequence"`
 }
 
-// StackManifest describes what a VM runs: a base and the components on it, as one tree. Its canonical form is Encode's;
-// the SHA-256 of that form is the id of the stack. A base without components is a stack, too.
+// StackManifest describes what a VM runs: a base and the components on it, merged into one tree. Encode returns its
+// canonical form, whose SHA-256 is the id of the stack. A base without components is a stack, too.
 type StackManifest struct {
-	// Schema is named differently than that of a release, so that neither can be read as the other.
+	// Schema has another JSON name than the schema of a release, so that neither can be decoded as the other.
 	Schema int    `json:"stack_schema"`
 	Base   Member `json:"base"`
-	// Components in the order in which they are laid over the base.
+	// Components are ordered bottom to top.
 	Components []Member `json:"components"`
 	// Architecture and OS are the base's.
 	Architecture string `json:"architecture"`
 	OS           string `json:"os"`
 	// Layers are ordered bottom to top: a full layer, then deltas.
 	Layers []Layer `json:"layers"`
-	// Contents names the contents list of the tree that all layers together show.
+	// Contents is the contents list of the tree that results from merging all layers.
 	Contents Blob   `json:"contents"`
 	Kernel   Kernel `json:"kernel"`
 	// Packages are sorted by name.
 	Packages []Package `json:"packages"`
-	// Users and Groups map account names to numbers.
+	// Users and Groups map account names to uids and gids.
 	Users  map[string]uint32 `json:"users"`
 	Groups map[string]uint32 `json:"groups"`
 }
 
-// Record is the short record of the stack with this id.
+// Record returns the short record of the stack, which has this id.
 func (m *StackManifest) Record(id tree.Digest) Stack {
 	record := Stack{ID: id, Base: m.Base.ID, Layers: m.Layers, Kernel: m.Kernel.Release}
 	for _, component := range m.Components {
@@ -52,7 +52,7 @@ func (m *StackManifest) Record(id tree.Digest) Stack {
 // Encode returns the canonical form, as Manifest.Encode does.
 func (m *StackManifest) Encode() ([]byte, error) { return encode(m) }
 
-// DecodeStack reads a stack manifest in canonical form and no other. Errors match ErrSchema or ErrManifest.
+// DecodeStack decodes a stack manifest. It accepts only the canonical form. Errors match ErrSchema or ErrManifest.
 func DecodeStack(encoded []byte) (*StackManifest, error) {
 	return decodeManifest[StackManifest](encoded)
 }
@@ -62,8 +62,8 @@ func SignStack(m *StackManifest, key ed25519.PrivateKey) (signed []byte, id tree
 	return sign(m, key)
 }
 
-// OpenStack checks that one of the trusted operators signed the stack manifest, and only then reads it.
-// Errors match ErrSignature, ErrSchema or ErrManifest.
+// OpenStack checks that one of the trusted operators signed the stack manifest, and only then decodes it. Errors match
+// ErrSignature, ErrSchema or ErrManifest.
 func OpenStack(signed []byte, trusted []ed25519.PublicKey) (*StackManifest, tree.Digest, error) {
 	return open[StackManifest](signed, trusted)
 }
@@ -74,7 +74,7 @@ func (m *StackManifest) schema() (field string, own, known int) {
 
 func (m *StackManifest) title() string { return fmt.Sprintf("stack of base %q", m.Base.Name) }
 
-// canonical is m with one form for what can be written in two.
+// canonical returns a copy of m in which empty lists and maps are not nil, since JSON distinguishes them.
 func (m *StackManifest) canonical() any {
 	full := *m
 	full.Components = notNil(full.Components)
@@ -82,7 +82,7 @@ func (m *StackManifest) canonical() any {
 	return &full
 }
 
-// rules of a stack manifest.
+// rules returns the checks of a stack manifest.
 func (m *StackManifest) rules() []func() error {
 	return []func() error{
 		m.checkMembers,

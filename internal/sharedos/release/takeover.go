@@ -14,26 +14,26 @@ import (
 )
 
 const (
-	// MaxAgent is the largest agent in bytes that takes over.
+	// MaxAgent is the maximum size in bytes of an agent that takes over.
 	MaxAgent = 16 << 20
 	// maxTakeover bounds a signed takeover in bytes.
 	maxTakeover = 1<<10 + maxSignatures
-	// takeoverForm is the first line of a takeover. No manifest begins so: its canonical form is one line of JSON.
+	// takeoverForm is the first line of a takeover. No manifest begins with it, because a manifest is one line of JSON.
 	takeoverForm = "sharedos agent takeover, version 1"
 )
 
-// ErrTakeover means that a text names no takeover.
+// ErrTakeover means that a text is not a takeover.
 var ErrTakeover = errors.New("not a takeover")
 
-// Takeover is an operator's word that one agent may take over from another, in one VM. Since it names the VM and the
-// agent that goes, it cannot be replayed elsewhere, nor later to bring an older agent back: whether an agent is older
-// than another is for the operator to know.
+// Takeover is an operator's permission that one agent takes over from another one in one VM. It contains the key of the
+// VM and the digest of the previous agent, so it cannot be replayed in another VM, nor later to bring an older agent
+// back. The operator has to know which agent is the newer one.
 type Takeover struct {
-	// Guest is the key of the VM's agent, which stays the same when one takes over.
+	// Guest is the key of the VM's agent. All agents of a VM have the same key.
 	Guest ed25519.PublicKey
-	// From is the SHA-256 of the agent that goes, To of the one that comes.
+	// From and To are the SHA-256 of the previous and of the next agent.
 	From, To tree.Digest
-	// Size of the one that comes in bytes.
+	// Size is the size of the next agent in bytes.
 	Size int64
 }
 
@@ -85,7 +85,7 @@ func SignTakeover(t Takeover, key ed25519.PrivateKey) ([]byte, error) {
 	return signed, nil
 }
 
-// OpenTakeover checks that one of the trusted operators signed the takeover, and only then reads it. Errors match
+// OpenTakeover checks that one of the trusted operators signed the takeover, and only then decodes it. Errors match
 // ErrSignature or ErrTakeover.
 func OpenTakeover(signed []byte, trusted []ed25519.PublicKey) (Takeover, error) {
 	if len(signed) > maxTakeover {

@@ -1,5 +1,5 @@
-// Package transport connects to the agent in a guest: through the guest's vsock, and over it with TLS 1.3, in which both sides know the
-// other's key.
+// Package transport connects to the agent in a guest: through the guest's vsock, and over it with TLS 1.3, in which
+// both sides know the other's key.
 package transport
 
 import (

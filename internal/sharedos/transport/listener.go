@@ -16,8 +16,8 @@ const MaxHandshakes = 16
 // handshakeTimeout bounds a handshake. An emulated guest needs about 100 ms for one.
 const handshakeTimeout = 10 * time.Second
 
-// Listener accepts connections that have completed their TLS handshake. Handshakes run concurrently, each for at most ten seconds, so that a
-// client that sends nothing does not keep others out.
+// Listener accepts connections that have completed their TLS handshake. Handshakes run concurrently, each for at most
+// ten seconds, so that a client that sends nothing does not keep others out.
 type Listener struct {
 	inner  net.Listener
 	config *tls.Config
@@ -60,7 +60,8 @@ func (l *Listener) acceptAll() {
 	}
 }
 
-// handshake passes a connection on if the client has the key of an operator. It closes others without an answer, so that they learn nothing.
+// handshake passes a connection on if the client has the key of an operator. It closes others without an answer, so
+// that they learn nothing.
 func (l *Listener) handshake(raw net.Conn) {
 	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
 	defer cancel()

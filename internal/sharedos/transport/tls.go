@@ -25,8 +25,8 @@ var (
 	ErrNoPeerKey = errors.New("the peer showed no Ed25519 key")
 )
 
-// Certificate wraps a key in a certificate, the only form in which TLS sends keys. Names and dates are fixed and never checked, because a
-// guest's clock may be wrong.
+// Certificate wraps a key in a certificate, the only form in which TLS sends keys. Names and dates are fixed and never
+// checked, because a guest's clock may be wrong.
 func Certificate(key ed25519.PrivateKey) (tls.Certificate, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
@@ -61,8 +61,8 @@ func ServerConfig(cert tls.Certificate, operators []ed25519.PublicKey) *tls.Conf
 	}
 }
 
-// ClientConfig is the configuration of the provider. If pinned is nil, this is the first contact: any Ed25519 key is accepted, and the caller
-// pins Agent.Key afterwards.
+// ClientConfig is the configuration of the provider. If pinned is nil, this is the first contact: any Ed25519 key is
+// accepted, and the caller pins Agent.Key afterwards.
 func ClientConfig(operator ed25519.PrivateKey, pinned ed25519.PublicKey) (*tls.Config, error) {
 	cert, err := Certificate(operator)
 	if err != nil {
@@ -99,7 +99,8 @@ func peerKey(state tls.ConnectionState) (ed25519.PublicKey, error) {
 // Agent is a connection to one guest's agent.
 type Agent struct {
 	agentapi.AgentService
-	// Key is the agent's key, which the handshake has proved. VerifyConnection runs before the proof, so it must not pin a key.
+	// Key is the agent's key, which the handshake has proved. VerifyConnection runs before the proof, so it must not
+	// pin a key.
 	Key    ed25519.PublicKey
 	client *ttrpc.Client
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func newKey(t *testing.T) ed25519.PrivateKey {
 
 func public(key ed25519.PrivateKey) ed25519.PublicKey { return key.Public().(ed25519.PublicKey) }
 
-// hybrid listens as vhost-device-vsock does, answers every CONNECT with answer, and gives the rest to serve.
+// hybrid listens like vhost-device-vsock: it answers each CONNECT with answer, and calls serve with the connection.
 func hybrid(t *testing.T, answer string, serve func(net.Conn)) transport.HybridVSock {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "v.sock")
@@ -109,8 +110,15 @@ func (answering) Status(context.Context, *agentapi.StatusRequest) (*agentapi.Sta
 	return &agentapi.StatusResponse{AgentVersion: "test"}, nil
 }
 
-// agent serves as the guest does, with its own key, for holders of the operator's key.
-func agent(t *testing.T, key ed25519.PrivateKey, operator ed25519.PublicKey) transport.Dialer {
+// served dials an agent.
+type served struct {
+	transport.Dialer
+	// accepted counts the connections that the agent's listener has accepted.
+	accepted atomic.Int32
+}
+
+// agent serves like the agent of a guest: with a key of its own, for clients with the operator's key.
+func agent(t *testing.T, key ed25519.PrivateKey, operator ed25519.PublicKey) *served {
 	t.Helper()
 	cert, err := transport.Certificate(key)
 	if err != nil {
@@ -134,13 +142,16 @@ func agent(t *testing.T, key ed25519.PrivateKey, operator ed25519.PublicKey) tra
 		_ = server.Close()
 		<-done
 	})
-	return hybrid(t, "OK 1000\n", func(c net.Conn) {
+	s := &served{}
+	s.Dialer = hybrid(t, "OK 1000\n", func(c net.Conn) {
 		select {
 		case conns <- c:
+			s.accepted.Add(1)
 		case <-ctx.Done():
 			_ = c.Close()
 		}
 	})
+	return s
 }
 
 type chanListener struct {
@@ -183,7 +194,7 @@ func TestHalfOpenConnectionsKeepNobodyOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = conn.Close() }() // it says nothing until the test ends
+		defer func() { _ = conn.Close() }() // nothing is sent on it until the test ends
 	}
 	if _, err := status(t, dialer, operator, public(guest)); err != nil {
 		t.Fatal(err)
@@ -199,7 +210,7 @@ func TestBothSidesArePinned(t *testing.T) {
 		t.Fatalf("first contact: %v", err)
 	}
 	if !seen.Equal(public(guest)) {
-		t.Fatal("first contact saw another key than the agent's")
+		t.Fatal("the first contact got another key than the agent's")
 	}
 	if _, err := status(t, dialer, operator, public(guest)); err != nil {
 		t.Fatalf("with the key pinned: %v", err)
@@ -208,6 +219,6 @@ func TestBothSidesArePinned(t *testing.T) {
 		t.Fatalf("another agent's key: got %v, want %v", err, transport.ErrPeerKey)
 	}
 	if _, err := status(t, dialer, stranger, public(guest)); err == nil {
-		t.Fatal("the agent let a stranger in")
+		t.Fatal("the agent accepted a stranger's key")
 	}
 }

@@ -18,8 +18,8 @@ type VSock struct {
 
 // DialContext implements Dialer.
 //
-// connect(2) takes no context. The kernel gives up after two seconds (net/vmw_vsock/af_vsock.c, VSOCK_DEFAULT_CONNECT_TIMEOUT), so a dial
-// whose ctx has ended ends soon after.
+// connect(2) takes no context. The kernel gives up after two seconds (net/vmw_vsock/af_vsock.c,
+// VSOCK_DEFAULT_CONNECT_TIMEOUT), so a dial whose ctx has ended ends soon after.
 func (v VSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 	type dialed struct {
 		conn *vsock.Conn
@@ -46,8 +46,8 @@ func (v VSock) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 	}
 }
 
-// HybridVSock dials through a unix socket on which the client sends "CONNECT <port>\n" and the server answers "OK <port>\n". This is the
-// convention of vhost-device-vsock, Firecracker and Cloud Hypervisor.
+// HybridVSock dials through a unix socket on which the client sends "CONNECT <port>\n" and the server answers "OK
+// <port>\n". This is the convention of vhost-device-vsock, Firecracker and Cloud Hypervisor.
 type HybridVSock struct {
 	// Path of the unix socket on the host.
 	Path string
@@ -118,8 +118,8 @@ type hostListener struct {
 	*vsock.Listener
 }
 
-// ListenVSock listens on a port of this guest's vsock. It accepts connections from the host (CID 2) only, and closes those of others, such as
-// guests of the same host.
+// ListenVSock listens on a port of this guest's vsock. It accepts connections from the host (CID 2) only, and closes
+// those of others, such as guests of the same host.
 func ListenVSock(port uint32) (net.Listener, error) {
 	listener, err := vsock.Listen(port, nil)
 	if err != nil {
