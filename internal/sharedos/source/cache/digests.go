@@ -87,6 +87,7 @@ func (d *Digests) load() error {
 	}
 	records := data[len(digestsMagic):]
 	d.old = make(map[Identity]tree.Digest, len(records)/recordLength)
+	d.new = make(map[Identity]tree.Digest, len(records)/recordLength)
 	for r := records; len(r) >= recordLength; r = r[recordLength:] {
 		number := func(i int) uint64 { return binary.LittleEndian.Uint64(r[8*i:]) }
 		id := Identity{Device: number(0), Inode: number(1), Size: int64(number(2)), Modified: int64(number(3)), Changed: int64(number(4))}
