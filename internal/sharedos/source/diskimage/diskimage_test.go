@@ -23,15 +23,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-func run(t *testing.T, stdin, name string, args ...string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s %v: %v\n%s", name, args, err, said)
-	}
-}
-
 // mebibytes that test disks and their partitions have.
 const (
 	diskMiB = 64

@@ -34,27 +34,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// describe lists a tree as "path content", "path/" or "path -> target".
-func describe(t *testing.T, tr *tree.Tree) []string {
-	t.Helper()
-	var all []string
-	for _, e := range tr.Entries {
-		switch e.Type {
-		case tree.Directory:
-			all = append(all, e.Path+"/")
-		case tree.Symlink:
-			all = append(all, e.Path+" -> "+e.Link)
-		case tree.Regular:
-			data, err := tr.ReadFile(e.Path, 1<<20)
-			sourcetest.Must(t, err)
-			all = append(all, e.Path+" "+string(data))
-		default:
-			all = append(all, e.Path+" "+e.Type.String())
-		}
-	}
-	return all
-}
-
 func TestOCILayersAreLaidOverEachOther(t *testing.T) {
 	whiteout := func(p string) sourcetest.Item { return sourcetest.File(p, "") }
 	for name, c := range map[string]struct {
