@@ -30,7 +30,7 @@ func (c content) Open(digest tree.Digest) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
-// treeOf is a tree of files, parent directories included.
+// treeOf returns a tree of files with their parent directories.
 func treeOf(t *testing.T, files map[string]string) *tree.Tree {
 	t.Helper()
 	contents := content{}
@@ -77,7 +77,7 @@ func zstdOf(t *testing.T, text string) string {
 	return string(encoder.EncodeAll([]byte(text), nil))
 }
 
-// kernelTree has every module that is needed: one uncompressed, one of each compression, two built in.
+// kernelTree returns the files of a tree with all required modules: some uncompressed, some compressed, two built in.
 func kernelTree(t *testing.T) map[string]string {
 	t.Helper()
 	directory := "usr/lib/modules/" + kernel + "/"
@@ -117,7 +117,7 @@ func kernelTree(t *testing.T) map[string]string {
 	}
 }
 
-// unpack reads an archive into a map of names to what is there.
+// unpack returns the records of an archive as texts by their names.
 func unpack(t *testing.T, archive []byte) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -208,7 +208,7 @@ func TestModulesOfATreeThatIsNotWhole(t *testing.T) {
 
 func TestClosureLoadsEachModuleOnceAfterItsDependencies(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		// Module i may depend on modules below i; modules.dep lists those of dependencies too, deepest last.
+		// Module i may depend on modules below i. modules.dep lists indirect dependencies, too, the deepest last.
 		count := rapid.IntRange(1, 12).Draw(t, "modules")
 		index := moduleIndex{paths: map[string]string{}, dependencies: map[string][]string{}, builtin: map[string]bool{}}
 		file := func(i int) string { return "kernel/m" + string(rune('a'+i)) + ".ko" }

@@ -84,8 +84,8 @@ func TestAnotherProcessWithTheSamePidIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A power cut may leave a record without bytes, and no process.
-func TestAnEmptyRecordIsOfAProcessThatIsGone(t *testing.T) {
+// After a power cut a record may be empty. Its process has ended, too.
+func TestAnEmptyRecordMeansThatTheProcessIsGone(t *testing.T) {
 	record := filepath.Join(t.TempDir(), "x"+daemon.Suffix)
 	if err := os.WriteFile(record, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -101,14 +101,14 @@ func TestAnEmptyRecordIsOfAProcessThatIsGone(t *testing.T) {
 	}
 }
 
-func TestARecordThatNamesNoProcessIsAnError(t *testing.T) {
+func TestARecordThatIdentifiesNoProcessIsAnError(t *testing.T) {
 	for _, text := range []string{"{}", "nonsense", `{"pid":1,"start":5,"boot":"x"}`, `{"pid":-1,"start":5,"boot":"x"}`} {
 		record := filepath.Join(t.TempDir(), "x"+daemon.Suffix)
 		if err := os.WriteFile(record, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := daemon.End(t.Context(), record); err == nil {
-			t.Errorf("%q was taken for a record", text)
+			t.Errorf("the record %q was accepted", text)
 		}
 	}
 }

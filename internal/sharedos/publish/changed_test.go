@@ -9,7 +9,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
 )
 
-// movingSource is another one each time that it is asked.
+// movingSource has another fingerprint after each read.
 type movingSource struct{ fakeSource }
 
 func (m movingSource) Fingerprint(context.Context) (string, error) {
@@ -23,7 +23,7 @@ func TestASourceThatChangesWhileItIsReadIsNoRelease(t *testing.T) {
 	if _, err := p.Prepare(t.Context(), Spec{Name: "os", Source: moving}, nil); !errors.Is(err, ErrSourceChanged) {
 		t.Errorf("got %v, want ErrSourceChanged", err)
 	}
-	// Nothing of it is kept under the fingerprint that it had.
+	// The cache must not have an entry for the fingerprint before the read.
 	if _, err := p.Prepare(t.Context(), Spec{Name: "os", Source: moving.fakeSource}, nil); err != nil || moving.opened.Load() != 2 {
 		t.Errorf("%v, opened %d times", err, moving.opened.Load())
 	}

@@ -27,24 +27,24 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// buildVariable is an environment variable. With builds as JSON it has the test program publish releases and tell of
-// them instead of testing.
+// buildVariable is an environment variable. If it has builds as JSON, the test program publishes these releases and
+// prints them as JSON, instead of running tests.
 const buildVariable = "SHAREDOS_TEST_BUILDS"
 
-// builds are releases of one base to be made one after the other, as on a machine of their own.
+// builds describes releases of one base to build one after the other, as on a separate machine.
 type builds struct {
-	// Directories are what the releases are made from, or Archives.
+	// Directories or Archives are the sources of the releases.
 	Directories, Archives []string
-	// Work is a directory for cache and store.
+	// Work is a directory for the cache and the store.
 	Work  string
 	Umask int
 }
 
-// built is one release that was made.
+// built describes a release that was built.
 type built struct {
 	ID     string
 	Delta  bool
-	Volume map[string]tree.Digest // by kind: what it consists of, byte by byte
+	Volume map[string]tree.Digest // digests of the release's files, by their names in the cache
 }
 
 func TestMain(m *testing.M) {
@@ -102,7 +102,7 @@ func buildHere(asked []byte) ([]built, error) {
 	return made, nil
 }
 
-// buildApart makes releases in another process, in its own environment.
+// buildApart builds releases in another process with the given environment.
 func buildApart(t *testing.T, b builds, environment ...string) []built {
 	t.Helper()
 	asked, err := json.Marshal(b)
@@ -136,14 +136,14 @@ func TestTheSameInputYieldsTheSameReleasesOnAnyMachine(t *testing.T) {
 		backward = append(backward, extract(t, filepath.Join(there, fmt.Sprint(i)), system, names))
 	}
 	if slices.Equal(listed(t, forward[0]), listed(t, backward[0])) {
-		t.Fatal("both directories tell their files in one order, so this shows nothing of it")
+		t.Fatal("both directories list their files in the same order, so the test cannot show that the order does not matter")
 	}
 	want := buildApart(t, builds{Directories: forward, Work: here, Umask: 0o022},
 		"TZ=UTC", "LC_ALL=C", "GOMAXPROCS=1", "HOME="+here)
 	if len(want) != 2 || want[0].Delta || !want[1].Delta {
 		t.Fatalf("the releases should be one with a full layer and one with a delta over it: %+v", want)
 	}
-	time.Sleep(1100 * time.Millisecond) // times are kept in seconds
+	time.Sleep(1100 * time.Millisecond) // recorded times have a resolution of a second
 	got := buildApart(t, builds{Directories: backward, Work: there, Umask: 0o077},
 		"TZ=Pacific/Kiritimati", "LC_ALL=tr_TR.UTF-8", "GOMAXPROCS=4", "HOME="+there)
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -151,8 +151,8 @@ func TestTheSameInputYieldsTheSameReleasesOnAnyMachine(t *testing.T) {
 	}
 }
 
-// inOrderOfCreation makes a directory on a tmpfs, which tells files in the order in which they were made, or in
-// reverse; ext4 and others tell them in that of a hash of their names.
+// inOrderOfCreation makes a directory on a tmpfs, which lists files in the order of their creation or in reverse. ext4
+// and others list them in the order of a hash of their names.
 func inOrderOfCreation(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "sharedos-")
@@ -161,7 +161,7 @@ func inOrderOfCreation(t *testing.T) string {
 	return dir
 }
 
-// listed are the names in a directory as the kernel tells them.
+// listed returns the names in a directory in the order of getdents(2).
 func listed(t *testing.T, dir string) []string {
 	t.Helper()
 	file, err := os.Open(dir)
@@ -191,7 +191,7 @@ func TestTheOrderOfAnArchiveIsNotInALayer(t *testing.T) {
 	}
 }
 
-// extract makes a directory with a system in it, file by file in the order of names.
+// extract writes a system to a directory. It creates files in the order of names.
 func extract(t *testing.T, at string, system sourcetest.System, names []string) string {
 	t.Helper()
 	old := time.Unix(1_700_000_000, 0)

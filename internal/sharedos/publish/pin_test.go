@@ -154,7 +154,7 @@ func TestPinningChangesFilesListsAndOwners(t *testing.T) {
 	}
 }
 
-// texts are contents in memory.
+// texts is a tree.Content in memory.
 type texts map[tree.Digest]string
 
 func (x texts) add(text string) tree.Digest {

@@ -50,7 +50,7 @@ func TestAPatchIsADelta(t *testing.T) {
 	if m.Sequence != 2 || m.Previous != first.ID || len(m.Layers) != 2 || m.Layers[0] != first.Manifest.Layers[0] || !m.Layers[1].Delta {
 		t.Fatalf("%+v", m)
 	}
-	// Besides the files above, the package database changed.
+	// The package database changed, too.
 	want := &Change{
 		Added:      Count{Entries: 1, Bytes: int64(len("new"))},
 		Changed:    Count{Entries: 2, Bytes: int64(len("version 2") + len(patched["var/lib/dpkg/status"]))},
@@ -150,7 +150,7 @@ func TestAChainEndsInAFullLayer(t *testing.T) {
 }
 
 func TestHowMuchADeltaMayHoldIsAChoice(t *testing.T) {
-	// The system's content is mostly one file of 120,000 bytes; a tenth of it is added.
+	// Most of the system's content is one file of 120,000 bytes. The patch adds a tenth of that.
 	patched := newSystem().With("usr/share/more", strings.Repeat("m", 12_000))
 	for limit, rebase := range map[int]string{0: "", 10: "", 9: "a delta would have 9% of the content, and at most 9% is allowed"} {
 		p := newPublisher(t, storetest.New(t))
@@ -316,7 +316,7 @@ func TestADamagedCacheNeverYieldsAWrongRelease(t *testing.T) {
 					if !errors.Is(err, layer.ErrDamaged) {
 						t.Fatal(err)
 					}
-					// Found at the upload: nothing was published, and the next attempt builds anew.
+					// The upload found the damage. It published nothing, and the next Prepare builds the release again.
 					if _, _, err := p.Newest(t.Context(), "os"); !errors.Is(err, store.ErrNotFound) {
 						t.Fatalf("got %v, want ErrNotFound", err)
 					}
@@ -348,7 +348,7 @@ func TestTheCacheKeepsTheNewestOnly(t *testing.T) {
 
 func TestOneWriterAtATime(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lock(t.Context(), path, func() { t.Error("waited for nobody") })
+	unlock, err := lock(t.Context(), path, func() { t.Error("it waited for a free lock") })
 	must(t, err)
 	waiting := make(chan struct{})
 	done := make(chan error, 1)

@@ -21,9 +21,9 @@ import (
 
 var errCutOff = errors.New("cut off")
 
-// Wherever publishing is cut off, the newest release is the old one or the new one, and whole; publishing again
-// completes it.
-func TestPublishingMayBeCutOffAnywhere(t *testing.T) {
+// Wherever Publish is interrupted, the newest release is the old or the new one, and it is complete. The next Publish
+// completes the new one.
+func TestPublishCanBeInterruptedAnywhere(t *testing.T) {
 	for step := 0; ; step++ {
 		if step > 100 {
 			t.Fatal("publishing never ends")
@@ -67,7 +67,7 @@ func TestPublishingMayBeCutOffAnywhere(t *testing.T) {
 	}
 }
 
-func TestPublishTakesTheOrderThatLeavesNothingHalfReferred(t *testing.T) {
+func TestPublishStoresObjectsBeforeReferencesToThem(t *testing.T) {
 	s := storetest.New(t)
 	publish(t, newPublisher(t, s), newSystem())
 	var kinds []string
@@ -106,7 +106,7 @@ func TestPublishSeesThatAnotherWasFaster(t *testing.T) {
 	publish(t, a, newSystem().With("usr/bin/server", "mine"))
 }
 
-func TestNewestTellsGoneFromDamaged(t *testing.T) {
+func TestNewestDistinguishesGoneFromDamaged(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
 	if _, _, err := p.Newest(t.Context(), "os"); !errors.Is(err, store.ErrNotFound) {
@@ -160,7 +160,7 @@ func TestDeleteLeavesNothingOfABaseAndAllOfTheOthers(t *testing.T) {
 	must(t, p.Publish(t.Context(), shared, nil))
 	before := volumes(t, s)
 
-	// Of the same tree, so of the same layer; then one of its own.
+	// The first release has the same tree and layer as the other base, the second one a layer of its own.
 	publish(t, p, newSystem())
 	publish(t, p, newSystem().With("usr/bin/server", "version 2"))
 	for range 2 {
@@ -201,7 +201,7 @@ func TestDeleteKeepsWhatVMsReferTo(t *testing.T) {
 	initramfs := []byte("initramfs")
 	blob := release.Blob{Digest: tree.Sum(initramfs), Size: int64(len(initramfs))}
 	must(t, s.PutBlob(t.Context(), blob, bytes.NewReader(initramfs), nil))
-	// The other base's record is gone, but a VM still runs it.
+	// The other base has no history any more, but a VM still runs its release.
 	must(t, s.SetHistory(t.Context(), release.Base, "other", store.History{}))
 	publish(t, p, newSystem())
 	must(t, p.Delete(t.Context(), "os", used(map[tree.Digest][]string{other.ID: {"web"}, blob.Digest: {"web"}})))
@@ -247,7 +247,7 @@ func TestDeleteStopsAtWhatItCannotKnow(t *testing.T) {
 	}
 }
 
-// used answers who uses what, as a fleet does.
+// used returns an InUse with this result.
 func used(by map[tree.Digest][]string) InUse {
 	return func(context.Context) (map[tree.Digest][]string, error) { return by, nil }
 }

@@ -41,7 +41,7 @@ func TestRetainKeepsTheNewestReleasesAndThoseInUse(t *testing.T) {
 func TestRetainDeletesWhatNothingRefersToAnyMore(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
-	p.MaxChain = 1 // each release is a full layer of its own
+	p.MaxChain = 1 // each release has one full layer
 	var published []*Prepared
 	for _, version := range []string{"1", "2", "3", "4"} {
 		published = append(published, publish(t, p, newSystem().With("usr/bin/server", "version "+version)))
@@ -74,15 +74,15 @@ func TestRetainDeletesWhatNothingRefersToAnyMore(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	// The next release follows the newest as if nothing had been.
+	// The collection does not change what the next release follows.
 	next := publish(t, p, newSystem().With("usr/bin/server", "version 5"))
 	if next.Manifest.Previous != published[3].ID || next.Manifest.Sequence != 5 {
 		t.Errorf("the next release is %d after %s", next.Manifest.Sequence, next.Manifest.Previous)
 	}
 }
 
-// used and then let go: what only a VM kept goes once no VM uses it, whichever base that is of, and nothing else does.
-func TestWhatAVMLetsGoIsCollected(t *testing.T) {
+// A release that was retained only for a VM is removed when no VM uses it any more. Nothing else is removed.
+func TestReleasesThatNoVMUsesAnyMoreAreCollected(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
 	p.MaxChain = 1
@@ -96,7 +96,7 @@ func TestWhatAVMLetsGoIsCollected(t *testing.T) {
 	web := used(map[tree.Digest][]string{published[0].ID: {"web"}})
 	must(t, p.Collect(t.Context(), web))
 	if history, err := s.History(t.Context(), release.Base, "os"); err != nil || len(history.Releases) != 3 {
-		t.Fatalf("of a base of which nobody said how much to retain are left %v, %v", history, err)
+		t.Fatalf("without a number of releases to retain, the history is %v, %v", history, err)
 	}
 	_, err = p.Retain(t.Context(), "os", 1, web)
 	must(t, err)
@@ -105,7 +105,7 @@ func TestWhatAVMLetsGoIsCollected(t *testing.T) {
 	if want := []tree.Digest{published[2].ID, published[0].ID}; err != nil || !slices.Equal(history.IDs(), want) {
 		t.Fatalf("while a VM uses it, the history is %v, %v, want %v", history, err, want)
 	}
-	// The next release keeps the record of what is retained.
+	// Publishing keeps the recorded number of releases to retain.
 	next := publish(t, p, newSystem().With("usr/bin/server", "version 4"))
 	must(t, p.Collect(t.Context(), used(nil)))
 	history, err = s.History(t.Context(), release.Base, "os")
@@ -113,14 +113,14 @@ func TestWhatAVMLetsGoIsCollected(t *testing.T) {
 		t.Errorf("afterwards the history is %v, %v", history, err)
 	}
 	if _, err := s.LayerPath(t.Context(), published[0].Manifest.Layers[0].ID); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("the layer that the VM let go: %v", err)
+		t.Errorf("the layer that the VM no longer uses: %v", err)
 	}
 	requireWhole(t, s, next.Manifest)
 	requireWhole(t, s, other.Manifest)
 }
 
-// What a VM of another host refers to stands in the definition that the other host has.
-func TestNothingIsDeletedUnderVMsOfAnotherHost(t *testing.T) {
+// This host does not know what a VM of another host refers to, because the other host has the VM's definition.
+func TestNothingIsDeletedWhileThePoolHasVMsOfAnotherHost(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
 	p.MaxChain = 1
@@ -142,11 +142,11 @@ func TestNothingIsDeletedUnderVMsOfAnotherHost(t *testing.T) {
 	dropped, err := p.Retain(t.Context(), "os", 1, here)
 	must(t, err)
 	if !slices.Equal(dropped, []tree.Digest{first.ID}) {
-		t.Errorf("without it, dropped are %v", dropped)
+		t.Errorf("without the other VM, dropped %v", dropped)
 	}
 }
 
-func TestRetainKeepsLayersThatLaterReleasesStandOn(t *testing.T) {
+func TestRetainKeepsLayersOfLaterReleases(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
 	publish(t, p, newSystem())
@@ -172,7 +172,7 @@ func TestRetainKeepsAtLeastTheNewestRelease(t *testing.T) {
 	}
 }
 
-// Equal trees are one layer, whoever made them.
+// Equal trees have the same layer, also if different operators publish them.
 func TestEqualLayersAreStoredOnce(t *testing.T) {
 	s := storetest.New(t)
 	publish(t, newPublisher(t, s), newSystem())

@@ -22,7 +22,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// newSystem is what most tests publish.
+// newSystem returns the system that most tests publish.
 func newSystem() sourcetest.System { return sourcetest.NewSystem("6.12.1-cloud-amd64") }
 
 // fakeSource is a source in memory.
@@ -85,7 +85,7 @@ func publish(t testing.TB, p *Publisher, s sourcetest.System) *Prepared {
 	return prepared
 }
 
-// requireWhole checks every byte that a release refers to.
+// requireWhole verifies all objects that a release refers to.
 func requireWhole(t testing.TB, s *storetest.Store, m *release.Manifest) {
 	t.Helper()
 	for _, l := range m.Layers {

@@ -16,7 +16,7 @@ func TestUsageCountsWhatIsSharedOnce(t *testing.T) {
 	p := newPublisher(t, s)
 	first := publish(t, p, newSystem())
 	second := publish(t, p, newSystem().With("usr/bin/server", "version 2"))
-	// Another base of the first one's tree.
+	// Another base with the tree of the first release.
 	twin, err := p.Prepare(t.Context(), Spec{Name: "twin", Source: sourceOf(t, newSystem())}, nil)
 	must(t, err)
 	must(t, p.Publish(t.Context(), twin, nil))
@@ -74,7 +74,7 @@ func TestUsageOfAnEmptyPoolIsNothing(t *testing.T) {
 	}
 }
 
-func TestHistoryTellsWhatEachReleaseAdded(t *testing.T) {
+func TestHistoryHasTheSizeThatEachReleaseAdded(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
 	clock := time.Date(2026, 11, 25, 1, 2, 3, 999, time.FixedZone("east", 3600))

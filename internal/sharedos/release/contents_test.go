@@ -13,7 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// drawEntries draws the entries of a small tree with odd names and attributes of all kinds.
+// drawEntries draws the entries of a small tree with unusual names and all kinds of attributes.
 func drawEntries(t *rapid.T, label string) []tree.Entry {
 	name := rapid.OneOf(rapid.SampledFrom([]string{"a", "b", "a-b", "-", "!", "a b", "%41", "a=b", "é", "\xff\xfe", "\n", "..."}),
 		rapid.Map(rapid.SliceOfN(rapid.ByteRange(1, 255), 1, 4), func(b []byte) string {
@@ -90,7 +90,7 @@ func TestContentsReadBackAsTheyWere(t *testing.T) {
 	})
 }
 
-func TestDiffContentsTellsExactlyWhatDiffers(t *testing.T) {
+func TestDiffContentsReportsExactlyTheDifferences(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		old, new := drawEntries(t, "old"), drawEntries(t, "new")
 		if rapid.Bool().Draw(t, "related") {
@@ -247,7 +247,7 @@ func TestAContentsListHasOneForm(t *testing.T) {
 	}
 }
 
-func TestVerifiedEndsWellOnlyForTheNamedBytes(t *testing.T) {
+func TestVerifiedReturnsEOFOnlyForTheBytesOfTheBlob(t *testing.T) {
 	blob := blobOf("contents")
 	for text, want := range map[string]error{
 		"contents": nil, "contentS": ErrContents, "content": ErrContents, "contents ": ErrContents, "": ErrContents,

@@ -12,7 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// piecewise yields what it has in pieces of any length, and now and then nothing.
+// piecewise returns its bytes in pieces of random length, and sometimes none.
 type piecewise struct {
 	rest   []byte
 	random *rand.Rand
@@ -27,7 +27,7 @@ func (p *piecewise) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// Lists that are many times as long as what is held of them differ where they do, however they come.
+// DiffContents finds the differences of lists that are much longer than its buffer, whatever the lengths of the reads.
 func TestLongListsDifferWhereTheyDo(t *testing.T) {
 	for seed := range uint64(20) {
 		random := rand.New(rand.NewPCG(seed, 0))

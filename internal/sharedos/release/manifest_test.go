@@ -126,7 +126,7 @@ func TestEncodeRefusesAManifestThatBreaksARule(t *testing.T) {
 	}
 }
 
-// toComponent makes a valid component of an example.
+// toComponent turns an example into a valid component.
 func toComponent(m *Manifest) {
 	m.Kind, m.BuiltOn, m.Layers, m.Kernel = Component, digestOf("base"), m.Layers[1:], nil
 }
@@ -144,7 +144,7 @@ func TestAComponentSaysWhatItWasBuiltOn(t *testing.T) {
 	}
 }
 
-// The manifests of bases that the last version wrote are read, and have the ids that they had.
+// Manifests of the last version can be read and have the same ids.
 func TestABaseHasTheBytesOfTheLastVersion(t *testing.T) {
 	const last = `{"schema":1,"kind":"base","name":"debian-13","sequence":1,"architecture":"amd64","os":"Debian","layers":[{"id":"sha256:` +
 		`8d3f0b5d6b3a1a9f7e3f9c6b5f2f1f0a9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e","data_size":4096,"size":8192,"delta":false}],"contents":{"digest":"sha256:` +

@@ -13,7 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// exampleStack is a valid manifest of a stack of a base and a component.
+// exampleStack returns a valid manifest of a stack of a base and a component.
 func exampleStack() *StackManifest {
 	base := example()
 	return &StackManifest{
@@ -63,13 +63,13 @@ func TestAStackIsNoReleaseAndAReleaseNoStack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m, _, err := Open(stack, public); !errors.Is(err, ErrManifest) {
-		t.Errorf("a stack was taken for the release %+v, %v", m, err)
+		t.Errorf("a stack was decoded as the release %+v, %v", m, err)
 	}
 	if m, _, err := OpenUnsigned(stack); !errors.Is(err, ErrManifest) {
-		t.Errorf("a stack was taken for the release %+v, %v", m, err)
+		t.Errorf("a stack was decoded as the release %+v, %v", m, err)
 	}
 	if m, _, err := OpenStack(base, public); !errors.Is(err, ErrManifest) {
-		t.Errorf("a release was taken for the stack %+v, %v", m, err)
+		t.Errorf("a release was decoded as the stack %+v, %v", m, err)
 	}
 }
 
@@ -168,7 +168,7 @@ func FuzzDecodeStack(f *testing.F) {
 	})
 }
 
-// Equality of stacks: by id, and for records without one by releases and layers.
+// Records with ids are compared by them, others by releases and layers.
 func TestWhenTwoRecordsAreOfOneStack(t *testing.T) {
 	whole := exampleStack().Record(digestOf("stack"))
 	change := func(spoil func(*Stack)) Stack {

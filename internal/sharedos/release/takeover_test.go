@@ -56,7 +56,7 @@ func TestNoManifestIsATakeoverAndNoTakeoverAManifest(t *testing.T) {
 	if _, _, err := Open(takeover, []ed25519.PublicKey{public}); !errors.Is(err, ErrManifest) {
 		t.Errorf("a takeover was opened as a manifest: %v", err)
 	}
-	// Whatever an operator signed is no takeover unless it says so.
+	// A signed text is not a takeover unless it has the form of one.
 	s, err := newSigner(private)
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ func decode(t *testing.T, signed []byte) string {
 	return text + "\n"
 }
 
-// FuzzOpenTakeover: what is opened is what an operator signs.
+// Only the text that the operator signed can be opened, and every decoded takeover has the canonical form.
 func FuzzOpenTakeover(f *testing.F) {
 	public, private := operator(f)
 	guest, _ := operator(f)

@@ -12,7 +12,7 @@ import (
 )
 
 func TestPackagesAreWhatRpmInstalled(t *testing.T) {
-	// One with a header so large that it does not fit in a page, and enough for more than one page of rows.
+	// One header is larger than a page, and the rows need more than one page.
 	var provides strings.Builder
 	for i := range 2000 {
 		fmt.Fprintf(&provides, "Provides: capability-%d\n", i)
@@ -39,7 +39,7 @@ func TestPackagesAreWhatRpmInstalled(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoDatabaseIsRefused(t *testing.T) {
+func TestAFileThatIsNotADatabaseIsRefused(t *testing.T) {
 	whole := rpmtest.Database(t, rpmtest.Spec("a", "1", "1", ""))
 	for name, file := range map[string][]byte{
 		"nothing": nil, "text": []byte(strings.Repeat("text", 100)), "cut off": whole[:len(whole)/4], "the header alone": whole[:100],
@@ -57,7 +57,7 @@ func FuzzPackages(f *testing.F) {
 	f.Fuzz(func(t *testing.T, file []byte) {
 		packages, err := Packages(file)
 		if err != nil && !errors.Is(err, ErrMalformed) {
-			t.Fatalf("an error of no kind: %v", err)
+			t.Fatalf("the error does not match ErrMalformed: %v", err)
 		}
 		for _, p := range packages {
 			if p.Name == "" || p.Version == "" {
