@@ -580,7 +580,7 @@ func TestSizes(t *testing.T) {
 
 func TestAFailedCreateIsInStateAndNothingIsLeft(t *testing.T) {
 	world := newWorld(t)
-	config := debian(patched) + web(`timeouts = { create = "4s" }`)
+	config := debian(patched) + web("")
 	check(t, world,
 		resource.TestStep{
 			PreConfig: func() {
@@ -601,7 +601,8 @@ func TestAFailedCreateIsInStateAndNothingIsLeft(t *testing.T) {
 				world.Guests.Silence("web", true)
 				must(t, world.Say("web", "Booting\nKernel panic - not syncing\n"))
 			},
-			Config:           config,
+			// Long enough for a slow machine to come to the wait for the agent, which is what takes all of it.
+			Config:           debian(patched) + web(`timeouts = { create = "20s" }`),
 			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{action(webAddress, plancheck.ResourceActionCreate)}},
 			ExpectError:      says(`Unable to create VM "web"`, "Kernel panic", "step: waiting for the agent", "next apply replaces it", "terraform untaint"),
 		},
