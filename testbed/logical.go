@@ -37,11 +37,12 @@ func (b *Testbed) replaceCommand(t testing.TB, command, script string, values ..
 // LogicalPool makes a storage pool of libvirt's type "logical". Such a pool rounds sizes up to extents of 4 MiB,
 // and a new volume has the content of a deleted one: stale, repeated. Many containers have no device-mapper and so
 // no LVM; therefore a script replaces LVM's commands, and the volumes are loop devices. A testbed can have one such
-// pool. LogicalPool returns the pool's name. Pool and volumes end with the test.
-func (b *Testbed) LogicalPool(t testing.TB, stale []byte) string {
+// pool. LogicalPool returns the pool's name and the directory of its devices. Pool and volumes end with the test.
+func (b *Testbed) LogicalPool(t testing.TB, stale []byte) (name, devices string) {
 	t.Helper()
 	group := strings.ReplaceAll(b.Name("vg"), "-", "_")
-	devices, garbage := filepath.Join("/dev", group), filepath.Join(b.dir, "stale")
+	devices = filepath.Join("/dev", group)
+	garbage := filepath.Join(b.dir, "stale")
 	err := errors.Join(
 		os.WriteFile(garbage, bytes.Repeat(stale, (8<<20)/len(stale)+1), 0o600),
 		os.MkdirAll(devices, 0o755),
@@ -51,10 +52,10 @@ func (b *Testbed) LogicalPool(t testing.TB, stale []byte) string {
 	}
 	removeDevices(t, devices)
 	b.replaceCommand(t, "/usr/sbin/lvm", lvm, "@state@", t.TempDir(), "@group@", group, "@stale@", garbage)
-	name := b.Name("pool")
+	name = b.Name("pool")
 	b.Virsh(t, "pool-define-as", name, "logical", "--source-name", group, "--target", devices)
 	b.Virsh(t, "pool-start", name)
-	return name
+	return name, devices
 }
 
 // removeDevices removes loop devices, and the directory with links to them, at the end of the test.

@@ -29,7 +29,7 @@ func formerDisk(t *testing.T) []byte {
 // In a pool of devices, such as LVM's, layers and private disk are block devices. QEMU boots from copies in files.
 func TestAVMLivesOnAPoolOfBlockDevices(t *testing.T) {
 	bed := testbed.New(t)
-	pool := bed.LogicalPool(t, formerDisk(t))
+	pool, devices := bed.LogicalPool(t, formerDisk(t))
 	w := guest.On(t, bed, pool)
 	w.Expected = 2 * time.Minute
 	ctx := t.Context()
@@ -83,7 +83,7 @@ func TestAVMLivesOnAPoolOfBlockDevices(t *testing.T) {
 
 	must(t, vm.Delete(ctx))
 	must(t, w.Host.Publisher.Delete(ctx, "os", w.Host.Fleet.InUse))
-	left, err := filepath.Glob(filepath.Join("/dev", "vg_*", "*"))
+	left, err := filepath.Glob(filepath.Join(devices, "*"))
 	must(t, err)
 	if _, err := os.Stat(boot); !errors.Is(err, fs.ErrNotExist) || len(left) > 0 {
 		t.Errorf("left are the devices %v; of %s it is said: %v", left, boot, err)

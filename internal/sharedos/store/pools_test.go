@@ -78,7 +78,7 @@ func mountedContract(t *testing.T, target, kind string, source ...string) {
 func logical(t *testing.T, stale []byte) (s *connected, bed *testbed.Testbed, pool string) {
 	t.Helper()
 	bed = testbed.New(t)
-	pool = bed.LogicalPool(t, stale)
+	pool, _ = bed.LogicalPool(t, stale)
 	s, err := connect(t.Context(), bed.URI(), store.Config{Pool: pool})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
