@@ -366,7 +366,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	e.tasks.Add(1)
 	go func() {
 		defer e.tasks.Done()
-		e.begin(request)
+		e.startRefresh(request)
 	}()
 	return true, nil
 }

@@ -131,11 +131,11 @@ func loadKernel(kernel, initramfs io.Reader, commandLine string) error {
 // Reboot implements Starter.
 func (l LiveStarter) Reboot(ctx context.Context) error { return l.Units.Begin(ctx, "reboot.target") }
 
-// Distrust implements Records.
-func (LiveRecords) Distrust(stack release.Stack) error { return boot.MarkBad(stack) }
+// MarkBad implements Records.
+func (LiveRecords) MarkBad(stack release.Stack) error { return boot.MarkBad(stack) }
 
-// Trust implements Records.
-func (LiveRecords) Trust(stack release.Stack) error { return boot.MarkGood(stack) }
+// MarkGood implements Records.
+func (LiveRecords) MarkGood(stack release.Stack) error { return boot.MarkGood(stack) }
 
 // Root implements System.
 func (s *LiveSystem) Root() (string, error) { return mounts.RootDevice("/") }

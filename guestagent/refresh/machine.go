@@ -15,40 +15,100 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// run is what every state of one refresh carries along.
+// run is one refresh, with what its states pass on to each other.
 type run struct {
 	*Engine
 	request *agentapi.RefreshRequest
 	target  *target
 	diff    *differences
-	// paths of the open layers of both stacks, bottom to top.
+	// from and to are the mount points of both stacks' layers, bottom to top.
 	from, to []string
-	// rung that it climbs to.
+	// rung is the way by which the new stack takes effect.
 	rung Rung
 	// before is the assessment just before the swap.
 	before *impact.Assessment
-	// backFrom is the moment from which on, on the way back, what is started runs what it is to run; 0 if it has not come.
-	backFrom uint64
+	// cause is why the refresh is rolled back.
+	cause error
+	// restoredFrom is the moment of the rollback from which on a unit that is started runs the old code; 0 if it has not come.
+	restoredFrom uint64
 }
 
-// The states of a refresh. A value of such a type exists only once the journal names the state.
-type (
-	staged     struct{ *run }
-	verified   struct{ *run }
-	carried    struct{ *run }
-	starting   struct{ *run }
-	swapped    struct{ *run }
-	restarted  struct{ *run }
-	checking   struct{ *run }
-	committed  struct{ *run }
-	rollingOut struct {
-		*run
-		cause error
-	}
-)
+// step is the step from a state to the next one.
+type step struct {
+	// state is the next state. The loop journals it before anything of it is done.
+	state State
+	// change is what the journal records together with the state; nil for nothing.
+	change func(*Record)
+	// running and generation are the stack that runs from now on, if the state is Idle.
+	running    release.Stack
+	generation uint64
+}
 
-// begin carries a new refresh out.
-func (e *Engine) begin(request *agentapi.RefreshRequest) {
+// carryOut takes a refresh from a state that the journal names to its end. err is why the state cannot be acted on; nil if
+// it can.
+//
+// It is the one loop of the state machine: a state acts, then the journal names the next one. An agent that is stopped in
+// between starts again at the state that the journal names, so everything that a state does can be done twice.
+func (r *run) carryOut(ctx context.Context, state State, err error) {
+	for {
+		var next step
+		if err == nil {
+			next, err = r.act(ctx, state)
+		}
+		if err == nil && next.state == Idle {
+			r.idle(next.running, next.generation)
+			return
+		}
+		if err == nil {
+			err = r.enter(next.state, next.change)
+		}
+		switch {
+		case err == nil:
+			state = next.state
+		case r.life.Err() != nil:
+			r.end() // the agent is being stopped: the next one goes on where the journal says
+			return
+		case state == Staged || state == Verified:
+			r.refuse(err)
+			return
+		case state == RollingBack:
+			r.leaveUnfinished(err)
+			return
+		default:
+			r.rollBack(ctx, err)
+			state, err = RollingBack, nil
+		}
+	}
+}
+
+// act does what a state is for.
+func (r *run) act(ctx context.Context, state State) (step, error) {
+	switch state {
+	case Staged:
+		return r.verify(ctx)
+	case Verified:
+		return r.begin()
+	case Swapped:
+		return r.swap(ctx)
+	case Restarted:
+		return r.restartUnits(ctx)
+	case Carried:
+		return r.carry(ctx)
+	case Starting:
+		return r.start(ctx)
+	case Checking:
+		return r.check(ctx)
+	case Committed:
+		return r.commit()
+	case RollingBack:
+		return r.goBack()
+	default:
+		return step{}, fmt.Errorf("the journal has the unknown state %q", state)
+	}
+}
+
+// startRefresh carries out a new refresh.
+func (e *Engine) startRefresh(request *agentapi.RefreshRequest) {
 	ctx, cancel := context.WithTimeout(e.life, refreshLimit)
 	defer cancel()
 	r := &run{Engine: e, request: request}
@@ -57,81 +117,23 @@ func (e *Engine) begin(request *agentapi.RefreshRequest) {
 		err = e.Records.SaveRequest(data)
 	}
 	if err != nil {
-		r.refuse(fmt.Errorf("keep the request: %w", err))
-		return
+		err = fmt.Errorf("save the request: %w", err)
+	} else {
+		err = r.enter(Staged, nil)
 	}
-	state, err := r.stage(ctx)
-	if err != nil {
-		r.refuse(err)
-		return
-	}
-	r.carryOut(ctx, state)
+	r.carryOut(ctx, Staged, err)
 }
 
-// carryOut takes a refresh from staged to its end.
-func (r *run) carryOut(ctx context.Context, s staged) {
-	v, err := s.verify(ctx)
-	if err != nil {
-		r.refuse(err)
-		return
-	}
-	if r.rung != Live {
-		r.carryAndStart(ctx, v)
-		return
-	}
-	state, err := v.swap()
-	if err != nil {
-		r.refuse(err) // the journal could not be written, so nothing was done
-		return
-	}
-	r.complete(ctx, state)
-}
-
-// complete takes a refresh from swapped to its end. Everything it does can be done twice.
-func (r *run) complete(ctx context.Context, s swapped) {
-	next, err := s.act(ctx)
-	if err != nil {
-		r.fail(ctx, err)
-		return
-	}
-	r.completeRestarted(ctx, next)
-}
-
-func (r *run) completeRestarted(ctx context.Context, s restarted) {
-	next, err := s.act(ctx)
-	if err != nil {
-		r.fail(ctx, err)
-		return
-	}
-	r.completeChecking(ctx, next)
-}
-
-func (r *run) completeChecking(ctx context.Context, s checking) {
-	next, err := s.act(ctx)
-	if err != nil {
-		r.fail(ctx, err)
-		return
-	}
-	if err := next.act(); err != nil {
-		r.fail(ctx, err)
-	}
-}
-
-// fail rolls back, unless the agent is being stopped: then the journal tells the next one where to go on.
-func (r *run) fail(ctx context.Context, cause error) {
-	if r.life.Err() != nil {
-		r.end()
-		return
-	}
+// rollBack journals that the refresh is rolled back. If the private disk takes no more writes, the refresh is rolled back
+// all the same: every state that the journal can name by now leads back, too.
+func (r *run) rollBack(ctx context.Context, cause error) {
 	if err := context.Cause(ctx); err != nil {
 		cause = errors.Join(cause, err)
 	}
-	back, err := r.rollBack(cause)
-	if err != nil {
-		// The private disk takes no more. What the journal says last leads back all the same.
-		back = rollingOut{r, errors.Join(cause, err)}
+	r.cause = cause
+	if err := r.enter(RollingBack, func(record *Record) { record.Cause = cause.Error() }); err != nil {
+		r.cause = errors.Join(cause, err)
 	}
-	back.act()
 }
 
 // refuse ends a refresh that has changed nothing.
@@ -146,7 +148,7 @@ func (r *run) refuse(cause error) {
 	r.idle(r.record.Running, r.record.Generation)
 }
 
-// refusalOf is the code of why a refresh was refused.
+// refusalOf returns the code for the cause of a refusal.
 func refusalOf(cause error) agentapi.Refusal {
 	is := func(kinds ...error) bool {
 		return slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(cause, kind) })
@@ -162,7 +164,7 @@ func refusalOf(cause error) agentapi.Refusal {
 	return agentapi.Refusal_REFUSAL_SYSTEM
 }
 
-// idle journals the end of a refresh. If it cannot, the next agent finds the state before and ends it again.
+// idle journals the end of a refresh. If it cannot, the next agent finds the previous state and ends the refresh again.
 func (r *run) idle(running release.Stack, generation uint64) {
 	err := r.enter(Idle, func(record *Record) { record.Running, record.Generation = running, generation })
 	if err := errors.Join(err, r.Blobs.Drop()); err != nil {
@@ -178,51 +180,39 @@ func (r *run) idle(running release.Stack, generation uint64) {
 	r.end()
 }
 
-// stage: the host has plugged the layers in; they are found and opened.
-func (r *run) stage(ctx context.Context) (staged, error) {
-	if err := r.enter(Staged, nil); err != nil {
-		return staged{}, err
-	}
-	return staged{r}, nil
-}
-
-// verify checks all that can be checked before anything changes, and tells the impact.
-func (s staged) verify(ctx context.Context) (verified, error) {
-	r := s.run
+// verify checks everything that can be checked before anything changes, and assesses the impact. The host has attached the
+// layers.
+func (r *run) verify(ctx context.Context) (step, error) {
 	t, err := openTarget(r.request.GetTarget(), r.record.From, r.Operators, r.request.GetAllowDowngrade())
 	if err != nil {
-		return verified{}, err
+		return step{}, err
 	}
 	r.target = t
 	if err := r.timed("stage", func() error { return r.openLayers(ctx) }); err != nil {
-		return verified{}, err
+		return step{}, err
 	}
 	if err := r.timed("verify", func() error { return r.readLayers(ctx) }); err != nil {
-		return verified{}, err
+		return step{}, err
 	}
 	if err := r.System.Room(ctx); err != nil {
-		return verified{}, err
+		return step{}, err
 	}
 	if err := r.timed("assess", func() error { return r.judge(ctx) }); err != nil {
-		return verified{}, err
+		return step{}, err
 	}
 	baseline, bad := r.healthy(ctx, r.request.GetHealthChecks())
 	r.note(func(report *agentapi.Report) { report.Unchecked = bad })
 	failed, err := r.Units.Failed(ctx)
 	if err != nil {
-		return verified{}, err
+		return step{}, err
 	}
 	var planned []Planned
 	if r.rung == Live {
 		planned = plan(nil, r.before)
 	}
-	err = r.enter(Verified, func(record *Record) {
+	return step{state: Verified, change: func(record *Record) {
 		record.Baseline, record.Failed, record.Planned, record.Strategy, record.Left = baseline, failed, planned, r.rung, r.before.Left
-	})
-	if err != nil {
-		return verified{}, err
-	}
-	return verified{r}, nil
+	}}, nil
 }
 
 func (r *run) openLayers(ctx context.Context) error {
@@ -254,7 +244,7 @@ func (r *run) readLayers(ctx context.Context) error {
 	return nil
 }
 
-// judge compares the stacks and refuses what interrupts more than is allowed.
+// judge compares the stacks, and refuses a refresh that interrupts more than is allowed.
 func (r *run) judge(ctx context.Context) error {
 	defer hurry()()
 	var err error
@@ -271,7 +261,7 @@ func (r *run) judge(ctx context.Context) error {
 	r.note(func(report *agentapi.Report) {
 		report.Impact, report.Left, report.Strategy = message(r.rung, r.before), impact.LeftTexts(r.before.Left), string(r.rung)
 		if r.rung != Live {
-			report.Pending = r.before.Pending // of a live refresh what is found at its end
+			report.Pending = r.before.Pending // for a live refresh it is found at the end
 		}
 	})
 	allowed := r.request.GetMaxImpact()
@@ -287,36 +277,30 @@ func (r *run) judge(ctx context.Context) error {
 	return nil
 }
 
-// swap: from here on the running system changes.
-func (v verified) swap() (swapped, error) {
-	if err := v.enter(Swapped, nil); err != nil {
-		return swapped{}, err
+// begin chooses the state of the rung. From that state on the running system changes.
+func (r *run) begin() (step, error) {
+	if r.rung == Live {
+		return step{state: Swapped}, nil
 	}
-	return swapped(v), nil
+	return step{state: Carried}, nil
 }
 
-// act swaps /usr and carries /etc.
-func (s swapped) act(ctx context.Context) (restarted, error) {
-	if err := s.timed("swap", func() error { return s.Usr.Swap(ctx, s.to) }); err != nil {
-		return restarted{}, err
+// swap swaps /usr and carries /etc.
+func (r *run) swap(ctx context.Context) (step, error) {
+	if err := r.timed("swap", func() error { return r.Usr.Swap(ctx, r.to) }); err != nil {
+		return step{}, err
 	}
-	err := s.timed("etc", func() error {
-		again, err := s.carryEtc(ctx)
+	err := r.timed("etc", func() error {
+		again, err := r.carryEtc(ctx)
 		if err == nil && again {
-			s.renewLoaderCache(ctx)
+			r.renewLoaderCache(ctx)
 		}
 		return err
 	})
-	if err != nil {
-		return restarted{}, err
-	}
-	if err := s.enter(Restarted, func(record *Record) { record.Renewed = true }); err != nil {
-		return restarted{}, err
-	}
-	return restarted(s), nil
+	return step{state: Restarted, change: func(record *Record) { record.Renewed = true }}, err
 }
 
-// carryEtc reports whether the loader's cache is to be made again once the new /usr is there.
+// carryEtc carries /etc. It reports whether the loader's cache has to be generated again once the new /usr is mounted.
 func (r *run) carryEtc(ctx context.Context) (loaderCache bool, err error) {
 	ends := etcmerge.Ends{From: r.record.From.Key(), To: r.record.To.Key()}
 	outcome, err := r.Etc.Carry(ctx, ends, r.diff.etc, r.from, r.to)
@@ -326,7 +310,7 @@ func (r *run) carryEtc(ctx context.Context) (loaderCache bool, err error) {
 	return outcome.LoaderCache, err
 }
 
-// renewLoaderCache makes the loader's cache again. Programs run with an old one, too.
+// renewLoaderCache generates the loader's cache again. Programs also run with an outdated one.
 func (r *run) renewLoaderCache(ctx context.Context) {
 	if err := r.Etc.RenewLoaderCache(ctx); err != nil {
 		r.note(func(report *agentapi.Report) {
@@ -335,58 +319,38 @@ func (r *run) renewLoaderCache(ctx context.Context) {
 	}
 }
 
-// act renews what uses what changed.
-func (s restarted) act(ctx context.Context) (checking, error) {
-	err := s.timed("restart", func() error { return s.renew(ctx, s.record.To.Kernel, s.record.Planned, false) })
-	if err != nil {
-		return checking{}, err
-	}
-	if err := s.enter(Checking, nil); err != nil {
-		return checking{}, err
-	}
-	return checking(s), nil
+// restartUnits restarts or reloads the units that use what changed.
+func (r *run) restartUnits(ctx context.Context) (step, error) {
+	err := r.timed("restart", func() error { return r.renew(ctx, r.record.To.Kernel, r.record.Planned, false) })
+	return step{state: Checking}, err
 }
 
-// act waits until all that was healthy before is so again, and stays so.
-func (s checking) act(ctx context.Context) (committed, error) {
-	if err := s.timed("check", func() error { return s.settle(ctx) }); err != nil {
-		return committed{}, err
-	}
-	if err := s.enter(Committed, nil); err != nil {
-		return committed{}, err
-	}
-	return committed(s), nil
+// check waits until everything that was healthy before is healthy again, and stays so.
+func (r *run) check(ctx context.Context) (step, error) {
+	err := r.timed("check", func() error { return r.settle(ctx) })
+	return step{state: Committed}, err
 }
 
-// act makes the stack the one that is booted next.
-func (c committed) act() error {
+// commit makes the stack the one that is booted next.
+func (r *run) commit() (step, error) {
 	started := time.Now()
-	generation, err := c.Records.Commit(c.record.To)
+	generation, err := r.Records.Commit(r.record.To)
 	if err != nil {
-		return fmt.Errorf("commit: %w", err)
+		return step{}, fmt.Errorf("commit: %w", err)
 	}
-	// The commit is the point of no return: what fails now is only reported.
-	err = c.retry(c.life, func() error { return errors.Join(c.Etc.End(c.life, c.record.To), c.Usr.Settle()) })
-	c.note(func(r *agentapi.Report) {
-		r.Done, r.Committed, r.State = true, true, agentapi.State_COMMITTED
-		r.Timings = append(r.Timings, &agentapi.Timing{Step: "commit", Micros: time.Since(started).Microseconds()})
+	// The commit is the point of no return: a later failure is only reported.
+	err = r.retry(r.life, func() error { return errors.Join(r.Etc.End(r.life, r.record.To), r.Usr.Settle()) })
+	r.note(func(report *agentapi.Report) {
+		report.Done, report.Committed, report.State = true, true, agentapi.State_COMMITTED
+		report.Timings = append(report.Timings, &agentapi.Timing{Step: "commit", Micros: time.Since(started).Microseconds()})
 		if err != nil {
-			r.Pending = append(r.Pending, "the agent's records: "+err.Error())
+			report.Pending = append(report.Pending, "the agent's records: "+err.Error())
 		}
 	})
-	c.idle(c.record.To, generation)
-	return nil
+	return step{state: Idle, running: r.record.To, generation: generation}, nil
 }
 
-// rollBack journals that everything goes back.
-func (r *run) rollBack(cause error) (rollingOut, error) {
-	if err := r.enter(RollingBack, func(record *Record) { record.Cause = cause.Error() }); err != nil {
-		return rollingOut{}, err
-	}
-	return rollingOut{r, cause}, nil
-}
-
-// plan adds to the planned units those that an assessment names.
+// plan adds the units that an assessment renews to the planned ones.
 func plan(planned []Planned, a *impact.Assessment) []Planned {
 	planned = slices.Clone(planned)
 	for _, affected := range a.Affected {

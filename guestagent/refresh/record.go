@@ -142,7 +142,10 @@ func (p *Planned) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// damage is why no refresh begins in this boot.
+// startsStack reports whether the new stack takes effect by being started, not by a swap.
+func (r *Record) startsStack() bool { return r.Strategy != "" && r.Strategy != Live }
+
+// damage is why no refresh starts in this boot.
 func (r *Record) damage() error { return fmt.Errorf("%w: %s", ErrDamaged, r.Damaged) }
 
 // report reads the report of a record. If it cannot be decoded, it is made of what the record itself tells: a refresh

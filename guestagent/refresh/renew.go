@@ -89,8 +89,8 @@ func (r *run) interrupted(ctx context.Context, planned []Planned) []Planned {
 // renewedFrom is the moment since which a unit that was started has started with all that is new. On the way forward it
 // is journaled, so that an agent that takes the refresh up restarts nothing twice; on the way back it holds for all tries.
 func (r *run) renewedFrom(back bool) (uint64, error) {
-	if back && r.backFrom != 0 {
-		return r.backFrom, nil
+	if back && r.restoredFrom != 0 {
+		return r.restoredFrom, nil
 	}
 	if !back && r.record.RenewedFrom != 0 {
 		return r.record.RenewedFrom, nil
@@ -100,7 +100,7 @@ func (r *run) renewedFrom(back bool) (uint64, error) {
 		return 0, err
 	}
 	if back {
-		r.backFrom = now
+		r.restoredFrom = now
 		return now, nil
 	}
 	return now, r.enter(r.record.State, func(record *Record) { record.RenewedFrom = now })

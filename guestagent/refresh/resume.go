@@ -11,83 +11,59 @@ import (
 )
 
 var (
-	// errRestarted is why a refresh ends that a restart of the VM has cut off.
+	// errRestarted means that a restart of the VM interrupted the refresh.
 	errRestarted = errors.New("the VM was restarted during the refresh and runs what it ran before")
-	// errNotStarted is why one ends whose stack was to be started.
+	// errNotStarted means that the VM was started, but not with the new stack.
 	errNotStarted = errors.New("the VM was started and runs what it ran before")
 )
 
-// resume takes up the refresh of the journal.
+// resume goes on with the refresh of the journal.
 func (e *Engine) resume(sameBoot bool) {
 	ctx, cancel := context.WithTimeout(e.life, refreshLimit)
 	defer cancel()
-	r := &run{Engine: e, diff: &differences{changes: impact.NewChanges()}}
-	switch {
-	case !sameBoot:
-		r.afterRestart(ctx)
-		return
-	case e.record.Started && (e.record.State == Starting || e.record.State == Checking):
-		r.takeUp(ctx)
-		return
-	}
-	tooOften := fmt.Errorf("the agent was restarted %d times during the refresh", e.record.Starts-1)
-	err := r.recall(ctx)
-	if e.record.Starts > maxStarts {
-		err = errors.Join(tooOften, err)
-	}
-	if e.life.Err() != nil {
-		r.end()
-		return
-	}
-	// How often it was taken up is known before anything of it is done again.
+	r := &run{Engine: e, diff: &differences{changes: impact.NewChanges()}, cause: errors.New(e.record.Cause)}
 	state := e.record.State
-	err = errors.Join(err, r.enter(state, nil))
-	switch state {
-	case Staged, Verified:
-		if err != nil {
-			r.refuse(err)
-			return
-		}
-		r.carryOut(ctx, staged{r})
-	case Carried:
-		if err != nil {
-			r.fail(ctx, err)
-			return
-		}
-		next, err := (carried{r}).act(ctx)
-		if err == nil {
-			err = next.act(ctx)
-		}
-		r.fail(ctx, err)
-	case Starting:
-		if err == nil {
-			err = (starting{r}).act(ctx)
-		}
-		r.fail(ctx, err)
-	case Swapped, Restarted, Checking:
-		switch {
-		case err != nil:
-			r.fail(ctx, err)
-		case state == Swapped:
-			r.complete(ctx, swapped{r})
-		case state == Restarted:
-			r.completeRestarted(ctx, restarted{r})
-		default:
-			r.completeChecking(ctx, checking{r})
-		}
-	case Committed:
-		if err := (committed{r}).act(); err != nil {
-			r.fail(ctx, err)
-		}
+	judged := state == Starting || state == Checking // the states in which the agent of the new stack judges it
+	runsNew := e.Booted.Same(e.record.To)
+	var err error
+	switch {
+	case sameBoot && e.record.Started && judged, !sameBoot && runsNew && e.record.startsStack() && judged:
+		err = errors.Join(r.tooManyStarts(), r.recallRequest())
+		err = errors.Join(err, r.enter(state, func(record *Record) { record.Started = true }))
+	case !sameBoot && runsNew && state == RollingBack && e.record.Started:
+		// The old stack has yet to be started.
+	case !sameBoot:
+		r.endAfterBoot(ctx, runsNew)
+		return
 	default:
-		// Whatever could not be recalled is done without: going back needs the old layers alone.
-		rollingOut{r, errors.New(e.record.Cause)}.act()
+		err = errors.Join(r.tooManyStarts(), r.recall(ctx))
+		if e.life.Err() != nil {
+			r.end()
+			return
+		}
+		// The journal counts this start before anything is done again.
+		err = errors.Join(err, r.enter(state, nil))
 	}
+	switch state {
+	case Verified:
+		state = Staged // what the assessment found is not in the journal
+	case RollingBack:
+		err = nil // a rollback needs only the old layers, and does without whatever could not be recalled
+	}
+	r.carryOut(ctx, state, err)
 }
 
-// recall brings back what a refresh knew before the agent was restarted.
+// tooManyStarts returns an error if the refresh keeps ending the agent.
+func (r *run) tooManyStarts() error {
+	if r.record.Starts <= maxStarts {
+		return nil
+	}
+	return fmt.Errorf("the agent was started again %d times during the refresh", r.record.Starts-1)
+}
+
+// recall restores what the refresh knew before the agent was restarted.
 func (r *run) recall(ctx context.Context) error {
-	// First what going back needs.
+	// The layers come first: a rollback needs them.
 	if err := r.openLayers(ctx); err != nil {
 		return err
 	}
@@ -95,7 +71,7 @@ func (r *run) recall(ctx context.Context) error {
 		return err
 	}
 	if r.record.Started {
-		return nil // what was compared is done with
+		return nil // nothing has to be compared any more
 	}
 	var err error
 	if r.target, err = openTarget(r.request.GetTarget(), r.record.From, r.Operators, r.request.GetAllowDowngrade()); err != nil {
@@ -109,35 +85,25 @@ func (r *run) recall(ctx context.Context) error {
 	return nil
 }
 
-// afterRestart goes on after the system was started: with the new stack if that was the way to it. Else it ends the
-// refresh: what runs was assembled anew, and what is left is /etc.
-func (r *run) afterRestart(ctx context.Context) {
-	runsNew := r.Booted.Same(r.record.To)
-	anew := r.record.Strategy != "" && r.record.Strategy != Live
-	switch {
-	case runsNew && anew && (r.record.State == Starting || r.record.State == Checking):
-		r.takeUp(ctx)
-		return
-	case runsNew && r.record.State == RollingBack && r.record.Started:
-		rollingOut{r, errors.New(r.record.Cause)}.act()
-		return
-	}
+// endAfterBoot ends a refresh that a boot has ended: the root was assembled again, so only /etc is left to be settled.
+func (r *run) endAfterBoot(ctx context.Context, runsNew bool) {
+	anew := r.record.startsStack()
 	err := r.retry(ctx, func() error {
 		if runsNew {
 			return r.Etc.End(ctx, r.Booted)
 		}
-		return r.Etc.Undo(ctx) // unless that was done before services began
+		return r.Etc.Undo(ctx) // unless init has done it
 	})
 	if r.life.Err() != nil {
 		r.end()
 		return
 	}
 	if err != nil && !runsNew {
-		r.leave(fmt.Errorf("%w; while ending it: %w; the next start of the VM tries again to undo /etc", r.whyNot(anew), err))
+		r.leaveUnfinished(fmt.Errorf("%w; while ending it: %w; the next start of the VM tries again to undo /etc", r.whyNot(anew), err))
 		return
 	}
 	if anew && !runsNew {
-		err = r.Records.Distrust(r.record.To)
+		err = r.Records.MarkBad(r.record.To)
 	}
 	changed := r.record.State != Staged && r.record.State != Verified
 	r.note(func(report *agentapi.Report) {
@@ -153,7 +119,7 @@ func (r *run) afterRestart(ctx context.Context) {
 		}
 	})
 	if changed && !runsNew {
-		// Units that were carried along in /etc are as before again.
+		// Unit files in /etc are as before again.
 		if err := r.Units.Reload(ctx); err != nil {
 			r.warn("systemd", err)
 		}
@@ -168,7 +134,7 @@ func (r *run) whyNot(anew bool) error {
 	case r.record.Cause != "":
 		cause = errors.New(r.record.Cause)
 		if anew {
-			return cause // the start was the way back
+			return cause // the start was the rollback
 		}
 		return fmt.Errorf("%w; %w", cause, errRestarted)
 	case anew && r.record.State == Starting && r.NotSwitched != "":

@@ -9,13 +9,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// tries is how often what must succeed on the way back is tried.
+// tries is how often each step of a rollback is tried.
 const tries = 4
 
 // defaultPause is the time between two tries.
 const defaultPause = 2 * time.Second
 
-// retry tries until act succeeds, or returns the last failure.
+// retry calls act until it succeeds, and returns its last error if it does not.
 func (e *Engine) retry(ctx context.Context, act func() error) error {
 	between := e.RetryPause
 	if between <= 0 {
@@ -33,58 +33,50 @@ func (e *Engine) retry(ctx context.Context, act func() error) error {
 	return err
 }
 
-// act goes back by the way that was come: it starts the old stack if the new one was started, or swaps back, undoes
-// /etc and renews what was renewed.
-func (b rollingOut) act() {
-	if b.record.Started {
-		b.startBack()
-		return
-	}
-	ctx, cancel := context.WithTimeout(b.life, rollbackLimit)
+// goBack returns to the old stack in the way in which the refresh left it: it starts the old stack if the new one was
+// started. Otherwise it swaps back, undoes /etc and renews what was renewed. It returns an error if something is left to
+// undo.
+func (r *run) goBack() (step, error) {
+	ctx, cancel := context.WithTimeout(r.life, rollbackLimit)
 	defer cancel()
+	if r.record.Started {
+		return step{}, r.unfinished(r.startBack(ctx))
+	}
 	started := time.Now()
-	err := b.retry(ctx, func() error { return b.Usr.Back(ctx, b.from) })
-	if err != nil {
-		if b.life.Err() != nil { // the next agent goes on
-			b.end()
-			return
-		}
-		b.unfinished(err)
-		return
+	if err := r.retry(ctx, func() error { return r.Usr.Back(ctx, r.from) }); err != nil {
+		return step{}, r.unfinished(err)
 	}
-	undone := b.retry(ctx, func() error { return b.Etc.Undo(ctx) })
+	undone := r.retry(ctx, func() error { return r.Etc.Undo(ctx) })
 	problems := undone
-	if b.record.Renewed {
-		planned := b.interrupted(ctx, b.record.Planned)
-		problems = errors.Join(problems, b.retry(ctx, func() error { return b.renew(ctx, b.record.From.Kernel, planned, true) }))
+	if r.record.Renewed {
+		planned := r.interrupted(ctx, r.record.Planned)
+		problems = errors.Join(problems, r.retry(ctx, func() error { return r.renew(ctx, r.record.From.Kernel, planned, true) }))
 	}
-	if b.life.Err() != nil {
-		b.end()
-		return
+	if err := r.life.Err(); err != nil {
+		return step{}, err
 	}
-	problems = errors.Join(problems, b.retry(ctx, b.Usr.Settle))
+	problems = errors.Join(problems, r.retry(ctx, r.Usr.Settle))
 	if undone != nil {
-		b.leave(fmt.Errorf("%w; while going back: %w; the next start of the VM tries again to undo /etc", b.cause, problems))
-		return
+		return step{}, fmt.Errorf("%w; while going back: %w; the next start of the VM tries again to undo /etc", r.cause, problems)
 	}
-	b.note(func(r *agentapi.Report) {
-		r.Done, r.State, r.Error = true, agentapi.State_ROLLING_BACK, b.cause.Error()
+	r.note(func(report *agentapi.Report) {
+		report.Done, report.State, report.Error = true, agentapi.State_ROLLING_BACK, r.cause.Error()
 		if problems != nil {
-			r.Error += "; while going back: " + problems.Error()
+			report.Error += "; while going back: " + problems.Error()
 		}
-		r.Timings = append(r.Timings, &agentapi.Timing{Step: "roll back", Micros: time.Since(started).Microseconds()})
+		report.Timings = append(report.Timings, &agentapi.Timing{Step: "roll back", Micros: time.Since(started).Microseconds()})
 	})
-	b.idle(b.record.From, b.record.Generation)
+	return step{state: Idle, running: r.record.From, generation: r.record.Generation}, nil
 }
 
-// unfinished tells that it could not go back. The journal still says so to the next boot.
-func (b rollingOut) unfinished(err error) {
-	b.leave(fmt.Errorf("%w; going back failed, too: %w; the next start of the VM boots the stack from before", b.cause, err))
+// unfinished describes a rollback that failed. The journal has the next boot finish it.
+func (r *run) unfinished(err error) error {
+	return fmt.Errorf("%w; going back failed, too: %w; the next start of the VM boots the stack from before", r.cause, err)
 }
 
-// leave ends the flight of a refresh of which something is left to undo. The journal tells the next agent to go on, and
-// nothing begins before it has.
-func (r *run) leave(cause error) {
+// leaveUnfinished ends a refresh of which something is left to undo. The journal has the next agent go on, and no other
+// refresh starts before it has.
+func (r *run) leaveUnfinished(cause error) {
 	r.note(func(report *agentapi.Report) {
 		report.Done, report.State, report.Error = true, agentapi.State_ROLLING_BACK, cause.Error()
 	})

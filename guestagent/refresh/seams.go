@@ -139,9 +139,9 @@ type Records interface {
 	// Committed returns the stack of the newest commit, and its generation; false if there was none.
 	Committed() (release.Stack, uint64, bool, error)
 	Commit(stack release.Stack) (generation uint64, err error)
-	// Distrust has a stack booted only if there is no other one; Trust takes that back.
-	Distrust(stack release.Stack) error
-	Trust(stack release.Stack) error
+	// MarkBad has a stack booted only if there is no other one. MarkGood undoes that.
+	MarkBad(stack release.Stack) error
+	MarkGood(stack release.Stack) error
 }
 
 // Blobs are the contents lists that the host handed over, whose bytes match their digests.

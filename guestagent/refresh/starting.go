@@ -21,86 +21,69 @@ const (
 )
 
 var (
-	// errNotEnded is why a start is given up that systemd, or the host, does not carry out.
+	// errNotEnded means that neither systemd nor the host has ended the old stack.
 	errNotEnded = errors.New("the old stack was not ended in time")
-	// errNotUp is why a stack is given up that was started.
+	// errNotUp means that systemd did not start everything of the new stack.
 	errNotUp = errors.New("the system did not come up")
 )
 
-// carryAndStart takes a refresh from verified to where the new stack is being started. The agent that it starts goes on.
-func (r *run) carryAndStart(ctx context.Context, v verified) {
-	c, err := v.carry()
-	if err != nil {
-		r.refuse(err) // the journal could not be written, so nothing was done
-		return
-	}
-	s, err := c.act(ctx)
-	if err != nil {
-		r.fail(ctx, err)
-		return
-	}
-	r.fail(ctx, s.act(ctx))
-}
-
-// carry: from here on the running system changes.
-func (v verified) carry() (carried, error) {
-	if err := v.enter(Carried, nil); err != nil {
-		return carried{}, err
-	}
-	return carried(v), nil
-}
-
-// act carries /etc while the old stack still runs, the last moment at which that can be checked.
-func (c carried) act(ctx context.Context) (starting, error) {
+// carry carries /etc while the old stack still runs: afterwards there is nothing to compare it with.
+func (r *run) carry(ctx context.Context) (step, error) {
 	again := false
-	err := c.timed("etc", func() (err error) {
-		again, err = c.carryEtc(ctx)
+	err := r.timed("etc", func() (err error) {
+		again, err = r.carryEtc(ctx)
 		return err
 	})
 	if err != nil {
-		return starting{}, err
+		return step{}, err
 	}
-	if err := c.Records.Trust(c.record.To); err != nil { // whatever became of it before
-		return starting{}, err
+	if err := r.Records.MarkGood(r.record.To); err != nil { // earlier failures of this stack do not count
+		return step{}, err
 	}
-	err = c.enter(Starting, func(record *Record) { record.LoaderCache, record.Began = again, time.Now().UnixMilli() })
-	if err != nil {
-		return starting{}, err
-	}
-	return starting(c), nil
+	return step{state: Starting, change: func(record *Record) {
+		record.LoaderCache, record.Began = again, time.Now().UnixMilli()
+	}}, nil
 }
 
-// act has the new stack started, by whom the rung says. It returns only if that does not happen, or because it does:
-// with the agent's end.
-func (s starting) act(ctx context.Context) error {
+// start has the new stack started, or waits until it has started if it runs already.
+func (r *run) start(ctx context.Context) (step, error) {
+	if r.record.Started {
+		return r.awaitStarted(ctx)
+	}
+	return step{}, r.startStack(ctx)
+}
+
+// startStack has the new stack started in the way of the rung. That ends the agent, so it returns only when the stack is
+// not started, or when the agent is being stopped.
+func (r *run) startStack(ctx context.Context) error {
 	var err error
-	switch s.record.Strategy {
+	switch r.record.Strategy {
 	case SoftReboot:
-		if s.NotSwitched != "" && s.record.Starts > 1 {
-			return errors.New(s.NotSwitched)
+		if r.NotSwitched != "" && r.record.Starts > 1 {
+			return errors.New(r.NotSwitched)
 		}
-		err = s.Starter.SoftReboot(ctx)
+		err = r.Starter.SoftReboot(ctx)
 	case Kexec:
-		err = s.kexec(ctx)
+		err = r.kexec(ctx)
 	}
-	// For Reboot the host has seen the state, and powers the VM off.
+	// For Reboot the host sees the state, and powers the VM off.
 	if err == nil {
-		err = s.awaitEnd(ctx)
+		err = r.awaitEnd(ctx)
 	}
-	if s.life.Err() == nil { // else it does end
-		err = errors.Join(err, s.Starter.Kexec(ctx, nil, nil, "", release.Stack{}))
+	if r.life.Err() == nil { // the agent goes on: no kexec may happen any more
+		err = errors.Join(err, r.Starter.Kexec(ctx, nil, nil, "", release.Stack{}))
 	}
 	return err
 }
 
-// kexec starts the kernel that the host handed over. The kernel is the one that the signed manifest names.
-func (s starting) kexec(ctx context.Context) (err error) {
-	files, err := s.openKernel()
+// kexec starts the kernel that the host uploaded, which is the one that the signed manifest names.
+func (r *run) kexec(ctx context.Context) (err error) {
+	files, err := r.openKernel()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, files.Close()) }()
-	return s.Starter.Kexec(ctx, files.kernel, files.initramfs, s.request.GetCommandLine(), s.record.To)
+	return r.Starter.Kexec(ctx, files.kernel, files.initramfs, r.request.GetCommandLine(), r.record.To)
 }
 
 // awaitEnd waits for the agent's own end.
@@ -115,30 +98,7 @@ func (r *run) awaitEnd(ctx context.Context) error {
 	return fmt.Errorf("%w: it runs %v after it was to end", errNotEnded, limit)
 }
 
-// takeUp goes on with a refresh whose new stack was started, and runs.
-func (r *run) takeUp(ctx context.Context) {
-	err := r.recallRequest()
-	if r.record.Starts > maxStarts {
-		err = errors.Join(fmt.Errorf("the agent was started %d times during the refresh", r.record.Starts-1), err)
-	}
-	state := r.record.State
-	err = errors.Join(err, r.enter(state, func(record *Record) { record.Started = true }))
-	switch {
-	case err != nil:
-		r.fail(ctx, err)
-	case state == Starting:
-		next, err := (starting{r}).started(ctx)
-		if err != nil {
-			r.fail(ctx, err)
-			return
-		}
-		r.completeChecking(ctx, next)
-	default:
-		r.completeChecking(ctx, checking{r})
-	}
-}
-
-// recallRequest brings back what was asked for.
+// recallRequest reads the request of the refresh.
 func (r *run) recallRequest() error {
 	data, err := r.Records.Request()
 	if err != nil {
@@ -151,25 +111,25 @@ func (r *run) recallRequest() error {
 	return nil
 }
 
-// started waits until the new stack has come up, with no unit failed that had not failed before.
-func (s starting) started(ctx context.Context) (checking, error) {
-	if err := s.timed("come up", func() error { return s.comeUp(ctx) }); err != nil {
-		return checking{}, err
+// awaitStarted waits until systemd has started everything of the new stack, and no unit has failed that had not failed
+// before.
+func (r *run) awaitStarted(ctx context.Context) (step, error) {
+	if err := r.timed("come up", func() error { return r.comeUp(ctx) }); err != nil {
+		return step{}, err
 	}
-	if s.record.LoaderCache {
-		s.renewLoaderCache(ctx)
+	if r.record.LoaderCache {
+		r.renewLoaderCache(ctx)
 	}
-	// From the end of the old stack's services, at the earliest, to the new one's. The clock may have been set meanwhile.
-	took := max(0, time.Now().UnixMilli()-s.record.Began)
-	s.note(func(report *agentapi.Report) {
+	// From the end of the old stack's services, at the earliest, to the start of the new ones. The clock may have been set
+	// meanwhile.
+	took := max(0, time.Now().UnixMilli()-r.record.Began)
+	r.note(func(report *agentapi.Report) {
 		report.Timings = append(report.Timings, &agentapi.Timing{Step: "start", Micros: took * 1000})
 	})
-	if err := s.enter(Checking, nil); err != nil {
-		return checking{}, err
-	}
-	return checking(s), nil
+	return step{state: Checking}, nil
 }
 
+// comeUp waits until systemd has started everything.
 func (r *run) comeUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, upLimit)
 	defer cancel()
@@ -190,7 +150,7 @@ func (r *run) comeUp(ctx context.Context) error {
 	}
 }
 
-// newlyFailed names the units that have failed and had not before, each with what it logged.
+// newlyFailed returns an error for each unit that has failed and had not failed before, with what it logged.
 func (r *run) newlyFailed(ctx context.Context) error {
 	failed, err := r.Units.Failed(ctx)
 	if err != nil {
@@ -205,29 +165,27 @@ func (r *run) newlyFailed(ctx context.Context) error {
 	return errors.Join(found...)
 }
 
-// startBack has the old stack started again.
-func (b rollingOut) startBack() {
-	ctx, cancel := context.WithTimeout(b.life, rollbackLimit)
-	defer cancel()
-	if err := b.Records.Distrust(b.record.To); err != nil {
-		b.warn("the record of boots", err)
+// startBack has the old stack started again. That ends the agent, so it returns only when the old stack is not started, or
+// when the agent is being stopped.
+func (r *run) startBack(ctx context.Context) error {
+	if err := r.Records.MarkBad(r.record.To); err != nil {
+		r.warn("the record of boots", err)
 	}
-	// A soft-reboot goes by the journal, so that one which could not be written leaves the machine's own start.
-	ways := []func(context.Context) error{b.Starter.Reboot}
-	if b.record.Strategy == SoftReboot && b.NotSwitched == "" && b.record.State == RollingBack {
-		ways = []func(context.Context) error{b.Starter.SoftReboot, b.Starter.Reboot}
+	// A soft-reboot starts the stack that the journal names. If the journal could not be written, only a reboot leads back.
+	ways := []func(context.Context) error{r.Starter.Reboot}
+	if r.record.Strategy == SoftReboot && r.NotSwitched == "" && r.record.State == RollingBack {
+		ways = []func(context.Context) error{r.Starter.SoftReboot, r.Starter.Reboot}
 	}
 	var failures []error
 	for _, start := range ways {
 		err := start(ctx)
 		if err == nil {
-			err = b.awaitEnd(ctx)
-		}
-		if b.life.Err() != nil {
-			b.end() // the next agent goes on
-			return
+			err = r.awaitEnd(ctx)
 		}
 		failures = append(failures, err)
+		if r.life.Err() != nil {
+			break // the next agent goes on
+		}
 	}
-	b.unfinished(errors.Join(failures...))
+	return errors.Join(failures...)
 }

@@ -411,12 +411,12 @@ func (w worldRecords) Commit(stack release.Stack) (uint64, error) {
 	return w.commits, err
 }
 
-func (w worldRecords) Distrust(stack release.Stack) error {
-	return w.do("distrust", func() error { w.distrusted[stack.Base] = true; return nil })
+func (w worldRecords) MarkBad(stack release.Stack) error {
+	return w.do("mark bad", func() error { w.distrusted[stack.Base] = true; return nil })
 }
 
-func (w worldRecords) Trust(stack release.Stack) error {
-	return w.do("trust", func() error {
+func (w worldRecords) MarkGood(stack release.Stack) error {
+	return w.do("mark good", func() error {
 		delete(w.distrusted, stack.Base)
 		delete(w.trials, stack.Base)
 		return nil
