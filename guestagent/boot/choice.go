@@ -1,10 +1,11 @@
 package boot
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
-	"sort"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
@@ -20,8 +21,8 @@ type candidate struct {
 	stack      release.Stack
 	origin     Origin
 	generation uint64
-	// held says why it is tried only after all others; "" if it is not.
-	held string
+	// deferred says why the candidate is tried only after all others; "" if it is not.
+	deferred string
 }
 
 // known is what there is to choose from.
@@ -30,7 +31,7 @@ type known struct {
 	given     release.Stack
 	committed *CommittedRecord
 	attempts  AttemptsRecord
-	flight    *flight
+	flight    *journal.Record
 	// trial is the value of TrialArgument.
 	trial string
 }
@@ -48,14 +49,14 @@ func candidates(k known) []candidate {
 	add := func(stack release.Stack, origin Origin, generation uint64) {
 		same := func(c candidate) bool { return c.stack.Same(stack) }
 		if len(stack.Layers) > 0 && !slices.ContainsFunc(order, same) {
-			order = append(order, candidate{stack: stack, origin: origin, generation: generation, held: k.held(stack)})
+			order = append(order, candidate{stack: stack, origin: origin, generation: generation, deferred: k.deferred(stack)})
 		}
 	}
 	var generation uint64
 	if k.committed != nil {
 		generation = k.committed.Generation
 	}
-	if k.flight.starts(kexec) && k.flight.State == stateStarting && k.trial == TrialKey(k.flight.To) {
+	if k.flight.StartsBy(journal.Kexec) && k.flight.State == journal.Starting && k.trial == TrialKey(k.flight.To) {
 		add(k.flight.To, Trial, generation+1)
 	}
 	switch {
@@ -77,15 +78,17 @@ func candidates(k known) []candidate {
 	if k.flight != nil {
 		add(k.flight.From, Earlier, generation) // nothing was ever committed, and the host gives what is on trial
 	}
-	sort.SliceStable(order, func(i, j int) bool { return order[i].held == "" && order[j].held != "" })
+	slices.SortStableFunc(order, func(a, b candidate) int {
+		return cmp.Compare(min(len(a.deferred), 1), min(len(b.deferred), 1))
+	})
 	return order
 }
 
-// held says why a stack is tried last.
-func (k known) held(stack release.Stack) string {
+// deferred says why a stack is tried last; "" if it is not.
+func (k known) deferred(stack release.Stack) string {
 	limit := maxAttempts
 	committed := k.committed != nil && k.committed.Stack.Same(stack)
-	if k.flight.starts(kexec, reboot) && k.flight.To.Same(stack) && !committed {
+	if k.flight.StartsBy(journal.Kexec, journal.Reboot) && k.flight.To.Same(stack) && !committed {
 		limit = maxTrials
 	}
 	if n := k.attempts.of(stack); n >= limit {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
@@ -21,8 +22,8 @@ func TestCandidates(t *testing.T) {
 	const tired, failed = "it did not come up in 3 boots", "it did not come up in 1 boots"
 	record := &CommittedRecord{Stack: committed, Generation: 4, Given: given}
 	previous := &CommittedRecord{Stack: committed, Generation: 4, Given: committed, Previous: &before}
-	trial := func(strategy, state string) *flight {
-		return &flight{State: state, Strategy: strategy, From: committed, To: other}
+	trial := func(strategy journal.Strategy, state journal.State) *journal.Record {
+		return &journal.Record{State: state, Strategy: strategy, From: committed, To: other}
 	}
 	for name, test := range map[string]struct {
 		known known
@@ -61,31 +62,31 @@ func TestCandidates(t *testing.T) {
 			[]candidate{{committed, FromCommitted, 4, tired}, {given, Given, 5, tired}},
 		},
 		"a soft-reboot's stack is never booted before it is committed": {
-			known{given: given, committed: record, flight: trial(softReboot, stateStarting)},
+			known{given: given, committed: record, flight: trial(journal.SoftReboot, journal.Starting)},
 			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
 		},
 		"a kexec's stack is booted by the kernel that was started for it": {
-			known{given: given, committed: record, flight: trial(kexec, stateStarting), trial: TrialKey(other)},
+			known{given: given, committed: record, flight: trial(journal.Kexec, journal.Starting), trial: TrialKey(other)},
 			[]candidate{{other, Trial, 5, ""}, {committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
 		},
 		"by no other kernel": {
-			known{given: given, committed: record, flight: trial(kexec, stateStarting)},
+			known{given: given, committed: record, flight: trial(journal.Kexec, journal.Starting)},
 			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
 		},
 		"nor by that of another stack": {
-			known{given: given, committed: record, flight: trial(kexec, stateStarting), trial: TrialKey(given)},
+			known{given: given, committed: record, flight: trial(journal.Kexec, journal.Starting), trial: TrialKey(given)},
 			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
 		},
 		"nor once it was judged": {
-			known{given: given, committed: record, flight: trial(kexec, stateRollingBack), trial: TrialKey(other)},
+			known{given: given, committed: record, flight: trial(journal.Kexec, journal.RollingBack), trial: TrialKey(other)},
 			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
 		},
 		"what the host starts on trial has one boot": {
-			known{given: other, committed: record, flight: trial(reboot, stateStarting), attempts: worn(1, other)},
+			known{given: other, committed: record, flight: trial(journal.Reboot, journal.Starting), attempts: worn(1, other)},
 			[]candidate{{committed, FromCommitted, 4, ""}, {other, Given, 5, failed}},
 		},
 		"a VM that never committed anything goes back to what it ran": {
-			known{given: other, flight: trial(reboot, stateStarting), attempts: worn(1, other)},
+			known{given: other, flight: trial(journal.Reboot, journal.Starting), attempts: worn(1, other)},
 			[]candidate{{committed, Earlier, 0, ""}, {other, Given, 0, failed}},
 		},
 	} {
@@ -115,17 +116,17 @@ func TestTheTrialIsReadFromTheCommandLine(t *testing.T) {
 func TestASoftRebootStartsWhatTheJournalSays(t *testing.T) {
 	from, to := stackOf("base"), stackOf("base", "patch")
 	for _, test := range []struct {
-		flight *flight
+		flight *journal.Record
 		want   *release.Stack
 	}{
 		{nil, nil},
-		{&flight{State: stateStarting, Strategy: softReboot, From: from, To: to}, &to},
-		{&flight{State: stateRollingBack, Strategy: softReboot, From: from, To: to}, &from},
-		{&flight{State: stateChecking, Strategy: softReboot, From: from, To: to}, nil},
-		{&flight{State: stateStarting, Strategy: kexec, From: from, To: to}, nil},
-		{&flight{State: stateRollingBack, Strategy: "live", From: from, To: to}, nil},
+		{&journal.Record{State: journal.Starting, Strategy: journal.SoftReboot, From: from, To: to}, &to},
+		{&journal.Record{State: journal.RollingBack, Strategy: journal.SoftReboot, From: from, To: to}, &from},
+		{&journal.Record{State: journal.Checking, Strategy: journal.SoftReboot, From: from, To: to}, nil},
+		{&journal.Record{State: journal.Starting, Strategy: journal.Kexec, From: from, To: to}, nil},
+		{&journal.Record{State: journal.RollingBack, Strategy: "live", From: from, To: to}, nil},
 	} {
-		if diff := cmp.Diff(test.want, test.flight.next()); diff != "" {
+		if diff := cmp.Diff(test.want, test.flight.SoftRebootTo()); diff != "" {
 			t.Errorf("%+v: -want +got\n%s", test.flight, diff)
 		}
 	}

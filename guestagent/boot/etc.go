@@ -95,7 +95,7 @@ const (
 
 // etcMove decides it; settled names the ends of the carry that was settled last.
 func (r privateRecords) etcMove(chosen release.Stack, settled etcmerge.Ends) etcMove {
-	if r.flight.tries(chosen) {
+	if r.flight.Tries(chosen) {
 		return etcStays
 	}
 	if r.committed == nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
@@ -15,8 +16,8 @@ func TestWhatABootDoesWithEtc(t *testing.T) {
 		return etcmerge.Ends{From: from.Key(), To: to.Key()}
 	}
 	runs := func(stack release.Stack) *CommittedRecord { return &CommittedRecord{Stack: stack} }
-	try := func(strategy, state string) *flight {
-		return &flight{State: state, Strategy: strategy, From: committed, To: next}
+	try := func(strategy journal.Strategy, state journal.State) *journal.Record {
+		return &journal.Record{State: state, Strategy: strategy, From: committed, To: next}
 	}
 	for name, test := range map[string]struct {
 		records privateRecords
@@ -32,9 +33,9 @@ func TestWhatABootDoesWithEtc(t *testing.T) {
 		"one further back boots":                   {privateRecords{committed: runs(committed)}, before, ends(next, committed), etcMoves},
 		"what the host has moved on to boots":      {privateRecords{committed: runs(committed)}, next, ends(before, committed), etcMoves},
 		"the record of the last carry is lost":     {privateRecords{committed: runs(committed)}, before, etcmerge.Ends{}, etcMoves},
-		"a refresh has it started":                 {privateRecords{committed: runs(committed), flight: try(reboot, stateStarting)}, next, ends(before, committed), etcStays},
-		"a refresh has started it":                 {privateRecords{committed: runs(committed), flight: try(softReboot, stateChecking)}, next, ends(before, committed), etcStays},
-		"a refresh was cut off before it had":      {privateRecords{committed: runs(committed), flight: try(kexec, "carried")}, next, ends(before, committed), etcMoves},
+		"a refresh has it started":                 {privateRecords{committed: runs(committed), flight: try(journal.Reboot, journal.Starting)}, next, ends(before, committed), etcStays},
+		"a refresh has started it":                 {privateRecords{committed: runs(committed), flight: try(journal.SoftReboot, journal.Checking)}, next, ends(before, committed), etcStays},
+		"a refresh was cut off before it had":      {privateRecords{committed: runs(committed), flight: try(journal.Kexec, "carried")}, next, ends(before, committed), etcMoves},
 		"a live refresh was cut off, the host on":  {privateRecords{committed: runs(committed), flight: try("live", "swapped")}, next, ends(before, committed), etcMoves},
 		"a refresh was cut off, the one before it": {privateRecords{committed: runs(committed), flight: try("live", "swapped")}, before, ends(before, committed), etcGoesBack},
 	} {

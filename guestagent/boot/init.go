@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -192,7 +193,7 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		Stack: chosen.stack, Origin: chosen.origin, Generation: chosen.generation,
 		Given: config.Stack, Operators: config.Operators, Hostname: config.Hostname,
 		PrivateDisk: private.Node, FirstBoot: private.state != diskComplete, Refused: chosen.refused,
-		Alone: len(all) == 1 || chosen.held != "", Moved: moved,
+		Alone: len(all) == 1 || chosen.deferred != "", Moved: moved,
 	}, nil
 }
 
@@ -233,7 +234,7 @@ func assembleRoot(ctx context.Context, chosen opened, given release.Stack) error
 type privateRecords struct {
 	committed *CommittedRecord
 	attempts  AttemptsRecord
-	flight    *flight
+	flight    *journal.Record
 }
 
 // readPrivateRecords reads the records. One that cannot be read is said and taken as absent: the given stack boots
@@ -283,7 +284,7 @@ type opened struct {
 	refused []string
 }
 
-// choose opens the first candidate whose layers are attached and verify. What was held back is said, too.
+// choose opens the first candidate whose layers are attached and verify. Deferred candidates are reported, too.
 func choose(ctx context.Context, all []candidate) (opened, error) {
 	var refused []string
 	var failures []error
@@ -296,7 +297,7 @@ func choose(ctx context.Context, all []candidate) (opened, error) {
 		found, err := open(openCtx, c)
 		cancel()
 		if err == nil {
-			found.refused = append(refused, heldBack(all[i+1:])...)
+			found.refused = append(refused, deferredIn(all[i+1:])...)
 			return found, nil
 		}
 		failures = append(failures, fmt.Errorf("%s stack of base %s: %w", c.origin, c.stack.Base, err))
@@ -306,12 +307,12 @@ func choose(ctx context.Context, all []candidate) (opened, error) {
 	return opened{}, fmt.Errorf("no stack can be booted: %w", errors.Join(failures...))
 }
 
-// heldBack says of the candidates that were held back why.
-func heldBack(rest []candidate) []string {
+// deferredIn describes the deferred candidates.
+func deferredIn(rest []candidate) []string {
 	var texts []string
 	for _, c := range rest {
-		if c.held != "" {
-			texts = append(texts, fmt.Sprintf("%s stack of base %s: %s", c.origin, c.stack.Base, c.held))
+		if c.deferred != "" {
+			texts = append(texts, fmt.Sprintf("%s stack of base %s: %s", c.origin, c.stack.Base, c.deferred))
 			say("refused: %s", texts[len(texts)-1])
 		}
 	}

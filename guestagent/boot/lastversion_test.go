@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
@@ -33,7 +34,7 @@ func TestABootChoosesByRecordsOfTheLastVersion(t *testing.T) {
 	committed := readLast[CommittedRecord](t, "committed.json")
 	config := readLast[agentapi.BootConfig](t, "bootconfig.json")
 	attempts := readLast[AttemptsRecord](t, "attempts.json")
-	started := readLast[flight](t, "journal-reboot-starting.json")
+	started := readLast[journal.Record](t, "journal-reboot-starting.json")
 	const tired = "it did not come up in 3 boots"
 	for name, test := range map[string]struct {
 		known known
@@ -66,7 +67,7 @@ func TestABootChoosesByRecordsOfTheLastVersion(t *testing.T) {
 			}
 		})
 	}
-	if !started.tries(patch) || started.tries(base) {
+	if !started.Tries(patch) || started.Tries(base) {
 		t.Error("the refresh of the journal does not try its stack")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
@@ -23,7 +24,7 @@ func NextRoot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("assemble the next root: %w", err)
 	}
-	stack := f.next()
+	stack := f.SoftRebootTo()
 	if stack == nil {
 		return nil
 	}
@@ -40,8 +41,8 @@ func NextRoot(ctx context.Context) error {
 }
 
 // assembleNext mounts the stack and returns the record of it.
-func assembleNext(ctx context.Context, record BootRecord, f *flight, stack release.Stack) (BootRecord, error) {
-	if f.State == stateRollingBack {
+func assembleNext(ctx context.Context, record BootRecord, f *journal.Record, stack release.Stack) (BootRecord, error) {
+	if f.State == journal.RollingBack {
 		if err := Carrier("/").Undo(ctx); err != nil {
 			return record, fmt.Errorf("take back what a refresh carried to /etc: %w", err)
 		}
@@ -72,7 +73,7 @@ func assembleNext(ctx context.Context, record BootRecord, f *flight, stack relea
 		return record, errors.Join(err, mounts.DropNext())
 	}
 	record.Stack, record.Root, record.Work, record.Origin = stack, device, root.Work, Trial
-	if f.State == stateRollingBack {
+	if f.State == journal.RollingBack {
 		record.Origin = Earlier
 	}
 	return record, nil

@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
@@ -150,12 +151,12 @@ func TestOldOrNewWhenTheJournalIsLost(t *testing.T) {
 					break
 				}
 				w.expect(blow{})
-				w.unreadable = fmt.Errorf("%w: unexpected end of JSON input", ErrDamaged)
+				w.unreadable = fmt.Errorf("%w: unexpected end of JSON input", journal.ErrDamaged)
 				if powerCut {
 					w.powerCut()
 				}
 				e, stop = w.engine()
-				if started, err := e.Refresh(w.ask("one", "two")); started || err != nil && !errors.Is(err, ErrDamaged) {
+				if started, err := e.Refresh(w.ask("one", "two")); started || err != nil && !errors.Is(err, journal.ErrDamaged) {
 					t.Fatalf("%v: a refresh on top of it: %v, %v", b, started, err)
 				}
 				stop()
@@ -250,7 +251,7 @@ func endure(t tester, atOnce int, sick bool, blows ...blow) (outcome string, rea
 		if e.record.Damaged != "" {
 			// What an earlier refresh left of /etc could not be put away when the agent started. It says that the VM is to be
 			// started again, and takes no refresh before.
-			if started, err := e.Refresh(w.ask("one", "two")); started || !errors.Is(err, ErrDamaged) {
+			if started, err := e.Refresh(w.ask("one", "two")); started || !errors.Is(err, journal.ErrDamaged) {
 				t.Fatalf("%v: a refresh on top of it: %v, %v", blows, started, err)
 			}
 			stop()

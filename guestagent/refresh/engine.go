@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
@@ -34,9 +35,6 @@ var (
 	ErrDeferred = errors.New("left to the next power-off and start")
 	// ErrUnfinished means that a rollback could not be finished. The next start of the VM finishes it.
 	ErrUnfinished = errors.New("the last rollback could not be finished; restart the VM")
-	// ErrDamaged means that the journal's bytes are none of a journal, so that it is not known whether a refresh was in
-	// flight. The next boot begins a new one.
-	ErrDamaged = errors.New("the journal of refreshes was damaged; restart the VM")
 	// ErrImpact means that the impact is larger than allowed.
 	ErrImpact = errors.New("the impact is larger than allowed")
 )
@@ -117,7 +115,7 @@ func (e *Engine) Status() (Status, error) {
 		s.Pending = append(s.Pending, impact.KernelPending(kernel, s.Stack.Kernel))
 	}
 	if e.record.Damaged != "" {
-		s.Pending = append(s.Pending, e.record.damage().Error())
+		s.Pending = append(s.Pending, damage(e.record).Error())
 	}
 	if s.Report.GetCommitted() {
 		for _, pending := range s.Report.GetPending() {
@@ -133,7 +131,7 @@ func (e *Engine) Status() (Status, error) {
 func (e *Engine) Await(ctx context.Context, seen agentapi.State) {
 	for {
 		e.mutex.Lock()
-		if e.flight == nil || e.record.State.message() != seen {
+		if e.flight == nil || e.record.State.Message() != seen {
 			e.mutex.Unlock()
 			return
 		}
@@ -180,9 +178,9 @@ func (e *Engine) Start(ctx context.Context) error {
 	}
 	record, err := e.Records.Journal()
 	switch {
-	case errors.Is(err, ErrNoJournal):
+	case errors.Is(err, journal.ErrNone):
 		record = Record{State: Idle}
-	case errors.Is(err, ErrDamaged):
+	case errors.Is(err, journal.ErrDamaged):
 		return e.startDamaged(boot, root, err)
 	case err != nil:
 		return err // what cannot be read now may be read by the next agent
@@ -198,12 +196,12 @@ func (e *Engine) Start(ctx context.Context) error {
 			}
 			e.report = e.Moved
 		} else {
-			e.report = record.report()
+			e.report = record.ReadReport()
 		}
 		e.record = record
 		return nil
 	}
-	e.report = record.report()
+	e.report = record.ReadReport()
 	record.Starts++
 	record.BootID, record.Root = boot, root
 	if !sameBoot {
@@ -348,7 +346,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 		return false, errors.New("the agent is stopping; ask again")
 	}
 	if e.record.Damaged != "" {
-		return false, e.record.damage()
+		return false, damage(e.record)
 	}
 	if e.record.State != Idle {
 		return false, fmt.Errorf("%w: %s", ErrUnfinished, e.report.GetError())
@@ -380,7 +378,7 @@ func (e *Engine) enter(state State, change func(*Record)) error {
 		change(&record)
 	}
 	if !e.report.GetDone() {
-		e.report.State = state.message()
+		e.report.State = state.Message()
 	}
 	data, err := proto.Marshal(e.report)
 	e.mutex.Unlock()
@@ -422,3 +420,9 @@ func (e *Engine) end() {
 	e.flight = nil
 	e.pass()
 }
+
+// damage is why no refresh starts in this boot.
+func damage(r Record) error { return fmt.Errorf("%w: %s", journal.ErrDamaged, r.Damaged) }
+
+// Message is the state in the form of the agent's API.
+func (s Status) Message() agentapi.State { return s.State.Message() }

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -284,7 +285,7 @@ func TestADamagedJournalIsToldAndNothingBeginsOnTopOfIt(t *testing.T) {
 	}
 	stop()
 	e.Wait()
-	w.unreadable = fmt.Errorf("%w: unexpected end of JSON input", ErrDamaged)
+	w.unreadable = fmt.Errorf("%w: unexpected end of JSON input", journal.ErrDamaged)
 	// The agent is restarted twice in this boot.
 	for range 2 {
 		e, stop = w.engine()
@@ -295,7 +296,7 @@ func TestADamagedJournalIsToldAndNothingBeginsOnTopOfIt(t *testing.T) {
 		}) {
 			t.Errorf("it is %+v, %v", status, err)
 		}
-		if started, err := e.Refresh(w.ask("two", "one")); started || !errors.Is(err, ErrDamaged) {
+		if started, err := e.Refresh(w.ask("two", "one")); started || !errors.Is(err, journal.ErrDamaged) {
 			t.Errorf("a refresh: started %v, %v", started, err)
 		}
 		stop()
@@ -321,12 +322,12 @@ func TestADamagedReportIsMadeAgainOfTheRecord(t *testing.T) {
 		{Record{State: Idle, From: from, To: to, Running: to, Report: []byte{0xff}}, true},
 		{Record{State: Idle, From: from, To: to, Running: from, Report: []byte{0xff}}, false},
 	} {
-		if got := test.record.report(); !got.GetDone() || got.GetCommitted() != test.committed || got.GetTo().GetBase() != to.Base.String() || got.GetError() == "" {
+		if got := test.record.ReadReport(); !got.GetDone() || got.GetCommitted() != test.committed || got.GetTo().GetBase() != to.Base.String() || got.GetError() == "" {
 			t.Errorf("%+v is told as %v", test.record, got)
 		}
 	}
 	inFlight := Record{State: Swapped, From: from, To: to, Running: from, Report: []byte{0xff}}
-	if got := inFlight.report(); got.GetDone() || got.GetState() != agentapi.State_SWAPPED {
+	if got := inFlight.ReadReport(); got.GetDone() || got.GetState() != agentapi.State_SWAPPED {
 		t.Errorf("a refresh in flight is told as %v", got)
 	}
 }

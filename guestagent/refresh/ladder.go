@@ -8,23 +8,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// Rung is a way to bring a stack into effect. They are climbed from the lowest: each does what those below do.
-type Rung string
-
-// The rungs, in the words of RefreshRequest.strategy.
-const (
-	// Live swaps /usr and restarts what uses what changed.
-	Live Rung = "live"
-	// SoftReboot starts the whole userland anew, under the kernel that runs.
-	SoftReboot Rung = "soft_reboot"
-	// Kexec starts another kernel, from the one that runs.
-	Kexec Rung = "kexec"
-	// Reboot has the host power the VM off and start it from its new definition.
-	Reboot Rung = "reboot"
-	// NextBoot leaves everything to the next time that the VM is powered off and started.
-	NextBoot Rung = "next_boot"
-)
-
 // rungs from the lowest. NextBoot is none of them: nothing is done.
 var rungs = []Rung{Live, SoftReboot, Kexec, Reboot}
 
@@ -39,10 +22,11 @@ func strategyOf(text string) (Rung, error) {
 	return Rung(text), nil
 }
 
-func (r Rung) height() int { return slices.Index(rungs, r) }
+// height is the position of a rung on the ladder.
+func height(r Rung) int { return slices.Index(rungs, r) }
 
-// level of what the rung interrupts, if that does not depend on what changes.
-func (r Rung) level() agentapi.Level {
+// levelOf is the impact of a rung, if that does not depend on what changes.
+func levelOf(r Rung) agentapi.Level {
 	switch r {
 	case SoftReboot:
 		return agentapi.Level_SOFT_REBOOT
@@ -78,16 +62,16 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 	}
 	for rung != Live && rung != Reboot && in[rung] != "" {
 		a.Reasons = append(a.Reasons, fmt.Sprintf("%s is not possible here: %s", rung, in[rung]))
-		rung = rungs[rung.height()+1]
+		rung = rungs[height(rung)+1]
 		if rung == Kexec && (strategy != Kexec || !kernel.differ()) {
 			rung = Reboot // the host hands a kernel over for the sake of that kernel only
 		}
 	}
-	if kernel.differ() && strategy.height() >= Kexec.height() {
+	if kernel.differ() && height(strategy) >= height(Kexec) {
 		switch {
 		case strategy == Kexec && in[Kexec] != "":
 			a.Pending = append(a.Pending, fmt.Sprintf("kexec is not possible here: %s", in[Kexec]))
-		case strategy.height() > rung.height():
+		case height(strategy) > height(rung):
 			rung = strategy
 			a.Reasons = append(a.Reasons, fmt.Sprintf("another kernel: %s → %s", kernel.running, kernel.target))
 		}
@@ -95,12 +79,12 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 	if rung != Live {
 		// What a live refresh would leave, or let wait, is renewed with all the rest.
 		waiting := impact.KernelPending(kernel.running, kernel.target)
-		a.Level, a.Left = rung.level(), nil
+		a.Level, a.Left = levelOf(rung), nil
 		a.Pending = slices.DeleteFunc(a.Pending, func(p string) bool {
-			return rung.height() >= Kexec.height() || slices.Contains(live.Pending, p) && p != waiting
+			return height(rung) >= height(Kexec) || slices.Contains(live.Pending, p) && p != waiting
 		})
 	}
-	if rung.height() > strategy.height() {
+	if height(rung) > height(strategy) {
 		a.Pending = append(a.Pending, fmt.Sprintf("the new stack at the next power-off and start: it takes %s, and the strategy is %s", rung, strategy))
 		rung = NextBoot
 	}

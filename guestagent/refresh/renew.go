@@ -232,8 +232,8 @@ func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) 
 	case p.Outcome == impact.Stopped:
 		return 0, r.Units.Stop(ctx, p.Unit)
 	}
-	// While the old one still serves: a unit that starts from a cold disk is away for longer.
-	if err := r.Usr.Warm(ctx, r.uses[p.Unit]); err != nil {
+	// While the old process still serves: a unit that starts from a cold cache is interrupted for longer.
+	if err := r.Usr.Prefetch(ctx, r.uses[p.Unit]); err != nil {
 		return 0, err
 	}
 	return r.Units.Restart(ctx, p.Unit)

@@ -27,7 +27,7 @@ func (e *Engine) resume(sameBoot bool) {
 	runsNew := e.Booted.Same(e.record.To)
 	var err error
 	switch {
-	case sameBoot && e.record.Started && judged, !sameBoot && runsNew && e.record.startsStack() && judged:
+	case sameBoot && e.record.Started && judged, !sameBoot && runsNew && e.record.StartsBy() && judged:
 		err = errors.Join(r.tooManyStarts(), r.recallRequest())
 		err = errors.Join(err, r.enter(state, func(record *Record) { record.Started = true }))
 	case !sameBoot && runsNew && state == RollingBack && e.record.Started:
@@ -47,8 +47,8 @@ func (e *Engine) resume(sameBoot bool) {
 	switch state {
 	case Verified:
 		state = Staged // what the assessment found is not in the journal
-	case RollingBack:
-		err = nil // a rollback needs only the old layers, and does without whatever could not be recalled
+	case Committed, RollingBack:
+		err = nil // both go on without whatever could not be recalled: a commit may have happened, a rollback is due
 	}
 	r.carryOut(ctx, state, err)
 }
@@ -87,7 +87,7 @@ func (r *run) recall(ctx context.Context) error {
 
 // endAfterBoot ends a refresh that a boot has ended: the root was assembled again, so only /etc is left to be settled.
 func (r *run) endAfterBoot(ctx context.Context, runsNew bool) {
-	anew := r.record.startsStack()
+	anew := r.record.StartsBy()
 	err := r.retry(ctx, func() error {
 		if runsNew {
 			return r.Etc.End(ctx, r.Booted)

@@ -2,7 +2,6 @@ package refresh
 
 import (
 	"context"
-	"errors"
 	"io"
 	"time"
 
@@ -12,9 +11,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
-
-// ErrNoJournal means that no refresh was ever begun here.
-var ErrNoJournal = errors.New("no journal")
 
 // Layers are the disks that the host plugged in.
 type Layers interface {
@@ -31,9 +27,9 @@ type Usr interface {
 	Swap(ctx context.Context, layers []string) error
 	// Back undoes Swap: layers are those from before. It works after a restart of the agent, too.
 	Back(ctx context.Context, layers []string) error
-	// Warm has files of the present /usr in memory, so that who starts from them does not wait for the disk. Paths that
-	// are not there, or no regular files, are passed over.
-	Warm(ctx context.Context, paths []string) error
+	// Prefetch reads files of the current /usr into the page cache, so that a unit that starts from them does not wait for
+	// the disk. Paths that do not exist, or are no regular files, are skipped.
+	Prefetch(ctx context.Context, paths []string) error
 	// Settle gives up what Back would need to be quick.
 	Settle() error
 }
@@ -130,7 +126,7 @@ type Health interface {
 
 // Records are what survives the agent, and a power cut.
 type Records interface {
-	// Journal returns ErrNoJournal if there is none.
+	// Journal returns journal.ErrNone if there is none.
 	Journal() (Record, error)
 	SaveJournal(Record) error
 	// Request is what the refresh of the journal was asked for, as a RefreshRequest message.

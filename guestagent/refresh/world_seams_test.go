@@ -12,6 +12,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -111,8 +112,8 @@ func (w worldUsr) Back(_ context.Context, layers []string) error {
 	})
 }
 
-func (w worldUsr) Warm(context.Context, []string) error {
-	return w.do("warm", func() error { return nil })
+func (w worldUsr) Prefetch(context.Context, []string) error {
+	return w.do("prefetch", func() error { return nil })
 }
 
 func (w worldUsr) Settle() error { return w.do("settle usr", func() error { return nil }) }
@@ -369,7 +370,7 @@ func (w worldRecords) Journal() (r Record, err error) {
 			return w.unreadable
 		}
 		if w.journal == nil {
-			return ErrNoJournal
+			return journal.ErrNone
 		}
 		r = *w.journal
 		return nil

@@ -440,7 +440,7 @@ func (w *world) askFor(rung Rung) *agentapi.RefreshRequest {
 	if rung != Live {
 		w.obstacle = "Linux 6.1 has no MOVE_MOUNT_BENEATH"
 	}
-	if rung.height() > SoftReboot.height() {
+	if height(rung) > height(SoftReboot) {
 		w.obstacles = map[Rung]string{SoftReboot: "systemd 252"}
 		w.kernel = "6.1.0" // another one than the releases have
 	}

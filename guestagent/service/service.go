@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/live"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
@@ -61,16 +62,16 @@ func Run(ctx context.Context, version string) error {
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
-	usr, err := refresh.NewLiveUsr(mounts.UsrRecord)
+	usr, err := live.NewUsr(mounts.UsrRecord)
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
 	manager := &units.Manager{}
-	system := &refresh.LiveSystem{Usr: usr, Units: manager, Agent: boot.AgentUnit}
+	system := &live.System{Usr: usr, Units: manager, Agent: boot.AgentUnit}
 	engine := &refresh.Engine{
-		Layers: refresh.LiveLayers{}, Usr: usr, Etc: refresh.LiveEtc{}, Units: liveUnits{manager}, System: system,
-		Health: refresh.LiveHealth{Units: manager}, Records: refresh.LiveRecords{Given: record.Given}, Blobs: blobs,
-		Starter: refresh.LiveStarter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
+		Layers: live.Layers{}, Usr: usr, Etc: live.Etc{}, Units: liveUnits{manager}, System: system,
+		Health: live.Health{Units: manager}, Records: live.Records{Given: record.Given}, Blobs: blobs,
+		Starter: live.Starter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
 		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit, Moved: moved(record),
 		AtOnce: refresh.AtOnce(runtime.NumCPU()),
 	}
@@ -111,7 +112,7 @@ func Run(ctx context.Context, version string) error {
 	defer yielded()
 	var replaced atomic.Bool
 	answers := &answerer{
-		version: version, engine: engine, blobs: blobs, layers: liveLayers{}, system: observer{system, manager, usr},
+		version: version, engine: engine, blobs: blobs, layers: liveLayers{}, system: observer{System: system, manager: manager, usr: usr},
 		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
 		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: engine.Yield, leave: func() {
 			replaced.Store(true)
@@ -165,9 +166,9 @@ func (liveUnits) ApplyTemporary(ctx context.Context) error { return units.ApplyT
 
 // observer implements Observer for this system.
 type observer struct {
-	*refresh.LiveSystem
+	*live.System
 	manager *units.Manager
-	usr     *refresh.LiveUsr
+	usr     *live.Usr
 }
 
 // State implements Observer.

@@ -1,8 +1,8 @@
-package refresh
+package journal
 
 import (
 	"encoding/json"
-	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -11,7 +11,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// State is a state of the journal.
+// State is a state of a refresh.
 type State string
 
 // The states. The journal names a state before anything of it is done.
@@ -28,8 +28,8 @@ const (
 	RollingBack State = "rolling_back"
 )
 
-// message is the state as the host gets it.
-func (s State) message() agentapi.State {
+// Message is the state in the form of the agent's API.
+func (s State) Message() agentapi.State {
 	switch s {
 	case Idle, "":
 		return agentapi.State_IDLE
@@ -55,44 +55,61 @@ func (s State) message() agentapi.State {
 	return agentapi.State_STATE_UNSPECIFIED
 }
 
-// Record is the journal.
+// Strategy is how a stack takes effect.
+type Strategy string
+
+// The strategies, in the words of RefreshRequest.strategy.
+const (
+	// Live swaps /usr and restarts what uses what changed.
+	Live Strategy = "live"
+	// SoftReboot starts the whole userland again, under the running kernel.
+	SoftReboot Strategy = "soft_reboot"
+	// Kexec starts another kernel from the running one.
+	Kexec Strategy = "kexec"
+	// Reboot has the host power the VM off and start it from its new definition.
+	Reboot Strategy = "reboot"
+	// NextBoot leaves everything to the next time that the VM is powered off and started.
+	NextBoot Strategy = "next_boot"
+)
+
+// Record is what the journal records of a refresh.
 type Record struct {
 	State State `json:"state"`
 	// BootID of the boot in which it was written, and Root, which is another one after a soft-reboot, too.
 	BootID string `json:"boot_id"`
 	Root   string `json:"root"`
-	// Starts counts how often an agent took the refresh up.
+	// Starts is how many agents have worked on the refresh.
 	Starts int `json:"starts"`
 	// From and To are the stacks; in an idle record those of the last refresh.
 	From release.Stack `json:"from"`
 	To   release.Stack `json:"to"`
-	// Running is what runs in this boot once the record is idle.
+	// Running is the running stack of this boot, if the record is idle.
 	Running    release.Stack `json:"running"`
 	Generation uint64        `json:"generation"`
-	// Strategy is the rung that it climbs to, from Verified on.
-	Strategy Rung `json:"strategy,omitempty"`
-	// Began is when the new stack began to be started, in milliseconds of the clock.
+	// Strategy is how the new stack takes effect, from Verified on.
+	Strategy Strategy `json:"strategy,omitempty"`
+	// Began is when the start of the new stack was requested, in milliseconds of the clock.
 	Began int64 `json:"began,omitempty"`
 	// Started is true once the new stack runs because it was started.
 	Started bool `json:"started,omitempty"`
-	// LoaderCache is true when the loader's cache is to be made again once the new stack runs.
+	// LoaderCache is true when the loader's cache has to be generated again once the new stack runs.
 	LoaderCache bool `json:"loader_cache,omitempty"`
 	// Left are the units that the policy leaves as they are, as the assessment before the swap found them.
 	Left []impact.Left `json:"left,omitempty"`
-	// Failed names the units that had failed before.
+	// Failed are the units that had failed before.
 	Failed []string `json:"failed,omitempty"`
-	// Planned are the units that were to be restarted or reloaded, written before the first one is.
+	// Planned are the units to be restarted or reloaded. They are journaled before the first of them is.
 	Planned []Planned `json:"planned,omitempty"`
 	// Renewed is true once units may have been restarted.
 	Renewed bool `json:"renewed,omitempty"`
-	// RenewedFrom is the moment, in microseconds of the monotonic clock of this boot, from which on a unit that was started
-	// runs with all that is new; 0 if it has not come.
+	// RenewedFrom is the moment, in microseconds of the monotonic clock of this boot, from which on a unit that is started
+	// runs entirely on the new stack; 0 if it has not come.
 	RenewedFrom uint64 `json:"renewed_from,omitempty"`
-	// Baseline names the health checks that were good before.
+	// Baseline are the health checks that were good before.
 	Baseline []string `json:"baseline,omitempty"`
-	// Cause says why it rolls back.
+	// Cause says why the refresh is rolled back.
 	Cause string `json:"cause,omitempty"`
-	// Damaged says why the journal before this one could not be used; it holds for the boot of BootID.
+	// Damaged says why the previous journal could not be used. It is valid in the boot of BootID.
 	Damaged string `json:"damaged,omitempty"`
 	// Report is the agentapi.Report as a message.
 	Report []byte `json:"report,omitempty"`
@@ -142,27 +159,51 @@ func (p *Planned) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// startsStack reports whether the new stack takes effect by being started, not by a swap.
-func (r *Record) startsStack() bool { return r.Strategy != "" && r.Strategy != Live }
+// InFlight reports whether a refresh is in flight.
+func (r *Record) InFlight() bool { return r != nil && r.State != Idle && r.State != "" }
 
-// damage is why no refresh starts in this boot.
-func (r *Record) damage() error { return fmt.Errorf("%w: %s", ErrDamaged, r.Damaged) }
+// StartsBy reports whether the refresh has its stack started by one of these strategies, or by any of them if none is named.
+func (r *Record) StartsBy(strategies ...Strategy) bool {
+	if !r.InFlight() {
+		return false
+	}
+	if len(strategies) == 0 {
+		strategies = []Strategy{SoftReboot, Kexec, Reboot}
+	}
+	return slices.Contains(strategies, r.Strategy)
+}
 
-// report reads the report of a record. If it cannot be decoded, it is made of what the record itself tells: a refresh
-// goes on, or back, by the record alone.
-func (r *Record) report() *agentapi.Report {
+// SoftRebootTo returns the stack that a soft-reboot has to start; nil if the refresh asks for none.
+func (r *Record) SoftRebootTo() *release.Stack {
+	switch {
+	case !r.StartsBy(SoftReboot):
+		return nil
+	case r.State == Starting:
+		return &r.To
+	case r.State == RollingBack:
+		return &r.From
+	}
+	return nil
+}
+
+// Tries reports whether the refresh starts or has started this stack, so that the agent judges it. /etc was carried for it
+// before.
+func (r *Record) Tries(stack release.Stack) bool {
+	return r.StartsBy() && r.To.Same(stack) && slices.Contains([]State{Starting, Checking, RollingBack}, r.State)
+}
+
+// ReadReport decodes the report. If it is damaged, a report is made from the record: a refresh goes on, or is rolled back,
+// by the record alone.
+func (r *Record) ReadReport() *agentapi.Report {
 	report := &agentapi.Report{}
 	err := proto.Unmarshal(r.Report, report)
 	if err == nil {
 		return report
 	}
-	report = &agentapi.Report{From: agentapi.NewStack(r.From), To: agentapi.NewStack(r.To), State: r.State.message()}
+	report = &agentapi.Report{From: agentapi.NewStack(r.From), To: agentapi.NewStack(r.To), State: r.State.Message()}
 	if r.State == Idle {
 		report.Done, report.Committed = true, r.Running.Same(r.To)
 		report.Error = "the report of the refresh is damaged: " + err.Error()
 	}
 	return report
 }
-
-// Message is the state of the status as the host gets it.
-func (s Status) Message() agentapi.State { return s.State.message() }

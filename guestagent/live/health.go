@@ -1,4 +1,4 @@
-package refresh
+package live
 
 import (
 	"bufio"
@@ -24,16 +24,16 @@ const maxStatusLine = 4 << 10
 // ErrCheck means that a health check cannot be carried out as it is.
 var ErrCheck = errors.New("not a health check")
 
-// StateOf is what LiveHealth asks the manager of services.
+// StateOf is what Health asks the manager of services.
 type StateOf interface {
 	ActiveState(ctx context.Context, name string) (string, error)
 }
 
-// LiveHealth carries health checks out in this system.
-type LiveHealth struct{ Units StateOf }
+// Health carries health checks out in this system.
+type Health struct{ Units StateOf }
 
-// Check implements Health.
-func (h LiveHealth) Check(ctx context.Context, check *agentapi.HealthCheck) error {
+// Check implements refresh.Health.
+func (h Health) Check(ctx context.Context, check *agentapi.HealthCheck) error {
 	switch kind := check.GetKind().(type) {
 	case *agentapi.HealthCheck_Unit:
 		state, err := h.Units.ActiveState(ctx, kind.Unit)

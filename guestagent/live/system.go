@@ -1,4 +1,4 @@
-package refresh
+package live
 
 import (
 	"context"
@@ -27,21 +27,21 @@ const (
 // ErrRoom means that a disk is full or takes no writes.
 var ErrRoom = errors.New("no room for a refresh")
 
-// FactsOf is what LiveSystem asks the manager of services.
+// FactsOf is what System asks the manager of services.
 type FactsOf interface {
 	Facts(ctx context.Context, names []string) (map[string]impact.Unit, error)
 }
 
-// LiveSystem observes this system.
-type LiveSystem struct {
-	Usr   *LiveUsr
+// System observes this system.
+type System struct {
+	Usr   *Usr
 	Units FactsOf
 	// Agent is the unit of this program.
 	Agent string
 }
 
-// BootID implements System.
-func (s *LiveSystem) BootID() (string, error) {
+// BootID implements refresh.System.
+func (s *System) BootID() (string, error) {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", err
@@ -49,14 +49,17 @@ func (s *LiveSystem) BootID() (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// Kernel implements System.
-func (s *LiveSystem) Kernel() (string, error) { return mounts.KernelRelease() }
+// Kernel implements refresh.System.
+func (s *System) Kernel() (string, error) { return mounts.KernelRelease() }
 
-// Obstacle implements System.
-func (s *LiveSystem) Obstacle() string { return s.Usr.usr.Obstacle() }
+// Root implements refresh.System.
+func (s *System) Root() (string, error) { return mounts.RootDevice("/") }
 
-// Moment implements System.
-func (s *LiveSystem) Moment() (uint64, error) {
+// Obstacle implements refresh.System.
+func (s *System) Obstacle() string { return s.Usr.usr.Obstacle() }
+
+// Moment implements refresh.System.
+func (s *System) Moment() (uint64, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return 0, fmt.Errorf("read the monotonic clock: %w", err)
@@ -64,13 +67,13 @@ func (s *LiveSystem) Moment() (uint64, error) {
 	return uint64(now.Nano() / int64(time.Microsecond)), nil
 }
 
-// Packages implements System.
-func (s *LiveSystem) Packages(ctx context.Context, a *impact.Assessment) error {
+// Packages implements refresh.System.
+func (s *System) Packages(ctx context.Context, a *impact.Assessment) error {
 	return a.Packages(ctx, impact.PackageLists)
 }
 
-// Snapshot implements System.
-func (s *LiveSystem) Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error) {
+// Snapshot implements refresh.System.
+func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error) {
 	snapshot, err := s.Usr.snapshot(swapped)
 	if err != nil {
 		return impact.Snapshot{}, err
@@ -92,7 +95,7 @@ func (s *LiveSystem) Snapshot(ctx context.Context, changes *impact.Changes, name
 
 // concerned lists the units that the changes may concern and of which the manager is asked, as it is not of itself. After a swap the manager has read its files again, so that
 // they matter no more.
-func (s *LiveSystem) concerned(changes *impact.Changes, processes []impact.Process, swapped bool) ([]string, error) {
+func (s *System) concerned(changes *impact.Changes, processes []impact.Process, swapped bool) ([]string, error) {
 	seen := map[string]bool{s.Agent: true, impact.ManagerUnit: true, "": true}
 	var names, others []string
 	for i := range processes {
@@ -115,8 +118,8 @@ func (s *LiveSystem) concerned(changes *impact.Changes, processes []impact.Proce
 	return append(names, referring...), err
 }
 
-// Pinned implements System.
-func (s *LiveSystem) Pinned(ctx context.Context) ([]string, error) {
+// Pinned implements refresh.System.
+func (s *System) Pinned(ctx context.Context) ([]string, error) {
 	pinned, err := s.Usr.pinned(ctx)
 	if err != nil {
 		return nil, err
@@ -142,8 +145,8 @@ var generatorDirectories = []string{
 	"/usr/local/lib/systemd/system-generators", "/usr/lib/systemd/system-generators",
 }
 
-// ForeignGenerators implements System.
-func (s *LiveSystem) ForeignGenerators() (bool, error) {
+// ForeignGenerators implements refresh.System.
+func (s *System) ForeignGenerators() (bool, error) {
 	return foreignGenerators(generatorDirectories)
 }
 
@@ -163,8 +166,8 @@ func foreignGenerators(directories []string) (bool, error) {
 	return false, nil
 }
 
-// Room implements System.
-func (s *LiveSystem) Room(context.Context) error {
+// Room implements refresh.System.
+func (s *System) Room(context.Context) error {
 	for _, place := range []struct {
 		path         string
 		bytes, files uint64

@@ -1,4 +1,4 @@
-package refresh
+package live
 
 import (
 	"context"
@@ -14,11 +14,11 @@ import (
 
 const loaderCacheLimit = time.Minute
 
-// LiveEtc is the configuration of this system.
-type LiveEtc struct{}
+// Etc is the configuration of this system.
+type Etc struct{}
 
-// Carry implements Etc.
-func (l LiveEtc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (outcome etcmerge.Outcome, err error) {
+// Carry implements refresh.Etc.
+func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (outcome etcmerge.Outcome, err error) {
 	if len(differences) == 0 {
 		return etcmerge.Outcome{}, l.Undo(ctx)
 	}
@@ -37,31 +37,31 @@ func (l LiveEtc) Carry(ctx context.Context, ends etcmerge.Ends, differences []et
 	return carrier.Carry(ctx, differences, old.Path(), next.Path())
 }
 
-// RenewLoaderCache implements Etc: with this VM's own libraries and the new release's.
-func (LiveEtc) RenewLoaderCache(ctx context.Context) error {
+// RenewLoaderCache implements refresh.Etc: with this VM's own libraries and the new release's.
+func (Etc) RenewLoaderCache(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, loaderCacheLimit)
 	defer cancel()
 	_, err := units.Run(ctx, "ldconfig")
 	return err
 }
 
-// Undo implements Etc.
-func (LiveEtc) Undo(ctx context.Context) error { return boot.Carrier("/").Undo(ctx) }
+// Undo implements refresh.Etc.
+func (Etc) Undo(ctx context.Context) error { return boot.Carrier("/").Undo(ctx) }
 
-// End implements Etc.
-func (LiveEtc) End(ctx context.Context, running release.Stack) error {
+// End implements refresh.Etc.
+func (Etc) End(ctx context.Context, running release.Stack) error {
 	return boot.EndCarry(ctx, "/", running)
 }
 
-// LiveLayers are the layers that the host plugged in.
-type LiveLayers struct{}
+// Layers are the layers that the host plugged in.
+type Layers struct{}
 
-// Open implements Layers.
-func (LiveLayers) Open(ctx context.Context, layer release.Layer) (string, error) {
+// Open implements refresh.Layers.
+func (Layers) Open(ctx context.Context, layer release.Layer) (string, error) {
 	return mounts.OpenLayer(ctx, layer)
 }
 
-// Read implements Layers.
-func (LiveLayers) Read(ctx context.Context, layer release.Layer) error {
+// Read implements refresh.Layers.
+func (Layers) Read(ctx context.Context, layer release.Layer) error {
 	return mounts.ReadLayer(ctx, layer)
 }

@@ -1,4 +1,4 @@
-package refresh
+package live
 
 import (
 	"encoding/json"
@@ -9,8 +9,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
-	"github.com/sharedos/terraform-provider-sharedos/guestagent/slots"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
@@ -20,56 +20,29 @@ const (
 	maxRecord = 16 << 20
 )
 
-// errAbsent means that a record was never written.
+// errAbsent means that a file does not exist.
 var errAbsent = errors.New("no such record")
 
-// errNotRecord means that a record was read, and is none.
+// errNotRecord means that a file does not contain a record.
 var errNotRecord = errors.New("not a record")
 
-// LiveRecords are the records on the private disk.
-type LiveRecords struct {
-	// Given is the stack that the host gave at boot.
+// Records implements refresh.Records on the private disk.
+type Records struct {
+	// Given is the stack in the VM's definition, as the host passed it at boot.
 	Given release.Stack
 }
 
-// Journal implements Records.
-func (LiveRecords) Journal() (Record, error) {
-	return readJournal(mounts.Journal)
-}
+// Journal implements refresh.Records.
+func (Records) Journal() (journal.Record, error) { return journal.Read(mounts.Journal) }
 
-func readJournal(path string) (Record, error) {
-	data, err := slots.Read(path)
-	switch {
-	case errors.Is(err, slots.ErrAbsent):
-		return Record{}, ErrNoJournal
-	case errors.Is(err, slots.ErrDamaged):
-		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
-	case err != nil:
-		return Record{}, err
-	}
-	var record Record
-	if err := json.Unmarshal(data, &record); err != nil {
-		return Record{}, fmt.Errorf("%w: decode %s: %w", ErrDamaged, path, err)
-	}
-	return record, nil
-}
-
-func writeJournal(path string, record Record) error {
-	data, err := json.Marshal(record)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", path, err)
-	}
-	return slots.Write(path, data)
-}
-
-// SaveJournal implements Records.
-func (LiveRecords) SaveJournal(record Record) error {
+// SaveJournal implements refresh.Records.
+func (Records) SaveJournal(record journal.Record) error {
 	if failpoint.Built {
 		if err := failpoint.Hit("before journal " + string(record.State)); err != nil {
 			return err
 		}
 	}
-	if err := writeJournal(mounts.Journal, record); err != nil {
+	if err := journal.Write(mounts.Journal, record); err != nil {
 		return err
 	}
 	if failpoint.Built {
@@ -78,20 +51,20 @@ func (LiveRecords) SaveJournal(record Record) error {
 	return nil
 }
 
-// Request implements Records.
-func (LiveRecords) Request() ([]byte, error) { return readBounded(requestFile) }
+// Request implements refresh.Records.
+func (Records) Request() ([]byte, error) { return readBounded(requestFile) }
 
-// SaveRequest implements Records. It is written in place, with one sync for it and its name: the request from before is
-// needed no more, and this one only once the journal says so, which is after that.
-func (LiveRecords) SaveRequest(data []byte) error {
+// SaveRequest implements refresh.Records. It is written in place, with one sync for the file and its name: the
+// previous request is not needed any more, and this one only once the journal names its refresh, which is later.
+func (Records) SaveRequest(data []byte) error {
 	if err := fileio.Write(requestFile, data); err != nil {
 		return fmt.Errorf("write %s: %w", requestFile, err)
 	}
 	return nil
 }
 
-// Committed implements Records.
-func (LiveRecords) Committed() (release.Stack, uint64, bool, error) {
+// Committed implements refresh.Records.
+func (Records) Committed() (release.Stack, uint64, bool, error) {
 	record, err := boot.ReadCommitted()
 	if errors.Is(err, boot.ErrNoRecord) {
 		return release.Stack{}, 0, false, nil
@@ -99,8 +72,8 @@ func (LiveRecords) Committed() (release.Stack, uint64, bool, error) {
 	return record.Stack, record.Generation, err == nil, err
 }
 
-// Commit implements Records.
-func (l LiveRecords) Commit(stack release.Stack) (uint64, error) {
+// Commit implements refresh.Records.
+func (l Records) Commit(stack release.Stack) (uint64, error) {
 	before, err := boot.ReadCommitted()
 	first := errors.Is(err, boot.ErrNoRecord)
 	if err != nil && !first {
@@ -112,9 +85,9 @@ func (l LiveRecords) Commit(stack release.Stack) (uint64, error) {
 		next.Previous = &before.Stack
 	}
 	if first {
-		next.Previous = &l.Given // which is what booted
+		next.Previous = &l.Given // the stack that was booted
 	}
-	// Boots that it did not come up in were of an earlier time.
+	// Earlier boots in which the stack failed do not count any more.
 	if err := boot.MarkGood(stack); err != nil {
 		return 0, err
 	}
@@ -125,6 +98,12 @@ func (l LiveRecords) Commit(stack release.Stack) (uint64, error) {
 	}
 	return next.Generation, boot.WriteCommitted(next)
 }
+
+// MarkBad implements refresh.Records.
+func (Records) MarkBad(stack release.Stack) error { return boot.MarkBad(stack) }
+
+// MarkGood implements refresh.Records.
+func (Records) MarkGood(stack release.Stack) error { return boot.MarkGood(stack) }
 
 func readBounded(path string) ([]byte, error) {
 	data, err := fileio.Read(path, maxRecord)

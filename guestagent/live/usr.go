@@ -1,4 +1,4 @@
-package refresh
+package live
 
 import (
 	"context"
@@ -23,8 +23,8 @@ const maxEarlier = 256
 // maxStacks is of how many /usr the layers are remembered, so that whoever holds one can be named.
 const maxStacks = 32
 
-// LiveUsr is the /usr of this system.
-type LiveUsr struct {
+// Usr is the /usr of this system.
+type Usr struct {
 	usr mounts.Usr
 	// file remembers, for this boot, what was swapped.
 	file string
@@ -63,16 +63,16 @@ type swapRecord struct {
 // ticksPerSecond is what proc_pid_stat(5) counts in: USER_HZ, which Linux has the same on all that this runs on.
 const ticksPerSecond = 100
 
-// NewLiveUsr is the /usr of this system, with its record in file.
-func NewLiveUsr(file string) (*LiveUsr, error) {
+// NewUsr is the /usr of this system, with its record in file.
+func NewUsr(file string) (*Usr, error) {
 	usr, err := mounts.SystemUsr()
 	if err != nil {
 		return nil, err
 	}
-	return &LiveUsr{usr: usr, file: file}, nil
+	return &Usr{usr: usr, file: file}, nil
 }
 
-func (l *LiveUsr) load() (usrRecord, error) {
+func (l *Usr) load() (usrRecord, error) {
 	var record usrRecord
 	err := readJSON(l.file, &record)
 	if errors.Is(err, errAbsent) {
@@ -83,7 +83,7 @@ func (l *LiveUsr) load() (usrRecord, error) {
 
 // begin records that a swap to layers is about to happen, and whether what is mounted is what was before all swaps. A
 // swap that an agent before this one did not live to finish is finished first: nothing may stay mounted beneath /usr.
-func (l *LiveUsr) begin(next *mounts.Detached, layers []string) (settled bool, err error) {
+func (l *Usr) begin(next *mounts.Detached, layers []string) (settled bool, err error) {
 	record, err := l.load()
 	if err != nil {
 		return false, err
@@ -119,8 +119,8 @@ func (l *LiveUsr) begin(next *mounts.Detached, layers []string) (settled bool, e
 	return settled, writeJSON(l.file, record)
 }
 
-// Swap implements Usr.
-func (l *LiveUsr) Swap(ctx context.Context, layers []string) error {
+// Swap implements refresh.Usr.
+func (l *Usr) Swap(ctx context.Context, layers []string) error {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	next, err := l.usr.Build(ctx, layers)
@@ -143,8 +143,8 @@ func (l *LiveUsr) Swap(ctx context.Context, layers []string) error {
 	return l.swapped()
 }
 
-// Back implements Usr.
-func (l *LiveUsr) Back(ctx context.Context, layers []string) error {
+// Back implements refresh.Usr.
+func (l *Usr) Back(ctx context.Context, layers []string) error {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	record, err := l.load()
@@ -172,7 +172,7 @@ func (l *LiveUsr) Back(ctx context.Context, layers []string) error {
 }
 
 // swapped records what is mounted now, and that nothing that starts from now on has seen what was mounted before.
-func (l *LiveUsr) swapped() error {
+func (l *Usr) swapped() error {
 	record, err := l.load()
 	if err != nil {
 		return err
@@ -191,7 +191,7 @@ func (l *LiveUsr) swapped() error {
 }
 
 // snapshot is what of a snapshot concerns /usr.
-func (l *LiveUsr) snapshot(swapped bool) (impact.Snapshot, error) {
+func (l *Usr) snapshot(swapped bool) (impact.Snapshot, error) {
 	var snapshot impact.Snapshot
 	record, err := l.load()
 	if err != nil {
@@ -221,8 +221,8 @@ func (l *LiveUsr) snapshot(swapped bool) (impact.Snapshot, error) {
 	return snapshot, nil
 }
 
-// Settle implements Usr.
-func (l *LiveUsr) Settle() error {
+// Settle implements refresh.Usr.
+func (l *Usr) Settle() error {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	err := l.previous.Close()
@@ -240,7 +240,7 @@ func (l *LiveUsr) Settle() error {
 
 // Devices returns the device numbers that files show on those /usr of this boot that were built with the layer: a process
 // that uses one of them keeps all of its layers in use.
-func (l *LiveUsr) Devices(id tree.Digest) ([]uint64, error) {
+func (l *Usr) Devices(id tree.Digest) ([]uint64, error) {
 	record, err := l.load()
 	if err != nil {
 		return nil, err
@@ -255,7 +255,7 @@ func (l *LiveUsr) Devices(id tree.Digest) ([]uint64, error) {
 }
 
 // superblocks tells the present /usr and all that were mounted in this boot.
-func (l *LiveUsr) superblocks() (present mounts.Superblock, all []mounts.Superblock, err error) {
+func (l *Usr) superblocks() (present mounts.Superblock, all []mounts.Superblock, err error) {
 	record, err := l.load()
 	if err != nil {
 		return present, nil, err
@@ -271,7 +271,7 @@ func (l *LiveUsr) superblocks() (present mounts.Superblock, all []mounts.Superbl
 }
 
 // pinned are the mount namespaces that see an earlier /usr.
-func (l *LiveUsr) pinned(ctx context.Context) ([]mounts.Pinned, error) {
+func (l *Usr) pinned(ctx context.Context) ([]mounts.Pinned, error) {
 	present, all, err := l.superblocks()
 	if err != nil {
 		return nil, err

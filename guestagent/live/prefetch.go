@@ -1,4 +1,4 @@
-package refresh
+package live
 
 import (
 	"context"
@@ -12,25 +12,25 @@ import (
 )
 
 const (
-	// maxWarm bounds what is read ahead of one restart, in bytes: a small VM has no room for more.
-	maxWarm   = 64 << 20
-	warmChunk = 256 << 10
+	// maxPrefetch bounds what is read before one restart, in bytes: a small VM has no memory for more.
+	maxPrefetch   = 64 << 20
+	prefetchChunk = 256 << 10
 )
 
-// Warm implements Usr.
-func (l *LiveUsr) Warm(ctx context.Context, paths []string) error {
-	buffer := make([]byte, warmChunk)
-	left := int64(maxWarm)
+// Prefetch implements refresh.Usr.
+func (l *Usr) Prefetch(ctx context.Context, paths []string) error {
+	buffer := make([]byte, prefetchChunk)
+	left := int64(maxPrefetch)
 	for _, path := range paths {
-		if err := warm(ctx, path, buffer, &left); err != nil {
-			return fmt.Errorf("read %s ahead of a restart: %w", path, err)
+		if err := prefetch(ctx, path, buffer, &left); err != nil {
+			return fmt.Errorf("prefetch %s: %w", path, err)
 		}
 	}
 	return nil
 }
 
-// warm reads a regular file, so that its pages are in memory.
-func warm(ctx context.Context, path string, buffer []byte, left *int64) (err error) {
+// prefetch reads a regular file, so that its pages are in the page cache.
+func prefetch(ctx context.Context, path string, buffer []byte, left *int64) (err error) {
 	// It may be a link, or one to a device that would block.
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) {

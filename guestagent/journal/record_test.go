@@ -1,4 +1,4 @@
-package refresh
+package journal
 
 import (
 	"encoding/json"
