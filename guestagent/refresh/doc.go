@@ -1,7 +1,7 @@
-// Package refresh moves a running VM from its stack to another, and ends on the one or the other whatever happens
-// in between.
+// Package refresh moves a running VM from its stack to another one. Whatever happens in between, the VM ends on one of the
+// two.
 //
-// It is a state machine whose every state is on the private disk before it is acted on:
+// It is a state machine. Every state is journaled on the private disk before it is acted on:
 //
 //	idle → staged → verified ─┬→ swapped → restarted ─┬→ checking → committed → idle
 //	           │        │     └→ carried → starting ──┘      │
@@ -9,16 +9,17 @@
 //	                │         any of these, once something has changed
 //	                └→ refused → idle         └→ rolling_back → idle
 //
-// Two ways lead from the old stack to the new one. Live swaps /usr and restarts what uses what changed. The rungs above
-// it (see Rung) carry /etc and have the new stack started: by a soft-reboot, by kexec, or by the host. The agent ends on
-// that way; the next one finds in which root it runs, and goes on from there: to checking if that is the new stack's, and
-// else to the end of a refresh that did not come about. Which way is taken is one decision for the plan and the refresh
+// The new stack takes effect in one of two ways. A live refresh swaps /usr and restarts what uses what changed. The rungs
+// above it (Rung) carry /etc and have the new stack started: by a soft-reboot, by kexec, or by the host. That ends the
+// agent. The agent that starts next finds out in which root it runs, and goes on: with checking if that is the new stack's
+// root, and with the end of a failed refresh otherwise. The plan and the refresh choose the rung by the same function
 // (climb).
 //
-// Before swapped and carried nothing of the running system has changed, so a failure there is a refusal. From there on, a
-// failure undoes what was done, by the same means: a stack that was started is left by starting the old one. A state is a
-// Go type, and the transitions are its methods: an illegal one does not compile. An agent that finds a journal when it
-// starts goes on or goes back from whichever state that tells; all that a state does can be done again.
+// Before swapped and carried nothing of the running system has changed, so a failure there is a refusal. From there on a
+// failure is rolled back by the same means: if the new stack was started, the old one is started again.
 //
-// What a transition does to the system is behind the interfaces of seams.go.
+// carryOut is the one loop over the states, act has one function for each of them. An agent that finds a refresh in its
+// journal when it starts goes on from the state there, so everything that a state does can be done twice.
+//
+// The package is pure: what a state does to the system is behind the interfaces of seams.go, which package live implements.
 package refresh

@@ -21,19 +21,19 @@ const (
 	// refreshLimit bounds a whole refresh, rollbackLimit a whole rollback.
 	refreshLimit  = 30 * time.Minute
 	rollbackLimit = 20 * time.Minute
-	// maxStarts is how many agents may take up one refresh before it is rolled back: one that keeps ending the
-	// agent must not go on for ever.
+	// maxStarts is how many agents may work on one refresh before it is rolled back: a refresh that keeps ending the agent
+	// must not go on for ever.
 	maxStarts = 3
 )
 
 var (
-	// ErrBusy means that a refresh, to another target if one was asked for, is in flight.
+	// ErrBusy means that a refresh is in flight, to another target than the requested one.
 	ErrBusy = errors.New("a refresh is in flight")
-	// ErrStrategy means that the strategy that was asked for is none.
+	// ErrStrategy means that the requested strategy is none.
 	ErrStrategy = errors.New("a strategy is live, soft_reboot, kexec or reboot")
-	// ErrDeferred means that the strategy does not reach what the target needs, so that it runs from the next start on.
+	// ErrDeferred means that the target needs more than the strategy allows. It takes effect at the next power-off and start.
 	ErrDeferred = errors.New("left to the next power-off and start")
-	// ErrUnfinished means that a rollback could not be finished. The next start of the VM finishes it.
+	// ErrUnfinished means that a rollback failed. The next start of the VM completes it.
 	ErrUnfinished = errors.New("the last rollback could not be finished; restart the VM")
 	// ErrImpact means that the impact is larger than allowed.
 	ErrImpact = errors.New("the impact is larger than allowed")
@@ -50,24 +50,24 @@ type Engine struct {
 	Starter Starter
 	Records Records
 	Blobs   Blobs
-	// Operators sign releases.
+	// Operators are the keys that may sign stacks.
 	Operators []ed25519.PublicKey
-	// Booted is the stack that the root was assembled from, at boot or at a soft-reboot, and its generation.
+	// Booted is the stack from which the root was assembled, at boot or by a soft-reboot, and Generation its generation.
 	Booted     release.Stack
 	Generation uint64
-	// Refused names the stacks that were preferred to it at boot, with the reason.
+	// Refused are the stacks that were preferred to it at boot, each with the reason why it was not booted.
 	Refused []string
-	// NotSwitched says why the last soft-reboot did not switch to its stack; "" if it did or if none was.
+	// NotSwitched says why the last soft-reboot did not switch to its stack; "" if it did or if there was none.
 	NotSwitched string
-	// Moved reports what the boot did to be at Booted, for a Status without a refresh; nil if it was there already.
+	// Moved is the report of a boot that booted another stack than the committed one; nil if it booted the committed one.
 	Moved *agentapi.Report
 	// Agent is the unit of this program.
 	Agent string
 	// AtOnce is how many units are restarted at the same time; 0 means one.
 	AtOnce int
-	// RetryPause is the time between two tries of what must succeed on the way back; 0 means two seconds.
+	// RetryPause is the pause between two tries of a step of a rollback; 0 means two seconds.
 	RetryPause time.Duration
-	// StartLimit is how long the old stack may take to end; 0 means ten minutes.
+	// StartLimit bounds how long the old stack takes to end; 0 means ten minutes.
 	StartLimit time.Duration
 
 	mutex  sync.Mutex
@@ -79,16 +79,16 @@ type Engine struct {
 	life   context.Context
 	// yielded is true while another agent is to take over.
 	yielded bool
-	// passed is closed when the refresh in flight comes to another state, or ends; nil while nobody waits for that.
-	passed chan struct{}
+	// changed is closed when the refresh in flight reaches another state, or ends; nil while no caller waits for that.
+	changed chan struct{}
 }
 
 // flight is a refresh in flight.
 type flight struct{ to release.Stack }
 
-// Status is what the engine knows at a moment.
+// Status is the state of the engine at one moment.
 type Status struct {
-	// Stack that runs, and its generation.
+	// Stack is the running stack, Generation its generation.
 	Stack      release.Stack
 	Generation uint64
 	State      State
@@ -108,7 +108,7 @@ func (e *Engine) Status() (Status, error) {
 	s := Status{Stack: e.record.Running, Generation: e.record.Generation, State: e.record.State}
 	if e.report != nil {
 		s.Report, _ = proto.Clone(e.report).(*agentapi.Report)
-		// Done is told when all is put away, so that whoever sees it can ask for the next one.
+		// A refresh is done once everything is cleaned up, so that the next one can be requested.
 		s.Report.Done = s.Report.GetDone() && e.flight == nil
 	}
 	if s.Stack.Kernel != "" && s.Stack.Kernel != kernel {
@@ -127,7 +127,7 @@ func (e *Engine) Status() (Status, error) {
 	return s, nil
 }
 
-// Await waits until no refresh is in flight, or one in another state than the one that was seen, or until ctx ends.
+// Await waits until no refresh is in flight, or one in another state than seen, or until ctx ends.
 func (e *Engine) Await(ctx context.Context, seen agentapi.State) {
 	for {
 		e.mutex.Lock()
@@ -135,37 +135,37 @@ func (e *Engine) Await(ctx context.Context, seen agentapi.State) {
 			e.mutex.Unlock()
 			return
 		}
-		if e.passed == nil {
-			e.passed = make(chan struct{})
+		if e.changed == nil {
+			e.changed = make(chan struct{})
 		}
-		passed := e.passed
+		changed := e.changed
 		e.mutex.Unlock()
 		select {
 		case <-ctx.Done():
 			return
-		case <-passed:
+		case <-changed:
 		}
 	}
 }
 
-// pass tells those who wait that something has changed. The mutex is held.
-func (e *Engine) pass() {
-	if e.passed != nil {
-		close(e.passed)
-		e.passed = nil
+// wakeWaiters wakes the callers of Await. The caller holds the mutex.
+func (e *Engine) wakeWaiters() {
+	if e.changed != nil {
+		close(e.changed)
+		e.changed = nil
 	}
 }
 
-// Trial reports whether what was booted is on trial: a refresh has started it and judges it, or has found it bad and
-// could not go back.
+// Trial reports whether the booted stack is on trial: a refresh has started it and judges it, or has rejected it and could
+// not roll back.
 func (e *Engine) Trial() bool {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
 	return (e.flight != nil || e.record.State == RollingBack) && e.Booted.Same(e.record.To)
 }
 
-// Start takes up what the journal tells and returns at once; refreshes end when ctx does, and are taken up by the
-// next agent. Call Wait afterwards.
+// Start goes on with the refresh in the journal, if there is one, and returns at once. When ctx ends, a refresh is left to
+// the next agent. Call Wait afterwards.
 func (e *Engine) Start(ctx context.Context) error {
 	e.life = ctx
 	boot, err := e.System.BootID()
@@ -183,16 +183,16 @@ func (e *Engine) Start(ctx context.Context) error {
 	case errors.Is(err, journal.ErrDamaged):
 		return e.startDamaged(boot, root, err)
 	case err != nil:
-		return err // what cannot be read now may be read by the next agent
+		return err // the next agent may be able to read it
 	}
 	sameBoot := record.BootID == boot && record.Root == root
 	if record.State == Idle || record.State == "" {
 		if !sameBoot {
-			// What happened before is over: what runs was assembled anew.
+			// Earlier refreshes are over: the root was assembled again.
 			record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation}
-			// All but /etc, where the journal of an earlier refresh was lost.
+			// Only /etc may still have to be settled, if the journal of an earlier refresh was lost.
 			if err := e.Etc.End(ctx, e.Booted); err != nil {
-				record.Damaged = "what a refresh carried to /etc is left: " + err.Error()
+				record.Damaged = "/etc was not settled: " + err.Error()
 			}
 			e.report = e.Moved
 		} else {
@@ -217,26 +217,26 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
-// startDamaged begins a new journal in the place of one that is none: an agent that does not start can tell nobody. No
-// refresh begins in this boot, since it is not known what an earlier one was at.
+// startDamaged replaces a damaged journal by a new one: an agent that did not start could not report it. No refresh starts
+// in this boot, since it is unknown how far an earlier one got.
 func (e *Engine) startDamaged(boot, root string, cause error) error {
 	e.record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation, Damaged: cause.Error()}
-	// What was committed in this boot runs. If that cannot be told either, what was booted is the best that is known.
+	// A stack that was committed in this boot is the running one. If that is unknown, too, assume the booted one.
 	if stack, generation, found, err := e.Records.Committed(); err == nil && found && generation > e.Generation {
 		e.record.Running, e.record.Generation = stack, generation
 	}
 	if err := e.Records.SaveJournal(e.record); err != nil {
-		e.record.Damaged += "; while beginning a new one: " + err.Error()
+		e.record.Damaged += "; while starting a new one: " + err.Error()
 	}
 	return nil
 }
 
-// Wait returns when nothing is in flight any more. End the context of Start before.
+// Wait returns when no refresh is in flight any more. End the context of Start before.
 func (e *Engine) Wait() { e.tasks.Wait() }
 
-// Assess tells what a move to the target would interrupt now, and changes nothing.
+// Assess returns what a refresh to the target would interrupt now. It changes nothing.
 func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error) {
-	defer hurry()()
+	defer collectLess()()
 	strategy, err := strategyOf(request.GetStrategy())
 	if err != nil {
 		return nil, err
@@ -244,7 +244,7 @@ func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*
 	e.mutex.Lock()
 	running := e.record.Running
 	e.mutex.Unlock()
-	// A downgrade can be assessed: whether it is allowed is asked with the refresh.
+	// A downgrade can be assessed. The refresh checks whether it is allowed.
 	t, err := openTarget(request.GetTarget(), running, e.Operators, true)
 	if err != nil {
 		return nil, err
@@ -253,15 +253,15 @@ func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	rung, assessment, err := e.foresee(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy(), strategy)
+	rung, assessment, err := e.assessRung(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy(), strategy)
 	if err != nil {
 		return nil, err
 	}
 	return message(rung, assessment), nil
 }
 
-// foresee tells which rung a refresh climbs to, and what that means. The plan and the refresh both ask it.
-func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy, strategy Rung) (Rung, *impact.Assessment, error) {
+// assessRung returns the rung of a refresh, and what that interrupts. The plan and the refresh both call it.
+func (e *Engine) assessRung(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy, strategy Rung) (Rung, *impact.Assessment, error) {
 	running, err := e.System.Kernel()
 	if err != nil {
 		return "", nil, err
@@ -278,11 +278,11 @@ func (e *Engine) foresee(ctx context.Context, changes *impact.Changes, kernel st
 	return rung, assessment, e.System.Packages(ctx, assessment)
 }
 
-// message is an assessment as the host gets it.
+// message is an assessment in the form of the agent's API.
 func message(rung Rung, a *impact.Assessment) *agentapi.Impact {
-	told := a.Message()
-	told.Strategy, told.Pending = string(rung), a.Pending
-	return told
+	impact := a.Message()
+	impact.Strategy, impact.Pending = string(rung), a.Pending
+	return impact
 }
 
 func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, message *agentapi.UnitPolicy, planned []Planned, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
@@ -306,8 +306,8 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
 }
 
-// Yield keeps refreshes from beginning, so that another agent can take over, until stay is called. ErrBusy while one
-// is in flight.
+// Yield keeps refreshes from starting, so that another agent can take over, until stay is called. It returns ErrBusy while
+// a refresh is in flight.
 func (e *Engine) Yield() (stay func(), err error) {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
@@ -322,7 +322,7 @@ func (e *Engine) Yield() (stay func(), err error) {
 	}, nil
 }
 
-// Refresh begins to move to the target. It returns false if that is in flight already or runs already.
+// Refresh starts a refresh to the target. It returns false if that is in flight already, or the target runs already.
 func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err error) {
 	if _, err := strategyOf(request.GetStrategy()); err != nil {
 		return false, err
@@ -369,7 +369,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	return true, nil
 }
 
-// enter journals a state. When it returns nil the state is on the private disk.
+// enter journals a state. Once it has returned nil the state is on the private disk.
 func (e *Engine) enter(state State, change func(*Record)) error {
 	e.mutex.Lock()
 	record := e.record
@@ -392,7 +392,7 @@ func (e *Engine) enter(state State, change func(*Record)) error {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
 	e.record = record
-	e.pass()
+	e.wakeWaiters()
 	return nil
 }
 
@@ -413,12 +413,12 @@ func (e *Engine) timed(step string, act func() error) error {
 	return err
 }
 
-// end closes the flight.
+// end ends the refresh in flight.
 func (e *Engine) end() {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
 	e.flight = nil
-	e.pass()
+	e.wakeWaiters()
 }
 
 // damage is why no refresh starts in this boot.

@@ -13,21 +13,21 @@ import (
 )
 
 const (
-	// defaultTimeout is how long a check may take to become good when none is given.
+	// defaultTimeout bounds how long a check without a timeout may take to become good.
 	defaultTimeout = 30 * time.Second
 	maxTimeout     = 10 * time.Minute
 	maxSettle      = 10 * time.Minute
 	// attemptLimit bounds one attempt of a check.
 	attemptLimit = 10 * time.Second
 	healthPause  = 250 * time.Millisecond
-	// maxTold is how many units that run are named when a check is bad and no unit is.
-	maxTold = 3
+	// maxDescribed is how many running units are described when a check fails and no unit has failed.
+	maxDescribed = 3
 )
 
-// ErrHealth means that what was healthy before a refresh is not so after it.
+// ErrHealth means that something was healthy before a refresh and is not healthy after it.
 var ErrHealth = errors.New("healthy before the refresh and not after it")
 
-// timeout of a check, bounded.
+// timeout returns the timeout of a check, within bounds.
 func timeout(check *agentapi.HealthCheck) time.Duration {
 	given := time.Duration(check.GetTimeoutMs()) * time.Millisecond
 	if given <= 0 {
@@ -36,8 +36,8 @@ func timeout(check *agentapi.HealthCheck) time.Duration {
 	return min(given, maxTimeout)
 }
 
-// healthy names the checks that are good now. One that is bad before a refresh says nothing about it; it comes with
-// the reason.
+// healthy returns the checks that are good now, and the bad ones, each with the reason. A check that is bad before a refresh
+// says nothing about the refresh.
 func (r *run) healthy(ctx context.Context, checks []*agentapi.HealthCheck) (good, bad []string) {
 	for _, check := range checks {
 		if err := r.attempt(ctx, check); err != nil {
@@ -55,8 +55,8 @@ func (r *run) attempt(ctx context.Context, check *agentapi.HealthCheck) error {
 	return r.Health.Check(ctx, check)
 }
 
-// settle waits until all checks of the baseline are good and all renewed units run, and sees that it stays so for
-// the time that was asked for.
+// settle waits until all checks of the baseline are good and all renewed units run, and that they stay so for the requested
+// time.
 func (r *run) settle(ctx context.Context) error {
 	var checks []*agentapi.HealthCheck
 	for _, check := range r.request.GetHealthChecks() {
@@ -112,7 +112,7 @@ func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause 
 	if unit := check.GetUnit(); unit != "" {
 		return fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, unit))
 	}
-	// A renewed unit that is down says more than what asked for its service. If none is, the first that run have to do.
+	// A renewed unit that has failed says more than the check. If there is none, describe some that run.
 	var down, up []string
 	for _, p := range r.record.Planned {
 		state, stateErr := r.Units.ActiveState(ctx, p.Unit)
@@ -120,7 +120,7 @@ func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause 
 		case stateErr != nil || state == "inactive":
 		case !isRunning(state):
 			down = append(down, p.Unit)
-		case len(up) < maxTold && p.Outcome != impact.Reloaded:
+		case len(up) < maxDescribed && p.Outcome != impact.Reloaded:
 			up = append(up, p.Unit)
 		}
 	}
@@ -133,13 +133,13 @@ func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause 
 	return err
 }
 
-// isRunning reports whether a unit in this state serves.
+// isRunning reports whether a unit in this state is active.
 func isRunning(state string) bool {
 	return state == "active" || state == "reloading" || state == "refreshing"
 }
 
-// runningUnits tells which renewed units and which units of checks run now, and since when. One that was renewed and has
-// ended by itself, and did not fail, is let be.
+// runningUnits returns which renewed units and units of checks run now, and since when. A renewed unit that has ended by
+// itself without failing is left out.
 func (r *run) runningUnits(ctx context.Context, checks []*agentapi.HealthCheck) (map[string]uint64, error) {
 	running := map[string]uint64{}
 	var names []string
@@ -167,7 +167,7 @@ func (r *run) runningUnits(ctx context.Context, checks []*agentapi.HealthCheck) 
 	return running, nil
 }
 
-// stillRunning fails if a unit does not run any more, be it that it was started again meanwhile.
+// stillRunning returns an error if a unit does not run any more, or was started again meanwhile.
 func (r *run) stillRunning(ctx context.Context, running map[string]uint64) error {
 	for _, name := range slices.Sorted(maps.Keys(running)) {
 		state, since, err := r.Units.Active(ctx, name)

@@ -9,16 +9,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// ErrKernel means that the kernel that was handed over is not the one of the target's signed manifest.
+// ErrKernel means that the uploaded kernel is not the one of the target's signed manifest.
 var ErrKernel = errors.New("not the kernel of the target's manifest")
 
-// kernelFiles are a kernel and its initramfs, as the host handed them over. Their digests were checked then.
+// kernelFiles are the kernel and the initramfs that the host uploaded. Their digests were checked then.
 type kernelFiles struct{ kernel, initramfs io.ReadCloser }
 
-// Close ends both.
+// Close closes both files.
 func (k kernelFiles) Close() error { return errors.Join(k.kernel.Close(), k.initramfs.Close()) }
 
-// openKernel opens what a kexec needs.
+// openKernel opens the files for a kexec.
 func (r *run) openKernel() (files kernelFiles, err error) {
 	signed, err := openSide(r.request.GetTarget().GetTo(), r.Operators)
 	if err != nil {

@@ -8,10 +8,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// rungs from the lowest. NextBoot is none of them: nothing is done.
+// rungs are the rungs from the lowest to the highest. NextBoot is none of them: it does nothing.
 var rungs = []Rung{Live, SoftReboot, Kexec, Reboot}
 
-// strategyOf reads the highest rung that may be climbed. ErrStrategy if it is none.
+// strategyOf reads the highest rung that a request allows.
 func strategyOf(text string) (Rung, error) {
 	if text == "" {
 		return Live, nil
@@ -39,20 +39,20 @@ func levelOf(r Rung) agentapi.Level {
 	}
 }
 
-// kernels are the releases of the kernel that runs and of the target's.
+// kernels are the releases of the running kernel and of the target's.
 type kernels struct{ running, target string }
 
 func (k kernels) differ() bool { return k.target != "" && k.running != k.target }
 
-// obstacles say, by rung, why it cannot be climbed in this system.
+// obstacles say, by rung, why it is not possible in this system.
 type obstacles map[Rung]string
 
-// climb decides which rung a refresh climbs to. It is the one decision for the plan and for the refresh: the assessment
-// that it returns says what that rung interrupts, why, and what waits afterwards.
+// climb chooses the rung of a refresh, for the plan and for the refresh alike. The assessment that it returns says what that
+// rung interrupts, why, and what takes effect only later.
 //
-// Two things can ask for more than Live: changes that a swap cannot make whole, which the assessment tells by a level
-// above RESTART; they must have their rung, or the refresh is left to the next boot. And another kernel; that waits if the
-// strategy does not reach to where kernels are changed.
+// Two things can need more than Live. Changes that a swap cannot apply completely have a level above RESTART: they need a
+// higher rung, or the refresh is left to the next boot. Another kernel takes effect at the next power-off and start, unless
+// the strategy allows a rung that changes the kernel.
 func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles) (Rung, *impact.Assessment) {
 	a := *live
 	a.Reasons, a.Pending = slices.Clone(live.Reasons), slices.Clone(live.Pending)
@@ -64,7 +64,7 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 		a.Reasons = append(a.Reasons, fmt.Sprintf("%s is not possible here: %s", rung, in[rung]))
 		rung = rungs[height(rung)+1]
 		if rung == Kexec && (strategy != Kexec || !kernel.differ()) {
-			rung = Reboot // the host hands a kernel over for the sake of that kernel only
+			rung = Reboot // the host uploads a kernel only if another one is to run
 		}
 	}
 	if kernel.differ() && height(strategy) >= height(Kexec) {
@@ -77,7 +77,7 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 		}
 	}
 	if rung != Live {
-		// What a live refresh would leave, or let wait, is renewed with all the rest.
+		// The rung renews everything that a live refresh would leave as it is.
 		waiting := impact.KernelPending(kernel.running, kernel.target)
 		a.Level, a.Left = levelOf(rung), nil
 		a.Pending = slices.DeleteFunc(a.Pending, func(p string) bool {

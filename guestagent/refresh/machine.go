@@ -246,7 +246,7 @@ func (r *run) readLayers(ctx context.Context) error {
 
 // judge compares the stacks, and refuses a refresh that interrupts more than is allowed.
 func (r *run) judge(ctx context.Context) error {
-	defer hurry()()
+	defer collectLess()()
 	var err error
 	if r.diff, err = r.target.compare(ctx, r.Blobs); err != nil {
 		return err
@@ -255,7 +255,7 @@ func (r *run) judge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.rung, r.before, err = r.foresee(ctx, r.diff.changes, r.record.To.Kernel, r.request.GetPolicy(), strategy); err != nil {
+	if r.rung, r.before, err = r.assessRung(ctx, r.diff.changes, r.record.To.Kernel, r.request.GetPolicy(), strategy); err != nil {
 		return err
 	}
 	r.note(func(report *agentapi.Report) {

@@ -10,13 +10,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// ErrPolicy means that a policy for units cannot be followed as it is.
+// ErrPolicy means that a policy for units is not valid.
 var ErrPolicy = errors.New("not a policy for units")
 
 // maxPolicy bounds how many units a policy names.
 const maxPolicy = 1024
 
-// unitPolicy reads a policy for units; none at all is one that restarts what is affected.
+// unitPolicy reads a policy for units. The default is to restart affected units.
 func unitPolicy(message *agentapi.UnitPolicy) (impact.Policy, error) {
 	policy := impact.Policy{Actions: map[string]impact.Action{}, Extra: map[string][]string{}}
 	if len(message.GetUnits())+len(message.GetPaths()) > maxPolicy {
@@ -54,7 +54,7 @@ func action(name string) (impact.Action, error) {
 	}
 }
 
-// named are the units that a policy names.
+// named returns the units that a policy names.
 func named(policy impact.Policy) []string {
 	names := slices.AppendSeq(slices.Collect(maps.Keys(policy.Actions)), maps.Keys(policy.Extra))
 	slices.Sort(names)

@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	// maxRounds is how often it is looked for what still uses the old /usr: what was started during the swap is
-	// found in the second round.
+	// maxRounds bounds the searches for units that still use the old /usr. Units that were started during the swap are found
+	// in the second round.
 	maxRounds = 4
 )
 
-// renew restarts or reloads the planned units and what else is found to use an old file, until nothing new is
-// found. What remains is reported. On the way back a unit that fails does not keep the others from being renewed.
+// renew restarts or reloads the planned units, and further units that are found to use an old file, until no new ones are
+// found. What remains is reported. In a rollback (back) a unit that fails does not keep the others from being renewed.
 func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back bool) error {
-	defer hurry()()
+	defer collectLess()()
 	changes := r.diff.changes
-	// Assessed anew, though it was just before the swap: what was started since, by a health check for one, may be restarted together
-	// with a unit that is planned, and must be known to have run.
+	// The assessment before the swap is not enough: a unit that was started since, for example by a health check, may be
+	// restarted together with a planned unit, and then has to be known.
 	first, facts, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true)
 	if err != nil {
 		return err
@@ -65,8 +65,8 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 	return errors.Join(append(failures, errors.New("services that use old files keep appearing"))...)
 }
 
-// interrupted are those of the planned units that the way forward has come to: only they are restarted on the way back.
-// What else uses the wrong files is found by looking.
+// interrupted returns those of the planned units that the refresh has interrupted: a rollback restarts only them. Other units
+// that use the wrong files are found by the assessment.
 func (r *run) interrupted(ctx context.Context, planned []Planned) []Planned {
 	var some []Planned
 	for _, p := range planned {
@@ -86,8 +86,8 @@ func (r *run) interrupted(ctx context.Context, planned []Planned) []Planned {
 	return some
 }
 
-// renewedFrom is the moment since which a unit that was started has started with all that is new. On the way forward it
-// is journaled, so that an agent that takes the refresh up restarts nothing twice; on the way back it holds for all tries.
+// renewedFrom returns the moment from which on a unit that is started runs the right code entirely. It is journaled, so that
+// the next agent restarts no unit twice. In a rollback it is the same for all tries.
 func (r *run) renewedFrom(back bool) (uint64, error) {
 	if back && r.restoredFrom != 0 {
 		return r.restoredFrom, nil
@@ -106,8 +106,8 @@ func (r *run) renewedFrom(back bool) (uint64, error) {
 	return now, r.enter(r.record.State, func(record *Record) { record.RenewedFrom = now })
 }
 
-// keepPlan journals which units are about to be interrupted, so that going back finds them again. On the way back
-// it need not: what still uses the wrong files is found by looking.
+// keepPlan journals which units are about to be interrupted, so that a rollback finds them. A rollback itself need not
+// journal them: the assessment finds units that still use the wrong files.
 func (r *run) keepPlan(planned []Planned, back bool) error {
 	if back {
 		return nil
@@ -115,7 +115,7 @@ func (r *run) keepPlan(planned []Planned, back bool) error {
 	return r.enter(r.record.State, func(record *Record) { record.Planned = planned })
 }
 
-// renewManager has PID 1 take the new binary, the new units, accounts and temporary files.
+// renewManager has PID 1 execute its new binary, and applies new unit files, accounts and temporary files.
 func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned []Planned) error {
 	if slices.ContainsFunc(planned, func(p Planned) bool { return p.Unit == impact.ManagerUnit }) {
 		started := time.Now()
@@ -143,12 +143,12 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 	return nil
 }
 
-// managerIsStale reports whether systemd has to read all its units again, which takes a second of a small VM.
+// managerIsStale reports whether systemd has to read all units again, which takes a second in a small VM.
 func (r *run) managerIsStale(changes *impact.Changes) (bool, error) {
 	if changes.Manager() || !changes.Configuration() {
 		return changes.Manager(), nil
 	}
-	// A generator of another program may make units of any file below /etc.
+	// A generator of another program may read any file below /etc.
 	return r.System.ForeignGenerators()
 }
 
@@ -156,10 +156,10 @@ func (r *run) managerIsStale(changes *impact.Changes) (bool, error) {
 type renewal struct {
 	*run
 	back bool
-	// since is the moment from which on a unit that was started needs no restart.
+	// since is the moment from which on a unit that was started needs no further restart.
 	since uint64
 	done  map[string]bool
-	// uses names, by unit, the first of the paths that differ and that it uses.
+	// uses are, by unit, the first of the differing paths that it uses.
 	uses map[string][]string
 }
 
@@ -171,8 +171,8 @@ func usesOf(a *impact.Assessment) map[string][]string {
 	return uses
 }
 
-// units does the planned units that were not done yet, in the order in which they are to be started, AtOnce at the same time. After
-// the first failure it begins no other one, unless it is the way back.
+// units renews the planned units that were not renewed yet, in their order, AtOnce at the same time. After the first failure
+// it starts no other one, unless this is a rollback.
 func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]impact.Unit) error {
 	byName := map[string]Planned{}
 	var names []string
@@ -194,7 +194,7 @@ func (r renewal) unit(ctx context.Context, p Planned) error {
 	restart := &agentapi.UnitRestart{Unit: p.Unit, Level: p.Outcome.Level()}
 	started := time.Now()
 	unlimited := ctx
-	if limit := r.request.GetRestartTimeoutMs(); limit > 0 && !r.back { // on the way back it may take what it needs
+	if limit := r.request.GetRestartTimeoutMs(); limit > 0 && !r.back { // a rollback has no time limit for a unit
 		limited, cancel := context.WithTimeout(ctx, time.Duration(limit)*time.Millisecond)
 		defer cancel()
 		ctx = limited
@@ -215,10 +215,10 @@ func (r renewal) unit(ctx context.Context, p Planned) error {
 	return err
 }
 
-// errStopping means that a unit does not come to its end when it is told to. systemd starts it again once it did.
+// errStopping means that a unit does not stop when it has to. systemd starts it again once it has stopped.
 var errStopping = errors.New("it is still being stopped")
 
-// restart has a unit run what is new, unless it was restarted together with another one.
+// restart restarts or stops a unit, unless it was restarted together with another unit.
 func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) {
 	if r.back {
 		return r.restore(ctx, p.Unit)
@@ -239,13 +239,13 @@ func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) 
 	return r.Units.Restart(ctx, p.Unit)
 }
 
-// restore has a unit run as it did before, unless it does so already.
+// restore has a unit run the old code, unless it does so already.
 func (r renewal) restore(ctx context.Context, unit string) (time.Duration, error) {
 	state, err := r.Units.ActiveState(ctx, unit)
 	if err != nil {
 		return 0, err
 	}
-	if state == "deactivating" { // waiting again would keep all others waiting
+	if state == "deactivating" { // another wait would delay all other units
 		return 0, fmt.Errorf("restart %s: %w", unit, errStopping)
 	}
 	if isRunning(state) {
@@ -268,7 +268,7 @@ func (r *run) warn(what string, err error) {
 	r.note(func(report *agentapi.Report) { report.Pending = append(report.Pending, what+": "+err.Error()) })
 }
 
-// reportRest tells what still uses old files, and why it was left.
+// reportRest reports what still uses old files, and why it was left as it is.
 func (r *run) reportRest(ctx context.Context, last *impact.Assessment, back bool) error {
 	pinned, err := r.System.Pinned(ctx)
 	if err != nil {

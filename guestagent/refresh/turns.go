@@ -5,26 +5,26 @@ import (
 	"fmt"
 )
 
-// maxAtOnce bounds how many units are restarted at the same time: each has a buffer of the agent's meanwhile, and a VM of many
+// maxAtOnce bounds how many units are restarted at the same time: each needs a buffer in the agent, and a VM with many
 // processors must not stop all of its services at once.
 const maxAtOnce = 8
 
-// AtOnce is how many units are restarted at the same time in a VM of so many processors: one for each two (design/0026).
+// AtOnce returns how many units are restarted at the same time in a VM with so many processors: one for two (design/0026).
 func AtOnce(processors int) int { return min(max(1, processors/2), maxAtOnce) }
 
-// inTurn acts on each of the names, in their order, on at most atOnce at the same time (less than one counts as one), and on
-// none before it is through with those that it comes after. It returns when it is through with all that it began; after a
-// failure it begins no other one, unless it is to go on.
+// inTurn calls act for each name, in their order, for at most atOnce names at the same time (at least one), and for none
+// before the names in after[name] are finished. It returns when all calls have returned. After a failure it starts no
+// further call, unless goOn is true.
 func inTurn(names []string, after map[string][]string, atOnce int, goOn bool, begins func(name string), act func(name string) error) error {
 	type outcome struct {
 		name string
 		err  error
 	}
 	outcomes := make(chan outcome)
-	through := map[string]bool{}
+	finished := map[string]bool{}
 	ready := func(name string) bool {
 		for _, earlier := range after[name] {
-			if !through[earlier] {
+			if !finished[earlier] {
 				return false
 			}
 		}
@@ -45,13 +45,13 @@ func inTurn(names []string, after map[string][]string, atOnce int, goOn bool, be
 		names = waiting
 		if running == 0 {
 			if len(names) > 0 && (goOn || len(failures) == 0) {
-				failures = append(failures, fmt.Errorf("units wait for what has no turn: %v", names))
+				failures = append(failures, fmt.Errorf("units wait for units that are not restarted: %v", names))
 			}
 			return errors.Join(failures...)
 		}
 		one := <-outcomes
 		running--
-		through[one.name] = true
+		finished[one.name] = true
 		if one.err != nil {
 			failures = append(failures, one.err)
 		}
