@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// maxAttempts is how often a stack is booted without coming up before another one is preferred.
+	// maxAttempts is how many boots of a stack may fail before another stack is preferred.
 	maxAttempts = 3
-	// maxTrials is the same for a stack that is not committed.
+	// maxTrials is the same for an uncommitted stack.
 	maxTrials = 1
 )
 
@@ -25,25 +25,25 @@ type candidate struct {
 	deferred string
 }
 
-// known is what there is to choose from.
+// known is what the choice of a stack depends on.
 type known struct {
-	// given is the host's stack, in the boot configuration.
-	given     release.Stack
-	committed *CommittedRecord
-	attempts  AttemptsRecord
-	flight    *journal.Record
+	// configured is the stack in the domain's definition, which the host passed in the boot configuration.
+	configured release.Stack
+	committed  *CommittedRecord
+	attempts   AttemptsRecord
+	flight     *journal.Record
 	// trial is the value of TrialArgument.
 	trial string
 }
 
-// candidates lists the stacks to boot, the preferred one first; the first whose layers are attached and verify
-// is booted. An uncommitted stack is among them only if the host gives it, or if the kernel was started by kexec for
-// just that stack.
+// candidates returns the stacks to boot, the preferred one first. Init boots the first whose layers are attached and verify.
+// An uncommitted stack is among them only if the VM is configured with it, or if kexec has started the kernel for just that
+// stack.
 //
-// The committed stack is newer than the given one, unless the host gives another stack than it gave when the
-// refresh was committed: then the host has moved on since. The one before the committed one comes last. A stack that
-// did not come up maxAttempts times, or maxTrials times if it is not committed, is tried after all others, not never:
-// it may be the only one that can be read.
+// The committed stack is newer than the configured one, unless the VM is now configured with another stack than when the
+// refresh was committed: then the host has changed it since. The stack before the committed one comes last. A stack that
+// failed in maxAttempts boots, or in maxTrials if it is uncommitted, is deferred, but not excluded: it may be the only one
+// that can be read.
 func candidates(k known) []candidate {
 	var order []candidate
 	add := func(stack release.Stack, origin Origin, generation uint64) {
@@ -61,22 +61,22 @@ func candidates(k known) []candidate {
 	}
 	switch {
 	case k.committed == nil:
-		add(k.given, Given, 0)
-	case k.given.Same(k.committed.Given):
+		add(k.configured, Configured, 0)
+	case k.configured.Same(k.committed.Configured):
 		add(k.committed.Stack, FromCommitted, generation)
-		add(k.given, Given, generation+1)
+		add(k.configured, Configured, generation+1)
 	default:
-		if k.given.Same(k.committed.Stack) {
-			add(k.given, FromCommitted, generation)
+		if k.configured.Same(k.committed.Stack) {
+			add(k.configured, FromCommitted, generation)
 		}
-		add(k.given, Given, generation+1)
+		add(k.configured, Configured, generation+1)
 		add(k.committed.Stack, FromCommitted, generation)
 	}
 	if k.committed != nil && k.committed.Previous != nil {
 		add(*k.committed.Previous, Earlier, generation+1)
 	}
 	if k.flight != nil {
-		add(k.flight.From, Earlier, generation) // nothing was ever committed, and the host gives what is on trial
+		add(k.flight.From, Earlier, generation) // if nothing was ever committed and the VM is configured with the stack on trial
 	}
 	slices.SortStableFunc(order, func(a, b candidate) int {
 		return cmp.Compare(min(len(a.deferred), 1), min(len(b.deferred), 1))

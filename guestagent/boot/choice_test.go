@@ -11,7 +11,7 @@ import (
 )
 
 func TestCandidates(t *testing.T) {
-	given, committed, other, before := stackOf("base"), stackOf("base", "patch"), stackOf("base", "other"), stackOf("earlier")
+	configured, committed, other, before := stackOf("base"), stackOf("base", "patch"), stackOf("base", "other"), stackOf("earlier")
 	worn := func(n int, stacks ...release.Stack) AttemptsRecord {
 		counts := map[string]int{}
 		for _, stack := range stacks {
@@ -20,8 +20,8 @@ func TestCandidates(t *testing.T) {
 		return AttemptsRecord{Counts: counts}
 	}
 	const tired, failed = "it did not come up in 3 boots", "it did not come up in 1 boots"
-	record := &CommittedRecord{Stack: committed, Generation: 4, Given: given}
-	previous := &CommittedRecord{Stack: committed, Generation: 4, Given: committed, Previous: &before}
+	record := &CommittedRecord{Stack: committed, Generation: 4, Configured: configured}
+	previous := &CommittedRecord{Stack: committed, Generation: 4, Configured: committed, Previous: &before}
 	trial := func(strategy journal.Strategy, state journal.State) *journal.Record {
 		return &journal.Record{State: state, Strategy: strategy, From: committed, To: other}
 	}
@@ -29,65 +29,65 @@ func TestCandidates(t *testing.T) {
 		known known
 		want  []candidate
 	}{
-		"nothing committed: the given stack": {
-			known{given: given},
-			[]candidate{{given, Given, 0, ""}},
+		"nothing committed: the configured stack": {
+			known{configured: configured},
+			[]candidate{{configured, Configured, 0, ""}},
 		},
 		"the host still gives what it gave before the commit: the committed stack first": {
-			known{given: given, committed: record},
-			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+			known{configured: configured, committed: record},
+			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"the host gives what was committed: that alone": {
-			known{given: committed, committed: record},
+			known{configured: committed, committed: record},
 			[]candidate{{committed, FromCommitted, 4, ""}},
 		},
 		"the host has moved on since the commit: its stack first": {
-			known{given: other, committed: record},
-			[]candidate{{other, Given, 5, ""}, {committed, FromCommitted, 4, ""}},
+			known{configured: other, committed: record},
+			[]candidate{{other, Configured, 5, ""}, {committed, FromCommitted, 4, ""}},
 		},
 		"a committed stack that does not come up gives way": {
-			known{given: given, committed: record, attempts: worn(3, committed)},
-			[]candidate{{given, Given, 5, ""}, {committed, FromCommitted, 4, tired}},
+			known{configured: configured, committed: record, attempts: worn(3, committed)},
+			[]candidate{{configured, Configured, 5, ""}, {committed, FromCommitted, 4, tired}},
 		},
 		"it gives way to the one before it, too": {
-			known{given: committed, committed: previous, attempts: worn(3, committed)},
+			known{configured: committed, committed: previous, attempts: worn(3, committed)},
 			[]candidate{{before, Earlier, 5, ""}, {committed, FromCommitted, 4, tired}},
 		},
 		"two boots that did not come up are not enough": {
-			known{given: committed, committed: previous, attempts: worn(2, committed)},
+			known{configured: committed, committed: previous, attempts: worn(2, committed)},
 			[]candidate{{committed, FromCommitted, 4, ""}, {before, Earlier, 5, ""}},
 		},
 		"when neither comes up, the order is as if both did": {
-			known{given: given, committed: record, attempts: worn(3, committed, given)},
-			[]candidate{{committed, FromCommitted, 4, tired}, {given, Given, 5, tired}},
+			known{configured: configured, committed: record, attempts: worn(3, committed, configured)},
+			[]candidate{{committed, FromCommitted, 4, tired}, {configured, Configured, 5, tired}},
 		},
 		"a soft-reboot's stack is never booted before it is committed": {
-			known{given: given, committed: record, flight: trial(journal.SoftReboot, journal.Starting)},
-			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+			known{configured: configured, committed: record, flight: trial(journal.SoftReboot, journal.Starting)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"a kexec's stack is booted by the kernel that was started for it": {
-			known{given: given, committed: record, flight: trial(journal.Kexec, journal.Starting), trial: TrialKey(other)},
-			[]candidate{{other, Trial, 5, ""}, {committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+			known{configured: configured, committed: record, flight: trial(journal.Kexec, journal.Starting), trial: TrialKey(other)},
+			[]candidate{{other, Trial, 5, ""}, {committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"by no other kernel": {
-			known{given: given, committed: record, flight: trial(journal.Kexec, journal.Starting)},
-			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+			known{configured: configured, committed: record, flight: trial(journal.Kexec, journal.Starting)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"nor by that of another stack": {
-			known{given: given, committed: record, flight: trial(journal.Kexec, journal.Starting), trial: TrialKey(given)},
-			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+			known{configured: configured, committed: record, flight: trial(journal.Kexec, journal.Starting), trial: TrialKey(configured)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"nor once it was judged": {
-			known{given: given, committed: record, flight: trial(journal.Kexec, journal.RollingBack), trial: TrialKey(other)},
-			[]candidate{{committed, FromCommitted, 4, ""}, {given, Given, 5, ""}},
+			known{configured: configured, committed: record, flight: trial(journal.Kexec, journal.RollingBack), trial: TrialKey(other)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"what the host starts on trial has one boot": {
-			known{given: other, committed: record, flight: trial(journal.Reboot, journal.Starting), attempts: worn(1, other)},
-			[]candidate{{committed, FromCommitted, 4, ""}, {other, Given, 5, failed}},
+			known{configured: other, committed: record, flight: trial(journal.Reboot, journal.Starting), attempts: worn(1, other)},
+			[]candidate{{committed, FromCommitted, 4, ""}, {other, Configured, 5, failed}},
 		},
 		"a VM that never committed anything goes back to what it ran": {
-			known{given: other, flight: trial(journal.Reboot, journal.Starting), attempts: worn(1, other)},
-			[]candidate{{committed, Earlier, 0, ""}, {other, Given, 0, failed}},
+			known{configured: other, flight: trial(journal.Reboot, journal.Starting), attempts: worn(1, other)},
+			[]candidate{{committed, Earlier, 0, ""}, {other, Configured, 0, failed}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

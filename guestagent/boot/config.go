@@ -13,7 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// Bounds of a BootConfig. The host made the VM and is trusted; its mistakes still get a clear error.
+// Bounds of a BootConfig. The host is trusted, and the bounds give its mistakes a clear error.
 const (
 	maxOperators     = 64
 	maxKeys          = 256
@@ -52,7 +52,7 @@ func bootConfig(oem []string) (agentapi.BootConfig, error) {
 	if len(encoded) > 1 {
 		return config, fmt.Errorf("boot configuration: %d SMBIOS OEM strings start with %s, there must be one", len(encoded), agentapi.BootConfigPrefix)
 	}
-	// Unknown fields are let through: a newer provider may give an older agent more than it knows.
+	// Unknown fields are ignored: a newer provider may pass fields that an older agent does not know.
 	if err := json.Unmarshal([]byte(encoded[0]), &config); err != nil {
 		return agentapi.BootConfig{}, fmt.Errorf("decode boot configuration: %w", err)
 	}
@@ -62,8 +62,8 @@ func bootConfig(oem []string) (agentapi.BootConfig, error) {
 	return config, nil
 }
 
-// hostname tells whether name has RFC 1123's form: labels of at most 63 letters, digits and inner hyphens, dots between
-// them. Not by regexp, which would be a fiftieth of the agent.
+// hostname reports whether a name has the form of RFC 1123: labels of at most 63 letters, digits and inner hyphens,
+// separated by dots.
 func hostname(name string) bool {
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
@@ -108,7 +108,7 @@ func checkConfig(config agentapi.BootConfig) error {
 	return nil
 }
 
-// checkStack checks what opening the layers relies on.
+// checkStack checks what the code that opens layers relies on.
 func checkStack(stack release.Stack) error {
 	if len(stack.Layers) == 0 || len(stack.Layers) > release.MaxStackLayers || len(stack.Components) > release.MaxComponents {
 		return fmt.Errorf("stack of %d layers and %d components: it must have 1 to %d layers and at most %d components",

@@ -9,32 +9,32 @@ import (
 	"os"
 )
 
-// diskHead is how many bytes at the start of a private disk decide what it is.
+// diskHead is how many bytes at the start of a private disk show what it is.
 const diskHead = 1 << 20
 
-// markSize is one sector: a write of it happens whole or not at all.
+// markSize is one sector, which is written atomically.
 const markSize = 512
 
-// The mark is the first sector of a private disk, which ext4 leaves to boot loaders. It tells a disk that was
-// being made when power was cut, which may be made anew, from one that was ever complete, which may not.
+// The mark is in the first sector of a private disk, which ext4 leaves to boot loaders. It distinguishes a disk that was
+// being formatted when power was cut, which may be formatted again, from one that was complete, which may not.
 const (
 	markFormatting = "sharedos private disk, version 1: formatting\n"
 	markComplete   = "sharedos private disk, version 1: complete\n"
 )
 
-// diskState is what the head of a private disk shows.
+// diskState is the state of a private disk, as its head shows it.
 type diskState int
 
 const (
 	// diskBlank has nothing but zeros in its head.
 	diskBlank diskState = iota + 1
-	// diskUnfinished was being formatted or seeded when it was cut off.
+	// diskUnfinished was being formatted or seeded when that was interrupted.
 	diskUnfinished
 	// diskComplete holds the VM's own files.
 	diskComplete
 	// diskDamaged was complete once and has lost its superblock.
 	diskDamaged
-	// diskForeign holds something that this project did not write.
+	// diskForeign has data that this project did not write.
 	diskForeign
 )
 
@@ -55,11 +55,11 @@ func (s diskState) String() string {
 	}
 }
 
-// superblock is what is needed of ext4's; see the kernel's Documentation/filesystems/ext4/super.rst.
+// superblock has the relevant fields of ext4's superblock; see the kernel's Documentation/filesystems/ext4/super.rst.
 type superblock struct {
 	// size of the file system in bytes.
 	size int64
-	// errors is true when the kernel met inconsistencies that a replay of the journal does not mend.
+	// errors is true when the kernel found inconsistencies that a replay of ext4's journal does not repair.
 	errors bool
 }
 
@@ -71,7 +71,7 @@ const (
 	incompat64Bit   = 0x80
 )
 
-// classifyDisk tells from the first bytes of a disk what it is. The superblock is set for diskComplete.
+// classifyDisk returns the state of a disk by its first bytes. The superblock is set for diskComplete.
 func classifyDisk(head []byte) (diskState, superblock) {
 	super, isExt4 := parseSuperblock(head)
 	switch mark := markOf(head); {
@@ -142,11 +142,11 @@ func readHead(node string) (head []byte, err error) {
 	return head, nil
 }
 
-// usable says why a disk of this state cannot be used, or nil.
+// usable returns an error if a disk in this state cannot be used.
 func (s diskState) usable(node string) error {
 	switch s {
 	case diskForeign:
-		return fmt.Errorf("private disk %s holds data that is not this project's and is never formatted: "+
+		return fmt.Errorf("private disk %s has data that this project did not write, so it is not formatted: "+
 			"give the VM another disk, or wipe this one on the host if its data may go", node)
 	case diskDamaged:
 		return fmt.Errorf("private disk %s was complete once and has lost its ext4 superblock: "+

@@ -10,13 +10,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// Carrier carries the configuration of the system at root.
+// Carrier returns the carrier of the configuration of the system at root.
 func Carrier(root string) etcmerge.Carrier {
 	return etcmerge.Carrier{Root: root, Record: mounts.StateDir + "/undo"}
 }
 
-// EndCarry ends what a refresh carried to /etc of the system at root, where none is in flight any more: it is settled if it
-// was carried for the stack there, to its end, and taken back otherwise. So is what a boot could not take back.
+// EndCarry ends the last carry to /etc of the system at root, when no refresh is in flight any more. The carry is settled if it
+// was completed and leads to the stack that runs. Otherwise it is undone, also if a boot has failed to undo it.
 func EndCarry(ctx context.Context, root string, stack release.Stack) error {
 	return endCarry(ctx, Carrier(root), stack)
 }
@@ -51,7 +51,7 @@ func settleAt(carrier etcmerge.Carrier, stack release.Stack) error {
 	return carrier.Settle(stack.Key())
 }
 
-// leftBehind reports whether the carry that was settled last led away from this stack: it is there again, and /etc is not.
+// leftBehind reports whether the carry that was settled last led away from the stack that runs again now.
 func leftBehind(settled etcmerge.Ends, stack release.Stack) bool {
 	return stack.HasKey(settled.From) && !stack.HasKey(settled.To)
 }
@@ -63,14 +63,14 @@ func takeBack(ctx context.Context, carrier etcmerge.Carrier) error {
 	return nil
 }
 
-// undoCarry takes back what a refresh carried to /etc, unless it was carried for this stack, and to its end. It
+// undoCarry undoes what a refresh carried to /etc, unless it was carried for this stack, and to its end. It
 // happens before any service can read it, and needs no journal, which may be damaged.
 func undoCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack) error {
-	ends, whole, found, err := carrier.Carried()
+	ends, complete, found, err := carrier.Carried()
 	if err != nil {
 		return err
 	}
-	if !found || whole && stack.HasKey(ends.To) {
+	if !found || complete && stack.HasKey(ends.To) {
 		return nil
 	}
 	if err := carrier.Undo(ctx); err != nil {
@@ -79,22 +79,22 @@ func undoCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stac
 	return nil
 }
 
-// etcMove is what a boot has to do with /etc.
-type etcMove int
+// etcAction is what a boot has to do with /etc.
+type etcAction int
 
 const (
-	// etcStays: it is at the stack that boots, or the agent is to judge that one and then settles it.
-	etcStays etcMove = iota
-	// etcBegins: nothing is committed yet, so /etc is the one of the stack that boots first.
+	// etcStays: /etc belongs to the stack that boots, or the agent judges that stack and then settles /etc.
+	etcStays etcAction = iota
+	// etcBegins: nothing is committed yet, so /etc belongs to the stack that boots.
 	etcBegins
-	// etcGoesBack: the last carry was from the stack that boots to the committed one.
+	// etcGoesBack: the last carry led from the stack that boots to the committed one, and has to be undone.
 	etcGoesBack
-	// etcMoves: the host has moved on, or back by more than a step.
+	// etcMoves: /etc has to be carried from the committed stack to the one that boots.
 	etcMoves
 )
 
-// etcMove decides it; settled names the ends of the carry that was settled last.
-func (r privateRecords) etcMove(chosen release.Stack, settled etcmerge.Ends) etcMove {
+// etcAction chooses the action. settled are the stacks of the carry that was settled last.
+func (r privateRecords) etcAction(chosen release.Stack, settled etcmerge.Ends) etcAction {
 	if r.flight.Tries(chosen) {
 		return etcStays
 	}
@@ -104,7 +104,7 @@ func (r privateRecords) etcMove(chosen release.Stack, settled etcmerge.Ends) etc
 	switch {
 	case r.committed.Stack.Same(chosen):
 		if leftBehind(settled, chosen) {
-			return etcGoesBack // the way back was committed, and the power cut before it was gone
+			return etcGoesBack // the rollback was committed, and power was cut before the carry was undone
 		}
 		return etcStays
 	case chosen.HasKey(settled.From) && r.committed.Stack.HasKey(settled.To):
@@ -117,8 +117,8 @@ func (r privateRecords) etcMove(chosen release.Stack, settled etcmerge.Ends) etc
 // stack: /etc is at the committed one. When the committed stack does not boot, what was carried for it goes; when the host
 // has moved on, what its stack brings comes.
 //
-// Cut off anywhere, the next boot does it again. What was carried is not nil only if something had to be.
-func (r privateRecords) settleEtc(ctx context.Context, chosen opened, given release.Stack) (*Moved, error) {
+// If it is interrupted anywhere, the next boot does it again. It returns nil if nothing had to be carried.
+func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured release.Stack) (*Moved, error) {
 	carrier := Carrier(newRoot)
 	if err := undoCarry(ctx, carrier, chosen.stack); err != nil {
 		return nil, err
@@ -127,17 +127,17 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, given rele
 	if err != nil {
 		return nil, err
 	}
-	// A carry that is recorded came after the one that was settled, which can be taken back no more.
+	// A recorded carry is later than the settled one, which can then not be undone any more.
 	if _, _, carried, err := carrier.Carried(); err != nil {
 		return nil, err
 	} else if carried {
 		settled = etcmerge.Ends{}
 	}
-	next := CommittedRecord{Stack: chosen.stack, Generation: chosen.generation, Given: given}
+	next := CommittedRecord{Stack: chosen.stack, Generation: chosen.generation, Configured: configured}
 	if r.committed != nil {
 		next.Previous = &r.committed.Stack
 	}
-	switch r.etcMove(chosen.stack, settled) {
+	switch r.etcAction(chosen.stack, settled) {
 	case etcBegins:
 		return nil, WriteCommitted(next)
 	case etcGoesBack:

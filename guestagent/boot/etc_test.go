@@ -23,7 +23,7 @@ func TestWhatABootDoesWithEtc(t *testing.T) {
 		records privateRecords
 		chosen  release.Stack
 		settled etcmerge.Ends
-		want    etcMove
+		want    etcAction
 	}{
 		"the first boot":                           {privateRecords{}, before, etcmerge.Ends{}, etcBegins},
 		"what is committed boots":                  {privateRecords{committed: runs(committed)}, committed, ends(before, committed), etcStays},
@@ -39,7 +39,7 @@ func TestWhatABootDoesWithEtc(t *testing.T) {
 		"a live refresh was cut off, the host on":  {privateRecords{committed: runs(committed), flight: try("live", "swapped")}, next, ends(before, committed), etcMoves},
 		"a refresh was cut off, the one before it": {privateRecords{committed: runs(committed), flight: try("live", "swapped")}, before, ends(before, committed), etcGoesBack},
 	} {
-		if got := test.records.etcMove(test.chosen, test.settled); got != test.want {
+		if got := test.records.etcAction(test.chosen, test.settled); got != test.want {
 			t.Errorf("%s: %d, want %d", name, got, test.want)
 		}
 	}

@@ -14,17 +14,17 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
-// minDisk is the smallest private disk in bytes: below it, journal and seed leave no room.
+// minDisk is the smallest private disk in bytes: a smaller one has no room besides ext4's journal and the seed.
 const minDisk = 64 << 20
 
-// privateLabel is for people: what the file system is found by is its disk's serial.
+// privateLabel is informational: the private disk is found by its serial.
 const privateLabel = "sharedos-private"
 
-// formatImage is where mkfs writes: a sparse file in /run, as large as the disk.
+// formatImage is the sparse file in /run that mkfs writes, as large as the disk.
 const formatImage = mounts.RunDir + "/format.img"
 
-// formatDisk makes an ext4 file system on a disk that was never complete. The disk is marked first and the
-// superblock is written last, so that a cut-off at any moment leaves a disk that is known to be unfinished.
+// formatDisk creates an ext4 file system on a disk that was never complete. It marks the disk first and writes the superblock
+// last, so that an interruption at any moment leaves a disk that is known to be unfinished.
 //
 // mkfs writes into a sparse file, not to the disk, because it wipes the first sector and with it the mark.
 func formatDisk(ctx context.Context, lower lowerTree, disk mounts.Disk) (err error) {
@@ -62,9 +62,9 @@ func formatDisk(ctx context.Context, lower lowerTree, disk mounts.Disk) (err err
 	return nil
 }
 
-// mkfsArguments chooses for a disk that is sparse on its host: what is never written takes no room there.
+// mkfsArguments are for a disk that is sparse on the host: blocks that are never written take no space there.
 func mkfsArguments(size int64, zeroed bool, path string) []string {
-	// A journal is written round and round, so in time all of it is allocated.
+	// ext4 writes its journal cyclically, so in time all of it is allocated.
 	journal := "4"
 	switch {
 	case size >= 64<<30:
@@ -87,8 +87,8 @@ func mkfsArguments(size int64, zeroed bool, path string) []string {
 	}
 }
 
-// punch makes all of the disk but its mark read as zeros and take no room on the host. It reports false when
-// the disk cannot do that.
+// punch makes the whole disk except its mark read as zeros and take no space on the host. It returns false if the disk does
+// not support that.
 func punch(device *os.File, size int64) (zeroed bool, err error) {
 	if _, err := device.WriteAt(make([]byte, copyBlock-markSize), markSize); err != nil {
 		return false, err
@@ -168,7 +168,7 @@ func completeDisk(node string) (err error) {
 	return writeMark(device, markComplete)
 }
 
-// privateDirectories are what AssembleRoot and the agent expect on a private disk beside the seeded trees.
+// privateDirectories creates the directories that AssembleRoot and the agent need, besides the seeded trees.
 func privateDirectories(private string) error {
 	for _, directory := range []struct {
 		path string

@@ -15,10 +15,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// productUUID is the domain's UUID as the firmware tells it.
+// productUUID is the domain's UUID, from the firmware.
 const productUUID = "/sys/class/dmi/id/product_uuid"
 
-// maxIdentityFile bounds a file of the VM's own that is read before it is changed.
+// maxIdentityFile bounds a file of the VM that is read before it is changed, in bytes.
 const maxIdentityFile = 1 << 20
 
 // readUUID returns the domain's UUID in canonical lower-case form.
@@ -45,8 +45,8 @@ func machineID(uuid string) (string, error) {
 	return id, nil
 }
 
-// writeIdentity makes the assembled system at target this VM: machine-id, host name, hosts, resolver, and root's
-// authorized keys. A file that is right already is not written.
+// writeIdentity writes the files that identify this VM to the assembled system at target: machine-id, host name, hosts,
+// resolver, and root's authorized keys. A file that is correct already is not written.
 func writeIdentity(target, uuid string, config agentapi.BootConfig) (err error) {
 	root, err := os.OpenRoot(target)
 	if err != nil {
@@ -73,7 +73,7 @@ func writeIdentity(target, uuid string, config agentapi.BootConfig) (err error) 
 			return fmt.Errorf("write identity: %w", err)
 		}
 	}
-	// What root did to its own home may stand in the way of this one, and is no reason not to boot.
+	// root may have changed its home so that this fails, which is no reason not to boot.
 	if err := writeAuthorizedKeys(root, config.AuthorizedKeys); err != nil {
 		say("root's authorized keys are left as they are: %v", err)
 	}
@@ -88,7 +88,7 @@ func hostsFile(hostname string) []byte {
 	return []byte("127.0.0.1\tlocalhost\n127.0.1.1\t" + names + "\n::1\t\tlocalhost ip6-localhost ip6-loopback\n")
 }
 
-// writeAuthorizedKeys keeps the managed block of root's authorized_keys as the VM's definition has it.
+// writeAuthorizedKeys updates the managed block of root's authorized_keys to the keys of the VM's definition.
 func writeAuthorizedKeys(root *os.Root, keys []string) error {
 	const directory, file = "root/.ssh", "root/.ssh/authorized_keys"
 	existing, err := readInRoot(root, file)

@@ -19,21 +19,21 @@ import (
 )
 
 const (
-	// newRoot and lowerRoot are where the initramfs mounts the system and the layers alone.
+	// newRoot is where the initramfs mounts the system, lowerRoot where it mounts only the layers.
 	newRoot   = "/newroot"
 	lowerRoot = "/lower"
-	// bootTimeout bounds all of init; a check of a large private disk is what takes long.
+	// bootTimeout bounds all of init. A check of a large private disk takes long.
 	bootTimeout = 20 * time.Minute
-	// diskTimeout bounds the wait for a disk that there is no boot without.
+	// diskTimeout bounds the wait for a disk without which the VM cannot boot.
 	diskTimeout = 20 * time.Second
-	// preferredTimeout bounds the wait for the layers of a stack that there is another one for.
+	// preferredTimeout bounds the wait for the layers of a stack if there is another stack to boot.
 	preferredTimeout = 2 * time.Second
-	// lastWords is how long a message has to leave through the console before the VM is off.
+	// lastWords is the time for a message to be sent over the console before the VM is powered off.
 	lastWords = 2 * time.Second
 )
 
-// Init is process 1 of the initramfs. It becomes the system's init, or says on the console why it cannot and
-// powers the VM off; it never returns.
+// Init is process 1 of the initramfs. It executes the system's init, or prints on the console why it cannot and powers the VM
+// off. It never returns.
 func Init() {
 	err := recovered(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
@@ -52,7 +52,7 @@ func Init() {
 	}
 }
 
-// recovered turns a panic into an error: in process 1 it would end in the kernel's, with the reason out of sight.
+// recovered turns a panic into an error: if process 1 ends, the kernel panics and hides the reason.
 func recovered(f func() error) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -64,7 +64,7 @@ func recovered(f func() error) (err error) {
 
 // say writes one line to the console.
 func say(format string, values ...any) {
-	// There is nowhere to report a console to that cannot be written.
+	// A console that cannot be written cannot be reported anywhere.
 	_, _ = fmt.Fprintf(os.Stderr, "sharedos: "+format+"\n", values...)
 }
 
@@ -79,7 +79,7 @@ func newStopwatch() *stopwatch {
 	return &stopwatch{started: now, last: now}
 }
 
-// done ends a step that began when the one before it ended.
+// done ends a step, which began when the previous step ended.
 func (w *stopwatch) done(name string) {
 	now := time.Now()
 	w.steps = append(w.steps, Step{Name: name, Milliseconds: now.Sub(w.last).Milliseconds()})
@@ -163,7 +163,7 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		watch.done("private disk")
 	}
 	all := candidates(known{
-		given: config.Stack, committed: records.committed, attempts: records.attempts, flight: records.flight, trial: trialOf(readCommandLine()),
+		configured: config.Stack, committed: records.committed, attempts: records.attempts, flight: records.flight, trial: trialOf(readCommandLine()),
 	})
 	chosen, err := choose(ctx, all)
 	if err != nil {
@@ -174,7 +174,7 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		return BootRecord{}, err
 	}
 	if err := records.attempts.count(chosen.stack); err != nil {
-		// The disk is full or read-only: a VM that runs can be repaired, one that does not boot can not.
+		// The disk is full or read-only. A VM that runs can be repaired, a VM that does not boot cannot.
 		say("this boot is not counted: %v", err)
 	}
 	if err := assembleRoot(ctx, chosen, config.Stack); err != nil {
@@ -183,21 +183,21 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 	watch.done("root")
 	moved, err := records.settleEtc(ctx, chosen, config.Stack)
 	if err != nil {
-		// The next boot tries again, and the agent tells. Services begin with a mixed /etc, which is better than none that
-		// begins.
+		// The next boot tries again, and the agent reports it. Services start with a mixed /etc, which is better than none at
+		// all.
 		say("%v", err)
 		chosen.refused = append(chosen.refused, err.Error())
 	}
 	watch.done("etc")
 	return BootRecord{
 		Stack: chosen.stack, Origin: chosen.origin, Generation: chosen.generation,
-		Given: config.Stack, Operators: config.Operators, Hostname: config.Hostname,
+		Configured: config.Stack, Operators: config.Operators, Hostname: config.Hostname,
 		PrivateDisk: private.Node, FirstBoot: private.state != diskComplete, Refused: chosen.refused,
 		Alone: len(all) == 1 || chosen.deferred != "", Moved: moved,
 	}, nil
 }
 
-// prepare makes the private disk, or seeds one that is complete with what the stack newly brings.
+// prepare creates the private disk, or seeds a complete one with the new paths of the stack.
 func (d privateDisk) prepare(ctx context.Context, lower lowerTree, stack release.Stack, watch *stopwatch) error {
 	if d.state != diskComplete {
 		if err := d.make(ctx, lower, stack, watch); err != nil {
@@ -207,16 +207,16 @@ func (d privateDisk) prepare(ctx context.Context, lower lowerTree, stack release
 		return nil
 	}
 	if _, err := Seed(string(lower), mounts.PrivateDir, stack); err != nil {
-		// New files of a newer stack under /var may be missing then; those of the VM are not touched.
+		// New paths of the stack below /var may be missing then. The VM's files are not touched.
 		say("%v", err)
 	}
 	watch.done("seed")
 	return nil
 }
 
-// assembleRoot mounts the chosen stack at newRoot and takes the lower tree away, which was for init alone.
-func assembleRoot(ctx context.Context, chosen opened, given release.Stack) error {
-	kernel, modules, err := runningModules(ctx, chosen, given)
+// assembleRoot mounts the chosen stack at newRoot and unmounts the lower tree, which only init needs.
+func assembleRoot(ctx context.Context, chosen opened, configured release.Stack) error {
+	kernel, modules, err := runningModules(ctx, chosen, configured)
 	if err != nil {
 		return err
 	}
@@ -237,7 +237,7 @@ type privateRecords struct {
 	flight    *journal.Record
 }
 
-// readPrivateRecords reads the records. One that cannot be read is said and taken as absent: the given stack boots
+// readPrivateRecords reads the records. A record that cannot be read is reported and ignored: the configured stack boots
 // without it, and a VM that runs can be repaired.
 func readPrivateRecords() privateRecords {
 	var records privateRecords
@@ -261,10 +261,10 @@ func readPrivateRecords() privateRecords {
 	return records
 }
 
-// mountChecked mounts a complete disk, checked with the given stack's tools if it needs that.
-func (d privateDisk) mountChecked(ctx context.Context, given release.Stack) error {
+// mountChecked mounts a complete disk. If the disk has errors, it is checked with the configured stack's tools first.
+func (d privateDisk) mountChecked(ctx context.Context, configured release.Stack) error {
 	if d.super.errors {
-		tools, err := open(ctx, candidate{stack: given, origin: Given})
+		tools, err := open(ctx, candidate{stack: configured, origin: Configured})
 		if err != nil {
 			return fmt.Errorf("private disk %s has errors and no stack to check it with: %w", d.Node, err)
 		}
@@ -280,7 +280,7 @@ type opened struct {
 	candidate
 	layers []string
 	lower  lowerTree
-	// refused says of the candidates before it why they are not booted.
+	// refused says why the candidates before it are not booted.
 	refused []string
 }
 
@@ -382,9 +382,9 @@ func (a AttemptsRecord) without(stack release.Stack) AttemptsRecord {
 	return AttemptsRecord{Counts: counts}
 }
 
-// runningModules finds the modules of the running kernel when the chosen stack has those of another one: after a
-// reboot inside the same QEMU process, the kernel is still the one that the VM was started with.
-func runningModules(ctx context.Context, chosen opened, given release.Stack) (kernel, usr string, err error) {
+// runningModules finds the modules of the running kernel if the chosen stack has those of another kernel: after a reboot in
+// the same QEMU process, the kernel is still the one with which the VM was started.
+func runningModules(ctx context.Context, chosen opened, configured release.Stack) (kernel, usr string, err error) {
 	kernel, err = mounts.KernelRelease()
 	if err != nil {
 		return "", "", err
@@ -393,7 +393,7 @@ func runningModules(ctx context.Context, chosen opened, given release.Stack) (ke
 	if present(string(chosen.lower), modules) {
 		return kernel, "", nil
 	}
-	for _, layer := range append(append([]release.Layer(nil), chosen.stack.Layers...), given.Layers...) {
+	for _, layer := range append(append([]release.Layer(nil), chosen.stack.Layers...), configured.Layers...) {
 		openCtx, cancel := context.WithTimeout(ctx, preferredTimeout)
 		path, err := mounts.OpenLayer(openCtx, layer)
 		cancel()

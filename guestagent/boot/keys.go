@@ -5,18 +5,18 @@ import (
 	"strings"
 )
 
-// Lines between which authorized_keys is this project's. All else in the file is the user's.
+// The lines around the managed block of authorized_keys. Everything else in the file belongs to the user.
 const (
 	keysBegin = "# sharedos: keys from the VM's definition; changes between these lines are lost at boot"
 	keysEnd   = "# sharedos: end"
 )
 
-// mergeAuthorizedKeys replaces the managed block of an authorized_keys file, byte for byte keeping the rest. A file
-// without a block gets one at its end. Without keys there is no block.
+// mergeAuthorizedKeys replaces the managed block of an authorized_keys file and keeps the rest byte by byte. A file without a
+// block gets one at its end. Without keys there is no block.
 func mergeAuthorizedKeys(existing []byte, keys []string) []byte {
 	before, after := existing, []byte(nil)
 	if start, ok := lineIndex(existing, keysBegin, 0); ok {
-		// A block without an end was cut short by hand: what follows may be the user's, so only the line goes.
+		// The end of the block may have been removed by hand. What follows may be the user's, so only the first line is removed.
 		before, after = existing[:start], existing[lineEnd(existing, start):]
 		if end, ok := lineIndex(existing, keysEnd, start); ok {
 			after = existing[lineEnd(existing, end):]

@@ -41,24 +41,24 @@ func TestABootChoosesByRecordsOfTheLastVersion(t *testing.T) {
 		want  []candidate
 	}{
 		"the host still gives what it gave, with an id or without": {
-			known{given: base, committed: &committed},
-			[]candidate{{committed.Stack, FromCommitted, 3, ""}, {base, Given, 4, ""}},
+			known{configured: base, committed: &committed},
+			[]candidate{{committed.Stack, FromCommitted, 3, ""}, {base, Configured, 4, ""}},
 		},
 		"the definition is of the last version, too": {
-			known{given: config.Stack, committed: &committed},
-			[]candidate{{committed.Stack, FromCommitted, 3, ""}, {config.Stack, Given, 4, ""}},
+			known{configured: config.Stack, committed: &committed},
+			[]candidate{{committed.Stack, FromCommitted, 3, ""}, {config.Stack, Configured, 4, ""}},
 		},
 		"the host gives what is committed": {
-			known{given: patch, committed: &committed},
+			known{configured: patch, committed: &committed},
 			[]candidate{{patch, FromCommitted, 3, ""}, {*committed.Previous, Earlier, 4, ""}},
 		},
 		"boots that did not come up still count": {
-			known{given: base, committed: &committed, attempts: attempts},
-			[]candidate{{base, Given, 4, ""}, {committed.Stack, FromCommitted, 3, tired}},
+			known{configured: base, committed: &committed, attempts: attempts},
+			[]candidate{{base, Configured, 4, ""}, {committed.Stack, FromCommitted, 3, tired}},
 		},
 		"a stack that the host starts on trial has one boot": {
-			known{given: patch, flight: &started, attempts: attempts},
-			[]candidate{{started.From, Earlier, 0, ""}, {patch, Given, 0, tired}},
+			known{configured: patch, flight: &started, attempts: attempts},
+			[]candidate{{started.From, Earlier, 0, ""}, {patch, Configured, 0, tired}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -82,14 +82,14 @@ func TestEtcIsAtTheStackThatTheLastVersionCarriedItTo(t *testing.T) {
 	records := privateRecords{committed: &committed}
 	for name, test := range map[string]struct {
 		chosen release.Stack
-		want   etcMove
+		want   etcAction
 	}{
 		"what is committed boots":     {patch, etcStays},
 		"the one before it boots":     {base, etcGoesBack},
 		"another stack boots":         {stackOf("base", "other"), etcMoves},
 		"a record without an id, too": {committed.Stack, etcStays},
 	} {
-		if got := records.etcMove(test.chosen, settled); got != test.want {
+		if got := records.etcAction(test.chosen, settled); got != test.want {
 			t.Errorf("%s: %d, want %d", name, got, test.want)
 		}
 	}

@@ -22,11 +22,11 @@ import (
 // toolTimeout bounds mkfs and fsck. A check of a large disk takes minutes.
 const toolTimeout = 15 * time.Minute
 
-// lowerTree is a stack's layers merged and mounted read-only at a path, before there is a private disk: its
-// tools run in it, private trees are seeded from it, and whether init can be read from it is a first check.
+// lowerTree is the path at which the layers of a stack are mounted, merged and read-only, before the private disk is. The
+// stack's tools run in it, the private trees are seeded from it, and init is read from it as a first check.
 type lowerTree string
 
-// lowerBinds are the directories of the initramfs that tools in the tree need.
+// lowerBinds are the directories of the initramfs that the tools need in the tree.
 var lowerBinds = []string{"dev", "proc", "run"}
 
 // mountLower merges the layers, bottom to top, at path.
@@ -44,7 +44,7 @@ func mountLower(layers []string, path string) (lowerTree, error) {
 	return lowerTree(path), nil
 }
 
-// unmount takes the tree and what was bound into it away.
+// unmount unmounts the tree with everything that was bind-mounted into it.
 func (l lowerTree) unmount() error {
 	if err := unix.Unmount(string(l), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 		return fmt.Errorf("unmount %s: %w", string(l), err)
@@ -55,8 +55,8 @@ func (l lowerTree) unmount() error {
 // initPath is the system's own init.
 const initPath = "/sbin/init"
 
-// probe reads all of init: boot cannot do without it, and a layer that does not match its id is found here, where
-// another stack can still be taken.
+// probe reads the whole init, without which the system cannot boot. If its layer does not match its id, that is found here,
+// when another stack can still be booted.
 func (l lowerTree) probe() (err error) {
 	root, err := unix.Open(string(l), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -81,7 +81,7 @@ func (l lowerTree) has(path string) bool {
 	return err == nil
 }
 
-// run runs a tool of the tree in it and waits for its end. Output stands in the error.
+// run runs a tool of the tree in the tree. An error includes its output.
 func (l lowerTree) run(ctx context.Context, tool string, arguments ...string) error {
 	path := ""
 	for _, directory := range []string{"/usr/sbin", "/usr/bin"} {
@@ -101,7 +101,7 @@ func (l lowerTree) run(ctx context.Context, tool string, arguments ...string) er
 	return runIn(ctx, string(l), path, arguments...)
 }
 
-// runIn runs a program of a tree in it and waits for its end. Output stands in the error.
+// runIn runs a program with root as its root directory. An error includes its output.
 func runIn(ctx context.Context, root, path string, arguments ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
 	defer cancel()
@@ -118,7 +118,7 @@ func runIn(ctx context.Context, root, path string, arguments ...string) error {
 	return nil
 }
 
-// bindOnce binds a directory of the initramfs into the tree, if nothing is mounted there yet.
+// bindOnce bind-mounts a directory of the initramfs into the tree, if nothing is mounted there yet.
 func bindOnce(source, target string) error {
 	var stat unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, 0, &stat); err != nil {

@@ -13,14 +13,14 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 )
 
-// The modules in the initramfs, as package bootimage lays them out: the list has a file and its use on each line.
+// The modules in the initramfs, as package bootimage writes them. Each line of the list has a file and its use.
 const (
 	modulesDir     = "/modules"
 	modulesList    = modulesDir + "/load-order"
 	maxModulesList = 64 << 10
 )
 
-// moduleUse is bootimage.Use, which this binary does not import for its size.
+// moduleUse is bootimage.Use. The agent does not import that package, which embeds the agent.
 type moduleUse string
 
 const (
@@ -56,7 +56,7 @@ func parseModules(list []byte) ([]module, error) {
 	return modules, nil
 }
 
-// readModules reads the initramfs's list. One without a list belongs to a kernel that has everything built in.
+// readModules reads the list. An initramfs without a list is for a kernel that has everything built in.
 func readModules() ([]module, error) {
 	list, err := fileio.Read(modulesList, maxModulesList)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,7 +68,7 @@ func readModules() ([]module, error) {
 	return parseModules(list)
 }
 
-// loadBootModules loads what init needs itself.
+// loadBootModules loads the modules that init itself needs.
 func loadBootModules() error {
 	modules, err := readModules()
 	if err != nil {
@@ -85,7 +85,7 @@ func loadBootModules() error {
 	return nil
 }
 
-// loadDeviceModules loads what udev would, if it found it.
+// loadDeviceModules loads the modules that udev would load if the system had them.
 func loadDeviceModules() error {
 	modules, err := readModules()
 	if err != nil {

@@ -11,12 +11,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// nextLimit bounds the assembling of the root that a soft-reboot switches to. Its layers are open already.
+// nextLimit bounds the assembly of the root to which a soft-reboot switches. Its layers are open already.
 const nextLimit = time.Minute
 
-// NextRoot assembles the root of the stack that the journal wants a soft-reboot to start, when all services have ended.
-// Without one in flight it does nothing, and a soft-reboot stays in the root that there is. So it does after a failure,
-// which the record tells.
+// NextRoot assembles the root of the stack that a soft-reboot has to start by the journal, after all services have stopped. If
+// the journal names none, it does nothing, and the soft-reboot stays in the current root. It also stays there after a
+// failure, which NextRoot records.
 func NextRoot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, nextLimit)
 	defer cancel()
@@ -40,7 +40,7 @@ func NextRoot(ctx context.Context) error {
 	return errors.Join(failure, WriteRecord(mounts.NextRecord, record))
 }
 
-// assembleNext mounts the stack and returns the record of it.
+// assembleNext mounts the stack and returns its record.
 func assembleNext(ctx context.Context, record BootRecord, f *journal.Record, stack release.Stack) (BootRecord, error) {
 	if f.State == journal.RollingBack {
 		if err := Carrier("/").Undo(ctx); err != nil {
@@ -59,7 +59,7 @@ func assembleNext(ctx context.Context, record BootRecord, f *journal.Record, sta
 	if err != nil {
 		return record, err
 	}
-	// The present /usr has the running kernel's modules, whatever becomes of those of the stack.
+	// The current /usr has the running kernel's modules, whether or not the stack has them.
 	root := mounts.Root{Layers: layers, Private: mounts.PrivateDir, Work: otherWork(record.Work), Modules: "/usr", Kernel: kernel}
 	if err := mounts.AssembleNext(ctx, root); err != nil {
 		return record, err
@@ -68,7 +68,7 @@ func assembleNext(ctx context.Context, record BootRecord, f *journal.Record, sta
 	if err != nil {
 		return record, errors.Join(err, mounts.DropNext())
 	}
-	// What a release newly brings may need what init installs.
+	// A stack may be the first one with an SSH server or networkd, for which init would have installed these.
 	if err := errors.Join(installHostKeys(mounts.NextRoot), installNetwork(mounts.NextRoot)); err != nil {
 		return record, errors.Join(err, mounts.DropNext())
 	}
@@ -79,7 +79,7 @@ func assembleNext(ctx context.Context, record BootRecord, f *journal.Record, sta
 	return record, nil
 }
 
-// otherWork is the work directory that a root with this one leaves free.
+// otherWork returns the work directory that the current root does not use.
 func otherWork(work string) string {
 	if work == mounts.RootWorks[1] {
 		return mounts.RootWorks[0]

@@ -14,10 +14,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// privateOptions are ext4's: what the VM deletes, the host gets back.
+// privateOptions are mount options. With discard the host gets back the space of files that the VM deletes.
 const privateOptions = "discard"
 
-// growStep is the least difference in bytes that is worth a resize.
+// growStep is the smallest difference in bytes for which the file system is grown.
 const growStep = 1 << 20
 
 // ext4ResizeFS is EXT4_IOC_RESIZE_FS of the kernel's fs/ext4/ext4.h: _IOW('f', 16, __u64), the new size in blocks.
@@ -30,7 +30,7 @@ type privateDisk struct {
 	super superblock
 }
 
-// findPrivateDisk waits for the disk and tells what it is. A disk that may not be used is an error.
+// findPrivateDisk waits for the disk and reads its state. A disk that may not be used is an error.
 func findPrivateDisk(ctx context.Context, serial string) (privateDisk, error) {
 	disk, err := mounts.WaitForDisk(ctx, serial)
 	if err != nil {
@@ -50,8 +50,8 @@ func findPrivateDisk(ctx context.Context, serial string) (privateDisk, error) {
 	return privateDisk{Disk: disk, state: state, super: super}, nil
 }
 
-// check repairs a file system that the kernel found inconsistent earlier. A journal that only has to be replayed
-// is the kernel's own work at mount.
+// check repairs a file system that the kernel found inconsistent earlier. The kernel itself replays ext4's journal when it
+// mounts the file system.
 func (d privateDisk) check(ctx context.Context, lower lowerTree) error {
 	if !d.super.errors {
 		return nil
@@ -69,7 +69,7 @@ func (d privateDisk) check(ctx context.Context, lower lowerTree) error {
 	return nil
 }
 
-// mount mounts the disk at mounts.PrivateDir and grows the file system if the disk has grown.
+// mount mounts the disk at mounts.PrivateDir, and grows the file system if the disk was grown.
 func (d privateDisk) mount() error {
 	if err := os.MkdirAll(mounts.PrivateDir, 0o700); err != nil {
 		return fmt.Errorf("mount private disk: %w", err)
@@ -79,7 +79,7 @@ func (d privateDisk) mount() error {
 	}
 	if d.super.size > 0 && d.Size-d.super.size >= growStep {
 		if err := GrowPrivate(d.Size); err != nil {
-			// Less room than asked for is no reason not to boot.
+			// A smaller file system is no reason not to boot.
 			say("%v", err)
 		}
 	}
@@ -131,7 +131,8 @@ func (d privateDisk) make(ctx context.Context, lower lowerTree, stack release.St
 	return d.mount()
 }
 
-// rootMetadata gives the upper directory what the root overlay shows as the root's own owner, mode and attributes.
+// rootMetadata copies owner, mode and attributes of the root directory to the upper directory, from which the root overlay
+// takes them.
 func rootMetadata(lower, upper string) (err error) {
 	source, err := unix.Open(lower, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

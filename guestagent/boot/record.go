@@ -18,31 +18,31 @@ const maxRecord = 1 << 20
 // ErrNoRecord is returned when a record was never written. Any other failure to read one is not that.
 var ErrNoRecord = errors.New("no such record")
 
-// Origin tells where the running stack was taken from.
+// Origin is why a stack was booted.
 type Origin string
 
 // The origins of a stack.
 const (
-	// Given is the stack of the BootConfig, that the host passed at start.
-	Given Origin = "given"
+	// Configured is the stack in the domain's definition, which the host passed in the BootConfig.
+	Configured Origin = "given"
 	// FromCommitted is the stack that a refresh committed on the private disk.
 	FromCommitted Origin = "committed"
-	// Trial is the stack that a refresh starts, which is not committed yet.
+	// Trial is the stack that a refresh has started and not committed yet.
 	Trial Origin = "trial"
-	// Earlier is the stack that ran before the one that was committed last.
+	// Earlier is the stack that ran before the last committed one.
 	Earlier Origin = "earlier"
 )
 
-// BootRecord is what init assembled, or a soft-reboot in its place. It lives in /run (mounts.BootRecord) and so ends
-// with the boot.
+// BootRecord describes what init, or a soft-reboot since, has assembled. It is in /run (mounts.BootRecord), so it ends with the
+// boot.
 type BootRecord struct {
-	// Stack that / and /usr were assembled from.
+	// Stack is the stack from which / and /usr were assembled.
 	Stack  release.Stack `json:"stack"`
 	Origin Origin        `json:"origin"`
-	// Generation of the stack inside this VM: that of the committed record, or 0 for one that the host gave.
+	// Generation of the stack in this VM.
 	Generation uint64 `json:"generation"`
-	// Given is the BootConfig's stack, whether booted or not. A refresh copies it into CommittedRecord.Given.
-	Given release.Stack `json:"given"`
+	// Configured is the stack in the domain's definition, whether booted or not.
+	Configured release.Stack `json:"given"`
 	// Operators are Ed25519 public keys, base64 (standard, padded).
 	Operators []string `json:"operators"`
 	Hostname  string   `json:"hostname"`
@@ -53,24 +53,24 @@ type BootRecord struct {
 	// Root is the device number of the root file system, "major:minor", and Work its work directory on the private disk.
 	Root string `json:"root"`
 	Work string `json:"work,omitempty"`
-	// Failed says, in the record of a soft-reboot, why its stack could not be assembled.
+	// Failed is for a soft-reboot: why its root could not be assembled.
 	Failed string `json:"failed,omitempty"`
-	// Alone is true when there is no other stack to boot if this one does not come up, or none that has not failed, too.
+	// Alone is true when there is no other stack to boot if this one fails, or none that has not failed as well.
 	Alone bool `json:"alone,omitempty"`
 	// FirstBoot is true when this boot formatted the private disk.
 	FirstBoot bool `json:"first_boot"`
-	// Refused names stacks that were preferred to this one and why each was not booted.
+	// Refused are the stacks that were preferred to this one, each with the reason why it was not booted.
 	Refused []string `json:"refused,omitempty"`
-	// Moved tells of the carry of /etc that this boot did; nil if it did none.
+	// Moved is the carry of /etc by this boot; nil if there was none.
 	Moved *Moved `json:"moved,omitempty"`
 	// Steps of init in order, with the time that each took.
 	Steps []Step `json:"steps"`
 }
 
-// Moved is a boot's carry of /etc from the stack that was committed to the one that boots.
+// Moved is a carry of /etc by a boot, from the committed stack to the one that boots.
 type Moved struct {
 	From release.Stack `json:"from"`
-	// Carried counts the paths, and Conflicts are those that were left as they are, each with the reason.
+	// Carried is the number of carried paths. Conflicts are the paths that were left unchanged, each with the reason.
 	Carried   int      `json:"carried"`
 	Conflicts []string `json:"conflicts,omitempty"`
 }
@@ -81,30 +81,30 @@ type Step struct {
 	Milliseconds int64  `json:"milliseconds"`
 }
 
-// CommittedRecord is the newest stack that a refresh committed, or that was booted in its place: the one that this VM's
-// /etc is at. It lives on the private disk (mounts.Committed).
+// CommittedRecord is the last stack that a refresh committed, or that was booted in its place. This VM's /etc belongs to it.
+// The record is on the private disk (mounts.Committed).
 type CommittedRecord struct {
 	Stack release.Stack `json:"stack"`
 	// Generation grows by one with each commit in this VM; 0 is the first boot's.
 	Generation uint64 `json:"generation"`
-	// Given is BootRecord.Given of the boot in which it was committed. When the host gives another
-	// stack than this one later, the host has moved on, and its stack is the newer of the two.
-	Given release.Stack `json:"given"`
-	// Previous is the stack that ran before; it is booted if Stack does not come up.
+	// Configured is BootRecord.Configured of the boot in which the stack was committed. If the VM is configured with another
+	// stack later, the host has changed it since, and that stack is the newer one.
+	Configured release.Stack `json:"given"`
+	// Previous is the stack that ran before. It is booted if Stack fails.
 	Previous *release.Stack `json:"previous,omitempty"`
 }
 
-// AttemptsRecord counts the boots of a stack that have not come up yet. It lives on the private disk.
+// AttemptsRecord counts the boots of stacks that have not succeeded yet. It is on the private disk.
 type AttemptsRecord struct {
-	// Counts by release.Stack.Key. A stack that came up is not in it.
+	// Counts by release.Stack.Key. A stack that has booted successfully is not in it.
 	Counts map[string]int `json:"counts"`
 }
 
-// attemptsPath is beside the journal: it must survive whatever happens during boot.
+// attemptsPath is on the private disk, like the journal: it has to survive a failed boot.
 const attemptsPath = mounts.StateDir + "/attempts.json"
 
-// ReadBootRecord reads what the root is that runs: what init assembled, or what a soft-reboot switched to since.
-// failed says why the last soft-reboot did not switch to what it was to start; "" if it did or if none was.
+// ReadBootRecord returns the record of the running root, which init has assembled, or to which a soft-reboot has switched
+// since. failed says why the last soft-reboot did not switch to its stack; "" if it did or if there was none.
 func ReadBootRecord() (record BootRecord, failed string, err error) {
 	root, err := mounts.RootDevice("/")
 	if err != nil {
@@ -113,7 +113,7 @@ func ReadBootRecord() (record BootRecord, failed string, err error) {
 	return readBootRecord(mounts.BootRecord, mounts.NextRecord, root)
 }
 
-// readBootRecord does so for the records of two files and a root file system.
+// readBootRecord is ReadBootRecord for two files and the device number of the root file system.
 func readBootRecord(present, next, root string) (BootRecord, string, error) {
 	record, err := readRecord[BootRecord](next)
 	switch {
@@ -123,7 +123,7 @@ func readBootRecord(present, next, root string) (BootRecord, string, error) {
 	case err != nil:
 		return record, "", err
 	case record.Failed == "" && record.Root == root:
-		// No process has an earlier /usr any more.
+		// After a soft-reboot no process uses an earlier /usr.
 		return record, "", errors.Join(fileio.Remove(mounts.UsrRecord), os.Rename(next, present))
 	}
 	failed := record.Failed
@@ -134,7 +134,7 @@ func readBootRecord(present, next, root string) (BootRecord, string, error) {
 	return record, failed, err
 }
 
-// ForgetNext removes the record of the last soft-reboot, so that what the next one does can be told.
+// ForgetNext removes the record of the last soft-reboot, before the next one writes its own.
 func ForgetNext() error {
 	return fileio.Remove(mounts.NextRecord)
 }
@@ -149,7 +149,7 @@ func WriteCommitted(record CommittedRecord) error {
 	return WriteRecord(mounts.Committed, record)
 }
 
-// MarkGood tells that the stack came up, so that its boot attempts count no more.
+// MarkGood records that the stack boots: its attempts do not count any more.
 func MarkGood(stack release.Stack) error {
 	attempts, err := readRecord[AttemptsRecord](attemptsPath)
 	if errors.Is(err, ErrNoRecord) {
@@ -164,7 +164,7 @@ func MarkGood(stack release.Stack) error {
 	return WriteRecord(attemptsPath, attempts.without(stack))
 }
 
-// MarkBad tells that the stack does not come up: it is booted only if there is no other one.
+// MarkBad records that the stack fails to boot: it is booted only if there is no other one.
 func MarkBad(stack release.Stack) error {
 	attempts, err := readRecord[AttemptsRecord](attemptsPath)
 	if err != nil && !errors.Is(err, ErrNoRecord) {
@@ -173,8 +173,7 @@ func MarkBad(stack release.Stack) error {
 	return attempts.set(stack, maxAttempts)
 }
 
-// WriteRecord writes a value as JSON so that path holds the old bytes or the new ones, whenever power is cut:
-// a temporary file beside it, fsync, rename, fsync of the directory.
+// WriteRecord writes a value as JSON. Whenever power is cut, path has the old content or the new one.
 func WriteRecord(path string, value any) (err error) {
 	data, err := json.MarshalIndent(value, "", "  ")
 	if err != nil {
@@ -186,7 +185,7 @@ func WriteRecord(path string, value any) (err error) {
 	return fileio.Replace(path, append(data, '\n'), 0o600)
 }
 
-// readRecord reads a record whole, or says why not.
+// readRecord reads a record.
 func readRecord[T any](path string) (T, error) {
 	var value T
 	data, err := fileio.Read(path, maxRecord)

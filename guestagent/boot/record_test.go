@@ -13,7 +13,7 @@ import (
 func TestRecordReadsBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "record.json")
 	for generation := range uint64(3) {
-		want := CommittedRecord{Stack: stackOf("a", "b"), Generation: generation, Given: stackOf("a")}
+		want := CommittedRecord{Stack: stackOf("a", "b"), Generation: generation, Configured: stackOf("a")}
 		if err := WriteRecord(path, want); err != nil {
 			t.Fatal(err)
 		}

@@ -21,11 +21,11 @@ import (
 )
 
 const (
-	// seededName is the file in the agent's part of the private disk that lists what was offered to it: the key of
-	// the last stack, then every path, NUL-separated.
+	// seededName is the file on the private disk that lists what was offered to it: the key of the last stack, and then
+	// every path, separated by NUL.
 	seededName = "sharedos/seeded"
 	maxSeeded  = 64 << 20
-	// seedTemporary is what a path is called until all of it is right.
+	// seedTemporary is the name of a path until it is complete.
 	seedTemporary = ".sharedos-seed"
 	maxSeedDepth  = 256
 	maxXattr      = 64 << 10
@@ -62,7 +62,7 @@ func Seed(lower, private string, stack release.Stack) (added int, err error) {
 	return s.added, nil
 }
 
-// seededList is the content of the seeded file.
+// seededList is the content of the file seededName.
 type seededList struct {
 	stackKey string
 	paths    map[string]bool
@@ -96,22 +96,22 @@ func (l seededList) encode() []byte {
 	return []byte(strings.Join(append([]string{l.stackKey}, names...), "\x00"))
 }
 
-// inode names a file among those of one tree.
+// inode identifies a file of one tree.
 type inode struct{ device, number uint64 }
 
 // seeder copies from one tree to another.
 type seeder struct {
-	// offered are the paths of earlier stacks, and then of this one too.
+	// offered are the paths of earlier stacks, and of this one as far as it was seeded.
 	offered map[string]bool
-	// durable asks for an fsync of each file before it gets its name.
+	// durable is true if each file has to be synced before it gets its name.
 	durable bool
-	// links maps a file with several names to the first that was copied, relative to the top of the tree.
+	// links maps a file with several names to the first copied one, relative to the top of the tree.
 	links map[inode]string
 	top   int
 	added int
 }
 
-// tree seeds one private tree. A missing source is an empty one.
+// tree seeds one private tree. A missing source is treated as empty.
 func (s *seeder) tree(source, target, name string) (err error) {
 	from, err := openDirectory(unix.AT_FDCWD, source)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -156,7 +156,7 @@ func (s *seeder) tree(source, target, name string) (err error) {
 	return s.directory(from, to, name, 0)
 }
 
-// directory offers all entries of one directory to another.
+// directory seeds all entries of one directory.
 func (s *seeder) directory(from, to int, relative string, depth int) error {
 	if depth > maxSeedDepth {
 		return fmt.Errorf("%s: deeper than %d directories", relative, maxSeedDepth)
@@ -176,7 +176,7 @@ func (s *seeder) directory(from, to int, relative string, depth int) error {
 	return nil
 }
 
-// entry offers one path.
+// entry seeds one path.
 func (s *seeder) entry(from, to int, name, relative string, depth int) error {
 	source, err := exists(from, name)
 	if err != nil {
@@ -216,7 +216,7 @@ func (s *seeder) descend(from, to int, name, relative string, depth int) (err er
 	return s.directory(source, target, relative, depth+1)
 }
 
-// create copies one file or an empty directory under a temporary name and gives it its own when it is right.
+// create copies one file or an empty directory under a temporary name, and renames it when it is complete.
 func (s *seeder) create(from int, name string, to int, targetName, relative string) error {
 	if err := s.createTemporary(from, name, to, relative); err != nil {
 		return err
@@ -296,8 +296,8 @@ func (s *seeder) copyContent(from int, name string, to int, size int64) (err err
 	return nil
 }
 
-// copyMetadata makes the file name in directory like the one that source is open on. The order matters: a change
-// of owner clears set-user-ID bits and capabilities.
+// copyMetadata copies owner, mode, extended attributes and times from the file that source is open on. The order matters: a
+// change of the owner clears set-user-ID bits and capabilities.
 func copyMetadata(source, directory int, name string, stat unix.Stat_t) (err error) {
 	target, err := unix.Openat(directory, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -359,7 +359,7 @@ func readLink(fd int) (string, error) {
 	return string(target[:n]), nil
 }
 
-// removeLeftover removes what a seeding that was cut off left in a directory.
+// removeLeftover removes what an interrupted seeding left in a directory.
 func removeLeftover(directory int) error {
 	err := unix.Unlinkat(directory, seedTemporary, 0)
 	if errors.Is(err, unix.EISDIR) {
@@ -371,14 +371,14 @@ func removeLeftover(directory int) error {
 	return err
 }
 
-// descriptorPath names an open file, whatever kind it is and without following it if it is a symbolic link.
+// descriptorPath is a path of an open file of any type. It does not follow a symbolic link.
 func descriptorPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 func openDirectory(at int, name string) (int, error) {
 	return unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
 
-// exists returns the state of a file, symbolic links not followed.
+// exists returns the state of a file, without following a symbolic link.
 func exists(directory int, name string) (unix.Stat_t, error) {
 	var stat unix.Stat_t
 	err := unix.Fstatat(directory, name, &stat, unix.AT_SYMLINK_NOFOLLOW)

@@ -12,7 +12,7 @@ const smbiosTable = "/sys/firmware/dmi/tables/DMI"
 // maxSMBIOSTable bounds the table in bytes. SMBIOS 2 allows 64 KiB, SMBIOS 3 more than anybody uses.
 const maxSMBIOSTable = 4 << 20
 
-// errSMBIOS means that a table does not keep to the DMTF's DSP0134, section 6.1.
+// errSMBIOS means that a table violates the DMTF's DSP0134, section 6.1.
 var errSMBIOS = errors.New("malformed SMBIOS table")
 
 const (

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelMounts are the file systems that init makes and the system takes over. What is mounted in /run moves
-// with it: layers and private disk.
+// kernelMounts are the file systems that init mounts and moves into the system. The mounts below /run move with it: the layers
+// and the private disk.
 var kernelMounts = []struct {
 	path, kind string
 	flags      uintptr
@@ -35,14 +35,14 @@ func mountKernelFileSystems() error {
 	return nil
 }
 
-// switchRoot makes target the root and becomes its init. It returns only on failure.
+// switchRoot makes target the root and executes its init. It returns only on failure.
 func switchRoot(target string) error {
 	for _, m := range kernelMounts {
 		if err := unix.Mount(m.path, filepath.Join(target, m.path), "", unix.MS_MOVE, ""); err != nil {
 			return fmt.Errorf("move %s into the system: %w", m.path, err)
 		}
 	}
-	// The initramfs is memory: what is not removed stays taken for as long as the VM runs.
+	// The initramfs is in memory: what is not removed takes memory for as long as the VM runs.
 	if err := emptyRoot(); err != nil {
 		return fmt.Errorf("remove the initramfs: %w", err)
 	}
@@ -58,14 +58,14 @@ func switchRoot(target string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter the system: %w", err)
 	}
-	// The kernel passes what it does not know of its command line as arguments and environment to init.
+	// The kernel passes unknown parts of its command line to init, as arguments and environment.
 	if err := unix.Exec(initPath, append([]string{initPath}, os.Args[1:]...), os.Environ()); err != nil {
 		return fmt.Errorf("start %s: %w", initPath, err)
 	}
 	return nil
 }
 
-// emptyRoot removes all that is on the root file system itself, and no mount on it.
+// emptyRoot removes everything on the root file system itself, but nothing that is mounted on it.
 func emptyRoot() (err error) {
 	root, err := openDirectory(unix.AT_FDCWD, "/")
 	if err != nil {
@@ -111,7 +111,7 @@ func emptyDirectory(directory int, device uint64, depth int) error {
 			flags = unix.AT_REMOVEDIR
 		}
 		err = unix.Unlinkat(directory, name, flags)
-		// A directory that something is mounted on, or below, stays.
+		// A directory with a mount on it or below it stays.
 		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
 			return fmt.Errorf("remove %s: %w", name, err)
 		}

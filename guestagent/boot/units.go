@@ -13,7 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
-// Where units and network files live that last until the next boot; see systemd.unit(5), systemd.network(5).
+// Directories of units and network files that last until the next boot; see systemd.unit(5), systemd.network(5).
 const (
 	runUnits   = "/run/systemd/system"
 	runNetwork = "/run/systemd/network"
@@ -21,8 +21,8 @@ const (
 	AgentUnit = "sharedos-agent.service"
 )
 
-// agentService starts as early as systemd starts anything: all that it needs is mounted, and it talks to systemd
-// over systemd's own socket. It is not sandboxed, since it works on the mounts of the whole system.
+// agentService starts as early as possible: everything that it needs is mounted, and it talks to systemd over systemd's own
+// socket. It is not sandboxed, since it changes the mounts of the whole system.
 const agentService = `[Unit]
 Description=Shared OS agent
 DefaultDependencies=no
@@ -40,8 +40,8 @@ TimeoutStopSec=10
 OOMScoreAdjust=-900
 `
 
-// nextRootUnit is the unit that runs NextRoot, and nextRootService what it is: the last thing that a soft-reboot does in
-// the old root.
+// nextRootUnit is the unit that runs NextRoot, as the last step of a soft-reboot in the old root. nextRootService is its
+// content.
 const (
 	nextRootUnit    = "sharedos-next-root.service"
 	nextRootService = `[Unit]
@@ -59,15 +59,15 @@ StandardError=kmsg
 `
 )
 
-// layerDropIn keeps systemd from unmounting at shutdown, or at a soft-reboot, what everything runs from; at the end
-// systemd-shutdown does it. The names of its directories have a prefix's form: it applies to all layers, and to the
-// modules of a kernel that is not the stack's.
+// layerDropIn keeps systemd from unmounting the layers at shutdown or at a soft-reboot, since everything runs from them.
+// systemd-shutdown unmounts them at the end. The names of its directories are prefixes, so it applies to all layers, and to
+// the modules of a kernel that is not the stack's.
 const layerDropIn = `[Unit]
 DefaultDependencies=no
 `
 
-// mountUnit does the same for a mount that other units name in dependencies. It is a whole unit, because systemd may
-// have met the name in one, and found no unit, before it sees the mount, and then reads no drop-ins for it.
+// mountUnit does the same for a mount that other units depend on. It is a complete unit, because systemd may look for the unit
+// of such a dependency, and find none, before it sees the mount. Then it reads no drop-ins for it.
 func mountUnit(description, what, where, kind, options string) string {
 	return `[Unit]
 Description=` + description + `
@@ -81,7 +81,7 @@ Options=` + options + `
 `
 }
 
-// hostKeysService makes the SSH host keys that a shared OS cannot hold.
+// hostKeysService generates the SSH host keys, which must not be part of a shared OS.
 const hostKeysService = `[Unit]
 Description=Make this VM's SSH host keys
 DefaultDependencies=no
@@ -95,7 +95,7 @@ RemainAfterExit=yes
 ExecStart=/usr/bin/ssh-keygen -A
 `
 
-// wiredNetwork asks for an address on every physical Ethernet interface that no earlier file claims.
+// wiredNetwork enables DHCP on every physical Ethernet interface that no earlier file matches.
 const wiredNetwork = `[Match]
 Type=ether
 Kind=!*
@@ -104,7 +104,7 @@ Kind=!*
 DHCP=yes
 `
 
-// installService copies the agent to where it runs from and writes its unit, and those of the private disk's mounts.
+// installService copies the agent to /run, and writes its unit and the units of the private disk's mounts.
 func installService(executable, privateNode string) error {
 	if err := copyExecutable(executable, mounts.AgentBinary); err != nil {
 		return fmt.Errorf("install agent: %w", err)
@@ -132,7 +132,7 @@ func installService(executable, privateNode string) error {
 	return nil
 }
 
-// installHostKeys adds the unit that makes SSH host keys, if the system at root has an SSH server.
+// installHostKeys installs the unit that generates SSH host keys, if the system at root has an SSH server.
 func installHostKeys(root string) error {
 	const unit = "sharedos-ssh-host-keys.service"
 	if !present(root, "usr/sbin/sshd") || !present(root, "usr/bin/ssh-keygen") {
@@ -147,8 +147,8 @@ func installHostKeys(root string) error {
 	return nil
 }
 
-// installNetwork has systemd-networkd ask for addresses, unless the system at root brings a configuration by
-// other means or has no networkd.
+// installNetwork enables systemd-networkd with DHCP, unless the system at root configures its network in another way or has no
+// networkd.
 func installNetwork(root string) error {
 	if !present(root, "usr/lib/systemd/systemd-networkd") {
 		return nil
@@ -173,7 +173,7 @@ func installNetwork(root string) error {
 	return nil
 }
 
-// otherNetwork names what configures the network of the system at root other than systemd-networkd, or "".
+// otherNetwork returns what configures the network of the system at root instead of systemd-networkd, "" if nothing does.
 func otherNetwork(root string) string {
 	if present(root, "usr/sbin/NetworkManager") {
 		return "NetworkManager"
@@ -199,7 +199,7 @@ func present(root, path string) bool {
 	return err == nil
 }
 
-// want has a target start a unit.
+// want makes a target start a unit.
 func want(target, unit, link string) error {
 	directory := filepath.Join(runUnits, target+".wants")
 	if err := os.MkdirAll(directory, 0o755); err != nil {
@@ -219,7 +219,7 @@ func writeRunFile(path, content string) error {
 	return os.WriteFile(path, []byte(content), 0o644)
 }
 
-// copyExecutable copies a program into /run, where it stays when the initramfs is gone.
+// copyExecutable copies a program to /run, where it remains after the initramfs was removed.
 func copyExecutable(source, target string) (err error) {
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err

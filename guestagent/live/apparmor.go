@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// loadedProfiles lists what the kernel has loaded; it is not there without AppArmor.
+	// loadedProfiles lists the loaded profiles. It does not exist without AppArmor.
 	loadedProfiles = "/sys/kernel/security/apparmor/profiles"
-	// profileTexts is where profiles are written.
+	// profileTexts is the directory of the profiles' sources.
 	profileTexts = "/etc/apparmor.d"
 )
 
-// confinement tells which AppArmor profiles refuse files of a mount that was detached; nil if none is loaded. A profile
-// whose text is not found counts as one that does.
+// confinement returns a function that reports whether an AppArmor profile denies files on a detached mount; nil if no
+// profile is loaded. A profile without a source counts as one that does.
 func confinement() (func(profile string) bool, error) {
 	loaded, err := readBounded(loadedProfiles)
 	if errors.Is(err, errAbsent) || err == nil && len(loaded) == 0 {

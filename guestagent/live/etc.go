@@ -14,7 +14,7 @@ import (
 
 const loaderCacheLimit = time.Minute
 
-// Etc is the configuration of this system.
+// Etc implements refresh.Etc.
 type Etc struct{}
 
 // Carry implements refresh.Etc.
@@ -53,7 +53,7 @@ func (Etc) End(ctx context.Context, running release.Stack) error {
 	return boot.EndCarry(ctx, "/", running)
 }
 
-// Layers are the layers that the host plugged in.
+// Layers implements refresh.Layers.
 type Layers struct{}
 
 // Open implements refresh.Layers.

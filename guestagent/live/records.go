@@ -29,7 +29,7 @@ var errNotRecord = errors.New("not a record")
 // Records implements refresh.Records on the private disk.
 type Records struct {
 	// Given is the stack in the VM's definition, as the host passed it at boot.
-	Given release.Stack
+	Configured release.Stack
 }
 
 // Journal implements refresh.Records.
@@ -79,13 +79,13 @@ func (l Records) Commit(stack release.Stack) (uint64, error) {
 	if err != nil && !first {
 		return 0, err
 	}
-	next := boot.CommittedRecord{Stack: stack, Generation: before.Generation, Given: l.Given, Previous: before.Previous}
+	next := boot.CommittedRecord{Stack: stack, Generation: before.Generation, Configured: l.Configured, Previous: before.Previous}
 	if first || !before.Stack.Same(stack) {
 		next.Generation++
 		next.Previous = &before.Stack
 	}
 	if first {
-		next.Previous = &l.Given // the stack that was booted
+		next.Previous = &l.Configured // the stack that was booted
 	}
 	// Earlier boots in which the stack failed do not count any more.
 	if err := boot.MarkGood(stack); err != nil {

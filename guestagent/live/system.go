@@ -17,22 +17,22 @@ import (
 )
 
 const (
-	// roomBytes and roomFiles are what a refresh needs at most on the private disk, with what /etc takes.
+	// roomBytes and roomFiles are what a refresh needs at most on the private disk, including /etc.
 	roomBytes = 16 << 20
 	roomFiles = 1024
 	// runBytes is what it needs in /run.
 	runBytes = 1 << 20
 )
 
-// ErrRoom means that a disk is full or takes no writes.
+// ErrRoom means that a disk is full or read-only.
 var ErrRoom = errors.New("no room for a refresh")
 
-// FactsOf is what System asks the manager of services.
+// FactsOf is what System asks of systemd.
 type FactsOf interface {
 	Facts(ctx context.Context, names []string) (map[string]impact.Unit, error)
 }
 
-// System observes this system.
+// System implements refresh.System.
 type System struct {
 	Usr   *Usr
 	Units FactsOf
@@ -93,8 +93,8 @@ func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []
 	return snapshot, err
 }
 
-// concerned lists the units that the changes may concern and of which the manager is asked, as it is not of itself. After a swap the manager has read its files again, so that
-// they matter no more.
+// concerned returns the units that the changes may concern, about which systemd has to be asked. After a swap systemd has
+// read its files again, so that they do not matter any more.
 func (s *System) concerned(changes *impact.Changes, processes []impact.Process, swapped bool) ([]string, error) {
 	seen := map[string]bool{s.Agent: true, impact.ManagerUnit: true, "": true}
 	var names, others []string
@@ -139,7 +139,7 @@ func (s *System) Pinned(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// generatorDirectories are where systemd finds generators (systemd.generator(7)); those that it brings are named after it.
+// generatorDirectories are the directories of generators (systemd.generator(7)). systemd's own are named "systemd-*".
 var generatorDirectories = []string{
 	"/run/systemd/system-generators", "/etc/systemd/system-generators",
 	"/usr/local/lib/systemd/system-generators", "/usr/lib/systemd/system-generators",
@@ -186,6 +186,6 @@ func (s *System) Room(context.Context) error {
 			return fmt.Errorf("%w: %s has %d inodes left of %d that it needs; remove files", ErrRoom, place.path, stat.Ffree, place.files)
 		}
 	}
-	// A disk can refuse writes and say nothing of it until they are synced: the request and the journal were, just now.
+	// Some disks report failed writes only when they are synced. The request and the journal were synced just now.
 	return nil
 }

@@ -17,39 +17,39 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// maxEarlier is how many swapped-out /usr are remembered; what runs from an older one is a container's.
+// maxEarlier bounds how many swapped-out /usr are remembered. A process on an older one counts as one of a container.
 const maxEarlier = 256
 
-// maxStacks is of how many /usr the layers are remembered, so that whoever holds one can be named.
+// maxStacks bounds for how many /usr the layers are remembered, by which the users of a layer are found.
 const maxStacks = 32
 
-// Usr is the /usr of this system.
+// Usr implements refresh.Usr.
 type Usr struct {
 	usr mounts.Usr
-	// file remembers, for this boot, what was swapped.
+	// file is the record of the swaps of this boot.
 	file string
 
 	mutex    sync.Mutex
 	previous *mounts.Detached
 }
 
-// usrRecord is kept in /run: an agent that is restarted goes on with it, a boot starts anew.
+// usrRecord is the record in /run: it is kept when the agent is restarted, and lost at a boot.
 type usrRecord struct {
 	// Swapping is true from before a swap until it is settled.
 	Swapping bool `json:"swapping"`
-	// Earlier are the superblocks of all /usr that were mounted in this boot, the present one perhaps among them.
+	// Earlier are the superblocks of all /usr that were mounted in this boot, possibly including the current one.
 	Earlier []mounts.Superblock `json:"earlier"`
-	// Stacks are those of the /usr that were swapped in.
+	// Stacks are the stacks of the /usr that were swapped in.
 	Stacks []stackRecord `json:"stacks,omitempty"`
 	// Swaps are those of this boot, in their order.
 	Swaps []swapRecord `json:"swaps,omitempty"`
 }
 
-// stackRecord is what a /usr was built of.
+// stackRecord is the stack from which a /usr was built.
 type stackRecord struct {
-	// Layers are the digits of their ids, bottom to top.
+	// Layers are their ids in hexadecimal, bottom to top.
 	Layers []string `json:"layers"`
-	// Devices are the numbers that its files show.
+	// Devices are the device numbers that its files show.
 	Devices []uint64 `json:"devices"`
 }
 
@@ -81,8 +81,8 @@ func (l *Usr) load() (usrRecord, error) {
 	return record, err
 }
 
-// begin records that a swap to layers is about to happen, and whether what is mounted is what was before all swaps. A
-// swap that an agent before this one did not live to finish is finished first: nothing may stay mounted beneath /usr.
+// begin records that a swap to layers is about to happen. It reports whether the earlier swap was settled. A swap that an
+// earlier agent did not finish is finished first: nothing may stay mounted beneath /usr.
 func (l *Usr) begin(next *mounts.Detached, layers []string) (settled bool, err error) {
 	record, err := l.load()
 	if err != nil {
@@ -110,7 +110,7 @@ func (l *Usr) begin(next *mounts.Detached, layers []string) (settled bool, err e
 	for i, layer := range layers {
 		stack.Layers[i] = filepath.Base(layer)
 	}
-	// A number that is used anew shows that what had it before is gone.
+	// If a device number is reused, its earlier file system is gone.
 	record.Stacks = slices.DeleteFunc(record.Stacks, func(s stackRecord) bool {
 		return slices.ContainsFunc(s.Devices, func(d uint64) bool { return slices.Contains(devices, d) })
 	})
@@ -136,7 +136,7 @@ func (l *Usr) Swap(ctx context.Context, layers []string) error {
 		return err
 	}
 	if !settled {
-		// It may be the new one already: an agent before this one may have got that far.
+		// The previous /usr may be the new one already: an earlier agent may have swapped it in.
 		return errors.Join(swapped.Previous.Close(), l.swapped())
 	}
 	l.previous = swapped.Previous
@@ -152,7 +152,7 @@ func (l *Usr) Back(ctx context.Context, layers []string) error {
 		return err
 	}
 	if !record.Swapping {
-		return nil // no swap was ever begun
+		return nil // there was no swap
 	}
 	next := l.previous
 	l.previous = nil
@@ -171,7 +171,7 @@ func (l *Usr) Back(ctx context.Context, layers []string) error {
 	return errors.Join(swapped.Previous.Close(), l.swapped())
 }
 
-// swapped records what is mounted now, and that nothing that starts from now on has seen what was mounted before.
+// swapped records which /usr is mounted from now on: a process that starts later has not seen an earlier one.
 func (l *Usr) swapped() error {
 	record, err := l.load()
 	if err != nil {
@@ -190,7 +190,7 @@ func (l *Usr) swapped() error {
 	return writeJSON(l.file, record)
 }
 
-// snapshot is what of a snapshot concerns /usr.
+// snapshot returns the part of a snapshot that concerns /usr.
 func (l *Usr) snapshot(swapped bool) (impact.Snapshot, error) {
 	var snapshot impact.Snapshot
 	record, err := l.load()
@@ -254,7 +254,7 @@ func (l *Usr) Devices(id tree.Digest) ([]uint64, error) {
 	return devices, nil
 }
 
-// superblocks tells the present /usr and all that were mounted in this boot.
+// superblocks returns the current /usr, and all that were mounted in this boot.
 func (l *Usr) superblocks() (present mounts.Superblock, all []mounts.Superblock, err error) {
 	record, err := l.load()
 	if err != nil {
@@ -270,7 +270,7 @@ func (l *Usr) superblocks() (present mounts.Superblock, all []mounts.Superblock,
 	return present, all, nil
 }
 
-// pinned are the mount namespaces that see an earlier /usr.
+// pinned returns the mount namespaces that see an earlier /usr.
 func (l *Usr) pinned(ctx context.Context) ([]mounts.Pinned, error) {
 	present, all, err := l.superblocks()
 	if err != nil {

@@ -127,7 +127,7 @@ func (r *run) endAfterBoot(ctx context.Context, runsNew bool) {
 	r.idle(r.Booted, r.Generation)
 }
 
-// whyNot says why the VM was started and does not run the new stack.
+// whyNot says why the VM runs the old stack after a start.
 func (r *run) whyNot(anew bool) error {
 	var cause error
 	switch {

@@ -12,25 +12,25 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Layers are the disks that the host plugged in.
+// Layers are the layers that the host has attached.
 type Layers interface {
-	// Open mounts a layer over dm-verity and returns where. An open one is left as it is.
+	// Open mounts a layer on dm-verity and returns its mount point. An open layer stays as it is.
 	Open(ctx context.Context, layer release.Layer) (path string, err error)
-	// Read reads every block of an open layer, and so has every block verified.
+	// Read reads every block of an open layer, so that every block is verified.
 	Read(ctx context.Context, layer release.Layer) error
 }
 
 // Usr is the mount of /usr.
 type Usr interface {
-	// Swap puts the /usr of the layers (mount points, bottom to top) in the place of the present one, in one
-	// atomic operation. Doing it again is harmless.
+	// Swap replaces the current /usr by that of the layers (mount points, bottom to top), in one atomic operation. It can be
+	// repeated.
 	Swap(ctx context.Context, layers []string) error
-	// Back undoes Swap: layers are those from before. It works after a restart of the agent, too.
+	// Back undoes Swap. layers are those of the old stack. It also works after a restart of the agent.
 	Back(ctx context.Context, layers []string) error
 	// Prefetch reads files of the current /usr into the page cache, so that a unit that starts from them does not wait for
 	// the disk. Paths that do not exist, or are no regular files, are skipped.
 	Prefetch(ctx context.Context, paths []string) error
-	// Settle gives up what Back would need to be quick.
+	// Settle makes the last Swap or Back final.
 	Settle() error
 }
 
@@ -40,96 +40,95 @@ type Etc interface {
 	// that before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points
 	// of their layers. Doing it again is harmless.
 	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (etcmerge.Outcome, error)
-	// RenewLoaderCache makes the dynamic loader's cache again, for the /usr that is mounted.
+	// RenewLoaderCache generates the dynamic loader's cache again, for the mounted /usr.
 	RenewLoaderCache(ctx context.Context) error
 	// Undo restores what the last Carry changed. Without one it does nothing.
 	Undo(ctx context.Context) error
-	// End ends the last Carry: it is settled if it was to the running stack, and undone otherwise.
+	// End ends the last Carry: it settles it if it was to the running stack, and undoes it otherwise.
 	End(ctx context.Context, running release.Stack) error
 }
 
-// Units is the manager of services.
+// Units is systemd.
 type Units interface {
 	Reload(ctx context.Context) error
 	Reexecute(ctx context.Context) error
-	// Order sorts units so that each comes after those that it is to be started after, and that it is restarted with. It
-	// tells which of the units these are.
+	// Order sorts units so that each comes after the units it is ordered after, and after those it is restarted with. after
+	// has those units for each unit.
 	Order(ctx context.Context, units []string, facts map[string]impact.Unit) (ordered []string, after map[string][]string, err error)
-	// Restart a unit that runs and wait until it is active; it returns for how long it was not. One that does not run
-	// is left as it is.
+	// Restart restarts a running unit, waits until it is active, and returns for how long it was not. A unit that does not
+	// run stays as it is.
 	Restart(ctx context.Context, unit string) (time.Duration, error)
-	// Restore restarts a unit that ran before, and starts it if it failed or was stopped meanwhile.
+	// Restore restarts a unit that ran before, and starts it if it has failed or was stopped.
 	Restore(ctx context.Context, unit string) (time.Duration, error)
-	// Restarted waits for what is under way with a unit, and tells whether it was started since a moment of System, and
-	// for how long it was not active before.
+	// Restarted waits until a unit has no job, and reports whether it was started since a moment of System, and for how long
+	// it was not active before.
 	Restarted(ctx context.Context, unit string, since uint64) (restarted bool, away time.Duration, err error)
 	Stop(ctx context.Context, unit string) error
 	ReloadUnit(ctx context.Context, unit string) error
 	ActiveState(ctx context.Context, unit string) (string, error)
-	// Active is ActiveState and the moment since which the unit is active: another moment is another start.
+	// Active returns ActiveState and since when the unit is active: another moment means another start.
 	Active(ctx context.Context, unit string) (state string, since uint64, err error)
-	// Failure says why a unit does not run, with what it logged last.
+	// Failure describes why a unit does not run, with what it logged last.
 	Failure(ctx context.Context, unit string) string
 	ApplyAccounts(ctx context.Context) error
 	ApplyTemporary(ctx context.Context) error
-	// State of the manager, as "systemctl is-system-running" prints it.
+	// State returns the state of the system, as "systemctl is-system-running" prints it.
 	State(ctx context.Context) (string, error)
-	// Failed names the units that have failed.
+	// Failed returns the units that have failed.
 	Failed(ctx context.Context) ([]string, error)
 }
 
-// Starter starts a stack anew, together with the rest of the system. What it asks for ends the agent on its way, so none
-// of its methods waits for that.
+// Starter starts a stack together with the whole userland. That ends the agent, so its methods only request it and do not
+// wait.
 type Starter interface {
-	// Obstacles say, by rung above Live, why it cannot be climbed here; one that can be is not among them.
+	// Obstacles say, for each rung above Live that is not possible in this system, why.
 	Obstacles(ctx context.Context) (map[Rung]string, error)
-	// SoftReboot has the userland end and the stack begin that the journal wants: To when it is Starting, From when it is
-	// RollingBack.
+	// SoftReboot ends the userland and starts the stack that the journal names: To in Starting, From in RollingBack.
 	SoftReboot(ctx context.Context) error
-	// Kexec has the running kernel end in this one, which may boot the stack on trial. Whatever becomes of that, the machine
-	// is reset after kexecLimit, unless it is called again without a kernel: by an agent that is up, or to give the kexec up.
+	// Kexec has the running kernel start another one, which may boot the stack on trial. If that fails, a watchdog resets the
+	// machine, unless Kexec is called again without a kernel: by the agent of the new system, or to give the kexec up.
 	Kexec(ctx context.Context, kernel, initramfs io.Reader, commandLine string, trial release.Stack) error
-	// Reboot has the machine start again. It boots what is committed.
+	// Reboot reboots the machine, which boots the committed stack.
 	Reboot(ctx context.Context) error
 }
 
-// System is what is observed of the running system.
+// System observes the running system.
 type System interface {
 	// BootID changes with every boot.
 	BootID() (string, error)
-	// Root names the root file system: a soft-reboot to another stack changes it.
+	// Root identifies the root file system: a soft-reboot to another stack changes it.
 	Root() (string, error)
-	// Kernel is the release of the running one.
+	// Kernel is the release of the running kernel.
 	Kernel() (string, error)
 	// Obstacle says why a live swap is impossible here; "" if it is not.
 	Obstacle() string
 	// Moment is now, in microseconds of the monotonic clock.
 	Moment() (uint64, error)
-	// Snapshot reads what runs; swapped tells whether what runs from the present /usr counts as new. It tells of the
-	// named units, too, if no process of theirs runs.
+	// Snapshot reads what runs. If swapped is true, files of the current /usr count as new. The snapshot includes the named
+	// units even without a process.
 	Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error)
-	// Packages tells which packages what the units use is from.
+	// Packages sets the packages to which the files that the units use belong.
 	Packages(ctx context.Context, a *impact.Assessment) error
-	// Pinned names the units that see an earlier /usr in a mount namespace of their own.
+	// Pinned returns the units that see an earlier /usr in a mount namespace of their own.
 	Pinned(ctx context.Context) ([]string, error)
 	// ForeignGenerators reports whether programs other than systemd bring generators of units (systemd.generator(7)).
 	ForeignGenerators() (bool, error)
-	// Room checks that the private disk and /run can be written to and have room.
+	// Room checks that the private disk and /run are writable and have room.
 	Room(ctx context.Context) error
 }
 
-// Health judges health checks.
+// Health carries out health checks.
 type Health interface {
 	// Check returns nil if the check is good now. It is bounded by ctx.
 	Check(ctx context.Context, check *agentapi.HealthCheck) error
 }
 
-// Records are what survives the agent, and a power cut.
+// Records survive the agent, and a power cut.
 type Records interface {
 	// Journal returns journal.ErrNone if there is none.
 	Journal() (Record, error)
 	SaveJournal(Record) error
-	// Request is what the refresh of the journal was asked for, as a RefreshRequest message.
+	// Request returns the request of the refresh in the journal, as a RefreshRequest message.
 	Request() ([]byte, error)
 	SaveRequest([]byte) error
 	// Committed returns the stack of the newest commit, and its generation; false if there was none.
@@ -140,7 +139,7 @@ type Records interface {
 	MarkGood(stack release.Stack) error
 }
 
-// Blobs are the contents lists that the host handed over, whose bytes match their digests.
+// Blobs are what the host has uploaded, such as contents lists. Their bytes match their digests.
 type Blobs interface {
 	Open(digest tree.Digest) (io.ReadCloser, error)
 	Drop() error

@@ -17,11 +17,11 @@ import (
 )
 
 var (
-	// ErrTarget means that what was asked for cannot be moved to.
+	// ErrTarget means that this VM cannot move to the requested stack.
 	ErrTarget = errors.New("not a target that this VM can move to")
 	// ErrDowngrade means that the target is an earlier release than the running one.
 	ErrDowngrade = errors.New("the target is an earlier release than the one that runs, and a downgrade was not asked for")
-	// ErrStale means that the caller compares with another stack than the one that runs.
+	// ErrStale means that the caller compares with another stack than the running one.
 	ErrStale = errors.New("the VM runs another stack than the caller compares with; plan again")
 )
 

@@ -70,7 +70,7 @@ func Run(ctx context.Context, version string) error {
 	system := &live.System{Usr: usr, Units: manager, Agent: boot.AgentUnit}
 	engine := &refresh.Engine{
 		Layers: live.Layers{}, Usr: usr, Etc: live.Etc{}, Units: liveUnits{manager}, System: system,
-		Health: live.Health{Units: manager}, Records: live.Records{Given: record.Given}, Blobs: blobs,
+		Health: live.Health{Units: manager}, Records: live.Records{Configured: record.Configured}, Blobs: blobs,
 		Starter: live.Starter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
 		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit, Moved: moved(record),
 		AtOnce: refresh.AtOnce(runtime.NumCPU()),

@@ -18,38 +18,38 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// A takeover: this agent stops serving and starts its successor as a process of its own in the same service. While
-// the successor proves itself, systemd knows this one, and starts this one's binary again should both end. Once the
-// successor has answered an operator, it gets the binary's place and becomes the service's main process.
+// In a takeover this agent stops serving and starts its successor, as a further process of the same service. Until the
+// successor has proved itself, this agent stays the main process of the service, and systemd starts its binary again if
+// both end. Once the successor has answered an operator, its binary replaces this one's, and it becomes the main process.
 const (
-	// upWithin is how long a successor may take until it listens, answerWithin until it has answered an operator: the
-	// host asks all the time.
+	// upWithin bounds the time until a successor listens, answerWithin the time until it has answered an operator, whose
+	// host asks continuously.
 	upWithin     = time.Minute
 	answerWithin = time.Minute
-	// holdFor is how long it has to run after that.
+	// holdFor is how long it has to go on running after that.
 	holdFor = 3 * time.Second
-	// successorVariable names the socket at which the agent before waits for this one to prove itself.
+	// successorVariable is the environment variable with the socket on which the previous agent waits for this one.
 	successorVariable = "SHAREDOS_SUCCESSOR"
 	readyWord         = "READY=1"
 	answeredWord      = "SHAREDOS_ANSWERED=1"
 )
 
-// judge is the socket of the agent that waited for this one to prove itself when it began; "" if none did.
+// judge returns the socket of the previous agent that waits for this one to prove itself; "" if there is none.
 func judge() string { return os.Getenv(successorVariable) }
 
-// errSuccessor means that an agent that was to take over did not come up.
+// errSuccessor means that an agent failed to take over.
 var errSuccessor = errors.New("the agent that was to take over did not")
 
-// takeoverPlaces are the files of a takeover. All of them end with the boot: the next one starts the agent that the VM's
-// definition brings.
+// takeoverPlaces are the files of a takeover. All of them are lost at a boot, which starts the agent of the VM's
+// definition.
 type takeoverPlaces struct {
-	// binary is what systemd starts, next the successor's while it is tried.
+	// binary is what systemd starts, next the successor's binary while it is tried.
 	binary, next string
-	// record tells of the last takeover, socket hears the successor.
+	// record is the record of the last takeover, socket receives the successor's messages.
 	record, socket string
 }
 
-// takeoverRecord is there while an agent is tried, and after one failed.
+// takeoverRecord exists while an agent is tried, and after one has failed.
 type takeoverRecord struct {
 	To tree.Digest `json:"to"`
 	// Refused is why it does not run; "" while it is tried.
@@ -124,8 +124,8 @@ func (p takeoverPlaces) clear() error {
 	return errors.Join(fileio.Remove(p.record), fileio.Remove(p.socket))
 }
 
-// handOver starts the successor and waits until it has proved itself. After that this process is no longer the
-// service's main one and is to end. On failure the successor is gone, and the record says why.
+// handOver starts the successor and waits until it has proved itself. Then this process is no longer the main process of the
+// service, and has to end. After a failure the successor was killed, and the record says why.
 func (p takeoverPlaces) handOver(ctx context.Context, limits takeoverLimits, adopt func(pid int) error) error {
 	tried, err := p.load()
 	if err != nil {
@@ -148,10 +148,10 @@ func (p takeoverPlaces) handOver(ctx context.Context, limits takeoverLimits, ado
 	return errors.Join(err, p.save(tried), fileio.Remove(p.next), fileio.Remove(p.socket))
 }
 
-// takeoverLimits bound the steps of a takeover.
+// takeoverLimits are the time limits of a takeover.
 type takeoverLimits struct{ up, answer, hold time.Duration }
 
-// try runs the successor until it has proved itself and has the binary's place, or ends it.
+// try runs the successor until it has proved itself and its binary is in place. It kills a successor that fails.
 func (p takeoverPlaces) try(ctx context.Context, limits takeoverLimits) (pid int, err error) {
 	if err := fileio.Remove(p.socket); err != nil {
 		return 0, err
@@ -188,14 +188,14 @@ func (p takeoverPlaces) try(ctx context.Context, limits takeoverLimits) (pid int
 	if err == nil {
 		return successor.Process.Pid, nil
 	}
-	// Whatever it does, it must not serve beside the next agent.
+	// It must not serve at the same time as the next agent.
 	if killErr := successor.Process.Kill(); killErr != nil && !errors.Is(killErr, os.ErrProcessDone) {
 		err = errors.Join(err, killErr)
 	}
 	return 0, err
 }
 
-// listenFor passes on what arrives until the socket is closed.
+// listenFor passes on messages until the socket is closed.
 func listenFor(heard *net.UnixConn, words chan<- string) {
 	defer close(words)
 	buffer := make([]byte, 4096)
@@ -207,13 +207,13 @@ func listenFor(heard *net.UnixConn, words chan<- string) {
 		for word := range strings.SplitSeq(string(buffer[:n]), "\n") {
 			select {
 			case words <- word:
-			default: // it says more than there is to say
+			default: // more messages than a successor has to send
 			}
 		}
 	}
 }
 
-// proven waits until a successor listens, has answered and has lived on for a while.
+// proven waits until a successor listens, has answered an operator and has gone on running for a while.
 func proven(ctx context.Context, limits takeoverLimits, words <-chan string, ended <-chan error) error {
 	await := func(what string, limit time.Duration, word string) error {
 		timer := time.NewTimer(limit)
@@ -248,7 +248,7 @@ func proven(ctx context.Context, limits takeoverLimits, words <-chan string, end
 	return await("had run for a while", limits.hold, "")
 }
 
-// exitOf is how a process ended; one that ended well should not have.
+// exitOf returns how a process ended. A successor must not end, even successfully.
 func exitOf(err error) error {
 	if err == nil {
 		return errors.New("exit status 0")
@@ -256,8 +256,8 @@ func exitOf(err error) error {
 	return err
 }
 
-// adopt makes another process of this service its main one (sd_notify(3), MAINPID), and waits until systemd has taken
-// that in: when a main process ends, the service does.
+// adopt makes another process of this service its main process (sd_notify(3), MAINPID), and waits until systemd has processed
+// that: a service ends with its main process.
 func adopt(pid int) error {
 	if err := notify(serviceManager(), fmt.Sprintf("MAINPID=%d", pid)); err != nil {
 		return err
