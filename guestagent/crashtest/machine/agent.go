@@ -26,6 +26,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/crashtest"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/live"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -111,21 +112,21 @@ func newEngine() (*refresh.Engine, release.Stack, error) {
 		}
 		operators = append(operators, key)
 	}
-	usr, err := refresh.NewLiveUsr(mounts.UsrRecord)
+	usr, err := live.NewUsr(mounts.UsrRecord)
 	if err != nil {
 		return nil, release.Stack{}, err
 	}
-	live := &refresh.LiveSystem{Usr: usr, Units: units{}, Agent: boot.AgentUnit}
+	base := &live.System{Usr: usr, Units: units{}, Agent: boot.AgentUnit}
 	return &refresh.Engine{
-		Layers: layers{}, Usr: usr, Etc: refresh.LiveEtc{}, Units: units{}, System: system{live}, Health: health{},
-		Records: refresh.LiveRecords{Given: record.Given}, Blobs: blobs{}, Starter: refresh.LiveStarter{Units: units{}},
+		Layers: layers{}, Usr: usr, Etc: live.Etc{}, Units: units{}, System: system{base}, Health: health{},
+		Records: live.Records{Configured: record.Configured}, Blobs: blobs{}, Starter: live.Starter{Units: units{}},
 		Refused: record.Refused, NotSwitched: notSwitched, Operators: operators,
 		Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
 	}, record.Stack, nil
 }
 
 // layers are those that are mounted: there is no dm-verity here, so each is verified from its file.
-type layers struct{ refresh.LiveLayers }
+type layers struct{ live.Layers }
 
 // Read implements refresh.Layers.
 func (layers) Read(_ context.Context, one release.Layer) (err error) {
@@ -138,7 +139,7 @@ func (layers) Read(_ context.Context, one release.Layer) (err error) {
 }
 
 // system is this one. Its processes belong to the units that process 1 says: there are no cgroups of services here.
-type system struct{ *refresh.LiveSystem }
+type system struct{ *live.System }
 
 // BootID implements refresh.System: the kernel's is the host's.
 func (system) BootID() (string, error) {
@@ -148,7 +149,7 @@ func (system) BootID() (string, error) {
 
 // Snapshot implements refresh.System.
 func (s system) Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error) {
-	snapshot, err := s.LiveSystem.Snapshot(ctx, changes, named, swapped)
+	snapshot, err := s.System.Snapshot(ctx, changes, named, swapped)
 	if err != nil {
 		return snapshot, err
 	}
@@ -202,16 +203,16 @@ func ask(method, unit string) (answer reply, err error) {
 	return answer, err
 }
 
-// Begin implements refresh.TargetOf.
+// Begin implements live.Targets.
 func (units) Begin(_ context.Context, target string) error {
 	_, err := ask("begin", target)
 	return err
 }
 
-// Version implements refresh.TargetOf.
+// Version implements live.Targets.
 func (units) Version(context.Context) (int, error) { return softRebootVersion, nil }
 
-// Facts implements refresh.FactsOf.
+// Facts implements live.FactsOf.
 func (units) Facts(_ context.Context, names []string) (map[string]impact.Unit, error) {
 	facts := map[string]impact.Unit{}
 	for _, name := range names {
