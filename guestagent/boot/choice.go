@@ -36,14 +36,14 @@ type known struct {
 	trial string
 }
 
-// candidates returns the stacks to boot, the preferred one first. Init boots the first whose layers are attached and verify.
-// An uncommitted stack is among them only if the VM is configured with it, or if kexec has started the kernel for just that
-// stack.
+// candidates returns the stacks to boot, the preferred one first. Init boots the first whose layers are attached and
+// verify. An uncommitted stack is among them only if the VM is configured with it, or if kexec has started the kernel
+// for just that stack.
 //
-// The committed stack is newer than the configured one, unless the VM is now configured with another stack than when the
-// refresh was committed: then the host has changed it since. The stack before the committed one comes last. A stack that
-// failed in maxAttempts boots, or in maxTrials if it is uncommitted, is deferred, but not excluded: it may be the only one
-// that can be read.
+// The committed stack is newer than the configured one, unless the VM is now configured with another stack than when
+// the refresh was committed: then the host has changed it since. The stack before the committed one comes last. A stack
+// that failed in maxAttempts boots, or in maxTrials if it is uncommitted, is deferred, but not excluded: it may be the
+// only one that can be read.
 func candidates(k known) []candidate {
 	var order []candidate
 	add := func(stack release.Stack, origin Origin, generation uint64) {

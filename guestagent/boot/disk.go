@@ -15,8 +15,8 @@ const diskHead = 1 << 20
 // markSize is one sector, which is written atomically.
 const markSize = 512
 
-// The mark is in the first sector of a private disk, which ext4 leaves to boot loaders. It distinguishes a disk that was
-// being formatted when power was cut, which may be formatted again, from one that was complete, which may not.
+// The mark is in the first sector of a private disk, which ext4 leaves to boot loaders. It distinguishes a disk that
+// was being formatted when power was cut, which may be formatted again, from one that was complete, which may not.
 const (
 	markFormatting = "sharedos private disk, version 1: formatting\n"
 	markComplete   = "sharedos private disk, version 1: complete\n"

@@ -15,8 +15,9 @@ func Carrier(root string) etcmerge.Carrier {
 	return etcmerge.Carrier{Root: root, Record: mounts.StateDir + "/undo"}
 }
 
-// EndCarry ends the last carry to /etc of the system at root, when no refresh is in flight any more. The carry is settled if it
-// was completed and leads to the stack that runs. Otherwise it is undone, also if a boot has failed to undo it.
+// EndCarry ends the last carry to /etc of the system at root, when no refresh is in flight any more. The carry is
+// settled if it was completed and leads to the stack that runs. Otherwise it is undone, also if a boot has failed to
+// undo it.
 func EndCarry(ctx context.Context, root string, stack release.Stack) error {
 	return endCarry(ctx, Carrier(root), stack)
 }
@@ -39,7 +40,8 @@ func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack
 	return settleAt(carrier, stack)
 }
 
-// settleAt settles the last carry: /etc is at this stack. A carry that the last version settled names the stack otherwise.
+// settleAt settles the last carry: /etc is at this stack. A carry that the last version settled names the stack
+// otherwise.
 func settleAt(carrier etcmerge.Carrier, stack release.Stack) error {
 	settled, _, err := carrier.Settled()
 	if err != nil {
@@ -113,9 +115,9 @@ func (r privateRecords) etcAction(chosen release.Stack, settled etcmerge.Ends) e
 	return etcMoves
 }
 
-// settleEtc brings /etc of the root at newRoot to the stack that boots, before any service can read it, and commits that
-// stack: /etc is at the committed one. When the committed stack does not boot, what was carried for it goes; when the host
-// has moved on, what its stack brings comes.
+// settleEtc brings /etc of the root at newRoot to the stack that boots, before any service can read it, and commits
+// that stack: /etc is at the committed one. When the committed stack does not boot, what was carried for it goes; when
+// the host has moved on, what its stack brings comes.
 //
 // If it is interrupted anywhere, the next boot does it again. It returns nil if nothing had to be carried.
 func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured release.Stack) (*Moved, error) {
@@ -157,8 +159,8 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 	return nil, nil //nolint:nilnil // nothing was carried
 }
 
-// moveEtc carries /etc from the committed stack to the one that boots. A carry that came to its end is not undone because
-// of what fails then: the commit may be on the disk, and if it is not, the next boot carries again.
+// moveEtc carries /etc from the committed stack to the one that boots. A carry that came to its end is not undone
+// because of what fails then: the commit may be on the disk, and if it is not, the next boot carries again.
 func (r privateRecords) moveEtc(ctx context.Context, chosen opened, next CommittedRecord) (*Moved, error) {
 	outcome, err := carryBetween(ctx, r.committed.Stack, chosen)
 	if err != nil {

@@ -23,8 +23,8 @@ const privateLabel = "sharedos-private"
 // formatImage is the sparse file in /run that mkfs writes, as large as the disk.
 const formatImage = mounts.RunDir + "/format.img"
 
-// formatDisk creates an ext4 file system on a disk that was never complete. It marks the disk first and writes the superblock
-// last, so that an interruption at any moment leaves a disk that is known to be unfinished.
+// formatDisk creates an ext4 file system on a disk that was never complete. It marks the disk first and writes the
+// superblock last, so that an interruption at any moment leaves a disk that is known to be unfinished.
 //
 // mkfs writes into a sparse file, not to the disk, because it wipes the first sector and with it the mark.
 func formatDisk(ctx context.Context, lower lowerTree, disk mounts.Disk) (err error) {
@@ -87,8 +87,8 @@ func mkfsArguments(size int64, zeroed bool, path string) []string {
 	}
 }
 
-// punch makes the whole disk except its mark read as zeros and take no space on the host. It returns false if the disk does
-// not support that.
+// punch makes the whole disk except its mark read as zeros and take no space on the host. It returns false if the disk
+// does not support that.
 func punch(device *os.File, size int64) (zeroed bool, err error) {
 	if _, err := device.WriteAt(make([]byte, copyBlock-markSize), markSize); err != nil {
 		return false, err

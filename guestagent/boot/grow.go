@@ -16,9 +16,9 @@ var ErrNotGrown = errors.New("the private disk is smaller than the host says")
 // growPoll is short compared with the time until the guest sees a disk's new size.
 const growPoll = 20 * time.Millisecond
 
-// GrowMounted grows the mounted private file system to the size of its disk, once the kernel shows that the disk has size
-// bytes. It waits for that until ctx ends (ErrNotGrown). It returns the bytes of the file system before and after. A file
-// system that fills its disk stays as it is.
+// GrowMounted grows the mounted private file system to the size of its disk, once the kernel shows that the disk has
+// size bytes. It waits for that until ctx ends (ErrNotGrown). It returns the bytes of the file system before and after.
+// A file system that fills its disk stays as it is.
 func GrowMounted(ctx context.Context, size int64) (before, after int64, err error) {
 	disk, err := grownDisk(ctx, size)
 	if err != nil {

@@ -32,8 +32,8 @@ const (
 	lastWords = 2 * time.Second
 )
 
-// Init is process 1 of the initramfs. It executes the system's init, or prints on the console why it cannot and powers the VM
-// off. It never returns.
+// Init is process 1 of the initramfs. It executes the system's init, or prints on the console why it cannot and powers
+// the VM off. It never returns.
 func Init() {
 	err := recovered(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), bootTimeout)
@@ -183,8 +183,8 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 	watch.done("root")
 	moved, err := records.settleEtc(ctx, chosen, config.Stack)
 	if err != nil {
-		// The next boot tries again, and the agent reports it. Services start with a mixed /etc, which is better than none at
-		// all.
+		// The next boot tries again, and the agent reports it. Services start with a mixed /etc, which is better than
+		// none at all.
 		say("%v", err)
 		chosen.refused = append(chosen.refused, err.Error())
 	}
@@ -237,8 +237,8 @@ type privateRecords struct {
 	flight    *journal.Record
 }
 
-// readPrivateRecords reads the records. A record that cannot be read is reported and ignored: the configured stack boots
-// without it, and a VM that runs can be repaired.
+// readPrivateRecords reads the records. A record that cannot be read is reported and ignored: the configured stack
+// boots without it, and a VM that runs can be repaired.
 func readPrivateRecords() privateRecords {
 	var records privateRecords
 	committed, err := ReadCommitted()
@@ -349,7 +349,7 @@ func open(ctx context.Context, c candidate) (found opened, err error) {
 	return found, nil
 }
 
-// of is how many boots of a stack did not come up.
+// of returns how many boots of a stack have failed.
 func (a AttemptsRecord) of(stack release.Stack) (most int) {
 	for key, n := range a.Counts {
 		if stack.HasKey(key) {
@@ -382,8 +382,8 @@ func (a AttemptsRecord) without(stack release.Stack) AttemptsRecord {
 	return AttemptsRecord{Counts: counts}
 }
 
-// runningModules finds the modules of the running kernel if the chosen stack has those of another kernel: after a reboot in
-// the same QEMU process, the kernel is still the one with which the VM was started.
+// runningModules finds the modules of the running kernel if the chosen stack has those of another kernel: after a
+// reboot in the same QEMU process, the kernel is still the one with which the VM was started.
 func runningModules(ctx context.Context, chosen opened, configured release.Stack) (kernel, usr string, err error) {
 	kernel, err = mounts.KernelRelease()
 	if err != nil {

@@ -11,12 +11,13 @@ const (
 	keysEnd   = "# sharedos: end"
 )
 
-// mergeAuthorizedKeys replaces the managed block of an authorized_keys file and keeps the rest byte by byte. A file without a
-// block gets one at its end. Without keys there is no block.
+// mergeAuthorizedKeys replaces the managed block of an authorized_keys file and keeps the rest byte by byte. A file
+// without a block gets one at its end. Without keys there is no block.
 func mergeAuthorizedKeys(existing []byte, keys []string) []byte {
 	before, after := existing, []byte(nil)
 	if start, ok := lineIndex(existing, keysBegin, 0); ok {
-		// The end of the block may have been removed by hand. What follows may be the user's, so only the first line is removed.
+		// The end of the block may have been removed by hand. What follows may be the user's, so only the first line is
+		// removed.
 		before, after = existing[:start], existing[lineEnd(existing, start):]
 		if end, ok := lineIndex(existing, keysEnd, start); ok {
 			after = existing[lineEnd(existing, end):]

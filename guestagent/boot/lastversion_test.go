@@ -13,8 +13,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// readLast reads a record that the last version wrote: its stacks have no ids. The VM was made with the stack "base" and
-// has committed "base patch", which did not come up three times.
+// readLast reads a record that the last version wrote: its stacks have no ids. The VM was made with the stack "base"
+// and has committed "base patch", which did not come up three times.
 func readLast[T any](t *testing.T, name string) T {
 	t.Helper()
 	record, err := readRecord[T]("testdata/last-version/" + name)

@@ -22,8 +22,8 @@ import (
 // toolTimeout bounds mkfs and fsck. A check of a large disk takes minutes.
 const toolTimeout = 15 * time.Minute
 
-// lowerTree is the path at which the layers of a stack are mounted, merged and read-only, before the private disk is. The
-// stack's tools run in it, the private trees are seeded from it, and init is read from it as a first check.
+// lowerTree is the path at which the layers of a stack are mounted, merged and read-only, before the private disk is.
+// The stack's tools run in it, the private trees are seeded from it, and init is read from it as a first check.
 type lowerTree string
 
 // lowerBinds are the directories of the initramfs that the tools need in the tree.
@@ -55,8 +55,8 @@ func (l lowerTree) unmount() error {
 // initPath is the system's own init.
 const initPath = "/sbin/init"
 
-// probe reads the whole init, without which the system cannot boot. If its layer does not match its id, that is found here,
-// when another stack can still be booted.
+// probe reads the whole init, without which the system cannot boot. If its layer does not match its id, that is found
+// here, when another stack can still be booted.
 func (l lowerTree) probe() (err error) {
 	root, err := unix.Open(string(l), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

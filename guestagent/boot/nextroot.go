@@ -14,9 +14,9 @@ import (
 // nextLimit bounds the assembly of the root to which a soft-reboot switches. Its layers are open already.
 const nextLimit = time.Minute
 
-// NextRoot assembles the root of the stack that a soft-reboot has to start by the journal, after all services have stopped. If
-// the journal names none, it does nothing, and the soft-reboot stays in the current root. It also stays there after a
-// failure, which NextRoot records.
+// NextRoot assembles the root of the stack that a soft-reboot has to start by the journal, after all services have
+// stopped. If the journal names none, it does nothing, and the soft-reboot stays in the current root. It also stays
+// there after a failure, which NextRoot records.
 func NextRoot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, nextLimit)
 	defer cancel()

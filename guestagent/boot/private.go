@@ -50,8 +50,8 @@ func findPrivateDisk(ctx context.Context, serial string) (privateDisk, error) {
 	return privateDisk{Disk: disk, state: state, super: super}, nil
 }
 
-// check repairs a file system that the kernel found inconsistent earlier. The kernel itself replays ext4's journal when it
-// mounts the file system.
+// check repairs a file system that the kernel found inconsistent earlier. The kernel itself replays ext4's journal when
+// it mounts the file system.
 func (d privateDisk) check(ctx context.Context, lower lowerTree) error {
 	if !d.super.errors {
 		return nil
@@ -131,8 +131,8 @@ func (d privateDisk) make(ctx context.Context, lower lowerTree, stack release.St
 	return d.mount()
 }
 
-// rootMetadata copies owner, mode and attributes of the root directory to the upper directory, from which the root overlay
-// takes them.
+// rootMetadata copies owner, mode and attributes of the root directory to the upper directory, from which the root
+// overlay takes them.
 func rootMetadata(lower, upper string) (err error) {
 	source, err := unix.Open(lower, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

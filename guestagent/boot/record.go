@@ -33,8 +33,8 @@ const (
 	Earlier Origin = "earlier"
 )
 
-// BootRecord describes what init, or a soft-reboot since, has assembled. It is in /run (mounts.BootRecord), so it ends with the
-// boot.
+// BootRecord describes what init, or a soft-reboot since, has assembled. It is in /run (mounts.BootRecord), so it ends
+// with the boot.
 type BootRecord struct {
 	// Stack is the stack from which / and /usr were assembled.
 	Stack  release.Stack `json:"stack"`
@@ -50,7 +50,8 @@ type BootRecord struct {
 	UUID string `json:"uuid"`
 	// PrivateDisk is the device node of the private disk, "/dev/vdb".
 	PrivateDisk string `json:"private_disk"`
-	// Root is the device number of the root file system, "major:minor", and Work its work directory on the private disk.
+	// Root is the device number of the root file system, "major:minor", and Work its work directory on the private
+	// disk.
 	Root string `json:"root"`
 	Work string `json:"work,omitempty"`
 	// Failed is for a soft-reboot: why its root could not be assembled.
@@ -81,14 +82,14 @@ type Step struct {
 	Milliseconds int64  `json:"milliseconds"`
 }
 
-// CommittedRecord is the last stack that a refresh committed, or that was booted in its place. This VM's /etc belongs to it.
-// The record is on the private disk (mounts.Committed).
+// CommittedRecord is the last stack that a refresh committed, or that was booted in its place. This VM's /etc belongs
+// to it. The record is on the private disk (mounts.Committed).
 type CommittedRecord struct {
 	Stack release.Stack `json:"stack"`
 	// Generation grows by one with each commit in this VM; 0 is the first boot's.
 	Generation uint64 `json:"generation"`
-	// Configured is BootRecord.Configured of the boot in which the stack was committed. If the VM is configured with another
-	// stack later, the host has changed it since, and that stack is the newer one.
+	// Configured is BootRecord.Configured of the boot in which the stack was committed. If the VM is configured with
+	// another stack later, the host has changed it since, and that stack is the newer one.
 	Configured release.Stack `json:"given"`
 	// Previous is the stack that ran before. It is booted if Stack fails.
 	Previous *release.Stack `json:"previous,omitempty"`
@@ -103,8 +104,8 @@ type AttemptsRecord struct {
 // attemptsPath is on the private disk, like the journal: it has to survive a failed boot.
 const attemptsPath = mounts.StateDir + "/attempts.json"
 
-// ReadBootRecord returns the record of the running root, which init has assembled, or to which a soft-reboot has switched
-// since. failed says why the last soft-reboot did not switch to its stack; "" if it did or if there was none.
+// ReadBootRecord returns the record of the running root, which init has assembled, or to which a soft-reboot has
+// switched since. failed says why the last soft-reboot did not switch to its stack; "" if it did or if there was none.
 func ReadBootRecord() (record BootRecord, failed string, err error) {
 	root, err := mounts.RootDevice("/")
 	if err != nil {

@@ -296,8 +296,8 @@ func (s *seeder) copyContent(from int, name string, to int, size int64) (err err
 	return nil
 }
 
-// copyMetadata copies owner, mode, extended attributes and times from the file that source is open on. The order matters: a
-// change of the owner clears set-user-ID bits and capabilities.
+// copyMetadata copies owner, mode, extended attributes and times from the file that source is open on. The order
+// matters: a change of the owner clears set-user-ID bits and capabilities.
 func copyMetadata(source, directory int, name string, stat unix.Stat_t) (err error) {
 	target, err := unix.Openat(directory, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {

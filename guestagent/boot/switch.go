@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelMounts are the file systems that init mounts and moves into the system. The mounts below /run move with it: the layers
-// and the private disk.
+// kernelMounts are the file systems that init mounts and moves into the system. The mounts below /run move with it: the
+// layers and the private disk.
 var kernelMounts = []struct {
 	path, kind string
 	flags      uintptr

@@ -21,8 +21,8 @@ const (
 	AgentUnit = "sharedos-agent.service"
 )
 
-// agentService starts as early as possible: everything that it needs is mounted, and it talks to systemd over systemd's own
-// socket. It is not sandboxed, since it changes the mounts of the whole system.
+// agentService starts as early as possible: everything that it needs is mounted, and it talks to systemd over systemd's
+// own socket. It is not sandboxed, since it changes the mounts of the whole system.
 const agentService = `[Unit]
 Description=Shared OS agent
 DefaultDependencies=no
@@ -40,8 +40,8 @@ TimeoutStopSec=10
 OOMScoreAdjust=-900
 `
 
-// nextRootUnit is the unit that runs NextRoot, as the last step of a soft-reboot in the old root. nextRootService is its
-// content.
+// nextRootUnit is the unit that runs NextRoot, as the last step of a soft-reboot in the old root. nextRootService is
+// its content.
 const (
 	nextRootUnit    = "sharedos-next-root.service"
 	nextRootService = `[Unit]
@@ -59,15 +59,15 @@ StandardError=kmsg
 `
 )
 
-// layerDropIn keeps systemd from unmounting the layers at shutdown or at a soft-reboot, since everything runs from them.
-// systemd-shutdown unmounts them at the end. The names of its directories are prefixes, so it applies to all layers, and to
-// the modules of a kernel that is not the stack's.
+// layerDropIn keeps systemd from unmounting the layers at shutdown or at a soft-reboot, since everything runs from
+// them. systemd-shutdown unmounts them at the end. The names of its directories are prefixes, so it applies to all
+// layers, and to the modules of a kernel that is not the stack's.
 const layerDropIn = `[Unit]
 DefaultDependencies=no
 `
 
-// mountUnit does the same for a mount that other units depend on. It is a complete unit, because systemd may look for the unit
-// of such a dependency, and find none, before it sees the mount. Then it reads no drop-ins for it.
+// mountUnit does the same for a mount that other units depend on. It is a complete unit, because systemd may look for
+// the unit of such a dependency, and find none, before it sees the mount. Then it reads no drop-ins for it.
 func mountUnit(description, what, where, kind, options string) string {
 	return `[Unit]
 Description=` + description + `
@@ -147,8 +147,8 @@ func installHostKeys(root string) error {
 	return nil
 }
 
-// installNetwork enables systemd-networkd with DHCP, unless the system at root configures its network in another way or has no
-// networkd.
+// installNetwork enables systemd-networkd with DHCP, unless the system at root configures its network in another way or
+// has no networkd.
 func installNetwork(root string) error {
 	if !present(root, "usr/lib/systemd/systemd-networkd") {
 		return nil
@@ -173,7 +173,8 @@ func installNetwork(root string) error {
 	return nil
 }
 
-// otherNetwork returns what configures the network of the system at root instead of systemd-networkd, "" if nothing does.
+// otherNetwork returns what configures the network of the system at root instead of systemd-networkd, "" if nothing
+// does.
 func otherNetwork(root string) string {
 	if present(root, "usr/sbin/NetworkManager") {
 		return "NetworkManager"

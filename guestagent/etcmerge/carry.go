@@ -26,7 +26,8 @@ type Outcome struct {
 	Carried int
 	// Conflicts are the paths that were left unchanged, each with the reason, sorted.
 	Conflicts []string
-	// LoaderCache is true when the cache of the dynamic loader was generated in this VM, so that it has to be generated again.
+	// LoaderCache is true when the cache of the dynamic loader was generated in this VM, so that it has to be generated
+	// again.
 	LoaderCache bool
 }
 
@@ -34,8 +35,8 @@ type Outcome struct {
 type Carrier struct {
 	// Root of the system: "/".
 	Root string
-	// Record is a directory on the private disk for what undoes the last carry. Once the carry is settled, the record is
-	// moved to a second directory, for TakeBack.
+	// Record is a directory on the private disk for what undoes the last carry. Once the carry is settled, the record
+	// is moved to a second directory, for TakeBack.
 	Record string
 	// From and To identify the stacks of a carry. Carried and Settled return them.
 	From, To string
@@ -56,8 +57,9 @@ type step struct {
 	content func() ([]byte, error)
 }
 
-// Carry changes every differing path to the new release's version, unless this VM changed it. old and new are the roots of
-// the two stacks' trees, read-only. It first undoes a carry that is already recorded, and records how to undo this one.
+// Carry changes every differing path to the new release's version, unless this VM changed it. old and new are the roots
+// of the two stacks' trees, read-only. It first undoes a carry that is already recorded, and records how to undo this
+// one.
 func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new string) (outcome Outcome, err error) {
 	if err := c.Undo(ctx); err != nil {
 		return Outcome{}, err
@@ -188,16 +190,16 @@ func (p *planner) merge(d Difference, ours *tree.Entry) error {
 		after.Mode, after.UID, after.GID = d.New.Mode, d.New.UID, d.New.GID
 	}
 	after.Size, after.Digest = int64(len(merged)), tree.Sum([]byte(merged))
-	// What is as it was, and not as in the new release, is written, too: a file that nobody here ever changed lies in the
-	// release that runs, and the next boot would show the new one's.
+	// What is as it was, and not as in the new release, is written, too: a file that nobody here ever changed lies in
+	// the release that runs, and the next boot would show the new one's.
 	if !same(ours, after) || !same(after, d.New) {
 		p.steps = append(p.steps, step{Path: d.Path, Before: ours, After: after, content: func() ([]byte, error) { return []byte(merged), nil }})
 	}
 	return nil
 }
 
-// act carries out the steps: first it removes paths, deepest first, then it creates paths, parents first. When it returns nil
-// all of it is on the disk.
+// act carries out the steps: first it removes paths, deepest first, then it creates paths, parents first. When it
+// returns nil all of it is on the disk.
 func (p *planner) act(ctx context.Context) error {
 	blocked := map[string]bool{}
 	var removed []string

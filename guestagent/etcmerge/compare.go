@@ -11,8 +11,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Compare returns what differs below /etc between the trees of two stacks, parents first. It is for a boot, which has no
-// contents lists, and reads every file. Extended attributes are not compared.
+// Compare returns what differs below /etc between the trees of two stacks, parents first. It is for a boot, which has
+// no contents lists, and reads every file. Extended attributes are not compared.
 func Compare(old, new string) (differences []Difference, err error) {
 	var found [2]map[string]*tree.Entry
 	for i, name := range []string{old, new} {

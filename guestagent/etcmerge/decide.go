@@ -44,8 +44,8 @@ const (
 	Conflict
 )
 
-// Decide returns what a carry does with a path. ours is this VM's version, nil if the path does not exist here. The reason
-// is that of a conflict.
+// Decide returns what a carry does with a path. ours is this VM's version, nil if the path does not exist here. The
+// reason is that of a conflict.
 func Decide(d Difference, ours *tree.Entry) (action Action, reason string) {
 	switch {
 	case owned(d.Path):
@@ -79,8 +79,8 @@ func Decide(d Difference, ours *tree.Entry) (action Action, reason string) {
 	}
 }
 
-// owned reports whether a file belongs to this VM, whatever a release has: init or the system's tools write it, or it is a
-// backup of an account file.
+// owned reports whether a file belongs to this VM, whatever a release has: init or the system's tools write it, or it
+// is a backup of an account file.
 func owned(path string) bool {
 	switch path {
 	case "etc/machine-id", "etc/hostname", "etc/resolv.conf", "etc/mtab", "etc/.pwd.lock", "etc/adjtime", "etc/.updated", "var/.updated":

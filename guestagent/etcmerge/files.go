@@ -23,7 +23,8 @@ const maxFile = 64 << 20
 // errTooLarge means that a file is larger than maxFile.
 var errTooLarge = errors.New("too large for a configuration file")
 
-// temporarySuffix marks a file that is being written. A later carry or Undo overwrites or removes one that a power cut left.
+// temporarySuffix marks a file that is being written. A later carry or Undo overwrites or removes one that a power cut
+// left.
 const temporarySuffix = ".sharedos-new"
 
 func temporaryName(name string) string {
@@ -69,8 +70,8 @@ func entryAt(root *os.Root, name string) (*tree.Entry, error) {
 	return e, nil
 }
 
-// plainParents reports whether all parents of a path are directories and none is a symbolic link. A release has no paths
-// behind a symbolic link, so what is there belongs to this VM.
+// plainParents reports whether all parents of a path are directories and none is a symbolic link. A release has no
+// paths behind a symbolic link, so what is there belongs to this VM.
 func plainParents(root *os.Root, name string) (bool, error) {
 	var trouble error
 	for parent := path.Dir(name); parent != "."; parent = path.Dir(parent) {
@@ -117,8 +118,8 @@ func readAt(root *os.Root, name string) (data []byte, err error) {
 	return data, err
 }
 
-// placing creates and replaces paths for a carry or for Undo. At any moment, and after a power cut, a path has the old file
-// or the new one: a file is renamed to its path once its content is on the disk.
+// placing creates and replaces paths for a carry or for Undo. At any moment, and after a power cut, a path has the old
+// file or the new one: a file is renamed to its path once its content is on the disk.
 type placing struct {
 	root *os.Root
 	sync syncer
@@ -128,8 +129,8 @@ type placing struct {
 	done []string
 }
 
-// prepare creates a directory, or a file or link under a temporary name. content returns the content of a regular file. The
-// path must not be a directory, which a rename cannot replace, unless entry is one.
+// prepare creates a directory, or a file or link under a temporary name. content returns the content of a regular file.
+// The path must not be a directory, which a rename cannot replace, unless entry is one.
 func (p *placing) prepare(entry *tree.Entry, content func() ([]byte, error)) error {
 	if entry.Type == tree.Directory {
 		p.done = append(p.done, entry.Path)

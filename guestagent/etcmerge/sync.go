@@ -21,9 +21,9 @@ type syncer struct {
 
 // files syncs the content, owner and mode of regular files. Paths that are none are skipped.
 func (s syncer) files(ctx context.Context, root *os.Root, names []string) error {
-	// First the kernel is asked to start writing all of them. ext4 allocates blocks when it writes, so a few commits of its
-	// journal then serve all files, where each file would otherwise need its own. Other calls with this effect do not reach
-	// through an overlay. It is only a hint, so errors do not matter.
+	// First the kernel is asked to start writing all of them. ext4 allocates blocks when it writes, so a few commits of
+	// its journal then serve all files, where each file would otherwise need its own. Other calls with this effect do
+	// not reach through an overlay. It is only a hint, so errors do not matter.
 	for _, name := range names {
 		err := withOpen(root, name, func(file *os.File, info fs.FileInfo) error {
 			if info.Mode().IsRegular() {
@@ -38,8 +38,9 @@ func (s syncer) files(ctx context.Context, root *os.Root, names []string) error 
 	return s.each(ctx, root, names)
 }
 
-// directories syncs, for each path, the directory that contains it, and the path itself if it is a directory. That covers
-// symbolic links, too: they are entries of their directory, and ext4 commits all earlier changes together with it.
+// directories syncs, for each path, the directory that contains it, and the path itself if it is a directory. That
+// covers symbolic links, too: they are entries of their directory, and ext4 commits all earlier changes together with
+// it.
 func (s syncer) directories(ctx context.Context, root *os.Root, names []string) error {
 	var all []string
 	seen := map[string]bool{}
@@ -81,8 +82,8 @@ func syncOne(root *os.Root, name string) error {
 	return withOpen(root, name, func(file *os.File, _ fs.FileInfo) error { return file.Sync() })
 }
 
-// plainAt returns the state of a regular file or a directory; nil if there is none, or if a parent is a symbolic link: what
-// is behind it belongs to this VM.
+// plainAt returns the state of a regular file or a directory; nil if there is none, or if a parent is a symbolic link:
+// what is behind it belongs to this VM.
 func plainAt(root *os.Root, name string) (fs.FileInfo, error) {
 	plain, err := plainParents(root, name)
 	if err != nil || !plain {

@@ -30,8 +30,8 @@ func TestWhatIsSyncedMayBeAnything(t *testing.T) {
 	must(t, syncer{}.directories(t.Context(), root, names))
 }
 
-// A file has its name only once its content is on the disk, the record is there before anything is done, and every directory
-// in which something came or went follows.
+// A file has its name only once its content is on the disk, the record is there before anything is done, and every
+// directory in which something came or went follows.
 func TestWhatACarryMakesIsOnTheDiskBeforeItIsNamed(t *testing.T) {
 	directory := t.TempDir()
 	files{

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// startedName is the list of steps of a carry that may have been interrupted, carriedName the same file once the carry
-	// was completed.
+	// startedName is the list of steps of a carry that may have been interrupted, carriedName the same file once the
+	// carry was completed.
 	startedName = "steps.json"
 	carriedName = "carried.json"
 	// endsName is the file with Carrier.From and Carrier.To.
@@ -36,8 +36,8 @@ const (
 	lockPause = 50 * time.Millisecond
 )
 
-// record saves what undoes the steps. When it returns nil, all of it is on the disk except the last rename. That reaches
-// the disk before anything that the steps change, since ext4 commits changes of directories in their order.
+// record saves what undoes the steps. When it returns nil, all of it is on the disk except the last rename. That
+// reaches the disk before anything that the steps change, since ext4 commits changes of directories in their order.
 func (c Carrier) record(ctx context.Context, live *os.Root, steps []step) error {
 	if err := os.RemoveAll(c.Record); err != nil {
 		return err
@@ -118,8 +118,8 @@ type Ends struct {
 }
 
 // Settle makes the last carry final: Undo cannot undo it any more, and TakeBack can until a later carry is settled. to
-// identifies the stack that /etc belongs to now. Without a carry, a settled carry to another stack is dropped. Settle can
-// be repeated.
+// identifies the stack that /etc belongs to now. Without a carry, a settled carry to another stack is dropped. Settle
+// can be repeated.
 func (c Carrier) Settle(to string) error {
 	settled := c.settled()
 	_, state, err := c.recorded()
@@ -223,7 +223,8 @@ func (c Carrier) Carried() (ends Ends, complete, found bool, err error) {
 }
 
 // Undo restores content, mode, owner and time of the paths that the recorded carry changed, whether it was completed or
-// interrupted. A path that was changed again since stays as it is. Without a record Undo does nothing. It can be repeated.
+// interrupted. A path that was changed again since stays as it is. Without a record Undo does nothing. It can be
+// repeated.
 func (c Carrier) Undo(ctx context.Context) (err error) {
 	data, err := c.steps()
 	if err != nil {
@@ -265,8 +266,8 @@ func (c Carrier) steps() ([]byte, error) {
 	return nil, nil
 }
 
-// restore removes what the carry created, deepest first, and then restores what it replaced or removed, parents first. When
-// it returns nil all of it is on the disk.
+// restore removes what the carry created, deepest first, and then restores what it replaced or removed, parents first.
+// When it returns nil all of it is on the disk.
 func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error {
 	var back []step
 	var removed []string

@@ -1,4 +1,5 @@
-// Package fileio reads files within bounds, and writes them so that a power cut loses nothing that was reported as written.
+// Package fileio reads files within bounds, and writes them so that a power cut loses nothing that was reported as
+// written.
 package fileio
 
 import (
@@ -37,12 +38,12 @@ func Read(path string, limit int64) (data []byte, err error) {
 // Write writes a file in place. If power is cut before it returns, the file may be missing or have any content.
 func Write(path string, data []byte) error { return write(path, data, 0o600) }
 
-// Replace replaces the content of a file. Whenever power is cut, the file has the old content or the new one, and the new
-// one once Replace has returned nil, even if others replace it at the same time.
+// Replace replaces the content of a file. Whenever power is cut, the file has the old content or the new one, and the
+// new one once Replace has returned nil, even if others replace it at the same time.
 //
-// The new content is first written to a hidden draft in the same directory. Each process has its own, because two agents
-// run while one takes over from the other. The draft of a process that was killed is overwritten by the next process with
-// the same number.
+// The new content is first written to a hidden draft in the same directory. Each process has its own, because two
+// agents run while one takes over from the other. The draft of a process that was killed is overwritten by the next
+// process with the same number.
 func Replace(path string, data []byte, mode fs.FileMode) error {
 	replacing.Lock()
 	defer replacing.Unlock()

@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// AttachesDisconnected reports whether a file of AppArmor profiles (apparmor.d(5)) sets attach_disconnected for the named
-// profile. Without it, a process that the profile confines is denied files on a detached mount, such as a swapped-out /usr.
+// AttachesDisconnected reports whether a file of AppArmor profiles (apparmor.d(5)) sets attach_disconnected for the
+// named profile. Without it, a process that the profile confines is denied files on a detached mount, such as a
+// swapped-out /usr.
 //
 // It understands only the first line of a profile, in the usual form:
 //

@@ -61,8 +61,8 @@ type Snapshot struct {
 	Units map[string]Unit
 	// Usr are the file systems of the mounted /usr and of those that were swapped out since boot.
 	Usr []proc.Device
-	// Fresh is the file system of the new /usr once it is swapped in: what is used from it is new. Before the swap it is
-	// zero, and using any differing path affects a unit.
+	// Fresh is the file system of the new /usr once it is swapped in: what is used from it is new. Before the swap it
+	// is zero, and using any differing path affects a unit.
 	Fresh proc.Device
 	// Swaps are the swaps of this boot, in their order.
 	Swaps []Swap
@@ -74,8 +74,8 @@ type Affected struct {
 	Outcome Outcome
 	// Reason says why the unit is affected, KeptBecause why it is left as it is nevertheless (Outcome.Keeps).
 	Reason, KeptBecause string
-	// Paths are the first of the differing paths that the unit uses, and PathCount is the number of all of them. Packages
-	// are those that Paths belong to.
+	// Paths are the first of the differing paths that the unit uses, and PathCount is the number of all of them.
+	// Packages are those that Paths belong to.
 	Paths     []string
 	PathCount int64
 	Packages  []string
@@ -258,8 +258,8 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 	a.Affected = append(a.Affected, affected)
 }
 
-// KernelPending says that another kernel takes effect later. The host supplies the kernel when it starts the VM: a reboot
-// from within boots the kernel that the VM was started with.
+// KernelPending says that another kernel takes effect later. The host supplies the kernel when it starts the VM: a
+// reboot from within boots the kernel that the VM was started with.
 func KernelPending(from, to string) string {
 	return fmt.Sprintf("kernel %s → %s at the next power-off and start", from, to)
 }

@@ -21,7 +21,8 @@ type Changes struct {
 	count uint64
 	// scripts are the changed files of code, by language.
 	scripts map[language]*pathList
-	// unitFiles are the changed unit files and drop-ins, by unit name. removed are those that the new stack does not have.
+	// unitFiles are the changed unit files and drop-ins, by unit name. removed are those that the new stack does not
+	// have.
 	unitFiles map[string]*pathList
 	removed   map[string]struct{}
 	// busPolicy are the changed files of D-Bus configuration.

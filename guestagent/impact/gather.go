@@ -15,8 +15,8 @@ const noUnit = "process "
 type gathered struct {
 	name    string
 	session bool
-	// uses are mapped files, open files that are only open, manager files that systemd reads for the unit, declared files
-	// that the user named for it, policy the configuration of the message bus.
+	// uses are mapped files, open files that are only open, manager files that systemd reads for the unit, declared
+	// files that the user named for it, policy the configuration of the message bus.
 	uses, open, manager, scripts, declared, policy pathList
 	// confined is an AppArmor profile that denies a process files of the /usr that it was started from.
 	confined string
@@ -86,8 +86,8 @@ func (g *gathered) lists() []*pathList {
 	return []*pathList{&g.uses, &g.scripts, &g.manager, &g.declared, &g.open, &g.policy}
 }
 
-// reloads reports whether a reload is enough for the change: for files that are only open, and for configuration that the
-// user named.
+// reloads reports whether a reload is enough for the change: for files that are only open, and for configuration that
+// the user named.
 func (g *gathered) reloads() bool {
 	below := slices.ContainsFunc(g.declared.paths, func(name string) bool { return !strings.HasPrefix(name, "etc/") })
 	return g.uses.count+g.scripts.count+g.manager.count == 0 && g.confined == "" && !below
@@ -144,8 +144,8 @@ func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, mod
 	}
 }
 
-// runsFromUsr reports whether a process runs from the system's /usr, even with a root of its own. Processes of a container
-// do not.
+// runsFromUsr reports whether a process runs from the system's /usr, even with a root of its own. Processes of a
+// container do not.
 func (s *Snapshot) runsFromUsr(p *Process) bool {
 	return p.SystemRoot || slices.Contains(s.Usr, p.ProgramDevice)
 }
@@ -164,8 +164,8 @@ func (s *Snapshot) stale(p *Process, use Use) bool {
 	return use.Device != s.Fresh
 }
 
-// readOld reports whether a process was started on another /usr than the new one. An interpreter closes the code that it
-// has read, so only the time of the start shows what was read.
+// readOld reports whether a process was started on another /usr than the new one. An interpreter closes the code that
+// it has read, so only the time of the start shows what was read.
 func (s *Snapshot) readOld(p *Process) bool {
 	if !s.runsFromUsr(p) {
 		return false

@@ -11,8 +11,8 @@ const deletedSuffix = " (deleted)"
 // Resolve turns a path as /proc shows it into the form of contents lists, relative to the root, and reports whether the
 // kernel shows the file as unlinked. It returns "" for memory, sockets and devices.
 //
-// The kernel shows a file that is mapped from a swapped-out /usr without the mount point: /usr/lib/x as /lib/x. Programs
-// use the same spelling through the symbolic links of a merged /usr, and it means the same file.
+// The kernel shows a file that is mapped from a swapped-out /usr without the mount point: /usr/lib/x as /lib/x.
+// Programs use the same spelling through the symbolic links of a merged /usr, and it means the same file.
 func Resolve(shown string) (name string, deleted bool) {
 	if !strings.HasPrefix(shown, "/") {
 		return "", false

@@ -17,8 +17,8 @@ const (
 type Policy struct {
 	// Agent is the unit of this program. It is not part of the stack, and a refresh leaves it alone.
 	Agent string
-	// Default is what may be done with services, Actions what may be done with single units, systemd and the message bus
-	// among them.
+	// Default is what may be done with services, Actions what may be done with single units, systemd and the message
+	// bus among them.
 	Default Action
 	Actions map[string]Action
 	// Extra are further paths, by unit and relative to the root, whose change affects the unit.

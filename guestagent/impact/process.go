@@ -19,7 +19,8 @@ const maxNames = 16_384
 type Reader struct {
 	// Proc is where it is mounted: "/proc".
 	Proc string
-	// Confines reports whether an AppArmor profile denies access to files on a detached mount. Nil: no process is confined.
+	// Confines reports whether an AppArmor profile denies access to files on a detached mount. Nil: no process is
+	// confined.
 	Confines func(profile string) bool
 
 	changes *Changes

@@ -79,8 +79,8 @@ func TestProcessesTellsWhatARealProcessUses(t *testing.T) {
 	}
 }
 
-// waiting starts a shell that reads a line, which it gets no sooner than the test ends. It returns a proc file system of nothing
-// but that process: others may be out of this test's reach.
+// waiting starts a shell that reads a line, which it gets no sooner than the test ends. It returns a proc file system
+// of nothing but that process: others may be out of this test's reach.
 func waiting(t *testing.T, command *exec.Cmd) (procDir string) {
 	t.Helper()
 	input, err := command.StdinPipe()

@@ -88,8 +88,8 @@ func argument(word, working string) string {
 	return name
 }
 
-// isCodeOption reports whether the next argument may be code: after "-c" of shells and Python, or "-e" of others, alone or
-// behind other letters ("-ec"). No code follows a shell's -e; its next argument then counts as a word of code, too.
+// isCodeOption reports whether the next argument may be code: after "-c" of shells and Python, or "-e" of others, alone
+// or behind other letters ("-ec"). No code follows a shell's -e; its next argument then counts as a word of code, too.
 func isCodeOption(argument string) bool {
 	return len(argument) > 1 && argument[0] == '-' && argument[1] != '-' && strings.HasSuffix(argument, "c") || argument == "-e"
 }

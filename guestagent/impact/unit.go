@@ -16,15 +16,15 @@ type Unit struct {
 	State string
 	// Once is true for a service of Type=oneshot that has not finished yet.
 	Once bool
-	// Fragment is the unit file, DropIns are its drop-ins and the files that a generator made it from, EnvironmentFiles the
-	// patterns (glob(7)) of EnvironmentFile=. All are relative to the root.
+	// Fragment is the unit file, DropIns are its drop-ins and the files that a generator made it from, EnvironmentFiles
+	// the patterns (glob(7)) of EnvironmentFile=. All are relative to the root.
 	Fragment                  string
 	DropIns, EnvironmentFiles []string
 	CanReload                 bool
 	// After are the units that are started before this one.
 	After []string
-	// Followers are the units that systemd restarts together with this one: those that require it, are bound to it or are
-	// part of it.
+	// Followers are the units that systemd restarts together with this one: those that require it, are bound to it or
+	// are part of it.
 	Followers []string
 	// Refuses is true when the unit may not be stopped by hand (RefuseManualStop=).
 	Refuses bool
@@ -69,8 +69,8 @@ func (u Unit) unstoppable(name string) string {
 	return ""
 }
 
-// unitOfFile returns the unit to which a unit file or a drop-in belongs, "" for other files. A drop-in of a template or of
-// a type ("service.d") belongs to every instance: then the name is "x@.service" or "service".
+// unitOfFile returns the unit to which a unit file or a drop-in belongs, "" for other files. A drop-in of a template or
+// of a type ("service.d") belongs to every instance: then the name is "x@.service" or "service".
 func unitOfFile(name string) string {
 	for _, directory := range []string{"usr/lib/systemd/system/", "etc/systemd/system/"} {
 		rest, below := strings.CutPrefix(name, directory)
@@ -90,8 +90,8 @@ func unitOfFile(name string) string {
 	return ""
 }
 
-// NamesOf returns the names that the files of a unit can have: the unit's own, its template's, those truncated at dashes
-// ("foo-.service", "foo-@x.service", "foo-@.service") and its type's (systemd.unit(5)).
+// NamesOf returns the names that the files of a unit can have: the unit's own, its template's, those truncated at
+// dashes ("foo-.service", "foo-@x.service", "foo-@.service") and its type's (systemd.unit(5)).
 func NamesOf(unit string) []string {
 	dot := strings.LastIndexByte(unit, '.')
 	if dot < 0 {

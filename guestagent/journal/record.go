@@ -102,8 +102,8 @@ type Record struct {
 	Planned []Planned `json:"planned,omitempty"`
 	// Renewed is true once units may have been restarted.
 	Renewed bool `json:"renewed,omitempty"`
-	// RenewedFrom is the moment, in microseconds of the monotonic clock of this boot, from which on a unit that is started
-	// runs entirely on the new stack; 0 if it has not come.
+	// RenewedFrom is the moment, in microseconds of the monotonic clock of this boot, from which on a unit that is
+	// started runs entirely on the new stack; 0 if it has not come.
 	RenewedFrom uint64 `json:"renewed_from,omitempty"`
 	// Baseline are the health checks that were good before.
 	Baseline []string `json:"baseline,omitempty"`
@@ -162,7 +162,8 @@ func (p *Planned) UnmarshalJSON(data []byte) error {
 // InFlight reports whether a refresh is in flight.
 func (r *Record) InFlight() bool { return r != nil && r.State != Idle && r.State != "" }
 
-// StartsBy reports whether the refresh has its stack started by one of these strategies, or by any of them if none is named.
+// StartsBy reports whether the refresh has its stack started by one of these strategies, or by any of them if none is
+// named.
 func (r *Record) StartsBy(strategies ...Strategy) bool {
 	if !r.InFlight() {
 		return false
@@ -186,14 +187,14 @@ func (r *Record) SoftRebootTo() *release.Stack {
 	return nil
 }
 
-// Tries reports whether the refresh starts or has started this stack, so that the agent judges it. /etc was carried for it
-// before.
+// Tries reports whether the refresh starts or has started this stack, so that the agent judges it. /etc was carried for
+// it before.
 func (r *Record) Tries(stack release.Stack) bool {
 	return r.StartsBy() && r.To.Same(stack) && slices.Contains([]State{Starting, Checking, RollingBack}, r.State)
 }
 
-// ReadReport decodes the report. If it is damaged, a report is made from the record: a refresh goes on, or is rolled back,
-// by the record alone.
+// ReadReport decodes the report. If it is damaged, a report is made from the record: a refresh goes on, or is rolled
+// back, by the record alone.
 func (r *Record) ReadReport() *agentapi.Report {
 	report := &agentapi.Report{}
 	err := proto.Unmarshal(r.Report, report)

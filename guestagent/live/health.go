@@ -57,8 +57,8 @@ func (h Health) Check(ctx context.Context, check *agentapi.HealthCheck) error {
 	}
 }
 
-// checkHTTP requests a page and expects a status below 400. It speaks HTTP/1.1 itself (RFC 9112): net/http would add 2 MiB to
-// the agent, which takes memory in every VM.
+// checkHTTP requests a page and expects a status below 400. It speaks HTTP/1.1 itself (RFC 9112): net/http would add 2
+// MiB to the agent, which takes memory in every VM.
 func checkHTTP(ctx context.Context, address string) (err error) {
 	target, err := url.Parse(address)
 	if err != nil {

@@ -72,7 +72,8 @@ func noKexec() (string, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
-	// "[none] integrity confidentiality": the word in brackets is the current mode. Under lockdown only signed kernels are accepted.
+	// "[none] integrity confidentiality": the word in brackets is the current mode. Under lockdown only signed kernels
+	// are accepted.
 	if len(mode) > 0 && !strings.Contains(string(mode), "[none]") {
 		return "the kernel is locked down: " + strings.TrimSpace(string(mode)), nil
 	}
@@ -87,8 +88,8 @@ func (l Starter) SoftReboot(ctx context.Context) error {
 	return l.Units.Begin(ctx, "soft-reboot.target")
 }
 
-// Kexec implements refresh.Starter. The kernel is loaded before systemd stops anything, so a kernel that is not accepted, for its
-// format or its signature, interrupts nothing.
+// Kexec implements refresh.Starter. The kernel is loaded before systemd stops anything, so a kernel that is not
+// accepted, for its format or its signature, interrupts nothing.
 func (l Starter) Kexec(ctx context.Context, kernel, initramfs io.Reader, commandLine string, trial release.Stack) error {
 	if kernel == nil {
 		return setWatchdog(0)

@@ -93,8 +93,8 @@ func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []
 	return snapshot, err
 }
 
-// concerned returns the units that the changes may concern, about which systemd has to be asked. After a swap systemd has
-// read its files again, so that they do not matter any more.
+// concerned returns the units that the changes may concern, about which systemd has to be asked. After a swap systemd
+// has read its files again, so that they do not matter any more.
 func (s *System) concerned(changes *impact.Changes, processes []impact.Process, swapped bool) ([]string, error) {
 	seen := map[string]bool{s.Agent: true, impact.ManagerUnit: true, "": true}
 	var names, others []string

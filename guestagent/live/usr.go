@@ -81,8 +81,8 @@ func (l *Usr) load() (usrRecord, error) {
 	return record, err
 }
 
-// begin records that a swap to layers is about to happen. It reports whether the earlier swap was settled. A swap that an
-// earlier agent did not finish is finished first: nothing may stay mounted beneath /usr.
+// begin records that a swap to layers is about to happen. It reports whether the earlier swap was settled. A swap that
+// an earlier agent did not finish is finished first: nothing may stay mounted beneath /usr.
 func (l *Usr) begin(next *mounts.Detached, layers []string) (settled bool, err error) {
 	record, err := l.load()
 	if err != nil {
@@ -238,8 +238,8 @@ func (l *Usr) Settle() error {
 	return errors.Join(err, writeJSON(l.file, record))
 }
 
-// Devices returns the device numbers that files show on those /usr of this boot that were built with the layer: a process
-// that uses one of them keeps all of its layers in use.
+// Devices returns the device numbers that files show on those /usr of this boot that were built with the layer: a
+// process that uses one of them keeps all of its layers in use.
 func (l *Usr) Devices(id tree.Digest) ([]uint64, error) {
 	record, err := l.load()
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 // old services, with 90 s for each, and the new kernel boots.
 const kexecLimit = 15 * time.Minute
 
-// Every VM has a watchdog of the type Intel 6300ESB, which resets the machine when its time is over. It has to go on running
-// through a kexec, so it is programmed directly: the kernel's own driver stops it on shutdown.
+// Every VM has a watchdog of the type Intel 6300ESB, which resets the machine when its time is over. It has to go on
+// running through a kexec, so it is programmed directly: the kernel's own driver stops it on shutdown.
 //
 // Its registers are described in the 6300ESB I/O Controller Hub's datasheet, chapter 16, and in Linux and QEMU
 // (drivers/watchdog/i6300esb.c, hw/watchdog/wdt_i6300esb.c).
@@ -35,7 +35,8 @@ const (
 	watchdogBase                    = 0x10
 	watchdogConfig, watchdogQuiet   = 0x60, 0x03 // about a thousand ticks a second, and no interrupt before the end
 	watchdogLock, watchdogRuns      = 0x68, 0x02
-	// In memory: two timers of 20 bits, which run one after the other, and a register that takes the words which unlock them.
+	// In memory: two timers of 20 bits, which run one after the other, and a register that takes the words which unlock
+	// them.
 	watchdogReload, watchdogPage = 0x0c, 4096
 	// watchdogTicks is how many ticks of one timer make a second of both.
 	watchdogTicks = 512
@@ -43,8 +44,8 @@ const (
 
 // setWatchdog has the watchdog reset the machine after limit, which is at most half an hour. A limit of 0 stops it.
 //
-// It does nothing if the VM has no watchdog, as one that was started from an older definition, and leaves a watchdog alone
-// that runs for another program.
+// It does nothing if the VM has no watchdog, as one that was started from an older definition, and leaves a watchdog
+// alone that runs for another program.
 func setWatchdog(limit time.Duration) error {
 	file, err := os.OpenFile(watchdogDir+"/config", os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -86,8 +87,8 @@ func setTimer(configuration *os.File, space []byte, driven bool, limit time.Dura
 	return err
 }
 
-// writeTimers writes the time to the registers, which are at an offset of a page of the device's memory. The mapping ends
-// with this process, which ends with the system.
+// writeTimers writes the time to the registers, which are at an offset of a page of the device's memory. The mapping
+// ends with this process, which ends with the system.
 func writeTimers(offset uint16, limit time.Duration) error {
 	memory, err := unix.Open(watchdogDir+"/resource0", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

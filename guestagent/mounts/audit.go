@@ -58,8 +58,8 @@ type mountView struct {
 }
 
 // Audit finds the mount namespaces that still show one of the old superblocks, by the proc file system at procRoot
-// ("/proc"). A swap propagates to plain copies of the mount tree. It does not where /usr was bound onto itself, or where
-// something was mounted below it.
+// ("/proc"). A swap propagates to plain copies of the mount tree. It does not where /usr was bound onto itself, or
+// where something was mounted below it.
 //
 // The modules of the running kernel are left out: a swap keeps them on purpose.
 func (u Usr) Audit(ctx context.Context, procRoot string, old []Superblock) ([]Pinned, error) {

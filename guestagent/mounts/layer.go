@@ -22,8 +22,8 @@ var ErrLayerInUse = errors.New("the layer is still in use")
 // LayerPath is where a layer is mounted while it is open.
 func LayerPath(id tree.Digest) string { return filepath.Join(LayersDir, id.Hex()) }
 
-// OpenLayer finds the device of a layer, verifies it and mounts its EROFS image at LayerPath. It waits at most 15 seconds
-// for the device (ErrNoDisk). A layer that is open already stays as it is.
+// OpenLayer finds the device of a layer, verifies it and mounts its EROFS image at LayerPath. It waits at most 15
+// seconds for the device (ErrNoDisk). A layer that is open already stays as it is.
 //
 // Opening reads only a few blocks. A block that does not match the layer's id fails with EIO when it is read.
 func OpenLayer(ctx context.Context, layer release.Layer) (path string, err error) {

@@ -149,9 +149,9 @@ func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tr
 	return Usr{Path: place}.cloneCurrent()
 }
 
-// scaffoldFor creates the mount points that the next /usr lacks, in a directory that becomes the uppermost layer. It copies
-// owner, mode and time of directories that the next /usr has: an overlay shows those of the uppermost layer, and systemd
-// takes the time of /usr as the time of the last update (ConditionNeedsUpdate=).
+// scaffoldFor creates the mount points that the next /usr lacks, in a directory that becomes the uppermost layer. It
+// copies owner, mode and time of directories that the next /usr has: an overlay shows those of the uppermost layer, and
+// systemd takes the time of /usr as the time of the last update (ConditionNeedsUpdate=).
 func scaffoldFor(root string, next *Detached, nested []nestedMount) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err

@@ -15,8 +15,9 @@ import (
 )
 
 // AssembleNext mounts a stack at NextRoot, to which a soft-reboot switches, together with /run and the mounts below it.
-// systemd itself moves /run to the next root, without the mounts below it, unless something is mounted at the next root's
-// /run already (switch_root in systemd's src/shared/switch-root.c). What an earlier call left at NextRoot is unmounted.
+// systemd itself moves /run to the next root, without the mounts below it, unless something is mounted at the next
+// root's /run already (switch_root in systemd's src/shared/switch-root.c). What an earlier call left at NextRoot is
+// unmounted.
 //
 // Call it when only systemd still runs: from here on two overlays share an upper directory, and neither sees what is
 // written through the other.

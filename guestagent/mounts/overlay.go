@@ -29,8 +29,8 @@ type overlay struct {
 // mount creates a detached mount of o. run runs a function on a thread of its own in the caller's mount namespace:
 // onThrowawayThread, or onThisThread if the caller's thread ends anyway.
 //
-// Since Linux 6.7 each lower directory has an option of its own ("lowerdir+"). Before, there is one option for all of them,
-// whose 255 bytes have no room for the paths of three layers.
+// Since Linux 6.7 each lower directory has an option of its own ("lowerdir+"). Before, there is one option for all of
+// them, whose 255 bytes have no room for the paths of three layers.
 func (o overlay) mount(run func(f func())) (*Detached, error) {
 	release, err := KernelRelease()
 	if err != nil {
@@ -56,10 +56,10 @@ func (o overlay) mountByPath() (*Detached, error) {
 	return o.create(lowers)
 }
 
-// mountByNumber passes all lower directories in one option, each by the number of a file descriptor. Linux resolves them
-// relative to the working directory of the calling thread, when it creates the file system (ovl_get_lowerstack in
-// fs/overlayfs/super.c, 6.1) or sets the option (fs/overlayfs/params.c, 6.5). /proc/mounts shows the numbers, which mean
-// nothing any more then.
+// mountByNumber passes all lower directories in one option, each by the number of a file descriptor. Linux resolves
+// them relative to the working directory of the calling thread, when it creates the file system (ovl_get_lowerstack in
+// fs/overlayfs/super.c, 6.1) or sets the option (fs/overlayfs/params.c, 6.5). /proc/mounts shows the numbers, which
+// mean nothing any more then.
 func (o overlay) mountByNumber(run func(f func())) (mounted *Detached, err error) {
 	list := ""
 	for _, lower := range o.lowers {
@@ -148,8 +148,8 @@ func kernelMessages(fs int) error {
 // onThisThread runs f on the calling thread.
 func onThisThread(f func()) { f() }
 
-// onThrowawayThread runs f on an operating system thread that ends with it, and waits for f: it makes a bounded number of
-// system calls, none of which blocks.
+// onThrowawayThread runs f on an operating system thread that ends with it, and waits for f: it makes a bounded number
+// of system calls, none of which blocks.
 func onThrowawayThread(f func()) {
 	done := make(chan struct{})
 	go func() {

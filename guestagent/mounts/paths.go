@@ -12,8 +12,8 @@ const (
 	AgentBinary = RunDir + "/bin/agent"
 	// BootRecord describes what init assembled, as JSON: see package boot.
 	BootRecord = RunDir + "/boot.json"
-	// NextRecord describes the stack that a soft-reboot starts, in the form of BootRecord. NextRoot is where systemd looks
-	// for its root (systemd-soft-reboot.service(8)).
+	// NextRecord describes the stack that a soft-reboot starts, in the form of BootRecord. NextRoot is where systemd
+	// looks for its root (systemd-soft-reboot.service(8)).
 	NextRecord = RunDir + "/next.json"
 	NextRoot   = "/run/nextroot"
 	// UsrRecord lists the swaps of /usr since the root was assembled.
@@ -26,7 +26,8 @@ const (
 	StateDir = PrivateDir + "/sharedos"
 	// AgentKey is the agent's Ed25519 private key, PKCS#8 PEM, mode 0600, created on first boot.
 	AgentKey = StateDir + "/agent.key"
-	// Journal is the journal of refreshes, JSON in a file of package slots. Committed is the newest committed stack, JSON.
+	// Journal is the journal of refreshes, JSON in a file of package slots. Committed is the newest committed stack,
+	// JSON.
 	Journal   = StateDir + "/journal"
 	Committed = StateDir + "/committed.json"
 )

@@ -21,7 +21,8 @@ const (
 var ErrCorrupt = errors.New("the layer does not have the bytes that its id names")
 
 // ReadLayer reads every block of an open layer, so that dm-verity checks each of them. It returns ErrCorrupt with the
-// offset, in bytes, of the first block that does not match the layer's id. What it reads does not stay in the page cache.
+// offset, in bytes, of the first block that does not match the layer's id. What it reads does not stay in the page
+// cache.
 func ReadLayer(ctx context.Context, layer release.Layer) (err error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(LayerPath(layer.ID), &stat); err != nil {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PrivateTrees are the directories of the root that are on the private disk as a whole. Everything else that the VM writes
-// is in the root overlay's upper directory.
+// PrivateTrees are the directories of the root that are on the private disk as a whole. Everything else that the VM
+// writes is in the root overlay's upper directory.
 var PrivateTrees = []PrivateTree{
 	{Path: "var", Name: "var"},
 	{Path: "home", Name: "home"},
@@ -29,8 +29,8 @@ type PrivateTree struct {
 }
 
 // Directories of the root overlay on the private disk. Overlayfs requires them on one file system, and empties its work
-// directory when it is mounted. So the root to which a soft-reboot switches needs another work directory than the current
-// one: they take the two of RootWorks in turn.
+// directory when it is mounted. So the root to which a soft-reboot switches needs another work directory than the
+// current one: they take the two of RootWorks in turn.
 const (
 	RootUpper = "root/upper"
 	RootWork  = "root/work"
@@ -39,8 +39,8 @@ const (
 // RootWorks are the work directories. A boot uses the first.
 var RootWorks = [2]string{RootWork, "root/work-next"}
 
-// rootOptions are the options of the root overlay. The lower layers change between boots, which overlayfs allows only for
-// an upper directory that never used these features ("Changes to underlying filesystems",
+// rootOptions are the options of the root overlay. The lower layers change between boots, which overlayfs allows only
+// for an upper directory that never used these features ("Changes to underlying filesystems",
 // Documentation/filesystems/overlayfs.rst):
 //
 //   - metacopy: an upper file without data would take its data from whatever release is below;
@@ -63,15 +63,16 @@ type Root struct {
 	Private string
 	// Work is one of RootWorks, "" for the first.
 	Work string
-	// Modules is a mounted usr tree with the running kernel's modules: that of a layer, or the current one. It is used only
-	// if the layers lack them; "" if there is none.
+	// Modules is a mounted usr tree with the running kernel's modules: that of a layer, or the current one. It is used
+	// only if the layers lack them; "" if there is none.
 	Modules string
 	// Kernel is the release of the running kernel.
 	Kernel string
 }
 
-// AssembleRoot mounts a stack at target: the root overlay of the layers and the private disk, /usr as a mount of its own
-// without a peer group, and the private trees. After a failure some of it stays mounted: the caller does not go on then.
+// AssembleRoot mounts a stack at target: the root overlay of the layers and the private disk, /usr as a mount of its
+// own without a peer group, and the private trees. After a failure some of it stays mounted: the caller does not go on
+// then.
 func AssembleRoot(ctx context.Context, target string, root Root) error {
 	whole, err := rootOverlay(root)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 // moveMountBeneath is MOVE_MOUNT_BENEATH of linux/mount.h (Linux 6.5), which package unix does not name.
 const moveMountBeneath = 0x200
 
-// ErrConstraint means that this system cannot swap /usr in one atomic operation. Nothing was changed: any other way would
-// leave the system without /usr for a moment.
+// ErrConstraint means that this system cannot swap /usr in one atomic operation. Nothing was changed: any other way
+// would leave the system without /usr for a moment.
 var ErrConstraint = errors.New("/usr cannot be swapped atomically here")
 
 // Usr is a mount point at which /usr is mounted and swapped.
@@ -86,8 +86,8 @@ func BuildUsr(ctx context.Context, layers []string) (*Detached, error) {
 
 // Build creates a detached read-only mount of the layers' usr trees, bottom to top, ready for Swap.
 //
-// Mounts below the current Path are cloned into it. So are the modules of the running kernel if the new layers have those
-// of another kernel.
+// Mounts below the current Path are cloned into it. So are the modules of the running kernel if the new layers have
+// those of another kernel.
 func (u Usr) Build(ctx context.Context, layers []string) (*Detached, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("build %s: %w", u.Path, err)
@@ -136,8 +136,8 @@ func buildTree(layers []string, directory string, run func(f func())) (*Detached
 		// overlayfs refuses a single lower directory without an upper one, and it is not needed: the layer is the tree.
 		return cloneReadOnly(lowers[0])
 	default:
-		// A delta layer never redirects a directory and never has a file without data. So neither is followed, and a layer
-		// can only show files at their own paths.
+		// A delta layer never redirects a directory and never has a file without data. So neither is followed, and a
+		// layer can only show files at their own paths.
 		o := overlay{lowers: lowers, options: [][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "off"}}}
 		o.attributes = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV
 		return o.mount(run)
@@ -168,8 +168,8 @@ type Swapped struct {
 // Swap replaces the mount at u.Path by next atomically: every path lookup sees either the one or the other. It consumes
 // next.
 //
-// It mounts next beneath the current mount, and then detaches the current one (move_mount(2), MOVE_MOUNT_BENEATH). If the
-// kernel refuses the first step, nothing has changed, and the error is ErrConstraint with the reason.
+// It mounts next beneath the current mount, and then detaches the current one (move_mount(2), MOVE_MOUNT_BENEATH). If
+// the kernel refuses the first step, nothing has changed, and the error is ErrConstraint with the reason.
 func (u Usr) Swap(next *Detached) (swapped *Swapped, err error) {
 	defer func() { err = errors.Join(err, next.Close()) }()
 	previous, err := u.cloneCurrent()
@@ -224,8 +224,8 @@ func (u Usr) cloneCurrent() (*Detached, error) {
 	return &Detached{fd: fd}, nil
 }
 
-// constraint explains why the kernel refused to mount beneath u.Path. The kernel's rules are in can_move_mount_beneath of
-// fs/namespace.c.
+// constraint explains why the kernel refused to mount beneath u.Path. The kernel's rules are in can_move_mount_beneath
+// of fs/namespace.c.
 func (u Usr) constraint(refusal error) error {
 	if !errors.Is(refusal, unix.EINVAL) {
 		return fmt.Errorf("mount beneath %s: %w", u.Path, refusal)

@@ -34,8 +34,8 @@ func (p *Process) files(visit func(f OpenFile) error) error {
 	if err != nil {
 		return err
 	}
-	// Since Linux 6.2 the size of the directory is the number of open files. They mostly have the lowest numbers, and to
-	// list them takes the kernel as long as to read all the links.
+	// Since Linux 6.2 the size of the directory is the number of open files. They mostly have the lowest numbers, and
+	// to list them takes the kernel as long as to read all the links.
 	left, tried := int(stat.Size), 0
 	for ; left > 0 && tried < min(2*int(stat.Size)+maxGaps, maxFiles); tried++ {
 		exists, err := p.file(p.scanner.descriptor(tried), visit)

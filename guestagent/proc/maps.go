@@ -45,7 +45,7 @@ func ParseDevice(text string, base int) (Device, error) {
 type Mapping struct {
 	// Path as the kernel shows it, with " (deleted)" behind it if the file was unlinked, and newlines as "\012".
 	Path []byte
-	// line is all that stands before the path.
+	// line is the part of the line before the path.
 	line []byte
 }
 

@@ -88,8 +88,8 @@ func TestAWalkEndsWhenItIsTold(t *testing.T) {
 	}
 }
 
-// Open files are visited once each, whichever numbers they have: from the first on, with gaps, or far up, where they are
-// listed.
+// Open files are visited once each, whichever numbers they have: from the first on, with gaps, or far up, where they
+// are listed.
 func TestEachOpenFileIsVisitedOnce(t *testing.T) {
 	for name, redirections := range map[string]string{
 		"the first numbers": "3</etc/passwd 4</etc/hostname", "with gaps": "5</etc/passwd 9</etc/hostname", "far up": "3</etc/hostname 200</etc/passwd",

@@ -193,9 +193,10 @@ func told(outcomes map[string]int) string {
 	}
 }
 
-// endure has the blows strike in one life of the agent after another, beginning with a refresh from one to two; sick has
-// that roll back anyway, and as many units as atOnce are restarted at the same time. Then nothing more goes wrong. It tells on which release the refresh ended, and how many blows
-// were reached. It fails the test unless the VM ends whole, and the next refresh ends on the new release.
+// endure has the blows strike in one life of the agent after another, beginning with a refresh from one to two; sick
+// has that roll back anyway, and as many units as atOnce are restarted at the same time. Then nothing more goes wrong.
+// It tells on which release the refresh ended, and how many blows were reached. It fails the test unless the VM ends
+// whole, and the next refresh ends on the new release.
 func endure(t tester, atOnce int, sick bool, blows ...blow) (outcome string, reached int) {
 	t.Helper()
 	w := newWorld(t)
@@ -249,8 +250,8 @@ func endure(t tester, atOnce int, sick bool, blows ...blow) (outcome string, rea
 	if outcome == "one" {
 		w.broken = nil
 		if e.record.Damaged != "" {
-			// What an earlier refresh left of /etc could not be put away when the agent started. It says that the VM is to be
-			// started again, and takes no refresh before.
+			// What an earlier refresh left of /etc could not be put away when the agent started. It says that the VM is
+			// to be started again, and takes no refresh before.
 			if started, err := e.Refresh(w.ask("one", "two")); started || !errors.Is(err, journal.ErrDamaged) {
 				t.Fatalf("%v: a refresh on top of it: %v, %v", blows, started, err)
 			}

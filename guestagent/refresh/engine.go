@@ -21,8 +21,8 @@ const (
 	// refreshLimit bounds a whole refresh, rollbackLimit a whole rollback.
 	refreshLimit  = 30 * time.Minute
 	rollbackLimit = 20 * time.Minute
-	// maxStarts is how many agents may work on one refresh before it is rolled back: a refresh that keeps ending the agent
-	// must not go on for ever.
+	// maxStarts is how many agents may work on one refresh before it is rolled back: a refresh that keeps ending the
+	// agent must not go on for ever.
 	maxStarts = 3
 )
 
@@ -31,7 +31,8 @@ var (
 	ErrBusy = errors.New("a refresh is in flight")
 	// ErrStrategy means that the requested strategy is none.
 	ErrStrategy = errors.New("a strategy is live, soft_reboot, kexec or reboot")
-	// ErrDeferred means that the target needs more than the strategy allows. It takes effect at the next power-off and start.
+	// ErrDeferred means that the target needs more than the strategy allows. It takes effect at the next power-off and
+	// start.
 	ErrDeferred = errors.New("left to the next power-off and start")
 	// ErrUnfinished means that a rollback failed. The next start of the VM completes it.
 	ErrUnfinished = errors.New("the last rollback could not be finished; restart the VM")
@@ -52,14 +53,16 @@ type Engine struct {
 	Blobs   Blobs
 	// Operators are the keys that may sign stacks.
 	Operators []ed25519.PublicKey
-	// Booted is the stack from which the root was assembled, at boot or by a soft-reboot, and Generation its generation.
+	// Booted is the stack from which the root was assembled, at boot or by a soft-reboot, and Generation its
+	// generation.
 	Booted     release.Stack
 	Generation uint64
 	// Refused are the stacks that were preferred to it at boot, each with the reason why it was not booted.
 	Refused []string
 	// NotSwitched says why the last soft-reboot did not switch to its stack; "" if it did or if there was none.
 	NotSwitched string
-	// Moved is the report of a boot that booted another stack than the committed one; nil if it booted the committed one.
+	// Moved is the report of a boot that booted another stack than the committed one; nil if it booted the committed
+	// one.
 	Moved *agentapi.Report
 	// Agent is the unit of this program.
 	Agent string
@@ -156,16 +159,16 @@ func (e *Engine) wakeWaiters() {
 	}
 }
 
-// Trial reports whether the booted stack is on trial: a refresh has started it and judges it, or has rejected it and could
-// not roll back.
+// Trial reports whether the booted stack is on trial: a refresh has started it and judges it, or has rejected it and
+// could not roll back.
 func (e *Engine) Trial() bool {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()
 	return (e.flight != nil || e.record.State == RollingBack) && e.Booted.Same(e.record.To)
 }
 
-// Start goes on with the refresh in the journal, if there is one, and returns at once. When ctx ends, a refresh is left to
-// the next agent. Call Wait afterwards.
+// Start goes on with the refresh in the journal, if there is one, and returns at once. When ctx ends, a refresh is left
+// to the next agent. Call Wait afterwards.
 func (e *Engine) Start(ctx context.Context) error {
 	e.life = ctx
 	boot, err := e.System.BootID()
@@ -217,8 +220,8 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
-// startDamaged replaces a damaged journal by a new one: an agent that did not start could not report it. No refresh starts
-// in this boot, since it is unknown how far an earlier one got.
+// startDamaged replaces a damaged journal by a new one: an agent that did not start could not report it. No refresh
+// starts in this boot, since it is unknown how far an earlier one got.
 func (e *Engine) startDamaged(boot, root string, cause error) error {
 	e.record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation, Damaged: cause.Error()}
 	// A stack that was committed in this boot is the running one. If that is unknown, too, assume the booted one.
@@ -306,8 +309,8 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
 }
 
-// Yield keeps refreshes from starting, so that another agent can take over, until stay is called. It returns ErrBusy while
-// a refresh is in flight.
+// Yield keeps refreshes from starting, so that another agent can take over, until stay is called. It returns ErrBusy
+// while a refresh is in flight.
 func (e *Engine) Yield() (stay func(), err error) {
 	e.mutex.Lock()
 	defer e.mutex.Unlock()

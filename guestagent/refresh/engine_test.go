@@ -56,7 +56,8 @@ func TestARefreshEndsOnTheNewStack(t *testing.T) {
 	}
 }
 
-// Whoever waits for another state than the one that was seen is told, to the end of the refresh, and is not kept after it.
+// Whoever waits for another state than the one that was seen is told, to the end of the refresh, and is not kept after
+// it.
 func TestWhoWaitsIsToldOfEveryTurn(t *testing.T) {
 	w := newWorld(t)
 	e, stop := w.engine()

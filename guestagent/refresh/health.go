@@ -36,8 +36,8 @@ func timeout(check *agentapi.HealthCheck) time.Duration {
 	return min(given, maxTimeout)
 }
 
-// healthy returns the checks that are good now, and the bad ones, each with the reason. A check that is bad before a refresh
-// says nothing about the refresh.
+// healthy returns the checks that are good now, and the bad ones, each with the reason. A check that is bad before a
+// refresh says nothing about the refresh.
 func (r *run) healthy(ctx context.Context, checks []*agentapi.HealthCheck) (good, bad []string) {
 	for _, check := range checks {
 		if err := r.attempt(ctx, check); err != nil {
@@ -55,8 +55,8 @@ func (r *run) attempt(ctx context.Context, check *agentapi.HealthCheck) error {
 	return r.Health.Check(ctx, check)
 }
 
-// settle waits until all checks of the baseline are good and all renewed units run, and that they stay so for the requested
-// time.
+// settle waits until all checks of the baseline are good and all renewed units run, and that they stay so for the
+// requested time.
 func (r *run) settle(ctx context.Context) error {
 	var checks []*agentapi.HealthCheck
 	for _, check := range r.request.GetHealthChecks() {
@@ -138,8 +138,8 @@ func isRunning(state string) bool {
 	return state == "active" || state == "reloading" || state == "refreshing"
 }
 
-// runningUnits returns which renewed units and units of checks run now, and since when. A renewed unit that has ended by
-// itself without failing is left out.
+// runningUnits returns which renewed units and units of checks run now, and since when. A renewed unit that has ended
+// by itself without failing is left out.
 func (r *run) runningUnits(ctx context.Context, checks []*agentapi.HealthCheck) (map[string]uint64, error) {
 	running := map[string]uint64{}
 	var names []string

@@ -47,12 +47,12 @@ func (k kernels) differ() bool { return k.target != "" && k.running != k.target 
 // obstacles say, by rung, why it is not possible in this system.
 type obstacles map[Rung]string
 
-// climb chooses the rung of a refresh, for the plan and for the refresh alike. The assessment that it returns says what that
-// rung interrupts, why, and what takes effect only later.
+// climb chooses the rung of a refresh, for the plan and for the refresh alike. The assessment that it returns says what
+// that rung interrupts, why, and what takes effect only later.
 //
-// Two things can need more than Live. Changes that a swap cannot apply completely have a level above RESTART: they need a
-// higher rung, or the refresh is left to the next boot. Another kernel takes effect at the next power-off and start, unless
-// the strategy allows a rung that changes the kernel.
+// Two things can need more than Live. Changes that a swap cannot apply completely have a level above RESTART: they need
+// a higher rung, or the refresh is left to the next boot. Another kernel takes effect at the next power-off and start,
+// unless the strategy allows a rung that changes the kernel.
 func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles) (Rung, *impact.Assessment) {
 	a := *live
 	a.Reasons, a.Pending = slices.Clone(live.Reasons), slices.Clone(live.Pending)

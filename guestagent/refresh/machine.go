@@ -29,7 +29,8 @@ type run struct {
 	before *impact.Assessment
 	// cause is why the refresh is rolled back.
 	cause error
-	// restoredFrom is the moment of the rollback from which on a unit that is started runs the old code; 0 if it has not come.
+	// restoredFrom is the moment of the rollback from which on a unit that is started runs the old code; 0 if it has
+	// not come.
 	restoredFrom uint64
 }
 
@@ -44,11 +45,11 @@ type step struct {
 	generation uint64
 }
 
-// carryOut takes a refresh from a state that the journal names to its end. err is why the state cannot be acted on; nil if
-// it can.
+// carryOut takes a refresh from a state that the journal names to its end. err is why the state cannot be acted on; nil
+// if it can.
 //
-// It is the one loop of the state machine: a state acts, then the journal names the next one. An agent that is stopped in
-// between starts again at the state that the journal names, so everything that a state does can be done twice.
+// It is the one loop of the state machine: a state acts, then the journal names the next one. An agent that is stopped
+// in between starts again at the state that the journal names, so everything that a state does can be done twice.
 func (r *run) carryOut(ctx context.Context, state State, err error) {
 	for {
 		var next step
@@ -124,8 +125,8 @@ func (e *Engine) startRefresh(request *agentapi.RefreshRequest) {
 	r.carryOut(ctx, Staged, err)
 }
 
-// rollBack journals that the refresh is rolled back. If the private disk takes no more writes, the refresh is rolled back
-// all the same: every state that the journal can name by now leads back, too.
+// rollBack journals that the refresh is rolled back. If the private disk takes no more writes, the refresh is rolled
+// back all the same: every state that the journal can name by now leads back, too.
 func (r *run) rollBack(ctx context.Context, cause error) {
 	if err := context.Cause(ctx); err != nil {
 		cause = errors.Join(cause, err)
@@ -180,8 +181,8 @@ func (r *run) idle(running release.Stack, generation uint64) {
 	r.end()
 }
 
-// verify checks everything that can be checked before anything changes, and assesses the impact. The host has attached the
-// layers.
+// verify checks everything that can be checked before anything changes, and assesses the impact. The host has attached
+// the layers.
 func (r *run) verify(ctx context.Context) (step, error) {
 	t, err := openTarget(r.request.GetTarget(), r.record.From, r.Operators, r.request.GetAllowDowngrade())
 	if err != nil {

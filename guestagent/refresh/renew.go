@@ -12,18 +12,19 @@ import (
 )
 
 const (
-	// maxRounds bounds the searches for units that still use the old /usr. Units that were started during the swap are found
-	// in the second round.
+	// maxRounds bounds the searches for units that still use the old /usr. Units that were started during the swap are
+	// found in the second round.
 	maxRounds = 4
 )
 
-// renew restarts or reloads the planned units, and further units that are found to use an old file, until no new ones are
-// found. What remains is reported. In a rollback (back) a unit that fails does not keep the others from being renewed.
+// renew restarts or reloads the planned units, and further units that are found to use an old file, until no new ones
+// are found. What remains is reported. In a rollback (back) a unit that fails does not keep the others from being
+// renewed.
 func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back bool) error {
 	defer collectLess()()
 	changes := r.diff.changes
-	// The assessment before the swap is not enough: a unit that was started since, for example by a health check, may be
-	// restarted together with a planned unit, and then has to be known.
+	// The assessment before the swap is not enough: a unit that was started since, for example by a health check, may
+	// be restarted together with a planned unit, and then has to be known.
 	first, facts, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true)
 	if err != nil {
 		return err
@@ -65,8 +66,8 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 	return errors.Join(append(failures, errors.New("services that use old files keep appearing"))...)
 }
 
-// interrupted returns those of the planned units that the refresh has interrupted: a rollback restarts only them. Other units
-// that use the wrong files are found by the assessment.
+// interrupted returns those of the planned units that the refresh has interrupted: a rollback restarts only them. Other
+// units that use the wrong files are found by the assessment.
 func (r *run) interrupted(ctx context.Context, planned []Planned) []Planned {
 	var some []Planned
 	for _, p := range planned {
@@ -86,8 +87,8 @@ func (r *run) interrupted(ctx context.Context, planned []Planned) []Planned {
 	return some
 }
 
-// renewedFrom returns the moment from which on a unit that is started runs the right code entirely. It is journaled, so that
-// the next agent restarts no unit twice. In a rollback it is the same for all tries.
+// renewedFrom returns the moment from which on a unit that is started runs the right code entirely. It is journaled, so
+// that the next agent restarts no unit twice. In a rollback it is the same for all tries.
 func (r *run) renewedFrom(back bool) (uint64, error) {
 	if back && r.restoredFrom != 0 {
 		return r.restoredFrom, nil
@@ -171,8 +172,8 @@ func usesOf(a *impact.Assessment) map[string][]string {
 	return uses
 }
 
-// units renews the planned units that were not renewed yet, in their order, AtOnce at the same time. After the first failure
-// it starts no other one, unless this is a rollback.
+// units renews the planned units that were not renewed yet, in their order, AtOnce at the same time. After the first
+// failure it starts no other one, unless this is a rollback.
 func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]impact.Unit) error {
 	byName := map[string]Planned{}
 	var names []string

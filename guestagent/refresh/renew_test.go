@@ -81,8 +81,9 @@ func TestUnitsAreRestartedAtTheSameTimeUnlessOneWaitsForTheOther(t *testing.T) {
 	}
 }
 
-// What follows a unit that is planned did not run when the refresh was assessed, and does when /usr is swapped: by a health check, for
-// example, that asks a socket. If it does not come back together with that unit, the refresh is not committed.
+// What follows a unit that is planned did not run when the refresh was assessed, and does when /usr is swapped: by a
+// health check, for example, that asks a socket. If it does not come back together with that unit, the refresh is not
+// committed.
 func TestWhatIsStartedBeforeTheSwapIsMissedIfItDoesNotComeBack(t *testing.T) {
 	w := newWorld(t)
 	release := w.hold("swap")

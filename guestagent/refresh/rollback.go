@@ -34,8 +34,8 @@ func (e *Engine) retry(ctx context.Context, act func() error) error {
 }
 
 // goBack returns to the old stack in the way in which the refresh left it: it starts the old stack if the new one was
-// started. Otherwise it swaps back, undoes /etc and renews what was renewed. It returns an error if something is left to
-// undo.
+// started. Otherwise it swaps back, undoes /etc and renews what was renewed. It returns an error if something is left
+// to undo.
 func (r *run) goBack() (step, error) {
 	ctx, cancel := context.WithTimeout(r.life, rollbackLimit)
 	defer cancel()

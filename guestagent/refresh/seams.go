@@ -22,13 +22,13 @@ type Layers interface {
 
 // Usr is the mount of /usr.
 type Usr interface {
-	// Swap replaces the current /usr by that of the layers (mount points, bottom to top), in one atomic operation. It can be
-	// repeated.
+	// Swap replaces the current /usr by that of the layers (mount points, bottom to top), in one atomic operation. It
+	// can be repeated.
 	Swap(ctx context.Context, layers []string) error
 	// Back undoes Swap. layers are those of the old stack. It also works after a restart of the agent.
 	Back(ctx context.Context, layers []string) error
-	// Prefetch reads files of the current /usr into the page cache, so that a unit that starts from them does not wait for
-	// the disk. Paths that do not exist, or are no regular files, are skipped.
+	// Prefetch reads files of the current /usr into the page cache, so that a unit that starts from them does not wait
+	// for the disk. Paths that do not exist, or are no regular files, are skipped.
 	Prefetch(ctx context.Context, paths []string) error
 	// Settle makes the last Swap or Back final.
 	Settle() error
@@ -36,9 +36,9 @@ type Usr interface {
 
 // Etc carries the configuration.
 type Etc interface {
-	// Carry brings what differs below /etc and /var to the new stack's version, three-way. It records how to undo
-	// that before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points
-	// of their layers. Doing it again is harmless.
+	// Carry brings what differs below /etc and /var to the new stack's version, three-way. It records how to undo that
+	// before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points of
+	// their layers. Doing it again is harmless.
 	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (etcmerge.Outcome, error)
 	// RenewLoaderCache generates the dynamic loader's cache again, for the mounted /usr.
 	RenewLoaderCache(ctx context.Context) error
@@ -52,16 +52,16 @@ type Etc interface {
 type Units interface {
 	Reload(ctx context.Context) error
 	Reexecute(ctx context.Context) error
-	// Order sorts units so that each comes after the units it is ordered after, and after those it is restarted with. after
-	// has those units for each unit.
+	// Order sorts units so that each comes after the units it is ordered after, and after those it is restarted with.
+	// after has those units for each unit.
 	Order(ctx context.Context, units []string, facts map[string]impact.Unit) (ordered []string, after map[string][]string, err error)
-	// Restart restarts a running unit, waits until it is active, and returns for how long it was not. A unit that does not
-	// run stays as it is.
+	// Restart restarts a running unit, waits until it is active, and returns for how long it was not. A unit that does
+	// not run stays as it is.
 	Restart(ctx context.Context, unit string) (time.Duration, error)
 	// Restore restarts a unit that ran before, and starts it if it has failed or was stopped.
 	Restore(ctx context.Context, unit string) (time.Duration, error)
-	// Restarted waits until a unit has no job, and reports whether it was started since a moment of System, and for how long
-	// it was not active before.
+	// Restarted waits until a unit has no job, and reports whether it was started since a moment of System, and for how
+	// long it was not active before.
 	Restarted(ctx context.Context, unit string, since uint64) (restarted bool, away time.Duration, err error)
 	Stop(ctx context.Context, unit string) error
 	ReloadUnit(ctx context.Context, unit string) error
@@ -78,15 +78,16 @@ type Units interface {
 	Failed(ctx context.Context) ([]string, error)
 }
 
-// Starter starts a stack together with the whole userland. That ends the agent, so its methods only request it and do not
-// wait.
+// Starter starts a stack together with the whole userland. That ends the agent, so its methods only request it and do
+// not wait.
 type Starter interface {
 	// Obstacles say, for each rung above Live that is not possible in this system, why.
 	Obstacles(ctx context.Context) (map[Rung]string, error)
 	// SoftReboot ends the userland and starts the stack that the journal names: To in Starting, From in RollingBack.
 	SoftReboot(ctx context.Context) error
-	// Kexec has the running kernel start another one, which may boot the stack on trial. If that fails, a watchdog resets the
-	// machine, unless Kexec is called again without a kernel: by the agent of the new system, or to give the kexec up.
+	// Kexec has the running kernel start another one, which may boot the stack on trial. If that fails, a watchdog
+	// resets the machine, unless Kexec is called again without a kernel: by the agent of the new system, or to give the
+	// kexec up.
 	Kexec(ctx context.Context, kernel, initramfs io.Reader, commandLine string, trial release.Stack) error
 	// Reboot reboots the machine, which boots the committed stack.
 	Reboot(ctx context.Context) error
@@ -104,8 +105,8 @@ type System interface {
 	Obstacle() string
 	// Moment is now, in microseconds of the monotonic clock.
 	Moment() (uint64, error)
-	// Snapshot reads what runs. If swapped is true, files of the current /usr count as new. The snapshot includes the named
-	// units even without a process.
+	// Snapshot reads what runs. If swapped is true, files of the current /usr count as new. The snapshot includes the
+	// named units even without a process.
 	Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error)
 	// Packages sets the packages to which the files that the units use belong.
 	Packages(ctx context.Context, a *impact.Assessment) error

@@ -16,7 +16,7 @@ import (
 const (
 	// defaultStartLimit bounds how long the old stack takes to end: systemd gives each service 90 s.
 	defaultStartLimit = 10 * time.Minute
-	// upLimit bounds how long the new one takes to come up.
+	// upLimit bounds the time until systemd has started everything of the new one.
 	upLimit = 10 * time.Minute
 )
 
@@ -53,8 +53,8 @@ func (r *run) start(ctx context.Context) (step, error) {
 	return step{}, r.startStack(ctx)
 }
 
-// startStack has the new stack started in the way of the rung. That ends the agent, so it returns only when the stack is
-// not started, or when the agent is being stopped.
+// startStack has the new stack started in the way of the rung. That ends the agent, so it returns only when the stack
+// is not started, or when the agent is being stopped.
 func (r *run) startStack(ctx context.Context) error {
 	var err error
 	switch r.record.Strategy {
@@ -120,8 +120,8 @@ func (r *run) awaitStarted(ctx context.Context) (step, error) {
 	if r.record.LoaderCache {
 		r.renewLoaderCache(ctx)
 	}
-	// From the end of the old stack's services, at the earliest, to the start of the new ones. The clock may have been set
-	// meanwhile.
+	// From the end of the old stack's services, at the earliest, to the start of the new ones. The clock may have been
+	// set meanwhile.
 	took := max(0, time.Now().UnixMilli()-r.record.Began)
 	r.note(func(report *agentapi.Report) {
 		report.Timings = append(report.Timings, &agentapi.Timing{Step: "start", Micros: took * 1000})
@@ -165,13 +165,14 @@ func (r *run) newlyFailed(ctx context.Context) error {
 	return errors.Join(found...)
 }
 
-// startBack has the old stack started again. That ends the agent, so it returns only when the old stack is not started, or
-// when the agent is being stopped.
+// startBack has the old stack started again. That ends the agent, so it returns only when the old stack is not started,
+// or when the agent is being stopped.
 func (r *run) startBack(ctx context.Context) error {
 	if err := r.Records.MarkBad(r.record.To); err != nil {
 		r.warn("the record of boots", err)
 	}
-	// A soft-reboot starts the stack that the journal names. If the journal could not be written, only a reboot leads back.
+	// A soft-reboot starts the stack that the journal names. If the journal could not be written, only a reboot leads
+	// back.
 	ways := []func(context.Context) error{r.Starter.Reboot}
 	if r.record.Strategy == SoftReboot && r.NotSwitched == "" && r.record.State == RollingBack {
 		ways = []func(context.Context) error{r.Starter.SoftReboot, r.Starter.Reboot}

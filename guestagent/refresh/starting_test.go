@@ -21,8 +21,8 @@ type driven struct {
 	status Status
 }
 
-// drive has agents follow one another, and the host do its part, until no refresh is in flight. cut is called before the
-// agent that follows one which a fault ended.
+// drive has agents follow one another, and the host do its part, until no refresh is in flight. cut is called before
+// the agent that follows one which a fault ended.
 func (w *world) drive(e *Engine, stop context.CancelFunc, cut func()) driven {
 	w.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {

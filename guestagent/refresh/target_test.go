@@ -16,7 +16,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// componentOn makes a component of a release of the world: it brings one file below /usr and another text of the settings.
+// componentOn makes a component of a release of the world: it brings one file below /usr and another text of the
+// settings.
 func (w *world) componentOn(base *made, name string, sequence uint64, settingsText string) (release.Identified, []byte) {
 	w.t.Helper()
 	entries := entriesOf(w.t, base.contents)
@@ -72,8 +73,8 @@ func (w *world) with(name string, base *made, component release.Identified, cont
 	return made
 }
 
-// Both the base and the component have /etc/x.conf, and both bring another version of it: there is one tree before and one
-// after, so the path differs once. A carry that is told of one path twice fails.
+// Both the base and the component have /etc/x.conf, and both bring another version of it: there is one tree before and
+// one after, so the path differs once. A carry that is told of one path twice fails.
 func TestABaseAndAComponentThatMoveTogetherChangeAPathOnce(t *testing.T) {
 	w := newWorld(t)
 	one, two := w.releases["one"], w.releases["two"]

@@ -9,12 +9,13 @@ import (
 // processors must not stop all of its services at once.
 const maxAtOnce = 8
 
-// AtOnce returns how many units are restarted at the same time in a VM with so many processors: one for two (design/0026).
+// AtOnce returns how many units are restarted at the same time in a VM with so many processors: one for two
+// (design/0026).
 func AtOnce(processors int) int { return min(max(1, processors/2), maxAtOnce) }
 
-// inTurn calls act for each name, in their order, for at most atOnce names at the same time (at least one), and for none
-// before the names in after[name] are finished. It returns when all calls have returned. After a failure it starts no
-// further call, unless goOn is true.
+// inTurn calls act for each name, in their order, for at most atOnce names at the same time (at least one), and for
+// none before the names in after[name] are finished. It returns when all calls have returned. After a failure it starts
+// no further call, unless goOn is true.
 func inTurn(names []string, after map[string][]string, atOnce int, goOn bool, begins func(name string), act func(name string) error) error {
 	type outcome struct {
 		name string

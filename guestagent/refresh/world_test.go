@@ -212,8 +212,8 @@ func (w *world) signStack(parts compose.Parts, lists compose.Lists) *made {
 
 func layerPath(l release.Layer) string { return "/layers/" + l.ID.Hex() }
 
-// start is a boot: init chooses a stack, takes back what was carried to /etc for another one, and brings /etc to the one that
-// it chose, such that it can be taken back.
+// start is a boot: init chooses a stack, takes back what was carried to /etc for another one, and brings /etc to the
+// one that it chose, such that it can be taken back.
 func (w *world) start() {
 	w.boot++
 	w.begin(w.choose())

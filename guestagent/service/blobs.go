@@ -193,8 +193,8 @@ func (b *blobs) Drop() error {
 	return errors.Join(failures...)
 }
 
-// take moves a complete blob to a path on the same file system, and returns its size in bytes. The digest is checked again:
-// an earlier agent may have accepted the blob.
+// take moves a complete blob to a path on the same file system, and returns its size in bytes. The digest is checked
+// again: an earlier agent may have accepted the blob.
 func (b *blobs) take(digest tree.Digest, path string) (size int64, err error) {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()

@@ -32,9 +32,9 @@ const (
 	lastPause  = 10 * time.Second
 )
 
-// serve answers callers on a listener until ctx ends. A listener that fails is replaced by a new one: the CID of a VM can
-// change, and the vsock device can be reset. ready is called once, when the first one listens. passed is called when a
-// caller connects and when one disconnects.
+// serve answers callers on a listener until ctx ends. A listener that fails is replaced by a new one: the CID of a VM
+// can change, and the vsock device can be reset. ready is called once, when the first one listens. passed is called
+// when a caller connects and when one disconnects.
 func serve(ctx context.Context, limits callerLimits, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, passed func(), say func(error)) error {
 	wait := firstPause
 	for ctx.Err() == nil {
@@ -148,8 +148,8 @@ func (c *limitedConn) Read(data []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(data)
 	if err != nil {
-		// ttrpc closes a connection only at its end. After any other error, such as a deadline, it would keep the connection
-		// and its slot for ever.
+		// ttrpc closes a connection only at its end. After any other error, such as a deadline, it would keep the
+		// connection and its slot for ever.
 		err = io.EOF
 	}
 	return n, err

@@ -40,8 +40,8 @@ func giveBack() error {
 	return nil
 }
 
-// ownPages reads a line of /proc/<pid>/maps (proc_pid_maps(5)). It returns the address range of a mapping of the program
-// that cannot have been written to, so that nothing is lost with its pages.
+// ownPages reads a line of /proc/<pid>/maps (proc_pid_maps(5)). It returns the address range of a mapping of the
+// program that cannot have been written to, so that nothing is lost with its pages.
 func ownPages(line, program string) (start, length uintptr, ok bool) {
 	fields := strings.Fields(line)
 	if len(fields) != 6 || fields[5] != program || len(fields[1]) != 4 || fields[1][0] != 'r' || fields[1][1] != '-' || fields[1][3] != 'p' {

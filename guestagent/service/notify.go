@@ -19,8 +19,8 @@ const (
 // serviceManager is the socket of systemd, "" if it does not run this service.
 func serviceManager() string { return os.Getenv("NOTIFY_SOCKET") }
 
-// notify sends a message about this service to a socket (sd_notify(3)), together with open files. Without a socket it does
-// nothing.
+// notify sends a message about this service to a socket (sd_notify(3)), together with open files. Without a socket it
+// does nothing.
 func notify(name, message string, files ...int) (err error) {
 	if name == "" {
 		return nil

@@ -64,7 +64,8 @@ type Observer interface {
 	Kernel() (string, error)
 	// State of the system manager.
 	State(ctx context.Context) (string, error)
-	// ReloadIndexes reloads the services that keep indexes of an earlier /usr mapped, so that they map the current ones.
+	// ReloadIndexes reloads the services that keep indexes of an earlier /usr mapped, so that they map the current
+	// ones.
 	ReloadIndexes(ctx context.Context) error
 	// Users describes the processes that use a layer; none if no process is seen to use it.
 	Users(ctx context.Context, id tree.Digest) ([]string, error)
@@ -77,8 +78,8 @@ type answerer struct {
 	blobs   *blobs
 	layers  Layers
 	system  Observer
-	// booted is the stack of the root overlay until the next boot. notBooted names the stacks that were preferred to it, each
-	// with the reason why it was not booted.
+	// booted is the stack of the root overlay until the next boot. notBooted names the stacks that were preferred to
+	// it, each with the reason why it was not booted.
 	booted    release.Stack
 	notBooted []string
 	// privateDir is where the private disk is mounted, proc where the proc file system is.
@@ -127,7 +128,8 @@ func (a *answerer) Status(ctx context.Context, request *agentapi.StatusRequest) 
 	return response, nil
 }
 
-// await waits for the event that the caller asked for. It returns the state of the system manager if it had to ask for it.
+// await waits for the event that the caller asked for. It returns the state of the system manager if it had to ask for
+// it.
 func (a *answerer) await(ctx context.Context, request *agentapi.StatusRequest) (state string) {
 	limit := waitLimit
 	if asked := request.GetWaitMs(); asked < waitLimit.Milliseconds() {
@@ -164,8 +166,8 @@ func (a *answerer) state(ctx context.Context) string {
 	return state
 }
 
-// status returns the whole status. While the caller waits for a refresh in flight, or for services to start, it returns only
-// what is known at once. state is the state of the system manager, "" if it is not known yet.
+// status returns the whole status. While the caller waits for a refresh in flight, or for services to start, it returns
+// only what is known at once. state is the state of the system manager, "" if it is not known yet.
 func (a *answerer) status(ctx context.Context, event agentapi.Event, state string) (*agentapi.StatusResponse, error) {
 	now, err := a.engine.Status()
 	if err != nil {

@@ -25,7 +25,8 @@ import (
 )
 
 const (
-	// collectAt is the garbage collector's target percentage. It keeps the heap small, since it takes memory in every VM.
+	// collectAt is the garbage collector's target percentage. It keeps the heap small, since it takes memory in every
+	// VM.
 	collectAt = 15
 	// lastWord is how long a replaced agent goes on serving, so that its last answer is sent.
 	lastWord = 500 * time.Millisecond

@@ -20,10 +20,11 @@ import (
 
 // In a takeover this agent stops serving and starts its successor, as a further process of the same service. Until the
 // successor has proved itself, this agent stays the main process of the service, and systemd starts its binary again if
-// both end. Once the successor has answered an operator, its binary replaces this one's, and it becomes the main process.
+// both end. Once the successor has answered an operator, its binary replaces this one's, and it becomes the main
+// process.
 const (
-	// upWithin bounds the time until a successor listens, answerWithin the time until it has answered an operator, whose
-	// host asks continuously.
+	// upWithin bounds the time until a successor listens, answerWithin the time until it has answered an operator,
+	// whose host asks continuously.
 	upWithin     = time.Minute
 	answerWithin = time.Minute
 	// holdFor is how long it has to go on running after that.
@@ -82,9 +83,9 @@ func (p takeoverPlaces) save(record takeoverRecord) error {
 	return nil
 }
 
-// settle returns the record of the last agent that did not take over, an empty one if there was none or it is this agent.
-// An agent that was killed while it waited for its successor leaves a record of one that is tried: its successor is gone,
-// too.
+// settle returns the record of the last agent that did not take over, an empty one if there was none or it is this
+// agent. An agent that was killed while it waited for its successor leaves a record of one that is tried: its successor
+// is gone, too.
 func (p takeoverPlaces) settle(digest func() (tree.Digest, error)) (refused takeoverRecord, err error) {
 	record, err := p.load()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -124,8 +125,8 @@ func (p takeoverPlaces) clear() error {
 	return errors.Join(fileio.Remove(p.record), fileio.Remove(p.socket))
 }
 
-// handOver starts the successor and waits until it has proved itself. Then this process is no longer the main process of the
-// service, and has to end. After a failure the successor was killed, and the record says why.
+// handOver starts the successor and waits until it has proved itself. Then this process is no longer the main process
+// of the service, and has to end. After a failure the successor was killed, and the record says why.
 func (p takeoverPlaces) handOver(ctx context.Context, limits takeoverLimits, adopt func(pid int) error) error {
 	tried, err := p.load()
 	if err != nil {
@@ -256,8 +257,8 @@ func exitOf(err error) error {
 	return err
 }
 
-// adopt makes another process of this service its main process (sd_notify(3), MAINPID), and waits until systemd has processed
-// that: a service ends with its main process.
+// adopt makes another process of this service its main process (sd_notify(3), MAINPID), and waits until systemd has
+// processed that: a service ends with its main process.
 func adopt(pid int) error {
 	if err := notify(serviceManager(), fmt.Sprintf("MAINPID=%d", pid)); err != nil {
 		return err

@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// upLimit bounds how long a boot may take until systemd has started everything, upPause is the time between two checks.
+	// upLimit bounds how long a boot may take until systemd has started everything, upPause is the time between two
+	// checks.
 	upLimit = 10 * time.Minute
 	upPause = 2 * time.Second
 )
@@ -16,10 +17,11 @@ const (
 // errNotUp means that systemd did not start everything in time.
 var errNotUp = errors.New("the system did not come up")
 
-// window watches a boot until systemd has started everything. Init counts every boot of a stack before it tries it, and the
-// count is reset once the boot succeeds. When a stack reaches its limit, init boots another one.
+// window watches a boot until systemd has started everything. Init counts every boot of a stack before it tries it, and
+// the count is reset once the boot succeeds. When a stack reaches its limit, init boots another one.
 type window struct {
-	// alone is true when there is no other stack to boot. Then a system that fails stays as it is, for an admin to repair.
+	// alone is true when there is no other stack to boot. Then a system that fails stays as it is, for an admin to
+	// repair.
 	alone bool
 	// limit and pause are upLimit and upPause.
 	limit, pause time.Duration

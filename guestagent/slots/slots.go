@@ -1,9 +1,9 @@
 // Package slots keeps a record in a file that is written in place.
 //
 // Replacing a file by a synced rename makes the file system write some twenty blocks of its own metadata. A refresh
-// journals a dozen states, in every VM of a fleet at once. Here a file has two slots, which are both written when the file
-// is created. A record goes into the older slot, into blocks that the file has already, so a sync writes only these
-// blocks. A slot that was torn by a power cut does not match its digest, and the other slot counts.
+// journals a dozen states, in every VM of a fleet at once. Here a file has two slots, which are both written when the
+// file is created. A record goes into the older slot, into blocks that the file has already, so a sync writes only
+// these blocks. A slot that was torn by a power cut does not match its digest, and the other slot counts.
 package slots
 
 import (
@@ -33,7 +33,8 @@ const (
 	// smallest is the size of a slot in a new file, largest the maximum size of a record, both in bytes.
 	smallest = 32 << 10
 	largest  = 16 << 20
-	// headSize is the size of the magic, a sequence number, the record's length, and the SHA-256 of these two and the record.
+	// headSize is the size of the magic, a sequence number, the record's length, and the SHA-256 of these two and the
+	// record.
 	headSize = 8 + 8 + 8 + sha256.Size
 )
 
@@ -63,8 +64,8 @@ func Read(path string) (_ []byte, err error) {
 	return both[newest(both)].record, nil
 }
 
-// Write replaces the record. Once it has returned nil the record is on the disk. Whenever power is cut, Read returns this
-// record or the previous one.
+// Write replaces the record. Once it has returned nil the record is on the disk. Whenever power is cut, Read returns
+// this record or the previous one.
 func Write(path string, record []byte) error {
 	if err := write(path, record); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)

@@ -39,8 +39,8 @@ func Run(ctx context.Context, argv ...string) (string, error) {
 	return text, nil
 }
 
-// bounded keeps the first bytes and drops the rest. The buffer is not embedded, because io.Copy would prefer its ReadFrom
-// over Write.
+// bounded keeps the first bytes and drops the rest. The buffer is not embedded, because io.Copy would prefer its
+// ReadFrom over Write.
 type bounded struct{ kept bytes.Buffer }
 
 func (b *bounded) String() string { return b.kept.String() }
@@ -52,8 +52,8 @@ func (b *bounded) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
-// LastLog returns the last lines that a unit logged in this boot; "" if there are none or the journal cannot be read: it
-// only completes an error, which it must not hide.
+// LastLog returns the last lines that a unit logged in this boot; "" if there are none or the journal cannot be read:
+// it only completes an error, which it must not hide.
 func LastLog(ctx context.Context, unit string) string {
 	ctx, cancel := context.WithTimeout(ctx, logLimit)
 	defer cancel()

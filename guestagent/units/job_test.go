@@ -26,8 +26,8 @@ func removed(job dbus.ObjectPath, unit, result string) *dbus.Message {
 	}
 }
 
-// systemd has each connection answered by a function, which is told the method and the texts that it was given. Properties
-// of units are those of a map.
+// systemd has each connection answered by a function, which is told the method and the texts that it was given.
+// Properties of units are those of a map.
 func systemd(t *testing.T, properties map[string]any, method func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error) {
 	t.Helper()
 	answered(t, func(call *dbus.Message, send func(...*dbus.Message) error) error {

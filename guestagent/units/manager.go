@@ -3,10 +3,10 @@
 //
 // It uses systemd's private socket, so it works before the message bus runs and while the bus is reloaded.
 //
-// It speaks D-Bus itself rather than with a library (wire.go, design/0022). systemd sends every connected client signals
-// about every unit and job that appears, changes or disappears: hundreds while a guest boots and while systemd reloads,
-// each of which a library decodes by reflection before it is dropped. And an assessment reads about a hundred properties,
-// each of which cost the library a goroutine.
+// It speaks D-Bus itself rather than with a library (wire.go, design/0022). systemd sends every connected client
+// signals about every unit and job that appears, changes or disappears: hundreds while a guest boots and while systemd
+// reloads, each of which a library decodes by reflection before it is dropped. And an assessment reads about a hundred
+// properties, each of which cost the library a goroutine.
 package units
 
 import (
@@ -23,16 +23,16 @@ const (
 	callLimit = 30 * time.Second
 	// reloadLimit is long: a reload runs every generator and reads every unit.
 	reloadLimit = 2 * time.Minute
-	// JobLimit is longer than systemd's default times to stop and to start together (90 s each). maxJob bounds a unit that
-	// sets longer times.
+	// JobLimit is longer than systemd's default times to stop and to start together (90 s each). maxJob bounds a unit
+	// that sets longer times.
 	JobLimit = 4 * time.Minute
 	maxJob   = 20 * time.Minute
 
 	reconnectPause = 50 * time.Millisecond
 )
 
-// Manager is systemd as PID 1. Each call has a connection of its own. An idle connection is kept for a second: a new one
-// costs systemd 36 ms under emulation, and an idle one costs it the signals that it sends.
+// Manager is systemd as PID 1. Each call has a connection of its own. An idle connection is kept for a second: a new
+// one costs systemd 36 ms under emulation, and an idle one costs it the signals that it sends.
 type Manager struct {
 	mutex sync.Mutex
 	idle  *connection

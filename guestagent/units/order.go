@@ -10,9 +10,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
-// Order sorts units so that each comes after the units it is ordered after, also by way of a target or a service that is
-// not among them ("a.service after x.target after b.service"), and after its leaders. after has, for each unit, those of
-// the units that it must wait for. Units that wait for none can be restarted at the same time.
+// Order sorts units so that each comes after the units it is ordered after, also by way of a target or a service that
+// is not among them ("a.service after x.target after b.service"), and after its leaders. after has, for each unit,
+// those of the units that it must wait for. Units that wait for none can be restarted at the same time.
 //
 // The facts say which units are restarted together. The ordering is read again, since systemd may have read its units
 // again since.

@@ -21,8 +21,8 @@ const (
 	jobPause  = 100 * time.Millisecond
 )
 
-// Restart stops and starts a unit and waits until it is active again, for as long as the unit's own time limits allow, and
-// at least for JobLimit. A unit that does not run stays as it is. It returns for how long the unit was not active.
+// Restart stops and starts a unit and waits until it is active again, for as long as the unit's own time limits allow,
+// and at least for JobLimit. A unit that does not run stays as it is. It returns for how long the unit was not active.
 func (m *Manager) Restart(ctx context.Context, name string) (time.Duration, error) {
 	return m.job(ctx, "restart", "TryRestartUnit", name)
 }
@@ -30,8 +30,8 @@ func (m *Manager) Restart(ctx context.Context, name string) (time.Duration, erro
 // Restore restarts a unit that ran before and has to run again. Unlike Restart it also starts a unit that has failed or
 // was stopped.
 func (m *Manager) Restore(ctx context.Context, name string) (time.Duration, error) {
-	// A unit that has failed too often is not started without this. The call fails for a unit that has not failed, and if
-	// systemd cannot be reached, the job reports it.
+	// A unit that has failed too often is not started without this. The call fails for a unit that has not failed, and
+	// if systemd cannot be reached, the job reports it.
 	_ = m.call(ctx, callLimit, "reset "+name, "ResetFailedUnit", name)
 	return m.job(ctx, "restart", "RestartUnit", name)
 }
@@ -113,8 +113,8 @@ func (c *connection) job(method, name string) (string, error) {
 	}
 }
 
-// jobLimit is how long a job of the unit may take: as long as the unit may take to stop and to start, and at least JobLimit.
-// A unit without a time limit has JobLimit.
+// jobLimit is how long a job of the unit may take: as long as the unit may take to stop and to start, and at least
+// JobLimit. A unit without a time limit has JobLimit.
 func (m *Manager) jobLimit(ctx context.Context, name string) time.Duration {
 	if !strings.HasSuffix(name, ".service") {
 		return JobLimit
@@ -133,8 +133,8 @@ func (m *Manager) jobLimit(ctx context.Context, name string) time.Duration {
 	return max(JobLimit, min(total+jobMargin, maxJob))
 }
 
-// interruption returns for how long the unit was not active before it last became active, and when it last began to start,
-// in microseconds of the monotonic clock.
+// interruption returns for how long the unit was not active before it last became active, and when it last began to
+// start, in microseconds of the monotonic clock.
 func (c *connection) interruption(name string) (away time.Duration, began uint64, err error) {
 	values, err := c.get([]property{
 		{name, unitInterface, "ActiveExitTimestampMonotonic"}, {name, unitInterface, "ActiveEnterTimestampMonotonic"},
@@ -180,8 +180,8 @@ func (m *Manager) Restarted(ctx context.Context, name string, since uint64) (res
 	return restarted, away, err
 }
 
-// Active returns the state of a unit, and since when it is active, in microseconds of the monotonic clock. Another moment
-// means another start.
+// Active returns the state of a unit, and since when it is active, in microseconds of the monotonic clock. Another
+// moment means another start.
 func (m *Manager) Active(ctx context.Context, name string) (state string, since uint64, err error) {
 	values, err := m.get(ctx, property{name, unitInterface, "ActiveState"}, property{name, unitInterface, "ActiveEnterTimestampMonotonic"})
 	if err != nil {
