@@ -29,12 +29,10 @@ const (
 	watchdogUnbind = watchdogDir + "/driver/unbind"
 	watchdogID     = "\x86\x80\xab\x25"
 
-	// In the configuration space: a byte with whether it takes part in memory, the low bytes of where, how its time is
-	// told, and the lock register, whose bits lock it until a reset and let it run.
-	watchdogCommand, watchdogMemory = 0x04, 0x02
-	watchdogBase                    = 0x10
-	watchdogConfig, watchdogQuiet   = 0x60, 0x03 // about a thousand ticks a second, and no interrupt before the end
-	watchdogLock, watchdogRuns      = 0x68, 0x02
+	// In the configuration space: the low bytes of the address of the device's memory, and the lock register, one bit of
+	// which starts the watchdog.
+	watchdogBase               = 0x10
+	watchdogLock, watchdogRuns = 0x68, 0x02
 	// In memory: two timers of 20 bits, which run one after the other, and a register that takes the words which unlock
 	// them.
 	watchdogReload, watchdogPage = 0x0c, 4096
