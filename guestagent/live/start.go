@@ -103,7 +103,7 @@ func (l Starter) Kexec(ctx context.Context, kernel, initramfs io.Reader, command
 	}
 	limit := kexecLimit
 	if failpoint.Built {
-		limit = kexecLimit / 6 // tests do not wait longer
+		limit = kexecLimit / 6 // enough for an emulated guest on a busy machine, and tests wait for all of it
 	}
 	if err := setWatchdog(limit); err != nil {
 		return err
