@@ -12,7 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// The faults of this package, and how a refresh ends.
+// The faults of this package, and the outcomes of a refresh.
 const (
 	killed   = "SIGKILL of the agent"
 	powerCut = "power cut"
@@ -20,38 +20,42 @@ const (
 	newStack = "new stack"
 )
 
-// kind is a kind of refresh.
+// kind is a kind of refresh, or of the rollback of one.
 type kind struct {
-	// name says what it is, behind what befalls it.
+	// name is its name in the matrix.
 	name string
 	// from and to are the releases.
 	from, to string
-	// sick has its health check fail, so that it rolls back.
-	sick bool
-	// steps names points in the matrix, each with the suffix.
+	// rollback makes the health check fail, so that the refresh rolls back. Faults strike during the rollback only: up to it
+	// the agent does the same as in a refresh that succeeds.
+	rollback bool
+	// steps are the names of points in the matrix, to which suffix is added.
 	steps  map[point]string
 	suffix string
-	// only has the agent killed at the named steps alone.
-	only bool
+	// named restricts SIGKILL to the points in steps, of which no rows are recorded.
+	named bool
 }
 
 var kinds = []kind{
 	{name: "a refresh", from: "one", to: "two", steps: forward},
-	{name: "a refresh to an earlier release", from: "two", to: "one", steps: forward, only: true},
-	{name: "a refresh that rolls back", from: "one", to: "two", sick: true, steps: back, suffix: ", during the rollback"},
-	{name: "a refresh to an earlier release that rolls back", from: "two", to: "one", sick: true, steps: back, only: true},
+	{name: "a refresh to an earlier release", from: "two", to: "one", steps: forward, named: true},
+	{name: "a rollback", from: "one", to: "two", rollback: true, steps: back, suffix: ", during the rollback"},
+	{name: "a rollback to a later release", from: "two", to: "one", rollback: true, steps: back, named: true},
 	{name: "a refresh by soft_reboot", from: "one", to: "three", steps: climbing},
-	{name: "a refresh by soft_reboot that rolls back", from: "one", to: "three", sick: true},
+	{name: "a rollback by soft_reboot", from: "one", to: "three", rollback: true},
 }
 
-// point is the n-th time that a point is reached.
+// point is the n-th time that the agent reaches a failpoint.
 type point struct {
 	n    int
 	name string
 }
 
-// forward, back and climbing are the steps that the matrix names: those of a refresh that succeeds, those of its way back,
-// and those that only a refresh has which starts the new stack.
+// armed is the line that makes the failpoint act at the point.
+func (p point) armed(action string) string { return fmt.Sprintf("%s %d %s", action, p.n, p.name) }
+
+// The steps that have rows of their own in the matrix: forward has those of a refresh that succeeds, back those of a rollback,
+// and climbing those that only a refresh by a soft-reboot has.
 var (
 	forward = journalled(map[point]string{
 		{1, "between the calls of a swap"}:          "between the calls of a swap",
@@ -82,39 +86,47 @@ func journalled(steps map[point]string, states ...string) map[point]string {
 	return steps
 }
 
-// Whatever the agent has come to when it is killed, and when the power is cut, the VM ends on the old stack or the new one,
-// never between; and the next refresh ends on the new one.
+// Wherever the agent is killed, and wherever the power is cut, the machine ends on the old stack or on the new one, never on a
+// mixture, and the next refresh ends on the new one.
 func TestOldOrNewAtEveryPoint(t *testing.T) {
 	w := newWorld(t)
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
-			passed := w.points(t, k)
-			t.Run(killed, func(t *testing.T) { w.killedAtEach(t, k, passed) })
-			t.Run(powerCut, func(t *testing.T) { w.cutAtEach(t, k, passed) })
+			reached := w.points(t, k)
+			t.Run(killed, func(t *testing.T) { w.killedAtEach(t, k, reached) })
+			t.Run(powerCut, func(t *testing.T) { w.cutAtEach(t, k, reached) })
 		})
 	}
 }
 
-// points are those that a refresh of a kind passes when nothing befalls it, in their order.
+// points returns, in their order, the points that a refresh of a kind reaches if nothing fails: all of them, or those of its
+// rollback.
 func (w *world) points(t *testing.T, k kind) []point {
 	t.Helper()
 	m := w.machine(t, k)
 	defer m.end(t)
 	answer := m.carryOut(t, w.refresh(t, k))
-	if got, want := w.outcome(t, k, answer), map[bool]string{false: newStack, true: oldStack}[k.sick]; got != want {
+	if got, want := w.outcome(t, k, answer), map[bool]string{false: newStack, true: oldStack}[k.rollback]; got != want {
 		t.Fatalf("without a fault it ends on the %s: %+v", got, answer.Result)
 	}
 	times := map[string]int{}
-	var passed []point
-	for _, name := range answer.Passed {
+	var reached []point
+	for _, name := range answer.Reached {
 		times[name]++
-		passed = append(passed, point{times[name], name})
+		reached = append(reached, point{times[name], name})
 	}
-	return passed
+	if !k.rollback {
+		return reached
+	}
+	begins := slices.Index(reached, point{1, "before journal rolling_back"})
+	if begins < 0 {
+		t.Fatalf("it does not roll back: %v", reached)
+	}
+	return reached[begins:]
 }
 
-// machine boots one that runs the release from which a refresh of a kind moves it.
+// machine boots a machine that runs the release from which a refresh of a kind begins.
 func (w *world) machine(t *testing.T, k kind) *machine {
 	t.Helper()
 	disk := filepath.Join(t.TempDir(), "disk.img")
@@ -127,7 +139,7 @@ func (w *world) refresh(t *testing.T, k kind) Order {
 	t.Helper()
 	return w.move(t, k.from, k.to, func(r *agentapi.RefreshRequest) {
 		starting(k.to == "three")(r)
-		if k.sick {
+		if k.rollback {
 			r.HealthChecks = []*agentapi.HealthCheck{{Name: "mark", TimeoutMs: 1, Kind: &agentapi.HealthCheck_Command{
 				Command: &agentapi.Command{Argv: []string{"runs", k.from}},
 			}}}
@@ -135,7 +147,7 @@ func (w *world) refresh(t *testing.T, k kind) Order {
 	})
 }
 
-// outcome is on which stack a refresh ended. It fails the test unless all of the machine is on that one.
+// outcome returns on which stack a refresh ended. It fails the test unless everything in the machine belongs to that stack.
 func (w *world) outcome(t *testing.T, k kind, answer Answer) string {
 	t.Helper()
 	switch runs := w.mustBeWhole(t, answer); runs {
@@ -148,75 +160,80 @@ func (w *world) outcome(t *testing.T, k kind, answer Answer) string {
 	}
 }
 
-// mustConverge fails unless the next refresh, which nothing befalls, ends on the new stack.
+// mustConverge fails the test unless the next refresh ends on the new stack.
 func (w *world) mustConverge(t *testing.T, k kind, m *machine, outcome string) {
 	t.Helper()
 	if outcome == newStack {
 		return
 	}
-	k.sick = false
+	k.rollback = false
 	answer := m.carryOut(t, w.refresh(t, k))
 	if got := w.outcome(t, k, answer); got != newStack {
 		t.Errorf("the next refresh ends on the %s: %+v", got, answer.Result)
 	}
 }
 
-// killedAtEach has the agent killed at each point of a refresh, each in a machine of its own.
-func (w *world) killedAtEach(t *testing.T, k kind, passed []point) {
+// killedAtEach kills the agent at each point of a refresh, in one machine for each point.
+func (w *world) killedAtEach(t *testing.T, k kind, reached []point) {
 	var outcomes []string
-	for _, at := range passed {
-		label := k.steps[at]
-		if k.only && label == "" {
+	for _, at := range reached {
+		step := k.steps[at]
+		if k.named && step == "" {
 			continue
 		}
 		t.Run(fmt.Sprintf("%s %d", at.name, at.n), func(t *testing.T) {
 			m := w.machine(t, k)
 			defer m.end(t)
 			order := w.refresh(t, k)
-			order.Arm = []string{fmt.Sprintf("%s %d %s", failpoint.Kill, at.n, at.name)}
+			order.Arm = []string{at.armed(failpoint.Kill)}
 			answer := m.carryOut(t, order)
-			if !slices.Equal(answer.Struck, []string{at.name}) {
-				t.Errorf("what struck is %q", answer.Struck)
+			if !slices.Equal(answer.Triggered, []string{at.name}) {
+				t.Errorf("the failpoints that triggered are %q", answer.Triggered)
 			}
 			outcome := w.outcome(t, k, answer)
 			outcomes = append(outcomes, outcome)
-			if label != "" && !k.only {
-				matrix.Record(t, killed, label+k.suffix, outcome)
+			if step != "" && !k.named {
+				matrix.Record(t, killed, step+k.suffix, outcome)
 			}
 			w.mustConverge(t, k, m, outcome)
 		})
 	}
 	where := "at each point of "
-	if k.only {
+	if k.named {
 		where = "at each named step of "
 	}
 	matrix.Record(t, killed, where+k.name, ends(outcomes))
 }
 
-// cutAtEach has one refresh stop at each point, and boots what is on the disk there. Points between which the disk stays the
-// same are one to a power cut.
-func (w *world) cutAtEach(t *testing.T, k kind, passed []point) {
+// cutAtEach pauses one refresh at each point, copies the private disk there, and boots a machine from each copy. Points in a row
+// with the same disk are one power cut.
+func (w *world) cutAtEach(t *testing.T, k kind, reached []point) {
 	m := w.machine(t, k)
 	defer m.end(t)
 	order := w.refresh(t, k)
-	for _, at := range passed {
-		order.Arm = append(order.Arm, failpoint.Hold+" 1 "+at.name)
+	for _, at := range reached {
+		order.Arm = append(order.Arm, at.armed(failpoint.Pause))
 	}
 	type moment struct {
 		points []string
 		disk   disk
 	}
 	var moments []moment
-	for answer := m.carryOut(t, order); answer.Held != ""; answer = m.carryOut(t, Order{Continue: true}) {
+	pauses := 0
+	for answer := m.carryOut(t, order); answer.Paused != ""; answer = m.carryOut(t, Order{Continue: true}) {
+		pauses++
 		on := snapshot(t, m.disk)
 		if last := len(moments) - 1; last >= 0 && moments[last].disk.equal(on) {
-			moments[last].points = append(moments[last].points, answer.Held)
+			moments[last].points = append(moments[last].points, answer.Paused)
 		} else {
-			moments = append(moments, moment{[]string{answer.Held}, on})
+			moments = append(moments, moment{[]string{answer.Paused}, on})
 		}
 	}
 	m.end(t)
-	t.Logf("%d points leave %d disks", len(passed), len(moments))
+	if pauses != len(reached) {
+		t.Errorf("the refresh was paused %d times at %d points", pauses, len(reached))
+	}
+	t.Logf("%d points leave %d disks", len(reached), len(moments))
 	var outcomes []string
 	for _, at := range moments {
 		t.Run(strings.Join(at.points, ", "), func(t *testing.T) {
@@ -232,7 +249,7 @@ func (w *world) cutAtEach(t *testing.T, k kind, passed []point) {
 	matrix.Record(t, powerCut, "at each point of "+k.name, ends(outcomes))
 }
 
-// ends says on what refreshes ended, all of which were followed by another one that ends on the new stack.
+// ends summarises the outcomes of refreshes for the matrix. Each was followed by a refresh that ended on the new stack.
 func ends(outcomes []string) string {
 	has := func(outcome string) bool { return slices.Contains(outcomes, outcome) }
 	switch {

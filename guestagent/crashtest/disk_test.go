@@ -19,15 +19,15 @@ type extent struct {
 	data   []byte
 }
 
-// disk is what a private disk held at one moment: what a power cut at that moment leaves. What the machine has written and
-// its kernel has not yet brought to the disk is not in it.
+// disk is the content of a private disk at one moment, as a power cut at that moment leaves it. What a program has written but
+// its kernel has not yet sent to the disk is missing.
 type disk []extent
 
 func (d disk) equal(other disk) bool {
 	return slices.EqualFunc(d, other, func(a, b extent) bool { return a.offset == b.offset && bytes.Equal(a.data, b.data) })
 }
 
-// snapshot reads a disk until no write came between two readings: that one is of a moment.
+// snapshot reads a disk until two readings are equal. Then the content is that of the moment between them.
 func snapshot(t *testing.T, path string) disk {
 	t.Helper()
 	before := readDisk(t, path)
@@ -38,7 +38,7 @@ func snapshot(t *testing.T, path string) disk {
 		}
 		before = after
 	}
-	t.Fatalf("%s is written to all the time", path)
+	t.Fatalf("%s changes all the time", path)
 	return nil
 }
 
@@ -65,7 +65,7 @@ func readDisk(t *testing.T, path string) disk {
 		if _, err := file.ReadAt(data, start); err != nil {
 			t.Fatal(err)
 		}
-		// Blocks of zeros and holes are the same to a machine.
+		// A machine reads a hole as zeros.
 		const block = 4096
 		for offset := 0; offset < len(data); offset += block {
 			piece := data[offset:min(offset+block, len(data))]
@@ -76,7 +76,7 @@ func readDisk(t *testing.T, path string) disk {
 	}
 }
 
-// write makes a file of a disk.
+// write writes the disk into a new file.
 func (d disk) write(t *testing.T, path string) {
 	t.Helper()
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

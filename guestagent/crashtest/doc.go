@@ -1,14 +1,15 @@
-// Package crashtest ends the agent, and the power, at every point of a refresh, on the host's own kernel: a machine is a
-// process in a mount and pid namespace of its own, which boots within milliseconds.
+// Package crashtest kills the agent, and cuts the power, at every point of a refresh, with the kernel of the host. It needs
+// no guest: a machine of this package is a process in a mount and pid namespace of its own, which boots in a tenth of a second.
 //
-// A machine runs the agent's own engine, boot, mounts, etcmerge and records on real mounts: EROFS images, overlays, an
-// ext4 on a loop device as the private disk, a /usr that is swapped by move_mount(2). Three things stand behind the seams
-// that the engine has for them: dm-verity (a layer is mounted from its file and verified by package layer), systemd
-// (process 1 of the machine, which restarts services), and health checks.
+// A machine runs the agent's engine, boot, mounts, etcmerge and records on real mounts: EROFS images, overlays, an ext4 file
+// system on a loop device as the private disk, and a /usr that move_mount(2) swaps. Three things are replaced, behind the
+// interfaces that the engine has for them. A layer is mounted from its file and verified by package layer, not by dm-verity.
+// Process 1 of the machine starts and restarts its services, not systemd. A health check reads a file.
 //
-// The model of a VM in package refresh has every operation of the engine fail. This package finds what a model cannot: a
-// mount that stays beneath another one, a record that a boot reads otherwise than the engine wrote it, a file below /etc
-// that two releases mix. A real guest, in package testbed/faults, has the kernel of a release, systemd and dm-verity.
+// The model of a VM in package refresh makes every operation of the engine fail. This package finds what a model cannot show: a
+// mount that stays beneath another one, a record that a boot reads in another way than the engine wrote it, a file below /etc
+// that belongs to neither release. Package testbed/faults tries less in a real guest, which has the kernel of a release,
+// systemd and dm-verity.
 package crashtest
 
 import (
@@ -16,13 +17,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// Machine is what a machine boots from.
+// Machine describes what a machine boots from.
 type Machine struct {
-	// Disk is the file of the private disk.
+	// Disk is the image file of the private disk.
 	Disk string
-	// Layers are those that are attached.
+	// Layers are the attached layers.
 	Layers []Image
-	// Config is what the host tells a VM when it starts it.
+	// Config is the configuration that the host passes to a VM when it starts it.
 	Config agentapi.BootConfig
 }
 
@@ -32,43 +33,42 @@ type Image struct {
 	Path  string
 }
 
-// Order is what a test has a machine do. A machine answers each order with one Answer.
+// Order is one thing that a test orders a machine to do. The machine sends one Answer to each order.
 type Order struct {
-	// Write has files written, by path: what somebody changes in this VM.
+	// Write lists files to write, with their content by path.
 	Write map[string]string `json:",omitempty"`
-	// Arm lists points of package failpoint, each "<action> <n> <name>".
+	// Arm lists failpoints, each "<action> <n> <name>".
 	Arm []string `json:",omitempty"`
-	// Request is an agentapi.RefreshRequest to begin with, and Blobs has the contents lists that it names, by their
-	// digest's hexadecimal digits. Without a request the agent starts and goes on with what it finds.
-	Request []byte            `json:",omitempty"`
-	Blobs   map[string][]byte `json:",omitempty"`
-	// Continue lets an agent go on that a point holds; the order has nothing else.
+	// Request is an encoded agentapi.RefreshRequest. Without it the agent starts and continues what it finds in its journal.
+	Request []byte `json:",omitempty"`
+	// Blobs are the contents lists that the request names, by the hexadecimal digits of their digests.
+	Blobs map[string][]byte `json:",omitempty"`
+	// Continue ends the pause of an agent that a failpoint has paused. Such an order has no other fields.
 	Continue bool `json:",omitempty"`
-	// Sync has all that was written brought to the disk.
+	// Sync flushes all file systems in the end.
 	Sync bool `json:",omitempty"`
 }
 
-// Answer is how an order ended.
+// Answer reports how an order ended.
 type Answer struct {
-	// Error says why the order could not be carried out. All else is unset then.
+	// Error says why the machine could not carry the order out. All other fields are unset then.
 	Error string `json:",omitempty"`
-	// Held is the point that holds the agent. The order is not carried out to its end yet.
-	Held string `json:",omitempty"`
-	// Result is the agent's last word, and Lives how many agents there were.
+	// Paused is the failpoint that has paused the agent. The order is not finished yet: the machine waits for one with Continue.
+	Paused string `json:",omitempty"`
+	// Result is the report of the last agent.
 	Result Result
-	Lives  int
-	// Passed lists the points that were reached, Struck those that have struck.
-	Passed, Struck []string
-	// Look describes all of the machine that a refresh changes.
+	// Reached lists the failpoints that were reached, and Triggered those that have triggered.
+	Reached, Triggered []string
+	// Look describes everything in the machine that a refresh changes.
 	Look string
 }
 
-// Result is what an agent tells when nothing is in flight.
+// Result is what an agent reports when no refresh is in flight.
 type Result struct {
-	// Stack that runs.
+	// Stack is the stack that runs, and State the state of the journal.
 	Stack release.Stack
 	State string
-	// Of the last report.
-	Committed, Refused bool
-	Error              string
+	// Committed and Error are those of the last refresh.
+	Committed bool
+	Error     string
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// made is a release whose layers are files.
+// made is a release, with the signed manifest of the stack of just that release.
 type made struct {
 	signed   []byte
 	manifest *release.StackManifest
@@ -31,7 +31,7 @@ type made struct {
 	contents []byte
 }
 
-// files are the regular files of a release and the targets of its links, by path.
+// files are the regular files of a release, and the targets of its symbolic links, by path.
 type files struct {
 	content map[string][]byte
 	links   map[string]string
@@ -43,7 +43,7 @@ func (f files) put(name, content string) { f.content[name] = []byte(content) }
 const (
 	// loader is the dynamic loader that a release has.
 	loader = "usr/lib64/ld-linux-x86-64.so.2"
-	// service is the program of a service that no release changes. It does nothing, for ever.
+	// service is the program of the service that is the same in all releases. It sleeps for ever.
 	service = "usr/bin/idle"
 )
 
@@ -91,13 +91,14 @@ func system(t *testing.T, program string) files {
 	return f
 }
 
-// named is the system with what differs in a release of this name. Files come, go and change, below /usr, /etc and /var.
+// named returns the system with the files of the release of this name. Between two releases files are added, removed and
+// changed in /usr and /etc, and added in /var.
 func (f files) named(name string) files {
 	f = files{maps.Clone(f.content), maps.Clone(f.links)}
 	f.put("usr/share/mark", name)
 	f.put("usr/share/"+name+"-only", name)
 	for _, program := range []string{"usr/bin/db", "usr/bin/web"} {
-		f.content[program] = append(bytes.Clone(f.content[service]), name...) // behind a program's end is nothing that it needs
+		f.content[program] = append(bytes.Clone(f.content[service]), name...) // ignored behind the last section of a program
 	}
 	f.put("etc/mark/changes.conf", name)
 	f.put("etc/mark/mode.conf", name)
@@ -110,7 +111,7 @@ func (f files) named(name string) files {
 	return f
 }
 
-// entries are those of a tree, with the directories.
+// tree returns the files as a tree, with their directories.
 func (f files) tree() (*tree.Tree, error) {
 	entries := map[string]tree.Entry{}
 	directory := func(name string) {
@@ -160,7 +161,7 @@ func (m memory) Open(digest tree.Digest) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(content)), nil
 }
 
-// release makes the first release of a base, or the next one as a delta to the one before it.
+// release makes the next release. The first one is a full layer, each further one a delta.
 func (w *world) release(t *testing.T, name string, f files) {
 	t.Helper()
 	whole, err := f.tree()
@@ -219,7 +220,7 @@ func writeLayer(t *testing.T, of *tree.Tree, path string) (written release.Layer
 	return layer.Write(t.Context(), of, file)
 }
 
-// move is a refresh from one release to another, as a host asks for it: the order that begins it.
+// move returns the order for a refresh from one release to another. shape changes the request; it may be nil.
 func (w *world) move(t *testing.T, from, to string, shape func(*agentapi.RefreshRequest)) Order {
 	t.Helper()
 	request := &agentapi.RefreshRequest{
@@ -241,7 +242,7 @@ func (w *world) move(t *testing.T, from, to string, shape func(*agentapi.Refresh
 	return order
 }
 
-// name is the release that a stack is of.
+// name returns the name of the release of a stack.
 func (w *world) name(stack release.Stack) string {
 	for name, made := range w.releases {
 		if made.stack.Same(stack) {
@@ -251,7 +252,7 @@ func (w *world) name(stack release.Stack) string {
 	return stack.ID.String()
 }
 
-// public is the key that machines trust.
+// public is the operator key that machines trust.
 func (w *world) public() ed25519.PublicKey {
 	public, _ := w.key.Public().(ed25519.PublicKey)
 	return public

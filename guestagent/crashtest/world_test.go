@@ -25,13 +25,13 @@ import (
 )
 
 const (
-	// orderLimit bounds an order, diskSize is a private disk's size in bytes.
+	// orderLimit bounds an order. diskSize is the size of a private disk in bytes.
 	orderLimit = 5 * time.Minute
 	diskSize   = 128 << 20
 )
 
-// world has three releases: one and two differ in what a live refresh carries, three has another dynamic loader, too, so that
-// only a soft-reboot reaches it.
+// world has three releases. A live refresh moves a machine between one and two. Release three has another dynamic loader, so a
+// move to or from it takes a soft-reboot.
 type world struct {
 	dir      string
 	program  string
@@ -40,7 +40,7 @@ type world struct {
 	images   []Image
 	last     *made
 	lastTree *tree.Tree
-	// disks are those of a VM that runs a release and has run others before, and looks what it looks like then.
+	// disks has the private disk of a machine that runs a release, and has run others before. looks describes that machine.
 	disks map[string]disk
 	looks map[string]string
 }
@@ -69,7 +69,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// learn makes the disks that tests begin with, and learns what a machine looks like on each release.
+// learn fills disks and looks.
 func (w *world) learn(t *testing.T) {
 	t.Helper()
 	blank := filepath.Join(w.dir, "blank.img")
@@ -96,7 +96,7 @@ func (w *world) learn(t *testing.T) {
 	}
 }
 
-// starting shapes a request that a soft-reboot carries out.
+// starting changes a request to one by a soft-reboot, if that is needed.
 func starting(starts bool) func(*agentapi.RefreshRequest) {
 	return func(r *agentapi.RefreshRequest) {
 		if starts {
@@ -105,7 +105,7 @@ func starting(starts bool) func(*agentapi.RefreshRequest) {
 	}
 }
 
-// machine is one that runs.
+// machine is a running machine.
 type machine struct {
 	// disk is the file of its private disk.
 	disk      string
@@ -116,7 +116,7 @@ type machine struct {
 	ended     bool
 }
 
-// locked is a buffer that is read while a process writes to it.
+// locked is a buffer that can be read while a process writes to it.
 type locked struct {
 	mutex sync.Mutex
 	text  bytes.Buffer
@@ -135,7 +135,7 @@ func (l *locked) String() string {
 	return l.text.String()
 }
 
-// boot starts a machine with a disk, as a host that gives it a release.
+// boot starts a machine with a disk. The release is the one in its boot configuration.
 func (w *world) boot(t *testing.T, disk, given string) *machine {
 	t.Helper()
 	dir := t.TempDir()
@@ -151,7 +151,9 @@ func (w *world) boot(t *testing.T, disk, given string) *machine {
 	}
 	m := &machine{disk: disk, process: exec.CommandContext(context.WithoutCancel(t.Context()), w.program, "boot", file), complaint: &locked{}}
 	m.process.Stderr = m.complaint
-	// All of a machine ends with its first process.
+	// A Go program that lives for milliseconds starts faster without a garbage collector and with one processor.
+	m.process.Env = append(os.Environ(), "GOGC=off", "GOMAXPROCS=1")
+	// All processes of a machine end with its first one.
 	m.process.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID}
 	if m.orders, err = m.process.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -168,7 +170,7 @@ func (w *world) boot(t *testing.T, disk, given string) *machine {
 	return m
 }
 
-// end takes a machine its power.
+// end cuts the power of a machine.
 func (m *machine) end(t *testing.T) {
 	t.Helper()
 	if m.ended {
@@ -190,7 +192,7 @@ func (m *machine) end(t *testing.T) {
 // carryOut gives an order and returns the answer to it.
 func (m *machine) carryOut(t *testing.T, order Order) Answer {
 	t.Helper()
-	watch := time.AfterFunc(orderLimit, func() { _ = m.process.Process.Kill() }) // the answer does not come then
+	watch := time.AfterFunc(orderLimit, func() { _ = m.process.Process.Kill() }) // then reading the answer fails
 	defer watch.Stop()
 	if err := json.NewEncoder(m.orders).Encode(order); err != nil {
 		t.Fatalf("give an order: %v: %s", err, m.complaint)
@@ -206,8 +208,8 @@ func (m *machine) carryOut(t *testing.T, order Order) Answer {
 	return answer
 }
 
-// mustBeWhole fails unless all of a machine is of the release that it says it runs, with nothing under way. It returns the
-// release.
+// mustBeWhole fails the test unless no refresh is in flight, and everything in the machine belongs to the release that the agent
+// reports. It returns that release.
 func (w *world) mustBeWhole(t *testing.T, answer Answer) string {
 	t.Helper()
 	runs := w.name(answer.Result.Stack)
@@ -215,12 +217,12 @@ func (w *world) mustBeWhole(t *testing.T, answer Answer) string {
 		t.Errorf("it is in state %s: %s", answer.Result.State, answer.Result.Error)
 	}
 	if answer.Look != w.looks[runs] {
-		t.Errorf("it says that it runs %s, and looks otherwise:\n%s", runs, difference(w.looks[runs], answer.Look))
+		t.Errorf("it reports release %s and does not look like it:\n%s", runs, difference(w.looks[runs], answer.Look))
 	}
 	return runs
 }
 
-// difference shows the lines that only one of two texts has.
+// difference returns the lines that only one of two texts has.
 func difference(before, after string) string {
 	a, b := strings.Split(before, "\n"), strings.Split(after, "\n")
 	var lines []string

@@ -1,6 +1,6 @@
-// Package failpoint lets tests with a real guest have the agent killed, held or failed at a named point.
+// Package failpoint lets tests kill or pause the agent, or make an operation fail, at a named point of its code.
 //
-// Only a build with the tag "faults" has points. A call is written
+// Only a build with the tag "faults" has failpoints. A call is written
 //
 //	if failpoint.Built {
 //		if err := failpoint.Hit("before journal swapped"); err != nil {
@@ -8,6 +8,6 @@
 //		}
 //	}
 //
-// and leaves no instruction and no string in any other build. Which points strike is told by a file that only root
-// can write; without it a point does nothing.
+// and adds no instruction and no string to any other build. A file that only root can write lists the points that
+// trigger and what they do. Without that file no point does anything.
 package failpoint

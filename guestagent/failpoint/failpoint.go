@@ -14,90 +14,91 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a point does when it strikes.
+// The actions of a point.
 const (
-	// Kill ends the agent at once, as SIGKILL does.
+	// Kill sends SIGKILL to the process.
 	Kill = "kill"
-	// Hold keeps the agent where it is until the list of what has struck is removed, for the host to cut the power
-	// meanwhile or to do something else.
-	Hold = "hold"
-	// Fail makes what was about to be done fail with ErrStruck.
+	// Pause stops the caller until a test removes the file Triggered.
+	Pause = "pause"
+	// Fail makes the operation fail with ErrInjected.
 	Fail = "fail"
 )
 
-// Directory has the file Armed, and gets the file Struck. It is the agent's own in /run.
+// Directory is where the files Armed, Triggered and Reached are. It is in the agent's own directory in /run.
 const Directory = "/run/sharedos/failpoints"
 
 const (
-	// Armed lists the points that strike, one a line: "<action> <n> <name>" strikes when the point is reached for
-	// the n-th time from now. A line is taken out before its point strikes, so that the agent's next life passes it.
+	// Armed lists the points that trigger, one a line: "<action> <n> <name>". The point triggers when it is reached for the
+	// n-th time from now on; a point may have several lines. A line is removed before its point triggers, so the next process
+	// passes the point.
 	Armed = "armed"
-	// Struck lists the points that have struck, one a line.
-	Struck = "struck"
-	// Passed lists, if it is there, every point that was reached, one a line.
-	Passed = "passed"
+	// Triggered lists the points that have triggered, one a line.
+	Triggered = "triggered"
+	// Reached lists every point that was reached, one a line. A test that wants the list creates the file.
+	Reached = "reached"
 )
 
-// ErrStruck is why something failed that could have been done.
-var ErrStruck = errors.New("a fault was injected")
+// ErrInjected is the error of an operation that a point made fail.
+var ErrInjected = errors.New("a fault was injected")
 
 const (
-	// holdLimit ends a point that nobody relieves, holdPause is how often it looks whether somebody did.
-	holdLimit = 10 * time.Minute
-	holdPause = 20 * time.Millisecond
+	// pauseLimit bounds a pause that no test ends.
+	pauseLimit = 10 * time.Minute
+	// pausePoll is the time between two looks at the file Triggered.
+	pausePoll = 20 * time.Millisecond
 )
 
-// Hit is a point. It returns ErrStruck where the point is armed to fail, an error where the files cannot be used, and
-// not at all where it is armed to kill.
+// Hit reaches a point. It returns ErrInjected if the point is armed to fail, and another error if the files cannot be read
+// or written. It does not return if the point is armed to kill.
 func Hit(name string) error { return live.hit(name) }
 
-var live = points{directory: Directory, kill: killSelf, pause: time.Sleep}
+var live = points{directory: Directory, kill: killSelf, sleep: time.Sleep}
 
-// points are those of one agent.
+// points are the failpoints of one process.
 type points struct {
 	directory string
 	kill      func() error
-	pause     func(time.Duration)
+	sleep     func(time.Duration)
 
 	mutex sync.Mutex
 }
 
 func (p *points) hit(name string) error {
-	action, err := p.strike(name)
+	action, err := p.trigger(name)
 	if err != nil {
-		return fmt.Errorf("point %q: %w", name, err)
+		return fmt.Errorf("failpoint %q: %w", name, err)
 	}
 	switch action {
 	case "":
 		return nil
 	case Kill:
 		return p.kill()
-	case Hold:
-		return p.hold()
+	case Pause:
+		return p.pause()
 	default:
-		return fmt.Errorf("point %q: %w", name, ErrStruck)
+		return fmt.Errorf("failpoint %q: %w", name, ErrInjected)
 	}
 }
 
-func (p *points) hold() error {
-	for range holdLimit / holdPause {
-		_, err := os.Stat(filepath.Join(p.directory, Struck))
+func (p *points) pause() error {
+	for range pauseLimit / pausePoll {
+		_, err := os.Stat(filepath.Join(p.directory, Triggered))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		p.pause(holdPause)
+		p.sleep(pausePoll)
 	}
 	return nil
 }
 
-// strike takes the point's turn off the list, and returns what it does now: "" for nothing.
-func (p *points) strike(name string) (string, error) {
+// trigger counts that the point is reached, and returns its action if it triggers now, or "".
+func (p *points) trigger(name string) (string, error) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	if err := p.add(Passed, name, 0); err != nil {
+	if err := p.add(Reached, name, 0); err != nil {
 		return "", err
 	}
 	text, err := os.ReadFile(filepath.Join(p.directory, Armed))
@@ -108,14 +109,15 @@ func (p *points) strike(name string) (string, error) {
 		return "", err
 	}
 	var rest []string
-	found := ""
+	found, counted := "", false
 	for line := range strings.Lines(string(text)) {
 		action, after, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		times, point, _ := strings.Cut(after, " ")
-		if point != name || found != "" {
+		if point != name {
 			rest = append(rest, line)
 			continue
 		}
+		counted = true
 		left, err := strconv.Atoi(times)
 		if err != nil {
 			return "", fmt.Errorf("read %s: %w", Armed, err)
@@ -126,7 +128,7 @@ func (p *points) strike(name string) (string, error) {
 		}
 		found = action
 	}
-	if strings.Join(rest, "") == string(text) {
+	if !counted {
 		return "", nil
 	}
 	if err := os.WriteFile(filepath.Join(p.directory, Armed), []byte(strings.Join(rest, "")), 0o600); err != nil {
@@ -135,10 +137,10 @@ func (p *points) strike(name string) (string, error) {
 	if found == "" {
 		return "", nil
 	}
-	return found, p.add(Struck, name, os.O_CREATE)
+	return found, p.add(Triggered, name, os.O_CREATE)
 }
 
-// add adds a line to a file; without the flag to create it, only to one that is there.
+// add appends a line to a file. Without os.O_CREATE in flag it does nothing if there is no such file.
 func (p *points) add(file, line string, flag int) (err error) {
 	f, err := os.OpenFile(filepath.Join(p.directory, file), os.O_WRONLY|os.O_APPEND|flag, 0o600)
 	if errors.Is(err, fs.ErrNotExist) && flag == 0 {
@@ -156,6 +158,6 @@ func killSelf() error {
 	if err := unix.Kill(os.Getpid(), unix.SIGKILL); err != nil {
 		return err
 	}
-	time.Sleep(holdLimit) // the signal comes first
+	time.Sleep(pauseLimit) // the signal ends the process first
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// agent is one with points in a directory of the test's own.
+// agent returns the failpoints of an agent in a temporary directory, and the list of what they did.
 func agent(t *testing.T, armed string) (p *points, did *[]string) {
 	t.Helper()
 	did = &[]string{}
@@ -18,10 +18,10 @@ func agent(t *testing.T, armed string) (p *points, did *[]string) {
 		directory: t.TempDir(),
 		kill:      func() error { *did = append(*did, Kill); return nil },
 	}
-	p.pause = func(time.Duration) {
-		*did = append(*did, Hold)
+	p.sleep = func(time.Duration) {
+		*did = append(*did, Pause)
 		if len(*did) > 1 { // long enough
-			if err := os.Remove(filepath.Join(p.directory, Struck)); err != nil {
+			if err := os.Remove(filepath.Join(p.directory, Triggered)); err != nil {
 				t.Error(err)
 			}
 		}
@@ -52,31 +52,43 @@ func TestAPointThatIsNotArmedDoesNothing(t *testing.T) {
 	}
 }
 
-func TestAPointStrikesOnceAtItsTurn(t *testing.T) {
-	p, did := agent(t, "kill 2 a b\nhold 1 c\nfail 1 a b\n")
-	if err := p.hit("c"); err != nil || strings.Join(*did, " ") != "hold hold" {
+func TestAPointTriggersOnceAtItsTurn(t *testing.T) {
+	p, did := agent(t, "kill 2 a b\npause 1 c\nfail 1 a b\n")
+	if err := p.hit("c"); err != nil || strings.Join(*did, " ") != "pause pause" {
 		t.Errorf("c: %v, %v", *did, err)
 	}
-	if err := p.hit("a b"); !errors.Is(err, ErrStruck) {
+	if err := p.hit("a b"); !errors.Is(err, ErrInjected) {
 		t.Errorf("first time: %v", err)
 	}
-	if err := p.hit("a b"); err != nil || strings.Join(*did, " ") != "hold hold kill" {
+	if err := p.hit("a b"); err != nil || strings.Join(*did, " ") != "pause pause kill" {
 		t.Errorf("second time: %v, %v", *did, err)
 	}
 	if err := p.hit("a b"); err != nil || len(*did) != 3 {
 		t.Errorf("third time: %v, %v", *did, err)
 	}
-	if got := p.read(t, Struck); got != "a b\na b\n" {
-		t.Errorf("struck: %q", got)
+	if got := p.read(t, Triggered); got != "a b\na b\n" {
+		t.Errorf("triggered: %q", got)
 	}
 	if got := p.read(t, Armed); got != "" {
 		t.Errorf("still armed: %q", got)
 	}
 }
 
-func TestEveryPointIsListedIfSomebodyWantsIt(t *testing.T) {
+func TestAPointTriggersAtEachOfItsTurns(t *testing.T) {
+	p, _ := agent(t, "fail 3 a\nfail 1 a\nfail 2 b\n")
+	for turn, want := range []bool{true, false, true, false} {
+		if err := p.hit("a"); errors.Is(err, ErrInjected) != want {
+			t.Errorf("turn %d: %v", turn+1, err)
+		}
+	}
+	if got := p.read(t, Armed); got != "fail 2 b\n" {
+		t.Errorf("still armed: %q", got)
+	}
+}
+
+func TestReachedPointsAreListedIfTheFileExists(t *testing.T) {
 	p, _ := agent(t, "")
-	if err := os.WriteFile(filepath.Join(p.directory, Passed), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(p.directory, Reached), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"a", "b", "a"} {
@@ -84,12 +96,12 @@ func TestEveryPointIsListedIfSomebodyWantsIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := p.read(t, Passed); got != "a\nb\na\n" {
-		t.Errorf("passed: %q", got)
+	if got := p.read(t, Reached); got != "a\nb\na\n" {
+		t.Errorf("reached: %q", got)
 	}
 }
 
-// What ships must hold no way to make it fail.
+// A shipped agent must have no failpoints: they would be a way to make it fail.
 func TestOnlyABuildForFaultsHasPoints(t *testing.T) {
 	for tag, want := range map[string]bool{"": false, "faults": true} {
 		binary := filepath.Join(t.TempDir(), "agent")
@@ -105,7 +117,7 @@ func TestOnlyABuildForFaultsHasPoints(t *testing.T) {
 		}
 		for _, trace := range []string{"failpoint.Hit", Directory, "before journal"} {
 			if got := strings.Contains(string(data), trace); got != want {
-				t.Errorf("built with tag %q it holds %q: %v", tag, trace, got)
+				t.Errorf("built with tag %q it contains %q: %v", tag, trace, got)
 			}
 		}
 	}

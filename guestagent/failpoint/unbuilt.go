@@ -2,5 +2,5 @@
 
 package failpoint
 
-// Built tells whether this build has points.
+// Built reports whether this build has failpoints.
 const Built = false

@@ -25,7 +25,7 @@ const (
 	truncated   = "truncated layer"
 )
 
-// damage is what becomes of the bytes of a layer on the host's disk.
+// damage is a way to change the bytes of a layer in the pool.
 type damage struct {
 	fault string
 	do    func(layer release.Layer, data []byte) []byte
@@ -71,8 +71,8 @@ func (w *world) layerPath(t *testing.T, id tree.Digest) string {
 	return path
 }
 
-// refusesDamage has the VM refresh to a layer whose disk is damaged, in each way. It refuses before anything changes,
-// names the layer, and takes the whole one afterwards.
+// refusesDamage refreshes the VM to a layer that is damaged, in each way. The refresh is refused before anything changes, and the
+// error names the layer. Afterwards a refresh to the undamaged layer succeeds.
 func (s *subject) refusesDamage(t *testing.T) {
 	s.reset(t)
 	layer := s.delta(t)
@@ -94,9 +94,9 @@ func (s *subject) refusesDamage(t *testing.T) {
 				t.Errorf("the refresh: %v", err)
 			}
 			outcome, _ := s.ended(t)
-			plugged, err := s.Host.Fleet.Hypervisor.AttachedLayers(t.Context(), s.Spec.Name)
-			if err != nil || slices.Contains(plugged, layer.ID) {
-				t.Fatalf("the damaged disk is left: %v, %v", plugged, err)
+			attached, err := s.Host.Fleet.Hypervisor.AttachedLayers(t.Context(), s.Spec.Name)
+			if err != nil || slices.Contains(attached, layer.ID) {
+				t.Fatalf("the damaged layer is still attached: %v, %v", attached, err)
 			}
 			matrix.Record(t, d.fault, "in a refresh", "refused, "+outcome)
 		})
@@ -104,8 +104,8 @@ func (s *subject) refusesDamage(t *testing.T) {
 	s.apply(t)
 }
 
-// bootsWithoutDamage damages the layer of the stack that a VM has committed while it is off. It boots the stack from
-// before, wholly, and says why. The next apply moves it: not to a layer that is still damaged, but to the whole one.
+// bootsWithoutDamage damages a layer of the committed stack while the VM is off. The VM boots the whole previous stack and reports
+// why. The next apply is refused while the layer is damaged, and succeeds when it is not.
 func (s *subject) bootsWithoutDamage(t *testing.T) {
 	layer := s.delta(t)
 	path := s.layerPath(t, layer.ID)
@@ -121,7 +121,7 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 	}
 	for _, d := range damages {
 		if d.fault == flippedData || d.fault == truncated {
-			continue // a boot reads little of the data; the ladder's next boot tries the other
+			continue // a boot reads little of the data, see below; package ladder boots from a truncated layer
 		}
 		t.Run(d.fault, func(t *testing.T) {
 			if s.at == s.one {
@@ -135,19 +135,19 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if told := strings.Join(status.GetRefused(), "\n"); !strings.Contains(told, layer.ID.Hex()) {
-				t.Errorf("of layer %s it says %q", layer.ID, told)
+			if refused := strings.Join(status.GetRefused(), "\n"); !strings.Contains(refused, layer.ID.Hex()) {
+				t.Errorf("the refused stacks do not name layer %s: %q", layer.ID, refused)
 			}
 			if s.ended(t); s.at != s.one {
-				t.Error("it does not run the stack from before")
+				t.Error("it does not run the previous stack")
 			}
 			if _, err := s.Refresh(t.Context(), s.two); !errors.Is(err, vm.ErrRefused) || !strings.Contains(err.Error(), layer.ID.Hex()) {
-				t.Errorf("the next apply, with the layer as it is: %v", err)
+				t.Errorf("the next apply, with the damaged layer: %v", err)
 			}
 			write(t, whole)
 			s.apply(t)
 			if s.ended(t); s.at != s.two {
-				t.Error("the apply with the layer whole again succeeded, and the VM runs what it ran")
+				t.Error("the apply with the undamaged layer succeeded, but the VM runs the old release")
 			}
 			matrix.Record(t, d.fault, "in a boot", "old stack, reported; the next apply converges")
 		})
@@ -156,10 +156,10 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 		if err := s.CutPower(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		// The library is the one program in the layer, and nginx reads its head.
+		// The library is the only ELF file in the layer, and nginx reads its head.
 		head := bytes.Index(whole, []byte("\x7fELF"))
 		if head < 0 {
-			t.Fatal("the layer has no program")
+			t.Fatal("the layer has no ELF file")
 		}
 		write(t, flip(whole, int64(head)))
 		if _, err := s.Start(t.Context()); err != nil {
@@ -167,12 +167,12 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 		}
 		said := s.run(t, "systemctl is-active nginx.service; journalctl -b --no-pager -u nginx.service")
 		if !strings.HasPrefix(said, "failed") || !strings.Contains(said, "Input/output error") {
-			t.Errorf("of a library that cannot be read nginx says %s", said)
+			t.Errorf("nginx, whose library cannot be read, logs %s", said)
 		}
 		write(t, whole)
 		s.run(t, "systemctl restart nginx.service")
 		if s.ended(t); s.at != s.two {
-			t.Error("it does not run the stack that was committed")
+			t.Error("it does not run the committed stack")
 		}
 		matrix.Record(t, flippedData, "in a boot", "new stack; the read fails, and so does the reading process")
 	})

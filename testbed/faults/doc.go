@@ -1,5 +1,6 @@
-// Package faults has what befalls refreshes happen to real guests, at each step, and looks at how that ends: on the
-// old stack or on the new one, with /usr, /etc, services and the agent's records all of the same.
+// Package faults makes things fail during refreshes of real guests, and checks that each refresh ends on the old stack or on
+// the new one: /usr, /etc, the services and the agent's records all belong to the same stack.
 //
-// Guests run an agent built with the tag "faults" (package failpoint).
+// The guests run an agent with failpoints (package failpoint). Package crashtest tries more points than there is time for in
+// guests, with the kernel of the host.
 package faults

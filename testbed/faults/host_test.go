@@ -22,9 +22,14 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// stage is a moment of an apply: it begins when the apply reports a step with the prefix step. If hold is set, the agent
-// waits at this fault point, so that the apply sees the state.
-type stage struct{ name, step, hold string }
+// stage is a moment of an apply.
+type stage struct {
+	name string
+	// step is the beginning of the progress message at that moment.
+	step string
+	// pause is a failpoint that pauses the agent, so that the message comes however fast the guest is; or "".
+	pause string
+}
 
 var stages = []stage{
 	{"attaching layers", "attaching layer", ""},
@@ -35,10 +40,10 @@ var stages = []stage{
 	{"defining the domain", "defining the domain", ""},
 }
 
-// converges is the outcome of a fault at each stage.
+// converges is the outcome at each stage.
 const converges = "the next apply converges, the VM keeps running"
 
-// survivesTheProvider kills the applying process at each stage.
+// survivesTheProvider kills the process that applies at each stage.
 func (s *subject) survivesTheProvider(t *testing.T) {
 	for _, at := range stages {
 		t.Run(at.name, func(t *testing.T) {
@@ -48,12 +53,12 @@ func (s *subject) survivesTheProvider(t *testing.T) {
 	}
 }
 
-// survivesLibvirt kills or stops libvirtd at each stage, and starts it again.
+// survivesLibvirt kills libvirtd at each stage, or stops it at one, and starts it again.
 func (s *subject) survivesLibvirt(t *testing.T) {
 	for fault, end := range map[string]func(context.Context) error{"SIGKILL of libvirtd": s.Bed.KillLibvirt, "stop of libvirtd": s.Bed.StopLibvirt} {
 		for i, at := range stages {
 			if fault == "stop of libvirtd" && i != 3 {
-				continue // one stage shows that the apply sees no difference between a stop and a kill
+				continue // for the apply a stop is the same as a kill, as one stage shows
 			}
 			t.Run(fault+" "+at.name, func(t *testing.T) {
 				s.during(t, at, func() {
@@ -68,9 +73,9 @@ func (s *subject) survivesLibvirt(t *testing.T) {
 						}
 					})
 					if !once {
-						t.Errorf("the apply did not report the step %q", at.step)
+						t.Errorf("the apply never reported %q", at.step)
 					}
-					t.Logf("the interrupted apply: %v", err)
+					t.Logf("the apply: %v", err)
 					if err := s.Bed.StartLibvirt(t.Context()); err != nil {
 						t.Fatal(err)
 					}
@@ -81,25 +86,24 @@ func (s *subject) survivesLibvirt(t *testing.T) {
 	}
 }
 
-// during calls apply, which applies with a fault at the stage. It fails the test unless the next apply refreshes the
-// VM, and the VM is not restarted.
-func (s *subject) during(t *testing.T, at stage, apply func()) {
+// during disturbs an apply at a stage. It fails the test unless the next apply moves the VM, without a restart of the VM.
+func (s *subject) during(t *testing.T, at stage, disturbed func()) {
 	t.Helper()
 	s.reset(t)
 	before, err := s.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if at.hold != "" {
-		s.arm(t, failpoint.Hold+" 1 "+at.hold)
+	if at.pause != "" {
+		s.arm(t, failpoint.Pause+" 1 "+at.pause)
 	}
-	apply()
-	if at.hold != "" {
-		s.relieve(t)
+	disturbed()
+	if at.pause != "" {
+		s.resume(t)
 	}
 	s.apply(t)
 	if s.ended(t); s.at != s.two {
-		t.Error("the next apply succeeded, but the VM runs the old stack")
+		t.Error("the next apply succeeded, but the VM runs the old release")
 	}
 	after, err := s.Status(t.Context())
 	if err != nil || after.GetBootId() != before.GetBootId() {
@@ -107,31 +111,34 @@ func (s *subject) during(t *testing.T, at stage, apply func()) {
 	}
 	domain, _, err := s.Host.Fleet.Hypervisor.Lookup(t.Context(), s.Spec.Name)
 	if err != nil || domain.Metadata.Stack.Base != s.two {
-		t.Errorf("the domain's definition has base %s, %v", domain.Metadata.Stack.Base, err)
+		t.Errorf("its definition has base %s, %v", domain.Metadata.Stack.Base, err)
 	}
 }
 
-// endsWithoutVSock cuts the vsock permanently during a refresh. The VM completes the refresh without the host. The host
-// connects to its agent again after a power-off and start.
+// endsWithoutVSock breaks the VM's vsock for good during a refresh. The VM ends the refresh without the host. The host reaches the
+// agent again after a power-off and a start.
 func (s *subject) endsWithoutVSock(t *testing.T) {
 	s.back(t)
-	s.arm(t, failpoint.Hold+" 1 after journal swapped")
+	s.arm(t, failpoint.Pause+" 1 after journal swapped")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*callLimit)
+	defer cancel()
 	done := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
 		_, _, err := s.Host.Fleet.Update(ctx, s.wants(s.two), func(string) {})
 		done <- err
 	}()
-	s.held(t)
+	s.awaitTriggered(t)
 	want := s.cutVSock(t)
-	s.relieve(t)
+	s.resume(t)
+	if errors.Is(want, context.Canceled) {
+		cancel() // the apply waits for the guest until then
+	}
 	if err := <-done; !errors.Is(err, want) {
-		t.Errorf("the apply: %v, want %v", err, want)
+		t.Errorf("the apply says %v, want %v", err, want)
 	}
 	s.run(t, "timeout 100 sh -c 'until grep -q two /usr/share/mark && [ ! -e /run/sharedos/private/sharedos/undo ]; do sleep 0.2; done'")
 	if looks := s.look(t); looks != s.looks[s.two] {
-		t.Errorf("the VM differs from one with the new release:\n%s", difference(s.looks[s.two], looks))
+		t.Errorf("the VM differs from the new release:\n%s", difference(s.looks[s.two], looks))
 	}
 	if err := s.CutPower(t.Context()); err != nil {
 		t.Fatal(err)
@@ -144,13 +151,13 @@ func (s *subject) endsWithoutVSock(t *testing.T) {
 	matrix.Record(t, "vsock cut for good", "after swapped", outcome+", found by the next apply")
 }
 
-// cutVSock kills the daemon that implements the vsock. If the host's kernel implements it, cutVSock unbinds the device
-// in the guest. It returns the error of an apply that is interrupted by this.
+// cutVSock kills the VM's vsock daemon. If the host's kernel provides the vsock, it unbinds the driver in the guest. It returns the
+// error of an apply after that: context.Canceled if the apply does not notice.
 func (s *subject) cutVSock(t *testing.T) error {
 	t.Helper()
 	if _, err := os.Stat("/dev/vhost-vsock"); err == nil {
 		s.run(t, "cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport && echo virtio* > unbind")
-		return context.DeadlineExceeded
+		return context.Canceled
 	}
 	process, err := daemon.Read(filepath.Join(s.Bed.StateDir(), "vsock-"+strings.ReplaceAll(s.Spec.UUID, "-", "")+daemon.Suffix))
 	if err != nil {
@@ -166,17 +173,17 @@ func (s *subject) cutVSock(t *testing.T) error {
 	return hypervisor.ErrVSockEnded
 }
 
-// childVariable makes this test binary apply, like a provider, instead of running tests.
+// childVariable makes this test binary apply, as the provider does, instead of running tests.
 const childVariable = "SHAREDOS_TEST_APPLY"
 
-// child is the value of childVariable.
+// child is what such a process reads from the variable.
 type child struct {
 	Host  host.Config
 	Agent string
 	Spec  vm.Spec
 }
 
-// applyAsChild is the main function of such a process.
+// applyAsChild is the main function of that process.
 func applyAsChild(encoded string) error {
 	var c child
 	if err := json.Unmarshal([]byte(encoded), &c); err != nil {
@@ -193,7 +200,7 @@ func applyAsChild(encoded string) error {
 	return errors.Join(err, h.Close())
 }
 
-// applyUntilKilled applies in another process, and kills it when it reports the step.
+// applyUntilKilled applies in a process of its own, and kills it when it reports a step.
 func (s *subject) applyUntilKilled(t *testing.T, step string) {
 	t.Helper()
 	cache, err := testbed.CacheDir()
@@ -207,12 +214,12 @@ func (s *subject) applyUntilKilled(t *testing.T, step string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*callLimit)
 	defer cancel()
 	apply := exec.CommandContext(ctx, "/proc/self/exe")
 	apply.Env = append(os.Environ(), childVariable+"="+string(encoded))
 	apply.Stderr = os.Stderr
-	steps, err := apply.StdoutPipe()
+	output, err := apply.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +227,7 @@ func (s *subject) applyUntilKilled(t *testing.T, step string) {
 		t.Fatal(err)
 	}
 	reached := false
-	for lines := bufio.NewScanner(steps); !reached && lines.Scan(); {
+	for lines := bufio.NewScanner(output); !reached && lines.Scan(); {
 		if reached = strings.HasPrefix(lines.Text(), step); reached {
 			if err := apply.Process.Kill(); err != nil {
 				t.Error(err)
@@ -229,6 +236,6 @@ func (s *subject) applyUntilKilled(t *testing.T, step string) {
 	}
 	err = apply.Wait()
 	if !reached {
-		t.Fatalf("the apply did not report the step %q: %v", step, err)
+		t.Fatalf("the apply never reported %q: %v", step, err)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// climber is the VM on its way from the first release to one with another loader, which no swap makes whole: a soft-reboot
-// starts the new stack.
+// climber is the VM on its way from the first release to one with another dynamic loader. Every process has mapped the loader,
+// so only a soft-reboot makes the new stack take effect.
 func (s *subject) climber(t *testing.T) *subject {
 	t.Helper()
 	if s.at == s.two {
@@ -26,28 +26,32 @@ func (s *subject) climber(t *testing.T) *subject {
 	return c
 }
 
-// startsWhenItIsKilled has the agent killed in refreshes that start the new stack.
+// startsWhenItIsKilled kills the agent in refreshes by a soft-reboot, once in each: the start of the new stack's agent counts,
+// too, when a refresh is given up.
 func (s *subject) startsWhenItIsKilled(t *testing.T) {
 	c := s.climber(t)
-	c.passes(t)
 	c.learn(t)
-	c.mustKnow(t, climbing)
-	for _, at := range climbing {
-		c.killed(t, at, false)
+	for _, m := range climbing {
+		c.killed(t, false, m)
 	}
 	if s.at = c.at; s.at != s.one {
 		t.Fatal("it is not back on the first release")
 	}
 }
 
-// staysWithoutPower has the power cut in such refreshes. Each goes further than the one before, and the last is followed by
-// one that ends.
+// staysWithoutPower cuts the power at each moment of a refresh by a soft-reboot. The last cut is followed by a refresh that ends.
 func (s *subject) staysWithoutPower(t *testing.T) {
 	c := s.climber(t)
-	for _, at := range climbing {
-		c.cut(t, moment{at}, false, true)
+	copies := c.copyAtEach(t, climbing, false)
+	status, err := c.Settled(t.Context())
+	if err != nil || status.GetStack().GetBase() != c.two.String() {
+		t.Fatalf("a refresh by a soft-reboot: %v, %v", status.GetLast(), err)
 	}
-	c.mustMove(t)
+	c.at = c.two
+	c.looks[c.two] = c.look(t)
+	c.mustKnow(t, climbing...)
+	c.boots(t, copies, c.one, false, false)
+	c.converge(t, oldStack)
 	if mark := c.run(t, "cat /usr/share/mark /etc/mark/changes.conf"); mark != "threethree" {
 		t.Errorf("after the next refresh it has %q", mark)
 	}

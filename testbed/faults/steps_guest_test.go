@@ -1,24 +1,22 @@
 package faults
 
-import (
-	"slices"
-	"testing"
-)
+import "testing"
 
-// TestOldOrNewWhateverFailsAroundTheGuest has the agent killed before and after everything that a refresh journals, and in the
-// middle of what it does in between; and then what is around the agent fail.
+// TestOldOrNewWhateverFailsAroundTheGuest kills the agent at each moment at which a refresh leaves another private disk, and
+// then lets fail what is around the agent.
+//
+// Package crashtest kills the agent at every point, each in a refresh of its own. Here two kills share a refresh, which takes
+// the time of one: the agent gives up a refresh that three agents have not finished. A rollback is never given up.
 func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Parallel()
 	s := newWorld(t).newSubject(t, "faults", nil)
-	s.covers(t, forward, false)
-	s.covers(t, back, true)
 	t.Run("agent", func(t *testing.T) {
-		for _, at := range forward {
-			s.killed(t, at, false)
+		s.killed(t, false, forward[0]) // it leaves no journal, so that the refresh is over
+		rest := forward[1:]
+		for i := range len(rest) / 2 {
+			s.killed(t, false, rest[i], rest[i+len(rest)/2])
 		}
-		for _, at := range back {
-			s.killed(t, at, true)
-		}
+		s.killed(t, true, back...)
 	})
 	t.Run("trust", s.refusesWhatIsNotTrusted)
 	t.Run("together", s.takesOneRefreshAtATime)
@@ -28,25 +26,28 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Run("peers", s.servesAmongHostilePeers)
 	t.Run("connections", s.survivesBrokenConnections)
 	t.Run("impostor", s.survivesAnImpostor)
-	// Before the guest was ever started with the second release: what it boots after a commit that its definition does not
-	// tell yet depends on what it was started with.
+	// These two come before the guest is first started with the second release: after a commit that the definition does not
+	// name yet, the boot depends on the release with which the guest was started.
 	t.Run("start", s.startsWhenItIsKilled)
 	t.Run("vsock", s.endsWithoutVSock)
 	t.Run("takeover", s.survivesTakeovers)
-	t.Run("boot", s.bootsWithoutDamage) // here, since the other guest has as much to do already
+	t.Run("boot", s.bootsWithoutDamage)
 }
 
-// TestOldOrNewWhenThePowerIsCut has the power cut at the same steps, the last first, but only once where the disk is the
-// same; and then in refreshes that start the new stack.
+// TestOldOrNewWhenThePowerIsCut cuts the power at each moment of a refresh, of a rollback and of a refresh by a soft-reboot: one
+// refresh each leaves copies of the private disk, from which the guest boots then.
 func TestOldOrNewWhenThePowerIsCut(t *testing.T) {
 	t.Parallel()
 	s := newWorld(t).newSubject(t, "power", nil)
-	there, wayBack := s.moments(t, forward, false), s.moments(t, back, true)
-	for _, at := range slices.Backward(there) {
-		s.cut(t, at, false, false)
-	}
-	for _, at := range slices.Backward(wayBack) {
-		s.cut(t, at, true, false)
-	}
+	from := s.at
+	there := s.copyAtEach(t, forward, false)
+	s.mustEnd(t, newStack)
+	s.mustKnow(t)
+	rollsFrom := s.at
+	rolledBack := s.copyAtEach(t, back, true)
+	s.mustEnd(t, oldStack)
+	s.mustKnow(t, back...)
+	s.boots(t, there, from, false, true)
+	s.boots(t, rolledBack, rollsFrom, true, true)
 	t.Run("start", s.staysWithoutPower)
 }

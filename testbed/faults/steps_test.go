@@ -7,14 +7,15 @@ import (
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// step is a point of a refresh: the n-th time that it is reached.
+// step is a point of a refresh: the n-th time that the agent reaches it.
 type step struct {
 	n     int
 	point string
-	// rest names it in the matrix, for a point that is reached more than once.
+	// name is the step's name in the matrix; "" if it is the point's.
 	name string
 }
 
@@ -25,54 +26,20 @@ func (s step) String() string {
 	return s.point
 }
 
-// forward are the steps of a refresh that succeeds, back those of the way back of one whose health check fails.
-var (
-	forward = append(journalled("staged", "verified", "swapped", "restarted", "checking", "committed", "idle"),
-		step{1, "between the calls of a swap", ""},
-		step{1, "after the record of what undoes /etc", ""},
-		step{3, "before a file below /etc", "between two files below /etc"},
-		step{1, "after the restart of a unit", ""},
-		step{1, "before rename committed.json", "before the commit"},
-		step{1, "after rename committed.json", "after the commit"},
-	)
-	back = append(journalled("rolling_back", "idle"),
-		step{2, "between the calls of a swap", ""},
-		step{6, "before a file below /etc", "between two files below /etc"},
-		step{2, "after the restart of a unit", ""},
-	)
-	// climbing are those that only a refresh has which starts the new stack, by a soft-reboot here. Its journal says starting
-	// once more when the agent of the new stack takes it up.
-	climbing = append(journalled("carried", "starting"),
-		step{2, "after journal starting", "after starting, by the agent that was started"},
-		step{1, "after journal checking", "after checking, by the agent that was started"},
-	)
-)
+// armed is the line that has a failpoint act at the step.
+func (s step) armed(action string) string { return fmt.Sprintf("%s %d %s", action, s.n, s.point) }
 
-// journalled are the points before and after each state.
-func journalled(states ...string) []step {
-	var steps []step
-	for _, state := range states {
-		steps = append(steps, step{1, "before journal " + state, "before " + state}, step{1, "after journal " + state, "after " + state})
-	}
-	return steps
+// before and after are the steps around the first record of a state in the journal.
+func before(state string) step {
+	return step{1, "before journal " + state, "before " + state}
 }
 
-// killed has the agent killed at a step.
-func (s *subject) killed(t *testing.T, at step, goesBack bool) {
-	fault := "SIGKILL of the agent"
-	t.Run(fault+" "+label(at, goesBack), func(t *testing.T) {
-		s.arm(t, fmt.Sprintf("%s %d %s", failpoint.Kill, at.n, at.point))
-		s.start(t, goesBack)
-		outcome, struck := s.ended(t)
-		if !slices.Equal(struck, []string{at.point}) {
-			t.Errorf("what struck is %q", struck)
-		}
-		matrix.Record(t, fault, label(at, goesBack), outcome)
-		s.converge(t, outcome)
-	})
+func after(state string) step {
+	return step{1, "after journal " + state, "after " + state}
 }
 
-// moment is a step of a refresh at which it leaves a disk of its own to a power cut, or several in a row that leave the same.
+// moment is one step, or several in a row, at which a refresh leaves the same private disk. What the steps in between
+// change is in memory, which a power cut clears.
 type moment []step
 
 func (m moment) String() string {
@@ -83,105 +50,185 @@ func (m moment) String() string {
 	return strings.Join(names, ", ")
 }
 
-// moments has a refresh stop at every step, and puts together those between which nothing is written that a boot goes by: the
-// journal and all else that the agent keeps on the private disk, and what lies over /etc. What the steps between have done
-// is in memory alone, which a power cut takes, so that one cut tries them all.
-func (s *subject) moments(t *testing.T, steps []step, goesBack bool) []moment {
-	t.Helper()
-	points := make([]string, len(steps))
-	for i, at := range steps {
-		points[i] = fmt.Sprintf("%s %d %s", failpoint.Hold, at.n, at.point)
-	}
-	s.arm(t, points...)
-	s.start(t, goesBack)
-	var found []moment
-	before := ""
-	for range steps {
-		s.held(t)
-		point, disk, _ := strings.Cut(s.run(t, fmt.Sprintf(`cat %[1]s/%[2]s
-cd /run/sharedos/private/sharedos && find . -type f -exec sha256sum {} + | sort -k2
-cd /etc && find . -mindepth 1 ! -name .pwd.lock -printf '%%P %%y %%m %%i %%s %%T@ %%C@ %%l\n' | sort
-rm %[1]s/%[2]s`, failpoint.Directory, failpoint.Struck)), "\n")
-		i := slices.IndexFunc(steps, func(at step) bool { return at.point == point })
-		switch {
-		case i < 0:
-			t.Fatalf("it stopped at %q", point)
-		case disk == before:
-			found[len(found)-1] = append(found[len(found)-1], steps[i])
-		default:
-			found = append(found, moment{steps[i]})
-		}
-		before = disk
-	}
-	s.ended(t)
-	t.Logf("the private disk is another one at each of %q", found)
-	return found
-}
+// last is the step of the moment that goes farthest.
+func (m moment) last() step { return m[len(m)-1] }
 
-// cut has the power cut at a moment. Then the VM refreshes, unless what follows has it do so.
-func (s *subject) cut(t *testing.T, during moment, goesBack, followed bool) {
-	fault, at := "power cut", during[len(during)-1]
-	t.Run(fault+" "+label(during, goesBack), func(t *testing.T) {
-		s.arm(t, fmt.Sprintf("%s %d %s", failpoint.Hold, at.n, at.point))
-		s.start(t, goesBack)
-		s.held(t)
-		if err := s.CutPower(t.Context()); err != nil {
-			t.Fatal(err)
+// The moments of a refresh, in their order: forward has those of one that succeeds, back those of the rollback of one whose
+// health check fails, and climbing those that only a refresh by a soft-reboot has. The agent of the new stack records
+// starting once more.
+var (
+	forward = []moment{
+		{before("staged")},
+		{after("staged"), before("verified")},
+		{after("verified"), before("swapped")},
+		{after("swapped"), {1, "between the calls of a swap", ""}},
+		{{1, "after the record of what undoes /etc", ""}},
+		{{3, "before a file below /etc", "between two files below /etc"}},
+		{before("restarted")},
+		{after("restarted")},
+		{{1, "after the restart of a unit", ""}, before("checking")},
+		{after("checking"), before("committed")},
+		{after("committed")},
+		{{1, "before rename committed.json", "before the commit"}},
+		{{1, "after rename committed.json", "after the commit"}},
+		{before("idle")},
+		{after("idle")},
+	}
+	back = []moment{
+		{before("rolling_back")},
+		{after("rolling_back"), {2, "between the calls of a swap", ""}},
+		{{6, "before a file below /etc", "between two files below /etc"}},
+		{{2, "after the restart of a unit", ""}, before("idle")},
+		{after("idle")},
+	}
+	climbing = []moment{
+		{before("carried")},
+		{after("carried")},
+		{before("starting")},
+		{after("starting")},
+		{{2, "after journal starting", "after starting, by the agent that was started"}},
+		{{1, "after journal checking", "after checking, by the agent that was started"}},
+	}
+)
+
+// kill is the fault that a SIGKILL of the agent is in the matrix.
+const kill = "SIGKILL of the agent"
+
+// killed kills the agent at the last step of each of these moments, all in one refresh.
+func (s *subject) killed(t *testing.T, rollsBack bool, moments ...moment) {
+	names := make([]string, len(moments))
+	for i, m := range moments {
+		names[i] = m.String()
+	}
+	t.Run(kill+" "+strings.Join(names, "; "), func(t *testing.T) {
+		var points, armed []string
+		for _, m := range moments {
+			points = append(points, m.last().point)
+			armed = append(armed, m.last().armed(failpoint.Kill))
 		}
-		if _, err := s.Start(t.Context()); err != nil {
-			t.Fatal(err)
+		s.arm(t, armed...)
+		s.start(t, rollsBack)
+		outcome, triggered := s.ended(t)
+		if !slices.Equal(triggered, points) {
+			t.Errorf("the failpoints that triggered are %q, want %q", triggered, points)
 		}
-		outcome, _ := s.ended(t)
-		matrix.Record(t, fault, label(during, goesBack), outcome)
-		if !followed {
-			s.converge(t, outcome)
+		for _, m := range moments {
+			matrix.Record(t, kill, label(m, rollsBack), outcome)
 		}
+		s.converge(t, outcome)
 	})
 }
 
-func (s *subject) start(t *testing.T, goesBack bool) {
+// stopped is a copy of the private disk as a moment of a refresh left it.
+type stopped struct {
+	moment moment
+	disk   string
+}
+
+// copyAtEach runs one refresh, stops it at every step, and copies the private disk at the last step of each moment. It fails
+// the test if the steps come in another order, if two moments have the same disk, if the disk changes within a moment, or
+// if the journal has a step that no moment names. The caller sees how the refresh ends.
+//
+// Two disks count as the same if a boot reads the same from both: the journal, all other records of the agent, and /etc.
+func (s *subject) copyAtEach(t *testing.T, moments []moment, rollsBack bool) []stopped {
 	t.Helper()
-	if goesBack {
+	steps := slices.Concat(moments...)
+	armed := make([]string, len(steps))
+	for i, at := range steps {
+		armed[i] = at.armed(failpoint.Pause)
+	}
+	s.arm(t, armed...)
+	s.listReached(t)
+	s.start(t, rollsBack)
+	var copies []stopped
+	previous := ""
+	for _, m := range moments {
+		for i, at := range m {
+			s.awaitTriggered(t)
+			if i == len(m)-1 {
+				copies = append(copies, stopped{m, s.copyDisk(t)})
+			}
+			point, disk, _ := strings.Cut(s.run(t, fmt.Sprintf(`cat %[1]s/%[2]s
+cd /run/sharedos/private/sharedos && find . -type f -exec sha256sum {} + | sort -k2
+cd /etc && find . -mindepth 1 ! -name .pwd.lock -printf '%%P %%y %%m %%i %%s %%T@ %%C@ %%l\n' | sort
+rm %[1]s/%[2]s`, failpoint.Directory, failpoint.Triggered)), "\n")
+			if point != at.point {
+				t.Fatalf("the refresh stopped at %q, want %q", point, at.point)
+			}
+			if same := disk == previous; same != (i > 0) {
+				t.Errorf("at %s the private disk is the same as before: %v", at, same)
+			}
+			previous = disk
+		}
+	}
+	return copies
+}
+
+// boots boots the copies one after the other, each as a power cut at its moment leaves the VM, which ran the release from. If
+// followed is true, one copy of each kind is followed by a refresh.
+//
+// The kind is what the next refresh begins with: all that look describes, which ended compares, and the records that say
+// which stack is committed, which boots are counted and which carry of /etc can be taken back. The journal is idle then, and its
+// report of the past is replaced. So a refresh after another copy of the kind would do the same. Package crashtest follows
+// every power cut by a refresh.
+func (s *subject) boots(t *testing.T, copies []stopped, from tree.Digest, rollsBack, followed bool) {
+	const fault = "power cut"
+	kinds := map[string]bool{}
+	for _, at := range copies {
+		t.Run(fault+" "+label(at.moment, rollsBack), func(t *testing.T) {
+			if err := s.CutPower(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.putDisk(t, at.disk)
+			s.at = from
+			if _, err := s.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			outcome, _ := s.ended(t)
+			matrix.Record(t, fault, label(at.moment, rollsBack), outcome)
+			if kind := s.kind(t); followed && !kinds[kind] {
+				kinds[kind] = true
+				s.converge(t, outcome)
+			}
+		})
+	}
+	t.Logf("%d copies are of %d kinds", len(copies), len(kinds))
+}
+
+func (s *subject) start(t *testing.T, rollsBack bool) {
+	t.Helper()
+	if rollsBack {
+		s.run(t, "rm -rf "+goodOnce)
 		s.begin(t, s.badThere())
 	} else {
 		s.begin(t)
 	}
 }
 
-func label(at fmt.Stringer, goesBack bool) string {
-	if goesBack {
+func label(at fmt.Stringer, rollsBack bool) string {
+	if rollsBack {
 		return at.String() + ", during the rollback"
 	}
 	return at.String()
 }
 
-// covers fails unless the steps have every journalled point that a refresh reaches.
-func (s *subject) covers(t *testing.T, steps []step, goesBack bool) {
+// listReached begins a list of the failpoints that are reached from now on.
+func (s *subject) listReached(t *testing.T) {
 	t.Helper()
-	s.passes(t)
-	s.start(t, goesBack)
-	outcome, _ := s.ended(t)
-	if want := map[bool]string{false: newStack, true: oldStack}[goesBack]; outcome != want {
-		t.Fatalf("without a fault it ends on the %s", outcome)
-	}
-	s.mustKnow(t, steps)
+	s.run(t, fmt.Sprintf("mkdir -p %s && touch %[1]s/%s", failpoint.Directory, failpoint.Reached))
 }
 
-// passes has the points that are reached listed from now on.
-func (s *subject) passes(t *testing.T) {
+// mustKnow ends that list. It fails the test unless every failpoint around a record of the journal is a step of the moments, or of
+// forward.
+func (s *subject) mustKnow(t *testing.T, moments ...moment) {
 	t.Helper()
-	s.run(t, fmt.Sprintf("mkdir -p %s && touch %[1]s/%s", failpoint.Directory, failpoint.Passed))
-}
-
-// mustKnow ends that, and fails unless the steps have every journalled point that was reached.
-func (s *subject) mustKnow(t *testing.T, steps []step) {
-	t.Helper()
-	passed := s.run(t, fmt.Sprintf("cd %s && cat %s && rm %[2]s", failpoint.Directory, failpoint.Passed))
-	for point := range strings.Lines(passed) {
+	reached := s.run(t, fmt.Sprintf("cd %s && cat %s && rm %[2]s", failpoint.Directory, failpoint.Reached))
+	steps := slices.Concat(append(slices.Clone(forward), moments...)...)
+	for point := range strings.Lines(reached) {
 		point = strings.TrimSuffix(point, "\n")
-		known := slices.ContainsFunc(append(slices.Clone(forward), steps...), func(s step) bool { return s.point == point })
+		known := slices.ContainsFunc(steps, func(s step) bool { return s.point == point })
 		if strings.Contains(point, " journal ") && !known {
-			t.Errorf("a refresh passes %q, and no fault is tried there", point)
+			t.Errorf("no fault is tried at %q", point)
 		}
 	}
 }

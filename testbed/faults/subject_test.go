@@ -18,23 +18,26 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// callLimit bounds what is asked of an agent at a time. It is generous: a machine that runs several guests is slow.
+// callLimit bounds one wait for an agent. It is generous, because a guest is slow on a busy machine.
 const callLimit = 3 * time.Minute
 
-// subject is a VM that faults befall. It has the layers of both releases attached, and moves from the one that it
-// runs to the other, be that the earlier one: what is tried is how a move ends, in either direction.
+// goodOnce is a directory in the guest that the check of badThere makes in one attempt and removes in the next.
+const goodOnce = "/run/sharedos-good-once"
+
+// subject is a VM whose refreshes are disturbed. It has the layers of both releases attached. A test moves it from the release
+// that it runs to the other one, which may be the earlier one.
 type subject struct {
 	*guest.VM
 	*world
-	// at is the release that it runs; looks is what it looks like on each when nothing is under way.
+	// at is the release that it runs. looks is the result of look on each release when no refresh is in flight.
 	at    tree.Digest
 	looks map[tree.Digest]string
-	// strategy of its refreshes, and what they may interrupt.
+	// strategy and maxImpact are those of its refreshes.
 	strategy  string
 	maxImpact agentapi.Level
 }
 
-// newSubject makes a VM that runs the first release, and learns what it looks like on both.
+// newSubject makes a VM that runs the first release, and fills looks for both releases.
 func (w *world) newSubject(t *testing.T, name string, shape func(*vm.Spec)) *subject {
 	t.Helper()
 	made, err := w.Create(t.Context(), name, w.one, shape)
@@ -47,7 +50,7 @@ func (w *world) newSubject(t *testing.T, name string, shape func(*vm.Spec)) *sub
 	return s
 }
 
-// learn has it look at both releases.
+// learn moves the VM to the other release and back, and fills looks.
 func (s *subject) learn(t *testing.T) {
 	t.Helper()
 	for range 2 {
@@ -55,11 +58,11 @@ func (s *subject) learn(t *testing.T) {
 		s.looks[s.at] = s.look(t)
 	}
 	if s.looks[s.one] == s.looks[s.two] {
-		t.Fatal("the two releases look the same")
+		t.Fatal("look finds no difference between the two releases")
 	}
 }
 
-// attach plugs the layers of a release in, for this start and for later ones.
+// attach attaches the layers of a release, in the running VM and in its definition.
 func (s *subject) attach(t *testing.T, id tree.Digest) {
 	t.Helper()
 	manifest, err := s.Host.Publisher.Get(t.Context(), id)
@@ -86,7 +89,7 @@ func (s *subject) run(t *testing.T, command string) string {
 	return text
 }
 
-// other is the release that it does not run.
+// other is the release that the VM does not run.
 func (s *subject) other() tree.Digest {
 	if s.at == s.one {
 		return s.two
@@ -94,7 +97,8 @@ func (s *subject) other() tree.Digest {
 	return s.one
 }
 
-// begin starts a move to the other release.
+// begin begins a refresh to the other release. With a health check the refresh watches for so long that even a slow guest checks
+// again.
 func (s *subject) begin(t *testing.T, checks ...*agentapi.HealthCheck) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
@@ -105,15 +109,20 @@ func (s *subject) begin(t *testing.T, checks ...*agentapi.HealthCheck) {
 	}
 	defer func() { _ = agent.Close() }()
 	target := s.target(t, agent, s.at, s.other())
+	settle := time.Duration(0)
+	if len(checks) > 0 {
+		settle = callLimit
+	}
 	started, err := agent.Refresh(ctx, &agentapi.RefreshRequest{
 		Target: target, AllowDowngrade: true, Strategy: s.strategy, MaxImpact: s.maxImpact, HealthChecks: checks,
+		SettleMs: settle.Milliseconds(),
 	})
 	if err != nil || !started.GetStarted() {
-		t.Fatalf("begin to move: %v, %v", started, err)
+		t.Fatalf("begin the refresh: %v, %v", started, err)
 	}
 }
 
-// target hands over what the agent needs to move from one release to another, and names both.
+// target uploads the contents lists of two releases to the agent, and returns the target that names both releases.
 func (s *subject) target(t *testing.T, agent *transport.Agent, from, to tree.Digest) *agentapi.Target {
 	t.Helper()
 	target := &agentapi.Target{}
@@ -136,7 +145,7 @@ func (s *subject) target(t *testing.T, agent *transport.Agent, from, to tree.Dig
 	return target
 }
 
-// partSize is how much of a blob one message carries.
+// partSize is how many bytes of a blob one message carries.
 const partSize = 1 << 20
 
 func put(t *testing.T, agent *transport.Agent, blob release.Blob, data []byte) {
@@ -154,7 +163,7 @@ func put(t *testing.T, agent *transport.Agent, blob release.Blob, data []byte) {
 	}
 }
 
-// mustMove moves to the other release and fails if that does not succeed.
+// mustMove moves the VM to the other release. It fails the test if the refresh is not committed.
 func (s *subject) mustMove(t *testing.T) {
 	t.Helper()
 	s.attach(t, s.two)
@@ -165,31 +174,33 @@ func (s *subject) mustMove(t *testing.T) {
 	s.at = s.other()
 }
 
-// badThere is a health check that is good on the release that it runs and bad on the other.
+// badThere is a health check that is good on the release that the VM runs. On the other release every second attempt is bad, and
+// the first is good, so that the refresh goes on to watch whether the check stays good. So the refresh rolls back as soon as it
+// checks again, however slow the guest is. A check that is always bad has until its timeout to become good, and a timeout that
+// is short is missed by a guest that is slow.
 func (s *subject) badThere() *agentapi.HealthCheck {
 	name := "one"
 	if s.at == s.two {
 		name = "two"
 	}
-	return &agentapi.HealthCheck{Name: "mark", TimeoutMs: 2500, Kind: &agentapi.HealthCheck_Command{Command: &agentapi.Command{
-		Argv: []string{"/usr/bin/grep", "-q", name, "/usr/share/mark"},
+	return &agentapi.HealthCheck{Name: "mark", TimeoutMs: callLimit.Milliseconds(), Kind: &agentapi.HealthCheck_Command{Command: &agentapi.Command{
+		Argv: []string{"/bin/sh", "-c", fmt.Sprintf("grep -q %s /usr/share/mark || mkdir %s || ! rmdir %[2]s", name, goodOnce)},
 	}}}
 }
 
-// behind separates in the answer to look what the VM looks like from the points that have struck in it.
-const behind = "\n=== struck\n"
+// separator stands between the description and the triggered failpoints in what inspect reads.
+const separator = "\n=== triggered\n"
 
-// look describes all of a VM that a refresh changes: the files of /usr, what is mounted twice, what is left of a refresh
-// on the private disk, whether its service runs, and every entry below /etc. A file with which the room on the disk is
-// tried may be left, for the next refresh to write again.
+// look describes everything in the VM that a refresh changes: files in /usr, mount points with two mounts, the agent's records on
+// the private disk, the state of nginx, and every entry in /etc.
 func (s *subject) look(t *testing.T) string {
 	t.Helper()
 	looks, _ := s.inspect(t)
 	return looks
 }
 
-// inspect is look, with the points that have struck in this boot since they were armed.
-func (s *subject) inspect(t *testing.T) (looks string, struck []string) {
+// inspect returns what look returns, and the failpoints that have triggered in this boot since they were armed.
+func (s *subject) inspect(t *testing.T) (looks string, triggered []string) {
 	t.Helper()
 	looks, points, _ := strings.Cut(s.run(t, `set -e
 echo "usr: $(cat /usr/share/mark) $(sha256sum < /usr/lib/x86_64-linux-gnu`+library+`) $(cd /usr/share; echo *-only)"
@@ -199,15 +210,15 @@ echo "nginx: $(systemctl is-active nginx.service) $(systemctl show -P Environmen
 cd /etc
 find . -mindepth 1 ! -name .pwd.lock -printf '%P %y %m %U %G %l\n' | sort
 find . -type f ! -name .pwd.lock -exec sha256sum {} + | sort -k2
-echo "=== struck"
-if [ -e `+failpoint.Directory+`/`+failpoint.Struck+` ]; then cat `+failpoint.Directory+`/`+failpoint.Struck+`; fi`), behind)
+echo "=== triggered"
+if [ -e `+failpoint.Directory+`/`+failpoint.Triggered+` ]; then cat `+failpoint.Directory+`/`+failpoint.Triggered+`; fi`), separator)
 	if points == "" {
-		return strings.TrimSuffix(looks, strings.TrimSuffix(behind, "\n")), nil
+		return strings.TrimSuffix(looks, strings.TrimSuffix(separator, "\n")), nil
 	}
 	return looks, strings.Split(points, "\n")
 }
 
-// difference shows the lines that only one of two texts has.
+// difference returns the lines that only one of two texts has.
 func difference(before, after string) string {
 	a, b := strings.Split(before, "\n"), strings.Split(after, "\n")
 	var lines []string
@@ -224,15 +235,15 @@ func difference(before, after string) string {
 	return strings.Join(lines, "\n")
 }
 
-// The ends of a refresh.
+// The outcomes of a refresh.
 const (
 	oldStack = "old stack"
 	newStack = "new stack"
 )
 
-// ended waits for the end of a move, and tells on which stack it ended and which points have struck. It fails the test
-// unless all of the VM is on that one, with nothing under way.
-func (s *subject) ended(t *testing.T) (outcome string, struck []string) {
+// ended waits for the end of a refresh. It returns on which stack the refresh ended, and the failpoints that have triggered. It
+// fails the test unless no refresh is in flight and everything in the VM belongs to that stack.
+func (s *subject) ended(t *testing.T) (outcome string, triggered []string) {
 	t.Helper()
 	status, err := s.Settled(t.Context())
 	if err != nil {
@@ -243,18 +254,32 @@ func (s *subject) ended(t *testing.T) (outcome string, struck []string) {
 		outcome, runs = newStack, s.other()
 	}
 	if status.GetStack().GetBase() != runs.String() {
-		t.Errorf("it runs %s, which is neither", status.GetStack().GetBase())
+		t.Errorf("it runs %s, which is neither of the two", status.GetStack().GetBase())
 	}
-	looks, struck := s.inspect(t)
+	looks, triggered := s.inspect(t)
 	if looks != s.looks[runs] {
-		t.Errorf("it says that it runs the %s, and looks otherwise:\n%s", outcome, difference(s.looks[runs], looks))
+		t.Errorf("the agent reports the %s, but the VM differs from it:\n%s", outcome, difference(s.looks[runs], looks))
 	}
 	s.mustMap(t, looks)
 	s.at = runs
-	return outcome, struck
+	return outcome, triggered
 }
 
-// mustMap fails unless somebody maps the library that /usr has, and nobody another one.
+// mustEnd waits for the end of a refresh, and fails the test unless it ends on the wanted stack.
+func (s *subject) mustEnd(t *testing.T, want string) {
+	t.Helper()
+	if got, _ := s.ended(t); got != want {
+		t.Fatalf("without a fault the refresh ends on the %s", got)
+	}
+}
+
+// kind describes the records that the next refresh reads, in addition to what look describes.
+func (s *subject) kind(t *testing.T) string {
+	t.Helper()
+	return s.run(t, "cd /run/sharedos/private/sharedos && sha256sum committed.json attempts.json && find undo* -type f | sort")
+}
+
+// mustMap fails the test unless a process maps the library that is in /usr, and no process maps another version of it.
 func (s *subject) mustMap(t *testing.T, looks string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
@@ -269,54 +294,54 @@ func (s *subject) mustMap(t *testing.T, looks string) {
 		t.Fatal(err)
 	}
 	if len(mapped.GetFiles()) == 0 {
-		t.Errorf("nobody maps %s", library)
+		t.Errorf("no process maps %s", library)
 	}
 	for _, file := range mapped.GetFiles() {
 		if _, digest, _ := strings.Cut(file.GetDigest(), ":"); !strings.Contains(looks, digest) {
-			t.Errorf("%s, process %d, maps another %s than /usr has", file.GetUnit(), file.GetPid(), library)
+			t.Errorf("%s, process %d, maps another %s than the one in /usr", file.GetUnit(), file.GetPid(), library)
 		}
 	}
 }
 
-// arm has the agent's points strike, each "<action> <n> <name>".
+// arm arms failpoints of the agent, each "<action> <n> <name>".
 func (s *subject) arm(t *testing.T, points ...string) {
 	t.Helper()
 	s.run(t, fmt.Sprintf("mkdir -p %s && cd %[1]s && rm -f %s && printf '%%s\\n' '%s' > %s",
-		failpoint.Directory, failpoint.Struck, strings.Join(points, "' '"), failpoint.Armed))
+		failpoint.Directory, failpoint.Triggered, strings.Join(points, "' '"), failpoint.Armed))
 }
 
-// held waits until a point holds the agent, be that one which is started meanwhile.
-func (s *subject) held(t *testing.T) {
+// awaitTriggered waits until a failpoint has triggered, in this agent or in one that starts meanwhile.
+func (s *subject) awaitTriggered(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
 	defer cancel()
 	for {
-		_, err := s.Run(ctx, fmt.Sprintf("timeout 100 sh -c 'until [ -s %s/%s ]; do sleep 0.15; done'", failpoint.Directory, failpoint.Struck))
+		_, err := s.Run(ctx, fmt.Sprintf("timeout 100 sh -c 'until [ -s %s/%s ]; do sleep 0.15; done'", failpoint.Directory, failpoint.Triggered))
 		if err == nil {
 			return
 		}
 		select {
 		case <-ctx.Done():
 			t.Fatal(err)
-		case <-time.After(200 * time.Millisecond): // the system ended under the command
+		case <-time.After(200 * time.Millisecond): // the command ended with the system
 		}
 	}
 }
 
-// relieve lets an agent go on that a point holds.
-func (s *subject) relieve(t *testing.T) {
+// resume ends the pause of an agent that a failpoint has paused.
+func (s *subject) resume(t *testing.T) {
 	t.Helper()
-	s.run(t, fmt.Sprintf("rm -f %s/%s", failpoint.Directory, failpoint.Struck))
+	s.run(t, fmt.Sprintf("rm -f %s/%s", failpoint.Directory, failpoint.Triggered))
 }
 
-// wants is the VM as it is asked for, with a release.
+// wants is the specification of the VM with another release.
 func (s *subject) wants(id tree.Digest) vm.Spec {
 	spec := s.Spec
 	spec.Base = id
 	return spec
 }
 
-// apply moves the VM to the second release as a provider does.
+// apply moves the VM to the second release, as the provider does.
 func (s *subject) apply(t *testing.T) {
 	t.Helper()
 	if _, err := s.Refresh(t.Context(), s.two); err != nil {
@@ -325,18 +350,18 @@ func (s *subject) apply(t *testing.T) {
 	s.at = s.two
 }
 
-// reset brings the VM to the first release, with a definition of just that.
+// reset moves the VM to the first release, and checks that the layers of the second one are detached.
 func (s *subject) reset(t *testing.T) {
 	t.Helper()
 	s.back(t)
-	plugged, err := s.Host.Fleet.Hypervisor.AttachedLayers(t.Context(), s.Spec.Name)
-	if err != nil || len(plugged) != 1 {
-		t.Fatalf("back on the first release it has the layers %v, %v", plugged, err)
+	attached, err := s.Host.Fleet.Hypervisor.AttachedLayers(t.Context(), s.Spec.Name)
+	if err != nil || len(attached) != 1 {
+		t.Fatalf("on the first release it has the layers %v, %v", attached, err)
 	}
 }
 
-// back has it run the first release, and its definition say so. A VM that was booted from the second one still holds its
-// layers.
+// back moves the VM to the first release, and updates its definition. A VM that was booted from the second release still uses the
+// layers of that one.
 func (s *subject) back(t *testing.T) {
 	t.Helper()
 	if s.at == s.two {
@@ -347,7 +372,7 @@ func (s *subject) back(t *testing.T) {
 	}
 }
 
-// converge moves to the other release if the last move did not end there, as the next apply does.
+// converge moves the VM to the other release if the last refresh did not, as the next apply does.
 func (s *subject) converge(t *testing.T, outcome string) {
 	t.Helper()
 	if outcome == newStack {
@@ -355,6 +380,6 @@ func (s *subject) converge(t *testing.T, outcome string) {
 	}
 	s.mustMove(t)
 	if looks := s.look(t); looks != s.looks[s.at] {
-		t.Errorf("after the next refresh it looks otherwise:\n%s", difference(s.looks[s.at], looks))
+		t.Errorf("after the next refresh the VM differs from the release:\n%s", difference(s.looks[s.at], looks))
 	}
 }

@@ -14,11 +14,11 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// takesOneRefreshAtATime asks for refreshes while one is in flight, and for one twice.
+// takesOneRefreshAtATime requests refreshes while one is in flight, and one refresh twice.
 func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 	t.Run("two at once", func(t *testing.T) {
 		s.reset(t)
-		s.run(t, fmt.Sprintf("touch %s/%s", failpoint.Directory, failpoint.Passed))
+		s.run(t, fmt.Sprintf("touch %s/%s", failpoint.Directory, failpoint.Reached))
 		results := make(chan error, 2)
 		for range 2 {
 			go func() {
@@ -27,16 +27,16 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 			}()
 		}
 		for range 2 {
-			t.Logf("one of them: %v", <-results) // they may be in each other's way, and then say so
+			t.Logf("one of them: %v", <-results) // one may fail because of the other
 		}
 		s.ended(t)
-		passed := s.run(t, fmt.Sprintf("cd %s && cat %s && rm %[2]s", failpoint.Directory, failpoint.Passed))
-		if n := strings.Count(passed, "between the calls of a swap"); n > 1 {
+		reached := s.run(t, fmt.Sprintf("cd %s && cat %s && rm %[2]s", failpoint.Directory, failpoint.Reached))
+		if n := strings.Count(reached, "between the calls of a swap"); n > 1 {
 			t.Errorf("/usr was swapped %d times", n)
 		}
 		s.apply(t)
 		if s.ended(t); s.at != s.two {
-			t.Error("the next apply succeeded, and the VM runs what it ran")
+			t.Error("the next apply succeeded, but the VM runs the old release")
 		}
 		matrix.Record(t, "two applies of the same release at the same time", "from the beginning", "at most one swap, the next apply converges")
 	})
@@ -44,9 +44,9 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 		s.reset(t)
 		third := s.third(t)
 		s.attach(t, s.two)
-		s.arm(t, failpoint.Hold+" 1 after journal swapped")
+		s.arm(t, failpoint.Pause+" 1 after journal swapped")
 		s.begin(t)
-		s.held(t)
+		s.awaitTriggered(t)
 		agent, err := s.Agent(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -60,7 +60,7 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "in flight") {
 			t.Errorf("another one: %v", err)
 		}
-		s.relieve(t)
+		s.resume(t)
 		outcome, _ := s.ended(t)
 		matrix.Record(t, "refresh to a third release while another refresh is in flight", "after swapped", "refused; the refresh in flight ends on the "+outcome)
 		matrix.Record(t, "the same refresh is requested again", "after swapped", "nothing to do, "+outcome)

@@ -17,12 +17,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// refusesWhatIsNotTrusted asks for releases that are not what an operator wants this VM to run, at two.
+// refusesWhatIsNotTrusted requests refreshes that no operator has signed, or that lead to an earlier release. The VM runs the second
+// release.
 func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
 	if s.at == s.one {
 		s.mustMove(t)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	agent, err := s.Agent(ctx)
 	if err != nil {
@@ -85,7 +86,7 @@ func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
 				said = status.GetLast().GetError()
 			}
 			if (said == "") != (test.want == "") || !strings.Contains(said, test.want) {
-				t.Errorf("it says %q, and not %q", said, test.want)
+				t.Errorf("the error is %q, want %q", said, test.want)
 			}
 			outcome, _ := s.ended(t)
 			matrix.Record(t, test.fault, "requested of the agent", "refused, "+outcome)

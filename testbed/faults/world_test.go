@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
@@ -22,20 +23,21 @@ func TestMain(m *testing.M) {
 	os.Exit(matrix.Run(m))
 }
 
-// library is what nginx maps, and nothing else does.
+// library is mapped by nginx only.
 const library = "/libssl.so.3"
 
-// world has two releases that differ in a library, in a unit, and in files below /etc that come, change and go.
+// world has two releases that differ in a library, in a unit, and in files in /etc that are added, changed and removed.
 type world struct {
 	*guest.World
 	one, two tree.Digest
-	// agent is the file of the agent with points.
+	// agent is the binary of the agent with failpoints.
 	agent string
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{World: guest.New(t), agent: guest.AgentWithPoints(t)}
+	w.Expected = 12 * time.Minute
 	w.Host.Fleet.AgentBinary = func() ([]byte, error) { return os.ReadFile(w.agent) }
 	ids, err := w.Releases(t.Context(), "debian", guest.Plain, edits("one"), edits("two"))
 	if err != nil {
@@ -55,14 +57,14 @@ func edits(name string) []guest.Edit {
 		guest.Write("etc/mark/changed-here.conf", 0o644, name),
 		guest.Write("etc/mark/"+name+"-only/file.conf", 0o644, name),
 		guest.Write("etc/systemd/system/nginx.service", 0o644, strings.ReplaceAll(nginxUnit, "MARK", name)),
-		guest.Link("etc/systemd/system/systemd-logind.service", "/dev/null"), // nobody presses a power button here
-		// Drivers of what no test here uses take longer to load than all services to start.
+		guest.Link("etc/systemd/system/systemd-logind.service", "/dev/null"), // no test presses the power button
+		// These drivers take longer to load than all services to start, and no test uses their devices.
 		guest.Link("etc/udev/rules.d/80-drivers.rules", "/dev/null"),
 		guest.Write("etc/modules-load.d/network.conf", 0o644, "virtio_net\n"),
 	}, guest.Quick()...)
 }
 
-// nginxUnit does not wait for the network, unlike Debian's: it answers nobody here.
+// nginxUnit does not wait for the network, unlike Debian's: no test connects to nginx.
 const nginxUnit = `[Unit]
 Description=nginx, of release MARK
 
@@ -74,7 +76,7 @@ ExecStart=/usr/sbin/nginx -g "daemon off; master_process off;"
 WantedBy=multi-user.target
 `
 
-// third publishes one more release after the two.
+// third publishes a third release.
 func (w *world) third(t *testing.T, more ...guest.Edit) tree.Digest {
 	t.Helper()
 	id, err := w.Publish(t.Context(), "debian", guest.Plain, append(edits("three"), more...)...)

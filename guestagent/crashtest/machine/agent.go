@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -16,8 +17,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"crypto/ed25519"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -35,11 +34,11 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// softRebootVersion is a systemd that can do a soft-reboot.
-const softRebootVersion = 257
+// systemdVersion is a version that has soft-reboots.
+const systemdVersion = 257
 
-// runAgent is the agent: it goes on with what it finds, begins what it is asked for, and prints a crashtest.Result when
-// nothing is in flight any more. An agent that is told to end before prints nothing.
+// runAgent is the agent. It continues the refresh of its journal, or begins the requested one, and prints a crashtest.Result
+// when no refresh is in flight. If a signal stops it before, it prints nothing.
 func runAgent(begins bool) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
@@ -72,13 +71,12 @@ func runAgent(begins bool) error {
 		return nil
 	}
 	if status.Stack.Same(booted) {
-		if err := boot.MarkGood(booted); err != nil { // as the service does of a boot that has come up
+		if err := boot.MarkGood(booted); err != nil { // as the service does when all units have started
 			return err
 		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(crashtest.Result{
-		Stack: status.Stack, State: string(status.State), Committed: status.Report.GetCommitted(),
-		Refused: status.Report.GetRefused(), Error: status.Report.GetError(),
+		Stack: status.Stack, State: string(status.State), Committed: status.Report.GetCommitted(), Error: status.Report.GetError(),
 	})
 }
 
@@ -98,7 +96,7 @@ func begin(engine *refresh.Engine) error {
 	return err
 }
 
-// newEngine is the engine as package service makes it, but for what a namespace has not.
+// newEngine makes the engine as package service does, with replacements for what a namespace lacks.
 func newEngine() (*refresh.Engine, release.Stack, error) {
 	record, notSwitched, err := boot.ReadBootRecord()
 	if err != nil {
@@ -125,7 +123,7 @@ func newEngine() (*refresh.Engine, release.Stack, error) {
 	}, record.Stack, nil
 }
 
-// layers are those that are mounted: there is no dm-verity here, so each is verified from its file.
+// layers are the layers, which are all mounted. There is no dm-verity, so a layer is verified in its file.
 type layers struct{ live.Layers }
 
 // Read implements refresh.Layers.
@@ -138,10 +136,10 @@ func (layers) Read(_ context.Context, one release.Layer) (err error) {
 	return layer.Verify(file, one)
 }
 
-// system is this one. Its processes belong to the units that process 1 says: there are no cgroups of services here.
+// system is this system. It has no cgroups of services, so process 1 says to which unit a process belongs.
 type system struct{ *live.System }
 
-// BootID implements refresh.System: the kernel's is the host's.
+// BootID implements refresh.System. The kernel's own is the same in all machines.
 func (system) BootID() (string, error) {
 	data, err := os.ReadFile(bootID)
 	return string(data), err
@@ -178,10 +176,10 @@ func unitFacts(unit string) impact.Unit {
 	return impact.Unit{Name: unit, State: "active", Fragment: "etc/systemd/system/" + unit}
 }
 
-// units are those of process 1.
+// units asks process 1 about units.
 type units struct{}
 
-// ask asks process 1.
+// ask calls a method of process 1.
 func ask(method, unit string) (answer reply, err error) {
 	conn, err := net.Dial("unix", managerSocket)
 	if err != nil {
@@ -210,7 +208,7 @@ func (units) Begin(_ context.Context, target string) error {
 }
 
 // Version implements live.Targets.
-func (units) Version(context.Context) (int, error) { return softRebootVersion, nil }
+func (units) Version(context.Context) (int, error) { return systemdVersion, nil }
 
 // Facts implements live.FactsOf.
 func (units) Facts(_ context.Context, names []string) (map[string]impact.Unit, error) {
@@ -227,7 +225,7 @@ func (units) Restart(_ context.Context, unit string) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The point is in package units, behind its talk to systemd.
+	// In the agent this failpoint is in package units, which talks to systemd.
 	return away(answer), failpoint.Hit("after the restart of a unit")
 }
 
@@ -237,13 +235,13 @@ func (u units) Restore(ctx context.Context, unit string) (time.Duration, error) 
 }
 
 func away(answer reply) time.Duration {
-	return time.Duration(answer.Since-answer.Until) * time.Microsecond
+	return time.Duration(answer.Started-answer.Stopped) * time.Microsecond
 }
 
 // Restarted implements refresh.Units.
 func (units) Restarted(_ context.Context, unit string, since uint64) (bool, time.Duration, error) {
 	answer, err := ask("state", unit)
-	return err == nil && answer.Since >= since, away(answer), err
+	return err == nil && answer.Started >= since, away(answer), err
 }
 
 // ActiveState implements refresh.Units.
@@ -255,7 +253,7 @@ func (units) ActiveState(_ context.Context, unit string) (string, error) {
 // Active implements refresh.Units.
 func (units) Active(_ context.Context, unit string) (string, uint64, error) {
 	answer, err := ask("state", unit)
-	return answer.State, answer.Since, err
+	return answer.State, answer.Started, err
 }
 
 // Order implements refresh.Units.
@@ -263,15 +261,15 @@ func (units) Order(_ context.Context, names []string, _ map[string]impact.Unit) 
 	return slices.Sorted(slices.Values(names)), nil, nil
 }
 
-// Stop implements refresh.Units. No release takes a service away.
+// Stop implements refresh.Units. No release here removes a service.
 func (units) Stop(_ context.Context, unit string) error {
-	return fmt.Errorf("stop %s: no release does", unit)
+	return fmt.Errorf("stop %s: all releases have it", unit)
 }
 
 // Failure implements refresh.Units.
 func (units) Failure(_ context.Context, unit string) string { return unit + " does not run" }
 
-// What systemd does of itself leaves nothing that a test here looks at.
+// The methods below need do nothing: no test looks at what they change in a real system.
 
 // Reload implements refresh.Units.
 func (units) Reload(context.Context) error { return nil }
@@ -294,7 +292,8 @@ func (units) State(context.Context) (string, error) { return "running", nil }
 // Failed implements refresh.Units.
 func (units) Failed(context.Context) ([]string, error) { return nil, nil }
 
-// health judges by the mark of the release that is in /usr: a check is a command whose second word is the good one.
+// health carries out checks that are commands of two words. A check is good if /usr has the mark of the release that is the
+// second word.
 type health struct{}
 
 // Check implements refresh.Health.
@@ -304,12 +303,12 @@ func (health) Check(_ context.Context, check *agentapi.HealthCheck) error {
 		return err
 	}
 	if good := check.GetCommand().GetArgv()[1]; !strings.HasPrefix(string(mark), good) {
-		return fmt.Errorf("/usr is of %q, and %q is good", mark, good)
+		return fmt.Errorf("/usr is of release %q, not %q", mark, good)
 	}
 	return nil
 }
 
-// blobs are the contents lists that were handed over.
+// blobs are the contents lists that the test uploaded.
 type blobs struct{}
 
 // Open implements refresh.Blobs.

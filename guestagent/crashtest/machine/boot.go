@@ -21,16 +21,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// description is where a machine finds what it was booted from, and where the files of layers and the disk are.
-const description = "/run/machine.json"
-
-// bootID is another one in each machine.
+// bootID is a file with another text in each machine.
 const bootID = "/run/boot_id"
 
-// imagesDir has the files of layers, for the agent to verify. What is mounted in RunDir goes along in a soft-reboot.
+// imagesDir has the files of layers, for the agent to verify. A soft-reboot takes along what is mounted in RunDir.
 const imagesDir = mounts.RunDir + "/images"
 
-// start makes the first process of new namespaces an initramfs that boots. It returns only on failure.
+// start builds an initramfs in new namespaces, and boots from it. It returns only on failure.
 func start(file string) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -54,9 +51,6 @@ func start(file string) error {
 	if err := attach(root, machine); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(root, description), data, 0o600); err != nil {
-		return err
-	}
 	if err := os.WriteFile(filepath.Join(root, bootID), []byte(rand.Text()), 0o600); err != nil {
 		return err
 	}
@@ -68,8 +62,8 @@ func start(file string) error {
 	return boot.Assemble(ctx, machine.Config)
 }
 
-// mountInitramfs makes the root that the kernel unpacks an initramfs into, and what init mounts there first. /sys shows
-// the disks of this machine alone.
+// mountInitramfs mounts a tmpfs as the root of an initramfs, and the file systems in it that init mounts first. Its /sys is a
+// tmpfs, too, which shows the disks of this machine only.
 func mountInitramfs(root string) error {
 	for _, m := range []struct{ path, kind, options string }{
 		{"", "tmpfs", "mode=0755"},
@@ -89,14 +83,14 @@ func mountInitramfs(root string) error {
 	return unix.Mknod(filepath.Join(root, "dev/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
 }
 
-// attach makes the private disk a block device, and mounts the layers where an open layer is mounted. The agent runs from
-// where boot copies it to.
+// attach attaches the private disk as a loop device, mounts the layers where the agent looks for open layers, and binds this
+// program where boot installs the agent.
 func attach(root string, machine crashtest.Machine) error {
 	loop, err := openLoop(machine.Disk)
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", machine.Disk, err)
 	}
-	// It stays open until this program executes init, which is after the disk was mounted.
+	// The descriptor stays open until this process executes init. By then the disk is mounted, which keeps the loop device.
 	var stat unix.Stat_t
 	if err := unix.Fstat(loop, &stat); err != nil {
 		return err
@@ -149,7 +143,7 @@ func bindFile(from, to string) error {
 	return nil
 }
 
-// openLoop has a free loop device show a file, until nobody uses it any more (loop(4), LO_FLAGS_AUTOCLEAR).
+// openLoop attaches a file to a free loop device. The kernel detaches it after its last use (loop(4), LO_FLAGS_AUTOCLEAR).
 func openLoop(file string) (device int, err error) {
 	backing, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
@@ -178,12 +172,12 @@ func openLoop(file string) (device int, err error) {
 		if closing := unix.Close(device); closing != nil || !errors.Is(err, unix.EBUSY) {
 			return -1, errors.Join(fmt.Errorf("configure loop device %d: %w", number, err), closing)
 		}
-		// Another machine has taken it meanwhile.
+		// Another machine was faster.
 	}
-	return -1, errors.New("every free loop device was taken by somebody else")
+	return -1, errors.New("another process was faster each time")
 }
 
-// enter makes a directory the root, and forgets what was the root before.
+// enter makes a directory the root, and unmounts the previous root.
 func enter(root string) error {
 	if err := unix.Chdir(root); err != nil {
 		return fmt.Errorf("enter %s: %w", root, err)
@@ -192,7 +186,7 @@ func enter(root string) error {
 		return fmt.Errorf("enter %s: %w", root, err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leave the root before %s: %w", root, err)
+		return fmt.Errorf("unmount the root before %s: %w", root, err)
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter %s: %w", root, err)
@@ -200,8 +194,8 @@ func enter(root string) error {
 	return nil
 }
 
-// softReboot has the userland begin anew in the root that the agent assembled, as systemd does
-// (systemd-soft-reboot.service(8)); without one it begins anew where it is.
+// softReboot switches to the root that the agent assembled, as systemd does (systemd-soft-reboot.service(8)). If there is
+// none, it does nothing.
 func softReboot() error {
 	mounted, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -213,7 +207,7 @@ func softReboot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make / private: %w", err)
 	}
-	for _, place := range []string{"/proc", "/sys", "/dev"} { // /run is there already
+	for _, place := range []string{"/proc", "/sys", "/dev"} { // the agent has mounted /run there
 		if err := unix.Mount(place, filepath.Join(mounts.NextRoot, place), "", unix.MS_MOVE, ""); err != nil {
 			return fmt.Errorf("move %s into the next root: %w", place, err)
 		}
@@ -224,7 +218,7 @@ func softReboot() error {
 	return shareAll()
 }
 
-// shareAll makes every mount a peer group of its own, as systemd does when it begins.
+// shareAll makes every mount shared, in a peer group of its own, as systemd does when it starts.
 func shareAll() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("make / shared: %w", err)

@@ -17,15 +17,15 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
-// maxShown bounds a file whose content is shown, in bytes, and maxHashed one of which it is the digest. What is larger is a
-// program, which all releases have alike.
+// A description shows the content of files up to maxShown bytes, and the digest of files up to maxHashed bytes. A larger file
+// is a program that is the same in all releases.
 const (
 	maxShown  = 1 << 10
 	maxHashed = 1 << 20
 )
 
-// look describes all of the machine that a refresh changes: the files of /usr and of /etc, what is mounted twice, what is
-// left of a refresh on the private disk, and what its services run.
+// look describes everything in the machine that a refresh changes: the files in /usr and /etc, mount points with two mounts, the
+// agent's records on the private disk, and the programs and the configuration of the services.
 func (m *manager) look() (string, error) {
 	var text strings.Builder
 	if err := list(&text, "/usr"); err != nil {
@@ -48,7 +48,7 @@ func (m *manager) look() (string, error) {
 		return "", err
 	}
 	for _, entry := range entries {
-		// What a replaced file's draft is left of is none of the records. A settled carry may be kept for the next boot.
+		// Names with a dot are drafts of files that were being replaced. A settled carry stays, or not, for the next boot to undo.
 		if !strings.HasPrefix(entry.Name(), ".") && entry.Name() != "undo-settled" {
 			fmt.Fprintln(&text, "state:", entry.Name())
 		}
@@ -65,10 +65,10 @@ func (m *manager) look() (string, error) {
 			return "", err
 		}
 		if runs != present {
-			fmt.Fprintf(&text, "%s runs another %s than /usr has\n", name, program)
+			fmt.Fprintf(&text, "%s runs another %s than the one in /usr\n", name, program)
 		}
 	}
-	// A refresh leaves idle.service as it is, with the configuration from before.
+	// A refresh does not restart idle.service, which keeps the old configuration.
 	for _, name := range []string{"db.service", "web.service"} {
 		fmt.Fprintf(&text, "%s has read %s\n", name, m.units[name].configuration)
 	}

@@ -1,7 +1,7 @@
 //go:build faults
 
-// Command machine is a machine of package crashtest: what boots it, its process 1 and its agent.
-// It is built with the tag "faults".
+// Command machine is every program of a machine of package crashtest: it boots the machine, and is its process 1 and its agent.
+// The build tag "faults" gives it failpoints.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
 )
 
-// limit bounds each thing that a machine waits for. A machine with nothing else to do takes milliseconds.
+// limit bounds each wait. Usually a wait takes milliseconds.
 const limit = 2 * time.Minute
 
 var errUsage = errors.New("usage: machine boot FILE | refresh | resume | next-root")

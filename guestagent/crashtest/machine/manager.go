@@ -28,16 +28,16 @@ import (
 )
 
 const (
-	// managerSocket is where the agent reaches process 1, and requestFile the refresh that it is to begin.
+	// managerSocket is the socket of process 1, and requestFile has the request of the refresh that the agent begins.
 	managerSocket = "/run/manager.sock"
 	requestFile   = "/run/request.pb"
-	// maxLives is how many agents one order may take: the engine gives up a refresh that has ended four of them.
-	maxLives = 8
-	// heldPause is how often process 1 looks whether a point holds the agent.
-	heldPause = 2 * time.Millisecond
+	// maxAgents bounds the agents of one order. The engine gives up a refresh that has ended four agents.
+	maxAgents = 8
+	// pausedPoll is the time between two looks whether a failpoint has paused the agent.
+	pausedPoll = 2 * time.Millisecond
 )
 
-// services are the units of a machine, each with its program. A refresh changes the programs of two.
+// services are the units of a machine, each with its program. Each release has other programs of two of them.
 var services = map[string]string{"db.service": "/usr/bin/db", "idle.service": "/usr/bin/idle", "web.service": "/usr/bin/web"}
 
 // manager is process 1 of a machine: it runs services and the agent in place of systemd.
@@ -45,8 +45,8 @@ type manager struct {
 	mutex sync.Mutex
 	units map[string]*unit
 	agent *os.Process
-	// begun is the target that the agent has asked for last, "" if it has not.
-	begun string
+	// target is the systemd target that the agent has requested, or "".
+	target string
 
 	orders  *json.Decoder
 	answers *json.Encoder
@@ -55,13 +55,13 @@ type manager struct {
 // unit is a service.
 type unit struct {
 	process *exec.Cmd
-	// configuration is what there was when it started.
+	// configuration is the content that the configuration file had when the service started.
 	configuration string
-	// started and stopped are moments of refresh.System.
+	// started and stopped are when it was last started and stopped, in microseconds of CLOCK_MONOTONIC.
 	started, stopped uint64
 }
 
-// manage is process 1. It carries out orders until there are no more, and ends the machine with that.
+// manage is process 1. It carries out orders until the test closes the pipe. The machine ends with it.
 func manage() error {
 	if err := shareAll(); err != nil {
 		return err
@@ -106,22 +106,22 @@ func (m *manager) carryOut(order crashtest.Order) (answer crashtest.Answer, err 
 	mode := "resume"
 	if order.Request != nil {
 		mode = "refresh"
-		if err := handOver(order); err != nil {
+		if err := store(order); err != nil {
 			return answer, err
 		}
 	}
-	holding := slices.ContainsFunc(order.Arm, func(point string) bool { return strings.HasPrefix(point, failpoint.Hold+" ") })
-	for {
-		if answer.Lives++; answer.Lives > maxLives {
-			return answer, fmt.Errorf("%d agents have ended", maxLives)
+	pauses := slices.ContainsFunc(order.Arm, func(point string) bool { return strings.HasPrefix(point, failpoint.Pause+" ") })
+	for agents := 1; ; agents++ {
+		if agents > maxAgents {
+			return answer, fmt.Errorf("%d agents were started", maxAgents)
 		}
-		result, err := m.runAgent(mode, holding)
+		result, err := m.runAgent(mode, pauses)
 		if err != nil {
 			return answer, err
 		}
-		if target := m.asked(); target != "" {
+		if target := m.takeTarget(); target != "" {
 			if target != "soft-reboot.target" {
-				return answer, fmt.Errorf("the agent has asked for %s", target)
+				return answer, fmt.Errorf("the agent has requested %s", target)
 			}
 			if err := m.restartUserland(); err != nil {
 				return answer, err
@@ -130,45 +130,45 @@ func (m *manager) carryOut(order crashtest.Order) (answer crashtest.Answer, err 
 			answer.Result = *result
 			break
 		}
-		mode = "resume" // the agent was killed, or the userland has begun anew
+		mode = "resume"
 	}
 	if order.Sync {
-		unix.Sync()
+		if err := syncDisk(); err != nil {
+			return answer, err
+		}
 	}
-	if answer.Passed, err = pointsIn(failpoint.Passed); err != nil {
+	if answer.Reached, err = points(failpoint.Reached); err != nil {
 		return answer, err
 	}
-	if answer.Struck, err = pointsIn(failpoint.Struck); err != nil {
+	if answer.Triggered, err = points(failpoint.Triggered); err != nil {
 		return answer, err
 	}
 	answer.Look, err = m.look()
 	return answer, err
 }
 
-// arm has points strike, and all points listed that are reached from now on.
+// arm arms failpoints, and begins new lists of those that are reached and that trigger.
 func arm(points []string) error {
 	if err := os.MkdirAll(failpoint.Directory, 0o700); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{
-		failpoint.Armed: strings.Join(append(points, ""), "\n"), failpoint.Passed: "",
-	} {
+	for name, text := range map[string]string{failpoint.Armed: strings.Join(append(points, ""), "\n"), failpoint.Reached: ""} {
 		if err := os.WriteFile(filepath.Join(failpoint.Directory, name), []byte(text), 0o600); err != nil {
 			return err
 		}
 	}
-	return forgetStruck()
+	return removeTriggered()
 }
 
-func forgetStruck() error {
-	if err := os.Remove(filepath.Join(failpoint.Directory, failpoint.Struck)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func removeTriggered() error {
+	if err := os.Remove(filepath.Join(failpoint.Directory, failpoint.Triggered)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
 }
 
-// handOver puts what a host uploads where the agent finds it.
-func handOver(order crashtest.Order) error {
+// store stores what a host uploads where the agent looks for it.
+func store(order crashtest.Order) error {
 	if err := os.MkdirAll(mounts.BlobsDir, 0o700); err != nil {
 		return err
 	}
@@ -180,14 +180,23 @@ func handOver(order crashtest.Order) error {
 	return os.WriteFile(requestFile, order.Request, 0o600)
 }
 
-// runAgent runs one agent to its end. It returns nil for one that was killed, or that was told to end. If the order has
-// points hold the agent, each is the test's to continue.
-func (m *manager) runAgent(mode string, holding bool) (*crashtest.Result, error) {
+func syncDisk() (err error) {
+	directory, err := os.Open(mounts.PrivateDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, directory.Close()) }()
+	return unix.Syncfs(int(directory.Fd()))
+}
+
+// runAgent runs one agent to its end, and returns nil if it was killed or stopped by a signal. If failpoints pause the agent,
+// it reports each pause to the test.
+func (m *manager) runAgent(mode string, pauses bool) (*crashtest.Result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	var said, complaint bytes.Buffer
+	var printed, complaint bytes.Buffer
 	agent := exec.CommandContext(ctx, mounts.AgentBinary, mode)
-	agent.Stdout, agent.Stderr = &said, &complaint
+	agent.Stdout, agent.Stderr = &printed, &complaint
 	if err := agent.Start(); err != nil {
 		return nil, err
 	}
@@ -196,11 +205,11 @@ func (m *manager) runAgent(mode string, holding bool) (*crashtest.Result, error)
 	m.mutex.Unlock()
 	ended := make(chan error, 1)
 	go func() { ended <- agent.Wait() }()
-	var held <-chan time.Time
-	if holding {
-		ticker := time.NewTicker(heldPause)
+	var poll <-chan time.Time
+	if pauses {
+		ticker := time.NewTicker(pausedPoll)
 		defer ticker.Stop()
-		held = ticker.C
+		poll = ticker.C
 	}
 	for {
 		select {
@@ -208,43 +217,43 @@ func (m *manager) runAgent(mode string, holding bool) (*crashtest.Result, error)
 			if ctx.Err() != nil {
 				return nil, fmt.Errorf("agent, %s: it has not ended in %v: %s", mode, limit, complaint.String())
 			}
-			return lastWord(mode, err, said.Bytes(), complaint.String())
-		case <-held:
-			if err := m.reportHeld(); err != nil {
+			return lastWord(mode, err, printed.Bytes(), complaint.String())
+		case <-poll:
+			if err := m.reportPause(); err != nil {
 				return nil, err
 			}
 		}
 	}
 }
 
-// lastWord is how an agent has ended.
-func lastWord(mode string, err error, said []byte, complaint string) (*crashtest.Result, error) {
+// lastWord interprets the exit of an agent and what it printed.
+func lastWord(mode string, err error, printed []byte, complaint string) (*crashtest.Result, error) {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == unix.SIGKILL {
-			return nil, nil //nolint:nilnil // the contract: it was killed
+			return nil, nil //nolint:nilnil // documented: it was killed
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("agent, %s: %w: %s", mode, err, complaint)
 	}
-	if len(said) == 0 {
-		return nil, nil //nolint:nilnil // the contract: it was told to end
+	if len(printed) == 0 {
+		return nil, nil //nolint:nilnil // documented: it was stopped
 	}
 	var result crashtest.Result
-	if err := json.Unmarshal(said, &result); err != nil {
+	if err := json.Unmarshal(printed, &result); err != nil {
 		return nil, fmt.Errorf("agent, %s: %w", mode, err)
 	}
 	return &result, nil
 }
 
-// reportHeld tells the test which point holds the agent, if one does, and waits until the agent may go on.
-func (m *manager) reportHeld() error {
-	struck, err := pointsIn(failpoint.Struck)
-	if err != nil || len(struck) == 0 {
+// reportPause reports a paused agent to the test, and waits for the order to continue.
+func (m *manager) reportPause() error {
+	triggered, err := points(failpoint.Triggered)
+	if err != nil || len(triggered) == 0 {
 		return err
 	}
-	if err := m.answers.Encode(crashtest.Answer{Held: struck[len(struck)-1]}); err != nil {
+	if err := m.answers.Encode(crashtest.Answer{Paused: triggered[len(triggered)-1]}); err != nil {
 		return err
 	}
 	var order crashtest.Order
@@ -252,13 +261,14 @@ func (m *manager) reportHeld() error {
 		return err
 	}
 	if !order.Continue {
-		return errors.New("another order came while a point held the agent")
+		return errors.New("another order came while the agent was paused")
 	}
-	return forgetStruck()
+	return removeTriggered()
 }
 
-// pointsIn reads a list of points; one that is not there is empty. A line that is being written does not count.
-func pointsIn(name string) ([]string, error) {
+// points reads a list of failpoints, which is empty if there is no file. A line without its end is still being written and
+// does not count.
+func points(name string) ([]string, error) {
 	data, err := os.ReadFile(filepath.Join(failpoint.Directory, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

@@ -18,19 +18,19 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
-// call is what the agent asks of process 1, and reply what it answers.
+// call is a request of the agent to process 1, and reply the answer.
 type call struct{ Method, Unit string }
 
 type reply struct {
 	Error string
 	State string
-	// Since and Until are the moments at which the unit was last started and stopped.
-	Since, Until uint64
-	// Processes are those of all units, by unit.
+	// Started and Stopped are those of the unit.
+	Started, Stopped uint64
+	// Processes has the process id of each unit.
 	Processes map[string]int
 }
 
-// listen answers the agent until the machine ends.
+// listen answers the calls of agents until the machine ends.
 func (m *manager) listen(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
@@ -39,26 +39,26 @@ func (m *manager) listen(listener net.Listener) {
 			return
 		}
 		go func() {
-			defer func() { _ = conn.Close() }() // the answer was written, or the agent is gone
-			var asked call
-			if err := json.NewDecoder(conn).Decode(&asked); err != nil {
-				return // an agent that was killed
+			defer func() { _ = conn.Close() }() // the answer was written, or the agent was killed
+			var request call
+			if err := json.NewDecoder(conn).Decode(&request); err != nil {
+				return // the agent was killed
 			}
-			answer, err := m.reply(asked)
+			answer, err := m.reply(request)
 			if err != nil {
 				answer.Error = err.Error()
 			}
-			_ = json.NewEncoder(conn).Encode(answer) // an agent that was killed hears nothing
+			_ = json.NewEncoder(conn).Encode(answer) // fails if the agent was killed
 		}()
 	}
 }
 
-func (m *manager) reply(asked call) (answer reply, err error) {
+func (m *manager) reply(request call) (answer reply, err error) {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
-	switch asked.Method {
+	switch request.Method {
 	case "begin":
-		m.begun = asked.Unit
+		m.target = request.Unit
 		return answer, m.agent.Signal(unix.SIGTERM)
 	case "processes":
 		answer.Processes = map[string]int{}
@@ -67,30 +67,30 @@ func (m *manager) reply(asked call) (answer reply, err error) {
 		}
 		return answer, nil
 	}
-	u := m.units[asked.Unit]
+	u := m.units[request.Unit]
 	if u == nil {
-		return answer, fmt.Errorf("there is no unit %s", asked.Unit)
+		return answer, fmt.Errorf("there is no unit %s", request.Unit)
 	}
-	switch asked.Method {
+	switch request.Method {
 	case "restart":
 		if err := u.stop(); err != nil {
 			return answer, err
 		}
-		err = u.start(services[asked.Unit])
+		err = u.start(services[request.Unit])
 	case "state":
 	default:
-		return answer, fmt.Errorf("there is no method %s", asked.Method)
+		return answer, fmt.Errorf("there is no method %s", request.Method)
 	}
-	answer.State, answer.Since, answer.Until = "active", u.started, u.stopped
+	answer.State, answer.Started, answer.Stopped = "active", u.started, u.stopped
 	return answer, err
 }
 
-// asked is the target that the agent has asked for since the last call; "" for none.
-func (m *manager) asked() string {
+// takeTarget returns the target that the agent has requested since the last call, or "".
+func (m *manager) takeTarget() string {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
-	target := m.begun
-	m.begun = ""
+	target := m.target
+	m.target = ""
 	return target
 }
 
@@ -107,7 +107,8 @@ func (m *manager) startServices() error {
 	return nil
 }
 
-// restartUserland is a soft-reboot: all services end, the agent assembles the next root, and all services start in it.
+// restartUserland is a soft-reboot: it stops all services, has the agent's program assemble the next root, switches to it and
+// starts all services.
 func (m *manager) restartUserland() error {
 	m.mutex.Lock()
 	for _, u := range m.units {
@@ -117,7 +118,7 @@ func (m *manager) restartUserland() error {
 		}
 	}
 	m.mutex.Unlock()
-	// The points are the agent's. That a program of systemd's is killed on the way is not tried here.
+	// Failpoints are for the agent. No test here kills the program that assembles the next root, which systemd runs.
 	aside := failpoint.Directory + ".aside"
 	if err := os.Rename(failpoint.Directory, aside); err != nil {
 		return err
@@ -136,7 +137,7 @@ func (m *manager) restartUserland() error {
 	return m.startServices()
 }
 
-// start starts the process of a unit, with the configuration that there is.
+// start starts the process of a unit, and remembers the present configuration.
 func (u *unit) start(program string) error {
 	configuration, err := os.ReadFile("/etc/mark/changes.conf")
 	if err != nil {
@@ -152,7 +153,7 @@ func (u *unit) start(program string) error {
 	return err
 }
 
-// stop ends the process of a unit.
+// stop kills the process of a unit.
 func (u *unit) stop() error {
 	if err := u.process.Process.Kill(); err != nil {
 		return err
@@ -166,7 +167,7 @@ func (u *unit) stop() error {
 	return err
 }
 
-// moment is now, as refresh.System counts it.
+// moment is the present time of CLOCK_MONOTONIC in microseconds, as refresh.System counts it.
 func moment() (uint64, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {

@@ -1,9 +1,9 @@
-// Command impostor stands in a guest where the agent should, with its key and on its port, and behaves as no agent does: to each
-// connection in the next of the ways that its arguments name, and to all further ones in the last.
+// Command impostor takes the place of the agent in a guest, with the agent's key and port, and misbehaves. Each connection gets the
+// next of the ways that the arguments name, and all further connections get the last one.
 //
 //	impostor KEY OPERATOR WAY...
 //
-// KEY is the file of the agent's key, OPERATOR the base64 of the operator's public one.
+// KEY is the file of the agent's key. OPERATOR is the operator's public key in base64.
 package main
 
 import (
@@ -27,10 +27,10 @@ import (
 
 var errUsage = errors.New("usage: impostor KEY OPERATOR WAY")
 
-// request is as much of one as is read before it is answered, in bytes.
+// request is how many bytes of a request are read before the answer.
 const request = 4096
 
-// ways to behave, by name. Each gets a connection whose handshake begins with the first byte that is read or written.
+// ways are the ways to misbehave, by name. The handshake of the connection begins with its first read or write.
 var ways = map[string]func(conn *tls.Conn) error{
 	"is silent in the handshake":          func(conn *tls.Conn) error { return stay(conn.NetConn()) },
 	"never answers":                       func(conn *tls.Conn) error { return stay(conn) },
@@ -58,13 +58,14 @@ var ways = map[string]func(conn *tls.Conn) error{
 	},
 }
 
-// frame is a ttrpc response to the first call, of a length that it may not have: a header of length, stream, type and flags.
+// frame is a ttrpc response to the first call: a header with length, stream, type and flags, and the payload. The length may be
+// wrong.
 func frame(length uint32, payload []byte) []byte {
 	header := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, length), 1)
 	return append(append(header, 2, 0), payload...)
 }
 
-// answer hears a request and writes that.
+// answer reads a request and writes an answer.
 func answer(conn net.Conn, with []byte) error {
 	_, err := conn.Read(make([]byte, request))
 	if err == nil && len(with) > 0 {
@@ -73,7 +74,7 @@ func answer(conn net.Conn, with []byte) error {
 	return err
 }
 
-// stay says nothing until the other side closes.
+// stay sends nothing until the peer closes the connection.
 func stay(conn net.Conn) error {
 	_, err := io.Copy(io.Discard, conn)
 	return err
@@ -120,7 +121,7 @@ func run(arguments []string) error {
 	}
 }
 
-// asAgent is the configuration of the agent whose key is in a file.
+// asAgent is the TLS configuration of the agent whose key is in a file.
 func asAgent(key, operator string) (*tls.Config, error) {
 	text, err := os.ReadFile(key)
 	if err != nil {
@@ -136,7 +137,7 @@ func asAgent(key, operator string) (*tls.Config, error) {
 	}
 	private, ok := parsed.(ed25519.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("%s holds a %T", key, parsed)
+		return nil, fmt.Errorf("%s contains a %T", key, parsed)
 	}
 	certificate, err := transport.Certificate(private)
 	if err != nil {
