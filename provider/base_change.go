@@ -35,6 +35,8 @@ type changeModel struct {
 	KernelFrom     string   `tfsdk:"kernel_from"`
 	KernelTo       string   `tfsdk:"kernel_to"`
 	PinnedAccounts []string `tfsdk:"pinned_accounts"`
+	VMOwned        int64    `tfsdk:"vm_owned"`
+	VMOwnedPaths   []string `tfsdk:"vm_owned_paths"`
 }
 
 func changeAttributes() map[string]schema.Attribute {
@@ -64,6 +66,10 @@ func changeAttribute() schema.SingleNestedAttribute {
 			"kernel_from":   computedText("Kernel release before the change."),
 			"kernel_to": computedText("Kernel release after the change; equal to `kernel_from` if the kernel " +
 				"stayed the same."),
+			"vm_owned": computedNumber("Number of files, directories and links that differ below `/var`, `/home`, " +
+				"`/root` and `/srv`. They are the VM's own: a VM that has them keeps its version, whatever the release " +
+				"brings, and a new VM gets the release's. They are not in the other numbers."),
+			"vm_owned_paths": computedTexts("The first 20 of these paths; null if there are none."),
 			"pinned_accounts": computedTexts("Accounts that kept the id of the previous release because of " +
 				"`pin_accounts`, such as `user www-data from 34 to 33`, where 34 is the id in the source; null if " +
 				"there are none."),
@@ -83,6 +89,10 @@ func (b *baseChange) describe(ctx context.Context, change *publish.Change, to *r
 		Packages:   make([]string, len(change.Packages)),
 		KernelFrom: change.KernelFrom, KernelTo: change.KernelTo,
 		PinnedAccounts: change.Pinned,
+		VMOwned:        int64(change.VMOwned),
+	}
+	for _, name := range change.VMOwnedPaths {
+		model.VMOwnedPaths = append(model.VMOwnedPaths, "/"+name)
 	}
 	if model.Rebase {
 		model.RebaseReason = &change.Rebase
@@ -107,7 +117,7 @@ func packageChange(p publish.PackageChange) string {
 	}
 }
 
-// summary describes a change in a line each for packages, kernel, files, layer and accounts.
+// summary describes a change in a line each for packages, kernel, files, layer, what stays the VM's own, and accounts.
 func summary(change *publish.Change, to *release.Manifest) string {
 	var changed, added, removed int
 	for _, p := range change.Packages {
@@ -142,6 +152,13 @@ func summary(change *publish.Change, to *release.Manifest) string {
 		"kernel:   " + kernel,
 		fmt.Sprintf("files:    %s, %s, %s", files(change.Changed, "changed"), files(change.Added, "added"), files(change.Removed, "removed")),
 		"layer:    " + layer,
+	}
+	if change.VMOwned > 0 {
+		text := fmt.Sprintf("VM's own: %d differ, and existing VMs keep theirs: /%s", change.VMOwned, strings.Join(change.VMOwnedPaths[:min(3, len(change.VMOwnedPaths))], ", /"))
+		if change.VMOwned > 3 {
+			text += ", ..."
+		}
+		lines = append(lines, text)
 	}
 	if len(change.Pinned) > 0 {
 		lines = append(lines, "accounts: "+strings.Join(change.Pinned, ", "))

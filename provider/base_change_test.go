@@ -30,7 +30,7 @@ func planned(at string, want knownvalue.Check) plancheck.PlanCheck {
 func TestAPlanShowsWhatANewReleaseChanges(t *testing.T) {
 	own := newImage(t)
 	before := sourcetest.NewSystem("6.12.1").With("usr/share/old", "goes")
-	after := sourcetest.NewSystem("6.12.1").With("usr/share/new", "comes", "usr/bin/server", "version 2", "var/lib/dpkg/status", "")
+	after := sourcetest.NewSystem("6.12.1").With("usr/share/new", "comes", "usr/bin/server", "version 2", "var/lib/dpkg/status", "", "srv/new", "the VM's")
 	after.Install("server", "2")
 	after.Install("library", "1.0-1")
 	status := int64(len(after["var/lib/dpkg/status"]))
@@ -62,7 +62,10 @@ func TestAPlanShowsWhatANewReleaseChanges(t *testing.T) {
 kernel:   6.12.1 as before
 files:    2 changed (168 bytes), 1 added (5 bytes), 1 removed (4 bytes)
 layer:    a delta of 8.0 KiB over 1 below
+VM's own: 1 differ, and existing VMs keep theirs: /srv/new
 `)),
+				planned("vm_owned", number(1)),
+				planned("vm_owned_paths", knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("/srv/new")})),
 				plancheck.ExpectKnownValue(debianAddress, attribute("deltas_left"), number(6)),
 			),
 		},

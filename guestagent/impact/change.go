@@ -17,7 +17,11 @@ type Changes struct {
 	// sorted, so content mostly needs no sorting.
 	content  []string
 	unsorted bool
-	// count is the number of all differing paths, including those that differ in metadata alone.
+	// vmOwned are the paths of the same kind that are the VM's own (tree.OwnedByVM). A refresh does not replace them, so
+	// they concern only a unit for which the user declared them.
+	vmOwned []string
+	// count is the number of all differing paths, including those that differ in metadata alone, without those that are
+	// the VM's own.
 	count uint64
 	// scripts are the changed files of code, by language.
 	scripts map[language]*pathList
@@ -84,7 +88,7 @@ func (c *Changes) Configuration() bool { return c.configuration }
 // systemd-sysv-generator(8), systemd-rc-local-generator(8).
 var managerReads = struct{ files, directories []string }{
 	files:       []string{"etc/fstab", "etc/crypttab", "etc/veritytab", "etc/integritytab", "etc/rc.local"},
-	directories: []string{"usr/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/rc"},
+	directories: []string{"usr/lib/systemd/", "var/usrlocal/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/rc"},
 }
 
 func readByManager(name string) bool {
@@ -97,7 +101,8 @@ var generated = []string{
 	"etc/ld.so.cache", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid",
 }
 
-// Differs reports whether the two stacks have different files at this path.
+// Differs reports whether a refresh brings another file to this path: the two stacks have different files there, and
+// the path is not the VM's own.
 func (c *Changes) Differs(name string) bool {
 	_, differs := slices.BinarySearch(c.paths(), name)
 	return differs
@@ -107,21 +112,24 @@ func (c *Changes) Differs(name string) bool {
 func (c *Changes) paths() []string {
 	if c.unsorted {
 		slices.Sort(c.content)
-		c.content, c.unsorted = slices.Compact(c.content), false
+		slices.Sort(c.vmOwned)
+		c.content, c.vmOwned, c.unsorted = slices.Compact(c.content), slices.Compact(c.vmOwned), false
 	}
 	return c.content
 }
 
 // matching returns the changed paths that match a pattern (glob(7)).
-func (c *Changes) matching(pattern string) []string {
+func (c *Changes) matching(pattern string) []string { return matching(c.paths(), pattern) }
+
+func matching(paths []string, pattern string) []string {
 	if !strings.ContainsAny(pattern, `*?[\`) {
-		if c.Differs(pattern) {
+		if _, found := slices.BinarySearch(paths, pattern); found {
 			return []string{pattern}
 		}
 		return nil
 	}
 	var found []string
-	for _, name := range c.paths() {
+	for _, name := range paths {
 		if matches, err := path.Match(pattern, name); err == nil && matches {
 			found = append(found, name)
 		}
@@ -129,17 +137,21 @@ func (c *Changes) matching(pattern string) []string {
 	return found
 }
 
-// below returns the changed paths at a path, below it, or matching it as a pattern.
-func (c *Changes) below(name string) *pathList {
+// declared returns the changed paths at a path that the user declared, below it, or matching it as a pattern. They
+// include those that are the VM's own.
+func (c *Changes) declared(name string) *pathList {
 	list := &pathList{}
-	found := c.matching(name)
+	var found []string
 	prefix := strings.TrimSuffix(name, "/") + "/"
-	first, _ := slices.BinarySearch(c.paths(), prefix)
-	for _, changed := range c.paths()[first:] {
-		if !strings.HasPrefix(changed, prefix) {
-			break
+	for _, paths := range [][]string{c.paths(), c.vmOwned} {
+		found = append(found, matching(paths, name)...)
+		first, _ := slices.BinarySearch(paths, prefix)
+		for _, changed := range paths[first:] {
+			if !strings.HasPrefix(changed, prefix) {
+				break
+			}
+			found = append(found, changed)
 		}
-		found = append(found, changed)
 	}
 	slices.Sort(found)
 	for _, changed := range slices.Compact(found) {
@@ -150,15 +162,25 @@ func (c *Changes) below(name string) *pathList {
 
 // Add adds one difference, as release.DiffContents reports it: old is nil for an added path, new for a removed one.
 func (c *Changes) Add(name string, old, new *tree.Entry) {
-	c.count++
+	owner := tree.OwnerOf(name)
+	if owner != tree.OwnedByVM {
+		c.count++
+	}
 	if old != nil && new != nil && sameContent(old, new) {
 		return
 	}
 	if (old == nil || old.Type == tree.Directory) && (new == nil || new.Type == tree.Directory) {
 		return
 	}
-	c.unsorted = c.unsorted || len(c.content) > 0 && c.content[len(c.content)-1] >= name
-	c.content = append(c.content, name)
+	list := &c.content
+	if owner == tree.OwnedByVM {
+		list = &c.vmOwned
+	}
+	c.unsorted = c.unsorted || len(*list) > 0 && (*list)[len(*list)-1] >= name
+	*list = append(*list, name)
+	if owner == tree.OwnedByVM {
+		return
+	}
 	if l := languageOf(name); l != "" {
 		list := c.scripts[l]
 		if list == nil {
@@ -172,7 +194,7 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 		if strings.HasPrefix(name, "usr/share/dbus-1/") {
 			c.busPolicy.add(name)
 		}
-	case strings.HasPrefix(name, "usr/"), strings.HasPrefix(name, "etc/"):
+	case strings.HasPrefix(name, "usr/"), owner == tree.Merged, owner == tree.CarriedByOS:
 		c.system(name, old, new)
 	}
 }

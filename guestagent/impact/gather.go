@@ -211,7 +211,7 @@ func (g *gathered) files(changes *Changes, unit Unit, extra []string) {
 		}
 	}
 	for _, named := range extra {
-		g.declared.merge(changes.below(named))
+		g.declared.merge(changes.declared(named))
 	}
 }
 

@@ -12,7 +12,8 @@ const deletedSuffix = " (deleted)"
 // kernel shows the file as unlinked. It returns "" for memory, sockets and devices.
 //
 // The kernel shows a file that is mapped from a swapped-out /usr without the mount point: /usr/lib/x as /lib/x.
-// Programs use the same spelling through the symbolic links of a merged /usr, and it means the same file.
+// Programs use the same spelling through the symbolic links of a merged /usr, and it means the same file. Contents lists
+// have what a release brings below /opt and /usr/local at /var/opt and /var/usrlocal (tree.CarriedByOS).
 func Resolve(shown string) (name string, deleted bool) {
 	if !strings.HasPrefix(shown, "/") {
 		return "", false
@@ -21,6 +22,10 @@ func Resolve(shown string) (name string, deleted bool) {
 	name = strings.TrimPrefix(path.Clean(shown), "/")
 	first, _, below := strings.Cut(name, "/")
 	switch {
+	case first == "opt":
+		return "var/" + name, deleted
+	case name == "usr/local", strings.HasPrefix(name, "usr/local/"):
+		return "var/usrlocal" + strings.TrimPrefix(name, "usr/local"), deleted
 	case !below:
 		return name, deleted
 	case first == "usr":

@@ -7,6 +7,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
@@ -123,4 +124,63 @@ func TestNoPolicyInterruptsMoreThanItAllows(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A refresh never replaces what is the VM's own, so a build that brings another version of it affects nobody, unless
+// the user declared it.
+func TestWhatIsTheVMsOwnAffectsOnlyWhoDeclaredIt(t *testing.T) {
+	own := []string{
+		"var/lib/acme/db", "var/lib/acme/run.py", "var/lib/acme/run.sh", "var/lib/acme/env", "home/acme/bin/tool", "root/tool", "srv/www/app.php",
+	}
+	processes := func(paths ...string) []Process {
+		open := service(2, "open.service", paths...)
+		for i := range open.Uses {
+			open.Uses[i].Mapped = false
+		}
+		python, shell := service(3, "python.service"), service(4, "shell.service", paths...)
+		python.Program, python.Arguments = "usr/bin/python3", paths
+		shell.Program, shell.Arguments = "usr/bin/dash", paths
+		return []Process{service(1, "maps.service", paths...), open, python, shell, service(5, "env.service")}
+	}
+	units := map[string]Unit{"env.service": {State: "active", EnvironmentFiles: []string{"var/lib/acme/*"}}}
+	for _, fresh := range []bool{false, true} {
+		snapshot := Snapshot{Processes: processes(own...), Units: units, Usr: []proc.Device{oldUsr, newUsr}}
+		if fresh {
+			snapshot.Fresh = newUsr
+		}
+		a := Assess(changed(own...), snapshot, Policy{})
+		if len(a.Affected) != 0 || a.Level != agentapi.Level_NONE || a.Changed != 0 || len(a.Unaffected) != 5 {
+			t.Errorf("after the swap %t: %+v", fresh, a)
+		}
+	}
+	for declared, unit := range map[string]string{"var/lib/acme/": "env.service", "var/lib/acme/db": "maps.service", "srv/www/*.php": "open.service"} {
+		a := Assess(changed(own...), Snapshot{Processes: processes(own...), Units: units}, Policy{Extra: map[string][]string{unit: {declared}}})
+		if len(a.Affected) != 1 || outcome(a, unit) != "restart" || a.Changed != 0 {
+			t.Errorf("%s declared for %s: %+v", declared, unit, a)
+		}
+	}
+}
+
+// What a release brings below /opt and /usr/local is the OS's, under whichever name it is used.
+func TestWhatIsCarriedIsCode(t *testing.T) {
+	for shown, name := range map[string]string{
+		"/opt/acme/bin/acmed": "var/opt/acme/bin/acmed", "/var/opt/acme/bin/acmed": "var/opt/acme/bin/acmed",
+		"/usr/local/bin/tool": "var/usrlocal/bin/tool", "/var/usrlocal/bin/tool": "var/usrlocal/bin/tool", "/opt": "var/opt", "/usr/local/": "var/usrlocal",
+	} {
+		resolved, _ := Resolve(shown)
+		if resolved != name {
+			t.Errorf("%s is %s, want %s", shown, resolved, name)
+		}
+		if strings.Count(name, "/") < 2 {
+			continue
+		}
+		a := Assess(changed(name), Snapshot{Processes: []Process{service(1, "acmed.service", resolved)}}, Policy{})
+		if outcome(a, "acmed.service") != "restart" || a.Changed != 1 {
+			t.Errorf("%s: %+v", shown, a)
+		}
+	}
+	unit := "var/usrlocal/lib/systemd/system/acmed.service"
+	if a := Assess(changed(unit), Snapshot{Processes: []Process{service(1, "acmed.service")}}, Policy{}); outcome(a, "acmed.service") != "restart" || !changed(unit).Manager() {
+		t.Errorf("a unit file: %+v", a)
+	}
 }

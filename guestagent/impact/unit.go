@@ -72,7 +72,7 @@ func (u Unit) unstoppable(name string) string {
 // unitOfFile returns the unit to which a unit file or a drop-in belongs, "" for other files. A drop-in of a template or
 // of a type ("service.d") belongs to every instance: then the name is "x@.service" or "service".
 func unitOfFile(name string) string {
-	for _, directory := range []string{"usr/lib/systemd/system/", "etc/systemd/system/"} {
+	for _, directory := range []string{"usr/lib/systemd/system/", "var/usrlocal/lib/systemd/system/", "etc/systemd/system/"} {
 		rest, below := strings.CutPrefix(name, directory)
 		if !below {
 			continue

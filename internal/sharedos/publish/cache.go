@@ -26,7 +26,7 @@ import (
 // again.
 const (
 	// buildVersion changes whenever the same source yields another release than before.
-	buildVersion = 3
+	buildVersion = 4
 
 	releasesDir = "releases"
 	newPrefix   = ".new-"

@@ -20,8 +20,12 @@ func describeChange(old, new *release.Manifest, oldContents, newContents io.Read
 	if oldContents == nil {
 		return change, nil
 	}
-	err := release.DiffContents(oldContents, newContents, func(_ string, old, new *tree.Entry) error {
+	err := release.DiffContents(oldContents, newContents, func(name string, old, new *tree.Entry) error {
 		switch {
+		case tree.OwnerOf(name) == tree.OwnedByVM:
+			if change.VMOwned++; len(change.VMOwnedPaths) < MaxVMOwnedPaths {
+				change.VMOwnedPaths = append(change.VMOwnedPaths, name)
+			}
 		case old == nil:
 			change.Added.add(new.Size)
 		case new == nil:

@@ -109,7 +109,12 @@ type Prepared struct {
 
 // Change is the difference between two releases.
 type Change struct {
+	// Added, Changed and Removed count what reaches a VM that runs the old release.
 	Added, Changed, Removed Count
+	// VMOwned counts the paths that differ and are the VM's own (tree.OwnedByVM): an existing VM keeps its version of
+	// them. VMOwnedPaths are the first of them, at most MaxVMOwnedPaths.
+	VMOwned      int      `json:",omitempty"`
+	VMOwnedPaths []string `json:",omitempty"`
 	// LayerBytes is the size of the new layer with its hash tree, whether it is a delta or a full one; 0 if there is
 	// none.
 	LayerBytes int64
@@ -123,6 +128,9 @@ type Change struct {
 	// "user www-data from 34 to 33".
 	Pinned []string `json:",omitempty"`
 }
+
+// MaxVMOwnedPaths is how many paths a Change names that stay the VM's own. All are counted.
+const MaxVMOwnedPaths = 20
 
 // Count counts entries of a tree: files, directories and links. Bytes is the size of the files' content, for removed
 // files before the change, and for others after it.
