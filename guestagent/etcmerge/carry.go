@@ -74,6 +74,7 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 		roots[name] = root
 	}
 	p := planner{placing: placing{root: roots[c.Root], sync: c.sync}, live: roots[c.Root], old: roots[old], new: roots[new]}
+	p.seeds.rule.Delivered = asIn(p.live, p.old)
 	if slices.ContainsFunc(differences, func(d Difference) bool { return accountFiles[d.Path] != nil }) {
 		unlock, err := lockAccounts(ctx, p.live)
 		if err != nil {
@@ -109,6 +110,7 @@ type planner struct {
 	steps          []step
 	outcome        Outcome
 	accounts       Accounts
+	seeds          seeds
 }
 
 func (p *planner) conflict(name, reason string) {
@@ -125,6 +127,12 @@ func (p *planner) plan(ctx context.Context, differences []Difference) error {
 		}
 		if !utf8.ValidString(d.Path) || d.New != nil && !utf8.ValidString(d.New.Link) {
 			p.conflict(d.Path, "its name is not UTF-8, which the record for the rollback cannot represent")
+			continue
+		}
+		if tree.OwnerOf(d.Path) == tree.OwnedByVM {
+			if err := p.seed(d); err != nil {
+				return err
+			}
 			continue
 		}
 		ours, err := entryAt(p.live, d.Path)
@@ -155,6 +163,7 @@ func (p *planner) plan(ctx context.Context, differences []Difference) error {
 			}
 		}
 	}
+	p.outcome.Conflicts = append(p.outcome.Conflicts, p.seeds.conflicts()...)
 	return nil
 }
 

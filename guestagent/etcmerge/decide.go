@@ -50,11 +50,8 @@ func Decide(d Difference, ours *tree.Entry) (action Action, reason string) {
 	switch {
 	case owned(d.Path):
 		return Keep, ""
-	case strings.HasPrefix(d.Path, "var/"):
-		if d.Old == nil && ours == nil {
-			return Write, ""
-		}
-		return Keep, ""
+	case tree.OwnerOf(d.Path) == tree.OwnedByVM:
+		return Keep, "" // Seeding decides about new paths
 	case same(ours, d.New):
 		return Keep, ""
 	case accountFiles[d.Path] != nil && isRegular(d.Old) && isRegular(ours) && isRegular(d.New):

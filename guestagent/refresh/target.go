@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
@@ -106,7 +105,7 @@ func newLayers(from, to release.Stack) []release.Layer {
 // differences is what two stacks differ in.
 type differences struct {
 	changes *impact.Changes
-	// etc holds what differs below /etc and /var.
+	// etc holds what differs below /etc and on the private disk (tree.OwnerOf).
 	etc []etcmerge.Difference
 }
 
@@ -128,7 +127,7 @@ func (t *target) compare(ctx context.Context, blobs Blobs) (_ *differences, err 
 	}
 	err = release.DiffContents(lists[0], lists[1], func(name string, before, after *tree.Entry) error {
 		d.changes.Add(name, before, after)
-		if strings.HasPrefix(name, "etc/") || strings.HasPrefix(name, "var/") {
+		if tree.OwnerOf(name) != tree.OwnedByOS {
 			d.etc = append(d.etc, etcmerge.NewDifference(name, before, after))
 		}
 		return ctx.Err()

@@ -1,0 +1,98 @@
+package etcmerge
+
+import (
+	"maps"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// New files of a release are not mixed into what a VM uses, and they are added where it uses nothing.
+func TestNewPathsAreAddedWhereTheVMUsesNothing(t *testing.T) {
+	old := files{"var/lib/acme/db": "1", "var/lib/acme/empty/": "", "var/lib/acme/sub/x": "1", "var/spool/acme/": "", "var/log/acme/": "",
+		"home/app/.profile": "1", "root/.profile": "1", "srv/www/index": "1", "etc/x": "1"}
+	added := files{"var/lib/acme/db2": "2", "var/lib/acme/empty/new": "2", "var/lib/acme/new/deep/x": "2", "var/lib/acme/sub/y": "2", "var/spool/acme/job": "2",
+		"var/lib/other/x": "2", "var/top": "2", "home/app/.vimrc": "2", "home/other/.profile": "2", "root/.vimrc": "2", "srv/www/new": "2", "srv/ftp/x": "2"}
+	next := maps.Clone(old)
+	maps.Copy(next, added)
+	maps.Copy(next, files{"var/lib/acme/db": "2", "srv/www/index": "2"}) // what exists stays as it is
+	acme := []string{"var/lib/acme/db2", "var/lib/acme/empty/new", "var/lib/acme/new/deep/x", "var/lib/acme/sub/y"}
+	for name, test := range map[string]struct {
+		change  func(live files)
+		omitted []string
+		in      string
+	}{
+		"nothing changed":          {func(files) {}, nil, ""},
+		"a file changed":           {func(live files) { live["var/lib/acme/db"] = "rows" }, acme, "/var/lib/acme"},
+		"a file created":           {func(live files) { live["var/lib/acme/wal"] = "rows" }, acme, "/var/lib/acme"},
+		"a directory created":      {func(live files) { live["var/lib/acme/own/"] = "" }, acme, "/var/lib/acme"},
+		"a file deleted":           {func(live files) { delete(live, "var/lib/acme/db") }, acme, "/var/lib/acme"},
+		"a file replaced":          {func(live files) { live["var/lib/acme/db"] = "-> /srv/db" }, acme, "/var/lib/acme"},
+		"a file changed below":     {func(live files) { live["var/lib/acme/sub/x"] = "rows" }, []string{"var/lib/acme/sub/y"}, "/var/lib/acme/sub"},
+		"a job in the spool":       {func(live files) { live["var/spool/acme/own"] = "job" }, []string{"var/spool/acme/job"}, "/var/spool/acme"},
+		"a home":                   {func(live files) { live["root/.history"] = "ls" }, []string{"root/.vimrc"}, "/root"},
+		"a site":                   {func(live files) { live["srv/www/index"] = "mine" }, []string{"srv/www/new"}, "/srv/www"},
+		"another program's":        {func(live files) { live["var/lib/mine/x"] = "1"; live["home/me/x"] = "1"; live["var/own"] = "1" }, nil, ""},
+		"a directory of the VM's":  {func(live files) { live["var/lib/other/own"] = "1" }, []string{"var/lib/other/x"}, "/var/lib/other"},
+		"a link in place of it":    {func(live files) { live["var/lib/other"] = "-> /srv" }, []string{"var/lib/other/x"}, "/var/lib/other"},
+		"a file in place of it":    {func(live files) { live["var/lib/other"] = "file" }, []string{"var/lib/other/x"}, "/var/lib/other"},
+		"what is new is here too":  {func(live files) { live["var/top"] = "mine" }, []string{"var/top"}, ""},
+		"only a log was written":   {func(live files) { live["var/log/acme/log"] = "line" }, nil, ""},
+		"the configuration, alone": {func(live files) { live["etc/x"] = "mine" }, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			live := maps.Clone(old)
+			test.change(live)
+			v := newVM(t, t.TempDir(), old, live, next)
+			before := read(t, v.Root)
+			outcome := v.carry(t)
+			after := read(t, v.Root)
+			for path, text := range before {
+				if after[path] != text {
+					t.Errorf("%s was %q and is %q", path, text, after[path])
+				}
+			}
+			for path := range added {
+				if _, is := after[path]; is != (!contains(test.omitted, path) || before[path] != "") {
+					t.Errorf("%s is there: %v", path, is)
+				}
+			}
+			var said []string
+			for _, line := range outcome.Conflicts {
+				if strings.Contains(line, "in use") {
+					said = append(said, strings.SplitN(line, ":", 2)[0])
+				}
+			}
+			if got := strings.Join(said, " "); got != test.in {
+				t.Errorf("in use are %q, want %q: %q", got, test.in, outcome.Conflicts)
+			}
+			must(t, v.Undo(t.Context()))
+			if diff := cmp.Diff(before, read(t, v.Root)); diff != "" {
+				t.Errorf("after the undo (want -, got +):\n%s", diff)
+			}
+		})
+	}
+}
+
+func contains(all []string, one string) bool {
+	for _, name := range all {
+		if name == one {
+			return true
+		}
+	}
+	return false
+}
+
+// A file that was only touched is as it was delivered, and one with the size and time of the delivered one is not read.
+func TestAFileIsComparedByContentIfOnlyItsTimeDiffers(t *testing.T) {
+	old := files{"var/lib/acme/db": "12"}
+	v := newVM(t, t.TempDir(), old, files{"var/lib/acme/db": "12"}, files{"var/lib/acme/db": "12", "var/lib/acme/new": "1"})
+	must(t, os.Chtimes(v.Root+"/var/lib/acme/db", time.Time{}, time.Unix(1, 0)))
+	v.carry(t)
+	if _, err := os.Lstat(v.Root + "/var/lib/acme/new"); err != nil {
+		t.Error(err)
+	}
+}
