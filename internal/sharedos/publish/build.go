@@ -55,6 +55,12 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 	if err := layer.CheckTree(read.Tree.Entries); err != nil {
 		return nil, err
 	}
+	b.tree = read.Tree
+	if before != nil && before.whole {
+		if err := b.keepData(ctx); err != nil {
+			return nil, err
+		}
+	}
 	manifest, err := b.describe(spec.Name)
 	if err != nil {
 		return nil, err
@@ -97,10 +103,14 @@ type building struct {
 	publisher *Publisher
 	directory string
 	read      *rootfs.System
-	before    *previous
-	input     string
-	pinned    []string
-	progress  source.Progress
+	// tree is the release's: read.Tree, or that with data directories of the previous release.
+	tree   *tree.Tree
+	before *previous
+	// contentsBefore is the contents list of the previous release, as previousContents returned it.
+	contentsBefore []byte
+	input          string
+	pinned         []string
+	progress       source.Progress
 }
 
 // describe writes the blobs of the release and returns its manifest without layers.
@@ -116,11 +126,7 @@ func (b *building) describe(name string) (*release.Manifest, error) {
 	}
 	b.progress("listing contents", 0, 0)
 	var err error
-	m.Contents, err = b.blob(contentsFile, func(w io.Writer) error {
-		_, err := release.WriteContents(w, b.read.Tree.Entries)
-		return err
-	})
-	if err != nil {
+	if m.Contents, err = b.contents(); err != nil {
 		return nil, err
 	}
 	m.Kernel.Image, err = b.blob(imageFile, func(w io.Writer) (err error) {
@@ -151,6 +157,31 @@ func (b *building) describe(name string) (*release.Manifest, error) {
 		return err
 	})
 	return m, err
+}
+
+// contents writes the contents list.
+func (b *building) contents() (release.Blob, error) {
+	return b.blob(contentsFile, func(w io.Writer) error {
+		_, err := release.WriteContents(w, b.tree.Entries)
+		return err
+	})
+}
+
+// previousContents returns the contents list of the previous release, nil if the store lacks it.
+func (b *building) previousContents(ctx context.Context) ([]byte, error) {
+	if b.contentsBefore != nil {
+		return b.contentsBefore, nil
+	}
+	contents, err := b.publisher.Store.GetBlob(ctx, b.before.manifest.Contents)
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
+		b.publisher.log().Warn("the contents list of the newest release is missing, so the next one will be full", "release", b.before.id)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
+	}
+	b.contentsBefore = contents
+	return contents, nil
 }
 
 // blob writes a file of the release and returns its digest and size.
@@ -184,13 +215,9 @@ func (b *building) addLayer(ctx context.Context, m *release.Manifest) (record, e
 		m.Layers = []release.Layer{top}
 		return record{Layer: true}, err
 	}
-	oldContents, err := b.publisher.Store.GetBlob(ctx, b.before.manifest.Contents)
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
-		b.publisher.log().Warn("the contents list of the newest release is missing, so the next one will be full", "release", b.before.id)
-		oldContents, err = nil, nil
-	}
+	oldContents, err := b.previousContents(ctx)
 	if err != nil {
-		return record{}, fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
+		return record{}, err
 	}
 	change, err := b.change(m, oldContents)
 	if err != nil {
@@ -211,6 +238,9 @@ func (b *building) addLayer(ctx context.Context, m *release.Manifest) (record, e
 	if rebase == "" {
 		m.Layers = append(slices.Clone(lower), top)
 	} else {
+		if change, err = b.withOwnData(m, change, oldContents); err != nil {
+			return record{}, err
+		}
 		if top, err = b.writeLayer(ctx, b.read.Tree); err != nil {
 			return record{}, err
 		}
@@ -218,6 +248,26 @@ func (b *building) addLayer(ctx context.Context, m *release.Manifest) (record, e
 	}
 	change.LayerBytes, change.Rebase = top.Size, rebase
 	return r, nil
+}
+
+// withOwnData has the release contain the data directories of this build, for a full layer. It returns the change anew.
+func (b *building) withOwnData(m *release.Manifest, change *Change, oldContents []byte) (*Change, error) {
+	if b.tree == b.read.Tree {
+		return change, nil
+	}
+	b.tree = b.read.Tree
+	if err := os.Remove(filepath.Join(b.directory, contentsFile)); err != nil {
+		return nil, fmt.Errorf("write the contents list again: %w", err)
+	}
+	var err error
+	if m.Contents, err = b.contents(); err != nil {
+		return nil, err
+	}
+	anew, err := b.change(m, oldContents)
+	if err == nil {
+		anew.Pinned = change.Pinned
+	}
+	return anew, err
 }
 
 func (b *building) change(m *release.Manifest, oldContents []byte) (_ *Change, err error) {
@@ -247,12 +297,12 @@ func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []r
 	if err != nil {
 		return release.Layer{}, "", fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
 	}
-	delta := layer.Delta(old, b.read.Tree.Entries)
-	part, whole := contentBytes(delta), contentBytes(b.read.Tree.Entries)
+	delta := layer.Delta(old, b.tree.Entries)
+	part, whole := contentBytes(delta), contentBytes(b.tree.Entries)
 	if limit := b.publisher.maxDelta(); part*100 > whole*int64(limit) {
 		return release.Layer{}, fmt.Sprintf("a delta would have %d%% of the content, and at most %d%% is allowed", part*100/whole, limit), nil
 	}
-	top, err := b.writeLayer(ctx, &tree.Tree{Entries: delta, Content: b.read.Tree.Content})
+	top, err := b.writeLayer(ctx, &tree.Tree{Entries: delta, Content: b.tree.Content})
 	if err != nil {
 		return release.Layer{}, "", err
 	}

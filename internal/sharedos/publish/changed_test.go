@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // movingSource has another fingerprint after each read.
@@ -42,5 +46,65 @@ func TestAChangeCountsWhatIsTheVMsOwnApart(t *testing.T) {
 	}
 	if want := []string{"home/acme/.vimrc", "srv/www", "srv/www/index.html", "var/lib/acme/db"}; change.VMOwned != 4 || !slices.Equal(change.VMOwnedPaths, want) {
 		t.Errorf("the VM's own are %d: %v", change.VMOwned, change.VMOwnedPaths)
+	}
+}
+
+// A package initialises its data directory anew at each build. VMs get it once, so another build is no other release, and
+// a delta never has it.
+func TestDataThatAPackageInitialisesIsInNoDelta(t *testing.T) {
+	const main, mysql = "var/lib/postgresql/17/main/", "var/lib/mysql/"
+	built := func(s sourcetest.System, text string) sourcetest.System {
+		return s.With(main+"PG_VERSION", "17", main+"global/pg_control", "system identifier "+text, main+"base/1/PG_VERSION", "17",
+			main+"base/1/"+text, text, main+"pg_wal/0001", strings.Repeat(text, 10_000), mysql+"ibdata1", text, mysql+text, text)
+	}
+	p := newPublisher(t, storetest.New(t))
+	p.MaxChain = 3
+	publish(t, p, newSystem())
+	// The first time they come with a delta, as any package does.
+	first := publish(t, p, built(newSystem(), "first"))
+	if first.Change.VMOwned == 0 || first.Change.Added.Entries != 0 {
+		t.Errorf("first: %+v", first.Change)
+	}
+	if again := publish(t, p, built(newSystem(), "second")); !again.Unchanged || again.ID != first.ID {
+		t.Errorf("nothing but the data differs: %+v", again.Change)
+	}
+	patched := built(newSystem(), "third").With("usr/bin/server", "2", "var/lib/postgresql/18/main/PG_VERSION", "18", "var/lib/postgresql/18/main/x", "1")
+	second := publish(t, p, patched)
+	change := second.Change
+	if change.Changed.Entries != 1 || change.Added.Entries != 0 || change.Removed.Entries != 0 || second.Manifest.Layers[2].Size > 30_000 {
+		t.Errorf("with a patch: %+v, %d bytes", change, second.Manifest.Layers[2].Size)
+	}
+	for _, name := range change.VMOwnedPaths {
+		if !strings.HasPrefix(name, "var/lib/postgresql/18") {
+			t.Errorf("the change has %s", name)
+		}
+	}
+	contents := func(release *Prepared) string {
+		list, err := p.Store.GetBlob(t.Context(), release.Manifest.Contents)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries, err := readContents(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, e := range entries {
+			if e.Type == tree.Regular && strings.HasPrefix(e.Path, main+"base/1/") {
+				names = append(names, path.Base(e.Path))
+			}
+		}
+		return strings.Join(names, " ")
+	}
+	if got := contents(second); got != "PG_VERSION first" {
+		t.Errorf("the release has the data %s", got)
+	}
+	// The chain is at its limit: a full layer has what this build has, whole.
+	third := publish(t, p, built(newSystem(), "fourth").With("usr/bin/server", "3"))
+	if len(third.Manifest.Layers) != 1 || contents(third) != "PG_VERSION fourth" || third.Change.Changed.Entries != 1 {
+		t.Errorf("a full layer: %s, %+v", contents(third), third.Change)
+	}
+	if gone := publish(t, p, newSystem().With("usr/bin/server", "3")); contents(gone) != "" || gone.Change.Removed.Entries != 0 {
+		t.Errorf("without the packages: %s, %+v", contents(gone), gone.Change)
 	}
 }
