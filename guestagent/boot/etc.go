@@ -12,7 +12,10 @@ import (
 
 // Carrier returns the carrier of the configuration of the system at root.
 func Carrier(root string) etcmerge.Carrier {
-	return etcmerge.Carrier{Root: root, Record: mounts.StateDir + "/undo"}
+	return etcmerge.Carrier{
+		Root: root, Record: mounts.StateDir + "/undo",
+		Skipped: func(c etcmerge.Conflict) { say("undo: %s", c) },
+	}
 }
 
 // EndCarry ends the last carry to /etc of the system at root, when no refresh is in flight any more. The carry is
@@ -170,7 +173,7 @@ func (r privateRecords) moveEtc(ctx context.Context, chosen opened, next Committ
 	if err := WriteCommitted(next); err != nil {
 		return nil, err
 	}
-	moved := &Moved{From: r.committed.Stack, Carried: outcome.Carried, Conflicts: outcome.Conflicts}
+	moved := &Moved{From: r.committed.Stack, Carried: outcome.Carried, Conflicts: append(etcmerge.Texts(outcome.Conflicts), generate(ctx, outcome.Generate)...)}
 	return moved, settleAt(Carrier(newRoot), chosen.stack)
 }
 
@@ -180,6 +183,24 @@ func renewLoaderCache(ctx context.Context) {
 	if err := runIn(ctx, newRoot, "/usr/sbin/ldconfig"); err != nil {
 		say("the loader's cache stays an old one: %v", err)
 	}
+}
+
+// generate runs the tools that generate files below /etc again, and returns what failed. A system also starts with
+// outdated files.
+func generate(ctx context.Context, names []string) (failures []string) {
+	for _, name := range names {
+		generator := etcmerge.GeneratorNamed(name)
+		if generator == nil {
+			continue
+		}
+		// The programs are looked up in the new root.
+		err := runIn(ctx, newRoot, "/usr/bin/env", generator.Command...)
+		if err != nil {
+			say("%s is not generated again: %v", name, err)
+			failures = append(failures, generator.Failed(err).String())
+		}
+	}
+	return failures
 }
 
 // carryBetween carries /etc from a stack to the one that boots. Both have to be attached.
@@ -210,9 +231,5 @@ func carryBetween(ctx context.Context, from release.Stack, chosen opened) (outco
 	}
 	carrier := Carrier(newRoot)
 	carrier.From, carrier.To = from.Key(), chosen.stack.Key()
-	outcome, err = carrier.Carry(ctx, differences, old.Path(), next.Path())
-	if err == nil && outcome.LoaderCache {
-		renewLoaderCache(ctx)
-	}
-	return outcome, err
+	return carrier.Carry(ctx, differences, old.Path(), next.Path())
 }

@@ -3,171 +3,465 @@ package etcmerge
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// accountFile describes how the entries of an account file are merged; see passwd(5), group(5), shadow(5),
-// gshadow(5), subuid(5).
+// The account files; see passwd(5), group(5), shadow(5), gshadow(5), subuid(5).
+const (
+	passwdPath  = "etc/passwd"
+	groupPath   = "etc/group"
+	shadowPath  = "etc/shadow"
+	gshadowPath = "etc/gshadow"
+	subuidPath  = "etc/subuid"
+	subgidPath  = "etc/subgid"
+)
+
+// accountFile describes how the entries of an account file are merged.
 type accountFile struct {
 	// wholeLine is true if the whole line identifies an entry: subuid may have several entries for a user.
 	wholeLine bool
-	// id is the field with the account's number, 0 for none.
-	id int
-	// members is the field with a list of names to merge, 0 for none.
-	members int
-	// of is the file whose refused entries are refused in this file, too.
+	// fields are the fields that are not merged as plain text, by their index.
+	fields map[int]fieldRule
+	// of is the file that has the accounts of the entries; "" if it is this one.
 	of string
 }
 
+// fieldRule is how a field is merged that both sides changed.
+type fieldRule int
+
+const (
+	plainField fieldRule = iota
+	// numberField is the number of the account. It never changes in a VM: files of the account have it.
+	numberField
+	// groupField is the number of a group. A release's number is replaced by the number that the group has here.
+	groupField
+	// passwordField is a password. A locked one wins.
+	passwordField
+	// shellField is a login shell. One that refuses logins wins.
+	shellField
+	// expiryField is a day. The earlier one wins.
+	expiryField
+	// setField is a list of names. Names that one side adds or removes are added or removed.
+	setField
+)
+
 // accountFiles by path.
 var accountFiles = map[string]*accountFile{
-	"etc/passwd":  {id: 2},
-	"etc/group":   {id: 2, members: 3},
-	"etc/shadow":  {of: "etc/passwd"},
-	"etc/gshadow": {of: "etc/group", members: 3},
-	"etc/subuid":  {wholeLine: true},
-	"etc/subgid":  {wholeLine: true},
+	groupPath:   {fields: map[int]fieldRule{1: passwordField, 2: numberField, 3: setField}},
+	passwdPath:  {fields: map[int]fieldRule{1: passwordField, 2: numberField, 3: groupField, 6: shellField}},
+	shadowPath:  {fields: map[int]fieldRule{1: passwordField, 7: expiryField}, of: passwdPath},
+	gshadowPath: {fields: map[int]fieldRule{1: passwordField, 2: setField, 3: setField}, of: groupPath},
+	subuidPath:  {wholeLine: true, of: passwdPath},
+	subgidPath:  {wholeLine: true, of: passwdPath},
 }
 
-// AccountOrder is the order in which account files have to be merged, so that an entry that is refused in one file is
-// refused in the files that belong to it.
-var AccountOrder = []string{"etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/subuid", "etc/subgid"}
+// AccountOrder is the order in which account files are merged: users refer to groups, and the other files to both.
+var AccountOrder = []string{groupPath, passwdPath, shadowPath, gshadowPath, subuidPath, subgidPath}
 
-// Accounts merges the account files of one system. Merge them in AccountOrder.
-type Accounts struct {
-	refused map[string]map[string]bool
+// numberIndex is the field of passwd and group with the number of the account.
+const numberIndex = 2
+
+// AccountTexts are account files by path. A file that does not exist is absent.
+type AccountTexts map[string]string
+
+// AccountMerge is the result of MergeAccounts.
+type AccountMerge struct {
+	// Texts are the merged files: those of this VM.
+	Texts     AccountTexts
+	Conflicts []Conflict
+	// Users and Groups map the numbers of the new release to those that its accounts have in this VM.
+	Users, Groups Numbers
 }
 
-// Merge merges one file by entry. An entry of ours takes the release's change if it was not changed here, and stays
-// otherwise. Entries that the release adds are appended, except those whose number another entry has here. Entries that
-// the release removes stay: files of these accounts may be anywhere.
-func (a *Accounts) Merge(path string, base, ours, theirs string) (merged string, conflicts []string) {
+// MergeAccounts merges the account files of the old release (base), this VM (ours) and the new release (theirs).
+//
+// Entries are merged by field. What only one side changed is taken; where both changed a field, ours stays, unless the
+// release's value allows less. No entry of this VM is removed: files of the account may be anywhere. An entry that was
+// removed here stays removed.
+//
+// An account that the release adds gets a free number if another account has its number here, and nothing that the
+// release says about a name is applied to a local account that happens to have that name. New entries come before the
+// first line that refers to NIS (nsswitch.conf(5), compat mode), since lookups end there. Lines that are no entries
+// stay where they are.
+func MergeAccounts(base, ours, theirs AccountTexts) AccountMerge {
+	m := &accountMerging{base: base, ours: ours, theirs: theirs, added: map[string]map[string]bool{}}
+	m.result.Texts = AccountTexts{}
+	for _, path := range AccountOrder {
+		if _, exists := ours[path]; !exists {
+			continue
+		}
+		m.file(path)
+		switch path {
+		case groupPath:
+			m.result.Groups = renumbering(theirs[path], m.result.Texts[path])
+		case passwdPath:
+			m.result.Users = renumbering(theirs[path], m.result.Texts[path])
+		}
+	}
+	return m.result
+}
+
+// accountMerging is a merge of all account files.
+type accountMerging struct {
+	base, ours, theirs AccountTexts
+	// added are the accounts of passwd and group that the merge added, by path and name.
+	added  map[string]map[string]bool
+	result AccountMerge
+}
+
+func (m *accountMerging) conflict(path string, kind Kind, format string, arguments ...any) {
+	m.result.Conflicts = append(m.result.Conflicts, Conflict{Path: path, Kind: kind, Reason: fmt.Sprintf(format, arguments...)})
+}
+
+// file merges one file.
+func (m *accountMerging) file(path string) {
 	kind := accountFiles[path]
-	if kind == nil {
-		return ours, []string{path + ": not an account file"}
-	}
-	if a.refused == nil {
-		a.refused = map[string]map[string]bool{}
-	}
-	refused := map[string]bool{}
-	a.refused[path] = refused
-	before, after := kind.entries(base), kind.entries(theirs)
-	result := []string{}
+	base, theirs := kind.parse(m.base[path]), kind.parse(m.theirs[path])
+	before, after := byName(base), byName(theirs)
+	ours := kind.parse(m.ours[path])
+	taken := numbersOf(path, ours, theirs)
 	present := map[string]bool{}
-	ids := map[string]string{}
-	for _, line := range lines(ours) {
-		name := kind.name(line)
-		then, wasThere := before[name]
-		next, isThere := after[name]
-		if wasThere && isThere && !present[name] && next != then {
-			switch merged, ok := kind.mergeEntry(then, line, next); {
-			case ok:
-				line = merged
-			default:
-				conflicts = append(conflicts, fmt.Sprintf("/%s: entry %q changed here and by the release", path, name))
-			}
+	for i, line := range ours {
+		if !line.entry || present[line.name] {
+			continue
 		}
-		present[name] = true
-		if number := kind.number(line); number != "" {
-			ids[number] = name
+		present[line.name] = true
+		then, was := before[line.name]
+		next, is := after[line.name]
+		switch {
+		case was && is && then.text != next.text && line.text != next.text:
+			ours[i] = m.entry(path, then, line, next)
+		case !was && is:
+			m.sameName(path, line, next)
 		}
-		result = append(result, line)
 	}
-	for _, line := range lines(theirs) {
-		name := kind.name(line)
-		if _, wasThere := before[name]; wasThere || present[name] || name == "" {
+	at := slices.IndexFunc(ours, func(line accountLine) bool { return line.compat })
+	if at < 0 {
+		at = len(ours)
+	}
+	var added []accountLine
+	m.added[path] = map[string]bool{}
+	for _, line := range theirs {
+		if !line.entry || present[line.name] || !m.wanted(path, line) {
+			continue
+		}
+		if _, was := before[line.name]; was {
 			continue // an entry that was removed here stays removed
 		}
-		if a.refused[kind.of][name] {
+		present[line.name] = true
+		if m.overlaps(path, line, ours) {
 			continue
 		}
-		if number := kind.number(line); number != "" && ids[number] != "" {
-			refused[name] = true
-			conflicts = append(conflicts, fmt.Sprintf("/%s: the release adds %q with the number %s, which %q has here", path, name, number, ids[number]))
-			continue
-		} else if number != "" {
-			ids[number] = name
-		}
-		present[name] = true
-		result = append(result, line)
+		added = append(added, m.add(path, line, ours, theirs, taken))
+		m.added[path][line.name] = true
 	}
-	if len(result) == 0 {
-		return "", conflicts
+	m.otherLines(path, base, ours, theirs)
+	var text strings.Builder
+	for _, line := range slices.Insert(ours, at, added...) {
+		text.WriteString(line.text + "\n")
 	}
-	return strings.Join(result, "\n") + "\n", conflicts
+	m.result.Texts[path] = text.String()
 }
 
-// mergeEntry merges one entry that differs between the releases. It fails if this VM changed the same field.
-func (k *accountFile) mergeEntry(base, ours, theirs string) (string, bool) {
-	if ours == base || ours == theirs {
-		return theirs, true
+// sameName reports an account that the release adds, and that this VM has made itself.
+func (m *accountMerging) sameName(path string, ours, theirs accountLine) {
+	if ours.field(numberIndex) == theirs.field(numberIndex) || accountFiles[path].of != "" || accountFiles[path].wholeLine {
+		return
 	}
-	if k.members == 0 {
-		return ours, false
+	m.conflict(path, AccountName, "the release adds %q with the number %s, and this VM has an account of this name with the number %s",
+		theirs.name, theirs.field(numberIndex), ours.field(numberIndex))
+}
+
+// local reports whether this VM made an account itself: what a release says about an account of the same name is not
+// about this one.
+func (m *accountMerging) local(of, name string) bool {
+	_, here := byName(accountFiles[of].parse(m.ours[of]))[name]
+	_, was := byName(accountFiles[of].parse(m.base[of]))[name]
+	return here && !was
+}
+
+// wanted reports whether an entry of the release belongs to an account that this VM has from the release.
+func (m *accountMerging) wanted(path string, line accountLine) bool {
+	of := accountFiles[path].of
+	if _, known := m.result.Texts[of]; of == "" || !known {
+		return true
 	}
-	b, o, t := strings.Split(base, ":"), strings.Split(ours, ":"), strings.Split(theirs, ":")
-	if len(b) <= k.members || len(o) != len(b) || len(t) != len(b) {
-		return ours, false
+	name := line.account()
+	if m.added[of][name] {
+		return true
 	}
-	merged := slices.Clone(o)
-	for i := range o {
+	_, here := byName(accountFiles[of].parse(m.ours[of]))[name]
+	return here && !m.local(of, name)
+}
+
+// add returns an entry of the release as this VM gets it: with a free number, if another account has its number here.
+func (m *accountMerging) add(path string, line accountLine, ours, theirs []accountLine, taken map[uint64]bool) accountLine {
+	kind := accountFiles[path]
+	fields := slices.Clone(line.fields)
+	for i, rule := range kind.fields {
+		if i >= len(fields) {
+			continue
+		}
+		switch rule {
+		case groupField:
+			fields[i] = m.groupHere(fields[i])
+		case setField:
+			fields[i] = m.members(path, line.name, "", "", fields[i])
+		case numberField:
+			holder := otherHolder(line, ours, theirs)
+			if holder == "" {
+				continue
+			}
+			number, err := strconv.ParseUint(fields[i], 10, 32)
+			free, ok := freeNumber(number, taken)
+			if err != nil || !ok {
+				m.conflict(path, AccountNumber, "the release adds %q with the number %s, which %q has here, and no number is free", line.name, fields[i], holder)
+				continue
+			}
+			taken[free] = true
+			m.conflict(path, AccountNumber, "the release adds %q with the number %s, which %q has here, so %q got the number %d",
+				line.name, fields[i], holder, line.name, free)
+			fields[i] = strconv.FormatUint(free, 10)
+		case plainField, passwordField, shellField, expiryField:
+		}
+	}
+	return kind.line(strings.Join(fields, ":"))
+}
+
+// otherHolder returns the account here that has the number of an account of the release; "" if there is none. Accounts
+// that share a number in the release may share it here.
+func otherHolder(line accountLine, ours, theirs []accountLine) string {
+	number := line.field(numberIndex)
+	shares := func(name string) bool {
+		return slices.ContainsFunc(theirs, func(l accountLine) bool { return l.entry && l.name == name && l.field(numberIndex) == number })
+	}
+	for _, other := range ours {
+		if other.entry && other.field(numberIndex) == number && !shares(other.name) {
+			return other.name
+		}
+	}
+	return ""
+}
+
+// overlaps reports whether a range of subordinate numbers that the release adds overlaps one of another account here.
+// The account would be able to act as that account's subordinates.
+func (m *accountMerging) overlaps(path string, line accountLine, ours []accountLine) bool {
+	if !accountFiles[path].wholeLine {
+		return false
+	}
+	first, last, ok := line.subordinates()
+	for _, other := range ours {
+		from, to, valid := other.subordinates()
+		if ok && valid && other.account() != line.account() && first <= to && from <= last {
+			m.conflict(path, AccountNumber, "the release adds the range %s, which overlaps %s", line.text, other.text)
+			return true
+		}
+	}
+	return false
+}
+
+// entry merges one entry by field.
+func (m *accountMerging) entry(path string, base, ours, theirs accountLine) accountLine {
+	kind := accountFiles[path]
+	if len(base.fields) != len(ours.fields) || len(base.fields) != len(theirs.fields) {
+		m.conflict(path, Changed, "entry %q changed here and by the release", ours.name)
+		return ours
+	}
+	merged := slices.Clone(ours.fields)
+	for i := range merged {
+		was, here, next := base.fields[i], ours.fields[i], theirs.fields[i]
+		rule := kind.fields[i]
+		if was == next {
+			continue
+		}
+		if rule == groupField {
+			next = m.groupHere(next)
+		}
 		switch {
-		case i == k.members:
-			merged[i] = mergeMembers(b[i], o[i], t[i])
-		case o[i] == b[i]:
-			merged[i] = t[i]
-		case t[i] != b[i] && t[i] != o[i]:
-			return ours, false
+		case here == next:
+		case rule == setField:
+			merged[i] = m.members(path, ours.name, was, here, next)
+		case rule == numberField:
+			m.conflict(path, AccountNumber, "the release changes the number of %q from %s to %s, and it keeps %s here, since files of this VM have it",
+				ours.name, was, next, here)
+		case here == was:
+			merged[i] = next
+		default:
+			var kind Kind
+			merged[i], kind = rule.restrict(here, next)
+			m.conflict(path, kind, "entry %q: field %d changed here and by the release", ours.name, i+1)
 		}
 	}
-	return strings.Join(merged, ":"), true
+	return kind.line(strings.Join(merged, ":"))
 }
 
-// mergeMembers keeps our members and adds those that the release adds.
-func mergeMembers(base, ours, theirs string) string {
-	was, is := members(base), members(ours)
-	for _, name := range members(theirs) {
-		if !slices.Contains(was, name) && !slices.Contains(is, name) {
-			is = append(is, name)
+// restrict returns the value of a field that both sides changed: what allows less, or else ours.
+func (r fieldRule) restrict(ours, theirs string) (string, Kind) {
+	switch r {
+	case passwordField:
+		locked := func(s string) bool { return strings.HasPrefix(s, "!") || strings.HasPrefix(s, "*") }
+		switch {
+		case locked(ours):
+			return ours, Restricted
+		case locked(theirs):
+			return "!" + ours, Restricted
+		case ours == "": // no password is asked for
+			return theirs, Restricted
 		}
+	case shellField:
+		refuses := func(s string) bool { return strings.HasSuffix(s, "/nologin") || strings.HasSuffix(s, "/false") }
+		if refuses(theirs) && !refuses(ours) {
+			return theirs, Restricted
+		}
+	case expiryField:
+		day, err := strconv.ParseInt(theirs, 10, 64)
+		if other, otherErr := strconv.ParseInt(ours, 10, 64); err == nil && (otherErr != nil || day < other) {
+			return theirs, Restricted
+		}
+	case plainField, numberField, groupField, setField:
+	}
+	return ours, Changed
+}
+
+// members merges lists of names. The release's additions are for its own accounts: a local account of the same name
+// gets no membership.
+func (m *accountMerging) members(path, name, base, ours, theirs string) string {
+	was, is, next := members(base), members(ours), members(theirs)
+	is = slices.DeleteFunc(is, func(s string) bool { return slices.Contains(was, s) && !slices.Contains(next, s) })
+	for _, member := range next {
+		if slices.Contains(was, member) || slices.Contains(is, member) {
+			continue
+		}
+		if m.local(passwdPath, member) {
+			m.conflict(path, AccountName, "the release adds %q to %q, and this VM has an account %q of its own, which was not added", member, name, member)
+			continue
+		}
+		is = append(is, member)
 	}
 	return strings.Join(is, ",")
+}
+
+// otherLines reports lines that a release adds and that are no entries. They are not taken: a line that refers to NIS
+// would let in all its users.
+func (m *accountMerging) otherLines(path string, base, ours, theirs []accountLine) {
+	for _, line := range theirs {
+		same := func(other accountLine) bool { return other.text == line.text }
+		if line.entry || strings.TrimSpace(line.text) == "" || strings.HasPrefix(line.text, "#") ||
+			slices.ContainsFunc(base, same) || slices.ContainsFunc(ours, same) {
+			continue
+		}
+		m.conflict(path, Changed, "the release adds a line that is no account")
+	}
+}
+
+// groupHere returns the number that a group of the release has in this VM.
+func (m *accountMerging) groupHere(number string) string {
+	n, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		return number
+	}
+	return strconv.FormatUint(uint64(m.result.Groups.Of(uint32(n))), 10)
 }
 
 func members(list string) []string {
 	return slices.DeleteFunc(strings.Split(list, ","), func(s string) bool { return s == "" })
 }
 
-func lines(text string) []string {
-	return slices.DeleteFunc(strings.Split(text, "\n"), func(s string) bool { return s == "" })
+// accountLine is a line of an account file.
+type accountLine struct {
+	text string
+	// entry is true if the line describes an account, and compat if it refers to NIS.
+	entry, compat bool
+	// name identifies an entry.
+	name   string
+	fields []string
 }
 
-// name returns what identifies an entry.
-func (k *accountFile) name(line string) string {
-	if k.wholeLine {
-		return line
-	}
-	name, _, _ := strings.Cut(line, ":")
-	return name
-}
-
-func (k *accountFile) number(line string) string {
-	if k.id == 0 {
+func (l accountLine) field(i int) string {
+	if i >= len(l.fields) {
 		return ""
 	}
-	fields := strings.Split(line, ":")
-	if len(fields) <= k.id {
-		return ""
-	}
-	return fields[k.id]
+	return l.fields[i]
 }
 
-func (k *accountFile) entries(text string) map[string]string {
-	entries := map[string]string{}
-	for _, line := range lines(text) {
-		if name := k.name(line); entries[name] == "" {
-			entries[name] = line
+// account is the name of the account that the entry belongs to.
+func (l accountLine) account() string { return l.field(0) }
+
+// subordinates returns the first and the last number of a line of subuid(5).
+func (l accountLine) subordinates() (first, last uint64, ok bool) {
+	first, err := strconv.ParseUint(l.field(1), 10, 32)
+	count, countErr := strconv.ParseUint(l.field(2), 10, 32)
+	return first, first + count - 1, err == nil && countErr == nil && count > 0
+}
+
+// parse splits a file into lines.
+func (k *accountFile) parse(text string) []accountLine {
+	if text == "" {
+		return nil
+	}
+	var all []accountLine
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+		all = append(all, k.line(line))
+	}
+	return all
+}
+
+func (k *accountFile) line(text string) accountLine {
+	line := accountLine{text: text, fields: strings.Split(text, ":")}
+	line.compat = strings.HasPrefix(text, "+") || strings.HasPrefix(text, "-")
+	line.entry = !line.compat && len(line.fields) > 1 && strings.TrimSpace(line.fields[0]) != "" && !strings.HasPrefix(text, "#")
+	if k.fields[numberIndex] == numberField {
+		_, err := strconv.ParseUint(line.field(numberIndex), 10, 32)
+		line.entry = line.entry && err == nil
+	}
+	if line.name = line.fields[0]; k.wholeLine {
+		line.name = text
+	}
+	return line
+}
+
+// byName has the first entry of each name, which lookups find.
+func byName(lines []accountLine) map[string]accountLine {
+	all := map[string]accountLine{}
+	for _, line := range lines {
+		if _, found := all[line.name]; line.entry && !found {
+			all[line.name] = line
 		}
 	}
-	return entries
+	return all
+}
+
+// numbersOf returns all account numbers in files of passwd or group.
+func numbersOf(path string, files ...[]accountLine) map[uint64]bool {
+	taken := map[uint64]bool{}
+	if accountFiles[path].fields[numberIndex] != numberField {
+		return taken
+	}
+	for _, line := range slices.Concat(files...) {
+		if n, err := strconv.ParseUint(line.field(numberIndex), 10, 32); line.entry && err == nil {
+			taken[n] = true
+		}
+	}
+	return taken
+}
+
+// freeNumber returns a free number of the same kind: for system accounts the highest below 1000, as systemd-sysusers
+// does, and for others the lowest from 1000 (sysusers.d(5), adduser.conf(5)).
+func freeNumber(number uint64, taken map[uint64]bool) (uint64, bool) {
+	const firstSystem, firstUser, lastUser = 100, 1000, 59_999
+	if number < firstUser {
+		for n := uint64(firstUser - 1); n >= firstSystem; n-- {
+			if !taken[n] {
+				return n, true
+			}
+		}
+		return 0, false
+	}
+	for n := uint64(firstUser); n <= lastUser; n++ {
+		if !taken[n] {
+			return n, true
+		}
+	}
+	return 0, false
 }

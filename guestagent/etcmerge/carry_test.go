@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -58,7 +59,7 @@ func read(t tb, root string) map[string]string {
 			return err
 		}
 		name, err := filepath.Rel(root, path)
-		if err != nil || name == "." || name == "etc/.pwd.lock" {
+		if err != nil || name == "." || name == lockPath || name == deferredPath {
 			return err
 		}
 		info, err := entry.Info()
@@ -172,8 +173,7 @@ func TestCarry(t *testing.T) {
 	}
 	var conflicts []string
 	for _, conflict := range outcome.Conflicts {
-		name, _, _ := strings.Cut(conflict, ":")
-		conflicts = append(conflicts, name)
+		conflicts = append(conflicts, "/"+conflict.Path)
 	}
 	if diff := cmp.Diff([]string{"/etc/clash/x", "/etc/clash", "/etc/deleted", "/etc/kept", "/etc/mine", "/etc/minegone"}, conflicts); diff != "" {
 		t.Errorf("conflicts (want -, got +):\n%s%q", diff, outcome.Conflicts)
@@ -383,4 +383,14 @@ func TestUndoRestoresEverythingAndCarryKeepsWhatIsThisVMs(t *testing.T) {
 			t.Errorf("after the undo (want -, got +):\n%s", diff)
 		}
 	})
+}
+
+// holdLock holds the account lock like another process: a lock of an open file description excludes the locks of all
+// processes, this one included (fcntl(2)).
+func holdLock(t *testing.T, root string) (release func()) {
+	t.Helper()
+	file, err := os.OpenFile(root+"/"+lockPath, os.O_RDWR|os.O_CREATE, 0o600)
+	must(t, err)
+	must(t, unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}))
+	return func() { must(t, file.Close()) }
 }

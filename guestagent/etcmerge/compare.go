@@ -12,7 +12,7 @@ import (
 )
 
 // Compare returns what differs below /etc between the trees of two stacks, parents first. It is for a boot, which has
-// no contents lists, and reads every file. Extended attributes are not compared.
+// no contents lists, and reads every file.
 func Compare(old, new string) (differences []Difference, err error) {
 	var found [2]map[string]*tree.Entry
 	for i, name := range []string{old, new} {
@@ -27,7 +27,7 @@ func Compare(old, new string) (differences []Difference, err error) {
 		}
 	}
 	for name := range paths {
-		if was, is := found[0][name], found[1][name]; !same(was, is) {
+		if was, is := found[0][name], found[1][name]; !alike(was, is) {
 			differences = append(differences, NewDifference(name, was, is))
 		}
 	}

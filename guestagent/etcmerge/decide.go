@@ -40,39 +40,50 @@ const (
 	Remove
 	// Merge merges an account file by entry.
 	Merge
-	// Conflict leaves the path as it is and reports it: both this VM and the release changed it.
-	Conflict
+	// Blend merges a path by attribute: content, mode, owner, extended attributes.
+	Blend
+	// Conflicting leaves the path as it is and reports it: both this VM and the release changed it.
+	Conflicting
 )
 
-// Decide returns what a carry does with a path. ours is this VM's version, nil if the path does not exist here. The
-// reason is that of a conflict.
-func Decide(d Difference, ours *tree.Entry) (action Action, reason string) {
+// Decision is what a carry does with a path. Kind and Reason are those of a conflict.
+type Decision struct {
+	Action Action
+	Kind   Kind
+	Reason string
+}
+
+// Decide returns what a carry does with a path. ours is this VM's version, nil if the path does not exist here.
+func Decide(d Difference, ours *tree.Entry) Decision {
+	unchanged := same(ours, d.Old)
+	conflict := func(kind Kind, reason string) Decision { return Decision{Conflicting, kind, reason} }
 	switch {
 	case owned(d.Path):
-		return Keep, ""
+		return Decision{Action: Keep}
 	case tree.OwnerOf(d.Path) == tree.OwnedByVM:
-		return Keep, "" // Seeding decides about new paths
-	case same(ours, d.New):
-		return Keep, ""
-	case accountFiles[d.Path] != nil && isRegular(d.Old) && isRegular(ours) && isRegular(d.New):
-		return Merge, ""
-	case same(ours, d.Old):
-		if d.New == nil {
-			return Remove, ""
-		}
-		return Write, ""
+		return Decision{Action: Keep} // Seeding decides about new paths
+	case alike(withoutLabels(ours, d), d.New):
+		return Decision{Action: Keep}
+	case accountFiles[d.Path] != nil && (d.Old == nil || isRegular(d.Old)) && isRegular(ours) && isRegular(d.New):
+		return Decision{Action: Merge}
+	case unchanged && d.New == nil:
+		return Decision{Action: Remove}
+	case unchanged && (d.Old == nil || d.Old.Type != d.New.Type):
+		return Decision{Action: Write}
+	case d.Old != nil && d.New != nil && ours != nil && d.Old.Type == d.New.Type && ours.Type == d.New.Type:
+		return Decision{Action: Blend}
 	case d.New == nil && ours == nil:
-		return Keep, ""
+		return Decision{Action: Keep}
 	case ours == nil:
-		return Conflict, "removed here, changed by the release"
+		return conflict(Changed, "removed here, changed by the release")
+	case d.New != nil && ours.Type != d.New.Type:
+		return conflict(OtherType, "a "+ours.Type.String()+" here, a "+d.New.Type.String()+" in the release")
 	case d.Old == nil:
-		return Conflict, "created here, added by the release as another " + d.New.Type.String()
+		return conflict(Changed, "created here, added by the release as another "+d.New.Type.String())
 	case d.New == nil:
-		return Conflict, "changed here, removed by the release"
-	case ours.Type != d.New.Type:
-		return Conflict, "a " + ours.Type.String() + " here, a " + d.New.Type.String() + " in the release"
+		return conflict(Changed, "changed here, removed by the release")
 	default:
-		return Conflict, "changed here and by the release"
+		return conflict(Changed, "changed here and by the release")
 	}
 }
 
@@ -80,7 +91,7 @@ func Decide(d Difference, ours *tree.Entry) (action Action, reason string) {
 // is a backup of an account file.
 func owned(path string) bool {
 	switch path {
-	case "etc/machine-id", "etc/hostname", "etc/resolv.conf", "etc/mtab", "etc/.pwd.lock", "etc/adjtime", "etc/.updated", "var/.updated":
+	case "etc/machine-id", "etc/hostname", "etc/resolv.conf", "etc/mtab", "etc/.pwd.lock", "etc/adjtime", "etc/.updated", "var/.updated", deferredPath:
 		return true
 	}
 	original, backup := strings.CutSuffix(path, "-")
@@ -89,7 +100,7 @@ func owned(path string) bool {
 
 func isRegular(e *tree.Entry) bool { return e != nil && e.Type == tree.Regular }
 
-// same compares what this package restores: everything except times and extended attributes.
+// same compares everything except times and extended attributes.
 func same(a, b *tree.Entry) bool {
 	if a == nil || b == nil {
 		return a == b

@@ -9,6 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -27,8 +30,16 @@ var errTooLarge = errors.New("too large for a configuration file")
 // left.
 const temporarySuffix = ".sharedos-new"
 
+// longestName is NAME_MAX of the file systems that Linux has.
+const longestName = 255
+
+// temporaryName returns the name under which a file is written before it is renamed to its path.
 func temporaryName(name string) string {
-	return path.Join(path.Dir(name), "."+path.Base(name)+temporarySuffix)
+	base := "." + path.Base(name) + temporarySuffix
+	if len(base) > longestName {
+		base = "." + tree.Sum([]byte(path.Base(name))).Hex() + temporarySuffix
+	}
+	return path.Join(path.Dir(name), base)
 }
 
 // entryAt returns the entry at a path, nil if there is none or if a parent is not a directory.
@@ -67,7 +78,67 @@ func entryAt(root *os.Root, name string) (*tree.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e.Xattrs, err = attributesAt(root, name); err != nil {
+		return nil, err
+	}
 	return e, nil
+}
+
+// attributesAt reads the extended attributes that a carry keeps. The parents of the path are no symbolic links, and it
+// is not followed if it is one.
+func attributesAt(root *os.Root, name string) (map[string]string, error) {
+	const most = 64 << 10 // XATTR_LIST_MAX and XATTR_SIZE_MAX, xattr(7)
+	full := filepath.Join(root.Name(), name)
+	list := make([]byte, most)
+	n, err := unix.Llistxattr(full, list)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, fs.ErrNotExist) {
+		return map[string]string{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the attributes of %s: %w", name, err)
+	}
+	attributes := map[string]string{}
+	value := make([]byte, most)
+	for attribute := range strings.SplitSeq(string(list[:n]), "\x00") {
+		if !carriedAttribute(attribute) {
+			continue
+		}
+		n, err := unix.Lgetxattr(full, attribute, value)
+		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read attribute %s of %s: %w", attribute, name, err)
+		}
+		attributes[attribute] = string(value[:n])
+	}
+	return attributes, nil
+}
+
+// setAttributes makes the extended attributes of a path those of an entry. Attributes of the kernel stay.
+func setAttributes(root *os.Root, name string, entry *tree.Entry) error {
+	now, err := attributesAt(root, name)
+	if err != nil {
+		return err
+	}
+	full := filepath.Join(root.Name(), name)
+	for attribute := range now {
+		if _, wanted := entry.Xattrs[attribute]; wanted || slices.Contains(kernelLabels, attribute) {
+			continue
+		}
+		if err := unix.Lremovexattr(full, attribute); err != nil && !errors.Is(err, unix.ENODATA) {
+			return fmt.Errorf("remove attribute %s: %w", attribute, err)
+		}
+	}
+	for attribute, value := range carriedOnly(entry.Xattrs) {
+		if had, is := now[attribute]; is && had == value {
+			continue
+		}
+		if err := unix.Lsetxattr(full, attribute, []byte(value), 0); err != nil {
+			return fmt.Errorf("set attribute %s: %w", attribute, err)
+		}
+	}
+	return nil
 }
 
 // plainParents reports whether all parents of a path are directories and none is a symbolic link. A release has no
@@ -127,21 +198,40 @@ type placing struct {
 	ready []*tree.Entry
 	// done are all paths that were created.
 	done []string
+	// skip is called for a path that cannot be placed while others can.
+	skip func(name string, o *obstacle)
 }
 
 // prepare creates a directory, or a file or link under a temporary name. content returns the content of a regular file.
 // The path must not be a directory, which a rename cannot replace, unless entry is one.
 func (p *placing) prepare(entry *tree.Entry, content func() ([]byte, error)) error {
+	if err := p.put(entry, content); err != nil {
+		if o := asObstacle(err); o != nil {
+			p.skip(entry.Path, o)
+			return nil
+		}
+		return fmt.Errorf("write /%s: %w", entry.Path, err)
+	}
+	return nil
+}
+
+func (p *placing) put(entry *tree.Entry, content func() ([]byte, error)) error {
 	if entry.Type == tree.Directory {
+		if err := putDirectory(p.root, entry); err != nil {
+			return err
+		}
 		p.done = append(p.done, entry.Path)
-		return putDirectory(p.root, entry)
+		return nil
 	}
 	temporary := temporaryName(entry.Path)
 	if err := p.root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := makeTemporary(p.root, temporary, entry, content); err != nil {
-		return fmt.Errorf("write /%s: %w", entry.Path, err)
+		if removeErr := p.root.Remove(temporary); !errors.Is(removeErr, fs.ErrNotExist) {
+			err = errors.Join(err, removeErr)
+		}
+		return err
 	}
 	p.ready = append(p.ready, entry)
 	return nil
@@ -166,7 +256,12 @@ func (p *placing) finish(ctx context.Context) error {
 		}
 		temporary := temporaryName(entry.Path)
 		if err := p.root.Rename(temporary, entry.Path); err != nil {
-			return fmt.Errorf("write /%s: %w", entry.Path, errors.Join(err, p.root.Remove(temporary)))
+			removeErr := p.root.Remove(temporary)
+			if o := asObstacle(err); o != nil && removeErr == nil {
+				p.skip(entry.Path, o)
+				continue
+			}
+			return fmt.Errorf("write /%s: %w", entry.Path, errors.Join(err, removeErr))
 		}
 		p.done = append(p.done, entry.Path)
 	}
@@ -186,7 +281,10 @@ func putDirectory(root *os.Root, entry *tree.Entry) error {
 	if err := root.Lchown(entry.Path, int(entry.UID), int(entry.GID)); err != nil {
 		return err
 	}
-	return chmodAt(root, entry.Path, entry.Mode)
+	if err := setAttributes(root, entry.Path, entry); err != nil {
+		return err
+	}
+	return chmodAt(root, entry.Path, entry.Mode) // after the access control list, whose mask it also sets
 }
 
 // chmodAt sets all bits of 07777. root.Chmod represents the upper three differently.
@@ -230,13 +328,11 @@ func writeFile(root *os.Root, name string, entry *tree.Entry, data []byte) (err 
 	if err := file.Chown(int(entry.UID), int(entry.GID)); err != nil {
 		return err
 	}
-	if err := unix.Fchmod(int(file.Fd()), entry.Mode); err != nil {
-		return fmt.Errorf("chmod: %w", err)
+	if err := setAttributes(root, name, entry); err != nil { // after the change of owner, which removes capabilities
+		return err
 	}
-	for attribute, value := range entry.Xattrs {
-		if err := unix.Fsetxattr(int(file.Fd()), attribute, []byte(value), 0); err != nil {
-			return fmt.Errorf("set %s: %w", attribute, err)
-		}
+	if err := unix.Fchmod(int(file.Fd()), entry.Mode); err != nil { // after the access control list, whose mask it sets
+		return fmt.Errorf("chmod: %w", err)
 	}
 	return nil
 }

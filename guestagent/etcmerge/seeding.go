@@ -161,16 +161,18 @@ func (s *seeds) add(name string) (bool, error) {
 }
 
 // conflicts describes what was omitted, with one line for each directory.
-func (s *seeds) conflicts() (lines []string) {
+func (s *seeds) conflicts() (conflicts []Conflict) {
 	for directory, names := range s.omitted {
 		more := ""
 		if len(names) > 1 {
 			more = fmt.Sprintf(" and %d more", len(names)-1)
 		}
-		lines = append(lines, fmt.Sprintf("/%s: the release adds /%s%s; not added, because the directory is in use here", directory, slices.Min(names), more))
+		conflicts = append(conflicts, Conflict{
+			Path: directory, Kind: InUse,
+			Reason: fmt.Sprintf("the release adds /%s%s; not added, because the directory is in use here", slices.Min(names), more),
+		})
 	}
-	slices.Sort(lines)
-	return lines
+	return sortConflicts(conflicts)
 }
 
 // lstatBelow returns the state of a file, nil if there is none. It does not read the file: what is the VM's own may be
@@ -201,8 +203,9 @@ func (p *planner) seed(d Difference) error {
 		return err
 	}
 	if d.New.Type == tree.Regular && d.New.Size > maxFile {
-		p.conflict(d.Path, fmt.Sprintf("added by the release, with %d bytes too large for a running system; the next boot adds it", d.New.Size))
+		p.conflict(d.Path, TooLarge, fmt.Sprintf("added by the release, with %d bytes too large for a running system; the next boot adds it", d.New.Size))
 		return nil
 	}
-	return p.write(d, nil)
+	p.write(d, nil)
+	return nil
 }

@@ -61,9 +61,9 @@ func TestNewPathsAreAddedWhereTheVMUsesNothing(t *testing.T) {
 				}
 			}
 			var said []string
-			for _, line := range outcome.Conflicts {
-				if strings.Contains(line, "in use") {
-					said = append(said, strings.SplitN(line, ":", 2)[0])
+			for _, conflict := range outcome.Conflicts {
+				if conflict.Kind == InUse {
+					said = append(said, "/"+conflict.Path)
 				}
 			}
 			if got := strings.Join(said, " "); got != test.in {

@@ -34,6 +34,7 @@ const (
 	// lockLimit is how long lckpwdf(3) waits.
 	lockLimit = 15 * time.Second
 	lockPause = 50 * time.Millisecond
+	lockPath  = "etc/.pwd.lock"
 )
 
 // record saves what undoes the steps. When it returns nil, all of it is on the disk except the last rename. That
@@ -46,7 +47,8 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step) error 
 		return err
 	}
 	for i := range steps {
-		if !isRegular(steps[i].Before) {
+		steps[i].Before, steps[i].After = recorded(steps[i].before), recorded(steps[i].after)
+		if !isRegular(steps[i].before) {
 			continue
 		}
 		data, err := readAt(live, steps[i].Path)
@@ -242,12 +244,20 @@ func (c Carrier) Undo(ctx context.Context) (err error) {
 		return fmt.Errorf("undo /etc: %w", err)
 	}
 	defer func() { err = errors.Join(err, live.Close()) }()
+	for i := range steps {
+		steps[i].before, steps[i].after = steps[i].Before.entry(), steps[i].After.entry()
+	}
 	if slices.ContainsFunc(steps, func(s step) bool { return accountFiles[s.Path] != nil }) {
-		unlock, err := lockAccounts(ctx, live)
-		if err != nil {
+		unlock, err := lockAccounts(ctx, live, c.lockLimit)
+		switch {
+		case err == nil:
+			defer func() { err = errors.Join(err, unlock()) }()
+		case asObstacle(err) != nil && ctx.Err() == nil:
+			// The files are restored without the lock: without that, none would be.
+			c.skipped(Conflict{Path: lockPath, Kind: AccountsLocked, Reason: err.Error()})
+		default:
 			return err
 		}
-		defer func() { err = errors.Join(err, unlock()) }()
 	}
 	if err := c.restore(ctx, live, steps); err != nil {
 		return fmt.Errorf("undo /etc: %w", err)
@@ -266,45 +276,49 @@ func (c Carrier) steps() ([]byte, error) {
 	return nil, nil
 }
 
+func (c Carrier) skipped(conflict Conflict) {
+	if c.Skipped != nil {
+		c.Skipped(conflict)
+	}
+}
+
+// isAt reports whether a path is as it was recorded. Attributes that the kernel sets do not count, nor do any if the
+// version that recorded it did not know them.
+func isAt(now, entry *tree.Entry) bool {
+	if entry == nil || entry.Xattrs == nil {
+		return same(now, entry)
+	}
+	return alike(withoutLabels(now, Difference{Old: entry}), entry)
+}
+
 // restore removes what the carry created, deepest first, and then restores what it replaced or removed, parents first.
-// When it returns nil all of it is on the disk.
+// When it returns nil all of it is on the disk, except paths that cannot be written and were reported.
 func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error {
+	skip := func(name string, o *obstacle) {
+		conflict := obstacleConflict(name, o)
+		c.skipped(Conflict{Path: name, Kind: LeftInPlace, Reason: "it stays as the refresh left it: " + conflict.Reason})
+	}
 	var back []step
 	var removed []string
 	for _, s := range slices.Backward(steps) {
-		plain, err := plainParents(live, s.Path)
-		if err != nil {
-			return err
-		}
-		if plain {
-			if err := live.Remove(temporaryName(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-		now, err := entryAt(live, s.Path)
-		if err != nil {
-			return err
-		}
-		if same(now, s.Before) || now != nil && !same(now, s.After) {
-			continue // as it was, or changed by this VM since
-		}
-		back = append(back, s)
-		if now == nil || s.Before != nil && (s.Before.Type == tree.Directory) == (now.Type == tree.Directory) {
+		undone, err := c.takeAway(live, s)
+		if o := asObstacle(err); o != nil {
+			skip(s.Path, o)
 			continue
 		}
-		err = live.Remove(s.Path)
-		if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
-			continue // the directory contains files of this VM
-		}
 		if err != nil {
 			return err
 		}
-		removed = append(removed, s.Path)
+		if undone.changed {
+			back = append(back, s)
+		}
+		if undone.removed {
+			removed = append(removed, s.Path)
+		}
 	}
-	p := placing{root: live, sync: c.sync}
-	var placed []*tree.Entry
+	p := placing{root: live, sync: c.sync, skip: skip}
 	for _, s := range slices.Backward(back) {
-		if s.Before == nil {
+		if s.before == nil {
 			continue
 		}
 		plain, err := plainParents(live, s.Path)
@@ -314,8 +328,7 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 		if !plain {
 			continue // this VM has removed its directory, or replaced it by a link
 		}
-		placed = append(placed, s.Before)
-		err = p.prepare(s.Before, func() ([]byte, error) { return os.ReadFile(filepath.Join(c.Record, s.Saved)) })
+		err = p.prepare(s.before, func() ([]byte, error) { return os.ReadFile(filepath.Join(c.Record, s.Saved)) })
 		if err != nil {
 			return err
 		}
@@ -323,15 +336,52 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 	if err := p.finish(ctx); err != nil {
 		return err
 	}
-	for _, before := range placed {
-		if before.Type == tree.Symlink {
+	for _, s := range back {
+		if s.before == nil || s.before.Type == tree.Symlink || !slices.Contains(p.done, s.Path) {
 			continue
 		}
-		if err := live.Chtimes(before.Path, before.ModTime, before.ModTime); err != nil {
+		if err := live.Chtimes(s.Path, s.before.ModTime, s.before.ModTime); err != nil {
 			return err
 		}
 	}
 	return p.syncDirectories(ctx, removed)
+}
+
+// takenAway is what takeAway found and did.
+type takenAway struct {
+	// changed is true if the path is as the carry left it, and has to be restored.
+	changed bool
+	// removed is true if the path does not exist any more.
+	removed bool
+}
+
+// takeAway removes what the carry created, and what a file or a directory cannot replace.
+func (c Carrier) takeAway(live *os.Root, s step) (takenAway, error) {
+	plain, err := plainParents(live, s.Path)
+	if err != nil {
+		return takenAway{}, err
+	}
+	if plain {
+		if err := live.Remove(temporaryName(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return takenAway{}, err
+		}
+	}
+	now, err := entryAt(live, s.Path)
+	if err != nil {
+		return takenAway{}, err
+	}
+	ours := now != nil && !isAt(now, s.after) && !s.Always
+	if isAt(now, s.before) || ours {
+		return takenAway{}, nil // as it was, or changed by this VM since
+	}
+	if now == nil || s.before != nil && (s.before.Type == tree.Directory) == (now.Type == tree.Directory) {
+		return takenAway{changed: true}, nil
+	}
+	err = live.Remove(s.Path)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		return takenAway{changed: true}, nil // the directory contains files of this VM
+	}
+	return takenAway{changed: err == nil, removed: err == nil}, err
 }
 
 func readRecord(name string) (data []byte, err error) {
@@ -348,13 +398,17 @@ func readRecord(name string) (data []byte, err error) {
 }
 
 // lockAccounts takes the lock that useradd(8) and similar tools take (lckpwdf(3)).
-func lockAccounts(ctx context.Context, live *os.Root) (unlock func() error, err error) {
-	file, err := live.OpenFile("etc/.pwd.lock", os.O_WRONLY|os.O_CREATE, 0o600)
+// If another program holds it for longer than the limit, or it cannot be taken at all, the error is an obstacle. limit
+// is lockLimit if it is 0.
+func lockAccounts(ctx context.Context, live *os.Root, limit time.Duration) (unlock func() error, err error) {
+	file, err := live.OpenFile(lockPath, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the account files: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, lockLimit)
-	defer cancel()
+	if limit == 0 {
+		limit = lockLimit
+	}
+	over := time.After(limit)
 	for {
 		lock := unix.Flock_t{Type: unix.F_WRLCK}
 		err := unix.FcntlFlock(file.Fd(), unix.F_SETLK, &lock)
@@ -367,6 +421,9 @@ func lockAccounts(ctx context.Context, live *os.Root) (unlock func() error, err 
 		select {
 		case <-ctx.Done():
 			return nil, errors.Join(fmt.Errorf("lock the account files: another program holds /etc/.pwd.lock: %w", ctx.Err()), file.Close())
+		case <-over:
+			err := fmt.Errorf("lock the account files: another program has held /etc/.pwd.lock for %s", limit)
+			return nil, errors.Join(&obstacle{AccountsLocked, err}, file.Close())
 		case <-time.After(lockPause):
 		}
 	}

@@ -92,7 +92,9 @@ type Record struct {
 	Began int64 `json:"began,omitempty"`
 	// Started is true once the new stack runs because it was started.
 	Started bool `json:"started,omitempty"`
-	// LoaderCache is true when the loader's cache has to be generated again once the new stack runs.
+	// Generate names the etcmerge.Generators that have to run once the new stack runs.
+	Generate []string `json:"generate,omitempty"`
+	// LoaderCache is what the first version wrote instead of Generate: the loader's cache has to be generated again.
 	LoaderCache bool `json:"loader_cache,omitempty"`
 	// Left are the units that the policy leaves as they are, as the assessment before the swap found them.
 	Left []impact.Left `json:"left,omitempty"`

@@ -12,15 +12,17 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-const loaderCacheLimit = time.Minute
+const generateLimit = time.Minute
 
 // Etc implements refresh.Etc.
 type Etc struct{}
 
 // Carry implements refresh.Etc.
 func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (outcome etcmerge.Outcome, err error) {
-	if len(differences) == 0 {
-		return etcmerge.Outcome{}, l.Undo(ctx)
+	carrier := boot.Carrier("/")
+	carrier.From, carrier.To = ends.From, ends.To
+	if needed, err := carrier.Needed(differences); err != nil || !needed {
+		return etcmerge.Outcome{}, errors.Join(err, l.Undo(ctx))
 	}
 	old, err := mounts.BuildTree(from, ".")
 	if err != nil {
@@ -32,17 +34,23 @@ func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmer
 		return etcmerge.Outcome{}, err
 	}
 	defer func() { err = errors.Join(err, next.Close()) }()
-	carrier := boot.Carrier("/")
-	carrier.From, carrier.To = ends.From, ends.To
 	return carrier.Carry(ctx, differences, old.Path(), next.Path())
 }
 
-// RenewLoaderCache implements refresh.Etc: with this VM's own libraries and the new release's.
-func (Etc) RenewLoaderCache(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, loaderCacheLimit)
-	defer cancel()
-	_, err := units.Run(ctx, "ldconfig")
-	return err
+// Generate implements refresh.Etc.
+func (Etc) Generate(ctx context.Context, names []string) (failures []etcmerge.Conflict) {
+	for _, name := range names {
+		generator := etcmerge.GeneratorNamed(name)
+		if generator == nil { // an agent of another version journaled it
+			continue
+		}
+		limited, cancel := context.WithTimeout(ctx, generateLimit)
+		if _, err := units.Run(limited, generator.Command...); err != nil {
+			failures = append(failures, generator.Failed(err))
+		}
+		cancel()
+	}
+	return failures
 }
 
 // Undo implements refresh.Etc.

@@ -292,30 +292,41 @@ func (r *run) swap(ctx context.Context) (step, error) {
 		return step{}, err
 	}
 	err := r.timed("etc", func() error {
-		again, err := r.carryEtc(ctx)
-		if err == nil && again {
-			r.renewLoaderCache(ctx)
+		generate, err := r.carryEtc(ctx)
+		if err == nil {
+			r.generate(ctx, generate)
 		}
 		return err
 	})
 	return step{state: Restarted, change: func(record *Record) { record.Renewed = true }}, err
 }
 
-// carryEtc carries /etc. It reports whether the loader's cache has to be generated again once the new /usr is mounted.
-func (r *run) carryEtc(ctx context.Context) (loaderCache bool, err error) {
+// carryEtc carries /etc. It returns the names of the tools that have to run once the new /usr is mounted.
+func (r *run) carryEtc(ctx context.Context) (generate []string, err error) {
 	ends := etcmerge.Ends{From: r.record.From.Key(), To: r.record.To.Key()}
 	outcome, err := r.Etc.Carry(ctx, ends, r.diff.etc, r.from, r.to)
 	r.note(func(report *agentapi.Report) {
-		report.EtcCarried, report.Conflicts = int64(outcome.Carried), outcome.Conflicts
+		report.EtcCarried, report.Conflicts, report.ConflictDetails = int64(outcome.Carried), nil, nil
+		addConflicts(report, outcome.Conflicts)
 	})
-	return outcome.LoaderCache, err
+	return outcome.Generate, err
 }
 
-// renewLoaderCache generates the loader's cache again. Programs also run with an outdated one.
-func (r *run) renewLoaderCache(ctx context.Context) {
-	if err := r.Etc.RenewLoaderCache(ctx); err != nil {
-		r.note(func(report *agentapi.Report) {
-			report.Conflicts = append(report.Conflicts, "/etc/ld.so.cache: "+err.Error())
+// generate generates files below /etc again. Programs also run with outdated ones, so a failure is only reported.
+func (r *run) generate(ctx context.Context, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	failures := r.Etc.Generate(ctx, names)
+	r.note(func(report *agentapi.Report) { addConflicts(report, failures) })
+}
+
+// addConflicts reports conflicts: as texts, and with what an administrator can do.
+func addConflicts(report *agentapi.Report, conflicts []etcmerge.Conflict) {
+	report.Conflicts = append(report.Conflicts, etcmerge.Texts(conflicts)...)
+	for _, c := range conflicts {
+		report.ConflictDetails = append(report.ConflictDetails, &agentapi.Conflict{
+			Path: "/" + c.Path, Kind: string(c.Kind), Reason: c.Reason, Advice: c.Advice(),
 		})
 	}
 }

@@ -29,9 +29,9 @@ var (
 
 // carry carries /etc while the old stack still runs: afterwards there is nothing to compare it with.
 func (r *run) carry(ctx context.Context) (step, error) {
-	again := false
+	var generate []string
 	err := r.timed("etc", func() (err error) {
-		again, err = r.carryEtc(ctx)
+		generate, err = r.carryEtc(ctx)
 		return err
 	})
 	if err != nil {
@@ -41,7 +41,7 @@ func (r *run) carry(ctx context.Context) (step, error) {
 		return step{}, err
 	}
 	return step{state: Starting, change: func(record *Record) {
-		record.LoaderCache, record.Began = again, time.Now().UnixMilli()
+		record.Generate, record.Began = generate, time.Now().UnixMilli()
 	}}, nil
 }
 
@@ -118,8 +118,9 @@ func (r *run) awaitStarted(ctx context.Context) (step, error) {
 		return step{}, err
 	}
 	if r.record.LoaderCache {
-		r.renewLoaderCache(ctx)
+		r.record.Generate = append(r.record.Generate, "ld.so.cache")
 	}
+	r.generate(ctx, r.record.Generate)
 	// From the end of the old stack's services, at the earliest, to the start of the new ones. The clock may have been
 	// set meanwhile.
 	took := max(0, time.Now().UnixMilli()-r.record.Began)

@@ -143,11 +143,14 @@ func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmer
 		w.etc = w.etcTo
 		return nil
 	})
-	return etcmerge.Outcome{Carried: 1, LoaderCache: true}, err
+	return etcmerge.Outcome{Carried: 1, Generate: []string{"ld.so.cache"}}, err
 }
 
-func (w worldEtc) RenewLoaderCache(context.Context) error {
-	return w.do("renew the loader's cache", func() error { return nil })
+func (w worldEtc) Generate(_ context.Context, names []string) []etcmerge.Conflict {
+	if err := w.do("generate", func() error { return nil }); err != nil {
+		return []etcmerge.Conflict{etcmerge.GeneratorNamed(names[0]).Failed(err)}
+	}
+	return nil
 }
 
 func (w worldEtc) Undo(context.Context) error {

@@ -1653,7 +1653,8 @@ type Report struct {
 	Error     string         `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
 	Impact    *Impact        `protobuf:"bytes,7,opt,name=impact,proto3" json:"impact,omitempty"`
 	Restarts  []*UnitRestart `protobuf:"bytes,8,rep,name=restarts,proto3" json:"restarts,omitempty"`
-	Conflicts []string       `protobuf:"bytes,9,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// What below /etc is not as in the release, or was merged by a rule, in words. conflict_details has the same, typed.
+	Conflicts []string `protobuf:"bytes,9,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
 	// Units that keep the old /usr in a mount namespace of their own and do not need a restart.
 	Pinned     []string  `protobuf:"bytes,10,rep,name=pinned,proto3" json:"pinned,omitempty"`
 	Pending    []string  `protobuf:"bytes,11,rep,name=pending,proto3" json:"pending,omitempty"`
@@ -1671,9 +1672,10 @@ type Report struct {
 	// The rung that the refresh uses, as in Impact.strategy; known from VERIFIED on.
 	Strategy string `protobuf:"bytes,18,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	// Why it was refused, if it was.
-	Refusal       Refusal `protobuf:"varint,19,opt,name=refusal,proto3,enum=sharedos.agent.v1.Refusal" json:"refusal,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Refusal         Refusal     `protobuf:"varint,19,opt,name=refusal,proto3,enum=sharedos.agent.v1.Refusal" json:"refusal,omitempty"`
+	ConflictDetails []*Conflict `protobuf:"bytes,24,rep,name=conflict_details,json=conflictDetails,proto3" json:"conflict_details,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
@@ -1839,6 +1841,86 @@ func (x *Report) GetRefusal() Refusal {
 	return Refusal_REFUSAL_UNSPECIFIED
 }
 
+func (x *Report) GetConflictDetails() []*Conflict {
+	if x != nil {
+		return x.ConflictDetails
+	}
+	return nil
+}
+
+// A path below /etc that is not as in the release, or that was merged by a rule that may surprise.
+type Conflict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// An etcmerge.Kind: "changed", "restricted", "type", "mount", "protected", "unreadable", "account_number",
+	// "account_name", "accounts_locked", "generated", "in_use" or "too_large".
+	Kind   string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What an administrator can do.
+	Advice        string `protobuf:"bytes,4,opt,name=advice,proto3" json:"advice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Conflict) Reset() {
+	*x = Conflict{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Conflict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Conflict) ProtoMessage() {}
+
+func (x *Conflict) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
+func (*Conflict) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Conflict) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Conflict) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Conflict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Conflict) GetAdvice() string {
+	if x != nil {
+		return x.Advice
+	}
+	return ""
+}
+
 type UnitRestart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Unit  string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
@@ -1852,7 +1934,7 @@ type UnitRestart struct {
 
 func (x *UnitRestart) Reset() {
 	*x = UnitRestart{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +1946,7 @@ func (x *UnitRestart) String() string {
 func (*UnitRestart) ProtoMessage() {}
 
 func (x *UnitRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +1959,7 @@ func (x *UnitRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitRestart.ProtoReflect.Descriptor instead.
 func (*UnitRestart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UnitRestart) GetUnit() string {
@@ -1920,7 +2002,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2014,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2027,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Timing) GetStep() string {
@@ -1973,7 +2055,7 @@ type ReleaseLayersRequest struct {
 
 func (x *ReleaseLayersRequest) Reset() {
 	*x = ReleaseLayersRequest{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2067,7 @@ func (x *ReleaseLayersRequest) String() string {
 func (*ReleaseLayersRequest) ProtoMessage() {}
 
 func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2080,7 @@ func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReleaseLayersRequest) GetIds() []string {
@@ -2025,7 +2107,7 @@ type ReleaseLayersResponse struct {
 
 func (x *ReleaseLayersResponse) Reset() {
 	*x = ReleaseLayersResponse{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2119,7 @@ func (x *ReleaseLayersResponse) String() string {
 func (*ReleaseLayersResponse) ProtoMessage() {}
 
 func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2132,7 @@ func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReleaseLayersResponse) GetFree() []string {
@@ -2078,7 +2160,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2172,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2185,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Held) GetId() string {
@@ -2130,7 +2212,7 @@ type MappedRequest struct {
 
 func (x *MappedRequest) Reset() {
 	*x = MappedRequest{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2224,7 @@ func (x *MappedRequest) String() string {
 func (*MappedRequest) ProtoMessage() {}
 
 func (x *MappedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2237,7 @@ func (x *MappedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedRequest.ProtoReflect.Descriptor instead.
 func (*MappedRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MappedRequest) GetSuffix() string {
@@ -2174,7 +2256,7 @@ type MappedResponse struct {
 
 func (x *MappedResponse) Reset() {
 	*x = MappedResponse{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2268,7 @@ func (x *MappedResponse) String() string {
 func (*MappedResponse) ProtoMessage() {}
 
 func (x *MappedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2281,7 @@ func (x *MappedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedResponse.ProtoReflect.Descriptor instead.
 func (*MappedResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MappedResponse) GetFiles() []*MappedFile {
@@ -2223,7 +2305,7 @@ type MappedFile struct {
 
 func (x *MappedFile) Reset() {
 	*x = MappedFile{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2317,7 @@ func (x *MappedFile) String() string {
 func (*MappedFile) ProtoMessage() {}
 
 func (x *MappedFile) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2330,7 @@ func (x *MappedFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedFile.ProtoReflect.Descriptor instead.
 func (*MappedFile) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MappedFile) GetUnit() string {
@@ -2296,7 +2378,7 @@ type GrowDiskRequest struct {
 
 func (x *GrowDiskRequest) Reset() {
 	*x = GrowDiskRequest{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2390,7 @@ func (x *GrowDiskRequest) String() string {
 func (*GrowDiskRequest) ProtoMessage() {}
 
 func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2403,7 @@ func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskRequest.ProtoReflect.Descriptor instead.
 func (*GrowDiskRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GrowDiskRequest) GetSize() int64 {
@@ -2342,7 +2424,7 @@ type GrowDiskResponse struct {
 
 func (x *GrowDiskResponse) Reset() {
 	*x = GrowDiskResponse{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2436,7 @@ func (x *GrowDiskResponse) String() string {
 func (*GrowDiskResponse) ProtoMessage() {}
 
 func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2449,7 @@ func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskResponse.ProtoReflect.Descriptor instead.
 func (*GrowDiskResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GrowDiskResponse) GetBeforeBytes() int64 {
@@ -2394,7 +2476,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2488,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2501,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -2439,7 +2521,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2533,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2546,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -2602,7 +2684,7 @@ const file_agent_proto_rawDesc = "" +
 	" \x01(\tR\vcommandLine\x12,\n" +
 	"\x12restart_timeout_ms\x18\v \x01(\x03R\x10restartTimeoutMs\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
-	"\astarted\x18\x01 \x01(\bR\astarted\"\xa9\x05\n" +
+	"\astarted\x18\x01 \x01(\bR\astarted\"\xf1\x05\n" +
 	"\x06Report\x12,\n" +
 	"\x04from\x18\x01 \x01(\v2\x18.sharedos.agent.v1.StackR\x04from\x12(\n" +
 	"\x02to\x18\x02 \x01(\v2\x18.sharedos.agent.v1.StackR\x02to\x12.\n" +
@@ -2624,7 +2706,13 @@ const file_agent_proto_rawDesc = "" +
 	"\tunchecked\x18\x10 \x03(\tR\tunchecked\x12\x12\n" +
 	"\x04left\x18\x11 \x03(\tR\x04left\x12\x1a\n" +
 	"\bstrategy\x18\x12 \x01(\tR\bstrategy\x124\n" +
-	"\arefusal\x18\x13 \x01(\x0e2\x1a.sharedos.agent.v1.RefusalR\arefusal\"\x90\x01\n" +
+	"\arefusal\x18\x13 \x01(\x0e2\x1a.sharedos.agent.v1.RefusalR\arefusal\x12F\n" +
+	"\x10conflict_details\x18\x18 \x03(\v2\x1b.sharedos.agent.v1.ConflictR\x0fconflictDetails\"b\n" +
+	"\bConflict\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06advice\x18\x04 \x01(\tR\x06advice\"\x90\x01\n" +
 	"\vUnitRestart\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12.\n" +
 	"\x05level\x18\x02 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\x05level\x12'\n" +
@@ -2720,7 +2808,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -2744,20 +2832,21 @@ var file_agent_proto_goTypes = []any{
 	(*RefreshRequest)(nil),        // 19: sharedos.agent.v1.RefreshRequest
 	(*RefreshResponse)(nil),       // 20: sharedos.agent.v1.RefreshResponse
 	(*Report)(nil),                // 21: sharedos.agent.v1.Report
-	(*UnitRestart)(nil),           // 22: sharedos.agent.v1.UnitRestart
-	(*Timing)(nil),                // 23: sharedos.agent.v1.Timing
-	(*ReleaseLayersRequest)(nil),  // 24: sharedos.agent.v1.ReleaseLayersRequest
-	(*ReleaseLayersResponse)(nil), // 25: sharedos.agent.v1.ReleaseLayersResponse
-	(*Held)(nil),                  // 26: sharedos.agent.v1.Held
-	(*MappedRequest)(nil),         // 27: sharedos.agent.v1.MappedRequest
-	(*MappedResponse)(nil),        // 28: sharedos.agent.v1.MappedResponse
-	(*MappedFile)(nil),            // 29: sharedos.agent.v1.MappedFile
-	(*GrowDiskRequest)(nil),       // 30: sharedos.agent.v1.GrowDiskRequest
-	(*GrowDiskResponse)(nil),      // 31: sharedos.agent.v1.GrowDiskResponse
-	(*ReplaceRequest)(nil),        // 32: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 33: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 34: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 35: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*Conflict)(nil),              // 22: sharedos.agent.v1.Conflict
+	(*UnitRestart)(nil),           // 23: sharedos.agent.v1.UnitRestart
+	(*Timing)(nil),                // 24: sharedos.agent.v1.Timing
+	(*ReleaseLayersRequest)(nil),  // 25: sharedos.agent.v1.ReleaseLayersRequest
+	(*ReleaseLayersResponse)(nil), // 26: sharedos.agent.v1.ReleaseLayersResponse
+	(*Held)(nil),                  // 27: sharedos.agent.v1.Held
+	(*MappedRequest)(nil),         // 28: sharedos.agent.v1.MappedRequest
+	(*MappedResponse)(nil),        // 29: sharedos.agent.v1.MappedResponse
+	(*MappedFile)(nil),            // 30: sharedos.agent.v1.MappedFile
+	(*GrowDiskRequest)(nil),       // 31: sharedos.agent.v1.GrowDiskRequest
+	(*GrowDiskResponse)(nil),      // 32: sharedos.agent.v1.GrowDiskResponse
+	(*ReplaceRequest)(nil),        // 33: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 34: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 35: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 36: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
@@ -2772,8 +2861,8 @@ var file_agent_proto_depIdxs = []int32{
 	1,  // 9: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
 	14, // 10: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
 	1,  // 11: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	34, // 12: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	35, // 13: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	35, // 12: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	36, // 13: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
 	18, // 14: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
 	10, // 15: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
 	1,  // 16: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
@@ -2783,34 +2872,35 @@ var file_agent_proto_depIdxs = []int32{
 	5,  // 20: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
 	0,  // 21: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
 	13, // 22: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
-	22, // 23: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
-	23, // 24: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
+	23, // 23: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	24, // 24: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
 	3,  // 25: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
-	1,  // 26: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
-	26, // 27: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
-	29, // 28: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	16, // 29: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	6,  // 30: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	8,  // 31: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	11, // 32: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	19, // 33: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	24, // 34: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	27, // 35: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	30, // 36: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	32, // 37: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	7,  // 38: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	9,  // 39: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	12, // 40: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	20, // 41: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	25, // 42: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	28, // 43: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	31, // 44: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	33, // 45: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	38, // [38:46] is the sub-list for method output_type
-	30, // [30:38] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	22, // 26: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
+	1,  // 27: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
+	27, // 28: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
+	30, // 29: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
+	16, // 30: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	6,  // 31: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	8,  // 32: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	11, // 33: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	19, // 34: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	25, // 35: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	28, // 36: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	31, // 37: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	33, // 38: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	7,  // 39: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	9,  // 40: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	12, // 41: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	20, // 42: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	26, // 43: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	29, // 44: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	32, // 45: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	34, // 46: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	39, // [39:47] is the sub-list for method output_type
+	31, // [31:39] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2830,7 +2920,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

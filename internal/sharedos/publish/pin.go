@@ -2,7 +2,6 @@ package publish
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -160,26 +159,9 @@ func own(e *tree.Entry, uids, gids numbers) {
 	for _, name := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 		if list, ok := e.Xattrs[name]; ok {
 			e.Xattrs = maps.Clone(e.Xattrs)
-			e.Xattrs[name] = renumberList(list, uids, gids)
+			e.Xattrs[name] = tree.RenumberACL(list, uids.of, gids.of)
 		}
 	}
-}
-
-// renumberList renumbers an access control list (Linux, include/uapi/linux/posix_acl_xattr.h): a header of 4 bytes, and
-// 8 for each entry: tag, permissions, number.
-func renumberList(list string, uids, gids numbers) string {
-	const header, size, user, group = 4, 8, 0x02, 0x08
-	changed := []byte(list)
-	for at := header; at+size <= len(changed); at += size {
-		number := changed[at+4 : at+size]
-		switch binary.LittleEndian.Uint16(changed[at:]) {
-		case user:
-			binary.LittleEndian.PutUint32(number, uids.of(binary.LittleEndian.Uint32(number)))
-		case group:
-			binary.LittleEndian.PutUint32(number, gids.of(binary.LittleEndian.Uint32(number)))
-		}
-	}
-	return string(changed)
 }
 
 // field renumbers one field of a line, if it is there.

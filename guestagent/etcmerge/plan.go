@@ -1,0 +1,377 @@
+package etcmerge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// planner decides about every path before anything is changed.
+type planner struct {
+	placing
+
+	live, old, new *os.Root
+	keep           []string
+	differences    []Difference
+	deferred       []deferredEntry
+	// bases are the contents of the old release's account files, by path.
+	bases map[string]string
+	// ofOtherType are the paths that are of another type here.
+	ofOtherType map[string]bool
+	// lockFailure is why the account files cannot be merged now, nil if they can.
+	lockFailure *obstacle
+	steps       []step
+	outcome     Outcome
+	// before and after are the numbers in this VM of the accounts of the old and of the new release.
+	before, after ownerNumbers
+	seeds         seeds
+}
+
+func newPlanner(c Carrier, live, old, next *os.Root) *planner {
+	p := &planner{live: live, old: old, new: next, keep: c.Keep, bases: map[string]string{}, ofOtherType: map[string]bool{}}
+	p.seeds.rule.Delivered = asIn(live, old)
+	p.placing = placing{root: live, sync: c.sync, skip: func(name string, o *obstacle) { p.report(obstacleConflict(name, o)) }}
+	return p
+}
+
+func (p *planner) conflict(name string, kind Kind, reason string) {
+	p.report(Conflict{Path: name, Kind: kind, Reason: reason})
+}
+
+func (p *planner) report(c Conflict) {
+	if c.Kind == OtherType {
+		p.ofOtherType[c.Path] = true
+	}
+	p.outcome.Conflicts = append(p.outcome.Conflicts, c)
+}
+
+// lockAccounts takes the lock of the account files. If that is impossible, they are left for the next carry.
+func (p *planner) lockAccounts(ctx context.Context, limit time.Duration) (unlock func() error, err error) {
+	unlock, err = lockAccounts(ctx, p.live, limit)
+	if err == nil {
+		return unlock, nil
+	}
+	if o := asObstacle(err); o != nil && ctx.Err() == nil {
+		p.lockFailure = &obstacle{AccountsLocked, err}
+		return func() error { return nil }, nil
+	}
+	return nil, err
+}
+
+// plan decides about all paths. The account files come first: the others have owners.
+func (p *planner) plan(ctx context.Context) error {
+	accounts := func(d Difference) bool { return accountFiles[d.Path] != nil }
+	merged, err := p.mergeAccounts()
+	if err != nil {
+		return err
+	}
+	var last []step
+	for _, d := range p.differences {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !utf8.ValidString(d.Path) || d.New != nil && !utf8.ValidString(d.New.Link) {
+			p.conflict(d.Path, Unreadable, "its name is not UTF-8, which the record for the rollback cannot represent")
+			continue
+		}
+		before := len(p.steps)
+		if err := p.decide(d, merged); err != nil {
+			o := asObstacle(err)
+			if o == nil {
+				return err
+			}
+			p.skip(d.Path, o)
+		}
+		if accounts(d) { // they are changed last, and in their order
+			last = append(last, p.steps[before:]...)
+			p.steps = p.steps[:before]
+		}
+	}
+	for _, c := range p.seeds.conflicts() {
+		p.report(c)
+	}
+	slices.SortStableFunc(last, func(a, b step) int { return slices.Index(AccountOrder, a.Path) - slices.Index(AccountOrder, b.Path) })
+	p.steps = append(p.steps, last...)
+	if len(p.steps) > 0 || len(p.deferred) > 0 || len(p.outcome.Conflicts) > 0 {
+		now, err := entryAt(p.live, deferredPath)
+		if err != nil {
+			return err
+		}
+		p.steps = append(p.steps, step{Path: deferredPath, before: now, Always: true})
+	}
+	return nil
+}
+
+// decide plans one path.
+func (p *planner) decide(d Difference, merged AccountMerge) error {
+	if tree.OwnerOf(d.Path) == tree.OwnedByVM {
+		d.New = p.after.apply(d.New)
+		return p.seed(d)
+	}
+	ours, err := entryAt(p.live, d.Path)
+	if err != nil {
+		return err
+	}
+	if ours != nil && p.kept(d.Path) {
+		p.hold(d, ours)
+		return nil
+	}
+	d.Old, d.New = p.before.asHere(d.Old, ours), p.after.apply(d.New)
+	decision := Decide(d, ours)
+	if decision.Action != Keep {
+		if err := checkMounts(p.live, d.Path); err != nil {
+			return err
+		}
+	}
+	switch decision.Action {
+	case Keep:
+	case Conflicting:
+		return p.conflicting(d, ours, decision)
+	case Remove:
+		p.steps = append(p.steps, step{Path: d.Path, before: ours})
+	case Write:
+		p.write(d, ours)
+	case Blend:
+		p.blend(d, ours)
+	case Merge:
+		p.merge(d, ours, merged)
+	}
+	return nil
+}
+
+// kept reports whether the path is pinned.
+func (p *planner) kept(name string) bool {
+	for _, pattern := range p.keep {
+		pattern = strings.TrimSuffix(strings.TrimPrefix(pattern, "/"), "/")
+		for at := name; at != "."; at = path.Dir(at) {
+			if matched, err := path.Match(pattern, at); matched && err == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hold keeps a path as it is. A file that nobody here changed lies in the release that runs, so it is written: after the
+// next boot the path would otherwise have the new release's version.
+func (p *planner) hold(d Difference, ours *tree.Entry) {
+	if ours.Type != tree.Regular && ours.Type != tree.Symlink && ours.Type != tree.Directory || alike(ours, d.New) {
+		return
+	}
+	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(ours), content: func() ([]byte, error) { return readAt(p.live, d.Path) }})
+}
+
+// conflicting leaves a path as it is, unless it is generated or a link that leads nowhere in the new release.
+func (p *planner) conflicting(d Difference, ours *tree.Entry, decision Decision) error {
+	if p.generate(d.Path, ours) {
+		return nil
+	}
+	if alternative(d.Path) && d.New != nil && ours != nil && ours.Type == tree.Symlink && !p.leadsSomewhere(ours.Link) {
+		p.conflict(d.Path, Changed, "it was set to "+ours.Link+" here, which the release does not have: it has the release's choice now")
+		p.write(d, ours)
+		return nil
+	}
+	p.conflict(d.Path, decision.Kind, decision.Reason)
+	return nil
+}
+
+// generate has a generated file generated again. It reports false if the path is none.
+func (p *planner) generate(name string, ours *tree.Entry) bool {
+	generator := GeneratorOf(name)
+	if generator == nil {
+		return false
+	}
+	p.steps = append(p.steps, step{Path: name, before: ours, Always: true})
+	if !slices.Contains(p.outcome.Generate, generator.Name) {
+		p.outcome.Generate = append(p.outcome.Generate, generator.Name)
+	}
+	return true
+}
+
+// leadsSomewhere reports whether an absolute target exists: below /usr in the new release, elsewhere here.
+func (p *planner) leadsSomewhere(target string) bool {
+	name := strings.TrimPrefix(path.Clean(target), "/")
+	root := p.live
+	if strings.HasPrefix(name, "usr/") && !strings.HasPrefix(name, "usr/local/") {
+		root = p.new
+	}
+	_, err := root.Lstat(name)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func (p *planner) write(d Difference, ours *tree.Entry) {
+	if d.New.Type != tree.Directory && d.New.Type != tree.Regular && d.New.Type != tree.Symlink {
+		p.conflict(d.Path, Unreadable, "the release has a "+d.New.Type.String()+" there, which is not carried into a running system")
+		return
+	}
+	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(d.New), content: p.released(d)})
+}
+
+// released returns the content of the new release's version of a file.
+func (p *planner) released(d Difference) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		data, err := readAt(p.new, d.Path)
+		if err == nil && tree.Sum(data) != d.New.Digest {
+			err = errLayer(d.Path)
+		}
+		return data, err
+	}
+}
+
+// errLayer is the path at which the layers do not have what the contents list says.
+type errLayer string
+
+func (e errLayer) Error() string {
+	return "the layers do not have at " + string(e) + " what the contents list says"
+}
+
+// blend merges a path by attribute.
+func (p *planner) blend(d Difference, ours *tree.Entry) {
+	after, fromHere, conflicts := blend(d.Old, ours, d.New)
+	for _, c := range conflicts {
+		if c.Kind != Changed || !p.alternativeOrGenerated(d, ours, &after, &fromHere) {
+			p.report(c)
+		}
+	}
+	if alike(ours, after) {
+		return
+	}
+	content := p.released(d)
+	if fromHere {
+		content = func() ([]byte, error) { return readAt(p.live, d.Path) }
+	}
+	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: after, content: content})
+}
+
+// alternativeOrGenerated settles a conflict about the content of a path that is no configuration file.
+func (p *planner) alternativeOrGenerated(d Difference, ours *tree.Entry, after **tree.Entry, fromHere *bool) bool {
+	if p.generate(d.Path, ours) {
+		return true
+	}
+	if !alternative(d.Path) || ours.Type != tree.Symlink || p.leadsSomewhere(ours.Link) {
+		return false
+	}
+	*after, *fromHere = clone(d.New), false
+	return false
+}
+
+// mergeAccounts merges all account files. If none of them differs, it only finds the numbers of accounts.
+func (p *planner) mergeAccounts() (AccountMerge, error) {
+	texts := [3]AccountTexts{{}, {}, {}}
+	for i, root := range []*os.Root{p.old, p.live, p.new} {
+		for _, name := range AccountOrder {
+			info, err := plainAt(root, name)
+			if err == nil && (info == nil || info.IsDir()) {
+				continue
+			}
+			var data []byte
+			if err == nil {
+				data, err = readAt(root, name)
+			}
+			switch o := asObstacle(err); {
+			case err == nil:
+				texts[i][name] = string(data)
+			case o == nil || root != p.live:
+				return AccountMerge{}, err
+			}
+		}
+	}
+	for _, entry := range p.deferred {
+		if accountFiles[entry.Path] == nil {
+			continue
+		}
+		texts[0][entry.Path] = entry.Base
+	}
+	p.bases = texts[0]
+	p.before = ownerNumbers{renumbering(texts[0][passwdPath], texts[1][passwdPath]), renumbering(texts[0][groupPath], texts[1][groupPath])}
+	if p.lockFailure != nil {
+		p.after = ownerNumbers{renumbering(texts[2][passwdPath], texts[1][passwdPath]), renumbering(texts[2][groupPath], texts[1][groupPath])}
+		return AccountMerge{}, nil
+	}
+	merged := MergeAccounts(texts[0], texts[1], texts[2])
+	p.after = ownerNumbers{merged.Users, merged.Groups}
+	return merged, nil
+}
+
+func (p *planner) merge(d Difference, ours *tree.Entry, merged AccountMerge) {
+	if p.lockFailure != nil {
+		p.conflict(d.Path, AccountsLocked, p.lockFailure.Error())
+		return
+	}
+	text := merged.Texts[d.Path]
+	for _, c := range merged.Conflicts {
+		if c.Path == d.Path {
+			p.report(c)
+		}
+	}
+	old := d.Old
+	if old == nil {
+		old = ours
+	}
+	// Content is merged by entry. With the content of this VM in all three, only the other attributes are merged here.
+	next := clone(d.New)
+	old = clone(old)
+	for _, e := range []*tree.Entry{old, next} {
+		e.Digest, e.Size = ours.Digest, ours.Size
+	}
+	after, _, conflicts := blend(old, ours, next)
+	for _, c := range conflicts {
+		p.report(c)
+	}
+	after.Size, after.Digest = int64(len(text)), tree.Sum([]byte(text))
+	// What is as it was, and not as in the new release, is written, too: a file that nobody here ever changed lies in
+	// the release that runs, and the next boot would show the new one's.
+	if !alike(ours, after) || !alike(after, d.New) {
+		p.steps = append(p.steps, step{Path: d.Path, before: ours, after: after, content: func() ([]byte, error) { return []byte(text), nil }})
+	}
+}
+
+// writeDeferred writes the list of paths that the next carry tries again, or removes it.
+func (p *planner) writeDeferred(ctx context.Context) error {
+	list := p.toDefer()
+	if len(list) == 0 {
+		err := p.live.Remove(deferredPath)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	data, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	entry := &tree.Entry{Path: deferredPath, Type: tree.Regular, Mode: 0o600, Size: int64(len(data)), Digest: tree.Sum(data)}
+	if err := p.put(entry, func() ([]byte, error) { return data, nil }); err != nil {
+		return err
+	}
+	return p.finish(ctx)
+}
+
+// asHere returns an entry of the old release with the owner that this VM's version has, if that is the same account:
+// a file from a layer has the release's number, and one that was carried has the VM's.
+func (n ownerNumbers) asHere(e, ours *tree.Entry) *tree.Entry {
+	if e == nil || ours == nil {
+		return e
+	}
+	mapped := n.apply(e)
+	e = clone(e)
+	if ours.UID == mapped.UID {
+		e.UID = mapped.UID
+	}
+	if ours.GID == mapped.GID {
+		e.GID = mapped.GID
+	}
+	if maps := mapped.Xattrs; ours.Xattrs[accessList] == maps[accessList] && maps[accessList] != "" {
+		e.Xattrs[accessList] = maps[accessList]
+	}
+	return e
+}
