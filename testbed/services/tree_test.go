@@ -123,7 +123,7 @@ func contents(t *testing.T, version string) []guest.Edit {
 	if version == "three" {
 		version = "two"
 	}
-	edits := []guest.Edit{
+	edits := append(guest.Quick(),
 		guest.Write("usr/share/mark", 0o644, version),
 		guest.Copy(directory+"/changing", "usr/bin/sleep", "\x00"+version),
 		guest.Copy(directory+"/same", "usr/bin/sleep", ""),
@@ -141,7 +141,7 @@ func contents(t *testing.T, version string) []guest.Edit {
 			"d /var/lib/t/bound - - - -", "d /var/lib/t/bound/usr - - - -",
 			"L /var/lib/t/bound/lib - - - - usr/lib", "L /var/lib/t/bound/lib64 - - - - usr/lib64",
 		}, "\n")+"\n"),
-	}
+	)
 	files, err := fs.Glob(programs, "testdata/guest/*")
 	if err != nil {
 		t.Fatal(err)
