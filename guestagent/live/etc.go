@@ -37,6 +37,9 @@ func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmer
 	return carrier.Carry(ctx, differences, old.Path(), next.Path())
 }
 
+// Accounts implements refresh.Etc.
+func (Etc) Accounts() (etcmerge.AccountTexts, error) { return etcmerge.Accounts("/") }
+
 // Generate implements refresh.Etc.
 func (Etc) Generate(ctx context.Context, names []string) (failures []etcmerge.Conflict) {
 	for _, name := range names {

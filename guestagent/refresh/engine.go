@@ -256,6 +256,9 @@ func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	if err := t.checkAccounts(ctx, e.Etc, e.Blobs); err != nil {
+		return nil, err
+	}
 	rung, assessment, err := e.assessRung(ctx, d.changes, t.to.stack.Kernel, request.GetPolicy(), strategy)
 	if err != nil {
 		return nil, err

@@ -161,6 +161,8 @@ func refusalOf(cause error) agentapi.Refusal {
 		return agentapi.Refusal_REFUSAL_STRATEGY
 	case is(ErrTarget, ErrDowngrade, ErrStale, release.ErrSignature, release.ErrManifest, release.ErrSchema, release.ErrContents):
 		return agentapi.Refusal_REFUSAL_TARGET
+	case is(ErrAccounts):
+		return agentapi.Refusal_REFUSAL_ACCOUNTS
 	}
 	return agentapi.Refusal_REFUSAL_SYSTEM
 }
@@ -250,6 +252,9 @@ func (r *run) judge(ctx context.Context) error {
 	defer collectLess()()
 	var err error
 	if r.diff, err = r.target.compare(ctx, r.Blobs); err != nil {
+		return err
+	}
+	if err := r.target.checkAccounts(ctx, r.Etc, r.Blobs); err != nil {
 		return err
 	}
 	strategy, err := strategyOf(r.request.GetStrategy())

@@ -146,6 +146,8 @@ func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmer
 	return etcmerge.Outcome{Carried: 1, Generate: []string{"ld.so.cache"}}, err
 }
 
+func (w worldEtc) Accounts() (etcmerge.AccountTexts, error) { return w.accounts, nil }
+
 func (w worldEtc) Generate(_ context.Context, names []string) []etcmerge.Conflict {
 	if err := w.do("generate", func() error { return nil }); err != nil {
 		return []etcmerge.Conflict{etcmerge.GeneratorNamed(names[0]).Failed(err)}

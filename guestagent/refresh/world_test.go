@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -68,6 +69,8 @@ type world struct {
 	etc        tree.Digest
 	etcUndo    *tree.Digest
 	etcTo      tree.Digest
+	// accounts are the VM's account files.
+	accounts etcmerge.AccountTexts
 	// trials counts the boots of stacks that are not committed, distrusted are those that are not to be booted.
 	trials     map[tree.Digest]int
 	distrusted map[tree.Digest]bool

@@ -100,7 +100,7 @@ type answerer struct {
 func failure(err error) error {
 	code := codes.Internal
 	switch {
-	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrStale), errors.Is(err, refresh.ErrUnfinished), errors.Is(err, journal.ErrDamaged), errors.Is(err, errNoBlob),
+	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrAccounts), errors.Is(err, refresh.ErrStale), errors.Is(err, refresh.ErrUnfinished), errors.Is(err, journal.ErrDamaged), errors.Is(err, errNoBlob),
 		errors.Is(err, errReplace), errors.Is(err, boot.ErrNotGrown):
 		code = codes.FailedPrecondition
 	case errors.Is(err, refresh.ErrTarget), errors.Is(err, refresh.ErrPolicy), errors.Is(err, refresh.ErrStrategy), errors.Is(err, refresh.ErrDowngrade), errors.Is(err, errBlob),

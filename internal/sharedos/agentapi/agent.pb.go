@@ -230,6 +230,8 @@ const (
 	Refusal_REFUSAL_TARGET Refusal = 3
 	// Something else in the VM, such as a full disk.
 	Refusal_REFUSAL_SYSTEM Refusal = 4
+	// Files of the target's /usr would belong to an account that the VM has made itself.
+	Refusal_REFUSAL_ACCOUNTS Refusal = 5
 )
 
 // Enum value maps for Refusal.
@@ -240,6 +242,7 @@ var (
 		2: "REFUSAL_STRATEGY",
 		3: "REFUSAL_TARGET",
 		4: "REFUSAL_SYSTEM",
+		5: "REFUSAL_ACCOUNTS",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED": 0,
@@ -247,6 +250,7 @@ var (
 		"REFUSAL_STRATEGY":    2,
 		"REFUSAL_TARGET":      3,
 		"REFUSAL_SYSTEM":      4,
+		"REFUSAL_ACCOUNTS":    5,
 	}
 )
 
@@ -2778,13 +2782,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x05Event\x12\x15\n" +
 	"\x11EVENT_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bPROGRESS\x10\x01\x12\f\n" +
-	"\bSERVICES\x10\x02*t\n" +
+	"\bSERVICES\x10\x02*\x8a\x01\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREFUSAL_IMPACT\x10\x01\x12\x14\n" +
 	"\x10REFUSAL_STRATEGY\x10\x02\x12\x12\n" +
 	"\x0eREFUSAL_TARGET\x10\x03\x12\x12\n" +
-	"\x0eREFUSAL_SYSTEM\x10\x042\x97\x05\n" +
+	"\x0eREFUSAL_SYSTEM\x10\x04\x12\x14\n" +
+	"\x10REFUSAL_ACCOUNTS\x10\x052\x97\x05\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +

@@ -1,0 +1,32 @@
+package etcmerge
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestANumberIsTakenOnlyByAnAccountThatIsNotTheReleases(t *testing.T) {
+	type accounts = map[string]uint32
+	for name, test := range map[string]struct {
+		old, next accounts
+		here      string
+		want      []Taken
+	}{
+		"a local account has it":                  {accounts{}, accounts{"sshd": 990}, "me:x:990:990::/:\n", []Taken{{Name: "sshd", Number: 990, Here: "me"}}},
+		"nobody has it":                           {accounts{}, accounts{"sshd": 990}, "me:x:991:990::/:\n", nil},
+		"the account is here":                     {accounts{}, accounts{"sshd": 990}, "sshd:x:990:990::/:\nme:x:990:990::/:\n", nil},
+		"the name is here with another number":    {accounts{}, accounts{"sshd": 990}, "sshd:x:1000:1000::/:\n", nil},
+		"and its number is another's":             {accounts{}, accounts{"sshd": 990}, "sshd:x:1000:1000::/:\nme:x:990:1::/:\n", []Taken{{Name: "sshd", Number: 990, Here: "me"}}},
+		"it was so before":                        {accounts{"sshd": 990}, accounts{"sshd": 990}, "me:x:990:990::/:\n", nil},
+		"the release gives it another number":     {accounts{"sshd": 989}, accounts{"sshd": 990}, "sshd:x:989:1::/:\nme:x:990:990::/:\n", []Taken{{Name: "sshd", Number: 990, Here: "me"}}},
+		"two accounts of the release share it":    {accounts{"root": 0}, accounts{"root": 0, "toor": 0}, "root:x:0:0::/:\n", nil},
+		"the release gives it to another account": {accounts{"old": 990}, accounts{"new": 990}, "old:x:990:990::/:\n", []Taken{{Name: "new", Number: 990, Here: "old"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(test.want, TakenNumbers(false, test.old, test.next, test.here)); diff != "" {
+				t.Errorf("want -, got +:\n%s", diff)
+			}
+		})
+	}
+}
