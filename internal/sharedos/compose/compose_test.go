@@ -429,3 +429,20 @@ func overlay(lower, upper []tree.Entry) []tree.Entry {
 	}
 	return slices.SortedFunc(maps.Values(shown), func(a, b tree.Entry) int { return tree.Compare(a.Path, b.Path) })
 }
+
+// A component that removes an account of the base and gives its number to another would give that account's files away.
+func TestAComponentMustNotReuseTheNumberOfAnAccountOfTheBase(t *testing.T) {
+	w := newWorld(t)
+	files := map[string]string{"etc/passwd": "root", "usr/bin/app": "1"}
+	one := w.put(base(), files)
+	reuse := func(m *release.Manifest) {
+		delete(m.Users, "www-data")
+		m.Users["app"] = 33
+	}
+	a, b := w.put(component(one, "a", reuse), files), w.put(component(one, "b", nil), files)
+	_, _, err := compose.Compose(compose.Parts{Base: one, Components: []release.Identified{a, b}}, w.open)
+	var conflict *compose.Conflict
+	if !errors.As(err, &conflict) || conflict.What != "user number 33" || conflict.FirstMakes != "www-data" || conflict.SecondMakes != "app" {
+		t.Errorf("got %v", err)
+	}
+}

@@ -79,8 +79,19 @@ func valueText(value any, there bool) string {
 	return fmt.Sprint(value)
 }
 
-// mergeAccounts merges names with their numbers. Two components must not give one number to different names: files of
-// the one would belong to the other.
+// holderOf returns an account, other than name, that has a number; "" if there is none.
+func holderOf(accounts map[string]uint32, number uint32, name string) string {
+	for _, other := range slices.Sorted(maps.Keys(accounts)) {
+		if other != name && accounts[other] == number {
+			return other
+		}
+	}
+	return ""
+}
+
+// mergeAccounts merges names with their numbers. Two components must not give one number to different names, nor a
+// component that of an account of the base that it removed: files of the one would belong to the other, in VMs that run
+// the base without the component, too.
 func (p Parts) mergeAccounts(what string, of func(*release.Manifest) map[string]uint32) (map[string]uint32, error) {
 	merged, err := merge(p, what, of)
 	if err != nil {
@@ -97,6 +108,12 @@ func (p Parts) mergeAccounts(what string, of func(*release.Manifest) map[string]
 				continue
 			}
 			now := owner{component.Manifest.Name, name}
+			if before := holderOf(base, number, name); before != "" && own[before] != number {
+				return nil, &Conflict{
+					What: fmt.Sprintf("%s number %d", what, number), First: p.Base.Manifest.Name, Second: now.component,
+					FirstMakes: before, SecondMakes: name,
+				}
+			}
 			if other, taken := owners[number]; taken && other.component != now.component && other.name != name {
 				return nil, &Conflict{
 					What: fmt.Sprintf("%s number %d", what, number), First: other.component, Second: now.component,

@@ -47,8 +47,14 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		return nil, fmt.Errorf("%w: plan and apply again when nothing writes to the source", ErrSourceChanged)
 	}
 	b := &building{publisher: p, directory: directory, read: read, before: before, input: key.Fingerprint, progress: progress}
+	var known *release.Manifest
+	if before != nil {
+		if known, err = p.withFormerAccounts(ctx, before.manifest); err != nil {
+			return nil, err
+		}
+	}
 	if spec.PinAccounts && before != nil {
-		if b.pinned, err = pinAccounts(read, before.manifest); err != nil {
+		if b.pinned, err = pinAccounts(read, known); err != nil {
 			return nil, err
 		}
 	}
@@ -66,7 +72,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		return nil, err
 	}
 	if before != nil {
-		if err := checkAccounts(before.manifest, manifest); err != nil {
+		if err := checkAccounts(known, manifest); err != nil {
 			return nil, err
 		}
 		if sameSystem(before.manifest, manifest) && before.whole {

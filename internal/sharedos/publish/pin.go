@@ -97,7 +97,13 @@ func renumber(what string, old, new map[string]uint32, used map[uint32]bool) (nu
 			to[number], holder[want] = want, number
 		}
 	}
-	// New accounts keep their numbers if these are not needed.
+	// New accounts keep their numbers if no account has or had these, unless it shared them with one that stays.
+	former := map[uint32]bool{}
+	for name, number := range old {
+		if _, stays := new[name]; !stays {
+			former[number] = true
+		}
+	}
 	taken := map[uint32]bool{}
 	maps.Copy(taken, used)
 	for _, accounts := range []map[string]uint32{old, new} {
@@ -109,7 +115,7 @@ func renumber(what string, old, new map[string]uint32, used map[uint32]bool) (nu
 		if _, pinned := to[number]; pinned {
 			continue
 		}
-		if _, needed := holder[number]; !needed {
+		if _, needed := holder[number]; !needed && !former[number] {
 			to[number] = number
 			continue
 		}
