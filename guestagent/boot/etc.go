@@ -13,19 +13,22 @@ import (
 // Carrier returns the carrier of the configuration of the system at root.
 func Carrier(root string) etcmerge.Carrier {
 	return etcmerge.Carrier{
-		Root: root, Record: mounts.StateDir + "/undo",
+		Root: root, Record: mounts.StateDir + "/undo", Private: mounts.PrivateDir,
 		Skipped: func(c etcmerge.Conflict) { say("undo: %s", c) },
 	}
 }
 
 // EndCarry ends the last carry to /etc of the system at root, when no refresh is in flight any more. The carry is
 // settled if it was completed and leads to the stack that runs. Otherwise it is undone, also if a boot has failed to
-// undo it.
+// undo it. Then it sees to the baseline of the stack that runs, whose layers are mounted.
 func EndCarry(ctx context.Context, root string, stack release.Stack) error {
-	return endCarry(ctx, Carrier(root), stack)
+	return endCarry(ctx, Carrier(root), stack, func(use func(tree string) error) error {
+		return withTree(ctx, stack, use)
+	})
 }
 
-func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack) error {
+// endCarry is EndCarry. withTree has the tree of the stack used.
+func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) error {
 	if err := undoCarry(ctx, carrier, stack); err != nil {
 		return err
 	}
@@ -38,9 +41,84 @@ func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack
 		return err
 	}
 	if !carried && leftBehind(settled, stack) {
-		return takeBack(ctx, carrier)
+		if err := takeBack(ctx, carrier); err != nil {
+			return err
+		}
+		return baselineBack(carrier, stack, withTree)
 	}
-	return settleAt(carrier, stack)
+	if err := settleAt(carrier, stack); err != nil {
+		return err
+	}
+	_, err = keepBaseline(carrier, stack, withTree)
+	return err
+}
+
+// keepBaseline makes sure that there is a baseline of the stack to which /etc belongs, once no carry is recorded, and
+// returns it. It is made from the stack's tree when an agent finds none: of a VM that an earlier version has run, in which
+// the files of CarriedByOS may be of any release before. A baseline that says that /etc could not be carried yet stays.
+func keepBaseline(carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) (*etcmerge.Baseline, error) {
+	baseline, err := carrier.Baseline()
+	switch {
+	case errors.Is(err, etcmerge.ErrBaseline):
+		say("%v; it is made again from the stack that runs", err)
+	case err != nil:
+		return nil, err
+	case stack.HasKey(baseline.Stack) != baseline.Unlisted:
+		return baseline, nil
+	}
+	err = withTree(func(tree string) (err error) {
+		baseline, err = writeBaseline(carrier, tree, stack, true)
+		return err
+	})
+	return baseline, err
+}
+
+// baselineBack writes the baseline of the stack to which /etc was taken back.
+func baselineBack(carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) error {
+	baseline, err := carrier.Baseline()
+	if err != nil && !errors.Is(err, etcmerge.ErrBaseline) {
+		return err
+	}
+	if err == nil && baseline.Unlisted {
+		return nil
+	}
+	partial := err != nil || baseline.Partial
+	return withTree(func(tree string) error {
+		_, err := writeBaseline(carrier, tree, stack, partial)
+		return err
+	})
+}
+
+// writeBaseline writes the baseline of a stack that is read from its tree.
+func writeBaseline(carrier etcmerge.Carrier, tree string, stack release.Stack, partial bool) (*etcmerge.Baseline, error) {
+	baseline, err := etcmerge.ListTree(tree, stack.Key())
+	if err != nil {
+		return nil, err
+	}
+	baseline.Partial = partial
+	return baseline, carrier.WriteBaseline(baseline)
+}
+
+// withTree mounts the tree of a stack whose layers are attached, for use.
+func withTree(ctx context.Context, stack release.Stack, use func(tree string) error) (err error) {
+	var layers []string
+	for _, layer := range stack.Layers {
+		path, err := mounts.OpenLayer(ctx, layer)
+		if err != nil {
+			return err
+		}
+		layers = append(layers, path)
+	}
+	return withLayers(layers, use)
+}
+
+func withLayers(layers []string, use func(tree string) error) (err error) {
+	merged, err := mounts.BuildTree(layers, ".")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, merged.Close()) }()
+	return use(merged.Path())
 }
 
 // settleAt settles the last carry: /etc is at this stack. A carry that the last version settled names the stack
@@ -144,7 +222,13 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 	}
 	switch r.etcAction(chosen.stack, settled) {
 	case etcBegins:
-		return nil, WriteCommitted(next)
+		if err := WriteCommitted(next); err != nil {
+			return nil, err
+		}
+		return nil, withLayers(chosen.layers, func(tree string) error {
+			_, err := writeBaseline(carrier, tree, chosen.stack, false)
+			return err
+		})
 	case etcGoesBack:
 		if !r.committed.Stack.Same(chosen.stack) {
 			if err := WriteCommitted(next); err != nil {
@@ -155,17 +239,65 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 			return nil, err
 		}
 		renewLoaderCache(ctx)
+		return nil, baselineBack(carrier, chosen.stack, func(use func(string) error) error { return withLayers(chosen.layers, use) })
 	case etcMoves:
 		return r.moveEtc(ctx, chosen, next)
 	case etcStays:
+		return r.completeEtc(ctx, chosen, next)
 	}
 	return nil, nil //nolint:nilnil // nothing was carried
 }
 
-// moveEtc carries /etc from the committed stack to the one that boots. A carry that came to its end is not undone
-// because of what fails then: the commit may be on the disk, and if it is not, the next boot carries again.
+// completeEtc brings what an earlier boot or an earlier version has left out, when the committed stack boots: it was not
+// known what the stack before had, or the agent did not carry files of CarriedByOS. What a refresh has carried and the
+// agent has still to judge is left alone.
+func (r privateRecords) completeEtc(ctx context.Context, chosen opened, next CommittedRecord) (*Moved, error) {
+	if r.flight.Tries(chosen.stack) {
+		return nil, nil //nolint:nilnil // nothing was carried
+	}
+	carrier := Carrier(newRoot)
+	if _, _, carried, err := carrier.Carried(); err != nil || carried {
+		return nil, err
+	}
+	baseline, err := keepBaseline(carrier, chosen.stack, func(use func(string) error) error { return withLayers(chosen.layers, use) })
+	if err != nil || !baseline.Partial && !baseline.Unlisted {
+		return nil, err
+	}
+	if baseline.Unlisted {
+		return nil, behind(baseline.Stack)
+	}
+	return r.moveEtc(ctx, chosen, next)
+}
+
+// ErrBehind means that /etc belongs to another stack than the one that runs, and that it is not known what that stack
+// had, so that nothing could be carried.
+var ErrBehind = errors.New("/etc, /opt and /usr/local could not follow the release")
+
+// behind is ErrBehind with the stack at which /etc stands, and the way out.
+func behind(stack string) error {
+	return fmt.Errorf("%w: they are those of stack %s, whose layers are not attached any more and which is not recorded here: "+
+		"refresh this VM to that stack once, and then again to the newer one", ErrBehind, stack)
+}
+
+// Behind returns an error that matches ErrBehind if /etc of the running system belongs to another stack than the one that
+// runs, and could not be carried.
+func Behind(running release.Stack) error {
+	baseline, err := Carrier("/").Baseline()
+	switch {
+	case errors.Is(err, etcmerge.ErrBaseline):
+		return nil
+	case err != nil:
+		return err
+	case baseline.Unlisted && !running.HasKey(baseline.Stack):
+		return behind(baseline.Stack)
+	}
+	return nil
+}
+
+// moveEtc carries /etc from the stack at which it stands to the one that boots. A carry that came to its end is not
+// undone because of what fails then: the commit may be on the disk, and if it is not, the next boot carries again.
 func (r privateRecords) moveEtc(ctx context.Context, chosen opened, next CommittedRecord) (*Moved, error) {
-	outcome, err := carryBetween(ctx, r.committed.Stack, chosen)
+	outcome, err := r.carryTo(ctx, chosen)
 	if err != nil {
 		err = errors.Join(err, Carrier(newRoot).Undo(ctx))
 		return nil, fmt.Errorf("/etc stays as it was for base %s: %w", r.committed.Stack.Base, err)
@@ -203,33 +335,52 @@ func generate(ctx context.Context, names []string) (failures []string) {
 	return failures
 }
 
-// carryBetween carries /etc from a stack to the one that boots. Both have to be attached.
-func carryBetween(ctx context.Context, from release.Stack, chosen opened) (outcome etcmerge.Outcome, err error) {
+// carryTo carries /etc to the stack that boots.
+func (r privateRecords) carryTo(ctx context.Context, chosen opened) (outcome etcmerge.Outcome, err error) {
+	carrier := Carrier(newRoot)
+	old, err := r.baseline(ctx, carrier, chosen.stack)
+	if err != nil {
+		return outcome, err
+	}
+	carrier.From, carrier.To = old.Stack, chosen.stack.Key()
+	err = withLayers(chosen.layers, func(tree string) (err error) {
+		next, err := etcmerge.ListTree(tree, carrier.To)
+		if err != nil {
+			return err
+		}
+		outcome, err = carrier.Carry(ctx, old, old.Differences(next), tree)
+		return err
+	})
+	return outcome, err
+}
+
+// baseline returns the baseline of the stack at which /etc stands. A VM that an earlier version has run has none: then it
+// is read from the layers of that stack, if they are attached. If they are not, it is recorded at which stack /etc
+// stands, so that a later carry does not start from another one, and the error matches ErrBehind.
+func (r privateRecords) baseline(ctx context.Context, carrier etcmerge.Carrier, chosen release.Stack) (*etcmerge.Baseline, error) {
+	at := r.committed.Stack
+	old, err := carrier.Baseline()
+	switch {
+	case errors.Is(err, etcmerge.ErrBaseline):
+		say("%v", err)
+	case err != nil:
+		return nil, err
+	case !old.Unlisted:
+		return old, nil
+	case chosen.HasKey(old.Stack):
+		at = chosen // /etc is its already
+	default:
+		return nil, behind(old.Stack)
+	}
 	openCtx, cancel := context.WithTimeout(ctx, preferredTimeout)
 	defer cancel()
-	var layers []string
-	for _, layer := range from.Layers {
-		path, err := mounts.OpenLayer(openCtx, layer)
-		if err != nil {
-			return outcome, err
-		}
-		layers = append(layers, path)
+	err = withTree(openCtx, at, func(tree string) (err error) {
+		old, err = etcmerge.ListTree(tree, at.Key())
+		return err
+	})
+	if err == nil {
+		old.Partial = true
+		return old, nil
 	}
-	old, err := mounts.BuildTree(layers, ".")
-	if err != nil {
-		return outcome, err
-	}
-	defer func() { err = errors.Join(err, old.Close()) }()
-	next, err := mounts.BuildTree(chosen.layers, ".")
-	if err != nil {
-		return outcome, err
-	}
-	defer func() { err = errors.Join(err, next.Close()) }()
-	differences, err := etcmerge.Compare(old.Path(), next.Path())
-	if err != nil {
-		return outcome, err
-	}
-	carrier := Carrier(newRoot)
-	carrier.From, carrier.To = from.Key(), chosen.stack.Key()
-	return carrier.Carry(ctx, differences, old.Path(), next.Path())
+	return nil, errors.Join(behind(at.Key()), err, carrier.WriteBaseline(&etcmerge.Baseline{Stack: at.Key(), Unlisted: true}))
 }

@@ -61,7 +61,7 @@ func TestACarryIsEndedForTheStackThatRuns(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			directory := t.TempDir()
-			for _, version := range []string{"one", "two", "live"} {
+			for _, version := range []string{"one", "two", "three", "live"} {
 				if err := os.MkdirAll(filepath.Join(directory, version, "etc"), 0o755); err != nil {
 					t.Fatal(err)
 				}
@@ -74,22 +74,22 @@ func TestACarryIsEndedForTheStackThatRuns(t *testing.T) {
 				}
 			}
 			carrier := etcmerge.Carrier{Root: directory + "/live", Record: directory + "/undo", From: stackOf("one").Key(), To: stackOf("two").Key()}
-			differences, err := etcmerge.Compare(directory+"/one", directory+"/two")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := carrier.Carry(t.Context(), differences, directory+"/one", directory+"/two"); err != nil {
-				t.Fatal(err)
-			}
+			old, err := etcmerge.ListTree(directory+"/one", carrier.From)
+			must(t, err)
+			next, err := etcmerge.ListTree(directory+"/two", carrier.To)
+			must(t, err)
+			must(t, carrier.WriteBaseline(old))
+			_, err = carrier.Carry(t.Context(), old, old.Differences(next), directory+"/two")
+			must(t, err)
 			if test.done != nil {
 				if err := test.done(carrier); err != nil {
 					t.Fatal(err)
 				}
 			}
 			for range 2 { // the agent may be ended on the way, and the next one does it again
-				if err := endCarry(t.Context(), carrier, stackOf(test.runs)); err != nil {
-					t.Fatal(err)
-				}
+				must(t, endCarry(t.Context(), carrier, stackOf(test.runs), func(use func(string) error) error {
+					return use(filepath.Join(directory, test.runs))
+				}))
 			}
 			got, err := os.ReadFile(directory + "/live/etc/mark")
 			if err != nil || string(got) != test.want {

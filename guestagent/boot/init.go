@@ -197,7 +197,8 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 	}, nil
 }
 
-// prepare creates the private disk, or seeds a complete one with the new paths of the stack.
+// prepare creates the private disk. It seeds a complete one with the new paths of the stack if no carry can: an earlier
+// version has left no baseline.
 func (d privateDisk) prepare(ctx context.Context, lower lowerTree, stack release.Stack, watch *stopwatch) error {
 	if d.state != diskComplete {
 		if err := d.make(ctx, lower, stack, watch); err != nil {
@@ -205,6 +206,9 @@ func (d privateDisk) prepare(ctx context.Context, lower lowerTree, stack release
 		}
 		watch.done("complete")
 		return nil
+	}
+	if baseline, err := Carrier(newRoot).Baseline(); err == nil && !baseline.Unlisted {
+		return nil // a carry brings new paths
 	}
 	if _, err := Seed(string(lower), mounts.PrivateDir, stack); err != nil {
 		// New paths of the stack below /var may be missing then. The VM's files are not touched.

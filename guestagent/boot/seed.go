@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -15,9 +16,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 const (
@@ -36,6 +39,9 @@ const (
 // kept. A path that exists is never touched. A path that an earlier stack brought and that is gone was deleted
 // here, and does not come back. lower is the tree of the stack: the same stack twice is no work.
 //
+// It is for a new disk. Later a carry brings what a stack adds, if there is a baseline to compare the stack with. If
+// there is none, Seed adds new paths where the VM uses nothing (etcmerge.Seeding); files of CarriedByOS are not its then.
+//
 // Cut off anywhere, it can be called again: a path appears whole or not at all.
 func Seed(lower, private string, stack release.Stack) (added int, err error) {
 	seeded, err := readSeeded(filepath.Join(private, seededName))
@@ -45,7 +51,8 @@ func Seed(lower, private string, stack release.Stack) (added int, err error) {
 	if stack.HasKey(seeded.stackKey) {
 		return 0, nil
 	}
-	s := seeder{offered: seeded.paths, durable: seeded.stackKey != ""}
+	s := seeder{offered: seeded.paths, before: maps.Clone(seeded.paths), durable: seeded.stackKey != "", later: seeded.stackKey != ""}
+	s.rule.Delivered = func(directory string) (bool, error) { return s.delivered(private, directory) }
 	for _, tree := range mounts.PrivateTrees {
 		s.links = map[inode]string{}
 		if err := s.tree(filepath.Join(lower, tree.Path), filepath.Join(private, tree.Name), tree.Name); err != nil {
@@ -105,6 +112,11 @@ type seeder struct {
 	offered map[string]bool
 	// durable is true if each file has to be synced before it gets its name.
 	durable bool
+	// later is true if the disk was seeded before: a carry brings the files of CarriedByOS then.
+	later bool
+	// before are the paths that were offered before, and that this run has created. rule decides by them.
+	before map[string]bool
+	rule   etcmerge.Seeding
 	// links maps a file with several names to the first copied one, relative to the top of the tree.
 	links map[inode]string
 	top   int
@@ -178,6 +190,9 @@ func (s *seeder) directory(from, to int, relative string, depth int) error {
 
 // entry seeds one path.
 func (s *seeder) entry(from, to int, name, relative string, depth int) error {
+	if s.later && tree.OwnerOf(relative) == tree.CarriedByOS {
+		return nil
+	}
 	source, err := exists(from, name)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", relative, err)
@@ -189,9 +204,13 @@ func (s *seeder) entry(from, to int, name, relative string, depth int) error {
 	case errors.Is(err, fs.ErrNotExist) && offered:
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
+		if directory, err := s.inUse(relative); err != nil || directory != "" {
+			return err
+		}
 		if err := s.create(from, name, to, name, relative); err != nil {
 			return fmt.Errorf("copy %s: %w", relative, err)
 		}
+		s.before[relative] = true
 		target = source
 	case err != nil:
 		return fmt.Errorf("look for %s: %w", relative, err)
@@ -200,6 +219,34 @@ func (s *seeder) entry(from, to int, name, relative string, depth int) error {
 		return nil
 	}
 	return s.descend(from, to, name, relative, depth)
+}
+
+// inUse returns the directory that the VM uses and below which a new path would be, "" if there is none.
+func (s *seeder) inUse(relative string) (string, error) {
+	if !s.later {
+		return "", nil
+	}
+	return s.rule.InUse(relative)
+}
+
+// delivered implements etcmerge.Seeding.Delivered by names: what the files had when they were delivered is not known.
+func (s *seeder) delivered(private, directory string) (bool, error) {
+	names, err := os.ReadDir(filepath.Join(private, directory))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		if !s.before[path.Join(directory, name.Name())] {
+			return false, nil
+		}
+	}
+	return s.before[directory] || path.Dir(directory) == ".", nil // the top is not offered
 }
 
 func (s *seeder) descend(from, to int, name, relative string, depth int) (err error) {

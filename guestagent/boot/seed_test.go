@@ -117,12 +117,15 @@ func TestSeedAddsWhatANewerStackBringsAndTouchesNothingElse(t *testing.T) {
 
 	must(t, os.WriteFile(filepath.Join(app, "data"), []byte("newer release"), 0o644))
 	must(t, os.WriteFile(filepath.Join(app, "mine"), []byte("release has it now"), 0o644))
-	must(t, os.MkdirAll(filepath.Join(app, "new/deep"), 0o711))
-	must(t, os.WriteFile(filepath.Join(app, "new/deep/file"), []byte("new"), 0o604))
-	if added := seed(t, lower, private, "two"); added != 3 {
-		t.Errorf("%d paths were added, want the 3 new ones", added)
+	for _, directory := range []string{app, filepath.Join(lower, "var/lib/other")} {
+		must(t, os.MkdirAll(filepath.Join(directory, "new"), 0o711))
+		must(t, os.WriteFile(filepath.Join(directory, "new/file"), []byte("new"), 0o604))
 	}
-	for name, want := range map[string]string{"data": "changed here", "mine": "made here", "new/deep/file": "new"} {
+	must(t, os.MkdirAll(filepath.Join(lower, "var/opt/acme"), 0o755)) // a carry's
+	if added := seed(t, lower, private, "two"); added != 4 {          // with the directory of /opt
+		t.Errorf("%d paths were added, want the 4 new ones", added)
+	}
+	for name, want := range map[string]string{"data": "changed here", "mine": "made here", "../other/new/file": "new"} {
 		content, err := os.ReadFile(filepath.Join(own, name))
 		must(t, err)
 		if string(content) != want {
@@ -132,11 +135,13 @@ func TestSeedAddsWhatANewerStackBringsAndTouchesNothingElse(t *testing.T) {
 	if mode := lstat(t, own).Mode & 0o7777; mode != 0o711 {
 		t.Errorf("mode of a directory of the VM's own became %o", mode)
 	}
-	if mode := lstat(t, filepath.Join(own, "new/deep/file")).Mode & 0o7777; mode != 0o604 {
+	if mode := lstat(t, filepath.Join(own, "../other/new/file")).Mode & 0o7777; mode != 0o604 {
 		t.Errorf("new file has mode %o", mode)
 	}
-	if _, err := os.Lstat(filepath.Join(own, "pipe")); !os.IsNotExist(err) {
-		t.Errorf("a path deleted here came back: %v", err)
+	for _, name := range []string{"pipe", "new", "../../opt/acme"} {
+		if _, err := os.Lstat(filepath.Join(own, name)); !os.IsNotExist(err) {
+			t.Errorf("%s was deleted here, is in a directory in use, or is a carry's, and was added: %v", name, err)
+		}
 	}
 }
 

@@ -52,7 +52,7 @@ const (
 func system(t *testing.T, program string) files {
 	t.Helper()
 	f := files{content: map[string][]byte{}, links: map[string]string{
-		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64",
+		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "opt": "var/opt",
 	}}
 	copyFile := func(name, from string) {
 		data, err := os.ReadFile(from)
@@ -92,7 +92,7 @@ func system(t *testing.T, program string) files {
 }
 
 // named returns the system with the files of the release of this name. Between two releases files are added, removed and
-// changed in /usr and /etc, and added in /var.
+// changed in /usr, /etc and /opt, and added in /var.
 func (f files) named(name string) files {
 	f = files{maps.Clone(f.content), maps.Clone(f.links)}
 	f.put("usr/share/mark", name)
@@ -106,6 +106,9 @@ func (f files) named(name string) files {
 	f.put("etc/mark/"+name+"-only/file.conf", name)
 	f.put("etc/systemd/system/web.service", "[Unit]\nDescription=web of "+name+"\n")
 	f.put("var/lib/"+name+"/data", name)
+	f.put("var/opt/acme/bin/acmed", name)
+	f.put("var/opt/acme/changed-here.conf", name)
+	f.put("var/opt/acme/"+name+"-only/data", name)
 	f.content["etc/passwd"] = append(bytes.Clone(f.content["etc/passwd"]), name+":x:999:999::/:/bin/sh\n"...)
 	f.links["etc/mark/link"] = name
 	return f

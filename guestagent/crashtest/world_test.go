@@ -80,7 +80,9 @@ func (w *world) learn(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := w.boot(t, blank, "one")
-	m.carryOut(t, Order{Write: map[string]string{"/etc/mark/changed-here.conf": "here"}})
+	m.carryOut(t, Order{Write: map[string]string{
+		"/etc/mark/changed-here.conf": "here", "/opt/acme/changed-here.conf": "here", "/opt/acme/mine": "here",
+	}})
 	for _, step := range [][2]string{{"one", "three"}, {"three", "one"}, {"one", "two"}, {"two", "one"}, {"one", "two"}} {
 		order := w.move(t, step[0], step[1], starting(slices.Contains(step[:], "three")))
 		order.Sync = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -33,6 +34,9 @@ type Carrier struct {
 	// Record is a directory on the private disk for what undoes the last carry. Once the carry is settled, the record
 	// is moved to a second directory, for TakeBack.
 	Record string
+	// Private is the mount point of the private disk that Record is on. Files below /var are linked there, since a link
+	// does not reach from one mount to another. "" if Root and Record are on one mount.
+	Private string
 	// From and To identify the stacks of a carry. Carried and Settled return them.
 	From, To string
 	// Keep are patterns (path.Match) of absolute paths below /etc that a carry leaves as this VM has them. A pattern
@@ -56,22 +60,37 @@ type step struct {
 	Saved string `json:"saved,omitempty"`
 	// Always is true for a file that something else than the carry writes later. An undo restores it, whatever it is then.
 	Always bool `json:"always,omitempty"`
+	// Linked is true if Saved is another name of the file itself: it is too large to be copied.
+	Linked bool `json:"linked,omitempty"`
+	// Aside is where this VM's version is kept, below the directory of replaced files; "" if it is not kept.
+	Aside string `json:"aside,omitempty"`
 
 	// before and after are Before and After.
 	before, after *tree.Entry
-	// content returns the content of after, if it is a regular file.
-	content func() ([]byte, error)
+	// content writes the content of after, if it is a regular file.
+	content content
 }
 
-// Carry changes every differing path to the new release's version, unless this VM changed it. old and new are the roots
-// of the two stacks' trees, read-only. It first undoes a carry that is already recorded, and records how to undo this
-// one.
-func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new string) (outcome Outcome, err error) {
+// content writes the content of a regular file.
+type content func(to io.Writer) error
+
+// text is the content of a file that is in memory.
+func text(data string) content {
+	return func(to io.Writer) error {
+		_, err := io.WriteString(to, data)
+		return err
+	}
+}
+
+// Carry changes every differing path to the new release's version, by the rules of Decide. old is the baseline from which
+// the differences lead, new the root of the new stack's tree, read-only. It first undoes a carry that is already
+// recorded, and records how to undo this one, and the baseline of the new stack.
+func (c Carrier) Carry(ctx context.Context, old *Baseline, differences []Difference, new string) (outcome Outcome, err error) {
 	if err := c.Undo(ctx); err != nil {
 		return Outcome{}, err
 	}
 	roots := map[string]*os.Root{}
-	for _, name := range []string{c.Root, old, new} {
+	for _, name := range []string{c.Root, new} {
 		root, err := os.OpenRoot(name)
 		if err != nil {
 			return Outcome{}, fmt.Errorf("carry /etc: %w", err)
@@ -79,7 +98,7 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 		defer func() { err = errors.Join(err, root.Close()) }()
 		roots[name] = root
 	}
-	p := newPlanner(c, roots[c.Root], roots[old], roots[new])
+	p := newPlanner(c, roots[c.Root], old, roots[new])
 	if p.differences, err = p.withDeferred(differences); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}
@@ -93,7 +112,14 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 	if err := p.plan(ctx); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}
-	if err := c.record(ctx, p.live, p.steps); err != nil {
+	if err := c.room(p.steps); err != nil {
+		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
+	}
+	next, err := old.after(differences, p.new, c.To)
+	if err != nil {
+		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
+	}
+	if err := c.record(ctx, p.live, p.steps, next); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: record how to undo it: %w", err)
 	}
 	if failpoint.Built {
@@ -114,14 +140,23 @@ func (c Carrier) Carry(ctx context.Context, differences []Difference, old, new s
 // act carries out the steps: first it removes paths, deepest first, then it creates paths, parents first. When it
 // returns nil all of it is on the disk.
 func (p *planner) act(ctx context.Context) error {
+	c := p.carrier
 	blocked := map[string]bool{}
 	var removed []string
 	for _, s := range slices.Backward(p.steps) {
+		if s.Aside != "" {
+			if err := c.keepAside(s); err != nil {
+				return err
+			}
+		}
 		removes := s.after == nil || s.before != nil && (s.before.Type == tree.Directory) != (s.after.Type == tree.Directory)
 		if !removes || s.Always {
 			continue
 		}
 		err := p.live.Remove(s.Path)
+		if (errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST)) && s.Aside != "" {
+			err = c.moveAside(s)
+		}
 		switch {
 		case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
 			blocked[s.Path] = true

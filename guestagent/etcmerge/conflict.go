@@ -34,8 +34,10 @@ const (
 	Generated Kind = "generated"
 	// InUse means that the release adds files to a directory that this VM uses, and that they were not added.
 	InUse Kind = "in_use"
-	// TooLarge means that a file is too large for a running system. The next boot adds it.
-	TooLarge Kind = "too_large"
+	// Kept means that the path is the VM's own, and that the release has another version of it now.
+	Kept Kind = "kept"
+	// Replaced means that the path is the OS's, and that the release's version replaced what this VM had there.
+	Replaced Kind = "replaced"
 	// LeftInPlace means that an undo could not restore the path.
 	LeftInPlace Kind = "not_restored"
 )
@@ -53,7 +55,8 @@ var advice = map[Kind]string{
 	AccountsLocked: "end the program that holds /etc/.pwd.lock, for example vipw; the next refresh then merges the account files",
 	Generated:      "run the tool in the VM",
 	InUse:          "copy the files by hand if the program needs them",
-	TooLarge:       "nothing, or power-cycle the VM to get it earlier",
+	Kept:           "nothing, or take over what the release changed by hand",
+	Replaced:       "put what is this VM's own at a path that no release has",
 	LeftInPlace:    "restore it by hand",
 }
 
@@ -67,7 +70,7 @@ type Conflict struct {
 }
 
 // String returns the path and the reason: "/etc/motd: changed here and by the release".
-func (c Conflict) String() string { return "/" + c.Path + ": " + c.Reason }
+func (c Conflict) String() string { return shown(c.Path) + ": " + c.Reason }
 
 // Advice returns what an administrator can do about the conflict.
 func (c Conflict) Advice() string { return advice[c.Kind] }

@@ -42,6 +42,8 @@ const (
 	Merge
 	// Blend merges a path by attribute: content, mode, owner, extended attributes.
 	Blend
+	// Replace does what the release does, and keeps this VM's version aside: both changed a path that is the OS's.
+	Replace
 	// Conflicting leaves the path as it is and reports it: both this VM and the release changed it.
 	Conflicting
 )
@@ -62,6 +64,8 @@ func Decide(d Difference, ours *tree.Entry) Decision {
 		return Decision{Action: Keep}
 	case tree.OwnerOf(d.Path) == tree.OwnedByVM:
 		return Decision{Action: Keep} // Seeding decides about new paths
+	case tree.OwnerOf(d.Path) == tree.CarriedByOS:
+		return decideCarried(d, ours)
 	case alike(withoutLabels(ours, d), d.New):
 		return Decision{Action: Keep}
 	case accountFiles[d.Path] != nil && (d.Old == nil || isRegular(d.Old)) && isRegular(ours) && isRegular(d.New):

@@ -2,7 +2,6 @@ package etcmerge
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -25,23 +24,6 @@ type deferredEntry struct {
 	Old *recordedEntry `json:"old,omitempty"`
 	// Base is the content of Old, of an account file.
 	Base string `json:"base,omitempty"`
-}
-
-// Needed reports whether there is anything to carry: differences between the stacks, or what an earlier carry left.
-func (c Carrier) Needed(differences []Difference) (needed bool, err error) {
-	if len(differences) > 0 {
-		return true, nil
-	}
-	live, err := os.OpenRoot(c.Root)
-	if err != nil {
-		return false, fmt.Errorf("look for what earlier carries left: %w", err)
-	}
-	defer func() { err = errors.Join(err, live.Close()) }()
-	list, err := readDeferred(live)
-	if err != nil {
-		return false, fmt.Errorf("look for what earlier carries left: %w", err)
-	}
-	return len(list) > 0, nil
 }
 
 // readDeferred reads the list. A list that cannot be read is empty, and is replaced: the paths then stay as they are.

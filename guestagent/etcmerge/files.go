@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -89,10 +90,13 @@ func entryAt(root *os.Root, name string) (*tree.Entry, error) {
 func attributesAt(root *os.Root, name string) (map[string]string, error) {
 	const most = 64 << 10 // XATTR_LIST_MAX and XATTR_SIZE_MAX, xattr(7)
 	full := filepath.Join(root.Name(), name)
-	list := make([]byte, most)
-	n, err := unix.Llistxattr(full, list)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, fs.ErrNotExist) {
+	n, err := unix.Llistxattr(full, nil) // most files have none
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, fs.ErrNotExist) || err == nil && n == 0 {
 		return map[string]string{}, nil
+	}
+	list := make([]byte, most)
+	if err == nil {
+		n, err = unix.Llistxattr(full, list)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list the attributes of %s: %w", name, err)
@@ -165,12 +169,16 @@ func digestAt(root *os.Root, name string) (digest tree.Digest, err error) {
 		return digest, err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
+	limit := int64(maxFile)
+	if tree.OwnerOf(name) != tree.Merged {
+		limit = math.MaxInt64 - 1 // it may be a program or data, and nothing reads it into memory
+	}
 	sum := sha256.New()
-	n, err := io.Copy(sum, io.LimitReader(file, maxFile+1))
+	n, err := io.Copy(sum, io.LimitReader(file, limit+1))
 	if err != nil {
 		return digest, err
 	}
-	if n > maxFile {
+	if n > limit {
 		return digest, fmt.Errorf("read %s: %w", name, errTooLarge)
 	}
 	return tree.Digest(sum.Sum(nil)), nil
@@ -204,7 +212,7 @@ type placing struct {
 
 // prepare creates a directory, or a file or link under a temporary name. content returns the content of a regular file.
 // The path must not be a directory, which a rename cannot replace, unless entry is one.
-func (p *placing) prepare(entry *tree.Entry, content func() ([]byte, error)) error {
+func (p *placing) prepare(entry *tree.Entry, content content) error {
 	if err := p.put(entry, content); err != nil {
 		if o := asObstacle(err); o != nil {
 			p.skip(entry.Path, o)
@@ -215,7 +223,7 @@ func (p *placing) prepare(entry *tree.Entry, content func() ([]byte, error)) err
 	return nil
 }
 
-func (p *placing) put(entry *tree.Entry, content func() ([]byte, error)) error {
+func (p *placing) put(entry *tree.Entry, content content) error {
 	if entry.Type == tree.Directory {
 		if err := putDirectory(p.root, entry); err != nil {
 			return err
@@ -298,7 +306,7 @@ func chmodAt(root *os.Root, name string, mode uint32) error {
 	return root.Chmod(name, bits)
 }
 
-func makeTemporary(root *os.Root, temporary string, entry *tree.Entry, content func() ([]byte, error)) error {
+func makeTemporary(root *os.Root, temporary string, entry *tree.Entry, content content) error {
 	switch entry.Type {
 	case tree.Symlink:
 		if err := root.Symlink(entry.Link, temporary); err != nil {
@@ -306,23 +314,19 @@ func makeTemporary(root *os.Root, temporary string, entry *tree.Entry, content f
 		}
 		return root.Lchown(temporary, int(entry.UID), int(entry.GID))
 	case tree.Regular:
-		data, err := content()
-		if err != nil {
-			return err
-		}
-		return writeFile(root, temporary, entry, data)
+		return writeFile(root, temporary, entry, content)
 	default:
 		return fmt.Errorf("a %s is not configuration", entry.Type)
 	}
 }
 
-func writeFile(root *os.Root, name string, entry *tree.Entry, data []byte) (err error) {
+func writeFile(root *os.Root, name string, entry *tree.Entry, content content) (err error) {
 	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if _, err := file.Write(data); err != nil {
+	if err := content(file); err != nil {
 		return err
 	}
 	if err := file.Chown(int(entry.UID), int(entry.GID)); err != nil {

@@ -2,8 +2,10 @@ package etcmerge
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -19,10 +21,14 @@ import (
 type planner struct {
 	placing
 
-	live, old, new *os.Root
-	keep           []string
-	differences    []Difference
-	deferred       []deferredEntry
+	carrier   Carrier
+	live, new *os.Root
+	old       *Baseline
+	// aside is the name of the set of replaced files that this carry makes.
+	aside       string
+	keep        []string
+	differences []Difference
+	deferred    []deferredEntry
 	// bases are the contents of the old release's account files, by path.
 	bases map[string]string
 	// ofOtherType are the paths that are of another type here.
@@ -36,8 +42,8 @@ type planner struct {
 	seeds         seeds
 }
 
-func newPlanner(c Carrier, live, old, next *os.Root) *planner {
-	p := &planner{live: live, old: old, new: next, keep: c.Keep, bases: map[string]string{}, ofOtherType: map[string]bool{}}
+func newPlanner(c Carrier, live *os.Root, old *Baseline, next *os.Root) *planner {
+	p := &planner{carrier: c, live: live, old: old, new: next, aside: asideName(c.To), keep: c.Keep, bases: map[string]string{}, ofOtherType: map[string]bool{}}
 	p.seeds.rule.Delivered = asIn(live, old)
 	p.placing = placing{root: live, sync: c.sync, skip: func(name string, o *obstacle) { p.report(obstacleConflict(name, o)) }}
 	return p
@@ -126,6 +132,9 @@ func (p *planner) decide(d Difference, merged AccountMerge) error {
 		return nil
 	}
 	d.Old, d.New = p.before.asHere(d.Old, ours), p.after.apply(d.New)
+	if tree.OwnerOf(d.Path) == tree.CarriedByOS {
+		return p.planCarried(d, ours)
+	}
 	decision := Decide(d, ours)
 	if decision.Action != Keep {
 		if err := checkMounts(p.live, d.Path); err != nil {
@@ -167,7 +176,7 @@ func (p *planner) hold(d Difference, ours *tree.Entry) {
 	if ours.Type != tree.Regular && ours.Type != tree.Symlink && ours.Type != tree.Directory || alike(ours, d.New) {
 		return
 	}
-	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(ours), content: func() ([]byte, error) { return readAt(p.live, d.Path) }})
+	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(ours), content: p.present(d.Path)})
 }
 
 // conflicting leaves a path as it is, unless it is generated or a link that leads nowhere in the new release.
@@ -179,6 +188,9 @@ func (p *planner) conflicting(d Difference, ours *tree.Entry, decision Decision)
 		p.conflict(d.Path, Changed, "it was set to "+ours.Link+" here, which the release does not have: it has the release's choice now")
 		p.write(d, ours)
 		return nil
+	}
+	if p.old.Unlisted {
+		decision.Reason = "differs from the release, and may be of an earlier release, which is not recorded here"
 	}
 	p.conflict(d.Path, decision.Kind, decision.Reason)
 	return nil
@@ -216,14 +228,38 @@ func (p *planner) write(d Difference, ours *tree.Entry) {
 	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(d.New), content: p.released(d)})
 }
 
-// released returns the content of the new release's version of a file.
-func (p *planner) released(d Difference) func() ([]byte, error) {
-	return func() ([]byte, error) {
-		data, err := readAt(p.new, d.Path)
-		if err == nil && tree.Sum(data) != d.New.Digest {
-			err = errLayer(d.Path)
+// copyBuffer bounds the memory that the copy of one file takes, in bytes.
+const copyBuffer = 128 << 10
+
+// released returns the content of the new release's version of a file, and checks that the layers have what the contents
+// list says.
+func (p *planner) released(d Difference) content {
+	return func(to io.Writer) (err error) {
+		file, err := p.new.Open(d.Path)
+		if err != nil {
+			return err
 		}
-		return data, err
+		defer func() { err = errors.Join(err, file.Close()) }()
+		sum := sha256.New()
+		if _, err := io.CopyBuffer(io.MultiWriter(to, sum), file, make([]byte, copyBuffer)); err != nil {
+			return err
+		}
+		if tree.Digest(sum.Sum(nil)) != d.New.Digest {
+			return errLayer(d.Path)
+		}
+		return nil
+	}
+}
+
+// present returns the content that a file has in this VM.
+func (p *planner) present(name string) content {
+	return func(to io.Writer) error {
+		data, err := readAt(p.live, name)
+		if err != nil {
+			return err
+		}
+		_, err = to.Write(data)
+		return err
 	}
 }
 
@@ -247,7 +283,7 @@ func (p *planner) blend(d Difference, ours *tree.Entry) {
 	}
 	content := p.released(d)
 	if fromHere {
-		content = func() ([]byte, error) { return readAt(p.live, d.Path) }
+		content = p.present(d.Path)
 	}
 	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: after, content: content})
 }
@@ -267,7 +303,13 @@ func (p *planner) alternativeOrGenerated(d Difference, ours *tree.Entry, after *
 // mergeAccounts merges all account files. If none of them differs, it only finds the numbers of accounts.
 func (p *planner) mergeAccounts() (AccountMerge, error) {
 	texts := [3]AccountTexts{{}, {}, {}}
-	for i, root := range []*os.Root{p.old, p.live, p.new} {
+	for name, data := range p.old.contents {
+		texts[0][name] = string(data)
+	}
+	for i, root := range []*os.Root{1: p.live, 2: p.new} {
+		if root == nil {
+			continue // the baseline is in memory
+		}
 		for _, name := range AccountOrder {
 			info, err := plainAt(root, name)
 			if err == nil && (info == nil || info.IsDir()) {
@@ -302,13 +344,13 @@ func (p *planner) mergeAccounts() (AccountMerge, error) {
 	return merged, nil
 }
 
-func (p *planner) merge(d Difference, ours *tree.Entry, merged AccountMerge) {
+func (p *planner) merge(d Difference, ours *tree.Entry, all AccountMerge) {
 	if p.lockFailure != nil {
 		p.conflict(d.Path, AccountsLocked, p.lockFailure.Error())
 		return
 	}
-	text := merged.Texts[d.Path]
-	for _, c := range merged.Conflicts {
+	merged := all.Texts[d.Path]
+	for _, c := range all.Conflicts {
 		if c.Path == d.Path {
 			p.report(c)
 		}
@@ -327,11 +369,11 @@ func (p *planner) merge(d Difference, ours *tree.Entry, merged AccountMerge) {
 	for _, c := range conflicts {
 		p.report(c)
 	}
-	after.Size, after.Digest = int64(len(text)), tree.Sum([]byte(text))
+	after.Size, after.Digest = int64(len(merged)), tree.Sum([]byte(merged))
 	// What is as it was, and not as in the new release, is written, too: a file that nobody here ever changed lies in
 	// the release that runs, and the next boot would show the new one's.
 	if !alike(ours, after) || !alike(after, d.New) {
-		p.steps = append(p.steps, step{Path: d.Path, before: ours, after: after, content: func() ([]byte, error) { return []byte(text), nil }})
+		p.steps = append(p.steps, step{Path: d.Path, before: ours, after: after, content: text(merged)})
 	}
 }
 
@@ -350,7 +392,7 @@ func (p *planner) writeDeferred(ctx context.Context) error {
 		return err
 	}
 	entry := &tree.Entry{Path: deferredPath, Type: tree.Regular, Mode: 0o600, Size: int64(len(data)), Digest: tree.Sum(data)}
-	if err := p.put(entry, func() ([]byte, error) { return data, nil }); err != nil {
+	if err := p.put(entry, text(string(data))); err != nil {
 		return err
 	}
 	return p.finish(ctx)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -60,8 +61,20 @@ func (s *Seeding) InUse(name string) (directory string, err error) {
 	return "", nil
 }
 
-// asIn returns Seeding.Delivered for a VM whose root is live and that has had the release of the tree old.
-func asIn(live, old *os.Root) func(directory string) (bool, error) {
+// asIn returns Seeding.Delivered for a VM whose root is live and that has had the stack of the baseline.
+func asIn(live *os.Root, old *Baseline) func(directory string) (bool, error) {
+	delivered := map[string]map[string]*tree.Entry{}
+	for i := range old.entries {
+		entry := &old.entries[i]
+		directory := path.Dir(entry.Path)
+		if delivered[directory] == nil {
+			delivered[directory] = map[string]*tree.Entry{}
+		}
+		delivered[directory][path.Base(entry.Path)] = entry
+		if entry.Type == tree.Directory && delivered[entry.Path] == nil {
+			delivered[entry.Path] = map[string]*tree.Entry{}
+		}
+	}
 	return func(directory string) (bool, error) {
 		info, err := lstatBelow(live, directory)
 		if err != nil || info == nil {
@@ -70,27 +83,19 @@ func asIn(live, old *os.Root) func(directory string) (bool, error) {
 		if !info.IsDir() {
 			return false, nil
 		}
-		here, err := namesIn(live, directory)
-		if err != nil {
-			return false, err
-		}
-		there, err := namesIn(old, directory)
-		if errors.Is(err, unix.ENOTDIR) {
+		there, had := delivered[directory]
+		if !had && path.Dir(directory) != "." { // the baseline does not list the top itself
 			return false, nil
 		}
-		if err != nil {
-			return false, err
-		}
-		slices.Sort(here)
-		slices.Sort(there)
-		if _, err := old.Lstat(directory); err != nil || !slices.Equal(here, there) {
-			if errors.Is(err, fs.ErrNotExist) {
-				err = nil
-			}
+		here, err := namesIn(live, directory)
+		if err != nil || len(here) != len(there) {
 			return false, err
 		}
 		for _, name := range here {
-			same, err := sameFile(live, old, path.Join(directory, name))
+			if there[name] == nil {
+				return false, nil
+			}
+			same, err := sameFile(live, there[name])
 			if err != nil || !same {
 				return false, err
 			}
@@ -99,45 +104,28 @@ func asIn(live, old *os.Root) func(directory string) (bool, error) {
 	}
 }
 
-// sameFile compares two files by type, size and time, and by content if only the times differ.
-func sameFile(a, b *os.Root, name string) (bool, error) {
-	var infos [2]fs.FileInfo
-	for i, root := range []*os.Root{a, b} {
-		info, err := root.Lstat(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			return false, nil // removed meanwhile
-		}
-		if err != nil {
-			return false, err
-		}
-		infos[i] = info
+// sameFile compares a file of the VM by type and size, and by content if these are the same.
+func sameFile(live *os.Root, delivered *tree.Entry) (bool, error) {
+	info, err := live.Lstat(delivered.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // removed meanwhile
 	}
-	if infos[0].Mode().Type() != infos[1].Mode().Type() {
-		return false, nil
+	if err != nil {
+		return false, err
 	}
-	switch {
-	case infos[0].Mode().IsRegular():
-		if infos[0].Size() != infos[1].Size() || infos[0].Size() > maxFile {
+	switch delivered.Type {
+	case tree.Directory:
+		return info.IsDir(), nil
+	case tree.Regular:
+		if !info.Mode().IsRegular() || info.Size() != delivered.Size || info.Size() > maxFile {
 			return false, nil
 		}
-		if infos[0].ModTime().Equal(infos[1].ModTime()) {
-			return true, nil
-		}
-		first, err := digestAt(a, name)
-		if err != nil {
-			return false, err
-		}
-		second, err := digestAt(b, name)
-		return first == second, err
-	case infos[0].Mode()&fs.ModeSymlink != 0:
-		first, err := a.Readlink(name)
-		if err != nil {
-			return false, err
-		}
-		second, err := b.Readlink(name)
-		return first == second, err
 	}
-	return true, nil
+	here, err := entryAt(live, delivered.Path)
+	if err != nil || here == nil {
+		return false, err
+	}
+	return here.Type == delivered.Type && here.Link == delivered.Link && here.Digest == delivered.Digest, nil
 }
 
 // seeds plans which paths that are the VM's own are added.
@@ -145,6 +133,8 @@ type seeds struct {
 	rule Seeding
 	// omitted are the new paths below each directory that is in use.
 	omitted map[string][]string
+	// kept are the paths that the VM has, and of which the release has another version now.
+	kept []string
 }
 
 // add reports whether a new path of the release is added to the VM.
@@ -172,7 +162,49 @@ func (s *seeds) conflicts() (conflicts []Conflict) {
 			Reason: fmt.Sprintf("the release adds /%s%s; not added, because the directory is in use here", slices.Min(names), more),
 		})
 	}
+	slices.Sort(s.kept)
+	for i, name := range s.kept {
+		conflict := Conflict{Path: name, Kind: Kept, Reason: "it stays as this VM has it, though the release has another version"}
+		if i == maxKept {
+			conflict.Reason += fmt.Sprintf("; so do %d more", len(s.kept)-maxKept-1)
+		}
+		conflicts = append(conflicts, conflict)
+		if i == maxKept {
+			break
+		}
+	}
 	return sortConflicts(conflicts)
+}
+
+const (
+	// maxKept bounds how many paths that stay an outcome names.
+	maxKept = 10
+	// maxCompared bounds a file that is compared with the release's to report that it stays, in bytes.
+	maxCompared = 1 << 20
+)
+
+// expendable reports whether programs make a path again, so that nobody has to hear that it stays.
+func expendable(name string) bool {
+	return slices.ContainsFunc([]string{"var/cache/", "var/log/", "var/tmp/"}, func(top string) bool { return strings.HasPrefix(name, top) })
+}
+
+// stays notes a path of the VM's own that the release has changed.
+func (p *planner) stays(d Difference) error {
+	if d.New == nil || d.New.Type != tree.Regular || expendable(d.Path) {
+		return nil
+	}
+	info, err := lstatBelow(p.live, d.Path)
+	if err != nil || info == nil || !info.Mode().IsRegular() {
+		return err
+	}
+	if info.Size() == d.New.Size && info.Size() <= maxCompared {
+		digest, err := digestAt(p.live, d.Path)
+		if err != nil || digest == d.New.Digest {
+			return err
+		}
+	}
+	p.seeds.kept = append(p.seeds.kept, d.Path)
+	return nil
 }
 
 // lstatBelow returns the state of a file, nil if there is none. It does not read the file: what is the VM's own may be
@@ -193,18 +225,17 @@ func lstatBelow(root *os.Root, name string) (fs.FileInfo, error) {
 
 // seed plans what happens to a path that is the VM's own.
 func (p *planner) seed(d Difference) error {
-	if d.Old != nil || d.New == nil || owned(d.Path) {
+	if owned(d.Path) || d.New == nil {
 		return nil
+	}
+	if d.Old != nil {
+		return p.stays(d)
 	}
 	if info, err := lstatBelow(p.live, d.Path); err != nil || info != nil {
 		return err
 	}
 	if add, err := p.seeds.add(d.Path); err != nil || !add {
 		return err
-	}
-	if d.New.Type == tree.Regular && d.New.Size > maxFile {
-		p.conflict(d.Path, TooLarge, fmt.Sprintf("added by the release, with %d bytes too large for a running system; the next boot adds it", d.New.Size))
-		return nil
 	}
 	p.write(d, nil)
 	return nil

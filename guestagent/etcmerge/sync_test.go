@@ -63,14 +63,14 @@ func TestWhatACarryMakesIsOnTheDiskBeforeItIsNamed(t *testing.T) {
 	for _, name := range []string{"etc/a", "etc/conf", "etc/dir", "etc/fresh", "etc/fresh/y", "etc/gone", "etc/gone/x", "etc/link"} {
 		differences = append(differences, NewDifference(name, old[name], next[name]))
 	}
-	_, err := carrier.Carry(t.Context(), differences, filepath.Join(directory, "old"), filepath.Join(directory, "new"))
+	_, err := carrier.Carry(t.Context(), listed(t, filepath.Join(directory, "old")), differences, filepath.Join(directory, "new"))
 	must(t, err)
 	want := []string{
-		"undo/0", "undo/5", "undo/ends.json", "undo/steps.json.sharedos-new", "undo/", "./",
+		"undo/0", "undo/5", "undo/ends.json", "undo/baseline", "undo/steps.json.sharedos-new", "undo/", "./",
 		"live/etc/.a.sharedos-new", "live/etc/fresh/.y.sharedos-new", // a link has no content to sync
 		"live/etc/", "live/etc/dir/", "live/etc/fresh/",
 	}
-	slices.Sort(synced[min(8, len(synced)):])
+	slices.Sort(synced[min(9, len(synced)):])
 	if !slices.Equal(synced, want) {
 		t.Errorf("a carry syncs %q, want %q", synced, want)
 	}

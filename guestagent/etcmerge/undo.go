@@ -39,7 +39,7 @@ const (
 
 // record saves what undoes the steps. When it returns nil, all of it is on the disk except the last rename. That
 // reaches the disk before anything that the steps change, since ext4 commits changes of directories in their order.
-func (c Carrier) record(ctx context.Context, live *os.Root, steps []step) error {
+func (c Carrier) record(ctx context.Context, live *os.Root, steps []step, next *Baseline) error {
 	if err := os.RemoveAll(c.Record); err != nil {
 		return err
 	}
@@ -48,17 +48,16 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step) error 
 	}
 	for i := range steps {
 		steps[i].Before, steps[i].After = recorded(steps[i].before), recorded(steps[i].after)
-		if !isRegular(steps[i].before) {
-			continue
-		}
-		data, err := readAt(live, steps[i].Path)
-		if err != nil {
+		if err := c.save(live, &steps[i], strconv.Itoa(i)); err != nil {
 			return err
 		}
-		steps[i].Saved = strconv.Itoa(i)
-		if err := os.WriteFile(filepath.Join(c.Record, steps[i].Saved), data, 0o600); err != nil {
-			return err
-		}
+	}
+	baseline, err := next.encode()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(c.Record, baselineName), baseline, 0o600); err != nil {
+		return err
 	}
 	named, err := json.Marshal(Ends{From: c.From, To: c.To})
 	if err != nil {
@@ -82,6 +81,55 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step) error 
 	return os.Rename(temporary, filepath.Join(c.Record, startedName))
 }
 
+// save saves what a step replaces or removes under a name in the record. A file of CarriedByOS, which may be large, gets a
+// second name, unless something is mounted there, and other files are copied.
+func (c Carrier) save(live *os.Root, s *step, name string) error {
+	if s.before == nil || s.before.Type == tree.Directory {
+		return nil
+	}
+	if tree.OwnerOf(s.Path) == tree.CarriedByOS {
+		s.Saved, s.Linked = name, true
+		err := c.saveLink(*s)
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EMLINK) {
+			return err
+		}
+		s.Saved, s.Linked = "", false
+	}
+	if s.before.Type != tree.Regular {
+		return nil
+	}
+	s.Saved = name
+	return c.saveCopy(live, s)
+}
+
+func (c Carrier) saveCopy(live *os.Root, s *step) (err error) {
+	from, err := live.Open(s.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, from.Close()) }()
+	to, err := os.OpenFile(filepath.Join(c.Record, s.Saved), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	_, err = io.Copy(to, from)
+	return err
+}
+
+// saved writes the saved content of a step.
+func (c Carrier) saved(s step) content {
+	return func(to io.Writer) (err error) {
+		file, err := os.Open(filepath.Join(c.Record, s.Saved))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, file.Close()) }()
+		_, err = io.Copy(to, file)
+		return err
+	}
+}
+
 // syncRecord syncs the files of the record and their directories.
 func (c Carrier) syncRecord(ctx context.Context, steps []step) (err error) {
 	parent, err := os.OpenRoot(filepath.Dir(c.Record))
@@ -91,11 +139,11 @@ func (c Carrier) syncRecord(ctx context.Context, steps []step) (err error) {
 	defer func() { err = errors.Join(err, parent.Close()) }()
 	var names []string
 	for _, s := range steps {
-		if s.Saved != "" {
+		if s.Saved != "" && !s.Linked {
 			names = append(names, s.Saved)
 		}
 	}
-	names = append(names, endsName, startedName+temporarySuffix)
+	names = append(names, endsName, baselineName, startedName+temporarySuffix)
 	for i := range names {
 		names[i] = filepath.Join(filepath.Base(c.Record), names[i])
 	}
@@ -133,18 +181,22 @@ func (c Carrier) Settle(to string) error {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
 	if state == none {
-		if err := c.drop(); err != nil || ends.To == to {
+		if err := errors.Join(c.drop(), c.placeBaseline()); err != nil || ends.To == to {
 			return err
 		}
 		return settled.drop()
 	}
-	if err := settled.drop(); err != nil {
-		return err
+	if err := errors.Join(c.placeBaseline(), settled.drop(), c.pruneReplaced()); err != nil {
+		return fmt.Errorf("settle /etc: %w", err)
 	}
 	if err := os.Rename(c.Record, settled.Record); err != nil {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
 	if err := fileio.SyncDirectory(filepath.Dir(c.Record)); err != nil {
+		return fmt.Errorf("settle /etc: %w", err)
+	}
+	// Until it is in its place, the baseline is read from the record.
+	if err := c.placeBaseline(); err != nil {
 		return fmt.Errorf("settle /etc: %w", err)
 	}
 	return nil
@@ -328,7 +380,20 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 		if !plain {
 			continue // this VM has removed its directory, or replaced it by a link
 		}
-		err = p.prepare(s.before, func() ([]byte, error) { return os.ReadFile(filepath.Join(c.Record, s.Saved)) })
+		if s.Aside != "" && s.before.Type == tree.Directory {
+			if returned, err := c.returnAside(s); err != nil {
+				return err
+			} else if returned {
+				p.done = append(p.done, s.Path)
+				continue
+			}
+		}
+		if s.Linked {
+			err = c.restoreLink(s)
+			p.ready = append(p.ready, s.before)
+		} else {
+			err = p.prepare(s.before, c.saved(s))
+		}
 		if err != nil {
 			return err
 		}
@@ -337,7 +402,7 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 		return err
 	}
 	for _, s := range back {
-		if s.before == nil || s.before.Type == tree.Symlink || !slices.Contains(p.done, s.Path) {
+		if s.before == nil || s.before.Type != tree.Regular && s.before.Type != tree.Directory || !slices.Contains(p.done, s.Path) {
 			continue
 		}
 		if err := live.Chtimes(s.Path, s.before.ModTime, s.before.ModTime); err != nil {
@@ -363,6 +428,11 @@ func (c Carrier) takeAway(live *os.Root, s step) (takenAway, error) {
 	}
 	if plain {
 		if err := live.Remove(temporaryName(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return takenAway{}, err
+		}
+	}
+	if s.Aside != "" {
+		if err := c.dropAside(s); err != nil {
 			return takenAway{}, err
 		}
 	}

@@ -19,26 +19,48 @@ type Etc struct{}
 
 // Carry implements refresh.Etc.
 func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (outcome etcmerge.Outcome, err error) {
-	carrier := boot.Carrier("/")
-	carrier.From, carrier.To = ends.From, ends.To
-	if needed, err := carrier.Needed(differences); err != nil || !needed {
-		return etcmerge.Outcome{}, errors.Join(err, l.Undo(ctx))
-	}
-	old, err := mounts.BuildTree(from, ".")
-	if err != nil {
-		return etcmerge.Outcome{}, err
-	}
-	defer func() { err = errors.Join(err, old.Close()) }()
 	next, err := mounts.BuildTree(to, ".")
 	if err != nil {
 		return etcmerge.Outcome{}, err
 	}
 	defer func() { err = errors.Join(err, next.Close()) }()
-	return carrier.Carry(ctx, differences, old.Path(), next.Path())
+	carrier := boot.Carrier("/")
+	carrier.From, carrier.To = ends.From, ends.To
+	if err := carrier.Undo(ctx); err != nil { // before the baseline is read, which belongs to what is in place then
+		return etcmerge.Outcome{}, err
+	}
+	old, err := carrier.Baseline()
+	if errors.Is(err, etcmerge.ErrBaseline) {
+		old, err = listLayers(from, ends.From)
+	}
+	if err != nil {
+		return etcmerge.Outcome{}, err
+	}
+	return carrier.CarryFrom(ctx, old, differences, next.Path())
 }
 
 // Accounts implements refresh.Etc.
 func (Etc) Accounts() (etcmerge.AccountTexts, error) { return etcmerge.Accounts("/") }
+
+// listLayers reads the baseline of the stack of these layers. Which release's files the VM has below /opt and /usr/local
+// is not known then.
+func listLayers(layers []string, stack string) (baseline *etcmerge.Baseline, err error) {
+	mounted, err := mounts.BuildTree(layers, ".")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, mounted.Close()) }()
+	if baseline, err = etcmerge.ListTree(mounted.Path(), stack); err == nil {
+		baseline.Partial = true
+	}
+	return baseline, err
+}
+
+// Room implements refresh.Etc.
+func (Etc) Room(differences []etcmerge.Difference) error { return boot.Carrier("/").Room(differences) }
+
+// Behind implements refresh.Etc.
+func (Etc) Behind(running release.Stack) error { return boot.Behind(running) }
 
 // Generate implements refresh.Etc.
 func (Etc) Generate(ctx context.Context, names []string) (failures []etcmerge.Conflict) {

@@ -76,6 +76,8 @@ type Engine struct {
 	mutex  sync.Mutex
 	record Record
 	report *agentapi.Report
+	// behind says why /etc does not belong to the running stack; "" if it does.
+	behind string
 	// flight is set while a refresh is in flight.
 	flight *flight
 	tasks  sync.WaitGroup
@@ -119,6 +121,9 @@ func (e *Engine) Status() (Status, error) {
 	}
 	if e.record.Damaged != "" {
 		s.Pending = append(s.Pending, damage(e.record).Error())
+	}
+	if e.behind != "" {
+		s.Pending = append(s.Pending, e.behind)
 	}
 	if s.Report.GetCommitted() {
 		for _, pending := range s.Report.GetPending() {
@@ -202,6 +207,13 @@ func (e *Engine) Start(ctx context.Context) error {
 			e.report = record.ReadReport()
 		}
 		e.record = record
+		e.noteBehind(record.Running)
+		if sameBoot {
+			// An agent of an earlier version may have settled /etc, without a baseline.
+			if err := e.Etc.End(ctx, record.Running); err != nil {
+				e.behind = "/etc was not settled: " + err.Error()
+			}
+		}
 		return nil
 	}
 	e.report = record.ReadReport()
@@ -400,6 +412,17 @@ func (e *Engine) enter(state State, change func(*Record)) error {
 	e.record = record
 	e.wakeWaiters()
 	return nil
+}
+
+// noteBehind finds out whether /etc belongs to the running stack.
+func (e *Engine) noteBehind(running release.Stack) {
+	text := ""
+	if err := e.Etc.Behind(running); err != nil {
+		text = err.Error()
+	}
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	e.behind = text
 }
 
 // note changes the report.

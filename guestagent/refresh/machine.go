@@ -169,6 +169,7 @@ func refusalOf(cause error) agentapi.Refusal {
 
 // idle journals the end of a refresh. If it cannot, the next agent finds the previous state and ends the refresh again.
 func (r *run) idle(running release.Stack, generation uint64) {
+	r.noteBehind(running)
 	err := r.enter(Idle, func(record *Record) { record.Running, record.Generation = running, generation })
 	if err := errors.Join(err, r.Blobs.Drop()); err != nil {
 		r.note(func(report *agentapi.Report) {
@@ -201,6 +202,9 @@ func (r *run) verify(ctx context.Context) (step, error) {
 		return step{}, err
 	}
 	if err := r.timed("assess", func() error { return r.judge(ctx) }); err != nil {
+		return step{}, err
+	}
+	if err := r.Etc.Room(r.diff.etc); err != nil {
 		return step{}, err
 	}
 	baseline, bad := r.healthy(ctx, r.request.GetHealthChecks())

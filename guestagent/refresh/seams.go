@@ -36,9 +36,11 @@ type Usr interface {
 
 // Etc carries the configuration.
 type Etc interface {
-	// Carry brings what differs below /etc and /var to the new stack's version, three-way. It records how to undo that
-	// before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points of
-	// their layers. Doing it again is harmless.
+	// Room checks that the private disk has room for what Carry would write.
+	Room(differences []etcmerge.Difference) error
+	// Carry brings what differs and is not of the OS alone to the new stack's version, three-way. It records how to undo
+	// that before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points
+	// of their layers. Doing it again is harmless.
 	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (etcmerge.Outcome, error)
 	// Accounts returns this VM's etc/passwd and etc/group.
 	Accounts() (etcmerge.AccountTexts, error)
@@ -48,6 +50,9 @@ type Etc interface {
 	Undo(ctx context.Context) error
 	// End ends the last Carry: it settles it if it was to the running stack, and undoes it otherwise.
 	End(ctx context.Context, running release.Stack) error
+	// Behind returns an error, with the way out, if /etc belongs to another stack than the running one, because a boot
+	// could not carry it.
+	Behind(running release.Stack) error
 }
 
 // Units is systemd.

@@ -148,6 +148,12 @@ func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmer
 
 func (w worldEtc) Accounts() (etcmerge.AccountTexts, error) { return w.accounts, nil }
 
+func (w worldEtc) Room([]etcmerge.Difference) error {
+	return w.do("room for etc", func() error { return nil })
+}
+
+func (w worldEtc) Behind(release.Stack) error { return w.behind }
+
 func (w worldEtc) Generate(_ context.Context, names []string) []etcmerge.Conflict {
 	if err := w.do("generate", func() error { return nil }); err != nil {
 		return []etcmerge.Conflict{etcmerge.GeneratorNamed(names[0]).Failed(err)}

@@ -56,7 +56,9 @@ type tester interface {
 // world is a VM as strict as a real one: what is on the private disk survives a power cut, the rest does not.
 // Versions are stacks' bases.
 type world struct {
-	t tester
+	// behind is why /etc does not belong to the running stack.
+	behind error
+	t      tester
 
 	mutex sync.Mutex
 	// Of the private disk.

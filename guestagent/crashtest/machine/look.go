@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
@@ -48,8 +49,9 @@ func (m *manager) look() (string, error) {
 		return "", err
 	}
 	for _, entry := range entries {
-		// Names with a dot are drafts of files that were being replaced. A settled carry stays, or not, for the next boot to undo.
-		if !strings.HasPrefix(entry.Name(), ".") && entry.Name() != "undo-settled" {
+		// Names with a dot are drafts of files that were being replaced. A settled carry stays, or not, for the next boot to
+		// undo, and files that a release has replaced stay for the admin.
+		if !strings.HasPrefix(entry.Name(), ".") && entry.Name() != "undo-settled" && entry.Name() != "replaced" {
 			fmt.Fprintln(&text, "state:", entry.Name())
 		}
 	}
@@ -72,10 +74,23 @@ func (m *manager) look() (string, error) {
 	for _, name := range []string{"db.service", "web.service"} {
 		fmt.Fprintf(&text, "%s has read %s\n", name, m.units[name].configuration)
 	}
-	if err := list(&text, "/etc"); err != nil {
-		return "", err
+	for _, top := range []string{"/etc", "/var/opt"} {
+		if err := list(&text, top); err != nil {
+			return "", err
+		}
 	}
-	return text.String(), nil
+	err = describeBaseline(&text)
+	return text.String(), err
+}
+
+// describeBaseline describes the baseline of /etc, which has to be that of the release that runs.
+func describeBaseline(text io.Writer) error {
+	baseline, err := boot.Carrier("/").Baseline()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(text, "baseline of %s, unlisted %v, partial %v, %s\n", baseline.Stack, baseline.Unlisted, baseline.Partial, baseline.Digest())
+	return nil
 }
 
 // list describes every entry below a directory.

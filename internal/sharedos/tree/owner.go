@@ -18,15 +18,15 @@ const (
 	OwnedByVM
 )
 
-// carriedTrees are the directories of CarriedByOS, vmTrees those of OwnedByVM. A directory itself is the VM's.
-var (
-	carriedTrees = []string{"var/opt", "var/usrlocal"}
-	vmTrees      = []string{"var", "home", "root", "srv"}
-)
+// CarriedTrees are the directories of CarriedByOS. A directory itself is the VM's.
+var CarriedTrees = []string{"var/opt", "var/usrlocal"}
+
+// vmTrees are the directories of OwnedByVM.
+var vmTrees = []string{"var", "home", "root", "srv"}
 
 // OwnerOf returns the owner of a path, which is relative to the root, as in Entry.Path.
 func OwnerOf(path string) Owner {
-	for _, top := range carriedTrees {
+	for _, top := range CarriedTrees {
 		if below(path, top) {
 			return CarriedByOS
 		}
