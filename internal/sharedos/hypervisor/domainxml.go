@@ -17,6 +17,11 @@ const (
 	emulatedArgs = " mitigations=off"
 )
 
+// slowEmulated are features that an emulated processor is not to offer. With them Linux and libc clear and copy memory by
+// "rep stosb" and "rep movsb", which QEMU's emulator runs byte by byte. Without them a boot takes a quarter less of the host's
+// processor time.
+var slowEmulated = []string{"erms", "fsrm"}
+
 // emulated is libvirt's type of a domain whose processor is emulated.
 const emulated = "qemu"
 
@@ -92,7 +97,11 @@ func (p platform) cpu() *libvirtxml.DomainCPU {
 	if p.virtType == "kvm" {
 		return &libvirtxml.DomainCPU{Mode: "host-passthrough"}
 	}
-	return &libvirtxml.DomainCPU{Mode: "maximum"}
+	cpu := &libvirtxml.DomainCPU{Mode: "maximum"}
+	for _, feature := range slowEmulated {
+		cpu.Features = append(cpu.Features, libvirtxml.DomainCPUFeature{Policy: "disable", Name: feature})
+	}
+	return cpu
 }
 
 func sysinfo(bootConfig []byte) []libvirtxml.DomainSysInfo {

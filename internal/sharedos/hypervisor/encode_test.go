@@ -33,3 +33,18 @@ func TestTheCommandLineIsReadBack(t *testing.T) {
 		}
 	}
 }
+
+// QEMU's emulator runs "rep stosb" byte by byte, so an emulated processor does not offer the features with which Linux and libc
+// prefer it.
+func TestAnEmulatedProcessorDoesNotOfferWhatIsSlow(t *testing.T) {
+	for virtType, want := range map[string]*libvirtxml.DomainCPU{
+		"kvm": {Mode: "host-passthrough"},
+		emulated: {Mode: "maximum", Features: []libvirtxml.DomainCPUFeature{
+			{Policy: "disable", Name: "erms"}, {Policy: "disable", Name: "fsrm"},
+		}},
+	} {
+		if got := (platform{virtType: virtType}).cpu(); got.Mode != want.Mode || !slices.Equal(got.Features, want.Features) {
+			t.Errorf("%s: %+v, want %+v", virtType, got, want)
+		}
+	}
+}
