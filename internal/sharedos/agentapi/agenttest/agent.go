@@ -1,5 +1,5 @@
-// Package agenttest is an agent for tests of what stands above it: it speaks the same RPC over the same TLS, and
-// is as strict as the one in a guest about digests, signatures and who may call.
+// Package agenttest has an agent without a guest, for tests of the host's side. It speaks the same RPC over the same TLS
+// as a real agent, and is as strict about digests, signatures and callers.
 package agenttest
 
 import (
@@ -25,26 +25,26 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Agent is one guest's agent. It keeps its key and its committed stack over reboots, as a private disk would.
-// Set the hooks before Boot.
+// Agent is the agent of one guest. Its key and its committed stack survive reboots, as on a private disk. Set the exported
+// fields before Boot.
 type Agent struct {
-	// Impact is what an assessment answers; nil is a level of NONE.
+	// Impact is the answer to an assessment; nil stands for level NONE.
 	Impact *agentapi.Impact
-	// RefreshError, when set, makes every refresh end rolled back with this error.
+	// RefreshError, if set, makes every refresh roll back with this error.
 	RefreshError string
-	// Polls is how many Status calls a refresh stays in flight for.
+	// Polls is the number of Status calls during which a refresh stays in flight.
 	Polls int
-	// Hold lists the layers that it does not let go, with by whom.
+	// Hold lists the layers that stay in use, each with its user.
 	Hold map[string][]string
-	// NoStack makes it name a stack that is none, as only a broken or a hostile one does.
+	// NoStack makes the agent report an invalid stack, as only a broken or hostile agent does.
 	NoStack bool
-	// SystemState is what systemd says; "" is "running".
+	// SystemState is systemd's system state; "" stands for "running".
 	SystemState string
-	// Binary is the agent's program. Without one it tells no digest, as agents that cannot be replaced.
+	// Binary is the agent's program. Without it the agent reports no digest, like agents that cannot be replaced.
 	Binary []byte
-	// OldBinary is an agent of the last version: while it is Binary, the agent speaks protocol 1.
+	// OldBinary is the program of the last version. While Binary equals it, the agent speaks protocol 1.
 	OldBinary []byte
-	// RefuseAgent, when set, is why an agent that is to take over does not come up.
+	// RefuseAgent, if set, is the reason why a new agent does not start.
 	RefuseAgent string
 
 	mu        sync.Mutex
@@ -56,35 +56,36 @@ type Agent struct {
 	stopped   chan struct{}
 
 	committed *release.Stack
-	// given is the stack that the host gave at the last boot.
+	// given is the stack that the host configured at the last boot.
 	given    *release.Stack
 	attached map[string]bool
 	blobs    map[string][]byte
 	inFlight *release.Stack
 	left     int
 	allowed  agentapi.Level
-	// waiting is the report of a refresh that waits for the host.
+	// waiting is the report of a refresh that waits for the host to start the VM.
 	waiting *agentapi.Report
 	// refusal is why the refresh in flight will be refused.
 	refusal     string
 	refusalCode agentapi.Refusal
 	last        *agentapi.Report
 	boots       uint64
-	// kernel is the release of the one that it booted.
+	// kernel is the release of the running kernel.
 	kernel string
 	// generation counts commits.
 	generation uint64
 	refreshes  int
-	// refused is what became of the agent that was to take over, and refusedDigest which one that was.
+	// refused is the reason why a new agent did not take over, and refusedDigest is that agent's digest.
 	refused, refusedDigest string
-	// diskSize is what the private disk was grown to while it ran, in bytes, fileSystem what of it is a file system.
+	// diskSize is the size to which the private disk was grown while the guest ran, fileSystem that of its file system, both
+	// in bytes.
 	diskSize, fileSystem int64
 	asked                *agentapi.RefreshRequest
 	questions            []*agentapi.StatusRequest
 	assessed             *agentapi.AssessRequest
 }
 
-// New returns an agent with a key of its own, which has not booted.
+// New returns an agent with a new key. It has not booted yet.
 func New() (*Agent, error) {
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -93,7 +94,7 @@ func New() (*Agent, error) {
 	return &Agent{key: key, attached: map[string]bool{}, blobs: map[string][]byte{}}, nil
 }
 
-// Boot starts the agent with what the host gave the guest and the layers that are plugged in.
+// Boot starts the agent with the boot configuration of the host and the attached layers.
 func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 	var boot agentapi.BootConfig
 	if err := json.Unmarshal(config, &boot); err != nil {
@@ -116,7 +117,7 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 	for _, id := range layers {
 		a.attached[id.String()] = true
 	}
-	// What the host gives anew wins over what was committed meanwhile.
+	// A new stack in the configuration wins over the committed one.
 	if a.committed == nil || !a.has(*a.committed) || a.given == nil || !a.given.Same(boot.Stack) {
 		a.committed = &boot.Stack
 	}
@@ -134,7 +135,7 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 	return a.serve()
 }
 
-// tried ends a refresh that had the host start its stack.
+// tried ends a refresh for which the host has started the VM.
 func (a *Agent) tried(report *agentapi.Report) {
 	a.last = report
 	report.Done = true
@@ -186,14 +187,14 @@ func (a *Agent) Off() {
 	<-stopped
 }
 
-// Attach and Detach plug and unplug a layer.
+// Attach attaches a layer.
 func (a *Agent) Attach(id tree.Digest) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.attached[id.String()] = true
 }
 
-// Detach fails for a layer that the running stack needs: a real guest would lose its root.
+// Detach detaches a layer. It fails for a layer of the running stack, without which a real guest would lose its root.
 func (a *Agent) Detach(id tree.Digest) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -204,7 +205,7 @@ func (a *Agent) Detach(id tree.Digest) error {
 	return nil
 }
 
-// Resize makes the private disk larger, which its file system does not know yet.
+// Resize makes the private disk larger, but not its file system.
 func (a *Agent) Resize(size int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -218,7 +219,7 @@ func (a *Agent) FileSystem() int64 {
 	return a.fileSystem
 }
 
-// Refreshes tells how many refreshes were started.
+// Refreshes returns the number of refreshes that were started.
 func (a *Agent) Refreshes() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -239,7 +240,7 @@ func (a *Agent) Assessed() *agentapi.AssessRequest {
 	return a.assessed
 }
 
-// Stack tells what the guest runs; nothing before its first boot.
+// Stack returns the running stack; the zero value before the first boot.
 func (a *Agent) Stack() release.Stack {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -249,14 +250,14 @@ func (a *Agent) Stack() release.Stack {
 	return *a.committed
 }
 
-// FallBack makes the guest run an earlier stack, as one does whose newest does not come up.
+// FallBack makes the guest run an earlier stack, like a guest whose newest stack does not boot.
 func (a *Agent) FallBack(stack release.Stack) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.committed = &stack
 }
 
-// pending is what only the next start brings.
+// pending lists what takes effect at the next start.
 func (a *Agent) pending() []string {
 	if a.kernel == a.committed.Kernel {
 		return nil
@@ -298,7 +299,7 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error   { return nil }
 func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
-// Status implements agentapi.AgentService. It waits for nothing, but leaves out what an agent that waits does.
+// Status implements agentapi.AgentService. It answers at once, without the parts for which a real agent would wait.
 func (a *Agent) Status(_ context.Context, question *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -317,7 +318,7 @@ func (a *Agent) Status(_ context.Context, question *agentapi.StatusRequest) (*ag
 		answer.AgentDigest, answer.AgentRefused, answer.RefusedAgentDigest = tree.Sum(a.Binary).String(), a.refused, a.refusedDigest
 	}
 	if a.old() {
-		// As an agent of the last version, which knows no ids of stacks.
+		// An agent of the last version knows no ids of stacks.
 		answer.Protocol, answer.RefusedAgentDigest, answer.Stack.Id = 0, "", ""
 	}
 	if a.SystemState != "" {
@@ -346,15 +347,15 @@ func (a *Agent) Status(_ context.Context, question *agentapi.StatusRequest) (*ag
 	return answer, nil
 }
 
-// Questions are those that Status was asked.
+// Questions returns the requests of all Status calls.
 func (a *Agent) Questions() []*agentapi.StatusRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.questions)
 }
 
-// climb decides as the agent in a guest does: a level above RESTART takes a soft-reboot, another kernel what the
-// strategy reaches.
+// climb chooses the rung like a real agent: a level above RESTART needs a soft-reboot, and another kernel the highest rung
+// that the strategy allows.
 func (a *Agent) climb(strategy string, to release.Stack) (rung string, level agentapi.Level) {
 	rungs := []string{"live", "soft_reboot", "kexec", "reboot"}
 	levels := []agentapi.Level{a.impact().GetLevel(), agentapi.Level_SOFT_REBOOT, agentapi.Level_KEXEC, agentapi.Level_REBOOT}
@@ -371,14 +372,14 @@ func (a *Agent) climb(strategy string, to release.Stack) (rung string, level age
 	return rungs[needed], levels[needed]
 }
 
-// told is the assessment of a rung.
+// told returns the assessment for a rung.
 func (a *Agent) told(rung string, level agentapi.Level) *agentapi.Impact {
 	told, _ := proto.Clone(a.impact()).(*agentapi.Impact)
 	told.Strategy, told.Level = rung, level
 	return told
 }
 
-// end finishes the refresh in flight, or has it wait for the host.
+// end finishes the refresh in flight, or lets it wait for the host.
 func (a *Agent) end() {
 	rung, level := a.climb(a.asked.GetStrategy(), *a.inFlight)
 	a.last = &agentapi.Report{
@@ -456,7 +457,7 @@ func (a *Agent) Put(_ context.Context, part *agentapi.PutRequest) (*agentapi.Put
 	return &agentapi.PutResponse{Complete: true}, nil
 }
 
-// open checks the signature of a stack manifest, and that its contents list is at hand if that is needed.
+// open checks the signature of a stack manifest, and that its contents list was uploaded if it is needed.
 func (a *Agent) open(note []byte, contents bool) (*release.StackManifest, release.Stack, error) {
 	if len(note) == 0 {
 		return nil, release.Stack{}, status.Error(codes.InvalidArgument, "no stack manifest")
@@ -474,7 +475,7 @@ func (a *Agent) open(note []byte, contents bool) (*release.StackManifest, releas
 	return manifest, manifest.Record(id), nil
 }
 
-// target checks a target as the agent in a guest does.
+// target checks a target like a real agent.
 func (a *Agent) target(target *agentapi.Target, downgrade bool) (release.Stack, error) {
 	next, stack, err := a.open(target.GetTo(), true)
 	if err != nil {
@@ -516,7 +517,7 @@ func inOrder(was, is release.Member) error {
 // old reports whether an agent of the last version runs.
 func (a *Agent) old() bool { return a.OldBinary != nil && bytes.Equal(a.Binary, a.OldBinary) }
 
-// errOld is what an agent of the last version makes of a target of this one.
+// errOld is the answer of an agent of the last version to a target of this version.
 var errOld = status.Error(codes.InvalidArgument, "target: not a target that this VM can move to: 0 manifests")
 
 // Assess implements agentapi.AgentService.
@@ -554,7 +555,7 @@ func (a *Agent) Refresh(_ context.Context, request *agentapi.RefreshRequest) (*a
 	if a.committed.Same(wanted) {
 		return &agentapi.RefreshResponse{}, nil
 	}
-	// What is wrong with the rest of the target is told by the report.
+	// The report describes what else is wrong with the target.
 	a.refusal = ""
 	if _, err := a.target(request.GetTarget(), request.GetAllowDowngrade()); err != nil {
 		a.refusal, a.refusalCode = err.Error(), agentapi.Refusal_REFUSAL_TARGET
@@ -587,7 +588,7 @@ func (a *Agent) ReleaseLayers(_ context.Context, request *agentapi.ReleaseLayers
 	return answer, nil
 }
 
-// Mapped implements agentapi.AgentService: no process runs here.
+// Mapped implements agentapi.AgentService. There are no processes.
 func (a *Agent) Mapped(context.Context, *agentapi.MappedRequest) (*agentapi.MappedResponse, error) {
 	return &agentapi.MappedResponse{}, nil
 }

@@ -27,8 +27,8 @@ const (
 	partSize     = 1 << 20
 )
 
-// Subject is a VM whose agent is asked. It runs Current, has not been refreshed since it booted, and the layers of
-// Next, a release after Current of the same base, are plugged in.
+// Subject is the VM whose agent is tested. It runs Current and has not been refreshed since it booted. The layers of
+// Next, a later release of the same base, are attached.
 type Subject struct {
 	Dialer   transport.Dialer
 	Operator ed25519.PrivateKey
@@ -38,7 +38,7 @@ type Subject struct {
 	Contents [][]byte
 }
 
-// Contract is what the host relies on in any agent. Its steps build on each other: at the end the VM runs Next.
+// Contract tests what the host relies on in any agent. Its steps build on each other. At the end the VM runs Next.
 func Contract(t *testing.T, subject Subject) {
 	c := &contract{Subject: subject}
 	c.current, c.currentID = c.open(t, subject.Current)
@@ -148,7 +148,7 @@ func (c *contract) onlyOperators(t *testing.T) {
 	if err != nil {
 		return
 	}
-	// With TLS 1.3 the client may be told only after its handshake.
+	// With TLS 1.3 the client may get the error only after its handshake.
 	defer func() { _ = agent.Close() }() // it was cut off
 	if _, err := agent.Status(limited(t, callLimit), &agentapi.StatusRequest{}); err == nil {
 		t.Error("a stranger was answered")
@@ -180,7 +180,7 @@ func (c *contract) tellsWhatRuns(t *testing.T) {
 	}
 }
 
-// nothingToWaitFor: what has happened already is answered at once, and in full.
+// nothingToWaitFor tests that a Status call for something that has happened already returns at once, with all fields.
 func (c *contract) nothingToWaitFor(t *testing.T) {
 	for _, event := range []agentapi.Event{agentapi.Event_PROGRESS, agentapi.Event_SERVICES} {
 		question := &agentapi.StatusRequest{Event: event, Seen: agentapi.State_IDLE, WaitMs: (2 * atOnce).Milliseconds()}
@@ -220,7 +220,7 @@ func (c *contract) needsContents(t *testing.T) {
 	mustFail(t, err, codes.FailedPrecondition)
 }
 
-// put hands over the contents lists, in parts as the host does.
+// put uploads the contents lists in parts, as the host does.
 func (c *contract) put(t *testing.T) {
 	t.Helper()
 	for _, list := range c.Contents {
@@ -257,7 +257,7 @@ func (c *contract) refusesAForeignManifest(t *testing.T) {
 	mustFail(t, err, codes.PermissionDenied)
 }
 
-// refusesARelease: a signed release is no signed stack, and a target of protocol 1 has none.
+// refusesARelease tests that a signed release is not accepted as a signed stack, nor a target of protocol 1.
 func (c *contract) refusesARelease(t *testing.T) {
 	c.put(t)
 	m := &release.Manifest{
@@ -299,7 +299,7 @@ func (c *contract) refusesAStaleCaller(t *testing.T) {
 	}
 }
 
-// mustRefuse fails unless a refresh ends refused, before anything was changed.
+// mustRefuse fails unless a refresh is refused before anything changes.
 func (c *contract) mustRefuse(t *testing.T, target *agentapi.Target) {
 	t.Helper()
 	answer, err := c.agent.Refresh(limited(t, callLimit), &agentapi.RefreshRequest{Target: target, MaxImpact: agentapi.Level_RESTART})
@@ -395,7 +395,7 @@ func (c *contract) isRefreshed(t *testing.T) {
 	if err != nil || answer.GetStarted() {
 		t.Errorf("got %v, %v", answer, err)
 	}
-	// The lists of the refresh are dropped.
+	// The agent has dropped the lists of the refresh.
 	back := &agentapi.Target{To: c.Next, From: c.Next}
 	if c.currentID != c.nextID {
 		back.To = c.Current

@@ -12,9 +12,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Guests are the agents in the domains of a fake hypervisor: they boot, end and see disks as the domains do.
+// Guests are the agents in the domains of a fake hypervisor. They start and end with their domains, and see the disks
+// that are attached to them.
 type Guests struct {
-	// OnNew, when set, is called with every agent before it first boots.
+	// OnNew, if set, is called with each new agent before its first boot.
 	OnNew func(name string, agent *Agent)
 
 	mu     sync.Mutex
@@ -22,7 +23,7 @@ type Guests struct {
 	silent map[string]bool
 }
 
-// Inhabit puts agents into the domains of a hypervisor.
+// Inhabit runs an agent in each domain of a hypervisor.
 func Inhabit(domains *hypervisortest.Hypervisor) *Guests {
 	g := &Guests{agents: map[string]*Agent{}, silent: map[string]bool{}}
 	domains.OnStart = func(d hypervisor.Domain) error {
@@ -68,7 +69,7 @@ func Inhabit(domains *hypervisortest.Hypervisor) *Guests {
 	return g
 }
 
-// line is the way to a guest, which may be silent.
+// line is the connection to a guest, which may not answer.
 type line struct {
 	guests *Guests
 	name   string
@@ -85,7 +86,7 @@ func (l line) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 	return l.agent.DialContext(ctx, port)
 }
 
-// Agent returns a VM's agent, which lasts as long as its private disk would.
+// Agent returns the agent of a VM. It exists as long as the VM's private disk.
 func (g *Guests) Agent(name string) (*Agent, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -108,14 +109,14 @@ func (g *Guests) known(name string) *Agent {
 	return g.agents[name]
 }
 
-// Silence makes nothing answer in a VM, or the agent again.
+// Silence makes the agent of a VM stop answering, or answer again.
 func (g *Guests) Silence(name string, silent bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.silent[name] = silent
 }
 
-// Forget ends a VM's agent and makes the next one of the name another, as a new private disk does.
+// Forget ends the agent of a VM. The next VM of the name has a new agent, as after a new private disk.
 func (g *Guests) Forget(name string) {
 	if agent := g.known(name); agent != nil {
 		agent.Off()

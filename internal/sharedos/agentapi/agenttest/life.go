@@ -24,7 +24,7 @@ func (a *Agent) GrowDisk(_ context.Context, request *agentapi.GrowDiskRequest) (
 	return answer, nil
 }
 
-// Replace implements agentapi.AgentService. The connection does not end.
+// Replace implements agentapi.AgentService. The connection stays open.
 func (a *Agent) Replace(_ context.Context, request *agentapi.ReplaceRequest) (*agentapi.ReplaceResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -1,7 +1,7 @@
-// Package faultproxy stands between a client and a libvirt daemon for tests, and disturbs what they say to each other.
+// Package faultproxy is a proxy between a client and a real libvirt daemon. Tests use it to disturb their messages.
 //
-// It knows the framing of libvirt's RPC (src/rpc/virnetprotocol.x) and nothing of what is in the messages: each one
-// that comes is shown to a Judge, which says what becomes of it. The daemon behind it is a real one.
+// The proxy only knows the framing of libvirt's RPC (src/rpc/virnetprotocol.x), not the content of messages. It shows each
+// message to a Judge, which decides what happens to it.
 package faultproxy
 
 import (
@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Side is who sent a message.
+// Side is the sender of a message.
 type Side string
 
 // The sides of a connection.
@@ -46,13 +46,13 @@ const (
 	Continue Status = 2
 )
 
-// headerSize is the length of a message that holds nothing, in bytes.
+// headerSize is the length of a message without content, in bytes.
 const headerSize = 28
 
-// maxMessage is the longest message that libvirt takes, in bytes (VIR_NET_MESSAGE_MAX and its length).
+// maxMessage is the longest message that libvirt accepts, in bytes (VIR_NET_MESSAGE_MAX and its length).
 const maxMessage = 32<<20 + 4
 
-// Message is one message as it comes to the proxy.
+// Message is one message that the proxy has received.
 type Message struct {
 	// Index counts the messages of all connections, and Conn the connections, from 0.
 	Index, Conn int
@@ -66,7 +66,7 @@ type Message struct {
 	Size int
 }
 
-// String tells what matters of a message.
+// String describes a message for a test's log.
 func (m Message) String() string {
 	kind, known := map[Kind]string{Call: "call", Reply: "reply", Event: "event", Stream: "stream"}[m.Kind]
 	if !known {
@@ -76,30 +76,30 @@ func (m Message) String() string {
 	return fmt.Sprintf("message %d on connection %d: %s's %s %d/%d %s of %d bytes", m.Index, m.Conn, m.From, kind, m.Procedure, m.Serial, status, m.Size)
 }
 
-// Fate is what becomes of a message. The zero Fate lets it pass.
+// Fate is what the proxy does with a message. The zero Fate passes it on.
 type Fate struct {
-	// Delay it for so long first; what comes after it waits too.
+	// Delay is how long the message waits first. Messages behind it wait, too.
 	Delay time.Duration
-	// Cut ends the connection once After bytes of the message have passed: for the client at once, and for the daemon
-	// when it has had the time to do what it was told (Linger).
+	// Cut ends the connection after After bytes of the message: the client's half at once, and the daemon's half when
+	// the daemon has had the time to act on the message (Linger).
 	Cut   bool
 	After int
-	// Lose swallows it.
+	// Lose drops the message.
 	Lose bool
-	// Stall reads nothing more of its side for so long afterwards.
+	// Stall is how long the proxy then reads nothing from the sender.
 	Stall time.Duration
-	// Event puts an event that nobody asked for before it, if it is the daemon's.
+	// Event inserts an event that the client has not asked for before a message of the daemon.
 	Event bool
-	// Fail puts an error of this code in its place (virErrorNumber), unless it is 0: a call is answered with it and does not
-	// reach the daemon, an answer becomes it, and a stream ends with it on both sides.
+	// Fail is an error code (virErrorNumber), 0 for none. A call is answered with that error and does not reach the
+	// daemon, an answer is replaced by it, and a stream ends with it on both sides.
 	Fail uint32
 }
 
-// Linger is how long the daemon's half of a connection stays open after a cut. A libvirtd whose client goes while it
-// still works on a stream locks up for good (libvirtconn keeps connections of dead clients open for that reason).
+// Linger is how long the daemon's half of a connection stays open after a cut. libvirtd locks up for good if its client
+// disconnects while it still works on a stream (for that reason libvirtconn keeps such connections open).
 const Linger = 200 * time.Millisecond
 
-// Judge says what becomes of a message. It is called for one message at a time.
+// Judge decides what happens to a message. It is called for one message at a time.
 type Judge func(Message) Fate
 
 // Proxy listens for clients of one daemon.
@@ -114,11 +114,11 @@ type Proxy struct {
 	conns  int
 	open   map[net.Conn]bool
 	closed bool
-	// closing is closed with it.
+	// closing is closed when the proxy closes.
 	closing chan struct{}
 }
 
-// Start listens on a unix socket for clients of the daemon at another one, until Close.
+// Start listens on a unix socket until Close, and connects each client to the daemon's socket.
 func Start(ctx context.Context, socket, daemon string) (*Proxy, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "unix", socket)
@@ -133,7 +133,7 @@ func Start(ctx context.Context, socket, daemon string) (*Proxy, error) {
 // URI is the libvirt connection URI of the daemon behind the proxy.
 func (p *Proxy) URI() string { return "qemu:///system?socket=" + p.socket }
 
-// Disturb forgets the messages that it has seen, counts from 0 again, and lets a Judge decide; nil lets all pass.
+// Disturb forgets all messages seen so far, counts from 0 again, and sets the Judge. nil passes all messages on.
 func (p *Proxy) Disturb(judge Judge) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -147,14 +147,14 @@ func (p *Proxy) Seen() []Message {
 	return append([]Message(nil), p.seen...)
 }
 
-// Open tells how many connections of clients are open.
+// Open returns the number of open connections of clients.
 func (p *Proxy) Open() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.open) / 2 // each has its other half
 }
 
-// Close ends every connection and waits until nothing of the proxy runs.
+// Close ends all connections and waits until all goroutines of the proxy have ended.
 func (p *Proxy) Close() error {
 	err := p.listener.Close()
 	p.mu.Lock()
@@ -197,7 +197,7 @@ func (p *Proxy) accept(ctx context.Context) {
 	}
 }
 
-// decide counts a message and asks what becomes of it.
+// decide counts a message and asks the Judge.
 func (p *Proxy) decide(m *Message) Fate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -219,8 +219,8 @@ type connection struct {
 
 	mu     sync.Mutex
 	wasCut bool
-	// failed are the streams that the proxy ends with an error, by serial: what the client is told of it once the daemon has
-	// ended them too, and nil from then on.
+	// failed are the streams that the proxy ends with an error, by serial. The value is the error message that the client
+	// gets when the daemon has ended the stream, too, and nil after that.
 	failed map[uint32][]byte
 }
 
@@ -236,7 +236,7 @@ func (c *connection) end() {
 	})
 }
 
-// cut ends the client's half, and the daemon's a little later.
+// cut ends the client's half at once, and the daemon's half after Linger.
 func (c *connection) cut() {
 	c.mu.Lock()
 	c.wasCut = true
@@ -255,7 +255,7 @@ func (c *connection) isCut() bool {
 	return c.wasCut
 }
 
-// carry brings messages of one side to the other until the connection ends.
+// carry passes messages from one side to the other until the connection ends.
 func (c *connection) carry(from Side, source io.Reader, target io.Writer) {
 	for {
 		text, err := read(source)
@@ -281,7 +281,7 @@ func (c *connection) carry(from Side, source io.Reader, target io.Writer) {
 
 var errCut = errors.New("the connection is cut")
 
-// pass does with one message what the Judge says.
+// pass does what the Judge has decided about one message.
 func (c *connection) pass(from Side, text []byte, target io.Writer) error {
 	m := parse(text)
 	m.From, m.Conn = from, c.number
@@ -326,8 +326,8 @@ func (c *connection) wait(length time.Duration) error {
 	}
 }
 
-// ofFailed reports whether a message belongs to a stream that the proxy ended. The daemon's last one is when the client is
-// told: a client that goes before would lock libvirtd up.
+// ofFailed reports whether a message belongs to a stream that the proxy has ended. The client gets the error with the
+// daemon's last message: if the client disconnected before, libvirtd would lock up.
 func (c *connection) ofFailed(m Message) (bool, error) {
 	c.mu.Lock()
 	said, mine := c.failed[m.Serial]
@@ -341,7 +341,7 @@ func (c *connection) ofFailed(m Message) (bool, error) {
 	return true, err
 }
 
-// fail puts an error in a message's place.
+// fail replaces a message by an error.
 func (c *connection) fail(m Message, text []byte, code uint32) error {
 	if m.Kind != Stream {
 		_, err := c.client.Write(frame(text, Reply, Error, encodeError(code)))
@@ -395,7 +395,7 @@ func frame(like []byte, kind Kind, status Status, payload []byte) []byte {
 	return append(text, payload...)
 }
 
-// encodeError writes a virNetMessageError of a code and of the domain 0.
+// encodeError encodes a virNetMessageError with a code and error domain 0.
 func encodeError(code uint32) []byte {
 	const said = "the proxy says so"
 	var text []byte
@@ -421,7 +421,7 @@ func encodeError(code uint32) []byte {
 // procLifecycleEvent is REMOTE_PROC_DOMAIN_EVENT_CALLBACK_LIFECYCLE.
 const procLifecycleEvent = 318
 
-// lifecycleEvent tells that a domain started, to a callback that was never registered.
+// lifecycleEvent is an event for a started domain, for a callback that was never registered.
 func lifecycleEvent(like []byte) []byte {
 	const domain = "nobody"
 	var payload []byte
