@@ -154,19 +154,21 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 		ID: tree.Digest{9}, Base: tree.Digest{1}, Components: []tree.Digest{{2}}, Layers: []release.Layer{{ID: tree.Digest{3}, Size: 4096}}, Kernel: "6.12",
 	}
 	found.Answered, found.Stack, found.ReadySeconds, found.AwaitsPowerCycle = true, stack, 1.5, true
-	found.Agent = &agentapi.StatusResponse{AgentVersion: "1", AgentDigest: "sha256:1", AgentRefused: "sha256:2: no", Kernel: "6.11", Pending: []string{"kernel"}}
+	found.Agent = &agentapi.StatusResponse{AgentVersion: "1", AgentDigest: "sha256:1", AgentRefused: "sha256:2: no", Kernel: "6.11", Pending: []string{"kernel"},
+		Remaining: []string{"dbus.service 1 /usr/lib/x"}, Unreadable: []string{"layer"}}
 	found.Surplus = []vm.SurplusLayer{{ID: tree.Digest{4}, InUseBy: []string{"a.service"}}}
 	plan := newVMPlan(t, found)
 	model := plan.model()
 	impact := &agentapi.Impact{
 		Level: agentapi.Level_RESTART, Reasons: []string{"why"}, Left: []string{"b.service"}, Sessions: []string{"s"}, Unaffected: []string{"c.service"},
+		Starts: []*agentapi.UnitStart{{Unit: "d.service", WantedBy: "multi-user.target"}}, Remaining: []string{"r"}, Pending: []string{"p"},
 		Units: []*agentapi.UnitImpact{{Unit: "a.service", Level: agentapi.Level_RESTART, Reason: "maps", Paths: []string{"/usr/a"}, Packages: []string{"a"}}},
 	}
 	diags := model.fromImpact(t.Context(), impact)
 	diags.Append(model.fromReport(t.Context(), &agentapi.Report{
 		From: &agentapi.Stack{Base: "sha256:1"}, To: &agentapi.Stack{Base: "sha256:2"}, Committed: true, Error: "none", Impact: impact, EtcCarried: 1,
 		Restarts: []*agentapi.UnitRestart{{Unit: "a.service", Level: agentapi.Level_RESTART, InterruptionUs: 1500, Error: "late"}},
-		Pinned:   []string{"d"}, Conflicts: []string{"e"}, Remaining: []string{"f"}, Left: []string{"g"}, Unchecked: []string{"h"}, Pending: []string{"i"},
+		Pinned:   []string{"d"}, Conflicts: []string{"e"}, Remaining: []string{"f"}, Left: []string{"g"}, Unchecked: []string{"h"}, Pending: []string{"i"}, Starts: impact.GetStarts(),
 		Timings: []*agentapi.Timing{{Step: "swap", Micros: 250}},
 	}, 4096)...)
 	if diags.HasError() {
@@ -243,4 +245,24 @@ func TestAnObjectThatIsNotConfiguredHasTheDefaultsOfItsAttributes(t *testing.T) 
 			t.Errorf("%s has a default of another type than nestedDefaults knows", name)
 		}
 	})
+}
+
+// What is not as the stack says is named in every plan, with what to do.
+func TestAVMThatIsNotAsItsStackSaysIsNamed(t *testing.T) {
+	if diags := warnings("web", plainVM()); len(diags) != 0 {
+		t.Errorf("%v", diags)
+	}
+	found := plainVM()
+	found.Agent = &agentapi.StatusResponse{Remaining: []string{"dbus.service 1 /usr/lib/x"}, Unreadable: []string{"layer 12: its disk is gone"}}
+	diags := warnings("web", found)
+	if len(diags) != 2 || diags.HasError() {
+		t.Fatalf("%v", diags)
+	}
+	for i, wants := range [][]string{{"cannot read", "layer 12: its disk is gone", "power the VM off and start it"}, {"old code", "dbus.service 1 /usr/lib/x", "soft_reboot"}} {
+		for _, want := range wants {
+			if text := diags[i].Summary() + diags[i].Detail(); !strings.Contains(text, want) {
+				t.Errorf("%q does not say %q", text, want)
+			}
+		}
+	}
 }

@@ -31,6 +31,10 @@ type impactModel struct {
 	Reasons  []string          `tfsdk:"reasons"`
 	Left     []string          `tfsdk:"left"`
 	Sessions []string          `tfsdk:"sessions"`
+	// Starts are the units that the release enables. Remaining and Pending are what a live refresh leaves.
+	Starts    []string `tfsdk:"starts"`
+	Remaining []string `tfsdk:"remaining"`
+	Pending   []string `tfsdk:"pending"`
 }
 
 // unitImpactModel is one value of the attribute impact.units.
@@ -66,6 +70,13 @@ func impactAttribute() schema.SingleNestedAttribute {
 			"left":    computedTexts("Affected units that `refresh.policy` leaves alone, with the reason."),
 			"sessions": computedTexts("Processes in user sessions that use files that change. They are never " +
 				"terminated."),
+			"starts": computedTexts("Units that the release newly enables, such as `acme.service, wanted by " +
+				"multi-user.target`. They are started, as a package manager would do. A unit that is not started has " +
+				"the reason."),
+			"remaining": computedTexts("Processes that will run old code after the change, such as `dbus.service 412 " +
+				"/usr/lib/x86_64-linux-gnu/libexpat.so.1`. They include those that an earlier refresh left."),
+			"pending": computedTexts("What takes effect only later than the change: a new kernel, or code of units " +
+				"that cannot be restarted in a running system."),
 		},
 	}
 }
@@ -94,6 +105,7 @@ func (b *vmImpact) fromImpact(ctx context.Context, impact *agentapi.Impact) (dia
 	model := impactModel{
 		Level: levelName(impact.GetLevel()), Units: []unitImpactModel{}, Reasons: guestTexts(impact.GetReasons()),
 		Left: guestTexts(impact.GetLeft()), Sessions: guestTexts(impact.GetSessions()),
+		Starts: startTexts(impact.GetStarts()), Remaining: guestTexts(impact.GetRemaining()), Pending: guestTexts(impact.GetPending()),
 	}
 	for _, unit := range limited(impact.GetUnits()) {
 		model.Units = append(model.Units, unitImpactModel{
@@ -103,6 +115,22 @@ func (b *vmImpact) fromImpact(ctx context.Context, impact *agentapi.Impact) (dia
 	}
 	b.Impact = object(ctx, impactTypes, model, &diags)
 	return diags
+}
+
+// startTexts describes units that a release enables, and how it went if they were started.
+func startTexts(starts []*agentapi.UnitStart) []string {
+	texts := make([]string, 0, len(starts))
+	for _, start := range starts {
+		text := start.GetUnit() + ", wanted by " + start.GetWantedBy()
+		switch {
+		case start.GetError() != "":
+			text += ": it failed: " + start.GetError()
+		case start.GetSkipped() != "":
+			text += ": not started: " + start.GetSkipped()
+		}
+		texts = append(texts, text)
+	}
+	return guestTexts(texts)
 }
 
 // levels of impact, smallest first.
@@ -147,7 +175,7 @@ func reached(impact *agentapi.Impact) *agentapi.Impact {
 		"next power-off and start", levelName(impact.GetLevel()))
 	return &agentapi.Impact{
 		Level: agentapi.Level_NONE, Reasons: append([]string{postponed}, impact.GetReasons()...),
-		ChangedPaths: impact.GetChangedPaths(),
+		ChangedPaths: impact.GetChangedPaths(), Pending: impact.GetPending(),
 	}
 }
 

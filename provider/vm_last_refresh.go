@@ -37,6 +37,7 @@ type lastRefreshModel struct {
 	Left       []string           `tfsdk:"left"`
 	Unchecked  []string           `tfsdk:"unchecked"`
 	Pending    []string           `tfsdk:"pending"`
+	Started    []string           `tfsdk:"started"`
 	TimingsMS  map[string]float64 `tfsdk:"timings_ms"`
 }
 
@@ -82,13 +83,16 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 				"that changed."),
 			"conflicts": computedTexts("Files in `/etc` that were changed both in the VM and in the release. The " +
 				"VM's version was kept."),
-			"remaining": computedTexts("Processes that still run old code."),
+			"remaining": computedTexts("Processes that still ran old code when the refresh ended, whichever refresh " +
+				"brought the new code. The attribute `remaining` of the VM has those of now."),
 			"left": computedTexts("Units that `refresh.policy` left alone, with the reason. They run old code " +
 				"until you restart them."),
 			"unchecked": computedTexts("Health checks that already failed before the refresh, with the reason. " +
 				"Their results were ignored."),
 			"pending": computedTexts("Changes that were still waiting for a power-off and start when the refresh " +
 				"ended."),
+			"started": computedTexts("Units that the release newly enabled and that were started, and those that were " +
+				"not, with the reason."),
 			"timings_ms": schema.MapAttribute{
 				Computed: true, ElementType: types.Float64Type,
 				MarkdownDescription: "Milliseconds of each step. Steps named `renew` with a unit are parts of " +
@@ -124,7 +128,7 @@ func (b *vmLastRefresh) fromReport(ctx context.Context, report *agentapi.Report,
 		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
 		Conflicts: guestTexts(report.GetConflicts()), Remaining: guestTexts(report.GetRemaining()),
 		Left: guestTexts(report.GetLeft()), Unchecked: guestTexts(report.GetUnchecked()),
-		Pending: guestTexts(report.GetPending()), TimingsMS: map[string]float64{},
+		Pending: guestTexts(report.GetPending()), Started: startTexts(report.GetStarts()), TimingsMS: map[string]float64{},
 	}
 	for _, restart := range limited(report.GetRestarts()) {
 		model.Restarted = append(model.Restarted, unitRestartModel{

@@ -79,6 +79,7 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if change.stack || change.hardware || change.power {
 		plan.Stack = types.ObjectUnknown(stackTypes) // a start boots the stack in the definition
 		plan.Pending, plan.State = types.ListUnknown(types.StringType), types.StringUnknown()
+		plan.Remaining, plan.Unreadable = types.ListUnknown(types.StringType), types.ListUnknown(types.StringType)
 	}
 	if change.stack {
 		plan.LastRefresh = types.ObjectUnknown(lastRefreshTypes)

@@ -169,9 +169,26 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 			"\n\nIt runs base "+found.Stack.Base.String()+". Change the configuration to a base that boots, or power "+
 			"the VM off and start it to try this one again.")
 	}
+	resp.Diagnostics.Append(warnings(name, found)...)
 	resp.Diagnostics.Append(state.observe(ctx, found)...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 	r.connection.noteRead(state.UUID.ValueString())
+}
+
+// warnings names what of a VM is not as its stack says, for every plan until that has changed.
+func warnings(name string, found *vm.VM) (diags diag.Diagnostics) {
+	if lines := guestTexts(found.Agent.GetUnreadable()); len(lines) > 0 {
+		diags.AddAttributeWarning(path.Root("unreadable"), vmName(name)+" cannot read the operating system that it runs", strings.Join(lines, "\n")+
+			"\n\nPrograms that it has not read yet fail, and no refresh is possible. If the volume of the layer is in the storage pool, "+
+			"power the VM off and start it, which attaches all layers again. If the volume is gone, publish the release again or "+
+			"change base to another release first. The VM's own data is on its private disk and is not affected.")
+	}
+	if lines := guestTexts(found.Agent.GetRemaining()); len(lines) > 0 {
+		diags.AddAttributeWarning(path.Root("remaining"), vmName(name)+" still runs old code", strings.Join(lines, "\n")+
+			"\n\nA refresh has brought new files, and these processes use the ones from before. Restart the units, end the sessions, "+
+			"or set refresh.strategy to \"soft_reboot\" for the next change.")
+	}
+	return diags
 }
 
 // Update implements resource.Resource. Everything except the name changes in place. If it fails, state describes what

@@ -28,6 +28,8 @@ type vmStack struct {
 	Components types.List   `tfsdk:"components"`
 	Stack      types.Object `tfsdk:"stack"`
 	Pending    types.List   `tfsdk:"pending"`
+	Remaining  types.List   `tfsdk:"remaining"`
+	Unreadable types.List   `tfsdk:"unreadable"`
 	HeldLayers types.List   `tfsdk:"held_layers"`
 }
 
@@ -112,7 +114,13 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		"pending": computedTexts("Changes that take effect when the VM is next powered off and started, such as " +
 			"`kernel 6.12.88 → 6.12.101 at the next power-off and start`: a new kernel under a strategy below " +
 			"`kexec`, or a stack that needs more than the strategy allows. A reboot from within the guest keeps the " +
-			"kernel that the VM was started with."),
+			"kernel that the VM was started with. Also code of units that a refresh could not renew, for as long as " +
+			"they run it."),
+		"remaining": computedTexts("Processes that run old code now, such as `dbus.service 412 " +
+			"/usr/lib/x86_64-linux-gnu/libexpat.so.1`, whichever refresh brought the new code. What they use is compared " +
+			"with what is mounted. Restart them, or the VM."),
+		"unreadable": computedTexts("Layers of the running stack that the VM cannot read, with the reason: a disk that is " +
+			"gone, or whose content is not what was signed. Every plan warns of them, and a refresh is refused."),
 		"held_layers": heldLayersAttribute(),
 	}
 }
@@ -146,6 +154,12 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 			pending = append(pending, fmt.Sprintf("base %s at the next power-off and start", releasesOf(found.Configured)))
 		}
 		b.Pending = list(ctx, pending, &diags)
+	}
+	if reported || unset(b.Remaining) {
+		b.Remaining = list(ctx, guestTexts(found.Agent.GetRemaining()), &diags)
+	}
+	if reported || unset(b.Unreadable) {
+		b.Unreadable = list(ctx, guestTexts(found.Agent.GetUnreadable()), &diags)
 	}
 	if reported || unset(b.HeldLayers) {
 		held := make([]heldLayer, len(found.Surplus))

@@ -20,6 +20,34 @@ type Use struct {
 	Mapped bool
 	// Deleted is true when the kernel shows the file as unlinked.
 	Deleted bool
+	// Version says whether it is the file that is mounted at its path now.
+	Version Version
+	// Interpreted is true for a file that a process has read and does not use any more (Interpreted).
+	Interpreted bool
+}
+
+// Version says which of the files that were at one path since the boot a process uses.
+type Version int
+
+// The versions.
+const (
+	// NotCompared: the file is not from a /usr that was swapped out, or could not be compared.
+	NotCompared Version = iota
+	// Mounted: the file has the same content as the one that is mounted at its path.
+	Mounted
+	// Earlier: the file is from a /usr that was swapped out, and another one is mounted at its path, or none.
+	Earlier
+)
+
+// Interpreted is code that a process has read before a refresh brought another version of it. An interpreter closes what
+// it has read, so that nothing in /proc shows it later.
+type Interpreted struct {
+	PID int `json:"pid"`
+	// Started is when the process was started, in clock ticks since boot: with the PID it identifies the process.
+	Started uint64 `json:"started"`
+	Path    string `json:"path"`
+	// Stack is the key of the stack from which the code is (release.Stack.Key).
+	Stack string `json:"stack,omitempty"`
 }
 
 // Process is one process, with those files that it uses which differ between the stacks.
@@ -42,7 +70,7 @@ type Process struct {
 	SystemRoot bool
 	// Confined is the AppArmor profile that denies the process files on a detached mount; "" if none does.
 	Confined string
-	// Uses are the differing files.
+	// Uses are the differing files, and those of an earlier version.
 	Uses []Use
 }
 
@@ -82,6 +110,7 @@ type Affected struct {
 	PIDs      []int
 
 	lines, commands []string
+	interpreted     []Interpreted
 }
 
 // FirstUse names one differing thing that the unit uses.
@@ -113,16 +142,19 @@ type Assessment struct {
 	Left []Left
 	// Sessions are processes of user sessions that use what changes: "unit pid command".
 	Sessions []string
-	// Remaining are processes that use what changes and that a live refresh leaves as they are: "unit pid path".
+	// Remaining are processes that use what changes, or what an earlier refresh changed, and that a live refresh leaves as
+	// they are: "unit pid path".
 	Remaining []string
-	Changed   uint64
+	// Interpreted is what of this /proc does not show later.
+	Interpreted []Interpreted
+	Changed     uint64
 }
 
 // Message is the assessment in the form of the agent's API.
 func (a *Assessment) Message() *agentapi.Impact {
 	message := &agentapi.Impact{
 		Level: a.Level, Unaffected: a.Unaffected, Reasons: a.Reasons, ChangedPaths: a.Changed, Sessions: a.Sessions,
-		Left: LeftTexts(a.Left), Pending: a.Pending,
+		Left: LeftTexts(a.Left), Pending: a.Pending, Remaining: a.Remaining,
 	}
 	for _, affected := range a.Affected {
 		if affected.Outcome.Keeps() {
@@ -177,6 +209,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 func (a *Assessment) conclude() {
 	for i := range a.Affected {
 		affected := &a.Affected[i]
+		a.Interpreted = append(a.Interpreted, affected.interpreted...)
 		a.Level = max(a.Level, affected.Outcome.Level())
 		if !affected.Outcome.Keeps() {
 			continue
@@ -222,7 +255,7 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 // add decides the outcome of one affected unit.
 func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy) {
 	affected := Affected{
-		Unit: g.name, PIDs: g.stale, Outcome: Restarted, Reason: g.reason(), lines: g.lines, commands: g.commands,
+		Unit: g.name, PIDs: g.stale, Outcome: Restarted, Reason: g.reason(), lines: g.lines, commands: g.commands, interpreted: g.interpreted,
 	}
 	var all pathList
 	for _, list := range g.lists() {

@@ -38,12 +38,22 @@ type Changes struct {
 	manager     bool
 	// configuration is true when something below /etc differs.
 	configuration bool
+	// interpreted is what processes have read of earlier stacks, by PID.
+	interpreted map[int][]Interpreted
 }
 
 // NewChanges returns a set without changes.
 func NewChanges() *Changes {
 	return &Changes{
 		scripts: map[language]*pathList{}, unitFiles: map[string]*pathList{}, removed: map[string]struct{}{},
+	}
+}
+
+// Remember adds what processes have read of earlier stacks: it is old code for as long as the process lives.
+func (c *Changes) Remember(all []Interpreted) {
+	c.interpreted = make(map[int][]Interpreted, len(all))
+	for _, one := range all {
+		c.interpreted[one.PID] = append(c.interpreted[one.PID], one)
 	}
 }
 

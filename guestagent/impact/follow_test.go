@@ -132,3 +132,47 @@ func TestAShellThatHoldsItsScriptOpenRunsIt(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
+
+// Before and after a swap, whatever the changes of this refresh are: an earlier version counts, the mounted one does not.
+func TestWhatIsOlderThanWhatIsMountedCounts(t *testing.T) {
+	const other = "usr/lib/x86_64-linux-gnu/libz.so.1"
+	use := func(pid int, unit, path string, version Version) Process {
+		p := service(pid, unit, path)
+		p.Uses[0].Version = version
+		return p
+	}
+	processes := []Process{use(1, "earlier.service", ssl, Earlier), use(2, "mounted.service", ssl, Mounted), use(3, "dbus.service", ssl, Earlier),
+		use(4, "modules.service", "usr/lib/modules/6.12.1/modules.dep.bin", Earlier)}
+	for _, fresh := range []proc.Device{{}, newUsr} {
+		a := Assess(changed(other), Snapshot{Processes: processes, Fresh: fresh, Usr: []proc.Device{oldUsr, newUsr}}, Policy{RunningKernel: "6.12.1"})
+		if outcome(a, "earlier.service") != "restart" || outcome(a, "dbus.service") != "kept" || len(a.Affected) != 2 {
+			t.Errorf("%+v", a.Affected)
+		}
+		if a.Affected[1].Reason != "it still runs code of an earlier release" || len(a.Pending) != 1 || len(a.Remaining) != 1 {
+			t.Errorf("%+v", a)
+		}
+	}
+	// A refresh back to the content that a process still has leaves nothing to do, once it is mounted.
+	a := Assess(changed(ssl), Snapshot{Processes: []Process{use(1, "a.service", ssl, Mounted)}, Fresh: newUsr, Usr: []proc.Device{oldUsr, newUsr}}, Policy{})
+	if len(a.Affected) != 0 {
+		t.Errorf("%+v", a.Affected)
+	}
+}
+
+// What an interpreter has read is not seen later, so it is remembered for as long as the process lives.
+func TestInterpretedCodeIsRemembered(t *testing.T) {
+	const script = "usr/share/app/run.py"
+	p := service(1, "a.service")
+	p.Program, p.ProgramDevice, p.Arguments, p.Started = "usr/bin/python3", oldUsr, []string{script}, 99
+	policy := Policy{Actions: map[string]Action{"a.service": Report}}
+	a := Assess(changed(script), Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: newUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}}, Processes: []Process{p}}, policy)
+	if len(a.Interpreted) != 1 || a.Interpreted[0] != (Interpreted{PID: 1, Started: 99, Path: script}) || len(a.Remaining) != 1 {
+		t.Fatalf("%+v", a)
+	}
+	later := service(1, "a.service")
+	later.Program, later.Started, later.Uses = "usr/bin/python3", 99, []Use{{Path: script, Version: Earlier, Interpreted: true}}
+	a = Assess(NewChanges(), Snapshot{Processes: []Process{later}, Fresh: newUsr}, policy)
+	if len(a.Interpreted) != 1 || a.Interpreted[0].Path != script || len(a.Remaining) != 1 || outcome(a, "a.service") != "left" {
+		t.Errorf("%+v", a)
+	}
+}

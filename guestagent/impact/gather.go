@@ -1,6 +1,7 @@
 package impact
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,6 +28,10 @@ type gathered struct {
 	// lines are "unit pid path", one for each process.
 	lines    []string
 	commands []string
+	// interpreted is what the processes have read and do not use any more.
+	interpreted []Interpreted
+	// differs is true if a process uses what changes now, not only what an earlier refresh changed.
+	differs bool
 }
 
 // gather collects by unit what its processes use. A unit that the policy names is included without a process, too.
@@ -109,10 +114,15 @@ func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, mod
 	}
 	interprets := interpreterOf(p.Program)
 	for _, use := range p.Uses {
-		if !changes.Differs(use.Path) || strings.HasPrefix(use.Path, modules) || !snapshot.stale(p, use) {
+		differs := changes.Differs(use.Path)
+		if !differs && use.Version != Earlier || strings.HasPrefix(use.Path, modules) || !snapshot.stale(p, use) {
 			continue
 		}
+		g.differs = g.differs || differs
 		switch {
+		case use.Interpreted:
+			note(&g.scripts, use.Path)
+			g.interpreted = append(g.interpreted, Interpreted{PID: p.PID, Started: p.Started, Path: use.Path})
 		case use.Mapped:
 			note(&g.uses, use.Path)
 		case interprets == shell:
@@ -122,16 +132,25 @@ func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, mod
 		}
 	}
 	if interprets != "" && snapshot.readOld(p) {
+		first := ""
+		script := func(name string) {
+			note(&g.scripts, name)
+			first = cmp.Or(first, name)
+			g.differs = true
+		}
 		for _, argument := range p.Arguments {
 			if changes.Differs(argument) {
-				note(&g.scripts, argument)
+				script(argument)
 			}
 		}
 		if list := changes.scripts[interprets]; list != nil {
 			for _, name := range list.paths {
-				note(&g.scripts, name)
+				script(name)
 			}
 			g.scripts.count += max(0, list.count-int64(len(list.paths)))
+		}
+		if first != "" && p.Started > 0 {
+			g.interpreted = append(g.interpreted, Interpreted{PID: p.PID, Started: p.Started, Path: first})
 		}
 	}
 	if affected == "" && p.Confined != "" && snapshot.runsFromUsr(p) && p.ProgramDevice != snapshot.Fresh {
@@ -155,11 +174,13 @@ func (s *Snapshot) stale(p *Process, use Use) bool {
 	if !p.SystemRoot && !slices.Contains(s.Usr, use.Device) {
 		return false // a container has a file of its own at this path
 	}
-	if s.Fresh == (proc.Device{}) {
+	switch {
+	case use.Version == Earlier, s.Fresh == (proc.Device{}):
 		return true
-	}
-	if !strings.HasPrefix(use.Path, "usr/") {
-		return use.Deleted // the carry of /etc replaces files by rename
+	case use.Version == Mounted:
+		return false
+	case !strings.HasPrefix(use.Path, "usr/"):
+		return use.Deleted // the carry replaces files by rename
 	}
 	return use.Device != s.Fresh
 }
@@ -217,6 +238,8 @@ func (g *gathered) files(changes *Changes, unit Unit, extra []string) {
 
 func (g *gathered) reason() string {
 	switch {
+	case !g.differs && g.uses.count+g.scripts.count+g.open.count > 0 && g.manager.count+g.declared.count+g.policy.count == 0:
+		return "it still runs code of an earlier release"
 	case g.uses.count > 0:
 		return "it runs code that differs"
 	case g.scripts.count > 0:

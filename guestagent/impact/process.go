@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,11 +23,23 @@ type Reader struct {
 	// Confines reports whether an AppArmor profile denies access to files on a detached mount. Nil: no process is
 	// confined.
 	Confines func(profile string) bool
+	// Swapped are the file systems of /usr that were swapped out. Compare says which version of its path a file is that
+	// a process uses from one of them: link is the link to it in the directory of the process. Nil: there is none.
+	Swapped []proc.Device
+	Compare func(p *proc.Process, link, name string) (Version, error)
 
 	changes *Changes
 	root    unix.Stat_t
 	// files are the paths that were seen: the same few hundred files are mapped by every process.
 	files map[string]*seenFile
+	// versions are those of files on a swapped-out /usr, which is read-only, so that a path means one file.
+	versions map[versioned]Version
+}
+
+// versioned is a file on a swapped-out /usr.
+type versioned struct {
+	device proc.Device
+	name   string
 }
 
 // seenFile is what a path as /proc shows it means.
@@ -41,8 +54,8 @@ func (r *Reader) Processes(ctx context.Context, changes *Changes) ([]Process, er
 	if err := unix.Stat("/", &r.root); err != nil {
 		return nil, fmt.Errorf("stat /: %w", err)
 	}
-	r.changes, r.files = changes, map[string]*seenFile{}
-	defer func() { r.changes, r.files = nil, nil }()
+	r.changes, r.files, r.versions = changes, map[string]*seenFile{}, map[versioned]Version{}
+	defer func() { r.changes, r.files, r.versions = nil, nil, nil }()
 	var processes []Process
 	err := proc.NewScanner(r.Proc).Each(ctx, func(p *proc.Process) error {
 		if p.PID == os.Getpid() {
@@ -81,6 +94,9 @@ func (r *Reader) process(from *proc.Process) (p *Process, err error) {
 		if interprets, err = r.script(from, p, l); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.interpreted(from, p); err != nil {
+		return nil, err
 	}
 	if !interprets && len(p.Uses) == 0 && p.Confined == "" {
 		return p, nil // an assessment needs no more of it
@@ -160,7 +176,7 @@ func (r *Reader) mapped(from *proc.Process, p *Process) error {
 	return from.Maps(func(m proc.Mapping) error {
 		file := r.file(m.Path)
 		program := file.name == p.Program
-		if file.name == "" || !file.differs && !program {
+		if file.name == "" || !file.differs && !program && len(r.Swapped) == 0 {
 			return nil
 		}
 		device, err := m.Device()
@@ -170,11 +186,52 @@ func (r *Reader) mapped(from *proc.Process, p *Process) error {
 		if program {
 			p.ProgramDevice = device
 		}
-		if file.differs {
-			p.Uses = append(p.Uses, Use{Path: file.name, Device: device, Mapped: true, Deleted: file.deleted})
+		version, err := r.version(from, m.Link, versioned{device, file.name})
+		if err != nil {
+			return err
+		}
+		if file.differs || version == Earlier {
+			p.Uses = append(p.Uses, Use{Path: file.name, Device: device, Mapped: true, Deleted: file.deleted, Version: version})
 		}
 		return nil
 	})
+}
+
+// version compares a file that a process uses from a swapped-out /usr with what is mounted.
+func (r *Reader) version(from *proc.Process, link func() string, file versioned) (Version, error) {
+	if r.Compare == nil || !strings.HasPrefix(file.name, "usr/") || !slices.Contains(r.Swapped, file.device) {
+		return NotCompared, nil
+	}
+	if known, seen := r.versions[file]; seen {
+		return known, nil
+	}
+	version, err := r.Compare(from, link(), file.name)
+	if proc.Ended(err) {
+		return NotCompared, nil // it is not used any more
+	}
+	if err == nil && len(r.versions) < maxNames {
+		r.versions[file] = version
+	}
+	return version, err
+}
+
+// interpreted adds what the process has read of earlier stacks.
+func (r *Reader) interpreted(from *proc.Process, p *Process) error {
+	all := r.changes.interpreted[p.PID]
+	if len(all) == 0 {
+		return nil
+	}
+	started, err := from.Started()
+	if err != nil {
+		return err
+	}
+	for _, one := range all {
+		if one.Started == started {
+			p.Started = started
+			p.Uses = append(p.Uses, Use{Path: one.Path, Version: Earlier, Interpreted: true})
+		}
+	}
+	return nil
 }
 
 // open adds the open files that differ.
@@ -183,7 +240,7 @@ func (r *Reader) open(from *proc.Process, p *Process) error {
 	return from.Files(func(f proc.OpenFile) error {
 		file := r.file(f.Path)
 		if !file.differs {
-			return nil
+			return r.openEarlier(from, p, f, file)
 		}
 		if mounts == nil {
 			var err error
@@ -203,9 +260,32 @@ func (r *Reader) open(from *proc.Process, p *Process) error {
 		if mount := mounts.ByID(id); mount != nil {
 			use.Device = mount.Device()
 		}
+		if r.Compare != nil && len(r.Swapped) > 0 && strings.HasPrefix(use.Path, "usr/") {
+			if use.Version, err = r.Compare(from, f.Link, use.Path); proc.Ended(err) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
 		p.Uses = append(p.Uses, use)
 		return nil
 	})
+}
+
+// openEarlier adds an open file that does not differ now, if it is an earlier version. Compare knows by the file itself
+// whether it is from a swapped-out /usr.
+func (r *Reader) openEarlier(from *proc.Process, p *Process, f proc.OpenFile, file *seenFile) error {
+	if r.Compare == nil || len(r.Swapped) == 0 || !strings.HasPrefix(file.name, "usr/") {
+		return nil
+	}
+	version, err := r.Compare(from, f.Link, file.name)
+	if err == nil && version == Earlier {
+		p.Uses = append(p.Uses, Use{Path: file.name, Deleted: file.deleted, Version: version})
+	}
+	if proc.Ended(err) {
+		return nil // closed meanwhile
+	}
+	return err
 }
 
 // file returns what a path as /proc shows it means.

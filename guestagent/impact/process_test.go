@@ -202,3 +202,72 @@ func BenchmarkProcesses(b *testing.B) {
 		}
 	}
 }
+
+// Files of a swapped-out /usr are compared once for each path, and remembered code counts while its process lives.
+func TestProcessesAreComparedWithWhatIsMounted(t *testing.T) {
+	program, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	procDir := waiting(t, exec.Command("bash", "-c", "exec 9</usr/bin/env; read line"))
+	var root unix.Stat_t
+	if err := unix.Stat(program, &root); err != nil {
+		t.Fatal(err)
+	}
+	// The device that maps shows is the file system's own.
+	var devices []proc.Device
+	compared := map[string]int{}
+	reader := &Reader{Proc: procDir, Compare: func(_ *proc.Process, link, name string) (Version, error) {
+		if strings.HasPrefix(link, "map_files/") {
+			compared[name]++
+		}
+		if name == "usr/bin/bash" || name == "usr/bin/env" {
+			return Earlier, nil
+		}
+		return Mounted, nil
+	}}
+	err = proc.NewScanner(procDir).Each(t.Context(), func(p *proc.Process) error {
+		return p.Maps(func(m proc.Mapping) error {
+			device, err := m.Device()
+			devices = append(devices, device)
+			return err
+		})
+	})
+	if err != nil || len(devices) == 0 {
+		t.Fatal(devices, err)
+	}
+	processes, err := reader.Processes(t.Context(), NewChanges())
+	if err != nil || len(processes) != 1 || len(processes[0].Uses) != 0 {
+		t.Fatalf("nothing was swapped out: %+v, %v", processes, err)
+	}
+	reader.Swapped = devices
+	var got []string
+	for end := time.Now().Add(10 * time.Second); len(got) < 2 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if processes, err = reader.Processes(t.Context(), NewChanges()); err != nil || len(processes) != 1 {
+			t.Fatalf("%+v, %v", processes, err)
+		}
+		got = nil
+		for _, use := range processes[0].Uses {
+			got = append(got, use.Path)
+		}
+	}
+	if slices.Sort(got); !slices.Equal(got, []string{"usr/bin/bash", "usr/bin/env"}) || compared["usr/bin/bash"] == 0 {
+		t.Errorf("it uses %q, compared were %v", got, compared)
+	}
+	started := uint64(0)
+	err = proc.NewScanner(procDir).Each(t.Context(), func(p *proc.Process) (err error) {
+		started, err = p.Started()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader.Swapped = nil
+	for ticks, want := range map[uint64]int{started: 1, started + 1: 0} {
+		c := NewChanges()
+		c.Remember([]Interpreted{{PID: processes[0].PID, Started: ticks, Path: "usr/share/app/run.py"}})
+		if processes, err = reader.Processes(t.Context(), c); err != nil || len(processes) != 1 || len(processes[0].Uses) != want {
+			t.Errorf("a process that started then: %+v, %v", processes, err)
+		}
+	}
+}

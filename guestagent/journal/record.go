@@ -98,6 +98,10 @@ type Record struct {
 	LoaderCache bool `json:"loader_cache,omitempty"`
 	// Left are the units that the policy leaves as they are, as the assessment before the swap found them.
 	Left []impact.Left `json:"left,omitempty"`
+	// Interpreted is code of earlier stacks of this boot that processes have read and keep no file of.
+	Interpreted []impact.Interpreted `json:"interpreted,omitempty"`
+	// Kept are the lines of the report's pending that say what was left as it was. They may be true no more.
+	Kept []string `json:"kept,omitempty"`
 	// Failed are the units that had failed before.
 	Failed []string `json:"failed,omitempty"`
 	// Planned are the units to be restarted or reloaded. They are journaled before the first of them is.

@@ -74,11 +74,11 @@ func (s *System) Packages(ctx context.Context, a *impact.Assessment) error {
 
 // Snapshot implements refresh.System.
 func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error) {
-	snapshot, err := s.Usr.snapshot(swapped)
+	reader := &impact.Reader{Proc: "/proc"}
+	snapshot, err := s.Usr.snapshot(swapped, reader)
 	if err != nil {
 		return impact.Snapshot{}, err
 	}
-	reader := &impact.Reader{Proc: "/proc"}
 	if reader.Confines, err = confinement(); err != nil {
 		return impact.Snapshot{}, err
 	}
@@ -117,6 +117,9 @@ func (s *System) concerned(changes *impact.Changes, processes []impact.Process, 
 	referring, err := units.Referring(others)
 	return append(names, referring...), err
 }
+
+// Swapped implements refresh.System.
+func (s *System) Swapped() (bool, error) { return s.Usr.Swapped() }
 
 // Pinned implements refresh.System.
 func (s *System) Pinned(ctx context.Context) ([]string, error) {

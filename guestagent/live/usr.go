@@ -28,9 +28,13 @@ type Usr struct {
 	usr mounts.Usr
 	// file is the record of the swaps of this boot.
 	file string
+	// Booted are the mount points of the layers of which the first /usr of this boot consists, bottom to top.
+	Booted []string
 
 	mutex    sync.Mutex
 	previous *mounts.Detached
+	// alike are pairs of files of different layers that were compared by content.
+	alike map[filePair]bool
 }
 
 // usrRecord is the record in /run: it is kept when the agent is restarted, and lost at a boot.
@@ -49,8 +53,10 @@ type usrRecord struct {
 type stackRecord struct {
 	// Layers are their ids in hexadecimal, bottom to top.
 	Layers []string `json:"layers"`
-	// Devices are the device numbers that its files show.
+	// Devices are the device numbers that its files show. The first is the file system's own.
 	Devices []uint64 `json:"devices"`
+	// Files are those of the files of each layer; 0 if unknown.
+	Files []uint64 `json:"files,omitempty"`
 }
 
 // swapRecord is one swap.
@@ -102,21 +108,67 @@ func (l *Usr) begin(next *mounts.Detached, layers []string) (settled bool, err e
 		record.Earlier = append(record.Earlier, present)
 		record.Earlier = record.Earlier[max(0, len(record.Earlier)-maxEarlier):]
 	}
-	devices, err := next.Devices(layers, "usr")
+	// Only swaps change /usr, and they record it here. So one that is not recorded is the one of the boot.
+	if number, err := proc.ParseDevice(present.Device, 10); err != nil {
+		return false, err
+	} else if settled && len(l.Booted) > 0 && record.stackOn(number.Number()) == nil {
+		if err := l.recordBooted(&record); err != nil {
+			return false, err
+		}
+	}
+	stack, err := stackOf(next, layers)
 	if err != nil {
 		return false, err
 	}
-	stack := stackRecord{Layers: make([]string, len(layers)), Devices: devices}
-	for i, layer := range layers {
-		stack.Layers[i] = filepath.Base(layer)
-	}
-	// If a device number is reused, its earlier file system is gone.
-	record.Stacks = slices.DeleteFunc(record.Stacks, func(s stackRecord) bool {
-		return slices.ContainsFunc(s.Devices, func(d uint64) bool { return slices.Contains(devices, d) })
-	})
-	record.Stacks = append(record.Stacks, stack)
-	record.Stacks = record.Stacks[max(0, len(record.Stacks)-maxStacks):]
+	record.add(stack)
 	return settled, writeJSON(l.file, record)
+}
+
+// recordBooted records the stack of the /usr that is mounted since the boot.
+func (l *Usr) recordBooted(record *usrRecord) (err error) {
+	current, err := l.usr.Current()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, current.Close()) }()
+	stack, err := stackOf(current, l.Booted)
+	if err == nil {
+		record.add(stack)
+	}
+	return err
+}
+
+// stackOf returns what is recorded of a /usr that consists of layers.
+func stackOf(usr *mounts.Detached, layers []string) (stack stackRecord, err error) {
+	if stack.Devices, err = usr.Devices(layers, "usr"); err != nil {
+		return stack, err
+	}
+	if stack.Files, err = usr.LayerDevices(layers, "usr"); err != nil {
+		return stack, err
+	}
+	for _, layer := range layers {
+		stack.Layers = append(stack.Layers, filepath.Base(layer))
+	}
+	return stack, nil
+}
+
+// add adds a stack. If a device number is used again, its earlier file system is gone.
+func (r *usrRecord) add(stack stackRecord) {
+	r.Stacks = slices.DeleteFunc(r.Stacks, func(s stackRecord) bool {
+		return slices.ContainsFunc(s.Devices, func(d uint64) bool { return slices.Contains(stack.Devices, d) })
+	})
+	r.Stacks = append(r.Stacks, stack)
+	r.Stacks = r.Stacks[max(0, len(r.Stacks)-maxStacks):]
+}
+
+// stackOn returns the stack whose /usr is the file system of a device number; nil if none is recorded.
+func (r *usrRecord) stackOn(device uint64) *stackRecord {
+	for i := range r.Stacks {
+		if len(r.Stacks[i].Devices) > 0 && r.Stacks[i].Devices[0] == device {
+			return &r.Stacks[i]
+		}
+	}
+	return nil
 }
 
 // Swap implements refresh.Usr.
@@ -190,8 +242,14 @@ func (l *Usr) swapped() error {
 	return writeJSON(l.file, record)
 }
 
-// snapshot returns the part of a snapshot that concerns /usr.
-func (l *Usr) snapshot(swapped bool) (impact.Snapshot, error) {
+// Swapped reports whether /usr was swapped in this boot, so that a process can run code of an earlier one.
+func (l *Usr) Swapped() (bool, error) {
+	record, err := l.load()
+	return len(record.Swaps) > 0, err
+}
+
+// snapshot returns the part of a snapshot that concerns /usr, and has a reader compare what processes use.
+func (l *Usr) snapshot(swapped bool, reader *impact.Reader) (impact.Snapshot, error) {
 	var snapshot impact.Snapshot
 	record, err := l.load()
 	if err != nil {
@@ -201,12 +259,22 @@ func (l *Usr) snapshot(swapped bool) (impact.Snapshot, error) {
 	if err != nil {
 		return snapshot, err
 	}
+	now, err := proc.ParseDevice(present.Device, 10)
+	if err != nil {
+		return snapshot, err
+	}
+	if len(record.Swaps) > 0 {
+		reader.Compare = l.comparer(record, now).compare
+	}
 	for _, superblock := range all {
 		device, err := proc.ParseDevice(superblock.Device, 10)
 		if err != nil {
 			return snapshot, err
 		}
 		snapshot.Usr = append(snapshot.Usr, device)
+		if superblock != present {
+			reader.Swapped = append(reader.Swapped, device)
+		}
 		if swapped && superblock == present {
 			snapshot.Fresh = device
 		}

@@ -28,13 +28,26 @@ func (d *Detached) Devices(layers []string, directory string) ([]uint64, error) 
 		return nil, fmt.Errorf("devices of %s: %w", directory, err)
 	}
 	devices := []uint64{root.Dev}
-	for _, layer := range layers {
-		device, err := d.deviceOf(filepath.Join(layer, directory))
-		if err != nil {
-			return nil, fmt.Errorf("devices of %s: %w", directory, err)
-		}
+	of, err := d.LayerDevices(layers, directory)
+	if err != nil {
+		return nil, err
+	}
+	for _, device := range of {
 		if device != 0 && !slices.Contains(devices, device) {
 			devices = append(devices, device)
+		}
+	}
+	return devices, nil
+}
+
+// LayerDevices returns, for each layer, the device number that stat(2) shows of its regular files through this mount; 0
+// for a layer of which none of the first thousand files is visible.
+func (d *Detached) LayerDevices(layers []string, directory string) ([]uint64, error) {
+	devices := make([]uint64, len(layers))
+	for i, layer := range layers {
+		var err error
+		if devices[i], err = d.deviceOf(filepath.Join(layer, directory)); err != nil {
+			return nil, fmt.Errorf("devices of %s: %w", directory, err)
 		}
 	}
 	return devices, nil

@@ -211,6 +211,15 @@ func (u Usr) Finish() error {
 	return nil
 }
 
+// Current opens what is mounted at u.Path.
+func (u Usr) Current() (*Detached, error) {
+	fd, err := unix.Open(u.Path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the current %s: %w", u.Path, err)
+	}
+	return &Detached{fd: fd}, nil
+}
+
 // cloneCurrent clones the mount at u.Path with the mounts below it.
 func (u Usr) cloneCurrent() (*Detached, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, u.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)

@@ -127,6 +127,9 @@ func (e *Engine) Status() (Status, error) {
 	}
 	if s.Report.GetCommitted() {
 		for _, pending := range s.Report.GetPending() {
+			if slices.Contains(e.record.Kept, pending) {
+				continue // OldCode says whether it is still so
+			}
 			if !slices.Contains(s.Pending, pending) {
 				s.Pending = append(s.Pending, pending)
 			}
@@ -316,12 +319,59 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	for _, p := range planned {
 		names = append(names, p.Unit)
 	}
+	e.mutex.Lock()
+	changes.Remember(stillOld(e.record))
+	e.mutex.Unlock()
 	snapshot, err := e.System.Snapshot(ctx, changes, names, swapped)
 	if err != nil {
 		return nil, nil, fmt.Errorf("assess the impact: %w", err)
 	}
 	policy.Agent, policy.RunningKernel, policy.TargetKernel, policy.Obstacle = e.Agent, running, kernel, e.System.Obstacle()
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
+}
+
+// stillOld returns the interpreted code of stacks that do not run any more.
+func stillOld(record Record) []impact.Interpreted {
+	return slices.DeleteFunc(slices.Clone(record.Interpreted), func(i impact.Interpreted) bool { return record.Running.HasKey(i.Stack) })
+}
+
+// OldCode returns the processes that run old code now ("unit pid path"), whichever refresh of this boot brought the new
+// one, and what of it waits for a soft-reboot, in words. It compares what they use with what is mounted.
+func (e *Engine) OldCode(ctx context.Context) (remaining, pending []string, err error) {
+	e.mutex.Lock()
+	busy, running := e.flight != nil, e.record.Running
+	e.mutex.Unlock()
+	swapped, err := e.System.Swapped()
+	if err != nil || !swapped || busy {
+		return nil, nil, err
+	}
+	defer collectLess()()
+	// What the user's policy leaves alone is known from the last refresh.
+	request := &agentapi.RefreshRequest{}
+	if data, err := e.Records.Request(); err == nil {
+		if err := proto.Unmarshal(data, request); err != nil {
+			return nil, nil, fmt.Errorf("decode the request of the last refresh: %w", err)
+		}
+	}
+	a, _, err := e.assess(ctx, impact.NewChanges(), running.Kernel, request.GetPolicy(), nil, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	return remainingOf(a), a.Pending, nil
+}
+
+// remainingOf returns all processes of an assessment after a swap, in whatever way their units can be renewed.
+func remainingOf(a *impact.Assessment) []string {
+	remaining := slices.Clone(a.Remaining)
+	for _, affected := range a.Affected {
+		if !affected.Outcome.Keeps() { // renewed, and a process of it survived
+			for _, pid := range affected.PIDs {
+				remaining = append(remaining, fmt.Sprintf("%s %d %s", affected.Unit, pid, affected.FirstUse()))
+			}
+		}
+	}
+	slices.Sort(remaining)
+	return remaining
 }
 
 // Yield keeps refreshes from starting, so that another agent can take over, until stay is called. It returns ErrBusy
@@ -376,7 +426,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	e.report = &agentapi.Report{From: agentapi.NewStack(e.record.Running), To: agentapi.NewStack(to.stack), State: agentapi.State_IDLE}
 	e.record = Record{
 		State: Idle, BootID: e.record.BootID, Root: e.record.Root, Starts: 1, From: e.record.Running, To: to.stack,
-		Running: e.record.Running, Generation: e.record.Generation,
+		Running: e.record.Running, Generation: e.record.Generation, Interpreted: e.record.Interpreted,
 	}
 	request, _ = proto.Clone(request).(*agentapi.RefreshRequest)
 	e.tasks.Add(1)

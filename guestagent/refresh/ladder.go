@@ -79,7 +79,7 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 	if rung != Live {
 		// The rung renews everything that a live refresh would leave as it is.
 		waiting := impact.KernelPending(kernel.running, kernel.target)
-		a.Level, a.Left = levelOf(rung), nil
+		a.Level, a.Left, a.Remaining = levelOf(rung), nil, nil
 		a.Pending = slices.DeleteFunc(a.Pending, func(p string) bool {
 			return height(rung) >= height(Kexec) || slices.Contains(live.Pending, p) && p != waiting
 		})

@@ -275,13 +275,9 @@ func (r *run) reportRest(ctx context.Context, last *impact.Assessment, back bool
 	if err != nil {
 		return fmt.Errorf("audit the mount namespaces: %w", err)
 	}
-	remaining := slices.Clone(last.Remaining)
-	for _, affected := range last.Affected {
-		if !affected.Outcome.Keeps() { // renewed, and a process of it survived
-			for _, pid := range affected.PIDs {
-				remaining = append(remaining, fmt.Sprintf("%s %d %s", affected.Unit, pid, affected.FirstUse()))
-			}
-		}
+	remaining := remainingOf(last)
+	if err := r.rememberOldCode(last, back); err != nil {
+		return err
 	}
 	var left []impact.Left
 	r.note(func(report *agentapi.Report) {
@@ -300,6 +296,24 @@ func (r *run) reportRest(ctx context.Context, last *impact.Assessment, back bool
 		report.Pending = union(report.Pending, last.Pending)
 	})
 	return nil
+}
+
+// rememberOldCode journals what cannot be found out later: what processes have read of the old stack and keep no file of,
+// and which lines of the report say what was left as it was.
+func (r *run) rememberOldCode(last *impact.Assessment, back bool) error {
+	if back || len(last.Interpreted)+len(last.Pending) == 0 {
+		return nil
+	}
+	all := slices.Clone(last.Interpreted)
+	for i := range all {
+		all[i].Stack = r.record.From.Key()
+		for _, known := range r.record.Interpreted {
+			if known.PID == all[i].PID && known.Started == all[i].Started && known.Path == all[i].Path {
+				all[i].Stack = known.Stack // it is older than this refresh
+			}
+		}
+	}
+	return r.enter(r.record.State, func(record *Record) { record.Interpreted, record.Kept = all, last.Pending })
 }
 
 // union adds the lines that are missing.

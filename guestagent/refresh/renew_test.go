@@ -114,6 +114,91 @@ func TestWhatIsStartedBeforeTheSwapIsMissedIfItDoesNotComeBack(t *testing.T) {
 	}
 }
 
+// A small refresh after one that left something on old code does not make that new: what runs is compared with what is
+// mounted, whichever refresh brought it.
+func TestWhatRunsOldCodeIsReportedUntilItIsTrueNoMore(t *testing.T) {
+	w := newWorld(t)
+	one := w.releases["one"].stack.Base
+	w.release("two+", 3, w.releases["two"])
+	w.services["dbus.service"] = one
+	e, stop := w.engine()
+	says := func(where string, lines []string, want bool) {
+		t.Helper()
+		if got := strings.Contains(strings.Join(lines, "\n"), "dbus.service"); got != want {
+			t.Errorf("%s: %q", where, lines)
+		}
+	}
+	old := func(e *Engine, when string, want bool) {
+		t.Helper()
+		remaining, pending, err := e.OldCode(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		says(when+": remaining", remaining, want)
+		says(when+": pending", pending, want)
+	}
+	old(e, "before all", false)
+	w.give("one", "two")
+	report := w.refresh(e, w.ask("one", "two")).Report
+	says("the first refresh remains", report.GetRemaining(), true)
+	says("the first refresh is pending", report.GetPending(), true)
+	old(e, "after the first", true)
+	stop()
+	e, stop = w.engine() // the agent is restarted
+	defer func() { stop() }()
+	old(e, "to the next agent", true)
+
+	w.give("two", "two+")
+	plan, err := e.Assess(t.Context(), &agentapi.AssessRequest{Target: w.target("two", "two+")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	says("the plan remains", plan.GetRemaining(), true)
+	says("the plan is pending", plan.GetPending(), true)
+	if plan.GetLevel() != agentapi.Level_NONE || len(plan.GetUnits()) != 0 {
+		t.Errorf("the plan interrupts %v", plan)
+	}
+	w.give("two", "two+")
+	status := w.refresh(e, w.ask("two", "two+"))
+	says("the second refresh remains", status.Report.GetRemaining(), true)
+	says("the second refresh is pending", status.Report.GetPending(), true)
+	if !status.Report.GetCommitted() || len(status.Report.GetRestarts()) != 0 {
+		t.Errorf("%v", status.Report)
+	}
+	old(e, "after the second", true)
+	// It was renewed by somebody.
+	w.mutex.Lock()
+	w.services["dbus.service"] = w.usr
+	w.mutex.Unlock()
+	old(e, "when it is renewed", false)
+	if status, err = e.Status(); err != nil {
+		t.Fatal(err)
+	}
+	says("the status is pending", status.Pending, false)
+}
+
+// A unit that an earlier refresh could not renew, or was told to leave alone, is renewed by a later one that may.
+func TestWhatAnEarlierRefreshLeftIsRenewedWhenThePolicyAllows(t *testing.T) {
+	w := newWorld(t)
+	w.release("two+", 3, w.releases["two"])
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	request := w.ask("one", "two")
+	request.Policy = &agentapi.UnitPolicy{Units: map[string]string{"a.service": "report"}}
+	if report := w.refresh(e, request).Report; !strings.Contains(strings.Join(report.GetRemaining(), " "), "a.service") {
+		t.Errorf("%v", report)
+	}
+	w.give("two", "two+")
+	report := w.refresh(e, w.ask("two", "two+")).Report
+	if names := restartedUnits(report); !slices.Equal(names, []string{"a.service"}) || len(report.GetRemaining()) != 0 {
+		t.Errorf("restarted were %v, %v remain", names, report.GetRemaining())
+	}
+	if units := report.GetImpact().GetUnits(); len(units) != 1 || units[0].GetReason() != "it still runs code of an earlier release" {
+		t.Errorf("the impact is %v", units)
+	}
+}
+
 // What is started from the old /usr while units are restarted is found when it is looked again.
 func TestWhatIsStartedMeanwhileIsRestartedInTheNextRound(t *testing.T) {
 	w := newWorld(t)

@@ -115,6 +115,8 @@ type System interface {
 	// Snapshot reads what runs. If swapped is true, files of the current /usr count as new. The snapshot includes the
 	// named units even without a process.
 	Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error)
+	// Swapped reports whether /usr was swapped in this boot.
+	Swapped() (bool, error)
 	// Packages sets the packages to which the files that the units use belong.
 	Packages(ctx context.Context, a *impact.Assessment) error
 	// Pinned returns the units that see an earlier /usr in a mount namespace of their own.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
@@ -99,7 +100,7 @@ func (w worldUsr) of(layers []string) (tree.Digest, error) {
 func (w worldUsr) Swap(_ context.Context, layers []string) error {
 	return w.do("swap", func() error {
 		base, err := w.of(layers)
-		w.usr = base
+		w.usr, w.swapped = base, true
 		return err
 	})
 }
@@ -330,6 +331,11 @@ func (w worldSystem) Room(context.Context) error { return w.do("room", func() er
 
 func device(version tree.Digest) proc.Device { return proc.Device{Minor: uint32(version[0]) + 1} }
 
+func (w worldSystem) Swapped() (swapped bool, err error) {
+	err = w.do("swapped", func() error { swapped = w.swapped; return nil })
+	return swapped, err
+}
+
 func (w worldSystem) Moment() (uint64, error) { return uint64(time.Now().UnixMicro()), nil }
 
 func (w worldSystem) Packages(context.Context, *impact.Assessment) error { return nil }
@@ -341,7 +347,11 @@ func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, 
 			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit]}
 		}
 		use := func(version tree.Digest) []impact.Use {
-			return []impact.Use{{Path: library, Device: device(version), Mapped: true}}
+			use := impact.Use{Path: library, Device: device(version), Mapped: true, Version: impact.Earlier}
+			if strings.TrimSuffix(w.name(version), "+") == strings.TrimSuffix(w.name(w.usr), "+") {
+				use.Version = impact.Mounted
+			}
+			return []impact.Use{use}
 		}
 		s.Processes = append(s.Processes, impact.Process{PID: 1, Unit: impact.ManagerUnit, SystemRoot: true, Uses: use(w.manager)},
 			impact.Process{PID: 2, Unit: "agent.service", SystemRoot: true}, impact.Process{PID: 3, Unit: "idle.service", SystemRoot: true})

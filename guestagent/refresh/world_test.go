@@ -90,6 +90,7 @@ type world struct {
 	earlier  *tree.Digest
 	open     map[tree.Digest]bool
 	services map[string]tree.Digest
+	swapped  bool // whether /usr was swapped in this boot
 	manager  tree.Digest
 	blobs    map[tree.Digest][]byte
 	pathOf   map[string]tree.Digest // mount point of a layer to the base it belongs to
@@ -157,14 +158,15 @@ func newWorld(t tester) *world {
 	return w
 }
 
-// release makes a release whose library and settings differ from all others.
+// release makes a release whose library and settings differ from all others. One whose name ends in "+" has the library
+// of the release without.
 func (w *world) release(name string, sequence uint64, previous *made) *made {
 	w.t.Helper()
 	entries := []tree.Entry{
 		{Path: ".", Type: tree.Directory, Mode: 0o755}, {Path: "etc", Type: tree.Directory, Mode: 0o755},
 		{Path: settings, Type: tree.Regular, Mode: 0o644, Size: 1, Digest: tree.Sum([]byte("etc " + name))},
 		{Path: "usr", Type: tree.Directory, Mode: 0o755}, {Path: "usr/lib", Type: tree.Directory, Mode: 0o755},
-		{Path: library, Type: tree.Regular, Mode: 0o644, Size: 1, Digest: tree.Sum([]byte("library " + name))},
+		{Path: library, Type: tree.Regular, Mode: 0o644, Size: 1, Digest: tree.Sum([]byte("library " + strings.TrimSuffix(name, "+")))},
 	}
 	var contents bytes.Buffer
 	blob, err := release.WriteContents(&contents, entries)
@@ -239,7 +241,7 @@ func (w *world) begin(stack release.Stack) {
 	if w.etcUndo != nil && w.etcTo != stack.Base {
 		w.etc, w.etcUndo = *w.etcUndo, nil
 	}
-	w.usr, w.earlier = w.booted.Base, nil
+	w.usr, w.earlier, w.swapped = w.booted.Base, nil, false
 	w.services = map[string]tree.Digest{"a.service": w.usr, "b.service": w.usr}
 	w.manager = w.usr
 	w.restartedAt, w.failed = map[string]time.Time{}, map[string]bool{}

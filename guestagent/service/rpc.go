@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,6 +43,8 @@ const (
 // Engine carries out refreshes: refresh.Engine.
 type Engine interface {
 	Status() (refresh.Status, error)
+	// OldCode returns the processes that run old code now, and what of it waits for a soft-reboot.
+	OldCode(ctx context.Context) (remaining, pending []string, err error)
 	// Await waits until no refresh is in flight, or one in another state than seen, or until ctx ends.
 	Await(ctx context.Context, seen agentapi.State)
 	Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error)
@@ -208,6 +211,16 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 	}
 	for _, id := range attached {
 		response.Attached = append(response.Attached, id.String())
+	}
+	remaining, pending, err := a.engine.OldCode(ctx)
+	if err != nil { // not an error of the status: a VM that cannot read its /usr has to say so
+		pending = append(pending, "unable to find what still runs old code: "+err.Error())
+	}
+	response.Remaining = remaining
+	for _, line := range pending {
+		if !slices.Contains(response.GetPending(), line) {
+			response.Pending = append(response.Pending, line)
+		}
 	}
 	return response, a.measure(response)
 }

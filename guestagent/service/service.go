@@ -68,6 +68,9 @@ func Run(ctx context.Context, version string) error {
 		return fmt.Errorf("start the agent: %w", err)
 	}
 	manager := &units.Manager{}
+	for _, layer := range record.Stack.Layers {
+		usr.Booted = append(usr.Booted, mounts.LayerPath(layer.ID))
+	}
 	system := &live.System{Usr: usr, Units: manager, Agent: boot.AgentUnit}
 	engine := &refresh.Engine{
 		Layers: live.Layers{}, Usr: usr, Etc: live.Etc{}, Units: liveUnits{manager}, System: system,

@@ -39,6 +39,9 @@ type fakeEngine struct {
 	asked   []*agentapi.RefreshRequest
 	refused error
 	yielded bool
+	// remaining, oldPending and oldFailure are the answer of OldCode.
+	remaining, oldPending []string
+	oldFailure            error
 	// turned, when set, is waited for by those who wait for another state, and seen gets what they saw.
 	turned chan struct{}
 	seen   chan agentapi.State
@@ -50,6 +53,10 @@ func (f *fakeEngine) Status() (refresh.Status, error) {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
 	return f.now, nil
+}
+
+func (f *fakeEngine) OldCode(context.Context) (remaining, pending []string, err error) {
+	return f.remaining, f.oldPending, f.oldFailure
 }
 
 func (f *fakeEngine) Await(ctx context.Context, seen agentapi.State) {

@@ -521,8 +521,12 @@ type StatusResponse struct {
 	Protocol int32 `protobuf:"varint,21,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// SHA-256 of the agent of agent_refused, "sha256:<64 hex>"; "" if there is none.
 	RefusedAgentDigest string `protobuf:"bytes,22,opt,name=refused_agent_digest,json=refusedAgentDigest,proto3" json:"refused_agent_digest,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Processes that run old code now, whichever refresh of this boot brought the new one: "unit pid path".
+	Remaining []string `protobuf:"bytes,23,rep,name=remaining,proto3" json:"remaining,omitempty"`
+	// What the running stack consists of and cannot be read, in words, one line for each layer.
+	Unreadable    []string `protobuf:"bytes,24,rep,name=unreadable,proto3" json:"unreadable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -707,6 +711,20 @@ func (x *StatusResponse) GetRefusedAgentDigest() string {
 		return x.RefusedAgentDigest
 	}
 	return ""
+}
+
+func (x *StatusResponse) GetRemaining() []string {
+	if x != nil {
+		return x.Remaining
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetUnreadable() []string {
+	if x != nil {
+		return x.Unreadable
+	}
+	return nil
 }
 
 type PutRequest struct {
@@ -999,7 +1017,12 @@ type Impact struct {
 	// What takes effect later than the refresh, in words, as in StatusResponse.pending.
 	Pending []string `protobuf:"bytes,8,rep,name=pending,proto3" json:"pending,omitempty"`
 	// Affected units that the policy leaves as they are: "unit: reason; policy".
-	Left          []string `protobuf:"bytes,9,rep,name=left,proto3" json:"left,omitempty"`
+	Left []string `protobuf:"bytes,9,rep,name=left,proto3" json:"left,omitempty"`
+	// Affected processes that a live refresh leaves as they are: "unit pid path". They include those that run code from
+	// before an earlier refresh.
+	Remaining []string `protobuf:"bytes,10,rep,name=remaining,proto3" json:"remaining,omitempty"`
+	// Units that the target enables and that are started.
+	Starts        []*UnitStart `protobuf:"bytes,11,rep,name=starts,proto3" json:"starts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1097,6 +1120,100 @@ func (x *Impact) GetLeft() []string {
 	return nil
 }
 
+func (x *Impact) GetRemaining() []string {
+	if x != nil {
+		return x.Remaining
+	}
+	return nil
+}
+
+func (x *Impact) GetStarts() []*UnitStart {
+	if x != nil {
+		return x.Starts
+	}
+	return nil
+}
+
+// A unit that a release enables: one of its targets is active, so a package manager would start it, too.
+type UnitStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Unit  string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
+	// The target or unit that wants or requires it.
+	WantedBy string `protobuf:"bytes,2,opt,name=wanted_by,json=wantedBy,proto3" json:"wanted_by,omitempty"`
+	// Why it is not started; "" if it is.
+	Skipped string `protobuf:"bytes,3,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// How long it took to start, in microseconds. 0 before.
+	TookUs        int64  `protobuf:"varint,4,opt,name=took_us,json=tookUs,proto3" json:"took_us,omitempty"`
+	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnitStart) Reset() {
+	*x = UnitStart{}
+	mi := &file_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnitStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnitStart) ProtoMessage() {}
+
+func (x *UnitStart) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnitStart.ProtoReflect.Descriptor instead.
+func (*UnitStart) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UnitStart) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *UnitStart) GetWantedBy() string {
+	if x != nil {
+		return x.WantedBy
+	}
+	return ""
+}
+
+func (x *UnitStart) GetSkipped() string {
+	if x != nil {
+		return x.Skipped
+	}
+	return ""
+}
+
+func (x *UnitStart) GetTookUs() int64 {
+	if x != nil {
+		return x.TookUs
+	}
+	return 0
+}
+
+func (x *UnitStart) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type UnitImpact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Unit  string                 `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
@@ -1113,7 +1230,7 @@ type UnitImpact struct {
 
 func (x *UnitImpact) Reset() {
 	*x = UnitImpact{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1242,7 @@ func (x *UnitImpact) String() string {
 func (*UnitImpact) ProtoMessage() {}
 
 func (x *UnitImpact) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1255,7 @@ func (x *UnitImpact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitImpact.ProtoReflect.Descriptor instead.
 func (*UnitImpact) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UnitImpact) GetUnit() string {
@@ -1200,7 +1317,7 @@ type UnitPolicy struct {
 
 func (x *UnitPolicy) Reset() {
 	*x = UnitPolicy{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1329,7 @@ func (x *UnitPolicy) String() string {
 func (*UnitPolicy) ProtoMessage() {}
 
 func (x *UnitPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1342,7 @@ func (x *UnitPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitPolicy.ProtoReflect.Descriptor instead.
 func (*UnitPolicy) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UnitPolicy) GetDefault() string {
@@ -1258,7 +1375,7 @@ type PathList struct {
 
 func (x *PathList) Reset() {
 	*x = PathList{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1387,7 @@ func (x *PathList) String() string {
 func (*PathList) ProtoMessage() {}
 
 func (x *PathList) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1400,7 @@ func (x *PathList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathList.ProtoReflect.Descriptor instead.
 func (*PathList) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PathList) GetPaths() []string {
@@ -1310,7 +1427,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1439,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1452,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HealthCheck) GetName() string {
@@ -1436,7 +1553,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1565,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1578,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Command) GetArgv() []string {
@@ -1496,7 +1613,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1625,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1638,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RefreshRequest) GetTarget() *Target {
@@ -1611,7 +1728,7 @@ type RefreshResponse struct {
 
 func (x *RefreshResponse) Reset() {
 	*x = RefreshResponse{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1740,7 @@ func (x *RefreshResponse) String() string {
 func (*RefreshResponse) ProtoMessage() {}
 
 func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1753,7 @@ func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
 func (*RefreshResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RefreshResponse) GetStarted() bool {
@@ -1676,15 +1793,17 @@ type Report struct {
 	// The rung that the refresh uses, as in Impact.strategy; known from VERIFIED on.
 	Strategy string `protobuf:"bytes,18,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	// Why it was refused, if it was.
-	Refusal         Refusal     `protobuf:"varint,19,opt,name=refusal,proto3,enum=sharedos.agent.v1.Refusal" json:"refusal,omitempty"`
-	ConflictDetails []*Conflict `protobuf:"bytes,24,rep,name=conflict_details,json=conflictDetails,proto3" json:"conflict_details,omitempty"`
+	Refusal Refusal `protobuf:"varint,19,opt,name=refusal,proto3,enum=sharedos.agent.v1.Refusal" json:"refusal,omitempty"`
+	// Units that the target enables: what was started, and what was not and why.
+	Starts          []*UnitStart `protobuf:"bytes,20,rep,name=starts,proto3" json:"starts,omitempty"`
+	ConflictDetails []*Conflict  `protobuf:"bytes,24,rep,name=conflict_details,json=conflictDetails,proto3" json:"conflict_details,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1815,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1828,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Report) GetFrom() *Stack {
@@ -1845,6 +1964,13 @@ func (x *Report) GetRefusal() Refusal {
 	return Refusal_REFUSAL_UNSPECIFIED
 }
 
+func (x *Report) GetStarts() []*UnitStart {
+	if x != nil {
+		return x.Starts
+	}
+	return nil
+}
+
 func (x *Report) GetConflictDetails() []*Conflict {
 	if x != nil {
 		return x.ConflictDetails
@@ -1869,7 +1995,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2007,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2020,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Conflict) GetPath() string {
@@ -1938,7 +2064,7 @@ type UnitRestart struct {
 
 func (x *UnitRestart) Reset() {
 	*x = UnitRestart{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2076,7 @@ func (x *UnitRestart) String() string {
 func (*UnitRestart) ProtoMessage() {}
 
 func (x *UnitRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2089,7 @@ func (x *UnitRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitRestart.ProtoReflect.Descriptor instead.
 func (*UnitRestart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UnitRestart) GetUnit() string {
@@ -2006,7 +2132,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2144,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2157,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Timing) GetStep() string {
@@ -2059,7 +2185,7 @@ type ReleaseLayersRequest struct {
 
 func (x *ReleaseLayersRequest) Reset() {
 	*x = ReleaseLayersRequest{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2197,7 @@ func (x *ReleaseLayersRequest) String() string {
 func (*ReleaseLayersRequest) ProtoMessage() {}
 
 func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2210,7 @@ func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReleaseLayersRequest) GetIds() []string {
@@ -2111,7 +2237,7 @@ type ReleaseLayersResponse struct {
 
 func (x *ReleaseLayersResponse) Reset() {
 	*x = ReleaseLayersResponse{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2249,7 @@ func (x *ReleaseLayersResponse) String() string {
 func (*ReleaseLayersResponse) ProtoMessage() {}
 
 func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2262,7 @@ func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReleaseLayersResponse) GetFree() []string {
@@ -2164,7 +2290,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2302,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2315,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Held) GetId() string {
@@ -2216,7 +2342,7 @@ type MappedRequest struct {
 
 func (x *MappedRequest) Reset() {
 	*x = MappedRequest{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2354,7 @@ func (x *MappedRequest) String() string {
 func (*MappedRequest) ProtoMessage() {}
 
 func (x *MappedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2367,7 @@ func (x *MappedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedRequest.ProtoReflect.Descriptor instead.
 func (*MappedRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MappedRequest) GetSuffix() string {
@@ -2260,7 +2386,7 @@ type MappedResponse struct {
 
 func (x *MappedResponse) Reset() {
 	*x = MappedResponse{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2398,7 @@ func (x *MappedResponse) String() string {
 func (*MappedResponse) ProtoMessage() {}
 
 func (x *MappedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2411,7 @@ func (x *MappedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedResponse.ProtoReflect.Descriptor instead.
 func (*MappedResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MappedResponse) GetFiles() []*MappedFile {
@@ -2309,7 +2435,7 @@ type MappedFile struct {
 
 func (x *MappedFile) Reset() {
 	*x = MappedFile{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2447,7 @@ func (x *MappedFile) String() string {
 func (*MappedFile) ProtoMessage() {}
 
 func (x *MappedFile) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2460,7 @@ func (x *MappedFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedFile.ProtoReflect.Descriptor instead.
 func (*MappedFile) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MappedFile) GetUnit() string {
@@ -2382,7 +2508,7 @@ type GrowDiskRequest struct {
 
 func (x *GrowDiskRequest) Reset() {
 	*x = GrowDiskRequest{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +2520,7 @@ func (x *GrowDiskRequest) String() string {
 func (*GrowDiskRequest) ProtoMessage() {}
 
 func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +2533,7 @@ func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskRequest.ProtoReflect.Descriptor instead.
 func (*GrowDiskRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GrowDiskRequest) GetSize() int64 {
@@ -2428,7 +2554,7 @@ type GrowDiskResponse struct {
 
 func (x *GrowDiskResponse) Reset() {
 	*x = GrowDiskResponse{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2566,7 @@ func (x *GrowDiskResponse) String() string {
 func (*GrowDiskResponse) ProtoMessage() {}
 
 func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2579,7 @@ func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskResponse.ProtoReflect.Descriptor instead.
 func (*GrowDiskResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GrowDiskResponse) GetBeforeBytes() int64 {
@@ -2480,7 +2606,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2618,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2631,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -2525,7 +2651,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2663,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2676,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -2579,7 +2705,7 @@ const file_agent_proto_rawDesc = "" +
 	"\rStatusRequest\x12.\n" +
 	"\x05event\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.EventR\x05event\x12,\n" +
 	"\x04seen\x18\x02 \x01(\x0e2\x18.sharedos.agent.v1.StateR\x04seen\x12\x17\n" +
-	"\await_ms\x18\x03 \x01(\x03R\x06waitMs\"\xa0\x06\n" +
+	"\await_ms\x18\x03 \x01(\x03R\x06waitMs\"\xde\x06\n" +
 	"\x0eStatusResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x16\n" +
@@ -2608,7 +2734,11 @@ const file_agent_proto_rawDesc = "" +
 	"\fagent_digest\x18\x13 \x01(\tR\vagentDigest\x12#\n" +
 	"\ragent_refused\x18\x14 \x01(\tR\fagentRefused\x12\x1a\n" +
 	"\bprotocol\x18\x15 \x01(\x05R\bprotocol\x120\n" +
-	"\x14refused_agent_digest\x18\x16 \x01(\tR\x12refusedAgentDigest\"d\n" +
+	"\x14refused_agent_digest\x18\x16 \x01(\tR\x12refusedAgentDigest\x12\x1c\n" +
+	"\tremaining\x18\x17 \x03(\tR\tremaining\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\x18 \x03(\tR\n" +
+	"unreadable\"d\n" +
 	"\n" +
 	"PutRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
@@ -2625,7 +2755,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x06policy\x18\x02 \x01(\v2\x1d.sharedos.agent.v1.UnitPolicyR\x06policy\x12\x1a\n" +
 	"\bstrategy\x18\x03 \x01(\tR\bstrategy\"C\n" +
 	"\x0eAssessResponse\x121\n" +
-	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\xb2\x02\n" +
+	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\x86\x03\n" +
 	"\x06Impact\x12.\n" +
 	"\x05level\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\x05level\x123\n" +
 	"\x05units\x18\x02 \x03(\v2\x1d.sharedos.agent.v1.UnitImpactR\x05units\x12\x1e\n" +
@@ -2637,7 +2767,16 @@ const file_agent_proto_rawDesc = "" +
 	"\bsessions\x18\x06 \x03(\tR\bsessions\x12\x1a\n" +
 	"\bstrategy\x18\a \x01(\tR\bstrategy\x12\x18\n" +
 	"\apending\x18\b \x03(\tR\apending\x12\x12\n" +
-	"\x04left\x18\t \x03(\tR\x04left\"\xb9\x01\n" +
+	"\x04left\x18\t \x03(\tR\x04left\x12\x1c\n" +
+	"\tremaining\x18\n" +
+	" \x03(\tR\tremaining\x124\n" +
+	"\x06starts\x18\v \x03(\v2\x1c.sharedos.agent.v1.UnitStartR\x06starts\"\x85\x01\n" +
+	"\tUnitStart\x12\x12\n" +
+	"\x04unit\x18\x01 \x01(\tR\x04unit\x12\x1b\n" +
+	"\twanted_by\x18\x02 \x01(\tR\bwantedBy\x12\x18\n" +
+	"\askipped\x18\x03 \x01(\tR\askipped\x12\x17\n" +
+	"\atook_us\x18\x04 \x01(\x03R\x06tookUs\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\xb9\x01\n" +
 	"\n" +
 	"UnitImpact\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12.\n" +
@@ -2688,7 +2827,7 @@ const file_agent_proto_rawDesc = "" +
 	" \x01(\tR\vcommandLine\x12,\n" +
 	"\x12restart_timeout_ms\x18\v \x01(\x03R\x10restartTimeoutMs\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
-	"\astarted\x18\x01 \x01(\bR\astarted\"\xf1\x05\n" +
+	"\astarted\x18\x01 \x01(\bR\astarted\"\xa7\x06\n" +
 	"\x06Report\x12,\n" +
 	"\x04from\x18\x01 \x01(\v2\x18.sharedos.agent.v1.StackR\x04from\x12(\n" +
 	"\x02to\x18\x02 \x01(\v2\x18.sharedos.agent.v1.StackR\x02to\x12.\n" +
@@ -2710,7 +2849,8 @@ const file_agent_proto_rawDesc = "" +
 	"\tunchecked\x18\x10 \x03(\tR\tunchecked\x12\x12\n" +
 	"\x04left\x18\x11 \x03(\tR\x04left\x12\x1a\n" +
 	"\bstrategy\x18\x12 \x01(\tR\bstrategy\x124\n" +
-	"\arefusal\x18\x13 \x01(\x0e2\x1a.sharedos.agent.v1.RefusalR\arefusal\x12F\n" +
+	"\arefusal\x18\x13 \x01(\x0e2\x1a.sharedos.agent.v1.RefusalR\arefusal\x124\n" +
+	"\x06starts\x18\x14 \x03(\v2\x1c.sharedos.agent.v1.UnitStartR\x06starts\x12F\n" +
 	"\x10conflict_details\x18\x18 \x03(\v2\x1b.sharedos.agent.v1.ConflictR\x0fconflictDetails\"b\n" +
 	"\bConflict\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
@@ -2813,7 +2953,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -2829,29 +2969,30 @@ var file_agent_proto_goTypes = []any{
 	(*AssessRequest)(nil),         // 11: sharedos.agent.v1.AssessRequest
 	(*AssessResponse)(nil),        // 12: sharedos.agent.v1.AssessResponse
 	(*Impact)(nil),                // 13: sharedos.agent.v1.Impact
-	(*UnitImpact)(nil),            // 14: sharedos.agent.v1.UnitImpact
-	(*UnitPolicy)(nil),            // 15: sharedos.agent.v1.UnitPolicy
-	(*PathList)(nil),              // 16: sharedos.agent.v1.PathList
-	(*HealthCheck)(nil),           // 17: sharedos.agent.v1.HealthCheck
-	(*Command)(nil),               // 18: sharedos.agent.v1.Command
-	(*RefreshRequest)(nil),        // 19: sharedos.agent.v1.RefreshRequest
-	(*RefreshResponse)(nil),       // 20: sharedos.agent.v1.RefreshResponse
-	(*Report)(nil),                // 21: sharedos.agent.v1.Report
-	(*Conflict)(nil),              // 22: sharedos.agent.v1.Conflict
-	(*UnitRestart)(nil),           // 23: sharedos.agent.v1.UnitRestart
-	(*Timing)(nil),                // 24: sharedos.agent.v1.Timing
-	(*ReleaseLayersRequest)(nil),  // 25: sharedos.agent.v1.ReleaseLayersRequest
-	(*ReleaseLayersResponse)(nil), // 26: sharedos.agent.v1.ReleaseLayersResponse
-	(*Held)(nil),                  // 27: sharedos.agent.v1.Held
-	(*MappedRequest)(nil),         // 28: sharedos.agent.v1.MappedRequest
-	(*MappedResponse)(nil),        // 29: sharedos.agent.v1.MappedResponse
-	(*MappedFile)(nil),            // 30: sharedos.agent.v1.MappedFile
-	(*GrowDiskRequest)(nil),       // 31: sharedos.agent.v1.GrowDiskRequest
-	(*GrowDiskResponse)(nil),      // 32: sharedos.agent.v1.GrowDiskResponse
-	(*ReplaceRequest)(nil),        // 33: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 34: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 35: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 36: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*UnitStart)(nil),             // 14: sharedos.agent.v1.UnitStart
+	(*UnitImpact)(nil),            // 15: sharedos.agent.v1.UnitImpact
+	(*UnitPolicy)(nil),            // 16: sharedos.agent.v1.UnitPolicy
+	(*PathList)(nil),              // 17: sharedos.agent.v1.PathList
+	(*HealthCheck)(nil),           // 18: sharedos.agent.v1.HealthCheck
+	(*Command)(nil),               // 19: sharedos.agent.v1.Command
+	(*RefreshRequest)(nil),        // 20: sharedos.agent.v1.RefreshRequest
+	(*RefreshResponse)(nil),       // 21: sharedos.agent.v1.RefreshResponse
+	(*Report)(nil),                // 22: sharedos.agent.v1.Report
+	(*Conflict)(nil),              // 23: sharedos.agent.v1.Conflict
+	(*UnitRestart)(nil),           // 24: sharedos.agent.v1.UnitRestart
+	(*Timing)(nil),                // 25: sharedos.agent.v1.Timing
+	(*ReleaseLayersRequest)(nil),  // 26: sharedos.agent.v1.ReleaseLayersRequest
+	(*ReleaseLayersResponse)(nil), // 27: sharedos.agent.v1.ReleaseLayersResponse
+	(*Held)(nil),                  // 28: sharedos.agent.v1.Held
+	(*MappedRequest)(nil),         // 29: sharedos.agent.v1.MappedRequest
+	(*MappedResponse)(nil),        // 30: sharedos.agent.v1.MappedResponse
+	(*MappedFile)(nil),            // 31: sharedos.agent.v1.MappedFile
+	(*GrowDiskRequest)(nil),       // 32: sharedos.agent.v1.GrowDiskRequest
+	(*GrowDiskResponse)(nil),      // 33: sharedos.agent.v1.GrowDiskResponse
+	(*ReplaceRequest)(nil),        // 34: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 35: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 36: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 37: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
@@ -2859,53 +3000,55 @@ var file_agent_proto_depIdxs = []int32{
 	0,  // 2: sharedos.agent.v1.StatusRequest.seen:type_name -> sharedos.agent.v1.State
 	5,  // 3: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
 	0,  // 4: sharedos.agent.v1.StatusResponse.state:type_name -> sharedos.agent.v1.State
-	21, // 5: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
+	22, // 5: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
 	10, // 6: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
-	15, // 7: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	16, // 7: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
 	13, // 8: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
 	1,  // 9: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
-	14, // 10: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
-	1,  // 11: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	35, // 12: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	36, // 13: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
-	18, // 14: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
-	10, // 15: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
-	1,  // 16: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
-	17, // 17: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	15, // 18: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	5,  // 19: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
-	5,  // 20: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
-	0,  // 21: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
-	13, // 22: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
-	23, // 23: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
-	24, // 24: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
-	3,  // 25: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
-	22, // 26: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
-	1,  // 27: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
-	27, // 28: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
-	30, // 29: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	16, // 30: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	6,  // 31: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	8,  // 32: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	11, // 33: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	19, // 34: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	25, // 35: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	28, // 36: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	31, // 37: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	33, // 38: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	7,  // 39: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	9,  // 40: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	12, // 41: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	20, // 42: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	26, // 43: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	29, // 44: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	32, // 45: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	34, // 46: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	39, // [39:47] is the sub-list for method output_type
-	31, // [31:39] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	15, // 10: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
+	14, // 11: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
+	1,  // 12: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
+	36, // 13: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	37, // 14: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	19, // 15: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
+	10, // 16: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
+	1,  // 17: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
+	18, // 18: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	16, // 19: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	5,  // 20: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
+	5,  // 21: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
+	0,  // 22: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
+	13, // 23: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
+	24, // 24: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	25, // 25: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
+	3,  // 26: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
+	14, // 27: sharedos.agent.v1.Report.starts:type_name -> sharedos.agent.v1.UnitStart
+	23, // 28: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
+	1,  // 29: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
+	28, // 30: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
+	31, // 31: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
+	17, // 32: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	6,  // 33: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	8,  // 34: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	11, // 35: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	20, // 36: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	26, // 37: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	29, // 38: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	32, // 39: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	34, // 40: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	7,  // 41: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	9,  // 42: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	12, // 43: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	21, // 44: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	27, // 45: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	30, // 46: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	33, // 47: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	35, // 48: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	41, // [41:49] is the sub-list for method output_type
+	33, // [33:41] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2913,7 +3056,7 @@ func file_agent_proto_init() {
 	if File_agent_proto != nil {
 		return
 	}
-	file_agent_proto_msgTypes[13].OneofWrappers = []any{
+	file_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*HealthCheck_Unit)(nil),
 		(*HealthCheck_Http)(nil),
 		(*HealthCheck_Tcp)(nil),
@@ -2925,7 +3068,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
