@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
+	"github.com/hashicorp/terraform-plugin-framework-validators/setvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
@@ -24,6 +25,8 @@ type baseModel struct {
 	Name        types.String `tfsdk:"name"`
 	PinAccounts types.Bool   `tfsdk:"pin_accounts"`
 	Limits      types.Object `tfsdk:"limits"`
+
+	SharedSecrets types.Set `tfsdk:"shared_secrets"`
 
 	baseDebian
 	baseArchive
@@ -54,6 +57,14 @@ func baseAttributes() map[string]schema.Attribute {
 				"`/etc/passwd`, `/etc/group`, file owners and access control lists. A new account whose id is taken " +
 				"gets a free one. Default: `false`, and a release in which ids of accounts change is refused, " +
 				"because files that VMs keep in `/var` and `/home` would change owner.",
+		},
+		"shared_secrets": schema.SetAttribute{
+			Optional: true, ElementType: types.StringType,
+			MarkdownDescription: "Absolute paths of files that all VMs share although they look like secrets. Without " +
+				"this, private keys, passwords and random seeds that a package's script makes while the base is built " +
+				"are left out of it: every VM would have the same. Where the package has a way, each VM makes its own " +
+				"at boot; the others are listed in a warning.",
+			Validators: []validator.Set{setvalidator.SizeAtLeast(1), setvalidator.ValueStringsAre(isAbsolutePath)},
 		},
 		"limits":        limitsAttribute(),
 		"source_digest": sourceDigestAttribute(),
@@ -110,6 +121,7 @@ func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state 
 		m.Release, m.Change = state.Release, state.Change
 	}
 	diags := m.describe(ctx, prepared.ID, prepared.Manifest, chain)
+	diags = append(diags, secretsLeftOut(m.Name.ValueString(), prepared.Secrets)...)
 	if prepared.Unchanged || prepared.Change == nil {
 		return diags
 	}

@@ -56,7 +56,7 @@ func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, p
 	if err != nil {
 		return failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})
 	}
-	if !known || plan.Name.IsUnknown() || plan.PinAccounts.IsUnknown() {
+	if !known || plan.Name.IsUnknown() || plan.PinAccounts.IsUnknown() || !setKnown(plan.SharedSecrets) {
 		return nil
 	}
 	spec, diags := plan.spec(ctx, r.connection.cacheDir())

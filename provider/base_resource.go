@@ -136,7 +136,8 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 		}
 	}
 	if plan.Release.IsUnknown() {
-		if diags := plan.take(ctx, prepared, state, r.connection.chain()); diags.HasError() {
+		taken := plan.take(ctx, prepared, state, r.connection.chain())
+		if diags.Append(taken...); taken.HasError() {
 			return nil, diags
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
@@ -72,6 +73,9 @@ func (m *baseModel) sourceKnown(ctx context.Context) (bool, error) {
 
 // sameSource reports whether the source is configured in the same way.
 func (m *baseModel) sameSource(as *baseModel) bool {
+	if !m.SharedSecrets.Equal(as.SharedSecrets) {
+		return false
+	}
 	others := as.sourceValues()
 	for i, value := range m.sourceValues() {
 		if !value.Equal(others[i]) {
@@ -93,7 +97,13 @@ func (m *baseModel) sourceValues() []types.Object {
 func (m *baseModel) spec(ctx context.Context, cache string) (publish.Spec, diag.Diagnostics) {
 	limits, diags := m.limits(ctx)
 	opened, d := m.chosen().open(ctx, cache, limits)
-	return publish.Spec{Name: m.Name.ValueString(), PinAccounts: m.PinAccounts.ValueBool(), Source: opened}, append(diags, d...)
+	diags.Append(d...)
+	var shared []string
+	if !m.SharedSecrets.IsNull() {
+		diags.Append(m.SharedSecrets.ElementsAs(ctx, &shared, false)...)
+	}
+	slices.Sort(shared)
+	return publish.Spec{Name: m.Name.ValueString(), PinAccounts: m.PinAccounts.ValueBool(), SharedSecrets: shared, Source: opened}, diags
 }
 
 // ValidateConfig implements resource.ResourceWithValidateConfig: exactly one source is set, and it is complete.

@@ -3,10 +3,17 @@ package live
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -36,7 +43,42 @@ func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmer
 	if err != nil {
 		return etcmerge.Outcome{}, err
 	}
-	return carrier.CarryFrom(ctx, old, differences, next.Path())
+	if outcome, err = carrier.CarryFrom(ctx, old, differences, next.Path()); err != nil {
+		return outcome, err
+	}
+	missing, err := missingSecrets("/", next.Path())
+	outcome.Generate = append(outcome.Generate, missing...)
+	return outcome, err
+}
+
+// The units that make secrets in each VM, instead of one that all share (rootfs.SecretUnits). A boot starts them.
+const (
+	secretUnitDirectory = "usr/lib/systemd/system"
+	secretUnitPrefix    = "sharedos-secret-"
+)
+
+// missingSecrets returns the names of the units of the new stack that make secrets which the system at root lacks.
+func missingSecrets(root, next string) (names []string, err error) {
+	found, err := filepath.Glob(filepath.Join(next, secretUnitDirectory, secretUnitPrefix+"*.service"))
+	if err != nil {
+		return nil, fmt.Errorf("look for secrets to make: %w", err)
+	}
+	for _, unit := range found {
+		text, err := fileio.Read(unit, 1<<20)
+		if err != nil {
+			return nil, fmt.Errorf("look for secrets to make: %w", err)
+		}
+		for line := range strings.Lines(string(text)) {
+			secret, is := strings.CutPrefix(strings.TrimSpace(line), "ConditionPathExists=!")
+			if !is {
+				continue
+			}
+			if _, err := os.Lstat(filepath.Join(root, secret)); errors.Is(err, fs.ErrNotExist) {
+				names = append(names, filepath.Base(unit))
+			}
+		}
+	}
+	return names, nil
 }
 
 // Accounts implements refresh.Etc.
@@ -65,6 +107,17 @@ func (Etc) Behind(running release.Stack) error { return boot.Behind(running) }
 // Generate implements refresh.Etc.
 func (Etc) Generate(ctx context.Context, names []string) (failures []etcmerge.Conflict) {
 	for _, name := range names {
+		if strings.HasPrefix(name, secretUnitPrefix) {
+			limited, cancel := context.WithTimeout(ctx, 2*generateLimit) // longer than the unit's own limit
+			if _, err := units.Run(limited, "systemctl", "start", name); err != nil {
+				failures = append(failures, etcmerge.Conflict{
+					Path: path.Join(secretUnitDirectory, name), Kind: etcmerge.Generated,
+					Reason: "a secret that each VM makes by itself was not made: " + err.Error(),
+				})
+			}
+			cancel()
+			continue
+		}
 		generator := etcmerge.GeneratorNamed(name)
 		if generator == nil { // an agent of another version journaled it
 			continue

@@ -1607,8 +1607,11 @@ type RefreshRequest struct {
 	CommandLine string `protobuf:"bytes,10,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
 	// How long one unit may take to stop and start again, in milliseconds; 0 leaves that to the unit, as a rollback does.
 	RestartTimeoutMs int64 `protobuf:"varint,11,opt,name=restart_timeout_ms,json=restartTimeoutMs,proto3" json:"restart_timeout_ms,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Patterns of absolute paths below /etc that the refresh leaves as the VM has them: as in Go's path.Match, and
+	// everything below a directory that matches.
+	KeepFiles     []string `protobuf:"bytes,12,rep,name=keep_files,json=keepFiles,proto3" json:"keep_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RefreshRequest) Reset() {
@@ -1716,6 +1719,13 @@ func (x *RefreshRequest) GetRestartTimeoutMs() int64 {
 		return x.RestartTimeoutMs
 	}
 	return 0
+}
+
+func (x *RefreshRequest) GetKeepFiles() []string {
+	if x != nil {
+		return x.KeepFiles
+	}
+	return nil
 }
 
 type RefreshResponse struct {
@@ -2811,7 +2821,7 @@ const file_agent_proto_rawDesc = "" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMsB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\aCommand\x12\x12\n" +
-	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xe1\x03\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\"\x80\x04\n" +
 	"\x0eRefreshRequest\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x127\n" +
 	"\n" +
@@ -2825,7 +2835,9 @@ const file_agent_proto_rawDesc = "" +
 	"\tinitramfs\x18\t \x01(\tR\tinitramfs\x12!\n" +
 	"\fcommand_line\x18\n" +
 	" \x01(\tR\vcommandLine\x12,\n" +
-	"\x12restart_timeout_ms\x18\v \x01(\x03R\x10restartTimeoutMs\"+\n" +
+	"\x12restart_timeout_ms\x18\v \x01(\x03R\x10restartTimeoutMs\x12\x1d\n" +
+	"\n" +
+	"keep_files\x18\f \x03(\tR\tkeepFiles\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\bR\astarted\"\xa7\x06\n" +
 	"\x06Report\x12,\n" +

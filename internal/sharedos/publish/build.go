@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -34,7 +35,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		// commit has renamed it.
 		err = errors.Join(err, os.RemoveAll(directory))
 	}()
-	read, err := rootfs.Read(ctx, spec.Source, directory, progress)
+	read, err := rootfs.Read(ctx, spec.Source, directory, progress, spec.SharedSecrets...)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +53,9 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		if known, err = p.withFormerAccounts(ctx, before.manifest); err != nil {
 			return nil, err
 		}
+	}
+	if len(read.Secrets) > 0 {
+		progress(fmt.Sprintf("leaving out secrets that the build has made: %s", strings.Join(rootfs.SecretsText(read.Secrets), ", ")), 0, 0)
 	}
 	if spec.PinAccounts && before != nil {
 		if b.pinned, err = pinAccounts(read, known); err != nil {
@@ -76,7 +80,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 			return nil, err
 		}
 		if sameSystem(before.manifest, manifest) && before.whole {
-			unchanged := record{Unchanged: &before.id}
+			unchanged := record{Unchanged: &before.id, Secrets: read.Secrets}
 			for _, name := range slices.Collect(maps.Keys(blobFiles(manifest))) {
 				if err := os.Remove(filepath.Join(directory, name)); err != nil {
 					return nil, err
@@ -90,6 +94,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 	if err != nil {
 		return nil, err
 	}
+	r.Secrets = read.Secrets
 	encoded, err := manifest.Encode()
 	if err != nil {
 		return nil, err

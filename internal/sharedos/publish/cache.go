@@ -17,6 +17,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -26,7 +27,7 @@ import (
 // again.
 const (
 	// buildVersion changes whenever the same source yields another release than before.
-	buildVersion = 4
+	buildVersion = 5
 
 	releasesDir = "releases"
 	newPrefix   = ".new-"
@@ -56,6 +57,8 @@ type cacheKey struct {
 	MaxChain    int
 	MaxDelta    int
 	PinAccounts bool
+	// SharedSecrets is omitted if there are none, so that the key is the one of earlier versions.
+	SharedSecrets []string `json:",omitempty"`
 }
 
 // record is what an entry of the cache has in addition to the release.
@@ -65,6 +68,8 @@ type record struct {
 	// Layer is true if the release has a layer that the previous one does not have.
 	Layer  bool    `json:"layer"`
 	Change *Change `json:"change,omitempty"`
+	// Secrets are files that the build has made and that the release does not have.
+	Secrets []rootfs.Secret `json:"secrets,omitempty"`
 }
 
 // cached is an entry of the cache that was checked.

@@ -143,7 +143,7 @@ func (p *Publisher) lockBase(ctx context.Context, name string, progress source.P
 func (p *Publisher) key(spec Spec, fingerprint string, before *previous) cacheKey {
 	key := cacheKey{
 		Build: buildVersion, Name: spec.Name, Fingerprint: fingerprint,
-		MaxChain: p.maxChain(), MaxDelta: p.maxDelta(), PinAccounts: spec.PinAccounts,
+		MaxChain: p.maxChain(), MaxDelta: p.maxDelta(), PinAccounts: spec.PinAccounts, SharedSecrets: spec.SharedSecrets,
 	}
 	if before != nil {
 		key.Previous = before.id
@@ -196,7 +196,7 @@ func (p *Publisher) prepared(entry *cached, before *previous, spec Spec, fingerp
 		return nil, fmt.Errorf("the id of release %s is %s after signing", entry.id, id)
 	}
 	prepared := &Prepared{
-		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Unchanged: unchanged,
+		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Secrets: entry.record.Secrets, Unchanged: unchanged,
 		layer: entry.record.Layer, spec: spec, fingerprint: fingerprint,
 	}
 	if !unchanged {

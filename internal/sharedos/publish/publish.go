@@ -15,6 +15,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -54,6 +55,9 @@ type Spec struct {
 	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are
 	// refused.
 	PinAccounts bool
+	// SharedSecrets are absolute paths of files that look like secrets that the build has made, and that the release is
+	// to have nevertheless.
+	SharedSecrets []string
 }
 
 // Store is what a Publisher uses of a store.
@@ -96,6 +100,8 @@ type Prepared struct {
 	Signed []byte
 	// Change is the difference from the previous release; nil for the first release.
 	Change *Change
+	// Secrets are files that the build has made and that the release does not have.
+	Secrets []rootfs.Secret
 	// Unchanged is true if the tree is that of the newest release, whose id is ID.
 	Unchanged bool
 	// entry is the release's directory in the cache, which Publish uploads; empty if Unchanged.

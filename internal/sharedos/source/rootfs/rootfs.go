@@ -31,6 +31,8 @@ type System struct {
 	Packages []release.Package
 	// Users and Groups map account names to numbers.
 	Users, Groups map[string]uint32
+	// Secrets are the files that the build has made and that Tree does not have, sorted by path.
+	Secrets []Secret
 
 	spool io.Closer
 }
@@ -50,9 +52,11 @@ func (s *System) Close() error { return s.spool.Close() }
 // Read reads an operating system from a source. The contents of its files are stored in an unnamed file in spoolDir,
 // which disappears with Close or with the process. If the tree cannot boot, the error is a *MissingError.
 //
+// sharedSecrets are absolute paths of files that look like secrets of one machine and are to be shared nevertheless.
+//
 // A source can change between Fingerprint and Read. A caller that stores the result under the fingerprint must compute
 // the fingerprint again afterwards and compare.
-func Read(ctx context.Context, src source.Source, spoolDir string, progress source.Progress) (*System, error) {
+func Read(ctx context.Context, src source.Source, spoolDir string, progress source.Progress, sharedSecrets ...string) (*System, error) {
 	stream, err := src.Open(ctx, progress)
 	if err != nil {
 		return nil, err
@@ -73,7 +77,7 @@ func Read(ctx context.Context, src source.Source, spoolDir string, progress sour
 		return nil, wrap(src, err)
 	}
 	s := &System{Full: full, spool: spool}
-	if err := s.describe(); err != nil {
+	if err := s.describe(sharedSecrets); err != nil {
 		return nil, wrap(src, errors.Join(err, spool.Close()))
 	}
 	return s, nil
@@ -88,7 +92,7 @@ func wrap(src source.Source, err error) error {
 }
 
 // describe derives all other fields from the full tree.
-func (s *System) describe() (err error) {
+func (s *System) describe(sharedSecrets []string) (err error) {
 	if s.Kernel, err = CheckBootable(s.Full); err != nil {
 		return err
 	}
@@ -104,7 +108,14 @@ func (s *System) describe() (err error) {
 	if s.Users, s.Groups, err = Accounts(s.Full); err != nil {
 		return err
 	}
-	if s.Tree, err = Normalise(s.Full); err != nil {
+	if s.Secrets, err = findSecrets(s.Full, sharedSecrets); err != nil {
+		return err
+	}
+	public, err := leaveOut(s.Full, s.Secrets, s.Users, s.Groups)
+	if err != nil {
+		return fmt.Errorf("leave out secrets: %w", err)
+	}
+	if s.Tree, err = Normalise(public); err != nil {
 		return fmt.Errorf("normalise: %w", err)
 	}
 	return nil
