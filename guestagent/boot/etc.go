@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
@@ -343,6 +344,7 @@ func (r privateRecords) carryTo(ctx context.Context, chosen opened) (outcome etc
 		return outcome, err
 	}
 	carrier.From, carrier.To = old.Stack, chosen.stack.Key()
+	carrier.Upper = filepath.Join(mounts.PrivateDir, mounts.RootUpper)
 	err = withLayers(chosen.layers, func(tree string) (err error) {
 		next, err := etcmerge.ListTree(tree, carrier.To)
 		if err != nil {
@@ -369,7 +371,7 @@ func (r privateRecords) baseline(ctx context.Context, carrier etcmerge.Carrier, 
 		return old, nil
 	case chosen.HasKey(old.Stack):
 		at = chosen // /etc is its already
-	default:
+	case !at.HasKey(old.Stack):
 		return nil, behind(old.Stack)
 	}
 	openCtx, cancel := context.WithTimeout(ctx, preferredTimeout)

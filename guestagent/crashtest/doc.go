@@ -37,6 +37,8 @@ type Image struct {
 type Order struct {
 	// Write lists files to write, with their content by path.
 	Write map[string]string `json:",omitempty"`
+	// Remove lists files that are removed once the agent has ended.
+	Remove []string `json:",omitempty"`
 	// Arm lists failpoints, each "<action> <n> <name>".
 	Arm []string `json:",omitempty"`
 	// Request is an encoded agentapi.RefreshRequest. Without it the agent starts and continues what it finds in its journal.
@@ -71,4 +73,6 @@ type Result struct {
 	// Committed and Error are those of the last refresh.
 	Committed bool
 	Error     string
+	// Pending is what the agent says is not in effect.
+	Pending []string
 }

@@ -187,6 +187,7 @@ func (w *world) release(t *testing.T, name string, f files) {
 	}
 	wrote.Delta = w.last != nil
 	w.images = append(w.images, Image{Layer: wrote, Path: image})
+	w.chain = append(w.chain, w.images[len(w.images)-1])
 	var contents bytes.Buffer
 	blob, err := release.WriteContents(&contents, whole.Entries)
 	if err != nil {
@@ -202,7 +203,7 @@ func (w *world) release(t *testing.T, name string, f files) {
 		Schema: release.StackSchema, Base: release.Member{ID: tree.Sum([]byte(name)), Name: "debian", Sequence: uint64(len(w.releases) + 1)},
 		Architecture: "amd64", OS: "a machine", Contents: blob, Kernel: release.Kernel{Release: kernel, Image: file, Modules: file},
 	}
-	for _, image := range w.images {
+	for _, image := range w.chain {
 		made.manifest.Layers = append(made.manifest.Layers, image.Layer)
 	}
 	var id tree.Digest

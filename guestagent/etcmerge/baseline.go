@@ -112,7 +112,6 @@ func (b *Baseline) addContent(entry *tree.Entry, root *os.Root) error {
 
 // Differences returns what a carry from this baseline to another one has to bring, parents first.
 func (b *Baseline) Differences(next *Baseline) []Difference {
-	known := func(e tree.Entry) bool { return !b.Partial || tree.OwnerOf(e.Path) != tree.CarriedByOS }
 	var differences []Difference
 	old, new := b.entries, next.entries
 	for len(old) > 0 || len(new) > 0 {
@@ -127,21 +126,17 @@ func (b *Baseline) Differences(next *Baseline) []Difference {
 		}
 		var was, is *tree.Entry
 		if order <= 0 {
-			if known(old[0]) {
-				was = &old[0]
-			}
-			old = old[1:]
+			was, old = &old[0], old[1:]
 		}
 		if order >= 0 {
 			is, new = &new[0], new[1:]
 		}
 		switch {
-		case was == nil && is == nil:
 		case was == nil:
 			differences = append(differences, NewDifference(is.Path, nil, is))
 		case is == nil:
 			differences = append(differences, NewDifference(was.Path, was, nil))
-		case !alike(was, is):
+		case !alike(was, is), b.Partial && tree.OwnerOf(is.Path) == tree.CarriedByOS:
 			differences = append(differences, NewDifference(is.Path, was, is))
 		}
 	}
@@ -201,6 +196,15 @@ func (b *Baseline) encode() ([]byte, error) {
 		return nil, fmt.Errorf("encode the baseline of /etc: %w", err)
 	}
 	return append([]byte(baselineMagic+tree.Sum(body.Bytes()).Hex()+"\n"), body.Bytes()...), nil
+}
+
+// leftAlone reports whether a path is not in the upper directory, so that this VM has what its old stack had.
+func (c Carrier) leftAlone(name string) bool {
+	if c.Upper == "" {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(c.Upper, name))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // Digest identifies what the baseline lists, whichever way it was made.

@@ -37,7 +37,7 @@ func decideCarried(d Difference, ours *tree.Entry) Decision {
 		return Decision{Action: Keep}
 	case d.New == nil && unchanged:
 		return Decision{Action: Remove}
-	case unchanged, ours == nil && d.Old == nil:
+	case unchanged, ours == nil && (d.Old == nil || alike(d.Old, d.New)):
 		return Decision{Action: Write}
 	case ours == nil:
 		return replace("removed here, changed by the release; the release's version is there again")
@@ -47,6 +47,8 @@ func decideCarried(d Difference, ours *tree.Entry) Decision {
 		return Decision{Action: Write} // nothing but mode, owner and attributes
 	case d.New == nil:
 		return replace("changed here, removed by the release")
+	case d.Old != nil && alike(d.Old, d.New): // the baseline is partial
+		return replace("changed here, or of an earlier release; the release's version is in place")
 	case d.Old == nil:
 		return replace("created here, added by the release; the release's version is in place")
 	default:

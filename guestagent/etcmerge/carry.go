@@ -37,6 +37,9 @@ type Carrier struct {
 	// Private is the mount point of the private disk that Record is on. Files below /var are linked there, since a link
 	// does not reach from one mount to another. "" if Root and Record are on one mount.
 	Private string
+	// Upper is the upper directory of the overlay at Root, if that shows the new stack already: at a boot. What is not in
+	// it is not this VM's. "" if the old stack is below.
+	Upper string
 	// From and To identify the stacks of a carry. Carried and Settled return them.
 	From, To string
 	// Keep are patterns (path.Match) of absolute paths below /etc that a carry leaves as this VM has them. A pattern
@@ -69,6 +72,8 @@ type step struct {
 	before, after *tree.Entry
 	// content writes the content of after, if it is a regular file.
 	content content
+	// previous writes the content of before, if the root does not have it; nil otherwise.
+	previous content
 }
 
 // content writes the content of a regular file.

@@ -127,6 +127,9 @@ func (p *planner) decide(d Difference, merged AccountMerge) error {
 	if err != nil {
 		return err
 	}
+	if accountFiles[d.Path] != nil && p.carrier.leftAlone(d.Path) {
+		ours = clone(d.Old)
+	}
 	if ours != nil && p.kept(d.Path) {
 		p.hold(d, ours)
 		return nil
@@ -176,7 +179,7 @@ func (p *planner) hold(d Difference, ours *tree.Entry) {
 	if ours.Type != tree.Regular && ours.Type != tree.Symlink && ours.Type != tree.Directory || alike(ours, d.New) {
 		return
 	}
-	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(ours), content: p.present(d.Path)})
+	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(ours), content: present(p.live, d.Path)})
 }
 
 // conflicting leaves a path as it is, unless it is generated or a link that leads nowhere in the new release.
@@ -252,13 +255,14 @@ func (p *planner) released(d Difference) content {
 }
 
 // present returns the content that a file has in this VM.
-func (p *planner) present(name string) content {
-	return func(to io.Writer) error {
-		data, err := readAt(p.live, name)
+func present(live *os.Root, name string) content {
+	return func(to io.Writer) (err error) {
+		from, err := live.Open(name)
 		if err != nil {
 			return err
 		}
-		_, err = to.Write(data)
+		defer func() { err = errors.Join(err, from.Close()) }()
+		_, err = io.Copy(to, from)
 		return err
 	}
 }
@@ -283,7 +287,7 @@ func (p *planner) blend(d Difference, ours *tree.Entry) {
 	}
 	content := p.released(d)
 	if fromHere {
-		content = p.present(d.Path)
+		content = present(p.live, d.Path)
 	}
 	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: after, content: content})
 }
@@ -311,6 +315,10 @@ func (p *planner) mergeAccounts() (AccountMerge, error) {
 			continue // the baseline is in memory
 		}
 		for _, name := range AccountOrder {
+			if root == p.live && p.carrier.leftAlone(name) {
+				texts[i][name] = texts[0][name] // the root shows the new release's, and this VM has the old one's
+				continue
+			}
 			info, err := plainAt(root, name)
 			if err == nil && (info == nil || info.IsDir()) {
 				continue
@@ -373,7 +381,11 @@ func (p *planner) merge(d Difference, ours *tree.Entry, all AccountMerge) {
 	// What is as it was, and not as in the new release, is written, too: a file that nobody here ever changed lies in
 	// the release that runs, and the next boot would show the new one's.
 	if !alike(ours, after) || !alike(after, d.New) {
-		p.steps = append(p.steps, step{Path: d.Path, before: ours, after: after, content: text(merged)})
+		s := step{Path: d.Path, before: ours, after: after, content: text(merged)}
+		if p.carrier.leftAlone(d.Path) {
+			s.previous = text(string(p.old.contents[d.Path]))
+		}
+		p.steps = append(p.steps, s)
 	}
 }
 

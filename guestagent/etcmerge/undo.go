@@ -99,22 +99,20 @@ func (c Carrier) save(live *os.Root, s *step, name string) error {
 		return nil
 	}
 	s.Saved = name
-	return c.saveCopy(live, s)
+	previous := s.previous
+	if previous == nil {
+		previous = present(live, s.Path)
+	}
+	return c.saveCopy(s.Saved, previous)
 }
 
-func (c Carrier) saveCopy(live *os.Root, s *step) (err error) {
-	from, err := live.Open(s.Path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, from.Close()) }()
-	to, err := os.OpenFile(filepath.Join(c.Record, s.Saved), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (c Carrier) saveCopy(name string, previous content) (err error) {
+	to, err := os.OpenFile(filepath.Join(c.Record, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
-	_, err = io.Copy(to, from)
-	return err
+	return previous(to)
 }
 
 // saved writes the saved content of a step.

@@ -77,6 +77,7 @@ func runAgent(begins bool) error {
 	}
 	return json.NewEncoder(os.Stdout).Encode(crashtest.Result{
 		Stack: status.Stack, State: string(status.State), Committed: status.Report.GetCommitted(), Error: status.Report.GetError(),
+		Pending: status.Pending,
 	})
 }
 

@@ -132,18 +132,23 @@ func (m *manager) carryOut(order crashtest.Order) (answer crashtest.Answer, err 
 		}
 		mode = "resume"
 	}
-	if order.Sync {
-		if err := syncDisk(); err != nil {
-			return answer, err
-		}
-	}
 	if answer.Reached, err = points(failpoint.Reached); err != nil {
 		return answer, err
 	}
 	if answer.Triggered, err = points(failpoint.Triggered); err != nil {
 		return answer, err
 	}
-	answer.Look, err = m.look()
+	if answer.Look, err = m.look(); err != nil {
+		return answer, err
+	}
+	for _, path := range order.Remove {
+		if err := os.RemoveAll(path); err != nil {
+			return answer, err
+		}
+	}
+	if order.Sync {
+		err = syncDisk()
+	}
 	return answer, err
 }
 
