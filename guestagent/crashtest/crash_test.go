@@ -67,7 +67,7 @@ var (
 	}, "staged", "verified", "swapped", "restarted", "checking", "committed", "idle")
 	back = journalled(map[point]string{
 		{2, "between the calls of a swap"}: "between the calls of a swap",
-		{11, "before a file below /etc"}:    "between two files below /etc",
+		{11, "before a file below /etc"}:   "between two files below /etc",
 		{3, "after the restart of a unit"}: "after the restart of a unit",
 	}, "rolling_back", "idle")
 	climbing = journalled(map[point]string{
