@@ -19,8 +19,8 @@ import (
 // ldconfig and the account files, and everything in /boot (the kernel is a blob of the release), /tmp, /var/tmp, /run,
 // /dev, /proc and /sys. Log files are truncated rather than removed, so services find them with their owner and mode.
 //
-// /var/lib/dpkg moves to /usr/lib/sysimage/dpkg, /usr/local to /var/usrlocal and /opt to /var/opt. A symbolic link
-// replaces each. Relative links that would point elsewhere after the move become absolute.
+// /var/lib/dpkg moves to /usr/lib/sysimage/dpkg, /usr/local to /var/usrlocal and /opt to /var/opt (tree.CarriedTrees). A
+// symbolic link replaces each. Relative links that would point elsewhere after the move become absolute.
 //
 // /usr, /etc/.updated and /var/.updated get the modification time 0. systemd's ConditionNeedsUpdate= (systemd.unit(5))
 // is true if /usr is newer than the stamp, which it never is with any release. So no boot runs ldconfig, systemd-hwdb,

@@ -216,3 +216,20 @@ func TestNormaliseIsIdempotent(t *testing.T) {
 type none struct{}
 
 func (none) Open(tree.Digest) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("")), nil }
+
+// What Normalise moves to the VM's disk is what a refresh carries there.
+func TestMovedDirectoriesAreCarried(t *testing.T) {
+	n, err := rootfs.Normalise(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.File("opt/acme/acmed", "1"), sourcetest.File("usr/local/bin/x", "1"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var moved []string
+	for _, e := range n.Entries {
+		if e.Type == tree.Regular && tree.OwnerOf(e.Path) == tree.CarriedByOS {
+			moved = append(moved, e.Path)
+		}
+	}
+	if want := []string{"var/opt/acme/acmed", "var/usrlocal/bin/x"}; !slices.Equal(moved, want) {
+		t.Errorf("carried are %q, want %q", moved, want)
+	}
+}
