@@ -83,6 +83,7 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 		"unit_name":        {web(`refresh = { units = { nginx = { policy = "report" } } }`), says("a unit's name ends in its type")},
 		"unit_paths":       {web(`refresh = { units = { "a.service" = { paths = ["etc/a"] } } }`), says("an absolute path in the guest")},
 		"settle":           {web(`refresh = { settle = "5" }`), says("duration from 0s to 10m")},
+		"keep_files":       {web(`refresh = { keep_files = ["/var/lib/x"] }`), says("a path or pattern below /etc")},
 		"restart_timeout":  {web(`refresh = { restart_timeout = "0s" }`), says("duration from 1s to 20m")},
 		"key":              {web(`ssh_authorized_keys = ["one\ntwo"]`), says("authorized key is one line")},
 		"component_twice":  {web(`components = ["` + digits + `", "` + digits + `"]`), says("duplicate")},

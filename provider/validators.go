@@ -80,6 +80,21 @@ var isAbsolutePath = textRule{
 	},
 }
 
+// isEtcPattern accepts a pattern of paths below /etc.
+var isEtcPattern = textRule{
+	form: `a path or pattern below /etc, such as "/etc/ssh/*.conf"`,
+	check: func(text string) error {
+		if path.Clean(text) != text && path.Clean(text)+"/" != text || !strings.HasPrefix(text, "/etc/") || text == "/etc/" ||
+			len(text) > 4096 || strings.ContainsAny(text, "\x00\n") {
+			return fmt.Errorf("%q is not a path below /etc", text)
+		}
+		if _, err := path.Match(text, ""); err != nil {
+			return fmt.Errorf("%q is not a pattern: a bracket is not closed", text)
+		}
+		return nil
+	},
+}
+
 // isPort accepts a TCP port as the key of a map.
 var isPort = textRule{
 	form: `a TCP port from 1 to 65535 in quotes, such as "8080"`,

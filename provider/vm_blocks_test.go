@@ -42,6 +42,7 @@ var vmSamples = map[string]struct {
 	"refresh.max_impact":            {path.Root("refresh").AtName("max_impact"), "kexec"},
 	"refresh.settle":                {path.Root("refresh").AtName("settle"), "7s"},
 	"refresh.restart_timeout":       {path.Root("refresh").AtName("restart_timeout"), "7s"},
+	"refresh.keep_files":            {path.Root("refresh").AtName("keep_files"), []string{"/etc/a"}},
 	"refresh.policy":                {path.Root("refresh").AtName("policy"), "report"},
 	"refresh.units.policy":          {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("policy"), "report"},
 	"refresh.units.paths":           {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("paths"), []string{"/usr/a"}},
@@ -232,7 +233,7 @@ func TestAnObjectThatIsNotConfiguredHasTheDefaultsOfItsAttributes(t *testing.T) 
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}
 	}
-	for _, name := range []string{"units", "health_checks"} {
+	for _, name := range []string{"units", "health_checks", "keep_files"} {
 		if got := value.Attributes()[name]; !got.IsNull() {
 			t.Errorf("%s is %s, want null", name, got)
 		}

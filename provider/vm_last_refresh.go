@@ -140,5 +140,6 @@ func (b *vmLastRefresh) fromReport(ctx context.Context, report *agentapi.Report,
 		model.TimingsMS[guestText(timing.GetStep())] += float64(timing.GetMicros()) / 1000
 	}
 	b.LastRefresh = object(ctx, lastRefreshTypes, model, &diags)
+	diags.Append(conflictWarning(report)...)
 	return diags
 }

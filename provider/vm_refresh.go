@@ -41,6 +41,7 @@ type refreshModel struct {
 	Policy         types.String `tfsdk:"policy"`
 	Units          types.Map    `tfsdk:"units"`
 	HealthChecks   types.Map    `tfsdk:"health_checks"`
+	KeepFiles      types.List   `tfsdk:"keep_files"`
 }
 
 // unitPolicyModel is one value of the attribute refresh.units.
@@ -134,6 +135,13 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				},
 			}},
 		},
+		"keep_files": schema.ListAttribute{
+			Optional: true, ElementType: types.StringType,
+			MarkdownDescription: "Files below `/etc` that a refresh leaves as the VM has them, without a warning: " +
+				"absolute paths, in which `*`, `?` and `[...]` stand for parts of a name. A directory stands for " +
+				"everything in it. A file that the VM does not have is created all the same.",
+			Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isEtcPattern)},
+		},
 		"health_checks": schema.MapNestedAttribute{
 			Optional: true,
 			MarkdownDescription: "Health checks, by names of your choice. If one fails after a refresh, the refresh " +
@@ -202,6 +210,7 @@ func (b *vmRefresh) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics 
 		MaxImpact:      levelOf(model.MaxImpact.ValueString()),
 		Settle:         duration(model.Settle),
 		RestartTimeout: duration(model.RestartTimeout),
+		KeepFiles:      texts(ctx, model.KeepFiles, &diags),
 		HealthChecks:   model.healthChecks(ctx, &diags),
 		Units:          model.unitPolicy(ctx, &diags),
 	}

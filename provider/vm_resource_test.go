@@ -55,6 +55,7 @@ const detailed = `
     max_impact = "reload"
     policy = "reload"
     restart_timeout = "1m30s"
+    keep_files = ["/etc/motd", "/etc/ssl/*"]
     units = {
       "db.service"  = { policy = "report" }
       "web.service" = { paths = ["/etc/web/"] }
@@ -180,7 +181,8 @@ func TestTheRefreshPolicyReachesTheAgent(t *testing.T) {
 				if want := []string{"own 30000", "page 10000", "port 30000", "web 30000"}; !slices.Equal(checks, want) {
 					t.Errorf("health checks %v, want %v", checks, want)
 				}
-				if asked.GetMaxImpact() != agentapi.Level_RELOAD || asked.GetSettleMs() != 5000 || asked.GetRestartTimeoutMs() != 90_000 || asked.GetAllowDowngrade() {
+				if asked.GetMaxImpact() != agentapi.Level_RELOAD || asked.GetSettleMs() != 5000 || asked.GetRestartTimeoutMs() != 90_000 || asked.GetAllowDowngrade() ||
+					!slices.Equal(asked.GetKeepFiles(), []string{"/etc/motd", "/etc/ssl/*"}) {
 					t.Errorf("it was asked %v", asked)
 				}
 				want := &agentapi.UnitPolicy{

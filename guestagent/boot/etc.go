@@ -350,6 +350,9 @@ func (r privateRecords) carryTo(ctx context.Context, chosen opened) (outcome etc
 		if err != nil {
 			return err
 		}
+		if carrier.Keep, err = Kept(); err != nil {
+			return err
+		}
 		outcome, err = carrier.Carry(ctx, old, old.Differences(next), tree)
 		return err
 	})

@@ -33,6 +33,9 @@ func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmer
 	defer func() { err = errors.Join(err, next.Close()) }()
 	carrier := boot.Carrier("/")
 	carrier.From, carrier.To = ends.From, ends.To
+	if carrier.Keep, err = boot.Kept(); err != nil {
+		return etcmerge.Outcome{}, err
+	}
 	if err := carrier.Undo(ctx); err != nil { // before the baseline is read, which belongs to what is in place then
 		return etcmerge.Outcome{}, err
 	}
@@ -80,6 +83,9 @@ func missingSecrets(root, next string) (names []string, err error) {
 	}
 	return names, nil
 }
+
+// Keep implements refresh.Etc.
+func (Etc) Keep(patterns []string) error { return boot.WriteKept(patterns) }
 
 // Accounts implements refresh.Etc.
 func (Etc) Accounts() (etcmerge.AccountTexts, error) { return etcmerge.Accounts("/") }

@@ -313,6 +313,9 @@ func (r *run) swap(ctx context.Context) (step, error) {
 // carryEtc carries /etc. It returns the names of the tools that have to run once the new /usr is mounted.
 func (r *run) carryEtc(ctx context.Context) (generate []string, err error) {
 	ends := etcmerge.Ends{From: r.record.From.Key(), To: r.record.To.Key()}
+	if err := r.Etc.Keep(r.request.GetKeepFiles()); err != nil {
+		return nil, err
+	}
 	outcome, err := r.Etc.Carry(ctx, ends, r.diff.etc, r.from, r.to)
 	r.note(func(report *agentapi.Report) {
 		report.EtcCarried, report.Conflicts, report.ConflictDetails = int64(outcome.Carried), nil, nil

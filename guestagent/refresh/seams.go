@@ -42,6 +42,8 @@ type Etc interface {
 	// that before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points
 	// of their layers. Doing it again is harmless.
 	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (etcmerge.Outcome, error)
+	// Keep records the patterns of paths that this carry, and those of later boots, leave as they are.
+	Keep(patterns []string) error
 	// Accounts returns this VM's etc/passwd and etc/group.
 	Accounts() (etcmerge.AccountTexts, error)
 	// Generate runs the named etcmerge.Generators, for the mounted /usr, and returns those that failed.

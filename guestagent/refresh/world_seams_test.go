@@ -147,6 +147,8 @@ func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmer
 	return etcmerge.Outcome{Carried: 1, Generate: []string{"ld.so.cache"}}, err
 }
 
+func (w worldEtc) Keep(patterns []string) error { w.kept = patterns; return nil }
+
 func (w worldEtc) Accounts() (etcmerge.AccountTexts, error) { return w.accounts, nil }
 
 func (w worldEtc) Room([]etcmerge.Difference) error {

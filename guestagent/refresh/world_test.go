@@ -73,6 +73,7 @@ type world struct {
 	etcTo      tree.Digest
 	// accounts are the VM's account files.
 	accounts etcmerge.AccountTexts
+	kept     []string
 	// trials counts the boots of stacks that are not committed, distrusted are those that are not to be booted.
 	trials     map[tree.Digest]int
 	distrusted map[tree.Digest]bool

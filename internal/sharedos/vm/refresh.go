@@ -72,7 +72,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	request := &agentapi.RefreshRequest{
 		Target: target, MaxImpact: spec.Refresh.MaxImpact, HealthChecks: spec.Refresh.HealthChecks,
 		SettleMs: spec.Refresh.Settle.Milliseconds(), RestartTimeoutMs: spec.Refresh.RestartTimeout.Milliseconds(),
-		Strategy: spec.Refresh.Strategy, Policy: spec.Refresh.Units,
+		Strategy: spec.Refresh.Strategy, Policy: spec.Refresh.Units, KeepFiles: spec.Refresh.KeepFiles,
 	}
 	if spec.Refresh.Strategy == Kexec && status.GetKernel() != stack.Kernel {
 		if err := f.uploadKernel(ctx, agent, domain, spec, request, progress); err != nil {

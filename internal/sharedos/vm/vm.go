@@ -78,6 +78,8 @@ type RefreshPolicy struct {
 	Settle       time.Duration
 	// RestartTimeout is how long one unit may take to stop and start again; 0 leaves that to the unit.
 	RestartTimeout time.Duration
+	// KeepFiles are patterns of absolute paths below /etc that a refresh leaves as the VM has them.
+	KeepFiles []string
 	// Units is what may be done with units that are affected; nil restarts them.
 	Units *agentapi.UnitPolicy
 }
