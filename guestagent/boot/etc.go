@@ -42,10 +42,7 @@ func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack
 		return err
 	}
 	if !carried && leftBehind(settled, stack) {
-		if err := takeBack(ctx, carrier); err != nil {
-			return err
-		}
-		return baselineBack(carrier, stack, withTree)
+		return takeBack(ctx, carrier, stack, withTree)
 	}
 	if err := settleAt(carrier, stack); err != nil {
 		return err
@@ -54,9 +51,9 @@ func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack
 	return err
 }
 
-// keepBaseline makes sure that there is a baseline of the stack to which /etc belongs, once no carry is recorded, and
-// returns it. It is made from the stack's tree when an agent finds none: of a VM that an earlier version has run, in which
-// the files of CarriedByOS may be of any release before. A baseline that says that /etc could not be carried yet stays.
+// keepBaseline makes sure that there is a baseline, once no carry is recorded, and returns it. It is made from the tree of
+// the stack that runs when an agent finds none: of a VM that an earlier version has run, in which the files of CarriedByOS
+// may be of any release before. A baseline of another stack stays: /etc could not be carried from there yet.
 func keepBaseline(carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) (*etcmerge.Baseline, error) {
 	baseline, err := carrier.Baseline()
 	switch {
@@ -64,7 +61,7 @@ func keepBaseline(carrier etcmerge.Carrier, stack release.Stack, withTree func(u
 		say("%v; it is made again from the stack that runs", err)
 	case err != nil:
 		return nil, err
-	case stack.HasKey(baseline.Stack) != baseline.Unlisted:
+	case !baseline.Unlisted || !stack.HasKey(baseline.Stack):
 		return baseline, nil
 	}
 	err = withTree(func(tree string) (err error) {
@@ -74,7 +71,8 @@ func keepBaseline(carrier etcmerge.Carrier, stack release.Stack, withTree func(u
 	return baseline, err
 }
 
-// baselineBack writes the baseline of the stack to which /etc was taken back.
+// baselineBack writes the baseline of the stack to which /etc is going to be taken back. The record of the carry that is
+// taken back stays until that is done, so an interruption in between is found.
 func baselineBack(carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) error {
 	baseline, err := carrier.Baseline()
 	if err != nil && !errors.Is(err, etcmerge.ErrBaseline) {
@@ -140,7 +138,11 @@ func leftBehind(settled etcmerge.Ends, stack release.Stack) bool {
 	return stack.HasKey(settled.From) && !stack.HasKey(settled.To)
 }
 
-func takeBack(ctx context.Context, carrier etcmerge.Carrier) error {
+// takeBack undoes the carry that was settled last: /etc goes back to this stack.
+func takeBack(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) error {
+	if err := baselineBack(carrier, stack, withTree); err != nil {
+		return err
+	}
 	if err := carrier.TakeBack(ctx); err != nil {
 		return fmt.Errorf("take back what was carried to /etc for the stack that ran before: %w", err)
 	}
@@ -236,15 +238,15 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 				return nil, err
 			}
 		}
-		if err := takeBack(ctx, carrier); err != nil {
-			return nil, err
+		err := takeBack(ctx, carrier, chosen.stack, func(use func(string) error) error { return withLayers(chosen.layers, use) })
+		if err == nil {
+			renewLoaderCache(ctx)
 		}
-		renewLoaderCache(ctx)
-		return nil, baselineBack(carrier, chosen.stack, func(use func(string) error) error { return withLayers(chosen.layers, use) })
+		return nil, err
 	case etcMoves:
 		return r.moveEtc(ctx, chosen, next)
 	case etcStays:
-		return r.completeEtc(ctx, chosen, next)
+		return r.completeEtc(ctx, chosen)
 	}
 	return nil, nil //nolint:nilnil // nothing was carried
 }
@@ -252,7 +254,7 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 // completeEtc brings what an earlier boot or an earlier version has left out, when the committed stack boots: it was not
 // known what the stack before had, or the agent did not carry files of CarriedByOS. What a refresh has carried and the
 // agent has still to judge is left alone.
-func (r privateRecords) completeEtc(ctx context.Context, chosen opened, next CommittedRecord) (*Moved, error) {
+func (r privateRecords) completeEtc(ctx context.Context, chosen opened) (*Moved, error) {
 	if r.flight.Tries(chosen.stack) {
 		return nil, nil //nolint:nilnil // nothing was carried
 	}
@@ -261,17 +263,13 @@ func (r privateRecords) completeEtc(ctx context.Context, chosen opened, next Com
 		return nil, err
 	}
 	baseline, err := keepBaseline(carrier, chosen.stack, func(use func(string) error) error { return withLayers(chosen.layers, use) })
-	if err != nil || !baseline.Partial && !baseline.Unlisted {
+	if err != nil || !baseline.Partial && !baseline.Unlisted && chosen.stack.HasKey(baseline.Stack) {
 		return nil, err
 	}
-	if baseline.Unlisted {
-		return nil, behind(baseline.Stack)
-	}
-	return r.moveEtc(ctx, chosen, next)
+	return r.moveEtc(ctx, chosen, *r.committed)
 }
 
-// ErrBehind means that /etc belongs to another stack than the one that runs, and that it is not known what that stack
-// had, so that nothing could be carried.
+// ErrBehind means that /etc belongs to another stack than the one that runs, because it could not be carried.
 var ErrBehind = errors.New("/etc, /opt and /usr/local could not follow the release")
 
 // behind is ErrBehind with the stack at which /etc stands, and the way out.
@@ -289,10 +287,13 @@ func Behind(running release.Stack) error {
 		return nil
 	case err != nil:
 		return err
-	case baseline.Unlisted && !running.HasKey(baseline.Stack):
+	case running.HasKey(baseline.Stack):
+		return nil
+	case baseline.Unlisted:
 		return behind(baseline.Stack)
 	}
-	return nil
+	return fmt.Errorf("%w: they are those of stack %s, because the last start failed to carry them: see the VM's console; "+
+		"the next start or refresh tries again", ErrBehind, baseline.Stack)
 }
 
 // moveEtc carries /etc from the stack at which it stands to the one that boots. A carry that came to its end is not

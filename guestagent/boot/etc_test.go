@@ -95,6 +95,11 @@ func TestACarryIsEndedForTheStackThatRuns(t *testing.T) {
 			if err != nil || string(got) != test.want {
 				t.Errorf("/etc is of %q (%v), want %q", got, err, test.want)
 			}
+			// The baseline is that of the stack at which /etc stands.
+			baseline, err := carrier.Baseline()
+			if err != nil || baseline.Stack != stackOf(test.want).Key() || baseline.Partial {
+				t.Errorf("the baseline is %+v, %v", baseline, err)
+			}
 			if _, _, found, err := carrier.Carried(); err != nil || found {
 				t.Errorf("the carry is not ended: %v, %v", found, err)
 			}

@@ -186,7 +186,9 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		// The next boot tries again, and the agent reports it. Services start with a mixed /etc, which is better than
 		// none at all.
 		say("%v", err)
-		chosen.refused = append(chosen.refused, err.Error())
+		if !errors.Is(err, ErrBehind) { // which the agent finds itself
+			chosen.refused = append(chosen.refused, err.Error())
+		}
 	}
 	watch.done("etc")
 	return BootRecord{

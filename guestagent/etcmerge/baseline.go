@@ -145,8 +145,8 @@ func (b *Baseline) Differences(next *Baseline) []Difference {
 
 // after returns the baseline of the stack to which the differences lead, whose tree is at root.
 func (b *Baseline) after(differences []Difference, root *os.Root, stack string) (*Baseline, error) {
-	if b.Unlisted {
-		return b, nil
+	if b.Unlisted { // what /etc has of that stack stays unknown
+		return &Baseline{Stack: b.Stack, Unlisted: true, settled: stack}, nil
 	}
 	next := &Baseline{Stack: stack, settled: stack, contents: map[string][]byte{}}
 	changed := map[string]bool{}

@@ -193,6 +193,53 @@ func TestFilesOfTheOSFromAnUnknownReleaseFollowToo(t *testing.T) {
 	}
 }
 
+// A boot that failed to carry leaves /etc at a stack before the one that runs. The next refresh starts from there: what the
+// product had then does not count as this VM's.
+func TestARefreshStartsFromTheStackAtWhichEtcStands(t *testing.T) {
+	for name, test := range map[string]struct {
+		shape     func(*Baseline)
+		to        string
+		want      string
+		conflicts int
+	}{
+		"it is known":                     {func(*Baseline) {}, "three", "3", 0},
+		"it is not known":                 {func(b *Baseline) { *b = Baseline{Stack: "one", Unlisted: true} }, "three", "1", 1},
+		"it is not known, but the target": {func(b *Baseline) { *b = Baseline{Stack: "one", Unlisted: true} }, "one", "1", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one, two, three := files{"etc/a": "1", "var/opt/a": "1"}, files{"etc/a": "2", "var/opt/a": "2"}, files{"etc/a": "3", "var/opt/a": "3"}
+			v := newVM(t, t.TempDir(), one, one, map[string]files{"one": one, "three": three}[test.to])
+			baseline := listed(t, v.old)
+			baseline.Stack = "one"
+			test.shape(baseline)
+			must(t, v.WriteBaseline(baseline))
+			running := filepath.Join(t.TempDir(), "two")
+			two.write(t, running)
+			v.From, v.To = "two", test.to
+			found, err := v.Baseline()
+			must(t, err)
+			outcome, err := v.CarryFrom(t.Context(), found, differences(t, running, v.new), v.new)
+			must(t, err)
+			after := read(t, v.Root)
+			if got := contentOf(after, "etc/a"); got != test.want {
+				t.Errorf("/etc/a is %q, want %q", got, test.want)
+			}
+			if got, want := contentOf(after, "var/opt/a"), contentOf(read(t, v.new), "var/opt/a"); got != want {
+				t.Errorf("/opt/a is %q, want %q", got, want)
+			}
+			etc := slices.DeleteFunc(outcome.Conflicts, func(c Conflict) bool { return !strings.HasPrefix(c.Path, "etc/") })
+			if len(etc) != test.conflicts {
+				t.Errorf("conflicts %+v, want %d", etc, test.conflicts)
+			}
+			must(t, v.Settle(test.to))
+			settled, err := v.Baseline()
+			if known := test.conflicts == 0; err != nil || settled.Unlisted == known || known && settled.Stack != test.to {
+				t.Errorf("the baseline is then %+v, %v", settled, err)
+			}
+		})
+	}
+}
+
 // A baseline is used only if it is whole.
 func TestABaselineThatWasTornOrForgedIsNone(t *testing.T) {
 	v := newVM(t, t.TempDir(), files{"etc/passwd": "root:x:0:0::/:\n", "etc/a": "1", "etc/link": "-> a", "var/opt/x": "1", "root/.profile": "1"}, nil, nil)

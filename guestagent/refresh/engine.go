@@ -210,13 +210,14 @@ func (e *Engine) Start(ctx context.Context) error {
 			e.report = record.ReadReport()
 		}
 		e.record = record
-		e.noteBehind(record.Running)
 		if sameBoot {
 			// An agent of an earlier version may have settled /etc, without a baseline.
 			if err := e.Etc.End(ctx, record.Running); err != nil {
 				e.behind = "/etc was not settled: " + err.Error()
+				return nil
 			}
 		}
+		e.noteBehind(record.Running)
 		return nil
 	}
 	e.report = record.ReadReport()
