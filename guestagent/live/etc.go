@@ -153,6 +153,11 @@ func (Layers) Open(ctx context.Context, layer release.Layer) (string, error) {
 	return mounts.OpenLayer(ctx, layer)
 }
 
+// Check implements refresh.Layers.
+func (Layers) Check(ctx context.Context, layer release.Layer) error {
+	return CheckLayer(ctx, layer, refreshSample)
+}
+
 // Read implements refresh.Layers.
 func (Layers) Read(ctx context.Context, layer release.Layer) error {
 	return mounts.ReadLayer(ctx, layer)

@@ -36,6 +36,8 @@ var (
 	ErrDeferred = errors.New("left to the next power-off and start")
 	// ErrUnfinished means that a rollback failed. The next start of the VM completes it.
 	ErrUnfinished = errors.New("the last rollback could not be finished; restart the VM")
+	// ErrUnreadable means that the VM cannot read a layer of the stack that it runs.
+	ErrUnreadable = errors.New("the VM cannot read what it runs from")
 	// ErrImpact means that the impact is larger than allowed.
 	ErrImpact = errors.New("the impact is larger than allowed")
 )

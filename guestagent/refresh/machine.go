@@ -242,8 +242,19 @@ func (r *run) openLayers(ctx context.Context) error {
 	return err
 }
 
+// readLayers reads the new layers whole, and checks those that the VM stands on: the units that are restarted, and a
+// rollback, need them.
 func (r *run) readLayers(ctx context.Context) error {
-	for _, layer := range newLayers(r.record.From, r.record.To) {
+	added := newLayers(r.record.From, r.record.To)
+	for _, layer := range slices.Concat(r.record.From.Layers, r.record.To.Layers) {
+		if slices.ContainsFunc(added, func(l release.Layer) bool { return l.ID == layer.ID }) {
+			continue
+		}
+		if err := r.Layers.Check(ctx, layer); err != nil {
+			return fmt.Errorf("%w: %w; power the VM off and start it, which attaches all layers again", ErrUnreadable, err)
+		}
+	}
+	for _, layer := range added {
 		if err := r.Layers.Read(ctx, layer); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -220,5 +221,32 @@ func TestWhatIsStartedMeanwhileIsRestartedInTheNextRound(t *testing.T) {
 	}
 	if last := restarts[len(restarts)-1]; last.GetUnit() != "late.service" || last.GetLevel() != agentapi.Level_RESTART {
 		t.Errorf("restarted were %v", restarts)
+	}
+}
+
+// A refresh reads what it stands on: a VM whose base is gone must not end as patched.
+func TestARefreshOfAVMThatCannotReadItsBaseIsRefused(t *testing.T) {
+	w := newWorld(t)
+	one := w.releases["one"].stack
+	w.unreadableLayers = map[tree.Digest]error{one.Layers[0].ID: errors.New("input/output error")}
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	status := w.refresh(e, w.ask("one", "two"))
+	report := status.Report
+	if !report.GetRefused() || report.GetCommitted() || report.GetRefusal() != agentapi.Refusal_REFUSAL_SYSTEM ||
+		!strings.Contains(report.GetError(), ErrUnreadable.Error()) || !strings.Contains(report.GetError(), "power the VM off and start it") {
+		t.Errorf("%v", report)
+	}
+	if err := w.whole(status); err != nil || !status.Stack.Same(one) {
+		t.Errorf("it runs %v: %v", status.Stack, err)
+	}
+	// The disk is back.
+	w.mutex.Lock()
+	w.unreadableLayers = nil
+	w.mutex.Unlock()
+	w.give("one", "two")
+	if status = w.refresh(e, w.ask("one", "two")); !status.Report.GetCommitted() {
+		t.Errorf("%v", status.Report)
 	}
 }

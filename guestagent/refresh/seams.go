@@ -16,6 +16,8 @@ import (
 type Layers interface {
 	// Open mounts a layer on dm-verity and returns its mount point. An open layer stays as it is.
 	Open(ctx context.Context, layer release.Layer) (path string, err error)
+	// Check checks that an open layer can still be read: its disk is attached, and a sample of its blocks is readable.
+	Check(ctx context.Context, layer release.Layer) error
 	// Read reads every block of an open layer, so that every block is verified.
 	Read(ctx context.Context, layer release.Layer) error
 }

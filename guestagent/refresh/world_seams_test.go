@@ -75,6 +75,15 @@ func (w worldLayers) Open(_ context.Context, layer release.Layer) (string, error
 	return layerPath(layer), w.do("open", func() error { w.open[layer.ID] = true; return nil })
 }
 
+func (w worldLayers) Check(_ context.Context, layer release.Layer) error {
+	return w.do("check layer", func() error {
+		if !w.open[layer.ID] {
+			return errors.New("a layer that is not open was checked")
+		}
+		return w.unreadableLayers[layer.ID]
+	})
+}
+
 func (w worldLayers) Read(_ context.Context, layer release.Layer) error {
 	return w.do("read", func() error {
 		if !w.open[layer.ID] {

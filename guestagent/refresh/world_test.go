@@ -123,6 +123,8 @@ type world struct {
 	followers map[string][]string
 	unhealthy tree.Digest
 	readError error
+	// unreadableLayers are the layers that cannot be read any more, and why.
+	unreadableLayers map[tree.Digest]error
 	obstacle  string
 	obstacles map[Rung]string
 	kernel    string

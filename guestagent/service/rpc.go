@@ -55,6 +55,8 @@ type Engine interface {
 type Layers interface {
 	// Attached returns those of the layers whose device is attached.
 	Attached(layers []release.Layer) ([]tree.Digest, error)
+	// Check checks that an open layer can still be read.
+	Check(ctx context.Context, layer release.Layer) error
 	// Close closes a layer; mounts.ErrLayerInUse if something uses it.
 	Close(ctx context.Context, id tree.Digest) error
 	// Open reports whether a layer is open.
@@ -212,6 +214,7 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 	for _, id := range attached {
 		response.Attached = append(response.Attached, id.String())
 	}
+	response.Unreadable = a.unreadable(ctx, now)
 	remaining, pending, err := a.engine.OldCode(ctx)
 	if err != nil { // not an error of the status: a VM that cannot read its /usr has to say so
 		pending = append(pending, "unable to find what still runs old code: "+err.Error())
@@ -223,6 +226,25 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 		}
 	}
 	return response, a.measure(response)
+}
+
+// unreadable describes the layers that the VM stands on and cannot read: those of the running stack and of the root file
+// system. A refresh in flight checks them itself.
+func (a *answerer) unreadable(ctx context.Context, now refresh.Status) (lines []string) {
+	if now.Report != nil && !now.Report.GetDone() {
+		return nil
+	}
+	seen := map[tree.Digest]bool{}
+	for _, layer := range append(append([]release.Layer{}, now.Stack.Layers...), a.booted.Layers...) {
+		if seen[layer.ID] {
+			continue
+		}
+		seen[layer.ID] = true
+		if err := a.layers.Check(ctx, layer); err != nil {
+			lines = append(lines, err.Error())
+		}
+	}
+	return lines
 }
 
 // candidates returns the layers that this VM knows: the serial of a device holds only the beginning of an id.

@@ -208,6 +208,11 @@ func (liveLayers) Open(id tree.Digest) (bool, error) {
 	return slices.Contains(open, id), err
 }
 
+// Check implements Layers.
+func (liveLayers) Check(ctx context.Context, layer release.Layer) error {
+	return live.CheckLayer(ctx, layer, live.StatusSample)
+}
+
 // Close implements Layers.
 func (liveLayers) Close(ctx context.Context, id tree.Digest) error { return mounts.CloseLayer(ctx, id) }
 

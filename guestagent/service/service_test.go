@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -94,7 +95,14 @@ func (f *fakeEngine) Yield() (func(), error) {
 	return func() { f.yielded = false }, nil
 }
 
-type fakeLayers struct{ inUse map[tree.Digest]bool }
+type fakeLayers struct{ inUse, unreadable map[tree.Digest]bool }
+
+func (f fakeLayers) Check(_ context.Context, layer release.Layer) error {
+	if f.unreadable[layer.ID] {
+		return fmt.Errorf("check layer %s: %w", layer.ID, mounts.ErrNoDisk)
+	}
+	return nil
+}
 
 func (f fakeLayers) Attached(layers []release.Layer) ([]tree.Digest, error) {
 	var ids []tree.Digest
@@ -238,6 +246,30 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What is not as the stack says is in each status: code from before a refresh, and layers that cannot be read.
+func TestStatusTellsWhatIsNotAsTheStackSays(t *testing.T) {
+	w := newWorld(t)
+	w.engine.now.Pending = []string{"kernel"}
+	w.engine.remaining, w.engine.oldPending = []string{"dbus.service 1 /usr/lib/x"}, []string{"kernel", "dbus.service still uses /usr/lib/x"}
+	w.answers.layers = fakeLayers{unreadable: map[tree.Digest]bool{{10}: true, {20}: true}}
+	answer, err := w.agent().Status(t.Context(), &agentapi.StatusRequest{})
+	must(t, err)
+	if !slices.Equal(answer.GetRemaining(), w.engine.remaining) || !slices.Equal(answer.GetPending(), w.engine.oldPending) {
+		t.Errorf("remaining %q, pending %q", answer.GetRemaining(), answer.GetPending())
+	}
+	lines := answer.GetUnreadable()
+	if len(lines) != 2 || !strings.Contains(lines[0], tree.Digest{10}.String()) || !strings.Contains(lines[1], tree.Digest{20}.String()) {
+		t.Errorf("unreadable %q", lines)
+	}
+	// A VM that cannot read its files answers all the same, and does not say that nothing is old.
+	w.engine.oldFailure = errors.New("input/output error")
+	answer, err = w.agent().Status(t.Context(), &agentapi.StatusRequest{})
+	must(t, err)
+	if !strings.Contains(strings.Join(answer.GetPending(), " "), "input/output error") {
+		t.Errorf("pending %q", answer.GetPending())
 	}
 }
 

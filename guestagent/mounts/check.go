@@ -1,0 +1,119 @@
+package mounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/containerd/go-dmverity/pkg/dm"
+	"golang.org/x/sys/unix"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+)
+
+// CheckLayer checks that an open layer can still be read: its disk is attached and large enough, dm-verity has found no
+// block that does not match, and a sample of blocks can be read. The sample is the first and the last block and others
+// in between, each time different ones. They are read from the disk, not from the page cache, which can have them for
+// long after the disk is gone.
+//
+// A single bad block that nobody has read yet is found only by chance. The errors are ErrNoDisk, ErrCorrupt, or what the
+// read returned.
+func CheckLayer(ctx context.Context, layer release.Layer, blocks int) (err error) {
+	fail := func(err error) error { return fmt.Errorf("check layer %s: %w", layer.ID, err) }
+	disks, err := Disks()
+	if err != nil {
+		return fail(err)
+	}
+	if err := checkDisk(disks, layer); err != nil {
+		return fail(err)
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(LayerPath(layer.ID), &stat); err != nil {
+		return fail(err)
+	}
+	control, err := dm.Open()
+	if err != nil {
+		return fail(fmt.Errorf("open device-mapper: %w", err))
+	}
+	status, err := control.TableStatus(verityName(layer.ID), false)
+	if err = errors.Join(err, control.Close()); err != nil {
+		return fail(err)
+	}
+	if corrupted(status) {
+		return fail(fmt.Errorf("%w: dm-verity has found a block that does not match", ErrCorrupt))
+	}
+	fd, err := unix.Open(verityNode(unix.Minor(stat.Dev)), unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	device := os.NewFile(uintptr(fd), verityNode(unix.Minor(stat.Dev)))
+	defer func() { err = errors.Join(err, device.Close()) }()
+	// O_DIRECT needs memory that is aligned to a block.
+	buffer, err := unix.Mmap(-1, 0, readBlock, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return fail(fmt.Errorf("allocate a block: %w", err))
+	}
+	defer func() { err = errors.Join(err, unix.Munmap(buffer)) }()
+	if err := readSample(ctx, device, buffer, sample(layer.DataSize, blocks, rand.Float64())); err != nil { //nolint:gosec // no secret
+		return fail(err)
+	}
+	return nil
+}
+
+// checkDisk checks that the disk of a layer is attached and has room for it.
+func checkDisk(disks []Disk, layer release.Layer) error {
+	disk, err := pickDisk(disks, LayerSerial(layer.ID))
+	if err != nil {
+		return err
+	}
+	if least := max(layer.Size, layer.DataSize+verityBlock); disk.Size < least {
+		return fmt.Errorf("%w: %s has %d bytes, the layer at least %d", ErrCorrupt, disk.Node, disk.Size, least)
+	}
+	return nil
+}
+
+// corrupted reads the status of a verity target: "V", or "C" once a block did not match, and then maybe more (the
+// kernel's Documentation/admin-guide/device-mapper/verity.rst).
+func corrupted(status string) bool { return strings.HasPrefix(strings.TrimSpace(status), "C") }
+
+// sample returns offsets of blocks: the first, the last, and one in each of equal parts in between, at the phase of 0 to
+// 1 within its part.
+func sample(size int64, blocks int, phase float64) []int64 {
+	all := size / readBlock
+	last := max(0, (all-1)*readBlock)
+	offsets := []int64{0, last}
+	if int64(blocks) >= all {
+		for block := range all {
+			offsets = append(offsets, block*readBlock)
+		}
+	} else {
+		for i := range blocks {
+			block := int64((float64(i) + phase) * float64(all) / float64(blocks))
+			offsets = append(offsets, min(block*readBlock, last))
+		}
+	}
+	slices.Sort(offsets)
+	return slices.Compact(offsets)
+}
+
+// readSample reads one block at each offset.
+func readSample(ctx context.Context, device io.ReaderAt, buffer []byte, offsets []int64) error {
+	for _, offset := range offsets {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := device.ReadAt(buffer[:readBlock], offset)
+		switch {
+		case err != nil && !errors.Is(err, io.EOF):
+			return fmt.Errorf("%w: block at offset %d: %w", ErrCorrupt, offset, err)
+		case n < readBlock:
+			return fmt.Errorf("%w: it ends at offset %d", ErrCorrupt, offset+int64(n))
+		}
+	}
+	return nil
+}

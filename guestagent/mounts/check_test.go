@@ -1,0 +1,95 @@
+package mounts
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+func TestASampleHasBothEndsAndIsSpreadOverALayer(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := rapid.Int64Range(1, 5000).Draw(t, "blocks of the layer")
+		blocks := rapid.IntRange(0, 300).Draw(t, "blocks of the sample")
+		offsets := sample(all*readBlock, blocks, rapid.Float64Range(0, 1).Draw(t, "phase"))
+		if offsets[0] != 0 || offsets[len(offsets)-1] != (all-1)*readBlock || !slices.IsSorted(offsets) {
+			t.Errorf("the sample is %v", offsets)
+		}
+		for i, offset := range offsets {
+			if offset%readBlock != 0 || i > 0 && offset == offsets[i-1] {
+				t.Errorf("offset %d", offset)
+			}
+			// No gap is larger than two parts.
+			if i > 0 && blocks > 0 && offset-offsets[i-1] > (2*all/int64(blocks)+2)*readBlock {
+				t.Errorf("nothing is read between %d and %d", offsets[i-1], offset)
+			}
+		}
+		if int64(blocks) >= all && int64(len(offsets)) != all {
+			t.Errorf("%d of %d blocks are read", len(offsets), all)
+		}
+	})
+}
+
+// failing is a device that cannot read one block.
+type failing struct {
+	io.ReaderAt
+	at  int64
+	err error
+}
+
+func (f failing) ReadAt(buffer []byte, offset int64) (int, error) {
+	if offset == f.at {
+		return 0, f.err
+	}
+	return f.ReaderAt.ReadAt(buffer, offset)
+}
+
+func TestABlockThatCannotBeReadIsNamed(t *testing.T) {
+	device := bytes.NewReader(make([]byte, 8*readBlock))
+	buffer := make([]byte, readBlock)
+	offsets := []int64{0, readBlock, 7 * readBlock}
+	if err := readSample(t.Context(), device, buffer, offsets); err != nil {
+		t.Error(err)
+	}
+	err := readSample(t.Context(), failing{device, readBlock, unix.EIO}, buffer, offsets)
+	if !errors.Is(err, ErrCorrupt) || !errors.Is(err, unix.EIO) {
+		t.Errorf("a bad block: %v", err)
+	}
+	if err := readSample(t.Context(), device, buffer, []int64{8 * readBlock}); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a device that ends: %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := readSample(ended, device, buffer, offsets); !errors.Is(err, context.Canceled) {
+		t.Errorf("after its end: %v", err)
+	}
+}
+
+func TestALayerNeedsItsDisk(t *testing.T) {
+	layer := release.Layer{ID: tree.Sum([]byte("layer")), DataSize: 8 * readBlock, Size: 10 * readBlock}
+	for name, test := range map[string]struct {
+		disks []Disk
+		want  error
+	}{
+		"attached":  {[]Disk{{Serial: "other"}, {Serial: LayerSerial(layer.ID), Size: layer.Size}}, nil},
+		"gone":      {[]Disk{{Serial: "other", Size: layer.Size}}, ErrNoDisk},
+		"truncated": {[]Disk{{Serial: LayerSerial(layer.ID), Size: layer.Size - 512}}, ErrCorrupt},
+	} {
+		if err := checkDisk(test.disks, layer); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for status, want := range map[string]bool{"V": false, "V 0": false, "C": true, " C\n": true, "": false} {
+		if got := corrupted(status); got != want {
+			t.Errorf("status %q: %v", status, got)
+		}
+	}
+}
