@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 
@@ -246,6 +247,21 @@ func TestAnObjectThatIsNotConfiguredHasTheDefaultsOfItsAttributes(t *testing.T) 
 			t.Errorf("%s has a default of another type than nestedDefaults knows", name)
 		}
 	})
+}
+
+func TestUnitsThatAReleaseEnablesAreDescribed(t *testing.T) {
+	report := &agentapi.Report{Starts: []*agentapi.UnitStart{
+		{Unit: "a.service", WantedBy: "multi-user.target"}, {Unit: "b.service", WantedBy: "x.target", Skipped: "x.target is not active"},
+		{Unit: "c.service", WantedBy: "multi-user.target", Error: "boom"},
+	}}
+	want := []string{"a.service, wanted by multi-user.target", "b.service, wanted by x.target: not started: x.target is not active",
+		"c.service, wanted by multi-user.target: it failed: boom"}
+	if got := startTexts(report.GetStarts()); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if got := failedStarts(report); !slices.Equal(got, want[2:]) || len(report.GetStarts()) != 3 {
+		t.Errorf("%q", got)
+	}
 }
 
 // What is not as the stack says is named in every plan, with what to do.

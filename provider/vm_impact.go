@@ -133,6 +133,11 @@ func startTexts(starts []*agentapi.UnitStart) []string {
 	return guestTexts(texts)
 }
 
+// failedStarts describes the units that failed at their first start.
+func failedStarts(report *agentapi.Report) []string {
+	return startTexts(slices.DeleteFunc(slices.Clone(report.GetStarts()), func(s *agentapi.UnitStart) bool { return s.GetError() == "" }))
+}
+
 // levels of impact, smallest first.
 var levels = []agentapi.Level{
 	agentapi.Level_NONE, agentapi.Level_RELOAD, agentapi.Level_RESTART,

@@ -235,6 +235,10 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 		resp.Diagnostics.Append(observed.fromReport(ctx, report, delta)...)
 	}
 	resp.Diagnostics.Append(observed.observe(ctx, updated)...)
+	if failed := failedStarts(report); len(failed) > 0 {
+		resp.Diagnostics.AddAttributeWarning(path.Root("last_refresh").AtName("started"), "A unit that the new release of "+vmName(spec.Name)+" starts has failed",
+			strings.Join(failed, "\n")+"\n\nThe unit did not run before, so the refresh was not rolled back for it. See its log in the VM (journalctl -u).")
+	}
 	if updated.OtherAgent != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" was not replaced", guestText(updated.OtherAgent)+
 			".\n\nThe update itself is complete, and the VM keeps its present agent. The next start of the VM "+

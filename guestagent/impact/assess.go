@@ -138,6 +138,8 @@ type Assessment struct {
 	Reasons []string
 	// Pending says what takes effect only with a soft-reboot or a reboot after a live refresh.
 	Pending []string
+	// Starts are the units that the new stack enables.
+	Starts []Start
 	// Left are the units that are left as they are because of the user's policy.
 	Left []Left
 	// Sessions are processes of user sessions that use what changes: "unit pid command".
@@ -155,6 +157,9 @@ func (a *Assessment) Message() *agentapi.Impact {
 	message := &agentapi.Impact{
 		Level: a.Level, Unaffected: a.Unaffected, Reasons: a.Reasons, ChangedPaths: a.Changed, Sessions: a.Sessions,
 		Left: LeftTexts(a.Left), Pending: a.Pending, Remaining: a.Remaining,
+	}
+	for _, start := range a.Starts {
+		message.Starts = append(message.Starts, &agentapi.UnitStart{Unit: start.Unit, WantedBy: start.By, Skipped: start.Skipped})
 	}
 	for _, affected := range a.Affected {
 		if affected.Outcome.Keeps() {
@@ -201,6 +206,9 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	slices.Sort(a.Unaffected)
 	slices.SortFunc(a.Affected, func(x, y Affected) int { return strings.Compare(x.Unit, y.Unit) })
 	a.conclude()
+	if snapshot.Fresh == (proc.Device{}) {
+		a.Starts = starts(changes.enabled, snapshot.Units, policy)
+	}
 	a.system(changes, units, policy)
 	return a
 }

@@ -38,6 +38,8 @@ type Changes struct {
 	manager     bool
 	// configuration is true when something below /etc differs.
 	configuration bool
+	// enabled are the units that the new stack enables and the old one does not.
+	enabled []Enabled
 	// interpreted is what processes have read of earlier stacks, by PID.
 	interpreted map[int][]Interpreted
 }
@@ -54,6 +56,42 @@ func (c *Changes) Remember(all []Interpreted) {
 	c.interpreted = make(map[int][]Interpreted, len(all))
 	for _, one := range all {
 		c.interpreted[one.PID] = append(c.interpreted[one.PID], one)
+	}
+}
+
+// Enabled is a unit that a release enables: by a symbolic link in a directory of what wants or requires it.
+type Enabled struct {
+	Unit string
+	// By is the unit that wants or requires it, Path the link, relative to the root.
+	By, Path string
+}
+
+// Enabled returns the units that the new stack enables, each once.
+func (c *Changes) Enabled() []Enabled { return c.enabled }
+
+// enable notes a link that enables a unit. The link that an alias is, and one that was there before, enable none.
+func (c *Changes) enable(name string, old, new *tree.Entry) {
+	if new == nil || new.Type != tree.Symlink || old != nil && old.Type == tree.Symlink {
+		return
+	}
+	for _, directory := range unitDirectories {
+		rest, below := strings.CutPrefix(name, directory)
+		if !below {
+			continue
+		}
+		by, unit, _ := strings.Cut(rest, "/")
+		wants, isWants := strings.CutSuffix(by, ".wants")
+		requires, isRequires := strings.CutSuffix(by, ".requires")
+		if unit == "" || strings.Contains(unit, "/") || !isWants && !isRequires {
+			return
+		}
+		if isRequires {
+			wants = requires
+		}
+		if !slices.ContainsFunc(c.enabled, func(e Enabled) bool { return e.Unit == unit && e.By == wants }) {
+			c.enabled = append(c.enabled, Enabled{Unit: unit, By: wants, Path: name})
+		}
+		return
 	}
 }
 
@@ -212,6 +250,7 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 // system notes a changed path that systemd, the message bus or the dynamic loader may read.
 func (c *Changes) system(name string, old, new *tree.Entry) {
 	c.manager = c.manager || readByManager(name)
+	c.enable(name, old, new)
 	c.configuration = c.configuration || strings.HasPrefix(name, "etc/") && !slices.Contains(generated, name)
 	if unit := unitOfFile(name); unit != "" {
 		list := c.unitFiles[unit]

@@ -26,6 +26,8 @@ type Unit struct {
 	// Followers are the units that systemd restarts together with this one: those that require it, are bound to it or
 	// are part of it.
 	Followers []string
+	// Masked is true for a unit that was masked: it cannot be started.
+	Masked bool
 	// Refuses is true when the unit may not be stopped by hand (RefuseManualStop=).
 	Refuses bool
 }
@@ -69,10 +71,13 @@ func (u Unit) unstoppable(name string) string {
 	return ""
 }
 
+// unitDirectories are the directories of unit files of a release.
+var unitDirectories = []string{"usr/lib/systemd/system/", "var/usrlocal/lib/systemd/system/", "etc/systemd/system/"}
+
 // unitOfFile returns the unit to which a unit file or a drop-in belongs, "" for other files. A drop-in of a template or
 // of a type ("service.d") belongs to every instance: then the name is "x@.service" or "service".
 func unitOfFile(name string) string {
-	for _, directory := range []string{"usr/lib/systemd/system/", "var/usrlocal/lib/systemd/system/", "etc/systemd/system/"} {
+	for _, directory := range unitDirectories {
 		rest, below := strings.CutPrefix(name, directory)
 		if !below {
 			continue

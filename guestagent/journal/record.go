@@ -102,6 +102,13 @@ type Record struct {
 	Interpreted []impact.Interpreted `json:"interpreted,omitempty"`
 	// Kept are the lines of the report's pending that say what was left as it was. They may be true no more.
 	Kept []string `json:"kept,omitempty"`
+	// NewlyEnabled are the units that the new stack enables, as the assessment before the swap found them.
+	NewlyEnabled []impact.Start `json:"newly_enabled,omitempty"`
+	// Enabled are the units that the refresh starts because the new stack enables them. They are journaled before the first
+	// of them is started, so that a rollback stops them.
+	Enabled []string `json:"enabled,omitempty"`
+	// Ran are the units that had been active before, if everything is started again; nil if that is unknown.
+	Ran []string `json:"ran,omitempty"`
 	// Failed are the units that had failed before.
 	Failed []string `json:"failed,omitempty"`
 	// Planned are the units to be restarted or reloaded. They are journaled before the first of them is.

@@ -108,6 +108,9 @@ func (s *System) concerned(changes *impact.Changes, processes []impact.Process, 
 	if swapped {
 		return names, nil
 	}
+	for _, enabled := range changes.Enabled() {
+		names = append(names, enabled.Unit, enabled.By)
+	}
 	for i := range processes {
 		if p := &processes[i]; !p.Session && !seen[p.Unit] {
 			seen[p.Unit] = true

@@ -214,11 +214,16 @@ func (r *run) verify(ctx context.Context) (step, error) {
 		return step{}, err
 	}
 	var planned []Planned
+	var starts []impact.Start
+	var ran []string
 	if r.rung == Live {
-		planned = plan(nil, r.before)
+		planned, starts = plan(nil, r.before), r.before.Starts
+	} else if ran, err = r.Units.Ran(ctx); err != nil {
+		return step{}, err
 	}
 	return step{state: Verified, change: func(record *Record) {
 		record.Baseline, record.Failed, record.Planned, record.Strategy, record.Left = baseline, failed, planned, r.rung, r.before.Left
+		record.NewlyEnabled, record.Ran = starts, ran
 	}}, nil
 }
 
@@ -362,7 +367,12 @@ func (r *run) restartUnits(ctx context.Context) (step, error) {
 
 // check waits until everything that was healthy before is healthy again, and stays so.
 func (r *run) check(ctx context.Context) (step, error) {
-	err := r.timed("check", func() error { return r.settle(ctx) })
+	err := r.timed("check", func() error {
+		if err := r.settle(ctx); err != nil {
+			return err
+		}
+		return r.checkEnabled(ctx)
+	})
 	return step{state: Committed}, err
 }
 

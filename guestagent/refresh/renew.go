@@ -56,6 +56,11 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 		}
 		more := plan(planned, found)
 		if len(more) == len(planned) {
+			if !back {
+				if err := r.startEnabled(ctx, again); err != nil {
+					return err
+				}
+			}
 			return errors.Join(append(failures, r.reportRest(ctx, found, back))...)
 		}
 		planned, facts, renewal.uses = more, again, usesOf(found)

@@ -43,11 +43,12 @@ func (r *run) goBack() (step, error) {
 		return step{}, r.unfinished(r.startBack(ctx))
 	}
 	started := time.Now()
+	withdrawn := r.withdrawEnabled(ctx)
 	if err := r.retry(ctx, func() error { return r.Usr.Back(ctx, r.from) }); err != nil {
 		return step{}, r.unfinished(err)
 	}
 	undone := r.retry(ctx, func() error { return r.Etc.Undo(ctx) })
-	problems := undone
+	problems := errors.Join(undone, withdrawn)
 	if r.record.Renewed {
 		planned := r.interrupted(ctx, r.record.Planned)
 		problems = errors.Join(problems, r.retry(ctx, func() error { return r.renew(ctx, r.record.From.Kernel, planned, true) }))

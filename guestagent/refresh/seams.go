@@ -75,6 +75,15 @@ type Units interface {
 	// long it was not active before.
 	Restarted(ctx context.Context, unit string, since uint64) (restarted bool, away time.Duration, err error)
 	Stop(ctx context.Context, unit string) error
+	// Startable says why a unit that a release enables by a symbolic link cannot be started now, "" if it can, and whether
+	// it runs already.
+	Startable(ctx context.Context, unit, link string) (running bool, why string, err error)
+	// Start starts a unit and waits until it is active. skipped is true if a condition of the unit was not met.
+	Start(ctx context.Context, unit string) (took time.Duration, skipped bool, err error)
+	// Withdraw stops a unit that did not run before, and has systemd forget that it has failed.
+	Withdraw(ctx context.Context, unit string) error
+	// Ran returns the units that have been active in this boot and have not failed since.
+	Ran(ctx context.Context) ([]string, error)
 	ReloadUnit(ctx context.Context, unit string) error
 	ActiveState(ctx context.Context, unit string) (string, error)
 	// Active returns ActiveState and since when the unit is active: another moment means another start.

@@ -151,7 +151,8 @@ func (r *run) comeUp(ctx context.Context) error {
 	}
 }
 
-// newlyFailed returns an error for each unit that has failed and had not failed before, with what it logged.
+// newlyFailed returns an error for each unit that has failed and ran before, with what it logged. Other failed units are
+// reported.
 func (r *run) newlyFailed(ctx context.Context) error {
 	failed, err := r.Units.Failed(ctx)
 	if err != nil {
@@ -159,7 +160,12 @@ func (r *run) newlyFailed(ctx context.Context) error {
 	}
 	var found []error
 	for _, unit := range failed {
-		if !slices.Contains(r.record.Failed, unit) {
+		switch {
+		case slices.Contains(r.record.Failed, unit):
+		case r.record.Ran != nil && !slices.Contains(r.record.Ran, unit):
+			// It never ran before, so that the old stack would not make it any better.
+			r.noteStart(&agentapi.UnitStart{Unit: unit, WantedBy: string(r.record.Strategy), Error: r.Units.Failure(ctx, unit)})
+		default:
 			found = append(found, fmt.Errorf("%w: %s", ErrHealth, r.Units.Failure(ctx, unit)))
 		}
 	}

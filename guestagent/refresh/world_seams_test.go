@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -255,6 +256,39 @@ func (w worldUnits) Stop(_ context.Context, unit string) error {
 	return w.do("stop "+unit, func() error { delete(w.services, unit); return nil })
 }
 
+func (w worldUnits) Startable(_ context.Context, unit, _ string) (running bool, why string, err error) {
+	err = w.do("startable", func() error {
+		_, running = w.services[unit]
+		why = w.notStartable[unit]
+		return nil
+	})
+	return running, why, err
+}
+
+func (w worldUnits) Start(_ context.Context, unit string) (took time.Duration, skipped bool, err error) {
+	err = w.do("start "+unit, func() error {
+		if w.unmet[unit] {
+			skipped = true
+			return nil
+		}
+		return w.launch(unit)
+	})
+	return time.Millisecond, skipped, err
+}
+
+func (w worldUnits) Withdraw(_ context.Context, unit string) error {
+	return w.do("withdraw "+unit, func() error {
+		delete(w.services, unit)
+		delete(w.failed, unit)
+		return nil
+	})
+}
+
+func (w worldUnits) Ran(context.Context) (ran []string, err error) {
+	err = w.do("ran", func() error { ran = slices.Sorted(maps.Keys(w.services)); return nil })
+	return ran, err
+}
+
 func (w worldUnits) Restarted(_ context.Context, unit string, since uint64) (restarted bool, away time.Duration, err error) {
 	err = w.do("ask", func() error {
 		restarted = uint64(w.restartedAt[unit].UnixMicro()) >= since && !w.restartedAt[unit].IsZero()
@@ -354,6 +388,9 @@ func (w worldSystem) Packages(context.Context, *impact.Assessment) error { retur
 func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, swapped bool) (s impact.Snapshot, err error) {
 	err = w.do("snapshot", func() error {
 		s.Units = map[string]impact.Unit{}
+		for _, unit := range w.active {
+			s.Units[unit] = impact.Unit{Name: unit, State: "active"}
+		}
 		for unit := range w.services {
 			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit]}
 		}

@@ -114,6 +114,13 @@ type world struct {
 	kill context.CancelFunc
 	// broken units do not come back on these versions; flaky ones die soon after.
 	broken, flaky map[string]tree.Digest
+	// links are symbolic links of releases, by the release's name.
+	links map[string][]string
+	// active are further active units, such as targets. notStartable are units that systemd does not start, and why, unmet
+	// those of which a condition is not met.
+	active       []string
+	notStartable map[string]string
+	unmet        map[string]bool
 	// failed units do not run: a restart leaves them as they are.
 	failed      map[string]bool
 	restartedAt map[string]time.Time
@@ -125,9 +132,9 @@ type world struct {
 	readError error
 	// unreadableLayers are the layers that cannot be read any more, and why.
 	unreadableLayers map[tree.Digest]error
-	obstacle  string
-	obstacles map[Rung]string
-	kernel    string
+	obstacle         string
+	obstacles        map[Rung]string
+	kernel           string
 	// hopeless stacks do not come up, stuck ones do not even get to the agent.
 	hopeless, stuck tree.Digest
 	// notSwitched is why the last soft-reboot stayed where it was, because stay was set.
@@ -170,6 +177,9 @@ func (w *world) release(name string, sequence uint64, previous *made) *made {
 		{Path: settings, Type: tree.Regular, Mode: 0o644, Size: 1, Digest: tree.Sum([]byte("etc " + name))},
 		{Path: "usr", Type: tree.Directory, Mode: 0o755}, {Path: "usr/lib", Type: tree.Directory, Mode: 0o755},
 		{Path: library, Type: tree.Regular, Mode: 0o644, Size: 1, Digest: tree.Sum([]byte("library " + strings.TrimSuffix(name, "+")))},
+	}
+	for _, link := range w.links[name] {
+		entries = append(entries, tree.Entry{Path: link, Type: tree.Symlink, Link: "x", Mode: 0o777})
 	}
 	var contents bytes.Buffer
 	blob, err := release.WriteContents(&contents, entries)

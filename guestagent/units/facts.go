@@ -135,9 +135,12 @@ func learn(facts map[string]impact.Unit, p property, v value) {
 	}
 	switch p.name {
 	case "LoadState":
-		if v.text() == "not-found" {
+		switch v.text() {
+		case "not-found":
 			delete(facts, p.unit)
 			return
+		case "masked":
+			unit.Masked = true
 		}
 	case "Type":
 		unit.Once = v.text() == "oneshot"

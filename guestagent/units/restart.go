@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -34,6 +35,63 @@ func (m *Manager) Restore(ctx context.Context, name string) (time.Duration, erro
 	// if systemd cannot be reached, the job reports it.
 	_ = m.call(ctx, callLimit, "reset "+name, "ResetFailedUnit", name)
 	return m.job(ctx, "restart", "RestartUnit", name)
+}
+
+// Startable says why a unit that a release enables by a symbolic link cannot be started now; "" if it can. running is
+// true if it runs already.
+func (m *Manager) Startable(ctx context.Context, name, link string) (running bool, why string, err error) {
+	if _, err := os.Lstat(link); errors.Is(err, fs.ErrNotExist) {
+		return false, "it is disabled here", nil
+	} else if err != nil {
+		return false, "", err
+	}
+	values, err := m.get(ctx, property{name, unitInterface, "LoadState"}, property{name, unitInterface, "ActiveState"},
+		property{name, unitInterface, "RefuseManualStart"})
+	if err != nil {
+		return false, "", err
+	}
+	load, active, refuses := values[0].text(), values[1].text(), values[2].set
+	switch {
+	case load != "loaded":
+		return false, "it is " + load, nil
+	case active == "active" || active == "activating" || active == "reloading" || active == "refreshing":
+		return true, "", nil
+	case refuses:
+		return false, "it refuses to be started by hand; a reboot starts it", nil
+	}
+	return false, "", nil
+}
+
+// Start starts a unit, after the units that it needs, and returns how long that took. skipped is true if a condition of
+// the unit was not met (systemd.unit(5), ConditionPathExists= and others), so that systemd did not start it.
+func (m *Manager) Start(ctx context.Context, name string) (took time.Duration, skipped bool, err error) {
+	started := time.Now()
+	if _, err := m.job(ctx, "start", "StartUnit", name); err != nil {
+		return time.Since(started), false, err
+	}
+	took = time.Since(started)
+	values, err := m.get(ctx, property{name, unitInterface, "ActiveState"}, property{name, unitInterface, "ConditionResult"})
+	if err != nil {
+		return took, false, err
+	}
+	return took, values[0].text() == "inactive" && !values[1].set, nil
+}
+
+// Withdraw stops a unit that did not run before a refresh, and has systemd forget that it has failed. A unit that
+// systemd does not know is stopped already.
+func (m *Manager) Withdraw(ctx context.Context, name string) error {
+	state, err := m.ActiveState(ctx, name)
+	if err != nil {
+		return err
+	}
+	if state != "inactive" && state != "failed" {
+		if err := m.Stop(ctx, name); err != nil {
+			return err
+		}
+	}
+	// The call fails for a unit that has not failed.
+	_ = m.call(ctx, callLimit, "reset "+name, "ResetFailedUnit", name)
+	return nil
 }
 
 // Stop stops a unit and waits until it has stopped.

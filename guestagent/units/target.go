@@ -3,6 +3,7 @@ package units
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -37,17 +38,57 @@ func version(text string) (int, error) {
 
 // Failed returns the units that systemd counts as failed.
 func (m *Manager) Failed(ctx context.Context) (failed []string, err error) {
+	err = m.connected(ctx, callLimit, func(c *connection) (err error) {
+		failed, err = c.listed("failed")
+		return err
+	})
+	return failed, err
+}
+
+// Ran returns the units that have been active in this boot and have not failed since: those that run, and services that
+// ran to their end.
+func (m *Manager) Ran(ctx context.Context) (ran []string, err error) {
 	err = m.connected(ctx, callLimit, func(c *connection) error {
-		body, err := c.call(nil, "ListUnitsFiltered", list("failed"))
-		if err == nil {
-			failed, err = namesOf(body)
-		}
+		running, err := c.listed("active", "reloading", "refreshing", "activating", "deactivating")
 		if err != nil {
-			return fmt.Errorf("ask systemd for the failed units: %w", err)
+			return err
+		}
+		idle, err := c.listed("inactive")
+		if err != nil {
+			return err
+		}
+		idle = slices.DeleteFunc(idle, func(name string) bool { return !strings.HasSuffix(name, ".service") })
+		properties := make([]property, len(idle))
+		for i, name := range idle {
+			properties[i] = property{name, unitInterface, "InactiveExitTimestampMonotonic"}
+		}
+		values, err := c.get(properties)
+		if err != nil {
+			return err
+		}
+		ran = running
+		for i, name := range idle {
+			if values[i].number > 0 {
+				ran = append(ran, name)
+			}
 		}
 		return nil
 	})
-	return failed, err
+	slices.Sort(ran)
+	return ran, err
+}
+
+// listed returns the loaded units in these states.
+func (c *connection) listed(states ...string) ([]string, error) {
+	body, err := c.call(nil, "ListUnitsFiltered", list(states...))
+	var names []string
+	if err == nil {
+		names, err = namesOf(body)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask systemd for the units that are %s: %w", strings.Join(states, ", "), err)
+	}
+	return names, nil
 }
 
 // namesOf reads the names from a list of units, a(ssssssouso).

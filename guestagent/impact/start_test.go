@@ -1,0 +1,69 @@
+package impact
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// The links that a release adds are what it enables. One that was there before, an alias, and a drop-in are not.
+func TestWhatAReleaseEnablesIsStarted(t *testing.T) {
+	link, file := &tree.Entry{Type: tree.Symlink, Link: "/usr/lib/systemd/system/x"}, &tree.Entry{Type: tree.Regular}
+	c := NewChanges()
+	for _, one := range []struct {
+		path     string
+		old, new *tree.Entry
+	}{
+		{"etc/systemd/system/multi-user.target.wants/a.service", nil, link},
+		{"usr/lib/systemd/system/multi-user.target.wants/a.service", nil, link},
+		{"usr/lib/systemd/system/timers.target.wants/b.timer", nil, link},
+		{"var/usrlocal/lib/systemd/system/a.service.requires/c.socket", file, link},
+		{"etc/systemd/system/getty.target.wants/getty@tty9.service", nil, link},
+		{"etc/systemd/system/graphical.target.wants/d.service", nil, link},
+		{"etc/systemd/system/multi-user.target.wants/masked.service", nil, link},
+		{"etc/systemd/system/multi-user.target.wants/moved.service", &tree.Entry{Type: tree.Symlink, Link: "/lib/x"}, link},
+		{"etc/systemd/system/multi-user.target.wants/gone.service", link, nil},
+		{"etc/systemd/system/dbus-org.a.service", nil, link},
+		{"etc/systemd/system/a.service.d/x.conf", nil, file},
+		{"etc/systemd/user/default.target.wants/u.service", nil, link},
+		{"usr/share/doc/multi-user.target.wants/x.service", nil, link},
+	} {
+		c.Add(one.path, one.old, one.new)
+	}
+	units := map[string]Unit{
+		"multi-user.target": {State: "active"}, "timers.target": {State: "active"}, "a.service": {State: "inactive"}, "getty.target": {State: "active"},
+		"graphical.target": {State: "inactive"}, "masked.service": {Masked: true}, "getty@tty9.service": {State: "active"},
+	}
+	a := Assess(c, Snapshot{Units: units}, Policy{Actions: map[string]Action{"b.timer": Report}})
+	want := []Start{
+		{Unit: "a.service", By: "multi-user.target"},
+		{Unit: "b.timer", By: "timers.target", Skipped: "the policy is to report it"},
+		{Unit: "c.socket", By: "a.service"}, // which is started
+		{Unit: "d.service", By: "graphical.target", Skipped: "graphical.target is not active"},
+		{Unit: "masked.service", By: "multi-user.target", Skipped: "it is masked"},
+	}
+	if diff := cmp.Diff(want, a.Starts, cmpopts.IgnoreFields(Start{}, "Path")); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+	if a.Level != agentapi.Level_NONE || len(a.Message().GetStarts()) != len(want) {
+		t.Errorf("%+v", a.Message())
+	}
+	// Several want it: the one that is active counts, whichever comes first.
+	for _, order := range [][]string{{"graphical", "multi-user"}, {"multi-user", "graphical"}} {
+		c = NewChanges()
+		for _, by := range order {
+			c.Add("etc/systemd/system/"+by+".target.wants/a.service", nil, link)
+		}
+		if a = Assess(c, Snapshot{Units: units}, Policy{}); len(a.Starts) != 1 || a.Starts[0].Skipped != "" || a.Starts[0].Path != "etc/systemd/system/multi-user.target.wants/a.service" {
+			t.Errorf("%v: %+v", order, a.Starts)
+		}
+	}
+	// After the swap the journal says what is started.
+	if a = Assess(c, Snapshot{Units: units, Fresh: newUsr}, Policy{}); len(a.Starts) != 0 {
+		t.Errorf("%+v", a.Starts)
+	}
+}

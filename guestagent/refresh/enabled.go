@@ -1,0 +1,111 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+// startEnabled starts the units that the new stack enables and that a package manager would have started: once systemd
+// has read them and what they may need runs the new code.
+//
+// A unit that fails at its first start was not healthy before. So it is reported, and the refresh goes on, as it does
+// after a soft-reboot, which starts such units, too.
+func (r *run) startEnabled(ctx context.Context, facts map[string]impact.Unit) error {
+	wanted := r.record.NewlyEnabled
+	var names []string
+	for _, start := range wanted {
+		if start.Skipped != "" {
+			r.noteStart(&agentapi.UnitStart{Unit: start.Unit, WantedBy: start.By, Skipped: start.Skipped})
+			continue
+		}
+		running, why, err := r.Units.Startable(ctx, start.Unit, "/"+start.Path)
+		switch {
+		case err != nil:
+			return fmt.Errorf("start what the release enables: %w", err)
+		case why != "":
+			r.noteStart(&agentapi.UnitStart{Unit: start.Unit, WantedBy: start.By, Skipped: why})
+		case !running: // one that runs was started together with another unit
+			names = append(names, start.Unit)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	names, _, err := r.Units.Order(ctx, names, facts)
+	if err != nil {
+		return err
+	}
+	if err := r.enter(r.record.State, func(record *Record) { record.Enabled = union(slices.Clone(record.Enabled), names) }); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := r.startUnit(ctx, name, wanted); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startUnit starts one unit, and reports how that went. Only the end of the refresh's own time is an error.
+func (r *run) startUnit(ctx context.Context, name string, wanted []impact.Start) error {
+	start := &agentapi.UnitStart{Unit: name}
+	if at := slices.IndexFunc(wanted, func(s impact.Start) bool { return s.Unit == name }); at >= 0 {
+		start.WantedBy = wanted[at].By
+	}
+	took, skipped, err := r.Units.Start(ctx, name)
+	if ended := ctx.Err(); ended != nil {
+		return errors.Join(err, ended)
+	}
+	start.TookUs = took.Microseconds()
+	switch {
+	case err != nil:
+		start.Error = fmt.Sprintf("%v: %s", err, r.Units.Failure(ctx, name))
+	case skipped:
+		start.Skipped = "a condition of it is not met"
+	}
+	r.noteStart(start)
+	return nil
+}
+
+func (r *run) noteStart(start *agentapi.UnitStart) {
+	r.note(func(report *agentapi.Report) {
+		report.Starts = slices.DeleteFunc(report.Starts, func(s *agentapi.UnitStart) bool { return s.GetUnit() == start.GetUnit() })
+		report.Starts = append(report.Starts, start)
+	})
+}
+
+// checkEnabled reports the started units that have failed by the end of the refresh.
+func (r *run) checkEnabled(ctx context.Context) error {
+	for _, name := range r.record.Enabled {
+		state, err := r.Units.ActiveState(ctx, name)
+		if err != nil {
+			return err
+		}
+		if isRunning(state) || state == "inactive" || state == "activating" {
+			continue
+		}
+		failure := r.Units.Failure(ctx, name)
+		r.note(func(report *agentapi.Report) {
+			for _, start := range report.GetStarts() {
+				if start.GetUnit() == name && start.GetError() == "" {
+					start.Error = failure
+				}
+			}
+		})
+	}
+	return nil
+}
+
+// withdrawEnabled stops what the refresh has started, for a rollback: while the files of these units are still there.
+func (r *run) withdrawEnabled(ctx context.Context) error {
+	var failures []error
+	for _, name := range slices.Backward(r.record.Enabled) {
+		failures = append(failures, r.retry(ctx, func() error { return r.Units.Withdraw(ctx, name) }))
+	}
+	return errors.Join(failures...)
+}

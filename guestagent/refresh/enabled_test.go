@@ -1,0 +1,173 @@
+package refresh
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// enabling is a world with a release "three" that enables new.service, and from which a refresh starts at "one".
+func enabling(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.links = map[string][]string{"three": {"usr/lib/systemd/system/multi-user.target.wants/new.service"}}
+	w.release("three", 3, w.releases["one"])
+	w.active = []string{"multi-user.target"}
+	return w
+}
+
+func starts(report interface{ GetStarts() []*agentapi.UnitStart }) string {
+	var all []string
+	for _, start := range report.GetStarts() {
+		text := start.GetUnit() + " by " + start.GetWantedBy()
+		if start.GetSkipped() != "" {
+			text += " skipped: " + start.GetSkipped()
+		}
+		if start.GetError() != "" {
+			text += " failed"
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, "; ")
+}
+
+func TestAUnitThatAReleaseEnablesIsStarted(t *testing.T) {
+	const plain = "new.service by multi-user.target"
+	for name, c := range map[string]struct {
+		world   func(w *world)
+		request func(r *agentapi.RefreshRequest)
+		// want is in the report, planned in the impact.
+		want, planned string
+		runs          bool
+	}{
+		"as a package manager would": {want: plain, planned: plain, runs: true},
+		"not if its target is not active": {
+			world: func(w *world) { w.active = nil },
+			want:  plain + " skipped: multi-user.target is not active", planned: plain + " skipped: multi-user.target is not active",
+		},
+		"not if it is disabled here": {
+			world: func(w *world) { w.notStartable = map[string]string{"new.service": "it is disabled here"} },
+			want:  plain + " skipped: it is disabled here", planned: plain,
+		},
+		"not if a condition is not met": {
+			world: func(w *world) { w.unmet = map[string]bool{"new.service": true} },
+			want:  plain + " skipped: a condition of it is not met", planned: plain,
+		},
+		"not if the policy is to report it": {
+			request: func(r *agentapi.RefreshRequest) {
+				r.Policy = &agentapi.UnitPolicy{Units: map[string]string{"new.service": "report"}}
+			},
+			want: plain + " skipped: the policy is to report it", planned: plain + " skipped: the policy is to report it",
+		},
+		"and its failure is reported: it was not healthy before": {
+			world: func(w *world) { w.broken = map[string]tree.Digest{"new.service": w.releases["three"].stack.Base} },
+			want:  plain + " failed", planned: plain, runs: true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := enabling(t)
+			if c.world != nil {
+				c.world(w)
+			}
+			e, stop := w.engine()
+			defer stop()
+			w.give("one", "three")
+			request := w.ask("one", "three")
+			if c.request != nil {
+				c.request(request)
+			}
+			report := w.refresh(e, request).Report
+			if !report.GetCommitted() {
+				t.Fatalf("%v", report)
+			}
+			if got := starts(report); got != c.want {
+				t.Errorf("the report says %q, want %q", got, c.want)
+			}
+			if got := starts(report.GetImpact()); got != c.planned {
+				t.Errorf("the plan says %q, want %q", got, c.planned)
+			}
+			if _, runs := w.services["new.service"]; runs != c.runs {
+				t.Errorf("it runs: %v", runs)
+			}
+			// After what it may need: the units that are restarted come first.
+			start, last := slices.Index(w.log, "start new.service"), slices.Index(w.log, "restart b.service")
+			if start >= 0 && start < last {
+				t.Errorf("it was started before %v", w.log[start:last])
+			}
+		})
+	}
+}
+
+// A rollback for another reason stops what the refresh has started.
+func TestARollbackStopsWhatWasStarted(t *testing.T) {
+	w := enabling(t)
+	w.unhealthy = w.releases["three"].stack.Base
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "three")
+	status := w.refresh(e, w.ask("one", "three"))
+	if status.Report.GetCommitted() || !slices.Contains(w.log, "start new.service") {
+		t.Fatalf("%v", status.Report)
+	}
+	if _, runs := w.services["new.service"]; runs {
+		t.Error("it still runs")
+	}
+	if err := w.whole(status); err != nil {
+		t.Error(err)
+	}
+	stopped, back := slices.Index(w.log, "withdraw new.service"), slices.Index(w.log, "back")
+	if stopped < 0 || stopped > back {
+		t.Errorf("it was stopped at %d, and /usr swapped back at %d: its files were gone", stopped, back)
+	}
+}
+
+// Wherever the agent is stopped, the unit is started once or not at all, and no rollback leaves it behind.
+func TestAnEnabledUnitSurvivesARestartOfTheAgent(t *testing.T) {
+	for _, at := range []string{"startable", "start new.service", "journal checking", "check"} {
+		t.Run(at, func(t *testing.T) {
+			w := enabling(t)
+			release := w.hold(at)
+			e, stop := w.engine()
+			w.give("one", "three")
+			if started, err := e.Refresh(w.ask("one", "three")); err != nil || !started {
+				t.Fatal(started, err)
+			}
+			ended := make(chan bool)
+			go func() {
+				stop()
+				close(ended)
+			}()
+			release(func() {})
+			<-ended
+			e, stop = w.engine()
+			defer stop()
+			status := until(t, e)
+			_, runs := w.services["new.service"]
+			if runs != status.Report.GetCommitted() {
+				t.Errorf("it runs: %v; %v", runs, status.Report)
+			}
+		})
+	}
+}
+
+// Only what ran before counts as broken after a start of the new stack.
+func TestAUnitThatNeverRanBeforeDoesNotBreakASoftReboot(t *testing.T) {
+	for unit, committed := range map[string]bool{"new.service": true, "b.service": false} {
+		t.Run(unit, func(t *testing.T) {
+			w := newWorld(t)
+			w.broken = map[string]tree.Digest{unit: w.releases["two"].stack.Base}
+			d := w.refreshBy(SoftReboot)
+			defer d.stop()
+			status := d.status
+			if status.Report.GetCommitted() != committed {
+				t.Errorf("%v", status.Report)
+			}
+			if got := starts(status.Report); committed && got != "new.service by soft_reboot failed" {
+				t.Errorf("the report says %q", got)
+			}
+		})
+	}
+}
