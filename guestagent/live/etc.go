@@ -85,7 +85,12 @@ func missingSecrets(root, next string) (names []string, err error) {
 }
 
 // Keep implements refresh.Etc.
-func (Etc) Keep(patterns []string) error { return boot.WriteKept(patterns) }
+func (Etc) Keep(patterns []string) error {
+	if err := etcmerge.CopyUp("/", patterns); err != nil {
+		return err
+	}
+	return boot.WriteKept(patterns)
+}
 
 // Accounts implements refresh.Etc.
 func (Etc) Accounts() (etcmerge.AccountTexts, error) { return etcmerge.Accounts("/") }

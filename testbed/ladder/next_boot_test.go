@@ -21,7 +21,8 @@ func TestTheNextBoot(t *testing.T) {
 	system := func(name string) []guest.Edit {
 		number := map[string]string{"now": "990", "next": "991", "rebased": "992"}[name]
 		return marked(name, guest.Write("etc/ours", 0o644, name), guest.Append("etc/group", name+":x:"+number+":\n"),
-			guest.Write("opt/acme/bin/acmed", 0o755, name), guest.Write("usr/local/bin/acme", 0o755, name))
+			guest.Write("opt/acme/bin/acmed", 0o755, name), guest.Write("usr/local/bin/acme", 0o755, name),
+			guest.Write("etc/blocked", 0o644, name), guest.Write("etc/tls.key", 0o600, "-----BEGIN PRIVATE KEY-----\n"))
 	}
 	releases, err := w.Releases(t.Context(), "next", guest.Plain, system("now"), system("next"))
 	if err != nil {
@@ -102,10 +103,23 @@ func TestTheNextBoot(t *testing.T) {
 	start(func() error { return os.WriteFile(path, whole, 0o644) })
 	runs("now", "now:", "own")
 	v.Spec.Refresh.Strategy = vm.Live
-	if report, err := v.Refresh(t.Context(), next); err != nil || !report.GetCommitted() {
+	// A file that cannot be replaced and a number that is taken are reported, and block nothing else.
+	run("mount --bind /etc/hostname /etc/blocked; groupadd -g 991 mine")
+	report, err := v.Refresh(t.Context(), next)
+	if err != nil || !report.GetCommitted() {
 		t.Fatalf("%v, %v", report, err)
 	}
 	runs("next", "now:next:", "next")
+	kinds := map[string]string{}
+	for _, conflict := range report.GetConflictDetails() {
+		kinds[conflict.GetPath()] = conflict.GetKind()
+	}
+	if kinds["/etc/blocked"] != "mount" || kinds["/etc/group"] != "account_number" {
+		t.Errorf("it reports %v", report.GetConflictDetails())
+	}
+	if got := run("umount /etc/blocked; cat /etc/blocked; echo; getent group mine | cut -d: -f3; getent group next | cut -d: -f3; test -e /etc/tls.key || echo no key"); got != "now\n991\n999\nno key" {
+		t.Errorf("the VM has %q", got)
+	}
 	if kept := run("cat /run/sharedos/private/sharedos/replaced/*/usr/local/bin/acme"); kept != "own" {
 		t.Errorf("what the release has replaced is kept as %q", kept)
 	}
@@ -125,5 +139,8 @@ func TestTheNextBoot(t *testing.T) {
 		t.Errorf("it refused %q, awaits %q, and reports of the start %v", started.GetRefused(), started.GetPending(), last)
 	}
 	runs("rebased", "now:next:rebased:", "rebased")
+	if got := run("cat /etc/blocked"); got != "rebased" {
+		t.Errorf("what could not be replaced is %q after the next boot", got)
+	}
 	matrix.Record(t, "truncated layer", "in a boot", "old stack, reported; the next apply converges")
 }
