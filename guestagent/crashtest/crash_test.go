@@ -150,7 +150,7 @@ func (w *world) refresh(t *testing.T, k kind) Order {
 // outcome returns on which stack a refresh ended. It fails the test unless everything in the machine belongs to that stack.
 func (w *world) outcome(t *testing.T, k kind, answer Answer) string {
 	t.Helper()
-	switch runs := w.mustBeWhole(t, answer); runs {
+	switch runs := w.mustBeWhole(t, k, answer); runs {
 	case k.from:
 		return oldStack
 	case k.to:

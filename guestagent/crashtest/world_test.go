@@ -43,8 +43,9 @@ type world struct {
 	last          *made
 	lastTree      *tree.Tree
 	// disks has the private disk of a machine that runs a release, and has run others before. looks describes that machine.
-	disks map[string]disk
-	looks map[string]string
+	// On the disk, a file in /opt was changed, which the next refresh replaces: before describes the machine with it.
+	disks         map[string]disk
+	looks, before map[string]string
 }
 
 func newWorld(t *testing.T) *world {
@@ -53,7 +54,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{dir: t.TempDir(), key: key, releases: map[string]*made{}, disks: map[string]disk{}, looks: map[string]string{}}
+	w := &world{dir: t.TempDir(), key: key, releases: map[string]*made{}, disks: map[string]disk{}, looks: map[string]string{}, before: map[string]string{}}
 	w.program = filepath.Join(w.dir, "machine")
 	// As the GNUmakefile compiles the agent, so that most of it is in Go's cache.
 	build := exec.CommandContext(t.Context(), "go", "build", "-tags=faults", "-trimpath", "-ldflags=-s -w", "-o", w.program, "./machine")
@@ -97,7 +98,9 @@ func (w *world) learn(t *testing.T) {
 		if !answer.Result.Committed || w.name(answer.Result.Stack) != step[1] {
 			t.Fatalf("a refresh from %s to %s without a fault: %+v", step[0], step[1], answer.Result)
 		}
-		w.looks[step[1]], w.disks[step[1]] = answer.Look, snapshot(t, blank)
+		w.looks[step[1]] = answer.Look
+		w.before[step[1]] = m.carryOut(t, Order{Write: map[string]string{"/opt/acme/changed-here.conf": "here"}, Sync: true}).Look
+		w.disks[step[1]] = snapshot(t, blank)
 	}
 	m.end(t)
 	if strings.Contains(w.looks["one"], "twice") || w.looks["one"] == w.looks["two"] || w.looks["two"] == w.looks["three"] {
@@ -225,14 +228,18 @@ func (m *machine) carryOut(t *testing.T, order Order) Answer {
 
 // mustBeWhole fails the test unless no refresh is in flight, and everything in the machine belongs to the release that the agent
 // reports. It returns that release.
-func (w *world) mustBeWhole(t *testing.T, answer Answer) string {
+func (w *world) mustBeWhole(t *testing.T, k kind, answer Answer) string {
 	t.Helper()
 	runs := w.name(answer.Result.Stack)
 	if answer.Result.State != "idle" {
 		t.Errorf("it is in state %s: %s", answer.Result.State, answer.Result.Error)
 	}
-	if answer.Look != w.looks[runs] {
-		t.Errorf("it reports release %s and does not look like it:\n%s", runs, difference(w.looks[runs], answer.Look))
+	look := w.looks[runs]
+	if runs == k.from {
+		look = w.before[runs]
+	}
+	if answer.Look != look {
+		t.Errorf("it reports release %s and does not look like it:\n%s", runs, difference(look, answer.Look))
 	}
 	return runs
 }

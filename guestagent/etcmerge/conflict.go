@@ -70,7 +70,10 @@ type Conflict struct {
 }
 
 // String returns the path and the reason: "/etc/motd: changed here and by the release".
-func (c Conflict) String() string { return shown(c.Path) + ": " + c.Reason }
+func (c Conflict) String() string { return c.File() + ": " + c.Reason }
+
+// File returns the absolute path by which an administrator knows the file: "/opt/acme/acmed".
+func (c Conflict) File() string { return shown(c.Path) }
 
 // Advice returns what an administrator can do about the conflict.
 func (c Conflict) Advice() string { return advice[c.Kind] }

@@ -231,9 +231,6 @@ func (p *planner) write(d Difference, ours *tree.Entry) {
 	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(d.New), content: p.released(d)})
 }
 
-// copyBuffer bounds the memory that the copy of one file takes, in bytes.
-const copyBuffer = 128 << 10
-
 // released returns the content of the new release's version of a file, and checks that the layers have what the contents
 // list says.
 func (p *planner) released(d Difference) content {
@@ -244,7 +241,7 @@ func (p *planner) released(d Difference) content {
 		}
 		defer func() { err = errors.Join(err, file.Close()) }()
 		sum := sha256.New()
-		if _, err := io.CopyBuffer(io.MultiWriter(to, sum), file, make([]byte, copyBuffer)); err != nil {
+		if _, err := io.Copy(io.MultiWriter(to, sum), file); err != nil {
 			return err
 		}
 		if tree.Digest(sum.Sum(nil)) != d.New.Digest {

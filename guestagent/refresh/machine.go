@@ -354,7 +354,7 @@ func addConflicts(report *agentapi.Report, conflicts []etcmerge.Conflict) {
 	report.Conflicts = append(report.Conflicts, etcmerge.Texts(conflicts)...)
 	for _, c := range conflicts {
 		report.ConflictDetails = append(report.ConflictDetails, &agentapi.Conflict{
-			Path: "/" + c.Path, Kind: string(c.Kind), Reason: c.Reason, Advice: c.Advice(),
+			Path: c.File(), Kind: string(c.Kind), Reason: c.Reason, Advice: c.Advice(),
 		})
 	}
 }
