@@ -51,11 +51,11 @@ func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack
 	return err
 }
 
-// keepBaseline makes sure that there is a baseline, once no carry is recorded, and returns it. It is made from the tree of
+// keepBaseline makes sure that there is a baseline, once no carry is recorded, and returns its head. It is made from the tree of
 // the stack that runs when an agent finds none: of a VM that an earlier version has run, in which the files of CarriedByOS
 // may be of any release before. A baseline of another stack stays: /etc could not be carried from there yet.
 func keepBaseline(carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) (*etcmerge.Baseline, error) {
-	baseline, err := carrier.Baseline()
+	baseline, err := carrier.BaselineHead()
 	switch {
 	case errors.Is(err, etcmerge.ErrBaseline):
 		say("%v; it is made again from the stack that runs", err)
@@ -74,7 +74,7 @@ func keepBaseline(carrier etcmerge.Carrier, stack release.Stack, withTree func(u
 // baselineBack writes the baseline of the stack to which /etc is going to be taken back. The record of the carry that is
 // taken back stays until that is done, so an interruption in between is found.
 func baselineBack(carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) error {
-	baseline, err := carrier.Baseline()
+	baseline, err := carrier.BaselineHead()
 	if err != nil && !errors.Is(err, etcmerge.ErrBaseline) {
 		return err
 	}
@@ -281,7 +281,7 @@ func behind(stack string) error {
 // Behind returns an error that matches ErrBehind if /etc of the running system belongs to another stack than the one that
 // runs, and could not be carried.
 func Behind(running release.Stack) error {
-	baseline, err := Carrier("/").Baseline()
+	baseline, err := Carrier("/").BaselineHead()
 	switch {
 	case errors.Is(err, etcmerge.ErrBaseline):
 		return nil

@@ -209,7 +209,7 @@ func (d privateDisk) prepare(ctx context.Context, lower lowerTree, stack release
 		watch.done("complete")
 		return nil
 	}
-	if baseline, err := Carrier(newRoot).Baseline(); err == nil && !baseline.Unlisted {
+	if baseline, err := Carrier(newRoot).BaselineHead(); err == nil && !baseline.Unlisted {
 		return nil // a carry brings new paths
 	}
 	if _, err := Seed(string(lower), mounts.PrivateDir, stack); err != nil {

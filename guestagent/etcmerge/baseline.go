@@ -223,18 +223,26 @@ func (b *Baseline) Digest() string {
 	return sum.Digest().Hex()
 }
 
-// decodeBaseline reads the content of a baseline's file. Everything that is wrong with it is ErrBaseline.
-func decodeBaseline(data []byte) (*Baseline, error) {
+// decodeHead reads a baseline's file up to its list. Everything that is wrong with it is ErrBaseline.
+func decodeHead(data []byte) (b *Baseline, list []byte, err error) {
 	first, rest, _ := bytes.Cut(data, []byte{'\n'})
 	if string(first) != baselineMagic+tree.Sum(rest).Hex() {
-		return nil, fmt.Errorf("%w: it was not written to its end, or was changed", ErrBaseline)
+		return nil, nil, fmt.Errorf("%w: it was not written to its end, or was changed", ErrBaseline)
 	}
 	line, list, _ := bytes.Cut(rest, []byte{'\n'})
 	var head baselineHead
 	if err := json.Unmarshal(line, &head); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBaseline, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrBaseline, err)
 	}
-	b := &Baseline{Stack: head.Stack, Unlisted: head.Unlisted, Partial: head.Partial, settled: head.Settled, contents: head.Contents}
+	return &Baseline{Stack: head.Stack, Unlisted: head.Unlisted, Partial: head.Partial, settled: head.Settled, contents: head.Contents}, list, nil
+}
+
+// decodeBaseline reads a baseline's file. Everything that is wrong with it is ErrBaseline.
+func decodeBaseline(data []byte) (*Baseline, error) {
+	b, list, err := decodeHead(data)
+	if err != nil {
+		return nil, err
+	}
 	reader := release.NewContentsReader(bytes.NewReader(list))
 	for {
 		entry, err := reader.Next()
@@ -259,13 +267,23 @@ func (c Carrier) baselinePath() string { return filepath.Join(filepath.Dir(c.Rec
 
 // Baseline reads the baseline at which /etc stands; ErrBaseline if there is none, or none that can be used. An agent of an
 // earlier version settles a carry and writes no baseline: the one from before is outdated then.
-func (c Carrier) Baseline() (*Baseline, error) {
+func (c Carrier) Baseline() (*Baseline, error) { return c.readBaseline(decodeBaseline) }
+
+// BaselineHead is Baseline without what it lists.
+func (c Carrier) BaselineHead() (*Baseline, error) {
+	return c.readBaseline(func(data []byte) (*Baseline, error) {
+		baseline, _, err := decodeHead(data)
+		return baseline, err
+	})
+}
+
+func (c Carrier) readBaseline(decode func(data []byte) (*Baseline, error)) (*Baseline, error) {
 	// A carry that is being settled has brought a baseline, which is not in its place yet.
-	baseline, err := readBaseline(filepath.Join(c.settled().Record, baselineName))
+	baseline, err := readBaseline(filepath.Join(c.settled().Record, baselineName), decode)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return baseline, err
 	}
-	if baseline, err = readBaseline(c.baselinePath()); err != nil {
+	if baseline, err = readBaseline(c.baselinePath(), decode); err != nil {
 		return nil, err
 	}
 	ends, found, err := c.Settled()
@@ -278,7 +296,7 @@ func (c Carrier) Baseline() (*Baseline, error) {
 	return baseline, nil
 }
 
-func readBaseline(name string) (*Baseline, error) {
+func readBaseline(name string, decode func(data []byte) (*Baseline, error)) (*Baseline, error) {
 	data, err := fileio.Read(name, maxBaseline)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fileio.ErrTooLong):
@@ -286,7 +304,7 @@ func readBaseline(name string) (*Baseline, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read the baseline of /etc: %w", err)
 	}
-	return decodeBaseline(data)
+	return decode(data)
 }
 
 // WriteBaseline makes baseline the one at which /etc stands. When it returns nil the baseline is on the disk.

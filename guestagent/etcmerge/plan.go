@@ -127,7 +127,7 @@ func (p *planner) decide(d Difference, merged AccountMerge) error {
 	if err != nil {
 		return err
 	}
-	if accountFiles[d.Path] != nil && p.carrier.leftAlone(d.Path) {
+	if p.ofBaseline(d.Path) {
 		ours = clone(d.Old)
 	}
 	if ours != nil && p.kept(d.Path) {
@@ -160,6 +160,14 @@ func (p *planner) decide(d Difference, merged AccountMerge) error {
 	return nil
 }
 
+// ofBaseline reports whether this VM's version of a path is that of the baseline, which the root does not show any more.
+func (p *planner) ofBaseline(name string) bool {
+	return mergedByContent(name) && p.carrier.leftAlone(name)
+}
+
+// base is the content of a path in the baseline.
+func (p *planner) base(name string) content { return text(string(p.old.contents[name])) }
+
 // kept reports whether the path is pinned.
 func (p *planner) kept(name string) bool {
 	for _, pattern := range p.keep {
@@ -179,7 +187,11 @@ func (p *planner) hold(d Difference, ours *tree.Entry) {
 	if ours.Type != tree.Regular && ours.Type != tree.Symlink && ours.Type != tree.Directory || alike(ours, d.New) {
 		return
 	}
-	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(ours), content: present(p.live, d.Path)})
+	s := step{Path: d.Path, before: ours, after: clone(ours), content: present(p.live, d.Path)}
+	if p.ofBaseline(d.Path) {
+		s.content, s.previous = p.base(d.Path), p.base(d.Path)
+	}
+	p.steps = append(p.steps, s)
 }
 
 // conflicting leaves a path as it is, unless it is generated or a link that leads nowhere in the new release.
@@ -379,8 +391,8 @@ func (p *planner) merge(d Difference, ours *tree.Entry, all AccountMerge) {
 	// the release that runs, and the next boot would show the new one's.
 	if !alike(ours, after) || !alike(after, d.New) {
 		s := step{Path: d.Path, before: ours, after: after, content: text(merged)}
-		if p.carrier.leftAlone(d.Path) {
-			s.previous = text(string(p.old.contents[d.Path]))
+		if p.ofBaseline(d.Path) {
+			s.previous = p.base(d.Path)
 		}
 		p.steps = append(p.steps, s)
 	}
