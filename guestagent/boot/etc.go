@@ -228,6 +228,10 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 		if err := WriteCommitted(next); err != nil {
 			return nil, err
 		}
+		r.committed = &next
+		if _, err := carrier.BaselineHead(); !errors.Is(err, etcmerge.ErrBaseline) {
+			return r.completeEtc(ctx, chosen) // only the record of the commit was lost
+		}
 		return nil, withLayers(chosen.layers, func(tree string) error {
 			_, err := writeBaseline(carrier, tree, chosen.stack, false)
 			return err
@@ -287,6 +291,8 @@ func Behind(running release.Stack) error {
 		return nil
 	case err != nil:
 		return err
+	case running.HasKey(baseline.Stack) && baseline.Partial:
+		return stale(Carrier("/"))
 	case running.HasKey(baseline.Stack):
 		return nil
 	case baseline.Unlisted:
@@ -294,6 +300,21 @@ func Behind(running release.Stack) error {
 	}
 	return fmt.Errorf("%w: they are those of stack %s, because the last start failed to carry them: see the VM's console; "+
 		"the next start or refresh tries again", ErrBehind, baseline.Stack)
+}
+
+// stale returns an error if files of CarriedByOS are not those of the release that runs, because an agent of an earlier
+// version did not carry them.
+func stale(carrier etcmerge.Carrier) error {
+	baseline, err := carrier.Baseline()
+	if err != nil {
+		return err
+	}
+	files, err := carrier.Stale(baseline)
+	if err != nil || len(files) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %s and %d other files are not those of the release, because an earlier version did not update them; "+
+		"the next start or refresh brings them", ErrBehind, files[0], len(files)-1)
 }
 
 // moveEtc carries /etc from the stack at which it stands to the one that boots. A carry that came to its end is not

@@ -41,12 +41,17 @@ func TestEveryWayToAStackEndsTheSame(t *testing.T) {
 			}
 			after := snapshot(t, m.disk)
 			m.end(t)
+			m, _ = w.start(t, w.disks[from], from, w.images)
+			m.carryOut(t, Order{Remove: []string{mounts.Committed}, Sync: true})
+			uncommitted := snapshot(t, m.disk)
+			m.end(t)
 			for name, way := range map[string]struct {
 				on     disk
 				layers []Image
 			}{
 				"a start with it":                               {w.disks[from], w.images},
 				"a start with its layers alone":                 {w.disks[from], w.chain},
+				"a start without the record of the commit":      {uncommitted, w.chain},
 				"the refresh and a start":                       {after, w.images},
 				"the refresh and a start with its layers alone": {after, w.chain},
 			} {

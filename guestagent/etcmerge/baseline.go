@@ -115,7 +115,7 @@ func (b *Baseline) Differences(next *Baseline) []Difference {
 	var differences []Difference
 	old, new := b.entries, next.entries
 	for len(old) > 0 || len(new) > 0 {
-		order := 0
+		var order int
 		switch {
 		case len(old) == 0:
 			order = 1

@@ -88,6 +88,30 @@ func (c Carrier) CarryFrom(ctx context.Context, old *Baseline, differences []Dif
 	return c.Carry(ctx, old, all, new)
 }
 
+// Stale returns the files of CarriedByOS that this VM does not have as the stack of the baseline has them, by the paths that
+// administrators know.
+func (c Carrier) Stale(baseline *Baseline) (files []string, err error) {
+	live, err := os.OpenRoot(c.Root)
+	if err != nil {
+		return nil, fmt.Errorf("look for outdated files: %w", err)
+	}
+	defer func() { err = errors.Join(err, live.Close()) }()
+	for i := range baseline.entries {
+		entry := &baseline.entries[i]
+		if tree.OwnerOf(entry.Path) != tree.CarriedByOS || entry.Type == tree.Directory {
+			continue
+		}
+		here, err := entryAt(live, entry.Path)
+		if err != nil {
+			return nil, fmt.Errorf("look for outdated files: %w", err)
+		}
+		if here == nil || here.Digest != entry.Digest || here.Link != entry.Link {
+			files = append(files, shown(entry.Path))
+		}
+	}
+	return files, nil
+}
+
 // planCarried plans what becomes of a path of CarriedByOS.
 func (p *planner) planCarried(d Difference, ours *tree.Entry) error {
 	decision := Decide(d, ours)

@@ -175,8 +175,16 @@ func TestFilesOfTheOSFromAnUnknownReleaseFollowToo(t *testing.T) {
 	v.From, v.To = "2", "2"
 	baseline := listed(t, v.old)
 	baseline.Partial = true
+	stale := func(want ...string) {
+		t.Helper()
+		if files, err := v.Stale(baseline); err != nil || !slices.Equal(files, want) {
+			t.Errorf("outdated are %q, %v, want %q", files, err, want)
+		}
+	}
+	stale("/opt/acmed", "/opt/new")
 	outcome, err := v.CarryFrom(t.Context(), baseline, nil, v.new)
 	must(t, err)
+	stale()
 	found := read(t, v.Root)
 	for name, want := range map[string]string{"var/opt/acmed": "2", "var/opt/same": "1", "var/opt/new": "2", "var/opt/own": "1", "etc/a": "2"} {
 		if got := contentOf(found, name); got != want {
