@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -126,6 +127,12 @@ func newEngine() (*refresh.Engine, release.Stack, error) {
 
 // layers are the layers, which are all mounted. There is no dm-verity, so a layer is verified in its file.
 type layers struct{ live.Layers }
+
+// Check implements refresh.Layers.
+func (layers) Check(_ context.Context, one release.Layer) error {
+	_, err := os.ReadDir(mounts.LayerPath(one.ID))
+	return err
+}
 
 // Read implements refresh.Layers.
 func (layers) Read(_ context.Context, one release.Layer) (err error) {
@@ -265,6 +272,27 @@ func (units) Order(_ context.Context, names []string, _ map[string]impact.Unit) 
 // Stop implements refresh.Units. No release here removes a service.
 func (units) Stop(_ context.Context, unit string) error {
 	return fmt.Errorf("stop %s: all releases have it", unit)
+}
+
+// Startable implements refresh.Units.
+func (units) Startable(context.Context, string, string) (bool, string, error) {
+	return false, "no release enables a service", nil
+}
+
+// Start implements refresh.Units. No release enables a service.
+func (units) Start(_ context.Context, unit string) (time.Duration, bool, error) {
+	return 0, false, fmt.Errorf("start %s: no release enables it", unit)
+}
+
+// Withdraw implements refresh.Units.
+func (units) Withdraw(_ context.Context, unit string) error {
+	return fmt.Errorf("withdraw %s: no refresh started it", unit)
+}
+
+// Ran implements refresh.Units.
+func (units) Ran(context.Context) ([]string, error) {
+	answer, err := ask("processes", "")
+	return slices.Sorted(maps.Keys(answer.Processes)), err
 }
 
 // Failure implements refresh.Units.
