@@ -1,0 +1,40 @@
+package provider
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-framework/attr"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
+)
+
+func TestOnlySecretsThatNobodyMakesAreAWarning(t *testing.T) {
+	made := rootfs.Secret{Path: "etc/made.key", What: "private key", Made: true}
+	if warnings := secretsLeftOut("debian", []rootfs.Secret{made}); warnings != nil {
+		t.Errorf("%v", warnings)
+	}
+	warnings := secretsLeftOut("debian", []rootfs.Secret{made, {Path: "etc/app.key", What: "private key"}})
+	if len(warnings) != 1 || !strings.Contains(warnings[0].Detail(), "/etc/app.key (private key)") || strings.Contains(warnings[0].Detail(), "made.key") ||
+		!strings.Contains(warnings[0].Detail(), "shared_secrets") || !strings.Contains(warnings[0].Summary(), `"debian"`) {
+		t.Errorf("%v", warnings)
+	}
+}
+
+func TestASetIsKnownWithAllItsElements(t *testing.T) {
+	set := func(values ...attr.Value) types.Set { return types.SetValueMust(types.StringType, values) }
+	for name, test := range map[string]struct {
+		set  types.Set
+		want bool
+	}{
+		"none":       {types.SetNull(types.StringType), true},
+		"unknown":    {types.SetUnknown(types.StringType), false},
+		"known":      {set(types.StringValue("a")), true},
+		"an unknown": {set(types.StringValue("a"), types.StringUnknown()), false},
+	} {
+		if got := setKnown(test.set); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
