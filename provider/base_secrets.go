@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -37,7 +36,7 @@ func setKnown(set types.Set) bool {
 		return false
 	}
 	for _, element := range set.Elements() {
-		if value, ok := element.(attr.Value); !ok || value.IsUnknown() {
+		if element.IsUnknown() {
 			return false
 		}
 	}

@@ -192,6 +192,10 @@ func (p *planner) act(ctx context.Context) error {
 			return err
 		}
 		parent, err := entryAt(p.live, path.Dir(s.Path))
+		if o := asObstacle(err); o != nil {
+			p.skip(s.Path, o)
+			continue
+		}
 		if err != nil {
 			return err
 		}

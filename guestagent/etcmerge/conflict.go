@@ -24,6 +24,8 @@ const (
 	Protected Kind = "protected"
 	// Unreadable means that the path cannot be read or represented.
 	Unreadable Kind = "unreadable"
+	// Unsupported means that the release has a device or a named pipe there, which no refresh creates.
+	Unsupported Kind = "unsupported"
 	// AccountNumber means that an account of the release has another number here.
 	AccountNumber Kind = "account_number"
 	// AccountName means that the release adds an account of a name that this VM has already.
@@ -49,6 +51,7 @@ var advice = map[Kind]string{
 	OtherType:      "move the VM's version away to get the release's with the next refresh, or list the path in refresh.keep_files",
 	Mounted:        "unmount it; the next refresh then brings the release's version",
 	Protected:      "make it writable (chattr -i, or remount its file system); the next refresh then brings the release's version",
+	Unsupported:    "create it by hand, or with systemd-tmpfiles",
 	Unreadable:     "rename it, or make it readable",
 	AccountNumber:  "files of the account that you copy between VMs need the number that it has in this VM",
 	AccountName:    "rename one of the two accounts",

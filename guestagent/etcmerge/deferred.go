@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -73,7 +74,7 @@ func (p *planner) toDefer() []deferredEntry {
 	var list []deferredEntry
 	for _, d := range p.differences {
 		later := slices.ContainsFunc(p.outcome.Conflicts, func(c Conflict) bool { return c.Path == d.Path && slices.Contains(deferredLater, c.Kind) })
-		if !later {
+		if !later || !utf8.ValidString(d.Path) { // a JSON text cannot represent another name
 			continue
 		}
 		entry := deferredEntry{Path: d.Path, Old: recorded(d.Old), Base: p.bases[d.Path]}

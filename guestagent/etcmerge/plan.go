@@ -237,7 +237,7 @@ func (p *planner) leadsSomewhere(target string) bool {
 
 func (p *planner) write(d Difference, ours *tree.Entry) {
 	if d.New.Type != tree.Directory && d.New.Type != tree.Regular && d.New.Type != tree.Symlink {
-		p.conflict(d.Path, Unreadable, "the release has a "+d.New.Type.String()+" there, which is not carried into a running system")
+		p.conflict(d.Path, Unsupported, "the release has a "+d.New.Type.String()+" there, which is not carried into a running system")
 		return
 	}
 	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(d.New), content: p.released(d)})
