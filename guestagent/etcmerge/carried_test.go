@@ -359,6 +359,21 @@ func booted(old, live, next files) files {
 	return root
 }
 
+// mustReport fails unless each path that the release changed, and that this VM does not have as the release has it, is
+// reported.
+func mustReport(t tb, v vm, outcome Outcome) {
+	t.Helper()
+	here, there := read(t, v.Root), read(t, v.new)
+	for _, d := range differences(t, v.old, v.new) {
+		if d.Path == passwdPath || tree.OwnerOf(d.Path) == tree.OwnedByVM || here[d.Path] == there[d.Path] {
+			continue
+		}
+		if !slices.ContainsFunc(outcome.Conflicts, func(c Conflict) bool { return c.Path == d.Path }) {
+			t.Fatal(d.Path, "is", here[d.Path], "here and", there[d.Path], "in the release, which is not reported")
+		}
+	}
+}
+
 // A boot of a stack ends with what a live refresh to it ends with, whatever this VM has changed.
 func TestABootCarriesAsALiveRefresh(t *testing.T) {
 	directory := t.TempDir()
@@ -417,6 +432,7 @@ func TestABootCarriesAsALiveRefresh(t *testing.T) {
 		if diff := cmp.Diff(refreshed.asides(t), started.asides(t)); diff != "" {
 			t.Errorf("kept aside by a live refresh -, a boot +:\n%s", diff)
 		}
+		mustReport(t, refreshed, first)
 		kinds := func(outcome Outcome) (all []string) {
 			for _, c := range outcome.Conflicts {
 				all = append(all, c.Path+" "+string(c.Kind))
