@@ -9,15 +9,17 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/go-dmverity/pkg/dm"
 	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // CheckLayer checks that an open layer can still be read: its disk is attached and large enough, dm-verity has found no
-// block that does not match, and a sample of blocks can be read. The sample is the first and the last block and others
+// block that does not match and still does not, and a sample of blocks can be read. The sample is the first and the last block and others
 // in between, each time different ones. They are read from the disk, not from the page cache, which can have them for
 // long after the disk is gone.
 //
@@ -45,7 +47,9 @@ func CheckLayer(ctx context.Context, layer release.Layer, blocks int) (err error
 		return fail(err)
 	}
 	if corrupted(status) {
-		return fail(fmt.Errorf("%w: dm-verity has found a block that does not match", ErrCorrupt))
+		if err := readAgain(ctx, layer, stat.Dev); err != nil {
+			return fail(fmt.Errorf("dm-verity has found a block that does not match: %w", err))
+		}
 	}
 	fd, err := unix.Open(verityNode(unix.Minor(stat.Dev)), unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -63,6 +67,26 @@ func CheckLayer(ctx context.Context, layer release.Layer, blocks int) (err error
 		return fail(err)
 	}
 	return nil
+}
+
+// mended are the devices that dm-verity reports as corrupted and that could be read whole since.
+var mended sync.Map
+
+// readAgain reads a layer whole of which dm-verity has found a bad block: the host may have mended it, and dm-verity
+// reports it until the device is set up anew. A layer that could be read is not read again.
+func readAgain(ctx context.Context, layer release.Layer, device uint64) error {
+	type key struct {
+		id     tree.Digest
+		device uint64
+	}
+	if _, whole := mended.Load(key{layer.ID, device}); whole {
+		return nil
+	}
+	err := ReadLayer(ctx, layer)
+	if err == nil {
+		mended.Store(key{layer.ID, device}, true)
+	}
+	return err
 }
 
 // checkDisk checks that the disk of a layer is attached and has room for it.

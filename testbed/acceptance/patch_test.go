@@ -61,6 +61,11 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 	if remaining := patched.GetLast().GetRemaining(); len(remaining) > 0 {
 		t.Errorf("processes still run old code: %v", remaining)
 	}
+	// What the agent finds now is what the refresh has reported, and the layer whose tampered block was refused is whole
+	// again.
+	if remaining, unreadable := patched.GetRemaining(), patched.GetUnreadable(); len(remaining)+len(unreadable) > 0 {
+		t.Errorf("processes run old code now: %v; layers cannot be read: %v", remaining, unreadable)
+	}
 	w.runsTheNewLibrary(t, name, libssl, "nginx.service")
 	w.runsTheNewLibrary(t, name, libcrypto, "ssh.service")
 	w.mustBeSettled(t)
