@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -59,7 +60,8 @@ func (l *Usr) comparer(record usrRecord, present proc.Device) *comparer {
 	return c
 }
 
-// compare implements impact.Reader.Compare. A file that is not known to be from a /usr of this boot is not compared.
+// compare implements impact.Reader.Compare. A mapped file is from a swapped-out /usr (impact.Reader.Swapped). An open one
+// is not compared unless its device number says that it is from a /usr of this boot.
 func (c *comparer) compare(p *proc.Process, link, name string) (impact.Version, error) {
 	used, err := p.Stat(link)
 	if err != nil {
@@ -69,7 +71,7 @@ func (c *comparer) compare(p *proc.Process, link, name string) (impact.Version, 
 	switch {
 	case c.present[used.Dev]:
 		return impact.Mounted, nil
-	case !known || used.Mode&unix.S_IFMT != unix.S_IFREG:
+	case !known && !strings.HasPrefix(link, "map_files/") || used.Mode&unix.S_IFMT != unix.S_IFREG:
 		return impact.NotCompared, nil
 	}
 	path := c.root + name
@@ -82,7 +84,7 @@ func (c *comparer) compare(p *proc.Process, link, name string) (impact.Version, 
 		return impact.NotCompared, fmt.Errorf("compare %s: %w", path, err)
 	case mounted.Mode&unix.S_IFMT != unix.S_IFREG, mounted.Size != used.Size:
 		return impact.Earlier, nil
-	case layer == c.layers[mounted.Dev]:
+	case known && layer == c.layers[mounted.Dev]:
 		return version(used.Ino == mounted.Ino), nil
 	}
 	pair := filePair{file{used.Dev, used.Ino}, file{mounted.Dev, mounted.Ino}}

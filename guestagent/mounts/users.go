@@ -46,7 +46,7 @@ func (d *Detached) LayerDevices(layers []string, directory string) ([]uint64, er
 	devices := make([]uint64, len(layers))
 	for i, layer := range layers {
 		var err error
-		if devices[i], err = d.deviceOf(filepath.Join(layer, directory)); err != nil {
+		if devices[i], err = d.deviceOf(filepath.Join(layer, directory), layers[i+1:], directory); err != nil {
 			return nil, fmt.Errorf("devices of %s: %w", directory, err)
 		}
 	}
@@ -54,8 +54,8 @@ func (d *Detached) LayerDevices(layers []string, directory string) ([]uint64, er
 }
 
 // deviceOf finds the device number that the regular files of one layer show. It returns 0 if none of the first thousand
-// files is visible.
-func (d *Detached) deviceOf(lower string) (device uint64, err error) {
+// files is visible. A file at the same path of a layer above can have the same inode number.
+func (d *Detached) deviceOf(lower string, above []string, directory string) (device uint64, err error) {
 	tried := 0
 	err = filepath.WalkDir(lower, func(name string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) && name == lower {
@@ -79,11 +79,19 @@ func (d *Detached) deviceOf(lower string) (device uint64, err error) {
 			return err
 		}
 		err = unix.Fstatat(d.fd, relative, &shown, unix.AT_SYMLINK_NOFOLLOW)
-		if err == nil && shown.Mode&unix.S_IFMT == unix.S_IFREG && shown.Ino == below.Ino {
-			device = shown.Dev
-			return fs.SkipAll
+		if err != nil || shown.Mode&unix.S_IFMT != unix.S_IFREG || shown.Ino != below.Ino {
+			return nil // a layer above hides it
 		}
-		return nil // a layer above hides it
+		for _, layer := range above {
+			var hiding unix.Stat_t
+			if err := unix.Lstat(filepath.Join(layer, directory, relative), &hiding); err == nil {
+				return nil
+			} else if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+				return err
+			}
+		}
+		device = shown.Dev
+		return fs.SkipAll
 	})
 	return device, err
 }

@@ -298,8 +298,19 @@ func (u Usr) Obstacle() string {
 	case older:
 		return fmt.Sprintf("Linux %s %s (6.%d is needed), so /usr cannot be swapped", u.Kernel, lacks, minor)
 	}
-	if _, err := u.Superblock(); err != nil {
+	table, err := proc.OwnMountTable()
+	if err != nil {
 		return err.Error()
 	}
-	return ""
+	switch stacked := table.Stacked(u.Path); len(stacked) {
+	case 0:
+		return fmt.Sprintf("%v: %s is not a mount point of its own", ErrConstraint, u.Path)
+	case 1:
+		return ""
+	default:
+		// A swap replaces the topmost mount, and would take away what somebody else has mounted.
+		top := stacked[len(stacked)-1]
+		return fmt.Sprintf("a file system of type %s from %q is mounted over %s, such as a system extension (systemd-sysext(8)), and a swap would "+
+			"detach it: unmerge or unmount it first", top.FSType, top.Source, u.Path)
+	}
 }

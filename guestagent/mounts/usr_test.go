@@ -428,6 +428,78 @@ func TestASwapThatTheKernelRefusesChangesNothing(t *testing.T) {
 	}
 }
 
+// What somebody else has mounted over /usr, as systemd-sysext does, is not detached by a swap: the assessment says so.
+func TestAMountOverUsrIsAnObstacle(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	s := newSystem(t, map[string]string{"usr/lib/version": "1"}, map[string]string{"usr/lib/extension": "1"})
+	s.usr.Kernel = "6.12.0"
+	if text := s.usr.Obstacle(); !strings.Contains(text, "not a mount point") {
+		t.Errorf("without a mount: %q", text)
+	}
+	s.boot(t, s.layers[0])
+	if text := s.usr.Obstacle(); text != "" {
+		t.Errorf("alone: %q", text)
+	}
+	extension, err := BuildTree(s.layers, "usr")
+	must(t, err)
+	must(t, unix.MoveMount(extension.FD(), "", unix.AT_FDCWD, s.usr.Path, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	must(t, extension.Close())
+	if text := s.usr.Obstacle(); !strings.Contains(text, "type overlay") || !strings.Contains(text, "systemd-sysext") || !strings.Contains(text, "unmerge") {
+		t.Errorf("with an extension: %q", text)
+	}
+	must(t, unix.Unmount(s.usr.Path, unix.UMOUNT_NOFOLLOW))
+	if text := s.usr.Obstacle(); text != "" {
+		t.Errorf("unmerged: %q", text)
+	}
+}
+
+// After a swap a file of a layer that both stacks have is known as the same one, and another one at its path is not.
+func TestFilesOfALayerAreKnownOnEachUsr(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	s := newSystem(t, map[string]string{"usr/lib/kept": "same", "usr/lib/version": "1"}, map[string]string{"usr/lib/version": "2"}, map[string]string{"usr/lib/version": "3"})
+	type known struct {
+		layer int
+		inode uint64
+	}
+	stat := func(file *os.File, devices []uint64) known {
+		var stat unix.Stat_t
+		must(t, unix.Fstat(int(file.Fd()), &stat))
+		return known{slices.Index(devices, stat.Dev), stat.Ino}
+	}
+	var kept, changed []known
+	for count := 1; count <= len(s.layers); count++ {
+		if count == 1 {
+			s.boot(t, s.layers[0])
+		} else {
+			s.swapTo(t, s.layers[:count]...)
+		}
+		current, err := s.usr.Current()
+		must(t, err)
+		devices, err := current.LayerDevices(s.layers[:count], "usr")
+		must(t, err)
+		must(t, current.Close())
+		for name, list := range map[string]*[]known{"lib/kept": &kept, "lib/version": &changed} {
+			file, err := os.Open(filepath.Join(s.usr.Path, name))
+			must(t, err)
+			// A process keeps it open over all swaps.
+			t.Cleanup(func() { must(t, file.Close()) })
+			*list = append(*list, stat(file, devices))
+		}
+	}
+	for i, one := range kept {
+		if one.layer != 0 || one.inode != kept[0].inode {
+			t.Errorf("on the /usr of %d layers the kept file is of layer %d, inode %d; at first it was %d", i+1, one.layer, one.inode, kept[0].inode)
+		}
+		if changed[i].layer != i {
+			t.Errorf("on the /usr of %d layers the changed file is of layer %d", i+1, changed[i].layer)
+		}
+	}
+}
+
 // An agent that is killed between the two calls of a swap leaves the new /usr mounted beneath the old one.
 func TestASwapThatWasCutOffBetweenItsCallsIsFinished(t *testing.T) {
 	if !inNamespace(t) {
