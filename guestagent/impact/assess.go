@@ -296,7 +296,24 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 	if !affected.Outcome.Keeps() {
 		policy.apply(&affected, unit)
 	}
+	if affected.Outcome.Interrupts() {
+		affected.Reason += sideEffect(g.name)
+	}
+	if removed && unit.Once {
+		// Without its file systemd would apply its default time limit to it, and end it.
+		a.Level = max(a.Level, agentapi.Level_SOFT_REBOOT)
+		a.Reasons = append(a.Reasons, g.name+" is in progress, and the new stack has no such unit: wait until it has ended")
+	}
 	a.Affected = append(a.Affected, affected)
+}
+
+// sideEffect says what else a restart of a unit does, "" if nothing is known.
+func sideEffect(unit string) string {
+	if unit == "systemd-networkd.service" {
+		return "; its restart drops addresses, routes and rules that were added by hand, unless ManageForeignRoutes= and " +
+			"ManageForeignRoutingPolicyRules= of networkd.conf(5) or KeepConfiguration= of systemd.network(5) say otherwise"
+	}
+	return ""
 }
 
 // KernelPending says that another kernel takes effect later. The host supplies the kernel when it starts the VM: a

@@ -176,3 +176,27 @@ func TestInterpretedCodeIsRemembered(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
+
+// What a restart or a reload of systemd does beyond the change is said before.
+func TestWhatARefreshDoesBesidesIsSaidBefore(t *testing.T) {
+	const networkd = "systemd-networkd.service"
+	a := Assess(changed(ssl), Snapshot{Processes: []Process{service(1, networkd, ssl)}}, Policy{})
+	if outcome(a, networkd) != "restart" || !strings.Contains(a.Affected[0].Reason, "added by hand") {
+		t.Errorf("%+v", a.Affected)
+	}
+	a = Assess(changed(ssl), Snapshot{Processes: []Process{service(1, networkd, ssl)}}, Policy{Default: Report})
+	if strings.Contains(a.Affected[0].Reason, "added by hand") {
+		t.Errorf("it is left alone: %+v", a.Affected)
+	}
+	// A oneshot in progress whose file goes away would be ended by systemd's default time limit.
+	gone := NewChanges()
+	const file = "usr/lib/systemd/system/once.service"
+	gone.Add(file, &tree.Entry{Path: file, Type: tree.Regular}, nil)
+	for once, want := range map[bool]agentapi.Level{true: agentapi.Level_SOFT_REBOOT, false: agentapi.Level_RESTART} {
+		units := map[string]Unit{"once.service": {State: "activating", Once: once, Fragment: file}}
+		a := Assess(gone, Snapshot{Units: units, Processes: []Process{service(1, "once.service")}}, Policy{})
+		if a.Level != want || once != (len(a.Reasons) == 1) {
+			t.Errorf("in progress %v: %+v", once, a)
+		}
+	}
+}
