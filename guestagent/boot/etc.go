@@ -375,7 +375,12 @@ func (r privateRecords) carryTo(ctx context.Context, chosen opened) (outcome etc
 		if carrier.Keep, err = Kept(); err != nil {
 			return err
 		}
+		foreign, err := etcmerge.ForeignFiles(newRoot, tree, old)
+		if err != nil {
+			return err
+		}
 		outcome, err = carrier.Carry(ctx, old, old.Differences(next), tree)
+		outcome.Conflicts = append(outcome.Conflicts, foreign...)
 		return err
 	})
 	return outcome, err

@@ -28,6 +28,9 @@ const (
 	Unsupported Kind = "unsupported"
 	// AccountNumber means that an account of the release has another number here.
 	AccountNumber Kind = "account_number"
+	// ForeignOwner means that a file of the release in /usr belongs to an account of this VM, because the number of its
+	// own account is taken here.
+	ForeignOwner Kind = "foreign_owner"
 	// AccountName means that the release adds an account of a name that this VM has already.
 	AccountName Kind = "account_name"
 	// AccountsLocked means that another program held the lock of the account files for too long.
@@ -54,6 +57,7 @@ var advice = map[Kind]string{
 	Unsupported:    "create it by hand, or with systemd-tmpfiles",
 	Unreadable:     "rename it, or make it readable",
 	AccountNumber:  "files of the account that you copy between VMs need the number that it has in this VM",
+	ForeignOwner:   "give the account of this VM another number with usermod -u or groupmod -g, and then the release's account the number that the release has",
 	AccountName:    "rename one of the two accounts",
 	AccountsLocked: "end the program that holds /etc/.pwd.lock, for example vipw; the next refresh then merges the account files",
 	Generated:      "run the tool in the VM",

@@ -1,10 +1,15 @@
 package etcmerge
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 )
 
 // Taken is an account that a release adds with a number that another account of this VM has. Files of the release with
@@ -64,6 +69,55 @@ func TakenNumbers(group bool, old, next map[string]uint32, here string) []Taken 
 		}
 	}
 	return taken
+}
+
+// ForeignFiles reports the files of the tree's /usr that belong to an account of the system at root although the release
+// means another account: a boot onto another stack cannot be refused for that, as a refresh is. old is the baseline from
+// which the boot carries. Call it before the carry, which gives the release's account a free number.
+func ForeignFiles(root, tree string, old *Baseline) ([]Conflict, error) {
+	here, err := Accounts(root)
+	if err != nil {
+		return nil, err
+	}
+	next, err := Accounts(tree)
+	if err != nil {
+		return nil, err
+	}
+	var taken []Taken
+	for name, group := range map[string]bool{passwdPath: false, groupPath: true} {
+		taken = append(taken, TakenNumbers(group, accountNumbers(string(old.contents[name])), accountNumbers(next[name]), here[name])...)
+	}
+	if len(taken) == 0 {
+		return nil, nil
+	}
+	found := map[Taken]string{}
+	err = filepath.WalkDir(filepath.Join(tree, "usr"), func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		for _, one := range taken {
+			if ok && found[one] == "" && (one.Group && stat.Gid == one.Number || !one.Group && stat.Uid == one.Number) {
+				found[one] = strings.TrimPrefix(name, filepath.Clean(tree)+"/")
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for files of other accounts: %w", err)
+	}
+	var conflicts []Conflict
+	for one, name := range found {
+		conflicts = append(conflicts, Conflict{
+			Path: name, Kind: ForeignOwner,
+			Reason: fmt.Sprintf("the release adds %s, and this file, perhaps among others, belongs to that account here; %s", one, one.Remedy()),
+		})
+	}
+	return sortConflicts(conflicts), nil
 }
 
 // Accounts reads passwd and group of the system at root. A file that does not exist is absent.

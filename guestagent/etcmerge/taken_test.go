@@ -1,6 +1,7 @@
 package etcmerge
 
 import (
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,5 +29,23 @@ func TestANumberIsTakenOnlyByAnAccountThatIsNotTheReleases(t *testing.T) {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
+	}
+}
+
+// A boot onto another stack cannot be refused, so it reports files in /usr that belong to another account here.
+func TestABootReportsFilesThatBelongToAnotherAccountHere(t *testing.T) {
+	directory := t.TempDir()
+	files{"etc/passwd": "me:x:990:990::/:\n", "etc/group": "root:x:0:\n"}.write(t, directory+"/live")
+	files{"etc/passwd": "svc:x:990:990::/:\n", "etc/group": "svc:x:990:\n", "usr/lib/a": "1", "usr/lib/svc/key": "1"}.write(t, directory+"/new")
+	must(t, os.Chown(directory+"/new/usr/lib/svc/key", 990, 990))
+	old := &Baseline{}
+	got, err := ForeignFiles(directory+"/live", directory+"/new", old)
+	must(t, err)
+	if len(got) != 1 || got[0].Path != "usr/lib/svc/key" || got[0].Kind != ForeignOwner || got[0].Advice() == "" {
+		t.Errorf("%+v", got)
+	}
+	old.contents = map[string][]byte{"etc/passwd": []byte("svc:x:990:990::/:\n")} // it was so before
+	if got, err := ForeignFiles(directory+"/live", directory+"/new", old); err != nil || got != nil {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
