@@ -7,6 +7,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
 // enabling is a world with a release "three" that enables new.service, and from which a refresh starts at "one".
@@ -151,6 +152,7 @@ func TestAnEnabledUnitSurvivesARestartOfTheAgent(t *testing.T) {
 			}
 		})
 	}
+	matrix.Record(t, "the agent is stopped", "while it starts a unit that the release enables", "the unit runs on new, and not on old")
 }
 
 // Only what ran before counts as broken after a start of the new stack.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
 // hold has an operation wait until the returned function is called, which does something to the world first.
@@ -249,4 +250,5 @@ func TestARefreshOfAVMThatCannotReadItsBaseIsRefused(t *testing.T) {
 	if status = w.refresh(e, w.ask("one", "two")); !status.Report.GetCommitted() {
 		t.Errorf("%v", status.Report)
 	}
+	matrix.Record(t, "a layer of the running stack cannot be read", "before a refresh", "refused with the way out, old, then new")
 }
