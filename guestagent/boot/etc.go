@@ -328,7 +328,11 @@ func (r privateRecords) moveEtc(ctx context.Context, chosen opened, next Committ
 	if err := WriteCommitted(next); err != nil {
 		return nil, err
 	}
-	moved := &Moved{From: r.committed.Stack, Carried: outcome.Carried, Conflicts: append(etcmerge.Texts(outcome.Conflicts), generate(ctx, outcome.Generate)...)}
+	conflicts := append(outcome.Conflicts, generate(ctx, outcome.Generate)...)
+	for _, conflict := range conflicts[min(len(conflicts), maxConflicts):] {
+		say("%s", conflict)
+	}
+	moved := &Moved{From: r.committed.Stack, Carried: outcome.Carried, Conflicts: conflicts[:min(len(conflicts), maxConflicts)]}
 	return moved, settleAt(Carrier(newRoot), chosen.stack)
 }
 
@@ -342,7 +346,7 @@ func renewLoaderCache(ctx context.Context) {
 
 // generate runs the tools that generate files below /etc again, and returns what failed. A system also starts with
 // outdated files.
-func generate(ctx context.Context, names []string) (failures []string) {
+func generate(ctx context.Context, names []string) (failures []etcmerge.Conflict) {
 	for _, name := range names {
 		generator := etcmerge.GeneratorNamed(name)
 		if generator == nil {
@@ -352,7 +356,7 @@ func generate(ctx context.Context, names []string) (failures []string) {
 		err := runIn(ctx, newRoot, "/usr/bin/env", generator.Command...)
 		if err != nil {
 			say("%s is not generated again: %v", name, err)
-			failures = append(failures, generator.Failed(err).String())
+			failures = append(failures, generator.Failed(err))
 		}
 	}
 	return failures

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -71,10 +72,14 @@ type BootRecord struct {
 // Moved is a carry of /etc by a boot, from the committed stack to the one that boots.
 type Moved struct {
 	From release.Stack `json:"from"`
-	// Carried is the number of carried paths. Conflicts are the paths that were left unchanged, each with the reason.
-	Carried   int      `json:"carried"`
-	Conflicts []string `json:"conflicts,omitempty"`
+	// Carried is the number of carried paths.
+	Carried int `json:"carried"`
+	// Conflicts are what is not as in the release, at most maxConflicts of them.
+	Conflicts []etcmerge.Conflict `json:"conflict_details,omitempty"`
 }
+
+// maxConflicts bounds the conflicts in a BootRecord, whose size is bounded: a VM boots whatever it has changed.
+const maxConflicts = 200
 
 // Step is one step of init.
 type Step struct {

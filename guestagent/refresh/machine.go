@@ -335,7 +335,7 @@ func (r *run) carryEtc(ctx context.Context) (generate []string, err error) {
 	outcome, err := r.Etc.Carry(ctx, ends, r.diff.etc, r.from, r.to)
 	r.note(func(report *agentapi.Report) {
 		report.EtcCarried, report.Conflicts, report.ConflictDetails = int64(outcome.Carried), nil, nil
-		addConflicts(report, outcome.Conflicts)
+		AddConflicts(report, outcome.Conflicts)
 	})
 	return outcome.Generate, err
 }
@@ -346,11 +346,11 @@ func (r *run) generate(ctx context.Context, names []string) {
 		return
 	}
 	failures := r.Etc.Generate(ctx, names)
-	r.note(func(report *agentapi.Report) { addConflicts(report, failures) })
+	r.note(func(report *agentapi.Report) { AddConflicts(report, failures) })
 }
 
-// addConflicts reports conflicts: as texts, and with what an administrator can do.
-func addConflicts(report *agentapi.Report, conflicts []etcmerge.Conflict) {
+// AddConflicts reports conflicts of a carry: as texts, and with what an administrator can do.
+func AddConflicts(report *agentapi.Report, conflicts []etcmerge.Conflict) {
 	report.Conflicts = append(report.Conflicts, etcmerge.Texts(conflicts)...)
 	for _, c := range conflicts {
 		report.ConflictDetails = append(report.ConflictDetails, &agentapi.Conflict{

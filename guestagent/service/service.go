@@ -221,9 +221,11 @@ func moved(record boot.BootRecord) *agentapi.Report {
 	if record.Moved == nil {
 		return nil
 	}
-	return &agentapi.Report{
+	report := &agentapi.Report{
 		From: agentapi.NewStack(record.Moved.From), To: agentapi.NewStack(record.Stack), Strategy: string(refresh.NextBoot),
 		Done: true, Committed: true, State: agentapi.State_COMMITTED,
-		EtcCarried: int64(record.Moved.Carried), Conflicts: record.Moved.Conflicts,
+		EtcCarried: int64(record.Moved.Carried),
 	}
+	refresh.AddConflicts(report, record.Moved.Conflicts)
+	return report
 }
