@@ -14,7 +14,7 @@ import (
 func enabling(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t)
-	w.links = map[string][]string{"three": {"usr/lib/systemd/system/multi-user.target.wants/new.service"}}
+	w.links["three"] = []string{"usr/lib/systemd/system/multi-user.target.wants/new.service"}
 	w.release("three", 3, w.releases["one"])
 	w.active = []string{"multi-user.target"}
 	return w

@@ -199,7 +199,7 @@ func readLastJournal(t *testing.T, name string) Record {
 // A VM whose records the last version wrote is moved by its next refresh, live: the new agent took over from the last
 // version's, and finds the journal of an earlier refresh.
 func TestARefreshMovesAVMOfTheLastVersion(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldWith(t, map[string][]string{}) // its releases are those of the records
 	three := w.release("three", 3, w.releases["two"])
 	record := readLastJournal(t, "live-idle")
 	if !record.Running.ID.IsZero() || record.Running.Base != w.releases["two"].stack.Base {
@@ -247,7 +247,7 @@ func TestARefreshOfTheLastVersionThatWasCutOffEnds(t *testing.T) {
 	}
 	for name, committed := range map[string]bool{"live-swapped": false, "reboot-starting": true} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newWorldWith(t, map[string][]string{})
 			record := readLastJournal(t, name)
 			w.journal, w.request = &record, request
 			if committed {

@@ -154,12 +154,20 @@ type made struct {
 
 func newWorld(t tester) *world {
 	t.Helper()
+	// The second release enables a unit, whatever the test is about.
+	return newWorldWith(t, map[string][]string{"two": {"usr/lib/systemd/system/multi-user.target.wants/enabled.service"}})
+}
+
+// newWorldWith makes a world with these links in its releases.
+func newWorldWith(t tester, links map[string][]string) *world {
+	t.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &world{t: t, key: key, releases: map[string]*made{}, pathOf: map[string]tree.Digest{}, torn: tree.Sum([]byte("torn"))}
 	w.trials, w.distrusted = map[tree.Digest]int{}, map[tree.Digest]bool{}
+	w.links, w.active = links, []string{"multi-user.target"}
 	one := w.release("one", 1, nil)
 	w.release("two", 2, one)
 	w.first, w.given = one.stack, one.stack
@@ -256,6 +264,9 @@ func (w *world) begin(stack release.Stack) {
 	}
 	w.usr, w.earlier, w.swapped = w.booted.Base, nil, false
 	w.services = map[string]tree.Digest{"a.service": w.usr, "b.service": w.usr}
+	if len(w.links[w.name(w.usr)]) > 0 {
+		w.services["enabled.service"] = w.usr
+	}
 	w.manager = w.usr
 	w.restartedAt, w.failed = map[string]time.Time{}, map[string]bool{}
 }
