@@ -2,6 +2,7 @@ package etcmerge
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -27,19 +28,25 @@ type deferredEntry struct {
 	Base string `json:"base,omitempty"`
 }
 
-// readDeferred reads the list. A list that cannot be read is empty, and is replaced: the paths then stay as they are.
+// errDeferred means that the list of deferred paths is damaged.
+var errDeferred = errors.New("the list of paths that earlier refreshes could not bring is damaged")
+
+// readDeferred reads the list; errDeferred if it is damaged. Without a list there are no deferred paths.
 func readDeferred(live *os.Root) ([]deferredEntry, error) {
 	entry, err := entryAt(live, deferredPath)
-	if err != nil || !isRegular(entry) {
+	switch {
+	case err != nil || entry == nil:
 		return nil, err
+	case !isRegular(entry):
+		return nil, fmt.Errorf("%w: it is a %s", errDeferred, entry.Type)
 	}
 	data, err := readAt(live, deferredPath)
 	if err != nil {
 		return nil, err
 	}
 	var list []deferredEntry
-	if json.Unmarshal(data, &list) != nil {
-		return nil, nil
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, fmt.Errorf("%w: %w", errDeferred, err)
 	}
 	return list, nil
 }
@@ -48,7 +55,11 @@ func readDeferred(live *os.Root) ([]deferredEntry, error) {
 // that this VM has.
 func (p *planner) withDeferred(differences []Difference) ([]Difference, error) {
 	var err error
-	if p.deferred, err = readDeferred(p.live); err != nil {
+	p.deferred, err = readDeferred(p.live)
+	switch {
+	case errors.Is(err, errDeferred): // one file never blocks all, and what is forgotten is reported
+		p.conflict(deferredPath, Unreadable, err.Error()+"; these paths stay as they are until the release changes them again")
+	case err != nil:
 		return nil, fmt.Errorf("read what earlier carries left: %w", err)
 	}
 	all := slices.Clone(differences)

@@ -141,6 +141,41 @@ func TestOnePathThatCannotBeWrittenBlocksNoOther(t *testing.T) {
 	}
 }
 
+// The list of deferred paths is a file of /etc like others: damaged or blocked, it is reported and blocks no carry.
+func TestADamagedListOfDeferredPathsIsReportedAndBlocksNothing(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, path string){
+		"no JSON":                func(t *testing.T, path string) { must(t, os.WriteFile(path, []byte("[{"), 0o600)) },
+		"a directory with files": func(t *testing.T, path string) { must(t, os.MkdirAll(path+"/own", 0o755)) },
+		"an empty directory":     func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o755)) },
+	} {
+		for _, deferring := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: ", with a path to defer"}[deferring], func(t *testing.T) {
+				v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2"})
+				damage(t, v.Root+"/"+deferredPath)
+				if deferring {
+					defer bind(t, v.Root+"/etc/b", v.Root+"/etc/b")()
+				}
+				outcome := v.carry(t)
+				if !slices.ContainsFunc(outcome.Conflicts, func(c Conflict) bool { return c.Path == deferredPath && c.Advice() != "" }) {
+					t.Errorf("conflicts %+v", outcome.Conflicts)
+				}
+				if got := read(t, v.Root)["etc/a"]; !strings.HasSuffix(got, "2") {
+					t.Errorf("the other file is %q", got)
+				}
+				must(t, v.Undo(t.Context()))
+				if got := read(t, v.Root)["etc/a"]; !strings.HasSuffix(got, "1") {
+					t.Errorf("after the undo it is %q", got)
+				}
+				if name == "a directory with files" {
+					if _, err := os.Stat(v.Root + "/" + deferredPath + "/own"); err != nil {
+						t.Errorf("what is not ours is gone: %v", err)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestAnUndoRestoresWhatItCan(t *testing.T) {
 	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2"})
 	v.carry(t)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -398,15 +399,28 @@ func (p *planner) merge(d Difference, ours *tree.Entry, all AccountMerge) {
 	}
 }
 
-// writeDeferred writes the list of paths that the next carry tries again, or removes it.
+// writeDeferred writes the list of paths that the next carry tries again, or removes it. What this VM has in its place is
+// reported and stays: the paths are then not tried again.
 func (p *planner) writeDeferred(ctx context.Context) error {
-	list := p.toDefer()
-	if len(list) == 0 {
-		err := p.live.Remove(deferredPath)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	err := p.replaceDeferred(ctx, p.toDefer())
+	if o := asObstacle(err); o != nil {
+		p.report(obstacleConflict(deferredPath, o))
+		return nil
+	}
+	return err
+}
+
+func (p *planner) replaceDeferred(ctx context.Context, list []deferredEntry) error {
+	now, err := entryAt(p.live, deferredPath)
+	switch {
+	case err != nil:
 		return err
+	case now != nil && !isRegular(now):
+		return &obstacle{OtherType, fmt.Errorf("it is a %s", now.Type)}
+	case len(list) == 0 && now == nil:
+		return nil
+	case len(list) == 0:
+		return p.live.Remove(deferredPath)
 	}
 	data, err := json.Marshal(list)
 	if err != nil {

@@ -20,8 +20,9 @@ const (
 	checkLimit = 5 * time.Second
 )
 
-// ErrNoRead means that a read from a layer's disk does not end.
-var ErrNoRead = errors.New("a read from its disk does not end")
+// ErrNoRead means that a check of a layer does not end in time. Either a read from its disk hangs, or the whole layer is
+// being read again because dm-verity once found a bad block in it.
+var ErrNoRead = errors.New("no end of the check: a read from its disk hangs, or all of it is being read again after a bad block")
 
 // checks are the checks that have not ended, by layer: a second one is not started.
 var checks = struct {

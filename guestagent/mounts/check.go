@@ -18,10 +18,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// CheckLayer checks that an open layer can still be read: its disk is attached and large enough, dm-verity has found no
-// block that does not match and still does not, and a sample of blocks can be read. The sample is the first and the last block and others
-// in between, each time different ones. They are read from the disk, not from the page cache, which can have them for
-// long after the disk is gone.
+// CheckLayer checks that an open layer can still be read: its disk is attached and large enough, and a sample of blocks
+// can be read. If dm-verity has found a bad block, the whole layer has to be readable now. The sample is the first and the
+// last block and others in between, each time different ones. They are read from the disk, not from the page cache, which
+// can have them long after the disk is gone.
 //
 // A single bad block that nobody has read yet is found only by chance. The errors are ErrNoDisk, ErrCorrupt, or what the
 // read returned.
