@@ -96,7 +96,7 @@ func (*baseDebian) attribute() schema.SingleNestedAttribute {
 				Optional: true,
 				MarkdownDescription: "URI of a Debian mirror. Default: the mirror in this machine's own apt " +
 					"configuration.",
-				Validators: []validator.String{notEmpty},
+				Validators: []validator.String{isDownload},
 			},
 			"mirror_key": schema.StringAttribute{
 				Optional: true,
@@ -130,7 +130,7 @@ func (*baseDebian) attribute() schema.SingleNestedAttribute {
 				MarkdownDescription: "How `mmdebstrap` gets the privileges that it needs: `root`; `unshare`, in a " +
 					"user namespace, which needs the package `uidmap`; `fakechroot`, by libraries that simulate " +
 					"them. Default: `auto`, which takes the first mode that works.",
-				Validators: []validator.String{stringvalidator.OneOf(debian.Modes...)},
+				Validators: []validator.String{oneOf(debian.Modes...)},
 			},
 			"triggers": triggersAttribute("Debian's archive is read again"),
 		},
@@ -179,12 +179,12 @@ func overlayFileAttributes() map[string]schema.Attribute {
 			Optional: true,
 			MarkdownDescription: "Path of a file on this machine with the content. A plan reads it: other content is " +
 				"another release.",
-			Validators: []validator.String{notEmpty},
+			Validators: []validator.String{isLocalPath},
 		},
 		"mode": schema.StringAttribute{
 			Optional:            true,
 			MarkdownDescription: "Permission bits in octal, such as `0755`. Default: `0644`.",
-			Validators:          []validator.String{stringvalidator.RegexMatches(regexp.MustCompile(`^[0-7]{3,4}$`), "a mode has three or four octal digits")},
+			Validators:          []validator.String{matches(regexp.MustCompile(`^[0-7]{3,4}$`), "a mode: a mode has three or four octal digits")},
 		},
 		"uid": account("User id"),
 		"gid": account("Group id"),

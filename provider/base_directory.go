@@ -6,7 +6,6 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
-	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
@@ -59,13 +58,13 @@ func (*baseDirectory) attribute() schema.SingleNestedAttribute {
 			"path": schema.StringAttribute{
 				Required:            true,
 				MarkdownDescription: "Path of the directory on this machine.",
-				Validators:          []validator.String{notEmpty},
+				Validators:          []validator.String{isLocalPath},
 			},
 			"owner": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "Owner of the files in the base. `keep` takes the user and group ids on disk. " +
 					"`root` gives all files to root, for a tree that an ordinary user unpacked. Default: `keep`.",
-				Validators: []validator.String{stringvalidator.OneOf(ownerKeep, ownerRoot)},
+				Validators: []validator.String{oneOf(ownerKeep, ownerRoot)},
 			},
 			"uid_map": idMapAttribute("uid"),
 			"gid_map": idMapAttribute("gid"),

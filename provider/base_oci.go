@@ -46,13 +46,13 @@ func (*baseOCI) attribute() schema.SingleNestedAttribute {
 					"`registry.example.com/os/debian:13`. A tag is resolved when the attribute is new or a trigger " +
 					"changes, and pinned as `source_digest`. With `layout`, it is the name or digest of an image in " +
 					"the directory; the default is the only image in it.",
-				Validators: []validator.String{notEmpty},
+				Validators: []validator.String{isReference},
 			},
 			"layout": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "Path of a directory in the OCI image layout, to use instead of a registry. A " +
 					"plan reads its index: another image under the same name is another release.",
-				Validators: []validator.String{notEmpty},
+				Validators: []validator.String{isLocalPath},
 			},
 			"plain_http": schema.BoolAttribute{
 				Optional: true,

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
-	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
@@ -149,9 +148,6 @@ func read(ctx context.Context, value types.Object, model any) diag.Diagnostics {
 // oneSource ends the description of each source.
 const oneSource = " Exactly one source is set."
 
-// notEmpty refuses the empty text.
-var notEmpty = stringvalidator.LengthAtLeast(1)
-
 // fileModel says where a file is: on this machine, or elsewhere.
 type fileModel struct {
 	Path   types.String `tfsdk:"path"`
@@ -165,7 +161,7 @@ func fileAttributes(what string) map[string]schema.Attribute {
 		"path": schema.StringAttribute{
 			Optional:            true,
 			MarkdownDescription: "Path on this machine of " + what + ". Exactly one of `path` and `url` is set.",
-			Validators:          []validator.String{notEmpty},
+			Validators:          []validator.String{isLocalPath},
 		},
 		"url": schema.StringAttribute{
 			Optional: true,

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/path"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
@@ -84,10 +85,9 @@ func nextStep(err error, timeout string) string {
 	}
 }
 
-// sentence turns an error into a sentence: with a capital letter, a full stop, and without control characters, with
-// which a guest could manipulate the user's terminal.
+// sentence turns an error into a sentence: with a capital letter, a full stop, and only with what can be shown.
 func sentence(err error) string {
-	text := strings.TrimSpace(printable(err.Error()))
+	text := strings.TrimSpace(showable(err.Error()))
 	if text == "" {
 		return "The cause is not known."
 	}
@@ -99,34 +99,14 @@ func sentence(err error) string {
 	return text
 }
 
-// printable removes control characters, except line ends and tabs, and bytes that are not UTF-8.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return -1
-		}
-		return r
-	}, text)
-}
-
 // Limits on the texts of a guest in state.
 const (
 	maxGuestText = 512  // bytes of one text
 	maxGuestList = 1000 // texts of one list
 )
 
-// guestText makes a text from a guest printable and limits its length.
-func guestText(text string) string {
-	text = printable(text)
-	if len(text) <= maxGuestText {
-		return text
-	}
-	cut := maxGuestText
-	for cut > 0 && !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + "…"
-}
+// guestText makes one line of a text from a guest and limits its length.
+func guestText(text string) string { return plain.Cut(plain.Hide(plain.Line(text)), maxGuestText) }
 
 // guestTexts does the same to each text in a list from a guest, and limits the length of the list. It is never nil.
 func guestTexts(texts []string) []string {

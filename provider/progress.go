@@ -47,12 +47,12 @@ func (p *progress) part(step string, done, total int64) {
 	if total > 0 {
 		fields["progress"] = fmt.Sprintf("%d%%", 100*done/total)
 	}
-	tflog.Info(p.ctx, printable(step), fields)
+	tflog.Info(p.ctx, showable(step), fields)
 }
 
 // at returns the last step.
 func (p *progress) at() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return printable(p.last)
+	return showable(p.last)
 }

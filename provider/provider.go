@@ -182,6 +182,13 @@ func (m providerModel) config() (Config, []string, diag.Diagnostics) {
 	c.OperatorKey = under("operator_key", c.OperatorKey, envOperatorKey, os.UserConfigDir, "sharedos/operator.key")
 	c.Cache = choose("cache", m.Cache, envCache)
 	c.Cache = under("cache", c.Cache, envCache, os.UserCacheDir, "sharedos")
+	for name, value := range map[string]string{"pool_path": c.PoolPath, "operator_key": c.OperatorKey, "cache": c.Cache} {
+		if err := isLocalPath.check(value); value != "" && err != nil {
+			diags.Append(failedAt(path.Root(name), failure{
+				do: "use", object: "the value of the provider's " + name, err: err, next: "It must be " + isLocalPath.form + ".",
+			})...)
+		}
+	}
 	number := func(name string, value types.Int64, otherwise int) int {
 		if value.IsUnknown() {
 			unknown = append(unknown, name)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 )
 
 // NewServer returns the server of a provider. It is the framework's server, but it releases the context of each call
@@ -15,10 +17,22 @@ import (
 // each call, and a plan and an apply make eight calls for each VM: after an apply of a thousand VMs, 180 MB were in
 // use, and the garbage collector scanned them again and again.
 //
+// It also has each diagnostic pass through showable, whoever has written it.
+//
 // This provider has no list resources, actions or state stores, so the server does not implement their interfaces.
 func NewServer(p *Provider) tfprotov6.ProviderServer { return server{providerserver.NewProtocol6(p)()} }
 
 type server struct{ tfprotov6.ProviderServer }
+
+// ValidateProviderConfig implements tfprotov6.ProviderServer.
+func (s server) ValidateProviderConfig(ctx context.Context, request *tfprotov6.ValidateProviderConfigRequest) (*tfprotov6.ValidateProviderConfigResponse, error) {
+	return during(ctx, request, s.ProviderServer.ValidateProviderConfig)
+}
+
+// ConfigureProvider implements tfprotov6.ProviderServer.
+func (s server) ConfigureProvider(ctx context.Context, request *tfprotov6.ConfigureProviderRequest) (*tfprotov6.ConfigureProviderResponse, error) {
+	return during(ctx, request, s.ProviderServer.ConfigureProvider)
+}
 
 // ValidateResourceConfig implements tfprotov6.ResourceServer.
 func (s server) ValidateResourceConfig(ctx context.Context, request *tfprotov6.ValidateResourceConfigRequest) (*tfprotov6.ValidateResourceConfigResponse, error) {
@@ -65,7 +79,50 @@ func during[Request, Response any](ctx context.Context, request Request, serve f
 	c := &call{}
 	c.within.Store(&ctx)
 	defer c.within.Store(&answered)
-	return serve(c, request)
+	response, err := serve(c, request)
+	if err == nil {
+		show(response)
+	}
+	return response, err
+}
+
+// maxDiagnostic bounds each text of a diagnostic in bytes.
+const maxDiagnostic = 32 << 10
+
+// show makes the diagnostics in a response fit to be shown: they hold no secrets, no characters that are invisible, and
+// no megabytes. It is the last defence: what may be a secret does not get into diagnostics in the first place.
+func show(response any) {
+	var diagnostics []*tfprotov6.Diagnostic
+	switch r := response.(type) {
+	case *tfprotov6.ValidateProviderConfigResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ConfigureProviderResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ValidateResourceConfigResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.UpgradeResourceStateResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ReadResourceResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.PlanResourceChangeResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ApplyResourceChangeResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ImportResourceStateResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ValidateDataResourceConfigResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ReadDataSourceResponse:
+		diagnostics = r.Diagnostics
+	}
+	for _, d := range diagnostics {
+		d.Summary, d.Detail = showable(d.Summary), showable(d.Detail)
+	}
+}
+
+// showable makes a text of a diagnostic or of the log fit to be shown.
+func showable(text string) string {
+	return plain.Cut(plain.Hide(plain.Clean(text)), maxDiagnostic)
 }
 
 // call is the context of a call. It delegates to the caller's context, and after the answer to one that is canceled and

@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 )
 
 // errSize means that a text is not a size.
@@ -29,7 +31,8 @@ func parseSize(text string) (int64, error) {
 	digits := strings.TrimRight(text, "BKMGTi")
 	number, err := strconv.ParseUint(digits, 10, 63)
 	if err != nil {
-		return 0, fmt.Errorf("%q is %w", text, errSize)
+		shown, _ := plain.Value(text)
+		return 0, fmt.Errorf("%s is %w", shown, errSize)
 	}
 	for _, unit := range sizeUnits {
 		if text[len(digits):] != unit.name {
@@ -40,7 +43,8 @@ func parseSize(text string) (int64, error) {
 		}
 		return int64(number) * unit.bytes, nil
 	}
-	return 0, fmt.Errorf("%q is %w", text, errSize)
+	shown, _ := plain.Value(text)
+	return 0, fmt.Errorf("%s is %w", shown, errSize)
 }
 
 // formatSize formats a size in the largest unit in which it is a whole number.

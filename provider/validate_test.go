@@ -56,7 +56,7 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 		"file_mode":   {debian(patched + `, files = { "/etc/motd" = { content = "x", mode = "rw" } }`), says("three or four octal digits")},
 		"key_form":    {debian(patched + `, repositories = [{ uri = "https://example.com", suite = "stable", key = "key.asc" }]`), says("in ASCII armour")},
 		"key_of_none": {debian(patched + `, mirror_key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n-----END PGP PUBLIC KEY BLOCK-----"`), says("mirror")},
-		"rights":      {debian(patched + `, mode = "sudo"`), says(`"auto" "root" "unshare" "fakechroot"`)},
+		"rights":      {debian(patched + `, mode = "sudo"`), says(`"auto", "root", "unshare", "fakechroot"`)},
 		"no_image": {
 			`resource "sharedos_base" "debian" {
   name = "imageless"
@@ -64,28 +64,32 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 }`,
 			says(`Unable to read the source of base "imageless"`, "neither reference nor layout is set"),
 		},
-		"base_name":        {strings.Replace(debian(patched), "debian-13", "Debian 13", 1), says("a name has 1 to 63 lower-case letters")},
-		"unit":             {sized("512MB", "4GiB", ""), says("Unable to read a size", `"512MB" is not a size`, "B, KiB, MiB, GiB and TiB")},
-		"no_unit":          {sized("512", "4GiB", ""), says(`"512" is not a size`)},
-		"little_memory":    {sized("1MiB", "4GiB", ""), says("1MiB is too small", "at least 128MiB")},
-		"odd_disk":         {sized("512MiB", "100000001B", ""), says("no whole number of MiB")},
-		"huge_disk":        {sized("512MiB", "9999999999TiB", ""), says("larger than any disk")},
-		"no_release":       {strings.Replace(web(""), "sharedos_base.debian.release", `"debian-13"`, 1), says(`Unable to use "debian-13" as base`, "sharedos_base.debian.release")},
-		"two_networks":     {web(`interfaces = { lan = { bridge = "br0", network = "default" } }`), says(`interfaces["lan"]`, "exactly one of user, bridge, network", "bridge, network")},
-		"no_network":       {web(`interfaces = { lan = {} }`), says(`interfaces["lan"]`, "none of them is set")},
-		"port":             {web(`interfaces = { lan = { user = { forwards = { "http" = 80 } } } }`), says("TCP port from 1 to 65535")},
-		"two_checks":       {web(`refresh = { health_checks = { web = { unit = "a", tcp = "b:1" } } }`), says(`refresh.health_checks["web"]`, "unit, tcp")},
-		"check_elsewhere":  {web(`refresh = { health_checks = { web = { http = "http://example.com/" } } }`), says("not the guest's loopback")},
-		"strategy":         {web(`refresh = { strategy = "magic" }`), says(`"live" "soft_reboot" "kexec" "reboot" "next_boot"`)},
-		"impact":           {web(`refresh = { max_impact = "much" }`), says(`"none" "reload" "restart" "soft_reboot" "kexec" "reboot"`, `"much"`)},
-		"policy":           {web(`refresh = { policy = "ask" }`), says(`"restart" "reload" "report"`, `"ask"`)},
-		"unit_policy":      {web(`refresh = { units = { "a.service" = { policy = "ask" } } }`), says(`units["a.service"]`, `"restart" "reload" "report"`)},
-		"unit_name":        {web(`refresh = { units = { nginx = { policy = "report" } } }`), says("a unit's name ends in its type")},
-		"unit_paths":       {web(`refresh = { units = { "a.service" = { paths = ["etc/a"] } } }`), says("an absolute path in the guest")},
-		"settle":           {web(`refresh = { settle = "5" }`), says("duration from 0s to 10m")},
-		"keep_files":       {web(`refresh = { keep_files = ["/var/lib/x"] }`), says("a path or pattern below /etc")},
-		"restart_timeout":  {web(`refresh = { restart_timeout = "0s" }`), says("duration from 1s to 20m")},
-		"key":              {web(`ssh_authorized_keys = ["one\ntwo"]`), says("authorized key is one line")},
+		"base_name":       {strings.Replace(debian(patched), "debian-13", "Debian 13", 1), says("a name has 1 to 63 lower-case letters")},
+		"unit":            {sized("512MB", "4GiB", ""), says("Unable to read a size", `"512MB" is not a size`, "B, KiB, MiB, GiB and TiB")},
+		"no_unit":         {sized("512", "4GiB", ""), says(`"512" is not a size`)},
+		"little_memory":   {sized("1MiB", "4GiB", ""), says("1MiB is too small", "at least 128MiB")},
+		"odd_disk":        {sized("512MiB", "100000001B", ""), says("no whole number of MiB")},
+		"huge_disk":       {sized("512MiB", "9999999999TiB", ""), says("larger than any disk")},
+		"no_release":      {strings.Replace(web(""), "sharedos_base.debian.release", `"debian-13"`, 1), says(`Unable to use "debian-13" as base`, "sharedos_base.debian.release")},
+		"two_networks":    {web(`interfaces = { lan = { bridge = "br0", network = "default" } }`), says(`interfaces["lan"]`, "exactly one of user, bridge, network", "bridge, network")},
+		"no_network":      {web(`interfaces = { lan = {} }`), says(`interfaces["lan"]`, "none of them is set")},
+		"port":            {web(`interfaces = { lan = { user = { forwards = { "http" = 80 } } } }`), says("TCP port from 1 to 65535")},
+		"two_checks":      {web(`refresh = { health_checks = { web = { unit = "a", tcp = "b:1" } } }`), says(`refresh.health_checks["web"]`, "unit, tcp")},
+		"check_elsewhere": {web(`refresh = { health_checks = { web = { http = "http://example.com/" } } }`), says("not the guest's loopback")},
+		"strategy":        {web(`refresh = { strategy = "magic" }`), says(`"live", "soft_reboot", "kexec", "reboot", "next_boot"`)},
+		"impact":          {web(`refresh = { max_impact = "much" }`), says(`"much"`, `"none", "reload", "restart", "soft_reboot", "kexec", "reboot"`)},
+		"policy":          {web(`refresh = { policy = "ask" }`), says(`"ask"`, `"restart", "reload", "report"`)},
+		"unit_policy":     {web(`refresh = { units = { "a.service" = { policy = "ask" } } }`), says(`units["a.service"]`, `"restart", "reload", "report"`)},
+		"unit_name":       {web(`refresh = { units = { nginx = { policy = "report" } } }`), says("a unit's name ends in its type")},
+		"unit_paths":      {web(`refresh = { units = { "a.service" = { paths = ["etc/a"] } } }`), says("an absolute path in the guest")},
+		"settle":          {web(`refresh = { settle = "5" }`), says("duration from 0s to 10m")},
+		"keep_files":      {web(`refresh = { keep_files = ["/var/lib/x"] }`), says("a path or pattern below /etc")},
+		"restart_timeout": {web(`refresh = { restart_timeout = "0s" }`), says("duration from 1s to 20m")},
+		"key":             {web(`ssh_authorized_keys = ["one\ntwo"]`), says("Unable to use the value of ssh_authorized_keys[0]", "authorized key is one line")},
+		"private_key": {
+			web("ssh_authorized_keys = [<<EOT\n-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n-----END OPENSSH PRIVATE KEY-----\nEOT\n]"),
+			says("Unable to use the value of ssh_authorized_keys[0]", "it is a private key", "the public key"),
+		},
 		"component_twice":  {web(`components = ["` + digits + `", "` + digits + `"]`), says("duplicate")},
 		"unnamed_hostname": {web(`hostname = "not a name"`), says("host name has labels")},
 	}
@@ -98,6 +102,9 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 	command, output := newSession(t, newWorld(t), config.String()).command("validate", "-no-color")
 	if err := command.Run(); err == nil {
 		t.Fatal("a configuration full of mistakes is valid")
+	}
+	if strings.Contains(output.String(), "hunter2") {
+		t.Error("a private key is printed")
 	}
 	reported := strings.Split(output.String(), "\nError: ")[1:]
 	for name, mistake := range mistakes {

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -11,20 +12,26 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
-	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	fwpath "github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // textRule is a validator of strings. check returns why it refuses a text.
+//
+// All rules for texts are textRules: the framework's own validators print the value that they refuse.
 type textRule struct {
 	form  string // completes "must be"
 	check func(text string) error
+	// secret is true if a value that the rule refuses may hold a secret, such as a private key in place of a public one,
+	// or a URL with a password. Neither the value nor what check says about it is printed.
+	secret bool
 }
 
 var _ validator.String = textRule{}
@@ -36,10 +43,80 @@ func (r textRule) ValidateString(_ context.Context, req validator.StringRequest,
 	if req.ConfigValue.IsNull() || req.ConfigValue.IsUnknown() {
 		return
 	}
-	if err := r.check(req.ConfigValue.ValueString()); err != nil {
-		resp.Diagnostics.AddAttributeError(req.Path, fmt.Sprintf("Unable to use %s as %s", printable(strconv.Quote(req.ConfigValue.ValueString())), req.Path),
-			sentence(err)+" It must be "+r.form+".")
+	value := req.ConfigValue.ValueString()
+	err := r.check(value)
+	if err == nil {
+		return
 	}
+	summary, why := fmt.Sprintf("Unable to use the value of %s", req.Path), sentence(err)+" "
+	shown, quoted := plain.Value(value)
+	if !r.secret {
+		summary = fmt.Sprintf("Unable to use %s as %s", shown, req.Path)
+	}
+	if reason := (*reasonError)(nil); err == errForm || (r.secret || !quoted) && !errors.As(err, &reason) {
+		why = "" // there is no more to say, or it quotes the value
+	}
+	if detail := why + "It must be " + r.form + "."; r.secret {
+		// Terraform prints the lines of the configuration that the path leads to: the value, if it is a literal.
+		resp.Diagnostics.AddError(summary, detail)
+	} else {
+		resp.Diagnostics.AddAttributeError(req.Path, summary, detail)
+	}
+}
+
+// reasonError is an error that quotes nothing of the value that it is about, so that it can be shown if the value may
+// be a secret.
+type reasonError struct{ reason string }
+
+func (e *reasonError) Error() string { return e.reason }
+
+// errForm means that a text does not have the form that the rule describes.
+var errForm = errors.New("another form")
+
+// matches accepts texts of a pattern.
+func matches(pattern *regexp.Regexp, form string) textRule {
+	return textRule{form: form, check: func(text string) error {
+		if !pattern.MatchString(text) {
+			return errForm
+		}
+		return nil
+	}}
+}
+
+// oneOf accepts some texts.
+func oneOf(texts ...string) textRule {
+	quoted := make([]string, len(texts))
+	for i, text := range texts {
+		quoted[i] = strconv.Quote(text)
+	}
+	return textRule{form: "one of " + strings.Join(quoted, ", "), check: func(text string) error {
+		if !slices.Contains(texts, text) {
+			return errForm
+		}
+		return nil
+	}}
+}
+
+// notEmpty refuses the empty text.
+var notEmpty = textRule{form: "at least one character long", check: func(text string) error {
+	if text == "" {
+		return &reasonError{"it is empty"}
+	}
+	return nil
+}}
+
+// isLocalPath accepts a path on this machine. The content of a file in its place is refused without being shown.
+var isLocalPath = textRule{
+	form: "the path of a file or directory on this machine", secret: true,
+	check: func(text string) error {
+		switch {
+		case text == "":
+			return &reasonError{"it is empty"}
+		case strings.ContainsFunc(text, unicode.IsControl) || len(text) > 4096 || plain.Hide(text) != text:
+			return &reasonError{"it looks like the content of a file, not like its path"}
+		}
+		return nil
+	},
 }
 
 // isRelease accepts the id of a release.
@@ -52,22 +129,18 @@ var isRelease = textRule{
 }
 
 // isName accepts the name of a base or VM, which becomes a part of names of volumes, domains and files.
-var isName = stringvalidator.RegexMatches(regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`),
-	"a name has 1 to 63 lower-case letters, digits, dots, underscores and hyphens, and starts with a letter or digit")
+var isName = matches(regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`),
+	"a name: a name has 1 to 63 lower-case letters, digits, dots, underscores and hyphens, and starts with a letter or digit")
 
 // isHostname accepts a host name as in RFC 1123, section 2.1.
-var isHostname = stringvalidator.RegexMatches(
+var isHostname = matches(
 	regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`),
-	"a host name has labels of 1 to 63 letters, digits and hyphens, joined by dots")
-
-// isAuthorizedKey accepts one line of an authorized_keys file.
-var isAuthorizedKey = stringvalidator.RegexMatches(regexp.MustCompile(`^[^\x00-\x1f#]+$`),
-	"an authorized key is one line, as in an OpenSSH .pub file")
+	"a host name: a host name has labels of 1 to 63 letters, digits and hyphens, joined by dots")
 
 // isUnit accepts the name of a systemd unit (systemd.unit(5)).
-var isUnit = stringvalidator.RegexMatches(
+var isUnit = matches(
 	regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|scope|socket|mount|swap|path|timer|target|slice|automount|device)$`),
-	"a unit's name ends in its type, such as nginx.service")
+	"the name of a unit: a unit's name ends in its type, such as nginx.service")
 
 // isAbsolutePath accepts a path in a guest.
 var isAbsolutePath = textRule{
@@ -128,14 +201,34 @@ func durationWithin(text string, least, most time.Duration) error {
 }
 
 // isKey accepts an OpenPGP public key.
-var isKey = stringvalidator.RegexMatches(regexp.MustCompile(`^\s*-----BEGIN PGP PUBLIC KEY BLOCK-----[\s\S]*-----END PGP PUBLIC KEY BLOCK-----\s*$`),
-	"a key is an OpenPGP public key in ASCII armour, such as gpg --export --armor writes")
+var isKey = textRule{
+	form: "an OpenPGP public key in ASCII armour, such as gpg --export --armor writes", secret: true,
+	check: func(text string) error {
+		switch {
+		case strings.Contains(text, "PRIVATE KEY"):
+			return &reasonError{"it is a private key"}
+		case !armoured.MatchString(text):
+			return &reasonError{"it is no public key in ASCII armour"}
+		}
+		return nil
+	},
+}
+
+var armoured = regexp.MustCompile(`^\s*-----BEGIN PGP PUBLIC KEY BLOCK-----[\s\S]*-----END PGP PUBLIC KEY BLOCK-----\s*$`)
 
 // isSHA256 accepts the hexadecimal form of a SHA-256.
-var isSHA256 = stringvalidator.RegexMatches(regexp.MustCompile(`^[0-9a-f]{64}$`), "a SHA-256 has 64 hexadecimal digits in lower case")
+var isSHA256 = matches(regexp.MustCompile(`^[0-9a-f]{64}$`), "a SHA-256: a SHA-256 has 64 hexadecimal digits in lower case")
 
 // isPackageFile accepts the path of a Debian package.
-var isPackageFile = stringvalidator.RegexMatches(regexp.MustCompile(`\.deb$`), "the name of a package file ends in .deb")
+var isPackageFile = textRule{
+	form: "the path of a package file on this machine: the name of a package file ends in .deb", secret: true,
+	check: func(text string) error {
+		if !strings.HasSuffix(text, ".deb") {
+			return &reasonError{"it does not end in .deb"}
+		}
+		return isLocalPath.check(text)
+	},
+}
 
 // isAbsolute accepts a path in a base as the key of a map.
 var isAbsolute = textRule{
@@ -151,14 +244,34 @@ var isAbsolute = textRule{
 
 // isDownload accepts a URL that can be downloaded.
 var isDownload = textRule{
-	form: `an http or https URL, such as "https://example.com/rootfs.tar.zst"`,
+	form: `an http or https URL, such as "https://example.com/rootfs.tar.zst"`, secret: true,
 	check: func(text string) error {
 		parsed, err := url.Parse(text)
-		if err != nil {
-			return err
+		switch {
+		case err != nil: // it quotes what it cannot parse, which can be a part of a password
+			return &reasonError{"it is no URL; in a user name and a password, characters such as / and @ are written %2F and %40"}
+		case parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Host == "":
+			return &reasonError{"it is no such URL"}
 		}
-		if parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Host == "" {
-			return fmt.Errorf("%q is not such a URL", parsed.Redacted())
+		return nil
+	},
+}
+
+// isReference accepts the reference of an image.
+var isReference = textRule{
+	form:   `the reference of an image without a user name and password, such as "registry.example.com/os/debian:13"`,
+	secret: true,
+	check: func(text string) error {
+		registry, _, _ := strings.Cut(text, "/")
+		switch {
+		case text == "":
+			return &reasonError{"it is empty"}
+		case strings.Contains(text, "://"):
+			return &reasonError{"it is a URL: a reference starts with the name of the registry"}
+		case strings.Contains(registry, "@") && strings.Contains(text, "/"):
+			return &reasonError{"it has a user name or a password: log in with docker login instead, whose credentials are used"}
+		case strings.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }):
+			return &reasonError{"it has spaces or line ends"}
 		}
 		return nil
 	},
@@ -166,20 +279,20 @@ var isDownload = textRule{
 
 // isLoopbackURL accepts a URL on the loopback of a guest.
 var isLoopbackURL = textRule{
-	form: `an http URL on the guest's own loopback, such as "http://127.0.0.1/"`,
+	form: `an http URL on the guest's own loopback, such as "http://127.0.0.1/"`, secret: true,
 	check: func(text string) error {
 		parsed, err := url.Parse(text)
-		if err != nil {
-			return err
-		}
-		if parsed.Scheme != "http" {
-			return fmt.Errorf("the scheme %q is not http", parsed.Scheme)
+		switch {
+		case err != nil:
+			return &reasonError{"it is no URL"}
+		case parsed.Scheme != "http":
+			return &reasonError{"its scheme is not http"}
 		}
 		switch parsed.Hostname() {
 		case "127.0.0.1", "::1", "localhost":
 			return nil
 		default:
-			return fmt.Errorf("%q is not the guest's loopback", parsed.Hostname())
+			return &reasonError{"its host is not the guest's loopback"}
 		}
 	},
 }

@@ -27,7 +27,7 @@ var vmSamples = map[string]struct {
 }{
 	"name":                {path.Root("name"), "other"},
 	"hostname":            {path.Root("hostname"), "other.example"},
-	"ssh_authorized_keys": {path.Root("ssh_authorized_keys"), []string{"ssh-ed25519 AAAA me"}},
+	"ssh_authorized_keys": {path.Root("ssh_authorized_keys"), []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
 	"base":                {path.Root("base"), tree.Digest{9}.String()},
 	"components":          {path.Root("components"), []string{tree.Digest{8}.String()}},
 	"vcpus":               {path.Root("vcpus"), int64(3)},

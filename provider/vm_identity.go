@@ -2,8 +2,9 @@ package provider
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
-	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
@@ -23,8 +24,9 @@ type vmIdentity struct {
 }
 
 var (
-	_ vmBlock         = (*vmIdentity)(nil)
-	_ vmBlockWithPlan = (*vmIdentity)(nil)
+	_ vmBlock               = (*vmIdentity)(nil)
+	_ vmBlockWithPlan       = (*vmIdentity)(nil)
+	_ vmBlockWithValidation = (*vmIdentity)(nil)
 )
 
 func (*vmIdentity) attributes() map[string]schema.Attribute {
@@ -45,10 +47,27 @@ func (*vmIdentity) attributes() map[string]schema.Attribute {
 		},
 		"ssh_authorized_keys": schema.ListAttribute{
 			Optional: true, ElementType: types.StringType,
-			MarkdownDescription: "OpenSSH public keys that may log in as root.",
-			Validators:          []validator.List{listvalidator.ValueStringsAre(isAuthorizedKey)},
+			MarkdownDescription: "OpenSSH public keys that may log in as root, such as `file(\"~/.ssh/id_ed25519.pub\")`. " +
+				"Each is one line, which may start with options as in an `authorized_keys` file.",
 		},
 	}
+}
+
+func (b *vmIdentity) validate() (diags diag.Diagnostics) {
+	for i, element := range b.SSHAuthorizedKeys.Elements() {
+		text, ok := element.(types.String)
+		if !ok || unset(text) {
+			continue
+		}
+		if _, err := authorizedKey(text.ValueString()); err != nil {
+			// Without the path: Terraform prints the lines that it leads to, which are the value if that is a literal.
+			diags.Append(failed(failure{
+				do: "use", object: fmt.Sprintf("the value of ssh_authorized_keys[%d]", i), err: err,
+				next: "It must be a public key of OpenSSH on one line, such as the file id_ed25519.pub has it.",
+			})...)
+		}
+	}
+	return diags
 }
 
 func (b *vmIdentity) completePlan(config, _ *vmModel) {
@@ -60,13 +79,23 @@ func (b *vmIdentity) completePlan(config, _ *vmModel) {
 func (b *vmIdentity) toSpec(ctx context.Context, spec *vm.Spec) (diags diag.Diagnostics) {
 	spec.Name, spec.UUID, spec.Hostname = b.Name.ValueString(), b.UUID.ValueString(), b.Hostname.ValueString()
 	spec.AuthorizedKeys = texts(ctx, b.SSHAuthorizedKeys, &diags)
+	for i, text := range spec.AuthorizedKeys {
+		spec.AuthorizedKeys[i] = trimKey(text)
+	}
 	return diags
 }
 
 func (b *vmIdentity) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnostics) {
 	b.Name, b.UUID = types.StringValue(found.Spec.Name), types.StringValue(found.Spec.UUID)
 	b.Hostname = types.StringValue(found.Spec.Hostname)
-	b.SSHAuthorizedKeys = textList(ctx, b.SSHAuthorizedKeys, found.Spec.AuthorizedKeys, &diags)
+	// A key with a line end, as file() reads it, is the same key.
+	var before []string
+	if !b.SSHAuthorizedKeys.IsUnknown() {
+		before = texts(ctx, b.SSHAuthorizedKeys, &diags)
+	}
+	if !slices.EqualFunc(before, found.Spec.AuthorizedKeys, func(was, is string) bool { return trimKey(was) == is }) {
+		b.SSHAuthorizedKeys = textList(ctx, b.SSHAuthorizedKeys, found.Spec.AuthorizedKeys, &diags)
+	}
 	return diags
 }
 

@@ -51,7 +51,7 @@ type vmBlockWithPlan interface {
 	completePlan(config, state *vmModel)
 }
 
-// vmBlockWithValidation is a block with rules that concern several attributes together.
+// vmBlockWithValidation is a block with rules that concern several attributes together, or that an apply checks, too.
 type vmBlockWithValidation interface {
 	// validate checks the configuration. Values may be unknown.
 	validate() diag.Diagnostics
@@ -90,6 +90,18 @@ func (m *vmModel) spec(ctx context.Context) (vm.Spec, diag.Diagnostics) {
 		diags.Append(block.toSpec(ctx, &spec)...)
 	}
 	return spec, diags
+}
+
+// validate checks the rules of the blocks. An apply does it again, for values that were unknown when the configuration was
+// validated.
+func (m *vmModel) validate() diag.Diagnostics {
+	var diags diag.Diagnostics
+	for _, block := range m.blocks() {
+		if block, ok := block.(vmBlockWithValidation); ok {
+			diags.Append(block.validate()...)
+		}
+	}
+	return diags
 }
 
 // known reports whether everything that spec needs is known.

@@ -82,7 +82,7 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				"until the VM is next powered off and started; this is also how a VM moves to another base or back " +
 				"to an earlier release. A change that needs more than the strategy allows takes effect at the next " +
 				"power-off and start, too. Default: `live`.",
-			Validators: []validator.String{stringvalidator.OneOf(strategies...)},
+			Validators: []validator.String{oneOf(strategies...)},
 		},
 		"max_impact": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString(levelName(agentapi.Level_RESTART)),
@@ -90,7 +90,7 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				"`soft_reboot`, `kexec` or `reboot`. A plan with a larger impact fails and lists the reasons. " +
 				"Changes of processors, memory and interfaces need `reboot`, whatever the strategy is. Default: " +
 				"`restart`.",
-			Validators: []validator.String{stringvalidator.OneOf(levelNames()...)},
+			Validators: []validator.String{oneOf(levelNames()...)},
 		},
 		"settle": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString("5s"),
@@ -112,7 +112,7 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				"reloaded where that is enough. `reload`: those that can be reloaded are reloaded, and the others " +
 				"are left alone. `report`: all are left alone. Services that are left alone are listed in " +
 				"`impact.left` and `last_refresh.left`, and run old code until you restart them. Default: `restart`.",
-			Validators: []validator.String{stringvalidator.OneOf(policyRestart, policyReload, policyReport)},
+			Validators: []validator.String{oneOf(policyRestart, policyReload, policyReport)},
 		},
 		"units": schema.MapNestedAttribute{
 			Optional: true,
@@ -123,7 +123,7 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				"policy": schema.StringAttribute{
 					Optional:            true,
 					MarkdownDescription: "Like `refresh.policy`, for this unit only.",
-					Validators:          []validator.String{stringvalidator.OneOf(policyRestart, policyReload, policyReport)},
+					Validators:          []validator.String{oneOf(policyRestart, policyReload, policyReport)},
 				},
 				"paths": schema.ListAttribute{
 					Optional: true, ElementType: types.StringType,

@@ -40,6 +40,7 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 	}
 	limit, diags := plan.Timeouts.Create(ctx, vmWriteTimeout)
 	resp.Diagnostics.Append(diags...)
+	resp.Diagnostics.Append(plan.validate()...)
 	spec, diags := plan.spec(ctx)
 	resp.Diagnostics.Append(diags...)
 	if resp.Diagnostics.HasError() {
@@ -155,7 +156,7 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		// The VM in state no longer exists, and another VM has its name.
 		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
 			"The VM in state has UUID %s, but libvirt has a VM with UUID %s under this name. The VM in state no "+
-				"longer exists and is removed from state. The other VM is left alone.", known, printable(found.Spec.UUID)))
+				"longer exists and is removed from state. The other VM is left alone.", known, showable(found.Spec.UUID)))
 		resp.State.RemoveResource(ctx)
 		return
 	}
@@ -202,6 +203,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	}
 	limit, diags := plan.Timeouts.Update(ctx, vmWriteTimeout)
 	resp.Diagnostics.Append(diags...)
+	resp.Diagnostics.Append(plan.validate()...)
 	spec, diags := plan.spec(ctx)
 	resp.Diagnostics.Append(diags...)
 	resume, diags := isUnfinished(ctx, req.Private)

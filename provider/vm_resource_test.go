@@ -44,7 +44,7 @@ func web(body string) string { return sized("512MiB", "4GiB", body) }
 const detailed = `
   hostname            = "web.example"
   vcpus               = 2
-  ssh_authorized_keys = ["ssh-ed25519 AAAA one", "ssh-ed25519 BBBB two"]
+  ssh_authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIM/HSNBZ58CJGJOtPdqLOrTGKe+HWpA5fRGvDgjq7I0y one", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH/jU0AtRI5r3WYuTVsH54zR4UT/hSVqAjbDmXUwp9OQ two"]
   interfaces = {
     lan  = { user = { forwards = { "8080" = 80, "2222" = 22 } } }
     out  = { user = {} }

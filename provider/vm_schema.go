@@ -26,9 +26,5 @@ func (r *vmResource) ValidateConfig(ctx context.Context, req resource.ValidateCo
 	if resp.Diagnostics.Append(req.Config.Get(ctx, &config)...); resp.Diagnostics.HasError() {
 		return
 	}
-	for _, block := range config.blocks() {
-		if block, ok := block.(vmBlockWithValidation); ok {
-			resp.Diagnostics.Append(block.validate()...)
-		}
-	}
+	resp.Diagnostics.Append(config.validate()...)
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -107,10 +108,10 @@ func (s *Source) check() error {
 		each("suite", suiteName, r.Suite)
 		each("component", componentName, r.Components...)
 		if err := checkArchiveURI(r.URI); err != nil {
-			wrong = append(wrong, fmt.Errorf("repository: %w", err))
+			wrong = append(wrong, fmt.Errorf("repository with the suite %s: %w", source.Shorten(r.Suite), err))
 		}
 		if err := checkKey(r.Key); err != nil {
-			wrong = append(wrong, fmt.Errorf("key of the repository %s: %w", r.URI, err))
+			wrong = append(wrong, fmt.Errorf("key of the repository %s: %w", plain.Hide(r.URI), err))
 		}
 	}
 	if s.Mode != "" && !slices.Contains(Modes, s.Mode) {

@@ -40,7 +40,8 @@ func checkKey(key string) error {
 func checkArchiveURI(uri string) error {
 	u, err := url.Parse(uri)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(uri, " \t\n[]") {
-		return fmt.Errorf("%q is not an http or https URL", uri)
+		// It is not quoted: it may hold a password in a form that is not recognised.
+		return errors.New("its address is not an http or https URL")
 	}
 	return nil
 }

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/cache"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -17,19 +17,14 @@ import (
 // Download is a file at an http or https URL, of a digest that is known beforehand. The file is cached under that
 // digest and verified before anything of it is used. An interrupted download is resumed.
 type Download struct {
-	// URL of the file. A user name and a password in it are sent; the password is not shown.
+	// URL of the file. A user name, a password and a query in it are sent, and are not shown.
 	URL string
 	// Digest is the SHA-256 of the file.
 	Digest tree.Digest
 }
 
-// String returns the URL without its password.
-func (d Download) String() string {
-	if u, err := url.Parse(d.URL); err == nil {
-		return u.Redacted()
-	}
-	return d.URL
-}
+// String returns the URL without what may be a secret in it: its user, password and query.
+func (d Download) String() string { return plain.Hide(d.URL) }
 
 // File returns the path of the file in the cache. It downloads the file if it is not there, of at most limit bytes. A
 // damaged copy is downloaded again.
