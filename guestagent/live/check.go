@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
@@ -16,51 +17,75 @@ const (
 	// refreshSample and StatusSample are how many blocks of each layer are read, of 4 KiB.
 	refreshSample = 256
 	StatusSample  = 16
-	// checkLimit bounds the check of one layer: a read from a disk whose host does not answer never ends.
-	checkLimit = 5 * time.Second
+	// stallLimit is how long a check of a layer may go on without a read that ends. A read from a disk whose host does not
+	// answer never ends. A host under load only makes each of them slow.
+	stallLimit = 15 * time.Second
 )
 
-// ErrNoRead means that a check of a layer does not end in time. Either a read from its disk hangs, or the whole layer is
-// being read again because dm-verity once found a bad block in it.
-var ErrNoRead = errors.New("no end of the check: a read from its disk hangs, or all of it is being read again after a bad block")
+// ErrNoRead means that a read from the disk of a layer hangs.
+var ErrNoRead = errors.New("a read from its disk does not end")
+
+// layerCheck is a check that has not ended.
+type layerCheck struct {
+	ended chan error
+	// progress is when the last of its reads ended, as nanoseconds since the Unix epoch.
+	progress atomic.Int64
+}
 
 // checks are the checks that have not ended, by layer: a second one is not started.
 var checks = struct {
 	sync.Mutex
-	running map[tree.Digest]chan error
-}{running: map[tree.Digest]chan error{}}
+	running map[tree.Digest]*layerCheck
+}{running: map[tree.Digest]*layerCheck{}}
 
-// CheckLayer is mounts.CheckLayer with a bound: ErrNoRead if it does not end.
+// CheckLayer is mounts.CheckLayer with a bound: ErrNoRead if one of its reads hangs.
 func CheckLayer(ctx context.Context, layer release.Layer, blocks int) error {
-	return bounded(ctx, layer.ID, checkLimit, func() error { return mounts.CheckLayer(ctx, layer, blocks) })
+	return bounded(ctx, layer.ID, stallLimit, func(progress func()) error {
+		// Another caller may wait for the same check, and for longer.
+		return mounts.CheckLayer(context.WithoutCancel(ctx), layer, blocks, progress)
+	})
 }
 
-// bounded waits for a check until a limit. A check that does not end by then is still in the kernel, where nothing can
-// end it. The next call waits for it instead of starting another one.
-func bounded(ctx context.Context, id tree.Digest, limit time.Duration, check func() error) error {
-	checks.Lock()
-	ended, running := checks.running[id]
-	if !running {
-		ended = make(chan error, 1)
-		checks.running[id] = ended
-		go func() {
-			err := check()
-			checks.Lock()
-			delete(checks.running, id)
-			checks.Unlock()
-			ended <- err
-		}()
-	}
-	checks.Unlock()
+// bounded waits for a check as long as it makes progress at least once in each period of limit. A check that does not is
+// in the kernel, where nothing can end it. The next call waits for it instead of starting another one.
+func bounded(ctx context.Context, id tree.Digest, limit time.Duration, check func(progress func()) error) error {
+	current := startCheck(id, check)
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	select {
-	case err := <-ended:
-		ended <- err // for others that wait
-		return err
-	case <-timer.C:
-		return fmt.Errorf("check layer %s: %w within %v", id, ErrNoRead, limit)
-	case <-ctx.Done():
-		return fmt.Errorf("check layer %s: %w", id, ctx.Err())
+	for {
+		select {
+		case err := <-current.ended:
+			current.ended <- err // for others that wait
+			return err
+		case <-timer.C:
+			left := limit - time.Since(time.Unix(0, current.progress.Load()))
+			if left <= 0 {
+				return fmt.Errorf("check layer %s: %w within %v", id, ErrNoRead, limit)
+			}
+			timer.Reset(left)
+		case <-ctx.Done():
+			return fmt.Errorf("check layer %s: %w", id, ctx.Err())
+		}
 	}
+}
+
+// startCheck starts a check of a layer, or returns the one that is running.
+func startCheck(id tree.Digest, check func(progress func()) error) *layerCheck {
+	checks.Lock()
+	defer checks.Unlock()
+	if running, ok := checks.running[id]; ok {
+		return running
+	}
+	started := &layerCheck{ended: make(chan error, 1)}
+	progress := func() { started.progress.Store(time.Now().UnixNano()) }
+	progress()
+	checks.running[id] = started
+	go func() {
+		err := check(progress)
+		checks.Lock()
+		delete(checks.running, id)
+		checks.Unlock()
+		started.ended <- err
+	}()
+	return started
 }

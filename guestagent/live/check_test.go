@@ -13,7 +13,7 @@ func TestACheckThatDoesNotEndIsGivenUpAndNotStartedTwice(t *testing.T) {
 	id, other := tree.Sum([]byte("layer")), tree.Sum([]byte("other"))
 	failure := errors.New("input/output error")
 	started, release := make(chan bool, 8), make(chan bool)
-	hanging := func() error {
+	hanging := func(func()) error {
 		started <- true
 		<-release
 		return failure
@@ -23,7 +23,7 @@ func TestACheckThatDoesNotEndIsGivenUpAndNotStartedTwice(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if err := bounded(t.Context(), other, time.Minute, func() error { return nil }); err != nil {
+	if err := bounded(t.Context(), other, time.Minute, func(func()) error { return nil }); err != nil {
 		t.Errorf("another layer: %v", err)
 	}
 	ended, cancel := context.WithCancel(t.Context())
@@ -38,10 +38,26 @@ func TestACheckThatDoesNotEndIsGivenUpAndNotStartedTwice(t *testing.T) {
 	<-started
 	// It ends now. The next check is another one, with its own result.
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		if err := bounded(t.Context(), id, time.Minute, func() error { return nil }); err == nil {
+		if err := bounded(t.Context(), id, time.Minute, func(func()) error { return nil }); err == nil {
 			break
 		} else if !errors.Is(err, failure) || time.Now().After(end) {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A host under load answers slowly. That is not a disk that hangs.
+func TestACheckThatGoesOnIsWaitedFor(t *testing.T) {
+	const limit = 50 * time.Millisecond
+	began := time.Now()
+	err := bounded(t.Context(), tree.Sum([]byte("slow layer")), limit, func(progress func()) error {
+		for time.Since(began) < 10*limit {
+			progress()
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

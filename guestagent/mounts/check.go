@@ -23,9 +23,9 @@ import (
 // last block and others in between, each time different ones. They are read from the disk, not from the page cache, which
 // can have them long after the disk is gone.
 //
-// A single bad block that nobody has read yet is found only by chance. The errors are ErrNoDisk, ErrCorrupt, or what the
-// read returned.
-func CheckLayer(ctx context.Context, layer release.Layer, blocks int) (err error) {
+// A single bad block that nobody has read yet is found only by chance. CheckLayer calls progress after each read that
+// ended. The errors are ErrNoDisk, ErrCorrupt, or what the read returned.
+func CheckLayer(ctx context.Context, layer release.Layer, blocks int, progress func()) (err error) {
 	fail := func(err error) error { return fmt.Errorf("check layer %s: %w", layer.ID, err) }
 	disks, err := Disks()
 	if err != nil {
@@ -47,7 +47,7 @@ func CheckLayer(ctx context.Context, layer release.Layer, blocks int) (err error
 		return fail(err)
 	}
 	if corrupted(status) {
-		if err := readAgain(ctx, layer, stat.Dev); err != nil {
+		if err := readAgain(ctx, layer, stat.Dev, progress); err != nil {
 			return fail(fmt.Errorf("dm-verity has found a block that does not match: %w", err))
 		}
 	}
@@ -63,7 +63,7 @@ func CheckLayer(ctx context.Context, layer release.Layer, blocks int) (err error
 		return fail(fmt.Errorf("allocate a block: %w", err))
 	}
 	defer func() { err = errors.Join(err, unix.Munmap(buffer)) }()
-	if err := readSample(ctx, device, buffer, sample(layer.DataSize, blocks, rand.Float64())); err != nil { //nolint:gosec // no secret
+	if err := readSample(ctx, device, buffer, sample(layer.DataSize, blocks, rand.Float64()), progress); err != nil { //nolint:gosec // no secret
 		return fail(err)
 	}
 	return nil
@@ -74,7 +74,7 @@ var mended sync.Map
 
 // readAgain reads a layer whole of which dm-verity has found a bad block: the host may have mended it, and dm-verity
 // reports it until the device is set up anew. A layer that could be read is not read again.
-func readAgain(ctx context.Context, layer release.Layer, device uint64) error {
+func readAgain(ctx context.Context, layer release.Layer, device uint64, progress func()) error {
 	type key struct {
 		id     tree.Digest
 		device uint64
@@ -82,7 +82,7 @@ func readAgain(ctx context.Context, layer release.Layer, device uint64) error {
 	if _, whole := mended.Load(key{layer.ID, device}); whole {
 		return nil
 	}
-	err := ReadLayer(ctx, layer)
+	err := readLayer(ctx, layer, progress)
 	if err == nil {
 		mended.Store(key{layer.ID, device}, true)
 	}
@@ -126,7 +126,7 @@ func sample(size int64, blocks int, phase float64) []int64 {
 }
 
 // readSample reads one block at each offset.
-func readSample(ctx context.Context, device io.ReaderAt, buffer []byte, offsets []int64) error {
+func readSample(ctx context.Context, device io.ReaderAt, buffer []byte, offsets []int64, progress func()) error {
 	for _, offset := range offsets {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -138,6 +138,7 @@ func readSample(ctx context.Context, device io.ReaderAt, buffer []byte, offsets 
 		case n < readBlock:
 			return fmt.Errorf("%w: it ends at offset %d", ErrCorrupt, offset+int64(n))
 		}
+		progress()
 	}
 	return nil
 }

@@ -56,19 +56,19 @@ func TestABlockThatCannotBeReadIsNamed(t *testing.T) {
 	device := bytes.NewReader(make([]byte, 8*readBlock))
 	buffer := make([]byte, readBlock)
 	offsets := []int64{0, readBlock, 7 * readBlock}
-	if err := readSample(t.Context(), device, buffer, offsets); err != nil {
+	if err := readSample(t.Context(), device, buffer, offsets, func() {}); err != nil {
 		t.Error(err)
 	}
-	err := readSample(t.Context(), failing{device, readBlock, unix.EIO}, buffer, offsets)
+	err := readSample(t.Context(), failing{device, readBlock, unix.EIO}, buffer, offsets, func() {})
 	if !errors.Is(err, ErrCorrupt) || !errors.Is(err, unix.EIO) {
 		t.Errorf("a bad block: %v", err)
 	}
-	if err := readSample(t.Context(), device, buffer, []int64{8 * readBlock}); !errors.Is(err, ErrCorrupt) {
+	if err := readSample(t.Context(), device, buffer, []int64{8 * readBlock}, func() {}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a device that ends: %v", err)
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := readSample(ended, device, buffer, offsets); !errors.Is(err, context.Canceled) {
+	if err := readSample(ended, device, buffer, offsets, func() {}); !errors.Is(err, context.Canceled) {
 		t.Errorf("after its end: %v", err)
 	}
 }

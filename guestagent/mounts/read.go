@@ -23,7 +23,12 @@ var ErrCorrupt = errors.New("the layer does not have the bytes that its id names
 // ReadLayer reads every block of an open layer, so that dm-verity checks each of them. It returns ErrCorrupt with the
 // offset, in bytes, of the first block that does not match the layer's id. What it reads does not stay in the page
 // cache.
-func ReadLayer(ctx context.Context, layer release.Layer) (err error) {
+func ReadLayer(ctx context.Context, layer release.Layer) error {
+	return readLayer(ctx, layer, func() {})
+}
+
+// readLayer is ReadLayer. It calls progress after each chunk.
+func readLayer(ctx context.Context, layer release.Layer, progress func()) (err error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(LayerPath(layer.ID), &stat); err != nil {
 		return fmt.Errorf("read layer %s: %w", layer.ID, err)
@@ -33,14 +38,14 @@ func ReadLayer(ctx context.Context, layer release.Layer) (err error) {
 		return fmt.Errorf("read layer %s: %w", layer.ID, err)
 	}
 	defer func() { err = errors.Join(err, device.Close()) }()
-	if err := readWhole(ctx, device, layer.DataSize); err != nil {
+	if err := readWhole(ctx, device, layer.DataSize, progress); err != nil {
 		return fmt.Errorf("read layer %s: %w", layer.ID, err)
 	}
 	return nil
 }
 
 // readWhole reads size bytes from the start of a device.
-func readWhole(ctx context.Context, device *os.File, size int64) error {
+func readWhole(ctx context.Context, device *os.File, size int64, progress func()) error {
 	buffer := make([]byte, readChunk)
 	for offset := int64(0); offset < size; {
 		if err := ctx.Err(); err != nil {
@@ -58,6 +63,7 @@ func readWhole(ctx context.Context, device *os.File, size int64) error {
 			return fmt.Errorf("drop cached pages: %w", err)
 		}
 		offset += int64(n)
+		progress()
 	}
 	return nil
 }
