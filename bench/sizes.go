@@ -37,7 +37,11 @@ func (f *fleet) firstBoot(ctx context.Context) error {
 		if _, err := f.key.Run(ctx, at.ssh(), "sync", nil); err != nil {
 			return err
 		}
-		disk, err := f.host.Store.PrivateDisk(ctx, name)
+		domain, _, err := f.host.Fleet.Hypervisor.Lookup(ctx, name)
+		if err != nil {
+			return err
+		}
+		disk, err := f.host.Store.PrivateDisk(ctx, domain.Metadata.PrivateVolume)
 		if err != nil {
 			return err
 		}

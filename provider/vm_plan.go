@@ -63,7 +63,8 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	plan.carryComputed(state)
 	change := plan.changeFrom(state)
 	diverged, unpluggable, diags := plan.leftover(ctx, state)
-	if diags.HasError() || change == (vmChange{}) && !diverged && !unpluggable && !unfinished {
+	mends, d := state.mendable(ctx)
+	if diags.Append(d...); diags.HasError() || change == (vmChange{}) && !diverged && !unpluggable && !unfinished && !mends {
 		return diags
 	}
 	if have, want := state.diskSize(), plan.diskSize(); !want.IsUnknown() && want.Bytes() < have.Bytes() {
@@ -76,6 +77,9 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	change.stack = change.stack || diverged || unfinished
 	// Every update can replace the agent by the provider's own and detach layers that are no longer in use.
 	plan.Agent, plan.HeldLayers = types.ObjectUnknown(agentTypes), types.ListUnknown(heldLayerType)
+	if len(state.Faults.Elements()) > 0 {
+		plan.Faults = types.ListUnknown(faultType)
+	}
 	if change.stack || change.hardware || change.power {
 		plan.Stack = types.ObjectUnknown(stackTypes) // a start boots the stack in the definition
 		plan.Pending, plan.State = types.ListUnknown(types.StringType), types.StringUnknown()

@@ -46,10 +46,18 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	spec.UUID = newUUID()
 	progress := newProgress(ctx, vmName(spec.Name))
 	progress.step("connecting")
 	backend, err := r.connection.get(ctx)
+	if err == nil {
+		spec.UUID, err = backend.VMs().Interrupted(ctx, spec.Name)
+	}
+	switch {
+	case err == nil && spec.UUID == "":
+		spec.UUID = newUUID()
+	case err == nil:
+		progress.step("continuing a creation that was interrupted")
+	}
 	if err != nil {
 		resp.Diagnostics.Append(failed(failure{do: "create", object: vmName(spec.Name), step: progress.at(), err: err})...)
 		return
@@ -141,13 +149,26 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		return
 	}
 	var found *vm.VM
+	known, current := state.UUID.ValueString(), ""
 	if err == nil {
-		found, err = backend.VMs().Read(ctx, name)
+		current, err = backend.VMs().Find(ctx, name, known)
 	}
-	known := state.UUID.ValueString()
+	if err == nil {
+		found, err = backend.VMs().Read(ctx, current)
+	}
 	switch {
 	case errors.Is(err, vm.ErrNotFound):
 		resp.State.RemoveResource(ctx)
+		return
+	case errors.Is(err, vm.ErrOther):
+		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf("The VM in state has UUID %s. %s The VM in state no "+
+			"longer exists and is removed from state. The other VM is left alone.", known, sentence(err)))
+		resp.State.RemoveResource(ctx)
+		return
+	case known != "" && (errors.Is(err, hypervisor.ErrForeign) || errors.Is(err, hypervisor.ErrDamaged)):
+		resp.Diagnostics.AddWarning("The record of "+vmName(name)+" in its domain is lost", sentence(err)+" Somebody has edited the metadata "+
+			"of the domain, so that it is not known what the VM runs. The state is unchanged. To make the VM anew, use terraform apply "+
+			"-replace=ADDRESS. A domain without this provider's metadata is never deleted: undefine it by hand before that (virsh undefine).")
 		return
 	case err != nil:
 		resp.Diagnostics.Append(failed(failure{do: "read", object: vmName(name), err: err})...)
@@ -159,6 +180,11 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 				"longer exists and is removed from state. The other VM is left alone.", known, showable(found.Spec.UUID)))
 		resp.State.RemoveResource(ctx)
 		return
+	}
+	if current != name && known != "" {
+		resp.Diagnostics.AddAttributeWarning(path.Root("name"), vmName(name)+" was renamed to "+printable(current), fmt.Sprintf(
+			"The VM is found by its UUID. A VM with another name is another VM to this provider, so the plan replaces it. To keep it, "+
+				"rename it back, while it is off, with: virsh domrename %s %s", printable(current), name))
 	}
 	if found.State == hypervisor.Running && !found.Answered && known != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
@@ -178,6 +204,14 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 
 // warnings names what of a VM is not as its stack says, for every plan until that has changed.
 func warnings(name string, found *vm.VM) (diags diag.Diagnostics) {
+	var broken []string
+	for _, fault := range found.Faults {
+		broken = append(broken, printable(fault.Object+": "+fault.Problem))
+	}
+	if len(broken) > 0 {
+		diags.AddAttributeWarning(path.Root("faults"), vmName(name)+" lacks something that it needs", strings.Join(broken, "\n")+
+			"\n\nterraform destroy is possible nevertheless.")
+	}
 	if lines := guestTexts(found.Agent.GetUnreadable()); len(lines) > 0 {
 		diags.AddAttributeWarning(path.Root("unreadable"), vmName(name)+" cannot read the operating system that it runs", strings.Join(lines, "\n")+
 			"\n\nPrograms that it has not read yet fail, and no refresh is possible. If the volume of the layer is in the storage pool, "+
@@ -350,6 +384,10 @@ func (r *vmResource) Delete(ctx context.Context, req resource.DeleteRequest, res
 	if errors.Is(err, vm.ErrOther) || errors.Is(err, hypervisor.ErrForeign) {
 		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
 			"The VM in state has UUID %s. %s The other VM is left alone.", state.UUID.ValueString(), sentence(err)))
+		return
+	}
+	if errors.Is(err, vm.ErrLeft) {
+		resp.Diagnostics.AddWarning(vmName(name)+" is deleted, and a volume was left", sentence(err))
 		return
 	}
 	if errors.Is(err, vm.ErrNotCollected) {

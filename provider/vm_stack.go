@@ -31,6 +31,7 @@ type vmStack struct {
 	Remaining  types.List   `tfsdk:"remaining"`
 	Unreadable types.List   `tfsdk:"unreadable"`
 	HeldLayers types.List   `tfsdk:"held_layers"`
+	Faults     types.List   `tfsdk:"faults"`
 }
 
 var _ vmBlock = (*vmStack)(nil)
@@ -92,6 +93,40 @@ func heldLayersAttribute() schema.ListNestedAttribute {
 	}
 }
 
+func faultsAttribute() schema.ListNestedAttribute {
+	return schema.ListNestedAttribute{
+		Computed: true,
+		MarkdownDescription: "What the VM needs and does not have: its private disk, a layer that is not in the storage pool, in its " +
+			"definition or attached to the running VM, its kernel. Every plan warns of them. What `mended` says is mended by the next " +
+			"apply is an update in the plan. Reads compare names and sizes; to check the content of what is in the pool, use the data " +
+			"source `sharedos_verify`.",
+		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+			"object":  computedText("What is missing or damaged, such as `private disk` or `layer sha256:…`."),
+			"problem": computedText("What is wrong with it, and what to do."),
+			"mended":  schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether the next apply mends it."},
+		}},
+	}
+}
+
+// faultModel is one value of the attribute faults.
+type faultModel struct {
+	Object  string `tfsdk:"object"`
+	Problem string `tfsdk:"problem"`
+	Mended  bool   `tfsdk:"mended"`
+}
+
+var faultType = types.ObjectType{AttrTypes: typesOf(faultsAttribute().NestedObject.Attributes)}
+
+// mendable reports whether the next apply mends a fault.
+func (b *vmStack) mendable(ctx context.Context) (bool, diag.Diagnostics) {
+	if unset(b.Faults) {
+		return false, nil
+	}
+	var faults []faultModel
+	diags := b.Faults.ElementsAs(ctx, &faults, false)
+	return slices.ContainsFunc(faults, func(one faultModel) bool { return one.Mended }), diags
+}
+
 var (
 	stackTypes    = typesOf(stackAttribute().Attributes)
 	heldLayerType = types.ObjectType{AttrTypes: typesOf(heldLayersAttribute().NestedObject.Attributes)}
@@ -122,6 +157,7 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		"unreadable": computedTexts("Layers of the running stack that the VM cannot read, with the reason: a disk that is " +
 			"gone, or whose content is not what was signed. Every plan warns of them, and a refresh is refused."),
 		"held_layers": heldLayersAttribute(),
+		"faults":      faultsAttribute(),
 	}
 }
 
@@ -144,6 +180,13 @@ func (b *vmStack) toSpec(ctx context.Context, spec *vm.Spec) (diags diag.Diagnos
 func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnostics) {
 	b.Base = types.StringValue(found.Spec.Base.String())
 	b.Components = textList(ctx, b.Components, digests(found.Spec.Components), &diags)
+	faults := make([]faultModel, len(found.Faults))
+	for i, one := range found.Faults {
+		faults[i] = faultModel{Object: printable(one.Object), Problem: printable(one.Problem), Mended: one.Mended}
+	}
+	var d diag.Diagnostics
+	b.Faults, d = types.ListValueFrom(ctx, faultType, faults)
+	diags.Append(d...)
 	reported := !silent(found)
 	if reported || unset(b.Stack) {
 		b.Stack = object(ctx, stackTypes, stackOf(found), &diags)

@@ -105,9 +105,11 @@ func (b *Testbed) ZFSPool(t testing.TB) string {
 }
 
 // Virsh runs virsh with the arguments and fails the test if that fails.
-func (b *Testbed) Virsh(t testing.TB, args ...string) {
+func (b *Testbed) Virsh(t testing.TB, args ...string) string {
 	t.Helper()
-	if said, err := exec.CommandContext(t.Context(), "virsh", append([]string{"-c", b.URI()}, args...)...).CombinedOutput(); err != nil {
+	said, err := exec.CommandContext(t.Context(), "virsh", append([]string{"-c", b.URI()}, args...)...).CombinedOutput()
+	if err != nil {
 		t.Fatalf("virsh %v: %v: %s", args, err, said)
 	}
+	return string(said)
 }

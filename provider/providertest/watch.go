@@ -151,6 +151,14 @@ func (f watchedFleet) Create(ctx context.Context, spec vm.Spec, progress vm.Prog
 	return made, err
 }
 
+func (f watchedFleet) Interrupted(ctx context.Context, name string) (string, error) {
+	return f.real.Interrupted(ctx, name)
+}
+
+func (f watchedFleet) Find(ctx context.Context, name, uuid string) (string, error) {
+	return f.real.Find(ctx, name, uuid)
+}
+
 func (f watchedFleet) Check(ctx context.Context, spec vm.Spec) error {
 	return f.world.watch(ctx, "Check", spec.Name, func(func(string)) error { return f.real.Check(ctx, spec) })
 }

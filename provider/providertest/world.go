@@ -91,7 +91,7 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 		Hypervisor: w.Domains, Machine: machine.Local{}, Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
 		// The fake guests do not run it.
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
-		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, Log: log,
+		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, ListedFor: -1, Log: log,
 	}
 	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }
 	return backend{w, publisher, fleet}, nil
@@ -169,9 +169,13 @@ func (w *World) VM(ctx context.Context, name string) (hypervisor.Domain, release
 
 // DropVM removes a VM and its private disk, as somebody could do by hand.
 func (w *World) DropVM(ctx context.Context, name string) error {
+	domain, _, err := w.Domains.Lookup(ctx, name)
+	if err != nil {
+		return err
+	}
 	w.Guests.Forget(name)
 	w.Domains.Vanish(name)
-	return w.Volumes.DeletePrivateDisk(ctx, name)
+	return w.Volumes.DeletePrivateDisk(ctx, domain.Metadata.PrivateVolume)
 }
 
 // Reidentify replaces a VM by one with the same name and another UUID, as somebody could do by hand.

@@ -12,7 +12,7 @@ import (
 // disk is the file of the VM's private disk, in a pool that is a directory.
 func (s *subject) disk(t *testing.T) string {
 	t.Helper()
-	name, err := store.DiskName(s.Spec.Name)
+	name, err := store.DiskName(s.Spec.Name, s.Spec.UUID)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -125,7 +125,9 @@ func TestAReleaseIsNotDeletedUnderAVMThatIsBeingMade(t *testing.T) {
 		if _, _, err := a.Fleet.Hypervisor.Lookup(t.Context(), name); !errors.Is(err, hypervisor.ErrNotFound) {
 			t.Fatalf("the VM was refused and is there: %v", err)
 		}
-		if _, err := a.Store.PrivateDisk(t.Context(), name); !errors.Is(err, store.ErrNotFound) {
+		if volume, err := store.DiskName(name, spec.UUID); err != nil {
+			t.Fatal(err)
+		} else if _, err := a.Store.PrivateDisk(t.Context(), volume); !errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("the VM was refused and has a private disk: %v", err)
 		}
 	}

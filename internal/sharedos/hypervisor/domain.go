@@ -33,7 +33,8 @@ type Domain struct {
 	// KernelArgs are appended to those that this package sets.
 	KernelArgs []string
 	Layers     []LayerDevice
-	// PrivateDisk is the volume's path on the host.
+	// PrivateDisk is the volume's path on the host. It is empty in the first definition of a VM, which is made before the volume, so
+	// that no volume is ever without a domain that names it.
 	PrivateDisk string
 	// Interfaces by the names that the user gave them.
 	Interfaces map[string]Interface
@@ -69,6 +70,9 @@ func (d Domain) Check() error {
 	for what, path := range map[string]string{
 		"kernel": d.Kernel, "initramfs": d.Initramfs, "private disk": d.PrivateDisk, "console log": d.ConsoleLog,
 	} {
+		if what == "private disk" && path == "" && d.Metadata.Creating != nil {
+			continue
+		}
 		if err := checkPath(path); err != nil {
 			bad("%s: %w", what, err)
 		}

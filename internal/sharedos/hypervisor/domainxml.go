@@ -118,7 +118,6 @@ func sysinfo(bootConfig []byte) []libvirtxml.DomainSysInfo {
 
 func (p platform) devices(d Domain) *libvirtxml.DomainDeviceList {
 	devices := &libvirtxml.DomainDeviceList{
-		Disks: []libvirtxml.DomainDisk{privateDisk(d.PrivateDisk)},
 		Serials: []libvirtxml.DomainSerial{{
 			Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: d.ConsoleLog, Append: "on"}},
 		}},
@@ -130,6 +129,9 @@ func (p platform) devices(d Domain) *libvirtxml.DomainDeviceList {
 			Model:   "virtio",
 			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
 		}},
+	}
+	if d.PrivateDisk != "" {
+		devices.Disks = append(devices.Disks, privateDisk(d.PrivateDisk))
 	}
 	for i, layer := range d.Layers {
 		devices.Disks = append(devices.Disks, layer.disk(targetName(i+1)))

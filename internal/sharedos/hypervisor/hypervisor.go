@@ -10,6 +10,7 @@ package hypervisor
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -22,6 +23,8 @@ var (
 	ErrNotFound = errors.New("no such domain")
 	// ErrForeign means that the name belongs to a domain that this project did not create.
 	ErrForeign = errors.New("a domain of this name exists that was not made by sharedos")
+	// ErrDamaged means that a domain has this project's mark, and that the record in its metadata cannot be read.
+	ErrDamaged = errors.New("the record of this domain in its metadata is damaged")
 	// ErrUnreachable means that libvirt did not answer. Whether the domain exists is unknown.
 	ErrUnreachable = libvirtconn.ErrUnreachable
 	// ErrNotRunning means that the operation needs a running domain.
@@ -40,8 +43,11 @@ type Hypervisor interface {
 	// Define creates the domain, or redefines it under the same UUID, so that it exists at every moment. ErrForeign if a domain
 	// of the name has another UUID.
 	Define(ctx context.Context, domain Domain) error
-	// Lookup returns the domain as it is defined, and its state.
+	// Lookup returns the domain as it is defined, and its state. With ErrForeign and ErrDamaged, the Domain has the name and the
+	// UUID.
 	Lookup(ctx context.Context, name string) (Domain, State, error)
+	// LookupUUID is Lookup by the UUID, in canonical form, whatever the name of the domain is.
+	LookupUUID(ctx context.Context, uuid string) (Domain, State, error)
 	// List returns all domains that this project created, running or not.
 	List(ctx context.Context) ([]Domain, error)
 	// Start boots the domain. It does nothing if the domain runs.
@@ -86,6 +92,16 @@ const (
 	Paused
 )
 
+// Creating says who makes a VM, so that another process recognises a creation that was interrupted.
+type Creating struct {
+	// Operator is the operator's Ed25519 public key, base64.
+	Operator string
+	// Process is the process that makes it (store.ThisProcess).
+	Process string
+	// Began is when it began, in whole seconds, UTC.
+	Began time.Time
+}
+
 // Metadata is what a domain's definition records, so that import and drift need no state file.
 type Metadata struct {
 	Stack release.Stack
@@ -93,6 +109,8 @@ type Metadata struct {
 	AgentKey string
 	// Pool and PrivateVolume name the private disk.
 	Pool, PrivateVolume string
+	// Creating is set until the VM was made for the first time; nil after that.
+	Creating *Creating `json:",omitempty"`
 	// Initramfs is the blob that the definition boots; zero if it is not recorded.
 	Initramfs tree.Digest `json:",omitzero"`
 	// DiskSize is the size of the private disk in bytes as it was asked for; 0 if it is not recorded.

@@ -2,9 +2,11 @@ package hypervisor
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/digitalocean/go-libvirt"
@@ -96,7 +98,7 @@ func inspect(l *libvirt.Libvirt, handle libvirt.Domain) (ours, error) {
 		return ours{}, err
 	}
 	if _, found := metadataText(defined); !found {
-		return ours{}, fmt.Errorf("domain %q: %w", handle.Name, ErrForeign)
+		return ours{Domain: handle, defined: defined}, fmt.Errorf("domain %q: %w", handle.Name, ErrForeign)
 	}
 	state, err := stateOf(l, handle)
 	return ours{Domain: handle, defined: defined, state: state}, err
@@ -214,16 +216,41 @@ func virtType(capabilities libvirtxml.Caps) (string, error) {
 
 // Lookup implements Hypervisor.
 func (h *Libvirt) Lookup(ctx context.Context, name string) (Domain, State, error) {
+	return h.lookup(ctx, fmt.Sprintf("look up domain %q", name), func(l *libvirt.Libvirt) (ours, error) { return find(l, name) })
+}
+
+// LookupUUID implements Hypervisor.
+func (h *Libvirt) LookupUUID(ctx context.Context, text string) (Domain, State, error) {
+	if !canonicalUUID.MatchString(text) {
+		return Domain{}, 0, fmt.Errorf("look up a domain by its UUID: %q is not a UUID in canonical lower case form", text)
+	}
+	var uuid libvirt.UUID
+	if _, err := hex.Decode(uuid[:], []byte(strings.ReplaceAll(text, "-", ""))); err != nil {
+		return Domain{}, 0, fmt.Errorf("look up a domain by its UUID: %w", err)
+	}
+	return h.lookup(ctx, "look up the domain with UUID "+text, func(l *libvirt.Libvirt) (ours, error) {
+		handle, err := l.DomainLookupByUUID(uuid)
+		if err != nil {
+			return ours{}, err
+		}
+		return inspect(l, handle)
+	})
+}
+
+func (h *Libvirt) lookup(ctx context.Context, what string, find func(*libvirt.Libvirt) (ours, error)) (Domain, State, error) {
 	var found ours
-	err := h.call(ctx, fmt.Sprintf("look up domain %q", name), func(l *libvirt.Libvirt) error {
+	err := h.call(ctx, what, func(l *libvirt.Libvirt) error {
 		var err error
-		found, err = find(l, name)
+		found, err = find(l)
 		return err
 	})
-	if err != nil {
-		return Domain{}, 0, err
+	var domain Domain
+	if err == nil {
+		domain, err = decode(found.defined)
 	}
-	domain, err := decode(found.defined)
+	if found.defined != nil && (errors.Is(err, ErrForeign) || errors.Is(err, ErrDamaged)) {
+		domain = Domain{Name: found.defined.Name, UUID: found.defined.UUID}
+	}
 	return domain, found.state, err
 }
 

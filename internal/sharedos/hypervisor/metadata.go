@@ -96,10 +96,10 @@ func decodeMetadata(domain *libvirtxml.Domain) (Metadata, error) {
 		return metadata, fmt.Errorf("domain %q: %w", domain.Name, ErrForeign)
 	}
 	if len(text) > 2*maxMetadata {
-		return metadata, fmt.Errorf("domain %q: its metadata has %d bytes, which is too much", domain.Name, len(text))
+		return metadata, fmt.Errorf("domain %q: %w: it has %d bytes", domain.Name, ErrDamaged, len(text))
 	}
 	if err := json.Unmarshal([]byte(text), &metadata); err != nil {
-		return metadata, fmt.Errorf("domain %q: read its metadata: %w", domain.Name, err)
+		return metadata, fmt.Errorf("domain %q: %w: %w", domain.Name, ErrDamaged, err)
 	}
 	return metadata, nil
 }

@@ -127,7 +127,7 @@ func TestNothingIsDeletedWhileThePoolHasVMsOfAnotherHost(t *testing.T) {
 	first := publish(t, p, newSystem())
 	last := publish(t, p, newSystem().With("usr/bin/server", "version 2"))
 	for _, name := range []string{"here", "there"} {
-		_, _, err := s.CreatePrivateDisk(t.Context(), name, 1<<20)
+		_, err := s.CreatePrivateDisk(t.Context(), "vm-"+name, 1<<20)
 		must(t, err)
 	}
 	here := used(map[tree.Digest][]string{last.ID: {"here"}})
@@ -138,7 +138,7 @@ func TestNothingIsDeletedWhileThePoolHasVMsOfAnotherHost(t *testing.T) {
 		}
 	}
 	requireWhole(t, s, first.Manifest)
-	must(t, s.DeletePrivateDisk(t.Context(), "there"))
+	must(t, s.DeletePrivateDisk(t.Context(), "vm-there"))
 	dropped, err := p.Retain(t.Context(), "os", 1, here)
 	must(t, err)
 	if !slices.Equal(dropped, []tree.Digest{first.ID}) {

@@ -20,9 +20,9 @@ func TestUsageCountsWhatIsSharedOnce(t *testing.T) {
 	twin, err := p.Prepare(t.Context(), Spec{Name: "twin", Source: sourceOf(t, newSystem())}, nil)
 	must(t, err)
 	must(t, p.Publish(t.Context(), twin, nil))
-	_, _, err = s.CreatePrivateDisk(t.Context(), "web", 1<<20)
+	_, err = s.CreatePrivateDisk(t.Context(), "vm-web", 1<<20)
 	must(t, err)
-	_, _, err = s.CreatePrivateDisk(t.Context(), "orphan", 1<<20)
+	_, err = s.CreatePrivateDisk(t.Context(), "vm-orphan", 1<<20)
 	must(t, err)
 
 	usage, err := p.Usage(t.Context(), used(map[tree.Digest][]string{second.ID: {"web"}}))

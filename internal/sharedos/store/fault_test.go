@@ -65,7 +65,7 @@ func disturbOn(t *testing.T, bed *testbed.Testbed, dir string) *disturbed {
 		}
 	})
 	// A volume of its own keeps the pool from going with the last layer.
-	_, _, err = d.direct.CreatePrivateDisk(t.Context(), "other", 1<<20)
+	_, err = d.direct.CreatePrivateDisk(t.Context(), "vm-other", 1<<20)
 	must(t, err)
 	return d
 }

@@ -15,26 +15,25 @@ import (
 const rounding = 32 << 20
 
 // CreatePrivateDisk implements Disks.
-func (s *Libvirt) CreatePrivateDisk(ctx context.Context, vm string, size int64) (string, string, error) {
-	name, err := DiskName(vm)
-	if err != nil {
-		return "", "", err
+func (s *Libvirt) CreatePrivateDisk(ctx context.Context, name string, size int64) (string, error) {
+	if err := checkDisk(name); err != nil {
+		return "", err
 	}
-	what := fmt.Sprintf("create the private disk of VM %q", vm)
+	what := "create private disk " + name
 	if size <= 0 {
-		return "", "", fmt.Errorf("%s: a size of %d bytes is not possible", what, size)
+		return "", fmt.Errorf("%s: a size of %d bytes is not possible", what, size)
 	}
 	disk, err := s.ensure(ctx, what, name, size, 0)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	if disk.created && disk.device {
 		if err := s.clear(ctx, what, disk); err != nil {
-			return "", "", errors.Join(err, s.delete(context.WithoutCancel(ctx), what, name))
+			return "", errors.Join(err, s.delete(context.WithoutCancel(ctx), what, name))
 		}
 	}
 	if disk.capacity-size >= rounding {
-		return "", "", fmt.Errorf("%s: %w from %d to %d bytes; keep the size, or delete the VM", what, ErrShrink, disk.capacity, size)
+		return "", fmt.Errorf("%s: %w from %d to %d bytes; keep the size, or delete the VM", what, ErrShrink, disk.capacity, size)
 	}
 	if disk.capacity < size {
 		err = s.call(ctx, what, storing, func(l *libvirt.Libvirt, _ libvirt.StoragePool) error {
@@ -45,9 +44,9 @@ func (s *Libvirt) CreatePrivateDisk(ctx context.Context, vm string, size int64) 
 		})
 	}
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
-	return name, disk.path, nil
+	return disk.path, nil
 }
 
 // clearedSize is how many bytes at the start of a private disk are zero when it is created. A guest formats a disk only if this
@@ -68,21 +67,19 @@ func (s *Libvirt) clear(ctx context.Context, what string, disk volume) error {
 }
 
 // DeletePrivateDisk implements Disks.
-func (s *Libvirt) DeletePrivateDisk(ctx context.Context, vm string) error {
-	name, err := DiskName(vm)
-	if err != nil {
+func (s *Libvirt) DeletePrivateDisk(ctx context.Context, name string) error {
+	if err := checkDisk(name); err != nil {
 		return err
 	}
-	return s.delete(ctx, fmt.Sprintf("delete the private disk of VM %q", vm), name)
+	return s.delete(ctx, "delete private disk "+name, name)
 }
 
 // PrivateDisk implements Disks.
-func (s *Libvirt) PrivateDisk(ctx context.Context, vm string) (Volume, error) {
-	name, err := DiskName(vm)
-	if err != nil {
+func (s *Libvirt) PrivateDisk(ctx context.Context, name string) (Volume, error) {
+	if err := checkDisk(name); err != nil {
 		return Volume{}, err
 	}
-	disk, err := s.find(ctx, fmt.Sprintf("look up the private disk of VM %q", vm), name, reading)
+	disk, err := s.find(ctx, "look up private disk "+name, name, reading)
 	return disk.public(), err
 }
 

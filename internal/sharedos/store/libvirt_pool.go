@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -64,6 +65,12 @@ func (s *Libvirt) startPool(l *libvirt.Libvirt, pool libvirt.StoragePool) error 
 	if err == nil || isActive(l, pool) {
 		return nil
 	}
+	// A process that was killed while it removed the pool has left a pool without its directory.
+	if definition, defErr := poolDefinition(l, pool); defErr == nil && s.originOf(definition) == madeDirectory {
+		if l.StoragePoolBuild(pool, 0) == nil && l.StoragePoolCreate(pool, 0) == nil {
+			return nil
+		}
+	}
 	return fmt.Errorf("%w: storage pool %q: %w: %w; "+
 		"check that its target exists (virsh pool-dumpxml %[2]s) and start it (virsh pool-start %[2]s)", ErrUnreachable, s.config.Pool, errNotStarted, err)
 }
@@ -74,6 +81,33 @@ func isActive(l *libvirt.Libvirt, pool libvirt.StoragePool) bool {
 	return err == nil && active != 0
 }
 
+// origin says what createPool has made. A pool has no metadata, so its UUID records the origin: it is the mark that a pool is ours.
+type origin string
+
+const (
+	// madeDirectory: the pool and its directory.
+	madeDirectory origin = "directory"
+	// madePool: the pool, in a directory that was there before.
+	madePool origin = "pool"
+)
+
+// poolUUID is the UUID of a pool that createPool makes.
+func (s *Libvirt) poolUUID(of origin) string {
+	sum := sha256.Sum256([]byte("sharedos " + string(of) + " " + s.config.Pool + " " + filepath.Clean(s.config.CreatePath)))
+	sum[6], sum[8] = sum[6]&0x0f|0x80, sum[8]&0x3f|0x80 // version 8, RFC 9562
+	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
+}
+
+// originOf returns what createPool has made of a pool; "" if the pool is somebody else's, whatever its name and directory are.
+func (s *Libvirt) originOf(pool libvirtxml.StoragePool) origin {
+	for _, of := range []origin{madeDirectory, madePool} {
+		if s.config.CreatePath != "" && pool.UUID == s.poolUUID(of) {
+			return of
+		}
+	}
+	return ""
+}
+
 // createPool creates a directory pool. Each step may have been done before, by a call that was interrupted or by another process.
 func (s *Libvirt) createPool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
 	fail := func(step string, err error) (libvirt.StoragePool, error) {
@@ -81,25 +115,38 @@ func (s *Libvirt) createPool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
 			"libvirt at %s must be able to create and write this directory: fix its permissions, choose another one, or define the pool yourself",
 			step, s.config.Pool, s.config.CreatePath, err, s.client.URI())
 	}
-	definition, err := xml.Marshal(libvirtxml.StoragePool{
-		Type:   "dir",
-		Name:   s.config.Pool,
-		Target: &libvirtxml.StoragePoolTarget{Path: s.config.CreatePath},
-	})
-	if err != nil {
-		return fail("describe", err)
+	define := func(of origin) (libvirt.StoragePool, error) {
+		definition, err := xml.Marshal(libvirtxml.StoragePool{
+			Type: "dir", Name: s.config.Pool, UUID: s.poolUUID(of),
+			Target: &libvirtxml.StoragePoolTarget{Path: s.config.CreatePath},
+		})
+		if err != nil {
+			return libvirt.StoragePool{}, err
+		}
+		return l.StoragePoolDefineXML(string(definition), 0)
 	}
-	pool, err := l.StoragePoolDefineXML(string(definition), 0)
-	if err != nil {
+	// Only libvirt can tell whether the directory is there: it starts no pool without one.
+	pool, err := define(madePool)
+	if err == nil {
+		if err = l.StoragePoolCreate(pool, 0); err != nil && !isActive(l, pool) {
+			err = l.StoragePoolUndefine(pool)
+			if err == nil || libvirtconn.Is(err, libvirt.ErrNoStoragePool) { // another process was faster
+				pool, err = define(madeDirectory)
+			}
+			if err == nil {
+				err = l.StoragePoolBuild(pool, 0)
+			}
+			if err == nil {
+				err = l.StoragePoolCreate(pool, 0)
+			}
+		}
+	}
+	if pool.Name == "" {
 		existing, lookupErr := l.StoragePoolLookupByName(s.config.Pool)
 		if lookupErr != nil {
 			return fail("define", err)
 		}
 		return existing, s.startPool(l, existing)
-	}
-	err = l.StoragePoolBuild(pool, 0)
-	if err == nil {
-		err = l.StoragePoolCreate(pool, 0)
 	}
 	if err == nil {
 		err = l.StoragePoolSetAutostart(pool, 1)
@@ -126,7 +173,7 @@ func poolDefinition(l *libvirt.Libvirt, pool libvirt.StoragePool) (libvirtxml.St
 	return definition, nil
 }
 
-// removePool removes the pool if it is one that createPool creates and it is empty.
+// removePool removes the pool if createPool has made it and it is empty.
 func (s *Libvirt) removePool(ctx context.Context) error {
 	what := fmt.Sprintf("remove the empty storage pool %q", s.config.Pool)
 	return unreachable(s.client.Call(ctx, what, func(l *libvirt.Libvirt) error {
@@ -141,9 +188,8 @@ func (s *Libvirt) removePool(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		created := definition.Type == "dir" && definition.Target != nil && s.config.CreatePath != "" &&
-			filepath.Clean(definition.Target.Path) == filepath.Clean(s.config.CreatePath)
-		if !created {
+		made := s.originOf(definition)
+		if made == "" {
 			return nil
 		}
 		if err := s.refresh(l, pool); err != nil {
@@ -159,9 +205,11 @@ func (s *Libvirt) removePool(ctx context.Context) error {
 			}
 			return err
 		}
-		// libvirt deletes the directory only if it is empty.
-		if err := l.StoragePoolDelete(pool, 0); err != nil {
-			return errors.Join(err, l.StoragePoolCreate(pool, 0))
+		if made == madeDirectory {
+			// libvirt deletes the directory only if it is empty.
+			if err := l.StoragePoolDelete(pool, 0); err != nil {
+				return errors.Join(err, l.StoragePoolCreate(pool, 0))
+			}
 		}
 		return l.StoragePoolUndefine(pool)
 	}))

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
@@ -32,6 +34,48 @@ func thisProcess() (holder, error) {
 	}
 	sum := sha256.Sum256([]byte(process.Boot + " " + namespace))
 	return holder{machine: hex.EncodeToString(sum[:8]), pid: process.PID, start: process.Start}, nil
+}
+
+// ThisProcess identifies this process in a text of the form "<machine>.<pid>.<start>", for ProcessState.
+func ThisProcess() (string, error) {
+	self, err := thisProcess()
+	return fmt.Sprintf("%s.%d.%d", self.machine, self.pid, self.start), err
+}
+
+// ProcessState says what is known about a process.
+type ProcessState int
+
+// The states of a process.
+const (
+	// ProcessUnseen: it is of another machine, of another boot of this one, or of another pid namespace.
+	ProcessUnseen ProcessState = iota
+	ProcessRuns
+	ProcessEnded
+)
+
+// StateOf returns the state of a process that ThisProcess has identified. A text of another form is ProcessEnded.
+func StateOf(process string) (ProcessState, error) {
+	self, err := thisProcess()
+	if err != nil {
+		return ProcessUnseen, err
+	}
+	fields := strings.Split(process, ".")
+	if len(fields) != 3 {
+		return ProcessEnded, nil
+	}
+	pid, pidErr := strconv.Atoi(fields[1])
+	start, startErr := strconv.ParseUint(fields[2], 10, 64)
+	if pidErr != nil || startErr != nil {
+		return ProcessEnded, nil
+	}
+	other := holder{fields[0], pid, start}
+	switch {
+	case other.machine != self.machine:
+		return ProcessUnseen, nil
+	case other.gone(self):
+		return ProcessEnded, nil
+	}
+	return ProcessRuns, nil
 }
 
 // gone reports whether the process has ended. It returns false for a process that this one cannot see.

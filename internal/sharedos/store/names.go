@@ -35,8 +35,8 @@ type VolumeName struct {
 	Digest tree.Digest
 	// Of is the base or component that a head belongs to.
 	Of Named
-	// VM that a private disk belongs to.
-	VM string
+	// VM that a private disk belongs to, and Mark, the start of the VM's UUID. A disk of an earlier version has no mark.
+	VM, Mark string
 	// lock is the name of a lock volume.
 	lock lockName
 }
@@ -64,12 +64,38 @@ func HeadName(kind release.Kind, name string) (string, error) {
 	return string(HeadVolume) + "-" + string(kind) + "-" + name, nil
 }
 
-// DiskName is the name of the volume of a VM's private disk.
-func DiskName(vm string) (string, error) {
+// markDigits is how many hexadecimal digits of a VM's UUID are in the name of its private disk.
+const markDigits = 16
+
+// marked matches what follows "vm-" in the name of a private disk: the name of the VM, and the mark.
+var marked = regexp.MustCompile(`^(.*)\.([0-9a-f]{16})$`)
+
+// DiskName is the name of the volume of a VM's private disk: "vm-<name>.<the first 16 digits of its UUID>". The UUID is random, so
+// nobody else gives a volume this name by accident: the name is the mark that the volume is this VM's. The UUID is in canonical form.
+func DiskName(vm, uuid string) (string, error) {
 	if !plain.MatchString(vm) {
 		return "", fmt.Errorf("%q cannot name a VM: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", vm)
 	}
-	return string(DiskVolume) + "-" + vm, nil
+	digits := strings.ReplaceAll(uuid, "-", "")
+	if len(digits) != 2*markDigits || strings.Trim(digits, "0123456789abcdef") != "" {
+		return "", fmt.Errorf("private disk of VM %q: %q is not a UUID in canonical form", vm, uuid)
+	}
+	return string(DiskVolume) + "-" + vm + "." + digits[:markDigits], nil
+}
+
+// DiskIsOf reports whether a volume can be the private disk of the VM with a UUID. The record of the VM, its domain's metadata, has
+// to name the volume, too. This alone proves whose disk it is if an earlier version made it, whose name has no mark.
+func DiskIsOf(volume, uuid string) bool {
+	name, ok := ParseVolumeName(volume)
+	return ok && name.Kind == DiskVolume && (name.Mark == "" || strings.HasPrefix(strings.ReplaceAll(uuid, "-", ""), name.Mark))
+}
+
+// checkDisk returns an error unless a volume's name is that of a private disk.
+func checkDisk(volume string) error {
+	if name, ok := ParseVolumeName(volume); !ok || name.Kind != DiskVolume {
+		return fmt.Errorf("%q is not the name of a private disk's volume", volume)
+	}
+	return nil
 }
 
 // ParseVolumeName parses a volume's name. It returns false for a name that this package does not give.
@@ -93,10 +119,13 @@ func ParseVolumeName(name string) (VolumeName, bool) {
 		}
 		parsed.Of = Named{Kind: release.Kind(kind), Name: of}
 	case DiskVolume:
-		if _, err := DiskName(rest); err != nil {
+		parsed.VM = rest
+		if parts := marked.FindStringSubmatch(rest); parts != nil {
+			parsed.VM, parsed.Mark = parts[1], parts[2]
+		}
+		if !plain.MatchString(parsed.VM) {
 			return VolumeName{}, false
 		}
-		parsed.VM = rest
 	case LockVolume:
 		if parsed.lock, ok = parseLockName(rest); !ok {
 			return VolumeName{}, false

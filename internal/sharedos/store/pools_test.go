@@ -165,13 +165,13 @@ func TestAPoolOfZFSVolumesKeepsLayersBlobsAndRecords(t *testing.T) {
 		name string
 		size int64
 	}{{"zzz", 1 << 30}, {"web", 65 << 20}, {"web", 65 << 20}} {
-		_, _, err := s.CreatePrivateDisk(ctx, disk.name, disk.size)
+		_, err := s.CreatePrivateDisk(ctx, "vm-"+disk.name, disk.size)
 		must(t, err)
-		if made, err := s.PrivateDisk(ctx, disk.name); err != nil || made.Capacity != disk.size {
+		if made, err := s.PrivateDisk(ctx, "vm-"+disk.name); err != nil || made.Capacity != disk.size {
 			t.Errorf("disk %s is %+v, %v", disk.name, made, err)
 		}
 	}
-	must(t, s.DeletePrivateDisk(ctx, "zzz"))
+	must(t, s.DeletePrivateDisk(ctx, "vm-zzz"))
 	layer, data := layerOf(21, 136<<10)
 	for _, want := range []bool{true, false} {
 		if uploaded, err := s.PutLayer(ctx, layer, bytes.NewReader(data), nil); err != nil || uploaded != want {
@@ -200,15 +200,15 @@ func TestAPoolOfZFSVolumesKeepsLayersBlobsAndRecords(t *testing.T) {
 
 func TestAPoolThatRoundsUpKeepsThePrivateDiskThatItMade(t *testing.T) {
 	s, _, _ := logical(t, []byte("what was there before"))
-	_, path, err := s.CreatePrivateDisk(t.Context(), "web", 65<<20)
+	path, err := s.CreatePrivateDisk(t.Context(), "vm-web", 65<<20)
 	must(t, err)
 	file, err := os.OpenFile(path, os.O_WRONLY, 0)
 	must(t, err)
 	_, err = file.WriteAt([]byte("its own"), 1<<20)
 	must(t, errors.Join(err, file.Close()))
-	_, _, err = s.CreatePrivateDisk(t.Context(), "web", 65<<20)
+	_, err = s.CreatePrivateDisk(t.Context(), "vm-web", 65<<20)
 	must(t, err)
-	disk, err := s.PrivateDisk(t.Context(), "web")
+	disk, err := s.PrivateDisk(t.Context(), "vm-web")
 	if err != nil || disk.Capacity != 68<<20 {
 		t.Errorf("the private disk is %+v, %v", disk, err)
 	}
@@ -217,11 +217,11 @@ func TestAPoolThatRoundsUpKeepsThePrivateDiskThatItMade(t *testing.T) {
 		t.Errorf("it begins with what was there before, or has lost what was written to it: %v", err)
 	}
 	// libvirt cannot grow volumes of this type.
-	if _, _, err := s.CreatePrivateDisk(t.Context(), "web", 128<<20); err == nil || !strings.Contains(err.Error(), "grow volume") {
+	if _, err := s.CreatePrivateDisk(t.Context(), "vm-web", 128<<20); err == nil || !strings.Contains(err.Error(), "grow volume") {
 		t.Errorf("growing it: %v", err)
 	}
-	must(t, s.DeletePrivateDisk(t.Context(), "web"))
-	if _, err := s.PrivateDisk(t.Context(), "web"); !errors.Is(err, store.ErrNotFound) {
+	must(t, s.DeletePrivateDisk(t.Context(), "vm-web"))
+	if _, err := s.PrivateDisk(t.Context(), "vm-web"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("after its deletion: %v", err)
 	}
 }

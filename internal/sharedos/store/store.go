@@ -6,7 +6,7 @@
 // be used (design/0019).
 //
 // In a pool, everything is a volume that is named after its content: "layer-<64 hex>", "blob-<64 hex>", "release-<64 hex>"
-// (a signed manifest), "head-<kind>-<name>" (a history), "vm-<name>" (a private disk) and "lock-…" (see [Locker]).
+// (a signed manifest), "head-<kind>-<name>" (a history), "vm-<name>.<mark>" (a private disk) and "lock-…" (see [Locker]).
 // A layer, blob or manifest is either complete or absent for every reader: its first 4 KiB are written last.
 package store
 
@@ -74,13 +74,14 @@ type Heads interface {
 
 // Disks keeps the private disks of VMs. Every method is safe to repeat.
 type Disks interface {
-	// CreatePrivateDisk creates a sparse raw volume of size bytes for a VM. An existing one is grown; ErrShrink if it is
-	// larger.
-	CreatePrivateDisk(ctx context.Context, vm string, size int64) (volume, path string, err error)
-	// DeletePrivateDisk deletes a VM's private disk. It is no error if there is none.
-	DeletePrivateDisk(ctx context.Context, vm string) error
-	// PrivateDisk returns the volume of a VM's private disk; ErrNotFound if there is none.
-	PrivateDisk(ctx context.Context, vm string) (Volume, error)
+	// CreatePrivateDisk creates a sparse raw volume of size bytes under a name that DiskName has given, and returns its path on
+	// the host. An existing one is grown; ErrShrink if it is larger. Whether an existing one is the VM's is for the caller to
+	// know (DiskIsOf).
+	CreatePrivateDisk(ctx context.Context, volume string, size int64) (path string, err error)
+	// DeletePrivateDisk deletes a private disk by the name of its volume. It is no error if there is none.
+	DeletePrivateDisk(ctx context.Context, volume string) error
+	// PrivateDisk returns the volume of a private disk; ErrNotFound if there is none.
+	PrivateDisk(ctx context.Context, volume string) (Volume, error)
 	// ListDisks lists the private disks of all VMs.
 	ListDisks(ctx context.Context) ([]Volume, error)
 }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,11 +64,14 @@ type Fleet struct {
 	// PausedLimit is how long a VM may be paused while the fleet waits for its agent; 0 is one minute. A snapshot or a
 	// migration pauses a VM for seconds. A fault of its disk or of the hypervisor pauses it until an operator resumes it.
 	PausedLimit time.Duration
-	Log         *slog.Logger
+	// ListedFor is how long a list of what the pool has is used for further reads of VMs; 0 is five seconds.
+	ListedFor time.Duration
+	Log       *slog.Logger
 
 	garbage garbage
 	images  sync.Mutex // one boot image is made at a time
 	stacks  stacks
+	pooled  pooled
 }
 
 var _ Interface = (*Fleet)(nil)
@@ -75,14 +79,22 @@ var _ Interface = (*Fleet)(nil)
 func (f *Fleet) publicKey() ed25519.PublicKey { return f.Key.Public().(ed25519.PublicKey) }
 
 // Create implements Interface.
-func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (*VM, error) {
-	existing, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
+func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM, err error) {
+	existing, state, err := f.find(ctx, spec.Name, spec.UUID)
 	switch {
 	case errors.Is(err, hypervisor.ErrNotFound):
+	case errors.Is(err, ErrOther):
+		return nil, fmt.Errorf("create VM %q: %w: %w", spec.Name, ErrExists, err)
 	case err != nil:
 		return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
-	case existing.UUID != spec.UUID:
-		return nil, fmt.Errorf("create VM %q: %w, with UUID %s", spec.Name, ErrExists, existing.UUID)
+	case existing.Name != spec.Name:
+		return nil, fmt.Errorf("create VM %q: %w under the name %q, with UUID %s", spec.Name, ErrExists, existing.Name, spec.UUID)
+	}
+	defer func() { err = errors.Join(err, f.created(ctx, spec)) }()
+	if err == nil && (state == hypervisor.Running || state == hypervisor.Paused) {
+		if err := f.stopUnlike(ctx, existing, spec, progress); err != nil {
+			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
+		}
 	}
 	if err := f.define(ctx, spec, progress); err != nil {
 		return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
@@ -100,6 +112,17 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (*VM, 
 	made.Spec.Refresh = spec.Refresh
 	made.ReadySeconds = ready
 	return made, nil
+}
+
+// stopUnlike powers off a VM whose creation is continued, if it runs something else than spec says.
+func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
+	have := Spec{VCPUs: domain.VCPUs, Memory: domain.Memory, Interfaces: domain.Interfaces}
+	same := domain.Metadata.Stack.Base == spec.Base && slices.Equal(domain.Metadata.Stack.Components, spec.Components)
+	if same && len(hardware(have, spec)) == 0 {
+		return nil
+	}
+	progress("powering off: the creation was begun with another configuration")
+	return f.Hypervisor.PowerOff(ctx, domain.Name)
 }
 
 // define makes the private disk and the definition as spec says, whatever of them exists already. The agent's key is
@@ -126,50 +149,99 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if err := f.attachFallback(ctx, &domain, fallbacks); err != nil {
 		return err
 	}
-	known, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
+	known, _, err := f.find(ctx, spec.Name, spec.UUID)
 	switch {
-	case err != nil && !errors.Is(err, hypervisor.ErrNotFound):
+	case errors.Is(err, hypervisor.ErrNotFound):
+		return f.defineFirst(ctx, spec, domain, progress)
+	case err != nil:
 		return err
-	case err == nil && known.UUID == spec.UUID:
-		domain.Metadata.AgentKey = known.Metadata.AgentKey
+	case known.Name != spec.Name:
+		return fmt.Errorf("it is named %q now: %w; rename it back (virsh domrename %[1]s %[3]s)", known.Name, ErrOther, spec.Name)
 	}
+	volume, err := f.diskOf(ctx, known)
+	if err != nil {
+		return err
+	}
+	domain.Metadata.AgentKey, domain.Metadata.PrivateVolume = known.Metadata.AgentKey, volume
 	size := spec.DiskSize
-	disk, diskErr := f.Store.PrivateDisk(ctx, spec.Name)
+	disk, diskErr := f.Store.PrivateDisk(ctx, volume)
 	switch {
+	case errors.Is(diskErr, store.ErrNotFound) && known.Metadata.Creating != nil:
+		return f.defineFirst(ctx, spec, domain, progress)
 	case errors.Is(diskErr, store.ErrNotFound):
-		progress("making the private disk")
-		// A disk that existed before is kept: it may hold data.
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, f.dropDisk(ctx, spec))
-			}
-		}()
+		return diskGone(volume, f.Pool)
 	case diskErr != nil:
 		return fmt.Errorf("look for its private disk: %w", diskErr)
 	case disk.Capacity < spec.DiskSize:
 		progress("growing the private disk")
-	case err == nil && diskSize(known, disk) <= spec.DiskSize:
+	case diskSize(known, disk) <= spec.DiskSize:
 		size = disk.Capacity // what an earlier growth made of it
 	}
-	volume, path, err := f.Store.CreatePrivateDisk(ctx, spec.Name, size)
-	if err != nil {
+	if domain.PrivateDisk, err = f.Store.CreatePrivateDisk(ctx, volume, size); err != nil {
 		return fmt.Errorf("make its private disk: %w", err)
 	}
-	domain.PrivateDisk, domain.Metadata.PrivateVolume = path, volume
+	if known.Metadata.Creating != nil {
+		if domain.Metadata.Creating, err = f.creating(); err != nil {
+			return err
+		}
+	}
 	progress("defining the domain")
 	return f.Hypervisor.Define(ctx, domain)
 }
 
-// dropDisk removes the private disk of a VM whose first definition failed: nothing has written to it, and nothing
-// refers to it. The disk is kept unless libvirt says that there is no such VM.
-func (f *Fleet) dropDisk(ctx context.Context, spec Spec) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
-	defer cancel()
-	if _, _, err := f.Hypervisor.Lookup(ctx, spec.Name); !errors.Is(err, hypervisor.ErrNotFound) {
+func diskGone(volume, pool string) error {
+	return fmt.Errorf("%w: there is no volume %s in pool %q; if it can be put back there, do that and apply again; to make the VM anew, "+
+		"with an empty disk: terraform apply -replace=ADDRESS", ErrDiskGone, volume, pool)
+}
+
+// defineFirst defines a VM for the first time: at first without its private disk, so that whatever cuts it off, a domain names the
+// volume. If it fails, it removes what it has made.
+func (f *Fleet) defineFirst(ctx context.Context, spec Spec, domain hypervisor.Domain, progress Progress) (err error) {
+	if domain.Metadata.Creating, err = f.creating(); err != nil {
 		return err
 	}
-	if err := f.Store.DeletePrivateDisk(ctx, spec.Name); err != nil && !errors.Is(err, store.ErrNotFound) {
+	volume, err := store.DiskName(spec.Name, spec.UUID)
+	if err != nil {
+		return err
+	}
+	domain.Metadata.PrivateVolume = volume
+	progress("making the private disk")
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.dropFirst(ctx, spec, volume))
+		}
+	}()
+	if err := f.Hypervisor.Define(ctx, domain); err != nil {
+		return err
+	}
+	if domain.PrivateDisk, err = f.Store.CreatePrivateDisk(ctx, volume, spec.DiskSize); err != nil {
+		return fmt.Errorf("make its private disk: %w", err)
+	}
+	progress("defining the domain")
+	return f.Hypervisor.Define(ctx, domain)
+}
+
+// dropFirst removes the private disk and the domain of a VM whose first definition failed: nothing has written to the disk. Both
+// are kept if the domain has the disk nevertheless, or if libvirt does not answer.
+func (f *Fleet) dropFirst(ctx context.Context, spec Spec, volume string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
+	defer cancel()
+	domain, _, err := f.Hypervisor.LookupUUID(ctx, spec.UUID)
+	gone := errors.Is(err, hypervisor.ErrNotFound)
+	switch {
+	case err != nil && !gone:
+		return err
+	case domain.PrivateDisk != "":
+		return nil
+	}
+	if err := f.Store.DeletePrivateDisk(ctx, volume); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("remove its private disk again: %w", err)
+	}
+	if gone {
+		return nil
+	}
+	if err := f.Hypervisor.Undefine(ctx, domain.Name); err != nil {
+		return fmt.Errorf("undefine it again: %w", ignoreNotFound(err))
 	}
 	return nil
 }
@@ -240,21 +312,39 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		// Layers that stay attached cost little, and nothing depends on what uses them.
 		f.Log.WarnContext(ctx, "unable to find out which layers are in use", "vm", name, "error", err)
 	}
+	lacking, err := f.attachedFaults(ctx, domain, running)
+	if err != nil {
+		return nil, fmt.Errorf("read VM %q: %w", name, err)
+	}
+	found.Faults = append(found.Faults, lacking...)
 	found.AwaitsPowerCycle = awaitsPowerCycle(domain, running)
 	return found, nil
 }
 
 // describe returns what the definition and the store record about a VM.
 func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hypervisor.State) (*VM, error) {
-	config, err := bootConfig(domain)
+	faults, err := f.definitionFaults(ctx, domain)
 	if err != nil {
 		return nil, err
 	}
-	disk, err := f.Store.PrivateDisk(ctx, domain.Name)
+	config, err := bootConfig(domain)
 	if err != nil {
+		faults = append(faults, Fault{"boot configuration", err.Error() + "; the next apply defines it again", true})
+	}
+	volume, err := f.diskOf(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
+	disk, err := f.Store.PrivateDisk(ctx, volume)
+	gone := errors.Is(err, store.ErrNotFound)
+	switch {
+	case gone && domain.Metadata.Creating == nil:
+		faults = append(faults, Fault{"private disk", diskGone(volume, f.Pool).Error(), false})
+	case err != nil && !gone:
 		return nil, fmt.Errorf("read its private disk: %w", err)
 	}
 	return &VM{
+		Faults: faults, diskGone: gone && domain.Metadata.Creating == nil,
 		Spec: Spec{
 			Name: domain.Name, UUID: domain.UUID,
 			Base: domain.Metadata.Stack.Base, Components: domain.Metadata.Stack.Components,
@@ -291,6 +381,10 @@ func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress
 	f.garbage.begin()
 	had, was, err := f.delete(ctx, name, uuid, progress)
 	notCollected := f.collect(ctx, had, err == nil && !was, progress)
+	if errors.Is(err, ErrLeft) {
+		f.logNotCollected(ctx, notCollected)
+		return fmt.Errorf("VM %q is deleted: %w", name, err)
+	}
 	if err != nil {
 		f.logNotCollected(ctx, notCollected)
 		return fmt.Errorf("delete VM %q: %w", name, err)
@@ -301,47 +395,65 @@ func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress
 	return nil
 }
 
-// delete deletes a VM. It returns what the VM referred to, and whether it existed.
+// delete deletes a VM. It returns what the VM referred to, and whether that is known.
 func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress) (had []tree.Digest, was bool, _ error) {
-	domain, _, err := f.Hypervisor.Lookup(ctx, name)
+	domain, _, err := f.find(ctx, name, uuid)
 	was = err == nil
+	defined := was
+	var volume string
+	var left error
 	switch {
-	case errors.Is(err, hypervisor.ErrNotFound):
+	case errors.Is(err, hypervisor.ErrNotFound), errors.Is(err, hypervisor.ErrDamaged):
+		defined = errors.Is(err, hypervisor.ErrDamaged) // the UUID shows that it is this VM
+		if volume, err = store.DiskName(name, uuid); err != nil {
+			return nil, was, err
+		}
 	case err != nil:
 		return nil, was, err
-	case domain.UUID != uuid:
-		return nil, was, fmt.Errorf("%w, with UUID %s", ErrOther, domain.UUID)
 	default:
 		if had, err = f.refersTo(ctx, domain); err != nil {
 			return nil, was, err
 		}
+		volume, err = f.diskOf(ctx, domain)
+		switch {
+		case errors.Is(err, ErrNotOurs) && domain.Metadata.Pool == f.Pool:
+			left = fmt.Errorf("%w: %w; if it is not needed, delete it (virsh vol-delete)", ErrLeft, err)
+		case err != nil:
+			return nil, was, err
+		}
+	}
+	if defined {
 		progress("powering off")
-		if err := f.Hypervisor.PowerOff(ctx, name); err != nil {
+		if err := f.Hypervisor.PowerOff(ctx, domain.Name); err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
 			return nil, was, fmt.Errorf("power off: %w", err)
 		}
 	}
-	if err := f.remove(ctx, name, was, progress); err != nil {
+	if err := f.remove(ctx, domain.Name, volume, defined, progress); err != nil {
 		return nil, was, err
 	}
-	return had, was, f.deleteConsole(ctx, name)
+	return had, was, errors.Join(left, f.deleteConsole(ctx, name))
 }
 
-// remove removes the definition and the private disk of a VM that is off. A collection must not see the one without the
-// other: it would take the disk for that of a VM on another host.
-func (f *Fleet) remove(ctx context.Context, name string, defined bool, progress Progress) (err error) {
+// remove removes the private disk and the definition of a VM that is off. The definition goes last: until then it names the disk, so
+// that a deletion that was cut off is continued. A collection must not see the one without the other: it would take the disk for
+// that of a VM on another host.
+func (f *Fleet) remove(ctx context.Context, name, volume string, defined bool, progress Progress) (err error) {
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if defined {
-		if err := f.Hypervisor.Undefine(ctx, name); err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
-			return fmt.Errorf("undefine: %w", err)
+	if volume != "" {
+		progress("deleting the private disk")
+		if err := f.Store.DeletePrivateDisk(ctx, volume); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("delete its private disk: %w", err)
 		}
 	}
-	progress("deleting the private disk")
-	if err := f.Store.DeletePrivateDisk(ctx, name); err != nil && !errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("delete its private disk: %w", err)
+	if !defined {
+		return nil
+	}
+	if err := f.Hypervisor.Undefine(ctx, name); err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+		return fmt.Errorf("undefine: %w", err)
 	}
 	return nil
 }

@@ -48,6 +48,7 @@ func newWorld(t *testing.T) *world {
 		Hypervisor: w.hypervisor, Machine: machine.Local{}, Store: w.store, Key: key, Pool: "pool", Cache: t.TempDir(), ConsoleDir: t.TempDir(),
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
 		Initramfs:   func(agent, modules []byte) ([]byte, error) { return slices.Concat(agent, modules), nil },
+		ListedFor:   -1,
 		Log:         slog.New(slog.DiscardHandler),
 	}
 	full := w.putLayer(t, "full layer", false)

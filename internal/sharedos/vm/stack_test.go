@@ -214,11 +214,12 @@ func lastVersion(t *testing.T, name string) *world {
 	if domain.BootConfig, err = json.Marshal(config); err != nil {
 		t.Fatal(err)
 	}
-	volume, path, err := w.store.CreatePrivateDisk(t.Context(), domain.Name, w.spec().DiskSize)
+	volume := domain.Metadata.PrivateVolume
+	path, err := w.store.CreatePrivateDisk(t.Context(), volume, w.spec().DiskSize)
 	if err != nil {
 		t.Fatal(err)
 	}
-	domain.PrivateDisk, domain.Metadata.PrivateVolume = path, volume
+	domain.PrivateDisk = path
 	// The recorded paths are of another pool.
 	domain.Kernel, domain.Initramfs = filepath.Join(t.TempDir(), "kernel"), filepath.Join(t.TempDir(), "initramfs")
 	for _, path := range []string{domain.Kernel, domain.Initramfs} {

@@ -21,7 +21,11 @@ import (
 // that the guest runs the new stack, and changes the definition.
 func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error) {
 	f.garbage.begin()
-	had, err := f.refers(ctx, spec.Name)
+	domain, _, err := f.find(ctx, spec.Name, spec.UUID)
+	var had []tree.Digest
+	if err == nil {
+		had, err = f.refersTo(ctx, domain)
+	}
 	var report *agentapi.Report
 	var ready float64
 	if err == nil {
@@ -44,12 +48,12 @@ func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, 
 }
 
 func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agentapi.Report, float64, error) {
-	domain, state, err := f.Hypervisor.Lookup(ctx, spec.Name)
+	domain, state, err := f.find(ctx, spec.Name, spec.UUID)
 	if err != nil {
 		return nil, 0, err
 	}
-	if spec.UUID != domain.UUID {
-		return nil, 0, fmt.Errorf("%w, with UUID %s", ErrOther, domain.UUID)
+	if domain.Name != spec.Name {
+		return nil, 0, fmt.Errorf("it is named %q now: %w; rename it back (virsh domrename %[1]s %[3]s)", domain.Name, ErrOther, spec.Name)
 	}
 	if state == hypervisor.Paused {
 		return nil, 0, fmt.Errorf("the domain is paused; resume it with virsh resume %s, then apply again", spec.Name)
@@ -57,6 +61,10 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	known, err := f.describe(ctx, domain, state)
 	if err != nil {
 		return nil, 0, err
+	}
+	if known.diskGone {
+		volume, err := f.diskOf(ctx, domain)
+		return nil, 0, errors.Join(err, diskGone(volume, f.Pool))
 	}
 	move, err := Plan(known.Spec, spec, true)
 	if err != nil {
@@ -116,6 +124,9 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 	case GuestDeferred:
 		f.recordDeferred(ctx, spec.Name)
 	case GuestRefresh:
+		if err := f.attachMissing(ctx, spec.Name, progress); err != nil {
+			return report, 0, err
+		}
 		return report, 0, f.unplug(ctx, spec.Name, progress)
 	}
 	return report, 0, nil

@@ -3,6 +3,7 @@ package vm_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -320,18 +321,17 @@ func TestAVMOfAnotherUUIDIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestCreateThatFailsToDefineLeavesNoDiskOfItsOwn(t *testing.T) {
+func TestCreateThatFailsToDefineLeavesNothing(t *testing.T) {
 	cut := errors.New("cut off")
-	for name, before := range map[string]bool{"a fresh disk": false, "a disk that was there": true} {
-		t.Run(name, func(t *testing.T) {
+	for _, at := range []int{1, 2} {
+		t.Run(fmt.Sprint("at definition ", at), func(t *testing.T) {
 			w := newWorld(t)
-			if before {
-				if _, _, err := w.store.CreatePrivateDisk(t.Context(), "web-a", w.spec().DiskSize); err != nil {
-					t.Fatal(err)
-				}
-			}
+			defined := 0
 			w.hypervisor.Fail = func(method, _ string) error {
-				if method == "Define" {
+				if method != "Define" {
+					return nil
+				}
+				if defined++; defined == at {
 					return cut
 				}
 				return nil
@@ -339,8 +339,11 @@ func TestCreateThatFailsToDefineLeavesNoDiskOfItsOwn(t *testing.T) {
 			if _, err := w.fleet.Create(within(t, time.Minute), w.spec(), quiet); !errors.Is(err, cut) {
 				t.Fatalf("got %v, want %v", err, cut)
 			}
-			if _, err := w.store.PrivateDisk(t.Context(), "web-a"); (err == nil) != before {
-				t.Errorf("the disk was there: %v; now: %v", before, err)
+			if disks, err := w.store.ListDisks(t.Context()); err != nil || len(disks) > 0 {
+				t.Errorf("left are the disks %v, %v", disks, err)
+			}
+			if _, _, err := w.hypervisor.Lookup(t.Context(), "web-a"); !errors.Is(err, hypervisor.ErrNotFound) {
+				t.Errorf("the domain is left: %v", err)
 			}
 		})
 	}

@@ -22,6 +22,14 @@ var (
 	ErrExists = errors.New("a VM of this name exists already")
 	// ErrOther means that the name belongs to another VM than expected.
 	ErrOther = errors.New("the VM of this name is another one")
+	// ErrNotOurs means that a volume is not the private disk of the VM that it was to be used for.
+	ErrNotOurs = errors.New("the volume is not the private disk of this VM")
+	// ErrDiskGone means that the private disk of a VM is not in the storage pool.
+	ErrDiskGone = errors.New("its private disk is gone from the storage pool")
+	// ErrCreating means that another process makes the VM.
+	ErrCreating = errors.New("another process makes this VM")
+	// ErrLeft means that a VM is deleted, and that a volume which may not be its own was left alone.
+	ErrLeft = errors.New("a volume was left alone")
 	// ErrNoAnswer means that the agent could not be asked: what the VM runs is unknown, not gone.
 	ErrNoAnswer = errors.New("the agent does not answer")
 	// ErrImpact means that a refresh would interrupt more than the user allows.
@@ -97,6 +105,8 @@ type VM struct {
 	Answered bool
 	NoAnswer error
 	Agent    *agentapi.StatusResponse
+	// Faults are what the VM should have and does not have.
+	Faults []Fault
 	// Surplus are the layers that are attached and that neither the running nor the configured stack has.
 	Surplus []SurplusLayer
 	// AwaitsPowerCycle is true while an update has left the VM with the stack that it runs: it runs the configured one
@@ -111,6 +121,9 @@ type VM struct {
 	ReadySeconds float64
 	// DiskAllocated is what the private disk takes on the host in bytes.
 	DiskAllocated int64
+
+	// diskGone is true if the pool has no private disk.
+	diskGone bool
 }
 
 // Interface is what the provider uses of a Fleet.
@@ -118,6 +131,12 @@ type Interface interface {
 	// Create makes the VM, and starts it and waits for its agent if it is to run. ErrExists if a VM of the name
 	// exists under another UUID.
 	Create(ctx context.Context, spec Spec, progress Progress) (*VM, error)
+	// Interrupted returns the UUID of a VM of the name whose creation was interrupted because its process was killed, so that Create
+	// can continue it; "" if there is none. ErrCreating if the process still runs.
+	Interrupted(ctx context.Context, name string) (uuid string, err error)
+	// Find returns the present name of the VM with a UUID: somebody may have renamed it. ErrNotFound only if libvirt said that
+	// neither the UUID nor the name exists; ErrOther if the name belongs to another domain. If the UUID is "", the name counts.
+	Find(ctx context.Context, name, uuid string) (string, error)
 	// Check composes the stack of spec and changes nothing. The error matches compose.ErrStack if its releases do not
 	// make one, and store.ErrNotFound if one of them is not published yet.
 	Check(ctx context.Context, spec Spec) error
@@ -133,7 +152,8 @@ type Interface interface {
 	Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	// Delete ends and removes the VM, its private disk and its console log, and what nothing else needs of what it ran.
 	// One that is gone already is no error; ErrOther if the name belongs to a VM of another UUID, of which nothing is
-	// touched; ErrNotCollected if the VM is deleted, and volumes that it used are not.
+	// touched; ErrNotCollected if the VM is deleted, and volumes that it used are not; ErrLeft if a volume that may be somebody
+	// else's was not deleted with it.
 	Delete(ctx context.Context, name, uuid string, progress Progress) error
 	// InUse names the VMs, running or not, by the releases that they refer to.
 	InUse(ctx context.Context) (map[tree.Digest][]string, error)

@@ -29,6 +29,7 @@ func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
 		{"a domain is looked up as it was defined", roundTrip},
 		{"a domain is redefined in place", redefine},
 		{"a domain of the name under another UUID is foreign", otherUUID},
+		{"a domain can be defined before its private disk exists", first},
 		{"an impossible domain is refused with everything that is wrong", impossible},
 		{"an unknown domain is not found by any call", unknown},
 		{"start and power off can be repeated", startStop},
@@ -233,6 +234,32 @@ func otherUUID(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	if err := h.Define(ctx, other); err == nil {
 		t.Fatal("a second domain with the same UUID was accepted")
 	}
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+	found, state, err := h.LookupUUID(ctx, d.UUID)
+	must(t, err)
+	if found.Name != d.Name || found.UUID != d.UUID || state != hypervisor.Off {
+		t.Errorf("found by its UUID is %q with UUID %s", found.Name, found.UUID)
+	}
+	_, _, err = h.LookupUUID(ctx, Domain(t, h).UUID)
+	mustBe(t, err, hypervisor.ErrNotFound)
+	if _, _, err := h.LookupUUID(ctx, d.Name); err == nil || errors.Is(err, hypervisor.ErrNotFound) {
+		t.Errorf("a name was taken for a UUID: %v", err)
+	}
+}
+
+// first defines a domain before its private disk exists.
+func first(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	path := d.PrivateDisk
+	d.PrivateDisk = ""
+	if err := h.Define(ctx, d); err == nil {
+		t.Fatal("a domain without a private disk, which nobody creates, was defined")
+	}
+	d.Metadata.Creating = &hypervisor.Creating{Operator: "key", Process: "m.1.2", Began: time.Unix(1_800_000_000, 0).UTC()}
+	must(t, h.Define(ctx, d))
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+	d.PrivateDisk = path
+	must(t, h.Define(ctx, d))
 	mustBeDefined(t, ctx, h, d, hypervisor.Off)
 }
 

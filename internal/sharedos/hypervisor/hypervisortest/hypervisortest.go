@@ -52,6 +52,7 @@ type domain struct {
 	hypervisor.Domain
 	state   hypervisor.State
 	foreign bool
+	damaged bool
 	// ports is for how many layers it was defined.
 	ports int
 	// attached are the layers that it runs with, and room is how many it has ports for. booted are the kernel and the initramfs
@@ -120,7 +121,7 @@ func (h *Hypervisor) find(name string) (*domain, error) {
 	case !ok:
 		return nil, fmt.Errorf("domain %q: %w", name, hypervisor.ErrNotFound)
 	case d.foreign:
-		return nil, fmt.Errorf("domain %q: %w", name, hypervisor.ErrForeign)
+		return d, fmt.Errorf("domain %q: %w", name, hypervisor.ErrForeign)
 	}
 	return d, nil
 }
@@ -172,6 +173,10 @@ func clone(d hypervisor.Domain) hypervisor.Domain {
 func cloneMetadata(m hypervisor.Metadata) hypervisor.Metadata {
 	m.Pinned = slices.Clone(m.Pinned)
 	m.Stack = cloneStack(m.Stack)
+	if m.Creating != nil {
+		creating := *m.Creating
+		m.Creating = &creating
+	}
 	for _, stack := range []**release.Stack{&m.Fallback, &m.LeftWith} {
 		if *stack != nil {
 			clone := cloneStack(**stack)
@@ -193,11 +198,71 @@ func (h *Hypervisor) Lookup(ctx context.Context, name string) (hypervisor.Domain
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.lookup(name)
+}
+
+func (h *Hypervisor) lookup(name string) (hypervisor.Domain, hypervisor.State, error) {
 	d, err := h.find(name)
-	if err != nil {
+	switch {
+	case errors.Is(err, hypervisor.ErrForeign):
+		return hypervisor.Domain{Name: d.Name, UUID: d.UUID}, d.state, err
+	case err != nil:
 		return hypervisor.Domain{}, 0, err
+	case d.damaged:
+		return hypervisor.Domain{Name: d.Name, UUID: d.UUID}, d.state, fmt.Errorf("domain %q: %w", name, hypervisor.ErrDamaged)
 	}
 	return clone(d.Domain), d.state, nil
+}
+
+// LookupUUID implements hypervisor.Hypervisor.
+func (h *Hypervisor) LookupUUID(ctx context.Context, uuid string) (hypervisor.Domain, hypervisor.State, error) {
+	if err := h.enter(ctx, "LookupUUID", uuid, false); err != nil {
+		return hypervisor.Domain{}, 0, err
+	}
+	if len(uuid) != len("00000000-0000-0000-0000-000000000000") {
+		return hypervisor.Domain{}, 0, fmt.Errorf("look up a domain by its UUID: %q is none", uuid)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, d := range h.domains {
+		if d.UUID == uuid {
+			return h.lookup(name)
+		}
+	}
+	return hypervisor.Domain{}, 0, fmt.Errorf("domain with UUID %s: %w", uuid, hypervisor.ErrNotFound)
+}
+
+// Rename gives a domain another name, as virsh domrename does.
+func (h *Hypervisor) Rename(from, to string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.domains[to] = h.domains[from]
+	h.domains[to].Name = to
+	delete(h.domains, from)
+}
+
+// Strip removes this project's metadata from a domain, and Damage makes it unreadable, as a person could.
+func (h *Hypervisor) Strip(name string)  { h.change(name, func(d *domain) { d.foreign = true }) }
+func (h *Hypervisor) Damage(name string) { h.change(name, func(d *domain) { d.damaged = true }) }
+
+// Alter changes the definition of a domain, as a person could (virsh edit).
+func (h *Hypervisor) Alter(name string, change func(*hypervisor.Domain)) {
+	h.change(name, func(d *domain) { change(&d.Domain) })
+}
+
+// Unplug takes a layer from a running domain and leaves its definition, as a person could (virsh detach-disk --live).
+func (h *Hypervisor) Unplug(name string, id tree.Digest) {
+	h.change(name, func(d *domain) {
+		d.attached = slices.DeleteFunc(slices.Clone(d.attached), func(p tree.Digest) bool { return p == id })
+	})
+}
+
+func (h *Hypervisor) change(name string, change func(*domain)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d := h.domains[name]; d != nil {
+		change(d)
+	}
 }
 
 // List implements hypervisor.Hypervisor.
@@ -209,7 +274,11 @@ func (h *Hypervisor) List(ctx context.Context) ([]hypervisor.Domain, error) {
 	defer h.mu.Unlock()
 	var all []hypervisor.Domain
 	for _, name := range slices.Sorted(maps.Keys(h.domains)) {
-		if d := h.domains[name]; !d.foreign {
+		d := h.domains[name]
+		if d.damaged {
+			return nil, fmt.Errorf("domain %q: %w", name, hypervisor.ErrDamaged)
+		}
+		if !d.foreign {
 			all = append(all, clone(d.Domain))
 		}
 	}
@@ -262,7 +331,10 @@ func (h *Hypervisor) files(d hypervisor.Domain) error {
 	if h.NoFiles {
 		return nil
 	}
-	paths := []string{d.Kernel, d.Initramfs, d.PrivateDisk}
+	paths := []string{d.Kernel, d.Initramfs}
+	if d.PrivateDisk != "" {
+		paths = append(paths, d.PrivateDisk)
+	}
 	for _, layer := range d.Layers {
 		paths = append(paths, layer.Path)
 	}

@@ -378,25 +378,27 @@ func histories(t *testing.T, ctx context.Context, s store.Heads) {
 }
 
 func privateDisks(t *testing.T, ctx context.Context, s store.Disks) {
-	_, err := s.PrivateDisk(ctx, "web-1")
+	name, err := store.DiskName("web-1", "6ba7b810-9dad-41d1-80b4-00c04fd430c8")
+	must(t, err)
+	_, err = s.PrivateDisk(ctx, name)
 	mustBe(t, err, store.ErrNotFound)
-	must(t, s.DeletePrivateDisk(ctx, "web-1"))
+	must(t, s.DeletePrivateDisk(ctx, name))
 
-	volume, path, err := s.CreatePrivateDisk(ctx, "web-1", 1<<30)
+	path, err := s.CreatePrivateDisk(ctx, name, 1<<30)
 	must(t, err)
 	file, err := os.OpenFile(path, os.O_WRONLY, 0)
 	must(t, err)
 	_, err = file.WriteAt([]byte("the VM's own"), 1<<20)
 	must(t, errors.Join(err, file.Close()))
 
-	again, pathAgain, err := s.CreatePrivateDisk(ctx, "web-1", 2<<30)
+	again, err := s.CreatePrivateDisk(ctx, name, 2<<30)
 	must(t, err)
-	if again != volume || pathAgain != path {
-		t.Errorf("a grown disk moved from %s to %s", path, pathAgain)
+	if again != path {
+		t.Errorf("a grown disk moved from %s to %s", path, again)
 	}
-	disk, err := s.PrivateDisk(ctx, "web-1")
+	disk, err := s.PrivateDisk(ctx, name)
 	must(t, err)
-	if disk.Name != volume || disk.Path != path || disk.Capacity != 2<<30 {
+	if disk.Name != name || disk.Path != path || disk.Capacity != 2<<30 {
 		t.Errorf("the grown disk is %+v", disk)
 	}
 	if disk.Allocation == 0 || disk.Allocation > 1<<20 {
@@ -411,13 +413,13 @@ func privateDisks(t *testing.T, ctx context.Context, s store.Disks) {
 		t.Error("growing the disk lost what was on it")
 	}
 
-	_, _, err = s.CreatePrivateDisk(ctx, "web-1", 1<<30)
+	_, err = s.CreatePrivateDisk(ctx, name, 1<<30)
 	mustBe(t, err, store.ErrShrink)
-	must(t, s.DeletePrivateDisk(ctx, "web-1"))
-	_, err = s.PrivateDisk(ctx, "web-1")
+	must(t, s.DeletePrivateDisk(ctx, name))
+	_, err = s.PrivateDisk(ctx, name)
 	mustBe(t, err, store.ErrNotFound)
-	for _, bad := range []string{"", "a/b", "..", "a\nb"} {
-		if _, _, err := s.CreatePrivateDisk(ctx, bad, 1<<20); err == nil {
+	for _, bad := range []string{"", "vm-", "vm-a/b", "vm-..", "vm-a\nb", "web-1", store.LayerName(tree.Sum(nil)), "head-base-a"} {
+		if _, err := s.CreatePrivateDisk(ctx, bad, 1<<20); err == nil {
 			t.Errorf("the name %q was accepted", bad)
 		}
 	}
@@ -439,7 +441,8 @@ func sweep(t *testing.T, ctx context.Context, s store.Store) {
 	must(t, s.PutManifest(ctx, kept, []byte("kept\n")))
 	must(t, s.PutManifest(ctx, gone, []byte("gone\n")))
 	must(t, s.SetHistory(ctx, release.Base, "debian-13", store.HistoryOf(kept)))
-	disk, _, err := s.CreatePrivateDisk(ctx, "web-1", 1<<20)
+	disk := "vm-web-1"
+	_, err := s.CreatePrivateDisk(ctx, disk, 1<<20)
 	must(t, err)
 
 	keep := map[tree.Digest]bool{tree.Sum(data[0]): true, tree.Sum(data[2]): true, kept: true, gone: false}
@@ -493,9 +496,9 @@ func cancelled(t *testing.T, ctx context.Context, s store.Store) {
 	errs["SetHistory"] = s.SetHistory(ctx, release.Base, "a", store.HistoryOf(id))
 	_, errs["History"] = s.History(ctx, release.Base, "a")
 	_, errs["Histories"] = s.Histories(ctx)
-	_, _, errs["CreatePrivateDisk"] = s.CreatePrivateDisk(ctx, "a", 1<<20)
-	errs["DeletePrivateDisk"] = s.DeletePrivateDisk(ctx, "a")
-	_, errs["PrivateDisk"] = s.PrivateDisk(ctx, "a")
+	_, errs["CreatePrivateDisk"] = s.CreatePrivateDisk(ctx, "vm-a", 1<<20)
+	errs["DeletePrivateDisk"] = s.DeletePrivateDisk(ctx, "vm-a")
+	_, errs["PrivateDisk"] = s.PrivateDisk(ctx, "vm-a")
 	_, errs["Volumes"] = s.Volumes(ctx)
 	_, errs["Sweep"] = s.Sweep(ctx, nil)
 	_, _, errs["Lock"] = s.Lock(ctx, store.Shared, func(string) {})

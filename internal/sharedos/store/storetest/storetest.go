@@ -326,36 +326,41 @@ func (s *Store) Histories(ctx context.Context) (map[store.Named]store.History, e
 }
 
 // CreatePrivateDisk implements store.Disks.
-func (s *Store) CreatePrivateDisk(ctx context.Context, vm string, size int64) (string, string, error) {
-	name, err := store.DiskName(vm)
-	if err != nil {
-		return "", "", err
+func (s *Store) CreatePrivateDisk(ctx context.Context, name string, size int64) (string, error) {
+	if err := checkDisk(name); err != nil {
+		return "", err
 	}
 	if err := s.enter(ctx, "CreatePrivateDisk", name, true); err != nil {
-		return "", "", err
+		return "", err
 	}
 	if size <= 0 {
-		return "", "", fmt.Errorf("create private disk of %s: a size of %d bytes is not possible", vm, size)
+		return "", fmt.Errorf("create private disk %s: a size of %d bytes is not possible", name, size)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if info, err := os.Stat(s.Path(name)); err == nil && info.Size() > s.rounded(size) {
-		return "", "", fmt.Errorf("private disk of %s: %w from %d to %d bytes", vm, store.ErrShrink, info.Size(), size)
+		return "", fmt.Errorf("private disk %s: %w from %d to %d bytes", name, store.ErrShrink, info.Size(), size)
 	}
 	file, err := os.OpenFile(s.Path(name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	if err := errors.Join(file.Truncate(s.rounded(size)), file.Close()); err != nil {
-		return "", "", err
+		return "", err
 	}
-	return name, s.Path(name), nil
+	return s.Path(name), nil
+}
+
+func checkDisk(volume string) error {
+	if name, ok := store.ParseVolumeName(volume); !ok || name.Kind != store.DiskVolume {
+		return fmt.Errorf("%q is not the name of a private disk's volume", volume)
+	}
+	return nil
 }
 
 // DeletePrivateDisk implements store.Disks.
-func (s *Store) DeletePrivateDisk(ctx context.Context, vm string) error {
-	name, err := store.DiskName(vm)
-	if err != nil {
+func (s *Store) DeletePrivateDisk(ctx context.Context, name string) error {
+	if err := checkDisk(name); err != nil {
 		return err
 	}
 	if err := s.enter(ctx, "DeletePrivateDisk", name, true); err != nil {
@@ -372,9 +377,8 @@ func (s *Store) remove(name string) error {
 }
 
 // PrivateDisk implements store.Disks.
-func (s *Store) PrivateDisk(ctx context.Context, vm string) (store.Volume, error) {
-	name, err := store.DiskName(vm)
-	if err != nil {
+func (s *Store) PrivateDisk(ctx context.Context, name string) (store.Volume, error) {
+	if err := checkDisk(name); err != nil {
 		return store.Volume{}, err
 	}
 	if err := s.enter(ctx, "PrivateDisk", name, false); err != nil {
@@ -382,7 +386,7 @@ func (s *Store) PrivateDisk(ctx context.Context, vm string) (store.Volume, error
 	}
 	info, err := os.Stat(s.Path(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return store.Volume{}, fmt.Errorf("private disk of %s: %w", vm, store.ErrNotFound)
+		return store.Volume{}, fmt.Errorf("private disk %s: %w", name, store.ErrNotFound)
 	}
 	if err != nil {
 		return store.Volume{}, err

@@ -1,0 +1,125 @@
+package vm
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+)
+
+// Fault is something that a VM should have and does not have, as a read finds it.
+type Fault struct {
+	// Object names what is missing or wrong, such as "layer sha256:…", and Problem says what is wrong with it and what to do.
+	Object, Problem string
+	// Mended is true if the next update mends it.
+	Mended bool
+}
+
+// definitionFaults compares a definition with its own record, and with the files that it boots from.
+func (f *Fleet) definitionFaults(ctx context.Context, domain hypervisor.Domain) ([]Fault, error) {
+	var faults []Fault
+	if domain.PrivateDisk == "" && domain.Metadata.Creating == nil {
+		faults = append(faults, Fault{"private disk", "the definition of the VM does not have it; the next apply defines it again", true})
+	}
+	stored, err := f.objects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, layer := range domain.Metadata.Stack.Layers {
+		object := "layer " + layer.ID.String()
+		if !slices.ContainsFunc(domain.Layers, func(l hypervisor.LayerDevice) bool { return l.ID == layer.ID }) {
+			faults = append(faults, Fault{object, "the definition of the VM does not have it; the next apply defines it again", true})
+		}
+		switch size, there := stored[store.LayerName(layer.ID)]; {
+		case !there:
+			faults = append(faults, Fault{object, "its volume is gone from the storage pool: the next start of the VM fails; publish the " +
+				"release again, or change base to another release", false})
+		case size < layer.Size:
+			faults = append(faults, Fault{object, fmt.Sprintf("its volume in the storage pool has %d bytes instead of %d: delete the volume "+
+				"(virsh vol-delete) and publish the release again", size, layer.Size), false})
+		}
+	}
+	for _, file := range []struct{ what, path string }{{"kernel", domain.Kernel}, {"initramfs", domain.Initramfs}} {
+		if file.path == "" {
+			faults = append(faults, Fault{file.what, "the definition of the VM does not name it; the next apply defines it again", true})
+			continue
+		}
+		there, err := f.Machine.Exists(ctx, file.path)
+		if err != nil {
+			return nil, fmt.Errorf("look for its %s: %w", file.what, err)
+		}
+		if !there {
+			faults = append(faults, Fault{file.what, file.path + " is gone: the next start of the VM fails; the next apply defines it again", true})
+		}
+	}
+	return faults, nil
+}
+
+// attachedFaults lists the layers of the stack that a guest runs and that its domain does not have attached.
+func (f *Fleet) attachedFaults(ctx context.Context, domain hypervisor.Domain, running release.Stack) ([]Fault, error) {
+	attached, err := f.Hypervisor.AttachedLayers(ctx, domain.Name)
+	if err != nil {
+		return nil, err
+	}
+	var faults []Fault
+	for _, layer := range running.Layers {
+		if !slices.Contains(attached, layer.ID) {
+			faults = append(faults, Fault{"layer " + layer.ID.String(), "it is not attached to the running VM, which runs it; the next apply attaches " +
+				"it again; if programs in the VM fail after that, power the VM off and start it", true})
+		}
+	}
+	return faults, nil
+}
+
+// pooled is a list of what is in the pool, which is kept for a moment: a plan reads many VMs.
+type pooled struct {
+	mu    sync.Mutex
+	at    time.Time
+	sizes map[string]int64
+}
+
+// listedFor is the default of Fleet.ListedFor.
+const listedFor = 5 * time.Second
+
+// objects returns the capacities of the objects in the pool by their volumes' names.
+func (f *Fleet) objects(ctx context.Context) (map[string]int64, error) {
+	f.pooled.mu.Lock()
+	defer f.pooled.mu.Unlock()
+	if f.pooled.sizes != nil && time.Since(f.pooled.at) < cmp.Or(f.ListedFor, listedFor) {
+		return f.pooled.sizes, nil
+	}
+	volumes, err := f.Store.ListObjects(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list what is in the storage pool: %w", err)
+	}
+	f.pooled.sizes, f.pooled.at = make(map[string]int64, len(volumes)), time.Now()
+	for _, volume := range volumes {
+		f.pooled.sizes[volume.Name] = volume.Capacity
+	}
+	return f.pooled.sizes, nil
+}
+
+// attachMissing attaches the layers of the defined stack that a running VM lacks.
+func (f *Fleet) attachMissing(ctx context.Context, name string, progress Progress) error {
+	domain, state, err := f.Hypervisor.Lookup(ctx, name)
+	if err != nil || state != hypervisor.Running {
+		return err
+	}
+	attached, err := f.Hypervisor.AttachedLayers(ctx, name)
+	if err != nil {
+		return err
+	}
+	missing := domain.Metadata.Stack
+	missing.Layers = slices.DeleteFunc(slices.Clone(missing.Layers), func(l release.Layer) bool { return slices.Contains(attached, l.ID) })
+	if err := f.plug(ctx, domain, missing, progress); err != nil && !errors.Is(err, hypervisor.ErrNoPort) {
+		return err
+	}
+	return nil
+}
