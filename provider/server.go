@@ -20,7 +20,13 @@ import (
 // It also has each diagnostic pass through showable, whoever has written it.
 //
 // This provider has no list resources, actions or state stores, so the server does not implement their interfaces.
-func NewServer(p *Provider) tfprotov6.ProviderServer { return server{providerserver.NewProtocol6(p)()} }
+func NewServer(p *Provider) tfprotov6.ProviderServer {
+	served := providerserver.NewProtocol6(p)()
+	if parentDestroys() {
+		served = forDestroy{served}
+	}
+	return server{served}
+}
 
 type server struct{ tfprotov6.ProviderServer }
 

@@ -159,6 +159,7 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 	found.Agent = &agentapi.StatusResponse{AgentVersion: "1", AgentDigest: "sha256:1", AgentRefused: "sha256:2: no", Kernel: "6.11", Pending: []string{"kernel"},
 		Remaining: []string{"dbus.service 1 /usr/lib/x"}, Unreadable: []string{"layer"}}
 	found.Surplus = []vm.SurplusLayer{{ID: tree.Digest{4}, InUseBy: []string{"a.service"}}}
+	found.Faults = []vm.Fault{{Object: "private disk", Problem: "it is gone", Mended: true}}
 	plan := newVMPlan(t, found)
 	model := plan.model()
 	impact := &agentapi.Impact{

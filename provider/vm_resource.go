@@ -14,6 +14,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -182,9 +183,9 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		return
 	}
 	if current != name && known != "" {
-		resp.Diagnostics.AddAttributeWarning(path.Root("name"), vmName(name)+" was renamed to "+printable(current), fmt.Sprintf(
+		resp.Diagnostics.AddAttributeWarning(path.Root("name"), vmName(name)+" was renamed to "+plain.Line(current), fmt.Sprintf(
 			"The VM is found by its UUID. A VM with another name is another VM to this provider, so the plan replaces it. To keep it, "+
-				"rename it back, while it is off, with: virsh domrename %s %s", printable(current), name))
+				"rename it back, while it is off, with: virsh domrename %s %s", plain.Line(current), name))
 	}
 	if found.State == hypervisor.Running && !found.Answered && known != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
@@ -206,7 +207,7 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 func warnings(name string, found *vm.VM) (diags diag.Diagnostics) {
 	var broken []string
 	for _, fault := range found.Faults {
-		broken = append(broken, printable(fault.Object+": "+fault.Problem))
+		broken = append(broken, plain.Line(fault.Object+": "+fault.Problem))
 	}
 	if len(broken) > 0 {
 		diags.AddAttributeWarning(path.Root("faults"), vmName(name)+" lacks something that it needs", strings.Join(broken, "\n")+

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -182,7 +183,7 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 	b.Components = textList(ctx, b.Components, digests(found.Spec.Components), &diags)
 	faults := make([]faultModel, len(found.Faults))
 	for i, one := range found.Faults {
-		faults[i] = faultModel{Object: printable(one.Object), Problem: printable(one.Problem), Mended: one.Mended}
+		faults[i] = faultModel{Object: plain.Line(one.Object), Problem: plain.Line(one.Problem), Mended: one.Mended}
 	}
 	var d diag.Diagnostics
 	b.Faults, d = types.ListValueFrom(ctx, faultType, faults)

@@ -5,6 +5,7 @@ package providertest
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -72,6 +73,15 @@ func New(dir string) (*World, error) {
 func (w *World) pool() string     { return filepath.Join(w.dir, "pool") }
 func (w *World) cache() string    { return filepath.Join(w.dir, "cache") }
 func (w *World) consoles() string { return filepath.Join(w.dir, "console") }
+
+// Operator returns the operator's public key, base64.
+func (w *World) Operator() (string, error) {
+	public, ok := w.key.Public().(ed25519.PublicKey)
+	if !ok {
+		return "", errors.New("the key has no public key")
+	}
+	return base64.StdEncoding.EncodeToString(public), nil
+}
 
 // Off stops the agents in the guests.
 func (w *World) Off() { w.Guests.Off() }

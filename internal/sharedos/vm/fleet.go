@@ -83,8 +83,10 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 	existing, state, err := f.find(ctx, spec.Name, spec.UUID)
 	switch {
 	case errors.Is(err, hypervisor.ErrNotFound):
+	case errors.Is(err, hypervisor.ErrForeign), errors.Is(err, hypervisor.ErrDamaged):
+		return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 	case errors.Is(err, ErrOther):
-		return nil, fmt.Errorf("create VM %q: %w: %w", spec.Name, ErrExists, err)
+		return nil, fmt.Errorf("create VM %q: %w, with UUID %s", spec.Name, ErrExists, existing.UUID)
 	case err != nil:
 		return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 	case existing.Name != spec.Name:

@@ -1,0 +1,84 @@
+package provider_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+	"github.com/hashicorp/terraform-plugin-testing/statecheck"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+)
+
+func TestALayerThatSomebodyHasDetachedIsAttachedByTheNextApply(t *testing.T) {
+	world := newWorld(t)
+	config := debian(patched) + web("")
+	none := value(webAddress, attribute("faults"), knownvalue.ListSizeExact(0))
+	check(t, world,
+		resource.TestStep{Config: config, ConfigStateChecks: []statecheck.StateCheck{none}},
+		resource.TestStep{
+			PreConfig: func() {
+				domain, _, err := world.VM(t.Context(), "web")
+				must(t, err)
+				world.Domains.Unplug("web", domain.Layers[0].ID)
+				world.Domains.Alter("web", func(d *hypervisor.Domain) { d.Layers = nil })
+			},
+			Config: config,
+			ConfigPlanChecks: plans(
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectUnknownValue(webAddress, attribute("faults")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{none},
+		},
+	)
+}
+
+func TestAVMWithoutItsPrivateDiskIsPlannedAndDestroyed(t *testing.T) {
+	world, own := newWorld(t), newImage(t)
+	config := own.base() + web("")
+	check(t, world,
+		resource.TestStep{Config: config},
+		resource.TestStep{
+			PreConfig: func() {
+				domain, _, err := world.VM(t.Context(), "web")
+				must(t, err)
+				must(t, os.Remove(domain.PrivateDisk))
+			},
+			Config:           config,
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("faults"), knownvalue.ListExact([]knownvalue.Check{
+				knownvalue.ObjectPartial(map[string]knownvalue.Check{"object": knownvalue.StringExact("private disk"), "mended": knownvalue.Bool(false)}),
+			}))},
+		},
+		resource.TestStep{PreConfig: own.set("2"), Config: config, ExpectError: says("its private disk is gone", "terraform apply -replace=ADDRESS")},
+	)
+}
+
+func TestACreationThatWasKilledIsFinishedByTheNextApply(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	s := newSession(t, world, debian(unpatched)+web(""))
+	s.run("apply", "-auto-approve", "-no-color")
+	before, _, err := world.VM(t.Context(), "web")
+	must(t, err)
+	s.run("state", "rm", "sharedos_vm.web")
+	config, err := world.Operator()
+	must(t, err)
+	world.Domains.Alter("web", func(d *hypervisor.Domain) {
+		d.Metadata.Creating = &hypervisor.Creating{Operator: config, Process: "gone", Began: time.Now()}
+	})
+	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "1 to add, 0 to change, 0 to destroy") {
+		t.Errorf("the next apply says:\n%s", said)
+	}
+	after, _, err := world.VM(t.Context(), "web")
+	if err != nil || after.UUID != before.UUID || after.Metadata.Creating != nil {
+		t.Errorf("the VM is %+v, %v", after, err)
+	}
+	if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
+		t.Errorf("the plan after it is not empty:\n%s", said)
+	}
+}
