@@ -1,4 +1,4 @@
 package transport
 
-// HandshakeTimeout is how long a client may take for a handshake.
-const HandshakeTimeout = handshakeTimeout
+// SilentTimeout is how long a client may send nothing.
+const SilentTimeout = silentTimeout

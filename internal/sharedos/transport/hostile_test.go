@@ -146,60 +146,67 @@ func TestAHostileGuestCostsACallItsTimeAndNoMore(t *testing.T) {
 	}
 }
 
-// Slow clients that take up all handshakes keep others out until the agent ends their handshakes. All steps together
-// have one bound, because a busy machine can take seconds for each of them.
-func TestSlowHandshakesAreEndedForTheNextCaller(t *testing.T) {
+// Clients that send nothing, or only the beginning of a handshake, keep nobody out, however many they are: each newer
+// client takes the place of the oldest.
+func TestSilentAndSlowClientsKeepNobodyOut(t *testing.T) {
 	t.Parallel()
-	ctx := within(t, 2*time.Minute)
-	deadline, _ := ctx.Deadline()
-	operator, key := newKey(t), newKey(t)
-	guest := agent(t, key, public(operator))
-	began := time.Now()
-	slow := make([]net.Conn, transport.MaxHandshakes)
-	for i := range slow {
-		conn, err := guest.DialContext(ctx, agentapi.Port)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = conn.Close() }() // the agent has closed it
-		if i%2 == 0 {
-			if _, err := conn.Write([]byte{22, 3, 3}); err != nil {
+	for name, begin := range map[string][]byte{"silent": nil, "slow": {22, 3, 3}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := within(t, 2*time.Minute)
+			deadline, _ := ctx.Deadline()
+			operator, key := newKey(t), newKey(t)
+			guest := agent(t, key, public(operator))
+			others := make([]net.Conn, 3*transport.MaxSilent)
+			for i := range others {
+				conn, err := guest.DialContext(ctx, agentapi.Port)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = conn.Close() }() // the agent has closed it
+				if _, err := conn.Write(begin); err != nil && begin != nil && i < transport.MaxHandshakes {
+					t.Fatal(err)
+				}
+				others[i] = conn
+			}
+			// The operator comes last, and accepted connections are not in the order of the dials.
+			for guest.accepted.Load() < int32(len(others)) {
+				if ctx.Err() != nil {
+					t.Fatalf("the agent has accepted %d connections", guest.accepted.Load())
+				}
+				time.Sleep(time.Millisecond)
+			}
+			began := time.Now()
+			config, err := transport.ClientConfig(operator, public(key))
+			if err != nil {
 				t.Fatal(err)
 			}
-		}
-		slow[i] = conn
+			late, err := transport.Connect(ctx, guest, config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = late.Close() }() // its answer is read by then
+			if _, err := late.Status(ctx, &agentapi.StatusRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > transport.SilentTimeout {
+				t.Errorf("the operator was kept out for %v", took)
+			}
+			for i, conn := range others {
+				if err := conn.SetReadDeadline(deadline); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("the agent did not end the connection of client %d", i)
+				}
+			}
+			// What has authenticated does not give way, and outlives the limits of those that have not.
+			if _, err := late.Status(ctx, &agentapi.StatusRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			matrix.Record(t, "slow peer", "hundreds of "+name+" connections to the agent", "an operator can connect at once")
+		})
 	}
-	// The operator has to come last, and accepted connections are not in the order of the dials.
-	for guest.accepted.Load() < transport.MaxHandshakes {
-		if ctx.Err() != nil {
-			t.Fatalf("the agent has accepted %d connections", guest.accepted.Load())
-		}
-		time.Sleep(time.Millisecond)
-	}
-	config, err := transport.ClientConfig(operator, public(key))
-	if err != nil {
-		t.Fatal(err)
-	}
-	late, err := transport.Connect(ctx, guest, config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = late.Close() }() // its answer is read by then
-	if took := time.Since(began); took < transport.HandshakeTimeout {
-		t.Errorf("it took only %v: the slow clients did not keep it out", took)
-	}
-	if _, err := late.Status(ctx, &agentapi.StatusRequest{}); err != nil {
-		t.Fatal(err)
-	}
-	for i, conn := range slow {
-		if err := conn.SetReadDeadline(deadline); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("the agent did not end the handshake of slow client %d", i)
-		}
-	}
-	matrix.Record(t, "slow peer", "all TLS handshakes at once", "an operator can connect once their time limit has passed")
 }
 
 // A provider process connects to many guests, so a hostile one must not leave goroutines in it.

@@ -5,33 +5,54 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
 
-// MaxHandshakes is how many TLS handshakes can be in progress at once. Further connections wait to be accepted.
-const MaxHandshakes = 16
+// Limits on clients that have not proved who they are: every user of the host can connect to the vsock of a guest. There
+// is nothing to tell them apart by, since all of them have the host's CID, so the oldest client gives way to the newest.
+// A client with an operator's key sends its first message at once and has finished a moment later.
+const (
+	// MaxSilent is how many clients may have sent nothing yet. They take hardly any memory.
+	MaxSilent = 128
+	// MaxHandshakes is how many TLS handshakes may be in progress.
+	MaxHandshakes = 16
+	// maxWaiting is how many clients with an operator's key may wait for Accept. None of them ever gives way.
+	maxWaiting = 64
+)
 
-// handshakeTimeout bounds a handshake. An emulated guest needs about 100 ms for one.
-const handshakeTimeout = 10 * time.Second
+// silentTimeout bounds the wait for a client's first byte, and handshakeTimeout its handshake. An emulated guest needs
+// about 100 ms for one.
+const (
+	silentTimeout    = 5 * time.Second
+	handshakeTimeout = 10 * time.Second
+)
 
-// Listener accepts connections that have completed their TLS handshake. Handshakes run concurrently, each for at most
-// ten seconds, so that a client that sends nothing does not keep others out.
+// Listener accepts connections that have completed their TLS handshake. Handshakes run concurrently, each with limits on
+// its time and on the number of others. No number of clients that send nothing, or only a part of a handshake, keeps out
+// a client with an operator's key.
 type Listener struct {
-	inner  net.Listener
-	config *tls.Config
-	ready  chan net.Conn
-	failed chan error
-	ctx    context.Context
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
+	inner             net.Listener
+	config            *tls.Config
+	silent, handshake line
+	waiting           chan struct{}
+	ready             chan net.Conn
+	failed            chan error
+	ctx               context.Context
+	cancel            context.CancelFunc
+	tasks             sync.WaitGroup
 }
 
 // NewListener starts to accept connections from inner. Close closes inner, too.
 func NewListener(inner net.Listener, config *tls.Config) *Listener {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Listener{inner: inner, config: config, ready: make(chan net.Conn), failed: make(chan error, 1), ctx: ctx, cancel: cancel}
+	l := &Listener{
+		inner: inner, config: config, silent: line{limit: MaxSilent}, handshake: line{limit: MaxHandshakes},
+		waiting: make(chan struct{}, maxWaiting), ready: make(chan net.Conn), failed: make(chan error, 1), ctx: ctx, cancel: cancel,
+	}
 	l.tasks.Add(1)
 	go l.acceptAll()
 	return l
@@ -39,41 +60,105 @@ func NewListener(inner net.Listener, config *tls.Config) *Listener {
 
 func (l *Listener) acceptAll() {
 	defer l.tasks.Done()
-	slots := make(chan struct{}, MaxHandshakes)
 	for {
-		select {
-		case slots <- struct{}{}:
-		case <-l.ctx.Done():
-			return
-		}
 		raw, err := l.inner.Accept()
 		if err != nil {
 			l.failed <- err
 			return
 		}
+		l.silent.enter(raw)
 		l.tasks.Add(1)
 		go func() {
 			defer l.tasks.Done()
-			defer func() { <-slots }()
-			l.handshake(raw)
+			l.admit(raw)
 		}()
 	}
 }
 
-// handshake passes a connection on if the client has the key of an operator. It closes others without an answer, so
-// that they learn nothing.
-func (l *Listener) handshake(raw net.Conn) {
-	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
-	defer cancel()
-	conn := tls.Server(raw, l.config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = raw.Close() // the handshake failed already
+// admit passes a connection on if the client has the key of an operator. It closes others without an answer, so that
+// they learn nothing.
+func (l *Listener) admit(raw net.Conn) {
+	conn, err := l.authenticate(raw)
+	if err != nil {
+		_ = raw.Close() // there is nobody to tell
+		return
+	}
+	select {
+	case l.waiting <- struct{}{}:
+		defer func() { <-l.waiting }()
+	default:
+		_ = conn.Close() // one operator has more connections than anything needs
 		return
 	}
 	select {
 	case l.ready <- conn:
 	case <-l.ctx.Done():
 		_ = conn.Close() // the listener is closing
+	}
+}
+
+// authenticate waits for the client's first byte, and then for its handshake.
+func (l *Listener) authenticate(raw net.Conn) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(l.ctx, silentTimeout+handshakeTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = raw.Close() })() // ends a read
+	first := make([]byte, 1)
+	err := raw.SetReadDeadline(time.Now().Add(silentTimeout))
+	if err == nil {
+		_, err = io.ReadFull(raw, first)
+	}
+	l.silent.leave(raw)
+	if err == nil {
+		err = raw.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.handshake.enter(raw)
+	defer l.handshake.leave(raw)
+	conn := tls.Server(&startedConn{Conn: raw, first: first}, l.config)
+	limited, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	return conn, conn.HandshakeContext(limited)
+}
+
+// startedConn is a connection of which some bytes have been read.
+type startedConn struct {
+	net.Conn
+	first []byte
+}
+
+func (c *startedConn) Read(into []byte) (int, error) {
+	if len(c.first) == 0 {
+		return c.Conn.Read(into)
+	}
+	n := copy(into, c.first)
+	c.first = c.first[n:]
+	return n, nil
+}
+
+// line holds a limited number of connections. When it is full, the one that entered first is closed.
+type line struct {
+	limit int
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (q *line) enter(conn net.Conn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.conns) >= q.limit {
+		_ = q.conns[0].Close() // its task ends then
+		q.conns = slices.Delete(q.conns, 0, 1)
+	}
+	q.conns = append(q.conns, conn)
+}
+
+func (q *line) leave(conn net.Conn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i := slices.Index(q.conns, conn); i >= 0 {
+		q.conns = slices.Delete(q.conns, i, i+1)
 	}
 }
 
