@@ -2,12 +2,12 @@ package provider
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 )
 
 // conflictWarning warns of what a refresh did not bring to the release's version in the VM's own files, and says what an
@@ -27,14 +27,14 @@ func conflictWarning(report *agentapi.Report) diag.Diagnostics {
 		}
 		paths[advice] = append(paths[advice], guestText(c.GetPath())+": "+guestText(c.GetReason()))
 	}
-	var text strings.Builder
+	var lines []string
 	for _, advice := range order {
-		text.WriteString("  " + strings.Join(paths[advice], "\n  ") + "\n")
+		lines = append(lines, paths[advice]...)
 		if advice != "" {
-			text.WriteString("To do: " + advice + ".\n")
+			lines = append(lines, "To do: "+advice+".")
 		}
-		text.WriteString("\n")
 	}
 	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(path.Root("last_refresh").AtName("conflicts"),
-		fmt.Sprintf("The refresh left %d of the VM's own files as they are, or merged them", len(conflicts)), strings.TrimSpace(text.String()))}
+		fmt.Sprintf("The refresh left %d of the VM's own files as they are, or merged them", len(conflicts)),
+		"The agent in the VM says what an administrator of the VM can do:"+plain.Guest(lines...))}
 }

@@ -14,7 +14,8 @@ func TestConflictsAreAWarningThatSaysWhatToDo(t *testing.T) {
 		{Path: "/etc/c", Kind: "changed", Reason: "mode", Advice: "merge it by hand"},
 	}}
 	warnings := conflictWarning(report)
-	want := "/etc/a: changed here and by the release\n  /etc/c: mode\nTo do: merge it by hand.\n\n  /etc/b: something is mounted on it\nTo do: unmount it."
+	want := "The agent in the VM says what an administrator of the VM can do:\n  guest| /etc/a: changed here and by the release\n" +
+		"  guest| /etc/c: mode\n  guest| To do: merge it by hand.\n  guest| /etc/b: something is mounted on it\n  guest| To do: unmount it.\n"
 	if len(warnings) != 1 || warnings[0].Detail() != want || !strings.Contains(warnings[0].Summary(), "3 of") {
 		t.Errorf("%v", warnings)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -203,11 +204,16 @@ func allowing(impact *agentapi.Impact) string {
 	return fmt.Sprintf("Set refresh.max_impact to %q to allow it", level)
 }
 
-// because lists the reasons of an impact, each on a line of its own.
+// because lists the reasons of an impact. Those of the guest are on lines that are marked as the guest's.
 func because(impact *agentapi.Impact) string {
+	var ours string
 	var lines []string
 	for _, reason := range impact.GetReasons() {
-		lines = append(lines, guestText(reason))
+		if slices.Contains(vm.Reasons, vm.Reason(reason)) {
+			ours += "\n  - " + reason
+		} else {
+			lines = append(lines, reason)
+		}
 	}
 	for _, unit := range impact.GetUnits() {
 		line := guestText(unit.GetUnit()) + ": " + levelName(unit.GetLevel())
@@ -216,12 +222,12 @@ func because(impact *agentapi.Impact) string {
 		}
 		lines = append(lines, line)
 	}
-	if len(lines) == 0 {
+	if len(lines) == 0 && ours == "" {
 		return " the agent gave no reason"
 	}
 	const shown = 20
 	if more := len(lines) - shown; more > 0 {
 		lines = append(lines[:shown], fmt.Sprintf("and %d more", more))
 	}
-	return "\n  - " + strings.Join(lines, "\n  - ") + "\n"
+	return ours + plain.Guest(lines...)
 }

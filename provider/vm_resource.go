@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -193,8 +192,8 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 				"keeps the last report. Its console log on the host shows how far it booted."}.detail())
 	}
 	if refused := limited(found.Agent.GetRefused()); len(refused) > 0 {
-		resp.Diagnostics.AddWarning(vmName(name)+" did not boot the stack in its definition", strings.Join(guestTexts(refused), "\n")+
-			"\n\nIt runs base "+found.Stack.Base.String()+". Change the configuration to a base that boots, or power "+
+		resp.Diagnostics.AddWarning(vmName(name)+" did not boot the stack in its definition", "The agent in the VM says:"+plain.Guest(refused...)+
+			"\nIt runs base "+found.Stack.Base.String()+". Change the configuration to a base that boots, or power "+
 			"the VM off and start it to try this one again.")
 	}
 	resp.Diagnostics.Append(warnings(name, found)...)
@@ -214,14 +213,14 @@ func warnings(name string, found *vm.VM) (diags diag.Diagnostics) {
 			"\n\nterraform destroy is possible nevertheless.")
 	}
 	if lines := guestTexts(found.Agent.GetUnreadable()); len(lines) > 0 {
-		diags.AddAttributeWarning(path.Root("unreadable"), vmName(name)+" cannot read the operating system that it runs", strings.Join(lines, "\n")+
-			"\n\nPrograms that it has not read yet fail, and no refresh is possible. If the volume of the layer is in the storage pool, "+
+		diags.AddAttributeWarning(path.Root("unreadable"), vmName(name)+" cannot read the operating system that it runs", "The agent in the VM says:"+plain.Guest(lines...)+
+			"\nPrograms that it has not read yet fail, and no refresh is possible. If the volume of the layer is in the storage pool, "+
 			"power the VM off and start it, which attaches all layers again. If the volume is gone, publish the release again or "+
 			"change base to another release first. The VM's own data is on its private disk and is not affected.")
 	}
 	if lines := guestTexts(found.Agent.GetRemaining()); len(lines) > 0 {
-		diags.AddAttributeWarning(path.Root("remaining"), vmName(name)+" still runs old code", strings.Join(lines, "\n")+
-			"\n\nA refresh has brought new files, and these processes use the ones from before. Restart the units, end the sessions, "+
+		diags.AddAttributeWarning(path.Root("remaining"), vmName(name)+" still runs old code", "The agent in the VM says:"+plain.Guest(lines...)+
+			"\nA refresh has brought new files, and these processes use the ones from before. Restart the units, end the sessions, "+
 			"or set refresh.strategy to \"soft_reboot\" for the next change.")
 	}
 	return diags
@@ -274,11 +273,11 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	resp.Diagnostics.Append(observed.observe(ctx, updated)...)
 	if failed := failedStarts(report); len(failed) > 0 {
 		resp.Diagnostics.AddAttributeWarning(path.Root("last_refresh").AtName("started"), "A unit that the new release of "+vmName(spec.Name)+" starts has failed",
-			strings.Join(failed, "\n")+"\n\nThe unit did not run before, so the refresh was not rolled back for it. See its log in the VM (journalctl -u).")
+			"The agent in the VM says:"+plain.Guest(failed...)+"\nThe unit did not run before, so the refresh was not rolled back for it. See its log in the VM (journalctl -u).")
 	}
 	if updated.OtherAgent != "" {
-		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" was not replaced", guestText(updated.OtherAgent)+
-			".\n\nThe update itself is complete, and the VM keeps its present agent. The next start of the VM "+
+		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" was not replaced", "The reason is:"+plain.Guest(updated.OtherAgent)+
+			"\nThe update itself is complete, and the VM keeps its present agent. The next start of the VM "+
 			"installs the provider's.")
 	}
 	if updated.NotCollected != nil {
@@ -324,10 +323,14 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 		fail.do = "refresh"
 		fail.next = "The VM runs what it ran before, and state says so. Fix the cause, such as the base or a health " +
 			"check, and apply again."
+		var units []string
 		for _, restart := range report.GetRestarts() {
 			if restart.GetError() != "" {
-				fail.err = fmt.Errorf("%w\n  - %s: %s", fail.err, guestText(restart.GetUnit()), guestText(restart.GetError()))
+				units = append(units, restart.GetUnit()+": "+restart.GetError())
 			}
+		}
+		if len(units) > 0 {
+			fail.err = fmt.Errorf("%w\nUnits that failed:%s", fail.err, plain.Guest(units...))
 		}
 		return failedAt(path.Root("base"), fail)
 	default:

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 )
 
 var (
@@ -123,13 +124,19 @@ func Connect(ctx context.Context, dialer Dialer, config *tls.Config) (*Agent, er
 		return nil, errors.Join(err, conn.Close())
 	}
 	client := ttrpc.NewClient(conn)
-	return &Agent{AgentService: agentapi.NewAgentClient(client), Key: key, client: client}, nil
+	return &Agent{AgentService: plainTexts{agentapi.NewAgentClient(client)}, Key: key, client: client}, nil
 }
+
+// handshakeError is an error of a handshake. It may quote what the guest has sent.
+type handshakeError struct{ cause error }
+
+func (e *handshakeError) Error() string { return plain.Line(e.cause.Error()) }
+func (e *handshakeError) Unwrap() error { return e.cause }
 
 func handshake(ctx context.Context, raw net.Conn, config *tls.Config) (*tls.Conn, error) {
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, fmt.Errorf("TLS with the agent: %w", errors.Join(err, raw.Close()))
+		return nil, fmt.Errorf("TLS with the agent: %w", &handshakeError{errors.Join(err, raw.Close())})
 	}
 	return conn, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 )
 
@@ -152,7 +153,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 	console := f.consoleLog(name)
 	ran := began // when it was last not seen paused
 	ended := func() error {
-		return fmt.Errorf("%s of VM %q for %d s: %w; last: %w; the end of its console, %s:\n%s", what, name,
+		return fmt.Errorf("%s of VM %q for %d s: %w; last: %w; the end of its console, %s:%s", what, name,
 			int(time.Since(began).Seconds()), ctx.Err(), last, console, f.consoleTail(ctx, console))
 	}
 	for {
@@ -165,7 +166,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		}
 		console = domain.ConsoleLog
 		if state == hypervisor.Off || state == hypervisor.Crashed {
-			return nil, fmt.Errorf("VM %q powered off while %s; the end of its console, %s:\n%s",
+			return nil, fmt.Errorf("VM %q powered off while %s; the end of its console, %s:%s",
 				name, what, console, f.consoleTail(ctx, console))
 		}
 		if state != hypervisor.Paused {
@@ -173,7 +174,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		} else if paused := time.Since(ran); paused >= cmp.Or(f.PausedLimit, time.Minute) {
 			return nil, fmt.Errorf("%s of VM %q: %w since %d s: QEMU pauses a VM when it cannot write its disk or cannot go on, which the "+
 				"VM's log of libvirt tells (virsh domstate --reason %s; /var/log/libvirt/qemu/%s.log); mend that, then virsh resume or "+
-				"virsh destroy it, and apply again; the end of its console, %s:\n%s",
+				"virsh destroy it, and apply again; the end of its console, %s:%s",
 				what, name, ErrPaused, int(paused.Seconds()), name, name, console, f.consoleTail(ctx, console))
 		}
 		if agent == nil {
@@ -230,20 +231,14 @@ const (
 // consoleTimeout bounds reading it, which an error that ended its context has to do, too.
 const consoleTimeout = 5 * time.Second
 
-// consoleTail returns the last lines of a console log, without control characters: a guest wrote them.
+// consoleTail returns the last lines of a console log, marked as the guest's, which wrote them.
 func (f *Fleet) consoleTail(ctx context.Context, path string) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), consoleTimeout)
 	defer cancel()
 	text, err := f.Machine.ReadTail(ctx, path, consoleLimit)
 	if err != nil {
-		return "(" + err.Error() + ")"
+		return " (" + err.Error() + ")"
 	}
-	clean := strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' || r == 0x7f {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(string(text), "?"))
-	lines := strings.Split(strings.TrimSpace(clean), "\n")
-	return "  " + strings.Join(lines[max(0, len(lines)-consoleLines):], "\n  ")
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return plain.Guest(lines[max(0, len(lines)-consoleLines):]...)
 }

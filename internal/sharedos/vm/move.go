@@ -22,6 +22,9 @@ const (
 	ReasonDiskGrows  Reason = "the private disk grows while the VM runs"
 )
 
+// Reasons are all reasons of moves. An agent gives reasons of its own.
+var Reasons = []Reason{ReasonProcessors, ReasonMemory, ReasonInterfaces, ReasonNextBoot, ReasonDiskGrows}
+
 // GuestMove says whether and when a running guest gets another stack.
 type GuestMove int
 

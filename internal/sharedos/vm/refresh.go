@@ -9,6 +9,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -166,7 +167,7 @@ func startsByKexec(last *agentapi.StatusResponse, spec Spec) bool {
 func describeState(status *agentapi.StatusResponse) string {
 	state := strings.ReplaceAll(strings.ToLower(status.GetState().String()), "_", " ")
 	if status.GetState() == agentapi.State_STARTING {
-		state += " by " + status.GetLast().GetStrategy()
+		state += " by " + plain.Cut(status.GetLast().GetStrategy(), 20)
 	}
 	return state
 }
@@ -248,13 +249,13 @@ func outcome(status *agentapi.StatusResponse, stack release.Stack, spec Spec) (*
 	case report == nil:
 		return nil, fmt.Errorf("%w: the VM was restarted meanwhile and runs what it ran before; apply again", ErrRolledBack)
 	case report.GetRefusal() == agentapi.Refusal_REFUSAL_IMPACT:
-		return report, fmt.Errorf("%w: %s", ErrImpact, report.GetError())
+		return report, fmt.Errorf("%w:%s", ErrImpact, plain.Guest(report.GetError()))
 	case report.GetRefusal() == agentapi.Refusal_REFUSAL_STRATEGY:
-		return report, fmt.Errorf("%w: %s", errDeferred, report.GetError())
+		return report, fmt.Errorf("%w:%s", errDeferred, plain.Guest(report.GetError()))
 	case report.GetRefused():
-		return report, fmt.Errorf("%w: %s", ErrRefused, report.GetError())
+		return report, fmt.Errorf("%w:%s", ErrRefused, plain.Guest(report.GetError()))
 	default:
-		return report, fmt.Errorf("%w: %s", ErrRolledBack, report.GetError())
+		return report, fmt.Errorf("%w:%s", ErrRolledBack, plain.Guest(report.GetError()))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -35,7 +36,7 @@ func (f *Fleet) replaceAgent(ctx context.Context, domain hypervisor.Domain, prog
 	case status.GetAgentDigest() == own.String():
 		return nil
 	case refuses(status, own):
-		return fmt.Errorf("%w; the next start of the VM brings it: %s", ErrAgent, status.GetAgentRefused())
+		return fmt.Errorf("%w; the next start of the VM brings it:%s", ErrAgent, plain.Guest(status.GetAgentRefused()))
 	}
 	progress("replacing the agent")
 	if err := f.sendAgent(ctx, domain, status, binary); err != nil {
@@ -50,7 +51,7 @@ func (f *Fleet) replaceAgent(ctx context.Context, domain hypervisor.Domain, prog
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrAgent, err)
 	case status.GetAgentDigest() != own.String():
-		return fmt.Errorf("%w: %s", ErrAgent, status.GetAgentRefused())
+		return fmt.Errorf("%w:%s", ErrAgent, plain.Guest(status.GetAgentRefused()))
 	}
 	return nil
 }
