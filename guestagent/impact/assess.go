@@ -205,7 +205,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	a.follow(snapshot.Units, policy.Agent)
 	slices.Sort(a.Unaffected)
 	slices.SortFunc(a.Affected, func(x, y Affected) int { return strings.Compare(x.Unit, y.Unit) })
-	a.conclude()
+	a.conclude(changes)
 	if snapshot.Fresh == (proc.Device{}) {
 		a.Starts = starts(changes.enabled, snapshot.Units, policy)
 	}
@@ -214,9 +214,10 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 }
 
 // conclude derives the level, and what is left as it is.
-func (a *Assessment) conclude() {
+func (a *Assessment) conclude(changes *Changes) {
 	for i := range a.Affected {
 		affected := &a.Affected[i]
+		affected.Reason += sideEffect(affected.Unit, affected.Outcome, changes)
 		a.Interpreted = append(a.Interpreted, affected.interpreted...)
 		a.Level = max(a.Level, affected.Outcome.Level())
 		if !affected.Outcome.Keeps() {
@@ -296,24 +297,12 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 	if !affected.Outcome.Keeps() {
 		policy.apply(&affected, unit)
 	}
-	if affected.Outcome.Interrupts() {
-		affected.Reason += sideEffect(g.name)
-	}
 	if removed && unit.Once {
 		// Without its file systemd would apply its default time limit to it, and end it.
 		a.Level = max(a.Level, agentapi.Level_SOFT_REBOOT)
 		a.Reasons = append(a.Reasons, g.name+" is in progress, and the new stack has no such unit: wait until it has ended")
 	}
 	a.Affected = append(a.Affected, affected)
-}
-
-// sideEffect says what else a restart of a unit does, "" if nothing is known.
-func sideEffect(unit string) string {
-	if unit == "systemd-networkd.service" {
-		return "; its restart drops addresses, routes and rules that were added by hand, unless ManageForeignRoutes= and " +
-			"ManageForeignRoutingPolicyRules= of networkd.conf(5) or KeepConfiguration= of systemd.network(5) say otherwise"
-	}
-	return ""
 }
 
 // KernelPending says that another kernel takes effect later. The host supplies the kernel when it starts the VM: a

@@ -200,3 +200,40 @@ func TestWhatARefreshDoesBesidesIsSaidBefore(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatARestartDoesToTheNetworkIsSaidBefore(t *testing.T) {
+	quiet, configures := changed(ssl), changed(ssl, "etc/systemd/network/10-eth0.network")
+	for _, test := range []struct {
+		unit    string
+		changes *Changes
+		manages NetworkManager
+		says    string
+	}{
+		{"systemd-networkd.service", quiet, MarkingManager, "they are added again"},
+		{"systemd-networkd.service", configures, MarkingManager, "only routes and rules without a protocol"},
+		{"NetworkManager.service", quiet, MarkingManager, "they are added again"},
+		{"networking.service", quiet, PlainManager, "they are added again"},
+		{"ifup@eth0.service", configures, PlainManager, "they are not added again"},
+		{"dhcpcd@eth0.service", quiet, PlainManager, "they are added again"},
+		{"nftables.service", quiet, NoManager, "packet filter"},
+		{"firewalld.service", quiet, NoManager, "packet filter"},
+		{"nginx.service", configures, NoManager, ""},
+		{"networking.socket", quiet, NoManager, ""},
+	} {
+		if got := ManagesNetwork(test.unit); got != test.manages {
+			t.Errorf("%s manages the network: %v", test.unit, got)
+		}
+		if got := sideEffect(test.unit, Restarted, test.changes); got != "" && test.says == "" || !strings.Contains(got, test.says) {
+			t.Errorf("%s: %q", test.unit, got)
+		}
+		if got := sideEffect(test.unit, KeptByPolicy, test.changes); got != "" {
+			t.Errorf("%s is left alone: %q", test.unit, got)
+		}
+	}
+	// A unit that is restarted along does the same.
+	units := map[string]Unit{"a.service": {Followers: []string{"networking.service"}}, "networking.service": {State: "active"}}
+	a := Assess(quiet, Snapshot{Units: units, Processes: []Process{service(1, "a.service", ssl)}}, Policy{})
+	if reason := a.Affected[1].Reason; !strings.Contains(reason, "they are added again") {
+		t.Error(reason)
+	}
+}

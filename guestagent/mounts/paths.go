@@ -18,6 +18,8 @@ const (
 	NextRoot   = "/run/nextroot"
 	// UsrRecord lists the swaps of /usr since the root was assembled.
 	UsrRecord = RunDir + "/usr.json"
+	// NetworkRecord is what a refresh keeps of the network.
+	NetworkRecord = RunDir + "/network.json"
 	// BlobsDir is for the blobs that the host uploads, such as contents lists, while a refresh needs them.
 	BlobsDir = RunDir + "/blobs"
 	// PrivateDir is the private disk's file system: root/upper, root/work, var, home, root-home, srv and sharedos.

@@ -204,6 +204,11 @@ func endure(t tester, atOnce int, sick bool, blows ...blow) (outcome string, rea
 	if sick {
 		w.broken = map[string]tree.Digest{"b.service": w.releases["two"].stack.Base}
 	}
+	network := len(blows) != 2 // with it, all pairs take minutes
+	if network {
+		w.services[networkd], w.network = w.usr, true
+	}
+	boot := w.boot
 	e, stop := w.engine()
 	defer func() { stop() }()
 	w.give("one", "two")
@@ -247,6 +252,10 @@ func endure(t tester, atOnce int, sick bool, blows ...blow) (outcome string, rea
 		}
 	}
 	outcome = w.name(w.usr)
+	told := slices.ContainsFunc(status.Report.GetPending(), func(line string) bool { return strings.Contains(line, "network") })
+	if network && w.boot == boot && !w.network && !told {
+		t.Fatalf("%v: the network has lost what was added by hand; report %v; log %v", blows, status.Report, w.log)
+	}
 	if outcome == "one" {
 		w.broken = nil
 		if e.record.Damaged != "" {

@@ -49,6 +49,7 @@ type Engine struct {
 	Etc     Etc
 	Units   Units
 	System  System
+	Network Network
 	Health  Health
 	Starter Starter
 	Records Records

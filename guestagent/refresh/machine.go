@@ -51,6 +51,7 @@ type step struct {
 // It is the one loop of the state machine: a state acts, then the journal names the next one. An agent that is stopped
 // in between starts again at the state that the journal names, so everything that a state does can be done twice.
 func (r *run) carryOut(ctx context.Context, state State, err error) {
+	defer r.Network.Stop()
 	for {
 		var next step
 		if err == nil {
@@ -306,7 +307,7 @@ func (r *run) judge(ctx context.Context) error {
 // begin chooses the state of the rung. From that state on the running system changes.
 func (r *run) begin() (step, error) {
 	if r.rung == Live {
-		return step{state: Swapped}, nil
+		return step{state: Swapped}, r.Network.Forget()
 	}
 	return step{state: Carried}, nil
 }
@@ -373,6 +374,10 @@ func (r *run) check(ctx context.Context) (step, error) {
 		}
 		return r.checkEnabled(ctx)
 	})
+	if err == nil {
+		r.releaseNetwork(ctx)
+		err = ctx.Err() // the next agent releases it
+	}
 	return step{state: Committed}, err
 }
 

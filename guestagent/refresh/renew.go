@@ -192,6 +192,7 @@ func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]
 	if err != nil {
 		return err
 	}
+	r.keepNetwork(ctx, names)
 	begins := func(name string) { r.done[name] = true }
 	return inTurn(names, after, r.AtOnce, r.back, begins, func(name string) error { return r.unit(ctx, byName[name]) })
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/network"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -138,6 +139,20 @@ type System interface {
 	ForeignGenerators() (bool, error)
 	// Room checks that the private disk and /run are writable and have room.
 	Room(ctx context.Context) error
+}
+
+// Network keeps what was added by hand to the network of the VM while its network manager is restarted.
+type Network interface {
+	// Keep records addresses, routes, rules, neighbours and nexthops, unless a record is there. From then on, until
+	// Release or Stop, it adds again what goes of them and is surely not the manager's.
+	Keep(ctx context.Context, sure network.Sure) error
+	// Release waits until nothing more goes, adds again what is missing, removes the record, and returns what is still
+	// missing and why, in words. Without a record it does nothing.
+	Release(ctx context.Context) (missing []string, err error)
+	// Stop ends what Keep began, and leaves the record to the next agent.
+	Stop()
+	// Forget removes the record of an earlier refresh.
+	Forget() error
 }
 
 // Health carries out health checks.

@@ -15,6 +15,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/network"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -236,6 +237,7 @@ func (w worldUnits) Restart(ctx context.Context, unit string) (time.Duration, er
 
 // launch runs a unit from the present /usr, and those that follow it.
 func (w worldUnits) launch(unit string) error {
+	w.network = w.network && impact.ManagesNetwork(unit) == impact.NoManager
 	for _, one := range append([]string{unit}, w.followers[unit]...) {
 		w.services[one] = w.usr
 		w.restartedAt[one] = time.Now()
@@ -509,4 +511,37 @@ func (w worldBlobs) Open(digest tree.Digest) (file io.ReadCloser, err error) {
 
 func (w worldBlobs) Drop() error {
 	return w.do("drop blobs", func() error { clear(w.blobs); return nil })
+}
+
+type worldNetwork struct{ *world }
+
+func (w worldNetwork) Keep(_ context.Context, sure network.Sure) error {
+	return w.do("keep network", func() error {
+		if w.keptNetwork == nil {
+			w.keptNetwork, w.sure = &w.network, sure
+		}
+		return nil
+	})
+}
+
+func (w worldNetwork) Release(context.Context) (missing []string, err error) {
+	err = w.do("release network", func() error {
+		if w.keptNetwork == nil {
+			return nil
+		}
+		if w.sure == network.SureOfAll {
+			w.network = true
+		} else if !w.network {
+			missing = []string{"address 10.0.0.1/24 on eth0: unsure"}
+		}
+		w.keptNetwork = nil
+		return nil
+	})
+	return missing, err
+}
+
+func (w worldNetwork) Stop() {}
+
+func (w worldNetwork) Forget() error {
+	return w.do("forget network", func() error { w.keptNetwork = nil; return nil })
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/network"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -24,6 +25,8 @@ import (
 const (
 	library  = "usr/lib/libx.so"
 	settings = "etc/x.conf"
+	// networkd is a unit whose restart drops what was added to the network by hand.
+	networkd = "systemd-networkd.service"
 )
 
 var (
@@ -99,6 +102,11 @@ type world struct {
 	// atOnce is how many units are restarted at the same time, after which ones each has to wait for.
 	atOnce int
 	after  map[string][]string
+
+	// network says whether the network has what was added by hand, keptNetwork is set while that is kept.
+	network     bool
+	keptNetwork *bool
+	sure        network.Sure
 
 	// What goes wrong.
 	at      int
@@ -189,6 +197,7 @@ func (w *world) release(name string, sequence uint64, previous *made) *made {
 	for _, link := range w.links[name] {
 		entries = append(entries, tree.Entry{Path: link, Type: tree.Symlink, Link: "x", Mode: 0o777})
 	}
+	slices.SortFunc(entries, func(a, b tree.Entry) int { return tree.Compare(a.Path, b.Path) })
 	var contents bytes.Buffer
 	blob, err := release.WriteContents(&contents, entries)
 	if err != nil {
@@ -269,6 +278,7 @@ func (w *world) begin(stack release.Stack) {
 	}
 	w.manager = w.usr
 	w.restartedAt, w.failed = map[string]time.Time{}, map[string]bool{}
+	w.network, w.keptNetwork = false, nil
 }
 
 func (w *world) inFlight() bool {
@@ -345,7 +355,7 @@ func (w *world) engine() (*Engine, context.CancelFunc) {
 	e := &Engine{
 		Layers: worldLayers{w}, Usr: worldUsr{w}, Etc: worldEtc{w}, Units: worldUnits{w}, System: worldSystem{w}, Health: worldHealth{w},
 		Records: worldRecords{w}, Blobs: worldBlobs{w}, Operators: []ed25519.PublicKey{public}, Booted: booted, Agent: "agent.service", RetryPause: time.Millisecond, AtOnce: w.atOnce,
-		Starter: worldStarter{w}, NotSwitched: notSwitched, StartLimit: 20 * time.Second,
+		Starter: worldStarter{w}, Network: worldNetwork{w}, NotSwitched: notSwitched, StartLimit: 20 * time.Second,
 	}
 	err := e.Start(ctx)
 	if errors.Is(err, errFault) {

@@ -122,6 +122,7 @@ func newEngine() (*refresh.Engine, release.Stack, error) {
 		Records: live.Records{Configured: record.Configured}, Blobs: blobs{}, Starter: live.Starter{Units: units{}},
 		Refused: record.Refused, NotSwitched: notSwitched, Operators: operators,
 		Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
+		Network: &live.Network{Record: mounts.NetworkRecord},
 	}, record.Stack, nil
 }
 

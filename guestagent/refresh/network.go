@@ -1,0 +1,49 @@
+package refresh
+
+import (
+	"context"
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/network"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+// keepNetwork has the network kept if one of the units manages it. A network that cannot be read delays no patch: it is
+// reported.
+func (r *run) keepNetwork(ctx context.Context, units []string) {
+	manager := impact.NoManager
+	for _, unit := range units {
+		manager = max(manager, impact.ManagesNetwork(unit))
+	}
+	if manager == impact.NoManager {
+		return
+	}
+	sure := network.SureOfAll
+	switch {
+	case !r.diff.changes.Network():
+	case manager == impact.MarkingManager:
+		sure = network.SureOfUnmarked
+	default:
+		sure = network.SureOfNothing
+	}
+	if err := r.Network.Keep(ctx, sure); err != nil {
+		r.warn("what was added to the network by hand is not kept", err)
+	}
+}
+
+// releaseNetwork ends that, and reports what could not be kept.
+func (r *run) releaseNetwork(ctx context.Context) {
+	missing, err := r.Network.Release(ctx)
+	if err != nil && r.life.Err() == nil {
+		r.warn("what was added to the network by hand may be missing", err)
+	}
+	r.note(func(report *agentapi.Report) {
+		for _, line := range missing {
+			line = "the network has lost " + line + "; add it again if it was added by hand, and to the configuration of the network for it to stay"
+			if !slices.Contains(report.Pending, line) {
+				report.Pending = append(report.Pending, line)
+			}
+		}
+	})
+}
