@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -143,11 +144,13 @@ func settle(ctx context.Context, entries []network.Entry) (failures []network.Fa
 		if err != nil {
 			return nil, err
 		}
-		if gone := len(network.Missing(entries, now)); gone > len(failures) {
-			calmAt = time.Now().Add(calm)
-		}
+		gone := len(network.Missing(entries, now)) > len(failures)
 		if failures, err = network.Restore(ctx, entries); err != nil {
 			return nil, err
+		}
+		// A route can be added once its gateway can be reached, for which DHCP may have to bring an address.
+		if gone || slices.ContainsFunc(failures, network.Failure.Passing) {
+			calmAt = time.Now().Add(calm)
 		}
 		select {
 		case <-ctx.Done():

@@ -165,6 +165,9 @@ type Failure struct {
 	Err   error
 }
 
+// Passing reports whether the entry may be added later, when the manager has done its work.
+func (f Failure) Passing() bool { return !errors.Is(f.Err, unix.EEXIST) && !errors.Is(f.Err, ErrLink) }
+
 // ErrLink means that an interface is not there any more.
 var ErrLink = errors.New("its interface is not there any more")
 

@@ -129,7 +129,9 @@ func build(t *testing.T) *house {
 			Strategy: "live", MaxImpact: agentapi.Level_RESTART, Settle: 5 * time.Second, HealthChecks: checks(),
 			Units: &agentapi.UnitPolicy{
 				Units: map[string]string{"report.service": "report", "reload.service": "reload"},
-				Paths: map[string]*agentapi.PathList{"declared.service": {Paths: []string{"/usr/share/t/data/"}}},
+				Paths: map[string]*agentapi.PathList{
+					"declared.service": {Paths: []string{"/usr/share/t/data/"}}, "systemd-networkd.service": {Paths: []string{"/usr/share/t/data/"}},
+				},
 			},
 		}
 	})
@@ -158,6 +160,7 @@ func (h *house) refresh(t *testing.T) {
 		end()
 		<-ended
 	})
+	h.run(t, byHand)
 	h.before = h.states(t)
 	spec := h.vm.Spec
 	spec.Base = h.releases[1]
@@ -260,9 +263,13 @@ func TestServices(t *testing.T) {
 	t.Run("sandboxes", h.sandboxes)
 	t.Run("confined", h.confined)
 	t.Run("health", h.health)
+	t.Run("new units", h.newUnits)
+	t.Run("secrets", h.secrets)
+	t.Run("network", h.network)
 	t.Run("hostile", h.hostile)
 	t.Run("stone", h.stone)
 	t.Run("failures", h.failures)
+	t.Run("a lost disk", h.lostDisk)
 }
 
 func (h *house) whoIsRestarted(t *testing.T) {
@@ -433,4 +440,87 @@ func (h *house) health(t *testing.T) {
 	if unchecked := h.report.GetUnchecked(); len(unchecked) != 1 || !lists(unchecked, "bad") {
 		t.Errorf("unchecked are %q", unchecked)
 	}
+}
+
+// byHand adds to the network what its configuration does not have.
+const byHand = `set -e
+dev=$(ip -4 route show default | sed 's/.* dev \([^ ]*\).*/\1/'); gateway=$(ip -4 route show default | sed 's/.* via \([^ ]*\).*/\1/')
+ip address add 10.9.0.1/24 dev $dev
+ip route add 10.8.0.0/16 via $gateway
+ip route add 10.7.0.0/16 via 10.9.0.5
+ip rule add from 10.9.0.0/24 lookup 99 priority 70
+ip neighbour add 10.9.0.7 lladdr 02:00:00:00:00:01 dev $dev`
+
+// network checks that what was added by hand is there after networkd was restarted, and that the plan has said so.
+func (h *house) network(t *testing.T) {
+	const networkd = "systemd-networkd.service"
+	if !h.restarted(networkd) || !strings.Contains(h.impact(networkd).GetReason(), "added by hand") {
+		t.Errorf("%+v, then %+v; the plan says %v", h.before[networkd], h.after[networkd], h.impact(networkd))
+	}
+	now := h.run(t, "ip -4 -o address; ip -4 route; ip -4 rule; ip -4 neighbour")
+	for _, want := range []string{"10.9.0.1/24", "10.8.0.0/16 via", "10.7.0.0/16 via 10.9.0.5", "70:\tfrom 10.9.0.0/24 lookup 99", "10.9.0.7 dev", "default via"} {
+		if !strings.Contains(now, want) {
+			t.Errorf("the network has lost %s: %s", want, now)
+		}
+	}
+	if slices.ContainsFunc(h.report.GetPending(), func(line string) bool { return strings.Contains(line, "network") }) {
+		t.Errorf("pending is %q", h.report.GetPending())
+	}
+	matrix.Record(t, "networkd is restarted", "restart", "new stack; addresses, routes and rules of others stay")
+}
+
+// newUnits checks the units that the release enables.
+func (h *house) newUnits(t *testing.T) {
+	for _, unit := range []string{"new.service", "sharedos-secret-rndc.service"} {
+		for what, starts := range map[string][]*agentapi.UnitStart{"planned": h.planned.GetStarts(), "reported": h.report.GetStarts()} {
+			at := slices.IndexFunc(starts, func(s *agentapi.UnitStart) bool { return s.GetUnit() == unit })
+			if at < 0 || starts[at].GetSkipped() != "" || starts[at].GetError() != "" {
+				t.Errorf("the start of %s is %s as %v", unit, what, starts)
+			}
+		}
+	}
+	if h.before["new.service"].active == "active" || h.after["new.service"].active != "active" || count(h.starts(t), "new.service") != 1 {
+		t.Errorf("new.service: %+v, then %+v", h.before["new.service"], h.after["new.service"])
+	}
+}
+
+// secrets checks those that packages make: the VM has its own, one since its first boot and one since the refresh, and
+// no layer has the build's.
+func (h *house) secrets(t *testing.T) {
+	for _, secret := range []string{"/etc/munge/munge.key", "/etc/bind/rndc.key"} {
+		if text := h.run(t, "stat -c '%a %U' "+secret+"; cat "+secret); !strings.HasPrefix(text, "400 root\n") || strings.Contains(text, ofTheBuild) || len(text) < 40 {
+			t.Errorf("%s: %s", secret, text)
+		}
+		if found := h.run(t, "ls -d /run/sharedos/layers/*"+secret+" || true"); found != "" {
+			t.Errorf("the base has %s", found)
+		}
+	}
+}
+
+// lostDisk takes the disk of a layer away. The status says so, and no refresh begins.
+func (h *house) lostDisk(t *testing.T) {
+	status, err := h.vm.Status(t.Context())
+	if err != nil || len(status.GetUnreadable()) > 0 {
+		t.Fatalf("before: %v, %v", status.GetUnreadable(), err)
+	}
+	layers := status.GetStack().GetLayers()
+	lost := layers[len(layers)-1].GetId()
+	id, err := tree.ParseDigest(lost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.vm.World.Host.Fleet.Hypervisor.DetachLayer(t.Context(), h.vm.Spec.Name, id); err != nil {
+		t.Fatal(err)
+	}
+	// As the next plan reads it.
+	status, err = h.vm.Status(t.Context())
+	if err != nil || len(status.GetUnreadable()) != 1 || !strings.Contains(status.GetUnreadable()[0], lost) {
+		t.Errorf("unreadable is %q, %v", status.GetUnreadable(), err)
+	}
+	report, err := h.vm.Refresh(t.Context(), h.releases[1])
+	if err == nil || report.GetCommitted() {
+		t.Errorf("a refresh: %v", report)
+	}
+	t.Logf("a refresh: %v", err)
+	matrix.Record(t, "a layer's disk is taken away", "status and plan", "reported as unreadable, with the way out")
 }

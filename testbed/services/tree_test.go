@@ -4,6 +4,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 	"testing"
 
@@ -161,6 +162,7 @@ func contents(t *testing.T, version string) []guest.Edit {
 		edits = append(edits, enabled(name, text)...)
 	}
 	edits = append(edits, guest.Link("usr/lib/systemd/system/multi-user.target.wants/typed@1.service", "../typed@.service"))
+	edits = append(edits, secret("etc/munge/munge.key", "usr/sbin/mungekey")...)
 	switch version {
 	case "one":
 		edits = append(edits, enabled("gone.service", unit("ExecStart=/usr/lib/t/same 1000000"))...)
@@ -169,8 +171,19 @@ func contents(t *testing.T, version string) []guest.Edit {
 		// libpcre2 is mapped by PID 1, sshd and the message bus.
 		edits = append(edits, guest.Append("/libpcre2-8.so.0.14.0", "\x00"+version), guest.Append("/usr/bin/bash", "\x00"+version),
 			guest.Write("usr/lib/systemd/system/typed@.service.d/added.conf", 0o644, "[Service]\nNice=1\n"))
+		edits = append(edits, enabled("new.service", unit(start, same))...)
+		edits = append(edits, secret("etc/bind/rndc.key", "usr/sbin/rndc-confgen")...)
 	}
 	return edits
+}
+
+// ofTheBuild is in each secret that is made while a base is built.
+const ofTheBuild = "made while the base was built"
+
+// secret writes a secret of a package, and the tool of the package that makes it.
+func secret(name, tool string) []guest.Edit {
+	makes := "#!/bin/sh\numask 077\nmkdir -p /" + path.Dir(name) + "\ncat /proc/sys/kernel/random/uuid > /" + name + "\n"
+	return []guest.Edit{guest.Write(name, 0o400, ofTheBuild+"\n"), guest.Write(tool, 0o755, makes)}
 }
 
 // enabled writes a unit, and has it started at boot.
