@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -215,6 +216,10 @@ func TestTheLadder(t *testing.T) {
 		t.Parallel()
 		c := newClimber(t, w, "with", first)
 		c.try(t, "a kernel that hangs is a reset by the watchdog", func(t *testing.T) {
+			armed := "mkdir -p " + failpoint.Directory + "; echo fail 1 before a kexec with a short watchdog > " + failpoint.Directory + "/" + failpoint.Armed
+			if _, err := c.Run(t.Context(), armed); err != nil {
+				t.Fatal(err)
+			}
 			report, err := c.climb(hangs, vm.Kexec)
 			mustRollBack(t, report, err, vm.Kexec, "runs what it ran before")
 			c.runs("first", c.kernel)
