@@ -25,6 +25,10 @@ type Machine struct {
 	Layers []Image
 	// Config is the configuration that the host passes to a VM when it starts it.
 	Config agentapi.BootConfig
+	// Kernel is the release of the kernel that the machine pretends to run; "" for that of the host.
+	Kernel string
+	// Trial is the key of the stack that a kernel which kexec has started may boot (boot.TrialKey); "" for none.
+	Trial string
 }
 
 // Image is the file of a layer.
@@ -37,12 +41,16 @@ type Image struct {
 type Order struct {
 	// Write lists files to write, with their content by path.
 	Write map[string]string `json:",omitempty"`
+	// Modes lists modes to set, by path.
+	Modes map[string]uint32 `json:",omitempty"`
 	// Remove lists files that are removed once the agent has ended.
 	Remove []string `json:",omitempty"`
 	// Arm lists failpoints, each "<action> <n> <name>".
 	Arm []string `json:",omitempty"`
 	// Request is an encoded agentapi.RefreshRequest. Without it the agent starts and continues what it finds in its journal.
 	Request []byte `json:",omitempty"`
+	// Assess is an encoded agentapi.AssessRequest. The agent answers it and changes nothing.
+	Assess []byte `json:",omitempty"`
 	// Blobs are the contents lists that the request names, by the hexadecimal digits of their digests.
 	Blobs map[string][]byte `json:",omitempty"`
 	// Continue ends the pause of an agent that a failpoint has paused. Such an order has no other fields.
@@ -63,6 +71,17 @@ type Answer struct {
 	Reached, Triggered []string
 	// Look describes everything in the machine that a refresh changes.
 	Look string
+	// Units are the running units by name.
+	Units map[string]Running
+}
+
+// Running is a running unit.
+type Running struct {
+	// PID is its process, and Runs the digest of the program that the process runs.
+	PID  int
+	Runs string
+	// Present is the digest of the program in /usr; "" if /usr has none.
+	Present string
 }
 
 // Result is what an agent reports when no refresh is in flight.
@@ -73,6 +92,8 @@ type Result struct {
 	// Committed and Error are those of the last refresh.
 	Committed bool
 	Error     string
-	// Pending is what the agent says is not in effect.
-	Pending []string
+	// Pending is what the agent says is not in effect, and Remaining the processes that it says run old code.
+	Pending, Remaining []string
+	// Report is the encoded agentapi.Report of the last refresh, and Impact the encoded agentapi.Impact of an assessment.
+	Report, Impact []byte
 }

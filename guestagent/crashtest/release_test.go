@@ -35,6 +35,13 @@ type made struct {
 type files struct {
 	content map[string][]byte
 	links   map[string]string
+	// modes are those of the files that do not have the mode of their kind.
+	modes map[string]uint32
+}
+
+// copied returns a copy that can be changed.
+func (f files) copied() files {
+	return files{maps.Clone(f.content), maps.Clone(f.links), maps.Clone(f.modes)}
 }
 
 // put adds a file.
@@ -51,7 +58,7 @@ const (
 // list of the running kernel's modules.
 func system(t *testing.T, program string) files {
 	t.Helper()
-	f := files{content: map[string][]byte{}, links: map[string]string{
+	f := files{content: map[string][]byte{}, modes: map[string]uint32{}, links: map[string]string{
 		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "opt": "var/opt",
 	}}
 	copyFile := func(name, from string) {
@@ -94,7 +101,7 @@ func system(t *testing.T, program string) files {
 // named returns the system with the files of the release of this name. Between two releases files are added, removed and
 // changed in /usr, /etc and /opt, and added in /var.
 func (f files) named(name string) files {
-	f = files{maps.Clone(f.content), maps.Clone(f.links)}
+	f = f.copied()
 	f.put("usr/share/mark", name)
 	f.put("usr/share/"+name+"-only", name)
 	for _, program := range []string{"usr/bin/db", "usr/bin/web"} {
@@ -137,6 +144,9 @@ func (f files) tree() (*tree.Tree, error) {
 			mode = 0o755
 		case strings.HasSuffix(name, "mode.conf"):
 			mode = 0o600
+		}
+		if other, set := f.modes[name]; set {
+			mode = other
 		}
 		contents[tree.Sum(data)] = data
 		entries[name] = tree.Entry{Path: name, Type: tree.Regular, Mode: mode, Size: int64(len(data)), Digest: tree.Sum(data)}
@@ -196,6 +206,9 @@ func (w *world) release(t *testing.T, name string, f files) {
 	kernel, err := mounts.KernelRelease()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if w.kernel != "" {
+		kernel = w.kernel
 	}
 	file := release.Blob{Digest: tree.Sum([]byte("kernel")), Size: 6}
 	made.contents = contents.Bytes()

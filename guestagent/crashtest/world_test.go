@@ -42,6 +42,8 @@ type world struct {
 	images, chain []Image
 	last          *made
 	lastTree      *tree.Tree
+	// kernel is the release of the kernel of the next releases; "" for that of the host.
+	kernel string
 	// disks has the private disk of a machine that runs a release, and has run others before. looks describes that machine.
 	// On the disk, a file in /opt was changed, which the next refresh replaces: before describes the machine with it.
 	disks         map[string]disk
@@ -49,6 +51,20 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := emptyWorld(t)
+	base := w.base
+	w.release(t, "one", base.named("one"))
+	w.release(t, "two", base.named("two"))
+	three := base.named("three")
+	three.content[loader] = append(bytes.Clone(three.content[loader]), 0)
+	w.release(t, "three", three)
+	w.learn(t)
+	return w
+}
+
+// emptyWorld makes a world without releases.
+func emptyWorld(t *testing.T) *world {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -63,13 +79,6 @@ func newWorld(t *testing.T) *world {
 		t.Fatalf("build the program of a machine: %v: %s", err, out)
 	}
 	w.base = system(t, w.program)
-	base := w.base
-	w.release(t, "one", base.named("one"))
-	w.release(t, "two", base.named("two"))
-	three := base.named("three")
-	three.content[loader] = append(bytes.Clone(three.content[loader]), 0)
-	w.release(t, "three", three)
-	w.learn(t)
 	return w
 }
 
@@ -156,10 +165,17 @@ func (w *world) boot(t *testing.T, disk, given string) *machine {
 // bootWith starts a machine to which only these layers are attached.
 func (w *world) bootWith(t *testing.T, disk, given string, layers []Image) *machine {
 	t.Helper()
+	return w.bootAs(t, Machine{Disk: disk, Layers: layers}, given)
+}
+
+// bootAs starts a machine with the boot configuration of a release.
+func (w *world) bootAs(t *testing.T, as Machine, given string) *machine {
+	t.Helper()
 	dir := t.TempDir()
-	data, err := json.Marshal(Machine{Disk: disk, Layers: layers, Config: agentapi.BootConfig{
+	as.Config = agentapi.BootConfig{
 		Stack: w.releases[given].stack, Operators: []string{base64.StdEncoding.EncodeToString(w.public())}, Hostname: "machine",
-	}})
+	}
+	data, err := json.Marshal(as)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +183,7 @@ func (w *world) bootWith(t *testing.T, disk, given string, layers []Image) *mach
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{disk: disk, process: exec.CommandContext(context.WithoutCancel(t.Context()), w.program, "boot", file), complaint: &locked{}}
+	m := &machine{disk: as.Disk, process: exec.CommandContext(context.WithoutCancel(t.Context()), w.program, "boot", file), complaint: &locked{}}
 	m.process.Stderr = m.complaint
 	// A Go program that lives for milliseconds starts faster without a garbage collector and with one processor.
 	m.process.Env = append(os.Environ(), "GOGC=off", "GOMAXPROCS=1")

@@ -360,6 +360,16 @@ func AddConflicts(report *agentapi.Report, conflicts []etcmerge.Conflict) {
 	}
 }
 
+// Moved is the report of a boot that has moved the VM to another stack, and carried paths to it.
+func Moved(from, to release.Stack, carried int, conflicts []etcmerge.Conflict) *agentapi.Report {
+	report := &agentapi.Report{
+		From: agentapi.NewStack(from), To: agentapi.NewStack(to), Strategy: string(NextBoot),
+		Done: true, Committed: true, State: agentapi.State_COMMITTED, EtcCarried: int64(carried),
+	}
+	AddConflicts(report, conflicts)
+	return report
+}
+
 // restartUnits restarts or reloads the units that use what changed.
 func (r *run) restartUnits(ctx context.Context) (step, error) {
 	err := r.timed("restart", func() error { return r.renew(ctx, r.record.To.Kernel, r.record.Planned, false) })

@@ -221,11 +221,5 @@ func moved(record boot.BootRecord) *agentapi.Report {
 	if record.Moved == nil {
 		return nil
 	}
-	report := &agentapi.Report{
-		From: agentapi.NewStack(record.Moved.From), To: agentapi.NewStack(record.Stack), Strategy: string(refresh.NextBoot),
-		Done: true, Committed: true, State: agentapi.State_COMMITTED,
-		EtcCarried: int64(record.Moved.Carried),
-	}
-	refresh.AddConflicts(report, record.Moved.Conflicts)
-	return report
+	return refresh.Moved(record.Moved.From, record.Stack, record.Moved.Carried, record.Moved.Conflicts)
 }

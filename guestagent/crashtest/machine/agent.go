@@ -76,10 +76,55 @@ func runAgent(begins bool) error {
 			return err
 		}
 	}
-	return json.NewEncoder(os.Stdout).Encode(crashtest.Result{
+	result := crashtest.Result{
 		Stack: status.Stack, State: string(status.State), Committed: status.Report.GetCommitted(), Error: status.Report.GetError(),
 		Pending: status.Pending,
-	})
+	}
+	if result.Report, err = proto.Marshal(status.Report); err != nil {
+		return err
+	}
+	remaining, pending, err := engine.OldCode(context.Background())
+	if err != nil {
+		return err
+	}
+	result.Remaining = remaining
+	for _, line := range pending {
+		if !slices.Contains(result.Pending, line) { // as package service puts them together
+			result.Pending = append(result.Pending, line)
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+// assess is an agent that answers one AssessRequest, and prints a crashtest.Result.
+func assess() error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	engine, _, err := newEngine()
+	if err != nil {
+		return err
+	}
+	if err := engine.Start(ctx); err != nil {
+		return err
+	}
+	defer engine.Wait()
+	data, err := os.ReadFile(requestFile)
+	if err != nil {
+		return err
+	}
+	request := &agentapi.AssessRequest{}
+	if err := proto.Unmarshal(data, request); err != nil {
+		return err
+	}
+	found, err := engine.Assess(ctx, request)
+	if err != nil {
+		return err
+	}
+	var result crashtest.Result
+	if result.Impact, err = proto.Marshal(found); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(result)
 }
 
 func begin(engine *refresh.Engine) error {
@@ -117,14 +162,25 @@ func newEngine() (*refresh.Engine, release.Stack, error) {
 		return nil, release.Stack{}, err
 	}
 	base := &live.System{Usr: usr, Units: units{}, Agent: boot.AgentUnit}
+	var moved *agentapi.Report
+	if m := record.Moved; m != nil {
+		moved = refresh.Moved(m.From, record.Stack, m.Carried, m.Conflicts)
+	}
 	return &refresh.Engine{
 		Layers: layers{}, Usr: usr, Etc: live.Etc{}, Units: units{}, System: system{base}, Health: health{},
-		Records: live.Records{Configured: record.Configured}, Blobs: blobs{}, Starter: live.Starter{Units: units{}},
+		Records: live.Records{Configured: record.Configured}, Blobs: blobs{}, Starter: starter{live.Starter{Units: units{}}},
 		Refused: record.Refused, NotSwitched: notSwitched, Operators: operators,
 		Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
-		Network: &live.Network{Record: mounts.NetworkRecord},
+		Moved: moved, Network: &live.Network{Record: mounts.NetworkRecord},
 	}, record.Stack, nil
 }
+
+// starter starts a stack. A machine does not go on beyond the request of a kexec, whose kernel another machine pretends to run, so
+// that it does not matter whether the host's kernel could start another one.
+type starter struct{ live.Starter }
+
+// Obstacles implements refresh.Starter.
+func (starter) Obstacles(context.Context) (map[refresh.Rung]string, error) { return nil, nil }
 
 // layers are the layers, which are all mounted. There is no dm-verity, so a layer is verified in its file.
 type layers struct{ live.Layers }
@@ -154,6 +210,15 @@ func (system) BootID() (string, error) {
 	return string(data), err
 }
 
+// Kernel implements refresh.System.
+func (s system) Kernel() (string, error) {
+	data, err := os.ReadFile(kernelFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return s.System.Kernel()
+	}
+	return string(data), err
+}
+
 // Snapshot implements refresh.System.
 func (s system) Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error) {
 	snapshot, err := s.System.Snapshot(ctx, changes, named, swapped)
@@ -168,7 +233,6 @@ func (s system) Snapshot(ctx context.Context, changes *impact.Changes, named []s
 		snapshot.Units = map[string]impact.Unit{}
 	}
 	for unit, pid := range answer.Processes {
-		snapshot.Units[unit] = unitFacts(unit)
 		for i := range snapshot.Processes {
 			if snapshot.Processes[i].PID == pid {
 				snapshot.Processes[i].Unit = unit
@@ -178,11 +242,22 @@ func (s system) Snapshot(ctx context.Context, changes *impact.Changes, named []s
 			}
 		}
 	}
+	for unit := range answer.Processes {
+		snapshot.Units[unit] = unitFacts(unit, answer.Processes)
+	}
 	return snapshot, nil
 }
 
-func unitFacts(unit string) impact.Unit {
-	return impact.Unit{Name: unit, State: "active", Fragment: "etc/systemd/system/" + unit}
+// unitFacts are what systemd would say of a unit.
+func unitFacts(unit string, running map[string]int) impact.Unit {
+	facts := impact.Unit{Name: unit, State: "inactive", Fragment: strings.TrimPrefix(unitDirectory, "/") + unit}
+	if _, always := services[unit]; always {
+		facts.Fragment = "etc/systemd/system/" + unit
+	}
+	if _, runs := running[unit]; runs || unit == startTarget {
+		facts.State = "active"
+	}
+	return facts
 }
 
 // units asks process 1 about units.
@@ -221,9 +296,13 @@ func (units) Version(context.Context) (int, error) { return systemdVersion, nil 
 
 // Facts implements live.FactsOf.
 func (units) Facts(_ context.Context, names []string) (map[string]impact.Unit, error) {
+	answer, err := ask("processes", "")
+	if err != nil {
+		return nil, err
+	}
 	facts := map[string]impact.Unit{}
 	for _, name := range names {
-		facts[name] = unitFacts(name)
+		facts[name] = unitFacts(name, answer.Processes)
 	}
 	return facts, nil
 }
@@ -270,24 +349,33 @@ func (units) Order(_ context.Context, names []string, _ map[string]impact.Unit) 
 	return slices.Sorted(slices.Values(names)), nil, nil
 }
 
-// Stop implements refresh.Units. No release here removes a service.
+// Stop implements refresh.Units.
 func (units) Stop(_ context.Context, unit string) error {
-	return fmt.Errorf("stop %s: all releases have it", unit)
+	_, err := ask("stop", unit)
+	return err
 }
 
-// Startable implements refresh.Units.
-func (units) Startable(context.Context, string, string) (bool, string, error) {
-	return false, "no release enables a service", nil
+// Startable implements refresh.Units as package units does.
+func (units) Startable(_ context.Context, unit, link string) (running bool, why string, err error) {
+	if _, err := os.Lstat(link); errors.Is(err, os.ErrNotExist) {
+		return false, "it is disabled here", nil
+	} else if err != nil {
+		return false, "", err
+	}
+	answer, err := ask("state", unit)
+	return answer.State == "active", "", err
 }
 
-// Start implements refresh.Units. No release enables a service.
+// Start implements refresh.Units.
 func (units) Start(_ context.Context, unit string) (time.Duration, bool, error) {
-	return 0, false, fmt.Errorf("start %s: no release enables it", unit)
+	answer, err := ask("start", unit)
+	return away(answer), false, err
 }
 
 // Withdraw implements refresh.Units.
 func (units) Withdraw(_ context.Context, unit string) error {
-	return fmt.Errorf("withdraw %s: no refresh started it", unit)
+	_, err := ask("stop", unit)
+	return err
 }
 
 // Ran implements refresh.Units.

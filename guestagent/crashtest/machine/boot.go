@@ -54,12 +54,39 @@ func start(file string) error {
 	if err := os.WriteFile(filepath.Join(root, bootID), []byte(rand.Text()), 0o600); err != nil {
 		return err
 	}
+	if err := pretend(root, machine); err != nil {
+		return err
+	}
 	if err := enter(root); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	return boot.Assemble(ctx, machine.Config)
+}
+
+// kernelFile has the release of the kernel that a machine pretends to run.
+const kernelFile = "/run/kernel"
+
+// pretend has the machine run a kernel with the arguments of a trial.
+func pretend(root string, machine crashtest.Machine) error {
+	if machine.Kernel != "" {
+		if err := os.WriteFile(filepath.Join(root, kernelFile), []byte(machine.Kernel), 0o600); err != nil {
+			return err
+		}
+	}
+	arguments := filepath.Join(root, "run/cmdline")
+	text := "quiet"
+	if machine.Trial != "" {
+		text += " " + boot.TrialArgument + machine.Trial
+	}
+	if err := os.WriteFile(arguments, []byte(text+"\n"), 0o600); err != nil {
+		return err
+	}
+	if err := unix.Mount(arguments, filepath.Join(root, "proc/cmdline"), "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("replace /proc/cmdline: %w", err)
+	}
+	return nil
 }
 
 // mountInitramfs mounts a tmpfs as the root of an initramfs, and the file systems in it that init mounts first. Its /sys is a

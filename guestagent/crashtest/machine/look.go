@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/crashtest"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
@@ -57,17 +59,14 @@ func (m *manager) look() (string, error) {
 	}
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
-	for name, program := range services {
-		runs, err := digest(fmt.Sprintf("/proc/%d/exe", m.units[name].process.Process.Pid))
-		if err != nil {
-			return "", err
-		}
-		present, err := digest(program)
-		if err != nil {
-			return "", err
-		}
-		if runs != present {
-			fmt.Fprintf(&text, "%s runs another %s than the one in /usr\n", name, program)
+	units, err := m.running()
+	if err != nil {
+		return "", err
+	}
+	for _, name := range slices.Sorted(maps.Keys(units)) {
+		fmt.Fprintln(&text, "runs:", name)
+		if units[name].Runs != units[name].Present {
+			fmt.Fprintf(&text, "%s runs another program than the one in /usr\n", name)
 		}
 	}
 	// A refresh does not restart idle.service, which keeps the old configuration.
@@ -81,6 +80,23 @@ func (m *manager) look() (string, error) {
 	}
 	err = describeBaseline(&text)
 	return text.String(), err
+}
+
+// running describes the running units. The caller holds the mutex.
+func (m *manager) running() (map[string]crashtest.Running, error) {
+	found := map[string]crashtest.Running{}
+	for name, u := range m.units {
+		one := crashtest.Running{PID: u.process.Process.Pid}
+		var err error
+		if one.Runs, err = digest(fmt.Sprintf("/proc/%d/exe", one.PID)); err != nil {
+			return nil, err
+		}
+		if one.Present, err = digest(programOf(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		found[name] = one
+	}
+	return found, nil
 }
 
 // describeBaseline describes the baseline of /etc, which has to be that of the release that runs.

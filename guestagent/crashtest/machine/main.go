@@ -17,7 +17,7 @@ import (
 // limit bounds each wait. Usually a wait takes milliseconds.
 const limit = 2 * time.Minute
 
-var errUsage = errors.New("usage: machine boot FILE | refresh | resume | next-root")
+var errUsage = errors.New("usage: machine boot FILE | refresh | resume | assess | next-root")
 
 func main() {
 	if err := run(); err != nil {
@@ -35,6 +35,8 @@ func run() error {
 		return start(arguments[1])
 	case len(arguments) == 1 && (arguments[0] == "refresh" || arguments[0] == "resume"):
 		return runAgent(arguments[0] == "refresh")
+	case len(arguments) == 1 && arguments[0] == "assess":
+		return assess()
 	case len(arguments) == 1 && arguments[0] == "next-root":
 		return boot.NextRoot(context.Background())
 	}

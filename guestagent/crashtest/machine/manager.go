@@ -37,7 +37,7 @@ const (
 	pausedPoll = 2 * time.Millisecond
 )
 
-// services are the units of a machine, each with its program. Each release has other programs of two of them.
+// services are the units that every release has, each with its program. Most releases differ in two of the programs.
 var services = map[string]string{"db.service": "/usr/bin/db", "idle.service": "/usr/bin/idle", "web.service": "/usr/bin/web"}
 
 // manager is process 1 of a machine: it runs services and the agent in place of systemd.
@@ -100,12 +100,23 @@ func (m *manager) carryOut(order crashtest.Order) (answer crashtest.Answer, err 
 			return answer, err
 		}
 	}
+	for path, mode := range order.Modes {
+		if err := os.Chmod(path, os.FileMode(mode)); err != nil {
+			return answer, err
+		}
+	}
 	if err := arm(order.Arm); err != nil {
 		return answer, err
 	}
 	mode := "resume"
 	if order.Request != nil {
 		mode = "refresh"
+		if err := store(order); err != nil {
+			return answer, err
+		}
+	}
+	if order.Assess != nil {
+		mode, order.Request = "assess", order.Assess
 		if err := store(order); err != nil {
 			return answer, err
 		}
@@ -139,6 +150,12 @@ func (m *manager) carryOut(order crashtest.Order) (answer crashtest.Answer, err 
 		return answer, err
 	}
 	if answer.Look, err = m.look(); err != nil {
+		return answer, err
+	}
+	m.mutex.Lock()
+	answer.Units, err = m.running()
+	m.mutex.Unlock()
+	if err != nil {
 		return answer, err
 	}
 	for _, path := range order.Remove {

@@ -7,9 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -68,21 +71,66 @@ func (m *manager) reply(request call) (answer reply, err error) {
 		return answer, nil
 	}
 	u := m.units[request.Unit]
-	if u == nil {
-		return answer, fmt.Errorf("there is no unit %s", request.Unit)
-	}
 	switch request.Method {
 	case "restart":
+		if u == nil {
+			return answer, fmt.Errorf("%s does not run", request.Unit)
+		}
 		if err := u.stop(); err != nil {
 			return answer, err
 		}
-		err = u.start(services[request.Unit])
+		err = u.start(programOf(request.Unit))
+	case "start":
+		if u == nil {
+			u = &unit{}
+			if err = u.start(programOf(request.Unit)); err == nil {
+				m.units[request.Unit] = u
+			}
+		}
+	case "stop":
+		if u != nil {
+			err = u.stop()
+			delete(m.units, request.Unit)
+			u = nil
+		}
 	case "state":
 	default:
 		return answer, fmt.Errorf("there is no method %s", request.Method)
 	}
-	answer.State, answer.Started, answer.Stopped = "active", u.started, u.stopped
+	answer.State = "inactive"
+	if u != nil {
+		answer.State, answer.Started, answer.Stopped = "active", u.started, u.stopped
+	}
 	return answer, err
+}
+
+const (
+	// startTarget is the target at which a start ends, and unitDirectory has the units of a release. A link in the target's
+	// directory has a unit started.
+	startTarget   = "multi-user.target"
+	unitDirectory = "/usr/lib/systemd/system/"
+)
+
+// programOf returns the program of a unit.
+func programOf(unit string) string {
+	if program, always := services[unit]; always {
+		return program
+	}
+	return "/usr/bin/" + strings.TrimSuffix(unit, ".service")
+}
+
+// enabledUnits returns the units that a start starts.
+func enabledUnits() ([]string, error) {
+	names := slices.Collect(maps.Keys(services))
+	links, err := os.ReadDir(unitDirectory + startTarget + ".wants")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for _, link := range links {
+		names = append(names, link.Name())
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // takeTarget returns the target that the agent has requested since the last call, or "".
@@ -97,9 +145,13 @@ func (m *manager) takeTarget() string {
 func (m *manager) startServices() error {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
-	for name, program := range services {
+	names, err := enabledUnits()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
 		u := &unit{}
-		if err := u.start(program); err != nil {
+		if err := u.start(programOf(name)); err != nil {
 			return err
 		}
 		m.units[name] = u
@@ -111,11 +163,12 @@ func (m *manager) startServices() error {
 // starts all services.
 func (m *manager) restartUserland() error {
 	m.mutex.Lock()
-	for _, u := range m.units {
+	for name, u := range m.units {
 		if err := u.stop(); err != nil {
 			m.mutex.Unlock()
 			return err
 		}
+		delete(m.units, name)
 	}
 	m.mutex.Unlock()
 	// Failpoints are for the agent. No test here kills the program that assembles the next root, which systemd runs.
