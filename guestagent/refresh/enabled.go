@@ -23,6 +23,9 @@ func (r *run) startEnabled(ctx context.Context, facts map[string]impact.Unit) er
 			r.noteStart(&agentapi.UnitStart{Unit: start.Unit, WantedBy: start.By, Skipped: start.Skipped})
 			continue
 		}
+		if r.started(start.Unit) {
+			continue
+		}
 		running, why, err := r.Units.Startable(ctx, start.Unit, "/"+start.Path)
 		switch {
 		case err != nil:
@@ -49,6 +52,27 @@ func (r *run) startEnabled(ctx context.Context, facts map[string]impact.Unit) er
 		}
 	}
 	return nil
+}
+
+// makeSecrets starts the units that make secrets which the VM lacks, before the units that may need them are restarted.
+func (r *run) makeSecrets(ctx context.Context) error {
+	for _, name := range r.record.Generate {
+		if !slices.ContainsFunc(r.record.NewlyEnabled, func(s impact.Start) bool { return s.Unit == name && s.Skipped == "" }) {
+			r.generate(ctx, []string{name})
+			continue
+		}
+		if err := r.startUnit(ctx, name, r.record.NewlyEnabled); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// started reports whether the refresh has started a unit already.
+func (r *run) started(unit string) bool {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return slices.ContainsFunc(r.report.GetStarts(), func(s *agentapi.UnitStart) bool { return s.GetUnit() == unit && s.GetSkipped() == "" })
 }
 
 // startUnit starts one unit, and reports how that went. Only the end of the refresh's own time is an error.

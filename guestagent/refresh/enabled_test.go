@@ -173,3 +173,44 @@ func TestAUnitThatNeverRanBeforeDoesNotBreakASoftReboot(t *testing.T) {
 		})
 	}
 }
+
+// A unit that makes a secret is started once systemd has read it, and before the units that may need the secret. It is
+// reported like other units that the release enables.
+func TestSecretsAreMadeBetweenTheReloadAndTheRestarts(t *testing.T) {
+	const unit = "sharedos-secret-x.service"
+	for _, enabled := range []bool{false, true} {
+		links := map[string][]string{}
+		if enabled {
+			links["two"] = []string{"usr/lib/systemd/system/multi-user.target.wants/" + unit}
+		}
+		w := newWorldWith(t, links)
+		w.generate = []string{unit}
+		e, stop := w.engine()
+		defer stop()
+		w.give("one", "two")
+		report := w.refresh(e, w.ask("one", "two")).Report
+		made := "generate " + unit
+		if enabled {
+			made = "start " + unit
+		}
+		at := slices.Index(w.log, made)
+		if at < 0 || at < slices.Index(w.log, "reexecute") || at > slices.Index(w.log, "restart a.service") || count(w.log, made) != 1 {
+			t.Errorf("enabled %v: %v", enabled, w.log)
+		}
+		reported := slices.ContainsFunc(report.GetStarts(), func(s *agentapi.UnitStart) bool {
+			return s.GetUnit() == unit && s.GetSkipped() == "" && s.GetError() == ""
+		})
+		if reported != enabled || len(report.GetConflicts()) > 0 {
+			t.Errorf("enabled %v: %v", enabled, report)
+		}
+	}
+}
+
+func count(all []string, one string) (n int) {
+	for _, other := range all {
+		if other == one {
+			n++
+		}
+	}
+	return n
+}

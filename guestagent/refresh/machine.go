@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -317,15 +318,21 @@ func (r *run) swap(ctx context.Context) (step, error) {
 	if err := r.timed("swap", func() error { return r.Usr.Swap(ctx, r.to) }); err != nil {
 		return step{}, err
 	}
+	var units []string
 	err := r.timed("etc", func() error {
 		generate, err := r.carryEtc(ctx)
 		if err == nil {
-			r.generate(ctx, generate)
+			// systemd has yet to read the new units.
+			units = slices.DeleteFunc(slices.Clone(generate), func(name string) bool { return !isUnit(name) })
+			r.generate(ctx, slices.DeleteFunc(generate, isUnit))
 		}
 		return err
 	})
-	return step{state: Restarted, change: func(record *Record) { record.Renewed = true }}, err
+	return step{state: Restarted, change: func(record *Record) { record.Renewed, record.Generate = true, units }}, err
 }
+
+// isUnit reports whether a generator is a unit, as those are that make secrets.
+func isUnit(name string) bool { return strings.HasSuffix(name, ".service") }
 
 // carryEtc carries /etc. It returns the names of the tools that have to run once the new /usr is mounted.
 func (r *run) carryEtc(ctx context.Context) (generate []string, err error) {

@@ -38,6 +38,11 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 	if err := r.renewManager(ctx, changes, planned); err != nil {
 		return err
 	}
+	if !back {
+		if err := r.makeSecrets(ctx); err != nil {
+			return err
+		}
+	}
 	renewal := renewal{run: r, back: back, done: map[string]bool{impact.ManagerUnit: true}, uses: usesOf(first)}
 	if renewal.since, err = r.renewedFrom(back); err != nil {
 		return err

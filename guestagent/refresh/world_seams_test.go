@@ -155,7 +155,7 @@ func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmer
 		w.etc = w.etcTo
 		return nil
 	})
-	return etcmerge.Outcome{Carried: 1, Generate: []string{"ld.so.cache"}}, err
+	return etcmerge.Outcome{Carried: 1, Generate: append([]string{"ld.so.cache"}, w.generate...)}, err
 }
 
 func (w worldEtc) Keep(patterns []string) error { w.kept = patterns; return nil }
@@ -169,7 +169,14 @@ func (w worldEtc) Room([]etcmerge.Difference) error {
 func (w worldEtc) Behind(release.Stack) error { return w.behind }
 
 func (w worldEtc) Generate(_ context.Context, names []string) []etcmerge.Conflict {
-	if err := w.do("generate", func() error { return nil }); err != nil {
+	if len(names) == 0 {
+		w.t.Errorf("nothing is to be generated")
+	}
+	name := "generate"
+	if isUnit(names[0]) {
+		name += " " + names[0]
+	}
+	if err := w.do(name, func() error { return nil }); err != nil {
 		return []etcmerge.Conflict{etcmerge.GeneratorNamed(names[0]).Failed(err)}
 	}
 	return nil

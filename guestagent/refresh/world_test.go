@@ -77,6 +77,8 @@ type world struct {
 	// accounts are the VM's account files.
 	accounts etcmerge.AccountTexts
 	kept     []string
+	// generate are the units that make what the VM lacks.
+	generate []string
 	// trials counts the boots of stacks that are not committed, distrusted are those that are not to be booted.
 	trials     map[tree.Digest]int
 	distrusted map[tree.Digest]bool

@@ -24,6 +24,7 @@ const (
 func (d *demo) create(ctx context.Context) error {
 	d.out.title("Apply 1: one Debian from the main archive alone, VMs that share it")
 	d.work.Variables["additional_suites"] = []string{}
+	d.work.Variables["ssh_authorized_keys"] = []string{d.key.Authorized}
 	if err := d.choosePorts(); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
@@ -23,6 +24,8 @@ type demo struct {
 	pool string
 	work *workspace.Workspace
 	host *host.Host
+	// key is an SSH key that the VMs accept.
+	key *guest.Key
 	// count is how many VMs are made; vms are their names, sorted.
 	count int
 	vms   []string
@@ -34,6 +37,9 @@ func newDemo(ctx context.Context, s settings, bed *testbed.Testbed, dir string, 
 		return nil, err
 	}
 	d := &demo{out: out, bed: bed, dir: dir, count: s.vms, pool: filepath.Join(dir, "pool")}
+	if d.key, err = guest.NewKey(); err != nil {
+		return nil, err
+	}
 	key := filepath.Join(dir, "operator.key")
 	d.work, err = workspace.New(workspace.Config{
 		Terraform: s.terraform, Provider: s.provider, Configuration: os.DirFS(s.example), Dir: filepath.Join(dir, "tf"),

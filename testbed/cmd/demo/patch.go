@@ -165,7 +165,10 @@ func (d *demo) patched(ctx context.Context, w *watched, base tree.Digest) error 
 	if err := d.kernelIsPending(ctx, w, after, base); err != nil {
 		return err
 	}
-	return d.runsNewCode(ctx, w, base)
+	if err := d.runsNewCode(ctx, w, base); err != nil {
+		return err
+	}
+	return d.inspect(ctx, w, base)
 }
 
 // judge prints what the client saw of a service. One that the refresh left alone must not have failed once; one that
