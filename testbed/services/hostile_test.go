@@ -43,18 +43,21 @@ func (h *house) failures(t *testing.T) {
 	good := h.vm.Spec.Refresh.HealthChecks
 	for _, test := range []struct {
 		fault, step, mood string
-		wants             []string
+		// fails is the check that is not going to be good, and within how long that is found.
+		fails  string
+		within time.Duration
+		wants  []string
 	}{
-		{"a service that fails to start again", "restart", "refuse", []string{"the database has another format"}},
-		{"a service that dies after three seconds", "check", "die", []string{"the index is broken"}},
-		{"a service that runs but does not listen", "check", "tcp", []string{`health check "tcp"`, "connection refused", "the address is in use"}},
-		{"a service that runs but answers with an error", "check", "http", []string{`health check "http"`, "500", "the template is broken"}},
-		{"a service that runs but fails a command check", "check", "command", []string{`health check "command"`, "/usr/bin/test", "the cache is cold"}},
+		{"a service that fails to start again", "restart", "refuse", "unit", 4 * time.Second, []string{"the database has another format"}},
+		{"a service that dies after three seconds", "check", "die", "tcp", 15 * time.Second, []string{"the index is broken"}},
+		{"a service that runs but does not listen", "check", "tcp", "tcp", 4 * time.Second, []string{`health check "tcp"`, "connection refused", "the address is in use"}},
+		{"a service that runs but answers with an error", "check", "http", "http", 4 * time.Second, []string{`health check "http"`, "500", "the template is broken"}},
+		{"a service that runs but fails a command check", "check", "command", "command", 4 * time.Second, []string{`health check "command"`, "/usr/bin/test", "the cache is cold"}},
 	} {
 		t.Run(test.fault, func(t *testing.T) {
 			before := h.states(t)
 			h.run(t, "echo "+test.mood+" > /var/lib/mood")
-			h.vm.Spec.Refresh.HealthChecks = impatient(good, test.mood)
+			h.vm.Spec.Refresh.HealthChecks = impatient(good, test.fails, test.within)
 			report, err := h.vm.Refresh(t.Context(), h.releases[2])
 			h.vm.Spec.Refresh.HealthChecks = good
 			if err == nil || report.GetCommitted() {
@@ -124,12 +127,12 @@ func (h *house) stone(t *testing.T) {
 }
 
 // impatient returns the checks, with a short timeout for the one that is going to fail.
-func impatient(checks []*agentapi.HealthCheck, name string) []*agentapi.HealthCheck {
+func impatient(checks []*agentapi.HealthCheck, name string, limit time.Duration) []*agentapi.HealthCheck {
 	var all []*agentapi.HealthCheck
 	for _, check := range checks {
 		check, _ := proto.Clone(check).(*agentapi.HealthCheck)
 		if check.GetName() == name {
-			check.TimeoutMs = 4000
+			check.TimeoutMs = limit.Milliseconds()
 		}
 		all = append(all, check)
 	}
