@@ -14,12 +14,15 @@ import (
 )
 
 const (
-	// refreshSample and StatusSample are how many blocks of each layer are read, of 4 KiB.
-	refreshSample = 256
-	StatusSample  = 16
 	// stallLimit is how long a check of a layer may go on without a read that ends. A read from a disk whose host does not
 	// answer never ends. A host under load only makes each of them slow.
 	stallLimit = 15 * time.Second
+)
+
+// What a refresh and a status read of each layer.
+var (
+	RefreshCheck = mounts.Thoroughness{Blocks: 256}
+	StatusCheck  = mounts.Thoroughness{Blocks: 16, Part: 8 << 20}
 )
 
 // ErrNoRead means that a read from the disk of a layer hangs.
@@ -39,10 +42,10 @@ var checks = struct {
 }{running: map[tree.Digest]*layerCheck{}}
 
 // CheckLayer is mounts.CheckLayer with a bound: ErrNoRead if one of its reads hangs.
-func CheckLayer(ctx context.Context, layer release.Layer, blocks int) error {
+func CheckLayer(ctx context.Context, layer release.Layer, by mounts.Thoroughness) error {
 	return bounded(ctx, layer.ID, stallLimit, func(progress func()) error {
 		// Another caller may wait for the same check, and for longer.
-		return mounts.CheckLayer(context.WithoutCancel(ctx), layer, blocks, progress)
+		return mounts.CheckLayer(context.WithoutCancel(ctx), layer, by, progress)
 	})
 }
 

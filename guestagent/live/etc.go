@@ -160,7 +160,7 @@ func (Layers) Open(ctx context.Context, layer release.Layer) (string, error) {
 
 // Check implements refresh.Layers.
 func (Layers) Check(ctx context.Context, layer release.Layer) error {
-	return CheckLayer(ctx, layer, refreshSample)
+	return CheckLayer(ctx, layer, RefreshCheck)
 }
 
 // Read implements refresh.Layers.

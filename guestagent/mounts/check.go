@@ -18,14 +18,25 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
+// Thoroughness says how much of a layer a check reads.
+type Thoroughness struct {
+	// Blocks is the size of the sample, in blocks of 4 KiB.
+	Blocks int
+	// Part is how much is read of a layer in which dm-verity has found a bad block and which could be read whole since, in
+	// bytes, each time from where the last check ended; 0 for the whole layer.
+	Part int64
+}
+
 // CheckLayer checks that an open layer can still be read: its disk is attached and large enough, and a sample of blocks
-// can be read. If dm-verity has found a bad block, the whole layer has to be readable now. The sample is the first and the
-// last block and others in between, each time different ones. They are read from the disk, not from the page cache, which
-// can have them long after the disk is gone.
+// can be read. The sample is the first and the last block and others in between, each time different ones. They are read
+// from the disk, not from the page cache, which can have them long after the disk is gone.
+//
+// If dm-verity has found a bad block, the whole layer has to be readable now: the host may have mended it. dm-verity reports
+// that block until its device is set up anew, and no further one. So each later check reads a part of the layer.
 //
 // A single bad block that nobody has read yet is found only by chance. CheckLayer calls progress after each read that
 // ended. The errors are ErrNoDisk, ErrCorrupt, or what the read returned.
-func CheckLayer(ctx context.Context, layer release.Layer, blocks int, progress func()) (err error) {
+func CheckLayer(ctx context.Context, layer release.Layer, by Thoroughness, progress func()) (err error) {
 	fail := func(err error) error { return fmt.Errorf("check layer %s: %w", layer.ID, err) }
 	disks, err := Disks()
 	if err != nil {
@@ -47,7 +58,7 @@ func CheckLayer(ctx context.Context, layer release.Layer, blocks int, progress f
 		return fail(err)
 	}
 	if corrupted(status) {
-		if err := readAgain(ctx, layer, stat.Dev, progress); err != nil {
+		if err := mended.check(ctx, layer, stat.Dev, by.Part, progress); err != nil {
 			return fail(fmt.Errorf("dm-verity has found a block that does not match: %w", err))
 		}
 	}
@@ -63,28 +74,50 @@ func CheckLayer(ctx context.Context, layer release.Layer, blocks int, progress f
 		return fail(fmt.Errorf("allocate a block: %w", err))
 	}
 	defer func() { err = errors.Join(err, unix.Munmap(buffer)) }()
-	if err := readSample(ctx, device, buffer, sample(layer.DataSize, blocks, rand.Float64()), progress); err != nil { //nolint:gosec // no secret
+	if err := readSample(ctx, device, buffer, sample(layer.DataSize, by.Blocks, rand.Float64()), progress); err != nil { //nolint:gosec // no secret
 		return fail(err)
 	}
 	return nil
 }
 
-// mended are the devices that dm-verity reports as corrupted and that could be read whole since.
-var mended sync.Map
+// mended are the layers in which dm-verity has found a bad block.
+var mended = reread{next: map[rereadKey]int64{}, read: readLayer}
 
-// readAgain reads a layer whole of which dm-verity has found a bad block: the host may have mended it, and dm-verity
-// reports it until the device is set up anew. A layer that could be read is not read again.
-func readAgain(ctx context.Context, layer release.Layer, device uint64, progress func()) error {
-	type key struct {
-		id     tree.Digest
-		device uint64
+type rereadKey struct {
+	id     tree.Digest
+	device uint64
+}
+
+// reread reads layers again, a part at a time.
+type reread struct {
+	mutex sync.Mutex
+	// next is where the next part begins. A layer without an entry was not readable as a whole yet.
+	next map[rereadKey]int64
+	read func(ctx context.Context, layer release.Layer, from, to int64, progress func()) error
+}
+
+// check reads the next part of a layer, or the whole if it was not readable before or if part is 0.
+func (r *reread) check(ctx context.Context, layer release.Layer, device uint64, part int64, progress func()) error {
+	key := rereadKey{layer.ID, device}
+	r.mutex.Lock()
+	from, whole := r.next[key]
+	r.mutex.Unlock()
+	to := layer.DataSize
+	if whole && part > 0 {
+		to = min(from+part, to)
+	} else {
+		from = 0
 	}
-	if _, whole := mended.Load(key{layer.ID, device}); whole {
-		return nil
-	}
-	err := readLayer(ctx, layer, progress)
-	if err == nil {
-		mended.Store(key{layer.ID, device}, true)
+	err := r.read(ctx, layer, from, to, progress)
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	switch {
+	case err != nil:
+		delete(r.next, key)
+	case to == layer.DataSize:
+		r.next[key] = 0
+	default:
+		r.next[key] = to
 	}
 	return err
 }

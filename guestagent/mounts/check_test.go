@@ -93,3 +93,50 @@ func TestALayerNeedsItsDisk(t *testing.T) {
 		}
 	}
 }
+
+// A layer that was mended is read again in each refresh, and in parts by each status: a second bad block is found.
+func TestALayerThatWasMendedIsReadAgainAndAgain(t *testing.T) {
+	layer := release.Layer{ID: tree.Sum([]byte("layer")), DataSize: 10 * readBlock}
+	bad := int64(-1)
+	var read [][2]int64
+	r := reread{next: map[rereadKey]int64{}, read: func(_ context.Context, _ release.Layer, from, to int64, _ func()) error {
+		read = append(read, [2]int64{from / readBlock, to / readBlock})
+		if bad >= from && bad < to {
+			return ErrCorrupt
+		}
+		return nil
+	}}
+	check := func(device uint64, part int64) error {
+		return r.check(t.Context(), layer, device, part*readBlock, func() {})
+	}
+	for range 4 {
+		if err := check(1, 4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := [][2]int64{{0, 10}, {0, 4}, {4, 8}, {8, 10}}; !slices.Equal(read, want) {
+		t.Errorf("read are %v, want %v", read, want)
+	}
+	bad = 5 * readBlock
+	if err := check(1, 4); err != nil {
+		t.Errorf("a part without the bad block: %v", err)
+	}
+	if err := check(1, 4); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("the part with the second bad block: %v", err)
+	}
+	if err := check(1, 4); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("once more, the whole: %v", err)
+	}
+	bad = -1
+	if err := check(1, 4); err != nil {
+		t.Errorf("mended again: %v", err)
+	}
+	bad = 9 * readBlock
+	if err := check(1, 0); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a refresh reads the whole: %v", err)
+	}
+	bad, read = -1, nil
+	if err := check(2, 4); err != nil || !slices.Equal(read, [][2]int64{{0, 10}}) {
+		t.Errorf("another device: %v, read are %v", err, read)
+	}
+}

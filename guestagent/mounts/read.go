@@ -24,11 +24,11 @@ var ErrCorrupt = errors.New("the layer does not have the bytes that its id names
 // offset, in bytes, of the first block that does not match the layer's id. What it reads does not stay in the page
 // cache.
 func ReadLayer(ctx context.Context, layer release.Layer) error {
-	return readLayer(ctx, layer, func() {})
+	return readLayer(ctx, layer, 0, layer.DataSize, func() {})
 }
 
-// readLayer is ReadLayer. It calls progress after each chunk.
-func readLayer(ctx context.Context, layer release.Layer, progress func()) (err error) {
+// readLayer is ReadLayer for the bytes from one offset to another. It calls progress after each chunk.
+func readLayer(ctx context.Context, layer release.Layer, from, to int64, progress func()) (err error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(LayerPath(layer.ID), &stat); err != nil {
 		return fmt.Errorf("read layer %s: %w", layer.ID, err)
@@ -38,16 +38,16 @@ func readLayer(ctx context.Context, layer release.Layer, progress func()) (err e
 		return fmt.Errorf("read layer %s: %w", layer.ID, err)
 	}
 	defer func() { err = errors.Join(err, device.Close()) }()
-	if err := readWhole(ctx, device, layer.DataSize, progress); err != nil {
+	if err := readRange(ctx, device, from, to, progress); err != nil {
 		return fmt.Errorf("read layer %s: %w", layer.ID, err)
 	}
 	return nil
 }
 
-// readWhole reads size bytes from the start of a device.
-func readWhole(ctx context.Context, device *os.File, size int64, progress func()) error {
+// readRange reads a device from one offset to another.
+func readRange(ctx context.Context, device *os.File, from, size int64, progress func()) error {
 	buffer := make([]byte, readChunk)
-	for offset := int64(0); offset < size; {
+	for offset := from; offset < size; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

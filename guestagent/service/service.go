@@ -210,7 +210,7 @@ func (liveLayers) Open(id tree.Digest) (bool, error) {
 
 // Check implements Layers.
 func (liveLayers) Check(ctx context.Context, layer release.Layer) error {
-	return live.CheckLayer(ctx, layer, live.StatusSample)
+	return live.CheckLayer(ctx, layer, live.StatusCheck)
 }
 
 // Close implements Layers.
