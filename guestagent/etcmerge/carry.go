@@ -216,7 +216,7 @@ func (p *planner) act(ctx context.Context) error {
 			p.outcome.Carried++
 		}
 	}
-	if err := p.writeDeferred(ctx); err != nil {
+	if err := p.writeDeferred(); err != nil {
 		return err
 	}
 	return p.syncDirectories(ctx, removed)

@@ -59,7 +59,7 @@ func read(t tb, root string) map[string]string {
 			return err
 		}
 		name, err := filepath.Rel(root, path)
-		if err != nil || name == "." || name == lockPath || name == deferredPath {
+		if err != nil || name == "." || name == lockPath {
 			return err
 		}
 		info, err := entry.Info()

@@ -4,17 +4,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"unicode/utf8"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// deferredPath is the file that lists what could not be carried, in the VM's own /etc so that it is undone and kept
-// with the rest. Without it, the next carry would compare this VM with a release that the path never had: the old
-// file would count as the administrator's, and an account would be missing for good.
-const deferredPath = "etc/.sharedos-deferred"
+const (
+	// deferredName is the file next to the baseline that lists what could not be carried. Without it, the next carry would
+	// compare this VM with a release that the path never had: the old file would count as the administrator's, and an
+	// account would be missing for good.
+	deferredName = "deferred"
+	// beforeName is the file of a record with the list from before the carry, if there was one.
+	beforeName = "deferred-before"
+	// formerPath is where earlier versions had the list, in the VM's own /etc. A carry moves it from there.
+	formerPath = "etc/.sharedos-deferred"
+)
 
 // deferredLater are the kinds of conflicts after which a path is tried again at each carry.
 var deferredLater = []Kind{Mounted, Protected, Unreadable, OtherType, AccountsLocked}
@@ -28,19 +37,25 @@ type deferredEntry struct {
 	Base string `json:"base,omitempty"`
 }
 
+// shownDeferred is how a conflict names the list.
+const shownDeferred = "run/sharedos/private/sharedos/" + deferredName
+
 // errDeferred means that the list of deferred paths is damaged.
 var errDeferred = errors.New("the list of paths that earlier refreshes could not bring is damaged")
 
+// deferredPath is the file of the list.
+func (c Carrier) deferredPath() string { return filepath.Join(filepath.Dir(c.Record), deferredName) }
+
 // readDeferred reads the list; errDeferred if it is damaged. Without a list there are no deferred paths.
-func readDeferred(live *os.Root) ([]deferredEntry, error) {
-	entry, err := entryAt(live, deferredPath)
-	switch {
-	case err != nil || entry == nil:
-		return nil, err
-	case !isRegular(entry):
-		return nil, fmt.Errorf("%w: it is a %s", errDeferred, entry.Type)
+func (c Carrier) readDeferred(live *os.Root) ([]deferredEntry, error) {
+	data, err := fileio.Read(c.deferredPath(), maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		var former *tree.Entry
+		if former, err = entryAt(live, formerPath); err != nil || former == nil || !isRegular(former) {
+			return nil, err
+		}
+		data, err = readAt(live, formerPath)
 	}
-	data, err := readAt(live, deferredPath)
 	if err != nil {
 		return nil, err
 	}
@@ -51,14 +66,48 @@ func readDeferred(live *os.Root) ([]deferredEntry, error) {
 	return list, nil
 }
 
+// saveDeferred copies the list to the record, from which an undo restores it. saved is false if there is none.
+func (c Carrier) saveDeferred() (saved bool, err error) {
+	data, err := fileio.Read(c.deferredPath(), maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, os.WriteFile(filepath.Join(c.Record, beforeName), data, 0o600)
+}
+
+// restoreDeferred undoes writeDeferred.
+func (c Carrier) restoreDeferred() error {
+	data, err := fileio.Read(filepath.Join(c.Record, beforeName), maxRecord)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return c.placeDeferred(data)
+}
+
+// placeDeferred replaces the list; without data there is none afterwards.
+func (c Carrier) placeDeferred(data []byte) error {
+	if len(data) > 0 {
+		return fileio.Replace(c.deferredPath(), data, 0o600)
+	}
+	if err := os.Remove(c.deferredPath()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return fileio.SyncDirectory(filepath.Dir(c.Record))
+}
+
 // withDeferred adds the paths that earlier carries could not bring to the differences: their old version is the one
 // that this VM has.
 func (p *planner) withDeferred(differences []Difference) ([]Difference, error) {
 	var err error
-	p.deferred, err = readDeferred(p.live)
+	p.deferred, err = p.carrier.readDeferred(p.live)
 	switch {
 	case errors.Is(err, errDeferred): // one file never blocks all, and what is forgotten is reported
-		p.conflict(deferredPath, Unreadable, err.Error()+"; these paths stay as they are until the release changes them again")
+		p.conflict(shownDeferred, Unreadable, err.Error()+"; these paths stay as they are until the release changes them again")
 	case err != nil:
 		return nil, fmt.Errorf("read what earlier carries left: %w", err)
 	}

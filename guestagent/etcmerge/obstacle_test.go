@@ -141,38 +141,68 @@ func TestOnePathThatCannotBeWrittenBlocksNoOther(t *testing.T) {
 	}
 }
 
-// The list of deferred paths is a file of /etc like others: damaged or blocked, it is reported and blocks no carry.
+// A damaged list of deferred paths is reported and blocks no carry, whoever wrote it.
 func TestADamagedListOfDeferredPathsIsReportedAndBlocksNothing(t *testing.T) {
-	for name, damage := range map[string]func(t *testing.T, path string){
-		"no JSON":                func(t *testing.T, path string) { must(t, os.WriteFile(path, []byte("[{"), 0o600)) },
-		"a directory with files": func(t *testing.T, path string) { must(t, os.MkdirAll(path+"/own", 0o755)) },
-		"an empty directory":     func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o755)) },
+	for name, damage := range map[string]func(t *testing.T, v vm){
+		"no JSON":                        func(t *testing.T, v vm) { must(t, os.WriteFile(v.deferredPath(), []byte("[{"), 0o600)) },
+		"no JSON, of an earlier version": func(t *testing.T, v vm) { must(t, os.WriteFile(v.Root+"/"+formerPath, []byte("[{"), 0o600)) },
+		"a directory where it was":       func(t *testing.T, v vm) { must(t, os.MkdirAll(v.Root+"/"+formerPath+"/own", 0o755)) },
 	} {
 		for _, deferring := range []bool{false, true} {
 			t.Run(name+map[bool]string{true: ", with a path to defer"}[deferring], func(t *testing.T) {
 				v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2"})
-				damage(t, v.Root+"/"+deferredPath)
+				damage(t, v)
+				before := read(t, v.Root)
 				if deferring {
 					defer bind(t, v.Root+"/etc/b", v.Root+"/etc/b")()
 				}
 				outcome := v.carry(t)
-				if !slices.ContainsFunc(outcome.Conflicts, func(c Conflict) bool { return c.Path == deferredPath && c.Advice() != "" }) {
+				told := slices.ContainsFunc(outcome.Conflicts, func(c Conflict) bool { return c.Path == shownDeferred && c.Advice() != "" })
+				if told != strings.HasPrefix(name, "no JSON") {
 					t.Errorf("conflicts %+v", outcome.Conflicts)
 				}
 				if got := read(t, v.Root)["etc/a"]; !strings.HasSuffix(got, "2") {
 					t.Errorf("the other file is %q", got)
 				}
-				must(t, v.Undo(t.Context()))
-				if got := read(t, v.Root)["etc/a"]; !strings.HasSuffix(got, "1") {
-					t.Errorf("after the undo it is %q", got)
+				if v.left(t) != deferring {
+					t.Errorf("something is left to carry: %v", !deferring)
 				}
-				if name == "a directory with files" {
-					if _, err := os.Stat(v.Root + "/" + deferredPath + "/own"); err != nil {
-						t.Errorf("what is not ours is gone: %v", err)
-					}
+				must(t, v.Undo(t.Context()))
+				if diff := cmp.Diff(before, read(t, v.Root)); diff != "" {
+					t.Errorf("after the undo:\n%s", diff)
 				}
 			})
 		}
+	}
+}
+
+// The list of an earlier version is in /etc. The next carry reads it, and moves it to the private disk; an undo moves it back.
+func TestTheListOfAnEarlierVersionIsMoved(t *testing.T) {
+	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2"})
+	unbind := bind(t, v.Root+"/etc/b", v.Root+"/etc/b")
+	v.carry(t)
+	must(t, v.Settle("2"))
+	list, err := os.ReadFile(v.deferredPath())
+	must(t, err)
+	must(t, os.WriteFile(v.Root+"/"+formerPath, list, 0o600))
+	must(t, os.Remove(v.deferredPath()))
+
+	v.old = v.new // the next release has nothing new
+	before := read(t, v.Root)
+	v.carry(t)
+	if _, err := os.Stat(v.Root + "/" + formerPath); !os.IsNotExist(err) || !v.left(t) {
+		t.Errorf("it is not moved: %v", err)
+	}
+	must(t, v.Undo(t.Context()))
+	if _, err := os.Stat(v.deferredPath()); !os.IsNotExist(err) {
+		t.Errorf("after the undo there is a new list: %v", err)
+	}
+	if diff := cmp.Diff(before, read(t, v.Root)); diff != "" {
+		t.Errorf("after the undo:\n%s", diff)
+	}
+	unbind()
+	if v.carry(t); v.left(t) || !strings.HasSuffix(read(t, v.Root)["etc/b"], "2") {
+		t.Errorf("what was left is not brought: %v", read(t, v.Root))
 	}
 }
 
@@ -317,7 +347,7 @@ func (v vm) left(t *testing.T) bool {
 	live, err := os.OpenRoot(v.Root)
 	must(t, err)
 	defer func() { must(t, live.Close()) }()
-	list, err := readDeferred(live)
+	list, err := v.readDeferred(live)
 	must(t, err)
 	return len(list) > 0
 }

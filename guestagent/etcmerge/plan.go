@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -108,12 +107,12 @@ func (p *planner) plan(ctx context.Context) error {
 	}
 	slices.SortStableFunc(last, func(a, b step) int { return slices.Index(AccountOrder, a.Path) - slices.Index(AccountOrder, b.Path) })
 	p.steps = append(p.steps, last...)
-	if len(p.steps) > 0 || len(p.deferred) > 0 || len(p.outcome.Conflicts) > 0 {
-		now, err := entryAt(p.live, deferredPath)
-		if err != nil {
-			return err
-		}
-		p.steps = append(p.steps, step{Path: deferredPath, before: now, Always: true})
+	now, err := entryAt(p.live, formerPath)
+	if err != nil {
+		return err
+	}
+	if isRegular(now) {
+		p.steps = append(p.steps, step{Path: formerPath, before: now, Always: true})
 	}
 	return nil
 }
@@ -399,38 +398,29 @@ func (p *planner) merge(d Difference, ours *tree.Entry, all AccountMerge) {
 	}
 }
 
-// writeDeferred writes the list of paths that the next carry tries again, or removes it. What this VM has in its place is
-// reported and stays: the paths are then not tried again.
-func (p *planner) writeDeferred(ctx context.Context) error {
-	err := p.replaceDeferred(ctx, p.toDefer())
-	if o := asObstacle(err); o != nil {
-		p.report(obstacleConflict(deferredPath, o))
+// writeDeferred writes the list of paths that the next carry tries again, or removes it, and removes that of an earlier
+// version.
+func (p *planner) writeDeferred() error {
+	var data []byte
+	if list := p.toDefer(); len(list) > 0 {
+		var err error
+		if data, err = json.Marshal(list); err != nil {
+			return err
+		}
+	}
+	if err := p.carrier.placeDeferred(data); err != nil {
+		return err
+	}
+	former, err := entryAt(p.live, formerPath)
+	if err != nil || !isRegular(former) {
+		return err
+	}
+	err = p.live.Remove(formerPath)
+	if o := asObstacle(err); o != nil { // it is not read any more
+		p.report(obstacleConflict(formerPath, o))
 		return nil
 	}
 	return err
-}
-
-func (p *planner) replaceDeferred(ctx context.Context, list []deferredEntry) error {
-	now, err := entryAt(p.live, deferredPath)
-	switch {
-	case err != nil:
-		return err
-	case now != nil && !isRegular(now):
-		return &obstacle{OtherType, fmt.Errorf("it is a %s", now.Type)}
-	case len(list) == 0 && now == nil:
-		return nil
-	case len(list) == 0:
-		return p.live.Remove(deferredPath)
-	}
-	data, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
-	entry := &tree.Entry{Path: deferredPath, Type: tree.Regular, Mode: 0o600, Size: int64(len(data)), Digest: tree.Sum(data)}
-	if err := p.put(entry, text(string(data))); err != nil {
-		return err
-	}
-	return p.finish(ctx)
 }
 
 // asHere returns an entry of the old release with the owner that this VM's version has, if that is the same account:

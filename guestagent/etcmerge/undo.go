@@ -52,6 +52,10 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step, next *
 			return err
 		}
 	}
+	deferred, err := c.saveDeferred()
+	if err != nil {
+		return err
+	}
 	baseline, err := next.encode()
 	if err != nil {
 		return err
@@ -75,7 +79,11 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step, next *
 	if err := os.WriteFile(temporary, data, 0o600); err != nil {
 		return err
 	}
-	if err := c.syncRecord(ctx, steps); err != nil {
+	more := []string{endsName, baselineName}
+	if deferred {
+		more = append(more, beforeName)
+	}
+	if err := c.syncRecord(ctx, steps, more); err != nil {
 		return err
 	}
 	return os.Rename(temporary, filepath.Join(c.Record, startedName))
@@ -128,8 +136,8 @@ func (c Carrier) saved(s step) content {
 	}
 }
 
-// syncRecord syncs the files of the record and their directories.
-func (c Carrier) syncRecord(ctx context.Context, steps []step) (err error) {
+// syncRecord syncs the files of the record, those of the steps and more, and their directories.
+func (c Carrier) syncRecord(ctx context.Context, steps []step, more []string) (err error) {
 	parent, err := os.OpenRoot(filepath.Dir(c.Record))
 	if err != nil {
 		return err
@@ -141,7 +149,7 @@ func (c Carrier) syncRecord(ctx context.Context, steps []step) (err error) {
 			names = append(names, s.Saved)
 		}
 	}
-	names = append(names, endsName, baselineName, startedName+temporarySuffix)
+	names = append(append(names, more...), startedName+temporarySuffix)
 	for i := range names {
 		names[i] = filepath.Join(filepath.Base(c.Record), names[i])
 	}
@@ -309,7 +317,7 @@ func (c Carrier) Undo(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := c.restore(ctx, live, steps); err != nil {
+	if err := errors.Join(c.restore(ctx, live, steps), c.restoreDeferred()); err != nil {
 		return fmt.Errorf("undo /etc: %w", err)
 	}
 	return c.drop()
