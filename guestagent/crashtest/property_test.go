@@ -39,7 +39,7 @@ func (v version) String() string {
 
 // The paths in which the releases of a case differ, and which an administrator may change.
 var (
-	osPaths   = []string{"usr/share/a", "usr/share/b/c", "usr/lib/libx.so"}
+	osPaths   = []string{"usr/lib/sysimage/dpkg/status", "usr/share/a", "usr/share/b/c", "usr/lib/libx.so"}
 	usedPaths = []string{"etc/p.conf", "etc/q/r.conf", "var/opt/acme/s", "var/opt/acme/bin/t"}
 	unitNames = []string{"u0", "u1", "u2"}
 )
