@@ -237,7 +237,7 @@ func (m *merged) linked(name string) (*file, error) {
 	}
 }
 
-// put gives a file a name, and replaces what a lower layer has there.
+// put gives a file a name, and replaces what a lower layer, or an earlier entry of the layer, has there.
 func (m *merged) put(dir *node, name string, layer int, f *file) error {
 	old, ok := dir.children[name]
 	switch {
@@ -245,8 +245,6 @@ func (m *merged) put(dir *node, name string, layer int, f *file) error {
 		return m.insert(dir, name, layer, f)
 	case old.file.kind == tree.Directory && f.kind == tree.Directory:
 		old.file, old.layer = f, layer
-	case old.layer == layer && old.file.kind != f.kind:
-		return fmt.Errorf("is a %s, and was a %s earlier in the layer: %w", f.kind, old.file.kind, source.ErrRefused)
 	default:
 		m.entries -= old.count() - 1
 		*old = node{name: name, parent: dir, file: f, layer: layer}

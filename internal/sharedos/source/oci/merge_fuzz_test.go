@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/tarstream"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -45,6 +46,11 @@ func FuzzMerge(f *testing.F) {
 	f.Add(stream("a->b", "b->a"), stream("a/evil"))
 	f.Add(stream("../evil"), stream(".wh..", "a=a"))
 	f.Add(stream("d/a"), stream("d", "d/a"))
+	f.Add(stream("d/a", "d->e", "d/b"), stream("e/x", "e", "e/", "usr//bin/./x"))
+	archives := sourcetest.Archives()
+	for i, archive := range archives {
+		f.Add(sourcetest.Tar(f, archive.Items...), sourcetest.Tar(f, archives[len(archives)-1-i].Items...))
+	}
 	dir := f.TempDir()
 	limits := source.Limits{Content: 1 << 20, Entries: 1000, Metadata: 1 << 20}
 	f.Fuzz(func(t *testing.T, one, two []byte) {

@@ -35,7 +35,11 @@ func Decompress(file io.Reader) (io.Reader, func(), error) {
 	switch {
 	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
 		z, err := gzip.NewReader(r)
-		return z, nothing, err
+		if err != nil {
+			return nil, nil, err
+		}
+		z.Multistream(false)
+		return &gzipReader{from: r, member: z}, nothing, nil
 	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
 		// With a concurrency of 1 the decoder starts no goroutines that would read from the file on their own.
 		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
@@ -53,6 +57,52 @@ func Decompress(file io.Reader) (io.Reader, func(), error) {
 	default:
 		return nil, nil, fmt.Errorf("it is no tar file, nor one compressed with gzip, zstd, xz or bzip2: %w", source.ErrCorrupt)
 	}
+}
+
+// gzipReader reads the members of a file one after the other (RFC 1952, section 2.2). Like gzip itself, it ignores zeros
+// after the last one, with which tapes and other devices of fixed blocks are filled.
+type gzipReader struct {
+	from   *bufio.Reader
+	member *gzip.Reader
+}
+
+func (g *gzipReader) Read(p []byte) (int, error) {
+	for {
+		n, err := g.member.Read(p)
+		if n > 0 && errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if !errors.Is(err, io.EOF) {
+			return n, err
+		}
+		// A decompressor that reads from an io.ByteReader stops after its member.
+		head, err := g.from.Peek(1)
+		switch {
+		case errors.Is(err, io.EOF):
+			return 0, io.EOF
+		case err != nil:
+			return 0, err
+		case head[0] == 0:
+			return 0, g.skipPadding()
+		}
+		if err := g.member.Reset(g.from); err != nil {
+			return 0, err
+		}
+		g.member.Multistream(false)
+	}
+}
+
+// skipPadding returns io.EOF if only zeros follow.
+func (g *gzipReader) skipPadding() error {
+	for range maxPadding {
+		switch b, err := g.from.ReadByte(); {
+		case err != nil:
+			return err
+		case b != 0:
+			return fmt.Errorf("there are other data after the zeros that fill the file: %w", source.ErrCorrupt)
+		}
+	}
+	return fmt.Errorf("more than %d zeros fill the file: %w", maxPadding, source.ErrLimit)
 }
 
 // zstdReader distinguishes a file that requests more than maxWindow from a damaged one.

@@ -2,8 +2,11 @@ package tarstream
 
 import (
 	"archive/tar"
+	"encoding/base64"
 	"fmt"
 	"math"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,9 +16,14 @@ import (
 
 // Records of PAX headers that carry what a plain header cannot (pax(5) of libarchive, GNU tar's --xattrs).
 const (
-	paxXattr = "SCHILY.xattr."
-	paxACL   = "SCHILY.acl."
+	paxXattr      = "SCHILY.xattr."
+	paxACL        = "SCHILY.acl."
+	paxLibarchive = "LIBARCHIVE.xattr."
 )
+
+// paxForeign are records of what a tree cannot have: flags such as "immutable", ACLs of NFS 4 and macOS, and the SELinux
+// labels of GNU tar.
+var paxForeign = []string{"SCHILY.fflags", "SCHILY.acl.ace", "RHT.security.selinux"}
 
 // Entry returns the entry that a header describes, without the digest of its content. A hard link is a regular file of
 // size 0; see LinkTarget. The error wraps source.ErrRefused or source.ErrLimit.
@@ -69,36 +77,38 @@ func Entry(header *tar.Header) (tree.Entry, error) {
 
 // Path returns the path of the entry that a header describes. The error wraps source.ErrRefused.
 func Path(header *tar.Header) (string, error) {
-	return entryPath(header.Name, header.Typeflag == tar.TypeDir)
+	return entryPath(header.Name)
 }
 
 // LinkTarget returns the path of the file that a hard link refers to. The error wraps source.ErrRefused.
 func LinkTarget(name string) (string, error) {
-	p, err := entryPath(name, false)
+	p, err := entryPath(name)
 	if err != nil {
 		return "", fmt.Errorf("hard link to %q: %w", name, err)
 	}
 	return p, nil
 }
 
-// entryPath turns a name in a stream into a path of a tree.
-func entryPath(name string, directory bool) (string, error) {
+// entryPath turns a name in a stream into a path of a tree. Programs write names with "./", "//" and "/./" in them.
+func entryPath(name string) (string, error) {
 	p := name
-	if rest, ok := strings.CutPrefix(p, "./"); ok {
-		p = rest
-	} else if rest, ok := strings.CutPrefix(p, "/"); ok {
-		p = rest
-	}
-	if directory {
-		p = strings.TrimSuffix(p, "/")
-	}
-	if p == "" && (name == "./" || name == "/") {
-		p = tree.Root
+	if tree.CheckPath(p) != nil && p != "" {
+		p = cleanPath(p)
 	}
 	if err := tree.CheckPath(p); err != nil {
 		return "", fmt.Errorf("%w: %w", err, source.ErrRefused)
 	}
 	return p, nil
+}
+
+// cleanPath removes empty steps and "." from a path. Unlike path.Clean, it keeps "..", which is refused: it may lead out
+// of the tree, and through a symbolic link it leads elsewhere than it seems to.
+func cleanPath(p string) string {
+	steps := slices.DeleteFunc(strings.Split(p, "/"), func(step string) bool { return step == "" || step == "." })
+	if len(steps) == 0 {
+		return tree.Root
+	}
+	return strings.Join(steps, "/")
 }
 
 // accountNumber checks a uid or gid. The largest number means "none" to the kernel.
@@ -124,17 +134,29 @@ func setDevice(e *tree.Entry, header *tar.Header) error {
 // ModTime truncates a time to seconds, and moves times before 1970 to 1970.
 func ModTime(t time.Time) time.Time { return time.Unix(max(t.Unix(), 0), 0) }
 
-// xattrs returns the extended attributes of a header; nil if it has none.
+// xattrs returns the extended attributes of a header; nil if it has none. They include what Linux does not have as an
+// attribute, under the name of its record: it is reported and removed later (package rootfs), and not lost in silence.
 func xattrs(header *tar.Header) (map[string]string, error) {
 	var all map[string]string
 	size := 0
 	for key, value := range header.PAXRecords {
-		if strings.HasPrefix(key, paxACL) {
+		name, ok := strings.CutPrefix(key, paxXattr)
+		switch {
+		case ok:
+		case slices.Contains(paxForeign, key):
+			name = key
+		case strings.HasPrefix(key, paxACL):
 			return nil, fmt.Errorf("has an ACL as text (%s), which would be lost: %w; make the archive with "+
 				"extended attributes instead (tar --xattrs --xattrs-include='*')", key, source.ErrRefused)
-		}
-		name, ok := strings.CutPrefix(key, paxXattr)
-		if !ok {
+		case strings.HasPrefix(key, paxLibarchive):
+			var err error
+			if name, value, err = libarchiveXattr(key, value); err != nil {
+				return nil, err
+			}
+			if _, twice := header.PAXRecords[paxXattr+name]; twice {
+				continue
+			}
+		default:
 			continue
 		}
 		if strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
@@ -152,4 +174,18 @@ func xattrs(header *tar.Header) (map[string]string, error) {
 		all[name] = value
 	}
 	return all, nil
+}
+
+// libarchiveXattr decodes a record in which libarchive stores an attribute: a URL-encoded name and a value in base64
+// (archive_write_set_format_pax.c, archive_write_pax_header_xattr).
+func libarchiveXattr(key, value string) (name, decoded string, err error) {
+	name, err = url.PathUnescape(strings.TrimPrefix(key, paxLibarchive))
+	if err != nil {
+		return "", "", fmt.Errorf("has the damaged attribute %q: %w", source.Shorten(key), source.ErrRefused)
+	}
+	data, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
+	if err != nil {
+		return "", "", fmt.Errorf("has the damaged attribute %q: %w", source.Shorten(name), source.ErrRefused)
+	}
+	return name, string(data), nil
 }

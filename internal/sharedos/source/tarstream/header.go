@@ -2,6 +2,7 @@ package tarstream
 
 import (
 	"archive/tar"
+	"slices"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -30,7 +31,10 @@ func Header(e tree.Entry) *tar.Header {
 	if len(e.Xattrs) > 0 {
 		header.PAXRecords = make(map[string]string, len(e.Xattrs))
 		for name, value := range e.Xattrs {
-			header.PAXRecords[paxXattr+name] = value
+			if !slices.Contains(paxForeign, name) {
+				name = paxXattr + name
+			}
+			header.PAXRecords[name] = value
 		}
 	}
 	return header

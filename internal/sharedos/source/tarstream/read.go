@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
@@ -20,9 +22,11 @@ import (
 // entries, not with their contents.
 //
 // The stream is not trusted:
-//   - "/x" and "./x" mean x. A name with "..", "//" or "/./", or one that is longer than Linux allows, is refused.
-//   - An entry below a symbolic link, or below anything else that is not a directory, is refused.
-//   - If a path occurs twice, the later entry counts. Both must have the same type.
+//   - "/x", "./x", ".//x" and "./././x" mean x. A name with "..", or one that is longer than Linux allows, is refused.
+//   - A symbolic link in the path of an entry, or of the target of a hard link, is followed inside the tree. An entry below
+//     anything else that is not a directory is refused.
+//   - If a path occurs twice, the later entry counts, whatever their types are. With a directory that is no more, all below
+//     it disappears.
 //   - A hard link becomes a copy of an earlier file of the stream, which must not be a directory.
 //   - Parent directories that the stream lacks are added, as root:root with mode 0755.
 //   - Device nodes are kept, except for the character device 0:0: overlayfs takes it for a whiteout. For the same reason
@@ -31,9 +35,9 @@ import (
 //     are kept.
 //   - A stream without an end-of-archive marker is truncated. One with anything but zeros after the marker is damaged.
 //
-// Names need not be UTF-8. Extended attributes (SCHILY.xattr.*, among them security.capability) are kept. SELinux
-// labels in RHT.security.selinux records and fractions of seconds are dropped. Errors wrap source.ErrCorrupt,
-// source.ErrRefused or source.ErrLimit and name the entry.
+// Names need not be UTF-8. Extended attributes (SCHILY.xattr.* and LIBARCHIVE.xattr.*, among them security.capability) are
+// kept, and so are records of what is no attribute on Linux (paxForeign). Fractions of seconds are dropped. Errors wrap
+// source.ErrCorrupt, source.ErrRefused or source.ErrLimit and name the entry.
 func Read(ctx context.Context, r io.Reader, spoolDir string, limits source.Limits) (_ *tree.Tree, _ io.Closer, err error) {
 	s, err := newSpool(spoolDir)
 	if err != nil {
@@ -63,8 +67,11 @@ type reader struct {
 	*Scanner
 	spool   *spool
 	entries entryList
-	// index maps paths to positions in entries.
+	// index maps paths to positions in entries. Some may be below directories that are no more; see live.
 	index map[string]int
+	// ended counts, by path, how often a directory was replaced by something else. For entries below a path at which a
+	// directory ended, born has the count at their time.
+	ended, born map[string]int
 }
 
 // largeTree is the number of entries from which on a garbage collection, which takes a tenth of a second, is worth it.
@@ -72,12 +79,39 @@ const largeTree = 100_000
 
 // takeEntries returns the entries as one slice. The reader cannot be used afterwards.
 func (t *reader) takeEntries() []tree.Entry {
-	t.index = nil
+	if len(t.ended) == 0 {
+		t.index = nil
+	}
 	if t.entries.length >= largeTree {
 		// Otherwise the slice would be allocated on top of the index and of what the producer of the stream used.
 		runtime.GC()
 	}
-	return t.entries.join()
+	all := t.entries.join()
+	if len(t.ended) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(e tree.Entry) bool { return !t.live(e.Path) })
+}
+
+// entry returns the entry of a path, without following a symbolic link; nil if there is none.
+func (t *reader) entry(p string) *tree.Entry {
+	i, ok := t.index[p]
+	if !ok || !t.live(p) {
+		return nil
+	}
+	return t.entries.at(i)
+}
+
+// live reports whether a path that was put is not in a directory that is no more.
+func (t *reader) live(p string) bool {
+	for len(t.ended) > 0 && p != tree.Root {
+		dir := tree.Parent(p)
+		if t.born[p] != t.ended[dir] {
+			return false
+		}
+		p = dir
+	}
+	return true
 }
 
 func (t *reader) readAll() error {
@@ -100,7 +134,7 @@ func (t *reader) readEntry(header *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	if err := t.addParents(e.Path); err != nil {
+	if e.Path, err = t.place(e.Path); err != nil {
 		return err
 	}
 	switch {
@@ -125,11 +159,15 @@ func (t *reader) linked(p, name string) (tree.Entry, error) {
 	if err != nil {
 		return tree.Entry{}, err
 	}
-	i, ok := t.index[target]
-	if !ok {
+	dir, err := t.follow(tree.Parent(target), nil)
+	if err != nil {
+		return tree.Entry{}, fmt.Errorf("hard link to %q: %w", name, err)
+	}
+	earlier := t.entry(path.Join(dir, path.Base(target)))
+	if earlier == nil {
 		return tree.Entry{}, fmt.Errorf("hard link to %q, which is not in the stream before it: %w", name, source.ErrRefused)
 	}
-	e := *t.entries.at(i)
+	e := *earlier
 	if e.Type == tree.Directory {
 		return tree.Entry{}, fmt.Errorf("hard link to the directory %q: %w", name, source.ErrRefused)
 	}
@@ -142,9 +180,16 @@ func (t *reader) put(e tree.Entry) error {
 	if err := t.AddMetadata(e); err != nil {
 		return err
 	}
+	again := t.live(e.Path)
+	if len(t.ended) > 0 && e.Path != tree.Root {
+		t.born[e.Path] = t.ended[tree.Parent(e.Path)]
+	}
 	if i, ok := t.index[e.Path]; ok {
-		if earlier := t.entries.at(i).Type; earlier != e.Type {
-			return fmt.Errorf("is a %s, and was a %s earlier in the stream: %w", e.Type, earlier, source.ErrRefused)
+		if t.entries.at(i).Type == tree.Directory && (e.Type != tree.Directory || !again) {
+			if t.ended == nil {
+				t.ended, t.born = map[string]int{}, map[string]int{}
+			}
+			t.ended[e.Path]++
 		}
 		*t.entries.at(i) = e
 		return nil
@@ -157,23 +202,67 @@ func (t *reader) put(e tree.Entry) error {
 	return nil
 }
 
-// addParents adds the directories above p that the stream lacks.
-func (t *reader) addParents(p string) error {
-	var missing []string
-	for dir := p; dir != tree.Root; {
-		dir = tree.Parent(dir)
-		if i, ok := t.index[dir]; ok {
-			if kind := t.entries.at(i).Type; kind != tree.Directory {
-				return fmt.Errorf("is below %q, which is a %s: %w", dir, kind, source.ErrRefused)
+// place returns the path at which an entry is, after the symbolic links above it, and adds the directories that the
+// stream lacks.
+func (t *reader) place(p string) (string, error) {
+	if p == tree.Root {
+		return p, nil
+	}
+	dir, err := t.follow(tree.Parent(p), func(missing string) error {
+		return t.put(tree.Entry{Path: missing, Type: tree.Directory, Mode: 0o755, ModTime: time.Unix(0, 0)})
+	})
+	return path.Join(dir, path.Base(p)), err
+}
+
+// follow returns the path of a directory, as a process would find it whose root is the tree. It calls add for a
+// directory that is missing; if that is nil, the path of a directory that is missing is of no entry.
+func (t *reader) follow(p string, add func(missing string) error) (string, error) {
+	if e := t.entry(p); e != nil && e.Type == tree.Directory {
+		return p, nil // no step of an entry's own path is a link
+	}
+	at := tree.Root
+	if t.entry(at) == nil && add != nil {
+		if err := add(at); err != nil {
+			return "", err
+		}
+	}
+	rest := p
+	for links := 0; rest != ""; {
+		var step string
+		step, rest, _ = strings.Cut(rest, "/")
+		switch step {
+		case "", ".":
+			continue
+		case "..":
+			at = tree.Parent(at)
+			continue
+		}
+		next := path.Join(at, step)
+		e := t.entry(next)
+		switch {
+		case e == nil && add == nil:
+			at = next
+		case e == nil:
+			if err := tree.CheckPath(next); err != nil {
+				return "", fmt.Errorf("%w: %w", err, source.ErrRefused)
 			}
-			break
+			if err := add(next); err != nil {
+				return "", err
+			}
+			at = next
+		case e.Type == tree.Directory:
+			at = next
+		case e.Type == tree.Symlink:
+			if links++; links > tree.MaxLinks || len(e.Link)+len(rest) > 2*tree.MaxPath {
+				return "", fmt.Errorf("%q goes through too many symbolic links: %w", p, source.ErrRefused)
+			}
+			if strings.HasPrefix(e.Link, "/") {
+				at = tree.Root
+			}
+			rest = e.Link + "/" + rest
+		default:
+			return "", fmt.Errorf("is below %q, which is a %s: %w", next, e.Type, source.ErrRefused)
 		}
-		missing = append(missing, dir)
 	}
-	for _, dir := range slices.Backward(missing) {
-		if err := t.put(tree.Entry{Path: dir, Type: tree.Directory, Mode: 0o755, ModTime: time.Unix(0, 0)}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return at, nil
 }

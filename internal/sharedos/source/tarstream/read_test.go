@@ -3,9 +3,11 @@ package tarstream_test
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -78,6 +80,97 @@ func TestReadTarTakesTheLaterOfTwo(t *testing.T) {
 	}
 }
 
+func TestReadTarReadsWhatOtherProgramsWrite(t *testing.T) {
+	for _, archive := range sourcetest.Archives() {
+		tr := sourcetest.ReadTar(t, sourcetest.Tar(t, archive.Items...))
+		if _, err := tree.New(slices.Clone(tr.Entries), tr.Content); err != nil {
+			t.Errorf("%s: %v", archive.Name, err)
+		}
+		for name, want := range archive.Want {
+			e, ok := tr.Lookup(name)
+			got := ""
+			switch {
+			case ok && e.Type == tree.Directory:
+				got = "/"
+			case ok && e.Type == tree.Symlink:
+				got = "-> " + e.Link
+			case ok:
+				data, err := tr.ReadFile(name, 100)
+				sourcetest.Must(t, err)
+				got = string(data)
+			}
+			if got != want {
+				t.Errorf("%s: %s is %q, want %q", archive.Name, name, got, want)
+			}
+		}
+	}
+}
+
+func TestReadTarKeepsRecordsOfOtherSystemsToBeReported(t *testing.T) {
+	var records []sourcetest.Item
+	for _, archive := range sourcetest.Archives() {
+		if archive.Name == "records of other systems" {
+			records = archive.Items
+		}
+	}
+	first := sourcetest.ReadTar(t, sourcetest.Tar(t, records...))
+	// They come through a second stream, as a source of a directory or an image writes it, unchanged.
+	var again bytes.Buffer
+	out := tar.NewWriter(&again)
+	for _, e := range first.Entries {
+		sourcetest.Must(t, out.WriteHeader(tarstream.Header(e)))
+	}
+	sourcetest.Must(t, out.Close())
+	for _, tr := range []*tree.Tree{first, sourcetest.ReadTar(t, again.Bytes())} {
+		for name, want := range map[string]map[string]string{
+			"mac":    {"com.apple.quarantine": "x", "SCHILY.fflags": "uarch", "SCHILY.acl.ace": "owner@:rw"},
+			"lustre": {"lustre.lov": "\xd0\x0b\xd1\x0b", "trusted.lov": "\x00"},
+			"nfs":    {"system.nfs4_acl": "\x00\x00\x00\x03"},
+			"bsd":    {"user.a%b": "x", "SCHILY.fflags": "schg"},
+			"gnu":    {"RHT.security.selinux": "system_u:object_r:bin_t:s0"},
+		} {
+			if e, ok := tr.Lookup(name); !ok || !maps.Equal(e.Xattrs, want) {
+				t.Errorf("%s has %q, want %q", name, e.Xattrs, want)
+			}
+		}
+	}
+}
+
+func TestGzipWithPaddingIsRead(t *testing.T) {
+	compress := func(data []byte) []byte {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		_, err := w.Write(data)
+		sourcetest.Must(t, errors.Join(err, w.Close()))
+		return b.Bytes()
+	}
+	stream := sourcetest.Tar(t, sourcetest.File("a", "a"), sourcetest.File("b", sourcetest.Noise(100_000)))
+	whole, half := compress(stream), len(stream)/2
+	for name, c := range map[string]struct {
+		file []byte
+		good bool
+	}{
+		"plain":                {whole, true},
+		"one zero":             {append(slices.Clone(whole), 0), true},
+		"a block of a tape":    {append(slices.Clone(whole), make([]byte, 10240)...), true},
+		"two members":          {append(compress(stream[:half]), compress(stream[half:])...), true},
+		"two and padding":      {append(append(compress(stream[:half]), compress(stream[half:])...), make([]byte, 512)...), true},
+		"an empty member":      {append(slices.Clone(whole), compress(nil)...), true},
+		"garbage":              {append(slices.Clone(whole), "garbage"...), false},
+		"garbage after zeros":  {append(slices.Clone(whole), "\x00\x00x"...), false},
+		"cut off":              {whole[:len(whole)-1], false},
+		"a second one cut off": {append(compress(stream[:half]), compress(stream[half:])[:20]...), false},
+	} {
+		in, free, err := tarstream.Decompress(bytes.NewReader(c.file))
+		sourcetest.Must(t, err)
+		got, err := io.ReadAll(in)
+		free()
+		if (err == nil) != c.good || c.good && !bytes.Equal(got, stream) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+	}
+}
+
 func TestReadTarRefusesHostileStreams(t *testing.T) {
 	xattr := func(key, value string) sourcetest.Item {
 		i := sourcetest.File("evil", "")
@@ -95,16 +188,13 @@ func TestReadTarRefusesHostileStreams(t *testing.T) {
 		"dot dot last":            {[]sourcetest.Item{sourcetest.Dir("a/..")}, source.ErrRefused, `"a/.."`},
 		"dot dot alone":           {[]sourcetest.Item{sourcetest.Dir("..")}, source.ErrRefused, `".."`},
 		"absolute dot dot":        {[]sourcetest.Item{sourcetest.File("/../evil", "")}, source.ErrRefused, `"/../evil"`},
-		"double slash":            {[]sourcetest.Item{sourcetest.File("//evil", "")}, source.ErrRefused, `"//evil"`},
-		"double slash inside":     {[]sourcetest.Item{sourcetest.File("a//evil", "")}, source.ErrRefused, `"a//evil"`},
-		"dot slash slash":         {[]sourcetest.Item{sourcetest.File(".//evil", "")}, source.ErrRefused, `".//evil"`},
 		"name over 255":           {[]sourcetest.Item{sourcetest.File(strings.Repeat("n", 256), "")}, source.ErrRefused, "256 bytes"},
 		"path over 4095":          {[]sourcetest.Item{sourcetest.File(strings.Repeat("d/", 2048)+"evil", "")}, source.ErrRefused, "4100 bytes"},
-		"below a link":            {[]sourcetest.Item{sourcetest.Link("a", "/etc"), sourcetest.File("a/evil", "")}, source.ErrRefused, `"a/evil"`},
-		"far below a link":        {[]sourcetest.Item{sourcetest.Link("a", "/etc"), sourcetest.File("a/b/evil", "")}, source.ErrRefused, `"a/b/evil"`},
 		"below a file":            {[]sourcetest.Item{sourcetest.File("a", ""), sourcetest.File("a/evil", "")}, source.ErrRefused, `"a/evil"`},
-		"link over a directory":   {[]sourcetest.Item{sourcetest.File("a/b", ""), sourcetest.Link("a", "/etc")}, source.ErrRefused, "was a directory"},
-		"file over a link":        {[]sourcetest.Item{sourcetest.Link("a", "/etc"), sourcetest.File("a", "")}, source.ErrRefused, "was a symbolic link"},
+		"a circle of links":       {[]sourcetest.Item{sourcetest.Link("a", "b"), sourcetest.Link("b", "a"), sourcetest.File("a/evil", "")}, source.ErrRefused, "too many symbolic links"},
+		"far below a linked file": {[]sourcetest.Item{sourcetest.File("f", ""), sourcetest.Link("a", "f"), sourcetest.File("a/b/evil", "")}, source.ErrRefused, "regular file"},
+		"root as a file":          {[]sourcetest.Item{sourcetest.Link(".//./", "/etc")}, source.ErrRefused, "root"},
+		"a damaged attribute":     {[]sourcetest.Item{xattr("LIBARCHIVE.xattr.user.a", "***")}, source.ErrRefused, "damaged attribute"},
 		"root as a link":          {[]sourcetest.Item{sourcetest.Link("./", "/etc")}, source.ErrRefused, "root"},
 		"hard link to nothing":    {[]sourcetest.Item{sourcetest.HardLink("evil", "none")}, source.ErrRefused, `"none"`},
 		"hard link out":           {[]sourcetest.Item{sourcetest.HardLink("evil", "../x")}, source.ErrRefused, `"../x"`},
@@ -298,6 +388,9 @@ func FuzzReadTar(f *testing.F) {
 	f.Add(sourcetest.Tar(f, sourcetest.File("../evil", "")))
 	f.Add(sourcetest.Tar(f, sourcetest.File(strings.Repeat("long/", 60)+"x", "x")))
 	f.Add([]byte{})
+	for _, archive := range sourcetest.Archives() {
+		f.Add(sourcetest.Tar(f, archive.Items...))
+	}
 	dir := f.TempDir()
 	limits := source.Limits{Content: 1 << 20, Entries: 1000, Metadata: 1 << 20}
 	f.Fuzz(func(t *testing.T, stream []byte) {
