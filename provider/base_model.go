@@ -122,6 +122,7 @@ func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state 
 	}
 	diags := m.describe(ctx, prepared.ID, prepared.Manifest, chain)
 	diags = append(diags, secretsLeftOut(m.Name.ValueString(), prepared.Secrets)...)
+	diags = append(diags, corrections(m.Name.ValueString(), prepared.Notes)...)
 	if prepared.Unchanged || prepared.Change == nil {
 		return diags
 	}

@@ -30,6 +30,20 @@ func secretsLeftOut(base string, secrets []rootfs.Secret) diag.Diagnostics {
 			"sharedos_vm. If a file is no secret, list its path in shared_secrets.")}
 }
 
+// corrections warns of what was corrected in what the source of a base yields.
+func corrections(base string, notes []string) diag.Diagnostics {
+	if len(notes) == 0 {
+		return nil
+	}
+	const shown = 30
+	if more := len(notes) - shown; more > 0 {
+		notes = append(notes[:shown:shown], fmt.Sprintf("and %d more", more))
+	}
+	return diag.Diagnostics{diag.NewWarningDiagnostic(fmt.Sprintf("Base %q is not quite what its source has", base),
+		"VMs would be unsafe or broken with these, or cannot have them, so the base has them otherwise:\n\n  "+
+			strings.Join(notes, "\n  ")+"\n\nCorrect the source if this is not what you want.")}
+}
+
 // setKnown reports whether a set and all its elements are known.
 func setKnown(set types.Set) bool {
 	if set.IsUnknown() {

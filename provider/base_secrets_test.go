@@ -38,3 +38,18 @@ func TestASetIsKnownWithAllItsElements(t *testing.T) {
 		}
 	}
 }
+
+func TestCorrectionsAreAWarning(t *testing.T) {
+	if warnings := corrections("debian", nil); warnings != nil {
+		t.Errorf("without a correction: %v", warnings)
+	}
+	notes := make([]string, 40)
+	for i := range notes {
+		notes[i] = "/usr: everyone could write it"
+	}
+	warnings := corrections("debian", notes)
+	if len(warnings) != 1 || !strings.Contains(warnings[0].Summary(), `"debian"`) || !strings.Contains(warnings[0].Detail(), notes[0]) ||
+		!strings.Contains(warnings[0].Detail(), "and 10 more") || notes[30] != notes[0] {
+		t.Errorf("%v", warnings)
+	}
+}

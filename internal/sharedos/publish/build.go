@@ -80,7 +80,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 			return nil, err
 		}
 		if sameSystem(before.manifest, manifest) && before.whole {
-			unchanged := record{Unchanged: &before.id, Secrets: read.Secrets}
+			unchanged := record{Unchanged: &before.id, Secrets: read.Secrets, Notes: read.Notes}
 			for _, name := range slices.Collect(maps.Keys(blobFiles(manifest))) {
 				if err := os.Remove(filepath.Join(directory, name)); err != nil {
 					return nil, err
@@ -94,7 +94,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 	if err != nil {
 		return nil, err
 	}
-	r.Secrets = read.Secrets
+	r.Secrets, r.Notes = read.Secrets, read.Notes
 	encoded, err := manifest.Encode()
 	if err != nil {
 		return nil, err

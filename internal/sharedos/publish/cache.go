@@ -27,7 +27,7 @@ import (
 // again.
 const (
 	// buildVersion changes whenever the same source yields another release than before.
-	buildVersion = 5
+	buildVersion = 6
 
 	releasesDir = "releases"
 	newPrefix   = ".new-"
@@ -70,6 +70,8 @@ type record struct {
 	Change *Change `json:"change,omitempty"`
 	// Secrets are files that the build has made and that the release does not have.
 	Secrets []rootfs.Secret `json:"secrets,omitempty"`
+	// Notes say what was corrected in what the source yields.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // cached is an entry of the cache that was checked.

@@ -196,7 +196,7 @@ func (p *Publisher) prepared(entry *cached, before *previous, spec Spec, fingerp
 		return nil, fmt.Errorf("the id of release %s is %s after signing", entry.id, id)
 	}
 	prepared := &Prepared{
-		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Secrets: entry.record.Secrets, Unchanged: unchanged,
+		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Secrets: entry.record.Secrets, Notes: entry.record.Notes, Unchanged: unchanged,
 		layer: entry.record.Layer, spec: spec, fingerprint: fingerprint,
 	}
 	if !unchanged {

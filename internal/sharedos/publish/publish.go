@@ -102,6 +102,8 @@ type Prepared struct {
 	Change *Change
 	// Secrets are files that the build has made and that the release does not have.
 	Secrets []rootfs.Secret
+	// Notes say what was corrected in what the source yields, one path and correction in each.
+	Notes []string
 	// Unchanged is true if the tree is that of the newest release, whose id is ID.
 	Unchanged bool
 	// entry is the release's directory in the cache, which Publish uploads; empty if Unchanged.

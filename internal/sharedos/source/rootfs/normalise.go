@@ -20,7 +20,8 @@ import (
 // /dev, /proc and /sys. Log files are truncated rather than removed, so services find them with their owner and mode.
 //
 // /var/lib/dpkg moves to /usr/lib/sysimage/dpkg, /usr/local to /var/usrlocal and /opt to /var/opt (tree.CarriedTrees). A
-// symbolic link replaces each. Relative links that would point elsewhere after the move become absolute.
+// symbolic link replaces each. Relative links that would point elsewhere after the move become absolute. Links at the top
+// that lead below /var or /sysroot, such as /home, become directories with what they lead to; see topLinks.
 //
 // /usr, /etc/.updated and /var/.updated get the modification time 0. systemd's ConditionNeedsUpdate= (systemd.unit(5))
 // is true if /usr is newer than the stamp, which it never is with any release. So no boot runs ldconfig, systemd-hwdb,
@@ -42,6 +43,9 @@ func Normalise(t *tree.Tree) (*tree.Tree, error) {
 		if err := n.put(e); err != nil {
 			return nil, err
 		}
+	}
+	if err := n.unlinkTop(); err != nil {
+		return nil, err
 	}
 	if err := n.move(); err != nil {
 		return nil, err

@@ -20,7 +20,7 @@ import (
 type System struct {
 	// Tree is the normalised tree, which a release shares.
 	Tree *tree.Tree
-	// Full is the tree as the source has it, including /boot. The kernel image and its modules are read from it.
+	// Full is the tree as the source has it, except for what Notes say, including /boot. The kernel image and its modules are read from it.
 	Full   *tree.Tree
 	Kernel KernelInfo
 	// Architecture has Debian's name: "amd64".
@@ -33,6 +33,9 @@ type System struct {
 	Users, Groups map[string]uint32
 	// Secrets are the files that the build has made and that Tree does not have, sorted by path.
 	Secrets []Secret
+	// Notes say what was corrected in both trees, since a VM would be unsafe or broken with it, or cannot have it: the
+	// first path, and what was corrected.
+	Notes []string
 
 	spool io.Closer
 }
@@ -106,6 +109,9 @@ func (s *System) describe(sharedSecrets []string) (err error) {
 		return err
 	}
 	if s.Users, s.Groups, err = Accounts(s.Full); err != nil {
+		return err
+	}
+	if s.Notes, err = mend(s.Full, s.Users, s.Groups); err != nil {
 		return err
 	}
 	if s.Secrets, err = findSecrets(s.Full, sharedSecrets); err != nil {

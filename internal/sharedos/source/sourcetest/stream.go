@@ -3,6 +3,7 @@ package sourcetest
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"path"
@@ -12,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -207,4 +209,18 @@ func Describe(t T, tr *tree.Tree) []string {
 		}
 	}
 	return all
+}
+
+// Bytes is a source that yields a tar stream.
+type Bytes []byte
+
+// Fingerprint implements source.Source.
+func (b Bytes) Fingerprint(context.Context) (string, error) { return tree.Sum(b).String(), nil }
+
+// ReadableAtPlan implements source.Source.
+func (Bytes) ReadableAtPlan() bool { return true }
+
+// Open implements source.Source.
+func (b Bytes) Open(context.Context, source.Progress) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(b)), nil
 }
