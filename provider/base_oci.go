@@ -50,7 +50,8 @@ func (*baseOCI) attribute() schema.SingleNestedAttribute {
 			},
 			"layout": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Path of a directory in the OCI image layout, to use instead of a registry. A " +
+				MarkdownDescription: "Path of a directory in the OCI image layout, of a tar file of one (`oci-archive`), " +
+					"or of a file that `docker save` wrote, to use instead of a registry. Tar files may be compressed. A " +
 					"plan reads its index: another image under the same name is another release.",
 				Validators: []validator.String{isLocalPath},
 			},

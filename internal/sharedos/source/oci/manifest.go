@@ -77,9 +77,26 @@ func readImage(ctx context.Context, from storage) (*image, error) {
 		if image.layers, err = readLayers(ctx, from, m); err != nil {
 			return nil, fmt.Errorf("image %s: %w", at, err)
 		}
+		if file, ok := from.(*layout); ok && file.docker != nil {
+			for i := range image.layers {
+				image.layers[i].saved = true
+			}
+		}
 		return image, nil
 	}
 	return nil, fmt.Errorf("more than %d indexes lead to it: %w", maxIndexDepth, source.ErrLimit)
+}
+
+// configTypes are the media types of configurations of images. An index may repeat them as types of artifacts.
+var configTypes = []string{ocispec.MediaTypeImageConfig, "application/vnd.docker.container.image.v1+json"}
+
+// images leaves out what is beside images in an index and is none: attestations of BuildKit, whose platform is
+// "unknown/unknown", and artifacts such as signatures.
+func images(manifests []ocispec.Descriptor) []ocispec.Descriptor {
+	return slices.DeleteFunc(slices.Clone(manifests), func(m ocispec.Descriptor) bool {
+		return m.ArtifactType != "" && !slices.Contains(configTypes, m.ArtifactType) || m.Annotations["vnd.docker.reference.type"] != "" ||
+			m.Platform != nil && m.Platform.OS == "unknown" && m.Platform.Architecture == "unknown"
+	})
 }
 
 // choosePlatform returns the image for Linux on this machine's architecture.
@@ -95,8 +112,8 @@ func choosePlatform(manifests []ocispec.Descriptor) (tree.Digest, error) {
 		}
 		platforms = append(platforms, m.Platform.OS+"/"+m.Platform.Architecture)
 	}
-	if len(manifests) == 1 && manifests[0].Platform == nil {
-		return sha256Of(manifests[0].Digest)
+	if only := images(manifests); len(only) == 1 && only[0].Platform == nil {
+		return sha256Of(only[0].Digest)
 	}
 	return tree.Digest{}, fmt.Errorf("no image for linux/%s, only %s", runtime.GOARCH, source.Shorten(strings.Join(platforms, ", ")))
 }

@@ -34,7 +34,8 @@ type Source struct {
 	// With Layout, the name of an image in it (its annotation org.opencontainers.image.ref.name) or a digest; it may be
 	// empty if there is only one image.
 	Reference string
-	// Layout is a directory in the OCI image layout, instead of a registry.
+	// Layout is a directory in the OCI image layout, or a tar file of one, or a file of "docker save", instead of a
+	// registry. The tar file may be compressed.
 	Layout string
 	// Digest pins what Reference refers to: "sha256:<64 hex>", or empty. See Pin.
 	Digest string
@@ -62,6 +63,8 @@ type layer struct {
 	digest, diffID tree.Digest
 	size           int64
 	mediaType      string
+	// saved is true in a file of "docker save": the layer may be compressed, and only diffID is known.
+	saved bool
 }
 
 // TarLimits returns the limits of the stream that Open returns.
@@ -84,8 +87,16 @@ func (s *Source) Pin(ctx context.Context) (string, error) {
 	return image.digest.String(), nil
 }
 
-// Fingerprint returns "oci:sha256:<64 hex>", a digest of the digests of the layers.
+// Fingerprint returns "oci:sha256:<64 hex>", a digest of the digests of the layers; or "oci-file:sha256:<64 hex>:<image>"
+// for a file, with the file's digest.
 func (s *Source) Fingerprint(ctx context.Context) (string, error) {
+	if info, err := os.Stat(s.Layout); s.Layout != "" && err == nil && !info.IsDir() {
+		digest, err := fetch.Digest(ctx, s.Layout, nil, s.CacheDir)
+		if err != nil {
+			return "", fmt.Errorf("fingerprint %s: %w", s, err)
+		}
+		return "oci-file:" + digest.String() + ":" + s.Reference, nil
+	}
 	image, err := s.image(ctx)
 	if err != nil {
 		return "", fmt.Errorf("fingerprint %s: %w", s, err)
@@ -99,6 +110,9 @@ func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 
 // ReadableAtPlan reports whether at most source.PlanDownload bytes of the image have to be downloaded.
 func (s *Source) ReadableAtPlan() bool {
+	if s.Layout != "" {
+		return true
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), source.PlanWait)
 	defer cancel()
 	image, err := s.image(ctx)
@@ -107,9 +121,6 @@ func (s *Source) ReadableAtPlan() bool {
 	}
 	var missing int64
 	for _, layer := range image.layers {
-		if s.Layout != "" {
-			continue
-		}
 		if has, err := fetch.BlobsIn(s.CacheDir).Has(layer.digest); err != nil || !has {
 			missing += layer.size
 		}
@@ -141,6 +152,14 @@ func (s *Source) image(ctx context.Context) (*image, error) {
 	return image, nil
 }
 
+// spoolDir is the directory for files that have no names.
+func (s *Source) spoolDir() string {
+	if s.CacheDir != "" {
+		return s.CacheDir
+	}
+	return os.TempDir()
+}
+
 // storage is where an image is stored: a registry or a layout.
 type storage interface {
 	// resolve returns the digest that the reference refers to.
@@ -153,7 +172,16 @@ type storage interface {
 
 func (s *Source) storage() (storage, error) {
 	if s.Layout != "" {
-		return layout{dir: s.Layout, name: s.Reference}, nil
+		info, err := os.Stat(s.Layout)
+		switch {
+		case err != nil:
+			return nil, err
+		case info.IsDir():
+			return &layout{files: directory(s.Layout), name: s.Reference}, nil
+		default:
+			file := &layoutFile{path: s.Layout, spoolDir: s.spoolDir(), limits: s.Limits}
+			return &layout{files: file, name: s.Reference}, nil
+		}
 	}
 	if s.CacheDir == "" {
 		return nil, errors.New("there is no cache directory")
@@ -184,6 +212,14 @@ func writeImage(ctx context.Context, from storage, image *image, limits source.L
 		total += layer.size
 		if err := limits.CheckContent(max(layer.size, total)); err != nil {
 			return fmt.Errorf("its layers: %w", err)
+		}
+	}
+	if prepared, ok := from.(*layout); ok {
+		if err := prepared.prepare(ctx, image.layers); err != nil {
+			return err
+		}
+		if file, ok := prepared.files.(*layoutFile); ok {
+			defer func() { err = errors.Join(err, file.close()) }()
 		}
 	}
 	downloaded := progress.Counter("fetching the image", total)

@@ -2,11 +2,14 @@ package oci_test
 
 import (
 	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"net/http"
 	"net/http/httptest"
@@ -26,9 +29,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/oci"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -237,6 +242,130 @@ func TestOCITakesTheImageOfThisArchitecture(t *testing.T) {
 	if _, err := (&oci.Source{Layout: dir}).Fingerprint(t.Context()); err == nil || strings.Contains(err.Error(), strings.Repeat("0", 64)) ||
 		!strings.Contains(err.Error(), "no image for linux/"+runtime.GOARCH+", only linux/s390x, unknown/unknown") {
 		t.Errorf("got %v, want the index and what it has", err)
+	}
+}
+
+// archived packs files of a directory into a tar file.
+func archived(t *testing.T, dir string, compress bool) string {
+	t.Helper()
+	var items []sourcetest.Item
+	sourcetest.Must(t, fs.WalkDir(os.DirFS(dir), ".", func(p string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(filepath.Join(dir, p))
+		items = append(items, sourcetest.File("./"+p, string(data)))
+		return err
+	}))
+	data := sourcetest.Tar(t, items...)
+	if compress {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		_, err := w.Write(data)
+		sourcetest.Must(t, errors.Join(err, w.Close()))
+		data = b.Bytes()
+	}
+	file := filepath.Join(t.TempDir(), "image.tar")
+	sourcetest.WriteOld(t, file, data)
+	return file
+}
+
+func TestOCIReadsImagesInFiles(t *testing.T) {
+	layers := [][]sourcetest.Item{{sourcetest.File("a", "1"), sourcetest.File("b", "1")}, {sourcetest.File("a", "2")}, {sourcetest.File(".wh.b", "")}}
+	image := sourcetest.Image(t, append(layers, layers[1])...) // two layers are equal
+	other := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "other")})
+	tag, err := name.NewTag("registry.example.com/os:13")
+	sourcetest.Must(t, err)
+	saved := filepath.Join(t.TempDir(), "saved.tar")
+	sourcetest.Must(t, tarball.WriteToFile(saved, tag, image))
+	one := sourcetest.Layout(t, map[string]v1.Image{"13": image})
+	two := sourcetest.Layout(t, map[string]v1.Image{"13": image, "12": other})
+	for what, src := range map[string]*oci.Source{
+		"oci-archive":                  {Layout: archived(t, one, false)},
+		"oci-archive, compressed":      {Layout: archived(t, one, true)},
+		"oci-archive of two images":    {Layout: archived(t, two, false), Reference: "13"},
+		"docker save":                  {Layout: saved},
+		"docker save, named":           {Layout: saved, Reference: "registry.example.com/os:13"},
+		"a directory, as until now":    {Layout: one},
+		"a directory, of two images":   {Layout: two, Reference: "13"},
+		"oci-archive and its own name": {Layout: archived(t, one, true), Reference: "13"},
+	} {
+		src.CacheDir = t.TempDir()
+		tr, done, err := sourcetest.Read(t, src)
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		if got := sourcetest.Describe(t, tr); len(got) != 2 || got[1] != "a 2" {
+			t.Errorf("%s: got %q", what, got)
+		}
+		sourcetest.Must(t, done())
+		first, err := src.Fingerprint(t.Context())
+		sourcetest.Must(t, err)
+		if again, err := (&oci.Source{Layout: src.Layout, Reference: src.Reference, CacheDir: src.CacheDir}).Fingerprint(t.Context()); err != nil || again != first || !src.ReadableAtPlan() {
+			t.Errorf("%s: %s, then %s, %v", what, first, again, err)
+		}
+		if left, err := filepath.Glob(filepath.Join(src.CacheDir, ".layer-*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: left in the cache: %q, %v", what, left, err)
+		}
+	}
+	if a, err := (&oci.Source{Layout: saved}).Fingerprint(t.Context()); err != nil || !strings.HasPrefix(a, "oci-file:sha256:") {
+		t.Errorf("%s, %v", a, err)
+	}
+	// One that is taken for the archive of a root file system is recognised.
+	for _, file := range []string{saved, archived(t, one, true)} {
+		if _, err := sourcetest.ReadSystem(t, archive.Source{Path: file}, nil); err == nil || !strings.Contains(err.Error(), "use oci = { layout = PATH }") {
+			t.Errorf("an image as an archive: %v", err)
+		}
+	}
+	// Damage is seen, and what is missing is named.
+	data, err := os.ReadFile(saved)
+	sourcetest.Must(t, err)
+	rootfs := filepath.Join(t.TempDir(), "rootfs.tar")
+	sourcetest.WriteOld(t, rootfs, sourcetest.Tar(t, sourcetest.File("etc/passwd", "")))
+	cut := filepath.Join(t.TempDir(), "cut.tar")
+	sourcetest.WriteOld(t, cut, data[:len(data)/2])
+	for what, c := range map[string]struct{ src, reference, want string }{
+		"no image":   {rootfs, "", "oci-layout"},
+		"cut off":    {cut, "", "damaged or cut off"},
+		"other name": {saved, "other:1", "registry.example.com/os:13"},
+		"two images": {archived(t, two, false), "", "it has 2 images"},
+	} {
+		_, _, err := sourcetest.Read(t, &oci.Source{Layout: c.src, Reference: c.reference, CacheDir: t.TempDir()})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want an error that says %s", what, err, c.want)
+		}
+	}
+}
+
+func TestOCILeavesOutWhatIsBesideAnImage(t *testing.T) {
+	image := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "this")})
+	other := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "no image")})
+	attestation := mutate.IndexAddendum{Add: other, Descriptor: v1.Descriptor{
+		Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}, Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"},
+	}}
+	signature := mutate.IndexAddendum{Add: other, Descriptor: v1.Descriptor{ArtifactType: "application/vnd.dev.sigstore.bundle.v0.3+json"}}
+	for what, beside := range map[string]mutate.IndexAddendum{"an attestation": attestation, "a signature": signature} {
+		for where, platform := range map[string]*v1.Platform{"with a platform": {OS: "linux", Architecture: runtime.GOARCH}, "without a platform": nil} {
+			index := mutate.AppendManifests(empty.Index, beside, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: platform}})
+			flat, nested := t.TempDir(), t.TempDir()
+			_, err := layout.Write(flat, index) // beside each other in the layout itself
+			sourcetest.Must(t, err)
+			at, err := layout.Write(nested, empty.Index)
+			sourcetest.Must(t, err)
+			sourcetest.Must(t, at.AppendIndex(index))
+			for _, dir := range []string{flat, nested} {
+				tr, done, err := sourcetest.Read(t, &oci.Source{Layout: dir})
+				if err != nil {
+					t.Errorf("%s beside an image %s: %v", what, where, err)
+					continue
+				}
+				if got := sourcetest.Describe(t, tr); got[1] != "a this" {
+					t.Errorf("%s beside an image %s: got %q", what, where, got)
+				}
+				sourcetest.Must(t, done())
+			}
+		}
 	}
 }
 

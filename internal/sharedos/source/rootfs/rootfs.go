@@ -94,8 +94,19 @@ func wrap(src source.Source, err error) error {
 	return err
 }
 
+// isImage reports whether a tree is an image as container engines save it, in the OCI image layout or in Docker's format.
+func isImage(t *tree.Tree) bool {
+	_, layout := t.Lookup("oci-layout")
+	_, saved := t.Lookup("manifest.json")
+	_, usr := t.Lookup("usr")
+	return (layout || saved) && !usr
+}
+
 // describe derives all other fields from the full tree.
 func (s *System) describe(sharedSecrets []string) (err error) {
+	if isImage(s.Full) {
+		return fmt.Errorf("%w: it is not a root file system but a file with a container image: use oci = { layout = PATH } with it", ErrNotBootable)
+	}
 	if s.Kernel, err = CheckBootable(s.Full); err != nil {
 		return err
 	}
