@@ -52,6 +52,7 @@ type connection struct {
 	backend Backend
 	failed  error
 	reads   map[string]bool // UUIDs of VMs that were read and have not been planned since
+	plans   plannedObjects
 }
 
 // configure sets the configuration that get opens. Terraform configures a provider once; tests may do it again.
@@ -60,6 +61,7 @@ func (c *connection) configure(config Config, unknown []string) error {
 	defer c.mu.Unlock()
 	err := c.closeLocked()
 	c.config, c.unknown, c.failed = config, unknown, nil
+	c.plans = plannedObjects{}
 	return err
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"net/netip"
 	"net/url"
 	"path"
 	"regexp"
@@ -19,6 +21,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -132,15 +135,76 @@ var isRelease = textRule{
 var isName = matches(regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`),
 	"a name: a name has 1 to 63 lower-case letters, digits, dots, underscores and hyphens, and starts with a letter or digit")
 
-// isHostname accepts a host name as in RFC 1123, section 2.1.
-var isHostname = matches(
-	regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`),
-	"a host name: a host name has labels of 1 to 63 letters, digits and hyphens, joined by dots")
+// maxHostname is the length of the longest host name that Linux can have (HOST_NAME_MAX), in bytes.
+const maxHostname = 64
+
+var labels = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+
+// isHostname accepts a host name as in RFC 1123, section 2.1, that Linux can have.
+var isHostname = textRule{
+	form: "a host name: a host name has labels of 1 to 63 letters, digits and hyphens, joined by dots, and at most 64 characters",
+	check: func(text string) error {
+		switch {
+		case !labels.MatchString(text):
+			return errForm
+		case len(text) > maxHostname:
+			return fmt.Errorf("it has %d characters", len(text))
+		}
+		return nil
+	},
+}
+
+// isInterface accepts the name of a network interface as the key of a map, isBridge that of a bridge, and isNetwork that of
+// a libvirt network.
+var (
+	isInterface = textRule{form: "a name of 1 to 32 letters, digits, underscores and hyphens, starting with a letter or digit",
+		check: hypervisor.CheckInterfaceName}
+	isBridge = textRule{form: "the name of a bridge: 1 to 15 letters, digits, dots, underscores and hyphens, starting with a letter or digit",
+		check: hypervisor.CheckBridgeName}
+	isNetwork = textRule{form: "the name of a libvirt network: 1 to 64 letters, digits, dots, underscores and hyphens, starting with a letter or digit",
+		check: hypervisor.CheckNetworkName}
+)
 
 // isUnit accepts the name of a systemd unit (systemd.unit(5)).
 var isUnit = matches(
 	regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|scope|socket|mount|swap|path|timer|target|slice|automount|device)$`),
 	"the name of a unit: a unit's name ends in its type, such as nginx.service")
+
+// isEndpoint accepts the address of a TCP port.
+var isEndpoint = textRule{
+	form: `a host and a port, such as "127.0.0.1:5432", "localhost:80" or "[::1]:80"`,
+	check: func(text string) error {
+		host, port, err := net.SplitHostPort(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a host and a port, joined by a colon", text)
+		}
+		if err := isPort.check(port); err != nil {
+			return err
+		}
+		if _, err := netip.ParseAddr(host); err != nil && isHostname.check(host) != nil {
+			return fmt.Errorf("%q is neither an address nor a host name", host)
+		}
+		return nil
+	},
+}
+
+// isProgram accepts the first word of a command.
+var isProgram = textRule{
+	form: `a program: the name of one in the guest's search path, or its absolute path, such as "/usr/bin/pg_isready"`,
+	check: func(text string) error {
+		switch {
+		case text == "":
+			return &reasonError{"it is empty"}
+		case strings.ContainsAny(text, "\x00\n"):
+			return errForm
+		case strings.Contains(text, "/") && !path.IsAbs(text):
+			return fmt.Errorf("%q is neither a name nor an absolute path", text)
+		case strings.ContainsRune(text, ' '):
+			return fmt.Errorf("%q has a space: no shell splits it, so put each argument into an element of its own", text)
+		}
+		return nil
+	},
+}
 
 // isAbsolutePath accepts a path in a guest.
 var isAbsolutePath = textRule{

@@ -30,9 +30,11 @@ type assessment struct {
 }
 
 // question describes the VM after the change. Of the refresh policy, it contains only what the assessment depends on:
-// the policy for units and the strategy.
+// the policy for units, the strategy and the health checks.
 func question(spec vm.Spec) string {
-	spec.Refresh = vm.RefreshPolicy{Units: spec.Refresh.Units, Strategy: spec.Refresh.Strategy}
+	spec.Refresh = vm.RefreshPolicy{
+		Units: spec.Refresh.Units, Strategy: spec.Refresh.Strategy, HealthChecks: spec.Refresh.HealthChecks,
+	}
 	text, err := json.Marshal(spec)
 	if err != nil {
 		return "" // every Spec can be written as JSON; and an empty question is never recalled

@@ -44,6 +44,7 @@ var vmSamples = map[string]struct {
 	"refresh.settle":                {path.Root("refresh").AtName("settle"), "7s"},
 	"refresh.restart_timeout":       {path.Root("refresh").AtName("restart_timeout"), "7s"},
 	"refresh.keep_files":            {path.Root("refresh").AtName("keep_files"), []string{"/etc/a"}},
+	"refresh.require_checks":        {path.Root("refresh").AtName("require_checks"), true},
 	"refresh.policy":                {path.Root("refresh").AtName("policy"), "report"},
 	"refresh.units.policy":          {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("policy"), "report"},
 	"refresh.units.paths":           {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("paths"), []string{"/usr/a"}},

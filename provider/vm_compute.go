@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -24,18 +25,14 @@ var (
 	_ vmBlockWithPlan = (*vmCompute)(nil)
 )
 
-// The upper bound is there to catch a wrong unit.
-const (
-	maxVCPUs  = 1024
-	minMemory = 128 << 20
-)
+const minMemory = 128 << 20
 
 func (*vmCompute) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
 		"vcpus": schema.Int64Attribute{
 			Optional: true, Computed: true, Default: int64default.StaticInt64(1),
 			MarkdownDescription: "Virtual CPUs. Default: 1.",
-			Validators:          []validator.Int64{int64validator.Between(1, maxVCPUs)},
+			Validators:          []validator.Int64{int64validator.Between(1, hypervisor.MaxVCPUs)},
 		},
 		"memory": schema.StringAttribute{
 			Required: true, CustomType: sizeType{},

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
@@ -54,6 +55,12 @@ func (*vmIdentity) attributes() map[string]schema.Attribute {
 }
 
 func (b *vmIdentity) validate() (diags diag.Diagnostics) {
+	if name := b.Name.ValueString(); b.Hostname.IsNull() && name != "" && isName.check(name) == nil && isHostname.check(name) != nil {
+		diags.Append(failedAt(path.Root("hostname"), failure{
+			do: "use", object: "the name as the host name of " + vmName(name), err: fmt.Errorf("%q is not a host name", name),
+			next: "Set hostname, which must be " + isHostname.form + ".",
+		})...)
+	}
 	for i, element := range b.SSHAuthorizedKeys.Elements() {
 		text, ok := element.(types.String)
 		if !ok || unset(text) {

@@ -2,11 +2,13 @@ package provider
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
-	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
@@ -44,6 +46,7 @@ func interfacesAttribute() schema.MapNestedAttribute {
 		MarkdownDescription: "Network interfaces, by names of your choice. The name determines the MAC address, so " +
 			"adding or removing an interface does not affect the others. Each has exactly one of `user`, `bridge` " +
 			"and `network`.",
+		Validators: []validator.Map{mapvalidator.KeysAre(isInterface)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"user": schema.SingleNestedAttribute{
 				Optional: true,
@@ -63,12 +66,12 @@ func interfacesAttribute() schema.MapNestedAttribute {
 			"bridge": schema.StringAttribute{
 				Optional:            true,
 				MarkdownDescription: "Name of a bridge on the host.",
-				Validators:          []validator.String{stringvalidator.LengthBetween(1, 15)},
+				Validators:          []validator.String{isBridge},
 			},
 			"network": schema.StringAttribute{
 				Optional:            true,
 				MarkdownDescription: "Name of a libvirt network.",
-				Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+				Validators:          []validator.String{isNetwork},
 			},
 		}},
 	}
@@ -81,7 +84,35 @@ func (*vmInterfaces) attributes() map[string]schema.Attribute {
 }
 
 func (b *vmInterfaces) validate() diag.Diagnostics {
-	return exactlyOne(path.Root("interfaces"), b.Interfaces, "user", "bridge", "network")
+	diags := exactlyOne(path.Root("interfaces"), b.Interfaces, "user", "bridge", "network")
+	elements := b.Interfaces.Elements()
+	first := map[string]string{} // the interface that forwards a port
+	for _, name := range slices.Sorted(maps.Keys(elements)) {
+		one, ok := elements[name].(types.Object)
+		if !ok || unset(one) {
+			continue
+		}
+		user, ok := one.Attributes()["user"].(types.Object)
+		if !ok || unset(user) {
+			continue
+		}
+		forwards, ok := user.Attributes()["forwards"].(types.Map)
+		if !ok || unset(forwards) {
+			continue
+		}
+		for _, port := range slices.Sorted(maps.Keys(forwards.Elements())) {
+			if other, twice := first[port]; twice {
+				diags.Append(failedAt(path.Root("interfaces").AtMapKey(name).AtName("user").AtName("forwards"), failure{
+					do: "use", object: fmt.Sprintf("interface %q", name),
+					err:  fmt.Errorf("interface %q forwards port %s of the host, too", other, port),
+					next: "Choose another port for one of them.",
+				})...)
+				continue
+			}
+			first[port] = name
+		}
+	}
+	return diags
 }
 
 // models reads the attribute, which must be known throughout.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -35,13 +36,17 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	if state != nil && !plan.Name.Equal(state.Name) {
-		state = nil // the plan is for a new VM that replaces the one in state
+	replaced := state != nil && !plan.Name.Equal(state.Name)
+	if replaced {
+		state = nil // the plan is for a new VM that replaces the one in state; Terraform asks for it once more
 	}
 	for _, block := range plan.blocks() {
 		if block, ok := block.(vmBlockWithPlan); ok {
 			block.completePlan(&config, state)
 		}
+	}
+	if !replaced && (state == nil || plan.changeFrom(state) != (vmChange{})) {
+		resp.Diagnostics.Append(r.preflight(ctx, &plan, state)...)
 	}
 	if state == nil {
 		plan.Impact, plan.LastRefresh = types.ObjectNull(impactTypes), types.ObjectNull(lastRefreshTypes)
@@ -137,9 +142,20 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel) diag.Diagnost
 		defer cancel()
 		err = backend.VMs().Check(ctx, spec)
 	}
+	var missing *vm.MissingReleaseError
 	switch {
-	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, errUnknownConfig):
-		return diags // a release is not in the pool yet: the apply checks it
+	case err == nil, errors.Is(err, errUnknownConfig):
+		return diags
+	case errors.As(err, &missing):
+		// What a base of this configuration is going to publish is in the cache, where it was found, or unknown.
+		at := path.Root("base")
+		if slices.Contains(spec.Components, missing.ID) {
+			at = path.Root("components")
+		}
+		return append(diags, failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err,
+			next: "Nothing was changed. Use the attribute release of a sharedos_base, of this configuration or as a data source."})...)
+	case errors.Is(err, store.ErrNotFound):
+		return diags // the apply checks it
 	case errors.Is(err, compose.ErrStack):
 		at := path.Root("components")
 		if len(spec.Components) == 0 {
@@ -198,6 +214,9 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, chang
 			return append(diags, r.forget(ctx, state, fresh)...)
 		}
 		r.assessments().remember(ctx, question, impact)
+	}
+	if diags.Append(failingChecks(spec.Name, impact.GetFailingChecks(), spec.Refresh.RequireChecks)...); diags.HasError() {
+		return diags
 	}
 	if impact.GetLevel() > levelOf(policy.MaxImpact.ValueString()) {
 		return append(diags, tooLarge(spec.Name, impact, policy.MaxImpact.ValueString())...)

@@ -2,13 +2,14 @@ package provider
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
-	"github.com/hashicorp/terraform-plugin-framework-validators/stringvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
@@ -41,6 +42,7 @@ type refreshModel struct {
 	Policy         types.String `tfsdk:"policy"`
 	Units          types.Map    `tfsdk:"units"`
 	HealthChecks   types.Map    `tfsdk:"health_checks"`
+	RequireChecks  types.Bool   `tfsdk:"require_checks"`
 	KeepFiles      types.List   `tfsdk:"keep_files"`
 }
 
@@ -142,15 +144,20 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				"everything in it. A file that the VM does not have is created all the same.",
 			Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isEtcPattern)},
 		},
+		"require_checks": schema.BoolAttribute{
+			Optional: true,
+			MarkdownDescription: "Whether a refresh is refused if a health check fails before it. If it is false, such " +
+				"a check does not count, and the plan and the apply warn about it. Default: false.",
+		},
 		"health_checks": schema.MapNestedAttribute{
 			Optional: true,
-			MarkdownDescription: "Health checks, by names of your choice. If one fails after a refresh, the refresh " +
-				"is rolled back. Each has exactly one of `unit`, `http`, `tcp` and `command`.",
+			MarkdownDescription: "Health checks, by names of your choice. If one fails after a refresh and did not fail " +
+				"before it, the refresh is rolled back. Each has exactly one of `unit`, `http`, `tcp` and `command`.",
 			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 				"unit": schema.StringAttribute{
 					Optional:            true,
-					MarkdownDescription: "Systemd unit that must be active.",
-					Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+					MarkdownDescription: "Systemd unit that must be active, such as `nginx.service`.",
+					Validators:          []validator.String{isUnit},
 				},
 				"http": schema.StringAttribute{
 					Optional:            true,
@@ -160,7 +167,7 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				"tcp": schema.StringAttribute{
 					Optional:            true,
 					MarkdownDescription: "`host:port` that must accept a connection from within the guest.",
-					Validators:          []validator.String{stringvalidator.LengthAtLeast(1)},
+					Validators:          []validator.String{isEndpoint},
 				},
 				"command": schema.ListAttribute{
 					Optional: true, ElementType: types.StringType,
@@ -193,7 +200,29 @@ func (b *vmRefresh) validate() diag.Diagnostics {
 	if !ok {
 		return nil
 	}
-	return exactlyOne(path.Root("refresh").AtName("health_checks"), checks, "unit", "http", "tcp", "command")
+	at := path.Root("refresh").AtName("health_checks")
+	diags := exactlyOne(at, checks, "unit", "http", "tcp", "command")
+	elements := checks.Elements()
+	for _, name := range slices.Sorted(maps.Keys(elements)) {
+		check, ok := elements[name].(types.Object)
+		if !ok || unset(check) {
+			continue
+		}
+		command, ok := check.Attributes()["command"].(types.List)
+		if !ok || unset(command) || len(command.Elements()) == 0 {
+			continue
+		}
+		program, ok := command.Elements()[0].(types.String)
+		if !ok || program.IsUnknown() {
+			continue
+		}
+		if err := isProgram.check(program.ValueString()); err != nil {
+			diags.Append(failedAt(at.AtMapKey(name).AtName("command"), failure{
+				do: "use", object: fmt.Sprintf("the command of health check %q", name), err: err, next: "Its first element must be " + isProgram.form + ".",
+			})...)
+		}
+	}
+	return diags
 }
 
 // policy reads the attribute refresh. While it is unknown, nothing of the policy is set.
@@ -212,6 +241,7 @@ func (b *vmRefresh) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics 
 		RestartTimeout: duration(model.RestartTimeout),
 		KeepFiles:      texts(ctx, model.KeepFiles, &diags),
 		HealthChecks:   model.healthChecks(ctx, &diags),
+		RequireChecks:  model.RequireChecks.ValueBool(),
 		Units:          model.unitPolicy(ctx, &diags),
 	}
 	return diags
@@ -294,4 +324,24 @@ func duration(text types.String) time.Duration {
 		return 0
 	}
 	return parsed
+}
+
+// failingChecks warns about health checks that fail before a refresh, so that they say nothing about it. If all checks are
+// required, the refresh is refused.
+func failingChecks(name string, failing []string, required bool) (diags diag.Diagnostics) {
+	if len(failing) == 0 {
+		return nil
+	}
+	at := path.Root("refresh").AtName("health_checks")
+	lines := strings.Join(guestTexts(failing), "\n")
+	if required {
+		return append(diags, failedAt(at, failure{
+			do: "plan", object: vmName(name), err: fmt.Errorf("health checks fail now, and refresh.require_checks is set:\n%s", lines),
+			next: "Nothing was changed. Repair what they check, or the checks themselves.",
+		})...)
+	}
+	diags.AddAttributeWarning(at, "Health checks of "+vmName(name)+" fail before the refresh",
+		lines+"\n\nThey do not count in this refresh: it is not rolled back for them. Repair what they check, or the checks "+
+			"themselves. With refresh.require_checks = true, the refresh is refused instead.")
+	return diags
 }

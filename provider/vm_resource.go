@@ -119,6 +119,7 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 		fail.next = step + "\n\n" + fail.next
 	}
 	resp.Diagnostics.Append(failed(fail)...)
+	resp.Diagnostics.Append(startProblems(look, vms, spec, found.State)...)
 }
 
 // powerMatches fails if the power state of a VM is not the configured one although no step failed.
@@ -201,6 +202,7 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 	resp.Diagnostics.Append(state.observe(ctx, found)...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 	r.connection.noteRead(state.UUID.ValueString())
+	r.connection.noteState(state.UUID.ValueString())
 }
 
 // warnings names what of a VM is not as its stack says, for every plan until that has changed.
@@ -272,6 +274,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 		resp.Diagnostics.Append(observed.fromReport(ctx, report, delta)...)
 	}
 	resp.Diagnostics.Append(observed.observe(ctx, updated)...)
+	resp.Diagnostics.Append(failingChecks(spec.Name, report.GetUnchecked(), false)...)
 	if failed := failedStarts(report); len(failed) > 0 {
 		resp.Diagnostics.AddAttributeWarning(path.Root("last_refresh").AtName("started"), "A unit that the new release of "+vmName(spec.Name)+" starts has failed",
 			"The agent in the VM says:"+plain.Guest(failed...)+"\nThe unit did not run before, so the refresh was not rolled back for it. See its log in the VM (journalctl -u).")

@@ -480,7 +480,7 @@ func TestAVMOfTheSameNameIsNotTakenOver(t *testing.T) {
 		resource.TestStep{Config: debian(patched) + web("")},
 		resource.TestStep{
 			Config:      debian(patched) + web("") + other,
-			ExpectError: says(`Unable to create VM "web"`, "a VM of this name exists already", "Nothing was changed", "terraform import ADDRESS web"),
+			ExpectError: says(`VM "web"`, "VM of this name exists already", "terraform import ADDRESS web"),
 		},
 		resource.TestStep{
 			PreConfig: func() {
@@ -488,7 +488,7 @@ func TestAVMOfTheSameNameIsNotTakenOver(t *testing.T) {
 				world.Domains.AddForeign("foreign", "22222222-2222-4333-8444-555555555555")
 			},
 			Config:      debian(patched) + strings.Replace(web(""), `name   = "web"`, `name   = "foreign"`, 1),
-			ExpectError: says(`Unable to create VM "foreign"`, "not made by sharedos", "Nothing was changed"),
+			ExpectError: says(`Unable to plan VM "foreign"`, "not made by sharedos", "Nothing of it is touched"),
 		},
 	)
 	if _, _, err := world.Domains.Lookup(t.Context(), "foreign"); !errors.Is(err, hypervisor.ErrForeign) {
@@ -508,7 +508,7 @@ func TestAVMThatIsGoneIsMadeAgain(t *testing.T) {
 		// Another VM with the same name is not the VM in state.
 		resource.TestStep{
 			PreConfig: func() { must(t, world.Reidentify(t.Context(), "web", "00000000-0000-4000-8000-000000000000")) }, Config: config,
-			ExpectError: says(`Unable to create VM "web"`, "exists already, with UUID 00000000-0000-4000-8000-000000000000"),
+			ExpectError: says(`Unable to plan VM "web"`, "exists already", "UUID 00000000-0000-4000-8000-000000000000", "terraform import ADDRESS web"),
 		},
 		resource.TestStep{
 			PreConfig: func() {

@@ -282,7 +282,9 @@ func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return message(rung, assessment), nil
+	found := message(rung, assessment)
+	_, found.FailingChecks = healthy(ctx, e.Health, request.GetHealthChecks())
+	return found, nil
 }
 
 // assessRung returns the rung of a refresh, and what that interrupts. The plan and the refresh both call it.

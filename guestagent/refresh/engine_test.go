@@ -147,6 +147,9 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 			w.resign(&m, "two")
 			r.Target.To = w.releases["two"].signed
 		}, want: ErrTarget, code: agentapi.Refusal_REFUSAL_TARGET},
+		"a check fails before it, and all are required": {prepare: func(w *world, r *agentapi.RefreshRequest) {
+			w.unhealthy, r.RequireChecks = w.releases["one"].stack.Base, true
+		}, want: ErrChecks, code: agentapi.Refusal_REFUSAL_CHECKS},
 		"contents that were not handed over": {prepare: func(w *world, _ *agentapi.RefreshRequest) { clear(w.blobs) }, text: "no blob", code: agentapi.Refusal_REFUSAL_SYSTEM},
 	} {
 		t.Run(name, func(t *testing.T) {

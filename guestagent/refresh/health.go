@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
@@ -27,6 +28,9 @@ const (
 // ErrHealth means that something was healthy before a refresh and is not healthy after it.
 var ErrHealth = errors.New("healthy before the refresh and not after it")
 
+// ErrChecks means that a health check failed before a refresh that requires all of them.
+var ErrChecks = errors.New("health checks fail before the refresh, and all are required (require_checks)")
+
 // timeout returns the timeout of a check, within bounds.
 func timeout(check *agentapi.HealthCheck) time.Duration {
 	given := time.Duration(check.GetTimeoutMs()) * time.Millisecond
@@ -36,23 +40,29 @@ func timeout(check *agentapi.HealthCheck) time.Duration {
 	return min(given, maxTimeout)
 }
 
-// healthy returns the checks that are good now, and the bad ones, each with the reason. A check that is bad before a
-// refresh says nothing about the refresh.
-func (r *run) healthy(ctx context.Context, checks []*agentapi.HealthCheck) (good, bad []string) {
-	for _, check := range checks {
-		if err := r.attempt(ctx, check); err != nil {
-			bad = append(bad, check.GetName()+": "+err.Error())
-			continue
+// healthy returns the names of the checks that are good now, and the bad ones, each with the reason. A check that is bad
+// before a refresh says nothing about the refresh. All are made at the same time, since a bad one can take long.
+func healthy(ctx context.Context, health Health, checks []*agentapi.HealthCheck) (good, bad []string) {
+	failed := make([]error, len(checks))
+	var attempts sync.WaitGroup
+	for i, check := range checks {
+		attempts.Go(func() { failed[i] = attempt(ctx, health, check) })
+	}
+	attempts.Wait()
+	for i, check := range checks {
+		if failed[i] != nil {
+			bad = append(bad, check.GetName()+": "+failed[i].Error())
+		} else {
+			good = append(good, check.GetName())
 		}
-		good = append(good, check.GetName())
 	}
 	return good, bad
 }
 
-func (r *run) attempt(ctx context.Context, check *agentapi.HealthCheck) error {
+func attempt(ctx context.Context, health Health, check *agentapi.HealthCheck) error {
 	ctx, cancel := context.WithTimeout(ctx, min(attemptLimit, timeout(check)))
 	defer cancel()
-	return r.Health.Check(ctx, check)
+	return health.Check(ctx, check)
 }
 
 // settle waits until all checks of the baseline are good and all renewed units run, and that they stay so for the
@@ -79,7 +89,7 @@ func (r *run) settle(ctx context.Context) error {
 			return err
 		}
 		for _, check := range checks {
-			if err := r.attempt(ctx, check); err != nil {
+			if err := attempt(ctx, r.Health, check); err != nil {
 				return r.unhealthy(ctx, check, err)
 			}
 		}
@@ -94,7 +104,7 @@ func (r *run) settle(ctx context.Context) error {
 func (r *run) become(ctx context.Context, check *agentapi.HealthCheck) error {
 	end := time.Now().Add(timeout(check))
 	for {
-		err := r.attempt(ctx, check)
+		err := attempt(ctx, r.Health, check)
 		if err == nil {
 			return nil
 		}

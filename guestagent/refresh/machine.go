@@ -165,6 +165,8 @@ func refusalOf(cause error) agentapi.Refusal {
 		return agentapi.Refusal_REFUSAL_TARGET
 	case is(ErrAccounts):
 		return agentapi.Refusal_REFUSAL_ACCOUNTS
+	case is(ErrChecks):
+		return agentapi.Refusal_REFUSAL_CHECKS
 	}
 	return agentapi.Refusal_REFUSAL_SYSTEM
 }
@@ -209,8 +211,11 @@ func (r *run) verify(ctx context.Context) (step, error) {
 	if err := r.Etc.Room(r.diff.etc); err != nil {
 		return step{}, err
 	}
-	baseline, bad := r.healthy(ctx, r.request.GetHealthChecks())
+	baseline, bad := healthy(ctx, r.Health, r.request.GetHealthChecks())
 	r.note(func(report *agentapi.Report) { report.Unchecked = bad })
+	if r.request.GetRequireChecks() && len(bad) > 0 {
+		return step{}, fmt.Errorf("%w: %s", ErrChecks, strings.Join(bad, "; "))
+	}
 	failed, err := r.Units.Failed(ctx)
 	if err != nil {
 		return step{}, err

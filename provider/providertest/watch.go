@@ -163,6 +163,14 @@ func (f watchedFleet) Check(ctx context.Context, spec vm.Spec) error {
 	return f.world.watch(ctx, "Check", spec.Name, func(func(string)) error { return f.real.Check(ctx, spec) })
 }
 
+func (f watchedFleet) Preflight(ctx context.Context, question vm.Question) (problems []vm.Problem, err error) {
+	err = f.world.watch(ctx, "Preflight", question.Want.Name, func(func(string)) error {
+		problems, err = f.real.Preflight(ctx, question)
+		return err
+	})
+	return problems, err
+}
+
 func (f watchedFleet) Read(ctx context.Context, name string) (found *vm.VM, err error) {
 	err = f.world.watch(ctx, "Read", name, func(func(string)) error {
 		found, err = f.real.Read(ctx, name)

@@ -36,8 +36,9 @@ type World struct {
 	// Guests are the agents in the domains.
 	Guests *agenttest.Guests
 
-	dir string
-	key ed25519.PrivateKey
+	dir  string
+	key  ed25519.PrivateKey
+	busy []uint16
 
 	mu      sync.Mutex
 	hook    Hook
@@ -59,6 +60,7 @@ func New(dir string) (*World, error) {
 			return nil, fmt.Errorf("make a host: %w", err)
 		}
 	}
+	w.Domains.Networks, w.Domains.Bridges = map[string]bool{"default": true, "stopped": false}, []string{"br0", "br1"}
 	w.Guests = agenttest.Inhabit(w.Domains)
 	w.Guests.OnNew = func(_ string, agent *agenttest.Agent) {
 		agent.Impact = &agentapi.Impact{
@@ -68,6 +70,22 @@ func New(dir string) (*World, error) {
 		}
 	}
 	return w, nil
+}
+
+// SetBusyPorts sets the ports of 127.0.0.1 on which something else listens. Set them only while no provider uses the host.
+func (w *World) SetBusyPorts(ports ...uint16) { w.busy = ports }
+
+func (w *World) machine() host { return host{busy: w.busy} }
+
+// host is the machine of a World: this one, but for the ports that are in use.
+type host struct {
+	machine.Local
+	busy []uint16
+}
+
+// PortFree implements machine.Sockets.
+func (h host) PortFree(_ context.Context, port uint16) (bool, error) {
+	return !slices.Contains(h.busy, port), nil
 }
 
 func (w *World) pool() string     { return filepath.Join(w.dir, "pool") }
@@ -98,7 +116,7 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 	publisher := &publish.Publisher{Store: w.Volumes, Cache: w.cache(), Key: w.key, Log: log, Modules: bootimage.Modules,
 		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent}
 	fleet := &vm.Fleet{
-		Hypervisor: w.Domains, Machine: machine.Local{}, Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
+		Hypervisor: w.Domains, Machine: w.machine(), Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
 		// The fake guests do not run it.
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
 		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, ListedFor: -1, Log: log,

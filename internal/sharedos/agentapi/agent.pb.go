@@ -232,6 +232,8 @@ const (
 	Refusal_REFUSAL_SYSTEM Refusal = 4
 	// Files of the target's /usr would belong to an account that the VM has made itself.
 	Refusal_REFUSAL_ACCOUNTS Refusal = 5
+	// A health check fails before the refresh, and require_checks is set.
+	Refusal_REFUSAL_CHECKS Refusal = 6
 )
 
 // Enum value maps for Refusal.
@@ -243,6 +245,7 @@ var (
 		3: "REFUSAL_TARGET",
 		4: "REFUSAL_SYSTEM",
 		5: "REFUSAL_ACCOUNTS",
+		6: "REFUSAL_CHECKS",
 	}
 	Refusal_value = map[string]int32{
 		"REFUSAL_UNSPECIFIED": 0,
@@ -251,6 +254,7 @@ var (
 		"REFUSAL_TARGET":      3,
 		"REFUSAL_SYSTEM":      4,
 		"REFUSAL_ACCOUNTS":    5,
+		"REFUSAL_CHECKS":      6,
 	}
 )
 
@@ -899,8 +903,9 @@ type AssessRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Target *Target                `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	// As in RefreshRequest, so that one answer serves the plan and the refresh.
-	Policy        *UnitPolicy `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
-	Strategy      string      `protobuf:"bytes,3,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	Policy        *UnitPolicy    `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Strategy      string         `protobuf:"bytes,3,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	HealthChecks  []*HealthCheck `protobuf:"bytes,4,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -954,6 +959,13 @@ func (x *AssessRequest) GetStrategy() string {
 		return x.Strategy
 	}
 	return ""
+}
+
+func (x *AssessRequest) GetHealthChecks() []*HealthCheck {
+	if x != nil {
+		return x.HealthChecks
+	}
+	return nil
 }
 
 type AssessResponse struct {
@@ -1022,7 +1034,9 @@ type Impact struct {
 	// before an earlier refresh.
 	Remaining []string `protobuf:"bytes,10,rep,name=remaining,proto3" json:"remaining,omitempty"`
 	// Units that the target enables and that are started.
-	Starts        []*UnitStart `protobuf:"bytes,11,rep,name=starts,proto3" json:"starts,omitempty"`
+	Starts []*UnitStart `protobuf:"bytes,11,rep,name=starts,proto3" json:"starts,omitempty"`
+	// Health checks that fail now, before the refresh: "name: reason". Only in an AssessResponse.
+	FailingChecks []string `protobuf:"bytes,12,rep,name=failing_checks,json=failingChecks,proto3" json:"failing_checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1130,6 +1144,13 @@ func (x *Impact) GetRemaining() []string {
 func (x *Impact) GetStarts() []*UnitStart {
 	if x != nil {
 		return x.Starts
+	}
+	return nil
+}
+
+func (x *Impact) GetFailingChecks() []string {
+	if x != nil {
+		return x.FailingChecks
 	}
 	return nil
 }
@@ -1609,7 +1630,9 @@ type RefreshRequest struct {
 	RestartTimeoutMs int64 `protobuf:"varint,11,opt,name=restart_timeout_ms,json=restartTimeoutMs,proto3" json:"restart_timeout_ms,omitempty"`
 	// Patterns of absolute paths below /etc that the refresh leaves as the VM has them: as in Go's path.Match, and
 	// everything below a directory that matches.
-	KeepFiles     []string `protobuf:"bytes,12,rep,name=keep_files,json=keepFiles,proto3" json:"keep_files,omitempty"`
+	KeepFiles []string `protobuf:"bytes,12,rep,name=keep_files,json=keepFiles,proto3" json:"keep_files,omitempty"`
+	// Refuse the refresh if a health check fails before it. Otherwise such a check does not count, and is reported.
+	RequireChecks bool `protobuf:"varint,13,opt,name=require_checks,json=requireChecks,proto3" json:"require_checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1726,6 +1749,13 @@ func (x *RefreshRequest) GetKeepFiles() []string {
 		return x.KeepFiles
 	}
 	return nil
+}
+
+func (x *RefreshRequest) GetRequireChecks() bool {
+	if x != nil {
+		return x.RequireChecks
+	}
+	return false
 }
 
 type RefreshResponse struct {
@@ -2759,13 +2789,14 @@ const file_agent_proto_rawDesc = "" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\"L\n" +
 	"\x06Target\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\fR\x02to\x12\x12\n" +
-	"\x04from\x18\x04 \x01(\fR\x04fromJ\x04\b\x01\x10\x02J\x04\b\x02\x10\x03R\tmanifestsR\acurrent\"\x95\x01\n" +
+	"\x04from\x18\x04 \x01(\fR\x04fromJ\x04\b\x01\x10\x02J\x04\b\x02\x10\x03R\tmanifestsR\acurrent\"\xda\x01\n" +
 	"\rAssessRequest\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x125\n" +
 	"\x06policy\x18\x02 \x01(\v2\x1d.sharedos.agent.v1.UnitPolicyR\x06policy\x12\x1a\n" +
-	"\bstrategy\x18\x03 \x01(\tR\bstrategy\"C\n" +
+	"\bstrategy\x18\x03 \x01(\tR\bstrategy\x12C\n" +
+	"\rhealth_checks\x18\x04 \x03(\v2\x1e.sharedos.agent.v1.HealthCheckR\fhealthChecks\"C\n" +
 	"\x0eAssessResponse\x121\n" +
-	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\x86\x03\n" +
+	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\xad\x03\n" +
 	"\x06Impact\x12.\n" +
 	"\x05level\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\x05level\x123\n" +
 	"\x05units\x18\x02 \x03(\v2\x1d.sharedos.agent.v1.UnitImpactR\x05units\x12\x1e\n" +
@@ -2780,7 +2811,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x04left\x18\t \x03(\tR\x04left\x12\x1c\n" +
 	"\tremaining\x18\n" +
 	" \x03(\tR\tremaining\x124\n" +
-	"\x06starts\x18\v \x03(\v2\x1c.sharedos.agent.v1.UnitStartR\x06starts\"\x85\x01\n" +
+	"\x06starts\x18\v \x03(\v2\x1c.sharedos.agent.v1.UnitStartR\x06starts\x12%\n" +
+	"\x0efailing_checks\x18\f \x03(\tR\rfailingChecks\"\x85\x01\n" +
 	"\tUnitStart\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12\x1b\n" +
 	"\twanted_by\x18\x02 \x01(\tR\bwantedBy\x12\x18\n" +
@@ -2821,7 +2853,7 @@ const file_agent_proto_rawDesc = "" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMsB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\aCommand\x12\x12\n" +
-	"\x04argv\x18\x01 \x03(\tR\x04argv\"\x80\x04\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xa7\x04\n" +
 	"\x0eRefreshRequest\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x127\n" +
 	"\n" +
@@ -2837,7 +2869,8 @@ const file_agent_proto_rawDesc = "" +
 	" \x01(\tR\vcommandLine\x12,\n" +
 	"\x12restart_timeout_ms\x18\v \x01(\x03R\x10restartTimeoutMs\x12\x1d\n" +
 	"\n" +
-	"keep_files\x18\f \x03(\tR\tkeepFiles\"+\n" +
+	"keep_files\x18\f \x03(\tR\tkeepFiles\x12%\n" +
+	"\x0erequire_checks\x18\r \x01(\bR\rrequireChecks\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\bR\astarted\"\xa7\x06\n" +
 	"\x06Report\x12,\n" +
@@ -2934,14 +2967,15 @@ const file_agent_proto_rawDesc = "" +
 	"\x05Event\x12\x15\n" +
 	"\x11EVENT_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bPROGRESS\x10\x01\x12\f\n" +
-	"\bSERVICES\x10\x02*\x8a\x01\n" +
+	"\bSERVICES\x10\x02*\x9e\x01\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREFUSAL_IMPACT\x10\x01\x12\x14\n" +
 	"\x10REFUSAL_STRATEGY\x10\x02\x12\x12\n" +
 	"\x0eREFUSAL_TARGET\x10\x03\x12\x12\n" +
 	"\x0eREFUSAL_SYSTEM\x10\x04\x12\x14\n" +
-	"\x10REFUSAL_ACCOUNTS\x10\x052\x97\x05\n" +
+	"\x10REFUSAL_ACCOUNTS\x10\x05\x12\x12\n" +
+	"\x0eREFUSAL_CHECKS\x10\x062\x97\x05\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +
@@ -3015,52 +3049,53 @@ var file_agent_proto_depIdxs = []int32{
 	22, // 5: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
 	10, // 6: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
 	16, // 7: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	13, // 8: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
-	1,  // 9: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
-	15, // 10: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
-	14, // 11: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
-	1,  // 12: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	36, // 13: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	37, // 14: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
-	19, // 15: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
-	10, // 16: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
-	1,  // 17: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
-	18, // 18: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	16, // 19: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	5,  // 20: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
-	5,  // 21: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
-	0,  // 22: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
-	13, // 23: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
-	24, // 24: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
-	25, // 25: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
-	3,  // 26: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
-	14, // 27: sharedos.agent.v1.Report.starts:type_name -> sharedos.agent.v1.UnitStart
-	23, // 28: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
-	1,  // 29: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
-	28, // 30: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
-	31, // 31: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	17, // 32: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	6,  // 33: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	8,  // 34: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	11, // 35: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	20, // 36: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	26, // 37: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	29, // 38: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	32, // 39: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	34, // 40: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	7,  // 41: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	9,  // 42: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	12, // 43: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	21, // 44: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	27, // 45: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	30, // 46: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	33, // 47: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	35, // 48: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	41, // [41:49] is the sub-list for method output_type
-	33, // [33:41] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	18, // 8: sharedos.agent.v1.AssessRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	13, // 9: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
+	1,  // 10: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
+	15, // 11: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
+	14, // 12: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
+	1,  // 13: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
+	36, // 14: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	37, // 15: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	19, // 16: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
+	10, // 17: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
+	1,  // 18: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
+	18, // 19: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	16, // 20: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	5,  // 21: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
+	5,  // 22: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
+	0,  // 23: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
+	13, // 24: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
+	24, // 25: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	25, // 26: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
+	3,  // 27: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
+	14, // 28: sharedos.agent.v1.Report.starts:type_name -> sharedos.agent.v1.UnitStart
+	23, // 29: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
+	1,  // 30: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
+	28, // 31: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
+	31, // 32: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
+	17, // 33: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	6,  // 34: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	8,  // 35: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	11, // 36: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	20, // 37: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	26, // 38: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	29, // 39: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	32, // 40: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	34, // 41: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	7,  // 42: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	9,  // 43: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	12, // 44: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	21, // 45: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	27, // 46: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	30, // 47: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	33, // 48: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	35, // 49: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	42, // [42:50] is the sub-list for method output_type
+	34, // [34:42] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }

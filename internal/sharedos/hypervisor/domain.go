@@ -61,8 +61,8 @@ func (d Domain) Check() error {
 	if !canonicalUUID.MatchString(d.UUID) {
 		bad("UUID %q is not in canonical lower case form", d.UUID)
 	}
-	if d.VCPUs < 1 || d.VCPUs > 255 {
-		bad("%d vcpus: use 1 to 255", d.VCPUs)
+	if d.VCPUs < 1 || d.VCPUs > MaxVCPUs {
+		bad("%d vcpus: use 1 to %d", d.VCPUs, MaxVCPUs)
 	}
 	if d.Memory < 1<<20 || d.Memory%(1<<20) != 0 {
 		bad("memory of %d bytes: use whole MiB, 1 or more", d.Memory)

@@ -22,6 +22,12 @@ const (
 // processor time.
 var slowEmulated = []string{"erms", "fsrm"}
 
+// arch and machineType are of all domains.
+const (
+	arch        = "x86_64"
+	machineType = "q35"
+)
+
 // emulated is libvirt's type of a domain whose processor is emulated.
 const emulated = "qemu"
 
@@ -52,7 +58,7 @@ func (p platform) encode(d Domain) (string, error) {
 		CurrentMemory: &libvirtxml.DomainCurrentMemory{Value: kib, Unit: "KiB"},
 		VCPU:          &libvirtxml.DomainVCPU{Placement: "static", Value: uint(d.VCPUs)},
 		OS: &libvirtxml.DomainOS{
-			Type:    &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"},
+			Type:    &libvirtxml.DomainOSType{Arch: arch, Machine: machineType, Type: "hvm"},
 			Kernel:  d.Kernel,
 			Initrd:  d.Initramfs,
 			Cmdline: CommandLine(d),

@@ -76,6 +76,13 @@ type Hypervisor interface {
 	SetMetadata(ctx context.Context, name string, metadata Metadata) error
 	// Dialer connects to ports of the running domain's vsock.
 	Dialer(ctx context.Context, name string) (transport.Dialer, error)
+	// Limits returns what a domain can have at most on this host.
+	Limits(ctx context.Context) (Limits, error)
+	// NetworkActive reports whether a network of libvirt is active, so that a domain with an interface on it can start.
+	// ErrNoNetwork if libvirt has none of the name.
+	NetworkActive(ctx context.Context, name string) (bool, error)
+	// IsBridge reports whether the host has a bridge of the name. A network device of another kind is none.
+	IsBridge(ctx context.Context, name string) (bool, error)
 	// Close closes the connections to guests. Domains keep running.
 	Close() error
 }

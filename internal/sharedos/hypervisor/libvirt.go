@@ -31,6 +31,8 @@ type Libvirt struct {
 	// virtType is "kvm" or emulated. It is empty until libvirt was asked for it.
 	virtType string
 
+	limits limits
+
 	// closing are the connections to guests that are closed in the background. life ends when the hypervisor is closed.
 	closing sync.WaitGroup
 	life    context.Context

@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -187,4 +189,17 @@ func (Local) DialUnix(ctx context.Context, path string) (net.Conn, error) {
 // DialVSock implements Sockets.
 func (Local) DialVSock(ctx context.Context, cid, port uint32) (net.Conn, error) {
 	return transport.VSock{CID: cid}.DialContext(ctx, port)
+}
+
+// PortFree implements Sockets. It listens there for a moment.
+func (Local) PortFree(ctx context.Context, port uint16) (bool, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("listen on port %d of 127.0.0.1: %w", port, err)
+	}
+	return true, listener.Close()
 }

@@ -69,4 +69,6 @@ type Sockets interface {
 	DialUnix(ctx context.Context, path string) (net.Conn, error)
 	// DialVSock connects to a port of the guest with a context id (CID), through the machine's kernel: vsock(7).
 	DialVSock(ctx context.Context, cid, port uint32) (net.Conn, error)
+	// PortFree reports whether nothing listens on a TCP port of the machine's 127.0.0.1.
+	PortFree(ctx context.Context, port uint16) (bool, error)
 }

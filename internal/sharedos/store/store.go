@@ -82,6 +82,8 @@ type Disks interface {
 	DeletePrivateDisk(ctx context.Context, volume string) error
 	// PrivateDisk returns the volume of a private disk; ErrNotFound if there is none.
 	PrivateDisk(ctx context.Context, volume string) (Volume, error)
+	// Room returns the room for private disks; ErrNotFound if the pool does not exist yet.
+	Room(ctx context.Context) (Room, error)
 	// ListDisks lists the private disks of all VMs.
 	ListDisks(ctx context.Context) ([]Volume, error)
 }
@@ -108,6 +110,14 @@ type Store interface {
 type Named struct {
 	Kind release.Kind
 	Name string
+}
+
+// Room is the room for private disks, in bytes.
+type Room struct {
+	// Capacity is that of the whole pool, and Available what is free.
+	Capacity, Available int64
+	// Thin is true if a disk takes space only as it fills. If it is false, a new disk takes all of its size.
+	Thin bool
 }
 
 // Volume is one volume of the store.

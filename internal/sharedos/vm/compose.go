@@ -27,11 +27,26 @@ type signed struct {
 	manifest *release.Manifest
 }
 
+// MissingReleaseError means that neither the pool nor the cache has a release. It matches store.ErrNotFound.
+type MissingReleaseError struct {
+	ID    tree.Digest
+	cause error
+}
+
+func (e *MissingReleaseError) Error() string {
+	return fmt.Sprintf("there is no release %s: %v", e.ID, e.cause)
+}
+
+func (e *MissingReleaseError) Unwrap() error { return e.cause }
+
 // release reads a release from the store, and checks its id and that the operator signed it.
 func (f *Fleet) release(ctx context.Context, id tree.Digest) (signed, error) {
 	note, err := f.Store.GetManifest(ctx, id)
 	if errors.Is(err, store.ErrNotFound) && f.Offer != nil {
 		note, _, err = f.Offer(ctx, id)
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return signed{}, &MissingReleaseError{id, err}
 	}
 	if err != nil {
 		return signed{}, fmt.Errorf("read release %s: %w", id, err)

@@ -32,9 +32,12 @@ type Store interface {
 // Fleet creates, updates and deletes the VMs of one host.
 type Fleet struct {
 	Hypervisor hypervisor.Hypervisor
-	// Machine has the console logs and the files that VMs boot.
-	Machine machine.Files
-	Store   Store
+	// Machine has the console logs, the files that VMs boot, and the ports that are forwarded to them.
+	Machine interface {
+		machine.Files
+		machine.Sockets
+	}
+	Store Store
 	// Key is the operator's. It signed the releases, it signs stacks, and agents accept connections with it.
 	Key ed25519.PrivateKey
 	// Pool is the name of the store's pool, for the record in the domain.

@@ -74,6 +74,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		Target: target, MaxImpact: spec.Refresh.MaxImpact, HealthChecks: spec.Refresh.HealthChecks,
 		SettleMs: spec.Refresh.Settle.Milliseconds(), RestartTimeoutMs: spec.Refresh.RestartTimeout.Milliseconds(),
 		Strategy: spec.Refresh.Strategy, Policy: spec.Refresh.Units, KeepFiles: spec.Refresh.KeepFiles,
+		RequireChecks: spec.Refresh.RequireChecks,
 	}
 	if spec.Refresh.Strategy == Kexec && status.GetKernel() != stack.Kernel {
 		if err := f.uploadKernel(ctx, agent, domain, spec, request, progress); err != nil {
@@ -252,6 +253,8 @@ func outcome(status *agentapi.StatusResponse, stack release.Stack, spec Spec) (*
 		return report, fmt.Errorf("%w:%s", ErrImpact, plain.Guest(report.GetError()))
 	case report.GetRefusal() == agentapi.Refusal_REFUSAL_STRATEGY:
 		return report, fmt.Errorf("%w:%s", errDeferred, plain.Guest(report.GetError()))
+	case report.GetRefusal() == agentapi.Refusal_REFUSAL_CHECKS:
+		return report, fmt.Errorf("%w:%s", ErrChecks, plain.Guest(strings.Join(report.GetUnchecked(), "\n")))
 	case report.GetRefused():
 		return report, fmt.Errorf("%w:%s", ErrRefused, plain.Guest(report.GetError()))
 	default:

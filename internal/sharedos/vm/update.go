@@ -215,7 +215,9 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, assessLimit)
 	defer cancel()
-	answer, err := agent.Assess(ctx, &agentapi.AssessRequest{Target: target, Policy: spec.Refresh.Units, Strategy: spec.Refresh.Strategy})
+	answer, err := agent.Assess(ctx, &agentapi.AssessRequest{
+		Target: target, Policy: spec.Refresh.Units, Strategy: spec.Refresh.Strategy, HealthChecks: spec.Refresh.HealthChecks,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("ask its agent: %w", err)
 	}

@@ -36,6 +36,9 @@ var (
 	ErrImpact = errors.New("the impact is larger than max_impact allows")
 	// ErrRefused means that the agent refused a refresh before anything changed: the target does not verify.
 	ErrRefused = errors.New("the VM refused the refresh and runs what it ran before")
+	// ErrChecks means that the agent refused a refresh before anything changed, because a health check failed and all are
+	// required.
+	ErrChecks = errors.New("health checks fail before the refresh")
 	// ErrNotLive means that a running VM cannot be moved to the release, whatever it may interrupt: it is of another
 	// base, or earlier than the one that runs. The next start can run it.
 	ErrNotLive = errors.New("a running VM cannot be moved to this release")
@@ -83,7 +86,9 @@ type RefreshPolicy struct {
 	Strategy     string
 	MaxImpact    agentapi.Level
 	HealthChecks []*agentapi.HealthCheck
-	Settle       time.Duration
+	// RequireChecks refuses a refresh before which a health check fails.
+	RequireChecks bool
+	Settle        time.Duration
 	// RestartTimeout is how long one unit may take to stop and start again; 0 leaves that to the unit.
 	RestartTimeout time.Duration
 	// KeepFiles are patterns of absolute paths below /etc that a refresh leaves as the VM has them.
@@ -140,6 +145,8 @@ type Interface interface {
 	// Check composes the stack of spec and changes nothing. The error matches compose.ErrStack if its releases do not
 	// make one, and store.ErrNotFound if one of them is not published yet.
 	Check(ctx context.Context, spec Spec) error
+	// Preflight returns why a VM cannot be made or changed as wanted, as far as the host shows it now. It changes nothing.
+	Preflight(ctx context.Context, question Question) ([]Problem, error)
 	// Read returns the VM as it is; ErrNotFound only if libvirt said so. An agent that does not answer is no
 	// error: Answered is false.
 	Read(ctx context.Context, name string) (*VM, error)

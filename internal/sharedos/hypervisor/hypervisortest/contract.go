@@ -42,6 +42,7 @@ func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
 		{"the private disk of a running domain grows and never shrinks", resize},
 		{"metadata is replaced in one step, running or not", metadata},
 		{"a guest that does not answer is waited for no longer than the context", deaf},
+		{"limits of the host are known, and what it does not have is not found", host},
 		{"a cancelled context ends every call", cancelled},
 	}
 	for _, part := range parts {
@@ -544,6 +545,26 @@ func deaf(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 			t.Errorf("%s: took %s", name, took)
 		}
 		mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	}
+}
+
+func host(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	limits, err := h.Limits(ctx)
+	must(t, err)
+	if limits.VCPUs < 1 || limits.VCPUs > hypervisor.MaxVCPUs || limits.Processors < 1 || limits.Memory < 1<<30 {
+		t.Errorf("a domain can have %+v", limits)
+	}
+	if found, err := h.IsBridge(ctx, "br-none"); err != nil || found {
+		t.Errorf("a bridge that does not exist: %v, %v", found, err)
+	}
+	if found, err := h.IsBridge(ctx, "lo"); err != nil || found {
+		t.Errorf("the loopback as a bridge: %v, %v", found, err)
+	}
+	if _, err := h.IsBridge(ctx, "../lo"); err == nil {
+		t.Error("a path as a bridge")
+	}
+	if _, err := h.NetworkActive(ctx, "none-of-this-name"); err == nil {
+		t.Error("a network that does not exist is there")
 	}
 }
 

@@ -42,6 +42,11 @@ type Hypervisor struct {
 	Deaf bool
 	// NoFiles makes domains start although their files do not exist.
 	NoFiles bool
+	// Host is what domains can have at most, if it is not zero. Networks are libvirt's networks, and whether they are active.
+	// Bridges are the host's bridges.
+	Host     hypervisor.Limits
+	Networks map[string]bool
+	Bridges  []string
 
 	mu      sync.Mutex
 	domains map[string]*domain
@@ -570,6 +575,37 @@ type silent struct{}
 
 func (silent) DialContext(_ context.Context, port uint32) (net.Conn, error) {
 	return nil, &net.OpError{Op: "dial", Net: "vsock", Err: fmt.Errorf("port %d: %w", port, syscall.ECONNREFUSED)}
+}
+
+// Limits implements hypervisor.Hypervisor. Without Host, a host has four processors and 64 GiB of memory.
+func (h *Hypervisor) Limits(ctx context.Context) (hypervisor.Limits, error) {
+	if err := h.enter(ctx, "Limits", "", false); err != nil {
+		return hypervisor.Limits{}, err
+	}
+	if h.Host != (hypervisor.Limits{}) {
+		return h.Host, nil
+	}
+	return hypervisor.Limits{VCPUs: hypervisor.MaxVCPUs, Processors: 4, Memory: 64 << 30}, nil
+}
+
+// NetworkActive implements hypervisor.Hypervisor.
+func (h *Hypervisor) NetworkActive(ctx context.Context, name string) (bool, error) {
+	if err := h.enter(ctx, "NetworkActive", name, false); err != nil {
+		return false, err
+	}
+	active, ok := h.Networks[name]
+	if !ok {
+		return false, fmt.Errorf("network %q: %w", name, hypervisor.ErrNoNetwork)
+	}
+	return active, nil
+}
+
+// IsBridge implements hypervisor.Hypervisor.
+func (h *Hypervisor) IsBridge(ctx context.Context, name string) (bool, error) {
+	if err := h.enter(ctx, "IsBridge", name, false); err != nil {
+		return false, err
+	}
+	return slices.Contains(h.Bridges, name), hypervisor.CheckBridgeName(name)
 }
 
 // Close implements hypervisor.Hypervisor.

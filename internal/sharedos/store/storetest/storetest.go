@@ -31,6 +31,8 @@ type Store struct {
 	Fail func(method, volume string) error
 	// Extent is the size in bytes of which the size of every volume is a multiple, as in pools of block devices. 0 is 1.
 	Extent int64
+	// Free is the room for private disks, if it is not zero.
+	Free store.Room
 
 	dir    string
 	locker store.Locker
@@ -484,3 +486,14 @@ func (s *Store) Sweep(ctx context.Context, keep map[tree.Digest]bool) ([]store.V
 func (s *Store) Close() error { return s.locker.Close(context.Background()) }
 
 func zero(data []byte) bool { return len(bytes.TrimLeft(data, "\x00")) == 0 }
+
+// Room implements store.Disks. Without Free, there is a pool of 1 TiB.
+func (s *Store) Room(ctx context.Context) (store.Room, error) {
+	if err := s.enter(ctx, "Room", "", false); err != nil {
+		return store.Room{}, err
+	}
+	if s.Free != (store.Room{}) {
+		return s.Free, nil
+	}
+	return store.Room{Capacity: 1 << 40, Available: 1 << 40, Thin: true}, nil
+}

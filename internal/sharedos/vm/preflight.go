@@ -1,0 +1,269 @@
+package vm
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+)
+
+// Problem is why a VM cannot be as a Spec wants it, found before anything changes.
+type Problem struct {
+	// Attribute is the path of an attribute of sharedos_vm, such as interfaces, lan, bridge.
+	Attribute []string
+	Err       error
+	// Next is what to do.
+	Next string
+	// Possible is true if the VM can be made all the same.
+	Possible bool
+}
+
+// Question is what Preflight is asked. Fields of Want that have no value yet are not checked.
+type Question struct {
+	Want Spec
+	// Have is the VM as it is; nil for a new one. What Want has in common with it is not checked.
+	Have *Spec
+	// Known reports whether the caller manages the VM of a UUID, so that it may change or destroy it in the same run.
+	Known func(uuid string) bool
+}
+
+// Preflight implements Interface.
+func (f *Fleet) Preflight(ctx context.Context, q Question) ([]Problem, error) {
+	if q.Known == nil {
+		q.Known = func(string) bool { return false }
+	}
+	check := preflight{fleet: f, Question: q}
+	for _, rule := range []func(context.Context) error{
+		check.name, check.compute, check.disk, check.interfaces, check.keys,
+	} {
+		if err := rule(ctx); err != nil {
+			return nil, fmt.Errorf("check what VM %q needs of the host: %w", q.Want.Name, err)
+		}
+	}
+	return check.found, nil
+}
+
+// preflight collects problems.
+type preflight struct {
+	fleet *Fleet
+	Question
+	found []Problem
+}
+
+// refuse records why the VM cannot be made.
+func (p *preflight) refuse(next string, err error, attribute ...string) {
+	p.found = append(p.found, Problem{Attribute: attribute, Err: err, Next: next})
+}
+
+// differs reports whether a value is checked: it is set, and the VM does not have it already.
+func differs[T comparable](want T, have *Spec, of func(*Spec) T) bool {
+	var none T
+	return want != none && (have == nil || of(have) != want)
+}
+
+// name checks that a new VM's name is free.
+func (p *preflight) name(ctx context.Context) error {
+	if p.Have != nil || p.Want.Name == "" {
+		return nil
+	}
+	domain, _, err := p.fleet.Hypervisor.Lookup(ctx, p.Want.Name)
+	switch {
+	case errors.Is(err, hypervisor.ErrNotFound):
+		return nil
+	case errors.Is(err, hypervisor.ErrForeign):
+		p.refuse("Choose another name, or remove that domain. Nothing of it is touched.", err, "name")
+		return nil
+	case err != nil:
+		return err
+	case p.Known(domain.UUID) || domain.UUID == p.Want.UUID:
+		return nil
+	}
+	p.refuse("Choose another name, or import that VM with: terraform import ADDRESS "+p.Want.Name,
+		fmt.Errorf("%w: it has UUID %s, and this state does not manage it", ErrExists, domain.UUID), "name")
+	return nil
+}
+
+// compute checks processors and memory.
+func (p *preflight) compute(ctx context.Context) error {
+	cpus := differs(p.Want.VCPUs, p.Have, func(s *Spec) int { return s.VCPUs })
+	memory := differs(p.Want.Memory, p.Have, func(s *Spec) int64 { return s.Memory })
+	if !cpus && !memory {
+		return nil
+	}
+	limits, err := p.fleet.Hypervisor.Limits(ctx)
+	if err != nil {
+		return err
+	}
+	if cpus && p.Want.VCPUs > limits.VCPUs {
+		p.refuse(fmt.Sprintf("Set vcpus to %d or less.", limits.VCPUs),
+			fmt.Errorf("it is to have %d processors, and QEMU can give a VM on this host at most %d", p.Want.VCPUs, limits.VCPUs), "vcpus")
+	} else if cpus && limits.Processors > 0 && p.Want.VCPUs > limits.Processors {
+		p.found = append(p.found, Problem{Attribute: []string{"vcpus"}, Possible: true,
+			Err:  fmt.Errorf("it is to have %d processors, and the host has %d", p.Want.VCPUs, limits.Processors),
+			Next: "The VM can be made, and is slower than with as many processors as the host has."})
+	}
+	if memory && limits.Memory > 0 && p.Want.Memory > limits.Memory {
+		p.refuse(fmt.Sprintf("Set memory to less than %dMiB.", limits.Memory>>20),
+			fmt.Errorf("it is to have %d MiB of memory, and the host has %d MiB", p.Want.Memory>>20, limits.Memory>>20), "memory")
+	}
+	return nil
+}
+
+// disk checks that the pool can hold the private disk.
+func (p *preflight) disk(ctx context.Context) error {
+	if !differs(p.Want.DiskSize, p.Have, func(s *Spec) int64 { return s.DiskSize }) {
+		return nil
+	}
+	room, err := p.fleet.Store.Room(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // the pool is created with the first base
+	}
+	if err != nil {
+		return err
+	}
+	had := int64(0)
+	if p.Have != nil {
+		had = p.Have.DiskSize
+	}
+	switch grows := p.Want.DiskSize - had; {
+	case room.Thin && p.Want.DiskSize > room.Capacity:
+		p.refuse(fmt.Sprintf("Set disk.size to less than %dMiB, or use a larger pool.", room.Capacity>>20),
+			fmt.Errorf("its private disk is to have %d MiB, and all of storage pool %q has %d MiB", p.Want.DiskSize>>20, p.fleet.Pool, room.Capacity>>20),
+			"disk", "size")
+	case !room.Thin && grows > room.Available:
+		p.refuse("Choose a smaller disk.size, or add room to the pool: a disk in this pool takes all of its size at once.",
+			fmt.Errorf("its private disk is to take %d MiB more, and storage pool %q has %d MiB free", grows>>20, p.fleet.Pool, room.Available>>20),
+			"disk", "size")
+	}
+	return nil
+}
+
+// keys checks that the boot configuration, which holds the SSH keys, is not too long.
+func (p *preflight) keys(context.Context) error {
+	if p.Have != nil && slices.Equal(p.Have.AuthorizedKeys, p.Want.AuthorizedKeys) {
+		return nil
+	}
+	config, err := json.Marshal(agentapi.BootConfig{
+		Operators: []string{base64.StdEncoding.EncodeToString(p.fleet.publicKey())},
+		Hostname:  p.Want.Hostname, AuthorizedKeys: p.Want.AuthorizedKeys,
+	})
+	if err != nil {
+		return fmt.Errorf("encode the boot configuration: %w", err)
+	}
+	if len(config) > hypervisor.MaxBootConfig {
+		p.refuse("Use fewer or shorter keys, or put a key of a certificate authority (cert-authority) in their place.",
+			fmt.Errorf("its boot configuration, with the SSH keys, would have %d bytes, and at most %d fit", len(config), hypervisor.MaxBootConfig),
+			"ssh_authorized_keys")
+	}
+	return nil
+}
+
+// interfaces checks bridges, networks and forwarded ports.
+func (p *preflight) interfaces(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(p.Want.Interfaces)) {
+		want := p.Want.Interfaces[name]
+		if p.Have != nil && reflect.DeepEqual(p.Have.Interfaces[name], want) {
+			continue
+		}
+		var err error
+		switch {
+		case want.User != nil:
+			err = p.forwards(ctx, name, want.User)
+		case want.Bridge != "":
+			err = p.bridge(ctx, name, want.Bridge)
+		case want.Network != "":
+			err = p.network(ctx, name, want.Network)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *preflight) bridge(ctx context.Context, name, bridge string) error {
+	found, err := p.fleet.Hypervisor.IsBridge(ctx, bridge)
+	if err == nil && !found {
+		p.refuse(fmt.Sprintf("Create it on the host, such as with: ip link add %s type bridge", bridge),
+			fmt.Errorf("the host has no bridge %q", bridge), "interfaces", name, "bridge")
+	}
+	return err
+}
+
+func (p *preflight) network(ctx context.Context, name, network string) error {
+	active, err := p.fleet.Hypervisor.NetworkActive(ctx, network)
+	switch {
+	case errors.Is(err, hypervisor.ErrNoNetwork):
+		p.refuse("Define and start it, or choose one of: virsh net-list --all", fmt.Errorf("libvirt has no network %q", network), "interfaces", name, "network")
+		return nil
+	case err == nil && !active && p.Want.Running:
+		p.refuse("Start it, with: virsh net-start "+network, fmt.Errorf("the libvirt network %q is not active", network), "interfaces", name, "network")
+	}
+	return err
+}
+
+// forwards checks that the ports on the host's 127.0.0.1 are free.
+func (p *preflight) forwards(ctx context.Context, name string, user *hypervisor.UserNetwork) error {
+	for _, port := range slices.Sorted(maps.Keys(user.Forwards)) {
+		if p.Have != nil && holds(p.Have.Interfaces, port) {
+			continue
+		}
+		free, err := p.fleet.Machine.PortFree(ctx, port)
+		if err != nil {
+			return err
+		}
+		if free {
+			continue
+		}
+		holder, known, err := p.holder(ctx, port)
+		if err != nil {
+			return err
+		}
+		if known {
+			continue // the same run may free it, and if it does not, its plan has the port, too
+		}
+		why := fmt.Errorf("port %d of the host's 127.0.0.1 is in use", port)
+		if holder != "" {
+			why = fmt.Errorf("%w by VM %q", why, holder)
+		}
+		p.refuse("Choose another port, or end what listens on it: ss -ltnp 'sport = :"+strconv.Itoa(int(port))+"'", why,
+			"interfaces", name, "user", "forwards")
+	}
+	return nil
+}
+
+// holder returns the VM whose definition forwards a port, and whether the caller manages it; "" if there is none.
+func (p *preflight) holder(ctx context.Context, port uint16) (name string, known bool, err error) {
+	domains, err := p.fleet.Hypervisor.List(ctx)
+	if err != nil {
+		return "", false, err
+	}
+	for _, domain := range domains {
+		if holds(domain.Interfaces, port) && domain.UUID != p.Want.UUID {
+			return domain.Name, p.Known(domain.UUID), nil
+		}
+	}
+	return "", false, nil
+}
+
+// holds reports whether interfaces forward a port of the host.
+func holds(interfaces map[string]hypervisor.Interface, port uint16) bool {
+	for _, one := range interfaces {
+		if one.User == nil {
+			continue
+		}
+		if _, ok := one.User.Forwards[port]; ok {
+			return true
+		}
+	}
+	return false
+}

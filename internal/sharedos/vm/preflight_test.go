@@ -1,0 +1,159 @@
+package vm_test
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// Preflight finds what the host lacks, and nothing that the VM has already.
+func TestPreflight(t *testing.T) {
+	const gibibyte = 1024 * mebibyte
+	on := func(ports ...uint16) hypervisor.Interface {
+		forwards := map[uint16]uint16{}
+		for _, port := range ports {
+			forwards[port] = 22
+		}
+		return hypervisor.Interface{User: &hypervisor.UserNetwork{Forwards: forwards}}
+	}
+	lan := func(one hypervisor.Interface) map[string]hypervisor.Interface {
+		return map[string]hypervisor.Interface{"lan": one}
+	}
+	for name, test := range map[string]struct {
+		change func(w *world, q *vm.Question)
+		// want is "attribute: text" of each problem.
+		want []string
+	}{
+		"nothing is wrong": {change: func(_ *world, q *vm.Question) {
+			q.Want.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "br0"}, "b": {Network: "default"}, "c": on(8080)}
+		}},
+		"a domain of the name": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.AddForeign(q.Want.Name, "22222222-2222-4333-8444-555555555555")
+		}, want: []string{"name: not made by sharedos"}},
+		"processors of which QEMU has fewer": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
+			q.Want.VCPUs = 9
+		}, want: []string{"vcpus: at most 8"}},
+		"processors of which the host has fewer": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
+			q.Want.VCPUs = 5
+		}, want: []string{"vcpus: possible: the host has 4"}},
+		"more memory than the host has": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
+			q.Want.Memory = gibibyte + mebibyte
+		}, want: []string{"memory: the host has 1024 MiB"}},
+		"a disk that is larger than the pool": {change: func(w *world, q *vm.Question) {
+			w.store.Free = store.Room{Capacity: gibibyte, Available: 10 * mebibyte, Thin: true}
+			q.Want.DiskSize = gibibyte + mebibyte
+		}, want: []string{"disk.size: has 1024 MiB"}},
+		"a disk that fits into a pool that is full now": {change: func(w *world, _ *vm.Question) {
+			w.store.Free = store.Room{Capacity: 2 * gibibyte, Available: mebibyte, Thin: true}
+		}},
+		"a disk that is thick and does not fit": {change: func(w *world, _ *vm.Question) {
+			w.store.Free = store.Room{Capacity: 2 * gibibyte, Available: 100 * mebibyte}
+		}, want: []string{"disk.size: has 100 MiB free"}},
+		"a thick disk that grows by what is free": {change: func(w *world, q *vm.Question) {
+			w.store.Free = store.Room{Capacity: 2 * gibibyte, Available: 100 * mebibyte}
+			have := q.Want
+			q.Have, q.Want.DiskSize = &have, have.DiskSize+100*mebibyte
+		}},
+		"no such bridge": {change: func(_ *world, q *vm.Question) { q.Want.Interfaces = lan(hypervisor.Interface{Bridge: "br9"}) },
+			want: []string{`interfaces.lan.bridge: no bridge "br9"`}},
+		"no such network": {change: func(_ *world, q *vm.Question) { q.Want.Interfaces = lan(hypervisor.Interface{Network: "lab"}) },
+			want: []string{`interfaces.lan.network: no network "lab"`}},
+		"a network that is not active": {change: func(_ *world, q *vm.Question) { q.Want.Interfaces = lan(hypervisor.Interface{Network: "stopped"}) },
+			want: []string{`interfaces.lan.network: "stopped" is not active`}},
+		"a network that is not active, for a VM that is off": {change: func(_ *world, q *vm.Question) {
+			q.Want.Interfaces, q.Want.Running = lan(hypervisor.Interface{Network: "stopped"}), false
+		}},
+		"no such bridge, for a VM that is off": {change: func(_ *world, q *vm.Question) {
+			q.Want.Interfaces, q.Want.Running = lan(hypervisor.Interface{Bridge: "br9"}), false
+		}, want: []string{`interfaces.lan.bridge: no bridge "br9"`}},
+		"a port that another program has": {change: func(_ *world, q *vm.Question) { q.Want.Interfaces = lan(on(8080, 2222)) },
+			want: []string{"interfaces.lan.user.forwards: port 2222 of the host's 127.0.0.1 is in use"}},
+		"a port that the VM has already": {change: func(_ *world, q *vm.Question) {
+			have := q.Want
+			have.Interfaces = lan(on(2222))
+			q.Have, q.Want.Interfaces = &have, lan(on(2222, 8080))
+		}},
+		"too many keys": {change: func(_ *world, q *vm.Question) {
+			q.Want.AuthorizedKeys = slices.Repeat([]string{"ssh-ed25519 " + strings.Repeat("A", 1000)}, hypervisor.MaxBootConfig/1000+1)
+		}, want: []string{"ssh_authorized_keys: at most"}},
+		"what a VM has is not checked again": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Host = hypervisor.Limits{VCPUs: 1, Processors: 1, Memory: mebibyte}
+			w.store.Free = store.Room{Capacity: mebibyte, Available: 0}
+			q.Want.VCPUs, q.Want.Interfaces = 4, lan(hypervisor.Interface{Bridge: "br9"})
+			have := q.Want
+			q.Have, q.Want.Interfaces = &have, maps.Clone(have.Interfaces)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.fleet.Machine = busy{port: 2222}
+			w.hypervisor.Networks, w.hypervisor.Bridges = map[string]bool{"default": true, "stopped": false}, []string{"br0"}
+			question := vm.Question{Want: w.spec()}
+			test.change(w, &question)
+			problems, err := w.fleet.Preflight(t.Context(), question)
+			if err != nil || len(problems) != len(test.want) {
+				t.Fatalf("%+v, %v", problems, err)
+			}
+			for i, problem := range problems {
+				attribute, text, _ := strings.Cut(test.want[i], ": ")
+				text, possible := strings.CutPrefix(text, "possible: ")
+				if strings.Join(problem.Attribute, ".") != attribute || !strings.Contains(problem.Err.Error(), text) ||
+					problem.Next == "" || problem.Possible != possible {
+					t.Errorf("%+v, want %s", problem, test.want[i])
+				}
+			}
+			if calls := append(w.hypervisor.Calls(), w.store.Calls()[3:]...); slices.ContainsFunc(calls, func(c string) bool { return !strings.HasPrefix(c, "Put") }) {
+				t.Errorf("it changed something: %v", calls)
+			}
+		})
+	}
+}
+
+// busy is a machine on which one port is in use.
+type busy struct {
+	machine.Local
+	port uint16
+}
+
+func (b busy) PortFree(_ context.Context, port uint16) (bool, error) { return port != b.port, nil }
+
+// The VM that has a port may give it up in the same run, if the caller manages it.
+func TestAPortOfAnotherVM(t *testing.T) {
+	w := newWorld(t)
+	w.fleet.Machine = busy{port: 2222}
+	holder := w.spec()
+	holder.Interfaces = map[string]hypervisor.Interface{"lan": {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{2222: 22}}}}
+	if _, err := w.fleet.Create(t.Context(), holder, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	want := w.spec()
+	want.Name, want.UUID, want.Interfaces = "web-b", "", holder.Interfaces
+	for known, problems := range map[bool]int{true: 0, false: 1} {
+		found, err := w.fleet.Preflight(t.Context(), vm.Question{Want: want, Known: func(uuid string) bool { return known && uuid == holder.UUID }})
+		if err != nil || len(found) != problems {
+			t.Errorf("known %v: %+v, %v", known, found, err)
+		}
+		if len(found) == 1 && !strings.Contains(found[0].Err.Error(), `VM "web-a"`) {
+			t.Errorf("%v does not name the VM", found[0].Err)
+		}
+	}
+	// Its own name is free for itself, and for nobody else.
+	for known, problems := range map[bool]int{true: 0, false: 1} {
+		taken := w.spec()
+		taken.UUID = ""
+		found, err := w.fleet.Preflight(t.Context(), vm.Question{Want: taken, Known: func(string) bool { return known }})
+		if err != nil || len(found) != problems {
+			t.Errorf("known %v: %+v, %v", known, found, err)
+		}
+	}
+}

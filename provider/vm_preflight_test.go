@@ -1,0 +1,91 @@
+package provider_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+// named is the VM of web, as another resource and with another name.
+func named(address, name, body string) string {
+	return strings.NewReplacer(`"web" {`, `"`+address+`" {`, `name   = "web"`, `name   = "`+name+`"`).Replace(web(body))
+}
+
+// TestWhatTheHostCannotDoIsRefusedByThePlan: nothing is made before a plan with one of these mistakes is refused.
+func TestWhatTheHostCannotDoIsRefusedByThePlan(t *testing.T) {
+	world := newWorld(t)
+	world.SetBusyPorts(2222)
+	world.Domains.AddForeign("foreign", "22222222-2222-4333-8444-555555555555")
+	forward := func(port string) string {
+		return `interfaces = { lan = { user = { forwards = { "` + port + `" = 22 } } } }`
+	}
+	steps := []resource.TestStep{}
+	for _, mistake := range []struct {
+		config string
+		want   []string
+	}{
+		{named("web", "foreign", ""), []string{`Unable to plan VM "foreign"`, "name", "not made by sharedos"}},
+		{web("") + named("other", "web", ""), []string{`Unable to plan VM "web"`, "another resource of this configuration has a VM of the name"}},
+		{web(forward("2222")), []string{"port 2222 of the host's 127.0.0.1 is in use", "ss -ltnp"}},
+		{web(forward("8080")) + named("other", "other", forward("8080")), []string{"port 8080", "is forwarded to VM", "too"}},
+		{web("running = false\n"+forward("8080")) + named("other", "other", forward("8080")), []string{"port 8080", "is forwarded to VM", "too"}},
+		{web(`interfaces = { lan = { bridge = "br9" } }`), []string{`no bridge "br9"`, "ip link add br9 type bridge"}},
+		{web(`interfaces = { lan = { network = "lab" } }`), []string{`no network "lab"`, "net-list"}},
+		{sized("65GiB", "4GiB", ""), []string{"the host has 65536 MiB", "Set memory to less"}},
+		{sized("512MiB", "2TiB", ""), []string{`storage pool "sharedos" has 1048576 MiB`, "disk.size"}},
+		{
+			strings.Replace(web(""), "sharedos_base.debian.release", `"sha256:`+strings.Repeat("0", 64)+`"`, 1),
+			[]string{`Unable to plan VM "web"`, "there is no release sha256:0000", "sharedos_base"},
+		},
+	} {
+		steps = append(steps, resource.TestStep{
+			Config: debian(patched) + mistake.config, PlanOnly: true, ExpectError: says(mistake.want...),
+		})
+	}
+	check(t, world, steps...)
+	for _, call := range world.Calls() {
+		if strings.HasPrefix(call, "Create") || strings.HasPrefix(call, "Publish") {
+			t.Errorf("the plans called %s", call)
+		}
+	}
+}
+
+// TestAVMThatIsReplacedKeepsItsNameAndPorts: the plan of a replacement is not a plan for two VMs.
+func TestAVMThatIsReplacedKeepsItsNameAndPorts(t *testing.T) {
+	world := newWorld(t)
+	config := debian(patched) + web(`interfaces = { lan = { user = { forwards = { "8080" = 22 } } } }`)
+	check(t, world,
+		resource.TestStep{Config: config},
+		resource.TestStep{Config: config, Taint: []string{webAddress}, ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionDestroyBeforeCreate))},
+		// Another name is another VM, which may have the ports.
+		resource.TestStep{
+			Config:           strings.Replace(config, `name   = "web"`, `name   = "web2"`, 1),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionDestroyBeforeCreate)),
+		},
+	)
+}
+
+func TestAHealthCheckThatFailsBeforeARefresh(t *testing.T) {
+	world, own := newWorld(t), newImage(t)
+	checks := func(more string) string {
+		return own.base() + web(`refresh = { health_checks = { web = { command = ["no-such-program"] } }
+`+more+` }`)
+	}
+	check(t, world,
+		resource.TestStep{Config: checks("")},
+		resource.TestStep{
+			PreConfig: func() {
+				guest(t, world, "web").Impact = &agentapi.Impact{Level: agentapi.Level_RELOAD, FailingChecks: []string{"web: no-such-program: not found"}}
+				own.set("2")()
+			},
+			Config: checks("require_checks = true"), PlanOnly: true,
+			ExpectError: says(`Unable to plan VM "web"`, "require_checks is set", "web: no-such-program: not found", "Nothing was changed"),
+		},
+		// Without it, the refresh goes on.
+		resource.TestStep{Config: checks(""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
+	)
+}
