@@ -79,13 +79,21 @@ func (p *preflight) name(ctx context.Context) error {
 	switch {
 	case errors.Is(err, hypervisor.ErrNotFound):
 		return nil
-	case errors.Is(err, hypervisor.ErrForeign):
+	case errors.Is(err, hypervisor.ErrForeign), errors.Is(err, hypervisor.ErrDamaged):
 		p.refuse("Choose another name, or remove that domain. Nothing of it is touched.", err, "name")
 		return nil
 	case err != nil:
 		return err
 	case p.Known(domain.UUID) || domain.UUID == p.Want.UUID:
 		return nil
+	}
+	interrupted, err := p.fleet.Interrupted(ctx, p.Want.Name)
+	switch {
+	case errors.Is(err, ErrCreating):
+		p.refuse("Wait until it has ended. If no other apply runs, import the VM with: terraform import ADDRESS "+p.Want.Name, err, "name")
+		return nil
+	case err != nil || interrupted == domain.UUID:
+		return err // Create continues it
 	}
 	p.refuse("Choose another name, or import that VM with: terraform import ADDRESS "+p.Want.Name,
 		fmt.Errorf("%w: it has UUID %s, and this state does not manage it", ErrExists, domain.UUID), "name")
