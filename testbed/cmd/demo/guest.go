@@ -66,7 +66,7 @@ func (d *demo) inspect(ctx context.Context, w *watched, base tree.Digest) error 
 	for _, e := range changed {
 		fmt.Fprintf(&paths, "/%s\n", e.Path)
 	}
-	files, err := d.ask(ctx, w.name, `xargs -d '\n' stat -c '%a %u %g %s %n'`, paths.Bytes())
+	files, err := d.ask(ctx, w.name, `xargs -d '\n' stat -c '%a %u %g %s %n' 2>/dev/null; true`, paths.Bytes())
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,8 @@ func (d *demo) inspect(ctx context.Context, w *watched, base tree.Digest) error 
 	for link := range uses {
 		fmt.Fprintln(&links, link)
 	}
-	sums, err := d.ask(ctx, w.name, `xargs -r -d '\n' sha256sum`, links.Bytes())
+	// Processes have ended since, those of the last command among them.
+	sums, err := d.ask(ctx, w.name, `xargs -r -d '\n' sha256sum 2>/dev/null; true`, links.Bytes())
 	if err != nil {
 		return err
 	}
