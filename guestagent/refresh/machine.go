@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -30,6 +31,8 @@ type run struct {
 	before *impact.Assessment
 	// cause is why the refresh is rolled back.
 	cause error
+	// manager is held while a manager of the network is restarted.
+	manager sync.Mutex
 	// restoredFrom is the moment of the rollback from which on a unit that is started runs the old code; 0 if it has
 	// not come.
 	restoredFrom uint64

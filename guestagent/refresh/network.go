@@ -3,19 +3,32 @@ package refresh
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/network"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// keepNetwork has the network kept if one of the units manages it. A network that cannot be read delays no patch: it is
-// reported.
-func (r *run) keepNetwork(ctx context.Context, units []string) {
-	manager := impact.NoManager
-	for _, unit := range units {
-		manager = max(manager, impact.ManagesNetwork(unit))
+// keepingNetwork restarts a unit. If the unit manages the network, that is kept meanwhile, and not longer: other units that are
+// restarted may change the network on purpose.
+func (r *run) keepingNetwork(ctx context.Context, unit string, restart func() (time.Duration, error)) (time.Duration, error) {
+	if impact.ManagesNetwork(unit) == impact.NoManager {
+		return restart()
 	}
+	r.manager.Lock()
+	defer r.manager.Unlock()
+	r.keepNetwork(ctx, unit)
+	away, err := restart()
+	if err == nil { // otherwise the rollback restarts it again
+		r.releaseNetwork(ctx)
+	}
+	return away, err
+}
+
+// keepNetwork has the network kept if a unit manages it. A network that cannot be read delays no patch: it is reported.
+func (r *run) keepNetwork(ctx context.Context, unit string) {
+	manager := impact.ManagesNetwork(unit)
 	if manager == impact.NoManager {
 		return
 	}
@@ -32,10 +45,10 @@ func (r *run) keepNetwork(ctx context.Context, units []string) {
 	}
 }
 
-// releaseNetwork ends that, and reports what could not be kept.
+// releaseNetwork ends that, and reports what could not be kept. Nothing is done if nothing is kept.
 func (r *run) releaseNetwork(ctx context.Context) {
 	missing, err := r.Network.Release(ctx)
-	if err != nil && r.life.Err() == nil {
+	if err != nil && ctx.Err() == nil {
 		r.warn("what was added to the network by hand may be missing", err)
 	}
 	r.note(func(report *agentapi.Report) {

@@ -197,7 +197,11 @@ func (r renewal) units(ctx context.Context, planned []Planned, facts map[string]
 	if err != nil {
 		return err
 	}
-	r.keepNetwork(ctx, names)
+	for _, p := range byName {
+		if p.Outcome.Along() { // it goes down with another unit
+			r.keepNetwork(ctx, p.Unit)
+		}
+	}
 	begins := func(name string) { r.done[name] = true }
 	return inTurn(names, after, r.AtOnce, r.back, begins, func(name string) error { return r.unit(ctx, byName[name]) })
 }
@@ -216,7 +220,7 @@ func (r renewal) unit(ctx context.Context, p Planned) error {
 		err = r.Units.ReloadUnit(ctx, p.Unit)
 	} else {
 		var away time.Duration
-		away, err = r.restart(ctx, p)
+		away, err = r.keepingNetwork(unlimited, p.Unit, func() (time.Duration, error) { return r.restart(ctx, p) })
 		restart.InterruptionUs = away.Microseconds()
 	}
 	if err != nil {
