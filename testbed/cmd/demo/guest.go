@@ -93,9 +93,13 @@ func (d *demo) inspect(ctx context.Context, w *watched, base tree.Digest) error 
 	if err != nil {
 		return err
 	}
-	wrong, same := otherCode(uses, code, sums)
-	d.out.claim(len(wrong) == 0 && same > 0, w.name+"'s /proc shows the release's code", "%d uses of %d changed programs and libraries; others: %s",
-		same, len(code), few(wrong))
+	now, err := d.host.Fleet.Read(ctx, w.name)
+	if err != nil {
+		return err
+	}
+	wrong, same, told := otherCode(uses, code, sums, now.Agent.GetRemaining())
+	d.out.claim(len(wrong) == 0 && same > 0, w.name+"'s /proc shows the release's code, or an old one that the VM reports",
+		"%d uses of %d changed programs and libraries, %d reported; others: %s", same, len(code), told, few(wrong))
 	return nil
 }
 
@@ -190,22 +194,30 @@ func mappedCode(listed string, code map[string]tree.Digest) map[string]string {
 	return uses
 }
 
-// otherCode compares uses with lines "digest  link" of sha256sum(1). A process that has ended has no line.
-func otherCode(uses map[string]string, code map[string]tree.Digest, sums string) (wrong []string, same int) {
+// otherCode compares uses with lines "digest  link" of sha256sum(1). A process that has ended has no line. remaining are the
+// processes that the VM reports to run old code ("unit pid path"): told counts what they use, and wrong lists what others do.
+func otherCode(uses map[string]string, code map[string]tree.Digest, sums string, remaining []string) (wrong []string, same, told int) {
+	reported := map[string]bool{}
+	for _, line := range remaining {
+		if fields := strings.Fields(line); len(fields) > 1 {
+			reported[fields[1]] = true
+		}
+	}
 	for line := range strings.Lines(sums) {
 		sum, link, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
 		file, asked := uses[link]
-		if !asked {
-			continue
-		}
-		if sum != code[file].Hex() {
+		switch {
+		case !asked:
+		case sum == code[file].Hex():
+			same++
+		case reported[strings.Split(link, "/")[2]]:
+			told++
+		default:
 			wrong = append(wrong, fmt.Sprintf("%s is another %s", link, file))
-			continue
 		}
-		same++
 	}
 	slices.Sort(wrong)
-	return wrong, same
+	return wrong, same, told
 }
 
 // few joins the first of many differences.

@@ -48,7 +48,12 @@ lr-------- 1 root root 64 Nov 29 17:00 7f01-7f02 -> /usr/lib/libssl.so
 		t.Fatalf("%v", uses)
 	}
 	sums := is.Hex() + "  /proc/7/exe\n" + was.Hex() + "  /proc/8/exe\n" + is.Hex() + "  /proc/7/map_files/7f00-7f01\n" + was.Hex() + "  /proc/1/exe\n"
-	if wrong, same := otherCode(uses, code, sums); same != 2 || !slices.Equal(wrong, []string{"/proc/8/exe is another /usr/bin/nginx"}) {
-		t.Errorf("%q, %d the same", wrong, same)
+	wrong, same, told := otherCode(uses, code, sums, nil)
+	if same != 2 || told != 0 || !slices.Equal(wrong, []string{"/proc/8/exe is another /usr/bin/nginx"}) {
+		t.Errorf("%q, %d the same, %d told", wrong, same, told)
+	}
+	wrong, same, told = otherCode(uses, code, sums, []string{"dbus.service 8 /usr/bin/nginx"})
+	if same != 2 || told != 1 || len(wrong) > 0 {
+		t.Errorf("reported: %q, %d the same, %d told", wrong, same, told)
 	}
 }
