@@ -28,13 +28,14 @@ type version struct {
 	there bool
 	text  string
 	mode  uint32
+	owner uint32
 }
 
 func (v version) String() string {
 	if !v.there {
 		return "absent"
 	}
-	return fmt.Sprintf("%q %o", v.text, v.mode)
+	return fmt.Sprintf("%q %o of %d", v.text, v.mode, v.owner)
 }
 
 // The paths in which the releases of a case differ, and which an administrator may change.
@@ -87,6 +88,7 @@ func someVersion(t *rapid.T, what string) version {
 		there: rapid.IntRange(0, 3).Draw(t, what+" is there") > 0,
 		text:  rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, what+" has"),
 		mode:  rapid.SampledFrom([]uint32{0o644, 0o600, 0o755}).Draw(t, what+" has the mode"),
+		owner: rapid.SampledFrom([]uint32{0, 0, 7}).Draw(t, what+" is of"),
 	}
 	if !v.there {
 		return version{}
@@ -138,7 +140,7 @@ func (v variant) files(base files, name string) files {
 	for path, version := range v.Files {
 		if version.there {
 			f.put(path, version.text)
-			f.modes[path] = version.mode
+			f.modes[path], f.owners[path] = version.mode, version.owner
 		}
 	}
 	for name, unit := range v.Units {
@@ -314,9 +316,10 @@ func (f found) file(path string) version {
 			continue
 		}
 		mode, err := strconv.ParseUint(fields[1], 8, 32)
+		owner, ownerErr := strconv.ParseUint(fields[2], 10, 32)
 		text, textErr := strconv.Unquote(fields[4])
-		if err == nil && textErr == nil {
-			return version{true, text, uint32(mode) & 0o7777}
+		if err == nil && ownerErr == nil && textErr == nil {
+			return version{true, text, uint32(mode) & 0o7777, uint32(owner)}
 		}
 	}
 	return version{}
@@ -361,7 +364,7 @@ func (c *trial) checkFiles(t *testing.T, way string, got found) {
 // were not, and neither was changed both here and by the release: that is no conflict.
 func (c *trial) followsBoth(path string, is version) bool {
 	was, want := c.Old.Files[path], c.New.Files[path]
-	here := map[local]version{written: {true, "here", was.mode}, moded: {true, was.text, 0o640}}[c.Local[path]]
+	here := map[local]version{written: {true, "here", was.mode, was.owner}, moded: {true, was.text, 0o640, was.owner}}[c.Local[path]]
 	if !strings.HasPrefix(path, "etc/") || !was.there || !want.there || !here.there {
 		return false
 	}

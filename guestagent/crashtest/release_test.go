@@ -35,13 +35,13 @@ type made struct {
 type files struct {
 	content map[string][]byte
 	links   map[string]string
-	// modes are those of the files that do not have the mode of their kind.
-	modes map[string]uint32
+	// modes are those of the files that do not have the mode of their kind, owners those that are not root's.
+	modes, owners map[string]uint32
 }
 
 // copied returns a copy that can be changed.
 func (f files) copied() files {
-	return files{maps.Clone(f.content), maps.Clone(f.links), maps.Clone(f.modes)}
+	return files{maps.Clone(f.content), maps.Clone(f.links), maps.Clone(f.modes), maps.Clone(f.owners)}
 }
 
 // put adds a file.
@@ -58,7 +58,7 @@ const (
 // list of the running kernel's modules.
 func system(t *testing.T, program string) files {
 	t.Helper()
-	f := files{content: map[string][]byte{}, modes: map[string]uint32{}, links: map[string]string{
+	f := files{content: map[string][]byte{}, modes: map[string]uint32{}, owners: map[string]uint32{}, links: map[string]string{
 		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "opt": "var/opt",
 	}}
 	copyFile := func(name, from string) {
@@ -149,7 +149,7 @@ func (f files) tree() (*tree.Tree, error) {
 			mode = other
 		}
 		contents[tree.Sum(data)] = data
-		entries[name] = tree.Entry{Path: name, Type: tree.Regular, Mode: mode, Size: int64(len(data)), Digest: tree.Sum(data)}
+		entries[name] = tree.Entry{Path: name, Type: tree.Regular, Mode: mode, UID: f.owners[name], Size: int64(len(data)), Digest: tree.Sum(data)}
 	}
 	for name, target := range f.links {
 		directory(path.Dir(name))
