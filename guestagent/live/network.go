@@ -130,7 +130,7 @@ func (n *Network) Release(ctx context.Context) (missing []string, err error) {
 			}
 		}
 	}
-	return missing, errors.Join(err, n.Forget())
+	return missing, errors.Join(watched, err, n.Forget())
 }
 
 // settle restores entries until nothing more goes.

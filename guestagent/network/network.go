@@ -23,6 +23,9 @@ const (
 	rounds = 4
 )
 
+// errChanging means that a list cannot be read as a whole.
+var errChanging = errors.New("it changes all the time")
+
 // ErrMany means that there are more than MaxEntries.
 var ErrMany = errors.New("too many addresses, routes, rules, neighbours and nexthops")
 
@@ -102,10 +105,10 @@ func dump(conn *netlink.Conn, what uint16, request []byte) (messages []netlink.M
 			return nil, err
 		}
 		if !slices.ContainsFunc(messages, func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
-			break
+			return messages, nil
 		}
 	}
-	return messages, nil
+	return nil, errChanging
 }
 
 // linkNames returns the names of the interfaces by their numbers.
@@ -246,6 +249,8 @@ const (
 )
 
 // Watch restores the entries whenever something goes, until ctx ends. What cannot be restored is tried again.
+//
+// A list that changes all the time is one of a network that others work on: it is looked at again.
 func Watch(ctx context.Context, entries []Entry) (err error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
 	if err != nil {
@@ -253,7 +258,7 @@ func Watch(ctx context.Context, entries []Entry) (err error) {
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	for ctx.Err() == nil {
-		if _, err := Restore(ctx, entries); err != nil && ctx.Err() == nil {
+		if _, err := Restore(ctx, entries); err != nil && !errors.Is(err, errChanging) && ctx.Err() == nil {
 			return err
 		}
 		if err := conn.SetReadDeadline(time.Now().Add(look)); err != nil {
