@@ -2,9 +2,12 @@ package provider
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
 	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
@@ -18,6 +21,8 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // baseDebian is the source debian of sharedos_base.
@@ -39,6 +44,7 @@ type debianModel struct {
 	PackageFiles     types.List   `tfsdk:"package_files"`
 	Files            types.Map    `tfsdk:"files"`
 	Mode             types.String `tfsdk:"mode"`
+	CheckValidUntil  types.Bool   `tfsdk:"check_valid_until"`
 	Triggers         types.Map    `tfsdk:"triggers"`
 }
 
@@ -59,10 +65,28 @@ type overlayFileModel struct {
 	GID     types.Int64  `tfsdk:"gid"`
 }
 
-func (*baseDebian) name() string                                             { return "debian" }
-func (s *baseDebian) value() types.Object                                    { return s.Debian }
-func (*baseDebian) at() path.Path                                            { return path.Root("debian") }
-func (*baseDebian) validate(context.Context, refuse) (none diag.Diagnostics) { return none }
+func (*baseDebian) name() string          { return "debian" }
+func (s *baseDebian) value() types.Object { return s.Debian }
+func (*baseDebian) at() path.Path         { return path.Root("debian") }
+
+// validate refuses files that would not reach a VM.
+func (s *baseDebian) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
+	files, ok := s.Debian.Attributes()["files"].(types.Map)
+	if !ok {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(files.Elements())) {
+		relative, absolute := strings.CutPrefix(name, "/")
+		if !absolute || tree.CheckPath(relative) != nil {
+			continue // the validator of the keys reports it
+		}
+		if err := rootfs.CheckGiven(relative); err != nil {
+			refuse(path.Root("debian").AtName("files").AtMapKey(name), err.Error(), "Remove it from files. A VM's host name is its attribute "+
+				"hostname; what else differs from VM to VM is best made in the VM.")
+		}
+	}
+	return nil
+}
 
 func (*baseDebian) attribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
@@ -121,7 +145,7 @@ func (*baseDebian) attribute() schema.SingleNestedAttribute {
 				Optional: true,
 				MarkdownDescription: "Files to add to the base, or to replace files of packages with, by their " +
 					"absolute paths. Each has `content` or `from`. When only these files change, the packages are " +
-					"not installed again.",
+					"not installed again. A file that would not reach a VM, such as `/etc/hostname`, is refused.",
 				Validators:   []validator.Map{mapvalidator.SizeAtLeast(1), mapvalidator.KeysAre(isAbsolute)},
 				NestedObject: schema.NestedAttributeObject{Attributes: overlayFileAttributes()},
 			},
@@ -131,6 +155,11 @@ func (*baseDebian) attribute() schema.SingleNestedAttribute {
 					"user namespace, which needs the package `uidmap`; `fakechroot`, by libraries that simulate " +
 					"them. Default: `auto`, which takes the first mode that works.",
 				Validators: []validator.String{oneOf(debian.Modes...)},
+			},
+			"check_valid_until": schema.BoolAttribute{
+				Optional: true,
+				MarkdownDescription: "Whether archives must not be older than they say (`Valid-Until`). `false` is needed for " +
+					"snapshots, such as those of `snapshot.debian.org`, and stays in the apt configuration of the base. Default: `true`.",
 			},
 			"triggers": triggersAttribute("Debian's archive is read again"),
 		},
@@ -204,7 +233,8 @@ func (s *baseDebian) open(ctx context.Context, cache string, limits source.Limit
 	}
 	src := &debian.Source{
 		Suite: model.Suite.ValueString(), Mirror: model.Mirror.ValueString(), MirrorKey: model.MirrorKey.ValueString(),
-		Mode: model.Mode.ValueString(), CacheDir: filepath.Join(cache, "debian"), Limits: limits,
+		AnyDate: !model.CheckValidUntil.IsNull() && !model.CheckValidUntil.ValueBool(),
+		Mode:    model.Mode.ValueString(), CacheDir: filepath.Join(cache, "debian"), Limits: limits,
 	}
 	// Null means the update and security suites of the suite, and an empty list only the main archive.
 	if !model.AdditionalSuites.IsNull() {

@@ -126,8 +126,8 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 	}
 	if state == nil && !prepared.Unchanged && !prepared.Manifest.Previous.IsZero() {
 		return fail(fmt.Errorf("a base of this name exists in the pool already, with release %s", prepared.Manifest.Previous),
-			fmt.Sprintf("Nothing was uploaded. Choose another name, or import the existing base with: terraform "+
-				"import ADDRESS %s", name))
+			fmt.Sprintf("Nothing was uploaded. Choose another name, or import the existing base: run terraform import "+
+				"with "+itsAddress+" and %s.", name))
 	}
 	if !prepared.Unchanged {
 		progress.step("uploading")

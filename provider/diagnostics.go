@@ -51,6 +51,10 @@ func (f failure) detail() string {
 	return b.String()
 }
 
+// itsAddress stands for the address of the resource that a diagnostic is about. Terraform does not tell it to a provider,
+// and prints it itself.
+const itsAddress = "the address of this resource, which Terraform shows here after \"with\""
+
 // nextStep says what to do about an error, by its kind; empty if the error says so itself.
 func nextStep(err error, timeout string) string {
 	var open *openError
@@ -66,8 +70,8 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, hypervisor.ErrUnreachable), errors.Is(err, store.ErrUnreachable):
 		return "Check that libvirt runs and answers, then apply again. State is kept as it was."
 	case errors.Is(err, hypervisor.ErrForeign):
-		return "That domain was left alone. If the VM in state no longer exists, remove it from state with: " +
-			"terraform state rm ADDRESS"
+		return "That domain was left alone. If the VM in state no longer exists, remove it from state: run terraform " +
+			"state rm with " + itsAddress + "."
 	case errors.Is(err, vm.ErrNoAnswer):
 		return "It is not known what the VM runs, so nothing was changed. Its console log on the host shows how far " +
 			"it booted. Apply again when its agent answers."

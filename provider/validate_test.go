@@ -51,12 +51,13 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 }`,
 			says("an http or https URL"),
 		},
-		"file_path":   {debian(patched + `, files = { "etc/motd" = { content = "x" } }`), says(`Unable to use "etc/motd"`, "absolute path")},
-		"file_twice":  {debian(patched + `, files = { "/etc/motd" = { content = "x", from = "y" } }`), says("debian.files", "from")},
-		"file_mode":   {debian(patched + `, files = { "/etc/motd" = { content = "x", mode = "rw" } }`), says("three or four octal digits")},
-		"key_form":    {debian(patched + `, repositories = [{ uri = "https://example.com", suite = "stable", key = "key.asc" }]`), says("in ASCII armour")},
-		"key_of_none": {debian(patched + `, mirror_key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n-----END PGP PUBLIC KEY BLOCK-----"`), says("mirror")},
-		"rights":      {debian(patched + `, mode = "sudo"`), says(`"auto", "root", "unshare", "fakechroot"`)},
+		"file_path":    {debian(patched + `, files = { "etc/motd" = { content = "x" } }`), says(`Unable to use "etc/motd"`, "absolute path")},
+		"file_of_a_vm": {debian(patched + `, files = { "/etc/hostname" = { content = "x" } }`), says(`Unable to read the source of base "debian-13"`, "/etc/hostname would not be in a VM", "Remove it from files")},
+		"file_twice":   {debian(patched + `, files = { "/etc/motd" = { content = "x", from = "y" } }`), says("debian.files", "from")},
+		"file_mode":    {debian(patched + `, files = { "/etc/motd" = { content = "x", mode = "rw" } }`), says("three or four octal digits")},
+		"key_form":     {debian(patched + `, repositories = [{ uri = "https://example.com", suite = "stable", key = "key.asc" }]`), says("in ASCII armour")},
+		"key_of_none":  {debian(patched + `, mirror_key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n-----END PGP PUBLIC KEY BLOCK-----"`), says("mirror")},
+		"rights":       {debian(patched + `, mode = "sudo"`), says(`"auto", "root", "unshare", "fakechroot"`)},
 		"no_image": {
 			`resource "sharedos_base" "debian" {
   name = "imageless"

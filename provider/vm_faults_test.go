@@ -54,7 +54,7 @@ func TestAVMWithoutItsPrivateDiskIsPlannedAndDestroyed(t *testing.T) {
 				knownvalue.ObjectPartial(map[string]knownvalue.Check{"object": knownvalue.StringExact("private disk"), "mended": knownvalue.Bool(false)}),
 			}))},
 		},
-		resource.TestStep{PreConfig: own.set("2"), Config: config, ExpectError: says("its private disk is gone", "terraform apply -replace=ADDRESS")},
+		resource.TestStep{PreConfig: own.set("2"), Config: config, ExpectError: says("its private disk is gone", "terraform apply -replace=")},
 	)
 }
 

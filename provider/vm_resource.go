@@ -86,7 +86,7 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 	fail := failure{do: "create", object: vmName(spec.Name), step: progress.at(), timeout: "timeouts.create", err: cause}
 	if errors.Is(cause, vm.ErrExists) || errors.Is(cause, hypervisor.ErrForeign) {
 		fail.next = fmt.Sprintf("Nothing was changed. Choose another name, remove that VM, or, if this provider made "+
-			"it, import it with: terraform import ADDRESS %s", spec.Name)
+			"it, import it: run terraform import with "+itsAddress+" and %s.", spec.Name)
 		resp.Diagnostics.Append(failedAt(path.Root("name"), fail)...)
 		return
 	}
@@ -114,7 +114,7 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 		return
 	}
 	fail.next = "The VM is in state as it is. The next apply replaces it. To finish it in place instead, " +
-		"first run: terraform untaint ADDRESS"
+		"first run terraform untaint with " + itsAddress + "."
 	if step := nextStep(cause, ""); step != "" && !errors.Is(cause, context.DeadlineExceeded) {
 		fail.next = step + "\n\n" + fail.next
 	}
@@ -169,8 +169,8 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		return
 	case known != "" && (errors.Is(err, hypervisor.ErrForeign) || errors.Is(err, hypervisor.ErrDamaged)):
 		resp.Diagnostics.AddWarning("The record of "+vmName(name)+" in its domain is lost", sentence(err)+" Somebody has edited the metadata "+
-			"of the domain, so that it is not known what the VM runs. The state is unchanged. To make the VM anew, use terraform apply "+
-			"-replace=ADDRESS. A domain without this provider's metadata is never deleted: undefine it by hand before that (virsh undefine).")
+			"of the domain, so that it is not known what the VM runs. The state is unchanged. To make the VM anew, run terraform apply "+
+			"-replace= with "+itsAddress+". A domain without this provider's metadata is never deleted: undefine it by hand before that (virsh undefine).")
 		return
 	case err != nil:
 		resp.Diagnostics.Append(failed(failure{do: "read", object: vmName(name), err: err})...)

@@ -480,7 +480,7 @@ func TestAVMOfTheSameNameIsNotTakenOver(t *testing.T) {
 		resource.TestStep{Config: debian(patched) + web("")},
 		resource.TestStep{
 			Config:      debian(patched) + web("") + other,
-			ExpectError: says(`VM "web"`, "VM of this name exists already", "terraform import ADDRESS web"),
+			ExpectError: says(`VM "web"`, "VM of this name exists already", "terraform import with the address", "and web"),
 		},
 		resource.TestStep{
 			PreConfig: func() {
@@ -508,7 +508,7 @@ func TestAVMThatIsGoneIsMadeAgain(t *testing.T) {
 		// Another VM with the same name is not the VM in state.
 		resource.TestStep{
 			PreConfig: func() { must(t, world.Reidentify(t.Context(), "web", "00000000-0000-4000-8000-000000000000")) }, Config: config,
-			ExpectError: says(`Unable to plan VM "web"`, "exists already", "UUID 00000000-0000-4000-8000-000000000000", "terraform import ADDRESS web"),
+			ExpectError: says(`Unable to plan VM "web"`, "exists already", "UUID 00000000-0000-4000-8000-000000000000", "terraform import with the address", "and web"),
 		},
 		resource.TestStep{
 			PreConfig: func() {

@@ -75,7 +75,7 @@ var typeBits = [...]uint32{
 // linkCount returns the number of links of an inode. A directory has 2, plus one for each directory in it.
 func (p *plan) linkCount(i int32) uint32 {
 	if p.entries[i].Type != tree.Directory {
-		return max(1, p.links[i])
+		return 1
 	}
 	links := uint32(2)
 	for _, child := range p.children[p.first[i]:p.first[i+1]] {

@@ -1,7 +1,6 @@
 package erofs
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"math"
@@ -18,11 +17,9 @@ type plan struct {
 	first, children []int32
 	// parents has the directory of each entry.
 	parents []int32
-	// inodes by entry. An entry that shares the inode of another one has a copy of it.
+	// inodes by entry.
 	inodes []inode
-	// links counts the entries of each inode that has several.
-	links map[int32]uint32
-	// order lists the entries that have inodes of their own, in the order of their places.
+	// order lists the entries in the order of the places of their inodes.
 	order []int32
 	// metaBlocks is where the blocks of directories and files begin; blocks is the size of the image.
 	metaBlocks, blocks int64
@@ -34,8 +31,8 @@ type inode struct {
 	slot uint32
 	// block is the first of its blocks, if it has any.
 	block uint32
-	// owner is the entry for which the inode is written.
-	owner int32
+	// content is the entry whose blocks it has: its own, or those of an equal file.
+	content int32
 	// size of its content in bytes.
 	size int64
 	// inline is true if the content that does not fill a block is stored after the inode.
@@ -47,13 +44,13 @@ const maxBlocks = math.MaxUint32
 
 // newPlan lays out an image. Errors match tree.ErrInvalid, ErrXattr or ErrTooLarge.
 func newPlan(entries []tree.Entry) (*plan, error) {
-	p := &plan{entries: entries, links: make(map[int32]uint32)}
+	p := &plan{entries: entries}
 	if err := p.readHierarchy(); err != nil {
 		return nil, err
 	}
 	p.inodes = make([]inode, len(entries))
 	for i := range p.inodes {
-		p.inodes[i] = inode{owner: int32(i), size: p.size(int32(i))}
+		p.inodes[i] = inode{content: int32(i), size: p.size(int32(i))}
 	}
 	p.share()
 	if err := p.placeInodes(); err != nil {
@@ -63,7 +60,7 @@ func newPlan(entries []tree.Entry) (*plan, error) {
 		return nil, err
 	}
 	for i := range p.inodes {
-		p.inodes[i] = p.inodes[p.inodes[i].owner]
+		p.inodes[i].block = p.inodes[p.inodes[i].content].block
 	}
 	return p, nil
 }
@@ -108,36 +105,22 @@ func (p *plan) readHierarchy() error {
 	return nil
 }
 
-// share finds the files in blocks that are equal in everything except their paths.
+// share finds files with the same content, which has blocks of its own: it is stored once. Each file keeps its own inode.
+// A tree does not know hard links, and files that merely are equal must not become one: a change of one of them in an
+// overlay would otherwise be a change of all for programs that look at the numbers of inodes.
 func (p *plan) share() {
-	var files []int32
+	first := map[tree.Digest]int32{}
 	for i := range p.entries {
-		if e := &p.entries[i]; e.Type == tree.Regular && !fitsBeside(e) {
-			files = append(files, int32(i))
+		e := &p.entries[i]
+		if e.Type != tree.Regular || fitsBeside(e) {
+			continue
+		}
+		if same, ok := first[e.Digest]; ok && p.entries[same].Size == e.Size {
+			p.inodes[i].content = same
+		} else if !ok {
+			first[e.Digest] = int32(i)
 		}
 	}
-	slices.SortFunc(files, func(a, b int32) int { return cmp.Or(p.compareFiles(a, b), cmp.Compare(a, b)) })
-	for i := 1; i < len(files); i++ {
-		if p.compareFiles(files[i-1], files[i]) == 0 {
-			owner := p.inodes[files[i-1]].owner
-			p.inodes[files[i]].owner = owner
-			p.links[owner] = max(p.links[owner], 1) + 1
-		}
-	}
-}
-
-// compareFiles orders files by everything except their paths. 0 means that they can share an inode.
-func (p *plan) compareFiles(a, b int32) int {
-	x, y := &p.entries[a], &p.entries[b]
-	order := cmp.Or(
-		bytes.Compare(x.Digest[:], y.Digest[:]), cmp.Compare(x.Size, y.Size), cmp.Compare(x.Mode, y.Mode),
-		cmp.Compare(x.UID, y.UID), cmp.Compare(x.GID, y.GID), cmp.Compare(seconds(x.ModTime), seconds(y.ModTime)),
-		cmp.Compare(len(x.Xattrs), len(y.Xattrs)),
-	)
-	if order == 0 && len(x.Xattrs) > 0 {
-		return bytes.Compare(appendXattrs(nil, x), appendXattrs(nil, y))
-	}
-	return order
 }
 
 // fitsBeside reports whether the whole content of a regular file can be stored after its inode.
@@ -164,9 +147,6 @@ func (p *plan) placeInodes() error {
 	shelf := newShelf(superOffset + superSize)
 	for i := range p.entries {
 		e, n := &p.entries[i], &p.inodes[i]
-		if n.owner != int32(i) {
-			continue
-		}
 		if err := checkXattrs(e); err != nil {
 			return fmt.Errorf("%q: %w", e.Path, err)
 		}
@@ -197,7 +177,7 @@ func (p *plan) placeBlocks() error {
 	for _, directories := range []bool{true, false} {
 		for i := range p.entries {
 			n := &p.inodes[i]
-			if n.owner != int32(i) || (p.entries[i].Type == tree.Directory) != directories {
+			if n.content != int32(i) || (p.entries[i].Type == tree.Directory) != directories {
 				continue
 			}
 			if blocks := p.blocksOf(int32(i)); blocks > 0 {

@@ -66,7 +66,7 @@ func (m *image) write() error {
 	}
 	for _, directories := range []bool{true, false} {
 		for i := range m.entries {
-			if m.inodes[i].owner != int32(i) || (m.entries[i].Type == tree.Directory) != directories {
+			if m.inodes[i].content != int32(i) || (m.entries[i].Type == tree.Directory) != directories {
 				continue
 			}
 			if err := m.writeBlocks(int32(i)); err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -313,16 +314,23 @@ func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []r
 	if limit := b.publisher.maxDelta(); part*100 > whole*int64(limit) {
 		return release.Layer{}, fmt.Sprintf("a delta would have %d%% of the content, and at most %d%% is allowed", part*100/whole, limit), nil
 	}
-	top, err := b.writeLayer(ctx, &tree.Tree{Entries: delta, Content: b.tree.Content})
-	if err != nil {
-		return release.Layer{}, "", err
+	// Overlayfs does not accept a layer twice, and a change that was undone and is made again would be one. The time of
+	// the root directory, which no comparison looks at, tells them apart.
+	for again := range int64(len(lower)) + 1 {
+		delta[0].ModTime = delta[0].ModTime.Add(time.Duration(min(again, 1)) * time.Second)
+		top, err := b.writeLayer(ctx, &tree.Tree{Entries: delta, Content: b.tree.Content})
+		if err != nil {
+			return release.Layer{}, "", err
+		}
+		if !slices.ContainsFunc(lower, func(l release.Layer) bool { return l.ID == top.ID }) {
+			top.Delta = true
+			return top, "", nil
+		}
+		if err := os.Remove(filepath.Join(b.directory, layerFile)); err != nil {
+			return release.Layer{}, "", fmt.Errorf("write the layer again: %w", err)
+		}
 	}
-	top.Delta = true
-	if slices.ContainsFunc(lower, func(l release.Layer) bool { return l.ID == top.ID }) {
-		// Overlayfs does not accept a layer twice.
-		return release.Layer{}, "the delta equals an earlier one, because a change was undone and made again", os.Remove(filepath.Join(b.directory, layerFile))
-	}
-	return top, "", nil
+	return release.Layer{}, "the delta equals an earlier one", nil
 }
 
 func (b *building) writeLayer(ctx context.Context, t *tree.Tree) (_ release.Layer, err error) {

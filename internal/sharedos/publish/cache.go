@@ -27,7 +27,7 @@ import (
 // again.
 const (
 	// buildVersion changes whenever the same source yields another release than before.
-	buildVersion = 6
+	buildVersion = 7
 
 	releasesDir = "releases"
 	newPrefix   = ".new-"

@@ -196,7 +196,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 
 func diskGone(volume, pool string) error {
 	return fmt.Errorf("%w: there is no volume %s in pool %q; if it can be put back there, do that and apply again; to make the VM anew, "+
-		"with an empty disk: terraform apply -replace=ADDRESS", ErrDiskGone, volume, pool)
+		"with an empty disk, run terraform apply -replace= with the address of the resource, which Terraform shows with this error", ErrDiskGone, volume, pool)
 }
 
 // defineFirst defines a VM for the first time: at first without its private disk, so that whatever cuts it off, a domain names the

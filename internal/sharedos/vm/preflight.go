@@ -90,12 +90,12 @@ func (p *preflight) name(ctx context.Context) error {
 	interrupted, err := p.fleet.Interrupted(ctx, p.Want.Name)
 	switch {
 	case errors.Is(err, ErrCreating):
-		p.refuse("Wait until it has ended. If no other apply runs, import the VM with: terraform import ADDRESS "+p.Want.Name, err, "name")
+		p.refuse("Wait until it has ended. If no other apply runs, import the VM: run terraform import with "+itsAddress+" and "+p.Want.Name, err, "name")
 		return nil
 	case err != nil || interrupted == domain.UUID:
 		return err // Create continues it
 	}
-	p.refuse("Choose another name, or import that VM with: terraform import ADDRESS "+p.Want.Name,
+	p.refuse("Choose another name, or import that VM: run terraform import with "+itsAddress+" and "+p.Want.Name,
 		fmt.Errorf("%w: it has UUID %s, and this state does not manage it", ErrExists, domain.UUID), "name")
 	return nil
 }
@@ -275,3 +275,6 @@ func holds(interfaces map[string]hypervisor.Interface, port uint16) bool {
 	}
 	return false
 }
+
+// itsAddress stands for the address of the resource that a diagnostic is about, which Terraform does not tell a provider.
+const itsAddress = "the address of this resource, which Terraform shows here after \"with\","

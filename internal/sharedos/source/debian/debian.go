@@ -47,6 +47,8 @@ type Source struct {
 	Files []File
 	// Mode is how mmdebstrap gets the privileges that it needs: one of Modes; empty means "auto".
 	Mode string
+	// AnyDate accepts archives whose Release files are out of date (Valid-Until), as those of snapshots are.
+	AnyDate bool
 	// Triggers are part of the fingerprint and have no other meaning: a change of one has the tree made again.
 	Triggers map[string]string
 	// CacheDir is the directory for trees that were made.
@@ -75,6 +77,15 @@ var (
 
 // TarLimits returns the limits of the stream that Open returns.
 func (s *Source) TarLimits() source.Limits { return s.Limits }
+
+// Given returns the paths of Files, relative to the root.
+func (s *Source) Given() []string {
+	given := make([]string, len(s.Files))
+	for i, file := range s.Files {
+		given[i] = strings.TrimPrefix(file.Path, "/")
+	}
+	return given
+}
 
 // String names the source for a user.
 func (s *Source) String() string { return "debian suite " + s.Suite }
@@ -167,7 +178,7 @@ func (s *Source) input(ctx context.Context, fresh bool) (*input, error) {
 	}
 	in := &input{
 		Recipe: recipe, Architecture: arch, Triggers: s.Triggers, readAt: time.Now(), mode: s.Mode,
-		Packages: slices.Compact(slices.Sorted(slices.Values(s.Packages))),
+		Packages: slices.Compact(slices.Sorted(slices.Values(s.Packages))), AnyDate: s.AnyDate,
 	}
 	if err := s.readLocal(ctx, in); err != nil {
 		return nil, err

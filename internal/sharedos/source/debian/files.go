@@ -87,6 +87,10 @@ func addFiles(ctx context.Context, name fmt.Stringer, from io.ReadCloser, files 
 	return tarstream.Pipe(ctx, name, func(ctx context.Context, out *tar.Writer) (err error) {
 		defer func() { err = errors.Join(err, from.Close()) }()
 		scan := tarstream.NewScanner(ctx, from, source.Limits{}, tarstream.Usage{})
+		given := make(map[string]bool, len(files))
+		for _, f := range files {
+			given[f.Path] = true
+		}
 		buffer := make([]byte, tarstream.CopyBuffer)
 		for {
 			header, err := scan.Next()
@@ -94,6 +98,9 @@ func addFiles(ctx context.Context, name fmt.Stringer, from io.ReadCloser, files 
 				break
 			}
 			if err != nil {
+				return err
+			}
+			if err := checkReplaced(header, given); err != nil {
 				return err
 			}
 			if header.Typeflag == tar.TypeGNUSparse {
@@ -114,6 +121,27 @@ func addFiles(ctx context.Context, name fmt.Stringer, from io.ReadCloser, files 
 		}
 		return nil
 	})
+}
+
+// checkReplaced returns an error if a file that is added would replace a directory with all that is in it, or a link at
+// the top, such as /bin. Other links, such as /etc/resolv.conf, may be replaced.
+func checkReplaced(header *tar.Header, given map[string]bool) error {
+	p, err := tarstream.Path(header)
+	if err != nil {
+		return nil //nolint:nilerr // the reader of the stream reports it
+	}
+	if given[p] && header.Typeflag == tar.TypeSymlink && tree.Parent(p) == tree.Root {
+		return fmt.Errorf("file %q: it would replace a link to %q that the OS needs: %w", "/"+p, header.Linkname, source.ErrRefused)
+	}
+	if header.Typeflag != tar.TypeDir {
+		p = tree.Parent(p)
+	}
+	for ; p != tree.Root; p = tree.Parent(p) {
+		if given[p] {
+			return fmt.Errorf("file %q: it would replace a directory: %w", "/"+p, source.ErrRefused)
+		}
+	}
+	return nil
 }
 
 func (f fileEntry) write(out *tar.Writer) (err error) {

@@ -67,21 +67,53 @@ func TestDebianRefusesFilesThatCannotBeLaidOver(t *testing.T) {
 		err   error
 		want  string
 	}{
-		"relative":            {[]debian.File{{Path: "etc/motd"}}, source.ErrRefused, "not an absolute path"},
-		"outside":             {[]debian.File{{Path: "/../etc/motd"}}, source.ErrRefused, "/../etc/motd"},
-		"the root":            {[]debian.File{{Path: "/"}}, source.ErrRefused, "empty"},
-		"twice":               {[]debian.File{{Path: "/a"}, {Path: "/a", Content: "b"}}, source.ErrRefused, "twice"},
-		"impossible mode":     {[]debian.File{{Path: "/a", Mode: 0o10000}}, source.ErrRefused, "mode"},
-		"not there":           {[]debian.File{{Path: "/a", From: "/nonexistent"}}, os.ErrNotExist, "/nonexistent"},
-		"in place of a link":  {[]debian.File{{Path: "/bin"}}, source.ErrRefused, "was a symbolic link"},
-		"below a link":        {[]debian.File{{Path: "/bin/own"}}, source.ErrRefused, `below "bin"`},
-		"below a file itself": {[]debian.File{{Path: "/a"}, {Path: "/a/b"}}, source.ErrRefused, `below "a"`},
+		"relative":                {[]debian.File{{Path: "etc/motd"}}, source.ErrRefused, "not an absolute path"},
+		"outside":                 {[]debian.File{{Path: "/../etc/motd"}}, source.ErrRefused, "/../etc/motd"},
+		"the root":                {[]debian.File{{Path: "/"}}, source.ErrRefused, "empty"},
+		"twice":                   {[]debian.File{{Path: "/a"}, {Path: "/a", Content: "b"}}, source.ErrRefused, "twice"},
+		"impossible mode":         {[]debian.File{{Path: "/a", Mode: 0o10000}}, source.ErrRefused, "mode"},
+		"not there":               {[]debian.File{{Path: "/a", From: "/nonexistent"}}, os.ErrNotExist, "/nonexistent"},
+		"in place of a link":      {[]debian.File{{Path: "/bin"}}, source.ErrRefused, "would replace a link"},
+		"in place of a directory": {[]debian.File{{Path: "/usr/bin"}}, source.ErrRefused, "would replace a directory"},
+		"one that is not listed":  {[]debian.File{{Path: "/etc"}}, source.ErrRefused, "would replace a directory"},
+		"below a file itself":     {[]debian.File{{Path: "/a"}, {Path: "/a/b"}}, source.ErrRefused, `below "a"`},
 	} {
 		d := w.source()
 		d.Files = c.files
 		if _, _, err := sourcetest.Read(t, d); !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %v that says %s", name, err, c.err, c.want)
 		}
+	}
+}
+
+// A file that users give is in the base, in place of the link that a package makes, too.
+func TestDebianKeepsAResolverThatIsGiven(t *testing.T) {
+	w := newDebianWorld(t)
+	w.mmdebstrap(sourcetest.Tar(t, append(sourcetest.Bootable("6.1"), sourcetest.Link("etc/resolv.conf", "../run/x"))...), "")
+	d := w.source()
+	d.Files = []debian.File{{Path: "/etc/resolv.conf", Content: "nameserver 192.0.2.1\n", Mode: 0o644}, {Path: "/bin/own", Content: "own", Mode: 0o755}}
+	s, err := sourcetest.ReadSystem(t, d, nil)
+	sourcetest.Must(t, err)
+	for name, want := range map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n", "usr/bin/own": "own"} {
+		if data, err := s.Tree.ReadFile(name, 100); err != nil || string(data) != want {
+			t.Errorf("%s: %q, %v", name, data, err)
+		}
+	}
+}
+
+func TestDebianAcceptsArchivesOfAnyDate(t *testing.T) {
+	w := newDebianWorld(t)
+	d := w.source()
+	usual := w.fingerprint(d)
+	d = w.source()
+	d.AnyDate = true
+	if w.fingerprint(d) == usual {
+		t.Error("the fingerprint is the same")
+	}
+	_, err := sourcetest.ReadSystem(t, d, nil)
+	sourcetest.Must(t, err)
+	if calls := w.calls(); len(calls) != 1 || strings.Count(calls[0], "deb [check-valid-until=no] http") != 3 {
+		t.Errorf("mmdebstrap was called %q", calls)
 	}
 }
 

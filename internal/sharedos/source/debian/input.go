@@ -16,6 +16,8 @@ type input struct {
 	Packages     []string          `json:"packages"`
 	Triggers     map[string]string `json:"triggers"`
 	Suites       []suite           `json:"suites"`
+	// AnyDate stays in the apt configuration of the tree.
+	AnyDate bool `json:"any_date,omitempty"`
 	// PackageFiles are digests of .deb files.
 	PackageFiles []tree.Digest `json:"package_files,omitempty"`
 

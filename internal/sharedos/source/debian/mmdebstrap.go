@@ -99,10 +99,14 @@ func mmdebstrapArgs(in *input, dir string) ([]string, error) {
 	args = append(args, "--", in.Suites[0].Name, "-")
 	for i, s := range in.Suites {
 		if s.Key == "" {
-			args = append(args, "deb "+s.Site+" "+s.Name+" "+strings.Join(s.Components, " "))
+			options := ""
+			if in.AnyDate {
+				options = "[check-valid-until=no] " // sources.list(5)
+			}
+			args = append(args, "deb "+options+s.Site+" "+s.Name+" "+strings.Join(s.Components, " "))
 			continue
 		}
-		path, err := s.writeSources(dir, i)
+		path, err := s.writeSources(dir, i, in.AnyDate)
 		if err != nil {
 			return nil, err
 		}

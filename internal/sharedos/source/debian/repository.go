@@ -62,9 +62,13 @@ func (r Repository) suite(ctx context.Context, s *sites, arch string) (suite, er
 
 // writeSources writes a suite with a key of its own as a deb822 file of sources.list(5), and returns its path. The file
 // stays in the tree, key included, so apt in a VM can use the suite, too. Its name is the same in every build.
-func (s suite) writeSources(dir string, number int) (string, error) {
+func (s suite) writeSources(dir string, number int, anyDate bool) (string, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Types: deb\nURIs: %s\nSuites: %s\nComponents: %s\nSigned-By:\n", s.Site, s.Name, strings.Join(s.Components, " "))
+	fmt.Fprintf(&b, "Types: deb\nURIs: %s\nSuites: %s\nComponents: %s\n", s.Site, s.Name, strings.Join(s.Components, " "))
+	if anyDate {
+		b.WriteString("Check-Valid-Until: no\n")
+	}
+	b.WriteString("Signed-By:\n")
 	for line := range strings.Lines(strings.TrimSpace(s.Key)) {
 		if line = strings.TrimRight(line, " \t\r\n"); line == "" {
 			line = "."

@@ -28,13 +28,19 @@ import (
 // systemd-sysusers or the update of the journal catalog again: their results are in the tree.
 //
 // Normalise does not change t. Normalising a tree twice has the same result as once. The new tree shares t's contents.
-func Normalise(t *tree.Tree) (*tree.Tree, error) {
+//
+// given are paths of files that the user has given, see CheckGiven: they stay.
+func Normalise(t *tree.Tree, given ...string) (*tree.Tree, error) {
 	n := &normaliser{
 		entries: make([]tree.Entry, 0, len(t.Entries)+len(moves)+len(mountPoints)),
 		index:   make(map[string]int, len(t.Entries)), blank: tree.Sum(nil),
 	}
 	for _, e := range t.Entries {
-		switch fateOf(e) {
+		what := fateOf(e)
+		if slices.Contains(given, e.Path) {
+			what = keep
+		}
+		switch what {
 		case remove:
 			continue
 		case empty:
@@ -133,6 +139,28 @@ func fateOf(e tree.Entry) fate {
 		return empty
 	}
 	return keep
+}
+
+// ownFiles are files that each VM has of its own and that replace those of a release at every boot.
+var ownFiles = []string{"etc/machine-id", "etc/hostname", "etc/.updated", "var/.updated"}
+
+// CheckGiven returns an error if a file that a user gives for a base cannot reach a VM: VMs mount something over it, each
+// VM has its own, or it is a secret or a log. p is relative to the root.
+func CheckGiven(p string) error {
+	e := tree.Entry{Path: p, Type: tree.Regular}
+	switch {
+	case slices.ContainsFunc(emptied, func(dir string) bool { return below(p, dir) }):
+		return fmt.Errorf("/%s would not be in a VM: each VM has its own content there", p)
+	case slices.Contains(ownFiles, p) || p == "var/lib/dbus/machine-id":
+		return fmt.Errorf("/%s would not be in a VM: each VM gets its own", p)
+	case p == "etc/resolv.conf": // that of a build machine is removed, and one that was given stays
+		return nil
+	case fateOf(e) == empty:
+		return fmt.Errorf("/%s would be empty in a VM: logs are not shared", p)
+	case fateOf(e) == remove:
+		return fmt.Errorf("/%s would not be in a VM: it is a file of one machine or of a build, which is never shared", p)
+	}
+	return nil
 }
 
 // below reports whether p is inside dir.

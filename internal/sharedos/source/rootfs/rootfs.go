@@ -80,7 +80,11 @@ func Read(ctx context.Context, src source.Source, spoolDir string, progress sour
 		return nil, wrap(src, err)
 	}
 	s := &System{Full: full, spool: spool}
-	if err := s.describe(sharedSecrets); err != nil {
+	var given []string
+	if g, ok := src.(interface{ Given() []string }); ok {
+		given = g.Given()
+	}
+	if err := s.describe(sharedSecrets, given); err != nil {
 		return nil, wrap(src, errors.Join(err, spool.Close()))
 	}
 	return s, nil
@@ -103,7 +107,7 @@ func isImage(t *tree.Tree) bool {
 }
 
 // describe derives all other fields from the full tree.
-func (s *System) describe(sharedSecrets []string) (err error) {
+func (s *System) describe(sharedSecrets, given []string) (err error) {
 	if isImage(s.Full) {
 		return fmt.Errorf("%w: it is not a root file system but a file with a container image: use oci = { layout = PATH } with it", ErrNotBootable)
 	}
@@ -132,7 +136,7 @@ func (s *System) describe(sharedSecrets []string) (err error) {
 	if err != nil {
 		return fmt.Errorf("leave out secrets: %w", err)
 	}
-	if s.Tree, err = Normalise(public); err != nil {
+	if s.Tree, err = Normalise(public, given...); err != nil {
 		return fmt.Errorf("normalise: %w", err)
 	}
 	return nil
