@@ -9,6 +9,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"os/signal"
 	runtimedebug "runtime/debug"
 	"strings"
 
@@ -40,6 +41,18 @@ func main() {
 func serve(debug bool) (err error) {
 	sharedos := provider.New(version, open)
 	defer func() { err = errors.Join(err, sharedos.Close()) }()
+	interrupts := make(chan os.Signal, 1)
+	signal.Notify(interrupts, os.Interrupt)
+	defer signal.Stop(interrupts)
+	served := make(chan struct{})
+	defer close(served)
+	go func() {
+		select {
+		case <-interrupts:
+			sharedos.Interrupt()
+		case <-served:
+		}
+	}()
 	var options []tf6server.ServeOpt
 	if debug {
 		options = append(options, tf6server.WithManagedDebug())

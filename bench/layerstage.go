@@ -117,7 +117,6 @@ func (s *layerSeen) write(ctx context.Context, t *tree.Tree, dir string) (err er
 type stdin struct{}
 
 func (stdin) Fingerprint(context.Context) (string, error) { return "", nil }
-func (stdin) ReadableAtPlan() bool                        { return false }
 func (stdin) Open(context.Context, source.Progress) (io.ReadCloser, error) {
 	return os.Stdin, nil
 }

@@ -2,7 +2,6 @@ package provider
 
 import (
 	"context"
-	"errors"
 	"sync"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
@@ -128,6 +127,3 @@ func (m *baseModel) take(ctx context.Context, prepared *publish.Prepared, state 
 	}
 	return append(diags, m.baseChange.describe(ctx, prepared.Change, prepared.Manifest)...)
 }
-
-// errOtherRelease means that the source results in another release than the planned one.
-var errOtherRelease = errors.New("the content of the source has changed since the plan")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
@@ -14,8 +16,8 @@ import (
 var _ resource.ResourceWithModifyPlan = (*baseResource)(nil)
 
 // ModifyPlan plans the computed attributes of a base. If no input of the source changed, they stay as they are in
-// state. If an input changed, they are known if the release can be determined without building it, and unknown
-// otherwise.
+// state. If an input changed, the release is built into the cache, so that they are known. They are unknown if the
+// provider is not to build while planning, or if an input is unknown.
 func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() {
 		return // to be destroyed
@@ -40,9 +42,23 @@ func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if exists {
 		prior = &state
 	}
-	resp.Diagnostics.Append(r.planSource(ctx, &plan, prior, req.Private)...)
-	if resp.Diagnostics.HasError() {
+	notes, key := r.connection.notes(), r.connection.noteKey(baseName(plan.Name.ValueString()))
+	token, diags := token(ctx, req.Private)
+	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
+	}
+	var applied *baseNote
+	if note := (baseNote{}); notes.recall(ctx, key, token, &note) {
+		applied = &note
+	}
+	fingerprint, diags := r.planSource(ctx, &plan, prior, applied, req.Private)
+	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
+		return
+	}
+	if applied == nil {
+		note := plan.noteOf(prior)
+		note.Fingerprint = fingerprint
+		resp.Diagnostics.Append(notes.keep(ctx, key, token, note, resp.Private)...)
 	}
 	if exists && plan.Release.Equal(state.Release) && plan.retained() == state.retained() {
 		plan.History = state.History // no release is added or deleted
@@ -50,44 +66,102 @@ func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
 }
 
-// planSource fills in what is known about the release that results from the source.
-func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, private privateState) diag.Diagnostics {
+// planSource fills in what is known about the release that results from the source, and returns the fingerprint of the
+// source if it was read. It fails if this is not what the plan said that is being applied; applied is nil while planning.
+func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, applied *baseNote, private privateState) (string, diag.Diagnostics) {
 	known, err := plan.sourceKnown(ctx)
 	if err != nil {
-		return failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})
+		return "", failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})
 	}
 	if !known || plan.Name.IsUnknown() || plan.PinAccounts.IsUnknown() || !setKnown(plan.SharedSecrets) {
-		return nil
+		return "", nil
 	}
+	applied.repeat(plan)
 	spec, diags := plan.spec(ctx, r.connection.cacheDir())
 	if diags.HasError() {
-		return diags
+		return "", diags
 	}
 	if state != nil && plan.sameSource(state) {
 		unchanged, d := r.sameInput(ctx, plan, spec, state, private)
 		if diags.Append(d...); unchanged || diags.HasError() {
 			plan.carry(state)
-			return diags
+			return "", append(diags, applied.sameRelease(plan, spec)...)
 		}
 	}
 	if err := plan.pin(ctx, spec.Source); err != nil {
-		return append(diags, plan.unreadable(spec, err)...)
+		return "", append(diags, plan.unreadable(spec, err)...)
 	}
 	backend, err := r.connection.get(ctx)
 	switch {
 	case errors.Is(err, errUnknownConfig):
-		return diags
+		return "", diags
 	case err != nil:
-		return append(diags, failed(failure{do: "plan", object: baseName(spec.Name), err: err})...)
+		return "", append(diags, failed(failure{do: "plan", object: baseName(spec.Name), err: err})...)
 	}
-	prepared, err := backend.Publisher().PrepareCached(ctx, spec)
+	if diags.Append(applied.sameSource(ctx, backend.Publisher(), plan, spec)...); diags.HasError() {
+		return "", diags
+	}
+	prepared, d := r.prepare(ctx, backend, plan, state, spec)
+	if diags.Append(d...); prepared == nil {
+		return "", diags
+	}
+	diags.Append(plan.take(ctx, prepared, state, r.connection.chain())...)
+	return prepared.Fingerprint, append(diags, applied.sameRelease(plan, spec)...)
+}
+
+// prepare finds the release of a plan in the cache, or builds it there, in the time that the apply would have for it.
+// Without an error it is nil if the plan is not to build it.
+func (r *baseResource) prepare(ctx context.Context, backend Backend, plan, state *baseModel, spec publish.Spec) (*publish.Prepared, diag.Diagnostics) {
+	if r.connection.invocation().destroys {
+		return nil, nil // what is planned now is dropped
+	}
+	if !r.connection.buildAtPlan() {
+		prepared, err := backend.Publisher().PrepareCached(ctx, spec)
+		switch {
+		case errors.Is(err, publish.ErrNotCached):
+			return nil, plan.notBuilt(spec)
+		case err != nil:
+			return nil, plan.unreadable(spec, err)
+		}
+		return prepared, nil
+	}
+	timeout := "timeouts.create"
+	limit, diags := plan.Timeouts.Create(ctx, baseWriteTimeout)
+	if state != nil {
+		timeout = "timeouts.update"
+		limit, diags = plan.Timeouts.Update(ctx, baseWriteTimeout)
+	}
+	if diags.HasError() {
+		return nil, diags
+	}
+	building, done := r.connection.building(ctx)
+	defer done()
+	bounded, cancel := context.WithTimeout(building, limit)
+	defer cancel()
+	began, progress := time.Now(), newProgress(ctx, baseName(spec.Name))
+	prepared, err := backend.Publisher().Prepare(bounded, spec, progress.part)
+	if err == nil {
+		progress.step(fmt.Sprintf("prepared release %s while planning, in %.1f s", prepared.ID, time.Since(began).Seconds()))
+		return prepared, diags
+	}
+	fail := failure{do: "plan", object: baseName(spec.Name), step: "reading its source (" + progress.at() + ")", err: err}
 	switch {
-	case errors.Is(err, publish.ErrNotCached):
-		return diags
-	case err != nil:
-		return append(diags, plan.unreadable(spec, err)...)
+	case building.Err() != nil:
+		fail.next = "The plan was interrupted while it built the release. Nothing on the host was changed. Plan again."
+	case errors.Is(err, context.DeadlineExceeded):
+		fail.next = fmt.Sprintf("It took longer than %s allows, which is %s. Nothing on the host was changed, and what was downloaded is "+
+			"kept. Plan again with a larger %s.", timeout, shortDuration(limit), timeout)
 	}
-	return append(diags, plan.take(ctx, prepared, state, r.connection.chain())...)
+	return nil, append(diags, failedAt(plan.chosen().at(), fail)...)
+}
+
+// notBuilt warns of what a plan costs that builds nothing.
+func (m *baseModel) notBuilt(spec publish.Spec) diag.Diagnostics {
+	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(m.chosen().at(), "This plan does not know the next release of "+baseName(spec.Name),
+		"The release has to be built first, and build_at_plan is false in the provider block. So the plan does not say which release "+
+			"the apply makes, what it changes, or what it interrupts in the VMs that run it. The apply checks refresh.max_impact "+
+			"of each VM when it comes to that VM, so it can fail after others were changed.\n\nRemove build_at_plan = false to have "+
+			"the plan build the release into the cache. The apply then uses what the plan has built.")}
 }
 
 // privateState is the private state of an object, which Terraform stores for the provider.

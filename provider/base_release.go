@@ -33,7 +33,7 @@ type layerModel struct {
 func releaseAttributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
 		"release": computedText("Id of the newest release, of the form `sha256:<64 hex>`: the value for `base` of a " +
-			"VM. A plan shows it unless the release has to be built first."),
+			"VM. A plan shows it, unless `build_at_plan` is false in the provider block and the release has to be built first."),
 		"sequence": computedNumber("Number of the release, counted from 1."),
 		"previous": computedText("Id of the previous release; null for the first."),
 		"layers":   layersAttribute(),

@@ -54,6 +54,7 @@ func (r *baseResource) Create(ctx context.Context, req resource.CreateRequest, r
 	}
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateSource, published)...)
+	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
 }
 
 // Update implements resource.Resource: it publishes the next release of the name.
@@ -66,6 +67,8 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	limit, diags := plan.Timeouts.Update(ctx, baseWriteTimeout)
 	resp.Diagnostics.Append(diags...)
+	resp.Diagnostics.Append(resp.Private.SetKey(ctx, r.connection.noteKey(baseName(plan.Name.ValueString())), []byte("null"))...)
+	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
 	if resp.Diagnostics.HasError() {
 		return
 	}
@@ -121,8 +124,8 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 		return fail(err, "")
 	}
 	if planned := plan.Release; !planned.IsUnknown() && planned.ValueString() != prepared.ID.String() {
-		return fail(fmt.Errorf("%w: release %s was planned, but the result is release %s", errOtherRelease, planned.ValueString(), prepared.ID),
-			"Nothing was uploaded. Plan and apply again.")
+		return fail(fmt.Errorf("%w: %v, planned as release %s, results in release %s now: %s", errOtherRelease, spec.Source,
+			planned.ValueString(), prepared.ID, plan.differs(prepared)), planAgain)
 	}
 	if state == nil && !prepared.Unchanged && !prepared.Manifest.Previous.IsZero() {
 		return fail(fmt.Errorf("a base of this name exists in the pool already, with release %s", prepared.Manifest.Previous),
@@ -212,6 +215,7 @@ func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	}
 	state.History = history
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
 }
 
 // Delete implements resource.Resource. A base that VMs use is not deleted.

@@ -22,6 +22,8 @@ type Config struct {
 	OperatorKey string
 	// Cache is a directory on this machine for downloads and for operating systems that were built.
 	Cache string
+	// BuildAtPlan is true if a plan builds what it needs into the cache.
+	BuildAtPlan bool
 	// MaxLayers is the maximum number of layers of a release, and MaxDeltaPercent the maximum size of a delta in
 	// percent of the content of its release.
 	MaxLayers, MaxDeltaPercent int
@@ -45,14 +47,54 @@ var errUnknownConfig = errors.New("the provider's configuration is not known yet
 // without one. A failure to open is kept, so that each further resource fails at once instead of waiting again.
 type connection struct {
 	open Open
+	// invoked replaces what the parent process tells, for tests.
+	invoked func() invocation
 
 	mu      sync.Mutex
 	config  Config
 	unknown []string // attributes of the provider block that are unknown
 	backend Backend
 	failed  error
-	reads   map[string]bool // UUIDs of VMs that were read and have not been planned since
-	plans   plannedObjects
+	name    string // identifies this provider
+	// builds of plans that are running, by numbers that count up to built. interrupted is true after an interrupt.
+	builds      map[int]func()
+	built       int
+	interrupted bool
+	plans       plannedObjects
+	reads       map[string]bool // UUIDs of VMs that were read and have not been planned since
+}
+
+// interrupt ends the builds of plans that are running. Whoever presses Ctrl-C during an apply would wait for them
+// otherwise: Terraform does not stop the plan of an apply.
+func (c *connection) interrupt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.interrupted = true
+	for _, stop := range c.builds {
+		stop()
+	}
+}
+
+// building returns a context for the build of a plan. It ends when the provider is interrupted.
+func (c *connection) building(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.interrupted {
+		cancel()
+	}
+	if c.builds == nil {
+		c.builds = map[int]func(){}
+	}
+	c.built++
+	number := c.built
+	c.builds[number] = cancel
+	return ctx, func() {
+		cancel()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.builds, number)
+	}
 }
 
 // configure sets the configuration that get opens. Terraform configures a provider once; tests may do it again.
@@ -95,6 +137,12 @@ func (c *connection) cacheDir() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.config.Cache
+}
+
+func (c *connection) buildAtPlan() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.config.BuildAtPlan
 }
 
 func (c *connection) chain() chain {

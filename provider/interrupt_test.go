@@ -12,8 +12,6 @@ func TestCtrlCAndApplyAgainConverges(t *testing.T) {
 		name, operation, step string
 		want                  string // in the plan of the second apply
 	}{
-		{"before building", "Prepare", providertest.Begun, "2 to add, 0 to change, 0 to destroy"},
-		{"while building", "Prepare", "writing the layer", "2 to add, 0 to change, 0 to destroy"},
 		{"while uploading", "Publish", "uploading the layer", "2 to add, 0 to change, 0 to destroy"},
 		{"when uploaded", "Publish", providertest.Done, "2 to add, 0 to change, 0 to destroy"},
 		{"before the domain", "Create", "making the private disk", "1 to add, 0 to change, 0 to destroy"},
@@ -41,6 +39,27 @@ func TestCtrlCAndApplyAgainConverges(t *testing.T) {
 			}
 			if said := s.run("plan", "-detailed-exitcode", "-no-color"); !strings.Contains(said, "No changes") {
 				t.Errorf("the plan after it is not empty:\n%s", said)
+			}
+		})
+	}
+}
+
+// Terraform does not stop the plan of an apply at the first Ctrl-C (it waits for it), but it stops that of "terraform
+// plan".
+func TestCtrlCWhileAPlanBuilds(t *testing.T) {
+	for name, step := range map[string]string{"before building": providertest.Begun, "while building": "writing the layer"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			world := newWorld(t)
+			s := newSession(t, world, debian(unpatched)+web(""))
+			if said := s.interruptCommand("Prepare", step, "plan", "-no-color"); !strings.Contains(said, "nterrupt") {
+				t.Errorf("the interrupted plan does not say so:\n%s", said)
+			}
+			if left, err := world.Left(t.Context()); err != nil || len(left) > 0 {
+				t.Errorf("a plan left %v on the host, %v", left, err)
+			}
+			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "2 to add, 0 to change, 0 to destroy") {
+				t.Errorf("the next apply:\n%s", said)
 			}
 		})
 	}

@@ -48,6 +48,10 @@ func New(version string, open Open) *Provider {
 // Close closes the connection to the host, if there is one.
 func (p *Provider) Close() error { return p.connection.close() }
 
+// Interrupt ends the builds of plans that are running. Call it when the user presses Ctrl-C: Terraform itself does not
+// stop the plan of an apply. Applies are not affected.
+func (p *Provider) Interrupt() { p.connection.interrupt() }
+
 // Metadata implements provider.Provider.
 func (p *Provider) Metadata(_ context.Context, _ provider.MetadataRequest, resp *provider.MetadataResponse) {
 	resp.TypeName = "sharedos"
@@ -89,6 +93,14 @@ func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *pro
 				MarkdownDescription: "Directory on this machine for downloads and for operating systems that were " +
 					"built. It can be removed at any time. Default: `" + envCache + "`, then `sharedos` under the user's cache directory.",
 			},
+			"build_at_plan": schema.BoolAttribute{
+				Optional: true,
+				MarkdownDescription: "Whether a plan builds the releases that it is about, into `cache`. The apply uses " +
+					"what the plan has built. Nothing on the host changes while planning. With `false`, a plan does not " +
+					"know a release that the cache does not have: not what it changes and not what it interrupts, and " +
+					"`refresh.max_impact` of the VMs is only checked during the apply, VM by VM. The plan warns of " +
+					"that. Default: `true`.",
+			},
 			"max_layers": schema.Int64Attribute{
 				Optional: true,
 				MarkdownDescription: "Maximum number of layers of a release: a full layer and the deltas on top of " +
@@ -113,6 +125,7 @@ type providerModel struct {
 	PoolPath    types.String `tfsdk:"pool_path"`
 	OperatorKey types.String `tfsdk:"operator_key"`
 	Cache       types.String `tfsdk:"cache"`
+	BuildAtPlan types.Bool   `tfsdk:"build_at_plan"`
 
 	MaxLayers       types.Int64 `tfsdk:"max_layers"`
 	MaxDeltaPercent types.Int64 `tfsdk:"max_delta_percent"`
@@ -198,6 +211,10 @@ func (m providerModel) config() (Config, []string, diag.Diagnostics) {
 		}
 		return int(value.ValueInt64())
 	}
+	if m.BuildAtPlan.IsUnknown() {
+		unknown = append(unknown, "build_at_plan")
+	}
+	c.BuildAtPlan = m.BuildAtPlan.IsNull() || m.BuildAtPlan.ValueBool()
 	c.MaxLayers = number("max_layers", m.MaxLayers, publish.DefaultMaxChain)
 	c.MaxDeltaPercent = number("max_delta_percent", m.MaxDeltaPercent, publish.DefaultMaxDelta)
 	return c, unknown, diags

@@ -80,7 +80,7 @@ func TestConfigurationHasDefaults(t *testing.T) {
 	got, _ := config(providerModel{})
 	want := Config{
 		URI: "qemu:///system", Pool: "sharedos", OperatorKey: "/config/sharedos/operator.key", Cache: "/cache/sharedos",
-		MaxLayers: 8, MaxDeltaPercent: 50,
+		BuildAtPlan: true, MaxLayers: 8, MaxDeltaPercent: 50,
 	}
 	if got != want {
 		t.Errorf("the defaults are %+v, want %+v", got, want)
@@ -96,6 +96,12 @@ func TestConfigurationHasDefaults(t *testing.T) {
 	got, unknown := config(providerModel{URI: types.StringValue("test:///default"), Cache: types.StringUnknown()})
 	if got.URI != "test:///default" || len(unknown) != 1 || unknown[0] != "cache" {
 		t.Errorf("the configuration wins over the environment: %+v, unknown %v", got, unknown)
+	}
+	if got, unknown := config(providerModel{BuildAtPlan: types.BoolUnknown()}); got.BuildAtPlan || len(unknown) != 1 {
+		t.Errorf("an unknown build_at_plan: %+v, unknown %v", got, unknown)
+	}
+	if got, _ := config(providerModel{BuildAtPlan: types.BoolValue(false)}); got.BuildAtPlan {
+		t.Error("build_at_plan = false builds at plan")
 	}
 	t.Setenv("XDG_CACHE_HOME", "")
 	t.Setenv("HOME", "")

@@ -27,6 +27,8 @@ type session struct {
 	t     *testing.T
 	world *providertest.World
 	dir   string
+	// started is called with each provider; nil for nothing.
+	started func(*provider.Provider)
 }
 
 func newSession(t *testing.T, world *providertest.World, config string) *session {
@@ -56,6 +58,9 @@ func (s *session) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
 	reattach, closed := make(chan *plugin.ReattachConfig, 1), make(chan struct{})
 	address := strings.Replace(provider.Address, "registry.terraform.io", os.Getenv("TF_ACC_PROVIDER_HOST"), 1)
 	sharedos := provider.New("test", s.world.Open)
+	if s.started != nil {
+		s.started(sharedos)
+	}
 	go func() {
 		err := tf6server.Serve(address, func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) },
 			tf6server.WithDebug(ctx, reattach, closed), tf6server.WithoutLogStderrOverride(),
@@ -95,6 +100,12 @@ func (s *session) run(args ...string) string {
 // interrupt applies, presses Ctrl-C once when the operation comes to the step, and returns what Terraform said.
 func (s *session) interrupt(operation, step string) string {
 	s.t.Helper()
+	return s.interruptCommand(operation, step, "apply", "-auto-approve", "-no-color")
+}
+
+// interruptCommand does the same to any command.
+func (s *session) interruptCommand(operation, step string, args ...string) string {
+	s.t.Helper()
 	reached := make(chan struct{})
 	var once sync.Once
 	s.world.SetHook(func(ctx context.Context, op, _, at string) error {
@@ -110,7 +121,7 @@ func (s *session) interrupt(operation, step string) string {
 		}
 	})
 	defer s.world.SetHook(nil)
-	command, output := s.command("apply", "-auto-approve", "-no-color")
+	command, output := s.command(args...)
 	if err := command.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -123,7 +134,7 @@ func (s *session) interrupt(operation, step string) string {
 		s.t.Error(err)
 	}
 	if err := command.Wait(); err == nil {
-		s.t.Errorf("an interrupted apply ended well:\n%s", output)
+		s.t.Errorf("an interrupted %s ended well:\n%s", args[0], output)
 	}
 	return output.String()
 }

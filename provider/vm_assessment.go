@@ -67,8 +67,12 @@ func (a assessments) recall(ctx context.Context, question assessment) (*agentapi
 		a.log(ctx, "read", err)
 		return nil, false
 	}
-	same := stored.UUID == question.UUID && stored.From == question.From && stored.To == question.To && question.To != ""
-	return stored.Impact, same
+	return stored.Impact, stored.answers(question)
+}
+
+// answers reports whether the answer is one to the same question.
+func (a *assessment) answers(question assessment) bool {
+	return a.UUID == question.UUID && a.From == question.From && a.To == question.To && question.To != ""
 }
 
 // remember stores an answer. If this fails, the agent is asked again, which is only slower.

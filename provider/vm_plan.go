@@ -13,6 +13,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
@@ -48,22 +49,44 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	if !replaced && (state == nil || plan.changeFrom(state) != (vmChange{})) {
 		resp.Diagnostics.Append(r.preflight(ctx, &plan, state)...)
 	}
+	notes, key := r.connection.notes(), r.connection.noteKey(vmName(plan.Name.ValueString()))
+	token, diags := token(ctx, req.Private)
+	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
+		return
+	}
+	var applied *vmNote
+	if note := (vmNote{}); notes.recall(ctx, key, token, &note) {
+		applied = &note
+	}
+	var asked *assessment
 	if state == nil {
 		plan.Impact, plan.LastRefresh = types.ObjectNull(impactTypes), types.ObjectNull(lastRefreshTypes)
-		resp.Diagnostics.Append(r.planStack(ctx, &plan)...)
+		plan.planState()
+		target, diags := r.planStack(ctx, &plan)
+		resp.Diagnostics.Append(diags...)
+		resp.Diagnostics.Append(plan.willRun(ctx, target)...)
 	} else {
 		unfinished, diags := isUnfinished(ctx, req.Private)
 		resp.Diagnostics.Append(diags...)
-		resp.Diagnostics.Append(r.planUpdate(ctx, &plan, state, unfinished)...)
+		if applied != nil {
+			asked = applied.Assessment
+		}
+		resp.Diagnostics.Append(r.planUpdate(ctx, &plan, state, unfinished, &asked)...)
 	}
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	if resp.Diagnostics.Append(applied.sameEnd(ctx, &plan)...); applied == nil {
+		note, diags := plan.noteOf(ctx, asked)
+		resp.Diagnostics.Append(diags...)
+		resp.Diagnostics.Append(notes.keep(ctx, key, token, note, resp.Private)...)
+	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
 }
 
-// planUpdate completes the plan of a VM that exists.
-func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfinished bool) diag.Diagnostics {
+// planUpdate completes the plan of a VM that exists. It asks the agent, unless *asked is the answer to the same question,
+// and sets *asked.
+func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfinished bool, asked **assessment) diag.Diagnostics {
 	fresh := r.connection.takeRead(state.UUID.ValueString())
 	plan.carryComputed(state)
 	change := plan.changeFrom(state)
@@ -85,21 +108,33 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if len(state.Faults.Elements()) > 0 {
 		plan.Faults = types.ListUnknown(faultType)
 	}
+	var target *release.Stack
 	if change.stack || change.hardware || change.power {
 		plan.Stack = types.ObjectUnknown(stackTypes) // a start boots the stack in the definition
-		plan.Pending, plan.State = types.ListUnknown(types.StringType), types.StringUnknown()
+		plan.planState()
+		plan.Pending = types.ListUnknown(types.StringType)
 		plan.Remaining, plan.Unreadable = types.ListUnknown(types.StringType), types.ListUnknown(types.StringType)
-	}
-	if change.stack {
-		plan.LastRefresh = types.ObjectUnknown(lastRefreshTypes)
-		if diags.Append(r.planStack(ctx, plan)...); diags.HasError() {
+		var d diag.Diagnostics
+		target, d = r.planStack(ctx, plan)
+		if diags.Append(d...); diags.HasError() {
 			return diags
 		}
 	}
-	if change.stack || change.hardware || change.disk && !change.power {
-		diags.Append(r.planImpact(ctx, plan, state, change, fresh)...)
+	if change.stack {
+		plan.LastRefresh = types.ObjectUnknown(lastRefreshTypes)
 	}
-	return diags
+	end := endUnknown
+	if change.stack || change.hardware || change.disk && !change.power {
+		var d diag.Diagnostics
+		end, d = r.planImpact(ctx, plan, state, change, fresh, asked)
+		diags.Append(d...)
+	} else if change.power {
+		end = endMoved // it is off, or it starts with the stack in its definition
+	}
+	if diags.HasError() {
+		return diags
+	}
+	return append(diags, plan.endsWith(ctx, state, target, end, change)...)
 }
 
 // leftover reports what an earlier apply has left to do, unless the strategy forbids to do it now: whether the VM runs
@@ -125,103 +160,127 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 	return diverged, unpluggable, diags
 }
 
-// planStack fails the plan if the base and the components of the VM do not make a stack.
-func (r *vmResource) planStack(ctx context.Context, plan *vmModel) diag.Diagnostics {
+// planStack returns the stack that the base and the components of the VM make, and fails the plan if they make none. It
+// is nil as long as it is not known.
+func (r *vmResource) planStack(ctx context.Context, plan *vmModel) (*release.Stack, diag.Diagnostics) {
 	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true})
 	if err != nil || !known {
-		return nil // the apply checks it
+		return nil, nil // the apply checks it
 	}
 	spec := vm.Spec{Name: plan.Name.ValueString()}
 	diags := plan.vmStack.toSpec(ctx, &spec)
 	if diags.HasError() {
-		return diags
+		return nil, diags
 	}
 	backend, err := r.connection.get(ctx)
+	var stack release.Stack
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, readTimeout)
 		defer cancel()
-		err = backend.VMs().Check(ctx, spec)
+		stack, err = backend.VMs().Check(ctx, spec)
 	}
 	var missing *vm.MissingReleaseError
 	switch {
-	case err == nil, errors.Is(err, errUnknownConfig):
-		return diags
+	case err == nil:
+		return &stack, diags
+	case errors.Is(err, errUnknownConfig):
+		return nil, diags
 	case errors.As(err, &missing):
 		// What a base of this configuration is going to publish is in the cache, where it was found, or unknown.
 		at := path.Root("base")
 		if slices.Contains(spec.Components, missing.ID) {
 			at = path.Root("components")
 		}
-		return append(diags, failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err,
+		return nil, append(diags, failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err,
 			next: "Nothing was changed. Use the attribute release of a sharedos_base, of this configuration or as a data source."})...)
 	case errors.Is(err, store.ErrNotFound):
-		return diags // the apply checks it
+		return nil, diags // the apply checks it
 	case errors.Is(err, compose.ErrStack):
 		at := path.Root("components")
 		if len(spec.Components) == 0 {
 			at = path.Root("base")
 		}
-		return append(diags, failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err, next: "Nothing was changed."})...)
+		return nil, append(diags, failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err, next: "Nothing was changed."})...)
 	}
-	diags.AddAttributeWarning(path.Root("components"), "Unable to check that the base and components of "+vmName(spec.Name)+" fit together",
-		failure{err: err, next: "The apply checks this again before it changes anything."}.detail())
-	return diags
+	return nil, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), step: "composing its stack", err: err})...)
 }
 
+// end is the stack that a VM has at the end of an apply, as far as a plan knows it.
+type end int
+
+const (
+	endUnknown end = iota
+	// endMoved: the stack of its definition.
+	endMoved
+	// endLeft: the stack that it runs. That of its definition takes effect at the next power-off and start.
+	endLeft
+)
+
 // planImpact plans the attribute impact, and fails the plan if the impact is larger than the user allows.
-func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, change vmChange, fresh bool) diag.Diagnostics {
+func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, change vmChange, fresh bool, asked **assessment) (end, diag.Diagnostics) {
 	plan.Impact = types.ObjectUnknown(impactTypes)
 	known, err := plan.known(ctx)
 	if err != nil {
-		return failed(failure{do: "plan", object: vmName(plan.Name.ValueString()), err: err})
+		return endUnknown, failed(failure{do: "plan", object: vmName(plan.Name.ValueString()), err: err})
 	}
 	if !known {
-		return r.forget(ctx, state, fresh)
+		return endUnknown, r.forget(ctx, state, fresh)
 	}
 	policy, diags := plan.policy(ctx)
 	have, d := state.spec(ctx)
 	diags.Append(d...)
 	spec, d := plan.spec(ctx)
 	if diags.Append(d...); diags.HasError() {
-		return diags
+		return endUnknown, diags
 	}
 	move, err := vm.Plan(have, spec, change.stack)
 	switch {
 	case err != nil:
-		return append(diags, failed(failure{do: "plan", object: vmName(spec.Name), err: err})...)
+		return endUnknown, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), err: err})...)
 	case move.Guest == vm.GuestNone && !move.PowerCycle():
-		return append(diags, plan.fromImpact(ctx, nil)...) // the VM does not run, so there is nothing to interrupt
-	case move.Guest == vm.GuestDeferred, !change.stack && !change.hardware:
-		return append(diags, plan.fromImpact(ctx, move.Impact())...) // its agent has nothing to assess
+		return endMoved, append(diags, plan.fromImpact(ctx, nil)...) // the VM does not run, so there is nothing to interrupt
+	case move.Guest == vm.GuestDeferred:
+		return endLeft, append(diags, plan.fromImpact(ctx, move.Impact())...)
+	case !change.stack && !change.hardware:
+		return endUnknown, append(diags, plan.fromImpact(ctx, move.Impact())...) // its agent has nothing to assess
 	}
 	question := assessment{UUID: spec.UUID, From: state.Stack.String(), To: question(spec)}
 	var impact *agentapi.Impact
 	var recalled bool
 	if !fresh {
 		impact, recalled = r.assessments().recall(ctx, question)
+		if !recalled && *asked != nil && (*asked).answers(question) {
+			impact, recalled = (*asked).Impact, true
+		}
 	}
 	if !recalled {
 		impact, err = r.assess(ctx, spec)
 		switch {
 		case errors.Is(err, vm.ErrNotLive):
-			return append(diags, notLive("plan", spec.Name, err)...)
+			return endUnknown, append(diags, notLive("plan", spec.Name, err)...)
 		case errors.Is(err, errUnknownConfig), errors.Is(err, store.ErrNotFound):
-			return append(diags, r.forget(ctx, state, fresh)...) // the release is not in the pool yet
+			return endUnknown, append(diags, r.forget(ctx, state, fresh)...) // the release is not in the pool yet
 		case err != nil:
 			diags.AddAttributeWarning(path.Root("impact"), "Unable to assess what the change of "+vmName(spec.Name)+" interrupts",
 				failure{err: err, next: fmt.Sprintf("The agent assesses the change again before anything is changed, "+
 					"and the apply fails if the impact is larger than refresh.max_impact, which is %q.", policy.MaxImpact.ValueString())}.detail())
-			return append(diags, r.forget(ctx, state, fresh)...)
+			return endUnknown, append(diags, r.forget(ctx, state, fresh)...)
 		}
 		r.assessments().remember(ctx, question, impact)
 	}
 	if diags.Append(failingChecks(spec.Name, impact.GetFailingChecks(), spec.Refresh.RequireChecks)...); diags.HasError() {
-		return diags
+		return endUnknown, diags
 	}
+	question.Impact = impact
+	*asked = &question
 	if impact.GetLevel() > levelOf(policy.MaxImpact.ValueString()) {
-		return append(diags, tooLarge(spec.Name, impact, policy.MaxImpact.ValueString())...)
+		return endUnknown, append(diags, tooLarge(spec.Name, impact, policy.MaxImpact.ValueString())...)
 	}
-	return append(diags, plan.fromImpact(ctx, reached(impact))...)
+	end := endMoved
+	if impact.GetStrategy() == vm.NextBoot {
+		end = endLeft
+	}
+	return end, append(diags, plan.fromImpact(ctx, reached(impact))...)
 }
 
 func (r *vmResource) assess(ctx context.Context, spec vm.Spec) (*agentapi.Impact, error) {

@@ -41,6 +41,18 @@ func (b *vmPower) fromVM(_ context.Context, found *vm.VM) diag.Diagnostics {
 	return nil
 }
 
+// planState plans the attribute state: an apply that ends in another one fails.
+func (b *vmPower) planState() {
+	switch {
+	case b.Running.IsUnknown():
+		b.State = types.StringUnknown()
+	case b.Running.ValueBool():
+		b.State = types.StringValue(stateName(hypervisor.Running))
+	default:
+		b.State = types.StringValue(stateName(hypervisor.Off))
+	}
+}
+
 func (b *vmPower) compare(state *vmModel, change *vmChange) {
 	if !sameValues(b, &state.vmPower, vmNames().configurable) {
 		change.power = true

@@ -67,7 +67,7 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 	defer cancel()
 	made, err := backend.VMs().Create(bounded, spec, progress.step)
 	if err == nil {
-		err = powerMatches(spec, made)
+		err = cmp.Or(powerMatches(spec, made), plan.stackMatches(ctx, made))
 	}
 	if err != nil {
 		r.unfinished(ctx, backend.VMs(), &plan, spec, progress, err, resp)
@@ -198,6 +198,7 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 			"\nIt runs base "+found.Stack.Base.String()+". Change the configuration to a base that boots, or power "+
 			"the VM off and start it to try this one again.")
 	}
+	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
 	resp.Diagnostics.Append(warnings(name, found)...)
 	resp.Diagnostics.Append(state.observe(ctx, found)...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
@@ -256,6 +257,9 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 		return
 	}
 	updated, report, err := update(ctx, backend.VMs(), spec, resume, limit, progress)
+	if err == nil {
+		err = cmp.Or(powerMatches(spec, updated), plan.stackMatches(ctx, updated))
+	}
 	var delta int64
 	if report != nil {
 		var sizeErr error
@@ -301,11 +305,7 @@ func update(ctx context.Context, vms vm.Interface, spec vm.Spec, resume bool, li
 			return nil, nil, err
 		}
 	}
-	updated, report, err := vms.Update(ctx, spec, progress.step)
-	if err == nil {
-		err = powerMatches(spec, updated)
-	}
-	return updated, report, err
+	return vms.Update(ctx, spec, progress.step)
 }
 
 // notUpdated says why an update failed and what the VM runs now.
@@ -318,6 +318,10 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 		fail.next = "Nothing was changed. The next plan removes the VM in state from state, and leaves the other VM " +
 			"alone."
 		return failedAt(path.Root("name"), fail)
+	case errors.Is(err, errOtherStack):
+		fail.next = "What the change interrupts has changed since the plan, so that refresh.strategy no longer allows it in the " +
+			"running VM, or the VM was started meanwhile. State says what it runs. Plan again to see what is left to do."
+		return failedAt(path.Root("stack"), fail)
 	case errors.Is(err, vm.ErrImpact):
 		if impact := report.GetImpact(); impact != nil {
 			return tooLarge(spec.Name, impact, levelName(spec.Refresh.MaxImpact))

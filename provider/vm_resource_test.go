@@ -77,7 +77,8 @@ func TestAVMIsCreatedReadAndImported(t *testing.T) {
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionCreate),
 				plancheck.ExpectUnknownValue(webAddress, attribute("uuid")),
-				plancheck.ExpectUnknownValue(webAddress, attribute("stack")),
+				plancheck.ExpectKnownValue(webAddress, attribute("stack").AtMapKey("id"), anID),
+				plancheck.ExpectKnownValue(webAddress, attribute("state"), knownvalue.StringExact("running")),
 				plancheck.ExpectKnownValue(webAddress, attribute("impact"), knownvalue.Null()),
 				plancheck.ExpectKnownValue(webAddress, attribute("last_refresh"), knownvalue.Null()),
 				plancheck.ExpectKnownValue(webAddress, attribute("running"), knownvalue.Bool(true)),
@@ -133,9 +134,9 @@ func TestAPatchReachesARunningVMInPlace(t *testing.T) {
 			ConfigPlanChecks: plans(
 				action(debianAddress, plancheck.ResourceActionUpdate),
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectUnknownValue(webAddress, attribute("base")),
-				plancheck.ExpectUnknownValue(webAddress, attribute("impact")),
-				plancheck.ExpectUnknownValue(webAddress, attribute("stack")),
+				plancheck.ExpectKnownValue(webAddress, attribute("base"), anID),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("restart")),
+				plancheck.ExpectKnownValue(webAddress, attribute("stack").AtMapKey("id"), anID),
 				plancheck.ExpectKnownValue(webAddress, attribute("uuid"), knownvalue.NotNull()),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{

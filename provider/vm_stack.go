@@ -3,6 +3,7 @@ package provider
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -226,9 +227,18 @@ func (b *vmStack) compare(state *vmModel, change *vmChange) {
 }
 
 func stackOf(found *vm.VM) stackModel {
-	stack := found.Stack
+	model := describeStack(found.Stack)
+	model.AwaitsPowerCycle = types.BoolValue(found.AwaitsPowerCycle)
+	if !found.Stack.Same(found.Configured) {
+		model.Next = types.StringValue(nextOf(found.Configured))
+	}
+	return model
+}
+
+// describeStack describes a stack that a VM runs, and that its definition has as well.
+func describeStack(stack release.Stack) stackModel {
 	model := stackModel{
-		ID: types.StringNull(), Next: types.StringNull(), AwaitsPowerCycle: types.BoolValue(found.AwaitsPowerCycle),
+		ID: types.StringNull(), Next: types.StringNull(), AwaitsPowerCycle: types.BoolValue(false),
 		Base: stack.Base.String(), Components: digests(stack.Components),
 		Layers: make([]string, len(stack.Layers)), Kernel: guestText(stack.Kernel),
 	}
@@ -238,10 +248,68 @@ func stackOf(found *vm.VM) stackModel {
 	if !stack.ID.IsZero() {
 		model.ID = types.StringValue(stack.ID.String())
 	}
-	if !stack.Same(found.Configured) {
-		model.Next = types.StringValue(cmp.Or(found.Configured.ID, found.Configured.Base).String())
-	}
 	return model
+}
+
+// nextOf names a stack as the value of stack.next.
+func nextOf(stack release.Stack) string { return cmp.Or(stack.ID, stack.Base).String() }
+
+// willRun plans the stack of a VM that boots target; it is unknown if target is nil.
+func (b *vmStack) willRun(ctx context.Context, target *release.Stack) (diags diag.Diagnostics) {
+	if target != nil {
+		b.Stack = object(ctx, stackTypes, describeStack(*target), &diags)
+	}
+	return diags
+}
+
+// endsWith plans the stack of a VM that exists, at the end of an apply after which its definition has target. It stays
+// unknown if the plan does not know how the apply ends.
+func (b *vmStack) endsWith(ctx context.Context, state *vmModel, target *release.Stack, end end, change vmChange) diag.Diagnostics {
+	if target == nil || !b.Stack.IsUnknown() {
+		return nil
+	}
+	if end == endMoved {
+		return b.willRun(ctx, target)
+	}
+	running, diags := state.running(ctx)
+	if end != endLeft || running == nil || running.ID.IsNull() || !change.stack {
+		return diags
+	}
+	running.Next, running.AwaitsPowerCycle = types.StringNull(), types.BoolValue(false)
+	if running.ID.ValueString() != target.ID.String() {
+		running.Next, running.AwaitsPowerCycle = types.StringValue(nextOf(*target)), types.BoolValue(true)
+	}
+	b.Stack = object(ctx, stackTypes, running, &diags)
+	return diags
+}
+
+// errOtherStack means that a VM does not run the stack that the plan said it would.
+var errOtherStack = errors.New("the VM does not run the stack that was planned")
+
+// stackMatches fails if a VM runs another stack than planned, although no step failed. An agent that does not answer
+// leaves that open: the next plan finds out.
+func (b *vmStack) stackMatches(ctx context.Context, found *vm.VM) error {
+	if unset(b.Stack) || silent(found) {
+		return nil
+	}
+	planned, diags := b.running(ctx)
+	if diags.HasError() {
+		return diagError{diags[0]}
+	}
+	now := stackOf(found)
+	if planned.ID.Equal(now.ID) && planned.Next.Equal(now.Next) {
+		return nil
+	}
+	return fmt.Errorf("%w: it runs %s, and the plan said %s", errOtherStack, now.text(), planned.text())
+}
+
+// text names a stack, and the one that takes effect later if there is one.
+func (m stackModel) text() string {
+	text := "stack " + m.ID.ValueString()
+	if !m.Next.IsNull() {
+		text += " until it is next powered off and started, and then " + m.Next.ValueString()
+	}
+	return text
 }
 
 // releasesOf names what a stack is made of: the release of the base, and those of components if there are any.

@@ -1,7 +1,11 @@
 package provider_test
 
 import (
+	"archive/tar"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -83,3 +87,47 @@ func (i image) set(version string) func() {
 
 // base is a base that is read from the archive.
 func (i image) base() string { return archive("own", i.path) }
+
+// unpack writes the content of the archive into a new directory.
+func (i image) unpack(dir string) error {
+	file, err := os.Open(i.path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }() // it refers to a directory
+	for stream := tar.NewReader(file); ; {
+		header, err := stream.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name := filepath.Clean(header.Name)
+		if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return err
+		}
+		switch header.Typeflag {
+		case tar.TypeDir:
+			err = root.MkdirAll(name, 0o755)
+		case tar.TypeSymlink:
+			err = root.Symlink(header.Linkname, name)
+		case tar.TypeReg:
+			var content []byte
+			if content, err = io.ReadAll(stream); err == nil {
+				err = root.WriteFile(name, content, header.FileInfo().Mode().Perm())
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
@@ -27,6 +29,31 @@ func (w *World) SetDebianArchive(content string) {
 	w.archive = content
 }
 
+// Built returns how often a source was read.
+func (w *World) Built() int { return int(w.built.Load()) }
+
+// counted counts how often a source is read.
+type counted struct {
+	source.Source
+	count *atomic.Int64
+}
+
+func (c counted) Open(ctx context.Context, progress source.Progress) (io.ReadCloser, error) {
+	c.count.Add(1)
+	return c.Source.Open(ctx, progress)
+}
+
+// String names the source.
+func (c counted) String() string { return fmt.Sprint(c.Source) }
+
+// TarLimits returns the limits of the source.
+func (c counted) TarLimits() source.Limits {
+	if limited, ok := c.Source.(interface{ TarLimits() source.Limits }); ok {
+		return limited.TarLimits()
+	}
+	return source.Limits{}
+}
+
 // readable replaces a debian source, which would download packages, by one that makes a small system. Other sources are
 // used as they are.
 func (w *World) readable(spec publish.Spec) publish.Spec {
@@ -35,6 +62,7 @@ func (w *World) readable(spec publish.Spec) publish.Spec {
 		defer w.mu.Unlock()
 		spec.Source = smallDebian{made, w.archive}
 	}
+	spec.Source = counted{spec.Source, &w.built}
 	return spec
 }
 
@@ -58,7 +86,7 @@ func (d smallDebian) Fingerprint(ctx context.Context) (string, error) {
 }
 
 // Open implements source.Source.
-func (d smallDebian) Open(_ context.Context, progress source.Progress) (io.ReadCloser, error) {
+func (d smallDebian) Open(ctx context.Context, progress source.Progress) (io.ReadCloser, error) {
 	kernel, version := MainKernel, "1-main"
 	if d.patched() {
 		kernel, version = PatchedKernel, "1-patched"
@@ -67,6 +95,13 @@ func (d smallDebian) Open(_ context.Context, progress source.Progress) (io.ReadC
 	for _, name := range slices.Sorted(slices.Values(d.Packages)) {
 		system.Install(name, version)
 		system["usr/bin/"+name] = version + " " + d.archive
+	}
+	local, err := d.LocalFingerprint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if local != "" {
+		system["usr/share/local"] = local
 	}
 	progress("mmdebstrap: installing", 1, 2)
 	stream, err := system.Tar()

@@ -65,6 +65,10 @@ func parts(tell func(string), progress source.Progress) source.Progress {
 	}
 }
 
+func (p watchedPublisher) Fingerprint(ctx context.Context, spec publish.Spec) (string, error) {
+	return p.real.Fingerprint(ctx, p.world.readable(spec))
+}
+
 func (p watchedPublisher) Prepare(ctx context.Context, spec publish.Spec, progress source.Progress) (made *publish.Prepared, err error) {
 	err = p.world.watch(ctx, "Prepare", spec.Name, func(tell func(string)) error {
 		made, err = p.real.Prepare(ctx, p.world.readable(spec), parts(tell, progress))
@@ -159,8 +163,12 @@ func (f watchedFleet) Find(ctx context.Context, name, uuid string) (string, erro
 	return f.real.Find(ctx, name, uuid)
 }
 
-func (f watchedFleet) Check(ctx context.Context, spec vm.Spec) error {
-	return f.world.watch(ctx, "Check", spec.Name, func(func(string)) error { return f.real.Check(ctx, spec) })
+func (f watchedFleet) Check(ctx context.Context, spec vm.Spec) (stack release.Stack, err error) {
+	err = f.world.watch(ctx, "Check", spec.Name, func(func(string)) error {
+		stack, err = f.real.Check(ctx, spec)
+		return err
+	})
+	return stack, err
 }
 
 func (f watchedFleet) Preflight(ctx context.Context, question vm.Question) (problems []vm.Problem, err error) {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi/agenttest"
@@ -23,6 +24,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/provider"
@@ -46,6 +48,8 @@ type World struct {
 	archive string
 	opened  []provider.Config
 	calls   []string
+
+	built atomic.Int64
 }
 
 // New returns an empty host with its files in a directory. Call Off at the end.
@@ -229,6 +233,17 @@ func (w *World) DropBase(ctx context.Context, name string) error {
 	}
 	defer func() { _ = opened.Close() }() // it holds nothing
 	return opened.Publisher().Delete(ctx, name, opened.VMs().InUse)
+}
+
+// DropLayers removes all layers from the pool, as somebody could do by hand.
+func (w *World) DropLayers() error {
+	entries, err := os.ReadDir(w.pool())
+	for _, entry := range entries {
+		if name, ok := store.ParseVolumeName(entry.Name()); ok && name.Kind == store.LayerVolume {
+			err = errors.Join(err, os.Remove(filepath.Join(w.pool(), entry.Name())))
+		}
+	}
+	return err
 }
 
 // Say writes to a VM's console log.

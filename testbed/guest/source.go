@@ -32,9 +32,6 @@ func (e *edited) Fingerprint(context.Context) (string, error) {
 // String names the source.
 func (e *edited) String() string { return fmt.Sprintf("%s with %d edits", e.path, len(e.edits)) }
 
-// ReadableAtPlan implements source.Source.
-func (e *edited) ReadableAtPlan() bool { return true }
-
 // Open implements source.Source.
 func (e *edited) Open(context.Context, source.Progress) (io.ReadCloser, error) {
 	file, err := os.Open(e.path)

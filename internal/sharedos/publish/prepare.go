@@ -15,12 +15,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// planLimit bounds how long a plan reads a source and writes a layer. A Debian root file system of 250 MB takes about
-// five seconds on two cores.
-const planLimit = 45 * time.Second
-
-var errPlanLimit = errors.New("it takes too long for a plan")
-
 func (p *Publisher) log() *slog.Logger {
 	if p.Log != nil {
 		return p.Log
@@ -51,6 +45,18 @@ func (p *Publisher) maxDelta() int {
 	return min(p.MaxDelta, 100)
 }
 
+// Fingerprint implements Interface.
+func (p *Publisher) Fingerprint(ctx context.Context, spec Spec) (string, error) {
+	if spec.Source == nil {
+		return "", errors.New("it has no source")
+	}
+	fingerprint, err := spec.Source.Fingerprint(ctx)
+	if err != nil {
+		return "", fmt.Errorf("identify the source: %w", err)
+	}
+	return fingerprint, nil
+}
+
 // Prepare implements Interface.
 func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Progress) (*Prepared, error) {
 	if progress == nil {
@@ -65,22 +71,12 @@ func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Prog
 	return prepared, nil
 }
 
-// PrepareCached implements Interface. It builds a source that can be read at plan time, and returns ErrNotCached if
-// that takes more than 45 seconds.
+// PrepareCached implements Interface.
 func (p *Publisher) PrepareCached(ctx context.Context, spec Spec) (*Prepared, error) {
-	limited, cancel := context.WithTimeoutCause(ctx, planLimit, errPlanLimit)
-	defer cancel()
 	silent := func(string, int64, int64) {}
-	prepared, err := p.prepare(limited, spec, silent, func(ctx context.Context, previous *previous, key cacheKey) (*cached, error) {
-		if !spec.Source.ReadableAtPlan() {
-			return nil, ErrNotCached
-		}
-		return p.build(ctx, spec, previous, key, silent)
+	prepared, err := p.prepare(ctx, spec, silent, func(context.Context, *previous, cacheKey) (*cached, error) {
+		return nil, ErrNotCached
 	})
-	// Only the end of planLimit is ErrNotCached; the end of the caller's context is an error.
-	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(limited), errPlanLimit) {
-		return nil, fmt.Errorf("prepare a release of base %q within %s: %w", spec.Name, planLimit, ErrNotCached)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("prepare a release of base %q: %w", spec.Name, err)
 	}
@@ -102,13 +98,10 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, progress source.Prog
 	if !release.ValidName(spec.Name) {
 		return nil, fmt.Errorf("%q cannot name a base: use 1 to 63 lower case letters, digits and ._-, starting with a letter or digit", spec.Name)
 	}
-	if spec.Source == nil {
-		return nil, errors.New("it has no source")
-	}
 	progress("reading the source's fingerprint", 0, 0)
-	fingerprint, err := spec.Source.Fingerprint(ctx)
+	fingerprint, err := p.Fingerprint(ctx, spec)
 	if err != nil {
-		return nil, fmt.Errorf("identify the source: %w", err)
+		return nil, err
 	}
 	unlock, err := p.lockBase(ctx, spec.Name, progress)
 	if err != nil {
@@ -197,7 +190,7 @@ func (p *Publisher) prepared(entry *cached, before *previous, spec Spec, fingerp
 	}
 	prepared := &Prepared{
 		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Secrets: entry.record.Secrets, Notes: entry.record.Notes, Unchanged: unchanged,
-		layer: entry.record.Layer, spec: spec, fingerprint: fingerprint,
+		layer: entry.record.Layer, spec: spec, Fingerprint: fingerprint,
 	}
 	if !unchanged {
 		prepared.entry = entry.directory

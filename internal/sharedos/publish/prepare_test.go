@@ -211,7 +211,7 @@ func TestWithoutALowerLayerTheNextReleaseIsFull(t *testing.T) {
 	}
 }
 
-func TestPrepareCachedBuildsOnlyWhatAPlanMayRead(t *testing.T) {
+func TestPrepareCachedBuildsNothing(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	src := sourceOf(t, newSystem())
 	spec := Spec{Name: "os", Source: src}
@@ -223,20 +223,59 @@ func TestPrepareCachedBuildsOnlyWhatAPlanMayRead(t *testing.T) {
 	if err != nil || cached.ID != built.ID {
 		t.Fatalf("got %+v, %v", cached, err)
 	}
-	archive := sourceOf(t, newSystem().With("usr/bin/server", "2"))
-	archive.atPlan = true
-	atPlan, err := p.PrepareCached(t.Context(), Spec{Name: "os", Source: archive})
-	if err != nil {
-		t.Fatal(err)
+	if src.opened.Load() != 1 {
+		t.Errorf("the source was read %d times", src.opened.Load())
 	}
-	if atApply := prepare(t, p, archive); atApply.ID != atPlan.ID || archive.opened.Load() != 1 {
-		t.Errorf("planned %s, got %s; read %d times", atPlan.ID, atApply.ID, archive.opened.Load())
-	}
+}
+
+// A plan builds, and may be cut off: what it left is no release, and the next one builds anew.
+func TestABuildThatWasCutOffLeavesNothingBehind(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	src := sourceOf(t, newSystem())
+	src.block = true
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	archive.fingerprint, archive.block = "slow", true
-	if _, err := p.PrepareCached(ctx, Spec{Name: "os", Source: archive}); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotCached) {
-		t.Errorf("the caller's own end: got %v", err)
+	if _, err := p.Prepare(ctx, Spec{Name: "os", Source: src}, nil); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotCached) {
+		t.Fatalf("got %v", err)
+	}
+	left, err := os.ReadDir(p.baseDir("os"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+	src.block = false
+	prepare(t, p, src)
+}
+
+// Plans of two processes at the same time build the release once.
+func TestPlansAtTheSameTimeBuildOnce(t *testing.T) {
+	store := storetest.New(t)
+	one, other := newPublisher(t, store), newPublisher(t, store)
+	other.Cache, other.Key = one.Cache, one.Key
+	src := sourceOf(t, newSystem())
+	ids := make(chan tree.Digest, 8)
+	for i := range cap(ids) {
+		publisher := one
+		if i%2 == 1 {
+			publisher = other
+		}
+		go func() {
+			made, err := publisher.Prepare(t.Context(), Spec{Name: "os", Source: src}, nil)
+			if err != nil {
+				t.Error(err)
+				ids <- tree.Digest{}
+				return
+			}
+			ids <- made.ID
+		}()
+	}
+	first := <-ids
+	for range cap(ids) - 1 {
+		if id := <-ids; id != first {
+			t.Errorf("one has %s, another %s", first, id)
+		}
+	}
+	if src.opened.Load() != 1 {
+		t.Errorf("it was built %d times", src.opened.Load())
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	// ErrNotCached means that the release has to be built first, and that PrepareCached does not build it.
+	// ErrNotCached means that the release has to be built first, which PrepareCached does not do.
 	ErrNotCached = errors.New("not built yet")
 	// ErrAccounts means that an account has another number than in the previous release. Files of VMs in /var and /home
 	// would change their owner.
@@ -106,13 +106,14 @@ type Prepared struct {
 	Notes []string
 	// Unchanged is true if the tree is that of the newest release, whose id is ID.
 	Unchanged bool
+	// Fingerprint is that of the source (source.Source).
+	Fingerprint string
 	// entry is the release's directory in the cache, which Publish uploads; empty if Unchanged.
 	entry string
 	// layer is true if the release has a layer that the previous one does not have.
 	layer bool
-	// spec is what was prepared, and fingerprint that of its source.
-	spec        Spec
-	fingerprint string
+	// spec is what was prepared.
+	spec Spec
 }
 
 // Change is the difference between two releases.
@@ -156,9 +157,12 @@ type PackageChange struct {
 
 // Interface is what the provider uses of a Publisher.
 type Interface interface {
-	// Prepare builds the release that follows the newest release of the base, or finds it in the cache.
+	// Fingerprint identifies the input of a release, as Prepared.Fingerprint does. It builds nothing.
+	Fingerprint(ctx context.Context, spec Spec) (string, error)
+	// Prepare builds the release that follows the newest release of the base, or finds it in the cache. It changes
+	// nothing in the store, so that a plan may call it.
 	Prepare(ctx context.Context, spec Spec, progress source.Progress) (*Prepared, error)
-	// PrepareCached is Prepare for a plan: ErrNotCached if it would take long.
+	// PrepareCached is Prepare without building: ErrNotCached if the cache does not have the release.
 	PrepareCached(ctx context.Context, spec Spec) (*Prepared, error)
 	// Publish uploads what the store lacks, and makes the release the newest of its base. It is safe to repeat.
 	Publish(ctx context.Context, prepared *Prepared, progress source.Progress) error

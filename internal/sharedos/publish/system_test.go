@@ -29,7 +29,6 @@ func newSystem() sourcetest.System { return sourcetest.NewSystem("6.12.1-cloud-a
 type fakeSource struct {
 	stream      []byte
 	fingerprint string
-	atPlan      bool
 	opened      *atomic.Int32
 	block       bool // Open waits for the end of its context
 }
@@ -42,7 +41,6 @@ func sourceOf(t testing.TB, s sourcetest.System) fakeSource {
 }
 
 func (f fakeSource) Fingerprint(ctx context.Context) (string, error) { return f.fingerprint, ctx.Err() }
-func (f fakeSource) ReadableAtPlan() bool                            { return f.atPlan }
 func (f fakeSource) Open(ctx context.Context, _ source.Progress) (io.ReadCloser, error) {
 	f.opened.Add(1)
 	if f.block {

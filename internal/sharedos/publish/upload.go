@@ -193,7 +193,7 @@ func (p *Publisher) noteUnchanged(ctx context.Context, prepared *Prepared) {
 	name := prepared.Manifest.Name
 	unlock, err := p.lockBase(ctx, name, func(string, int64, int64) {})
 	if err == nil {
-		key := p.key(prepared.spec, prepared.fingerprint, &previous{id: prepared.ID})
+		key := p.key(prepared.spec, prepared.Fingerprint, &previous{id: prepared.ID})
 		err = errors.Join(p.rememberUnchanged(ctx, key), unlock())
 	}
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 )
 
 // Progress receives the current step of a long operation, and how many bytes of it are done. A total of 0 means that
@@ -44,10 +43,9 @@ type Source interface {
 	// Fingerprint identifies the input: equal fingerprints mean equal trees. It is cheap compared to Open: a file is
 	// hashed once, and afterwards recognised by its inode, size and times.
 	Fingerprint(ctx context.Context) (string, error)
-	// ReadableAtPlan reports whether Open takes seconds and changes nothing, so that a plan may call it.
-	ReadableAtPlan() bool
-	// Open returns the root file system as an uncompressed tar stream. If the stream ends early, Close returns the
-	// cause.
+	// Open returns the root file system as an uncompressed tar stream. It downloads and makes what it needs into the
+	// cache of this machine and changes nothing else, so that a plan may call it. If the stream ends early, Close
+	// returns the cause.
 	Open(ctx context.Context, progress Progress) (io.ReadCloser, error)
 }
 
@@ -105,12 +103,6 @@ func (l Limits) CheckContent(size int64) error {
 	}
 	return fmt.Errorf("more than %d bytes of content: %w; raise the limit if this is meant to be one operating system", l.Content, ErrLimit)
 }
-
-// PlanDownload is how many bytes a plan may download, and PlanWait how long it may wait for a server's answer.
-const (
-	PlanDownload = 256 << 20
-	PlanWait     = 30 * time.Second
-)
 
 // Error is a failure to read a source. It names the source.
 type Error struct {

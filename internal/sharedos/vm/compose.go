@@ -166,11 +166,12 @@ func (f *Fleet) stackContents(ctx context.Context, stack *composed) ([]byte, err
 }
 
 // Check implements Interface.
-func (f *Fleet) Check(ctx context.Context, spec Spec) error {
-	if _, err := f.stack(ctx, spec.Base, spec.Components); err != nil {
-		return fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
+func (f *Fleet) Check(ctx context.Context, spec Spec) (release.Stack, error) {
+	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	if err != nil {
+		return release.Stack{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
 	}
-	return nil
+	return stack.Stack, nil
 }
 
 // layerDevices finds the layers in the store.

@@ -142,9 +142,9 @@ type Interface interface {
 	// Find returns the present name of the VM with a UUID: somebody may have renamed it. ErrNotFound only if libvirt said that
 	// neither the UUID nor the name exists; ErrOther if the name belongs to another domain. If the UUID is "", the name counts.
 	Find(ctx context.Context, name, uuid string) (string, error)
-	// Check composes the stack of spec and changes nothing. The error matches compose.ErrStack if its releases do not
-	// make one, and store.ErrNotFound if one of them is not published yet.
-	Check(ctx context.Context, spec Spec) error
+	// Check composes the stack of spec, returns its record and changes nothing. The error matches compose.ErrStack if
+	// its releases do not make one, and store.ErrNotFound if one of them is not published yet.
+	Check(ctx context.Context, spec Spec) (release.Stack, error)
 	// Preflight returns why a VM cannot be made or changed as wanted, as far as the host shows it now. It changes nothing.
 	Preflight(ctx context.Context, question Question) ([]Problem, error)
 	// Read returns the VM as it is; ErrNotFound only if libvirt said so. An agent that does not answer is no

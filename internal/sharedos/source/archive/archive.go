@@ -40,11 +40,6 @@ func (s Source) String() string {
 	return fmt.Sprintf("archive %q", s.Path)
 }
 
-// ReadableAtPlan is true for a local file and for a download of at most source.PlanDownload bytes.
-func (s Source) ReadableAtPlan() bool {
-	return s.Download == nil || s.Download.ReadableAtPlan(s.CacheDir)
-}
-
 // Fingerprint returns "archive:sha256:<64 hex>", the digest of the file.
 func (s Source) Fingerprint(ctx context.Context) (string, error) {
 	digest, err := fetch.Digest(ctx, s.Path, s.Download, s.CacheDir)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"runtime"
 	"slices"
@@ -254,23 +253,6 @@ func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("fingerprint %s: %w", s, err)
 	}
 	return in.fingerprint()
-}
-
-// ReadableAtPlan reports whether the tree of the current fingerprint is in the cache: then Open takes seconds. It is
-// false if the archive does not answer.
-func (s *Source) ReadableAtPlan() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), source.PlanWait)
-	defer cancel()
-	in, err := s.input(ctx, false)
-	if err != nil {
-		return false
-	}
-	path, err := s.cached(in)
-	if err != nil {
-		return false
-	}
-	_, err = os.Stat(path)
-	return err == nil
 }
 
 // Open returns the tree from the cache. If it is not there, Open makes it first, which takes minutes.

@@ -43,9 +43,6 @@ func (s Source) TarLimits() source.Limits { return s.Limits }
 // String names the directory for a user.
 func (s Source) String() string { return fmt.Sprintf("directory %q", s.Path) }
 
-// ReadableAtPlan is true: nothing has to be made or downloaded.
-func (s Source) ReadableAtPlan() bool { return true }
-
 // Fingerprint returns "directory:sha256:<64 hex>", a digest of what Open yields, times of modification included. It
 // visits every file and reads those whose device, inode, size or times differ from the last run.
 func (s Source) Fingerprint(ctx context.Context) (string, error) {

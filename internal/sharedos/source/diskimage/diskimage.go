@@ -53,11 +53,6 @@ func (s Source) String() string {
 	return fmt.Sprintf("disk image %q", s.Path)
 }
 
-// ReadableAtPlan is true for a local file and for a download of at most source.PlanDownload bytes.
-func (s Source) ReadableAtPlan() bool {
-	return s.Download == nil || s.Download.ReadableAtPlan(s.CacheDir)
-}
-
 // Fingerprint returns "disk:sha256:<64 hex>:<partition>", from the digest of the image.
 func (s Source) Fingerprint(ctx context.Context) (string, error) {
 	digest, err := fetch.Digest(ctx, s.Path, s.Download, s.CacheDir)

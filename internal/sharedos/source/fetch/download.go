@@ -111,19 +111,3 @@ func (d Download) get(ctx context.Context, offset int64) (io.ReadCloser, int64, 
 		return response.Body, 0, nil
 	}
 }
-
-// ReadableAtPlan reports whether the file is in the cache, or is at most source.PlanDownload bytes long according to
-// the server. It is true if the server does not answer: then the download reports why.
-func (d Download) ReadableAtPlan(cacheDir string) bool {
-	if has, err := BlobsIn(cacheDir).Has(d.Digest); err == nil && has {
-		return true
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), source.PlanWait)
-	defer cancel()
-	response, err := d.request(ctx, http.MethodHead, 0)
-	if err != nil {
-		return true
-	}
-	_ = response.Body.Close() // it is empty
-	return response.ContentLength >= 0 && response.ContentLength <= source.PlanDownload
-}

@@ -108,26 +108,6 @@ func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 	return "oci:" + tree.Digest(sum.Sum(nil)).String(), nil
 }
 
-// ReadableAtPlan reports whether at most source.PlanDownload bytes of the image have to be downloaded.
-func (s *Source) ReadableAtPlan() bool {
-	if s.Layout != "" {
-		return true
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), source.PlanWait)
-	defer cancel()
-	image, err := s.image(ctx)
-	if err != nil {
-		return false
-	}
-	var missing int64
-	for _, layer := range image.layers {
-		if has, err := fetch.BlobsIn(s.CacheDir).Has(layer.digest); err != nil || !has {
-			missing += layer.size
-		}
-	}
-	return missing <= source.PlanDownload
-}
-
 // resolveWait bounds how long it may take to read manifests.
 const resolveWait = 2 * time.Minute
 

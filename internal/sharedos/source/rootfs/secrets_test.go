@@ -82,7 +82,6 @@ func (s stream) Open(context.Context, source.Progress) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(s)), nil
 }
 func (s stream) Fingerprint(context.Context) (string, error) { return "one", nil }
-func (s stream) ReadableAtPlan() bool                        { return true }
 
 func readWith(t *testing.T, data []byte, shared ...string) *rootfs.System {
 	t.Helper()

@@ -217,9 +217,6 @@ type Bytes []byte
 // Fingerprint implements source.Source.
 func (b Bytes) Fingerprint(context.Context) (string, error) { return tree.Sum(b).String(), nil }
 
-// ReadableAtPlan implements source.Source.
-func (Bytes) ReadableAtPlan() bool { return true }
-
 // Open implements source.Source.
 func (b Bytes) Open(context.Context, source.Progress) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(b)), nil
