@@ -55,15 +55,15 @@ func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
-	if applied == nil {
-		note := plan.noteOf(prior)
-		note.Fingerprint = fingerprint
-		resp.Diagnostics.Append(notes.keep(ctx, key, token, note, resp.Private)...)
-	}
 	if exists && plan.Release.Equal(state.Release) && plan.retained() == state.retained() {
 		plan.History = state.History // no release is added or deleted
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
+	if applied == nil && !resp.Plan.Raw.Equal(req.State.Raw) {
+		note := plan.noteOf(prior)
+		note.Fingerprint = fingerprint
+		resp.Diagnostics.Append(notes.keep(ctx, key, token, note, resp.Private)...)
+	}
 }
 
 // planSource fills in what is known about the release that results from the source, and returns the fingerprint of the

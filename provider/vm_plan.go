@@ -76,12 +76,13 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	if resp.Diagnostics.Append(applied.sameEnd(ctx, &plan)...); applied == nil {
+	resp.Diagnostics.Append(applied.sameEnd(ctx, &plan)...)
+	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
+	if applied == nil && !resp.Plan.Raw.Equal(req.State.Raw) {
 		note, diags := plan.noteOf(ctx, asked)
 		resp.Diagnostics.Append(diags...)
 		resp.Diagnostics.Append(notes.keep(ctx, key, token, note, resp.Private)...)
 	}
-	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
 }
 
 // planUpdate completes the plan of a VM that exists. It asks the agent, unless *asked is the answer to the same question,
