@@ -41,6 +41,20 @@ type baseModel struct {
 	Timeouts timeouts.Value `tfsdk:"timeouts"`
 }
 
+// renaming describes renamed.
+const renaming = "Another name is another base."
+
+// renamed warns that a base cannot be deleted before its VMs have moved to another one.
+func renamed(_ context.Context, req planmodifier.StringRequest, resp *stringplanmodifier.RequiresReplaceIfFuncResponse) {
+	resp.RequiresReplace = true
+	resp.Diagnostics.AddWarning("Another name is another base: "+baseName(req.StateValue.ValueString())+" is deleted", "Terraform deletes "+
+		"it first, which is refused while VMs use it.\n\n"+movingFirst)
+}
+
+// movingFirst says how the VMs of a base come to another base before it is deleted.
+const movingFirst = "To move its VMs to the new base first, add lifecycle { create_before_destroy = true } to the base, and set " +
+	"refresh.strategy of its VMs to \"next_boot\". Once the VMs have been powered off and started, apply again to delete the old base."
+
 func baseAttributes() map[string]schema.Attribute {
 	attributes := map[string]schema.Attribute{
 		"name": schema.StringAttribute{
@@ -48,7 +62,7 @@ func baseAttributes() map[string]schema.Attribute {
 			MarkdownDescription: "Name of the base in the pool: lower-case letters, digits, dots, underscores and " +
 				"hyphens. The name identifies the base: another name is another base.",
 			Validators:    []validator.String{isName},
-			PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
+			PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplaceIf(renamed, renaming, renaming)},
 		},
 		"pin_accounts": schema.BoolAttribute{
 			Optional: true,

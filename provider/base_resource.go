@@ -257,7 +257,7 @@ func (r *baseResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 			return
 		}
 		fail("", err, fmt.Sprintf("Nothing was deleted. These VMs use it: %s. Destroy them first, or move them to "+
-			"another base with refresh.strategy = \"next_boot\" and a power-off.", strings.Join(users, ", ")))
+			"another base. %s", strings.Join(users, ", "), movingFirst))
 	default:
 		fail("deleting its releases", err, "")
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -64,6 +65,19 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, context.DeadlineExceeded) && timeout != "":
 		return fmt.Sprintf("It took longer than %s allows. The work done so far is kept. Apply again to continue, "+
 			"with a larger %s if the host is slow.", timeout, timeout)
+	case errors.Is(err, release.ErrKeyMode):
+		return "Run that chmod, and apply again. If somebody else may have read the key, make VMs and bases anew with another one."
+	case errors.Is(err, release.ErrKey):
+		return "Put the operator key in its place from a backup, or set operator_key in the provider block to the file that holds it. " +
+			"State is kept as it was."
+	case errors.Is(err, vm.ErrOperator):
+		return "Put the operator key with which the VM was made in its place from a backup, or set operator_key in the provider block " +
+			"to the file that holds it. A key that is lost is made anew, and the VMs do not know the new one."
+	case errors.Is(err, release.ErrSignature):
+		return "It is signed with another operator key. If yours was lost, it was made anew: put the earlier one in its place from a " +
+			"backup, or set operator_key in the provider block to the file that holds it."
+	case errors.Is(err, store.ErrConfig):
+		return "Change pool or pool_path in the provider block, or the environment variables " + envPool + " and " + envPoolPath + "."
 	case errors.As(err, &open):
 		return fmt.Sprintf("Check that libvirt answers, with: virsh --connect '%s' pool-list --all. To use another "+
 			"libvirt or pool, set uri and pool in the provider block. State is kept as it was.", open.uri)
@@ -75,6 +89,9 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, vm.ErrNoAnswer):
 		return "It is not known what the VM runs, so nothing was changed. Its console log on the host shows how far " +
 			"it booted. Apply again when its agent answers."
+	case errors.Is(err, store.ErrNoPool):
+		return "If the pool was undefined, define it again with its directory, and start it: virsh pool-define-as NAME dir --target " +
+			"DIRECTORY; virsh pool-start NAME. Otherwise set uri, pool and pool_path in the provider block as they were."
 	case errors.Is(err, store.ErrNotFound):
 		return "It is missing from the pool. If another configuration published or deleted a base of the same name " +
 			"in the meantime, plan and apply again."

@@ -2,7 +2,9 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -143,6 +145,11 @@ func (p *Provider) Configure(ctx context.Context, req provider.ConfigureRequest,
 	resp.Diagnostics.Append(diags...)
 	if resp.Diagnostics.HasError() {
 		return
+	}
+	if _, err := os.Stat(config.OperatorKey); config.OperatorKey != "" && errors.Is(err, fs.ErrNotExist) {
+		resp.Diagnostics.AddAttributeWarning(path.Root("operator_key"), "A new operator key is made",
+			"There is none at "+config.OperatorKey+". If you had one, put it there from a backup before you go on, or set operator_key to the "+
+				"file that holds it: VMs that were made with it do not know a new one. Keep a backup of the new one.")
 	}
 	if err := p.connection.configure(config, unknown); err != nil {
 		resp.Diagnostics.AddWarning("Unable to close the earlier connection to the host", sentence(err))

@@ -190,8 +190,7 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 	}
 	if found.State == hypervisor.Running && !found.Answered && known != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
-			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "It is not known what the VM runs, so state " +
-				"keeps the last report. Its console log on the host shows how far it booted."}.detail())
+			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: silenceHint(found.NoAnswer)}.detail())
 	}
 	if refused := limited(found.Agent.GetRefused()); len(refused) > 0 {
 		resp.Diagnostics.AddWarning(vmName(name)+" did not boot the stack in its definition", "The agent in the VM says:"+plain.Guest(refused...)+
@@ -204,6 +203,14 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 	r.connection.noteRead(state.UUID.ValueString())
 	r.connection.noteState(state.UUID.ValueString())
+}
+
+// silenceHint says what to do about an agent that does not answer.
+func silenceHint(why error) string {
+	if errors.Is(why, vm.ErrOperator) {
+		return nextStep(why, "")
+	}
+	return "It is not known what the VM runs, so state keeps the last report. Its console log on the host shows how far it booted."
 }
 
 // warnings names what of a VM is not as its stack says, for every plan until that has changed.

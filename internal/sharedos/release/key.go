@@ -21,18 +21,24 @@ const (
 // ErrKeyMode means that not only the owner of the operator key's file may read it.
 var ErrKeyMode = errors.New("others may read the operator key")
 
+// ErrKey means that a file is no operator key, or cannot be read or made as one.
+var ErrKey = errors.New("the operator key cannot be used")
+
 // LoadOrCreateKey reads the operator key, an Ed25519 key in PKCS#8 PEM. If there is none, it creates one with mode
 // 0600, in a directory of mode 0700. Processes that do so at the same time all get the same key. LoadOrCreateKey
-// returns ErrKeyMode if other users may read the file, because they may know the key already.
+// returns ErrKeyMode if other users may read the file, because they may know the key already. All errors match ErrKey.
 func LoadOrCreateKey(path string) (ed25519.PrivateKey, error) {
 	key, err := loadKey(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := createKey(path); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("%w: make operator key %s: %w", ErrKey, path, err)
+		}
+		key, err = loadKey(path)
 	}
-	if err := createKey(path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("make operator key %s: %w", path, err)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	return loadKey(path)
+	return key, nil
 }
 
 func loadKey(path string) (_ ed25519.PrivateKey, err error) {

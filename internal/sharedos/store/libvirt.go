@@ -37,10 +37,10 @@ var _ Store = (*Libvirt)(nil)
 // leaves the client open.
 func New(client *libvirtconn.Client, config Config) (*Libvirt, error) {
 	if !plain.MatchString(config.Pool) {
-		return nil, fmt.Errorf("%q cannot name a storage pool: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", config.Pool)
+		return nil, fmt.Errorf("%w: %q cannot name a storage pool: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", ErrConfig, config.Pool)
 	}
 	if config.CreatePath != "" && !filepath.IsAbs(config.CreatePath) {
-		return nil, fmt.Errorf("storage pool %q: its directory %q is not an absolute path", config.Pool, config.CreatePath)
+		return nil, fmt.Errorf("%w: storage pool %q: its directory %q is not an absolute path", ErrConfig, config.Pool, config.CreatePath)
 	}
 	s := &Libvirt{config: config, client: client}
 	s.locker.Volumes = lockVolumes{s}

@@ -48,7 +48,7 @@ func (s *Libvirt) findPool(l *libvirt.Libvirt, access access) (libvirt.StoragePo
 		return pool, fmt.Errorf("%w: libvirt at %s has no storage pool %q; define and start it, or set the directory in which it is to be created",
 			ErrUnreachable, s.client.URI(), s.config.Pool)
 	case access == reading:
-		return pool, fmt.Errorf("there is no storage pool %q yet: %w", s.config.Pool, ErrNotFound)
+		return pool, fmt.Errorf("storage pool %q: %w", s.config.Pool, ErrNoPool)
 	}
 	return s.createPool(l)
 }

@@ -13,6 +13,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -24,6 +25,10 @@ var (
 	ErrNotFound = errors.New("not in the store")
 	// ErrUnreachable means that the store did not answer. Whether the object exists is unknown.
 	ErrUnreachable = errors.New("the storage pool is unreachable")
+	// ErrNoPool means that libvirt has no such storage pool, so that nothing is in it. It matches ErrNotFound.
+	ErrNoPool = fmt.Errorf("there is no such storage pool: %w", ErrNotFound)
+	// ErrConfig means that a Config cannot be used, whatever libvirt has.
+	ErrConfig = errors.New("the settings of the storage pool cannot be used")
 	// ErrInUse means that something still refers to the object.
 	ErrInUse = errors.New("in use")
 	// ErrCorrupt means that a volume is complete, but its content does not match its name.

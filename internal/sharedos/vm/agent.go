@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,6 +47,9 @@ func (f *Fleet) connect(ctx context.Context, domain hypervisor.Domain) (*transpo
 		}
 		pinned = key
 	}
+	if err := f.knows(domain); err != nil {
+		return nil, err
+	}
 	config, err := transport.ClientConfig(f.Key, pinned)
 	if err != nil {
 		return nil, err
@@ -62,6 +67,20 @@ func (f *Fleet) connect(ctx context.Context, domain hypervisor.Domain) (*transpo
 		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
 	return agent, nil
+}
+
+// knows returns ErrOperator if the domain was defined for other operators than this one. The agent would end the
+// connection without a reason.
+func (f *Fleet) knows(domain hypervisor.Domain) error {
+	var config agentapi.BootConfig
+	own, ok := f.Key.Public().(ed25519.PublicKey)
+	if err := json.Unmarshal(domain.BootConfig, &config); err != nil || !ok || len(config.Operators) == 0 {
+		return nil //nolint:nilerr // a damaged definition is reported elsewhere, and the agent may answer nevertheless
+	}
+	if slices.Contains(config.Operators, base64.StdEncoding.EncodeToString(own)) {
+		return nil
+	}
+	return fmt.Errorf("%w: VM %q: %w", ErrNoAnswer, domain.Name, ErrOperator)
 }
 
 // status asks the agent of a running VM for its status, once.
@@ -179,7 +198,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		}
 		if agent == nil {
 			agent, err = f.connectAndPin(ctx, domain)
-			if errors.Is(err, transport.ErrPeerKey) || errors.Is(err, hypervisor.ErrVSockEnded) {
+			if errors.Is(err, transport.ErrPeerKey) || errors.Is(err, ErrOperator) || errors.Is(err, hypervisor.ErrVSockEnded) {
 				return nil, err // waiting does not help
 			}
 		}

@@ -32,6 +32,8 @@ var (
 	ErrLeft = errors.New("a volume was left alone")
 	// ErrNoAnswer means that the agent could not be asked: what the VM runs is unknown, not gone.
 	ErrNoAnswer = errors.New("the agent does not answer")
+	// ErrOperator means that the operator key is none that the VM was made with, so that its agent refuses it.
+	ErrOperator = errors.New("the operator key is not one that the VM was made with")
 	// ErrImpact means that a refresh would interrupt more than the user allows.
 	ErrImpact = errors.New("the impact is larger than max_impact allows")
 	// ErrRefused means that the agent refused a refresh before anything changed: the target does not verify.

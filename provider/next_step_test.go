@@ -1,0 +1,86 @@
+package provider
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// opening is an error of opening the host.
+func opening(cause error) error {
+	return &openError{uri: "qemu:///system", pool: "sharedos", cause: cause}
+}
+
+func TestTheNextStepIsThatOfTheCause(t *testing.T) {
+	_, badName := store.New(nil, store.Config{Pool: "a/b"})
+	_, badPath := store.New(nil, store.Config{Pool: "a", CreatePath: "relative"})
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"a libvirt that does not answer": {opening(libvirtconn.ErrUnreachable), "Check that libvirt answers"},
+		"a bad pool name":                {opening(badName), "Change pool or pool_path"},
+		"a bad pool path":                {opening(badPath), "Change pool or pool_path"},
+		"a pool that is undefined":       {fmt.Errorf("compose: %w", store.ErrNoPool), "virsh pool-define-as"},
+		"a release that is gone":         {fmt.Errorf("compose: %w", store.ErrNotFound), "published or deleted a base"},
+		"a release of another key":       {fmt.Errorf("compose: %w", release.ErrSignature), "another operator key"},
+		"a VM of another key":            {fmt.Errorf("%w: %w", vm.ErrNoAnswer, vm.ErrOperator), "from a backup"},
+		"a VM that does not answer":      {vm.ErrNoAnswer, "console log"},
+	} {
+		if got := nextStep(c.err, ""); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	if !errors.Is(store.ErrNoPool, store.ErrNotFound) {
+		t.Error("a pool that is not there has something in it")
+	}
+	if hint := silenceHint(fmt.Errorf("%w: %w", vm.ErrNoAnswer, vm.ErrOperator)); !strings.Contains(hint, "from a backup") {
+		t.Error(hint)
+	}
+}
+
+// Doing what the error says works.
+func TestTheNextStepForAnOperatorKeyWorks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "operator.key")
+	key, err := release.LoadOrCreateKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backup, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		spoil, mend func() error
+		want        string
+	}{
+		"others may read it": {
+			func() error { return os.Chmod(path, 0o644) }, func() error { return os.Chmod(path, 0o600) }, "Run that chmod",
+		},
+		"it is damaged": {
+			func() error { return os.WriteFile(path, []byte("x"), 0o600) }, func() error { return os.WriteFile(path, backup, 0o600) }, "from a backup",
+		},
+	} {
+		if err := c.spoil(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := release.LoadOrCreateKey(path)
+		if !errors.Is(err, release.ErrKey) || !strings.Contains(nextStep(opening(err), ""), c.want) || strings.Contains(nextStep(opening(err), ""), "libvirt") {
+			t.Errorf("%s: %v: %s", name, err, nextStep(opening(err), ""))
+		}
+		if err := c.mend(); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := release.LoadOrCreateKey(path); err != nil || !again.Equal(key) {
+			t.Errorf("%s: what the error says does not help: %v", name, err)
+		}
+	}
+}
