@@ -47,12 +47,15 @@ func (r *baseResource) Create(ctx context.Context, req resource.CreateRequest, r
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	published, diags := r.publish(ctx, &plan, nil, "create", limit)
+	var owner string
+	published, diags := r.publish(ctx, &plan, nil, &owner, "create", limit)
 	resp.Diagnostics.Append(diags...)
+	resp.Diagnostics.Append(r.endCreate(ctx, plan.Name.ValueString(), owner, !diags.HasError())...)
 	if resp.Diagnostics.HasError() {
 		return
 	}
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	resp.Diagnostics.Append(setOwner(ctx, resp.Private, owner)...)
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateSource, published)...)
 	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
 }
@@ -72,6 +75,10 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	owner, _, diags := r.claim(ctx, plan.Name.ValueString(), "update", req.Private, resp.Private)
+	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
+		return
+	}
 	if plan.sameSource(&state) && plan.Release.Equal(state.Release) {
 		// No new release is planned, so the source is not read: only settings such as retain have changed.
 		resp.Diagnostics.Append(r.updateSettings(ctx, &plan, limit)...)
@@ -80,7 +87,7 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 		}
 		return
 	}
-	published, diags := r.publish(ctx, &plan, &state, "update", limit)
+	published, diags := r.publish(ctx, &plan, &state, &owner, "update", limit)
 	resp.Diagnostics.Append(diags...)
 	if resp.Diagnostics.HasError() {
 		return
@@ -90,8 +97,8 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 }
 
 // publish builds and uploads the planned release and completes the plan with it. It returns the record of the source
-// for private state.
-func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do string, limit time.Duration) ([]byte, diag.Diagnostics) {
+// for private state. Without a state, the base is new, and it returns its owner.
+func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, owner *string, do string, limit time.Duration) ([]byte, diag.Diagnostics) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	name := plan.Name.ValueString()
@@ -109,6 +116,13 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 	backend, err := r.connection.get(ctx)
 	if err != nil {
 		return fail(err, "")
+	}
+	if state == nil {
+		begun, next, err := beginCreate(ctx, backend.Publisher(), name)
+		if err != nil {
+			return fail(err, next)
+		}
+		*owner = begun
 	}
 	progress.step("reading the source")
 	if err := plan.pin(ctx, spec.Source); err != nil {
@@ -133,6 +147,7 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, do s
 				"with "+itsAddress+" and %s.", name))
 	}
 	if !prepared.Unchanged {
+		prepared.Owner = *owner
 		progress.step("uploading")
 		if err := backend.Publisher().Publish(ctx, prepared, progress.part); err != nil {
 			return fail(err, "")
@@ -195,6 +210,12 @@ func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		resp.Diagnostics.AddWarning("Unable to refresh "+baseName(name), sentence(err)+" The state is unchanged.")
 		return
 	}
+	if err == nil {
+		other, diags := r.readOwner(ctx, backend.Publisher(), name, req.Private, resp.Private)
+		if resp.Diagnostics.Append(diags...); other || diags.HasError() {
+			return // the state is unchanged
+		}
+	}
 	var id tree.Digest
 	var manifest *release.Manifest
 	if err == nil {
@@ -203,6 +224,10 @@ func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		resp.State.RemoveResource(ctx)
+		return
+	case errors.Is(err, publish.ErrDamagedStore) && !state.Release.IsNull():
+		resp.Diagnostics.AddAttributeWarning(path.Root("release"), "The newest release of "+baseName(name)+" is damaged", sentence(err)+
+			" The state is unchanged. terraform destroy is possible nevertheless.")
 		return
 	case err != nil:
 		resp.Diagnostics.Append(failed(failure{do: "read", object: baseName(name), err: err})...)
@@ -241,6 +266,14 @@ func (r *baseResource) Delete(ctx context.Context, req resource.DeleteRequest, r
 	backend, err := r.connection.get(ctx)
 	if err != nil {
 		fail("connecting", err, "")
+		return
+	}
+	_, other, diags := r.claim(ctx, name, "delete", req.Private, nil)
+	if other {
+		resp.Diagnostics.AddWarning(baseName(name)+" was left alone", diags[0].Detail())
+		return
+	}
+	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
 	var inUse map[tree.Digest][]string
@@ -285,4 +318,5 @@ func (r *baseResource) users(ctx context.Context, publisher publish.Interface, n
 // ImportState implements resource.ResourceWithImportState: a base is imported by its name.
 func (r *baseResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
 	resource.ImportStatePassthroughID(ctx, path.Root("name"), req, resp)
+	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateImported, []byte("true"))...)
 }

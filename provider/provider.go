@@ -240,6 +240,7 @@ func (p *Provider) DataSources(context.Context) []func() datasource.DataSource {
 	return []func() datasource.DataSource{
 		func() datasource.DataSource { return &baseDataSource{} },
 		func() datasource.DataSource { return &poolUsageDataSource{} },
+		func() datasource.DataSource { return &verifyDataSource{} },
 	}
 }
 

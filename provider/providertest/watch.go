@@ -115,6 +115,26 @@ func (p watchedPublisher) History(ctx context.Context, name string) (history []p
 	return history, err
 }
 
+func (p watchedPublisher) Owner(ctx context.Context, name string) (publish.Ownership, error) {
+	return p.real.Owner(ctx, name)
+}
+
+func (p watchedPublisher) SetOwner(ctx context.Context, name, owner string) error {
+	return p.real.SetOwner(ctx, name, owner)
+}
+
+func (p watchedPublisher) Abandon(ctx context.Context, name, owner string) error {
+	return p.real.Abandon(ctx, name, owner)
+}
+
+func (p watchedPublisher) Verify(ctx context.Context, name string) (found *publish.Verified, err error) {
+	err = p.world.watch(ctx, "Verify", name, func(func(string)) error {
+		found, err = p.real.Verify(ctx, name)
+		return err
+	})
+	return found, err
+}
+
 func (p watchedPublisher) Usage(ctx context.Context, inUse publish.InUse) (usage *publish.Usage, err error) {
 	err = p.world.watch(ctx, "Usage", "", func(func(string)) error {
 		usage, err = p.real.Usage(ctx, inUse)

@@ -96,6 +96,10 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	}
 	publisher.Store = withBootFiles{volumes, fleet}
 	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }
+	// What a process that was killed has left takes up space and nothing else, so this fails nothing.
+	if err := publisher.Resume(ctx, fleet.InUse); err != nil {
+		publisher.Log.WarnContext(ctx, "what an interrupted deletion has left is still in the storage pool", "error", err)
+	}
 	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes, client: client}, nil
 }
 

@@ -108,6 +108,8 @@ type Prepared struct {
 	Unchanged bool
 	// Fingerprint is that of the source (source.Source).
 	Fingerprint string
+	// Owner is the Terraform state that publishes it (Interface.Owner), set by the caller; "" leaves the owner as it is recorded.
+	Owner string
 	// entry is the release's directory in the cache, which Publish uploads; empty if Unchanged.
 	entry string
 	// layer is true if the release has a layer that the previous one does not have.
@@ -172,6 +174,16 @@ type Interface interface {
 	Get(ctx context.Context, id tree.Digest) (*release.Manifest, error)
 	// History returns the releases of a base, newest first; store.ErrNotFound if there is no such base.
 	History(ctx context.Context, name string) ([]Recorded, error)
+	// Owner returns whom a base belongs to; store.ErrNotFound if there is no such base, ErrMaking if another process of this operator
+	// makes it now.
+	Owner(ctx context.Context, name string) (Ownership, error)
+	// SetOwner records that a base belongs to a Terraform state, which has it: it is handed over, or its creation is complete.
+	SetOwner(ctx context.Context, name, owner string) error
+	// Abandon records that the process which made a base for an owner has given up, so that the next creation continues it.
+	Abandon(ctx context.Context, name, owner string) error
+	// Verify reads all that the releases of a base refer to, or those of all bases if name is "", and compares it with their ids.
+	// store.ErrNotFound if there is no such base.
+	Verify(ctx context.Context, name string) (*Verified, error)
 	// Usage measures what the store holds, and what it would hold if nothing were shared. inUse is as in Delete.
 	Usage(ctx context.Context, inUse InUse) (*Usage, error)
 	// Retain removes releases from the history of a base, except for the newest and those that VMs refer to. Then it

@@ -42,7 +42,11 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
-	if _, err := p.historyBefore(ctx, prepared); err != nil {
+	history, err := p.historyBefore(ctx, prepared)
+	if err != nil {
+		return err
+	}
+	if err := p.own(&history, prepared.Owner); err != nil {
 		return err
 	}
 	if err := p.upload(ctx, prepared, progress); err != nil {
@@ -69,6 +73,9 @@ func (p *Publisher) record(ctx context.Context, prepared *Prepared, progress sou
 
 	history, err := p.historyBefore(ctx, prepared)
 	if err != nil || slices.Contains(history.IDs(), prepared.ID) {
+		return err
+	}
+	if err := p.own(&history, prepared.Owner); err != nil {
 		return err
 	}
 	newest := store.Listed{ID: prepared.ID, Published: p.now()}

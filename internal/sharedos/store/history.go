@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,20 @@ type History struct {
 	Retain int
 	// Releases, newest first.
 	Releases []Listed
+	// Owner identifies the Terraform state that the base belongs to, which alone changes and deletes it; "" if an earlier version
+	// made it.
+	Owner string
+	// Making is set from the first release on until the owner has the base in its state; nil after that.
+	Making *Making
+}
+
+// Making says who makes a base, so that another process recognises a creation that was interrupted.
+type Making struct {
+	// Operator is the operator's Ed25519 public key, base64.
+	Operator string
+	// Process is the process that makes it (ThisProcess), and Began when it began, in whole seconds, UTC.
+	Process string
+	Began   time.Time
 }
 
 // Listed is one release in a History.
@@ -47,11 +62,18 @@ func (h History) IDs() []tree.Digest {
 	return ids
 }
 
-// retainLine begins the first line, with Retain, if it is not 0.
-const retainLine = "retain "
+// The beginnings of the lines before those of the releases. A line that says nothing is left out.
+const (
+	retainLine = "retain "
+	ownerLine  = "owner "
+	makingLine = "making "
+)
 
-// EncodeHistory writes a history as text: a line with Retain unless it is 0, and a line for each release with its id and, if it is
-// known, its time (RFC 3339).
+// word matches what stands in a line as one word.
+var word = regexp.MustCompile(`^[A-Za-z0-9+/=._-]{1,100}$`)
+
+// EncodeHistory writes a history as text: lines with Retain, Owner and Making, unless they are 0, "" or nil, and a line for each release
+// with its id and, if it is known, its time (RFC 3339).
 func EncodeHistory(h History) ([]byte, error) {
 	if len(h.Releases) > MaxHistory {
 		return nil, fmt.Errorf("a history of %d releases is longer than %d", len(h.Releases), MaxHistory)
@@ -62,6 +84,18 @@ func EncodeHistory(h History) ([]byte, error) {
 	var text bytes.Buffer
 	if h.Retain > 0 {
 		fmt.Fprintf(&text, "%s%d\n", retainLine, h.Retain)
+	}
+	if h.Owner != "" {
+		if !word.MatchString(h.Owner) {
+			return nil, fmt.Errorf("history: %q cannot identify an owner", h.Owner)
+		}
+		text.WriteString(ownerLine + h.Owner + "\n")
+	}
+	if m := h.Making; m != nil {
+		if !word.MatchString(m.Operator) || !word.MatchString(m.Process) {
+			return nil, fmt.Errorf("history: operator %q and process %q cannot be recorded", m.Operator, m.Process)
+		}
+		fmt.Fprintf(&text, "%s%s %s %s\n", makingLine, m.Operator, m.Process, m.Began.UTC().Format(time.RFC3339))
 	}
 	seen := map[tree.Digest]bool{}
 	for i, one := range h.Releases {
@@ -88,6 +122,27 @@ func DecodeHistory(text []byte) (History, error) {
 			return History{}, fmt.Errorf("history, number of releases to retain: %w: %w", ErrCorrupt, err)
 		}
 		h.Retain, lines = int(retain), lines[1:]
+	}
+	if len(lines) > 0 {
+		if owner, found := strings.CutPrefix(lines[0], ownerLine); found {
+			if !word.MatchString(owner) {
+				return History{}, fmt.Errorf("history, owner: %w", ErrCorrupt)
+			}
+			h.Owner, lines = owner, lines[1:]
+		}
+	}
+	if len(lines) > 0 {
+		if making, found := strings.CutPrefix(lines[0], makingLine); found {
+			fields := strings.Fields(making)
+			if len(fields) != 3 {
+				return History{}, fmt.Errorf("history, who makes it: %w", ErrCorrupt)
+			}
+			began, err := time.Parse(time.RFC3339, fields[2])
+			if err != nil {
+				return History{}, fmt.Errorf("history, who makes it: %w: %w", ErrCorrupt, err)
+			}
+			h.Making, lines = &Making{Operator: fields[0], Process: fields[1], Began: began}, lines[1:]
+		}
 	}
 	if len(lines) == 0 || len(lines) > MaxHistory {
 		return History{}, fmt.Errorf("history of %d lines: %w", len(lines), ErrCorrupt)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,8 +28,10 @@ type Libvirt struct {
 	config Config
 	client *libvirtconn.Client
 	// empty is true if a sweep under an Exclusive lock left no volume except locks.
-	empty  atomic.Bool
-	locker Locker
+	empty atomic.Bool
+	// verified has the names of volumes whose whole content this process knows to be right.
+	verified sync.Map
+	locker   Locker
 }
 
 var _ Store = (*Libvirt)(nil)

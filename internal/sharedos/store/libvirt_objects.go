@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/digitalocean/go-libvirt"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -14,13 +18,13 @@ import (
 const MaxBlob = 256 << 20
 
 // PutLayer implements Objects.
-func (s *Libvirt) PutLayer(ctx context.Context, layer release.Layer, content io.ReaderAt, progress Progress) (bool, error) {
-	what := "upload layer " + layer.ID.String()
-	if layer.ID.IsZero() || layer.Size < HeadSize || layer.Size%HeadSize != 0 ||
-		layer.DataSize <= 0 || layer.DataSize > layer.Size || layer.DataSize%HeadSize != 0 {
-		return false, fmt.Errorf("%s: a layer cannot have %d bytes with %d of data", what, layer.Size, layer.DataSize)
+func (s *Libvirt) PutLayer(ctx context.Context, wanted release.Layer, content io.ReaderAt, progress Progress) (bool, error) {
+	what := "upload layer " + wanted.ID.String()
+	if wanted.ID.IsZero() || wanted.Size < HeadSize || wanted.Size%HeadSize != 0 ||
+		wanted.DataSize <= 0 || wanted.DataSize > wanted.Size || wanted.DataSize%HeadSize != 0 {
+		return false, fmt.Errorf("%s: a layer cannot have %d bytes with %d of data", what, wanted.Size, wanted.DataSize)
 	}
-	return s.put(ctx, what, LayerName(layer.ID), layer.Size, content, progress)
+	return s.put(ctx, what, LayerName(wanted.ID), wanted.Size, content, progress)
 }
 
 // PutBlob implements Objects.
@@ -56,7 +60,11 @@ func (s *Libvirt) put(ctx context.Context, what, name string, size int64, conten
 	if err != nil {
 		return false, err
 	}
-	return true, s.upload(ctx, what, to, head, size, content, progress)
+	if err := s.upload(ctx, what, to, head, size, content, progress); err != nil {
+		return true, err
+	}
+	s.verified.Store(name, true)
+	return true, nil
 }
 
 // LayerPath implements Objects.
@@ -110,6 +118,48 @@ func (s *Libvirt) GetBlob(ctx context.Context, blob release.Blob) ([]byte, error
 	return data, nil
 }
 
+// VerifyLayer implements Objects.
+func (s *Libvirt) VerifyLayer(ctx context.Context, wanted release.Layer) error {
+	name := LayerName(wanted.ID)
+	if _, known := s.verified.Load(name); known {
+		return nil
+	}
+	what := "verify layer " + wanted.ID.String()
+	found, err := s.find(ctx, what, name, reading)
+	if err != nil {
+		return err
+	}
+	if complete, err := s.isComplete(ctx, what, found); err != nil || !complete {
+		return errors.Join(err, fmt.Errorf("%s: volume %s is torn: %w", what, name, ErrNotFound))
+	}
+	if found.capacity < wanted.Size {
+		return fmt.Errorf("%s: volume %s has %d bytes instead of %d: %w", what, found.path, found.capacity, wanted.Size, ErrCorrupt)
+	}
+	err = s.transfer(ctx, what, func(t *libvirtconn.Transfer) error {
+		return layer.VerifyStream(ctx, wanted, func(offset, length int64) ([]byte, error) { return t.Download(found.StorageVol, offset, length) })
+	})
+	if errors.Is(err, layer.ErrDamaged) {
+		return fmt.Errorf("%s: volume %s: %w: %w", what, found.path, ErrCorrupt, err)
+	}
+	if err == nil {
+		s.verified.Store(name, true)
+	}
+	return absent(name, err)
+}
+
+// VerifyBlob implements Objects.
+func (s *Libvirt) VerifyBlob(ctx context.Context, blob release.Blob) error {
+	name := BlobName(blob.Digest)
+	if _, known := s.verified.Load(name); known {
+		return nil
+	}
+	if _, err := s.GetBlob(ctx, blob); err != nil {
+		return err
+	}
+	s.verified.Store(name, true)
+	return nil
+}
+
 // PutManifest implements Objects.
 func (s *Libvirt) PutManifest(ctx context.Context, id tree.Digest, signed []byte) error {
 	what := "store manifest " + id.String()
@@ -127,6 +177,30 @@ func (s *Libvirt) GetManifest(ctx context.Context, id tree.Digest) ([]byte, erro
 // ListObjects implements Objects.
 func (s *Libvirt) ListObjects(ctx context.Context) ([]Volume, error) {
 	return s.list(ctx, "list objects", LayerVolume, BlobVolume, ReleaseVolume)
+}
+
+// Unfinished implements Objects.
+func (s *Libvirt) Unfinished(ctx context.Context) (bool, error) {
+	var left bool
+	err := s.call(ctx, "look for an unfinished deletion", reading, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
+		left = false
+		needed, err := s.handles(l, pool, HeadVolume, DiskVolume)
+		if err != nil || len(needed) > 0 {
+			return err
+		}
+		ours, err := s.handles(l, pool, LayerVolume, BlobVolume, ReleaseVolume, LockVolume)
+		if err != nil || len(ours) > 0 {
+			left = err == nil
+			return err
+		}
+		definition, err := poolDefinition(l, pool)
+		left = err == nil && s.originOf(definition) != ""
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return left, err
 }
 
 // Sweep implements Objects.

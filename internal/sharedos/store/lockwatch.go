@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
 )
 
@@ -76,6 +78,24 @@ func StateOf(process string) (ProcessState, error) {
 		return ProcessEnded, nil
 	}
 	return ProcessRuns, nil
+}
+
+// unseenLimit is how long a process that cannot be seen from here counts as running. It is longer than a creation usually takes.
+const unseenLimit = 30 * time.Minute
+
+// MakerEnded reports whether a process that began to make something has ended, and so has left it unfinished. A process that cannot be
+// seen counts as ended if this machine was started since it began, or half an hour after it began.
+func MakerEnded(process string, began time.Time) (bool, error) {
+	state, err := StateOf(process)
+	if err != nil || state != ProcessUnseen {
+		return state == ProcessEnded, err
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return false, fmt.Errorf("read how long the machine runs: %w", err)
+	}
+	started := time.Now().Add(-time.Duration(info.Uptime) * time.Second)
+	return began.Before(started) || time.Since(began) > unseenLimit, nil
 }
 
 // gone reports whether the process has ended. It returns false for a process that this one cannot see.

@@ -53,12 +53,20 @@ type Objects interface {
 	BlobPath(ctx context.Context, digest tree.Digest) (string, error)
 	// GetBlob reads a blob and checks its digest; ErrCorrupt if it differs.
 	GetBlob(ctx context.Context, blob release.Blob) ([]byte, error)
+	// VerifyLayer reads a whole layer; ErrCorrupt if its content is not the layer's, ErrNotFound if the store does not hold all of
+	// it. What this process has uploaded or verified before is not read again.
+	VerifyLayer(ctx context.Context, layer release.Layer) error
+	// VerifyBlob does the same for a blob.
+	VerifyBlob(ctx context.Context, blob release.Blob) error
 	// PutManifest stores a signed manifest under its id. One that another operator signed is replaced.
 	PutManifest(ctx context.Context, id tree.Digest, signed []byte) error
 	// GetManifest returns the signed manifest of an id. It checks neither signature nor id.
 	GetManifest(ctx context.Context, id tree.Digest) ([]byte, error)
 	// ListObjects lists the volumes of layers, blobs and manifests, torn ones included.
 	ListObjects(ctx context.Context) ([]Volume, error)
+	// Unfinished reports whether a process that was killed has left something of the last deletion: objects or locks in a store
+	// without any history or private disk, or an empty pool that Libvirt has created. A Sweep removes it.
+	Unfinished(ctx context.Context) (bool, error)
 	// Sweep deletes every layer, blob and manifest whose digest is not in keep, and returns what it deleted. The caller
 	// holds an Exclusive lock. If nothing is left, Libvirt also removes a pool that it created; the next object or disk
 	// creates it again.

@@ -78,6 +78,32 @@ func (f *Fleet) attachedFaults(ctx context.Context, domain hypervisor.Domain, ru
 	return faults, nil
 }
 
+// verify reads the layers and the kernel of a stack that a VM does not have yet, before the VM is put on them. What this process has
+// uploaded or verified is not read again. It does not verify contents lists, which are verified whenever they are read.
+func (f *Fleet) verify(ctx context.Context, stack *composed, has []hypervisor.LayerDevice, progress Progress) error {
+	wayOut := func(volume string, err error) error {
+		if errors.Is(err, store.ErrCorrupt) {
+			return fmt.Errorf("%w; delete the volume (virsh vol-delete --pool %s %s) and apply the base again, which then stores a full layer", err, f.Pool, volume)
+		}
+		return err
+	}
+	progress("verifying the layers and the kernel")
+	for _, layer := range stack.Layers {
+		if slices.ContainsFunc(has, func(l hypervisor.LayerDevice) bool { return l.ID == layer.ID }) {
+			continue
+		}
+		if err := f.Store.VerifyLayer(ctx, layer); err != nil {
+			return wayOut(store.LayerName(layer.ID), err)
+		}
+	}
+	for _, blob := range []release.Blob{stack.manifest.Kernel.Image, stack.manifest.Kernel.Modules} {
+		if err := f.Store.VerifyBlob(ctx, blob); err != nil {
+			return wayOut(store.BlobName(blob.Digest), err)
+		}
+	}
+	return nil
+}
+
 // pooled is a list of what is in the pool, which is kept for a moment: a plan reads many VMs.
 type pooled struct {
 	mu    sync.Mutex

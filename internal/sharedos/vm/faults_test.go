@@ -10,6 +10,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -101,4 +102,58 @@ func TestALostPrivateDiskIsNotReplacedByAnEmptyOne(t *testing.T) {
 	if disks, err := w.store.ListDisks(t.Context()); err != nil || len(disks) > 0 {
 		t.Errorf("there are the disks %v, %v", disks, err)
 	}
+}
+
+func TestAVMIsNotPutOnWhatIsDamaged(t *testing.T) {
+	for name, volume := range map[string]func(*world, *testing.T) string{
+		"a layer":      func(w *world, t *testing.T) string { return store.LayerName(w.manifest(t, w.new).Layers[1].ID) },
+		"a kernel":     func(w *world, t *testing.T) string { return store.BlobName(w.manifest(t, w.new).Kernel.Image.Digest) },
+		"its modules":  func(w *world, t *testing.T) string { return store.BlobName(w.manifest(t, w.new).Kernel.Modules.Digest) },
+		"its manifest": func(w *world, _ *testing.T) string { return store.ReleaseName(w.new) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.create(t, w.spec())
+			path := w.store.Path(volume(w, t))
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data[len(data)-2] ^= 1
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			spec := w.spec()
+			spec.Base = w.new
+			if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err == nil {
+				t.Error("a VM was moved to it")
+			}
+			spec.Name, spec.UUID = "web-b", "11111111-2222-4333-8444-555555555555"
+			if _, err := w.fleet.Create(within(t, time.Minute), spec, quiet); err == nil {
+				t.Error("a VM was made on it")
+			} else if name != "its manifest" && (!errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "virsh vol-delete --pool pool "+volume(w, t))) {
+				t.Errorf("the error is %v", err)
+			}
+			if _, _, err := w.hypervisor.Lookup(t.Context(), "web-b"); !errors.Is(err, hypervisor.ErrNotFound) {
+				t.Errorf("its domain: %v", err)
+			}
+			if guest := w.agent(t, "web-a"); guest.Stack().Base != w.old {
+				t.Errorf("the guest runs %s", guest.Stack().Base)
+			}
+		})
+	}
+}
+
+// manifest reads a release in the pool.
+func (w *world) manifest(t *testing.T, id tree.Digest) *release.Manifest {
+	t.Helper()
+	signed, err := w.store.GetManifest(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _, err := release.OpenUnsigned(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }

@@ -147,6 +147,13 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if err != nil {
 		return err
 	}
+	has, _, err := f.find(ctx, spec.Name, spec.UUID)
+	if err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+		return err
+	}
+	if err := f.verify(ctx, stack, has.Layers, progress); err != nil {
+		return err
+	}
 	domain, err := f.domain(ctx, spec, stack, progress)
 	if err != nil {
 		return err

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
@@ -76,10 +74,6 @@ func (f *Fleet) diskOf(ctx context.Context, domain hypervisor.Domain) (string, e
 	return recorded, nil
 }
 
-// creatingLimit is how long a VM counts as being made by a process that cannot be seen from here. It is longer than the
-// timeout of a creation usually is.
-const creatingLimit = 30 * time.Minute
-
 // creating is the mark of a VM that this process makes.
 func (f *Fleet) creating() (*hypervisor.Creating, error) {
 	process, err := store.ThisProcess()
@@ -103,32 +97,15 @@ func (f *Fleet) Interrupted(ctx context.Context, name string) (string, error) {
 	case mark == nil || mark.Operator != base64.StdEncoding.EncodeToString(f.publicKey()) || domain.Metadata.Pool != f.Pool:
 		return "", nil
 	}
-	state, err := store.StateOf(mark.Process)
+	ended, err := store.MakerEnded(mark.Process, mark.Began)
 	if err != nil {
 		return "", fmt.Errorf("find out who makes VM %q: %w", name, err)
-	}
-	ended := state == store.ProcessEnded
-	if state == store.ProcessUnseen {
-		started, err := bootTime()
-		if err != nil {
-			return "", fmt.Errorf("find out who makes VM %q: %w", name, err)
-		}
-		ended = mark.Began.Before(started) || time.Since(mark.Began) > creatingLimit
 	}
 	if !ended {
 		return "", fmt.Errorf("VM %q: %w since %s (process %s); wait until it has ended; if there is none, import the VM",
 			name, ErrCreating, mark.Began.Format(time.RFC3339), mark.Process)
 	}
 	return domain.UUID, nil
-}
-
-// bootTime is when this machine was started.
-func bootTime() (time.Time, error) {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return time.Time{}, fmt.Errorf("read how long the machine runs: %w", err)
-	}
-	return time.Now().Add(-time.Duration(info.Uptime) * time.Second), nil
 }
 
 // created removes the mark of a VM that is being made. Only a process that is killed leaves it.

@@ -63,6 +63,9 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, err
 	}
+	if err := f.verify(ctx, stack, domain.Layers, progress); err != nil {
+		return nil, err
+	}
 	if err := f.pin(ctx, domain.Name, current, stack.Stack, progress); err != nil {
 		return nil, err
 	}

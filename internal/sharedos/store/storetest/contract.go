@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -51,6 +53,7 @@ func Objects(t *testing.T, open func(t *testing.T) store.Objects) {
 		{"two uploads of one layer both succeed", layerTwice},
 		{"a layer of another size than its volume is uploaded again", layerResized},
 		{"an impossible layer is refused", layerImpossible},
+		{"a damaged layer is found when it is verified", layerDamaged},
 		{"a blob of any size is read as it was stored", blobs},
 		{"a damaged blob is corrupt", blobDamaged},
 		{"a torn blob is absent", blobTorn},
@@ -253,6 +256,31 @@ func layerImpossible(t *testing.T, ctx context.Context, s store.Objects) {
 	}
 }
 
+func layerDamaged(t *testing.T, ctx context.Context, s store.Objects) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "layer"))
+	must(t, err)
+	defer file.Close()
+	made, err := layer.Write(ctx, &tree.Tree{Entries: []tree.Entry{
+		{Path: tree.Root, Type: tree.Directory, Mode: 0o755}, {Path: "a", Type: tree.Directory, Mode: 0o755, Xattrs: map[string]string{"user.a": strings.Repeat("a", 9000)}},
+	}}, file)
+	must(t, err)
+	mustBe(t, s.VerifyLayer(ctx, made), store.ErrNotFound)
+	data, err := os.ReadFile(file.Name())
+	must(t, err)
+	_, err = s.PutLayer(ctx, made, bytes.NewReader(data), nil)
+	must(t, err)
+	must(t, s.VerifyLayer(ctx, made))
+	path, err := s.LayerPath(ctx, made.ID)
+	must(t, err)
+	// What somebody else has put there is not known to be right.
+	other, short := made, made
+	other.ID, short.ID = tree.Sum([]byte("another layer")), tree.Sum([]byte("a short layer"))
+	must(t, os.WriteFile(filepath.Join(filepath.Dir(path), store.LayerName(other.ID)), data, 0o644))
+	mustBe(t, s.VerifyLayer(ctx, other), store.ErrCorrupt)
+	must(t, os.WriteFile(filepath.Join(filepath.Dir(path), store.LayerName(short.ID)), data[:store.HeadSize], 0o644))
+	mustBe(t, s.VerifyLayer(ctx, short), store.ErrCorrupt)
+}
+
 func blobs(t *testing.T, ctx context.Context, s store.Objects) {
 	for i, size := range []int{1, 511, 4095, 4096, 4097, 100_001, 3 << 20} {
 		data := random(byte(10+i), size)
@@ -340,6 +368,7 @@ func histories(t *testing.T, ctx context.Context, s store.Heads) {
 
 	timed := store.HistoryOf(ids[5:7]...)
 	timed.Retain, timed.Releases[0].Published = 3, time.Date(2026, 11, 25, 1, 2, 3, 0, time.UTC)
+	timed.Owner, timed.Making = "6ba7b810-9dad-41d1", &store.Making{Operator: "a+/b=", Process: "m.1.2", Began: timed.Releases[0].Published}
 	for _, want := range []store.History{store.HistoryOf(ids[:1]...), store.HistoryOf(ids[:2]...), store.HistoryOf(ids...), timed} {
 		must(t, s.SetHistory(ctx, release.Base, "debian-13", want))
 		got, err := s.History(ctx, release.Base, "debian-13")
@@ -466,6 +495,20 @@ func sweep(t *testing.T, ctx context.Context, s store.Store) {
 	if len(swept) != 0 {
 		t.Errorf("a second sweep deleted %v", names(swept))
 	}
+	mustBeUnfinished := func(want bool) {
+		t.Helper()
+		if left, err := s.Unfinished(ctx); err != nil || left != want {
+			t.Errorf("a deletion is unfinished: %v, want %v; %v", left, want, err)
+		}
+	}
+	mustBeUnfinished(false)
+	must(t, s.SetHistory(ctx, release.Base, "debian-13", store.History{}))
+	mustBeUnfinished(false)
+	must(t, s.DeletePrivateDisk(ctx, disk))
+	mustBeUnfinished(true)
+	_, err = s.Sweep(ctx, nil)
+	must(t, err)
+	mustBeUnfinished(false)
 }
 
 func names(volumes []store.Volume) []string {
