@@ -61,6 +61,7 @@ data "sharedos_base" "first" {
 `
 	}
 	history := attribute("history")
+	save, restore := keptOwner(t, world, "own")
 	step := func(version, config string, numbers ...int64) resource.TestStep {
 		return resource.TestStep{
 			PreConfig: own.set(version), Config: config,
@@ -89,12 +90,12 @@ data "sharedos_base" "first" {
 		},
 		// An import by name reads the whole history.
 		resource.TestStep{
-			ResourceName: debianAddress, ImportState: true, ImportStateId: "own",
+			PreConfig: save, ResourceName: debianAddress, ImportState: true, ImportStateId: "own",
 			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
 			ImportStateVerifyIgnore: []string{"archive", "change", "retain"},
 		},
 		// Without the VM, the release that only it referred to is deleted. A smaller retain deletes the others.
-		resource.TestStep{Config: own.retaining(2)},
+		resource.TestStep{PreConfig: restore, Config: own.retaining(2)},
 		resource.TestStep{
 			Config: own.retaining(2), ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
 			ConfigStateChecks: []statecheck.StateCheck{numbered(debianAddress, 4, 3)},

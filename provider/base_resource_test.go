@@ -68,7 +68,9 @@ func value(address string, at tfjsonpath.Path, want knownvalue.Check) statecheck
 }
 
 func TestABasePatchedInPlace(t *testing.T) {
-	check(t, newWorld(t),
+	world := newWorld(t)
+	save, restore := keptOwner(t, world, "debian-13")
+	check(t, world,
 		resource.TestStep{
 			Config: debian(unpatched),
 			ConfigPlanChecks: plans(
@@ -108,11 +110,12 @@ func TestABasePatchedInPlace(t *testing.T) {
 			},
 		},
 		resource.TestStep{
-			ResourceName: debianAddress, ImportState: true, ImportStateId: "debian-13",
+			PreConfig: save, ResourceName: debianAddress, ImportState: true, ImportStateId: "debian-13",
 			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
 			// A manifest contains neither the source nor the change.
 			ImportStateVerifyIgnore: []string{"debian", "change"},
 		},
+		resource.TestStep{PreConfig: restore, Config: debian(patched), ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop))},
 	)
 }
 

@@ -37,6 +37,8 @@ type platform struct {
 	virtType string
 	// hostVSock is true if the kernel of the host has vhost-vsock.
 	hostVSock bool
+	// qemuUser is the number of the user that QEMU runs as.
+	qemuUser int
 	// vsockSocket returns the files of the vsock daemon of a UUID, for hosts without vhost-vsock.
 	vsockSocket func(uuid string) vsockFiles
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -17,7 +18,7 @@ import (
 )
 
 // maxStateDir is the maximum length of the state directory's path in bytes. A socket's path has at most 108 bytes (unix(7)): the
-// directory, a name of 46 bytes, and a port that the vsock daemon appends.
+// directory, a directory of a VM and a name of 46 bytes together, and a port that the vsock daemon appends.
 const maxStateDir = 50
 
 // Libvirt runs domains of the QEMU driver of one libvirt.
@@ -28,8 +29,9 @@ type Libvirt struct {
 	stateDir string
 
 	mu sync.Mutex
-	// virtType is "kvm" or emulated. It is empty until libvirt was asked for it.
+	// virtType is "kvm" or emulated. It is empty until libvirt was asked for it. qemuUser is the number of the user that QEMU runs as.
 	virtType string
+	qemuUser int
 
 	limits limits
 
@@ -51,9 +53,33 @@ func New(ctx context.Context, client *libvirtconn.Client, on machine.Machine, st
 	if err := on.MakeDir(ctx, stateDir, 0o711); err != nil {
 		return nil, fmt.Errorf("create the state directory: %w", err)
 	}
+	if err := checkStateDir(ctx, on, stateDir); err != nil {
+		return nil, err
+	}
 	h := &Libvirt{client: client, machine: on, stateDir: filepath.Clean(stateDir)}
 	h.life, h.end = context.WithCancel(context.Background())
 	return h, nil
+}
+
+// checkStateDir refuses a directory in which others can create or replace files.
+func checkStateDir(ctx context.Context, on machine.Machine, dir string) error {
+	self, err := on.User(ctx)
+	if err != nil {
+		return fmt.Errorf("check the state directory: %w", err)
+	}
+	owner, mode, err := on.Owner(ctx, dir)
+	switch {
+	case err != nil:
+		return fmt.Errorf("check the state directory: %w", err)
+	case !mode.IsDir():
+		return fmt.Errorf("state directory %s is no directory", dir)
+	case owner != self && owner != 0:
+		return fmt.Errorf("state directory %s belongs to user %d, who could replace sockets in it: choose another one (SHAREDOS_STATE_DIR)", dir, owner)
+	case mode.Perm()&0o022 != 0:
+		return fmt.Errorf("state directory %s has mode %o, so that others could replace sockets in it: chmod go-w %[1]s, or choose another one "+
+			"(SHAREDOS_STATE_DIR)", dir, mode.Perm())
+	}
+	return nil
 }
 
 // Close implements Hypervisor.
@@ -186,12 +212,37 @@ func (h *Libvirt) platform(ctx context.Context, l *libvirt.Libvirt) (platform, e
 		if h.virtType, err = virtType(capabilities); err != nil {
 			return platform{}, err
 		}
+		if h.qemuUser, err = qemuUser(ctx, h.machine, capabilities, h.virtType); err != nil {
+			return platform{}, err
+		}
 	}
 	hostVSock, err := h.machine.Exists(ctx, vhostVSock)
 	if err != nil {
 		return platform{}, fmt.Errorf("look for %s: %w", vhostVSock, err)
 	}
-	return platform{virtType: h.virtType, hostVSock: hostVSock, vsockSocket: h.vsock}, nil
+	return platform{virtType: h.virtType, hostVSock: hostVSock, qemuUser: h.qemuUser, vsockSocket: h.vsock}, nil
+}
+
+// qemuUser is the number of the user that libvirt runs QEMU as: the label of its security driver dac, "+64055:+64055", or the user of
+// libvirt if it does not change the user.
+func qemuUser(ctx context.Context, on machine.Machine, capabilities libvirtxml.Caps, virtType string) (int, error) {
+	for _, model := range capabilities.Host.SecModel {
+		if model.Name != "dac" {
+			continue
+		}
+		for _, label := range model.Labels {
+			if label.Type != virtType {
+				continue
+			}
+			user, _, _ := strings.Cut(strings.TrimPrefix(label.Value, "+"), ":")
+			number, err := strconv.Atoi(user)
+			if err != nil {
+				return 0, fmt.Errorf("read the user of QEMU in the host's capabilities, %q: %w", label.Value, err)
+			}
+			return number, nil
+		}
+	}
+	return on.User(ctx)
 }
 
 // virtType is the type of domains on this host: "kvm" if it has KVM for x86_64, else emulated.

@@ -37,8 +37,26 @@ func (h *Libvirt) Start(ctx context.Context, name string) error {
 		return fmt.Errorf("%s: it is paused; resume it (virsh resume) or power it off", what)
 	}
 	withDaemon := usesDaemon(found.defined)
+	files := h.vsockOf(found.defined)
 	if withDaemon {
-		if err := h.startVSock(ctx, found.defined.UUID); err != nil {
+		if files.directory == "" {
+			// A definition of an earlier version: its socket would be open to every user of the host while the domain starts.
+			if found, err = h.redefine(ctx, found); err != nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			if err := h.endVSock(ctx, files); err != nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			files = h.vsockOf(found.defined)
+		}
+		var on platform
+		if err := h.call(ctx, what, func(l *libvirt.Libvirt) error {
+			on, err = h.platform(ctx, l)
+			return err
+		}); err != nil {
+			return err
+		}
+		if err := h.startVSock(ctx, files, on.qemuUser); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
@@ -53,14 +71,30 @@ func (h *Libvirt) Start(ctx context.Context, name string) error {
 	})
 	switch {
 	case err == nil && withDaemon:
-		if err := h.closeVSock(ctx, found.defined.UUID); err != nil {
+		if err := h.closeVSock(ctx, files); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	case err != nil && withDaemon && !errors.Is(err, ErrUnreachable) && ctx.Err() == nil:
 		// libvirt answered, so there is no QEMU. Otherwise there may be one, which needs the daemon.
-		return errors.Join(err, h.endVSock(context.WithoutCancel(ctx), found.defined.UUID))
+		return errors.Join(err, h.endVSock(context.WithoutCancel(ctx), files))
 	}
 	return err
+}
+
+// redefine writes the definition of a domain that is off again, as this version does.
+func (h *Libvirt) redefine(ctx context.Context, found ours) (ours, error) {
+	domain, err := decode(found.defined)
+	if err != nil {
+		return found, err
+	}
+	if err := h.Define(ctx, domain); err != nil {
+		return found, err
+	}
+	err = h.call(ctx, fmt.Sprintf("look up domain %q", domain.Name), func(l *libvirt.Libvirt) error {
+		found, err = find(l, domain.Name)
+		return err
+	})
+	return found, err
 }
 
 // Shutdown implements Hypervisor.
@@ -105,7 +139,7 @@ func (h *Libvirt) cleanUp(ctx context.Context, what string, found ours) error {
 	if !usesDaemon(found.defined) {
 		return nil
 	}
-	if err := h.endVSock(ctx, found.defined.UUID); err != nil {
+	if err := h.endVSock(ctx, h.vsockOf(found.defined)); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil

@@ -35,7 +35,7 @@ func (p platform) commandline(d Domain) (*libvirtxml.DomainQEMUCommandline, erro
 	var args []string
 	if !p.hostVSock {
 		args = append(args,
-			"-chardev", "socket,id=sharedos-vsock,path="+escapeOption(p.vsockSocket(d.UUID).vhost),
+			"-chardev", vsockChardev+escapeOption(p.vsockSocket(d.UUID).vhost),
 			"-device", fmt.Sprintf("vhost-user-vsock-pci,id="+vsockDevice+",chardev=sharedos-vsock,disable-legacy=on,bus=pcie.0,addr=0x%x", firstSlot))
 	}
 	networks, err := userNetworks(d, firstSlot+1)
@@ -58,6 +58,9 @@ func escapeOption(value string) string { return strings.ReplaceAll(value, ",", "
 
 // vsockFiles are the files of the vsock daemon of one VM.
 type vsockFiles struct {
+	// directory is reachable for the user that QEMU runs as, and for no other. Whoever connects to vhost first serves the guest, or
+	// keeps QEMU from starting.
+	directory string
 	// vhost is the socket that QEMU connects to, and host the one that programs on the host connect to.
 	vhost, host string
 	// record names the process, and log has its output.
@@ -66,8 +69,33 @@ type vsockFiles struct {
 
 func (h *Libvirt) vsock(uuid string) vsockFiles {
 	base := filepath.Join(h.stateDir, "vsock-"+strings.ReplaceAll(uuid, "-", ""))
-	return vsockFiles{vhost: base + ".vhost", host: base + ".sock", record: base + daemon.Suffix, log: base + ".log"}
+	return vsockFiles{
+		directory: base, vhost: filepath.Join(base, "vhost"), host: filepath.Join(base, "sock"), record: base + daemon.Suffix, log: base + ".log",
+	}
 }
+
+// vsockOf returns the files of the daemon that serves a domain, which its definition names. A definition of an earlier version names
+// sockets that have no directory of their own.
+func (h *Libvirt) vsockOf(domain *libvirtxml.Domain) vsockFiles {
+	files := h.vsock(domain.UUID)
+	if earlier := files.directory + ".vhost"; domain.QEMUCommandline != nil && socketPath(domain.QEMUCommandline) == earlier {
+		files.vhost, files.host, files.directory = earlier, files.directory+".sock", ""
+	}
+	return files
+}
+
+// socketPath is the path that a definition has QEMU connect to for its vsock.
+func socketPath(commandline *libvirtxml.DomainQEMUCommandline) string {
+	for _, arg := range commandline.Args {
+		if path, found := strings.CutPrefix(arg.Value, vsockChardev); found {
+			return strings.ReplaceAll(path, ",,", ",")
+		}
+	}
+	return ""
+}
+
+// vsockChardev begins the option of QEMU that has the path of the daemon's socket.
+const vsockChardev = "socket,id=sharedos-vsock,path="
 
 // usesDaemon reports whether a vsock daemon serves the domain.
 func usesDaemon(domain *libvirtxml.Domain) bool {
@@ -75,10 +103,12 @@ func usesDaemon(domain *libvirtxml.Domain) bool {
 }
 
 // startVSock starts the daemon of a domain that is about to start, and waits until it listens.
-func (h *Libvirt) startVSock(ctx context.Context, uuid string) error {
-	files := h.vsock(uuid)
+func (h *Libvirt) startVSock(ctx context.Context, files vsockFiles, qemuUser int) error {
 	// A daemon of an earlier run of the domain serves no other QEMU.
-	if err := h.endVSock(ctx, uuid); err != nil {
+	if err := h.endVSock(ctx, files); err != nil {
+		return err
+	}
+	if err := h.machine.MakePrivateDir(ctx, files.directory, qemuUser); err != nil {
 		return err
 	}
 	err := h.machine.StartDaemon(ctx, files.record, files.log, vsockDaemon, "--guest-cid", "3", "--socket", files.vhost, "--uds-path", files.host)
@@ -89,9 +119,9 @@ func (h *Libvirt) startVSock(ctx context.Context, uuid string) error {
 		return err
 	}
 	if err := h.awaitVSock(ctx, files); err != nil {
-		return errors.Join(err, h.endVSock(context.WithoutCancel(ctx), uuid))
+		return errors.Join(err, h.endVSock(context.WithoutCancel(ctx), files))
 	}
-	// QEMU may run as another user. It connects once; closeVSock keeps others out after that.
+	// QEMU may run as another user. The directory keeps everybody else out.
 	return h.machine.Chmod(ctx, files.vhost, 0o666)
 }
 
@@ -121,17 +151,19 @@ func (h *Libvirt) awaitVSock(ctx context.Context, files vsockFiles) error {
 }
 
 // closeVSock keeps others from connecting to the daemon after QEMU has.
-func (h *Libvirt) closeVSock(ctx context.Context, uuid string) error {
-	return h.machine.Chmod(ctx, h.vsock(uuid).vhost, 0o600)
+func (h *Libvirt) closeVSock(ctx context.Context, files vsockFiles) error {
+	return h.machine.Chmod(ctx, files.vhost, 0o600)
 }
 
 // endVSock ends the daemon of a domain that does not run, and removes its files.
-func (h *Libvirt) endVSock(ctx context.Context, uuid string) error {
-	files := h.vsock(uuid)
+func (h *Libvirt) endVSock(ctx context.Context, files vsockFiles) error {
 	if err := h.machine.EndDaemon(ctx, files.record); err != nil {
 		return fmt.Errorf("end the vsock daemon: %w", err)
 	}
-	for _, path := range []string{files.vhost, files.host, files.log} {
+	for _, path := range []string{files.vhost, files.host, files.log, files.directory} {
+		if path == "" {
+			continue
+		}
 		if err := h.machine.Remove(ctx, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("end the vsock daemon: %w", err)
 		}
@@ -155,7 +187,7 @@ func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, er
 			return err
 		}
 		if usesDaemon(live) {
-			dialer, err = h.daemonDialer(ctx, name, found.defined.UUID)
+			dialer, err = h.daemonDialer(ctx, name, h.vsockOf(live))
 			return err
 		}
 		if live.Devices.VSock.CID == nil {
@@ -171,8 +203,7 @@ func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, er
 	return dialer, err
 }
 
-func (h *Libvirt) daemonDialer(ctx context.Context, name, uuid string) (transport.Dialer, error) {
-	files := h.vsock(uuid)
+func (h *Libvirt) daemonDialer(ctx context.Context, name string, files vsockFiles) (transport.Dialer, error) {
 	runs, err := h.machine.DaemonRuns(ctx, files.record)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/daemon"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
@@ -105,6 +107,80 @@ func (Local) MakeDir(ctx context.Context, path string, mode fs.FileMode) error {
 	return os.MkdirAll(path, mode)
 }
 
+// MakePrivateDir implements Files.
+func (Local) MakePrivateDir(ctx context.Context, path string, reaching int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	directory, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	fail := func(err error) error {
+		return errors.Join(fmt.Errorf("make %s private: %w", path, err), directory.Close())
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(directory.Fd()), &stat); err != nil {
+		return fail(err)
+	}
+	if int(stat.Uid) != os.Geteuid() {
+		return fail(fmt.Errorf("it belongs to user %d: remove it", stat.Uid))
+	}
+	// The access control list goes first: chmod would change the mask of one.
+	if err := unix.Fremovexattr(int(directory.Fd()), aclAttribute); err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
+		return fail(err)
+	}
+	if err := directory.Chmod(0o700); err != nil {
+		return fail(err)
+	}
+	if reaching != 0 && reaching != os.Geteuid() {
+		if err := unix.Fsetxattr(int(directory.Fd()), aclAttribute, reachableBy(reaching), 0); err != nil {
+			return fail(fmt.Errorf("let user %d reach it (the file system needs access control lists): %w", reaching, err))
+		}
+	}
+	return directory.Close()
+}
+
+// aclAttribute has the access control list of a file (acl(5)).
+const aclAttribute = "system.posix_acl_access"
+
+// reachableBy is the access control list of a directory that its owner can use, and that one other user can reach what is in it
+// (linux/posix_acl_xattr.h).
+func reachableBy(uid int) []byte {
+	const all, reach, nobody = 7, 1, ^uint32(0)
+	list := binary.LittleEndian.AppendUint32(nil, 2) // version
+	for _, entry := range []struct {
+		tag, permissions uint16
+		id               uint32
+	}{
+		{0x01, all, nobody}, {0x02, reach, uint32(uid)}, {0x04, 0, nobody}, {0x10, reach, nobody}, {0x20, 0, nobody},
+	} { // the owner, a user, the group, the mask, others
+		list = binary.LittleEndian.AppendUint16(list, entry.tag)
+		list = binary.LittleEndian.AppendUint16(list, entry.permissions)
+		list = binary.LittleEndian.AppendUint32(list, entry.id)
+	}
+	return list
+}
+
+// Owner implements Files.
+func (Local) Owner(ctx context.Context, path string) (int, fs.FileMode, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, 0, err
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	status, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0, fmt.Errorf("%s has no owner", path)
+	}
+	return int(status.Uid), info.Mode(), nil
+}
+
 // ListDir implements Files.
 func (Local) ListDir(ctx context.Context, path string) ([]string, error) {
 	if err := ctx.Err(); err != nil {
@@ -136,6 +212,9 @@ func (Local) Remove(ctx context.Context, path string) error {
 	}
 	return os.Remove(path)
 }
+
+// User implements Processes.
+func (Local) User(context.Context) (int, error) { return os.Geteuid(), nil }
 
 // IsRoot implements Processes.
 func (Local) IsRoot(context.Context) (bool, error) { return os.Geteuid() == 0, nil }

@@ -39,6 +39,12 @@ type Files interface {
 	WriteFile(ctx context.Context, path string, data []byte) error
 	// MakeDir creates a directory and its parents. Directories that exist keep their mode.
 	MakeDir(ctx context.Context, path string, mode fs.FileMode) error
+	// MakePrivateDir creates a directory that nobody can reach but this user, root, and the user with a number. That user can reach
+	// what is in it by its name, and can neither list nor change the directory. A directory that exists gets these permissions,
+	// too. It is an error if the path is anything else than a directory of this user.
+	MakePrivateDir(ctx context.Context, path string, reaching int) error
+	// Owner returns the number of the user that a file belongs to, and its permissions.
+	Owner(ctx context.Context, path string) (uid int, mode fs.FileMode, err error)
 	// ListDir returns the names in a directory, sorted.
 	ListDir(ctx context.Context, path string) ([]string, error)
 	// Chmod changes the mode of a file or socket.
@@ -50,6 +56,8 @@ type Files interface {
 // Processes runs programs on the machine. A daemon outlives this process. It is found again by its record, a file that names
 // the process (package daemon).
 type Processes interface {
+	// User returns the number of the user that programs run as.
+	User(ctx context.Context) (int, error)
 	// IsRoot reports whether programs run as root.
 	IsRoot(ctx context.Context) (bool, error)
 	// Run runs a program to its end. The error of one that fails includes what it wrote to stderr.

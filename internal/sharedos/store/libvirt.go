@@ -29,6 +29,8 @@ type Libvirt struct {
 	client *libvirtconn.Client
 	// empty is true if a sweep under an Exclusive lock left no volume except locks.
 	empty atomic.Bool
+	// creating is locked while this process creates the pool.
+	creating sync.Mutex
 	// verified has the names of volumes whose whole content this process knows to be right.
 	verified sync.Map
 	locker   Locker

@@ -110,7 +110,14 @@ func (s *Libvirt) originOf(pool libvirtxml.StoragePool) origin {
 
 // createPool creates a directory pool. Each step may have been done before, by a call that was interrupted or by another process.
 func (s *Libvirt) createPool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
+	s.creating.Lock()
+	defer s.creating.Unlock()
+	if existing, err := l.StoragePoolLookupByName(s.config.Pool); err == nil {
+		return existing, s.startPool(l, existing)
+	}
+	// Another process that creates the pool, too, can make any step fail, so all of it is tried again (activePool).
 	fail := func(step string, err error) (libvirt.StoragePool, error) {
+		err = fmt.Errorf("%w: %w", errNotStarted, err)
 		return libvirt.StoragePool{}, fmt.Errorf("%s storage pool %q in the directory %s: %w; "+
 			"libvirt at %s must be able to create and write this directory: fix its permissions, choose another one, or define the pool yourself",
 			step, s.config.Pool, s.config.CreatePath, err, s.client.URI())
