@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi/agenttest"
@@ -123,7 +124,7 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 		Hypervisor: w.Domains, Machine: w.machine(), Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
 		// The fake guests do not run it.
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
-		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, ListedFor: -1, Log: log,
+		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, ListedFor: -1, BootLimit: 300 * time.Millisecond, Log: log,
 	}
 	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }
 	return backend{w, publisher, fleet}, nil

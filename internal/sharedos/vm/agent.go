@@ -227,6 +227,25 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 	}
 }
 
+// bootLimit is the default of Fleet.BootLimit. An emulated guest boots in half a minute.
+const bootLimit = time.Minute
+
+// awaitBoot waits for the agent of a VM that may still be booting. If the agent does not answer within Fleet.BootLimit, it returns nil,
+// too: what follows asks the agent again, and knows what to do without an answer.
+func (f *Fleet) awaitBoot(ctx context.Context, domain hypervisor.Domain, progress Progress) error {
+	_, err := f.status(ctx, domain)
+	if !errors.Is(err, ErrNoAnswer) {
+		return nil //nolint:nilerr // waiting does not help
+	}
+	limited, cancel := context.WithTimeout(ctx, cmp.Or(f.BootLimit, bootLimit))
+	defer cancel()
+	if _, err := f.await(limited, domain.Name, "waiting for the agent of a VM that may be booting", progress, askNow,
+		func(*agentapi.StatusResponse) bool { return true }); err != nil && limited.Err() == nil {
+		return err
+	}
+	return ctx.Err()
+}
+
 // connectAndPin connects to the agent, and records its key in the definition at the first contact.
 func (f *Fleet) connectAndPin(ctx context.Context, domain hypervisor.Domain) (*transport.Agent, error) {
 	agent, err := f.connect(ctx, domain)

@@ -64,6 +64,8 @@ type Fleet struct {
 	CollectLimit time.Duration
 	// Silence is how long an agent may not answer during a refresh; 0 is ten minutes.
 	Silence time.Duration
+	// BootLimit is how long an update waits for a VM whose agent does not answer, because it may be booting; 0 is one minute.
+	BootLimit time.Duration
 	// PausedLimit is how long a VM may be paused while the fleet waits for its agent; 0 is one minute. A snapshot or a
 	// migration pauses a VM for seconds. A fault of its disk or of the hypervisor pauses it until an operator resumes it.
 	PausedLimit time.Duration

@@ -49,6 +49,7 @@ func newWorld(t *testing.T) *world {
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
 		Initramfs:   func(agent, modules []byte) ([]byte, error) { return slices.Concat(agent, modules), nil },
 		ListedFor:   -1,
+		BootLimit:   300 * time.Millisecond,
 		Log:         slog.New(slog.DiscardHandler),
 	}
 	full := w.putLayer(t, "full layer", false)

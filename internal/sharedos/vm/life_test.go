@@ -150,3 +150,33 @@ func TestALayerThatIsHeldIsToldAndGoesLater(t *testing.T) {
 	}
 	w.mustHavePlugged(t, updated.Stack)
 }
+
+func TestAVMThatIsStillBootingIsWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	w.fleet.BootLimit = time.Minute
+	w.guests.Silence("web-a", true)
+	var steps []string
+	answers := time.AfterFunc(time.Second, func() { w.guests.Silence("web-a", false) })
+	defer answers.Stop()
+	spec := w.spec()
+	spec.Base = w.new
+	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, func(step string) { steps = append(steps, step) })
+	if err != nil || !report.GetCommitted() || updated.Stack.Base != w.new {
+		t.Errorf("updated %+v, %v", updated, err)
+	}
+	if !slices.ContainsFunc(steps, func(step string) bool { return strings.Contains(step, "may be booting") }) {
+		t.Errorf("its steps are %q", steps)
+	}
+}
+
+func TestAVMThatStaysSilentIsRefusedAfterAWhile(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	w.guests.Silence("web-a", true)
+	spec := w.spec()
+	spec.Base = w.new
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, vm.ErrNoAnswer) {
+		t.Errorf("got %v", err)
+	}
+}

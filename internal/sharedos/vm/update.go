@@ -76,6 +76,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if move.Guest == GuestNone {
 		return f.updateDefinition(ctx, domain, spec, move, progress)
 	}
+	if err := f.awaitBoot(ctx, domain, progress); err != nil {
+		return nil, 0, err
+	}
 	if err := f.replaceAgent(ctx, domain, progress); err != nil {
 		f.Log.WarnContext(ctx, "the agent stays as it is", "vm", spec.Name, "error", err)
 	}
