@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -184,5 +185,11 @@ func (h *Libvirt) Undefine(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return h.cleanUp(ctx, what, found)
+	if err := h.cleanUp(ctx, what, found); err != nil || !usesDaemon(found.defined) {
+		return err
+	}
+	if err := h.machine.Remove(ctx, h.vsock(found.defined.UUID).directory); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
 }

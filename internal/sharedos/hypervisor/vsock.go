@@ -155,15 +155,13 @@ func (h *Libvirt) closeVSock(ctx context.Context, files vsockFiles) error {
 	return h.machine.Chmod(ctx, files.vhost, 0o600)
 }
 
-// endVSock ends the daemon of a domain that does not run, and removes its files.
+// endVSock ends the daemon of a domain that does not run, and removes its files. The directory stays as long as the domain does: a
+// libvirt hook may start the daemon (examples/host).
 func (h *Libvirt) endVSock(ctx context.Context, files vsockFiles) error {
 	if err := h.machine.EndDaemon(ctx, files.record); err != nil {
 		return fmt.Errorf("end the vsock daemon: %w", err)
 	}
-	for _, path := range []string{files.vhost, files.host, files.log, files.directory} {
-		if path == "" {
-			continue
-		}
+	for _, path := range []string{files.vhost, files.host, files.log} {
 		if err := h.machine.Remove(ctx, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("end the vsock daemon: %w", err)
 		}

@@ -48,9 +48,45 @@ func TestNoOtherUserReachesTheVSockDaemon(t *testing.T) {
 		t.Errorf("another user reaches the socket: %s", out)
 	}
 	must(h.PowerOff(t.Context(), d.Name))
+	for _, left := range []string{"vhost", "sock"} {
+		if _, err := os.Stat(filepath.Join(dir, left)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", left, err)
+		}
+	}
+	startByHook(t, bed, d)
+	if _, err := h.Dialer(t.Context(), d.Name); err != nil {
+		t.Errorf("the domain that was started by virsh: %v", err)
+	}
+	if out, err := as(65534, "test", "-e", filepath.Join(dir, "vhost")); err == nil {
+		t.Errorf("another user reaches the socket: %s", out)
+	}
+	must(h.PowerOff(t.Context(), d.Name))
+	must(h.Undefine(t.Context(), d.Name))
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the directory is left: %v", err)
 	}
+}
+
+// startByHook starts a domain as libvirt and an administrator do who have installed the hook.
+func startByHook(t *testing.T, bed *testbed.Testbed, d hypervisor.Domain) {
+	t.Helper()
+	definition := bed.Virsh(t, "dumpxml", "--inactive", d.Name)
+	hook := func(operation ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "../../../examples/host/libvirt-hook-vsock", append([]string{d.Name}, operation...)...)
+		cmd.Stdin = strings.NewReader(definition)
+		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Fatalf("the hook: %v: %s", err, out)
+		}
+	}
+	hook("started", "begin", "-") // it does nothing
+	hook("prepare", "begin", "-")
+	hook("prepare", "begin", "-") // the daemon runs
+	bed.Virsh(t, "start", d.Name)
+	bed.Virsh(t, "destroy", d.Name)
+	hook("release", "end", "-")
+	hook("prepare", "begin", "-")
+	bed.Virsh(t, "start", d.Name)
 }
 
 // as runs a command as another user.
