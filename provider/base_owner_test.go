@@ -11,8 +11,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
-// fails runs a command that has to fail, and returns what Terraform said in one line.
-func (s *session) fails(args ...string) string {
+// refused runs a command that has to fail, and returns what Terraform said in one line.
+func (s *session) refused(args ...string) string {
 	s.t.Helper()
 	command, output := s.command(args...)
 	if err := command.Run(); err == nil {
@@ -43,7 +43,7 @@ func TestABaseBelongsToOneState(t *testing.T) {
 	published := newest(t, world)
 
 	// The same content under the same name in another state is another's base.
-	said := second.fails("apply", "-auto-approve", "-no-color")
+	said := second.refused("apply", "-auto-approve", "-no-color")
 	for _, part := range []string{"belongs to another Terraform state", "data source sharedos_base", "terraform import ADDRESS debian-13"} {
 		if !strings.Contains(said, part) {
 			t.Errorf("the other state's apply does not say %q: %s", part, said)
@@ -64,7 +64,7 @@ func TestABaseBelongsToOneState(t *testing.T) {
 	second.configure(debian(patched))
 	second.run("import", "-no-color", "sharedos_base.debian", "debian-13")
 	first.configure(debian(patched))
-	if said := first.fails("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "belongs to another Terraform state") {
+	if said := first.refused("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "belongs to another Terraform state") {
 		t.Errorf("the first state's apply says: %s", said)
 	}
 	if newest(t, world) != published {

@@ -92,8 +92,11 @@ func (p *preflight) name(ctx context.Context) error {
 	case errors.Is(err, ErrCreating):
 		p.refuse("Wait until it has ended. If no other apply runs, import the VM: run terraform import with "+itsAddress+" and "+p.Want.Name, err, "name")
 		return nil
-	case err != nil || interrupted == domain.UUID:
-		return err // Create continues it
+	case err != nil:
+		return err
+	case interrupted == domain.UUID:
+		p.Want.UUID = interrupted // Create continues it
+		return nil
 	}
 	p.refuse("Choose another name, or import that VM: run terraform import with "+itsAddress+" and "+p.Want.Name,
 		fmt.Errorf("%w: it has UUID %s, and this state does not manage it", ErrExists, domain.UUID), "name")
@@ -256,8 +259,8 @@ func (p *preflight) holder(ctx context.Context, port uint16) (name string, known
 		return "", false, err
 	}
 	for _, domain := range domains {
-		if holds(domain.Interfaces, port) && domain.UUID != p.Want.UUID {
-			return domain.Name, p.Known(domain.UUID), nil
+		if holds(domain.Interfaces, port) {
+			return domain.Name, domain.UUID == p.Want.UUID || p.Known(domain.UUID), nil
 		}
 	}
 	return "", false, nil

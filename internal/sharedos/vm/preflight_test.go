@@ -157,3 +157,21 @@ func TestAPortOfAnotherVM(t *testing.T) {
 		}
 	}
 }
+
+// A VM whose creation was interrupted may run, and then it has its own name and ports.
+func TestAnInterruptedVMIsNotInItsOwnWay(t *testing.T) {
+	w := newWorld(t)
+	w.fleet.Machine = busy{port: 2222}
+	want := w.spec()
+	want.Interfaces = map[string]hypervisor.Interface{"lan": {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{2222: 22}}}}
+	if _, err := w.fleet.Create(t.Context(), want, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	w.hypervisor.Alter("web-a", func(d *hypervisor.Domain) {
+		d.Metadata.Creating = &hypervisor.Creating{Operator: w.operators()[0], Process: "gone"}
+	})
+	want.UUID = ""
+	if found, err := w.fleet.Preflight(t.Context(), vm.Question{Want: want}); err != nil || len(found) > 0 {
+		t.Errorf("found %+v, %v", found, err)
+	}
+}
