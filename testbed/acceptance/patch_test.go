@@ -14,6 +14,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
 // TestARealPatchReachesARunningVM follows one VM from its creation through a real patch of Debian to its end.
@@ -146,7 +147,7 @@ func (w *world) refusesATamperedLayer(t *testing.T, name string, booted *agentap
 	if err == nil {
 		t.Fatal("a tampered layer was taken")
 	}
-	if !strings.Contains(err.Error(), delta.ID.Hex()) {
+	if !guest.Says(err, delta.ID.Hex()) {
 		t.Errorf("the error does not name the layer: %v", err)
 	}
 	w.mustRun(t, name, booted)
@@ -184,7 +185,7 @@ func (w *world) rollsBackWhenHealthFails(t *testing.T, name string, booted *agen
 	if err == nil {
 		t.Fatal("a refresh with a failing health check was committed")
 	}
-	if !strings.Contains(err.Error(), "old-openssl") {
+	if !guest.Says(err, "old-openssl") {
 		t.Errorf("the error does not name the health check: %v", err)
 	}
 	w.mustRun(t, name, booted)

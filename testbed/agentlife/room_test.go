@@ -22,7 +22,7 @@ func refused(t *testing.T, v *guest.VM, to tree.Digest, why string) {
 	t.Helper()
 	before := usrMount(t, v)
 	report, err := v.Refresh(t.Context(), to)
-	if err == nil || !strings.Contains(err.Error(), why) {
+	if err == nil || !guest.Says(err, why) {
 		t.Errorf("it ended with %v, %v; want %q", report, err, why)
 	}
 	if report.GetCommitted() || len(report.GetRestarts()) > 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
@@ -90,7 +91,7 @@ func (s *subject) refusesDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := s.Refresh(t.Context(), s.two)
-			if !errors.Is(err, vm.ErrRefused) || !strings.Contains(err.Error(), layer.ID.Hex()) {
+			if !errors.Is(err, vm.ErrRefused) || !guest.Says(err, layer.ID.Hex()) {
 				t.Errorf("the refresh: %v", err)
 			}
 			outcome, _ := s.ended(t)
@@ -141,7 +142,7 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 			if s.ended(t); s.at != s.one {
 				t.Error("it does not run the previous stack")
 			}
-			if _, err := s.Refresh(t.Context(), s.two); !errors.Is(err, vm.ErrRefused) || !strings.Contains(err.Error(), layer.ID.Hex()) {
+			if _, err := s.Refresh(t.Context(), s.two); !errors.Is(err, vm.ErrRefused) || !guest.Says(err, layer.ID.Hex()) {
 				t.Errorf("the next apply, with the damaged layer: %v", err)
 			}
 			write(t, whole)

@@ -97,7 +97,7 @@ func mustCommit(t *testing.T, report *agentapi.Report, err error, rung string) {
 // mustRollBack fails unless a refresh was rolled back, for a reason.
 func mustRollBack(t *testing.T, report *agentapi.Report, err error, rung, reason string) {
 	t.Helper()
-	if !errors.Is(err, vm.ErrRolledBack) || report.GetCommitted() || report.GetStrategy() != rung || !strings.Contains(err.Error(), reason) {
+	if !errors.Is(err, vm.ErrRolledBack) || report.GetCommitted() || report.GetStrategy() != rung || !guest.Says(err, reason) {
 		t.Fatalf("%v, %v; want %q", report, err, reason)
 	}
 }

@@ -1,6 +1,7 @@
 package services_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
@@ -43,16 +45,16 @@ func (h *house) failures(t *testing.T) {
 	good := h.vm.Spec.Refresh.HealthChecks
 	for _, test := range []struct {
 		fault, step, mood string
-		// fails is the check that is not going to be good, and within how long that is found.
-		fails  string
+		// fails are the checks that are not going to be good, and within how long that is found.
+		fails  []string
 		within time.Duration
 		wants  []string
 	}{
-		{"a service that fails to start again", "restart", "refuse", "unit", 4 * time.Second, []string{"the database has another format"}},
-		{"a service that dies after three seconds", "check", "die", "tcp", 15 * time.Second, []string{"the index is broken"}},
-		{"a service that runs but does not listen", "check", "tcp", "tcp", 4 * time.Second, []string{`health check "tcp"`, "connection refused", "the address is in use"}},
-		{"a service that runs but answers with an error", "check", "http", "http", 4 * time.Second, []string{`health check "http"`, "500", "the template is broken"}},
-		{"a service that runs but fails a command check", "check", "command", "command", 4 * time.Second, []string{`health check "command"`, "/usr/bin/test", "the cache is cold"}},
+		{"a service that fails to start again", "restart", "refuse", []string{"unit", "tcp"}, 6 * time.Second, []string{"the database has another format"}},
+		{"a service that dies after three seconds", "check", "die", []string{"tcp"}, 15 * time.Second, []string{"the index is broken"}},
+		{"a service that runs but does not listen", "check", "tcp", []string{"tcp"}, 4 * time.Second, []string{`health check "tcp"`, "connection refused", "the address is in use"}},
+		{"a service that runs but answers with an error", "check", "http", []string{"http"}, 4 * time.Second, []string{`health check "http"`, "500", "the template is broken"}},
+		{"a service that runs but fails a command check", "check", "command", []string{"command"}, 4 * time.Second, []string{`health check "command"`, "/usr/bin/test", "the cache is cold"}},
 	} {
 		t.Run(test.fault, func(t *testing.T) {
 			before := h.states(t)
@@ -64,7 +66,7 @@ func (h *house) failures(t *testing.T) {
 				t.Fatalf("it was committed: %v", report)
 			}
 			for _, want := range append(test.wants, "moody.service", vm.ErrRolledBack.Error()) {
-				if !strings.Contains(err.Error(), want) {
+				if !guest.Says(err, want) {
 					t.Errorf("the error does not say %q: %v", want, err)
 				}
 			}
@@ -108,7 +110,7 @@ func (h *house) stone(t *testing.T) {
 	began := time.Now()
 	report, err := h.vm.Refresh(t.Context(), h.releases[2])
 	h.vm.Spec.Refresh = policy
-	if err == nil || report.GetCommitted() || !strings.Contains(err.Error(), "stone.service") || !strings.Contains(err.Error(), vm.ErrRolledBack.Error()) {
+	if err == nil || report.GetCommitted() || !guest.Says(err, "stone.service") || !guest.Says(err, vm.ErrRolledBack.Error()) {
 		t.Fatalf("after %s: %v, %v", time.Since(began), err, report)
 	}
 	t.Logf("after %s: %v", time.Since(began), err)
@@ -126,12 +128,12 @@ func (h *house) stone(t *testing.T) {
 	matrix.Record(t, "a service that ignores SIGTERM, with TimeoutStopSec=infinity", "restart", "old stack, after refresh.restart_timeout")
 }
 
-// impatient returns the checks, with a short timeout for the one that is going to fail.
-func impatient(checks []*agentapi.HealthCheck, name string, limit time.Duration) []*agentapi.HealthCheck {
+// impatient returns the checks, with a short timeout for those that are going to fail.
+func impatient(checks []*agentapi.HealthCheck, names []string, limit time.Duration) []*agentapi.HealthCheck {
 	var all []*agentapi.HealthCheck
 	for _, check := range checks {
 		check, _ := proto.Clone(check).(*agentapi.HealthCheck)
-		if check.GetName() == name {
+		if slices.Contains(names, check.GetName()) {
 			check.TimeoutMs = limit.Milliseconds()
 		}
 		all = append(all, check)

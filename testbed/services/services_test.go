@@ -519,7 +519,7 @@ func (h *house) lostDisk(t *testing.T) {
 		t.Errorf("unreadable is %q, %v", status.GetUnreadable(), err)
 	}
 	_, err = h.vm.Refresh(t.Context(), h.releases[3])
-	if !errors.Is(err, vm.ErrRefused) || !strings.Contains(err.Error(), lost) || !strings.Contains(err.Error(), "power the VM off and start it") {
+	if !errors.Is(err, vm.ErrRefused) || !guest.Says(err, lost) || !guest.Says(err, "power the VM off and start it") {
 		t.Errorf("a refresh: %v", err)
 	}
 	matrix.Record(t, "a layer's disk is taken away", "status and plan", "reported as unreadable, with the way out")
