@@ -96,7 +96,8 @@ func (s *Source) build(ctx context.Context, in *input, path string, progress sou
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(mmdebstrap(ctx, in, packed, progress), packed.Close()); err != nil {
+	made := in.withNames(ctx, progress, func(ctx context.Context) error { return mmdebstrap(ctx, in, packed, progress) })
+	if err := errors.Join(made, packed.Close()); err != nil {
 		return err
 	}
 	now, err := s.input(ctx, true)

@@ -176,7 +176,7 @@ func (s *Source) input(ctx context.Context, fresh bool) (*input, error) {
 		return nil, err
 	}
 	in := &input{
-		Recipe: recipe, Architecture: arch, Triggers: s.Triggers, readAt: time.Now(), mode: s.Mode,
+		Recipe: recipe, Architecture: arch, Triggers: s.Triggers, readAt: time.Now(), mode: s.Mode, repositories: len(s.Repositories) > 0,
 		Packages: slices.Compact(slices.Sorted(slices.Values(s.Packages))), AnyDate: s.AnyDate,
 	}
 	if err := s.readLocal(ctx, in); err != nil {

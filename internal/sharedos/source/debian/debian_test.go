@@ -1,6 +1,8 @@
 package debian_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -19,15 +21,18 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // debianWorld is a Debian archive on 127.0.0.1 and a PATH with stand-ins for apt and mmdebstrap, which cannot run
 // against it: it has no packages and no signatures.
 type debianWorld struct {
-	t      *testing.T
-	server *httptest.Server
-	bin    string
-	mu     sync.Mutex
+	// indexes are package indexes by the paths of their URLs.
+	indexes map[string][]byte
+	t       *testing.T
+	server  *httptest.Server
+	bin     string
+	mu      sync.Mutex
 	// suites maps "debian/trixie" to the digest of its package index.
 	suites map[string]string
 	asked  []string
@@ -59,6 +64,10 @@ func (w *debianWorld) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	if index := w.indexes[strings.Join(parts, "/")]; index != nil {
+		_, _ = out.Write(index)
+		return
+	}
 	if len(parts) != 4 || parts[1] != "dists" || parts[3] != "InRelease" {
 		http.NotFound(out, r)
 		return
@@ -146,6 +155,58 @@ func (w *debianWorld) fingerprint(d *debian.Source) string {
 		w.t.Fatal(err)
 	}
 	return f
+}
+
+// A package that no archive has is told at once and by name, while mmdebstrap still runs; it is ended.
+func TestDebianTellsAMissingPackageAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		packages []string
+		index    string
+		spoilt   bool
+		want     string // "" if mmdebstrap decides
+	}{
+		"missing":            {[]string{"dbus", "nginx-lihgt"}, "Package: dbus\n\nPackage: nginx-light\n", false, "no archive has the package nginx-lihgt"},
+		"all there":          {[]string{"dbus", "nginx-light"}, "Package: dbus\n\nPackage: nginx-light\n", false, ""},
+		"provided":           {[]string{"dbus", "mail-agent"}, "Package: dbus\n\nPackage: exim\nProvides: x, mail-agent (= 1), y:any\n", false, ""},
+		"of another version": {[]string{"dbus=1.2", "nginx/trixie"}, "Package: dbus\n\nPackage: nginx\n", false, ""},
+		"another index":      {[]string{"dbus"}, "Package: none\n", true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newDebianWorld(t)
+			if c.want != "" {
+				w.mmdebstrap(nil, "exec /bin/sleep 60")
+			}
+			digest := tree.Sum([]byte(c.index)).Hex()
+			if c.spoilt {
+				digest = strings.Repeat("0", 64)
+			}
+			var packed bytes.Buffer
+			gz := gzip.NewWriter(&packed)
+			_, err := gz.Write([]byte(c.index))
+			sourcetest.Must(t, errors.Join(err, gz.Close()))
+			w.indexes = map[string][]byte{}
+			for suite := range w.suites {
+				w.suites[suite] = digest
+				site, name, _ := strings.Cut(suite, "/")
+				w.indexes[site+"/dists/"+name+"/main/binary-"+runtime.GOARCH+"/Packages.gz"] = packed.Bytes()
+			}
+			d := w.source()
+			d.Packages = c.packages
+			var last string
+			began := time.Now()
+			_, err = sourcetest.ReadSystem(t, d, func(step string, _, _ int64) { last = step })
+			if c.want == "" {
+				sourcetest.Must(t, err)
+				return
+			}
+			if !errors.Is(err, debian.ErrNoPackage) || !strings.Contains(err.Error(), c.want) || !strings.Contains(last, "looking for the packages") {
+				t.Errorf("%v, at the step %q", err, last)
+			}
+			if took := time.Since(began); took > 30*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
 }
 
 func TestDebianIsMadeOnce(t *testing.T) {

@@ -25,6 +25,8 @@ type input struct {
 	packageFiles []packageFile
 	files        []fileEntry
 	mode         string
+	// repositories is true if there are archives other than Debian's.
+	repositories bool
 }
 
 // recipe is input.Recipe of this code.

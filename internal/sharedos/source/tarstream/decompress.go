@@ -25,7 +25,12 @@ const maxWindow = 128 << 20
 // the format from the first bytes. The returned function frees the decompressor. The stream's errors match
 // source.ErrRefused if the file requests too much memory; anything else that is not a read error means that the file is
 // damaged.
-func Decompress(file io.Reader) (io.Reader, func(), error) {
+func Decompress(file io.Reader) (io.Reader, func(), error) { return decompress(file, false) }
+
+// Unpack is Decompress for a compressed file that need not be a tar stream.
+func Unpack(file io.Reader) (io.Reader, func(), error) { return decompress(file, true) }
+
+func decompress(file io.Reader, compressedOnly bool) (io.Reader, func(), error) {
 	r := bufio.NewReaderSize(file, 1<<20)
 	head, err := r.Peek(512)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -52,7 +57,7 @@ func Decompress(file io.Reader) (io.Reader, func(), error) {
 		return xzReader{z}, nothing, explainXZ(err)
 	case bytes.HasPrefix(head, []byte("BZh")):
 		return bzip2.NewReader(r), nothing, nil
-	case isTar(head):
+	case !compressedOnly && isTar(head):
 		return r, nothing, nil
 	default:
 		return nil, nil, fmt.Errorf("it is no tar file, nor one compressed with gzip, zstd, xz or bzip2: %w", source.ErrCorrupt)
