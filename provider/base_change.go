@@ -3,7 +3,6 @@ package provider
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -21,22 +20,22 @@ type baseChange struct {
 
 // changeModel is the attribute change.
 type changeModel struct {
-	Summary        string   `tfsdk:"summary"`
-	Added          int64    `tfsdk:"added"`
-	Changed        int64    `tfsdk:"changed"`
-	Removed        int64    `tfsdk:"removed"`
-	AddedBytes     int64    `tfsdk:"added_bytes"`
-	ChangedBytes   int64    `tfsdk:"changed_bytes"`
-	RemovedBytes   int64    `tfsdk:"removed_bytes"`
-	LayerBytes     int64    `tfsdk:"layer_bytes"`
-	Rebase         bool     `tfsdk:"rebase"`
-	RebaseReason   *string  `tfsdk:"rebase_reason"`
-	Packages       []string `tfsdk:"packages"`
-	KernelFrom     string   `tfsdk:"kernel_from"`
-	KernelTo       string   `tfsdk:"kernel_to"`
-	PinnedAccounts []string `tfsdk:"pinned_accounts"`
-	VMOwned        int64    `tfsdk:"vm_owned"`
-	VMOwnedPaths   []string `tfsdk:"vm_owned_paths"`
+	Summary        string            `tfsdk:"summary"`
+	Added          int64             `tfsdk:"added"`
+	Changed        int64             `tfsdk:"changed"`
+	Removed        int64             `tfsdk:"removed"`
+	AddedBytes     int64             `tfsdk:"added_bytes"`
+	ChangedBytes   int64             `tfsdk:"changed_bytes"`
+	RemovedBytes   int64             `tfsdk:"removed_bytes"`
+	LayerBytes     int64             `tfsdk:"layer_bytes"`
+	Rebase         bool              `tfsdk:"rebase"`
+	RebaseReason   *string           `tfsdk:"rebase_reason"`
+	Packages       map[string]string `tfsdk:"packages"`
+	KernelFrom     string            `tfsdk:"kernel_from"`
+	KernelTo       string            `tfsdk:"kernel_to"`
+	PinnedAccounts []string          `tfsdk:"pinned_accounts"`
+	VMOwned        int64             `tfsdk:"vm_owned"`
+	VMOwnedPaths   []string          `tfsdk:"vm_owned_paths"`
 }
 
 func changeAttributes() map[string]schema.Attribute {
@@ -62,8 +61,12 @@ func changeAttribute() schema.SingleNestedAttribute {
 				"the operating system. A VM is refreshed to it as to a delta, with no more interruption. Processes " +
 				"that are not restarted keep using the old layers, which stay attached until they end."),
 			"rebase_reason": computedText("Why a full layer is written; null if it is not."),
-			"packages":      computedTexts("Packages that differ, such as `openssl 3.5.1-1 → 3.5.1-1+deb13u1`."),
-			"kernel_from":   computedText("Kernel release before the change."),
+			"packages": schema.MapAttribute{
+				Computed: true, ElementType: types.StringType,
+				MarkdownDescription: "Packages that differ, by their names, such as `openssl` with `3.5.1-1 → 3.5.1-1+deb13u1`. " +
+					"The data source `sharedos_base` has all packages.",
+			},
+			"kernel_from": computedText("Kernel release before the change."),
 			"kernel_to": computedText("Kernel release after the change; equal to `kernel_from` if the kernel " +
 				"stayed the same."),
 			"vm_owned": computedNumber("Number of files, directories and links that differ below `/var`, `/home`, " +
@@ -86,7 +89,7 @@ func (b *baseChange) describe(ctx context.Context, change *publish.Change, to *r
 		Added:   int64(change.Added.Entries), Changed: int64(change.Changed.Entries), Removed: int64(change.Removed.Entries),
 		AddedBytes: change.Added.Bytes, ChangedBytes: change.Changed.Bytes, RemovedBytes: change.Removed.Bytes,
 		LayerBytes: change.LayerBytes, Rebase: change.Rebase != "",
-		Packages:   make([]string, len(change.Packages)),
+		Packages:   make(map[string]string, len(change.Packages)),
 		KernelFrom: change.KernelFrom, KernelTo: change.KernelTo,
 		PinnedAccounts: change.Pinned,
 		VMOwned:        int64(change.VMOwned),
@@ -97,23 +100,22 @@ func (b *baseChange) describe(ctx context.Context, change *publish.Change, to *r
 	if model.Rebase {
 		model.RebaseReason = &change.Rebase
 	}
-	for i, p := range change.Packages {
-		model.Packages[i] = packageChange(p)
+	for _, p := range change.Packages {
+		model.Packages[p.Name] = packageChange(p)
 	}
-	slices.Sort(model.Packages)
 	b.Change = object(ctx, changeTypes, model, &diags)
 	return diags
 }
 
-// packageChange writes "openssl 3.5.1-1 → 3.5.1-1+deb13u1".
+// packageChange writes "3.5.1-1 → 3.5.1-1+deb13u1".
 func packageChange(p publish.PackageChange) string {
 	switch {
 	case p.From == "":
-		return p.Name + " " + p.To + " added"
+		return p.To + " added"
 	case p.To == "":
-		return p.Name + " " + p.From + " removed"
+		return p.From + " removed"
 	default:
-		return p.Name + " " + p.From + " → " + p.To
+		return p.From + " → " + p.To
 	}
 }
 

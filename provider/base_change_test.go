@@ -47,8 +47,8 @@ func TestAPlanShowsWhatANewReleaseChanges(t *testing.T) {
 			PreConfig: own.put(after), Config: own.base(),
 			ConfigPlanChecks: plans(
 				action(debianAddress, plancheck.ResourceActionUpdate),
-				planned("packages", knownvalue.ListExact([]knownvalue.Check{
-					knownvalue.StringExact("library 1.0-1 added"), knownvalue.StringExact("server 1 → 2"),
+				planned("packages", knownvalue.MapExact(map[string]knownvalue.Check{
+					"library": knownvalue.StringExact("1.0-1 added"), "server": knownvalue.StringExact("1 → 2"),
 				})),
 				planned("kernel_from", knownvalue.StringExact("6.12.1")),
 				planned("kernel_to", knownvalue.StringExact("6.12.1")),

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -38,13 +39,18 @@ func (d *baseDataSource) Metadata(_ context.Context, req datasource.MetadataRequ
 type baseDataModel struct {
 	Name types.String `tfsdk:"name"`
 	baseRelease
-	History types.List `tfsdk:"history"`
+	Packages types.Map  `tfsdk:"packages"`
+	History  types.List `tfsdk:"history"`
 }
 
 // Schema implements datasource.DataSource.
 func (d *baseDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
 	attributes := computedData(releaseAttributes())
-	attributes["history"] = computedData(historyAttributes())["history"]
+	attributes["history"] = computedData(map[string]resource.Attribute{"history": historyAttribute()})["history"]
+	attributes["packages"] = schema.MapAttribute{
+		Computed: true, ElementType: types.StringType,
+		MarkdownDescription: "Versions of the installed packages, by package name.",
+	}
 	attributes["name"] = schema.StringAttribute{
 		Optional: true, Computed: true,
 		MarkdownDescription: "Name of the base. Without `release` and `sequence`, its newest release is read.",
@@ -84,6 +90,12 @@ func computedData(attributes map[string]resource.Attribute) map[string]schema.At
 			data[name] = schema.ListAttribute{Computed: true, ElementType: a.ElementType, MarkdownDescription: a.MarkdownDescription}
 		case resource.MapAttribute:
 			data[name] = schema.MapAttribute{Computed: true, ElementType: a.ElementType, MarkdownDescription: a.MarkdownDescription}
+		case resource.Float64Attribute:
+			data[name] = schema.Float64Attribute{Computed: true, MarkdownDescription: a.MarkdownDescription}
+		case resource.SingleNestedAttribute:
+			data[name] = schema.SingleNestedAttribute{
+				Computed: true, MarkdownDescription: a.MarkdownDescription, Attributes: computedData(a.Attributes),
+			}
 		case resource.ListNestedAttribute:
 			data[name] = schema.ListNestedAttribute{
 				Computed: true, MarkdownDescription: a.MarkdownDescription,
@@ -123,7 +135,13 @@ func (d *baseDataSource) Read(ctx context.Context, req datasource.ReadRequest, r
 	}
 	found := baseDataModel{Name: types.StringValue(manifest.Name)}
 	resp.Diagnostics.Append(found.describe(ctx, id, manifest)...)
-	found.History, diags = readHistory(ctx, backend, manifest.Name)
+	packages := make(map[string]string, len(manifest.Packages))
+	for _, p := range manifest.Packages {
+		packages[p.Name] = p.Version
+	}
+	found.Packages, diags = types.MapValueFrom(ctx, types.StringType, packages)
+	resp.Diagnostics.Append(diags...)
+	found.History, diags = readHistory(ctx, backend, manifest.Name, backend.Publisher().Offered(id) != nil)
 	resp.Diagnostics.Append(diags...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &found)...)
 }
@@ -180,6 +198,9 @@ func (m *baseDataModel) find(ctx context.Context, backend Backend) (tree.Digest,
 		return fail(at, err, "")
 	}
 	manifest, err := publisher.Get(ctx, id)
+	if prepared := publisher.Offered(id); errors.Is(err, store.ErrNotFound) && prepared != nil {
+		manifest, err = prepared, nil // the apply of this plan publishes it
+	}
 	switch {
 	case err != nil:
 		return fail(at, err, "")

@@ -22,8 +22,7 @@ const defaultRetain = 5
 
 // baseHistory is which releases the pool keeps of a base.
 type baseHistory struct {
-	Retain  types.Int64 `tfsdk:"retain"`
-	History types.List  `tfsdk:"history"`
+	Retain types.Int64 `tfsdk:"retain"`
 }
 
 // recordedModel is one value of the attribute history.
@@ -45,14 +44,13 @@ func historyAttributes() map[string]schema.Attribute {
 			MarkdownDescription: "Number of the newest releases that the pool keeps. An older release is deleted " +
 				"when the next release is published. If VMs refer to it, running or not, it is deleted when the last " +
 				"of them is moved or deleted, even if that VM is being replaced. Data that neither a release nor a " +
-				"VM refers to is deleted in the same way. Default: 5.",
+				"VM refers to is deleted in the same way. The data source `sharedos_base` lists what is kept. Default: 5.",
 			Validators: []validator.Int64{int64validator.AtLeast(1)},
 		},
-		"history": historyAttribute(),
 	}
 }
 
-// historyAttribute is shared with the data source.
+// historyAttribute is an attribute of the data source. In the resource, every plan of a release would repeat it.
 func historyAttribute() schema.ListNestedAttribute {
 	return schema.ListNestedAttribute{
 		Computed:            true,
@@ -82,13 +80,17 @@ func (b *baseHistory) retained() int {
 	return int(b.Retain.ValueInt64())
 }
 
-// readHistory reads the releases that the pool keeps of a base, and which VMs refer to them.
-func readHistory(ctx context.Context, backend Backend, name string) (types.List, diag.Diagnostics) {
+// readHistory reads the releases that the pool keeps of a base, and which VMs refer to them. A base that is new may have
+// none yet.
+func readHistory(ctx context.Context, backend Backend, name string, new bool) (types.List, diag.Diagnostics) {
 	unknown := types.ListUnknown(recordedType)
 	fail := func(err error) (types.List, diag.Diagnostics) {
 		return unknown, failed(failure{do: "read the history of", object: baseName(name), err: err})
 	}
 	history, err := backend.Publisher().History(ctx, name)
+	if new && errors.Is(err, store.ErrNotFound) {
+		return types.ListValueFrom(ctx, recordedType, []recordedModel{})
+	}
 	if err != nil {
 		return fail(err)
 	}

@@ -96,6 +96,7 @@ func baseAttributes() map[string]schema.Attribute {
 // Schema implements resource.Resource.
 func (r *baseResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
+		Version: stateVersion,
 		MarkdownDescription: "A base: a named operating system. The pool stores it once, and every VM that runs it " +
 			"shares it. When its source changes, the base gets a new release, in place; only the differences are " +
 			"stored. Deleting a base deletes all its releases. A base that a VM uses is not deleted.",
@@ -111,11 +112,7 @@ var baseNames = sync.OnceValue(func() attributeNames { return namesOf(baseAttrib
 func (m *baseModel) forget(ctx context.Context) error { return forgetValues(ctx, m, baseAttributes()) }
 
 // carry takes the attributes that depend on the source from an earlier state.
-func (m *baseModel) carry(from *baseModel) {
-	history := m.History // depends on other things as well
-	copyValues(m, from, baseNames().computed)
-	m.History = history
-}
+func (m *baseModel) carry(from *baseModel) { copyValues(m, from, baseNames().computed) }
 
 // describe takes the attributes that depend on the source from a manifest. The change stays as it was if the release is
 // the one that the model had already, because a manifest does not contain it.

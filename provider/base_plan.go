@@ -55,9 +55,6 @@ func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
-	if exists && plan.Release.Equal(state.Release) && plan.retained() == state.retained() {
-		plan.History = state.History // no release is added or deleted
-	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
 	if applied == nil && !resp.Plan.Raw.Equal(req.State.Raw) {
 		note := plan.noteOf(prior)

@@ -20,7 +20,6 @@ type baseRelease struct {
 	Bytes    types.Int64  `tfsdk:"bytes"`
 	Kernel   types.String `tfsdk:"kernel"`
 	OS       types.String `tfsdk:"os"`
-	Packages types.Map    `tfsdk:"packages"`
 }
 
 // layerModel is one value of the attribute layers.
@@ -41,10 +40,6 @@ func releaseAttributes() map[string]schema.Attribute {
 			"many VMs run them."),
 		"kernel": computedText("Kernel release, as `uname -r` prints it."),
 		"os":     computedText("Name of the operating system: `PRETTY_NAME` in its `os-release`."),
-		"packages": schema.MapAttribute{
-			Computed: true, ElementType: types.StringType,
-			MarkdownDescription: "Versions of the installed packages, by package name.",
-		},
 	}
 }
 
@@ -82,11 +77,5 @@ func (b *baseRelease) describe(ctx context.Context, id tree.Digest, manifest *re
 		b.Kernel = types.StringValue(manifest.Kernel.Release)
 	}
 	b.OS = types.StringValue(manifest.OS)
-	packages := make(map[string]string, len(manifest.Packages))
-	for _, p := range manifest.Packages {
-		packages[p.Name] = p.Version
-	}
-	var d diag.Diagnostics
-	b.Packages, d = types.MapValueFrom(ctx, types.StringType, packages)
-	return append(diags, d...)
+	return diags
 }

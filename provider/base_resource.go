@@ -12,7 +12,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
-	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -81,7 +80,9 @@ func (r *baseResource) Update(ctx context.Context, req resource.UpdateRequest, r
 	}
 	if plan.sameSource(&state) && plan.Release.Equal(state.Release) {
 		// No new release is planned, so the source is not read: only settings such as retain have changed.
-		resp.Diagnostics.Append(r.updateSettings(ctx, &plan, limit)...)
+		if plan.retained() != state.retained() {
+			resp.Diagnostics.Append(r.updateSettings(ctx, &plan, limit)...)
+		}
 		if !resp.Diagnostics.HasError() {
 			resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 		}
@@ -160,7 +161,7 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, owne
 		}
 	}
 	progress.step("deleting unreferenced releases")
-	diags.Append(r.retainAndList(ctx, backend, plan)...)
+	diags.Append(retain(ctx, backend, plan)...)
 	published, err := json.Marshal(publishedSource{fingerprint, prepared.ID.String()})
 	if err != nil {
 		return fail(err, "")
@@ -168,31 +169,16 @@ func (r *baseResource) publish(ctx context.Context, plan, state *baseModel, owne
 	return published, diags
 }
 
-// updateSettings applies a change of settings that needs no new release.
+// updateSettings applies a change of settings that needs no new release: it deletes the releases that the base is not to
+// keep.
 func (r *baseResource) updateSettings(ctx context.Context, plan *baseModel, limit time.Duration) diag.Diagnostics {
-	if !plan.History.IsUnknown() {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	backend, err := r.connection.get(ctx)
 	if err != nil {
 		return failed(failure{do: "update", object: baseName(plan.Name.ValueString()), step: "connecting", timeout: "timeouts.update", err: err})
 	}
-	return r.retainAndList(ctx, backend, plan)
-}
-
-// retainAndList deletes the releases that the base is not to keep, and completes the plan with the history of the
-// others.
-func (r *baseResource) retainAndList(ctx context.Context, backend Backend, plan *baseModel) diag.Diagnostics {
-	diags := retain(ctx, backend, plan)
-	history, d := readHistory(ctx, backend, plan.Name.ValueString())
-	if d.HasError() {
-		// The release was published. The next refresh of the state reads the history.
-		history, d = types.ListNull(recordedType), diag.Diagnostics{diag.NewWarningDiagnostic(d[0].Summary(), d[0].Detail())}
-	}
-	plan.History = history
-	return append(diags, d...)
+	return retain(ctx, backend, plan)
 }
 
 // Read implements resource.Resource. A base is removed from state only if the store says that it does not exist.
@@ -234,11 +220,6 @@ func (r *baseResource) Read(ctx context.Context, req resource.ReadRequest, resp 
 		return
 	}
 	resp.Diagnostics.Append(state.describe(ctx, id, manifest, r.connection.chain())...)
-	history, diags := readHistory(ctx, backend, name)
-	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
-		return
-	}
-	state.History = history
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
 }

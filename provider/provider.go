@@ -241,6 +241,7 @@ func (p *Provider) DataSources(context.Context) []func() datasource.DataSource {
 		func() datasource.DataSource { return &baseDataSource{} },
 		func() datasource.DataSource { return &poolUsageDataSource{} },
 		func() datasource.DataSource { return &verifyDataSource{} },
+		func() datasource.DataSource { return &vmDataSource{} },
 	}
 }
 

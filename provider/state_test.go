@@ -31,19 +31,20 @@ func upgraded[Model any](t *testing.T, name, file string, plan testPlan[Model]) 
 	return plan
 }
 
-// The version of the schema is still 0: Terraform hands over what it stored, and no upgrade step changes it.
+// The last version had lists of units and packages, and attributes that only data sources have now.
 func TestTheStateOfTheLastVersionIsRead(t *testing.T) {
 	web := upgraded(t, "sharedos_vm", "testdata/vm-last-version.json", newPlan[vmModel](t, &vmResource{}))
 	base := upgraded(t, "sharedos_base", "testdata/base-last-version.json", newPlan[baseModel](t, &baseResource{}))
 	id := `"sha256:` + strings.Repeat("0", 64) + `"`
 	for at, want := range map[string]string{
 		web.at(path.Root("memory")): `"512MiB"`,
-		web.at(path.Root("interfaces").AtMapKey("lan").AtName("user").AtName("forwards").AtMapKey("8080")): "80",
-		web.at(path.Root("stack").AtName("base")):                                                          id,
-		web.at(path.Root("last_refresh").AtName("timings_ms").AtMapKey("swap")):                            "0.250000",
-		base.at(path.Root("archive").AtName("path")):                                                       `"rootfs.tar"`,
-		base.at(path.Root("change").AtName("layer_bytes")):                                                 "8192",
-		base.at(path.Root("history").AtListIndex(0).AtName("vms").AtListIndex(0)):                          `"web"`,
+		web.at(path.Root("interfaces").AtMapKey("lan").AtName("user").AtName("forwards").AtMapKey("8080")):    "80",
+		web.at(path.Root("stack").AtName("base")):                                                             id,
+		web.at(path.Root("last_refresh").AtName("restarted").AtMapKey("a.service").AtName("interruption_ms")): "12.500000",
+		web.at(path.Root("impact").AtName("units").AtMapKey("a.service").AtName("reason")):                    `"maps libssl.so.3"`,
+		base.at(path.Root("change").AtName("packages").AtMapKey("server")):                                    `"1 → 2"`,
+		base.at(path.Root("archive").AtName("path")):                                                          `"rootfs.tar"`,
+		base.at(path.Root("change").AtName("layer_bytes")):                                                    "8192",
 	} {
 		if at != want {
 			t.Errorf("an attribute is %s, want %s", at, want)

@@ -27,20 +27,19 @@ var _ vmBlock = (*vmImpact)(nil)
 
 // impactModel is the attribute impact.
 type impactModel struct {
-	Level    string            `tfsdk:"level"`
-	Units    []unitImpactModel `tfsdk:"units"`
-	Reasons  []string          `tfsdk:"reasons"`
-	Left     []string          `tfsdk:"left"`
-	Sessions []string          `tfsdk:"sessions"`
+	Level    string                     `tfsdk:"level"`
+	Units    map[string]unitImpactModel `tfsdk:"units"`
+	Reasons  []string                   `tfsdk:"reasons"`
+	Left     []string                   `tfsdk:"left"`
+	Sessions []string                   `tfsdk:"sessions"`
 	// Starts are the units that the release enables. Remaining and Pending are what a live refresh leaves.
 	Starts    []string `tfsdk:"starts"`
 	Remaining []string `tfsdk:"remaining"`
 	Pending   []string `tfsdk:"pending"`
 }
 
-// unitImpactModel is one value of the attribute impact.units.
+// unitImpactModel is one value of the attribute impact.units, whose key is the unit.
 type unitImpactModel struct {
-	Unit     string   `tfsdk:"unit"`
 	Level    string   `tfsdk:"level"`
 	Reason   string   `tfsdk:"reason"`
 	Paths    []string `tfsdk:"paths"`
@@ -56,11 +55,10 @@ func impactAttribute() schema.SingleNestedAttribute {
 		Attributes: map[string]schema.Attribute{
 			"level": computedText("Largest impact of the change: `none`, `reload`, `restart`, `soft_reboot`, `kexec` " +
 				"or `reboot`."),
-			"units": schema.ListNestedAttribute{
+			"units": schema.MapNestedAttribute{
 				Computed:            true,
-				MarkdownDescription: "Affected units: those that use files that change.",
+				MarkdownDescription: "Affected units, by their names: those that use files that change.",
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-					"unit":     computedText("Name of the unit."),
 					"level":    computedText("Impact on the unit."),
 					"reason":   computedText("Why the unit is affected."),
 					"paths":    computedTexts("Changed files that the unit uses, at most 20 of them."),
@@ -104,15 +102,15 @@ func (b *vmImpact) fromImpact(ctx context.Context, impact *agentapi.Impact) (dia
 		return nil
 	}
 	model := impactModel{
-		Level: levelName(impact.GetLevel()), Units: []unitImpactModel{}, Reasons: guestTexts(impact.GetReasons()),
+		Level: levelName(impact.GetLevel()), Units: map[string]unitImpactModel{}, Reasons: guestTexts(impact.GetReasons()),
 		Left: guestTexts(impact.GetLeft()), Sessions: guestTexts(impact.GetSessions()),
 		Starts: startTexts(impact.GetStarts()), Remaining: guestTexts(impact.GetRemaining()), Pending: guestTexts(impact.GetPending()),
 	}
 	for _, unit := range limited(impact.GetUnits()) {
-		model.Units = append(model.Units, unitImpactModel{
-			Unit: guestText(unit.GetUnit()), Level: levelName(unit.GetLevel()), Reason: guestText(unit.GetReason()),
+		model.Units[guestText(unit.GetUnit())] = unitImpactModel{
+			Level: levelName(unit.GetLevel()), Reason: guestText(unit.GetReason()),
 			Paths: guestTexts(unit.GetPaths()), Packages: guestTexts(unit.GetPackages()),
-		})
+		}
 	}
 	b.Impact = object(ctx, impactTypes, model, &diags)
 	return diags

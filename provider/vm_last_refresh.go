@@ -22,28 +22,24 @@ var _ vmBlock = (*vmLastRefresh)(nil)
 
 // lastRefreshModel is the attribute last_refresh.
 type lastRefreshModel struct {
-	From       string             `tfsdk:"from"`
-	To         string             `tfsdk:"to"`
-	Committed  bool               `tfsdk:"committed"`
-	Error      types.String       `tfsdk:"error"`
-	Level      string             `tfsdk:"level"`
-	DeltaBytes int64              `tfsdk:"delta_bytes"`
-	EtcCarried int64              `tfsdk:"etc_carried"`
-	Restarted  []unitRestartModel `tfsdk:"restarted"`
-	Unaffected []string           `tfsdk:"unaffected"`
-	Pinned     []string           `tfsdk:"pinned"`
-	Conflicts  []string           `tfsdk:"conflicts"`
-	Remaining  []string           `tfsdk:"remaining"`
-	Left       []string           `tfsdk:"left"`
-	Unchecked  []string           `tfsdk:"unchecked"`
-	Pending    []string           `tfsdk:"pending"`
-	Started    []string           `tfsdk:"started"`
-	TimingsMS  map[string]float64 `tfsdk:"timings_ms"`
+	From       string                      `tfsdk:"from"`
+	To         string                      `tfsdk:"to"`
+	Committed  bool                        `tfsdk:"committed"`
+	Error      types.String                `tfsdk:"error"`
+	Level      string                      `tfsdk:"level"`
+	DeltaBytes int64                       `tfsdk:"delta_bytes"`
+	EtcCarried int64                       `tfsdk:"etc_carried"`
+	Restarted  map[string]unitRestartModel `tfsdk:"restarted"`
+	Conflicts  []string                    `tfsdk:"conflicts"`
+	Remaining  []string                    `tfsdk:"remaining"`
+	Left       []string                    `tfsdk:"left"`
+	Unchecked  []string                    `tfsdk:"unchecked"`
+	Pending    []string                    `tfsdk:"pending"`
+	Started    []string                    `tfsdk:"started"`
 }
 
-// unitRestartModel is one value of the attribute last_refresh.restarted.
+// unitRestartModel is one value of the attribute last_refresh.restarted, whose key is the unit.
 type unitRestartModel struct {
-	Unit           string       `tfsdk:"unit"`
 	Level          string       `tfsdk:"level"`
 	InterruptionMS float64      `tfsdk:"interruption_ms"`
 	Error          types.String `tfsdk:"error"`
@@ -51,8 +47,9 @@ type unitRestartModel struct {
 
 func lastRefreshAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
-		Computed:            true,
-		MarkdownDescription: "What the last refresh by Terraform did; null if there was none.",
+		Computed: true,
+		MarkdownDescription: "What the last refresh by Terraform did; null if there was none. The data source `sharedos_vm` " +
+			"has the details: units that were left alone, and the time of each step.",
 		Attributes: map[string]schema.Attribute{
 			"from": computedText("Id of the base release before the refresh."),
 			"to":   computedText("Id of the base release that the VM was to be moved to."),
@@ -67,20 +64,16 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 			},
 			"etc_carried": schema.Int64Attribute{Computed: true, MarkdownDescription: "Number of files in `/etc` " +
 				"that were updated to the version in the release."},
-			"restarted": schema.ListNestedAttribute{
+			"restarted": schema.MapNestedAttribute{
 				Computed:            true,
-				MarkdownDescription: "Units that were interrupted.",
+				MarkdownDescription: "Units that were interrupted, by their names.",
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-					"unit":  computedText("Name of the unit."),
 					"level": computedText("What happened to the unit."),
 					"interruption_ms": schema.Float64Attribute{Computed: true, MarkdownDescription: "Milliseconds " +
 						"from when the unit stopped until it was active again."},
 					"error": computedText("Why the unit did not become active again; null if it did."),
 				}},
 			},
-			"unaffected": computedTexts("Units that use nothing that changed. They were left alone."),
-			"pinned": computedTexts("Units that keep the old `/usr` in their own mount namespace and use nothing " +
-				"that changed."),
 			"conflicts": computedTexts("Files in `/etc` that were changed both in the VM and in the release. The " +
 				"VM's version was kept."),
 			"remaining": computedTexts("Processes that still ran old code when the refresh ended, whichever refresh " +
@@ -93,12 +86,6 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 				"ended."),
 			"started": computedTexts("Units that the release newly enabled and that were started, and those that were " +
 				"not, with the reason."),
-			"timings_ms": schema.MapAttribute{
-				Computed: true, ElementType: types.Float64Type,
-				MarkdownDescription: "Milliseconds of each step. Steps named `renew` with a unit are parts of " +
-					"`restart` or `roll back`, and several of them can run at the same time. `come up` is a part of " +
-					"`start`.",
-			},
 		},
 	}
 }
@@ -124,20 +111,16 @@ func (b *vmLastRefresh) fromReport(ctx context.Context, report *agentapi.Report,
 		From: guestText(report.GetFrom().GetBase()), To: guestText(report.GetTo().GetBase()),
 		Committed: report.GetCommitted(), Error: optionalText(report.GetError()),
 		Level: levelName(report.GetImpact().GetLevel()), DeltaBytes: deltaBytes, EtcCarried: report.GetEtcCarried(),
-		Restarted:  []unitRestartModel{},
-		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
+		Restarted: map[string]unitRestartModel{},
 		Conflicts: guestTexts(report.GetConflicts()), Remaining: guestTexts(report.GetRemaining()),
 		Left: guestTexts(report.GetLeft()), Unchecked: guestTexts(report.GetUnchecked()),
-		Pending: guestTexts(report.GetPending()), Started: startTexts(report.GetStarts()), TimingsMS: map[string]float64{},
+		Pending: guestTexts(report.GetPending()), Started: startTexts(report.GetStarts()),
 	}
 	for _, restart := range limited(report.GetRestarts()) {
-		model.Restarted = append(model.Restarted, unitRestartModel{
-			Unit: guestText(restart.GetUnit()), Level: levelName(restart.GetLevel()),
+		model.Restarted[guestText(restart.GetUnit())] = unitRestartModel{
+			Level:          levelName(restart.GetLevel()),
 			InterruptionMS: float64(restart.GetInterruptionUs()) / 1000, Error: optionalText(restart.GetError()),
-		})
-	}
-	for _, timing := range limited(report.GetTimings()) {
-		model.TimingsMS[guestText(timing.GetStep())] += float64(timing.GetMicros()) / 1000
+		}
 	}
 	b.LastRefresh = object(ctx, lastRefreshTypes, model, &diags)
 	diags.Append(conflictWarning(report)...)

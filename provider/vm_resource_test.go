@@ -146,12 +146,9 @@ func TestAPatchReachesARunningVMInPlace(t *testing.T) {
 				value(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("restart")),
 				value(webAddress, attribute("last_refresh").AtMapKey("committed"), knownvalue.Bool(true)),
 				value(webAddress, attribute("last_refresh").AtMapKey("delta_bytes"), positive),
-				value(webAddress, attribute("last_refresh").AtMapKey("unaffected"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("cron.service")})),
-				value(webAddress, attribute("last_refresh").AtMapKey("timings_ms").AtMapKey("swap"), knownvalue.Float64Exact(0.25)),
-				value(webAddress, attribute("last_refresh").AtMapKey("restarted"), knownvalue.ListExact([]knownvalue.Check{
-					knownvalue.ObjectExact(map[string]knownvalue.Check{
-						"unit": knownvalue.StringExact("nginx.service"), "level": knownvalue.StringExact("restart"),
-						"interruption_ms": knownvalue.Float64Exact(12.5), "error": knownvalue.Null(),
+				value(webAddress, attribute("last_refresh").AtMapKey("restarted"), knownvalue.MapExact(map[string]knownvalue.Check{
+					"nginx.service": knownvalue.ObjectExact(map[string]knownvalue.Check{
+						"level": knownvalue.StringExact("restart"), "interruption_ms": knownvalue.Float64Exact(12.5), "error": knownvalue.Null(),
 					}),
 				})),
 				// The kernel that it booted is still running.
@@ -224,9 +221,9 @@ func TestAPlanShowsWhatIsInterrupted(t *testing.T) {
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
 				plancheck.ExpectKnownValue(webAddress, level, knownvalue.StringExact("restart")),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("units").AtSliceIndex(0).AtMapKey("reason"),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("units").AtMapKey("run-1.service").AtMapKey("reason"),
 					knownvalue.StringExact("maps libssl.so.3")),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("units").AtSliceIndex(0).AtMapKey("packages"),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("units").AtMapKey("run-1.service").AtMapKey("packages"),
 					knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("libssl3t64")})),
 				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("left"), knownvalue.ListSizeExact(1)),
 				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("sessions"), knownvalue.ListSizeExact(1)),
@@ -633,6 +630,34 @@ func TestAPoolThatRoundsSizesUpCausesNoChange(t *testing.T) {
 		resource.TestStep{
 			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
 			ImportStateVerifyIdentifierAttribute: "name", ImportStateVerifyIgnore: []string{"refresh", "last_refresh", "impact"},
+		},
+	)
+}
+
+// What no plan of a VM is to repeat, a data source has.
+func TestADataSourceHasTheDetailsOfARefresh(t *testing.T) {
+	world, own := newWorld(t), newImage(t)
+	const found = "data.sharedos_vm.web"
+	config := own.base() + web("") + `
+data "sharedos_vm" "web" {
+  name       = "web"
+  depends_on = [sharedos_vm.web]
+}
+`
+	details := attribute("last_refresh")
+	check(t, world,
+		resource.TestStep{Config: config, ConfigStateChecks: []statecheck.StateCheck{
+			value(found, details, knownvalue.Null()), value(found, attribute("state"), knownvalue.StringExact("running")),
+		}},
+		resource.TestStep{PreConfig: own.set("2"), Config: config, ConfigStateChecks: []statecheck.StateCheck{
+			value(found, details.AtMapKey("committed"), knownvalue.Bool(true)),
+			value(found, details.AtMapKey("unaffected"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("cron.service")})),
+			value(found, details.AtMapKey("timings_ms").AtMapKey("swap"), knownvalue.Float64Exact(0.25)),
+			statecheck.CompareValuePairs(found, attribute("stack").AtMapKey("id"), webAddress, attribute("stack").AtMapKey("id"), compare.ValuesSame()),
+		}},
+		resource.TestStep{
+			Config:      config + "\ndata \"sharedos_vm\" \"none\" {\n  name = \"none\"\n}\n",
+			ExpectError: says(`Unable to find VM "none"`),
 		},
 	)
 }

@@ -12,6 +12,7 @@ var _ resource.ResourceWithValidateConfig = (*vmResource)(nil)
 // Schema implements resource.Resource.
 func (r *vmResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
+		Version: stateVersion,
 		MarkdownDescription: "A VM that runs a base and keeps its own data on a private disk. When the base or a " +
 			"component changes, the running VM is refreshed in place: a VM is never replaced because its operating " +
 			"system changed.",

@@ -107,6 +107,8 @@ func (p watchedPublisher) Get(ctx context.Context, id tree.Digest) (manifest *re
 	return manifest, err
 }
 
+func (p watchedPublisher) Offered(id tree.Digest) *release.Manifest { return p.real.Offered(id) }
+
 func (p watchedPublisher) History(ctx context.Context, name string) (history []publish.Recorded, err error) {
 	err = p.world.watch(ctx, "History", name, func(func(string)) error {
 		history, err = p.real.History(ctx, name)

@@ -102,8 +102,8 @@ func (w *world) planShowsThePatch(t *testing.T, vm string) {
 			Release string `json:"release"`
 			Impact  *struct {
 				Level string `json:"level"`
-				Units []struct {
-					Unit string `json:"unit"`
+				Units map[string]struct {
+					Level string `json:"level"`
 				} `json:"units"`
 			} `json:"impact"`
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -29,6 +30,15 @@ func (p *Publisher) Offer(_ context.Context, id tree.Digest) (signed, contents [
 		return nil, nil, fmt.Errorf("read the contents list of release %s: %w", id, err)
 	}
 	return prepared.Signed, contents, nil
+}
+
+// Offered implements Interface.
+func (p *Publisher) Offered(id tree.Digest) *release.Manifest {
+	found, _ := p.offers.Load(id)
+	if prepared, ok := found.(*Prepared); ok {
+		return prepared.Manifest
+	}
+	return nil
 }
 
 // offer remembers a prepared release for Offer.

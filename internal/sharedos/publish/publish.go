@@ -172,6 +172,8 @@ type Interface interface {
 	Newest(ctx context.Context, name string) (tree.Digest, *release.Manifest, error)
 	// Get returns a release by id; store.ErrNotFound if there is none.
 	Get(ctx context.Context, id tree.Digest) (*release.Manifest, error)
+	// Offered returns a release that this process prepared, whether it is published or not; nil if it is another one.
+	Offered(id tree.Digest) *release.Manifest
 	// History returns the releases of a base, newest first; store.ErrNotFound if there is no such base.
 	History(ctx context.Context, name string) ([]Recorded, error)
 	// Owner returns whom a base belongs to; store.ErrNotFound if there is no such base, ErrMaking if another process of this operator

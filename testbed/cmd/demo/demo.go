@@ -29,6 +29,8 @@ type demo struct {
 	// count is how many VMs are made; vms are their names, sorted.
 	count int
 	vms   []string
+	// foretold is what the plan of the patch said about each VM, and happened what its apply did.
+	foretold, happened map[string]outcome
 }
 
 func newDemo(ctx context.Context, s settings, bed *testbed.Testbed, dir string, out *report) (*demo, error) {
@@ -36,7 +38,7 @@ func newDemo(ctx context.Context, s settings, bed *testbed.Testbed, dir string, 
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{out: out, bed: bed, dir: dir, count: s.vms, pool: filepath.Join(dir, "pool")}
+	d := &demo{out: out, bed: bed, dir: dir, count: s.vms, pool: filepath.Join(dir, "pool"), happened: map[string]outcome{}}
 	if d.key, err = guest.NewKey(); err != nil {
 		return nil, err
 	}
@@ -92,15 +94,15 @@ type baseValues struct {
 	Kernel   string `json:"kernel"`
 	Bytes    int64  `json:"bytes"`
 	Change   *struct {
-		Added        int64    `json:"added"`
-		Changed      int64    `json:"changed"`
-		Removed      int64    `json:"removed"`
-		AddedBytes   int64    `json:"added_bytes"`
-		ChangedBytes int64    `json:"changed_bytes"`
-		LayerBytes   int64    `json:"layer_bytes"`
-		Packages     []string `json:"packages"`
-		KernelFrom   string   `json:"kernel_from"`
-		KernelTo     string   `json:"kernel_to"`
+		Added        int64             `json:"added"`
+		Changed      int64             `json:"changed"`
+		Removed      int64             `json:"removed"`
+		AddedBytes   int64             `json:"added_bytes"`
+		ChangedBytes int64             `json:"changed_bytes"`
+		LayerBytes   int64             `json:"layer_bytes"`
+		Packages     map[string]string `json:"packages"`
+		KernelFrom   string            `json:"kernel_from"`
+		KernelTo     string            `json:"kernel_to"`
 	} `json:"change"`
 }
 

@@ -83,11 +83,8 @@ func run(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
-	if err := out.verdict(); err != nil {
-		return err
-	}
-	out.title("Every claim held")
-	return nil
+	out.table(d.foretold, d.happened)
+	return out.verdict()
 }
 
 // guests is how many VMs the demo runs at the same time.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -38,6 +39,9 @@ func (d *demo) patch(ctx context.Context) (err error) {
 	d.work.Variables["additional_suites"] = []string{"trixie-updates", "trixie-security"}
 	p, err := d.plan(ctx, "update")
 	if err != nil {
+		return err
+	}
+	if d.foretold, err = foretold(p); err != nil {
 		return err
 	}
 	var all []*watched
@@ -117,8 +121,8 @@ func (d *demo) describeChange(base baseValues) {
 		return
 	}
 	d.out.fact("packages", "%d differ", len(c.Packages))
-	for _, p := range c.Packages {
-		d.out.fact("", "%s", p)
+	for _, name := range slices.Sorted(maps.Keys(c.Packages)) {
+		d.out.fact("", "%s %s", name, c.Packages[name])
 	}
 	d.out.fact("files", "%d changed, %d added, %d removed: %s", c.Changed, c.Added, c.Removed, size(c.AddedBytes+c.ChangedBytes))
 	d.out.fact("delta layer", "%s, stored once for every VM", size(c.LayerBytes))
@@ -134,6 +138,7 @@ func (d *demo) patched(ctx context.Context, w *watched, base tree.Digest) error 
 		return vm.ErrNoAnswer
 	}
 	report := after.Agent.GetLast()
+	d.happened[w.name] = happened(after)
 	out := d.out
 	out.print("\n  %s\n", w.name)
 	attached, err := d.added(ctx, w.before.Stack, base)

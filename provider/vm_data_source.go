@@ -1,0 +1,139 @@
+package provider
+
+import (
+	"cmp"
+	"context"
+
+	"github.com/hashicorp/terraform-plugin-framework/datasource"
+	"github.com/hashicorp/terraform-plugin-framework/datasource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	resource "github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// vmDataSource is data.sharedos_vm: what is known of a VM, from any configuration, and the details of its last refresh,
+// which no plan of the VM is to repeat.
+type vmDataSource struct{ connectedData }
+
+var _ datasource.DataSourceWithConfigure = (*vmDataSource)(nil)
+
+// Metadata implements datasource.DataSource.
+func (d *vmDataSource) Metadata(_ context.Context, req datasource.MetadataRequest, resp *datasource.MetadataResponse) {
+	resp.TypeName = req.ProviderTypeName + "_vm"
+}
+
+// vmDataModel is data.sharedos_vm.
+type vmDataModel struct {
+	Name        types.String `tfsdk:"name"`
+	UUID        types.String `tfsdk:"uuid"`
+	State       types.String `tfsdk:"state"`
+	Stack       types.Object `tfsdk:"stack"`
+	Pending     types.List   `tfsdk:"pending"`
+	Remaining   types.List   `tfsdk:"remaining"`
+	LastRefresh types.Object `tfsdk:"last_refresh"`
+}
+
+// refreshDetails is the attribute last_refresh of data.sharedos_vm.
+type refreshDetails struct {
+	Committed  bool               `tfsdk:"committed"`
+	Error      types.String       `tfsdk:"error"`
+	Level      string             `tfsdk:"level"`
+	Unaffected []string           `tfsdk:"unaffected"`
+	Pinned     []string           `tfsdk:"pinned"`
+	Left       []string           `tfsdk:"left"`
+	TimingsMS  map[string]float64 `tfsdk:"timings_ms"`
+}
+
+func refreshDetailsAttribute() resource.SingleNestedAttribute {
+	return resource.SingleNestedAttribute{
+		Computed: true,
+		MarkdownDescription: "The last refresh, as the agent reports it; null if there was none since the VM was made, and while the " +
+			"agent does not answer.",
+		Attributes: map[string]resource.Attribute{
+			"committed":  computedBool("Whether the VM was moved. Otherwise the refresh was refused or rolled back."),
+			"error":      computedText("Why it was refused or rolled back; null if it was not."),
+			"level":      computedText("Impact of the refresh."),
+			"unaffected": computedTexts("Units that use nothing that changed. They were left alone."),
+			"pinned": computedTexts("Units that keep the old `/usr` in their own mount namespace and use nothing " +
+				"that changed."),
+			"left": computedTexts("Units that `refresh.policy` left alone, with the reason."),
+			"timings_ms": resource.MapAttribute{
+				Computed: true, ElementType: types.Float64Type,
+				MarkdownDescription: "Milliseconds of each step. Steps named `renew` with a unit are parts of " +
+					"`restart` or `roll back`, and several of them can run at the same time. `come up` is a part of " +
+					"`start`.",
+			},
+		},
+	}
+}
+
+var refreshDetailsTypes = typesOf(refreshDetailsAttribute().Attributes)
+
+// Schema implements datasource.DataSource.
+func (d *vmDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
+	stack := (&vmStack{}).attributes()
+	attributes := computedData(map[string]resource.Attribute{
+		"uuid":  computedText("UUID of the libvirt domain."),
+		"state": computedText("State of the domain: `running`, `off`, `paused` or `crashed`."),
+		"stack": stack["stack"], "pending": stack["pending"], "remaining": stack["remaining"],
+		"last_refresh": refreshDetailsAttribute(),
+	})
+	attributes["name"] = schema.StringAttribute{
+		Required: true, MarkdownDescription: "Name of the VM.", Validators: []validator.String{isName},
+	}
+	resp.Schema = schema.Schema{
+		MarkdownDescription: "A VM of this provider on the host, from any configuration: what it runs, and the details of its last refresh.",
+		Attributes:          attributes,
+	}
+}
+
+// Read implements datasource.DataSource.
+func (d *vmDataSource) Read(ctx context.Context, req datasource.ReadRequest, resp *datasource.ReadResponse) {
+	var model vmDataModel
+	if resp.Diagnostics.Append(req.Config.Get(ctx, &model)...); resp.Diagnostics.HasError() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	name := model.Name.ValueString()
+	backend, err := d.connection.get(ctx)
+	if err != nil {
+		resp.Diagnostics.Append(failed(failure{do: "find", object: vmName(name), err: err})...)
+		return
+	}
+	found, err := backend.VMs().Read(ctx, name)
+	if err != nil {
+		resp.Diagnostics.Append(failedAt(path.Root("name"), failure{do: "find", object: vmName(name), err: err})...)
+		return
+	}
+	if found.State == hypervisor.Running && !found.Answered {
+		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
+			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "What it runs is not known: stack is that of its definition, and last_refresh is null."}.detail())
+	}
+	stack := vmStack{Stack: types.ObjectNull(stackTypes), Pending: types.ListNull(types.StringType), Remaining: types.ListNull(types.StringType)}
+	resp.Diagnostics.Append(stack.fromVM(ctx, found)...)
+	model.UUID, model.State = types.StringValue(found.Spec.UUID), types.StringValue(stateName(found.State))
+	model.Stack, model.Pending, model.Remaining = stack.Stack, stack.Pending, stack.Remaining
+	model.LastRefresh = types.ObjectNull(refreshDetailsTypes)
+	if report := found.Agent.GetLast(); report.GetDone() {
+		model.LastRefresh = object(ctx, refreshDetailsTypes, detailsOf(report), &resp.Diagnostics)
+	}
+	resp.Diagnostics.Append(resp.State.Set(ctx, &model)...)
+}
+
+func detailsOf(report *agentapi.Report) refreshDetails {
+	details := refreshDetails{
+		Committed: report.GetCommitted(), Error: optionalText(report.GetError()), Level: levelName(report.GetImpact().GetLevel()),
+		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
+		Left: guestTexts(report.GetLeft()), TimingsMS: map[string]float64{},
+	}
+	for _, timing := range limited(report.GetTimings()) {
+		details.TimingsMS[guestText(timing.GetStep())] += float64(timing.GetMicros()) / 1000
+	}
+	return details
+}
