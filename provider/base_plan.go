@@ -146,8 +146,8 @@ func (r *baseResource) prepare(ctx context.Context, backend Backend, plan, state
 	case building.Err() != nil:
 		fail.next = "The plan was interrupted while it built the release. Nothing on the host was changed. Plan again."
 	case errors.Is(err, context.DeadlineExceeded):
-		fail.next = fmt.Sprintf("It took longer than %s allows, which is %s. Nothing on the host was changed, and what was downloaded is "+
-			"kept. Plan again with a larger %s.", timeout, shortDuration(limit), timeout)
+		fail.next = fmt.Sprintf("It took longer than %s allows, which is %s. Nothing on the host was changed. "+
+			"Plan again with a larger %s.", timeout, shortDuration(limit), timeout)
 	}
 	return nil, append(diags, failedAt(plan.chosen().at(), fail)...)
 }

@@ -22,6 +22,7 @@ var sourceSamples = map[string]struct {
 	"debian.components":              {path.Root("debian").AtName("components"), []string{"contrib"}},
 	"debian.packages":                {path.Root("debian").AtName("packages"), []string{"nginx"}},
 	"debian.mirror":                  {path.Root("debian").AtName("mirror"), "http://127.0.0.1/debian"},
+	"debian.check_valid_until":       {path.Root("debian").AtName("check_valid_until"), false},
 	"debian.mirror_key":              {path.Root("debian").AtName("mirror_key"), "key"},
 	"debian.package_files":           {path.Root("debian").AtName("package_files"), []string{"a.deb"}},
 	"debian.mode":                    {path.Root("debian").AtName("mode"), "root"},
