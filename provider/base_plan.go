@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-log/tflog"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 )
@@ -51,59 +52,72 @@ func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRe
 	if note := (baseNote{}); notes.recall(ctx, key, token, &note) {
 		applied = &note
 	}
-	fingerprint, diags := r.planSource(ctx, &plan, prior, applied, req.Private)
+	read, diags := r.planSource(ctx, &plan, prior, applied, req.Private)
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
 	if applied == nil && !resp.Plan.Raw.Equal(req.State.Raw) {
 		note := plan.noteOf(prior)
-		note.Fingerprint = fingerprint
+		note.Fingerprint, note.Inputs = read.fingerprint, read.inputs
 		resp.Diagnostics.Append(notes.keep(ctx, key, token, note, resp.Private)...)
 	}
 }
 
-// planSource fills in what is known about the release that results from the source, and returns the fingerprint of the
-// source if it was read. It fails if this is not what the plan said that is being applied; applied is nil while planning.
-func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, applied *baseNote, private privateState) (string, diag.Diagnostics) {
+// readSource identifies a source that was read; zero if none was.
+type readSource struct {
+	fingerprint string
+	inputs      map[string]string
+}
+
+// planSource fills in what is known about the release that results from the source, and identifies the source if it was
+// read. It fails if this is not what the plan said that is being applied; applied is nil while planning.
+func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, applied *baseNote, private privateState) (read readSource, _ diag.Diagnostics) {
 	known, err := plan.sourceKnown(ctx)
 	if err != nil {
-		return "", failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})
+		return read, failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})
 	}
 	if !known || plan.Name.IsUnknown() || plan.PinAccounts.IsUnknown() || !setKnown(plan.SharedSecrets) {
-		return "", nil
+		return read, nil
 	}
 	applied.repeat(plan)
 	spec, diags := plan.spec(ctx, r.connection.cacheDir())
 	if diags.HasError() {
-		return "", diags
+		return read, diags
 	}
 	if state != nil && plan.sameSource(state) {
 		unchanged, d := r.sameInput(ctx, plan, spec, state, private)
 		if diags.Append(d...); unchanged || diags.HasError() {
 			plan.carry(state)
-			return "", append(diags, applied.sameRelease(plan, spec)...)
+			return read, append(diags, applied.sameRelease(plan, spec)...)
 		}
 	}
 	if err := plan.pin(ctx, spec.Source); err != nil {
-		return "", append(diags, plan.unreadable(spec, err)...)
+		return read, append(diags, plan.unreadable(spec, err)...)
 	}
 	backend, err := r.connection.get(ctx)
 	switch {
 	case errors.Is(err, errUnknownConfig):
-		return "", diags
+		return read, diags
 	case err != nil:
-		return "", append(diags, failed(failure{do: "plan", object: baseName(spec.Name), err: err})...)
+		return read, append(diags, failed(failure{do: "plan", object: baseName(spec.Name), err: err})...)
 	}
 	if diags.Append(applied.sameSource(ctx, backend.Publisher(), plan, spec)...); diags.HasError() {
-		return "", diags
+		return read, diags
 	}
 	prepared, d := r.prepare(ctx, backend, plan, state, spec)
 	if diags.Append(d...); prepared == nil {
-		return "", diags
+		return read, diags
 	}
 	diags.Append(plan.take(ctx, prepared, state, r.connection.chain())...)
-	return prepared.Fingerprint, append(diags, applied.sameRelease(plan, spec)...)
+	read.fingerprint = prepared.Fingerprint
+	if applied == nil {
+		// They only explain an error later, so a failure to read them is none.
+		if read.inputs, err = backend.Publisher().Inputs(ctx, spec); err != nil {
+			tflog.Warn(ctx, "unable to describe the inputs of a base", map[string]any{"error": err.Error()})
+		}
+	}
+	return read, append(diags, applied.sameRelease(plan, spec)...)
 }
 
 // prepare finds the release of a plan in the cache, or builds it there, in the time that the apply would have for it.

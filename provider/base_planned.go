@@ -1,9 +1,12 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,9 +22,11 @@ type baseNote struct {
 	Release  string `json:"release,omitempty"`
 	Previous string `json:"previous,omitempty"`
 	// Fingerprint is that of the source; empty if the plan did not read it.
-	Fingerprint  string    `json:"fingerprint,omitempty"`
-	SourceDigest string    `json:"source_digest,omitempty"`
-	Time         time.Time `json:"time"`
+	Fingerprint  string `json:"fingerprint,omitempty"`
+	SourceDigest string `json:"source_digest,omitempty"`
+	// Inputs are what the source was made from, by names for a user.
+	Inputs map[string]string `json:"inputs,omitempty"`
+	Time   time.Time         `json:"time"`
 }
 
 // errOtherRelease means that the apply would make another release than the planned one.
@@ -55,7 +60,35 @@ func (p *baseNote) sameSource(ctx context.Context, publisher publish.Interface, 
 	case now == p.Fingerprint:
 		return nil
 	}
-	return plan.changedSince(p, spec, fmt.Sprintf("the source has changed since: its fingerprint was %s, and is %s", p.Fingerprint, now))
+	inputs, err := publisher.Inputs(ctx, spec)
+	if err != nil {
+		return plan.unreadable(spec, err)
+	}
+	what := changedInputs(p.Inputs, inputs)
+	if what == "" {
+		what = fmt.Sprintf("its fingerprint was %s, and is %s", p.Fingerprint, now)
+	}
+	return plan.changedSince(p, spec, "the source has changed since: "+what)
+}
+
+// changedInputs says which inputs of a source differ; empty if none does.
+func changedInputs(before, now map[string]string) string {
+	all := maps.Clone(before)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, now)
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if was, is := before[name], now[name]; was != is {
+			lines = append(lines, fmt.Sprintf("\n  - %s was %s, and is %s", name, cmp.Or(was, "not there"), cmp.Or(is, "not there")))
+		}
+	}
+	const shown = 10
+	if more := len(lines) - shown; more > 0 {
+		lines = append(lines[:shown], fmt.Sprintf("\n  - and %d more", more))
+	}
+	return strings.Join(lines, "")
 }
 
 // sameRelease fails if the release is not the one of the plan that is being applied.

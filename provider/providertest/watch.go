@@ -69,6 +69,10 @@ func (p watchedPublisher) Fingerprint(ctx context.Context, spec publish.Spec) (s
 	return p.real.Fingerprint(ctx, p.world.readable(spec))
 }
 
+func (p watchedPublisher) Inputs(ctx context.Context, spec publish.Spec) (map[string]string, error) {
+	return p.real.Inputs(ctx, p.world.readable(spec))
+}
+
 func (p watchedPublisher) Prepare(ctx context.Context, spec publish.Spec, progress source.Progress) (made *publish.Prepared, err error) {
 	err = p.world.watch(ctx, "Prepare", spec.Name, func(tell func(string)) error {
 		made, err = p.real.Prepare(ctx, p.world.readable(spec), parts(tell, progress))

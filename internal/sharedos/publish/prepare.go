@@ -57,6 +57,16 @@ func (p *Publisher) Fingerprint(ctx context.Context, spec Spec) (string, error) 
 	return fingerprint, nil
 }
 
+// Inputs implements Interface.
+func (p *Publisher) Inputs(ctx context.Context, spec Spec) (map[string]string, error) {
+	if described, ok := spec.Source.(interface {
+		Inputs(ctx context.Context) (map[string]string, error)
+	}); ok {
+		return described.Inputs(ctx)
+	}
+	return nil, nil
+}
+
 // Prepare implements Interface.
 func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Progress) (*Prepared, error) {
 	if progress == nil {

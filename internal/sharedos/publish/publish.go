@@ -161,6 +161,9 @@ type PackageChange struct {
 type Interface interface {
 	// Fingerprint identifies the input of a release, as Prepared.Fingerprint does. It builds nothing.
 	Fingerprint(ctx context.Context, spec Spec) (string, error)
+	// Inputs describes the parts of the input that can change by themselves, by names for a user; nil if the source has
+	// only one.
+	Inputs(ctx context.Context, spec Spec) (map[string]string, error)
 	// Prepare builds the release that follows the newest release of the base, or finds it in the cache. It changes
 	// nothing in the store, so that a plan may call it.
 	Prepare(ctx context.Context, spec Spec, progress source.Progress) (*Prepared, error)

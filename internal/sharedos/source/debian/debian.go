@@ -255,6 +255,33 @@ func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 	return in.fingerprint()
 }
 
+// Inputs describes what the tree is made from and can change by itself, by names for a user: so a user can be told what has
+// changed since an earlier fingerprint.
+func (s *Source) Inputs(ctx context.Context) (map[string]string, error) {
+	in, err := s.input(ctx, false)
+	if err != nil {
+		return nil, fmt.Errorf("describe %s: %w", s, err)
+	}
+	inputs := map[string]string{}
+	for _, one := range in.Suites {
+		name := "suite " + one.Name // without the address, which can contain a password
+		for i := 2; inputs[name] != ""; i++ {
+			name = fmt.Sprintf("suite %s (%d)", one.Name, i)
+		}
+		inputs[name] = fmt.Sprintf("the release of %s with index %.12s",
+			one.date.UTC().Format(time.RFC3339), tree.Sum([]byte(strings.Join(one.Indexes, "\n"))).Hex())
+	}
+	for _, p := range in.packageFiles {
+		inputs["package file "+p.path] = p.digest.String()
+	}
+	for _, f := range in.files {
+		if f.file.From != "" {
+			inputs["file "+f.file.From] = f.Digest.String()
+		}
+	}
+	return inputs, nil
+}
+
 // Open returns the tree from the cache. If it is not there, Open makes it first, which takes minutes.
 func (s *Source) Open(ctx context.Context, progress source.Progress) (io.ReadCloser, error) {
 	if progress == nil {

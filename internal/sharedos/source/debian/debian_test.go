@@ -209,6 +209,14 @@ func TestDebianTellsAMissingPackageAtOnce(t *testing.T) {
 	}
 }
 
+func TestDebianNamesItsInputs(t *testing.T) {
+	w := newDebianWorld(t)
+	inputs, err := w.source().Inputs(t.Context())
+	if err != nil || len(inputs) != 3 || !strings.HasPrefix(inputs["suite trixie-security"], "the release of 20") {
+		t.Errorf("%q, %v", inputs, err)
+	}
+}
+
 func TestDebianIsMadeOnce(t *testing.T) {
 	w := newDebianWorld(t)
 	d := w.source()
