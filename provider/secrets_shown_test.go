@@ -3,6 +3,8 @@ package provider
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -214,4 +216,22 @@ func TestALineEndOfAKeyIsNoDifference(t *testing.T) {
 	if diags := model.observe(t.Context(), found); diags.HasError() || len(model.SSHAuthorizedKeys.Elements()) != 2 {
 		t.Errorf("another key is not seen: %s, %v", model.SSHAuthorizedKeys, diags)
 	}
+}
+
+// The framework's validators of texts print the text. Only those are used that look at its length, or at other attributes.
+func TestOnlyOurRulesSeeTexts(t *testing.T) {
+	allowed := []string{
+		"schemavalidator.AlsoRequiresValidator", "schemavalidator.ExactlyOneOfValidator", "schemavalidator.ConflictsWithValidator",
+		"stringvalidator.lengthBetweenValidator", "stringvalidator.lengthAtLeastValidator", "stringvalidator.lengthAtMostValidator",
+		"validators.timeDurationValidator", // of timeouts, which the framework defines
+	}
+	check := func(at path.Path, validators []validator.String) {
+		for _, v := range validators {
+			if _, ours := v.(textRule); !ours && !slices.Contains(allowed, fmt.Sprintf("%T", v)) {
+				t.Errorf("%s has the validator %T, which may print a value: use a textRule", at, v)
+			}
+		}
+	}
+	eachText(path.Empty(), schemaOf(t, &baseResource{}).Attributes, check)
+	eachText(path.Empty(), schemaOf(t, &vmResource{}).Attributes, check)
 }
