@@ -259,7 +259,7 @@ func layerImpossible(t *testing.T, ctx context.Context, s store.Objects) {
 func layerDamaged(t *testing.T, ctx context.Context, s store.Objects) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "layer"))
 	must(t, err)
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	made, err := layer.Write(ctx, &tree.Tree{Entries: []tree.Entry{
 		{Path: tree.Root, Type: tree.Directory, Mode: 0o755}, {Path: "a", Type: tree.Directory, Mode: 0o755, Xattrs: map[string]string{"user.a": strings.Repeat("a", 9000)}},
 	}}, file)
