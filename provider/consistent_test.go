@@ -87,6 +87,8 @@ type sourceKind struct {
 	value values
 	set   func(n int)
 	gone  func()
+	// state is the base before the plan.
+	state instance
 }
 
 // kinds are sources on a world, in their first version.
@@ -102,15 +104,15 @@ func kinds(t *testing.T, world *providertest.World) map[string]sourceKind {
 	unpack(1)
 	return map[string]sourceKind{
 		"archive": {
-			values{"archive": values{"path": archive.path}},
-			func(n int) { archive.set(fmt.Sprint(n))() }, func() { must(t, os.Remove(archive.path)) },
+			value: values{"archive": values{"path": archive.path}},
+			set:   func(n int) { archive.set(fmt.Sprint(n))() }, gone: func() { must(t, os.Remove(archive.path)) },
 		},
 		"directory": {
-			values{"directory": values{"path": tree, "owner": "root"}}, unpack, func() { must(t, os.RemoveAll(tree)) },
+			value: values{"directory": values{"path": tree, "owner": "root"}}, set: unpack, gone: func() { must(t, os.RemoveAll(tree)) },
 		},
 		"debian": {
-			values{"debian": values{"suite": "trixie", "packages": []any{"systemd-sysv", "linux-image-cloud-amd64"}}},
-			func(n int) { world.SetDebianArchive(fmt.Sprint(n)) }, func() {},
+			value: values{"debian": values{"suite": "trixie", "packages": []any{"systemd-sysv", "linux-image-cloud-amd64"}}},
+			set:   func(n int) { world.SetDebianArchive(fmt.Sprint(n)) }, gone: func() {},
 		},
 	}
 }
@@ -145,7 +147,7 @@ func TestAnApplyOfABaseDoesWhatThePlanSaid(t *testing.T) {
 		"the cache is gone":            func(t *testing.T, w *providertest.World, _ sourceKind) { must(t, w.ForgetCache()) },
 		"the host does not answer":     func(_ *testing.T, w *providertest.World, _ sourceKind) { w.SetFailure(store.ErrUnreachable) },
 		"the base is gone":             func(t *testing.T, w *providertest.World, _ sourceKind) { _ = w.DropBase(t.Context(), "own") },
-		"another release is published": func(t *testing.T, w *providertest.World, _ sourceKind) { publishOther(t, w) },
+		"another release is published": func(t *testing.T, w *providertest.World, s sourceKind) { publishOther(t, w, s.state) },
 	}
 	for _, kind := range []string{"archive", "directory", "debian"} {
 		for change, config := range baseChanges {
@@ -169,6 +171,7 @@ func TestAnApplyOfABaseDoesWhatThePlanSaid(t *testing.T) {
 						if !new {
 							state = applied(t, c, "sharedos_base", state, own)
 						}
+						source.state = state
 						source.set(2)
 						if kind == "debian" && change == "source" && !new {
 							source.value["debian"].(values)["triggers"] = values{"month": "2"}
@@ -181,18 +184,12 @@ func TestAnApplyOfABaseDoesWhatThePlanSaid(t *testing.T) {
 	}
 }
 
-// publishOther publishes a release of the base from elsewhere.
-func publishOther(t *testing.T, world *providertest.World) {
+// publishOther publishes a release of the base from a copy of its state.
+func publishOther(t *testing.T, world *providertest.World, state instance) {
 	t.Helper()
 	elsewhere := newImage(t)
 	elsewhere.set("9")()
-	c := newClient(t, world)
-	state := c.none("sharedos_base")
-	config := values{"name": "own", "archive": values{"path": elsewhere.path}}
-	if resp, text := c.read("sharedos_base", instance{value: valueOf(t, c.typeOf("sharedos_base"), config)}); text == "" && !resp.value.IsNull() {
-		state = resp
-	}
-	applied(t, c, "sharedos_base", state, config)
+	applied(t, newClient(t, world), "sharedos_base", state, values{"name": "own", "archive": values{"path": elsewhere.path}})
 }
 
 // A saved plan whose source has changed is refused with what changed and what to do.
