@@ -27,9 +27,6 @@ func applied(t *testing.T, c *client, name string, state instance, config values
 	return state
 }
 
-// own reports whether an error is one that a user can act on: Terraform's own text says that the provider has a bug.
-func own(text string) bool { return text != "" && !strings.Contains(text, "bug in the provider") }
-
 // consistent plans a change, has something happen, and applies the plan as Terraform does: a new provider plans the
 // change again, and applies it. Each step ends in an error of the provider, or with what was planned. With again set,
 // the second planning is left out: what happened came after it.

@@ -56,7 +56,7 @@ func (r textRule) ValidateString(_ context.Context, req validator.StringRequest,
 	if !r.secret {
 		summary = fmt.Sprintf("Unable to use %s as %s", shown, req.Path)
 	}
-	if reason := (*reasonError)(nil); err == errForm || (r.secret || !quoted) && !errors.As(err, &reason) {
+	if reason := (*reasonError)(nil); errors.Is(err, errForm) || (r.secret || !quoted) && !errors.As(err, &reason) {
 		why = "" // there is no more to say, or it quotes the value
 	}
 	if detail := why + "It must be " + r.form + "."; r.secret {

@@ -3,7 +3,6 @@ package rootfs_test
 import (
 	"archive/tar"
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"maps"
 	"path/filepath"
@@ -41,18 +40,10 @@ func item(name string, kind byte, mode int64, uid, gid int, attributes ...string
 	return i
 }
 
-func unhex(text string) string {
-	data, err := hex.DecodeString(text)
-	if err != nil {
-		panic(err)
-	}
-	return string(data)
-}
-
 // Capabilities as setcap writes them: cap_net_raw+ep, and the same for the root of a container.
 var (
-	capabilities = unhex("0100000200200000000000000000000000000000")
-	inContainer  = unhex("0100000300200000000000000000000000000000a0860100")
+	capabilities = "\x01\x00\x00\x02\x00\x20" + strings.Repeat("\x00", 14)
+	inContainer  = "\x01\x00\x00\x03\x00\x20" + strings.Repeat("\x00", 14) + "\xa0\x86\x01\x00"
 )
 
 func TestWhatWouldBeUnsafeOrBrokenIsMended(t *testing.T) {
