@@ -159,7 +159,7 @@ func (*baseDebian) attribute() schema.SingleNestedAttribute {
 			"check_valid_until": schema.BoolAttribute{
 				Optional: true,
 				MarkdownDescription: "Whether archives must not be older than they say (`Valid-Until`). `false` is needed for " +
-					"snapshots, such as those of `snapshot.debian.org`, and stays in the apt configuration of the base. Default: `true`.",
+					"snapshots of an archive at an earlier date, and stays in the apt configuration of the base. Default: `true`.",
 			},
 			"triggers": triggersAttribute("Debian's archive is read again"),
 		},

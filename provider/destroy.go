@@ -3,7 +3,6 @@ package provider
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -13,7 +12,7 @@ import (
 // Before Terraform destroys, it plans an ordinary apply to bring the state up to date, and throws that plan away except for
 // the state (terraform.Context.destroyPlan). The protocol does not tell the two plans apart. An ordinary plan is refused for reasons
 // that are none for a destroy: a change whose impact is larger than max_impact, a source that cannot be read, a manifest that is
-// gone. So the provider looks at the command line of the Terraform that has started it.
+// gone. So the provider looks at the command line of the Terraform that has started it (invocation).
 
 // forDestroy is the server of a provider whose Terraform plans to destroy. Existing resources are not planned at all, and what
 // cannot be read stays in state as it is. The deletions themselves are served as ever.
@@ -56,16 +55,6 @@ func demote(diagnostics []*tfprotov6.Diagnostic) bool {
 		}
 	}
 	return found
-}
-
-// parentDestroys reports whether the process that has started this one is a Terraform that destroys. It is false where there is no
-// proc(5).
-func parentDestroys() bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", os.Getppid()))
-	if err != nil {
-		return false
-	}
-	return destroys(strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00"), os.Getenv)
 }
 
 // destroys reports whether a command line of Terraform or OpenTofu destroys: "terraform destroy", and plan and apply with -destroy, in

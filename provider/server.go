@@ -22,7 +22,7 @@ import (
 // This provider has no list resources, actions or state stores, so the server does not implement their interfaces.
 func NewServer(p *Provider) tfprotov6.ProviderServer {
 	served := providerserver.NewProtocol6(p)()
-	if parentDestroys() {
+	if thisInvocation().destroys {
 		served = forDestroy{served}
 	}
 	return server{served}

@@ -1,6 +1,8 @@
 package provider_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -8,6 +10,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
 // named is the VM of web, as another resource and with another name.
@@ -87,5 +90,41 @@ func TestAHealthCheckThatFailsBeforeARefresh(t *testing.T) {
 		},
 		// Without it, the refresh goes on.
 		resource.TestStep{Config: checks(""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
+	)
+}
+
+// TestAVMThatDoesNotStartSaysWhatItLacks: the network was stopped after the plan.
+func TestAVMThatDoesNotStartSaysWhatItLacks(t *testing.T) {
+	world := newWorld(t)
+	config := func(running string) string {
+		return debian(patched) + web("running = "+running+"\ninterfaces = { lan = { network = \"default\" } }")
+	}
+	check(t, world,
+		resource.TestStep{Config: config("false")},
+		resource.TestStep{
+			PreConfig: func() {
+				world.SetHook(func(_ context.Context, operation, _, step string) error {
+					if operation == "Update" && step == providertest.Begun {
+						world.Domains.Networks["default"] = false
+					}
+					return nil
+				})
+				world.Domains.Fail = func(method, _ string) error {
+					if method == "Start" {
+						return errors.New("network is not active")
+					}
+					return nil
+				}
+			},
+			Config:      config("true"),
+			ExpectError: says(`Unable to start VM "web"`, `the libvirt network "default" is not active`, "virsh net-start default"),
+		},
+		resource.TestStep{
+			PreConfig: func() {
+				world.SetHook(nil)
+				world.Domains.Fail, world.Domains.Networks["default"] = nil, true
+			},
+			Config: config("true"),
+		},
 	)
 }

@@ -276,7 +276,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	}
 	if err != nil {
 		resp.Diagnostics.Append(notUpdated(spec, report, progress, err)...)
-		r.saveAfterFailure(ctx, backend.VMs(), state, report, delta, resp)
+		r.saveAfterFailure(ctx, backend.VMs(), spec, state, report, delta, resp)
 		return
 	}
 	observed := state
@@ -362,7 +362,7 @@ func notCollected(summary string, err error) diag.Diagnostic {
 
 // saveAfterFailure writes the actual VM to state after an update that failed. If the VM cannot be read, the state stays
 // as it was.
-func (r *vmResource) saveAfterFailure(ctx context.Context, vms vm.Interface, state vmModel, report *agentapi.Report, delta int64, resp *resource.UpdateResponse) {
+func (r *vmResource) saveAfterFailure(ctx context.Context, vms vm.Interface, spec vm.Spec, state vmModel, report *agentapi.Report, delta int64, resp *resource.UpdateResponse) {
 	if report != nil {
 		resp.Diagnostics.Append(state.fromReport(ctx, report, delta)...)
 	}
@@ -375,6 +375,9 @@ func (r *vmResource) saveAfterFailure(ctx context.Context, vms vm.Interface, sta
 			sentence(err)+" The state is unchanged. The next plan reads the VM again.")
 	case found.Spec.UUID == state.UUID.ValueString():
 		resp.Diagnostics.Append(state.observe(ctx, found)...)
+		if ctx.Err() == nil {
+			resp.Diagnostics.Append(startProblems(look, vms, spec, found.State)...)
+		}
 	}
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 }

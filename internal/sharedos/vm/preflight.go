@@ -30,7 +30,8 @@ type Problem struct {
 // Question is what Preflight is asked. Fields of Want that have no value yet are not checked.
 type Question struct {
 	Want Spec
-	// Have is the VM as it is; nil for a new one. What Want has in common with it is not checked.
+	// Have is the VM as it is; nil for a new one. What Want has in common with it is not checked, but for the interfaces
+	// of a VM that is off and is to run.
 	Have *Spec
 	// Known reports whether the caller manages the VM of a UUID, so that it may change or destroy it in the same run.
 	Known func(uuid string) bool
@@ -178,11 +179,14 @@ func (p *preflight) keys(context.Context) error {
 	return nil
 }
 
+// starts reports whether a VM that is off is to run, so that it needs all of its interfaces now.
+func (p *preflight) starts() bool { return p.Want.Running && p.Have != nil && !p.Have.Running }
+
 // interfaces checks bridges, networks and forwarded ports.
 func (p *preflight) interfaces(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(p.Want.Interfaces)) {
 		want := p.Want.Interfaces[name]
-		if p.Have != nil && reflect.DeepEqual(p.Have.Interfaces[name], want) {
+		if p.Have != nil && reflect.DeepEqual(p.Have.Interfaces[name], want) && !p.starts() {
 			continue
 		}
 		var err error
@@ -225,7 +229,7 @@ func (p *preflight) network(ctx context.Context, name, network string) error {
 // forwards checks that the ports on the host's 127.0.0.1 are free.
 func (p *preflight) forwards(ctx context.Context, name string, user *hypervisor.UserNetwork) error {
 	for _, port := range slices.Sorted(maps.Keys(user.Forwards)) {
-		if p.Have != nil && holds(p.Have.Interfaces, port) {
+		if p.Have != nil && holds(p.Have.Interfaces, port) && !p.starts() {
 			continue
 		}
 		free, err := p.fleet.Machine.PortFree(ctx, port)

@@ -83,6 +83,18 @@ func TestPreflight(t *testing.T) {
 			have.Interfaces = lan(on(2222))
 			q.Have, q.Want.Interfaces = &have, lan(on(2222, 8080))
 		}},
+		"a port that a VM which is off has, and is to run with": {change: func(_ *world, q *vm.Question) {
+			q.Want.Interfaces = lan(on(2222))
+			have := q.Want
+			have.Running = false
+			q.Have = &have
+		}, want: []string{"interfaces.lan.user.forwards: port 2222 of the host's 127.0.0.1 is in use"}},
+		"a network that is not active, of a VM that is off and is to run": {change: func(_ *world, q *vm.Question) {
+			q.Want.Interfaces = lan(hypervisor.Interface{Network: "stopped"})
+			have := q.Want
+			have.Running = false
+			q.Have = &have
+		}, want: []string{`interfaces.lan.network: "stopped" is not active`}},
 		"too many keys": {change: func(_ *world, q *vm.Question) {
 			q.Want.AuthorizedKeys = slices.Repeat([]string{"ssh-ed25519 " + strings.Repeat("A", 1000)}, hypervisor.MaxBootConfig/1000+1)
 		}, want: []string{"ssh_authorized_keys: at most"}},

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -36,29 +36,12 @@ func (d *demo) mapped(ctx context.Context, name, suffix string) (_ []*agentapi.M
 
 // changedCode returns the programs and shared libraries of a release that differ from those of an earlier one.
 func (d *demo) changedCode(ctx context.Context, before, after tree.Digest) ([]tree.Entry, error) {
-	old, err := d.contents(ctx, before)
-	if err != nil {
-		return nil, err
-	}
-	is, err := d.contents(ctx, after)
-	if err != nil {
-		return nil, err
-	}
-	var changed []tree.Entry
-	err = release.DiffContents(old, is, func(_ string, _, new *tree.Entry) error {
-		if new != nil && isCode(*new) {
-			changed = append(changed, *new)
-		}
-		return nil
-	})
-	return changed, err
+	changed, err := d.changedFiles(ctx, before, after)
+	return slices.DeleteFunc(changed, func(e tree.Entry) bool { return !isCode(e) }), err
 }
 
-// isCode reports whether processes map the file to run it.
+// isCode reports whether processes map a file of /usr to run it.
 func isCode(e tree.Entry) bool {
-	if e.Type != tree.Regular || !strings.HasPrefix(e.Path, "usr/") || strings.HasPrefix(e.Path, "usr/lib/modules/") {
-		return false
-	}
 	return strings.Contains(path.Base(e.Path), ".so") || strings.Contains(e.Path, "/bin/") || strings.Contains(e.Path, "/sbin/")
 }
 
