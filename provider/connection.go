@@ -31,7 +31,9 @@ type Config struct {
 
 // Backend is the host that the provider works on.
 type Backend interface {
+	// Publisher publishes bases, and Components components.
 	Publisher() publish.Interface
+	Components() publish.Interface
 	VMs() vm.Interface
 	// Close closes the connection. VMs keep running.
 	Close() error

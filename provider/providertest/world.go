@@ -137,8 +137,11 @@ type backend struct {
 }
 
 func (b backend) Publisher() publish.Interface { return watchedPublisher{b.world, b.publisher} }
-func (b backend) VMs() vm.Interface            { return watchedFleet{b.world, b.fleet} }
-func (b backend) Close() error                 { return nil }
+func (b backend) Components() publish.Interface {
+	return watchedPublisher{b.world, b.publisher.Components()}
+}
+func (b backend) VMs() vm.Interface { return watchedFleet{b.world, b.fleet} }
+func (b backend) Close() error      { return nil }
 
 // SetFailure sets the error that Open returns; nil for none.
 func (w *World) SetFailure(err error) {

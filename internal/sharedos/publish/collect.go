@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -20,15 +19,15 @@ type decision func(history store.History, users map[tree.Digest][]string) (store
 // Retain implements Interface.
 func (p *Publisher) Retain(ctx context.Context, name string, newest int, inUse InUse) ([]tree.Digest, error) {
 	if newest < 1 {
-		return nil, fmt.Errorf("retain %d releases of base %q: at least the newest release is kept", newest, name)
+		return nil, fmt.Errorf("retain %d releases of %s %q: at least the newest release is kept", newest, p.kind(), name)
 	}
-	of := store.Named{Kind: release.Base, Name: name}
+	of := store.Named{Kind: p.kind(), Name: name}
 	dropped, err := p.collect(ctx, of, inUse, func(history store.History, users map[tree.Digest][]string) (store.History, error) {
 		history.Retain = newest
 		return asRecorded(history, users)
 	})
 	if err != nil {
-		return dropped, fmt.Errorf("retain %d releases of base %q: %w", newest, name, err)
+		return dropped, fmt.Errorf("retain %d releases of %s %q: %w", newest, p.kind(), name, err)
 	}
 	return dropped, nil
 }

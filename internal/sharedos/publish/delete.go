@@ -19,13 +19,13 @@ type InUse func(ctx context.Context) (map[tree.Digest][]string, error)
 // Delete implements Interface. It is no error if there is no such base: what an interrupted Delete left is deleted.
 func (p *Publisher) Delete(ctx context.Context, name string, inUse InUse) error {
 	if err := p.delete(ctx, name, inUse); err != nil {
-		return fmt.Errorf("delete base %q: %w", name, err)
+		return fmt.Errorf("delete %s %q: %w", p.kind(), name, err)
 	}
 	return nil
 }
 
 func (p *Publisher) delete(ctx context.Context, name string, ask InUse) error {
-	of := store.Named{Kind: release.Base, Name: name}
+	of := store.Named{Kind: p.kind(), Name: name}
 	_, err := p.collect(ctx, of, ask, func(_ store.History, users map[tree.Digest][]string) (store.History, error) {
 		var all []string
 		for _, vms := range users {

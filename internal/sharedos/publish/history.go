@@ -32,9 +32,9 @@ func (r Recorded) Bytes() (sum int64) {
 
 // History implements Interface.
 func (p *Publisher) History(ctx context.Context, name string) ([]Recorded, error) {
-	history, err := p.Store.History(ctx, release.Base, name)
+	history, err := p.Store.History(ctx, p.kind(), name)
 	if err != nil {
-		return nil, fmt.Errorf("read the history of base %q: %w", name, err)
+		return nil, fmt.Errorf("read the history of %s %q: %w", p.kind(), name, err)
 	}
 	return p.recorded(ctx, history)
 }

@@ -15,26 +15,26 @@ var _ Interface = (*Publisher)(nil)
 
 // Newest implements Interface.
 func (p *Publisher) Newest(ctx context.Context, name string) (tree.Digest, *release.Manifest, error) {
-	history, err := p.Store.History(ctx, release.Base, name)
+	history, err := p.Store.History(ctx, p.kind(), name)
 	if err != nil {
-		return tree.Digest{}, nil, fmt.Errorf("find the newest release of base %q: %w", name, err)
+		return tree.Digest{}, nil, fmt.Errorf("find the newest release of %s %q: %w", p.kind(), name, err)
 	}
 	if len(history.Releases) == 0 {
-		return tree.Digest{}, nil, fmt.Errorf("find the newest release of base %q: %w", name, store.ErrNotFound)
+		return tree.Digest{}, nil, fmt.Errorf("find the newest release of %s %q: %w", p.kind(), name, store.ErrNotFound)
 	}
 	newest := history.Releases[0].ID
 	manifest, err := p.Get(ctx, newest)
 	if errors.Is(err, store.ErrNotFound) {
 		// The base has a history, so the error must not match store.ErrNotFound.
-		err = fmt.Errorf("its manifest is missing: %w; publish it again from the machine that built it, or destroy the base",
+		err = fmt.Errorf("its manifest is missing: %w; publish it again from the machine that built it, or destroy it",
 			ErrDamagedStore)
 	}
 	if err != nil {
-		return tree.Digest{}, nil, fmt.Errorf("read the newest release of base %q: %s: %w", name, newest, err)
+		return tree.Digest{}, nil, fmt.Errorf("read the newest release of %s %q: %s: %w", p.kind(), name, newest, err)
 	}
-	if manifest.Kind != release.Base || manifest.Name != name {
-		return tree.Digest{}, nil, fmt.Errorf("read the newest release of base %q: %s is %s %q: %w",
-			name, newest, manifest.Kind, manifest.Name, ErrDamagedStore)
+	if manifest.Kind != p.kind() || manifest.Name != name {
+		return tree.Digest{}, nil, fmt.Errorf("read the newest release of %s %q: %s is %s %q: %w",
+			p.kind(), name, newest, manifest.Kind, manifest.Name, ErrDamagedStore)
 	}
 	return newest, manifest, nil
 }

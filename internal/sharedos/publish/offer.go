@@ -14,7 +14,7 @@ import (
 // Offer returns the signed manifest and the contents list of a release that this process prepared, whether it is
 // published or not. So a plan can assess what the release would interrupt. store.ErrNotFound for any other release.
 func (p *Publisher) Offer(_ context.Context, id tree.Digest) (signed, contents []byte, err error) {
-	found, ok := p.offers.Load(id)
+	found, ok := p.offered().Load(id)
 	if !ok {
 		return nil, nil, fmt.Errorf("release %s was not prepared here: %w", id, store.ErrNotFound)
 	}
@@ -34,7 +34,7 @@ func (p *Publisher) Offer(_ context.Context, id tree.Digest) (signed, contents [
 
 // Offered implements Interface.
 func (p *Publisher) Offered(id tree.Digest) *release.Manifest {
-	found, _ := p.offers.Load(id)
+	found, _ := p.offered().Load(id)
 	if prepared, ok := found.(*Prepared); ok {
 		return prepared.Manifest
 	}
@@ -43,6 +43,6 @@ func (p *Publisher) Offered(id tree.Digest) *release.Manifest {
 
 // offer remembers a prepared release for Offer.
 func (p *Publisher) offer(prepared *Prepared) *Prepared {
-	p.offers.Store(prepared.ID, prepared)
+	p.offered().Store(prepared.ID, prepared)
 	return prepared
 }

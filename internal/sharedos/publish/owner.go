@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
 var (
 	// ErrOwner means that a base belongs to another Terraform state.
-	ErrOwner = errors.New("the base belongs to another Terraform state")
+	ErrOwner = errors.New("it belongs to another Terraform state")
 	// ErrMaking means that another process makes the base.
-	ErrMaking = errors.New("another process makes this base")
+	ErrMaking = errors.New("another process makes it")
 )
 
 // Ownership says whom a base belongs to.
@@ -28,9 +27,9 @@ type Ownership struct {
 
 // Owner implements Interface.
 func (p *Publisher) Owner(ctx context.Context, name string) (Ownership, error) {
-	history, err := p.Store.History(ctx, release.Base, name)
+	history, err := p.Store.History(ctx, p.kind(), name)
 	if err != nil {
-		return Ownership{}, fmt.Errorf("find the owner of base %q: %w", name, err)
+		return Ownership{}, fmt.Errorf("find the owner of %s %q: %w", p.kind(), name, err)
 	}
 	owned := Ownership{Owner: history.Owner}
 	if history.Making == nil {
@@ -41,11 +40,11 @@ func (p *Publisher) Owner(ctx context.Context, name string) (Ownership, error) {
 		return owned, err
 	}
 	if owned.Interrupted, err = store.MakerEnded(history.Making.Process, history.Making.Began); err != nil {
-		return Ownership{}, fmt.Errorf("find out who makes base %q: %w", name, err)
+		return Ownership{}, fmt.Errorf("find out who makes %s %q: %w", p.kind(), name, err)
 	}
 	if !owned.Interrupted {
-		return owned, fmt.Errorf("base %q: %w since %s (process %s); wait until it has ended; if there is none, import the base",
-			name, ErrMaking, history.Making.Began.Format(time.RFC3339), history.Making.Process)
+		return owned, fmt.Errorf("%s %q: %w since %s (process %s); wait until it has ended; if there is none, import it",
+			p.kind(), name, ErrMaking, history.Making.Began.Format(time.RFC3339), history.Making.Process)
 	}
 	return owned, nil
 }
@@ -78,7 +77,7 @@ func (p *Publisher) Abandon(ctx context.Context, name, owner string) error {
 func (p *Publisher) changeOwner(ctx context.Context, name string, change func(*store.History) bool) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("record the owner of base %q: %w", name, err)
+			err = fmt.Errorf("record the owner of %s %q: %w", p.kind(), name, err)
 		}
 	}()
 	ctx, unlock, err := p.Store.Lock(ctx, store.Shared, func(step string) { p.log().InfoContext(ctx, step, "base", name) })
@@ -91,14 +90,14 @@ func (p *Publisher) changeOwner(ctx context.Context, name string, change func(*s
 		return err
 	}
 	defer func() { err = errors.Join(err, unlockRecord()) }()
-	history, err := p.Store.History(ctx, release.Base, name)
+	history, err := p.Store.History(ctx, p.kind(), name)
 	if err != nil {
 		return err
 	}
 	if !change(&history) {
 		return nil
 	}
-	return p.Store.SetHistory(ctx, release.Base, name, history)
+	return p.Store.SetHistory(ctx, p.kind(), name, history)
 }
 
 // own makes the owner of a prepared release the owner of a history that has no release yet; ErrOwner if the history belongs to another.

@@ -48,10 +48,15 @@ const (
 	DefaultMaxDelta = 50
 )
 
-// Spec is a base as the user wants it.
+// Spec is a base or a component as the user wants it.
 type Spec struct {
-	Name   string
+	Name string
+	// Source of a base; nil for a component.
 	Source source.Source
+	// BuiltOn is the base release that a component is built on, published or prepared by this process. Addition is what the
+	// component adds to it.
+	BuiltOn  tree.Digest
+	Addition source.Addition
 	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are
 	// refused.
 	PinAccounts bool
@@ -88,8 +93,34 @@ type Publisher struct {
 	// Modules packs the modules of a release's kernel, from the tree of the source, into an archive.
 	Modules func(t *tree.Tree, kernelRelease string) ([]byte, error)
 
-	// offers are the releases that this process prepared, as *Prepared by id.
+	// bases is the publisher of bases if this one publishes components; nil if this one publishes bases.
+	bases *Publisher
+	// offers are the releases that this process prepared, as *Prepared by id. A publisher of components uses those of bases.
 	offers sync.Map
+}
+
+// Components returns the publisher of components into the same store. Its methods do for components what those of p do
+// for bases. Both offer the releases of both.
+func (p *Publisher) Components() *Publisher {
+	return &Publisher{
+		Store: p.Store, Cache: p.Cache, Key: p.Key, Log: p.Log, Now: p.Now, Trusted: p.Trusted, bases: p,
+	}
+}
+
+// kind is the kind of the releases that it publishes.
+func (p *Publisher) kind() release.Kind {
+	if p.bases != nil {
+		return release.Component
+	}
+	return release.Base
+}
+
+// offered are the releases that this process prepared.
+func (p *Publisher) offered() *sync.Map {
+	if p.bases != nil {
+		return p.bases.offered()
+	}
+	return &p.offers
 }
 
 // Prepared is a release built in the cache and not yet in the store.
@@ -98,7 +129,8 @@ type Prepared struct {
 	Manifest *release.Manifest
 	// Signed is the signed manifest.
 	Signed []byte
-	// Change is the difference from the previous release; nil for the first release.
+	// Change is the difference from the previous release; nil for the first release. For a component, it is what the
+	// component adds to its base.
 	Change *Change
 	// Secrets are files that the build has made and that the release does not have.
 	Secrets []rootfs.Secret

@@ -26,7 +26,7 @@ func (p *Publisher) Publish(ctx context.Context, prepared *Prepared, progress so
 		progress = func(string, int64, int64) {}
 	}
 	if err := p.publish(ctx, prepared, progress); err != nil {
-		return fmt.Errorf("publish release %s of base %q: %w", prepared.ID, prepared.Manifest.Name, err)
+		return fmt.Errorf("publish release %s of %s %q: %w", prepared.ID, p.kind(), prepared.Manifest.Name, err)
 	}
 	return nil
 }
@@ -80,7 +80,7 @@ func (p *Publisher) record(ctx context.Context, prepared *Prepared, progress sou
 	}
 	newest := store.Listed{ID: prepared.ID, Published: p.now()}
 	history.Releases = append([]store.Listed{newest}, history.Releases...)
-	if err := p.Store.SetHistory(ctx, release.Base, prepared.Manifest.Name, history); err != nil {
+	if err := p.Store.SetHistory(ctx, p.kind(), prepared.Manifest.Name, history); err != nil {
 		return fmt.Errorf("record the release: %w", err)
 	}
 	return nil
@@ -94,7 +94,7 @@ func reportStep(progress source.Progress) func(step string) {
 // historyBefore returns the history of the base; ErrMoved unless its newest release is the one that the prepared
 // release follows, or the prepared release itself.
 func (p *Publisher) historyBefore(ctx context.Context, prepared *Prepared) (store.History, error) {
-	history, err := p.Store.History(ctx, release.Base, prepared.Manifest.Name)
+	history, err := p.Store.History(ctx, p.kind(), prepared.Manifest.Name)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return store.History{}, fmt.Errorf("read its history: %w", err)
 	}
@@ -106,7 +106,7 @@ func (p *Publisher) historyBefore(ctx context.Context, prepared *Prepared) (stor
 		return history, nil
 	}
 	if newest.IsZero() {
-		return store.History{}, fmt.Errorf("it follows %s, and the base is gone: %w; plan and apply again", prepared.Manifest.Previous, ErrMoved)
+		return store.History{}, fmt.Errorf("it follows %s, and the %s is gone: %w; plan and apply again", prepared.Manifest.Previous, p.kind(), ErrMoved)
 	}
 	return store.History{}, fmt.Errorf("the newest release is %s, and this one follows %s: %w; plan and apply again",
 		newest, describePrevious(prepared.Manifest.Previous), ErrMoved)

@@ -38,10 +38,10 @@ func (p *Publisher) Verify(ctx context.Context, name string) (*Verified, error) 
 		return nil, fmt.Errorf("verify what is stored: %w", err)
 	}
 	if name != "" {
-		named := store.Named{Kind: release.Base, Name: name}
+		named := store.Named{Kind: p.kind(), Name: name}
 		history, there := histories[named]
 		if !there {
-			return nil, fmt.Errorf("verify base %q: %w", name, store.ErrNotFound)
+			return nil, fmt.Errorf("verify %s %q: %w", p.kind(), name, store.ErrNotFound)
 		}
 		histories = map[store.Named]store.History{named: history}
 	}

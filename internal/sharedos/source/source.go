@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // Progress receives the current step of a long operation, and how many bytes of it are done. A total of 0 means that
@@ -47,6 +49,21 @@ type Source interface {
 	// cache of this machine and changes nothing else, so that a plan may call it. If the stream ends early, Close
 	// returns the cause.
 	Open(ctx context.Context, progress Progress) (io.ReadCloser, error)
+}
+
+// Addition is what a component adds to an operating system.
+type Addition interface {
+	// On returns the source of the whole tree: the base's, with the addition. Its fingerprint identifies the addition
+	// only. It reads little of the base's content. The source can be used as long as the base.
+	On(ctx context.Context, base Base) (Source, error)
+}
+
+// Base is the operating system that an Addition is for.
+type Base struct {
+	// Name of the base, for messages.
+	Name string
+	// Tree is the normalised tree of a release.
+	Tree *tree.Tree
 }
 
 var (
