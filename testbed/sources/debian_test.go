@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,8 +47,9 @@ func packageOf(t *testing.T, name, depends string) string {
 	return deb
 }
 
-// repository serves one package as a signed archive on 127.0.0.1, and returns its address and its key.
-func repository(t *testing.T, deb, control string) (uri, key string) {
+// repository serves one package as a signed archive on 127.0.0.1, and returns its address, its key, and how often the package
+// was fetched.
+func repository(t *testing.T, deb, control string) (uri, key string, fetched *atomic.Int32) {
 	t.Helper()
 	data, err := os.ReadFile(deb)
 	must(t, err)
@@ -72,7 +74,11 @@ func repository(t *testing.T, deb, control string) (uri, key string) {
 	served := map[string][]byte{
 		"/dists/own/InRelease": signed.Bytes(), "/dists/own/main/binary-amd64/Packages": index, "/pool/" + filepath.Base(deb): data,
 	}
+	fetched = &atomic.Int32{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/pool/") {
+			fetched.Add(1)
+		}
 		body, ok := served[r.URL.Path]
 		if !ok {
 			http.NotFound(w, r)
@@ -81,24 +87,33 @@ func repository(t *testing.T, deb, control string) (uri, key string) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
 	}))
 	t.Cleanup(server.Close)
-	return server.URL, public.String()
+	return server.URL, public.String(), fetched
 }
 
 // The real mmdebstrap and apt install packages of the user's own, from a file and from an archive with a signing
-// key of its own. An ordinary user runs them here; in all other tests root does.
+// key of its own. An ordinary user runs them here; in all other tests root does. A second build, of other packages, fetches
+// only what the first one did not.
 func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	const control = "Package: own-library\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody <nobody@example.com>\nDescription: a test\n"
-	uri, key := repository(t, packageOf(t, "own-library", ""), control)
+	uri, key, fetched := repository(t, packageOf(t, "own-library", ""), control)
 	deb := packageOf(t, "own-program", "own-library")
 	must(t, os.Chmod(filepath.Dir(filepath.Dir(deb)), 0o755)) // directories of a test can only be entered by root
-	stream := madeByNobody(ctx, t, &debian.Source{
+	own := &debian.Source{
 		Suite: "trixie", AdditionalSuites: []string{}, Packages: []string{"own-library"}, Mode: "unshare",
-		PackageFiles: []string{deb},
 		Repositories: []debian.Repository{{URI: uri, Suite: "own", Key: key}},
-		Files:        []debian.File{{Path: "/etc/own/motd", Content: "hello", Mode: 0o640, GID: 4}},
-	})
+	}
+	must(t, madeByNobody(ctx, t, own).Close())
+	kept, err := os.ReadDir(filepath.Join(own.CacheDir, "packages"))
+	must(t, err)
+	own.PackageFiles = []string{deb}
+	own.Files = []debian.File{{Path: "/etc/own/motd", Content: "hello", Mode: 0o640, GID: 4}}
+	stream := madeByNobody(ctx, t, own)
+	if after, err := os.ReadDir(filepath.Join(own.CacheDir, "packages")); err != nil || len(after) != len(kept) || len(kept) < 50 || fetched.Load() != 1 {
+		t.Errorf("%d packages are kept after the first build and %d after the second, %v; %d were fetched of the archive on 127.0.0.1",
+			len(kept), len(after), err, fetched.Load())
+	}
 	full, spool, err := tarstream.Read(ctx, stream, t.TempDir(), source.Limits{})
 	must(t, errors.Join(stream.Close(), err))
 	defer func() { must(t, spool.Close()) }()

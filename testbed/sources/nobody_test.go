@@ -23,12 +23,14 @@ const nobody = 65534
 // asked is an environment variable with a debian.Source as JSON. It makes TestMadeByNobody make a tree.
 const asked = "SHAREDOS_TEST_DEBIAN"
 
-// madeByNobody makes a tree in a process of an ordinary user, and opens the stream.
+// madeByNobody makes a tree in a process of an ordinary user, and opens the stream. The source keeps its cache.
 func madeByNobody(ctx context.Context, t *testing.T, debian *debian.Source) io.ReadCloser {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chown(dir, nobody, nobody)))
-	debian.CacheDir = filepath.Join(dir, "cache")
+	if debian.CacheDir == "" {
+		debian.CacheDir = filepath.Join(dir, "cache")
+	}
 	text, err := json.Marshal(debian)
 	must(t, err)
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run", "^TestMadeByNobody$", "-test.v")

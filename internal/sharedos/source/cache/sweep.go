@@ -64,6 +64,40 @@ func Sweep(dir string, keep int, age time.Duration, complete func(name string) b
 	return nil
 }
 
+// SweepBytes removes from a directory those files that complete accepts and that were used least recently, until the rest
+// has no more than limit bytes.
+func SweepBytes(dir string, limit int64, complete func(name string) bool) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("sweep the cache: %w", err)
+	}
+	var kept []fs.FileInfo
+	for _, e := range entries {
+		if !complete(e.Name()) {
+			continue
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another process sweeps, too
+		}
+		if err != nil {
+			return fmt.Errorf("sweep the cache: %w", err)
+		}
+		kept = append(kept, info)
+	}
+	slices.SortFunc(kept, func(a, b fs.FileInfo) int { return lastUsed(b).Compare(lastUsed(a)) })
+	size := int64(0)
+	for _, info := range kept {
+		if size += info.Size(); size <= limit {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, info.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sweep the cache: %w", err)
+		}
+	}
+	return nil
+}
+
 // MarkUsed makes a file the most recently used one. It sets the access time only: a new modification time would look
 // like a change of the file.
 func MarkUsed(path string) error { return os.Chtimes(path, time.Now(), time.Time{}) }

@@ -96,8 +96,14 @@ func (s *Source) build(ctx context.Context, in *input, path string, progress sou
 	if err != nil {
 		return err
 	}
+	if in.kept, err = keptIn(s.CacheDir); err != nil {
+		return err
+	}
 	made := in.withNames(ctx, progress, func(ctx context.Context) error { return mmdebstrap(ctx, in, packed, progress) })
 	if err := errors.Join(made, packed.Close()); err != nil {
+		return err
+	}
+	if err := in.kept.add(ctx, progress); err != nil {
 		return err
 	}
 	now, err := s.input(ctx, true)

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -231,9 +232,12 @@ func TestDebianIsMadeOnce(t *testing.T) {
 		}
 	}
 	url := w.server.URL
+	// Arguments that name files of this machine are left out.
+	hooks := regexp.MustCompile(` --skip=essential/unlink --setup-hook=.*/packages/\.fetched'`)
 	want := []string{fmt.Sprintf("1774972800 --variant=minbase --format=tar --architectures=%s --include=dbus,nginx-light -- trixie - "+
 		"deb %[2]s/debian trixie main deb %[2]s/debian trixie-updates main deb %[2]s/security trixie-security main", runtime.GOARCH, url)}
-	if got := w.calls(); !slices.Equal(got, want) {
+	got := w.calls()
+	if got[0] = hooks.ReplaceAllString(got[0], ""); !slices.Equal(got, want) {
 		t.Errorf("mmdebstrap was called\n%q\nwant\n%q", got, want)
 	}
 	if !slices.Contains(steps, "mmdebstrap: installing packages") {

@@ -25,6 +25,8 @@ type input struct {
 	packageFiles []packageFile
 	files        []fileEntry
 	mode         string
+	// kept are packages that mmdebstrap need not fetch.
+	kept kept
 	// repositories is true if there are archives other than Debian's.
 	repositories bool
 }

@@ -82,6 +82,13 @@ func mmdebstrapArgs(in *input, dir string) ([]string, error) {
 	if in.mode != "" && in.mode != "auto" {
 		args = append(args, "--mode="+in.mode)
 	}
+	if in.kept.dir != "" {
+		hooks, err := in.kept.args(dir)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, hooks...)
+	}
 	if len(in.Packages) > 0 {
 		args = append(args, "--include="+strings.Join(in.Packages, ","))
 	}
@@ -178,7 +185,8 @@ func (l *logReader) endLine() {
 	if l.lines = append(l.lines, line); len(l.lines) > keptLines {
 		l.lines = l.lines[1:]
 	}
-	if step, ok := strings.CutPrefix(line, "I: "); ok {
+	// What it says of hooks are command lines of ours.
+	if step, ok := strings.CutPrefix(line, "I: "); ok && !strings.HasPrefix(step, "running --") {
 		l.progress("mmdebstrap: "+strings.TrimSuffix(step, "..."), 0, 0)
 	}
 }
