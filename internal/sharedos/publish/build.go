@@ -50,15 +50,23 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 	}
 	b := &building{publisher: p, directory: directory, read: read, before: before, input: key.Fingerprint, progress: progress}
 	var known *release.Manifest
+	pin := spec.PinAccounts
 	if before != nil {
 		if known, err = p.withFormerAccounts(ctx, before.manifest); err != nil {
 			return nil, err
 		}
+		// Components on the base have accounts of their own, so a new account of the base must not take their numbers.
+		ledger, err := p.ledger(ctx, spec.Name)
+		if err != nil {
+			return nil, err
+		}
+		known.Users, known.Groups = withAccounts(known.Users, ledger.Users), withAccounts(known.Groups, ledger.Groups)
+		pin = pin || !ledger.none()
 	}
 	if len(read.Secrets) > 0 {
 		progress(fmt.Sprintf("leaving out secrets that the build has made: %s", strings.Join(rootfs.SecretsText(read.Secrets), ", ")), 0, 0)
 	}
-	if spec.PinAccounts && before != nil {
+	if pin && before != nil {
 		if b.pinned, err = pinAccounts(read, known); err != nil {
 			return nil, err
 		}

@@ -29,8 +29,9 @@ const (
 	// buildVersion changes whenever the same source yields another release than before.
 	buildVersion = 7
 
-	releasesDir = "releases"
-	newPrefix   = ".new-"
+	releasesDir   = "releases"
+	componentsDir = "components"
+	newPrefix     = ".new-"
 
 	recordFile   = "record.json"
 	manifestFile = "manifest"
@@ -57,6 +58,8 @@ type cacheKey struct {
 	MaxChain    int
 	MaxDelta    int
 	PinAccounts bool
+	// BuiltOn is the base release of a component; it is omitted for a base.
+	BuiltOn tree.Digest `json:",omitzero"`
 	// SharedSecrets is omitted if there are none, so that the key is the one of earlier versions.
 	SharedSecrets []string `json:",omitempty"`
 }
@@ -83,11 +86,20 @@ type cached struct {
 }
 
 // needsLower reports whether the release has layers that are not in the entry.
-func (c *cached) needsLower() bool {
+func (c *cached) needsLower(kind release.Kind) bool {
+	if kind == release.Component && c.manifest != nil {
+		return false // all of it is one layer
+	}
 	return c.manifest == nil || !c.record.Layer || len(c.manifest.Layers) > 1
 }
 
-func (p *Publisher) baseDir(name string) string { return filepath.Join(p.Cache, releasesDir, name) }
+// baseDir is the directory of a base or a component.
+func (p *Publisher) baseDir(name string) string {
+	if p.kind() == release.Component {
+		return filepath.Join(p.Cache, componentsDir, name)
+	}
+	return filepath.Join(p.Cache, releasesDir, name)
+}
 
 func (p *Publisher) cachePath(key cacheKey) (string, error) {
 	text, err := json.Marshal(key)
@@ -154,8 +166,12 @@ func readCached(path string, key cacheKey) (*cached, error) {
 	}
 	entry.id = release.ID(encoded)
 	m := entry.manifest
-	if m.Kind != release.Base || m.Name != key.Name || m.Previous != key.Previous {
-		return entry, fmt.Errorf("it is of %s %q after %s, not of base %q after %s", m.Kind, m.Name, m.Previous, key.Name, key.Previous)
+	kind := release.Base
+	if !key.BuiltOn.IsZero() {
+		kind = release.Component
+	}
+	if m.Kind != kind || m.Name != key.Name || m.Previous != key.Previous || m.BuiltOn != key.BuiltOn {
+		return entry, fmt.Errorf("it is of %s %q after %s, not of %s %q after %s", m.Kind, m.Name, m.Previous, kind, key.Name, key.Previous)
 	}
 	if entry.record.Layer {
 		// Publish verifies the layer before it uploads it.

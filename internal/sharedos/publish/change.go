@@ -20,25 +20,34 @@ func describeChange(old, new *release.Manifest, oldContents, newContents io.Read
 	if oldContents == nil {
 		return change, nil
 	}
-	err := release.DiffContents(oldContents, newContents, func(name string, old, new *tree.Entry) error {
-		switch {
-		case tree.OwnerOf(name) == tree.OwnedByVM:
-			if change.VMOwned++; len(change.VMOwnedPaths) < MaxVMOwnedPaths {
-				change.VMOwnedPaths = append(change.VMOwnedPaths, name)
-			}
-		case old == nil:
-			change.Added.add(new.Size)
-		case new == nil:
-			change.Removed.add(old.Size)
-		default:
-			change.Changed.add(new.Size)
-		}
+	err := release.DiffContents(oldContents, newContents, func(_ string, old, new *tree.Entry) error {
+		change.count(old, new)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return change, nil
+}
+
+// count counts an entry that differs; nil if it is not there.
+func (c *Change) count(old, new *tree.Entry) {
+	either := old
+	if either == nil {
+		either = new
+	}
+	switch {
+	case tree.OwnerOf(either.Path) == tree.OwnedByVM:
+		if c.VMOwned++; len(c.VMOwnedPaths) < MaxVMOwnedPaths {
+			c.VMOwnedPaths = append(c.VMOwnedPaths, either.Path)
+		}
+	case old == nil:
+		c.Added.add(new.Size)
+	case new == nil:
+		c.Removed.add(old.Size)
+	default:
+		c.Changed.add(new.Size)
+	}
 }
 
 // packageChanges merges two lists that are sorted by name.

@@ -161,6 +161,14 @@ func (p *Publisher) decided(ctx context.Context, before map[store.Named]store.Hi
 				return nil, fmt.Errorf("find the objects of %s %q: %w", named.Kind, named.Name, err)
 			}
 		}
+		// A component is of no use without the base release that it is built on.
+		if on, err := p.builtOn(ctx, named, remaining); err != nil {
+			return nil, err
+		} else if !on.IsZero() {
+			if err := p.keepRecorded(ctx, keep, on); err != nil {
+				return nil, err
+			}
+		}
 		after[named] = remaining
 	}
 	return after, nil

@@ -26,7 +26,10 @@ func (p *Publisher) Delete(ctx context.Context, name string, inUse InUse) error 
 
 func (p *Publisher) delete(ctx context.Context, name string, ask InUse) error {
 	of := store.Named{Kind: p.kind(), Name: name}
-	_, err := p.collect(ctx, of, ask, func(_ store.History, users map[tree.Digest][]string) (store.History, error) {
+	_, err := p.collect(ctx, of, ask, func(history store.History, users map[tree.Digest][]string) (store.History, error) {
+		if err := p.requireNoComponents(ctx, history); err != nil {
+			return store.History{}, err
+		}
 		var all []string
 		for _, vms := range users {
 			all = append(all, vms...)
@@ -38,6 +41,51 @@ func (p *Publisher) delete(ctx context.Context, name string, ask InUse) error {
 		return store.History{}, nil
 	})
 	return err
+}
+
+// requireNoComponents returns an error if the newest release of a component is built on a release of a base.
+func (p *Publisher) requireNoComponents(ctx context.Context, of store.History) error {
+	if p.kind() == release.Component {
+		return nil
+	}
+	histories, err := p.Store.Histories(ctx)
+	if err != nil {
+		return fmt.Errorf("read the histories: %w", err)
+	}
+	var built []string
+	for _, named := range sortedNames(histories) {
+		on, err := p.builtOn(ctx, named, histories[named])
+		if err != nil {
+			return err
+		}
+		if !on.IsZero() && slices.Contains(of.IDs(), on) {
+			built = append(built, fmt.Sprintf("%q", named.Name))
+		}
+	}
+	if len(built) == 0 {
+		return nil
+	}
+	return fmt.Errorf("component %s is built on it: %w; destroy the component first", strings.Join(built, ", "), store.ErrInUse)
+}
+
+// builtOn returns the base release that the newest release of a component is built on; zero for a base, and if that is
+// not known.
+func (p *Publisher) builtOn(ctx context.Context, named store.Named, history store.History) (tree.Digest, error) {
+	if named.Kind != release.Component || len(history.Releases) == 0 {
+		return tree.Digest{}, nil
+	}
+	signed, err := p.Store.GetManifest(ctx, history.Releases[0].ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return tree.Digest{}, nil
+	}
+	if err != nil {
+		return tree.Digest{}, fmt.Errorf("read the newest release of component %q: %w", named.Name, err)
+	}
+	m, _, err := release.OpenUnsigned(signed)
+	if err != nil {
+		return tree.Digest{}, fmt.Errorf("read the newest release of component %q: %w", named.Name, err)
+	}
+	return m.BuiltOn, nil
 }
 
 func sortedIDs(inUse map[tree.Digest][]string) []tree.Digest {

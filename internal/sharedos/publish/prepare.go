@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -47,10 +46,11 @@ func (p *Publisher) maxDelta() int {
 
 // Fingerprint implements Interface.
 func (p *Publisher) Fingerprint(ctx context.Context, spec Spec) (string, error) {
-	if spec.Source == nil {
-		return "", errors.New("it has no source")
-	}
-	fingerprint, err := spec.Source.Fingerprint(ctx)
+	var fingerprint string
+	err := p.withSource(ctx, spec, func(from source.Source, _ *basis) (err error) {
+		fingerprint, err = from.Fingerprint(ctx)
+		return err
+	})
 	if err != nil {
 		return "", fmt.Errorf("identify the source: %w", err)
 	}
@@ -59,12 +59,16 @@ func (p *Publisher) Fingerprint(ctx context.Context, spec Spec) (string, error) 
 
 // Inputs implements Interface.
 func (p *Publisher) Inputs(ctx context.Context, spec Spec) (map[string]string, error) {
-	if described, ok := spec.Source.(interface {
-		Inputs(ctx context.Context) (map[string]string, error)
-	}); ok {
-		return described.Inputs(ctx)
-	}
-	return nil, nil
+	var inputs map[string]string
+	err := p.withSource(ctx, spec, func(from source.Source, _ *basis) (err error) {
+		if described, ok := from.(interface {
+			Inputs(ctx context.Context) (map[string]string, error)
+		}); ok {
+			inputs, err = described.Inputs(ctx)
+		}
+		return err
+	})
+	return inputs, err
 }
 
 // Prepare implements Interface.
@@ -72,11 +76,18 @@ func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Prog
 	if progress == nil {
 		progress = func(string, int64, int64) {}
 	}
-	prepared, err := p.prepare(ctx, spec, progress, func(ctx context.Context, previous *previous, key cacheKey) (*cached, error) {
-		return p.build(ctx, spec, previous, key, progress)
+	var prepared *Prepared
+	err := p.withSource(ctx, spec, func(from source.Source, on *basis) (err error) {
+		prepared, err = p.prepare(ctx, spec, from, progress, func(ctx context.Context, previous *previous, key cacheKey) (*cached, error) {
+			if on != nil {
+				return p.buildComponent(ctx, spec, from, on, previous, key, progress)
+			}
+			return p.build(ctx, spec, previous, key, progress)
+		})
+		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("prepare a release of base %q: %w", spec.Name, err)
+		return nil, fmt.Errorf("prepare a release of %s %q: %w", p.kind(), spec.Name, err)
 	}
 	return prepared, nil
 }
@@ -84,11 +95,15 @@ func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Prog
 // PrepareCached implements Interface.
 func (p *Publisher) PrepareCached(ctx context.Context, spec Spec) (*Prepared, error) {
 	silent := func(string, int64, int64) {}
-	prepared, err := p.prepare(ctx, spec, silent, func(context.Context, *previous, cacheKey) (*cached, error) {
-		return nil, ErrNotCached
+	var prepared *Prepared
+	err := p.withSource(ctx, spec, func(from source.Source, _ *basis) (err error) {
+		prepared, err = p.prepare(ctx, spec, from, silent, func(context.Context, *previous, cacheKey) (*cached, error) {
+			return nil, ErrNotCached
+		})
+		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("prepare a release of base %q: %w", spec.Name, err)
+		return nil, fmt.Errorf("prepare a release of %s %q: %w", p.kind(), spec.Name, err)
 	}
 	return prepared, nil
 }
@@ -102,16 +117,16 @@ type previous struct {
 }
 
 // prepare finds the release in the cache, or builds it. It locks the base meanwhile.
-func (p *Publisher) prepare(ctx context.Context, spec Spec, progress source.Progress,
+func (p *Publisher) prepare(ctx context.Context, spec Spec, from source.Source, progress source.Progress,
 	build func(context.Context, *previous, cacheKey) (*cached, error),
 ) (_ *Prepared, err error) {
 	if !release.ValidName(spec.Name) {
-		return nil, fmt.Errorf("%q cannot name a base: use 1 to 63 lower case letters, digits and ._-, starting with a letter or digit", spec.Name)
+		return nil, fmt.Errorf("%q cannot name a %s: use 1 to 63 lower case letters, digits and ._-, starting with a letter or digit", spec.Name, p.kind())
 	}
 	progress("reading the source's fingerprint", 0, 0)
-	fingerprint, err := p.Fingerprint(ctx, spec)
+	fingerprint, err := from.Fingerprint(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("identify the source: %w", err)
 	}
 	unlock, err := p.lockBase(ctx, spec.Name, progress)
 	if err != nil {
@@ -125,7 +140,7 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, progress source.Prog
 	}
 	key := p.key(spec, fingerprint, before)
 	entry, err := p.load(key)
-	if err == nil && entry.needsLower() && (before == nil || !before.whole) {
+	if err == nil && entry.needsLower(p.kind()) && (before == nil || !before.whole) {
 		err = errMiss // the store lacks the layers below
 	}
 	if errors.Is(err, errMiss) {
@@ -138,8 +153,8 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, progress source.Prog
 }
 
 func (p *Publisher) lockBase(ctx context.Context, name string, progress source.Progress) (func() error, error) {
-	return lock(ctx, filepath.Join(p.Cache, releasesDir, name+".lock"), func() {
-		progress("waiting for another process that prepares base "+name, 0, 0)
+	return lock(ctx, p.baseDir(name)+".lock", func() {
+		progress(fmt.Sprintf("waiting for another process that prepares %s %s", p.kind(), name), 0, 0)
 	})
 }
 
@@ -147,6 +162,7 @@ func (p *Publisher) key(spec Spec, fingerprint string, before *previous) cacheKe
 	key := cacheKey{
 		Build: buildVersion, Name: spec.Name, Fingerprint: fingerprint,
 		MaxChain: p.maxChain(), MaxDelta: p.maxDelta(), PinAccounts: spec.PinAccounts, SharedSecrets: spec.SharedSecrets,
+		BuiltOn: spec.BuiltOn,
 	}
 	if before != nil {
 		key.Previous = before.id
@@ -167,7 +183,7 @@ func (p *Publisher) previous(ctx context.Context, name string) (*previous, error
 	for _, layer := range manifest.Layers {
 		_, err := p.Store.LayerPath(ctx, layer.ID)
 		if errors.Is(err, store.ErrNotFound) {
-			p.log().Warn("the store lacks a layer of the newest release, so the next one will be full", "base", name, "layer", layer.ID)
+			p.log().Warn("the store lacks a layer of the newest release, so it is built again", "name", name, "layer", layer.ID)
 			before.whole = false
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,6 +79,15 @@ func (p *Publisher) record(ctx context.Context, prepared *Prepared, progress sou
 	if err := p.own(&history, prepared.Owner); err != nil {
 		return err
 	}
+	if p.kind() == release.Component {
+		base, err := p.Get(ctx, prepared.Manifest.BuiltOn)
+		if err != nil {
+			return fmt.Errorf("read the base that it is built on: %w", err)
+		}
+		if err := p.enter(ctx, prepared, base); err != nil {
+			return err
+		}
+	}
 	newest := store.Listed{ID: prepared.ID, Published: p.now()}
 	history.Releases = append([]store.Listed{newest}, history.Releases...)
 	if err := p.Store.SetHistory(ctx, p.kind(), prepared.Manifest.Name, history); err != nil {
@@ -138,12 +148,9 @@ func (p *Publisher) upload(ctx context.Context, prepared *Prepared, progress sou
 			return fmt.Errorf("find layer %s below it: %w", below.ID, err)
 		}
 	}
-	blobs := []struct {
-		file string
-		blob release.Blob
-	}{{contentsFile, m.Contents}, {imageFile, m.Kernel.Image}, {modulesFile, m.Kernel.Modules}}
-	for _, b := range blobs {
-		if err := p.uploadBlob(ctx, prepared, b.file, b.blob, progress); err != nil {
+	files := blobFiles(m)
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		if err := p.uploadBlob(ctx, prepared, file, files[file], progress); err != nil {
 			return err
 		}
 	}
@@ -204,6 +211,6 @@ func (p *Publisher) noteUnchanged(ctx context.Context, prepared *Prepared) {
 		err = errors.Join(p.rememberUnchanged(ctx, key), unlock())
 	}
 	if err != nil {
-		p.log().Warn("unable to record in the cache that the source is published", "base", name, "error", err)
+		p.log().Warn("unable to record in the cache that the source is published", "name", name, "error", err)
 	}
 }

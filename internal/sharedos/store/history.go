@@ -3,7 +3,9 @@ package store
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +25,9 @@ type History struct {
 	// Owner identifies the Terraform state that the base belongs to, which alone changes and deletes it; "" if an earlier version
 	// made it.
 	Owner string
+	// Users and Groups are the ledger of accounts of a base: the numbers of accounts that components on it have. Names are only
+	// ever added, so that an account has one number in all stacks on the base.
+	Users, Groups map[string]uint32
 	// Making is set from the first release on until the owner has the base in its state; nil after that.
 	Making *Making
 }
@@ -53,6 +58,14 @@ func HistoryOf(ids ...tree.Digest) History {
 	return h
 }
 
+// ledger is one kind of accounts in a History, and how its lines begin.
+type ledger struct {
+	line     string
+	accounts *map[string]uint32
+}
+
+func (h *History) ledgers() []ledger { return []ledger{{userLine, &h.Users}, {groupLine, &h.Groups}} }
+
 // IDs returns the ids of the releases, newest first.
 func (h History) IDs() []tree.Digest {
 	ids := make([]tree.Digest, len(h.Releases))
@@ -67,12 +80,14 @@ const (
 	retainLine = "retain "
 	ownerLine  = "owner "
 	makingLine = "making "
+	userLine   = "user "
+	groupLine  = "group "
 )
 
 // word matches what stands in a line as one word.
 var word = regexp.MustCompile(`^[A-Za-z0-9+/=._-]{1,100}$`)
 
-// EncodeHistory writes a history as text: lines with Retain, Owner and Making, unless they are 0, "" or nil, and a line for each release
+// EncodeHistory writes a history as text: lines with Retain, Owner, Making and accounts, unless they are 0, "" or nil, and a line for each release
 // with its id and, if it is known, its time (RFC 3339).
 func EncodeHistory(h History) ([]byte, error) {
 	if len(h.Releases) > MaxHistory {
@@ -96,6 +111,14 @@ func EncodeHistory(h History) ([]byte, error) {
 			return nil, fmt.Errorf("history: operator %q and process %q cannot be recorded", m.Operator, m.Process)
 		}
 		fmt.Fprintf(&text, "%s%s %s %s\n", makingLine, m.Operator, m.Process, m.Began.UTC().Format(time.RFC3339))
+	}
+	for _, ledger := range h.ledgers() {
+		for _, name := range slices.Sorted(maps.Keys(*ledger.accounts)) {
+			if !word.MatchString(name) {
+				return nil, fmt.Errorf("history: %q cannot be the name of a %s", name, ledger.line)
+			}
+			fmt.Fprintf(&text, "%s%s %d\n", ledger.line, name, (*ledger.accounts)[name])
+		}
 	}
 	seen := map[tree.Digest]bool{}
 	for i, one := range h.Releases {
@@ -142,6 +165,24 @@ func DecodeHistory(text []byte) (History, error) {
 				return History{}, fmt.Errorf("history, who makes it: %w: %w", ErrCorrupt, err)
 			}
 			h.Making, lines = &Making{Operator: fields[0], Process: fields[1], Began: began}, lines[1:]
+		}
+	}
+	for _, ledger := range h.ledgers() {
+		for len(lines) > 0 {
+			entry, found := strings.CutPrefix(lines[0], ledger.line)
+			if !found {
+				break
+			}
+			name, text, _ := strings.Cut(entry, " ")
+			number, err := strconv.ParseUint(text, 10, 32)
+			if err != nil || !word.MatchString(name) {
+				return History{}, fmt.Errorf("history, account %q: %w", name, ErrCorrupt)
+			}
+			if *ledger.accounts == nil {
+				*ledger.accounts = map[string]uint32{}
+			}
+			(*ledger.accounts)[name] = uint32(number)
+			lines = lines[1:]
 		}
 	}
 	if len(lines) == 0 || len(lines) > MaxHistory {

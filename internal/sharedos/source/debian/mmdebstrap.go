@@ -22,16 +22,8 @@ var ErrNoMmdebstrap = errors.New("mmdebstrap is not installed")
 // cleanupWait is how long mmdebstrap may clean up after SIGTERM before it gets SIGKILL.
 const cleanupWait = 20 * time.Second
 
-// mmdebstrap makes a tree and writes it as a tar stream. All its processes end with ctx.
+// mmdebstrap makes a tree and writes it as a tar stream.
 func mmdebstrap(ctx context.Context, in *input, out io.Writer, progress source.Progress) (err error) {
-	path, err := exec.LookPath("mmdebstrap")
-	if err != nil {
-		return fmt.Errorf("%w (%w): run apt-get install mmdebstrap, or use an archive source", ErrNoMmdebstrap, err)
-	}
-	if err := checkPrivileges(in.mode); err != nil {
-		return err
-	}
-	progress("mmdebstrap: starting", 0, 0)
 	// The directory is readable for everyone, since mmdebstrap may run processes as other users.
 	dir, err := os.MkdirTemp("", "sharedos-mmdebstrap-*")
 	if err != nil {
@@ -45,6 +37,19 @@ func mmdebstrap(ctx context.Context, in *input, out io.Writer, progress source.P
 	if err != nil {
 		return err
 	}
+	return runMmdebstrap(ctx, in, args, out, progress)
+}
+
+// runMmdebstrap runs it. All its processes end with ctx.
+func runMmdebstrap(ctx context.Context, in *input, args []string, out io.Writer, progress source.Progress) error {
+	path, err := exec.LookPath("mmdebstrap")
+	if err != nil {
+		return fmt.Errorf("%w (%w): run apt-get install mmdebstrap, or use an archive source", ErrNoMmdebstrap, err)
+	}
+	if err := checkPrivileges(in.mode); err != nil {
+		return err
+	}
+	progress("mmdebstrap: starting", 0, 0)
 	cmd := exec.CommandContext(ctx, path, args...)
 	// The date is that of the release, so maintainer scripts record the same date in every build.
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(in.Suites[0].date.Unix(), 10))
@@ -75,8 +80,7 @@ func mmdebstrap(ctx context.Context, in *input, out io.Writer, progress source.P
 	return nil
 }
 
-// mmdebstrapArgs returns the command line: one line of sources.list(5) for each suite, in the user's order. It writes
-// files that the command line refers to into a directory.
+// mmdebstrapArgs returns the command line. It writes files that the command line refers to into a directory.
 func mmdebstrapArgs(in *input, dir string) ([]string, error) {
 	args := []string{"--variant=minbase", "--format=tar", "--architectures=" + in.Architecture}
 	if in.mode != "" && in.mode != "auto" {
@@ -103,7 +107,13 @@ func mmdebstrapArgs(in *input, dir string) ([]string, error) {
 		}
 		args = append(args, "--include="+path)
 	}
-	args = append(args, "--", in.Suites[0].Name, "-")
+	suites, err := in.sourceArgs(dir)
+	return append(args, suites...), err
+}
+
+// sourceArgs are the last arguments: a line of sources.list(5) for each suite, in the user's order.
+func (in *input) sourceArgs(dir string) ([]string, error) {
+	args := []string{"--", in.Suites[0].Name, "-"}
 	for i, s := range in.Suites {
 		if s.Key == "" {
 			options := ""

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
@@ -60,6 +61,10 @@ func (s *System) Close() error { return s.spool.Close() }
 // A source can change between Fingerprint and Read. A caller that stores the result under the fingerprint must compute
 // the fingerprint again afterwards and compare.
 func Read(ctx context.Context, src source.Source, spoolDir string, progress source.Progress, sharedSecrets ...string) (*System, error) {
+	return readSystem(ctx, src, spoolDir, progress, func(s *System, given []string) error { return s.describe(sharedSecrets, given) })
+}
+
+func readSystem(ctx context.Context, src source.Source, spoolDir string, progress source.Progress, describe func(*System, []string) error) (*System, error) {
 	stream, err := src.Open(ctx, progress)
 	if err != nil {
 		return nil, err
@@ -84,10 +89,18 @@ func Read(ctx context.Context, src source.Source, spoolDir string, progress sour
 	if g, ok := src.(interface{ Given() []string }); ok {
 		given = g.Given()
 	}
-	if err := s.describe(sharedSecrets, given); err != nil {
+	if err := describe(s, given); err != nil {
 		return nil, wrap(src, errors.Join(err, spool.Close()))
 	}
 	return s, nil
+}
+
+// ReadAddition is Read for the whole tree of a base with an addition, from Addition.On. It has no kernel, and Secrets and
+// Notes are only those of what was added. base is the base's normalised tree.
+func ReadAddition(ctx context.Context, src source.Source, base *tree.Tree, spoolDir string, progress source.Progress, sharedSecrets ...string) (*System, error) {
+	return readSystem(ctx, src, spoolDir, progress, func(s *System, given []string) error {
+		return s.describeAddition(base, sharedSecrets, given)
+	})
 }
 
 // wrap names the source in an error if the source has a name.
@@ -114,6 +127,39 @@ func (s *System) describe(sharedSecrets, given []string) (err error) {
 	if s.Kernel, err = CheckBootable(s.Full); err != nil {
 		return err
 	}
+	return s.describeSystem(sharedSecrets, given)
+}
+
+// describeAddition is describe for the tree of a base with an addition.
+func (s *System) describeAddition(base *tree.Tree, sharedSecrets, given []string) error {
+	if err := sameKernels(base, s.Full); err != nil {
+		return err
+	}
+	// What looks like a secret in the base is one that the base shares on purpose.
+	for _, e := range base.Entries {
+		if is, ok := s.Full.Lookup(e.Path); ok && e.Type == tree.Regular && tree.Equal(*is, e) {
+			sharedSecrets = append(sharedSecrets, "/"+e.Path)
+		}
+	}
+	return s.describeSystem(sharedSecrets, given)
+}
+
+// sameKernels returns an error if an addition brings a kernel: a VM boots that of the base.
+func sameKernels(base, full *tree.Tree) error {
+	for _, e := range full.Entries {
+		release, ok := strings.CutPrefix(e.Path, modulesDir+"/")
+		if !ok || e.Type != tree.Directory || strings.Contains(release, "/") {
+			continue
+		}
+		if _, known := base.Lookup(e.Path); !known {
+			return fmt.Errorf("it brings kernel %s, and a VM boots the kernel of its base: %w; add the kernel's package to the base", release, source.ErrRefused)
+		}
+	}
+	return nil
+}
+
+// describeSystem derives the fields that a base and an addition have.
+func (s *System) describeSystem(sharedSecrets, given []string) (err error) {
 	if s.Architecture, err = Architecture(s.Full); err != nil {
 		return err
 	}

@@ -43,8 +43,12 @@ var notScanned = []string{"boot", "dev", "proc", "sys", "run", "tmp", "var/tmp",
 var accountSecrets = []string{"etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-"}
 
 // findSecrets looks for secrets in files that no package ships. Without a list of such files, it looks below /etc and
-// /var. shared are paths that are to be shared nevertheless.
-func findSecrets(t *tree.Tree, shared []string) ([]Secret, error) {
+// /var. sharedPaths are paths that are to be shared nevertheless.
+func findSecrets(t *tree.Tree, sharedPaths []string) ([]Secret, error) {
+	shared := make(map[string]bool, len(sharedPaths))
+	for _, p := range sharedPaths {
+		shared[p] = true
+	}
 	shipped, known, err := shippedFiles(t)
 	if err != nil {
 		return nil, err
@@ -52,7 +56,7 @@ func findSecrets(t *tree.Tree, shared []string) ([]Secret, error) {
 	s := &secretScan{tree: t, gone: map[string]bool{}}
 	for i := range t.Entries {
 		e := &t.Entries[i]
-		if e.Type != tree.Regular || shipped[e.Path] || slices.Contains(shared, "/"+e.Path) || slices.Contains(accountSecrets, e.Path) || fateOf(*e) != keep {
+		if e.Type != tree.Regular || shipped[e.Path] || shared["/"+e.Path] || slices.Contains(accountSecrets, e.Path) || fateOf(*e) != keep {
 			continue
 		}
 		if !known && !below(e.Path, "etc") && !below(e.Path, "var") || slices.ContainsFunc(notScanned, func(dir string) bool { return below(e.Path, dir) }) {
@@ -107,9 +111,9 @@ func (s *secretScan) head(e *tree.Entry) (_ []byte, err error) {
 
 // addPublic adds what belongs to a private key and is of no use without it: its certificate, and the public half of an
 // SSH key.
-func (s *secretScan) addPublic(shared []string) {
+func (s *secretScan) addPublic(shared map[string]bool) {
 	for _, file := range s.public {
-		if slices.Contains(shared, "/"+file.path) {
+		if shared["/"+file.path] {
 			continue
 		}
 		private, isPublicHalf := strings.CutSuffix(file.path, ".pub")
@@ -124,10 +128,10 @@ func (s *secretScan) addPublic(shared []string) {
 
 // addLinks adds symbolic links to certificates that are left out, such as those that are named after a hash. A link
 // that a service is configured with stays: each VM may make what it leads to.
-func (s *secretScan) addLinks(shipped map[string]bool, shared []string) {
+func (s *secretScan) addLinks(shipped, shared map[string]bool) {
 	for i := range s.tree.Entries {
 		e := &s.tree.Entries[i]
-		if e.Type != tree.Symlink || shipped[e.Path] || slices.Contains(shared, "/"+e.Path) || path.Dir(e.Path) != "etc/ssl/certs" {
+		if e.Type != tree.Symlink || shipped[e.Path] || shared["/"+e.Path] || path.Dir(e.Path) != "etc/ssl/certs" {
 			continue
 		}
 		if s.gone[path.Join(path.Dir(e.Path), e.Link)] || s.gone[strings.TrimPrefix(e.Link, "/")] {
