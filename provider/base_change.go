@@ -121,26 +121,9 @@ func packageChange(p publish.PackageChange) string {
 
 // summary describes a change in a line each for packages, kernel, files, layer, what stays the VM's own, and accounts.
 func summary(change *publish.Change, to *release.Manifest) string {
-	var changed, added, removed int
-	for _, p := range change.Packages {
-		switch {
-		case p.From == "":
-			added++
-		case p.To == "":
-			removed++
-		default:
-			changed++
-		}
-	}
 	kernel := change.KernelTo + " as before"
 	if change.KernelFrom != change.KernelTo {
 		kernel = change.KernelFrom + " → " + change.KernelTo
-	}
-	files := func(count publish.Count, what string) string {
-		if count.Entries == 0 {
-			return "0 " + what
-		}
-		return fmt.Sprintf("%d %s (%s)", count.Entries, what, mebibytes(count.Bytes))
 	}
 	layer := "none written: the files are the same"
 	switch {
@@ -150,9 +133,9 @@ func summary(change *publish.Change, to *release.Manifest) string {
 		layer = fmt.Sprintf("a delta of %s over %d below", mebibytes(change.LayerBytes), len(to.Layers)-1)
 	}
 	lines := []string{
-		fmt.Sprintf("packages: %d changed, %d added, %d removed", changed, added, removed),
+		"packages: " + countPackages(change.Packages),
 		"kernel:   " + kernel,
-		fmt.Sprintf("files:    %s, %s, %s", files(change.Changed, "changed"), files(change.Added, "added"), files(change.Removed, "removed")),
+		"files:    " + countFiles(change),
 		"layer:    " + layer,
 	}
 	if change.VMOwned > 0 {
@@ -166,6 +149,33 @@ func summary(change *publish.Change, to *release.Manifest) string {
 		lines = append(lines, "accounts: "+strings.Join(change.Pinned, ", "))
 	}
 	return strings.Join(lines, "\n") + "\n"
+}
+
+// countPackages writes "10 changed, 1 added, 1 removed".
+func countPackages(packages []publish.PackageChange) string {
+	var changed, added, removed int
+	for _, p := range packages {
+		switch {
+		case p.From == "":
+			added++
+		case p.To == "":
+			removed++
+		default:
+			changed++
+		}
+	}
+	return fmt.Sprintf("%d changed, %d added, %d removed", changed, added, removed)
+}
+
+// countFiles writes "27 changed (1.9 MiB), 1422 added (23.9 MiB), 0 removed".
+func countFiles(change *publish.Change) string {
+	count := func(of publish.Count, what string) string {
+		if of.Entries == 0 {
+			return "0 " + what
+		}
+		return fmt.Sprintf("%d %s (%s)", of.Entries, what, mebibytes(of.Bytes))
+	}
+	return strings.Join([]string{count(change.Changed, "changed"), count(change.Added, "added"), count(change.Removed, "removed")}, ", ")
 }
 
 // mebibytes writes "27.0 MiB", and less than that in KiB or bytes.

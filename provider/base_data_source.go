@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -38,14 +39,16 @@ func (d *baseDataSource) Metadata(_ context.Context, req datasource.MetadataRequ
 // baseDataModel is data.sharedos_base.
 type baseDataModel struct {
 	Name types.String `tfsdk:"name"`
-	baseRelease
+	manifestFields
+	baseSystem
 	Packages types.Map  `tfsdk:"packages"`
 	History  types.List `tfsdk:"history"`
 }
 
 // Schema implements datasource.DataSource.
 func (d *baseDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
-	attributes := computedData(releaseAttributes())
+	attributes := computedData(manifestAttributes(baseKind))
+	maps.Copy(attributes, computedData(systemAttributes()))
 	attributes["history"] = computedData(map[string]resource.Attribute{"history": historyAttribute()})["history"]
 	attributes["packages"] = schema.MapAttribute{
 		Computed: true, ElementType: types.StringType,
@@ -134,14 +137,15 @@ func (d *baseDataSource) Read(ctx context.Context, req datasource.ReadRequest, r
 		return
 	}
 	found := baseDataModel{Name: types.StringValue(manifest.Name)}
-	resp.Diagnostics.Append(found.describe(ctx, id, manifest)...)
+	resp.Diagnostics.Append(found.manifestFields.describe(ctx, id, manifest)...)
+	found.baseSystem.describe(manifest)
 	packages := make(map[string]string, len(manifest.Packages))
 	for _, p := range manifest.Packages {
 		packages[p.Name] = p.Version
 	}
 	found.Packages, diags = types.MapValueFrom(ctx, types.StringType, packages)
 	resp.Diagnostics.Append(diags...)
-	found.History, diags = readHistory(ctx, backend, manifest.Name, backend.Publisher().Offered(id) != nil)
+	found.History, diags = baseKind.readHistory(ctx, backend, manifest.Name, backend.Publisher().Offered(id) != nil)
 	resp.Diagnostics.Append(diags...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &found)...)
 }

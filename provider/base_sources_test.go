@@ -67,7 +67,7 @@ var (
 // plainSource is a base with one source and one element in each collection of objects.
 func plainSource(t *testing.T, name string) testPlan[baseModel] {
 	t.Helper()
-	plan := newPlan[baseModel](t, &baseResource{})
+	plan := newPlan[baseModel](t, newBaseResource())
 	plan.set(path.Root("name"), "own")
 	switch name {
 	case "debian":
@@ -91,17 +91,17 @@ func plainSource(t *testing.T, name string) testPlan[baseModel] {
 
 func openedText(t *testing.T, plan testPlan[baseModel]) string {
 	t.Helper()
-	spec, diags := plan.model().spec(t.Context(), "cache")
+	in, diags := inputOf(t.Context(), plan.model(), "cache")
 	if diags.HasError() {
 		t.Fatal(diags)
 	}
-	return text(t, spec.Source)
+	return text(t, in.Source)
 }
 
 // This test fails for a new attribute of a source that is not used.
 func TestEveryAttributeOfASourceIsUsed(t *testing.T) {
 	for _, s := range new(baseModel).sources() {
-		eachLeaf(s.name(), s.attribute().Attributes, func(name string, _ schema.Attribute) {
+		eachLeaf(s.name(), s.attribute(release.Base).Attributes, func(name string, _ schema.Attribute) {
 			t.Run(name, func(t *testing.T) {
 				sample, ok := sourceSamples[name]
 				if !ok {
@@ -116,7 +116,7 @@ func TestEveryAttributeOfASourceIsUsed(t *testing.T) {
 				if openedText(t, plan) == openedText(t, plain) {
 					t.Error("the source is the same with another value")
 				}
-				if plan.model().sameSource(plain.model()) {
+				if sameSource(plan.model(), plain.model()) {
 					t.Error("another value is no change of the source")
 				}
 			})
@@ -125,15 +125,15 @@ func TestEveryAttributeOfASourceIsUsed(t *testing.T) {
 }
 
 func TestComputedAttributesOfABaseAreForgottenAndCarried(t *testing.T) {
-	plan := newPlan[baseModel](t, &baseResource{})
+	plan := newPlan[baseModel](t, newBaseResource())
 	state := plan.model()
 	state.Retain, state.SourceDigest = types.Int64Value(3), types.StringValue("sha256:1")
 	manifest := &release.Manifest{Sequence: 1, Layers: []release.Layer{{ID: tree.Digest{1}, Size: 4096}}}
-	if diags := state.describe(t.Context(), tree.Digest{2}, manifest, chain{8, 50}); diags.HasError() {
+	if diags := state.describe(t.Context(), nil, tree.Digest{2}, manifest, chain{8, 50}); diags.HasError() {
 		t.Fatal(diags)
 	}
 	planned := *state
-	if err := planned.forget(t.Context()); err != nil {
+	if err := forget(t.Context(), &planned); err != nil {
 		t.Fatal(err)
 	}
 	unknown := func() (names []string) {
@@ -145,10 +145,10 @@ func TestComputedAttributesOfABaseAreForgottenAndCarried(t *testing.T) {
 		}
 		return names
 	}
-	if got := unknown(); len(got) != len(baseNames().computed) || !planned.Retain.Equal(state.Retain) {
-		t.Errorf("these are forgotten: %v, want %v", got, baseNames().computed)
+	if got := unknown(); len(got) != len(namesOf(planned.attributes()).computed) || !planned.Retain.Equal(state.Retain) {
+		t.Errorf("these are forgotten: %v, want %v", got, namesOf(planned.attributes()).computed)
 	}
-	planned.carry(state)
+	carry(&planned, state)
 	if got := unknown(); len(got) != 0 {
 		t.Errorf("after all was carried, these are unknown: %v", got)
 	}

@@ -4,7 +4,7 @@
 // deletes VMs. This package decides which values of a plan are known and what state contains. It writes the errors for
 // the user: "Unable to <do> <what>", then why, then what to do next.
 //
-// The attributes of a resource are divided into blocks (vmBlock, baseSource). A block is a struct that has everything
+// The attributes of a resource are divided into blocks (vmBlock, sourceAttribute). A block is a struct that has everything
 // about its attributes in one file: schema, values, defaults, comparison, and the conversion to a specification and
 // back.
 //

@@ -65,7 +65,7 @@ func TestTheCommandOfTerraformIsRead(t *testing.T) {
 		if !want.read {
 			continue
 		}
-		var note baseNote
+		var note releaseNote
 		if !got.fromSavedPlan("planned:1", &note) || note.Release != "r1" {
 			t.Errorf("%s: the note is %+v", line, note)
 		}

@@ -230,7 +230,7 @@ func (m providerModel) config() (Config, []string, diag.Diagnostics) {
 // Resources implements provider.Provider.
 func (p *Provider) Resources(context.Context) []func() resource.Resource {
 	return []func() resource.Resource{
-		func() resource.Resource { return &baseResource{} },
+		func() resource.Resource { return newBaseResource() },
 		func() resource.Resource { return &vmResource{} },
 	}
 }

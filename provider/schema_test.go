@@ -40,7 +40,7 @@ func TestEveryAttributeIsDescribed(t *testing.T) {
 			}
 		}
 	}
-	describe("sharedos_base", schemaOf(t, &baseResource{}).Attributes)
+	describe("sharedos_base", schemaOf(t, newBaseResource()).Attributes)
 	describe("sharedos_vm", schemaOf(t, &vmResource{}).Attributes)
 	for _, source := range New("test", nil).DataSources(context.Background()) {
 		var described datasource.SchemaResponse

@@ -81,7 +81,7 @@ func TestNoValidatorPrintsASecret(t *testing.T) {
 			}
 		}
 	}
-	eachText(path.Empty(), schemaOf(t, &baseResource{}).Attributes, check)
+	eachText(path.Empty(), schemaOf(t, newBaseResource()).Attributes, check)
 	eachText(path.Empty(), schemaOf(t, &vmResource{}).Attributes, check)
 	check(path.Root("package_files"), []validator.String{isPackageFile})
 	if count < 100 {
@@ -232,6 +232,6 @@ func TestOnlyOurRulesSeeTexts(t *testing.T) {
 			}
 		}
 	}
-	eachText(path.Empty(), schemaOf(t, &baseResource{}).Attributes, check)
+	eachText(path.Empty(), schemaOf(t, newBaseResource()).Attributes, check)
 	eachText(path.Empty(), schemaOf(t, &vmResource{}).Attributes, check)
 }

@@ -34,7 +34,7 @@ func upgraded[Model any](t *testing.T, name, file string, plan testPlan[Model]) 
 // The last version had lists of units and packages, and attributes that only data sources have now.
 func TestTheStateOfTheLastVersionIsRead(t *testing.T) {
 	web := upgraded(t, "sharedos_vm", "testdata/vm-last-version.json", newPlan[vmModel](t, &vmResource{}))
-	base := upgraded(t, "sharedos_base", "testdata/base-last-version.json", newPlan[baseModel](t, &baseResource{}))
+	base := upgraded(t, "sharedos_base", "testdata/base-last-version.json", newPlan[baseModel](t, newBaseResource()))
 	id := `"sha256:` + strings.Repeat("0", 64) + `"`
 	for at, want := range map[string]string{
 		web.at(path.Root("memory")): `"512MiB"`,
@@ -59,7 +59,7 @@ func TestTheStateOfTheLastVersionIsRead(t *testing.T) {
 	if _, diags := web.model().spec(t.Context()); diags.HasError() {
 		t.Error(diags)
 	}
-	if _, diags := base.model().spec(t.Context(), "cache"); diags.HasError() {
+	if _, diags := inputOf(t.Context(), base.model(), "cache"); diags.HasError() {
 		t.Error(diags)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // Defaults of the attribute timeouts. Each limits one operation as a whole.
 const (
 	// A base may have to be downloaded and built.
-	baseWriteTimeout = time.Hour
+	buildTimeout = time.Hour
 	// A VM boots in less than a minute even under emulation; ten minutes leave room for a slow host.
 	vmWriteTimeout = 10 * time.Minute
 	deleteTimeout  = 10 * time.Minute

@@ -16,8 +16,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 )
 
-// baseNote is what a plan said about a base.
-type baseNote struct {
+// releaseNote is what a plan said about a base or a component.
+type releaseNote struct {
 	// Release is the id; empty if the plan did not know it. Previous is the newest release in state at that time.
 	Release  string `json:"release,omitempty"`
 	Previous string `json:"previous,omitempty"`
@@ -33,42 +33,43 @@ type baseNote struct {
 var errOtherRelease = errors.New("this is not what the plan said")
 
 // noteOf is what a plan says. The fingerprint is left out.
-func (m *baseModel) noteOf(state *baseModel) baseNote {
-	note := baseNote{Release: m.Release.ValueString(), SourceDigest: m.SourceDigest.ValueString(), Time: time.Now().UTC().Truncate(time.Second)}
+func noteOf(plan, state released) releaseNote {
+	fields := plan.fields()
+	note := releaseNote{Release: fields.Release.ValueString(), SourceDigest: fields.SourceDigest.ValueString(), Time: time.Now().UTC().Truncate(time.Second)}
 	if state != nil {
-		note.Previous = state.Release.ValueString()
+		note.Previous = state.fields().Release.ValueString()
 	}
 	return note
 }
 
 // repeat takes from the plan that is being applied what only a plan may choose: the image behind a tag.
-func (p *baseNote) repeat(plan *baseModel) {
+func (p *releaseNote) repeat(plan *releasedFields) {
 	if p != nil && p.SourceDigest != "" && plan.SourceDigest.IsUnknown() {
 		plan.SourceDigest = types.StringValue(p.SourceDigest)
 	}
 }
 
 // sameSource fails if the source is not the one of the plan that is being applied. It is asked before anything is built.
-func (p *baseNote) sameSource(ctx context.Context, publisher publish.Interface, plan *baseModel, spec publish.Spec) diag.Diagnostics {
+func (p *releaseNote) sameSource(ctx context.Context, publisher publish.Interface, plan released, in input) diag.Diagnostics {
 	if p == nil || p.Release == "" || p.Fingerprint == "" {
 		return nil
 	}
-	now, err := publisher.Fingerprint(ctx, spec)
+	now, err := publisher.Fingerprint(ctx, in.Spec)
 	switch {
 	case err != nil:
-		return plan.unreadable(spec, err)
+		return unreadable(plan, err)
 	case now == p.Fingerprint:
 		return nil
 	}
-	inputs, err := publisher.Inputs(ctx, spec)
+	inputs, err := publisher.Inputs(ctx, in.Spec)
 	if err != nil {
-		return plan.unreadable(spec, err)
+		return unreadable(plan, err)
 	}
 	what := changedInputs(p.Inputs, inputs)
 	if what == "" {
 		what = fmt.Sprintf("its fingerprint was %s, and is %s", p.Fingerprint, now)
 	}
-	return plan.changedSince(p, spec, "the source has changed since: "+what)
+	return p.changed(plan, in, "the source has changed since: "+what)
 }
 
 // changedInputs says which inputs of a source differ; empty if none does.
@@ -92,31 +93,32 @@ func changedInputs(before, now map[string]string) string {
 }
 
 // sameRelease fails if the release is not the one of the plan that is being applied.
-func (p *baseNote) sameRelease(plan *baseModel, spec publish.Spec) diag.Diagnostics {
-	if p == nil || p.Release == "" || plan.Release.ValueString() == p.Release {
+func (p *releaseNote) sameRelease(plan released, in input) diag.Diagnostics {
+	if p == nil || p.Release == "" || plan.fields().Release.ValueString() == p.Release {
 		return nil
 	}
-	return plan.changedSince(p, spec, "the source is the same, but the release that follows now is "+otherwise(plan))
+	return p.changed(plan, in, "the source is the same, but the release that follows now is "+otherwise(plan))
 }
 
 // otherwise names a release, and what it follows.
-func otherwise(m *baseModel) string {
+func otherwise(plan released) string {
+	m := plan.fields()
 	switch {
 	case m.Release.IsUnknown():
 		return "not known"
 	case m.Previous.IsNull():
-		return fmt.Sprintf("%s, the first of the base", m.Release.ValueString())
+		return fmt.Sprintf("%s, the first of the %s", m.Release.ValueString(), plan.kind().kind)
 	default:
 		return fmt.Sprintf("%s, which follows %s: another release was published meanwhile, or settings of the provider differ",
 			m.Release.ValueString(), m.Previous.ValueString())
 	}
 }
 
-// changedSince is the error that the apply of a plan would do something else than the plan said.
-func (m *baseModel) changedSince(p *baseNote, spec publish.Spec, why string) diag.Diagnostics {
-	return failedAt(m.chosen().at(), failure{
-		do: "apply the plan of", object: baseName(spec.Name),
-		err:  fmt.Errorf("%w: %v, planned at %s as release %s: %s", errOtherRelease, spec.Source, p.Time.Format(time.RFC3339), p.Release, why),
+// changed is the error that the apply of a plan would do something else than the plan said.
+func (p *releaseNote) changed(plan released, in input, why string) diag.Diagnostics {
+	return failedAt(chosen(plan).at(), failure{
+		do: "apply the plan of", object: objectOf(plan),
+		err:  fmt.Errorf("%w: %v, planned at %s as release %s: %s", errOtherRelease, in.opened, p.Time.Format(time.RFC3339), p.Release, why),
 		next: planAgain,
 	})
 }
@@ -125,15 +127,13 @@ func (m *baseModel) changedSince(p *baseNote, spec publish.Spec, why string) dia
 const planAgain = "Nothing was changed. Plan again, look at the new plan, and apply that."
 
 // differs says in what a release that was prepared differs from the planned one.
-func (m *baseModel) differs(prepared *publish.Prepared) string {
+func differs(plan released, prepared *publish.Prepared) string {
 	var found []string
-	if previous := m.Previous.ValueString(); !m.Previous.IsUnknown() && !prepared.Manifest.Previous.IsZero() && previous != prepared.Manifest.Previous.String() {
+	planned := plan.fields().Previous
+	if !planned.IsUnknown() && !prepared.Manifest.Previous.IsZero() && planned.ValueString() != prepared.Manifest.Previous.String() {
 		found = append(found, fmt.Sprintf("release %s was published since", prepared.Manifest.Previous))
 	}
-	if kernel := prepared.Manifest.Kernel; kernel != nil && !unset(m.Kernel) && kernel.Release != m.Kernel.ValueString() {
-		found = append(found, fmt.Sprintf("kernel %s instead of %s", kernel.Release, m.Kernel.ValueString()))
-	}
-	if len(found) == 0 {
+	if found = append(found, plan.differences(prepared)...); len(found) == 0 {
 		return "its files differ"
 	}
 	return strings.Join(found, ", ")

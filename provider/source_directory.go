@@ -12,16 +12,17 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/directory"
 )
 
-// baseDirectory is the source directory of sharedos_base.
-type baseDirectory struct {
+// directorySource is the source directory of sharedos_base.
+type directorySource struct {
 	Directory types.Object `tfsdk:"directory"`
 }
 
-var _ baseSource = (*baseDirectory)(nil)
+var _ sourceAttribute = (*directorySource)(nil)
 
 // directoryModel is the value of the source directory.
 type directoryModel struct {
@@ -44,11 +45,11 @@ const (
 	ownerRoot = "root"
 )
 
-func (*baseDirectory) name() string          { return "directory" }
-func (s *baseDirectory) value() types.Object { return s.Directory }
-func (*baseDirectory) at() path.Path         { return path.Root("directory").AtName("path") }
+func (*directorySource) name() string          { return "directory" }
+func (s *directorySource) value() types.Object { return s.Directory }
+func (*directorySource) at() path.Path         { return path.Root("directory").AtName("path") }
 
-func (*baseDirectory) attribute() schema.SingleNestedAttribute {
+func (*directorySource) attribute(of release.Kind) schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
 		MarkdownDescription: "Makes the base from a directory that holds a root file system. A plan checks every " +
@@ -93,7 +94,7 @@ func idMapAttribute(what string) schema.Attribute {
 // isAccount accepts the number of a user or group.
 var isAccount = int64validator.Between(0, math.MaxUint32-1)
 
-func (s *baseDirectory) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
+func (s *directorySource) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
 	var model directoryModel
 	diags := read(ctx, s.Directory, &model)
 	if !diags.HasError() && model.Owner.ValueString() == ownerRoot && !(model.UIDMap.IsNull() && model.GIDMap.IsNull()) {
@@ -103,7 +104,7 @@ func (s *baseDirectory) validate(ctx context.Context, refuse refuse) diag.Diagno
 	return diags
 }
 
-func (s *baseDirectory) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
+func (s *directorySource) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
 	var model directoryModel
 	diags := read(ctx, s.Directory, &model)
 	ranges := func(list types.List) []directory.IDRange {

@@ -9,17 +9,18 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/oci"
 )
 
-// baseOCI is the source oci of sharedos_base, and the digest that its tag was resolved to.
-type baseOCI struct {
+// ociSource is the source oci of sharedos_base, and the digest that its tag was resolved to.
+type ociSource struct {
 	OCI          types.Object `tfsdk:"oci"`
 	SourceDigest types.String `tfsdk:"source_digest"`
 }
 
-var _ baseSource = (*baseOCI)(nil)
+var _ sourceAttribute = (*ociSource)(nil)
 
 // ociModel is the value of the source oci.
 type ociModel struct {
@@ -29,11 +30,11 @@ type ociModel struct {
 	Triggers  types.Map    `tfsdk:"triggers"`
 }
 
-func (*baseOCI) name() string          { return "oci" }
-func (s *baseOCI) value() types.Object { return s.OCI }
-func (*baseOCI) at() path.Path         { return path.Root("oci") }
+func (*ociSource) name() string          { return "oci" }
+func (s *ociSource) value() types.Object { return s.OCI }
+func (*ociSource) at() path.Path         { return path.Root("oci") }
 
-func (*baseOCI) attribute() schema.SingleNestedAttribute {
+func (*ociSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
 		MarkdownDescription: "Makes the base from an OCI image in a registry, or in a directory in the OCI image " +
@@ -70,7 +71,7 @@ func sourceDigestAttribute() schema.Attribute {
 		"newest release is made from this image, even if the tag has moved since. Null for other sources.")
 }
 
-func (s *baseOCI) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
+func (s *ociSource) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
 	var model ociModel
 	diags := read(ctx, s.OCI, &model)
 	if !diags.HasError() && model.Reference.IsNull() && model.Layout.IsNull() {
@@ -80,7 +81,7 @@ func (s *baseOCI) validate(ctx context.Context, refuse refuse) diag.Diagnostics 
 	return diags
 }
 
-func (s *baseOCI) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
+func (s *ociSource) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
 	var model ociModel
 	diags := read(ctx, s.OCI, &model)
 	return &oci.Source{
@@ -91,7 +92,7 @@ func (s *baseOCI) open(ctx context.Context, cache string, limits source.Limits) 
 
 // pin resolves the tag of an image in a registry to a digest, unless that was done before, so that plan and apply read
 // the same image. Other sources have no digest.
-func (s *baseOCI) pin(ctx context.Context, opened source.Source) error {
+func (s *ociSource) pin(ctx context.Context, opened source.Source) error {
 	image, ok := opened.(*oci.Source)
 	if !ok || image.Layout != "" {
 		s.SourceDigest = types.StringNull()

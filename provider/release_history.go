@@ -17,11 +17,11 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// defaultRetain is how many releases of a base are kept by default.
+// defaultRetain is how many releases of an object are kept by default.
 const defaultRetain = 5
 
-// baseHistory is which releases the pool keeps of a base.
-type baseHistory struct {
+// retention is which releases the pool keeps.
+type retention struct {
 	Retain types.Int64 `tfsdk:"retain"`
 }
 
@@ -37,14 +37,14 @@ type recordedModel struct {
 	VMs        []string `tfsdk:"vms"`
 }
 
-func historyAttributes() map[string]schema.Attribute {
+func retentionAttributes(kind *releaseKind) map[string]schema.Attribute {
 	return map[string]schema.Attribute{
 		"retain": schema.Int64Attribute{
 			Optional: true,
 			MarkdownDescription: "Number of the newest releases that the pool keeps. An older release is deleted " +
 				"when the next release is published. If VMs refer to it, running or not, it is deleted when the last " +
 				"of them is moved or deleted, even if that VM is being replaced. Data that neither a release nor a " +
-				"VM refers to is deleted in the same way. The data source `sharedos_base` lists what is kept. Default: 5.",
+				"VM refers to is deleted in the same way. The data source `sharedos_" + string(kind.kind) + "` lists what is kept. Default: 5.",
 			Validators: []validator.Int64{int64validator.AtLeast(1)},
 		},
 	}
@@ -72,22 +72,22 @@ func historyAttribute() schema.ListNestedAttribute {
 
 var recordedType = types.ObjectType{AttrTypes: typesOf(historyAttribute().NestedObject.Attributes)}
 
-// retained is how many releases of the base are to be kept.
-func (b *baseHistory) retained() int {
+// retained is how many releases are to be kept.
+func (b *retention) retained() int {
 	if unset(b.Retain) {
 		return defaultRetain
 	}
 	return int(b.Retain.ValueInt64())
 }
 
-// readHistory reads the releases that the pool keeps of a base, and which VMs refer to them. A base that is new may have
+// readHistory reads the releases that the pool keeps of an object, and which VMs refer to them. One that is new may have
 // none yet.
-func readHistory(ctx context.Context, backend Backend, name string, new bool) (types.List, diag.Diagnostics) {
+func (k *releaseKind) readHistory(ctx context.Context, backend Backend, name string, new bool) (types.List, diag.Diagnostics) {
 	unknown := types.ListUnknown(recordedType)
 	fail := func(err error) (types.List, diag.Diagnostics) {
-		return unknown, failed(failure{do: "read the history of", object: baseName(name), err: err})
+		return unknown, failed(failure{do: "read the history of", object: k.object(name), err: err})
 	}
-	history, err := backend.Publisher().History(ctx, name)
+	history, err := k.publisher(backend).History(ctx, name)
 	if new && errors.Is(err, store.ErrNotFound) {
 		return types.ListValueFrom(ctx, recordedType, []recordedModel{})
 	}
@@ -117,20 +117,20 @@ func readHistory(ctx context.Context, backend Backend, name string, new bool) (t
 	return types.ListValueFrom(ctx, recordedType, models)
 }
 
-// retain deletes the releases that the base is not to keep. A failure is a warning: the release itself was published,
+// retain deletes the releases that are not to be kept. A failure is a warning: the release itself was published,
 // and the next release deletes them.
-func retain(ctx context.Context, backend Backend, plan *baseModel) diag.Diagnostics {
-	name := plan.Name.ValueString()
-	_, err := backend.Publisher().Retain(ctx, name, plan.retained(), func(ctx context.Context) (map[tree.Digest][]string, error) {
+func retain(ctx context.Context, backend Backend, plan released) diag.Diagnostics {
+	kind, name := plan.kind(), plan.fields().Name.ValueString()
+	_, err := kind.publisher(backend).Retain(ctx, name, plan.fields().retained(), func(ctx context.Context) (map[tree.Digest][]string, error) {
 		return backend.VMs().InUse(ctx)
 	})
 	if err == nil {
 		return nil
 	}
-	next := "The base itself is as planned. The next release of the base deletes them."
+	next := fmt.Sprintf("The %[1]s itself is as planned. The next release of the %[1]s deletes them.", kind.kind)
 	if errors.Is(err, store.ErrUnreachable) {
 		next += " Check that libvirt runs and answers."
 	}
 	return diag.Diagnostics{diag.NewWarningDiagnostic(
-		fmt.Sprintf("Unable to delete unreferenced releases of %s", baseName(name)), sentence(err)+"\n\n"+next)}
+		fmt.Sprintf("Unable to delete unreferenced releases of %s", objectOf(plan)), sentence(err)+"\n\n"+next)}
 }

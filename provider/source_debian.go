@@ -19,18 +19,19 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// baseDebian is the source debian of sharedos_base.
-type baseDebian struct {
+// debianSource is the source debian of sharedos_base.
+type debianSource struct {
 	Debian types.Object `tfsdk:"debian"`
 }
 
-var _ baseSource = (*baseDebian)(nil)
+var _ sourceAttribute = (*debianSource)(nil)
 
 // debianModel is the value of the source debian.
 type debianModel struct {
@@ -65,12 +66,12 @@ type overlayFileModel struct {
 	GID     types.Int64  `tfsdk:"gid"`
 }
 
-func (*baseDebian) name() string          { return "debian" }
-func (s *baseDebian) value() types.Object { return s.Debian }
-func (*baseDebian) at() path.Path         { return path.Root("debian") }
+func (*debianSource) name() string          { return "debian" }
+func (s *debianSource) value() types.Object { return s.Debian }
+func (*debianSource) at() path.Path         { return path.Root("debian") }
 
 // validate refuses files that would not reach a VM.
-func (s *baseDebian) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
+func (s *debianSource) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
 	files, ok := s.Debian.Attributes()["files"].(types.Map)
 	if !ok {
 		return nil
@@ -88,7 +89,7 @@ func (s *baseDebian) validate(ctx context.Context, refuse refuse) diag.Diagnosti
 	return nil
 }
 
-func (*baseDebian) attribute() schema.SingleNestedAttribute {
+func (*debianSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional:            true,
 		MarkdownDescription: "Makes the base from Debian packages, with `mmdebstrap`." + oneSource,
@@ -220,7 +221,7 @@ func overlayFileAttributes() map[string]schema.Attribute {
 	}
 }
 
-func (s *baseDebian) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
+func (s *debianSource) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
 	var model debianModel
 	diags := read(ctx, s.Debian, &model)
 	as := func(list interface {

@@ -16,49 +16,46 @@ import (
 
 var _ resource.ResourceWithModifyPlan = (*baseResource)(nil)
 
-// ModifyPlan plans the computed attributes of a base. If no input of the source changed, they stay as they are in
+// ModifyPlan plans the computed attributes. If no input of the source changed, they stay as they are in
 // state. If an input changed, the release is built into the cache, so that they are known. They are unknown if the
 // provider is not to build while planning, or if an input is unknown.
-func (r *baseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+func (r *releaseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() {
 		return // to be destroyed
 	}
-	var plan, state baseModel
-	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
-	exists := !req.State.Raw.IsNull()
-	if exists {
-		resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
+	plan := r.kind.new()
+	resp.Diagnostics.Append(req.Plan.Get(ctx, plan)...)
+	var state released // nil for an object that is new
+	if !req.State.Raw.IsNull() {
+		state = r.kind.new()
+		resp.Diagnostics.Append(req.State.Get(ctx, state)...)
 	}
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	if exists && !plan.Name.Equal(state.Name) {
-		return // the base will be replaced, and Terraform plans it again as a new one
+	if state != nil && !plan.fields().Name.Equal(state.fields().Name) {
+		return // the object will be replaced, and Terraform plans it again as a new one
 	}
-	if err := plan.forget(ctx); err != nil {
-		resp.Diagnostics.Append(failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})...)
+	if err := forget(ctx, plan); err != nil {
+		resp.Diagnostics.Append(failed(failure{do: "plan", object: objectOf(plan), err: err})...)
 		return
 	}
-	var prior *baseModel
-	if exists {
-		prior = &state
-	}
-	notes, key := r.connection.notes(), r.connection.noteKey(baseName(plan.Name.ValueString()))
+	notes, key := r.connection.notes(), r.connection.noteKey(objectOf(plan))
 	token, diags := token(ctx, req.Private)
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
-	var applied *baseNote
-	if note := (baseNote{}); notes.recall(ctx, key, token, &note) {
+	var applied *releaseNote
+	if note := (releaseNote{}); notes.recall(ctx, key, token, &note) {
 		applied = &note
 	}
-	read, diags := r.planSource(ctx, &plan, prior, applied, req.Private)
+	read, diags := r.planSource(ctx, plan, state, applied, req.Private)
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
-	resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
+	resp.Diagnostics.Append(resp.Plan.Set(ctx, plan)...)
 	if applied == nil && !resp.Plan.Raw.Equal(req.State.Raw) {
-		note := plan.noteOf(prior)
+		note := noteOf(plan, state)
 		note.Fingerprint, note.Inputs = read.fingerprint, read.inputs
 		resp.Diagnostics.Append(notes.keep(ctx, key, token, note, resp.Private)...)
 	}
@@ -72,75 +69,82 @@ type readSource struct {
 
 // planSource fills in what is known about the release that results from the source, and identifies the source if it was
 // read. It fails if this is not what the plan said that is being applied; applied is nil while planning.
-func (r *baseResource) planSource(ctx context.Context, plan, state *baseModel, applied *baseNote, private privateState) (read readSource, _ diag.Diagnostics) {
-	known, err := plan.sourceKnown(ctx)
+func (r *releaseResource) planSource(ctx context.Context, plan, state released, applied *releaseNote, private privateState) (read readSource, _ diag.Diagnostics) {
+	known, err := sourceKnown(ctx, plan)
 	if err != nil {
-		return read, failed(failure{do: "plan", object: baseName(plan.Name.ValueString()), err: err})
+		return read, failed(failure{do: "plan", object: objectOf(plan), err: err})
 	}
-	if !known || plan.Name.IsUnknown() || plan.PinAccounts.IsUnknown() || !setKnown(plan.SharedSecrets) {
+	fields := plan.fields()
+	if !known || fields.Name.IsUnknown() || !plan.settled() || !setKnown(fields.SharedSecrets) {
 		return read, nil
 	}
-	applied.repeat(plan)
-	spec, diags := plan.spec(ctx, r.connection.cacheDir())
+	applied.repeat(fields)
+	in, diags := inputOf(ctx, plan, r.connection.cacheDir())
 	if diags.HasError() {
 		return read, diags
 	}
-	if state != nil && plan.sameSource(state) {
-		unchanged, d := r.sameInput(ctx, plan, spec, state, private)
+	if state != nil && sameSource(plan, state) {
+		unchanged, d := r.sameInput(ctx, plan, in, state, private)
 		if diags.Append(d...); unchanged || diags.HasError() {
-			plan.carry(state)
-			return read, append(diags, applied.sameRelease(plan, spec)...)
+			carry(plan, state)
+			return read, append(diags, applied.sameRelease(plan, in)...)
 		}
 	}
-	if err := plan.pin(ctx, spec.Source); err != nil {
-		return read, append(diags, plan.unreadable(spec, err)...)
-	}
 	backend, err := r.connection.get(ctx)
+	unknown := errors.Is(err, errUnknownConfig)
 	switch {
-	case errors.Is(err, errUnknownConfig):
-		return read, diags
-	case err != nil:
-		return read, append(diags, failed(failure{do: "plan", object: baseName(spec.Name), err: err})...)
+	case err == nil:
+		if diags.Append(plan.check(ctx, backend)...); diags.HasError() {
+			return read, diags
+		}
+	case !unknown:
+		return read, append(diags, failed(failure{do: "plan", object: objectOf(plan), err: err})...)
 	}
-	if diags.Append(applied.sameSource(ctx, backend.Publisher(), plan, spec)...); diags.HasError() {
+	if err := fields.pin(ctx, in.opened); err != nil {
+		return read, append(diags, unreadable(plan, err)...)
+	}
+	if unknown {
 		return read, diags
 	}
-	prepared, d := r.prepare(ctx, backend, plan, state, spec)
+	if diags.Append(applied.sameSource(ctx, r.kind.publisher(backend), plan, in)...); diags.HasError() {
+		return read, diags
+	}
+	prepared, d := r.prepare(ctx, backend, plan, state, in)
 	if diags.Append(d...); prepared == nil {
 		return read, diags
 	}
-	diags.Append(plan.take(ctx, prepared, state, r.connection.chain())...)
+	diags.Append(take(ctx, plan, backend, prepared, state, r.connection.chain())...)
 	read.fingerprint = prepared.Fingerprint
 	if applied == nil {
 		// They only explain an error later, so a failure to read them is none.
-		if read.inputs, err = backend.Publisher().Inputs(ctx, spec); err != nil {
-			tflog.Warn(ctx, "unable to describe the inputs of a base", map[string]any{"error": err.Error()})
+		if read.inputs, err = r.kind.publisher(backend).Inputs(ctx, in.Spec); err != nil {
+			tflog.Warn(ctx, "unable to describe the inputs of a release", map[string]any{"error": err.Error()})
 		}
 	}
-	return read, append(diags, applied.sameRelease(plan, spec)...)
+	return read, append(diags, applied.sameRelease(plan, in)...)
 }
 
 // prepare finds the release of a plan in the cache, or builds it there, in the time that the apply would have for it.
 // Without an error it is nil if the plan is not to build it.
-func (r *baseResource) prepare(ctx context.Context, backend Backend, plan, state *baseModel, spec publish.Spec) (*publish.Prepared, diag.Diagnostics) {
+func (r *releaseResource) prepare(ctx context.Context, backend Backend, plan, state released, in input) (*publish.Prepared, diag.Diagnostics) {
 	if r.connection.invocation().destroys {
 		return nil, nil // what is planned now is dropped
 	}
 	if !r.connection.buildAtPlan() {
-		prepared, err := backend.Publisher().PrepareCached(ctx, spec)
+		prepared, err := r.kind.publisher(backend).PrepareCached(ctx, in.Spec)
 		switch {
 		case errors.Is(err, publish.ErrNotCached):
-			return nil, plan.notBuilt(spec)
+			return nil, notBuilt(plan)
 		case err != nil:
-			return nil, plan.unreadable(spec, err)
+			return nil, unreadable(plan, err)
 		}
 		return prepared, nil
 	}
 	timeout := "timeouts.create"
-	limit, diags := plan.Timeouts.Create(ctx, baseWriteTimeout)
+	limit, diags := plan.fields().Timeouts.Create(ctx, buildTimeout)
 	if state != nil {
 		timeout = "timeouts.update"
-		limit, diags = plan.Timeouts.Update(ctx, baseWriteTimeout)
+		limit, diags = plan.fields().Timeouts.Update(ctx, buildTimeout)
 	}
 	if diags.HasError() {
 		return nil, diags
@@ -149,13 +153,13 @@ func (r *baseResource) prepare(ctx context.Context, backend Backend, plan, state
 	defer done()
 	bounded, cancel := context.WithTimeout(building, limit)
 	defer cancel()
-	began, progress := time.Now(), newProgress(ctx, baseName(spec.Name))
-	prepared, err := backend.Publisher().Prepare(bounded, spec, progress.part)
+	began, progress := time.Now(), newProgress(ctx, objectOf(plan))
+	prepared, err := r.kind.publisher(backend).Prepare(bounded, in.Spec, progress.part)
 	if err == nil {
 		progress.step(fmt.Sprintf("prepared release %s while planning, in %.1f s", prepared.ID, time.Since(began).Seconds()))
 		return prepared, diags
 	}
-	fail := failure{do: "plan", object: baseName(spec.Name), step: "reading its source (" + progress.at() + ")", err: err}
+	fail := failure{do: "plan", object: objectOf(plan), step: "reading its source (" + progress.at() + ")", err: err}
 	switch {
 	case building.Err() != nil:
 		fail.next = "The plan was interrupted while it built the release. Nothing on the host was changed. Plan again."
@@ -163,12 +167,12 @@ func (r *baseResource) prepare(ctx context.Context, backend Backend, plan, state
 		fail.next = fmt.Sprintf("It took longer than %s allows, which is %s. Nothing on the host was changed. "+
 			"Plan again with a larger %s.", timeout, shortDuration(limit), timeout)
 	}
-	return nil, append(diags, failedAt(plan.chosen().at(), fail)...)
+	return nil, append(diags, failedAt(chosen(plan).at(), fail)...)
 }
 
 // notBuilt warns of what a plan costs that builds nothing.
-func (m *baseModel) notBuilt(spec publish.Spec) diag.Diagnostics {
-	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(m.chosen().at(), "This plan does not know the next release of "+baseName(spec.Name),
+func notBuilt(plan released) diag.Diagnostics {
+	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(chosen(plan).at(), "This plan does not know the next release of "+objectOf(plan),
 		"The release has to be built first, and build_at_plan is false in the provider block. So the plan does not say which release "+
 			"the apply makes, what it changes, or what it interrupts in the VMs that run it. The apply checks refresh.max_impact "+
 			"of each VM when it comes to that VM, so it can fail after others were changed.\n\nRemove build_at_plan = false to have "+
@@ -192,7 +196,7 @@ type publishedSource struct {
 }
 
 // sameInput reports whether the release in state was made from the same input, as far as a plan can see.
-func (r *baseResource) sameInput(ctx context.Context, plan *baseModel, spec publish.Spec, state *baseModel, private privateState) (bool, diag.Diagnostics) {
+func (r *releaseResource) sameInput(ctx context.Context, plan released, in input, state released, private privateState) (bool, diag.Diagnostics) {
 	stored, diags := private.GetKey(ctx, privateSource)
 	if diags.HasError() {
 		return false, diags
@@ -200,23 +204,23 @@ func (r *baseResource) sameInput(ctx context.Context, plan *baseModel, spec publ
 	var published publishedSource
 	if len(stored) > 0 {
 		if err := json.Unmarshal(stored, &published); err != nil {
-			return false, append(diags, failed(failure{do: "read the private state of", object: baseName(spec.Name), err: err})...)
+			return false, append(diags, failed(failure{do: "read the private state of", object: objectOf(plan), err: err})...)
 		}
 	}
-	fingerprint, err := localFingerprint(ctx, spec.Source)
+	fingerprint, err := localFingerprint(ctx, in.opened)
 	if err != nil {
-		return false, append(diags, plan.unreadable(spec, err)...)
+		return false, append(diags, unreadable(plan, err)...)
 	}
 	if fingerprint == "" {
 		// The configuration is the same. Only a trigger has a remote source read again.
 		return published.Fingerprint == "", diags
 	}
-	return published == publishedSource{fingerprint, state.Release.ValueString()}, diags
+	return published == publishedSource{fingerprint, state.fields().Release.ValueString()}, diags
 }
 
 // unreadable is the error that a source cannot be read while planning.
-func (m *baseModel) unreadable(spec publish.Spec, err error) diag.Diagnostics {
-	return failedAt(m.chosen().at(), failure{
-		do: "plan", object: baseName(spec.Name), step: "reading its source", err: err,
+func unreadable(plan released, err error) diag.Diagnostics {
+	return failedAt(chosen(plan).at(), failure{
+		do: "plan", object: objectOf(plan), step: "reading its source", err: err,
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/fetch"
@@ -24,15 +25,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// baseSource is one of the attributes of sharedos_base that say what the base is made from. Exactly one of them is set.
+// sourceAttribute is one of the attributes that say what the releases of a base or a component are made from. Exactly one of
+// them is set.
 // It is a struct with the value of the attribute, and everything that is particular to the attribute is in the methods
 // of this struct.
-type baseSource interface {
+type sourceAttribute interface {
 	// name is the name of the attribute, and value what is configured.
 	name() string
 	value() types.Object
-	// attribute is the schema.
-	attribute() schema.SingleNestedAttribute
+	// attribute is the schema in the resource of a kind.
+	attribute(of release.Kind) schema.SingleNestedAttribute
 	// at is the attribute to point at when the source cannot be read.
 	at() path.Path
 	// validate calls refuse for nested attributes that contradict each other. Values may be unknown.
@@ -44,13 +46,8 @@ type baseSource interface {
 // refuse reports an attribute that contradicts others: why, and what to do.
 type refuse func(at path.Path, why, next string)
 
-// sources returns all sources. None of them is set in the state of a base that was imported.
-func (m *baseModel) sources() []baseSource {
-	return []baseSource{&m.baseDebian, &m.baseArchive, &m.baseDirectory, &m.baseOCI, &m.baseDiskImage}
-}
-
-// chosen returns the source that is set; the first of all if none is.
-func (m *baseModel) chosen() baseSource {
+// chosen returns the source that is set; the first of all if none is, as in the state of an object that was imported.
+func chosen(m released) sourceAttribute {
 	for _, s := range m.sources() {
 		if !s.value().IsNull() {
 			return s
@@ -60,8 +57,8 @@ func (m *baseModel) chosen() baseSource {
 }
 
 // sourceKnown reports whether no part of the source is unknown.
-func (m *baseModel) sourceKnown(ctx context.Context) (bool, error) {
-	for _, value := range append(m.sourceValues(), m.Limits) {
+func sourceKnown(ctx context.Context, m released) (bool, error) {
+	for _, value := range append(sourceValues(m), m.fields().Limits) {
 		converted, err := value.ToTerraformValue(ctx)
 		if err != nil || !converted.IsFullyKnown() {
 			return false, err
@@ -70,13 +67,13 @@ func (m *baseModel) sourceKnown(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// sameSource reports whether the source is configured in the same way.
-func (m *baseModel) sameSource(as *baseModel) bool {
-	if !m.SharedSecrets.Equal(as.SharedSecrets) {
+// sameSource reports whether a release of both is made from the same, as far as the configuration says.
+func sameSource(m, as released) bool {
+	if !m.fields().SharedSecrets.Equal(as.fields().SharedSecrets) || !m.sameBesides(as) {
 		return false
 	}
-	others := as.sourceValues()
-	for i, value := range m.sourceValues() {
+	others := sourceValues(as)
+	for i, value := range sourceValues(m) {
 		if !value.Equal(others[i]) {
 			return false
 		}
@@ -84,7 +81,7 @@ func (m *baseModel) sameSource(as *baseModel) bool {
 	return true
 }
 
-func (m *baseModel) sourceValues() []types.Object {
+func sourceValues(m released) []types.Object {
 	var values []types.Object
 	for _, s := range m.sources() {
 		values = append(values, s.value())
@@ -92,23 +89,32 @@ func (m *baseModel) sourceValues() []types.Object {
 	return values
 }
 
-// spec returns what a Publisher is to publish. The source must be known.
-func (m *baseModel) spec(ctx context.Context, cache string) (publish.Spec, diag.Diagnostics) {
-	limits, diags := m.limits(ctx)
-	opened, d := m.chosen().open(ctx, cache, limits)
+// input is what a release is made from.
+type input struct {
+	publish.Spec
+	// opened is the source that the user has configured. The source or the addition of the spec is made from it.
+	opened source.Source
+}
+
+// inputOf returns what a Publisher is to publish. The source must be known.
+func inputOf(ctx context.Context, m released, cache string) (input, diag.Diagnostics) {
+	fields := m.fields()
+	limits, diags := fields.limits(ctx)
+	opened, d := chosen(m).open(ctx, cache, limits)
 	diags.Append(d...)
 	var shared []string
-	if !m.SharedSecrets.IsNull() {
-		diags.Append(m.SharedSecrets.ElementsAs(ctx, &shared, false)...)
+	if !fields.SharedSecrets.IsNull() {
+		diags.Append(fields.SharedSecrets.ElementsAs(ctx, &shared, false)...)
 	}
 	slices.Sort(shared)
-	return publish.Spec{Name: m.Name.ValueString(), PinAccounts: m.PinAccounts.ValueBool(), SharedSecrets: shared, Source: opened}, diags
+	in := input{publish.Spec{Name: fields.Name.ValueString(), SharedSecrets: shared}, opened}
+	return in, append(diags, m.complete(&in.Spec, opened)...)
 }
 
 // ValidateConfig implements resource.ResourceWithValidateConfig: exactly one source is set, and it is complete.
-func (r *baseResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
-	var config baseModel
-	if resp.Diagnostics.Append(req.Config.Get(ctx, &config)...); resp.Diagnostics.HasError() {
+func (r *releaseResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+	config := r.kind.new()
+	if resp.Diagnostics.Append(req.Config.Get(ctx, config)...); resp.Diagnostics.HasError() {
 		return
 	}
 	var set, names []string
@@ -121,21 +127,21 @@ func (r *baseResource) ValidateConfig(ctx context.Context, req resource.Validate
 		}
 		names = append(names, s.name())
 	}
-	object := baseName(config.Name.ValueString())
+	object := objectOf(config)
 	switch len(set) {
 	case 0:
 		resp.Diagnostics.Append(failedAt(path.Root(names[0]), failure{
 			do: "choose the source of", object: object, err: fmt.Errorf("none of %s is set", strings.Join(names, ", ")),
-			next: `Set one of them, such as debian = { suite = "trixie", packages = [...] } or archive = { path = "rootfs.tar.zst" }.`,
+			next: "Set one of them, such as " + r.kind.sources + ".",
 		})...)
 	case 1:
-		resp.Diagnostics.Append(config.chosen().validate(ctx, func(at path.Path, why, next string) {
+		resp.Diagnostics.Append(chosen(config).validate(ctx, func(at path.Path, why, next string) {
 			resp.Diagnostics.Append(failedAt(at, failure{do: "read the source of", object: object, err: errors.New(why), next: next})...)
 		})...)
 	default:
 		resp.Diagnostics.Append(failedAt(path.Root(set[1]), failure{
 			do: "choose the source of", object: object, err: fmt.Errorf("%s are set", strings.Join(set, " and ")),
-			next: "Keep one of them: a base is read from exactly one source.",
+			next: fmt.Sprintf("Keep one of them: a %s is read from exactly one source.", r.kind.kind),
 		})...)
 	}
 }
@@ -205,7 +211,7 @@ func (m *fileModel) download(at path.Path, diags *diag.Diagnostics) *fetch.Downl
 	return &fetch.Download{URL: m.URL.ValueString(), Digest: digest}
 }
 
-// limitsModel is the attribute limits of sharedos_base.
+// limitsModel is the attribute limits.
 type limitsModel struct {
 	Content sizeValue   `tfsdk:"content"`
 	Entries types.Int64 `tfsdk:"entries"`
@@ -230,7 +236,7 @@ func limitsAttribute() schema.Attribute {
 	}
 }
 
-func (m *baseModel) limits(ctx context.Context) (source.Limits, diag.Diagnostics) {
+func (m *releasedFields) limits(ctx context.Context) (source.Limits, diag.Diagnostics) {
 	if m.Limits.IsNull() {
 		return source.Limits{}, nil
 	}

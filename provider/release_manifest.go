@@ -11,15 +11,19 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// baseRelease is one release of a base, as its manifest describes it. The resource and the data source share it.
-type baseRelease struct {
+// manifestFields are what the manifest of each release has. Resources and data sources share them.
+type manifestFields struct {
 	Release  types.String `tfsdk:"release"`
 	Sequence types.Int64  `tfsdk:"sequence"`
 	Previous types.String `tfsdk:"previous"`
 	Layers   types.List   `tfsdk:"layers"`
 	Bytes    types.Int64  `tfsdk:"bytes"`
-	Kernel   types.String `tfsdk:"kernel"`
-	OS       types.String `tfsdk:"os"`
+}
+
+// baseSystem is what the manifest of a base has in addition. The resource and the data source share it.
+type baseSystem struct {
+	Kernel types.String `tfsdk:"kernel"`
+	OS     types.String `tfsdk:"os"`
 }
 
 // layerModel is one value of the attribute layers.
@@ -29,15 +33,20 @@ type layerModel struct {
 	Delta bool   `tfsdk:"delta"`
 }
 
-func releaseAttributes() map[string]schema.Attribute {
+func manifestAttributes(kind *releaseKind) map[string]schema.Attribute {
 	return map[string]schema.Attribute{
-		"release": computedText("Id of the newest release, of the form `sha256:<64 hex>`: the value for `base` of a " +
-			"VM. A plan shows it, unless `build_at_plan` is false in the provider block and the release has to be built first."),
+		"release": computedText("Id of the newest release, of the form `sha256:<64 hex>`: the value for " + kind.inVM +
+			". A plan shows it, unless `build_at_plan` is false in the provider block and the release has to be built first."),
 		"sequence": computedNumber("Number of the release, counted from 1."),
 		"previous": computedText("Id of the previous release; null for the first."),
 		"layers":   layersAttribute(),
 		"bytes": computedNumber("Bytes of all layers of the release together. The pool stores them once, however " +
 			"many VMs run them."),
+	}
+}
+
+func systemAttributes() map[string]schema.Attribute {
+	return map[string]schema.Attribute{
 		"kernel": computedText("Kernel release, as `uname -r` prints it."),
 		"os":     computedText("Name of the operating system: `PRETTY_NAME` in its `os-release`."),
 	}
@@ -57,7 +66,7 @@ func layersAttribute() schema.ListNestedAttribute {
 
 var layerType = types.ObjectType{AttrTypes: typesOf(layersAttribute().NestedObject.Attributes)}
 
-func (b *baseRelease) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest) (diags diag.Diagnostics) {
+func (b *manifestFields) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest) (diags diag.Diagnostics) {
 	b.Release = types.StringValue(id.String())
 	b.Sequence = types.Int64Value(int64(manifest.Sequence))
 	b.Previous = types.StringNull()
@@ -72,10 +81,13 @@ func (b *baseRelease) describe(ctx context.Context, id tree.Digest, manifest *re
 	}
 	b.Layers, diags = types.ListValueFrom(ctx, layerType, layers)
 	b.Bytes = types.Int64Value(bytes)
+	return diags
+}
+
+func (b *baseSystem) describe(manifest *release.Manifest) {
 	b.Kernel = types.StringNull()
 	if manifest.Kernel != nil {
 		b.Kernel = types.StringValue(manifest.Kernel.Release)
 	}
 	b.OS = types.StringValue(manifest.OS)
-	return diags
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 )
 
-// secretsLeftOut warns of secrets that a build has made, that the base does not have, and that a VM does not make by
+// secretsLeftOut warns of secrets that a build has made, that its release does not have, and that a VM does not make by
 // itself.
-func secretsLeftOut(base string, secrets []rootfs.Secret) diag.Diagnostics {
+func secretsLeftOut(m released, secrets []rootfs.Secret) diag.Diagnostics {
 	var missing []rootfs.Secret
 	for _, s := range secrets {
 		if !s.Made {
@@ -24,14 +24,14 @@ func secretsLeftOut(base string, secrets []rootfs.Secret) diag.Diagnostics {
 		return nil
 	}
 	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(path.Root("shared_secrets"),
-		fmt.Sprintf("Base %q is built without secrets that its packages made", base),
-		"These files were made while the base was built. All VMs would share them, so they are left out:\n\n  "+
+		fmt.Sprintf("%s %q is built without secrets that its packages made", m.kind().title(), m.fields().Name.ValueString()),
+		"These files were made while the "+string(m.kind().kind)+" was built. All VMs would share them, so they are left out:\n\n  "+
 			strings.Join(rootfs.SecretsText(missing), "\n  ")+"\n\nCreate them in each VM, for example with files of its "+
 			"sharedos_vm. If a file is no secret, list its path in shared_secrets.")}
 }
 
-// corrections warns of what was corrected in what the source of a base yields.
-func corrections(base string, notes []string) diag.Diagnostics {
+// corrections warns of what was corrected in what a source yields.
+func corrections(m released, notes []string) diag.Diagnostics {
 	if len(notes) == 0 {
 		return nil
 	}
@@ -39,8 +39,8 @@ func corrections(base string, notes []string) diag.Diagnostics {
 	if more := len(notes) - shown; more > 0 {
 		notes = append(notes[:shown:shown], fmt.Sprintf("and %d more", more))
 	}
-	return diag.Diagnostics{diag.NewWarningDiagnostic(fmt.Sprintf("Base %q is not quite what its source has", base),
-		"VMs would be unsafe or broken with these, or cannot have them, so the base has them otherwise:\n\n  "+
+	return diag.Diagnostics{diag.NewWarningDiagnostic(fmt.Sprintf("%s %q is not quite what its source has", m.kind().title(), m.fields().Name.ValueString()),
+		"VMs would be unsafe or broken with these, or cannot have them, so the "+string(m.kind().kind)+" has them otherwise:\n\n  "+
 			strings.Join(notes, "\n  ")+"\n\nCorrect the source if this is not what you want.")}
 }
 

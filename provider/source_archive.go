@@ -10,31 +10,32 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/diskimage"
 )
 
-// baseArchive is the source archive of sharedos_base, and baseDiskImage the source disk_image: both are one file.
+// archiveSource is the source archive of sharedos_base, and diskImageSource the source disk_image: both are one file.
 type (
-	baseArchive struct {
+	archiveSource struct {
 		Archive types.Object `tfsdk:"archive"`
 	}
-	baseDiskImage struct {
+	diskImageSource struct {
 		DiskImage types.Object `tfsdk:"disk_image"`
 	}
 )
 
 var (
-	_ baseSource = (*baseArchive)(nil)
-	_ baseSource = (*baseDiskImage)(nil)
+	_ sourceAttribute = (*archiveSource)(nil)
+	_ sourceAttribute = (*diskImageSource)(nil)
 )
 
-func (*baseArchive) name() string          { return "archive" }
-func (s *baseArchive) value() types.Object { return s.Archive }
-func (*baseArchive) at() path.Path         { return path.Root("archive") }
+func (*archiveSource) name() string          { return "archive" }
+func (s *archiveSource) value() types.Object { return s.Archive }
+func (*archiveSource) at() path.Path         { return path.Root("archive") }
 
-func (*baseArchive) attribute() schema.SingleNestedAttribute {
+func (*archiveSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
 		MarkdownDescription: "Makes the base from an archive of a root file system. A plan reads the archive: other " +
@@ -43,7 +44,7 @@ func (*baseArchive) attribute() schema.SingleNestedAttribute {
 	}
 }
 
-func (s *baseArchive) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
+func (s *archiveSource) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
 	var model fileModel
 	diags := read(ctx, s.Archive, &model)
 	if !diags.HasError() {
@@ -52,7 +53,7 @@ func (s *baseArchive) validate(ctx context.Context, refuse refuse) diag.Diagnost
 	return diags
 }
 
-func (s *baseArchive) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
+func (s *archiveSource) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
 	var model fileModel
 	diags := read(ctx, s.Archive, &model)
 	return archive.Source{
@@ -67,11 +68,11 @@ type diskImageModel struct {
 	Partition types.Int64 `tfsdk:"partition"`
 }
 
-func (*baseDiskImage) name() string          { return "disk_image" }
-func (s *baseDiskImage) value() types.Object { return s.DiskImage }
-func (*baseDiskImage) at() path.Path         { return path.Root("disk_image") }
+func (*diskImageSource) name() string          { return "disk_image" }
+func (s *diskImageSource) value() types.Object { return s.DiskImage }
+func (*diskImageSource) at() path.Path         { return path.Root("disk_image") }
 
-func (*baseDiskImage) attribute() schema.SingleNestedAttribute {
+func (*diskImageSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 	attributes := fileAttributes("the image, raw or qcow2")
 	attributes["partition"] = schema.Int64Attribute{
 		Optional: true,
@@ -90,7 +91,7 @@ func (*baseDiskImage) attribute() schema.SingleNestedAttribute {
 	}
 }
 
-func (s *baseDiskImage) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
+func (s *diskImageSource) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
 	var model diskImageModel
 	diags := read(ctx, s.DiskImage, &model)
 	if !diags.HasError() {
@@ -99,7 +100,7 @@ func (s *baseDiskImage) validate(ctx context.Context, refuse refuse) diag.Diagno
 	return diags
 }
 
-func (s *baseDiskImage) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
+func (s *diskImageSource) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
 	var model diskImageModel
 	diags := read(ctx, s.DiskImage, &model)
 	return diskimage.Source{
