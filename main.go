@@ -94,7 +94,9 @@ func terraformLog(to io.Writer) slog.Handler {
 
 type backend struct{ host *host.Host }
 
-func (b backend) Publisher() publish.Interface  { return b.host.Publisher }
-func (b backend) Components() publish.Interface { return b.host.Publisher.Components() }
-func (b backend) VMs() vm.Interface             { return b.host.Fleet }
-func (b backend) Close() error                  { return b.host.Close() }
+func (b backend) Publisher() publish.Interface        { return b.host.Publisher }
+func (b backend) Components() publish.Interface       { return b.host.Publisher.Components() }
+func (b backend) VMs() vm.Interface                   { return b.host.Fleet }
+func (b backend) CheckPool(ctx context.Context) error { return b.host.CheckPool(ctx) }
+
+func (b backend) Close() error { return b.host.Close() }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/provider"
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
@@ -42,8 +43,8 @@ func TestABaseBelongsToOneState(t *testing.T) {
 	first.run("apply", "-auto-approve", "-no-color")
 	published := newest(t, world)
 
-	// The same content under the same name in another state is another's base.
-	said := second.refused("apply", "-auto-approve", "-no-color")
+	// The same content under the same name in another state is another's base. The plan says so.
+	said := second.refused("plan", "-no-color")
 	for _, part := range []string{"belongs to another Terraform state", "data source sharedos_base", "terraform import ADDRESS debian-13"} {
 		if !strings.Contains(said, part) {
 			t.Errorf("the other state's apply does not say %q: %s", part, said)
@@ -64,6 +65,12 @@ func TestABaseBelongsToOneState(t *testing.T) {
 	second.configure(debian(patched))
 	second.run("import", "-no-color", "sharedos_base.debian", "debian-13")
 	first.configure(debian(patched))
+	planning := func(p *provider.Provider) { must(t, p.StartedBy("plan", "", "")) }
+	first.started = planning
+	if said := first.refused("plan", "-no-color"); !strings.Contains(said, `Unable to plan base "debian-13"`) {
+		t.Errorf("the first state's plan says: %s", said)
+	}
+	first.started = nil
 	if said := first.refused("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "belongs to another Terraform state") {
 		t.Errorf("the first state's apply says: %s", said)
 	}

@@ -273,26 +273,6 @@ func TestAnotherNameIsAnotherBase(t *testing.T) {
 	)
 }
 
-func TestABaseOfAnotherConfigurationIsNotTakenOver(t *testing.T) {
-	world := newWorld(t)
-	// This stands for a second configuration on the same host.
-	other := `
-resource "sharedos_base" "other" {
-  name       = "debian-13"
-  debian     = { suite = "bookworm", packages = ["systemd-sysv"] }
-  depends_on = [sharedos_base.debian]
-}
-`
-	check(t, world,
-		resource.TestStep{Config: debian(patched)},
-		resource.TestStep{
-			Config:      debian(patched) + other,
-			ExpectError: says("Unable to create base \"debian-13\"", "exists in the pool already", "terraform import"),
-		},
-		resource.TestStep{Config: debian(patched), ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop))},
-	)
-}
-
 func TestAnInterruptedPublishConverges(t *testing.T) {
 	world := newWorld(t)
 	// The worst moment: everything is uploaded, but the answer is lost.

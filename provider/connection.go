@@ -35,6 +35,9 @@ type Backend interface {
 	Publisher() publish.Interface
 	Components() publish.Interface
 	VMs() vm.Interface
+	// CheckPool returns why the storage pool cannot be used or created; store.ErrConfig if another pool, or another directory for it,
+	// has to be chosen. It creates nothing.
+	CheckPool(ctx context.Context) error
 	// Close closes the connection. VMs keep running.
 	Close() error
 }
@@ -63,6 +66,7 @@ type connection struct {
 	built       int
 	interrupted bool
 	plans       plannedObjects
+	poolChecked bool            // the pool can be used or created
 	reads       map[string]bool // UUIDs of VMs that were read and have not been planned since
 }
 
@@ -104,7 +108,7 @@ func (c *connection) configure(config Config, unknown []string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := c.closeLocked()
-	c.config, c.unknown, c.failed = config, unknown, nil
+	c.config, c.unknown, c.failed, c.poolChecked = config, unknown, nil, false
 	c.plans = plannedObjects{}
 	return err
 }
@@ -132,6 +136,27 @@ func (c *connection) get(ctx context.Context) (Backend, error) {
 		return nil, err
 	}
 	c.backend = backend
+	return backend, nil
+}
+
+// planned returns the backend for a plan that is to publish something: it fails if the storage pool can be neither used nor created,
+// so that nothing is built in vain.
+func (c *connection) planned(ctx context.Context) (Backend, error) {
+	backend, err := c.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.poolChecked {
+		return backend, nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := backend.CheckPool(bounded); err != nil {
+		return nil, err
+	}
+	c.poolChecked = true
 	return backend, nil
 }
 

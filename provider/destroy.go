@@ -60,23 +60,28 @@ func demote(diagnostics []*tfprotov6.Diagnostic) bool {
 // destroys reports whether a command line of Terraform or OpenTofu destroys: "terraform destroy", and plan and apply with -destroy, in
 // the arguments or in the variables that Terraform adds to them.
 func destroys(line []string, getenv func(string) string) bool {
+	command, _ := commandOf(line, getenv)
+	return command == "destroy" || option(line, getenv, "destroy", "", "true", "1")
+}
+
+// option reports whether plan or apply has an option with one of these values; "" stands for an option without a value.
+func option(line []string, getenv func(string) string, name string, values ...string) bool {
+	command, options := commandOf(line, getenv)
+	return (command == "plan" || command == "apply") && slices.ContainsFunc(options, func(o string) bool {
+		found, value, _ := strings.Cut(strings.TrimLeft(o, "-"), "=")
+		return strings.HasPrefix(o, "-") && found == name && slices.Contains(values, value)
+	})
+}
+
+// commandOf returns the command of a command line, and what follows it there or in the variables that Terraform adds; "" if it has none.
+func commandOf(line []string, getenv func(string) string) (command string, options []string) {
 	if len(line) == 0 {
-		return false
+		return "", nil
 	}
 	arguments := slices.Concat(line[1:], strings.Fields(getenv("TF_CLI_ARGS")))
 	at := slices.IndexFunc(arguments, func(a string) bool { return a != "" && !strings.HasPrefix(a, "-") })
 	if at < 0 {
-		return false
+		return "", nil
 	}
-	switch command := arguments[at]; command {
-	case "destroy":
-		return true
-	case "plan", "apply":
-		options := slices.Concat(arguments[at+1:], strings.Fields(getenv("TF_CLI_ARGS_"+command)))
-		return slices.ContainsFunc(options, func(o string) bool {
-			name, value, given := strings.Cut(strings.TrimLeft(o, "-"), "=")
-			return strings.HasPrefix(o, "-") && name == "destroy" && (!given || value == "true" || value == "1")
-		})
-	}
-	return false
+	return arguments[at], slices.Concat(arguments[at+1:], strings.Fields(getenv("TF_CLI_ARGS_"+arguments[at])))
 }

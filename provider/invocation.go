@@ -24,6 +24,8 @@ type invocation struct {
 	// destroys is true if the command destroys what the configuration describes. Terraform then plans all resources as
 	// usual first, to refresh them, and drops what comes of that.
 	destroys bool
+	// unread is true if the command plans from state alone: -refresh=false.
+	unread bool
 	// appliesSaved is true if a saved plan is applied, and saved is that plan; nil if it cannot be read, as an encrypted
 	// one.
 	appliesSaved bool
@@ -51,7 +53,8 @@ func readInvocation(proc string, parent int, environment func(string) string) in
 	if at == 0 || !slices.Contains(commands, arguments[at]) {
 		return invocation{}
 	}
-	found := invocation{command: arguments[at], run: runOf(dir), destroys: destroys(arguments, environment)}
+	found := invocation{command: arguments[at], run: runOf(dir), destroys: destroys(arguments, environment),
+		unread: option(arguments, environment, "refresh", "false", "0")}
 	if last := arguments[len(arguments)-1]; found.command == "apply" && len(arguments) > at+1 && !strings.HasPrefix(last, "-") {
 		if _, err := os.Stat(last); err == nil {
 			found.appliesSaved = true

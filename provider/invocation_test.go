@@ -55,6 +55,9 @@ func TestTheCommandOfTerraformIsRead(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		if unread := option(strings.Fields(line+" -refresh=false"), func(string) string { return "" }, "refresh", "false", "0"); unread != (want.command == "plan" || want.command == "apply") {
+			t.Errorf("%s -refresh=false plans from state alone: %v", line, unread)
+		}
 		got := readInvocation(filepath.Join(dir, "proc"), 7, func(string) string { return "" })
 		if got.command != want.command || got.appliesSaved != want.applies || (got.saved != nil) != want.read || got.destroys != (want.command == "destroy") {
 			t.Errorf("%s: %+v", line, got)

@@ -1,9 +1,16 @@
 package provider
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -12,10 +19,52 @@ import (
 // plannedObjects are what the resources of one run have planned so far, so that two of them that want the same are found
 // before anything changes. Terraform configures the provider anew for each run. Use it with connection.mu held.
 type plannedObjects struct {
-	// state are the UUIDs of VMs in state, as far as they were read or planned.
+	// state are the UUIDs of VMs, and the owners of bases, in state, as far as they were read or planned.
 	state map[string]bool
 	// vms are the planned VMs by name.
 	vms map[string]plannedVM
+	// names are the objects that are planned.
+	names map[string]plannedName
+}
+
+// plannedName is which resources plan an object of a name: one that has it in state, and one that creates it.
+type plannedName struct{ exists, creates bool }
+
+// privatePlanned is a key in planned private data. Its value is the object, a JSON string, which the resource has in state. Terraform
+// plans a replacement twice: as a change of the object in state, and then as a new one, with the private data of the first plan.
+const privatePlanned = "planned"
+
+// planName records that a resource plans an object, such as a VM of some name, and fails if another resource does, too. It reports
+// whether the object is a new one that replaces none of this resource.
+func (c *connection) planName(ctx context.Context, object string, exists bool, private privateState, to privateWriter) (first bool, _ diag.Diagnostics) {
+	mark, err := json.Marshal(object)
+	if err != nil {
+		return false, failed(failure{do: "plan", object: object, err: err})
+	}
+	before, diags := private.GetKey(ctx, privatePlanned)
+	if exists {
+		diags.Append(to.SetKey(ctx, privatePlanned, mark)...)
+	}
+	if diags.HasError() {
+		return false, diags
+	}
+	replaces := !exists && bytes.Equal(before, mark)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.plans.names == nil {
+		c.plans.names = map[string]plannedName{}
+	}
+	planned := c.plans.names[object]
+	twice := !replaces && (planned.creates || !exists && planned.exists)
+	planned.exists, planned.creates = planned.exists || exists, planned.creates || !exists && !replaces
+	c.plans.names[object] = planned
+	if twice {
+		return false, failedAt(path.Root("name"), failure{do: "plan", object: object,
+			err:  errors.New("another resource of this configuration has the same name"),
+			next: "Give each of them a name of its own, or remove one of the resources.",
+		})
+	}
+	return !exists && !replaces, diags
 }
 
 // plannedVM is a VM that is planned.
@@ -29,23 +78,25 @@ type plannedVM struct {
 func (c *connection) noteState(uuid string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if uuid == "" {
+		return
+	}
 	if c.plans.state == nil {
 		c.plans.state = map[string]bool{}
 	}
 	c.plans.state[uuid] = true
 }
 
-// inState reports whether a VM of this UUID is in state.
+// inState reports whether a VM of this UUID, or a base of this owner, is in state. Of what Terraform did not read it is not known; then
+// it may be.
 func (c *connection) inState(uuid string) bool {
+	unread := c.invocation().unread
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return uuid != "" && c.plans.state[uuid]
+	return uuid != "" && unread || c.plans.state[uuid]
 }
 
 // planVM records a VM that is planned, and returns what other VMs of the run want, too.
-//
-// A replacement is planned twice: as a change of the VM in state, and as a new one. Two resources of one name, of which
-// one has a VM in state, cannot be told from that; the apply refuses the second.
 func (c *connection) planVM(spec vm.Spec, uuid string) []vm.Problem {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,12 +107,6 @@ func (c *connection) planVM(spec vm.Spec, uuid string) []vm.Problem {
 		return nil // it is not known yet
 	}
 	var problems []vm.Problem
-	if other, ok := c.plans.vms[spec.Name]; ok && other.uuid == "" && uuid == "" {
-		problems = append(problems, vm.Problem{
-			Attribute: []string{"name"}, Err: fmt.Errorf("another resource of this configuration has a VM of the name %q, too", spec.Name),
-			Next: "Give each VM a name of its own.",
-		})
-	}
 	c.plans.vms[spec.Name] = plannedVM{uuid, spec}
 	for _, name := range slices.Sorted(maps.Keys(c.plans.vms)) {
 		if name == spec.Name {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
@@ -62,6 +63,45 @@ func (r *releaseResource) beginCreate(ctx context.Context, publisher publish.Int
 		fmt.Errorf("a %s of this name exists in the pool already: %w", r.kind.kind, publish.ErrOwner)
 }
 
+// planOwned refuses the plan of an object that another resource of the configuration has, too, and the plan of a new one whose name
+// somebody else's has.
+func (r *releaseResource) planOwned(ctx context.Context, name types.String, exists bool, private privateState, to privateWriter) diag.Diagnostics {
+	if name.IsUnknown() {
+		return nil
+	}
+	own, diags := ownerOf(ctx, private)
+	if diags.HasError() {
+		return diags
+	}
+	if exists {
+		r.connection.noteState(own)
+	}
+	object := r.kind.object(name.ValueString())
+	first, diags := r.connection.planName(ctx, object, exists, private, to)
+	if exists || !first || diags.HasError() {
+		return diags
+	}
+	backend, err := r.connection.get(ctx)
+	if err != nil {
+		return nil // whoever needs it reports it
+	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	owned, err := r.kind.publisher(backend).Owner(ctx, name.ValueString())
+	switch {
+	case err != nil || owned.Interrupted:
+		return nil // the apply asks again
+	case r.connection.inState(owned.Owner):
+		// It is tainted: Terraform deletes it with the private data of this plan.
+		return setOwner(ctx, to, owned.Owner)
+	}
+	_, next, err := r.beginCreate(ctx, r.kind.publisher(backend), name.ValueString())
+	if err == nil {
+		return nil // it was deleted meanwhile
+	}
+	return failedAt(path.Root("name"), failure{do: "plan", object: object, err: err, next: next})
+}
+
 // endCreate records that the object is in state, or that its creation was given up, so that the next apply continues it.
 func (r *releaseResource) endCreate(ctx context.Context, name, owner string, inState bool) diag.Diagnostics {
 	if owner == "" {
@@ -85,6 +125,7 @@ func (r *releaseResource) endCreate(ctx context.Context, name, owner string, inS
 // readOwner reports whether the object belongs to another state. For one that was just imported, it records this state as the owner.
 func (r *releaseResource) readOwner(ctx context.Context, publisher publish.Interface, name string, private privateState, to privateWriter) (bool, diag.Diagnostics) {
 	own, diags := ownerOf(ctx, private)
+	r.connection.noteState(own)
 	imported, d := private.GetKey(ctx, privateImported)
 	if diags.Append(d...); diags.HasError() {
 		return false, diags

@@ -36,6 +36,11 @@ func (r *releaseResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 	if state != nil && !plan.fields().Name.Equal(state.fields().Name) {
 		return // the object will be replaced, and Terraform plans it again as a new one
 	}
+	exists := state != nil
+	if diags := r.planOwned(ctx, plan.fields().Name, exists, req.Private, resp.Private); diags.HasError() {
+		resp.Diagnostics.Append(diags...)
+		return
+	}
 	if err := forget(ctx, plan); err != nil {
 		resp.Diagnostics.Append(failed(failure{do: "plan", object: objectOf(plan), err: err})...)
 		return
@@ -54,6 +59,11 @@ func (r *releaseResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 		return
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, plan)...)
+	// Where the command of Terraform is not known, it may be a destroy, which drops this plan.
+	if exists && r.connection.invocation().command != "" && !resp.Plan.Raw.Equal(req.State.Raw) {
+		_, _, diags := r.claim(ctx, plan.fields().Name.ValueString(), "plan", req.Private, nil)
+		resp.Diagnostics.Append(diags...)
+	}
 	if applied == nil && !resp.Plan.Raw.Equal(req.State.Raw) {
 		note := noteOf(plan, state)
 		note.Fingerprint, note.Inputs = read.fingerprint, read.inputs
@@ -90,7 +100,7 @@ func (r *releaseResource) planSource(ctx context.Context, plan, state released, 
 			return read, append(diags, applied.sameRelease(plan, in)...)
 		}
 	}
-	backend, err := r.connection.get(ctx)
+	backend, err := r.connection.planned(ctx)
 	unknown := errors.Is(err, errUnknownConfig)
 	switch {
 	case err == nil:

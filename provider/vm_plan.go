@@ -37,9 +37,18 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	if state != nil {
+		r.connection.noteState(state.UUID.ValueString())
+	}
 	replaced := state != nil && !plan.Name.Equal(state.Name)
 	if replaced {
 		state = nil // the plan is for a new VM that replaces the one in state; Terraform asks for it once more
+	}
+	if !replaced && !plan.Name.IsUnknown() {
+		_, diags := r.connection.planName(ctx, vmName(plan.Name.ValueString()), state != nil, req.Private, resp.Private)
+		if resp.Diagnostics.Append(diags...); diags.HasError() {
+			return
+		}
 	}
 	for _, block := range plan.blocks() {
 		if block, ok := block.(vmBlockWithPlan); ok {

@@ -22,7 +22,6 @@ func (r *vmResource) preflight(ctx context.Context, plan, state *vmModel) diag.D
 		have, d := state.spec(ctx)
 		diags.Append(d...)
 		question.Have = &have
-		r.connection.noteState(have.UUID)
 		question.Want.UUID = have.UUID
 	}
 	if diags.HasError() {

@@ -32,7 +32,7 @@ func TestWhatTheHostCannotDoIsRefusedByThePlan(t *testing.T) {
 		want   []string
 	}{
 		{named("web", "foreign", ""), []string{`Unable to plan VM "foreign"`, "name", "not made by sharedos"}},
-		{web("") + named("other", "web", ""), []string{`Unable to plan VM "web"`, "another resource of this configuration has a VM of the name"}},
+		{web("") + named("other", "web", ""), []string{`Unable to plan VM "web"`, "another resource of this configuration has the same name"}},
 		{web(forward("2222")), []string{"port 2222 of the host's 127.0.0.1 is in use", "ss -ltnp"}},
 		{web(forward("8080")) + named("other", "other", forward("8080")), []string{"port 8080", "is forwarded to VM", "too"}},
 		{web("running = false\n"+forward("8080")) + named("other", "other", forward("8080")), []string{"port 8080", "is forwarded to VM", "too"}},

@@ -43,12 +43,13 @@ type World struct {
 	key  ed25519.PrivateKey
 	busy []uint16
 
-	mu      sync.Mutex
-	hook    Hook
-	failure error
-	archive string
-	opened  []provider.Config
-	calls   []string
+	mu          sync.Mutex
+	hook        Hook
+	failure     error
+	poolFailure error
+	archive     string
+	opened      []provider.Config
+	calls       []string
 
 	built atomic.Int64
 }
@@ -142,6 +143,20 @@ func (b backend) Components() publish.Interface {
 }
 func (b backend) VMs() vm.Interface { return watchedFleet{b.world, b.fleet} }
 func (b backend) Close() error      { return nil }
+
+// CheckPool implements provider.Backend.
+func (b backend) CheckPool(context.Context) error {
+	b.world.mu.Lock()
+	defer b.world.mu.Unlock()
+	return b.world.poolFailure
+}
+
+// SetPoolFailure sets why the pool can be neither used nor created; nil if it can.
+func (w *World) SetPoolFailure(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.poolFailure = err
+}
 
 // SetFailure sets the error that Open returns; nil for none.
 func (w *World) SetFailure(err error) {

@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -52,6 +54,9 @@ type Host struct {
 	Store     store.Store
 
 	client *libvirtconn.Client
+	config Config
+	on     machine.Machine
+	pool   *store.Libvirt
 }
 
 // Open connects to the host, which is this machine. It starts libvirt if the URI is that of the system's libvirt and none runs.
@@ -100,7 +105,27 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	if err := publisher.Resume(ctx, fleet.InUse); err != nil {
 		publisher.Log.WarnContext(ctx, "what an interrupted deletion has left is still in the storage pool", "error", err)
 	}
-	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes, client: client}, nil
+	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes, client: client, config: config, on: on, pool: volumes}, nil
+}
+
+// CheckPool returns why the storage pool cannot be used or created. It creates nothing. store.ErrConfig means that another pool, or
+// another directory for it, has to be chosen.
+func (h *Host) CheckPool(ctx context.Context) error {
+	missing, err := h.pool.CheckPool(ctx)
+	if err != nil || !missing {
+		return err
+	}
+	err = h.on.CheckMakeDir(ctx, h.config.PoolPath)
+	if errors.Is(err, fs.ErrPermission) {
+		// libvirt makes the directory, and the system's runs as root.
+		if root, rootErr := h.on.IsRoot(ctx); rootErr != nil || !root && !strings.Contains(h.client.URI(), "///session") {
+			return rootErr
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: storage pool %q cannot be created in the directory %s: %w", store.ErrConfig, h.config.Pool, h.config.PoolPath, err)
+	}
+	return nil
 }
 
 // withBootFiles is a store that sweeps the files which VMs boot from (vm.Fleet.BootDir) together with its objects.

@@ -53,6 +53,36 @@ func (s *Libvirt) findPool(l *libvirt.Libvirt, access access) (libvirt.StoragePo
 	return s.createPool(l)
 }
 
+// CheckPool reports whether the pool would have to be created, and returns an error if it cannot be used: ErrConfig if its directory
+// is that of another pool, which libvirt refuses. It changes nothing but that it starts a pool that is not active.
+func (s *Libvirt) CheckPool(ctx context.Context) (missing bool, err error) {
+	err = unreachable(s.client.Call(ctx, fmt.Sprintf("look at storage pool %q", s.config.Pool), func(l *libvirt.Libvirt) error {
+		_, err := s.activePool(ctx, l, reading)
+		if missing = errors.Is(err, ErrNoPool); !missing {
+			return err
+		}
+		pools, _, err := l.ConnectListAllStoragePools(1, 0)
+		if err != nil {
+			return fmt.Errorf("list the storage pools: %w", err)
+		}
+		for _, pool := range pools {
+			definition, err := poolDefinition(l, pool)
+			if libvirtconn.Is(err, libvirt.ErrNoStoragePool) {
+				continue // it has just been removed
+			}
+			if err != nil {
+				return err
+			}
+			if definition.Target != nil && filepath.Clean(definition.Target.Path) == filepath.Clean(s.config.CreatePath) {
+				return fmt.Errorf("%w: storage pool %q does not exist, and the directory in which it would be created, %s, is that of storage pool %q",
+					ErrConfig, s.config.Pool, s.config.CreatePath, pool.Name)
+			}
+		}
+		return nil
+	}))
+	return missing, err
+}
+
 func (s *Libvirt) startPool(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 	active, err := l.StoragePoolIsActive(pool)
 	if libvirtconn.Is(err, libvirt.ErrNoStoragePool) {
