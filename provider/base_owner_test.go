@@ -124,20 +124,24 @@ func forgetOwner(ctx context.Context, world *providertest.World) error {
 // keptOwner returns functions that save and restore the owner of a base: a step that imports it takes it over, into a state that the
 // testing framework then throws away.
 func keptOwner(t *testing.T, world *providertest.World, base string) (save, restore func()) {
+	return keptOwnerOf(t, world, release.Base, base)
+}
+
+func keptOwnerOf(t *testing.T, world *providertest.World, kind release.Kind, name string) (save, restore func()) {
 	var owner string
 	save = func() {
-		history, err := world.Volumes.History(t.Context(), release.Base, base)
+		history, err := world.Volumes.History(t.Context(), kind, name)
 		must(t, err)
 		owner = history.Owner
 	}
 	restore = func() {
-		history, err := world.Volumes.History(t.Context(), release.Base, base)
+		history, err := world.Volumes.History(t.Context(), kind, name)
 		must(t, err)
 		if history.Owner == owner {
 			t.Error("the import has not taken the base over")
 		}
 		history.Owner = owner
-		must(t, world.Volumes.SetHistory(t.Context(), release.Base, base, history))
+		must(t, world.Volumes.SetHistory(t.Context(), kind, name, history))
 	}
 	return save, restore
 }

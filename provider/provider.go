@@ -231,6 +231,7 @@ func (m providerModel) config() (Config, []string, diag.Diagnostics) {
 func (p *Provider) Resources(context.Context) []func() resource.Resource {
 	return []func() resource.Resource{
 		func() resource.Resource { return newBaseResource() },
+		func() resource.Resource { return newComponentResource() },
 		func() resource.Resource { return &vmResource{} },
 	}
 }
@@ -238,7 +239,8 @@ func (p *Provider) Resources(context.Context) []func() resource.Resource {
 // DataSources implements provider.Provider.
 func (p *Provider) DataSources(context.Context) []func() datasource.DataSource {
 	return []func() datasource.DataSource{
-		func() datasource.DataSource { return &baseDataSource{} },
+		func() datasource.DataSource { return newBaseDataSource() },
+		func() datasource.DataSource { return newComponentDataSource() },
 		func() datasource.DataSource { return &poolUsageDataSource{} },
 		func() datasource.DataSource { return &verifyDataSource{} },
 		func() datasource.DataSource { return &vmDataSource{} },

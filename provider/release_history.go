@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -25,16 +26,25 @@ type retention struct {
 	Retain types.Int64 `tfsdk:"retain"`
 }
 
-// recordedModel is one value of the attribute history.
+// recordedModel is one value of the attribute history. A base has the kernel in addition, and a component the base release.
 type recordedModel struct {
 	Release    string   `tfsdk:"release"`
 	Sequence   int64    `tfsdk:"sequence"`
 	Published  *string  `tfsdk:"published"`
-	Kernel     string   `tfsdk:"kernel"`
 	OS         string   `tfsdk:"os"`
 	Bytes      int64    `tfsdk:"bytes"`
 	AddedBytes int64    `tfsdk:"added_bytes"`
 	VMs        []string `tfsdk:"vms"`
+}
+
+type recordedBase struct {
+	recordedModel
+	Kernel string `tfsdk:"kernel"`
+}
+
+type recordedComponent struct {
+	recordedModel
+	Base string `tfsdk:"base"`
 }
 
 func retentionAttributes(kind *releaseKind) map[string]schema.Attribute {
@@ -51,26 +61,29 @@ func retentionAttributes(kind *releaseKind) map[string]schema.Attribute {
 }
 
 // historyAttribute is an attribute of the data source. In the resource, every plan of a release would repeat it.
-func historyAttribute() schema.ListNestedAttribute {
+func (k *releaseKind) historyAttribute() schema.ListNestedAttribute {
+	attributes := map[string]schema.Attribute{
+		"release":  computedText("Id of the release."),
+		"sequence": computedNumber("Number of the release, counted from 1."),
+		"published": computedText("Time at which it became the newest release, of the form " +
+			"`2026-11-25T01:02:03Z` (RFC 3339, UTC). The time is not part of the release, whose id does not " +
+			"depend on it. Null if it was published before times were recorded."),
+		"os":          computedText("Name of the operating system."),
+		"bytes":       computedNumber("Bytes of all its layers together."),
+		"added_bytes": computedNumber("Bytes of the layers that no earlier release in the history has."),
+		"vms":         computedTexts("VMs that refer to it, running or not, from any Terraform state."),
+	}
+	if k.kind == release.Component {
+		attributes["base"] = computedText("Id of the base release that it is built on; empty if the manifest is missing from the pool.")
+	} else {
+		attributes["kernel"] = computedText("Kernel release; empty if the manifest is missing from the pool.")
+	}
 	return schema.ListNestedAttribute{
 		Computed:            true,
-		MarkdownDescription: "Releases of the base that the pool keeps, newest first.",
-		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-			"release":  computedText("Id of the release."),
-			"sequence": computedNumber("Number of the release, counted from 1."),
-			"published": computedText("Time at which it became the newest release, of the form " +
-				"`2026-11-25T01:02:03Z` (RFC 3339, UTC). The time is not part of the release, whose id does not " +
-				"depend on it. Null if it was published before times were recorded."),
-			"kernel":      computedText("Kernel release; empty if the manifest is missing from the pool."),
-			"os":          computedText("Name of the operating system."),
-			"bytes":       computedNumber("Bytes of all its layers together."),
-			"added_bytes": computedNumber("Bytes of the layers that no earlier release in the history has."),
-			"vms":         computedTexts("VMs that refer to it, running or not, from any Terraform state."),
-		}},
+		MarkdownDescription: fmt.Sprintf("Releases of the %s that the pool keeps, newest first.", k.kind),
+		NestedObject:        schema.NestedAttributeObject{Attributes: attributes},
 	}
 }
-
-var recordedType = types.ObjectType{AttrTypes: typesOf(historyAttribute().NestedObject.Attributes)}
 
 // retained is how many releases are to be kept.
 func (b *retention) retained() int {
@@ -83,13 +96,13 @@ func (b *retention) retained() int {
 // readHistory reads the releases that the pool keeps of an object, and which VMs refer to them. One that is new may have
 // none yet.
 func (k *releaseKind) readHistory(ctx context.Context, backend Backend, name string, new bool) (types.List, diag.Diagnostics) {
-	unknown := types.ListUnknown(recordedType)
+	recorded := k.historyAttribute().NestedObject.Type()
 	fail := func(err error) (types.List, diag.Diagnostics) {
-		return unknown, failed(failure{do: "read the history of", object: k.object(name), err: err})
+		return types.ListUnknown(recorded), failed(failure{do: "read the history of", object: k.object(name), err: err})
 	}
 	history, err := k.publisher(backend).History(ctx, name)
 	if new && errors.Is(err, store.ErrNotFound) {
-		return types.ListValueFrom(ctx, recordedType, []recordedModel{})
+		return types.ListValueFrom(ctx, recorded, []recordedModel{})
 	}
 	if err != nil {
 		return fail(err)
@@ -98,23 +111,29 @@ func (k *releaseKind) readHistory(ctx context.Context, backend Backend, name str
 	if err != nil {
 		return fail(err)
 	}
-	models := make([]recordedModel, len(history))
+	bases, components := []recordedBase{}, []recordedComponent{}
 	for i, added := range publish.Added(history) {
-		models[i] = recordedModel{
+		model := recordedModel{
 			Release: history[i].ID.String(), Bytes: history[i].Bytes(), AddedBytes: added, VMs: append([]string{}, inUse[history[i].ID]...),
 		}
 		if published := history[i].Published; !published.IsZero() {
 			text := published.Format(time.RFC3339)
-			models[i].Published = &text
+			model.Published = &text
 		}
+		var kernel, base string
 		if m := history[i].Manifest; m != nil {
-			models[i].Sequence, models[i].OS = int64(m.Sequence), m.OS
+			model.Sequence, model.OS = int64(m.Sequence), m.OS
+			base = m.BuiltOn.String()
 			if m.Kernel != nil {
-				models[i].Kernel = m.Kernel.Release
+				kernel = m.Kernel.Release
 			}
 		}
+		bases, components = append(bases, recordedBase{model, kernel}), append(components, recordedComponent{model, base})
 	}
-	return types.ListValueFrom(ctx, recordedType, models)
+	if k.kind == release.Component {
+		return types.ListValueFrom(ctx, recorded, components)
+	}
+	return types.ListValueFrom(ctx, recorded, bases)
 }
 
 // retain deletes the releases that are not to be kept. A failure is a warning: the release itself was published,

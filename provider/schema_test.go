@@ -41,6 +41,7 @@ func TestEveryAttributeIsDescribed(t *testing.T) {
 		}
 	}
 	describe("sharedos_base", schemaOf(t, newBaseResource()).Attributes)
+	describe("sharedos_component", schemaOf(t, newComponentResource()).Attributes)
 	describe("sharedos_vm", schemaOf(t, &vmResource{}).Attributes)
 	for _, source := range New("test", nil).DataSources(context.Background()) {
 		var described datasource.SchemaResponse

@@ -154,6 +154,15 @@ func read(ctx context.Context, value types.Object, model any) diag.Diagnostics {
 // oneSource ends the description of each source.
 const oneSource = " Exactly one source is set."
 
+// madeFrom describes a source: what the first sentence says, in a base or in a component, and what holds for both.
+func madeFrom(of release.Kind, base, component, both string) string {
+	first := base
+	if of == release.Component {
+		first = component
+	}
+	return first + both + oneSource
+}
+
 // fileModel says where a file is: on this machine, or elsewhere.
 type fileModel struct {
 	Path   types.String `tfsdk:"path"`

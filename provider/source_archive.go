@@ -16,7 +16,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/diskimage"
 )
 
-// archiveSource is the source archive of sharedos_base, and diskImageSource the source disk_image: both are one file.
+// archiveSource is the source archive, and diskImageSource the source disk_image of a base: both are one file.
 type (
 	archiveSource struct {
 		Archive types.Object `tfsdk:"archive"`
@@ -38,8 +38,9 @@ func (*archiveSource) at() path.Path         { return path.Root("archive") }
 func (*archiveSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Makes the base from an archive of a root file system. A plan reads the archive: other " +
-			"content under the same path is another release." + oneSource,
+		MarkdownDescription: madeFrom(of, "Makes the base from an archive of a root file system. ",
+			"Lays the files of an archive over the base. ",
+			"A plan reads the archive: other content under the same path is another release."),
 		Attributes: fileAttributes("a tar archive, plain or compressed with gzip, zstd, xz or bzip2"),
 	}
 }
@@ -72,7 +73,7 @@ func (*diskImageSource) name() string          { return "disk_image" }
 func (s *diskImageSource) value() types.Object { return s.DiskImage }
 func (*diskImageSource) at() path.Path         { return path.Root("disk_image") }
 
-func (*diskImageSource) attribute(of release.Kind) schema.SingleNestedAttribute {
+func (*diskImageSource) attribute(release.Kind) schema.SingleNestedAttribute {
 	attributes := fileAttributes("the image, raw or qcow2")
 	attributes["partition"] = schema.Int64Attribute{
 		Optional: true,

@@ -26,7 +26,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// debianSource is the source debian of sharedos_base.
+// debianSource is the source debian.
 type debianSource struct {
 	Debian types.Object `tfsdk:"debian"`
 }
@@ -89,33 +89,62 @@ func (s *debianSource) validate(ctx context.Context, refuse refuse) diag.Diagnos
 	return nil
 }
 
+// debianTexts are descriptions that differ between a base and a component.
+type debianTexts struct {
+	suite, suites, components, packages, files, repositories, checkValidUntil string
+}
+
+var (
+	debianInBase = debianTexts{
+		suite:      "Debian suite, such as `trixie`.",
+		components: "Default: `main`.",
+		packages: "Packages to install in addition to the minimal system. A kernel " +
+			"(`linux-image-cloud-amd64`) and `systemd-sysv` must be among them or among their dependencies.",
+		files:        "When only these files change, the packages are not installed again. ",
+		repositories: "They stay in the apt configuration of the base.",
+
+		checkValidUntil: ", and stays in the apt configuration of the base",
+	}
+	debianInComponent = debianTexts{
+		suite:      "Debian suite, such as `trixie`. Default: the suites of Debian in the apt configuration of the base.",
+		suites:     " If `suite` is not set, the other suites in the apt configuration of the base.",
+		components: "Default: `main`, or those in the apt configuration of the base if `suite` is not set.",
+		packages: "Packages to install in addition to those of the base, with their dependencies. The packages of the base keep " +
+			"their versions: it is an error if that is not possible.",
+		repositories: "They are used while the component is built, and are not added to the apt configuration of the VM.",
+	}
+)
+
 func (*debianSource) attribute(of release.Kind) schema.SingleNestedAttribute {
+	text := debianInBase
+	if of == release.Component {
+		text = debianInComponent
+	}
 	return schema.SingleNestedAttribute{
-		Optional:            true,
-		MarkdownDescription: "Makes the base from Debian packages, with `mmdebstrap`." + oneSource,
+		Optional: true,
+		MarkdownDescription: madeFrom(of, "Makes the base from Debian packages, with `mmdebstrap`.",
+			"Installs Debian packages in a copy of the base, with `mmdebstrap`.", ""),
 		Attributes: map[string]schema.Attribute{
 			"suite": schema.StringAttribute{
-				Required:            true,
-				MarkdownDescription: "Debian suite, such as `trixie`.",
+				Required: of == release.Base, Optional: of != release.Base,
+				MarkdownDescription: text.suite,
 				Validators:          []validator.String{notEmpty},
 			},
 			"additional_suites": schema.ListAttribute{
 				Optional: true, ElementType: types.StringType,
 				MarkdownDescription: "More suites to take packages from. Default: the `-updates` and `-security` " +
-					"suites of `suite`. With an empty list, only the main archive is used, as it was released.",
+					"suites of `suite`." + text.suites + " With an empty list, only the main archive is used, as it was released.",
 				Validators: []validator.List{listvalidator.ValueStringsAre(notEmpty)},
 			},
 			"components": schema.ListAttribute{
 				Optional: true, ElementType: types.StringType,
-				MarkdownDescription: "Components of the archive, such as `main` and `non-free-firmware`. Default: " +
-					"`main`.",
-				Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(notEmpty)},
+				MarkdownDescription: "Components of the archive, such as `main` and `non-free-firmware`. " + text.components,
+				Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(notEmpty)},
 			},
 			"packages": schema.SetAttribute{
 				Required: true, ElementType: types.StringType,
-				MarkdownDescription: "Packages to install in addition to the minimal system. A kernel " +
-					"(`linux-image-cloud-amd64`) and `systemd-sysv` must be among them or among their dependencies.",
-				Validators: []validator.Set{setvalidator.SizeAtLeast(1), setvalidator.ValueStringsAre(notEmpty)},
+				MarkdownDescription: text.packages,
+				Validators:          []validator.Set{setvalidator.SizeAtLeast(1), setvalidator.ValueStringsAre(notEmpty)},
 			},
 			"mirror": schema.StringAttribute{
 				Optional: true,
@@ -130,11 +159,10 @@ func (*debianSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 				Validators: []validator.String{isKey, stringvalidator.AlsoRequires(path.MatchRelative().AtParent().AtName("mirror"))},
 			},
 			"repositories": schema.ListNestedAttribute{
-				Optional: true,
-				MarkdownDescription: "Archives to take packages from in addition to Debian's own. They stay in the " +
-					"apt configuration of the base.",
-				Validators:   []validator.List{listvalidator.SizeAtLeast(1)},
-				NestedObject: schema.NestedAttributeObject{Attributes: repositoryAttributes()},
+				Optional:            true,
+				MarkdownDescription: "Archives to take packages from in addition to Debian's own. " + text.repositories,
+				Validators:          []validator.List{listvalidator.SizeAtLeast(1)},
+				NestedObject:        schema.NestedAttributeObject{Attributes: repositoryAttributes()},
 			},
 			"package_files": schema.ListAttribute{
 				Optional: true, ElementType: types.StringType,
@@ -144,9 +172,8 @@ func (*debianSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 			},
 			"files": schema.MapNestedAttribute{
 				Optional: true,
-				MarkdownDescription: "Files to add to the base, or to replace files of packages with, by their " +
-					"absolute paths. Each has `content` or `from`. When only these files change, the packages are " +
-					"not installed again. A file that would not reach a VM, such as `/etc/hostname`, is refused.",
+				MarkdownDescription: "Files to add to the " + string(of) + ", or to replace files of packages with, by their " +
+					"absolute paths. Each has `content` or `from`. " + text.files + "A file that would not reach a VM, such as `/etc/hostname`, is refused.",
 				Validators:   []validator.Map{mapvalidator.SizeAtLeast(1), mapvalidator.KeysAre(isAbsolute)},
 				NestedObject: schema.NestedAttributeObject{Attributes: overlayFileAttributes()},
 			},
@@ -160,7 +187,7 @@ func (*debianSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 			"check_valid_until": schema.BoolAttribute{
 				Optional: true,
 				MarkdownDescription: "Whether archives must not be older than they say (`Valid-Until`). `false` is needed for " +
-					"snapshots of an archive at an earlier date, and stays in the apt configuration of the base. Default: `true`.",
+					"snapshots of an archive at an earlier date" + text.checkValidUntil + ". Default: `true`.",
 			},
 			"triggers": triggersAttribute("Debian's archive is read again"),
 		},

@@ -17,7 +17,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/directory"
 )
 
-// directorySource is the source directory of sharedos_base.
+// directorySource is the source directory.
 type directorySource struct {
 	Directory types.Object `tfsdk:"directory"`
 }
@@ -52,9 +52,10 @@ func (*directorySource) at() path.Path         { return path.Root("directory").A
 func (*directorySource) attribute(of release.Kind) schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Makes the base from a directory that holds a root file system. A plan checks every " +
-			"file and reads those that changed. A device, pipe or socket is an error that names its path. The " +
-			"content of `/dev`, `/proc`, `/sys`, `/run`, `/tmp` and `/var/tmp` is ignored." + oneSource,
+		MarkdownDescription: madeFrom(of, "Makes the base from a directory that holds a root file system. ",
+			"Lays the files below a directory over the base. ",
+			"A plan checks every file and reads those that changed. A device, pipe or socket is an error that names its path. The "+
+				"content of `/dev`, `/proc`, `/sys`, `/run`, `/tmp` and `/var/tmp` is ignored."),
 		Attributes: map[string]schema.Attribute{
 			"path": schema.StringAttribute{
 				Required:            true,
@@ -63,29 +64,29 @@ func (*directorySource) attribute(of release.Kind) schema.SingleNestedAttribute 
 			},
 			"owner": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Owner of the files in the base. `keep` takes the user and group ids on disk. " +
+				MarkdownDescription: "Owner of the files in the " + string(of) + ". `keep` takes the user and group ids on disk. " +
 					"`root` gives all files to root, for a tree that an ordinary user unpacked. Default: `keep`.",
 				Validators: []validator.String{oneOf(ownerKeep, ownerRoot)},
 			},
-			"uid_map": idMapAttribute("uid"),
-			"gid_map": idMapAttribute("gid"),
+			"uid_map": idMapAttribute(of, "uid"),
+			"gid_map": idMapAttribute(of, "gid"),
 		},
 	}
 }
 
-func idMapAttribute(what string) schema.Attribute {
+func idMapAttribute(of release.Kind, what string) schema.Attribute {
 	number := func(description string) schema.Attribute {
 		return schema.Int64Attribute{Required: true, MarkdownDescription: description, Validators: []validator.Int64{isAccount}}
 	}
 	return schema.ListNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Maps ranges of " + what + "s on disk to " + what + "s in the base, as a user namespace " +
+		MarkdownDescription: "Maps ranges of " + what + "s on disk to " + what + "s in the " + string(of) + ", as a user namespace " +
 			"does, for a tree that was made in one. A file whose " + what + " is in no range is an error. Not allowed together with `owner = " +
 			"\"root\"`.",
 		Validators: []validator.List{listvalidator.SizeAtLeast(1)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"on_disk": number("First " + what + " of the range on disk, such as `100000`."),
-			"in_tree": number("First " + what + " of the range in the base, such as `0`."),
+			"in_tree": number("First " + what + " of the range in the " + string(of) + ", such as `0`."),
 			"count":   number("Number of " + what + "s in the range, such as `65536`."),
 		}},
 	}

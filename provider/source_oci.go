@@ -14,7 +14,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/oci"
 )
 
-// ociSource is the source oci of sharedos_base, and the digest that its tag was resolved to.
+// ociSource is the source oci, and the digest that its tag was resolved to.
 type ociSource struct {
 	OCI          types.Object `tfsdk:"oci"`
 	SourceDigest types.String `tfsdk:"source_digest"`
@@ -37,9 +37,10 @@ func (*ociSource) at() path.Path         { return path.Root("oci") }
 func (*ociSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Makes the base from an OCI image in a registry, or in a directory in the OCI image " +
-			"layout. From an image index, the image for Linux on this machine's architecture is taken. Credentials " +
-			"come from Docker's configuration and its credential helpers." + oneSource,
+		MarkdownDescription: madeFrom(of, "Makes the base from an OCI image in a registry, or in a directory in the OCI image "+
+			"layout. ", "Lays the files of an OCI image over the base: of one in a registry, or in a directory in the OCI image layout. ",
+			"From an image index, the image for Linux on this machine's architecture is taken. Credentials "+
+				"come from Docker's configuration and its credential helpers."),
 		Attributes: map[string]schema.Attribute{
 			"reference": schema.StringAttribute{
 				Optional: true,

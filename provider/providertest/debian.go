@@ -11,6 +11,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/addition"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 )
@@ -54,16 +55,51 @@ func (c counted) TarLimits() source.Limits {
 	return source.Limits{}
 }
 
-// readable replaces a debian source, which would download packages, by one that makes a small system. Other sources are
-// used as they are.
+// readable replaces a debian source, which would download packages, by one that makes a small system, and a debian addition
+// by one that adds small packages. Others are used as they are.
 func (w *World) readable(spec publish.Spec) publish.Spec {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if made, ok := spec.Source.(*debian.Source); ok {
-		w.mu.Lock()
-		defer w.mu.Unlock()
 		spec.Source = smallDebian{made, w.archive}
 	}
-	spec.Source = counted{spec.Source, &w.built}
+	if made, ok := spec.Addition.(debian.Addition); ok {
+		spec.Addition = addition.Files{Source: smallPackages{smallDebian{made.Source, w.archive}}}
+	}
+	if spec.Source != nil {
+		spec.Source = counted{spec.Source, &w.built}
+	}
+	if spec.Addition != nil {
+		spec.Addition = countedAddition{spec.Addition, &w.built}
+	}
 	return spec
+}
+
+// countedAddition counts how often the source of an addition is read.
+type countedAddition struct {
+	source.Addition
+	count *atomic.Int64
+}
+
+func (c countedAddition) On(ctx context.Context, base source.Base) (source.Source, error) {
+	on, err := c.Addition.On(ctx, base)
+	return counted{on, c.count}, err
+}
+
+// smallPackages has a file, a unit and a list of files for each package. It does not change the package database of the
+// base, so that two components with different packages go together.
+type smallPackages struct{ smallDebian }
+
+// Open implements source.Source.
+func (d smallPackages) Open(ctx context.Context, progress source.Progress) (io.ReadCloser, error) {
+	files := sourcetest.System{}
+	for _, name := range d.Packages {
+		files["usr/bin/"+name] = "component " + d.archive
+		files["usr/lib/systemd/system/"+name+".service"] = "[Service]\nExecStart=/usr/bin/" + name + "\n"
+	}
+	progress("mmdebstrap: installing", 1, 2)
+	stream, err := files.Tar()
+	return io.NopCloser(bytes.NewReader(stream)), err
 }
 
 type smallDebian struct {

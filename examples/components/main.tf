@@ -1,0 +1,82 @@
+# Three roles on one Debian: they differ in their components alone. The host stores the base and each component once.
+
+terraform {
+  required_providers {
+    sharedos = {
+      source = "sharedos/sharedos"
+    }
+  }
+}
+
+provider "sharedos" {}
+
+variable "additional_suites" {
+  description = "Suites besides trixie. With [\"trixie-updates\", \"trixie-security\"], the base and all components are patched."
+  type        = list(string)
+  default     = []
+}
+
+variable "roles" {
+  description = "The components of each VM, by its name."
+  type        = map(list(string))
+  default = {
+    web   = ["nginx"]
+    cache = ["redis"]
+    db    = ["postgres"]
+  }
+}
+
+locals {
+  packages = {
+    nginx    = ["nginx-light"]
+    redis    = ["redis-server"]
+    postgres = ["postgresql"]
+  }
+  units = {
+    nginx    = "nginx.service"
+    redis    = "redis-server.service"
+    postgres = "postgresql.service"
+  }
+}
+
+resource "sharedos_base" "debian" {
+  name = "debian-13"
+  debian = {
+    suite             = "trixie"
+    additional_suites = var.additional_suites
+    packages = [
+      "linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs", "iproute2", "openssh-server",
+    ]
+  }
+}
+
+resource "sharedos_component" "part" {
+  for_each = local.packages
+
+  name   = each.key
+  base   = sharedos_base.debian.release
+  debian = { packages = each.value }
+}
+
+resource "sharedos_vm" "role" {
+  for_each = var.roles
+
+  name       = each.key
+  base       = sharedos_base.debian.release
+  components = [for part in each.value : sharedos_component.part[part].release]
+  vcpus      = 1
+  memory     = "512MiB"
+  disk       = { size = "4GiB" }
+
+  refresh = {
+    max_impact    = "restart"
+    health_checks = { for part in each.value : part => { unit = local.units[part] } }
+  }
+}
+
+output "components" {
+  description = "What each component adds to the base."
+  value = {
+    for name, part in sharedos_component.part : name => { release = part.release, packages = part.packages, adds = part.adds }
+  }
+}

@@ -1,0 +1,1 @@
+terraform import sharedos_component.postgres postgres

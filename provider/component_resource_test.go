@@ -1,0 +1,321 @@
+package provider_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-testing/compare"
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+	"github.com/hashicorp/terraform-plugin-testing/statecheck"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
+)
+
+const toolAddress = "sharedos_component.tool"
+
+// parts is an archive of files that a component lays over its base.
+type parts struct {
+	t    *testing.T
+	path string
+}
+
+// newParts writes an archive of the first version of a tool.
+func newParts(t *testing.T) parts {
+	t.Helper()
+	p := parts{t, filepath.Join(t.TempDir(), "parts.tar")}
+	p.set("1")()
+	return p
+}
+
+// set replaces the archive by another version.
+func (p parts) set(version string) func() {
+	return func() {
+		p.t.Helper()
+		p.write(sourcetest.System{"usr/bin/tool": "tool " + version, "usr/lib/systemd/system/tool.service": "[Service]\nExecStart=/usr/bin/tool\n"})
+	}
+}
+
+func (p parts) write(files sourcetest.System) {
+	p.t.Helper()
+	stream, err := files.Tar()
+	must(p.t, err)
+	must(p.t, os.WriteFile(p.path, stream, 0o600))
+}
+
+// component is a component that is read from the archive.
+func (p parts) component(body string) string {
+	return component("tool", fmt.Sprintf("archive = { path = %q }\n%s", p.path, body))
+}
+
+// component is a component on the base of this configuration. Its name is that of the resource.
+func component(name, body string) string {
+	return fmt.Sprintf(`
+resource "sharedos_component" %q {
+  name = %q
+  base = sharedos_base.debian.release
+  %s
+}
+`, name, name, body)
+}
+
+func withTool(body string) string {
+	return web("components = [sharedos_component.tool.release]\n" + body)
+}
+
+func TestAComponentMovesWithItsBaseInPlace(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	save, restore := keptOwnerOf(t, world, release.Component, "tool")
+	check(t, world,
+		resource.TestStep{
+			Config: own.base() + tool.component("") + withTool(""),
+			ConfigPlanChecks: plans(
+				action(toolAddress, plancheck.ResourceActionCreate),
+				plancheck.ExpectKnownValue(toolAddress, attribute("release"), anID),
+				plancheck.ExpectKnownValue(toolAddress, attribute("adds").AtMapKey("added"), positive),
+				plancheck.ExpectKnownValue(webAddress, attribute("stack").AtMapKey("components"), knownvalue.ListSizeExact(1)),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				statecheck.CompareValuePairs(toolAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				value(toolAddress, attribute("base_name"), knownvalue.StringExact("own")),
+				value(toolAddress, attribute("sequence"), knownvalue.Int64Exact(1)),
+				value(toolAddress, attribute("previous"), knownvalue.Null()),
+				value(toolAddress, attribute("layers"), knownvalue.ListSizeExact(1)),
+				value(toolAddress, attribute("bytes"), positive),
+				value(toolAddress, attribute("adds").AtMapKey("layer_bytes"), positive),
+				value(toolAddress, attribute("packages"), knownvalue.MapSizeExact(0)),
+				statecheck.CompareValuePairs(toolAddress, attribute("release"), webAddress, attribute("stack").AtMapKey("components").AtSliceIndex(0), compare.ValuesSame()),
+			},
+		},
+		// The base gets a new release, and all that stands on it moves in the same plan.
+		resource.TestStep{
+			PreConfig: own.set("2"), Config: own.base() + tool.component("") + withTool(""),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionUpdate),
+				action(toolAddress, plancheck.ResourceActionUpdate),
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(toolAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("restart")),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{
+				statecheck.CompareValuePairs(toolAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				value(toolAddress, attribute("previous"), anID),
+			},
+		},
+		// The component alone gets a new release.
+		resource.TestStep{
+			PreConfig: tool.set("2"), Config: own.base() + tool.component("") + withTool(""),
+			ConfigPlanChecks: plans(
+				action(debianAddress, plancheck.ResourceActionNoop),
+				action(toolAddress, plancheck.ResourceActionUpdate),
+				action(webAddress, plancheck.ResourceActionUpdate),
+			),
+			ConfigStateChecks: []statecheck.StateCheck{value(toolAddress, attribute("sequence"), knownvalue.Int64Exact(3))},
+		},
+		resource.TestStep{
+			PreConfig: save, ResourceName: toolAddress, ImportState: true, ImportStateId: "tool",
+			ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
+			// A manifest contains neither the source nor what the component adds.
+			ImportStateVerifyIgnore: []string{"archive", "adds"},
+		},
+		resource.TestStep{
+			PreConfig: restore, Config: own.base() + tool.component("") + withTool(""),
+			ConfigPlanChecks: plans(action(toolAddress, plancheck.ResourceActionNoop)),
+		},
+	)
+}
+
+// A component is only built on what a base publishes.
+func TestABaseThatIsNoneIsRefused(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	digits := `"sha256:` + strings.Repeat("0", 64) + `"`
+	on := func(base string) string {
+		return strings.NewReplacer(`"tool"`, `"other"`, "sharedos_base.debian.release", base).Replace(tool.component(""))
+	}
+	check(t, world,
+		resource.TestStep{
+			Config: on(digits), ExpectError: says(`Unable to build component "other"`, "there is no base release", "release of a sharedos_base"),
+		},
+		resource.TestStep{
+			Config:      own.base() + tool.component("") + on(toolAddress+".release"),
+			ExpectError: says(`Unable to build component "other"`, `base is release 1 of component "tool"`, "lists all of them"),
+		},
+		resource.TestStep{Config: own.base() + tool.component("")},
+	)
+}
+
+func TestAComponentThatVMsUseIsNotDeleted(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	check(t, world,
+		resource.TestStep{Config: own.base() + tool.component("") + withTool("")},
+		resource.TestStep{
+			Config: own.base() + `
+removed {
+  from = sharedos_vm.web
+  lifecycle { destroy = false }
+}
+`,
+			ExpectError: says(`Unable to delete component "tool"`, "in use", "These VMs use it: web", "components of these VMs"),
+		},
+		resource.TestStep{PreConfig: func() { must(t, world.DropVM(t.Context(), "web")) }, Config: own.base()},
+	)
+}
+
+// A component leaves a VM and is deleted as the error says: first the one, then the other.
+func TestAComponentGoesAfterItsVMs(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	check(t, world,
+		resource.TestStep{Config: own.base() + tool.component("") + withTool("")},
+		resource.TestStep{
+			Config:           own.base() + tool.component("") + web(""),
+			ConfigPlanChecks: plans(action(toolAddress, plancheck.ResourceActionNoop), action(webAddress, plancheck.ResourceActionUpdate)),
+		},
+		resource.TestStep{Config: own.base() + web("")},
+	)
+}
+
+// Another name is another component. Its VMs come to it as the warning says.
+func TestAComponentIsRenamedUnderItsVMsAsTheErrorSays(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	renamed := func(more string) string {
+		return own.base() + strings.Replace(tool.component(more), `name = "tool"`, `name = "other"`, 1) + withTool("")
+	}
+	check(t, world,
+		resource.TestStep{Config: own.base() + tool.component("") + withTool("")},
+		resource.TestStep{Config: renamed(""), ExpectError: says(`Unable to delete component "tool"`, "in use")},
+		resource.TestStep{
+			Config: renamed("lifecycle { create_before_destroy = true }"), Check: resource.TestCheckResourceAttr(toolAddress, "name", "other"),
+		},
+	)
+}
+
+func TestAComponentOfPackagesIsReadAgainOnlyWhenAnInputChanges(t *testing.T) {
+	world, own := newWorld(t), newImage(t)
+	nginx := func(body string) string {
+		return own.base() + component("tool", `debian = { packages = ["nginx-light"], `+body+` }`)
+	}
+	check(t, world,
+		resource.TestStep{
+			Config:           nginx(""),
+			ConfigPlanChecks: plans(plancheck.ExpectKnownValue(toolAddress, attribute("release"), anID)),
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetDebianArchive("patched since") }, Config: nginx(""),
+			ConfigPlanChecks: plans(action(toolAddress, plancheck.ResourceActionNoop)),
+		},
+		// The archive's state of the day on which the base moves.
+		resource.TestStep{
+			PreConfig: own.set("2"), Config: nginx(""),
+			ConfigPlanChecks: plans(
+				action(toolAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(toolAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
+			),
+		},
+		resource.TestStep{
+			PreConfig: func() { world.SetDebianArchive("patched again") }, Config: nginx(`triggers = { month = "2" }`),
+			ConfigPlanChecks: plans(plancheck.ExpectKnownValue(toolAddress, attribute("sequence"), knownvalue.Int64Exact(3))),
+		},
+	)
+}
+
+// The packages of a component are those that its base does not have.
+func TestThePackagesOfAComponentAreThoseThatItAdds(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	system := sourcetest.NewSystem("6.12.1")
+	system.Install("tool", "7")
+	tool.write(sourcetest.System{"usr/bin/tool": "tool 7", "usr/lib/sysimage/dpkg/status": system["var/lib/dpkg/status"]})
+	added := knownvalue.MapExact(map[string]knownvalue.Check{"tool": knownvalue.StringExact("7")})
+	check(t, world, resource.TestStep{
+		Config: own.base() + tool.component("") + `
+data "sharedos_component" "tool" {
+  name       = "tool"
+  depends_on = [sharedos_component.tool]
+}
+data "sharedos_component" "exact" { release = sharedos_component.tool.release }
+`,
+		ConfigPlanChecks: plans(plancheck.ExpectKnownValue(toolAddress, attribute("packages"), added)),
+		ConfigStateChecks: []statecheck.StateCheck{
+			value(toolAddress, attribute("packages"), added),
+			value("data.sharedos_component.tool", attribute("packages"), added),
+			value("data.sharedos_component.tool", attribute("base_name"), knownvalue.StringExact("own")),
+			value("data.sharedos_component.exact", attribute("name"), knownvalue.StringExact("tool")),
+			value("data.sharedos_component.exact", attribute("sequence"), knownvalue.Int64Exact(1)),
+			statecheck.CompareValuePairs("data.sharedos_component.tool", attribute("history").AtSliceIndex(0).AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+		},
+	})
+}
+
+// Each data source finds releases of its own kind alone.
+func TestADataSourceRefusesReleasesOfTheOtherKind(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	config := own.base() + tool.component("")
+	check(t, world,
+		resource.TestStep{Config: config},
+		resource.TestStep{
+			Config:      config + `data "sharedos_component" "it" { release = sharedos_base.debian.release }`,
+			ExpectError: says("Unable to find release", "is a base, not a component"),
+		},
+		resource.TestStep{
+			Config:      config + `data "sharedos_base" "it" { release = sharedos_component.tool.release }`,
+			ExpectError: says("Unable to find release", "is a component, not a base"),
+		},
+		resource.TestStep{Config: config + `data "sharedos_component" "it" { name = "own" }`, ExpectError: says(`Unable to find component "own"`)},
+		resource.TestStep{Config: config},
+	)
+}
+
+func TestCtrlCWhileAComponentIsMade(t *testing.T) {
+	for _, moment := range []struct{ name, operation, step string }{
+		{"while uploading", "Publish", "uploading the layer"},
+		{"when uploaded", "Publish", providertest.Done},
+	} {
+		t.Run(moment.name, func(t *testing.T) {
+			t.Parallel()
+			world, own, tool := newWorld(t), newImage(t), newParts(t)
+			s := newSession(t, world, own.base())
+			s.run("apply", "-auto-approve", "-no-color")
+			s.configure(own.base() + tool.component(""))
+			if said := s.interrupt(moment.operation, moment.step); !strings.Contains(said, "nterrupt") {
+				t.Errorf("the interrupted apply does not say so:\n%s", said)
+			}
+			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "1 to add, 0 to change, 0 to destroy") {
+				t.Errorf("the next apply:\n%s", said)
+			}
+			if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
+				t.Errorf("the plan after it is not empty:\n%s", said)
+			}
+		})
+	}
+}
+
+func TestAComponentBelongsToOneState(t *testing.T) {
+	t.Parallel()
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	first := newSession(t, world, own.base()+tool.component(""))
+	first.run("apply", "-auto-approve", "-no-color")
+	read := `data "sharedos_base" "debian" { name = "own" }` + "\n" + strings.Replace(tool.component(""), "sharedos_base", "data.sharedos_base", 1)
+	second := newSession(t, world, read)
+	said := second.refused("apply", "-auto-approve", "-no-color")
+	for _, part := range []string{"belongs to another Terraform state", "data source sharedos_component", "terraform import ADDRESS tool"} {
+		if !strings.Contains(said, part) {
+			t.Errorf("the other state's apply does not say %q: %s", part, said)
+		}
+	}
+	// An import hands it over.
+	second.run("import", "-no-color", toolAddress, "tool")
+	if said := oneLine(first.run("plan", "-no-color")); !strings.Contains(said, `component "tool" belongs to another Terraform state`) {
+		t.Errorf("the first state's plan says: %s", said)
+	}
+	tool.set("2")()
+	if said := second.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "0 added, 1 changed, 0 destroyed") {
+		t.Errorf("the new owner's apply says: %s", said)
+	}
+	second.run("destroy", "-auto-approve", "-no-color")
+	first.run("destroy", "-auto-approve", "-no-color")
+}
