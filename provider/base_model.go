@@ -18,7 +18,7 @@ import (
 // baseKind is the kind of sharedos_base.
 var baseKind = &releaseKind{
 	kind: release.Base, publisher: Backend.Publisher, new: func() released { return new(baseModel) },
-	inVM:        "`base` of a VM",
+	inVM:        "the value for `base` of a VM",
 	sources:     `debian = { suite = "trixie", packages = [...] } or archive = { path = "rootfs.tar.zst" }`,
 	freeing:     "Destroy them first, or move them to another base. " + movingBaseFirst,
 	movingFirst: movingBaseFirst,

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
@@ -66,6 +67,36 @@ func TestExamplesAreValid(t *testing.T) {
 			t.Parallel()
 			example(t, newWorld(t), name).run("validate")
 		})
+	}
+}
+
+// One base, and three roles that differ in their components alone.
+func TestTheRolesOfTheExampleArePatchedByOneVariable(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	s := example(t, world, "components")
+	patch := `-var=additional_suites=["trixie-updates","trixie-security"]`
+	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "7 added, 0 changed, 0 destroyed") {
+		t.Errorf("the first apply:\n%s", said)
+	}
+	if said := s.run("apply", "-auto-approve", "-no-color", patch); !strings.Contains(said, "0 added, 7 changed, 0 destroyed") {
+		t.Errorf("the patch:\n%s", said)
+	}
+	for name, want := range map[string]string{"web": "nginx", "cache": "redis", "db": "postgres"} {
+		_, stack, err := world.VM(t.Context(), name)
+		must(t, err)
+		newest, err := world.Volumes.History(t.Context(), release.Component, want)
+		must(t, err)
+		if len(stack.Components) != 1 || stack.Components[0] != newest.Releases[0].ID {
+			t.Errorf("VM %s runs %v, want %s", name, stack.Components, newest.Releases[0].ID)
+		}
+	}
+	if said := s.run("plan", "-detailed-exitcode", "-no-color", patch); !strings.Contains(said, "No changes") {
+		t.Errorf("after the patch:\n%s", said)
+	}
+	s.run("destroy", "-auto-approve", "-no-color", patch)
+	if left, err := world.Left(t.Context()); err != nil || len(left) > 0 {
+		t.Errorf("after the destroy these are left: %v, %v", left, err)
 	}
 }
 

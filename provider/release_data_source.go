@@ -54,7 +54,7 @@ func (d *releaseDataSource) schema(description string, more map[string]resource.
 	}
 	attributes["release"] = schema.StringAttribute{
 		Optional: true, Computed: true,
-		MarkdownDescription: "Id of the release, of the form `sha256:<64 hex>`: the value for " + d.kind.inVM + ". Set it " +
+		MarkdownDescription: "Id of the release, of the form `sha256:<64 hex>`: " + d.kind.inVM + ". Set it " +
 			"to read exactly this release.",
 		Validators: []validator.String{isRelease},
 	}

@@ -35,7 +35,7 @@ type layerModel struct {
 
 func manifestAttributes(kind *releaseKind) map[string]schema.Attribute {
 	return map[string]schema.Attribute{
-		"release": computedText("Id of the newest release, of the form `sha256:<64 hex>`: the value for " + kind.inVM +
+		"release": computedText("Id of the newest release, of the form `sha256:<64 hex>`: " + kind.inVM +
 			". A plan shows it, unless `build_at_plan` is false in the provider block and the release has to be built first."),
 		"sequence": computedNumber("Number of the release, counted from 1."),
 		"previous": computedText("Id of the previous release; null for the first."),

@@ -29,7 +29,7 @@ type releaseKind struct {
 	publisher func(Backend) publish.Interface
 	// new returns an empty model.
 	new func() released
-	// inVM completes "Id of a release: the value for" with where a VM names a release.
+	// inVM says where a VM names a release.
 	inVM string
 	// sources has examples of sources, for the error that none is set.
 	sources string

@@ -47,7 +47,7 @@ func (d *verifyDataSource) Schema(_ context.Context, _ datasource.SchemaRequest,
 		MarkdownDescription: "Reads every layer, kernel, contents list and manifest that the releases in the pool refer to, and compares " +
 			"each with its id. This takes as long as reading the pool does. Reads of VMs compare only names and sizes.",
 		Attributes: map[string]schema.Attribute{
-			"base":    schema.StringAttribute{Optional: true, MarkdownDescription: "Name of the base whose releases are verified. Default: all bases."},
+			"base":    schema.StringAttribute{Optional: true, MarkdownDescription: "Name of the base whose releases are verified. Default: all bases and components."},
 			"objects": schema.Int64Attribute{Computed: true, MarkdownDescription: "Number of volumes that were read."},
 			"bytes":   schema.Int64Attribute{Computed: true, MarkdownDescription: "Bytes that were read."},
 			"seconds": schema.Float64Attribute{Computed: true, MarkdownDescription: "Seconds that this took."},
