@@ -1,7 +1,6 @@
 package refresh
 
 import (
-	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -18,7 +17,7 @@ import (
 // transition that it shows happens, and none happens that it does not show.
 func TestMain(m *testing.M) {
 	code := matrix.Run(m)
-	if flag.Lookup("test.run").Value.String() == "" && code == 0 {
+	if !matrix.Chosen() && code == 0 {
 		if err := compareDiagram("../../templates/guides/what-is-interrupted.md"); err != nil {
 			fmt.Fprintln(os.Stderr, "the diagram of states and the journal differ:", err)
 			code = 1

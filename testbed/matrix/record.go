@@ -72,15 +72,15 @@ func Declared(directory string) ([]Row, error) {
 // although all tests of the package ran.
 func Run(m *testing.M) int {
 	code := m.Run()
-	if err := conclude(chosen()); err != nil {
+	if err := conclude(Chosen()); err != nil {
 		fmt.Fprintln(os.Stderr, "fault matrix:", err)
 		code = max(code, 1)
 	}
 	return code
 }
 
-// chosen reports whether a flag selected only some of the tests.
-func chosen() bool {
+// Chosen reports whether a flag selected only some of the tests.
+func Chosen() bool {
 	for _, name := range []string{"test.run", "test.skip", "test.list"} {
 		if f := flag.Lookup(name); f != nil && f.Value.String() != "" {
 			return true

@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -26,14 +29,58 @@ func TestPackagesAreSortedByWhatTheirTestsImport(t *testing.T) {
 		}
 	}
 	all := commands(sets, false, true)
-	if !slices.Contains(all[0], testbedPath+"/faults") || slices.Contains(all[0], "-race") {
-		t.Errorf("guests: %q", all[0])
+	if guests := all[0]; len(guests) != 1 || !slices.Contains(guests[0], testbedPath+"/faults") || slices.Contains(guests[0], "-race") {
+		t.Errorf("guests: %q", guests)
 	}
-	if !slices.Contains(all[1], module+"/internal/sharedos/store") || !slices.Contains(all[1], "-race") || slices.Contains(all[1], testbedPath) {
-		t.Errorf("others: %q", all[1])
+	if others := all[1]; len(others) != 1 || !slices.Contains(others[0], module+"/internal/sharedos/store") || !slices.Contains(others[0], "-race") ||
+		slices.Contains(others[0], testbedPath) {
+		t.Errorf("others: %q", others)
 	}
-	if unit := commands(sets, true, false); len(unit[0]) > 0 || slices.Contains(unit[1], module+"/internal/sharedos/store") || slices.Contains(unit[1], "-race") {
+	unit := commands(sets, true, false)
+	if len(unit[0]) > 0 || len(unit[1]) != 1 || slices.Contains(unit[1][0], module+"/internal/sharedos/store") || slices.Contains(unit[1][0], "-race") {
 		t.Errorf("unit tests: %q", unit)
+	}
+}
+
+func TestLargeTestsRunOnceAndWithoutTheRaceDetector(t *testing.T) {
+	const refresh, source, other = module + "/guestagent/refresh", module + "/internal/sharedos/source", module + "/provider"
+	sets := packageSets{others: []string{refresh, source, other}}
+	var names [][]string
+	for _, command := range commands(sets, false, true)[1] {
+		race := slices.Contains(command, "-race")
+		skips := slices.ContainsFunc(command, func(word string) bool { return word == "-skip="+large[refresh] })
+		names = append(names, append([]string{fmt.Sprint(race, skips)}, slices.DeleteFunc(command, func(word string) bool { return !strings.HasPrefix(word, module) })...))
+	}
+	want := [][]string{{"true false", other}, {"true true", refresh}, {"false false", refresh, source}}
+	if fmt.Sprint(names) != fmt.Sprint(want) {
+		t.Errorf("got %q, want %q", names, want)
+	}
+	if got := commands(sets, false, false)[1]; len(got) != 1 || slices.Contains(got[0], "-race") || slices.ContainsFunc(got[0], func(word string) bool { return strings.HasPrefix(word, "-skip") }) {
+		t.Errorf("without the race detector: %q", got)
+	}
+}
+
+// A pattern that names no test would let it run twice, once with the race detector.
+func TestLargeTestsExist(t *testing.T) {
+	for name, pattern := range large {
+		directory := filepath.Join("../../..", strings.TrimPrefix(name, module))
+		files, err := filepath.Glob(filepath.Join(directory, "*_test.go"))
+		if err != nil || len(files) == 0 {
+			t.Errorf("%s has no tests: %v", name, err)
+		}
+		found := pattern == ""
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, test := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(text), -1) {
+				found = found || regexp.MustCompile(pattern).MatchString(test[1])
+			}
+		}
+		if !found {
+			t.Errorf("%s has no test %s", name, pattern)
+		}
 	}
 }
 

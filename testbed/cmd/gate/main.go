@@ -2,9 +2,10 @@
 //
 //	gate [-unit] [-summary FD] [-matrix DIRECTORY] PACKAGE...
 //
-// Two "go test" commands run at the same time. One runs the packages that boot guests, all at once; their tests
-// wait for guest slots (testbed.TakeSlots). The other one runs all other packages with the race detector, at a
-// lower priority. With -unit, only packages run that need neither libvirt nor guests.
+// One "go test" command runs the packages that boot guests, all at once; their tests wait for guest slots
+// (testbed.TakeSlots). At the same time and at a lower priority, further commands run all other packages one after the
+// other: with the race detector, and, where a test is too large for it, without. With -unit, only packages run that
+// need neither libvirt nor guests.
 //
 // At the end, gate writes the fault matrix, the slowest tests and the costs of guests to the file descriptor
 // -summary.
@@ -67,18 +68,22 @@ func run() (int, error) {
 	events := &summary{}
 	merged := &stream{out: os.Stdout, events: events}
 	var running sync.WaitGroup
-	var codes [2]int
-	var failed [3]error
-	for i, arguments := range commands(packages, *unit, haveC(ctx)) {
-		if len(arguments) > 0 {
-			running.Go(func() { codes[i], failed[i] = merged.run(ctx, arguments) })
-		}
+	both := commands(packages, *unit, haveC(ctx))
+	var codes [len(both)]int
+	var failed [len(both) + 1]error
+	for i, inTurn := range both {
+		running.Go(func() {
+			for _, arguments := range inTurn {
+				code, err := merged.run(ctx, arguments)
+				codes[i], failed[i] = max(codes[i], code), errors.Join(failed[i], err)
+			}
+		})
 	}
 	if !*unit && len(packages.guests) > 0 {
-		running.Go(func() { failed[2] = guest.MakeArchives(ctx) })
+		running.Go(func() { failed[len(both)] = guest.MakeArchives(ctx) })
 	}
 	running.Wait()
-	code, err := max(codes[0], codes[1]), errors.Join(failed[:]...)
+	code, err := slices.Max(codes[:]), errors.Join(failed[:]...)
 	time.Sleep(printDelay)
 	rows, readErr := matrix.ReadResults(*results)
 	to := os.NewFile(uintptr(*summaryFD), "summary")
@@ -128,7 +133,7 @@ func sortPackages(text string) (sets packageSets) {
 }
 
 // longest lists packages whose tests take long. They begin first, so that none of them runs alone at the end.
-var longest = []string{module + "/internal/sharedos/source", module + "/internal/sharedos/store", module + "/provider"}
+var longest = []string{module + "/internal/sharedos/store", module + "/provider"}
 
 // longestFirst moves the packages that take long to the front.
 func longestFirst(packages []string) []string {
@@ -143,28 +148,64 @@ func longestFirst(packages []string) []string {
 	return append(first, rest...)
 }
 
-// commands returns the two "go test" commands. One without packages is empty.
+// large are the packages with tests that process gigabytes, measure memory or try each of thousands of cases, with
+// which the race detector takes five to ten times as long. These packages run without it, completely. With it they run
+// again, without these tests, whose names match the pattern: their other tests run the same goroutines. A package
+// without such goroutines, which has the pattern "", runs only once.
+var large = map[string]string{
+	module + "/guestagent/refresh":        "^TestOldOrNewW(hateverGoesWrong(WithAStart)?|henTheWayOutIsCutOffAsWell|henTheJournalIsLost)$",
+	module + "/internal/sharedos/release": "^TestLongListsDifferWhereTheyDo$",
+	module + "/internal/sharedos/source":  "",
+}
+
+// commands returns two sequences of "go test" commands, which run at the same time: of the packages with guests, and of
+// all others. The last command of a package is the one that runs all its tests.
 //
 // Packages with guests run without the race detector: guests need the processors, and the other packages test the
 // same code of the host with it. -count=1, because results also depend on the machine; -vet=off, because the linter
 // runs vet.
-func commands(packages packageSets, unit, race bool) [2][]string {
-	var both [2][]string
+func commands(packages packageSets, unit, race bool) [2][][]string {
+	var both [2][][]string
 	others := packages.others
 	if !unit {
 		others = append(others, packages.libvirt...)
 		if len(packages.guests) > 0 {
-			both[0] = append([]string{"go", "test", "-json", "-count=1", "-vet=off", "-timeout=" + guestsTimeout, "-parallel=8", "-p=" + strconv.Itoa(len(packages.guests))}, packages.guests...)
+			both[0] = [][]string{slices.Concat(goTest(guestsTimeout), []string{"-parallel=8", "-p=" + strconv.Itoa(len(packages.guests))}, packages.guests)}
 		}
 	}
-	if len(others) > 0 {
-		both[1] = []string{"nice", "-n", othersNice, "go", "test", "-json", "-count=1", "-vet=off", "-timeout=" + othersTimeout}
-		if race {
-			both[1] = append([]string{"env", "CGO_ENABLED=1"}, append(both[1], "-race")...)
+	test := slices.Concat([]string{"nice", "-n", othersNice}, goTest(othersTimeout))
+	if !race {
+		if len(others) > 0 {
+			both[1] = [][]string{append(test, longestFirst(others)...)}
 		}
-		both[1] = append(both[1], longestFirst(others)...)
+		return both
+	}
+	var raced, partly, patterns, plain []string
+	for _, name := range longestFirst(others) {
+		pattern, isLarge := large[name]
+		if !isLarge {
+			raced = append(raced, name)
+			continue
+		}
+		plain = append(plain, name)
+		if pattern != "" {
+			partly, patterns = append(partly, name), append(patterns, pattern)
+		}
+	}
+	detector := slices.Concat([]string{"env", "CGO_ENABLED=1"}, test, []string{"-race"})
+	for _, step := range []struct{ command, packages []string }{
+		{detector, raced}, {append(slices.Clone(detector), "-skip="+strings.Join(patterns, "|")), partly}, {test, plain},
+	} {
+		if len(step.packages) > 0 {
+			both[1] = append(both[1], slices.Concat(step.command, step.packages))
+		}
 	}
 	return both
+}
+
+// goTest is a "go test" command that prints events.
+func goTest(timeout string) []string {
+	return []string{"go", "test", "-json", "-count=1", "-vet=off", "-timeout=" + timeout}
 }
 
 // haveC reports whether there is the C compiler that the race detector needs.
