@@ -82,7 +82,7 @@ type Lists func(release.Identified) (io.ReadCloser, error)
 // is none of the parts', it is returned, too. Lists are opened only for two components or more. Errors that the user
 // can mend match ErrStack.
 func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte, err error) {
-	if err := parts.check(); err != nil {
+	if err := parts.Check(); err != nil {
 		return nil, nil, err
 	}
 	base := parts.Base.Manifest
@@ -147,8 +147,8 @@ func (p Parts) layers() []release.Layer {
 	return all
 }
 
-// check finds what can be told from the manifests alone.
-func (p Parts) check() error {
+// Check finds what can be told from the manifests alone.
+func (p Parts) Check() error {
 	base := p.Base.Manifest
 	if base.Kind != release.Base {
 		return fmt.Errorf("%w: release %s is release %d of %s %q; give a release of a base as the base", ErrKind, p.Base.ID, base.Sequence, base.Kind, base.Name)

@@ -381,7 +381,7 @@ func TestTheMergedListIsWhatTheLayersShow(t *testing.T) {
 		for i := range rapid.IntRange(2, 3).Draw(t, "components") {
 			entries := entriesOf(draw(files, rapid.IntRange(0, 3).Draw(t, "changes")))
 			parts.Components = append(parts.Components, w.putEntries(component(one, fmt.Sprint("c", i), nil), entries))
-			shows = overlay(shows, layer.Delta(entriesOf(files), entries))
+			shows = layer.Apply(shows, layer.Delta(entriesOf(files), entries))
 		}
 		_, list, err := compose.Compose(parts, w.open)
 		if errors.Is(err, compose.ErrConflict) {
@@ -398,36 +398,6 @@ func TestTheMergedListIsWhatTheLayersShow(t *testing.T) {
 	if merged < 20 {
 		t.Errorf("only %d stacks had no conflict", merged)
 	}
-}
-
-// overlay lays a layer over a tree as overlayfs does.
-func overlay(lower, upper []tree.Entry) []tree.Entry {
-	shown := map[string]tree.Entry{}
-	for _, e := range lower {
-		shown[e.Path] = e
-	}
-	hide := func(path string) {
-		maps.DeleteFunc(shown, func(p string, _ tree.Entry) bool { return strings.HasPrefix(p, path+"/") })
-	}
-	for _, e := range upper {
-		opaque := e.Xattrs["trusted.overlay.opaque"] == "y"
-		if opaque {
-			e.Xattrs = maps.Clone(e.Xattrs)
-			delete(e.Xattrs, "trusted.overlay.opaque")
-			if len(e.Xattrs) == 0 {
-				e.Xattrs = nil
-			}
-		}
-		if below, there := shown[e.Path]; opaque || e.Type != tree.Directory || there && below.Type != tree.Directory {
-			hide(e.Path)
-		}
-		if layer.IsWhiteout(&e) {
-			delete(shown, e.Path)
-			continue
-		}
-		shown[e.Path] = e
-	}
-	return slices.SortedFunc(maps.Values(shown), func(a, b tree.Entry) int { return tree.Compare(a.Path, b.Path) })
 }
 
 // A component that removes an account of the base and gives its number to another would give that account's files away.

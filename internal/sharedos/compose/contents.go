@@ -177,7 +177,7 @@ func (m *merging) decide(path string, base *tree.Entry, components []*tree.Entry
 			continue
 		}
 		if changed != 0 && !same(result, own) {
-			return nil, 0, m.conflict(path, changed.top(), i, entryText(result), entryText(own))
+			return nil, 0, m.conflict(path, changed.top(), i, EntryText(result), EntryText(own))
 		}
 		result = own
 		changed |= 1 << i
@@ -201,7 +201,7 @@ func (m *merging) checkDirectories(path string, base, result *tree.Entry, change
 	}
 	if base != nil && base.Type == tree.Directory {
 		if last := len(m.names) - 1; tree.Parent(path) == tree.Root && !changed.has(last) {
-			return m.conflict(path, changed.top(), last, entryText(result), entryText(base))
+			return m.conflict(path, changed.top(), last, EntryText(result), EntryText(base))
 		}
 		m.modified[path] = changed
 	}
@@ -241,8 +241,8 @@ func (m *merging) conflict(path string, first, second int, firstMakes, secondMak
 // shown is a path as users write it.
 func shown(path string) string { return "/" + strings.TrimPrefix(path, tree.Root) }
 
-// entryText says what an entry is.
-func entryText(e *tree.Entry) string {
+// EntryText says for a user what an entry is; nil is one that was removed.
+func EntryText(e *tree.Entry) string {
 	if e == nil {
 		return "removed it"
 	}

@@ -5,7 +5,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -127,4 +130,15 @@ func TestATreeWithMarksOfOverlayfsIsRefused(t *testing.T) {
 	if err := CheckTree([]tree.Entry{rootEntry(), {Path: "null", Type: tree.CharDevice, Major: 1, Minor: 3}}); err != nil {
 		t.Error(err)
 	}
+}
+
+// Whatever was changed, a delta over the old tree shows the new one.
+func TestADeltaOverTheOldTreeShowsTheNewOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		old, _ := sourcetest.DrawTree(t)
+		new, _ := sourcetest.DrawTree(t)
+		if diff := cmp.Diff(new.Entries, Apply(old.Entries, Delta(old.Entries, new.Entries)), cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("-want +got\n%s", diff)
+		}
+	})
 }

@@ -31,6 +31,7 @@ const (
 
 	releasesDir   = "releases"
 	componentsDir = "components"
+	joiningDir    = "joining"
 	newPrefix     = ".new-"
 
 	recordFile   = "record.json"
@@ -87,7 +88,7 @@ type cached struct {
 
 // needsLower reports whether the release has layers that are not in the entry.
 func (c *cached) needsLower(kind release.Kind) bool {
-	if kind == release.Component && c.manifest != nil {
+	if kind != release.Base && c.manifest != nil {
 		return false // all of it is one layer
 	}
 	return c.manifest == nil || !c.record.Layer || len(c.manifest.Layers) > 1
@@ -95,10 +96,14 @@ func (c *cached) needsLower(kind release.Kind) bool {
 
 // baseDir is the directory of a base or a component.
 func (p *Publisher) baseDir(name string) string {
-	if p.kind() == release.Component {
-		return filepath.Join(p.Cache, componentsDir, name)
+	directory := releasesDir
+	switch p.kind() {
+	case release.Component:
+		directory = componentsDir
+	case release.Joining:
+		directory = joiningDir
 	}
-	return filepath.Join(p.Cache, releasesDir, name)
+	return filepath.Join(p.Cache, directory, name)
 }
 
 func (p *Publisher) cachePath(key cacheKey) (string, error) {
@@ -115,7 +120,7 @@ func (p *Publisher) load(key cacheKey) (*cached, error) {
 	if err != nil {
 		return nil, err
 	}
-	entry, err := readCached(path, key)
+	entry, err := readCached(path, p.kind(), key)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && entry == nil:
 		return nil, errMiss
@@ -135,7 +140,7 @@ func (p *Publisher) load(key cacheKey) (*cached, error) {
 
 // readCached reads and checks an entry. If there is none, it returns nil and fs.ErrNotExist. With any other error it
 // returns an entry that is not nil.
-func readCached(path string, key cacheKey) (*cached, error) {
+func readCached(path string, kind release.Kind, key cacheKey) (*cached, error) {
 	if _, err := os.Stat(path); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -166,10 +171,6 @@ func readCached(path string, key cacheKey) (*cached, error) {
 	}
 	entry.id = release.ID(encoded)
 	m := entry.manifest
-	kind := release.Base
-	if !key.BuiltOn.IsZero() {
-		kind = release.Component
-	}
 	if m.Kind != kind || m.Name != key.Name || m.Previous != key.Previous || m.BuiltOn != key.BuiltOn {
 		return entry, fmt.Errorf("it is of %s %q after %s, not of %s %q after %s", m.Kind, m.Name, m.Previous, kind, key.Name, key.Previous)
 	}

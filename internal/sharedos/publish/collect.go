@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -142,17 +143,21 @@ func (p *Publisher) requireKnownVMs(ctx context.Context, inUse map[tree.Digest][
 		ErrUnknownVM, strings.Join(unknown, ", "))
 }
 
-// decided decides on every history, and adds to keep what the remaining releases refer to.
+// decided decides on every history. At first, keep has what VMs refer to, and decided adds to keep what the remaining releases refer to.
 func (p *Publisher) decided(ctx context.Context, before map[store.Named]store.History, of store.Named,
 	users map[store.Named]map[tree.Digest][]string, decide decision, keep map[tree.Digest]bool,
 ) (map[store.Named]store.History, error) {
 	after := make(map[store.Named]store.History, len(before))
+	inUse := maps.Clone(keep)
 	for named, history := range before {
 		choose := asRecorded
 		if named == of {
 			choose = decide
 		}
 		remaining, err := choose(history, users[named])
+		if err == nil && named.Kind == release.Joining {
+			remaining, err = p.joiningInUse(ctx, history, inUse)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -32,6 +32,9 @@ func (p *Publisher) withSource(ctx context.Context, spec Spec, use func(from sou
 		}
 		return use(spec.Source, nil)
 	}
+	if p.kind() == release.Joining {
+		return p.withJoined(ctx, spec, use)
+	}
 	if spec.Addition == nil {
 		return errors.New("it has no source")
 	}
@@ -43,7 +46,7 @@ func (p *Publisher) withSource(ctx context.Context, spec Spec, use func(from sou
 		if err != nil {
 			return err
 		}
-		return use(from, &basis{spec.BuiltOn, manifest, t})
+		return use(from, &basis{id: spec.BuiltOn, manifest: manifest, tree: t})
 	})
 	if errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("%w: there is no release %s: %w", ErrBase, spec.BuiltOn, err)
@@ -56,6 +59,8 @@ type basis struct {
 	id       tree.Digest
 	manifest *release.Manifest
 	tree     *tree.Tree
+	// parts are the components that a joining layer joins.
+	parts []part
 }
 
 // buildComponent builds a release of a component in the cache. The caller holds the lock of the component.
@@ -163,6 +168,14 @@ func (b *building) adds(on *basis, m *release.Manifest) *Change {
 
 // diffEntries counts what differs between two trees.
 func diffEntries(old, new []tree.Entry, change *Change) {
+	_ = diffTrees(old, new, func(was, is *tree.Entry) error { // it returns only what this returns
+		change.count(was, is)
+		return nil
+	})
+}
+
+// diffTrees calls visit for each entry that differs between two trees; nil stands for an entry that is not there.
+func diffTrees(old, new []tree.Entry, visit func(was, is *tree.Entry) error) error {
 	for len(old) > 0 || len(new) > 0 {
 		var was, is *tree.Entry
 		switch {
@@ -176,6 +189,9 @@ func diffEntries(old, new []tree.Entry, change *Change) {
 				continue
 			}
 		}
-		change.count(was, is)
+		if err := visit(was, is); err != nil {
+			return err
+		}
 	}
+	return nil
 }

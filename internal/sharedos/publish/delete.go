@@ -45,7 +45,7 @@ func (p *Publisher) delete(ctx context.Context, name string, ask InUse) error {
 
 // requireNoComponents returns an error if the newest release of a component is built on a release of a base.
 func (p *Publisher) requireNoComponents(ctx context.Context, of store.History) error {
-	if p.kind() == release.Component {
+	if p.kind() != release.Base {
 		return nil
 	}
 	histories, err := p.Store.Histories(ctx)

@@ -36,26 +36,53 @@ func (p *Publisher) withTree(ctx context.Context, id tree.Digest, use func(*rele
 	if err != nil {
 		return fmt.Errorf("release %s: %w", id, err)
 	}
-	return p.withLayers(ctx, manifest.Layers, entry, content, func() error { return use(manifest, t) })
+	layers := placedIn(manifest, entry)
+	if manifest.Kind != release.Base {
+		below, entry, err := p.manifestOf(ctx, manifest.BuiltOn)
+		if err != nil {
+			return err
+		}
+		layers = append(placedIn(below, entry), layers...)
+	}
+	return p.withLayers(ctx, layers, content, func() error { return use(manifest, t) })
+}
+
+// placed is a layer, and the directory in the cache that has it as the newest of its release; "" if it is in the store.
+type placed struct {
+	release.Layer
+	entry string
+}
+
+func placedIn(m *release.Manifest, entry string) []placed {
+	layers := make([]placed, len(m.Layers))
+	for i, one := range m.Layers {
+		layers[i] = placed{Layer: one}
+	}
+	layers[len(layers)-1].entry = entry
+	return layers
+}
+
+// manifestOf returns a release, and its directory in the cache if it is not published yet.
+func (p *Publisher) manifestOf(ctx context.Context, id tree.Digest) (*release.Manifest, string, error) {
+	if found, ok := p.offered().Load(id); ok {
+		if prepared, ok := found.(*Prepared); ok && prepared.entry != "" {
+			return prepared.Manifest, prepared.entry, nil
+		}
+	}
+	manifest, err := p.Get(ctx, id)
+	return manifest, "", err
 }
 
 // releaseTree returns what describes the tree of a release, and its directory in the cache if it is not published yet.
-func (p *Publisher) releaseTree(ctx context.Context, id tree.Digest) (_ *release.Manifest, _ []tree.Entry, entry string, err error) {
-	manifest := p.Offered(id)
-	var list []byte
-	if manifest != nil {
-		if found, ok := p.offered().Load(id); ok {
-			if prepared, ok := found.(*Prepared); ok {
-				entry = prepared.entry
-			}
-		}
+func (p *Publisher) releaseTree(ctx context.Context, id tree.Digest) (*release.Manifest, []tree.Entry, string, error) {
+	manifest, entry, err := p.manifestOf(ctx, id)
+	if err != nil {
+		return nil, nil, "", err
 	}
+	var list []byte
 	if entry != "" {
 		_, list, err = p.Offer(ctx, id)
 	} else {
-		if manifest, err = p.Get(ctx, id); err != nil {
-			return nil, nil, "", err
-		}
 		list, err = p.Store.GetBlob(ctx, manifest.Contents)
 	}
 	if err != nil {
@@ -68,8 +95,8 @@ func (p *Publisher) releaseTree(ctx context.Context, id tree.Digest) (_ *release
 	return manifest, entries, entry, nil
 }
 
-// withLayers opens layers, bottom to top, for content, and calls use. The top one may be in the cache only.
-func (p *Publisher) withLayers(ctx context.Context, layers []release.Layer, entry string, content *layered, use func() error) error {
+// withLayers opens layers, bottom to top, for content, and calls use.
+func (p *Publisher) withLayers(ctx context.Context, layers []placed, content *layered, use func() error) error {
 	if len(layers) == 0 {
 		return use()
 	}
@@ -80,10 +107,10 @@ func (p *Publisher) withLayers(ctx context.Context, layers []release.Layer, entr
 			return fmt.Errorf("read layer %s: %w", top.ID, err)
 		}
 		content.layers = append(content.layers, files)
-		return p.withLayers(ctx, rest, "", content, use)
+		return p.withLayers(ctx, rest, content, use)
 	}
-	if entry != "" {
-		file, err := os.Open(filepath.Join(entry, layerFile))
+	if top.entry != "" {
+		file, err := os.Open(filepath.Join(top.entry, layerFile))
 		if err == nil {
 			return errors.Join(next(file), file.Close())
 		}
@@ -91,7 +118,7 @@ func (p *Publisher) withLayers(ctx context.Context, layers []release.Layer, entr
 			return fmt.Errorf("read layer %s: %w", top.ID, err)
 		}
 	}
-	err := p.Store.ReadLayer(ctx, top, next)
+	err := p.Store.ReadLayer(ctx, top.Layer, next)
 	if errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("%w: %w; publish the base again", ErrDamagedStore, err)
 	}

@@ -79,6 +79,9 @@ func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Prog
 	var prepared *Prepared
 	err := p.withSource(ctx, spec, func(from source.Source, on *basis) (err error) {
 		prepared, err = p.prepare(ctx, spec, from, progress, func(ctx context.Context, previous *previous, key cacheKey) (*cached, error) {
+			if on != nil && len(on.parts) > 0 {
+				return p.buildJoining(ctx, spec, from, on, key, progress)
+			}
 			if on != nil {
 				return p.buildComponent(ctx, spec, from, on, previous, key, progress)
 			}

@@ -57,6 +57,8 @@ type Spec struct {
 	// component adds to it.
 	BuiltOn  tree.Digest
 	Addition source.Addition
+	// joined are the components that a joining layer joins.
+	joined []tree.Digest
 	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are
 	// refused.
 	PinAccounts bool
@@ -93,24 +95,29 @@ type Publisher struct {
 	// Modules packs the modules of a release's kernel, from the tree of the source, into an archive.
 	Modules func(t *tree.Tree, kernelRelease string) ([]byte, error)
 
-	// bases is the publisher of bases if this one publishes components; nil if this one publishes bases.
-	bases *Publisher
+	// bases is the publisher of bases if this one publishes releases of another kind, which is publishes; nil if this one
+	// publishes bases.
+	bases     *Publisher
+	publishes release.Kind
 	// offers are the releases that this process prepared, as *Prepared by id. A publisher of components uses those of bases.
 	offers sync.Map
 }
 
 // Components returns the publisher of components into the same store. Its methods do for components what those of p do
 // for bases. Both offer the releases of both.
-func (p *Publisher) Components() *Publisher {
+func (p *Publisher) Components() *Publisher { return p.of(release.Component) }
+
+// of returns the publisher of releases of another kind.
+func (p *Publisher) of(kind release.Kind) *Publisher {
 	return &Publisher{
-		Store: p.Store, Cache: p.Cache, Key: p.Key, Log: p.Log, Now: p.Now, Trusted: p.Trusted, bases: p,
+		Store: p.Store, Cache: p.Cache, Key: p.Key, Log: p.Log, Now: p.Now, Trusted: p.Trusted, bases: p, publishes: kind,
 	}
 }
 
 // kind is the kind of the releases that it publishes.
 func (p *Publisher) kind() release.Kind {
 	if p.bases != nil {
-		return release.Component
+		return p.publishes
 	}
 	return release.Base
 }

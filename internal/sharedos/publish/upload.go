@@ -42,7 +42,11 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
+	return p.publishLocked(ctx, prepared, progress)
+}
 
+// publishLocked is publish for a caller that holds a lock of the store.
+func (p *Publisher) publishLocked(ctx context.Context, prepared *Prepared, progress source.Progress) error {
 	history, err := p.historyBefore(ctx, prepared)
 	if err != nil {
 		return err
@@ -59,7 +63,9 @@ func (p *Publisher) publish(ctx context.Context, prepared *Prepared, progress so
 	if err := p.record(ctx, prepared, progress); err != nil {
 		return err
 	}
-	p.noteUnchanged(ctx, prepared)
+	if p.kind() != release.Joining {
+		p.noteUnchanged(ctx, prepared)
+	}
 	return nil
 }
 

@@ -51,8 +51,8 @@ func (m *Manifest) rules() []func() error {
 }
 
 func (m *Manifest) checkIdentity() error {
-	if m.Kind != Base && m.Kind != Component {
-		return fmt.Errorf("kind %q is neither %q nor %q", m.Kind, Base, Component)
+	if m.Kind != Base && m.Kind != Component && m.Kind != Joining {
+		return fmt.Errorf("kind %q is none of %q, %q and %q", m.Kind, Base, Component, Joining)
 	}
 	if !ValidName(m.Name) {
 		return fmt.Errorf("name %q does not match ^[a-z0-9][a-z0-9._-]{0,62}$", m.Name)
@@ -64,7 +64,7 @@ func (m *Manifest) checkIdentity() error {
 		return fmt.Errorf("sequence %d with previous release %s: the first release, and only it, has none", m.Sequence, m.Previous)
 	}
 	if m.BuiltOn.IsZero() != (m.Kind == Base) {
-		return fmt.Errorf("%s built on %s: a component, and only a component, is built on a base release", m.Kind, m.BuiltOn)
+		return fmt.Errorf("%s built on %s: everything but a base, and only that, is built on a base release", m.Kind, m.BuiltOn)
 	}
 	if m.Input != "" && !printable(m.Input) {
 		return fmt.Errorf("input %q is not text of at most %d bytes", m.Input, maxText)
@@ -110,9 +110,9 @@ func checkLayers(layers []Layer, most int, whole bool) error {
 
 func (m *Manifest) checkKernel() error {
 	switch {
-	case m.Kind == Component && m.Kernel != nil:
-		return fmt.Errorf("a component has no kernel")
-	case m.Kind == Component:
+	case m.Kind != Base && m.Kernel != nil:
+		return fmt.Errorf("a %s has no kernel", m.Kind)
+	case m.Kind != Base:
 		return nil
 	case m.Kernel == nil:
 		return fmt.Errorf("a base has a kernel")

@@ -11,13 +11,16 @@ import "github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 // Schema is the schema version of release manifests. This program writes and reads only this one.
 const Schema = 1
 
-// Kind says whether a release is of a base or of a component.
+// Kind says what a release is of.
 type Kind string
 
 // The kinds of release.
 const (
 	Base      Kind = "base"
 	Component Kind = "component"
+	// Joining is the joining layer of certain releases of components, on the release of a base that they are built on. Its
+	// name identifies them, and it has one release.
+	Joining Kind = "joining"
 )
 
 // Manifest describes one release. Encode returns its canonical form, whose SHA-256 is the release's id.
@@ -29,7 +32,7 @@ type Manifest struct {
 	Sequence uint64 `json:"sequence"`
 	// Previous is the id of the release before this one; zero for the first.
 	Previous tree.Digest `json:"previous,omitzero"`
-	// BuiltOn is the id of the base release that a component was built on; a base has none.
+	// BuiltOn is the id of the base release that a component, or a joining layer, was built on; a base has none.
 	BuiltOn tree.Digest `json:"built_on,omitzero"`
 	// Architecture is the name of the architecture in Debian, such as "amd64".
 	Architecture string `json:"architecture"`
@@ -41,7 +44,7 @@ type Manifest struct {
 	// Contents names the contents list of the whole tree, all layers merged: in a component the base's tree with the
 	// component laid over it. Packages, Users and Groups are of that tree, too.
 	Contents Blob `json:"contents"`
-	// Kernel is nil for a component.
+	// Kernel is nil for all but a base.
 	Kernel *Kernel `json:"kernel,omitempty"`
 	// Packages are sorted by name.
 	Packages []Package `json:"packages"`

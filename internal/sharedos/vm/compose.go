@@ -91,13 +91,15 @@ type composed struct {
 	release.Stack
 	manifest *release.StackManifest
 	note     []byte
+	// joining is the release of the joining layer; zero if there is none.
+	joining tree.Digest
 	// list is the release whose contents list is the stack's; merged is the list if it is none of a release's.
 	list   signed
 	merged []byte
 }
 
 // maxComposed is how many stacks are kept whose contents lists were merged.
-const maxComposed = 4
+const maxComposed = 16
 
 // stacks are those that were composed of several components: merging their contents lists takes time.
 type stacks struct {
@@ -141,6 +143,17 @@ func (f *Fleet) compose(ctx context.Context, base tree.Digest, components []tree
 	for _, component := range found[1:] {
 		parts.Components = append(parts.Components, release.Identified{ID: component.id, Manifest: component.manifest})
 	}
+	if err := parts.Check(); err != nil {
+		return nil, err
+	}
+	joining, err := f.joining(ctx, base, components)
+	if err != nil {
+		return nil, err
+	}
+	if joining != nil {
+		m := joining.manifest
+		parts.Joining = &compose.Joining{Layer: m.Layers[0], Contents: m.Contents, Packages: m.Packages, Users: m.Users, Groups: m.Groups}
+	}
 	var made composed
 	made.manifest, made.merged, err = compose.Compose(parts, func(one release.Identified) (io.ReadCloser, error) {
 		list, err := f.contents(ctx, signed{id: one.ID, manifest: one.Manifest})
@@ -154,7 +167,29 @@ func (f *Fleet) compose(ctx context.Context, base tree.Digest, components []tree
 		return nil, err
 	}
 	made.Stack, made.list = made.manifest.Record(id), found[min(1, len(found)-1)]
+	if joining != nil {
+		made.list, made.joining = *joining, joining.id
+	}
 	return &made, nil
+}
+
+// joining returns the joining layer of components on a base; nil if they need none.
+func (f *Fleet) joining(ctx context.Context, base tree.Digest, components []tree.Digest) (*signed, error) {
+	if f.Joiner == nil || len(components) < 2 {
+		return nil, nil
+	}
+	id, err := f.Joiner.Join(ctx, base, components, nil)
+	if err != nil || id.IsZero() {
+		return nil, err
+	}
+	joining, err := f.release(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if m := joining.manifest; m.Kind != release.Joining || m.BuiltOn != base || len(m.Layers) != 1 {
+		return nil, fmt.Errorf("release %s is of %s %q, and not the joining layer of these components", id, m.Kind, m.Name)
+	}
+	return &joining, nil
 }
 
 // stackContents reads the contents list of a stack.

@@ -18,6 +18,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -56,6 +57,8 @@ type Fleet struct {
 	// Offer returns the signed manifest and the contents list of a release that is prepared but perhaps not in the store,
 	// and store.ErrNotFound for any other. Assess needs such releases during a plan. It may be nil.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
+	// Joiner makes the joining layers of stacks with several components; nil if there are none.
+	Joiner Joiner
 	// Collect deletes the volumes in the store that nothing refers to. It is called after a VM has stopped referring to
 	// some. If it is nil, nothing is deleted.
 	Collect func(ctx context.Context) error
@@ -77,6 +80,15 @@ type Fleet struct {
 	images  sync.Mutex // one boot image is made at a time
 	stacks  stacks
 	pooled  pooled
+}
+
+// Joiner makes joining layers (compose.Joining).
+type Joiner interface {
+	// Join returns the id of the joining layer's release for components on a base, zero if they need none. It changes nothing
+	// in the store: Offer has the release until PublishJoining has stored it.
+	Join(ctx context.Context, base tree.Digest, components []tree.Digest, progress source.Progress) (tree.Digest, error)
+	// PublishJoining stores what Join has made, unless it is stored. The caller holds a lock of the store.
+	PublishJoining(ctx context.Context, id tree.Digest) error
 }
 
 var _ Interface = (*Fleet)(nil)

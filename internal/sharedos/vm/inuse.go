@@ -59,7 +59,7 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 	return found
 }
 
-// stored checks that the pool has the releases. A release that is prepared for a plan, or that was read before the pool
+// stored checks that the pool has the releases, and stores the joining layer of the components. The caller holds a lock of the store. A release that is prepared for a plan, or that was read before the pool
 // was locked, may be missing.
 func (f *Fleet) stored(ctx context.Context, base tree.Digest, components []tree.Digest) error {
 	for _, id := range append([]tree.Digest{base}, components...) {
@@ -67,7 +67,11 @@ func (f *Fleet) stored(ctx context.Context, base tree.Digest, components []tree.
 			return fmt.Errorf("read release %s: %w", id, err)
 		}
 	}
-	return nil
+	stack, err := f.stack(ctx, base, components)
+	if err != nil || stack.joining.IsZero() {
+		return err
+	}
+	return f.Joiner.PublishJoining(ctx, stack.joining)
 }
 
 // pin attaches what a refresh needs, and records the releases that it moves the guest between, so that no collection

@@ -116,79 +116,119 @@ func (a *added) write(ctx context.Context, in *input, dir string, out *tar.Write
 	if err := os.Chmod(filepath.Join(dir, "blocked"), 0o666); err != nil {
 		return err
 	}
+	unlock, err := lockBuilds(ctx, a.CacheDir, progress)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if in.kept, err = keptIn(a.CacheDir); err != nil {
+		return err
+	}
+	args, err := a.installArgs(in, dir)
+	if err != nil {
+		return err
+	}
+	err = a.copyMade(ctx, out, func(w io.Writer) error {
+		return in.withNames(ctx, progress, func(ctx context.Context) error { return runMmdebstrap(ctx, in, args, w, progress) })
+	})
+	if err != nil {
+		return a.explain(dir, err)
+	}
+	return in.kept.add(ctx, progress)
+}
+
+// copyMade runs mmdebstrap and copies the tree that it makes.
+func (a *added) copyMade(ctx context.Context, out *tar.Writer, run func(io.Writer) error) error {
 	made, tarOut := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		run := in.withNames(ctx, progress, func(ctx context.Context) error {
-			return a.install(ctx, in, dir, tarOut, progress)
-		})
-		ended <- run
-		_ = tarOut.CloseWithError(run) // it always returns nil
+		err := run(tarOut)
+		_ = tarOut.CloseWithError(err) // it always returns nil
+		ended <- err
 	}()
-	err = a.filter(ctx, made, out)
+	err := a.filter(ctx, made, out)
 	_ = made.CloseWithError(err) // it always returns nil
-	if run := <-ended; run != nil {
-		return a.explain(dir, run)
+	// If mmdebstrap failed, that explains why its stream ended early.
+	if ran := <-ended; ran != nil {
+		return ran
 	}
 	return err
 }
+
+// aptFunction is a function of a shell that runs apt outside of the tree, and dpkg in it, as mmdebstrap does.
+const aptFunction = `apt() {
+	apt-get --yes -o Dir::Bin::dpkg=env -o DPkg::Options::=--unset=TMPDIR -o DPkg::Options::=dpkg "$@"
+}`
+
+// packagesName is the name of a directory for package files, at the top of the tree while apt installs them.
+const packagesName = "sharedos-packages"
 
 // installScript is what mmdebstrap runs to install the packages. Its arguments are the root directory and the directory
 // of the script. mmdebstrap installs packages in the same way, apt outside and dpkg inside; but for a tree that exists
 // already (--variant=custom) it leaves that to the user.
 func installScript(in *input) string {
-	quoted := func(name string) string { return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'" }
 	var names []string
 	for _, name := range in.Packages {
 		names = append(names, quoted(name))
 	}
 	for _, p := range in.packageFiles {
-		names = append(names, quoted("/sharedos-packages/"+p.digest.Hex()+".deb"))
+		names = append(names, `"$1/`+packagesName+"/"+p.digest.Hex()+`.deb"`)
 	}
 	list := strings.Join(names, " ")
 	return `set -eu
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" TMPDIR="$1/tmp" DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
-apt() {
-	apt-get --yes -o Dir::Bin::dpkg=env -o DPkg::Options::=--unset=TMPDIR -o DPkg::Options::=dpkg "$@"
-}
+` + aptFunction + `
 if ! apt -o "Dir::Etc::Preferences=$2/held" install ` + list + `; then
 	# What would apt replace, if it might?
 	apt --simulate install ` + list + ` >"$2/blocked" || true
 	exit 100
 fi
-rm -rf "$1/sharedos-packages"
+rm -rf "$1/` + packagesName + `"
 `
 }
 
-// install runs mmdebstrap on the copy of the base.
-func (a *added) install(ctx context.Context, in *input, dir string, out io.Writer, progress source.Progress) error {
+// customArgs are the arguments of mmdebstrap that have it unpack the copy of the base and run the script.
+func (a *added) customArgs(in *input, dir string) []string {
 	args := []string{
 		"--variant=custom", "--format=tar", "--architectures=" + in.Architecture,
 		// Its own tar-in hook takes 20 s for what this does in one. A normalised tree has no devices, so it works in a user
 		// namespace, too.
-		`--setup-hook=tar --numeric-owner --xattrs '--xattrs-include=*' -C "$1" -xf ` + filepath.Join(dir, "base.tar"),
+		`--setup-hook=tar --numeric-owner --xattrs '--xattrs-include=*' -C "$1" -xf ` + quoted(filepath.Join(dir, "base.tar")),
 	}
 	if in.mode != "" && in.mode != "auto" {
 		args = append(args, "--mode="+in.mode)
 	}
+	if packages := filepath.Join(dir, packagesName); exists(packages) {
+		args = append(args, `--setup-hook=cp -r `+quoted(packages)+` "$1/"`)
+	}
+	return append(args, `--customize-hook=sh `+quoted(filepath.Join(dir, "install"))+` "$1" `+quoted(dir))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// installArgs are the arguments of mmdebstrap that install the packages in the copy of the base.
+func (a *added) installArgs(in *input, dir string) ([]string, error) {
 	if len(in.packageFiles) > 0 {
-		packages := filepath.Join(dir, "sharedos-packages")
+		packages := filepath.Join(dir, packagesName)
 		if err := os.Mkdir(packages, 0o755); err != nil {
-			return err
+			return nil, err
 		}
 		for _, p := range in.packageFiles {
 			if _, err := p.copyTo(packages); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		args = append(args, "--setup-hook=copy-in "+packages+" /")
 	}
-	args = append(args, `--customize-hook=sh `+filepath.Join(dir, "install")+` "$1" `+dir)
-	suites, err := in.sourceArgs(dir)
+	// Hooks run in the order of the arguments: the packages are handed over after they were installed.
+	kept, err := in.kept.args(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return runMmdebstrap(ctx, in, append(args, suites...), out, progress)
+	suites, err := in.sourceArgs(dir)
+	return slices.Concat(a.customArgs(in, dir), kept, suites), err
 }
 
 // held are preferences of apt (apt_preferences(5)) that keep the versions of all packages of the base.

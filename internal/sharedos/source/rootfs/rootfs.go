@@ -79,7 +79,11 @@ func readSystem(ctx context.Context, src source.Source, spoolDir string, progres
 		if err == nil {
 			err = spool.Close()
 		}
-		err = errors.Join(closeErr, err)
+		if errors.Is(err, closeErr) {
+			err = closeErr // the reader got the same
+		} else {
+			err = errors.Join(closeErr, err)
+		}
 	}
 	if err != nil {
 		return nil, wrap(src, err)
