@@ -1,10 +1,13 @@
 package live
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -67,7 +70,7 @@ func TestTheNetworkIsKept(t *testing.T) {
 	if err := n.Keep(t.Context(), network.SureOfNothing); err != nil {
 		t.Fatal(err)
 	}
-	if missing, err := n.Release(t.Context()); err != nil || len(missing) > 0 || !has() {
+	if missing, err := n.Release(t.Context(), ""); err != nil || len(missing) > 0 || !has() {
 		t.Errorf("missing %q, %v: %s", missing, err, rules())
 	}
 	if _, err := os.Stat(record); !os.IsNotExist(err) {
@@ -75,7 +78,7 @@ func TestTheNetworkIsKept(t *testing.T) {
 	}
 	// Without a record nothing is done.
 	drop()
-	if missing, err := n.Release(t.Context()); err != nil || len(missing) > 0 || has() {
+	if missing, err := n.Release(t.Context(), ""); err != nil || len(missing) > 0 || has() {
 		t.Errorf("missing %q, %v: %s", missing, err, rules())
 	}
 	add()
@@ -85,7 +88,7 @@ func TestTheNetworkIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	drop()
-	missing, err := n.Release(t.Context())
+	missing, err := n.Release(t.Context(), "")
 	if err != nil || has() || len(missing) != 2 || !strings.HasPrefix(missing[0], "route 10.8.0.0/16 via 10.1.0.5 in table 99 on lo: the release changes") {
 		t.Errorf("missing %q, %v: %s", missing, err, rules())
 	}
@@ -98,5 +101,53 @@ func TestTheNetworkIsKept(t *testing.T) {
 	n.Stop() // which may have added the address again
 	if err := n.Forget(); err != nil {
 		t.Error(err)
+	}
+}
+
+// fakeGroup is the control group of every unit.
+type fakeGroup string
+
+func (g fakeGroup) ControlGroup(context.Context, string) (string, error) { return string(g), nil }
+
+// A manager that has done its work is not waited for any longer, and one that works is.
+func TestANetworkManagerIsWaitedForUntilItIsIdle(t *testing.T) {
+	group := t.TempDir()
+	use := func(micros int) {
+		text := fmt.Sprintf("usage_usec %d\nuser_usec 1\n", micros)
+		if err := os.WriteFile(filepath.Join(group, "cpu.stat"), []byte(text), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	wait := func(group, unit string, working time.Duration) time.Duration {
+		n := &Network{Units: fakeGroup(group)}
+		n.noteGone()
+		began := time.Now()
+		use(0)
+		var worker sync.WaitGroup
+		worker.Go(func() {
+			for used := 1000; time.Since(began) < working; used += 1000 {
+				use(used)
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+		if err := n.awaitCalm(t.Context(), unit); err != nil {
+			t.Error(err)
+		}
+		took := time.Since(began)
+		worker.Wait()
+		return took
+	}
+	if took := wait(group, "idle.service", 0); took < idleCalm || took >= calm {
+		t.Errorf("an idle one is waited for for %v", took)
+	}
+	if took := wait(group, "busy.service", time.Second); took < time.Second+idleCalm/2 || took > calm+time.Second {
+		t.Errorf("one that works for a second is waited for for %v", took)
+	}
+	for name, took := range map[string]time.Duration{
+		"unknown": wait(group, "", 0), "without a group": wait("", "a.service", 0), "gone": wait(group+"/gone", "a.service", 0),
+	} {
+		if took < calm {
+			t.Errorf("%s: waited for %v only", name, took)
+		}
 	}
 }

@@ -177,26 +177,35 @@ var ErrLink = errors.New("its interface is not there any more")
 // Restore adds those entries again that are missing, and returns those that it could not add. Where something else has
 // taken the place of an entry, such as another route to the same destination, that stays, and the error is EEXIST.
 func Restore(ctx context.Context, entries []Entry) (failures []Failure, err error) {
+	_, failures, err = restore(ctx, entries)
+	return failures, err
+}
+
+// restore is Restore, and also returns how many entries were missing at first.
+func restore(ctx context.Context, entries []Entry) (gone int, failures []Failure, err error) {
 	if len(entries) == 0 {
-		return nil, nil
+		return 0, nil, nil
 	}
-	for range rounds {
+	for round := range rounds {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 		now, err := Read()
 		if err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 		missing := Missing(entries, now)
+		if round == 0 {
+			gone = len(missing)
+		}
 		if failures, err = add(missing); err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 		if len(failures) == 0 || len(failures) == len(missing) {
-			return failures, nil
+			return gone, failures, nil
 		}
 	}
-	return failures, nil
+	return gone, failures, nil
 }
 
 // add adds entries in their order.
@@ -248,19 +257,25 @@ const (
 	look = time.Second
 )
 
-// Watch restores the entries whenever something goes, until ctx ends. What cannot be restored is tried again.
+// Watch restores the entries whenever something goes, until ctx ends, and calls gone each time it finds one missing that
+// it had not missed before. What cannot be restored is tried again.
 //
 // A list that changes all the time is one of a network that others work on: it is looked at again.
-func Watch(ctx context.Context, entries []Entry) (err error) {
+func Watch(ctx context.Context, entries []Entry, gone func()) (err error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
 	if err != nil {
 		return fmt.Errorf("open rtnetlink: %w", err)
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	for ctx.Err() == nil {
-		if _, err := Restore(ctx, entries); err != nil && !errors.Is(err, errChanging) && ctx.Err() == nil {
+	for failed := 0; ctx.Err() == nil; {
+		missing, failures, err := restore(ctx, entries)
+		if err != nil && !errors.Is(err, errChanging) && ctx.Err() == nil {
 			return err
 		}
+		if missing > failed {
+			gone()
+		}
+		failed = len(failures)
 		if err := conn.SetReadDeadline(time.Now().Add(look)); err != nil {
 			return err
 		}

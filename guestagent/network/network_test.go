@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -195,7 +196,8 @@ func TestARestartOfNetworkdKeepsWhatWasAddedByHand(t *testing.T) {
 	// Watch adds it again while networkd starts.
 	ctx, end := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- Watch(ctx, before) }()
+	var gone atomic.Bool
+	go func() { ended <- Watch(ctx, before, func() { gone.Store(true) }) }()
 	stop = networkd(t)
 	for limit := time.Now().Add(10 * time.Second); len(lost(t)) > 0 && time.Now().Before(limit); {
 		time.Sleep(10 * time.Millisecond)
@@ -206,6 +208,9 @@ func TestARestartOfNetworkdKeepsWhatWasAddedByHand(t *testing.T) {
 	}
 	if commands := lost(t); len(commands) > 0 {
 		t.Errorf("not there again: %q", commands)
+	}
+	if !gone.Load() {
+		t.Error("Watch does not say that something was gone")
 	}
 	if routes := run(t, "ip route"); strings.Count(routes, "10.5.0.0/16") != 1 {
 		t.Errorf("networkd's own route: %s", routes)

@@ -400,7 +400,7 @@ func (r *run) check(ctx context.Context) (step, error) {
 		return r.checkEnabled(ctx)
 	})
 	if err == nil {
-		r.releaseNetwork(ctx)
+		r.releaseNetwork(ctx, "")
 		err = ctx.Err() // the next agent releases it
 	}
 	return step{state: Committed}, err

@@ -21,7 +21,7 @@ func (r *run) keepingNetwork(ctx context.Context, unit string, restart func() (t
 	r.keepNetwork(ctx, unit)
 	away, err := restart()
 	if err == nil { // otherwise the rollback restarts it again
-		r.releaseNetwork(ctx)
+		r.releaseNetwork(ctx, unit)
 	}
 	return away, err
 }
@@ -45,9 +45,10 @@ func (r *run) keepNetwork(ctx context.Context, unit string) {
 	}
 }
 
-// releaseNetwork ends that, and reports what could not be kept. Nothing is done if nothing is kept.
-func (r *run) releaseNetwork(ctx context.Context) {
-	missing, err := r.Network.Release(ctx)
+// releaseNetwork ends that once the manager has done its work, and reports what could not be kept. Nothing is done if
+// nothing is kept. manager is the unit that was restarted, "" if it is not known.
+func (r *run) releaseNetwork(ctx context.Context, manager string) {
+	missing, err := r.Network.Release(ctx, manager)
 	if err != nil && ctx.Err() == nil {
 		r.warn("what was added to the network by hand may be missing", err)
 	}

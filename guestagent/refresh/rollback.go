@@ -53,7 +53,7 @@ func (r *run) goBack() (step, error) {
 		planned := r.interrupted(ctx, r.record.Planned)
 		problems = errors.Join(problems, r.retry(ctx, func() error { return r.renew(ctx, r.record.From.Kernel, planned, true) }))
 	}
-	r.releaseNetwork(ctx)
+	r.releaseNetwork(ctx, "")
 	if err := r.life.Err(); err != nil {
 		return step{}, err
 	}

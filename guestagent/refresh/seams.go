@@ -147,8 +147,9 @@ type Network interface {
 	// Release or Stop, it adds again what goes of them and is surely not the manager's.
 	Keep(ctx context.Context, sure network.Sure) error
 	// Release waits until nothing more goes, adds again what is missing, removes the record, and returns what is still
-	// missing and why, in words. Without a record it does nothing.
-	Release(ctx context.Context) (missing []string, err error)
+	// missing and why, in words. It waits for less if manager, the unit that was restarted, is known and idle. Without a
+	// record it does nothing.
+	Release(ctx context.Context, manager string) (missing []string, err error)
 	// Stop ends what Keep began, and leaves the record to the next agent.
 	Stop()
 	// Forget removes the record of an earlier refresh.

@@ -531,7 +531,7 @@ func (w worldNetwork) Keep(_ context.Context, sure network.Sure) error {
 	})
 }
 
-func (w worldNetwork) Release(context.Context) (missing []string, err error) {
+func (w worldNetwork) Release(context.Context, string) (missing []string, err error) {
 	err = w.do("release network", func() error {
 		if w.keptNetwork == nil {
 			return nil

@@ -77,7 +77,7 @@ func Run(ctx context.Context, version string) error {
 		Health: live.Health{Units: manager}, Records: live.Records{Configured: record.Configured}, Blobs: blobs,
 		Starter: live.Starter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
 		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit, Moved: moved(record),
-		AtOnce: refresh.AtOnce(runtime.NumCPU()), Network: &live.Network{Record: mounts.NetworkRecord},
+		AtOnce: refresh.AtOnce(runtime.NumCPU()), Network: &live.Network{Record: mounts.NetworkRecord, Units: manager},
 	}
 	if err := engine.Starter.Kexec(ctx, nil, nil, "", release.Stack{}); err != nil {
 		say(err) // the watchdog may still reset the machine, as if this system had not started

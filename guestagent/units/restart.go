@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -246,6 +247,18 @@ func (m *Manager) Active(ctx context.Context, name string) (state string, since 
 		return "", 0, err
 	}
 	return values[0].text(), values[1].number, nil
+}
+
+// cgroups is where the unified hierarchy of control groups is mounted (cgroups(7)).
+const cgroups = "/sys/fs/cgroup"
+
+// ControlGroup returns the directory of the control group of a service; "" if it has none, since it has no processes.
+func (m *Manager) ControlGroup(ctx context.Context, name string) (string, error) {
+	values, err := m.get(ctx, property{name, serviceInterface, "ControlGroup"})
+	if err != nil || values[0].text() == "" {
+		return "", err
+	}
+	return filepath.Join(cgroups, filepath.Join("/", values[0].text())), nil
 }
 
 // Failure describes the state of a unit that does not run, with the last lines that it logged.
