@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/scan"
 )
@@ -23,15 +25,54 @@ const (
 	maxPackages = 20_000
 )
 
-// Packages sets the packages to which the affected units' files belong, by the lists in a directory (dpkg-query(1)). It
-// reads one line at a time: the lists of a large system have many megabytes. Without such lists there are no packages.
-func (a *Assessment) Packages(ctx context.Context, directory string) error {
+// PackageIndex finds the packages to which files belong, by the lists in a directory (dpkg-query(1)). It remembers what it
+// has found: an apply asks about the same files as its plan.
+type PackageIndex struct {
+	Directory string
+
+	mutex sync.Mutex
+	// system is the system whose lists were read, owners the packages of each file that was asked about.
+	system string
+	owners map[string][]string
+}
+
+// maxOwners bounds how many files an index remembers.
+const maxOwners = 8192
+
+// Set sets the packages to which the affected units' files belong. system names the system that is mounted: another
+// name means other lists. It reads one line at a time: the lists of a large system have many megabytes. Without such
+// lists there are no packages.
+func (x *PackageIndex) Set(ctx context.Context, system string, a *Assessment) error {
+	x.mutex.Lock()
+	defer x.mutex.Unlock()
+	if x.owners == nil || x.system != system || len(x.owners) > maxOwners {
+		x.system, x.owners = system, map[string][]string{}
+	}
 	wanted := map[string][]string{}
 	for _, affected := range a.Affected {
 		for _, name := range affected.Paths {
-			wanted[name] = nil
+			if _, known := x.owners[name]; !known {
+				wanted[name] = nil
+			}
 		}
 	}
+	if err := lookUp(ctx, x.Directory, wanted); err != nil {
+		return fmt.Errorf("read the package lists: %w", err)
+	}
+	maps.Copy(x.owners, wanted)
+	for i := range a.Affected {
+		var owners []string
+		for _, name := range a.Affected[i].Paths {
+			owners = append(owners, x.owners[name]...)
+		}
+		slices.Sort(owners)
+		a.Affected[i].Packages = slices.Compact(owners)
+	}
+	return nil
+}
+
+// lookUp adds to each of the wanted files the packages that name it.
+func lookUp(ctx context.Context, directory string, wanted map[string][]string) error {
 	if len(wanted) == 0 {
 		return nil
 	}
@@ -40,7 +81,7 @@ func (a *Assessment) Packages(ctx context.Context, directory string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read the package lists: %w", err)
+		return err
 	}
 	reader := listReader{buffer: make([]byte, maxListLine), wanted: wanted, lengths: map[int]bool{}}
 	for name := range wanted {
@@ -52,16 +93,8 @@ func (a *Assessment) Packages(ctx context.Context, directory string) error {
 			continue
 		}
 		if err := errors.Join(ctx.Err(), reader.read(directory+"/"+name, strings.Split(owner, ":")[0])); err != nil {
-			return fmt.Errorf("read the package lists: %w", err)
+			return err
 		}
-	}
-	for i := range a.Affected {
-		var owners []string
-		for _, name := range a.Affected[i].Paths {
-			owners = append(owners, wanted[name]...)
-		}
-		slices.Sort(owners)
-		a.Affected[i].Packages = slices.Compact(owners)
 	}
 	return nil
 }

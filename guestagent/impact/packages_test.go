@@ -24,21 +24,32 @@ func TestPackagesOfWhatIsUsedAreTold(t *testing.T) {
 	a := &Assessment{Affected: []Affected{
 		{Unit: "a", Paths: []string{"/usr/sbin/nginx", "/" + ssl}}, {Unit: "b", Paths: []string{"/usr/lib/x86_64-linux-gnu/old.so"}}, {Unit: "c", Paths: []string{"/usr/none"}},
 	}}
-	if err := a.Packages(t.Context(), directory); err != nil {
+	index := PackageIndex{Directory: directory}
+	if err := index.Set(t.Context(), "one", a); err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range [][]string{{"both", "libssl3t64", "nginx"}, {"old"}, nil} {
-		if got := a.Affected[i].Packages; !slices.Equal(got, want) {
-			t.Errorf("%s uses %q, want %q", a.Affected[i].Unit, got, want)
+	right := func() {
+		t.Helper()
+		for i, want := range [][]string{{"both", "libssl3t64", "nginx"}, {"old"}, nil} {
+			if got := a.Affected[i].Packages; !slices.Equal(got, want) {
+				t.Errorf("%s uses %q, want %q", a.Affected[i].Unit, got, want)
+			}
 		}
 	}
-	if err := a.Packages(t.Context(), filepath.Join(directory, "none")); err != nil {
+	right()
+	none := PackageIndex{Directory: filepath.Join(directory, "none")}
+	if err := none.Set(t.Context(), "one", &Assessment{Affected: slices.Clone(a.Affected)}); err != nil {
 		t.Errorf("a system without packages: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(directory, "endless.list"), make([]byte, maxListLine+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Packages(t.Context(), directory); err == nil || !strings.Contains(err.Error(), "endless.list") {
+	// What was asked before is remembered, for the system that was asked.
+	if err := index.Set(t.Context(), "one", a); err != nil {
+		t.Errorf("the same files again: %v", err)
+	}
+	right()
+	if err := index.Set(t.Context(), "two", a); err == nil || !strings.Contains(err.Error(), "endless.list") {
 		t.Errorf("a line without end: %v", err)
 	}
 }

@@ -32,20 +32,20 @@ type Reader struct {
 	root    unix.Stat_t
 	// files are the paths that were seen: the same few hundred files are mapped by every process.
 	files map[string]*seenFile
-	// versions are those of files on a swapped-out /usr, which is read-only, so that a path means one file.
-	versions map[versioned]Version
-}
-
-// versioned is a file on a swapped-out /usr.
-type versioned struct {
-	device proc.Device
-	name   string
 }
 
 // seenFile is what a path as /proc shows it means.
 type seenFile struct {
-	name             string
-	deleted, differs bool
+	name                    string
+	deleted, differs, inUsr bool
+	// versions are those of the files at this path on /usr that were swapped out. They are read-only, so that a path means
+	// one file.
+	versions []versionOn
+}
+
+type versionOn struct {
+	device  proc.Device
+	version Version
 }
 
 // Processes reads all processes but kernel threads and this one. Of the files that a process uses it returns those that
@@ -54,8 +54,8 @@ func (r *Reader) Processes(ctx context.Context, changes *Changes) ([]Process, er
 	if err := unix.Stat("/", &r.root); err != nil {
 		return nil, fmt.Errorf("stat /: %w", err)
 	}
-	r.changes, r.files, r.versions = changes, map[string]*seenFile{}, map[versioned]Version{}
-	defer func() { r.changes, r.files, r.versions = nil, nil, nil }()
+	r.changes, r.files = changes, map[string]*seenFile{}
+	defer func() { r.changes, r.files = nil, nil }()
 	var processes []Process
 	err := proc.NewScanner(r.Proc).Each(ctx, func(p *proc.Process) error {
 		if p.PID == os.Getpid() {
@@ -176,7 +176,7 @@ func (r *Reader) mapped(from *proc.Process, p *Process) error {
 	return from.Maps(func(m proc.Mapping) error {
 		file := r.file(m.Path)
 		program := file.name == p.Program
-		if file.name == "" || !file.differs && !program && len(r.Swapped) == 0 {
+		if file.name == "" || !file.differs && !program && (len(r.Swapped) == 0 || !file.inUsr) {
 			return nil
 		}
 		device, err := m.Device()
@@ -186,7 +186,7 @@ func (r *Reader) mapped(from *proc.Process, p *Process) error {
 		if program {
 			p.ProgramDevice = device
 		}
-		version, err := r.version(from, m.Link, versioned{device, file.name})
+		version, err := r.version(from, m.Link, device, file)
 		if err != nil {
 			return err
 		}
@@ -198,19 +198,21 @@ func (r *Reader) mapped(from *proc.Process, p *Process) error {
 }
 
 // version compares a file that a process uses from a swapped-out /usr with what is mounted.
-func (r *Reader) version(from *proc.Process, link func() string, file versioned) (Version, error) {
-	if r.Compare == nil || !strings.HasPrefix(file.name, "usr/") || !slices.Contains(r.Swapped, file.device) {
+func (r *Reader) version(from *proc.Process, link func() string, device proc.Device, file *seenFile) (Version, error) {
+	if r.Compare == nil || !file.inUsr || !slices.Contains(r.Swapped, device) {
 		return NotCompared, nil
 	}
-	if known, seen := r.versions[file]; seen {
-		return known, nil
+	for _, known := range file.versions {
+		if known.device == device {
+			return known.version, nil
+		}
 	}
 	version, err := r.Compare(from, link(), file.name)
 	if proc.Ended(err) {
 		return NotCompared, nil // it is not used any more
 	}
-	if err == nil && len(r.versions) < maxNames {
-		r.versions[file] = version
+	if err == nil {
+		file.versions = append(file.versions, versionOn{device, version})
 	}
 	return version, err
 }
@@ -260,7 +262,7 @@ func (r *Reader) open(from *proc.Process, p *Process) error {
 		if mount := mounts.ByID(id); mount != nil {
 			use.Device = mount.Device()
 		}
-		if r.Compare != nil && len(r.Swapped) > 0 && strings.HasPrefix(use.Path, "usr/") {
+		if r.Compare != nil && len(r.Swapped) > 0 && file.inUsr {
 			if use.Version, err = r.Compare(from, f.Link, use.Path); proc.Ended(err) {
 				return nil
 			} else if err != nil {
@@ -275,7 +277,7 @@ func (r *Reader) open(from *proc.Process, p *Process) error {
 // openEarlier adds an open file that does not differ now, if it is an earlier version. Compare knows by the file itself
 // whether it is from a swapped-out /usr.
 func (r *Reader) openEarlier(from *proc.Process, p *Process, f proc.OpenFile, file *seenFile) error {
-	if r.Compare == nil || len(r.Swapped) == 0 || !strings.HasPrefix(file.name, "usr/") {
+	if r.Compare == nil || len(r.Swapped) == 0 || !file.inUsr {
 		return nil
 	}
 	version, err := r.Compare(from, f.Link, file.name)
@@ -295,7 +297,7 @@ func (r *Reader) file(shown []byte) *seenFile {
 	}
 	seen := &seenFile{}
 	seen.name, seen.deleted = Resolve(strings.ReplaceAll(string(shown), `\012`, "\n"))
-	seen.differs = r.changes.Differs(seen.name)
+	seen.differs, seen.inUsr = r.changes.Differs(seen.name), strings.HasPrefix(seen.name, "usr/")
 	if len(r.files) < maxNames {
 		r.files[string(shown)] = seen
 	}

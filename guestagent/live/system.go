@@ -38,6 +38,13 @@ type System struct {
 	Units FactsOf
 	// Agent is the unit of this program.
 	Agent string
+
+	packages impact.PackageIndex
+}
+
+// NewSystem is this system. agent is the unit of this program.
+func NewSystem(usr *Usr, units FactsOf, agent string) *System {
+	return &System{Usr: usr, Units: units, Agent: agent, packages: impact.PackageIndex{Directory: impact.PackageLists}}
 }
 
 // BootID implements refresh.System.
@@ -69,7 +76,11 @@ func (s *System) Moment() (uint64, error) {
 
 // Packages implements refresh.System.
 func (s *System) Packages(ctx context.Context, a *impact.Assessment) error {
-	return a.Packages(ctx, impact.PackageLists)
+	mounted, err := s.Usr.usr.Superblock()
+	if err != nil {
+		return err
+	}
+	return s.packages.Set(ctx, mounted.Device, a)
 }
 
 // Snapshot implements refresh.System.

@@ -49,27 +49,63 @@ type Mapping struct {
 	line []byte
 }
 
-// field returns one of the fields "address perms offset dev inode".
-func (m Mapping) field(number int) string {
-	fields := bytes.Fields(m.line)
-	if number >= len(fields) {
-		return ""
+// field returns one of the fields "address perms offset dev inode", nil if there is none. An assessment asks for
+// thousands, so it allocates nothing.
+func (m Mapping) field(number int) []byte {
+	rest := m.line
+	for {
+		for len(rest) > 0 && rest[0] == ' ' {
+			rest = rest[1:]
+		}
+		end := scan.IndexByte(rest, ' ')
+		if end < 0 {
+			end = len(rest)
+		}
+		if number == 0 {
+			return rest[:end]
+		}
+		number, rest = number-1, rest[end:]
 	}
-	return string(fields[number])
 }
 
 // Device is the file system of the file.
 func (m Mapping) Device() (Device, error) {
-	device, err := ParseDevice(m.field(3), 16)
-	if err != nil {
-		return Device{}, fmt.Errorf("maps: %w", err)
+	text := m.field(3)
+	colon := scan.IndexByte(text, ':')
+	if colon < 0 {
+		return Device{}, fmt.Errorf("maps: %q is not a device number", text)
 	}
-	return device, nil
+	major, majorOK := hexadecimal(text[:colon])
+	minor, minorOK := hexadecimal(text[colon+1:])
+	if !majorOK || !minorOK {
+		return Device{}, fmt.Errorf("maps: %q is not a device number", text)
+	}
+	return Device{Major: major, Minor: minor}, nil
+}
+
+// hexadecimal reads a number of at most 32 bits.
+func hexadecimal(text []byte) (number uint32, ok bool) {
+	for _, c := range text {
+		digit := uint32(c)
+		switch {
+		case '0' <= c && c <= '9':
+			digit -= '0'
+		case 'a' <= c && c <= 'f':
+			digit -= 'a' - 10
+		default:
+			return 0, false
+		}
+		if number >= 1<<28 {
+			return 0, false
+		}
+		number = number<<4 | digit
+	}
+	return number, len(text) > 0
 }
 
 // Link is the name in the directory map_files of the link to the file: the address range without leading zeros.
 func (m Mapping) Link() string {
-	from, to, _ := strings.Cut(m.field(0), "-")
+	from, to, _ := strings.Cut(string(m.field(0)), "-")
 	trim := func(address string) string {
 		if address = strings.TrimLeft(address, "0"); address == "" {
 			return "0"

@@ -268,3 +268,23 @@ func TestStartTicksAreReadBehindAnyName(t *testing.T) {
 		t.Error("half a line was taken")
 	}
 }
+
+func TestTheDeviceOfAMapping(t *testing.T) {
+	for text, want := range map[string]Device{
+		"7f1-7f2 r--p 00000000 fe:01 17   ":      {0xfe, 1},
+		"7f1-7f2 r--p 00000000 103:abcde 17":     {0x103, 0xabcde},
+		"7f1-7f2 r--p 00000000 ffffffff:00 17":   {0xffffffff, 0},
+		"7f1-7f2 r--p 00000000  08:10":           {8, 16},
+		"7f1-7f2 r--p 00000000 100000000:00 17 ": {},
+		"7f1-7f2 r--p 00000000 08: 17":           {},
+		"7f1-7f2 r--p 00000000 08 17":            {},
+		"7f1-7f2 r--p 00000000 0g:01 17":         {},
+		"7f1-7f2 r--p":                           {},
+		"":                                       {},
+	} {
+		device, err := Mapping{line: []byte(text)}.Device()
+		if device != want || (err != nil) != (want == Device{}) {
+			t.Errorf("%q: %v, %v", text, device, err)
+		}
+	}
+}

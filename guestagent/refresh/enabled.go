@@ -46,6 +46,7 @@ func (r *run) startEnabled(ctx context.Context, facts map[string]impact.Unit) er
 	if err := r.enter(r.record.State, func(record *Record) { record.Enabled = union(slices.Clone(record.Enabled), names) }); err != nil {
 		return err
 	}
+	r.observed = nil // it may not stay so with these units
 	for _, name := range names {
 		if err := r.startUnit(ctx, name, wanted); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -435,4 +436,41 @@ func countOf(log []string, operation string) (times int) {
 		}
 	}
 	return times
+}
+
+// The time for which everything has to stay good begins with the last restart, if everything was good then and the same
+// units run since.
+func TestTheTimeToStayGoodBeginsWithTheLastRestart(t *testing.T) {
+	w := newWorld(t)
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	const hold = time.Minute
+	settle := func(change func(r *run)) error {
+		r := &run{Engine: e, request: w.ask("one", "two")}
+		r.request.SettleMs = hold.Milliseconds()
+		e.record = Record{Planned: []Planned{{Unit: "b.service", Outcome: impact.Restarted}}, Baseline: []string{"web"}}
+		if r.observe(t.Context()); r.observed == nil || len(r.observed.running) == 0 {
+			t.Fatalf("observed %v", r.observed)
+		}
+		r.observed.at = time.Now().Add(-hold)
+		change(r)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		return r.settle(ctx)
+	}
+	if err := settle(func(*run) {}); err != nil {
+		t.Errorf("all was good for long: %v", err)
+	}
+	for name, change := range map[string]func(*run){
+		"never":                func(r *run) { r.observed = nil },
+		"a moment ago":         func(r *run) { r.observed.at = time.Now() },
+		"a unit started again": func(r *run) { r.observed.running["b.service"]++ },
+		"a unit runs only now": func(r *run) { delete(r.observed.running, "b.service") },
+		"a check was not good": func(r *run) { w.unhealthy = w.usr; r.observe(t.Context()); w.unhealthy = tree.Digest{} },
+	} {
+		if err := settle(change); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -65,15 +65,39 @@ func attempt(ctx context.Context, health Health, check *agentapi.HealthCheck) er
 	return health.Check(ctx, check)
 }
 
-// settle waits until all checks of the baseline are good and all renewed units run, and that they stay so for the
-// requested time.
-func (r *run) settle(ctx context.Context) error {
-	var checks []*agentapi.HealthCheck
+// baselineChecks are the checks that were good before the refresh.
+func (r *run) baselineChecks() (checks []*agentapi.HealthCheck) {
 	for _, check := range r.request.GetHealthChecks() {
 		if slices.Contains(r.record.Baseline, check.GetName()) {
 			checks = append(checks, check)
 		}
 	}
+	return checks
+}
+
+// observation is a moment at which all checks were good and all renewed units ran.
+type observation struct {
+	at      time.Time
+	running map[string]uint64
+}
+
+// observe notes once all units are restarted whether everything is good. The time for which it has to stay so then begins
+// before the agent looks for what still runs old code.
+func (r *run) observe(ctx context.Context) {
+	r.observed = nil
+	checks := r.baselineChecks()
+	if _, bad := healthy(ctx, r.Health, checks); len(bad) > 0 {
+		return
+	}
+	if running, err := r.runningUnits(ctx, checks); err == nil { // settle reports what is wrong
+		r.observed = &observation{time.Now(), running}
+	}
+}
+
+// settle waits until all checks of the baseline are good and all renewed units run, and that they stay so for the
+// requested time.
+func (r *run) settle(ctx context.Context) error {
+	checks := r.baselineChecks()
 	for _, check := range checks {
 		if err := r.become(ctx, check); err != nil {
 			return err
@@ -84,7 +108,11 @@ func (r *run) settle(ctx context.Context) error {
 		return err
 	}
 	hold := min(max(0, time.Duration(r.request.GetSettleMs())*time.Millisecond), maxSettle)
-	for end := time.Now().Add(hold); time.Now().Before(end); {
+	began := time.Now()
+	if r.observed != nil && maps.Equal(running, r.observed.running) {
+		began = r.observed.at
+	}
+	for end := began.Add(hold); time.Now().Before(end); {
 		if err := pause(ctx, min(healthPause, time.Until(end))); err != nil {
 			return err
 		}

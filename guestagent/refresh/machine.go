@@ -31,6 +31,8 @@ type run struct {
 	before *impact.Assessment
 	// cause is why the refresh is rolled back.
 	cause error
+	// observed is when all was good after the last restart; nil if it was not.
+	observed *observation
 	// manager is held while a manager of the network is restarted.
 	manager sync.Mutex
 	// restoredFrom is the moment of the rollback from which on a unit that is started runs the old code; 0 if it has

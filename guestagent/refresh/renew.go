@@ -55,6 +55,9 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 			}
 			failures = append(failures, err)
 		}
+		if !back && r.request.GetSettleMs() > 0 {
+			r.observe(ctx)
+		}
 		found, again, err := r.assess(ctx, changes, kernel, r.request.GetPolicy(), planned, true)
 		if err != nil {
 			return errors.Join(append(failures, err)...)

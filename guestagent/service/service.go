@@ -71,7 +71,7 @@ func Run(ctx context.Context, version string) error {
 	for _, layer := range record.Stack.Layers {
 		usr.Booted = append(usr.Booted, mounts.LayerPath(layer.ID))
 	}
-	system := &live.System{Usr: usr, Units: manager, Agent: boot.AgentUnit}
+	system := live.NewSystem(usr, manager, boot.AgentUnit)
 	engine := &refresh.Engine{
 		Layers: live.Layers{}, Usr: usr, Etc: live.Etc{}, Units: liveUnits{manager}, System: system,
 		Health: live.Health{Units: manager}, Records: live.Records{Configured: record.Configured}, Blobs: blobs,

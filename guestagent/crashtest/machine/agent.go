@@ -161,7 +161,7 @@ func newEngine() (*refresh.Engine, release.Stack, error) {
 	if err != nil {
 		return nil, release.Stack{}, err
 	}
-	base := &live.System{Usr: usr, Units: units{}, Agent: boot.AgentUnit}
+	base := live.NewSystem(usr, units{}, boot.AgentUnit)
 	var moved *agentapi.Report
 	if m := record.Moved; m != nil {
 		moved = refresh.Moved(m.From, record.Stack, m.Carried, m.Conflicts)
