@@ -152,6 +152,15 @@ type Assessment struct {
 	Changed     uint64
 }
 
+// Names are the names of all units with processes.
+func (a *Assessment) Names() []string {
+	names := slices.Clone(a.Unaffected)
+	for _, affected := range a.Affected {
+		names = append(names, affected.Unit)
+	}
+	return names
+}
+
 // Message is the assessment in the form of the agent's API.
 func (a *Assessment) Message() *agentapi.Impact {
 	message := &agentapi.Impact{

@@ -76,6 +76,23 @@ func (n *Network) Keep(ctx context.Context, sure network.Sure) error {
 	return nil
 }
 
+// Continue implements refresh.Network.
+func (n *Network) Continue(ctx context.Context) (found bool, err error) {
+	n.mutex.Lock()
+	defer n.mutex.Unlock()
+	if n.stop != nil {
+		return true, nil
+	}
+	record, err := n.read()
+	if errors.Is(err, errAbsent) {
+		return false, nil
+	}
+	if err == nil {
+		n.watch(ctx, record.Sure)
+	}
+	return true, err
+}
+
 // watch adds again what goes, until end. The caller holds the mutex.
 func (n *Network) watch(ctx context.Context, entries []network.Entry) {
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))

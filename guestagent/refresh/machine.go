@@ -317,10 +317,11 @@ func (r *run) judge(ctx context.Context) error {
 
 // begin chooses the state of the rung. From that state on the running system changes.
 func (r *run) begin() (step, error) {
+	err := r.Network.Forget()
 	if r.rung == Live {
-		return step{state: Swapped}, r.Network.Forget()
+		return step{state: Swapped}, err
 	}
-	return step{state: Carried}, nil
+	return step{state: Carried}, err
 }
 
 // swap swaps /usr and carries /etc.

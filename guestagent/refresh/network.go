@@ -32,10 +32,15 @@ func (r *run) keepNetwork(ctx context.Context, unit string) {
 	if manager == impact.NoManager {
 		return
 	}
+	r.keep(ctx, manager == impact.MarkingManager)
+}
+
+// keep has the network kept. marks is true if its managers mark what is their own.
+func (r *run) keep(ctx context.Context, marks bool) {
 	sure := network.SureOfAll
 	switch {
 	case !r.diff.changes.Network():
-	case manager == impact.MarkingManager:
+	case marks:
 		sure = network.SureOfUnmarked
 	default:
 		sure = network.SureOfNothing
@@ -43,6 +48,25 @@ func (r *run) keepNetwork(ctx context.Context, unit string) {
 	if err := r.Network.Keep(ctx, sure); err != nil {
 		r.warn("what was added to the network by hand is not kept", err)
 	}
+}
+
+// keepNetworkOver has the network kept over a soft-reboot, which restarts its managers. The agent of the new userland goes
+// on with it.
+func (r *run) keepNetworkOver(ctx context.Context) {
+	marks := false
+	if r.before != nil { // otherwise another agent has assessed what runs
+		marks = !slices.ContainsFunc(r.before.Names(), func(unit string) bool { return impact.ManagesNetwork(unit) == impact.PlainManager })
+	}
+	r.keep(ctx, marks)
+}
+
+// continueNetwork goes on with what was kept over a soft-reboot.
+func (r *run) continueNetwork(ctx context.Context) (found bool) {
+	found, err := r.Network.Continue(ctx)
+	if err != nil {
+		r.warn("what was added to the network by hand may be missing", err)
+	}
+	return found
 }
 
 // releaseNetwork ends that once the manager has done its work, and reports what could not be kept. Nothing is done if

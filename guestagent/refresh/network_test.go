@@ -62,3 +62,47 @@ func TestANetworkThatNothingRestartsIsNotKept(t *testing.T) {
 		t.Errorf("%v", w.log)
 	}
 }
+
+// A soft-reboot restarts the managers of the network. What was added by hand is there after it, and after the way back,
+// unless the release may have removed it: then it is reported. The kernel that a kexec or a reboot starts has none of it.
+func TestTheNetworkIsKeptOverASoftReboot(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		rung Rung
+		link string
+		sick bool
+		sure network.Sure
+		kept bool
+	}{
+		{"committed", SoftReboot, "", false, network.SureOfAll, true},
+		{"rolled back", SoftReboot, "", true, network.SureOfAll, true},
+		{"another configuration", SoftReboot, "usr/lib/systemd/network/10-x.network", false, network.SureOfUnmarked, false},
+		{"another one, rolled back", SoftReboot, "usr/lib/systemd/network/10-x.network", true, network.SureOfUnmarked, false},
+		{"kexec", Kexec, "", false, network.SureOfAll, false},
+		{"reboot", Reboot, "", false, network.SureOfAll, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			links := map[string][]string{}
+			if test.link != "" {
+				links["two"] = []string{test.link}
+			}
+			w := newWorldWith(t, links)
+			w.network = true
+			if test.sick {
+				w.unhealthy = w.releases["two"].stack.Base
+			}
+			d := w.refreshBy(test.rung)
+			defer d.stop()
+			if d.status.Report.GetCommitted() == test.sick || w.network != test.kept || w.sure != test.sure || w.keptNetwork != nil {
+				t.Errorf("kept %v, sure %v, record %v; %v; %v", w.network, w.sure, w.keptNetwork, d.status.Report, w.log)
+			}
+			told := slices.ContainsFunc(d.status.Pending, func(line string) bool { return strings.Contains(line, "the network has lost") })
+			if told != (test.rung == SoftReboot && !test.kept && !test.sick) {
+				t.Errorf("pending is %q", d.status.Pending)
+			}
+			if err := w.whole(d.status); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

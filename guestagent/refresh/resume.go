@@ -105,6 +105,15 @@ func (r *run) endAfterBoot(ctx context.Context, runsNew bool) {
 	if anew && !runsNew {
 		err = r.Records.MarkBad(r.record.To)
 	}
+	if r.continueNetwork(ctx) { // it was kept over a soft-reboot, which was the way back
+		r.awaitUp(ctx)
+		r.releaseNetwork(ctx, "")
+		r.Network.Stop()
+		if r.life.Err() != nil {
+			r.end()
+			return
+		}
+	}
 	changed := r.record.State != Staged && r.record.State != Verified
 	r.note(func(report *agentapi.Report) {
 		report.Done, report.Committed, report.Refused = true, runsNew, !runsNew && !changed

@@ -141,11 +141,14 @@ type System interface {
 	Room(ctx context.Context) error
 }
 
-// Network keeps what was added by hand to the network of the VM while its network manager is restarted.
+// Network keeps what was added by hand to the network of the VM while its network manager is restarted, also by a
+// soft-reboot. What is kept outlives the agent, but not the kernel.
 type Network interface {
 	// Keep records addresses, routes, rules, neighbours and nexthops, unless a record is there. From then on, until
 	// Release or Stop, it adds again what goes of them and is surely not the manager's.
 	Keep(ctx context.Context, sure network.Sure) error
+	// Continue goes on with what an earlier agent kept, and reports whether there is such a record.
+	Continue(ctx context.Context) (found bool, err error)
 	// Release waits until nothing more goes, adds again what is missing, removes the record, and returns what is still
 	// missing and why, in words. It waits for less if manager, the unit that was restarted, is known and idle. Without a
 	// record it does nothing.

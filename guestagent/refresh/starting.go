@@ -62,6 +62,7 @@ func (r *run) startStack(ctx context.Context) error {
 		if r.NotSwitched != "" && r.record.Starts > 1 {
 			return errors.New(r.NotSwitched)
 		}
+		r.keepNetworkOver(ctx)
 		err = r.Starter.SoftReboot(ctx)
 	case Kexec:
 		err = r.kexec(ctx)
@@ -114,6 +115,7 @@ func (r *run) recallRequest() error {
 // awaitStarted waits until systemd has started everything of the new stack, and no unit has failed that had not failed
 // before.
 func (r *run) awaitStarted(ctx context.Context) (step, error) {
+	r.continueNetwork(ctx)
 	if err := r.timed("come up", func() error { return r.comeUp(ctx) }); err != nil {
 		return step{}, err
 	}
@@ -147,6 +149,18 @@ func (r *run) comeUp(ctx context.Context) error {
 		}
 		if waiting := pause(ctx, healthPause); waiting != nil {
 			return errors.Join(fmt.Errorf("%w: systemd is %q", errNotUp, state), r.newlyFailed(context.WithoutCancel(ctx)), err, waiting)
+		}
+	}
+}
+
+// awaitUp waits until systemd has started everything, whatever has failed.
+func (r *run) awaitUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, upLimit)
+	defer cancel()
+	for {
+		state, err := r.Units.State(ctx)
+		if err == nil && state != "initializing" && state != "starting" || pause(ctx, healthPause) != nil {
+			return
 		}
 	}
 }

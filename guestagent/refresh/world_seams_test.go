@@ -531,6 +531,11 @@ func (w worldNetwork) Keep(_ context.Context, sure network.Sure) error {
 	})
 }
 
+func (w worldNetwork) Continue(context.Context) (found bool, err error) {
+	err = w.do("continue network", func() error { found = w.keptNetwork != nil; return nil })
+	return found, err
+}
+
 func (w worldNetwork) Release(context.Context, string) (missing []string, err error) {
 	err = w.do("release network", func() error {
 		if w.keptNetwork == nil {

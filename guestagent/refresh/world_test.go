@@ -255,6 +255,7 @@ func layerPath(l release.Layer) string { return "/layers/" + l.ID.Hex() }
 // one that it chose, such that it can be taken back.
 func (w *world) start() {
 	w.boot++
+	w.keptNetwork = nil // /run is gone
 	w.begin(w.choose())
 	if was := w.etc; w.etcUndo == nil && was != w.booted.Base && was != w.torn {
 		w.etc, w.etcTo, w.etcUndo = w.booted.Base, w.booted.Base, &was
@@ -280,7 +281,7 @@ func (w *world) begin(stack release.Stack) {
 	}
 	w.manager = w.usr
 	w.restartedAt, w.failed = map[string]time.Time{}, map[string]bool{}
-	w.network, w.keptNetwork = false, nil
+	w.network = false
 }
 
 func (w *world) inFlight() bool {
