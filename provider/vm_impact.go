@@ -65,7 +65,7 @@ func impactAttribute() schema.SingleNestedAttribute {
 					"packages": computedTexts("Debian packages that these files belong to."),
 				}},
 			},
-			"reasons": computedTexts("Why restarting units is not enough."),
+			"reasons": computedTexts("Why restarting units is not enough, and what that drops of what was made by hand in the VM."),
 			"left":    computedTexts("Affected units that `refresh.policy` leaves alone, with the reason."),
 			"sessions": computedTexts("Processes in user sessions that use files that change. They are never " +
 				"terminated."),

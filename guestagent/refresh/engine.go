@@ -302,6 +302,9 @@ func (e *Engine) assessRung(ctx context.Context, changes *impact.Changes, kernel
 		return "", nil, fmt.Errorf("assess the impact: %w", err)
 	}
 	rung, assessment := climb(strategy, live, kernels{running: running, target: kernel}, in)
+	if drops := dropsOf(rung, changes.Network()); drops != "" {
+		assessment.Reasons = append(assessment.Reasons, drops)
+	}
 	return rung, assessment, e.System.Packages(ctx, assessment)
 }
 

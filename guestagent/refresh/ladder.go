@@ -90,3 +90,22 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 	}
 	return rung, &a
 }
+
+// dropsOf says what of this VM a rung drops that is in no file, so that nothing brings it back by itself; "" for nothing.
+// A live refresh says so of each unit (package impact).
+func dropsOf(rung Rung, networkChanges bool) string {
+	const firewall = "; rules of the packet filter that were added by hand go if a unit replaces them, and are not added again"
+	switch rung {
+	case SoftReboot:
+		if networkChanges {
+			return "a soft-reboot restarts the network manager, and the release changes its configuration: of the addresses, " +
+				"routes, rules and neighbours that were added by hand only those are added again that cannot be its own" + firewall
+		}
+		return "a soft-reboot restarts the network manager: addresses, routes, rules and neighbours that were added by hand " +
+			"are added again" + firewall
+	case Kexec, Reboot:
+		return fmt.Sprintf("a %s starts another kernel: addresses, routes, rules of the network and of the packet filter, mounts "+
+			"and kernel settings that were made by hand are gone", rung)
+	}
+	return ""
+}

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,5 +76,32 @@ func TestAStrategyIsARung(t *testing.T) {
 		if got, err := strategyOf(text); err == nil {
 			t.Errorf("%q: %s", text, got)
 		}
+	}
+}
+
+// A plan says what a start drops that was made by hand.
+func TestWhatARungDropsIsSaid(t *testing.T) {
+	for _, test := range []struct {
+		rung    Rung
+		changes bool
+		want    string
+	}{
+		{Live, false, ""}, {Live, true, ""}, {NextBoot, true, ""},
+		{SoftReboot, false, "are added again; rules of the packet filter"},
+		{SoftReboot, true, "only those are added again that cannot be its own; rules of the packet filter"},
+		{Kexec, false, "a kexec starts another kernel"}, {Reboot, true, "a reboot starts another kernel"},
+	} {
+		if got := dropsOf(test.rung, test.changes); !strings.Contains(got, test.want) || (got == "") != (test.want == "") {
+			t.Errorf("%s, %v: %q", test.rung, test.changes, got)
+		}
+	}
+	w := newWorld(t)
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	request := w.askFor(SoftReboot)
+	planned, err := e.Assess(t.Context(), &agentapi.AssessRequest{Target: request.GetTarget(), Strategy: request.GetStrategy()})
+	if err != nil || !slices.Contains(planned.GetReasons(), dropsOf(SoftReboot, false)) {
+		t.Errorf("%v, %v", planned, err)
 	}
 }
