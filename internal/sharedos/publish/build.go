@@ -124,8 +124,10 @@ type building struct {
 	directory string
 	read      *rootfs.System
 	// tree is the release's: read.Tree, or that with data directories of the previous release.
-	tree   *tree.Tree
-	before *previous
+	tree *tree.Tree
+	// data are the data directories of the build (rootfs.DataDirectories), newData those that the previous release lacks.
+	data, newData []string
+	before        *previous
 	// contentsBefore is the contents list of the previous release, as previousContents returned it.
 	contentsBefore []byte
 	input          string
@@ -292,14 +294,14 @@ func (b *building) withOwnData(m *release.Manifest, change *Change, oldContents 
 
 func (b *building) change(m *release.Manifest, oldContents []byte) (_ *Change, err error) {
 	if oldContents == nil {
-		return describeChange(b.before.manifest, m, nil, nil)
+		return describeChange(b.before.manifest, m, nil, nil, nil)
 	}
 	contents, err := os.Open(filepath.Join(b.directory, contentsFile))
 	if err != nil {
 		return nil, fmt.Errorf("compare contents: %w", err)
 	}
 	defer func() { err = errors.Join(err, contents.Close()) }()
-	return describeChange(b.before.manifest, m, bytes.NewReader(oldContents), contents)
+	return describeChange(b.before.manifest, m, bytes.NewReader(oldContents), contents, b.data)
 }
 
 // writeDelta writes a delta on top of the layers of the previous release, or returns why the next layer has to be a
@@ -312,6 +314,8 @@ func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []r
 		return release.Layer{}, "the storage pool lacks the contents list of the previous release", nil
 	case len(lower) >= limit:
 		return release.Layer{}, fmt.Sprintf("the previous release has %d of at most %d layers", len(lower), limit), nil
+	case len(b.newData) > 0:
+		return release.Layer{}, "packages have newly made data in /" + strings.Join(b.newData, ", /") + ", which no delta holds", nil
 	}
 	old, err := readContents(oldContents)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 )
 
 // describeChange compares two releases by their manifests and contents lists. Entries are counted only if there is an
-// old list.
-func describeChange(old, new *release.Manifest, oldContents, newContents io.Reader) (*Change, error) {
+// old list. What is in the data directories is not counted: each build makes it anew, and it reaches no existing VM.
+func describeChange(old, new *release.Manifest, oldContents, newContents io.Reader, data []string) (*Change, error) {
 	change := &Change{Packages: packageChanges(old.Packages, new.Packages)}
 	if old.Kernel != nil {
 		change.KernelFrom = old.Kernel.Release
@@ -20,8 +20,10 @@ func describeChange(old, new *release.Manifest, oldContents, newContents io.Read
 	if oldContents == nil {
 		return change, nil
 	}
-	err := release.DiffContents(oldContents, newContents, func(_ string, old, new *tree.Entry) error {
-		change.count(old, new)
+	err := release.DiffContents(oldContents, newContents, func(name string, old, new *tree.Entry) error {
+		if !inAny(name, data) {
+			change.count(old, new)
+		}
 		return nil
 	})
 	if err != nil {

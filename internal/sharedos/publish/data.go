@@ -10,8 +10,9 @@ import (
 )
 
 // keepData gives the release the previous one's version of the data directories that both have
-// (rootfs.DataDirectories). A VM gets such a directory once, from the layer that first had it, and no release replaces it
-// later. Another version of it would only make each build differ and each delta larger.
+// (rootfs.DataDirectories). A VM gets such a directory once, and no release replaces it later. Another version of it would
+// only make each build differ and each delta larger. A directory that the previous release does not have makes the next
+// layer a full one (writeDelta), so that no delta has any.
 //
 // The contents of what is kept are only in the layers of the previous release. So the tree can be compared and described,
 // and a delta of it can be written, but no full layer: that has the data of this build.
@@ -20,6 +21,7 @@ func (b *building) keepData(ctx context.Context) error {
 	if err != nil || len(directories) == 0 {
 		return err
 	}
+	b.data = directories
 	list, err := b.previousContents(ctx)
 	if err != nil || list == nil {
 		return err
@@ -28,21 +30,24 @@ func (b *building) keepData(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
 	}
-	b.tree, err = withData(b.read.Tree, previous, directories)
+	var known []string
+	for _, directory := range directories {
+		if slices.ContainsFunc(previous, func(e tree.Entry) bool { return e.Type == tree.Regular && inside(e.Path, directory) }) {
+			known = append(known, directory)
+		} else {
+			b.newData = append(b.newData, directory)
+		}
+	}
+	b.tree, err = withData(b.read.Tree, previous, known)
 	return err
 }
 
-// withData returns a tree with those of the directories that are filled in previous as they are there.
+// withData returns a tree with the directories as they are in previous.
 func withData(t *tree.Tree, previous []tree.Entry, directories []string) (*tree.Tree, error) {
-	directories = slices.DeleteFunc(directories, func(directory string) bool {
-		return !slices.ContainsFunc(previous, func(e tree.Entry) bool { return e.Type == tree.Regular && inside(e.Path, directory) })
-	})
 	if len(directories) == 0 {
 		return t, nil
 	}
-	kept := func(e tree.Entry) bool {
-		return slices.ContainsFunc(directories, func(directory string) bool { return e.Path == directory || inside(e.Path, directory) })
-	}
+	kept := func(e tree.Entry) bool { return inAny(e.Path, directories) }
 	entries := slices.DeleteFunc(slices.Clone(t.Entries), kept)
 	for _, e := range previous {
 		if kept(e) {
@@ -59,4 +64,9 @@ func withData(t *tree.Tree, previous []tree.Entry, directories []string) (*tree.
 // inside reports whether a path is below a directory.
 func inside(path, directory string) bool {
 	return len(path) > len(directory) && path[len(directory)] == '/' && path[:len(directory)] == directory
+}
+
+// inAny reports whether a path is one of the directories, or below one.
+func inAny(path string, directories []string) bool {
+	return slices.ContainsFunc(directories, func(directory string) bool { return path == directory || inside(path, directory) })
 }
