@@ -118,6 +118,9 @@ func (p *planner) planCarried(d Difference, ours *tree.Entry) error {
 	if decision.Action == Keep {
 		return nil
 	}
+	if err := p.carrier.checkMounts(p.live, d.Path); err != nil {
+		return err
+	}
 	if plain, err := p.parents(d); err != nil || !plain {
 		return err
 	}

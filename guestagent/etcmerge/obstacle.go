@@ -62,33 +62,54 @@ func obstacleConflict(name string, o *obstacle) Conflict {
 // errMounted means that a path is on a mount of its own.
 var errMounted = errors.New("it, or its directory, is a mount of its own")
 
-// checkMounts returns an obstacle if a path below /etc is a mount point or lies on another mount than /etc: what is
-// there may be shared with others, and after the next boot it may not be there.
-func checkMounts(root *os.Root, name string) error {
-	if !strings.HasPrefix(name, "etc/") {
-		return nil
+// checkMounts returns an obstacle if a path lies on a mount of others.
+func (c Carrier) checkMounts(root *os.Root, name string) error {
+	mounted, err := c.foreignMount(root, name)
+	if err == nil && mounted != "" {
+		return &obstacle{Mounted, errMounted}
 	}
-	var at unix.Statx_t
-	stat := func(p string) (bool, error) {
-		err := unix.Statx(unix.AT_FDCWD, filepath.Join(root.Name(), p), unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &at)
+	return err
+}
+
+// foreignMount returns the topmost path, from the top of its tree (etc, var and so on) to the named one, that is not on the
+// mount of that top, or, outside of /etc, not on the private disk; "" if there is none. What is on another mount may be
+// shared with others, and after the next boot it may not be there.
+func (c Carrier) foreignMount(root *os.Root, name string) (mounted string, err error) {
+	type mount struct {
+		id, device uint64
+		known      bool
+	}
+	stat := func(full string) (m mount, err error) {
+		var at unix.Statx_t
+		const mask = unix.STATX_MNT_ID | unix.STATX_BASIC_STATS
+		err = unix.Statx(unix.AT_FDCWD, full, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, mask, &at)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOSYS) {
-			return false, nil
+			return m, nil
 		}
-		return err == nil && at.Mask&unix.STATX_MNT_ID != 0, err
+		return mount{at.Mnt_id, unix.Mkdev(at.Dev_major, at.Dev_minor), err == nil && at.Mask&unix.STATX_MNT_ID != 0}, err
 	}
-	known, err := stat("etc")
-	if err != nil || !known {
-		return err
+	first, _, _ := strings.Cut(name, "/")
+	top, err := stat(filepath.Join(root.Name(), first))
+	if err != nil || !top.known {
+		return "", err
 	}
-	top := at.Mnt_id
-	for p := name; p != "etc" && p != "."; p = path.Dir(p) {
-		exists, err := stat(p)
+	if c.Private != "" && first != "etc" {
+		private, err := stat(c.Private)
 		if err != nil {
-			return err
+			return "", err
 		}
-		if exists && at.Mnt_id != top {
-			return &obstacle{Mounted, errMounted}
+		if private.known && private.device != top.device {
+			return first, nil
 		}
 	}
-	return nil
+	for at := name; at != first && at != "."; at = path.Dir(at) {
+		here, err := stat(filepath.Join(root.Name(), at))
+		if err != nil {
+			return "", err
+		}
+		if here.known && here.id != top.id {
+			mounted = at
+		}
+	}
+	return mounted, nil
 }

@@ -51,8 +51,12 @@ func immutable(t *testing.T, name string, set bool) bool {
 // One path that cannot be written is reported, the others are carried, and the path is tried again by the next carry,
 // although the releases do not differ in it any more.
 func TestOnePathThatCannotBeWrittenBlocksNoOther(t *testing.T) {
-	old := files{"etc/a": "1", "etc/d/x": "1", "etc/z": "1", "etc/passwd": "root:x:0:0::/root:/bin/sh\n"}
-	next := files{"etc/a": "2", "etc/d/x": "2", "etc/z": "2", "etc/passwd": "root:x:0:0::/root:/bin/sh\nsshd:x:990:990::/:\n"}
+	old := files{
+		"etc/a": "1", "etc/d/x": "1", "etc/z": "1", "var/opt/acme/x": "1", "var/usrlocal/bin/x": "1", "etc/passwd": "root:x:0:0::/root:/bin/sh\n",
+	}
+	next := files{
+		"etc/a": "2", "etc/d/x": "2", "etc/z": "2", "var/opt/acme/x": "2", "var/usrlocal/bin/x": "2", "etc/passwd": "root:x:0:0::/root:/bin/sh\nsshd:x:990:990::/:\n",
+	}
 	for name, test := range map[string]struct {
 		path  string
 		kind  Kind
@@ -66,6 +70,29 @@ func TestOnePathThatCannotBeWrittenBlocksNoOther(t *testing.T) {
 			must(t, os.MkdirAll(v.Root+"/other", 0o755))
 			must(t, os.WriteFile(v.Root+"/other/x", []byte("1"), 0o644))
 			return bind(t, v.Root+"/other", v.Root+"/etc/d")
+		}},
+		"a bind mount over a directory below /opt": {"var/opt/acme/x", Mounted, func(t *testing.T, v vm) func() {
+			must(t, os.MkdirAll(v.Root+"/other", 0o755))
+			must(t, os.WriteFile(v.Root+"/other/x", []byte("1"), 0o644))
+			return bind(t, v.Root+"/other", v.Root+"/var/opt/acme")
+		}},
+		"a file system over a directory below /opt": {"var/opt/acme/x", Mounted, func(t *testing.T, v vm) func() {
+			target := v.Root + "/var/opt/acme"
+			must(t, unix.Mount("tmpfs", target, "tmpfs", 0, ""))
+			mounted := true
+			unmount := func() {
+				if mounted {
+					mounted = false
+					must(t, unix.Unmount(target, unix.MNT_DETACH))
+				}
+			}
+			t.Cleanup(unmount)
+			must(t, os.WriteFile(target+"/x", []byte("1"), 0o644))
+			return unmount
+		}},
+		"a bind mount over a file below /usr/local": {"var/usrlocal/bin/x", Mounted, func(t *testing.T, v vm) func() {
+			must(t, os.WriteFile(v.Root+"/other", []byte("1"), 0o644))
+			return bind(t, v.Root+"/other", v.Root+"/var/usrlocal/bin/x")
 		}},
 		"a bind mount over passwd": {"etc/passwd", Mounted, func(t *testing.T, v vm) func() {
 			must(t, os.WriteFile(v.Root+"/other", []byte(old["etc/passwd"]), 0o644))

@@ -140,7 +140,7 @@ func (p *planner) decide(d Difference, merged AccountMerge) error {
 	}
 	decision := Decide(d, ours)
 	if decision.Action != Keep {
-		if err := checkMounts(p.live, d.Path); err != nil {
+		if err := p.carrier.checkMounts(p.live, d.Path); err != nil {
 			return err
 		}
 	}

@@ -143,11 +143,15 @@ func (s *seeds) add(name string) (bool, error) {
 	if err != nil || directory == "" {
 		return err == nil, err
 	}
+	s.omit(directory, name)
+	return false, nil
+}
+
+func (s *seeds) omit(directory, name string) {
 	if s.omitted == nil {
 		s.omitted = map[string][]string{}
 	}
 	s.omitted[directory] = append(s.omitted[directory], name)
-	return false, nil
 }
 
 // conflicts describes what was omitted, with one line for each directory.
@@ -233,6 +237,12 @@ func (p *planner) seed(d Difference) error {
 	}
 	if info, err := lstatBelow(p.live, d.Path); err != nil || info != nil {
 		return err
+	}
+	if mounted, err := p.carrier.foreignMount(p.live, d.Path); err != nil {
+		return err
+	} else if mounted != "" {
+		p.seeds.omit(mounted, d.Path)
+		return nil
 	}
 	if add, err := p.seeds.add(d.Path); err != nil || !add {
 		return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // New files of a release are not mixed into what a VM uses, and they are added where it uses nothing.
@@ -94,5 +95,22 @@ func TestAFileIsComparedByContentIfOnlyItsTimeDiffers(t *testing.T) {
 	v.carry(t)
 	if _, err := os.Lstat(v.Root + "/var/lib/acme/new"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A directory of another file system is others': a release adds nothing to it.
+func TestNothingIsAddedToAMountOfOthers(t *testing.T) {
+	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"}, files{"etc/a": "1", "srv/x/y": "1", "srv/z": "1"})
+	must(t, os.MkdirAll(v.Root+"/srv", 0o755))
+	v.Private = v.Root // what is of another file system is not of the private disk
+	must(t, unix.Mount("tmpfs", v.Root+"/srv", "tmpfs", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(v.Root+"/srv", unix.MNT_DETACH)) })
+	outcome := v.carry(t)
+	left, err := os.ReadDir(v.Root + "/srv")
+	if must(t, err); len(left) > 0 {
+		t.Errorf("/srv has %v", left)
+	}
+	if got := outcome.Conflicts; len(got) != 1 || got[0].Path != "srv" || got[0].Kind != InUse {
+		t.Errorf("%+v", got)
 	}
 }
