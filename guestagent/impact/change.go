@@ -40,6 +40,8 @@ type Changes struct {
 	configuration bool
 	// enabled are the units that the new stack enables and the old one does not.
 	enabled []Enabled
+	// appeared are the names of the unit files that the new stack has and the old one has not, or has masked.
+	appeared map[string]struct{}
 	// interpreted is what processes have read of earlier stacks, by PID.
 	interpreted map[int][]Interpreted
 }
@@ -48,6 +50,7 @@ type Changes struct {
 func NewChanges() *Changes {
 	return &Changes{
 		scripts: map[language]*pathList{}, unitFiles: map[string]*pathList{}, removed: map[string]struct{}{},
+		appeared: map[string]struct{}{},
 	}
 }
 
@@ -59,39 +62,81 @@ func (c *Changes) Remember(all []Interpreted) {
 	}
 }
 
-// Enabled is a unit that a release enables: by a symbolic link in a directory of what wants or requires it.
+// Enabled is a unit that a release enables: by a symbolic link in a directory of what wants, requires or upholds it.
 type Enabled struct {
 	Unit string
-	// By is the unit that wants or requires it, Path the link, relative to the root.
+	// By is the unit that wants, requires or upholds it, Path the link, relative to the root.
 	By, Path string
+	// Before is true if the link was there before, and the release brings the unit, or removes the link that masked it.
+	Before bool
+	// User is true for a unit of users' own managers.
+	User bool
 }
 
 // Enabled returns the units that the new stack enables, each once.
 func (c *Changes) Enabled() []Enabled { return c.enabled }
+
+// userUnitDirectories are the directories of unit files of users' own managers.
+var userUnitDirectories = []string{"usr/lib/systemd/user/", "etc/systemd/user/"}
+
+// Link reads the path of a symbolic link that enables a unit; false if it is none.
+func Link(name string) (e Enabled, ok bool) {
+	for i, directory := range slices.Concat(unitDirectories, userUnitDirectories) {
+		rest, below := strings.CutPrefix(name, directory)
+		if !below {
+			continue
+		}
+		by, unit, _ := strings.Cut(rest, "/")
+		for _, relation := range []string{".wants", ".requires", ".upholds"} {
+			if wants, is := strings.CutSuffix(by, relation); is && unit != "" && !strings.Contains(unit, "/") {
+				return Enabled{Unit: unit, By: wants, Path: name, User: i >= len(unitDirectories)}, true
+			}
+		}
+		return e, false
+	}
+	return e, false
+}
 
 // enable notes a link that enables a unit. The link that an alias is, and one that was there before, enable none.
 func (c *Changes) enable(name string, old, new *tree.Entry) {
 	if new == nil || new.Type != tree.Symlink || old != nil && old.Type == tree.Symlink {
 		return
 	}
-	for _, directory := range unitDirectories {
-		rest, below := strings.CutPrefix(name, directory)
-		if !below {
-			continue
+	if enabled, ok := Link(name); ok {
+		c.addEnabled(enabled)
+	}
+}
+
+func (c *Changes) addEnabled(one Enabled) {
+	if !slices.ContainsFunc(c.enabled, func(e Enabled) bool { return e.Unit == one.Unit && e.By == one.By && e.User == one.User }) {
+		c.enabled = append(c.enabled, one)
+	}
+}
+
+// unitFile notes a unit file that the release brings, or from which it takes the mask.
+func (c *Changes) unitFile(name string, old, new *tree.Entry) {
+	usable := func(e *tree.Entry) bool { return e != nil && (e.Type != tree.Symlink || e.Link != "/dev/null") }
+	masked := old != nil && !usable(old)
+	if !usable(old) && (usable(new) || masked && new == nil) {
+		c.appeared[path.Base(name)] = struct{}{}
+	}
+}
+
+// Appeared reports whether a unit file appeared that links of before may enable.
+func (c *Changes) Appeared() bool { return len(c.appeared) > 0 }
+
+// EnableAppeared adds the units that links of before enable by now, since their files appeared. links are all links of this
+// VM.
+func (c *Changes) EnableAppeared(links []Enabled) {
+	for _, link := range links {
+		appeared := slices.ContainsFunc(NamesOf(link.Unit), func(name string) bool {
+			_, is := c.appeared[name]
+			return is && (name == link.Unit || strings.HasSuffix(strings.TrimSuffix(name, path.Ext(name)), "@"))
+		})
+		if appeared && !link.User && !c.Differs(link.Path) {
+			link.Before = true
+			c.addEnabled(link)
 		}
-		by, unit, _ := strings.Cut(rest, "/")
-		wants, isWants := strings.CutSuffix(by, ".wants")
-		requires, isRequires := strings.CutSuffix(by, ".requires")
-		if unit == "" || strings.Contains(unit, "/") || !isWants && !isRequires {
-			return
-		}
-		if isRequires {
-			wants = requires
-		}
-		if !slices.ContainsFunc(c.enabled, func(e Enabled) bool { return e.Unit == unit && e.By == wants }) {
-			c.enabled = append(c.enabled, Enabled{Unit: unit, By: wants, Path: name})
-		}
-		return
 	}
 }
 
@@ -253,6 +298,9 @@ func (c *Changes) system(name string, old, new *tree.Entry) {
 	c.enable(name, old, new)
 	c.configuration = c.configuration || strings.HasPrefix(name, "etc/") && !slices.Contains(generated, name)
 	if unit := unitOfFile(name); unit != "" {
+		if path.Base(name) == unit {
+			c.unitFile(name, old, new)
+		}
 		list := c.unitFiles[unit]
 		if list == nil {
 			list = &pathList{}

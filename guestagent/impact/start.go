@@ -13,21 +13,27 @@ type Start struct {
 	Path string `json:"path"`
 	// Skipped says why it is not started; "" if it is.
 	Skipped string `json:"skipped,omitempty"`
+
+	user bool
 }
 
 // starts decides which of the newly enabled units are started. A unit that runs already is left out. A unit of which
 // several want the start is started if one of them is active.
 func starts(enabled []Enabled, units map[string]Unit, policy Policy) (all []Start) {
 	active := func(name string) bool {
-		return units[name].runs() || slices.ContainsFunc(all, func(s Start) bool { return s.Unit == name && s.Skipped == "" })
+		return units[name].runs() || slices.ContainsFunc(all, func(s Start) bool { return s.Unit == name && !s.user && s.Skipped == "" })
 	}
 	for range enabled { // one unit can enable the next
 		before := len(all)
 		for _, one := range enabled {
-			at := slices.IndexFunc(all, func(s Start) bool { return s.Unit == one.Unit })
-			start := Start{Unit: one.Unit, By: one.By, Path: one.Path, Skipped: whyNotStarted(one, units[one.Unit], active(one.By), policy)}
+			at := slices.IndexFunc(all, func(s Start) bool { return s.Path == one.Path || s.Unit == one.Unit && !one.User && !s.user })
+			unit, known := units[one.Unit]
+			start := Start{
+				Unit: one.Unit, By: one.By, Path: one.Path, Skipped: whyNotStarted(one, unit, active(one.By), policy), user: one.User,
+			}
 			switch {
-			case units[one.Unit].runs():
+			case one.Before && known && !unit.Masked: // it was enabled before: its file only moved
+			case unit.runs() && !one.User:
 			case at < 0:
 				all = append(all, start)
 			case all[at].Skipped != "" && start.Skipped == "":
@@ -45,7 +51,9 @@ func starts(enabled []Enabled, units map[string]Unit, policy Policy) (all []Star
 // whyNotStarted says why a newly enabled unit is not started; "" if it is.
 func whyNotStarted(one Enabled, unit Unit, active bool, policy Policy) string {
 	switch {
-	case unit.Masked:
+	case one.User:
+		return "it is a unit of users' own service managers, which start it at the next login"
+	case unit.Masked && !one.Before:
 		return "it is masked"
 	case !active:
 		return one.By + " is not active"

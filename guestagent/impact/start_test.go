@@ -30,6 +30,7 @@ func TestWhatAReleaseEnablesIsStarted(t *testing.T) {
 		{"etc/systemd/system/dbus-org.a.service", nil, link},
 		{"etc/systemd/system/a.service.d/x.conf", nil, file},
 		{"etc/systemd/user/default.target.wants/u.service", nil, link},
+		{"etc/systemd/system/multi-user.target.upholds/upheld.service", nil, link},
 		{"usr/share/doc/multi-user.target.wants/x.service", nil, link},
 	} {
 		c.Add(one.path, one.old, one.new)
@@ -45,8 +46,10 @@ func TestWhatAReleaseEnablesIsStarted(t *testing.T) {
 		{Unit: "c.socket", By: "a.service"}, // which is started
 		{Unit: "d.service", By: "graphical.target", Skipped: "graphical.target is not active"},
 		{Unit: "masked.service", By: "multi-user.target", Skipped: "it is masked"},
+		{Unit: "u.service", By: "default.target", Skipped: "it is a unit of users' own service managers, which start it at the next login"},
+		{Unit: "upheld.service", By: "multi-user.target"},
 	}
-	if diff := cmp.Diff(want, a.Starts, cmpopts.IgnoreFields(Start{}, "Path")); diff != "" {
+	if diff := cmp.Diff(want, a.Starts, cmpopts.IgnoreFields(Start{}, "Path", "user")); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
 	if a.Level != agentapi.Level_NONE || len(a.Message().GetStarts()) != len(want) {
@@ -65,5 +68,53 @@ func TestWhatAReleaseEnablesIsStarted(t *testing.T) {
 	// After the swap the journal says what is started.
 	if a = Assess(c, Snapshot{Units: units, Fresh: newUsr}, Policy{}); len(a.Starts) != 0 {
 		t.Errorf("%+v", a.Starts)
+	}
+}
+
+// A link of before enables a unit when the release brings the unit's file, or takes the mask from it.
+func TestALinkOfBeforeEnablesAUnitThatAppears(t *testing.T) {
+	file, mask := &tree.Entry{Type: tree.Regular}, &tree.Entry{Type: tree.Symlink, Link: "/dev/null"}
+	const wants, lib, etc = "etc/systemd/system/multi-user.target.wants/", "usr/lib/systemd/system/", "etc/systemd/system/"
+	c := NewChanges()
+	for _, one := range []struct {
+		path     string
+		old, new *tree.Entry
+	}{
+		{lib + "new.service", nil, file},
+		{lib + "worker@.service", nil, file},
+		{etc + "unmasked.service", mask, nil},
+		{etc + "moved.service", nil, file}, {lib + "moved.service", file, nil},
+		{lib + "patched.service", file, &tree.Entry{Type: tree.Regular, Size: 1, Digest: tree.Sum([]byte("x"))}},
+		{etc + "newlymasked.service", nil, mask},
+		{lib + "unwanted.service", nil, file}, {wants + "unwanted.service", &tree.Entry{Type: tree.Symlink}, nil},
+		{lib + "without.service", nil, file},
+	} {
+		c.Add(one.path, one.old, one.new)
+	}
+	if !c.Appeared() {
+		t.Fatal("nothing appeared")
+	}
+	var links []Enabled
+	for _, unit := range []string{"new", "worker@1", "unmasked", "moved", "patched", "newlymasked", "unwanted", "other"} {
+		link, ok := Link(wants + unit + ".service")
+		if !ok {
+			t.Fatal(unit)
+		}
+		links = append(links, link)
+	}
+	c.EnableAppeared(links)
+	units := map[string]Unit{
+		"multi-user.target": {State: "active"}, "unmasked.service": {State: "inactive", Masked: true},
+		"moved.service": {State: "inactive"}, "patched.service": {State: "inactive"},
+	}
+	a := Assess(c, Snapshot{Units: units}, Policy{})
+	want := []Start{
+		{Unit: "new.service", By: "multi-user.target"}, {Unit: "unmasked.service", By: "multi-user.target"}, {Unit: "worker@1.service", By: "multi-user.target"},
+	}
+	if diff := cmp.Diff(want, a.Starts, cmpopts.IgnoreFields(Start{}, "Path", "user")); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+	if c = NewChanges(); c.Appeared() {
+		t.Error("nothing has changed")
 	}
 }

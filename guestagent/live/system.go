@@ -119,8 +119,17 @@ func (s *System) concerned(changes *impact.Changes, processes []impact.Process, 
 	if swapped {
 		return names, nil
 	}
+	if changes.Appeared() {
+		links, err := units.Links()
+		if err != nil {
+			return nil, err
+		}
+		changes.EnableAppeared(links)
+	}
 	for _, enabled := range changes.Enabled() {
-		names = append(names, enabled.Unit, enabled.By)
+		if !enabled.User {
+			names = append(names, enabled.Unit, enabled.By)
+		}
 	}
 	for i := range processes {
 		if p := &processes[i]; !p.Session && !seen[p.Unit] {

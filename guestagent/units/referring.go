@@ -57,6 +57,26 @@ func referring(directories, names []string) ([]string, error) {
 	return found, nil
 }
 
+// Links returns the links of this VM that enable units of the system manager.
+func Links() ([]impact.Enabled, error) { return linksIn("/", unitDirs) }
+
+func linksIn(root string, directories []string) (links []impact.Enabled, err error) {
+	for _, directory := range directories {
+		found, err := filepath.Glob(filepath.Join(root, directory, "*.*s", "*"))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range found {
+			// /usr/local is a link: a release has what is below it elsewhere.
+			path := strings.Replace(strings.TrimPrefix(name, strings.TrimSuffix(root, "/")+"/"), "usr/local/", "var/usrlocal/", 1)
+			if link, ok := impact.Link(path); ok {
+				links = append(links, link)
+			}
+		}
+	}
+	return links, nil
+}
+
 // refersIn looks at the files of a unit in one directory.
 func refersIn(directory string, entries map[string]fs.DirEntry, unit string) (bool, error) {
 	for _, name := range impact.NamesOf(unit) {
