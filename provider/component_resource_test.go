@@ -319,3 +319,48 @@ func TestAComponentBelongsToOneState(t *testing.T) {
 	second.run("destroy", "-auto-approve", "-no-color")
 	first.run("destroy", "-auto-approve", "-no-color")
 }
+
+// A base that components are built on is not deleted, and comes by another name as the error says.
+func TestABaseIsRenamedUnderItsComponentsAsTheErrorSays(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	renamed := func(more string) string {
+		return strings.Replace(own.base(), `name    = "own"`, `name = "other"`+"\n"+more, 1) + tool.component("")
+	}
+	check(t, world,
+		resource.TestStep{Config: own.base() + tool.component("")},
+		resource.TestStep{
+			Config: renamed(""), ExpectError: says(`Unable to delete base "own"`, `component "tool" is built on it`, "create_before_destroy = true"),
+		},
+		resource.TestStep{
+			Config: renamed("lifecycle { create_before_destroy = true }"),
+			Check:  resource.TestCheckResourceAttr(toolAddress, "base_name", "other"),
+		},
+	)
+}
+
+// What does not go together fails the plan: the error names the attribute, both sides and what to do.
+func TestComponentsThatDoNotGoTogetherFailThePlan(t *testing.T) {
+	world, own, tool, twin, foreign := newWorld(t), newImage(t), newParts(t), newParts(t), newImage(t)
+	foreign.set("9")()
+	twin.set("other")()
+	twins := strings.ReplaceAll(twin.component(""), `"tool"`, `"twin"`)
+	elsewhere := strings.NewReplacer(`"debian"`, `"foreign"`, `"own"`, `"foreign"`).Replace(foreign.base()) +
+		strings.NewReplacer(`"tool"`, `"elsewhere"`, "sharedos_base.debian", "sharedos_base.foreign").Replace(tool.component(""))
+	all := own.base() + tool.component("") + twins + elsewhere
+	list := func(elements string) string { return web("components = [" + elements + "]") }
+	steps := []resource.TestStep{{Config: all}}
+	for _, one := range []struct {
+		vm   string
+		want []string
+	}{
+		{list("sharedos_base.debian.release"), []string{"components", "base \"own\"", "sharedos_component resources"}},
+		{strings.Replace(withTool(""), "base   = sharedos_base.debian.release", "base   = sharedos_component.twin.release", 1),
+			[]string{`component "twin"`, "Set base to the attribute release of a sharedos_base"}},
+		{list("sharedos_component.elsewhere.release"), []string{`component "elsewhere"`, "was built on base release", `base "own"`, "same base release"}},
+		{list("sharedos_component.tool.release, sharedos_component.twin.release"), []string{"/usr/bin/tool", `"tool"`, `"twin"`, "Remove one of the two"}},
+		{list(`"sha256:` + strings.Repeat("0", 64) + `"`), []string{"there is no release", "release of a sharedos_component"}},
+	} {
+		steps = append(steps, resource.TestStep{Config: all + one.vm, ExpectError: says(append([]string{`Unable to plan VM "web"`}, one.want...)...)})
+	}
+	check(t, world, append(steps, resource.TestStep{Config: all + withTool("")})...)
+}

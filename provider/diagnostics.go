@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
@@ -89,6 +90,8 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, vm.ErrNoAnswer):
 		return "It is not known what the VM runs, so nothing was changed. Its console log on the host shows how far " +
 			"it booted. Apply again when its agent answers."
+	case errors.Is(err, compose.ErrStack):
+		return stackAdvice(err)
 	case errors.Is(err, store.ErrNoPool):
 		return "If the pool was undefined, define it again with its directory, and start it: virsh pool-define-as NAME dir --target " +
 			"DIRECTORY; virsh pool-start NAME. Otherwise set uri, pool and pool_path in the provider block as they were."

@@ -285,7 +285,11 @@ func (r *releaseResource) Delete(ctx context.Context, req resource.DeleteRequest
 			fail("", errors.Join(err, lookErr), "Nothing was deleted.")
 			return
 		}
-		fail("", err, fmt.Sprintf("Nothing was deleted. These VMs use it: %s. %s", strings.Join(users, ", "), r.kind.freeing))
+		next := "Nothing was deleted. " + r.kind.movingFirst
+		if len(users) > 0 {
+			next = fmt.Sprintf("Nothing was deleted. These VMs use it: %s. %s", strings.Join(users, ", "), r.kind.freeing)
+		}
+		fail("", err, next)
 	default:
 		fail("deleting its releases", err, "")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -196,21 +195,12 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel) (*release.Sta
 	case errors.Is(err, errUnknownConfig):
 		return nil, diags
 	case errors.As(err, &missing):
-		// What a base of this configuration is going to publish is in the cache, where it was found, or unknown.
-		at := path.Root("base")
-		if slices.Contains(spec.Components, missing.ID) {
-			at = path.Root("components")
-		}
-		return nil, append(diags, failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err,
-			next: "Nothing was changed. Use the attribute release of a sharedos_base, of this configuration or as a data source."})...)
+		// What this configuration is going to publish is in the cache, where it was found, or unknown.
+		return nil, append(diags, noRelease(spec, missing, err)...)
 	case errors.Is(err, store.ErrNotFound):
 		return nil, diags // the apply checks it
 	case errors.Is(err, compose.ErrStack):
-		at := path.Root("components")
-		if len(spec.Components) == 0 {
-			at = path.Root("base")
-		}
-		return nil, append(diags, failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err, next: "Nothing was changed."})...)
+		return nil, append(diags, noStack(ctx, backend, spec, err)...)
 	}
 	return nil, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), step: "composing its stack", err: err})...)
 }
