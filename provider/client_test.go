@@ -17,13 +17,14 @@ import (
 // client speaks to a provider as Terraform does. A new one stands for a new process of the provider.
 type client struct {
 	t      *testing.T
+	world  *providertest.World
 	server tfprotov6.ProviderServer
 	schema map[string]*tfprotov6.Schema
 }
 
 func newClient(t *testing.T, world *providertest.World) *client {
 	t.Helper()
-	c := &client{t: t, server: provider.NewServer(provider.New("test", world.Open))}
+	c := &client{t: t, world: world, server: provider.NewServer(provider.New("test", world.Open))}
 	schemas, err := c.server.GetProviderSchema(t.Context(), &tfprotov6.GetProviderSchemaRequest{})
 	must(t, err)
 	c.schema = schemas.ResourceSchemas

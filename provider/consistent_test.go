@@ -14,9 +14,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
-// applied plans and applies a change, which must work.
+// applied plans and applies a change, which must work, with a provider of its own, as Terraform does.
 func applied(t *testing.T, c *client, name string, state instance, config values) instance {
 	t.Helper()
+	c = newClient(t, c.world)
 	p, text := c.plan(name, state, valueOf(t, c.typeOf(name), config))
 	if text == "" {
 		state, text = c.apply(name, p)

@@ -255,6 +255,16 @@ func (w *World) DropBase(ctx context.Context, name string) error {
 	return opened.Publisher().Delete(ctx, name, opened.VMs().InUse)
 }
 
+// DropComponent does the same to a component.
+func (w *World) DropComponent(ctx context.Context, name string) error {
+	opened, err := w.Open(ctx, provider.Config{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = opened.Close() }() // it holds nothing
+	return opened.Components().Delete(ctx, name, opened.VMs().InUse)
+}
+
 // DropLayers removes all layers from the pool, as somebody could do by hand.
 func (w *World) DropLayers() error {
 	entries, err := os.ReadDir(w.pool())
