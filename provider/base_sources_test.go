@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
@@ -64,10 +65,10 @@ var (
 	gidPath        = path.Root("directory").AtName("gid_map").AtListIndex(0)
 )
 
-// plainSource is a base with one source and one element in each collection of objects.
-func plainSource(t *testing.T, name string) testPlan[baseModel] {
+// plainSource is a base or a component with one source and one element in each collection of objects.
+func plainSource[Model any](t *testing.T, of resource.Resource, name string) testPlan[Model] {
 	t.Helper()
-	plan := newPlan[baseModel](t, newBaseResource())
+	plan := newPlan[Model](t, of)
 	plan.set(path.Root("name"), "own")
 	switch name {
 	case "debian":
@@ -89,34 +90,47 @@ func plainSource(t *testing.T, name string) testPlan[baseModel] {
 	return plan
 }
 
-func openedText(t *testing.T, plan testPlan[baseModel]) string {
+func openedText(t *testing.T, of released) string {
 	t.Helper()
-	in, diags := inputOf(t.Context(), plan.model(), "cache")
+	in, diags := inputOf(t.Context(), of, "cache")
 	if diags.HasError() {
 		t.Fatal(diags)
+	}
+	if of.kind() == componentKind {
+		return text(t, in.Addition)
 	}
 	return text(t, in.Source)
 }
 
 // This test fails for a new attribute of a source that is not used.
 func TestEveryAttributeOfASourceIsUsed(t *testing.T) {
-	for _, s := range new(baseModel).sources() {
-		eachLeaf(s.name(), s.attribute(release.Base).Attributes, func(name string, _ schema.Attribute) {
-			t.Run(name, func(t *testing.T) {
+	eachSource(t, newBaseResource(), func(plan *testPlan[baseModel]) released { return plan.model() })
+	eachSource(t, newComponentResource(), func(plan *testPlan[componentModel]) released {
+		plan.set(path.Root("base"), tree.Digest{1}.String())
+		return plan.model()
+	})
+}
+
+func eachSource[Model any](t *testing.T, of resource.Resource, model func(*testPlan[Model]) released) {
+	t.Helper()
+	kind := any(new(Model)).(released)
+	for _, s := range kind.sources() {
+		eachLeaf(s.name(), s.attribute(kind.kind().kind).Attributes, func(name string, _ schema.Attribute) {
+			t.Run(string(kind.kind().kind)+"."+name, func(t *testing.T) {
 				sample, ok := sourceSamples[name]
 				if !ok {
 					t.Fatal("sourceSamples has no value for it")
 				}
-				plain := plainSource(t, s.name())
+				plain := plainSource[Model](t, of, s.name())
 				plan := plain
 				plan.set(sample.at, sample.value)
 				if name == "oci.triggers" {
 					return // a new value has the tag resolved again, which is no matter of the source
 				}
-				if openedText(t, plan) == openedText(t, plain) {
+				if openedText(t, model(&plan)) == openedText(t, model(&plain)) {
 					t.Error("the source is the same with another value")
 				}
-				if sameSource(plan.model(), plain.model()) {
+				if sameSource(model(&plan), model(&plain)) {
 					t.Error("another value is no change of the source")
 				}
 			})

@@ -251,6 +251,33 @@ data "sharedos_component" "exact" { release = sharedos_component.tool.release }
 	})
 }
 
+// The layer of a component is stored once for all VMs that have it.
+func TestTheUsageOfAComponentIsCountedOnce(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	second := strings.ReplaceAll(withTool(""), `"web"`, `"second"`)
+	const usage = "data.sharedos_pool_usage.now"
+	check(t, world, resource.TestStep{
+		Config: own.base() + tool.component("") + withTool("") + second + `
+data "sharedos_pool_usage" "now" { depends_on = [sharedos_vm.web, sharedos_vm.second] }
+data "sharedos_component" "tool" {
+  name       = "tool"
+  depends_on = [sharedos_vm.web, sharedos_vm.second]
+}
+`,
+		ConfigStateChecks: []statecheck.StateCheck{
+			value(usage, attribute("components"), knownvalue.ListSizeExact(1)),
+			value(usage, attribute("components").AtSliceIndex(0).AtMapKey("name"), knownvalue.StringExact("tool")),
+			value(usage, attribute("components").AtSliceIndex(0).AtMapKey("vms"), knownvalue.Int64Exact(2)),
+			value(usage, attribute("components").AtSliceIndex(0).AtMapKey("releases"), knownvalue.Int64Exact(1)),
+			value(usage, attribute("components").AtSliceIndex(0).AtMapKey("stored_bytes"), positive),
+			value(usage, attribute("components").AtSliceIndex(0).AtMapKey("full_bytes"), positive),
+			value("data.sharedos_component.tool", attribute("history").AtSliceIndex(0).AtMapKey("vms"), knownvalue.ListExact([]knownvalue.Check{
+				knownvalue.StringExact("second"), knownvalue.StringExact("web"),
+			})),
+		},
+	})
+}
+
 // Each data source finds releases of its own kind alone.
 func TestADataSourceRefusesReleasesOfTheOtherKind(t *testing.T) {
 	world, own, tool := newWorld(t), newImage(t), newParts(t)

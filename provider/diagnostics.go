@@ -96,8 +96,10 @@ func nextStep(err error, timeout string) string {
 		return "If the pool was undefined, define it again with its directory, and start it: virsh pool-define-as NAME dir --target " +
 			"DIRECTORY; virsh pool-start NAME. Otherwise set uri, pool and pool_path in the provider block as they were."
 	case errors.Is(err, store.ErrNotFound):
-		return "It is missing from the pool. If another configuration published or deleted a base of the same name " +
+		return "It is missing from the pool. If another configuration published or deleted a base or component of the same name " +
 			"in the meantime, plan and apply again."
+	case errors.Is(err, publish.ErrNothing):
+		return "Remove the component, or change its source to one that adds something."
 	case errors.Is(err, publish.ErrNotCached):
 		return "Apply again to build it."
 	case errors.Is(err, source.ErrLimit):

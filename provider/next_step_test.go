@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -32,6 +34,8 @@ func TestTheNextStepIsThatOfTheCause(t *testing.T) {
 		"a pool that is undefined":       {fmt.Errorf("compose: %w", store.ErrNoPool), "virsh pool-define-as"},
 		"a release that is gone":         {fmt.Errorf("compose: %w", store.ErrNotFound), "published or deleted a base"},
 		"a release of another key":       {fmt.Errorf("compose: %w", release.ErrSignature), "another operator key"},
+		"a component of nothing":         {fmt.Errorf("prepare: %w", publish.ErrNothing), "Remove the component"},
+		"a component of another release": {fmt.Errorf("compose: %w", compose.ErrBuiltOn), "same base release"},
 		"a VM of another key":            {fmt.Errorf("%w: %w", vm.ErrNoAnswer, vm.ErrOperator), "from a backup"},
 		"a VM that does not answer":      {vm.ErrNoAnswer, "console log"},
 	} {

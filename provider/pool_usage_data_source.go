@@ -26,8 +26,17 @@ type poolUsageModel struct {
 	FullBytes   int64               `tfsdk:"full_bytes"`
 	SavedBytes  int64               `tfsdk:"saved_bytes"`
 	Bases       []baseUsageModel    `tfsdk:"bases"`
+	Components  []componentUsage    `tfsdk:"components"`
 	Releases    []releaseUsageModel `tfsdk:"releases"`
 	VMs         []vmUsageModel      `tfsdk:"vms"`
+}
+
+type componentUsage struct {
+	Name        string `tfsdk:"name"`
+	Releases    int64  `tfsdk:"releases"`
+	VMs         int64  `tfsdk:"vms"`
+	StoredBytes int64  `tfsdk:"stored_bytes"`
+	FullBytes   int64  `tfsdk:"full_bytes"`
 }
 
 type baseUsageModel struct {
@@ -68,11 +77,11 @@ func (d *poolUsageDataSource) Schema(_ context.Context, _ datasource.SchemaReque
 	}
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "Space that the pool takes, and space that it would take if nothing were shared, by " +
-			"base, release and VM. Stored bytes are those that the pool has allocated.",
+			"base, component, release and VM. Stored bytes are those that the pool has allocated.",
 		Attributes: map[string]schema.Attribute{
 			"stored_bytes": number("Bytes of all volumes in the pool: layers, kernels, manifests and private disks."),
-			"full_bytes": number("Bytes that full copies would take: of every release, and for every VM a copy of " +
-				"its release and its private disk."),
+			"full_bytes": number("Bytes that full copies would take: of every release of a base, and for every VM its private disk " +
+				"and a copy of its base release and of its components."),
 			"saved_bytes": number("`full_bytes` minus `stored_bytes`."),
 			"bases": list("Bases, sorted by name.", map[string]schema.Attribute{
 				"name":         text("Name of the base."),
@@ -80,7 +89,14 @@ func (d *poolUsageDataSource) Schema(_ context.Context, _ datasource.SchemaReque
 				"stored_bytes": number("Bytes of everything that its releases refer to, each counted once."),
 				"full_bytes":   number("Bytes of full copies of all its releases."),
 			}),
-			"releases": list("Releases, sorted by base, newest first.", map[string]schema.Attribute{
+			"components": list("Components, sorted by name.", map[string]schema.Attribute{
+				"name":         text("Name of the component."),
+				"releases":     number("Number of its releases in the pool."),
+				"vms":          number("Number of VMs that refer to one of its releases, running or not, from any Terraform state."),
+				"stored_bytes": number("Bytes of everything that its releases refer to, each counted once."),
+				"full_bytes":   number("Bytes of its layers, once for each of these VMs."),
+			}),
+			"releases": list("Releases of bases, sorted by base, newest first.", map[string]schema.Attribute{
 				"release":      text("Id of the release."),
 				"base":         text("Name of its base."),
 				"sequence":     number("Number of the release, counted from 1."),
@@ -120,12 +136,18 @@ func (d *poolUsageDataSource) Read(ctx context.Context, _ datasource.ReadRequest
 func usageModel(usage *publish.Usage) *poolUsageModel {
 	model := &poolUsageModel{
 		StoredBytes: usage.Stored, FullBytes: usage.Full, SavedBytes: usage.Full - usage.Stored,
-		Bases:    make([]baseUsageModel, len(usage.Bases)),
-		Releases: make([]releaseUsageModel, len(usage.Releases)),
-		VMs:      make([]vmUsageModel, len(usage.VMs)),
+		Bases:      make([]baseUsageModel, len(usage.Bases)),
+		Components: make([]componentUsage, len(usage.Components)),
+		Releases:   make([]releaseUsageModel, len(usage.Releases)),
+		VMs:        make([]vmUsageModel, len(usage.VMs)),
 	}
 	for i, base := range usage.Bases {
 		model.Bases[i] = baseUsageModel{Name: base.Name, Releases: int64(base.Releases), StoredBytes: base.Stored, FullBytes: base.Full}
+	}
+	for i, one := range usage.Components {
+		model.Components[i] = componentUsage{
+			Name: one.Name, Releases: int64(one.Releases), VMs: int64(one.VMs), StoredBytes: one.Stored, FullBytes: one.Full,
+		}
 	}
 	for i, one := range usage.Releases {
 		model.Releases[i] = releaseUsageModel{

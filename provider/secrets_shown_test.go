@@ -82,6 +82,7 @@ func TestNoValidatorPrintsASecret(t *testing.T) {
 		}
 	}
 	eachText(path.Empty(), schemaOf(t, newBaseResource()).Attributes, check)
+	eachText(path.Empty(), schemaOf(t, newComponentResource()).Attributes, check)
 	eachText(path.Empty(), schemaOf(t, &vmResource{}).Attributes, check)
 	check(path.Root("package_files"), []validator.String{isPackageFile})
 	if count < 100 {
@@ -233,5 +234,6 @@ func TestOnlyOurRulesSeeTexts(t *testing.T) {
 		}
 	}
 	eachText(path.Empty(), schemaOf(t, newBaseResource()).Attributes, check)
+	eachText(path.Empty(), schemaOf(t, newComponentResource()).Attributes, check)
 	eachText(path.Empty(), schemaOf(t, &vmResource{}).Attributes, check)
 }

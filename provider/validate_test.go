@@ -23,6 +23,46 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 			`resource "sharedos_base" "debian" { name = "sourceless" }`,
 			says(`Unable to choose the source of base "sourceless"`, "none of debian, archive, directory, oci, disk_image is set", "Set one of them"),
 		},
+		"component_of_nothing": {
+			`resource "sharedos_component" "debian" {
+  name = "sourceless"
+  base = "` + digits + `"
+}`,
+			says(`Unable to choose the source of component "sourceless"`, "none of debian, archive, directory, oci is set", "Set one of them"),
+		},
+		"component_of_two": {
+			`resource "sharedos_component" "debian" {
+  name      = "twice"
+  base      = "` + digits + `"
+  archive   = { path = "x.tar" }
+  directory = { path = "x" }
+}`,
+			says(`Unable to choose the source of component "twice"`, "archive and directory are set", "a component is read from exactly one source"),
+		},
+		"component_on_a_name": {
+			`resource "sharedos_component" "debian" {
+  name    = "named"
+  base    = "debian-13"
+  archive = { path = "x.tar" }
+}`,
+			says(`Unable to use "debian-13" as base`, "sharedos_base.debian.release"),
+		},
+		"component_name": {
+			`resource "sharedos_component" "debian" {
+  name    = "My Tool"
+  base    = "` + digits + `"
+  archive = { path = "x.tar" }
+}`,
+			says("a name has 1 to 63 lower-case letters"),
+		},
+		"component_file": {
+			`resource "sharedos_component" "debian" {
+  name   = "hostly"
+  base   = "` + digits + `"
+  debian = { packages = ["x"], files = { "/etc/hostname" = { content = "x" } } }
+}`,
+			says(`Unable to read the source of component "hostly"`, "/etc/hostname would not be in a VM"),
+		},
 		"owners": {
 			`resource "sharedos_base" "debian" {
   name      = "owners"

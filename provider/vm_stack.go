@@ -143,8 +143,8 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		},
 		"components": schema.ListAttribute{
 			Optional: true, ElementType: types.StringType,
-			MarkdownDescription: "Ids of the component releases to run on top of the base, in the order in which " +
-				"they are attached.",
+			MarkdownDescription: "Ids of the component releases to run on top of the base, such as `sharedos_component.nginx.release`, in " +
+				"the order in which they are attached. A running VM gets and loses components by a refresh.",
 			Validators: []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
 		},
 		"stack": stackAttribute(),

@@ -19,11 +19,13 @@ import (
 type Usage struct {
 	// Stored is the size of all volumes.
 	Stored int64
-	// Full is the size of every release in full, and for each VM of its private disk and a copy of its release.
-	Full     int64
-	Bases    []BaseUsage
-	Releases []ReleaseUsage
-	VMs      []VMUsage
+	// Full is the size of every release of a base in full, and for each VM of its private disk and copies of its base release
+	// and of its components.
+	Full       int64
+	Bases      []BaseUsage
+	Components []ComponentUsage
+	Releases   []ReleaseUsage
+	VMs        []VMUsage
 }
 
 // BaseUsage measures the releases of a base.
@@ -35,7 +37,17 @@ type BaseUsage struct {
 	Stored, Full int64
 }
 
-// ReleaseUsage measures a release.
+// ComponentUsage measures the releases of a component.
+type ComponentUsage struct {
+	Name     string
+	Releases int
+	// VMs is how many VMs refer to a release of it.
+	VMs int
+	// Stored is as in BaseUsage. Full is the size of its layers, once for each of these VMs.
+	Stored, Full int64
+}
+
+// ReleaseUsage measures a release of a base.
 type ReleaseUsage struct {
 	ID       tree.Digest
 	Base     string
@@ -79,14 +91,17 @@ func (p *Publisher) usage(ctx context.Context, ask InUse) (*Usage, error) {
 		return nil, fmt.Errorf("list its volumes: %w", err)
 	}
 	for named, listed := range histories {
-		if named.Kind != release.Base {
-			continue
-		}
 		history, err := p.recorded(ctx, listed)
 		if err != nil {
 			return nil, err
 		}
 		history = slices.DeleteFunc(history, func(r Recorded) bool { return r.Manifest == nil })
+		if named.Kind == release.Component {
+			m.component(named.Name, history, inUse)
+		}
+		if named.Kind != release.Base {
+			continue
+		}
 		for _, one := range history {
 			if m.full[one.ID], err = p.fullSize(ctx, one.Manifest); err != nil {
 				return nil, fmt.Errorf("measure release %s: %w", one.ID, err)
@@ -171,7 +186,30 @@ func (m *measure) base(name string, history []Recorded) {
 	m.usage.Bases = append(m.usage.Bases, base)
 }
 
-// own sets Own of each release, and sorts bases and releases.
+// component adds a component.
+func (m *measure) component(name string, history []Recorded, inUse map[tree.Digest][]string) {
+	component := ComponentUsage{Name: name, Releases: len(history)}
+	counted, vms := map[tree.Digest]bool{}, map[string]bool{}
+	for _, one := range history {
+		for _, part := range partsOf(one) {
+			if !counted[part] {
+				component.Stored += m.allocated[part]
+			}
+			counted[part] = true
+		}
+		for _, vm := range inUse[one.ID] {
+			vms[vm] = true
+			for _, layer := range one.Manifest.Layers {
+				component.Full += m.allocated[layer.ID]
+			}
+		}
+	}
+	component.VMs = len(vms)
+	m.usage.Full += component.Full
+	m.usage.Components = append(m.usage.Components, component)
+}
+
+// own sets Own of each release, and sorts bases, components and releases.
 func (m *measure) own() {
 	users := map[tree.Digest]int{}
 	for _, parts := range m.parts {
@@ -187,6 +225,7 @@ func (m *measure) own() {
 		}
 	}
 	slices.SortFunc(m.usage.Bases, func(a, b BaseUsage) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(m.usage.Components, func(a, b ComponentUsage) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(m.usage.Releases, func(a, b ReleaseUsage) int {
 		return cmp.Or(cmp.Compare(a.Base, b.Base), cmp.Compare(b.Sequence, a.Sequence))
 	})

@@ -99,3 +99,31 @@ func TestHistoryHasTheSizeThatEachReleaseAdded(t *testing.T) {
 		t.Errorf("another base: %v", err)
 	}
 }
+
+func TestUsageOfAComponent(t *testing.T) {
+	s := storetest.New(t)
+	p := newPublisher(t, s)
+	base := publish(t, p, newSystem())
+	made := component(t, p, base, pack(t, "redis", "7", ""))
+	usage, err := p.Usage(t.Context(), used(map[tree.Digest][]string{base.ID: {"a", "b", "c"}, made.ID: {"a", "b"}}))
+	must(t, err)
+	allocated := map[string]int64{}
+	list, err := s.Volumes(t.Context())
+	must(t, err)
+	for _, volume := range list {
+		allocated[volume.Name] = volume.Allocation
+	}
+	layer := allocated[store.LayerName(made.Manifest.Layers[0].ID)]
+	want := ComponentUsage{
+		Name: "redis", Releases: 1, VMs: 2, Full: 2 * layer,
+		Stored: layer + allocated[store.BlobName(made.Manifest.Contents.Digest)] + allocated[store.ReleaseName(made.ID)],
+	}
+	if len(usage.Components) != 1 || usage.Components[0] != want || layer == 0 || len(usage.Bases) != 1 || len(usage.Releases) != 1 {
+		t.Errorf("%+v, want the component %+v", usage, want)
+	}
+	full, err := p.fullSize(t.Context(), base.Manifest)
+	must(t, err)
+	if usage.Full != 4*full+want.Full {
+		t.Errorf("full copies take %d bytes, want %d", usage.Full, 4*full+want.Full)
+	}
+}
