@@ -70,6 +70,9 @@ type AccountMerge struct {
 	// Texts are the merged files: those of this VM.
 	Texts     AccountTexts
 	Conflicts []Conflict
+	// Left are, by path, the files of the release without the entries that were left out: the base of the next merge, so
+	// that it tries them again. A file of which nothing was left out is absent.
+	Left AccountTexts
 	// Users and Groups map the numbers of the new release to those that its accounts have in this VM.
 	Users, Groups Numbers
 }
@@ -81,12 +84,13 @@ type AccountMerge struct {
 // removed here stays removed.
 //
 // An account that the release adds gets a free number if another account has its number here, and nothing that the
-// release says about a name is applied to a local account that happens to have that name. New entries come before the
+// release says about a name is applied to a local account that happens to have that name. What would give an account
+// what another one has here is left out: an account without a free number, a range of subordinate numbers that overlaps. New entries come before the
 // first line that refers to NIS (nsswitch.conf(5), compat mode), since lookups end there. Lines that are no entries
 // stay where they are.
 func MergeAccounts(base, ours, theirs AccountTexts) AccountMerge {
-	m := &accountMerging{base: base, ours: ours, theirs: theirs, added: map[string]map[string]bool{}}
-	m.result.Texts = AccountTexts{}
+	m := &accountMerging{base: base, ours: ours, theirs: theirs, added: map[string]map[string]bool{}, left: map[string]map[string]bool{}}
+	m.result.Texts, m.result.Left = AccountTexts{}, AccountTexts{}
 	for _, path := range AccountOrder {
 		if _, exists := ours[path]; !exists {
 			continue
@@ -106,7 +110,9 @@ func MergeAccounts(base, ours, theirs AccountTexts) AccountMerge {
 type accountMerging struct {
 	base, ours, theirs AccountTexts
 	// added are the accounts of passwd and group that the merge added, by path and name.
-	added  map[string]map[string]bool
+	added map[string]map[string]bool
+	// left are the entries that were left out, by path and name.
+	left   map[string]map[string]bool
 	result AccountMerge
 }
 
@@ -141,27 +147,57 @@ func (m *accountMerging) file(path string) {
 		at = len(ours)
 	}
 	var added []accountLine
-	m.added[path] = map[string]bool{}
+	m.added[path], m.left[path] = map[string]bool{}, map[string]bool{}
 	for _, line := range theirs {
-		if !line.entry || present[line.name] || !m.wanted(path, line) {
+		if !line.entry || present[line.name] {
 			continue
 		}
-		if _, was := before[line.name]; was {
+		if m.left[kind.of][m.accountOf(line)] {
+			m.left[path][line.name] = true // its account is left out
+			continue
+		}
+		if _, was := before[line.name]; was || !m.wanted(path, line) {
 			continue // an entry that was removed here stays removed
 		}
 		present[line.name] = true
-		if m.overlaps(path, line, ours) {
+		here, ok := m.add(path, line, ours, theirs, taken)
+		if !ok || m.overlaps(path, here, ours) {
+			m.left[path][line.name] = true
 			continue
 		}
-		added = append(added, m.add(path, line, ours, theirs, taken))
+		added = append(added, here)
 		m.added[path][line.name] = true
 	}
+	if len(m.left[path]) > 0 {
+		rest := slices.DeleteFunc(slices.Clone(theirs), func(line accountLine) bool { return line.entry && m.left[path][line.name] })
+		m.result.Left[path] = textOf(rest)
+	}
 	m.otherLines(path, base, ours, theirs)
+	m.result.Texts[path] = textOf(slices.Insert(ours, at, added...))
+}
+
+func textOf(lines []accountLine) string {
 	var text strings.Builder
-	for _, line := range slices.Insert(ours, at, added...) {
+	for _, line := range lines {
 		text.WriteString(line.text + "\n")
 	}
-	m.result.Texts[path] = text.String()
+	return text.String()
+}
+
+// accountOf is the name of the account that an entry of the release belongs to. An entry of subuid(5) may have its number
+// instead.
+func (m *accountMerging) accountOf(line accountLine) string {
+	name := line.account()
+	number, err := strconv.ParseUint(name, 10, 32)
+	if err != nil {
+		return name
+	}
+	for account, of := range accountNumbers(m.theirs[passwdPath]) {
+		if uint64(of) == number {
+			return account
+		}
+	}
+	return name
 }
 
 // sameName reports an account that the release adds, and that this VM has made itself.
@@ -187,7 +223,7 @@ func (m *accountMerging) wanted(path string, line accountLine) bool {
 	if _, known := m.result.Texts[of]; of == "" || !known {
 		return true
 	}
-	name := line.account()
+	name := m.accountOf(line)
 	if m.added[of][name] {
 		return true
 	}
@@ -195,8 +231,9 @@ func (m *accountMerging) wanted(path string, line accountLine) bool {
 	return here && !m.local(of, name)
 }
 
-// add returns an entry of the release as this VM gets it: with a free number, if another account has its number here.
-func (m *accountMerging) add(path string, line accountLine, ours, theirs []accountLine, taken map[uint64]bool) accountLine {
+// add returns an entry of the release as this VM gets it: with a free number, if another account has its number here. It
+// returns false if no number is free.
+func (m *accountMerging) add(path string, line accountLine, ours, theirs []accountLine, taken map[uint64]bool) (accountLine, bool) {
 	kind := accountFiles[path]
 	fields := slices.Clone(line.fields)
 	for i, rule := range kind.fields {
@@ -216,8 +253,9 @@ func (m *accountMerging) add(path string, line accountLine, ours, theirs []accou
 			number, err := strconv.ParseUint(fields[i], 10, 32)
 			free, ok := freeNumber(number, taken)
 			if err != nil || !ok {
-				m.conflict(path, AccountNumber, "the release adds %q with the number %s, which %q has here, and no number is free", line.name, fields[i], holder)
-				continue
+				m.conflict(path, AccountLeft, "the release adds %q with the number %s, which %q has here, and no number is free",
+					line.name, fields[i], holder)
+				return line, false
 			}
 			taken[free] = true
 			m.conflict(path, AccountNumber, "the release adds %q with the number %s, which %q has here, so %q got the number %d",
@@ -226,7 +264,10 @@ func (m *accountMerging) add(path string, line accountLine, ours, theirs []accou
 		case plainField, passwordField, shellField, expiryField:
 		}
 	}
-	return kind.line(strings.Join(fields, ":"))
+	if number, err := strconv.ParseUint(fields[0], 10, 32); kind.wholeLine && err == nil {
+		fields[0] = strconv.FormatUint(uint64(m.result.Users.Of(uint32(number))), 10)
+	}
+	return kind.line(strings.Join(fields, ":")), true
 }
 
 // otherHolder returns the account here that has the number of an account of the release; "" if there is none. Accounts
@@ -254,7 +295,7 @@ func (m *accountMerging) overlaps(path string, line accountLine, ours []accountL
 	for _, other := range ours {
 		from, to, valid := other.subordinates()
 		if ok && valid && other.account() != line.account() && first <= to && from <= last {
-			m.conflict(path, AccountNumber, "the release adds the range %s, which overlaps %s", line.text, other.text)
+			m.conflict(path, AccountLeft, "the release adds the range %s, which overlaps %s", line.text, other.text)
 			return true
 		}
 	}
@@ -283,7 +324,8 @@ func (m *accountMerging) entry(path string, base, ours, theirs accountLine) acco
 		case rule == setField:
 			merged[i] = m.members(path, ours.name, was, here, next)
 		case rule == numberField:
-			m.conflict(path, AccountNumber, "the release changes the number of %q from %s to %s, and it keeps %s here, since files of this VM have it",
+			m.conflict(path, AccountNumber,
+				"the release changes the number of %q from %s to %s, and it keeps %s here, since files of this VM have it",
 				ours.name, was, next, here)
 		case here == was:
 			merged[i] = next
@@ -334,7 +376,8 @@ func (m *accountMerging) members(path, name, base, ours, theirs string) string {
 			continue
 		}
 		if m.local(passwdPath, member) {
-			m.conflict(path, AccountName, "the release adds %q to %q, and this VM has an account %q of its own, which was not added", member, name, member)
+			m.conflict(path, AccountName,
+				"the release adds %q to %q, and this VM has an account %q of its own, which was not added", member, name, member)
 			continue
 		}
 		is = append(is, member)

@@ -26,6 +26,8 @@ const (
 	Unreadable Kind = "unreadable"
 	// Unsupported means that the release has a device or a named pipe there, which no refresh creates.
 	Unsupported Kind = "unsupported"
+	// AccountLeft means that an entry of the release was left out, since an account would get what another one has here.
+	AccountLeft Kind = "account_left"
 	// AccountNumber means that an account of the release has another number here.
 	AccountNumber Kind = "account_number"
 	// ForeignOwner means that a file of the release in /usr belongs to an account of this VM, because the number of its
@@ -49,15 +51,17 @@ const (
 
 // advice is what an administrator can do about a conflict.
 var advice = map[Kind]string{
-	Changed:        "merge the release's change by hand, or list the path in refresh.keep_files if the VM's version is to stay",
-	Restricted:     "set the value that you want; a value that equals the previous release's is updated with the next one",
-	OtherType:      "move the VM's version away to get the release's with the next refresh, or list the path in refresh.keep_files",
-	Mounted:        "unmount it; the next refresh then brings the release's version",
-	Protected:      "make it writable (chattr -i, or remount its file system); the next refresh then brings the release's version",
-	Unsupported:    "create it by hand, or with systemd-tmpfiles",
-	Unreadable:     "rename it, or make it readable",
-	AccountNumber:  "files of the account that you copy between VMs need the number that it has in this VM",
-	ForeignOwner:   "give the account of this VM another number with usermod -u or groupmod -g, and then the release's account the number that the release has",
+	Changed:       "merge the release's change by hand, or list the path in refresh.keep_files if the VM's version is to stay",
+	Restricted:    "set the value that you want; a value that equals the previous release's is updated with the next one",
+	OtherType:     "move the VM's version away to get the release's with the next refresh, or list the path in refresh.keep_files",
+	Mounted:       "unmount it; the next refresh then brings the release's version",
+	Protected:     "make it writable (chattr -i, or remount its file system); the next refresh then brings the release's version",
+	Unsupported:   "create it by hand, or with systemd-tmpfiles",
+	Unreadable:    "rename it, or make it readable",
+	AccountLeft:   "give the account here another number or range, or remove it; the next refresh then brings the release's entry",
+	AccountNumber: "files of the account that you copy between VMs need the number that it has in this VM",
+	ForeignOwner: "give the account of this VM another number with usermod -u or groupmod -g, and then the release's account " +
+		"the number that the release has",
 	AccountName:    "rename one of the two accounts",
 	AccountsLocked: "end the program that holds /etc/.pwd.lock, for example vipw; the next refresh then merges the account files",
 	Generated:      "run the tool in the VM",

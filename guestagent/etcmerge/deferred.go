@@ -133,7 +133,14 @@ func (p *planner) withDeferred(differences []Difference) ([]Difference, error) {
 func (p *planner) toDefer() []deferredEntry {
 	var list []deferredEntry
 	for _, d := range p.differences {
-		later := slices.ContainsFunc(p.outcome.Conflicts, func(c Conflict) bool { return c.Path == d.Path && slices.Contains(deferredLater, c.Kind) })
+		later := slices.ContainsFunc(p.outcome.Conflicts, func(c Conflict) bool {
+			return c.Path == d.Path && slices.Contains(deferredLater, c.Kind)
+		})
+		if base, left := p.leftBases[d.Path]; left && !later && d.New != nil {
+			// All else of the file is the release's by now.
+			list = append(list, deferredEntry{Path: d.Path, Old: recorded(d.New), Base: base})
+			continue
+		}
 		if !later || !utf8.ValidString(d.Path) { // a JSON text cannot represent another name
 			continue
 		}

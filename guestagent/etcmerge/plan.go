@@ -31,6 +31,8 @@ type planner struct {
 	deferred    []deferredEntry
 	// bases are the contents of the old release's account files, by path.
 	bases map[string]string
+	// leftBases are those of which the next carry starts where entries were left out, by path.
+	leftBases AccountTexts
 	// ofOtherType are the paths that are of another type here.
 	ofOtherType map[string]bool
 	// lockFailure is why the account files cannot be merged now, nil if they can.
@@ -43,7 +45,8 @@ type planner struct {
 }
 
 func newPlanner(c Carrier, live *os.Root, old *Baseline, next *os.Root) *planner {
-	p := &planner{carrier: c, live: live, old: old, new: next, aside: asideName(c.To), keep: c.Keep, bases: map[string]string{}, ofOtherType: map[string]bool{}}
+	p := &planner{carrier: c, live: live, old: old, new: next, aside: asideName(c.To), keep: c.Keep,
+		bases: map[string]string{}, ofOtherType: map[string]bool{}}
 	p.seeds.rule.Delivered = asIn(live, old)
 	p.placing = placing{root: live, sync: c.sync, skip: func(name string, o *obstacle) { p.report(obstacleConflict(name, o)) }}
 	return p
@@ -357,6 +360,7 @@ func (p *planner) mergeAccounts() (AccountMerge, error) {
 		return AccountMerge{}, nil
 	}
 	merged := MergeAccounts(texts[0], texts[1], texts[2])
+	p.leftBases = merged.Left
 	p.after = ownerNumbers{merged.Users, merged.Groups}
 	return merged, nil
 }
