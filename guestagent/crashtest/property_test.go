@@ -297,6 +297,7 @@ func (c *trial) anew(t *testing.T, strategy string) found {
 	if !got.Result.Committed || got.report.GetStrategy() != strategy {
 		t.Errorf("by %s: pending %q, %v", strategy, got.Result.Pending, got.report)
 	}
+	c.checkNextPlan(t, m, got)
 	return got
 }
 
@@ -305,7 +306,9 @@ func (c *trial) next(t *testing.T, layers []Image) found {
 	t.Helper()
 	m := c.on(t, c.start, Machine{Layers: layers, Kernel: newKernel}, "new")
 	defer m.end(t)
-	return c.result(t, m.carryOut(t, Order{}), nil)
+	got := c.result(t, m.carryOut(t, Order{}), nil)
+	c.checkNextPlan(t, m, got)
+	return got
 }
 
 // file reads a file from what a machine shows.
@@ -428,7 +431,9 @@ func (c *trial) checkUnits(t *testing.T, way string, got found, left string) {
 	}
 	for name, is := range stale {
 		said := func(lines []string) bool {
-			return slices.ContainsFunc(lines, func(line string) bool { return strings.HasPrefix(line, name+" ") || strings.HasPrefix(line, name+":") })
+			return slices.ContainsFunc(lines, func(line string) bool {
+				return strings.HasPrefix(line, name+" ") || strings.HasPrefix(line, name+":")
+			})
 		}
 		if is != said(got.Result.Remaining) {
 			t.Errorf("%s: %s runs old code: %v; the status has %q", way, name, is, got.Result.Remaining)
