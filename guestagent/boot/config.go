@@ -50,7 +50,8 @@ func bootConfig(oem []string) (agentapi.BootConfig, error) {
 		return config, errNoConfig
 	}
 	if len(encoded) > 1 {
-		return config, fmt.Errorf("boot configuration: %d SMBIOS OEM strings start with %s, there must be one", len(encoded), agentapi.BootConfigPrefix)
+		return config, fmt.Errorf("boot configuration: %d SMBIOS OEM strings start with %s, there must be one", len(encoded),
+			agentapi.BootConfigPrefix)
 	}
 	// Unknown fields are ignored: a newer provider may pass fields that an older agent does not know.
 	if err := json.Unmarshal([]byte(encoded[0]), &config); err != nil {

@@ -19,7 +19,8 @@ func layerOf(name string) release.Layer {
 
 // stackOf is a stack whose layers are named by their bytes.
 func stackOf(names ...string) release.Stack {
-	stack := release.Stack{ID: tree.Sum([]byte("stack " + strings.Join(names, " "))), Base: tree.Sum([]byte("base " + strings.Join(names, " ")))}
+	stack := release.Stack{ID: tree.Sum([]byte("stack " + strings.Join(names, " "))),
+		Base: tree.Sum([]byte("base " + strings.Join(names, " ")))}
 	for _, name := range names {
 		stack.Layers = append(stack.Layers, layerOf(name))
 	}

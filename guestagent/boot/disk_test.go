@@ -57,7 +57,8 @@ func TestClassifyDisk(t *testing.T) {
 }
 
 func TestOnlyBlankAndUnfinishedDisksAreFormatted(t *testing.T) {
-	for state, usable := range map[diskState]bool{diskBlank: true, diskUnfinished: true, diskComplete: true, diskDamaged: false, diskForeign: false} {
+	for state, usable := range map[diskState]bool{diskBlank: true, diskUnfinished: true, diskComplete: true,
+		diskDamaged: false, diskForeign: false} {
 		if err := state.usable("/dev/vdb"); (err == nil) != usable {
 			t.Errorf("%v: %v", state, err)
 		}

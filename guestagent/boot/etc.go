@@ -54,7 +54,8 @@ func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack
 // keepBaseline makes sure that there is a baseline, once no carry is recorded, and returns its head. It is made from the tree of
 // the stack that runs when an agent finds none: of a VM that an earlier version has run, in which the files of CarriedByOS
 // may be of any release before. A baseline of another stack stays: /etc could not be carried from there yet.
-func keepBaseline(carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) (*etcmerge.Baseline, error) {
+func keepBaseline(carrier etcmerge.Carrier, stack release.Stack,
+	withTree func(use func(tree string) error) error) (*etcmerge.Baseline, error) {
 	baseline, err := carrier.BaselineHead()
 	switch {
 	case errors.Is(err, etcmerge.ErrBaseline):

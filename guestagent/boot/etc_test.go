@@ -25,19 +25,24 @@ func TestWhatABootDoesWithEtc(t *testing.T) {
 		settled etcmerge.Ends
 		want    etcAction
 	}{
-		"the first boot":                           {privateRecords{}, before, etcmerge.Ends{}, etcBegins},
-		"what is committed boots":                  {privateRecords{committed: runs(committed)}, committed, ends(before, committed), etcStays},
-		"what is committed boots, after a move":    {privateRecords{committed: runs(committed)}, committed, ends(committed, committed), etcStays},
-		"the one before it boots":                  {privateRecords{committed: runs(committed)}, before, ends(before, committed), etcGoesBack},
-		"which was cut off once it was committed":  {privateRecords{committed: runs(before)}, before, ends(before, committed), etcGoesBack},
-		"one further back boots":                   {privateRecords{committed: runs(committed)}, before, ends(next, committed), etcMoves},
-		"what the host has moved on to boots":      {privateRecords{committed: runs(committed)}, next, ends(before, committed), etcMoves},
-		"the record of the last carry is lost":     {privateRecords{committed: runs(committed)}, before, etcmerge.Ends{}, etcMoves},
-		"a refresh has it started":                 {privateRecords{committed: runs(committed), flight: try(journal.Reboot, journal.Starting)}, next, ends(before, committed), etcStays},
-		"a refresh has started it":                 {privateRecords{committed: runs(committed), flight: try(journal.SoftReboot, journal.Checking)}, next, ends(before, committed), etcStays},
-		"a refresh was cut off before it had":      {privateRecords{committed: runs(committed), flight: try(journal.Kexec, "carried")}, next, ends(before, committed), etcMoves},
-		"a live refresh was cut off, the host on":  {privateRecords{committed: runs(committed), flight: try("live", "swapped")}, next, ends(before, committed), etcMoves},
-		"a refresh was cut off, the one before it": {privateRecords{committed: runs(committed), flight: try("live", "swapped")}, before, ends(before, committed), etcGoesBack},
+		"the first boot":                          {privateRecords{}, before, etcmerge.Ends{}, etcBegins},
+		"what is committed boots":                 {privateRecords{committed: runs(committed)}, committed, ends(before, committed), etcStays},
+		"what is committed boots, after a move":   {privateRecords{committed: runs(committed)}, committed, ends(committed, committed), etcStays},
+		"the one before it boots":                 {privateRecords{committed: runs(committed)}, before, ends(before, committed), etcGoesBack},
+		"which was cut off once it was committed": {privateRecords{committed: runs(before)}, before, ends(before, committed), etcGoesBack},
+		"one further back boots":                  {privateRecords{committed: runs(committed)}, before, ends(next, committed), etcMoves},
+		"what the host has moved on to boots":     {privateRecords{committed: runs(committed)}, next, ends(before, committed), etcMoves},
+		"the record of the last carry is lost":    {privateRecords{committed: runs(committed)}, before, etcmerge.Ends{}, etcMoves},
+		"a refresh has it started": {privateRecords{committed: runs(committed),
+			flight: try(journal.Reboot, journal.Starting)}, next, ends(before, committed), etcStays},
+		"a refresh has started it": {privateRecords{committed: runs(committed),
+			flight: try(journal.SoftReboot, journal.Checking)}, next, ends(before, committed), etcStays},
+		"a refresh was cut off before it had": {privateRecords{committed: runs(committed),
+			flight: try(journal.Kexec, "carried")}, next, ends(before, committed), etcMoves},
+		"a live refresh was cut off, the host on": {privateRecords{committed: runs(committed),
+			flight: try("live", "swapped")}, next, ends(before, committed), etcMoves},
+		"a refresh was cut off, the one before it": {privateRecords{committed: runs(committed),
+			flight: try("live", "swapped")}, before, ends(before, committed), etcGoesBack},
 	} {
 		if got := test.records.etcAction(test.chosen, test.settled); got != test.want {
 			t.Errorf("%s: %d, want %d", name, got, test.want)

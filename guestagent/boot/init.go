@@ -163,7 +163,8 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		watch.done("private disk")
 	}
 	all := candidates(known{
-		configured: config.Stack, committed: records.committed, attempts: records.attempts, flight: records.flight, trial: trialOf(readCommandLine()),
+		configured: config.Stack, committed: records.committed, attempts: records.attempts, flight: records.flight,
+		trial: trialOf(readCommandLine()),
 	})
 	chosen, err := choose(ctx, all)
 	if err != nil {

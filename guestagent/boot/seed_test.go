@@ -63,10 +63,12 @@ func lstat(t *testing.T, path string) unix.Stat_t {
 func TestSeedKeepsWhatEachFileIs(t *testing.T) {
 	lower, private := seedTree(t)
 	seed(t, lower, private, "one")
-	for _, name := range []string{"", "lib/app", "lib/app/data", "lib/app/link", "lib/app/null", "lib/app/pipe", "lib/app/tool", "lib/app/odd\xffname"} {
+	for _, name := range []string{"", "lib/app", "lib/app/data", "lib/app/link", "lib/app/null", "lib/app/pipe",
+		"lib/app/tool", "lib/app/odd\xffname"} {
 		want, got := lstat(t, filepath.Join(lower, "var", name)), lstat(t, filepath.Join(private, "var", name))
 		if want.Mode != got.Mode || want.Uid != got.Uid || want.Gid != got.Gid || want.Rdev != got.Rdev {
-			t.Errorf("%q: mode %o owner %d:%d device %x, want %o %d:%d %x", name, got.Mode, got.Uid, got.Gid, got.Rdev, want.Mode, want.Uid, want.Gid, want.Rdev)
+			t.Errorf("%q: mode %o owner %d:%d device %x, want %o %d:%d %x", name, got.Mode, got.Uid, got.Gid, got.Rdev,
+				want.Mode, want.Uid, want.Gid, want.Rdev)
 		}
 		if !isDirectory(want) && (want.Size != got.Size || want.Mtim != got.Mtim) {
 			t.Errorf("%q: size %d time %v, want %d %v", name, got.Size, got.Mtim, want.Size, want.Mtim)

@@ -28,10 +28,11 @@ func TestOEMStringsAreFoundAmongOtherStructures(t *testing.T) {
 		table []byte
 		want  []string
 	}{
-		"empty table":           {nil, nil},
-		"no OEM strings":        {append(structure(1, make([]byte, 23), "maker", "model"), end...), nil},
-		"one string":            {append(structure(11, []byte{1}, "a=b"), end...), []string{"a=b"}},
-		"several, in order":     {append(structure(11, []byte{2}, "one", "two"), structure(11, []byte{1}, "three")...), []string{"one", "two", "three"}},
+		"empty table":    {nil, nil},
+		"no OEM strings": {append(structure(1, make([]byte, 23), "maker", "model"), end...), nil},
+		"one string":     {append(structure(11, []byte{1}, "a=b"), end...), []string{"a=b"}},
+		"several, in order": {append(structure(11, []byte{2}, "one", "two"), structure(11, []byte{1}, "three")...),
+			[]string{"one", "two", "three"}},
 		"structure without any": {append(structure(11, []byte{0}), end...), nil},
 		"after the end":         {append(end, structure(11, []byte{1}, "late")...), nil},
 		"after another": {bytes.Join([][]byte{

@@ -117,7 +117,8 @@ func installService(executable, privateNode string) error {
 		"run-sharedos-private.mount":                    mountUnit("Private disk", privateNode, mounts.PrivateDir, "ext4", privateOptions),
 	}
 	for _, tree := range mounts.PrivateTrees {
-		files[tree.Path+".mount"] = mountUnit("Private disk at /"+tree.Path, filepath.Join(mounts.PrivateDir, tree.Name), "/"+tree.Path, "none", "bind")
+		files[tree.Path+".mount"] = mountUnit("Private disk at /"+tree.Path, filepath.Join(mounts.PrivateDir, tree.Name),
+			"/"+tree.Path, "none", "bind")
 	}
 	for name, content := range files {
 		if err := writeRunFile(filepath.Join(runUnits, name), content); err != nil {

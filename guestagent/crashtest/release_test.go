@@ -149,7 +149,8 @@ func (f files) tree() (*tree.Tree, error) {
 			mode = other
 		}
 		contents[tree.Sum(data)] = data
-		entries[name] = tree.Entry{Path: name, Type: tree.Regular, Mode: mode, UID: f.owners[name], Size: int64(len(data)), Digest: tree.Sum(data)}
+		entries[name] = tree.Entry{Path: name, Type: tree.Regular, Mode: mode, UID: f.owners[name], Size: int64(len(data)),
+			Digest: tree.Sum(data)}
 	}
 	for name, target := range f.links {
 		directory(path.Dir(name))

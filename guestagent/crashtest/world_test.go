@@ -70,7 +70,8 @@ func emptyWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{dir: t.TempDir(), key: key, releases: map[string]*made{}, disks: map[string]disk{}, looks: map[string]string{}, before: map[string]string{}}
+	w := &world{dir: t.TempDir(), key: key, releases: map[string]*made{}, disks: map[string]disk{},
+		looks: map[string]string{}, before: map[string]string{}}
 	w.program = filepath.Join(w.dir, "machine")
 	// As the GNUmakefile compiles the agent, so that most of it is in Go's cache.
 	build := exec.CommandContext(t.Context(), "go", "build", "-tags=faults", "-trimpath", "-ldflags=-s -w", "-o", w.program, "./machine")
@@ -183,7 +184,8 @@ func (w *world) bootAs(t *testing.T, as Machine, given string) *machine {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{disk: as.Disk, process: exec.CommandContext(context.WithoutCancel(t.Context()), w.program, "boot", file), complaint: &locked{}}
+	m := &machine{disk: as.Disk, process: exec.CommandContext(context.WithoutCancel(t.Context()), w.program, "boot", file),
+		complaint: &locked{}}
 	m.process.Stderr = m.complaint
 	// A Go program that lives for milliseconds starts faster without a garbage collector and with one processor.
 	m.process.Env = append(os.Environ(), "GOGC=off", "GOMAXPROCS=1")

@@ -47,13 +47,15 @@ func TestAccountsMergeByEntry(t *testing.T) {
 			theirs: "svc:new:1::::::\n", want: "svc:new:1::::::\n", conflicts: 1},
 		{name: "the earlier expiry wins", path: "etc/shadow", base: "svc:*:1:::::30:\n", ours: "svc:*:1:::::40:\n",
 			theirs: "svc:*:1:::::20:\n", want: "svc:*:1:::::20:\n", conflicts: 1},
-		{name: "a password set here and an age that the release changes", path: "etc/shadow", base: "svc:*:1:0:9::::\n", ours: "svc:mine:1:0:9::::\n",
+		{name: "a password set here and an age that the release changes", path: "etc/shadow", base: "svc:*:1:0:9::::\n",
+			ours:   "svc:mine:1:0:9::::\n",
 			theirs: "svc:*:1:0:7::::\n", want: "svc:mine:1:0:7::::\n"},
 		{name: "an entry comes before the lines of NIS", path: "etc/passwd", base: root, ours: root + "-bad::::::\n+::::::\n",
 			theirs: root + "sshd:x:990:990::/:\n", want: root + "sshd:x:990:990::/:\n-bad::::::\n+::::::\n"},
 		{name: "lines that are no entries stay where they are", path: "etc/group", base: "", ours: "# mine\na:x:1:\n\nbroken\nb:x:2:\n",
 			theirs: "c:x:3:\n", want: "# mine\na:x:1:\n\nbroken\nb:x:2:\nc:x:3:\n"},
-		{name: "a line of NIS in the release is not taken", path: "etc/passwd", base: root, ours: root, theirs: root + "+::::::\n", want: root, conflicts: 1},
+		{name: "a line of NIS in the release is not taken", path: "etc/passwd", base: root, ours: root,
+			theirs: root + "+::::::\n", want: root, conflicts: 1},
 		{name: "a member that the release removes goes", path: "etc/group", base: "sudo:x:27:a,svc\n", ours: "sudo:x:27:a,svc,me\n",
 			theirs: "sudo:x:27:a\n", want: "sudo:x:27:a,me\n"},
 		{name: "a member that was removed here stays removed", path: "etc/group", base: "sudo:x:27:a,b\n", ours: "sudo:x:27:a\n",
@@ -105,10 +107,12 @@ func TestAUserOfTheReleaseIsInTheGroupOfTheRelease(t *testing.T) {
 // What a release says about one of its accounts is not about a local account that has its name by chance.
 func TestALocalAccountGetsNothingThatTheReleaseGivesItsOwn(t *testing.T) {
 	base := AccountTexts{"etc/passwd": "", "etc/group": "docker:x:990:\n", "etc/shadow": "", "etc/gshadow": "docker:!::\n", "etc/subuid": ""}
-	ours := AccountTexts{"etc/passwd": "svc:x:1000:1000::/:\n", "etc/group": "docker:x:990:\n", "etc/shadow": "", "etc/gshadow": "docker:!::\n", "etc/subuid": ""}
+	ours := AccountTexts{"etc/passwd": "svc:x:1000:1000::/:\n", "etc/group": "docker:x:990:\n", "etc/shadow": "",
+		"etc/gshadow": "docker:!::\n", "etc/subuid": ""}
 	theirs := AccountTexts{
 		"etc/passwd": "svc:x:980:980::/:\nnew:x:981:981::/:\n", "etc/group": "docker:x:990:svc,new\n",
-		"etc/shadow": "svc:secret:1::::::\nnew:*:1::::::\n", "etc/gshadow": "docker:!:svc:svc,new\n", "etc/subuid": "svc:100000:65536\nnew:200000:65536\n",
+		"etc/shadow": "svc:secret:1::::::\nnew:*:1::::::\n", "etc/gshadow": "docker:!:svc:svc,new\n",
+		"etc/subuid": "svc:100000:65536\nnew:200000:65536\n",
 	}
 	want := AccountTexts{
 		"etc/passwd": "svc:x:1000:1000::/:\nnew:x:981:981::/:\n", "etc/group": "docker:x:990:new\n",

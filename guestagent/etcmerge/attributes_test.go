@@ -33,8 +33,10 @@ func TestAttributesAreMergedOneByOne(t *testing.T) {
 		old, ours, next, want *tree.Entry
 		kinds                 []Kind
 	}{
-		"the mode here, the content there": {fileEntry("1", 0o644, 0), fileEntry("1", 0o600, 0), fileEntry("2", 0o644, 0), fileEntry("2", 0o600, 0), nil},
-		"the content here, the mode there": {fileEntry("1", 0o644, 0), fileEntry("mine", 0o644, 0), fileEntry("1", 0o640, 0), fileEntry("mine", 0o640, 0), nil},
+		"the mode here, the content there": {fileEntry("1", 0o644, 0), fileEntry("1", 0o600, 0), fileEntry("2", 0o644, 0),
+			fileEntry("2", 0o600, 0), nil},
+		"the content here, the mode there": {fileEntry("1", 0o644, 0), fileEntry("mine", 0o644, 0), fileEntry("1", 0o640, 0),
+			fileEntry("mine", 0o640, 0), nil},
 		"the owner here, the content there": {
 			fileEntry("1", 0o640, 0), fileEntry("1", 0o640, 33), fileEntry("2", 0o640, 0), fileEntry("2", 0o640, 33), nil,
 		},
@@ -44,8 +46,9 @@ func TestAttributesAreMergedOneByOne(t *testing.T) {
 		"the content in both, the mode there": {
 			fileEntry("1", 0o644, 0), fileEntry("mine", 0o644, 0), fileEntry("2", 0o600, 0), fileEntry("mine", 0o600, 0), []Kind{Changed},
 		},
-		"the same in both":  {fileEntry("1", 0o644, 0), fileEntry("2", 0o600, 0), fileEntry("2", 0o600, 0), fileEntry("2", 0o600, 0), nil},
-		"the owner in both": {fileEntry("1", 0o644, 0), fileEntry("1", 0o644, 5), fileEntry("1", 0o644, 6), fileEntry("1", 0o644, 5), []Kind{Changed, Changed}},
+		"the same in both": {fileEntry("1", 0o644, 0), fileEntry("2", 0o600, 0), fileEntry("2", 0o600, 0), fileEntry("2", 0o600, 0), nil},
+		"the owner in both": {fileEntry("1", 0o644, 0), fileEntry("1", 0o644, 5), fileEntry("1", 0o644, 6),
+			fileEntry("1", 0o644, 5), []Kind{Changed, Changed}},
 		"an attribute here, the content there": {
 			fileEntry("1", 0o644, 0), with(fileEntry("1", 0o644, 0), "user.note", "mine"), fileEntry("2", 0o644, 0),
 			with(fileEntry("2", 0o644, 0), "user.note", "mine"), nil,
@@ -69,7 +72,8 @@ func TestAttributesAreMergedOneByOne(t *testing.T) {
 			fileEntry("1", 0o755, 7), fileEntry("1", 0o755, 0), fileEntry("1", 0o4755, 7), fileEntry("1", 0o755, 0), []Kind{Restricted},
 		},
 		"capabilities of here are not for the content of there": {
-			fileEntry("1", 0o755, 0), with(fileEntry("1", 0o755, 0), capability, "c"), fileEntry("2", 0o755, 0), fileEntry("2", 0o755, 0), []Kind{Restricted},
+			fileEntry("1", 0o755, 0), with(fileEntry("1", 0o755, 0), capability, "c"), fileEntry("2", 0o755, 0),
+			fileEntry("2", 0o755, 0), []Kind{Restricted},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -115,7 +119,8 @@ func TestAMergeOfAttributesAllowsNothingThatNeitherSideAllows(t *testing.T) {
 				t.Errorf("%04o is for nobody's file", bit)
 			}
 		}
-		if again, _, conflicts := blend(next, got, next); !alike(again, got) || len(conflicts) > 0 && got.Xattrs[capability] == again.Xattrs[capability] && got.Mode == again.Mode {
+		if again, _, conflicts := blend(next, got, next); !alike(again, got) || len(conflicts) > 0 &&
+			got.Xattrs[capability] == again.Xattrs[capability] && got.Mode == again.Mode {
 			t.Errorf("again: %+v became %+v, %v", got, again, conflicts)
 		}
 	})

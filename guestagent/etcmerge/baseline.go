@@ -234,7 +234,8 @@ func decodeHead(data []byte) (b *Baseline, list []byte, err error) {
 	if err := json.Unmarshal(line, &head); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrBaseline, err)
 	}
-	return &Baseline{Stack: head.Stack, Unlisted: head.Unlisted, Partial: head.Partial, settled: head.Settled, contents: head.Contents}, list, nil
+	return &Baseline{Stack: head.Stack, Unlisted: head.Unlisted, Partial: head.Partial, settled: head.Settled,
+		contents: head.Contents}, list, nil
 }
 
 // decodeBaseline reads a baseline's file. Everything that is wrong with it is ErrBaseline.

@@ -231,7 +231,8 @@ func (c Carrier) hasRoom(need int64) error {
 		return fmt.Errorf("look for room on the private disk: %w", err)
 	}
 	if free := int64(stat.Bavail) * stat.Bsize; need > free {
-		return fmt.Errorf("%w: the new files below /etc, /opt and /usr/local take %d bytes and %d are free: make room, or enlarge the disk", ErrRoom, need, free)
+		return fmt.Errorf("%w: the new files below /etc, /opt and /usr/local take %d bytes and %d are free: make room, or "+
+			"enlarge the disk", ErrRoom, need, free)
 	}
 	return nil
 }
@@ -298,7 +299,8 @@ func (c Carrier) returnAside(s step) (returned bool, err error) {
 // dropAside removes what a carry that is undone has kept of a path, and directories that are empty then.
 func (c Carrier) dropAside(s step) error {
 	name := s.Aside
-	if err := os.Remove(c.asidePath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOTDIR) {
+	if err := os.Remove(c.asidePath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) &&
+		!errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOTDIR) {
 		return err
 	}
 	for name = path.Dir(name); name != "."; name = path.Dir(name) {

@@ -48,26 +48,39 @@ func TestFilesOfTheOSFollowTheRelease(t *testing.T) {
 		aside           files
 		conflicts       int
 	}{
-		"a patch":                        {files{acmed: "1.0"}, files{acmed: "1.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
-		"a local change":                 {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "2.0"}, files{acmed: "2.0"}, files{"opt/acme/acmed": "mine"}, 1},
-		"a local change alone":           {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "1.0"}, files{acmed: "mine"}, nil, 0},
-		"the same change":                {files{acmed: "1.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
-		"a local deletion":               {files{acmed: "1.0"}, files{}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 1},
-		"a local deletion alone":         {files{acmed: "1.0"}, files{}, files{acmed: "1.0"}, files{acmed: ""}, nil, 0},
-		"a file of the VM":               {files{acmed: "1.0"}, files{acmed: "1.0", "var/opt/acme/own": "mine"}, files{acmed: "2.0"}, files{acmed: "2.0", "var/opt/acme/own": "mine"}, nil, 0},
-		"a new file":                     {files{}, files{}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
-		"a new file that is here":        {files{}, files{acmed: "mine"}, files{acmed: "2.0"}, files{acmed: "2.0"}, files{"opt/acme/acmed": "mine"}, 1},
-		"a removal":                      {files{acmed: "1.0"}, files{acmed: "1.0"}, files{}, files{acmed: "", "var/opt/acme": ""}, nil, 0},
-		"a removal of a changed file":    {files{acmed: "1.0"}, files{acmed: "mine"}, files{}, files{acmed: ""}, files{"opt/acme/acmed": "mine"}, 1},
-		"a removal beside a VM's file":   {files{acmed: "1.0"}, files{acmed: "1.0", "var/opt/acme/own": "mine"}, files{}, files{acmed: "", "var/opt/acme/own": "mine"}, nil, 0},
-		"a script in /usr/local":         {files{"var/usrlocal/bin/x": "1"}, files{"var/usrlocal/bin/x": "mine"}, files{"var/usrlocal/bin/x": "2"}, files{"var/usrlocal/bin/x": "2"}, files{"usr/local/bin/x": "mine"}, 1},
-		"a link for a file":              {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "-> /usr/bin/acmed"}, files{acmed: "-> /usr/bin/acmed"}, files{"opt/acme/acmed": "mine"}, 1},
-		"a file for a directory":         {files{"var/opt/acme/d/x": "1"}, files{"var/opt/acme/d/x": "1"}, files{"var/opt/acme/d": "2"}, files{"var/opt/acme/d": "2"}, nil, 0},
-		"a file for a VM's directory":    {files{acmed: "1.0"}, files{"var/opt/acme/acmed/own": "mine"}, files{acmed: "2.0"}, files{acmed: "2.0"}, files{"opt/acme/acmed/own": "mine"}, 1},
-		"a directory for a VM's file":    {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed + "/x": "2.0"}, files{acmed + "/x": "2.0"}, files{"opt/acme/acmed": "mine"}, 1},
-		"a link of the VM in its place":  {files{acmed: "1.0"}, files{"var/opt/acme": "-> /srv/acme"}, files{acmed: "2.0"}, files{"var/opt/acme": "-> /srv/acme"}, nil, 1},
-		"/opt itself is gone":            {files{acmed: "1.0"}, files{"var/x": ""}, files{acmed: "2.0", "var/x": ""}, files{acmed: "2.0"}, nil, 1},
-		"a program with a library added": {files{acmed: "1.0"}, files{acmed: "1.0"}, files{acmed: "2.0", "var/opt/acme/lib/deep/so": "2"}, files{"var/opt/acme/lib/deep/so": "2"}, nil, 0},
+		"a patch": {files{acmed: "1.0"}, files{acmed: "1.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
+		"a local change": {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "2.0"},
+			files{acmed: "2.0"}, files{"opt/acme/acmed": "mine"}, 1},
+		"a local change alone":   {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "1.0"}, files{acmed: "mine"}, nil, 0},
+		"the same change":        {files{acmed: "1.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
+		"a local deletion":       {files{acmed: "1.0"}, files{}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 1},
+		"a local deletion alone": {files{acmed: "1.0"}, files{}, files{acmed: "1.0"}, files{acmed: ""}, nil, 0},
+		"a file of the VM": {files{acmed: "1.0"}, files{acmed: "1.0", "var/opt/acme/own": "mine"},
+			files{acmed: "2.0"}, files{acmed: "2.0", "var/opt/acme/own": "mine"}, nil, 0},
+		"a new file": {files{}, files{}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
+		"a new file that is here": {files{}, files{acmed: "mine"}, files{acmed: "2.0"}, files{acmed: "2.0"},
+			files{"opt/acme/acmed": "mine"}, 1},
+		"a removal": {files{acmed: "1.0"}, files{acmed: "1.0"}, files{}, files{acmed: "", "var/opt/acme": ""}, nil, 0},
+		"a removal of a changed file": {files{acmed: "1.0"}, files{acmed: "mine"}, files{}, files{acmed: ""},
+			files{"opt/acme/acmed": "mine"}, 1},
+		"a removal beside a VM's file": {files{acmed: "1.0"}, files{acmed: "1.0", "var/opt/acme/own": "mine"}, files{},
+			files{acmed: "", "var/opt/acme/own": "mine"}, nil, 0},
+		"a script in /usr/local": {files{"var/usrlocal/bin/x": "1"}, files{"var/usrlocal/bin/x": "mine"},
+			files{"var/usrlocal/bin/x": "2"}, files{"var/usrlocal/bin/x": "2"}, files{"usr/local/bin/x": "mine"}, 1},
+		"a link for a file": {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "-> /usr/bin/acmed"},
+			files{acmed: "-> /usr/bin/acmed"}, files{"opt/acme/acmed": "mine"}, 1},
+		"a file for a directory": {files{"var/opt/acme/d/x": "1"}, files{"var/opt/acme/d/x": "1"},
+			files{"var/opt/acme/d": "2"}, files{"var/opt/acme/d": "2"}, nil, 0},
+		"a file for a VM's directory": {files{acmed: "1.0"}, files{"var/opt/acme/acmed/own": "mine"}, files{acmed: "2.0"},
+			files{acmed: "2.0"}, files{"opt/acme/acmed/own": "mine"}, 1},
+		"a directory for a VM's file": {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed + "/x": "2.0"},
+			files{acmed + "/x": "2.0"}, files{"opt/acme/acmed": "mine"}, 1},
+		"a link of the VM in its place": {files{acmed: "1.0"}, files{"var/opt/acme": "-> /srv/acme"}, files{acmed: "2.0"},
+			files{"var/opt/acme": "-> /srv/acme"}, nil, 1},
+		"/opt itself is gone": {files{acmed: "1.0"}, files{"var/x": ""}, files{acmed: "2.0", "var/x": ""},
+			files{acmed: "2.0"}, nil, 1},
+		"a program with a library added": {files{acmed: "1.0"}, files{acmed: "1.0"},
+			files{acmed: "2.0", "var/opt/acme/lib/deep/so": "2"}, files{"var/opt/acme/lib/deep/so": "2"}, nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := newVM(t, t.TempDir(), test.old, test.live, test.next)
@@ -126,7 +139,8 @@ func TestALargeFileIsNotHeldInMemory(t *testing.T) {
 }
 
 func TestACarryWithoutRoomChangesNothing(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"var/opt/acme": "1", "etc/a": "1"}, files{"var/opt/acme": "1", "etc/a": "1"}, files{"var/opt/acme": "2", "etc/a": "2"})
+	v := newVM(t, t.TempDir(), files{"var/opt/acme": "1", "etc/a": "1"}, files{"var/opt/acme": "1", "etc/a": "1"},
+		files{"var/opt/acme": "2", "etc/a": "2"})
 	all := differences(t, v.old, v.new)
 	for i := range all {
 		if all[i].Path == "var/opt/acme" {
@@ -186,7 +200,8 @@ func TestFilesOfTheOSFromAnUnknownReleaseFollowToo(t *testing.T) {
 	must(t, err)
 	stale()
 	found := read(t, v.Root)
-	for name, want := range map[string]string{"var/opt/acmed": "2", "var/opt/same": "1", "var/opt/new": "2", "var/opt/own": "1", "etc/a": "2"} {
+	for name, want := range map[string]string{"var/opt/acmed": "2", "var/opt/same": "1", "var/opt/new": "2",
+		"var/opt/own": "1", "etc/a": "2"} {
 		if got := contentOf(found, name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
@@ -250,7 +265,8 @@ func TestARefreshStartsFromTheStackAtWhichEtcStands(t *testing.T) {
 
 // A baseline is used only if it is whole.
 func TestABaselineThatWasTornOrForgedIsNone(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/passwd": "root:x:0:0::/:\n", "etc/a": "1", "etc/link": "-> a", "var/opt/x": "1", "root/.profile": "1"}, nil, nil)
+	v := newVM(t, t.TempDir(), files{"etc/passwd": "root:x:0:0::/:\n", "etc/a": "1", "etc/link": "-> a", "var/opt/x": "1",
+		"root/.profile": "1"}, nil, nil)
 	must(t, unix.Setxattr(v.old+"/etc/a", "user.note", []byte("a b\x00"), 0))
 	baseline := listed(t, v.old)
 	must(t, v.WriteBaseline(baseline))

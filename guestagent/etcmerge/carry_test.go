@@ -153,10 +153,12 @@ func TestCarry(t *testing.T) {
 		"etc/hostname": "builder", "etc/todir": "1", "etc/tofile/x": "1", "etc/kept/x": "1", "etc/minegone": "1",
 		"etc/passwd": "root:x:0:0::/root:/bin/sh\n", "var/lib/old": "1"}
 	live := maps.Clone(old)
-	maps.Copy(live, files{"etc/mine": "my own", "etc/hostname": "web-a", "etc/minegone": "my own", "etc/kept/own": "my own", "etc/clash": "my own",
+	maps.Copy(live, files{"etc/mine": "my own", "etc/hostname": "web-a", "etc/minegone": "my own",
+		"etc/kept/own": "my own", "etc/clash": "my own",
 		"etc/passwd": "root:x:0:0::/root:/bin/sh\nme:x:1000:1000::/:\n", "var/lib/old": "data"})
 	delete(live, "etc/deleted")
-	next := files{"etc/same": "1", "etc/plain": "2", "etc/mine": "2", "etc/link": "-> b", "etc/d/in": "2", "etc/d/new": "2", "etc/deleted": "2",
+	next := files{"etc/same": "1", "etc/plain": "2", "etc/mine": "2", "etc/link": "-> b", "etc/d/in": "2",
+		"etc/d/new": "2", "etc/deleted": "2",
 		"etc/hostname": "builder 2", "etc/todir/x": "2", "etc/tofile": "2", "etc/kept": "a file now", "etc/clash/x": "2",
 		"etc/passwd": "root:x:0:0::/root:/bin/bash\nsshd:x:990:990::/:\n", "var/lib/old": "2", "var/lib/new/x": "2"}
 	v := newVM(t, t.TempDir(), old, live, next)
@@ -183,7 +185,8 @@ func TestCarry(t *testing.T) {
 	for _, conflict := range outcome.Conflicts {
 		conflicts = append(conflicts, "/"+conflict.Path)
 	}
-	if diff := cmp.Diff([]string{"/etc/clash/x", "/etc/clash", "/etc/deleted", "/etc/kept", "/etc/mine", "/etc/minegone", "/var/lib/old"}, conflicts); diff != "" {
+	if diff := cmp.Diff([]string{"/etc/clash/x", "/etc/clash", "/etc/deleted", "/etc/kept", "/etc/mine", "/etc/minegone",
+		"/var/lib/old"}, conflicts); diff != "" {
 		t.Errorf("conflicts (want -, got +):\n%s%q", diff, outcome.Conflicts)
 	}
 	must(t, v.Undo(t.Context()))
@@ -197,7 +200,8 @@ func TestCarry(t *testing.T) {
 }
 
 func TestWhatIsChangedAfterTheCarryStaysWhenItIsUndone(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2", "etc/c": "2"})
+	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"},
+		files{"etc/a": "2", "etc/b": "2", "etc/c": "2"})
 	v.carry(t)
 	must(t, os.WriteFile(v.Root+"/etc/a", []byte("my own"), 0o644))
 	must(t, os.WriteFile(v.Root+"/etc/c", []byte("my own"), 0o644))
@@ -211,7 +215,8 @@ func TestWhatIsChangedAfterTheCarryStaysWhenItIsUndone(t *testing.T) {
 }
 
 func TestASettledCarryIsNotUndoneButTakenBack(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2", "etc/c": "2"})
+	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"},
+		files{"etc/a": "2", "etc/b": "2", "etc/c": "2"})
 	before := read(t, v.Root)
 	v.From, v.To = "release 1", "release 2"
 	v.carry(t)

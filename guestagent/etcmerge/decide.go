@@ -95,7 +95,8 @@ func Decide(d Difference, ours *tree.Entry) Decision {
 // is a backup of an account file.
 func owned(path string) bool {
 	switch path {
-	case "etc/machine-id", "etc/hostname", "etc/resolv.conf", "etc/mtab", "etc/.pwd.lock", "etc/adjtime", "etc/.updated", "var/.updated", formerPath:
+	case "etc/machine-id", "etc/hostname", "etc/resolv.conf", "etc/mtab", "etc/.pwd.lock", "etc/adjtime", "etc/.updated",
+		"var/.updated", formerPath:
 		return true
 	}
 	original, backup := strings.CutSuffix(path, "-")

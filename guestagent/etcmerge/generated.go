@@ -23,7 +23,8 @@ var Generators = []Generator{
 		Name: "ca-certificates", Command: []string{"update-ca-certificates"},
 		outputs: []string{"etc/ssl/certs/ca-certificates.crt", "etc/ssl/certs/*.pem", "etc/ssl/certs/*.[0-9]", "etc/ssl/certs/java/cacerts"},
 	},
-	{Name: "ca-trust", Command: []string{"update-ca-trust"}, outputs: []string{"etc/pki/ca-trust/extracted/*/*", "etc/pki/ca-trust/extracted/*/*/*"}},
+	{Name: "ca-trust", Command: []string{"update-ca-trust"}, outputs: []string{"etc/pki/ca-trust/extracted/*/*",
+		"etc/pki/ca-trust/extracted/*/*/*"}},
 	{Name: "mailcap", Command: []string{"update-mime"}, outputs: []string{"etc/mailcap"}},
 	{Name: "aliases", Command: []string{"newaliases"}, outputs: []string{"etc/aliases.db"}},
 	{Name: "hwdb", Command: []string{"systemd-hwdb", "update"}, outputs: []string{"etc/udev/hwdb.bin"}},
@@ -54,7 +55,8 @@ func GeneratorNamed(name string) *Generator {
 
 // Failed returns the conflict of a tool that failed.
 func (g *Generator) Failed(cause error) Conflict {
-	return Conflict{Path: g.outputs[0], Kind: Generated, Reason: strings.Join(g.Command, " ") + " failed, so it may be outdated: " + cause.Error()}
+	return Conflict{Path: g.outputs[0], Kind: Generated, Reason: strings.Join(g.Command, " ") +
+		" failed, so it may be outdated: " + cause.Error()}
 }
 
 // alternative reports whether a path is a link of update-alternatives(1).

@@ -15,8 +15,10 @@ import (
 func TestNewPathsAreAddedWhereTheVMUsesNothing(t *testing.T) {
 	old := files{"var/lib/acme/db": "1", "var/lib/acme/empty/": "", "var/lib/acme/sub/x": "1", "var/spool/acme/": "", "var/log/acme/": "",
 		"home/app/.profile": "1", "root/.profile": "1", "srv/www/index": "1", "etc/x": "1"}
-	added := files{"var/lib/acme/db2": "2", "var/lib/acme/empty/new": "2", "var/lib/acme/new/deep/x": "2", "var/lib/acme/sub/y": "2", "var/spool/acme/job": "2",
-		"var/lib/other/x": "2", "var/top": "2", "home/app/.vimrc": "2", "home/other/.profile": "2", "root/.vimrc": "2", "srv/www/new": "2", "srv/ftp/x": "2"}
+	added := files{"var/lib/acme/db2": "2", "var/lib/acme/empty/new": "2", "var/lib/acme/new/deep/x": "2",
+		"var/lib/acme/sub/y": "2", "var/spool/acme/job": "2",
+		"var/lib/other/x": "2", "var/top": "2", "home/app/.vimrc": "2", "home/other/.profile": "2", "root/.vimrc": "2",
+		"srv/www/new": "2", "srv/ftp/x": "2"}
 	next := maps.Clone(old)
 	maps.Copy(next, added)
 	maps.Copy(next, files{"var/lib/acme/db": "2", "srv/www/index": "2"}) // what exists stays as it is
@@ -26,13 +28,14 @@ func TestNewPathsAreAddedWhereTheVMUsesNothing(t *testing.T) {
 		omitted []string
 		in      string
 	}{
-		"nothing changed":          {func(files) {}, nil, ""},
-		"a file changed":           {func(live files) { live["var/lib/acme/db"] = "rows" }, acme, "/var/lib/acme"},
-		"a file created":           {func(live files) { live["var/lib/acme/wal"] = "rows" }, acme, "/var/lib/acme"},
-		"a directory created":      {func(live files) { live["var/lib/acme/own/"] = "" }, acme, "/var/lib/acme"},
-		"a file deleted":           {func(live files) { delete(live, "var/lib/acme/db") }, acme, "/var/lib/acme"},
-		"a file replaced":          {func(live files) { live["var/lib/acme/db"] = "-> /srv/db" }, acme, "/var/lib/acme"},
-		"a file changed below":     {func(live files) { live["var/lib/acme/sub/x"] = "rows" }, []string{"var/lib/acme/sub/y"}, "/var/lib/acme/sub"},
+		"nothing changed":     {func(files) {}, nil, ""},
+		"a file changed":      {func(live files) { live["var/lib/acme/db"] = "rows" }, acme, "/var/lib/acme"},
+		"a file created":      {func(live files) { live["var/lib/acme/wal"] = "rows" }, acme, "/var/lib/acme"},
+		"a directory created": {func(live files) { live["var/lib/acme/own/"] = "" }, acme, "/var/lib/acme"},
+		"a file deleted":      {func(live files) { delete(live, "var/lib/acme/db") }, acme, "/var/lib/acme"},
+		"a file replaced":     {func(live files) { live["var/lib/acme/db"] = "-> /srv/db" }, acme, "/var/lib/acme"},
+		"a file changed below": {func(live files) { live["var/lib/acme/sub/x"] = "rows" }, []string{"var/lib/acme/sub/y"},
+			"/var/lib/acme/sub"},
 		"a job in the spool":       {func(live files) { live["var/spool/acme/own"] = "job" }, []string{"var/spool/acme/job"}, "/var/spool/acme"},
 		"a home":                   {func(live files) { live["root/.history"] = "ls" }, []string{"root/.vimrc"}, "/root"},
 		"a site":                   {func(live files) { live["srv/www/index"] = "mine" }, []string{"srv/www/new"}, "/srv/www"},

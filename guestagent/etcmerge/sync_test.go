@@ -24,7 +24,8 @@ func TestWhatIsSyncedMayBeAnything(t *testing.T) {
 	must(t, err)
 	defer func() { must(t, root.Close()) }()
 	names := []string{
-		"etc/a/b/file", "etc/a/b", "etc/pipe", "etc/out", "etc/out/proc/1/mem", "etc/dangling", "etc/gone", "etc/gone/below", "etc/a/b/file/below", "new",
+		"etc/a/b/file", "etc/a/b", "etc/pipe", "etc/out", "etc/out/proc/1/mem", "etc/dangling", "etc/gone", "etc/gone/below",
+		"etc/a/b/file/below", "new",
 	}
 	must(t, syncer{}.files(t.Context(), root, names))
 	must(t, syncer{}.directories(t.Context(), root, names))
@@ -42,22 +43,23 @@ func TestWhatACarryMakesIsOnTheDiskBeforeItIsNamed(t *testing.T) {
 	must(t, os.Chmod(filepath.Join(directory, "new/etc/dir"), 0o700))
 	var synced []string
 	live := filepath.Join(directory, "live")
-	carrier := Carrier{Root: live, Record: filepath.Join(directory, "undo"), From: "one", To: "two", sync: syncer{one: func(root *os.Root, name string) error {
-		at, err := filepath.Rel(directory, filepath.Join(root.Name(), name))
-		must(t, err)
-		data, err := root.ReadFile(name)
-		switch {
-		case err != nil:
-			at += "/"
-		case len(data) == 0:
-			t.Errorf("%s is synced without content", at)
-		}
-		if _, err := os.Stat(filepath.Join(live, "etc/fresh/y")); err == nil && !slices.Contains(synced, "live/etc/fresh/.y.sharedos-new") {
-			t.Error("a file has its name before its content is synced")
-		}
-		synced = append(synced, at)
-		return nil
-	}}}
+	carrier := Carrier{Root: live, Record: filepath.Join(directory, "undo"), From: "one", To: "two",
+		sync: syncer{one: func(root *os.Root, name string) error {
+			at, err := filepath.Rel(directory, filepath.Join(root.Name(), name))
+			must(t, err)
+			data, err := root.ReadFile(name)
+			switch {
+			case err != nil:
+				at += "/"
+			case len(data) == 0:
+				t.Errorf("%s is synced without content", at)
+			}
+			if _, err := os.Stat(filepath.Join(live, "etc/fresh/y")); err == nil && !slices.Contains(synced, "live/etc/fresh/.y.sharedos-new") {
+				t.Error("a file has its name before its content is synced")
+			}
+			synced = append(synced, at)
+			return nil
+		}}}
 	old, next := treeOf(t, filepath.Join(directory, "old")), treeOf(t, filepath.Join(directory, "new"))
 	var differences []Difference
 	for _, name := range []string{"etc/a", "etc/conf", "etc/dir", "etc/fresh", "etc/fresh/y", "etc/gone", "etc/gone/x", "etc/link"} {

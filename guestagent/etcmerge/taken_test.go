@@ -14,15 +14,19 @@ func TestANumberIsTakenOnlyByAnAccountThatIsNotTheReleases(t *testing.T) {
 		here      string
 		want      []Taken
 	}{
-		"a local account has it":                  {accounts{}, accounts{"sshd": 990}, "me:x:990:990::/:\n", []Taken{{Name: "sshd", Number: 990, Here: "me"}}},
-		"nobody has it":                           {accounts{}, accounts{"sshd": 990}, "me:x:991:990::/:\n", nil},
-		"the account is here":                     {accounts{}, accounts{"sshd": 990}, "sshd:x:990:990::/:\nme:x:990:990::/:\n", nil},
-		"the name is here with another number":    {accounts{}, accounts{"sshd": 990}, "sshd:x:1000:1000::/:\n", nil},
-		"and its number is another's":             {accounts{}, accounts{"sshd": 990}, "sshd:x:1000:1000::/:\nme:x:990:1::/:\n", []Taken{{Name: "sshd", Number: 990, Here: "me"}}},
-		"it was so before":                        {accounts{"sshd": 990}, accounts{"sshd": 990}, "me:x:990:990::/:\n", nil},
-		"the release gives it another number":     {accounts{"sshd": 989}, accounts{"sshd": 990}, "sshd:x:989:1::/:\nme:x:990:990::/:\n", []Taken{{Name: "sshd", Number: 990, Here: "me"}}},
-		"two accounts of the release share it":    {accounts{"root": 0}, accounts{"root": 0, "toor": 0}, "root:x:0:0::/:\n", nil},
-		"the release gives it to another account": {accounts{"old": 990}, accounts{"new": 990}, "old:x:990:990::/:\n", []Taken{{Name: "new", Number: 990, Here: "old"}}},
+		"a local account has it": {accounts{}, accounts{"sshd": 990}, "me:x:990:990::/:\n",
+			[]Taken{{Name: "sshd", Number: 990, Here: "me"}}},
+		"nobody has it":                        {accounts{}, accounts{"sshd": 990}, "me:x:991:990::/:\n", nil},
+		"the account is here":                  {accounts{}, accounts{"sshd": 990}, "sshd:x:990:990::/:\nme:x:990:990::/:\n", nil},
+		"the name is here with another number": {accounts{}, accounts{"sshd": 990}, "sshd:x:1000:1000::/:\n", nil},
+		"and its number is another's": {accounts{}, accounts{"sshd": 990},
+			"sshd:x:1000:1000::/:\nme:x:990:1::/:\n", []Taken{{Name: "sshd", Number: 990, Here: "me"}}},
+		"it was so before": {accounts{"sshd": 990}, accounts{"sshd": 990}, "me:x:990:990::/:\n", nil},
+		"the release gives it another number": {accounts{"sshd": 989}, accounts{"sshd": 990},
+			"sshd:x:989:1::/:\nme:x:990:990::/:\n", []Taken{{Name: "sshd", Number: 990, Here: "me"}}},
+		"two accounts of the release share it": {accounts{"root": 0}, accounts{"root": 0, "toor": 0}, "root:x:0:0::/:\n", nil},
+		"the release gives it to another account": {accounts{"old": 990}, accounts{"new": 990}, "old:x:990:990::/:\n",
+			[]Taken{{Name: "new", Number: 990, Here: "old"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(test.want, TakenNumbers(false, test.old, test.next, test.here)); diff != "" {
@@ -36,7 +40,8 @@ func TestANumberIsTakenOnlyByAnAccountThatIsNotTheReleases(t *testing.T) {
 func TestABootReportsFilesThatBelongToAnotherAccountHere(t *testing.T) {
 	directory := t.TempDir()
 	files{"etc/passwd": "me:x:990:990::/:\n", "etc/group": "root:x:0:\n"}.write(t, directory+"/live")
-	files{"etc/passwd": "svc:x:990:990::/:\n", "etc/group": "svc:x:990:\n", "usr/lib/a": "1", "usr/lib/svc/key": "1"}.write(t, directory+"/new")
+	files{"etc/passwd": "svc:x:990:990::/:\n", "etc/group": "svc:x:990:\n", "usr/lib/a": "1",
+		"usr/lib/svc/key": "1"}.write(t, directory+"/new")
 	must(t, os.Chown(directory+"/new/usr/lib/svc/key", 990, 990))
 	old := &Baseline{}
 	got, err := ForeignFiles(directory+"/live", directory+"/new", old)

@@ -258,7 +258,8 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 		raise(agentapi.Level_SOFT_REBOOT, "the dynamic loader differs, which every process has mapped: "+strings.Join(changes.loader.paths, ", "))
 	}
 	if changes.bus.count > 0 && slices.ContainsFunc(slices.Collect(maps.Keys(units)), busUnit) {
-		raise(agentapi.Level_SOFT_REBOOT, "the message bus differs and cannot be restarted in a running system: "+strings.Join(changes.bus.paths, ", "))
+		raise(agentapi.Level_SOFT_REBOOT, "the message bus differs and cannot be restarted in a running system: "+
+			strings.Join(changes.bus.paths, ", "))
 	}
 	if policy.TargetKernel != "" && policy.RunningKernel != policy.TargetKernel {
 		a.Pending = append(a.Pending, KernelPending(policy.RunningKernel, policy.TargetKernel))

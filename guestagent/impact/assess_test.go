@@ -58,7 +58,8 @@ var (
 func changed(paths ...string) *Changes {
 	c := NewChanges()
 	for _, name := range paths {
-		c.Add(name, &tree.Entry{Path: name, Type: tree.Regular, Digest: tree.Digest{1}}, &tree.Entry{Path: name, Type: tree.Regular, Digest: tree.Digest{2}})
+		c.Add(name, &tree.Entry{Path: name, Type: tree.Regular, Digest: tree.Digest{1}},
+			&tree.Entry{Path: name, Type: tree.Regular, Digest: tree.Digest{2}})
 	}
 	return c
 }
@@ -153,8 +154,10 @@ func TestAssess(t *testing.T) {
 				in(service(2, "b.service"), func(p *Process) { p.Program = "usr/bin/dash" })}},
 			want: want{level: agentapi.Level_RESTART, restart: "a.service"}},
 		{name: "unit files, drop-ins, templates, environment files", changes: changed("usr/lib/systemd/system/a.service",
-			"usr/lib/systemd/system/b.service.d/x.conf", "usr/lib/systemd/system/c@.service", "etc/default/d", "etc/systemd/system/multi-user.target.wants/e.service"),
-			snapshot: Snapshot{Processes: []Process{service(1, "a.service"), service(2, "b.service"), service(3, "c@x.service"), service(4, "d.service"), service(5, "e.service")},
+			"usr/lib/systemd/system/b.service.d/x.conf", "usr/lib/systemd/system/c@.service", "etc/default/d",
+			"etc/systemd/system/multi-user.target.wants/e.service"),
+			snapshot: Snapshot{Processes: []Process{service(1, "a.service"), service(2, "b.service"), service(3, "c@x.service"),
+				service(4, "d.service"), service(5, "e.service")},
 				Units: map[string]Unit{"d.service": {EnvironmentFiles: []string{"etc/default/d"}, CanReload: true}}},
 			want: want{level: agentapi.Level_RESTART, restart: "a.service b.service c@x.service d.service"}},
 		{name: "declared paths", changes: changed("usr/share/data"), policy: Policy{Extra: map[string][]string{"a.service": {"usr/share/data"}}},

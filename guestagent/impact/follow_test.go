@@ -20,11 +20,14 @@ func TestWhatIsRestartedWithAUnitIsTold(t *testing.T) {
 	}{
 		{"one that requires it", map[string]Unit{"a.service": active("b.service"), "b.service": active()}, Policy{},
 			map[string]string{"a.service": "restart", "b.service": "with", "c.service": ""}},
-		{"and what requires that", map[string]Unit{"a.service": active("b.service"), "b.service": active("c.service", "x.service"), "c.service": active()}, Policy{},
+		{"and what requires that", map[string]Unit{"a.service": active("b.service"),
+			"b.service": active("c.service", "x.service"), "c.service": active()}, Policy{},
 			map[string]string{"b.service": "with", "c.service": "with", "x.service": ""}},
-		{"one that is affected itself is restarted once", map[string]Unit{"a.service": active("d.service"), "d.service": active("a.service")}, Policy{},
+		{"one that is affected itself is restarted once", map[string]Unit{"a.service": active("d.service"),
+			"d.service": active("a.service")}, Policy{},
 			map[string]string{"a.service": "restart", "d.service": "restart"}},
-		{"whatever the policy wants of it", map[string]Unit{"a.service": active("d.service"), "d.service": active()}, Policy{Actions: map[string]Action{"d.service": Report}},
+		{"whatever the policy wants of it", map[string]Unit{"a.service": active("d.service"), "d.service": active()},
+			Policy{Actions: map[string]Action{"d.service": Report}},
 			map[string]string{"a.service": "restart", "d.service": "with"}},
 		{"but not one that does not run", map[string]Unit{"a.service": active("b.service"), "b.service": {State: "inactive"}}, Policy{},
 			map[string]string{"b.service": ""}},
@@ -141,10 +144,12 @@ func TestWhatIsOlderThanWhatIsMountedCounts(t *testing.T) {
 		p.Uses[0].Version = version
 		return p
 	}
-	processes := []Process{use(1, "earlier.service", ssl, Earlier), use(2, "mounted.service", ssl, Mounted), use(3, "dbus.service", ssl, Earlier),
+	processes := []Process{use(1, "earlier.service", ssl, Earlier), use(2, "mounted.service", ssl, Mounted),
+		use(3, "dbus.service", ssl, Earlier),
 		use(4, "modules.service", "usr/lib/modules/6.12.1/modules.dep.bin", Earlier)}
 	for _, fresh := range []proc.Device{{}, newUsr} {
-		a := Assess(changed(other), Snapshot{Processes: processes, Fresh: fresh, Usr: []proc.Device{oldUsr, newUsr}}, Policy{RunningKernel: "6.12.1"})
+		a := Assess(changed(other), Snapshot{Processes: processes, Fresh: fresh, Usr: []proc.Device{oldUsr, newUsr}},
+			Policy{RunningKernel: "6.12.1"})
 		if outcome(a, "earlier.service") != "restart" || outcome(a, "dbus.service") != "kept" || len(a.Affected) != 2 {
 			t.Errorf("%+v", a.Affected)
 		}
@@ -153,7 +158,8 @@ func TestWhatIsOlderThanWhatIsMountedCounts(t *testing.T) {
 		}
 	}
 	// A refresh back to the content that a process still has leaves nothing to do, once it is mounted.
-	a := Assess(changed(ssl), Snapshot{Processes: []Process{use(1, "a.service", ssl, Mounted)}, Fresh: newUsr, Usr: []proc.Device{oldUsr, newUsr}}, Policy{})
+	a := Assess(changed(ssl), Snapshot{Processes: []Process{use(1, "a.service", ssl, Mounted)}, Fresh: newUsr,
+		Usr: []proc.Device{oldUsr, newUsr}}, Policy{})
 	if len(a.Affected) != 0 {
 		t.Errorf("%+v", a.Affected)
 	}
@@ -165,7 +171,8 @@ func TestInterpretedCodeIsRemembered(t *testing.T) {
 	p := service(1, "a.service")
 	p.Program, p.ProgramDevice, p.Arguments, p.Started = "usr/bin/python3", oldUsr, []string{script}, 99
 	policy := Policy{Actions: map[string]Action{"a.service": Report}}
-	a := Assess(changed(script), Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: newUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}}, Processes: []Process{p}}, policy)
+	a := Assess(changed(script), Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: newUsr,
+		Swaps: []Swap{{Ticks: 100, Usr: newUsr}}, Processes: []Process{p}}, policy)
 	if len(a.Interpreted) != 1 || a.Interpreted[0] != (Interpreted{PID: 1, Started: 99, Path: script}) || len(a.Remaining) != 1 {
 		t.Fatalf("%+v", a)
 	}

@@ -22,7 +22,8 @@ func TestPackagesOfWhatIsUsedAreTold(t *testing.T) {
 		}
 	}
 	a := &Assessment{Affected: []Affected{
-		{Unit: "a", Paths: []string{"/usr/sbin/nginx", "/" + ssl}}, {Unit: "b", Paths: []string{"/usr/lib/x86_64-linux-gnu/old.so"}}, {Unit: "c", Paths: []string{"/usr/none"}},
+		{Unit: "a", Paths: []string{"/usr/sbin/nginx", "/" + ssl}},
+		{Unit: "b", Paths: []string{"/usr/lib/x86_64-linux-gnu/old.so"}}, {Unit: "c", Paths: []string{"/usr/none"}},
 	}}
 	index := PackageIndex{Directory: directory}
 	if err := index.Set(t.Context(), "one", a); err != nil {

@@ -48,19 +48,23 @@ func TestThePolicyDecidesWhatIsDoneWithAffectedServices(t *testing.T) {
 		{"reload reloads what can be", Policy{Default: Reload}, "a.service", reloadable, "reload", agentapi.Level_RELOAD},
 		{"reload leaves what cannot be", Policy{Default: Reload}, "a.service", nil, "left", agentapi.Level_NONE},
 		{"report leaves all", Policy{Default: Report}, "a.service", reloadable, "left", agentapi.Level_NONE},
-		{"a unit's own action counts", Policy{Default: Report, Actions: map[string]Action{"a.service": Restart}}, "a.service", nil, "restart", agentapi.Level_RESTART},
+		{"a unit's own action counts", Policy{Default: Report, Actions: map[string]Action{"a.service": Restart}}, "a.service",
+			nil, "restart", agentapi.Level_RESTART},
 		{"it can leave a single unit", Policy{Actions: map[string]Action{"a.service": Report}}, "a.service", nil, "left", agentapi.Level_NONE},
 		{"PID 1 is not interrupted, and so renewed", Policy{Default: Report}, ManagerUnit, nil, "reload", agentapi.Level_RELOAD},
 		{"unless it is named", Policy{Actions: map[string]Action{ManagerUnit: Report}}, ManagerUnit, nil, "left", agentapi.Level_NONE},
-		{"no policy restarts a unit that refuses", Policy{}, "a.service", map[string]Unit{"a.service": {Refuses: true}}, "kept", agentapi.Level_NONE},
-		{"no policy ends a session", Policy{Actions: map[string]Action{"user@0.service": Restart}}, "user@0.service", nil, "kept", agentapi.Level_NONE},
+		{"no policy restarts a unit that refuses", Policy{}, "a.service", map[string]Unit{"a.service": {Refuses: true}},
+			"kept", agentapi.Level_NONE},
+		{"no policy ends a session", Policy{Actions: map[string]Action{"user@0.service": Restart}}, "user@0.service", nil,
+			"kept", agentapi.Level_NONE},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := Assess(changed(ssl), Snapshot{Units: test.units, Processes: []Process{service(7, test.unit, ssl)}}, test.policy)
 			if got := outcome(a, test.unit); got != test.want || a.Level != test.level {
 				t.Errorf("%s is %q at level %s, want %q at %s", test.unit, got, a.Level, test.want, test.level)
 			}
-			if left := test.want == "left"; left != (len(a.Left) == 1) || left && (a.Left[0].Unit != test.unit || !strings.HasPrefix(a.Left[0].Text, test.unit+": ")) {
+			if left := test.want == "left"; left != (len(a.Left) == 1) || left &&
+				(a.Left[0].Unit != test.unit || !strings.HasPrefix(a.Left[0].Text, test.unit+": ")) {
 				t.Errorf("left are %q", a.Left)
 			}
 			if told := test.want == "left" || test.want == "kept"; told != (len(a.Remaining) == 1) {
@@ -153,7 +157,8 @@ func TestWhatIsTheVMsOwnAffectsOnlyWhoDeclaredIt(t *testing.T) {
 			t.Errorf("after the swap %t: %+v", fresh, a)
 		}
 	}
-	for declared, unit := range map[string]string{"var/lib/acme/": "env.service", "var/lib/acme/db": "maps.service", "srv/www/*.php": "open.service"} {
+	for declared, unit := range map[string]string{"var/lib/acme/": "env.service", "var/lib/acme/db": "maps.service",
+		"srv/www/*.php": "open.service"} {
 		a := Assess(changed(own...), Snapshot{Processes: processes(own...), Units: units}, Policy{Extra: map[string][]string{unit: {declared}}})
 		if len(a.Affected) != 1 || outcome(a, unit) != "restart" || a.Changed != 0 {
 			t.Errorf("%s declared for %s: %+v", declared, unit, a)
@@ -165,7 +170,8 @@ func TestWhatIsTheVMsOwnAffectsOnlyWhoDeclaredIt(t *testing.T) {
 func TestWhatIsCarriedIsCode(t *testing.T) {
 	for shown, name := range map[string]string{
 		"/opt/acme/bin/acmed": "var/opt/acme/bin/acmed", "/var/opt/acme/bin/acmed": "var/opt/acme/bin/acmed",
-		"/usr/local/bin/tool": "var/usrlocal/bin/tool", "/var/usrlocal/bin/tool": "var/usrlocal/bin/tool", "/opt": "var/opt", "/usr/local/": "var/usrlocal",
+		"/usr/local/bin/tool": "var/usrlocal/bin/tool", "/var/usrlocal/bin/tool": "var/usrlocal/bin/tool", "/opt": "var/opt",
+		"/usr/local/": "var/usrlocal",
 	} {
 		resolved, _ := Resolve(shown)
 		if resolved != name {
@@ -180,7 +186,8 @@ func TestWhatIsCarriedIsCode(t *testing.T) {
 		}
 	}
 	unit := "var/usrlocal/lib/systemd/system/acmed.service"
-	if a := Assess(changed(unit), Snapshot{Processes: []Process{service(1, "acmed.service")}}, Policy{}); outcome(a, "acmed.service") != "restart" || !changed(unit).Manager() {
+	if a := Assess(changed(unit), Snapshot{Processes: []Process{service(1, "acmed.service")}}, Policy{}); outcome(a,
+		"acmed.service") != "restart" || !changed(unit).Manager() {
 		t.Errorf("a unit file: %+v", a)
 	}
 }

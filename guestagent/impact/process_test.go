@@ -106,7 +106,8 @@ func waiting(t *testing.T, command *exec.Cmd) (procDir string) {
 // Open files are found whichever numbers they have: from the first on, with gaps, or far up, where they are listed.
 func TestOpenFilesAreFoundWhateverTheirNumbers(t *testing.T) {
 	for name, redirections := range map[string]string{
-		"the first numbers": "3</etc/passwd 4</etc/hostname", "with gaps": "5</etc/passwd 9</etc/hostname", "far up": "3</etc/hostname 200</etc/passwd",
+		"the first numbers": "3</etc/passwd 4</etc/hostname", "with gaps": "5</etc/passwd 9</etc/hostname",
+		"far up": "3</etc/hostname 200</etc/passwd",
 	} {
 		t.Run(name, func(t *testing.T) {
 			procDir := waiting(t, exec.Command("bash", "-c", "exec "+redirections+"; read line")) //nolint:gosec // of this test
@@ -132,7 +133,8 @@ func TestArgumentsAreFilesThatMayBeScripts(t *testing.T) {
 	for _, test := range []struct{ cmdline, want string }{
 		{"/bin/sh\x00-e\x00/usr/sbin/loop\x00/lib/x\x00", "usr/sbin/loop usr/lib/x"},
 		{"perl\x00./run\x00--fast\x00", "usr/share/app/run"},
-		{"/bin/bash\x00-c\x00. /usr/lib/app/env;exec '/usr/lib/app/run' --x \"$(/bin/date)\"\x00", "usr/lib/app/env usr/lib/app/run usr/bin/date"},
+		{"/bin/bash\x00-c\x00. /usr/lib/app/env;exec '/usr/lib/app/run' --x \"$(/bin/date)\"\x00",
+			"usr/lib/app/env usr/lib/app/run usr/bin/date"},
 		{"/usr/bin/perl\x00-ec\x00print 1\x00/usr/share/a\x00", "usr/share/a"},
 		{"sh\x00", ""},
 		{"", ""},

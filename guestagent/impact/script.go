@@ -16,7 +16,8 @@ func languageOf(name string) language {
 	switch extension := path.Ext(name); {
 	case extension == ".py", extension == ".pyc", strings.HasPrefix(name, "usr/lib/python"):
 		return "python"
-	case extension == ".pl", extension == ".pm", strings.HasPrefix(name, "usr/share/perl"), strings.HasPrefix(name, "usr/lib/") && strings.Contains(name, "/perl"):
+	case extension == ".pl", extension == ".pm", strings.HasPrefix(name, "usr/share/perl"),
+		strings.HasPrefix(name, "usr/lib/") && strings.Contains(name, "/perl"):
 		return "perl"
 	case extension == ".rb", strings.HasPrefix(name, "usr/lib/ruby/"):
 		return "ruby"

@@ -36,7 +36,8 @@ func TestWhatAReleaseEnablesIsStarted(t *testing.T) {
 		c.Add(one.path, one.old, one.new)
 	}
 	units := map[string]Unit{
-		"multi-user.target": {State: "active"}, "timers.target": {State: "active"}, "a.service": {State: "inactive"}, "getty.target": {State: "active"},
+		"multi-user.target": {State: "active"}, "timers.target": {State: "active"}, "a.service": {State: "inactive"},
+		"getty.target":     {State: "active"},
 		"graphical.target": {State: "inactive"}, "masked.service": {Masked: true}, "getty@tty9.service": {State: "active"},
 	}
 	a := Assess(c, Snapshot{Units: units}, Policy{Actions: map[string]Action{"b.timer": Report}})
@@ -61,7 +62,8 @@ func TestWhatAReleaseEnablesIsStarted(t *testing.T) {
 		for _, by := range order {
 			c.Add("etc/systemd/system/"+by+".target.wants/a.service", nil, link)
 		}
-		if a = Assess(c, Snapshot{Units: units}, Policy{}); len(a.Starts) != 1 || a.Starts[0].Skipped != "" || a.Starts[0].Path != "etc/systemd/system/multi-user.target.wants/a.service" {
+		if a = Assess(c, Snapshot{Units: units}, Policy{}); len(a.Starts) != 1 || a.Starts[0].Skipped != "" ||
+			a.Starts[0].Path != "etc/systemd/system/multi-user.target.wants/a.service" {
 			t.Errorf("%v: %+v", order, a.Starts)
 		}
 	}
@@ -109,7 +111,8 @@ func TestALinkOfBeforeEnablesAUnitThatAppears(t *testing.T) {
 	}
 	a := Assess(c, Snapshot{Units: units}, Policy{})
 	want := []Start{
-		{Unit: "new.service", By: "multi-user.target"}, {Unit: "unmasked.service", By: "multi-user.target"}, {Unit: "worker@1.service", By: "multi-user.target"},
+		{Unit: "new.service", By: "multi-user.target"}, {Unit: "unmasked.service", By: "multi-user.target"},
+		{Unit: "worker@1.service", By: "multi-user.target"},
 	}
 	if diff := cmp.Diff(want, a.Starts, cmpopts.IgnoreFields(Start{}, "Path", "user")); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)

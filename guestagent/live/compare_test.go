@@ -43,7 +43,8 @@ func TestAFileInUseIsComparedWithTheMountedOne(t *testing.T) {
 		return stat.Dev
 	}
 	usr := &Usr{}
-	c := &comparer{usr: usr, root: disk + "/", layers: map[uint64]string{device(disk): "below", device(memory): "earlier"}, present: map[uint64]bool{}}
+	c := &comparer{usr: usr, root: disk + "/", layers: map[uint64]string{device(disk): "below", device(memory): "earlier"},
+		present: map[uint64]bool{}}
 	compare := func(c *comparer, used, name string) impact.Version {
 		t.Helper()
 		file, err := os.Open(used)
@@ -65,11 +66,12 @@ func TestAFileInUseIsComparedWithTheMountedOne(t *testing.T) {
 		used, mounted string
 		want          impact.Version
 	}{
-		"the same content in another layer":     {"library", "library", impact.Mounted},
-		"another content of the same size":      {"library", "Library", impact.Earlier},
-		"another size":                          {"library", "library 2", impact.Earlier},
-		"an empty file":                         {"", "", impact.Mounted},
-		"content that differs behind a block":   {string(make([]byte, compareChunk)) + "1", string(make([]byte, compareChunk)) + "2", impact.Earlier},
+		"the same content in another layer": {"library", "library", impact.Mounted},
+		"another content of the same size":  {"library", "Library", impact.Earlier},
+		"another size":                      {"library", "library 2", impact.Earlier},
+		"an empty file":                     {"", "", impact.Mounted},
+		"content that differs behind a block": {string(make([]byte, compareChunk)) + "1",
+			string(make([]byte, compareChunk)) + "2", impact.Earlier},
 		"content that is alike to the last bit": {string(make([]byte, 2*compareChunk)), string(make([]byte, 2*compareChunk)), impact.Mounted},
 	} {
 		used := write(memory, "usr/lib/x", test.used)

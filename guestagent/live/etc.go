@@ -25,7 +25,8 @@ const generateLimit = time.Minute
 type Etc struct{}
 
 // Carry implements refresh.Etc.
-func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (outcome etcmerge.Outcome, err error) {
+func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from,
+	to []string) (outcome etcmerge.Outcome, err error) {
 	next, err := mounts.BuildTree(to, ".")
 	if err != nil {
 		return etcmerge.Outcome{}, err

@@ -18,7 +18,8 @@ func TestASecretIsMadeAfterARefreshIfTheVMHasNone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, secret := range map[string]string{"sharedos-secret-a.service": "/etc/a.key", "sharedos-secret-b.service": "/etc/b.key", "other.service": "/etc/c.key"} {
+	for name, secret := range map[string]string{"sharedos-secret-a.service": "/etc/a.key",
+		"sharedos-secret-b.service": "/etc/b.key", "other.service": "/etc/c.key"} {
 		write(filepath.Join(next, secretUnitDirectory, name), "[Unit]\nConditionPathExists=!"+secret+"\n")
 	}
 	write(root+"/etc/b.key", "this VM's own")

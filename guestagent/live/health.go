@@ -88,7 +88,8 @@ func checkHTTP(ctx context.Context, address string) (err error) {
 	}()
 	if target.Scheme == "https" {
 		conn = tls.Client(conn, &tls.Config{
-			MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, ServerName: target.Hostname(), //nolint:gosec // over loopback, to see that it answers
+			MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, ServerName: target.Hostname(),
+			//nolint:gosec // over loopback, to see that it answers
 		})
 	}
 	if err := exchange(conn, target); err != nil {
@@ -98,7 +99,8 @@ func checkHTTP(ctx context.Context, address string) (err error) {
 }
 
 func exchange(conn net.Conn, target *url.URL) error {
-	request := "GET " + target.RequestURI() + " HTTP/1.1\r\nHost: " + target.Host + "\r\nUser-Agent: sharedos\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+	request := "GET " + target.RequestURI() + " HTTP/1.1\r\nHost: " + target.Host +
+		"\r\nUser-Agent: sharedos\r\nAccept: */*\r\nConnection: close\r\n\r\n"
 	if _, err := io.WriteString(conn, request); err != nil {
 		return err
 	}

@@ -89,7 +89,8 @@ func TestTheNetworkIsKept(t *testing.T) {
 	}
 	drop()
 	missing, err := n.Release(t.Context(), "")
-	if err != nil || has() || len(missing) != 2 || !strings.HasPrefix(missing[0], "route 10.8.0.0/16 via 10.1.0.5 in table 99 on lo: the release changes") {
+	if err != nil || has() || len(missing) != 2 || !strings.HasPrefix(missing[0],
+		"route 10.8.0.0/16 via 10.1.0.5 in table 99 on lo: the release changes") {
 		t.Errorf("missing %q, %v: %s", missing, err, rules())
 	}
 	// A route that cannot be added yet is added once it can be.

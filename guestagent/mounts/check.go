@@ -74,7 +74,8 @@ func CheckLayer(ctx context.Context, layer release.Layer, by Thoroughness, progr
 		return fail(fmt.Errorf("allocate a block: %w", err))
 	}
 	defer func() { err = errors.Join(err, unix.Munmap(buffer)) }()
-	if err := readSample(ctx, device, buffer, sample(layer.DataSize, by.Blocks, rand.Float64()), progress); err != nil { //nolint:gosec // no secret
+	if err := readSample(ctx, device, buffer, sample(layer.DataSize, by.Blocks, rand.Float64()),
+		progress); err != nil { //nolint:gosec // no secret
 		return fail(err)
 	}
 	return nil

@@ -79,7 +79,8 @@ func fits(next *Detached, n nestedMount) error {
 		return fmt.Errorf("carry mount %s over: %w", n.source, err)
 	}
 	if (stat.Mode&unix.S_IFMT == unix.S_IFDIR) != n.directory || stat.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return fmt.Errorf("%w: the mount %s cannot be carried over, since the new stack has a file of another type there", ErrConstraint, n.source)
+		return fmt.Errorf("%w: the mount %s cannot be carried over, since the new stack has a file of another type there",
+			ErrConstraint, n.source)
 	}
 	return nil
 }

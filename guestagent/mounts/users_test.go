@@ -39,7 +39,8 @@ func TestWhoeverUsesASwappedOutUsrIsFound(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	s := newSystem(t, map[string]string{"usr/share/base": "base"}, map[string]string{"usr/share/delta": "delta"}, map[string]string{"usr/share/next": "next"})
+	s := newSystem(t, map[string]string{"usr/share/base": "base"}, map[string]string{"usr/share/delta": "delta"},
+		map[string]string{"usr/share/next": "next"})
 	s.boot(t, s.layers[:2]...)
 	present, err := s.usr.cloneCurrent()
 	must(t, err)

@@ -310,7 +310,7 @@ func (u Usr) Obstacle() string {
 	default:
 		// A swap replaces the topmost mount, and would take away what somebody else has mounted.
 		top := stacked[len(stacked)-1]
-		return fmt.Sprintf("a file system of type %s from %q is mounted over %s, such as a system extension (systemd-sysext(8)), and a swap would "+
-			"detach it: unmerge or unmount it first", top.FSType, top.Source, u.Path)
+		return fmt.Sprintf("a file system of type %s from %q is mounted over %s, such as a system extension (systemd-sysext(8)), "+
+			"and a swap would detach it: unmerge or unmount it first", top.FSType, top.Source, u.Path)
 	}
 }

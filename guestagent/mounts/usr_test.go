@@ -243,7 +243,8 @@ type namespace struct {
 // newNamespace runs a shell in a copy of the mount tree. set-up runs first; then each line given to ask runs.
 func newNamespace(t *testing.T, propagation, setup string) *namespace {
 	t.Helper()
-	command := exec.Command("unshare", "--mount", "--propagation", propagation, "sh", "-c", setup+` && echo ready && while read -r line; do eval "$line"; done`)
+	command := exec.Command("unshare", "--mount", "--propagation", propagation, "sh", "-c",
+		setup+` && echo ready && while read -r line; do eval "$line"; done`)
 	command.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	var failed bytes.Buffer
 	command.Stderr = &failed
@@ -348,7 +349,8 @@ func TestModulesOfTheRunningKernelStay(t *testing.T) {
 	third := s.addLayer(t, map[string]string{"usr/lib/version": "3"})
 	s.boot(t, s.layers[0])
 	s.swapTo(t, other) // a full layer without the old kernel
-	if got := s.read(t, "lib/version") + s.read(t, "lib/modules/7.0.1-running/kernel/x.ko") + s.read(t, "lib/modules/7.0.2-next/modules.dep"); got != "2xdep" {
+	if got := s.read(t, "lib/version") + s.read(t, "lib/modules/7.0.1-running/kernel/x.ko") +
+		s.read(t, "lib/modules/7.0.2-next/modules.dep"); got != "2xdep" {
 		t.Errorf("after the swap: %q", got)
 	}
 	s.swapTo(t, other, third)
@@ -447,7 +449,8 @@ func TestAMountOverUsrIsAnObstacle(t *testing.T) {
 	must(t, err)
 	must(t, unix.MoveMount(extension.FD(), "", unix.AT_FDCWD, s.usr.Path, unix.MOVE_MOUNT_F_EMPTY_PATH))
 	must(t, extension.Close())
-	if text := s.usr.Obstacle(); !strings.Contains(text, "type overlay") || !strings.Contains(text, "systemd-sysext") || !strings.Contains(text, "unmerge") {
+	if text := s.usr.Obstacle(); !strings.Contains(text, "type overlay") || !strings.Contains(text, "systemd-sysext") ||
+		!strings.Contains(text, "unmerge") {
 		t.Errorf("with an extension: %q", text)
 	}
 	must(t, unix.Unmount(s.usr.Path, unix.UMOUNT_NOFOLLOW))
@@ -461,7 +464,8 @@ func TestFilesOfALayerAreKnownOnEachUsr(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	s := newSystem(t, map[string]string{"usr/lib/kept": "same", "usr/lib/version": "1"}, map[string]string{"usr/lib/version": "2"}, map[string]string{"usr/lib/version": "3"})
+	s := newSystem(t, map[string]string{"usr/lib/kept": "same", "usr/lib/version": "1"},
+		map[string]string{"usr/lib/version": "2"}, map[string]string{"usr/lib/version": "3"})
 	type known struct {
 		layer int
 		inode uint64

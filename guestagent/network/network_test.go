@@ -139,7 +139,8 @@ var byHand = []struct{ command, list, shows string }{
 	{"ip address add 10.9.1.1 peer 10.9.1.2/32 dev d0", "ip address", "inet 10.9.1.1 peer 10.9.1.2/32"},
 	{"ip address add 2001:db8::1/64 dev d0 nodad", "ip address", "inet6 2001:db8::1/64 scope global nodad"},
 	{"ip route add 10.8.0.0/16 via 10.1.0.5", "ip route", "10.8.0.0/16 via 10.1.0.5"},
-	{"ip route add 10.7.0.0/16 via 10.9.0.5 proto static metric 7 mtu 1400", "ip route", "10.7.0.0/16 via 10.9.0.5 dev d0 proto static metric 7 mtu 1400"},
+	{"ip route add 10.7.0.0/16 via 10.9.0.5 proto static metric 7 mtu 1400", "ip route",
+		"10.7.0.0/16 via 10.9.0.5 dev d0 proto static metric 7 mtu 1400"},
 	{"ip route add blackhole 10.6.0.0/16 table 99", "ip route show table 99", "blackhole 10.6.0.0/16"},
 	{"ip route add 10.4.0.0/16 nexthop via 10.1.0.6 nexthop via 10.1.0.7 weight 2", "ip route", "nexthop via 10.1.0.7 dev d0 weight 2"},
 	{"ip -6 route add 2001:db8:1::/48 via 2001:db8::5", "ip -6 route", "2001:db8:1::/48 via 2001:db8::5"},
@@ -236,11 +237,13 @@ func TestNothingIsReplacedAndNothingElseIsAdded(t *testing.T) {
 	}
 	texts := Texts(failures)
 	slices.Sort(texts)
-	want := []string{"address 10.3.0.1/24 on b0: " + ErrLink.Error() + ": b0", "route 10.8.0.0/16 via 10.1.0.5 on d0: something else is in its place"}
+	want := []string{"address 10.3.0.1/24 on b0: " + ErrLink.Error() + ": b0",
+		"route 10.8.0.0/16 via 10.1.0.5 on d0: something else is in its place"}
 	if !slices.Equal(texts, want) {
 		t.Errorf("%q", texts)
 	}
-	if now := run(t, "ip address; ip route"); strings.Contains(now, "10.2.0.1") || strings.Contains(now, "10.7.0.0") || !strings.Contains(now, "10.8.0.0/16 via 10.1.0.6") {
+	if now := run(t, "ip address; ip route"); strings.Contains(now, "10.2.0.1") || strings.Contains(now, "10.7.0.0") ||
+		!strings.Contains(now, "10.8.0.0/16 via 10.1.0.6") {
 		t.Error(now)
 	}
 	for _, e := range before {

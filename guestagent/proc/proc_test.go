@@ -92,7 +92,8 @@ func TestAWalkEndsWhenItIsTold(t *testing.T) {
 // are listed.
 func TestEachOpenFileIsVisitedOnce(t *testing.T) {
 	for name, redirections := range map[string]string{
-		"the first numbers": "3</etc/passwd 4</etc/hostname", "with gaps": "5</etc/passwd 9</etc/hostname", "far up": "3</etc/hostname 200</etc/passwd",
+		"the first numbers": "3</etc/passwd 4</etc/hostname", "with gaps": "5</etc/passwd 9</etc/hostname",
+		"far up": "3</etc/hostname 200</etc/passwd",
 	} {
 		t.Run(name, func(t *testing.T) {
 			scanner := systemOf(t, waiting(t, "exec "+redirections))

@@ -36,7 +36,9 @@ func (t *target) checkAccounts(ctx context.Context, etc Etc, blobs Blobs) error 
 	var found []string
 	for i, one := range taken {
 		if files[i] != "" {
-			found = append(found, fmt.Sprintf("the release adds %s, and has /%s of that owner; give the account of this VM another number (%s) and apply again", one, files[i], one.Remedy()))
+			found = append(found, fmt.Sprintf(
+				"the release adds %s, and has /%s of that owner; give the account of this VM another number (%s) and apply again",
+				one, files[i], one.Remedy()))
 		}
 	}
 	if len(found) == 0 {

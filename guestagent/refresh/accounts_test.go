@@ -62,7 +62,8 @@ func TestARefreshIsRefusedIfFilesOfUsrWouldBelongToAnAccountOfTheVM(t *testing.T
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := target.checkAccounts(t.Context(), e.Etc, e.Blobs); errors.Is(err, ErrAccounts) != test.refused || (err != nil) != test.refused {
+			if err := target.checkAccounts(t.Context(), e.Etc, e.Blobs); errors.Is(err, ErrAccounts) != test.refused ||
+				(err != nil) != test.refused {
 				t.Errorf("%v", err)
 			}
 			if !test.refused {
@@ -72,7 +73,8 @@ func TestARefreshIsRefusedIfFilesOfUsrWouldBelongToAnAccountOfTheVM(t *testing.T
 				t.Errorf("the plan says %v", err)
 			}
 			report := w.refresh(e, request).Report
-			if !report.GetRefused() || report.GetRefusal() != agentapi.Refusal_REFUSAL_ACCOUNTS || w.count > 0 && w.usr != w.releases["one"].stack.Base {
+			if !report.GetRefused() || report.GetRefusal() != agentapi.Refusal_REFUSAL_ACCOUNTS || w.count > 0 &&
+				w.usr != w.releases["one"].stack.Base {
 				t.Errorf("%v", report)
 			}
 			for _, part := range []string{"user svc", "990", "user me", "usermod -u", "/" + test.owned} {

@@ -288,7 +288,8 @@ func (e *Engine) Assess(ctx context.Context, request *agentapi.AssessRequest) (*
 }
 
 // assessRung returns the rung of a refresh, and what that interrupts. The plan and the refresh both call it.
-func (e *Engine) assessRung(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy, strategy Rung) (Rung, *impact.Assessment, error) {
+func (e *Engine) assessRung(ctx context.Context, changes *impact.Changes, kernel string, policy *agentapi.UnitPolicy,
+	strategy Rung) (Rung, *impact.Assessment, error) {
 	running, err := e.System.Kernel()
 	if err != nil {
 		return "", nil, err
@@ -315,7 +316,8 @@ func message(rung Rung, a *impact.Assessment) *agentapi.Impact {
 	return impact
 }
 
-func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, message *agentapi.UnitPolicy, planned []Planned, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
+func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, message *agentapi.UnitPolicy,
+	planned []Planned, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
 	policy, err := unitPolicy(message)
 	if err != nil {
 		return nil, nil, err

@@ -128,7 +128,8 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 		text    string
 		code    agentapi.Refusal
 	}{
-		"impact too large": {prepare: func(_ *world, r *agentapi.RefreshRequest) { r.MaxImpact = agentapi.Level_RELOAD }, want: ErrImpact, code: agentapi.Refusal_REFUSAL_IMPACT},
+		"impact too large": {prepare: func(_ *world, r *agentapi.RefreshRequest) { r.MaxImpact = agentapi.Level_RELOAD },
+			want: ErrImpact, code: agentapi.Refusal_REFUSAL_IMPACT},
 		"live is impossible": {prepare: func(w *world, r *agentapi.RefreshRequest) {
 			w.obstacle = "Linux 6.1 has no MOVE_MOUNT_BENEATH"
 		}, want: ErrImpact, text: "MOVE_MOUNT_BENEATH", code: agentapi.Refusal_REFUSAL_IMPACT},
@@ -151,7 +152,8 @@ func TestWhatIsRefusedChangesNothing(t *testing.T) {
 		"a check fails before it, and all are required": {prepare: func(w *world, r *agentapi.RefreshRequest) {
 			w.unhealthy, r.RequireChecks = w.releases["one"].stack.Base, true
 		}, want: ErrChecks, code: agentapi.Refusal_REFUSAL_CHECKS},
-		"contents that were not handed over": {prepare: func(w *world, _ *agentapi.RefreshRequest) { clear(w.blobs) }, text: "no blob", code: agentapi.Refusal_REFUSAL_SYSTEM},
+		"contents that were not handed over": {prepare: func(w *world, _ *agentapi.RefreshRequest) { clear(w.blobs) },
+			text: "no blob", code: agentapi.Refusal_REFUSAL_SYSTEM},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -311,7 +313,8 @@ func TestADamagedJournalIsToldAndNothingBeginsOnTopOfIt(t *testing.T) {
 	w.powerCut()
 	e, stop = w.engine()
 	defer stop()
-	if status, err := e.Status(); err != nil || slices.ContainsFunc(status.Pending, func(pending string) bool { return strings.Contains(pending, "journal") }) {
+	if status, err := e.Status(); err != nil || slices.ContainsFunc(status.Pending,
+		func(pending string) bool { return strings.Contains(pending, "journal") }) {
 		t.Errorf("after a boot it is %+v, %v", status, err)
 	}
 }
@@ -327,7 +330,8 @@ func TestADamagedReportIsMadeAgainOfTheRecord(t *testing.T) {
 		{Record{State: Idle, From: from, To: to, Running: to, Report: []byte{0xff}}, true},
 		{Record{State: Idle, From: from, To: to, Running: from, Report: []byte{0xff}}, false},
 	} {
-		if got := test.record.ReadReport(); !got.GetDone() || got.GetCommitted() != test.committed || got.GetTo().GetBase() != to.Base.String() || got.GetError() == "" {
+		if got := test.record.ReadReport(); !got.GetDone() || got.GetCommitted() != test.committed ||
+			got.GetTo().GetBase() != to.Base.String() || got.GetError() == "" {
 			t.Errorf("%+v is told as %v", test.record, got)
 		}
 	}
@@ -379,7 +383,8 @@ func TestAFailureInterruptsNoUnitThatTheWayForwardHadNotComeTo(t *testing.T) {
 		t.Fatalf("%v", status.Report)
 	}
 	for operation, times := range map[string]int{
-		"restart a.service": 1, "restore a.service": 1, "restart b.service": 1, "restore b.service": 1, "restart c.service": 0, "restore c.service": 0,
+		"restart a.service": 1, "restore a.service": 1, "restart b.service": 1, "restore b.service": 1,
+		"restart c.service": 0, "restore c.service": 0,
 	} {
 		if got := countOf(w.log, operation); got != times {
 			t.Errorf("%s happened %d times, not %d", operation, got, times)
@@ -417,7 +422,8 @@ func TestThePolicyLeavesUnitsAndTellsWhich(t *testing.T) {
 		t.Errorf("%v, %v", w.log, status.Report)
 	}
 	left := status.Report.GetLeft()
-	if len(left) != 1 || !strings.HasPrefix(left[0], "b.service: it runs code that differs") || !slices.Equal(left, status.Report.GetImpact().GetLeft()) {
+	if len(left) != 1 || !strings.HasPrefix(left[0], "b.service: it runs code that differs") ||
+		!slices.Equal(left, status.Report.GetImpact().GetLeft()) {
 		t.Errorf("left are %q, and assessed %q", left, status.Report.GetImpact().GetLeft())
 	}
 	if remaining := status.Report.GetRemaining(); len(remaining) != 1 || !strings.HasPrefix(remaining[0], "b.service ") {

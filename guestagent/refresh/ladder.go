@@ -85,7 +85,8 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 		})
 	}
 	if height(rung) > height(strategy) {
-		a.Pending = append(a.Pending, fmt.Sprintf("the new stack at the next power-off and start: it takes %s, and the strategy is %s", rung, strategy))
+		a.Pending = append(a.Pending, fmt.Sprintf(
+			"the new stack at the next power-off and start: it takes %s, and the strategy is %s", rung, strategy))
 		rung = NextBoot
 	}
 	return rung, &a

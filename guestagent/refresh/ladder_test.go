@@ -23,25 +23,45 @@ func TestTheLowestRungThatDoesWhatIsNeededIsClimbed(t *testing.T) {
 		// reason and pending are parts of what is told; pending "-" means nothing is.
 		reason, pending string
 	}{
-		"units alone":                                         {strategy: Live, level: restart, kernel: same, want: Live, impact: restart, pending: "-"},
-		"units alone, whatever would be allowed":              {strategy: Reboot, level: restart, kernel: same, want: Live, impact: restart, pending: "-"},
-		"nothing that runs":                                   {strategy: Kexec, level: agentapi.Level_NONE, kernel: same, want: Live, impact: agentapi.Level_NONE, pending: "-"},
-		"a new kernel waits under live":                       {strategy: Live, level: restart, kernel: other, want: Live, impact: restart, pending: "kernel 6.1 → 6.2"},
-		"it waits after a soft-reboot":                        {strategy: SoftReboot, level: soft, kernel: other, want: SoftReboot, impact: soft, pending: "kernel 6.1 → 6.2"},
-		"under soft_reboot it is no reason for one":           {strategy: SoftReboot, level: restart, kernel: other, want: Live, impact: restart, pending: "kernel 6.1 → 6.2"},
-		"it is started by kexec":                              {strategy: Kexec, level: restart, kernel: other, want: Kexec, impact: kexecs, reason: "another kernel: 6.1 → 6.2", pending: "-"},
-		"it is started by the host":                           {strategy: Reboot, level: restart, kernel: other, want: Reboot, impact: reboot, reason: "another kernel", pending: "-"},
-		"the loader is renewed by a soft-reboot":              {strategy: SoftReboot, level: soft, kernel: same, want: SoftReboot, impact: soft, reason: "the loader", pending: "-"},
-		"and by no more than that":                            {strategy: Reboot, level: soft, kernel: same, want: SoftReboot, impact: soft, pending: "-"},
-		"a kexec renews it, too":                              {strategy: Kexec, level: soft, kernel: other, want: Kexec, impact: kexecs, reason: "the loader", pending: "-"},
-		"what the strategy does not reach waits":              {strategy: Live, level: soft, kernel: same, want: NextBoot, impact: soft, pending: "it takes soft_reboot, and the strategy is live"},
-		"an old systemd: the next rung":                       {strategy: Reboot, level: soft, kernel: same, in: old, want: Reboot, impact: reboot, reason: "systemd 252", pending: "-"},
-		"an old systemd under kexec":                          {strategy: Kexec, level: soft, kernel: other, in: old, want: Kexec, impact: kexecs, reason: "systemd 252", pending: "-"},
-		"an old systemd under kexec, and no new kernel":       {strategy: Kexec, level: soft, kernel: same, in: old, want: NextBoot, impact: reboot, reason: "systemd 252", pending: "it takes reboot"},
-		"an old systemd under soft_reboot: it waits":          {strategy: SoftReboot, level: soft, kernel: same, in: old, want: NextBoot, impact: reboot, reason: "systemd 252", pending: "it takes reboot"},
-		"no kexec here: the kernel waits, with the reason":    {strategy: Kexec, level: restart, kernel: other, in: obstacles{Kexec: "it is locked"}, want: Live, impact: restart, pending: "it is locked"},
-		"no kexec here, and more than the kernel: both wait":  {strategy: Kexec, level: soft, kernel: other, in: obstacles{SoftReboot: "old", Kexec: "it is locked"}, want: NextBoot, impact: reboot, reason: "it is locked", pending: "it takes reboot"},
-		"an obstacle that concerns nothing is not even named": {strategy: Live, level: restart, kernel: same, in: old, want: Live, impact: restart, pending: "-"},
+		"units alone": {strategy: Live, level: restart, kernel: same, want: Live,
+			impact: restart, pending: "-"},
+		"units alone, whatever would be allowed": {strategy: Reboot, level: restart, kernel: same, want: Live,
+			impact: restart, pending: "-"},
+		"nothing that runs": {strategy: Kexec, level: agentapi.Level_NONE, kernel: same,
+			want: Live, impact: agentapi.Level_NONE, pending: "-"},
+		"a new kernel waits under live": {strategy: Live, level: restart, kernel: other, want: Live,
+			impact: restart, pending: "kernel 6.1 → 6.2"},
+		"it waits after a soft-reboot": {strategy: SoftReboot, level: soft, kernel: other,
+			want: SoftReboot, impact: soft, pending: "kernel 6.1 → 6.2"},
+		"under soft_reboot it is no reason for one": {strategy: SoftReboot, level: restart, kernel: other,
+			want: Live, impact: restart, pending: "kernel 6.1 → 6.2"},
+		"it is started by kexec": {strategy: Kexec, level: restart, kernel: other, want: Kexec,
+			impact: kexecs, reason: "another kernel: 6.1 → 6.2", pending: "-"},
+		"it is started by the host": {strategy: Reboot, level: restart, kernel: other, want: Reboot,
+			impact: reboot, reason: "another kernel", pending: "-"},
+		"the loader is renewed by a soft-reboot": {strategy: SoftReboot, level: soft, kernel: same,
+			want: SoftReboot, impact: soft, reason: "the loader", pending: "-"},
+		"and by no more than that": {strategy: Reboot, level: soft, kernel: same, want: SoftReboot,
+			impact: soft, pending: "-"},
+		"a kexec renews it, too": {strategy: Kexec, level: soft, kernel: other, want: Kexec,
+			impact: kexecs, reason: "the loader", pending: "-"},
+		"what the strategy does not reach waits": {strategy: Live, level: soft, kernel: same, want: NextBoot,
+			impact: soft, pending: "it takes soft_reboot, and the strategy is live"},
+		"an old systemd: the next rung": {strategy: Reboot, level: soft, kernel: same, in: old,
+			want: Reboot, impact: reboot, reason: "systemd 252", pending: "-"},
+		"an old systemd under kexec": {strategy: Kexec, level: soft, kernel: other, in: old,
+			want: Kexec, impact: kexecs, reason: "systemd 252", pending: "-"},
+		"an old systemd under kexec, and no new kernel": {strategy: Kexec, level: soft, kernel: same, in: old,
+			want: NextBoot, impact: reboot, reason: "systemd 252", pending: "it takes reboot"},
+		"an old systemd under soft_reboot: it waits": {strategy: SoftReboot, level: soft, kernel: same, in: old,
+			want: NextBoot, impact: reboot, reason: "systemd 252", pending: "it takes reboot"},
+		"no kexec here: the kernel waits, with the reason": {strategy: Kexec, level: restart, kernel: other,
+			in: obstacles{Kexec: "it is locked"}, want: Live, impact: restart, pending: "it is locked"},
+		"no kexec here, and more than the kernel: both wait": {strategy: Kexec, level: soft, kernel: other,
+			in: obstacles{SoftReboot: "old", Kexec: "it is locked"}, want: NextBoot, impact: reboot, reason: "it is locked",
+			pending: "it takes reboot"},
+		"an obstacle that concerns nothing is not even named": {strategy: Live, level: restart, kernel: same, in: old,
+			want: Live, impact: restart, pending: "-"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			live := &impact.Assessment{Level: test.level}
@@ -55,7 +75,8 @@ func TestTheLowestRungThatDoesWhatIsNeededIsClimbed(t *testing.T) {
 			if rung != test.want || a.Level != test.impact {
 				t.Errorf("it climbs to %s with %s, want %s with %s", rung, a.Level, test.want, test.impact)
 			}
-			if got := strings.Join(a.Reasons, "; "); !strings.Contains(got, test.reason) || test.in[SoftReboot] != "" && test.level == restart && got != "" {
+			if got := strings.Join(a.Reasons, "; "); !strings.Contains(got, test.reason) || test.in[SoftReboot] != "" &&
+				test.level == restart && got != "" {
 				t.Errorf("reasons %q do not say %q", got, test.reason)
 			}
 			got := strings.Join(a.Pending, "; ")

@@ -39,7 +39,8 @@ func TestTheNetworkIsKeptOverARestartOfItsManager(t *testing.T) {
 			if status.Report.GetCommitted() == test.sick || w.sure != test.sure || w.network != test.kept {
 				t.Errorf("kept %v, sure %v; %v", w.network, w.sure, status.Report)
 			}
-			keep, restart, release := slices.Index(w.log, "keep network"), slices.Index(w.log, "restart "+test.unit), slices.Index(w.log, "release network")
+			keep, restart, release := slices.Index(w.log, "keep network"), slices.Index(w.log, "restart "+test.unit),
+				slices.Index(w.log, "release network")
 			if !test.sick && (keep < slices.Index(w.log, "restart a.service") || keep > restart || release != restart+1) {
 				t.Errorf("it is kept for too long: %v", w.log)
 			}

@@ -136,7 +136,8 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 		if err := r.Units.Reexecute(ctx); err != nil {
 			return err
 		}
-		r.noteRestart(&agentapi.UnitRestart{Unit: impact.ManagerUnit, Level: agentapi.Level_RELOAD}, agentapi.RenewalOf(impact.ManagerUnit), time.Since(started))
+		r.noteRestart(&agentapi.UnitRestart{Unit: impact.ManagerUnit, Level: agentapi.Level_RELOAD},
+			agentapi.RenewalOf(impact.ManagerUnit), time.Since(started))
 	} else if stale, err := r.managerIsStale(changes); err != nil {
 		return err
 	} else if stale {

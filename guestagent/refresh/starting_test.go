@@ -305,7 +305,8 @@ func TestThePlanAndTheRefreshAgreeOnTheRung(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := w.refreshBy(rung)
-		if told.GetStrategy() != string(rung) || d.status.Report.GetStrategy() != string(rung) || told.GetLevel() != d.status.Report.GetImpact().GetLevel() {
+		if told.GetStrategy() != string(rung) || d.status.Report.GetStrategy() != string(rung) ||
+			told.GetLevel() != d.status.Report.GetImpact().GetLevel() {
 			t.Errorf("%s: the plan tells %v, the refresh %v", rung, told, d.status.Report)
 		}
 		d.stop()

@@ -56,7 +56,8 @@ func openTarget(message *agentapi.Target, running release.Stack, operators []ed2
 		return nil, fmt.Errorf("current stack: %w", err)
 	}
 	if !from.stack.Same(running) {
-		return nil, fmt.Errorf("%w: it runs stack %s of base %s, not %s of base %s", ErrStale, running.ID, running.Base, from.stack.ID, from.stack.Base)
+		return nil, fmt.Errorf("%w: it runs stack %s of base %s, not %s of base %s", ErrStale, running.ID, running.Base,
+			from.stack.ID, from.stack.Base)
 	}
 	now, next := from.manifest, to.manifest
 	if next.Base.Name != now.Base.Name {

@@ -33,7 +33,8 @@ func (w *world) componentOn(base *made, name string, sequence uint64, settingsTe
 		w.t.Fatal(err)
 	}
 	m := &release.Manifest{
-		Schema: release.Schema, Kind: release.Component, Name: name, Sequence: sequence, BuiltOn: base.stack.Base, Architecture: "amd64", OS: "Debian",
+		Schema: release.Schema, Kind: release.Component, Name: name, Sequence: sequence, BuiltOn: base.stack.Base,
+		Architecture: "amd64", OS: "Debian",
 		Layers:   []release.Layer{{ID: tree.Sum([]byte("layer of " + name + settingsText)), DataSize: 4096, Size: 8192, Delta: true}},
 		Contents: blob,
 	}

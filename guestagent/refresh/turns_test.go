@@ -124,7 +124,8 @@ func TestAUnitThatWaitsForWhatHasNoTurnIsNotLeftOutSilently(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "[b]") {
 		t.Error(err)
 	}
-	err = inTurn([]string{"a", "b"}, map[string][]string{"b": {"x"}}, 1, true, func(string) {}, func(string) error { return errors.New("boom") })
+	err = inTurn([]string{"a", "b"}, map[string][]string{"b": {"x"}}, 1, true, func(string) {},
+		func(string) error { return errors.New("boom") })
 	if err == nil || !strings.Contains(err.Error(), "boom") || !strings.Contains(err.Error(), "[b]") {
 		t.Errorf("besides a failure: %v", err)
 	}

@@ -214,7 +214,8 @@ func (w worldUnits) Reexecute(context.Context) error {
 	return w.do("reexecute", func() error { w.manager = w.usr; return nil })
 }
 
-func (w worldUnits) Order(_ context.Context, names []string, _ map[string]impact.Unit) (ordered []string, after map[string][]string, err error) {
+func (w worldUnits) Order(_ context.Context, names []string, _ map[string]impact.Unit) (ordered []string,
+	after map[string][]string, err error) {
 	return slices.Sorted(slices.Values(names)), w.after, nil
 }
 

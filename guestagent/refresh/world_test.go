@@ -357,7 +357,8 @@ func (w *world) engine() (*Engine, context.CancelFunc) {
 	public, _ := w.key.Public().(ed25519.PublicKey)
 	e := &Engine{
 		Layers: worldLayers{w}, Usr: worldUsr{w}, Etc: worldEtc{w}, Units: worldUnits{w}, System: worldSystem{w}, Health: worldHealth{w},
-		Records: worldRecords{w}, Blobs: worldBlobs{w}, Operators: []ed25519.PublicKey{public}, Booted: booted, Agent: "agent.service", RetryPause: time.Millisecond, AtOnce: w.atOnce,
+		Records: worldRecords{w}, Blobs: worldBlobs{w}, Operators: []ed25519.PublicKey{public}, Booted: booted,
+		Agent: "agent.service", RetryPause: time.Millisecond, AtOnce: w.atOnce,
 		Starter: worldStarter{w}, Network: worldNetwork{w}, NotSwitched: notSwitched, StartLimit: 20 * time.Second,
 	}
 	err := e.Start(ctx)
@@ -490,7 +491,8 @@ func (w *world) askFor(rung Rung) *agentapi.RefreshRequest {
 	}
 	request := w.ask("one", "two")
 	request.Strategy, request.MaxImpact = string(rung), agentapi.Level_REBOOT
-	request.Kernel, request.Initramfs, request.CommandLine = tree.Sum([]byte("kernel")).String(), tree.Sum([]byte("initramfs")).String(), "quiet"
+	request.Kernel, request.Initramfs, request.CommandLine = tree.Sum([]byte("kernel")).String(),
+		tree.Sum([]byte("initramfs")).String(), "quiet"
 	return request
 }
 

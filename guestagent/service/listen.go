@@ -35,7 +35,8 @@ const (
 // serve answers callers on a listener until ctx ends. A listener that fails is replaced by a new one: the CID of a VM
 // can change, and the vsock device can be reset. ready is called once, when the first one listens. passed is called
 // when a caller connects and when one disconnects.
-func serve(ctx context.Context, limits callerLimits, listen func() (net.Listener, error), answers agentapi.AgentService, ready func() error, passed func(), say func(error)) error {
+func serve(ctx context.Context, limits callerLimits, listen func() (net.Listener, error), answers agentapi.AgentService,
+	ready func() error, passed func(), say func(error)) error {
 	wait := firstPause
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -58,12 +59,14 @@ func serve(ctx context.Context, limits callerLimits, listen func() (net.Listener
 	return nil
 }
 
-func serveOnce(ctx context.Context, limits callerLimits, listen func() (net.Listener, error), answers agentapi.AgentService, ready *func() error, passed func()) (err error) {
+func serveOnce(ctx context.Context, limits callerLimits, listen func() (net.Listener, error),
+	answers agentapi.AgentService, ready *func() error, passed func()) (err error) {
 	listener, err := listen()
 	if err != nil {
 		return err
 	}
-	limited := &limitedListener{Listener: listener, limits: limits, slots: make(chan struct{}, limits.connections), closed: make(chan struct{}), passed: passed}
+	limited := &limitedListener{Listener: listener, limits: limits, slots: make(chan struct{}, limits.connections),
+		closed: make(chan struct{}), passed: passed}
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the server: %w", err), limited.Close())

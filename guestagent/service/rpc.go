@@ -105,11 +105,14 @@ type answerer struct {
 func failure(err error) error {
 	code := codes.Internal
 	switch {
-	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrAccounts), errors.Is(err, refresh.ErrStale), errors.Is(err, refresh.ErrUnfinished), errors.Is(err, journal.ErrDamaged), errors.Is(err, errNoBlob),
+	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrAccounts), errors.Is(err, refresh.ErrStale),
+		errors.Is(err, refresh.ErrUnfinished), errors.Is(err, journal.ErrDamaged), errors.Is(err, errNoBlob),
 		errors.Is(err, errReplace), errors.Is(err, boot.ErrNotGrown):
 		code = codes.FailedPrecondition
-	case errors.Is(err, refresh.ErrTarget), errors.Is(err, refresh.ErrPolicy), errors.Is(err, refresh.ErrStrategy), errors.Is(err, refresh.ErrDowngrade), errors.Is(err, errBlob),
-		errors.Is(err, errSuffix), errors.Is(err, tree.ErrDigest), errors.Is(err, release.ErrManifest), errors.Is(err, release.ErrSchema), errors.Is(err, release.ErrContents),
+	case errors.Is(err, refresh.ErrTarget), errors.Is(err, refresh.ErrPolicy), errors.Is(err, refresh.ErrStrategy),
+		errors.Is(err, refresh.ErrDowngrade), errors.Is(err, errBlob),
+		errors.Is(err, errSuffix), errors.Is(err, tree.ErrDigest), errors.Is(err, release.ErrManifest),
+		errors.Is(err, release.ErrSchema), errors.Is(err, release.ErrContents),
 		errors.Is(err, release.ErrTakeover):
 		code = codes.InvalidArgument
 	case errors.Is(err, release.ErrSignature):

@@ -105,7 +105,8 @@ func Run(ctx context.Context, version string) error {
 	defer func() { <-ended }()
 	defer leave()
 	own := sync.OnceValues(func() (tree.Digest, error) { return digestOf("/proc/self/exe") })
-	places := takeoverPlaces{binary: mounts.AgentBinary, next: mounts.AgentBinary + ".next", record: mounts.RunDir + "/takeover.json", socket: mounts.RunDir + "/takeover.sock"}
+	places := takeoverPlaces{binary: mounts.AgentBinary, next: mounts.AgentBinary + ".next",
+		record: mounts.RunDir + "/takeover.json", socket: mounts.RunDir + "/takeover.sock"}
 	var refused takeoverRecord
 	if judge() == "" { // otherwise the previous agent, which waits for this one, keeps that record
 		if refused, err = places.settle(own); err != nil {

@@ -178,8 +178,10 @@ func newWorldWith(t *testing.T, limits callerLimits) *world {
 	running := release.Stack{Base: tree.Digest{1}, Layers: []release.Layer{{ID: tree.Digest{10}, DataSize: 4096}}, Kernel: "6.12.0"}
 	w := &world{t: t, operator: operator, agentKey: key, socket: filepath.Join(directory, "s"), listeners: make(chan net.Listener, 16),
 		engine: &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
-	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, layers: fakeLayers{inUse: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true}},
-		system: fakeObserver{}, answered: func() { w.answered.Add(1) }, booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
+	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs,
+		layers: fakeLayers{inUse: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true}},
+		system: fakeObserver{}, answered: func() { w.answered.Add(1) },
+		booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
 	public, _ := operator.Public().(ed25519.PublicKey)
 	guest, _ := key.Public().(ed25519.PublicKey)
 	w.answers.replacer = &replacer{
@@ -189,7 +191,8 @@ func newWorldWith(t *testing.T, limits callerLimits) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- serve(ctx, limits, w.listen, w.answers, func() error { close(ready); return nil }, func() { w.passed.Add(1) }, func(err error) { t.Log(err) })
+		ended <- serve(ctx, limits, w.listen, w.answers, func() error { close(ready); return nil },
+			func() { w.passed.Add(1) }, func(err error) { t.Log(err) })
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -280,10 +283,12 @@ func TestStatusTellsWhatTheVMRuns(t *testing.T) {
 	must(t, err)
 	stack, err := agentapi.ParseStack(answer.GetStack())
 	must(t, err)
-	if stack.Base != (tree.Digest{1}) || answer.GetGeneration() != 3 || answer.GetState() != agentapi.State_IDLE || answer.GetSystemState() != "running" {
+	if stack.Base != (tree.Digest{1}) || answer.GetGeneration() != 3 || answer.GetState() != agentapi.State_IDLE ||
+		answer.GetSystemState() != "running" {
 		t.Errorf("%v", answer)
 	}
-	if answer.GetResidentBytes() < 1<<20 || answer.GetOpenFiles() < 3 || answer.GetDiskSizeBytes() == 0 || answer.GetUptimeSeconds() <= 0 || len(answer.GetAttached()) != 2 {
+	if answer.GetResidentBytes() < 1<<20 || answer.GetOpenFiles() < 3 || answer.GetDiskSizeBytes() == 0 ||
+		answer.GetUptimeSeconds() <= 0 || len(answer.GetAttached()) != 2 {
 		t.Errorf("%v", answer)
 	}
 }
@@ -300,7 +305,8 @@ func TestStatusWaitsUntilARefreshIsInAnotherState(t *testing.T) {
 	ask := func(milliseconds int64) chan said {
 		answers := make(chan said, 1)
 		go func() {
-			answer, err := agent.Status(t.Context(), &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: agentapi.State_SWAPPED, WaitMs: milliseconds})
+			answer, err := agent.Status(t.Context(), &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS,
+				Seen: agentapi.State_SWAPPED, WaitMs: milliseconds})
 			answers <- said{answer, err}
 		}()
 		return answers
@@ -320,7 +326,8 @@ func TestStatusWaitsUntilARefreshIsInAnotherState(t *testing.T) {
 		got := <-answers
 		must(t, got.err)
 		// What takes long to find out is told once the refresh has ended.
-		if full := len(got.answer.GetAttached()) > 0 && got.answer.GetSystemState() == "running" && got.answer.GetOpenFiles() > 0; full != done || got.answer.GetLast().GetDone() != done {
+		if full := len(got.answer.GetAttached()) > 0 && got.answer.GetSystemState() == "running" &&
+			got.answer.GetOpenFiles() > 0; full != done || got.answer.GetLast().GetDone() != done {
 			t.Errorf("done %v: %v", done, got.answer)
 		}
 		w.engine.mutex.Lock()
@@ -427,11 +434,13 @@ func TestRefreshAndItsRefusals(t *testing.T) {
 	for _, test := range []struct {
 		err  error
 		code codes.Code
-	}{{refresh.ErrBusy, codes.FailedPrecondition}, {release.ErrSignature, codes.PermissionDenied}, {refresh.ErrStrategy, codes.InvalidArgument}, {errors.New("x"), codes.Internal}} {
+	}{{refresh.ErrBusy, codes.FailedPrecondition}, {release.ErrSignature, codes.PermissionDenied},
+		{refresh.ErrStrategy, codes.InvalidArgument}, {errors.New("x"), codes.Internal}} {
 		w.engine.mutex.Lock()
 		w.engine.refused = test.err
 		w.engine.mutex.Unlock()
-		if _, err := agent.Refresh(t.Context(), &agentapi.RefreshRequest{}); status.Code(err) != test.code || !strings.Contains(err.Error(), test.err.Error()) {
+		if _, err := agent.Refresh(t.Context(), &agentapi.RefreshRequest{}); status.Code(err) != test.code ||
+			!strings.Contains(err.Error(), test.err.Error()) {
 			t.Errorf("%v became %v", test.err, err)
 		}
 	}
@@ -452,9 +461,11 @@ func TestLayersAreClosedWhenNothingNeedsThem(t *testing.T) {
 	if _, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(97)}}); err != nil {
 		t.Error(err)
 	}
-	asked, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(10), id(99), id(98), id(97)}, AskOnly: true})
+	asked, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(10), id(99), id(98),
+		id(97)}, AskOnly: true})
 	must(t, err)
-	if len(asked.GetHeld()) != 3 || asked.GetHeld()[2].GetId() != id(97) || asked.GetHeld()[1].GetId() != id(99) || len(asked.GetFree()) != 1 || asked.GetFree()[0] != id(98) {
+	if len(asked.GetHeld()) != 3 || asked.GetHeld()[2].GetId() != id(97) || asked.GetHeld()[1].GetId() != id(99) ||
+		len(asked.GetFree()) != 1 || asked.GetFree()[0] != id(98) {
 		t.Errorf("only asked, it said %v", asked)
 	}
 	if by[id(10)] != "the running stack" || !strings.Contains(by[id(20)], "root") || by[id(99)] != "old.service" {

@@ -78,8 +78,14 @@ func TestNoAgentTakesOverThatMayNot(t *testing.T) {
 		"another VM": {code: codes.FailedPrecondition, note: func(w *world) []byte {
 			return w.signedFor(next, func(n *release.Takeover) { n.Guest = make([]byte, 32) })
 		}},
-		"a replay":     {code: codes.FailedPrecondition, note: func(w *world) []byte { return w.signedFor(next, func(n *release.Takeover) { n.From = tree.Digest{1} }) }},
-		"another size": {code: codes.FailedPrecondition, note: func(w *world) []byte { return w.signedFor(next, func(n *release.Takeover) { n.Size++ }) }},
+		"a replay": {code: codes.FailedPrecondition, note: func(w *world) []byte {
+			return w.signedFor(next,
+				func(n *release.Takeover) { n.From = tree.Digest{1} })
+		}},
+		"another size": {code: codes.FailedPrecondition, note: func(w *world) []byte {
+			return w.signedFor(next,
+				func(n *release.Takeover) { n.Size++ })
+		}},
 		"not put":      {code: codes.FailedPrecondition, note: func(w *world) []byte { return w.signedFor(other, nil) }},
 		"in a refresh": {code: codes.FailedPrecondition, busy: refresh.ErrBusy, note: func(w *world) []byte { return w.signedFor(next, nil) }},
 	} {
@@ -160,11 +166,12 @@ func TestASuccessorThatDoesNotComeUpIsEndedAndTold(t *testing.T) {
 		limits takeoverLimits
 		why    string
 	}{
-		"exits":          {quick, "exit status 3"},
-		"hangs":          {impatient, "has not listened"},
-		"babbles":        {impatient, "has not listened"},
-		"listens":        {takeoverLimits{up: 20 * time.Second, answer: 300 * time.Millisecond}, "has not answered the host"},
-		"answers, exits": {takeoverLimits{up: 20 * time.Second, answer: 20 * time.Second, hold: 20 * time.Second}, "it ended before it "}, // its end may be seen before its last words
+		"exits":   {quick, "exit status 3"},
+		"hangs":   {impatient, "has not listened"},
+		"babbles": {impatient, "has not listened"},
+		"listens": {takeoverLimits{up: 20 * time.Second, answer: 300 * time.Millisecond}, "has not answered the host"},
+		"answers, exits": {takeoverLimits{up: 20 * time.Second, answer: 20 * time.Second, hold: 20 * time.Second},
+			"it ended before it "}, // its end may be seen before its last words
 	} {
 		t.Run(behaviour, func(t *testing.T) {
 			places, adopted, err := handOver(t, behaviour, c.limits)

@@ -164,7 +164,8 @@ func TestPropertiesOfAllTypesAreRead(t *testing.T) {
 	var want []value
 	for name, value := range map[string]value{
 		"text": {texts: []string{"active"}}, "nothing": {texts: []string{""}}, "path": {texts: []string{"/org/x"}}, "yes": {set: true}, "no": {},
-		"list": {texts: []string{"a.service", "", "ünïcode.service"}}, "empty": {}, "count": {number: 7}, "moment": {number: 1 << 40}, "job": {number: 12}, "files": {texts: []string{"/etc/default/x", "/run/y"}},
+		"list": {texts: []string{"a.service", "", "ünïcode.service"}}, "empty": {}, "count": {number: 7},
+		"moment": {number: 1 << 40}, "job": {number: 12}, "files": {texts: []string{"/etc/default/x", "/run/y"}},
 	} {
 		questions, want = append(questions, property{"a-b@1.service", unitInterface, name}), append(want, value)
 	}

@@ -122,7 +122,8 @@ func (c *connection) alive() bool {
 func (c *connection) authenticate() error {
 	// No call may be sent before systemd has read BEGIN: a call that arrives in the same read is not looked at until
 	// more arrives (sd-bus/bus-socket.c). Once systemd has sent OK it has read BEGIN.
-	if _, err := io.WriteString(c.out, "\x00AUTH EXTERNAL "+hex.EncodeToString([]byte(strconv.Itoa(os.Getuid())))+"\r\nBEGIN\r\n"); err != nil {
+	user := hex.EncodeToString([]byte(strconv.Itoa(os.Getuid())))
+	if _, err := io.WriteString(c.out, "\x00AUTH EXTERNAL "+user+"\r\nBEGIN\r\n"); err != nil {
 		return fmt.Errorf("ask systemd: %w", err)
 	}
 	if line, err := c.in.line(); err != nil || !strings.HasPrefix(string(line), "OK ") {

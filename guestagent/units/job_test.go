@@ -28,7 +28,8 @@ func removed(job dbus.ObjectPath, unit, result string) *dbus.Message {
 
 // systemd has each connection answered by a function, which is told the method and the texts that it was given.
 // Properties of units are those of a map.
-func systemd(t *testing.T, properties map[string]any, method func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error) {
+func systemd(t *testing.T, properties map[string]any, method func(name string, args []any, call *dbus.Message,
+	send func(...*dbus.Message) error) error) {
 	t.Helper()
 	answered(t, func(call *dbus.Message, send func(...*dbus.Message) error) error {
 		name, _ := call.Headers[dbus.FieldMember].Value().(string)
@@ -78,8 +79,9 @@ var restartedOnce = map[string]any{
 		Number uint32
 		Object dbus.ObjectPath
 	}{0, "/"},
-	"ActiveExitTimestampMonotonic": uint64(1000), "ActiveEnterTimestampMonotonic": uint64(251000), "InactiveExitTimestampMonotonic": uint64(1500),
-	"ActiveState": "active",
+	"ActiveExitTimestampMonotonic": uint64(1000), "ActiveEnterTimestampMonotonic": uint64(251000),
+	"InactiveExitTimestampMonotonic": uint64(1500),
+	"ActiveState":                    "active",
 }
 
 func TestAJobIsAwaitedWhereverItsEndIsToldOf(t *testing.T) {
@@ -110,7 +112,8 @@ func TestAJobThatFailsIsAnError(t *testing.T) {
 	systemd(t, restartedOnce, func(_ string, _ []any, call *dbus.Message, send func(...*dbus.Message) error) error {
 		return send(answerTo(call, ownJob), removed(ownJob, "a.service", "failed"))
 	})
-	if err := new(Manager).ReloadUnit(t.Context(), "a.service"); !errors.Is(err, ErrJob) || !strings.Contains(err.Error(), "reload a.service: the job did not succeed: failed") {
+	if err := new(Manager).ReloadUnit(t.Context(), "a.service"); !errors.Is(err, ErrJob) ||
+		!strings.Contains(err.Error(), "reload a.service: the job did not succeed: failed") {
 		t.Errorf("got error %v", err)
 	}
 }
@@ -119,7 +122,8 @@ func TestAJobThatSystemdDoesNotTakeIsAnError(t *testing.T) {
 	systemd(t, restartedOnce, func(_ string, _ []any, call *dbus.Message, send func(...*dbus.Message) error) error {
 		return send(answerTo(call, errors.New("Unit a.service not found.")))
 	})
-	if err := new(Manager).Stop(t.Context(), "a.service"); err == nil || !strings.Contains(err.Error(), "stop a.service: org.freedesktop.systemd1.NoSuchUnit: Unit a.service not found.") {
+	if err := new(Manager).Stop(t.Context(), "a.service"); err == nil ||
+		!strings.Contains(err.Error(), "stop a.service: org.freedesktop.systemd1.NoSuchUnit: Unit a.service not found.") {
 		t.Errorf("got error %v", err)
 	}
 }
@@ -128,7 +132,8 @@ func TestAConnectionThatIsLostDuringAJobIsAnError(t *testing.T) {
 	systemd(t, restartedOnce, func(_ string, _ []any, call *dbus.Message, send func(...*dbus.Message) error) error {
 		return errors.Join(send(answerTo(call, ownJob)), net.ErrClosed)
 	})
-	if _, err := new(Manager).Restore(t.Context(), "a.service"); err == nil || !strings.Contains(err.Error(), "restart a.service: the connection to systemd was lost") {
+	if _, err := new(Manager).Restore(t.Context(), "a.service"); err == nil ||
+		!strings.Contains(err.Error(), "restart a.service: the connection to systemd was lost") {
 		t.Errorf("got error %v", err)
 	}
 }
@@ -175,7 +180,8 @@ func TestWhatFailedIsListed(t *testing.T) {
 		JobType                                         string
 		JobObject                                       dbus.ObjectPath
 	}
-	list := []unit{{"a.service", "Ä", "loaded", "failed", "failed", "", "/a", 0, "", "/"}, {"longer@b.service", "", "loaded", "failed", "dead", "x", "/b", 3, "start", "/j"}}
+	list := []unit{{"a.service", "Ä", "loaded", "failed", "failed", "", "/a", 0, "", "/"},
+		{"longer@b.service", "", "loaded", "failed", "dead", "x", "/b", 3, "start", "/j"}}
 	systemd(t, nil, func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error {
 		states, _ := args[0].([]string)
 		if name != "ListUnitsFiltered" || !slices.Equal(states, []string{"failed"}) {

@@ -16,7 +16,8 @@ import (
 //
 // The facts say which units are restarted together. The ordering is read again, since systemd may have read its units
 // again since.
-func (m *Manager) Order(ctx context.Context, names []string, facts map[string]impact.Unit) (ordered []string, after map[string][]string, err error) {
+func (m *Manager) Order(ctx context.Context, names []string, facts map[string]impact.Unit) (ordered []string,
+	after map[string][]string, err error) {
 	if len(names) < 2 {
 		return names, nil, nil
 	}

@@ -35,8 +35,10 @@ func TestOnlyUnitsWhoseFilesLeadToOthersAreAskedAbout(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := referring([]string{filepath.Join(root, "etc"), filepath.Join(root, "run/generator"), filepath.Join(root, "lib"), filepath.Join(root, "none")}, []string{
-		"plain.service", "direct.service", "dropin.service", "other.service", "template@1.service", "foo-bar.service", "made.service", "linked.service", "absent.service",
+	got, err := referring([]string{filepath.Join(root, "etc"), filepath.Join(root, "run/generator"),
+		filepath.Join(root, "lib"), filepath.Join(root, "none")}, []string{
+		"plain.service", "direct.service", "dropin.service", "other.service", "template@1.service", "foo-bar.service",
+		"made.service", "linked.service", "absent.service",
 	})
 	want := []string{"direct.service", "dropin.service", "template@1.service", "foo-bar.service", "made.service", "linked.service"}
 	if err != nil || !slices.Equal(got, want) {
@@ -51,7 +53,8 @@ func TestLinksThatEnableUnits(t *testing.T) {
 		"usr/local/lib/systemd/system/a.service.requires/c@1.service", "etc/systemd/system/a.service.upholds/d.service",
 		"etc/systemd/system/a.service.d/drop-ins.conf", "etc/systemd/system/dbus-x.service", "etc/systemd/system/other.links/x",
 	} {
-		if err := errors.Join(os.MkdirAll(filepath.Join(root, filepath.Dir(name)), 0o755), os.WriteFile(filepath.Join(root, name), nil, 0o600)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Join(root, filepath.Dir(name)), 0o755),
+			os.WriteFile(filepath.Join(root, name), nil, 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}

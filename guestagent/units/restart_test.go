@@ -80,7 +80,8 @@ func TestAUnitAndWhatItsFollowersWaitForTakeTurns(t *testing.T) {
 		"g.service": {After: []string{"y.service"}},
 	}
 	got, after := order([]string{"a.service", "x.service", "y.service", "z.service"}, facts)
-	if !slices.Equal(after["x.service"], []string{"a.service"}) || !slices.Equal(after["y.service"], []string{"a.service"}) || len(after["z.service"]) != 0 {
+	if !slices.Equal(after["x.service"], []string{"a.service"}) ||
+		!slices.Equal(after["y.service"], []string{"a.service"}) || len(after["z.service"]) != 0 {
 		t.Errorf("in the order %v they wait for %v", got, after)
 	}
 }
@@ -107,7 +108,8 @@ func TestWhatUnitsWaitForIsAskedForAndFollowed(t *testing.T) {
 	facts := map[string]impact.Unit{"app.service": {}, "networkd.service": {After: []string{"app.service"}}}
 	names, after, err := m.Order(t.Context(), []string{"app.service", "networkd.service", "postgresql_main.service", "z.service"}, facts)
 	m.drop()
-	if err != nil || len(names) != 4 || !slices.Equal(slices.Sorted(slices.Values(after["app.service"])), []string{"networkd.service", "postgresql_main.service"}) || len(after) != 1 {
+	if err != nil || len(names) != 4 || !slices.Equal(slices.Sorted(slices.Values(after["app.service"])),
+		[]string{"networkd.service", "postgresql_main.service"}) || len(after) != 1 {
 		t.Errorf("%v, %v, %v", names, after, err)
 	}
 	for path, times := range asked {

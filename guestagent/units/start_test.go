@@ -47,7 +47,8 @@ func TestAStartWhoseConditionIsNotMetIsSkipped(t *testing.T) {
 		met      bool
 		skipped  bool
 		describe string
-	}{{"active", true, false, "it runs"}, {"inactive", true, false, "it ran to its end"}, {"inactive", false, true, "a condition was not met"}} {
+	}{{"active", true, false, "it runs"}, {"inactive", true, false, "it ran to its end"},
+		{"inactive", false, true, "a condition was not met"}} {
 		properties := maps.Clone(restartedOnce)
 		properties["ActiveState"], properties["ConditionResult"] = test.state, test.met
 		var called []string
@@ -101,13 +102,14 @@ func TestWhatRanIsListed(t *testing.T) {
 	for ended, want := range map[uint64][]string{
 		0: {"a.service", "multi-user.target"}, 1500: {"a.service", "multi-user.target", "once.service"},
 	} {
-		systemd(t, map[string]any{"InactiveExitTimestampMonotonic": ended}, func(_ string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error {
-			states, _ := args[0].([]string)
-			if slices.Contains(states, "active") {
-				return send(answerTo(call, of("multi-user.target", "a.service")))
-			}
-			return send(answerTo(call, of("once.service", "rescue.target")))
-		})
+		systemd(t, map[string]any{"InactiveExitTimestampMonotonic": ended},
+			func(_ string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+				states, _ := args[0].([]string)
+				if slices.Contains(states, "active") {
+					return send(answerTo(call, of("multi-user.target", "a.service")))
+				}
+				return send(answerTo(call, of("once.service", "rescue.target")))
+			})
 		if got, err := new(Manager).Ran(t.Context()); err != nil || !slices.Equal(got, want) {
 			t.Errorf("ran %q, %v, want %q", got, err, want)
 		}
