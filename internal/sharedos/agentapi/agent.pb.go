@@ -2024,7 +2024,7 @@ type Conflict struct {
 	// Absolute.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// An etcmerge.Kind: "changed", "restricted", "type", "mount", "protected", "unreadable", "unsupported",
-	// "account_number", "foreign_owner", "account_name", "accounts_locked", "generated", "in_use", "kept" or "replaced".
+	// "account_left", "account_number", "foreign_owner", "account_name", "accounts_locked", "generated", "in_use", "kept" or "replaced".
 	Kind   string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What an administrator can do.
