@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -51,10 +52,10 @@ func TestFilesOfTheOSFollowTheRelease(t *testing.T) {
 		"a patch": {files{acmed: "1.0"}, files{acmed: "1.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
 		"a local change": {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "2.0"},
 			files{acmed: "2.0"}, files{"opt/acme/acmed": "mine"}, 1},
-		"a local change alone":   {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "1.0"}, files{acmed: "mine"}, nil, 0},
+		"a local change alone":   {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "1.0"}, files{acmed: "mine"}, nil, 1},
 		"the same change":        {files{acmed: "1.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
 		"a local deletion":       {files{acmed: "1.0"}, files{}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 1},
-		"a local deletion alone": {files{acmed: "1.0"}, files{}, files{acmed: "1.0"}, files{acmed: ""}, nil, 0},
+		"a local deletion alone": {files{acmed: "1.0"}, files{}, files{acmed: "1.0"}, files{acmed: ""}, nil, 1},
 		"a file of the VM": {files{acmed: "1.0"}, files{acmed: "1.0", "var/opt/acme/own": "mine"},
 			files{acmed: "2.0"}, files{acmed: "2.0", "var/opt/acme/own": "mine"}, nil, 0},
 		"a new file": {files{}, files{}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
@@ -462,4 +463,41 @@ func TestABootCarriesAsALiveRefresh(t *testing.T) {
 			t.Errorf("the baselines differ: %+v", one.Differences(two))
 		}
 	})
+}
+
+// A file of the release that was changed here and not by the release stays, and is told. One of the same size that was not
+// touched since the last carry is read as long as that does not take long.
+func TestWhatWasChangedHereAloneIsTold(t *testing.T) {
+	const acmed = "var/opt/acme/acmed"
+	v := newVM(t, t.TempDir(), files{acmed: "1.0"}, files{acmed: "0.9"}, files{acmed: "1.0"})
+	outcome := v.carry(t)
+	if len(outcome.Conflicts) != 1 || outcome.Conflicts[0].Kind != Kept || outcome.Conflicts[0].File() != "/opt/acme/acmed" {
+		t.Errorf("%+v", outcome.Conflicts)
+	}
+	v.Keep = []string{"/var/opt/acme/*"}
+	if outcome := v.carry(t); len(outcome.Conflicts) > 0 {
+		t.Errorf("a pinned file: %+v", outcome.Conflicts)
+	}
+	live, err := os.OpenRoot(v.Root)
+	must(t, err)
+	defer func() { must(t, live.Close()) }()
+	old := listed(t, v.old)
+	p := newPlanner(v.Carrier, live, old, live)
+	at := slices.IndexFunc(old.entries, func(e tree.Entry) bool { return e.Path == acmed })
+	info, err := live.Stat(acmed)
+	must(t, err)
+	touched := changeTime(info)
+	for _, test := range []struct {
+		since, left int64
+		same        bool
+	}{{touched + 1, 0, true}, {touched + 1, 3, false}, {touched, 0, false}, {0, 0, false}} {
+		if same, err := p.asReleased(&old.entries[at], test.since, &test.left); err != nil || same != test.same {
+			t.Errorf("since %d, %d bytes left: the same %v, %v", test.since-touched, test.left, same, err)
+		}
+	}
+	must(t, os.WriteFile(v.Root+"/"+acmed, []byte("another size"), 0o600))
+	left := int64(0)
+	if same, err := p.asReleased(&old.entries[at], math.MaxInt64, &left); err != nil || same {
+		t.Errorf("another size: the same %v, %v", same, err)
+	}
 }

@@ -105,6 +105,9 @@ func (p *planner) plan(ctx context.Context) error {
 			p.steps = p.steps[:before]
 		}
 	}
+	if err := p.changedHere(ctx); err != nil {
+		return err
+	}
 	for _, c := range p.seeds.conflicts() {
 		p.report(c)
 	}
