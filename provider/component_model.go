@@ -27,7 +27,8 @@ var componentKind = &releaseKind{
 	kind: release.Component, publisher: Backend.Components, new: func() released { return new(componentModel) },
 	inVM:    "an element of `components` of a VM",
 	sources: `debian = { packages = [...] } or archive = { path = "files.tar.zst" }`,
-	freeing: "Take it out of components of these VMs first, in an apply of its own, or destroy them.",
+	freeing: "Take it out of components of these VMs first, in an apply of its own, or destroy them. Terraform does both in one apply, in " +
+		"this order, if the component has lifecycle { create_before_destroy = true } since an earlier apply.",
 	movingFirst: "To have its VMs move to the new component first, add lifecycle { create_before_destroy = true } to the " +
 		"component.",
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -177,6 +178,21 @@ func TestAComponentGoesAfterItsVMs(t *testing.T) {
 			ConfigPlanChecks: plans(action(toolAddress, plancheck.ResourceActionNoop), action(webAddress, plancheck.ResourceActionUpdate)),
 		},
 		resource.TestStep{Config: own.base() + web("")},
+	)
+}
+
+// With create_before_destroy, one apply takes a component out of its VMs and deletes it.
+func TestAComponentGoesInOneApply(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	const inOrder = "lifecycle { create_before_destroy = true }"
+	check(t, world,
+		resource.TestStep{Config: own.base() + tool.component("") + withTool("")},
+		resource.TestStep{Config: own.base() + web(""), ExpectError: says(`Unable to delete component "tool"`, "create_before_destroy = true")},
+		resource.TestStep{Config: own.base() + tool.component(inOrder) + withTool("")},
+		resource.TestStep{
+			Config:           own.base() + web(""),
+			ConfigPlanChecks: plans(action(toolAddress, plancheck.ResourceActionDestroy), action(webAddress, plancheck.ResourceActionUpdate)),
+		},
 	)
 }
 
@@ -390,4 +406,42 @@ func TestComponentsThatDoNotGoTogetherFailThePlan(t *testing.T) {
 		steps = append(steps, resource.TestStep{Config: all + one.vm, ExpectError: says(append([]string{`Unable to plan VM "web"`}, one.want...)...)})
 	}
 	check(t, world, append(steps, resource.TestStep{Config: all + withTool("")})...)
+}
+
+func TestCtrlCWhileAPlanBuildsAComponent(t *testing.T) {
+	t.Parallel()
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	s := newSession(t, world, own.base())
+	s.run("apply", "-auto-approve", "-no-color")
+	before, err := world.Left(t.Context())
+	must(t, err)
+	s.configure(own.base() + tool.component(""))
+	if said := s.interruptCommand("Prepare", "writing the layer", "plan", "-no-color"); !strings.Contains(said, "nterrupt") {
+		t.Errorf("the interrupted plan does not say so:\n%s", said)
+	}
+	left, err := world.Left(t.Context())
+	must(t, err)
+	if new := slices.DeleteFunc(left, func(name string) bool { return slices.Contains(before, name) }); len(new) > 0 {
+		t.Errorf("a plan left %v on the host", new)
+	}
+	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "1 to add, 0 to change, 0 to destroy") {
+		t.Errorf("the next apply:\n%s", said)
+	}
+}
+
+// A plan that builds nothing says what that costs, and the apply builds.
+func TestAPlanThatBuildsNoComponentSaysWhatThatCosts(t *testing.T) {
+	t.Parallel()
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	lazy := "provider \"sharedos\" {\n  build_at_plan = false\n}\n"
+	s := newSession(t, world, lazy+own.base())
+	s.run("apply", "-auto-approve", "-no-color")
+	s.configure(lazy + own.base() + tool.component("") + withTool(""))
+	if said := s.run("plan", "-no-color"); !says(`This plan does not know the next release of component "tool"`, "build_at_plan is false").MatchString(said) {
+		t.Errorf("it says:\n%s", said)
+	}
+	s.run("apply", "-auto-approve", "-no-color")
+	if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
+		t.Errorf("the plan after it is not empty:\n%s", said)
+	}
 }

@@ -56,6 +56,11 @@ resource "sharedos_component" "part" {
   name   = each.key
   base   = sharedos_base.debian.release
   debian = { packages = each.value }
+
+  # A component that is removed here leaves its VMs first, in the same apply.
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 resource "sharedos_vm" "role" {
