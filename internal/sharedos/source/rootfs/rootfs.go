@@ -145,7 +145,12 @@ func (s *System) describeAddition(base *tree.Tree, sharedSecrets, given []string
 			sharedSecrets = append(sharedSecrets, "/"+e.Path)
 		}
 	}
-	return s.describeSystem(sharedSecrets, given)
+	if err := s.describeSystem(sharedSecrets, given); err != nil {
+		return err
+	}
+	notes, err := needs(base, s.Full, s.Architecture)
+	s.Notes = append(s.Notes, notes...)
+	return err
 }
 
 // sameKernels returns an error if an addition brings a kernel: a VM boots that of the base.
