@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,8 +14,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
@@ -103,4 +106,69 @@ func contentsOf(ctx context.Context, t *testing.T, s *storetest.Store, list rele
 		must(t, err)
 		entries[e.Path] = e
 	}
+}
+
+// A component that needs a newer package than its base has is refused, with the package and both versions.
+func TestAComponentThatNeedsANewerBase(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	from, err := guest.DebianTar(ctx, guest.Updated)
+	must(t, err)
+	system, err := rootfs.Read(ctx, archive.Source{Path: from}, t.TempDir(), nil)
+	must(t, err)
+	defer func() { must(t, system.Close()) }()
+	// libzstd-dev is for exactly one version of libzstd1, and this base has an old one, wherever the archive stands.
+	const old = "1.5.6+dfsg-1"
+	added := debian.Addition{Source: &debian.Source{Packages: []string{"libzstd-dev"}, CacheDir: t.TempDir()}}
+	on, err := added.On(ctx, source.Base{Name: "debian", Tree: withVersion(t, system.Tree, "libzstd1", old)})
+	must(t, err)
+	_, err = rootfs.ReadAddition(ctx, on, system.Tree, t.TempDir(), nil)
+	var blocked *debian.BlockedError
+	if !errors.As(err, &blocked) || !errors.Is(err, source.ErrRefused) {
+		t.Fatalf("got %v, want a BlockedError", err)
+	}
+	if len(blocked.Packages) != 1 || blocked.Packages[0].Name != "libzstd1" || blocked.Packages[0].Has != old || blocked.Packages[0].Needs <= old {
+		t.Errorf("blocked by %+v", blocked.Packages)
+	}
+}
+
+// withVersion returns a tree whose package database has another version of a package.
+func withVersion(t *testing.T, of *tree.Tree, name, version string) *tree.Tree {
+	t.Helper()
+	const path = "usr/lib/sysimage/dpkg/status"
+	data, err := of.ReadFile(path, 1<<26)
+	must(t, err)
+	stanzas := strings.Split(string(data), "\n\n")
+	for i, stanza := range stanzas {
+		if lines := strings.Split(stanza, "\n"); strings.TrimSpace(lines[0]) == "Package: "+name {
+			for j := range lines {
+				if strings.HasPrefix(lines[j], "Version: ") {
+					lines[j] = "Version: " + version
+				}
+			}
+			stanzas[i] = strings.Join(lines, "\n")
+		}
+	}
+	changed := []byte(strings.Join(stanzas, "\n\n"))
+	entries := slices.Clone(of.Entries)
+	i, ok := of.Index(path)
+	if !ok {
+		t.Fatal("there is no package database")
+	}
+	entries[i].Size, entries[i].Digest = int64(len(changed)), tree.Sum(changed)
+	return &tree.Tree{Entries: entries, Content: also{of.Content, entries[i].Digest, changed}}
+}
+
+// also has one more content than others.
+type also struct {
+	tree.Content
+	digest tree.Digest
+	data   []byte
+}
+
+func (a also) Open(digest tree.Digest) (io.ReadCloser, error) {
+	if digest == a.digest {
+		return io.NopCloser(bytes.NewReader(a.data)), nil
+	}
+	return a.Content.Open(digest)
 }

@@ -110,6 +110,9 @@ func (p *Publisher) buildComponent(ctx context.Context, spec Spec, from source.S
 		path, err := p.commit(directory, key, unchanged)
 		return &cached{directory: path, record: unchanged, id: before.id}, err
 	}
+	if err := keepsPackages(on.manifest, manifest); err != nil {
+		return nil, err
+	}
 	delta := layer.Delta(on.tree.Entries, b.tree.Entries)
 	top, err := b.writeLayer(ctx, &tree.Tree{Entries: delta, Content: b.tree.Content})
 	if err != nil {
@@ -151,6 +154,25 @@ func (b *building) describeComponent(name string, on *basis) (*release.Manifest,
 	var err error
 	m.Contents, err = b.contents()
 	return m, err
+}
+
+// keepsPackages returns an error if a component has packages of its base in other versions, or lacks them: these would
+// change with it under everything else that the VM runs.
+func keepsPackages(base, component *release.Manifest) error {
+	var others []string
+	for _, one := range packageChanges(base.Packages, component.Packages) {
+		switch {
+		case one.From == "":
+		case one.To == "":
+			others = append(others, fmt.Sprintf("%s %s is missing", one.Name, one.From))
+		default:
+			others = append(others, fmt.Sprintf("%s is %s instead of %s", one.Name, one.To, one.From))
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	return fmt.Errorf("it changes packages of base %q: %s: %w; change them in the base", base.Name, strings.Join(others, ", "), source.ErrRefused)
 }
 
 // sameAddition reports whether two releases on the same base have the same content.

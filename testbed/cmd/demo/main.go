@@ -69,7 +69,7 @@ func run(ctx context.Context, s settings) (err error) {
 	}
 	defer func() { err = errors.Join(err, bed.Close(), nothingRuns(dir)) }()
 	out.step("it answers at " + bed.URI())
-	if _, err := bed.TakeSlots(ctx, guests, 0); err != nil {
+	if _, err := bed.TakeSlots(ctx, min(guests, s.vms), 0); err != nil {
 		return err
 	}
 
@@ -78,7 +78,7 @@ func run(ctx context.Context, s settings) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, stage := range []func(context.Context) error{d.create, d.patch, d.rest, d.destroy} {
+	for _, stage := range []func(context.Context) error{d.create, d.patch, d.components, d.rest, d.destroy} {
 		if err := stage(ctx); err != nil {
 			return err
 		}

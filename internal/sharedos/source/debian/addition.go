@@ -178,11 +178,16 @@ func installScript(in *input) string {
 	return `set -eu
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" TMPDIR="$1/tmp" DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 ` + aptFunction + `
-if ! apt -o "Dir::Etc::Preferences=$2/held" install ` + list + `; then
+held=$1/etc/apt/preferences.d/sharedos-held # apt reads no other place that a command line names
+mkdir -p "$1/etc/apt/preferences.d"
+cp "$2/held" "$held"
+if ! apt install ` + list + `; then
 	# What would apt replace, if it might?
+	rm "$held"
 	apt --simulate install ` + list + ` >"$2/blocked" || true
 	exit 100
 fi
+rm "$held"
 rm -rf "$1/` + packagesName + `"
 `
 }

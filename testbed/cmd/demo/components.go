@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// The component of the demo: its package, and the unit and the command that come with it.
+const (
+	component        = "redis"
+	componentPackage = "redis-server"
+	componentUnit    = "redis-server.service"
+)
+
+// componentConfiguration is added to the example: a component, and the VMs with it while attach is true. Terraform merges a
+// file whose name ends in _override.tf into the resources that it names.
+var componentConfiguration = map[string]string{
+	"component.tf": `
+variable "attach" { type = bool }
+
+resource "sharedos_component" "` + component + `" {
+  name   = "` + component + `"
+  base   = sharedos_base.debian.release
+  debian = { packages = ["` + componentPackage + `"] }
+}
+`,
+	"component_override.tf": `
+resource "sharedos_vm" "web" {
+  components = var.attach ? [sharedos_component.` + component + `.release] : []
+}
+`,
+}
+
+// components attaches a component to the running VMs, and detaches it, while clients use them.
+func (d *demo) components(ctx context.Context) error {
+	for name, text := range componentConfiguration {
+		if err := os.WriteFile(filepath.Join(d.dir, "tf", name), []byte(text), 0o600); err != nil {
+			return fmt.Errorf("extend the configuration: %w", err)
+		}
+	}
+	d.out.title("Apply 3: a component, %s, comes to the running VMs", component)
+	if err := d.move(ctx, true); err != nil {
+		return err
+	}
+	d.out.title("Apply 4: it goes")
+	return d.move(ctx, false)
+}
+
+// move attaches or detaches the component.
+func (d *demo) move(ctx context.Context, attach bool) (err error) {
+	d.work.Variables["attach"] = attach
+	p, err := d.work.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	said, err := foretold(p)
+	if err != nil {
+		return err
+	}
+	var all []*watched
+	defer func() {
+		for _, w := range all {
+			w.stop()
+		}
+	}()
+	for _, name := range d.vms {
+		w, err := d.watch(ctx, name)
+		if err != nil {
+			return err
+		}
+		all = append(all, w)
+	}
+	if err := d.work.Apply(ctx, p); err != nil {
+		return err
+	}
+	for _, w := range all {
+		w.stop()
+	}
+	if err := d.bytes(ctx); err != nil {
+		return err
+	}
+	did := map[string]outcome{}
+	for _, w := range all {
+		after, err := d.host.Fleet.Read(ctx, w.name)
+		if err != nil {
+			return err
+		}
+		if !after.Answered {
+			return fmt.Errorf("VM %q: %w", w.name, vm.ErrNoAnswer)
+		}
+		did[w.name] = happened(after)
+		if err := d.moved(ctx, w, after, attach); err != nil {
+			return fmt.Errorf("VM %q: %w", w.name, err)
+		}
+	}
+	d.out.table(said, did)
+	return nil
+}
+
+// moved checks one VM from outside and inside.
+func (d *demo) moved(ctx context.Context, w *watched, after *vm.VM, attach bool) error {
+	report, out := after.Agent.GetLast(), d.out
+	out.print("\n  %s\n", w.name)
+	out.fact("own disk", "grew by %s", size(after.DiskAllocated-w.before.DiskAllocated))
+	out.claim(after.Agent.GetBootId() == w.before.Agent.GetBootId(), w.name+" was not rebooted", "boot id %s", after.Agent.GetBootId())
+	out.claim(len(after.Surplus) == 0, w.name+" has no layer that it does not need", "%d", len(after.Surplus))
+	for _, p := range w.probes {
+		d.judge(w.name, p, report)
+	}
+	answers := map[bool]string{true: "installed active PONG", false: "gone inactive gone"}
+	said, err := d.ask(ctx, w.name, fmt.Sprintf(`
+dpkg-query -W -f '${db:Status-Status} ' %[1]s 2>/dev/null || printf 'gone '
+systemctl is-active %[2]s | tr '\n' ' '
+redis-cli ping 2>/dev/null || echo gone`, componentPackage, componentUnit), nil)
+	if err != nil {
+		return err
+	}
+	said = strings.TrimSpace(said)
+	what := map[bool]string{true: w.name + " has the component, and it serves", false: w.name + " has nothing of the component left"}
+	out.claim(said == answers[attach], what[attach], "package, unit, answer: %s", said)
+	checked, err := d.ask(ctx, w.name, `dpkg --audit && apt-get -q check >/dev/null && echo true`, nil)
+	if err != nil {
+		return err
+	}
+	out.claim(strings.TrimSpace(checked) == "true", w.name+"'s package database is whole", "%s", strings.TrimSpace(checked))
+	return nil
+}
