@@ -169,15 +169,23 @@ func (r *releaseResource) prepare(ctx context.Context, backend Backend, plan, st
 		progress.step(fmt.Sprintf("prepared release %s while planning, in %.1f s", prepared.ID, time.Since(began).Seconds()))
 		return prepared, diags
 	}
-	fail := failure{do: "plan", object: objectOf(plan), step: "reading its source (" + progress.at() + ")", err: err}
+	return nil, append(diags, failedAt(chosen(plan).at(), failure{
+		do: "plan", object: objectOf(plan), step: "reading its source (" + progress.at() + ")", err: err,
+		next: endedBuild(building, err, "the release", timeout, limit),
+	})...)
+}
+
+// endedBuild says what to do if a plan did not complete what it built in a context of connection.building: because of an interrupt, or
+// since the time of the attribute timeout was up. It is empty for other errors.
+func endedBuild(building context.Context, err error, what, timeout string, limit time.Duration) string {
 	switch {
 	case building.Err() != nil:
-		fail.next = "The plan was interrupted while it built the release. Nothing on the host was changed. Plan again."
+		return "The plan was interrupted while it built " + what + ". Nothing on the host was changed. Plan again."
 	case errors.Is(err, context.DeadlineExceeded):
-		fail.next = fmt.Sprintf("It took longer than %s allows, which is %s. Nothing on the host was changed. "+
+		return fmt.Sprintf("It took longer than %s allows, which is %s. Nothing on the host was changed. "+
 			"Plan again with a larger %s.", timeout, shortDuration(limit), timeout)
 	}
-	return nil, append(diags, failedAt(chosen(plan).at(), fail)...)
+	return ""
 }
 
 // notBuilt warns of what a plan costs that builds nothing.

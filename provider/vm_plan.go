@@ -70,7 +70,7 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	if state == nil {
 		plan.Impact, plan.LastRefresh = types.ObjectNull(impactTypes), types.ObjectNull(lastRefreshTypes)
 		plan.planState()
-		target, diags := r.planStack(ctx, &plan)
+		target, diags := r.planStack(ctx, &plan, false)
 		resp.Diagnostics.Append(diags...)
 		resp.Diagnostics.Append(plan.willRun(ctx, target)...)
 	} else {
@@ -124,7 +124,7 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 		plan.Pending = types.ListUnknown(types.StringType)
 		plan.Remaining, plan.Unreadable = types.ListUnknown(types.StringType), types.ListUnknown(types.StringType)
 		var d diag.Diagnostics
-		target, d = r.planStack(ctx, plan)
+		target, d = r.planStack(ctx, plan, true)
 		if diags.Append(d...); diags.HasError() {
 			return diags
 		}
@@ -171,7 +171,7 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 
 // planStack returns the stack that the base and the components of the VM make, and fails the plan if they make none. It
 // is nil as long as it is not known.
-func (r *vmResource) planStack(ctx context.Context, plan *vmModel) (*release.Stack, diag.Diagnostics) {
+func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) (*release.Stack, diag.Diagnostics) {
 	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true})
 	if err != nil || !known {
 		return nil, nil // the apply checks it
@@ -182,11 +182,23 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel) (*release.Sta
 		return nil, diags
 	}
 	backend, err := r.connection.get(ctx)
+	// Components with packages need a joining layer, which may have to be built: in the time that the apply would have for it.
+	timeout := "timeouts.create"
+	limit, d := plan.Timeouts.Create(ctx, vmWriteTimeout)
+	if exists {
+		timeout = "timeouts.update"
+		limit, d = plan.Timeouts.Update(ctx, vmWriteTimeout)
+	}
+	if diags.Append(d...); diags.HasError() {
+		return nil, diags
+	}
+	building, done := r.connection.building(ctx)
+	defer done()
 	var stack release.Stack
 	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		bounded, cancel := context.WithTimeout(building, limit)
 		defer cancel()
-		stack, err = backend.VMs().Check(ctx, spec)
+		stack, err = backend.VMs().Check(bounded, spec)
 	}
 	var missing *vm.MissingReleaseError
 	switch {
@@ -202,7 +214,8 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel) (*release.Sta
 	case errors.Is(err, compose.ErrStack):
 		return nil, append(diags, noStack(ctx, backend, spec, err)...)
 	}
-	return nil, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), step: "composing its stack", err: err})...)
+	return nil, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), step: "composing its stack", err: err,
+		next: endedBuild(building, err, "the joining layer", timeout, limit)})...)
 }
 
 // end is the stack that a VM has at the end of an apply, as far as a plan knows it.
