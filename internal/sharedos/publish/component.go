@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
@@ -102,7 +103,13 @@ func (p *Publisher) buildComponent(ctx context.Context, spec Spec, from source.S
 	if err != nil {
 		return nil, err
 	}
-	if before != nil && before.manifest.BuiltOn == on.id && before.whole && sameAddition(before.manifest, manifest) {
+	same := false
+	if before != nil && before.manifest.BuiltOn == on.id && before.whole {
+		if same, err = b.sameAddition(ctx, manifest); err != nil {
+			return nil, err
+		}
+	}
+	if same {
 		unchanged := record{Unchanged: &before.id, Change: b.adds(on, before.manifest), Secrets: read.Secrets, Notes: read.Notes}
 		if err := os.Remove(filepath.Join(directory, contentsFile)); err != nil {
 			return nil, err
@@ -175,8 +182,30 @@ func keepsPackages(base, component *release.Manifest) error {
 	return fmt.Errorf("it changes packages of base %q: %s: %w; change them in the base", base.Name, strings.Join(others, ", "), source.ErrRefused)
 }
 
-// sameAddition reports whether two releases on the same base have the same content.
-func sameAddition(a, b *release.Manifest) bool { return a.Contents == b.Contents }
+// sameAddition reports whether the component has what its previous release has, on the same release of the base. The data
+// that packages make while they are built does not count (rootfs.DataDirectories): each build makes it anew, and a VM that
+// has the component keeps its own.
+func (b *building) sameAddition(ctx context.Context, m *release.Manifest) (bool, error) {
+	if b.before.manifest.Contents == m.Contents {
+		return true, nil
+	}
+	data, err := rootfs.DataDirectories(b.tree)
+	if err != nil || len(data) == 0 {
+		return false, err
+	}
+	list, err := b.previousContents(ctx)
+	if err != nil || list == nil {
+		return false, err
+	}
+	previous, err := readContents(list)
+	if err != nil {
+		return false, fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
+	}
+	rest := func(entries []tree.Entry) []tree.Entry {
+		return slices.DeleteFunc(slices.Clone(entries), func(e tree.Entry) bool { return inAny(e.Path, data) })
+	}
+	return slices.EqualFunc(rest(previous), rest(b.tree.Entries), tree.Equal), nil
+}
 
 // adds describes what a component adds to its base.
 func (b *building) adds(on *basis, m *release.Manifest) *Change {

@@ -268,3 +268,25 @@ func TestABaseIsKeptForItsComponents(t *testing.T) {
 	}
 	must(t, p.Delete(t.Context(), "os", used(nil)))
 }
+
+// A package of a component makes its data anew at each build. What else the component has decides whether it is a new release.
+func TestDataThatAPackageOfAComponentMakesIsNoNewRelease(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	base := publish(t, p, newSystem())
+	built := func(program, data string) *Prepared {
+		t.Helper()
+		files := addition.Files{Source: sourcetest.Bytes(sourcetest.Tar(t, sourcetest.Program("usr/bin/mysqld", program),
+			sourcetest.File("var/lib/mysql/ibdata1", data), sourcetest.File("var/lib/mysql/"+data, data)))}
+		prepared, err := p.Components().Prepare(t.Context(), Spec{Name: "mysql", BuiltOn: base.ID, Addition: files}, nil)
+		must(t, err)
+		must(t, p.Components().Publish(t.Context(), prepared, nil))
+		return prepared
+	}
+	first := built("1", "first")
+	if again := built("1", "second"); !again.Unchanged || again.ID != first.ID {
+		t.Errorf("other data: %+v", again)
+	}
+	if patched := built("2", "third"); patched.Unchanged || patched.ID == first.ID || patched.Manifest.Sequence != 2 {
+		t.Errorf("another program: %+v", patched)
+	}
+}
