@@ -445,3 +445,67 @@ func TestAPlanThatBuildsNoComponentSaysWhatThatCosts(t *testing.T) {
 		t.Errorf("the plan after it is not empty:\n%s", said)
 	}
 }
+
+// The pool keeps as many releases of a component as it says, and verifies them like those of a base.
+func TestAComponentKeepsTheReleasesThatItRetains(t *testing.T) {
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	config := own.base() + tool.component("retain = 1") + `
+data "sharedos_component" "tool" {
+  name       = "tool"
+  depends_on = [sharedos_component.tool]
+}
+data "sharedos_verify" "tool" {
+  component  = "tool"
+  depends_on = [sharedos_component.tool]
+}
+`
+	const read, verified = "data.sharedos_component.tool", "data.sharedos_verify.tool"
+	check(t, world,
+		resource.TestStep{
+			Config: config,
+			ConfigStateChecks: []statecheck.StateCheck{
+				// A manifest, a layer and a contents list.
+				value(verified, attribute("objects"), knownvalue.Int64Exact(3)),
+				value(verified, attribute("damaged"), knownvalue.ListSizeExact(0)),
+			},
+		},
+		resource.TestStep{
+			PreConfig: tool.set("2"), Config: config,
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(read, attribute("sequence"), knownvalue.Int64Exact(2)),
+				value(read, attribute("history"), knownvalue.ListSizeExact(1)),
+				value(verified, attribute("objects"), knownvalue.Int64Exact(3)),
+			},
+		},
+		resource.TestStep{
+			Config: config + `data "sharedos_verify" "both" {
+  base      = "own"
+  component = "tool"
+}`,
+			ExpectError: says("cannot be configured together", "base", "component"),
+		},
+		resource.TestStep{Config: config},
+	)
+}
+
+// The first apply after an import publishes nothing if the source adds the same.
+func TestAnImportedComponentIsNotPublishedAgain(t *testing.T) {
+	t.Parallel()
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	first := newSession(t, world, own.base()+tool.component(""))
+	first.run("apply", "-auto-approve", "-no-color")
+	second := newSession(t, world, `data "sharedos_base" "debian" { name = "own" }`+"\n"+strings.Replace(tool.component(""), "sharedos_base", "data.sharedos_base", 1))
+	second.run("import", "-no-color", toolAddress, "tool")
+	said := second.run("plan", "-no-color")
+	if !strings.Contains(said, "0 to add, 1 to change, 0 to destroy") || strings.Contains(said, "~ release") || strings.Contains(said, "~ sequence") {
+		t.Errorf("the plan after the import:\n%s", said)
+	}
+	second.run("apply", "-auto-approve", "-no-color")
+	if said := second.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
+		t.Errorf("the plan after the apply is not empty:\n%s", said)
+	}
+	history, err := world.Volumes.History(t.Context(), release.Component, "tool")
+	if err != nil || len(history.Releases) != 1 {
+		t.Errorf("the pool has %d releases, %v", len(history.Releases), err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/hashicorp/terraform-plugin-framework-validators/datasourcevalidator"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/datasource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -16,7 +17,15 @@ import (
 // verifyDataSource is data.sharedos_verify: whether what the pool holds is what its names say.
 type verifyDataSource struct{ connectedData }
 
-var _ datasource.DataSourceWithConfigure = (*verifyDataSource)(nil)
+var (
+	_ datasource.DataSourceWithConfigure        = (*verifyDataSource)(nil)
+	_ datasource.DataSourceWithConfigValidators = (*verifyDataSource)(nil)
+)
+
+// ConfigValidators implements datasource.DataSourceWithConfigValidators.
+func (d *verifyDataSource) ConfigValidators(context.Context) []datasource.ConfigValidator {
+	return []datasource.ConfigValidator{datasourcevalidator.Conflicting(path.MatchRoot("base"), path.MatchRoot("component"))}
+}
 
 // verifyTimeout bounds reading a whole pool.
 const verifyTimeout = time.Hour
@@ -28,11 +37,12 @@ func (d *verifyDataSource) Metadata(_ context.Context, req datasource.MetadataRe
 
 // verifyModel is data.sharedos_verify.
 type verifyModel struct {
-	Base    types.String   `tfsdk:"base"`
-	Objects int64          `tfsdk:"objects"`
-	Bytes   int64          `tfsdk:"bytes"`
-	Seconds float64        `tfsdk:"seconds"`
-	Damaged []damagedModel `tfsdk:"damaged"`
+	Base      types.String   `tfsdk:"base"`
+	Component types.String   `tfsdk:"component"`
+	Objects   int64          `tfsdk:"objects"`
+	Bytes     int64          `tfsdk:"bytes"`
+	Seconds   float64        `tfsdk:"seconds"`
+	Damaged   []damagedModel `tfsdk:"damaged"`
 }
 
 type damagedModel struct {
@@ -47,13 +57,17 @@ func (d *verifyDataSource) Schema(_ context.Context, _ datasource.SchemaRequest,
 		MarkdownDescription: "Reads every layer, kernel, contents list and manifest that the releases in the pool refer to, and compares " +
 			"each with its id. This takes as long as reading the pool does. Reads of VMs compare only names and sizes.",
 		Attributes: map[string]schema.Attribute{
-			"base":    schema.StringAttribute{Optional: true, MarkdownDescription: "Name of the base whose releases are verified. Default: all bases and components."},
+			"base": schema.StringAttribute{Optional: true, MarkdownDescription: "Name of the base whose releases are verified. Default: all bases and components."},
+			"component": schema.StringAttribute{
+				Optional:            true,
+				MarkdownDescription: "Name of the component whose releases are verified. At most one of `base` and `component` is set.",
+			},
 			"objects": schema.Int64Attribute{Computed: true, MarkdownDescription: "Number of volumes that were read."},
 			"bytes":   schema.Int64Attribute{Computed: true, MarkdownDescription: "Bytes that were read."},
 			"seconds": schema.Float64Attribute{Computed: true, MarkdownDescription: "Seconds that this took."},
 			"damaged": schema.ListNestedAttribute{
 				Computed: true, MarkdownDescription: "Volumes that are missing or damaged, sorted by name; empty if all are as they should be. " +
-					"Delete a damaged volume with `virsh vol-delete`, and apply its base again.",
+					"Delete a damaged volume with `virsh vol-delete`, and apply its base or component again.",
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 					"volume":  schema.StringAttribute{Computed: true, MarkdownDescription: "Name of the volume in the pool."},
 					"problem": schema.StringAttribute{Computed: true, MarkdownDescription: "What is wrong with it."},
@@ -69,8 +83,9 @@ func (d *verifyDataSource) Schema(_ context.Context, _ datasource.SchemaRequest,
 
 // Read implements datasource.DataSource.
 func (d *verifyDataSource) Read(ctx context.Context, req datasource.ReadRequest, resp *datasource.ReadResponse) {
-	var base types.String
+	var base, component types.String
 	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("base"), &base)...)
+	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("component"), &component)...)
 	if resp.Diagnostics.HasError() {
 		return
 	}
@@ -80,14 +95,18 @@ func (d *verifyDataSource) Read(ctx context.Context, req datasource.ReadRequest,
 	backend, err := d.connection.get(ctx)
 	var found *publish.Verified
 	if err == nil {
-		found, err = backend.Publisher().Verify(ctx, base.ValueString())
+		if component.IsNull() {
+			found, err = backend.Publisher().Verify(ctx, base.ValueString())
+		} else {
+			found, err = backend.Components().Verify(ctx, component.ValueString())
+		}
 	}
 	if err != nil {
 		resp.Diagnostics.Append(failed(failure{do: "verify", object: "the pool", err: err})...)
 		return
 	}
 	model := verifyModel{
-		Base: base, Objects: int64(found.Objects), Bytes: found.Bytes, Seconds: round(time.Since(began).Seconds()),
+		Base: base, Component: component, Objects: int64(found.Objects), Bytes: found.Bytes, Seconds: round(time.Since(began).Seconds()),
 		Damaged: make([]damagedModel, len(found.Damaged)),
 	}
 	for i, one := range found.Damaged {
