@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/addition"
@@ -288,5 +289,69 @@ func TestDataThatAPackageOfAComponentMakesIsNoNewRelease(t *testing.T) {
 	}
 	if patched := built("2", "third"); patched.Unchanged || patched.ID == first.ID || patched.Manifest.Sequence != 2 {
 		t.Errorf("another program: %+v", patched)
+	}
+}
+
+// A joining layer stays for as long as a VM has its layer attached, and goes with the next collection after that.
+func TestAJoiningLayerStaysWhileAVMHasIt(t *testing.T) {
+	s := storetest.New(t)
+	p := newPublisher(t, s)
+	base := publish(t, p, newSystem())
+	one := component(t, p, base, pack(t, "redis", "7", ""))
+	// It is made of what is stored already: only its record is of interest here.
+	joining := *one.Manifest
+	joining.Kind, joining.Name = release.Joining, joiningName(base.ID, []tree.Digest{one.ID})
+	signed, id, err := release.Sign(&joining, p.Key)
+	must(t, err)
+	must(t, s.PutManifest(t.Context(), id, signed))
+	must(t, s.SetHistory(t.Context(), release.Joining, joining.Name, store.HistoryOf(id)))
+
+	layer := joining.Layers[0].ID
+	must(t, p.Collect(t.Context(), used(map[tree.Digest][]string{layer: {"web"}})))
+	if _, err := p.Get(t.Context(), id); err != nil {
+		t.Errorf("while a VM has its layer: %v", err)
+	}
+	must(t, p.Components().Delete(t.Context(), "redis", used(map[tree.Digest][]string{layer: {"web"}})))
+	if _, err := s.GetBlob(t.Context(), joining.Contents); err != nil {
+		t.Errorf("its contents list, when the component is gone: %v", err)
+	}
+	must(t, p.Collect(t.Context(), used(nil)))
+	if _, err := p.Get(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("when no VM has its layer: %v", err)
+	}
+	if _, err := s.History(t.Context(), release.Joining, joining.Name); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("its record: %v", err)
+	}
+}
+
+// Components that are no packages' are not settled by a joining layer.
+func TestPartsThatDoNotGoTogether(t *testing.T) {
+	entry := func(path, text string) tree.Entry {
+		return tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)), Digest: tree.Sum([]byte(text))}
+	}
+	root := tree.Entry{Path: tree.Root, Type: tree.Directory, Mode: 0o755}
+	with := func(name, input, version string, entries ...tree.Entry) part {
+		m := &release.Manifest{Name: name, Input: input, Packages: []release.Package{{Name: "openssl", Version: version}}}
+		return part{m, &tree.Tree{Entries: append([]tree.Entry{root}, entries...)}}
+	}
+	const packages, files = "debian:sha256:1", "archive:sha256:1"
+	for name, test := range map[string]struct {
+		a, b part
+		what string
+	}{
+		"packages write one file":                 {with("a", packages, "1", entry("f", "1")), with("b", packages, "1", entry("f", "2")), ""},
+		"files and packages write the same":       {with("a", files, "1", entry("f", "1")), with("b", packages, "1", entry("f", "1")), ""},
+		"files and packages write something else": {with("a", packages, "1", entry("f", "1")), with("b", files, "1", entry("f", "2")), "/f"},
+		"a package has two versions":              {with("a", packages, "1"), with("b", packages, "2"), "package openssl"},
+	} {
+		on := basis{manifest: &release.Manifest{}, tree: &tree.Tree{Entries: []tree.Entry{root}}, parts: []part{test.a, test.b}}
+		err := on.checkParts()
+		var conflict *compose.Conflict
+		switch {
+		case test.what == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case test.what != "" && (!errors.As(err, &conflict) || conflict.What != test.what || conflict.First != "a" || conflict.Second != "b"):
+			t.Errorf("%s: got %v, want a conflict about %s", name, err, test.what)
+		}
 	}
 }
