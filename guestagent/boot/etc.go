@@ -9,6 +9,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // Carrier returns the carrier of the configuration of the system at root.
@@ -121,6 +122,16 @@ func withLayers(layers []string, use func(tree string) error) (err error) {
 	return use(merged.Path())
 }
 
+// withTrees is withLayers for the tree of a stack and that of its base, "" if the stack has no components.
+func withTrees(layers, base []string, use func(tree, base string) error) error {
+	return withLayers(layers, func(tree string) error {
+		if len(base) == len(layers) {
+			return use(tree, "")
+		}
+		return withLayers(base, func(below string) error { return use(tree, below) })
+	})
+}
+
 // settleAt settles the last carry: /etc is at this stack. A carry that the last version settled names the stack
 // otherwise.
 func settleAt(carrier etcmerge.Carrier, stack release.Stack) error {
@@ -226,17 +237,7 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 	}
 	switch r.etcAction(chosen.stack, settled) {
 	case etcBegins:
-		if err := WriteCommitted(next); err != nil {
-			return nil, err
-		}
-		r.committed = &next
-		if _, err := carrier.BaselineHead(); !errors.Is(err, etcmerge.ErrBaseline) {
-			return r.completeEtc(ctx, chosen) // only the record of the commit was lost
-		}
-		return nil, withLayers(chosen.layers, func(tree string) error {
-			_, err := writeBaseline(carrier, tree, chosen.stack, false)
-			return err
-		})
+		return r.beginEtc(ctx, carrier, chosen, next)
 	case etcGoesBack:
 		if !r.committed.Stack.Same(chosen.stack) {
 			if err := WriteCommitted(next); err != nil {
@@ -254,6 +255,45 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 		return r.completeEtc(ctx, chosen)
 	}
 	return nil, nil //nolint:nilnil // nothing was carried
+}
+
+// beginEtc brings the first /etc. The root shows that of the base, which the baseline is of at first. From there, what the
+// components have is carried, as it is when they come to a running VM.
+func (r privateRecords) beginEtc(ctx context.Context, carrier etcmerge.Carrier, chosen opened, next CommittedRecord) (*Moved, error) {
+	_, err := carrier.BaselineHead()
+	begins := errors.Is(err, etcmerge.ErrBaseline) // otherwise only the record of the commit was lost
+	if begins {
+		// It is there before the commit: with a commit and without a baseline, the whole stack would be the baseline.
+		base := chosen.layers[:len(chosen.stack.OfBase())]
+		err := withLayers(base, func(tree string) error {
+			baseline, err := etcmerge.ListTree(tree, keyOfBase(chosen.stack))
+			if err != nil {
+				return err
+			}
+			return carrier.WriteBaseline(baseline)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := WriteCommitted(next); err != nil {
+		return nil, err
+	}
+	r.committed = &next
+	moved, err := r.completeEtc(ctx, chosen)
+	if begins {
+		moved = nil // the VM has run no other stack
+	}
+	return moved, err
+}
+
+// keyOfBase names the base of a stack in baselines. It is the key of the stack if that is the base alone, and otherwise
+// the key of no stack: no carry was ever settled there.
+func keyOfBase(stack release.Stack) string {
+	if len(stack.OfBase()) == len(stack.Layers) {
+		return stack.Key()
+	}
+	return tree.Sum([]byte("the base of stack " + stack.Key())).Hex()
 }
 
 // completeEtc brings what an earlier boot or an earlier version has left out, when the committed stack boots: it was not
@@ -372,7 +412,9 @@ func (r privateRecords) carryTo(ctx context.Context, chosen opened) (outcome etc
 	}
 	carrier.From, carrier.To = old.Stack, chosen.stack.Key()
 	carrier.Upper = filepath.Join(mounts.PrivateDir, mounts.RootUpper)
-	err = withLayers(chosen.layers, func(tree string) (err error) {
+	base := chosen.layers[:len(chosen.stack.OfBase())]
+	err = withTrees(chosen.layers, base, func(tree, below string) (err error) {
+		carrier.Base = below
 		next, err := etcmerge.ListTree(tree, carrier.To)
 		if err != nil {
 			return err

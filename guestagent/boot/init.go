@@ -230,7 +230,7 @@ func assembleRoot(ctx context.Context, chosen opened, configured release.Stack) 
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
 		return err
 	}
-	root := mounts.Root{Layers: chosen.layers, Private: mounts.PrivateDir, Modules: modules, Kernel: kernel}
+	root := mounts.Root{Layers: chosen.layers, Base: len(chosen.stack.OfBase()), Private: mounts.PrivateDir, Modules: modules, Kernel: kernel}
 	if err := mounts.AssembleRoot(ctx, newRoot, root); err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -35,6 +37,10 @@ type Baseline struct {
 	contents map[string][]byte
 	// settled is the stack of the carry that was settled last when the baseline was written.
 	settled string
+	// ofComponents are the paths that components of the stack have and its base has not. left are those that stayed here
+	// when their component went, as the component had them.
+	ofComponents map[string]bool
+	left         map[string]tree.Entry
 }
 
 // ErrBaseline means that there is no baseline, or none that can be used.
@@ -54,6 +60,9 @@ type baselineHead struct {
 	Partial  bool              `json:"partial,omitempty"`
 	Settled  string            `json:"settled,omitempty"`
 	Contents map[string][]byte `json:"contents,omitempty"`
+	// OfComponents is sorted.
+	OfComponents []string         `json:"of_components,omitempty"`
+	Left         []*recordedEntry `json:"left,omitempty"`
 }
 
 // mergedByContent reports whether a carry merges this file by its content, so that a baseline has to include that.
@@ -143,12 +152,19 @@ func (b *Baseline) Differences(next *Baseline) []Difference {
 	return differences
 }
 
-// after returns the baseline of the stack to which the differences lead, whose tree is at root.
-func (b *Baseline) after(differences []Difference, root *os.Root, stack string) (*Baseline, error) {
+// after returns the baseline of the stack to which the differences lead, whose tree is at root. base is the tree of its
+// base, nil if the stack has no components. left are the paths that stay although the stack has them no more.
+func (b *Baseline) after(differences []Difference, root, base *os.Root, stack string, left []*tree.Entry) (*Baseline, error) {
 	if b.Unlisted { // what /etc has of that stack stays unknown
 		return &Baseline{Stack: b.Stack, Unlisted: true, settled: stack}, nil
 	}
-	next := &Baseline{Stack: stack, settled: stack, contents: map[string][]byte{}}
+	next := &Baseline{Stack: stack, settled: stack, contents: map[string][]byte{}, ofComponents: map[string]bool{}, left: maps.Clone(b.left)}
+	if next.left == nil {
+		next.left = map[string]tree.Entry{}
+	}
+	for _, entry := range left {
+		next.left[entry.Path] = *entry
+	}
 	changed := map[string]bool{}
 	for _, d := range differences {
 		changed[d.Path] = true
@@ -157,6 +173,15 @@ func (b *Baseline) after(differences []Difference, root *os.Root, stack string) 
 		}
 		if err := next.addContent(d.New, root); err != nil {
 			return nil, err
+		}
+		delete(next.left, d.Path)
+		if base != nil {
+			switch _, err := base.Lstat(d.Path); {
+			case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+				next.ofComponents[d.Path] = true
+			case err != nil:
+				return nil, err
+			}
 		}
 		entry := *clone(d.New)
 		entry.Xattrs = carriedOnly(entry.Xattrs)
@@ -167,6 +192,9 @@ func (b *Baseline) after(differences []Difference, root *os.Root, stack string) 
 			continue
 		}
 		next.entries = append(next.entries, entry)
+		if base != nil && b.ofComponents[entry.Path] {
+			next.ofComponents[entry.Path] = true
+		}
 		if data, has := b.contents[entry.Path]; has {
 			next.contents[entry.Path] = data
 		}
@@ -177,7 +205,15 @@ func (b *Baseline) after(differences []Difference, root *os.Root, stack string) 
 
 // encode returns the content of the baseline's file.
 func (b *Baseline) encode() ([]byte, error) {
-	head, err := json.Marshal(baselineHead{Stack: b.Stack, Unlisted: b.Unlisted, Partial: b.Partial, Settled: b.settled, Contents: b.contents})
+	first := baselineHead{
+		Stack: b.Stack, Unlisted: b.Unlisted, Partial: b.Partial, Settled: b.settled, Contents: b.contents,
+		OfComponents: slices.Sorted(maps.Keys(b.ofComponents)),
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.left)) {
+		entry := b.left[name]
+		first.Left = append(first.Left, recorded(&entry))
+	}
+	head, err := json.Marshal(first)
 	if err != nil {
 		return nil, fmt.Errorf("encode the baseline of /etc: %w", err)
 	}
@@ -234,8 +270,19 @@ func decodeHead(data []byte) (b *Baseline, list []byte, err error) {
 	if err := json.Unmarshal(line, &head); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrBaseline, err)
 	}
-	return &Baseline{Stack: head.Stack, Unlisted: head.Unlisted, Partial: head.Partial, settled: head.Settled,
-		contents: head.Contents}, list, nil
+	b = &Baseline{
+		Stack: head.Stack, Unlisted: head.Unlisted, Partial: head.Partial, settled: head.Settled, contents: head.Contents,
+		ofComponents: map[string]bool{}, left: map[string]tree.Entry{},
+	}
+	for _, name := range head.OfComponents {
+		b.ofComponents[name] = true
+	}
+	for _, entry := range head.Left {
+		if entry != nil {
+			b.left[entry.Path] = *entry.entry()
+		}
+	}
+	return b, list, nil
 }
 
 // decodeBaseline reads a baseline's file. Everything that is wrong with it is ErrBaseline.

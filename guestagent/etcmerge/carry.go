@@ -40,6 +40,8 @@ type Carrier struct {
 	// Upper is the upper directory of the overlay at Root, if that shows the new stack already: at a boot. What is not in
 	// it is not this VM's. "" if the old stack is below.
 	Upper string
+	// Base is the root of the tree of the new stack's base, read-only; "" if the new stack has no components.
+	Base string
 	// From and To identify the stacks of a carry. Carried and Settled return them.
 	From, To string
 	// Keep are patterns (path.Match) of absolute paths below /etc that a carry leaves as this VM has them. A pattern
@@ -95,7 +97,10 @@ func (c Carrier) Carry(ctx context.Context, old *Baseline, differences []Differe
 		return Outcome{}, err
 	}
 	roots := map[string]*os.Root{}
-	for _, name := range []string{c.Root, new} {
+	for _, name := range []string{c.Root, new, c.Base} {
+		if name == "" {
+			continue
+		}
 		root, err := os.OpenRoot(name)
 		if err != nil {
 			return Outcome{}, fmt.Errorf("carry /etc: %w", err)
@@ -120,7 +125,7 @@ func (c Carrier) Carry(ctx context.Context, old *Baseline, differences []Differe
 	if err := c.room(p.steps); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}
-	next, err := old.after(differences, p.new, c.To)
+	next, err := old.after(differences, p.new, roots[c.Base], c.To, p.left)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}

@@ -42,6 +42,8 @@ type planner struct {
 	// before and after are the numbers in this VM of the accounts of the old and of the new release.
 	before, after ownerNumbers
 	seeds         seeds
+	// left are the paths of components that stay, as the old stack has them.
+	left []*tree.Entry
 }
 
 func newPlanner(c Carrier, live *os.Root, old *Baseline, next *os.Root) *planner {
@@ -139,6 +141,9 @@ func (p *planner) decide(d Difference, merged AccountMerge) error {
 	if ours != nil && p.kept(d.Path) {
 		p.hold(d, ours)
 		return nil
+	}
+	if stays, err := p.leave(&d, ours); stays || err != nil {
+		return err
 	}
 	d.Old, d.New = p.before.asHere(d.Old, ours), p.after.apply(d.New)
 	if tree.OwnerOf(d.Path) == tree.CarriedByOS {

@@ -25,8 +25,8 @@ const generateLimit = time.Minute
 type Etc struct{}
 
 // Carry implements refresh.Etc.
-func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from,
-	to []string) (outcome etcmerge.Outcome, err error) {
+func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string,
+	base int) (outcome etcmerge.Outcome, err error) {
 	next, err := mounts.BuildTree(to, ".")
 	if err != nil {
 		return etcmerge.Outcome{}, err
@@ -34,6 +34,14 @@ func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmer
 	defer func() { err = errors.Join(err, next.Close()) }()
 	carrier := boot.Carrier("/")
 	carrier.From, carrier.To = ends.From, ends.To
+	if base < len(to) {
+		below, err := mounts.BuildTree(to[:base], ".")
+		if err != nil {
+			return etcmerge.Outcome{}, err
+		}
+		defer func() { err = errors.Join(err, below.Close()) }()
+		carrier.Base = below.Path()
+	}
 	if carrier.Keep, err = boot.Kept(); err != nil {
 		return etcmerge.Outcome{}, err
 	}

@@ -59,6 +59,9 @@ var rootOptions = [][2]string{
 type Root struct {
 	// Layers are the paths of mounted layers, bottom to top.
 	Layers []string
+	// Base is how many of them, from the bottom, the root overlay stands on; 0 for all. Layers above come and go with a
+	// swap of /usr while the root stays: what they have elsewhere is carried to the private disk.
+	Base int
 	// Private is the mount point of the private disk, which has the directories of the root overlay.
 	Private string
 	// Work is one of RootWorks, "" for the first.
@@ -123,10 +126,18 @@ func rootOverlay(root Root) (*Detached, error) {
 		work = RootWork
 	}
 	o := overlay{
-		options: rootOptions, lowers: root.Layers,
+		options: rootOptions, lowers: root.base(),
 		upper: filepath.Join(root.Private, RootUpper), work: filepath.Join(root.Private, work),
 	}
 	return o.mount(onThrowawayThread)
+}
+
+// base returns the layers on which the root overlay stands.
+func (r Root) base() []string {
+	if r.Base <= 0 || r.Base > len(r.Layers) {
+		return r.Layers
+	}
+	return r.Layers[:r.Base]
 }
 
 // Attach mounts d at a path, and closes it.

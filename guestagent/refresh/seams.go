@@ -43,8 +43,8 @@ type Etc interface {
 	Room(differences []etcmerge.Difference) error
 	// Carry brings what differs and is not of the OS alone to the new stack's version, three-way. It records how to undo
 	// that before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points
-	// of their layers. Doing it again is harmless.
-	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string) (etcmerge.Outcome, error)
+	// of their layers; the lowest base of to are those of the new stack's base. Doing it again is harmless.
+	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string, base int) (etcmerge.Outcome, error)
 	// Keep records the patterns of paths that this carry, and those of later boots, leave as they are.
 	Keep(patterns []string) error
 	// Accounts returns this VM's etc/passwd and etc/group.

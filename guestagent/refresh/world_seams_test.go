@@ -132,7 +132,7 @@ func (w worldUsr) Settle() error { return w.do("settle usr", func() error { retu
 
 type worldEtc struct{ *world }
 
-func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmerge.Difference, _, to []string) (etcmerge.Outcome, error) {
+func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmerge.Difference, _, to []string, _ int) (etcmerge.Outcome, error) {
 	begin := func() error {
 		base, err := worldUsr(w).of(to)
 		if err != nil {
@@ -321,7 +321,11 @@ func (w worldUnits) ReloadUnit(context.Context, string) error {
 func (w worldUnits) ActiveState(_ context.Context, unit string) (state string, err error) {
 	err = w.do("state", func() error {
 		state = "active"
-		if w.failed[unit] || w.flaky[unit] == w.usr && time.Since(w.restartedAt[unit]) > 30*time.Millisecond {
+		_, runs := w.services[unit]
+		switch {
+		case !runs && unit != impact.ManagerUnit && !slices.Contains(w.active, unit):
+			state = "inactive"
+		case w.failed[unit] || w.flaky[unit] == w.usr && time.Since(w.restartedAt[unit]) > 30*time.Millisecond:
 			state = "failed"
 		}
 		return nil
@@ -402,7 +406,7 @@ func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, 
 			s.Units[unit] = impact.Unit{Name: unit, State: "active"}
 		}
 		for unit := range w.services {
-			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit]}
+			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit], Fragment: "usr/lib/systemd/system/" + unit}
 		}
 		use := func(version tree.Digest) []impact.Use {
 			use := impact.Use{Path: library, Device: device(version), Mapped: true, Version: impact.Earlier}

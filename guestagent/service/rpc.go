@@ -238,7 +238,7 @@ func (a *answerer) unreadable(ctx context.Context, now refresh.Status) []string 
 		return nil
 	}
 	var layers []release.Layer
-	for _, layer := range slices.Concat(now.Stack.Layers, a.booted.Layers) {
+	for _, layer := range slices.Concat(now.Stack.Layers, a.booted.OfBase()) {
 		if !slices.ContainsFunc(layers, func(l release.Layer) bool { return l.ID == layer.ID }) {
 			layers = append(layers, layer)
 		}
@@ -452,7 +452,7 @@ func (a *answerer) needed(now refresh.Status, id tree.Digest) string {
 	switch {
 	case has(now.Stack.Layers):
 		return "the running stack"
-	case has(a.booted.Layers):
+	case has(a.booted.OfBase()):
 		return "the root file system, until the next boot"
 	}
 	if now.Report == nil || now.Report.GetDone() {

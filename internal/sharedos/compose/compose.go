@@ -93,6 +93,9 @@ func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte,
 	for _, component := range parts.Components {
 		stack.Components = append(stack.Components, member(component))
 	}
+	if of := len(base.Layers); of < len(stack.Layers) {
+		stack.BaseLayers = of
+	}
 	top := base
 	if len(parts.Components) > 0 {
 		top = parts.Components[0].Manifest

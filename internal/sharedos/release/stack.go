@@ -22,8 +22,19 @@ type Stack struct {
 	Components []tree.Digest `json:"components,omitempty"`
 	// Layers are ordered bottom to top.
 	Layers []Layer `json:"layers"`
+	// BaseLayers is how many of the lowest layers are the base's; 0 if all are.
+	BaseLayers int `json:"base_layers,omitempty"`
 	// Kernel is the kernel release of the base.
 	Kernel string `json:"kernel"`
+}
+
+// OfBase returns the layers of the base alone. The root file system of a VM stands on them: the layers of components
+// come and go while it runs.
+func (s Stack) OfBase() []Layer {
+	if s.BaseLayers <= 0 || s.BaseLayers > len(s.Layers) {
+		return s.Layers
+	}
+	return s.Layers[:s.BaseLayers]
 }
 
 // Same reports whether two records are of the same stack, by their ids. If a record has no id, Same compares releases,

@@ -30,6 +30,8 @@ type StackManifest struct {
 	OS           string `json:"os"`
 	// Layers are ordered bottom to top: a full layer, then deltas.
 	Layers []Layer `json:"layers"`
+	// BaseLayers is how many of the lowest layers are the base's, if there are others; 0 otherwise.
+	BaseLayers int `json:"base_layers,omitempty"`
 	// Contents is the contents list of the tree that results from merging all layers.
 	Contents Blob   `json:"contents"`
 	Kernel   Kernel `json:"kernel"`
@@ -42,7 +44,7 @@ type StackManifest struct {
 
 // Record returns the short record of the stack, which has this id.
 func (m *StackManifest) Record(id tree.Digest) Stack {
-	record := Stack{ID: id, Base: m.Base.ID, Layers: m.Layers, Kernel: m.Kernel.Release}
+	record := Stack{ID: id, Base: m.Base.ID, Layers: m.Layers, BaseLayers: m.BaseLayers, Kernel: m.Kernel.Release}
 	for _, component := range m.Components {
 		record.Components = append(record.Components, component.ID)
 	}
@@ -88,11 +90,19 @@ func (m *StackManifest) rules() []func() error {
 		m.checkMembers,
 		func() error { return checkSystem(m.Architecture, m.OS) },
 		func() error { return checkLayers(m.Layers, MaxStackLayers, true) },
+		m.checkBaseLayers,
 		func() error { return checkBlob("contents", m.Contents) },
 		m.Kernel.check,
 		func() error { return checkPackages(m.Packages) },
 		func() error { return checkAccounts(m.Users, m.Groups) },
 	}
+}
+
+func (m *StackManifest) checkBaseLayers() error {
+	if m.BaseLayers < 0 || m.BaseLayers > 0 && m.BaseLayers >= len(m.Layers) {
+		return fmt.Errorf("%d layers of the base, of %d layers", m.BaseLayers, len(m.Layers))
+	}
+	return nil
 }
 
 func (m *StackManifest) checkMembers() error {
