@@ -285,7 +285,7 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 		affected.Paths = append(affected.Paths, "/"+name)
 	}
 	code := g.uses.count+g.scripts.count > 0
-	_, removed := changes.removed[unit.Fragment]
+	removed := changes.removes(unit.Fragment)
 	switch {
 	case g.session || personalUnit(g.name):
 		affected.Outcome, affected.KeptBecause = KeptInSession, "it belongs to a user's session"
@@ -297,8 +297,8 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 		affected.Outcome, affected.KeptBecause = Kept, "a soft-reboot renews the message bus"
 	case busUnit(g.name):
 		affected.Outcome, affected.Reason = Reloaded, "its configuration differs"
-	case unit.unstoppable(g.name) != "":
-		affected.Outcome, affected.KeptBecause = Kept, unit.unstoppable(g.name)
+	case unit.unstoppable(g.name, removed) != "":
+		affected.Outcome, affected.KeptBecause = Kept, unit.unstoppable(g.name, removed)
 	case removed:
 		affected.Outcome, affected.Reason = Stopped, "it is no part of the new stack and is stopped"
 	case unit.CanReload && g.reloads():

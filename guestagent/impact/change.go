@@ -62,6 +62,24 @@ func (c *Changes) Remember(all []Interpreted) {
 	}
 }
 
+// removes reports whether a unit file goes, and with it the unit: no file of the same name takes its place.
+func (c *Changes) removes(fragment string) bool {
+	_, removed := c.removed[fragment]
+	_, moved := c.appeared[path.Base(fragment)]
+	return removed && !moved
+}
+
+// Removed returns the units whose files the new stack does not have. Of the instances of a template, it does not know.
+func (c *Changes) Removed() (names []string) {
+	for name := range c.removed {
+		if unit := path.Base(name); unitOfFile(name) == unit && !strings.Contains(unit, "@.") {
+			names = append(names, unit)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Enabled is a unit that a release enables: by a symbolic link in a directory of what wants, requires or upholds it.
 type Enabled struct {
 	Unit string

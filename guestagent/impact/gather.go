@@ -3,6 +3,7 @@ package impact
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -53,6 +54,15 @@ func gather(changes *Changes, snapshot *Snapshot, policy Policy) map[string]*gat
 		}
 		g.pids = append(g.pids, p.PID)
 		g.process(changes, snapshot, p, policy.modules())
+	}
+	if snapshot.Fresh == (proc.Device{}) { // after the swap, systemd does not know their files any more
+		for _, name := range changes.Removed() {
+			// A unit is not asked for by its other names.
+			unit := snapshot.Units[name]
+			if changes.removes(unit.Fragment) && units[name] == nil && path.Base(unit.Fragment) == name && unit.runs() {
+				units[name] = &gathered{name: name}
+			}
+		}
 	}
 	for name := range policy.Extra {
 		if units[name] == nil && snapshot.Units[name].runs() {

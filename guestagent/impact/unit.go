@@ -47,13 +47,15 @@ func personalUnit(name string) bool {
 	return slices.ContainsFunc(personal, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
-// unstoppable says why a unit cannot be renewed in a running system, whatever it uses; "" if it can.
-func (u Unit) unstoppable(name string) string {
-	switch path.Ext(name) {
-	case ".service":
-	case ".scope":
+// unstoppable says why a unit cannot be renewed in a running system, whatever it uses; "" if it can. A unit that is removed
+// is only stopped.
+func (u Unit) unstoppable(name string, removed bool) string {
+	switch kind := path.Ext(name); {
+	case kind == ".service":
+	case kind == ".scope":
 		return "a scope cannot be restarted"
-	case ".socket":
+	case removed && kind != ".slice" && kind != ".device":
+	case kind == ".socket":
 		return "connections would be refused while it is restarted; a reboot renews it"
 	default:
 		return "only services are restarted; a reboot renews it"

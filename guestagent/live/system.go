@@ -126,6 +126,7 @@ func (s *System) concerned(changes *impact.Changes, processes []impact.Process, 
 		}
 		changes.EnableAppeared(links)
 	}
+	names = append(names, changes.Removed()...)
 	for _, enabled := range changes.Enabled() {
 		if !enabled.User {
 			names = append(names, enabled.Unit, enabled.By)

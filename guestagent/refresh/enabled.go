@@ -8,13 +8,15 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
 // startEnabled starts the units that the new stack enables and that a package manager would have started: once systemd
 // has read them and what they may need runs the new code.
 //
 // A unit that fails at its first start was not healthy before. So it is reported, and the refresh goes on, as it does
-// after a soft-reboot, which starts such units, too.
+// after a soft-reboot, which starts such units, too. But a component is attached for its units: then the refresh is rolled
+// back.
 func (r *run) startEnabled(ctx context.Context, facts map[string]impact.Unit) error {
 	wanted := r.record.NewlyEnabled
 	var names []string
@@ -76,7 +78,36 @@ func (r *run) started(unit string) bool {
 	return slices.ContainsFunc(r.report.GetStarts(), func(s *agentapi.UnitStart) bool { return s.GetUnit() == unit && s.GetSkipped() == "" })
 }
 
-// startUnit starts one unit, and reports how that went. Only the end of the refresh's own time is an error.
+// ErrUnit means that a unit does not start that came with a component.
+var ErrUnit = errors.New("a unit that comes with a component does not start")
+
+// attaches reports whether the refresh attaches a component. One that is in another release than before was there.
+func (r *run) attaches() (bool, error) {
+	t := r.target
+	if t == nil {
+		var err error
+		if t, err = openTarget(r.request.GetTarget(), r.record.From, r.Operators, true); err != nil {
+			return false, err
+		}
+	}
+	for _, is := range t.to.manifest.Components {
+		if !slices.ContainsFunc(t.from.manifest.Components, func(was release.Member) bool { return was.Name == is.Name }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// unitFailed returns the error of a unit that has failed at its first start; nil if that is only reported.
+func (r *run) unitFailed(failure string) error {
+	attaches, err := r.attaches()
+	if err != nil || !attaches {
+		return err
+	}
+	return fmt.Errorf("%w: %s", ErrUnit, failure)
+}
+
+// startUnit starts one unit, and reports how that went. A failure of the unit is an error only if a component is attached.
 func (r *run) startUnit(ctx context.Context, name string, wanted []impact.Start) error {
 	start := &agentapi.UnitStart{Unit: name}
 	if at := slices.IndexFunc(wanted, func(s impact.Start) bool { return s.Unit == name }); at >= 0 {
@@ -94,7 +125,10 @@ func (r *run) startUnit(ctx context.Context, name string, wanted []impact.Start)
 		start.Skipped = "a condition of it is not met"
 	}
 	r.noteStart(start)
-	return nil
+	if start.GetError() == "" {
+		return nil
+	}
+	return r.unitFailed(start.GetError())
 }
 
 func (r *run) noteStart(start *agentapi.UnitStart) {
@@ -122,6 +156,9 @@ func (r *run) checkEnabled(ctx context.Context) error {
 				}
 			}
 		})
+		if err := r.unitFailed(failure); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
@@ -99,6 +101,117 @@ func TestAUnitThatAReleaseEnablesIsStarted(t *testing.T) {
 				t.Errorf("it was started before %v", w.log[start:last])
 			}
 		})
+	}
+}
+
+// attaching is a world in which "three" is a base with a component on it, which enables new.service.
+func attaching(t *testing.T) *world {
+	t.Helper()
+	w := enabling(t)
+	base := w.releases["three"]
+	component := &release.Manifest{
+		Schema: release.Schema, Kind: release.Component, Name: "web", Sequence: 1, BuiltOn: base.stack.Base, Architecture: "amd64", OS: "Debian",
+		Layers:   []release.Layer{{ID: tree.Sum([]byte("layer web")), DataSize: 4096, Size: 8192, Delta: true}},
+		Contents: base.manifest.Contents,
+	}
+	encoded, err := component.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stack := w.signStack(compose.Parts{
+		Base:       release.Identified{ID: base.stack.Base, Manifest: base.manifest},
+		Components: []release.Identified{{ID: release.ID(encoded), Manifest: component}},
+	}, nil)
+	stack.contents = base.contents
+	w.releases["three"], w.pathOf[layerPath(component.Layers[0])] = stack, base.stack.Base
+	return w
+}
+
+// A component is attached for its units. If one does not start, the component goes.
+func TestAComponentWhoseUnitFailsIsRolledBack(t *testing.T) {
+	for name, fails := range map[string]func(w *world, version map[string]tree.Digest){
+		"at its start":        func(w *world, version map[string]tree.Digest) { w.broken = version },
+		"soon after":          func(w *world, version map[string]tree.Digest) { w.flaky = version },
+		"not at all":          func(*world, map[string]tree.Digest) {},
+		"by another strategy": func(w *world, version map[string]tree.Digest) { w.broken = version },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := attaching(t)
+			fails(w, map[string]tree.Digest{"new.service": w.releases["three"].stack.Base})
+			e, stop := w.engine()
+			defer stop()
+			w.give("one", "three")
+			request := w.ask("one", "three")
+			request.SettleMs = 100
+			if name == "by another strategy" {
+				request.Strategy = string(SoftReboot)
+				if _, err := e.Refresh(request); err != nil {
+					t.Fatal(err)
+				}
+				stop()
+				for range 2 { // the soft-reboot to the new stack, and the one back
+					e, stop = w.engine()
+					defer stop()
+					e.Wait()
+				}
+			} else {
+				w.refresh(e, request)
+			}
+			status, err := e.Status()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := name == "not at all"; status.Report.GetCommitted() != want || !want && !strings.Contains(status.Report.GetError(), "new.service") {
+				t.Errorf("%v", status.Report)
+			}
+			if _, runs := w.services["new.service"]; runs != (name == "not at all") {
+				t.Errorf("it runs: %v", runs)
+			}
+			if err := w.whole(status); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What the new stack does not have is stopped while its files are there, and runs again after a rollback.
+func TestAUnitThatGoesIsStoppedBeforeTheSwap(t *testing.T) {
+	const unit = "enabled.service"
+	for name, unhealthy := range map[string]bool{"committed": false, "rolled back": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorldWith(t, map[string][]string{"one": {"usr/lib/systemd/system/" + unit}})
+			if unhealthy {
+				w.unhealthy = w.releases["two"].stack.Base
+			}
+			e, stop := w.engine()
+			defer stop()
+			w.give("one", "two")
+			status := w.refresh(e, w.ask("one", "two"))
+			if status.Report.GetCommitted() == unhealthy {
+				t.Fatalf("%v", status.Report)
+			}
+			stopped, swapped := slices.Index(w.log, "withdraw "+unit), slices.Index(w.log, "swap")
+			if stopped < 0 || stopped > swapped {
+				t.Errorf("it was stopped at %d, and /usr swapped at %d", stopped, swapped)
+			}
+			if _, runs := w.services[unit]; runs != unhealthy {
+				t.Errorf("it runs: %v", runs)
+			}
+			planned := slices.ContainsFunc(status.Report.GetImpact().GetUnits(), func(u *agentapi.UnitImpact) bool {
+				return u.GetUnit() == unit && u.GetReason() == "it is no part of the new stack and is stopped"
+			})
+			if !planned {
+				t.Errorf("planned %v", status.Report.GetImpact())
+			}
+		})
+	}
+}
+
+func TestWhatStartsOthersIsStoppedFirst(t *testing.T) {
+	started := []string{"data.mount", "x.target", "a.socket", "b.service", "c.service", "d.timer"}
+	want := "d.timer a.socket c.service b.service x.target data.mount"
+	if got := strings.Join(stopOrder(started), " "); got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
 

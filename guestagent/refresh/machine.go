@@ -319,13 +319,18 @@ func (r *run) judge(ctx context.Context) error {
 func (r *run) begin() (step, error) {
 	err := r.Network.Forget()
 	if r.rung == Live {
-		return step{state: Swapped}, err
+		// Units may be interrupted from then on if some are stopped before the swap.
+		stops := slices.ContainsFunc(r.record.Planned, func(p Planned) bool { return p.Outcome == impact.Stopped })
+		return step{state: Swapped, change: func(record *Record) { record.Renewed = stops }}, err
 	}
 	return step{state: Carried}, err
 }
 
-// swap swaps /usr and carries /etc.
+// swap stops what the new stack does not have, swaps /usr and carries /etc.
 func (r *run) swap(ctx context.Context) (step, error) {
+	if err := r.stopRemoved(ctx); err != nil {
+		return step{}, err
+	}
 	if err := r.timed("swap", func() error { return r.Usr.Swap(ctx, r.to) }); err != nil {
 		return step{}, err
 	}
@@ -351,7 +356,7 @@ func (r *run) carryEtc(ctx context.Context) (generate []string, err error) {
 	if err := r.Etc.Keep(r.request.GetKeepFiles()); err != nil {
 		return nil, err
 	}
-	outcome, err := r.Etc.Carry(ctx, ends, r.diff.etc, r.from, r.to)
+	outcome, err := r.Etc.Carry(ctx, ends, r.diff.etc, r.from, r.to, len(r.record.To.OfBase()))
 	r.note(func(report *agentapi.Report) {
 		report.EtcCarried, report.Conflicts, report.ConflictDetails = int64(outcome.Carried), nil, nil
 		AddConflicts(report, outcome.Conflicts)

@@ -250,7 +250,7 @@ func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) 
 	case done || p.Outcome.Along():
 		return away, nil
 	case p.Outcome == impact.Stopped:
-		return 0, r.Units.Stop(ctx, p.Unit)
+		return 0, r.Units.Withdraw(ctx, p.Unit) // unless it was stopped before the swap
 	}
 	// While the old process still serves: a unit that starts from a cold cache is interrupted for longer.
 	if err := r.Usr.Prefetch(ctx, r.uses[p.Unit]); err != nil {

@@ -178,7 +178,9 @@ func (r *run) newlyFailed(ctx context.Context) error {
 		case slices.Contains(r.record.Failed, unit):
 		case r.record.Ran != nil && !slices.Contains(r.record.Ran, unit):
 			// It never ran before, so that the old stack would not make it any better.
-			r.noteStart(&agentapi.UnitStart{Unit: unit, WantedBy: string(r.record.Strategy), Error: r.Units.Failure(ctx, unit)})
+			failure := r.Units.Failure(ctx, unit)
+			r.noteStart(&agentapi.UnitStart{Unit: unit, WantedBy: string(r.record.Strategy), Error: failure})
+			found = append(found, r.unitFailed(failure))
 		default:
 			found = append(found, fmt.Errorf("%w: %s", ErrHealth, r.Units.Failure(ctx, unit)))
 		}
