@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -226,6 +227,60 @@ func (w *world) release(t *testing.T, name string, f files) {
 	}
 	made.stack = made.manifest.Record(id)
 	w.releases[name], w.last, w.lastTree = made, made, whole
+}
+
+// component makes the stack of the last release and of a component on it, whose files the release does not have.
+func (w *world) component(t *testing.T, name string, f files) {
+	t.Helper()
+	whole, err := f.tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	delta, err := tree.New(layer.Delta(w.lastTree.Entries, whole.Entries), whole.Content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(w.dir, name+".erofs")
+	wrote, err := writeLayer(t, delta, image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrote.Delta = true
+	w.images = append(w.images, Image{Layer: wrote, Path: image})
+	var contents bytes.Buffer
+	blob, err := release.WriteContents(&contents, whole.Entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stack := *w.last.manifest
+	stack.Contents, stack.BaseLayers = blob, len(stack.Layers)
+	stack.Layers = append(slices.Clone(stack.Layers), wrote)
+	stack.Components = []release.Member{{ID: tree.Sum([]byte(name)), Name: name, Sequence: 1}}
+	made := &made{contents: contents.Bytes(), manifest: &stack}
+	var id tree.Digest
+	if made.signed, id, err = release.SignStack(made.manifest, w.key); err != nil {
+		t.Fatal(err)
+	}
+	made.stack = made.manifest.Record(id)
+	w.releases[name] = made
+}
+
+// with returns the files of a release together with those of a component: one with a unit, an account, configuration and
+// data. Two of its files take the place of others of the release.
+func (f files) with(component string) files {
+	f = f.copied()
+	f.put("usr/share/mark", component)
+	f.put("usr/share/"+component+"/data", component)
+	f.content["usr/bin/"+component] = append(bytes.Clone(f.content[service]), component...)
+	f.put("usr/lib/systemd/system/"+component+".service", "[Service]\nExecStart=/usr/bin/"+component+"\n")
+	f.links[enabledLinks+component+".service"] = "../" + component + ".service"
+	f.put("etc/"+component+"/mode.conf", component)
+	f.put("etc/"+component+"/changed-here.conf", component)
+	f.put("var/lib/"+component+"/data", component)
+	f.put("var/opt/"+component+"/data", component)
+	f.put("var/opt/acme/changed-here.conf", component)
+	f.content["etc/passwd"] = append(bytes.Clone(f.content["etc/passwd"]), component+":x:998:998::/:/bin/sh\n"...)
+	return f
 }
 
 func writeLayer(t *testing.T, of *tree.Tree, path string) (written release.Layer, err error) {

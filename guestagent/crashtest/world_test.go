@@ -30,7 +30,7 @@ const (
 	diskSize   = 128 << 20
 )
 
-// world has three releases. A live refresh moves a machine between one and two. Release three has another dynamic loader, so a
+// world has three releases, and a component on the first, "extra", which stands for the stack of both. A live refresh moves a machine between one and two. Release three has another dynamic loader, so a
 // move to or from it takes a soft-reboot.
 type world struct {
 	dir      string
@@ -55,6 +55,7 @@ func newWorld(t *testing.T) *world {
 	w := emptyWorld(t)
 	base := w.base
 	w.release(t, "one", base.named("one"))
+	w.component(t, "extra", base.named("one").with("extra"))
 	w.release(t, "two", base.named("two"))
 	three := base.named("three")
 	three.content[loader] = append(bytes.Clone(three.content[loader]), 0)
@@ -99,8 +100,8 @@ func (w *world) learn(t *testing.T) {
 	}})
 	// The first round brings the accounts of all releases, which stay: after it, each release looks the same each time.
 	for _, step := range [][2]string{
-		{"one", "three"}, {"three", "one"}, {"one", "two"}, {"two", "one"},
-		{"one", "three"}, {"three", "one"}, {"one", "two"}, {"two", "one"}, {"one", "two"},
+		{"one", "extra"}, {"extra", "one"}, {"one", "three"}, {"three", "one"}, {"one", "two"}, {"two", "one"},
+		{"one", "extra"}, {"extra", "one"}, {"one", "three"}, {"three", "one"}, {"one", "two"}, {"two", "one"}, {"one", "two"},
 	} {
 		order := w.move(t, step[0], step[1], starting(slices.Contains(step[:], "three")))
 		order.Sync = true

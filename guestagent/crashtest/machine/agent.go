@@ -319,6 +319,12 @@ func (units) Restart(_ context.Context, unit string) (time.Duration, error) {
 
 // Restore implements refresh.Units.
 func (u units) Restore(ctx context.Context, unit string) (time.Duration, error) {
+	if answer, err := ask("state", unit); err != nil || answer.State == "inactive" {
+		if err == nil {
+			_, err = ask("start", unit)
+		}
+		return 0, err
+	}
 	return u.Restart(ctx, unit)
 }
 
