@@ -38,13 +38,17 @@ type Debian struct {
 var (
 	// Trixie is Debian 13: Linux 6.12 and systemd 257.
 	Trixie = Debian{"trixie", Packages}
+	// Bare is Debian 13 without a service but sshd, for components to be added to.
+	Bare = Debian{"trixie", withoutServices}
 	// Bookworm is Debian 12. Its Linux 6.1 cannot mount beneath another mount and takes all lower directories of an
 	// overlay in one option. Its systemd 252 has no soft-reboot. The package set is the smallest for a guest with
 	// SSH.
-	Bookworm = Debian{"bookworm", []string{
-		"linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs", "iproute2", "openssh-server",
-	}}
+	Bookworm = Debian{"bookworm", withoutServices}
 )
+
+var withoutServices = []string{
+	"linux-image-cloud-amd64", "systemd-sysv", "dbus", "kmod", "e2fsprogs", "iproute2", "openssh-server",
+}
 
 // DebianTar makes an archive of Debian 13 with the given additional suites, unless there is one, and returns its
 // path.

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/addition"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -59,4 +61,28 @@ func (s *editedStream) Close() error {
 		return nil // the reader stopped early, on purpose
 	}
 	return err
+}
+
+// Files are files that a component adds, made by edits.
+func Files(edits ...Edit) source.Addition { return addition.Files{Source: &files{edits}} }
+
+// files is a source of nothing but edits.
+type files struct{ edits []Edit }
+
+// Fingerprint implements source.Source.
+func (f *files) Fingerprint(context.Context) (string, error) {
+	lines := make([]string, len(f.edits))
+	for i, edit := range f.edits {
+		lines[i] = edit.String()
+	}
+	return "files:" + tree.Sum([]byte(strings.Join(lines, "\n"))).String(), nil
+}
+
+// Open implements source.Source.
+func (f *files) Open(context.Context, source.Progress) (io.ReadCloser, error) {
+	var made bytes.Buffer
+	if err := Apply(strings.NewReader(""), &made, f.edits); err != nil {
+		return nil, err
+	}
+	return io.NopCloser(&made), nil
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 )
@@ -114,6 +116,39 @@ func (w *World) Publish(ctx context.Context, base string, suites []string, edits
 		return tree.Digest{}, fmt.Errorf("publish a release of %s: %w", base, err)
 	}
 	return prepared.ID, nil
+}
+
+// Component publishes the next release of a component on a release of a base.
+func (w *World) Component(ctx context.Context, name string, on tree.Digest, addition source.Addition) (tree.Digest, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishLimit)
+	defer cancel()
+	last := ""
+	progress := func(step string, _, _ int64) {
+		if step != last {
+			last = step
+			w.Tell("release of component " + name + ": " + step)
+		}
+	}
+	publisher := w.Host.Publisher.Components()
+	prepared, err := publisher.Prepare(ctx, publish.Spec{Name: name, BuiltOn: on, Addition: addition}, progress)
+	if err == nil {
+		err = publisher.Publish(ctx, prepared, progress)
+	}
+	if err != nil {
+		return tree.Digest{}, fmt.Errorf("publish a release of component %s: %w", name, err)
+	}
+	return prepared.ID, nil
+}
+
+// Packages are the packages of w.Debian that a component adds, with additional suites.
+func (w *World) Packages(suites []string, names ...string) (source.Addition, error) {
+	cache, err := testbed.CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	return debian.Addition{Source: &debian.Source{
+		Suite: w.Debian.Suite, AdditionalSuites: suites, Packages: names, CacheDir: filepath.Join(cache, "debian"),
+	}}, nil
 }
 
 // Releases publishes one release of a base for each list of edits, all of the same suites, in order.
