@@ -116,6 +116,10 @@ func (j *Joined) repack(dir string, progress source.Progress) (auto []string, _ 
 	if err != nil {
 		return nil, err
 	}
+	architecture, err := rootfs.Architecture(j.Base.Tree)
+	if err != nil {
+		return nil, err
+	}
 	known, manual, automatic := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, one := range inBase {
 		known[one.Name] = true
@@ -127,7 +131,7 @@ func (j *Joined) repack(dir string, progress source.Progress) (auto []string, _ 
 		if err != nil {
 			return nil, fmt.Errorf("component %q: %w", part.Name, err)
 		}
-		r, err := newRepacker(part.Tree, part.Users, part.Groups)
+		r, err := newRepacker(part.Tree, architecture, part.Users, part.Groups)
 		if err != nil {
 			return nil, fmt.Errorf("component %q: %w", part.Name, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +28,9 @@ const (
 // dpkgDir is dpkg's database in a normalised tree.
 const dpkgDir = "usr/lib/sysimage/dpkg"
 
+// plainName matches the names of packages (deb-control(5)).
+var plainName = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]+$`)
+
 // repacker makes packages out of installed ones, as the program dpkg-repack does: dpkg's database has their control
 // information, and the tree their files. So packages can be installed again, together with others, wherever the archive
 // has moved on to.
@@ -41,7 +45,7 @@ type repacker struct {
 // diversion says where a file went, and which package has the right to the original place.
 type diversion struct{ to, by string }
 
-func newRepacker(t *tree.Tree, users, groups map[uint32]bool) (*repacker, error) {
+func newRepacker(t *tree.Tree, architecture string, users, groups map[uint32]bool) (*repacker, error) {
 	r := &repacker{tree: t, foreignUsers: users, foreignGroups: groups, stanzas: map[string]string{}, diverted: map[string]diversion{}}
 	status, err := t.ReadFile(dpkgDir+"/status", maxStatusFile)
 	if err != nil {
@@ -49,9 +53,18 @@ func newRepacker(t *tree.Tree, users, groups map[uint32]bool) (*repacker, error)
 	}
 	for stanza := range strings.SplitSeq(string(status), "\n\n") {
 		fields := fieldsOf(stanza)
-		if name := fields["Package"]; name != "" && strings.HasSuffix(fields["Status"], " installed") {
-			r.stanzas[name] = stanza
+		name := fields["Package"]
+		if !strings.HasSuffix(fields["Status"], " installed") {
+			continue
 		}
+		if !plainName.MatchString(name) {
+			return nil, fmt.Errorf("read the package database: %q is not the name of a package: %w", source.Shorten(name), source.ErrMalformed)
+		}
+		// Names are as rootfs.Packages has them: with the architecture if it is a foreign one.
+		if arch := fields["Architecture"]; arch != architecture && arch != "all" {
+			name += ":" + arch
+		}
+		r.stanzas[name] = stanza
 	}
 	// Three lines each: the path, where it is diverted to, and the package (or ":") that diverts it.
 	diversions, err := t.ReadFile(dpkgDir+"/diversions", maxInfoFile)
@@ -105,15 +118,15 @@ func (r *repacker) write(name, dir string) (_ string, err error) {
 		return "", fmt.Errorf("package %s is not in dpkg's database: %w", name, source.ErrMalformed)
 	}
 	fields := fieldsOf(stanza)
-	info := dpkgDir + "/info/" + name
-	if _, ok := r.tree.Lookup(info + ".list"); !ok {
-		info += ":" + fields["Architecture"]
+	info := dpkgDir + "/info/" + fields["Package"]
+	if _, ok := r.tree.Lookup(info + ".list"); !ok || strings.Contains(name, ":") {
+		info = dpkgDir + "/info/" + fields["Package"] + ":" + fields["Architecture"]
 	}
 	var controlTar, dataTar bytes.Buffer
 	if err := r.writeControl(&controlTar, info, control(stanza)); err != nil {
 		return "", fmt.Errorf("package %s: %w", name, err)
 	}
-	file, err := os.OpenFile(filepath.Join(dir, name+".deb"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	file, err := os.OpenFile(filepath.Join(dir, strings.ReplaceAll(name, ":", "_")+".deb"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return "", err
 	}
@@ -209,8 +222,10 @@ func (r *repacker) writeFile(out *tar.Writer, name, listed string, parent bool, 
 	}
 	e := r.find(at)
 	switch {
+	// What dpkg leaves out by its configuration (path-exclude) is in its list nevertheless.
+	case e == nil && parent:
+		e = &tree.Entry{Type: tree.Directory, Mode: 0o755, ModTime: time.Unix(0, 0)}
 	case e == nil:
-		// What dpkg leaves out by its configuration (path-exclude) is in its list nevertheless.
 		e = &tree.Entry{Type: tree.Regular, Mode: 0o644, ModTime: time.Unix(0, 0), Digest: tree.Sum(nil)}
 	case parent && e.Type != tree.Directory, listed == "/.":
 		// /lib is a directory for packages, and a link in the tree.
