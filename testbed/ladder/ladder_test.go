@@ -77,6 +77,32 @@ func (c *climber) runs(mark, kernel string) {
 	c.mark, c.kernel = mark, kernel
 }
 
+// byHand adds to the network what its configuration does not have.
+const byHand = `set -e
+dev=$(ip -4 route show default | sed 's/.* dev \([^ ]*\).*/\1/')
+ip address add 10.77.0.1/24 dev $dev
+ip route add 10.78.0.0/16 via 10.77.0.9 dev $dev
+ip rule add from 10.79.0.0/16 lookup 77 priority 777
+ip neighbour add 10.77.0.9 lladdr 02:00:00:00:00:09 dev $dev`
+
+// addByHand does that, and hasByHand fails unless all of it is there.
+func (c *climber) addByHand() {
+	c.t.Helper()
+	if _, err := c.Run(c.t.Context(), byHand); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *climber) hasByHand() {
+	c.t.Helper()
+	now, err := c.Run(c.t.Context(), "ip -4 -o address; ip -4 route; ip -4 rule; ip -4 neighbour")
+	for _, want := range []string{"10.77.0.1/24", "10.78.0.0/16 via 10.77.0.9", "from 10.79.0.0/16 lookup 77", "10.77.0.9 dev"} {
+		if err != nil || !strings.Contains(now, want) {
+			c.t.Errorf("the network has lost %s: %s, %v", want, now, err)
+		}
+	}
+}
+
 func (c *climber) bootID() string {
 	c.t.Helper()
 	status, err := c.Status(c.t.Context())
@@ -172,10 +198,12 @@ func TestTheLadder(t *testing.T) {
 		old, booted := c.kernel, c.bootID()
 		updated := ""
 		c.try(t, "a soft-reboot starts another userland under the same kernel", func(t *testing.T) {
+			c.addByHand()
 			report, err := c.climb(soft, vm.SoftReboot)
 			mustCommit(t, report, err, vm.SoftReboot)
 			updated = report.GetTo().GetKernel()
 			c.runs("soft", old)
+			c.hasByHand()
 			if c.bootID() != booted {
 				t.Error("the kernel was started anew")
 			}
