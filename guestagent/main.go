@@ -22,10 +22,15 @@ func main() {
 		boot.Init()
 	}
 	command := ""
-	if len(os.Args) == 2 {
+	if len(os.Args) == 2 || len(os.Args) == 3 && os.Args[1] == "resolver" {
 		command = os.Args[1]
 	}
 	switch command {
+	case "resolver":
+		if err := boot.WriteResolver(os.Args[len(os.Args)-1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	case "serve":
 		if err := serve(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -39,7 +44,7 @@ func main() {
 	case "version":
 		fmt.Println(version)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: agent serve | next-root | version")
+		fmt.Fprintln(os.Stderr, "usage: agent serve | next-root | resolver FILE | version")
 		os.Exit(2)
 	}
 }

@@ -75,6 +75,7 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 	}
 	observed := plan
 	resp.Diagnostics.Append(observed.observe(ctx, made)...)
+	resp.Diagnostics.Append(noAddress(made)...)
 	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 }
@@ -120,6 +121,17 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 	}
 	resp.Diagnostics.Append(failed(fail)...)
 	resp.Diagnostics.Append(startProblems(look, vms, spec, found.State)...)
+}
+
+// noAddress warns of a VM that was started or changed, and that nobody reaches.
+func noAddress(found *vm.VM) (diags diag.Diagnostics) {
+	if found.Unreachable && found.ReadySeconds > 0 {
+		diags.AddAttributeWarning(path.Root("interfaces"), vmName(found.Spec.Name)+" has no address",
+			"Its services have started, and none of its network interfaces has got an address, so SSH does not answer. Bases with "+
+				"systemd-networkd use DHCP unless they configure the network themselves: check that a DHCP server answers in its "+
+				"network, or give the VM an address in a file below /etc/systemd/network. See networkctl in the VM.")
+	}
+	return diags
 }
 
 // powerMatches fails if the power state of a VM is not the configured one although no step failed.
@@ -285,6 +297,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 		resp.Diagnostics.Append(observed.fromReport(ctx, report, delta)...)
 	}
 	resp.Diagnostics.Append(observed.observe(ctx, updated)...)
+	resp.Diagnostics.Append(noAddress(updated)...)
 	resp.Diagnostics.Append(failingChecks(spec.Name, report.GetUnchecked(), false)...)
 	if failed := failedStarts(report); len(failed) > 0 {
 		resp.Diagnostics.AddAttributeWarning(path.Root("last_refresh").AtName("started"), "A unit that the new release of "+vmName(spec.Name)+" starts has failed",

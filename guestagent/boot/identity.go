@@ -46,7 +46,7 @@ func machineID(uuid string) (string, error) {
 }
 
 // writeIdentity writes the files that identify this VM to the assembled system at target: machine-id, host name, hosts,
-// resolver, and root's authorized keys. A file that is correct already is not written.
+// and root's authorized keys. A file that is correct already is not written.
 func writeIdentity(target, uuid string, config agentapi.BootConfig) (err error) {
 	root, err := os.OpenRoot(target)
 	if err != nil {
@@ -65,11 +65,6 @@ func writeIdentity(target, uuid string, config agentapi.BootConfig) (err error) 
 	}
 	if _, err := root.Lstat("etc/hosts"); errors.Is(err, fs.ErrNotExist) {
 		if err := replaceFile(root, "etc/hosts", hostsFile(config.Hostname), 0o644); err != nil {
-			return fmt.Errorf("write identity: %w", err)
-		}
-	}
-	if _, err := root.Lstat("etc/resolv.conf"); errors.Is(err, fs.ErrNotExist) && present(target, "usr/lib/systemd/systemd-resolved") {
-		if err := root.Symlink("../run/systemd/resolve/stub-resolv.conf", "etc/resolv.conf"); err != nil {
 			return fmt.Errorf("write identity: %w", err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
@@ -148,30 +149,87 @@ func installHostKeys(root string) error {
 	return nil
 }
 
+// networkTimeout bounds the wait of network-online.target for an address, in seconds.
+const networkTimeout = 60
+
+// onlineDropIn makes network-online.target wait for an address of one interface, and for the name servers. With more than one
+// interface, some may never get an address.
+func onlineDropIn(resolver string) string {
+	text := fmt.Sprintf("[Service]\nExecStart=\nExecStart=/usr/lib/systemd/systemd-networkd-wait-online --any --timeout=%d\n", networkTimeout)
+	if resolver != "" {
+		text += "ExecStartPost=" + mounts.AgentBinary + " resolver " + resolver + "\n"
+	}
+	return text
+}
+
 // installNetwork enables systemd-networkd with DHCP, unless the system at root configures its network in another way or
 // has no networkd.
 func installNetwork(root string) error {
-	if !present(root, "usr/lib/systemd/systemd-networkd") {
-		return nil
-	}
-	if other := otherNetwork(root); other != "" {
-		say("network: left to %s", other)
-		return nil
-	}
-	if err := writeRunFile(filepath.Join(runNetwork, "80-sharedos.network"), wiredNetwork); err != nil {
+	units, links, err := network(root, hasInterface("/sys/bus/pci/devices"))
+	if err != nil {
 		return fmt.Errorf("install network: %w", err)
 	}
-	services := []string{"systemd-networkd"}
-	if present(root, "usr/lib/systemd/systemd-resolved") {
-		services = append(services, "systemd-resolved")
+	for path, content := range units {
+		if err := writeRunFile(path, content); err != nil {
+			return fmt.Errorf("install network: %w", err)
+		}
 	}
-	for _, service := range services {
-		unit := service + ".service"
-		if err := want("multi-user.target", unit, filepath.Join("/usr/lib/systemd/system", unit)); err != nil {
+	for _, link := range links {
+		if err := want(link.target, link.unit, filepath.Join(link.directory, link.unit)); err != nil {
 			return fmt.Errorf("install network: %w", err)
 		}
 	}
 	return nil
+}
+
+// wanted says that a target wants a unit of a directory.
+type wanted struct{ target, unit, directory string }
+
+// network returns the files and links with which the system at root gets its network: none if something else configures it.
+// interfaces is true if the VM has a network interface.
+func network(root string, interfaces bool) (files map[string]string, links []wanted, err error) {
+	const system = "/usr/lib/systemd/system"
+	if !present(root, "usr/lib/systemd/systemd-networkd") {
+		return nil, nil, nil
+	}
+	if other := otherNetwork(root); other != "" {
+		say("network: left to %s", other)
+		return nil, nil, nil
+	}
+	files = map[string]string{filepath.Join(runNetwork, "80-sharedos.network"): wiredNetwork}
+	links = []wanted{{"multi-user.target", "systemd-networkd.service", system}}
+	if present(root, "usr/lib/systemd/systemd-resolved") {
+		links = append(links, wanted{"multi-user.target", "systemd-resolved.service", system})
+	}
+	resolver, err := linkResolver(root)
+	if err != nil {
+		return nil, nil, fmt.Errorf("link resolv.conf: %w", err)
+	}
+	if resolver != "" {
+		files[filepath.Join(runUnits, resolverUnit)] = resolverService(resolver)
+		files[filepath.Join(runUnits, resolverTrigger)] = resolverPath
+		links = append(links, wanted{"systemd-networkd.service", resolverTrigger, ".."})
+	}
+	// Without an interface it would wait in vain.
+	const online = "systemd-networkd-wait-online"
+	if interfaces && present(root, "usr/lib/systemd/"+online) {
+		files[filepath.Join(runUnits, online+".service.d", "50-sharedos.conf")] = onlineDropIn(resolver)
+		links = append(links, wanted{"network-online.target", online + ".service", system})
+	}
+	return files, links, nil
+}
+
+// hasInterface reports whether the machine has a network interface among its PCI devices: one of class 02 (pci.ids, "Network
+// controller"). The module of its driver need not be loaded.
+func hasInterface(devices string) bool {
+	classes, err := filepath.Glob(filepath.Join(devices, "*", "class"))
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(classes, func(path string) bool {
+		class, err := fileio.Read(path, 64)
+		return err == nil && strings.HasPrefix(string(class), "0x02")
+	})
 }
 
 // otherNetwork returns what configures the network of the system at root instead of systemd-networkd, "" if nothing

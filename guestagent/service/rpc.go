@@ -148,6 +148,14 @@ func (a *answerer) await(ctx context.Context, request *agentapi.StatusRequest) (
 	switch request.GetEvent() {
 	case agentapi.Event_PROGRESS:
 		a.engine.Await(waiting, request.GetSeen())
+	case agentapi.Event_ADDRESS:
+		for network, err := readNetwork(); err == nil && len(network.GetAddresses()) == 0; network, err = readNetwork() {
+			select {
+			case <-waiting.Done():
+				return ""
+			case <-time.After(servicesPause):
+			}
+		}
 	case agentapi.Event_SERVICES:
 		for {
 			if state = a.state(ctx); agentapi.Started(state) {
@@ -200,6 +208,12 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 	}
 	if response.UptimeSeconds, err = uptime(a.proc); err != nil {
 		return nil, err
+	}
+	if response.Network, err = readNetwork(); err != nil {
+		return nil, err
+	}
+	if event == agentapi.Event_ADDRESS {
+		return response, nil
 	}
 	if event == agentapi.Event_PROGRESS && now.Report != nil && !now.Report.GetDone() {
 		return response, nil

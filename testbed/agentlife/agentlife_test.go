@@ -36,6 +36,7 @@ func TestTheAgentsLife(t *testing.T) {
 		name string
 		test func(*testing.T, *guest.VM)
 	}{
+		{"the network", testNetwork},
 		{"another agent takes over", testTakeover},
 		{"an agent that does not start is not kept", testTakeoverThatFails},
 		{"the private disk grows", testGrowth},

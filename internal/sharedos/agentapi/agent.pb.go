@@ -173,6 +173,8 @@ const (
 	Event_PROGRESS Event = 1
 	// systemd has finished starting the system.
 	Event_SERVICES Event = 2
+	// An interface has an address that others can reach. The answer lacks the same as that to PROGRESS.
+	Event_ADDRESS Event = 3
 )
 
 // Enum value maps for Event.
@@ -181,11 +183,13 @@ var (
 		0: "EVENT_UNSPECIFIED",
 		1: "PROGRESS",
 		2: "SERVICES",
+		3: "ADDRESS",
 	}
 	Event_value = map[string]int32{
 		"EVENT_UNSPECIFIED": 0,
 		"PROGRESS":          1,
 		"SERVICES":          2,
+		"ADDRESS":           3,
 	}
 )
 
@@ -528,7 +532,9 @@ type StatusResponse struct {
 	// Processes that run old code now, whichever refresh of this boot brought the new one: "unit pid path".
 	Remaining []string `protobuf:"bytes,23,rep,name=remaining,proto3" json:"remaining,omitempty"`
 	// What the running stack consists of and cannot be read, in words, one line for each layer.
-	Unreadable    []string `protobuf:"bytes,24,rep,name=unreadable,proto3" json:"unreadable,omitempty"`
+	Unreadable []string `protobuf:"bytes,24,rep,name=unreadable,proto3" json:"unreadable,omitempty"`
+	// The network of the VM; absent if the agent does not say.
+	Network       *Network `protobuf:"bytes,25,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -731,6 +737,58 @@ func (x *StatusResponse) GetUnreadable() []string {
 	return nil
 }
 
+func (x *StatusResponse) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+type Network struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses of the VM's interfaces that others can reach: neither loopback nor link-local, without prefix length.
+	Addresses     []string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Network) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 type PutRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
@@ -745,7 +803,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +815,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +828,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PutRequest) GetDigest() string {
@@ -810,7 +868,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +880,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +893,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PutResponse) GetComplete() bool {
@@ -857,7 +915,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +927,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +940,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Target) GetTo() []byte {
@@ -912,7 +970,7 @@ type AssessRequest struct {
 
 func (x *AssessRequest) Reset() {
 	*x = AssessRequest{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +982,7 @@ func (x *AssessRequest) String() string {
 func (*AssessRequest) ProtoMessage() {}
 
 func (x *AssessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +995,7 @@ func (x *AssessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssessRequest.ProtoReflect.Descriptor instead.
 func (*AssessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AssessRequest) GetTarget() *Target {
@@ -977,7 +1035,7 @@ type AssessResponse struct {
 
 func (x *AssessResponse) Reset() {
 	*x = AssessResponse{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1047,7 @@ func (x *AssessResponse) String() string {
 func (*AssessResponse) ProtoMessage() {}
 
 func (x *AssessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1060,7 @@ func (x *AssessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssessResponse.ProtoReflect.Descriptor instead.
 func (*AssessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AssessResponse) GetImpact() *Impact {
@@ -1043,7 +1101,7 @@ type Impact struct {
 
 func (x *Impact) Reset() {
 	*x = Impact{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1113,7 @@ func (x *Impact) String() string {
 func (*Impact) ProtoMessage() {}
 
 func (x *Impact) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1126,7 @@ func (x *Impact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Impact.ProtoReflect.Descriptor instead.
 func (*Impact) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Impact) GetLevel() Level {
@@ -1172,7 +1230,7 @@ type UnitStart struct {
 
 func (x *UnitStart) Reset() {
 	*x = UnitStart{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1242,7 @@ func (x *UnitStart) String() string {
 func (*UnitStart) ProtoMessage() {}
 
 func (x *UnitStart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1255,7 @@ func (x *UnitStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitStart.ProtoReflect.Descriptor instead.
 func (*UnitStart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UnitStart) GetUnit() string {
@@ -1251,7 +1309,7 @@ type UnitImpact struct {
 
 func (x *UnitImpact) Reset() {
 	*x = UnitImpact{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1321,7 @@ func (x *UnitImpact) String() string {
 func (*UnitImpact) ProtoMessage() {}
 
 func (x *UnitImpact) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1334,7 @@ func (x *UnitImpact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitImpact.ProtoReflect.Descriptor instead.
 func (*UnitImpact) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UnitImpact) GetUnit() string {
@@ -1338,7 +1396,7 @@ type UnitPolicy struct {
 
 func (x *UnitPolicy) Reset() {
 	*x = UnitPolicy{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1408,7 @@ func (x *UnitPolicy) String() string {
 func (*UnitPolicy) ProtoMessage() {}
 
 func (x *UnitPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1421,7 @@ func (x *UnitPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitPolicy.ProtoReflect.Descriptor instead.
 func (*UnitPolicy) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UnitPolicy) GetDefault() string {
@@ -1396,7 +1454,7 @@ type PathList struct {
 
 func (x *PathList) Reset() {
 	*x = PathList{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1466,7 @@ func (x *PathList) String() string {
 func (*PathList) ProtoMessage() {}
 
 func (x *PathList) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1479,7 @@ func (x *PathList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathList.ProtoReflect.Descriptor instead.
 func (*PathList) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PathList) GetPaths() []string {
@@ -1448,7 +1506,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1518,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1531,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HealthCheck) GetName() string {
@@ -1574,7 +1632,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1644,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1657,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Command) GetArgv() []string {
@@ -1639,7 +1697,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1709,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1722,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RefreshRequest) GetTarget() *Target {
@@ -1768,7 +1826,7 @@ type RefreshResponse struct {
 
 func (x *RefreshResponse) Reset() {
 	*x = RefreshResponse{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +1838,7 @@ func (x *RefreshResponse) String() string {
 func (*RefreshResponse) ProtoMessage() {}
 
 func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +1851,7 @@ func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
 func (*RefreshResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RefreshResponse) GetStarted() bool {
@@ -1843,7 +1901,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +1913,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +1926,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Report) GetFrom() *Stack {
@@ -2035,7 +2093,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2047,7 +2105,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2060,7 +2118,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Conflict) GetPath() string {
@@ -2104,7 +2162,7 @@ type UnitRestart struct {
 
 func (x *UnitRestart) Reset() {
 	*x = UnitRestart{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2174,7 @@ func (x *UnitRestart) String() string {
 func (*UnitRestart) ProtoMessage() {}
 
 func (x *UnitRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2187,7 @@ func (x *UnitRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitRestart.ProtoReflect.Descriptor instead.
 func (*UnitRestart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UnitRestart) GetUnit() string {
@@ -2172,7 +2230,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2242,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2255,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Timing) GetStep() string {
@@ -2225,7 +2283,7 @@ type ReleaseLayersRequest struct {
 
 func (x *ReleaseLayersRequest) Reset() {
 	*x = ReleaseLayersRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2295,7 @@ func (x *ReleaseLayersRequest) String() string {
 func (*ReleaseLayersRequest) ProtoMessage() {}
 
 func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2308,7 @@ func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReleaseLayersRequest) GetIds() []string {
@@ -2277,7 +2335,7 @@ type ReleaseLayersResponse struct {
 
 func (x *ReleaseLayersResponse) Reset() {
 	*x = ReleaseLayersResponse{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2347,7 @@ func (x *ReleaseLayersResponse) String() string {
 func (*ReleaseLayersResponse) ProtoMessage() {}
 
 func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2360,7 @@ func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReleaseLayersResponse) GetFree() []string {
@@ -2330,7 +2388,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2400,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2413,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Held) GetId() string {
@@ -2382,7 +2440,7 @@ type MappedRequest struct {
 
 func (x *MappedRequest) Reset() {
 	*x = MappedRequest{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +2452,7 @@ func (x *MappedRequest) String() string {
 func (*MappedRequest) ProtoMessage() {}
 
 func (x *MappedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +2465,7 @@ func (x *MappedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedRequest.ProtoReflect.Descriptor instead.
 func (*MappedRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MappedRequest) GetSuffix() string {
@@ -2426,7 +2484,7 @@ type MappedResponse struct {
 
 func (x *MappedResponse) Reset() {
 	*x = MappedResponse{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2496,7 @@ func (x *MappedResponse) String() string {
 func (*MappedResponse) ProtoMessage() {}
 
 func (x *MappedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2509,7 @@ func (x *MappedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedResponse.ProtoReflect.Descriptor instead.
 func (*MappedResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MappedResponse) GetFiles() []*MappedFile {
@@ -2475,7 +2533,7 @@ type MappedFile struct {
 
 func (x *MappedFile) Reset() {
 	*x = MappedFile{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2545,7 @@ func (x *MappedFile) String() string {
 func (*MappedFile) ProtoMessage() {}
 
 func (x *MappedFile) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2558,7 @@ func (x *MappedFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedFile.ProtoReflect.Descriptor instead.
 func (*MappedFile) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MappedFile) GetUnit() string {
@@ -2548,7 +2606,7 @@ type GrowDiskRequest struct {
 
 func (x *GrowDiskRequest) Reset() {
 	*x = GrowDiskRequest{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2618,7 @@ func (x *GrowDiskRequest) String() string {
 func (*GrowDiskRequest) ProtoMessage() {}
 
 func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2631,7 @@ func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskRequest.ProtoReflect.Descriptor instead.
 func (*GrowDiskRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GrowDiskRequest) GetSize() int64 {
@@ -2594,7 +2652,7 @@ type GrowDiskResponse struct {
 
 func (x *GrowDiskResponse) Reset() {
 	*x = GrowDiskResponse{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2606,7 +2664,7 @@ func (x *GrowDiskResponse) String() string {
 func (*GrowDiskResponse) ProtoMessage() {}
 
 func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2619,7 +2677,7 @@ func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskResponse.ProtoReflect.Descriptor instead.
 func (*GrowDiskResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GrowDiskResponse) GetBeforeBytes() int64 {
@@ -2646,7 +2704,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +2716,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +2729,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -2691,7 +2749,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2761,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +2774,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -2745,7 +2803,7 @@ const file_agent_proto_rawDesc = "" +
 	"\rStatusRequest\x12.\n" +
 	"\x05event\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.EventR\x05event\x12,\n" +
 	"\x04seen\x18\x02 \x01(\x0e2\x18.sharedos.agent.v1.StateR\x04seen\x12\x17\n" +
-	"\await_ms\x18\x03 \x01(\x03R\x06waitMs\"\xde\x06\n" +
+	"\await_ms\x18\x03 \x01(\x03R\x06waitMs\"\x94\a\n" +
 	"\x0eStatusResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x16\n" +
@@ -2778,7 +2836,10 @@ const file_agent_proto_rawDesc = "" +
 	"\tremaining\x18\x17 \x03(\tR\tremaining\x12\x1e\n" +
 	"\n" +
 	"unreadable\x18\x18 \x03(\tR\n" +
-	"unreadable\"d\n" +
+	"unreadable\x124\n" +
+	"\anetwork\x18\x19 \x01(\v2\x1a.sharedos.agent.v1.NetworkR\anetwork\"'\n" +
+	"\aNetwork\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\"d\n" +
 	"\n" +
 	"PutRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
@@ -2963,11 +3024,12 @@ const file_agent_proto_rawDesc = "" +
 	"\vSOFT_REBOOT\x10\x04\x12\t\n" +
 	"\x05KEXEC\x10\x05\x12\n" +
 	"\n" +
-	"\x06REBOOT\x10\x06*:\n" +
+	"\x06REBOOT\x10\x06*G\n" +
 	"\x05Event\x12\x15\n" +
 	"\x11EVENT_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bPROGRESS\x10\x01\x12\f\n" +
-	"\bSERVICES\x10\x02*\x9e\x01\n" +
+	"\bSERVICES\x10\x02\x12\v\n" +
+	"\aADDRESS\x10\x03*\x9e\x01\n" +
 	"\aRefusal\x12\x17\n" +
 	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREFUSAL_IMPACT\x10\x01\x12\x14\n" +
@@ -2999,7 +3061,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -3009,36 +3071,37 @@ var file_agent_proto_goTypes = []any{
 	(*Stack)(nil),                 // 5: sharedos.agent.v1.Stack
 	(*StatusRequest)(nil),         // 6: sharedos.agent.v1.StatusRequest
 	(*StatusResponse)(nil),        // 7: sharedos.agent.v1.StatusResponse
-	(*PutRequest)(nil),            // 8: sharedos.agent.v1.PutRequest
-	(*PutResponse)(nil),           // 9: sharedos.agent.v1.PutResponse
-	(*Target)(nil),                // 10: sharedos.agent.v1.Target
-	(*AssessRequest)(nil),         // 11: sharedos.agent.v1.AssessRequest
-	(*AssessResponse)(nil),        // 12: sharedos.agent.v1.AssessResponse
-	(*Impact)(nil),                // 13: sharedos.agent.v1.Impact
-	(*UnitStart)(nil),             // 14: sharedos.agent.v1.UnitStart
-	(*UnitImpact)(nil),            // 15: sharedos.agent.v1.UnitImpact
-	(*UnitPolicy)(nil),            // 16: sharedos.agent.v1.UnitPolicy
-	(*PathList)(nil),              // 17: sharedos.agent.v1.PathList
-	(*HealthCheck)(nil),           // 18: sharedos.agent.v1.HealthCheck
-	(*Command)(nil),               // 19: sharedos.agent.v1.Command
-	(*RefreshRequest)(nil),        // 20: sharedos.agent.v1.RefreshRequest
-	(*RefreshResponse)(nil),       // 21: sharedos.agent.v1.RefreshResponse
-	(*Report)(nil),                // 22: sharedos.agent.v1.Report
-	(*Conflict)(nil),              // 23: sharedos.agent.v1.Conflict
-	(*UnitRestart)(nil),           // 24: sharedos.agent.v1.UnitRestart
-	(*Timing)(nil),                // 25: sharedos.agent.v1.Timing
-	(*ReleaseLayersRequest)(nil),  // 26: sharedos.agent.v1.ReleaseLayersRequest
-	(*ReleaseLayersResponse)(nil), // 27: sharedos.agent.v1.ReleaseLayersResponse
-	(*Held)(nil),                  // 28: sharedos.agent.v1.Held
-	(*MappedRequest)(nil),         // 29: sharedos.agent.v1.MappedRequest
-	(*MappedResponse)(nil),        // 30: sharedos.agent.v1.MappedResponse
-	(*MappedFile)(nil),            // 31: sharedos.agent.v1.MappedFile
-	(*GrowDiskRequest)(nil),       // 32: sharedos.agent.v1.GrowDiskRequest
-	(*GrowDiskResponse)(nil),      // 33: sharedos.agent.v1.GrowDiskResponse
-	(*ReplaceRequest)(nil),        // 34: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 35: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 36: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 37: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*Network)(nil),               // 8: sharedos.agent.v1.Network
+	(*PutRequest)(nil),            // 9: sharedos.agent.v1.PutRequest
+	(*PutResponse)(nil),           // 10: sharedos.agent.v1.PutResponse
+	(*Target)(nil),                // 11: sharedos.agent.v1.Target
+	(*AssessRequest)(nil),         // 12: sharedos.agent.v1.AssessRequest
+	(*AssessResponse)(nil),        // 13: sharedos.agent.v1.AssessResponse
+	(*Impact)(nil),                // 14: sharedos.agent.v1.Impact
+	(*UnitStart)(nil),             // 15: sharedos.agent.v1.UnitStart
+	(*UnitImpact)(nil),            // 16: sharedos.agent.v1.UnitImpact
+	(*UnitPolicy)(nil),            // 17: sharedos.agent.v1.UnitPolicy
+	(*PathList)(nil),              // 18: sharedos.agent.v1.PathList
+	(*HealthCheck)(nil),           // 19: sharedos.agent.v1.HealthCheck
+	(*Command)(nil),               // 20: sharedos.agent.v1.Command
+	(*RefreshRequest)(nil),        // 21: sharedos.agent.v1.RefreshRequest
+	(*RefreshResponse)(nil),       // 22: sharedos.agent.v1.RefreshResponse
+	(*Report)(nil),                // 23: sharedos.agent.v1.Report
+	(*Conflict)(nil),              // 24: sharedos.agent.v1.Conflict
+	(*UnitRestart)(nil),           // 25: sharedos.agent.v1.UnitRestart
+	(*Timing)(nil),                // 26: sharedos.agent.v1.Timing
+	(*ReleaseLayersRequest)(nil),  // 27: sharedos.agent.v1.ReleaseLayersRequest
+	(*ReleaseLayersResponse)(nil), // 28: sharedos.agent.v1.ReleaseLayersResponse
+	(*Held)(nil),                  // 29: sharedos.agent.v1.Held
+	(*MappedRequest)(nil),         // 30: sharedos.agent.v1.MappedRequest
+	(*MappedResponse)(nil),        // 31: sharedos.agent.v1.MappedResponse
+	(*MappedFile)(nil),            // 32: sharedos.agent.v1.MappedFile
+	(*GrowDiskRequest)(nil),       // 33: sharedos.agent.v1.GrowDiskRequest
+	(*GrowDiskResponse)(nil),      // 34: sharedos.agent.v1.GrowDiskResponse
+	(*ReplaceRequest)(nil),        // 35: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 36: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 37: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 38: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
@@ -3046,56 +3109,57 @@ var file_agent_proto_depIdxs = []int32{
 	0,  // 2: sharedos.agent.v1.StatusRequest.seen:type_name -> sharedos.agent.v1.State
 	5,  // 3: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
 	0,  // 4: sharedos.agent.v1.StatusResponse.state:type_name -> sharedos.agent.v1.State
-	22, // 5: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
-	10, // 6: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
-	16, // 7: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	18, // 8: sharedos.agent.v1.AssessRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	13, // 9: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
-	1,  // 10: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
-	15, // 11: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
-	14, // 12: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
-	1,  // 13: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	36, // 14: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	37, // 15: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
-	19, // 16: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
-	10, // 17: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
-	1,  // 18: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
-	18, // 19: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	16, // 20: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	5,  // 21: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
-	5,  // 22: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
-	0,  // 23: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
-	13, // 24: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
-	24, // 25: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
-	25, // 26: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
-	3,  // 27: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
-	14, // 28: sharedos.agent.v1.Report.starts:type_name -> sharedos.agent.v1.UnitStart
-	23, // 29: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
-	1,  // 30: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
-	28, // 31: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
-	31, // 32: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	17, // 33: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	6,  // 34: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	8,  // 35: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	11, // 36: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	20, // 37: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	26, // 38: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	29, // 39: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	32, // 40: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	34, // 41: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	7,  // 42: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	9,  // 43: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	12, // 44: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	21, // 45: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	27, // 46: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	30, // 47: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	33, // 48: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	35, // 49: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	42, // [42:50] is the sub-list for method output_type
-	34, // [34:42] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	23, // 5: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
+	8,  // 6: sharedos.agent.v1.StatusResponse.network:type_name -> sharedos.agent.v1.Network
+	11, // 7: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
+	17, // 8: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	19, // 9: sharedos.agent.v1.AssessRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	14, // 10: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
+	1,  // 11: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
+	16, // 12: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
+	15, // 13: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
+	1,  // 14: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
+	37, // 15: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	38, // 16: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	20, // 17: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
+	11, // 18: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
+	1,  // 19: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
+	19, // 20: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	17, // 21: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	5,  // 22: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
+	5,  // 23: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
+	0,  // 24: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
+	14, // 25: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
+	25, // 26: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	26, // 27: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
+	3,  // 28: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
+	15, // 29: sharedos.agent.v1.Report.starts:type_name -> sharedos.agent.v1.UnitStart
+	24, // 30: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
+	1,  // 31: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
+	29, // 32: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
+	32, // 33: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
+	18, // 34: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	6,  // 35: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	9,  // 36: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	12, // 37: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	21, // 38: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	27, // 39: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	30, // 40: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	33, // 41: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	35, // 42: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	7,  // 43: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	10, // 44: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	13, // 45: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	22, // 46: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	28, // 47: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	31, // 48: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	34, // 49: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	36, // 50: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	43, // [43:51] is the sub-list for method output_type
+	35, // [35:43] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3103,7 +3167,7 @@ func file_agent_proto_init() {
 	if File_agent_proto != nil {
 		return
 	}
-	file_agent_proto_msgTypes[14].OneofWrappers = []any{
+	file_agent_proto_msgTypes[15].OneofWrappers = []any{
 		(*HealthCheck_Unit)(nil),
 		(*HealthCheck_Http)(nil),
 		(*HealthCheck_Tcp)(nil),
@@ -3115,7 +3179,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

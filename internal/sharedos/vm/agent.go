@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -133,7 +134,46 @@ func (f *Fleet) start(ctx context.Context, name string, progress Progress) (floa
 			return 0, err
 		}
 	}
-	return ready, nil
+	return ready, f.awaitAddress(ctx, name, progress)
+}
+
+// addressLimit bounds the wait for an address of a VM whose services have started, unless Fleet.AddressLimit does. DHCP of an emulated
+// guest takes up to half a minute.
+const addressLimit = time.Minute
+
+// awaitAddress waits until a VM that was started can be reached at an address. It is no error if none comes: the VM may have none by
+// intention, and VM.Unreachable tells. An agent that does not say whether there is one is not waited for.
+func (f *Fleet) awaitAddress(ctx context.Context, name string, progress Progress) error {
+	domain, _, err := f.Hypervisor.Lookup(ctx, name)
+	if err != nil || len(domain.Interfaces) == 0 {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, cmp.Or(f.AddressLimit, addressLimit))
+	defer cancel()
+	if _, err := f.await(limited, name, "the services have started; waiting for an address", progress, askForAddress,
+		func(status *agentapi.StatusResponse) bool { return !unreachable(domain, status) }); err != nil && limited.Err() == nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// unreachable reports whether an agent says that its VM, which has a network interface, has no address. User-mode networking forwards
+// ports to an address of IPv4, which may come after one of IPv6.
+func unreachable(domain hypervisor.Domain, status *agentapi.StatusResponse) bool {
+	network := status.GetNetwork()
+	if network == nil || len(domain.Interfaces) == 0 {
+		return false
+	}
+	for _, one := range domain.Interfaces {
+		if one.User == nil {
+			continue
+		}
+		return !slices.ContainsFunc(network.GetAddresses(), func(text string) bool {
+			address, err := netip.ParseAddr(text)
+			return err == nil && address.Is4()
+		})
+	}
+	return len(network.GetAddresses()) == 0
 }
 
 // started reports whether systemd has finished starting the system. Units may have failed.
@@ -147,6 +187,11 @@ func askNow() *agentapi.StatusRequest { return &agentapi.StatusRequest{} }
 // askForServices asks an agent to answer when its VM's services have started.
 func askForServices() *agentapi.StatusRequest {
 	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: waitFor.Milliseconds()}
+}
+
+// askForAddress asks an agent to answer when its VM has an address.
+func askForAddress() *agentapi.StatusRequest {
+	return &agentapi.StatusRequest{Event: agentapi.Event_ADDRESS, WaitMs: waitFor.Milliseconds()}
 }
 
 // askForTurn asks an agent that waits for the host to answer when it no longer waits.

@@ -69,6 +69,8 @@ type Fleet struct {
 	Silence time.Duration
 	// BootLimit is how long an update waits for a VM whose agent does not answer, because it may be booting; 0 is one minute.
 	BootLimit time.Duration
+	// AddressLimit is how long a VM that was started is waited for until it has an address; 0 is one minute.
+	AddressLimit time.Duration
 	// PausedLimit is how long a VM may be paused while the fleet waits for its agent; 0 is one minute. A snapshot or a
 	// migration pauses a VM for seconds. A fault of its disk or of the hypervisor pauses it until an operator resumes it.
 	PausedLimit time.Duration
@@ -334,6 +336,7 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		return found, nil
 	}
 	found.Answered, found.Agent, found.Stack = true, status, running
+	found.Unreachable = unreachable(domain, status)
 	if found.Surplus, err = f.surplusLayers(ctx, agent, domain, status); err != nil {
 		// Layers that stay attached cost little, and nothing depends on what uses them.
 		f.Log.WarnContext(ctx, "unable to find out which layers are in use", "vm", name, "error", err)

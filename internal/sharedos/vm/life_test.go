@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -178,5 +179,48 @@ func TestAVMThatStaysSilentIsRefusedAfterAWhile(t *testing.T) {
 	spec.Base = w.new
 	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, vm.ErrNoAnswer) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A VM that was started is waited for until it has an address at which the host reaches it, and not for ever.
+func TestAVMThatIsStartedIsWaitedForUntilItHasAnAddress(t *testing.T) {
+	user := map[string]hypervisor.Interface{"lan": {User: &hypervisor.UserNetwork{}}}
+	bridged := map[string]hypervisor.Interface{"lan": {Bridge: "br0"}}
+	late := func(addresses ...string) func() []string {
+		asked := 0
+		return func() []string {
+			if asked++; asked < 4 {
+				return nil
+			}
+			return addresses
+		}
+	}
+	for name, c := range map[string]struct {
+		interfaces  map[string]hypervisor.Interface
+		addresses   func() []string
+		unreachable bool
+	}{
+		"it comes late":           {user, late("10.0.2.15"), false},
+		"of IPv6 on a bridge":     {bridged, late("2001:db8::5"), false},
+		"of IPv6 in user mode":    {user, late("fec0::5"), true},
+		"none comes":              {bridged, func() []string { return nil }, true},
+		"no interface":            {nil, func() []string { return nil }, false},
+		"an agent of last year's": {user, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.fleet.AddressLimit = 3 * time.Second
+			w.agent(t, "web-a").Addresses = c.addresses
+			spec := w.spec()
+			spec.Interfaces = c.interfaces
+			var steps []string
+			made, err := w.fleet.Create(within(t, time.Minute), spec, func(step string) { steps = append(steps, step) })
+			if err != nil || made.Unreachable != c.unreachable {
+				t.Fatalf("%+v, %v", made, err)
+			}
+			if told := slices.Contains(steps, "the services have started; waiting for an address"); told != (len(c.interfaces) > 0) {
+				t.Errorf("its steps are %q", steps)
+			}
+		})
 	}
 }

@@ -112,6 +112,8 @@ type VM struct {
 	Answered bool
 	NoAnswer error
 	Agent    *agentapi.StatusResponse
+	// Unreachable is true if the VM has a network interface, and its agent says that it has no address.
+	Unreachable bool
 	// Faults are what the VM should have and does not have.
 	Faults []Fault
 	// Surplus are the layers that are attached and that neither the running nor the configured stack has.

@@ -40,6 +40,8 @@ type Agent struct {
 	NoStack bool
 	// SystemState is systemd's system state; "" stands for "running".
 	SystemState string
+	// Addresses returns the addresses of the VM; nil if the agent does not say.
+	Addresses func() []string
 	// Binary is the agent's program. Without it the agent reports no digest, like agents that cannot be replaced.
 	Binary []byte
 	// OldBinary is the program of the last version. While Binary equals it, the agent speaks protocol 1.
@@ -332,6 +334,9 @@ func (a *Agent) Status(_ context.Context, question *agentapi.StatusRequest) (*ag
 	}
 	if a.waiting != nil {
 		answer.State = agentapi.State_STARTING
+	}
+	if a.Addresses != nil {
+		answer.Network = &agentapi.Network{Addresses: a.Addresses()}
 	}
 	if question.GetEvent() == agentapi.Event_PROGRESS && answer.GetState() != agentapi.State_IDLE {
 		answer.SystemState = ""
