@@ -68,6 +68,11 @@ func nextStep(err error, timeout string) string {
 			"with a larger %s if the host is slow.", timeout, timeout)
 	case errors.Is(err, release.ErrKeyMode):
 		return "Run that chmod, and apply again. If somebody else may have read the key, make VMs and bases anew with another one."
+	case errors.Is(err, release.ErrKeyLost):
+		return "Put the operator key in its place from a backup, or set operator_key in the provider block to the file that holds it. Nothing " +
+			"was changed. If it is lost for good, or if these releases are another operator's, make a key of your own at that path, with: " +
+			"openssl genpkey -algorithm ed25519 -out FILE. VMs of the lost key can be destroyed with it, and are not refreshed; bases of " +
+			"the lost key can be destroyed and made anew."
 	case errors.Is(err, release.ErrKey):
 		return "Put the operator key in its place from a backup, or set operator_key in the provider block to the file that holds it. " +
 			"State is kept as it was."

@@ -36,6 +36,7 @@ func TestTheNextStepIsThatOfTheCause(t *testing.T) {
 		"a release of another key":       {fmt.Errorf("compose: %w", release.ErrSignature), "another operator key"},
 		"a component of nothing":         {fmt.Errorf("prepare: %w", publish.ErrNothing), "Remove the component"},
 		"a component of another release": {fmt.Errorf("compose: %w", compose.ErrBuiltOn), "same base release"},
+		"a key that was lost":            {opening(fmt.Errorf("%w: there is no file", release.ErrKeyLost)), "openssl genpkey"},
 		"a VM of another key":            {fmt.Errorf("%w: %w", vm.ErrNoAnswer, vm.ErrOperator), "from a backup"},
 		"a VM that does not answer":      {vm.ErrNoAnswer, "console log"},
 	} {

@@ -147,8 +147,8 @@ func (p *Provider) Configure(ctx context.Context, req provider.ConfigureRequest,
 		return
 	}
 	if _, err := os.Stat(config.OperatorKey); config.OperatorKey != "" && errors.Is(err, fs.ErrNotExist) {
-		resp.Diagnostics.AddAttributeWarning(path.Root("operator_key"), "A new operator key is made",
-			"There is none at "+config.OperatorKey+". If you had one, put it there from a backup before you go on, or set operator_key to the "+
+		resp.Diagnostics.AddAttributeWarning(path.Root("operator_key"), "There is no operator key yet",
+			"There is none at "+config.OperatorKey+". A new one is made, unless the storage pool holds releases that another one has signed. If you had one, put it there from a backup before you go on, or set operator_key to the "+
 				"file that holds it: VMs that were made with it do not know a new one. Keep a backup of the new one.")
 	}
 	if err := p.connection.configure(config, unknown); err != nil {

@@ -64,7 +64,7 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	if config, err = config.withDefaults(); err != nil {
 		return nil, err
 	}
-	key, err := release.LoadOrCreateKey(config.OperatorKey)
+	known, err := release.HasKey(config.OperatorKey)
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +79,15 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 		}
 	}()
 	volumes, err := store.New(client, store.Config{Pool: config.Pool, CreatePath: config.PoolPath})
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		if err := nothingSigned(ctx, volumes, config); err != nil {
+			return nil, err
+		}
+	}
+	key, err := release.LoadOrCreateKey(config.OperatorKey)
 	if err != nil {
 		return nil, err
 	}
@@ -106,6 +115,29 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 		publisher.Log.WarnContext(ctx, "what an interrupted deletion has left is still in the storage pool", "error", err)
 	}
 	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes, client: client, config: config, on: on, pool: volumes}, nil
+}
+
+// nothingSigned returns release.ErrKeyLost if the pool holds releases. A new operator key would make all of them, and the VMs that
+// run them, somebody else's, so it is made only where there are none.
+func nothingSigned(ctx context.Context, objects store.Objects, config Config) error {
+	volumes, err := objects.ListObjects(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for releases in storage pool %q, before an operator key is made: %w", config.Pool, err)
+	}
+	signed := 0
+	for _, volume := range volumes {
+		if name, ok := store.ParseVolumeName(volume.Name); ok && name.Kind == store.ReleaseVolume {
+			signed++
+		}
+	}
+	if signed == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: there is no file %s, and storage pool %q holds %d releases, which an operator key has signed", release.ErrKeyLost,
+		config.OperatorKey, config.Pool, signed)
 }
 
 // CheckPool returns why the storage pool cannot be used or created. It creates nothing. store.ErrConfig means that another pool, or

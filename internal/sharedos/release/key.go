@@ -24,6 +24,21 @@ var ErrKeyMode = errors.New("others may read the operator key")
 // ErrKey means that a file is no operator key, or cannot be read or made as one.
 var ErrKey = errors.New("the operator key cannot be used")
 
+// ErrKeyLost means that there is no operator key, and that one has signed something before. It matches ErrKey.
+var ErrKeyLost = fmt.Errorf("the operator key is missing: %w", ErrKey)
+
+// HasKey reports whether there is a file for the operator key, whatever is in it.
+func HasKey(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for operator key %s: %w: %w", path, ErrKey, err)
+	}
+	return true, nil
+}
+
 // LoadOrCreateKey reads the operator key, an Ed25519 key in PKCS#8 PEM. If there is none, it creates one with mode
 // 0600, in a directory of mode 0700. Processes that do so at the same time all get the same key. LoadOrCreateKey
 // returns ErrKeyMode if other users may read the file, because they may know the key already. All errors match ErrKey.

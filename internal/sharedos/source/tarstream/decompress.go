@@ -47,16 +47,18 @@ func decompress(file io.Reader, compressedOnly bool) (io.Reader, func(), error) 
 		return &gzipReader{from: r, member: z}, nothing, nil
 	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
 		// With a concurrency of 1 the decoder starts no goroutines that would read from the file on their own.
-		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
+		from := &zerosAtEnd{from: r}
+		z, err := zstd.NewReader(from, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, nil, err
 		}
-		return zstdReader{z}, z.Close, nil
+		return zstdReader{z, from}, z.Close, nil
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
 		z, err := xz.NewReader(r, maxWindow)
 		return xzReader{z}, nothing, explainXZ(err)
 	case bytes.HasPrefix(head, []byte("BZh")):
-		return bzip2.NewReader(r), nothing, nil
+		from := &zerosAtEnd{from: r}
+		return bzip2Reader{bzip2.NewReader(from), from}, nothing, nil
 	case !compressedOnly && isTar(head):
 		return r, nothing, nil
 	default:
@@ -110,11 +112,80 @@ func (g *gzipReader) skipPadding() error {
 	return fmt.Errorf("more than %d zeros fill the file: %w", maxPadding, source.ErrLimit)
 }
 
-// zstdReader distinguishes a file that requests more than maxWindow from a damaged one.
-type zstdReader struct{ *zstd.Decoder }
+// zerosAtEnd counts the zeros at the end of what a decompressor has read.
+type zerosAtEnd struct {
+	from  *bufio.Reader
+	zeros int64
+}
+
+func (z *zerosAtEnd) Read(p []byte) (int, error) {
+	n, err := z.from.Read(p)
+	z.count(p[:n])
+	return n, err
+}
+
+func (z *zerosAtEnd) ReadByte() (byte, error) {
+	b, err := z.from.ReadByte()
+	if err == nil {
+		z.count([]byte{b})
+	}
+	return b, err
+}
+
+func (z *zerosAtEnd) count(p []byte) {
+	if other := len(bytes.TrimRight(p, "\x00")); other > 0 {
+		z.zeros = int64(len(p) - other)
+	} else {
+		z.zeros += int64(len(p))
+	}
+}
+
+// end is called with the error of a decompressor that has found something else than another frame. It returns io.EOF if
+// the file has only zeros from there on: head is how many bytes of a frame tell what it is.
+func (z *zerosAtEnd) end(cause error, head int64) error {
+	if z.zeros < head {
+		return cause
+	}
+	for range maxPadding {
+		switch b, err := z.from.ReadByte(); {
+		case err != nil:
+			return err
+		case b != 0:
+			return cause
+		}
+	}
+	return fmt.Errorf("more than %d zeros fill the file: %w", maxPadding, source.ErrLimit)
+}
+
+// bzip2Reader ignores zeros after the last stream of a file.
+type bzip2Reader struct {
+	io.Reader
+	from *zerosAtEnd
+}
+
+// errNoStream is what compress/bzip2 finds after a stream if it is no other stream.
+const errNoStream = bzip2.StructuralError("bad magic value in continuation file")
+
+func (z bzip2Reader) Read(p []byte) (int, error) {
+	n, err := z.Reader.Read(p)
+	if errors.Is(err, errNoStream) {
+		err = z.from.end(err, 2)
+	}
+	return n, err
+}
+
+// zstdReader distinguishes a file that requests more than maxWindow from a damaged one, and ignores zeros after the last
+// frame.
+type zstdReader struct {
+	*zstd.Decoder
+	from *zerosAtEnd
+}
 
 func (z zstdReader) Read(p []byte) (int, error) {
 	n, err := z.Decoder.Read(p)
+	if errors.Is(err, zstd.ErrMagicMismatch) {
+		err = z.from.end(err, 4)
+	}
 	// A frame of a single segment yields ErrDecoderSizeExceeded: its window is its whole content.
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
 		err = windowError("zstd --long=27")

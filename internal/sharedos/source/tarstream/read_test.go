@@ -10,11 +10,13 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
@@ -167,6 +169,51 @@ func TestGzipWithPaddingIsRead(t *testing.T) {
 		free()
 		if (err == nil) != c.good || c.good && !bytes.Equal(got, stream) {
 			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+	}
+}
+
+// Every format can be filled with zeros, as to the block of a tape, and may consist of several parts.
+func TestOtherFormatsWithPaddingAreRead(t *testing.T) {
+	packers := map[string]func([]byte) []byte{
+		"zstd": func(data []byte) []byte {
+			w, err := zstd.NewWriter(nil)
+			sourcetest.Must(t, err)
+			return w.EncodeAll(data, nil)
+		},
+		"bzip2": func(data []byte) []byte {
+			cmd := exec.CommandContext(t.Context(), "bzip2")
+			cmd.Stdin = bytes.NewReader(data)
+			packed, err := cmd.Output()
+			sourcetest.Must(t, err)
+			return packed
+		},
+	}
+	stream := sourcetest.Tar(t, sourcetest.File("a", "a"), sourcetest.File("b", sourcetest.Noise(100_000)))
+	half := len(stream) / 2
+	for format, pack := range packers {
+		whole := pack(stream)
+		for name, c := range map[string]struct {
+			file []byte
+			good bool
+		}{
+			"plain":               {whole, true},
+			"a block of a tape":   {append(slices.Clone(whole), make([]byte, 10240)...), true},
+			"four zeros":          {append(slices.Clone(whole), make([]byte, 4)...), true},
+			"two and padding":     {slices.Concat(pack(stream[:half]), pack(stream[half:]), make([]byte, 512)), true},
+			"garbage":             {append(slices.Clone(whole), "garbage"...), false},
+			"garbage after zeros": {slices.Concat(whole, make([]byte, 512), []byte("x")), false},
+			"part after zeros":    {slices.Concat(pack(stream[:half]), make([]byte, 512), pack(stream[half:])), false},
+			"zeros for its end":   {append(slices.Clone(whole[:len(whole)/2]), make([]byte, 1<<20)...), false},
+			"cut off":             {whole[:len(whole)-5], false},
+		} {
+			in, free, err := tarstream.Decompress(bytes.NewReader(c.file))
+			sourcetest.Must(t, err)
+			got, err := io.ReadAll(in)
+			free()
+			if (err == nil) != c.good || c.good && !bytes.Equal(got, stream) {
+				t.Errorf("%s, %s: %d bytes, %v", format, name, len(got), err)
+			}
 		}
 	}
 }
