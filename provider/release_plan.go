@@ -93,7 +93,11 @@ func (r *releaseResource) planSource(ctx context.Context, plan, state released, 
 	if diags.HasError() {
 		return read, diags
 	}
-	if state != nil && sameSource(plan, state) {
+	damaged, d := isDamaged(ctx, private)
+	if diags.Append(d...); diags.HasError() {
+		return read, diags
+	}
+	if state != nil && !damaged && sameSource(plan, state) {
 		unchanged, d := r.sameInput(ctx, plan, in, state, private)
 		if diags.Append(d...); unchanged || diags.HasError() {
 			carry(plan, state)

@@ -228,15 +228,29 @@ func (r *releaseResource) Read(ctx context.Context, req resource.ReadRequest, re
 		return
 	case errors.Is(err, publish.ErrDamagedStore) && !state.fields().Release.IsNull():
 		resp.Diagnostics.AddAttributeWarning(path.Root("release"), "The newest release of "+object+" is damaged", sentence(err)+
-			" The state is unchanged. terraform destroy is possible nevertheless.")
+			" VMs that run it keep running, and move to the new release with that apply. terraform destroy is possible, too.")
+		resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateDamaged, []byte("true"))...)
 		return
 	case err != nil:
 		resp.Diagnostics.Append(failed(failure{do: "read", object: object, err: err})...)
 		return
 	}
+	if damaged, diags := isDamaged(ctx, req.Private); damaged || diags.HasError() {
+		resp.Diagnostics.Append(diags...)
+		resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateDamaged, []byte("false"))...)
+	}
 	resp.Diagnostics.Append(state.describe(ctx, backend, id, manifest, r.connection.chain())...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, state)...)
 	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
+}
+
+// privateDamaged is a key in private state. It is true while the newest release cannot be read from the pool.
+const privateDamaged = "damaged"
+
+// isDamaged reports whether the newest release could not be read when the state was last refreshed.
+func isDamaged(ctx context.Context, private privateState) (bool, diag.Diagnostics) {
+	text, diags := private.GetKey(ctx, privateDamaged)
+	return string(text) == "true", diags
 }
 
 // Delete implements resource.Resource. What VMs use is not deleted.

@@ -94,7 +94,11 @@ func (h host) PortFree(_ context.Context, port uint16) (bool, error) {
 	return !slices.Contains(h.busy, port), nil
 }
 
-func (w *World) pool() string     { return filepath.Join(w.dir, "pool") }
+func (w *World) pool() string { return filepath.Join(w.dir, "pool") }
+
+// PoolDir is the directory of the pool.
+func (w *World) PoolDir() string { return w.pool() }
+
 func (w *World) cache() string    { return filepath.Join(w.dir, "cache") }
 func (w *World) consoles() string { return filepath.Join(w.dir, "console") }
 

@@ -26,7 +26,7 @@ func (p *Publisher) Newest(ctx context.Context, name string) (tree.Digest, *rele
 	manifest, err := p.Get(ctx, newest)
 	if errors.Is(err, store.ErrNotFound) {
 		// The base has a history, so the error must not match store.ErrNotFound.
-		err = fmt.Errorf("its manifest is missing: %w; publish it again from the machine that built it, or destroy it",
+		err = fmt.Errorf("its manifest is missing: %w; the next apply publishes it anew",
 			ErrDamagedStore)
 	}
 	if err != nil {

@@ -179,6 +179,9 @@ func (p *Publisher) previous(ctx context.Context, name string) (*previous, error
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
+	if errors.Is(err, ErrDamagedStore) {
+		return p.previousOfLost(ctx, name, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -195,6 +198,37 @@ func (p *Publisher) previous(ctx context.Context, name string) (*previous, error
 		}
 	}
 	return before, nil
+}
+
+// lostSequence is added to the number of releases of a base if the store has no manifest of any of them: the sequence of a release must
+// not be lower than that of an earlier one, and nobody knows it any more.
+const lostSequence = 1_000_000
+
+// previousOfLost stands for the newest release of a base if its manifest is gone. The release that follows it is complete in itself. What
+// it changes is told from the newest release that can be read, if there is one.
+func (p *Publisher) previousOfLost(ctx context.Context, name string, cause error) (*previous, error) {
+	history, err := p.Store.History(ctx, p.kind(), name)
+	if err != nil {
+		return nil, fmt.Errorf("%w: find the releases of %s %q: %w", cause, p.kind(), name, err)
+	}
+	p.log().WarnContext(ctx, "the newest release is damaged, so that the next one is complete", "name", name, "error", cause)
+	lost := &previous{id: history.Releases[0].ID, manifest: &release.Manifest{
+		Kind: p.kind(), Name: name, Sequence: uint64(len(history.Releases)) + lostSequence,
+	}}
+	for i, listed := range history.Releases[1:] {
+		manifest, err := p.Get(ctx, listed.ID)
+		if errors.Is(err, store.ErrNotFound) || errors.Is(err, ErrDamagedStore) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		copied := *manifest
+		copied.Sequence += uint64(i) + 1 //nolint:gosec // it counts releases
+		lost.manifest = &copied
+		break
+	}
+	return lost, nil
 }
 
 // prepared signs a release of the cache. The cache has no signatures, so that it can be used with any operator's key.

@@ -211,6 +211,33 @@ func TestWithoutALowerLayerTheNextReleaseIsFull(t *testing.T) {
 	}
 }
 
+// The manifest of the newest release is gone. The next release is complete, and its sequence is higher than that of any before.
+func TestAfterALostManifestTheNextReleaseIsComplete(t *testing.T) {
+	for name, c := range map[string]struct {
+		lose     int // how many of three releases, newest first
+		sequence uint64
+	}{"the newest": {1, 4}, "two": {2, 4}, "all": {3, 1_000_004}} {
+		s := storetest.New(t)
+		p := newPublisher(t, s)
+		var made []*Prepared
+		for _, version := range []string{"1", "2", "3"} {
+			made = append(made, publish(t, p, newSystem().With("usr/bin/server", "version "+version)))
+		}
+		for i := range c.lose {
+			if err := os.Remove(s.Path(store.ReleaseName(made[2-i].ID))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next := publish(t, p, newSystem().With("usr/bin/server", "version 4"))
+		if m := next.Manifest; len(m.Layers) != 1 || m.Sequence != c.sequence || m.Previous != made[2].ID {
+			t.Errorf("%s: sequence %d after %s with %d layers", name, m.Sequence, m.Previous, len(m.Layers))
+		}
+		if again := publish(t, p, newSystem().With("usr/bin/server", "version 5")); len(again.Manifest.Layers) != 2 || again.Manifest.Sequence != c.sequence+1 {
+			t.Errorf("%s: the next one has sequence %d and %d layers", name, again.Manifest.Sequence, len(again.Manifest.Layers))
+		}
+	}
+}
+
 func TestPrepareCachedBuildsNothing(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	src := sourceOf(t, newSystem())

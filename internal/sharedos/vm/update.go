@@ -11,6 +11,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -234,6 +235,9 @@ func (f *Fleet) movable(ctx context.Context, status *agentapi.StatusResponse, cu
 		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent, spoken, agentapi.Protocol)
 	}
 	from, err := f.stack(ctx, current.Base, current.Components)
+	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool) {
+		return nil, fmt.Errorf("%w: a release that it runs is gone from the storage pool, so nobody knows what differs: %w", ErrNotLive, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("compose the stack that it runs: %w", err)
 	}
