@@ -34,6 +34,10 @@ func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {
 				users[id] = map[string]bool{}
 			}
 			users[id][domain.Name] = true
+			// Its private disk keeps the name that the VM was made with, when somebody renames the domain.
+			if disk, ok := store.ParseVolumeName(domain.Metadata.PrivateVolume); ok && disk.VM != "" {
+				users[id][disk.VM] = true
+			}
 		}
 	}
 	inUse := make(map[tree.Digest][]string, len(users))
