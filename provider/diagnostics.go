@@ -152,9 +152,8 @@ func guestTexts(texts []string) []string {
 	return fit
 }
 
-// vmName and baseName name objects in diagnostics.
-func vmName(name string) string   { return fmt.Sprintf("VM %q", name) }
-func baseName(name string) string { return fmt.Sprintf("base %q", name) }
+// vmName names a VM in diagnostics.
+func vmName(name string) string { return fmt.Sprintf("VM %q", name) }
 
 // failed turns a failure into diagnostics. failedAt also names the attribute that the failure is about.
 func failed(f failure) diag.Diagnostics {
