@@ -187,9 +187,10 @@ const (
 	maxCompared = 1 << 20
 )
 
-// expendable reports whether programs make a path again, so that nobody has to hear that it stays.
+// expendable reports whether nobody has to hear that a path stays, or is not added: programs make it again, or it is what
+// tools of packages note for themselves while they install.
 func expendable(name string) bool {
-	return slices.ContainsFunc([]string{"var/cache/", "var/log/", "var/tmp/"}, func(top string) bool { return strings.HasPrefix(name, top) })
+	return slices.ContainsFunc([]string{"var/cache/", "var/log/", "var/tmp/", "var/lib/apt/", "var/lib/systemd/deb-systemd-"}, func(top string) bool { return strings.HasPrefix(name, top) })
 }
 
 // stays notes a path of the VM's own that the release has changed.
@@ -243,6 +244,11 @@ func (p *planner) seed(d Difference) error {
 	} else if mounted != "" {
 		p.seeds.omit(mounted, d.Path)
 		return nil
+	}
+	if expendable(d.Path) {
+		if directory, err := p.seeds.rule.InUse(d.Path); err != nil || directory != "" {
+			return err
+		}
 	}
 	if add, err := p.seeds.add(d.Path); err != nil || !add {
 		return err

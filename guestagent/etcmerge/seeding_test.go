@@ -117,3 +117,14 @@ func TestNothingIsAddedToAMountOfOthers(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// Each package that a component brings would be told of otherwise.
+func TestNotesOfToolsOfPackagesAreNotTold(t *testing.T) {
+	const states, enabled = "var/lib/apt/extended_states", "var/lib/systemd/deb-systemd-helper-enabled/web.service"
+	v := newVM(t, t.TempDir(), files{states: "1", "var/lib/systemd/x": "1"}, files{states: "here", "var/lib/systemd/own": "1"},
+		files{states: "2", enabled: "1", "var/lib/systemd/x": "1", "var/lib/systemd/y": "1"})
+	outcome := v.carry(t)
+	if len(outcome.Conflicts) != 1 || !strings.Contains(outcome.Conflicts[0].Reason, "/var/lib/systemd/y;") {
+		t.Errorf("conflicts: %v", outcome.Conflicts)
+	}
+}
