@@ -1,0 +1,461 @@
+package components_test
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+func TestMain(m *testing.M) { os.Exit(matrix.Run(m)) }
+
+// house is the VM that the tests share.
+type house struct {
+	vm *guest.VM
+	// bases are two releases of the base. web is nginx, built on each of them; tool and broken are files on the first.
+	bases, web   []tree.Digest
+	tool, broken tree.Digest
+	// verified is what dpkg --verify says of the base alone.
+	verified string
+}
+
+// base returns the edits of one release of the base. The service of the VM itself is the same in all of them.
+func base(version string) []guest.Edit {
+	return append(guest.Quick(),
+		guest.Write("usr/share/mark", 0o644, version),
+		guest.Write("usr/lib/systemd/system/own.service", 0o644, "[Service]\nExecStart=/usr/bin/sleep infinity\n"),
+		guest.Link("etc/systemd/system/multi-user.target.wants/own.service", "/usr/lib/systemd/system/own.service"),
+	)
+}
+
+// tool is a component of files: a service with an account, configuration, data and a directory in /run of its own, and a
+// socket for another one.
+var tool = []guest.Edit{
+	guest.Write("usr/share/tool/data", 0o644, "data"),
+	guest.Write("usr/lib/sysusers.d/tool.conf", 0o644, "u tool - \"Tool\" /var/lib/tool\n"),
+	guest.Write("usr/lib/tmpfiles.d/tool.conf", 0o644, "d /run/tool 0750 tool tool -\n"),
+	guest.Write("etc/tool.conf", 0o644, "configured\n"),
+	guest.Write("var/lib/tool/seed", 0o644, "seeded\n"),
+	guest.Write("usr/lib/systemd/system/tool.service", 0o644, "[Service]\nType=exec\nUser=tool\n"+
+		"ExecStartPre=/usr/bin/grep configured /etc/tool.conf\nExecStartPre=/usr/bin/grep seeded /var/lib/tool/seed\n"+
+		"ExecStartPre=/usr/bin/touch /run/tool/here\nExecStart=/usr/bin/sleep infinity\n"),
+	guest.Write("usr/lib/systemd/system/answer.socket", 0o644, "[Socket]\nListenStream=127.0.0.1:7070\nAccept=yes\n"),
+	guest.Write("usr/lib/systemd/system/answer@.service", 0o644, "[Service]\nExecStart=/usr/bin/echo answer\nStandardOutput=socket\n"),
+	guest.Write("usr/lib/systemd/system/tool.timer", 0o644, "[Timer]\nOnActiveSec=1h\nUnit=answer@x.service\n"),
+	guest.Link("etc/systemd/system/multi-user.target.wants/tool.service", "/usr/lib/systemd/system/tool.service"),
+	guest.Link("etc/systemd/system/multi-user.target.wants/tool.timer", "/usr/lib/systemd/system/tool.timer"),
+	guest.Link("etc/systemd/system/sockets.target.wants/answer.socket", "/usr/lib/systemd/system/answer.socket"),
+}
+
+// broken is a component with one service that starts and one that does not.
+var broken = []guest.Edit{
+	guest.Write("usr/share/broken/data", 0o644, "data"),
+	guest.Write("etc/broken.conf", 0o644, "configured\n"),
+	guest.Write("usr/lib/systemd/system/before-broken.service", 0o644, "[Unit]\nBefore=broken.service\n[Service]\nExecStart=/usr/bin/sleep infinity\n"),
+	guest.Write("usr/lib/systemd/system/broken.service", 0o644, "[Service]\nType=oneshot\nExecStart=/bin/false\n"),
+	guest.Link("etc/systemd/system/multi-user.target.wants/before-broken.service", "/usr/lib/systemd/system/before-broken.service"),
+	guest.Link("etc/systemd/system/multi-user.target.wants/broken.service", "/usr/lib/systemd/system/broken.service"),
+}
+
+func build(t *testing.T) *house {
+	t.Helper()
+	w := guest.New(t)
+	w.Debian, w.Expected = guest.Bare, 10*time.Minute
+	h := &house{}
+	var err error
+	if h.bases, err = w.Releases(t.Context(), "debian", guest.Plain, base("one"), base("two")); err != nil {
+		t.Fatal(err)
+	}
+	packages, err := w.Packages(guest.Plain, "nginx-light")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, on := range h.bases {
+		id, err := w.Component(t.Context(), "web", on, packages)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.web = append(h.web, id)
+	}
+	for name, files := range map[string][]guest.Edit{"tool": tool, "broken": broken} {
+		id, err := w.Component(t.Context(), name, h.bases[0], guest.Files(files...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "tool" {
+			h.tool = id
+		} else {
+			h.broken = id
+		}
+	}
+	if h.vm, err = w.Create(t.Context(), "components", h.bases[0], nil, 80); err != nil {
+		t.Fatal(err)
+	}
+	h.verified = h.verify(t)
+	return h
+}
+
+// verify returns what dpkg --verify says, but for the configuration that was changed here.
+func (h *house) verify(t *testing.T) string {
+	t.Helper()
+	return h.run(t, "dpkg --verify | grep -v '^??5?????? c ' || true")
+}
+
+func (h *house) run(t *testing.T, command string) string {
+	t.Helper()
+	text, err := h.vm.Run(t.Context(), command)
+	if err != nil {
+		t.Fatalf("%s: %v", command, err)
+	}
+	return text
+}
+
+// states returns the main process and the state of each unit that can be interrupted.
+func (h *house) states(t *testing.T) map[string]string {
+	t.Helper()
+	text := h.run(t, "systemctl show --property=Id,ActiveState,InvocationID,MainPID '*.service' '*.socket' '*.timer'")
+	all := map[string]string{}
+	for block := range strings.SplitSeq(text, "\n\n") {
+		name, rest := "", ""
+		for line := range strings.Lines(block) {
+			if id, is := strings.CutPrefix(strings.TrimSpace(line), "Id="); is {
+				name = id
+			} else {
+				rest += line
+			}
+		}
+		all[name] = rest
+	}
+	return all
+}
+
+// untouched checks that all units which ran before run on with the same processes, but for those named.
+func (h *house) untouched(t *testing.T, before map[string]string, but ...string) {
+	t.Helper()
+	after := h.states(t)
+	for name, state := range before {
+		if strings.Contains(state, "ActiveState=active") && after[name] != state && !slices.Contains(but, name) {
+			t.Errorf("%s was interrupted: %q, then %q", name, state, after[name])
+		}
+	}
+}
+
+// move has the VM run a base and components, and returns what the plan said and what happened.
+func (h *house) move(t *testing.T, base tree.Digest, components ...tree.Digest) (planned *agentapi.Impact, report *agentapi.Report, err error) {
+	t.Helper()
+	spec := h.vm.Spec
+	spec.Base, spec.Components = base, components
+	if planned, err = h.vm.World.Host.Fleet.Assess(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	_, report, err = h.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) })
+	if err == nil {
+		h.vm.Spec = spec
+	}
+	t.Logf("planned %v\nreport %v", planned, report)
+	return planned, report, err
+}
+
+// moves is move that has to succeed.
+func (h *house) moves(t *testing.T, base tree.Digest, components ...tree.Digest) (*agentapi.Impact, *agentapi.Report) {
+	t.Helper()
+	planned, report, err := h.move(t, base, components...)
+	if err != nil || !report.GetCommitted() {
+		t.Fatalf("%v: %v", err, report)
+	}
+	return planned, report
+}
+
+// page gets the page of the web server.
+func (h *house) page(t *testing.T, path string) string {
+	t.Helper()
+	client := http.Client{Timeout: time.Minute}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+h.vm.Address(80)+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = answer.Body.Close() }() // it is read by then
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// truthful checks that the package database tells of a package exactly if it is there.
+func (h *house) truthful(t *testing.T, name, file string, there bool) {
+	t.Helper()
+	if listed := h.run(t, "dpkg-query -W -f '${db:Status-Abbrev}' "+name+" 2>/dev/null || true"); strings.HasPrefix(listed, "ii") != there {
+		t.Errorf("dpkg lists %s as %q", name, listed)
+	}
+	if owner := h.run(t, "dpkg -S "+file+" 2>/dev/null || true"); strings.HasPrefix(owner, name+":") != there {
+		t.Errorf("dpkg says that %s is of %q", file, owner)
+	}
+	if now := h.verify(t); now != h.verified {
+		t.Errorf("dpkg --verify: %s, and of the base alone: %s", now, h.verified)
+	}
+	if broken := h.run(t, "dpkg --audit; apt-get check >/dev/null 2>&1 || echo apt-get check fails"); broken != "" {
+		t.Errorf("the package database: %s", broken)
+	}
+}
+
+// gone checks that units are not even known any more.
+func (h *house) gone(t *testing.T, units ...string) {
+	t.Helper()
+	for _, unit := range units {
+		state := h.run(t, "systemctl show --property=LoadState,ActiveState --value "+unit)
+		if state != "not-found\ninactive" {
+			t.Errorf("%s is %q", unit, state)
+		}
+	}
+}
+
+// layers returns the ids of the layers that are attached to the running VM.
+func (h *house) layers(t *testing.T) []tree.Digest {
+	t.Helper()
+	layers, err := h.vm.World.Host.Fleet.Hypervisor.AttachedLayers(t.Context(), h.vm.Spec.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return layers
+}
+
+// layerOf returns the layer of a component.
+func (h *house) layerOf(t *testing.T, component tree.Digest) tree.Digest {
+	t.Helper()
+	manifest, err := h.vm.World.Host.Publisher.Components().Get(t.Context(), component)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return manifest.Layers[0].ID
+}
+
+func (h *house) attached(t *testing.T, component tree.Digest, want bool) {
+	t.Helper()
+	if slices.Contains(h.layers(t), h.layerOf(t, component)) != want {
+		t.Errorf("the layer of the component is attached: %v", !want)
+	}
+}
+
+func starts(all []*agentapi.UnitStart, unit string) bool {
+	return slices.ContainsFunc(all, func(s *agentapi.UnitStart) bool {
+		return s.GetUnit() == unit && s.GetSkipped() == "" && s.GetError() == ""
+	})
+}
+
+func stops(impact *agentapi.Impact, unit string) bool {
+	return slices.ContainsFunc(impact.GetUnits(), func(u *agentapi.UnitImpact) bool {
+		return u.GetUnit() == unit && strings.Contains(u.GetReason(), "is stopped")
+	})
+}
+
+func TestComponents(t *testing.T) {
+	h := build(t)
+	t.Run("attach", h.attach)
+	t.Run("detach", h.detach)
+	t.Run("attach again", h.attachAgain)
+	t.Run("a file of it is open", h.held)
+	t.Run("there at boot", h.atBoot)
+	t.Run("a unit of it fails", h.fails)
+	t.Run("the base is patched", h.patched)
+}
+
+func (h *house) attach(t *testing.T) {
+	before := h.states(t)
+	planned, report := h.moves(t, h.bases[0], h.web[0])
+	if !starts(planned.GetStarts(), "nginx.service") || !starts(report.GetStarts(), "nginx.service") || planned.GetLevel() > agentapi.Level_RELOAD {
+		t.Errorf("planned %v, started %v", planned, report.GetStarts())
+	}
+	if page := h.page(t, "/"); !strings.Contains(page, "nginx") {
+		t.Errorf("its page is %q", page)
+	}
+	h.untouched(t, before)
+	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
+	h.attached(t, h.web[0], true)
+	matrix.Record(t, "a component is attached to a running VM", "restart", "its units run; no other service is interrupted")
+}
+
+func (h *house) detach(t *testing.T) {
+	h.run(t, "echo mine > /var/www/html/mine; echo '# mine' >> /etc/nginx/mime.types")
+	before := h.states(t)
+	planned, _ := h.moves(t, h.bases[0])
+	if !stops(planned, "nginx.service") {
+		t.Errorf("planned %v", planned)
+	}
+	h.gone(t, "nginx.service")
+	h.untouched(t, before, "nginx.service")
+	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", false)
+	h.attached(t, h.web[0], false)
+	if left := h.run(t, "tail -n 1 /etc/nginx/mime.types; cat /var/www/html/mine; ls /etc/nginx/nginx.conf; pgrep nginx || echo ended; ls /usr/sbin/nginx 2>&1 || true"); !strings.HasPrefix(left, "# mine\nmine\n/etc/nginx/nginx.conf\nended\nls: ") {
+		t.Errorf("it has left %s", left)
+	}
+	if dangling := h.run(t, "find /etc -xtype l -lname '/*nginx*'"); dangling != "" {
+		t.Errorf("links that lead nowhere: %s", dangling)
+	}
+	matrix.Record(t, "a component is detached from a running VM", "restart", "its units are gone, its layer is unplugged, its data stays")
+}
+
+func (h *house) attachAgain(t *testing.T) {
+	before := h.states(t)
+	planned, report := h.moves(t, h.bases[0], h.web[0], h.tool)
+	for _, unit := range []string{"nginx.service", "tool.service", "answer.socket", "tool.timer"} {
+		if !starts(planned.GetStarts(), unit) || !starts(report.GetStarts(), unit) {
+			t.Errorf("of %s: planned %v, started %v", unit, planned.GetStarts(), report.GetStarts())
+		}
+	}
+	h.untouched(t, before)
+	if page := h.page(t, "/mine"); page != "mine\n" {
+		t.Errorf("its page is %q", page)
+	}
+	if found := h.run(t, "tail -n 1 /etc/nginx/mime.types; stat -c %U /run/tool; systemctl is-active tool.service answer.socket tool.timer"); found != "# mine\ntool\nactive\nactive\nactive" {
+		t.Errorf("in place is %s", found)
+	}
+	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
+}
+
+// held detaches a component while a process that belongs to no unit has a file of it open.
+func (h *house) held(t *testing.T) {
+	h.run(t, `mkdir -p /sys/fs/cgroup/holder
+sh -c 'echo $$ > /sys/fs/cgroup/holder/cgroup.procs; exec 3</usr/share/tool/data; echo $$ > /run/holder; exec setsid sleep infinity' >/dev/null 2>&1 </dev/null &
+while ! test -s /run/holder; do sleep 0.1; done`)
+	pid := h.run(t, "cat /run/holder")
+	before := h.states(t)
+	planned, report := h.moves(t, h.bases[0], h.web[0])
+	for _, unit := range []string{"tool.service", "answer.socket", "tool.timer"} {
+		if !stops(planned, unit) {
+			t.Errorf("%s: planned %v", unit, planned)
+		}
+	}
+	h.gone(t, "tool.service", "answer.socket", "tool.timer", "answer@x.service")
+	h.untouched(t, before, "tool.service", "answer.socket", "tool.timer")
+	if listens := h.run(t, "grep -c :1B9E /proc/net/tcp || true"); listens != "0" {
+		t.Error("its socket listens on")
+	}
+	if !slices.ContainsFunc(report.GetRemaining(), func(line string) bool { return strings.Contains(line, pid) }) {
+		t.Errorf("process %s is not named: %v", pid, report.GetRemaining())
+	}
+	h.attached(t, h.tool, true)
+	if by := h.heldBy(t, h.tool); !strings.Contains(by, "process "+pid+" ") {
+		t.Errorf("process %s is not named: %s", pid, by)
+	}
+	if left := h.run(t, "cat /etc/tool.conf /var/lib/tool/seed; id -u tool; kill -0 "+pid+"; kill "+pid); !strings.HasPrefix(left, "configured\nseeded\n") {
+		t.Errorf("it has left %s", left)
+	}
+	// The web server was started from a /usr with this layer in it.
+	if by := h.heldBy(t, h.tool); strings.Contains(by, "process "+pid+" ") || !strings.Contains(by, "nginx") {
+		t.Errorf("the layer is held by %s", by)
+	}
+	h.run(t, "systemctl restart nginx.service")
+	h.unplugged(t, h.tool)
+	matrix.Record(t, "a file of a component is open while it is detached", "restart", "the process goes on and is named; it holds the layer")
+}
+
+// heldBy returns what the agent says of a layer that is attached and in no stack any more.
+func (h *house) heldBy(t *testing.T, component tree.Digest) string {
+	t.Helper()
+	now, err := h.vm.World.Host.Fleet.Read(t.Context(), h.vm.Spec.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(now.Surplus, func(s vm.SurplusLayer) bool { return s.ID == h.layerOf(t, component) })
+	if at < 0 {
+		t.Fatalf("the layer is not among %v", now.Surplus)
+	}
+	return strings.Join(now.Surplus[at].InUseBy, "; ")
+}
+
+// unplugged has an apply unplug the layer of a component that nothing uses any more.
+func (h *house) unplugged(t *testing.T, component tree.Digest) {
+	t.Helper()
+	if _, _, err := h.vm.World.Host.Fleet.Update(t.Context(), h.vm.Spec, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(h.layers(t), h.layerOf(t, component)) {
+		t.Errorf("the layer is held by %s", h.heldBy(t, component))
+	}
+}
+
+// atBoot detaches a component that was there when the VM booted.
+func (h *house) atBoot(t *testing.T) {
+	h.run(t, "sync")
+	for _, running := range []bool{false, true} {
+		spec := h.vm.Spec
+		spec.Running = running
+		if _, _, err := h.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil {
+			t.Fatal(err)
+		}
+		h.vm.Spec = spec
+	}
+	if page := h.page(t, "/mine"); page != "mine\n" {
+		t.Errorf("its page is %q", page)
+	}
+	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
+	before := h.states(t)
+	h.moves(t, h.bases[0])
+	h.gone(t, "nginx.service")
+	h.untouched(t, before, "nginx.service")
+	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", false)
+	// Whatever was started at boot runs from a /usr with the layer in it. The root file system does not stand on it.
+	if by := h.heldBy(t, h.web[0]); by == "" || strings.Contains(by, "root file system") {
+		t.Errorf("the layer is held by %s", by)
+	}
+	matrix.Record(t, "a component that was there at boot is detached", "restart", "its units are gone; the services since boot hold its layer, and are named")
+}
+
+func (h *house) fails(t *testing.T) {
+	before := h.states(t)
+	_, report, err := h.move(t, h.bases[0], h.broken)
+	if !errors.Is(err, vm.ErrRolledBack) || !guest.Says(err, "broken.service") {
+		t.Errorf("%v: %v", err, report)
+	}
+	h.gone(t, "broken.service", "before-broken.service")
+	h.untouched(t, before)
+	h.attached(t, h.broken, false)
+	if left := h.run(t, "ls -d /etc/broken.conf /usr/share/broken /etc/systemd/system/multi-user.target.wants/*broken* 2>/dev/null || true; systemctl is-failed broken.service || true"); left != "inactive" {
+		t.Errorf("it has left %s", left)
+	}
+	status, err := h.vm.Status(t.Context())
+	if err != nil || status.GetStack().GetBase() != h.bases[0].String() || len(status.GetStack().GetComponents()) > 0 {
+		t.Errorf("it runs %v, %v", status.GetStack(), err)
+	}
+	matrix.Record(t, "a unit of a component fails while it is attached", "restart", "rolled back; nothing of it runs")
+}
+
+// patched patches the base underneath a component that was rebuilt on it, in one refresh.
+func (h *house) patched(t *testing.T) {
+	h.moves(t, h.bases[0], h.web[0])
+	before := h.states(t)
+	started := time.Now()
+	_, report := h.moves(t, h.bases[1], h.web[1])
+	t.Logf("it took %v", time.Since(started))
+	if mark := h.run(t, "cat /usr/share/mark"); mark != "two" {
+		t.Errorf("the base is %q", mark)
+	}
+	if page := h.page(t, "/mine"); page != "mine\n" {
+		t.Errorf("its page is %q", page)
+	}
+	if len(report.GetRestarts()) > 0 {
+		t.Errorf("restarted were %v", report.GetRestarts())
+	}
+	h.untouched(t, before)
+	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
+	h.attached(t, h.web[0], h.layerOf(t, h.web[0]) == h.layerOf(t, h.web[1]))
+	if uid := h.run(t, "id -u www-data"); uid != strconv.Itoa(33) {
+		t.Errorf("www-data is %s", uid)
+	}
+}
