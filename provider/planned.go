@@ -36,7 +36,9 @@ const privatePlanned = "planned"
 
 // planName records that a resource plans an object, such as a VM of some name, and fails if another resource does, too. It reports
 // whether the object is a new one that replaces none of this resource.
-func (c *connection) planName(ctx context.Context, object string, exists bool, private privateState, to privateWriter) (first bool, _ diag.Diagnostics) {
+func (c *connection) planName(
+	ctx context.Context, object string, exists bool, private privateState, to privateWriter,
+) (first bool, _ diag.Diagnostics) {
 	mark, err := json.Marshal(object)
 	if err != nil {
 		return false, failed(failure{do: "plan", object: object, err: err})

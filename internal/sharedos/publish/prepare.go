@@ -124,7 +124,8 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, from source.Source, 
 	build func(context.Context, *previous, cacheKey) (*cached, error),
 ) (_ *Prepared, err error) {
 	if !release.ValidName(spec.Name) {
-		return nil, fmt.Errorf("%q cannot name a %s: use 1 to 63 lower case letters, digits and ._-, starting with a letter or digit", spec.Name, p.kind())
+		return nil, fmt.Errorf("%q cannot name a %s: use 1 to 63 lower case letters, digits and ._-, starting with a letter or digit",
+			spec.Name, p.kind())
 	}
 	progress("reading the source's fingerprint", 0, 0)
 	fingerprint, err := from.Fingerprint(ctx)

@@ -45,8 +45,8 @@ func (s *Libvirt) findPool(l *libvirt.Libvirt, access access) (libvirt.StoragePo
 	case !libvirtconn.Is(err, libvirt.ErrNoStoragePool):
 		return pool, err
 	case s.config.CreatePath == "":
-		return pool, fmt.Errorf("%w: libvirt at %s has no storage pool %q; define and start it, or set the directory in which it is to be created",
-			ErrUnreachable, s.client.URI(), s.config.Pool)
+		return pool, fmt.Errorf("%w: libvirt at %s has no storage pool %q; define and start it, or set the directory in which it is to be "+
+			"created", ErrUnreachable, s.client.URI(), s.config.Pool)
 	case access == reading:
 		return pool, fmt.Errorf("storage pool %q: %w", s.config.Pool, ErrNoPool)
 	}

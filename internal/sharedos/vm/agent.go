@@ -201,7 +201,9 @@ func askForTurn() *agentapi.StatusRequest {
 
 // await asks the agent until done returns true, the VM is off or stays paused, or ctx ends. At the first contact it
 // pins the agent's key. An agent that answers at once is asked again after pollEvery.
-func (f *Fleet) await(ctx context.Context, name, what string, progress Progress, question func() *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
+func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
+	question func() *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool,
+) (*agentapi.StatusResponse, error) {
 	began := time.Now()
 	reported := began
 	progress(what)
