@@ -37,7 +37,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{World: guest.New(t), agent: guest.AgentWithPoints(t)}
-	w.Expected = 12 * time.Minute
+	w.Expected, w.KeepLogin = 12*time.Minute, true
 	w.Host.Fleet.AgentBinary = func() ([]byte, error) { return os.ReadFile(w.agent) }
 	ids, err := w.Releases(t.Context(), "debian", guest.Plain, edits("one"), edits("two"))
 	if err != nil {
@@ -57,11 +57,7 @@ func edits(name string) []guest.Edit {
 		guest.Write("etc/mark/changed-here.conf", 0o644, name),
 		guest.Write("etc/mark/"+name+"-only/file.conf", 0o644, name),
 		guest.Write("etc/systemd/system/nginx.service", 0o644, strings.ReplaceAll(nginxUnit, "MARK", name)),
-		guest.Link("etc/systemd/system/systemd-logind.service", "/dev/null"), // no test presses the power button
-		// These drivers take longer to load than all services to start, and no test uses their devices.
-		guest.Link("etc/udev/rules.d/80-drivers.rules", "/dev/null"),
-		guest.Write("etc/modules-load.d/network.conf", 0o644, "virtio_net\n"),
-	}, guest.Quick()...)
+	}, guest.Lean()...)
 }
 
 // nginxUnit does not wait for the network, unlike Debian's: no test connects to nginx.

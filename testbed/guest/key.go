@@ -43,34 +43,59 @@ func NewKey() (*Key, error) {
 
 // Run runs a command as root in the guest whose sshd is reached at address, and returns what it prints. If ctx has
 // no deadline, sshLimit bounds the command. ErrLogin means that the command did not run.
-func (k *Key) Run(ctx context.Context, address, command string, stdin io.Reader) (_ string, err error) {
-	if _, bounded := ctx.Deadline(); !bounded {
-		limited, cancel := context.WithTimeout(ctx, sshLimit)
-		defer cancel()
-		ctx = limited
+func (k *Key) Run(ctx context.Context, address, command string, stdin io.Reader) (string, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	client, err := k.login(ctx, address)
+	if err != nil {
+		return "", err
 	}
+	defer func() { _ = client.Close() }() // the command has ended
+	return runIn(ctx, client, address, command, stdin)
+}
+
+// bounded is ctx with sshLimit, unless ctx has a deadline.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, sshLimit)
+}
+
+// login connects to an sshd as root. The caller closes the client. Every error is an ErrLogin.
+func (k *Key) login(ctx context.Context, address string) (*ssh.Client, error) {
 	var dialer net.Dialer
 	raw, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return "", fmt.Errorf("%w: reach sshd at %s: %w", ErrLogin, address, err)
+		return nil, fmt.Errorf("%w: reach sshd at %s: %w", ErrLogin, address, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() }) // unblocks reads and writes
 	defer stop()
 	conn, channels, requests, err := ssh.NewClientConn(raw, address, &ssh.ClientConfig{
 		User: "root",
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(k.signer)},
+		// What an emulated guest computes fastest; Debian's sshd knows all of it.
+		Config:            ssh.Config{KeyExchanges: []string{ssh.KeyExchangeCurve25519}},
+		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 		// This program made the guest, which answers on this machine's loopback.
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 	})
 	if err != nil {
-		return "", errors.Join(fmt.Errorf("%w at %s: %w", ErrLogin, address, err), context.Cause(ctx), raw.Close())
+		return nil, errors.Join(fmt.Errorf("%w at %s: %w", ErrLogin, address, err), context.Cause(ctx), raw.Close())
 	}
-	client := ssh.NewClient(conn, channels, requests)
-	defer func() { _ = client.Close() }() // the command has ended
+	return ssh.NewClient(conn, channels, requests), nil
+}
+
+// runIn runs a command in a session of its own. When ctx is done, it closes the client. ErrLogin means that the
+// command did not run.
+func runIn(ctx context.Context, client *ssh.Client, address, command string, stdin io.Reader) (string, error) {
+	stop := context.AfterFunc(ctx, func() { _ = client.Close() }) // unblocks reads and writes
+	defer stop()
 	session, err := client.NewSession()
 	if err != nil {
-		return "", fmt.Errorf("begin a session at %s: %w", address, err)
+		return "", fmt.Errorf("%w: begin a session at %s: %w", ErrLogin, address, errors.Join(err, context.Cause(ctx)))
 	}
+	defer func() { _ = session.Close() }() // the command has ended
 	var stderr, stdout bytes.Buffer
 	session.Stdin, session.Stdout, session.Stderr = stdin, &stdout, &stderr
 	if err := session.Run(command); err != nil {

@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -38,6 +40,9 @@ type VM struct {
 	// ports maps ports of the guest to ports of the host's 127.0.0.1.
 	ports map[uint16]uint16
 	slots *testbed.Slots
+	// login is the SSH connection that Run keeps if World.KeepLogin is set; nil if there is none.
+	login      *ssh.Client
+	loginMutex sync.Mutex
 }
 
 // Create makes a VM of 512 MiB with a disk of 4 GiB that runs a release, and waits until its services have started.
@@ -100,7 +105,7 @@ func (v *VM) RunWith(ctx context.Context, command string, stdin io.Reader) (stri
 	waiting, cancel := context.WithTimeout(ctx, loginLimit)
 	defer cancel()
 	for {
-		text, err := v.World.Key.Run(ctx, v.Address(22), command, stdin)
+		text, err := v.runOnce(ctx, command, stdin)
 		if !errors.Is(err, ErrLogin) || waiting.Err() != nil {
 			return strings.TrimRight(text, "\n"), err
 		}
@@ -109,6 +114,44 @@ func (v *VM) RunWith(ctx context.Context, command string, stdin io.Reader) (stri
 			return "", err
 		case <-time.After(200 * time.Millisecond):
 		}
+	}
+}
+
+// runOnce runs a command over the kept connection, or over one of its own.
+func (v *VM) runOnce(ctx context.Context, command string, stdin io.Reader) (string, error) {
+	if !v.World.KeepLogin {
+		return v.World.Key.Run(ctx, v.Address(22), command, stdin)
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	client, err := v.keptLogin(ctx)
+	if err != nil {
+		return "", err
+	}
+	text, err := runIn(ctx, client, v.Address(22), command, stdin)
+	if exit := (*ssh.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		v.logout(client)
+	}
+	return text, err
+}
+
+// keptLogin returns the kept connection, or makes one.
+func (v *VM) keptLogin(ctx context.Context) (_ *ssh.Client, err error) {
+	v.loginMutex.Lock()
+	defer v.loginMutex.Unlock()
+	if v.login == nil {
+		v.login, err = v.World.Key.login(ctx, v.Address(22))
+	}
+	return v.login, err
+}
+
+// logout closes a connection on which a command failed, and does not keep it. The guest may have closed it before.
+func (v *VM) logout(client *ssh.Client) {
+	v.loginMutex.Lock()
+	defer v.loginMutex.Unlock()
+	_ = client.Close()
+	if v.login == client {
+		v.login = nil
 	}
 }
 

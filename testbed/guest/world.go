@@ -34,6 +34,10 @@ type World struct {
 	// Expected is how long a VM is expected to hold its guest slot. Of the tests that wait for a slot, the one that
 	// expects to hold it longest gets it first.
 	Expected time.Duration
+	// KeepLogin has VM.Run keep its SSH connection, because each login costs an emulated guest a second of its
+	// processor. sshd's process for the connection keeps the layers in use that it was started from. So a test that
+	// detaches these, or looks for processes with old code, does without.
+	KeepLogin bool
 	// Tell is called with each step; it is not nil.
 	Tell func(step string)
 }
