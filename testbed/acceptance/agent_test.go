@@ -22,12 +22,12 @@ func TestAgentInAGuestKeepsTheContract(t *testing.T) {
 	}
 	name := w.bed.Name("web")
 	w.work.Variables = map[string]any{
-		"base": "debian-13", "archive": debianTar(t, []string{}), "vms": map[string]any{name: map[string]any{"http": port}},
+		"base": "debian-13", "archive": leanTar(t, ""), "vms": map[string]any{name: map[string]any{"http": port}},
 	}
 	w.takeSlot(t, 7*time.Minute)
 	w.mustApply(t)
 	current := w.release(t)
-	w.work.Variables["archive"] = patchedTar(t)
+	w.work.Variables["archive"] = leanTar(t, "\x00")
 	w.mustApply(t, "-target=sharedos_base.os")
 	next := w.release(t)
 

@@ -61,7 +61,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	matrix.Record(t, "Ctrl-C", "a VM is refreshed", converges+runsOn)
 
 	before := w.release(t)
-	w.work.Variables["archive"] = rebuiltTar(t, "a third OpenSSL", "\x00\x00")
+	w.work.Variables["archive"] = editedTar(t, debianTar(t, guest.Updated), openSSL("\x00\x00"))
 	w.work.Abrupt = true
 	hold.hold()
 	w.applyUntil(t, stepRefresh)
