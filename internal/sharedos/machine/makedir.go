@@ -38,7 +38,7 @@ func (Local) CheckMakeDir(ctx context.Context, path string) error {
 	if err := unix.Statfs(at, &system); err != nil {
 		return fmt.Errorf("%s: %w", at, err)
 	}
-	if slices.Contains(virtual, int64(system.Type)) {
+	if slices.Contains(virtual, system.Type) {
 		return fmt.Errorf("%s is in a file system of the kernel, which holds no files of others", at)
 	}
 	if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
