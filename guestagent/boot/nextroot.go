@@ -60,7 +60,9 @@ func assembleNext(ctx context.Context, record BootRecord, f *journal.Record, sta
 		return record, err
 	}
 	// The current /usr has the running kernel's modules, whether or not the stack has them.
-	root := mounts.Root{Layers: layers, Base: len(stack.OfBase()), Private: mounts.PrivateDir, Work: otherWork(record.Work), Modules: "/usr", Kernel: kernel}
+	root := mounts.Root{
+		Layers: layers, Base: len(stack.OfBase()), Private: mounts.PrivateDir, Work: otherWork(record.Work), Modules: "/usr", Kernel: kernel,
+	}
 	if err := mounts.AssembleNext(ctx, root); err != nil {
 		return record, err
 	}

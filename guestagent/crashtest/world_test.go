@@ -30,8 +30,9 @@ const (
 	diskSize   = 128 << 20
 )
 
-// world has three releases, and a component on the first, "extra", which stands for the stack of both. A live refresh moves a machine between one and two. Release three has another dynamic loader, so a
-// move to or from it takes a soft-reboot.
+// world has three releases, and a component on the first: "extra" stands for the stack of both. A live refresh moves a
+// machine between one and two, and between one and extra. Release three has another dynamic loader, so a move to or from
+// it takes a soft-reboot.
 type world struct {
 	dir      string
 	program  string

@@ -190,7 +190,8 @@ const (
 // expendable reports whether nobody has to hear that a path stays, or is not added: programs make it again, or it is what
 // tools of packages note for themselves while they install.
 func expendable(name string) bool {
-	return slices.ContainsFunc([]string{"var/cache/", "var/log/", "var/tmp/", "var/lib/apt/", "var/lib/systemd/deb-systemd-"}, func(top string) bool { return strings.HasPrefix(name, top) })
+	tops := []string{"var/cache/", "var/log/", "var/tmp/", "var/lib/apt/", "var/lib/systemd/deb-systemd-"}
+	return slices.ContainsFunc(tops, func(top string) bool { return strings.HasPrefix(name, top) })
 }
 
 // stays notes a path of the VM's own that the release has changed.
