@@ -39,6 +39,9 @@ func needs(base, full *tree.Tree, architecture string) (notes []string, _ error)
 		if was, has := base.Lookup(e.Path); e.Type != tree.Regular || e.Size == 0 || e.Size > maxProgram || has && tree.Equal(*was, *e) {
 			continue
 		}
+		if below(e.Path, "usr/share/doc") {
+			continue // examples
+		}
 		lacks, err := n.lacks(e)
 		switch {
 		case err != nil:

@@ -32,6 +32,7 @@ func TestWhatAddedProgramsNeedIsThere(t *testing.T) {
 	}{
 		"a script for what is there":      {[]sourcetest.Item{sourcetest.Program("usr/bin/x", "#! /usr/sbin/mkfs.ext4 -x\n")}, ""},
 		"a script for what is not":        {[]sourcetest.Item{sourcetest.Program("usr/bin/x", "#!/usr/bin/ruby\n")}, "/usr/bin/ruby"},
+		"an example":                      {[]sourcetest.Item{sourcetest.Program("usr/share/doc/x/examples/x", "#!/usr/bin/ruby\n")}, ""},
 		"a script found by env":           {[]sourcetest.Item{sourcetest.Program("usr/bin/env", "env"), sourcetest.Program("usr/bin/x", "#!/usr/bin/env -S A=1 mkfs.ext4 -v\n")}, ""},
 		"a script that env does not find": {[]sourcetest.Item{sourcetest.Program("usr/bin/env", "env"), sourcetest.Program("usr/bin/x", "#!/usr/bin/env node\n")}, "node"},
 		"a text that only looks like one": {[]sourcetest.Item{sourcetest.File("usr/share/x", "#!/usr/bin/ruby\n")}, ""},
