@@ -39,6 +39,7 @@ const (
 type stored struct {
 	*bench
 	dir, uri, pool string
+	config         host.Config
 	host           *host.Host
 }
 
@@ -57,15 +58,15 @@ func (b *bench) store(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, bed.Close()) }()
 	s := &stored{bench: b, dir: dir, uri: bed.URI(), pool: "bench-store"}
-	s.host, err = host.Open(ctx, host.Config{
+	s.config = host.Config{
 		URI: s.uri, Pool: s.pool, PoolPath: filepath.Join(dir, "pool"), StateDir: bed.StateDir(),
 		OperatorKey: filepath.Join(dir, "operator.key"), Cache: filepath.Join(dir, "cache"),
-	})
-	if err != nil {
+	}
+	if s.host, err = host.Open(ctx, s.config); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.host.Close()) }()
-	for _, measure := range []func(context.Context) error{s.upload, s.secondBase, s.manyVMs} {
+	for _, measure := range []func(context.Context) error{s.upload, s.secondBase, s.verify, s.manyVMs} {
 		if err := measure(ctx); err != nil {
 			return err
 		}
@@ -157,6 +158,50 @@ func (s *stored) secondBase(ctx context.Context) error {
 	}
 	s.results.add("layers of a second base that shares 95 %", float64(after-before), "bytes", float64(changed), 1.1*float64(changed))
 	return nil
+}
+
+// verify measures reading all that the pool has of the bases and comparing it with their ids, in turns with sha256sum of the
+// same volumes. A process reads each volume only once, so each turn has a connection of its own.
+func (s *stored) verify(ctx context.Context) error {
+	s.tell("verifying the bases, and summing up the same volumes")
+	volumes, err := s.host.Store.Volumes(ctx)
+	if err != nil {
+		return err
+	}
+	arguments := []string{}
+	for _, volume := range volumes {
+		if name, _ := store.ParseVolumeName(volume.Name); !name.Digest.IsZero() {
+			arguments = append(arguments, volume.Path)
+		}
+	}
+	var ours, sums []time.Duration
+	for range turns {
+		took, err := s.verifyOnce(ctx)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		if err := command(ctx, "sha256sum", arguments...); err != nil {
+			return err
+		}
+		ours, sums = append(ours, took), append(sums, time.Since(began))
+	}
+	s.results.inform("verifying two bases of 50 MiB, against sha256sum", median(ours).Seconds(), "seconds", median(sums).Seconds())
+	return nil
+}
+
+func (s *stored) verifyOnce(ctx context.Context) (_ time.Duration, err error) {
+	fresh, err := host.Open(ctx, s.config)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, fresh.Close()) }()
+	began := time.Now()
+	found, err := fresh.Publisher.Verify(ctx, "")
+	if err == nil && (len(found.Damaged) > 0 || found.Objects == 0) {
+		err = fmt.Errorf("%d objects were verified, and %d are damaged", found.Objects, len(found.Damaged))
+	}
+	return time.Since(began), err
 }
 
 func randomText(size int) string {
