@@ -101,24 +101,62 @@ type composed struct {
 // maxComposed is how many stacks are kept whose contents lists were merged.
 const maxComposed = 16
 
-// stacks are those that were composed of several components: merging their contents lists takes time.
+// stacks are those that were composed of several components: to merge their contents lists, or to make their joining
+// layer, takes time.
 type stacks struct {
 	mu   sync.Mutex
 	kept map[string]*composed
+	// making has a channel for each stack that is being composed now. It is closed at the end.
+	making map[string]chan struct{}
 }
 
-// get returns the stack of these releases, or has it composed.
-func (s *stacks) get(base tree.Digest, components []tree.Digest, compose func() (*composed, error)) (*composed, error) {
+// get returns the stack of these releases, or has it composed. Of several callers that need the same one, only one
+// composes it, and the others wait for as long as their contexts allow.
+func (s *stacks) get(ctx context.Context, base tree.Digest, components []tree.Digest, compose func() (*composed, error)) (*composed, error) {
 	if len(components) < 2 {
 		return compose()
 	}
 	key := fmt.Sprint(base, components)
+	for {
+		known, made := s.begin(key)
+		switch {
+		case known != nil:
+			return known, nil
+		case made == nil:
+			return s.make(key, compose)
+		}
+		select {
+		case <-made:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for another VM's stack of the same releases: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// begin returns a stack that is known, or else a channel that is closed when another caller has made it. If both are
+// nil, the caller is to make it.
+func (s *stacks) begin(key string) (known *composed, made <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if known := s.kept[key]; known != nil {
 		return known, nil
 	}
+	if made, ok := s.making[key]; ok {
+		return nil, made
+	}
+	if s.making == nil {
+		s.making = map[string]chan struct{}{}
+	}
+	s.making[key] = make(chan struct{})
+	return nil, nil
+}
+
+func (s *stacks) make(key string, compose func() (*composed, error)) (*composed, error) {
 	made, err := compose()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.making[key])
+	delete(s.making, key)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +169,7 @@ func (s *stacks) get(base tree.Digest, components []tree.Digest, compose func() 
 
 // stack composes the stack of these releases. The error matches compose.ErrStack if they do not make one.
 func (f *Fleet) stack(ctx context.Context, base tree.Digest, components []tree.Digest) (*composed, error) {
-	return f.stacks.get(base, components, func() (*composed, error) { return f.compose(ctx, base, components) })
+	return f.stacks.get(ctx, base, components, func() (*composed, error) { return f.compose(ctx, base, components) })
 }
 
 func (f *Fleet) compose(ctx context.Context, base tree.Digest, components []tree.Digest) (*composed, error) {
