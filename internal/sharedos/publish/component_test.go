@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -143,6 +144,14 @@ func TestAComponentFollowsItsBaseInOnePlan(t *testing.T) {
 	if moved.Manifest.Users["redis"] != old.Manifest.Users["redis"] {
 		t.Error("its account has another number on the new release")
 	}
+}
+
+// A base that is published is read from the store: others that use the cache may have removed it there.
+func TestAComponentOfAPublishedBaseNeedsNoCache(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	base := publish(t, p, newSystem())
+	must(t, os.RemoveAll(p.baseDir("os")))
+	component(t, p, base, pack(t, "redis", "7", ""))
 }
 
 // Two components that give the same number to different accounts when they are built alone have different numbers in the

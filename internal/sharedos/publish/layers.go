@@ -62,15 +62,19 @@ func placedIn(m *release.Manifest, entry string) []placed {
 	return layers
 }
 
-// manifestOf returns a release, and its directory in the cache if it is not published yet.
+// manifestOf returns a release, and its directory in the cache if it is not published yet. What is published is read from
+// the store: builds of others may have removed it from the cache.
 func (p *Publisher) manifestOf(ctx context.Context, id tree.Digest) (*release.Manifest, string, error) {
+	manifest, err := p.Get(ctx, id)
+	if !errors.Is(err, store.ErrNotFound) {
+		return manifest, "", err
+	}
 	if found, ok := p.offered().Load(id); ok {
 		if prepared, ok := found.(*Prepared); ok && prepared.entry != "" {
 			return prepared.Manifest, prepared.entry, nil
 		}
 	}
-	manifest, err := p.Get(ctx, id)
-	return manifest, "", err
+	return nil, "", err
 }
 
 // releaseTree returns what describes the tree of a release, and its directory in the cache if it is not published yet.
