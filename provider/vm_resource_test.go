@@ -478,7 +478,7 @@ func TestAVMOfTheSameNameIsNotTakenOver(t *testing.T) {
 		resource.TestStep{Config: debian(patched) + web("")},
 		resource.TestStep{
 			Config:      debian(patched) + web("") + other,
-			ExpectError: says(`VM "web"`, "VM of this name exists already", "terraform import with the address", "and web"),
+			ExpectError: says(`Unable to plan VM "web"`, "Another resource of this configuration has the same name", "Give each of them a name of its own"),
 		},
 		resource.TestStep{
 			PreConfig: func() {
