@@ -328,9 +328,10 @@ func (s *subject) awaitTriggered(t *testing.T) {
 	}
 }
 
-// resume ends the pause of an agent that a failpoint has paused.
+// resume ends the pause of an agent that a failpoint pauses. The agent may be on its way to the point.
 func (s *subject) resume(t *testing.T) {
 	t.Helper()
+	s.awaitTriggered(t)
 	s.run(t, fmt.Sprintf("rm -f %s/%s", failpoint.Directory, failpoint.Triggered))
 }
 
