@@ -160,8 +160,8 @@ func (s *stored) secondBase(ctx context.Context) error {
 	return nil
 }
 
-// verify measures reading all that the pool has of the bases and comparing it with their ids, in turns with sha256sum of the
-// same volumes. A process reads each volume only once, so each turn has a connection of its own.
+// verify measures reading all that the pool has of the bases and comparing it with their ids, in turns with sha256sum
+// of the same volumes. A process reads each volume only once, so each turn has a connection of its own.
 func (s *stored) verify(ctx context.Context) error {
 	s.tell("verifying the bases, and summing up the same volumes")
 	volumes, err := s.host.Store.Volumes(ctx)

@@ -10,8 +10,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
-// A base whose newest manifest is gone from the pool is drift: the next apply publishes it anew, and the VM that runs what is lost says
-// how it gets there. Doing that works.
+// A base whose newest manifest is gone from the pool is drift: the next apply publishes it anew, and the VM that runs
+// what is lost says how it gets there. Doing that works.
 func TestABaseWithoutItsManifestIsPublishedAnew(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)

@@ -40,8 +40,8 @@ type componentModel struct {
 	componentAdds
 }
 
-// componentSystem is what the manifest of a component has, with that of the base release that it is built on. The resource
-// and the data source share it.
+// componentSystem is what the manifest of a component has, with that of the base release that it is built on. The
+// resource and the data source share it.
 type componentSystem struct {
 	Base     types.String `tfsdk:"base"`
 	BaseName types.String `tfsdk:"base_name"`
@@ -148,7 +148,8 @@ func (m *componentModel) check(ctx context.Context, backend Backend) diag.Diagno
 	return failedAt(path.Root("base"), refuse)
 }
 
-// findRelease returns a release that is in the pool, or that this process has prepared; store.ErrNotFound if it is neither.
+// findRelease returns a release that is in the pool, or that this process has prepared; store.ErrNotFound if it is
+// neither.
 func findRelease(ctx context.Context, publisher publish.Interface, id tree.Digest) (*release.Manifest, error) {
 	manifest, err := publisher.Get(ctx, id)
 	if prepared := publisher.Offered(id); errors.Is(err, store.ErrNotFound) && prepared != nil {
@@ -188,8 +189,8 @@ func (b *componentSystem) describe(ctx context.Context, backend Backend, manifes
 	return diags
 }
 
-// addedPackages are the packages of a component that its base does not have in the same version. The manifest of a component
-// has those of the base, too.
+// addedPackages are the packages of a component that its base does not have in the same version. The manifest of a
+// component has those of the base, too.
 func addedPackages(base, component *release.Manifest) map[string]string {
 	had := make(map[string]string, len(base.Packages))
 	for _, p := range base.Packages {

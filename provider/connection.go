@@ -35,8 +35,8 @@ type Backend interface {
 	Publisher() publish.Interface
 	Components() publish.Interface
 	VMs() vm.Interface
-	// CheckPool returns why the storage pool cannot be used or created; store.ErrConfig if another pool, or another directory for it,
-	// has to be chosen. It creates nothing.
+	// CheckPool returns why the storage pool cannot be used or created; store.ErrConfig if another pool, or another
+	// directory for it, has to be chosen. It creates nothing.
 	CheckPool(ctx context.Context) error
 	// Close closes the connection. VMs keep running.
 	Close() error
@@ -139,8 +139,8 @@ func (c *connection) get(ctx context.Context) (Backend, error) {
 	return backend, nil
 }
 
-// planned returns the backend for a plan that is to publish something: it fails if the storage pool can be neither used nor created,
-// so that nothing is built in vain.
+// planned returns the backend for a plan that is to publish something: it fails if the storage pool can be neither used
+// nor created, so that nothing is built in vain.
 func (c *connection) planned(ctx context.Context) (Backend, error) {
 	backend, err := c.get(ctx)
 	if err != nil {

@@ -73,7 +73,8 @@ func option(line []string, getenv func(string) string, name string, values ...st
 	})
 }
 
-// commandOf returns the command of a command line, and what follows it there or in the variables that Terraform adds; "" if it has none.
+// commandOf returns the command of a command line, and what follows it there or in the variables that Terraform adds;
+// "" if it has none.
 func commandOf(line []string, getenv func(string) string) (command string, options []string) {
 	if len(line) == 0 {
 		return "", nil

@@ -30,12 +30,13 @@ type plannedObjects struct {
 // plannedName is which resources plan an object of a name: one that has it in state, and one that creates it.
 type plannedName struct{ exists, creates bool }
 
-// privatePlanned is a key in planned private data. Its value is the object, a JSON string, which the resource has in state. Terraform
-// plans a replacement twice: as a change of the object in state, and then as a new one, with the private data of the first plan.
+// privatePlanned is a key in planned private data. Its value is the object, a JSON string, which the resource has in
+// state. Terraform plans a replacement twice: as a change of the object in state, and then as a new one, with the
+// private data of the first plan.
 const privatePlanned = "planned"
 
-// planName records that a resource plans an object, such as a VM of some name, and fails if another resource does, too. It reports
-// whether the object is a new one that replaces none of this resource.
+// planName records that a resource plans an object, such as a VM of some name, and fails if another resource does, too.
+// It reports whether the object is a new one that replaces none of this resource.
 func (c *connection) planName(
 	ctx context.Context, object string, exists bool, private privateState, to privateWriter,
 ) (first bool, _ diag.Diagnostics) {
@@ -89,8 +90,8 @@ func (c *connection) noteState(uuid string) {
 	c.plans.state[uuid] = true
 }
 
-// inState reports whether a VM of this UUID, or a base of this owner, is in state. Of what Terraform did not read it is not known; then
-// it may be.
+// inState reports whether a VM of this UUID, or a base of this owner, is in state. Of what Terraform did not read it is
+// not known; then it may be.
 func (c *connection) inState(uuid string) bool {
 	unread := c.invocation().unread
 	c.mu.Lock()

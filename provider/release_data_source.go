@@ -22,8 +22,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// releaseDataSource is what data.sharedos_base and data.sharedos_component do: each reads the newest or an exact release, from
-// any configuration.
+// releaseDataSource is what data.sharedos_base and data.sharedos_component do: each reads the newest or an exact
+// release, from any configuration.
 type releaseDataSource struct {
 	connectedData
 
@@ -111,8 +111,8 @@ func (d *releaseDataSource) ConfigValidators(context.Context) []datasource.Confi
 	}
 }
 
-// read finds the release that is configured, and reads what both kinds have in common into fields. Without diagnostics of an
-// error, the manifest is not nil.
+// read finds the release that is configured, and reads what both kinds have in common into fields. Without diagnostics
+// of an error, the manifest is not nil.
 func (d *releaseDataSource) read(ctx context.Context, fields *foundFields) (backend Backend, manifest *release.Manifest, diags diag.Diagnostics) {
 	backend, err := d.connection.get(ctx)
 	if err != nil {

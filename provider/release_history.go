@@ -26,7 +26,8 @@ type retention struct {
 	Retain types.Int64 `tfsdk:"retain"`
 }
 
-// recordedModel is one value of the attribute history. A base has the kernel in addition, and a component the base release.
+// recordedModel is one value of the attribute history. A base has the kernel in addition, and a component the base
+// release.
 type recordedModel struct {
 	Release    string   `tfsdk:"release"`
 	Sequence   int64    `tfsdk:"sequence"`
@@ -93,8 +94,8 @@ func (b *retention) retained() int {
 	return int(b.Retain.ValueInt64())
 }
 
-// readHistory reads the releases that the pool keeps of an object, and which VMs refer to them. One that is new may have
-// none yet.
+// readHistory reads the releases that the pool keeps of an object, and which VMs refer to them. One that is new may
+// have none yet.
 func (k *releaseKind) readHistory(ctx context.Context, backend Backend, name string, new bool) (types.List, diag.Diagnostics) {
 	recorded := k.historyAttribute().NestedObject.Type()
 	fail := func(err error) (types.List, diag.Diagnostics) {

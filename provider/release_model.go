@@ -33,8 +33,8 @@ type releaseKind struct {
 	inVM string
 	// sources has examples of sources, for the error that none is set.
 	sources string
-	// freeing says how VMs come to not use an object any more, and movingFirst how they come to another object of the kind
-	// before it is deleted.
+	// freeing says how VMs come to not use an object any more, and movingFirst how they come to another object of the
+	// kind before it is deleted.
 	freeing, movingFirst string
 }
 
@@ -46,7 +46,8 @@ func (k *releaseKind) title() string {
 	return strings.ToUpper(string(k.kind[:1])) + string(k.kind[1:])
 }
 
-// released is sharedos_base or sharedos_component in config, plan and state. The functions of releaseResource work on both.
+// released is sharedos_base or sharedos_component in config, plan and state. The functions of releaseResource work on
+// both.
 type released interface {
 	kind() *releaseKind
 	// fields are the attributes that both have.
@@ -55,15 +56,16 @@ type released interface {
 	attributes() map[string]schema.Attribute
 	// sources are the attributes of which one says what a release is made from.
 	sources() []sourceAttribute
-	// settled reports whether everything else that a release is made from is known, and sameBesides whether it is the same.
+	// settled reports whether everything else that a release is made from is known, and sameBesides whether it is the
+	// same.
 	settled() bool
 	sameBesides(as released) bool
 	// complete sets in a spec what is made from an open source.
 	complete(spec *publish.Spec, opened source.Source) diag.Diagnostics
 	// check refuses what a release cannot be made from. The source need not be known.
 	check(ctx context.Context, backend Backend) diag.Diagnostics
-	// describe takes the computed attributes from a manifest. What a manifest does not have stays as it is if the release is
-	// the one that the model had already.
+	// describe takes the computed attributes from a manifest. What a manifest does not have stays as it is if the
+	// release is the one that the model had already.
 	describe(ctx context.Context, backend Backend, id tree.Digest, manifest *release.Manifest, chain chain) diag.Diagnostics
 	// take describes a prepared release. state is nil for an object that is new.
 	take(ctx context.Context, backend Backend, prepared *publish.Prepared, state released, chain chain) diag.Diagnostics

@@ -15,9 +15,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
-// A base or component has one owner: the Terraform state that has created or imported it. Its record in the pool names the owner,
-// and the private state of the resource does, too. Only the owner publishes releases and deletes it. Any other state reads it as a
-// data source. An import hands it over.
+// A base or component has one owner: the Terraform state that has created or imported it. Its record in the pool names
+// the owner, and the private state of the resource does, too. Only the owner publishes releases and deletes it. Any
+// other state reads it as a data source. An import hands it over.
 const (
 	// privateOwner is the key of the owner, a JSON string. States of earlier versions have none.
 	privateOwner = "owner"
@@ -46,8 +46,8 @@ func setOwner(ctx context.Context, private privateWriter, owner string) diag.Dia
 	return private.SetKey(ctx, privateOwner, text)
 }
 
-// beginCreate returns the owner of an object that is to be created: a new one, or that of a creation that was interrupted. An object
-// of any other owner is refused, with what to do.
+// beginCreate returns the owner of an object that is to be created: a new one, or that of a creation that was
+// interrupted. An object of any other owner is refused, with what to do.
 func (r *releaseResource) beginCreate(ctx context.Context, publisher publish.Interface, name string) (owner, next string, _ error) {
 	owned, err := publisher.Owner(ctx, name)
 	switch {
@@ -63,8 +63,8 @@ func (r *releaseResource) beginCreate(ctx context.Context, publisher publish.Int
 		fmt.Errorf("a %s of this name exists in the pool already: %w", r.kind.kind, publish.ErrOwner)
 }
 
-// planOwned refuses the plan of an object that another resource of the configuration has, too, and the plan of a new one whose name
-// somebody else's has.
+// planOwned refuses the plan of an object that another resource of the configuration has, too, and the plan of a new
+// one whose name somebody else's has.
 func (r *releaseResource) planOwned(ctx context.Context, name types.String, exists bool, private privateState, to privateWriter) diag.Diagnostics {
 	if name.IsUnknown() {
 		return nil
@@ -102,7 +102,8 @@ func (r *releaseResource) planOwned(ctx context.Context, name types.String, exis
 	return failedAt(path.Root("name"), failure{do: "plan", object: object, err: err, next: next})
 }
 
-// endCreate records that the object is in state, or that its creation was given up, so that the next apply continues it.
+// endCreate records that the object is in state, or that its creation was given up, so that the next apply continues
+// it.
 func (r *releaseResource) endCreate(ctx context.Context, name, owner string, inState bool) diag.Diagnostics {
 	if owner == "" {
 		return nil
@@ -122,7 +123,8 @@ func (r *releaseResource) endCreate(ctx context.Context, name, owner string, inS
 	return nil
 }
 
-// readOwner reports whether the object belongs to another state. For one that was just imported, it records this state as the owner.
+// readOwner reports whether the object belongs to another state. For one that was just imported, it records this state
+// as the owner.
 func (r *releaseResource) readOwner(ctx context.Context, publisher publish.Interface, name string, private privateState, to privateWriter) (bool, diag.Diagnostics) {
 	own, diags := ownerOf(ctx, private)
 	r.connection.noteState(own)
@@ -162,8 +164,9 @@ func (r *releaseResource) otherOwner(name string) string {
 		"over with terraform state rm ADDRESS and terraform import ADDRESS %[2]s.", r.kind.kind, name)
 }
 
-// claim returns the owner in private state if the object belongs to it. An object without an owner, which an earlier version has made,
-// gets one if to is not nil. If the object belongs to another state, other is true, and the diagnostics have an error.
+// claim returns the owner in private state if the object belongs to it. An object without an owner, which an earlier
+// version has made, gets one if to is not nil. If the object belongs to another state, other is true, and the
+// diagnostics have an error.
 func (r *releaseResource) claim(ctx context.Context, name, do string, private privateState, to privateWriter) (own string, other bool, diags diag.Diagnostics) {
 	own, diags = ownerOf(ctx, private)
 	if diags.HasError() {

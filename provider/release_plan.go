@@ -179,8 +179,8 @@ func (r *releaseResource) prepare(ctx context.Context, backend Backend, plan, st
 	})...)
 }
 
-// endedBuild says what to do if a plan did not complete what it built in a context of connection.building: because of an interrupt, or
-// since the time of the attribute timeout was up. It is empty for other errors.
+// endedBuild says what to do if a plan did not complete what it built in a context of connection.building: because of
+// an interrupt, or since the time of the attribute timeout was up. It is empty for other errors.
 func endedBuild(building context.Context, err error, what, timeout string, limit time.Duration) string {
 	switch {
 	case building.Err() != nil:

@@ -185,7 +185,8 @@ func (r *releaseResource) publish(ctx context.Context, plan, state released, own
 	return published, diags
 }
 
-// updateSettings applies a change of settings that needs no new release: it deletes the releases that are not to be kept.
+// updateSettings applies a change of settings that needs no new release: it deletes the releases that are not to be
+// kept.
 func (r *releaseResource) updateSettings(ctx context.Context, plan released, limit time.Duration) diag.Diagnostics {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

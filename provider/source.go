@@ -25,10 +25,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// sourceAttribute is one of the attributes that say what the releases of a base or a component are made from. Exactly one of
-// them is set.
-// It is a struct with the value of the attribute, and everything that is particular to the attribute is in the methods
-// of this struct.
+// sourceAttribute is one of the attributes that say what the releases of a base or a component are made from. Exactly
+// one of them is set. It is a struct with the value of the attribute, and everything that is particular to the
+// attribute is in the methods of this struct.
 type sourceAttribute interface {
 	// name is the name of the attribute, and value what is configured.
 	name() string

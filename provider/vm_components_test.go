@@ -9,8 +9,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
-// componentMoves are changes of what a VM stands on: from and to are what it has before and after, of the first and the second
-// release of a base, and of the component on each.
+// componentMoves are changes of what a VM stands on: from and to are what it has before and after, of the first and the
+// second release of a base, and of the component on each.
 var componentMoves = map[string]struct {
 	from, to func(base, tool []string) values
 }{
@@ -45,7 +45,8 @@ func staged(t *testing.T, move struct {
 	return s, state, merged(web, move.to(s.releases, append(tool, releaseOf(t, s.state))))
 }
 
-// Whatever happens between plan and apply of a VM whose components change ends in an error of this provider, or as planned.
+// Whatever happens between plan and apply of a VM whose components change ends in an error of this provider, or as
+// planned.
 func TestAnApplyOfComponentsOfAVMDoesWhatThePlanSaid(t *testing.T) {
 	happenings := map[string]func(s *stage){
 		"nothing":                  func(*stage) {},

@@ -182,7 +182,8 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) 
 		return nil, diags
 	}
 	backend, err := r.connection.get(ctx)
-	// Components with packages need a joining layer, which may have to be built: in the time that the apply would have for it.
+	// Components with packages need a joining layer, which may have to be built: in the time that the apply would have
+	// for it.
 	timeout := "timeouts.create"
 	limit, d := plan.Timeouts.Create(ctx, vmWriteTimeout)
 	if exists {

@@ -257,8 +257,8 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 	return nil, nil //nolint:nilnil // nothing was carried
 }
 
-// beginEtc brings the first /etc. The root shows that of the base, which the baseline is of at first. From there, what the
-// components have is carried, as it is when they come to a running VM.
+// beginEtc brings the first /etc. The root shows that of the base, which the baseline is of at first. From there, what
+// the components have is carried, as it is when they come to a running VM.
 func (r privateRecords) beginEtc(ctx context.Context, carrier etcmerge.Carrier, chosen opened, next CommittedRecord) (*Moved, error) {
 	_, err := carrier.BaselineHead()
 	begins := errors.Is(err, etcmerge.ErrBaseline) // otherwise only the record of the commit was lost

@@ -33,7 +33,8 @@ func systemWith(t *testing.T, files map[string]string) string {
 	return root
 }
 
-// Whoever asks the C library for a name is answered in every base, and network-online.target means that there is an address.
+// Whoever asks the C library for a name is answered in every base, and network-online.target means that there is an
+// address.
 func TestTheNetworkOfEveryBase(t *testing.T) {
 	const networkd, online, resolved = "usr/lib/systemd/systemd-networkd", "usr/lib/systemd/systemd-networkd-wait-online", "usr/lib/systemd/systemd-resolved"
 	const stub = "../run/systemd/resolve/stub-resolv.conf"

@@ -15,8 +15,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
-// A base with systemd-networkd and without systemd-resolved has nobody who writes the name servers that DHCP brings into
-// resolv.conf(5). The agent does, in a unit that starts when networkd has something new.
+// A base with systemd-networkd and without systemd-resolved has nobody who writes the name servers that DHCP brings
+// into resolv.conf(5). The agent does, in a unit that starts when networkd has something new.
 const (
 	// resolverFile is the file that /etc/resolv.conf is a link to in such a VM. It lasts until the next boot.
 	resolverFile = mounts.RunDir + "/resolv.conf"
@@ -54,8 +54,8 @@ TimeoutStartSec=30
 `
 }
 
-// linkResolver returns the file that the agent is to write for the resolv.conf of the system at root, and makes a link to it if the
-// system has none. It is "" if the system has a file of its own, or systemd-resolved, which writes one.
+// linkResolver returns the file that the agent is to write for the resolv.conf of the system at root, and makes a link
+// to it if the system has none. It is "" if the system has a file of its own, or systemd-resolved, which writes one.
 func linkResolver(target string) (file string, err error) {
 	root, err := os.OpenRoot(target)
 	if err != nil {
@@ -109,7 +109,8 @@ func WriteResolver(file string) error {
 	return nil
 }
 
-// maxServers is how many name servers the C library asks (MAXNS in resolv.h), and maxDomains how many domains it looks in.
+// maxServers is how many name servers the C library asks (MAXNS in resolv.h), and maxDomains how many domains it looks
+// in.
 const maxServers, maxDomains = 3, 6
 
 // resolverText is what resolv.conf says of a state of networkd: lines DNS= and DOMAINS= with words.

@@ -152,8 +152,8 @@ func installHostKeys(root string) error {
 // networkTimeout bounds the wait of network-online.target for an address, in seconds.
 const networkTimeout = 60
 
-// onlineDropIn makes network-online.target wait for an address of one interface, and for the name servers. With more than one
-// interface, some may never get an address.
+// onlineDropIn makes network-online.target wait for an address of one interface, and for the name servers. With more
+// than one interface, some may never get an address.
 func onlineDropIn(resolver string) string {
 	text := fmt.Sprintf("[Service]\nExecStart=\nExecStart=/usr/lib/systemd/systemd-networkd-wait-online --any --timeout=%d\n", networkTimeout)
 	if resolver != "" {
@@ -185,8 +185,8 @@ func installNetwork(root string) error {
 // wanted says that a target wants a unit of a directory.
 type wanted struct{ target, unit, directory string }
 
-// network returns the files and links with which the system at root gets its network: none if something else configures it.
-// interfaces is true if the VM has a network interface.
+// network returns the files and links with which the system at root gets its network: none if something else configures
+// it. interfaces is true if the VM has a network interface.
 func network(root string, interfaces bool) (files map[string]string, links []wanted, err error) {
 	const system = "/usr/lib/systemd/system"
 	if !present(root, "usr/lib/systemd/systemd-networkd") {
@@ -219,8 +219,8 @@ func network(root string, interfaces bool) (files map[string]string, links []wan
 	return files, links, nil
 }
 
-// hasInterface reports whether the machine has a network interface among its PCI devices: one of class 02 (pci.ids, "Network
-// controller"). The module of its driver need not be loaded.
+// hasInterface reports whether the machine has a network interface among its PCI devices: one of class 02 (pci.ids,
+// "Network controller"). The module of its driver need not be loaded.
 func hasInterface(devices string) bool {
 	classes, err := filepath.Glob(filepath.Join(devices, "*", "class"))
 	if err != nil {

@@ -265,8 +265,8 @@ func (w *world) component(t *testing.T, name string, f files) {
 	w.releases[name] = made
 }
 
-// with returns the files of a release together with those of a component: one with a unit, an account, configuration and
-// data. Two of its files take the place of others of the release.
+// with returns the files of a release together with those of a component: one with a unit, an account, configuration
+// and data. Two of its files take the place of others of the release.
 func (f files) with(component string) files {
 	f = f.copied()
 	f.put("usr/share/mark", component)

@@ -31,8 +31,8 @@ const (
 )
 
 // world has three releases, and a component on the first: "extra" stands for the stack of both. A live refresh moves a
-// machine between one and two, and between one and extra. Release three has another dynamic loader, so a move to or from
-// it takes a soft-reboot.
+// machine between one and two, and between one and extra. Release three has another dynamic loader, so a move to or
+// from it takes a soft-reboot.
 type world struct {
 	dir      string
 	program  string

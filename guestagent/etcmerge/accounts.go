@@ -70,8 +70,8 @@ type AccountMerge struct {
 	// Texts are the merged files: those of this VM.
 	Texts     AccountTexts
 	Conflicts []Conflict
-	// Left are, by path, the files of the release without the entries that were left out: the base of the next merge, so
-	// that it tries them again. A file of which nothing was left out is absent.
+	// Left are, by path, the files of the release without the entries that were left out: the base of the next merge,
+	// so that it tries them again. A file of which nothing was left out is absent.
 	Left AccountTexts
 	// Users and Groups map the numbers of the new release to those that its accounts have in this VM.
 	Users, Groups Numbers
@@ -85,9 +85,9 @@ type AccountMerge struct {
 //
 // An account that the release adds gets a free number if another account has its number here, and nothing that the
 // release says about a name is applied to a local account that happens to have that name. What would give an account
-// what another one has here is left out: an account without a free number, a range of subordinate numbers that overlaps. New entries come before the
-// first line that refers to NIS (nsswitch.conf(5), compat mode), since lookups end there. Lines that are no entries
-// stay where they are.
+// what another one has here is left out: an account without a free number, a range of subordinate numbers that
+// overlaps. New entries come before the first line that refers to NIS (nsswitch.conf(5), compat mode), since lookups
+// end there. Lines that are no entries stay where they are.
 func MergeAccounts(base, ours, theirs AccountTexts) AccountMerge {
 	m := &accountMerging{base: base, ours: ours, theirs: theirs, added: map[string]map[string]bool{}, left: map[string]map[string]bool{}}
 	m.result.Texts, m.result.Left = AccountTexts{}, AccountTexts{}
@@ -184,8 +184,8 @@ func textOf(lines []accountLine) string {
 	return text.String()
 }
 
-// accountOf is the name of the account that an entry of the release belongs to. An entry of subuid(5) may have its number
-// instead.
+// accountOf is the name of the account that an entry of the release belongs to. An entry of subuid(5) may have its
+// number instead.
 func (m *accountMerging) accountOf(line accountLine) string {
 	name := line.account()
 	number, err := strconv.ParseUint(name, 10, 32)
@@ -231,8 +231,8 @@ func (m *accountMerging) wanted(path string, line accountLine) bool {
 	return here && !m.local(of, name)
 }
 
-// add returns an entry of the release as this VM gets it: with a free number, if another account has its number here. It
-// returns false if no number is free.
+// add returns an entry of the release as this VM gets it: with a free number, if another account has its number here.
+// It returns false if no number is free.
 func (m *accountMerging) add(path string, line accountLine, ours, theirs []accountLine, taken map[uint64]bool) (accountLine, bool) {
 	kind := accountFiles[path]
 	fields := slices.Clone(line.fields)

@@ -37,8 +37,8 @@ type Baseline struct {
 	contents map[string][]byte
 	// settled is the stack of the carry that was settled last when the baseline was written.
 	settled string
-	// ofComponents are the paths that components of the stack have and its base has not. left are those that stayed here
-	// when their component went, as the component had them.
+	// ofComponents are the paths that components of the stack have and its base has not. left are those that stayed
+	// here when their component went, as the component had them.
 	ofComponents map[string]bool
 	left         map[string]tree.Entry
 }

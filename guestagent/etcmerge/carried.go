@@ -113,8 +113,8 @@ func (c Carrier) Stale(baseline *Baseline) (files []string, err error) {
 	return files, nil
 }
 
-// maxReread bounds how much is read of files that nobody has touched since the last carry, in bytes: an emulated processor
-// takes a second for it.
+// maxReread bounds how much is read of files that nobody has touched since the last carry, in bytes: an emulated
+// processor takes a second for it.
 const maxReread = 8 << 20
 
 // changedHere notes the files of CarriedByOS that the release has not changed and that are not as it has them: what was
@@ -154,8 +154,8 @@ func (p *planner) changedHere(ctx context.Context) error {
 	return nil
 }
 
-// asReleased reports whether this VM has a path as the release has it. A file of the same size that was not touched since a
-// moment is read only as long as there is something left to be read.
+// asReleased reports whether this VM has a path as the release has it. A file of the same size that was not touched
+// since a moment is read only as long as there is something left to be read.
 func (p *planner) asReleased(entry *tree.Entry, since int64, left *int64) (bool, error) {
 	info, err := lstatBelow(p.live, entry.Path)
 	if err != nil || info == nil {

@@ -26,7 +26,8 @@ const (
 	Unreadable Kind = "unreadable"
 	// Unsupported means that the release has a device or a named pipe there, which no refresh creates.
 	Unsupported Kind = "unsupported"
-	// AccountLeft means that an entry of the release was left out, since an account would get what another one has here.
+	// AccountLeft means that an entry of the release was left out, since an account would get what another one has
+	// here.
 	AccountLeft Kind = "account_left"
 	// AccountNumber means that an account of the release has another number here.
 	AccountNumber Kind = "account_number"

@@ -71,9 +71,9 @@ func (c Carrier) checkMounts(root *os.Root, name string) error {
 	return err
 }
 
-// foreignMount returns the topmost path, from the top of its tree (etc, var and so on) to the named one, that is not on the
-// mount of that top, or, outside of /etc, not on the private disk; "" if there is none. What is on another mount may be
-// shared with others, and after the next boot it may not be there.
+// foreignMount returns the topmost path, from the top of its tree (etc, var and so on) to the named one, that is not on
+// the mount of that top, or, outside of /etc, not on the private disk; "" if there is none. What is on another mount
+// may be shared with others, and after the next boot it may not be there.
 func (c Carrier) foreignMount(root *os.Root, name string) (mounted string, err error) {
 	type mount struct {
 		id, device uint64

@@ -386,8 +386,8 @@ func (v vm) left(t *testing.T) bool {
 	return len(list) > 0
 }
 
-// A range of subordinate numbers that overlaps one of a local account is left out, and comes once that is gone, although the
-// releases do not differ in it any more. Until then each carry says so.
+// A range of subordinate numbers that overlaps one of a local account is left out, and comes once that is gone,
+// although the releases do not differ in it any more. Until then each carry says so.
 func TestARangeThatOverlapsComesOnceItDoesNot(t *testing.T) {
 	const passwd, mine = "root:x:0:0::/:\nme:x:1000:1000::/:\n", "me:100000:65536\n"
 	old := files{"etc/passwd": "root:x:0:0::/:\n", "etc/subuid": ""}

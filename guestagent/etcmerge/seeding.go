@@ -187,8 +187,8 @@ const (
 	maxCompared = 1 << 20
 )
 
-// expendable reports whether nobody has to hear that a path stays, or is not added: programs make it again, or it is what
-// tools of packages note for themselves while they install.
+// expendable reports whether nobody has to hear that a path stays, or is not added: programs make it again, or it is
+// what tools of packages note for themselves while they install.
 func expendable(name string) bool {
 	tops := []string{"var/cache/", "var/log/", "var/tmp/", "var/lib/apt/", "var/lib/systemd/deb-systemd-"}
 	return slices.ContainsFunc(tops, func(top string) bool { return strings.HasPrefix(name, top) })

@@ -143,8 +143,8 @@ func (c *Changes) unitFile(name string, old, new *tree.Entry) {
 // Appeared reports whether a unit file appeared that links of before may enable.
 func (c *Changes) Appeared() bool { return len(c.appeared) > 0 }
 
-// EnableAppeared adds the units that links of before enable by now, since their files appeared. links are all links of this
-// VM.
+// EnableAppeared adds the units that links of before enable by now, since their files appeared. links are all links of
+// this VM.
 func (c *Changes) EnableAppeared(links []Enabled) {
 	for _, link := range links {
 		appeared := slices.ContainsFunc(NamesOf(link.Unit), func(name string) bool {

@@ -25,8 +25,8 @@ const (
 	maxPackages = 20_000
 )
 
-// PackageIndex finds the packages to which files belong, by the lists in a directory (dpkg-query(1)). It remembers what it
-// has found: an apply asks about the same files as its plan.
+// PackageIndex finds the packages to which files belong, by the lists in a directory (dpkg-query(1)). It remembers what
+// it has found: an apply asks about the same files as its plan.
 type PackageIndex struct {
 	Directory string
 

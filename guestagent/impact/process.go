@@ -38,8 +38,8 @@ type Reader struct {
 type seenFile struct {
 	name                    string
 	deleted, differs, inUsr bool
-	// versions are those of the files at this path on /usr that were swapped out. They are read-only, so that a path means
-	// one file.
+	// versions are those of the files at this path on /usr that were swapped out. They are read-only, so that a path
+	// means one file.
 	versions []versionOn
 }
 

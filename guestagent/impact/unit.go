@@ -47,8 +47,8 @@ func personalUnit(name string) bool {
 	return slices.ContainsFunc(personal, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
-// unstoppable says why a unit cannot be renewed in a running system, whatever it uses; "" if it can. A unit that is removed
-// is only stopped.
+// unstoppable says why a unit cannot be renewed in a running system, whatever it uses; "" if it can. A unit that is
+// removed is only stopped.
 func (u Unit) unstoppable(name string, removed bool) string {
 	switch kind := path.Ext(name); {
 	case kind == ".service":

@@ -180,8 +180,8 @@ func (n *Network) Release(ctx context.Context, manager string) (missing []string
 	return missing, errors.Join(watched, err, n.Forget())
 }
 
-// settle waits until the network is calm, and restores the entries a last time. A route can be added once its gateway can
-// be reached, for which DHCP may have to bring an address, so it tries what cannot be added again for a while.
+// settle waits until the network is calm, and restores the entries a last time. A route can be added once its gateway
+// can be reached, for which DHCP may have to bring an address, so it tries what cannot be added again for a while.
 func (n *Network) settle(ctx context.Context, entries []network.Entry, manager string) (failures []network.Failure, err error) {
 	if len(entries) == 0 {
 		return nil, nil

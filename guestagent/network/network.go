@@ -257,8 +257,8 @@ const (
 	look = time.Second
 )
 
-// Watch restores the entries whenever something goes, until ctx ends, and calls gone each time it finds one missing that
-// it had not missed before. What cannot be restored is tried again.
+// Watch restores the entries whenever something goes, until ctx ends, and calls gone each time it finds one missing
+// that it had not missed before. What cannot be restored is tried again.
 //
 // A list that changes all the time is one of a network that others work on: it is looked at again.
 func Watch(ctx context.Context, entries []Entry, gone func()) (err error) {

@@ -15,8 +15,8 @@ import (
 // has read them and what they may need runs the new code.
 //
 // A unit that fails at its first start was not healthy before. So it is reported, and the refresh goes on, as it does
-// after a soft-reboot, which starts such units, too. But a component is attached for its units: then the refresh is rolled
-// back.
+// after a soft-reboot, which starts such units, too. But a component is attached for its units: then the refresh is
+// rolled back.
 func (r *run) startEnabled(ctx context.Context, facts map[string]impact.Unit) error {
 	wanted := r.record.NewlyEnabled
 	var names []string
@@ -107,7 +107,8 @@ func (r *run) unitFailed(failure string) error {
 	return fmt.Errorf("%w: %s", ErrUnit, failure)
 }
 
-// startUnit starts one unit, and reports how that went. A failure of the unit is an error only if a component is attached.
+// startUnit starts one unit, and reports how that went. A failure of the unit is an error only if a component is
+// attached.
 func (r *run) startUnit(ctx context.Context, name string, wanted []impact.Start) error {
 	start := &agentapi.UnitStart{Unit: name}
 	if at := slices.IndexFunc(wanted, func(s impact.Start) bool { return s.Unit == name }); at >= 0 {

@@ -81,8 +81,8 @@ type observation struct {
 	running map[string]uint64
 }
 
-// observe notes once all units are restarted whether everything is good. The time for which it has to stay so then begins
-// before the agent looks for what still runs old code.
+// observe notes once all units are restarted whether everything is good. The time for which it has to stay so then
+// begins before the agent looks for what still runs old code.
 func (r *run) observe(ctx context.Context) {
 	r.observed = nil
 	checks := r.baselineChecks()

@@ -92,8 +92,8 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 	return rung, &a
 }
 
-// dropsOf says what of this VM a rung drops that is in no file, so that nothing brings it back by itself; "" for nothing.
-// A live refresh says so of each unit (package impact).
+// dropsOf says what of this VM a rung drops that is in no file, so that nothing brings it back by itself; "" for
+// nothing. A live refresh says so of each unit (package impact).
 func dropsOf(rung Rung, networkChanges bool) string {
 	const firewall = "; rules of the packet filter that were added by hand go if a unit replaces them, and are not added again"
 	switch rung {

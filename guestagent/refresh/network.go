@@ -50,8 +50,8 @@ func (r *run) keep(ctx context.Context, marks bool) {
 	}
 }
 
-// keepNetworkOver has the network kept over a soft-reboot, which restarts its managers. The agent of the new userland goes
-// on with it.
+// keepNetworkOver has the network kept over a soft-reboot, which restarts its managers. The agent of the new userland
+// goes on with it.
 func (r *run) keepNetworkOver(ctx context.Context) {
 	marks := false
 	if r.before != nil { // otherwise another agent has assessed what runs

@@ -65,7 +65,8 @@ func TestANetworkThatNothingRestartsIsNotKept(t *testing.T) {
 }
 
 // A soft-reboot restarts the managers of the network. What was added by hand is there after it, and after the way back,
-// unless the release may have removed it: then it is reported. The kernel that a kexec or a reboot starts has none of it.
+// unless the release may have removed it: then it is reported. The kernel that a kexec or a reboot starts has none of
+// it.
 func TestTheNetworkIsKeptOverASoftReboot(t *testing.T) {
 	for _, test := range []struct {
 		name string

@@ -150,8 +150,8 @@ type Network interface {
 	// Continue goes on with what an earlier agent kept, and reports whether there is such a record.
 	Continue(ctx context.Context) (found bool, err error)
 	// Release waits until nothing more goes, adds again what is missing, removes the record, and returns what is still
-	// missing and why, in words. It waits for less if manager, the unit that was restarted, is known and idle. Without a
-	// record it does nothing.
+	// missing and why, in words. It waits for less if manager, the unit that was restarted, is known and idle. Without
+	// a record it does nothing.
 	Release(ctx context.Context, manager string) (missing []string, err error)
 	// Stop ends what Keep began, and leaves the record to the next agent.
 	Stop()

@@ -55,8 +55,8 @@ func (c counted) TarLimits() source.Limits {
 	return source.Limits{}
 }
 
-// readable replaces a debian source, which would download packages, by one that makes a small system, and a debian addition
-// by one that adds small packages. Others are used as they are.
+// readable replaces a debian source, which would download packages, by one that makes a small system, and a debian
+// addition by one that adds small packages. Others are used as they are.
 func (w *World) readable(spec publish.Spec) publish.Spec {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// When Create has returned, the VM has an address and knows the name server that DHCP has brought. It has no systemd-resolved, as the
-// VM of the quickstart.
+// When Create has returned, the VM has an address and knows the name server that DHCP has brought. It has no
+// systemd-resolved, as the VM of the quickstart.
 func testNetwork(t *testing.T, v *guest.VM) {
 	if got := status(t, v).GetNetwork().GetAddresses(); !slices.Contains(got, "10.0.2.15") {
 		t.Errorf("its addresses are %q", got)

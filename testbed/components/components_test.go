@@ -39,8 +39,8 @@ func base(version string) []guest.Edit {
 	)
 }
 
-// tool is a component of files: a service with an account, configuration, data and a directory in /run of its own, and a
-// socket for another one.
+// tool is a component of files: a service with an account, configuration, data and a directory in /run of its own, and
+// a socket for another one.
 var tool = []guest.Edit{
 	guest.Write("usr/share/tool/data", 0o644, "data"),
 	guest.Write("usr/lib/sysusers.d/tool.conf", 0o644, "u tool - \"Tool\" /var/lib/tool\n"),

@@ -47,8 +47,8 @@ func packageOf(t *testing.T, name, depends string) string {
 	return deb
 }
 
-// repository serves one package as a signed archive on 127.0.0.1, and returns its address, its key, and how often the package
-// was fetched.
+// repository serves one package as a signed archive on 127.0.0.1, and returns its address, its key, and how often the
+// package was fetched.
 func repository(t *testing.T, deb, control string) (uri, key string, fetched *atomic.Int32) {
 	t.Helper()
 	data, err := os.ReadFile(deb)
@@ -90,8 +90,8 @@ func repository(t *testing.T, deb, control string) (uri, key string, fetched *at
 	return server.URL, public.String(), fetched
 }
 
-// The real mmdebstrap and apt install packages of the user's own, from a file and from an archive with a signing
-// key of its own. An ordinary user runs them here; in all other tests root does. A second build, of other packages, fetches
+// The real mmdebstrap and apt install packages of the user's own, from a file and from an archive with a signing key of
+// its own. An ordinary user runs them here; in all other tests root does. A second build, of other packages, fetches
 // only what the first one did not.
 func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -18,13 +19,14 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/debian"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store/storetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// unequal are paths that may differ between a stack and what apt makes of all packages at once, as the guide "Components" says:
-// /etc/shadow has the day on which each account was made.
+// unequal are paths that may differ between a stack and what apt makes of all packages at once, as the guide
+// "Components" says: /etc/shadow has the day on which each account was made.
 var unequal = []string{"etc/shadow"}
 
 // A stack of components shows the tree that apt makes when it installs base and all components at once, path by path.
@@ -55,6 +57,16 @@ func TestAStackOfComponentsIsWhatAptMakes(t *testing.T) {
 	must(t, p.PublishJoining(ctx, id))
 	joining, err := p.Get(ctx, id)
 	must(t, err)
+	// Another machine makes the same one, and mends what the pool lacks of it.
+	must(t, os.Remove(s.Path(store.LayerName(joining.Layers[0].ID))))
+	elsewhere := &publish.Publisher{Store: s, Cache: t.TempDir(), Key: p.Key, Modules: bootimage.Modules}
+	if again, err := elsewhere.Join(ctx, base.ID, []tree.Digest{first.ID, second.ID}, nil); err != nil || again != id {
+		t.Errorf("another machine made %s, %v, and not %s", again, err, id)
+	}
+	must(t, elsewhere.PublishJoining(ctx, id))
+	if _, err := s.LayerPath(ctx, joining.Layers[0].ID); err != nil {
+		t.Error(err)
+	}
 	t.Logf("the joining layer has %d bytes", joining.Layers[0].Size)
 	stack, _, err := compose.Compose(compose.Parts{
 		Base:       release.Identified{ID: base.ID, Manifest: base.Manifest},

@@ -173,10 +173,10 @@ func (m *merging) path(path string, base *tree.Entry, components []*tree.Entry) 
 func (m *merging) decide(path string, base *tree.Entry, components []*tree.Entry) (result *tree.Entry, changed set, err error) {
 	result = base
 	for i, own := range components {
-		if same(base, own) {
+		if Same(base, own) {
 			continue
 		}
-		if changed != 0 && !same(result, own) {
+		if changed != 0 && !Same(result, own) {
 			return nil, 0, m.conflict(path, changed.top(), i, EntryText(result), EntryText(own))
 		}
 		result = own
@@ -185,7 +185,8 @@ func (m *merging) decide(path string, base *tree.Entry, components []*tree.Entry
 	return result, changed, nil
 }
 
-func same(a, b *tree.Entry) bool {
+// Same reports whether two lists have the same at a path; nil stands for nothing.
+func Same(a, b *tree.Entry) bool {
 	if a == nil || b == nil {
 		return a == b
 	}

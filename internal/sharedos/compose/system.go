@@ -79,16 +79,6 @@ func valueText(value any, there bool) string {
 	return fmt.Sprint(value)
 }
 
-// holderOf returns an account, other than name, that has a number; "" if there is none.
-func holderOf(accounts map[string]uint32, number uint32, name string) string {
-	for _, other := range slices.Sorted(maps.Keys(accounts)) {
-		if other != name && accounts[other] == number {
-			return other
-		}
-	}
-	return ""
-}
-
 // mergeAccounts merges names with their numbers. Two components must not give one number to different names, nor a
 // component that of an account of the base that it removed: files of the one would belong to the other, in VMs that run
 // the base without the component, too.
@@ -108,7 +98,7 @@ func (p Parts) mergeAccounts(what string, of func(*release.Manifest) map[string]
 				continue
 			}
 			now := owner{component.Manifest.Name, name}
-			if before := holderOf(base, number, name); before != "" && own[before] != number {
+			if before := release.HolderOf(base, number, name); before != "" && own[before] != number {
 				return nil, &Conflict{
 					What: fmt.Sprintf("%s number %d", what, number), First: p.Base.Manifest.Name, Second: now.component,
 					FirstMakes: before, SecondMakes: name,

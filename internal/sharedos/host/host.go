@@ -117,8 +117,8 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes, client: client, config: config, on: on, pool: volumes}, nil
 }
 
-// nothingSigned returns release.ErrKeyLost if the pool holds releases. A new operator key would make all of them, and the VMs that
-// run them, somebody else's, so it is made only where there are none.
+// nothingSigned returns release.ErrKeyLost if the pool holds releases. A new operator key would make all of them, and
+// the VMs that run them, somebody else's, so it is made only where there are none.
 func nothingSigned(ctx context.Context, objects store.Objects, config Config) error {
 	volumes, err := objects.ListObjects(ctx)
 	if errors.Is(err, store.ErrNotFound) {
@@ -140,8 +140,8 @@ func nothingSigned(ctx context.Context, objects store.Objects, config Config) er
 		config.OperatorKey, config.Pool, signed)
 }
 
-// CheckPool returns why the storage pool cannot be used or created. It creates nothing. store.ErrConfig means that another pool, or
-// another directory for it, has to be chosen.
+// CheckPool returns why the storage pool cannot be used or created. It creates nothing. store.ErrConfig means that
+// another pool, or another directory for it, has to be chosen.
 func (h *Host) CheckPool(ctx context.Context) error {
 	missing, err := h.pool.CheckPool(ctx)
 	if err != nil || !missing {

@@ -14,8 +14,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 )
 
-// An operator key that is lost is not made anew where it has signed releases. What the error says to do works: the key from a backup,
-// or one of one's own, with which a base of the lost key is destroyed.
+// An operator key that is lost is not made anew where it has signed releases. What the error says to do works: the key
+// from a backup, or one of one's own, with which a base of the lost key is destroyed.
 func TestALostOperatorKeyIsNotMadeAnew(t *testing.T) {
 	bed := testbed.New(t)
 	pool := bed.Name("pool")

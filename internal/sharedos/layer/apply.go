@@ -7,8 +7,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Apply returns the entries that overlayfs shows of a layer that Delta made on top of a tree. The tree may be another one
-// than the layer was made for. The result is sorted as a tree is.
+// Apply returns the entries that overlayfs shows of a layer that Delta made on top of a tree. The tree may be another
+// one than the layer was made for. The result is sorted as a tree is.
 func Apply(lower, delta []tree.Entry) []tree.Entry {
 	shown := make(map[string]tree.Entry, len(lower)+len(delta))
 	for _, e := range lower {

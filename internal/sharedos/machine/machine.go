@@ -43,8 +43,8 @@ type Files interface {
 	// what is in it by its name, and can neither list nor change the directory. A directory that exists gets these permissions,
 	// too. It is an error if the path is anything else than a directory of this user.
 	MakePrivateDir(ctx context.Context, path string, reaching int) error
-	// CheckMakeDir returns why a directory cannot be created at a path, and nil for a directory that exists. fs.ErrPermission is about
-	// the user of this process: another one may be able to. Nothing is changed.
+	// CheckMakeDir returns why a directory cannot be created at a path, and nil for a directory that exists.
+	// fs.ErrPermission is about the user of this process: another one may be able to. Nothing is changed.
 	CheckMakeDir(ctx context.Context, path string) error
 	// Owner returns the number of the user that a file belongs to, and its permissions.
 	Owner(ctx context.Context, path string) (uid int, mode fs.FileMode, err error)

@@ -104,18 +104,7 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		return nil, err
 	}
 	r.Secrets, r.Notes = read.Secrets, read.Notes
-	encoded, err := manifest.Encode()
-	if err != nil {
-		return nil, err
-	}
-	if err := writeFile(filepath.Join(directory, manifestFile), encoded); err != nil {
-		return nil, fmt.Errorf("write the manifest: %w", err)
-	}
-	path, err := p.commit(directory, key, r)
-	if err != nil {
-		return nil, err
-	}
-	return &cached{directory: path, record: r, manifest: manifest, id: release.ID(encoded)}, nil
+	return p.complete(directory, key, manifest, r)
 }
 
 // building is a release that is being built.
@@ -125,7 +114,8 @@ type building struct {
 	read      *rootfs.System
 	// tree is the release's: read.Tree, or that with data directories of the previous release.
 	tree *tree.Tree
-	// data are the data directories of the build (rootfs.DataDirectories), newData those that the previous release lacks.
+	// data are the data directories of the build (rootfs.DataDirectories), newData those that the previous release
+	// lacks.
 	data, newData []string
 	before        *previous
 	// contentsBefore is the contents list of the previous release, as previousContents returned it.

@@ -277,6 +277,22 @@ func (p *Publisher) commit(directory string, key cacheKey, r record) (string, er
 	return path, p.prune(key.Name)
 }
 
+// complete writes the manifest of a release that was built in a directory, and makes the directory an entry.
+func (p *Publisher) complete(directory string, key cacheKey, manifest *release.Manifest, r record) (*cached, error) {
+	encoded, err := manifest.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFile(filepath.Join(directory, manifestFile), encoded); err != nil {
+		return nil, fmt.Errorf("write the manifest: %w", err)
+	}
+	path, err := p.commit(directory, key, r)
+	if err != nil {
+		return nil, err
+	}
+	return &cached{directory: path, record: r, manifest: manifest, id: release.ID(encoded)}, nil
+}
+
 // prune removes all but the newest entries of a base.
 func (p *Publisher) prune(name string) error {
 	parent := p.baseDir(name)

@@ -143,7 +143,8 @@ func (p *Publisher) requireKnownVMs(ctx context.Context, inUse map[tree.Digest][
 		ErrUnknownVM, strings.Join(unknown, ", "))
 }
 
-// decided decides on every history. At first, keep has what VMs refer to, and decided adds to keep what the remaining releases refer to.
+// decided decides on every history. At first, keep has what VMs refer to, and decided adds to keep what the remaining
+// releases refer to.
 func (p *Publisher) decided(ctx context.Context, before map[store.Named]store.History, of store.Named,
 	users map[store.Named]map[tree.Digest][]string, decide decision, keep map[tree.Digest]bool,
 ) (map[store.Named]store.History, error) {

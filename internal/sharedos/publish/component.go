@@ -24,8 +24,8 @@ var (
 	ErrNothing = errors.New("it adds nothing to its base")
 )
 
-// withSource calls use with the source that a spec says. For a component, that is the source of the whole tree, and base
-// is not nil.
+// withSource calls use with the source that a spec says. For a component, that is the source of the whole tree, and
+// base is not nil.
 func (p *Publisher) withSource(ctx context.Context, spec Spec, use func(from source.Source, base *basis) error) error {
 	if p.kind() == release.Base {
 		if spec.Source == nil {
@@ -133,18 +133,7 @@ func (p *Publisher) buildComponent(ctx context.Context, spec Spec, from source.S
 	}
 	change.Pinned = pinned
 	r := record{Layer: true, Change: change, Secrets: read.Secrets, Notes: read.Notes}
-	encoded, err := manifest.Encode()
-	if err != nil {
-		return nil, err
-	}
-	if err := writeFile(filepath.Join(directory, manifestFile), encoded); err != nil {
-		return nil, fmt.Errorf("write the manifest: %w", err)
-	}
-	path, err := p.commit(directory, key, r)
-	if err != nil {
-		return nil, err
-	}
-	return &cached{directory: path, record: r, manifest: manifest, id: release.ID(encoded)}, nil
+	return p.complete(directory, key, manifest, r)
 }
 
 // describeComponent writes the contents list and returns the manifest without the layer.
@@ -182,9 +171,9 @@ func keepsPackages(base, component *release.Manifest) error {
 	return fmt.Errorf("it changes packages of base %q: %s: %w; change them in the base", base.Name, strings.Join(others, ", "), source.ErrRefused)
 }
 
-// sameAddition reports whether the component has what its previous release has, on the same release of the base. The data
-// that packages make while they are built does not count (rootfs.DataDirectories): each build makes it anew, and a VM that
-// has the component keeps its own.
+// sameAddition reports whether the component has what its previous release has, on the same release of the base. The
+// data that packages make while they are built does not count (rootfs.DataDirectories): each build makes it anew, and a
+// VM that has the component keeps its own.
 func (b *building) sameAddition(ctx context.Context, m *release.Manifest) (bool, error) {
 	if b.before.manifest.Contents == m.Contents {
 		return true, nil

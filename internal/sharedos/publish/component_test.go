@@ -154,8 +154,8 @@ func TestAComponentOfAPublishedBaseNeedsNoCache(t *testing.T) {
 	component(t, p, base, pack(t, "redis", "7", ""))
 }
 
-// Two components that give the same number to different accounts when they are built alone have different numbers in the
-// end: in one plan, over plans, and for a new account of the base.
+// Two components that give the same number to different accounts when they are built alone have different numbers in
+// the end: in one plan, over plans, and for a new account of the base.
 func TestAccountsHaveOneNumberInAllStacksOnABase(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
@@ -279,7 +279,8 @@ func TestABaseIsKeptForItsComponents(t *testing.T) {
 	must(t, p.Delete(t.Context(), "os", used(nil)))
 }
 
-// A package of a component makes its data anew at each build. What else the component has decides whether it is a new release.
+// A package of a component makes its data anew at each build. What else the component has decides whether it is a new
+// release.
 func TestDataThatAPackageOfAComponentMakesIsNoNewRelease(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	base := publish(t, p, newSystem())

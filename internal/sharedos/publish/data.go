@@ -10,9 +10,9 @@ import (
 )
 
 // keepData gives the release the previous one's version of the data directories that both have
-// (rootfs.DataDirectories). A VM gets such a directory once, and no release replaces it later. Another version of it would
-// only make each build differ and each delta larger. A directory that the previous release does not have makes the next
-// layer a full one (writeDelta), so that no delta has any.
+// (rootfs.DataDirectories). A VM gets such a directory once, and no release replaces it later. Another version of it
+// would only make each build differ and each delta larger. A directory that the previous release does not have makes
+// the next layer a full one (writeDelta), so that no delta has any.
 //
 // The contents of what is kept are only in the layers of the previous release. So the tree can be compared and described,
 // and a delta of it can be written, but no full layer: that has the data of this build.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,9 +19,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// The joining layer of a stack has what its components write together: the package database, accounts, caches. What that
-// is, the distribution's own tool says: apt installs the packages of all components at once in a copy of the base, and
-// the joining layer is the difference between that tree and the components laid over each other. So the stack shows
+// The joining layer of a stack has what its components write together: the package database, accounts, caches. What
+// that is, the distribution's own tool says: apt installs the packages of all components at once in a copy of the base,
+// and the joining layer is the difference between that tree and the components laid over each other. So the stack shows
 // what apt makes, by construction.
 //
 // A joining layer is made once for each combination of releases. It is stored as a release of its own kind, whose name
@@ -40,9 +39,9 @@ func joiningName(base tree.Digest, components []tree.Digest) string {
 // isPackaged reports whether a component consists of packages, which write to the package database.
 func isPackaged(m *release.Manifest) bool { return strings.HasPrefix(m.Input, "debian:") }
 
-// Join returns the id of the joining layer's release for components on a base; zero if they need none, since at most one
-// of them has packages. If there is none yet, Join builds it into the cache: nothing in the store changes. The error
-// matches compose.ErrConflict if the components do not go together.
+// Join returns the id of the joining layer's release for components on a base; zero if they need none, since at most
+// one of them has packages. If there is none yet, Join builds it into the cache: nothing in the store changes. The
+// error matches compose.ErrConflict if the components do not go together.
 func (p *Publisher) Join(ctx context.Context, base tree.Digest, components []tree.Digest, progress source.Progress) (tree.Digest, error) {
 	packaged := 0
 	for _, id := range components {
@@ -58,13 +57,14 @@ func (p *Publisher) Join(ctx context.Context, base tree.Digest, components []tre
 		return tree.Digest{}, nil
 	}
 	joining, name := p.of(release.Joining), joiningName(base, components)
-	history, err := p.Store.History(ctx, release.Joining, name)
-	switch {
-	case err == nil && len(history.Releases) > 0:
-		return history.Releases[0].ID, nil
-	case err != nil && !errors.Is(err, store.ErrNotFound):
+	stored, err := joining.previous(ctx, name)
+	if err != nil {
 		return tree.Digest{}, fmt.Errorf("find the joining layer: %w", err)
 	}
+	if stored != nil && stored.whole {
+		return stored.id, nil
+	}
+	// What is damaged is made again: it is the same release, and publishing it stores what is missing.
 	prepared, err := joining.Prepare(ctx, Spec{Name: name, BuiltOn: base, joined: components}, progress)
 	if err != nil {
 		return tree.Digest{}, err
@@ -193,19 +193,7 @@ func (p *Publisher) buildJoining(ctx context.Context, spec Spec, from source.Sou
 	}
 	top.Delta = true
 	manifest.Layers = []release.Layer{top}
-	encoded, err := manifest.Encode()
-	if err != nil {
-		return nil, err
-	}
-	if err := writeFile(filepath.Join(directory, manifestFile), encoded); err != nil {
-		return nil, fmt.Errorf("write the manifest: %w", err)
-	}
-	r := record{Layer: true}
-	path, err := p.commit(directory, key, r)
-	if err != nil {
-		return nil, err
-	}
-	return &cached{directory: path, record: r, manifest: manifest, id: release.ID(encoded)}, nil
+	return p.complete(directory, key, manifest, record{Layer: true})
 }
 
 // joined returns the tree of the whole stack, and what its layers show without the joining layer. made is the base with
@@ -298,7 +286,7 @@ func (on *basis) checkParts() error {
 		err := diffTrees(on.tree.Entries, one.tree.Entries, func(was, is *tree.Entry) error {
 			at := pathOf(was, is)
 			before, has := changes[at]
-			if has && (!isPackaged(before.by) || !isPackaged(one.manifest)) && !sameEntry(before.entry, is) {
+			if has && (!isPackaged(before.by) || !isPackaged(one.manifest)) && !compose.Same(before.entry, is) {
 				return &compose.Conflict{
 					What: "/" + at, First: before.by.Name, Second: one.manifest.Name,
 					FirstMakes: compose.EntryText(before.entry), SecondMakes: compose.EntryText(is),
@@ -319,11 +307,4 @@ func pathOf(was, is *tree.Entry) string {
 		return was.Path
 	}
 	return is.Path
-}
-
-func sameEntry(a, b *tree.Entry) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return tree.Equal(*a, *b)
 }

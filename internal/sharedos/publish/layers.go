@@ -62,8 +62,8 @@ func placedIn(m *release.Manifest, entry string) []placed {
 	return layers
 }
 
-// manifestOf returns a release, and its directory in the cache if it is not published yet. What is published is read from
-// the store: builds of others may have removed it from the cache.
+// manifestOf returns a release, and its directory in the cache if it is not published yet. What is published is read
+// from the store: builds of others may have removed it from the cache.
 func (p *Publisher) manifestOf(ctx context.Context, id tree.Digest) (*release.Manifest, string, error) {
 	manifest, err := p.Get(ctx, id)
 	if !errors.Is(err, store.ErrNotFound) {

@@ -18,11 +18,11 @@ import (
 )
 
 // Numbers of accounts follow the order in which packages are installed: two components that are built alone give the
-// same number to different accounts. So each base has a ledger of accounts: the number of every account that a component
-// on it, or a release of it after that, has ever had. It is in the history of the base (store.History), and grows when
-// a release is published. What plans have built and no apply has published yet is in a file of the cache, so that two
-// components of one plan agree. An account gets its number after the packages are installed (pinAccounts): a maintainer
-// script that finds its account in place would leave out what belongs to it, such as its home directory.
+// same number to different accounts. So each base has a ledger of accounts: the number of every account that a
+// component on it, or a release of it after that, has ever had. It is in the history of the base (store.History), and
+// grows when a release is published. What plans have built and no apply has published yet is in a file of the cache, so
+// that two components of one plan agree. An account gets its number after the packages are installed (pinAccounts): a
+// maintainer script that finds its account in place would leave out what belongs to it, such as its home directory.
 
 const ledgersDir = "accounts"
 
@@ -109,8 +109,8 @@ func ofComponent(base *release.Manifest, users, groups map[string]uint32) accoun
 	return accounts{own(users, base.Users), own(groups, base.Groups)}
 }
 
-// enter adds the accounts of a component that is being published to the ledger of its base. The caller holds the lock of
-// the records. ErrMoved if another component has a name or a number meanwhile.
+// enter adds the accounts of a component that is being published to the ledger of its base. The caller holds the lock
+// of the records. ErrMoved if another component has a name or a number meanwhile.
 func (p *Publisher) enter(ctx context.Context, prepared *Prepared, base *release.Manifest) error {
 	history, err := p.Store.History(ctx, release.Base, base.Name)
 	if err != nil {
@@ -141,7 +141,7 @@ func entered(what string, ledger, added map[string]uint32) (_ map[string]uint32,
 	for _, name := range slices.Sorted(maps.Keys(added)) {
 		number := added[name]
 		known, there := all[name]
-		switch holder := holderOf(all, number, name); {
+		switch holder := release.HolderOf(all, number, name); {
 		case there && known == number:
 			continue
 		case there:
@@ -152,14 +152,4 @@ func entered(what string, ledger, added map[string]uint32) (_ map[string]uint32,
 		all[name], more = number, true
 	}
 	return all, more, nil
-}
-
-// holderOf returns an account, other than name, that has a number; "" if there is none.
-func holderOf(accounts map[string]uint32, number uint32, name string) string {
-	for _, other := range slices.Sorted(maps.Keys(accounts)) {
-		if other != name && accounts[other] == number {
-			return other
-		}
-	}
-	return ""
 }

@@ -138,9 +138,11 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, from source.Source, 
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
-	before, err := p.previous(ctx, spec.Name)
-	if err != nil {
-		return nil, err
+	var before *previous
+	if p.kind() != release.Joining { // it has one release
+		if before, err = p.previous(ctx, spec.Name); err != nil {
+			return nil, err
+		}
 	}
 	key := p.key(spec, fingerprint, before)
 	entry, err := p.load(key)
@@ -201,12 +203,12 @@ func (p *Publisher) previous(ctx context.Context, name string) (*previous, error
 	return before, nil
 }
 
-// lostSequence is added to the number of releases of a base if the store has no manifest of any of them: the sequence of a release must
-// not be lower than that of an earlier one, and nobody knows it any more.
+// lostSequence is added to the number of releases of a base if the store has no manifest of any of them: the sequence
+// of a release must not be lower than that of an earlier one, and nobody knows it any more.
 const lostSequence = 1_000_000
 
-// previousOfLost stands for the newest release of a base if its manifest is gone. The release that follows it is complete in itself. What
-// it changes is told from the newest release that can be read, if there is one.
+// previousOfLost stands for the newest release of a base if its manifest is gone. The release that follows it is
+// complete in itself. What it changes is told from the newest release that can be read, if there is one.
 func (p *Publisher) previousOfLost(ctx context.Context, name string, cause error) (*previous, error) {
 	history, err := p.Store.History(ctx, p.kind(), name)
 	if err != nil {

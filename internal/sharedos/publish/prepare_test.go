@@ -211,7 +211,8 @@ func TestWithoutALowerLayerTheNextReleaseIsFull(t *testing.T) {
 	}
 }
 
-// The manifest of the newest release is gone. The next release is complete, and its sequence is higher than that of any before.
+// The manifest of the newest release is gone. The next release is complete, and its sequence is higher than that of any
+// before.
 func TestAfterALostManifestTheNextReleaseIsComplete(t *testing.T) {
 	for name, c := range map[string]struct {
 		lose     int // how many of three releases, newest first

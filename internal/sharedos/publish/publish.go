@@ -53,8 +53,8 @@ type Spec struct {
 	Name string
 	// Source of a base; nil for a component.
 	Source source.Source
-	// BuiltOn is the base release that a component is built on, published or prepared by this process. Addition is what the
-	// component adds to it.
+	// BuiltOn is the base release that a component is built on, published or prepared by this process. Addition is what
+	// the component adds to it.
 	BuiltOn  tree.Digest
 	Addition source.Addition
 	// joined are the components that a joining layer joins.
@@ -95,11 +95,12 @@ type Publisher struct {
 	// Modules packs the modules of a release's kernel, from the tree of the source, into an archive.
 	Modules func(t *tree.Tree, kernelRelease string) ([]byte, error)
 
-	// bases is the publisher of bases if this one publishes releases of another kind, which is publishes; nil if this one
-	// publishes bases.
+	// bases is the publisher of bases if this one publishes releases of another kind, which is publishes; nil if this
+	// one publishes bases.
 	bases     *Publisher
 	publishes release.Kind
-	// offers are the releases that this process prepared, as *Prepared by id. A publisher of components uses those of bases.
+	// offers are the releases that this process prepared, as *Prepared by id. A publisher of components uses those of
+	// bases.
 	offers sync.Map
 }
 

@@ -19,8 +19,8 @@ import (
 type Usage struct {
 	// Stored is the size of all volumes.
 	Stored int64
-	// Full is the size of every release of a base in full, and for each VM of its private disk and copies of its base release
-	// and of its components.
+	// Full is the size of every release of a base in full, and for each VM of its private disk and copies of its base
+	// release and of its components.
 	Full       int64
 	Bases      []BaseUsage
 	Components []ComponentUsage

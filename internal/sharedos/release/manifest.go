@@ -18,8 +18,8 @@ type Kind string
 const (
 	Base      Kind = "base"
 	Component Kind = "component"
-	// Joining is the joining layer of certain releases of components, on the release of a base that they are built on. Its
-	// name identifies them, and it has one release.
+	// Joining is the joining layer of certain releases of components, on the release of a base that they are built on.
+	// Its name identifies them, and it has one release.
 	Joining Kind = "joining"
 )
 

@@ -25,8 +25,8 @@ type History struct {
 	// Owner identifies the Terraform state that the base belongs to, which alone changes and deletes it; "" if an earlier version
 	// made it.
 	Owner string
-	// Users and Groups are the ledger of accounts of a base: the numbers of accounts that components on it have. Names are only
-	// ever added, so that an account has one number in all stacks on the base.
+	// Users and Groups are the ledger of accounts of a base: the numbers of accounts that components on it have. Names
+	// are only ever added, so that an account has one number in all stacks on the base.
 	Users, Groups map[string]uint32
 	// Making is set from the first release on until the owner has the base in its state; nil after that.
 	Making *Making
@@ -87,8 +87,8 @@ const (
 // word matches what stands in a line as one word.
 var word = regexp.MustCompile(`^[A-Za-z0-9+/=._-]{1,100}$`)
 
-// EncodeHistory writes a history as text: lines with Retain, Owner, Making and accounts, unless they are 0, "" or nil, and a line for each release
-// with its id and, if it is known, its time (RFC 3339).
+// EncodeHistory writes a history as text: lines with Retain, Owner, Making and accounts, unless they are 0, "" or nil,
+// and a line for each release with its id and, if it is known, its time (RFC 3339).
 func EncodeHistory(h History) ([]byte, error) {
 	if len(h.Releases) > MaxHistory {
 		return nil, fmt.Errorf("a history of %d releases is longer than %d", len(h.Releases), MaxHistory)

@@ -53,8 +53,9 @@ func (s *Libvirt) findPool(l *libvirt.Libvirt, access access) (libvirt.StoragePo
 	return s.createPool(l)
 }
 
-// CheckPool reports whether the pool would have to be created, and returns an error if it cannot be used: ErrConfig if its directory
-// is that of another pool, which libvirt refuses. It changes nothing but that it starts a pool that is not active.
+// CheckPool reports whether the pool would have to be created, and returns an error if it cannot be used: ErrConfig if
+// its directory is that of another pool, which libvirt refuses. It changes nothing but that it starts a pool that is
+// not active.
 func (s *Libvirt) CheckPool(ctx context.Context) (missing bool, err error) {
 	err = unreachable(s.client.Call(ctx, fmt.Sprintf("look at storage pool %q", s.config.Pool), func(l *libvirt.Libvirt) error {
 		_, err := s.activePool(ctx, l, reading)

@@ -53,8 +53,8 @@ type Objects interface {
 	BlobPath(ctx context.Context, digest tree.Digest) (string, error)
 	// GetBlob reads a blob and checks its digest; ErrCorrupt if it differs.
 	GetBlob(ctx context.Context, blob release.Blob) ([]byte, error)
-	// ReadLayer calls use with a reader of the layer, which is valid until use returns; ErrNotFound if the store does not hold it. It
-	// does not verify what is read.
+	// ReadLayer calls use with a reader of the layer, which is valid until use returns; ErrNotFound if the store does
+	// not hold it. It does not verify what is read.
 	ReadLayer(ctx context.Context, layer release.Layer, use func(io.ReaderAt) error) error
 	// VerifyLayer reads a whole layer; ErrCorrupt if its content is not the layer's, ErrNotFound if the store does not hold all of
 	// it. What this process has uploaded or verified before is not read again.

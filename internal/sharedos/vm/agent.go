@@ -137,12 +137,12 @@ func (f *Fleet) start(ctx context.Context, name string, progress Progress) (floa
 	return ready, f.awaitAddress(ctx, name, progress)
 }
 
-// addressLimit bounds the wait for an address of a VM whose services have started, unless Fleet.AddressLimit does. DHCP of an emulated
-// guest takes up to half a minute.
+// addressLimit bounds the wait for an address of a VM whose services have started, unless Fleet.AddressLimit does. DHCP
+// of an emulated guest takes up to half a minute.
 const addressLimit = time.Minute
 
-// awaitAddress waits until a VM that was started can be reached at an address. It is no error if none comes: the VM may have none by
-// intention, and VM.Unreachable tells. An agent that does not say whether there is one is not waited for.
+// awaitAddress waits until a VM that was started can be reached at an address. It is no error if none comes: the VM may
+// have none by intention, and VM.Unreachable tells. An agent that does not say whether there is one is not waited for.
 func (f *Fleet) awaitAddress(ctx context.Context, name string, progress Progress) error {
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
 	if err != nil || len(domain.Interfaces) == 0 {
@@ -157,8 +157,8 @@ func (f *Fleet) awaitAddress(ctx context.Context, name string, progress Progress
 	return ctx.Err()
 }
 
-// unreachable reports whether an agent says that its VM, which has a network interface, has no address. User-mode networking forwards
-// ports to an address of IPv4, which may come after one of IPv6.
+// unreachable reports whether an agent says that its VM, which has a network interface, has no address. User-mode
+// networking forwards ports to an address of IPv4, which may come after one of IPv6.
 func unreachable(domain hypervisor.Domain, status *agentapi.StatusResponse) bool {
 	network := status.GetNetwork()
 	if network == nil || len(domain.Interfaces) == 0 {

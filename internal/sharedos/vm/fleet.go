@@ -86,8 +86,8 @@ type Fleet struct {
 
 // Joiner makes joining layers (compose.Joining).
 type Joiner interface {
-	// Join returns the id of the joining layer's release for components on a base, zero if they need none. It changes nothing
-	// in the store: Offer has the release until PublishJoining has stored it.
+	// Join returns the id of the joining layer's release for components on a base, zero if they need none. It changes
+	// nothing in the store: Offer has the release until PublishJoining has stored it.
 	Join(ctx context.Context, base tree.Digest, components []tree.Digest, progress source.Progress) (tree.Digest, error)
 	// PublishJoining stores what Join has made, unless it is stored. The caller holds a lock of the store.
 	PublishJoining(ctx context.Context, id tree.Digest) error

@@ -63,8 +63,8 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 	return found
 }
 
-// stored checks that the pool has the releases, and stores the joining layer of the components. The caller holds a lock of the store. A release that is prepared for a plan, or that was read before the pool
-// was locked, may be missing.
+// stored checks that the pool has the releases, and stores the joining layer of the components. The caller holds a lock
+// of the store. A release that is prepared for a plan, or that was read before the pool was locked, may be missing.
 func (f *Fleet) stored(ctx context.Context, base tree.Digest, components []tree.Digest) error {
 	for _, id := range append([]tree.Digest{base}, components...) {
 		if _, err := f.Store.GetManifest(ctx, id); err != nil {

@@ -30,8 +30,8 @@ type Problem struct {
 // Question is what Preflight is asked. Fields of Want that have no value yet are not checked.
 type Question struct {
 	Want Spec
-	// Have is the VM as it is; nil for a new one. What Want has in common with it is not checked, but for the interfaces
-	// of a VM that is off and is to run.
+	// Have is the VM as it is; nil for a new one. What Want has in common with it is not checked, but for the
+	// interfaces of a VM that is off and is to run.
 	Have *Spec
 	// Known reports whether the caller manages the VM of a UUID, so that it may change or destroy it in the same run.
 	Known func(uuid string) bool

@@ -17,8 +17,8 @@ const (
 	componentUnit    = "redis-server.service"
 )
 
-// componentConfiguration is added to the example: a component, and the VMs with it while attach is true. Terraform merges a
-// file whose name ends in _override.tf into the resources that it names.
+// componentConfiguration is added to the example: a component, and the VMs with it while attach is true. Terraform
+// merges a file whose name ends in _override.tf into the resources that it names.
 var componentConfiguration = map[string]string{
 	"component.tf": `
 variable "attach" { type = bool }
@@ -52,7 +52,7 @@ func (d *demo) components(ctx context.Context) error {
 }
 
 // move attaches or detaches the component.
-func (d *demo) move(ctx context.Context, attach bool) (err error) {
+func (d *demo) move(ctx context.Context, attach bool) error {
 	d.work.Variables["attach"] = attach
 	p, err := d.work.Plan(ctx)
 	if err != nil {
@@ -62,24 +62,9 @@ func (d *demo) move(ctx context.Context, attach bool) (err error) {
 	if err != nil {
 		return err
 	}
-	var all []*watched
-	defer func() {
-		for _, w := range all {
-			w.stop()
-		}
-	}()
-	for _, name := range d.vms {
-		w, err := d.watch(ctx, name)
-		if err != nil {
-			return err
-		}
-		all = append(all, w)
-	}
-	if err := d.work.Apply(ctx, p); err != nil {
+	all, err := d.applyWatched(ctx, p)
+	if err != nil {
 		return err
-	}
-	for _, w := range all {
-		w.stop()
 	}
 	if err := d.bytes(ctx); err != nil {
 		return err

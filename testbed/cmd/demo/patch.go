@@ -14,6 +14,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/probe"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
 // interval between a client's requests to each service while it is patched.
@@ -44,24 +45,9 @@ func (d *demo) patch(ctx context.Context) (err error) {
 	if d.foretold, err = foretold(p); err != nil {
 		return err
 	}
-	var all []*watched
-	defer func() {
-		for _, w := range all {
-			w.stop()
-		}
-	}()
-	for _, name := range d.vms {
-		w, err := d.watch(ctx, name)
-		if err != nil {
-			return err
-		}
-		all = append(all, w)
-	}
-	if err := d.work.Apply(ctx, p); err != nil {
+	all, err := d.applyWatched(ctx, p)
+	if err != nil {
 		return err
-	}
-	for _, w := range all {
-		w.stop()
 	}
 	base, _, err := d.resources(ctx)
 	if err != nil {
@@ -82,6 +68,23 @@ func (d *demo) patch(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// applyWatched applies a plan while clients use the VMs.
+func (d *demo) applyWatched(ctx context.Context, p *workspace.Plan) (all []*watched, err error) {
+	defer func() {
+		for _, w := range all {
+			w.stop()
+		}
+	}()
+	for _, name := range d.vms {
+		w, err := d.watch(ctx, name)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, w)
+	}
+	return all, d.work.Apply(ctx, p)
 }
 
 // watch starts clients of a VM's services.

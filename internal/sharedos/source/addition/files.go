@@ -74,49 +74,20 @@ func (o *overlaid) Open(ctx context.Context, progress source.Progress) (io.ReadC
 // lay copies the entries of the source.
 func (o *overlaid) lay(ctx context.Context, out *tar.Writer, from io.Reader) error {
 	scan := tarstream.NewScanner(ctx, from, o.TarLimits(), tarstream.Usage{})
-	buffer := make([]byte, tarstream.CopyBuffer)
-	for {
-		header, err := scan.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		at, err := tarstream.Path(header)
-		if err != nil {
-			return err
-		}
-		if kept, err := o.keeps(at, header); err != nil || kept {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		if header.Typeflag == tar.TypeGNUSparse {
-			header.Typeflag = tar.TypeReg // its holes are read as zeros
-		}
-		header.Format = tar.FormatPAX
-		if err := out.WriteHeader(header); err != nil {
-			return fmt.Errorf("%q: %w", header.Name, err)
-		}
-		if _, err := io.CopyBuffer(out, scan, buffer); err != nil {
-			return fmt.Errorf("%q: %w", header.Name, err)
-		}
-	}
+	return tarstream.Copy(out, scan, o.takes)
 }
 
-// keeps reports whether an entry of the source is left out, since the base has the directory. It returns an error if
+// takes reports whether an entry of the source is taken; a directory is not if the base has it. It returns an error if
 // the entry would hide what the base needs.
-func (o *overlaid) keeps(at string, header *tar.Header) (bool, error) {
+func (o *overlaid) takes(at string, header *tar.Header) (bool, error) {
 	below, there := o.base.Tree.Lookup(at)
 	if !there {
-		return false, nil
+		return true, nil
 	}
 	directory := header.Typeflag == tar.TypeDir
 	switch {
 	case below.Type == tree.Directory && directory:
-		return true, nil
+		return false, nil
 	case below.Type == tree.Directory:
 		return false, fmt.Errorf("/%s is a directory in base %q, and the component has a file there, which would hide all that is in it: %w; "+
 			"give the file another path", at, o.base.Name, source.ErrRefused)
@@ -127,5 +98,5 @@ func (o *overlaid) keeps(at string, header *tar.Header) (bool, error) {
 		return false, fmt.Errorf("/%s is a link to %q in base %q, which the OS needs: %w; leave it out of the component",
 			at, below.Link, o.base.Name, source.ErrRefused)
 	}
-	return false, nil
+	return true, nil
 }

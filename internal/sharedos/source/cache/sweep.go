@@ -64,8 +64,8 @@ func Sweep(dir string, keep int, age time.Duration, complete func(name string) b
 	return nil
 }
 
-// SweepBytes removes from a directory those files that complete accepts and that were used least recently, until the rest
-// has no more than limit bytes.
+// SweepBytes removes from a directory those files that complete accepts and that were used least recently, until the
+// rest has no more than limit bytes.
 func SweepBytes(dir string, limit int64, complete func(name string) bool) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

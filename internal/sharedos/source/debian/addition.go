@@ -18,8 +18,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Addition is what packages add to an operating system that dpkg manages: apt installs them in a copy of the base, whose
-// packages keep their versions.
+// Addition is what packages add to an operating system that dpkg manages: apt installs them in a copy of the base,
+// whose packages keep their versions.
 //
 // Source has the settings. If it has no suite, the suites and the archive's components are those of the base's own
 // sources of apt.
@@ -196,8 +196,8 @@ rm -rf "$1/` + packagesName + `"
 func (a *added) customArgs(in *input, dir string) []string {
 	args := []string{
 		"--variant=custom", "--format=tar", "--architectures=" + in.Architecture,
-		// Its own tar-in hook takes 20 s for what this does in one. A normalised tree has no devices, so it works in a user
-		// namespace, too.
+		// Its own tar-in hook takes 20 s for what this does in one. A normalised tree has no devices, so it works in a
+		// user namespace, too.
 		`--setup-hook=tar --numeric-owner --xattrs '--xattrs-include=*' -C "$1" -xf ` + quoted(filepath.Join(dir, "base.tar")),
 	}
 	if in.mode != "" && in.mode != "auto" {
@@ -319,11 +319,6 @@ func (a *added) explain(dir string, failed error) error {
 // unpacks the base.
 var movedBack = []struct{ is, belongs string }{{"usr/lib/sysimage/dpkg", "var/lib/dpkg"}}
 
-// aptSources are the sources of apt of the base. mmdebstrap writes those of the component in their place.
-func aptSources(path string) bool {
-	return path == "etc/apt/sources.list" || strings.HasPrefix(path, "etc/apt/sources.list.d/")
-}
-
 // madeByMmdebstrap are files that mmdebstrap adds if the tree lacks them.
 var madeByMmdebstrap = []string{"etc/fstab", "etc/hostname", "etc/resolv.conf", "var/lib/dpkg/arch", "usr/lib/sysimage/dpkg/arch", "etc/apt/apt.conf.d/99mmdebstrap"}
 
@@ -362,32 +357,12 @@ func (a *added) unpack(ctx context.Context, path string) (err error) {
 // filter copies what mmdebstrap made, without what mmdebstrap itself has added, and with the base's sources of apt.
 func (a *added) filter(ctx context.Context, from io.Reader, out *tar.Writer) error {
 	scan := tarstream.NewScanner(ctx, from, a.Limits, tarstream.Usage{})
-	buffer := make([]byte, tarstream.CopyBuffer)
-	for {
-		header, err := scan.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		at, err := tarstream.Path(header)
-		if err != nil {
-			return err
-		}
-		if aptSources(at) && header.Typeflag != tar.TypeDir || slices.Contains(madeByMmdebstrap, at) && !a.has(at) {
-			continue
-		}
-		if header.Typeflag == tar.TypeGNUSparse {
-			header.Typeflag = tar.TypeReg // its holes are read as zeros
-		}
-		header.Format = tar.FormatPAX
-		if err := out.WriteHeader(header); err != nil {
-			return fmt.Errorf("%q: %w", header.Name, err)
-		}
-		if _, err := io.CopyBuffer(out, scan, buffer); err != nil {
-			return fmt.Errorf("%q: %w", header.Name, err)
-		}
+	err := tarstream.Copy(out, scan, func(at string, header *tar.Header) (bool, error) {
+		added := aptSources(at) && header.Typeflag != tar.TypeDir || slices.Contains(madeByMmdebstrap, at) && !a.has(at)
+		return !added, nil
+	})
+	if err != nil {
+		return err
 	}
 	kept, err := tree.New(a.keptEntries(), a.base.Tree.Content)
 	if err != nil {
@@ -411,118 +386,4 @@ func (a *added) keptEntries() []tree.Entry {
 func (a *added) has(path string) bool {
 	_, err := a.base.Tree.Resolve(path)
 	return err == nil
-}
-
-// suitesOf takes suites and components from the base's sources of apt: from Debian's own archives, whose suites have
-// no key of their own.
-func (s *Source) suitesOf(base source.Base) error {
-	lines, err := aptLines(base.Tree)
-	if err != nil {
-		return fmt.Errorf("read the sources of apt of base %q: %w", base.Name, err)
-	}
-	var suites, components []string
-	for _, line := range lines {
-		suites = appendNew(suites, line.suite)
-		for _, component := range line.components {
-			components = appendNew(components, component)
-		}
-	}
-	if len(suites) == 0 {
-		return fmt.Errorf("base %q has no sources of apt that name a suite of Debian: set suite to the code name of its release", base.Name)
-	}
-	s.Suite = suites[0]
-	if s.AdditionalSuites == nil {
-		s.AdditionalSuites = append([]string{}, suites[1:]...)
-	}
-	if len(s.Components) == 0 {
-		s.Components = components
-	}
-	return nil
-}
-
-// aptLine is one suite of sources.list(5).
-type aptLine struct {
-	suite      string
-	components []string
-}
-
-// maxSources bounds a file with sources of apt in bytes.
-const maxSources = 1 << 20
-
-// aptLines reads the sources of apt of a tree, in both forms of sources.list(5). It leaves out what is not an archive of
-// packages, what is disabled, and archives with a key of their own in the file.
-func aptLines(t *tree.Tree) ([]aptLine, error) {
-	var lines []aptLine
-	for _, e := range t.Entries {
-		if !aptSources(e.Path) || e.Type != tree.Regular {
-			continue
-		}
-		text, err := t.ReadFile(e.Path, maxSources)
-		if err != nil {
-			return nil, fmt.Errorf("/%s: %w", e.Path, err)
-		}
-		switch filepath.Ext(e.Path) {
-		case ".list":
-			lines = append(lines, oneLines(string(text))...)
-		case ".sources":
-			lines = append(lines, stanzas(string(text))...)
-		}
-	}
-	return lines, nil
-}
-
-// oneLines reads lines of the form "deb [option=value] address suite component...".
-func oneLines(text string) (lines []aptLine) {
-	for line := range strings.Lines(text) {
-		line, _, _ = strings.Cut(line, "#")
-		rest, isDeb := strings.CutPrefix(strings.TrimSpace(line), "deb ")
-		if !isDeb {
-			continue
-		}
-		rest = strings.TrimSpace(rest)
-		if strings.HasPrefix(rest, "[") {
-			_, after, closed := strings.Cut(rest, "]")
-			if !closed || strings.Contains(rest[:len(rest)-len(after)], "signed-by=") {
-				continue
-			}
-			rest = after
-		}
-		if fields := strings.Fields(rest); len(fields) > 2 {
-			lines = append(lines, aptLine{fields[1], fields[2:]})
-		}
-	}
-	return lines
-}
-
-// stanzas reads the deb822 form.
-func stanzas(text string) (lines []aptLine) {
-	fields := map[string]string{}
-	end := func() {
-		own := strings.Contains(fields["signed-by"], "BEGIN PGP") || strings.EqualFold(strings.TrimSpace(fields["enabled"]), "no")
-		if !own && slices.Contains(strings.Fields(fields["types"]), "deb") {
-			for _, suite := range strings.Fields(fields["suites"]) {
-				if components := strings.Fields(fields["components"]); len(components) > 0 {
-					lines = append(lines, aptLine{suite, components})
-				}
-			}
-		}
-		clear(fields)
-	}
-	last := ""
-	for line := range strings.Lines(text) {
-		trimmed := strings.TrimRight(line, "\r\n")
-		switch {
-		case strings.TrimSpace(trimmed) == "":
-			end()
-		case strings.HasPrefix(trimmed, "#"):
-		case trimmed[0] == ' ' || trimmed[0] == '\t':
-			fields[last] += "\n" + trimmed
-		default:
-			name, value, _ := strings.Cut(trimmed, ":")
-			last = strings.ToLower(strings.TrimSpace(name))
-			fields[last] = value
-		}
-	}
-	end()
-	return lines
 }

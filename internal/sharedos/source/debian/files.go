@@ -91,28 +91,11 @@ func addFiles(ctx context.Context, name fmt.Stringer, from io.ReadCloser, files 
 		for _, f := range files {
 			given[f.Path] = true
 		}
-		buffer := make([]byte, tarstream.CopyBuffer)
-		for {
-			header, err := scan.Next()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return err
-			}
-			if err := checkReplaced(header, given); err != nil {
-				return err
-			}
-			if header.Typeflag == tar.TypeGNUSparse {
-				header.Typeflag = tar.TypeReg // its holes are read as zeros
-			}
-			header.Format = tar.FormatPAX
-			if err := out.WriteHeader(header); err != nil {
-				return fmt.Errorf("%q: %w", header.Name, err)
-			}
-			if _, err := io.CopyBuffer(out, scan, buffer); err != nil {
-				return fmt.Errorf("%q: %w", header.Name, err)
-			}
+		err = tarstream.Copy(out, scan, func(path string, header *tar.Header) (bool, error) {
+			return true, checkReplaced(path, header, given)
+		})
+		if err != nil {
+			return err
 		}
 		for _, f := range files {
 			if err := f.write(out); err != nil {
@@ -125,11 +108,7 @@ func addFiles(ctx context.Context, name fmt.Stringer, from io.ReadCloser, files 
 
 // checkReplaced returns an error if a file that is added would replace a directory with all that is in it, or a link at
 // the top, such as /bin. Other links, such as /etc/resolv.conf, may be replaced.
-func checkReplaced(header *tar.Header, given map[string]bool) error {
-	p, err := tarstream.Path(header)
-	if err != nil {
-		return nil //nolint:nilerr // the reader of the stream reports it
-	}
+func checkReplaced(p string, header *tar.Header, given map[string]bool) error {
 	if given[p] && header.Typeflag == tar.TypeSymlink && tree.Parent(p) == tree.Root {
 		return fmt.Errorf("file %q: it would replace a link to %q that the OS needs: %w", "/"+p, header.Linkname, source.ErrRefused)
 	}

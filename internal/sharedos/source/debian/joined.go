@@ -19,8 +19,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Joined is the source of a base with the packages of several components installed at once. The packages are made out of
-// the trees of the components, so that they have the components' versions and need no archive.
+// Joined is the source of a base with the packages of several components installed at once. The packages are made out
+// of the trees of the components, so that they have the components' versions and need no archive.
 type Joined struct {
 	Base source.Base
 	// Parts are the components, in the order in which they are laid over the base.

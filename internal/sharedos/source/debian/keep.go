@@ -41,8 +41,8 @@ func keptIn(cacheDir string) (kept, error) {
 
 func (k kept) fetched() string { return filepath.Join(k.dir, fetchedDir) }
 
-// args are arguments of mmdebstrap: one hook gives apt what is kept, and others hand over what apt has fetched. Dir is a
-// directory that everybody can read.
+// args are arguments of mmdebstrap: one hook gives apt what is kept, and others hand over what apt has fetched. Dir is
+// a directory that everybody can read.
 func (k kept) args(dir string) ([]string, error) {
 	script := filepath.Join(dir, "keep.sh")
 	if err := os.WriteFile(script, []byte(keepScript), 0o644); err != nil {

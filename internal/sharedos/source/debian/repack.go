@@ -2,6 +2,7 @@ package debian
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -66,10 +67,14 @@ func newRepacker(t *tree.Tree, architecture string, users, groups map[uint32]boo
 		}
 		r.stanzas[name] = stanza
 	}
+	const file = dpkgDir + "/diversions"
+	if _, ok := t.Lookup(file); !ok {
+		return r, nil
+	}
 	// Three lines each: the path, where it is diverted to, and the package (or ":") that diverts it.
-	diversions, err := t.ReadFile(dpkgDir+"/diversions", maxInfoFile)
+	diversions, err := t.ReadFile(file, maxInfoFile)
 	if err != nil {
-		return r, nil //nolint:nilerr // there are none
+		return nil, fmt.Errorf("read which files are diverted: %w", err)
 	}
 	lines := strings.Split(strings.TrimSpace(string(diversions)), "\n")
 	for i := 0; i+2 < len(lines); i += 3 {
@@ -122,7 +127,7 @@ func (r *repacker) write(name, dir string) (_ string, err error) {
 	if _, ok := r.tree.Lookup(info + ".list"); !ok || strings.Contains(name, ":") {
 		info = dpkgDir + "/info/" + fields["Package"] + ":" + fields["Architecture"]
 	}
-	var controlTar, dataTar bytes.Buffer
+	var controlTar bytes.Buffer
 	if err := r.writeControl(&controlTar, info, control(stanza)); err != nil {
 		return "", fmt.Errorf("package %s: %w", name, err)
 	}
@@ -131,33 +136,56 @@ func (r *repacker) write(name, dir string) (_ string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := r.writeData(&dataTar, name, info); err != nil {
-		return "", fmt.Errorf("package %s: %w", name, err)
-	}
 	if _, err := io.WriteString(file, "!<arch>\n"); err != nil {
 		return "", err
 	}
+	copied := func(data []byte) func(io.Writer) error {
+		return func(w io.Writer) error {
+			_, err := w.Write(data)
+			return err
+		}
+	}
 	for _, member := range []struct {
-		name string
-		data []byte
-	}{{"debian-binary", []byte("2.0\n")}, {"control.tar", controlTar.Bytes()}, {"data.tar", dataTar.Bytes()}} {
-		if err := writeMember(file, member.name, member.data); err != nil {
-			return "", err
+		name  string
+		write func(io.Writer) error
+	}{
+		{"debian-binary", copied([]byte("2.0\n"))}, {"control.tar", copied(controlTar.Bytes())},
+		{"data.tar", func(w io.Writer) error { return r.writeData(w, name, info) }},
+	} {
+		if err := writeMember(file, member.name, member.write); err != nil {
+			return "", fmt.Errorf("package %s: %w", name, err)
 		}
 	}
 	return file.Name(), nil
 }
 
-// writeMember writes one member of an archive of ar (deb(5)).
-func writeMember(w io.Writer, name string, data []byte) error {
-	head := fmt.Sprintf("%-16s%-12d%-6d%-6d%-8s%-10d`\n", name, 0, 0, 0, "100644", len(data))
-	if len(data)%2 == 1 {
-		data = append(data, '\n')
-	}
-	if _, err := io.WriteString(w, head); err != nil {
+// memberHead is the size in bytes of the head of a member of an archive of ar.
+const memberHead = 60
+
+// writeMember writes one member of an archive of ar (deb(5)). Its head, which has the size, is written last.
+func writeMember(file *os.File, name string, write func(io.Writer) error) error {
+	start, err := file.Seek(memberHead, io.SeekCurrent)
+	if err != nil {
 		return err
 	}
-	_, err := w.Write(data)
+	buffered := bufio.NewWriterSize(file, 1<<20)
+	if err := errors.Join(write(buffered), buffered.Flush()); err != nil {
+		return err
+	}
+	end, err := file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	head := fmt.Sprintf("%-16s%-12d%-6d%-6d%-8s%-10d`\n", name, 0, 0, 0, "100644", end-start)
+	if len(head) != memberHead {
+		return fmt.Errorf("%s of %d bytes does not fit into a package", name, end-start)
+	}
+	if _, err := file.WriteAt([]byte(head), start-memberHead); err != nil {
+		return err
+	}
+	if (end-start)%2 == 1 { // the next member begins at an even offset
+		_, err = file.Write([]byte{'\n'})
+	}
 	return err
 }
 

@@ -20,8 +20,8 @@ const maxProgram = 256 << 20
 
 // needs looks for what added programs need and the whole tree lacks: libraries, interpreters, a processor of another
 // architecture. A library counts as present wherever in the tree it is, since a program may have its own places to look
-// in. Files that a package ships depend on what their package says, so what they lack is a note; for other files it is an
-// error, which wraps source.ErrRefused and lists everything.
+// in. Files that a package ships depend on what their package says, so what they lack is a note; for other files it is
+// an error, which wraps source.ErrRefused and lists everything.
 func needs(base, full *tree.Tree, architecture string) (notes []string, _ error) {
 	shipped, _, err := shippedFiles(full)
 	if err != nil {

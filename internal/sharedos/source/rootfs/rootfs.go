@@ -99,8 +99,8 @@ func readSystem(ctx context.Context, src source.Source, spoolDir string, progres
 	return s, nil
 }
 
-// ReadAddition is Read for the whole tree of a base with an addition, from Addition.On. It has no kernel, and Secrets and
-// Notes are only those of what was added. base is the base's normalised tree.
+// ReadAddition is Read for the whole tree of a base with an addition, from Addition.On. It has no kernel, and Secrets
+// and Notes are only those of what was added. base is the base's normalised tree.
 func ReadAddition(ctx context.Context, src source.Source, base *tree.Tree, spoolDir string, progress source.Progress, sharedSecrets ...string) (*System, error) {
 	return readSystem(ctx, src, spoolDir, progress, func(s *System, given []string) error {
 		return s.describeAddition(base, sharedSecrets, given)

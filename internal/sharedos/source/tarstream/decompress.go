@@ -174,8 +174,8 @@ func (z bzip2Reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// zstdReader distinguishes a file that requests more than maxWindow from a damaged one, and ignores zeros after the last
-// frame.
+// zstdReader distinguishes a file that requests more than maxWindow from a damaged one, and ignores zeros after the
+// last frame.
 type zstdReader struct {
 	*zstd.Decoder
 	from *zerosAtEnd

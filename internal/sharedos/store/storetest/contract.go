@@ -270,6 +270,7 @@ func layerDamaged(t *testing.T, ctx context.Context, s store.Objects) {
 	_, err = s.PutLayer(ctx, made, bytes.NewReader(data), nil)
 	must(t, err)
 	must(t, s.VerifyLayer(ctx, made))
+	layerRead(t, ctx, s, made, data)
 	path, err := s.LayerPath(ctx, made.ID)
 	must(t, err)
 	// What somebody else has put there is not known to be right.
@@ -279,6 +280,25 @@ func layerDamaged(t *testing.T, ctx context.Context, s store.Objects) {
 	mustBe(t, s.VerifyLayer(ctx, other), store.ErrCorrupt)
 	must(t, os.WriteFile(filepath.Join(filepath.Dir(path), store.LayerName(short.ID)), data[:store.HeadSize], 0o644))
 	mustBe(t, s.VerifyLayer(ctx, short), store.ErrCorrupt)
+}
+
+// layerRead reads a layer of some content in pieces.
+func layerRead(t *testing.T, ctx context.Context, s store.Objects, of release.Layer, content []byte) {
+	t.Helper()
+	mustBe(t, s.ReadLayer(ctx, release.Layer{ID: tree.Sum([]byte("no layer")), Size: of.Size}, func(io.ReaderAt) error { return nil }), store.ErrNotFound)
+	failed := errors.New("failed")
+	mustBe(t, s.ReadLayer(ctx, of, func(io.ReaderAt) error { return failed }), failed)
+	must(t, s.ReadLayer(ctx, of, func(r io.ReaderAt) error {
+		got, err := io.ReadAll(io.NewSectionReader(r, 0, of.Size+1))
+		if err != nil || !bytes.Equal(got, content[:of.Size]) {
+			t.Errorf("it was read as %d other bytes, %v", len(got), err)
+		}
+		piece := make([]byte, 5000)
+		if n, err := r.ReadAt(piece, of.Size-100); n != 100 || !errors.Is(err, io.EOF) {
+			t.Errorf("over its end: %d bytes, %v", n, err)
+		}
+		return nil
+	}))
 }
 
 func blobs(t *testing.T, ctx context.Context, s store.Objects) {
@@ -369,6 +389,7 @@ func histories(t *testing.T, ctx context.Context, s store.Heads) {
 	timed := store.HistoryOf(ids[5:7]...)
 	timed.Retain, timed.Releases[0].Published = 3, time.Date(2026, 11, 25, 1, 2, 3, 0, time.UTC)
 	timed.Owner, timed.Making = "6ba7b810-9dad-41d1", &store.Making{Operator: "a+/b=", Process: "m.1.2", Began: timed.Releases[0].Published}
+	timed.Users, timed.Groups = map[string]uint32{"_apt": 42, "redis": 101}, map[string]uint32{"redis": 4294967295}
 	for _, want := range []store.History{store.HistoryOf(ids[:1]...), store.HistoryOf(ids[:2]...), store.HistoryOf(ids...), timed} {
 		must(t, s.SetHistory(ctx, release.Base, "debian-13", want))
 		got, err := s.History(ctx, release.Base, "debian-13")
