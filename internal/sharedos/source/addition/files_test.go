@@ -2,12 +2,14 @@ package addition_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/addition"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -48,6 +50,16 @@ func TestFilesAreLaidOverABase(t *testing.T) {
 	}
 	if added, ok := whole.Lookup("opt/new"); !ok || added.Type != tree.Directory {
 		t.Error("a directory of the component is missing")
+	}
+}
+
+// An error names what the user has given.
+func TestFilesHaveTheNameOfTheirSource(t *testing.T) {
+	given := archive.Source{Path: "/srv/component.tar"}
+	from, err := addition.Files{Source: given}.On(t.Context(), source.Base{Name: "os"})
+	sourcetest.Must(t, err)
+	if got, want := fmt.Sprint(from), fmt.Sprint(given); got != want {
+		t.Errorf("it is named %q, want %q", got, want)
 	}
 }
 

@@ -100,3 +100,13 @@ func TestBlockedPackagesAreNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestTheModeReachesMmdebstrap(t *testing.T) {
+	a := &added{Source: &Source{}}
+	for mode, want := range map[string]bool{"": false, "auto": false, "unshare": true} {
+		args := a.customArgs(&input{mode: mode, Architecture: "amd64"}, t.TempDir())
+		if slices.Contains(args, "--mode="+mode) != want || !slices.Contains(args, "--variant=custom") {
+			t.Errorf("mode %q: %v", mode, args)
+		}
+	}
+}

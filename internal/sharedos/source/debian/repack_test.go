@@ -4,10 +4,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 const repackStatus = `Package: acme
@@ -96,5 +99,42 @@ func TestAPackageIsMadeAgain(t *testing.T) {
 		if _, err := newRepacker(hostile, "amd64", nil, nil); err == nil {
 			t.Errorf("a package of the name %q was accepted", bad)
 		}
+	}
+}
+
+// A package that one component was made for and that another one needs is no mere dependency. Each package is made once, and none of
+// the base.
+func TestPackagesOfAllPartsAreMadeOnce(t *testing.T) {
+	of := func(auto string, names ...string) *tree.Tree {
+		status := ""
+		items := []sourcetest.Item{sourcetest.Link("sbin", "usr/sbin"), sourcetest.Program("usr/sbin/init", "\x7fELF\x02\x01\x01"+strings.Repeat("\x00", 9)+"\x03\x00\x3e\x00")}
+		for _, name := range names {
+			status += "Package: " + name + "\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\nDescription: x\n\n"
+			items = append(items, sourcetest.File(dpkgDir+"/info/"+name+".list", "/.\n"))
+		}
+		items = append(items, sourcetest.File(dpkgDir+"/status", strings.TrimSuffix(status, "\n")))
+		if auto != "" {
+			items = append(items, sourcetest.File("var/lib/apt/extended_states", "Package: "+auto+"\nArchitecture: amd64\nAuto-Installed: 1\n"))
+		}
+		return sourcetest.ReadTar(t, sourcetest.Tar(t, items...))
+	}
+	dir := t.TempDir()
+	j := Joined{Base: source.Base{Name: "os", Tree: of("", "dpkg")}, Parts: []Part{
+		{Name: "a", Tree: of("libc", "dpkg", "app", "libc")}, {Name: "b", Tree: of("app", "dpkg", "app", "libc", "tool")},
+		{Name: "c", Tree: of("libx", "dpkg", "libx")},
+	}}
+	auto, err := j.repack(dir, func(string, int64, int64) {})
+	sourcetest.Must(t, err)
+	// app was wanted in component a, and libc in component b; libx is a dependency wherever it is.
+	if !slices.Equal(auto, []string{"libx"}) {
+		t.Errorf("mere dependencies are %v", auto)
+	}
+	made, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	sourcetest.Must(t, err)
+	for i := range made {
+		made[i] = filepath.Base(made[i])
+	}
+	if want := []string{"app.deb", "libc.deb", "libx.deb", "tool.deb"}; !slices.Equal(made, want) {
+		t.Errorf("made %v, want %v", made, want)
 	}
 }
