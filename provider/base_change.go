@@ -20,22 +20,39 @@ type baseChange struct {
 
 // changeModel is the attribute change.
 type changeModel struct {
+	countsModel
 	Summary        string            `tfsdk:"summary"`
-	Added          int64             `tfsdk:"added"`
-	Changed        int64             `tfsdk:"changed"`
-	Removed        int64             `tfsdk:"removed"`
-	AddedBytes     int64             `tfsdk:"added_bytes"`
-	ChangedBytes   int64             `tfsdk:"changed_bytes"`
-	RemovedBytes   int64             `tfsdk:"removed_bytes"`
-	LayerBytes     int64             `tfsdk:"layer_bytes"`
 	Rebase         bool              `tfsdk:"rebase"`
 	RebaseReason   *string           `tfsdk:"rebase_reason"`
 	Packages       map[string]string `tfsdk:"packages"`
 	KernelFrom     string            `tfsdk:"kernel_from"`
 	KernelTo       string            `tfsdk:"kernel_to"`
 	PinnedAccounts []string          `tfsdk:"pinned_accounts"`
-	VMOwned        int64             `tfsdk:"vm_owned"`
-	VMOwnedPaths   []string          `tfsdk:"vm_owned_paths"`
+}
+
+// countsModel has the numbers of a change, which the attributes change and adds have.
+type countsModel struct {
+	Added        int64    `tfsdk:"added"`
+	Changed      int64    `tfsdk:"changed"`
+	Removed      int64    `tfsdk:"removed"`
+	AddedBytes   int64    `tfsdk:"added_bytes"`
+	ChangedBytes int64    `tfsdk:"changed_bytes"`
+	RemovedBytes int64    `tfsdk:"removed_bytes"`
+	LayerBytes   int64    `tfsdk:"layer_bytes"`
+	VMOwned      int64    `tfsdk:"vm_owned"`
+	VMOwnedPaths []string `tfsdk:"vm_owned_paths"`
+}
+
+func countsOf(change *publish.Change) countsModel {
+	counts := countsModel{
+		Added: int64(change.Added.Entries), Changed: int64(change.Changed.Entries), Removed: int64(change.Removed.Entries),
+		AddedBytes: change.Added.Bytes, ChangedBytes: change.Changed.Bytes, RemovedBytes: change.Removed.Bytes,
+		LayerBytes: change.LayerBytes, VMOwned: int64(change.VMOwned),
+	}
+	for _, name := range change.VMOwnedPaths {
+		counts.VMOwnedPaths = append(counts.VMOwnedPaths, "/"+name)
+	}
+	return counts
 }
 
 func changeAttributes() map[string]schema.Attribute {
@@ -85,17 +102,10 @@ var changeTypes = typesOf(changeAttribute().Attributes)
 // describe describes the change to a release.
 func (b *baseChange) describe(ctx context.Context, change *publish.Change, to *release.Manifest) (diags diag.Diagnostics) {
 	model := changeModel{
-		Summary: summary(change, to),
-		Added:   int64(change.Added.Entries), Changed: int64(change.Changed.Entries), Removed: int64(change.Removed.Entries),
-		AddedBytes: change.Added.Bytes, ChangedBytes: change.Changed.Bytes, RemovedBytes: change.Removed.Bytes,
-		LayerBytes: change.LayerBytes, Rebase: change.Rebase != "",
+		countsModel: countsOf(change), Summary: summary(change, to), Rebase: change.Rebase != "",
 		Packages:   make(map[string]string, len(change.Packages)),
 		KernelFrom: change.KernelFrom, KernelTo: change.KernelTo,
 		PinnedAccounts: change.Pinned,
-		VMOwned:        int64(change.VMOwned),
-	}
-	for _, name := range change.VMOwnedPaths {
-		model.VMOwnedPaths = append(model.VMOwnedPaths, "/"+name)
 	}
 	if model.Rebase {
 		model.RebaseReason = &change.Rebase

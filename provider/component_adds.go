@@ -19,16 +19,8 @@ type componentAdds struct {
 
 // addsModel is the attribute adds.
 type addsModel struct {
-	Summary      string   `tfsdk:"summary"`
-	Added        int64    `tfsdk:"added"`
-	Changed      int64    `tfsdk:"changed"`
-	Removed      int64    `tfsdk:"removed"`
-	AddedBytes   int64    `tfsdk:"added_bytes"`
-	ChangedBytes int64    `tfsdk:"changed_bytes"`
-	RemovedBytes int64    `tfsdk:"removed_bytes"`
-	LayerBytes   int64    `tfsdk:"layer_bytes"`
-	VMOwned      int64    `tfsdk:"vm_owned"`
-	VMOwnedPaths []string `tfsdk:"vm_owned_paths"`
+	countsModel
+	Summary string `tfsdk:"summary"`
 }
 
 func addsAttributes() map[string]schema.Attribute {
@@ -61,15 +53,7 @@ var addsTypes = typesOf(addsAttribute().Attributes)
 
 // describe describes what a component adds.
 func (b *componentAdds) describe(ctx context.Context, change *publish.Change) (diags diag.Diagnostics) {
-	model := addsModel{
-		Summary: addsSummary(change),
-		Added:   int64(change.Added.Entries), Changed: int64(change.Changed.Entries), Removed: int64(change.Removed.Entries),
-		AddedBytes: change.Added.Bytes, ChangedBytes: change.Changed.Bytes, RemovedBytes: change.Removed.Bytes,
-		LayerBytes: change.LayerBytes, VMOwned: int64(change.VMOwned),
-	}
-	for _, name := range change.VMOwnedPaths {
-		model.VMOwnedPaths = append(model.VMOwnedPaths, "/"+name)
-	}
+	model := addsModel{countsModel: countsOf(change), Summary: addsSummary(change)}
 	b.Adds = object(ctx, addsTypes, model, &diags)
 	return diags
 }
