@@ -63,12 +63,25 @@ type Parts struct {
 	Components []release.Identified
 	// Joining is laid over all of them; nil if there is none.
 	Joining *Joining
+	// StandIns are of components that the VM can attach by itself. They are laid below Components, so that a component
+	// wins.
+	StandIns []StandIn
+}
+
+// StandIn is what a stack has of a component on demand while it is not attached.
+type StandIn struct {
+	// Component is the release that is attached when the component is used.
+	Component release.Identified
+	// Release is the release of its stand-in layer, whose contents list is that of the base with the stand-ins.
+	Release release.Identified
 }
 
 // Joining is the top layer of a stack: it holds what components write together, such as the package database. It
 // settles all conflicts between them.
 type Joining struct {
-	Layer release.Layer
+	// Release is the release of the layer. Its contents list is opened if the stack has stand-ins.
+	Release release.Identified
+	Layer   release.Layer
 	// Contents is the list of the whole tree with the layer on top; Packages, Users and Groups are of that tree.
 	Contents      release.Blob
 	Packages      []release.Package

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -156,8 +155,8 @@ func (p *Publisher) decided(ctx context.Context, before map[store.Named]store.Hi
 			choose = decide
 		}
 		remaining, err := choose(history, users[named])
-		if err == nil && named.Kind == release.Joining {
-			remaining, err = p.joiningInUse(ctx, history, inUse)
+		if err == nil && named.Kind.Derived() {
+			remaining, err = p.derivedInUse(ctx, history, inUse)
 		}
 		if err != nil {
 			return nil, err

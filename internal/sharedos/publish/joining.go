@@ -72,24 +72,36 @@ func (p *Publisher) Join(ctx context.Context, base tree.Digest, components []tre
 	return prepared.ID, nil
 }
 
-// PublishJoining stores what Join has made, unless the store has it. The caller holds a lock of the store.
+// PublishJoining is PublishDerived.
 func (p *Publisher) PublishJoining(ctx context.Context, id tree.Digest) error {
+	return p.PublishDerived(ctx, id)
+}
+
+// PublishDerived stores what Join, StandIn or MakeOffer has made, unless the store has it. The caller holds a lock of
+// the store.
+func (p *Publisher) PublishDerived(ctx context.Context, id tree.Digest) error {
 	found, ok := p.offered().Load(id)
 	if !ok {
-		return nil // Join found it in the store
+		return nil // it was found in the store
 	}
 	prepared, ok := found.(*Prepared)
-	if !ok || prepared.Manifest.Kind != release.Joining {
+	if !ok || !prepared.Manifest.Kind.Derived() {
 		return nil
 	}
-	if err := p.of(release.Joining).publishLocked(ctx, prepared, func(string, int64, int64) {}); err != nil {
-		return fmt.Errorf("store the joining layer %s: %w", id, err)
+	kind := prepared.Manifest.Kind
+	if err := p.of(kind).publishLocked(ctx, prepared, func(string, int64, int64) {}); err != nil {
+		return fmt.Errorf("store %s %s: %w", derivedText[kind], id, err)
 	}
 	return nil
 }
 
-// joiningInUse returns the history of a joining layer, without releases unless a VM has the layer attached.
-func (p *Publisher) joiningInUse(ctx context.Context, history store.History, inUse map[tree.Digest]bool) (store.History, error) {
+// derivedText names the kinds of derived releases in errors.
+var derivedText = map[release.Kind]string{
+	release.Joining: "the joining layer", release.StandIn: "the stand-in layer", release.Offer: "the offer",
+}
+
+// derivedInUse returns the history of a derived release, without releases unless a VM has a layer of it attached.
+func (p *Publisher) derivedInUse(ctx context.Context, history store.History, inUse map[tree.Digest]bool) (store.History, error) {
 	for _, id := range history.IDs() {
 		signed, err := p.Store.GetManifest(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {

@@ -139,7 +139,7 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, from source.Source, 
 	defer func() { err = errors.Join(err, unlock()) }()
 
 	var before *previous
-	if p.kind() != release.Joining { // it has one release
+	if !p.kind().Derived() { // it has one release
 		if before, err = p.previous(ctx, spec.Name); err != nil {
 			return nil, err
 		}

@@ -63,7 +63,7 @@ func (p *Publisher) publishLocked(ctx context.Context, prepared *Prepared, progr
 	if err := p.record(ctx, prepared, progress); err != nil {
 		return err
 	}
-	if p.kind() != release.Joining {
+	if !p.kind().Derived() {
 		p.noteUnchanged(ctx, prepared)
 	}
 	return nil

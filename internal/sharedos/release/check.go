@@ -42,17 +42,18 @@ func (m *Manifest) rules() []func() error {
 	return []func() error{
 		m.checkIdentity,
 		func() error { return checkSystem(m.Architecture, m.OS) },
-		func() error { return checkLayers(m.Layers, MaxLayers, m.Kind == Base) },
+		func() error { return checkLayers(m.Layers, m.mostLayers(), m.Kind == Base || m.Kind == Offer) },
 		func() error { return checkBlob("contents", m.Contents) },
 		m.checkKernel,
+		m.checkOffer,
 		func() error { return checkPackages(m.Packages) },
 		func() error { return checkAccounts(m.Users, m.Groups) },
 	}
 }
 
 func (m *Manifest) checkIdentity() error {
-	if m.Kind != Base && m.Kind != Component && m.Kind != Joining {
-		return fmt.Errorf("kind %q is none of %q, %q and %q", m.Kind, Base, Component, Joining)
+	if !m.Kind.Known() {
+		return fmt.Errorf("kind %q is none of %q", m.Kind, Kinds())
 	}
 	if !ValidName(m.Name) {
 		return fmt.Errorf("name %q does not match ^[a-z0-9][a-z0-9._-]{0,62}$", m.Name)
@@ -95,7 +96,7 @@ func checkLayers(layers []Layer, most int, whole bool) error {
 		}
 		seen[layer.ID] = true
 		if full := i == 0 && whole; layer.Delta == full {
-			return fmt.Errorf("layer %d: the first layer of a base, and only it, is full", i)
+			return fmt.Errorf("layer %d: the first layer of a base, and the layer of an offer, are full, and no others", i)
 		}
 		if layer.DataSize <= 0 || layer.DataSize%BlockSize != 0 {
 			return fmt.Errorf("layer %d: data_size %d is not a positive multiple of %d", i, layer.DataSize, BlockSize)
@@ -104,6 +105,22 @@ func checkLayers(layers []Layer, most int, whole bool) error {
 			return fmt.Errorf("layer %d: size %d is not a multiple of %d between data_size %d and %d",
 				i, layer.Size, BlockSize, layer.DataSize, int64(maxLayerSize))
 		}
+	}
+	return nil
+}
+
+// mostLayers is how many layers a release of this kind may have.
+func (m *Manifest) mostLayers() int {
+	if m.Kind == Offer {
+		return 1
+	}
+	return MaxLayers
+}
+
+// checkOffer checks that an offer has nothing that only an operating system has.
+func (m *Manifest) checkOffer() error {
+	if m.Kind == Offer && len(m.Packages)+len(m.Users)+len(m.Groups) > 0 {
+		return fmt.Errorf("an offer has no packages and no accounts")
 	}
 	return nil
 }

@@ -8,4 +8,6 @@ const (
 	MaxStackLayers = 24
 	// MaxComponents is how many components a stack may have.
 	MaxComponents = 16
+	// MaxOnDemand is how many components a VM may have on demand. The number of its stacks doubles with each of them.
+	MaxOnDemand = 3
 )

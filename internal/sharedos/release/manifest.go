@@ -6,7 +6,11 @@
 // the blob's digest. Host and guest read the list as a stream.
 package release
 
-import "github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+import (
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
 
 // Schema is the schema version of release manifests. This program writes and reads only this one.
 const Schema = 1
@@ -21,7 +25,23 @@ const (
 	// Joining is the joining layer of certain releases of components, on the release of a base that they are built on.
 	// Its name identifies them, and it has one release.
 	Joining Kind = "joining"
+	// StandIn is the stand-in layer of one release of a component, on the same release of a base. Its name identifies
+	// that release.
+	StandIn Kind = "standin"
+	// Offer has the stack manifests and contents lists of stacks that a VM may attach by itself. Its only layer is a full
+	// layer with a tree of its own, which no stack has. Its name identifies the stacks.
+	Offer Kind = "offer"
 )
+
+// Kinds are all kinds of release.
+func Kinds() []Kind { return []Kind{Base, Component, Joining, StandIn, Offer} }
+
+// Known reports whether a kind is one of Kinds.
+func (k Kind) Known() bool { return slices.Contains(Kinds(), k) }
+
+// Derived reports whether the host makes releases of this kind from other releases, when a VM needs them. There is one
+// release of each name, and the store keeps it for as long as a VM has a layer of it attached.
+func (k Kind) Derived() bool { return k == Joining || k == StandIn || k == Offer }
 
 // Manifest describes one release. Encode returns its canonical form, whose SHA-256 is the release's id.
 type Manifest struct {
@@ -32,17 +52,17 @@ type Manifest struct {
 	Sequence uint64 `json:"sequence"`
 	// Previous is the id of the release before this one; zero for the first.
 	Previous tree.Digest `json:"previous,omitzero"`
-	// BuiltOn is the id of the base release that a component, or a joining layer, was built on; a base has none.
+	// BuiltOn is the id of the base release that everything but a base was built on, or is for; a base has none.
 	BuiltOn tree.Digest `json:"built_on,omitzero"`
 	// Architecture is the name of the architecture in Debian, such as "amd64".
 	Architecture string `json:"architecture"`
 	// OS is the PRETTY_NAME of os-release.
 	OS string `json:"os"`
-	// Layers are ordered bottom to top: in a base a full layer, then deltas; in a component deltas over its base's
-	// layers.
+	// Layers are ordered bottom to top: in a base a full layer, then deltas; in an offer one full layer; in all others
+	// deltas over the layers of the base.
 	Layers []Layer `json:"layers"`
 	// Contents names the contents list of the whole tree, all layers merged: in a component the base's tree with the
-	// component laid over it. Packages, Users and Groups are of that tree, too.
+	// component laid over it. Packages, Users and Groups are of that tree, too. The tree of an offer has none of these.
 	Contents Blob `json:"contents"`
 	// Kernel is nil for all but a base.
 	Kernel *Kernel `json:"kernel,omitempty"`

@@ -3,6 +3,7 @@ package release
 import (
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -25,6 +26,8 @@ type StackManifest struct {
 	Base   Member `json:"base"`
 	// Components are ordered bottom to top.
 	Components []Member `json:"components"`
+	// Offered are the components that the stack has stand-ins of. The VM can attach them by itself.
+	Offered []Member `json:"offered,omitempty"`
 	// Architecture and OS are the base's.
 	Architecture string `json:"architecture"`
 	OS           string `json:"os"`
@@ -109,11 +112,14 @@ func (m *StackManifest) checkMembers() error {
 	if len(m.Components) > MaxComponents {
 		return fmt.Errorf("%d components: a stack may have %d", len(m.Components), MaxComponents)
 	}
+	if len(m.Offered) > MaxOnDemand {
+		return fmt.Errorf("%d components on demand: a stack may have stand-ins of %d", len(m.Offered), MaxOnDemand)
+	}
 	if err := m.Base.check("base"); err != nil {
 		return err
 	}
 	ids, names := map[tree.Digest]bool{m.Base.ID: true}, map[string]bool{}
-	for _, component := range m.Components {
+	for _, component := range slices.Concat(m.Components, m.Offered) {
 		if err := component.check("component"); err != nil {
 			return err
 		}

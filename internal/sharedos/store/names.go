@@ -55,8 +55,8 @@ var plain = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
 
 // HeadName is the name of the volume with the history of a base or component.
 func HeadName(kind release.Kind, name string) (string, error) {
-	if kind != release.Base && kind != release.Component && kind != release.Joining {
-		return "", fmt.Errorf("%q is none of %q, %q and %q", kind, release.Base, release.Component, release.Joining)
+	if !kind.Known() {
+		return "", fmt.Errorf("%q is none of %q", kind, release.Kinds())
 	}
 	if !plain.MatchString(name) {
 		return "", fmt.Errorf("%q cannot name a %s: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", name, kind)
