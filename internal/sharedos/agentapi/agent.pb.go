@@ -350,6 +350,8 @@ type Stack struct {
 	// Release ids, "sha256:<64 hex>".
 	Base       string   `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`
 	Components []string `protobuf:"bytes,2,rep,name=components,proto3" json:"components,omitempty"`
+	// Components that the VM can attach by itself and has not.
+	Offered []string `protobuf:"bytes,6,rep,name=offered,proto3" json:"offered,omitempty"`
 	// Bottom to top.
 	Layers []*Layer `protobuf:"bytes,3,rep,name=layers,proto3" json:"layers,omitempty"`
 	// Kernel release of the base, as uname -r prints it.
@@ -405,6 +407,13 @@ func (x *Stack) GetBase() string {
 func (x *Stack) GetComponents() []string {
 	if x != nil {
 		return x.Components
+	}
+	return nil
+}
+
+func (x *Stack) GetOffered() []string {
+	if x != nil {
+		return x.Offered
 	}
 	return nil
 }
@@ -2791,13 +2800,14 @@ const file_agent_proto_rawDesc = "" +
 	"\vagent.proto\x12\x11sharedos.agent.v1\"4\n" +
 	"\x05Layer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
-	"\tdata_size\x18\x02 \x01(\x03R\bdataSize\"\x95\x01\n" +
+	"\tdata_size\x18\x02 \x01(\x03R\bdataSize\"\xaf\x01\n" +
 	"\x05Stack\x12\x0e\n" +
 	"\x02id\x18\x05 \x01(\tR\x02id\x12\x12\n" +
 	"\x04base\x18\x01 \x01(\tR\x04base\x12\x1e\n" +
 	"\n" +
 	"components\x18\x02 \x03(\tR\n" +
-	"components\x120\n" +
+	"components\x12\x18\n" +
+	"\aoffered\x18\x06 \x03(\tR\aoffered\x120\n" +
 	"\x06layers\x18\x03 \x03(\v2\x18.sharedos.agent.v1.LayerR\x06layers\x12\x16\n" +
 	"\x06kernel\x18\x04 \x01(\tR\x06kernel\"\x86\x01\n" +
 	"\rStatusRequest\x12.\n" +

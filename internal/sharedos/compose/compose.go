@@ -206,3 +206,13 @@ func (p Parts) checkComponent(one release.Identified, below []release.Identified
 	}
 	return nil
 }
+
+// OfferedStack is a stack that a VM can move to by itself.
+type OfferedStack struct {
+	ID tree.Digest
+	// Signed is the signed stack manifest.
+	Signed []byte
+	// Contents is the blob that the manifest names, and List the contents list itself.
+	Contents release.Blob
+	List     []byte
+}

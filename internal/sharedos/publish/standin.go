@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -15,19 +15,9 @@ func (p *Publisher) StandIn(ctx context.Context, component tree.Digest, progress
 	return tree.Digest{}, errors.New("not written yet")
 }
 
-// OfferedStack is a stack of an offer.
-type OfferedStack struct {
-	ID tree.Digest
-	// Signed is the signed stack manifest.
-	Signed []byte
-	// Contents is the blob that the manifest names, and List the contents list itself.
-	Contents release.Blob
-	List     []byte
-}
-
 // MakeOffer returns the id of the release of an offer of these stacks, all of which are on one base release. If there
 // is none yet, MakeOffer builds it into the cache: nothing in the store changes. PublishDerived stores it. The order of
 // the stacks does not matter.
-func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest, stacks []OfferedStack, progress source.Progress) (tree.Digest, error) {
+func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack, progress source.Progress) (tree.Digest, error) {
 	return tree.Digest{}, errors.New("not written yet")
 }
