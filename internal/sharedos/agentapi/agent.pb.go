@@ -351,7 +351,7 @@ type Stack struct {
 	Base       string   `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`
 	Components []string `protobuf:"bytes,2,rep,name=components,proto3" json:"components,omitempty"`
 	// Components that the VM can attach by itself and has not.
-	Offered []string `protobuf:"bytes,6,rep,name=offered,proto3" json:"offered,omitempty"`
+	Offered []string `protobuf:"bytes,7,rep,name=offered,proto3" json:"offered,omitempty"`
 	// Bottom to top.
 	Layers []*Layer `protobuf:"bytes,3,rep,name=layers,proto3" json:"layers,omitempty"`
 	// Kernel release of the base, as uname -r prints it.
@@ -2807,7 +2807,7 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"components\x18\x02 \x03(\tR\n" +
 	"components\x12\x18\n" +
-	"\aoffered\x18\x06 \x03(\tR\aoffered\x120\n" +
+	"\aoffered\x18\a \x03(\tR\aoffered\x120\n" +
 	"\x06layers\x18\x03 \x03(\v2\x18.sharedos.agent.v1.LayerR\x06layers\x12\x16\n" +
 	"\x06kernel\x18\x04 \x01(\tR\x06kernel\"\x86\x01\n" +
 	"\rStatusRequest\x12.\n" +
