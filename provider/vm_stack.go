@@ -311,7 +311,7 @@ func (b *vmStack) willRun(ctx context.Context, target *release.Stack) (diags dia
 // endsWith plans the stack of a VM that exists, at the end of an apply after which its definition has target. It stays
 // unknown if the plan does not know how the apply ends.
 func (b *vmStack) endsWith(ctx context.Context, state *vmModel, target *release.Stack, end end, change vmChange) diag.Diagnostics {
-	if target == nil || !b.Stack.IsUnknown() || b.AttachedOnDemand.IsUnknown() {
+	if target == nil || !b.Stack.IsUnknown() {
 		return nil
 	}
 	if end == endMoved {
