@@ -319,7 +319,7 @@ func (s *Server) request(target *agentapi.Target) (*agentapi.RefreshRequest, err
 		}
 	}
 	return &agentapi.RefreshRequest{
-		Target: target, MaxImpact: agentapi.Level_RESTART, Strategy: string(refresh.Live), SettleMs: settle.Milliseconds(),
+		Target: target, Own: true, MaxImpact: agentapi.Level_RESTART, Strategy: string(refresh.Live), SettleMs: settle.Milliseconds(),
 		Policy: last.GetPolicy(), KeepFiles: last.GetKeepFiles(), HealthChecks: last.GetHealthChecks(), RestartTimeoutMs: last.GetRestartTimeoutMs(),
 	}, nil
 }

@@ -487,7 +487,7 @@ func (w worldRecords) Committed() (release.Stack, uint64, bool, error) {
 	return *w.committed, w.commits, true, nil
 }
 
-func (w worldRecords) Commit(stack release.Stack) (uint64, error) {
+func (w worldRecords) Commit(stack release.Stack, _ bool) (uint64, error) {
 	err := w.do("commit", func() error {
 		if w.committed == nil || !w.committed.Same(stack) {
 			w.commits++

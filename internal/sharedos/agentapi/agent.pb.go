@@ -1700,6 +1700,8 @@ type RefreshRequest struct {
 	KeepFiles []string `protobuf:"bytes,12,rep,name=keep_files,json=keepFiles,proto3" json:"keep_files,omitempty"`
 	// Refuse the refresh if a health check fails before it. Otherwise such a check does not count, and is reported.
 	RequireChecks bool `protobuf:"varint,13,opt,name=require_checks,json=requireChecks,proto3" json:"require_checks,omitempty"`
+	// The VM moves by itself, to a stack of its offer, and the host does not know. Only the agent sets it.
+	Own           bool `protobuf:"varint,20,opt,name=own,proto3" json:"own,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1821,6 +1823,13 @@ func (x *RefreshRequest) GetKeepFiles() []string {
 func (x *RefreshRequest) GetRequireChecks() bool {
 	if x != nil {
 		return x.RequireChecks
+	}
+	return false
+}
+
+func (x *RefreshRequest) GetOwn() bool {
+	if x != nil {
+		return x.Own
 	}
 	return false
 }
@@ -2924,7 +2933,7 @@ const file_agent_proto_rawDesc = "" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMsB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\aCommand\x12\x12\n" +
-	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xa7\x04\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xb9\x04\n" +
 	"\x0eRefreshRequest\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x127\n" +
 	"\n" +
@@ -2941,7 +2950,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x12restart_timeout_ms\x18\v \x01(\x03R\x10restartTimeoutMs\x12\x1d\n" +
 	"\n" +
 	"keep_files\x18\f \x03(\tR\tkeepFiles\x12%\n" +
-	"\x0erequire_checks\x18\r \x01(\bR\rrequireChecks\"+\n" +
+	"\x0erequire_checks\x18\r \x01(\bR\rrequireChecks\x12\x10\n" +
+	"\x03own\x18\x14 \x01(\bR\x03own\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\bR\astarted\"\xa7\x06\n" +
 	"\x06Report\x12,\n" +
