@@ -6,14 +6,16 @@ import "github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 // Agent is where a running guest has the agent (mounts.AgentBinary).
 const Agent = "/run/sharedos/bin/agent"
 
+// AgentUnit is the unit of the agent (boot.AgentUnit).
+const AgentUnit = "sharedos-agent.service"
+
 // Paths of stand-ins, relative to the root as those of a tree are.
 const (
 	// OnDemand is the directory of what is no command and not of D-Bus.
 	OnDemand = "usr/lib/sharedos/on-demand"
 	// Units is a directory of unit files in the form of systemd.unit(5). The generator copies it.
 	Units = OnDemand + "/units"
-	// Components has a file for each component that the stack has stand-ins of. The file's name is the component's, its
-	// content a line of text that describes the component.
+	// Components has an empty file for each component that the stack has stand-ins of. Its name is the component's.
 	Components = OnDemand + "/components"
 	// Generator and Command are links to the agent. Command is there unless the base has such a path.
 	Generator = "usr/lib/systemd/system-generators/sharedos-on-demand"
