@@ -31,7 +31,7 @@ const (
 
 	releasesDir   = "releases"
 	componentsDir = "components"
-	joiningDir    = "joining"
+	derivedDir    = "derived"
 	newPrefix     = ".new-"
 
 	recordFile   = "record.json"
@@ -100,8 +100,8 @@ func (p *Publisher) baseDir(name string) string {
 	switch p.kind() {
 	case release.Component:
 		directory = componentsDir
-	case release.Joining:
-		directory = joiningDir
+	case release.Joining, release.StandIn, release.Offer:
+		directory = filepath.Join(derivedDir, string(p.kind()))
 	}
 	return filepath.Join(p.Cache, directory, name)
 }
