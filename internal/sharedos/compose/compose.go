@@ -23,7 +23,7 @@ var (
 	ErrKind = kind("a release is of the wrong kind")
 	// ErrBuiltOn means that a component was built on another base release than the stack's.
 	ErrBuiltOn = kind("a component was built on another base release")
-	// ErrTwice means that a component is in the list twice.
+	// ErrTwice means that a component is in the list twice, or in the stack and on demand.
 	ErrTwice = kind("a component stands twice")
 	// ErrArchitecture means that a component is for another architecture than the base.
 	ErrArchitecture = kind("a component is for another architecture")
@@ -63,8 +63,10 @@ type Parts struct {
 	Components []release.Identified
 	// Joining is laid over all of them; nil if there is none.
 	Joining *Joining
-	// StandIns are of components that the VM can attach by itself. They are laid below Components, so that a component
-	// wins.
+	// StandIns are of components that the VM can attach by itself. They are laid over the base, in this order, and below
+	// Components, so that a component wins. Where two have a file, the last one is shown: the file is one of a package
+	// that both components have, and any of them brings it. (What is not the same in both is a conflict in the stack that
+	// has both.)
 	StandIns []StandIn
 }
 
@@ -92,8 +94,8 @@ type Joining struct {
 type Lists func(release.Identified) (io.ReadCloser, error)
 
 // Compose checks that the parts go together and describes the stack that they make. If the contents list of the stack
-// is none of the parts', it is returned, too. Lists are opened only for two components or more. Errors that the user
-// can mend match ErrStack.
+// is none of the parts', it is returned, too. Lists are opened only for two components or more, and for stand-ins.
+// Errors that the user can mend match ErrStack.
 func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte, err error) {
 	if err := parts.Check(); err != nil {
 		return nil, nil, err
@@ -105,6 +107,9 @@ func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte,
 	}
 	for _, component := range parts.Components {
 		stack.Components = append(stack.Components, member(component))
+	}
+	for _, one := range parts.StandIns {
+		stack.Offered = append(stack.Offered, member(one.Component))
 	}
 	if of := len(base.Layers); of < len(stack.Layers) {
 		stack.BaseLayers = of
@@ -130,6 +135,12 @@ func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte,
 		}
 		merged = list.Bytes()
 	}
+	if len(parts.StandIns) > 0 {
+		if merged, err = parts.withStandIns(lists, merged); err != nil {
+			return nil, nil, err
+		}
+		stack.Contents = release.Blob{Digest: tree.Sum(merged), Size: int64(len(merged))}
+	}
 	if _, err := stack.Encode(); err != nil {
 		return nil, nil, err
 	}
@@ -154,6 +165,9 @@ func (p Parts) layers() []release.Layer {
 		}
 	}
 	add(p.Base.Manifest.Layers)
+	for _, one := range p.StandIns {
+		add(one.Release.Manifest.Layers)
+	}
 	for _, component := range p.Components {
 		add(component.Manifest.Layers)
 	}
@@ -175,14 +189,36 @@ func (p Parts) Check() error {
 	if n := len(p.Components); n > release.MaxComponents {
 		return fmt.Errorf("%w: it has %d components, and a VM can have %d", ErrTooMany, n, release.MaxComponents)
 	}
-	for i, component := range p.Components {
-		if err := p.checkComponent(component, p.Components[:i]); err != nil {
+	if n := len(p.StandIns); n > release.MaxOnDemand {
+		return fmt.Errorf("%w: it has %d components on demand, and a VM can have %d; attach some of them always", ErrTooMany, n, release.MaxOnDemand)
+	}
+	all := slices.Clone(p.Components)
+	for _, one := range p.StandIns {
+		all = append(all, one.Component)
+	}
+	for i, component := range all {
+		if err := p.checkComponent(component, all[:i]); err != nil {
+			return err
+		}
+	}
+	for _, one := range p.StandIns {
+		if err := p.checkStandIn(one); err != nil {
 			return err
 		}
 	}
 	if n := len(p.layers()); n > release.MaxStackLayers {
-		return fmt.Errorf("%w: base and components have %d layers together, and a VM can have %d; a smaller max_layers of the provider has the next release of the base stand on fewer layers",
+		return fmt.Errorf("%w: base, components and stand-ins have %d layers together, and a VM can have %d; a smaller max_layers of the provider has the next release of the base stand on fewer layers",
 			ErrTooMany, n, release.MaxStackLayers)
+	}
+	return nil
+}
+
+// checkStandIn checks that a release is a stand-in layer on the base. Its maker takes care that it is the component's.
+func (p Parts) checkStandIn(one StandIn) error {
+	base, m := p.Base.Manifest, one.Release.Manifest
+	if m.Kind != release.StandIn || m.BuiltOn != p.Base.ID || m.Architecture != base.Architecture || len(m.Layers) != 1 {
+		return fmt.Errorf("%w: release %s is of %s %q on %s for %s, and not the stand-in layer of component %q on base release %s for %s",
+			ErrKind, one.Release.ID, m.Kind, m.Name, m.BuiltOn, m.Architecture, one.Component.Manifest.Name, p.Base.ID, base.Architecture)
 	}
 	return nil
 }

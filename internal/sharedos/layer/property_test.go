@@ -60,6 +60,56 @@ func (d *drawing) metadata(e *tree.Entry) {
 	}
 }
 
+// Layers that only add to a base, such as stand-ins, are laid below a layer that was made for the base alone. What Apply
+// says of that is what overlayfs shows.
+func TestApplyShowsWhatOverlayfsShows(t *testing.T) {
+	checks := 0
+	rapid.Check(t, func(t *rapid.T) {
+		if checks++; checks > 50 {
+			return // it mounts four layers each time, and there are fewer shapes than of deltas
+		}
+		w := newWorkshop(t)
+		defer func() {
+			if err := w.close(); err != nil {
+				t.Fatalf("clean up: %v", err)
+			}
+		}()
+		d := &drawing{t: t, content: memory{}}
+		base := d.next([]tree.Entry{{Path: tree.Root, Type: tree.Directory, Mode: 0o755}}, 12)
+		shows := base
+		path, _ := w.write(base, d.content)
+		lower := []string{w.mount(path)}
+		lay := func(other []tree.Entry) {
+			delta := Delta(base, other)
+			path, _ := w.write(delta, d.content)
+			lower, shows = append(lower, w.mount(path)), Apply(shows, delta)
+		}
+		for range rapid.IntRange(1, 2).Draw(t, "additions") {
+			lay(additions(base, d.next(base, 8)))
+		}
+		lay(d.next(base, 12))
+		got, err := walk(w.overlay(lower...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		requireEqual(t, "the overlay", shows, got)
+	})
+}
+
+// additions returns a tree with what another one adds to it.
+func additions(base, other []tree.Entry) []tree.Entry {
+	all := map[string]tree.Entry{}
+	for _, e := range base {
+		all[e.Path] = e
+	}
+	for _, e := range other {
+		if _, has := all[e.Path]; !has && all[tree.Parent(e.Path)].Type == tree.Directory {
+			all[e.Path] = e
+		}
+	}
+	return slices.SortedFunc(maps.Values(all), func(a, b tree.Entry) int { return tree.Compare(a.Path, b.Path) })
+}
+
 func (d *drawing) entry(path string) tree.Entry {
 	e := tree.Entry{Path: path, Type: rapid.SampledFrom([]tree.Type{
 		tree.Directory, tree.Directory, tree.Directory, tree.Regular, tree.Regular, tree.Regular, tree.Symlink, tree.Symlink,
