@@ -26,7 +26,22 @@ var componentMoves = map[string]struct {
 		func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} },
 		func(base, tool []string) values { return values{"base": base[1], "components": []any{tool[1]}} },
 	},
-	"create": {nil, func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} }},
+	"offer": {
+		func(base, _ []string) values { return values{"base": base[0]} },
+		func(base, tool []string) values { return values{"base": base[0], "on_demand": []any{tool[0]}} },
+	},
+	"attach what was offered": {
+		func(base, tool []string) values { return values{"base": base[0], "on_demand": []any{tool[0]}} },
+		func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} },
+	},
+	"base and what is offered": {
+		func(base, tool []string) values { return values{"base": base[0], "on_demand": []any{tool[0]}} },
+		func(base, tool []string) values {
+			return values{"base": base[1], "on_demand": []any{tool[1]}, "detach_on_demand": true}
+		},
+	},
+	"create with an offer": {nil, func(base, tool []string) values { return values{"base": base[0], "on_demand": []any{tool[0]}} }},
+	"create":               {nil, func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} }},
 }
 
 // staged is a VM that is about to move, with the releases that it moves between.
