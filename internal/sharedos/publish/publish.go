@@ -59,6 +59,9 @@ type Spec struct {
 	Addition source.Addition
 	// joined are the components that a joining layer joins.
 	joined []tree.Digest
+	// standsFor is the component of a stand-in layer, and stacks are those of an offer.
+	standsFor tree.Digest
+	stacks    []OfferedStack
 	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are
 	// refused.
 	PinAccounts bool
