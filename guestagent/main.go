@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/ondemand"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/service"
 )
 
@@ -20,6 +21,17 @@ var version = "dev"
 func main() {
 	if os.Getpid() == 1 && os.Args[0] == "/init" {
 		boot.Init()
+	}
+	if program := ondemand.Program(os.Args, os.Stdout); program != nil {
+		if err := program(); err != nil {
+			fmt.Fprintln(os.Stderr, "sharedos:", err)
+			if errors.Is(err, ondemand.ErrUsage) {
+				fmt.Fprintln(os.Stderr, ondemand.Usage)
+				os.Exit(2)
+			}
+			os.Exit(1)
+		}
+		return
 	}
 	command := ""
 	if len(os.Args) == 2 || len(os.Args) == 3 && os.Args[1] == "resolver" {

@@ -16,7 +16,11 @@ import (
 // noStack is the error that base and components of a VM do not make a stack, at the attribute that has to change.
 func noStack(ctx context.Context, backend Backend, spec vm.Spec, err error) diag.Diagnostics {
 	at := path.Root("components")
-	if len(spec.Components) == 0 {
+	switch {
+	case len(spec.Components) > 0:
+	case len(spec.OnDemand) > 0:
+		at = path.Root("on_demand")
+	default:
 		at = path.Root("base")
 	}
 	if base, lookErr := findRelease(ctx, backend.Publisher(), spec.Base); lookErr == nil && base.Kind != release.Base {
@@ -51,6 +55,9 @@ func noRelease(spec vm.Spec, missing *vm.MissingReleaseError, err error) diag.Di
 	at, kind := path.Root("base"), release.Base
 	if i := slices.Index(spec.Components, missing.ID); i >= 0 {
 		at, kind = path.Root("components").AtListIndex(i), release.Component
+	}
+	if i := slices.Index(spec.OnDemand, missing.ID); i >= 0 {
+		at, kind = path.Root("on_demand").AtListIndex(i), release.Component
 	}
 	return failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err,
 		next: "Nothing was changed. Use the attribute release of a sharedos_" + string(kind) + ", of this configuration or as a data source."})

@@ -143,6 +143,9 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if diags.HasError() {
 		return diags
 	}
+	if change.stack || change.hardware || change.power {
+		plan.planAttached(state)
+	}
 	return append(diags, plan.endsWith(ctx, state, target, end, change)...)
 }
 
@@ -172,7 +175,7 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 // planStack returns the stack that the base and the components of the VM make, and fails the plan if they make none. It
 // is nil as long as it is not known.
 func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) (*release.Stack, diag.Diagnostics) {
-	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true})
+	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true, "on_demand": true, "detach_on_demand": true})
 	if err != nil || !known {
 		return nil, nil // the apply checks it
 	}

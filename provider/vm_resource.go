@@ -263,6 +263,9 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	resp.Diagnostics.Append(plan.validate()...)
 	spec, diags := plan.spec(ctx)
 	resp.Diagnostics.Append(diags...)
+	if plan.AttachedOnDemand.IsUnknown() {
+		spec.Attached = texts(ctx, state.AttachedOnDemand, &resp.Diagnostics)
+	}
 	resume, diags := isUnfinished(ctx, req.Private)
 	resp.Diagnostics.Append(diags...)
 	if resp.Diagnostics.HasError() {

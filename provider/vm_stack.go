@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/booldefault"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
@@ -28,6 +30,11 @@ import (
 type vmStack struct {
 	Base       types.String `tfsdk:"base"`
 	Components types.List   `tfsdk:"components"`
+	OnDemand   types.List   `tfsdk:"on_demand"`
+	// DetachOnDemand is whether an apply detaches what was attached by use, AttachedOnDemand what that is.
+	DetachOnDemand   types.Bool `tfsdk:"detach_on_demand"`
+	AttachedOnDemand types.List `tfsdk:"attached_on_demand"`
+
 	Stack      types.Object `tfsdk:"stack"`
 	Pending    types.List   `tfsdk:"pending"`
 	Remaining  types.List   `tfsdk:"remaining"`
@@ -147,7 +154,23 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 				"the order in which they are attached. A running VM gets and loses components by a refresh.",
 			Validators: []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
 		},
-		"stack": stackAttribute(),
+		"on_demand": schema.ListAttribute{
+			Optional: true, ElementType: types.StringType,
+			MarkdownDescription: "Ids of component releases that the VM attaches by itself when they are used: when one of their units is " +
+				"started, by hand or by a connection, a timer, a path or a D-Bus name, when one of their commands is called, or when root runs " +
+				"`sharedos component add NAME` in the guest. Until then they take no memory. At most " + strconv.Itoa(release.MaxOnDemand) + ", since each combination " +
+				"is a stack of its own.",
+			Validators: []validator.List{
+				listvalidator.UniqueValues(), listvalidator.SizeAtMost(release.MaxOnDemand), listvalidator.ValueStringsAre(isRelease),
+			},
+		},
+		"detach_on_demand": schema.BoolAttribute{
+			Optional: true, Computed: true, Default: booldefault.StaticBool(false),
+			MarkdownDescription: "Whether an apply detaches the components in `attached_on_demand`. Default: `false`, so what was attached by " +
+				"use stays attached, in the release that `on_demand` has.",
+		},
+		"attached_on_demand": computedTexts("Names of the components of `on_demand` that are attached, because they were used."),
+		"stack":              stackAttribute(),
 		"pending": computedTexts("Changes that take effect when the VM is next powered off and started, such as " +
 			"`kernel 6.12.88 → 6.12.101 at the next power-off and start`: a new kernel under a strategy below " +
 			"`kexec`, or a stack that needs more than the strategy allows. A reboot from within the guest keeps the " +
@@ -175,6 +198,13 @@ func (b *vmStack) toSpec(ctx context.Context, spec *vm.Spec) (diags diag.Diagnos
 	for i, text := range texts(ctx, b.Components, &diags) {
 		spec.Components = append(spec.Components, digest(path.Root("components").AtListIndex(i), text))
 	}
+	for i, text := range texts(ctx, b.OnDemand, &diags) {
+		spec.OnDemand = append(spec.OnDemand, digest(path.Root("on_demand").AtListIndex(i), text))
+	}
+	if !b.AttachedOnDemand.IsUnknown() {
+		spec.Attached = texts(ctx, b.AttachedOnDemand, &diags)
+	}
+	spec.DetachUsed = b.DetachOnDemand.ValueBool()
 	return diags
 }
 
@@ -182,6 +212,11 @@ func (b *vmStack) toSpec(ctx context.Context, spec *vm.Spec) (diags diag.Diagnos
 func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnostics) {
 	b.Base = types.StringValue(found.Spec.Base.String())
 	b.Components = textList(ctx, b.Components, digests(found.Spec.Components), &diags)
+	b.OnDemand = textList(ctx, b.OnDemand, digests(found.Spec.OnDemand), &diags)
+	b.AttachedOnDemand = list(ctx, slices.Concat([]string{}, found.Spec.Attached), &diags)
+	if unset(b.DetachOnDemand) { // after an import
+		b.DetachOnDemand = types.BoolValue(false)
+	}
 	faults := make([]faultModel, len(found.Faults))
 	for i, one := range found.Faults {
 		faults[i] = faultModel{Object: plain.Line(one.Object), Problem: plain.Line(one.Problem), Mended: one.Mended}
@@ -220,9 +255,20 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 
 // compare treats an empty list of components like a missing one.
 func (b *vmStack) compare(state *vmModel, change *vmChange) {
-	if !b.Base.Equal(state.Base) || b.Components.IsUnknown() ||
-		!slices.EqualFunc(b.Components.Elements(), state.Components.Elements(), attr.Value.Equal) {
+	same := func(plan, state types.List) bool {
+		return !plan.IsUnknown() && slices.EqualFunc(plan.Elements(), state.Elements(), attr.Value.Equal)
+	}
+	detaches := b.DetachOnDemand.ValueBool() && len(state.AttachedOnDemand.Elements()) > 0
+	if !b.Base.Equal(state.Base) || !same(b.Components, state.Components) || !same(b.OnDemand, state.OnDemand) || detaches {
 		change.stack = true
+	}
+	change.definition = change.definition || !b.DetachOnDemand.Equal(state.DetachOnDemand)
+}
+
+// planAttached plans what is attached by use: it is not known as long as the VM can attach it meanwhile.
+func (b *vmStack) planAttached(state *vmModel) {
+	if len(b.OnDemand.Elements())+len(state.OnDemand.Elements()) > 0 {
+		b.AttachedOnDemand = types.ListUnknown(types.StringType)
 	}
 }
 

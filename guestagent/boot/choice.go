@@ -41,7 +41,7 @@ type known struct {
 // for just that stack.
 //
 // The committed stack is newer than the configured one, unless the VM is now configured with another stack than when
-// the refresh was committed: then the host has changed it since. The stack before the committed one comes last. A stack
+// the refresh was committed, and than the one that the host moved it to: then the host has changed it since. The stack before the committed one comes last. A stack
 // that failed in maxAttempts boots, or in maxTrials if it is uncommitted, is deferred, but not excluded: it may be the
 // only one that can be read.
 func candidates(k known) []candidate {
@@ -62,7 +62,7 @@ func candidates(k known) []candidate {
 	switch {
 	case k.committed == nil:
 		add(k.configured, Configured, 0)
-	case k.configured.Same(k.committed.Configured):
+	case k.configured.Same(k.committed.Configured), k.committed.Wanted != nil && k.configured.Same(*k.committed.Wanted):
 		add(k.committed.Stack, FromCommitted, generation)
 		add(k.configured, Configured, generation+1)
 	default:

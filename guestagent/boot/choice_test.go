@@ -29,6 +29,10 @@ func TestCandidates(t *testing.T) {
 		known known
 		want  []candidate
 	}{
+		"the VM has attached a component since the host moved it": {
+			known{configured: other, committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Wanted: &other}},
+			[]candidate{{committed, FromCommitted, 4, ""}, {other, Configured, 5, ""}},
+		},
 		"nothing committed: the configured stack": {
 			known{configured: configured},
 			[]candidate{{configured, Configured, 0, ""}},

@@ -96,6 +96,9 @@ type CommittedRecord struct {
 	// Configured is BootRecord.Configured of the boot in which the stack was committed. If the VM is configured with
 	// another stack later, the host has changed it since, and that stack is the newer one.
 	Configured release.Stack `json:"given"`
+	// Wanted is the stack to which the host has moved the VM, if the VM has attached or detached components by itself
+	// since; nil if it has not. A VM that is configured with it still boots Stack.
+	Wanted *release.Stack `json:"wanted,omitempty"`
 	// Previous is the stack that ran before. It is booted if Stack fails.
 	Previous *release.Stack `json:"previous,omitempty"`
 }

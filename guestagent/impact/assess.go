@@ -216,7 +216,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	slices.SortFunc(a.Affected, func(x, y Affected) int { return strings.Compare(x.Unit, y.Unit) })
 	a.conclude(changes)
 	if snapshot.Fresh == (proc.Device{}) {
-		a.Starts = starts(changes.enabled, snapshot.Units, policy)
+		a.Starts = starts(changes, snapshot.Units, policy)
 	}
 	a.system(changes, units, policy)
 	return a
@@ -297,6 +297,8 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 		affected.Outcome, affected.KeptBecause = Kept, "a soft-reboot renews the message bus"
 	case busUnit(g.name):
 		affected.Outcome, affected.Reason = Reloaded, "its configuration differs"
+	case changes.takesOver(unit.Fragment):
+		affected.Outcome, affected.Reason = TakenOver, "it stands in for a unit of a component, which is attached"
 	case unit.unstoppable(g.name, removed) != "":
 		affected.Outcome, affected.KeptBecause = Kept, unit.unstoppable(g.name, removed)
 	case removed:
@@ -304,7 +306,7 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 	case unit.CanReload && g.reloads():
 		affected.Outcome = Reloaded
 	}
-	if !affected.Outcome.Keeps() {
+	if !affected.Outcome.Keeps() && affected.Outcome != TakenOver {
 		policy.apply(&affected, unit)
 	}
 	if removed && unit.Once {

@@ -69,6 +69,12 @@ func (c *Changes) removes(fragment string) bool {
 	return removed && !moved
 }
 
+// takesOver reports whether a unit file is a stand-in, and the new stack has the unit itself.
+func (c *Changes) takesOver(fragment string) bool {
+	_, removed := c.removed[fragment]
+	return removed && strings.HasPrefix(fragment, standInUnits) && !c.removes(fragment)
+}
+
 // Removed returns the units whose files the new stack does not have. Of the instances of a template, it does not know.
 func (c *Changes) Removed() (names []string) {
 	for name := range c.removed {
@@ -134,6 +140,9 @@ func (c *Changes) addEnabled(one Enabled) {
 // unitFile notes a unit file that the release brings, or from which it takes the mask.
 func (c *Changes) unitFile(name string, old, new *tree.Entry) {
 	usable := func(e *tree.Entry) bool { return e != nil && (e.Type != tree.Symlink || e.Link != "/dev/null") }
+	if strings.HasPrefix(name, standInUnits) {
+		return // a unit that becomes a stand-in goes
+	}
 	masked := old != nil && !usable(old)
 	if !usable(old) && (usable(new) || masked && new == nil) {
 		c.appeared[path.Base(name)] = struct{}{}
@@ -199,7 +208,7 @@ func (c *Changes) Configuration() bool { return c.configuration }
 // systemd-sysv-generator(8), systemd-rc-local-generator(8).
 var managerReads = struct{ files, directories []string }{
 	files:       []string{"etc/fstab", "etc/crypttab", "etc/veritytab", "etc/integritytab", "etc/rc.local"},
-	directories: []string{"usr/lib/systemd/", "var/usrlocal/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/rc"},
+	directories: []string{"usr/lib/systemd/", standInUnits, "var/usrlocal/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/rc"},
 }
 
 func readByManager(name string) bool {

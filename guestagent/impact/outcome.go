@@ -11,6 +11,9 @@ const (
 	Reloaded Outcome = iota + 1
 	// Restarted: the unit is stopped and started.
 	Restarted
+	// TakenOver: the unit is a stand-in of a component on demand (StandInUnits). It is restarted as the component's own
+	// unit, although it is in its start job.
+	TakenOver
 	// RestartedAlong: systemd restarts the unit together with another unit, which it requires or is part of.
 	RestartedAlong
 	// Stopped: the new stack has no such unit any more.

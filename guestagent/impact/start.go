@@ -18,8 +18,10 @@ type Start struct {
 }
 
 // starts decides which of the newly enabled units are started. A unit that runs already is left out. A unit of which
-// several want the start is started if one of them is active.
-func starts(enabled []Enabled, units map[string]Unit, policy Policy) (all []Start) {
+// several want the start is started if one of them is active. A unit that the new stack has no more, and of which it has a
+// stand-in, is started again as that.
+func starts(changes *Changes, units map[string]Unit, policy Policy) (all []Start) {
+	enabled := changes.enabled
 	active := func(name string) bool {
 		return units[name].runs() || slices.ContainsFunc(all, func(s Start) bool { return s.Unit == name && !s.user && s.Skipped == "" })
 	}
@@ -33,7 +35,7 @@ func starts(enabled []Enabled, units map[string]Unit, policy Policy) (all []Star
 			}
 			switch {
 			case one.Before && known && !unit.Masked: // it was enabled before: its file only moved
-			case unit.runs() && !one.User:
+			case unit.runs() && !one.User && !changes.removes(unit.Fragment):
 			case at < 0:
 				all = append(all, start)
 			case all[at].Skipped != "" && start.Skipped == "":

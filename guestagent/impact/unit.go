@@ -4,6 +4,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/standin/paths"
 )
 
 // ManagerUnit is the unit of PID 1 itself.
@@ -74,7 +76,26 @@ func (u Unit) unstoppable(name string, removed bool) string {
 }
 
 // unitDirectories are the directories of unit files of a release.
-var unitDirectories = []string{"usr/lib/systemd/system/", "var/usrlocal/lib/systemd/system/", "etc/systemd/system/"}
+var unitDirectories = []string{
+	"usr/lib/systemd/system/", "var/usrlocal/lib/systemd/system/", "etc/systemd/system/", standInUnits,
+}
+
+// standInUnits is the directory of a release's stand-ins for units of components on demand. The agent's generator copies
+// them to generatedLate, where a unit file of the same name in any other directory wins (systemd.unit(5)).
+const (
+	standInUnits  = paths.Units + "/"
+	generatedLate = "run/systemd/generator.late/"
+)
+
+// Fragment returns the path, relative to the root, of the file of a release that a unit file is, or was generated from.
+// shown is the path as systemd shows it.
+func Fragment(shown string) string {
+	name, _ := Resolve(shown)
+	if unit, generated := strings.CutPrefix(name, generatedLate); generated {
+		return standInUnits + unit
+	}
+	return name
+}
 
 // unitOfFile returns the unit to which a unit file or a drop-in belongs, "" for other files. A drop-in of a template or
 // of a type ("service.d") belongs to every instance: then the name is "x@.service" or "service".

@@ -141,12 +141,14 @@ type plannedJSON struct {
 	// Gone is true for a unit that is stopped, With for one that systemd restarts or stops together with another unit.
 	Gone bool `json:"gone,omitempty"`
 	With bool `json:"with,omitempty"`
+	// Standing is true for a stand-in that the unit itself takes over from.
+	Standing bool `json:"standing,omitempty"`
 }
 
 // MarshalJSON implements json.Marshaler.
 func (p Planned) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plannedJSON{
-		Unit: p.Unit, Reload: p.Outcome == impact.Reloaded, Gone: p.Outcome.Stops(), With: p.Outcome.Along(),
+		Unit: p.Unit, Reload: p.Outcome == impact.Reloaded, Gone: p.Outcome.Stops(), With: p.Outcome.Along(), Standing: p.Outcome == impact.TakenOver,
 	})
 }
 
@@ -166,6 +168,8 @@ func (p *Planned) UnmarshalJSON(data []byte) error {
 		p.Outcome = impact.Stopped
 	case form.With:
 		p.Outcome = impact.RestartedAlong
+	case form.Standing:
+		p.Outcome = impact.TakenOver
 	default:
 		p.Outcome = impact.Restarted
 	}

@@ -73,7 +73,7 @@ func (Records) Committed() (release.Stack, uint64, bool, error) {
 }
 
 // Commit implements refresh.Records.
-func (l Records) Commit(stack release.Stack) (uint64, error) {
+func (l Records) Commit(stack release.Stack, own bool) (uint64, error) {
 	before, err := boot.ReadCommitted()
 	first := errors.Is(err, boot.ErrNoRecord)
 	if err != nil && !first {
@@ -86,6 +86,11 @@ func (l Records) Commit(stack release.Stack) (uint64, error) {
 	}
 	if first {
 		next.Previous = &l.Configured // the stack that was booted
+	}
+	if own && !first {
+		if next.Wanted = before.Wanted; next.Wanted == nil {
+			next.Wanted = &before.Stack
+		}
 	}
 	// Earlier boots in which the stack failed do not count any more.
 	if err := boot.MarkGood(stack); err != nil {

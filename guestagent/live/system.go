@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/standin/paths"
 )
 
 const (
@@ -186,11 +188,16 @@ func foreignGenerators(directories []string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !strings.HasPrefix(e.Name(), "systemd-") }) {
+		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !ownGenerator(e.Name()) }) {
 			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// ownGenerator reports whether a generator is systemd's or the agent's.
+func ownGenerator(name string) bool {
+	return strings.HasPrefix(name, "systemd-") || name == path.Base(paths.Generator)
 }
 
 // Room implements refresh.System.

@@ -22,6 +22,10 @@ const (
 	NetworkRecord = RunDir + "/network.json"
 	// BlobsDir is for the blobs that the host uploads, such as contents lists, while a refresh needs them.
 	BlobsDir = RunDir + "/blobs"
+	// OfferDir is where the offer of components on demand is mounted while it is read, OnDemandSocket where the agent
+	// answers stand-ins.
+	OfferDir       = RunDir + "/offer"
+	OnDemandSocket = RunDir + "/on-demand.sock"
 	// PrivateDir is the private disk's file system: root/upper, root/work, var, home, root-home, srv and sharedos.
 	PrivateDir = RunDir + "/private"
 	// StateDir is the agent's own directory on the private disk, mode 0700.

@@ -167,7 +167,13 @@ func (r *run) checkEnabled(ctx context.Context) error {
 // withdrawEnabled stops what the refresh has started, for a rollback: while the files of these units are still there.
 func (r *run) withdrawEnabled(ctx context.Context) error {
 	var failures []error
-	for _, name := range slices.Backward(r.record.Enabled) {
+	started := slices.Clone(r.record.Enabled)
+	for _, p := range r.record.Planned {
+		if p.Outcome == impact.TakenOver {
+			started = append(started, p.Unit)
+		}
+	}
+	for _, name := range slices.Backward(started) {
 		failures = append(failures, r.retry(ctx, func() error { return r.Units.Withdraw(ctx, name) }))
 	}
 	return errors.Join(failures...)

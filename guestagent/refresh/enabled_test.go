@@ -327,3 +327,41 @@ func count(all []string, one string) (n int) {
 	}
 	return n
 }
+
+// The stand-in of a component's unit is restarted as the unit itself. After a rollback it does not run: it would attach
+// the component again.
+func TestAStandInIsTakenOver(t *testing.T) {
+	const unit = "db.service"
+	for name, fails := range map[string]bool{"committed": false, "its unit does not start": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorldWith(t, map[string][]string{
+				"one": {"usr/lib/sharedos/on-demand/units/" + unit}, "two": {"usr/lib/systemd/system/" + unit},
+			})
+			w.standIn, w.services[unit] = unit, w.usr
+			if fails {
+				w.broken = map[string]tree.Digest{unit: w.releases["two"].stack.Base}
+			}
+			e, stop := w.engine()
+			defer stop()
+			w.give("one", "two")
+			status := w.refresh(e, w.ask("one", "two"))
+			if status.Report.GetCommitted() == fails {
+				t.Fatalf("%v", status.Report)
+			}
+			swapped, restarted := slices.Index(w.log, "swap"), slices.Index(w.log, "restore "+unit)
+			if restarted < swapped || swapped < 0 || slices.Contains(w.log[restarted+1:], "restore "+unit) {
+				t.Errorf("it is restarted once, after the swap: %v", w.log)
+			}
+			if _, runs := w.services[unit]; runs == fails {
+				t.Errorf("it runs: %v", runs)
+			}
+			withdrawn, back := slices.Index(w.log, "withdraw "+unit), slices.Index(w.log, "back")
+			if fails && (withdrawn < 0 || withdrawn > back) {
+				t.Errorf("it is stopped at %d, and /usr swapped back at %d: %v", withdrawn, back, w.log)
+			}
+			if err := w.whole(status); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

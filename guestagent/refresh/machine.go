@@ -417,7 +417,7 @@ func (r *run) check(ctx context.Context) (step, error) {
 // commit makes the stack the one that is booted next.
 func (r *run) commit() (step, error) {
 	started := time.Now()
-	generation, err := r.Records.Commit(r.record.To)
+	generation, err := r.Records.Commit(r.record.To, r.request.GetOwn())
 	if err != nil {
 		return step{}, fmt.Errorf("commit: %w", err)
 	}

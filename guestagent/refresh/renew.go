@@ -84,6 +84,9 @@ func (r *run) renew(ctx context.Context, kernel string, planned []Planned, back 
 func (r *run) interrupted(ctx context.Context, planned []Planned) []Planned {
 	var some []Planned
 	for _, p := range planned {
+		if p.Outcome == impact.TakenOver {
+			continue // withdrawEnabled has stopped it: a stand-in that was started again would attach the component again
+		}
 		if p.Outcome == impact.Reloaded {
 			some = append(some, p)
 			continue
@@ -240,6 +243,9 @@ var errStopping = errors.New("it is still being stopped")
 
 // restart restarts or stops a unit, unless it was restarted together with another unit.
 func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) {
+	if p.Outcome == impact.TakenOver {
+		return r.takeOver(ctx, p.Unit)
+	}
 	if r.back {
 		return r.restore(ctx, p.Unit)
 	}
@@ -257,6 +263,21 @@ func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) 
 		return 0, err
 	}
 	return r.Units.Restart(ctx, p.Unit)
+}
+
+// takeOver restarts a stand-in as the unit itself. The stand-in is in its start job, which systemd turns into one that
+// restarts the unit, so that whoever waits for the start waits for that of the unit itself.
+func (r renewal) takeOver(ctx context.Context, unit string) (time.Duration, error) {
+	state, err := r.Units.ActiveState(ctx, unit)
+	if err != nil {
+		return 0, err
+	}
+	if isRunning(state) { // an agent that was stopped since has restarted it, if it has no job
+		if done, away, err := r.Units.Restarted(ctx, unit, r.since); err != nil || done {
+			return away, err
+		}
+	}
+	return r.Units.Restore(ctx, unit)
 }
 
 // restore has a unit run the old code, unless it does so already.

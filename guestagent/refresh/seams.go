@@ -175,7 +175,8 @@ type Records interface {
 	SaveRequest([]byte) error
 	// Committed returns the stack of the newest commit, and its generation; false if there was none.
 	Committed() (release.Stack, uint64, bool, error)
-	Commit(stack release.Stack) (generation uint64, err error)
+	// Commit makes a stack the one that is booted. own is true if the VM moves to it by itself.
+	Commit(stack release.Stack, own bool) (generation uint64, err error)
 	// MarkBad has a stack booted only if there is no other one. MarkGood undoes that.
 	MarkBad(stack release.Stack) error
 	MarkGood(stack release.Stack) error

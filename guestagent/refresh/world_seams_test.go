@@ -407,6 +407,9 @@ func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, 
 		}
 		for unit := range w.services {
 			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit], Fragment: "usr/lib/systemd/system/" + unit}
+			if unit == w.standIn && w.usr == w.releases["one"].stack.Base {
+				s.Units[unit] = impact.Unit{Name: unit, State: "activating", Once: true, Fragment: impact.Fragment("/run/systemd/generator.late/" + unit)}
+			}
 		}
 		use := func(version tree.Digest) []impact.Use {
 			use := impact.Use{Path: library, Device: device(version), Mapped: true, Version: impact.Earlier}
@@ -484,7 +487,7 @@ func (w worldRecords) Committed() (release.Stack, uint64, bool, error) {
 	return *w.committed, w.commits, true, nil
 }
 
-func (w worldRecords) Commit(stack release.Stack) (uint64, error) {
+func (w worldRecords) Commit(stack release.Stack, _ bool) (uint64, error) {
 	err := w.do("commit", func() error {
 		if w.committed == nil || !w.committed.Same(stack) {
 			w.commits++

@@ -126,6 +126,8 @@ type world struct {
 	broken, flaky map[string]tree.Digest
 	// links are symbolic links of releases, by the release's name.
 	links map[string][]string
+	// standIn is a unit that is a stand-in in release "one".
+	standIn string
 	// active are further active units, such as targets. notStartable are units that systemd does not start, and why, unmet
 	// those of which a condition is not met.
 	active       []string

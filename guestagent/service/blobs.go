@@ -35,6 +35,8 @@ type blobs struct {
 	mutex sync.Mutex
 	// whole are the sizes of complete blobs, partial the announced sizes of those that are being uploaded, in bytes.
 	whole, partial map[tree.Digest]int64
+	// holds is how many callers of hold need the blobs.
+	holds int
 }
 
 // newBlobs opens the directory, with the complete blobs that an earlier agent left there.
@@ -177,10 +179,25 @@ func (b *blobs) Open(digest tree.Digest) (io.ReadCloser, error) {
 	return file, err
 }
 
+// hold has Drop do nothing until the function that it returns is called.
+func (b *blobs) hold() (let func()) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	b.holds++
+	return sync.OnceFunc(func() {
+		b.mutex.Lock()
+		defer b.mutex.Unlock()
+		b.holds--
+	})
+}
+
 // Drop implements refresh.Blobs.
 func (b *blobs) Drop() error {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
+	if b.holds > 0 {
+		return nil // whoever holds them needs them for a refresh, which drops them at its end
+	}
 	var failures []error
 	for digest := range b.whole {
 		failures = append(failures, fileio.Remove(b.path(digest)))

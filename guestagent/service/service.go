@@ -16,6 +16,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/live"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/ondemand"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -147,6 +148,10 @@ func Run(ctx context.Context, version string) error {
 		}
 		return notify(serviceManager(), readyWord)
 	}
+	go serveOnDemand(serving, &ondemand.Server{
+		Engine: engine, Put: blobs.put, Hold: blobs.hold, Operators: operators, LastRequest: engine.Records.Request, Offer: ondemand.Device,
+		Close: mounts.CloseLayer, Say: say,
+	})
 	listen := func() (net.Listener, error) {
 		inner, err := transport.ListenVSock(agentapi.Port)
 		if err != nil {
@@ -158,6 +163,19 @@ func Run(ctx context.Context, version string) error {
 		return err
 	}
 	return places.handOver(ctx, takeoverLimits{up: upWithin, answer: answerWithin, hold: holdFor}, adopt)
+}
+
+// serveOnDemand answers the clients of components on demand until ctx ends.
+func serveOnDemand(ctx context.Context, server *ondemand.Server) {
+	for ctx.Err() == nil {
+		if err := server.Serve(ctx, mounts.OnDemandSocket); err != nil {
+			server.Say(err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lastPause):
+		}
+	}
 }
 
 // liveUnits implements refresh.Units for this system.

@@ -131,7 +131,7 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
 		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, ListedFor: -1, BootLimit: 300 * time.Millisecond, Log: log,
 	}
-	fleet.Joiner = publisher
+	fleet.Deriver = publisher
 	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }
 	return backend{w, publisher, fleet}, nil
 }

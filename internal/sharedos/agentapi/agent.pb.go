@@ -350,6 +350,8 @@ type Stack struct {
 	// Release ids, "sha256:<64 hex>".
 	Base       string   `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`
 	Components []string `protobuf:"bytes,2,rep,name=components,proto3" json:"components,omitempty"`
+	// Components that the VM can attach by itself and has not.
+	Offered []string `protobuf:"bytes,7,rep,name=offered,proto3" json:"offered,omitempty"`
 	// Bottom to top.
 	Layers []*Layer `protobuf:"bytes,3,rep,name=layers,proto3" json:"layers,omitempty"`
 	// Kernel release of the base, as uname -r prints it.
@@ -405,6 +407,13 @@ func (x *Stack) GetBase() string {
 func (x *Stack) GetComponents() []string {
 	if x != nil {
 		return x.Components
+	}
+	return nil
+}
+
+func (x *Stack) GetOffered() []string {
+	if x != nil {
+		return x.Offered
 	}
 	return nil
 }
@@ -1691,6 +1700,8 @@ type RefreshRequest struct {
 	KeepFiles []string `protobuf:"bytes,12,rep,name=keep_files,json=keepFiles,proto3" json:"keep_files,omitempty"`
 	// Refuse the refresh if a health check fails before it. Otherwise such a check does not count, and is reported.
 	RequireChecks bool `protobuf:"varint,13,opt,name=require_checks,json=requireChecks,proto3" json:"require_checks,omitempty"`
+	// The VM moves by itself, to a stack of its offer, and the host does not know. Only the agent sets it.
+	Own           bool `protobuf:"varint,20,opt,name=own,proto3" json:"own,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1812,6 +1823,13 @@ func (x *RefreshRequest) GetKeepFiles() []string {
 func (x *RefreshRequest) GetRequireChecks() bool {
 	if x != nil {
 		return x.RequireChecks
+	}
+	return false
+}
+
+func (x *RefreshRequest) GetOwn() bool {
+	if x != nil {
+		return x.Own
 	}
 	return false
 }
@@ -2791,13 +2809,14 @@ const file_agent_proto_rawDesc = "" +
 	"\vagent.proto\x12\x11sharedos.agent.v1\"4\n" +
 	"\x05Layer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
-	"\tdata_size\x18\x02 \x01(\x03R\bdataSize\"\x95\x01\n" +
+	"\tdata_size\x18\x02 \x01(\x03R\bdataSize\"\xaf\x01\n" +
 	"\x05Stack\x12\x0e\n" +
 	"\x02id\x18\x05 \x01(\tR\x02id\x12\x12\n" +
 	"\x04base\x18\x01 \x01(\tR\x04base\x12\x1e\n" +
 	"\n" +
 	"components\x18\x02 \x03(\tR\n" +
-	"components\x120\n" +
+	"components\x12\x18\n" +
+	"\aoffered\x18\a \x03(\tR\aoffered\x120\n" +
 	"\x06layers\x18\x03 \x03(\v2\x18.sharedos.agent.v1.LayerR\x06layers\x12\x16\n" +
 	"\x06kernel\x18\x04 \x01(\tR\x06kernel\"\x86\x01\n" +
 	"\rStatusRequest\x12.\n" +
@@ -2914,7 +2933,7 @@ const file_agent_proto_rawDesc = "" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMsB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\aCommand\x12\x12\n" +
-	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xa7\x04\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xb9\x04\n" +
 	"\x0eRefreshRequest\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x127\n" +
 	"\n" +
@@ -2931,7 +2950,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x12restart_timeout_ms\x18\v \x01(\x03R\x10restartTimeoutMs\x12\x1d\n" +
 	"\n" +
 	"keep_files\x18\f \x03(\tR\tkeepFiles\x12%\n" +
-	"\x0erequire_checks\x18\r \x01(\bR\rrequireChecks\"+\n" +
+	"\x0erequire_checks\x18\r \x01(\bR\rrequireChecks\x12\x10\n" +
+	"\x03own\x18\x14 \x01(\bR\x03own\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\bR\astarted\"\xa7\x06\n" +
 	"\x06Report\x12,\n" +

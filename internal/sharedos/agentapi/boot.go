@@ -28,3 +28,6 @@ type BootConfig struct {
 // PrivateDiskSerial is the serial of the private disk. A layer's serial is the first 20 hexadecimal digits of
 // its id: virtio-blk has room for no more.
 const PrivateDiskSerial = "sharedos-private"
+
+// OfferSerialPrefix begins the serial of an offer: the disk with the stacks of components on demand (design/0058).
+const OfferSerialPrefix = "offer-"

@@ -20,6 +20,9 @@ func NewStack(stack release.Stack) *Stack {
 	for _, id := range stack.Components {
 		message.Components = append(message.Components, id.String())
 	}
+	for _, id := range stack.Offered {
+		message.Offered = append(message.Offered, id.String())
+	}
 	for _, layer := range stack.Layers {
 		message.Layers = append(message.Layers, &Layer{Id: layer.ID.String(), DataSize: layer.DataSize})
 	}
@@ -29,9 +32,9 @@ func NewStack(stack release.Stack) *Stack {
 // ParseStack reads a stack from a message. Sizes of layers with their hash trees are not in it. It returns
 // ErrStack for what cannot be one.
 func ParseStack(message *Stack) (release.Stack, error) {
-	layers, components := message.GetLayers(), message.GetComponents()
-	if len(layers) == 0 || len(layers) > release.MaxStackLayers || len(components) > release.MaxComponents {
-		return release.Stack{}, fmt.Errorf("%w: %d layers and %d components", ErrStack, len(layers), len(components))
+	layers, components, offered := message.GetLayers(), message.GetComponents(), message.GetOffered()
+	if len(layers) == 0 || len(layers) > release.MaxStackLayers || len(components) > release.MaxComponents || len(offered) > release.MaxOnDemand {
+		return release.Stack{}, fmt.Errorf("%w: %d layers, %d components, %d on demand", ErrStack, len(layers), len(components), len(offered))
 	}
 	base, err := tree.ParseDigest(message.GetBase())
 	if err != nil {
@@ -46,12 +49,11 @@ func ParseStack(message *Stack) (release.Stack, error) {
 			return release.Stack{}, fmt.Errorf("%w: its id is zero", ErrStack)
 		}
 	}
-	for _, text := range components {
-		id, err := tree.ParseDigest(text)
-		if err != nil {
-			return release.Stack{}, fmt.Errorf("%w: component: %w", ErrStack, err)
-		}
-		stack.Components = append(stack.Components, id)
+	if stack.Components, err = componentsOf(components); err != nil {
+		return release.Stack{}, err
+	}
+	if stack.Offered, err = componentsOf(offered); err != nil {
+		return release.Stack{}, err
 	}
 	for _, layer := range layers {
 		id, err := tree.ParseDigest(layer.GetId())
@@ -61,4 +63,15 @@ func ParseStack(message *Stack) (release.Stack, error) {
 		stack.Layers = append(stack.Layers, release.Layer{ID: id, DataSize: layer.GetDataSize()})
 	}
 	return stack, nil
+}
+
+func componentsOf(texts []string) (ids []tree.Digest, _ error) {
+	for _, text := range texts {
+		id, err := tree.ParseDigest(text)
+		if err != nil {
+			return nil, fmt.Errorf("%w: component: %w", ErrStack, err)
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }

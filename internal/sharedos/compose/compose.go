@@ -78,6 +78,16 @@ type StandIn struct {
 	Release release.Identified
 }
 
+// OfferedStack is a stack that a VM can move to by itself.
+type OfferedStack struct {
+	ID tree.Digest
+	// Signed is the signed stack manifest.
+	Signed []byte
+	// Contents is the blob that the manifest names, and List is the contents list itself.
+	Contents release.Blob
+	List     []byte
+}
+
 // Joining is the top layer of a stack: it holds what components write together, such as the package database. It
 // settles all conflicts between them.
 type Joining struct {

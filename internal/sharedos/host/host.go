@@ -108,7 +108,7 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 		BootDir:     filepath.Join(config.StateDir, "boot", config.Pool),
 		AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Offer: publisher.Offer, Log: config.Log,
 	}
-	publisher.Store, fleet.Joiner = withBootFiles{volumes, fleet}, publisher
+	publisher.Store, fleet.Deriver = withBootFiles{volumes, fleet}, publisher
 	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }
 	// What a process that was killed has left takes up space and nothing else, so this fails nothing.
 	if err := publisher.Resume(ctx, fleet.InUse); err != nil {

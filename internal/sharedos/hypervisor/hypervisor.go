@@ -10,6 +10,7 @@ package hypervisor
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
@@ -128,7 +129,41 @@ type Metadata struct {
 	// Fallback is the stack that the guest falls back to if the one in the definition does not come up, without its
 	// layers; nil if there is none.
 	Fallback *release.Stack `json:",omitempty"`
+	// Offer is what the VM can attach by itself; nil if nothing.
+	Offer *Offer `json:",omitempty"`
 	// LeftWith is the stack that the VM ran, without its layers, when its definition got another one for the next power-off
 	// and start; nil if the guest follows the definition.
 	LeftWith *release.Stack `json:",omitempty"`
+}
+
+// Offer is the record of what a VM can attach by itself.
+type Offer struct {
+	// Components are the components on demand, attached or not.
+	Components []release.Member
+	// Layers are the layers of all stacks of the offer, and its own.
+	Layers []tree.Digest
+}
+
+// LayerIDs returns the layers of an offer; none of a nil one.
+func (o *Offer) LayerIDs() []tree.Digest {
+	if o == nil {
+		return nil
+	}
+	return o.Layers
+}
+
+// Split returns which components of a stack are none on demand, and the names of those that are.
+func (o *Offer) Split(components []tree.Digest) (fixed []tree.Digest, onDemand []string) {
+	for _, id := range components {
+		at := -1
+		if o != nil {
+			at = slices.IndexFunc(o.Components, func(m release.Member) bool { return m.ID == id })
+		}
+		if at < 0 {
+			fixed = append(fixed, id)
+		} else {
+			onDemand = append(onDemand, o.Components[at].Name)
+		}
+	}
+	return fixed, onDemand
 }

@@ -9,11 +9,15 @@ import (
 
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // MaxLayers is how many layers a domain can have at once, including those that were attached while it ran.
 const MaxLayers = 24
+
+// maxSerial is how many characters the serial of a virtio disk can have.
+const maxSerial = 20
 
 // layerAlias begins the alias of a layer device. libvirt keeps aliases that begin with "ua-".
 const layerAlias = "ua-layer-"
@@ -23,10 +27,20 @@ type LayerDevice struct {
 	ID tree.Digest
 	// Path of the layer's volume on the host.
 	Path string
+	// Offer is true for the layer of an offer (release.Offer), which the guest has to find without knowing its id.
+	Offer bool
+}
+
+// serial is the disk serial by which the guest finds the layer.
+func (l LayerDevice) serial() string {
+	if l.Offer {
+		return agentapi.OfferSerialPrefix + l.ID.Hex()[:maxSerial-len(agentapi.OfferSerialPrefix)]
+	}
+	return LayerSerial(l.ID)
 }
 
 // LayerSerial is the disk serial by which the guest finds a layer: the first 20 hexadecimal digits of its id.
-func LayerSerial(id tree.Digest) string { return id.Hex()[:20] }
+func LayerSerial(id tree.Digest) string { return id.Hex()[:maxSerial] }
 
 // layerAliasOf is the alias of a layer's device. It has room for the whole id, which the serial has not.
 func layerAliasOf(id tree.Digest) string { return layerAlias + id.Hex() }
@@ -40,7 +54,7 @@ func (l LayerDevice) disk(target string) libvirtxml.DomainDisk {
 		Target:    &libvirtxml.DomainDiskTarget{Dev: target, Bus: "virtio"},
 		ReadOnly:  &libvirtxml.DomainDiskReadOnly{},
 		Shareable: &libvirtxml.DomainDiskShareable{},
-		Serial:    LayerSerial(l.ID),
+		Serial:    l.serial(),
 		Alias:     &libvirtxml.DomainAlias{Name: layerAliasOf(l.ID)},
 	}
 }
@@ -53,7 +67,9 @@ func layersOf(domain *libvirtxml.Domain) []LayerDevice {
 	var layers []LayerDevice
 	for _, disk := range domain.Devices.Disks {
 		if id, ok := layerIDOf(disk); ok {
-			layers = append(layers, LayerDevice{ID: id, Path: sourcePath(disk)})
+			layers = append(layers, LayerDevice{
+				ID: id, Path: sourcePath(disk), Offer: strings.HasPrefix(disk.Serial, agentapi.OfferSerialPrefix),
+			})
 		}
 	}
 	return layers
@@ -100,7 +116,7 @@ func checkLayers(layers []LayerDevice) []error {
 		if err := layer.check(); err != nil {
 			wrong = append(wrong, err)
 		}
-		serial := LayerSerial(layer.ID)
+		serial := layer.serial()
 		if other, twice := serials[serial]; twice {
 			wrong = append(wrong, fmt.Errorf("layers %s and %s have the same serial %s", other, layer.ID, serial))
 		}

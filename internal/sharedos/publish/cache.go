@@ -32,9 +32,7 @@ const (
 
 	releasesDir   = "releases"
 	componentsDir = "components"
-	joiningDir    = "joining"
-	standInDir    = "standins"
-	offersDir     = "offers"
+	derivedDir    = "derived"
 	newPrefix     = ".new-"
 
 	recordFile   = "record.json"
@@ -101,18 +99,14 @@ func (c *cached) needsLower(kind release.Kind) bool {
 	return c.manifest == nil || !c.record.Layer || len(c.manifest.Layers) > 1
 }
 
-// baseDir is the directory of a base or a component.
+// baseDir is the directory of a base, a component or a derived release.
 func (p *Publisher) baseDir(name string) string {
 	directory := releasesDir
-	switch p.kind() {
-	case release.Component:
+	switch kind := p.kind(); {
+	case kind == release.Component:
 		directory = componentsDir
-	case release.Joining:
-		directory = joiningDir
-	case release.StandIn:
-		directory = standInDir
-	case release.Offer:
-		directory = offersDir
+	case kind.Derived():
+		directory = filepath.Join(derivedDir, string(kind))
 	}
 	return filepath.Join(p.Cache, directory, name)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
@@ -23,24 +24,14 @@ const offerVersion = 1
 // maxOffered is how many stacks an offer can have.
 const maxOffered = 1 << release.MaxOnDemand
 
-// OfferedStack is a stack of an offer.
-type OfferedStack struct {
-	ID tree.Digest
-	// Signed is the signed stack manifest.
-	Signed []byte
-	// Contents is the blob that the manifest names, and List the contents list itself.
-	Contents release.Blob
-	List     []byte
-}
-
 // MakeOffer returns the id of the release of an offer of these stacks, all of which are of one base release. If there
 // is none yet, MakeOffer builds it into the cache: nothing in the store changes. PublishDerived stores it. The order of
 // the stacks does not matter. Package standin/paths has the form of the offer's only layer, which is a full one.
-func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest, stacks []OfferedStack, progress source.Progress) (tree.Digest, error) {
+func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack, progress source.Progress) (tree.Digest, error) {
 	if len(stacks) == 0 || len(stacks) > maxOffered {
 		return tree.Digest{}, fmt.Errorf("make an offer of %d stacks: it has 1 to %d", len(stacks), maxOffered)
 	}
-	stacks = slices.SortedFunc(slices.Values(stacks), func(a, b OfferedStack) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	stacks = slices.SortedFunc(slices.Values(stacks), func(a, b compose.OfferedStack) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	var of []tree.Digest
 	for i, one := range stacks {
 		if err := p.checkOffered(base, one); err != nil {
@@ -56,7 +47,7 @@ func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest, stacks []Of
 }
 
 // checkOffered returns an error unless a stack is what it says: a VM would only find out when it attaches a component.
-func (p *Publisher) checkOffered(base tree.Digest, one OfferedStack) error {
+func (p *Publisher) checkOffered(base tree.Digest, one compose.OfferedStack) error {
 	trusted, err := p.trusted()
 	if err != nil {
 		return err
@@ -78,7 +69,7 @@ func (p *Publisher) checkOffered(base tree.Digest, one OfferedStack) error {
 }
 
 // offerTree is the tree of an offer.
-func offerTree(stacks []OfferedStack) (*tree.Tree, error) {
+func offerTree(stacks []compose.OfferedStack) (*tree.Tree, error) {
 	content := inMemory{}
 	entries := map[string]tree.Entry{}
 	for _, directory := range []string{tree.Root, paths.OfferStacks, paths.OfferContents} {

@@ -105,7 +105,7 @@ func TestTheStandInLayerOfAPreparedComponent(t *testing.T) {
 }
 
 // stackOf is the stack of a base and components, as an offer has it.
-func stackOf(t *testing.T, p *Publisher, base *Prepared, components ...*Prepared) OfferedStack {
+func stackOf(t *testing.T, p *Publisher, base *Prepared, components ...*Prepared) compose.OfferedStack {
 	t.Helper()
 	parts := compose.Parts{Base: release.Identified{ID: base.ID, Manifest: base.Manifest}}
 	top := base.Manifest
@@ -119,7 +119,7 @@ func stackOf(t *testing.T, p *Publisher, base *Prepared, components ...*Prepared
 	must(t, err)
 	list, err := p.Store.GetBlob(t.Context(), top.Contents)
 	must(t, err)
-	return OfferedStack{ID: id, Signed: signed, Contents: m.Contents, List: list}
+	return compose.OfferedStack{ID: id, Signed: signed, Contents: m.Contents, List: list}
 }
 
 // readImage returns the files of an EROFS image.
@@ -145,9 +145,9 @@ func TestAnOfferOfStacks(t *testing.T) {
 	base := publish(t, p, newSystem())
 	redis := component(t, p, base, pack(t, "redis", "7", "redis"))
 	alone, both := stackOf(t, p, base), stackOf(t, p, base, redis)
-	id, err := p.MakeOffer(t.Context(), base.ID, []OfferedStack{alone, both}, nil)
+	id, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{alone, both}, nil)
 	must(t, err)
-	if again, err := newPublisher(t, s).MakeOffer(t.Context(), base.ID, []OfferedStack{both, alone}, nil); err != nil || again != id {
+	if again, err := newPublisher(t, s).MakeOffer(t.Context(), base.ID, []compose.OfferedStack{both, alone}, nil); err != nil || again != id {
 		t.Errorf("made elsewhere: %s, %v", again, err)
 	}
 	m := p.Offered(id)
@@ -171,27 +171,27 @@ func TestAnOfferOfStacks(t *testing.T) {
 
 	must(t, os.Remove(s.Path(store.LayerName(m.Layers[0].ID))))
 	anew := newPublisher(t, s)
-	if again, err := anew.MakeOffer(t.Context(), base.ID, []OfferedStack{alone, both}, nil); err != nil || again != id {
+	if again, err := anew.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{alone, both}, nil); err != nil || again != id {
 		t.Fatalf("without its layer: %s, %v", again, err)
 	}
 	must(t, anew.PublishDerived(t.Context(), id))
 	requireWhole(t, s, m)
 
-	one, err := p.MakeOffer(t.Context(), base.ID, []OfferedStack{both}, nil)
+	one, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{both}, nil)
 	if err != nil || one == id {
 		t.Errorf("an offer of other stacks: %s, %v", one, err)
 	}
 	otherID, otherList, otherBlob, unsigned := both, both, both, both
 	otherID.ID, otherList.List, otherBlob.Contents, unsigned.Signed = alone.ID, alone.List, alone.Contents, both.Signed[1:]
-	for name, stacks := range map[string][]OfferedStack{
-		"none": nil, "one twice": {both, both}, "too many": slices.Repeat([]OfferedStack{both}, 9), "another id": {otherID},
+	for name, stacks := range map[string][]compose.OfferedStack{
+		"none": nil, "one twice": {both, both}, "too many": slices.Repeat([]compose.OfferedStack{both}, 9), "another id": {otherID},
 		"another list": {otherList}, "another blob": {otherBlob}, "no signature": {unsigned},
 	} {
 		if _, err := p.MakeOffer(t.Context(), base.ID, stacks, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, err := p.MakeOffer(t.Context(), redis.ID, []OfferedStack{both}, nil); err == nil || !strings.Contains(err.Error(), base.ID.String()) {
+	if _, err := p.MakeOffer(t.Context(), redis.ID, []compose.OfferedStack{both}, nil); err == nil || !strings.Contains(err.Error(), base.ID.String()) {
 		t.Errorf("on another release: %v", err)
 	}
 }
@@ -204,7 +204,7 @@ func TestStandInsAndOffersStayWhileAVMHasThem(t *testing.T) {
 	redis := component(t, p, base, pack(t, "redis", "7", ""))
 	standIn, err := p.StandIn(t.Context(), redis.ID, nil)
 	must(t, err)
-	offer, err := p.MakeOffer(t.Context(), base.ID, []OfferedStack{stackOf(t, p, base, redis)}, nil)
+	offer, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{stackOf(t, p, base, redis)}, nil)
 	must(t, err)
 	for _, id := range []tree.Digest{standIn, offer} {
 		t.Run(string(p.Offered(id).Kind), func(t *testing.T) {

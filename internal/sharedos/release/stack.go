@@ -20,6 +20,8 @@ type Stack struct {
 	ID         tree.Digest   `json:"id,omitzero"`
 	Base       tree.Digest   `json:"base"`
 	Components []tree.Digest `json:"components,omitempty"`
+	// Offered are the components of which the stack has stand-ins: the VM can attach them by itself.
+	Offered []tree.Digest `json:"offered,omitempty"`
 	// Layers are ordered bottom to top.
 	Layers []Layer `json:"layers"`
 	// BaseLayers is how many of the lowest layers are the base's; 0 if all are.
@@ -43,7 +45,7 @@ func (s Stack) Same(other Stack) bool {
 	if !s.ID.IsZero() && !other.ID.IsZero() {
 		return s.ID == other.ID
 	}
-	if s.Base != other.Base || !slices.Equal(s.Components, other.Components) {
+	if s.Base != other.Base || !slices.Equal(s.Components, other.Components) || !slices.Equal(s.Offered, other.Offered) {
 		return false
 	}
 	return len(s.Layers) == 0 || len(other.Layers) == 0 || s.layersKey() == other.layersKey()
@@ -70,10 +72,12 @@ func (s Stack) layersKey() string {
 	return tree.Sum(ids.Bytes()).Hex()
 }
 
-// Releases returns the ids of the base and of the components, in this order.
-func (s Stack) Releases() []tree.Digest { return append([]tree.Digest{s.Base}, s.Components...) }
+// Releases returns the ids of the base, of the components and of those that are offered, in this order.
+func (s Stack) Releases() []tree.Digest {
+	return slices.Concat([]tree.Digest{s.Base}, s.Components, s.Offered)
+}
 
 // WithoutLayers returns a record that only identifies the stack.
 func (s Stack) WithoutLayers() Stack {
-	return Stack{ID: s.ID, Base: s.Base, Components: s.Components}
+	return Stack{ID: s.ID, Base: s.Base, Components: s.Components, Offered: s.Offered}
 }

@@ -51,6 +51,9 @@ func (m *StackManifest) Record(id tree.Digest) Stack {
 	for _, component := range m.Components {
 		record.Components = append(record.Components, component.ID)
 	}
+	for _, component := range m.Offered {
+		record.Offered = append(record.Offered, component.ID)
+	}
 	return record
 }
 

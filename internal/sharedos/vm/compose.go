@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
@@ -73,15 +74,29 @@ func (f *Fleet) contents(ctx context.Context, one signed) ([]byte, error) {
 	return contents, nil
 }
 
-// releases reads the releases of a stack, the base's first.
-func (f *Fleet) releases(ctx context.Context, base tree.Digest, components []tree.Digest) ([]signed, error) {
-	found := make([]signed, 0, 1+len(components))
-	for _, id := range append([]tree.Digest{base}, components...) {
+// parts are the releases that a stack is made of.
+type parts struct {
+	base tree.Digest
+	// components are ordered bottom to top. offered are those that the VM can attach by itself.
+	components, offered []tree.Digest
+}
+
+// partsOf returns what a stack is made of.
+func partsOf(stack release.Stack) parts { return parts{stack.Base, stack.Components, stack.Offered} }
+
+// all returns the ids of all releases, the base's first.
+func (p parts) all() []tree.Digest {
+	return slices.Concat([]tree.Digest{p.base}, p.components, p.offered)
+}
+
+// read reads the releases of these ids.
+func (f *Fleet) read(ctx context.Context, ids []tree.Digest) (found []release.Identified, err error) {
+	for _, id := range ids {
 		one, err := f.release(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, one)
+		found = append(found, release.Identified{ID: one.id, Manifest: one.manifest})
 	}
 	return found, nil
 }
@@ -91,8 +106,8 @@ type composed struct {
 	release.Stack
 	manifest *release.StackManifest
 	note     []byte
-	// joining is the release of the joining layer; zero if there is none.
-	joining tree.Digest
+	// derived are the releases of the layers that are made of others: the joining layer and stand-ins.
+	derived []tree.Digest
 	// list is the release whose contents list is the stack's; merged is the list if it is none of a release's.
 	list   signed
 	merged []byte
@@ -101,8 +116,8 @@ type composed struct {
 // maxComposed is how many stacks are kept whose contents lists were merged.
 const maxComposed = 16
 
-// stacks are those that were composed of several components: to merge their contents lists, or to make their joining
-// layer, takes time.
+// stacks are those that were composed of several components, or with stand-ins: to merge their contents lists, or to make
+// their joining layer, takes time.
 type stacks struct {
 	mu   sync.Mutex
 	kept map[string]*composed
@@ -112,11 +127,11 @@ type stacks struct {
 
 // get returns the stack of these releases, or has it composed. Of several callers that need the same one, only one
 // composes it, and the others wait for as long as their contexts allow.
-func (s *stacks) get(ctx context.Context, base tree.Digest, components []tree.Digest, compose func() (*composed, error)) (*composed, error) {
-	if len(components) < 2 {
+func (s *stacks) get(ctx context.Context, of parts, compose func() (*composed, error)) (*composed, error) {
+	if len(of.components) < 2 && len(of.offered) == 0 {
 		return compose()
 	}
-	key := fmt.Sprint(base, components)
+	key := fmt.Sprint(of)
 	for {
 		known, made := s.begin(key)
 		switch {
@@ -168,31 +183,43 @@ func (s *stacks) make(key string, compose func() (*composed, error)) (*composed,
 }
 
 // stack composes the stack of these releases. The error matches compose.ErrStack if they do not make one.
-func (f *Fleet) stack(ctx context.Context, base tree.Digest, components []tree.Digest) (*composed, error) {
-	return f.stacks.get(ctx, base, components, func() (*composed, error) { return f.compose(ctx, base, components) })
+func (f *Fleet) stack(ctx context.Context, of parts) (*composed, error) {
+	return f.stacks.get(ctx, of, func() (*composed, error) { return f.compose(ctx, of) })
 }
 
-func (f *Fleet) compose(ctx context.Context, base tree.Digest, components []tree.Digest) (*composed, error) {
-	found, err := f.releases(ctx, base, components)
+func (f *Fleet) compose(ctx context.Context, of parts) (*composed, error) {
+	found, err := f.read(ctx, of.all())
 	if err != nil {
 		return nil, err
 	}
-	parts := compose.Parts{Base: release.Identified{ID: found[0].id, Manifest: found[0].manifest}}
-	for _, component := range found[1:] {
-		parts.Components = append(parts.Components, release.Identified{ID: component.id, Manifest: component.manifest})
+	first := 1 + len(of.components)
+	parts := compose.Parts{Base: found[0], Components: found[1:first]}
+	for _, component := range found[first:] {
+		parts.StandIns = append(parts.StandIns, compose.StandIn{Component: component})
 	}
-	if err := parts.Check(); err != nil {
+	if err := parts.Check(); err != nil { // before anything is built
 		return nil, err
-	}
-	joining, err := f.joining(ctx, base, components)
-	if err != nil {
-		return nil, err
-	}
-	if joining != nil {
-		m := joining.manifest
-		parts.Joining = &compose.Joining{Layer: m.Layers[0], Contents: m.Contents, Packages: m.Packages, Users: m.Users, Groups: m.Groups}
 	}
 	var made composed
+	for i := range parts.StandIns {
+		one := &parts.StandIns[i]
+		if one.Release, err = f.standIn(ctx, of.base, one.Component); err != nil {
+			return nil, err
+		}
+		made.derived = append(made.derived, one.Release.ID)
+	}
+	if parts.Joining, err = f.joining(ctx, of.base, of.components); err != nil {
+		return nil, err
+	}
+	top := found[first-1]
+	if len(of.components) > 0 {
+		top = found[1] // the list of the stack, if there is no other
+	}
+	if joining := parts.Joining; joining != nil {
+		made.derived = append(made.derived, joining.Release.ID)
+		top = joining.Release
+	}
+	made.list = signed{id: top.ID, manifest: top.Manifest}
 	made.manifest, made.merged, err = compose.Compose(parts, func(one release.Identified) (io.ReadCloser, error) {
 		list, err := f.contents(ctx, signed{id: one.ID, manifest: one.Manifest})
 		return io.NopCloser(bytes.NewReader(list)), err
@@ -204,30 +231,54 @@ func (f *Fleet) compose(ctx context.Context, base tree.Digest, components []tree
 	if made.note, id, err = release.SignStack(made.manifest, f.Key); err != nil {
 		return nil, err
 	}
-	made.Stack, made.list = made.manifest.Record(id), found[min(1, len(found)-1)]
-	if joining != nil {
-		made.list, made.joining = *joining, joining.id
-	}
+	made.Stack = made.manifest.Record(id)
 	return &made, nil
 }
 
 // joining returns the joining layer of components on a base; nil if they need none.
-func (f *Fleet) joining(ctx context.Context, base tree.Digest, components []tree.Digest) (*signed, error) {
-	if f.Joiner == nil || len(components) < 2 {
-		return nil, nil
+func (f *Fleet) joining(ctx context.Context, base tree.Digest, components []tree.Digest) (*compose.Joining, error) {
+	if f.Deriver == nil || len(components) < 2 {
+		return nil, nil //nolint:nilnil // the contract: there is none
 	}
-	id, err := f.Joiner.Join(ctx, base, components, nil)
+	id, err := f.Deriver.Join(ctx, base, components, nil)
 	if err != nil || id.IsZero() {
 		return nil, err
 	}
-	joining, err := f.release(ctx, id)
+	found, err := f.derived(ctx, id, release.Joining, base)
 	if err != nil {
 		return nil, err
 	}
-	if m := joining.manifest; m.Kind != release.Joining || m.BuiltOn != base || len(m.Layers) != 1 {
-		return nil, fmt.Errorf("release %s is of %s %q, and not the joining layer of these components", id, m.Kind, m.Name)
+	m := found.Manifest
+	return &compose.Joining{
+		Release: found, Layer: m.Layers[0], Contents: m.Contents, Packages: m.Packages, Users: m.Users, Groups: m.Groups,
+	}, nil
+}
+
+// standIn returns the release of a component's stand-in layer.
+func (f *Fleet) standIn(ctx context.Context, base tree.Digest, component release.Identified) (release.Identified, error) {
+	if f.Deriver == nil {
+		return release.Identified{}, fmt.Errorf("component %q: %w", component.Manifest.Name, errNoDeriver)
 	}
-	return &joining, nil
+	id, err := f.Deriver.StandIn(ctx, component.ID, nil)
+	if err != nil {
+		return release.Identified{}, fmt.Errorf("make the stand-ins of component %q: %w", component.Manifest.Name, err)
+	}
+	return f.derived(ctx, id, release.StandIn, base)
+}
+
+// errNoDeriver means that a fleet has no Deriver.
+var errNoDeriver = errors.New("no stand-ins can be made")
+
+// derived reads a release of one layer that was made of others.
+func (f *Fleet) derived(ctx context.Context, id tree.Digest, kind release.Kind, base tree.Digest) (release.Identified, error) {
+	found, err := f.release(ctx, id)
+	if err != nil {
+		return release.Identified{}, err
+	}
+	if m := found.manifest; m.Kind != kind || m.BuiltOn != base || len(m.Layers) != 1 {
+		return release.Identified{}, fmt.Errorf("release %s is of %s %q, and not the %s of these components", id, m.Kind, m.Name, kind)
+	}
+	return release.Identified{ID: found.id, Manifest: found.manifest}, nil
 }
 
 // stackContents reads the contents list of a stack.
@@ -240,7 +291,14 @@ func (f *Fleet) stackContents(ctx context.Context, stack *composed) ([]byte, err
 
 // Check implements Interface.
 func (f *Fleet) Check(ctx context.Context, spec Spec) (release.Stack, error) {
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	of, err := f.partsOf(ctx, spec)
+	if err != nil {
+		return release.Stack{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
+	}
+	stack, err := f.stack(ctx, of)
+	if err == nil {
+		_, err = f.offer(ctx, spec)
+	}
 	if err != nil {
 		return release.Stack{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
 	}

@@ -32,7 +32,13 @@ func (f *Fleet) definitionFaults(ctx context.Context, domain hypervisor.Domain) 
 	if err != nil {
 		return nil, err
 	}
-	for _, layer := range domain.Metadata.Stack.Layers {
+	layers := slices.Clone(domain.Metadata.Stack.Layers)
+	for _, id := range domain.Metadata.Offer.LayerIDs() {
+		if !slices.ContainsFunc(layers, func(l release.Layer) bool { return l.ID == id }) {
+			layers = append(layers, release.Layer{ID: id}) // the size of what is offered is not recorded
+		}
+	}
+	for _, layer := range layers {
 		object := "layer " + layer.ID.String()
 		if !slices.ContainsFunc(domain.Layers, func(l hypervisor.LayerDevice) bool { return l.ID == layer.ID }) {
 			faults = append(faults, Fault{object, "the definition of the VM does not have it; the next apply defines it again", true})
@@ -69,6 +75,12 @@ func (f *Fleet) attachedFaults(ctx context.Context, domain hypervisor.Domain, ru
 		return nil, err
 	}
 	var faults []Fault
+	for _, id := range domain.Metadata.Offer.LayerIDs() {
+		if !slices.Contains(attached, id) && !slices.ContainsFunc(running.Layers, func(l release.Layer) bool { return l.ID == id }) {
+			faults = append(faults, Fault{"layer " + id.String(), "it is not attached to the running VM, which may need it for a component on " +
+				"demand; the next apply attaches it", true})
+		}
+	}
 	for _, layer := range running.Layers {
 		if !slices.Contains(attached, layer.ID) {
 			faults = append(faults, Fault{"layer " + layer.ID.String(), "it is not attached to the running VM, which runs it; the next apply attaches " +
@@ -132,7 +144,7 @@ func (f *Fleet) objects(ctx context.Context) (map[string]int64, error) {
 	return f.pooled.sizes, nil
 }
 
-// attachMissing attaches the layers of the defined stack that a running VM lacks.
+// attachMissing attaches what a definition has and its running VM lacks.
 func (f *Fleet) attachMissing(ctx context.Context, name string, progress Progress) error {
 	domain, state, err := f.Hypervisor.Lookup(ctx, name)
 	if err != nil || state != hypervisor.Running {
@@ -142,9 +154,8 @@ func (f *Fleet) attachMissing(ctx context.Context, name string, progress Progres
 	if err != nil {
 		return err
 	}
-	missing := domain.Metadata.Stack
-	missing.Layers = slices.DeleteFunc(slices.Clone(missing.Layers), func(l release.Layer) bool { return slices.Contains(attached, l.ID) })
-	if err := f.plug(ctx, domain, missing, progress); err != nil && !errors.Is(err, hypervisor.ErrNoPort) {
+	missing := slices.DeleteFunc(domain.Layers, func(l hypervisor.LayerDevice) bool { return slices.Contains(attached, l.ID) })
+	if err := f.attach(ctx, name, missing, progress); err != nil && !errors.Is(err, hypervisor.ErrNoPort) {
 		return err
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -57,8 +58,8 @@ type Fleet struct {
 	// Offer returns the signed manifest and the contents list of a release that is prepared but perhaps not in the store,
 	// and store.ErrNotFound for any other. Assess needs such releases during a plan. It may be nil.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
-	// Joiner makes the joining layers of stacks with several components; nil if there are none.
-	Joiner Joiner
+	// Deriver makes layers out of releases. It may be nil if no VM has several components, or some on demand.
+	Deriver Deriver
 	// Collect deletes the volumes in the store that nothing refers to. It is called after a VM has stopped referring to
 	// some. If it is nil, nothing is deleted.
 	Collect func(ctx context.Context) error
@@ -81,16 +82,21 @@ type Fleet struct {
 	garbage garbage
 	images  sync.Mutex // one boot image is made at a time
 	stacks  stacks
+	offers  offers
 	pooled  pooled
 }
 
-// Joiner makes joining layers (compose.Joining).
-type Joiner interface {
-	// Join returns the id of the joining layer's release for components on a base, zero if they need none. It changes
-	// nothing in the store: Offer has the release until PublishJoining has stored it.
+// Deriver makes releases out of those of bases and components. It changes nothing in the store: Offer has the release
+// until PublishDerived has stored it.
+type Deriver interface {
+	// Join returns the id of the joining layer's release for components on a base, zero if they need none.
 	Join(ctx context.Context, base tree.Digest, components []tree.Digest, progress source.Progress) (tree.Digest, error)
-	// PublishJoining stores what Join has made, unless it is stored. The caller holds a lock of the store.
-	PublishJoining(ctx context.Context, id tree.Digest) error
+	// StandIn returns the id of the release of a component's stand-in layer.
+	StandIn(ctx context.Context, component tree.Digest, progress source.Progress) (tree.Digest, error)
+	// MakeOffer returns the id of the release of an offer of stacks on a base.
+	MakeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack, progress source.Progress) (tree.Digest, error)
+	// PublishDerived stores what the other methods have made, unless it is stored. The caller holds a lock of the store.
+	PublishDerived(ctx context.Context, id tree.Digest) error
 }
 
 var _ Interface = (*Fleet)(nil)
@@ -138,7 +144,8 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 // stopUnlike powers off a VM whose creation is continued, if it runs something else than spec says.
 func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
 	have := Spec{VCPUs: domain.VCPUs, Memory: domain.Memory, Interfaces: domain.Interfaces}
-	same := domain.Metadata.Stack.Base == spec.Base && slices.Equal(domain.Metadata.Stack.Components, spec.Components)
+	known := specOf(domain)
+	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand)
 	if same && len(hardware(have, spec)) == 0 {
 		return nil
 	}
@@ -156,10 +163,11 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if err := f.stored(ctx, spec.Base, spec.Components); err != nil {
+	of, err := f.partsOf(ctx, spec)
+	if err != nil {
 		return err
 	}
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, offer, err := f.stored(ctx, spec, of)
 	if err != nil {
 		return err
 	}
@@ -170,7 +178,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if err := f.verify(ctx, stack, has.Layers, progress); err != nil {
 		return err
 	}
-	domain, err := f.domain(ctx, spec, stack, progress)
+	domain, err := f.domain(ctx, spec, stack, offer, progress)
 	if err != nil {
 		return err
 	}
@@ -275,8 +283,12 @@ func (f *Fleet) dropFirst(ctx context.Context, spec Spec, volume string) error {
 }
 
 // domain describes the VM without its private disk.
-func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, progress Progress) (hypervisor.Domain, error) {
+func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *offer, progress Progress) (hypervisor.Domain, error) {
 	layers, err := f.layerDevices(ctx, stack.Layers)
+	if err != nil {
+		return hypervisor.Domain{}, err
+	}
+	offered, err := f.offerDevices(ctx, offer, stack.Stack)
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}
@@ -296,10 +308,10 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, progress
 	return hypervisor.Domain{
 		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, Memory: spec.Memory,
 		Kernel: image.kernel, Initramfs: image.initramfs,
-		Layers: layers, Interfaces: spec.Interfaces, BootConfig: config,
+		Layers: append(layers, offered...), Interfaces: spec.Interfaces, BootConfig: config,
 		ConsoleLog: f.consoleLog(spec.Name),
 		Metadata: hypervisor.Metadata{
-			Stack: stack.Stack, Pool: f.Pool,
+			Stack: stack.Stack, Pool: f.Pool, Offer: offer.record(),
 			Initramfs: image.digest, DiskSize: spec.DiskSize,
 		},
 	}, nil
@@ -336,6 +348,10 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		return found, nil
 	}
 	found.Answered, found.Agent, found.Stack = true, status, running
+	if names, moved := movedByUse(domain, running); moved {
+		// The guest has committed what it runs, and boots it.
+		found.Spec.Attached, found.Configured = names, running
+	}
 	found.Unreachable = unreachable(domain, status)
 	if found.Surplus, err = f.surplusLayers(ctx, agent, domain, status); err != nil {
 		// Layers that stay attached cost little, and nothing depends on what uses them.
@@ -372,11 +388,12 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 	case err != nil && !gone:
 		return nil, fmt.Errorf("read its private disk: %w", err)
 	}
+	stack := specOf(domain)
 	return &VM{
 		Faults: faults, diskGone: gone && domain.Metadata.Creating == nil,
 		Spec: Spec{
 			Name: domain.Name, UUID: domain.UUID,
-			Base: domain.Metadata.Stack.Base, Components: domain.Metadata.Stack.Components,
+			Base: stack.Base, Components: stack.Components, OnDemand: stack.OnDemand, Attached: stack.Attached,
 			VCPUs: domain.VCPUs, Memory: domain.Memory, DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
 			Interfaces: domain.Interfaces, Running: state == hypervisor.Running,

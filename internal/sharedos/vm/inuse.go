@@ -49,7 +49,13 @@ func (f *Fleet) InUse(ctx context.Context) (map[tree.Digest][]string, error) {
 
 // uses lists what a definition refers to in the store.
 func uses(domain hypervisor.Domain) []tree.Digest {
-	found := append([]tree.Digest{domain.Metadata.Stack.Base}, domain.Metadata.Stack.Components...)
+	found := domain.Metadata.Stack.Releases()
+	if offer := domain.Metadata.Offer; offer != nil {
+		for _, component := range offer.Components {
+			found = append(found, component.ID)
+		}
+		found = append(found, offer.Layers...)
+	}
 	for _, layer := range domain.Layers {
 		found = append(found, layer.ID)
 	}
@@ -63,31 +69,42 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 	return found
 }
 
-// stored checks that the pool has the releases, and stores the joining layer of the components. The caller holds a lock
-// of the store. A release that is prepared for a plan, or that was read before the pool was locked, may be missing.
-func (f *Fleet) stored(ctx context.Context, base tree.Digest, components []tree.Digest) error {
-	for _, id := range append([]tree.Digest{base}, components...) {
+// stored returns a stack, and the offer of spec, once the pool has their releases. It stores those that are made of
+// others. The caller holds a lock of the store. A release that is prepared for a plan, or that was read before the pool
+// was locked, may be missing.
+func (f *Fleet) stored(ctx context.Context, spec Spec, of parts) (*composed, *offer, error) {
+	for _, id := range of.all() {
 		if _, err := f.Store.GetManifest(ctx, id); err != nil {
-			return fmt.Errorf("read release %s: %w", id, err)
+			return nil, nil, fmt.Errorf("read release %s: %w", id, err)
 		}
 	}
-	stack, err := f.stack(ctx, base, components)
-	if err != nil || stack.joining.IsZero() {
-		return err
+	stack, err := f.stack(ctx, of)
+	if err != nil {
+		return nil, nil, err
 	}
-	return f.Joiner.PublishJoining(ctx, stack.joining)
+	offer, err := f.offer(ctx, spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, id := range append(offer.derived(), stack.derived...) {
+		if err := f.Deriver.PublishDerived(ctx, id); err != nil {
+			return nil, nil, err
+		}
+	}
+	return stack, offer, nil
 }
 
 // pin attaches what a refresh needs, and records the releases that it moves the guest between, so that no collection
 // deletes them.
-func (f *Fleet) pin(ctx context.Context, name string, current, target release.Stack, progress Progress) (err error) {
+func (f *Fleet) pin(ctx context.Context, spec Spec, current, target release.Stack, progress Progress) (err error) {
+	name := spec.Name
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
-	if err := f.stored(ctx, target.Base, target.Components); err != nil {
+	if _, _, err := f.stored(ctx, spec, partsOf(target)); err != nil {
 		return err
 	}
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)

@@ -25,7 +25,7 @@ const (
 // refresh moves a running VM to the stack of spec and waits until that has ended. It returns nil if the VM runs that
 // stack already.
 func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) (*agentapi.Report, error) {
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.wanted(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err := f.verify(ctx, stack, domain.Layers, progress); err != nil {
 		return nil, err
 	}
-	if err := f.pin(ctx, domain.Name, current, stack.Stack, progress); err != nil {
+	if err := f.pin(ctx, spec, current, stack.Stack, progress); err != nil {
 		return nil, err
 	}
 	target, err := f.uploadTarget(ctx, agent, from, stack, progress)
@@ -182,9 +182,14 @@ func (f *Fleet) plug(ctx context.Context, domain hypervisor.Domain, stack releas
 	if err != nil {
 		return err
 	}
+	return f.attach(ctx, domain.Name, disks, progress)
+}
+
+// attach attaches layers to a domain, unless it has them.
+func (f *Fleet) attach(ctx context.Context, name string, disks []hypervisor.LayerDevice, progress Progress) error {
 	for _, disk := range disks {
 		progress(fmt.Sprintf("attaching layer %.12s", disk.ID.Hex()))
-		if err := f.Hypervisor.AttachLayer(ctx, domain.Name, disk); err != nil {
+		if err := f.Hypervisor.AttachLayer(ctx, name, disk); err != nil {
 			return fmt.Errorf("attach layer %s: %w", disk.ID, err)
 		}
 	}

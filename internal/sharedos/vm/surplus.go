@@ -63,6 +63,9 @@ func (f *Fleet) surplus(ctx context.Context, domain hypervisor.Domain, status *a
 	for _, layer := range slices.Concat(domain.Metadata.Stack.Layers, running.Layers) {
 		needed[layer.ID] = true
 	}
+	for _, id := range domain.Metadata.Offer.LayerIDs() {
+		needed[id] = true
+	}
 	// The guest finds a disk only by the stacks that it knows, and it forgets earlier stacks when it boots.
 	plugged, err := f.Hypervisor.AttachedLayers(ctx, domain.Name)
 	if err != nil {

@@ -101,6 +101,7 @@ func joined(reasons []Reason) string {
 
 // updateGuest updates a VM that keeps running: the guest first, then the definition.
 func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move, progress Progress) (*agentapi.Report, float64, error) {
+	spec = f.withAttached(ctx, domain, spec)
 	var report *agentapi.Report
 	if move.Guest == GuestRefresh {
 		var err error
@@ -189,7 +190,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	case move.Guest != GuestRefresh:
 		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
 	}
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.wanted(ctx, f.withAttached(ctx, domain, spec))
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +235,7 @@ func (f *Fleet) movable(ctx context.Context, status *agentapi.StatusResponse, cu
 	if spoken := max(1, status.GetProtocol()); spoken < agentapi.Protocol {
 		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent, spoken, agentapi.Protocol)
 	}
-	from, err := f.stack(ctx, current.Base, current.Components)
+	from, err := f.stack(ctx, partsOf(current))
 	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool) {
 		return nil, fmt.Errorf("%w: a release that it runs is gone from the storage pool, so nobody knows what differs: %w", ErrNotLive, err)
 	}

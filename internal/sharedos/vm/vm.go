@@ -63,6 +63,12 @@ type Spec struct {
 	UUID       string
 	Base       tree.Digest
 	Components []tree.Digest
+	// OnDemand are components that the VM attaches by itself when they are used. Attached are the names of those that are
+	// attached: as the agent says if it can be asked, and otherwise as they are given here.
+	OnDemand []tree.Digest
+	Attached []string
+	// DetachUsed detaches what was attached by use.
+	DetachUsed bool
 	VCPUs      int
 	// Memory and DiskSize in bytes.
 	Memory, DiskSize int64

@@ -6,18 +6,24 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// The component of the demo: its package, and the unit and the command that come with it.
+// The component of the demo: its package, and the unit and the command that come with it. Another one is on demand: its
+// package, and a command of it.
 const (
 	component        = "redis"
 	componentPackage = "redis-server"
 	componentUnit    = "redis-server.service"
+
+	demanded        = "uuid"
+	demandedPackage = "uuid-runtime"
+	demandedCommand = "uuidgen"
 )
 
-// componentConfiguration is added to the example: a component, and the VMs with it while attach is true. Terraform
+// componentConfiguration is added to the example: components, and the VMs with them while attach is true. Terraform
 // merges a file whose name ends in _override.tf into the resources that it names.
 var componentConfiguration = map[string]string{
 	"component.tf": `
@@ -28,10 +34,17 @@ resource "sharedos_component" "` + component + `" {
   base   = sharedos_base.debian.release
   debian = { packages = ["` + componentPackage + `"] }
 }
+
+resource "sharedos_component" "` + demanded + `" {
+  name   = "` + demanded + `"
+  base   = sharedos_base.debian.release
+  debian = { packages = ["` + demandedPackage + `"] }
+}
 `,
 	"component_override.tf": `
 resource "sharedos_vm" "web" {
   components = var.attach ? [sharedos_component.` + component + `.release] : []
+  on_demand  = var.attach ? [sharedos_component.` + demanded + `.release] : []
 }
 `,
 }
@@ -43,12 +56,58 @@ func (d *demo) components(ctx context.Context) error {
 			return fmt.Errorf("extend the configuration: %w", err)
 		}
 	}
-	d.out.title("Apply 3: a component, %s, comes to the running VMs", component)
+	d.out.title("Apply 3: a component, %s, comes to the running VMs, and another one, %s, is there on demand", component, demanded)
 	if err := d.move(ctx, true); err != nil {
 		return err
 	}
-	d.out.title("Apply 4: it goes")
+	d.out.title("Nobody applies anything: a command of the component on demand is called in each VM")
+	for _, name := range d.vms {
+		if err := d.use(ctx, name); err != nil {
+			return fmt.Errorf("VM %q: %w", name, err)
+		}
+	}
+	p, err := d.work.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	d.out.claim(len(p.Changes) == 0, "the next plan leaves it as it is", "%d changes", len(p.Changes))
+	d.out.title("Apply 4: both go")
 	return d.move(ctx, false)
+}
+
+// use calls a command of the component on demand, as a user would, while clients use the VM.
+func (d *demo) use(ctx context.Context, name string) error {
+	w, err := d.watch(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer w.stop()
+	const installed = "dpkg-query -W -f '${db:Status-Status} ' " + demandedPackage + " 2>/dev/null || printf 'gone '"
+	before, err := d.ask(ctx, name, installed, nil)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	printed, err := d.ask(ctx, name, "setpriv --reuid=65534 --regid=65534 --clear-groups "+demandedCommand, nil)
+	if err != nil {
+		return err
+	}
+	first := time.Since(began)
+	w.stop()
+	after, err := d.ask(ctx, name, installed+"; sharedos component list | awk '$1 == \""+demanded+"\" { printf $2 }'; dpkg --audit; apt-get -q check >/dev/null && echo ' true'", nil)
+	if err != nil {
+		return err
+	}
+	out := d.out
+	out.print("\n  %s\n", name)
+	out.claim(len(strings.TrimSpace(printed)) == len("01234567-0123-0123-0123-0123456789ab"), name+"'s command of a component that was not attached answers",
+		"%s after %.1f s", strings.TrimSpace(printed), first.Seconds())
+	said := strings.TrimSpace(before) + ", then " + strings.TrimSpace(after)
+	out.claim(said == "gone, then installed yes true", name+" has the component since then, and its package database is whole", "%s", said)
+	for _, p := range w.probes {
+		d.judge(name, p, nil)
+	}
+	return nil
 }
 
 // move attaches or detaches the component.

@@ -1,0 +1,339 @@
+package ondemand
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// Verbs of a request.
+const (
+	attach = "attach"
+	detach = "detach"
+	list   = "list"
+)
+
+// request is what a client sends, as one line of JSON.
+type request struct {
+	Verb string `json:"verb"`
+	Name string `json:"name,omitempty"`
+	// Used is true for a request of a stand-in, and not of a person.
+	Used bool `json:"used,omitempty"`
+}
+
+// response is the answer, as one line of JSON.
+type response struct {
+	Error      string      `json:"error,omitempty"`
+	Components []Component `json:"components,omitempty"`
+}
+
+const (
+	// maxRequest bounds a request, in bytes, maxClients how many are answered at once. requestLimit is how long a client
+	// may take to send one, moveLimit how long an answer may take.
+	maxRequest   = 4 << 10
+	maxClients   = 64
+	requestLimit = 5 * time.Second
+	moveLimit    = 40 * time.Minute
+	// settle is for how long units have to run before a component counts as attached.
+	settle = time.Second
+	// failedFor is how long a component that could not be attached is not attached again by its stand-ins. A socket on
+	// which a client waits starts its stand-in over and over.
+	failedFor = 5 * time.Minute
+)
+
+// Engine refreshes this VM.
+type Engine interface {
+	Status() (refresh.Status, error)
+	Await(ctx context.Context, seen agentapi.State)
+	Refresh(request *agentapi.RefreshRequest) (started bool, err error)
+}
+
+// Put takes one part of a blob of size bytes for the engine, and reports whether the blob is complete, with its digest
+// checked.
+type Put func(digest tree.Digest, offset, size int64, data []byte) (complete bool, err error)
+
+// Server answers the clients of this VM.
+type Server struct {
+	Engine    Engine
+	Put       Put
+	Operators []ed25519.PublicKey
+	// Hold keeps what Put took until the function that it returns is called.
+	Hold func() (let func())
+	// LastRequest returns the request of the last refresh as a RefreshRequest message.
+	LastRequest func() ([]byte, error)
+	// Offer opens the offer for as long as use runs: Device.
+	Offer func(use func(directory string) error) error
+	// Close closes a layer that no stack needs.
+	Close func(ctx context.Context, id tree.Digest) error
+	Say   func(error)
+
+	// moving is held while a component is attached or detached.
+	moving sync.Mutex
+	failed sync.Map // of names, when a stand-in could not attach them
+}
+
+// Serve answers clients on a socket until ctx ends.
+func (s *Server) Serve(ctx context.Context, path string) error {
+	if err := fileio.Remove(path); err != nil { // of an earlier agent
+		return err
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("listen for components on demand: %w", err)
+	}
+	// Anybody may call a command of a component.
+	if err := os.Chmod(path, 0o666); err != nil { //nolint:gosec // who asks for what is checked
+		return errors.Join(err, listener.Close())
+	}
+	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
+	defer stop()
+	slots := make(chan struct{}, maxClients)
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	for {
+		connection, err := listener.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept a client of components on demand: %w", err)
+		}
+		select {
+		case slots <- struct{}{}:
+		default: // those that wait take no slot from one that comes later
+			_ = connection.Close()
+			continue
+		}
+		clients.Go(func() {
+			defer func() { <-slots }()
+			s.client(ctx, connection)
+		})
+	}
+}
+
+func (s *Server) client(ctx context.Context, connection *net.UnixConn) {
+	ctx, cancel := context.WithTimeout(ctx, moveLimit)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = connection.Close() })
+	defer stop()
+	defer func() { _ = connection.Close() }()
+	answer := response{}
+	asked, err := readRequest(connection)
+	if err == nil {
+		answer.Components, err = s.answer(ctx, asked)
+	}
+	if err != nil {
+		answer.Error = err.Error()
+		s.Say(fmt.Errorf("components on demand: %w", err))
+	}
+	_ = json.NewEncoder(connection).Encode(answer) // a client that is gone needs no answer
+}
+
+// errRefused means that the caller may not do that.
+var errRefused = errors.New("only root may do that")
+
+// readRequest reads a request, and checks that its sender may make it.
+func readRequest(connection *net.UnixConn) (asked request, err error) {
+	uid, err := peer(connection)
+	if err != nil {
+		return asked, err
+	}
+	if err := connection.SetReadDeadline(time.Now().Add(requestLimit)); err != nil {
+		return asked, err
+	}
+	if err := json.NewDecoder(io.LimitReader(connection, maxRequest)).Decode(&asked); err != nil {
+		return asked, fmt.Errorf("read the request: %w", err)
+	}
+	switch {
+	case !slices.Contains([]string{attach, detach, list}, asked.Verb):
+		return asked, fmt.Errorf("%q is not a request", asked.Verb)
+	case asked.Verb != list && !release.ValidName(asked.Name):
+		return asked, errors.New("a component is named by 1 to 63 letters, digits, ., _ and -")
+	case uid != 0 && (asked.Verb == detach || asked.Verb == attach && !asked.Used):
+		return asked, fmt.Errorf("%s component %q: %w", asked.Verb, asked.Name, errRefused)
+	}
+	return asked, nil
+}
+
+// peer returns the user who has connected.
+func peer(connection *net.UnixConn) (uid uint32, err error) {
+	raw, err := connection.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var credentials *unix.Ucred
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		credentials, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return 0, fmt.Errorf("find out who asks: %w", err)
+	}
+	return credentials.Uid, nil
+}
+
+func (s *Server) answer(ctx context.Context, asked request) ([]Component, error) {
+	switch asked.Verb {
+	case list:
+		return s.components()
+	case detach:
+		return nil, s.move(ctx, asked.Name, false)
+	}
+	if at, failed := s.failed.Load(asked.Name); asked.Used && failed {
+		if when, ok := at.(time.Time); ok && time.Since(when) < failedFor {
+			return nil, fmt.Errorf("component %q could not be attached %v ago, and is not tried again before %v have passed; "+
+				"sharedos component add %[1]s tries again", asked.Name, time.Since(when).Round(time.Second), failedFor)
+		}
+	}
+	err := s.move(ctx, asked.Name, true)
+	if err == nil {
+		s.failed.Delete(asked.Name)
+	} else if ctx.Err() == nil {
+		s.failed.Store(asked.Name, time.Now())
+	}
+	return nil, err
+}
+
+// components lists the components of this VM.
+func (s *Server) components() (all []Component, err error) {
+	now, err := s.Engine.Status()
+	if err != nil {
+		return nil, err
+	}
+	err = s.withOffer(func(o offer) error {
+		from, err := o.running(now.Stack)
+		if err == nil {
+			all = o.components(from)
+		}
+		return err
+	})
+	return all, err
+}
+
+func (s *Server) withOffer(use func(offer) error) error {
+	return s.Offer(func(directory string) error {
+		found, err := readOffer(directory, s.Operators)
+		if err != nil {
+			return err
+		}
+		return use(found)
+	})
+}
+
+// move attaches or detaches a component, and returns when that is committed. It is no error if nothing is to be done.
+func (s *Server) move(ctx context.Context, name string, with bool) error {
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	for {
+		now, err := s.idle(ctx)
+		if err != nil {
+			return err
+		}
+		started, from, to, err := s.begin(ctx, now.Stack, name, with)
+		if errors.Is(err, refresh.ErrBusy) {
+			continue // the host was faster
+		}
+		if err != nil {
+			return err
+		}
+		if !started {
+			return nil
+		}
+		now, err = s.idle(ctx)
+		if err != nil {
+			return err
+		}
+		if !now.Stack.Same(to) {
+			return fmt.Errorf("component %q: %s", name, now.Report.GetError())
+		}
+		return s.closeUnused(ctx, from, to)
+	}
+}
+
+// idle waits until no refresh is in flight.
+func (s *Server) idle(ctx context.Context) (refresh.Status, error) {
+	for {
+		now, err := s.Engine.Status()
+		if err != nil || now.Report == nil || now.Report.GetDone() {
+			return now, err
+		}
+		s.Engine.Await(ctx, now.Message())
+		if err := context.Cause(ctx); err != nil {
+			return now, fmt.Errorf("wait until the refresh in flight has ended: %w", err)
+		}
+	}
+}
+
+// begin starts the refresh that attaches or detaches a component.
+func (s *Server) begin(ctx context.Context, running release.Stack, name string, with bool) (started bool, from, to release.Stack, err error) {
+	err = s.withOffer(func(o offer) error {
+		before, err := o.running(running)
+		if err != nil {
+			return err
+		}
+		if before.has(name) == with {
+			return nil
+		}
+		after, err := o.move(before, name, with)
+		if err != nil {
+			return err
+		}
+		defer s.Hold()() // the engine keeps them from then on
+		if err := o.give(ctx, s.Put, before, after); err != nil {
+			return err
+		}
+		from, to = before.manifest.Record(before.id), after.manifest.Record(after.id)
+		request, err := s.request(&agentapi.Target{From: before.signed, To: after.signed})
+		if err != nil {
+			return err
+		}
+		started, err = s.Engine.Refresh(request)
+		return err
+	})
+	return started, from, to, err
+}
+
+// request is a live refresh by what the host said for the last one.
+func (s *Server) request(target *agentapi.Target) (*agentapi.RefreshRequest, error) {
+	last := &agentapi.RefreshRequest{}
+	if data, err := s.LastRequest(); err == nil {
+		if err := proto.Unmarshal(data, last); err != nil {
+			return nil, fmt.Errorf("decode the request of the last refresh: %w", err)
+		}
+	}
+	return &agentapi.RefreshRequest{
+		Target: target, Own: true, MaxImpact: agentapi.Level_RESTART, Strategy: string(refresh.Live), SettleMs: settle.Milliseconds(),
+		Policy: last.GetPolicy(), KeepFiles: last.GetKeepFiles(), HealthChecks: last.GetHealthChecks(), RestartTimeoutMs: last.GetRestartTimeoutMs(),
+	}, nil
+}
+
+// closeUnused closes the layers that only the earlier stack has. What is still in use stays open until the host detaches
+// it.
+func (s *Server) closeUnused(ctx context.Context, from, to release.Stack) error {
+	for _, layer := range from.Layers {
+		if slices.ContainsFunc(to.Layers, func(l release.Layer) bool { return l.ID == layer.ID }) {
+			continue
+		}
+		if err := s.Close(ctx, layer.ID); err != nil {
+			s.Say(fmt.Errorf("components on demand: %w", err))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,241 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+)
+
+// offer is what a VM can attach by itself: each combination of its components on demand is a stack (design/0058).
+type offer struct {
+	id         tree.Digest
+	components []release.Member
+	stacks     []*composed
+	// layer is that of the offer itself.
+	layer release.Layer
+}
+
+// record is what the definition of a VM records of its offer; nil for none.
+func (o *offer) record() *hypervisor.Offer {
+	if o == nil {
+		return nil
+	}
+	record := &hypervisor.Offer{Components: o.components}
+	for _, layer := range o.layers() {
+		record.Layers = append(record.Layers, layer.ID)
+	}
+	return record
+}
+
+// layers are those of all stacks, each once, and the offer's own.
+func (o *offer) layers() (all []release.Layer) {
+	if o == nil {
+		return nil
+	}
+	seen := map[tree.Digest]bool{}
+	for _, stack := range o.stacks {
+		for _, layer := range stack.Layers {
+			if !seen[layer.ID] {
+				seen[layer.ID] = true
+				all = append(all, layer)
+			}
+		}
+	}
+	return append(all, o.layer)
+}
+
+// derived are the releases that are made of others, the offer's own included.
+func (o *offer) derived() (all []tree.Digest) {
+	if o == nil {
+		return nil
+	}
+	for _, stack := range o.stacks {
+		all = append(all, stack.derived...)
+	}
+	return append(all, o.id)
+}
+
+// offers are those that were composed already.
+type offers struct {
+	mu   sync.Mutex
+	kept map[string]*offer
+}
+
+// partsOf returns the releases of the stack that spec wants.
+func (f *Fleet) partsOf(ctx context.Context, spec Spec) (parts, error) {
+	of := parts{base: spec.Base, components: slices.Clone(spec.Components)}
+	for _, id := range spec.OnDemand {
+		attached := false
+		if len(spec.Attached) > 0 && !spec.DetachUsed { // otherwise its name does not matter
+			component, err := f.release(ctx, id)
+			if err != nil {
+				return parts{}, err
+			}
+			attached = slices.Contains(spec.Attached, component.manifest.Name)
+		}
+		if attached {
+			of.components = append(of.components, id)
+		} else {
+			of.offered = append(of.offered, id)
+		}
+	}
+	return of, nil
+}
+
+// wanted composes the stack that spec wants.
+func (f *Fleet) wanted(ctx context.Context, spec Spec) (*composed, error) {
+	of, err := f.partsOf(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return f.stack(ctx, of)
+}
+
+// offer composes all stacks that a VM can move to by itself; nil if it has no components on demand. The error matches
+// compose.ErrStack if one of them is none.
+func (f *Fleet) offer(ctx context.Context, spec Spec) (*offer, error) {
+	if len(spec.OnDemand) == 0 {
+		return nil, nil //nolint:nilnil // the contract: there is none
+	}
+	if n := len(spec.OnDemand); n > release.MaxOnDemand {
+		return nil, fmt.Errorf("%w: it has %d components on demand, and a VM can have %d", compose.ErrTooMany, n, release.MaxOnDemand)
+	}
+	key := fmt.Sprint(spec.Base, spec.Components, spec.OnDemand)
+	f.offers.mu.Lock()
+	defer f.offers.mu.Unlock()
+	if known := f.offers.kept[key]; known != nil {
+		return known, nil
+	}
+	made, err := f.composeOffer(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	if f.offers.kept == nil || len(f.offers.kept) >= maxComposed {
+		f.offers.kept = map[string]*offer{}
+	}
+	f.offers.kept[key] = made
+	return made, nil
+}
+
+func (f *Fleet) composeOffer(ctx context.Context, spec Spec) (*offer, error) {
+	made := &offer{}
+	components, err := f.read(ctx, spec.OnDemand)
+	if err != nil {
+		return nil, err
+	}
+	for _, one := range components {
+		made.components = append(made.components, release.Member{ID: one.ID, Name: one.Manifest.Name, Sequence: one.Manifest.Sequence})
+	}
+	var stacks []compose.OfferedStack
+	for chosen := range 1 << len(spec.OnDemand) {
+		of := parts{base: spec.Base, components: slices.Clone(spec.Components)}
+		for i, id := range spec.OnDemand {
+			if chosen&(1<<i) != 0 {
+				of.components = append(of.components, id)
+			} else {
+				of.offered = append(of.offered, id)
+			}
+		}
+		stack, err := f.stack(ctx, of)
+		if err != nil {
+			return nil, err
+		}
+		list, err := f.stackContents(ctx, stack)
+		if err != nil {
+			return nil, err
+		}
+		made.stacks = append(made.stacks, stack)
+		stacks = append(stacks, compose.OfferedStack{ID: stack.ID, Signed: stack.note, Contents: stack.manifest.Contents, List: list})
+	}
+	if made.id, err = f.Deriver.MakeOffer(ctx, spec.Base, stacks, nil); err != nil {
+		return nil, fmt.Errorf("make the offer of its components on demand: %w", err)
+	}
+	found, err := f.derived(ctx, made.id, release.Offer, spec.Base)
+	if err != nil {
+		return nil, err
+	}
+	made.layer = found.Manifest.Layers[0]
+	if n := len(made.layers()); n > release.MaxStackLayers {
+		return nil, fmt.Errorf("%w: with all combinations of its components on demand it has %d layers attached, and a VM can have %d; "+
+			"offer fewer of them", compose.ErrTooMany, n, release.MaxStackLayers)
+	}
+	return made, nil
+}
+
+// offerDevices are the devices of an offer that a stack does not have itself.
+func (f *Fleet) offerDevices(ctx context.Context, o *offer, stack release.Stack) ([]hypervisor.LayerDevice, error) {
+	if o == nil {
+		return nil, nil
+	}
+	further := slices.DeleteFunc(o.layers(), func(l release.Layer) bool {
+		return slices.ContainsFunc(stack.Layers, func(own release.Layer) bool { return own.ID == l.ID })
+	})
+	devices, err := f.layerDevices(ctx, further)
+	for i := range devices {
+		devices[i].Offer = devices[i].ID == o.layer.ID
+	}
+	return devices, err
+}
+
+// stackSpec is what a VM's definition says about its stack.
+type stackSpec struct {
+	Base                 tree.Digest
+	Components, OnDemand []tree.Digest
+	Attached             []string
+}
+
+// specOf returns what a definition says about the stack of its VM.
+func specOf(domain hypervisor.Domain) stackSpec {
+	stack := domain.Metadata.Stack
+	spec := stackSpec{Base: stack.Base}
+	spec.Components, spec.Attached = domain.Metadata.Offer.Split(stack.Components)
+	if offer := domain.Metadata.Offer; offer != nil {
+		for _, one := range offer.Components {
+			spec.OnDemand = append(spec.OnDemand, one.ID)
+		}
+	}
+	return spec
+}
+
+// movedByUse reports whether a guest runs the stack of its definition, but for components on demand that it has attached
+// or detached by itself. names are those that are attached.
+func movedByUse(domain hypervisor.Domain, running release.Stack) (names []string, moved bool) {
+	defined, offer := domain.Metadata.Stack, domain.Metadata.Offer
+	if offer == nil || running.Base != defined.Base {
+		return nil, false
+	}
+	was, _ := offer.Split(defined.Components)
+	is, names := offer.Split(running.Components)
+	return names, slices.Equal(was, is) && len(names)+len(running.Offered) == len(offer.Components)
+}
+
+// setStack has the spec want another stack, with nothing on demand attached or detached.
+func (s *Spec) setStack(stack release.Stack) {
+	s.Base, s.Components, s.OnDemand, s.Attached = stack.Base, stack.Components, stack.Offered, nil
+}
+
+// withAttached returns spec with the components on demand that a running VM has attached, as its agent says. If the
+// agent does not answer, spec stays as it is.
+func (f *Fleet) withAttached(ctx context.Context, domain hypervisor.Domain, spec Spec) Spec {
+	if len(spec.OnDemand) == 0 || domain.Metadata.Offer == nil {
+		return spec
+	}
+	status, err := f.status(ctx, domain)
+	var running release.Stack
+	if err == nil {
+		running, err = agentapi.ParseStack(status.GetStack())
+	}
+	if err != nil {
+		f.Log.WarnContext(ctx, "it is not known which components the VM has attached by itself", "vm", domain.Name, "error", err)
+		return spec
+	}
+	_, spec.Attached = domain.Metadata.Offer.Split(running.Components)
+	return spec
+}

@@ -1,0 +1,304 @@
+package components_test
+
+import (
+	"bufio"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// echo is a component of files: a service that answers on a socket of systemd, and a command.
+var echo = []guest.Edit{
+	guest.Write("usr/lib/systemd/system/echo.socket", 0o644, "[Socket]\nListenStream=7071\n"),
+	guest.Write("usr/lib/systemd/system/echo.service", 0o644, "[Unit]\nDescription=Echo\n[Service]\nExecStart=/usr/bin/echod\n"),
+	guest.Write("usr/bin/echod", 0o755, `#!/usr/bin/perl
+open(my $listener, "+<&=", 3) or die;
+while (accept(my $client, $listener)) { syswrite($client, "answer\n"); close $client; }
+`),
+	guest.Write("usr/bin/say-words", 0o755, "#!/bin/sh\necho \"said $*\"\n"),
+	guest.Link("usr/bin/say", "say-words"),
+	guest.Link("etc/systemd/system/sockets.target.wants/echo.socket", "/usr/lib/systemd/system/echo.socket"),
+}
+
+// offered is a VM with components on demand.
+type offered struct {
+	*house
+	// echo and uuid are the components on each base; uuid is a real package with a socket.
+	echo, uuid []tree.Digest
+	broken     tree.Digest
+}
+
+// spec has the VM run a base with the components on demand on it.
+func (o *offered) spec(i int) vm.Spec {
+	spec := o.vm.Spec
+	spec.Base, spec.Components, spec.OnDemand = o.bases[i], nil, []tree.Digest{o.echo[i], o.uuid[i]}
+	return spec
+}
+
+// TestComponentsOnDemand shares one guest. Each test begins with what the one before it has left.
+func TestComponentsOnDemand(t *testing.T) {
+	w := guest.New(t)
+	w.Debian, w.Expected = guest.Bare, 8*time.Minute
+	o := &offered{house: &house{}}
+	var err error
+	if o.bases, err = w.Releases(t.Context(), "debian", guest.Plain, base("one"), base("two")); err != nil {
+		t.Fatal(err)
+	}
+	packages, err := w.Packages(guest.Plain, "uuid-runtime")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, on := range o.bases {
+		id, err := w.Component(t.Context(), "uuid", on, packages)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.uuid = append(o.uuid, id)
+		if id, err = w.Component(t.Context(), "echo", on, guest.Files(echo...)); err != nil {
+			t.Fatal(err)
+		}
+		o.echo = append(o.echo, id)
+	}
+	if o.broken, err = w.Component(t.Context(), "broken", o.bases[0], guest.Files(broken...)); err != nil {
+		t.Fatal(err)
+	}
+	shape := func(spec *vm.Spec) { spec.OnDemand = []tree.Digest{o.echo[0], o.uuid[0]} }
+	if o.vm, err = w.Create(t.Context(), "on-demand", o.bases[0], shape, 7071); err != nil {
+		t.Fatal(err)
+	}
+	o.verified = o.verify(t)
+	t.Run("there, and not attached", o.idle)
+	t.Run("a connection", o.connection)
+	t.Run("a command", o.command)
+	t.Run("the host knows", o.known)
+	t.Run("removed by root", o.removed)
+	t.Run("started by hand", o.started)
+	t.Run("the base is patched", o.patched)
+	t.Run("a unit of it fails", o.fails)
+	t.Run("after a boot", o.boot)
+	t.Run("detached by the host", o.detached)
+}
+
+// list checks what root sees of the components.
+func (o *offered) list(t *testing.T, attached ...string) {
+	t.Helper()
+	text := o.run(t, "sharedos component list")
+	var found []string
+	for line := range strings.Lines(text) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[1] == "yes" {
+			found = append(found, fields[0])
+		}
+	}
+	if !slices.Equal(found, attached) {
+		t.Errorf("attached are %q, want %q:\n%s", found, attached, text)
+	}
+}
+
+func (o *offered) idle(t *testing.T) {
+	o.list(t)
+	if text := o.run(t, "systemctl is-active echo.socket uuidd.socket; systemctl is-active echo.service uuidd.service || true; type uuidgen say"); !strings.HasPrefix(text, "active\nactive\ninactive\ninactive\n") {
+		t.Errorf("before any use:\n%s", text)
+	}
+	o.truthful(t, "uuid-runtime", "/usr/bin/uuidgen", false)
+	if open := o.run(t, "ls /run/sharedos/layers"); strings.Contains(open, o.layerOf(t, o.uuid[0]).Hex()) {
+		t.Error("the layer of a component that nobody has used is open")
+	}
+	o.attached(t, o.uuid[0], true)
+}
+
+// greet connects to the service and returns what it says.
+func (o *offered) greet(t *testing.T) string {
+	t.Helper()
+	began := time.Now()
+	connection, err := net.DialTimeout("tcp", o.vm.Address(7071), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = connection.Close() }() // it is read by then
+	if err := connection.SetDeadline(time.Now().Add(4 * time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(connection).ReadString('\n')
+	t.Logf("first byte after %v: %q, %v", time.Since(began), line, err)
+	return line
+}
+
+func (o *offered) connection(t *testing.T) {
+	before := o.states(t)
+	if line := o.greet(t); line != "answer\n" {
+		t.Errorf("the first connection is answered by %q", line)
+	}
+	o.settled(t)
+	o.list(t, "echo")
+	o.untouched(t, before)
+	if text := o.run(t, "systemctl show -P FragmentPath echo.service echo.socket; say hello"); text != "/usr/lib/systemd/system/echo.service\n\n/usr/lib/systemd/system/echo.socket\nsaid hello" {
+		t.Errorf("in place is %s", text)
+	}
+	matrix.Record(t, "a connection to a component on demand", "attach", "it is answered by the service; nothing else is interrupted")
+}
+
+// settled waits until the refresh that the guest does by itself has ended.
+func (o *offered) settled(t *testing.T) {
+	t.Helper()
+	if _, err := o.vm.Settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (o *offered) command(t *testing.T) {
+	before := o.states(t)
+	if text := o.run(t, "setpriv --reuid=65534 --regid=65534 --clear-groups uuidgen --random"); len(text) != 36 {
+		t.Errorf("the command of a user prints %q", text)
+	}
+	o.settled(t)
+	o.list(t, "echo", "uuid")
+	o.truthful(t, "uuid-runtime", "/usr/bin/uuidgen", true)
+	o.untouched(t, before)
+	if text := o.run(t, "setpriv --reuid=65534 --regid=65534 --clear-groups sharedos component remove uuid 2>&1 || true"); !strings.Contains(text, "only root") {
+		t.Errorf("a user removes it: %q", text)
+	}
+	matrix.Record(t, "a command of a component on demand is called", "attach", "it runs, for any user")
+}
+
+func (o *offered) known(t *testing.T) {
+	fleet := o.vm.World.Host.Fleet
+	now, err := fleet.Read(t.Context(), o.vm.Spec.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(now.Spec.Attached, []string{"echo", "uuid"}) || !now.Stack.Same(now.Configured) || len(now.Faults)+len(now.Surplus)+len(now.Spec.Components) > 0 {
+		t.Errorf("the host reads %+v", now)
+	}
+	if impact, err := fleet.Assess(t.Context(), o.vm.Spec); err != nil || impact != nil {
+		t.Errorf("the next plan: %v, %v", impact, err)
+	}
+	before := o.states(t)
+	if _, report, err := fleet.Update(t.Context(), o.vm.Spec, func(step string) { t.Log(step) }); err != nil || report != nil {
+		t.Errorf("the next apply: %v, %v", report, err)
+	}
+	o.untouched(t, before)
+	o.list(t, "echo", "uuid")
+}
+
+func (o *offered) removed(t *testing.T) {
+	before := o.states(t)
+	o.run(t, "sharedos component remove echo")
+	o.list(t, "uuid")
+	o.untouched(t, before, "echo.service", "echo.socket")
+	if text := o.run(t, "systemctl is-active echo.socket; systemctl show -P ActiveState echo.service; pgrep echod || echo ended"); text != "active\ninactive\nended" {
+		t.Errorf("without it:\n%s", text)
+	}
+	if line := o.greet(t); line != "answer\n" {
+		t.Errorf("the next connection is answered by %q", line)
+	}
+	o.settled(t)
+	o.list(t, "echo", "uuid")
+	matrix.Record(t, "root removes a component on demand", "detach", "its units are gone, its sockets listen, the next use attaches it")
+}
+
+func (o *offered) started(t *testing.T) {
+	o.run(t, "sharedos component remove uuid; sharedos component remove echo")
+	o.list(t)
+	if text := o.run(t, "systemctl start uuidd.service && systemctl show -P ActiveState,Description uuidd.service; sharedos component add echo; systemctl start uuidd.socket"); !strings.HasPrefix(text, "active\n") || strings.Contains(text, "attaches") {
+		t.Errorf("started by hand: %s", text)
+	}
+	o.list(t, "echo", "uuid")
+	matrix.Record(t, "a unit of a component on demand is started by hand", "attach", "systemctl waits for the unit itself")
+}
+
+func (o *offered) patched(t *testing.T) {
+	spec := o.spec(1)
+	planned, err := o.vm.World.Host.Fleet.Assess(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := o.states(t)
+	_, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) })
+	if err != nil || !report.GetCommitted() {
+		t.Fatalf("%v: %v", err, report)
+	}
+	o.vm.Spec = spec
+	o.untouched(t, before)
+	if planned.GetLevel() != agentapi.Level_NONE {
+		t.Errorf("planned %v", planned)
+	}
+	o.list(t, "echo", "uuid")
+	o.truthful(t, "uuid-runtime", "/usr/bin/uuidgen", true)
+	if mark := o.run(t, "cat /usr/share/mark"); mark != "two" {
+		t.Errorf("the base is %q", mark)
+	}
+	matrix.Record(t, "the base is patched under components that were attached by use", "restart", "they stay attached, in their new releases")
+}
+
+// fails uses a component whose unit does not start.
+func (o *offered) fails(t *testing.T) {
+	back := o.spec(0)
+	back.Base, back.OnDemand, back.Running = o.bases[0], []tree.Digest{o.echo[0], o.broken}, true
+	off := o.vm.Spec
+	off.Running = false
+	for _, spec := range []vm.Spec{off, back} { // an earlier base takes a power-off
+		if _, _, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil {
+			t.Fatal(err)
+		}
+		o.vm.Spec = spec
+	}
+	before := o.states(t)
+	if text := o.run(t, "systemctl start broken.service 2>&1 && echo started; sharedos component add broken 2>&1 && echo attached; systemctl is-failed broken.service before-broken.service || true"); strings.Contains(text, "started") || strings.Contains(text, "attached\n") || !strings.Contains(text, "broken.service") {
+		t.Errorf("a component whose unit fails: %s", text)
+	}
+	o.settled(t)
+	o.untouched(t, before)
+	matrix.Record(t, "a unit of a component on demand fails", "attach", "the component is not attached; whoever has started the unit is told")
+}
+
+func (o *offered) boot(t *testing.T) {
+	if line := o.greet(t); line != "answer\n" {
+		t.Errorf("the connection is answered by %q", line)
+	}
+	o.settled(t)
+	o.list(t, "echo")
+	o.run(t, "sync")
+	if err := o.vm.CutPower(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.vm.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.vm.Await(t.Context(), "the services", guest.Services(), func(s *agentapi.StatusResponse) bool { return agentapi.Started(s.GetSystemState()) }); err != nil {
+		t.Fatal(err)
+	}
+	o.list(t, "echo")
+	if line := o.greet(t); line != "answer\n" {
+		t.Errorf("after the boot the connection is answered by %q", line)
+	}
+}
+
+func (o *offered) detached(t *testing.T) {
+	spec := o.vm.Spec
+	spec.DetachUsed = true
+	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
+		t.Fatalf("%v: %v", err, report)
+	}
+	o.list(t)
+	spec.OnDemand, spec.DetachUsed = nil, false
+	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
+		t.Fatalf("%v: %v", err, report)
+	}
+	o.gone(t, "echo.service", "echo.socket")
+	if text := o.run(t, "type sharedos say 2>&1 || true; ls /usr/lib/sharedos 2>&1 || true"); strings.Contains(text, "is /usr") || !strings.Contains(text, "No such file") {
+		t.Errorf("what is no longer offered has left %s", text)
+	}
+	layers := o.layers(t)
+	now, err := o.vm.World.Host.Fleet.Read(t.Context(), spec.Name)
+	if err != nil || len(layers) > len(now.Stack.Layers)+len(now.Surplus) {
+		t.Errorf("%d layers are attached: %v, %v", len(layers), now.Surplus, err)
+	}
+}
