@@ -78,6 +78,16 @@ type StandIn struct {
 	Release release.Identified
 }
 
+// OfferedStack is a stack that a VM can move to by itself.
+type OfferedStack struct {
+	ID tree.Digest
+	// Signed is the signed stack manifest.
+	Signed []byte
+	// Contents is the blob that the manifest names, and List is the contents list itself.
+	Contents release.Blob
+	List     []byte
+}
+
 // Joining is the top layer of a stack: it holds what components write together, such as the package database. It
 // settles all conflicts between them.
 type Joining struct {
@@ -241,14 +251,4 @@ func (p Parts) checkComponent(one release.Identified, below []release.Identified
 		return fmt.Errorf("%w: component %q, releases %s and %s", ErrTwice, m.Name, below[twice].ID, one.ID)
 	}
 	return nil
-}
-
-// OfferedStack is a stack that a VM can move to by itself.
-type OfferedStack struct {
-	ID tree.Digest
-	// Signed is the signed stack manifest.
-	Signed []byte
-	// Contents is the blob that the manifest names, and List the contents list itself.
-	Contents release.Blob
-	List     []byte
 }

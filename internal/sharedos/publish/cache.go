@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,6 +46,10 @@ const (
 	// keepBuilt and keepUnchanged are how many of the newest entries of a base are kept.
 	keepBuilt     = 4
 	keepUnchanged = 64
+	// keepDerived is how many derived releases of a kind are kept, and keepUsed how long one is kept in any case after it
+	// was used: an apply uses what a plan has built.
+	keepDerived = 16
+	keepUsed    = 24 * time.Hour
 )
 
 // errMiss means that the cache has no usable entry for a key.
@@ -94,14 +99,14 @@ func (c *cached) needsLower(kind release.Kind) bool {
 	return c.manifest == nil || !c.record.Layer || len(c.manifest.Layers) > 1
 }
 
-// baseDir is the directory of a base or a component.
+// baseDir is the directory of a base, a component or a derived release.
 func (p *Publisher) baseDir(name string) string {
 	directory := releasesDir
-	switch p.kind() {
-	case release.Component:
+	switch kind := p.kind(); {
+	case kind == release.Component:
 		directory = componentsDir
-	case release.Joining, release.StandIn, release.Offer:
-		directory = filepath.Join(derivedDir, string(p.kind()))
+	case kind.Derived():
+		directory = filepath.Join(derivedDir, string(kind))
 	}
 	return filepath.Join(p.Cache, directory, name)
 }
@@ -274,7 +279,10 @@ func (p *Publisher) commit(directory string, key cacheKey, r record) (string, er
 	if err := errors.Join(syncDir(directory), os.Rename(directory, path), syncDir(filepath.Dir(path))); err != nil {
 		return "", fmt.Errorf("write a cache entry: %w", err)
 	}
-	return path, p.prune(key.Name)
+	if err := p.prune(key.Name); err != nil {
+		return "", err
+	}
+	return path, p.pruneDerived()
 }
 
 // complete writes the manifest of a release that was built in a directory, and makes the directory an entry.
@@ -321,6 +329,43 @@ func (p *Publisher) prune(name string) error {
 	for _, path := range slices.Concat(built[min(len(built), keepBuilt):], unchanged[min(len(unchanged), keepUnchanged):]) {
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("remove old cache entries: %w", err)
+		}
+	}
+	return nil
+}
+
+// pruneDerived removes derived releases that were not used for long. Each has a name of its own, so that prune keeps it.
+func (p *Publisher) pruneDerived() error {
+	if !p.kind().Derived() {
+		return nil
+	}
+	parent := p.baseDir("")
+	names, err := os.ReadDir(parent)
+	if err != nil {
+		return fmt.Errorf("remove old cache entries: %w", err)
+	}
+	used := map[string]time.Time{}
+	for _, name := range names {
+		if !name.IsDir() {
+			continue // a lock
+		}
+		path := filepath.Join(parent, name.Name())
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			continue // it was removed meanwhile
+		}
+		for _, one := range append(entries, name) {
+			if info, err := one.Info(); err == nil && info.ModTime().After(used[path]) {
+				used[path] = info.ModTime()
+			}
+		}
+	}
+	paths := slices.SortedFunc(maps.Keys(used), func(a, b string) int { return used[b].Compare(used[a]) })
+	for _, path := range paths[min(len(paths), keepDerived):] {
+		if time.Since(used[path]) > keepUsed {
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("remove old cache entries: %w", err)
+			}
 		}
 	}
 	return nil

@@ -33,8 +33,11 @@ func (p *Publisher) withSource(ctx context.Context, spec Spec, use func(from sou
 		}
 		return use(spec.Source, nil)
 	}
-	if p.kind() == release.Joining {
+	switch p.kind() {
+	case release.Joining:
 		return p.withJoined(ctx, spec, use)
+	case release.StandIn, release.Offer:
+		return p.withDerived(ctx, spec, use)
 	}
 	if spec.Addition == nil {
 		return errors.New("it has no source")
@@ -59,7 +62,8 @@ func (p *Publisher) withSource(ctx context.Context, spec Spec, use func(from sou
 type basis struct {
 	id       tree.Digest
 	manifest *release.Manifest
-	tree     *tree.Tree
+	// tree is nil for stand-ins and offers.
+	tree *tree.Tree
 	// parts are the components that a joining layer joins.
 	parts []part
 }

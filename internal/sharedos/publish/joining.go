@@ -56,16 +56,27 @@ func (p *Publisher) Join(ctx context.Context, base tree.Digest, components []tre
 	if packaged < 2 {
 		return tree.Digest{}, nil
 	}
-	joining, name := p.of(release.Joining), joiningName(base, components)
-	stored, err := joining.previous(ctx, name)
+	return p.derive(ctx, release.Joining, Spec{Name: joiningName(base, components), BuiltOn: base, joined: components}, progress)
+}
+
+// derive returns the id of a derived release. If the store does not have all of it, derive builds it into the cache.
+func (p *Publisher) derive(ctx context.Context, kind release.Kind, spec Spec, progress source.Progress) (tree.Digest, error) {
+	of := p.of(kind)
+	stored, err := of.previous(ctx, spec.Name)
 	if err != nil {
-		return tree.Digest{}, fmt.Errorf("find the joining layer: %w", err)
+		return tree.Digest{}, fmt.Errorf("find %s: %w", derivedText[kind], err)
 	}
 	if stored != nil && stored.whole {
-		return stored.id, nil
+		_, err := p.Store.BlobPath(ctx, stored.manifest.Contents.Digest)
+		if err == nil {
+			return stored.id, nil
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return tree.Digest{}, fmt.Errorf("find the contents list of %s %s: %w", derivedText[kind], stored.id, err)
+		}
 	}
 	// What is damaged is made again: it is the same release, and publishing it stores what is missing.
-	prepared, err := joining.Prepare(ctx, Spec{Name: name, BuiltOn: base, joined: components}, progress)
+	prepared, err := of.Prepare(ctx, spec, progress)
 	if err != nil {
 		return tree.Digest{}, err
 	}

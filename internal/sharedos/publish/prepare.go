@@ -79,10 +79,14 @@ func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Prog
 	var prepared *Prepared
 	err := p.withSource(ctx, spec, func(from source.Source, on *basis) (err error) {
 		prepared, err = p.prepare(ctx, spec, from, progress, func(ctx context.Context, previous *previous, key cacheKey) (*cached, error) {
-			if on != nil && len(on.parts) > 0 {
+			switch p.kind() {
+			case release.Joining:
 				return p.buildJoining(ctx, spec, from, on, key, progress)
-			}
-			if on != nil {
+			case release.StandIn:
+				return p.buildStandIn(ctx, spec, on, key, progress)
+			case release.Offer:
+				return p.buildOffer(ctx, spec, on, key, progress)
+			case release.Component:
 				return p.buildComponent(ctx, spec, from, on, previous, key, progress)
 			}
 			return p.build(ctx, spec, previous, key, progress)

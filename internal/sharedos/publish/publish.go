@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
@@ -59,6 +60,9 @@ type Spec struct {
 	Addition source.Addition
 	// joined are the components that a joining layer joins.
 	joined []tree.Digest
+	// standsFor is the component of a stand-in layer, and stacks are those of an offer.
+	standsFor tree.Digest
+	stacks    []compose.OfferedStack
 	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are
 	// refused.
 	PinAccounts bool
