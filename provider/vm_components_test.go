@@ -99,7 +99,11 @@ func TestWhatIsKnownBeforeTheComponentIsStaysAsItIs(t *testing.T) {
 			t.Parallel()
 			s, state, after := staged(t, move)
 			of := s.c.typeOf("sharedos_vm")
-			before, text := newClient(t, s.world).plan("sharedos_vm", state, valueOf(t, of, merged(after, values{"components": []any{unknown{}}})))
+			later := "components"
+			if _, offered := after["on_demand"]; offered {
+				later = "on_demand"
+			}
+			before, text := newClient(t, s.world).plan("sharedos_vm", state, valueOf(t, of, merged(after, values{later: []any{unknown{}}})))
 			if text != "" {
 				t.Fatal(text)
 			}
