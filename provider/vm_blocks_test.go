@@ -30,6 +30,7 @@ var vmSamples = map[string]struct {
 	"ssh_authorized_keys": {path.Root("ssh_authorized_keys"), []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
 	"base":                {path.Root("base"), tree.Digest{9}.String()},
 	"components":          {path.Root("components"), []string{tree.Digest{8}.String()}},
+	"prefer":              {path.Root("prefer"), map[string]string{"/etc/a": "tool"}},
 	"vcpus":               {path.Root("vcpus"), int64(3)},
 	"memory":              {path.Root("memory"), "1GiB"},
 	"disk.size":           {path.Root("disk").AtName("size"), "8GiB"},

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -28,6 +30,7 @@ import (
 type vmStack struct {
 	Base       types.String `tfsdk:"base"`
 	Components types.List   `tfsdk:"components"`
+	Prefer     types.Map    `tfsdk:"prefer"`
 	Stack      types.Object `tfsdk:"stack"`
 	Pending    types.List   `tfsdk:"pending"`
 	Remaining  types.List   `tfsdk:"remaining"`
@@ -147,6 +150,15 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 				"the order in which they are attached. A running VM gets and loses components by a refresh.",
 			Validators: []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
 		},
+		"prefer": schema.MapAttribute{
+			Optional: true, ElementType: types.StringType,
+			MarkdownDescription: "Which component a path is of, where several have different content: names of components by absolute path, " +
+				"such as `{ \"/etc/nginx/nginx.conf\" = \"site\" }`. Without it such a path is an error in the plan. A directory stands for " +
+				"everything in it, and a longer path decides before a shorter one. It settles only what would be an error: files that one " +
+				"component alone has stay, and what packages of several components write together is as apt makes it. A path that settles " +
+				"nothing is a warning in the plan.",
+			Validators: []validator.Map{mapvalidator.SizeBetween(1, release.MaxPreferences), mapvalidator.KeysAre(isPreferencePath), mapvalidator.ValueStringsAre(isName)},
+		},
 		"stack": stackAttribute(),
 		"pending": computedTexts("Changes that take effect when the VM is next powered off and started, such as " +
 			"`kernel 6.12.88 → 6.12.101 at the next power-off and start`: a new kernel under a strategy below " +
@@ -175,13 +187,35 @@ func (b *vmStack) toSpec(ctx context.Context, spec *vm.Spec) (diags diag.Diagnos
 	for i, text := range texts(ctx, b.Components, &diags) {
 		spec.Components = append(spec.Components, digest(path.Root("components").AtListIndex(i), text))
 	}
+	var prefer map[string]string
+	if !b.Prefer.IsNull() {
+		diags.Append(b.Prefer.ElementsAs(ctx, &prefer, false)...)
+	}
+	for _, at := range slices.Sorted(maps.Keys(prefer)) {
+		spec.Prefer = append(spec.Prefer, release.Preference{Path: at, Component: prefer[at]})
+	}
 	return diags
+}
+
+// preferMap converts preferences to the attribute prefer. If there are none, a map that was null stays null.
+func preferMap(ctx context.Context, before types.Map, now []release.Preference, diags *diag.Diagnostics) types.Map {
+	if len(now) == 0 && unset(before) {
+		return types.MapNull(types.StringType)
+	}
+	texts := make(map[string]string, len(now))
+	for _, one := range now {
+		texts[one.Path] = one.Component
+	}
+	value, d := types.MapValueFrom(ctx, types.StringType, texts)
+	diags.Append(d...)
+	return value
 }
 
 // fromVM keeps the values that the agent reported last while the VM runs and its agent does not answer.
 func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnostics) {
 	b.Base = types.StringValue(found.Spec.Base.String())
 	b.Components = textList(ctx, b.Components, digests(found.Spec.Components), &diags)
+	b.Prefer = preferMap(ctx, b.Prefer, found.Spec.Prefer, &diags)
 	faults := make([]faultModel, len(found.Faults))
 	for i, one := range found.Faults {
 		faults[i] = faultModel{Object: plain.Line(one.Object), Problem: plain.Line(one.Problem), Mended: one.Mended}
@@ -220,7 +254,7 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 
 // compare treats an empty list of components like a missing one.
 func (b *vmStack) compare(state *vmModel, change *vmChange) {
-	if !b.Base.Equal(state.Base) || b.Components.IsUnknown() ||
+	if !b.Base.Equal(state.Base) || b.Components.IsUnknown() || !b.Prefer.Equal(state.Prefer) ||
 		!slices.EqualFunc(b.Components.Elements(), state.Components.Elements(), attr.Value.Equal) {
 		change.stack = true
 	}

@@ -20,6 +20,9 @@ func NewStack(stack release.Stack) *Stack {
 	for _, id := range stack.Components {
 		message.Components = append(message.Components, id.String())
 	}
+	for _, one := range stack.Prefer {
+		message.Prefer = append(message.Prefer, &Preference{Path: one.Path, Component: one.Component})
+	}
 	for _, layer := range stack.Layers {
 		message.Layers = append(message.Layers, &Layer{Id: layer.ID.String(), DataSize: layer.DataSize})
 	}
@@ -52,6 +55,12 @@ func ParseStack(message *Stack) (release.Stack, error) {
 			return release.Stack{}, fmt.Errorf("%w: component: %w", ErrStack, err)
 		}
 		stack.Components = append(stack.Components, id)
+	}
+	for _, one := range message.GetPrefer() {
+		stack.Prefer = append(stack.Prefer, release.Preference{Path: one.GetPath(), Component: one.GetComponent()})
+	}
+	if err := release.CheckPreferences(stack.Prefer); err != nil {
+		return release.Stack{}, fmt.Errorf("%w: %w", ErrStack, err)
 	}
 	for _, layer := range layers {
 		id, err := tree.ParseDigest(layer.GetId())

@@ -59,6 +59,8 @@ type Spec struct {
 	Addition source.Addition
 	// joined are the components that a joining layer joins.
 	joined []tree.Digest
+	// prefer are the preferences that settle something among them.
+	prefer []release.Preference
 	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are
 	// refused.
 	PinAccounts bool

@@ -93,9 +93,30 @@ type composed struct {
 	note     []byte
 	// joining is the release of the joining layer; zero if there is none.
 	joining tree.Digest
+	// unused are the preferences that settle nothing.
+	unused []release.Preference
 	// list is the release whose contents list is the stack's; merged is the list if it is none of a release's.
 	list   signed
 	merged []byte
+}
+
+// recipe is what a stack is composed of.
+type recipe struct {
+	base       tree.Digest
+	components []tree.Digest
+	prefer     []release.Preference
+	// cached is true if no joining layer may be built.
+	cached bool
+}
+
+// recipe is that of the wanted stack.
+func (s Spec) recipe() recipe {
+	return recipe{base: s.Base, components: s.Components, prefer: s.Prefer}
+}
+
+// recipeOf is that of a stack on record.
+func recipeOf(stack release.Stack) recipe {
+	return recipe{base: stack.Base, components: stack.Components, prefer: stack.Prefer}
 }
 
 // maxComposed is how many stacks are kept whose contents lists were merged.
@@ -112,11 +133,11 @@ type stacks struct {
 
 // get returns the stack of these releases, or has it composed. Of several callers that need the same one, only one
 // composes it, and the others wait for as long as their contexts allow.
-func (s *stacks) get(ctx context.Context, base tree.Digest, components []tree.Digest, compose func() (*composed, error)) (*composed, error) {
-	if len(components) < 2 {
+func (s *stacks) get(ctx context.Context, of recipe, compose func() (*composed, error)) (*composed, error) {
+	if len(of.components) < 2 {
 		return compose()
 	}
-	key := fmt.Sprint(base, components)
+	key := fmt.Sprint(of)
 	for {
 		known, made := s.begin(key)
 		switch {
@@ -168,23 +189,31 @@ func (s *stacks) make(key string, compose func() (*composed, error)) (*composed,
 }
 
 // stack composes the stack of these releases. The error matches compose.ErrStack if they do not make one.
-func (f *Fleet) stack(ctx context.Context, base tree.Digest, components []tree.Digest) (*composed, error) {
-	return f.stacks.get(ctx, base, components, func() (*composed, error) { return f.compose(ctx, base, components) })
+func (f *Fleet) stack(ctx context.Context, of recipe) (*composed, error) {
+	return f.stacks.get(ctx, of, func() (*composed, error) { return f.compose(ctx, of) })
 }
 
-func (f *Fleet) compose(ctx context.Context, base tree.Digest, components []tree.Digest) (*composed, error) {
-	found, err := f.releases(ctx, base, components)
+func (f *Fleet) compose(ctx context.Context, of recipe) (*composed, error) {
+	found, err := f.releases(ctx, of.base, of.components)
 	if err != nil {
 		return nil, err
 	}
-	parts := compose.Parts{Base: release.Identified{ID: found[0].id, Manifest: found[0].manifest}}
+	parts := compose.Parts{Base: release.Identified{ID: found[0].id, Manifest: found[0].manifest}, Prefer: of.prefer}
 	for _, component := range found[1:] {
 		parts.Components = append(parts.Components, release.Identified{ID: component.id, Manifest: component.manifest})
 	}
 	if err := parts.Check(); err != nil {
 		return nil, err
 	}
-	joining, err := f.joining(ctx, base, components)
+	lists := func(one release.Identified) (io.ReadCloser, error) {
+		list, err := f.contents(ctx, signed{id: one.ID, manifest: one.Manifest})
+		return io.NopCloser(bytes.NewReader(list)), err
+	}
+	used, unused, err := parts.Preferences(lists)
+	if err != nil {
+		return nil, err
+	}
+	joining, err := f.joining(ctx, recipe{of.base, of.components, used, of.cached})
 	if err != nil {
 		return nil, err
 	}
@@ -192,11 +221,8 @@ func (f *Fleet) compose(ctx context.Context, base tree.Digest, components []tree
 		m := joining.manifest
 		parts.Joining = &compose.Joining{Layer: m.Layers[0], Contents: m.Contents, Packages: m.Packages, Users: m.Users, Groups: m.Groups}
 	}
-	var made composed
-	made.manifest, made.merged, err = compose.Compose(parts, func(one release.Identified) (io.ReadCloser, error) {
-		list, err := f.contents(ctx, signed{id: one.ID, manifest: one.Manifest})
-		return io.NopCloser(bytes.NewReader(list)), err
-	})
+	made := composed{unused: unused}
+	made.manifest, made.merged, err = compose.Compose(parts, lists)
 	if err != nil {
 		return nil, err
 	}
@@ -212,11 +238,15 @@ func (f *Fleet) compose(ctx context.Context, base tree.Digest, components []tree
 }
 
 // joining returns the joining layer of components on a base; nil if they need none.
-func (f *Fleet) joining(ctx context.Context, base tree.Digest, components []tree.Digest) (*signed, error) {
-	if f.Joiner == nil || len(components) < 2 {
+func (f *Fleet) joining(ctx context.Context, of recipe) (*signed, error) {
+	if f.Joiner == nil || len(of.components) < 2 {
 		return nil, nil
 	}
-	id, err := f.Joiner.Join(ctx, base, components, nil)
+	join := f.Joiner.Join
+	if of.cached {
+		join = f.Joiner.JoinCached
+	}
+	id, err := join(ctx, of.base, of.components, of.prefer)
 	if err != nil || id.IsZero() {
 		return nil, err
 	}
@@ -224,7 +254,7 @@ func (f *Fleet) joining(ctx context.Context, base tree.Digest, components []tree
 	if err != nil {
 		return nil, err
 	}
-	if m := joining.manifest; m.Kind != release.Joining || m.BuiltOn != base || len(m.Layers) != 1 {
+	if m := joining.manifest; m.Kind != release.Joining || m.BuiltOn != of.base || len(m.Layers) != 1 {
 		return nil, fmt.Errorf("release %s is of %s %q, and not the joining layer of these components", id, m.Kind, m.Name)
 	}
 	return &joining, nil
@@ -239,12 +269,14 @@ func (f *Fleet) stackContents(ctx context.Context, stack *composed) ([]byte, err
 }
 
 // Check implements Interface.
-func (f *Fleet) Check(ctx context.Context, spec Spec) (release.Stack, error) {
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+func (f *Fleet) Check(ctx context.Context, spec Spec, build bool) (Checked, error) {
+	of := spec.recipe()
+	of.cached = !build
+	stack, err := f.stack(ctx, of)
 	if err != nil {
-		return release.Stack{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
+		return Checked{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
 	}
-	return stack.Stack, nil
+	return Checked{Stack: stack.Stack, Unused: stack.unused}, nil
 }
 
 // layerDevices finds the layers in the store.

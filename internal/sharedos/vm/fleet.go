@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -86,9 +84,12 @@ type Fleet struct {
 
 // Joiner makes joining layers (compose.Joining).
 type Joiner interface {
-	// Join returns the id of the joining layer's release for components on a base, zero if they need none. It changes
-	// nothing in the store: Offer has the release until PublishJoining has stored it.
-	Join(ctx context.Context, base tree.Digest, components []tree.Digest, progress source.Progress) (tree.Digest, error)
+	// Join returns the id of the joining layer's release for components on a base, zero if they need none. prefer are the
+	// preferences that settle something. It changes nothing in the store: Offer has the release until PublishJoining has
+	// stored it.
+	Join(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error)
+	// JoinCached is Join without building: the error matches publish.ErrNotCached if there is none yet.
+	JoinCached(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error)
 	// PublishJoining stores what Join has made, unless it is stored. The caller holds a lock of the store.
 	PublishJoining(ctx context.Context, id tree.Digest) error
 }
@@ -138,7 +139,7 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 // stopUnlike powers off a VM whose creation is continued, if it runs something else than spec says.
 func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
 	have := Spec{VCPUs: domain.VCPUs, Memory: domain.Memory, Interfaces: domain.Interfaces}
-	same := domain.Metadata.Stack.Base == spec.Base && slices.Equal(domain.Metadata.Stack.Components, spec.Components)
+	same := domain.Metadata.Stack.SameReleases(release.Stack{Base: spec.Base, Components: spec.Components, Prefer: spec.Prefer})
 	if same && len(hardware(have, spec)) == 0 {
 		return nil
 	}
@@ -156,10 +157,10 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if err := f.stored(ctx, spec.Base, spec.Components); err != nil {
+	if err := f.stored(ctx, spec.recipe()); err != nil {
 		return err
 	}
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.stack(ctx, spec.recipe())
 	if err != nil {
 		return err
 	}
@@ -376,7 +377,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 		Faults: faults, diskGone: gone && domain.Metadata.Creating == nil,
 		Spec: Spec{
 			Name: domain.Name, UUID: domain.UUID,
-			Base: domain.Metadata.Stack.Base, Components: domain.Metadata.Stack.Components,
+			Base: domain.Metadata.Stack.Base, Components: domain.Metadata.Stack.Components, Prefer: domain.Metadata.Stack.Prefer,
 			VCPUs: domain.VCPUs, Memory: domain.Memory, DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
 			Interfaces: domain.Interfaces, Running: state == hypervisor.Running,

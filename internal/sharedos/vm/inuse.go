@@ -65,33 +65,36 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 
 // stored checks that the pool has the releases, and stores the joining layer of the components. The caller holds a lock
 // of the store. A release that is prepared for a plan, or that was read before the pool was locked, may be missing.
-func (f *Fleet) stored(ctx context.Context, base tree.Digest, components []tree.Digest) error {
-	for _, id := range append([]tree.Digest{base}, components...) {
+func (f *Fleet) stored(ctx context.Context, of recipe) error {
+	for _, id := range append([]tree.Digest{of.base}, of.components...) {
 		if _, err := f.Store.GetManifest(ctx, id); err != nil {
 			return fmt.Errorf("read release %s: %w", id, err)
 		}
 	}
-	stack, err := f.stack(ctx, base, components)
+	stack, err := f.stack(ctx, of)
 	if err != nil || stack.joining.IsZero() {
 		return err
 	}
 	return f.Joiner.PublishJoining(ctx, stack.joining)
 }
 
-// pin attaches what a refresh needs, and records the releases that it moves the guest between, so that no collection
-// deletes them.
-func (f *Fleet) pin(ctx context.Context, name string, current, target release.Stack, progress Progress) (err error) {
+// pin verifies and attaches what a refresh needs, and records the releases that it moves the guest between, so that no
+// collection deletes them.
+func (f *Fleet) pin(ctx context.Context, name string, current release.Stack, target *composed, progress Progress) (err error) {
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
-	if err := f.stored(ctx, target.Base, target.Components); err != nil {
+	if err := f.stored(ctx, recipeOf(target.Stack)); err != nil {
 		return err
 	}
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
 	if err != nil {
+		return err
+	}
+	if err := f.verify(ctx, target, domain.Layers, progress); err != nil {
 		return err
 	}
 	metadata := domain.Metadata
@@ -99,5 +102,5 @@ func (f *Fleet) pin(ctx context.Context, name string, current, target release.St
 	if err := f.Hypervisor.SetMetadata(ctx, name, metadata); err != nil {
 		return fmt.Errorf("record what the refresh is about: %w", err)
 	}
-	return f.plug(ctx, domain, target, progress)
+	return f.plug(ctx, domain, target.Stack, progress)
 }

@@ -73,7 +73,7 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 	if err != nil {
 		return nil, ready, err
 	}
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.stack(ctx, spec.recipe())
 	if err != nil {
 		return nil, ready, err
 	}
@@ -87,7 +87,7 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 // rollBack defines the VM with the stack from before, its kernel included, and starts it.
 func (f *Fleet) rollBack(ctx context.Context, spec Spec, from release.Stack, progress Progress) error {
 	progress("rolling back to the stack from before")
-	spec.Base, spec.Components = from.Base, from.Components
+	spec.Base, spec.Components, spec.Prefer = from.Base, from.Components, from.Prefer
 	if err := f.stop(ctx, spec.Name, progress); err != nil {
 		return fmt.Errorf("roll back to base %s: %w", from.Base, err)
 	}
@@ -142,7 +142,7 @@ func (f *Fleet) fallback(ctx context.Context, domain hypervisor.Domain) []releas
 	if recorded == nil {
 		return nil
 	}
-	stack, err := f.stack(ctx, recorded.Base, recorded.Components)
+	stack, err := f.stack(ctx, recipeOf(*recorded))
 	if err != nil {
 		f.Log.WarnContext(ctx, "there is no stack to fall back to", "vm", domain.Name, "error", err)
 		return nil
@@ -190,7 +190,7 @@ func awaitsPowerCycle(domain hypervisor.Domain, running release.Stack) bool {
 // uploadKernel uploads the kernel and the initramfs that a kexec starts.
 func (f *Fleet) uploadKernel(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, spec Spec, request *agentapi.RefreshRequest, progress Progress) error {
 	progress("uploading the kernel")
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.stack(ctx, spec.recipe())
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ const (
 // refresh moves a running VM to the stack of spec and waits until that has ended. It returns nil if the VM runs that
 // stack already.
 func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) (*agentapi.Report, error) {
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.stack(ctx, spec.recipe())
 	if err != nil {
 		return nil, err
 	}
@@ -63,10 +63,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, err
 	}
-	if err := f.verify(ctx, stack, domain.Layers, progress); err != nil {
-		return nil, err
-	}
-	if err := f.pin(ctx, domain.Name, current, stack.Stack, progress); err != nil {
+	if err := f.pin(ctx, domain.Name, current, stack, progress); err != nil {
 		return nil, err
 	}
 	target, err := f.uploadTarget(ctx, agent, from, stack, progress)

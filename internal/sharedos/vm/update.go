@@ -189,7 +189,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	case move.Guest != GuestRefresh:
 		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
 	}
-	stack, err := f.stack(ctx, spec.Base, spec.Components)
+	stack, err := f.stack(ctx, spec.recipe())
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +234,7 @@ func (f *Fleet) movable(ctx context.Context, status *agentapi.StatusResponse, cu
 	if spoken := max(1, status.GetProtocol()); spoken < agentapi.Protocol {
 		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent, spoken, agentapi.Protocol)
 	}
-	from, err := f.stack(ctx, current.Base, current.Components)
+	from, err := f.stack(ctx, recipeOf(current))
 	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool) {
 		return nil, fmt.Errorf("%w: a release that it runs is gone from the storage pool, so nobody knows what differs: %w", ErrNotLive, err)
 	}
