@@ -217,6 +217,9 @@ func (liveLayers) Check(ctx context.Context, layer release.Layer) error {
 // Close implements Layers.
 func (liveLayers) Close(ctx context.Context, id tree.Digest) error { return mounts.CloseLayer(ctx, id) }
 
+// Abandon implements Layers.
+func (liveLayers) Abandon(id tree.Digest) error { return mounts.AbandonLayer(id) }
+
 // moved is the report of a boot that booted another stack than the committed one; nil if it booted the committed one.
 func moved(record boot.BootRecord) *agentapi.Report {
 	if record.Moved == nil {
