@@ -286,7 +286,7 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 		affected.Paths = append(affected.Paths, "/"+name)
 	}
 	code := g.uses.count+g.scripts.count > 0 || g.confined != ""
-	removed := changes.removes(unit.Fragment)
+	removed := changes.removes(unit)
 	switch {
 	case g.session || personalUnit(g.name):
 		affected.Outcome, affected.KeptBecause = KeptInSession, "it belongs to a user's session"

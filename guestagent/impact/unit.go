@@ -97,6 +97,15 @@ func unitOfFile(name string) string {
 	return ""
 }
 
+// Template returns the template of an instance: "x@.service" for "x@1.service"; "" for other units.
+func Template(name string) string {
+	dot := strings.LastIndexByte(name, '.')
+	if at := strings.IndexByte(name, '@'); at >= 0 && at < dot {
+		return name[:at+1] + name[dot:]
+	}
+	return ""
+}
+
 // NamesOf returns the names that the files of a unit can have: the unit's own, its template's, those truncated at
 // dashes ("foo-.service", "foo-@x.service", "foo-@.service") and its type's (systemd.unit(5)).
 func NamesOf(unit string) []string {

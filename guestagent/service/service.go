@@ -167,7 +167,9 @@ type liveUnits struct{ *units.Manager }
 func (liveUnits) ApplyAccounts(ctx context.Context) error { return units.ApplyAccounts(ctx) }
 
 // ApplyTemporary implements refresh.Units.
-func (liveUnits) ApplyTemporary(ctx context.Context) error { return units.ApplyTemporary(ctx) }
+func (liveUnits) ApplyTemporary(ctx context.Context, names []string) error {
+	return units.ApplyTemporary(ctx, names)
+}
 
 // observer implements Observer for this system.
 type observer struct {
