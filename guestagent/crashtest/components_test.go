@@ -10,7 +10,7 @@ import (
 func TestAComponentIsThereAtTheFirstBoot(t *testing.T) {
 	w := emptyWorld(t)
 	w.release(t, "one", w.base.named("one"))
-	w.component(t, "extra", w.base.named("one").with("extra"))
+	w.component(t, "extra", "extra", w.base.named("one").with("extra"))
 	blank := t.TempDir() + "/disk.img"
 	disk{}.write(t, blank)
 	m := w.boot(t, blank, "extra")

@@ -3,6 +3,7 @@ package crashtest
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -45,6 +46,9 @@ var (
 	unitNames = []string{"u0", "u1", "u2"}
 )
 
+// What a component has: a unit, a file in /usr, and one in /etc that an administrator may change.
+const partUnit, partData, partConf = "part", "usr/share/part/data", "etc/part/part.conf"
+
 // unitOf is a unit in a release.
 type unitOf struct {
 	// Program is the version of its program; 0 if the release does not have the unit.
@@ -58,6 +62,17 @@ type variant struct {
 	Units   map[string]unitOf
 	Account bool
 	Loader  bool
+	// Part is the release of a component on it, without whose files it is a release of the base; 0 for none. The
+	// component's unit is among Units.
+	Part int
+}
+
+// part returns what the stack has of the component at a path.
+func (v variant) part(path string) version {
+	if v.Part == 0 {
+		return version{}
+	}
+	return version{there: true, text: fmt.Sprint(path, v.Part), mode: 0o644}
 }
 
 // local is what an administrator does to a path.
@@ -122,6 +137,14 @@ var scenarios = rapid.Custom(func(t *rapid.T) scenario {
 	s.Account = rapid.Bool().Draw(t, "a local account")
 	s.Report = rapid.SampledFrom(append([]string{""}, unitNames...)).Draw(t, "left alone")
 	s.Full = rapid.Bool().Draw(t, "full")
+	s.Old.Part = rapid.IntRange(0, 2).Draw(t, "the component of the old one")
+	s.New.Part = rapid.IntRange(0, 2).Draw(t, "the component of the new one")
+	for _, v := range []variant{s.Old, s.New} {
+		v.Units[partUnit] = unitOf{v.Part, v.Part > 0}
+	}
+	if s.Old.Part > 0 {
+		s.Local[partConf] = rapid.SampledFrom([]local{untouched, untouched, written}).Draw(t, "local "+partConf)
+	}
 	return s
 })
 
@@ -153,6 +176,11 @@ func (v variant) files(base files, name string) files {
 			f.links[enabledLinks+name+".service"] = "../" + name + ".service"
 		}
 	}
+	for _, path := range []string{partData, partConf} {
+		if part := v.part(path); part.there {
+			f.put(path, part.text)
+		}
+	}
 	if v.Account {
 		f.content["etc/passwd"] = append(bytes.Clone(f.content["etc/passwd"]), "daemon:x:990:990::/:/bin/false\n"...)
 	}
@@ -176,6 +204,8 @@ type trial struct {
 	*world
 	scenario
 
+	// alone are the layers of the new stack.
+	alone  []Image
 	start  disk
 	before Answer
 }
@@ -186,12 +216,12 @@ func newTrial(t *testing.T, w *world, s scenario) *trial {
 	w.images, w.chain, w.last, w.lastTree, w.releases = nil, nil, nil, nil, map[string]*made{}
 	w.dir = t.TempDir()
 	w.kernel = oldKernel
-	w.release(t, "old", s.Old.files(w.base, "old"))
+	w.stack(t, "old", s.Old)
 	if s.Full {
 		w.last, w.lastTree, w.chain = nil, nil, nil
 	}
 	w.kernel = newKernel
-	w.release(t, "new", s.New.files(w.base, "new"))
+	c.alone = w.stack(t, "new", s.New)
 
 	blank := filepath.Join(t.TempDir(), "disk.img")
 	disk{}.write(t, blank)
@@ -223,6 +253,21 @@ func newTrial(t *testing.T, w *world, s scenario) *trial {
 	c.start = snapshot(t, blank)
 	m.end(t)
 	return c
+}
+
+// stack makes a release of the base and, if the variant has one, of the component on it. It returns the stack's layers.
+func (w *world) stack(t *testing.T, name string, v variant) []Image {
+	t.Helper()
+	if v.Part == 0 {
+		w.release(t, name, v.files(w.base, name))
+		return slices.Clone(w.chain)
+	}
+	base := v
+	base.Part, base.Units = 0, maps.Clone(v.Units)
+	delete(base.Units, partUnit)
+	w.release(t, name+" base", base.files(w.base, name))
+	own := w.component(t, name, "part", v.files(w.base, name))
+	return append(slices.Clone(w.chain), own)
 }
 
 // on starts a machine with a copy of a disk.
@@ -354,6 +399,17 @@ func (c *trial) checkFiles(t *testing.T, way string, got found) {
 			t.Errorf("%s: %s, which was written here, is %v", way, path, is)
 		}
 	}
+	if is, want := got.file(partData), c.New.part(partData); is != want {
+		t.Errorf("%s: %s is %v, in the component %v", way, partData, is, want)
+	}
+	// The configuration of a component that goes stays as it is.
+	want := c.New.part(partConf)
+	if c.New.Part == 0 {
+		want = c.Old.part(partConf)
+	}
+	if is := got.file(partConf); c.Local[partConf] == untouched && is != want || c.Local[partConf] == written && is.text != "here" {
+		t.Errorf("%s: %s is %v, in the components %d and then %d, %s here", way, partConf, is, c.Old.Part, c.New.Part, c.Local[partConf])
+	}
 	passwd := got.file("etc/passwd").text
 	if c.New.Account && !strings.Contains(passwd, "daemon:x:990:") && !(strings.Contains(passwd, "daemon:x:") && got.told("etc/passwd")) {
 		t.Errorf("%s: the account of the release: %q, conflicts %v", way, passwd, got.report.GetConflictDetails())
@@ -401,7 +457,7 @@ func (c *trial) checkUnits(t *testing.T, way string, got found, left string) {
 		}
 	}
 	stale := map[string]bool{}
-	for _, short := range unitNames {
+	for _, short := range append(slices.Clone(unitNames), partUnit) {
 		name := short + ".service"
 		before, after := c.Old.Units[short], c.New.Units[short]
 		_, ran := got.was[name]
@@ -461,7 +517,7 @@ func (c *trial) checkNextPlan(t *testing.T, m *machine, got found) {
 	if err := proto.Unmarshal(m.carryOut(t, Order{Assess: request, Blobs: order.Blobs}).Result.Impact, planned); err != nil {
 		t.Fatal(err)
 	}
-	for _, short := range unitNames {
+	for _, short := range append(slices.Clone(unitNames), partUnit) {
 		name := short + ".service"
 		is, runs := got.Units[name]
 		old := is.Runs != is.Present
@@ -493,7 +549,7 @@ func TestWhatIsSaidIsWhatIsFound(t *testing.T) {
 			}
 			ways := map[string]found{
 				"a kexec": c.anew(t, "kexec"), "a start by the host": c.anew(t, "reboot"),
-				"the next start": c.next(t, c.images), "a start with the new layers alone": c.next(t, c.chain),
+				"the next start": c.next(t, c.images), "a start with the new layers alone": c.next(t, c.alone),
 			}
 			m = c.on(t, at, Machine{Layers: c.images, Kernel: newKernel}, "new")
 			again := c.result(t, m.carryOut(t, Order{}), nil)

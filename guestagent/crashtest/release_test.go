@@ -229,8 +229,9 @@ func (w *world) release(t *testing.T, name string, f files) {
 	w.releases[name], w.last, w.lastTree = made, made, whole
 }
 
-// component makes the stack of the last release and of a component on it, whose files the release does not have.
-func (w *world) component(t *testing.T, name string, f files) {
+// component makes the stack of the last release and of a release of a component on it. The files are those of both. It
+// returns the component's layer: two releases can have the same one.
+func (w *world) component(t *testing.T, name, component string, f files) Image {
 	t.Helper()
 	whole, err := f.tree()
 	if err != nil {
@@ -246,7 +247,12 @@ func (w *world) component(t *testing.T, name string, f files) {
 		t.Fatal(err)
 	}
 	wrote.Delta = true
-	w.images = append(w.images, Image{Layer: wrote, Path: image})
+	own := Image{Layer: wrote, Path: image}
+	if at := slices.IndexFunc(w.images, func(i Image) bool { return i.Layer.ID == wrote.ID }); at >= 0 {
+		own = w.images[at]
+	} else {
+		w.images = append(w.images, own)
+	}
 	var contents bytes.Buffer
 	blob, err := release.WriteContents(&contents, whole.Entries)
 	if err != nil {
@@ -255,7 +261,7 @@ func (w *world) component(t *testing.T, name string, f files) {
 	stack := *w.last.manifest
 	stack.Contents, stack.BaseLayers = blob, len(stack.Layers)
 	stack.Layers = append(slices.Clone(stack.Layers), wrote)
-	stack.Components = []release.Member{{ID: tree.Sum([]byte(name)), Name: name, Sequence: 1}}
+	stack.Components = []release.Member{{ID: tree.Sum([]byte(name)), Name: component, Sequence: uint64(len(w.releases) + 1)}}
 	made := &made{contents: contents.Bytes(), manifest: &stack}
 	var id tree.Digest
 	if made.signed, id, err = release.SignStack(made.manifest, w.key); err != nil {
@@ -263,6 +269,7 @@ func (w *world) component(t *testing.T, name string, f files) {
 	}
 	made.stack = made.manifest.Record(id)
 	w.releases[name] = made
+	return own
 }
 
 // with returns the files of a release together with those of a component: one with a unit, an account, configuration

@@ -56,7 +56,7 @@ func newWorld(t *testing.T) *world {
 	w := emptyWorld(t)
 	base := w.base
 	w.release(t, "one", base.named("one"))
-	w.component(t, "extra", base.named("one").with("extra"))
+	w.component(t, "extra", "extra", base.named("one").with("extra"))
 	w.release(t, "two", base.named("two"))
 	three := base.named("three")
 	three.content[loader] = append(bytes.Clone(three.content[loader]), 0)

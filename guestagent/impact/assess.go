@@ -286,7 +286,7 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 		affected.Paths = append(affected.Paths, "/"+name)
 	}
 	code := g.uses.count+g.scripts.count > 0 || g.confined != ""
-	removed := changes.removes(unit.Fragment)
+	removed := changes.removes(unit)
 	switch {
 	case g.session || personalUnit(g.name):
 		affected.Outcome, affected.KeptBecause = KeptInSession, "it belongs to a user's session"
@@ -304,7 +304,7 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 		if code {
 			affected.KeptBecause = "a soft-reboot renews the message bus"
 		}
-	case changes.takesOver(unit.Fragment):
+	case changes.takesOver(unit):
 		affected.Outcome, affected.Reason = TakenOver, "it stands in for a unit of a component, which is attached"
 	case unit.unstoppable(g.name, removed) != "":
 		affected.Outcome, affected.KeptBecause = Kept, unit.unstoppable(g.name, removed)

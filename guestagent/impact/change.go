@@ -34,8 +34,9 @@ type Changes struct {
 	// loader and bus are the changed files of the dynamic loader and of the message bus itself.
 	loader, bus pathList
 	accounts    bool
-	temporary   bool
 	manager     bool
+	// temporary are the names of the files of tmpfiles.d that differ.
+	temporary []string
 	// configuration is true when something below /etc differs.
 	configuration bool
 	// enabled are the units that the new stack enables and the old one does not.
@@ -62,23 +63,65 @@ func (c *Changes) Remember(all []Interpreted) {
 	}
 }
 
-// removes reports whether a unit file goes, and with it the unit: no file of the same name takes its place.
-func (c *Changes) removes(fragment string) bool {
+// removes reports whether the file of a unit goes, and with it the unit: no file of the same name takes its place.
+func (c *Changes) removes(unit Unit) bool {
+	fragment := unit.Fragment
+	if name, generated := strings.CutPrefix(fragment, generatedUnits); generated {
+		for _, from := range unit.DropIns {
+			if _, removed := c.removed[from]; removed && strings.HasPrefix(from, initScripts) {
+				return true
+			}
+		}
+		fragment = standInUnits + name
+	}
 	_, removed := c.removed[fragment]
 	_, moved := c.appeared[path.Base(fragment)]
 	return removed && !moved
 }
 
-// takesOver reports whether a unit file is a stand-in, and the new stack has the unit itself.
-func (c *Changes) takesOver(fragment string) bool {
-	_, removed := c.removed[fragment]
-	return removed && strings.HasPrefix(fragment, standInUnits) && !c.removes(fragment)
+// takesOver reports whether a unit is a stand-in (standInUnits), and the new stack has the unit itself.
+func (c *Changes) takesOver(unit Unit) bool {
+	name, generated := strings.CutPrefix(unit.Fragment, generatedUnits)
+	_, removed := c.removed[standInUnits+name]
+	_, appeared := c.appeared[name]
+	return generated && removed && appeared
 }
 
-// Removed returns the units whose files the new stack does not have. Of the instances of a template, it does not know.
+// Where systemd-sysv-generator(8) and the generator of stand-ins write units, and the scripts that the former makes them
+// of.
+const (
+	generatedUnits = "run/systemd/generator.late/"
+	initScripts    = "etc/init.d/"
+)
+
+// scriptUnit returns the unit that systemd-sysv-generator(8) makes of an init script; "" for other files.
+func scriptUnit(name string) string {
+	script, is := strings.CutPrefix(name, initScripts)
+	if !is || script == "" || strings.Contains(script, "/") {
+		return ""
+	}
+	return strings.TrimSuffix(script, ".sh") + ".service"
+}
+
+// Removed returns the units whose files or init scripts the new stack does not have. Of the instances of a template, it
+// does not know.
 func (c *Changes) Removed() (names []string) {
 	for name := range c.removed {
-		if unit := path.Base(name); unitOfFile(name) == unit && !strings.Contains(unit, "@.") {
+		switch unit := path.Base(name); {
+		case scriptUnit(name) != "":
+			names = append(names, scriptUnit(name))
+		case unitOfFile(name) == unit && !strings.Contains(unit, "@."):
+			names = append(names, unit)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// RemovedTemplates returns the templates ("x@.service") whose files the new stack does not have.
+func (c *Changes) RemovedTemplates() (names []string) {
+	for name := range c.removed {
+		if unit := path.Base(name); unitOfFile(name) == unit && strings.Contains(unit, "@.") {
 			names = append(names, unit)
 		}
 	}
@@ -194,8 +237,11 @@ func (c *Changes) Count() uint64 { return c.count }
 // Accounts reports whether sysusers.d differs.
 func (c *Changes) Accounts() bool { return c.accounts }
 
-// Temporary reports whether tmpfiles.d differs.
-func (c *Changes) Temporary() bool { return c.temporary }
+// Temporary returns the names of the files in tmpfiles.d that differ, sorted. Some may be there no more.
+func (c *Changes) Temporary() []string {
+	slices.Sort(c.temporary)
+	return slices.Compact(c.temporary)
+}
 
 // Manager reports whether a file differs that systemd or one of its own generators reads.
 func (c *Changes) Manager() bool { return c.manager }
@@ -347,8 +393,10 @@ func (c *Changes) system(name string, old, new *tree.Entry) {
 		c.loader.add(name)
 	case strings.Contains(name, "/sysusers.d/"):
 		c.accounts = true
-	case strings.Contains(name, "/tmpfiles.d/"):
-		c.temporary = true
+	case path.Base(path.Dir(name)) == "tmpfiles.d":
+		c.temporary = append(c.temporary, path.Base(name))
+	case scriptUnit(name) != "" && new == nil:
+		c.removed[name] = struct{}{}
 	}
 }
 

@@ -56,10 +56,10 @@ func gather(changes *Changes, snapshot *Snapshot, policy Policy) map[string]*gat
 		g.process(changes, snapshot, p, policy.modules())
 	}
 	if snapshot.Fresh == (proc.Device{}) { // after the swap, systemd does not know their files any more
-		for _, name := range changes.Removed() {
+		for name, unit := range snapshot.Units {
 			// A unit is not asked for by its other names.
-			unit := snapshot.Units[name]
-			if changes.removes(unit.Fragment) && units[name] == nil && path.Base(unit.Fragment) == name && unit.runs() {
+			own := path.Base(unit.Fragment)
+			if (own == name || own == Template(name)) && units[name] == nil && unit.runs() && changes.removes(unit) {
 				units[name] = &gathered{name: name}
 			}
 		}

@@ -41,10 +41,10 @@ func TestStandInsOfComponentsOnDemand(t *testing.T) {
 		return all
 	}
 	standIn := func(name, state string) Unit {
-		return Unit{Name: name, State: state, Once: state == "activating", Fragment: Fragment("/run/systemd/generator.late/" + name)}
+		return Unit{Name: name, State: state, Once: state == "activating", Fragment: generatedUnits + name}
 	}
 	instance := standIn("db@1.service", "activating")
-	instance.Fragment = Fragment("/run/systemd/generator.late/db@.service")
+	instance.Fragment = generatedUnits + "db@.service"
 	attached := Assess(move(true), Snapshot{
 		Units: map[string]Unit{
 			"db.service": standIn("db.service", "activating"), "db.socket": standIn("db.socket", "active"), "db@1.service": instance,

@@ -35,7 +35,7 @@ func starts(changes *Changes, units map[string]Unit, policy Policy) (all []Start
 			}
 			switch {
 			case one.Before && known && !unit.Masked: // it was enabled before: its file only moved
-			case unit.runs() && !one.User && !changes.removes(unit.Fragment):
+			case unit.runs() && !one.User && !changes.removes(unit):
 			case at < 0:
 				all = append(all, start)
 			case all[at].Skipped != "" && start.Skipped == "":

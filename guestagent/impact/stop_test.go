@@ -1,6 +1,7 @@
 package impact
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,6 +27,20 @@ func TestUnitsThatGoAreStopped(t *testing.T) {
 	unit("web.slice", "active")
 	c.Add(directory+"web@.service", &tree.Entry{Type: tree.Regular}, nil)
 	units["web@1.service"] = Unit{Name: "web@1.service", State: "active", Fragment: directory + "web@.service"}
+	// Instances without a process, of a template that goes and of one that stays.
+	c.Add(directory+"port@.socket", &tree.Entry{Type: tree.Regular}, nil)
+	units["port@80.socket"] = Unit{Name: "port@80.socket", State: "active", Fragment: directory + "port@.socket"}
+	units["port@81.socket"] = Unit{Name: "port@81.socket", State: "inactive", Fragment: directory + "port@.socket"}
+	units["stays@80.socket"] = Unit{Name: "stays@80.socket", State: "active", Fragment: directory + "stays@.socket"}
+	// systemd makes units of init scripts, unless there is a unit file of that name.
+	const generated = "run/systemd/generator.late/"
+	for _, name := range []string{"old", "native", "late.sh"} {
+		c.Add("etc/init.d/"+name, &tree.Entry{Type: tree.Regular}, nil)
+	}
+	units["old.service"] = Unit{Name: "old.service", State: "active", Fragment: generated + "old.service", DropIns: []string{"etc/init.d/old"}}
+	units["late.service"] = Unit{Name: "late.service", State: "active", Fragment: generated + "late.service", DropIns: []string{"etc/init.d/late.sh"}}
+	units["native.service"] = Unit{Name: "native.service", State: "active", Fragment: directory + "native.service"}
+	units["other.service"] = Unit{Name: "other.service", State: "active", Fragment: generated + "other.service", DropIns: []string{"etc/init.d/other"}}
 	c.Add(directory+"alias.service", &tree.Entry{Type: tree.Symlink}, nil)
 	units["alias.service"] = units["web.service"]
 	c.Add(directory+"stays.socket.d/x.conf", &tree.Entry{Type: tree.Regular}, nil)
@@ -43,7 +58,13 @@ func TestUnitsThatGoAreStopped(t *testing.T) {
 		}
 		return names
 	}
-	want := []string{"done.service", "web.mount", "web.service", "web.socket", "web.timer", "web@1.service"}
+	if names := c.Removed(); !slices.Contains(names, "old.service") || !slices.Contains(names, "late.service") {
+		t.Errorf("systemd is asked for %v", names)
+	}
+	if diff := cmp.Diff([]string{"port@.socket", "web@.service"}, c.RemovedTemplates()); diff != "" {
+		t.Errorf("templates: want -, got +:\n%s", diff)
+	}
+	want := []string{"done.service", "late.service", "old.service", "port@80.socket", "web.mount", "web.service", "web.socket", "web.timer", "web@1.service"}
 	if diff := cmp.Diff(want, stopped(snapshot)); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
@@ -51,5 +72,26 @@ func TestUnitsThatGoAreStopped(t *testing.T) {
 	snapshot.Fresh = newUsr
 	if names := stopped(snapshot); len(names) > 0 {
 		t.Errorf("after the swap: %v", names)
+	}
+}
+
+// Of tmpfiles.d, the names of the files are kept that differ, from whichever directory.
+func TestTheFilesOfTmpfilesAreNamed(t *testing.T) {
+	c := NewChanges()
+	file := &tree.Entry{Type: tree.Regular}
+	for _, name := range []string{"usr/lib/tmpfiles.d/b.conf", "etc/tmpfiles.d/a.conf", "etc/tmpfiles.d/b.conf",
+		"usr/lib/tmpfiles.d/x/c.conf", "usr/share/user-tmpfiles.d/d.conf", "usr/lib/sysusers.d/e.conf"} {
+		c.Add(name, nil, file)
+	}
+	if diff := cmp.Diff([]string{"a.conf", "b.conf"}, c.Temporary()); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+}
+
+func TestTheTemplateOfAnInstance(t *testing.T) {
+	for unit, want := range map[string]string{"a@1.service": "a@.service", "a@b@c.d.socket": "a@.socket", "a.service": "", "a@": "", "a.b@c": ""} {
+		if got := Template(unit); got != want {
+			t.Errorf("of %s: %q, want %q", unit, got, want)
+		}
 	}
 }

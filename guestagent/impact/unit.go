@@ -81,21 +81,8 @@ var unitDirectories = []string{
 }
 
 // standInUnits is the directory of a release's stand-ins for units of components on demand. The agent's generator copies
-// them to generatedLate, where a unit file of the same name in any other directory wins (systemd.unit(5)).
-const (
-	standInUnits  = paths.Units + "/"
-	generatedLate = "run/systemd/generator.late/"
-)
-
-// Fragment returns the path, relative to the root, of the file of a release that a unit file is, or was generated from.
-// shown is the path as systemd shows it.
-func Fragment(shown string) string {
-	name, _ := Resolve(shown)
-	if unit, generated := strings.CutPrefix(name, generatedLate); generated {
-		return standInUnits + unit
-	}
-	return name
-}
+// them to generatedUnits, where a unit file of the same name in any other directory wins (systemd.unit(5)).
+const standInUnits = paths.Units + "/"
 
 // unitOfFile returns the unit to which a unit file or a drop-in belongs, "" for other files. A drop-in of a template or
 // of a type ("service.d") belongs to every instance: then the name is "x@.service" or "service".
@@ -114,6 +101,15 @@ func unitOfFile(name string) string {
 			return "" // the link of an enabled unit, which by itself starts and stops nothing
 		}
 		return unit
+	}
+	return ""
+}
+
+// Template returns the template of an instance: "x@.service" for "x@1.service"; "" for other units.
+func Template(name string) string {
+	dot := strings.LastIndexByte(name, '.')
+	if at := strings.IndexByte(name, '@'); at >= 0 && at < dot {
+		return name[:at+1] + name[dot:]
 	}
 	return ""
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
@@ -47,7 +48,7 @@ func (l *Usr) comparer(record usrRecord, present proc.Device) *comparer {
 	c := &comparer{usr: l, root: "/", layers: map[uint64]string{}, present: map[uint64]bool{}}
 	for _, stack := range record.Stacks {
 		for i, device := range stack.Files {
-			if device != 0 && i < len(stack.Layers) {
+			if device != 0 && device != mounts.NoFiles && i < len(stack.Layers) {
 				c.layers[device] = stack.Layers[i]
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 )
 
@@ -135,5 +136,35 @@ func TestTheLayersOfAFileAreKnownFromTheRecord(t *testing.T) {
 	record.add(stackRecord{Layers: []string{"d"}, Devices: []uint64{22}, Files: []uint64{22}})
 	if c = (&Usr{}).comparer(record, proc.DeviceOf(22)); c.layers[21] != "" || c.layers[22] != "d" || len(record.Stacks) != 3 {
 		t.Errorf("%v, %v", c.layers, record.Stacks)
+	}
+}
+
+// By the record is known through which files and file systems a layer is used.
+func TestHowALayerShowsIsKnownFromTheRecord(t *testing.T) {
+	record := usrRecord{}
+	record.add(stackRecord{Layers: []string{"a", "b", "c"}, Devices: []uint64{20, 21, 22}, Files: []uint64{21, 22, mounts.NoFiles}})
+	record.add(stackRecord{Layers: []string{"a", "b"}, Devices: []uint64{30, 31}, Files: []uint64{31, 0}})
+	for layer, want := range map[string]string{
+		"a": "[{20 [21]} {30 [31]}]",
+		"b": "[{20 [22]} {30 [30 31]}]", // no file of it was found in the second: it may be any
+		"c": "[{20 []}]",
+		"d": "[]",
+	} {
+		if got := fmt.Sprint(record.shown(layer)); got != want {
+			t.Errorf("layer %s shows as %s, want %s", layer, got, want)
+		}
+	}
+	if got := fmt.Sprint(record.whole("b"), record.whole("d")); got != "[{20 [20 21 22]} {30 [30 31]}] []" {
+		t.Errorf("whole, it is %s", got)
+	}
+	if c := (&Usr{}).comparer(record, proc.DeviceOf(20)); len(c.layers) != 3 {
+		t.Errorf("the numbers of files are %v", c.layers)
+	}
+	// Of a layer of a stack that was forgotten it is not known who uses it.
+	for i := range uint64(maxStacks - 1) {
+		record.add(stackRecord{Layers: []string{"a"}, Devices: []uint64{100 + i}})
+	}
+	if got := fmt.Sprint(record.whole("a"), record.whole("c"), record.whole("b")); got != "[] [] []" {
+		t.Errorf("after its stack was forgotten, it is %s", got)
 	}
 }

@@ -32,6 +32,8 @@ var ErrRoom = errors.New("no room for a refresh")
 // FactsOf is what System asks of systemd.
 type FactsOf interface {
 	Facts(ctx context.Context, names []string) (map[string]impact.Unit, error)
+	// Instances returns the instances of templates ("x@.service") that are active.
+	Instances(ctx context.Context, templates []string) ([]string, error)
 }
 
 // System implements refresh.System.
@@ -98,7 +100,7 @@ func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []
 	if snapshot.Processes, err = reader.Processes(ctx, changes); err != nil {
 		return impact.Snapshot{}, err
 	}
-	names, err := s.concerned(changes, snapshot.Processes, swapped)
+	names, err := s.concerned(ctx, changes, snapshot.Processes, swapped)
 	if err != nil {
 		return impact.Snapshot{}, err
 	}
@@ -108,7 +110,7 @@ func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []
 
 // concerned returns the units that the changes may concern, about which systemd has to be asked. After a swap systemd
 // has read its files again, so that they do not matter any more.
-func (s *System) concerned(changes *impact.Changes, processes []impact.Process, swapped bool) ([]string, error) {
+func (s *System) concerned(ctx context.Context, changes *impact.Changes, processes []impact.Process, swapped bool) ([]string, error) {
 	seen := map[string]bool{s.Agent: true, impact.ManagerUnit: true, "": true}
 	var names, others []string
 	for i := range processes {
@@ -129,6 +131,13 @@ func (s *System) concerned(changes *impact.Changes, processes []impact.Process, 
 		changes.EnableAppeared(links)
 	}
 	names = append(names, changes.Removed()...)
+	if templates := changes.RemovedTemplates(); len(templates) > 0 {
+		instances, err := s.Units.Instances(ctx, templates)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, instances...)
+	}
 	for _, enabled := range changes.Enabled() {
 		if !enabled.User {
 			names = append(names, enabled.Unit, enabled.By)

@@ -45,6 +45,8 @@ type usrRecord struct {
 	Earlier []mounts.Superblock `json:"earlier"`
 	// Stacks are the stacks of the /usr that were swapped in.
 	Stacks []stackRecord `json:"stacks,omitempty"`
+	// Forgotten are the layers of stacks that are not in Stacks any more because there were too many.
+	Forgotten []string `json:"forgotten,omitempty"`
 	// Swaps are those of this boot, in their order.
 	Swaps []swapRecord `json:"swaps,omitempty"`
 }
@@ -55,7 +57,7 @@ type stackRecord struct {
 	Layers []string `json:"layers"`
 	// Devices are the device numbers that its files show. The first is the file system's own.
 	Devices []uint64 `json:"devices"`
-	// Files are those of the files of each layer; 0 if unknown.
+	// Files are those of the files of each layer: mounts.NoFiles, and 0 if unknown.
 	Files []uint64 `json:"files,omitempty"`
 }
 
@@ -158,7 +160,14 @@ func (r *usrRecord) add(stack stackRecord) {
 		return slices.ContainsFunc(s.Devices, func(d uint64) bool { return slices.Contains(stack.Devices, d) })
 	})
 	r.Stacks = append(r.Stacks, stack)
-	r.Stacks = r.Stacks[max(0, len(r.Stacks)-maxStacks):]
+	for len(r.Stacks) > maxStacks {
+		for _, layer := range r.Stacks[0].Layers {
+			if !slices.Contains(r.Forgotten, layer) {
+				r.Forgotten = append(r.Forgotten, layer)
+			}
+		}
+		r.Stacks = r.Stacks[1:]
+	}
 }
 
 // stackOn returns the stack whose /usr is the file system of a device number; nil if none is recorded.
@@ -306,20 +315,65 @@ func (l *Usr) Settle() error {
 	return errors.Join(err, writeJSON(l.file, record))
 }
 
-// Devices returns the device numbers that files show on those /usr of this boot that were built with the layer: a
-// process that uses one of them keeps all of its layers in use.
-func (l *Usr) Devices(id tree.Digest) ([]uint64, error) {
+// Shown returns how a layer shows through each /usr of this boot that was built with it.
+func (l *Usr) Shown(id tree.Digest) ([]mounts.Shown, error) {
 	record, err := l.load()
 	if err != nil {
 		return nil, err
 	}
-	var devices []uint64
-	for _, stack := range record.Stacks {
-		if slices.Contains(stack.Layers, id.Hex()) {
-			devices = append(devices, stack.Devices...)
+	return record.shown(id.Hex()), nil
+}
+
+func (r *usrRecord) shown(layer string) []mounts.Shown {
+	var all []mounts.Shown
+	for _, stack := range r.Stacks {
+		at := slices.Index(stack.Layers, layer)
+		if at < 0 || len(stack.Devices) == 0 {
+			continue
+		}
+		one := mounts.Shown{System: stack.Devices[0], Files: stack.Devices} // any file may be one of the layer
+		if at < len(stack.Files) && stack.Files[at] == mounts.NoFiles {
+			one.Files = nil
+		} else if at < len(stack.Files) && stack.Files[at] != 0 {
+			one.Files = []uint64{stack.Files[at]}
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// Whole returns the same with every file counted as one of the layer: a file system has all its layers in use as long as
+// one of its files is used. It returns nothing if it is not known any more which file systems have the layer.
+func (l *Usr) Whole(id tree.Digest) ([]mounts.Shown, error) {
+	record, err := l.load()
+	if err != nil {
+		return nil, err
+	}
+	return record.whole(id.Hex()), nil
+}
+
+func (r *usrRecord) whole(layer string) []mounts.Shown {
+	if slices.Contains(r.Forgotten, layer) {
+		return nil
+	}
+	var all []mounts.Shown
+	for _, stack := range r.Stacks {
+		if slices.Contains(stack.Layers, layer) && len(stack.Devices) > 0 {
+			all = append(all, mounts.Shown{System: stack.Devices[0], Files: stack.Devices})
 		}
 	}
-	return devices, nil
+	return all
+}
+
+// Unpin has the mount namespaces that still show an earlier /usr show the current one, where that is possible.
+func (l *Usr) Unpin(ctx context.Context) error {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	present, all, err := l.superblocks()
+	if err != nil {
+		return err
+	}
+	return l.usr.Unpin(ctx, "/proc", slices.DeleteFunc(slices.Clone(all), func(s mounts.Superblock) bool { return s == present }))
 }
 
 // superblocks returns the current /usr, and all that were mounted in this boot.

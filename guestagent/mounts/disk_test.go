@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,5 +95,18 @@ func TestALayersSerialFitsVirtio(t *testing.T) {
 	id := tree.Sum([]byte("layer"))
 	if serial := LayerSerial(id); len(serial) != 20 || !strings.HasPrefix(id.Hex(), serial) {
 		t.Errorf("serial %q of %s", serial, id)
+	}
+}
+
+func TestTheDevicesOfLayersAreKnownByTheirNames(t *testing.T) {
+	sys := t.TempDir()
+	for node, name := range map[string]string{"dm-0": "sharedos-ab\n", "dm-1": "vg-root\n", "dm-2": "sharedos-cd\n", "dm-3": "", "vda": "sharedos-ef\n"} {
+		must(t, os.MkdirAll(filepath.Join(sys, node, "dm"), 0o755))
+		if name != "" {
+			must(t, os.WriteFile(filepath.Join(sys, node, "dm/name"), []byte(name), 0o644))
+		}
+	}
+	if got, err := verityNames(sys); err != nil || !slices.Equal(got, []string{"sharedos-ab", "sharedos-cd"}) {
+		t.Errorf("%v, %v", got, err)
 	}
 }

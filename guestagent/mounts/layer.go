@@ -75,6 +75,9 @@ func mountLayer(node, path string) error {
 // mount namespace or a process still uses the layer, it stays open and the error is ErrLayerInUse. Closing a layer that
 // is not open does nothing.
 func CloseLayer(ctx context.Context, id tree.Digest) error {
+	if err := removeAbandoned(); err != nil {
+		return closing(id, err)
+	}
 	path := LayerPath(id)
 	mounted, err := isMountPoint(path)
 	if err != nil {
@@ -103,6 +106,28 @@ func CloseLayer(ctx context.Context, id tree.Digest) error {
 		return fmt.Errorf("close layer %s: %w", id, err)
 	}
 	return nil
+}
+
+// AbandonLayer lets go of a layer's device although file systems that were built with the layer are still in use: from
+// then on, every read of the layer fails. It is for a layer of which nobody uses a file, and to which no directory leads
+// any more. Such a file system is read below the files of its other layers alone. Opening the layer again makes it whole.
+func AbandonLayer(id tree.Digest) error {
+	path := LayerPath(id)
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return closing(id, err)
+	}
+	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) {
+		return closing(id, ErrLayerInUse)
+	}
+	if err != nil {
+		return closing(id, fmt.Errorf("unmount: %w", err))
+	}
+	if err := abandonVerity(id, stat.Dev); err != nil {
+		return errors.Join(closing(id, err), mountLayer(verityNode(unix.Minor(stat.Dev)), path))
+	}
+	return closing(id, os.Remove(path))
 }
 
 // closing names the layer in an error of its closing.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +17,9 @@ import (
 
 // maxTried is how many entries of a layer are tried to find a file that is visible.
 const maxTried = 1000
+
+// NoFiles takes the place of a device number: no regular file of the layer is visible.
+const NoFiles = math.MaxUint64
 
 // Devices returns the device numbers that files show which are used through this mount of the layers' directories.
 //
@@ -33,15 +37,15 @@ func (d *Detached) Devices(layers []string, directory string) ([]uint64, error) 
 		return nil, err
 	}
 	for _, device := range of {
-		if device != 0 && !slices.Contains(devices, device) {
+		if device != 0 && device != NoFiles && !slices.Contains(devices, device) {
 			devices = append(devices, device)
 		}
 	}
 	return devices, nil
 }
 
-// LayerDevices returns, for each layer, the device number that stat(2) shows of its regular files through this mount; 0
-// for a layer of which none of the first thousand files is visible.
+// LayerDevices returns, for each layer, the device number that stat(2) shows of its regular files through this mount.
+// It is NoFiles for a layer of which none is visible, and 0 if none of the first thousand is.
 func (d *Detached) LayerDevices(layers []string, directory string) ([]uint64, error) {
 	devices := make([]uint64, len(layers))
 	for i, layer := range layers {
@@ -53,10 +57,11 @@ func (d *Detached) LayerDevices(layers []string, directory string) ([]uint64, er
 	return devices, nil
 }
 
-// deviceOf finds the device number that the regular files of one layer show. It returns 0 if none of the first thousand
-// files is visible. A file at the same path of a layer above can have the same inode number.
+// deviceOf finds the device number that the regular files of one layer show. A file at the same path of a layer above
+// can have the same inode number.
 func (d *Detached) deviceOf(lower string, above []string, directory string) (device uint64, err error) {
 	tried := 0
+	device = NoFiles
 	err = filepath.WalkDir(lower, func(name string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) && name == lower {
 			return fs.SkipAll // the layer has no such directory
@@ -65,6 +70,7 @@ func (d *Detached) deviceOf(lower string, above []string, directory string) (dev
 			return err
 		}
 		if tried++; tried > maxTried {
+			device = 0
 			return fs.SkipAll
 		}
 		if !entry.Type().IsRegular() {
@@ -96,21 +102,37 @@ func (d *Detached) deviceOf(lower string, above []string, directory string) (dev
 	return device, err
 }
 
-// User is a process that uses a file system.
+// Shown is how one layer shows through one of the file systems that were built with it.
+type Shown struct {
+	// System is the device number of that file system, which its directories, mapped files and mounts have.
+	System uint64
+	// Files are the device numbers of files that count as files of the layer.
+	Files []uint64
+}
+
+// SeesMounted is how a process uses a file system that is mounted in its mount namespace.
+const SeesMounted = "sees mounted"
+
+// User is a process that uses a layer.
 type User struct {
 	PID int
 	// Unit that the process belongs to, "" if none, and Command its name.
 	Unit, Command string
-	// How the process uses it: "maps", "runs", "has open", "works in", "has its root in", "sees mounted".
+	// How the process uses it: "maps", "runs", "has open", "works in", "has its root in", or SeesMounted.
 	How string
 	// Path as the kernel shows it. On a detached mount it starts at the mount's root.
 	Path string
 }
 
-// UsersOf finds the processes that use files with one of the device numbers, by the proc file system at procRoot
-// ("/proc"). It returns at most limit processes, and one use of each. A process that ends meanwhile is left out.
-func UsersOf(ctx context.Context, procRoot string, devices []uint64, limit int) ([]User, error) {
-	s := &userScan{devices: devices, namespaces: map[uint64]bool{}}
+// UsersOf finds the processes that use files of a layer, or directories or mounts of a file system that was built with
+// it, by the proc file system at procRoot ("/proc"). Those read from the layer, or can come to it. It returns at most
+// limit processes, and one use of each. A process that ends meanwhile is left out.
+func UsersOf(ctx context.Context, procRoot string, shown []Shown, limit int) ([]User, error) {
+	s := &userScan{namespaces: map[uint64]bool{}}
+	for _, one := range shown {
+		s.systems = append(s.systems, one.System)
+		s.files = append(s.files, one.Files...)
+	}
 	var users []User
 	err := proc.NewScanner(procRoot).Each(ctx, func(p *proc.Process) error {
 		user, err := s.use(p)
@@ -136,12 +158,13 @@ func UsersOf(ctx context.Context, procRoot string, devices []uint64, limit int) 
 }
 
 type userScan struct {
-	devices []uint64
+	// systems and files are the device numbers of Shown.
+	systems, files []uint64
 	// namespaces are the mount namespaces that were read already.
 	namespaces map[uint64]bool
 }
 
-// use returns one use of the devices by a process; nil if it uses none.
+// use returns one use of the layer by a process; nil if it does not use it.
 func (s *userScan) use(p *proc.Process) (*User, error) {
 	for _, link := range []struct{ name, how string }{{"exe", "runs"}, {"cwd", "works in"}, {"root", "has its root in"}} {
 		if s.leadsTo(p, link.name) {
@@ -158,21 +181,34 @@ func (s *userScan) use(p *proc.Process) (*User, error) {
 	return s.mounted(p)
 }
 
-// leadsTo reports whether a link of a process leads to a file on one of the devices.
+// leadsTo reports whether a link of a process leads to a file of the layer, or to a directory that it may have a part in.
 func (s *userScan) leadsTo(p *proc.Process, link string) bool {
 	stat, err := p.Stat(link)
-	return err == nil && slices.Contains(s.devices, stat.Dev) // an error: it was closed meanwhile, or has no device
+	// An error: it was closed meanwhile, or has no device.
+	return err == nil && (slices.Contains(s.files, stat.Dev) || slices.Contains(s.systems, stat.Dev))
 }
 
-// mapped looks for a mapped file.
+// mapped looks for a mapped file of the layer. maps shows a file of an overlay with the overlay's number, whatever its
+// layer is, and stat(2) with that of the layer.
 func (s *userScan) mapped(p *proc.Process) (user *User, err error) {
 	err = p.Maps(func(m proc.Mapping) error {
 		device, err := m.Device()
-		if err == nil && slices.Contains(s.devices, device.Number()) {
+		if err != nil {
+			return err
+		}
+		uses := slices.Contains(s.files, device.Number())
+		if !uses && slices.Contains(s.systems, device.Number()) {
+			stat, err := p.Stat(m.Link())
+			if proc.Ended(err) {
+				return nil // unmapped meanwhile
+			}
+			uses = err != nil || slices.Contains(s.files, stat.Dev)
+		}
+		if uses {
 			user = &User{How: "maps", Path: string(m.Path)}
 			return fs.SkipAll
 		}
-		return err
+		return nil
 	})
 	return user, err
 }
@@ -202,9 +238,9 @@ func (s *userScan) mounted(p *proc.Process) (*User, error) {
 		return nil, err
 	}
 	for i := range table {
-		m := &table[i]
-		if slices.Contains(s.devices, m.Device().Number()) && !strings.HasPrefix(m.Mountpoint, LayersDir+"/") {
-			return &User{How: "sees mounted", Path: m.Mountpoint}, nil
+		m, device := &table[i], table[i].Device().Number()
+		if (slices.Contains(s.systems, device) || slices.Contains(s.files, device)) && !strings.HasPrefix(m.Mountpoint, LayersDir+"/") {
+			return &User{How: SeesMounted, Path: m.Mountpoint}, nil
 		}
 	}
 	return nil, nil //nolint:nilnil // the process uses none of the devices

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/go-dmverity/pkg/dm"
@@ -27,8 +29,11 @@ const (
 // device for a moment.
 const verityBusyWait = 3 * time.Second
 
+// verityPrefix begins the device-mapper names of layers.
+const verityPrefix = "sharedos-"
+
 // verityName is the device-mapper name of a layer's device.
-func verityName(id tree.Digest) string { return "sharedos-" + id.Hex() }
+func verityName(id tree.Digest) string { return verityPrefix + id.Hex() }
 
 // verityTable is the device-mapper table of a layer on the device "major:minor". A block that does not match gives EIO,
 // dm-verity's default: a panic or a restart, its other modes, would hide which layer is corrupt.
@@ -72,7 +77,7 @@ func openVerity(ctx context.Context, layer release.Layer, device LayerDevice) (n
 	if status, statusErr := control.DeviceStatus(name); statusErr == nil {
 		removeErr := control.RemoveDevice(name)
 		if removeErr != nil && status.ActivePresent && errors.Is(removeErr, unix.EBUSY) {
-			return verityNode(status.Minor), nil
+			return verityNode(status.Minor), restoreVerity(control, name, target)
 		}
 		if removeErr != nil {
 			return "", fmt.Errorf("remove the stale verity device: %w", removeErr)
@@ -101,6 +106,104 @@ func openVerity(ctx context.Context, layer release.Layer, device LayerDevice) (n
 		return "", fmt.Errorf("set up dm-verity: %w", err)
 	}
 	return node, nil
+}
+
+// abandonedTarget is the device-mapper target that fails every read (the kernel's drivers/md/dm-target.c).
+const abandonedTarget = "error"
+
+// abandonVerity has the verity device of a layer fail every read, which lets go of the layer's disk. device is its number.
+func abandonVerity(id tree.Digest, device uint64) (err error) {
+	size, err := readAttribute(filepath.Join(sysBlock, filepath.Base(verityNode(unix.Minor(device)))), "size")
+	if err != nil {
+		return err
+	}
+	sectors, err := strconv.ParseUint(size, 10, 64)
+	if err != nil {
+		return fmt.Errorf("size of the verity device: %w", err)
+	}
+	control, err := dm.Open()
+	if err != nil {
+		return fmt.Errorf("open device-mapper: %w", err)
+	}
+	defer func() { err = errors.Join(err, control.Close()) }()
+	name := verityName(id)
+	if err := control.LoadTable(name, []dm.Target{{Length: sectors, Type: abandonedTarget}}); err != nil {
+		return fmt.Errorf("abandon the verity device: %w", err)
+	}
+	if err := control.SuspendDevice(name, false); err != nil {
+		return errors.Join(fmt.Errorf("abandon the verity device: %w", err), control.ClearTable(name))
+	}
+	return nil
+}
+
+// abandoned reports whether a device fails every read. That target has no status, and dm-verity always has one.
+func abandoned(control *dm.Control, name string) (bool, error) {
+	device, err := control.DeviceStatus(name)
+	if err != nil || !device.ActivePresent {
+		return false, err
+	}
+	status, err := control.TableStatus(name, false)
+	return err == nil && strings.TrimSpace(status) == "", err
+}
+
+// restoreVerity has a device that was abandoned read its layer again.
+func restoreVerity(control *dm.Control, name string, target dm.Target) error {
+	lost, err := abandoned(control, name)
+	if err != nil || !lost {
+		return err
+	}
+	if err := control.LoadTable(name, []dm.Target{target}); err != nil {
+		return fmt.Errorf("set up dm-verity again: %w", err)
+	}
+	if err := control.SuspendDevice(name, false); err != nil {
+		return errors.Join(fmt.Errorf("set up dm-verity again: %w", err), control.ClearTable(name))
+	}
+	return nil
+}
+
+// removeAbandoned removes the abandoned devices of layers that nothing uses any more.
+func removeAbandoned() (err error) {
+	names, err := verityNames(sysBlock)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	control, err := dm.Open()
+	if err != nil {
+		return fmt.Errorf("open device-mapper: %w", err)
+	}
+	defer func() { err = errors.Join(err, control.Close()) }()
+	for _, name := range names {
+		lost, err := abandoned(control, name)
+		if err == nil && lost {
+			err = control.RemoveDevice(name)
+		}
+		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENXIO) {
+			return fmt.Errorf("remove an abandoned device: %w", err)
+		}
+	}
+	return nil
+}
+
+// verityNames lists the device-mapper names of layers, by the directory /sys/block.
+func verityNames(sys string) ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(sys, "dm-*"))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, directory := range found {
+		name, err := readAttribute(directory, "dm/name")
+		if errors.Is(err, fs.ErrNotExist) || isNoDevice(err) {
+			continue // it was removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(name, verityPrefix) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
 }
 
 // closeVerity removes the layer's verity device, if there is one. It returns ErrLayerInUse when the device is busy.

@@ -153,8 +153,8 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 			r.warn("systemd-sysusers", err)
 		}
 	}
-	if changes.Temporary() {
-		if err := r.Units.ApplyTemporary(ctx); err != nil {
+	if files := changes.Temporary(); len(files) > 0 {
+		if err := r.Units.ApplyTemporary(ctx, files); err != nil {
 			r.warn("systemd-tmpfiles", err)
 		}
 	}

@@ -92,7 +92,8 @@ type Units interface {
 	// Failure describes why a unit does not run, with what it logged last.
 	Failure(ctx context.Context, unit string) string
 	ApplyAccounts(ctx context.Context) error
-	ApplyTemporary(ctx context.Context) error
+	// ApplyTemporary applies the files of tmpfiles.d with these names, as far as they exist.
+	ApplyTemporary(ctx context.Context, names []string) error
 	// State returns the state of the system, as "systemctl is-system-running" prints it.
 	State(ctx context.Context) (string, error)
 	// Failed returns the units that have failed.

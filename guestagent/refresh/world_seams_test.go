@@ -336,8 +336,8 @@ func (w worldUnits) ActiveState(_ context.Context, unit string) (state string, e
 func (w worldUnits) Failure(_ context.Context, unit string) string {
 	return unit + " is failed; it logged last: boom"
 }
-func (w worldUnits) ApplyAccounts(context.Context) error  { return nil }
-func (w worldUnits) ApplyTemporary(context.Context) error { return nil }
+func (w worldUnits) ApplyAccounts(context.Context) error            { return nil }
+func (w worldUnits) ApplyTemporary(context.Context, []string) error { return nil }
 
 func (w worldUnits) State(context.Context) (state string, err error) {
 	err = w.do("system state", func() error {
@@ -408,7 +408,7 @@ func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, 
 		for unit := range w.services {
 			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit], Fragment: "usr/lib/systemd/system/" + unit}
 			if unit == w.standIn && w.usr == w.releases["one"].stack.Base {
-				s.Units[unit] = impact.Unit{Name: unit, State: "activating", Once: true, Fragment: impact.Fragment("/run/systemd/generator.late/" + unit)}
+				s.Units[unit] = impact.Unit{Name: unit, State: "activating", Once: true, Fragment: "run/systemd/generator.late/" + unit}
 			}
 		}
 		use := func(version tree.Digest) []impact.Use {

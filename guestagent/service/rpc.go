@@ -59,6 +59,9 @@ type Layers interface {
 	Check(ctx context.Context, layer release.Layer) error
 	// Close closes a layer; mounts.ErrLayerInUse if something uses it.
 	Close(ctx context.Context, id tree.Digest) error
+	// Abandon lets go of the device of a layer of which nobody reads a file, although file systems that were built with
+	// it are in use.
+	Abandon(id tree.Digest) error
 	// Open reports whether a layer is open.
 	Open(id tree.Digest) (bool, error)
 }
@@ -72,8 +75,11 @@ type Observer interface {
 	// ReloadIndexes reloads the services that keep indexes of an earlier /usr mapped, so that they map the current
 	// ones.
 	ReloadIndexes(ctx context.Context) error
-	// Users describes the processes that use a layer; none if no process is seen to use it.
+	// Users describes the processes that use files of a layer or can come to them; none if no process is seen to.
 	Users(ctx context.Context, id tree.Digest) ([]string, error)
+	// Readers does the same after it has mount namespaces follow to the current /usr where nothing else holds the layer.
+	// If there are none, it reports whether processes that use other layers explain that the layer cannot be closed.
+	Readers(ctx context.Context, id tree.Digest) (readers []string, explained bool, err error)
 }
 
 // answerer implements agentapi.AgentService.
@@ -439,15 +445,23 @@ func (a *answerer) closeLayer(ctx context.Context, id tree.Digest, askOnly bool)
 	if !errors.Is(err, mounts.ErrLayerInUse) {
 		return nil, err
 	}
-	users, err = a.system.Users(ctx, id)
-	if reloading != nil {
-		users = append(users, reloading.Error())
-	}
-	if err == nil && len(users) == 0 {
+	users, explained, err := a.system.Readers(ctx, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(users) == 0 && explained:
+		if err = a.layers.Abandon(id); errors.Is(err, mounts.ErrLayerInUse) {
+			return []string{kernelUser}, nil
+		}
+		return nil, err
+	case len(users) == 0:
 		a.busy.Store(id, true)
 		users = []string{kernelUser}
 	}
-	return users, err
+	if reloading != nil {
+		users = append(users, reloading.Error())
+	}
+	return users, nil
 }
 
 // kernelUser describes what uses a layer that no process is seen to use.

@@ -192,7 +192,9 @@ type liveUnits struct{ *units.Manager }
 func (liveUnits) ApplyAccounts(ctx context.Context) error { return units.ApplyAccounts(ctx) }
 
 // ApplyTemporary implements refresh.Units.
-func (liveUnits) ApplyTemporary(ctx context.Context) error { return units.ApplyTemporary(ctx) }
+func (liveUnits) ApplyTemporary(ctx context.Context, names []string) error {
+	return units.ApplyTemporary(ctx, names)
+}
 
 // observer implements Observer for this system.
 type observer struct {
@@ -241,6 +243,9 @@ func (liveLayers) Check(ctx context.Context, layer release.Layer) error {
 
 // Close implements Layers.
 func (liveLayers) Close(ctx context.Context, id tree.Digest) error { return mounts.CloseLayer(ctx, id) }
+
+// Abandon implements Layers.
+func (liveLayers) Abandon(id tree.Digest) error { return mounts.AbandonLayer(id) }
 
 // moved is the report of a boot that booted another stack than the committed one; nil if it booted the committed one.
 func moved(record boot.BootRecord) *agentapi.Report {

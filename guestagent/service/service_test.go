@@ -96,7 +96,12 @@ func (f *fakeEngine) Yield() (func(), error) {
 	return func() { f.yielded = false }, nil
 }
 
-type fakeLayers struct{ inUse, unreadable map[tree.Digest]bool }
+type fakeLayers struct {
+	inUse, unreadable map[tree.Digest]bool
+	// abandoned gets the layers that were; mounted are those whose own mount is in use, so that they cannot be.
+	abandoned *[]tree.Digest
+	mounted   map[tree.Digest]bool
+}
 
 func (f fakeLayers) Check(_ context.Context, layer release.Layer) error {
 	if f.unreadable[layer.ID] {
@@ -122,6 +127,14 @@ func (f fakeLayers) Close(_ context.Context, id tree.Digest) error {
 	return nil
 }
 
+func (f fakeLayers) Abandon(id tree.Digest) error {
+	if f.mounted[id] {
+		return mounts.ErrLayerInUse
+	}
+	*f.abandoned = append(*f.abandoned, id)
+	return nil
+}
+
 type fakeObserver struct {
 	// asks counts what was asked for the state, until is how often it is "starting".
 	asks  *atomic.Int64
@@ -143,6 +156,12 @@ func (fakeObserver) Users(_ context.Context, id tree.Digest) ([]string, error) {
 		return []string{"old.service"}, nil
 	}
 	return nil, nil
+}
+
+// Readers says of the layers 96 and 95 that only other layers of their file systems are used.
+func (f fakeObserver) Readers(ctx context.Context, id tree.Digest) ([]string, bool, error) {
+	readers, err := f.Users(ctx, id)
+	return readers, len(readers) > 0 || id == tree.Digest{96} || id == tree.Digest{95}, err
 }
 
 // world is an agent that serves on a unix socket.
@@ -179,7 +198,8 @@ func newWorldWith(t *testing.T, limits callerLimits) *world {
 	w := &world{t: t, operator: operator, agentKey: key, socket: filepath.Join(directory, "s"), listeners: make(chan net.Listener, 16),
 		engine: &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
 	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs,
-		layers: fakeLayers{inUse: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true}},
+		layers: fakeLayers{inUse: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true, {96}: true, {95}: true},
+			mounted: map[tree.Digest]bool{{95}: true}, abandoned: new([]tree.Digest)},
 		system: fakeObserver{}, answered: func() { w.answered.Add(1) },
 		booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
 	public, _ := operator.Public().(ed25519.PublicKey)
@@ -470,6 +490,29 @@ func TestLayersAreClosedWhenNothingNeedsThem(t *testing.T) {
 	}
 	if by[id(10)] != "the running stack" || !strings.Contains(by[id(20)], "root") || by[id(99)] != "old.service" {
 		t.Errorf("held: %v", by)
+	}
+}
+
+// A layer of which nobody reads a file does not wait for processes that use other layers of the same /usr.
+func TestALayerThatNobodyReadsIsAbandoned(t *testing.T) {
+	w := newWorld(t)
+	id := func(b byte) string { return tree.Digest{b}.String() }
+	answer, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(99), id(97), id(96), id(95)}})
+	must(t, err)
+	if free := answer.GetFree(); len(free) != 1 || free[0] != id(96) {
+		t.Errorf("free: %v", free)
+	}
+	by := map[string]string{}
+	for _, held := range answer.GetHeld() {
+		by[held.GetId()] = strings.Join(held.GetBy(), " ")
+	}
+	// No process explains why 97 cannot be closed, and 95 is used by its own mount.
+	if by[id(99)] != "old.service" || by[id(97)] != kernelUser || by[id(95)] != kernelUser {
+		t.Errorf("held: %v", by)
+	}
+	layers, _ := w.answers.layers.(fakeLayers)
+	if got := *layers.abandoned; len(got) != 1 || got[0] != (tree.Digest{96}) {
+		t.Errorf("abandoned: %v", got)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +30,54 @@ func (o observer) ReloadIndexes(ctx context.Context) error {
 
 // Users implements Observer.
 func (o observer) Users(ctx context.Context, id tree.Digest) ([]string, error) {
-	devices, err := o.usr.Devices(id)
+	users, err := o.usersOf(ctx, id, o.usr.Shown, maxUsers)
+	if err != nil {
+		return nil, err
+	}
+	loops, err := o.loops(id)
+	return append(describeUsers(users), loops...), err
+}
+
+// Readers implements Observer.
+func (o observer) Readers(ctx context.Context, id tree.Digest) (readers []string, explained bool, err error) {
+	users, err := o.usersOf(ctx, id, o.usr.Shown, maxUsers)
+	if err != nil {
+		return nil, false, err
+	}
+	var unpinning error
+	if len(users) > 0 && !slices.ContainsFunc(users, func(u mounts.User) bool { return u.How != mounts.SeesMounted }) {
+		unpinning = o.usr.Unpin(ctx)
+	}
+	if readers, err = o.Users(ctx, id); err != nil {
+		return nil, false, err
+	}
+	if len(readers) > 0 {
+		if unpinning != nil {
+			readers = append(readers, unpinning.Error())
+		}
+		return readers, true, nil
+	}
+	others, err := o.usersOf(ctx, id, o.usr.Whole, 1)
+	return nil, len(others) > 0, err
+}
+
+// loops describes the loop devices whose file is one of the layer. No process need have it open.
+func (o observer) loops(id tree.Digest) ([]string, error) {
+	shown, err := o.usr.Shown(id)
+	if err != nil {
+		return nil, err
+	}
+	found, err := mounts.LoopsOn(shown)
+	texts := make([]string, 0, len(found))
+	for _, device := range found {
+		texts = append(texts, "loop device "+device)
+	}
+	return texts, err
+}
+
+// usersOf finds at most limit processes that use a layer, as it shows through the /usr of this boot, or its own mount.
+func (o observer) usersOf(ctx context.Context, id tree.Digest, through func(tree.Digest) ([]mounts.Shown, error), limit int) ([]mounts.User, error) {
+	shown, err := through(id)
 	if err != nil {
 		return nil, err
 	}
@@ -40,17 +88,17 @@ func (o observer) Users(ctx context.Context, id tree.Digest) ([]string, error) {
 	case err != nil:
 		return nil, fmt.Errorf("users of layer %s: %w", id, err)
 	case layer.Dev != parent.Dev:
-		devices = append(devices, layer.Dev)
+		shown = append(shown, mounts.Shown{System: layer.Dev, Files: []uint64{layer.Dev}})
 	}
-	users, err := mounts.UsersOf(ctx, "/proc", devices, maxUsers)
-	if err != nil {
-		return nil, err
-	}
+	return mounts.UsersOf(ctx, "/proc", shown, limit)
+}
+
+func describeUsers(users []mounts.User) []string {
 	texts := make([]string, 0, len(users))
 	for _, user := range users {
 		texts = append(texts, describeUser(user))
 	}
-	return texts, nil
+	return texts
 }
 
 // describeUser returns "nginx.service: process 12 (nginx) maps /usr/lib/x.so".

@@ -5,7 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -72,10 +76,36 @@ func ApplyAccounts(ctx context.Context) error {
 	return err
 }
 
-// ApplyTemporary creates the files that tmpfiles.d declares (systemd-tmpfiles(8)). It removes none.
-func ApplyTemporary(ctx context.Context) error {
+// temporaryDirs are the directories of files that systemd-tmpfiles reads (tmpfiles.d(5)).
+var temporaryDirs = []string{"/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d"}
+
+// ApplyTemporary creates what files of tmpfiles.d with these names declare (systemd-tmpfiles(8)). It removes nothing, and
+// does not touch what others declare. A name of which there is no file is left out.
+func ApplyTemporary(ctx context.Context, names []string) error {
+	names, err := present(temporaryDirs, names)
+	if err != nil || len(names) == 0 {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, toolLimit)
 	defer cancel()
-	_, err := Run(ctx, "systemd-tmpfiles", "--create", "--exclude-prefix=/dev")
+	// Of a plain name it reads the file of the first directory that has one.
+	_, err = Run(ctx, slices.Concat([]string{"systemd-tmpfiles", "--create", "--exclude-prefix=/dev", "--"}, names)...)
 	return err
+}
+
+// present returns those of the names that one of the directories has.
+func present(directories, names []string) (found []string, err error) {
+	for _, name := range names {
+		for _, directory := range directories {
+			_, err := os.Stat(filepath.Join(directory, name))
+			if err == nil {
+				found = append(found, name)
+				break
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+		}
+	}
+	return found, nil
 }

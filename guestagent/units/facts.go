@@ -83,7 +83,7 @@ func fact(name string, values []value) (unit impact.Unit, files []string) {
 	for _, relation := range values[5:] {
 		unit.Followers = append(unit.Followers, relation.texts...)
 	}
-	unit.Fragment = impact.Fragment(fragment.text())
+	unit.Fragment, _ = impact.Resolve(fragment.text())
 	for _, file := range dropIns.texts {
 		unit.DropIns = appendFile(unit.DropIns, file)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -196,6 +197,43 @@ func TestWhatFailedIsListed(t *testing.T) {
 	list = nil
 	if failed, err := new(Manager).Failed(t.Context()); err != nil || len(failed) != 0 {
 		t.Errorf("%q, %v", failed, err)
+	}
+}
+
+func TestInstancesOfTemplatesAreListed(t *testing.T) {
+	type unit struct {
+		Name, Description, Load, Active, Sub, Following string
+		Object                                          dbus.ObjectPath
+		Job                                             uint32
+		JobType                                         string
+		JobObject                                       dbus.ObjectPath
+	}
+	var list []unit
+	for _, name := range []string{"a@1.service", "a@2.socket", "b@1.service", "a.service", "a@x@y.service"} {
+		list = append(list, unit{Name: name, Active: "active", Object: "/u", JobObject: "/"})
+	}
+	systemd(t, nil, func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+		if states, _ := args[0].([]string); name != "ListUnitsFiltered" || slices.Contains(states, "inactive") {
+			t.Errorf("called %s with %v", name, args)
+		}
+		return send(happening, answerTo(call, list))
+	})
+	got, err := new(Manager).Instances(t.Context(), []string{"a@.service"})
+	if err != nil || !slices.Equal(got, []string{"a@1.service", "a@x@y.service"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestFilesThatAreInNoDirectoryAreLeftOut(t *testing.T) {
+	first, second := t.TempDir(), t.TempDir()
+	for _, path := range []string{filepath.Join(first, "a.conf"), filepath.Join(second, "a.conf"), filepath.Join(second, "b.conf")} {
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := present([]string{filepath.Join(first, "absent"), first, second}, []string{"a.conf", "b.conf", "c.conf"})
+	if err != nil || !slices.Equal(got, []string{"a.conf", "b.conf"}) {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
 // Begin has systemd start a target that ends this boot or its userland: "soft-reboot.target", "kexec.target",
@@ -43,6 +45,17 @@ func (m *Manager) Failed(ctx context.Context) (failed []string, err error) {
 		return err
 	})
 	return failed, err
+}
+
+// Instances returns the instances of templates ("x@.service") that are active or become so.
+func (m *Manager) Instances(ctx context.Context, templates []string) (instances []string, err error) {
+	err = m.connected(ctx, callLimit, func(c *connection) (err error) {
+		instances, err = c.listed("active", "reloading", "refreshing", "activating")
+		return err
+	})
+	return slices.DeleteFunc(instances, func(name string) bool {
+		return !slices.Contains(templates, impact.Template(name))
+	}), err
 }
 
 // Ran returns the units that have been active in this boot and have not failed since: those that run, and services that

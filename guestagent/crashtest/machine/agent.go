@@ -307,6 +307,9 @@ func (units) Facts(_ context.Context, names []string) (map[string]impact.Unit, e
 	return facts, nil
 }
 
+// Instances implements live.FactsOf.
+func (units) Instances(context.Context, []string) ([]string, error) { return nil, nil }
+
 // Restart implements refresh.Units.
 func (units) Restart(_ context.Context, unit string) (time.Duration, error) {
 	answer, err := ask("restart", unit)
@@ -408,7 +411,7 @@ func (units) ReloadUnit(context.Context, string) error { return nil }
 func (units) ApplyAccounts(context.Context) error { return nil }
 
 // ApplyTemporary implements refresh.Units.
-func (units) ApplyTemporary(context.Context) error { return nil }
+func (units) ApplyTemporary(context.Context, []string) error { return nil }
 
 // State implements refresh.Units.
 func (units) State(context.Context) (string, error) { return "running", nil }

@@ -365,3 +365,39 @@ func TestPartsThatDoNotGoTogether(t *testing.T) {
 		}
 	}
 }
+
+// A package initialises its data anew each time that it is installed. So a stack has the data of the component.
+func TestAJoinedTreeHasTheDataOfItsComponents(t *testing.T) {
+	entry := func(path, text string) tree.Entry {
+		return tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)), Digest: tree.Sum([]byte(text))}
+	}
+	of := func(entries ...tree.Entry) *tree.Tree {
+		t.Helper()
+		for _, path := range []string{tree.Root, "var", "var/lib", "var/lib/pg", "var/lib/my", "var/lib/both"} {
+			entries = append(entries, tree.Entry{Path: path, Type: tree.Directory, Mode: 0o755})
+		}
+		slices.SortFunc(entries, func(a, b tree.Entry) int { return tree.Compare(a.Path, b.Path) })
+		entries = slices.CompactFunc(entries, tree.Equal)
+		made, err := tree.New(entries, nil)
+		must(t, err)
+		return made
+	}
+	const packages = "debian:sha256:1"
+	base := of(entry("var/lib/my/ibdata1", "base"), entry("var/lib/my/log", "base"))
+	on := basis{manifest: &release.Manifest{}, tree: base, parts: []part{
+		{&release.Manifest{Name: "a", Input: packages}, of(append(base.Entries, entry("var/lib/pg/PG_VERSION", "17"), entry("var/lib/pg/control", "a"))...)},
+		{&release.Manifest{Name: "b", Input: packages}, of(append(base.Entries, entry("status", "b"),
+			entry("var/lib/pg/PG_VERSION", "17"), entry("var/lib/pg/control", "b"), entry("var/lib/pg/segment", "b"))...)},
+	}}
+	made := of(entry("var/lib/pg/PG_VERSION", "17"), entry("var/lib/pg/control", "made"), entry("var/lib/pg/control.new", "made"), entry("status", "both"),
+		entry("var/lib/my/ibdata1", "made"), entry("var/lib/my/log", "made"), entry("var/lib/both/data.mdb", "made"))
+	whole, _, err := on.joined(made)
+	must(t, err)
+	want := of(entry("var/lib/pg/PG_VERSION", "17"), entry("var/lib/pg/control", "a"), entry("status", "both"),
+		entry("var/lib/my/ibdata1", "base"), entry("var/lib/my/log", "base"),
+		// Only the two together have this one.
+		entry("var/lib/both/data.mdb", "made"))
+	if !slices.EqualFunc(whole.Entries, want.Entries, tree.Equal) {
+		t.Errorf("got %v, want %v", whole.Entries, want.Entries)
+	}
+}

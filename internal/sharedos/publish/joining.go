@@ -278,10 +278,11 @@ func (on *basis) rivals() (map[string][]compose.Rival, []string) {
 
 // joined returns the tree of the whole stack, and what its layers show without the joining layer. made is the base with
 // the packages of all components. To that come the files of components that are no packages', such as those that a user
-// has given, and what the user prefers where components conflict.
+// has given, and what the user prefers where components conflict. The data directories (rootfs.DataDirectories) are those
+// of the components: packages initialise them anew each time they are installed, with other content.
 func (on *basis) joined(made *tree.Tree) (whole *tree.Tree, below []tree.Entry, _ error) {
 	below = on.tree.Entries
-	contents := contentsOf{made.Content}
+	contents := contentsOf{made.Content, on.tree.Content}
 	for _, one := range on.parts {
 		below = layer.Apply(below, layer.Delta(on.tree.Entries, one.tree.Entries))
 		contents = append(contents, one.tree.Content)
@@ -289,6 +290,10 @@ func (on *basis) joined(made *tree.Tree) (whole *tree.Tree, below []tree.Entry, 
 	all := make(map[string]tree.Entry, len(made.Entries))
 	for _, e := range made.Entries {
 		all[e.Path] = e
+	}
+	data, err := on.keepData(all, made)
+	if err != nil {
+		return nil, nil, err
 	}
 	rivals, changed := on.rivals()
 	preferred := map[string]bool{}
@@ -302,7 +307,7 @@ func (on *basis) joined(made *tree.Tree) (whole *tree.Tree, below []tree.Entry, 
 		switch _, has := all[at]; {
 		case winner != compose.ByPackages:
 			entry = rivals[at][winner].Entry
-		case has:
+		case has, inAny(at, data):
 			continue
 		default: // such as data that only a component's own build has
 			i := slices.IndexFunc(rivals[at], func(one compose.Rival) bool { return one.Entry != nil && compose.Packaged(one.Of) })
@@ -325,6 +330,38 @@ func (on *basis) joined(made *tree.Tree) (whole *tree.Tree, below []tree.Entry, 
 		return nil, nil, fmt.Errorf("join the components: %w", err)
 	}
 	return whole, below, nil
+}
+
+// keepData puts the data directories that the base or a component has initialised in the place of those of a joined tree,
+// and returns them. Each is taken as a whole from one of them: the base, or the first component that has it.
+func (on *basis) keepData(all map[string]tree.Entry, made *tree.Tree) (kept []string, _ error) {
+	directories, err := rootfs.DataDirectories(made)
+	if err != nil {
+		return nil, fmt.Errorf("join the components: %w", err)
+	}
+	trees := []*tree.Tree{on.tree}
+	for _, one := range on.parts {
+		if compose.Packaged(one.manifest) {
+			trees = append(trees, one.tree)
+		}
+	}
+	for _, directory := range directories {
+		within := func(e tree.Entry) bool { return e.Path == directory || inside(e.Path, directory) }
+		from := slices.IndexFunc(trees, func(t *tree.Tree) bool {
+			return slices.ContainsFunc(t.Entries, func(e tree.Entry) bool { return e.Type == tree.Regular && inside(e.Path, directory) })
+		})
+		if from < 0 {
+			continue // only all packages together have it
+		}
+		kept = append(kept, directory)
+		maps.DeleteFunc(all, func(_ string, e tree.Entry) bool { return within(e) })
+		for _, e := range trees[from].Entries {
+			if within(e) {
+				all[e.Path] = e
+			}
+		}
+	}
+	return kept, nil
 }
 
 // inDirectories returns the entries that are in a directory. The others are below a path that one component has removed

@@ -48,7 +48,7 @@ func (j *Joined) String() string {
 }
 
 // joinedRecipe is increased when the same components yield another tree.
-const joinedRecipe = 1
+const joinedRecipe = 2
 
 // Fingerprint implements source.Source. The caller knows the releases, which say all.
 func (j *Joined) Fingerprint(context.Context) (string, error) {
