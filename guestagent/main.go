@@ -33,6 +33,10 @@ func main() {
 		}
 		return
 	}
+	// When the journal ends, as in a soft-reboot, so does the stream that the agent logs to. By default Go ends a program
+	// that writes to such a standard output or error. The signal is not ignored instead, since all child processes would
+	// ignore it, too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	command := ""
 	if len(os.Args) == 2 || len(os.Args) == 3 && os.Args[1] == "resolver" {
 		command = os.Args[1]
