@@ -74,7 +74,8 @@ type Parts struct {
 type StandIn struct {
 	// Component is the release that is attached when the component is used.
 	Component release.Identified
-	// Release is the release of its stand-in layer, whose contents list is that of the base with the stand-ins.
+	// Release is the release of its stand-in layer, whose contents list is that of the base with the stand-ins. It may be
+	// zero for Check, as long as it is not made.
 	Release release.Identified
 }
 
@@ -109,6 +110,11 @@ type Lists func(release.Identified) (io.ReadCloser, error)
 func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte, err error) {
 	if err := parts.Check(); err != nil {
 		return nil, nil, err
+	}
+	for _, one := range parts.StandIns {
+		if one.Release.Manifest == nil {
+			return nil, nil, fmt.Errorf("compose a stack: the stand-in layer of component %q is not given", one.Component.Manifest.Name)
+		}
 	}
 	base := parts.Base.Manifest
 	stack := &release.StackManifest{
@@ -176,7 +182,9 @@ func (p Parts) layers() []release.Layer {
 	}
 	add(p.Base.Manifest.Layers)
 	for _, one := range p.StandIns {
-		add(one.Release.Manifest.Layers)
+		if one.Release.Manifest != nil {
+			add(one.Release.Manifest.Layers)
+		}
 	}
 	for _, component := range p.Components {
 		add(component.Manifest.Layers)
@@ -211,12 +219,15 @@ func (p Parts) Check() error {
 			return err
 		}
 	}
+	toMake := 0 // layers
 	for _, one := range p.StandIns {
-		if err := p.checkStandIn(one); err != nil {
+		if one.Release.Manifest == nil {
+			toMake++
+		} else if err := p.checkStandIn(one); err != nil {
 			return err
 		}
 	}
-	if n := len(p.layers()); n > release.MaxStackLayers {
+	if n := len(p.layers()) + toMake; n > release.MaxStackLayers {
 		return fmt.Errorf("%w: base, components and stand-ins have %d layers together, and a VM can have %d; a smaller max_layers of the provider has the next release of the base stand on fewer layers",
 			ErrTooMany, n, release.MaxStackLayers)
 	}
