@@ -30,6 +30,8 @@ var vmSamples = map[string]struct {
 	"ssh_authorized_keys": {path.Root("ssh_authorized_keys"), []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
 	"base":                {path.Root("base"), tree.Digest{9}.String()},
 	"components":          {path.Root("components"), []string{tree.Digest{8}.String()}},
+	"on_demand":           {path.Root("on_demand"), []string{tree.Digest{8}.String()}},
+	"detach_on_demand":    {path.Root("detach_on_demand"), true},
 	"vcpus":               {path.Root("vcpus"), int64(3)},
 	"memory":              {path.Root("memory"), "1GiB"},
 	"disk.size":           {path.Root("disk").AtName("size"), "8GiB"},
@@ -126,7 +128,7 @@ func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 			if known, err := unknown.model().known(t.Context()); (known || err != nil) && root != "timeouts" {
 				t.Errorf("an unknown value is known: %t, %v", known, err)
 			}
-			if root == "refresh" || root == "timeouts" {
+			if root == "refresh" || root == "timeouts" || root == "detach_on_demand" {
 				return // only the configuration has these
 			}
 			found := &vm.VM{Spec: vmSpecOf(t, plan), State: hypervisor.Running}
@@ -161,6 +163,7 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 		Remaining: []string{"dbus.service 1 /usr/lib/x"}, Unreadable: []string{"layer"}}
 	found.Surplus = []vm.SurplusLayer{{ID: tree.Digest{4}, InUseBy: []string{"a.service"}}}
 	found.Faults = []vm.Fault{{Object: "private disk", Problem: "it is gone", Mended: true}}
+	found.Spec.Attached = []string{"tool"}
 	plan := newVMPlan(t, found)
 	model := plan.model()
 	impact := &agentapi.Impact{

@@ -26,7 +26,22 @@ var componentMoves = map[string]struct {
 		func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} },
 		func(base, tool []string) values { return values{"base": base[1], "components": []any{tool[1]}} },
 	},
-	"create": {nil, func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} }},
+	"offer": {
+		func(base, _ []string) values { return values{"base": base[0]} },
+		func(base, tool []string) values { return values{"base": base[0], "on_demand": []any{tool[0]}} },
+	},
+	"attach what was offered": {
+		func(base, tool []string) values { return values{"base": base[0], "on_demand": []any{tool[0]}} },
+		func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} },
+	},
+	"base and what is offered": {
+		func(base, tool []string) values { return values{"base": base[0], "on_demand": []any{tool[0]}} },
+		func(base, tool []string) values {
+			return values{"base": base[1], "on_demand": []any{tool[1]}, "detach_on_demand": true}
+		},
+	},
+	"create with an offer": {nil, func(base, tool []string) values { return values{"base": base[0], "on_demand": []any{tool[0]}} }},
+	"create":               {nil, func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} }},
 }
 
 // staged is a VM that is about to move, with the releases that it moves between.
@@ -84,7 +99,11 @@ func TestWhatIsKnownBeforeTheComponentIsStaysAsItIs(t *testing.T) {
 			t.Parallel()
 			s, state, after := staged(t, move)
 			of := s.c.typeOf("sharedos_vm")
-			before, text := newClient(t, s.world).plan("sharedos_vm", state, valueOf(t, of, merged(after, values{"components": []any{unknown{}}})))
+			later := "components"
+			if _, offered := after["on_demand"]; offered {
+				later = "on_demand"
+			}
+			before, text := newClient(t, s.world).plan("sharedos_vm", state, valueOf(t, of, merged(after, values{later: []any{unknown{}}})))
 			if text != "" {
 				t.Fatal(text)
 			}

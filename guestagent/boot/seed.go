@@ -330,8 +330,9 @@ func (s *seeder) copyContent(from int, name string, to int, size int64) (err err
 	}
 	target := os.NewFile(uintptr(out), seedTemporary)
 	defer func() { err = errors.Join(err, target.Close()) }()
-	n, err := io.Copy(target, source)
-	if err != nil {
+	sparse := fileio.NewSparse(target)
+	n, err := io.Copy(sparse, source)
+	if err = errors.Join(err, sparse.End()); err != nil {
 		return err
 	}
 	if n != size {

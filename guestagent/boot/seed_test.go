@@ -23,6 +23,8 @@ func seedTree(t *testing.T) (lower, private string) {
 	must(t, os.Chown(filepath.Join(app, "data"), 33, 34))
 	must(t, os.Chmod(filepath.Join(app, "data"), 0o640|os.ModeSetuid))
 	must(t, os.Link(filepath.Join(app, "data"), filepath.Join(app, "same")))
+	must(t, os.WriteFile(filepath.Join(app, "sparse"), nil, 0o600))
+	must(t, os.Truncate(filepath.Join(app, "sparse"), 4<<20))
 	must(t, os.Symlink("/nowhere/at all", filepath.Join(app, "link")))
 	must(t, os.Lchown(filepath.Join(app, "link"), 33, 33))
 	must(t, unix.Mknod(filepath.Join(app, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
@@ -80,6 +82,9 @@ func TestSeedKeepsWhatEachFileIs(t *testing.T) {
 	app := filepath.Join(private, "var/lib/app")
 	if lstat(t, filepath.Join(app, "data")).Ino != lstat(t, filepath.Join(app, "same")).Ino {
 		t.Error("two names of one file became two files")
+	}
+	if blocks := lstat(t, filepath.Join(app, "sparse")).Blocks; blocks > 128 {
+		t.Errorf("a file with holes takes %d bytes", blocks*512)
 	}
 	content, err := os.ReadFile(filepath.Join(app, "data"))
 	must(t, err)

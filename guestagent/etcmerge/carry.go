@@ -72,8 +72,10 @@ type step struct {
 
 	// before and after are Before and After.
 	before, after *tree.Entry
-	// content writes the content of after, if it is a regular file.
+	// content writes the content of after, if it is a regular file, and file identifies it in the release, if it has
+	// several names there that are to be names of one file here, too.
 	content content
+	file    inode
 	// previous writes the content of before, if the root does not have it; nil otherwise.
 	previous content
 }
@@ -208,7 +210,7 @@ func (p *planner) act(ctx context.Context) error {
 			p.conflict(s.Path, OtherType, "its parent is not a directory here")
 			continue
 		}
-		if err := p.prepare(s.after, s.content); err != nil {
+		if err := p.prepareName(s.after, s.file, s.content); err != nil {
 			return err
 		}
 		changes[s.Path] = !alike(s.before, s.after)

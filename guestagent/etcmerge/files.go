@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/failpoint"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -208,6 +209,51 @@ type placing struct {
 	done []string
 	// skip is called for a path that cannot be placed while others can.
 	skip func(name string, o *obstacle)
+	// names has the first placed name of each file of the release that has several.
+	names map[inode]*tree.Entry
+}
+
+// inode identifies a file of a release.
+type inode struct{ device, number uint64 }
+
+// several returns the identity of a file that has several names; zero if it has one.
+func several(root *os.Root, name string) (inode, error) {
+	info, err := root.Lstat(name)
+	if err != nil {
+		return inode{}, err
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && info.Mode().IsRegular() && stat.Nlink > 1 {
+		return inode{stat.Dev, stat.Ino}, nil
+	}
+	return inode{}, nil
+}
+
+// prepareName is prepare for a name of a file that may have several: a further one becomes a hard link, unless it is on
+// another mount.
+func (p *placing) prepareName(entry *tree.Entry, file inode, content content) error {
+	if file == (inode{}) {
+		return p.prepare(entry, content)
+	}
+	if first := p.names[file]; first != nil {
+		temporary := temporaryName(entry.Path)
+		if err := p.root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("write /%s: %w", entry.Path, err)
+		}
+		if err := p.root.Link(temporaryName(first.Path), temporary); err == nil {
+			p.ready = append(p.ready, entry)
+			return nil
+		} // otherwise it is written as a file of its own, which says what is wrong, if anything is
+	}
+	if err := p.prepare(entry, content); err != nil {
+		return err
+	}
+	if p.names == nil {
+		p.names = map[inode]*tree.Entry{}
+	}
+	if p.names[file] == nil {
+		p.names[file] = entry
+	}
+	return nil
 }
 
 // prepare creates a directory, or a file or link under a temporary name. content returns the content of a regular file.
@@ -326,7 +372,8 @@ func writeFile(root *os.Root, name string, entry *tree.Entry, content content) (
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := content(file); err != nil {
+	sparse := fileio.NewSparse(file)
+	if err := errors.Join(content(sparse), sparse.End()); err != nil {
 		return err
 	}
 	if err := file.Chown(int(entry.UID), int(entry.GID)); err != nil {

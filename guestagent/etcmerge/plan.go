@@ -251,7 +251,13 @@ func (p *planner) write(d Difference, ours *tree.Entry) {
 		p.conflict(d.Path, Unsupported, "the release has a "+d.New.Type.String()+" there, which is not carried into a running system")
 		return
 	}
-	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: clone(d.New), content: p.released(d)})
+	s := step{Path: d.Path, before: ours, after: clone(d.New), content: p.released(d)}
+	// Files of /etc are replaced one by one, and each has an overlay's copy of its own.
+	if d.New.Type == tree.Regular && tree.OwnerOf(d.Path) != tree.Merged {
+		// An error is none of the plan: the content cannot be read then either, which says so.
+		s.file, _ = several(p.new, d.Path)
+	}
+	p.steps = append(p.steps, s)
 }
 
 // released returns the content of the new release's version of a file, and checks that the layers have what the contents

@@ -128,3 +128,37 @@ func TestNotesOfToolsOfPackagesAreNotTold(t *testing.T) {
 		t.Errorf("conflicts: %v", outcome.Conflicts)
 	}
 }
+
+// Names of one file are names of one file in the VM, too, and a hole stays a hole.
+func TestSeedsKeepHardLinksAndHoles(t *testing.T) {
+	v := newVM(t, t.TempDir(), files{"var/opt/acme/bin/a": "1", "var/opt/acme/bin/b": "1"}, files{"var/opt/acme/bin/a": "1", "var/opt/acme/bin/b": "1"},
+		files{"var/lib/acme/data": "2", "var/opt/acme/bin/a": "2", "var/opt/acme/bin/b": "2"})
+	in := func(root, name string) string { return root + "/" + name }
+	must(t, os.Link(in(v.new, "var/lib/acme/data"), in(v.new, "var/lib/acme/same")))
+	must(t, os.Remove(in(v.new, "var/opt/acme/bin/b")))
+	must(t, os.Link(in(v.new, "var/opt/acme/bin/a"), in(v.new, "var/opt/acme/bin/b")))
+	must(t, os.WriteFile(in(v.new, "var/lib/acme/sparse"), nil, 0o600))
+	must(t, os.Truncate(in(v.new, "var/lib/acme/sparse"), 4<<20))
+	v.carry(t)
+	stat := func(name string) (stat unix.Stat_t) {
+		must(t, unix.Lstat(in(v.Root, name), &stat))
+		return stat
+	}
+	for first, second := range map[string]string{"var/lib/acme/data": "var/lib/acme/same", "var/opt/acme/bin/a": "var/opt/acme/bin/b"} {
+		if stat(first).Ino != stat(second).Ino {
+			t.Errorf("%s and %s are two files", first, second)
+		}
+		for _, name := range []string{first, second} {
+			if text, err := os.ReadFile(in(v.Root, name)); err != nil || string(text) != "2" {
+				t.Errorf("%s is %q (%v)", name, text, err)
+			}
+		}
+	}
+	if hole := stat("var/lib/acme/sparse"); hole.Size != 4<<20 || hole.Blocks > 128 {
+		t.Errorf("a file with holes has %d bytes and takes %d", hole.Size, hole.Blocks*512)
+	}
+	must(t, v.Undo(t.Context()))
+	if left := read(t, v.Root); !strings.HasSuffix(left["var/opt/acme/bin/a"], " 1") || !strings.HasSuffix(left["var/opt/acme/bin/b"], " 1") || left["var/lib/acme/same"] != "" {
+		t.Errorf("undone, it is %v", left)
+	}
+}

@@ -100,7 +100,8 @@ type Snapshot struct {
 type Affected struct {
 	Unit    string
 	Outcome Outcome
-	// Reason says why the unit is affected, KeptBecause why it is left as it is nevertheless (Outcome.Keeps).
+	// Reason says why the unit is affected, KeptBecause why it is left as it is nevertheless: all of it (Outcome.Keeps), or
+	// its code alone, for a message bus that only reads its configuration again.
 	Reason, KeptBecause string
 	// Paths are the first of the differing paths that the unit uses, and PathCount is the number of all of them.
 	// Packages are those that Paths belong to.
@@ -229,7 +230,7 @@ func (a *Assessment) conclude(changes *Changes) {
 		affected.Reason += sideEffect(affected.Unit, affected.Outcome, changes)
 		a.Interpreted = append(a.Interpreted, affected.interpreted...)
 		a.Level = max(a.Level, affected.Outcome.Level())
-		if !affected.Outcome.Keeps() {
+		if affected.KeptBecause == "" {
 			continue
 		}
 		a.Remaining = append(a.Remaining, affected.lines...)
@@ -265,7 +266,7 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 		a.Pending = append(a.Pending, KernelPending(policy.RunningKernel, policy.TargetKernel))
 	}
 	for _, affected := range a.Affected {
-		if affected.Outcome == Kept {
+		if affected.Outcome == Kept || affected.Outcome == Reloaded && affected.KeptBecause != "" {
 			a.Pending = append(a.Pending, fmt.Sprintf("%s still uses %s: %s", affected.Unit, affected.FirstUse(), affected.KeptBecause))
 		}
 	}
@@ -284,7 +285,7 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 	for _, name := range all.paths {
 		affected.Paths = append(affected.Paths, "/"+name)
 	}
-	code := g.uses.count+g.scripts.count > 0
+	code := g.uses.count+g.scripts.count > 0 || g.confined != ""
 	removed := changes.removes(unit.Fragment)
 	switch {
 	case g.session || personalUnit(g.name):
@@ -293,10 +294,16 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 		affected.Outcome, affected.KeptBecause = Kept, "it belongs to no unit"
 	case g.name == ManagerUnit:
 		affected.Outcome, affected.Reason = Reloaded, "systemd re-executes itself in place"
-	case busUnit(g.name) && g.policy.count == 0 && (code || g.confined != ""):
-		affected.Outcome, affected.KeptBecause = Kept, "a soft-reboot renews the message bus"
 	case busUnit(g.name):
-		affected.Outcome, affected.Reason = Reloaded, "its configuration differs"
+		affected.Outcome = Reloaded
+		if g.policy.count == 0 && code {
+			affected.Outcome = Kept
+		} else {
+			affected.Reason = "its configuration differs"
+		}
+		if code {
+			affected.KeptBecause = "a soft-reboot renews the message bus"
+		}
 	case changes.takesOver(unit.Fragment):
 		affected.Outcome, affected.Reason = TakenOver, "it stands in for a unit of a component, which is attached"
 	case unit.unstoppable(g.name, removed) != "":

@@ -375,7 +375,7 @@ func (e *Engine) OldCode(ctx context.Context) (remaining, pending []string, err 
 func remainingOf(a *impact.Assessment) []string {
 	remaining := slices.Clone(a.Remaining)
 	for _, affected := range a.Affected {
-		if !affected.Outcome.Keeps() { // renewed, and a process of it survived
+		if affected.KeptBecause == "" { // renewed, and a process of it survived
 			for _, pid := range affected.PIDs {
 				remaining = append(remaining, fmt.Sprintf("%s %d %s", affected.Unit, pid, affected.FirstUse()))
 			}

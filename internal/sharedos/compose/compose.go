@@ -195,7 +195,7 @@ func (p Parts) layers() []release.Layer {
 	return all
 }
 
-// Check finds what can be told from the manifests alone.
+// Check finds what can be told from the manifests alone. The stand-in layers need not be made yet.
 func (p Parts) Check() error {
 	base := p.Base.Manifest
 	if base.Kind != release.Base {
@@ -234,9 +234,13 @@ func (p Parts) Check() error {
 	return nil
 }
 
-// checkStandIn checks that a release is a stand-in layer on the base. Its maker takes care that it is the component's.
+// checkStandIn checks that a release is a stand-in layer on the base, unless it is not made yet. Its maker takes care that
+// it is the component's.
 func (p Parts) checkStandIn(one StandIn) error {
 	base, m := p.Base.Manifest, one.Release.Manifest
+	if m == nil {
+		return nil
+	}
 	if m.Kind != release.StandIn || m.BuiltOn != p.Base.ID || m.Architecture != base.Architecture || len(m.Layers) != 1 {
 		return fmt.Errorf("%w: release %s is of %s %q on %s for %s, and not the stand-in layer of component %q on base release %s for %s",
 			ErrKind, one.Release.ID, m.Kind, m.Name, m.BuiltOn, m.Architecture, one.Component.Manifest.Name, p.Base.ID, base.Architecture)

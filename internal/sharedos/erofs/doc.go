@@ -6,9 +6,11 @@
 // whole consecutive blocks (EROFS' plain layout), tail included, so that the kernel can map them directly from a device
 // (DAX).
 //
-// Files in blocks that are equal in everything except their paths share one inode. So a hard link stays one, and a file
-// that several packages contain is stored once. Writing an image takes about 50 bytes of memory for each entry, in
-// addition to the tree itself.
+// A file with holes is stored in chunks (EROFS' chunk-based layout), and chunks of zeros take no blocks. The size of the
+// chunks is the power of two with which chunks and their addresses take the least room.
+//
+// Files with the same content share its blocks. Names of one file (tree.Entry.Inode) share the inode, so that a hard link
+// stays one. Writing an image takes about 50 bytes of memory for each entry, in addition to the tree itself.
 //
 // This package exists since no library kept the limits on memory and on the size of a delta (design/0010).
 package erofs

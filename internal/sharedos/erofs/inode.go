@@ -27,6 +27,8 @@ const (
 	layoutBit  = 1         // from bit 1 on: how its data lies
 	plain      = 0         // in consecutive blocks
 	tailInline = 2         // the same, but what does not fill the last block lies behind the inode
+	chunked    = 4         // in chunks, whose addresses are behind the inode
+	hasChunks  = 4         // the feature that a reader has to know for it
 	buildTime  = 946684800 // 2000-01-01, used instead of the time of writing
 )
 
@@ -39,7 +41,28 @@ func (p *plan) appendSuperblock(b []byte) []byte {
 	binary.LittleEndian.PutUint64(super[16:], uint64(len(p.order)))
 	binary.LittleEndian.PutUint64(super[24:], buildTime)
 	binary.LittleEndian.PutUint32(super[36:], uint32(p.blocks))
+	if len(p.chunks) > 0 {
+		binary.LittleEndian.PutUint32(super[80:], hasChunks)
+	}
 	return append(b, super...)
+}
+
+// appendChunks appends the addresses of the chunks of a file, if it is stored in chunks.
+func (p *plan) appendChunks(b []byte, i int32) []byte {
+	n := p.inodes[i]
+	c, block := p.chunks[n.content], n.block
+	if c == nil {
+		return b
+	}
+	for at, data := range c.data {
+		if !data {
+			b = binary.LittleEndian.AppendUint32(b, noBlock)
+			continue
+		}
+		b = binary.LittleEndian.AppendUint32(b, block)
+		block += uint32(blocksFor(c.length(at)))
+	}
+	return b
 }
 
 // appendInode appends an inode without its attributes.
@@ -50,6 +73,9 @@ func (p *plan) appendInode(b []byte, i int32) []byte {
 		layout = tailInline
 	}
 	data := n.block
+	if c := p.chunks[n.content]; c != nil {
+		layout, data = chunked, uint32(c.bits-blockBits)
+	}
 	if e.Type == tree.CharDevice || e.Type == tree.BlockDevice {
 		data = uint32(unix.Mkdev(e.Major, e.Minor))
 	}
@@ -75,7 +101,7 @@ var typeBits = [...]uint32{
 // linkCount returns the number of links of an inode. A directory has 2, plus one for each directory in it.
 func (p *plan) linkCount(i int32) uint32 {
 	if p.entries[i].Type != tree.Directory {
-		return 1
+		return max(1, p.links[i])
 	}
 	links := uint32(2)
 	for _, child := range p.children[p.first[i]:p.first[i+1]] {

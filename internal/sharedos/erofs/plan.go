@@ -2,6 +2,7 @@ package erofs
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math"
 	"path"
@@ -10,16 +11,20 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// plan is the layout of an image. It depends on the entries of the tree, and not on the content of files.
+// plan is the layout of an image. Of the content of files only holes count.
 type plan struct {
 	entries []tree.Entry
 	// The entries that directory i holds are children[first[i]:first[i+1]], in the order of their names.
 	first, children []int32
 	// parents has the directory of each entry.
 	parents []int32
-	// inodes by entry.
+	// inodes by entry. Names of one file have copies of its inode.
 	inodes []inode
-	// order lists the entries in the order of the places of their inodes.
+	// links counts the names of each inode that has several, by its owner.
+	links map[int32]uint32
+	// chunks are those of files with holes, by the entry that has the content.
+	chunks map[int32]*chunks
+	// order lists the entries that own an inode, in the order of the places of the inodes.
 	order []int32
 	// metaBlocks is where the blocks of directories and files begin; blocks is the size of the image.
 	metaBlocks, blocks int64
@@ -31,6 +36,8 @@ type inode struct {
 	slot uint32
 	// block is the first of its blocks, if it has any.
 	block uint32
+	// owner is the entry for which the inode is written: the first of its names.
+	owner int32
 	// content is the entry whose blocks it has: its own, or those of an equal file.
 	content int32
 	// size of its content in bytes.
@@ -43,16 +50,21 @@ type inode struct {
 const maxBlocks = math.MaxUint32
 
 // newPlan lays out an image. Errors match tree.ErrInvalid, ErrXattr or ErrTooLarge.
-func newPlan(entries []tree.Entry) (*plan, error) {
-	p := &plan{entries: entries}
+func newPlan(ctx context.Context, t *tree.Tree) (*plan, error) {
+	entries := t.Entries
+	p := &plan{entries: entries, links: map[int32]uint32{}, chunks: map[int32]*chunks{}}
 	if err := p.readHierarchy(); err != nil {
 		return nil, err
 	}
 	p.inodes = make([]inode, len(entries))
 	for i := range p.inodes {
-		p.inodes[i] = inode{content: int32(i), size: p.size(int32(i))}
+		p.inodes[i] = inode{owner: int32(i), content: int32(i), size: p.size(int32(i))}
 	}
+	p.link()
 	p.share()
+	if err := p.findHoles(ctx, t.Content); err != nil {
+		return nil, err
+	}
 	if err := p.placeInodes(); err != nil {
 		return nil, err
 	}
@@ -60,7 +72,8 @@ func newPlan(entries []tree.Entry) (*plan, error) {
 		return nil, err
 	}
 	for i := range p.inodes {
-		p.inodes[i].block = p.inodes[p.inodes[i].content].block
+		n := &p.inodes[i]
+		n.slot, n.block = p.inodes[n.owner].slot, p.inodes[n.content].block
 	}
 	return p, nil
 }
@@ -105,9 +118,30 @@ func (p *plan) readHierarchy() error {
 	return nil
 }
 
-// share finds files with the same content, which has blocks of its own: it is stored once. Each file keeps its own inode.
-// A tree does not know hard links, and files that merely are equal must not become one: a change of one of them in an
-// overlay would otherwise be a change of all for programs that look at the numbers of inodes.
+// link finds the names of one file: hard links in the source that still agree in all but their paths.
+func (p *plan) link() {
+	owners := map[uint32][]int32{}
+next:
+	for i := range p.entries {
+		e := &p.entries[i]
+		if e.Inode == 0 || e.Type == tree.Directory {
+			continue
+		}
+		for _, owner := range owners[e.Inode] {
+			other := p.entries[owner]
+			if other.Path = e.Path; tree.Equal(other, *e) && seconds(other.ModTime) == seconds(e.ModTime) {
+				p.inodes[i].owner = owner
+				p.links[owner] = max(p.links[owner], 1) + 1
+				continue next
+			}
+		}
+		owners[e.Inode] = append(owners[e.Inode], int32(i))
+	}
+}
+
+// share finds files with the same content, which has blocks of its own: it is stored once. Files that merely are equal keep
+// inodes of their own. They must not become hard links: a change of one of them in an overlay would otherwise be a change
+// of all for programs that look at the numbers of inodes.
 func (p *plan) share() {
 	first := map[tree.Digest]int32{}
 	for i := range p.entries {
@@ -121,6 +155,32 @@ func (p *plan) share() {
 			first[e.Digest] = int32(i)
 		}
 	}
+}
+
+// findHoles finds the files with holes that are worth leaving out.
+func (p *plan) findHoles(ctx context.Context, content tree.Content) error {
+	var blocks int64
+	for i := range p.entries { // first, since reading files that are too large would take hours
+		if p.inodes[i].content == int32(i) {
+			blocks += blocksFor(p.inodes[i].size)
+		}
+		if blocks > maxBlocks {
+			return fmt.Errorf("%d blocks up to %q: %w", blocks, p.entries[i].Path, ErrTooLarge)
+		}
+	}
+	for i := range p.entries {
+		if p.inodes[i].content != int32(i) {
+			continue
+		}
+		c, err := findChunks(ctx, content, &p.entries[i])
+		if err != nil {
+			return err
+		}
+		if c != nil {
+			p.chunks[int32(i)] = c
+		}
+	}
+	return nil
 }
 
 // fitsBeside reports whether the whole content of a regular file can be stored after its inode.
@@ -147,6 +207,9 @@ func (p *plan) placeInodes() error {
 	shelf := newShelf(superOffset + superSize)
 	for i := range p.entries {
 		e, n := &p.entries[i], &p.inodes[i]
+		if n.owner != int32(i) {
+			continue
+		}
 		if err := checkXattrs(e); err != nil {
 			return fmt.Errorf("%q: %w", e.Path, err)
 		}
@@ -158,6 +221,9 @@ func (p *plan) placeInodes() error {
 		}
 		if n.inline {
 			size += tail
+		}
+		if c := p.chunks[n.content]; c != nil {
+			size += len(c.data) * chunkAddress
 		}
 		offset := shelf.put(size)
 		if offset/slotSize > math.MaxUint32 {
@@ -177,7 +243,7 @@ func (p *plan) placeBlocks() error {
 	for _, directories := range []bool{true, false} {
 		for i := range p.entries {
 			n := &p.inodes[i]
-			if n.content != int32(i) || (p.entries[i].Type == tree.Directory) != directories {
+			if !p.hasBlocks(int32(i)) || (p.entries[i].Type == tree.Directory) != directories {
 				continue
 			}
 			if blocks := p.blocksOf(int32(i)); blocks > 0 {
@@ -192,13 +258,19 @@ func (p *plan) placeBlocks() error {
 	return nil
 }
 
+// hasBlocks reports whether blocks are written for an entry, if it needs any.
+func (p *plan) hasBlocks(i int32) bool { return p.inodes[i].content == i && p.inodes[i].owner == i }
+
 // blocksOf returns how many blocks an entry has, without its inode.
 func (p *plan) blocksOf(i int32) int64 {
 	n := p.inodes[i]
 	if n.inline {
 		return n.size / BlockSize
 	}
-	return (n.size + BlockSize - 1) / BlockSize
+	if c := p.chunks[i]; c != nil {
+		return c.blocks()
+	}
+	return blocksFor(n.size)
 }
 
 // name returns the last part of an entry's path.

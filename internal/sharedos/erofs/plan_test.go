@@ -41,7 +41,7 @@ func TestTheRootComesFirst(t *testing.T) {
 	for i := range 5000 {
 		entries = append(entries, tree.Entry{Path: string(rune('a'+i/1000)) + string(rune('a'+i/100%10)) + string(rune('a'+i/10%10)) + string(rune('a'+i%10)), Type: tree.FIFO})
 	}
-	p, err := newPlan(entries)
+	p, err := newPlan(t.Context(), &tree.Tree{Entries: entries})
 	if err != nil {
 		t.Fatal(err)
 	}

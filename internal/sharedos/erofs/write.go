@@ -15,10 +15,11 @@ import (
 var ErrTooLarge = errors.New("too large for an EROFS image")
 
 // Write writes a tree as an image and returns the size of the image in bytes, a multiple of the block size. It writes
-// sequentially, in parts of about 1 MiB, in a goroutine that has ended when Write returns, and reads each content once.
+// sequentially, in parts of about 1 MiB, in a goroutine that has ended when Write returns. It reads each content once, and
+// those of 256 KiB and more twice: first it looks for holes.
 // Errors match ErrXattr for attributes that would be lost, ErrTooLarge, or tree.ErrInvalid if the tree is not valid.
 func Write(ctx context.Context, t *tree.Tree, w io.Writer) (int64, error) {
-	p, err := newPlan(t.Entries)
+	p, err := newPlan(ctx, t)
 	if err != nil {
 		return 0, err
 	}
@@ -49,6 +50,8 @@ type image struct {
 	buffer  []byte
 	written int64
 	sum     hash.Hash
+	// hole is for bytes that are read and left out.
+	hole [64 << 10]byte
 }
 
 func (m *image) write() error {
@@ -66,7 +69,7 @@ func (m *image) write() error {
 	}
 	for _, directories := range []bool{true, false} {
 		for i := range m.entries {
-			if m.inodes[i].content != int32(i) || (m.entries[i].Type == tree.Directory) != directories {
+			if !m.hasBlocks(int32(i)) || (m.entries[i].Type == tree.Directory) != directories {
 				continue
 			}
 			if err := m.writeBlocks(int32(i)); err != nil {
@@ -83,13 +86,13 @@ func (m *image) writeInode(i int32) error {
 	if err := m.padTo(int64(m.inodes[i].slot) * slotSize); err != nil {
 		return err
 	}
-	m.buffer = appendXattrs(m.appendInode(m.buffer, i), e)
+	m.buffer = m.appendChunks(appendXattrs(m.appendInode(m.buffer, i), e), i)
 	if !m.inodes[i].inline {
 		return nil
 	}
 	switch e.Type {
 	case tree.Regular:
-		return m.copyContent(e)
+		return m.copyContent(e, nil)
 	case tree.Directory:
 		data := m.directory(i)
 		m.buffer = append(m.buffer, data[len(data)/BlockSize*BlockSize:]...)
@@ -103,12 +106,15 @@ func (m *image) writeInode(i int32) error {
 func (m *image) writeBlocks(i int32) error {
 	blocks := m.blocksOf(i)
 	if blocks == 0 {
+		if c := m.chunks[i]; c != nil {
+			return m.copyContent(&m.entries[i], c) // which verifies that it is one hole
+		}
 		return nil
 	}
 	end := (int64(m.inodes[i].block) + blocks) * BlockSize
 	switch e := &m.entries[i]; e.Type {
 	case tree.Regular:
-		if err := m.copyContent(e); err != nil {
+		if err := m.copyContent(e, m.chunks[i]); err != nil {
 			return err
 		}
 	case tree.Directory:
@@ -120,16 +126,61 @@ func (m *image) writeBlocks(i int32) error {
 	return m.padTo(end)
 }
 
-// copyContent copies the content of a file. It fails if length or digest differ from the entry's, since another length
+// copyContent copies the content of a file, without the chunks that are holes. It fails if length or digest differ from the entry's, since another length
 // would shift everything that follows.
-func (m *image) copyContent(e *tree.Entry) (err error) {
+func (m *image) copyContent(e *tree.Entry, c *chunks) (err error) {
 	from, err := m.content.Open(e.Digest)
 	if err != nil {
 		return fmt.Errorf("open the content of %q: %w", e.Path, err)
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
 	m.sum.Reset()
-	for left := e.Size; left > 0; {
+	if c == nil {
+		err = m.copyBytes(e, from, e.Size)
+	} else {
+		err = m.copyChunks(e, from, c)
+	}
+	if err != nil {
+		return err
+	}
+	var got tree.Digest
+	if m.sum.Sum(got[:0]); got != e.Digest {
+		return fmt.Errorf("the content of %q is not %s", e.Path, e.Digest)
+	}
+	return nil
+}
+
+// copyChunks copies the chunks of a file that have data.
+func (m *image) copyChunks(e *tree.Entry, from io.Reader, c *chunks) error {
+	for i, data := range c.data {
+		if data {
+			if err := m.copyBytes(e, from, c.length(i)); err != nil {
+				return err
+			}
+			continue
+		}
+		// What is left out has to be zeros still: the digest does not show which bytes are stored.
+		for left := c.length(i); left > 0; {
+			n, err := io.ReadFull(from, m.hole[:min(left, int64(len(m.hole)))])
+			if err != nil {
+				return fmt.Errorf("read the content of %q: %w", e.Path, err)
+			}
+			if !isZero(m.hole[:n]) {
+				return fmt.Errorf("the content of %q is not %s: it has changed while it was read", e.Path, e.Digest)
+			}
+			m.sum.Write(m.hole[:n])
+			left -= int64(n)
+		}
+		if err := m.ctx.Err(); err != nil {
+			return context.Cause(m.ctx)
+		}
+	}
+	return nil
+}
+
+// copyBytes copies a number of bytes of the content of a file.
+func (m *image) copyBytes(e *tree.Entry, from io.Reader, left int64) error {
+	for left > 0 {
 		if len(m.buffer) == cap(m.buffer) {
 			if err := m.flush(); err != nil {
 				return err
@@ -146,10 +197,6 @@ func (m *image) copyContent(e *tree.Entry) (err error) {
 		m.sum.Write(part)
 		m.buffer = m.buffer[:len(m.buffer)+n]
 		left -= int64(n)
-	}
-	var got tree.Digest
-	if m.sum.Sum(got[:0]); got != e.Digest {
-		return fmt.Errorf("the content of %q is not %s", e.Path, e.Digest)
 	}
 	return nil
 }

@@ -16,6 +16,8 @@ import (
 type drawing struct {
 	t       *rapid.T
 	content memory
+	// linked counts the files with several names.
+	linked uint32
 }
 
 var (
@@ -190,13 +192,17 @@ func (d *drawing) next(from []tree.Entry, changes int) []tree.Entry {
 			d.metadata(&e)
 			entries[path] = e
 		case "link":
-			// A hard link is an entry that is equal to another one in all but its path.
 			files := slices.DeleteFunc(paths, func(p string) bool { return entries[p].Size <= 4096 })
 			if len(files) == 0 {
 				continue
 			}
 			e := entries[rapid.SampledFrom(files).Draw(d.t, "file")]
 			if name := d.name(tree.Parent(e.Path)); len(name) <= 2000 {
+				if e.Inode == 0 && rapid.Bool().Draw(d.t, "one file") {
+					d.linked++
+					e.Inode = d.linked
+					entries[e.Path] = e
+				}
 				remove(name)
 				e.Path = name
 				entries[name] = e

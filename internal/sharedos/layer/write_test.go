@@ -304,7 +304,7 @@ func TestTimesAreKeptInSeconds(t *testing.T) {
 
 func TestMemoryGrowsByEntriesOnly(t *testing.T) {
 	// 64 MiB of content in four files, each made as it is read.
-	content := zeros{size: 16 << 20}
+	content := filled{fill: 'x', size: 16 << 20}
 	entries := []tree.Entry{rootEntry()}
 	for i := range 4 {
 		entries = append(entries, tree.Entry{

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/erofs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
@@ -312,7 +313,14 @@ func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []r
 		return release.Layer{}, "", fmt.Errorf("read the contents list of release %s: %w", b.before.id, err)
 	}
 	delta := layer.Delta(old, b.tree.Entries)
-	part, whole := contentBytes(delta), contentBytes(b.tree.Entries)
+	part, err := erofs.StoredBytes(ctx, &tree.Tree{Entries: delta, Content: b.tree.Content})
+	if err != nil {
+		return release.Layer{}, "", fmt.Errorf("measure the delta: %w", err)
+	}
+	whole, err := erofs.StoredBytes(ctx, b.tree)
+	if err != nil {
+		return release.Layer{}, "", fmt.Errorf("measure the tree: %w", err)
+	}
 	if limit := b.publisher.maxDelta(); part*100 > whole*int64(limit) {
 		return release.Layer{}, fmt.Sprintf("a delta would have %d%% of the content, and at most %d%% is allowed", part*100/whole, limit), nil
 	}
@@ -342,7 +350,7 @@ func (b *building) writeLayer(ctx context.Context, t *tree.Tree) (_ release.Laye
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	counted := &tree.Tree{Entries: t.Entries, Content: &countedContent{
-		Content: t.Content, total: contentBytes(t.Entries),
+		Content: t.Content, total: erofs.BytesToRead(t.Entries),
 		progress: func(done, total int64) { b.progress("writing the layer", done, total) },
 	}}
 	written, err := layer.Write(ctx, counted, file)

@@ -26,14 +26,6 @@ func readContents(list []byte) ([]tree.Entry, error) {
 	}
 }
 
-// contentBytes sums up the sizes of all regular files.
-func contentBytes(entries []tree.Entry) (sum int64) {
-	for i := range entries {
-		sum += entries[i].Size
-	}
-	return sum
-}
-
 // summing computes the digest and the size of what is written to it.
 type summing struct {
 	sum  hash.Hash

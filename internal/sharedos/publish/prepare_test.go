@@ -173,6 +173,19 @@ func TestALargeChangeIsAFullLayer(t *testing.T) {
 	}
 }
 
+// Holes take no room in a layer, so that they do not make a delta a large one.
+func TestAFileThatIsAHoleMakesNoFullLayer(t *testing.T) {
+	p := newPublisher(t, storetest.New(t))
+	publish(t, p, newSystem())
+	second := publish(t, p, newSystem().With("usr/share/image", strings.Repeat("\x00", 4<<20)+"end"))
+	if m := second.Manifest; len(m.Layers) != 2 || second.Change.LayerBytes > 64<<10 {
+		t.Errorf("%d layers, the last of %d bytes: %s", len(m.Layers), second.Change.LayerBytes, second.Change.Rebase)
+	}
+	if third := publish(t, p, newSystem().With("usr/share/image", strings.Repeat("\x00", 5<<20)+"end")); len(third.Manifest.Layers) != 3 {
+		t.Errorf("%d layers: %s", len(third.Manifest.Layers), third.Change.Rebase)
+	}
+}
+
 func TestNoReleaseHasALayerTwice(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	for i := range 6 {

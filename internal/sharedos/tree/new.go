@@ -84,7 +84,7 @@ func (t *Tree) Index(p string) (int, bool) {
 	return sort.Find(len(t.Entries), func(i int) int { return Compare(p, t.Entries[i].Path) })
 }
 
-// Equal reports whether all fields of a and b except ModTime are equal.
+// Equal reports whether all fields of a and b except ModTime and Inode are equal.
 func Equal(a, b Entry) bool {
 	return a.Path == b.Path && a.Type == b.Type && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID &&
 		a.Link == b.Link && a.Major == b.Major && a.Minor == b.Minor && a.Size == b.Size &&

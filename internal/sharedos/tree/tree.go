@@ -91,7 +91,7 @@ func ParseDigest(text string) (Digest, error) {
 // Sum returns the digest of data.
 func Sum(data []byte) Digest { return sha256.Sum256(data) }
 
-// Entry is one file of a tree. Hard links are entries of their own with equal digests.
+// Entry is one name of a file in a tree.
 type Entry struct {
 	// Path is relative to the root, slash separated, clean, without a leading slash; "." is the root.
 	// It is a byte string: names need not be UTF-8.
@@ -100,6 +100,9 @@ type Entry struct {
 	// Mode holds permission, setuid, setgid and sticky bits only: 07777.
 	Mode     uint32
 	UID, GID uint32
+	// Inode is the same number, other than 0, for all names of one file (hard links). What is changed in one of the entries
+	// makes it a file of its own. Equal ignores it, and contents lists do not have it.
+	Inode uint32
 	// ModTime has a resolution of seconds. Equal ignores it.
 	ModTime time.Time
 	// Xattrs holds extended attributes by full name ("security.capability"). Nil and empty are the same.

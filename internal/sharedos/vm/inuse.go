@@ -94,9 +94,9 @@ func (f *Fleet) stored(ctx context.Context, spec Spec, of parts) (*composed, *of
 	return stack, offer, nil
 }
 
-// pin attaches what a refresh needs, and records the releases that it moves the guest between, so that no collection
-// deletes them.
-func (f *Fleet) pin(ctx context.Context, spec Spec, current, target release.Stack, progress Progress) (err error) {
+// pin verifies and attaches what a refresh needs, and records the releases that it moves the guest between, so that no
+// collection deletes them.
+func (f *Fleet) pin(ctx context.Context, spec Spec, current release.Stack, target *composed, progress Progress) (err error) {
 	name := spec.Name
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
@@ -104,11 +104,14 @@ func (f *Fleet) pin(ctx context.Context, spec Spec, current, target release.Stac
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
-	if _, _, err := f.stored(ctx, spec, partsOf(target)); err != nil {
+	if _, _, err := f.stored(ctx, spec, partsOf(target.Stack)); err != nil {
 		return err
 	}
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
 	if err != nil {
+		return err
+	}
+	if err := f.verify(ctx, target, domain.Layers, progress); err != nil {
 		return err
 	}
 	metadata := domain.Metadata
@@ -116,5 +119,5 @@ func (f *Fleet) pin(ctx context.Context, spec Spec, current, target release.Stac
 	if err := f.Hypervisor.SetMetadata(ctx, name, metadata); err != nil {
 		return fmt.Errorf("record what the refresh is about: %w", err)
 	}
-	return f.plug(ctx, domain, target, progress)
+	return f.plug(ctx, domain, target.Stack, progress)
 }

@@ -63,10 +63,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, err
 	}
-	if err := f.verify(ctx, stack, domain.Layers, progress); err != nil {
-		return nil, err
-	}
-	if err := f.pin(ctx, spec, current, stack.Stack, progress); err != nil {
+	if err := f.pin(ctx, spec, current, stack, progress); err != nil {
 		return nil, err
 	}
 	target, err := f.uploadTarget(ctx, agent, from, stack, progress)

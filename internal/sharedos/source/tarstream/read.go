@@ -27,7 +27,7 @@ import (
 //     anything else that is not a directory is refused.
 //   - If a path occurs twice, the later entry counts, whatever their types are. With a directory that is no more, all below
 //     it disappears.
-//   - A hard link becomes a copy of an earlier file of the stream, which must not be a directory.
+//   - A hard link is another name of an earlier file of the stream, which must not be a directory.
 //   - Parent directories that the stream lacks are added, as root:root with mode 0755.
 //   - Device nodes are kept, except for the character device 0:0: overlayfs takes it for a whiteout. For the same reason
 //     the attributes trusted.overlay.* and user.overlay.* are refused.
@@ -72,6 +72,8 @@ type reader struct {
 	// ended counts, by path, how often a directory was replaced by something else. For entries below a path at which a
 	// directory ended, born has the count at their time.
 	ended, born map[string]int
+	// linkedFiles counts the files with several names.
+	linkedFiles uint32
 }
 
 // largeTree is the number of entries from which on a garbage collection, which takes a tenth of a second, is worth it.
@@ -153,7 +155,7 @@ func (t *reader) readEntry(header *tar.Header) error {
 	return t.put(e)
 }
 
-// linked returns the entry of a hard link: a copy of its target under another path.
+// linked returns the entry of a hard link: its target under another path.
 func (t *reader) linked(p, name string) (tree.Entry, error) {
 	target, err := LinkTarget(name)
 	if err != nil {
@@ -167,10 +169,14 @@ func (t *reader) linked(p, name string) (tree.Entry, error) {
 	if earlier == nil {
 		return tree.Entry{}, fmt.Errorf("hard link to %q, which is not in the stream before it: %w", name, source.ErrRefused)
 	}
-	e := *earlier
-	if e.Type == tree.Directory {
+	if earlier.Type == tree.Directory {
 		return tree.Entry{}, fmt.Errorf("hard link to the directory %q: %w", name, source.ErrRefused)
 	}
+	if earlier.Inode == 0 {
+		t.linkedFiles++
+		earlier.Inode = t.linkedFiles
+	}
+	e := *earlier
 	e.Path, e.Xattrs = p, maps.Clone(e.Xattrs)
 	return e, nil
 }

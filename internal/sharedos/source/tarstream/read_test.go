@@ -49,6 +49,9 @@ func TestReadTarKeepsAllOfAnEntry(t *testing.T) {
 	if got, ok = tr.Lookup("bin/ping6"); !ok || !tree.Equal(*got, want) {
 		t.Errorf("hard link %+v\nwant %+v", got, want)
 	}
+	if ping, _ := tr.Lookup("bin/ping"); got.Inode == 0 || got.Inode != ping.Inode {
+		t.Errorf("names of one file have the inodes %d and %d", ping.Inode, got.Inode)
+	}
 	if e, ok := tr.Lookup("dev/null"); !ok || e.Type != tree.CharDevice || e.Major != 1 || e.Minor != 3 {
 		t.Errorf("device %+v", e)
 	}
