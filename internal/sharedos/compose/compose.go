@@ -223,7 +223,9 @@ func (p Parts) Check() error {
 	for _, one := range p.StandIns {
 		if one.Release.Manifest == nil {
 			toMake++
-		} else if err := p.checkStandIn(one); err != nil {
+			continue
+		}
+		if err := p.checkStandIn(one); err != nil {
 			return err
 		}
 	}
@@ -234,13 +236,9 @@ func (p Parts) Check() error {
 	return nil
 }
 
-// checkStandIn checks that a release is a stand-in layer on the base, unless it is not made yet. Its maker takes care that
-// it is the component's.
+// checkStandIn checks that a release is a stand-in layer on the base. Its maker takes care that it is the component's.
 func (p Parts) checkStandIn(one StandIn) error {
 	base, m := p.Base.Manifest, one.Release.Manifest
-	if m == nil {
-		return nil
-	}
 	if m.Kind != release.StandIn || m.BuiltOn != p.Base.ID || m.Architecture != base.Architecture || len(m.Layers) != 1 {
 		return fmt.Errorf("%w: release %s is of %s %q on %s for %s, and not the stand-in layer of component %q on base release %s for %s",
 			ErrKind, one.Release.ID, m.Kind, m.Name, m.BuiltOn, m.Architecture, one.Component.Manifest.Name, p.Base.ID, base.Architecture)
