@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
+	"github.com/hashicorp/terraform-plugin-testing/terraform"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
@@ -406,6 +407,79 @@ func TestComponentsThatDoNotGoTogetherFailThePlan(t *testing.T) {
 		steps = append(steps, resource.TestStep{Config: all + one.vm, ExpectError: says(append([]string{`Unable to plan VM "web"`}, one.want...)...)})
 	}
 	check(t, world, append(steps, resource.TestStep{Config: all + withTool("")})...)
+}
+
+// Two components have the same path with different content, and prefer says which one it is.
+func TestAPreferenceAmongComponents(t *testing.T) {
+	world, own, tool, twin := newWorld(t), newImage(t), newParts(t), newParts(t)
+	twin.set("other")()
+	all := own.base() + tool.component("") + strings.ReplaceAll(twin.component(""), `"tool"`, `"twin"`)
+	with := func(prefer string) string {
+		return all + web("components = [sharedos_component.tool.release, sharedos_component.twin.release]\n"+prefer)
+	}
+	joined := value(webAddress, attribute("stack").AtMapKey("layers"), knownvalue.ListSizeExact(4))
+	id := statecheck.CompareValue(compare.ValuesDiffer())
+	differs := func() statecheck.StateCheck { return id.AddStateValue(webAddress, attribute("stack").AtMapKey("id")) }
+	check(t, world,
+		resource.TestStep{Config: with(""), ExpectError: says(`Unable to plan VM "web"`, "/usr/bin/tool", "prefer = {", `"/usr/bin/tool" = "twin"`)},
+		resource.TestStep{Config: with(`prefer = { "/usr/bin/tool" = "nobody" }`), ExpectError: says(`"nobody" is preferred`, "Name a component of the VM in prefer")},
+		resource.TestStep{Config: with(`prefer = { "usr/bin" = "tool" }`), ExpectError: says("prefer", "an absolute path")},
+		resource.TestStep{Config: with(`prefer = { "/usr/bin/tool" = "tool" }`), ConfigStateChecks: []statecheck.StateCheck{joined, differs()}},
+		resource.TestStep{
+			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerifyIdentifierAttribute: "name",
+			ImportStateCheck: func(states []*terraform.InstanceState) error {
+				if got := states[0].Attributes["prefer./usr/bin/tool"]; got != "tool" {
+					return fmt.Errorf("imported prefer %q", got)
+				}
+				return nil
+			},
+		},
+		// The other way round, by a refresh.
+		resource.TestStep{
+			Config:            with(`prefer = { "/usr/bin" = "twin", "/etc/none" = "tool" }`),
+			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{joined, differs()},
+		},
+		resource.TestStep{Config: all + withTool(""), ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("prefer"), knownvalue.Null())}},
+	)
+}
+
+// A path in prefer that settles nothing is a warning of the plan.
+func TestAPreferenceThatSettlesNothing(t *testing.T) {
+	t.Parallel()
+	world, own, tool := newWorld(t), newImage(t), newParts(t)
+	s := newSession(t, world, own.base()+tool.component("")+withTool(`prefer = { "/etc/none" = "tool" }`))
+	if said := s.run("plan", "-no-color"); !says(`in prefer of VM "web" settles nothing`, "/etc/none", "Remove the path").MatchString(said) {
+		t.Errorf("it says:\n%s", said)
+	}
+	s.run("apply", "-auto-approve", "-no-color")
+	if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
+		t.Errorf("the plan after it is not empty:\n%s", said)
+	}
+}
+
+// With build_at_plan = false a plan makes no joining layer either. It says what that costs, and the apply makes it.
+func TestAPlanThatBuildsNothingMakesNoJoiningLayer(t *testing.T) {
+	t.Parallel()
+	world, own, tool, twin := newWorld(t), newImage(t), newParts(t), newParts(t)
+	twin.set("other")()
+	lazy := "provider \"sharedos\" {\n  build_at_plan = false\n}\n"
+	all := lazy + own.base() + tool.component("") + strings.ReplaceAll(twin.component(""), `"tool"`, `"twin"`)
+	with := func(prefer string) string {
+		return all + web("components = [sharedos_component.tool.release, sharedos_component.twin.release]\nprefer = { \"/usr/bin/tool\" = \""+prefer+"\" }")
+	}
+	s := newSession(t, world, all)
+	s.run("apply", "-auto-approve", "-no-color")
+	for _, prefer := range []string{"tool", "twin"} { // for a new VM, and for one that exists
+		s.configure(with(prefer))
+		if said := s.run("plan", "-no-color"); !says(`This plan does not know the stack of VM "web"`, "build_at_plan is false").MatchString(said) {
+			t.Errorf("it says:\n%s", said)
+		}
+		s.run("apply", "-auto-approve", "-no-color")
+		if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
+			t.Errorf("the plan after it is not empty:\n%s", said)
+		}
+	}
 }
 
 func TestCtrlCWhileAPlanBuildsAComponent(t *testing.T) {

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -9,15 +10,15 @@ import (
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 )
 
-// upgraded is the state of a resource that Terraform stored with the last version of the provider.
-func upgraded[Model any](t *testing.T, name, file string, plan testPlan[Model]) testPlan[Model] {
+// upgraded is the state of a resource that Terraform stored with a version of the schema.
+func upgraded[Model any](t *testing.T, version int64, name, file string, plan testPlan[Model]) testPlan[Model] {
 	t.Helper()
 	stored, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp, err := NewServer(New("test", nil)).UpgradeResourceState(t.Context(), &tfprotov6.UpgradeResourceStateRequest{
-		TypeName: name, RawState: &tfprotov6.RawState{JSON: stored},
+		TypeName: name, Version: version, RawState: &tfprotov6.RawState{JSON: stored},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -33,8 +34,8 @@ func upgraded[Model any](t *testing.T, name, file string, plan testPlan[Model]) 
 
 // The last version had lists of units and packages, and attributes that only data sources have now.
 func TestTheStateOfTheLastVersionIsRead(t *testing.T) {
-	web := upgraded(t, "sharedos_vm", "testdata/vm-last-version.json", newPlan[vmModel](t, &vmResource{}))
-	base := upgraded(t, "sharedos_base", "testdata/base-last-version.json", newPlan[baseModel](t, newBaseResource()))
+	web := upgraded(t, 0, "sharedos_vm", "testdata/vm-last-version.json", newPlan[vmModel](t, &vmResource{}))
+	base := upgraded(t, 0, "sharedos_base", "testdata/base-last-version.json", newPlan[baseModel](t, newBaseResource()))
 	id := `"sha256:` + strings.Repeat("0", 64) + `"`
 	for at, want := range map[string]string{
 		web.at(path.Root("memory")): `"512MiB"`,
@@ -61,5 +62,32 @@ func TestTheStateOfTheLastVersionIsRead(t *testing.T) {
 	}
 	if _, diags := inputOf(t.Context(), base.model(), "cache"); diags.HasError() {
 		t.Error(diags)
+	}
+}
+
+// Version 1 of the schema had what the data source sharedos_vm has now of the last refresh.
+func TestTheStateOfVersion1IsRead(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.json")
+	last := `{"committed": true, "error": null, "level": "restart", "delta_bytes": 4096, "started": [], "conflicts": ["/etc/x: kept"],
+		"restarted": {"a.service": {"level": "restart", "interruption_ms": 12.5, "error": null}},
+		"from": "sha256:0", "to": "sha256:1", "etc_carried": 1, "remaining": [], "left": [], "unchecked": [], "pending": []}`
+	if err := os.WriteFile(file, []byte(`{"name": "web", "last_refresh": `+last+`}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	web := upgraded(t, 1, "sharedos_vm", file, newPlan[vmModel](t, &vmResource{}))
+	for at, want := range map[string]string{
+		web.at(path.Root("last_refresh").AtName("restarted").AtMapKey("a.service").AtName("interruption_ms")): "12.500000",
+		web.at(path.Root("last_refresh").AtName("conflicts").AtListIndex(0)):                                  `"/etc/x: kept"`,
+	} {
+		if at != want {
+			t.Errorf("an attribute is %s, want %s", at, want)
+		}
+	}
+}
+
+// Terraform prints a line for each attribute of an object that becomes unknown, and last_refresh does so in each patch.
+func TestTheLastRefreshTakesFewLinesOfAPlan(t *testing.T) {
+	if n := len(lastRefreshTypes); n > 7 {
+		t.Errorf("last_refresh has %d attributes: what nobody reads in a plan belongs into the data source", n)
 	}
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // stateVersion is the version of the schemas of all resources. Version 0 had lists where units and packages are by their
-// names now, and attributes that only data sources have now.
-const stateVersion = 1
+// names now. It and version 1 had attributes that only data sources have now.
+const stateVersion = 2
 
 var (
 	_ resource.ResourceWithUpgradeState = (*baseResource)(nil)
@@ -46,7 +46,9 @@ func (r *vmResource) UpgradeState(context.Context) map[int64]resource.StateUpgra
 		}
 		if last, ok := state["last_refresh"].(map[string]any); ok {
 			byUnit(last, "restarted")
-			for _, name := range []string{"unaffected", "pinned", "timings_ms"} {
+			for _, name := range []string{
+				"unaffected", "pinned", "timings_ms", "from", "to", "etc_carried", "remaining", "left", "unchecked", "pending",
+			} {
 				delete(last, name)
 			}
 		}
@@ -70,9 +72,10 @@ func byUnit(object map[string]any, name string) {
 	object[name] = units
 }
 
-// upgrades are the upgrades of a state to stateVersion: of the JSON that Terraform stored.
-func upgrades(name string, from0 func(state map[string]any)) map[int64]resource.StateUpgrader {
-	return map[int64]resource.StateUpgrader{0: {
+// upgrades are the upgrades of a state to stateVersion: of the JSON that Terraform stored. What is as it should be already
+// has to stay so.
+func upgrades(name string, upgrade func(state map[string]any)) map[int64]resource.StateUpgrader {
+	upgrader := resource.StateUpgrader{
 		StateUpgrader: func(_ context.Context, req resource.UpgradeStateRequest, resp *resource.UpgradeStateResponse) {
 			var state map[string]any
 			decoder := json.NewDecoder(strings.NewReader(string(req.RawState.JSON)))
@@ -80,7 +83,7 @@ func upgrades(name string, from0 func(state map[string]any)) map[int64]resource.
 			err := decoder.Decode(&state)
 			var text []byte
 			if err == nil {
-				from0(state)
+				upgrade(state)
 				text, err = json.Marshal(state)
 			}
 			if err != nil {
@@ -89,5 +92,6 @@ func upgrades(name string, from0 func(state map[string]any)) map[int64]resource.
 			}
 			resp.DynamicValue = &tfprotov6.DynamicValue{JSON: text}
 		},
-	}}
+	}
+	return map[int64]resource.StateUpgrader{0: upgrader, 1: upgrader}
 }

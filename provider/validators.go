@@ -23,6 +23,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -218,6 +219,16 @@ var isAbsolutePath = textRule{
 }
 
 // isEtcPattern accepts a pattern of paths below /etc.
+var isPreferencePath = textRule{
+	form: `an absolute path below "/", without ".", ".." and a "/" at its end`,
+	check: func(text string) error {
+		if !release.ValidPreferencePath(text) {
+			return errForm
+		}
+		return nil
+	},
+}
+
 var isEtcPattern = textRule{
 	form: `a path or pattern below /etc, such as "/etc/ssh/*.conf"`,
 	check: func(text string) error {

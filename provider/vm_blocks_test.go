@@ -32,6 +32,7 @@ var vmSamples = map[string]struct {
 	"components":          {path.Root("components"), []string{tree.Digest{8}.String()}},
 	"on_demand":           {path.Root("on_demand"), []string{tree.Digest{8}.String()}},
 	"detach_on_demand":    {path.Root("detach_on_demand"), true},
+	"prefer":              {path.Root("prefer"), map[string]string{"/etc/a": "tool"}},
 	"vcpus":               {path.Root("vcpus"), int64(3)},
 	"memory":              {path.Root("memory"), "1GiB"},
 	"disk.size":           {path.Root("disk").AtName("size"), "8GiB"},

@@ -3,12 +3,15 @@ package provider
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
@@ -26,6 +29,9 @@ func noStack(ctx context.Context, backend Backend, spec vm.Spec, err error) diag
 	if base, lookErr := findRelease(ctx, backend.Publisher(), spec.Base); lookErr == nil && base.Kind != release.Base {
 		at = path.Root("base")
 	}
+	if errors.Is(err, compose.ErrPrefer) {
+		at = path.Root("prefer")
+	}
 	return failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err, next: "Nothing was changed. " + stackAdvice(err)})
 }
 
@@ -41,13 +47,40 @@ func stackAdvice(err error) string {
 		{compose.ErrTwice, "Remove one of the two from components."},
 		{compose.ErrArchitecture, "Use a base and components of one architecture."},
 		{compose.ErrTooMany, "Remove components that the VM does not need, or make one component of several."},
-		{compose.ErrConflict, "Remove one of the two from components, or change the source of one of them so that both have the same there."},
+		{compose.ErrPrefer, "Name a component of the VM in prefer, or remove the path from prefer."},
 	} {
 		if errors.Is(err, kind.err) {
 			return kind.next
 		}
 	}
+	var conflict *compose.Conflict
+	switch {
+	case errors.As(err, &conflict) && strings.HasPrefix(conflict.What, "/"):
+		return fmt.Sprintf("Remove one of the two from components, change the source of one of them so that both have the same there, or say in "+
+			"prefer which one it is: prefer = { %q = %q }.", conflict.What, conflict.Second)
+	case errors.Is(err, compose.ErrConflict):
+		return "Remove one of the two from components, or change the source of one of them so that both have the same there."
+	}
 	return ""
+}
+
+// unusedPreferences warns of what a VM prefers in vain.
+func unusedPreferences(name string, unused []release.Preference) (diags diag.Diagnostics) {
+	for _, one := range unused {
+		diags.AddAttributeWarning(path.Root("prefer").AtMapKey(one.Path), fmt.Sprintf("A path in prefer of %s settles nothing", vmName(name)),
+			fmt.Sprintf("No two components of it have different content at %s, or component %q has none there. Remove the path from prefer.",
+				plain.Line(one.Path), one.Component))
+	}
+	return diags
+}
+
+// joiningNotBuilt warns of what a plan costs that builds nothing.
+func joiningNotBuilt(name string) diag.Diagnostics {
+	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(path.Root("components"), "This plan does not know the stack of "+vmName(name),
+		"What its components write together has to be made first, and build_at_plan is false in the provider block. So the plan does not "+
+			"say whether the components go together, or what the change interrupts. The apply checks both when it comes to this VM, so it "+
+			"can fail after others were changed.\n\nRemove build_at_plan = false to have the plan build into the cache. The apply then uses "+
+			"what the plan has built.")}
 }
 
 // noRelease is the error that base or components name a release that nobody publishes.

@@ -40,12 +40,18 @@ type vmDataModel struct {
 
 // refreshDetails is the attribute last_refresh of data.sharedos_vm.
 type refreshDetails struct {
+	From       string             `tfsdk:"from"`
+	To         string             `tfsdk:"to"`
 	Committed  bool               `tfsdk:"committed"`
 	Error      types.String       `tfsdk:"error"`
 	Level      string             `tfsdk:"level"`
 	Unaffected []string           `tfsdk:"unaffected"`
 	Pinned     []string           `tfsdk:"pinned"`
 	Left       []string           `tfsdk:"left"`
+	Remaining  []string           `tfsdk:"remaining"`
+	Pending    []string           `tfsdk:"pending"`
+	Unchecked  []string           `tfsdk:"unchecked"`
+	EtcCarried int64              `tfsdk:"etc_carried"`
 	TimingsMS  map[string]float64 `tfsdk:"timings_ms"`
 }
 
@@ -55,13 +61,21 @@ func refreshDetailsAttribute() resource.SingleNestedAttribute {
 		MarkdownDescription: "The last refresh, as the agent reports it; null if there was none since the VM was made, and while the " +
 			"agent does not answer.",
 		Attributes: map[string]resource.Attribute{
+			"from":       computedText("Id of the base release before the refresh."),
+			"to":         computedText("Id of the base release that the VM was to be moved to."),
 			"committed":  computedBool("Whether the VM was moved. Otherwise the refresh was refused or rolled back."),
 			"error":      computedText("Why it was refused or rolled back; null if it was not."),
 			"level":      computedText("Impact of the refresh."),
 			"unaffected": computedTexts("Units that use nothing that changed. They were left alone."),
 			"pinned": computedTexts("Units that keep the old `/usr` in their own mount namespace and use nothing " +
 				"that changed."),
-			"left": computedTexts("Units that `refresh.policy` left alone, with the reason."),
+			"left": computedTexts("Units that `refresh.policy` left alone, with the reason. They run old code until you restart them."),
+			"remaining": computedTexts("Processes that still ran old code when the refresh ended, whichever refresh brought the new " +
+				"code. The attribute `remaining` of the VM has those of now."),
+			"pending":   computedTexts("Changes that were still waiting for a power-off and start when the refresh ended."),
+			"unchecked": computedTexts("Health checks that already failed before the refresh, with the reason. Their results were ignored."),
+			"etc_carried": resource.Int64Attribute{Computed: true, MarkdownDescription: "Number of files in `/etc` that were updated to " +
+				"the version in the release."},
 			"timings_ms": resource.MapAttribute{
 				Computed: true, ElementType: types.Float64Type,
 				MarkdownDescription: "Milliseconds of each step. Steps named `renew` with a unit are parts of " +
@@ -128,9 +142,11 @@ func (d *vmDataSource) Read(ctx context.Context, req datasource.ReadRequest, res
 
 func detailsOf(report *agentapi.Report) refreshDetails {
 	details := refreshDetails{
+		From: guestText(report.GetFrom().GetBase()), To: guestText(report.GetTo().GetBase()),
 		Committed: report.GetCommitted(), Error: optionalText(report.GetError()), Level: levelName(report.GetImpact().GetLevel()),
 		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
-		Left: guestTexts(report.GetLeft()), TimingsMS: map[string]float64{},
+		Left: guestTexts(report.GetLeft()), Remaining: guestTexts(report.GetRemaining()), Pending: guestTexts(report.GetPending()),
+		Unchecked: guestTexts(report.GetUnchecked()), EtcCarried: report.GetEtcCarried(), TimingsMS: map[string]float64{},
 	}
 	for _, timing := range limited(report.GetTimings()) {
 		details.TimingsMS[guestText(timing.GetStep())] += float64(timing.GetMicros()) / 1000

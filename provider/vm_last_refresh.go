@@ -22,19 +22,12 @@ var _ vmBlock = (*vmLastRefresh)(nil)
 
 // lastRefreshModel is the attribute last_refresh.
 type lastRefreshModel struct {
-	From       string                      `tfsdk:"from"`
-	To         string                      `tfsdk:"to"`
 	Committed  bool                        `tfsdk:"committed"`
 	Error      types.String                `tfsdk:"error"`
 	Level      string                      `tfsdk:"level"`
 	DeltaBytes int64                       `tfsdk:"delta_bytes"`
-	EtcCarried int64                       `tfsdk:"etc_carried"`
 	Restarted  map[string]unitRestartModel `tfsdk:"restarted"`
 	Conflicts  []string                    `tfsdk:"conflicts"`
-	Remaining  []string                    `tfsdk:"remaining"`
-	Left       []string                    `tfsdk:"left"`
-	Unchecked  []string                    `tfsdk:"unchecked"`
-	Pending    []string                    `tfsdk:"pending"`
 	Started    []string                    `tfsdk:"started"`
 }
 
@@ -49,10 +42,8 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Computed: true,
 		MarkdownDescription: "What the last refresh by Terraform did; null if there was none. The data source `sharedos_vm` " +
-			"has the details: units that were left alone, and the time of each step.",
+			"has the details: what was left as it is, and the time of each step.",
 		Attributes: map[string]schema.Attribute{
-			"from": computedText("Id of the base release before the refresh."),
-			"to":   computedText("Id of the base release that the VM was to be moved to."),
 			"committed": schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether the VM runs the new " +
 				"release. Otherwise the refresh was rolled back."},
 			"error": computedText("Why the refresh was rolled back; null if it was not."),
@@ -62,8 +53,6 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 				MarkdownDescription: "Bytes of the layers that the VM did not have before. They are attached, not " +
 					"copied.",
 			},
-			"etc_carried": schema.Int64Attribute{Computed: true, MarkdownDescription: "Number of files in `/etc` " +
-				"that were updated to the version in the release."},
 			"restarted": schema.MapNestedAttribute{
 				Computed:            true,
 				MarkdownDescription: "Units that were interrupted, by their names.",
@@ -76,14 +65,6 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 			},
 			"conflicts": computedTexts("Files in `/etc` that were changed both in the VM and in the release. The " +
 				"VM's version was kept."),
-			"remaining": computedTexts("Processes that still ran old code when the refresh ended, whichever refresh " +
-				"brought the new code. The attribute `remaining` of the VM has those of now."),
-			"left": computedTexts("Units that `refresh.policy` left alone, with the reason. They run old code " +
-				"until you restart them."),
-			"unchecked": computedTexts("Health checks that already failed before the refresh, with the reason. " +
-				"Their results were ignored."),
-			"pending": computedTexts("Changes that were still waiting for a power-off and start when the refresh " +
-				"ended."),
 			"started": computedTexts("Units that the release newly enabled and that were started, and those that were " +
 				"not, with the reason."),
 		},
@@ -108,13 +89,10 @@ func (b *vmLastRefresh) fromVM(context.Context, *vm.VM) diag.Diagnostics {
 func (b *vmLastRefresh) fromReport(ctx context.Context, report *agentapi.Report, deltaBytes int64) diag.Diagnostics {
 	var diags diag.Diagnostics
 	model := lastRefreshModel{
-		From: guestText(report.GetFrom().GetBase()), To: guestText(report.GetTo().GetBase()),
 		Committed: report.GetCommitted(), Error: optionalText(report.GetError()),
-		Level: levelName(report.GetImpact().GetLevel()), DeltaBytes: deltaBytes, EtcCarried: report.GetEtcCarried(),
+		Level: levelName(report.GetImpact().GetLevel()), DeltaBytes: deltaBytes,
 		Restarted: map[string]unitRestartModel{},
-		Conflicts: guestTexts(report.GetConflicts()), Remaining: guestTexts(report.GetRemaining()),
-		Left: guestTexts(report.GetLeft()), Unchecked: guestTexts(report.GetUnchecked()),
-		Pending: guestTexts(report.GetPending()), Started: startTexts(report.GetStarts()),
+		Conflicts: guestTexts(report.GetConflicts()), Started: startTexts(report.GetStarts()),
 	}
 	for _, restart := range limited(report.GetRestarts()) {
 		model.Restarted[guestText(restart.GetUnit())] = unitRestartModel{

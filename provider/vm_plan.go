@@ -12,6 +12,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -70,7 +71,7 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	if state == nil {
 		plan.Impact, plan.LastRefresh = types.ObjectNull(impactTypes), types.ObjectNull(lastRefreshTypes)
 		plan.planState()
-		target, diags := r.planStack(ctx, &plan, false)
+		target, _, diags := r.planStack(ctx, &plan, false)
 		resp.Diagnostics.Append(diags...)
 		resp.Diagnostics.Append(plan.willRun(ctx, target)...)
 	} else {
@@ -118,13 +119,14 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 		plan.Faults = types.ListUnknown(faultType)
 	}
 	var target *release.Stack
+	built := true
 	if change.stack || change.hardware || change.power {
 		plan.Stack = types.ObjectUnknown(stackTypes) // a start boots the stack in the definition
 		plan.planState()
 		plan.Pending = types.ListUnknown(types.StringType)
 		plan.Remaining, plan.Unreadable = types.ListUnknown(types.StringType), types.ListUnknown(types.StringType)
 		var d diag.Diagnostics
-		target, d = r.planStack(ctx, plan, true)
+		target, built, d = r.planStack(ctx, plan, true)
 		if diags.Append(d...); diags.HasError() {
 			return diags
 		}
@@ -133,7 +135,10 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 		plan.LastRefresh = types.ObjectUnknown(lastRefreshTypes)
 	}
 	end := endUnknown
-	if change.stack || change.hardware || change.disk && !change.power {
+	if !built {
+		plan.Impact = types.ObjectUnknown(impactTypes)
+		diags.Append(r.forget(ctx, state, fresh)...)
+	} else if change.stack || change.hardware || change.disk && !change.power {
 		var d diag.Diagnostics
 		end, d = r.planImpact(ctx, plan, state, change, fresh, asked)
 		diags.Append(d...)
@@ -173,16 +178,16 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 }
 
 // planStack returns the stack that the base and the components of the VM make, and fails the plan if they make none. It
-// is nil as long as it is not known.
-func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) (*release.Stack, diag.Diagnostics) {
-	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true, "on_demand": true, "detach_on_demand": true})
+// is nil as long as it is not known. built is false if a joining layer has to be built, and plans build nothing.
+func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) (_ *release.Stack, built bool, _ diag.Diagnostics) {
+	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true, "prefer": true, "on_demand": true, "detach_on_demand": true})
 	if err != nil || !known {
-		return nil, nil // the apply checks it
+		return nil, true, nil // the apply checks it
 	}
 	spec := vm.Spec{Name: plan.Name.ValueString()}
 	diags := plan.vmStack.toSpec(ctx, &spec)
 	if diags.HasError() {
-		return nil, diags
+		return nil, true, diags
 	}
 	backend, err := r.connection.get(ctx)
 	// Components with packages need a joining layer, which may have to be built: in the time that the apply would have
@@ -194,31 +199,33 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) 
 		limit, d = plan.Timeouts.Update(ctx, vmWriteTimeout)
 	}
 	if diags.Append(d...); diags.HasError() {
-		return nil, diags
+		return nil, true, diags
 	}
 	building, done := r.connection.building(ctx)
 	defer done()
-	var stack release.Stack
+	var checked vm.Checked
 	if err == nil {
 		bounded, cancel := context.WithTimeout(building, limit)
 		defer cancel()
-		stack, err = backend.VMs().Check(bounded, spec)
+		checked, err = backend.VMs().Check(bounded, spec, r.connection.buildAtPlan())
 	}
 	var missing *vm.MissingReleaseError
 	switch {
 	case err == nil:
-		return &stack, diags
+		return &checked.Stack, true, append(diags, unusedPreferences(spec.Name, checked.Unused)...)
+	case errors.Is(err, publish.ErrNotCached):
+		return nil, false, append(diags, joiningNotBuilt(spec.Name)...)
 	case errors.Is(err, errUnknownConfig):
-		return nil, diags
+		return nil, true, diags
 	case errors.As(err, &missing):
 		// What this configuration is going to publish is in the cache, where it was found, or unknown.
-		return nil, append(diags, noRelease(spec, missing, err)...)
+		return nil, true, append(diags, noRelease(spec, missing, err)...)
 	case errors.Is(err, store.ErrNotFound):
-		return nil, diags // the apply checks it
+		return nil, true, diags // the apply checks it
 	case errors.Is(err, compose.ErrStack):
-		return nil, append(diags, noStack(ctx, backend, spec, err)...)
+		return nil, true, append(diags, noStack(ctx, backend, spec, err)...)
 	}
-	return nil, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), step: "composing its stack", err: err,
+	return nil, true, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), step: "composing its stack", err: err,
 		next: endedBuild(building, err, "the joining layer", timeout, limit)})...)
 }
 

@@ -113,7 +113,7 @@ func refreshAttribute() schema.SingleNestedAttribute {
 			MarkdownDescription: "What may be done with affected services. `restart`: they are restarted, or " +
 				"reloaded where that is enough. `reload`: those that can be reloaded are reloaded, and the others " +
 				"are left alone. `report`: all are left alone. Services that are left alone are listed in " +
-				"`impact.left` and `last_refresh.left`, and run old code until you restart them. Default: `restart`.",
+				"`impact.left` and in `last_refresh.left` of the data source, and run old code until you restart them. Default: `restart`.",
 			Validators: []validator.String{oneOf(policyRestart, policyReload, policyReport)},
 		},
 		"units": schema.MapNestedAttribute{

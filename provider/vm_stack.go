@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/listvalidator"
+	"github.com/hashicorp/terraform-plugin-framework-validators/mapvalidator"
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -30,6 +32,7 @@ import (
 type vmStack struct {
 	Base       types.String `tfsdk:"base"`
 	Components types.List   `tfsdk:"components"`
+	Prefer     types.Map    `tfsdk:"prefer"`
 	OnDemand   types.List   `tfsdk:"on_demand"`
 	// DetachOnDemand is whether an apply detaches what was attached by use, AttachedOnDemand what that is.
 	DetachOnDemand   types.Bool `tfsdk:"detach_on_demand"`
@@ -170,7 +173,16 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 				"use stays attached, in the release that `on_demand` has.",
 		},
 		"attached_on_demand": computedTexts("Names of the components of `on_demand` that are attached, because they were used."),
-		"stack":              stackAttribute(),
+		"prefer": schema.MapAttribute{
+			Optional: true, ElementType: types.StringType,
+			MarkdownDescription: "Which component a path is of, where several have different content: names of components by absolute path, " +
+				"such as `{ \"/etc/nginx/nginx.conf\" = \"site\" }`. Without it such a path is an error in the plan. A directory stands for " +
+				"everything in it, and a longer path decides before a shorter one. It settles only what would be an error: files that one " +
+				"component alone has stay, and what packages of several components write together is as apt makes it. A path that settles " +
+				"nothing is a warning in the plan.",
+			Validators: []validator.Map{mapvalidator.SizeBetween(1, release.MaxPreferences), mapvalidator.KeysAre(isPreferencePath), mapvalidator.ValueStringsAre(isName)},
+		},
+		"stack": stackAttribute(),
 		"pending": computedTexts("Changes that take effect when the VM is next powered off and started, such as " +
 			"`kernel 6.12.88 → 6.12.101 at the next power-off and start`: a new kernel under a strategy below " +
 			"`kexec`, or a stack that needs more than the strategy allows. A reboot from within the guest keeps the " +
@@ -205,7 +217,28 @@ func (b *vmStack) toSpec(ctx context.Context, spec *vm.Spec) (diags diag.Diagnos
 		spec.Attached = texts(ctx, b.AttachedOnDemand, &diags)
 	}
 	spec.DetachUsed = b.DetachOnDemand.ValueBool()
+	var prefer map[string]string
+	if !b.Prefer.IsNull() {
+		diags.Append(b.Prefer.ElementsAs(ctx, &prefer, false)...)
+	}
+	for _, at := range slices.Sorted(maps.Keys(prefer)) {
+		spec.Prefer = append(spec.Prefer, release.Preference{Path: at, Component: prefer[at]})
+	}
 	return diags
+}
+
+// preferMap converts preferences to the attribute prefer. If there are none, a map that was null stays null.
+func preferMap(ctx context.Context, before types.Map, now []release.Preference, diags *diag.Diagnostics) types.Map {
+	if len(now) == 0 && unset(before) {
+		return types.MapNull(types.StringType)
+	}
+	texts := make(map[string]string, len(now))
+	for _, one := range now {
+		texts[one.Path] = one.Component
+	}
+	value, d := types.MapValueFrom(ctx, types.StringType, texts)
+	diags.Append(d...)
+	return value
 }
 
 // fromVM keeps the values that the agent reported last while the VM runs and its agent does not answer.
@@ -217,6 +250,7 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 	if unset(b.DetachOnDemand) { // after an import
 		b.DetachOnDemand = types.BoolValue(false)
 	}
+	b.Prefer = preferMap(ctx, b.Prefer, found.Spec.Prefer, &diags)
 	faults := make([]faultModel, len(found.Faults))
 	for i, one := range found.Faults {
 		faults[i] = faultModel{Object: plain.Line(one.Object), Problem: plain.Line(one.Problem), Mended: one.Mended}
@@ -259,7 +293,8 @@ func (b *vmStack) compare(state *vmModel, change *vmChange) {
 		return !plan.IsUnknown() && slices.EqualFunc(plan.Elements(), state.Elements(), attr.Value.Equal)
 	}
 	detaches := b.DetachOnDemand.ValueBool() && len(state.AttachedOnDemand.Elements()) > 0
-	if !b.Base.Equal(state.Base) || !same(b.Components, state.Components) || !same(b.OnDemand, state.OnDemand) || detaches {
+	if !b.Base.Equal(state.Base) || !same(b.Components, state.Components) || !same(b.OnDemand, state.OnDemand) ||
+		!b.Prefer.Equal(state.Prefer) || detaches {
 		change.stack = true
 	}
 	change.definition = change.definition || !b.DetachOnDemand.Equal(state.DetachOnDemand)

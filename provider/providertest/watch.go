@@ -189,9 +189,9 @@ func (f watchedFleet) Find(ctx context.Context, name, uuid string) (string, erro
 	return f.real.Find(ctx, name, uuid)
 }
 
-func (f watchedFleet) Check(ctx context.Context, spec vm.Spec) (stack release.Stack, err error) {
+func (f watchedFleet) Check(ctx context.Context, spec vm.Spec, build bool) (stack vm.Checked, err error) {
 	err = f.world.watch(ctx, "Check", spec.Name, func(func(string)) error {
-		stack, err = f.real.Check(ctx, spec)
+		stack, err = f.real.Check(ctx, spec, build)
 		return err
 	})
 	return stack, err

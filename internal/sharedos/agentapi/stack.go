@@ -23,6 +23,9 @@ func NewStack(stack release.Stack) *Stack {
 	for _, id := range stack.Offered {
 		message.Offered = append(message.Offered, id.String())
 	}
+	for _, one := range stack.Prefer {
+		message.Prefer = append(message.Prefer, &Preference{Path: one.Path, Component: one.Component})
+	}
 	for _, layer := range stack.Layers {
 		message.Layers = append(message.Layers, &Layer{Id: layer.ID.String(), DataSize: layer.DataSize})
 	}
@@ -54,6 +57,12 @@ func ParseStack(message *Stack) (release.Stack, error) {
 	}
 	if stack.Offered, err = componentsOf(offered); err != nil {
 		return release.Stack{}, err
+	}
+	for _, one := range message.GetPrefer() {
+		stack.Prefer = append(stack.Prefer, release.Preference{Path: one.GetPath(), Component: one.GetComponent()})
+	}
+	if err := release.CheckPreferences(stack.Prefer); err != nil {
+		return release.Stack{}, fmt.Errorf("%w: %w", ErrStack, err)
 	}
 	for _, layer := range layers {
 		id, err := tree.ParseDigest(layer.GetId())

@@ -29,6 +29,8 @@ var (
 	ErrArchitecture = kind("a component is for another architecture")
 	// ErrTooMany means that the stack has more layers or components than a VM can have.
 	ErrTooMany = kind("the stack is larger than a VM can have")
+	// ErrPrefer means that a preference names a component that the stack does not have.
+	ErrPrefer = kind("a preference names no component of the stack")
 	// ErrConflict means that two components want different things in one place; see Conflict.
 	ErrConflict = kind("two components conflict")
 )
@@ -61,6 +63,8 @@ type Parts struct {
 	Base release.Identified
 	// Components in the order in which they are laid over the base.
 	Components []release.Identified
+	// Prefer is sorted by path. A joining layer has what it says.
+	Prefer []release.Preference
 	// Joining is laid over all of them; nil if there is none.
 	Joining *Joining
 	// StandIns are of components that the VM can attach by itself. They are laid over the base, in this order, and below
@@ -119,7 +123,7 @@ func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte,
 	base := parts.Base.Manifest
 	stack := &release.StackManifest{
 		Schema: release.StackSchema, Base: member(parts.Base), Architecture: base.Architecture, OS: base.OS,
-		Layers: parts.layers(), Kernel: *base.Kernel,
+		Layers: parts.layers(), Kernel: *base.Kernel, Prefer: parts.Prefer,
 	}
 	for _, component := range parts.Components {
 		stack.Components = append(stack.Components, member(component))
@@ -227,6 +231,11 @@ func (p Parts) Check() error {
 		}
 		if err := p.checkStandIn(one); err != nil {
 			return err
+		}
+	}
+	for _, one := range p.Prefer {
+		if !slices.ContainsFunc(all, func(c release.Identified) bool { return c.Manifest.Name == one.Component }) {
+			return fmt.Errorf("%w: component %q is preferred at %s, and is not among the components", ErrPrefer, one.Component, one.Path)
 		}
 	}
 	if n := len(p.layers()) + toMake; n > release.MaxStackLayers {

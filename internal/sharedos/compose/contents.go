@@ -45,31 +45,43 @@ type addition struct {
 }
 
 // mergeContents writes the contents list of the whole stack.
-func (p Parts) mergeContents(lists Lists, w io.Writer) (_ release.Blob, err error) {
+func (p Parts) mergeContents(lists Lists, w io.Writer) (release.Blob, error) {
 	m := &merging{
 		out: release.NewContentsWriter(w), absent: map[string]int{}, modified: map[string]set{}, children: map[string]set{},
 		replaced: map[string]set{}, added: map[string]addition{},
 	}
+	for _, component := range p.Components {
+		m.names = append(m.names, component.Manifest.Name)
+	}
+	if err := p.visit(lists, m.path); err != nil {
+		return release.Blob{}, err
+	}
+	if err := m.checkOpaque(); err != nil {
+		return release.Blob{}, err
+	}
+	return m.out.Close()
+}
+
+// visit reads the lists of the base and the components side by side. It calls each for every path of any of them, in
+// their order, with what the base has there and what each component has; nil for nothing.
+func (p Parts) visit(lists Lists, each func(path string, base *tree.Entry, components []*tree.Entry) error) (err error) {
 	var sides []*side
-	for i, one := range append([]release.Identified{p.Base}, p.Components...) {
-		list, err := lists(one)
-		if err != nil {
-			return release.Blob{}, fmt.Errorf("open the contents list of release %s: %w", one.ID, err)
+	for _, one := range append([]release.Identified{p.Base}, p.Components...) {
+		list, openErr := lists(one)
+		if openErr != nil {
+			return fmt.Errorf("open the contents list of release %s: %w", one.ID, openErr)
 		}
 		defer func() { err = errors.Join(err, list.Close()) }()
 		s := &side{id: one.ID, list: release.NewContentsReader(release.Verified(list, one.Manifest.Contents))}
 		if err := s.advance(); err != nil {
-			return release.Blob{}, err
+			return err
 		}
 		sides = append(sides, s)
-		if i > 0 {
-			m.names = append(m.names, one.Manifest.Name)
-		}
 	}
 	for {
 		path, found := first(sides)
 		if !found {
-			break
+			return nil
 		}
 		entries := make([]*tree.Entry, len(sides))
 		for i, s := range sides {
@@ -77,21 +89,17 @@ func (p Parts) mergeContents(lists Lists, w io.Writer) (_ release.Blob, err erro
 				entries[i] = &s.entry
 			}
 		}
-		if err := m.path(path, entries[0], entries[1:]); err != nil {
-			return release.Blob{}, err
+		if err := each(path, entries[0], entries[1:]); err != nil {
+			return err
 		}
 		for i, s := range sides {
 			if entries[i] != nil {
 				if err := s.advance(); err != nil {
-					return release.Blob{}, err
+					return err
 				}
 			}
 		}
 	}
-	if err := m.checkOpaque(); err != nil {
-		return release.Blob{}, err
-	}
-	return m.out.Close()
 }
 
 // side is one list and where it is.

@@ -66,6 +66,8 @@ type basis struct {
 	tree *tree.Tree
 	// parts are the components that a joining layer joins.
 	parts []part
+	// prefer are the preferences that settle something among them.
+	prefer []release.Preference
 }
 
 // buildComponent builds a release of a component in the cache. The caller holds the lock of the component.

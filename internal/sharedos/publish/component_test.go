@@ -310,7 +310,7 @@ func TestAJoiningLayerStaysWhileAVMHasIt(t *testing.T) {
 	one := component(t, p, base, pack(t, "redis", "7", ""))
 	// It is made of what is stored already: only its record is of interest here.
 	joining := *one.Manifest
-	joining.Kind, joining.Name = release.Joining, joiningName(base.ID, []tree.Digest{one.ID})
+	joining.Kind, joining.Name = release.Joining, joiningName(base.ID, []tree.Digest{one.ID}, nil)
 	signed, id, err := release.Sign(&joining, p.Key)
 	must(t, err)
 	must(t, s.PutManifest(t.Context(), id, signed))

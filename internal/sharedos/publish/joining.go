@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/layer"
@@ -27,40 +27,64 @@ import (
 // A joining layer is made once for each combination of releases. It is stored as a release of its own kind, whose name
 // identifies the combination, and stays for as long as a VM has its layer attached.
 
-// joiningName identifies a combination of releases.
-func joiningName(base tree.Digest, components []tree.Digest) string {
+// joiningName identifies a combination of releases, with the preferences among them.
+func joiningName(base tree.Digest, components []tree.Digest, prefer []release.Preference) string {
 	sum := tree.NewHasher()
 	for _, id := range append([]tree.Digest{base}, components...) {
 		_, _ = sum.Write(id[:]) // it never fails
 	}
+	for _, one := range prefer {
+		_, _ = fmt.Fprintf(sum, "%q %q\n", one.Path, one.Component)
+	}
 	return sum.Digest().Hex()[:40]
 }
 
-// isPackaged reports whether a component consists of packages, which write to the package database.
-func isPackaged(m *release.Manifest) bool { return strings.HasPrefix(m.Input, "debian:") }
+// preparing makes a derived release, or finds it in the cache.
+type preparing func(*Publisher, Spec) (*Prepared, error)
+
+// withBuild builds a release that is not in the cache.
+func withBuild(ctx context.Context) preparing {
+	return func(p *Publisher, spec Spec) (*Prepared, error) { return p.Prepare(ctx, spec, nil) }
+}
+
+// fromCache returns ErrNotCached for a release that is not in the cache.
+func fromCache(ctx context.Context) preparing {
+	return func(p *Publisher, spec Spec) (*Prepared, error) { return p.PrepareCached(ctx, spec) }
+}
 
 // Join returns the id of the joining layer's release for components on a base; zero if they need none, since at most
-// one of them has packages. If there is none yet, Join builds it into the cache: nothing in the store changes. The
-// error matches compose.ErrConflict if the components do not go together.
-func (p *Publisher) Join(ctx context.Context, base tree.Digest, components []tree.Digest, progress source.Progress) (tree.Digest, error) {
+// one of them has packages and no preference settles anything. prefer are the preferences that do. If there is no
+// joining layer yet, Join builds it into the cache: nothing in the store changes. The error matches compose.ErrConflict
+// if the components do not go together.
+func (p *Publisher) Join(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error) {
+	return p.join(ctx, base, components, prefer, withBuild(ctx))
+}
+
+// JoinCached is Join without building: ErrNotCached if there is no joining layer yet.
+func (p *Publisher) JoinCached(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error) {
+	return p.join(ctx, base, components, prefer, fromCache(ctx))
+}
+
+func (p *Publisher) join(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference,
+	prepare preparing) (tree.Digest, error) {
 	packaged := 0
 	for _, id := range components {
 		m, _, err := p.manifestOf(ctx, id)
 		if err != nil {
 			return tree.Digest{}, err
 		}
-		if isPackaged(m) {
+		if compose.Packaged(m) {
 			packaged++
 		}
 	}
-	if packaged < 2 {
+	if packaged < 2 && len(prefer) == 0 {
 		return tree.Digest{}, nil
 	}
-	return p.derive(ctx, release.Joining, Spec{Name: joiningName(base, components), BuiltOn: base, joined: components}, progress)
+	return p.derive(ctx, release.Joining, Spec{Name: joiningName(base, components, prefer), BuiltOn: base, joined: components, prefer: prefer}, prepare)
 }
 
-// derive returns the id of a derived release. If the store does not have all of it, derive builds it into the cache.
-func (p *Publisher) derive(ctx context.Context, kind release.Kind, spec Spec, progress source.Progress) (tree.Digest, error) {
+// derive returns the id of a derived release. If the store does not have all of it, prepare has to make it.
+func (p *Publisher) derive(ctx context.Context, kind release.Kind, spec Spec, prepare preparing) (tree.Digest, error) {
 	of := p.of(kind)
 	stored, err := of.previous(ctx, spec.Name)
 	if err != nil {
@@ -76,7 +100,7 @@ func (p *Publisher) derive(ctx context.Context, kind release.Kind, spec Spec, pr
 		}
 	}
 	// What is damaged is made again: it is the same release, and publishing it stores what is missing.
-	prepared, err := of.Prepare(ctx, spec, progress)
+	prepared, err := prepare(of, spec)
 	if err != nil {
 		return tree.Digest{}, err
 	}
@@ -149,14 +173,14 @@ func (p *Publisher) withJoined(ctx context.Context, spec Spec, use func(source.S
 		return p.withParts(ctx, spec.joined, nil, func(parts []part) error {
 			joined := &debian.Joined{Base: source.Base{Name: manifest.Name, Tree: t}}
 			for _, one := range parts {
-				if isPackaged(one.manifest) {
+				if compose.Packaged(one.manifest) {
 					own := ofComponent(manifest, one.manifest.Users, one.manifest.Groups)
 					joined.Parts = append(joined.Parts, debian.Part{
 						Name: one.manifest.Name, Tree: one.tree, Users: numbersOf(own.Users), Groups: numbersOf(own.Groups),
 					})
 				}
 			}
-			return use(joined, &basis{id: spec.BuiltOn, manifest: manifest, tree: t, parts: parts})
+			return use(joined, &basis{id: spec.BuiltOn, manifest: manifest, tree: t, parts: parts, prefer: spec.prefer})
 		})
 	})
 }
@@ -182,14 +206,11 @@ func (p *Publisher) buildJoining(ctx context.Context, spec Spec, from source.Sou
 		// commit has renamed it.
 		err = errors.Join(err, os.RemoveAll(directory))
 	}()
-	read, err := rootfs.ReadAddition(ctx, from, on.tree, directory, progress)
+	read, err := p.together(ctx, from, on, directory, progress)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, read.Close()) }()
-	if _, err := p.assign(ctx, on.manifest, read, progress); err != nil {
-		return nil, err
-	}
 	whole, below, err := on.joined(read.Tree)
 	if err != nil {
 		return nil, err
@@ -214,50 +235,134 @@ func (p *Publisher) buildJoining(ctx context.Context, spec Spec, from source.Sou
 	return p.complete(directory, key, manifest, record{Layer: true})
 }
 
+// together returns the base with the packages of all components. If only one component has packages, that is what it
+// was built as; if none has, it is the base.
+func (p *Publisher) together(ctx context.Context, from source.Source, on *basis, directory string, progress source.Progress) (_ *rootfs.System, err error) {
+	manifest, whole, packaged := on.manifest, on.tree, 0
+	for _, one := range on.parts {
+		if compose.Packaged(one.manifest) {
+			manifest, whole = one.manifest, one.tree
+			packaged++
+		}
+	}
+	if packaged < 2 {
+		return &rootfs.System{Tree: whole, Architecture: manifest.Architecture, OS: manifest.OS, Packages: manifest.Packages}, nil
+	}
+	read, err := rootfs.ReadAddition(ctx, from, on.tree, directory, progress)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.assign(ctx, on.manifest, read, progress); err != nil {
+		return nil, errors.Join(err, read.Close())
+	}
+	return read, nil
+}
+
+// rivals returns what components make of the paths that they change, and these paths sorted.
+func (on *basis) rivals() (map[string][]compose.Rival, []string) {
+	all := map[string][]compose.Rival{}
+	for _, one := range on.parts {
+		_ = diffTrees(on.tree.Entries, one.tree.Entries, func(was, is *tree.Entry) error { // it returns only what this returns
+			at := pathOf(was, is)
+			all[at] = append(all[at], compose.Rival{Of: one.manifest, Entry: is})
+			return nil
+		})
+	}
+	return all, slices.SortedFunc(maps.Keys(all), tree.Compare)
+}
+
 // joined returns the tree of the whole stack, and what its layers show without the joining layer. made is the base with
 // the packages of all components. To that come the files of components that are no packages', such as those that a user
-// has given.
+// has given, and what the user prefers where components conflict.
 func (on *basis) joined(made *tree.Tree) (whole *tree.Tree, below []tree.Entry, _ error) {
 	below = on.tree.Entries
 	contents := contentsOf{made.Content}
-	entries := slices.Clone(made.Entries)
-	placed := map[string]int{}
-	for i := range entries {
-		placed[entries[i].Path] = i
-	}
 	for _, one := range on.parts {
 		below = layer.Apply(below, layer.Delta(on.tree.Entries, one.tree.Entries))
 		contents = append(contents, one.tree.Content)
-		for _, e := range one.tree.Entries {
-			if was, has := on.tree.Lookup(e.Path); has && tree.Equal(*was, e) {
+	}
+	all := make(map[string]tree.Entry, len(made.Entries))
+	for _, e := range made.Entries {
+		all[e.Path] = e
+	}
+	rivals, changed := on.rivals()
+	preferred := map[string]bool{}
+	for _, at := range changed {
+		winner, by, err := compose.Settle(at, rivals[at], on.prefer)
+		if err != nil {
+			return nil, nil, err
+		}
+		preferred[at] = by != nil
+		var entry *tree.Entry
+		switch _, has := all[at]; {
+		case winner != compose.ByPackages:
+			entry = rivals[at][winner].Entry
+		case has:
+			continue
+		default: // such as data that only a component's own build has
+			i := slices.IndexFunc(rivals[at], func(one compose.Rival) bool { return one.Entry != nil && compose.Packaged(one.Of) })
+			if i < 0 {
 				continue
 			}
-			at, has := placed[e.Path]
-			switch {
-			case !has:
-				placed[e.Path] = len(entries)
-				entries = append(entries, e)
-			case !isPackaged(one.manifest):
-				entries[at] = e
-			}
+			entry = rivals[at][i].Entry
 		}
-		if isPackaged(one.manifest) {
-			continue
-		}
-		for _, e := range on.tree.Entries {
-			if _, kept := one.tree.Lookup(e.Path); !kept {
-				if at, has := placed[e.Path]; has {
-					entries[at].Path = "" // removed by the component
-				}
-			}
+		if entry == nil {
+			delete(all, at)
+		} else {
+			all[at] = *entry
 		}
 	}
-	entries = slices.DeleteFunc(entries, func(e tree.Entry) bool { return e.Path == "" })
-	whole, err := tree.New(entries, contents)
+	entries, err := inDirectories(all, rivals, preferred)
 	if err != nil {
+		return nil, nil, err
+	}
+	if whole, err = tree.New(entries, contents); err != nil {
 		return nil, nil, fmt.Errorf("join the components: %w", err)
 	}
 	return whole, below, nil
+}
+
+// inDirectories returns the entries that are in a directory. The others are below a path that one component has removed
+// or replaced by a file: they go with it if the user prefers that component there, and are a conflict otherwise.
+func inDirectories(all map[string]tree.Entry, rivals map[string][]compose.Rival, preferred map[string]bool) ([]tree.Entry, error) {
+	var entries []tree.Entry
+	for _, at := range slices.SortedFunc(maps.Keys(all), tree.Compare) {
+		parent := tree.Parent(at)
+		above, has := all[parent]
+		if at == tree.Root || has && above.Type == tree.Directory {
+			entries = append(entries, all[at])
+			continue
+		}
+		for !has && parent != tree.Root {
+			if _, known := rivals[parent]; known {
+				break
+			}
+			parent = tree.Parent(parent)
+			above, has = all[parent]
+		}
+		if !preferred[parent] {
+			return nil, hidden(parent, at, rivals)
+		}
+		delete(all, at) // and with it what is below
+		preferred[at] = true
+	}
+	return entries, nil
+}
+
+// hidden is the conflict about a path that is no directory although another component has something below it.
+func hidden(parent, at string, rivals map[string][]compose.Rival) error {
+	conflict := &compose.Conflict{What: "/" + parent, FirstMakes: "no directory", SecondMakes: "/" + at + " in it"}
+	for _, one := range rivals[parent] {
+		if one.Entry == nil || one.Entry.Type != tree.Directory {
+			conflict.First, conflict.FirstMakes = one.Of.Name, compose.EntryText(one.Entry)
+		}
+	}
+	for _, one := range rivals[at] {
+		if one.Entry != nil {
+			conflict.Second = one.Of.Name
+		}
+	}
+	return conflict
 }
 
 // contentsOf is what several trees contain.
@@ -276,8 +381,8 @@ func (c contentsOf) Open(digest tree.Digest) (io.ReadCloser, error) {
 	return nil, errors.Join(failures...)
 }
 
-// checkParts returns a compose.Conflict if two components have a package in different versions, or if one that is no
-// packages' has a file that another has with other content: the joining layer settles only what packages write.
+// checkParts returns a compose.Conflict if two components have a package in different versions, or if they have
+// different content at a path, and neither packages nor a preference settle that.
 func (on *basis) checkParts() error {
 	type maker struct {
 		name  string
@@ -295,25 +400,9 @@ func (on *basis) checkParts() error {
 			versions[added.Name] = maker{one.manifest.Name, added.To}
 		}
 	}
-	type change struct {
-		by    *release.Manifest
-		entry *tree.Entry
-	}
-	changes := map[string]change{}
-	for _, one := range on.parts {
-		err := diffTrees(on.tree.Entries, one.tree.Entries, func(was, is *tree.Entry) error {
-			at := pathOf(was, is)
-			before, has := changes[at]
-			if has && (!isPackaged(before.by) || !isPackaged(one.manifest)) && !compose.Same(before.entry, is) {
-				return &compose.Conflict{
-					What: "/" + at, First: before.by.Name, Second: one.manifest.Name,
-					FirstMakes: compose.EntryText(before.entry), SecondMakes: compose.EntryText(is),
-				}
-			}
-			changes[at] = change{one.manifest, is}
-			return nil
-		})
-		if err != nil {
+	rivals, changed := on.rivals()
+	for _, at := range changed {
+		if _, _, err := compose.Settle(at, rivals[at], on.prefer); err != nil {
 			return err
 		}
 	}

@@ -27,7 +27,16 @@ const maxOffered = 1 << release.MaxOnDemand
 // MakeOffer returns the id of the release of an offer of these stacks, all of which are of one base release. If there
 // is none yet, MakeOffer builds it into the cache: nothing in the store changes. PublishDerived stores it. The order of
 // the stacks does not matter. Package standin/paths has the form of the offer's only layer, which is a full one.
-func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack, progress source.Progress) (tree.Digest, error) {
+func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack) (tree.Digest, error) {
+	return p.makeOffer(ctx, base, stacks, withBuild(ctx))
+}
+
+// MakeOfferCached is MakeOffer without building: ErrNotCached if there is no such offer yet.
+func (p *Publisher) MakeOfferCached(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack) (tree.Digest, error) {
+	return p.makeOffer(ctx, base, stacks, fromCache(ctx))
+}
+
+func (p *Publisher) makeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack, prepare preparing) (tree.Digest, error) {
 	if len(stacks) == 0 || len(stacks) > maxOffered {
 		return tree.Digest{}, fmt.Errorf("make an offer of %d stacks: it has 1 to %d", len(stacks), maxOffered)
 	}
@@ -43,7 +52,7 @@ func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest, stacks []co
 		// The signature is in the layer, too, so that another operator's offer of the same stacks is another one.
 		of = append(of, tree.Sum(one.Signed))
 	}
-	return p.derive(ctx, release.Offer, Spec{Name: derivedName(offerVersion, of...), BuiltOn: base, stacks: stacks}, progress)
+	return p.derive(ctx, release.Offer, Spec{Name: derivedName(offerVersion, of...), BuiltOn: base, stacks: stacks}, prepare)
 }
 
 // checkOffered returns an error unless a stack is what it says: a VM would only find out when it attaches a component.

@@ -63,6 +63,8 @@ type Spec struct {
 	// standsFor is the component of a stand-in layer, and stacks are those of an offer.
 	standsFor tree.Digest
 	stacks    []compose.OfferedStack
+	// prefer are the preferences that settle something among them.
+	prefer []release.Preference
 	// PinAccounts gives accounts the numbers that they have in the previous release. Otherwise other numbers are
 	// refused.
 	PinAccounts bool

@@ -29,7 +29,16 @@ func derivedName(version int, of ...tree.Digest) string {
 // StandIn returns the id of the release of a component's stand-in layer. If there is none yet, StandIn builds it into
 // the cache: nothing in the store changes. Offer has it then, and PublishDerived stores it. The error matches
 // ErrComponent if the release is not of a component, and standin.ErrTaken if its base cannot have stand-ins.
-func (p *Publisher) StandIn(ctx context.Context, component tree.Digest, progress source.Progress) (tree.Digest, error) {
+func (p *Publisher) StandIn(ctx context.Context, component tree.Digest) (tree.Digest, error) {
+	return p.standIn(ctx, component, withBuild(ctx))
+}
+
+// StandInCached is StandIn without building: ErrNotCached if there is no stand-in layer yet.
+func (p *Publisher) StandInCached(ctx context.Context, component tree.Digest) (tree.Digest, error) {
+	return p.standIn(ctx, component, fromCache(ctx))
+}
+
+func (p *Publisher) standIn(ctx context.Context, component tree.Digest, prepare preparing) (tree.Digest, error) {
 	m, _, err := p.manifestOf(ctx, component)
 	if err != nil {
 		return tree.Digest{}, err
@@ -38,7 +47,7 @@ func (p *Publisher) StandIn(ctx context.Context, component tree.Digest, progress
 		return tree.Digest{}, fmt.Errorf("%w: release %s is release %d of %s %q", ErrComponent, component, m.Sequence, m.Kind, m.Name)
 	}
 	spec := Spec{Name: derivedName(standin.Version, component), BuiltOn: m.BuiltOn, standsFor: component}
-	return p.derive(ctx, release.StandIn, spec, progress)
+	return p.derive(ctx, release.StandIn, spec, prepare)
 }
 
 // ErrComponent means that only a release of a component has stand-ins.

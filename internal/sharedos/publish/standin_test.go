@@ -29,7 +29,7 @@ func TestTheStandInLayerOfAComponent(t *testing.T) {
 	base := publish(t, p, newSystem())
 	redis := component(t, p, base, pack(t, "redis", "7", "redis"))
 	before := volumes(t, s)
-	id, err := p.StandIn(t.Context(), redis.ID, nil)
+	id, err := p.StandIn(t.Context(), redis.ID)
 	must(t, err)
 	if diff := cmp.Diff(before, volumes(t, s)); diff != "" {
 		t.Errorf("it changes the store before it is published: %s", diff)
@@ -57,14 +57,14 @@ func TestTheStandInLayerOfAComponent(t *testing.T) {
 	requireWhole(t, s, m)
 
 	elsewhere := newPublisher(t, s)
-	if again, err := elsewhere.StandIn(t.Context(), redis.ID, nil); err != nil || again != id || elsewhere.Offered(id) != nil {
+	if again, err := elsewhere.StandIn(t.Context(), redis.ID); err != nil || again != id || elsewhere.Offered(id) != nil {
 		t.Errorf("found in the store: %s, %v", again, err)
 	}
 	must(t, elsewhere.PublishDerived(t.Context(), id))
 	for _, volume := range []string{store.LayerName(m.Layers[0].ID), store.BlobName(m.Contents.Digest), store.ReleaseName(id)} {
 		must(t, os.Remove(s.Path(volume)))
 		anew := newPublisher(t, s)
-		again, err := anew.StandIn(t.Context(), redis.ID, nil)
+		again, err := anew.StandIn(t.Context(), redis.ID)
 		if err != nil || again != id {
 			t.Fatalf("without %s: %s, %v", volume, again, err)
 		}
@@ -82,24 +82,24 @@ func TestTheStandInLayerOfAPreparedComponent(t *testing.T) {
 	base := prepare(t, p, sourceOf(t, newSystem()))
 	redis, err := p.Components().Prepare(t.Context(), Spec{Name: "redis", BuiltOn: base.ID, Addition: pack(t, "redis", "7", "redis")}, nil)
 	must(t, err)
-	first, err := p.StandIn(t.Context(), redis.ID, nil)
+	first, err := p.StandIn(t.Context(), redis.ID)
 	must(t, err)
-	if again, err := p.StandIn(t.Context(), redis.ID, nil); err != nil || again != first {
+	if again, err := p.StandIn(t.Context(), redis.ID); err != nil || again != first {
 		t.Errorf("from the cache: %s, %v", again, err)
 	}
 	must(t, p.Publish(t.Context(), base, nil))
 	must(t, p.Components().Publish(t.Context(), redis, nil))
 	must(t, p.PublishDerived(t.Context(), first))
 	patched := component(t, p, base, pack(t, "redis", "8", "redis"))
-	second, err := p.StandIn(t.Context(), patched.ID, nil)
+	second, err := p.StandIn(t.Context(), patched.ID)
 	must(t, err)
 	if second == first {
 		t.Error("two releases have one stand-in layer's release")
 	}
-	if _, err := p.StandIn(t.Context(), base.ID, nil); !errors.Is(err, ErrComponent) {
+	if _, err := p.StandIn(t.Context(), base.ID); !errors.Is(err, ErrComponent) {
 		t.Errorf("of a base: %v", err)
 	}
-	if _, err := p.StandIn(t.Context(), tree.Sum([]byte("none")), nil); !errors.Is(err, store.ErrNotFound) {
+	if _, err := p.StandIn(t.Context(), tree.Sum([]byte("none"))); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("of no release: %v", err)
 	}
 }
@@ -145,9 +145,9 @@ func TestAnOfferOfStacks(t *testing.T) {
 	base := publish(t, p, newSystem())
 	redis := component(t, p, base, pack(t, "redis", "7", "redis"))
 	alone, both := stackOf(t, p, base), stackOf(t, p, base, redis)
-	id, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{alone, both}, nil)
+	id, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{alone, both})
 	must(t, err)
-	if again, err := newPublisher(t, s).MakeOffer(t.Context(), base.ID, []compose.OfferedStack{both, alone}, nil); err != nil || again != id {
+	if again, err := newPublisher(t, s).MakeOffer(t.Context(), base.ID, []compose.OfferedStack{both, alone}); err != nil || again != id {
 		t.Errorf("made elsewhere: %s, %v", again, err)
 	}
 	m := p.Offered(id)
@@ -171,13 +171,13 @@ func TestAnOfferOfStacks(t *testing.T) {
 
 	must(t, os.Remove(s.Path(store.LayerName(m.Layers[0].ID))))
 	anew := newPublisher(t, s)
-	if again, err := anew.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{alone, both}, nil); err != nil || again != id {
+	if again, err := anew.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{alone, both}); err != nil || again != id {
 		t.Fatalf("without its layer: %s, %v", again, err)
 	}
 	must(t, anew.PublishDerived(t.Context(), id))
 	requireWhole(t, s, m)
 
-	one, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{both}, nil)
+	one, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{both})
 	if err != nil || one == id {
 		t.Errorf("an offer of other stacks: %s, %v", one, err)
 	}
@@ -187,11 +187,11 @@ func TestAnOfferOfStacks(t *testing.T) {
 		"none": nil, "one twice": {both, both}, "too many": slices.Repeat([]compose.OfferedStack{both}, 9), "another id": {otherID},
 		"another list": {otherList}, "another blob": {otherBlob}, "no signature": {unsigned},
 	} {
-		if _, err := p.MakeOffer(t.Context(), base.ID, stacks, nil); err == nil {
+		if _, err := p.MakeOffer(t.Context(), base.ID, stacks); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, err := p.MakeOffer(t.Context(), redis.ID, []compose.OfferedStack{both}, nil); err == nil || !strings.Contains(err.Error(), base.ID.String()) {
+	if _, err := p.MakeOffer(t.Context(), redis.ID, []compose.OfferedStack{both}); err == nil || !strings.Contains(err.Error(), base.ID.String()) {
 		t.Errorf("on another release: %v", err)
 	}
 }
@@ -202,9 +202,9 @@ func TestStandInsAndOffersStayWhileAVMHasThem(t *testing.T) {
 	p := newPublisher(t, s)
 	base := publish(t, p, newSystem())
 	redis := component(t, p, base, pack(t, "redis", "7", ""))
-	standIn, err := p.StandIn(t.Context(), redis.ID, nil)
+	standIn, err := p.StandIn(t.Context(), redis.ID)
 	must(t, err)
-	offer, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{stackOf(t, p, base, redis)}, nil)
+	offer, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{stackOf(t, p, base, redis)})
 	must(t, err)
 	for _, id := range []tree.Digest{standIn, offer} {
 		t.Run(string(p.Offered(id).Kind), func(t *testing.T) {

@@ -26,6 +26,8 @@ type Stack struct {
 	Layers []Layer `json:"layers"`
 	// BaseLayers is how many of the lowest layers are the base's; 0 if all are.
 	BaseLayers int `json:"base_layers,omitempty"`
+	// Prefer is sorted by path.
+	Prefer []Preference `json:"prefer,omitempty"`
 	// Kernel is the kernel release of the base.
 	Kernel string `json:"kernel"`
 }
@@ -45,10 +47,16 @@ func (s Stack) Same(other Stack) bool {
 	if !s.ID.IsZero() && !other.ID.IsZero() {
 		return s.ID == other.ID
 	}
-	if s.Base != other.Base || !slices.Equal(s.Components, other.Components) || !slices.Equal(s.Offered, other.Offered) {
+	if !s.SameReleases(other) {
 		return false
 	}
 	return len(s.Layers) == 0 || len(other.Layers) == 0 || s.layersKey() == other.layersKey()
+}
+
+// SameReleases reports whether two records are of the same releases, with the same preferences among them.
+func (s Stack) SameReleases(other Stack) bool {
+	return s.Base == other.Base && slices.Equal(s.Components, other.Components) && slices.Equal(s.Offered, other.Offered) &&
+		slices.Equal(s.Prefer, other.Prefer)
 }
 
 // Key is the name of the stack in the files of a guest: the 64 hexadecimal digits of its id.
@@ -79,5 +87,5 @@ func (s Stack) Releases() []tree.Digest {
 
 // WithoutLayers returns a record that only identifies the stack.
 func (s Stack) WithoutLayers() Stack {
-	return Stack{ID: s.ID, Base: s.Base, Components: s.Components, Offered: s.Offered}
+	return Stack{ID: s.ID, Base: s.Base, Components: s.Components, Offered: s.Offered, Prefer: s.Prefer}
 }

@@ -35,6 +35,8 @@ type StackManifest struct {
 	Layers []Layer `json:"layers"`
 	// BaseLayers is how many of the lowest layers are the base's, if there are others; 0 otherwise.
 	BaseLayers int `json:"base_layers,omitempty"`
+	// Prefer says which component a path is of that several have with different content. It is sorted by path.
+	Prefer []Preference `json:"prefer,omitempty"`
 	// Contents is the contents list of the tree that results from merging all layers.
 	Contents Blob   `json:"contents"`
 	Kernel   Kernel `json:"kernel"`
@@ -47,7 +49,7 @@ type StackManifest struct {
 
 // Record returns the short record of the stack, which has this id.
 func (m *StackManifest) Record(id tree.Digest) Stack {
-	record := Stack{ID: id, Base: m.Base.ID, Layers: m.Layers, BaseLayers: m.BaseLayers, Kernel: m.Kernel.Release}
+	record := Stack{ID: id, Base: m.Base.ID, Layers: m.Layers, BaseLayers: m.BaseLayers, Kernel: m.Kernel.Release, Prefer: m.Prefer}
 	for _, component := range m.Components {
 		record.Components = append(record.Components, component.ID)
 	}
@@ -97,6 +99,7 @@ func (m *StackManifest) rules() []func() error {
 		func() error { return checkSystem(m.Architecture, m.OS) },
 		func() error { return checkLayers(m.Layers, MaxStackLayers, true) },
 		m.checkBaseLayers,
+		func() error { return CheckPreferences(m.Prefer) },
 		func() error { return checkBlob("contents", m.Contents) },
 		m.Kernel.check,
 		func() error { return checkPackages(m.Packages) },

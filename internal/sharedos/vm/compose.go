@@ -74,21 +74,6 @@ func (f *Fleet) contents(ctx context.Context, one signed) ([]byte, error) {
 	return contents, nil
 }
 
-// parts are the releases that a stack is made of.
-type parts struct {
-	base tree.Digest
-	// components are ordered bottom to top. offered are those that the VM can attach by itself.
-	components, offered []tree.Digest
-}
-
-// partsOf returns what a stack is made of.
-func partsOf(stack release.Stack) parts { return parts{stack.Base, stack.Components, stack.Offered} }
-
-// all returns the ids of all releases, the base's first.
-func (p parts) all() []tree.Digest {
-	return slices.Concat([]tree.Digest{p.base}, p.components, p.offered)
-}
-
 // read reads the releases of these ids.
 func (f *Fleet) read(ctx context.Context, ids []tree.Digest) (found []release.Identified, err error) {
 	for _, id := range ids {
@@ -108,9 +93,31 @@ type composed struct {
 	note     []byte
 	// derived are the releases of the layers that are made of others: the joining layer and stand-ins.
 	derived []tree.Digest
+	// unused are the preferences that settle nothing.
+	unused []release.Preference
 	// list is the release whose contents list is the stack's; merged is the list if it is none of a release's.
 	list   signed
 	merged []byte
+}
+
+// recipe is what a stack is composed of.
+type recipe struct {
+	base tree.Digest
+	// components are ordered bottom to top. offered are those that the VM can attach by itself.
+	components, offered []tree.Digest
+	prefer              []release.Preference
+	// cached is true if nothing may be built.
+	cached bool
+}
+
+// recipeOf is that of a stack on record.
+func recipeOf(stack release.Stack) recipe {
+	return recipe{base: stack.Base, components: stack.Components, offered: stack.Offered, prefer: stack.Prefer}
+}
+
+// releases returns the ids of all releases, the base's first.
+func (r recipe) releases() []tree.Digest {
+	return slices.Concat([]tree.Digest{r.base}, r.components, r.offered)
 }
 
 // maxComposed is how many stacks are kept whose contents lists were merged.
@@ -127,7 +134,7 @@ type stacks struct {
 
 // get returns the stack of these releases, or has it composed. Of several callers that need the same one, only one
 // composes it, and the others wait for as long as their contexts allow.
-func (s *stacks) get(ctx context.Context, of parts, compose func() (*composed, error)) (*composed, error) {
+func (s *stacks) get(ctx context.Context, of recipe, compose func() (*composed, error)) (*composed, error) {
 	if len(of.components) < 2 && len(of.offered) == 0 {
 		return compose()
 	}
@@ -183,35 +190,43 @@ func (s *stacks) make(key string, compose func() (*composed, error)) (*composed,
 }
 
 // stack composes the stack of these releases. The error matches compose.ErrStack if they do not make one.
-func (f *Fleet) stack(ctx context.Context, of parts) (*composed, error) {
+func (f *Fleet) stack(ctx context.Context, of recipe) (*composed, error) {
 	return f.stacks.get(ctx, of, func() (*composed, error) { return f.compose(ctx, of) })
 }
 
-func (f *Fleet) compose(ctx context.Context, of parts) (*composed, error) {
-	found, err := f.read(ctx, of.all())
+func (f *Fleet) compose(ctx context.Context, of recipe) (*composed, error) {
+	found, err := f.read(ctx, of.releases())
 	if err != nil {
 		return nil, err
 	}
 	first := 1 + len(of.components)
-	parts := compose.Parts{Base: found[0], Components: found[1:first]}
+	parts := compose.Parts{Base: found[0], Components: found[1:first], Prefer: of.prefer}
 	for _, component := range found[first:] {
 		parts.StandIns = append(parts.StandIns, compose.StandIn{Component: component})
 	}
 	if err := parts.Check(); err != nil { // before anything is built
 		return nil, err
 	}
-	var made composed
+	lists := func(one release.Identified) (io.ReadCloser, error) {
+		list, err := f.contents(ctx, signed{id: one.ID, manifest: one.Manifest})
+		return io.NopCloser(bytes.NewReader(list)), err
+	}
+	used, unused, err := parts.Preferences(lists)
+	if err != nil {
+		return nil, err
+	}
+	made := composed{unused: unused}
 	for i := range parts.StandIns {
 		one := &parts.StandIns[i]
-		if one.Release, err = f.standIn(ctx, of.base, one.Component); err != nil {
+		if one.Release, err = f.standIn(ctx, of, one.Component); err != nil {
 			return nil, err
 		}
 		made.derived = append(made.derived, one.Release.ID)
 	}
-	if parts.Joining, err = f.joining(ctx, of.base, of.components); err != nil {
+	if parts.Joining, err = f.joining(ctx, of, used); err != nil {
 		return nil, err
 	}
-	top := found[first-1]
+	top := found[0]
 	if len(of.components) > 0 {
 		top = found[1] // the list of the stack, if there is no other
 	}
@@ -220,10 +235,7 @@ func (f *Fleet) compose(ctx context.Context, of parts) (*composed, error) {
 		top = joining.Release
 	}
 	made.list = signed{id: top.ID, manifest: top.Manifest}
-	made.manifest, made.merged, err = compose.Compose(parts, func(one release.Identified) (io.ReadCloser, error) {
-		list, err := f.contents(ctx, signed{id: one.ID, manifest: one.Manifest})
-		return io.NopCloser(bytes.NewReader(list)), err
-	})
+	made.manifest, made.merged, err = compose.Compose(parts, lists)
 	if err != nil {
 		return nil, err
 	}
@@ -236,15 +248,19 @@ func (f *Fleet) compose(ctx context.Context, of parts) (*composed, error) {
 }
 
 // joining returns the joining layer of components on a base; nil if they need none.
-func (f *Fleet) joining(ctx context.Context, base tree.Digest, components []tree.Digest) (*compose.Joining, error) {
-	if f.Deriver == nil || len(components) < 2 {
+func (f *Fleet) joining(ctx context.Context, of recipe, prefer []release.Preference) (*compose.Joining, error) {
+	if f.Deriver == nil || len(of.components) < 2 {
 		return nil, nil //nolint:nilnil // the contract: there is none
 	}
-	id, err := f.Deriver.Join(ctx, base, components, nil)
+	join := f.Deriver.Join
+	if of.cached {
+		join = f.Deriver.JoinCached
+	}
+	id, err := join(ctx, of.base, of.components, prefer)
 	if err != nil || id.IsZero() {
 		return nil, err
 	}
-	found, err := f.derived(ctx, id, release.Joining, base)
+	found, err := f.derived(ctx, id, release.Joining, of.base)
 	if err != nil {
 		return nil, err
 	}
@@ -255,15 +271,19 @@ func (f *Fleet) joining(ctx context.Context, base tree.Digest, components []tree
 }
 
 // standIn returns the release of a component's stand-in layer.
-func (f *Fleet) standIn(ctx context.Context, base tree.Digest, component release.Identified) (release.Identified, error) {
+func (f *Fleet) standIn(ctx context.Context, of recipe, component release.Identified) (release.Identified, error) {
 	if f.Deriver == nil {
 		return release.Identified{}, fmt.Errorf("component %q: %w", component.Manifest.Name, errNoDeriver)
 	}
-	id, err := f.Deriver.StandIn(ctx, component.ID, nil)
+	make := f.Deriver.StandIn
+	if of.cached {
+		make = f.Deriver.StandInCached
+	}
+	id, err := make(ctx, component.ID)
 	if err != nil {
 		return release.Identified{}, fmt.Errorf("make the stand-ins of component %q: %w", component.Manifest.Name, err)
 	}
-	return f.derived(ctx, id, release.StandIn, base)
+	return f.derived(ctx, id, release.StandIn, of.base)
 }
 
 // errNoDeriver means that a fleet has no Deriver.
@@ -290,19 +310,20 @@ func (f *Fleet) stackContents(ctx context.Context, stack *composed) ([]byte, err
 }
 
 // Check implements Interface.
-func (f *Fleet) Check(ctx context.Context, spec Spec) (release.Stack, error) {
-	of, err := f.partsOf(ctx, spec)
+func (f *Fleet) Check(ctx context.Context, spec Spec, build bool) (Checked, error) {
+	of, err := f.recipe(ctx, spec)
 	if err != nil {
-		return release.Stack{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
+		return Checked{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
 	}
+	of.cached = !build
 	stack, err := f.stack(ctx, of)
 	if err == nil {
-		_, err = f.offer(ctx, spec)
+		_, err = f.offer(ctx, spec, of.cached)
 	}
 	if err != nil {
-		return release.Stack{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
+		return Checked{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
 	}
-	return stack.Stack, nil
+	return Checked{Stack: stack.Stack, Unused: stack.unused}, nil
 }
 
 // layerDevices finds the layers in the store.

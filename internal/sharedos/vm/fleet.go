@@ -19,7 +19,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -87,14 +86,19 @@ type Fleet struct {
 }
 
 // Deriver makes releases out of those of bases and components. It changes nothing in the store: Offer has the release
-// until PublishDerived has stored it.
+// until PublishDerived has stored it. The methods whose names end in Cached build nothing: their errors match
+// publish.ErrNotCached if there is no such release yet.
 type Deriver interface {
-	// Join returns the id of the joining layer's release for components on a base, zero if they need none.
-	Join(ctx context.Context, base tree.Digest, components []tree.Digest, progress source.Progress) (tree.Digest, error)
+	// Join returns the id of the joining layer's release for components on a base, zero if they need none. prefer are the
+	// preferences that settle something.
+	Join(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error)
+	JoinCached(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error)
 	// StandIn returns the id of the release of a component's stand-in layer.
-	StandIn(ctx context.Context, component tree.Digest, progress source.Progress) (tree.Digest, error)
+	StandIn(ctx context.Context, component tree.Digest) (tree.Digest, error)
+	StandInCached(ctx context.Context, component tree.Digest) (tree.Digest, error)
 	// MakeOffer returns the id of the release of an offer of stacks on a base.
-	MakeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack, progress source.Progress) (tree.Digest, error)
+	MakeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack) (tree.Digest, error)
+	MakeOfferCached(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack) (tree.Digest, error)
 	// PublishDerived stores what the other methods have made, unless it is stored. The caller holds a lock of the store.
 	PublishDerived(ctx context.Context, id tree.Digest) error
 }
@@ -145,7 +149,8 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
 	have := Spec{VCPUs: domain.VCPUs, Memory: domain.Memory, Interfaces: domain.Interfaces}
 	known := specOf(domain)
-	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand)
+	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand) &&
+		slices.Equal(known.Prefer, spec.Prefer)
 	if same && len(hardware(have, spec)) == 0 {
 		return nil
 	}
@@ -163,7 +168,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	of, err := f.partsOf(ctx, spec)
+	of, err := f.recipe(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -393,7 +398,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 		Faults: faults, diskGone: gone && domain.Metadata.Creating == nil,
 		Spec: Spec{
 			Name: domain.Name, UUID: domain.UUID,
-			Base: stack.Base, Components: stack.Components, OnDemand: stack.OnDemand, Attached: stack.Attached,
+			Base: stack.Base, Components: stack.Components, Prefer: stack.Prefer, OnDemand: stack.OnDemand, Attached: stack.Attached,
 			VCPUs: domain.VCPUs, Memory: domain.Memory, DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
 			Interfaces: domain.Interfaces, Running: state == hypervisor.Running,

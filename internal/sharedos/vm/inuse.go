@@ -72,8 +72,8 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 // stored returns a stack, and the offer of spec, once the pool has their releases. It stores those that are made of
 // others. The caller holds a lock of the store. A release that is prepared for a plan, or that was read before the pool
 // was locked, may be missing.
-func (f *Fleet) stored(ctx context.Context, spec Spec, of parts) (*composed, *offer, error) {
-	for _, id := range of.all() {
+func (f *Fleet) stored(ctx context.Context, spec Spec, of recipe) (*composed, *offer, error) {
+	for _, id := range of.releases() {
 		if _, err := f.Store.GetManifest(ctx, id); err != nil {
 			return nil, nil, fmt.Errorf("read release %s: %w", id, err)
 		}
@@ -82,7 +82,7 @@ func (f *Fleet) stored(ctx context.Context, spec Spec, of parts) (*composed, *of
 	if err != nil {
 		return nil, nil, err
 	}
-	offer, err := f.offer(ctx, spec)
+	offer, err := f.offer(ctx, spec, false)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -104,7 +104,7 @@ func (f *Fleet) pin(ctx context.Context, spec Spec, current release.Stack, targe
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
-	if _, _, err := f.stored(ctx, spec, partsOf(target.Stack)); err != nil {
+	if _, _, err := f.stored(ctx, spec, recipeOf(target.Stack)); err != nil {
 		return err
 	}
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)

@@ -68,15 +68,15 @@ type offers struct {
 	kept map[string]*offer
 }
 
-// partsOf returns the releases of the stack that spec wants.
-func (f *Fleet) partsOf(ctx context.Context, spec Spec) (parts, error) {
-	of := parts{base: spec.Base, components: slices.Clone(spec.Components)}
+// recipe is that of the stack that spec wants.
+func (f *Fleet) recipe(ctx context.Context, spec Spec) (recipe, error) {
+	of := recipe{base: spec.Base, components: slices.Clone(spec.Components), prefer: spec.Prefer}
 	for _, id := range spec.OnDemand {
 		attached := false
 		if len(spec.Attached) > 0 && !spec.DetachUsed { // otherwise its name does not matter
 			component, err := f.release(ctx, id)
 			if err != nil {
-				return parts{}, err
+				return recipe{}, err
 			}
 			attached = slices.Contains(spec.Attached, component.manifest.Name)
 		}
@@ -91,29 +91,29 @@ func (f *Fleet) partsOf(ctx context.Context, spec Spec) (parts, error) {
 
 // wanted composes the stack that spec wants.
 func (f *Fleet) wanted(ctx context.Context, spec Spec) (*composed, error) {
-	of, err := f.partsOf(ctx, spec)
+	of, err := f.recipe(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	return f.stack(ctx, of)
 }
 
-// offer composes all stacks that a VM can move to by itself; nil if it has no components on demand. The error matches
-// compose.ErrStack if one of them is none.
-func (f *Fleet) offer(ctx context.Context, spec Spec) (*offer, error) {
+// offer composes all stacks that a VM can move to by itself; nil if it has no components on demand. If cached is true,
+// nothing is built. The error matches compose.ErrStack if one of them is none.
+func (f *Fleet) offer(ctx context.Context, spec Spec, cached bool) (*offer, error) {
 	if len(spec.OnDemand) == 0 {
 		return nil, nil //nolint:nilnil // the contract: there is none
 	}
 	if n := len(spec.OnDemand); n > release.MaxOnDemand {
 		return nil, fmt.Errorf("%w: it has %d components on demand, and a VM can have %d", compose.ErrTooMany, n, release.MaxOnDemand)
 	}
-	key := fmt.Sprint(spec.Base, spec.Components, spec.OnDemand)
+	key := fmt.Sprint(spec.Base, spec.Components, spec.OnDemand, spec.Prefer)
 	f.offers.mu.Lock()
 	defer f.offers.mu.Unlock()
 	if known := f.offers.kept[key]; known != nil {
 		return known, nil
 	}
-	made, err := f.composeOffer(ctx, spec)
+	made, err := f.composeOffer(ctx, spec, cached)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +124,7 @@ func (f *Fleet) offer(ctx context.Context, spec Spec) (*offer, error) {
 	return made, nil
 }
 
-func (f *Fleet) composeOffer(ctx context.Context, spec Spec) (*offer, error) {
+func (f *Fleet) composeOffer(ctx context.Context, spec Spec, cached bool) (*offer, error) {
 	made := &offer{}
 	components, err := f.read(ctx, spec.OnDemand)
 	if err != nil {
@@ -135,7 +135,7 @@ func (f *Fleet) composeOffer(ctx context.Context, spec Spec) (*offer, error) {
 	}
 	var stacks []compose.OfferedStack
 	for chosen := range 1 << len(spec.OnDemand) {
-		of := parts{base: spec.Base, components: slices.Clone(spec.Components)}
+		of := recipe{base: spec.Base, components: slices.Clone(spec.Components), prefer: spec.Prefer, cached: cached}
 		for i, id := range spec.OnDemand {
 			if chosen&(1<<i) != 0 {
 				of.components = append(of.components, id)
@@ -154,7 +154,11 @@ func (f *Fleet) composeOffer(ctx context.Context, spec Spec) (*offer, error) {
 		made.stacks = append(made.stacks, stack)
 		stacks = append(stacks, compose.OfferedStack{ID: stack.ID, Signed: stack.note, Contents: stack.manifest.Contents, List: list})
 	}
-	if made.id, err = f.Deriver.MakeOffer(ctx, spec.Base, stacks, nil); err != nil {
+	make := f.Deriver.MakeOffer
+	if cached {
+		make = f.Deriver.MakeOfferCached
+	}
+	if made.id, err = make(ctx, spec.Base, stacks); err != nil {
 		return nil, fmt.Errorf("make the offer of its components on demand: %w", err)
 	}
 	found, err := f.derived(ctx, made.id, release.Offer, spec.Base)
@@ -189,12 +193,13 @@ type stackSpec struct {
 	Base                 tree.Digest
 	Components, OnDemand []tree.Digest
 	Attached             []string
+	Prefer               []release.Preference
 }
 
 // specOf returns what a definition says about the stack of its VM.
 func specOf(domain hypervisor.Domain) stackSpec {
 	stack := domain.Metadata.Stack
-	spec := stackSpec{Base: stack.Base}
+	spec := stackSpec{Base: stack.Base, Prefer: stack.Prefer}
 	spec.Components, spec.Attached = domain.Metadata.Offer.Split(stack.Components)
 	if offer := domain.Metadata.Offer; offer != nil {
 		for _, one := range offer.Components {
@@ -218,7 +223,7 @@ func movedByUse(domain hypervisor.Domain, running release.Stack) (names []string
 
 // setStack has the spec want another stack, with nothing on demand attached or detached.
 func (s *Spec) setStack(stack release.Stack) {
-	s.Base, s.Components, s.OnDemand, s.Attached = stack.Base, stack.Components, stack.Offered, nil
+	s.Base, s.Components, s.OnDemand, s.Attached, s.Prefer = stack.Base, stack.Components, stack.Offered, nil, stack.Prefer
 }
 
 // withAttached returns spec with the components on demand that a running VM has attached, as its agent says. If the

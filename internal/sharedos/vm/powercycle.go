@@ -142,7 +142,7 @@ func (f *Fleet) fallback(ctx context.Context, domain hypervisor.Domain) []releas
 	if recorded == nil {
 		return nil
 	}
-	stack, err := f.stack(ctx, partsOf(*recorded))
+	stack, err := f.stack(ctx, recipeOf(*recorded))
 	if err != nil {
 		f.Log.WarnContext(ctx, "there is no stack to fall back to", "vm", domain.Name, "error", err)
 		return nil

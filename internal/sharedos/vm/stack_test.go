@@ -108,7 +108,7 @@ func TestReleasesThatDoNotMakeAStackAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			spec := w.spec()
 			spec.Base, spec.Components = test.base, test.components
-			if _, err := w.fleet.Check(t.Context(), spec); !errors.Is(err, test.want) || !errors.Is(err, compose.ErrStack) {
+			if _, err := w.fleet.Check(t.Context(), spec, true); !errors.Is(err, test.want) || !errors.Is(err, compose.ErrStack) {
 				t.Errorf("checked: %v, want %v", err, test.want)
 			}
 			if _, err := w.fleet.Create(within(t, time.Minute), spec, quiet); !errors.Is(err, test.want) {

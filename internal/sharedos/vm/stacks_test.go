@@ -28,7 +28,7 @@ func TestAStackIsComposedByOneOfThoseThatNeedIt(t *testing.T) {
 	results := make(chan error, 2)
 	for range 2 {
 		all.Go(func() {
-			_, err := s.get(t.Context(), parts{components: two}, compose)
+			_, err := s.get(t.Context(), recipe{components: two}, compose)
 			results <- err
 		})
 	}
@@ -36,12 +36,12 @@ func TestAStackIsComposedByOneOfThoseThatNeedIt(t *testing.T) {
 	ended, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("out of time")
 	cancel(cause)
-	if _, err := s.get(ended, parts{components: two}, compose); !errors.Is(err, cause) {
+	if _, err := s.get(ended, recipe{components: two}, compose); !errors.Is(err, cause) {
 		t.Errorf("who cannot wait: %v", err)
 	}
 	// Another combination does not wait for this one.
 	other := []tree.Digest{two[1], two[0]}
-	if _, err := s.get(t.Context(), parts{components: other}, func() (*composed, error) { return &composed{}, nil }); err != nil {
+	if _, err := s.get(t.Context(), recipe{components: other}, func() (*composed, error) { return &composed{}, nil }); err != nil {
 		t.Error(err)
 	}
 	failed := errors.New("failed")
@@ -52,7 +52,7 @@ func TestAStackIsComposedByOneOfThoseThatNeedIt(t *testing.T) {
 	if first, second := <-results, <-results; !errors.Is(errors.Join(first, second), failed) || first != nil && second != nil {
 		t.Errorf("%v, %v: one is to fail, and the other to succeed", first, second)
 	}
-	if _, err := s.get(t.Context(), parts{components: two}, nil); err != nil || composing.Load() != 2 {
+	if _, err := s.get(t.Context(), recipe{components: two}, nil); err != nil || composing.Load() != 2 {
 		t.Errorf("composed %d times, %v", composing.Load(), err)
 	}
 }

@@ -235,7 +235,7 @@ func (f *Fleet) movable(ctx context.Context, status *agentapi.StatusResponse, cu
 	if spoken := max(1, status.GetProtocol()); spoken < agentapi.Protocol {
 		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent, spoken, agentapi.Protocol)
 	}
-	from, err := f.stack(ctx, partsOf(current))
+	from, err := f.stack(ctx, recipeOf(current))
 	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool) {
 		return nil, fmt.Errorf("%w: a release that it runs is gone from the storage pool, so nobody knows what differs: %w", ErrNotLive, err)
 	}

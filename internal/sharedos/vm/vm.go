@@ -63,6 +63,8 @@ type Spec struct {
 	UUID       string
 	Base       tree.Digest
 	Components []tree.Digest
+	// Prefer is sorted by path. It says which component a path is of that several have with different content.
+	Prefer []release.Preference
 	// OnDemand are components that the VM attaches by itself when they are used. Attached are the names of those that are
 	// attached: as the agent says if it can be asked, and otherwise as they are given here.
 	OnDemand []tree.Digest
@@ -141,6 +143,13 @@ type VM struct {
 	diskGone bool
 }
 
+// Checked is the stack that the releases of a Spec make.
+type Checked struct {
+	Stack release.Stack
+	// Unused are the preferences that settle nothing, since no two components differ there.
+	Unused []release.Preference
+}
+
 // Interface is what the provider uses of a Fleet.
 type Interface interface {
 	// Create makes the VM, and starts it and waits for its agent if it is to run. ErrExists if a VM of the name
@@ -152,9 +161,10 @@ type Interface interface {
 	// Find returns the present name of the VM with a UUID: somebody may have renamed it. ErrNotFound only if libvirt said that
 	// neither the UUID nor the name exists; ErrOther if the name belongs to another domain. If the UUID is "", the name counts.
 	Find(ctx context.Context, name, uuid string) (string, error)
-	// Check composes the stack of spec, returns its record and changes nothing. The error matches compose.ErrStack if
+	// Check composes the stack of spec and changes nothing. The error matches compose.ErrStack if
 	// its releases do not make one, and store.ErrNotFound if one of them is not published yet.
-	Check(ctx context.Context, spec Spec) (release.Stack, error)
+	// If a joining layer has to be built first and build is false, it matches publish.ErrNotCached.
+	Check(ctx context.Context, spec Spec, build bool) (Checked, error)
 	// Preflight returns why a VM cannot be made or changed as wanted, as far as the host shows it now. It changes nothing.
 	Preflight(ctx context.Context, question Question) ([]Problem, error)
 	// Read returns the VM as it is; ErrNotFound only if libvirt said so. An agent that does not answer is no

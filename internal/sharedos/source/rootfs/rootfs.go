@@ -51,7 +51,12 @@ func (s *System) Open(path string) (io.ReadCloser, error) {
 }
 
 // Close frees the contents of both trees.
-func (s *System) Close() error { return s.spool.Close() }
+func (s *System) Close() error {
+	if s.spool == nil { // it was not read from a source
+		return nil
+	}
+	return s.spool.Close()
+}
 
 // Read reads an operating system from a source. The contents of its files are stored in an unnamed file in spoolDir,
 // which disappears with Close or with the process. If the tree cannot boot, the error is a *MissingError.
