@@ -26,6 +26,8 @@ const (
 	// answers stand-ins.
 	OfferDir       = RunDir + "/offer"
 	OnDemandSocket = RunDir + "/on-demand.sock"
+	// LocalCommands is where this VM's own commands for root are (hier(7)).
+	LocalCommands = "/usr/local/sbin"
 	// PrivateDir is the private disk's file system: root/upper, root/work, var, home, root-home, srv and sharedos.
 	PrivateDir = RunDir + "/private"
 	// StateDir is the agent's own directory on the private disk, mode 0700.

@@ -56,13 +56,24 @@ type offer struct {
 	stacks    []stack
 }
 
+// devices returns the offers that are plugged in: more than one while the host replaces one.
+func devices() ([]mounts.Disk, error) {
+	disks, err := mounts.Disks()
+	return slices.DeleteFunc(disks, func(d mounts.Disk) bool { return !strings.HasPrefix(d.Serial, agentapi.OfferSerialPrefix) }), err
+}
+
+// Offered reports whether an offer is plugged in.
+func Offered() (bool, error) {
+	disks, err := devices()
+	return len(disks) > 0, err
+}
+
 // Device mounts the offer that is plugged in, for as long as use runs. The error matches ErrNoOffer if there is none.
 func Device(use func(directory string) error) (err error) {
-	disks, err := mounts.Disks()
+	disks, err := devices()
 	if err != nil {
 		return err
 	}
-	disks = slices.DeleteFunc(disks, func(d mounts.Disk) bool { return !strings.HasPrefix(d.Serial, agentapi.OfferSerialPrefix) })
 	if len(disks) == 0 {
 		return ErrNoOffer
 	}

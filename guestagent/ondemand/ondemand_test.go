@@ -161,6 +161,7 @@ func (w *world) server(t *testing.T) *Server {
 		Offer:       func(use func(string) error) error { return use(w.directory) },
 		Close:       func(_ context.Context, id tree.Digest) error { w.closed = append(w.closed, id); return nil },
 		Say:         func(err error) { t.Log(err) },
+		Commands:    w.directory + "/commands",
 	}
 }
 
@@ -377,5 +378,30 @@ func TestStandInsOfCommandsAreKnown(t *testing.T) {
 		if got, err := isStandIn(path); err != nil || got != want {
 			t.Errorf("%.20q: %v, %v", text, got, err)
 		}
+	}
+}
+
+// The command is there while something is offered. What is not ours stays.
+func TestTheCommandIsInstalled(t *testing.T) {
+	directory := filepath.Join(t.TempDir(), "sbin")
+	path := filepath.Join(directory, "sharedos")
+	for _, offered := range []bool{false, true, true, false, false} {
+		if err := InstallCommand(directory, offered); err != nil {
+			t.Fatal(err)
+		}
+		if target, _ := os.Readlink(path); (target == paths.Agent) != offered {
+			t.Errorf("offered is %v, and the command is a link to %q", offered, target)
+		}
+	}
+	if err := os.WriteFile(path, []byte("mine"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, offered := range []bool{true, false} {
+		if err := InstallCommand(directory, offered); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "mine" {
+		t.Errorf("%q, %v", text, err)
 	}
 }

@@ -80,6 +80,8 @@ type Server struct {
 	LastRequest func() ([]byte, error)
 	// Offer opens the offer for as long as use runs: Device.
 	Offer func(use func(directory string) error) error
+	// Commands is the directory for the command of a person (InstallCommand).
+	Commands string
 	// Close closes a layer that no stack needs.
 	Close func(ctx context.Context, id tree.Digest) error
 	Say   func(error)
@@ -263,7 +265,11 @@ func (s *Server) move(ctx context.Context, name string, with bool) error {
 		if !now.Stack.Same(to) {
 			return fmt.Errorf("component %q: %s", name, now.Report.GetError())
 		}
-		return s.closeUnused(ctx, from, to)
+		if err := InstallCommand(s.Commands, true); err != nil {
+			s.Say(fmt.Errorf("components on demand: %w", err))
+		}
+		s.closeUnused(ctx, from, to)
+		return nil
 	}
 }
 
@@ -326,7 +332,7 @@ func (s *Server) request(target *agentapi.Target) (*agentapi.RefreshRequest, err
 
 // closeUnused closes the layers that only the earlier stack has. What is still in use stays open until the host detaches
 // it.
-func (s *Server) closeUnused(ctx context.Context, from, to release.Stack) error {
+func (s *Server) closeUnused(ctx context.Context, from, to release.Stack) {
 	for _, layer := range from.Layers {
 		if slices.ContainsFunc(to.Layers, func(l release.Layer) bool { return l.ID == layer.ID }) {
 			continue
@@ -335,5 +341,4 @@ func (s *Server) closeUnused(ctx context.Context, from, to release.Stack) error 
 			s.Say(fmt.Errorf("components on demand: %w", err))
 		}
 	}
-	return nil
 }

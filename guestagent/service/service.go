@@ -150,7 +150,7 @@ func Run(ctx context.Context, version string) error {
 	}
 	go serveOnDemand(serving, &ondemand.Server{
 		Engine: engine, Put: blobs.put, Hold: blobs.hold, Operators: operators, LastRequest: engine.Records.Request, Offer: ondemand.Device,
-		Close: mounts.CloseLayer, Say: say,
+		Close: mounts.CloseLayer, Say: say, Commands: mounts.LocalCommands,
 	})
 	listen := func() (net.Listener, error) {
 		inner, err := transport.ListenVSock(agentapi.Port)
@@ -167,6 +167,13 @@ func Run(ctx context.Context, version string) error {
 
 // serveOnDemand answers the clients of components on demand until ctx ends.
 func serveOnDemand(ctx context.Context, server *ondemand.Server) {
+	offered, err := ondemand.Offered()
+	if err == nil {
+		err = ondemand.InstallCommand(server.Commands, offered)
+	}
+	if err != nil {
+		server.Say(fmt.Errorf("components on demand: %w", err))
+	}
 	for ctx.Err() == nil {
 		if err := server.Serve(ctx, mounts.OnDemandSocket); err != nil {
 			server.Say(err)

@@ -206,7 +206,7 @@ func (s *subject) inspect(t *testing.T) (looks string, triggered []string) {
 echo "usr: $(cat /usr/share/mark) $(sha256sum < /usr/lib/x86_64-linux-gnu`+library+`) $(cd /usr/share; echo *-only)"
 echo "mounted twice: $(cut -d ' ' -f 5 /proc/self/mountinfo | sort | uniq -d)"
 echo "state: $(cd /run/sharedos/private/sharedos; ls -I undo-settled)"
-echo "nginx: $(systemctl is-active nginx.service) $(systemctl show -P Environment nginx.service)"
+systemctl show -p ActiveState -p Environment nginx.service
 cd /etc
 find . -mindepth 1 ! -name .pwd.lock -printf '%P %y %m %U %G %l\n' | sort
 find . -type f ! -name .pwd.lock -exec sha256sum {} + | sort -k2

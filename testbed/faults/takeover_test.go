@@ -131,7 +131,7 @@ func (s *subject) mustServeAlone(t *testing.T, now *agentapi.StatusResponse) {
 	s.run(t, fmt.Sprintf(`alone() {
 	pid=$(systemctl show --value -p MainPID sharedos-agent.service)
 	[ "$(cat /sys/fs/cgroup/system.slice/sharedos-agent.service/cgroup.procs)" = "$pid" ] || return
-	[ "$(cat /proc/$pid/exe /run/sharedos/bin/* | sha256sum)" = "$(cat /run/sharedos/bin/agent /run/sharedos/bin/agent | sha256sum)" ] || return
+	[ "$(ls /run/sharedos/bin)" = agent ] && cmp -s /proc/$pid/exe /run/sharedos/bin/agent || return
 	sha256sum < /proc/$pid/exe | grep -q %s
 }
 for i in $(seq 120); do alone && exit; sleep 1; done

@@ -355,7 +355,9 @@ func (s *subject) survivesAnImpostor(t *testing.T) {
 			}
 		})
 	}
+	s.Host.Fleet.BootLimit = patience // it is not booting
 	_, _, err = s.Host.Fleet.Update(t.Context(), s.wants(s.two), func(string) {})
+	s.Host.Fleet.BootLimit = 0
 	if !errors.Is(err, vm.ErrNoAnswer) {
 		t.Errorf("an apply says %v", err)
 	}

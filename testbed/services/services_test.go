@@ -50,10 +50,17 @@ func (h *house) run(t *testing.T, command string) string {
 	return text
 }
 
-// states asks systemd for all units.
+// states asks systemd for all services and sockets.
 func (h *house) states(t *testing.T) map[string]state {
 	t.Helper()
-	text := h.run(t, "systemctl show --property=Id,ActiveState,InvocationID,MainPID '*.service' '*.socket'")
+	return h.statesOf(t, "'*.service' '*.socket'")
+}
+
+// statesOf asks systemd for the units that match patterns. systemd answers for each unit separately, which takes an
+// emulated guest some seconds for all of them.
+func (h *house) statesOf(t *testing.T, patterns string) map[string]state {
+	t.Helper()
+	text := h.run(t, "systemctl show --property=Id,ActiveState,InvocationID,MainPID "+patterns)
 	all := map[string]state{}
 	for block := range strings.SplitSeq(text, "\n\n") {
 		var one state
@@ -78,6 +85,16 @@ func (h *house) states(t *testing.T) map[string]state {
 		all[name] = one
 	}
 	return all
+}
+
+// active lists the services and sockets that are active.
+func (h *house) active(t *testing.T) []string {
+	t.Helper()
+	var units []string
+	for line := range strings.Lines(h.run(t, "systemctl list-units --full --plain --no-legend --state=active --type=service,socket")) {
+		units = append(units, strings.Fields(line)[0])
+	}
+	return units
 }
 
 // digest of a file in the guest.

@@ -26,6 +26,8 @@ type Limits struct {
 	Processors int
 	// Memory of the host, in bytes.
 	Memory int64
+	// User is the number of the user that QEMU runs as.
+	User int
 }
 
 // CheckInterfaceName returns why a text cannot name a network interface of a domain.
@@ -78,6 +80,7 @@ func (h *Libvirt) Limits(ctx context.Context) (Limits, error) {
 		if err != nil {
 			return fmt.Errorf("ask for the host's processors and memory: %w", err)
 		}
+		found.User = platform.qemuUser
 		found.Processors, found.Memory = int(processors), int64(kib)<<10 //nolint:gosec // a host has fewer
 		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{machineType}, libvirt.OptString{platform.virtType}, 0)
 		if err != nil {

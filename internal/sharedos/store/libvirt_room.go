@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"github.com/digitalocean/go-libvirt"
 )
@@ -18,7 +20,13 @@ func (s *Libvirt) Room(ctx context.Context) (room Room, err error) {
 			return err
 		}
 		room = Room{Capacity: int64(capacity), Available: int64(available), Thin: definition.Type != "logical"} //nolint:gosec // pools are smaller
+		if slices.Contains([]string{"dir", "fs", "netfs"}, definition.Type) && definition.Target != nil {
+			room.Directory = definition.Target.Path
+		}
 		return nil
 	})
+	if errors.Is(err, ErrNotFound) {
+		room.Directory = s.config.CreatePath
+	}
 	return room, err
 }

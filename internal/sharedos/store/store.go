@@ -134,6 +134,8 @@ type Room struct {
 	Capacity, Available int64
 	// Thin is true if a disk takes space only as it fills. If it is false, a new disk takes all of its size.
 	Thin bool
+	// Directory is the path of the directory with the volumes; "" for a pool that is none.
+	Directory string
 }
 
 // Volume is one volume of the store.

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -44,7 +46,7 @@ func (f *Fleet) Preflight(ctx context.Context, q Question) ([]Problem, error) {
 	}
 	check := preflight{fleet: f, Question: q}
 	for _, rule := range []func(context.Context) error{
-		check.name, check.compute, check.disk, check.interfaces, check.keys,
+		check.name, check.compute, check.disk, check.directory, check.interfaces, check.keys,
 	} {
 		if err := rule(ctx); err != nil {
 			return nil, fmt.Errorf("check what VM %q needs of the host: %w", q.Want.Name, err)
@@ -155,6 +157,52 @@ func (p *preflight) disk(ctx context.Context) error {
 		p.refuse("Choose a smaller disk.size, or add room to the pool: a disk in this pool takes all of its size at once.",
 			fmt.Errorf("its private disk is to take %d MiB more, and storage pool %q has %d MiB free", grows>>20, p.fleet.Pool, room.Available>>20),
 			"disk", "size")
+	}
+	return nil
+}
+
+// directory checks that QEMU can enter the directory with the private disks and layers. libvirt gives QEMU the files, and not
+// the directories above them.
+func (p *preflight) directory(ctx context.Context) error {
+	if p.Have != nil && !p.starts() {
+		return nil
+	}
+	limits, err := p.fleet.Hypervisor.Limits(ctx)
+	if err != nil {
+		return err
+	}
+	room, err := p.fleet.Store.Room(ctx)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if limits.User == 0 || !filepath.IsAbs(room.Directory) {
+		return nil
+	}
+	directories := []string{filepath.Clean(room.Directory)}
+	for at := directories[0]; at != "/"; at = filepath.Dir(at) {
+		directories = append(directories, filepath.Dir(at))
+	}
+	for _, at := range slices.Backward(directories) {
+		owner, mode, err := p.fleet.Machine.Owner(ctx, at)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			return nil // libvirt makes it so that QEMU can enter it, or it is not for this process to see
+		}
+		if err != nil {
+			return err
+		}
+		// Whether QEMU is in the directory's group is not known, nor what a list of access control says: both give nothing
+		// without a bit for the group, which is the list's mask.
+		enters := mode&0o011 != 0
+		if owner == limits.User {
+			enters = mode&0o100 != 0
+		}
+		if mode.IsDir() && !enters {
+			p.refuse(fmt.Sprintf("Let that user through, with: setfacl -m u:%d:x %s, or chmod o+x %[2]s. Or use a pool in another directory "+
+				"(pool_path of the provider).", limits.User, at),
+				fmt.Errorf("QEMU runs as the user with number %d, who cannot enter %s (mode %04o), and storage pool %q is in %s",
+					limits.User, at, mode.Perm(), p.fleet.Pool, room.Directory), "disk")
+			return nil
+		}
 	}
 	return nil
 }

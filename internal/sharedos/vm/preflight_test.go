@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"context"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -129,6 +130,71 @@ func TestPreflight(t *testing.T) {
 			}
 		})
 	}
+}
+
+// QEMU is given the files of a pool, and not the directories above them.
+func TestADirectoryThatQEMUCannotEnter(t *testing.T) {
+	directories := map[string]directory{"/": {0, 0o755}, "/home": {0, 0o755}, "/home/me": {1000, 0o700}, "/home/me/pool": {0, 0o711}}
+	for name, test := range map[string]struct {
+		user   int
+		path   string
+		change func(map[string]directory)
+		have   bool
+		want   string
+	}{
+		"a home":                                   {user: 64055, path: "/home/me/pool", want: "/home/me (mode 0700)"},
+		"a pool that is to be made in it":          {user: 64055, path: "/home/me/new/pool", want: "/home/me (mode 0700)"},
+		"the user's own":                           {user: 1000, path: "/home/me/pool"},
+		"QEMU runs as root":                        {path: "/home/me/pool"},
+		"open to all":                              {user: 64055, path: "/home/me/pool", change: func(d map[string]directory) { d["/home/me"] = directory{1000, 0o711} }},
+		"open to a group or a list":                {user: 64055, path: "/home/me/pool", change: func(d map[string]directory) { d["/home/me"] = directory{1000, 0o710} }},
+		"the pool itself":                          {user: 64055, path: "/home/me/pool", change: func(d map[string]directory) { d["/home/me"], d["/home/me/pool"] = d["/"], directory{0, 0o700} }, want: "/home/me/pool (mode 0700)"},
+		"a pool that is no directory":              {user: 64055, path: ""},
+		"a VM that runs":                           {user: 64055, path: "/home/me/pool", have: true},
+		"its own directory without the bit for it": {user: 1000, path: "/home/me/pool", change: func(d map[string]directory) { d["/home/me"] = directory{1000, 0o677} }, want: "/home/me (mode 0677)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			on := maps.Clone(directories)
+			if test.change != nil {
+				test.change(on)
+			}
+			w.fleet.Machine = owned{directories: on}
+			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 8, Memory: 1 << 40, User: test.user}
+			w.store.Free = store.Room{Capacity: 1 << 40, Available: 1 << 40, Thin: true, Directory: test.path}
+			question := vm.Question{Want: w.spec()}
+			if test.have {
+				have := question.Want
+				question.Have = &have
+			}
+			problems, err := w.fleet.Preflight(t.Context(), question)
+			if err != nil || len(problems) != min(1, len(test.want)) {
+				t.Fatalf("%+v, %v", problems, err)
+			}
+			if test.want != "" && (!strings.Contains(problems[0].Err.Error(), test.want) || !strings.Contains(problems[0].Next, "setfacl") || problems[0].Possible) {
+				t.Errorf("%+v", problems[0])
+			}
+		})
+	}
+}
+
+type directory struct {
+	owner int
+	mode  fs.FileMode
+}
+
+// owned is a machine with directories.
+type owned struct {
+	machine.Local
+	directories map[string]directory
+}
+
+func (o owned) Owner(_ context.Context, path string) (int, fs.FileMode, error) {
+	one, ok := o.directories[path]
+	if !ok {
+		return 0, 0, fs.ErrNotExist
+	}
+	return one.owner, one.mode | fs.ModeDir, nil
 }
 
 // busy is a machine on which one port is in use.
