@@ -54,7 +54,7 @@ func TestAStackOfComponentsIsWhatAptMakes(t *testing.T) {
 	first, second := of("redis-server"), of("gsettings-desktop-schemas", "libglib2.0-bin", "ssl-cert")
 	id, err := p.Join(ctx, base.ID, []tree.Digest{first.ID, second.ID}, nil)
 	must(t, err)
-	must(t, p.PublishJoining(ctx, id))
+	must(t, p.PublishDerived(ctx, id))
 	joining, err := p.Get(ctx, id)
 	must(t, err)
 	// Another machine makes the same one, and mends what the pool lacks of it.
@@ -63,7 +63,7 @@ func TestAStackOfComponentsIsWhatAptMakes(t *testing.T) {
 	if again, err := elsewhere.Join(ctx, base.ID, []tree.Digest{first.ID, second.ID}, nil); err != nil || again != id {
 		t.Errorf("another machine made %s, %v, and not %s", again, err, id)
 	}
-	must(t, elsewhere.PublishJoining(ctx, id))
+	must(t, elsewhere.PublishDerived(ctx, id))
 	if _, err := s.LayerPath(ctx, joining.Layers[0].ID); err != nil {
 		t.Error(err)
 	}

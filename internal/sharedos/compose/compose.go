@@ -78,7 +78,8 @@ type Parts struct {
 type StandIn struct {
 	// Component is the release that is attached when the component is used.
 	Component release.Identified
-	// Release is the release of its stand-in layer, whose contents list is that of the base with the stand-ins.
+	// Release is the release of its stand-in layer, whose contents list is that of the base with the stand-ins. It may be
+	// zero for Check, as long as it is not made.
 	Release release.Identified
 }
 
@@ -222,7 +223,12 @@ func (p Parts) Check() error {
 			return err
 		}
 	}
+	toMake := 0 // layers
 	for _, one := range p.StandIns {
+		if one.Release.Manifest == nil {
+			toMake++
+			continue
+		}
 		if err := p.checkStandIn(one); err != nil {
 			return err
 		}
@@ -232,20 +238,16 @@ func (p Parts) Check() error {
 			return fmt.Errorf("%w: component %q is preferred at %s, and is not among the components", ErrPrefer, one.Component, one.Path)
 		}
 	}
-	if n := len(p.layers()); n > release.MaxStackLayers {
+	if n := len(p.layers()) + toMake; n > release.MaxStackLayers {
 		return fmt.Errorf("%w: base, components and stand-ins have %d layers together, and a VM can have %d; a smaller max_layers of the provider has the next release of the base stand on fewer layers",
 			ErrTooMany, n, release.MaxStackLayers)
 	}
 	return nil
 }
 
-// checkStandIn checks that a release is a stand-in layer on the base, unless it is not made yet. Its maker takes care that
-// it is the component's.
+// checkStandIn checks that a release is a stand-in layer on the base. Its maker takes care that it is the component's.
 func (p Parts) checkStandIn(one StandIn) error {
 	base, m := p.Base.Manifest, one.Release.Manifest
-	if m == nil {
-		return nil
-	}
 	if m.Kind != release.StandIn || m.BuiltOn != p.Base.ID || m.Architecture != base.Architecture || len(m.Layers) != 1 {
 		return fmt.Errorf("%w: release %s is of %s %q on %s for %s, and not the stand-in layer of component %q on base release %s for %s",
 			ErrKind, one.Release.ID, m.Kind, m.Name, m.BuiltOn, m.Architecture, one.Component.Manifest.Name, p.Base.ID, base.Architecture)

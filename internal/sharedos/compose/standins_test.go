@@ -230,6 +230,22 @@ func TestStandInsThatDoNotGoTogether(t *testing.T) {
 			}
 		})
 	}
+	toMake := compose.Parts{Base: one, StandIns: []compose.StandIn{{Component: of("a").Component}}}
+	if err := toMake.Check(); err != nil {
+		t.Errorf("before the stand-ins are made: %v", err)
+	}
+	if _, _, err := compose.Compose(toMake, w.open); err == nil || !strings.Contains(err.Error(), `"a"`) {
+		t.Errorf("composed without the stand-in layer: %v", err)
+	}
+	full := base()
+	for i := range release.MaxStackLayers {
+		full.Layers = append(full.Layers[:i], layerOf(fmt.Sprint("base", i), i > 0))
+	}
+	whole := w.put(full, files)
+	toMake = compose.Parts{Base: whole, StandIns: []compose.StandIn{{Component: w.put(component(whole, "a", func(m *release.Manifest) { m.Layers = full.Layers[1:2] }), files)}}}
+	if err := toMake.Check(); !errors.Is(err, compose.ErrTooMany) {
+		t.Errorf("before the stand-ins are made, of too many layers: %v", err)
+	}
 	changes := w.standIn(one, of("a").Component, map[string]string{"usr/bin/sh": "another shell"})
 	if _, _, err := compose.Compose(compose.Parts{Base: one, StandIns: []compose.StandIn{changes}}, w.open); err == nil || !strings.Contains(err.Error(), "/usr/bin/sh") {
 		t.Errorf("stand-ins that change the base: %v", err)

@@ -107,11 +107,6 @@ func (p *Publisher) derive(ctx context.Context, kind release.Kind, spec Spec, pr
 	return prepared.ID, nil
 }
 
-// PublishJoining is PublishDerived.
-func (p *Publisher) PublishJoining(ctx context.Context, id tree.Digest) error {
-	return p.PublishDerived(ctx, id)
-}
-
 // PublishDerived stores what Join, StandIn or MakeOffer has made, unless the store has it. The caller holds a lock of
 // the store.
 func (p *Publisher) PublishDerived(ctx context.Context, id tree.Digest) error {

@@ -110,7 +110,7 @@ func TestAPreferenceDecidesWhatTheStackShows(t *testing.T) {
 				if cached, err := p.JoinCached(t.Context(), base.ID, ids, test.prefer); err != nil || cached != id {
 					t.Errorf("once it is built: %s, %v", cached, err)
 				}
-				must(t, p.PublishJoining(t.Context(), id))
+				must(t, p.PublishDerived(t.Context(), id))
 				joining, err := p.Get(t.Context(), id)
 				must(t, err)
 				stack, _, err := compose.Compose(compose.Parts{

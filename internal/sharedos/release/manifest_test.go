@@ -144,6 +144,52 @@ func TestAComponentSaysWhatItWasBuiltOn(t *testing.T) {
 	}
 }
 
+// toOffer turns an example into a valid offer.
+func toOffer(m *Manifest) {
+	m.Kind, m.BuiltOn, m.Layers, m.Kernel = Offer, digestOf("base"), m.Layers[:1], nil
+	m.Packages, m.Users, m.Groups = nil, nil, nil
+}
+
+func TestReleasesThatAreMadeOfOthers(t *testing.T) {
+	layers := example().Layers
+	for name, test := range map[string]struct {
+		change func(*Manifest)
+		valid  bool
+	}{
+		"a joining layer":               {func(m *Manifest) { toComponent(m); m.Kind = Joining }, true},
+		"a stand-in layer":              {func(m *Manifest) { toComponent(m); m.Kind = StandIn }, true},
+		"a full stand-in layer":         {func(m *Manifest) { toComponent(m); m.Kind, m.Layers = StandIn, layers[:1] }, false},
+		"a stand-in layer on no base":   {func(m *Manifest) { toComponent(m); m.Kind, m.BuiltOn = StandIn, tree.Digest{} }, false},
+		"an offer":                      {toOffer, true},
+		"an offer that is a delta":      {func(m *Manifest) { toOffer(m); m.Layers = layers[1:] }, false},
+		"an offer of two layers":        {func(m *Manifest) { toOffer(m); m.Layers = layers }, false},
+		"an offer on no base":           {func(m *Manifest) { toOffer(m); m.BuiltOn = tree.Digest{} }, false},
+		"an offer with a kernel":        {func(m *Manifest) { toOffer(m); m.Kernel = example().Kernel }, false},
+		"an offer with packages":        {func(m *Manifest) { toOffer(m); m.Packages = example().Packages }, false},
+		"an offer with users":           {func(m *Manifest) { toOffer(m); m.Users = example().Users }, false},
+		"an offer with groups":          {func(m *Manifest) { toOffer(m); m.Groups = example().Groups }, false},
+		"an offer with another release": {func(m *Manifest) { toOffer(m); m.Previous = tree.Digest{} }, false},
+	} {
+		m := example()
+		test.change(m)
+		encoded, err := m.Encode()
+		if !test.valid {
+			if !errors.Is(err, ErrManifest) {
+				t.Errorf("%s: got %v, want ErrManifest", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if read, err := Decode(encoded); err != nil || read.Kind != m.Kind || !read.Kind.Derived() {
+			t.Errorf("%s: read as %+v, %v", name, read, err)
+		}
+	}
+	if Base.Derived() || Component.Derived() || Kind("image").Derived() || Kind("image").Known() || Kind("").Known() {
+		t.Error("a kind is taken for another one")
+	}
+}
+
 // Manifests of the last version can be read and have the same ids.
 func TestABaseHasTheBytesOfTheLastVersion(t *testing.T) {
 	const last = `{"schema":1,"kind":"base","name":"debian-13","sequence":1,"architecture":"amd64","os":"Debian","layers":[{"id":"sha256:` +

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,6 +84,12 @@ func TestEncodeRefusesAStackThatBreaksARule(t *testing.T) {
 		"two releases of one component":  func(m *StackManifest) { m.Components = append(m.Components, Member{digestOf("2"), "nginx", 2}) },
 		"the base among its components":  func(m *StackManifest) { m.Components[0].ID = m.Base.ID },
 		"more components than a VM has":  func(m *StackManifest) { m.Components = manyMembers(MaxComponents + 1) },
+		"more on demand than a VM has":   func(m *StackManifest) { m.Offered = manyMembers(MaxOnDemand + 1) },
+		"on demand twice":                func(m *StackManifest) { m.Offered = append(manyMembers(1), manyMembers(1)...) },
+		"attached and on demand":         func(m *StackManifest) { m.Offered = m.Components },
+		"attached in another release":    func(m *StackManifest) { m.Offered = []Member{{digestOf("2"), "nginx", 2}} },
+		"on demand without a name":       func(m *StackManifest) { m.Offered = []Member{{ID: digestOf("2"), Sequence: 1}} },
+		"the base on demand":             func(m *StackManifest) { m.Offered = []Member{{m.Base.ID, "x", 1}} },
 		"no layer":                       func(m *StackManifest) { m.Layers = nil },
 		"more layers than a VM can have": func(m *StackManifest) { m.Layers = manyLayers(MaxStackLayers + 1) },
 		"first layer is a delta":         func(m *StackManifest) { m.Layers = m.Layers[1:] },
@@ -103,8 +110,16 @@ func TestEncodeRefusesAStackThatBreaksARule(t *testing.T) {
 	}
 	m := exampleStack()
 	m.Components, m.Layers = manyMembers(MaxComponents), manyLayers(MaxStackLayers)
-	if _, err := m.Encode(); err != nil {
-		t.Errorf("a stack as large as it may be: %v", err)
+	if encoded, err := m.Encode(); err != nil || bytes.Contains(encoded, []byte("offered")) {
+		t.Errorf("a stack as large as it may be: %s, %v", encoded, err)
+	}
+	m.Components, m.Offered = manyMembers(MaxComponents + MaxOnDemand)[:MaxComponents], manyMembers(MaxComponents + MaxOnDemand)[MaxComponents:]
+	encoded, err := m.Encode()
+	if err != nil {
+		t.Fatalf("with components on demand: %v", err)
+	}
+	if read, err := DecodeStack(encoded); err != nil || !slices.Equal(read.Offered, m.Offered) || len(read.Record(digestOf("id")).Offered) != MaxOnDemand {
+		t.Errorf("with components on demand it is read as %+v, %v", read, err)
 	}
 }
 
