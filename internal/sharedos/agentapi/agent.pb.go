@@ -1765,7 +1765,7 @@ type RefreshRequest struct {
 	// Refuse the refresh if a health check fails before it. Otherwise such a check does not count, and is reported.
 	RequireChecks bool `protobuf:"varint,13,opt,name=require_checks,json=requireChecks,proto3" json:"require_checks,omitempty"`
 	// The VM moves by itself, to a stack of its offer, and the host does not know. Only the agent sets it.
-	Own           bool `protobuf:"varint,20,opt,name=own,proto3" json:"own,omitempty"`
+	Own           bool `protobuf:"varint,22,opt,name=own,proto3" json:"own,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3020,7 +3020,7 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"keep_files\x18\f \x03(\tR\tkeepFiles\x12%\n" +
 	"\x0erequire_checks\x18\r \x01(\bR\rrequireChecks\x12\x10\n" +
-	"\x03own\x18\x14 \x01(\bR\x03own\"+\n" +
+	"\x03own\x18\x16 \x01(\bR\x03own\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
 	"\astarted\x18\x01 \x01(\bR\astarted\"\xa7\x06\n" +
 	"\x06Report\x12,\n" +
