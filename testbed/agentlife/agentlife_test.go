@@ -37,10 +37,10 @@ func TestTheAgentsLife(t *testing.T) {
 		test func(*testing.T, *guest.VM)
 	}{
 		{"the network", testNetwork},
-		{"another agent takes over", testTakeover},
+		{"layers that are in use", testLayers(r[:3])}, // with a login for each command, since a login uses layers, too
+		{"another agent takes over", keepingLogin(testTakeover)},
 		{"an agent that does not start is not kept", testTakeoverThatFails},
 		{"the private disk grows", testGrowth},
-		{"layers that are in use", testLayers(r[:3])},
 		{"no room", testRoom(r[3])},
 		{"many refreshes", testEndurance(r[2], r[3])},
 		{"power cut", testPowerCut},
@@ -48,6 +48,15 @@ func TestTheAgentsLife(t *testing.T) {
 		{"the clock jumps", testClock(r[5])}, // last: later tests would see the effects of wrong times
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, v) })
+	}
+}
+
+// keepingLogin is a test from which on the commands in the guest share an SSH connection: a login takes longer than
+// most of them.
+func keepingLogin(test func(*testing.T, *guest.VM)) func(*testing.T, *guest.VM) {
+	return func(t *testing.T, v *guest.VM) {
+		v.World.KeepLogin = true
+		test(t, v)
 	}
 }
 
