@@ -47,6 +47,7 @@ var vmSamples = map[string]struct {
 	"refresh.settle":                {path.Root("refresh").AtName("settle"), "7s"},
 	"refresh.restart_timeout":       {path.Root("refresh").AtName("restart_timeout"), "7s"},
 	"refresh.keep_files":            {path.Root("refresh").AtName("keep_files"), []string{"/etc/a"}},
+	"refresh.purge":                 {path.Root("refresh").AtName("purge"), true},
 	"refresh.require_checks":        {path.Root("refresh").AtName("require_checks"), true},
 	"refresh.policy":                {path.Root("refresh").AtName("policy"), "report"},
 	"refresh.units.policy":          {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("policy"), "report"},
@@ -174,7 +175,7 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 	}
 	diags := model.fromImpact(t.Context(), impact)
 	diags.Append(model.fromReport(t.Context(), &agentapi.Report{
-		From: &agentapi.Stack{Base: "sha256:1"}, To: &agentapi.Stack{Base: "sha256:2"}, Committed: true, Error: "none", Impact: impact, EtcCarried: 1,
+		From: &agentapi.Stack{Base: "sha256:1"}, To: &agentapi.Stack{Base: "sha256:2"}, Committed: true, Error: "none", Impact: impact, EtcCarried: 1, Purged: 3,
 		Restarts: []*agentapi.UnitRestart{{Unit: "a.service", Level: agentapi.Level_RESTART, InterruptionUs: 1500, Error: "late"}},
 		Pinned:   []string{"d"}, Conflicts: []string{"e"}, Remaining: []string{"f"}, Left: []string{"g"}, Unchecked: []string{"h"}, Pending: []string{"i"}, Starts: impact.GetStarts(),
 		Timings: []*agentapi.Timing{{Step: "swap", Micros: 250}},

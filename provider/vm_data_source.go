@@ -52,6 +52,7 @@ type refreshDetails struct {
 	Pending    []string           `tfsdk:"pending"`
 	Unchecked  []string           `tfsdk:"unchecked"`
 	EtcCarried int64              `tfsdk:"etc_carried"`
+	Purged     int64              `tfsdk:"purged"`
 	TimingsMS  map[string]float64 `tfsdk:"timings_ms"`
 }
 
@@ -74,6 +75,8 @@ func refreshDetailsAttribute() resource.SingleNestedAttribute {
 				"code. The attribute `remaining` of the VM has those of now."),
 			"pending":   computedTexts("Changes that were still waiting for a power-off and start when the refresh ended."),
 			"unchecked": computedTexts("Health checks that already failed before the refresh, with the reason. Their results were ignored."),
+			"purged": resource.Int64Attribute{Computed: true, MarkdownDescription: "Number of files and directories that went with " +
+				"components, because `refresh.purge` is true."},
 			"etc_carried": resource.Int64Attribute{Computed: true, MarkdownDescription: "Number of files in `/etc` that were updated to " +
 				"the version in the release."},
 			"timings_ms": resource.MapAttribute{
@@ -146,7 +149,7 @@ func detailsOf(report *agentapi.Report) refreshDetails {
 		Committed: report.GetCommitted(), Error: optionalText(report.GetError()), Level: levelName(report.GetImpact().GetLevel()),
 		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
 		Left: guestTexts(report.GetLeft()), Remaining: guestTexts(report.GetRemaining()), Pending: guestTexts(report.GetPending()),
-		Unchecked: guestTexts(report.GetUnchecked()), EtcCarried: report.GetEtcCarried(), TimingsMS: map[string]float64{},
+		Unchecked: guestTexts(report.GetUnchecked()), EtcCarried: report.GetEtcCarried(), Purged: report.GetPurged(), TimingsMS: map[string]float64{},
 	}
 	for _, timing := range limited(report.GetTimings()) {
 		details.TimingsMS[guestText(timing.GetStep())] += float64(timing.GetMicros()) / 1000

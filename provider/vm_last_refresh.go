@@ -64,7 +64,7 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 				}},
 			},
 			"conflicts": computedTexts("Files in `/etc` that were changed both in the VM and in the release. The " +
-				"VM's version was kept."),
+				"VM's version was kept. Also what `refresh.purge` left because it was changed."),
 			"started": computedTexts("Units that the release newly enabled and that were started, and those that were " +
 				"not, with the reason."),
 		},

@@ -44,6 +44,7 @@ type refreshModel struct {
 	HealthChecks   types.Map    `tfsdk:"health_checks"`
 	RequireChecks  types.Bool   `tfsdk:"require_checks"`
 	KeepFiles      types.List   `tfsdk:"keep_files"`
+	Purge          types.Bool   `tfsdk:"purge"`
 }
 
 // unitPolicyModel is one value of the attribute refresh.units.
@@ -144,6 +145,14 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				"everything in it. A file that the VM does not have is created all the same.",
 			Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isEtcPattern)},
 		},
+		"purge": schema.BoolAttribute{
+			Optional: true,
+			MarkdownDescription: "Whether what a component brought goes with it when it leaves the VM: its files below `/etc`, `/var`, " +
+				"`/home`, `/root` and `/srv` that nobody has changed, once the refresh has succeeded. A directory of data in which anything " +
+				"was changed stays whole, such as that of a database. What stays is named by a warning. Accounts and what `keep_files` names " +
+				"stay. It also holds for the files below `/etc` that a new release of a component no longer has. A VM that gets its stack " +
+				"at a power-off and start does what its last refresh was told. Default: false, as after the removal of a package.",
+		},
 		"require_checks": schema.BoolAttribute{
 			Optional: true,
 			MarkdownDescription: "Whether a refresh is refused if a health check fails before it. If it is false, such " +
@@ -240,6 +249,7 @@ func (b *vmRefresh) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics 
 		Settle:         duration(model.Settle),
 		RestartTimeout: duration(model.RestartTimeout),
 		KeepFiles:      texts(ctx, model.KeepFiles, &diags),
+		Purge:          model.Purge.ValueBool(),
 		HealthChecks:   model.healthChecks(ctx, &diags),
 		RequireChecks:  model.RequireChecks.ValueBool(),
 		Units:          model.unitPolicy(ctx, &diags),

@@ -56,6 +56,7 @@ const detailed = `
     policy = "reload"
     restart_timeout = "1m30s"
     keep_files = ["/etc/motd", "/etc/ssl/*"]
+    purge = true
     units = {
       "db.service"  = { policy = "report" }
       "web.service" = { paths = ["/etc/web/"] }
@@ -179,7 +180,7 @@ func TestTheRefreshPolicyReachesTheAgent(t *testing.T) {
 				if want := []string{"own 30000", "page 10000", "port 30000", "web 30000"}; !slices.Equal(checks, want) {
 					t.Errorf("health checks %v, want %v", checks, want)
 				}
-				if asked.GetMaxImpact() != agentapi.Level_RELOAD || asked.GetSettleMs() != 5000 || asked.GetRestartTimeoutMs() != 90_000 || asked.GetAllowDowngrade() ||
+				if asked.GetMaxImpact() != agentapi.Level_RELOAD || asked.GetSettleMs() != 5000 || asked.GetRestartTimeoutMs() != 90_000 || asked.GetAllowDowngrade() || !asked.GetPurge() ||
 					!slices.Equal(asked.GetKeepFiles(), []string{"/etc/motd", "/etc/ssl/*"}) {
 					t.Errorf("it was asked %v", asked)
 				}

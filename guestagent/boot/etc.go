@@ -422,6 +422,9 @@ func (r privateRecords) carryTo(ctx context.Context, chosen opened) (outcome etc
 		if carrier.Keep, err = Kept(); err != nil {
 			return err
 		}
+		if carrier.PurgeComponents, err = Purges(); err != nil {
+			return err
+		}
 		foreign, err := etcmerge.ForeignFiles(newRoot, tree, old)
 		if err != nil {
 			return err

@@ -34,6 +34,8 @@ type kind struct {
 	suffix string
 	// named restricts SIGKILL to the points in steps, of which no rows are recorded.
 	named bool
+	// purge has what the component brought go with it.
+	purge bool
 }
 
 var kinds = []kind{
@@ -42,6 +44,7 @@ var kinds = []kind{
 	{name: "a rollback", from: "one", to: "two", rollback: true, steps: back, suffix: ", during the rollback"},
 	{name: "attaching a component", from: "one", to: "extra"},
 	{name: "detaching a component", from: "extra", to: "one"},
+	{name: "detaching a component with purge", from: "extra", to: "one", purge: true},
 	{name: "a rollback of attaching a component", from: "one", to: "extra", rollback: true},
 	{name: "a rollback of detaching a component", from: "extra", to: "one", rollback: true},
 	{name: "a rollback to a later release", from: "two", to: "one", rollback: true, steps: back, named: true},
@@ -143,6 +146,7 @@ func (w *world) refresh(t *testing.T, k kind) Order {
 	t.Helper()
 	return w.move(t, k.from, k.to, func(r *agentapi.RefreshRequest) {
 		starting(k.to == "three")(r)
+		r.Purge = k.purge
 		if k.rollback {
 			r.HealthChecks = []*agentapi.HealthCheck{{Name: "mark", TimeoutMs: 1, Kind: &agentapi.HealthCheck_Command{
 				Command: &agentapi.Command{Argv: []string{"runs", k.from}},

@@ -41,6 +41,8 @@ type Baseline struct {
 	// here when their component went, as the component had them.
 	ofComponents map[string]bool
 	left         map[string]tree.Entry
+	// purge are the paths that Purge has yet to remove, as a component had them.
+	purge map[string]tree.Entry
 }
 
 // ErrBaseline means that there is no baseline, or none that can be used.
@@ -63,6 +65,7 @@ type baselineHead struct {
 	// OfComponents is sorted.
 	OfComponents []string         `json:"of_components,omitempty"`
 	Left         []*recordedEntry `json:"left,omitempty"`
+	Purge        []*recordedEntry `json:"purge,omitempty"`
 }
 
 // mergedByContent reports whether a carry merges this file by its content, so that a baseline has to include that.
@@ -153,8 +156,9 @@ func (b *Baseline) Differences(next *Baseline) []Difference {
 }
 
 // after returns the baseline of the stack to which the differences lead, whose tree is at root. base is the tree of its
-// base, nil if the stack has no components. left are the paths that stay although the stack has them no more.
-func (b *Baseline) after(differences []Difference, root, base *os.Root, stack string, left []*tree.Entry) (*Baseline, error) {
+// base, nil if the stack has no components. left are the paths that stay although the stack has them no more, and purge
+// those that are removed once the carry is settled.
+func (b *Baseline) after(differences []Difference, root, base *os.Root, stack string, left, purge []*tree.Entry) (*Baseline, error) {
 	if b.Unlisted { // what /etc has of that stack stays unknown
 		return &Baseline{Stack: b.Stack, Unlisted: true, settled: stack}, nil
 	}
@@ -199,6 +203,7 @@ func (b *Baseline) after(differences []Difference, root, base *os.Root, stack st
 			next.contents[entry.Path] = data
 		}
 	}
+	next.purge = b.toPurge(next, differences, purge)
 	next.sort()
 	return next, nil
 }
@@ -212,6 +217,10 @@ func (b *Baseline) encode() ([]byte, error) {
 	for _, name := range slices.Sorted(maps.Keys(b.left)) {
 		entry := b.left[name]
 		first.Left = append(first.Left, recorded(&entry))
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.purge)) {
+		entry := b.purge[name]
+		first.Purge = append(first.Purge, recorded(&entry))
 	}
 	head, err := json.Marshal(first)
 	if err != nil {
@@ -272,7 +281,12 @@ func decodeHead(data []byte) (b *Baseline, list []byte, err error) {
 	}
 	b = &Baseline{
 		Stack: head.Stack, Unlisted: head.Unlisted, Partial: head.Partial, settled: head.Settled, contents: head.Contents,
-		ofComponents: map[string]bool{}, left: map[string]tree.Entry{},
+		ofComponents: map[string]bool{}, left: map[string]tree.Entry{}, purge: map[string]tree.Entry{},
+	}
+	for _, entry := range head.Purge {
+		if entry != nil && inBaseline(entry.Path) {
+			b.purge[entry.Path] = *entry.entry()
+		}
 	}
 	for _, name := range head.OfComponents {
 		b.ofComponents[name] = true

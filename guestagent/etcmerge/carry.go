@@ -47,6 +47,9 @@ type Carrier struct {
 	// Keep are patterns (path.Match) of absolute paths below /etc that a carry leaves as this VM has them. A pattern
 	// also stands for everything below the directories that it matches.
 	Keep []string
+	// PurgeComponents has what a component brought below /etc and in the VM's own trees be removed by the method Purge, if the new
+	// stack does not have it and nobody has changed it.
+	PurgeComponents bool
 	// Skipped is called for each path that Undo cannot restore while it restores the others. It may be nil.
 	Skipped func(Conflict)
 
@@ -127,7 +130,7 @@ func (c Carrier) Carry(ctx context.Context, old *Baseline, differences []Differe
 	if err := c.room(p.steps); err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}
-	next, err := old.after(differences, p.new, roots[c.Base], c.To, p.left)
+	next, err := old.after(differences, p.new, roots[c.Base], c.To, p.left, p.purge)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("carry /etc: %w", err)
 	}

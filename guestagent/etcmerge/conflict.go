@@ -46,6 +46,8 @@ const (
 	Kept Kind = "kept"
 	// Replaced means that the path is the OS's, and that the release's version replaced what this VM had there.
 	Replaced Kind = "replaced"
+	// Unpurged means that a component that is gone has brought the path, and that it was changed here.
+	Unpurged Kind = "not_purged"
 	// LeftInPlace means that an undo could not restore the path.
 	LeftInPlace Kind = "not_restored"
 )
@@ -69,6 +71,7 @@ var advice = map[Kind]string{
 	InUse:          "copy the files by hand if the program needs them",
 	Kept:           "nothing, or take over what the release changed by hand",
 	Replaced:       "put what is this VM's own at a path that no release has",
+	Unpurged:       "remove it by hand if it is not needed any more",
 	LeftInPlace:    "restore it by hand",
 }
 

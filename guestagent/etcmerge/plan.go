@@ -44,6 +44,8 @@ type planner struct {
 	seeds         seeds
 	// left are the paths of components that stay, as the old stack has them.
 	left []*tree.Entry
+	// purge are the paths of components that go once the carry is settled, unless they were changed here.
+	purge []*tree.Entry
 }
 
 func newPlanner(c Carrier, live *os.Root, old *Baseline, next *os.Root) *planner {
@@ -127,6 +129,13 @@ func (p *planner) plan(ctx context.Context) error {
 
 // decide plans one path.
 func (p *planner) decide(d Difference, merged AccountMerge) error {
+	if p.purgeable(d) {
+		ours, err := lstatOwner(p.live, d.Path)
+		if err != nil {
+			return err
+		}
+		p.purge = append(p.purge, p.before.asHere(clone(d.Old), ours))
+	}
 	if tree.OwnerOf(d.Path) == tree.OwnedByVM {
 		d.New = p.after.apply(d.New)
 		return p.seed(d)

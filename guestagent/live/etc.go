@@ -45,6 +45,9 @@ func (l Etc) Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmer
 	if carrier.Keep, err = boot.Kept(); err != nil {
 		return etcmerge.Outcome{}, err
 	}
+	if carrier.PurgeComponents, err = boot.Purges(); err != nil {
+		return etcmerge.Outcome{}, err
+	}
 	if err := carrier.Undo(ctx); err != nil { // before the baseline is read, which belongs to what is in place then
 		return etcmerge.Outcome{}, err
 	}
@@ -94,12 +97,15 @@ func missingSecrets(root, next string) (names []string, err error) {
 }
 
 // Keep implements refresh.Etc.
-func (Etc) Keep(patterns []string) error {
+func (Etc) Keep(patterns []string, purge bool) error {
 	if err := etcmerge.CopyUp("/", patterns); err != nil {
 		return err
 	}
-	return boot.WriteKept(patterns)
+	return errors.Join(boot.WriteKept(patterns), boot.WritePurge(purge))
 }
+
+// Purge implements refresh.Etc.
+func (Etc) Purge(ctx context.Context) (etcmerge.Purged, error) { return boot.Carrier("/").Purge(ctx) }
 
 // Accounts implements refresh.Etc.
 func (Etc) Accounts() (etcmerge.AccountTexts, error) { return etcmerge.Accounts("/") }

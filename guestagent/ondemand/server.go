@@ -326,7 +326,7 @@ func (s *Server) request(target *agentapi.Target) (*agentapi.RefreshRequest, err
 	}
 	return &agentapi.RefreshRequest{
 		Target: target, Own: true, MaxImpact: agentapi.Level_RESTART, Strategy: string(refresh.Live), SettleMs: settle.Milliseconds(),
-		Policy: last.GetPolicy(), KeepFiles: last.GetKeepFiles(), HealthChecks: last.GetHealthChecks(), RestartTimeoutMs: last.GetRestartTimeoutMs(),
+		Policy: last.GetPolicy(), KeepFiles: last.GetKeepFiles(), Purge: last.GetPurge(), HealthChecks: last.GetHealthChecks(), RestartTimeoutMs: last.GetRestartTimeoutMs(),
 	}, nil
 }
 

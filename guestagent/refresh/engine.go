@@ -205,10 +205,12 @@ func (e *Engine) Start(ctx context.Context) error {
 			// Earlier refreshes are over: the root was assembled again.
 			record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation}
 			// Only /etc may still have to be settled, if the journal of an earlier refresh was lost.
+			e.report = e.Moved
 			if err := e.Etc.End(ctx, e.Booted); err != nil {
 				record.Damaged = "/etc was not settled: " + err.Error()
+			} else if err := e.purge(ctx); err != nil {
+				e.behind = err.Error()
 			}
-			e.report = e.Moved
 		} else {
 			e.report = record.ReadReport()
 		}
@@ -219,8 +221,14 @@ func (e *Engine) Start(ctx context.Context) error {
 				e.behind = "/etc was not settled: " + err.Error()
 				return nil
 			}
+			if err := e.purge(ctx); err != nil {
+				e.behind = err.Error()
+				return nil
+			}
 		}
-		e.noteBehind(record.Running)
+		if e.behind == "" {
+			e.noteBehind(record.Running)
+		}
 		return nil
 	}
 	e.report = record.ReadReport()

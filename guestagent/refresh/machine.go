@@ -353,7 +353,7 @@ func isUnit(name string) bool { return strings.HasSuffix(name, ".service") }
 // carryEtc carries /etc. It returns the names of the tools that have to run once the new /usr is mounted.
 func (r *run) carryEtc(ctx context.Context) (generate []string, err error) {
 	ends := etcmerge.Ends{From: r.record.From.Key(), To: r.record.To.Key()}
-	if err := r.Etc.Keep(r.request.GetKeepFiles()); err != nil {
+	if err := r.Etc.Keep(r.request.GetKeepFiles(), r.request.GetPurge()); err != nil {
 		return nil, err
 	}
 	outcome, err := r.Etc.Carry(ctx, ends, r.diff.etc, r.from, r.to, len(r.record.To.OfBase()))
@@ -423,6 +423,9 @@ func (r *run) commit() (step, error) {
 	}
 	// The commit is the point of no return: a later failure is only reported.
 	err = r.retry(r.life, func() error { return errors.Join(r.Etc.End(r.life, r.record.To), r.Usr.Settle()) })
+	if err == nil {
+		err = r.purge(r.life)
+	}
 	r.note(func(report *agentapi.Report) {
 		report.Done, report.Committed, report.State = true, true, agentapi.State_COMMITTED
 		report.Timings = append(report.Timings, &agentapi.Timing{Step: "commit", Micros: time.Since(started).Microseconds()})
@@ -431,6 +434,19 @@ func (r *run) commit() (step, error) {
 		}
 	})
 	return step{state: Idle, running: r.record.To, generation: generation}, nil
+}
+
+// purge removes what components brought that are gone, and reports that. It comes after the commit: until then a way back
+// needs all of it. What fails is done by the next start of the agent.
+func (e *Engine) purge(ctx context.Context) error {
+	purged, err := e.Etc.Purge(ctx)
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	if e.report != nil {
+		e.report.Purged += int64(purged.Removed)
+		AddConflicts(e.report, purged.Kept)
+	}
+	return err
 }
 
 // plan adds the units that an assessment renews to the planned ones.

@@ -102,6 +102,9 @@ func (r *run) endAfterBoot(ctx context.Context, runsNew bool) {
 		r.leaveUnfinished(fmt.Errorf("%w; while ending it: %w; the next start of the VM tries again to undo /etc", r.whyNot(anew), err))
 		return
 	}
+	if runsNew && err == nil {
+		err = r.purge(ctx)
+	}
 	if anew && !runsNew {
 		err = r.Records.MarkBad(r.record.To)
 	}

@@ -45,8 +45,9 @@ type Etc interface {
 	// that before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points
 	// of their layers; the lowest base of to are those of the new stack's base. Doing it again is harmless.
 	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string, base int) (etcmerge.Outcome, error)
-	// Keep records the patterns of paths that this carry, and those of later boots, leave as they are.
-	Keep(patterns []string) error
+	// Keep records the patterns of paths that this carry, and those of later boots, leave as they are, and whether what a
+	// component brought is to go with it.
+	Keep(patterns []string, purge bool) error
 	// Accounts returns this VM's etc/passwd and etc/group.
 	Accounts() (etcmerge.AccountTexts, error)
 	// Generate runs the named etcmerge.Generators, for the mounted /usr, and returns those that failed.
@@ -55,6 +56,9 @@ type Etc interface {
 	Undo(ctx context.Context) error
 	// End ends the last Carry: it settles it if it was to the running stack, and undoes it otherwise.
 	End(ctx context.Context, running release.Stack) error
+	// Purge removes what components that are gone have brought and nobody has changed, if Keep said so before the carry that
+	// was ended last. From then on that carry cannot be taken back. Doing it again is harmless.
+	Purge(ctx context.Context) (etcmerge.Purged, error)
 	// Behind returns an error, with the way out, if /etc belongs to another stack than the running one, because a boot
 	// could not carry it.
 	Behind(running release.Stack) error

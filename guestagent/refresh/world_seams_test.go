@@ -158,7 +158,24 @@ func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmer
 	return etcmerge.Outcome{Carried: 1, Generate: append([]string{"ld.so.cache"}, w.generate...)}, err
 }
 
-func (w worldEtc) Keep(patterns []string) error { w.kept = patterns; return nil }
+func (w worldEtc) Keep(patterns []string, purge bool) error {
+	w.kept, w.purge = patterns, purge
+	return nil
+}
+
+// Purge takes away what the stack that is left has brought, once it is committed.
+func (w worldEtc) Purge(context.Context) (purged etcmerge.Purged, _ error) {
+	return purged, w.do("purge", func() error {
+		if w.etcUndo != nil {
+			w.t.Errorf("a purge while /etc can still be undone")
+		}
+		if w.purge {
+			purged.Removed = 1
+		}
+		w.purge = false
+		return nil
+	})
+}
 
 func (w worldEtc) Accounts() (etcmerge.AccountTexts, error) { return w.accounts, nil }
 

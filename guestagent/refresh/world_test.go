@@ -77,6 +77,7 @@ type world struct {
 	// accounts are the VM's account files.
 	accounts etcmerge.AccountTexts
 	kept     []string
+	purge    bool
 	// generate are the units that make what the VM lacks.
 	generate []string
 	// trials counts the boots of stacks that are not committed, distrusted are those that are not to be booted.

@@ -1765,7 +1765,10 @@ type RefreshRequest struct {
 	// Refuse the refresh if a health check fails before it. Otherwise such a check does not count, and is reported.
 	RequireChecks bool `protobuf:"varint,13,opt,name=require_checks,json=requireChecks,proto3" json:"require_checks,omitempty"`
 	// The VM moves by itself, to a stack of its offer, and the host does not know. Only the agent sets it.
-	Own           bool `protobuf:"varint,22,opt,name=own,proto3" json:"own,omitempty"`
+	Own bool `protobuf:"varint,22,opt,name=own,proto3" json:"own,omitempty"`
+	// Remove, after the commit, what components that leave the VM brought below /etc and in the VM's own trees and nobody
+	// has changed. Boots onto another stack do so, too, until the next refresh.
+	Purge         bool `protobuf:"varint,20,opt,name=purge,proto3" json:"purge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1898,6 +1901,13 @@ func (x *RefreshRequest) GetOwn() bool {
 	return false
 }
 
+func (x *RefreshRequest) GetPurge() bool {
+	if x != nil {
+		return x.Purge
+	}
+	return false
+}
+
 type RefreshResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False if a refresh to the target is in flight, or the VM runs the target already.
@@ -1977,8 +1987,10 @@ type Report struct {
 	// Units that the target enables: what was started, and what was not and why.
 	Starts          []*UnitStart `protobuf:"bytes,20,rep,name=starts,proto3" json:"starts,omitempty"`
 	ConflictDetails []*Conflict  `protobuf:"bytes,24,rep,name=conflict_details,json=conflictDetails,proto3" json:"conflict_details,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How many paths were purged. What stays because it was changed is in conflicts.
+	Purged        int64 `protobuf:"varint,30,opt,name=purged,proto3" json:"purged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
@@ -2158,13 +2170,21 @@ func (x *Report) GetConflictDetails() []*Conflict {
 	return nil
 }
 
+func (x *Report) GetPurged() int64 {
+	if x != nil {
+		return x.Purged
+	}
+	return 0
+}
+
 // A path below /etc that is not as in the release, or that was merged by a rule that may surprise.
 type Conflict struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absolute.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// An etcmerge.Kind: "changed", "restricted", "type", "mount", "protected", "unreadable", "unsupported",
-	// "account_left", "account_number", "foreign_owner", "account_name", "accounts_locked", "generated", "in_use", "kept" or "replaced".
+	// "account_left", "account_number", "foreign_owner", "account_name", "accounts_locked", "generated", "in_use", "kept", "replaced"
+	// or "not_purged".
 	Kind   string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What an administrator can do.
@@ -3002,7 +3022,7 @@ const file_agent_proto_rawDesc = "" +
 	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMsB\x06\n" +
 	"\x04kind\"\x1d\n" +
 	"\aCommand\x12\x12\n" +
-	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xb9\x04\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\"\xcf\x04\n" +
 	"\x0eRefreshRequest\x121\n" +
 	"\x06target\x18\x01 \x01(\v2\x19.sharedos.agent.v1.TargetR\x06target\x127\n" +
 	"\n" +
@@ -3020,9 +3040,10 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"keep_files\x18\f \x03(\tR\tkeepFiles\x12%\n" +
 	"\x0erequire_checks\x18\r \x01(\bR\rrequireChecks\x12\x10\n" +
-	"\x03own\x18\x16 \x01(\bR\x03own\"+\n" +
+	"\x03own\x18\x16 \x01(\bR\x03own\x12\x14\n" +
+	"\x05purge\x18\x14 \x01(\bR\x05purge\"+\n" +
 	"\x0fRefreshResponse\x12\x18\n" +
-	"\astarted\x18\x01 \x01(\bR\astarted\"\xa7\x06\n" +
+	"\astarted\x18\x01 \x01(\bR\astarted\"\xbf\x06\n" +
 	"\x06Report\x12,\n" +
 	"\x04from\x18\x01 \x01(\v2\x18.sharedos.agent.v1.StackR\x04from\x12(\n" +
 	"\x02to\x18\x02 \x01(\v2\x18.sharedos.agent.v1.StackR\x02to\x12.\n" +
@@ -3046,7 +3067,8 @@ const file_agent_proto_rawDesc = "" +
 	"\bstrategy\x18\x12 \x01(\tR\bstrategy\x124\n" +
 	"\arefusal\x18\x13 \x01(\x0e2\x1a.sharedos.agent.v1.RefusalR\arefusal\x124\n" +
 	"\x06starts\x18\x14 \x03(\v2\x1c.sharedos.agent.v1.UnitStartR\x06starts\x12F\n" +
-	"\x10conflict_details\x18\x18 \x03(\v2\x1b.sharedos.agent.v1.ConflictR\x0fconflictDetails\"b\n" +
+	"\x10conflict_details\x18\x18 \x03(\v2\x1b.sharedos.agent.v1.ConflictR\x0fconflictDetails\x12\x16\n" +
+	"\x06purged\x18\x1e \x01(\x03R\x06purged\"b\n" +
 	"\bConflict\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +

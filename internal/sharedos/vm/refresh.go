@@ -74,7 +74,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		Target: target, MaxImpact: spec.Refresh.MaxImpact, HealthChecks: spec.Refresh.HealthChecks,
 		SettleMs: spec.Refresh.Settle.Milliseconds(), RestartTimeoutMs: spec.Refresh.RestartTimeout.Milliseconds(),
 		Strategy: spec.Refresh.Strategy, Policy: spec.Refresh.Units, KeepFiles: spec.Refresh.KeepFiles,
-		RequireChecks: spec.Refresh.RequireChecks,
+		RequireChecks: spec.Refresh.RequireChecks, Purge: spec.Refresh.Purge,
 	}
 	if spec.Refresh.Strategy == Kexec && status.GetKernel() != stack.Kernel {
 		if err := f.uploadKernel(ctx, agent, domain, spec, request, progress); err != nil {

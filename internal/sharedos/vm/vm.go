@@ -103,6 +103,8 @@ type RefreshPolicy struct {
 	RestartTimeout time.Duration
 	// KeepFiles are patterns of absolute paths below /etc that a refresh leaves as the VM has them.
 	KeepFiles []string
+	// Purge removes what components that leave the VM brought and nobody has changed.
+	Purge bool
 	// Units is what may be done with units that are affected; nil restarts them.
 	Units *agentapi.UnitPolicy
 }
