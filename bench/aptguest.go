@@ -145,27 +145,33 @@ func (p *plainGuest) upgrade(ctx context.Context) (took time.Duration, stale int
 	if _, err := p.run(ctx, "apt-get -qq update"); err != nil {
 		return 0, 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, upgradeLimit)
-	defer cancel()
-	const line = `set -e; from=$(date +%s%N)
-DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Options::=--force-confold --with-new-pkgs upgrade >/root/upgrade.log 2>&1
-sync; echo $(($(date +%s%N) - from))`
-	text, err := p.run(ctx, line)
-	if err != nil {
+	if took, err = p.apt(ctx, "-o Dpkg::Options::=--force-confold --with-new-pkgs upgrade"); err != nil {
 		return 0, 0, err
 	}
-	nanos, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
-	if err != nil {
-		return 0, 0, fmt.Errorf("read how long the upgrade took: %w", err)
-	}
-	text, err = p.run(ctx, `grep -lE '/(usr/)?(lib|bin|sbin).* \(deleted\)$' /proc/[0-9]*/maps 2>/dev/null | wc -l`)
+	text, err := p.run(ctx, `grep -lE '/(usr/)?(lib|bin|sbin).* \(deleted\)$' /proc/[0-9]*/maps 2>/dev/null | wc -l`)
 	if err != nil {
 		return 0, 0, err
 	}
 	if stale, err = strconv.Atoi(strings.TrimSpace(text)); err != nil {
 		return 0, 0, fmt.Errorf("count the processes with replaced code: %w", err)
 	}
-	return time.Duration(nanos), stale, nil
+	return took, stale, nil
+}
+
+// apt returns how long a call of apt-get takes in the guest, until all of it is on the disk.
+func (p *plainGuest) apt(ctx context.Context, call string) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, upgradeLimit)
+	defer cancel()
+	text, err := p.run(ctx, "set -e; from=$(date +%s%N); DEBIAN_FRONTEND=noninteractive apt-get -qq -y "+call+
+		" >/root/apt.log 2>&1; sync; echo $(($(date +%s%N) - from))")
+	if err != nil {
+		return 0, err
+	}
+	nanos, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read how long apt-get took: %w", err)
+	}
+	return time.Duration(nanos), nil
 }
 
 // end ends the guest.

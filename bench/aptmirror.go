@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// aptMirror is a Debian archive on this machine with the packages of one patch.
+// aptMirror is a Debian archive on this machine with the packages of one call of apt-get.
 type aptMirror struct {
 	// Packages is how many it has.
 	Packages int
@@ -29,9 +29,14 @@ type aptMirror struct {
 	served chan error
 }
 
-// mirrorPatch fetches the packages that "apt-get upgrade" would install in a system with the tree plain and the
-// package sources of the tree updated, from the mirrors of this machine, and serves them on 127.0.0.1.
+// mirrorPatch is mirrorOf for "apt-get upgrade".
 func mirrorPatch(ctx context.Context, dir, plain, updated string) (*aptMirror, error) {
+	return mirrorOf(ctx, dir, plain, updated, "--with-new-pkgs", "upgrade")
+}
+
+// mirrorOf fetches the packages that a call of apt-get would install in a system with the tree plain and the package
+// sources of the tree updated, from the mirrors of this machine, and serves them on 127.0.0.1.
+func mirrorOf(ctx context.Context, dir, plain, updated string, call ...string) (*aptMirror, error) {
 	state := filepath.Join(dir, "apt")
 	for _, sub := range []string{"lists/partial", "archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(state, sub), 0o755); err != nil {
@@ -56,7 +61,7 @@ func mirrorPatch(ctx context.Context, dir, plain, updated string) (*aptMirror, e
 			return nil, err
 		}
 	}
-	for _, arguments := range [][]string{{"update"}, {"-y", "--download-only", "--with-new-pkgs", "upgrade"}} {
+	for _, arguments := range [][]string{{"update"}, append([]string{"-y", "--download-only"}, call...)} {
 		all := append([]string{
 			"-qq", "-o", "Dir::State::lists=" + filepath.Join(state, "lists"), "-o", "Dir::Cache::archives=" + filepath.Join(state, "archives"),
 			"-o", "Dir::State::status=" + filepath.Join(state, "status"), "-o", "Dir::Etc::sourcelist=" + filepath.Join(state, "sources.list"),
@@ -65,7 +70,7 @@ func mirrorPatch(ctx context.Context, dir, plain, updated string) (*aptMirror, e
 			"-o", "Debug::NoLocking=true",
 		}, arguments...)
 		if text, err := exec.CommandContext(ctx, "apt-get", all...).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("fetch the patch: apt-get %v: %w: %s", arguments, err, text)
+			return nil, fmt.Errorf("fetch packages: apt-get %v: %w: %s", arguments, err, text)
 		}
 	}
 	m := &aptMirror{served: make(chan error, 1)}
@@ -73,7 +78,7 @@ func mirrorPatch(ctx context.Context, dir, plain, updated string) (*aptMirror, e
 		return nil, err
 	}
 	if m.Packages == 0 {
-		return nil, errors.New("Debian's updates and security suites have nothing for these packages: there is no patch to measure") //nolint:staticcheck // a name
+		return nil, fmt.Errorf("the archive has nothing for apt-get %v: there is nothing to measure", call)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

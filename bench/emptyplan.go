@@ -52,7 +52,9 @@ func (b *bench) emptyPlan(ctx context.Context) (err error) {
 
 // pretended is a host with VMs that Terraform has made. libvirt and the guests are fakes in this process.
 type pretended struct {
-	work *workspace.Workspace
+	work  *workspace.Workspace
+	world *providertest.World
+	dir   string
 	// archive is what the VMs' base is made from.
 	archive string
 	ends    []func() error
@@ -68,12 +70,17 @@ func (p *pretended) stop() error {
 }
 
 // pretend makes a host with a number of VMs on one base.
-func (b *bench) pretend(ctx context.Context, vms int) (_ *pretended, err error) {
+func (b *bench) pretend(ctx context.Context, vms int) (*pretended, error) {
+	return b.pretendWith(ctx, vms, func(archive string) (fs.FS, error) { return manyVMsOn(archive, vms), nil })
+}
+
+// pretendWith makes a host with a number of VMs, of a configuration that has a base of an archive.
+func (b *bench) pretendWith(ctx context.Context, vms int, configuration func(archive string) (fs.FS, error)) (_ *pretended, err error) {
 	dir, err := os.MkdirTemp("", "sharedos-")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory to work in: %w", err)
 	}
-	p := &pretended{archive: filepath.Join(dir, "rootfs.tar"), ends: []func() error{func() error { return os.RemoveAll(dir) }}}
+	p := &pretended{dir: dir, archive: filepath.Join(dir, "rootfs.tar"), ends: []func() error{func() error { return os.RemoveAll(dir) }}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.stop())
@@ -87,6 +94,11 @@ func (b *bench) pretend(ctx context.Context, vms int) (_ *pretended, err error) 
 	if err := p.write(sourcetest.NewSystem("6.12.1")); err != nil {
 		return nil, err
 	}
+	p.world = world
+	configured, err := configuration(p.archive)
+	if err != nil {
+		return nil, err
+	}
 	reattach, stop, err := serve(ctx, world)
 	if err != nil {
 		return nil, err
@@ -94,7 +106,7 @@ func (b *bench) pretend(ctx context.Context, vms int) (_ *pretended, err error) 
 	p.ends = append(p.ends, stop)
 	p.work, err = workspace.New(workspace.Config{
 		Terraform: b.terraform, Provider: b.provider, Dir: filepath.Join(dir, "tf"), Tell: func(string) {},
-		Configuration: manyVMsOn(p.archive, vms),
+		Configuration: configured,
 		Env:           []string{"TF_REATTACH_PROVIDERS=" + reattach, "SHAREDOS_CACHE=" + dir, "SHAREDOS_OPERATOR_KEY=" + filepath.Join(dir, "none")},
 	})
 	if err != nil {

@@ -87,10 +87,8 @@ func (b *bench) newFleet(ctx context.Context, bed *testbed.Testbed, dir string) 
 	if f.key, err = guest.NewKey(); err != nil {
 		return nil, err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", f.tool, "./bench/guest")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the program for the guests (run from the top of the repository): %w: %s", err, text)
+	if err := buildTool(ctx, f.tool); err != nil {
+		return nil, err
 	}
 	for _, name := range []string{"bench-a", "bench-b"} {
 		var at endpoint
@@ -123,6 +121,16 @@ func (b *bench) newFleet(ctx context.Context, bed *testbed.Testbed, dir string) 
 		URI: bed.URI(), PoolPath: pool, OperatorKey: key, Cache: cache, StateDir: bed.StateDir(),
 	})
 	return f, err
+}
+
+// buildTool builds the benchmark's own program for guests.
+func buildTool(ctx context.Context, to string) error {
+	build := exec.CommandContext(ctx, "go", "build", "-o", to, "./bench/guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the program for the guests (run from the top of the repository): %w: %s", err, text)
+	}
+	return nil
 }
 
 // apply plans and applies the configuration as it is now, and returns how long the apply took.

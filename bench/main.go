@@ -55,6 +55,7 @@ type measure struct {
 var measures = []measure{
 	{"plan", (*bench).emptyPlan},
 	{"directory", (*bench).directoryPlan},
+	{"joined", (*bench).joined},
 	{"agent", (*bench).agentSize},
 	{"swap", (*bench).swap},
 	{"scale", (*bench).scale},
@@ -64,6 +65,7 @@ var measures = []measure{
 	{"fleet", (*bench).fleet},
 	{"patch", (*bench).patch},
 	{"endurance", (*bench).endurance},
+	{"components", (*bench).components},
 }
 
 func names() []string {

@@ -52,10 +52,10 @@ var withoutServices = []string{
 
 // DebianTar makes an archive of Debian 13 with the given additional suites, unless there is one, and returns its
 // path.
-func DebianTar(ctx context.Context, suites []string) (string, error) { return Trixie.tar(ctx, suites) }
+func DebianTar(ctx context.Context, suites []string) (string, error) { return Trixie.Tar(ctx, suites) }
 
-// tar makes an archive of the release with the given additional suites, unless there is one, and returns its path.
-func (d Debian) tar(ctx context.Context, suites []string) (string, error) {
+// Tar makes an archive of the release with the given additional suites, unless there is one, and returns its path.
+func (d Debian) Tar(ctx context.Context, suites []string) (string, error) {
 	cache, err := testbed.CacheDir()
 	if err != nil {
 		return "", err
@@ -83,7 +83,7 @@ func MakeArchives(ctx context.Context) error {
 		debian Debian
 		suites []string
 	}{{Trixie, Plain}, {Trixie, Updated}, {Bookworm, Plain}, {Bookworm, Updated}} {
-		if _, err := archive.debian.tar(ctx, archive.suites); err != nil {
+		if _, err := archive.debian.Tar(ctx, archive.suites); err != nil {
 			return fmt.Errorf("make an archive of %s: %w", archive.debian.Suite, err)
 		}
 	}

@@ -98,7 +98,7 @@ func (w *World) Close() error { return w.Host.Close() }
 // Publish publishes the next release of a base: w.Debian with the additional suites (Plain or Updated) and the
 // edits.
 func (w *World) Publish(ctx context.Context, base string, suites []string, edits ...Edit) (tree.Digest, error) {
-	path, err := w.Debian.tar(ctx, suites) // not bounded here: other tests may have it made first
+	path, err := w.Debian.Tar(ctx, suites) // not bounded here: other tests may have it made first
 	if err != nil {
 		return tree.Digest{}, err
 	}
