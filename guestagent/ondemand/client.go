@@ -2,6 +2,7 @@ package ondemand
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -159,10 +160,11 @@ func askOnce(asked request) (answer response, err error) {
 }
 
 func dial() (net.Conn, error) {
-	end := time.Now().Add(dialLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), dialLimit)
+	defer cancel()
 	for {
-		connection, err := net.Dial("unix", mounts.OnDemandSocket)
-		if err == nil || time.Now().After(end) {
+		connection, err := (&net.Dialer{}).DialContext(ctx, "unix", mounts.OnDemandSocket)
+		if err == nil || ctx.Err() != nil {
 			return connection, err
 		}
 		time.Sleep(200 * time.Millisecond)

@@ -110,7 +110,7 @@ func libraryDigest(t *testing.T, path, name string) (layout uint8, digest tree.D
 	if !ok {
 		t.Fatalf("%T", info.Sys())
 	}
-	return uint8(stat.InodeLayout), tree.Digest(sum.Sum(nil))
+	return stat.InodeLayout, tree.Digest(sum.Sum(nil))
 }
 
 // changing is content that is zeros when it is read for the first time, and then has data.

@@ -375,7 +375,7 @@ func inDirectories(all map[string]tree.Entry, rivals map[string][]compose.Rival,
 				break
 			}
 			parent = tree.Parent(parent)
-			above, has = all[parent]
+			_, has = all[parent]
 		}
 		if !preferred[parent] {
 			return nil, hidden(parent, at, rivals)
