@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -68,8 +69,13 @@ func Offered() (bool, error) {
 	return len(disks) > 0, err
 }
 
+// reading is held while the offer is mounted: one reader would unmount what another one reads.
+var reading sync.Mutex
+
 // Device mounts the offer that is plugged in, for as long as use runs. The error matches ErrNoOffer if there is none.
 func Device(use func(directory string) error) (err error) {
+	reading.Lock()
+	defer reading.Unlock()
 	disks, err := devices()
 	if err != nil {
 		return err
