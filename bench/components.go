@@ -72,11 +72,12 @@ func (b *bench) components(ctx context.Context) (err error) {
 	if a.web, err = world.Component(ctx, "web", a.base, packages); err != nil {
 		return err
 	}
-	if a.vm, err = world.Create(ctx, "attached", a.base, nil, 80, greeterPort); err != nil {
+	if a.vm, err = world.Create(ctx, "attached", a.base, nil, 80, greeterPort, demandPort); err != nil {
 		return err
 	}
-	// What a component costs that is offered and not in use, and its first use, belong here, too: with this VM, before
-	// anything was attached to it.
+	if err := a.onDemand(ctx); err != nil {
+		return err
+	}
 	if err := a.first(ctx); err != nil {
 		return err
 	}
