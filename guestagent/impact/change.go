@@ -41,6 +41,8 @@ type Changes struct {
 	configuration bool
 	// enabled are the units that the new stack enables and the old one does not.
 	enabled []Enabled
+	// scriptsBefore are the units of scripts that links of the old stack enabled.
+	scriptsBefore []string
 	// appeared are the names of the unit files that the new stack has and the old one has not, or has masked.
 	appeared map[string]struct{}
 	// interpreted is what processes have read of earlier stacks, by PID.
@@ -138,16 +140,48 @@ type Enabled struct {
 	Before bool
 	// User is true for a unit of users' own managers.
 	User bool
+	// Script is true for a script of System V init, of which systemd makes a unit (systemd-sysv-generator(8)), unless there is a
+	// unit file of that name.
+	Script bool
 }
 
 // Enabled returns the units that the new stack enables, each once.
-func (c *Changes) Enabled() []Enabled { return c.enabled }
+func (c *Changes) Enabled() (enabled []Enabled) {
+	for _, one := range c.enabled {
+		_, native := c.appeared[one.Unit]
+		if !one.Script || !native && !slices.Contains(c.scriptsBefore, one.Unit) {
+			enabled = append(enabled, one)
+		}
+	}
+	return enabled
+}
+
+// runlevels are the directories with the links of scripts that runlevels start, and the targets that want these then.
+var runlevels = map[string]string{
+	"rc2.d": "multi-user.target", "rc3.d": "multi-user.target", "rc4.d": "multi-user.target", "rc5.d": "graphical.target",
+}
+
+// scriptLink reads the path of a link that enables a script, such as etc/rc2.d/S01acme; false if it is none.
+func scriptLink(name string) (e Enabled, ok bool) {
+	parts := strings.Split(name, "/")
+	if len(parts) != 3 || parts[0] != "etc" || runlevels[parts[1]] == "" {
+		return e, false
+	}
+	link := parts[2]
+	if len(link) < 4 || link[0] != 'S' || strings.Trim(link[1:3], "0123456789") != "" {
+		return e, false
+	}
+	return Enabled{Unit: strings.TrimSuffix(link[3:], ".sh") + ".service", By: runlevels[parts[1]], Path: name, Script: true}, true
+}
 
 // userUnitDirectories are the directories of unit files of users' own managers.
 var userUnitDirectories = []string{"usr/lib/systemd/user/", "etc/systemd/user/"}
 
 // Link reads the path of a symbolic link that enables a unit; false if it is none.
 func Link(name string) (e Enabled, ok bool) {
+	if script, is := scriptLink(name); is {
+		return script, true
+	}
 	for i, directory := range slices.Concat(unitDirectories, userUnitDirectories) {
 		rest, below := strings.CutPrefix(name, directory)
 		if !below {
@@ -166,6 +200,9 @@ func Link(name string) (e Enabled, ok bool) {
 
 // enable notes a link that enables a unit. The link that an alias is, and one that was there before, enable none.
 func (c *Changes) enable(name string, old, new *tree.Entry) {
+	if script, is := scriptLink(name); is && old != nil && old.Type == tree.Symlink {
+		c.scriptsBefore = append(c.scriptsBefore, script.Unit) // another link of it may only have another number
+	}
 	if new == nil || new.Type != tree.Symlink || old != nil && old.Type == tree.Symlink {
 		return
 	}

@@ -21,7 +21,7 @@ type Start struct {
 // several want the start is started if one of them is active. A unit that the new stack has no more, and of which it has a
 // stand-in, is started again as that.
 func starts(changes *Changes, units map[string]Unit, policy Policy) (all []Start) {
-	enabled := changes.enabled
+	enabled := changes.Enabled()
 	active := func(name string) bool {
 		return units[name].runs() || slices.ContainsFunc(all, func(s Start) bool { return s.Unit == name && !s.user && s.Skipped == "" })
 	}
@@ -35,6 +35,7 @@ func starts(changes *Changes, units map[string]Unit, policy Policy) (all []Start
 			}
 			switch {
 			case one.Before && known && !unit.Masked: // it was enabled before: its file only moved
+			case one.Script && unit.Fragment != "" && !strings.HasPrefix(unit.Fragment, "run/") && !changes.removes(unit): // it has a unit file
 			case unit.runs() && !one.User && !changes.removes(unit):
 			case at < 0:
 				all = append(all, start)

@@ -121,3 +121,40 @@ func TestALinkOfBeforeEnablesAUnitThatAppears(t *testing.T) {
 		t.Error("nothing has changed")
 	}
 }
+
+// A script of System V init is enabled by links of runlevels, from which systemd makes a unit.
+func TestARunlevelEnablesAScript(t *testing.T) {
+	link, file := &tree.Entry{Type: tree.Symlink, Link: "../init.d/x"}, &tree.Entry{Type: tree.Regular}
+	c := NewChanges()
+	for _, one := range []struct {
+		path     string
+		old, new *tree.Entry
+	}{
+		{"etc/init.d/acme", nil, file},
+		{"etc/rc0.d/K01acme", nil, link}, {"etc/rc2.d/S01acme", nil, link}, {"etc/rc5.d/S01acme", nil, link},
+		{"etc/rc3.d/S20old.sh", nil, link}, // with a unit file of before
+		{"etc/rc2.d/S01both", nil, link}, {"usr/lib/systemd/system/both.service", nil, file},
+		{"etc/rc2.d/S01moved", link, nil}, {"etc/rc2.d/S03moved", nil, link},
+		{"etc/rc2.d/K01turned", link, nil}, {"etc/rc2.d/S01turned", nil, link},
+		{"etc/rc2.d/README", nil, link}, {"etc/rc2.d/S1x", nil, link}, {"etc/rc2.d/Sxxname", nil, link}, {"etc/rc2.d/d/S01deep", nil, link},
+		{"etc/rc4.d/S01masked", nil, link}, {"etc/rc5.d/S01seat.sh", nil, link},
+	} {
+		c.Add(one.path, one.old, one.new)
+	}
+	units := map[string]Unit{
+		"multi-user.target": {State: "active"}, "graphical.target": {State: "inactive"}, "masked.service": {Masked: true},
+		"old.service": {State: "inactive", Fragment: "usr/lib/systemd/system/old.service"},
+		// systemd makes a unit of a script that no runlevel starts, too.
+		"turned.service": {State: "inactive", Fragment: "run/systemd/generator.late/turned.service"},
+	}
+	a := Assess(c, Snapshot{Units: units}, Policy{})
+	want := []Start{
+		{Unit: "acme.service", By: "multi-user.target", Path: "etc/rc2.d/S01acme"},
+		{Unit: "masked.service", By: "multi-user.target", Path: "etc/rc4.d/S01masked", Skipped: "it is masked"},
+		{Unit: "seat.service", By: "graphical.target", Path: "etc/rc5.d/S01seat.sh", Skipped: "graphical.target is not active"},
+		{Unit: "turned.service", By: "multi-user.target", Path: "etc/rc2.d/S01turned"},
+	}
+	if diff := cmp.Diff(want, a.Starts, cmpopts.IgnoreFields(Start{}, "user")); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+}

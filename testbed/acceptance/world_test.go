@@ -36,8 +36,14 @@ type world struct {
 	onStep func(string)
 }
 
-// newWorld makes a world. env overrides variables of the provider's environment.
+// newWorld makes a world for VMs that run. env overrides variables of the provider's environment.
 func newWorld(t *testing.T, env ...string) *world {
+	t.Helper()
+	return newWorldOf(t, "fleet", env...)
+}
+
+// newWorldOf makes a world with a configuration from testdata.
+func newWorldOf(t *testing.T, configuration string, env ...string) *world {
 	t.Helper()
 	terraform, err := workspace.Terraform()
 	if err != nil {
@@ -52,7 +58,7 @@ func newWorld(t *testing.T, env ...string) *world {
 	key := filepath.Join(w.bed.Dir(), "operator.key")
 	w.work, err = workspace.New(workspace.Config{
 		Terraform: terraform, Provider: filepath.Join("..", "..", "bin", "terraform-provider-sharedos"),
-		Configuration: os.DirFS(filepath.Join("testdata", "fleet")), Dir: filepath.Join(t.TempDir(), "tf"),
+		Configuration: os.DirFS(filepath.Join("testdata", configuration)), Dir: filepath.Join(t.TempDir(), "tf"),
 		Env: append([]string{
 			"SHAREDOS_URI=" + w.bed.URI(), "SHAREDOS_POOL_PATH=" + w.pool, "SHAREDOS_OPERATOR_KEY=" + key,
 			"SHAREDOS_CACHE=" + cache, "SHAREDOS_STATE_DIR=" + w.bed.StateDir(),

@@ -35,6 +35,8 @@ type Workspace struct {
 	// Abrupt makes the end of a context kill Terraform, and its provider runs on. Otherwise the end of a context
 	// interrupts Terraform like Ctrl-C.
 	Abrupt bool
+	// Killed makes the end of a context kill Terraform and its provider, both at once.
+	Killed bool
 
 	terraform string
 	dir       string
@@ -199,6 +201,9 @@ func (w *Workspace) command(ctx context.Context, arguments ...string) *exec.Cmd 
 	// Terraform end at once.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGINT}
 	command.Cancel = func() error {
+		if w.Killed {
+			return syscall.Kill(-command.Process.Pid, syscall.SIGKILL)
+		}
 		if w.Abrupt {
 			return command.Process.Kill()
 		}
