@@ -68,6 +68,21 @@ type offers struct {
 	kept map[string]*offer
 }
 
+func (o *offers) get(key string) *offer {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.kept[key]
+}
+
+func (o *offers) put(key string, made *offer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.kept == nil || len(o.kept) >= maxComposed {
+		o.kept = map[string]*offer{}
+	}
+	o.kept[key] = made
+}
+
 // recipe is that of the stack that spec wants.
 func (f *Fleet) recipe(ctx context.Context, spec Spec) (recipe, error) {
 	of := recipe{base: spec.Base, components: slices.Clone(spec.Components), prefer: spec.Prefer}
@@ -108,19 +123,16 @@ func (f *Fleet) offer(ctx context.Context, spec Spec, cached bool) (*offer, erro
 		return nil, fmt.Errorf("%w: it has %d components on demand, and a VM can have %d", compose.ErrTooMany, n, release.MaxOnDemand)
 	}
 	key := fmt.Sprint(spec.Base, spec.Components, spec.OnDemand, spec.Prefer)
-	f.offers.mu.Lock()
-	defer f.offers.mu.Unlock()
-	if known := f.offers.kept[key]; known != nil {
+	if known := f.offers.get(key); known != nil {
 		return known, nil
 	}
+	// Of several VMs that need the same offer, each composes it: its stacks are composed once, and what it has on disk is
+	// made once.
 	made, err := f.composeOffer(ctx, spec, cached)
 	if err != nil {
 		return nil, err
 	}
-	if f.offers.kept == nil || len(f.offers.kept) >= maxComposed {
-		f.offers.kept = map[string]*offer{}
-	}
-	f.offers.kept[key] = made
+	f.offers.put(key, made)
 	return made, nil
 }
 
