@@ -108,6 +108,7 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 		if got := run(t, v, "dmesg | grep -c 'I/O error' || true; cat /usr/share/mark; systemctl is-active use-runs"); got != "0\nthree\nactive" {
 			t.Errorf("the guest has %q", got)
 		}
+		run(t, v, "systemctl stop use-runs")
 		matrix.Record(t, "a layer that is no longer used", "at the next apply", "it is unplugged, and no read fails")
 	}
 }
