@@ -317,13 +317,14 @@ func (f *Fleet) Check(ctx context.Context, spec Spec, build bool) (Checked, erro
 	}
 	of.cached = !build
 	stack, err := f.stack(ctx, of)
+	var offered *offer
 	if err == nil {
-		_, err = f.offer(ctx, spec, of.cached)
+		offered, err = f.offer(ctx, spec, of.cached)
 	}
 	if err != nil {
 		return Checked{}, fmt.Errorf("compose the stack of VM %q: %w", spec.Name, err)
 	}
-	return Checked{Stack: stack.Stack, Unused: stack.unused}, nil
+	return Checked{Stack: stack.Stack, Unused: offered.unused(stack.unused)}, nil
 }
 
 // layerDevices finds the layers in the store.

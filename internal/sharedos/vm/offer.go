@@ -51,6 +51,16 @@ func (o *offer) layers() (all []release.Layer) {
 	return append(all, o.layer)
 }
 
+// unused returns those of these preferences that settle nothing in any of the stacks.
+func (o *offer) unused(of []release.Preference) []release.Preference {
+	if o == nil {
+		return of
+	}
+	return slices.DeleteFunc(slices.Clone(of), func(one release.Preference) bool {
+		return slices.ContainsFunc(o.stacks, func(stack *composed) bool { return !slices.Contains(stack.unused, one) })
+	})
+}
+
 // derived are the releases that are made of others, the offer's own included.
 func (o *offer) derived() (all []tree.Digest) {
 	if o == nil {
