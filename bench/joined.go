@@ -20,8 +20,7 @@ const (
 	sharingVMs = 10
 )
 
-// threeComponents are the components of the VMs. All have one path with different content, which prefer settles: so
-// their stack has a joining layer, as one of packages has.
+// threeComponents are the components of the VMs.
 var threeComponents = []string{"database", "cache", "web"}
 
 // joined measures what VMs with several components cost besides those without: plans, and room in the pool. libvirt and
@@ -32,7 +31,7 @@ func (b *bench) joined(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, without.stop()) }()
-	with, err := b.pretendComponents(ctx, plannedVMs)
+	with, err := b.pretendComponents(ctx, plannedVMs, false)
 	if err != nil {
 		return err
 	}
@@ -61,7 +60,7 @@ func (b *bench) joined(ctx context.Context) (err error) {
 func (b *bench) sharedLayers(ctx context.Context) error {
 	var bytes [2]float64
 	for i, vms := range []int{1, sharingVMs} {
-		host, err := b.pretendComponents(ctx, vms)
+		host, err := b.pretendComponents(ctx, vms, true)
 		if err != nil {
 			return err
 		}
@@ -84,12 +83,16 @@ func (b *bench) sharedLayers(ctx context.Context) error {
 	return nil
 }
 
-// pretendComponents makes a host with a number of VMs that all have the three components.
-func (b *bench) pretendComponents(ctx context.Context, vms int) (*pretended, error) {
+// pretendComponents makes a host with a number of VMs that all have the three components. If they are to be joined, all
+// have one path with different content, which prefer settles: so the stack has a joining layer, as one of packages has.
+func (b *bench) pretendComponents(ctx context.Context, vms int, joined bool) (*pretended, error) {
 	return b.pretendWith(ctx, vms, func(archive string) (fs.FS, error) {
 		var text, list strings.Builder
 		for _, name := range threeComponents {
-			files := sourcetest.System{"usr/bin/" + name: name, "usr/share/" + name + "/data": strings.Repeat(name, 10_000), "etc/common": name}
+			files := sourcetest.System{"usr/bin/" + name: name, "usr/share/" + name + "/data": strings.Repeat(name, 10_000)}
+			if joined {
+				files["etc/common"] = name
+			}
 			part, err := files.Tar()
 			if err != nil {
 				return nil, err
@@ -105,7 +108,11 @@ func (b *bench) pretendComponents(ctx context.Context, vms int) (*pretended, err
 		if err != nil {
 			return nil, err
 		}
-		whole := strings.Replace(string(plain), "  memory = ", fmt.Sprintf("  components = [%s]\n  prefer = { \"/etc/common\" = \"cache\" }\n  memory = ", list.String()), 1)
+		attributes := fmt.Sprintf("  components = [%s]\n", list.String())
+		if joined {
+			attributes += "  prefer = { \"/etc/common\" = \"cache\" }\n"
+		}
+		whole := strings.Replace(string(plain), "  memory = ", attributes+"  memory = ", 1)
 		return fstest.MapFS{"main.tf": {Data: []byte(whole + text.String())}}, nil
 	})
 }
