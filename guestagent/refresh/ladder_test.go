@@ -126,3 +126,22 @@ func TestWhatARungDropsIsSaid(t *testing.T) {
 		t.Errorf("%v, %v", planned, err)
 	}
 }
+
+// The more a strategy allows, the more of a release takes effect at once, whatever the system cannot do.
+func TestAllowingMoreNeverInterruptsLess(t *testing.T) {
+	for _, level := range []agentapi.Level{agentapi.Level_NONE, agentapi.Level_RESTART, agentapi.Level_SOFT_REBOOT} {
+		for _, kernel := range []kernels{{"6.1", "6.1"}, {"6.1", "6.2"}} {
+			for _, in := range []obstacles{{}, {SoftReboot: "no"}, {Kexec: "no"}, {SoftReboot: "no", Kexec: "no"}} {
+				before := -1
+				for _, strategy := range rungs {
+					rung, _ := climb(strategy, &impact.Assessment{Level: level}, kernel, in)
+					if at := height(rung); at < before {
+						t.Errorf("%s, %v, %v: %s interrupts less than what allows less: %s", level, kernel, in, strategy, rung)
+					} else {
+						before = at
+					}
+				}
+			}
+		}
+	}
+}

@@ -407,10 +407,6 @@ func (r *run) check(ctx context.Context) (step, error) {
 		}
 		return r.checkEnabled(ctx)
 	})
-	if err == nil {
-		r.releaseNetwork(ctx, "")
-		err = ctx.Err() // the next agent releases it
-	}
 	return step{state: Committed}, err
 }
 
@@ -421,7 +417,12 @@ func (r *run) commit() (step, error) {
 	if err != nil {
 		return step{}, fmt.Errorf("commit: %w", err)
 	}
-	// The commit is the point of no return: a later failure is only reported.
+	// The commit is the point of no return: a later failure is only reported. The way back would have needed what is known
+	// of the network until here.
+	r.releaseNetwork(r.life, "")
+	if err := r.life.Err(); err != nil {
+		return step{}, err // the next agent releases it
+	}
 	err = r.retry(r.life, func() error { return errors.Join(r.Etc.End(r.life, r.record.To), r.Usr.Settle()) })
 	if err == nil {
 		err = r.purge(r.life)

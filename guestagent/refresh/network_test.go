@@ -108,3 +108,22 @@ func TestTheNetworkIsKeptOverASoftReboot(t *testing.T) {
 		})
 	}
 }
+
+// A commit that fails after a soft-reboot leads back by another one. What is known of the network from before the first is
+// needed until then.
+func TestTheNetworkIsKeptUntilTheCommitIsDone(t *testing.T) {
+	w := newWorldWith(t, map[string][]string{"two": {"usr/lib/systemd/network/10-x.network"}})
+	w.network, w.broke = true, "commit"
+	d := w.refreshBy(SoftReboot)
+	defer d.stop()
+	if d.status.Report.GetCommitted() || w.keptNetwork != nil {
+		t.Errorf("record %v; %v", w.keptNetwork, d.status.Report)
+	}
+	back := len(w.log) - 1
+	for ; back >= 0 && w.log[back] != "soft-reboot"; back-- {
+		continue
+	}
+	if released := slices.Index(w.log, "release network"); slices.Index(w.log, "soft-reboot") == back || released < back {
+		t.Errorf("it was released at %d, and the way back began at %d: %v", released, back, w.log)
+	}
+}

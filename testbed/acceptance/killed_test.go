@@ -11,7 +11,7 @@ import (
 )
 
 // kills is at how many moments an apply and a destroy are cut off.
-const kills = 4
+const kills = 3
 
 // killed runs Terraform until it has worked for a while, and then ends it and the provider with SIGKILL, as a machine that is
 // out of memory does. It returns false if Terraform ended before.
