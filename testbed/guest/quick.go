@@ -40,13 +40,15 @@ ExecStart=udevadm trigger --action=add --subsystem-match=acpi --attr-match=hid=L
 		"systemd-tmpfiles-setup-dev.service", "systemd-journal-flush.service", "systemd-journald-audit.socket",
 		"systemd-creds.socket", "systemd-hostnamed.socket", "systemd-initctl.socket", "systemd-sysext.socket",
 		// systemd reads these units at every reload, too, and never starts them in a guest.
-		"ldconfig.service", "systemd-hwdb-update.service", "systemd-journal-catalog-update.service", "systemd-update-done.service",
-		"systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount", "systemd-firstboot.service",
-		"systemd-pcrmachine.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "systemd-pcrphase-initrd.service",
-		"systemd-pcrextend.socket", "systemd-pcrlock.socket", "systemd-tpm2-setup.service", "systemd-tpm2-setup-early.service",
-		"tpm2.target", "systemd-pstore.service", "systemd-confext.service", "systemd-sysext.service", "systemd-battery-check.service",
-		"systemd-bsod.service", "systemd-hibernate-resume.service", "systemd-hibernate-clear.service",
-		"systemd-ask-password-console.path", "systemd-ask-password-wall.path", "sshd-keygen.service",
+		"ldconfig.service", "systemd-hwdb-update.service", "systemd-journal-catalog-update.service",
+		"systemd-update-done.service", "systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount",
+		"proc-sys-fs-binfmt_misc.mount", "systemd-firstboot.service", "systemd-pcrmachine.service",
+		"systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "systemd-pcrphase-initrd.service",
+		"systemd-pcrextend.socket", "systemd-pcrlock.socket", "systemd-tpm2-setup.service",
+		"systemd-tpm2-setup-early.service", "tpm2.target", "systemd-pstore.service", "systemd-confext.service",
+		"systemd-sysext.service", "systemd-battery-check.service", "systemd-bsod.service",
+		"systemd-hibernate-resume.service", "systemd-hibernate-clear.service", "systemd-ask-password-console.path",
+		"systemd-ask-password-wall.path", "sshd-keygen.service",
 	} {
 		edits = append(edits, Link("etc/systemd/system/"+unit, "/dev/null"))
 	}
@@ -70,8 +72,9 @@ func Lean() []Edit {
 	// These are two fifths of Debian's files, and a third of their bytes. Each publishing of a release and each refresh
 	// reads or compares them.
 	for _, path := range []string{
-		"usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/bash-completion", "usr/share/lintian",
-		"usr/share/bug", "usr/share/vim", "usr/share/zsh", "usr/share/fish", "usr/lib/udev/hwdb.d", "usr/lib/udev/hwdb.bin",
+		"usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/bash-completion",
+		"usr/share/lintian", "usr/share/bug", "usr/share/vim", "usr/share/zsh", "usr/share/fish",
+		"usr/lib/udev/hwdb.d", "usr/lib/udev/hwdb.bin",
 	} {
 		edits = append(edits, Remove(path))
 	}
