@@ -84,6 +84,10 @@ func CloseLayer(ctx context.Context, id tree.Digest) error {
 		return fmt.Errorf("close layer %s: %w", id, err)
 	}
 	if !mounted {
+		// The answer that it was abandoned may not have arrived.
+		if free, err := isAbandoned(id); err != nil || free {
+			return closing(id, err)
+		}
 		return closing(id, closeVerity(ctx, id))
 	}
 	var stat unix.Stat_t

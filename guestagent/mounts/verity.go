@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -144,6 +145,24 @@ func abandoned(control *dm.Control, name string) (bool, error) {
 	}
 	status, err := control.TableStatus(name, false)
 	return err == nil && strings.TrimSpace(status) == "", err
+}
+
+// isAbandoned reports whether the device of a layer is there and fails every read.
+func isAbandoned(id tree.Digest) (lost bool, err error) {
+	names, err := verityNames(sysBlock)
+	if err != nil || !slices.Contains(names, verityName(id)) {
+		return false, err
+	}
+	control, err := dm.Open()
+	if err != nil {
+		return false, fmt.Errorf("open device-mapper: %w", err)
+	}
+	defer func() { err = errors.Join(err, control.Close()) }()
+	lost, err = abandoned(control, verityName(id))
+	if errors.Is(err, unix.ENXIO) {
+		return false, nil
+	}
+	return lost, err
 }
 
 // restoreVerity has a device that was abandoned read its layer again.

@@ -436,24 +436,27 @@ func (a *answerer) closeLayer(ctx context.Context, id tree.Digest, askOnly bool)
 		return users, err
 	}
 	a.busy.Delete(id)
-	err = a.layers.Close(ctx, id)
-	var reloading error
-	if errors.Is(err, mounts.ErrLayerInUse) {
-		reloading = a.system.ReloadIndexes(ctx)
-		err = a.layers.Close(ctx, id)
-	}
-	if !errors.Is(err, mounts.ErrLayerInUse) {
+	if err = a.layers.Close(ctx, id); !errors.Is(err, mounts.ErrLayerInUse) {
 		return nil, err
 	}
+	// Mostly processes use other layers of the same /usr. Then nothing need be waited for or reloaded.
+	var reloading error
 	users, explained, err := a.system.Readers(ctx, id)
+	if err == nil && (len(users) > 0 || !explained) {
+		reloading = a.system.ReloadIndexes(ctx)
+		if err = a.layers.Close(ctx, id); !errors.Is(err, mounts.ErrLayerInUse) {
+			return nil, err
+		}
+		users, explained, err = a.system.Readers(ctx, id)
+	}
 	switch {
 	case err != nil:
 		return nil, err
 	case len(users) == 0 && explained:
-		if err = a.layers.Abandon(id); errors.Is(err, mounts.ErrLayerInUse) {
-			return []string{kernelUser}, nil
+		if err = a.layers.Abandon(id); !errors.Is(err, mounts.ErrLayerInUse) {
+			return nil, err
 		}
-		return nil, err
+		users = []string{kernelUser}
 	case len(users) == 0:
 		a.busy.Store(id, true)
 		users = []string{kernelUser}

@@ -12,6 +12,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -312,27 +313,35 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 	if len(surplus) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	for _, id := range surplus { // one at a time: a guest may take seconds for each
+		if err := f.unplugLayer(ctx, agent, name, id, progress); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unplugLayer has the guest let go of a layer, and detaches it.
+func (f *Fleet) unplugLayer(ctx context.Context, agent *transport.Agent, name, id string, progress Progress) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*callLimit)
 	defer cancel()
-	answer, err := agent.ReleaseLayers(ctx, &agentapi.ReleaseLayersRequest{Ids: surplus})
+	answer, err := agent.ReleaseLayers(ctx, &agentapi.ReleaseLayersRequest{Ids: []string{id}})
 	if err != nil {
-		return fmt.Errorf("ask it to release layers: %w", err)
+		return fmt.Errorf("ask it to release layer %s: %w", id, err)
 	}
 	for _, held := range answer.GetHeld() {
 		f.Log.InfoContext(ctx, "a layer is still in use in the guest", "vm", name, "layer", held.GetId(), "by", held.GetBy())
 	}
-	for _, id := range answer.GetFree() {
-		if !slices.Contains(surplus, id) {
-			continue // a guest's answer is untrusted
-		}
-		digest, err := parseLayer(id)
-		if err != nil {
-			return err
-		}
-		progress("detaching a layer that is no longer in use")
-		if err := f.Hypervisor.DetachLayer(ctx, name, digest); err != nil {
-			return fmt.Errorf("detach layer %s: %w", id, err)
-		}
+	if !slices.Contains(answer.GetFree(), id) {
+		return nil
+	}
+	digest, err := parseLayer(id)
+	if err != nil {
+		return err
+	}
+	progress("detaching a layer that is no longer in use")
+	if err := f.Hypervisor.DetachLayer(ctx, name, digest); err != nil {
+		return fmt.Errorf("detach layer %s: %w", id, err)
 	}
 	return nil
 }
