@@ -104,7 +104,7 @@ func (a *attached) byApt(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer slots.Release()
+	defer func() { err = errors.Join(err, slots.Release()) }()
 	vm, err := bootPlain(ctx, dir, archive, key, mirror.source())
 	if err != nil {
 		return err

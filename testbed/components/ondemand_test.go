@@ -207,7 +207,7 @@ func (o *offered) removed(t *testing.T) {
 func (o *offered) started(t *testing.T) {
 	o.run(t, "sharedos component remove uuid; sharedos component remove echo")
 	o.list(t)
-	if text := o.run(t, "systemctl start uuidd.service && systemctl show -P ActiveState,Description uuidd.service; sharedos component add echo; systemctl start uuidd.socket"); !strings.HasPrefix(text, "active\n") || strings.Contains(text, "attaches") {
+	if text := o.run(t, "systemctl start uuidd.service && systemctl is-active uuidd.service; systemctl show -P Description uuidd.service; sharedos component add echo"); !strings.HasPrefix(text, "active\n") || strings.Contains(text, "attaches") {
 		t.Errorf("started by hand: %s", text)
 	}
 	o.list(t, "echo", "uuid")
