@@ -2,6 +2,7 @@ package ondemand
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,4 +27,15 @@ func InstallCommand(directory string, offered bool) error {
 		return err
 	}
 	return os.Symlink(paths.Agent, path)
+}
+
+// UpdateCommand installs the command if an offer is plugged in, and removes it if none is.
+func (s *Server) UpdateCommand() {
+	offered, err := Offered()
+	if err == nil {
+		err = InstallCommand(s.Commands, offered)
+	}
+	if err != nil {
+		s.Say(fmt.Errorf("components on demand: %w", err))
+	}
 }

@@ -103,8 +103,8 @@ type answerer struct {
 	refused takeoverRecord
 	// busy are the layers, by id, that could not be closed although no process was seen to use them.
 	busy sync.Map
-	// answered is called after each answer to Status.
-	answered func()
+	// answered is called after each answer to Status, and looked when the devices of the VM were looked at for one.
+	answered, looked func()
 }
 
 // failure gives an error the code by which the host decides what to do.
@@ -236,6 +236,9 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 	}
 	for _, id := range attached {
 		response.Attached = append(response.Attached, id.String())
+	}
+	if a.looked != nil {
+		a.looked()
 	}
 	response.Unreadable = a.unreadable(ctx, now)
 	remaining, pending, err := a.engine.OldCode(ctx)

@@ -148,10 +148,12 @@ func Run(ctx context.Context, version string) error {
 		}
 		return notify(serviceManager(), readyWord)
 	}
-	go serveOnDemand(serving, &ondemand.Server{
+	demand := &ondemand.Server{
 		Engine: engine, Put: blobs.put, Hold: blobs.hold, Operators: operators, LastRequest: engine.Records.Request, Offer: ondemand.Device,
 		Close: mounts.CloseLayer, Say: say, Commands: mounts.LocalCommands,
-	})
+	}
+	answers.looked = demand.UpdateCommand
+	go serveOnDemand(serving, demand)
 	listen := func() (net.Listener, error) {
 		inner, err := transport.ListenVSock(agentapi.Port)
 		if err != nil {
@@ -167,13 +169,7 @@ func Run(ctx context.Context, version string) error {
 
 // serveOnDemand answers the clients of components on demand until ctx ends.
 func serveOnDemand(ctx context.Context, server *ondemand.Server) {
-	offered, err := ondemand.Offered()
-	if err == nil {
-		err = ondemand.InstallCommand(server.Commands, offered)
-	}
-	if err != nil {
-		server.Say(fmt.Errorf("components on demand: %w", err))
-	}
+	server.UpdateCommand()
 	for ctx.Err() == nil {
 		if err := server.Serve(ctx, mounts.OnDemandSocket); err != nil {
 			server.Say(err)
