@@ -78,10 +78,10 @@ func nextStep(err error, timeout string) string {
 			"State is kept as it was."
 	case errors.Is(err, vm.ErrOperator):
 		return "Put the operator key with which the VM was made in its place from a backup, or set operator_key in the provider block " +
-			"to the file that holds it. A key that is lost is made anew, and the VMs do not know the new one."
+			"to the file that holds it."
 	case errors.Is(err, release.ErrSignature):
-		return "It is signed with another operator key. If yours was lost, it was made anew: put the earlier one in its place from a " +
-			"backup, or set operator_key in the provider block to the file that holds it."
+		return "It is signed with another operator key. Put the key that signed it in its place from a backup, or set operator_key in " +
+			"the provider block to the file that holds it."
 	case errors.Is(err, store.ErrConfig):
 		return "Change pool or pool_path in the provider block, or the environment variables " + envPool + " and " + envPoolPath + "."
 	case errors.As(err, &open):

@@ -31,7 +31,8 @@ func carriedAttribute(name string) bool {
 // content, mode, owner, group and each extended attribute. What only one side changed is taken. fromHere is true if the
 // content is that of this VM.
 //
-// Where both changed the mode, the result has the permissions that both allow. A setuid or setgid bit or a capability
+// Where both changed the mode, the result has the permissions that both allow. A permission of the owner, or of the group
+// and the access control list, is one of a side with that owner, or group and list, or of both sides. A setuid or setgid bit or a capability
 // stays only if one of the sides has it with the same content and owner: nothing gets a privilege that neither gave.
 func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, conflicts []Conflict) {
 	after = clone(ours)
@@ -86,6 +87,25 @@ func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, confl
 			after.Xattrs[name] = is
 		default:
 			delete(after.Xattrs, name)
+		}
+	}
+	// What a mode gives to the owner, and to the group and access control list, it gives to those of its own side alone.
+	for _, class := range []struct {
+		bits   uint32
+		holder func(*tree.Entry) string
+	}{
+		{0o700, func(e *tree.Entry) string { return fmt.Sprint(e.UID) }},
+		{0o070, func(e *tree.Entry) string { return fmt.Sprint(e.GID, e.Xattrs[accessList]) }},
+	} {
+		given := ours.Mode & next.Mode
+		for _, side := range []*tree.Entry{ours, next} {
+			if class.holder(side) == class.holder(after) {
+				given |= side.Mode
+			}
+		}
+		if more := after.Mode & class.bits &^ given; more != 0 && after.Type != tree.Symlink {
+			after.Mode &^= more
+			conflict(Restricted, "mode %04o removed, since owner, group or access control list are not those that it was given to", more)
 		}
 	}
 	gives := func(has func(*tree.Entry) bool) bool {

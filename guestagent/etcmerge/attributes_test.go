@@ -49,6 +49,22 @@ func TestAttributesAreMergedOneByOne(t *testing.T) {
 		"the same in both": {fileEntry("1", 0o644, 0), fileEntry("2", 0o600, 0), fileEntry("2", 0o600, 0), fileEntry("2", 0o600, 0), nil},
 		"the owner in both": {fileEntry("1", 0o644, 0), fileEntry("1", 0o644, 5), fileEntry("1", 0o644, 6),
 			fileEntry("1", 0o644, 5), []Kind{Changed, Changed}},
+		"the group here, a permission of the group there": {
+			fileEntry("1", 0o640, 0), fileEntry("1", 0o640, 50), fileEntry("1", 0o660, 0), fileEntry("1", 0o640, 50), []Kind{Restricted},
+		},
+		"a permission of the group here, the group there": {
+			fileEntry("1", 0o640, 0), fileEntry("1", 0o660, 0), fileEntry("1", 0o640, 50), fileEntry("1", 0o640, 50), []Kind{Restricted},
+		},
+		"the owner here, a permission of the owner there": {
+			fileEntry("1", 0o600, 0), fileEntry("1", 0o600, 50), fileEntry("1", 0o700, 0), fileEntry("1", 0o600, 50), []Kind{Restricted},
+		},
+		"a list here, a permission of the group there": {
+			fileEntry("1", 0o640, 0), with(fileEntry("1", 0o640, 0), accessList, "bob"), fileEntry("1", 0o660, 0),
+			with(fileEntry("1", 0o640, 0), accessList, "bob"), []Kind{Restricted},
+		},
+		"owner and mode there": {
+			fileEntry("1", 0o640, 0), fileEntry("1", 0o640, 0), fileEntry("1", 0o770, 50), fileEntry("1", 0o770, 50), nil,
+		},
 		"an attribute here, the content there": {
 			fileEntry("1", 0o644, 0), with(fileEntry("1", 0o644, 0), "user.note", "mine"), fileEntry("2", 0o644, 0),
 			with(fileEntry("2", 0o644, 0), "user.note", "mine"), nil,

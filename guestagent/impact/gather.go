@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // noUnit is the prefix of the name for a process that belongs to no unit: "process 17".
@@ -135,6 +136,10 @@ func (g *gathered) process(changes *Changes, snapshot *Snapshot, p *Process, mod
 			g.interpreted = append(g.interpreted, Interpreted{PID: p.PID, Started: p.Started, Path: use.Path})
 		case use.Mapped:
 			note(&g.uses, use.Path)
+			if tree.OwnerOf(use.Path) == tree.CarriedByOS && p.Started > 0 {
+				// It is on the private disk, where a file that was replaced shows no later than by that.
+				g.interpreted = append(g.interpreted, Interpreted{PID: p.PID, Started: p.Started, Path: use.Path})
+			}
 		case interprets == shell:
 			note(&g.scripts, use.Path) // a shell has its script open while it runs it
 		default:

@@ -30,6 +30,9 @@ var firewalls = []string{
 	"nftables", "netfilter-persistent", "iptables", "ip6tables", "ebtables", "ipset", "ufw", "firewalld", "shorewall", "shorewall6", "ferm",
 }
 
+// containerManagers are the units that may stop containers when they are stopped.
+var containerManagers = []string{"docker", "lxc", "lxd", "snap.lxd.daemon", "incus"}
+
 // ManagesNetwork says which network manager a unit is.
 func ManagesNetwork(unit string) NetworkManager {
 	name, service := strings.CutSuffix(unit, ".service")
@@ -68,6 +71,8 @@ func sideEffect(unit string, outcome Outcome, changes *Changes) string {
 	case slices.Contains(firewalls, strings.TrimSuffix(unit, ".service")):
 		return "; that replaces the rules of the packet filter: those that were added by hand, or by programs such as " +
 			"container managers, go, and are not added again"
+	case outcome.Interrupts() && slices.Contains(containerManagers, strings.TrimSuffix(unit, ".service")):
+		return "; that may stop its containers, depending on its settings (live-restore)"
 	case !outcome.Interrupts() || manager == NoManager:
 		return ""
 	case outcome.Stops():

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // maxNames bounds how many paths a Reader remembers.
@@ -88,6 +89,12 @@ func (r *Reader) process(from *proc.Process) (p *Process, err error) {
 	}
 	if err := r.confined(from, p); err != nil {
 		return nil, err
+	}
+	carried := func(u Use) bool { return u.Mapped && tree.OwnerOf(u.Path) == tree.CarriedByOS }
+	if slices.ContainsFunc(p.Uses, carried) {
+		if p.Started, err = from.Started(); err != nil {
+			return nil, err
+		}
 	}
 	interprets := false
 	if l := interpreterOf(p.Program); l != "" {

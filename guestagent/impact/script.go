@@ -27,6 +27,8 @@ func languageOf(name string) language {
 		return "php"
 	case extension == ".lua":
 		return "lua"
+	case extension == ".beam":
+		return "erlang"
 	case extension == ".tcl":
 		return "tcl"
 	}
@@ -38,8 +40,8 @@ var interpreters = []struct {
 	prefix   string
 	language language
 }{
-	{"python", "python"}, {"perl", "perl"}, {"ruby", "ruby"}, {"node", "node"}, {"php", "php"},
-	{"lua", "lua"}, {"tclsh", "tcl"}, {"bash", shell}, {"dash", shell}, {"sh", shell}, {"busybox", shell}, {"ksh", shell}, {"zsh", shell},
+	{"python", "python"}, {"perl", "perl"}, {"ruby", "ruby"}, {"node", "node"}, {"php", "php"}, {"php-fpm", "php"}, {"pypy", "python"},
+	{"beam.smp", "erlang"}, {"lua", "lua"}, {"luajit", "lua"}, {"tclsh", "tcl"}, {"bash", shell}, {"dash", shell}, {"sh", shell}, {"busybox", shell}, {"ksh", shell}, {"zsh", shell},
 }
 
 // interpreterOf returns the language that a program interprets, "" for other programs.

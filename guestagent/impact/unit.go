@@ -43,7 +43,8 @@ func (u Unit) runs() bool {
 func busUnit(name string) bool { return name == "dbus.service" || name == "dbus-broker.service" }
 
 // personal are prefixes of units that a person may be logged in to.
-var personal = []string{"getty@", "serial-getty@", "console-getty.", "container-getty@", "emergency.", "rescue.", "user@"}
+var personal = []string{"getty@", "serial-getty@", "console-getty.", "container-getty@", "emergency.", "rescue.", "user@",
+	"display-manager.", "gdm.", "gdm3.", "sddm.", "lightdm.", "lxdm.", "xdm."}
 
 func personalUnit(name string) bool {
 	return slices.ContainsFunc(personal, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
