@@ -74,6 +74,7 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 		target, _, diags := r.planStack(ctx, &plan, false)
 		resp.Diagnostics.Append(diags...)
 		resp.Diagnostics.Append(plan.willRun(ctx, target)...)
+		plan.planAttached(nil)
 	} else {
 		unfinished, diags := isUnfinished(ctx, req.Private)
 		resp.Diagnostics.Append(diags...)
@@ -148,10 +149,9 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if diags.HasError() {
 		return diags
 	}
-	if change.stack || change.hardware || change.power {
-		plan.planAttached(state)
-	}
-	return append(diags, plan.endsWith(ctx, state, target, end, change)...)
+	diags.Append(plan.endsWith(ctx, state, target, end, change)...)
+	plan.planAttached(state)
+	return diags
 }
 
 // leftover reports what an earlier apply has left to do, unless the strategy forbids to do it now: whether the VM runs

@@ -246,7 +246,9 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 	b.Base = types.StringValue(found.Spec.Base.String())
 	b.Components = textList(ctx, b.Components, digests(found.Spec.Components), &diags)
 	b.OnDemand = textList(ctx, b.OnDemand, digests(found.Spec.OnDemand), &diags)
-	b.AttachedOnDemand = list(ctx, slices.Concat([]string{}, found.Spec.Attached), &diags)
+	if found.Answered || unset(b.AttachedOnDemand) { // a definition does not have what the VM has attached by itself
+		b.AttachedOnDemand = list(ctx, slices.Concat([]string{}, found.Spec.Attached), &diags)
+	}
 	if unset(b.DetachOnDemand) { // after an import
 		b.DetachOnDemand = types.BoolValue(false)
 	}
@@ -300,11 +302,13 @@ func (b *vmStack) compare(state *vmModel, change *vmChange) {
 	change.definition = change.definition || !b.DetachOnDemand.Equal(state.DetachOnDemand)
 }
 
-// planAttached plans what is attached by use: it is not known as long as the VM can attach it meanwhile.
+// planAttached plans what is attached by use, and the stack with it: neither is known as long as the VM can attach
+// components meanwhile. The state of a new VM is nil.
 func (b *vmStack) planAttached(state *vmModel) {
-	if len(b.OnDemand.Elements())+len(state.OnDemand.Elements()) > 0 {
-		b.AttachedOnDemand = types.ListUnknown(types.StringType)
+	if len(b.OnDemand.Elements()) == 0 && (state == nil || len(state.OnDemand.Elements()) == 0) {
+		return
 	}
+	b.AttachedOnDemand, b.Stack = types.ListUnknown(types.StringType), types.ObjectUnknown(stackTypes)
 }
 
 func stackOf(found *vm.VM) stackModel {

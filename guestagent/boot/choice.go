@@ -40,10 +40,10 @@ type known struct {
 // verify. An uncommitted stack is among them only if the VM is configured with it, or if kexec has started the kernel
 // for just that stack.
 //
-// The committed stack is newer than the configured one, unless the VM is now configured with another stack than when
-// the refresh was committed, and than the one that the host moved it to: then the host has changed it since. The stack before the committed one comes last. A stack
-// that failed in maxAttempts boots, or in maxTrials if it is uncommitted, is deferred, but not excluded: it may be the
-// only one that can be read.
+// The committed stack is booted if the VM is configured as it was at the commit, or with the stack that the host had moved
+// it to. Otherwise the host has changed it since, and the configured stack comes first. The stack before the committed one
+// comes last. A stack that failed in maxAttempts boots, or in maxTrials if it is uncommitted, is deferred, but not
+// excluded: it may be the only one that can be read.
 func candidates(k known) []candidate {
 	var order []candidate
 	add := func(stack release.Stack, origin Origin, generation uint64) {

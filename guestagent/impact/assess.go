@@ -204,7 +204,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 				g.policy.merge(&changes.busPolicy)
 			}
 		}
-		if !g.affected() {
+		if !g.affected() && !changes.takesOver(unit) {
 			if !g.session && len(g.pids) > 0 && !strings.HasSuffix(name, ".scope") && !strings.HasPrefix(name, noUnit) {
 				a.Unaffected = append(a.Unaffected, name)
 			}

@@ -44,7 +44,10 @@ func Program(arguments []string, out io.Writer) func() error {
 	case name == filepath.Base(paths.Command):
 		return func() error { return command(arguments[1:], out) }
 	case len(arguments) == 3 && arguments[1] == paths.UseVerb:
-		return func() error { _, err := ask(request{Verb: attach, Name: arguments[2], Used: true}); return err }
+		return func() error {
+			_, err := ask(request{Verb: attach, Name: arguments[2], Used: true, Triggered: triggered()})
+			return err
+		}
 	}
 	if len(arguments) > 2 {
 		// Linux gives the interpreter of a script what follows it on the first line as one argument (execve(2)).
@@ -54,6 +57,9 @@ func Program(arguments []string, out io.Writer) func() error {
 	}
 	return nil
 }
+
+// triggered reports whether systemd has started this process for a socket, a timer or a path (systemd.exec(5)).
+func triggered() bool { return os.Getenv("LISTEN_FDS") != "" || os.Getenv("TRIGGER_UNIT") != "" }
 
 // command carries out a command of a person.
 func command(arguments []string, out io.Writer) error {
@@ -126,11 +132,17 @@ func isStandIn(path string) (_ bool, err error) {
 }
 
 // maxAsks is how often a request is sent: an agent that is replaced while it answers leaves the answer to the next one.
-const maxAsks = 3
+const (
+	maxAsks  = 3
+	askPause = time.Second
+)
 
 // ask sends a request to the agent and waits for the answer.
 func ask(asked request) (answer response, err error) {
-	for range maxAsks {
+	for i := range maxAsks {
+		if i > 0 {
+			time.Sleep(askPause)
+		}
 		if answer, err = askOnce(asked); err == nil {
 			break
 		}

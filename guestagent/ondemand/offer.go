@@ -89,6 +89,8 @@ func Device(use func(directory string) error) (err error) {
 	if err := os.MkdirAll(mounts.OfferDir, 0o700); err != nil {
 		return err
 	}
+	for unix.Unmount(mounts.OfferDir, unix.UMOUNT_NOFOLLOW) == nil { //nolint:revive // an agent that was killed has left it
+	}
 	const flags = unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOSUID
 	if err := unix.Mount(disks[0].Node, mounts.OfferDir, "erofs", flags, ""); err != nil {
 		return fmt.Errorf("mount the offer %s: %w", disks[0].Node, err)

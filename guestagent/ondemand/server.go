@@ -20,6 +20,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/standin/paths"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -34,8 +35,12 @@ const (
 type request struct {
 	Verb string `json:"verb"`
 	Name string `json:"name,omitempty"`
-	// Used is true for a request of a stand-in, and not of a person.
-	Used bool `json:"used,omitempty"`
+	// Used is true for a request of a stand-in, and not of a person. Triggered is true if a socket, a timer or a path has
+	// started the stand-in, and would do so again at once.
+	Used      bool `json:"used,omitempty"`
+	Triggered bool `json:"triggered,omitempty"`
+
+	uid uint32
 }
 
 // response is the answer, as one line of JSON.
@@ -53,9 +58,13 @@ const (
 	moveLimit    = 40 * time.Minute
 	// settle is for how long units have to run before a component counts as attached.
 	settle = time.Second
-	// failedFor is how long a component that could not be attached is not attached again by its stand-ins. A socket on
-	// which a client waits starts its stand-in over and over.
+	// failedFor is how long a component that could not be attached is not attached again by its stand-ins.
 	failedFor = 5 * time.Minute
+	// othersLimit is how long a stand-in waits while another component is attached or detached. A unit of that one may wait
+	// for the unit of this stand-in.
+	othersLimit = 2 * time.Minute
+	// userClients is how many clients of one user other than root are answered at once.
+	userClients = 8
 )
 
 // Engine refreshes this VM.
@@ -86,9 +95,12 @@ type Server struct {
 	Close func(ctx context.Context, id tree.Digest) error
 	Say   func(error)
 
-	// moving is held while a component is attached or detached.
-	moving sync.Mutex
-	failed sync.Map // of names, when a stand-in could not attach them
+	once sync.Once
+	// moving has a value while a component is attached or detached.
+	moving chan struct{}
+	failed sync.Map // of names, when a refresh to attach them was rolled back
+	mutex  sync.Mutex
+	users  map[uint32]int // how many clients each user has now
 }
 
 // Serve answers clients on a socket until ctx ends.
@@ -104,6 +116,7 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 	if err := os.Chmod(path, 0o666); err != nil { //nolint:gosec // who asks for what is checked
 		return errors.Join(err, listener.Close())
 	}
+	defer func() { _ = listener.Close() }() // nobody is to connect to it any more
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
 	slots := make(chan struct{}, maxClients)
@@ -119,7 +132,7 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 		}
 		select {
 		case slots <- struct{}{}:
-		default: // those that wait take no slot from one that comes later
+		default: // all slots are taken: this client is turned away
 			_ = connection.Close()
 			continue
 		}
@@ -137,32 +150,89 @@ func (s *Server) client(ctx context.Context, connection *net.UnixConn) {
 	defer stop()
 	defer func() { _ = connection.Close() }()
 	answer := response{}
-	asked, err := readRequest(connection)
+	asked, err := s.asked(connection)
 	if err == nil {
-		answer.Components, err = s.answer(ctx, asked)
+		var leave func()
+		var ok bool
+		if leave, ok = s.enter(asked.uid); ok {
+			defer leave()
+			answer.Components, err = s.answer(ctx, asked)
+		} else {
+			err = errMany
+		}
 	}
 	if err != nil {
-		answer.Error = err.Error()
-		s.Say(fmt.Errorf("components on demand: %w", err))
+		answer.Error = s.tell(asked, err)
+	}
+	if err != nil && asked.Triggered && !errors.Is(err, errRolledBack) { // that one is waited for before the next try
+		// What has triggered the stand-in starts it again once it has failed, and systemd gives up after a few times.
+		select {
+		case <-ctx.Done():
+		case <-time.After(failedFor):
+		}
 	}
 	_ = json.NewEncoder(connection).Encode(answer) // a client that is gone needs no answer
 }
 
+// tell logs an error, and returns what the client gets to know: what units have logged is not for every user.
+func (s *Server) tell(asked request, err error) string {
+	s.Say(fmt.Errorf("components on demand: %w", err))
+	if asked.uid != 0 && errors.Is(err, errRolledBack) {
+		return fmt.Sprintf("component %q could not be attached; root finds the reason with: journalctl -u %s", asked.Name, paths.AgentUnit)
+	}
+	return err.Error()
+}
+
+// enter counts a client of a user, and reports whether the user may have one more.
+func (s *Server) enter(uid uint32) (leave func(), ok bool) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if uid != 0 && s.users[uid] >= userClients {
+		return nil, false
+	}
+	if s.users == nil {
+		s.users = map[uint32]int{}
+	}
+	s.users[uid]++
+	return func() {
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
+		if s.users[uid]--; s.users[uid] == 0 {
+			delete(s.users, uid)
+		}
+	}, true
+}
+
+var (
+	// errRolledBack means that the VM runs what it ran before.
+	errRolledBack = errors.New("the refresh failed and was rolled back")
+	// errOthers means that another component was attached or detached for too long.
+	errOthers = errors.New("another component is being attached or detached")
+	// errMany means that a user has too many clients.
+	errMany = errors.New("too many requests at once")
+)
+
 // errRefused means that the caller may not do that.
 var errRefused = errors.New("only root may do that")
 
-// readRequest reads a request, and checks that its sender may make it.
-func readRequest(connection *net.UnixConn) (asked request, err error) {
+// asked reads the request of a client.
+func (s *Server) asked(connection *net.UnixConn) (request, error) {
 	uid, err := peer(connection)
 	if err != nil {
-		return asked, err
+		return request{}, err
 	}
+	return readRequest(connection, uid)
+}
+
+// readRequest reads a request, and checks that its sender may make it.
+func readRequest(connection *net.UnixConn, uid uint32) (asked request, err error) {
 	if err := connection.SetReadDeadline(time.Now().Add(requestLimit)); err != nil {
 		return asked, err
 	}
 	if err := json.NewDecoder(io.LimitReader(connection, maxRequest)).Decode(&asked); err != nil {
 		return asked, fmt.Errorf("read the request: %w", err)
 	}
+	asked.uid, asked.Triggered = uid, asked.Triggered && asked.Used && uid == 0
 	switch {
 	case !slices.Contains([]string{attach, detach, list}, asked.Verb):
 		return asked, fmt.Errorf("%q is not a request", asked.Verb)
@@ -195,22 +265,9 @@ func (s *Server) answer(ctx context.Context, asked request) ([]Component, error)
 	switch asked.Verb {
 	case list:
 		return s.components()
-	case detach:
-		return nil, s.move(ctx, asked.Name, false)
+	default:
+		return nil, s.move(ctx, asked, asked.Verb == attach)
 	}
-	if at, failed := s.failed.Load(asked.Name); asked.Used && failed {
-		if when, ok := at.(time.Time); ok && time.Since(when) < failedFor {
-			return nil, fmt.Errorf("component %q could not be attached %v ago, and is not tried again before %v have passed; "+
-				"sharedos component add %[1]s tries again", asked.Name, time.Since(when).Round(time.Second), failedFor)
-		}
-	}
-	err := s.move(ctx, asked.Name, true)
-	if err == nil {
-		s.failed.Delete(asked.Name)
-	} else if ctx.Err() == nil {
-		s.failed.Store(asked.Name, time.Now())
-	}
-	return nil, err
 }
 
 // components lists the components of this VM.
@@ -239,10 +296,67 @@ func (s *Server) withOffer(use func(offer) error) error {
 	})
 }
 
+// turn waits until no other component is attached or detached, and returns what ends the own turn.
+func (s *Server) turn(ctx context.Context, used bool) (end func(), err error) {
+	s.once.Do(func() { s.moving = make(chan struct{}, 1) })
+	limit := moveLimit
+	if used {
+		limit = othersLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	select {
+	case s.moving <- struct{}{}:
+		return func() { <-s.moving }, nil
+	case <-ctx.Done():
+		return nil, errOthers
+	}
+}
+
 // move attaches or detaches a component, and returns when that is committed. It is no error if nothing is to be done.
-func (s *Server) move(ctx context.Context, name string, with bool) error {
-	s.moving.Lock()
-	defer s.moving.Unlock()
+func (s *Server) move(ctx context.Context, asked request, with bool) error {
+	for {
+		end, err := s.turn(ctx, asked.Used)
+		if err != nil {
+			return fmt.Errorf("component %q: %w", asked.Name, err)
+		}
+		rest := s.banned(asked)
+		if rest <= 0 {
+			defer end()
+			break
+		}
+		end()
+		if !asked.Triggered {
+			return fmt.Errorf("component %q could not be attached, and is not tried again before %v have passed; sharedos component add %[1]s "+
+				"tries at once", asked.Name, rest.Round(time.Second))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("component %q: %w", asked.Name, context.Cause(ctx))
+		case <-time.After(rest):
+		}
+	}
+	err := s.moveNow(ctx, asked.Name, with)
+	switch {
+	case errors.Is(err, errRolledBack) && with:
+		s.failed.Store(asked.Name, time.Now())
+	case err == nil:
+		s.failed.Delete(asked.Name)
+	}
+	return err
+}
+
+// banned returns for how long a stand-in is not to attach its component, since that was rolled back.
+func (s *Server) banned(asked request) time.Duration {
+	at, failed := s.failed.Load(asked.Name)
+	when, ok := at.(time.Time)
+	if asked.Verb != attach || !asked.Used || !failed || !ok {
+		return 0
+	}
+	return failedFor - time.Since(when)
+}
+
+func (s *Server) moveNow(ctx context.Context, name string, with bool) error {
 	for {
 		now, err := s.idle(ctx)
 		if err != nil {
@@ -263,7 +377,7 @@ func (s *Server) move(ctx context.Context, name string, with bool) error {
 			return err
 		}
 		if !now.Stack.Same(to) {
-			return fmt.Errorf("component %q: %s", name, now.Report.GetError())
+			return fmt.Errorf("component %q: %w: %s", name, errRolledBack, now.Report.GetError())
 		}
 		if err := InstallCommand(s.Commands, true); err != nil {
 			s.Say(fmt.Errorf("components on demand: %w", err))

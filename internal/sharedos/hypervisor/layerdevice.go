@@ -16,6 +16,9 @@ import (
 // MaxLayers is how many layers a domain can have at once, including those that were attached while it ran.
 const MaxLayers = 24
 
+// ErrTooManyLayers means that a domain would have more layers than MaxLayers.
+var ErrTooManyLayers = errors.New("too many layers")
+
 // maxSerial is how many characters the serial of a virtio disk can have.
 const maxSerial = 20
 
@@ -109,7 +112,7 @@ func (l LayerDevice) check() error {
 func checkLayers(layers []LayerDevice) []error {
 	var wrong []error
 	if len(layers) > MaxLayers {
-		wrong = append(wrong, fmt.Errorf("%d layers: at most %d can be attached", len(layers), MaxLayers))
+		wrong = append(wrong, fmt.Errorf("%w: %d, and at most %d can be attached", ErrTooManyLayers, len(layers), MaxLayers))
 	}
 	serials := map[string]tree.Digest{}
 	for _, layer := range layers {

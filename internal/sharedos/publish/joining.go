@@ -108,11 +108,13 @@ func (p *Publisher) derive(ctx context.Context, kind release.Kind, spec Spec, pr
 }
 
 // PublishDerived stores what Join, StandIn or MakeOffer has made, unless the store has it. The caller holds a lock of
-// the store.
+// the store. The error matches store.ErrNotFound if the release was found in the store, and a collection has deleted it
+// since.
 func (p *Publisher) PublishDerived(ctx context.Context, id tree.Digest) error {
 	found, ok := p.offered().Load(id)
-	if !ok {
-		return nil // it was found in the store
+	if !ok { // it was found in the store
+		_, err := p.Store.GetManifest(ctx, id)
+		return err
 	}
 	prepared, ok := found.(*Prepared)
 	if !ok || !prepared.Manifest.Kind.Derived() {

@@ -173,6 +173,13 @@ func (s *stacks) begin(key string) (known *composed, made <-chan struct{}) {
 	return nil, nil
 }
 
+// forget has all stacks composed again.
+func (s *stacks) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = nil
+}
+
 func (s *stacks) make(key string, compose func() (*composed, error)) (*composed, error) {
 	made, err := compose()
 	s.mu.Lock()

@@ -155,7 +155,7 @@ func (f *Fleet) attachMissing(ctx context.Context, name string, progress Progres
 		return err
 	}
 	missing := slices.DeleteFunc(domain.Layers, func(l hypervisor.LayerDevice) bool { return slices.Contains(attached, l.ID) })
-	if err := f.attach(ctx, name, missing, progress); err != nil && !errors.Is(err, hypervisor.ErrNoPort) {
+	if err := f.attach(ctx, name, missing, progress); err != nil && !errors.Is(err, hypervisor.ErrNoPort) && !errors.Is(err, hypervisor.ErrTooManyLayers) {
 		return err
 	}
 	return nil

@@ -78,6 +78,17 @@ func (f *Fleet) stored(ctx context.Context, spec Spec, of recipe) (*composed, *o
 			return nil, nil, fmt.Errorf("read release %s: %w", id, err)
 		}
 	}
+	stack, offer, err := f.storeDerived(ctx, spec, of)
+	if errors.Is(err, store.ErrNotFound) { // what was composed before is of releases that a collection has deleted since
+		f.stacks.forget()
+		f.offers.forget()
+		stack, offer, err = f.storeDerived(ctx, spec, of)
+	}
+	return stack, offer, err
+}
+
+// storeDerived composes a stack and the offer of spec, and stores what was made for them.
+func (f *Fleet) storeDerived(ctx context.Context, spec Spec, of recipe) (*composed, *offer, error) {
 	stack, err := f.stack(ctx, of)
 	if err != nil {
 		return nil, nil, err

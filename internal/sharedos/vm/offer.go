@@ -84,6 +84,12 @@ func (o *offers) get(key string) *offer {
 	return o.kept[key]
 }
 
+func (o *offers) forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.kept = nil
+}
+
 func (o *offers) put(key string, made *offer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -248,13 +254,16 @@ func (s *Spec) setStack(stack release.Stack) {
 	s.Base, s.Components, s.OnDemand, s.Attached, s.Prefer = stack.Base, stack.Components, stack.Offered, nil, stack.Prefer
 }
 
-// withAttached returns spec with the components on demand that a running VM has attached, as its agent says. If the
-// agent does not answer, spec stays as it is.
-func (f *Fleet) withAttached(ctx context.Context, domain hypervisor.Domain, spec Spec) Spec {
+// withAttached returns spec with the components on demand that a running VM has attached, as its agent says. If progress
+// is not nil, it waits until the VM does not attach or detach one. If the agent does not answer, spec stays as it is.
+func (f *Fleet) withAttached(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) Spec {
 	if len(spec.OnDemand) == 0 || domain.Metadata.Offer == nil {
 		return spec
 	}
 	status, err := f.status(ctx, domain)
+	if err == nil && progress != nil && inFlight(status) && !waitsForHost(status) {
+		status, err = f.settled(ctx, domain.Name, progress)
+	}
 	var running release.Stack
 	if err == nil {
 		running, err = agentapi.ParseStack(status.GetStack())
@@ -264,5 +273,18 @@ func (f *Fleet) withAttached(ctx context.Context, domain hypervisor.Domain, spec
 		return spec
 	}
 	_, spec.Attached = domain.Metadata.Offer.Split(running.Components)
+	return spec
+}
+
+// definedAs returns spec as a definition is to have it when the guest runs the stack of spec already. If that is the
+// defined stack but for what the guest has attached by itself, the definition keeps its stack: the guest compares the
+// stack that it is configured with with the one that the host has moved it to.
+func definedAs(domain hypervisor.Domain, spec Spec) Spec {
+	known := specOf(domain)
+	same := spec.Base == known.Base && slices.Equal(spec.Components, known.Components) && slices.Equal(spec.OnDemand, known.OnDemand) &&
+		slices.Equal(spec.Prefer, known.Prefer)
+	if same && !spec.DetachUsed {
+		spec.Attached = known.Attached
+	}
 	return spec
 }

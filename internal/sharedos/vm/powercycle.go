@@ -133,7 +133,22 @@ func (f *Fleet) attachFallback(ctx context.Context, domain *hypervisor.Domain, f
 		record := stack.WithoutLayers()
 		domain.Metadata.Fallback = &record
 	}
+	if len(domain.Layers) > hypervisor.MaxLayers { // what is offered can be attached later, by the next update
+		own := domain.Metadata.Stack.Layers
+		offered := domain.Metadata.Offer.LayerIDs()
+		domain.Layers = slices.DeleteFunc(domain.Layers, func(l hypervisor.LayerDevice) bool {
+			needed := slices.ContainsFunc(slices.Concat(own, fallbackLayers(fallbacks)), func(s release.Layer) bool { return s.ID == l.ID })
+			return !needed && slices.Contains(offered, l.ID)
+		})
+	}
 	return nil
+}
+
+func fallbackLayers(stacks []release.Stack) (all []release.Layer) {
+	for _, stack := range stacks {
+		all = append(all, stack.Layers...)
+	}
+	return all
 }
 
 // fallback is the stack that a domain was defined to fall back to; none if its releases are gone.

@@ -59,7 +59,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if current.Same(stack.Stack) {
 		return nil, nil //nolint:nilnil // the contract: nothing to report
 	}
-	from, err := f.movable(ctx, status, current, stack)
+	from, err := f.movable(ctx, domain, status, current, stack)
 	if err != nil {
 		return nil, err
 	}

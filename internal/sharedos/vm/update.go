@@ -75,6 +75,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if move.PowerCycle() && move.Level > spec.Refresh.MaxImpact {
 		return nil, 0, fmt.Errorf("%w: %s; set refresh.max_impact to \"reboot\" to allow a power-off", ErrImpact, joined(move.Reasons))
 	}
+	if state == hypervisor.Running {
+		spec = f.withAttached(ctx, domain, spec, progress)
+	}
 	if move.Guest == GuestNone {
 		return f.updateDefinition(ctx, domain, spec, move, progress)
 	}
@@ -102,7 +105,6 @@ func joined(reasons []Reason) string {
 
 // updateGuest updates a VM that keeps running: the guest first, then the definition.
 func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move, progress Progress) (*agentapi.Report, float64, error) {
-	spec = f.withAttached(ctx, domain, spec)
 	var report *agentapi.Report
 	if move.Guest == GuestRefresh {
 		var err error
@@ -123,17 +125,22 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 			return report, 0, err
 		}
 	}
-	if err := f.define(ctx, spec, progress); err != nil {
+	defined := spec
+	if report == nil && move.Guest == GuestRefresh {
+		defined = definedAs(domain, spec)
+	}
+	if err := f.define(ctx, defined, progress); err != nil {
 		return report, 0, err
 	}
 	switch move.Guest {
 	case GuestDeferred:
 		f.recordDeferred(ctx, spec.Name)
 	case GuestRefresh:
-		if err := f.attachMissing(ctx, spec.Name, progress); err != nil {
+		// In this order: what the VM does not need any more may take the place of what it lacks.
+		if err := f.unplug(ctx, spec.Name, progress); err != nil {
 			return report, 0, err
 		}
-		return report, 0, f.unplug(ctx, spec.Name, progress)
+		return report, 0, f.attachMissing(ctx, spec.Name, progress)
 	}
 	return report, 0, nil
 }
@@ -191,7 +198,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	case move.Guest != GuestRefresh:
 		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
 	}
-	stack, err := f.wanted(ctx, f.withAttached(ctx, domain, spec))
+	stack, err := f.wanted(ctx, f.withAttached(ctx, domain, spec, nil))
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +218,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if current.Same(stack.Stack) {
 		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
 	}
-	from, err := f.movable(ctx, status, current, stack)
+	from, err := f.movable(ctx, domain, status, current, stack)
 	if err != nil {
 		return nil, err
 	}
@@ -232,11 +239,13 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 
 // movable composes the stack that a VM runs, for its agent to compare the wanted one with. It fails with ErrNotLive if
 // no live refresh leads from the one to the other.
-func (f *Fleet) movable(ctx context.Context, status *agentapi.StatusResponse, current release.Stack, wanted *composed) (*composed, error) {
+func (f *Fleet) movable(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse, current release.Stack, wanted *composed) (*composed, error) {
 	if spoken := max(1, status.GetProtocol()); spoken < agentapi.Protocol {
 		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent, spoken, agentapi.Protocol)
 	}
-	from, err := f.stack(ctx, recipeOf(current))
+	of := recipeOf(current)
+	of.cached = true // a guest names these releases: it must not make the host build
+	from, err := f.stack(ctx, of)
 	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool) {
 		return nil, fmt.Errorf("%w: a release that it runs is gone from the storage pool, so nobody knows what differs: %w", ErrNotLive, err)
 	}
@@ -262,8 +271,9 @@ func (f *Fleet) movable(ctx context.Context, status *agentapi.StatusResponse, cu
 			}
 		}
 	}
-	if n := len(attachedTogether(current, wanted.Stack)); n > release.MaxStackLayers {
-		return nil, fmt.Errorf("%w: both stacks have %d layers together, and a VM can have %d attached", ErrNotLive, n, release.MaxStackLayers)
+	if n := len(attachedTogether(domain.Metadata.Offer.LayerIDs(), current, wanted.Stack)); n > release.MaxStackLayers {
+		return nil, fmt.Errorf("%w: both stacks, with what the VM has on demand, have %d layers together, and a VM can have %d attached",
+			ErrNotLive, n, release.MaxStackLayers)
 	}
 	return from, nil
 }
@@ -276,9 +286,9 @@ func later(kind string, now, next release.Member) error {
 	return nil
 }
 
-// attachedTogether lists the layers of both stacks, each once.
-func attachedTogether(a, b release.Stack) []tree.Digest {
-	var ids []tree.Digest
+// attachedTogether lists the layers of both stacks and those that are offered, each once.
+func attachedTogether(offered []tree.Digest, a, b release.Stack) []tree.Digest {
+	ids := slices.Clone(offered)
 	for _, layer := range slices.Concat(a.Layers, b.Layers) {
 		if !slices.Contains(ids, layer.ID) {
 			ids = append(ids, layer.ID)

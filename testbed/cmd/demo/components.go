@@ -23,11 +23,12 @@ const (
 	demandedCommand = "uuidgen"
 )
 
-// componentConfiguration is added to the example: components, and the VMs with them while attach is true. Terraform
+// componentConfiguration is added to the example: components, and the VMs with them while attach or offer is true. Terraform
 // merges a file whose name ends in _override.tf into the resources that it names.
 var componentConfiguration = map[string]string{
 	"component.tf": `
 variable "attach" { type = bool }
+variable "offer" { type = bool }
 
 resource "sharedos_component" "` + component + `" {
   name   = "` + component + `"
@@ -44,7 +45,7 @@ resource "sharedos_component" "` + demanded + `" {
 	"component_override.tf": `
 resource "sharedos_vm" "web" {
   components = var.attach ? [sharedos_component.` + component + `.release] : []
-  on_demand  = var.attach ? [sharedos_component.` + demanded + `.release] : []
+  on_demand  = var.offer ? [sharedos_component.` + demanded + `.release] : []
 }
 `,
 }
@@ -56,8 +57,13 @@ func (d *demo) components(ctx context.Context) error {
 			return fmt.Errorf("extend the configuration: %w", err)
 		}
 	}
-	d.out.title("Apply 3: a component, %s, comes to the running VMs, and another one, %s, is there on demand", component, demanded)
+	d.work.Variables["offer"] = false
+	d.out.title("Apply 3: a component, %s, comes to the running VMs", component)
 	if err := d.move(ctx, true); err != nil {
+		return err
+	}
+	d.out.title("Apply 4: another component, %s, is offered to them, to be attached when it is used", demanded)
+	if err := d.offer(ctx, true); err != nil {
 		return err
 	}
 	d.out.title("Nobody applies anything: a command of the component on demand is called in each VM")
@@ -71,8 +77,47 @@ func (d *demo) components(ctx context.Context) error {
 		return err
 	}
 	d.out.claim(len(p.Changes) == 0, "the next plan leaves it as it is", "%d changes", len(p.Changes))
-	d.out.title("Apply 4: both go")
+	d.out.title("Apply 5: it is not offered any more, and goes")
+	if err := d.offer(ctx, false); err != nil {
+		return err
+	}
+	d.out.title("Apply 6: the other one goes, too")
 	return d.move(ctx, false)
+}
+
+// offer has the VMs have a component on demand, or no more, while clients use them.
+func (d *demo) offer(ctx context.Context, offered bool) error {
+	d.work.Variables["offer"] = offered
+	p, err := d.work.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := d.applyWatched(ctx, p)
+	if err != nil {
+		return err
+	}
+	for _, w := range all {
+		after, err := d.host.Fleet.Read(ctx, w.name)
+		if err != nil {
+			return err
+		}
+		if !after.Answered {
+			return fmt.Errorf("VM %q: %w", w.name, vm.ErrNoAnswer)
+		}
+		d.out.print("\n  %s\n", w.name)
+		for _, p := range w.probes {
+			d.judge(w.name, p, after.Agent.GetLast())
+		}
+		said, err := d.ask(ctx, w.name, "dpkg-query -W -f '${db:Status-Status}' "+demandedPackage+" 2>/dev/null || printf gone; type "+
+			demandedCommand+" >/dev/null 2>&1 && echo ' there' || echo ' not there'", nil)
+		if err != nil {
+			return err
+		}
+		want := map[bool]string{true: "gone there", false: "gone not there"}[offered]
+		d.out.claim(strings.TrimSpace(said) == want, w.name+" has "+map[bool]string{true: "its commands, and not the package", false: "nothing of it left"}[offered],
+			"package, command: %s", strings.TrimSpace(said))
+	}
+	return nil
 }
 
 // use calls a command of the component on demand, as a user would, while clients use the VM.
