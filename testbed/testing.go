@@ -32,7 +32,7 @@ func New(t testing.TB) *Testbed {
 	if err := SweepDead(ctx); err != nil {
 		t.Fatalf("remove what killed tests have left: %v", err)
 	}
-	dir, err := newDir()
+	dir, err := newDir(ctx)
 	if err != nil {
 		t.Fatalf("make a testbed's directory: %v", err)
 	}
@@ -78,12 +78,17 @@ func (b *Testbed) reportStarts(t testing.TB) {
 	}
 }
 
-func newDir() (string, error) {
+// newDir makes a testbed's directory. As long as it does not name its owner, no sweep may see it.
+func newDir(ctx context.Context) (dir string, err error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return "", err
 	}
-	dir, err := MakeDir(root)
+	unlock, err := Lock(ctx, root)
 	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if dir, err = MakeDir(root); err != nil {
 		return "", err
 	}
 	self, err := daemon.Identify(os.Getpid())

@@ -134,6 +134,8 @@ func TestARunlevelEnablesAScript(t *testing.T) {
 		{"etc/rc0.d/K01acme", nil, link}, {"etc/rc2.d/S01acme", nil, link}, {"etc/rc5.d/S01acme", nil, link},
 		{"etc/rc3.d/S20old.sh", nil, link}, // with a unit file of before
 		{"etc/rc2.d/S01both", nil, link}, {"usr/lib/systemd/system/both.service", nil, file},
+		{"etc/rc2.d/S01native", nil, link}, {"etc/systemd/system/multi-user.target.wants/native.service", nil, link},
+		{"usr/lib/systemd/system/native.service", nil, file},
 		{"etc/rc2.d/S01moved", link, nil}, {"etc/rc2.d/S03moved", nil, link},
 		{"etc/rc2.d/K01turned", link, nil}, {"etc/rc2.d/S01turned", nil, link},
 		{"etc/rc2.d/README", nil, link}, {"etc/rc2.d/S1x", nil, link}, {"etc/rc2.d/Sxxname", nil, link}, {"etc/rc2.d/d/S01deep", nil, link},
@@ -151,6 +153,7 @@ func TestARunlevelEnablesAScript(t *testing.T) {
 	want := []Start{
 		{Unit: "acme.service", By: "multi-user.target", Path: "etc/rc2.d/S01acme"},
 		{Unit: "masked.service", By: "multi-user.target", Path: "etc/rc4.d/S01masked", Skipped: "it is masked"},
+		{Unit: "native.service", By: "multi-user.target", Path: "etc/systemd/system/multi-user.target.wants/native.service"},
 		{Unit: "seat.service", By: "graphical.target", Path: "etc/rc5.d/S01seat.sh", Skipped: "graphical.target is not active"},
 		{Unit: "turned.service", By: "multi-user.target", Path: "etc/rc2.d/S01turned"},
 	}
