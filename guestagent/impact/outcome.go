@@ -11,8 +11,8 @@ const (
 	Reloaded Outcome = iota + 1
 	// Restarted: the unit is stopped and started.
 	Restarted
-	// TakenOver: the unit is a stand-in of a component on demand (StandInUnits). It is restarted as the component's own
-	// unit, although it is in its start job.
+	// TakenOver: the unit is a stand-in of a component on demand (standInUnits). It is restarted as the component's own
+	// unit, while its start job still runs.
 	TakenOver
 	// RestartedAlong: systemd restarts the unit together with another unit, which it requires or is part of.
 	RestartedAlong

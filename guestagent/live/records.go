@@ -28,7 +28,7 @@ var errNotRecord = errors.New("not a record")
 
 // Records implements refresh.Records on the private disk.
 type Records struct {
-	// Given is the stack in the VM's definition, as the host passed it at boot.
+	// Configured is the stack in the VM's definition, as the host passed it at boot.
 	Configured release.Stack
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
-// stopRemoved stops the units that the new stack does not have. That comes before the swap: as long as its files are
-// there, systemd knows how a unit wants to be stopped, and its programs for that exist.
+// stopRemoved stops the units that the new stack does not have. That comes before the swap: as long as their files are
+// there, systemd knows how they want to be stopped, and the programs for that exist.
 func (r *run) stopRemoved(ctx context.Context) error {
 	var names []string
 	for _, p := range r.record.Planned {

@@ -17,8 +17,8 @@ import (
 // withStandIns returns the contents list of the whole stack. rest is the merged list of what the stack has without the
 // stand-ins; nil if that is the list of a release.
 //
-// What a layer hides of the layers below it depends on everything that is directly in a directory. So it is computed
-// what the layers show of the directories that stand-ins are in, and what this has of the stand-ins is added to the rest.
+// What a layer hides below it depends on all entries of a directory. So we compute what the layers show in the directories
+// with stand-ins, and add the stand-ins among that to the rest.
 func (p Parts) withStandIns(lists Lists, rest []byte) ([]byte, error) {
 	if p.Joining != nil && p.Joining.Release.Manifest == nil {
 		return nil, errors.New("compose a stack with stand-ins: the release of the joining layer is not given")

@@ -53,7 +53,7 @@ func fromCache(ctx context.Context) preparing {
 }
 
 // Join returns the id of the joining layer's release for components on a base; zero if they need none, since at most
-// one of them has packages and no preference settles anything. prefer are the preferences that do. If there is no
+// one of them has packages and no preference settles anything. prefer are those that settle something. If there is no
 // joining layer yet, Join builds it into the cache: nothing in the store changes. The error matches compose.ErrConflict
 // if the components do not go together.
 func (p *Publisher) Join(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error) {

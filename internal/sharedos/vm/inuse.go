@@ -69,9 +69,9 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 	return found
 }
 
-// stored returns a stack, and the offer of spec, once the pool has their releases. It stores those that are made of
-// others. The caller holds a lock of the store. A release that is prepared for a plan, or that was read before the pool
-// was locked, may be missing.
+// stored composes a stack and the offer of spec, and stores the releases that are made of others for them. The pool must
+// have all others: one that is prepared for a plan, or that was read before the pool was locked, may be missing. The caller
+// holds a lock of the store.
 func (f *Fleet) stored(ctx context.Context, spec Spec, of recipe) (*composed, *offer, error) {
 	for _, id := range of.releases() {
 		if _, err := f.Store.GetManifest(ctx, id); err != nil {

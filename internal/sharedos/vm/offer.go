@@ -104,7 +104,7 @@ func (f *Fleet) recipe(ctx context.Context, spec Spec) (recipe, error) {
 	of := recipe{base: spec.Base, components: slices.Clone(spec.Components), prefer: spec.Prefer}
 	for _, id := range spec.OnDemand {
 		attached := false
-		if len(spec.Attached) > 0 && !spec.DetachUsed { // otherwise its name does not matter
+		if len(spec.Attached) > 0 && !spec.DetachUsed { // only then its name matters
 			component, err := f.release(ctx, id)
 			if err != nil {
 				return recipe{}, err

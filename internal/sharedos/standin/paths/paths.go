@@ -11,7 +11,7 @@ const AgentUnit = "sharedos-agent.service"
 
 // Paths of stand-ins, relative to the root as those of a tree are.
 const (
-	// OnDemand is the directory of what is no command and not of D-Bus.
+	// OnDemand is the directory of everything but commands and D-Bus files.
 	OnDemand = "usr/lib/sharedos/on-demand"
 	// Units is a directory of unit files in the form of systemd.unit(5). The generator copies it.
 	Units = OnDemand + "/units"
