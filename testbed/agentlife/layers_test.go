@@ -105,7 +105,7 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 		if plugged(t, v, delta) || users(updated, full) == "" {
 			t.Errorf("layers still in use: %v", updated.Surplus)
 		}
-		if got := run(t, v, "dmesg | grep -c 'I/O error' || true; cat /usr/share/mark; systemctl is-active use-runs"); got != "0\nthree\nactive" {
+		if got := run(t, v, "dmesg | grep -c 'I/O error' || true; cat /usr/share/mark; echo; systemctl is-active use-runs"); got != "0\nthree\nactive" {
 			t.Errorf("the guest has %q", got)
 		}
 		run(t, v, "systemctl stop use-runs")
