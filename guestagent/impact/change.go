@@ -212,7 +212,10 @@ func (c *Changes) enable(name string, old, new *tree.Entry) {
 }
 
 func (c *Changes) addEnabled(one Enabled) {
-	if !slices.ContainsFunc(c.enabled, func(e Enabled) bool { return e.Unit == one.Unit && e.By == one.By && e.User == one.User && e.Script == one.Script }) {
+	known := func(e Enabled) bool {
+		return e.Unit == one.Unit && e.By == one.By && e.User == one.User && e.Script == one.Script
+	}
+	if !slices.ContainsFunc(c.enabled, known) {
 		c.enabled = append(c.enabled, one)
 	}
 }
