@@ -405,3 +405,54 @@ func TestTheCommandIsInstalled(t *testing.T) {
 		t.Errorf("%q, %v", text, err)
 	}
 }
+
+// What units have logged is for root. Other users are told that it failed, and have only some clients at once.
+func TestWhatOtherUsersGet(t *testing.T) {
+	w := newWorld(t)
+	s := w.server(t)
+	w.fails = "a.service is failed; it logged last: password=hunter2"
+	_, err := s.answer(t.Context(), request{Verb: attach, Name: "a", Used: true, uid: 1000})
+	if told := s.tell(request{Name: "a", uid: 1000}, err); strings.Contains(told, "hunter2") || !strings.Contains(told, "journalctl") {
+		t.Errorf("a user is told %q", told)
+	}
+	if told := s.tell(request{Name: "a"}, err); !strings.Contains(told, "hunter2") {
+		t.Errorf("root is told %q", told)
+	}
+	var leave []func()
+	for i := range userClients + 1 {
+		one, ok := s.enter(1000)
+		if ok != (i < userClients) {
+			t.Errorf("client %d of a user: %v", i+1, ok)
+		}
+		if ok {
+			leave = append(leave, one)
+		}
+	}
+	for _, uid := range []uint32{0, 1001} {
+		if _, ok := s.enter(uid); !ok {
+			t.Errorf("user %d is shut out by another one", uid)
+		}
+	}
+	leave[0]()
+	if _, ok := s.enter(1000); !ok {
+		t.Error("a user whose client has left is shut out")
+	}
+}
+
+// A stand-in that another component needs while it is being attached does not wait for ever.
+func TestAStandInDoesNotWaitForEver(t *testing.T) {
+	s := newWorld(t).server(t)
+	end, err := s.turn(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.answer(ctx, request{Verb: attach, Name: "a", Used: true}); !errors.Is(err, errOthers) {
+		t.Errorf("while another one is attached: %v", err)
+	}
+	end()
+	if _, err := s.answer(t.Context(), request{Verb: attach, Name: "a", Used: true}); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+}
