@@ -199,7 +199,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 		unit := snapshot.Units[name]
 		if snapshot.Fresh == (proc.Device{}) {
 			// Files that systemd reads count only before the swap: after it, systemd reads them again.
-			g.files(changes, unit, policy.Extra[name])
+			g.files(changes, unit, slices.Concat(policy.Extra[name], policy.Extra[Template(name)]))
 			if busUnit(name) {
 				g.policy.merge(&changes.busPolicy)
 			}

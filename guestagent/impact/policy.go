@@ -1,5 +1,11 @@
 package impact
 
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
 // Action is what a refresh may do with an affected unit.
 type Action string
 
@@ -40,10 +46,38 @@ func (p Policy) action(unit string) Action {
 	if action, named := p.Actions[unit]; named {
 		return action
 	}
+	if action, named := p.Actions[Template(unit)]; named {
+		return action
+	}
 	if unit == ManagerUnit || busUnit(unit) {
 		return Restart // neither is interrupted by a re-execution or a reload
 	}
 	return p.Default
+}
+
+// ByAliases has what the policy says of a unit by another name of it, such as mysql.service for mariadb.service, count for
+// the unit, unless the policy names the unit itself. units are what systemd knows of the names in the policy.
+func (p Policy) ByAliases(units map[string]Unit) {
+	for name, unit := range units {
+		own := path.Base(unit.Fragment)
+		if unit.Fragment == "" || own == name || own == Template(name) || strings.Contains(own, "@.") || path.Ext(own) != path.Ext(name) {
+			continue
+		}
+		if action, named := p.Actions[name]; named {
+			if _, itself := p.Actions[own]; !itself {
+				p.Actions[own] = action
+			}
+		}
+		for _, extra := range p.Extra[name] {
+			if !slices.Contains(p.Extra[own], extra) {
+				p.Extra[own] = append(p.Extra[own], extra)
+			}
+		}
+		if _, known := units[own]; !known {
+			unit.Name = own
+			units[own] = unit
+		}
+	}
 }
 
 // apply changes the outcome of a unit that would be renewed to what the user's policy allows.

@@ -5,10 +5,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/proc"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // outcome is a short word for the outcome of a unit: "restart", "reload", "left", "kept", "stop", "with" or "".
@@ -189,5 +191,38 @@ func TestWhatIsCarriedIsCode(t *testing.T) {
 	if a := Assess(changed(unit), Snapshot{Processes: []Process{service(1, "acmed.service")}}, Policy{}); outcome(a,
 		"acmed.service") != "restart" || !changed(unit).Manager() {
 		t.Errorf("a unit file: %+v", a)
+	}
+}
+
+// A policy counts for a unit also by another name of it, and for all instances by their template.
+func TestAPolicyByAnotherName(t *testing.T) {
+	c := NewChanges()
+	c.Add("usr/lib/libx.so.1", &tree.Entry{Type: tree.Regular, Digest: tree.Sum([]byte("1"))}, &tree.Entry{Type: tree.Regular, Digest: tree.Sum([]byte("2"))})
+	uses := func(pid int, unit string) Process {
+		p := service(pid, unit)
+		p.Uses = []Use{{Path: "usr/lib/libx.so.1", Mapped: true}}
+		return p
+	}
+	const units = "usr/lib/systemd/system/"
+	snapshot := Snapshot{
+		Processes: []Process{uses(1, "mariadb.service"), uses(2, "php-fpm@8.service"), uses(3, "ssh.service")},
+		Units: map[string]Unit{
+			"mariadb.service": {Name: "mariadb.service", State: "active", Fragment: units + "mariadb.service"},
+			"mysql.service":   {Name: "mysql.service", State: "active", Fragment: units + "mariadb.service"},
+			"sshd.service":    {Name: "sshd.service", State: "active", Fragment: units + "ssh.service"},
+			"ssh.service":     {Name: "ssh.service", State: "active", Fragment: units + "ssh.service"},
+		},
+	}
+	policy := Policy{Actions: map[string]Action{
+		"mysql.service": Report, "php-fpm@.service": Report, "sshd.service": Report, "ssh.service": Restart,
+	}}
+	policy.ByAliases(snapshot.Units)
+	got := map[string]Outcome{}
+	for _, affected := range Assess(c, snapshot, policy).Affected {
+		got[affected.Unit] = affected.Outcome
+	}
+	want := map[string]Outcome{"mariadb.service": KeptByPolicy, "php-fpm@8.service": KeptByPolicy, "ssh.service": Restarted}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
 	}
 }

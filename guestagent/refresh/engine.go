@@ -345,6 +345,7 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	if err != nil {
 		return nil, nil, fmt.Errorf("assess the impact: %w", err)
 	}
+	policy.ByAliases(snapshot.Units)
 	policy.Agent, policy.RunningKernel, policy.TargetKernel, policy.Obstacle = e.Agent, running, kernel, e.System.Obstacle()
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
 }
