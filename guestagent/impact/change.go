@@ -120,6 +120,17 @@ func (c *Changes) Removed() (names []string) {
 	return slices.Compact(names)
 }
 
+// Brought returns the units whose files only the new stack has, but for templates.
+func (c *Changes) Brought() (names []string) {
+	for name := range c.appeared {
+		if !strings.Contains(name, "@.") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // RemovedTemplates returns the templates ("x@.service") whose files the new stack does not have.
 func (c *Changes) RemovedTemplates() (names []string) {
 	for name := range c.removed {

@@ -107,6 +107,9 @@ type Record struct {
 	// Enabled are the units that the refresh starts because the new stack enables them. They are journaled before the first
 	// of them is started, so that a rollback stops them.
 	Enabled []string `json:"enabled,omitempty"`
+	// Idle are the units that the new stack brings and that did not run before. A rollback stops those that something has
+	// started meanwhile.
+	Idle []string `json:"idle,omitempty"`
 	// Ran are the units that had been active before, if everything is started again; nil if that is unknown.
 	Ran []string `json:"ran,omitempty"`
 	// Failed are the units that had failed before.

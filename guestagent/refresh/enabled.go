@@ -164,6 +164,33 @@ func (r *run) checkEnabled(ctx context.Context) error {
 	return nil
 }
 
+// idleUnits returns the units that the new stack brings and that do not run.
+func (r *run) idleUnits(ctx context.Context) (idle []string, _ error) {
+	for _, name := range r.diff.changes.Brought() {
+		state, err := r.Units.ActiveState(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if state == "inactive" || state == "failed" {
+			idle = append(idle, name)
+		}
+	}
+	return idle, nil
+}
+
+// withdrawIdle stops what units of the refresh have started, such as a unit that one of them wants.
+func (r *run) withdrawIdle(ctx context.Context) error {
+	var failures []error
+	for _, name := range stopOrder(r.record.Idle) {
+		state, err := r.Units.ActiveState(ctx, name)
+		if err == nil && (isRunning(state) || state == "activating") {
+			err = r.retry(ctx, func() error { return r.Units.Withdraw(ctx, name) })
+		}
+		failures = append(failures, err)
+	}
+	return errors.Join(failures...)
+}
+
 // withdrawEnabled stops what the refresh has started, for a rollback: while the files of these units are still there.
 func (r *run) withdrawEnabled(ctx context.Context) error {
 	var failures []error
@@ -176,5 +203,5 @@ func (r *run) withdrawEnabled(ctx context.Context) error {
 	for _, name := range slices.Backward(started) {
 		failures = append(failures, r.retry(ctx, func() error { return r.Units.Withdraw(ctx, name) }))
 	}
-	return errors.Join(failures...)
+	return errors.Join(append(failures, r.withdrawIdle(ctx))...)
 }

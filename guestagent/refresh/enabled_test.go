@@ -108,7 +108,14 @@ func TestAUnitThatAReleaseEnablesIsStarted(t *testing.T) {
 func attaching(t *testing.T) *world {
 	t.Helper()
 	w := enabling(t)
-	base := w.releases["three"]
+	w.releases["three"] = w.withComponent("three")
+	return w
+}
+
+// withComponent makes the signed stack of a base with a component on it.
+func (w *world) withComponent(name string) *made {
+	w.t.Helper()
+	base := w.releases[name]
 	component := &release.Manifest{
 		Schema: release.Schema, Kind: release.Component, Name: "web", Sequence: 1, BuiltOn: base.stack.Base, Architecture: "amd64", OS: "Debian",
 		Layers:   []release.Layer{{ID: tree.Sum([]byte("layer web")), DataSize: 4096, Size: 8192, Delta: true}},
@@ -116,15 +123,15 @@ func attaching(t *testing.T) *world {
 	}
 	encoded, err := component.Encode()
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	stack := w.signStack(compose.Parts{
 		Base:       release.Identified{ID: base.stack.Base, Manifest: base.manifest},
 		Components: []release.Identified{{ID: release.ID(encoded), Manifest: component}},
 	}, nil)
 	stack.contents = base.contents
-	w.releases["three"], w.pathOf[layerPath(component.Layers[0])] = stack, base.stack.Base
-	return w
+	w.pathOf[layerPath(component.Layers[0])] = base.stack.Base
+	return stack
 }
 
 // A component is attached for its units. If one does not start, the component goes.
@@ -361,6 +368,35 @@ func TestAStandInIsTakenOver(t *testing.T) {
 			}
 			if err := w.whole(status); err != nil {
 				t.Error(err)
+			}
+		})
+	}
+}
+
+// What a unit of a component has started itself, such as a unit that it wants, does not run on after a rollback. A unit of
+// that name that ran before does.
+func TestWhatAFailedUnitHasStartedIsStopped(t *testing.T) {
+	for name, before := range map[string]bool{"it did not run before": false, "it ran before": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorldWith(t, map[string][]string{"three": {
+				"usr/lib/systemd/system/helper.service", "usr/lib/systemd/system/multi-user.target.wants/new.service",
+			}})
+			w.release("three", 3, w.releases["one"])
+			w.releases["three"] = w.withComponent("three")
+			w.followers = map[string][]string{"new.service": {"helper.service"}}
+			w.broken = map[string]tree.Digest{"new.service": w.releases["three"].stack.Base}
+			if before {
+				w.services["helper.service"] = w.usr
+			}
+			e, stop := w.engine()
+			defer stop()
+			w.give("one", "three")
+			status := w.refresh(e, w.ask("one", "three"))
+			if status.Report.GetCommitted() {
+				t.Fatalf("%v", status.Report)
+			}
+			if _, runs := w.services["helper.service"]; runs != before {
+				t.Errorf("it runs: %v", runs)
 			}
 		})
 	}

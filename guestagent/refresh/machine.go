@@ -227,15 +227,18 @@ func (r *run) verify(ctx context.Context) (step, error) {
 	}
 	var planned []Planned
 	var starts []impact.Start
-	var ran []string
+	var ran, idle []string
 	if r.rung == Live {
 		planned, starts = plan(nil, r.before), r.before.Starts
+		if idle, err = r.idleUnits(ctx); err != nil {
+			return step{}, err
+		}
 	} else if ran, err = r.Units.Ran(ctx); err != nil {
 		return step{}, err
 	}
 	return step{state: Verified, change: func(record *Record) {
 		record.Baseline, record.Failed, record.Planned, record.Strategy, record.Left = baseline, failed, planned, r.rung, r.before.Left
-		record.NewlyEnabled, record.Ran = starts, ran
+		record.NewlyEnabled, record.Ran, record.Idle = starts, ran, idle
 	}}, nil
 }
 
