@@ -15,7 +15,7 @@ import (
 
 // rest applies once more: nothing may be left to do.
 func (d *demo) rest(ctx context.Context) error {
-	d.out.title("Apply 5: nothing is left to do")
+	d.out.title("Apply 7: nothing is left to do")
 	p, err := d.work.Plan(ctx)
 	if err != nil {
 		return err
