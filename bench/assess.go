@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
-	"github.com/sharedos/terraform-provider-sharedos/testbed"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
@@ -24,22 +21,9 @@ const (
 )
 
 // assess measures in a real guest what it costs to assess the impact of a change.
-func (b *bench) assess(ctx context.Context) (err error) {
-	dir, err := testbed.MakeDir("")
-	if err != nil {
-		return fmt.Errorf("make a directory to work in: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	w, err := guest.Open(ctx, bed, b.tell)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, w.Close()) }()
+func (b *bench) assess(ctx context.Context) error { return b.inWorld(ctx, b.assessIn) }
+
+func (b *bench) assessIn(ctx context.Context, w *guest.World, _ string) error {
 	var edits [][]guest.Edit
 	for i := range turns + 1 {
 		edits = append(edits, assessed(i))

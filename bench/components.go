@@ -39,28 +39,17 @@ type attached struct {
 }
 
 // components measures how components come to running VMs and go.
-func (b *bench) components(ctx context.Context) (err error) {
+func (b *bench) components(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, componentsLimit)
 	defer cancel()
-	dir, err := testbed.MakeDir("")
-	if err != nil {
-		return fmt.Errorf("make a directory to work in: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	return b.inWorld(ctx, b.componentsIn)
+}
+
+func (b *bench) componentsIn(ctx context.Context, world *guest.World, dir string) (err error) {
 	a := &attached{bench: b}
 	if err := a.byApt(ctx, dir); err != nil {
 		return err
 	}
-	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	world, err := guest.Open(ctx, bed, b.tell)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, world.Close()) }()
 	world.Debian, world.Expected = guest.Bare, componentsLimit
 	if a.base, err = world.Publish(ctx, "debian", guest.Plain); err != nil {
 		return err

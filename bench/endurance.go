@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/sharedos/terraform-provider-sharedos/testbed"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
@@ -19,24 +16,13 @@ const enduranceCount = 100
 const enduranceLimit = 30 * time.Minute
 
 // endurance refreshes one guest to and fro between two releases, and measures its agent before and after.
-func (b *bench) endurance(ctx context.Context) (err error) {
+func (b *bench) endurance(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, enduranceLimit)
 	defer cancel()
-	dir, err := testbed.MakeDir("")
-	if err != nil {
-		return fmt.Errorf("make a directory to work in: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	world, err := guest.Open(ctx, bed, b.tell)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, world.Close()) }()
+	return b.inWorld(ctx, b.endure)
+}
+
+func (b *bench) endure(ctx context.Context, world *guest.World, _ string) error {
 	ids, err := world.Releases(ctx, "debian", guest.Plain,
 		[]guest.Edit{guest.Write("usr/share/mark", 0o644, "one")},
 		[]guest.Edit{guest.Write("usr/share/mark", 0o644, "two")})

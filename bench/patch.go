@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -13,19 +11,15 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
-	"github.com/sharedos/terraform-provider-sharedos/testbed"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/probe"
 )
 
 // patch measures a refresh of one VM to Debian's own patch. Yardsticks are restarts of the same units by hand, a
 // plain VM that gets the patch by apt, and a reboot of the VM.
-func (b *bench) patch(ctx context.Context) (err error) {
-	dir, err := testbed.MakeDir("")
-	if err != nil {
-		return fmt.Errorf("make a directory to work in: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+func (b *bench) patch(ctx context.Context) error { return b.inWorld(ctx, b.patchIn) }
+
+func (b *bench) patchIn(ctx context.Context, world *guest.World, dir string) error {
 	plain, err := guest.DebianTar(ctx, guest.Plain)
 	if err != nil {
 		return err
@@ -38,16 +32,6 @@ func (b *bench) patch(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	world, err := guest.Open(ctx, bed, b.tell)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, world.Close()) }()
 	p := &patched{bench: b, apt: apt}
 	if p.releases, err = patchReleases(ctx, world); err != nil {
 		return err

@@ -18,14 +18,7 @@ import (
 
 // noStack is the error that base and components of a VM do not make a stack, at the attribute that has to change.
 func noStack(ctx context.Context, backend Backend, spec vm.Spec, err error) diag.Diagnostics {
-	at := path.Root("components")
-	switch {
-	case len(spec.Components) > 0:
-	case len(spec.OnDemand) > 0:
-		at = path.Root("on_demand")
-	default:
-		at = path.Root("base")
-	}
+	at := componentsPath(spec)
 	if base, lookErr := findRelease(ctx, backend.Publisher(), spec.Base); lookErr == nil && base.Kind != release.Base {
 		at = path.Root("base")
 	}
@@ -33,6 +26,17 @@ func noStack(ctx context.Context, backend Backend, spec vm.Spec, err error) diag
 		at = path.Root("prefer")
 	}
 	return failedAt(at, failure{do: "plan", object: vmName(spec.Name), err: err, next: "Nothing was changed. " + stackAdvice(err)})
+}
+
+// componentsPath is the attribute that most likely has to change for another stack.
+func componentsPath(spec vm.Spec) path.Path {
+	switch {
+	case len(spec.Components) > 0:
+		return path.Root("components")
+	case len(spec.OnDemand) > 0:
+		return path.Root("on_demand")
+	}
+	return path.Root("base")
 }
 
 // stackAdvice says what to do if releases do not make a stack; empty if the error says so itself.
@@ -44,7 +48,7 @@ func stackAdvice(err error) string {
 		{compose.ErrKind, "Set base to the attribute release of a sharedos_base, and components to those of sharedos_component resources."},
 		{compose.ErrBuiltOn, "Give the VM and the component the same base release: set base of both to the attribute release of one sharedos_base. " +
 			"If another configuration makes the component, apply that one, so that the component is built on this base release."},
-		{compose.ErrTwice, "Remove one of the two from components."},
+		{compose.ErrTwice, "Remove one of the two from components or on_demand."},
 		{compose.ErrArchitecture, "Use a base and components of one architecture."},
 		{compose.ErrTooMany, "Remove components that the VM does not need, or make one component of several."},
 		{compose.ErrPrefer, "Name a component of the VM in prefer, or remove the path from prefer."},
@@ -56,10 +60,10 @@ func stackAdvice(err error) string {
 	var conflict *compose.Conflict
 	switch {
 	case errors.As(err, &conflict) && strings.HasPrefix(conflict.What, "/"):
-		return fmt.Sprintf("Remove one of the two from components, change the source of one of them so that both have the same there, or say in "+
+		return fmt.Sprintf("Remove one of the two from components or on_demand, change the source of one of them so that both have the same there, or say in "+
 			"prefer which one it is: prefer = { %q = %q }.", conflict.What, conflict.Second)
 	case errors.Is(err, compose.ErrConflict):
-		return "Remove one of the two from components, or change the source of one of them so that both have the same there."
+		return "Remove one of the two from components or on_demand, or change the source of one of them so that both have the same there."
 	}
 	return ""
 }
@@ -74,10 +78,10 @@ func unusedPreferences(name string, unused []release.Preference) (diags diag.Dia
 	return diags
 }
 
-// joiningNotBuilt warns of what a plan costs that builds nothing.
-func joiningNotBuilt(name string) diag.Diagnostics {
-	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(path.Root("components"), "This plan does not know the stack of "+vmName(name),
-		"What its components write together has to be made first, and build_at_plan is false in the provider block. So the plan does not "+
+// stackNotBuilt warns of what a plan costs that builds nothing.
+func stackNotBuilt(spec vm.Spec) diag.Diagnostics {
+	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(componentsPath(spec), "This plan does not know the stack of "+vmName(spec.Name),
+		"What is made of its components has to be made first, and build_at_plan is false in the provider block. So the plan does not "+
 			"say whether the components go together, or what the change interrupts. The apply checks both when it comes to this VM, so it "+
 			"can fail after others were changed.\n\nRemove build_at_plan = false to have the plan build into the cache. The apply then uses "+
 			"what the plan has built.")}

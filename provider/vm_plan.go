@@ -214,7 +214,7 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) 
 	case err == nil:
 		return &checked.Stack, true, append(diags, unusedPreferences(spec.Name, checked.Unused)...)
 	case errors.Is(err, publish.ErrNotCached):
-		return nil, false, append(diags, joiningNotBuilt(spec.Name)...)
+		return nil, false, append(diags, stackNotBuilt(spec)...)
 	case errors.Is(err, errUnknownConfig):
 		return nil, true, diags
 	case errors.As(err, &missing):

@@ -52,16 +52,16 @@ func (Records) SaveJournal(record journal.Record) error {
 }
 
 // Request implements refresh.Records.
-func (Records) Request() ([]byte, error) { return readBounded(requestFile) }
-
-// SaveRequest implements refresh.Records. It is written in place, with one sync for the file and its name: the
-// previous request is not needed any more, and this one only once the journal names its refresh, which is later.
-func (Records) SaveRequest(data []byte) error {
-	if err := fileio.Write(requestFile, data); err != nil {
-		return fmt.Errorf("write %s: %w", requestFile, err)
+func (Records) Request() ([]byte, error) {
+	data, err := readBounded(requestFile)
+	if errors.Is(err, errAbsent) {
+		return nil, nil
 	}
-	return nil
+	return data, err
 }
+
+// SaveRequest implements refresh.Records. Later moves of the VM by itself follow what a request says about units.
+func (Records) SaveRequest(data []byte) error { return fileio.Replace(requestFile, data, 0o600) }
 
 // Committed implements refresh.Records.
 func (Records) Committed() (release.Stack, uint64, bool, error) {

@@ -131,15 +131,15 @@ func isStandIn(path string) (_ bool, err error) {
 	return bytes.Equal(has, first), nil
 }
 
-// maxAsks is how often a request is sent: an agent that is replaced while it answers leaves the answer to the next one.
+// An agent that is replaced leaves the answer to the next one. A request is sent again for dialLimit, and so often at least.
 const (
-	maxAsks  = 3
+	minAsks  = 3
 	askPause = time.Second
 )
 
 // ask sends a request to the agent and waits for the answer.
 func ask(asked request) (answer response, err error) {
-	for i := range maxAsks {
+	for i, begun := 0, time.Now(); i < minAsks || time.Since(begun) < dialLimit; i++ {
 		if i > 0 {
 			time.Sleep(askPause)
 		}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
@@ -36,11 +38,15 @@ type world struct {
 	running release.Stack
 	report  *agentapi.Report
 	asked   []*agentapi.RefreshRequest
-	// fails is why refreshes fail; busy is how often the host is faster.
+	// fails is why refreshes fail; busy is how often the host is faster, and joins whether its refresh is to the same stack.
 	fails string
 	busy  int
-	blobs map[tree.Digest][]byte
-	holds int
+	joins bool
+	// stopping is true if the agent stops.
+	stopping bool
+	last     *agentapi.RefreshRequest
+	blobs    map[tree.Digest][]byte
+	holds    int
 	// closed are the layers that were closed.
 	closed []tree.Digest
 }
@@ -55,7 +61,9 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{directory: t.TempDir(), operator: operator, stacks: map[string]stack{}, blobs: map[tree.Digest][]byte{}}
+	w := &world{
+		directory: t.TempDir(), operator: operator, stacks: map[string]stack{}, blobs: map[tree.Digest][]byte{}, last: &agentapi.RefreshRequest{},
+	}
 	for _, at := range []string{paths.OfferStacks, paths.OfferContents} {
 		if err := os.Mkdir(filepath.Join(w.directory, at), 0o755); err != nil {
 			t.Fatal(err)
@@ -120,9 +128,15 @@ func (w *world) Await(context.Context, agentapi.State) {
 func (w *world) Refresh(request *agentapi.RefreshRequest) (bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.stopping {
+		return false, refresh.ErrStopping
+	}
 	if w.busy > 0 {
 		w.busy--
 		w.report = &agentapi.Report{}
+		if w.joins {
+			return false, nil // that refresh is in flight, and fails
+		}
 		return false, refresh.ErrBusy
 	}
 	w.asked = append(w.asked, request)
@@ -142,6 +156,14 @@ func (w *world) Refresh(request *agentapi.RefreshRequest) (bool, error) {
 	return true, nil
 }
 
+// LastRequest implements Engine.
+func (w *world) LastRequest() (*agentapi.RefreshRequest, error) {
+	if w.last == nil {
+		return nil, errors.New("the request of the last refresh cannot be read")
+	}
+	return w.last, nil
+}
+
 func (w *world) put(digest tree.Digest, offset, size int64, data []byte) (bool, error) {
 	if w.holds == 0 {
 		return false, errors.New("nobody holds what is put")
@@ -156,12 +178,11 @@ func (w *world) put(digest tree.Digest, offset, size int64, data []byte) (bool, 
 func (w *world) server(t *testing.T) *Server {
 	return &Server{
 		Engine: w, Put: w.put, Operators: []ed25519.PublicKey{w.operator},
-		Hold:        func() func() { w.holds++; return func() { w.holds-- } },
-		LastRequest: func() ([]byte, error) { return nil, errors.New("none") },
-		Offer:       func(use func(string) error) error { return use(w.directory) },
-		Close:       func(_ context.Context, id tree.Digest) error { w.closed = append(w.closed, id); return nil },
-		Say:         func(err error) { t.Log(err) },
-		Commands:    w.directory + "/commands",
+		Hold:     func() func() { w.holds++; return func() { w.holds-- } },
+		Offer:    func(use func(string) error) error { return use(w.directory) },
+		Close:    func(_ context.Context, id tree.Digest) error { w.closed = append(w.closed, id); return nil },
+		Say:      func(err error) { t.Log(err) },
+		Commands: w.directory + "/commands",
 	}
 }
 
@@ -202,6 +223,70 @@ func TestComponentsOnDemandComeAndGo(t *testing.T) {
 	var out bytes.Buffer
 	if err := show(&out, got); err != nil || !strings.Contains(out.String(), "b          no        yes\n") {
 		t.Errorf("%v:\n%s", err, out.String())
+	}
+}
+
+// That the host has begun the same refresh does not mean that it succeeds.
+func TestTheSameRefreshByTheHostIsAwaited(t *testing.T) {
+	w := newWorld(t)
+	s := w.server(t)
+	w.busy, w.joins = 1, true
+	if _, err := s.answer(t.Context(), request{Verb: attach, Name: "a"}); err != nil || !w.running.Same(w.record("a")) {
+		t.Errorf("%v; it runs %s", err, w.running.ID)
+	}
+}
+
+// A component is attached by what the host said for the last refresh. Without that, nothing says which units may restart.
+func TestWhatTheHostSaidHoldsForMovesOnDemand(t *testing.T) {
+	w := newWorld(t)
+	s := w.server(t)
+	w.last = nil
+	if _, err := s.answer(t.Context(), request{Verb: attach, Name: "a"}); err == nil || len(w.asked) > 0 {
+		t.Errorf("%v, %d refreshes", err, len(w.asked))
+	}
+	said := &agentapi.RefreshRequest{
+		Policy: &agentapi.UnitPolicy{Units: map[string]string{"x.service": "report"}}, KeepFiles: []string{"etc/x"}, Purge: true,
+		HealthChecks: []*agentapi.HealthCheck{{Name: "x"}}, RestartTimeoutMs: 7, MaxImpact: agentapi.Level_REBOOT, Strategy: "reboot",
+	}
+	w.last = said
+	if _, err := s.answer(t.Context(), request{Verb: attach, Name: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	want, _ := proto.Clone(said).(*agentapi.RefreshRequest)
+	want.Own, want.MaxImpact, want.Strategy, want.SettleMs = true, agentapi.Level_RESTART, "live", 1000
+	got, _ := proto.Clone(w.asked[0]).(*agentapi.RefreshRequest)
+	got.Target = nil
+	if !proto.Equal(want, got) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// A client that an agent leaves without an answer asks the next one.
+func TestAnAgentThatStopsDoesNotAnswer(t *testing.T) {
+	w := newWorld(t)
+	w.stopping = true
+	s := w.server(t)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "client")
+		connection, err := net.FileConn(file)
+		if err := errors.Join(err, file.Close()); err != nil {
+			t.Fatal(err)
+		}
+		ends[i], _ = connection.(*net.UnixConn)
+	}
+	ours, theirs := ends[0], ends[1]
+	defer func() { _ = theirs.Close() }()
+	if _, err := io.WriteString(theirs, `{"verb":"attach","name":"a"}`); err != nil {
+		t.Fatal(err)
+	}
+	s.client(t.Context(), ours)
+	if data, err := io.ReadAll(theirs); err != nil || len(data) > 0 {
+		t.Errorf("it gets %q, %v", data, err)
 	}
 }
 

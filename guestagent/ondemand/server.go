@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
@@ -72,6 +71,8 @@ type Engine interface {
 	Status() (refresh.Status, error)
 	Await(ctx context.Context, seen agentapi.State)
 	Refresh(request *agentapi.RefreshRequest) (started bool, err error)
+	// LastRequest returns the request of the last refresh, an empty one if there was none.
+	LastRequest() (*agentapi.RefreshRequest, error)
 }
 
 // Put takes one part of a blob of size bytes for the engine, and reports whether the blob is complete, with its digest
@@ -85,13 +86,11 @@ type Server struct {
 	Operators []ed25519.PublicKey
 	// Hold keeps what Put took until the function that it returns is called.
 	Hold func() (let func())
-	// LastRequest returns the request of the last refresh as a RefreshRequest message.
-	LastRequest func() ([]byte, error)
 	// Offer opens the offer for as long as use runs: Device.
 	Offer func(use func(directory string) error) error
 	// Commands is the directory for the command of a person (InstallCommand).
 	Commands string
-	// Close closes a layer that no stack needs.
+	// Close closes a layer, unless the running stack or a refresh needs it.
 	Close func(ctx context.Context, id tree.Digest) error
 	Say   func(error)
 
@@ -122,6 +121,8 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 	slots := make(chan struct{}, maxClients)
 	var clients sync.WaitGroup
 	defer clients.Wait()
+	ctx, leave := context.WithCancel(ctx)
+	defer leave() // the clients ask whoever listens next
 	for {
 		connection, err := listener.AcceptUnix()
 		if ctx.Err() != nil {
@@ -160,6 +161,9 @@ func (s *Server) client(ctx context.Context, connection *net.UnixConn) {
 		} else {
 			err = errMany
 		}
+	}
+	if ctx.Err() != nil || errors.Is(err, refresh.ErrStopping) {
+		return // without an answer, the client asks again
 	}
 	if err != nil {
 		answer.Error = s.tell(asked, err)
@@ -206,14 +210,15 @@ func (s *Server) enter(uid uint32) (leave func(), ok bool) {
 var (
 	// errRolledBack means that the VM runs what it ran before.
 	errRolledBack = errors.New("the refresh failed and was rolled back")
+	// errFaster means that the host has started a refresh since the status was read.
+	errFaster = errors.New("the host has started a refresh")
 	// errOthers means that another component was attached or detached for too long.
 	errOthers = errors.New("another component is being attached or detached")
 	// errMany means that a user has too many clients.
 	errMany = errors.New("too many requests at once")
+	// errRefused means that the caller may not do that.
+	errRefused = errors.New("only root may do that")
 )
-
-// errRefused means that the caller may not do that.
-var errRefused = errors.New("only root may do that")
 
 // asked reads the request of a client.
 func (s *Server) asked(connection *net.UnixConn) (request, error) {
@@ -362,15 +367,12 @@ func (s *Server) moveNow(ctx context.Context, name string, with bool) error {
 		if err != nil {
 			return err
 		}
-		started, from, to, err := s.begin(ctx, now.Stack, name, with)
-		if errors.Is(err, refresh.ErrBusy) {
-			continue // the host was faster
+		from, to, err := s.begin(ctx, now.Stack, name, with)
+		if errors.Is(err, errFaster) {
+			continue
 		}
-		if err != nil {
+		if err != nil || from.Same(to) {
 			return err
-		}
-		if !started {
-			return nil
 		}
 		now, err = s.idle(ctx)
 		if err != nil {
@@ -401,8 +403,10 @@ func (s *Server) idle(ctx context.Context) (refresh.Status, error) {
 	}
 }
 
-// begin starts the refresh that attaches or detaches a component.
-func (s *Server) begin(ctx context.Context, running release.Stack, name string, with bool) (started bool, from, to release.Stack, err error) {
+// begin starts the refresh that attaches or detaches a component, and returns between which stacks. These are the same if
+// nothing is to be done. The error is errFaster if the host has started a refresh meanwhile, whatever its target is.
+func (s *Server) begin(ctx context.Context, running release.Stack, name string, with bool) (from, to release.Stack, err error) {
+	from, to = running, running
 	err = s.withOffer(func(o offer) error {
 		before, err := o.running(running)
 		if err != nil {
@@ -424,23 +428,25 @@ func (s *Server) begin(ctx context.Context, running release.Stack, name string, 
 		if err != nil {
 			return err
 		}
-		started, err = s.Engine.Refresh(request)
+		started, err := s.Engine.Refresh(request)
+		if errors.Is(err, refresh.ErrBusy) || err == nil && !started {
+			return errFaster
+		}
 		return err
 	})
-	return started, from, to, err
+	return from, to, err
 }
 
 // request is a live refresh by what the host said for the last one.
 func (s *Server) request(target *agentapi.Target) (*agentapi.RefreshRequest, error) {
-	last := &agentapi.RefreshRequest{}
-	if data, err := s.LastRequest(); err == nil {
-		if err := proto.Unmarshal(data, last); err != nil {
-			return nil, fmt.Errorf("decode the request of the last refresh: %w", err)
-		}
+	last, err := s.Engine.LastRequest()
+	if err != nil {
+		return nil, err
 	}
 	return &agentapi.RefreshRequest{
 		Target: target, Own: true, MaxImpact: agentapi.Level_RESTART, Strategy: string(refresh.Live), SettleMs: settle.Milliseconds(),
-		Policy: last.GetPolicy(), KeepFiles: last.GetKeepFiles(), Purge: last.GetPurge(), HealthChecks: last.GetHealthChecks(), RestartTimeoutMs: last.GetRestartTimeoutMs(),
+		Policy: last.GetPolicy(), KeepFiles: last.GetKeepFiles(), Purge: last.GetPurge(), HealthChecks: last.GetHealthChecks(),
+		RestartTimeoutMs: last.GetRestartTimeoutMs(),
 	}, nil
 }
 

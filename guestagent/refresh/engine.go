@@ -29,6 +29,8 @@ const (
 var (
 	// ErrBusy means that a refresh is in flight, to another target than the requested one.
 	ErrBusy = errors.New("a refresh is in flight")
+	// ErrStopping means that this agent ends, or that another one takes over.
+	ErrStopping = errors.New("the agent is stopping; ask again")
 	// ErrStrategy means that the requested strategy is none.
 	ErrStrategy = errors.New("a strategy is live, soft_reboot, kexec or reboot")
 	// ErrDeferred means that the target needs more than the strategy allows. It takes effect at the next power-off and
@@ -367,17 +369,33 @@ func (e *Engine) OldCode(ctx context.Context) (remaining, pending []string, err 
 	}
 	defer collectLess()()
 	// What the user's policy leaves alone is known from the last refresh.
-	request := &agentapi.RefreshRequest{}
-	if data, err := e.Records.Request(); err == nil {
-		if err := proto.Unmarshal(data, request); err != nil {
-			return nil, nil, fmt.Errorf("decode the request of the last refresh: %w", err)
-		}
+	request, err := e.LastRequest()
+	if err != nil {
+		return nil, nil, err
 	}
 	a, _, err := e.assess(ctx, impact.NewChanges(), running.Kernel, request.GetPolicy(), nil, true)
 	if err != nil {
 		return nil, nil, err
 	}
 	return remainingOf(a), a.Pending, nil
+}
+
+// LastRequest returns the request of the last refresh, an empty one if there was none.
+func (e *Engine) LastRequest() (*agentapi.RefreshRequest, error) {
+	request, _, err := lastRequest(e.Records)
+	return request, err
+}
+
+func lastRequest(records Records) (request *agentapi.RefreshRequest, found bool, err error) {
+	data, err := records.Request()
+	if err != nil {
+		return nil, false, fmt.Errorf("read the request of the last refresh: %w", err)
+	}
+	request = &agentapi.RefreshRequest{}
+	if err := proto.Unmarshal(data, request); err != nil {
+		return nil, false, fmt.Errorf("decode the request of the last refresh: %w", err)
+	}
+	return request, data != nil, nil
 }
 
 // remainingOf returns all processes of an assessment after a swap, in whatever way their units can be renewed.
@@ -431,7 +449,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 		return false, fmt.Errorf("%w: base %s", ErrBusy, e.flight.to.Base)
 	}
 	if e.life == nil || e.life.Err() != nil || e.yielded {
-		return false, errors.New("the agent is stopping; ask again")
+		return false, ErrStopping
 	}
 	if e.record.Damaged != "" {
 		return false, damage(e.record)

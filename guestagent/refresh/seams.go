@@ -175,7 +175,8 @@ type Records interface {
 	// Journal returns journal.ErrNone if there is none.
 	Journal() (Record, error)
 	SaveJournal(Record) error
-	// Request returns the request of the refresh in the journal, as a RefreshRequest message.
+	// Request returns the request of the last refresh, as a RefreshRequest message; nil if there was none. A power cut
+	// leaves a whole one, which may be newer than the refresh in the journal.
 	Request() ([]byte, error)
 	SaveRequest([]byte) error
 	// Committed returns the stack of the newest commit, and its generation; false if there was none.

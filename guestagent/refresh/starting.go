@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
@@ -101,15 +99,13 @@ func (r *run) awaitEnd(ctx context.Context) error {
 
 // recallRequest reads the request of the refresh.
 func (r *run) recallRequest() error {
-	data, err := r.Records.Request()
-	if err != nil {
-		return err
+	var found bool
+	var err error
+	r.request, found, err = lastRequest(r.Records)
+	if err == nil && !found {
+		err = errors.New("the request of the refresh is missing")
 	}
-	r.request = &agentapi.RefreshRequest{}
-	if err := proto.Unmarshal(data, r.request); err != nil {
-		return fmt.Errorf("decode the request: %w", err)
-	}
-	return nil
+	return err
 }
 
 // awaitStarted waits until systemd has started everything of the new stack, and no unit has failed that had not failed

@@ -426,6 +426,15 @@ func (a *answerer) release(ctx context.Context, texts []string, askOnly bool) (*
 	return response, nil
 }
 
+// closeUnneeded closes a layer, unless the running stack or a refresh needs it.
+func (a *answerer) closeUnneeded(ctx context.Context, id tree.Digest) error {
+	now, err := a.engine.Status()
+	if err != nil || a.needed(now, id) != "" {
+		return err
+	}
+	return a.layers.Close(ctx, id)
+}
+
 // closeLayer closes a layer and returns nothing, or it returns what uses the layer. With askOnly it only looks.
 func (a *answerer) closeLayer(ctx context.Context, id tree.Digest, askOnly bool) (users []string, err error) {
 	if askOnly {

@@ -149,8 +149,8 @@ func Run(ctx context.Context, version string) error {
 		return notify(serviceManager(), readyWord)
 	}
 	demand := &ondemand.Server{
-		Engine: engine, Put: blobs.put, Hold: blobs.hold, Operators: operators, LastRequest: engine.Records.Request, Offer: ondemand.Device,
-		Close: mounts.CloseLayer, Say: say, Commands: mounts.LocalCommands,
+		Engine: engine, Put: blobs.put, Hold: blobs.hold, Operators: operators, Offer: ondemand.Device,
+		Close: answers.closeUnneeded, Say: say, Commands: mounts.LocalCommands,
 	}
 	answers.looked = demand.UpdateCommand
 	go serveOnDemand(serving, demand)

@@ -35,15 +35,15 @@ func (p Parts) withStandIns(lists Lists, rest []byte) ([]byte, error) {
 		return insert(bytes.NewReader(rest), made, shows)
 	}
 	var list []byte
-	err = opened(lists, p.top(), func(r io.Reader) (err error) {
+	err = opened(lists, p.Top(), func(r io.Reader) (err error) {
 		list, err = insert(r, made, shows)
 		return err
 	})
 	return list, err
 }
 
-// top is the release whose contents list is that of the stack without the stand-ins, unless the list has to be merged.
-func (p Parts) top() release.Identified {
+// Top is the release whose contents list is that of the stack without the stand-ins, unless the list has to be merged.
+func (p Parts) Top() release.Identified {
 	switch {
 	case p.Joining != nil:
 		return p.Joining.Release

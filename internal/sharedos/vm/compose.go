@@ -233,14 +233,10 @@ func (f *Fleet) compose(ctx context.Context, of recipe) (*composed, error) {
 	if parts.Joining, err = f.joining(ctx, of, used); err != nil {
 		return nil, err
 	}
-	top := found[0]
-	if len(of.components) > 0 {
-		top = found[1] // the list of the stack, if there is no other
+	if parts.Joining != nil {
+		made.derived = append(made.derived, parts.Joining.Release.ID)
 	}
-	if joining := parts.Joining; joining != nil {
-		made.derived = append(made.derived, joining.Release.ID)
-		top = joining.Release
-	}
+	top := parts.Top()
 	made.list = signed{id: top.ID, manifest: top.Manifest}
 	made.manifest, made.merged, err = compose.Compose(parts, lists)
 	if err != nil {
@@ -282,11 +278,11 @@ func (f *Fleet) standIn(ctx context.Context, of recipe, component release.Identi
 	if f.Deriver == nil {
 		return release.Identified{}, fmt.Errorf("component %q: %w", component.Manifest.Name, errNoDeriver)
 	}
-	make := f.Deriver.StandIn
+	makeStandIn := f.Deriver.StandIn
 	if of.cached {
-		make = f.Deriver.StandInCached
+		makeStandIn = f.Deriver.StandInCached
 	}
-	id, err := make(ctx, component.ID)
+	id, err := makeStandIn(ctx, component.ID)
 	if err != nil {
 		return release.Identified{}, fmt.Errorf("make the stand-ins of component %q: %w", component.Manifest.Name, err)
 	}

@@ -182,11 +182,11 @@ func (f *Fleet) composeOffer(ctx context.Context, spec Spec, cached bool) (*offe
 		made.stacks = append(made.stacks, stack)
 		stacks = append(stacks, compose.OfferedStack{ID: stack.ID, Signed: stack.note, Contents: stack.manifest.Contents, List: list})
 	}
-	make := f.Deriver.MakeOffer
+	makeOffer := f.Deriver.MakeOffer
 	if cached {
-		make = f.Deriver.MakeOfferCached
+		makeOffer = f.Deriver.MakeOfferCached
 	}
-	if made.id, err = make(ctx, spec.Base, stacks); err != nil {
+	if made.id, err = makeOffer(ctx, spec.Base, stacks); err != nil {
 		return nil, fmt.Errorf("make the offer of its components on demand: %w", err)
 	}
 	found, err := f.derived(ctx, made.id, release.Offer, spec.Base)
@@ -241,7 +241,7 @@ func specOf(domain hypervisor.Domain) stackSpec {
 // or detached by itself. names are those that are attached.
 func movedByUse(domain hypervisor.Domain, running release.Stack) (names []string, moved bool) {
 	defined, offer := domain.Metadata.Stack, domain.Metadata.Offer
-	if offer == nil || running.Base != defined.Base {
+	if offer == nil || running.Base != defined.Base || !slices.Equal(running.Prefer, defined.Prefer) {
 		return nil, false
 	}
 	was, _ := offer.Split(defined.Components)

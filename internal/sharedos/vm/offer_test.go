@@ -27,11 +27,14 @@ func TestWhatAVMHasAttachedByItself(t *testing.T) {
 		}
 		return s
 	}
+	preferring := stack("base", []string{"fixed", "b"}, "a")
+	preferring.Prefer = []release.Preference{{Path: "/usr/share/x", Component: "fixed"}}
 	for name, c := range map[string]struct {
 		running release.Stack
 		names   []string
 		moved   bool
 	}{
+		"another preference":          {preferring, nil, false},
 		"as defined":                  {defined, []string{"a"}, true},
 		"it has attached one":         {stack("base", []string{"fixed", "a", "b"}), []string{"a", "b"}, true},
 		"it has attached another one": {stack("base", []string{"fixed", "b"}, "a"), []string{"b"}, true},
