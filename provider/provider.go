@@ -97,8 +97,8 @@ func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *pro
 			},
 			"build_at_plan": schema.BoolAttribute{
 				Optional: true,
-				MarkdownDescription: "Whether a plan builds the releases that it is about, and joining layers of VMs, into `cache`. The apply uses " +
-					"what the plan has built. Nothing on the host changes while planning. With `false`, a plan does not " +
+				MarkdownDescription: "Whether a plan builds the releases that it is about, and the layers that VMs need which are made from " +
+					"components, into `cache`. The apply uses what the plan has built. Nothing on the host changes while planning. With `false`, a plan does not " +
 					"know a release that the cache does not have: not what it changes and not what it interrupts, nor whether components of a VM go together, and " +
 					"`refresh.max_impact` of the VMs is only checked during the apply, VM by VM. The plan warns of " +
 					"that. Default: `true`.",

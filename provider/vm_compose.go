@@ -81,8 +81,8 @@ func unusedPreferences(name string, unused []release.Preference) (diags diag.Dia
 // stackNotBuilt warns of what a plan costs that builds nothing.
 func stackNotBuilt(spec vm.Spec) diag.Diagnostics {
 	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(componentsPath(spec), "This plan does not know the stack of "+vmName(spec.Name),
-		"What is made of its components has to be made first, and build_at_plan is false in the provider block. So the plan does not "+
-			"say whether the components go together, or what the change interrupts. The apply checks both when it comes to this VM, so it "+
+		"Layers that are made from its components have to be built first, and build_at_plan is false in the provider block. So the plan "+
+			"does not say whether the components go together, or what the change interrupts. The apply checks both when it comes to this VM, so it "+
 			"can fail after others were changed.\n\nRemove build_at_plan = false to have the plan build into the cache. The apply then uses "+
 			"what the plan has built.")}
 }

@@ -178,7 +178,7 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 }
 
 // planStack returns the stack that the base and the components of the VM make, and fails the plan if they make none. It
-// is nil as long as it is not known. built is false if a joining layer has to be built, and plans build nothing.
+// is nil as long as it is not known. built is false if a layer of it has to be built first, and plans build nothing.
 func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) (_ *release.Stack, built bool, _ diag.Diagnostics) {
 	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true, "prefer": true, "on_demand": true, "detach_on_demand": true})
 	if err != nil || !known {

@@ -519,8 +519,15 @@ func TestWhatOtherUsersGet(t *testing.T) {
 		}
 	}
 	leave[0]()
-	if _, ok := s.enter(1000); !ok {
-		t.Error("a user whose client has left is shut out")
+	again, ok := s.enter(1000)
+	if !ok {
+		t.Fatal("a user whose client has left is shut out")
+	}
+	for _, left := range append(leave[1:], again) {
+		left()
+	}
+	if left, known := s.users[1000]; known {
+		t.Errorf("a user whose clients have all left is remembered with %d", left)
 	}
 }
 

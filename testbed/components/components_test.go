@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
@@ -81,13 +82,7 @@ func build(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, on := range h.bases {
-		id, err := w.Component(t.Context(), "web", on, packages)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.web = append(h.web, id)
-	}
+	h.web = onEach(t, w, h.bases, "web", packages)
 	for name, files := range map[string][]guest.Edit{"tool": tool, "broken": broken} {
 		id, err := w.Component(t.Context(), name, h.bases[0], guest.Files(files...))
 		if err != nil {
@@ -104,6 +99,19 @@ func build(t *testing.T) *house {
 	}
 	h.verified = h.verify(t)
 	return h
+}
+
+// onEach builds a component on each of these base releases.
+func onEach(t *testing.T, w *guest.World, bases []tree.Digest, name string, adds source.Addition) (built []tree.Digest) {
+	t.Helper()
+	for _, base := range bases {
+		id, err := w.Component(t.Context(), name, base, adds)
+		if err != nil {
+			t.Fatal(err)
+		}
+		built = append(built, id)
+	}
+	return built
 }
 
 // verify returns what dpkg --verify says, but for the configuration that was changed here.

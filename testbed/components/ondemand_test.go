@@ -56,17 +56,7 @@ func TestComponentsOnDemand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, on := range o.bases {
-		id, err := w.Component(t.Context(), "uuid", on, packages)
-		if err != nil {
-			t.Fatal(err)
-		}
-		o.uuid = append(o.uuid, id)
-		if id, err = w.Component(t.Context(), "echo", on, guest.Files(echo...)); err != nil {
-			t.Fatal(err)
-		}
-		o.echo = append(o.echo, id)
-	}
+	o.uuid, o.echo = onEach(t, w, o.bases, "uuid", packages), onEach(t, w, o.bases, "echo", guest.Files(echo...))
 	if o.broken, err = w.Component(t.Context(), "broken", o.bases[0], guest.Files(broken...)); err != nil {
 		t.Fatal(err)
 	}

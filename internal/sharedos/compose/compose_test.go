@@ -217,7 +217,8 @@ func TestTwoComponentsConflict(t *testing.T) {
 	for name, test := range map[string]struct {
 		a, b       map[string]string
 		addA, addB func(*release.Manifest)
-		what       string
+		// what is the conflict about, and first what its first side makes of that; "" if any.
+		what, first string
 	}{
 		"the package database": {
 			a: map[string]string{"usr/lib/dpkg/status": "libc6 postgresql"}, b: map[string]string{"usr/lib/dpkg/status": "libc6 redis"},
@@ -245,6 +246,10 @@ func TestTwoComponentsConflict(t *testing.T) {
 		"an account": {
 			addA: func(m *release.Manifest) { m.Users["app"] = 100 }, addB: func(m *release.Manifest) { m.Users["app"] = 101 }, what: "user app",
 		},
+		"an account that one of them removes": {
+			addA: func(m *release.Manifest) { delete(m.Users, "www-data") }, addB: func(m *release.Manifest) { m.Users["www-data"] = 34 },
+			what: "user www-data", first: "removed it",
+		},
 		"an account's number": {
 			addA: func(m *release.Manifest) { m.Groups["postgres"] = 100 }, addB: func(m *release.Manifest) { m.Groups["redis"] = 100 }, what: "group number 100",
 		},
@@ -260,6 +265,9 @@ func TestTwoComponentsConflict(t *testing.T) {
 			}
 			if names := []string{conflict.First, conflict.Second}; conflict.What != test.what || !slices.Contains(names, "a") || !slices.Contains(names, "b") {
 				t.Errorf("it says %v", err)
+			}
+			if test.first != "" && conflict.FirstMakes != test.first {
+				t.Errorf("it says that %s makes %q, want %q", conflict.First, conflict.FirstMakes, test.first)
 			}
 			// A joining layer settles it.
 			joined := w.put(component(one, "joined", nil), with(test.a))

@@ -152,14 +152,16 @@ func TestStandInsThatConflict(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		attached, standIn, other map[string]string
-		what, second             string
+		what, second, makes      string
 	}{
 		"a directory that a component removes": {
 			attached: without(files, "usr/games/chess"), standIn: merge(files, map[string]string{"usr/games/go": "call"}), what: "/usr/games/go", second: "a",
+			makes: "no /usr/games",
 		},
 		"a directory that a component replaces": {
 			attached: merge(without(files, "usr/games/chess"), map[string]string{"usr/games": "file"}),
 			standIn:  merge(files, map[string]string{"usr/games/go": "call"}), what: "/usr/games/go", second: "a",
+			makes: "its own /usr/games, which hides that",
 		},
 		"a directory that a component empties": {
 			attached: merge(without(files, "usr/games/chess"), map[string]string{"usr/games/": "0755"}),
@@ -185,6 +187,9 @@ func TestStandInsThatConflict(t *testing.T) {
 			var conflict *compose.Conflict
 			if !errors.As(err, &conflict) || !errors.Is(err, compose.ErrStack) || conflict.What != test.what || conflict.First != "b" || conflict.Second != test.second {
 				t.Fatalf("got %v", err)
+			}
+			if test.makes != "" && conflict.SecondMakes != test.makes {
+				t.Errorf("it says that %s makes %q, want %q", test.second, conflict.SecondMakes, test.makes)
 			}
 		})
 	}
