@@ -74,3 +74,25 @@ func TestTheManagerIsToldOnlyOfWhatItReads(t *testing.T) {
 		}
 	}
 }
+
+// systemd is asked only about units that changes may concern: one that is left out here is never assessed.
+func TestUnitsThatChangesMayConcern(t *testing.T) {
+	changes := changed("usr/lib/systemd/system/a.service", "usr/lib/python3/dist-packages/x.py")
+	for name, c := range map[string]struct {
+		process Process
+		want    bool
+	}{
+		"a file":                 {Process{Unit: "b.service", Uses: []Use{{Path: "usr/bin/x"}}}, true},
+		"an argument":            {Process{Unit: "b.service", Arguments: []string{"/usr/bin/x"}}, true},
+		"a profile of AppArmor":  {Process{Unit: "b.service", Confined: "x"}, true},
+		"the message bus":        {Process{Unit: "dbus.service"}, true},
+		"a changed language":     {Process{Unit: "b.service", Program: "usr/bin/python3.13"}, true},
+		"another language":       {Process{Unit: "b.service", Program: "usr/bin/perl"}, false},
+		"a changed unit file":    {Process{Unit: "a.service"}, true},
+		"nothing of all of that": {Process{Unit: "b.service", Program: "usr/bin/x"}, false},
+	} {
+		if got := changes.Concerned(&c.process); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
