@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	runtimedebug "runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6/tf6server"
@@ -56,8 +57,25 @@ func serve(debug bool) (err error) {
 	var options []tf6server.ServeOpt
 	if debug {
 		options = append(options, tf6server.WithManagedDebug())
+	} else {
+		go endWithTerraform(sharedos, os.Getppid, time.Second, func() { os.Exit(1) })
 	}
 	return tf6server.Serve(provider.Address, func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) }, options...)
+}
+
+// endWithTerraform ends this process when Terraform has ended without ending it, as one that is killed does: nothing else would. Calls
+// that are being served come to their end before. The connection is not closed, which would say that Terraform has recorded what was made.
+func endWithTerraform(sharedos *provider.Provider, parent func() int, every time.Duration, end func()) {
+	terraform, idle := parent(), 0
+	for idle < 2 { // a call that Terraform made last may not be counted yet
+		time.Sleep(every)
+		if parent() != terraform && sharedos.Idle() {
+			idle++
+		} else {
+			idle = 0
+		}
+	}
+	end()
 }
 
 // open connects the provider to a host.

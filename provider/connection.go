@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -67,6 +68,7 @@ type connection struct {
 	interrupted bool
 	plans       plannedObjects
 	poolChecked bool            // the pool can be used or created
+	made        []string        // UUIDs of VMs that were made, which Terraform writes to its state
 	reads       map[string]bool // UUIDs of VMs that were read and have not been planned since
 }
 
@@ -178,10 +180,34 @@ func (c *connection) chain() chain {
 	return chain{c.config.MaxLayers, c.config.MaxDeltaPercent}
 }
 
+// madeVM notes that the answer to a call has a VM that was made.
+func (c *connection) madeVM(uuid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.made = append(c.made, uuid)
+}
+
+// recordTimeout bounds how long close records what was made. Terraform kills a provider that does not end within 2 s. What is not
+// recorded by then, the next Read records.
+const recordTimeout = 1500 * time.Millisecond
+
+// close closes the backend. By now Terraform has written to its state what the answers had.
 func (c *connection) close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.closeLocked()
+	var failed []error
+	if c.backend != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+		defer cancel()
+		for _, uuid := range c.made {
+			if ctx.Err() != nil {
+				break
+			}
+			failed = append(failed, c.backend.VMs().Recorded(ctx, uuid))
+		}
+		c.made = nil
+	}
+	return errors.Join(append(failed, c.closeLocked())...)
 }
 
 func (c *connection) closeLocked() error {

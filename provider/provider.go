@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/hashicorp/terraform-plugin-framework-validators/int64validator"
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
@@ -38,6 +39,8 @@ const (
 type Provider struct {
 	version    string
 	connection *connection
+	// calls is how many calls of Terraform are being served.
+	calls atomic.Int64
 }
 
 var _ provider.Provider = (*Provider)(nil)
@@ -47,8 +50,12 @@ func New(version string, open Open) *Provider {
 	return &Provider{version: version, connection: &connection{open: open}}
 }
 
-// Close closes the connection to the host, if there is one.
+// Close closes the connection to the host, if there is one. Call it when Terraform has ended the provider: it has written to its
+// state what was made.
 func (p *Provider) Close() error { return p.connection.close() }
+
+// Idle reports whether no call of Terraform is being served.
+func (p *Provider) Idle() bool { return p.calls.Load() == 0 }
 
 // Interrupt ends the builds of plans that are running. Call it when the user presses Ctrl-C: Terraform itself does not
 // stop the plan of an apply. Applies are not affected.

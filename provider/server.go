@@ -25,63 +25,68 @@ func NewServer(p *Provider) tfprotov6.ProviderServer {
 	if thisInvocation().destroys {
 		served = forDestroy{served}
 	}
-	return server{served}
+	return server{served, &p.calls}
 }
 
-type server struct{ tfprotov6.ProviderServer }
+type server struct {
+	tfprotov6.ProviderServer
+	calls *atomic.Int64
+}
 
 // ValidateProviderConfig implements tfprotov6.ProviderServer.
 func (s server) ValidateProviderConfig(ctx context.Context, request *tfprotov6.ValidateProviderConfigRequest) (*tfprotov6.ValidateProviderConfigResponse, error) {
-	return during(ctx, request, s.ProviderServer.ValidateProviderConfig)
+	return during(ctx, s.calls, request, s.ProviderServer.ValidateProviderConfig)
 }
 
 // ConfigureProvider implements tfprotov6.ProviderServer.
 func (s server) ConfigureProvider(ctx context.Context, request *tfprotov6.ConfigureProviderRequest) (*tfprotov6.ConfigureProviderResponse, error) {
-	return during(ctx, request, s.ProviderServer.ConfigureProvider)
+	return during(ctx, s.calls, request, s.ProviderServer.ConfigureProvider)
 }
 
 // ValidateResourceConfig implements tfprotov6.ResourceServer.
 func (s server) ValidateResourceConfig(ctx context.Context, request *tfprotov6.ValidateResourceConfigRequest) (*tfprotov6.ValidateResourceConfigResponse, error) {
-	return during(ctx, request, s.ProviderServer.ValidateResourceConfig)
+	return during(ctx, s.calls, request, s.ProviderServer.ValidateResourceConfig)
 }
 
 // UpgradeResourceState implements tfprotov6.ResourceServer.
 func (s server) UpgradeResourceState(ctx context.Context, request *tfprotov6.UpgradeResourceStateRequest) (*tfprotov6.UpgradeResourceStateResponse, error) {
-	return during(ctx, request, s.ProviderServer.UpgradeResourceState)
+	return during(ctx, s.calls, request, s.ProviderServer.UpgradeResourceState)
 }
 
 // ReadResource implements tfprotov6.ResourceServer.
 func (s server) ReadResource(ctx context.Context, request *tfprotov6.ReadResourceRequest) (*tfprotov6.ReadResourceResponse, error) {
-	return during(ctx, request, s.ProviderServer.ReadResource)
+	return during(ctx, s.calls, request, s.ProviderServer.ReadResource)
 }
 
 // PlanResourceChange implements tfprotov6.ResourceServer.
 func (s server) PlanResourceChange(ctx context.Context, request *tfprotov6.PlanResourceChangeRequest) (*tfprotov6.PlanResourceChangeResponse, error) {
-	return during(ctx, request, s.ProviderServer.PlanResourceChange)
+	return during(ctx, s.calls, request, s.ProviderServer.PlanResourceChange)
 }
 
 // ApplyResourceChange implements tfprotov6.ResourceServer.
 func (s server) ApplyResourceChange(ctx context.Context, request *tfprotov6.ApplyResourceChangeRequest) (*tfprotov6.ApplyResourceChangeResponse, error) {
-	return during(ctx, request, s.ProviderServer.ApplyResourceChange)
+	return during(ctx, s.calls, request, s.ProviderServer.ApplyResourceChange)
 }
 
 // ImportResourceState implements tfprotov6.ResourceServer.
 func (s server) ImportResourceState(ctx context.Context, request *tfprotov6.ImportResourceStateRequest) (*tfprotov6.ImportResourceStateResponse, error) {
-	return during(ctx, request, s.ProviderServer.ImportResourceState)
+	return during(ctx, s.calls, request, s.ProviderServer.ImportResourceState)
 }
 
 // ValidateDataResourceConfig implements tfprotov6.DataSourceServer.
 func (s server) ValidateDataResourceConfig(ctx context.Context, request *tfprotov6.ValidateDataResourceConfigRequest) (*tfprotov6.ValidateDataResourceConfigResponse, error) {
-	return during(ctx, request, s.ProviderServer.ValidateDataResourceConfig)
+	return during(ctx, s.calls, request, s.ProviderServer.ValidateDataResourceConfig)
 }
 
 // ReadDataSource implements tfprotov6.DataSourceServer.
 func (s server) ReadDataSource(ctx context.Context, request *tfprotov6.ReadDataSourceRequest) (*tfprotov6.ReadDataSourceResponse, error) {
-	return during(ctx, request, s.ProviderServer.ReadDataSource)
+	return during(ctx, s.calls, request, s.ProviderServer.ReadDataSource)
 }
 
-// during serves a call with a context that refers to the caller's context only until the call has been answered.
-func during[Request, Response any](ctx context.Context, request Request, serve func(context.Context, Request) (Response, error)) (Response, error) {
+// during serves a call, and counts it, with a context that refers to the caller's context only until the call has been answered.
+func during[Request, Response any](ctx context.Context, calls *atomic.Int64, request Request, serve func(context.Context, Request) (Response, error)) (Response, error) {
+	calls.Add(1)
+	defer calls.Add(-1)
 	c := &call{}
 	c.within.Store(&ctx)
 	defer c.within.Store(&answered)

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/provider"
 )
 
 func TestALayerThatSomebodyHasDetachedIsAttachedByTheNextApply(t *testing.T) {
@@ -60,25 +61,53 @@ func TestAVMWithoutItsPrivateDiskIsPlannedAndDestroyed(t *testing.T) {
 
 func TestACreationThatWasKilledIsFinishedByTheNextApply(t *testing.T) {
 	t.Parallel()
+	for name, finished := range map[string]bool{"while the VM was made": false, "before Terraform wrote it to its state": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			world := newWorld(t)
+			s := newSession(t, world, debian(unpatched)+web(""))
+			s.run("apply", "-auto-approve", "-no-color")
+			before, _, err := world.VM(t.Context(), "web")
+			must(t, err)
+			operator, err := world.Operator()
+			must(t, err)
+			directory, err := os.Getwd() // the provider runs in this process
+			must(t, err)
+			s.run("state", "rm", "sharedos_vm.web")
+			world.Domains.Alter("web", func(d *hypervisor.Domain) {
+				d.Metadata.Creating = &hypervisor.Creating{
+					Operator: operator, Process: "gone", Began: time.Now(), Directory: directory, Finished: finished,
+				}
+			})
+			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "1 to add, 0 to change, 0 to destroy") {
+				t.Errorf("the next apply says:\n%s", said)
+			}
+			if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
+				t.Errorf("the plan after it is not empty:\n%s", said)
+			}
+			after, _, err := world.VM(t.Context(), "web")
+			if err != nil || after.UUID != before.UUID || after.Metadata.Creating != nil {
+				t.Errorf("the VM is %+v, %v", after, err)
+			}
+		})
+	}
+}
+
+// A clean end of Terraform records what was made, so that another configuration does not take a VM of the same name for its own.
+func TestWhatWasMadeIsRecordedWhenTerraformEnds(t *testing.T) {
 	world := newWorld(t)
 	s := newSession(t, world, debian(unpatched)+web(""))
+	var served *provider.Provider
+	s.started = func(p *provider.Provider) { served = p }
 	s.run("apply", "-auto-approve", "-no-color")
-	before, _, err := world.VM(t.Context(), "web")
-	must(t, err)
-	s.run("state", "rm", "sharedos_vm.web")
-	config, err := world.Operator()
-	must(t, err)
-	world.Domains.Alter("web", func(d *hypervisor.Domain) {
-		d.Metadata.Creating = &hypervisor.Creating{Operator: config, Process: "gone", Began: time.Now()}
-	})
-	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "1 to add, 0 to change, 0 to destroy") {
-		t.Errorf("the next apply says:\n%s", said)
+	if domain, _, err := world.VM(t.Context(), "web"); err != nil || domain.Metadata.Creating == nil || !domain.Metadata.Creating.Finished {
+		t.Fatalf("after the apply it is %+v, %v", domain, err)
 	}
-	after, _, err := world.VM(t.Context(), "web")
-	if err != nil || after.UUID != before.UUID || after.Metadata.Creating != nil {
-		t.Errorf("the VM is %+v, %v", after, err)
+	if !served.Idle() {
+		t.Error("the provider says that it serves calls")
 	}
-	if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
-		t.Errorf("the plan after it is not empty:\n%s", said)
+	must(t, served.Close())
+	if domain, _, err := world.VM(t.Context(), "web"); err != nil || domain.Metadata.Creating != nil {
+		t.Errorf("after the end it is %+v, %v", domain, err)
 	}
 }

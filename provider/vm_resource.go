@@ -73,6 +73,7 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 		r.unfinished(ctx, backend.VMs(), &plan, spec, progress, err, resp)
 		return
 	}
+	r.connection.madeVM(spec.UUID)
 	observed := plan
 	resp.Diagnostics.Append(observed.observe(ctx, made)...)
 	resp.Diagnostics.Append(noAddress(made)...)
@@ -104,6 +105,7 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 		found = &vm.VM{Spec: spec}
 		fail.err = errors.Join(cause, err)
 	}
+	r.connection.madeVM(spec.UUID)
 	resp.Diagnostics.Append(observed.observe(ctx, found)...)
 	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, plan)...)
@@ -199,6 +201,11 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		resp.Diagnostics.AddAttributeWarning(path.Root("name"), vmName(name)+" was renamed to "+plain.Line(current), fmt.Sprintf(
 			"The VM is found by its UUID. A VM with another name is another VM to this provider, so the plan replaces it. To keep it, "+
 				"rename it back, while it is off, with: virsh domrename %s %s", plain.Line(current), name))
+	}
+	if found.Unrecorded && known != "" {
+		if err := backend.VMs().Recorded(ctx, known); err != nil {
+			resp.Diagnostics.AddWarning("Unable to record that "+vmName(name)+" is in state", sentence(err)+" The next read tries it again.")
+		}
 	}
 	if found.State == hypervisor.Running && !found.Answered && known != "" {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",

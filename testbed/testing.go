@@ -148,6 +148,19 @@ func younger(record, dir string) bool {
 	return err != nil || time.Since(info.ModTime()) < time.Minute
 }
 
+// KeepConsole keeps the console log of a VM that is about to be deleted, in case the test fails later.
+func (b *Testbed) KeepConsole(vm string) error {
+	dir := filepath.Join(b.dir, "log", "consoles")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("keep the console of %s: %w", vm, err)
+	}
+	err := os.Link(filepath.Join(b.StateDir(), "console", vm+".log"), filepath.Join(dir, vm+".log"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) { // it was never started, or its name was used before
+		return nil
+	}
+	return err
+}
+
 // keepLogs copies consoles and logs out of the testbed's directory.
 func (b *Testbed) keepLogs(t testing.TB) {
 	base := os.Getenv("SHAREDOS_LOGS")

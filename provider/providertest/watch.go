@@ -185,6 +185,10 @@ func (f watchedFleet) Interrupted(ctx context.Context, name string) (string, err
 	return f.real.Interrupted(ctx, name)
 }
 
+func (f watchedFleet) Recorded(ctx context.Context, uuid string) error {
+	return f.real.Recorded(ctx, uuid)
+}
+
 func (f watchedFleet) Find(ctx context.Context, name, uuid string) (string, error) {
 	return f.real.Find(ctx, name, uuid)
 }

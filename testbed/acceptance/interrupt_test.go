@@ -22,7 +22,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	hold := newCheckHold(t)
 	vms := map[string]any{name: map[string]any{"http": port}}
 	health := map[string]any{"web": map[string]any{"unit": "nginx.service"}, "hold": hold.check()}
-	plain, patch := debianTar(t, []string{}), patchedTar(t)
+	plain, patch := leanTar(t, ""), leanTar(t, "\x00")
 	w.work.Variables = map[string]any{
 		"base": "debian-13", "vms": vms, "health": health,
 		// A trigger of its own makes it an input that was never built, so that there is a build to interrupt.
@@ -61,7 +61,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	matrix.Record(t, "Ctrl-C", "a VM is refreshed", converges+runsOn)
 
 	before := w.release(t)
-	w.work.Variables["archive"] = editedTar(t, debianTar(t, guest.Updated), openSSL("\x00\x00"))
+	w.work.Variables["archive"] = leanTar(t, "\x00\x00")
 	w.work.Abrupt = true
 	hold.hold()
 	w.applyUntil(t, stepRefresh)
@@ -77,6 +77,7 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	}
 	hold.release()
 	w.mustApply(t)
+	w.mustEnd(t, left)
 	mustServe(t, port)
 	w.mustBeSettled(t)
 	if now := w.status(t, name); now.GetBootId() != booted.GetBootId() || now.GetStack().GetBase() != w.release(t).String() || w.release(t) == before {

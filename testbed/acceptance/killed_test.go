@@ -8,25 +8,48 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/sourcetest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/workspace"
 )
 
 // kills is at how many moments an apply and a destroy are cut off.
 const kills = 3
 
-// killed runs Terraform until it has worked for a while, and then ends it and the provider with SIGKILL, as a machine that is
-// out of memory does. It returns false if Terraform ended before.
-func (w *world) killed(t *testing.T, after time.Duration, run func(context.Context) error) bool {
+// endLimit bounds how long a provider without its Terraform needs to end by itself.
+const endLimit = time.Minute
+
+// killed runs Terraform until it has worked for a while, and then ends it with SIGKILL, as a machine that is out of memory does:
+// alone, so that its provider has to end by itself, or with the provider. It returns false if Terraform ended before.
+func (w *world) killed(t *testing.T, after time.Duration, alone bool, run func(context.Context) error) bool {
 	t.Helper()
-	w.work.Killed = true
-	defer func() { w.work.Killed = false }()
+	w.work.Killed, w.work.Abrupt = !alone, alone
+	defer func() { w.work.Killed, w.work.Abrupt = false, false }()
 	ctx, cancel := context.WithTimeout(t.Context(), after)
 	defer cancel()
 	err := run(ctx)
-	t.Logf("killed after %s: %v", after, err)
+	t.Logf("killed after %s, alone: %t: %v", after, alone, err)
+	if alone {
+		w.mustEnd(t, w.work.Left())
+	}
 	return ctx.Err() != nil
 }
 
-// TestWhatWasKilledConverges kills Terraform and the provider at moments that are spread over an apply that makes a base and
+// mustEnd fails unless what Terraform has left ends by itself.
+func (w *world) mustEnd(t *testing.T, left workspace.Left) {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		alive, err := left.Alive()
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case !alive:
+			return
+		case time.Since(began) > endLimit:
+			t.Fatal("the provider did not end, although Terraform has")
+		}
+	}
+}
+
+// TestWhatWasKilledConverges kills Terraform, with the provider or without it, at moments that are spread over an apply that makes a base and
 // VMs, one that makes the next release, and a destroy. Each time the next run brings it to its end, and nothing is left.
 func TestWhatWasKilledConverges(t *testing.T) {
 	w := newWorldOf(t, "off")
@@ -75,18 +98,18 @@ func TestWhatWasKilledConverges(t *testing.T) {
 	cut := 0
 	for i := range kills {
 		at := func(name string) time.Duration { return lasts[name] * time.Duration(2*i+1) / (2 * kills) }
-		if w.killed(t, at("create"), applying("1")) {
+		if w.killed(t, at("create"), i%2 == 1, applying("1")) {
 			cut++
 		}
 		w.mustApply(t)
 		w.mustBeSettled(t)
-		if w.killed(t, at("patch"), applying("2")) {
+		if w.killed(t, at("patch"), i%2 == 0, applying("2")) {
 			cut++
 		}
 		w.mustApply(t)
 		w.mustBeSettled(t)
 		w.mustHave(t, vms)
-		if w.killed(t, at("destroy"), w.work.Destroy) {
+		if w.killed(t, at("destroy"), i%2 == 1, w.work.Destroy) {
 			cut++
 		}
 		if err := w.work.Destroy(t.Context()); err != nil {

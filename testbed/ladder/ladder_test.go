@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,8 +23,11 @@ func TestMain(m *testing.M) { os.Exit(matrix.Run(m)) }
 
 // marked returns edits that identify a release, in /usr and in /etc, and further ones.
 func marked(name string, more ...guest.Edit) []guest.Edit {
-	edits := append(guest.Quick(), guest.Write("usr/share/mark", 0o644, name), guest.Write("etc/mark", 0o644, name))
-	return append(edits, more...)
+	return slices.Concat(guest.Quick(), marks(name), more)
+}
+
+func marks(name string) []guest.Edit {
+	return []guest.Edit{guest.Write("usr/share/mark", 0o644, name), guest.Write("etc/mark", 0o644, name)}
 }
 
 // loader changes the dynamic loader, which a swap of /usr cannot replace in running processes.

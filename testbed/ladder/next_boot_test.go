@@ -2,6 +2,7 @@ package ladder_test
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,12 +18,12 @@ import (
 func TestTheNextBoot(t *testing.T) {
 	t.Parallel()
 	w := guest.New(t)
-	w.Expected = 4 * time.Minute
+	w.Expected, w.KeepLogin = 4*time.Minute, true
 	system := func(name string) []guest.Edit {
 		number := map[string]string{"now": "990", "next": "991", "rebased": "992"}[name]
-		return marked(name, guest.Write("etc/ours", 0o644, name), guest.Append("etc/group", name+":x:"+number+":\n"),
+		return slices.Concat(guest.Lean(), marks(name), []guest.Edit{guest.Write("etc/ours", 0o644, name), guest.Append("etc/group", name+":x:"+number+":\n"),
 			guest.Write("opt/acme/bin/acmed", 0o755, name), guest.Write("usr/local/bin/acme", 0o755, name),
-			guest.Write("etc/blocked", 0o644, name), guest.Write("etc/tls.key", 0o600, "-----BEGIN PRIVATE KEY-----\n"))
+			guest.Write("etc/blocked", 0o644, name), guest.Write("etc/tls.key", 0o600, "-----BEGIN PRIVATE KEY-----\n")})
 	}
 	releases, err := w.Releases(t.Context(), "next", guest.Plain, system("now"), system("next"))
 	if err != nil {

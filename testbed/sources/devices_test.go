@@ -34,7 +34,7 @@ func TestAVMLivesOnAPoolOfBlockDevices(t *testing.T) {
 	w.Expected = 2 * time.Minute
 	ctx := t.Context()
 	release := func(mark string) []guest.Edit {
-		return append(guest.Quick(), guest.Write("usr/share/mark", 0o644, mark))
+		return append(guest.Lean(), guest.Write("usr/share/mark", 0o644, mark))
 	}
 	ids, err := w.Releases(ctx, "os", guest.Updated, release("one"), release("two"))
 	must(t, err)

@@ -70,7 +70,7 @@ func (d Domain) Check() error {
 	for what, path := range map[string]string{
 		"kernel": d.Kernel, "initramfs": d.Initramfs, "private disk": d.PrivateDisk, "console log": d.ConsoleLog,
 	} {
-		if what == "private disk" && path == "" && d.Metadata.Creating != nil {
+		if what == "private disk" && path == "" && d.Metadata.BeingMade() {
 			continue
 		}
 		if err := checkPath(path); err != nil {

@@ -100,7 +100,8 @@ const (
 	Paused
 )
 
-// Creating says who makes a VM, so that another process recognises a creation that was interrupted.
+// Creating says who makes a VM, so that another process recognises a creation that was interrupted, even after the VM itself was
+// made: Terraform may be killed before it has written the VM to its state.
 type Creating struct {
 	// Operator is the operator's Ed25519 public key, base64.
 	Operator string
@@ -108,6 +109,10 @@ type Creating struct {
 	Process string
 	// Began is when it began, in whole seconds, UTC.
 	Began time.Time
+	// Directory is the working directory of the process; empty if a version before this one has recorded it.
+	Directory string `json:",omitempty"`
+	// Finished is true if the VM was made, and it is not certain yet that it is in a state of Terraform.
+	Finished bool `json:",omitempty"`
 }
 
 // Metadata is what a domain's definition records, so that import and drift need no state file.
@@ -117,7 +122,7 @@ type Metadata struct {
 	AgentKey string
 	// Pool and PrivateVolume name the private disk.
 	Pool, PrivateVolume string
-	// Creating is set until the VM was made for the first time; nil after that.
+	// Creating is set until the VM was made for the first time and Terraform has recorded it; nil after that.
 	Creating *Creating `json:",omitempty"`
 	// Initramfs is the blob that the definition boots; zero if it is not recorded.
 	Initramfs tree.Digest `json:",omitzero"`
@@ -135,6 +140,9 @@ type Metadata struct {
 	// and start; nil if the guest follows the definition.
 	LeftWith *release.Stack `json:",omitempty"`
 }
+
+// BeingMade reports whether the VM has not been made completely yet, so that parts of it may be missing.
+func (m Metadata) BeingMade() bool { return m.Creating != nil && !m.Creating.Finished }
 
 // Offer is the record of what a VM can attach by itself.
 type Offer struct {

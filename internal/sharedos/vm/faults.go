@@ -25,7 +25,7 @@ type Fault struct {
 // definitionFaults compares a definition with its own record, and with the files that it boots from.
 func (f *Fleet) definitionFaults(ctx context.Context, domain hypervisor.Domain) ([]Fault, error) {
 	var faults []Fault
-	if domain.PrivateDisk == "" && domain.Metadata.Creating == nil {
+	if domain.PrivateDisk == "" && !domain.Metadata.BeingMade() {
 		faults = append(faults, Fault{"private disk", "the definition of the VM does not have it; the next apply defines it again", true})
 	}
 	stored, err := f.objects(ctx)

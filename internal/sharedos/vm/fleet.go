@@ -121,7 +121,7 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 	case existing.Name != spec.Name:
 		return nil, fmt.Errorf("create VM %q: %w under the name %q, with UUID %s", spec.Name, ErrExists, existing.Name, spec.UUID)
 	}
-	defer func() { err = errors.Join(err, f.created(ctx, spec)) }()
+	defer func() { err = errors.Join(err, f.finished(ctx, spec)) }()
 	if err == nil && (state == hypervisor.Running || state == hypervisor.Paused) {
 		if err := f.stopUnlike(ctx, existing, spec, progress); err != nil {
 			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
@@ -207,7 +207,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	size := spec.DiskSize
 	disk, diskErr := f.Store.PrivateDisk(ctx, volume)
 	switch {
-	case errors.Is(diskErr, store.ErrNotFound) && known.Metadata.Creating != nil:
+	case errors.Is(diskErr, store.ErrNotFound) && known.Metadata.BeingMade():
 		return f.defineFirst(ctx, spec, domain, progress)
 	case errors.Is(diskErr, store.ErrNotFound):
 		return diskGone(volume, f.Pool)
@@ -388,14 +388,15 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 	disk, err := f.Store.PrivateDisk(ctx, volume)
 	gone := errors.Is(err, store.ErrNotFound)
 	switch {
-	case gone && domain.Metadata.Creating == nil:
+	case gone && !domain.Metadata.BeingMade():
 		faults = append(faults, Fault{"private disk", diskGone(volume, f.Pool).Error(), false})
 	case err != nil && !gone:
 		return nil, fmt.Errorf("read its private disk: %w", err)
 	}
 	stack := specOf(domain)
 	return &VM{
-		Faults: faults, diskGone: gone && domain.Metadata.Creating == nil,
+		Faults: faults, diskGone: gone && !domain.Metadata.BeingMade(),
+		Unrecorded: domain.Metadata.Creating != nil && domain.Metadata.Creating.Finished,
 		Spec: Spec{
 			Name: domain.Name, UUID: domain.UUID,
 			Base: stack.Base, Components: stack.Components, Prefer: stack.Prefer, OnDemand: stack.OnDemand, Attached: stack.Attached,

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -80,8 +81,13 @@ func (f *Fleet) creating() (*hypervisor.Creating, error) {
 	if err != nil {
 		return nil, err
 	}
+	directory, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("find the working directory: %w", err)
+	}
 	return &hypervisor.Creating{
 		Operator: base64.StdEncoding.EncodeToString(f.publicKey()), Process: process, Began: time.Now().UTC().Truncate(time.Second),
+		Directory: directory,
 	}, nil
 }
 
@@ -97,6 +103,9 @@ func (f *Fleet) Interrupted(ctx context.Context, name string) (string, error) {
 	case mark == nil || mark.Operator != base64.StdEncoding.EncodeToString(f.publicKey()) || domain.Metadata.Pool != f.Pool:
 		return "", nil
 	}
+	if directory, err := os.Getwd(); mark.Finished && (err != nil || mark.Directory != directory) {
+		return "", nil // it may well be in the state of another configuration
+	}
 	ended, err := store.MakerEnded(mark.Process, mark.Began)
 	if err != nil {
 		return "", fmt.Errorf("find out who makes VM %q: %w", name, err)
@@ -108,17 +117,30 @@ func (f *Fleet) Interrupted(ctx context.Context, name string) (string, error) {
 	return domain.UUID, nil
 }
 
-// created removes the mark of a VM that is being made. Only a process that is killed leaves it.
-func (f *Fleet) created(ctx context.Context, spec Spec) error {
+// finished records that a VM was made. The mark itself stays: Terraform writes the VM to its state after that, and may be killed before.
+func (f *Fleet) finished(ctx context.Context, spec Spec) error {
+	return f.remark(ctx, spec.UUID, func(mark *hypervisor.Creating) *hypervisor.Creating {
+		mark.Finished = true
+		return mark
+	})
+}
+
+// Recorded implements Interface.
+func (f *Fleet) Recorded(ctx context.Context, uuid string) error {
+	return f.remark(ctx, uuid, func(*hypervisor.Creating) *hypervisor.Creating { return nil })
+}
+
+// remark changes the mark of a VM that is being made, if there is one.
+func (f *Fleet) remark(ctx context.Context, uuid string, change func(*hypervisor.Creating) *hypervisor.Creating) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
-	domain, _, err := f.Hypervisor.LookupUUID(ctx, spec.UUID)
+	domain, _, err := f.Hypervisor.LookupUUID(ctx, uuid)
 	if err != nil || domain.Metadata.Creating == nil {
 		return ignoreNotFound(err)
 	}
-	domain.Metadata.Creating = nil
+	domain.Metadata.Creating = change(domain.Metadata.Creating)
 	if err := f.Hypervisor.SetMetadata(ctx, domain.Name, domain.Metadata); err != nil {
-		return fmt.Errorf("record that VM %q is made: %w", spec.Name, ignoreNotFound(err))
+		return fmt.Errorf("record how far VM %q is made: %w", domain.Name, ignoreNotFound(err))
 	}
 	return nil
 }

@@ -164,16 +164,86 @@ func TestACreationThatWasKilledIsContinued(t *testing.T) {
 			if !made.Answered || made.Spec.VCPUs != 1 || made.Stack.Base != w.old || len(made.Faults) > 0 {
 				t.Errorf("made %+v", made)
 			}
-			if domain := w.defined(t); domain.Metadata.Creating != nil || domain.PrivateDisk == "" {
+			if domain := w.defined(t); domain.Metadata.BeingMade() || domain.PrivateDisk == "" {
 				t.Errorf("its definition is %+v", domain)
+			}
+			if err := w.fleet.Recorded(t.Context(), w.spec().UUID); err != nil {
+				t.Error(err)
 			}
 			if disks, err := w.store.ListDisks(t.Context()); err != nil || len(disks) != 1 {
 				t.Errorf("the disks are %v, %v", disks, err)
 			}
 			if uuid, err := w.fleet.Interrupted(t.Context(), "web-a"); uuid != "" || err != nil {
-				t.Errorf("once made, it is %q, %v", uuid, err)
+				t.Errorf("once recorded, it is %q, %v", uuid, err)
 			}
 		})
+	}
+}
+
+// Terraform writes a VM to its state after the provider's answer, and may be killed before.
+func TestAVMThatWasMadeIsKnownAsSuchUntilItIsRecorded(t *testing.T) {
+	w := newWorld(t)
+	interrupted := func(want string) {
+		t.Helper()
+		if uuid, err := w.fleet.Interrupted(t.Context(), "web-a"); uuid != want || err != nil {
+			t.Errorf("it is %q, %v; want %q", uuid, err, want)
+		}
+	}
+	ended := func() {
+		w.hypervisor.Alter("web-a", func(d *hypervisor.Domain) { d.Metadata.Creating.Process = "gone" })
+	}
+	w.create(t, w.spec())
+	if found, err := w.fleet.Read(t.Context(), "web-a"); err != nil || !found.Unrecorded {
+		t.Errorf("just made: %+v, %v", found, err)
+	}
+	if _, err := w.fleet.Interrupted(t.Context(), "web-a"); !errors.Is(err, vm.ErrCreating) {
+		t.Errorf("while its process runs: %v", err)
+	}
+	ended()
+	interrupted(w.spec().UUID)
+	t.Chdir(t.TempDir())
+	interrupted("") // another configuration, whose VM happens to have the same name
+	if made := w.create(t, w.spec()); !made.Answered {
+		t.Errorf("continued from another directory: %+v", made)
+	}
+	ended()
+	interrupted(w.spec().UUID)
+	for range 2 {
+		if err := w.fleet.Recorded(t.Context(), w.spec().UUID); err != nil {
+			t.Fatal(err)
+		}
+		interrupted("")
+	}
+	if found, err := w.fleet.Read(t.Context(), "web-a"); err != nil || found.Unrecorded {
+		t.Errorf("recorded: %+v, %v", found, err)
+	}
+	if err := w.fleet.Recorded(t.Context(), "11111111-2222-4333-8444-555555555555"); err != nil {
+		t.Errorf("a VM that does not exist: %v", err)
+	}
+}
+
+func TestAnUpdateMeansThatAVMIsRecorded(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	spec := w.spec()
+	spec.DiskSize *= 2
+	if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Unrecorded {
+		t.Fatalf("updated %+v, %v", updated, err)
+	}
+	if domain := w.defined(t); domain.Metadata.Creating != nil {
+		t.Errorf("its definition is %+v", domain)
+	}
+}
+
+// A private disk that is missing is a loss once the VM was made, whether Terraform has recorded the VM or not.
+func TestALostDiskIsNotMadeAnewForAVMThatWasMade(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	if err := w.store.DeletePrivateDisk(t.Context(), w.defined(t).Metadata.PrivateVolume); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.fleet.Create(within(t, time.Minute), w.spec(), quiet); !errors.Is(err, vm.ErrDiskGone) {
+		t.Errorf("continued: %v", err)
 	}
 }
 

@@ -75,6 +75,12 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if move.PowerCycle() && move.Level > spec.Refresh.MaxImpact {
 		return nil, 0, fmt.Errorf("%w: %s; set refresh.max_impact to \"reboot\" to allow a power-off", ErrImpact, joined(move.Reasons))
 	}
+	if domain.Metadata.Creating != nil { // who updates a VM has it in state
+		domain.Metadata.Creating = nil
+		if err := f.Recorded(ctx, domain.UUID); err != nil {
+			return nil, 0, err
+		}
+	}
 	if state == hypervisor.Running {
 		spec = f.withAttached(ctx, domain, spec, progress)
 	}

@@ -138,6 +138,8 @@ type VM struct {
 	OtherAgent string
 	// ReadySeconds is the time from the domain's start to the agent's first answer; 0 if the VM was not started.
 	ReadySeconds float64
+	// Unrecorded is true if the VM was made, and nobody has said yet that it is in Terraform's state (Interface.Recorded).
+	Unrecorded bool
 	// DiskAllocated is what the private disk takes on the host in bytes.
 	DiskAllocated int64
 
@@ -158,8 +160,12 @@ type Interface interface {
 	// exists under another UUID.
 	Create(ctx context.Context, spec Spec, progress Progress) (*VM, error)
 	// Interrupted returns the UUID of a VM of the name whose creation was interrupted because its process was killed, so that Create
-	// can continue it; "" if there is none. ErrCreating if the process still runs.
+	// can continue it; "" if there is none. A VM that was made, but may not have got into Terraform's state, counts only if it was made
+	// from the same working directory. ErrCreating if the process still runs.
 	Interrupted(ctx context.Context, name string) (uuid string, err error)
+	// Recorded says that a VM that was made is in Terraform's state. From then on, Interrupted does not return it. It does nothing to
+	// a VM that does not await that (VM.Unrecorded), and to one that does not exist.
+	Recorded(ctx context.Context, uuid string) error
 	// Find returns the present name of the VM with a UUID: somebody may have renamed it. ErrNotFound only if libvirt said that
 	// neither the UUID nor the name exists; ErrOther if the name belongs to another domain. If the UUID is "", the name counts.
 	Find(ctx context.Context, name, uuid string) (string, error)
