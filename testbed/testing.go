@@ -148,17 +148,24 @@ func younger(record, dir string) bool {
 	return err != nil || time.Since(info.ModTime()) < time.Minute
 }
 
-// KeepConsole keeps the console log of a VM that is about to be deleted, in case the test fails later.
-func (b *Testbed) KeepConsole(vm string) error {
-	dir := filepath.Join(b.dir, "log", "consoles")
+// KeepLogs keeps what goes with a VM that is about to be deleted, its console log and that of its vsock daemon, in case the test
+// fails later.
+func (b *Testbed) KeepLogs(vm string) error {
+	dir := filepath.Join(b.dir, "log", "deleted")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("keep the console of %s: %w", vm, err)
+		return fmt.Errorf("keep the logs of %s: %w", vm, err)
 	}
-	err := os.Link(filepath.Join(b.StateDir(), "console", vm+".log"), filepath.Join(dir, vm+".log"))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) { // it was never started, or its name was used before
-		return nil
+	logs, err := filepath.Glob(filepath.Join(b.StateDir(), "vsock-*.log"))
+	if err != nil {
+		return fmt.Errorf("keep the logs of %s: %w", vm, err)
 	}
-	return err
+	for _, path := range append(logs, filepath.Join(b.StateDir(), "console", vm+".log")) {
+		err := os.Link(path, filepath.Join(dir, filepath.Base(path)))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) { // it was never started, or was kept before
+			return err
+		}
+	}
+	return nil
 }
 
 // keepLogs copies consoles and logs out of the testbed's directory.

@@ -280,7 +280,7 @@ func (v *VM) Console() string {
 func (v *VM) Delete(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
-	if err := v.World.Bed.KeepConsole(v.Spec.Name); err != nil {
+	if err := v.World.Bed.KeepLogs(v.Spec.Name); err != nil {
 		return err
 	}
 	if err := v.World.Host.Fleet.Delete(ctx, v.Spec.Name, v.Spec.UUID, v.progress); err != nil {

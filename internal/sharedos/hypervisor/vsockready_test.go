@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -94,6 +95,24 @@ func TestTheDaemonNoticesNothingWhileTheGuestIsReset(t *testing.T) {
 	if err := notices(t, daemon, time.Minute); !errors.Is(err, io.EOF) {
 		t.Errorf("once the guest is ready: %v", err)
 	}
+}
+
+// A kernel that hangs is reset by the watchdog after a quarter of an hour.
+func TestTheDaemonNoticesNothingWhileAKernelHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, daemon, ready := guestOf(t)
+		if err := c.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		var limit net.Error
+		if err := notices(t, daemon, 20*time.Minute); !errors.As(err, &limit) || !limit.Timeout() {
+			t.Errorf("the daemon notices: %v", err)
+		}
+		ready(true)
+		if err := notices(t, daemon, time.Minute); !errors.Is(err, io.EOF) {
+			t.Errorf("once the guest is ready: %v", err)
+		}
+	})
 }
 
 func TestAReadyGuestIsWrittenTo(t *testing.T) {
