@@ -67,9 +67,10 @@ type connection struct {
 	built       int
 	interrupted bool
 	plans       plannedObjects
-	poolChecked bool            // the pool can be used or created
-	made        []string        // UUIDs of VMs that were made, which Terraform writes to its state
-	reads       map[string]bool // UUIDs of VMs that were read and have not been planned since
+	poolChecked bool // the pool can be used or created
+	// records say for each object that was made that Terraform has it in its state.
+	records []func(context.Context, Backend) error
+	reads   map[string]bool // UUIDs of VMs that were read and have not been planned since
 }
 
 // interrupt ends the builds of plans that are running. Whoever presses Ctrl-C during an apply would wait for them
@@ -180,11 +181,16 @@ func (c *connection) chain() chain {
 	return chain{c.config.MaxLayers, c.config.MaxDeltaPercent}
 }
 
-// madeVM notes that the answer to a call has a VM that was made.
-func (c *connection) madeVM(uuid string) {
+// made notes that the answer to a call has an object that was made, and how to record that Terraform has it in its state.
+func (c *connection) made(record func(context.Context, Backend) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.made = append(c.made, uuid)
+	c.records = append(c.records, record)
+}
+
+// madeVM is made for a VM.
+func (c *connection) madeVM(uuid string) {
+	c.made(func(ctx context.Context, backend Backend) error { return backend.VMs().Recorded(ctx, uuid) })
 }
 
 // recordTimeout bounds how long close records what was made. Terraform kills a provider that does not end within 2 s. What is not
@@ -199,13 +205,13 @@ func (c *connection) close() error {
 	if c.backend != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 		defer cancel()
-		for _, uuid := range c.made {
+		for _, record := range c.records {
 			if ctx.Err() != nil {
 				break
 			}
-			failed = append(failed, c.backend.VMs().Recorded(ctx, uuid))
+			failed = append(failed, record(ctx, c.backend))
 		}
-		c.made = nil
+		c.records = nil
 	}
 	return errors.Join(append(failed, c.closeLocked())...)
 }

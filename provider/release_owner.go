@@ -102,17 +102,20 @@ func (r *releaseResource) planOwned(ctx context.Context, name types.String, exis
 	return failedAt(path.Root("name"), failure{do: "plan", object: object, err: err, next: next})
 }
 
-// endCreate records that the object is in state, or that its creation was given up, so that the next apply continues
-// it.
-func (r *releaseResource) endCreate(ctx context.Context, name, owner string, inState bool) diag.Diagnostics {
+// endCreate records that the object was made, and is in state when Terraform has ended the provider, or that its creation was given
+// up, so that the next apply continues it.
+func (r *releaseResource) endCreate(ctx context.Context, name, owner string, made bool) diag.Diagnostics {
 	if owner == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer cancel()
 	backend, err := r.connection.get(ctx)
-	if err == nil && inState {
-		err = r.kind.publisher(backend).SetOwner(ctx, name, owner)
+	if err == nil && made {
+		r.connection.made(func(ctx context.Context, backend Backend) error {
+			return r.kind.publisher(backend).SetOwner(ctx, name, owner)
+		})
+		err = r.kind.publisher(backend).Made(ctx, name, owner)
 	} else if err == nil {
 		err = r.kind.publisher(backend).Abandon(ctx, name, owner)
 	}
@@ -145,8 +148,7 @@ func (r *releaseResource) readOwner(ctx context.Context, publisher publish.Inter
 		}
 		diags.Append(setOwner(ctx, to, own)...)
 		diags.Append(to.SetKey(ctx, privateImported, []byte("false"))...)
-	case owned.Owner == own && owned.Interrupted:
-		// The state has it although its process was killed before it could record that.
+	case owned.Owner == own && owned.Unrecorded:
 		if err := publisher.SetOwner(ctx, name, own); err != nil {
 			return false, append(diags, failed(failure{do: "read", object: r.kind.object(name), err: err})...)
 		}

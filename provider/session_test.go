@@ -29,6 +29,8 @@ type session struct {
 	dir   string
 	// started is called with each provider; nil for nothing.
 	started func(*provider.Provider)
+	// served is the provider of the last command.
+	served *provider.Provider
 }
 
 func newSession(t *testing.T, world *providertest.World, config string) *session {
@@ -58,6 +60,7 @@ func (s *session) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
 	reattach, closed := make(chan *plugin.ReattachConfig, 1), make(chan struct{})
 	address := strings.Replace(provider.Address, "registry.terraform.io", os.Getenv("TF_ACC_PROVIDER_HOST"), 1)
 	sharedos := provider.New("test", s.world.Open)
+	s.served = sharedos
 	if s.started != nil {
 		s.started(sharedos)
 	}
@@ -93,6 +96,9 @@ func (s *session) run(args ...string) string {
 	command, output := s.command(args...)
 	if err := command.Run(); err != nil {
 		s.t.Fatalf("terraform %s: %v\n%s", strings.Join(args, " "), err, output)
+	}
+	if err := s.served.Close(); err != nil { // as when Terraform ends it
+		s.t.Errorf("close the provider: %v", err)
 	}
 	return output.String()
 }

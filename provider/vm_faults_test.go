@@ -12,7 +12,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
-	"github.com/sharedos/terraform-provider-sharedos/provider"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
 func TestALayerThatSomebodyHasDetachedIsAttachedByTheNextApply(t *testing.T) {
@@ -71,7 +72,7 @@ func TestACreationThatWasKilledIsFinishedByTheNextApply(t *testing.T) {
 			must(t, err)
 			operator, err := world.Operator()
 			must(t, err)
-			directory, err := os.Getwd() // the provider runs in this process
+			directory, err := store.ThisDirectory() // the provider runs in this process
 			must(t, err)
 			s.run("state", "rm", "sharedos_vm.web")
 			world.Domains.Alter("web", func(d *hypervisor.Domain) {
@@ -97,17 +98,14 @@ func TestACreationThatWasKilledIsFinishedByTheNextApply(t *testing.T) {
 func TestWhatWasMadeIsRecordedWhenTerraformEnds(t *testing.T) {
 	world := newWorld(t)
 	s := newSession(t, world, debian(unpatched)+web(""))
-	var served *provider.Provider
-	s.started = func(p *provider.Provider) { served = p }
 	s.run("apply", "-auto-approve", "-no-color")
-	if domain, _, err := world.VM(t.Context(), "web"); err != nil || domain.Metadata.Creating == nil || !domain.Metadata.Creating.Finished {
-		t.Fatalf("after the apply it is %+v, %v", domain, err)
-	}
-	if !served.Idle() {
-		t.Error("the provider says that it serves calls")
-	}
-	must(t, served.Close())
 	if domain, _, err := world.VM(t.Context(), "web"); err != nil || domain.Metadata.Creating != nil {
-		t.Errorf("after the end it is %+v, %v", domain, err)
+		t.Errorf("the VM is %+v, %v", domain, err)
+	}
+	if history, err := world.Volumes.History(t.Context(), release.Base, "debian-13"); err != nil || history.Owner == "" || history.Making != nil {
+		t.Errorf("the record of the base is %+v, %v", history, err)
+	}
+	if !s.served.Idle() {
+		t.Error("the provider says that it serves calls")
 	}
 }

@@ -125,6 +125,10 @@ func (p watchedPublisher) Owner(ctx context.Context, name string) (publish.Owner
 	return p.real.Owner(ctx, name)
 }
 
+func (p watchedPublisher) Made(ctx context.Context, name, owner string) error {
+	return p.real.Made(ctx, name, owner)
+}
+
 func (p watchedPublisher) SetOwner(ctx context.Context, name, owner string) error {
 	return p.real.SetOwner(ctx, name, owner)
 }

@@ -21,8 +21,11 @@ var (
 type Ownership struct {
 	// Owner identifies the Terraform state; "" if an earlier version made the base.
 	Owner string
-	// Interrupted is true if this operator's process that made the base was killed before a state had the base.
+	// Interrupted is true if this operator's process that made the base was killed, and no state is known to have the base. A base that
+	// was made completely may well be in a state, so it counts only if it was made from the same working directory.
 	Interrupted bool
+	// Unrecorded is true until it is certain that a state has the base (Interface.SetOwner).
+	Unrecorded bool
 }
 
 // Owner implements Interface.
@@ -35,8 +38,13 @@ func (p *Publisher) Owner(ctx context.Context, name string) (Ownership, error) {
 	if history.Making == nil {
 		return owned, nil
 	}
+	owned.Unrecorded = true
 	operator, err := p.operator()
 	if err != nil || operator != history.Making.Operator {
+		return owned, err
+	}
+	here, err := store.ThisDirectory()
+	if err != nil || history.Making.Finished != "" && history.Making.Finished != here {
 		return owned, err
 	}
 	if owned.Interrupted, err = store.MakerEnded(history.Making.Process, history.Making.Began); err != nil {
@@ -55,6 +63,21 @@ func (p *Publisher) SetOwner(ctx context.Context, name, owner string) error {
 		changed := history.Owner != owner || history.Making != nil
 		history.Owner, history.Making = owner, nil
 		return changed
+	})
+}
+
+// Made implements Interface.
+func (p *Publisher) Made(ctx context.Context, name, owner string) error {
+	here, err := store.ThisDirectory()
+	if err != nil {
+		return err
+	}
+	return p.changeOwner(ctx, name, func(history *store.History) bool {
+		if history.Owner != owner || history.Making == nil {
+			return false
+		}
+		history.Making.Finished = here
+		return true
 	})
 }
 

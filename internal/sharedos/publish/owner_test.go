@@ -50,20 +50,29 @@ func TestACreationOfABaseThatWasCutOffIsRecognised(t *testing.T) {
 		want  Ownership
 		fails error
 	}{
-		"by a process that runs": {func(*testing.T, *Publisher) {}, Ownership{Owner: "first"}, ErrMaking},
-		"by an error":            {func(t *testing.T, p *Publisher) { must(t, p.Abandon(t.Context(), "os", "first")) }, Ownership{"first", true}, nil},
+		"by a process that runs": {func(*testing.T, *Publisher) {}, Ownership{Owner: "first", Unrecorded: true}, ErrMaking},
+		"by an error":            {func(t *testing.T, p *Publisher) { must(t, p.Abandon(t.Context(), "os", "first")) }, Ownership{"first", true, true}, nil},
 		"by a kill": {func(t *testing.T, p *Publisher) {
 			history, err := p.Store.History(t.Context(), release.Base, "os")
 			must(t, err)
 			history.Making.Process, history.Making.Began = "0011223344556677.1.2", time.Unix(1, 0)
 			must(t, p.Store.SetHistory(t.Context(), release.Base, "os", history))
-		}, Ownership{"first", true}, nil},
+		}, Ownership{"first", true, true}, nil},
 		"of another operator": {func(t *testing.T, p *Publisher) {
 			history, err := p.Store.History(t.Context(), release.Base, "os")
 			must(t, err)
 			history.Making.Process, history.Making.Operator = "ended", "another"
 			must(t, p.Store.SetHistory(t.Context(), release.Base, "os", history))
-		}, Ownership{Owner: "first"}, nil},
+		}, Ownership{Owner: "first", Unrecorded: true}, nil},
+		"by a kill before Terraform wrote it to its state": {func(t *testing.T, p *Publisher) {
+			must(t, p.Made(t.Context(), "os", "first"))
+			must(t, p.Abandon(t.Context(), "os", "first"))
+		}, Ownership{"first", true, true}, nil},
+		"from another directory, complete": {func(t *testing.T, p *Publisher) {
+			must(t, p.Made(t.Context(), "os", "first"))
+			must(t, p.Abandon(t.Context(), "os", "first"))
+			t.Chdir(t.TempDir())
+		}, Ownership{Owner: "first", Unrecorded: true}, nil},
 		"after it was complete": {func(t *testing.T, p *Publisher) {
 			must(t, p.SetOwner(t.Context(), "os", "first"))
 			must(t, p.Abandon(t.Context(), "os", "first"))

@@ -228,6 +228,8 @@ type Interface interface {
 	// Owner returns whom a base belongs to; store.ErrNotFound if there is no such base, ErrMaking if another process of this operator
 	// makes it now.
 	Owner(ctx context.Context, name string) (Ownership, error)
+	// Made records that a base was made for an owner, which gets it into its state next. SetOwner follows when that is certain.
+	Made(ctx context.Context, name, owner string) error
 	// SetOwner records that a base belongs to a Terraform state, which has it: it is handed over, or its creation is complete.
 	SetOwner(ctx context.Context, name, owner string) error
 	// Abandon records that the process which made a base for an owner has given up, so that the next creation continues it.

@@ -28,7 +28,7 @@ type History struct {
 	// Users and Groups are the ledger of accounts of a base: the numbers of accounts that components on it have. Names
 	// are only ever added, so that an account has one number in all stacks on the base.
 	Users, Groups map[string]uint32
-	// Making is set from the first release on until the owner has the base in its state; nil after that.
+	// Making is set from the first release on until it is certain that the owner has the base in its state; nil after that.
 	Making *Making
 }
 
@@ -39,6 +39,9 @@ type Making struct {
 	// Process is the process that makes it (ThisProcess), and Began when it began, in whole seconds, UTC.
 	Process string
 	Began   time.Time
+	// Finished is the directory (ThisDirectory) in which the process has made the base; "" while it makes it. The base may not be in
+	// Terraform's state yet.
+	Finished string
 }
 
 // Listed is one release in a History.
@@ -107,10 +110,17 @@ func EncodeHistory(h History) ([]byte, error) {
 		text.WriteString(ownerLine + h.Owner + "\n")
 	}
 	if m := h.Making; m != nil {
-		if !word.MatchString(m.Operator) || !word.MatchString(m.Process) {
-			return nil, fmt.Errorf("history: operator %q and process %q cannot be recorded", m.Operator, m.Process)
+		words := []string{m.Operator, m.Process, m.Finished}
+		if m.Finished == "" {
+			words = words[:2]
 		}
-		fmt.Fprintf(&text, "%s%s %s %s\n", makingLine, m.Operator, m.Process, m.Began.UTC().Format(time.RFC3339))
+		for _, one := range words {
+			if !word.MatchString(one) {
+				return nil, fmt.Errorf("history: %q cannot be recorded of who makes it", one)
+			}
+		}
+		words = slices.Insert(words, 2, m.Began.UTC().Format(time.RFC3339))
+		text.WriteString(makingLine + strings.Join(words, " ") + "\n")
 	}
 	for _, ledger := range h.ledgers() {
 		for _, name := range slices.Sorted(maps.Keys(*ledger.accounts)) {
@@ -157,7 +167,7 @@ func DecodeHistory(text []byte) (History, error) {
 	if len(lines) > 0 {
 		if making, found := strings.CutPrefix(lines[0], makingLine); found {
 			fields := strings.Fields(making)
-			if len(fields) != 3 {
+			if len(fields) != 3 && len(fields) != 4 {
 				return History{}, fmt.Errorf("history, who makes it: %w", ErrCorrupt)
 			}
 			began, err := time.Parse(time.RFC3339, fields[2])
@@ -165,6 +175,9 @@ func DecodeHistory(text []byte) (History, error) {
 				return History{}, fmt.Errorf("history, who makes it: %w: %w", ErrCorrupt, err)
 			}
 			h.Making, lines = &Making{Operator: fields[0], Process: fields[1], Began: began}, lines[1:]
+			if len(fields) == 4 {
+				h.Making.Finished = fields[3]
+			}
 		}
 	}
 	for _, ledger := range h.ledgers() {

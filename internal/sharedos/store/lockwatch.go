@@ -44,6 +44,16 @@ func ThisProcess() (string, error) {
 	return fmt.Sprintf("%s.%d.%d", self.machine, self.pid, self.start), err
 }
 
+// ThisDirectory identifies the working directory of this process, in which Terraform's configuration is, in a text of one word.
+func ThisDirectory() (string, error) {
+	directory, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the working directory: %w", err)
+	}
+	sum := sha256.Sum256([]byte(directory))
+	return hex.EncodeToString(sum[:8]), nil
+}
+
 // ProcessState says what is known about a process.
 type ProcessState int
 

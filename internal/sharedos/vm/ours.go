@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -81,9 +80,9 @@ func (f *Fleet) creating() (*hypervisor.Creating, error) {
 	if err != nil {
 		return nil, err
 	}
-	directory, err := os.Getwd()
+	directory, err := store.ThisDirectory()
 	if err != nil {
-		return nil, fmt.Errorf("find the working directory: %w", err)
+		return nil, err
 	}
 	return &hypervisor.Creating{
 		Operator: base64.StdEncoding.EncodeToString(f.publicKey()), Process: process, Began: time.Now().UTC().Truncate(time.Second),
@@ -103,7 +102,11 @@ func (f *Fleet) Interrupted(ctx context.Context, name string) (string, error) {
 	case mark == nil || mark.Operator != base64.StdEncoding.EncodeToString(f.publicKey()) || domain.Metadata.Pool != f.Pool:
 		return "", nil
 	}
-	if directory, err := os.Getwd(); mark.Finished && (err != nil || mark.Directory != directory) {
+	here, err := store.ThisDirectory()
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("look for VM %q: %w", name, err)
+	case mark.Finished && mark.Directory != here:
 		return "", nil // it may well be in the state of another configuration
 	}
 	ended, err := store.MakerEnded(mark.Process, mark.Began)
