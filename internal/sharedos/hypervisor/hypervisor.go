@@ -39,6 +39,18 @@ var (
 	ErrStarting = errors.New("the guest has not set up its vsock yet")
 )
 
+// VSockState says whether the guest can be dialled.
+type VSockState int
+
+const (
+	// VSockKernel: the machine's kernel serves the vsock, which can be dialled at any moment.
+	VSockKernel VSockState = iota
+	// VSockUp and VSockDown: a daemon serves it, and the guest's driver has set it up, or not. A daemon that is dialled at the moment
+	// at which the guest goes down does not recover (readyDialer).
+	VSockUp
+	VSockDown
+)
+
 // Hypervisor defines, runs and changes domains.
 type Hypervisor interface {
 	// Define creates the domain, or redefines it under the same UUID, so that it exists at every moment. ErrForeign if a domain
@@ -77,6 +89,8 @@ type Hypervisor interface {
 	SetMetadata(ctx context.Context, name string, metadata Metadata) error
 	// Dialer connects to ports of the running domain's vsock.
 	Dialer(ctx context.Context, name string) (transport.Dialer, error)
+	// VSock returns the state of the running domain's vsock, without touching it.
+	VSock(ctx context.Context, name string) (VSockState, error)
 	// Limits returns what a domain can have at most on this host.
 	Limits(ctx context.Context) (Limits, error)
 	// NetworkActive reports whether a network of libvirt is active, so that a domain with an interface on it can start.

@@ -169,10 +169,24 @@ func (h *Libvirt) endVSock(ctx context.Context, files vsockFiles) error {
 	return nil
 }
 
-// Dialer implements Hypervisor.
-func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, error) {
-	var dialer transport.Dialer
-	err := h.call(ctx, fmt.Sprintf("reach domain %q", name), func(l *libvirt.Libvirt) error {
+// VSock implements Hypervisor.
+func (h *Libvirt) VSock(ctx context.Context, name string) (VSockState, error) {
+	live, err := h.alive(ctx, name)
+	if err != nil || !usesDaemon(live) {
+		return VSockKernel, err
+	}
+	switch err := h.vsockReady(ctx, name); {
+	case errors.Is(err, ErrStarting):
+		return VSockDown, nil
+	case err != nil:
+		return VSockKernel, err
+	}
+	return VSockUp, nil
+}
+
+// alive returns the definition of a domain that runs; ErrNotRunning if it does not.
+func (h *Libvirt) alive(ctx context.Context, name string) (live *libvirtxml.Domain, err error) {
+	err = h.call(ctx, fmt.Sprintf("reach domain %q", name), func(l *libvirt.Libvirt) error {
 		found, err := find(l, name)
 		if err != nil {
 			return err
@@ -180,25 +194,32 @@ func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, er
 		if !found.state.alive() {
 			return ErrNotRunning
 		}
-		live, err := describe(l, found.Domain, 0)
-		if err != nil {
-			return err
-		}
-		if usesDaemon(live) {
-			dialer, err = h.daemonDialer(ctx, name, h.vsockOf(live))
-			return err
-		}
-		if live.Devices.VSock.CID == nil {
-			return errors.New("its vsock has no context id")
-		}
-		cid, err := strconv.ParseUint(live.Devices.VSock.CID.Address, 10, 32)
-		if err != nil {
-			return fmt.Errorf("its vsock's context id: %w", err)
-		}
-		dialer = kernelDialer{h.machine, uint32(cid)}
-		return nil
+		live, err = describe(l, found.Domain, 0)
+		return err
 	})
-	return dialer, err
+	return live, err
+}
+
+// Dialer implements Hypervisor.
+func (h *Libvirt) Dialer(ctx context.Context, name string) (transport.Dialer, error) {
+	live, err := h.alive(ctx, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case usesDaemon(live):
+		dialer, err := h.daemonDialer(ctx, name, h.vsockOf(live))
+		if err != nil {
+			return nil, fmt.Errorf("reach domain %q: %w", name, err)
+		}
+		return dialer, nil
+	case live.Devices.VSock.CID == nil:
+		return nil, fmt.Errorf("reach domain %q: its vsock has no context id", name)
+	}
+	cid, err := strconv.ParseUint(live.Devices.VSock.CID.Address, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("reach domain %q: its vsock's context id: %w", name, err)
+	}
+	return kernelDialer{h.machine, uint32(cid)}, nil
 }
 
 func (h *Libvirt) daemonDialer(ctx context.Context, name string, files vsockFiles) (transport.Dialer, error) {

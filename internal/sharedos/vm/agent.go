@@ -216,6 +216,9 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		}
 	}()
 	last := errors.New("the agent was not asked yet")
+	var said *agentapi.StatusResponse // its last answer
+	var reset resetWait
+	vsock := func(ctx context.Context) (hypervisor.VSockState, error) { return f.Hypervisor.VSock(ctx, name) }
 	console := f.consoleLog(name)
 	ran := began // when it was last not seen paused
 	ended := func() error {
@@ -243,7 +246,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 				"virsh destroy it, and apply again; the end of its console, %s:%s",
 				what, name, ErrPaused, int(paused.Seconds()), name, name, console, f.consoleTail(ctx, console))
 		}
-		if agent == nil {
+		if agent == nil && reset.over(ctx, vsock, time.Now()) {
 			agent, err = f.connectAndPin(ctx, domain)
 			if errors.Is(err, transport.ErrPeerKey) || errors.Is(err, ErrOperator) || errors.Is(err, hypervisor.ErrVSockEnded) {
 				return nil, err // waiting does not help
@@ -257,6 +260,9 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 			if err = statusErr; err != nil {
 				_ = agent.Close() // it is broken already
 				agent = nil
+				reset.lost(said, time.Now())
+			} else {
+				said = status
 			}
 		}
 		if err != nil {

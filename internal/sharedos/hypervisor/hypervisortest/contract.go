@@ -588,6 +588,7 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	_, errs["List"] = h.List(over)
 	_, errs["BootFiles"] = h.BootFiles(over)
 	_, errs["Dialer"] = h.Dialer(over, d.Name)
+	_, errs["VSock"] = h.VSock(over, d.Name)
 	for method, err := range errs {
 		if !errors.Is(err, context.Canceled) || errors.Is(err, hypervisor.ErrNotFound) {
 			t.Errorf("%s: got error %v, want %v", method, err, context.Canceled)

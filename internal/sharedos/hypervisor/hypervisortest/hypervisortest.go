@@ -549,6 +549,23 @@ func (h *Hypervisor) SetMetadata(ctx context.Context, name string, metadata hype
 	return nil
 }
 
+// VSock implements hypervisor.Hypervisor.
+func (h *Hypervisor) VSock(ctx context.Context, name string) (hypervisor.VSockState, error) {
+	if err := h.enter(ctx, "VSock", name, false); err != nil {
+		return 0, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	switch {
+	case err != nil:
+		return 0, err
+	case d.state != hypervisor.Running:
+		return 0, fmt.Errorf("reach domain %q: %w", name, hypervisor.ErrNotRunning)
+	}
+	return hypervisor.VSockKernel, nil
+}
+
 // Dialer implements hypervisor.Hypervisor.
 func (h *Hypervisor) Dialer(ctx context.Context, name string) (transport.Dialer, error) {
 	if err := h.enter(ctx, "Dialer", name, false); err != nil {
