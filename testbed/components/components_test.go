@@ -24,9 +24,10 @@ func TestMain(m *testing.M) { os.Exit(matrix.Run(m)) }
 // house is the VM that the tests share.
 type house struct {
 	vm *guest.VM
-	// bases are two releases of the base. web is nginx, built on each of them; tool and broken are files on the first.
-	bases, web   []tree.Digest
-	tool, broken tree.Digest
+	// bases are two releases of the base. web is nginx and keys is Redis, built on each of them; tool and broken are files on the
+	// first.
+	bases, web, keys []tree.Digest
+	tool, broken     tree.Digest
 	// verified is what dpkg --verify says of the base alone.
 	verified string
 }
@@ -78,11 +79,19 @@ func build(t *testing.T) *house {
 	if h.bases, err = w.Releases(t.Context(), "debian", guest.Plain, base("one"), base("two")); err != nil {
 		t.Fatal(err)
 	}
-	packages, err := w.Packages(guest.Plain, "nginx-light")
-	if err != nil {
-		t.Fatal(err)
+	for name, built := range map[string]*[]tree.Digest{"nginx-light": &h.web, "redis-server": &h.keys} {
+		packages, err := w.Packages(guest.Plain, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*built = onEach(t, w, h.bases, strings.Split(name, "-")[0], packages)
 	}
-	h.web = onEach(t, w, h.bases, "web", packages)
+	// A plan makes the layers that join two package databases. Here they are made while the VM does not hold its slot yet.
+	for i, base := range h.bases {
+		if _, err := w.Host.Publisher.Join(t.Context(), base, []tree.Digest{h.web[i], h.keys[i]}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, files := range map[string][]guest.Edit{"tool": tool, "broken": broken} {
 		id, err := w.Component(t.Context(), name, h.bases[0], guest.Files(files...))
 		if err != nil {
@@ -425,14 +434,37 @@ func (h *house) atBoot(t *testing.T) {
 	matrix.Record(t, "a component that was there at boot is detached", "restart", "its units are gone, its layer is unplugged; no other service is interrupted")
 
 	before = h.states(t)
-	h.moves(t, h.bases[0], h.web[0])
-	if page := h.page(t, "/mine"); page != "mine\n" {
-		t.Errorf("after it was attached again, its page is %q", page)
+	planned, _ := h.moves(t, h.bases[0], h.web[0], h.keys[0])
+	if !starts(planned.GetStarts(), "nginx.service") || !starts(planned.GetStarts(), "redis-server.service") {
+		t.Errorf("planned %v", planned.GetStarts())
 	}
+	h.serveBoth(t)
 	h.untouched(t, before)
+	before = h.states(t)
+	h.moves(t, h.bases[0], h.keys[0])
+	h.gone(t, "nginx.service")
+	h.untouched(t, before, "nginx.service")
+	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", false)
+	h.truthful(t, "redis-server", "/usr/share/doc/redis-server/copyright", true)
 	h.moves(t, h.bases[0])
 	h.attached(t, h.web[0], false)
+	h.attached(t, h.keys[0], false)
 	h.readable(t)
+	matrix.Record(t, "two components of packages are attached at once, and one of them is detached", "restart",
+		"both serve; the package database tells of what is there; the other one is not interrupted")
+}
+
+// serveBoth checks that both components of packages serve, with what users have left there, and that the package database has both.
+func (h *house) serveBoth(t *testing.T) {
+	t.Helper()
+	if page := h.page(t, "/mine"); page != "mine\n" {
+		t.Errorf("its page is %q", page)
+	}
+	if answer := h.run(t, "redis-cli setnx key mine >/dev/null; redis-cli get key; stat -c %U /var/lib/redis"); answer != "mine\nredis" {
+		t.Errorf("the store answers %q", answer)
+	}
+	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
+	h.truthful(t, "redis-server", "/usr/share/doc/redis-server/copyright", true)
 }
 
 // readable checks that no read of a layer has failed, and that the services which were there before can go on.
@@ -465,24 +497,21 @@ func (h *house) fails(t *testing.T) {
 	matrix.Record(t, "a unit of a component fails while it is attached", "restart", "rolled back; nothing of it runs")
 }
 
-// patched patches the base underneath a component that was rebuilt on it, in one refresh.
+// patched patches the base underneath two components that were rebuilt on it, in one refresh.
 func (h *house) patched(t *testing.T) {
-	h.moves(t, h.bases[0], h.web[0])
+	h.moves(t, h.bases[0], h.web[0], h.keys[0])
 	before := h.states(t)
 	started := time.Now()
-	_, report := h.moves(t, h.bases[1], h.web[1])
+	_, report := h.moves(t, h.bases[1], h.web[1], h.keys[1])
 	t.Logf("it took %v", time.Since(started))
 	if mark := h.run(t, "cat /usr/share/mark"); mark != "two" {
 		t.Errorf("the base is %q", mark)
 	}
-	if page := h.page(t, "/mine"); page != "mine\n" {
-		t.Errorf("its page is %q", page)
-	}
+	h.serveBoth(t)
 	if len(report.GetRestarts()) > 0 {
 		t.Errorf("restarted were %v", report.GetRestarts())
 	}
 	h.untouched(t, before)
-	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
 	h.attached(t, h.web[0], h.layerOf(t, h.web[0]) == h.layerOf(t, h.web[1]))
 	if uid := h.run(t, "id -u www-data"); uid != strconv.Itoa(33) {
 		t.Errorf("www-data is %s", uid)
