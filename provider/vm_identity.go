@@ -43,13 +43,15 @@ func (*vmIdentity) attributes() map[string]schema.Attribute {
 			"the machine-id of the guest."},
 		"hostname": schema.StringAttribute{
 			Optional: true, Computed: true,
-			MarkdownDescription: "Host name in the guest. Default: `name`.",
-			Validators:          []validator.String{isHostname},
+			MarkdownDescription: "Host name in the guest. Default: `name`. A change is live: new processes see it at once, and a " +
+				"program that has read the old one keeps it until it is started again. `/etc/hosts` follows unless somebody has changed it.",
+			Validators: []validator.String{isHostname},
 		},
 		"ssh_authorized_keys": schema.ListAttribute{
 			Optional: true, ElementType: types.StringType,
 			MarkdownDescription: "OpenSSH public keys that may log in as root, such as `file(\"~/.ssh/id_ed25519.pub\")`. " +
-				"Each is one line, which may start with options as in an `authorized_keys` file.",
+				"Each is one line, which may start with options as in an `authorized_keys` file. A change is live, also of a key that is " +
+				"removed; sessions that are open stay. Further keys in root's `authorized_keys` file are kept.",
 		},
 	}
 }

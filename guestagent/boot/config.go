@@ -83,8 +83,8 @@ func checkConfig(config agentapi.BootConfig) error {
 	if err := checkStack(config.Stack); err != nil {
 		return err
 	}
-	if len(config.Hostname) > maxHostnameBytes || !hostname(config.Hostname) {
-		return fmt.Errorf("%q is not a host name of at most %d bytes", config.Hostname, maxHostnameBytes)
+	if err := checkIdentity(config); err != nil {
+		return err
 	}
 	if len(config.Operators) > maxOperators {
 		return fmt.Errorf("%d operators are more than %d", len(config.Operators), maxOperators)
@@ -97,6 +97,14 @@ func checkConfig(config agentapi.BootConfig) error {
 		if len(key) != ed25519.PublicKeySize {
 			return fmt.Errorf("operator key %d has %d bytes, an Ed25519 public key %d", i+1, len(key), ed25519.PublicKeySize)
 		}
+	}
+	return nil
+}
+
+// checkIdentity checks what the host may change while the VM runs.
+func checkIdentity(config agentapi.BootConfig) error {
+	if len(config.Hostname) > maxHostnameBytes || !hostname(config.Hostname) {
+		return fmt.Errorf("%q is not a host name of at most %d bytes", config.Hostname, maxHostnameBytes)
 	}
 	if len(config.AuthorizedKeys) > maxKeys {
 		return fmt.Errorf("%d authorized keys are more than %d", len(config.AuthorizedKeys), maxKeys)

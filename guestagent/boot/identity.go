@@ -60,19 +60,46 @@ func writeIdentity(target, uuid string, config agentapi.BootConfig) (err error) 
 	if err := replaceFile(root, "etc/machine-id", []byte(id+"\n"), 0o444); err != nil {
 		return fmt.Errorf("write identity: %w", err)
 	}
-	if err := replaceFile(root, "etc/hostname", []byte(config.Hostname+"\n"), 0o644); err != nil {
+	if err := writeHostname(root, config.Hostname); err != nil {
 		return fmt.Errorf("write identity: %w", err)
-	}
-	if _, err := root.Lstat("etc/hosts"); errors.Is(err, fs.ErrNotExist) {
-		if err := replaceFile(root, "etc/hosts", hostsFile(config.Hostname), 0o644); err != nil {
-			return fmt.Errorf("write identity: %w", err)
-		}
 	}
 	// root may have changed its home so that this fails, which is no reason not to boot.
 	if err := writeAuthorizedKeys(root, config.AuthorizedKeys); err != nil {
 		say("root's authorized keys are left as they are: %v", err)
 	}
 	return nil
+}
+
+// writeHostname writes the host name. /etc/hosts follows as long as nobody else has changed it.
+func writeHostname(root *os.Root, hostname string) error {
+	before, err := readInRoot(root, "etc/hostname")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		before = nil // such as a link that leads nowhere, which is replaced
+	}
+	hosts, err := readInRoot(root, "etc/hosts")
+	if errors.Is(err, fs.ErrNotExist) || err == nil && bytes.Equal(hosts, hostsFile(strings.TrimSpace(string(before)))) {
+		// The hosts first: if this is cut off, the next call still finds the name that they were made for.
+		if err := replaceFile(root, "etc/hosts", hostsFile(hostname), 0o644); err != nil {
+			return err
+		}
+	}
+	return replaceFile(root, "etc/hostname", []byte(hostname+"\n"), 0o644)
+}
+
+// Identify gives the running system at the directory root the host name and root's keys that its definition gets.
+func Identify(directory string, config agentapi.BootConfig) (err error) {
+	if err := checkIdentity(config); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(directory)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	if err := writeHostname(root, config.Hostname); err != nil {
+		return err
+	}
+	return writeAuthorizedKeys(root, config.AuthorizedKeys)
 }
 
 func hostsFile(hostname string) []byte {

@@ -99,6 +99,8 @@ type answerer struct {
 	replacer         *replacer
 	// grow grows the private disk's file system to a disk of size bytes, and returns its bytes before and after.
 	grow func(ctx context.Context, size int64) (before, after int64, err error)
+	// identify gives the running system its host name and root's keys.
+	identify func(agentapi.BootConfig) error
 	// refused is the record of an agent that was to take over from this one and did not.
 	refused takeoverRecord
 	// busy are the layers, by id, that could not be closed although no process was seen to use them.

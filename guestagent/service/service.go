@@ -120,6 +120,7 @@ func Run(ctx context.Context, version string) error {
 	answers := &answerer{
 		version: version, engine: engine, blobs: blobs, layers: liveLayers{}, system: observer{System: system, manager: manager, usr: usr},
 		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
+		identify: identify,
 		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: engine.Yield, leave: func() {
 			replaced.Store(true)
 			time.AfterFunc(lastWord, yielded)

@@ -37,6 +37,7 @@ func TestTheAgentsLife(t *testing.T) {
 		test func(*testing.T, *guest.VM)
 	}{
 		{"the network", testNetwork},
+		{"host name and keys", testIdentity},
 		{"layers that are in use", testLayers(r[:3])}, // with a login for each command, since a login uses layers, too
 		{"another agent takes over", keepingLogin(testTakeover)},
 		{"an agent that does not start is not kept", testTakeoverThatFails},

@@ -2796,6 +2796,96 @@ func (x *GrowDiskResponse) GetAfterBytes() int64 {
 	return 0
 }
 
+type IdentifyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in RFC 1123, at most 64 bytes.
+	Hostname string `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// OpenSSH public keys for root, one line each.
+	AuthorizedKeys []string `protobuf:"bytes,2,rep,name=authorized_keys,json=authorizedKeys,proto3" json:"authorized_keys,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *IdentifyRequest) Reset() {
+	*x = IdentifyRequest{}
+	mi := &file_agent_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentifyRequest) ProtoMessage() {}
+
+func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
+func (*IdentifyRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *IdentifyRequest) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *IdentifyRequest) GetAuthorizedKeys() []string {
+	if x != nil {
+		return x.AuthorizedKeys
+	}
+	return nil
+}
+
+type IdentifyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentifyResponse) Reset() {
+	*x = IdentifyResponse{}
+	mi := &file_agent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentifyResponse) ProtoMessage() {}
+
+func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentifyResponse.ProtoReflect.Descriptor instead.
+func (*IdentifyResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{33}
+}
+
 type ReplaceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Signed by an operator: a release.Takeover.
@@ -2806,7 +2896,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +2908,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +2921,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -2851,7 +2941,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +2953,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +2966,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -3107,7 +3197,11 @@ const file_agent_proto_rawDesc = "" +
 	"\x10GrowDiskResponse\x12!\n" +
 	"\fbefore_bytes\x18\x01 \x01(\x03R\vbeforeBytes\x12\x1f\n" +
 	"\vafter_bytes\x18\x02 \x01(\x03R\n" +
-	"afterBytes\"$\n" +
+	"afterBytes\"V\n" +
+	"\x0fIdentifyRequest\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12'\n" +
+	"\x0fauthorized_keys\x18\x02 \x03(\tR\x0eauthorizedKeys\"\x12\n" +
+	"\x10IdentifyResponse\"$\n" +
 	"\x0eReplaceRequest\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\fR\x04note\"+\n" +
 	"\x0fReplaceResponse\x12\x18\n" +
@@ -3148,7 +3242,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eREFUSAL_TARGET\x10\x03\x12\x12\n" +
 	"\x0eREFUSAL_SYSTEM\x10\x04\x12\x14\n" +
 	"\x10REFUSAL_ACCOUNTS\x10\x05\x12\x12\n" +
-	"\x0eREFUSAL_CHECKS\x10\x062\x97\x05\n" +
+	"\x0eREFUSAL_CHECKS\x10\x062\xec\x05\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +
@@ -3156,7 +3250,8 @@ const file_agent_proto_rawDesc = "" +
 	"\aRefresh\x12!.sharedos.agent.v1.RefreshRequest\x1a\".sharedos.agent.v1.RefreshResponse\x12b\n" +
 	"\rReleaseLayers\x12'.sharedos.agent.v1.ReleaseLayersRequest\x1a(.sharedos.agent.v1.ReleaseLayersResponse\x12M\n" +
 	"\x06Mapped\x12 .sharedos.agent.v1.MappedRequest\x1a!.sharedos.agent.v1.MappedResponse\x12S\n" +
-	"\bGrowDisk\x12\".sharedos.agent.v1.GrowDiskRequest\x1a#.sharedos.agent.v1.GrowDiskResponse\x12P\n" +
+	"\bGrowDisk\x12\".sharedos.agent.v1.GrowDiskRequest\x1a#.sharedos.agent.v1.GrowDiskResponse\x12S\n" +
+	"\bIdentify\x12\".sharedos.agent.v1.IdentifyRequest\x1a#.sharedos.agent.v1.IdentifyResponse\x12P\n" +
 	"\aReplace\x12!.sharedos.agent.v1.ReplaceRequest\x1a\".sharedos.agent.v1.ReplaceResponseBLZJgithub.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapib\x06proto3"
 
 var (
@@ -3172,7 +3267,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -3210,10 +3305,12 @@ var file_agent_proto_goTypes = []any{
 	(*MappedFile)(nil),            // 33: sharedos.agent.v1.MappedFile
 	(*GrowDiskRequest)(nil),       // 34: sharedos.agent.v1.GrowDiskRequest
 	(*GrowDiskResponse)(nil),      // 35: sharedos.agent.v1.GrowDiskResponse
-	(*ReplaceRequest)(nil),        // 36: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 37: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 38: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 39: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*IdentifyRequest)(nil),       // 36: sharedos.agent.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 37: sharedos.agent.v1.IdentifyResponse
+	(*ReplaceRequest)(nil),        // 38: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 39: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 40: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 41: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
@@ -3232,8 +3329,8 @@ var file_agent_proto_depIdxs = []int32{
 	17, // 13: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
 	16, // 14: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
 	1,  // 15: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	38, // 16: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	39, // 17: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	40, // 16: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	41, // 17: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
 	21, // 18: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
 	12, // 19: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
 	1,  // 20: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
@@ -3259,17 +3356,19 @@ var file_agent_proto_depIdxs = []int32{
 	28, // 40: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
 	31, // 41: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
 	34, // 42: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	36, // 43: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	8,  // 44: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	11, // 45: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	14, // 46: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	23, // 47: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	29, // 48: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	32, // 49: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	35, // 50: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	37, // 51: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	44, // [44:52] is the sub-list for method output_type
-	36, // [36:44] is the sub-list for method input_type
+	36, // 43: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
+	38, // 44: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	8,  // 45: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	11, // 46: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	14, // 47: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	23, // 48: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	29, // 49: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	32, // 50: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	35, // 51: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	37, // 52: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
+	39, // 53: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	45, // [45:54] is the sub-list for method output_type
+	36, // [36:45] is the sub-list for method input_type
 	36, // [36:36] is the sub-list for extension type_name
 	36, // [36:36] is the sub-list for extension extendee
 	0,  // [0:36] is the sub-list for field type_name
@@ -3292,7 +3391,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

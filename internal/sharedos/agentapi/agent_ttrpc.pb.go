@@ -15,6 +15,7 @@ type AgentService interface {
 	ReleaseLayers(context.Context, *ReleaseLayersRequest) (*ReleaseLayersResponse, error)
 	Mapped(context.Context, *MappedRequest) (*MappedResponse, error)
 	GrowDisk(context.Context, *GrowDiskRequest) (*GrowDiskResponse, error)
+	Identify(context.Context, *IdentifyRequest) (*IdentifyResponse, error)
 	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
 }
 
@@ -69,6 +70,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.GrowDisk(ctx, &req)
+			},
+			"Identify": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req IdentifyRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Identify(ctx, &req)
 			},
 			"Replace": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ReplaceRequest
@@ -142,6 +150,14 @@ func (c *agentClient) Mapped(ctx context.Context, req *MappedRequest) (*MappedRe
 func (c *agentClient) GrowDisk(ctx context.Context, req *GrowDiskRequest) (*GrowDiskResponse, error) {
 	var resp GrowDiskResponse
 	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "GrowDisk", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Identify(ctx context.Context, req *IdentifyRequest) (*IdentifyResponse, error) {
+	var resp IdentifyResponse
+	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Identify", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -127,6 +127,11 @@ func (p plainTexts) GrowDisk(ctx context.Context, request *agentapi.GrowDiskRequ
 	return answer(ctx, request, p.agent.GrowDisk)
 }
 
+// Identify implements agentapi.AgentService.
+func (p plainTexts) Identify(ctx context.Context, request *agentapi.IdentifyRequest) (*agentapi.IdentifyResponse, error) {
+	return answer(ctx, request, p.agent.Identify)
+}
+
 // Replace implements agentapi.AgentService.
 func (p plainTexts) Replace(ctx context.Context, request *agentapi.ReplaceRequest) (*agentapi.ReplaceResponse, error) {
 	return answer(ctx, request, p.agent.Replace)

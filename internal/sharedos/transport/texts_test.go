@@ -124,6 +124,10 @@ func (s saying) GrowDisk(context.Context, *agentapi.GrowDiskRequest) (*agentapi.
 	return said(s, &agentapi.GrowDiskResponse{})
 }
 
+func (s saying) Identify(context.Context, *agentapi.IdentifyRequest) (*agentapi.IdentifyResponse, error) {
+	return said(s, &agentapi.IdentifyResponse{})
+}
+
 func (s saying) Replace(context.Context, *agentapi.ReplaceRequest) (*agentapi.ReplaceResponse, error) {
 	return said(s, &agentapi.ReplaceResponse{})
 }

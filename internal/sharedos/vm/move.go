@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -20,10 +21,11 @@ const (
 	ReasonInterfaces Reason = "the interfaces change only through a power-off"
 	ReasonNextBoot   Reason = "the strategy is next_boot: the new stack takes effect at the next start"
 	ReasonDiskGrows  Reason = "the private disk grows while the VM runs"
+	ReasonIdentity   Reason = "the host name and root's keys change while the VM runs"
 )
 
 // Reasons are all reasons of moves. An agent gives reasons of its own.
-var Reasons = []Reason{ReasonProcessors, ReasonMemory, ReasonInterfaces, ReasonNextBoot, ReasonDiskGrows}
+var Reasons = []Reason{ReasonProcessors, ReasonMemory, ReasonInterfaces, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity}
 
 // GuestMove says whether and when a running guest gets another stack.
 type GuestMove int
@@ -44,6 +46,8 @@ type Move struct {
 	Guest GuestMove
 	// GrowDisk: the private disk and its file system grow while the VM runs.
 	GrowDisk bool
+	// Identify: the guest takes on its host name and root's keys while it runs.
+	Identify bool
 	// PowerOff: the VM is powered off. Start: it is started afterwards, or it was off before.
 	PowerOff, Start bool
 	// Level is the impact of the move without the refresh. The agent assesses the impact of the refresh.
@@ -83,11 +87,15 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 		return Move{PowerOff: true, Start: true, Level: agentapi.Level_REBOOT, Reasons: reasons}, nil
 	}
 	move := Move{Guest: GuestRefresh, GrowDisk: want.DiskSize > have.DiskSize, Level: agentapi.Level_NONE}
+	move.Identify = have.Hostname != want.Hostname || !slices.Equal(have.AuthorizedKeys, want.AuthorizedKeys)
 	if want.Refresh.Strategy == NextBoot {
 		move.Guest = GuestDeferred
 	}
 	if move.GrowDisk {
 		move.Reasons = append(move.Reasons, ReasonDiskGrows)
+	}
+	if move.Identify {
+		move.Reasons = append(move.Reasons, ReasonIdentity)
 	}
 	if move.Guest == GuestDeferred && newStack {
 		move.Reasons = append(move.Reasons, ReasonNextBoot)

@@ -34,6 +34,17 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 			func(_, want *Spec) { want.DiskSize++; want.Refresh.Strategy = NextBoot }, true,
 			Move{Guest: GuestDeferred, GrowDisk: true, Level: none, Reasons: []Reason{ReasonDiskGrows, ReasonNextBoot}},
 		},
+		"another host name": {
+			func(_, want *Spec) { want.Hostname = "other" }, false, Move{Guest: GuestRefresh, Identify: true, Level: none, Reasons: []Reason{ReasonIdentity}},
+		},
+		"a key, at the next start": {
+			func(_, want *Spec) { want.AuthorizedKeys = []string{"key"}; want.Refresh.Strategy = NextBoot }, true,
+			Move{Guest: GuestDeferred, Identify: true, Level: none, Reasons: []Reason{ReasonIdentity, ReasonNextBoot}},
+		},
+		"a key and more memory": {
+			func(_, want *Spec) { want.AuthorizedKeys = []string{"key"}; want.Memory++ }, false,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMemory}},
+		},
 		"more processors": {func(_, want *Spec) { want.VCPUs++ }, true, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonProcessors}}},
 		"less memory":     {func(_, want *Spec) { want.Memory-- }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMemory}}},
 		"an interface":    {func(_, want *Spec) { want.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},

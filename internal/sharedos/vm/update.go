@@ -131,6 +131,11 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 			return report, 0, err
 		}
 	}
+	if move.Identify {
+		if err := f.identify(ctx, domain, spec, progress); err != nil {
+			return report, 0, err
+		}
+	}
 	defined := spec
 	if report == nil && move.Guest == GuestRefresh {
 		defined = definedAs(domain, spec)

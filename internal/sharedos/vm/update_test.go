@@ -425,13 +425,53 @@ func TestUpdateThatMovesNothingNeedsNoAgent(t *testing.T) {
 	w.create(t, w.spec())
 	w.guests.Silence("web-a", true)
 	spec := w.spec()
-	spec.Hostname = "renamed"
+	spec.Refresh.Settle = time.Second
 	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
-	if err != nil || report != nil || updated.Spec.Hostname != "renamed" {
+	if err != nil || report != nil || updated.Spec.Refresh.Settle != time.Second {
 		t.Fatalf("updated %+v, %v, %v", updated, report, err)
 	}
 	spec.Base = w.new
 	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, vm.ErrNoAnswer) {
 		t.Fatalf("got %v, want %v", err, vm.ErrNoAnswer)
+	}
+}
+
+func TestHostNameAndKeysReachARunningGuest(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	spec := w.spec()
+	spec.Hostname, spec.AuthorizedKeys = "other", []string{"ssh-ed25519 AAAA"}
+	w.guests.Silence("web-a", true)
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, vm.ErrNoAnswer) {
+		t.Errorf("its agent is silent: %v", err)
+	}
+	if found, err := w.fleet.Read(t.Context(), "web-a"); err != nil || found.Spec.Hostname != "web-a" {
+		t.Errorf("the definition says that it has what the guest does not have: %+v, %v", found, err)
+	}
+	w.guests.Silence("web-a", false)
+	updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+	if err != nil || updated.Spec.Hostname != "other" || !slices.Equal(updated.Spec.AuthorizedKeys, spec.AuthorizedKeys) {
+		t.Fatalf("updated %+v, %v", updated, err)
+	}
+	agent, err := w.guests.Agent("web-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := agent.Identified()
+	if len(given) != 1 || given[0].GetHostname() != "other" || !slices.Equal(given[0].GetAuthorizedKeys(), spec.AuthorizedKeys) {
+		t.Errorf("the guest was given %v", given)
+	}
+	if updated.Agent.GetBootId() != "boot-1" {
+		t.Error("it was started again")
+	}
+	spec.Running = false
+	for _, hostname := range []string{"other", "third"} {
+		spec.Hostname = hostname
+		if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(agent.Identified()) != 1 {
+		t.Error("the agent of a VM that is off was asked")
 	}
 }

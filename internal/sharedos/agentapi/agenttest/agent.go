@@ -84,6 +84,7 @@ type Agent struct {
 	diskSize, fileSystem int64
 	asked                *agentapi.RefreshRequest
 	questions            []*agentapi.StatusRequest
+	identified           []*agentapi.IdentifyRequest
 	assessed             *agentapi.AssessRequest
 }
 

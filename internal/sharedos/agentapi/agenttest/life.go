@@ -3,6 +3,7 @@ package agenttest
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -22,6 +23,24 @@ func (a *Agent) GrowDisk(_ context.Context, request *agentapi.GrowDiskRequest) (
 	answer := &agentapi.GrowDiskResponse{BeforeBytes: a.fileSystem, AfterBytes: a.diskSize}
 	a.fileSystem = a.diskSize
 	return answer, nil
+}
+
+// Identify implements agentapi.AgentService.
+func (a *Agent) Identify(_ context.Context, request *agentapi.IdentifyRequest) (*agentapi.IdentifyResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.old() {
+		return nil, status.Error(codes.Unimplemented, "this agent has no Identify")
+	}
+	a.identified = append(a.identified, request)
+	return &agentapi.IdentifyResponse{}, nil
+}
+
+// Identified returns the identities that the agent was given while its VM ran.
+func (a *Agent) Identified() []*agentapi.IdentifyRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.identified)
 }
 
 // Replace implements agentapi.AgentService. The connection stays open.

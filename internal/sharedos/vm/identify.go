@@ -1,0 +1,36 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+)
+
+// identify has a running guest take on the host name and root's keys of spec. The definition, from which each boot takes them, is
+// changed after that, so that an update which was cut off in between does it again. ErrNoAnswer if the agent does not answer, and
+// ErrOldAgent if it cannot do that: then both take effect at the next power-off and start.
+func (f *Fleet) identify(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
+	progress("changing the host name and root's keys in the guest")
+	const do, atStart = "change the host name and root's keys in the running guest", "to have them changed at its next start instead, " +
+		"apply with running = false first, and with running = true then"
+	agent, err := f.connectAndPin(ctx, domain)
+	if err != nil {
+		return fmt.Errorf("%s: %w; %s", do, err, atStart)
+	}
+	defer func() { _ = agent.Close() }() // its answer is read by then
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	_, err = agent.Identify(ctx, &agentapi.IdentifyRequest{Hostname: spec.Hostname, AuthorizedKeys: spec.AuthorizedKeys})
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return fmt.Errorf("%s: %w; %s", do, ErrOldAgent, atStart)
+	case err != nil:
+		return fmt.Errorf("%s: %w", do, err)
+	}
+	return nil
+}
