@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
+	"github.com/hashicorp/terraform-plugin-go/tftypes"
 )
 
 // Before Terraform destroys, it plans an ordinary apply to bring the state up to date, and throws that plan away except for
@@ -46,11 +47,12 @@ func (s forDestroy) PlanResourceChange(ctx context.Context, request *tfprotov6.P
 	return &tfprotov6.PlanResourceChangeResponse{PlannedState: request.PriorState, PlannedPrivate: request.PriorPrivate}, nil
 }
 
-// demote makes warnings of errors, and reports whether there were any.
+// demote makes warnings of errors, and reports whether there were any. That a VM is protected from being destroyed stays an error.
 func demote(diagnostics []*tfprotov6.Diagnostic) bool {
+	protected := tftypes.NewAttributePath().WithAttributeName(protection)
 	found := false
 	for _, d := range diagnostics {
-		if d.Severity == tfprotov6.DiagnosticSeverityError {
+		if d.Severity == tfprotov6.DiagnosticSeverityError && (d.Attribute == nil || !d.Attribute.Equal(protected)) {
 			d.Severity, found = tfprotov6.DiagnosticSeverityWarning, true
 		}
 	}

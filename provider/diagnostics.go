@@ -76,6 +76,9 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, release.ErrKey):
 		return "Put the operator key in its place from a backup, or set operator_key in the provider block to the file that holds it. " +
 			"State is kept as it was."
+	case errors.Is(err, vm.ErrProtected):
+		return "Nothing was changed. If the VM and its private disk are to go, set deletion_protection to false, apply that, and destroy it " +
+			"then. If Terraform plans to replace the VM because it is tainted, first run terraform untaint with " + itsAddress + "."
 	case errors.Is(err, vm.ErrOperator):
 		return "Put the operator key with which the VM was made in its place from a backup, or set operator_key in the provider block " +
 			"to the file that holds it."

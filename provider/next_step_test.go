@@ -39,6 +39,7 @@ func TestTheNextStepIsThatOfTheCause(t *testing.T) {
 		"a key that was lost":            {opening(fmt.Errorf("%w: there is no file", release.ErrKeyLost)), "openssl genpkey"},
 		"a VM of another key":            {fmt.Errorf("%w: %w", vm.ErrNoAnswer, vm.ErrOperator), "from a backup"},
 		"a VM that does not answer":      {vm.ErrNoAnswer, "console log"},
+		"a VM that is protected":         {fmt.Errorf("delete: %w", vm.ErrProtected), "set deletion_protection to false"},
 	} {
 		if got := nextStep(c.err, ""); !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)

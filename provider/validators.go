@@ -164,6 +164,8 @@ var (
 		check: hypervisor.CheckBridgeName}
 	isNetwork = textRule{form: "the name of a libvirt network: 1 to 64 letters, digits, dots, underscores and hyphens, starting with a letter or digit",
 		check: hypervisor.CheckNetworkName}
+	isTitle       = textRule{form: "one line without control characters", check: hypervisor.CheckTitle}
+	isDescription = textRule{form: "a text without control characters but tabs and ends of lines", check: hypervisor.CheckDescription}
 )
 
 // isUnit accepts the name of a systemd unit (systemd.unit(5)).

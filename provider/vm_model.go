@@ -21,6 +21,7 @@ type vmModel struct {
 	vmDisk
 	vmInterfaces
 	vmPower
+	vmLifeCycle
 	vmRefresh
 	vmAgent
 	vmImpact
@@ -65,7 +66,7 @@ func (computedOnly) compare(*vmModel, *vmChange)                       {}
 
 func (m *vmModel) blocks() []vmBlock {
 	return []vmBlock{
-		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmInterfaces, &m.vmPower, &m.vmRefresh,
+		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmInterfaces, &m.vmPower, &m.vmLifeCycle, &m.vmRefresh,
 		&m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
 	}
 }
@@ -134,6 +135,8 @@ type vmChange struct {
 	power bool
 	// disk: the size of the private disk, which grows while the VM runs.
 	disk bool
+	// lifeCycle: what libvirt alone knows. Neither the guest nor the hardware is touched.
+	lifeCycle bool
 	// definition: attributes that change nothing in the running guest. They change the definition or the provider's policy.
 	definition bool
 }
@@ -145,6 +148,12 @@ func (m *vmModel) changeFrom(state *vmModel) vmChange {
 		block.compare(state, &change)
 	}
 	return change
+}
+
+// beyondLifeCycle reports whether something else differs than the life cycle.
+func (c vmChange) beyondLifeCycle() bool {
+	c.lifeCycle = false
+	return c != (vmChange{})
 }
 
 // silent reports whether the VM runs but its agent does not answer, so that nothing is known about the guest.

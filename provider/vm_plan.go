@@ -23,17 +23,20 @@ var _ resource.ResourceWithModifyPlan = (*vmResource)(nil)
 // ModifyPlan plans the computed attributes of a VM. Those that the change does not affect keep their values, those that
 // it affects are unknown, and the agent is asked what the change would interrupt.
 func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
-	if req.Plan.Raw.IsNull() {
-		return // to be destroyed
-	}
 	var config, plan vmModel
 	var state *vmModel
-	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
-	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
 	if !req.State.Raw.IsNull() {
 		state = &vmModel{}
 		resp.Diagnostics.Append(req.State.Get(ctx, state)...)
 	}
+	if req.Plan.Raw.IsNull() { // to be destroyed
+		if state != nil {
+			resp.Diagnostics.Append(state.keepProtected(ctx, "destroy", req.Private)...)
+		}
+		return
+	}
+	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
+	resp.Diagnostics.Append(req.Plan.Get(ctx, &plan)...)
 	if resp.Diagnostics.HasError() {
 		return
 	}
@@ -42,6 +45,9 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	}
 	replaced := state != nil && !plan.Name.Equal(state.Name)
 	if replaced {
+		if resp.Diagnostics.Append(state.keepProtected(ctx, "replace", req.Private)...); resp.Diagnostics.HasError() {
+			return
+		}
 		state = nil // the plan is for a new VM that replaces the one in state; Terraform asks for it once more
 	}
 	if !replaced && !plan.Name.IsUnknown() {
@@ -103,7 +109,7 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	change := plan.changeFrom(state)
 	diverged, unpluggable, diags := plan.leftover(ctx, state)
 	mends, d := state.mendable(ctx)
-	if diags.Append(d...); diags.HasError() || change == (vmChange{}) && !diverged && !unpluggable && !unfinished && !mends {
+	if diags.Append(d...); diags.HasError() || !change.beyondLifeCycle() && !diverged && !unpluggable && !unfinished && !mends {
 		return diags
 	}
 	if have, want := state.diskSize(), plan.diskSize(); !want.IsUnknown() && want.Bytes() < have.Bytes() {
@@ -153,6 +159,9 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	plan.planAttached(state)
 	return diags
 }
+
+// updates reports whether the plan of a VM that exists does more than to change its life cycle: planUpdate leaves the agent unknown then.
+func (m *vmModel) updates() bool { return m.Agent.IsUnknown() }
 
 // leftover reports what an earlier apply has left to do, unless the strategy forbids to do it now: whether the VM runs
 // another stack than its definition names, and whether a layer can be detached.

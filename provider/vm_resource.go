@@ -270,6 +270,9 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	resp.Diagnostics.Append(plan.validate()...)
 	spec, diags := plan.spec(ctx)
 	resp.Diagnostics.Append(diags...)
+	var config vmModel
+	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
+	config.keepUnset(&spec)
 	if plan.AttachedOnDemand.IsUnknown() {
 		spec.Attached = texts(ctx, state.AttachedOnDemand, &resp.Diagnostics)
 	}
@@ -283,6 +286,18 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	backend, err := r.connection.get(ctx)
 	if err != nil {
 		resp.Diagnostics.Append(failed(failure{do: "update", object: vmName(spec.Name), step: progress.at(), err: err})...)
+		return
+	}
+	if !plan.updates() {
+		progress.step("changing what libvirt alone knows")
+		bounded, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		if err := backend.VMs().SetLifeCycle(bounded, spec.Name, spec.UUID, spec.LifeCycle); err != nil {
+			resp.Diagnostics.Append(notUpdated(spec, nil, progress, err)...)
+			r.saveAfterFailure(ctx, backend.VMs(), spec, state, nil, 0, resp)
+			return
+		}
+		resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
 		return
 	}
 	updated, report, err := update(ctx, backend.VMs(), spec, resume, limit, progress)
@@ -405,13 +420,14 @@ func (r *vmResource) saveAfterFailure(ctx context.Context, vms vm.Interface, spe
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
 }
 
-// Delete implements resource.Resource.
+// Delete implements resource.Resource. A VM that is protected, in state or as its domain records it, is not deleted.
 func (r *vmResource) Delete(ctx context.Context, req resource.DeleteRequest, resp *resource.DeleteResponse) {
 	var state vmModel
 	resp.Diagnostics.Append(req.State.Get(ctx, &state)...)
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	resp.Diagnostics.Append(state.keepProtected(ctx, "delete", req.Private)...)
 	limit, diags := state.Timeouts.Delete(ctx, deleteTimeout)
 	resp.Diagnostics.Append(diags...)
 	if resp.Diagnostics.HasError() {
@@ -429,6 +445,10 @@ func (r *vmResource) Delete(ctx context.Context, req resource.DeleteRequest, res
 	if errors.Is(err, vm.ErrOther) || errors.Is(err, hypervisor.ErrForeign) {
 		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
 			"The VM in state has UUID %s. %s The other VM is left alone.", state.UUID.ValueString(), sentence(err)))
+		return
+	}
+	if errors.Is(err, vm.ErrProtected) {
+		resp.Diagnostics.Append(protectedVM("delete", name, err)...)
 		return
 	}
 	if errors.Is(err, vm.ErrLeft) {

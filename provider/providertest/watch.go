@@ -237,6 +237,10 @@ func (f watchedFleet) Assess(ctx context.Context, spec vm.Spec) (impact *agentap
 	return impact, err
 }
 
+func (f watchedFleet) SetLifeCycle(ctx context.Context, name, uuid string, want vm.LifeCycle) error {
+	return f.world.watch(ctx, "SetLifeCycle", name, func(func(string)) error { return f.real.SetLifeCycle(ctx, name, uuid, want) })
+}
+
 func (f watchedFleet) Delete(ctx context.Context, name, uuid string, progress vm.Progress) error {
 	return f.world.watch(ctx, "Delete", name, func(tell func(string)) error {
 		return f.real.Delete(ctx, name, uuid, steps(tell, progress))

@@ -43,6 +43,10 @@ type Domain struct {
 	// ConsoleLog is the file on the host that the serial console is written to.
 	ConsoleLog string
 	Metadata   Metadata
+	// Title and Description are for people who look with virsh; empty if there is none. Foreign are the elements in the
+	// metadata that others have put there, as XML. Whoever defines the domain again passes on what it has of the three.
+	Title, Description string
+	Foreign            []string
 }
 
 var (
@@ -83,6 +87,9 @@ func (d Domain) Check() error {
 		}
 	}
 	wrong = append(wrong, checkLayers(d.Layers)...)
+	if strings.Contains(d.Title, "\n") {
+		bad("the title has more than one line")
+	}
 	for name, i := range d.Interfaces {
 		if err := i.check(); err != nil {
 			bad("interface %q: %w", name, err)

@@ -43,10 +43,10 @@ type platform struct {
 	vsockSocket func(uuid string) vsockFiles
 }
 
-// encode writes a definition from the model. Nothing of an earlier definition goes into it.
+// encode writes a definition from the model alone.
 func (p platform) encode(d Domain) (string, error) {
 	d.Emulated = p.virtType == emulated
-	metadata, err := embedMetadata(d.Metadata)
+	metadata, err := embedMetadata(d.Metadata, d.Foreign...)
 	if err != nil {
 		return "", err
 	}
@@ -55,6 +55,8 @@ func (p platform) encode(d Domain) (string, error) {
 		Type:          p.virtType,
 		Name:          d.Name,
 		UUID:          d.UUID,
+		Title:         d.Title,
+		Description:   d.Description,
 		Metadata:      metadata,
 		Memory:        &libvirtxml.DomainMemory{Value: kib, Unit: "KiB"},
 		CurrentMemory: &libvirtxml.DomainCurrentMemory{Value: kib, Unit: "KiB"},
@@ -156,7 +158,10 @@ func (p platform) devices(d Domain) *libvirtxml.DomainDeviceList {
 
 // decode reads a definition back into the model, including what somebody changed by hand.
 func decode(domain *libvirtxml.Domain) (Domain, error) {
-	d := Domain{Name: domain.Name, UUID: domain.UUID, Emulated: domain.Type == emulated}
+	d := Domain{
+		Name: domain.Name, UUID: domain.UUID, Emulated: domain.Type == emulated, Title: domain.Title, Description: domain.Description,
+		Foreign: foreignElements(domain.Metadata),
+	}
 	var err error
 	if d.Metadata, err = decodeMetadata(domain); err != nil {
 		return Domain{}, err

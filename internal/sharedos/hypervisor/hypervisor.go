@@ -1,7 +1,8 @@
 // Package hypervisor runs VMs as libvirt domains.
 //
 // A [Domain] is the model of a definition. Definitions are written from the model and never edited, so that nothing stays in them
-// that the model does not have. Each group of devices has a file: layerdevice.go, privatedisk.go, network.go, vsock.go and pci.go.
+// that the model does not have. What a person adds to a definition and the model has is kept: its title, its description and metadata
+// of others. Each group of devices has a file: layerdevice.go, privatedisk.go, network.go, vsock.go and pci.go.
 //
 // The package does not know what a release is: a layer is a volume that is attached as a device. It has no type of libvirt in its
 // API. Callers match ErrNotFound, ErrForeign and ErrUnreachable.
@@ -87,6 +88,18 @@ type Hypervisor interface {
 	ResizeDisk(ctx context.Context, name string, size int64) error
 	// SetMetadata replaces the metadata of the domain, in its definition and in the running domain, in one step.
 	SetMetadata(ctx context.Context, name string, metadata Metadata) error
+	// SetTitle and SetDescription replace the title and the description of the domain, in its definition and in the
+	// running domain. "" removes them.
+	SetTitle(ctx context.Context, name, title string) error
+	SetDescription(ctx context.Context, name, description string) error
+	// SetAutostart says whether libvirt starts the domain when the host starts. That changes neither the definition nor
+	// the running domain, and lasts until the domain is undefined.
+	SetAutostart(ctx context.Context, name string, on bool) error
+	// Autostarted returns the UUIDs of the domains that libvirt starts when the host starts, whoever created them.
+	Autostarted(ctx context.Context) (map[string]bool, error)
+	// StartsAlone reports whether a domain also comes up if somebody else than this package starts it, such as libvirt
+	// when the host starts.
+	StartsAlone(ctx context.Context) (bool, error)
 	// Dialer connects to ports of the running domain's vsock.
 	Dialer(ctx context.Context, name string) (transport.Dialer, error)
 	// VSock returns the state of the running domain's vsock, without touching it.
@@ -150,6 +163,8 @@ type Metadata struct {
 	Fallback *release.Stack `json:",omitempty"`
 	// Offer is what the VM can attach by itself; nil if nothing.
 	Offer *Offer `json:",omitempty"`
+	// Protected is true while the VM must not be deleted.
+	Protected bool `json:",omitempty"`
 	// LeftWith is the stack that the VM ran, without its layers, when its definition got another one for the next power-off
 	// and start; nil if the guest follows the definition.
 	LeftWith *release.Stack `json:",omitempty"`

@@ -143,7 +143,11 @@ func describe(l *libvirt.Libvirt, handle libvirt.Domain, flags libvirt.DomainXML
 
 func parse(name, definition string) (*libvirtxml.Domain, error) {
 	var domain libvirtxml.Domain
-	if err := domain.Unmarshal(definition); err != nil {
+	err := domain.Unmarshal(definition)
+	if err == nil {
+		err = declareInElements(domain.Metadata, definition)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read the definition of domain %q: %w", name, err)
 	}
 	return &domain, nil
@@ -342,6 +346,12 @@ func (h *Libvirt) SetMetadata(ctx context.Context, name string, metadata Metadat
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
+	return h.setMetadata(ctx, what, name, libvirt.DomainMetadataElement,
+		libvirt.OptString{text}, libvirt.OptString{metadataPrefix}, libvirt.OptString{metadataSpace})
+}
+
+// setMetadata replaces one part of what libvirt counts as metadata, in the definition and in the running domain.
+func (h *Libvirt) setMetadata(ctx context.Context, what, name string, part libvirt.DomainMetadataType, text, prefix, space libvirt.OptString) error {
 	return h.call(ctx, what, func(l *libvirt.Libvirt) error {
 		found, err := find(l, name)
 		if err != nil {
@@ -351,7 +361,6 @@ func (h *Libvirt) SetMetadata(ctx context.Context, name string, metadata Metadat
 		if found.state.alive() {
 			impact |= libvirt.DomainAffectLive
 		}
-		return l.DomainSetMetadata(found.Domain, int32(libvirt.DomainMetadataElement),
-			libvirt.OptString{text}, libvirt.OptString{metadataPrefix}, libvirt.OptString{metadataSpace}, impact)
+		return l.DomainSetMetadata(found.Domain, int32(part), text, prefix, space, impact)
 	})
 }

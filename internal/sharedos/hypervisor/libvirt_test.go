@@ -2,6 +2,9 @@ package hypervisor_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -32,4 +35,50 @@ func open(t *testing.T, bed *testbed.Testbed) *hypervisor.Libvirt {
 func TestLibvirtKeepsTheContract(t *testing.T) {
 	h := open(t, testbed.New(t))
 	hypervisortest.Contract(t, func(*testing.T) hypervisor.Hypervisor { return h })
+}
+
+// What people add with virsh is read, and is there after the domain was defined again.
+func TestWhatPeopleAddWithVirshIsKept(t *testing.T) {
+	bed := testbed.New(t)
+	h := open(t, bed)
+	d := hypervisortest.Domain(t, h)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(h.Define(t.Context(), d))
+	// As with virsh edit, with a namespace that is declared around the elements.
+	edited := strings.Replace(bed.Virsh(t, "dumpxml", "--inactive", d.Name), "<metadata>", `<metadata xmlns:a="urn:example:a"><a:owner>ops &amp; more</a:owner>`, 1)
+	file := filepath.Join(t.TempDir(), "edited.xml")
+	must(os.WriteFile(file, []byte(edited), 0o600))
+	bed.Virsh(t, "define", file)
+	bed.Virsh(t, "desc", "--config", "--title", d.Name, "Web <1>")
+	bed.Virsh(t, "desc", "--config", d.Name, "two\nlines")
+	bed.Virsh(t, "metadata", "--config", d.Name, "urn:example:b", "--key", "b", "--set", "<ticket>17</ticket>")
+	bed.Virsh(t, "autostart", d.Name)
+	found, _, err := h.Lookup(t.Context(), d.Name)
+	must(err)
+	if found.Title != "Web <1>" || found.Description != "two\nlines" || len(found.Foreign) != 2 || found.Metadata.PrivateVolume != d.Metadata.PrivateVolume {
+		t.Errorf("it is read as %+v", found)
+	}
+	found.VCPUs = 2
+	must(h.Define(t.Context(), found))
+	must(h.SetMetadata(t.Context(), d.Name, found.Metadata))
+	if text := bed.Virsh(t, "metadata", d.Name, "urn:example:a"); !strings.Contains(text, "<owner>ops &amp; more</owner>") {
+		t.Errorf("metadata of a is %s", text)
+	}
+	if text := bed.Virsh(t, "metadata", d.Name, "urn:example:b"); !strings.Contains(text, ">17</ticket>") {
+		t.Errorf("metadata of b is %s", text)
+	}
+	if text := bed.Virsh(t, "desc", "--title", d.Name); strings.TrimSpace(text) != "Web <1>" {
+		t.Errorf("the title is %q", text)
+	}
+	if text := bed.Virsh(t, "desc", d.Name); strings.TrimSpace(text) != "two\nlines" {
+		t.Errorf("the description is %q", text)
+	}
+	if on, err := h.Autostarted(t.Context()); err != nil || !on[d.UUID] {
+		t.Errorf("autostart: %v, %v", on, err)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -33,8 +34,8 @@ func encodeMetadata(metadata Metadata) (string, error) {
 	return "<" + metadataElement + ">" + escape(string(data)) + "</" + metadataElement + ">", nil
 }
 
-// embedMetadata writes the element as a definition holds it.
-func embedMetadata(metadata Metadata) (*libvirtxml.DomainMetadata, error) {
+// embedMetadata writes the element as a definition holds it, with elements of others.
+func embedMetadata(metadata Metadata, foreign ...string) (*libvirtxml.DomainMetadata, error) {
 	text, err := encodeMetadata(metadata)
 	if err != nil {
 		return nil, err
@@ -42,7 +43,7 @@ func embedMetadata(metadata Metadata) (*libvirtxml.DomainMetadata, error) {
 	name := metadataPrefix + ":" + metadataElement
 	inner := strings.TrimSuffix(strings.TrimPrefix(text, "<"+metadataElement+">"), "</"+metadataElement+">")
 	return &libvirtxml.DomainMetadata{
-		XML: "<" + name + " xmlns:" + metadataPrefix + `="` + metadataSpace + `">` + inner + "</" + name + ">",
+		XML: "<" + name + " xmlns:" + metadataPrefix + `="` + metadataSpace + `">` + inner + "</" + name + ">" + strings.Join(foreign, ""),
 	}, nil
 }
 
@@ -71,22 +72,102 @@ func metadataText(domain *libvirtxml.Domain) (string, bool) {
 	if domain.Metadata == nil {
 		return "", false
 	}
-	decoder := xml.NewDecoder(strings.NewReader("<metadata>" + domain.Metadata.XML + "</metadata>"))
-	for {
-		token, err := decoder.Token()
-		if err != nil {
-			return "", false
-		}
-		start, ok := token.(xml.StartElement)
-		if !ok || start.Name.Space != metadataSpace || start.Name.Local != metadataElement {
+	for _, one := range elements(domain.Metadata.XML) {
+		if !one.ours() {
 			continue
 		}
 		var text string
-		if err := decoder.DecodeElement(&text, &start); err != nil {
-			return "", false
-		}
-		return text, true
+		err := xml.Unmarshal([]byte(one.text), &text)
+		return text, err == nil
 	}
+	return "", false
+}
+
+// foreignElements lists the elements that others have put into the metadata.
+func foreignElements(metadata *libvirtxml.DomainMetadata) (foreign []string) {
+	if metadata == nil {
+		return nil
+	}
+	for _, one := range elements(metadata.XML) {
+		if !one.ours() {
+			foreign = append(foreign, one.text)
+		}
+	}
+	return foreign
+}
+
+// element is an element in the metadata of a definition.
+type element struct {
+	start xml.StartElement
+	// text is all of it.
+	text string
+}
+
+func (e element) ours() bool {
+	return e.start.Name == xml.Name{Space: metadataSpace, Local: metadataElement}
+}
+
+// elements splits the content of the metadata. It ends at the first element that cannot be read.
+func elements(content string) (found []element) {
+	decoder := xml.NewDecoder(strings.NewReader(content))
+	for {
+		from := decoder.InputOffset()
+		token, err := decoder.Token()
+		if err != nil {
+			return found
+		}
+		start, ok := token.(xml.StartElement)
+		if !ok {
+			continue
+		}
+		start = start.Copy()
+		if err := decoder.Skip(); err != nil {
+			return found
+		}
+		found = append(found, element{start, content[from:decoder.InputOffset()]})
+	}
+}
+
+// declareInElements makes the elements in the metadata of a definition stand alone: they get the namespaces that the
+// element around them declares, which libvirtxml leaves out.
+func declareInElements(metadata *libvirtxml.DomainMetadata, definition string) error {
+	if metadata == nil || !strings.Contains(definition, "<metadata ") {
+		return nil
+	}
+	var around struct {
+		Metadata struct {
+			Attributes []xml.Attr `xml:",any,attr"`
+		} `xml:"metadata"`
+	}
+	if err := xml.Unmarshal([]byte(definition), &around); err != nil {
+		return err
+	}
+	var content strings.Builder
+	for _, one := range elements(metadata.XML) {
+		nameEnds := strings.IndexAny(one.text, " \t\r\n/>")
+		if nameEnds < 0 {
+			nameEnds = len(one.text)
+		}
+		content.WriteString(one.text[:nameEnds])
+		for _, attribute := range around.Metadata.Attributes {
+			if !declares(attribute) || slices.ContainsFunc(one.start.Attr, func(own xml.Attr) bool { return own.Name == attribute.Name }) {
+				continue
+			}
+			content.WriteString(" " + strings.TrimPrefix(attribute.Name.Space+":"+attribute.Name.Local, ":") + `="`)
+			if err := xml.EscapeText(&content, []byte(attribute.Value)); err != nil {
+				return err
+			}
+			content.WriteString(`"`)
+		}
+		content.WriteString(one.text[nameEnds:])
+	}
+	metadata.XML = content.String()
+	return nil
+}
+
+// declares reports whether an attribute declares a namespace.
+func declares(attribute xml.Attr) bool {
+	return attribute.Name.Space == "xmlns" || attribute.Name == xml.Name{Local: "xmlns"}
 }
 
 func decodeMetadata(domain *libvirtxml.Domain) (Metadata, error) {

@@ -1,13 +1,10 @@
 package vm
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -116,32 +113,19 @@ func (f *Fleet) verify(ctx context.Context, stack *composed, has []hypervisor.La
 	return nil
 }
 
-// pooled is a list of what is in the pool, which is kept for a moment: a plan reads many VMs.
-type pooled struct {
-	mu    sync.Mutex
-	at    time.Time
-	sizes map[string]int64
-}
-
-// listedFor is the default of Fleet.ListedFor.
-const listedFor = 5 * time.Second
-
 // objects returns the capacities of the objects in the pool by their volumes' names.
 func (f *Fleet) objects(ctx context.Context) (map[string]int64, error) {
-	f.pooled.mu.Lock()
-	defer f.pooled.mu.Unlock()
-	if f.pooled.sizes != nil && time.Since(f.pooled.at) < cmp.Or(f.ListedFor, listedFor) {
-		return f.pooled.sizes, nil
-	}
-	volumes, err := f.Store.ListObjects(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list what is in the storage pool: %w", err)
-	}
-	f.pooled.sizes, f.pooled.at = make(map[string]int64, len(volumes)), time.Now()
-	for _, volume := range volumes {
-		f.pooled.sizes[volume.Name] = volume.Capacity
-	}
-	return f.pooled.sizes, nil
+	return f.pooled.get(f.ListedFor, func() (map[string]int64, error) {
+		volumes, err := f.Store.ListObjects(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list what is in the storage pool: %w", err)
+		}
+		sizes := make(map[string]int64, len(volumes))
+		for _, volume := range volumes {
+			sizes[volume.Name] = volume.Capacity
+		}
+		return sizes, nil
+	})
 }
 
 // attachMissing attaches what a definition has and its running VM lacks.

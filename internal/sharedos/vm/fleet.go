@@ -74,15 +74,17 @@ type Fleet struct {
 	// PausedLimit is how long a VM may be paused while the fleet waits for its agent; 0 is one minute. A snapshot or a
 	// migration pauses a VM for seconds. A fault of its disk or of the hypervisor pauses it until an operator resumes it.
 	PausedLimit time.Duration
-	// ListedFor is how long a list of what the pool has is used for further reads of VMs; 0 is five seconds.
+	// ListedFor is how long a list of what the pool has, and of what starts with the host, is used for further reads of VMs; 0 is
+	// five seconds.
 	ListedFor time.Duration
 	Log       *slog.Logger
 
-	garbage garbage
-	images  sync.Mutex // one boot image is made at a time
-	stacks  stacks
-	offers  offers
-	pooled  pooled
+	garbage     garbage
+	images      sync.Mutex // one boot image is made at a time
+	stacks      stacks
+	offers      offers
+	pooled      listed[int64]
+	autostarted listed[bool]
 }
 
 // Deriver makes releases out of those of bases and components. It changes nothing in the store: Offer has the release
@@ -135,6 +137,10 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 		if ready, err = f.start(ctx, spec.Name, progress); err != nil {
 			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 		}
+	}
+	// At the end: what could not be made can be deleted, and does not come up with the host.
+	if err := f.SetLifeCycle(ctx, spec.Name, spec.UUID, spec.LifeCycle); err != nil {
+		return nil, err
 	}
 	made, err := f.Read(ctx, spec.Name)
 	if err != nil {
@@ -203,7 +209,8 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if err != nil {
 		return err
 	}
-	domain.Metadata.AgentKey, domain.Metadata.PrivateVolume = known.Metadata.AgentKey, volume
+	domain = kept(domain, known)
+	domain.Metadata.PrivateVolume = volume
 	size := spec.DiskSize
 	disk, diskErr := f.Store.PrivateDisk(ctx, volume)
 	switch {
@@ -393,6 +400,10 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 	case err != nil && !gone:
 		return nil, fmt.Errorf("read its private disk: %w", err)
 	}
+	lifeCycle, err := f.lifeCycle(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
 	stack := specOf(domain)
 	return &VM{
 		Faults: faults, diskGone: gone && !domain.Metadata.BeingMade(),
@@ -402,7 +413,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 			Base: stack.Base, Components: stack.Components, Prefer: stack.Prefer, OnDemand: stack.OnDemand, Attached: stack.Attached,
 			VCPUs: domain.VCPUs, Memory: domain.Memory, DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
-			Interfaces: domain.Interfaces, Running: state == hypervisor.Running,
+			Interfaces: domain.Interfaces, Running: state == hypervisor.Running, LifeCycle: lifeCycle,
 		},
 		State: state, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack, DiskAllocated: disk.Allocation,
 	}, nil
@@ -462,6 +473,8 @@ func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress
 		}
 	case err != nil:
 		return nil, was, err
+	case domain.Metadata.Protected:
+		return nil, was, ErrProtected
 	default:
 		if had, err = f.refersTo(ctx, domain); err != nil {
 			return nil, was, err

@@ -46,7 +46,7 @@ func (f *Fleet) Preflight(ctx context.Context, q Question) ([]Problem, error) {
 	}
 	check := preflight{fleet: f, Question: q}
 	for _, rule := range []func(context.Context) error{
-		check.name, check.compute, check.disk, check.directory, check.interfaces, check.keys,
+		check.name, check.compute, check.disk, check.directory, check.interfaces, check.keys, check.autostart,
 	} {
 		if err := rule(ctx); err != nil {
 			return nil, fmt.Errorf("check what VM %q needs of the host: %w", q.Want.Name, err)
@@ -225,6 +225,22 @@ func (p *preflight) keys(context.Context) error {
 			"ssh_authorized_keys")
 	}
 	return nil
+}
+
+// autostart checks that the host can start the VM without this provider.
+func (p *preflight) autostart(ctx context.Context) error {
+	if !differs(p.Want.LifeCycle.Autostart, p.Have, func(s *Spec) bool { return s.LifeCycle.Autostart }) {
+		return nil
+	}
+	alone, err := p.fleet.Hypervisor.StartsAlone(ctx)
+	if err == nil && !alone {
+		p.found = append(p.found, Problem{Attribute: []string{"autostart"}, Possible: true,
+			Err: errors.New("the VM does not come up with this host, which has no vhost-vsock, and no hook of libvirt that starts the VM's vsock daemon"),
+			Next: "Autostart is set nevertheless. After a restart of the host the VM stays off until the next apply, unless the hook " +
+				"examples/host/libvirt-hook-vsock of this provider is installed on the host: as root, run install -D -m 0755 libvirt-hook-vsock " +
+				"/etc/libvirt/hooks/qemu.d/sharedos-vsock, and restart libvirtd."})
+	}
+	return err
 }
 
 // starts reports whether a VM that is off is to run, so that it needs all of its interfaces now.

@@ -57,6 +57,10 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if domain.Name != spec.Name {
 		return nil, 0, fmt.Errorf("it is named %q now: %w; rename it back (virsh domrename %[1]s %[3]s)", domain.Name, ErrOther, spec.Name)
 	}
+	// At the beginning: a VM that cannot be changed otherwise is protected, or can be deleted.
+	if domain, err = f.setLifeCycle(ctx, domain, spec.LifeCycle); err != nil {
+		return nil, 0, err
+	}
 	if state == hypervisor.Paused {
 		return nil, 0, fmt.Errorf("the domain is paused; resume it with virsh resume %s, then apply again", spec.Name)
 	}

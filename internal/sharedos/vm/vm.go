@@ -78,6 +78,7 @@ type Spec struct {
 	AuthorizedKeys   []string
 	Interfaces       map[string]hypervisor.Interface
 	Running          bool
+	LifeCycle        LifeCycle
 	Refresh          RefreshPolicy
 }
 
@@ -185,10 +186,13 @@ type Interface interface {
 	// Assess tells what a refresh to the stack of spec would interrupt; nil if nothing changes or the VM is off.
 	// ErrNotLive if no live refresh can lead to it.
 	Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
+	// SetLifeCycle changes the life cycle of a VM and nothing else. Its guest is not asked. ErrOther if the UUID is
+	// another.
+	SetLifeCycle(ctx context.Context, name, uuid string, want LifeCycle) error
 	// Delete ends and removes the VM, its private disk and its console log, and what nothing else needs of what it ran.
-	// One that is gone already is no error; ErrOther if the name belongs to a VM of another UUID, of which nothing is
-	// touched; ErrNotCollected if the VM is deleted, and volumes that it used are not; ErrLeft if a volume that may be somebody
-	// else's was not deleted with it.
+	// One that is gone already is no error; ErrProtected if the VM is protected, and ErrOther if the name belongs to a VM of another
+	// UUID, in which cases nothing is touched; ErrNotCollected if the VM is deleted, and volumes that it used are not; ErrLeft if a
+	// volume that may be somebody else's was not deleted with it.
 	Delete(ctx context.Context, name, uuid string, progress Progress) error
 	// InUse names the VMs, running or not, by the releases that they refer to.
 	InUse(ctx context.Context) (map[tree.Digest][]string, error)

@@ -41,6 +41,8 @@ func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
 		{"boot files are listed as a domain is defined and as it runs", bootFiles},
 		{"the private disk of a running domain grows and never shrinks", resize},
 		{"metadata is replaced in one step, running or not", metadata},
+		{"a title and a description are changed in one step, running or not", descriptions},
+		{"a domain starts with the host as long as that is asked for", autostart},
 		{"a guest that does not answer is waited for no longer than the context", deaf},
 		{"limits of the host are known, and what it does not have is not found", host},
 		{"a cancelled context ends every call", cancelled},
@@ -179,6 +181,12 @@ func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 			}
 		},
 		"large": func(d *hypervisor.Domain) { d.VCPUs, d.Memory = 8, 3<<30 },
+		"what people have added": func(d *hypervisor.Domain) {
+			d.Title, d.Description = ` Web <&> "one" é 😀 `, " two\n\tlines & more \n"
+			d.Foreign = []string{
+				`<a:owner xmlns:a="urn:example:a" since="1 &amp; 2">ops<a:note/></a:owner>`, `<b xmlns="urn:example:b">&lt;text&gt;</b>`,
+			}
+		},
 		"a boot configuration at its limit": func(d *hypervisor.Domain) {
 			d.BootConfig = []byte(`"` + strings.Repeat("k", hypervisor.MaxBootConfig-2) + `"`)
 		},
@@ -277,6 +285,7 @@ func impossible(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"a layer twice":         func(d *hypervisor.Domain) { d.Layers[1] = d.Layers[0] },
 		"a layer without an id": func(d *hypervisor.Domain) { d.Layers[0].ID = tree.Digest{} },
 		"boot configuration":    func(d *hypervisor.Domain) { d.BootConfig = []byte("{") },
+		"a title of two lines":  func(d *hypervisor.Domain) { d.Title = "a\nb" },
 		"interface of no kind":  func(d *hypervisor.Domain) { d.Interfaces = map[string]hypervisor.Interface{"a": {}} },
 		"interface of two kinds": func(d *hypervisor.Domain) {
 			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", Network: "n"}}
@@ -315,6 +324,9 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, h.AttachLayer(ctx, d.Name, d.Layers[0]), hypervisor.ErrNotFound)
 	mustBe(t, h.DetachLayer(ctx, d.Name, d.Layers[0].ID), hypervisor.ErrNotFound)
 	mustBe(t, h.SetMetadata(ctx, d.Name, d.Metadata), hypervisor.ErrNotFound)
+	mustBe(t, h.SetTitle(ctx, d.Name, "t"), hypervisor.ErrNotFound)
+	mustBe(t, h.SetDescription(ctx, d.Name, "d"), hypervisor.ErrNotFound)
+	mustBe(t, h.SetAutostart(ctx, d.Name, true), hypervisor.ErrNotFound)
 	_, err = h.Dialer(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)
 	_, err = h.AttachedLayers(ctx, d.Name)
@@ -526,6 +538,74 @@ func metadata(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBeDefined(t, ctx, h, d, hypervisor.Off)
 }
 
+func descriptions(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d := Domain(t, h)
+	d.Foreign = []string{`<a:owner xmlns:a="urn:example:a">ops</a:owner>`}
+	must(t, h.Define(ctx, d))
+	for _, state := range []hypervisor.State{hypervisor.Off, hypervisor.Running} {
+		for _, text := range []string{"one & <two>", "three é", " ", ""} {
+			d.Title, d.Description = text, text+"\n"+text
+			if text == "" {
+				d.Description = ""
+			}
+			must(t, h.SetTitle(ctx, d.Name, d.Title))
+			must(t, h.SetDescription(ctx, d.Name, d.Description))
+			mustBeDefined(t, ctx, h, d, state)
+			d.Metadata.AgentKey += "k" // which the texts outlast, as do elements of others
+			must(t, h.SetMetadata(ctx, d.Name, d.Metadata))
+			mustBeDefined(t, ctx, h, d, state)
+		}
+		must(t, h.Start(ctx, d.Name))
+	}
+	if err := h.SetTitle(ctx, d.Name, "a\nb"); err == nil {
+		t.Error("a title of two lines was accepted")
+	}
+	if err := h.SetDescription(ctx, d.Name, "a\x00"); err == nil {
+		t.Error("a description with a control character was accepted")
+	}
+	must(t, h.SetTitle(ctx, d.Name, "set while it runs"))
+	d.Title = "set while it runs"
+	must(t, h.PowerOff(ctx, d.Name))
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+}
+
+func autostart(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	d, other := Domain(t, h), Domain(t, h)
+	must(t, h.Define(ctx, d))
+	must(t, h.Define(ctx, other))
+	mustAutostart := func(want bool) {
+		t.Helper()
+		found, err := h.Autostarted(ctx)
+		must(t, err)
+		if found[d.UUID] != want || found[other.UUID] {
+			t.Errorf("that start with the host: %v, want %s: %v, and not %s", found, d.UUID, want, other.UUID)
+		}
+	}
+	mustAutostart(false)
+	for range 2 {
+		must(t, h.SetAutostart(ctx, d.Name, true))
+		mustAutostart(true)
+	}
+	d.VCPUs = 2
+	must(t, h.Define(ctx, d))
+	mustAutostart(true)
+	must(t, h.Start(ctx, d.Name))
+	for range 2 {
+		must(t, h.SetAutostart(ctx, d.Name, false))
+		mustAutostart(false)
+	}
+	must(t, h.SetAutostart(ctx, d.Name, true))
+	must(t, h.PowerOff(ctx, d.Name))
+	mustAutostart(true)
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+	must(t, h.Undefine(ctx, d.Name))
+	mustAutostart(false)
+	must(t, h.Define(ctx, d))
+	mustAutostart(false)
+	_, err := h.StartsAlone(ctx)
+	must(t, err)
+}
+
 func deaf(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	d := Domain(t, h)
 	must(t, h.Define(ctx, d))
@@ -583,10 +663,15 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"DetachLayer": h.DetachLayer(over, d.Name, d.Layers[0].ID),
 		"ResizeDisk":  h.ResizeDisk(over, d.Name, 4<<20),
 		"SetMetadata": h.SetMetadata(over, d.Name, hypervisor.Metadata{}),
+		"SetTitle":    h.SetTitle(over, d.Name, "t"),
+		"Description": h.SetDescription(over, d.Name, "d"),
+		"Autostart":   h.SetAutostart(over, d.Name, true),
 	}
 	_, _, errs["Lookup"] = h.Lookup(over, d.Name)
 	_, errs["List"] = h.List(over)
 	_, errs["BootFiles"] = h.BootFiles(over)
+	_, errs["Autostarted"] = h.Autostarted(over)
+	_, errs["StartsAlone"] = h.StartsAlone(over)
 	_, errs["Dialer"] = h.Dialer(over, d.Name)
 	_, errs["VSock"] = h.VSock(over, d.Name)
 	for method, err := range errs {

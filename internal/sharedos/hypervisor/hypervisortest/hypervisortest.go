@@ -47,6 +47,8 @@ type Hypervisor struct {
 	Host     hypervisor.Limits
 	Networks map[string]bool
 	Bridges  []string
+	// NotAlone makes domains come up only if the provider starts them.
+	NotAlone bool
 
 	mu      sync.Mutex
 	domains map[string]*domain
@@ -58,6 +60,8 @@ type domain struct {
 	state   hypervisor.State
 	foreign bool
 	damaged bool
+	// autostart outlasts definitions.
+	autostart bool
 	// ports is for how many layers it was defined.
 	ports int
 	// attached are the layers that it runs with, and room is how many it has ports for. booted are the kernel and the initramfs
@@ -151,7 +155,7 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 		if d.UUID != wanted.UUID {
 			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
 		}
-		next.state, next.attached, next.room, next.booted = d.state, d.attached, d.room, d.booted
+		next.state, next.attached, next.room, next.booted, next.autostart = d.state, d.attached, d.room, d.booted, d.autostart
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
 	}
@@ -171,6 +175,7 @@ func clone(d hypervisor.Domain) hypervisor.Domain {
 			d.Interfaces[name] = i
 		}
 	}
+	d.Foreign = slices.Clone(d.Foreign)
 	d.Metadata = cloneMetadata(d.Metadata)
 	return d
 }
@@ -547,6 +552,67 @@ func (h *Hypervisor) SetMetadata(ctx context.Context, name string, metadata hype
 	}
 	d.Metadata = cloneMetadata(metadata)
 	return nil
+}
+
+// SetTitle implements hypervisor.Hypervisor.
+func (h *Hypervisor) SetTitle(ctx context.Context, name, title string) error {
+	return h.set(ctx, "SetTitle", name, hypervisor.CheckTitle(title), func(d *domain) { d.Title = title })
+}
+
+// SetDescription implements hypervisor.Hypervisor.
+func (h *Hypervisor) SetDescription(ctx context.Context, name, description string) error {
+	return h.set(ctx, "SetDescription", name, hypervisor.CheckDescription(description), func(d *domain) { d.Description = description })
+}
+
+// SetAutostart implements hypervisor.Hypervisor.
+func (h *Hypervisor) SetAutostart(ctx context.Context, name string, on bool) error {
+	return h.set(ctx, "SetAutostart", name, nil, func(d *domain) { d.autostart = on })
+}
+
+// set changes a domain, unless the value is wrong.
+func (h *Hypervisor) set(ctx context.Context, method, name string, wrong error, change func(*domain)) error {
+	if err := h.enter(ctx, method, name, true); err != nil {
+		return err
+	}
+	if wrong != nil {
+		return wrong
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err == nil {
+		change(d)
+	}
+	return err
+}
+
+// Autostart sets whether a domain starts with the host, as a person could (virsh autostart).
+func (h *Hypervisor) Autostart(name string, on bool) {
+	h.change(name, func(d *domain) { d.autostart = on })
+}
+
+// Autostarted implements hypervisor.Hypervisor.
+func (h *Hypervisor) Autostarted(ctx context.Context) (map[string]bool, error) {
+	if err := h.enter(ctx, "Autostarted", "", false); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	found := map[string]bool{}
+	for _, d := range h.domains {
+		if d.autostart {
+			found[d.UUID] = true
+		}
+	}
+	return found, nil
+}
+
+// StartsAlone implements hypervisor.Hypervisor.
+func (h *Hypervisor) StartsAlone(ctx context.Context) (bool, error) {
+	if err := h.enter(ctx, "StartsAlone", "", false); err != nil {
+		return false, err
+	}
+	return !h.NotAlone, nil
 }
 
 // VSock implements hypervisor.Hypervisor.
