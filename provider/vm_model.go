@@ -132,6 +132,8 @@ type vmChange struct {
 	hardware bool
 	// power: whether the VM runs.
 	power bool
+	// links: links of interfaces, which change while the VM runs.
+	links bool
 	// disk: the size of the private disk, which grows while the VM runs.
 	disk bool
 	// definition: attributes that change nothing in the running guest. They change the definition or the provider's policy.
