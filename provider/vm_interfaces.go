@@ -96,8 +96,8 @@ func interfacesAttribute() schema.MapNestedAttribute {
 			},
 			"model": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(hypervisor.Virtio),
-				MarkdownDescription: "Network card: `virtio` or `e1000e`. The kernel of the base needs its driver; that of Debian's cloud " +
-					"kernel has the one of `virtio`. Default: `virtio`. A change takes a power-off.",
+				MarkdownDescription: "Network card: `virtio` or `e1000e`. The kernel of the base needs a driver for it. Default: " +
+					"`virtio`. A change takes a power-off.",
 				Validators: []validator.String{isModel},
 			},
 			"mtu": schema.Int64Attribute{
@@ -156,7 +156,8 @@ func (b *vmInterfaces) validate() diag.Diagnostics {
 	return diags
 }
 
-// validateCards checks the rules of package hypervisor for what is known of each interface, and that no MAC address is given twice.
+// validateCards checks what is known of each interface: whether its network card can have these attributes, and that no
+// MAC address is given twice.
 func (b *vmInterfaces) validateCards() (diags diag.Diagnostics) {
 	elements := b.Interfaces.Elements()
 	first := map[string]string{} // the interface that has a MAC address

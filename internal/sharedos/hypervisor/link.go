@@ -54,8 +54,11 @@ func (h *Libvirt) SetLink(ctx context.Context, name, iface string, down bool) er
 	})
 }
 
-// updateLink changes the link of an interface as a definition describes it. It does nothing if the definition does not have it.
-func updateLink(l *libvirt.Libvirt, domain libvirt.Domain, of *libvirtxml.Domain, iface string, down bool, impact libvirt.DomainModificationImpact) error {
+// updateLink changes the link of an interface as a definition describes it. It does nothing if the definition does not have
+// the interface.
+func updateLink(l *libvirt.Libvirt, domain libvirt.Domain, of *libvirtxml.Domain, iface string, down bool,
+	impact libvirt.DomainModificationImpact,
+) error {
 	one := interfaceOf(of, iface)
 	if one == nil || isDown(*one) == down {
 		return nil

@@ -3,6 +3,7 @@ package vm
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -41,7 +42,7 @@ func TestTheAddressesThatAnAgentSays(t *testing.T) {
 			[]*agentapi.InterfaceAddresses{says("none", "10.0.0.1"), says(mac, "", "10.0.0.1/24", "web.example", "fe80::1%eth0", "127.0.0.1", "224.0.0.1", "0.0.0.0", "::", "\x1b[31m")},
 			"map[lan:[] own:[]]",
 		},
-		"very many interfaces": {append(flood, says(mac, "10.0.0.1")), "map[lan:[] own:[]]"},
+		"very many interfaces": {slices.Concat(flood, []*agentapi.InterfaceAddresses{says(mac, "10.0.0.1")}), "map[lan:[] own:[]]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			domain := hypervisor.Domain{UUID: "uuid", Interfaces: map[string]hypervisor.Interface{"lan": {Bridge: "br0", MAC: mac}, "own": {Bridge: "br0"}}}
