@@ -232,6 +232,10 @@ var vmChanges = map[string]values{
 	"health_checks":         {"refresh": values{"health_checks": values{"web": values{"unit": "nginx.service"}}}},
 	"keep_files":            {"refresh": values{"keep_files": []any{"/etc/motd"}}},
 	"timeouts":              {"timeouts": values{"create": "20s", "update": "21s"}},
+	"network cards": {
+		"interfaces": values{"lan": values{"bridge": "br0", "mac": "52:54:00:00:00:01", "mtu": 1400, "link": "down"}, "own": values{"user": values{}, "model": "e1000e"}},
+		"refresh":    values{"max_impact": "reboot"},
+	},
 }
 
 // Whatever happens between plan and apply of a VM ends in an error of this provider, or as planned.

@@ -97,6 +97,11 @@ func computedData(attributes map[string]resource.Attribute) map[string]schema.At
 				Computed: true, MarkdownDescription: a.MarkdownDescription,
 				NestedObject: schema.NestedAttributeObject{Attributes: computedData(a.NestedObject.Attributes)},
 			}
+		case resource.MapNestedAttribute:
+			data[name] = schema.MapNestedAttribute{
+				Computed: true, MarkdownDescription: a.MarkdownDescription,
+				NestedObject: schema.NestedAttributeObject{Attributes: computedData(a.NestedObject.Attributes)},
+			}
 		}
 	}
 	return data

@@ -168,6 +168,13 @@ var (
 	isDescription = textRule{form: "a text without control characters but tabs and ends of lines", check: hypervisor.CheckDescription}
 )
 
+// isMAC, isModel and isLink accept the MAC address, the model and the link of a network interface.
+var (
+	isMAC   = textRule{form: "a unicast MAC address in the form 52:54:00:aa:bb:cc, lower case", check: hypervisor.CheckMAC}
+	isModel = oneOf(hypervisor.Models...)
+	isLink  = oneOf(linkUp, linkDown)
+)
+
 // isUnit accepts the name of a systemd unit (systemd.unit(5)).
 var isUnit = matches(
 	regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|scope|socket|mount|swap|path|timer|target|slice|automount|device)$`),

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"math/big"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -41,6 +42,10 @@ var vmSamples = map[string]struct {
 	},
 	"interfaces.bridge":             {path.Root("interfaces").AtMapKey("lan").AtName("bridge"), "br1"},
 	"interfaces.network":            {path.Root("interfaces").AtMapKey("lan").AtName("network"), "other"},
+	"interfaces.mac":                {path.Root("interfaces").AtMapKey("lan").AtName("mac"), "52:54:00:00:00:01"},
+	"interfaces.model":              {path.Root("interfaces").AtMapKey("lan").AtName("model"), "e1000e"},
+	"interfaces.mtu":                {path.Root("interfaces").AtMapKey("lan").AtName("mtu"), int64(9000)},
+	"interfaces.link":               {path.Root("interfaces").AtMapKey("lan").AtName("link"), "down"},
 	"running":                       {path.Root("running"), false},
 	"autostart":                     {path.Root("autostart"), true},
 	"deletion_protection":           {path.Root("deletion_protection"), true},
@@ -170,6 +175,8 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 	found.Surplus = []vm.SurplusLayer{{ID: tree.Digest{4}, InUseBy: []string{"a.service"}}}
 	found.Faults = []vm.Fault{{Object: "private disk", Problem: "it is gone", Mended: true}}
 	found.Spec.Attached = []string{"tool"}
+	found.Spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0"}}
+	found.Addresses = map[string][]netip.Addr{"lan": {netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("2001:db8::2")}}
 	plan := newVMPlan(t, found)
 	model := plan.model()
 	impact := &agentapi.Impact{

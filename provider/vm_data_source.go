@@ -32,6 +32,7 @@ type vmDataModel struct {
 	Name        types.String `tfsdk:"name"`
 	UUID        types.String `tfsdk:"uuid"`
 	State       types.String `tfsdk:"state"`
+	Addresses   types.Map    `tfsdk:"addresses"`
 	Stack       types.Object `tfsdk:"stack"`
 	Pending     types.List   `tfsdk:"pending"`
 	Remaining   types.List   `tfsdk:"remaining"`
@@ -95,9 +96,10 @@ var refreshDetailsTypes = typesOf(refreshDetailsAttribute().Attributes)
 func (d *vmDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
 	stack := (&vmStack{}).attributes()
 	attributes := computedData(map[string]resource.Attribute{
-		"uuid":  computedText("UUID of the libvirt domain."),
-		"state": computedText("State of the domain: `running`, `off`, `paused` or `crashed`."),
-		"stack": stack["stack"], "pending": stack["pending"], "remaining": stack["remaining"],
+		"uuid":      computedText("UUID of the libvirt domain."),
+		"state":     computedText("State of the domain: `running`, `off`, `paused` or `crashed`."),
+		"addresses": addressesAttribute(),
+		"stack":     stack["stack"], "pending": stack["pending"], "remaining": stack["remaining"],
 		"last_refresh": refreshDetailsAttribute(),
 	})
 	attributes["name"] = schema.StringAttribute{
@@ -134,6 +136,9 @@ func (d *vmDataSource) Read(ctx context.Context, req datasource.ReadRequest, res
 	}
 	stack := vmStack{Stack: types.ObjectNull(stackTypes), Pending: types.ListNull(types.StringType), Remaining: types.ListNull(types.StringType)}
 	resp.Diagnostics.Append(stack.fromVM(ctx, found)...)
+	interfaces := vmInterfaces{Addresses: types.MapNull(addressesType)}
+	resp.Diagnostics.Append(interfaces.addressesFromVM(ctx, found)...)
+	model.Addresses = interfaces.Addresses
 	model.UUID, model.State = types.StringValue(found.Spec.UUID), types.StringValue(stateName(found.State))
 	model.Stack, model.Pending, model.Remaining = stack.Stack, stack.Pending, stack.Remaining
 	model.LastRefresh = types.ObjectNull(refreshDetailsTypes)

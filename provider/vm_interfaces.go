@@ -1,7 +1,9 @@
 package provider
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
@@ -19,9 +22,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmInterfaces are the network interfaces of a VM.
+// vmInterfaces are the network interfaces of a VM. vm_addresses.go has their addresses.
 type vmInterfaces struct {
 	Interfaces types.Map `tfsdk:"interfaces"`
+	Addresses  types.Map `tfsdk:"addresses"`
 }
 
 var (
@@ -29,11 +33,21 @@ var (
 	_ vmBlockWithValidation = (*vmInterfaces)(nil)
 )
 
+// The states of a link.
+const (
+	linkUp   = "up"
+	linkDown = "down"
+)
+
 // interfaceModel is one value of the attribute interfaces.
 type interfaceModel struct {
 	User    *userNetworkModel `tfsdk:"user"`
 	Bridge  *string           `tfsdk:"bridge"`
 	Network *string           `tfsdk:"network"`
+	MAC     *string           `tfsdk:"mac"`
+	Model   *string           `tfsdk:"model"`
+	MTU     *int64            `tfsdk:"mtu"`
+	Link    *string           `tfsdk:"link"`
 }
 
 type userNetworkModel struct {
@@ -43,15 +57,14 @@ type userNetworkModel struct {
 func interfacesAttribute() schema.MapNestedAttribute {
 	return schema.MapNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Network interfaces, by names of your choice. The name determines the MAC address, so " +
-			"adding or removing an interface does not affect the others. Each has exactly one of `user`, `bridge` " +
-			"and `network`.",
+		MarkdownDescription: "Network interfaces, by names of your choice. Each has exactly one of `user`, `bridge` and " +
+			"`network`. Every change but that of `link` takes a power-off and start of a VM that runs; `link` changes live.",
 		Validators: []validator.Map{mapvalidator.KeysAre(isInterface)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"user": schema.SingleNestedAttribute{
 				Optional: true,
 				MarkdownDescription: "QEMU's user-mode network. The guest can open connections to other hosts, but " +
-					"it can be reached only through 127.0.0.1 of the host.",
+					"it can be reached only through 127.0.0.1 of the host. A change takes a power-off.",
 				Attributes: map[string]schema.Attribute{
 					"forwards": schema.MapAttribute{
 						Optional: true, ElementType: types.Int64Type,
@@ -65,13 +78,40 @@ func interfacesAttribute() schema.MapNestedAttribute {
 			},
 			"bridge": schema.StringAttribute{
 				Optional:            true,
-				MarkdownDescription: "Name of a bridge on the host.",
+				MarkdownDescription: "Name of a bridge on the host. A change takes a power-off.",
 				Validators:          []validator.String{isBridge},
 			},
 			"network": schema.StringAttribute{
 				Optional:            true,
-				MarkdownDescription: "Name of a libvirt network.",
+				MarkdownDescription: "Name of a libvirt network. A change takes a power-off.",
 				Validators:          []validator.String{isNetwork},
+			},
+			"mac": schema.StringAttribute{
+				Optional: true,
+				MarkdownDescription: "MAC address, such as `52:54:00:aa:bb:cc`, in lower case. Default: one that follows from `uuid` and " +
+					"the name of the interface, so that it lasts as long as the VM, and adding or removing an interface does not " +
+					"change the others. `addresses` has it in both cases. Set it for an address that outlives a VM, such as for a " +
+					"reservation of a DHCP server. A change takes a power-off.",
+				Validators: []validator.String{isMAC},
+			},
+			"model": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(hypervisor.Virtio),
+				MarkdownDescription: "Network card: `virtio` or `e1000e`. The kernel of the base needs a driver for it. Default: " +
+					"`virtio`. A change takes a power-off.",
+				Validators: []validator.String{isModel},
+			},
+			"mtu": schema.Int64Attribute{
+				Optional: true,
+				MarkdownDescription: "MTU in bytes that the card tells the guest, which uses it unless its own configuration says another; " +
+					"for the model `virtio` only. On a bridge or network, the host's end gets it, too. Default: the guest's own, and " +
+					"on the host that of the bridge or network. A change takes a power-off.",
+				Validators: []validator.Int64{int64validator.Between(hypervisor.MinMTU, hypervisor.MaxMTU)},
+			},
+			"link": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(linkUp),
+				MarkdownDescription: "Link of the card: `up`, or `down`, as if its cable was pulled. It cannot be `down` with `user`. " +
+					"Default: `up`. It changes live, without an interruption of anything else.",
+				Validators: []validator.String{isLink},
 			},
 		}},
 	}
@@ -80,13 +120,14 @@ func interfacesAttribute() schema.MapNestedAttribute {
 var interfaceType = types.ObjectType{AttrTypes: typesOf(interfacesAttribute().NestedObject.Attributes)}
 
 func (*vmInterfaces) attributes() map[string]schema.Attribute {
-	return map[string]schema.Attribute{"interfaces": interfacesAttribute()}
+	return map[string]schema.Attribute{"interfaces": interfacesAttribute(), "addresses": addressesAttribute()}
 }
 
 func (b *vmInterfaces) validate() diag.Diagnostics {
 	diags := exactlyOne(path.Root("interfaces"), b.Interfaces, "user", "bridge", "network")
 	elements := b.Interfaces.Elements()
 	first := map[string]string{} // the interface that forwards a port
+	diags.Append(b.validateCards()...)
 	for _, name := range slices.Sorted(maps.Keys(elements)) {
 		one, ok := elements[name].(types.Object)
 		if !ok || unset(one) {
@@ -110,6 +151,40 @@ func (b *vmInterfaces) validate() diag.Diagnostics {
 				continue
 			}
 			first[port] = name
+		}
+	}
+	return diags
+}
+
+// validateCards checks what is known of each interface: whether its network card can have these attributes, and that no
+// MAC address is given twice.
+func (b *vmInterfaces) validateCards() (diags diag.Diagnostics) {
+	elements := b.Interfaces.Elements()
+	first := map[string]string{} // the interface that has a MAC address
+	for _, name := range slices.Sorted(maps.Keys(elements)) {
+		one, ok := elements[name].(types.Object)
+		if !ok || unset(one) {
+			continue
+		}
+		at := path.Root("interfaces").AtMapKey(name)
+		refuse := func(at path.Path, err error, next string) {
+			diags.Append(failedAt(at, failure{do: "use", object: fmt.Sprintf("interface %q", name), err: err, next: next})...)
+		}
+		if mac, ok := one.Attributes()["mac"].(types.String); ok && !unset(mac) {
+			if other, twice := first[mac.ValueString()]; twice {
+				refuse(at.AtName("mac"), fmt.Errorf("interface %q has the same MAC address", other), "Choose another one for one of them.")
+			}
+			first[mac.ValueString()] = name
+		}
+		if model, ok := one.Attributes()["model"].(types.String); ok && !unset(model) && model.ValueString() != hypervisor.Virtio {
+			if mtu, ok := one.Attributes()["mtu"].(types.Int64); ok && !unset(mtu) {
+				refuse(at.AtName("mtu"), fmt.Errorf("a card of the model %q does not tell the guest an MTU", model.ValueString()),
+					"Leave mtu out and set the MTU in the guest, or use the model "+hypervisor.Virtio+".")
+			}
+		}
+		if link, ok := one.Attributes()["link"].(types.String); ok && link.ValueString() == linkDown && !unset(one.Attributes()["user"]) {
+			refuse(at.AtName("link"), errors.New("the link of a user-mode network is always up: QEMU runs it, and libvirt does not know it"),
+				"Leave link out, or leave out the interface, or put it on a bridge or a network.")
 		}
 	}
 	return diags
@@ -152,12 +227,27 @@ func (b *vmInterfaces) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnosti
 		case model.Network != nil:
 			one.Network = *model.Network
 		}
+		if model.MAC != nil {
+			one.MAC = *model.MAC
+		}
+		if model.Model != nil {
+			one.Model = *model.Model
+		}
+		if model.MTU != nil {
+			one.MTU = int(*model.MTU)
+		}
+		one.Down = model.Link != nil && *model.Link == linkDown
 		spec.Interfaces[name] = one
 	}
 	return diags
 }
 
 func (b *vmInterfaces) fromVM(ctx context.Context, found *vm.VM) diag.Diagnostics {
+	diags := b.addressesFromVM(ctx, found)
+	return append(diags, b.interfacesFromVM(ctx, found)...)
+}
+
+func (b *vmInterfaces) interfacesFromVM(ctx context.Context, found *vm.VM) diag.Diagnostics {
 	if len(found.Spec.Interfaces) == 0 && len(b.Interfaces.Elements()) == 0 && !b.Interfaces.IsUnknown() {
 		return nil
 	}
@@ -183,6 +273,21 @@ func (b *vmInterfaces) fromVM(ctx context.Context, found *vm.VM) diag.Diagnostic
 		default:
 			model.Network = &one.Network
 		}
+		// A MAC address that is given stays, also if it is the one that the interface would have without it.
+		if one.MAC != "" {
+			model.MAC = &one.MAC
+		} else if was := before[name].MAC; was != nil && *was == one.Address(found.Spec.UUID, name) {
+			model.MAC = was
+		}
+		card, link := cmp.Or(one.Model, hypervisor.Virtio), linkUp
+		if one.Down {
+			link = linkDown
+		}
+		model.Model, model.Link = &card, &link
+		if one.MTU != 0 {
+			mtu := int64(one.MTU)
+			model.MTU = &mtu
+		}
 		models[name] = model
 	}
 	value, d := types.MapValueFrom(ctx, interfaceType, models)
@@ -191,7 +296,19 @@ func (b *vmInterfaces) fromVM(ctx context.Context, found *vm.VM) diag.Diagnostic
 }
 
 func (b *vmInterfaces) compare(state *vmModel, change *vmChange) {
-	if !sameValues(b, &state.vmInterfaces, vmNames().configurable) {
-		change.hardware = true
+	if b.Interfaces.Equal(state.Interfaces) {
+		return
 	}
+	// What differs in words only, such as a MAC address that the interface has without it, reaches the definition.
+	change.definition = true
+	want, have := vm.Spec{}, vm.Spec{}
+	for block, spec := range map[*vmInterfaces]*vm.Spec{b: &want, &state.vmInterfaces: &have} {
+		known, err := fullyKnown(context.Background(), block, map[string]bool{"interfaces": true})
+		if err != nil || !known || block.toSpec(context.Background(), spec).HasError() {
+			change.hardware = true
+			return
+		}
+	}
+	change.hardware = change.hardware || !vm.SameCards(state.UUID.ValueString(), have.Interfaces, want.Interfaces)
+	change.links = change.links || len(vm.Links(have.Interfaces, want.Interfaces)) > 0
 }

@@ -133,6 +133,8 @@ type vmChange struct {
 	hardware bool
 	// power: whether the VM runs.
 	power bool
+	// links: links of interfaces, which change while the VM runs.
+	links bool
 	// disk: the size of the private disk, which grows while the VM runs.
 	disk bool
 	// lifeCycle: what libvirt alone knows. Neither the guest nor the hardware is touched.

@@ -77,6 +77,7 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	if state == nil {
 		plan.Impact, plan.LastRefresh = types.ObjectNull(impactTypes), types.ObjectNull(lastRefreshTypes)
 		plan.planState()
+		resp.Diagnostics.Append(plan.planAddresses(ctx)...)
 		target, _, diags := r.planStack(ctx, &plan, false)
 		resp.Diagnostics.Append(diags...)
 		resp.Diagnostics.Append(plan.willRun(ctx, target)...)
@@ -138,6 +139,9 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 			return diags
 		}
 	}
+	if change.hardware || change.links || change.power || unfinished {
+		diags.Append(plan.planAddresses(ctx)...)
+	}
 	if change.stack {
 		plan.LastRefresh = types.ObjectUnknown(lastRefreshTypes)
 	}
@@ -145,7 +149,7 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if !built {
 		plan.Impact = types.ObjectUnknown(impactTypes)
 		diags.Append(r.forget(ctx, state, fresh)...)
-	} else if change.stack || change.hardware || change.disk && !change.power {
+	} else if change.stack || change.hardware || (change.disk || change.links) && !change.power {
 		var d diag.Diagnostics
 		end, d = r.planImpact(ctx, plan, state, change, fresh, asked)
 		diags.Append(d...)

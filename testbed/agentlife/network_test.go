@@ -1,6 +1,7 @@
 package agentlife_test
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,13 @@ import (
 func testNetwork(t *testing.T, v *guest.VM) {
 	if got := status(t, v).GetNetwork().GetAddresses(); !slices.Contains(got, "10.0.2.15") {
 		t.Errorf("its addresses are %q", got)
+	}
+	// They are those of the interface that the host has given it, and not link-local ones.
+	found, err := v.World.Host.Fleet.Read(t.Context(), v.Spec.Name)
+	must(t, err)
+	if got := found.Addresses["lan"]; len(found.Addresses) != 1 || !slices.Contains(got, netip.MustParseAddr("10.0.2.15")) ||
+		slices.ContainsFunc(got, netip.Addr.IsLinkLocalUnicast) {
+		t.Errorf("the addresses of its interfaces are %v", found.Addresses)
 	}
 	text := run(t, v, "test ! -e /usr/lib/systemd/systemd-resolved; timeout 90 systemctl start network-online.target; cat /etc/resolv.conf; "+
 		"systemctl is-active sharedos-resolver.path systemd-networkd-wait-online.service; systemctl is-failed sharedos-resolver.service || true; systemctl is-system-running")

@@ -820,7 +820,10 @@ func (x *StatusResponse) GetNetwork() *Network {
 type Network struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Addresses of the VM's interfaces that others can reach: neither loopback nor link-local, without prefix length.
-	Addresses     []string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses []string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Interfaces that have a MAC address, those of the lowest numbers, with and without addresses; none from an agent of
+	// an earlier version.
+	Interfaces    []*InterfaceAddresses `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -862,6 +865,68 @@ func (x *Network) GetAddresses() []string {
 	return nil
 }
 
+func (x *Network) GetInterfaces() []*InterfaceAddresses {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+// An interface of the VM. Several can have one MAC address, such as a bridge and the interface below it.
+type InterfaceAddresses struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Six bytes, as net.HardwareAddr prints them: "52:54:00:aa:bb:cc".
+	Mac string `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
+	// Link-local ones are included, without prefix length and zone.
+	Addresses     []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InterfaceAddresses) Reset() {
+	*x = InterfaceAddresses{}
+	mi := &file_agent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InterfaceAddresses) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InterfaceAddresses) ProtoMessage() {}
+
+func (x *InterfaceAddresses) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InterfaceAddresses.ProtoReflect.Descriptor instead.
+func (*InterfaceAddresses) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *InterfaceAddresses) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *InterfaceAddresses) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 type PutRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
@@ -876,7 +941,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +953,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +966,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PutRequest) GetDigest() string {
@@ -941,7 +1006,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1018,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1031,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PutResponse) GetComplete() bool {
@@ -988,7 +1053,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1065,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1078,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Target) GetTo() []byte {
@@ -1043,7 +1108,7 @@ type AssessRequest struct {
 
 func (x *AssessRequest) Reset() {
 	*x = AssessRequest{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1120,7 @@ func (x *AssessRequest) String() string {
 func (*AssessRequest) ProtoMessage() {}
 
 func (x *AssessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1133,7 @@ func (x *AssessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssessRequest.ProtoReflect.Descriptor instead.
 func (*AssessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AssessRequest) GetTarget() *Target {
@@ -1108,7 +1173,7 @@ type AssessResponse struct {
 
 func (x *AssessResponse) Reset() {
 	*x = AssessResponse{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1185,7 @@ func (x *AssessResponse) String() string {
 func (*AssessResponse) ProtoMessage() {}
 
 func (x *AssessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1198,7 @@ func (x *AssessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssessResponse.ProtoReflect.Descriptor instead.
 func (*AssessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AssessResponse) GetImpact() *Impact {
@@ -1174,7 +1239,7 @@ type Impact struct {
 
 func (x *Impact) Reset() {
 	*x = Impact{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1251,7 @@ func (x *Impact) String() string {
 func (*Impact) ProtoMessage() {}
 
 func (x *Impact) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1264,7 @@ func (x *Impact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Impact.ProtoReflect.Descriptor instead.
 func (*Impact) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Impact) GetLevel() Level {
@@ -1303,7 +1368,7 @@ type UnitStart struct {
 
 func (x *UnitStart) Reset() {
 	*x = UnitStart{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1380,7 @@ func (x *UnitStart) String() string {
 func (*UnitStart) ProtoMessage() {}
 
 func (x *UnitStart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1393,7 @@ func (x *UnitStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitStart.ProtoReflect.Descriptor instead.
 func (*UnitStart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UnitStart) GetUnit() string {
@@ -1382,7 +1447,7 @@ type UnitImpact struct {
 
 func (x *UnitImpact) Reset() {
 	*x = UnitImpact{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1459,7 @@ func (x *UnitImpact) String() string {
 func (*UnitImpact) ProtoMessage() {}
 
 func (x *UnitImpact) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1472,7 @@ func (x *UnitImpact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitImpact.ProtoReflect.Descriptor instead.
 func (*UnitImpact) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UnitImpact) GetUnit() string {
@@ -1469,7 +1534,7 @@ type UnitPolicy struct {
 
 func (x *UnitPolicy) Reset() {
 	*x = UnitPolicy{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1546,7 @@ func (x *UnitPolicy) String() string {
 func (*UnitPolicy) ProtoMessage() {}
 
 func (x *UnitPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1559,7 @@ func (x *UnitPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitPolicy.ProtoReflect.Descriptor instead.
 func (*UnitPolicy) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UnitPolicy) GetDefault() string {
@@ -1527,7 +1592,7 @@ type PathList struct {
 
 func (x *PathList) Reset() {
 	*x = PathList{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1604,7 @@ func (x *PathList) String() string {
 func (*PathList) ProtoMessage() {}
 
 func (x *PathList) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1617,7 @@ func (x *PathList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathList.ProtoReflect.Descriptor instead.
 func (*PathList) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PathList) GetPaths() []string {
@@ -1579,7 +1644,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1656,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1669,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HealthCheck) GetName() string {
@@ -1705,7 +1770,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1782,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1795,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Command) GetArgv() []string {
@@ -1775,7 +1840,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1852,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1865,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RefreshRequest) GetTarget() *Target {
@@ -1918,7 +1983,7 @@ type RefreshResponse struct {
 
 func (x *RefreshResponse) Reset() {
 	*x = RefreshResponse{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +1995,7 @@ func (x *RefreshResponse) String() string {
 func (*RefreshResponse) ProtoMessage() {}
 
 func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2008,7 @@ func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
 func (*RefreshResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RefreshResponse) GetStarted() bool {
@@ -1995,7 +2060,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2072,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2085,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Report) GetFrom() *Stack {
@@ -2195,7 +2260,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2272,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2285,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Conflict) GetPath() string {
@@ -2264,7 +2329,7 @@ type UnitRestart struct {
 
 func (x *UnitRestart) Reset() {
 	*x = UnitRestart{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2341,7 @@ func (x *UnitRestart) String() string {
 func (*UnitRestart) ProtoMessage() {}
 
 func (x *UnitRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2354,7 @@ func (x *UnitRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitRestart.ProtoReflect.Descriptor instead.
 func (*UnitRestart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UnitRestart) GetUnit() string {
@@ -2332,7 +2397,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2409,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2422,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Timing) GetStep() string {
@@ -2385,7 +2450,7 @@ type ReleaseLayersRequest struct {
 
 func (x *ReleaseLayersRequest) Reset() {
 	*x = ReleaseLayersRequest{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2462,7 @@ func (x *ReleaseLayersRequest) String() string {
 func (*ReleaseLayersRequest) ProtoMessage() {}
 
 func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2475,7 @@ func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReleaseLayersRequest) GetIds() []string {
@@ -2437,7 +2502,7 @@ type ReleaseLayersResponse struct {
 
 func (x *ReleaseLayersResponse) Reset() {
 	*x = ReleaseLayersResponse{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2514,7 @@ func (x *ReleaseLayersResponse) String() string {
 func (*ReleaseLayersResponse) ProtoMessage() {}
 
 func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2527,7 @@ func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReleaseLayersResponse) GetFree() []string {
@@ -2490,7 +2555,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2567,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2580,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Held) GetId() string {
@@ -2542,7 +2607,7 @@ type MappedRequest struct {
 
 func (x *MappedRequest) Reset() {
 	*x = MappedRequest{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2619,7 @@ func (x *MappedRequest) String() string {
 func (*MappedRequest) ProtoMessage() {}
 
 func (x *MappedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2632,7 @@ func (x *MappedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedRequest.ProtoReflect.Descriptor instead.
 func (*MappedRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MappedRequest) GetSuffix() string {
@@ -2586,7 +2651,7 @@ type MappedResponse struct {
 
 func (x *MappedResponse) Reset() {
 	*x = MappedResponse{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2598,7 +2663,7 @@ func (x *MappedResponse) String() string {
 func (*MappedResponse) ProtoMessage() {}
 
 func (x *MappedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2611,7 +2676,7 @@ func (x *MappedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedResponse.ProtoReflect.Descriptor instead.
 func (*MappedResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MappedResponse) GetFiles() []*MappedFile {
@@ -2635,7 +2700,7 @@ type MappedFile struct {
 
 func (x *MappedFile) Reset() {
 	*x = MappedFile{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +2712,7 @@ func (x *MappedFile) String() string {
 func (*MappedFile) ProtoMessage() {}
 
 func (x *MappedFile) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +2725,7 @@ func (x *MappedFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedFile.ProtoReflect.Descriptor instead.
 func (*MappedFile) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MappedFile) GetUnit() string {
@@ -2708,7 +2773,7 @@ type GrowDiskRequest struct {
 
 func (x *GrowDiskRequest) Reset() {
 	*x = GrowDiskRequest{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2720,7 +2785,7 @@ func (x *GrowDiskRequest) String() string {
 func (*GrowDiskRequest) ProtoMessage() {}
 
 func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +2798,7 @@ func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskRequest.ProtoReflect.Descriptor instead.
 func (*GrowDiskRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GrowDiskRequest) GetSize() int64 {
@@ -2754,7 +2819,7 @@ type GrowDiskResponse struct {
 
 func (x *GrowDiskResponse) Reset() {
 	*x = GrowDiskResponse{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +2831,7 @@ func (x *GrowDiskResponse) String() string {
 func (*GrowDiskResponse) ProtoMessage() {}
 
 func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +2844,7 @@ func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskResponse.ProtoReflect.Descriptor instead.
 func (*GrowDiskResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GrowDiskResponse) GetBeforeBytes() int64 {
@@ -2808,7 +2873,7 @@ type IdentifyRequest struct {
 
 func (x *IdentifyRequest) Reset() {
 	*x = IdentifyRequest{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +2885,7 @@ func (x *IdentifyRequest) String() string {
 func (*IdentifyRequest) ProtoMessage() {}
 
 func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +2898,7 @@ func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
 func (*IdentifyRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *IdentifyRequest) GetHostname() string {
@@ -2858,7 +2923,7 @@ type IdentifyResponse struct {
 
 func (x *IdentifyResponse) Reset() {
 	*x = IdentifyResponse{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +2935,7 @@ func (x *IdentifyResponse) String() string {
 func (*IdentifyResponse) ProtoMessage() {}
 
 func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +2948,7 @@ func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyResponse.ProtoReflect.Descriptor instead.
 func (*IdentifyResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 type ReplaceRequest struct {
@@ -2896,7 +2961,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +2973,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +2986,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -2941,7 +3006,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2953,7 +3018,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2966,7 +3031,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -3035,9 +3100,15 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"unreadable\x18\x18 \x03(\tR\n" +
 	"unreadable\x124\n" +
-	"\anetwork\x18\x19 \x01(\v2\x1a.sharedos.agent.v1.NetworkR\anetwork\"'\n" +
+	"\anetwork\x18\x19 \x01(\v2\x1a.sharedos.agent.v1.NetworkR\anetwork\"n\n" +
 	"\aNetwork\x12\x1c\n" +
-	"\taddresses\x18\x01 \x03(\tR\taddresses\"d\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\x12E\n" +
+	"\n" +
+	"interfaces\x18\x02 \x03(\v2%.sharedos.agent.v1.InterfaceAddressesR\n" +
+	"interfaces\"D\n" +
+	"\x12InterfaceAddresses\x12\x10\n" +
+	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\"d\n" +
 	"\n" +
 	"PutRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
@@ -3267,7 +3338,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -3279,38 +3350,39 @@ var file_agent_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 7: sharedos.agent.v1.StatusRequest
 	(*StatusResponse)(nil),        // 8: sharedos.agent.v1.StatusResponse
 	(*Network)(nil),               // 9: sharedos.agent.v1.Network
-	(*PutRequest)(nil),            // 10: sharedos.agent.v1.PutRequest
-	(*PutResponse)(nil),           // 11: sharedos.agent.v1.PutResponse
-	(*Target)(nil),                // 12: sharedos.agent.v1.Target
-	(*AssessRequest)(nil),         // 13: sharedos.agent.v1.AssessRequest
-	(*AssessResponse)(nil),        // 14: sharedos.agent.v1.AssessResponse
-	(*Impact)(nil),                // 15: sharedos.agent.v1.Impact
-	(*UnitStart)(nil),             // 16: sharedos.agent.v1.UnitStart
-	(*UnitImpact)(nil),            // 17: sharedos.agent.v1.UnitImpact
-	(*UnitPolicy)(nil),            // 18: sharedos.agent.v1.UnitPolicy
-	(*PathList)(nil),              // 19: sharedos.agent.v1.PathList
-	(*HealthCheck)(nil),           // 20: sharedos.agent.v1.HealthCheck
-	(*Command)(nil),               // 21: sharedos.agent.v1.Command
-	(*RefreshRequest)(nil),        // 22: sharedos.agent.v1.RefreshRequest
-	(*RefreshResponse)(nil),       // 23: sharedos.agent.v1.RefreshResponse
-	(*Report)(nil),                // 24: sharedos.agent.v1.Report
-	(*Conflict)(nil),              // 25: sharedos.agent.v1.Conflict
-	(*UnitRestart)(nil),           // 26: sharedos.agent.v1.UnitRestart
-	(*Timing)(nil),                // 27: sharedos.agent.v1.Timing
-	(*ReleaseLayersRequest)(nil),  // 28: sharedos.agent.v1.ReleaseLayersRequest
-	(*ReleaseLayersResponse)(nil), // 29: sharedos.agent.v1.ReleaseLayersResponse
-	(*Held)(nil),                  // 30: sharedos.agent.v1.Held
-	(*MappedRequest)(nil),         // 31: sharedos.agent.v1.MappedRequest
-	(*MappedResponse)(nil),        // 32: sharedos.agent.v1.MappedResponse
-	(*MappedFile)(nil),            // 33: sharedos.agent.v1.MappedFile
-	(*GrowDiskRequest)(nil),       // 34: sharedos.agent.v1.GrowDiskRequest
-	(*GrowDiskResponse)(nil),      // 35: sharedos.agent.v1.GrowDiskResponse
-	(*IdentifyRequest)(nil),       // 36: sharedos.agent.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),      // 37: sharedos.agent.v1.IdentifyResponse
-	(*ReplaceRequest)(nil),        // 38: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 39: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 40: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 41: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*InterfaceAddresses)(nil),    // 10: sharedos.agent.v1.InterfaceAddresses
+	(*PutRequest)(nil),            // 11: sharedos.agent.v1.PutRequest
+	(*PutResponse)(nil),           // 12: sharedos.agent.v1.PutResponse
+	(*Target)(nil),                // 13: sharedos.agent.v1.Target
+	(*AssessRequest)(nil),         // 14: sharedos.agent.v1.AssessRequest
+	(*AssessResponse)(nil),        // 15: sharedos.agent.v1.AssessResponse
+	(*Impact)(nil),                // 16: sharedos.agent.v1.Impact
+	(*UnitStart)(nil),             // 17: sharedos.agent.v1.UnitStart
+	(*UnitImpact)(nil),            // 18: sharedos.agent.v1.UnitImpact
+	(*UnitPolicy)(nil),            // 19: sharedos.agent.v1.UnitPolicy
+	(*PathList)(nil),              // 20: sharedos.agent.v1.PathList
+	(*HealthCheck)(nil),           // 21: sharedos.agent.v1.HealthCheck
+	(*Command)(nil),               // 22: sharedos.agent.v1.Command
+	(*RefreshRequest)(nil),        // 23: sharedos.agent.v1.RefreshRequest
+	(*RefreshResponse)(nil),       // 24: sharedos.agent.v1.RefreshResponse
+	(*Report)(nil),                // 25: sharedos.agent.v1.Report
+	(*Conflict)(nil),              // 26: sharedos.agent.v1.Conflict
+	(*UnitRestart)(nil),           // 27: sharedos.agent.v1.UnitRestart
+	(*Timing)(nil),                // 28: sharedos.agent.v1.Timing
+	(*ReleaseLayersRequest)(nil),  // 29: sharedos.agent.v1.ReleaseLayersRequest
+	(*ReleaseLayersResponse)(nil), // 30: sharedos.agent.v1.ReleaseLayersResponse
+	(*Held)(nil),                  // 31: sharedos.agent.v1.Held
+	(*MappedRequest)(nil),         // 32: sharedos.agent.v1.MappedRequest
+	(*MappedResponse)(nil),        // 33: sharedos.agent.v1.MappedResponse
+	(*MappedFile)(nil),            // 34: sharedos.agent.v1.MappedFile
+	(*GrowDiskRequest)(nil),       // 35: sharedos.agent.v1.GrowDiskRequest
+	(*GrowDiskResponse)(nil),      // 36: sharedos.agent.v1.GrowDiskResponse
+	(*IdentifyRequest)(nil),       // 37: sharedos.agent.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 38: sharedos.agent.v1.IdentifyResponse
+	(*ReplaceRequest)(nil),        // 39: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 40: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 41: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 42: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
@@ -3319,59 +3391,60 @@ var file_agent_proto_depIdxs = []int32{
 	0,  // 3: sharedos.agent.v1.StatusRequest.seen:type_name -> sharedos.agent.v1.State
 	5,  // 4: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
 	0,  // 5: sharedos.agent.v1.StatusResponse.state:type_name -> sharedos.agent.v1.State
-	24, // 6: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
+	25, // 6: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
 	9,  // 7: sharedos.agent.v1.StatusResponse.network:type_name -> sharedos.agent.v1.Network
-	12, // 8: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
-	18, // 9: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	20, // 10: sharedos.agent.v1.AssessRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	15, // 11: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
-	1,  // 12: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
-	17, // 13: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
-	16, // 14: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
-	1,  // 15: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	40, // 16: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	41, // 17: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
-	21, // 18: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
-	12, // 19: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
-	1,  // 20: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
-	20, // 21: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	18, // 22: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	5,  // 23: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
-	5,  // 24: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
-	0,  // 25: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
-	15, // 26: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
-	26, // 27: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
-	27, // 28: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
-	3,  // 29: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
-	16, // 30: sharedos.agent.v1.Report.starts:type_name -> sharedos.agent.v1.UnitStart
-	25, // 31: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
-	1,  // 32: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
-	30, // 33: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
-	33, // 34: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	19, // 35: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	7,  // 36: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	10, // 37: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	13, // 38: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	22, // 39: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	28, // 40: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	31, // 41: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	34, // 42: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	36, // 43: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
-	38, // 44: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	8,  // 45: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	11, // 46: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	14, // 47: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	23, // 48: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	29, // 49: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	32, // 50: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	35, // 51: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	37, // 52: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
-	39, // 53: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	45, // [45:54] is the sub-list for method output_type
-	36, // [36:45] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	10, // 8: sharedos.agent.v1.Network.interfaces:type_name -> sharedos.agent.v1.InterfaceAddresses
+	13, // 9: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
+	19, // 10: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	21, // 11: sharedos.agent.v1.AssessRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	16, // 12: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
+	1,  // 13: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
+	18, // 14: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
+	17, // 15: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
+	1,  // 16: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
+	41, // 17: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	42, // 18: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	22, // 19: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
+	13, // 20: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
+	1,  // 21: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
+	21, // 22: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	19, // 23: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	5,  // 24: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
+	5,  // 25: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
+	0,  // 26: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
+	16, // 27: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
+	27, // 28: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	28, // 29: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
+	3,  // 30: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
+	17, // 31: sharedos.agent.v1.Report.starts:type_name -> sharedos.agent.v1.UnitStart
+	26, // 32: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
+	1,  // 33: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
+	31, // 34: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
+	34, // 35: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
+	20, // 36: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	7,  // 37: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	11, // 38: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	14, // 39: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	23, // 40: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	29, // 41: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	32, // 42: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	35, // 43: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	37, // 44: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
+	39, // 45: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	8,  // 46: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	12, // 47: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	15, // 48: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	24, // 49: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	30, // 50: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	33, // 51: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	36, // 52: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	38, // 53: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
+	40, // 54: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	46, // [46:55] is the sub-list for method output_type
+	37, // [37:46] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3379,7 +3452,7 @@ func file_agent_proto_init() {
 	if File_agent_proto != nil {
 		return
 	}
-	file_agent_proto_msgTypes[16].OneofWrappers = []any{
+	file_agent_proto_msgTypes[17].OneofWrappers = []any{
 		(*HealthCheck_Unit)(nil),
 		(*HealthCheck_Http)(nil),
 		(*HealthCheck_Tcp)(nil),
@@ -3391,7 +3464,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

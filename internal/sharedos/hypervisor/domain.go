@@ -91,12 +91,15 @@ func (d Domain) Check() error {
 		bad("the title has more than one line")
 	}
 	for name, i := range d.Interfaces {
-		if err := i.check(); err != nil {
+		if err := i.Check(); err != nil {
 			bad("interface %q: %w", name, err)
 		}
 		if !interfaceName.MatchString(name) {
 			bad("interface name %q: use 1 to 32 letters, digits, _ and -, starting with a letter or digit", name)
 		}
+	}
+	if err := checkAddresses(d.UUID, d.Interfaces); err != nil {
+		wrong = append(wrong, err)
 	}
 	if len(d.BootConfig) > MaxBootConfig {
 		bad("the boot configuration has %d bytes, and at most %d fit; use fewer or shorter SSH keys", len(d.BootConfig), MaxBootConfig)

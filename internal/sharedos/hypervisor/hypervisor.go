@@ -33,6 +33,8 @@ var (
 	ErrNotRunning = errors.New("the domain does not run")
 	// ErrNoPort means that a running domain has no PCIe port left for another layer.
 	ErrNoPort = errors.New("the running domain has no room for another layer")
+	// ErrNoInterface means that a domain has no such interface, or one on a user-mode network, which libvirt does not know.
+	ErrNoInterface = errors.New("the domain has no such interface that libvirt knows")
 	// ErrVSockEnded means that the vsock daemon of a running domain has ended. The domain is unreachable until it is powered off
 	// and started.
 	ErrVSockEnded = errors.New("its vsock daemon has ended")
@@ -86,6 +88,12 @@ type Hypervisor interface {
 	// ResizeDisk grows the private disk of a running domain to size bytes and tells the guest. It does nothing if the disk is
 	// larger. ErrNotRunning if the domain does not run; its volume alone has to be grown then.
 	ResizeDisk(ctx context.Context, name string, size int64) error
+	// SetLink sets the link of an interface in the running domain and in the definition, where it differs. ErrNoInterface if the
+	// definition has no interface of the name that libvirt knows.
+	SetLink(ctx context.Context, name, iface string, down bool) error
+	// LinksDown lists the interfaces of the running domain whose link is down, whatever its definition says. A domain that does
+	// not run has none.
+	LinksDown(ctx context.Context, name string) ([]string, error)
 	// SetMetadata replaces the metadata of the domain, in its definition and in the running domain, in one step.
 	SetMetadata(ctx context.Context, name string, metadata Metadata) error
 	// SetTitle and SetDescription replace the title and the description of the domain, in its definition and in the

@@ -1,8 +1,11 @@
 package hypervisor_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,7 +37,22 @@ func open(t *testing.T, bed *testbed.Testbed) *hypervisor.Libvirt {
 
 func TestLibvirtKeepsTheContract(t *testing.T) {
 	h := open(t, testbed.New(t))
-	hypervisortest.Contract(t, func(*testing.T) hypervisor.Hypervisor { return h })
+	hypervisortest.Contract(t, bridge(t), func(*testing.T) hypervisor.Hypervisor { return h })
+}
+
+// bridge makes a bridge of its own for a test, as a host has them for VMs.
+func bridge(t *testing.T) string {
+	t.Helper()
+	name := fmt.Sprintf("so-%d", os.Getpid())
+	if out, err := exec.CommandContext(t.Context(), "ip", "link", "add", name, "type", "bridge").CombinedOutput(); err != nil {
+		t.Fatalf("make a bridge: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "ip", "link", "del", name).CombinedOutput(); err != nil {
+			t.Errorf("remove the bridge: %v: %s", err, out)
+		}
+	})
+	return name
 }
 
 // What people add with virsh is read, and is there after the domain was defined again.

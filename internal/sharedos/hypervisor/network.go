@@ -1,6 +1,7 @@
 package hypervisor
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -23,6 +24,19 @@ var (
 	networkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 )
 
+// Virtio is the model of an interface that has none of its own.
+const Virtio = "virtio"
+
+// Models are the models of a network card that an interface can have: those that fit into a PCIe port and into a slot of the
+// root bus. There igb has no room for its virtual functions.
+var Models = []string{Virtio, "e1000e"}
+
+// Limits of an MTU in bytes: the least of IPv4 (RFC 791), and the most of a TAP device of Linux.
+const (
+	MinMTU = 68
+	MaxMTU = 65521
+)
+
 // Interface is one network interface. Exactly one of User, Bridge and Network is set.
 type Interface struct {
 	User    *UserNetwork
@@ -30,6 +44,13 @@ type Interface struct {
 	Network string
 	// MAC is derived from the UUID and the interface's name if it is empty.
 	MAC string
+	// Model of the network card, one of Models. It is Virtio if it is empty.
+	Model string
+	// MTU in bytes; 0 is that of the network. Only Virtio can tell it to the guest.
+	MTU int
+	// Down is true if the link of the card is down, as without a cable. libvirt does not know the link of a user-mode
+	// network, which is always up.
+	Down bool
 }
 
 // UserNetwork is QEMU's user-mode network with forwards from the host's 127.0.0.1.
@@ -45,14 +66,66 @@ func MAC(uuid, name string) string {
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2])
 }
 
-func (i Interface) address(uuid, name string) string {
-	if i.MAC != "" {
-		return i.MAC
+// Address returns the MAC address of an interface of a domain.
+func (i Interface) Address(uuid, name string) string { return cmp.Or(i.MAC, MAC(uuid, name)) }
+
+// Defined returns an interface as Lookup returns it: without a MAC address and a model that it has anyhow.
+func (i Interface) Defined(uuid, name string) Interface {
+	if i.MAC == MAC(uuid, name) {
+		i.MAC = ""
 	}
-	return MAC(uuid, name)
+	if i.Model == Virtio {
+		i.Model = ""
+	}
+	return i
 }
 
-func (i Interface) check() error {
+// CheckMAC returns why a text cannot be the MAC address of an interface.
+func CheckMAC(text string) error {
+	mac, err := net.ParseMAC(text)
+	if err != nil || len(mac) != 6 || mac.String() != text || mac[0]&1 != 0 || text == "00:00:00:00:00:00" {
+		return fmt.Errorf("%q is not a unicast MAC address in the form 52:54:00:aa:bb:cc, lower case", text)
+	}
+	return nil
+}
+
+// Check returns what is wrong with an interface besides its name.
+func (i Interface) Check() error {
+	if err := i.checkNetwork(); err != nil {
+		return err
+	}
+	if i.MAC != "" {
+		if err := CheckMAC(i.MAC); err != nil {
+			return err
+		}
+	}
+	switch model := cmp.Or(i.Model, Virtio); {
+	case !slices.Contains(Models, model):
+		return fmt.Errorf("model %q: use one of %s", model, strings.Join(Models, ", "))
+	case i.MTU != 0 && (i.MTU < MinMTU || i.MTU > MaxMTU):
+		return fmt.Errorf("an MTU of %d bytes: use %d to %d", i.MTU, MinMTU, MaxMTU)
+	case i.MTU != 0 && model != Virtio:
+		return fmt.Errorf("an MTU for the model %q: only %q tells the guest", model, Virtio)
+	case i.Down && i.User != nil:
+		return errors.New("the link of a user-mode network cannot be down")
+	}
+	return nil
+}
+
+// checkAddresses returns which interfaces of a domain have the same MAC address; nil if none do.
+func checkAddresses(uuid string, interfaces map[string]Interface) error {
+	first := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(interfaces)) {
+		mac := interfaces[name].Address(uuid, name)
+		if other, twice := first[mac]; twice {
+			return fmt.Errorf("interfaces %q and %q have the same MAC address %s", other, name, mac)
+		}
+		first[mac] = name
+	}
+	return nil
+}
+
+func (i Interface) checkNetwork() error {
 	kinds := 0
 	if i.User != nil {
 		kinds++
@@ -74,11 +147,6 @@ func (i Interface) check() error {
 	if kinds != 1 {
 		return errors.New("set exactly one of user, bridge and network")
 	}
-	if i.MAC != "" {
-		if mac, err := net.ParseMAC(i.MAC); err != nil || len(mac) != 6 || mac.String() != i.MAC || mac[0]&1 != 0 {
-			return fmt.Errorf("%q is not a unicast MAC address in the form 52:54:00:aa:bb:cc, lower case", i.MAC)
-		}
-	}
 	return nil
 }
 
@@ -94,27 +162,66 @@ func networkInterfaces(d Domain) []libvirtxml.DomainInterface {
 		if i.Network != "" {
 			source = &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: i.Network}}
 		}
-		described = append(described, libvirtxml.DomainInterface{
-			MAC:    &libvirtxml.DomainInterfaceMAC{Address: i.address(d.UUID, name)},
+		one := libvirtxml.DomainInterface{
+			MAC:    &libvirtxml.DomainInterfaceMAC{Address: i.Address(d.UUID, name)},
 			Source: source,
-			Model:  &libvirtxml.DomainInterfaceModel{Type: "virtio"},
+			Model:  &libvirtxml.DomainInterfaceModel{Type: cmp.Or(i.Model, Virtio)},
+			Link:   linkOf(i.Down),
 			ROM:    &libvirtxml.DomainROM{Enabled: "no"},
 			Alias:  &libvirtxml.DomainAlias{Name: networkAlias + name},
-		})
+		}
+		if i.MTU != 0 {
+			one.MTU = &libvirtxml.DomainInterfaceMTU{Size: uint(i.MTU)}
+		}
+		described = append(described, one)
 	}
 	return described
 }
 
+// linkUp and linkDown are libvirt's states of a link.
+const (
+	linkUp   = "up"
+	linkDown = "down"
+)
+
+func linkOf(down bool) *libvirtxml.DomainInterfaceLink {
+	if down {
+		return &libvirtxml.DomainInterfaceLink{State: linkDown}
+	}
+	return &libvirtxml.DomainInterfaceLink{State: linkUp}
+}
+
+// isDown reports whether the link of an interface is down. It is up if the definition does not say.
+func isDown(i libvirtxml.DomainInterface) bool { return i.Link != nil && i.Link.State == linkDown }
+
+// nameOf returns the name of an interface that this package has described; false for others.
+func nameOf(i libvirtxml.DomainInterface) (string, bool) {
+	if i.Alias == nil || i.Source == nil {
+		return "", false
+	}
+	return strings.CutPrefix(i.Alias.Name, networkAlias)
+}
+
+// interfaceOf returns the interface of a name in a definition; nil if there is none.
+func interfaceOf(domain *libvirtxml.Domain, name string) *libvirtxml.DomainInterface {
+	if domain.Devices == nil {
+		return nil
+	}
+	for i, one := range domain.Devices.Interfaces {
+		if has, ok := nameOf(one); ok && has == name {
+			return &domain.Devices.Interfaces[i]
+		}
+	}
+	return nil
+}
+
 func (d *Domain) decodeInterfaces(devices *libvirtxml.DomainDeviceList) {
 	for _, i := range devices.Interfaces {
-		if i.Alias == nil || i.Source == nil {
-			continue
-		}
-		name, ok := strings.CutPrefix(i.Alias.Name, networkAlias)
+		name, ok := nameOf(i)
 		if !ok {
 			continue
 		}
-		var found Interface
+		found := Interface{Down: isDown(i)}
 		switch {
 		case i.Source.Bridge != nil:
 			found.Bridge = i.Source.Bridge.Bridge
@@ -124,19 +231,22 @@ func (d *Domain) decodeInterfaces(devices *libvirtxml.DomainDeviceList) {
 		if i.MAC != nil {
 			found.MAC = i.MAC.Address
 		}
+		if i.Model != nil {
+			found.Model = i.Model.Type
+		}
+		if i.MTU != nil {
+			found.MTU = int(i.MTU.Size)
+		}
 		d.addInterface(name, found)
 	}
 }
 
-// addInterface adds an interface of a definition. A derived MAC address is left out.
+// addInterface adds an interface of a definition.
 func (d *Domain) addInterface(name string, i Interface) {
-	if i.MAC == MAC(d.UUID, name) {
-		i.MAC = ""
-	}
 	if d.Interfaces == nil {
 		d.Interfaces = map[string]Interface{}
 	}
-	d.Interfaces[name] = i
+	d.Interfaces[name] = i.Defined(d.UUID, name)
 }
 
 // userNetworks are QEMU's arguments for interfaces on user-mode networks, on slots of pcie.0 from a first one. libvirt's own
@@ -155,13 +265,25 @@ func userNetworks(d Domain, slot int) ([]string, error) {
 		for _, host := range slices.Sorted(maps.Keys(i.User.Forwards)) {
 			netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", host, i.User.Forwards[host])
 		}
-		args = append(args,
-			"-netdev", netdev,
-			"-device", fmt.Sprintf("virtio-net-pci,id=%[1]s-nic,netdev=%[1]s,mac=%[2]s,romfile=,bus=pcie.0,addr=0x%[3]x",
-				networkAlias+name, i.address(d.UUID, name), slot))
+		device := fmt.Sprintf("%[4]s,id=%[1]s-nic,netdev=%[1]s,mac=%[2]s,romfile=,bus=pcie.0,addr=0x%[3]x",
+			networkAlias+name, i.Address(d.UUID, name), slot, deviceOf(i.Model))
+		if i.MTU != 0 {
+			device += fmt.Sprintf(",host_mtu=%d", i.MTU)
+		}
+		args = append(args, "-netdev", netdev, "-device", device)
 		slot++
 	}
 	return args, nil
+}
+
+// virtioDevice is QEMU's name of the model Virtio. Those of the other models are theirs.
+const virtioDevice = "virtio-net-pci"
+
+func deviceOf(model string) string {
+	if cmp.Or(model, Virtio) == Virtio {
+		return virtioDevice
+	}
+	return model
 }
 
 // decodeUserNetworks reads what userNetworks wrote.
@@ -177,8 +299,17 @@ func (d *Domain) decodeUserNetworks(commandline *libvirtxml.DomainQEMUCommandlin
 		case "-device":
 			name, ok := option(options, "netdev", networkAlias)
 			if user := users[name]; ok && user != nil {
-				mac, _ := option(options, "mac", "")
-				d.addInterface(name, Interface{User: user, MAC: mac})
+				found := Interface{User: user, Model: options[0]}
+				if found.Model == virtioDevice {
+					found.Model = Virtio
+				}
+				found.MAC, _ = option(options, "mac", "")
+				if text, ok := option(options, "host_mtu", ""); ok {
+					if mtu, err := strconv.ParseUint(text, 10, 16); err == nil {
+						found.MTU = int(mtu)
+					}
+				}
+				d.addInterface(name, found)
 			}
 		}
 	}

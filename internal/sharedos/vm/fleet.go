@@ -153,11 +153,11 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 
 // stopUnlike powers off a VM whose creation is continued, if it runs something else than spec says.
 func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
-	have := Spec{VCPUs: domain.VCPUs, Memory: domain.Memory, Interfaces: domain.Interfaces}
+	have := Spec{UUID: domain.UUID, VCPUs: domain.VCPUs, Memory: domain.Memory, Interfaces: domain.Interfaces}
 	known := specOf(domain)
 	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand) &&
 		slices.Equal(known.Prefer, spec.Prefer)
-	if same && len(hardware(have, spec)) == 0 {
+	if same && len(hardware(have, spec)) == 0 && len(Links(have.Interfaces, spec.Interfaces)) == 0 {
 		return nil
 	}
 	progress("powering off: the creation was begun with another configuration")
@@ -340,6 +340,9 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		return nil, fmt.Errorf("read VM %q: %w", name, err)
 	}
 	if state != hypervisor.Running {
+		if state == hypervisor.Off || state == hypervisor.Crashed {
+			found.Addresses = noAddresses(domain.Interfaces)
+		}
 		return found, nil
 	}
 	agent, err := f.connect(ctx, domain)
@@ -364,7 +367,7 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		// The guest has committed what it runs, and boots it.
 		found.Spec.Attached, found.Configured = names, running
 	}
-	found.Unreachable = unreachable(domain, status)
+	found.Unreachable, found.Addresses = unreachable(domain, status), addresses(domain, status.GetNetwork())
 	if found.Surplus, err = f.surplusLayers(ctx, agent, domain, status); err != nil {
 		// Layers that stay attached cost little, and nothing depends on what uses them.
 		f.Log.WarnContext(ctx, "unable to find out which layers are in use", "vm", name, "error", err)
@@ -405,7 +408,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 		return nil, err
 	}
 	stack := specOf(domain)
-	return &VM{
+	found := &VM{
 		Faults: faults, diskGone: gone && !domain.Metadata.BeingMade(),
 		Unrecorded: domain.Metadata.Creating != nil && domain.Metadata.Creating.Finished,
 		Spec: Spec{
@@ -416,7 +419,11 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 			Interfaces: domain.Interfaces, Running: state == hypervisor.Running, LifeCycle: lifeCycle,
 		},
 		State: state, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack, DiskAllocated: disk.Allocation,
-	}, nil
+	}
+	if state != hypervisor.Running {
+		return found, nil
+	}
+	return found, f.readLinks(ctx, found)
 }
 
 // shutdownLimit is how long a guest may take to power off by itself before it is made to.

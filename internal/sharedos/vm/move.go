@@ -19,13 +19,14 @@ const (
 	ReasonProcessors Reason = "the number of processors changes only through a power-off"
 	ReasonMemory     Reason = "the memory changes only through a power-off"
 	ReasonInterfaces Reason = "the interfaces change only through a power-off"
+	ReasonLinks      Reason = "the link of an interface changes while the VM runs"
 	ReasonNextBoot   Reason = "the strategy is next_boot: the new stack takes effect at the next start"
 	ReasonDiskGrows  Reason = "the private disk grows while the VM runs"
 	ReasonIdentity   Reason = "the host name and root's keys change while the VM runs"
 )
 
 // Reasons are all reasons of moves. An agent gives reasons of its own.
-var Reasons = []Reason{ReasonProcessors, ReasonMemory, ReasonInterfaces, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity}
+var Reasons = []Reason{ReasonProcessors, ReasonMemory, ReasonInterfaces, ReasonLinks, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity}
 
 // GuestMove says whether and when a running guest gets another stack.
 type GuestMove int
@@ -48,6 +49,8 @@ type Move struct {
 	GrowDisk bool
 	// Identify: the guest takes on its host name and root's keys while it runs.
 	Identify bool
+	// Links are the interfaces whose link changes while the VM runs, sorted.
+	Links []string
 	// PowerOff: the VM is powered off. Start: it is started afterwards, or it was off before.
 	PowerOff, Start bool
 	// Level is the impact of the move without the refresh. The agent assesses the impact of the refresh.
@@ -91,6 +94,9 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	if want.Refresh.Strategy == NextBoot {
 		move.Guest = GuestDeferred
 	}
+	if move.Links = Links(have.Interfaces, want.Interfaces); len(move.Links) > 0 {
+		move.Reasons = append(move.Reasons, ReasonLinks)
+	}
 	if move.GrowDisk {
 		move.Reasons = append(move.Reasons, ReasonDiskGrows)
 	}
@@ -112,14 +118,42 @@ func hardware(have, want Spec) []Reason {
 	if have.Memory != want.Memory {
 		reasons = append(reasons, ReasonMemory)
 	}
-	sameInterfaces := maps.EqualFunc(have.Interfaces, want.Interfaces, func(have, want hypervisor.Interface) bool {
-		if want.MAC == "" {
-			want.MAC = have.MAC // made when it was defined
-		}
-		return reflect.DeepEqual(have, want)
-	})
-	if !sameInterfaces {
+	if !SameCards(want.UUID, have.Interfaces, want.Interfaces) {
 		reasons = append(reasons, ReasonInterfaces)
 	}
 	return reasons
+}
+
+// SameCards reports whether the interfaces of the VM with a UUID differ in nothing but their links, which change live.
+func SameCards(uuid string, have, want map[string]hypervisor.Interface) bool {
+	if len(have) != len(want) {
+		return false
+	}
+	for name, one := range want {
+		other, ok := have[name]
+		if !ok || !reflect.DeepEqual(card(uuid, name, one), card(uuid, name, other)) {
+			return false
+		}
+	}
+	return true
+}
+
+// card is an interface as QEMU gets it when it starts.
+func card(uuid, name string, one hypervisor.Interface) hypervisor.Interface {
+	one = one.Defined(uuid, name)
+	one.Down = false
+	if one.User != nil && len(one.User.Forwards) == 0 {
+		one.User = &hypervisor.UserNetwork{}
+	}
+	return one
+}
+
+// Links lists the interfaces whose link differs, sorted.
+func Links(have, want map[string]hypervisor.Interface) (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if have[name].Down != want[name].Down {
+			names = append(names, name)
+		}
+	}
+	return names
 }

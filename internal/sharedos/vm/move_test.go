@@ -16,6 +16,14 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 	bridge := func(mac string) map[string]hypervisor.Interface {
 		return map[string]hypervisor.Interface{"lan": {Bridge: "br0", MAC: mac}}
 	}
+	card := func(change func(*hypervisor.Interface)) func(have, want *Spec) {
+		return func(have, want *Spec) {
+			have.Interfaces, want.Interfaces = bridge(""), bridge("")
+			one := want.Interfaces["lan"]
+			change(&one)
+			want.Interfaces["lan"] = one
+		}
+	}
 	for name, test := range map[string]struct {
 		change   func(have, want *Spec)
 		newStack bool
@@ -49,7 +57,29 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 		"less memory":     {func(_, want *Spec) { want.Memory-- }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMemory}}},
 		"an interface":    {func(_, want *Spec) { want.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
 		"no interface":    {func(have, _ *Spec) { have.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
-		"a made address":  {func(have, want *Spec) { have.Interfaces, want.Interfaces = bridge("52:54:00:00:00:01"), bridge("") }, false, Move{Guest: GuestRefresh, Level: none}},
+		"an address that somebody has changed": {
+			func(have, want *Spec) { have.Interfaces, want.Interfaces = bridge("52:54:00:00:00:01"), bridge("") }, false,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}},
+		},
+		"the address and the model that it has": {
+			func(have, want *Spec) {
+				have.Interfaces = bridge("")
+				want.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0", MAC: hypervisor.MAC("", "lan"), Model: hypervisor.Virtio}}
+			}, false, Move{Guest: GuestRefresh, Level: none},
+		},
+		"another model": {card(func(i *hypervisor.Interface) { i.Model = "e1000e" }), false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
+		"another MTU":   {card(func(i *hypervisor.Interface) { i.MTU = 9000 }), false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
+		"a link":        {card(func(i *hypervisor.Interface) { i.Down = true }), false, Move{Guest: GuestRefresh, Level: none, Links: []string{"lan"}, Reasons: []Reason{ReasonLinks}}},
+		"a link and another stack at the next start": {
+			func(have, want *Spec) {
+				card(func(i *hypervisor.Interface) { i.Down = true })(have, want)
+				want.Refresh.Strategy = NextBoot
+			}, true, Move{Guest: GuestDeferred, Level: none, Links: []string{"lan"}, Reasons: []Reason{ReasonLinks, ReasonNextBoot}},
+		},
+		"a link and an MTU": {
+			card(func(i *hypervisor.Interface) { i.Down, i.MTU = true, 9000 }), false,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}},
+		},
 		"another address": {
 			func(have, want *Spec) {
 				have.Interfaces, want.Interfaces = bridge("52:54:00:00:00:01"), bridge("52:54:00:00:00:02")

@@ -91,6 +91,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if move.Guest == GuestNone {
 		return f.updateDefinition(ctx, domain, spec, move, progress)
 	}
+	if err := f.setLinks(ctx, spec, move.Links, progress); err != nil {
+		return nil, 0, err
+	}
 	if err := f.awaitBoot(ctx, domain, progress); err != nil {
 		return nil, 0, err
 	}
@@ -102,7 +105,11 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 			return nil, 0, err
 		}
 	}
-	return f.updateGuest(ctx, domain, spec, move, progress)
+	report, ready, err := f.updateGuest(ctx, domain, spec, move, progress)
+	if err == nil {
+		err = f.awaitLinks(ctx, spec, move.Links, progress)
+	}
+	return report, ready, err
 }
 
 func joined(reasons []Reason) string {

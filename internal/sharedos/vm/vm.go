@@ -7,6 +7,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -125,6 +126,9 @@ type VM struct {
 	Agent    *agentapi.StatusResponse
 	// Unreachable is true if the VM has a network interface, and its agent says that it has no address.
 	Unreachable bool
+	// Addresses are those of each interface, as the agent says; nil while it is not known which the VM has. A VM that is off
+	// has interfaces without addresses.
+	Addresses map[string][]netip.Addr
 	// Faults are what the VM should have and does not have.
 	Faults []Fault
 	// Surplus are the layers that are attached and that neither the running nor the configured stack has.

@@ -42,6 +42,8 @@ type Agent struct {
 	SystemState string
 	// Addresses returns the addresses of the VM; nil if the agent does not say.
 	Addresses func() []string
+	// Interfaces returns the addresses by the interfaces of the VM. It may be nil.
+	Interfaces func() []*agentapi.InterfaceAddresses
 	// Binary is the agent's program. Without it the agent reports no digest, like agents that cannot be replaced.
 	Binary []byte
 	// OldBinary is the program of the last version. While Binary equals it, the agent speaks protocol 1.
@@ -338,6 +340,9 @@ func (a *Agent) Status(_ context.Context, question *agentapi.StatusRequest) (*ag
 	}
 	if a.Addresses != nil {
 		answer.Network = &agentapi.Network{Addresses: a.Addresses()}
+	}
+	if a.Interfaces != nil {
+		answer.Network = &agentapi.Network{Addresses: answer.GetNetwork().GetAddresses(), Interfaces: a.Interfaces()}
 	}
 	if question.GetEvent() == agentapi.Event_PROGRESS && answer.GetState() != agentapi.State_IDLE {
 		answer.SystemState = ""

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,8 +21,8 @@ import (
 )
 
 // Contract checks what every Hypervisor promises. open returns one whose guests are deaf: the kernel that the contract boots halts at
-// once, so the guests answer to nothing. It may return the same one for every part.
-func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
+// once, so the guests answer to nothing. It may return the same one for every part. bridge is a bridge of its host.
+func Contract(t *testing.T, bridge string, open func(t *testing.T) hypervisor.Hypervisor) {
 	parts := []struct {
 		name string
 		run  func(*testing.T, context.Context, hypervisor.Hypervisor)
@@ -40,6 +41,12 @@ func Contract(t *testing.T, open func(t *testing.T) hypervisor.Hypervisor) {
 		{"a running domain has room for so many more layers", layersRoom},
 		{"boot files are listed as a domain is defined and as it runs", bootFiles},
 		{"the private disk of a running domain grows and never shrinks", resize},
+		{"an interface of each model starts, with its MTU and its link", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+			models(t, ctx, h, bridge)
+		}},
+		{"the link of an interface is set, running or not", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+			links(t, ctx, h, bridge)
+		}},
 		{"metadata is replaced in one step, running or not", metadata},
 		{"a title and a description are changed in one step, running or not", descriptions},
 		{"a domain starts with the host as long as that is asked for", autostart},
@@ -180,6 +187,14 @@ func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 				"shared": {Network: "default"},
 			}
 		},
+		"network cards": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{
+				"ssh":   {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{20022: 22}}, Model: "e1000e", MAC: "52:54:00:01:02:03"},
+				"jumbo": {User: &hypervisor.UserNetwork{}, MTU: 9000},
+				"lan":   {Bridge: "br0", MTU: 1280, Down: true},
+				"other": {Network: "default", Model: "e1000e", Down: true},
+			}
+		},
 		"large": func(d *hypervisor.Domain) { d.VCPUs, d.Memory = 8, 3<<30 },
 		"what people have added": func(d *hypervisor.Domain) {
 			d.Title, d.Description = ` Web <&> "one" é 😀 `, " two\n\tlines & more \n"
@@ -293,6 +308,27 @@ func impossible(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"multicast MAC": func(d *hypervisor.Domain) {
 			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", MAC: "01:00:00:00:00:00"}}
 		},
+		"a MAC of zeros": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", MAC: "00:00:00:00:00:00"}}
+		},
+		"a MAC twice": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b"}, "b": {Bridge: "b", MAC: hypervisor.MAC(d.UUID, "a")}}
+		},
+		"an unknown model": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", Model: "ne2k_pci"}}
+		},
+		"a small MTU": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", MTU: hypervisor.MinMTU - 1}}
+		},
+		"a large MTU": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", MTU: hypervisor.MaxMTU + 1}}
+		},
+		"an MTU that the guest does not learn": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", MTU: 9000, Model: "e1000e"}}
+		},
+		"a link that libvirt does not know": func(d *hypervisor.Domain) {
+			d.Interfaces = map[string]hypervisor.Interface{"a": {User: &hypervisor.UserNetwork{}, Down: true}}
+		},
 		"interface name": func(d *hypervisor.Domain) {
 			d.Interfaces = map[string]hypervisor.Interface{"a,b": {User: &hypervisor.UserNetwork{}}}
 		},
@@ -327,6 +363,9 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, h.SetTitle(ctx, d.Name, "t"), hypervisor.ErrNotFound)
 	mustBe(t, h.SetDescription(ctx, d.Name, "d"), hypervisor.ErrNotFound)
 	mustBe(t, h.SetAutostart(ctx, d.Name, true), hypervisor.ErrNotFound)
+	mustBe(t, h.SetLink(ctx, d.Name, "lan", true), hypervisor.ErrNotFound)
+	_, err = h.LinksDown(ctx, d.Name)
+	mustBe(t, err, hypervisor.ErrNotFound)
 	_, err = h.Dialer(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)
 	_, err = h.AttachedLayers(ctx, d.Name)
@@ -521,6 +560,80 @@ func resize(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		t.Error("a disk of no bytes was accepted")
 	}
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+}
+
+func models(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge string) {
+	d := Domain(t, h)
+	d.Interfaces = map[string]hypervisor.Interface{
+		"a": {Bridge: bridge, MTU: 1400}, "b": {User: &hypervisor.UserNetwork{}, MTU: 9000}, "c": {Bridge: bridge, MAC: "52:54:00:01:02:03", Down: true},
+	}
+	for _, model := range hypervisor.Models[1:] {
+		d.Interfaces[model] = hypervisor.Interface{Bridge: bridge, Model: model}
+		d.Interfaces[model+"-user"] = hypervisor.Interface{User: &hypervisor.UserNetwork{}, Model: model}
+	}
+	named := d
+	named.Interfaces = maps.Clone(d.Interfaces)
+	one := named.Interfaces["a"]
+	one.MAC, one.Model = hypervisor.MAC(d.UUID, "a"), hypervisor.Virtio // as it is anyhow
+	named.Interfaces["a"] = one
+	must(t, h.Define(ctx, named))
+	must(t, h.Start(ctx, d.Name))
+	// The definition of a domain that has run is read back as it was written.
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	mustBeDown(t, ctx, h, d.Name, "c")
+}
+
+func links(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge string) {
+	d := Domain(t, h)
+	d.Interfaces = map[string]hypervisor.Interface{
+		"lan": {Bridge: bridge, MTU: 1400}, "back": {Bridge: bridge, Model: "e1000e", MAC: "52:54:00:01:02:03"}, "out": {User: &hypervisor.UserNetwork{}},
+	}
+	set := func(iface string, down bool) {
+		t.Helper()
+		must(t, h.SetLink(ctx, d.Name, iface, down))
+		one := d.Interfaces[iface]
+		one.Down = down
+		d.Interfaces[iface] = one
+	}
+	must(t, h.Define(ctx, d))
+	mustBe(t, h.SetLink(ctx, d.Name, "out", true), hypervisor.ErrNoInterface)
+	mustBe(t, h.SetLink(ctx, d.Name, "none", true), hypervisor.ErrNoInterface)
+	for range 2 {
+		set("lan", true)
+	}
+	mustBeDefined(t, ctx, h, d, hypervisor.Off)
+	mustBeDown(t, ctx, h, d.Name)
+	must(t, h.Start(ctx, d.Name))
+	mustBeDown(t, ctx, h, d.Name, "lan")
+	for range 2 {
+		set("back", true)
+	}
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	mustBeDown(t, ctx, h, d.Name, "back", "lan")
+	set("lan", false)
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	mustBeDown(t, ctx, h, d.Name, "back")
+	// A definition changes no link of the running domain. The next SetLink changes what differs.
+	lan := d.Interfaces["lan"]
+	lan.Down = true
+	d.Interfaces["lan"] = lan
+	must(t, h.Define(ctx, d))
+	mustBeDown(t, ctx, h, d.Name, "back")
+	set("lan", true)
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	mustBeDown(t, ctx, h, d.Name, "back", "lan")
+	must(t, h.PowerOff(ctx, d.Name))
+	mustBeDown(t, ctx, h, d.Name)
+}
+
+func mustBeDown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want ...string) {
+	t.Helper()
+	got, err := h.LinksDown(ctx, name)
+	must(t, err)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("the links that are down are %q, want %q", got, want)
+	}
 }
 
 func metadata(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {

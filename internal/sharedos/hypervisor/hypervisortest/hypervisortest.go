@@ -69,6 +69,8 @@ type domain struct {
 	attached []tree.Digest
 	room     int
 	booted   []string
+	// linksDown are the interfaces of the running domain whose link is down.
+	linksDown []string
 }
 
 var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
@@ -155,7 +157,7 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 		if d.UUID != wanted.UUID {
 			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
 		}
-		next.state, next.attached, next.room, next.booted, next.autostart = d.state, d.attached, d.room, d.booted, d.autostart
+		next.state, next.attached, next.room, next.booted, next.autostart, next.linksDown = d.state, d.attached, d.room, d.booted, d.autostart, d.linksDown
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
 	}
@@ -172,8 +174,8 @@ func clone(d hypervisor.Domain) hypervisor.Domain {
 	for name, i := range d.Interfaces {
 		if i.User != nil {
 			i.User = &hypervisor.UserNetwork{Forwards: maps.Clone(i.User.Forwards)}
-			d.Interfaces[name] = i
 		}
+		d.Interfaces[name] = i.Defined(d.UUID, name)
 	}
 	d.Foreign = slices.Clone(d.Foreign)
 	d.Metadata = cloneMetadata(d.Metadata)
@@ -267,6 +269,19 @@ func (h *Hypervisor) Unplug(name string, id tree.Digest) {
 	})
 }
 
+// Cable sets the link of an interface of a running domain and leaves its definition, as a person could (virsh domif-setlink).
+func (h *Hypervisor) Cable(name, iface string, down bool) {
+	h.change(name, func(d *domain) { d.link(iface, down) })
+}
+
+// link sets the link of an interface of a running domain.
+func (d *domain) link(iface string, down bool) {
+	d.linksDown = slices.DeleteFunc(slices.Clone(d.linksDown), func(i string) bool { return i == iface })
+	if down {
+		d.linksDown = append(d.linksDown, iface)
+	}
+}
+
 func (h *Hypervisor) change(name string, change func(*domain)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -331,6 +346,12 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 	}
 	d.attached, d.booted = nil, []string{started.Kernel, started.Initramfs}
 	d.room = max(d.ports, len(started.Layers))
+	d.linksDown = nil
+	for iface, one := range started.Interfaces {
+		if one.Down {
+			d.linksDown = append(d.linksDown, iface)
+		}
+	}
 	for _, layer := range started.Layers {
 		d.attached = append(d.attached, layer.ID)
 	}
@@ -537,6 +558,45 @@ func (h *Hypervisor) ResizeDisk(ctx context.Context, name string, size int64) er
 		return nil
 	}
 	return os.Truncate(d.PrivateDisk, size)
+}
+
+// SetLink implements hypervisor.Hypervisor.
+func (h *Hypervisor) SetLink(ctx context.Context, name, iface string, down bool) error {
+	if err := h.enter(ctx, "SetLink", name, true); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil {
+		return err
+	}
+	one, ok := d.Interfaces[iface]
+	if !ok || one.User != nil {
+		return fmt.Errorf("set the link of interface %q of domain %q: %w", iface, name, hypervisor.ErrNoInterface)
+	}
+	changed := clone(d.Domain)
+	one.Down = down
+	changed.Interfaces[iface] = one
+	d.Domain = changed
+	if d.state == hypervisor.Running {
+		d.link(iface, down)
+	}
+	return nil
+}
+
+// LinksDown implements hypervisor.Hypervisor.
+func (h *Hypervisor) LinksDown(ctx context.Context, name string) ([]string, error) {
+	if err := h.enter(ctx, "LinksDown", name, false); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil || d.state != hypervisor.Running {
+		return nil, err
+	}
+	return slices.Sorted(slices.Values(d.linksDown)), nil
 }
 
 // SetMetadata implements hypervisor.Hypervisor.
