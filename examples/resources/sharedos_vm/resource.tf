@@ -13,6 +13,8 @@ resource "sharedos_vm" "web" {
   memory = "1GiB"
   disk   = { size = "8GiB" }
 
+  autostart = true # it comes back with the host
+
   ssh_authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2ZyEzG0o2Q6S0yX0bRrZ7m0o3m2Yx0cXQ8v1rWqk3u operator"]
 
   interfaces = {
