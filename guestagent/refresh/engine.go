@@ -336,7 +336,7 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	if err != nil {
 		return nil, nil, err
 	}
-	names := named(policy)
+	names := policy.Names()
 	for _, p := range planned {
 		names = append(names, p.Unit)
 	}
@@ -347,7 +347,7 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	if err != nil {
 		return nil, nil, fmt.Errorf("assess the impact: %w", err)
 	}
-	policy.ByAliases(snapshot.Units)
+	policy.ByAliases(snapshot.Units, changes)
 	policy.Agent, policy.RunningKernel, policy.TargetKernel, policy.Obstacle = e.Agent, running, kernel, e.System.Obstacle()
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
 }
