@@ -139,6 +139,9 @@ type Assessment struct {
 	Reasons []string
 	// Pending says what takes effect only with a soft-reboot or a reboot after a live refresh.
 	Pending []string
+	// Boot are the files that the running system has loaded at boot and that differ once the change is made, by whichever
+	// refresh of this boot. Pending has them, too.
+	Boot []BootFile
 	// Starts are the units that the new stack enables.
 	Starts []Start
 	// Left are the units that are left as they are because of the user's policy.
@@ -219,6 +222,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	slices.SortFunc(a.Affected, func(x, y Affected) int { return strings.Compare(x.Unit, y.Unit) })
 	a.conclude(changes)
 	if snapshot.Fresh == (proc.Device{}) {
+		a.Boot = changes.bootFiles(snapshot.Units, a.renews)
 		a.Starts, a.Unmatched = starts(changes, snapshot.Units, policy), policy.unmatched(snapshot.Units, changes)
 	}
 	a.system(changes, units, policy)
@@ -272,6 +276,13 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 			a.Pending = append(a.Pending, fmt.Sprintf("%s still uses %s: %s", affected.Unit, affected.FirstUse(), affected.KeptBecause))
 		}
 	}
+	a.Pending = append(a.Pending, BootTexts(a.Boot)...)
+}
+
+// renews reports whether the refresh starts a unit again, or has it reload its configuration.
+func (a *Assessment) renews(unit string) bool {
+	at := a.index(unit)
+	return at >= 0 && slices.Contains([]Outcome{Reloaded, Restarted, RestartedAlong}, a.Affected[at].Outcome)
 }
 
 // add decides the outcome of one affected unit.

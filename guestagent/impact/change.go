@@ -49,6 +49,9 @@ type Changes struct {
 	aliases map[string]string
 	// broughtScripts are the units that systemd makes of scripts of System V init which only the new stack has.
 	broughtScripts []string
+	// boot are the files that are loaded at boot, and bootBefore those that earlier refreshes have changed.
+	boot       []bootChange
+	bootBefore []BootFile
 	// interpreted is what processes have read of earlier stacks, by PID.
 	interpreted map[int][]Interpreted
 }
@@ -434,6 +437,9 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 func (c *Changes) system(name string, old, new *tree.Entry) {
 	c.manager = c.manager || readByManager(name)
 	c.enable(name, old, new)
+	if kindOf(name) != nil {
+		c.boot = append(c.boot, bootChange{name, identity(old), identity(new)})
+	}
 	c.configuration = c.configuration || strings.HasPrefix(name, "etc/") && !slices.Contains(generated, name)
 	if unit := unitOfFile(name); unit != "" {
 		if path.Base(name) == unit {

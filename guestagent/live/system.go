@@ -130,7 +130,7 @@ func (s *System) concerned(ctx context.Context, changes *impact.Changes, process
 		}
 		changes.EnableAppeared(links)
 	}
-	names = append(names, changes.Removed()...)
+	names = slices.Concat(names, changes.Removed(), changes.BootUnits())
 	templates := changes.RemovedTemplates()
 	for _, name := range named {
 		if impact.IsTemplate(name) { // files may be declared for all of its instances
