@@ -20,6 +20,8 @@ type client struct {
 	world  *providertest.World
 	server tfprotov6.ProviderServer
 	schema map[string]*tfprotov6.Schema
+	// told are the diagnostics of the last plan or apply.
+	told []*tfprotov6.Diagnostic
 }
 
 func newClient(t *testing.T, world *providertest.World) *client {
@@ -163,6 +165,7 @@ func (c *client) plan(name string, state instance, config tftypes.Value) (change
 		Config: c.dynamic(of, config), ProposedNewState: c.dynamic(of, c.proposed(name, state.value, config)),
 	})
 	must(c.t, err)
+	c.told = resp.Diagnostics
 	if text := errorsIn(resp.Diagnostics); text != "" {
 		return changePlan{}, text
 	}
@@ -197,6 +200,7 @@ func (c *client) apply(name string, p changePlan) (instance, string) {
 		TypeName: name, PriorState: c.dynamic(of, p.prior), PlannedState: c.dynamic(of, p.after), Config: c.dynamic(of, p.config), PlannedPrivate: p.private,
 	})
 	must(c.t, err)
+	c.told = resp.Diagnostics
 	now, err := resp.NewState.Unmarshal(of)
 	must(c.t, err)
 	return instance{now, resp.Private}, errorsIn(resp.Diagnostics)

@@ -308,6 +308,7 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, chang
 	if diags.Append(failingChecks(spec.Name, impact.GetFailingChecks(), spec.Refresh.RequireChecks)...); diags.HasError() {
 		return endUnknown, diags
 	}
+	diags.Append(unmatchedUnits(spec, impact)...)
 	question.Impact = impact
 	*asked = &question
 	if impact.GetLevel() > levelOf(policy.MaxImpact.ValueString()) {

@@ -120,7 +120,9 @@ func refreshAttribute() schema.SingleNestedAttribute {
 		"units": schema.MapNestedAttribute{
 			Optional: true,
 			MarkdownDescription: "Settings for single units, by the name of the unit: `{ \"nginx.service\" = { " +
-				"policy = \"reload\" } }`.",
+				"policy = \"reload\" } }`. Another name of a unit stands for the unit, and a template, such as " +
+				"`php-fpm@.service`, for all its instances. When a plan or an apply moves the running VM to another stack, it " +
+				"warns about a name under which the VM has no unit.",
 			Validators: []validator.Map{mapvalidator.KeysAre(isUnit)},
 			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 				"policy": schema.StringAttribute{
@@ -353,5 +355,27 @@ func failingChecks(name string, failing []string, required bool) (diags diag.Dia
 	diags.AddAttributeWarning(at, "Health checks of "+vmName(name)+" fail before the refresh",
 		lines+"\n\nThey do not count in this refresh: it is not rolled back for them. Repair what they check, or the checks "+
 			"themselves. With refresh.require_checks = true, the refresh is refused instead.")
+	return diags
+}
+
+// unmatchedUnits warns about names in refresh.units under which the VM has no unit, so that they say nothing about this
+// refresh. It names only what the configuration names, whatever the guest answers.
+func unmatchedUnits(spec vm.Spec, impact *agentapi.Impact) (diags diag.Diagnostics) {
+	policy, absent := spec.Refresh.Units, impact.GetUnmatchedUnits()
+	named := map[string]bool{}
+	for name := range policy.GetUnits() {
+		named[name] = slices.Contains(absent, name)
+	}
+	for name := range policy.GetPaths() {
+		named[name] = slices.Contains(absent, name)
+	}
+	maps.DeleteFunc(named, func(_ string, unmatched bool) bool { return !unmatched })
+	if len(named) == 0 {
+		return nil
+	}
+	diags.AddAttributeWarning(path.Root("refresh").AtName("units"), vmName(spec.Name)+" has no unit of a name in refresh.units",
+		"No unit is loaded under this name, none has a file or an init script, and the change brings none:\n"+
+			strings.Join(slices.Sorted(maps.Keys(named)), "\n")+"\n\nWhat refresh.units says of it has no effect. Correct the name. If a later "+
+			"release brings the unit, nothing is to be done.")
 	return diags
 }

@@ -324,6 +324,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	resp.Diagnostics.Append(observed.observe(ctx, updated)...)
 	resp.Diagnostics.Append(noAddress(updated)...)
 	resp.Diagnostics.Append(failingChecks(spec.Name, report.GetUnchecked(), false)...)
+	resp.Diagnostics.Append(unmatchedUnits(spec, report.GetImpact())...)
 	if failed := failedStarts(report); len(failed) > 0 {
 		resp.Diagnostics.AddAttributeWarning(path.Root("last_refresh").AtName("started"), "A unit that the new release of "+vmName(spec.Name)+" starts has failed",
 			"The agent in the VM says:"+plain.Guest(failed...)+"\nThe unit did not run before, so the refresh was not rolled back for it. See its log in the VM (journalctl -u).")

@@ -187,7 +187,7 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 			"`kernel 6.12.88 → 6.12.101 at the next power-off and start`: a new kernel under a strategy below " +
 			"`kexec`, or a stack that needs more than the strategy allows. A reboot from within the guest keeps the " +
 			"kernel that the VM was started with. Also code of units that a refresh could not renew, for as long as " +
-			"they run it."),
+			"they run it, and changed files that are loaded once, at boot, such as those in `/etc/sysctl.d`."),
 		"remaining": computedTexts("Processes that run old code now, such as `dbus.service 412 " +
 			"/usr/lib/x86_64-linux-gnu/libexpat.so.1`, whichever refresh brought the new code. What they use is compared " +
 			"with what is mounted. Restart them, or the VM."),

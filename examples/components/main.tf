@@ -1,4 +1,7 @@
 # Three roles on one Debian: they differ in their components alone. The host stores the base and each component once.
+#
+# The component "debug" is on demand in all of them: it takes no memory until somebody calls one of its commands, such as
+# strace. Then the VM attaches it by itself, and attached_on_demand names it.
 
 terraform {
   required_providers {
@@ -26,8 +29,15 @@ variable "roles" {
   }
 }
 
+variable "on_demand" {
+  description = "The components that each VM attaches by itself when they are used."
+  type        = list(string)
+  default     = ["debug"]
+}
+
 locals {
   packages = {
+    debug    = ["strace", "tcpdump"]
     nginx    = ["nginx-light"]
     redis    = ["redis-server"]
     postgres = ["postgresql"]
@@ -69,6 +79,7 @@ resource "sharedos_vm" "role" {
   name       = each.key
   base       = sharedos_base.debian.release
   components = [for part in each.value : sharedos_component.part[part].release]
+  on_demand  = [for part in var.on_demand : sharedos_component.part[part].release]
   vcpus      = 1
   memory     = "512MiB"
   disk       = { size = "4GiB" }
@@ -77,6 +88,11 @@ resource "sharedos_vm" "role" {
     max_impact    = "restart"
     health_checks = { for part in each.value : part => { unit = local.units[part] } }
   }
+}
+
+output "attached_on_demand" {
+  description = "The components that each VM has attached by itself."
+  value       = { for name, vm in sharedos_vm.role : name => vm.attached_on_demand }
 }
 
 output "components" {

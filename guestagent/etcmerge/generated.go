@@ -14,6 +14,9 @@ type Generator struct {
 	Command []string
 	// outputs are patterns (path.Match) of the files that it generates.
 	outputs []string
+	// ofUsr is true if its inputs are files of the OS, and its output takes the place of one that the OS has below /usr. Then
+	// an output that only this VM has is generated again whenever the OS changes.
+	ofUsr bool
 }
 
 // Generators are all that are known.
@@ -27,7 +30,7 @@ var Generators = []Generator{
 		"etc/pki/ca-trust/extracted/*/*/*"}},
 	{Name: "mailcap", Command: []string{"update-mime"}, outputs: []string{"etc/mailcap"}},
 	{Name: "aliases", Command: []string{"newaliases"}, outputs: []string{"etc/aliases.db"}},
-	{Name: "hwdb", Command: []string{"systemd-hwdb", "update"}, outputs: []string{"etc/udev/hwdb.bin"}},
+	{Name: "hwdb", Command: []string{"systemd-hwdb", "update"}, outputs: []string{"etc/udev/hwdb.bin"}, ofUsr: true}, // hwdb(7)
 	{Name: "shells", Command: []string{"update-shells"}, outputs: []string{"etc/shells"}},
 }
 

@@ -325,6 +325,45 @@ func TestGeneratedFilesAreGeneratedAgainIfTheyChangedInBoth(t *testing.T) {
 	}
 }
 
+// A database of hardware that was made in the VM hides that of the release, which may be newer.
+func TestADatabaseOfHardwareThatOnlyThisVMHasIsMadeAgain(t *testing.T) {
+	const name = "etc/udev/hwdb.bin"
+	for what, test := range map[string]struct {
+		release, live string
+		keep          []string
+		again         bool
+	}{
+		"made here":                 {live: "mine", again: true},
+		"made here, and kept":       {live: "mine", keep: []string{"/etc/udev"}},
+		"the release's":             {release: "1", live: "1"},
+		"a change of the release's": {release: "1", live: "mine"},
+		"there is none":             {},
+	} {
+		old, live, next := files{"etc/motd": "1"}, files{"etc/motd": "1"}, files{"etc/motd": "2"}
+		for text, in := range map[*string][]files{&test.release: {old, next}, &test.live: {live}} {
+			for _, tree := range in {
+				if *text != "" {
+					tree[name] = *text
+				}
+			}
+		}
+		v := newVM(t, t.TempDir(), old, live, next)
+		v.Keep = test.keep
+		before := read(t, v.Root)
+		outcome := v.carry(t)
+		if again := slices.Contains(outcome.Generate, "hwdb"); again != test.again || len(outcome.Conflicts) > 0 {
+			t.Errorf("%s: %+v", what, outcome)
+		}
+		if test.again {
+			must(t, os.WriteFile(v.Root+"/"+name, []byte("made again"), 0o644))
+		}
+		must(t, v.Undo(t.Context()))
+		if diff := cmp.Diff(before, read(t, v.Root)); diff != "" {
+			t.Errorf("%s: after the undo (want -, got +):\n%s", what, diff)
+		}
+	}
+}
+
 func TestAnAlternativeOfThisVMStaysWhileItsTargetExists(t *testing.T) {
 	old := files{"etc/alternatives/editor": "-> /usr/bin/nano", "etc/alternatives/pager": "-> /usr/bin/less"}
 	live := files{"etc/alternatives/editor": "-> /usr/bin/vim", "etc/alternatives/pager": "-> /usr/bin/most"}

@@ -109,6 +109,9 @@ func (p *planner) plan(ctx context.Context) error {
 			p.steps = p.steps[:before]
 		}
 	}
+	if err := p.generateOwn(); err != nil {
+		return err
+	}
 	if err := p.changedHere(ctx); err != nil {
 		return err
 	}
@@ -242,6 +245,35 @@ func (p *planner) generate(name string, ours *tree.Entry) bool {
 		p.outcome.Generate = append(p.outcome.Generate, generator.Name)
 	}
 	return true
+}
+
+// generateOwn has files generated again that only this VM has, and that would hide what the new release has below /usr.
+func (p *planner) generateOwn() error {
+	for i := range Generators {
+		if !Generators[i].ofUsr {
+			continue
+		}
+		for _, name := range Generators[i].outputs {
+			if slices.ContainsFunc(p.differences, func(d Difference) bool { return d.Path == name }) || p.kept(name) {
+				continue
+			}
+			ours, err := entryAt(p.live, name)
+			if err == nil && isRegular(ours) {
+				if _, missing := p.new.Lstat(name); !errors.Is(missing, fs.ErrNotExist) {
+					continue // it is the release's, or a change of it: the release's is as old as its inputs
+				}
+				if err = p.carrier.checkMounts(p.live, name); err == nil {
+					p.generate(name, ours)
+				}
+			}
+			if o := asObstacle(err); o != nil {
+				p.skip(name, o)
+			} else if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // leadsSomewhere reports whether an absolute target exists: below /usr in the new release, elsewhere here.

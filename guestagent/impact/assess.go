@@ -139,10 +139,15 @@ type Assessment struct {
 	Reasons []string
 	// Pending says what takes effect only with a soft-reboot or a reboot after a live refresh.
 	Pending []string
+	// Boot are the files that the running system has loaded at boot and that differ once the change is made, by whichever
+	// refresh of this boot. Pending has them, too.
+	Boot []BootFile
 	// Starts are the units that the new stack enables.
 	Starts []Start
 	// Left are the units that are left as they are because of the user's policy.
 	Left []Left
+	// Unmatched are the units that the policy names and that neither the system nor the new stack has.
+	Unmatched []string
 	// Sessions are processes of user sessions that use what changes: "unit pid command".
 	Sessions []string
 	// Remaining are processes that use what changes, or what an earlier refresh changed, and that a live refresh leaves as
@@ -166,7 +171,7 @@ func (a *Assessment) Names() []string {
 func (a *Assessment) Message() *agentapi.Impact {
 	message := &agentapi.Impact{
 		Level: a.Level, Unaffected: a.Unaffected, Reasons: a.Reasons, ChangedPaths: a.Changed, Sessions: a.Sessions,
-		Left: LeftTexts(a.Left), Pending: a.Pending, Remaining: a.Remaining,
+		Left: LeftTexts(a.Left), Pending: a.Pending, Remaining: a.Remaining, UnmatchedUnits: a.Unmatched,
 	}
 	for _, start := range a.Starts {
 		message.Starts = append(message.Starts, &agentapi.UnitStart{Unit: start.Unit, WantedBy: start.By, Skipped: start.Skipped})
@@ -199,7 +204,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 		unit := snapshot.Units[name]
 		if snapshot.Fresh == (proc.Device{}) {
 			// Files that systemd reads count only before the swap: after it, systemd reads them again.
-			g.files(changes, unit, slices.Concat(policy.Extra[name], policy.Extra[Template(name)]))
+			g.files(changes, unit, policy.extra(name))
 			if busUnit(name) {
 				g.policy.merge(&changes.busPolicy)
 			}
@@ -217,7 +222,8 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 	slices.SortFunc(a.Affected, func(x, y Affected) int { return strings.Compare(x.Unit, y.Unit) })
 	a.conclude(changes)
 	if snapshot.Fresh == (proc.Device{}) {
-		a.Starts = starts(changes, snapshot.Units, policy)
+		a.Boot = changes.bootFiles(snapshot.Units, a.renews)
+		a.Starts, a.Unmatched = starts(changes, snapshot.Units, policy), policy.unmatched(snapshot.Units, changes)
 	}
 	a.system(changes, units, policy)
 	return a
@@ -270,6 +276,13 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 			a.Pending = append(a.Pending, fmt.Sprintf("%s still uses %s: %s", affected.Unit, affected.FirstUse(), affected.KeptBecause))
 		}
 	}
+	a.Pending = append(a.Pending, BootTexts(a.Boot)...)
+}
+
+// renews reports whether the refresh starts a unit again, or has it reload its configuration.
+func (a *Assessment) renews(unit string) bool {
+	at := a.index(unit)
+	return at >= 0 && slices.Contains([]Outcome{Reloaded, Restarted, RestartedAlong}, a.Affected[at].Outcome)
 }
 
 // add decides the outcome of one affected unit.

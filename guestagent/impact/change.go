@@ -45,6 +45,13 @@ type Changes struct {
 	scriptsBefore []string
 	// appeared are the names of the unit files that the new stack has and the old one has not, or has masked.
 	appeared map[string]struct{}
+	// aliases are the links that the new stack has instead of a unit's file, by name, and what they lead to.
+	aliases map[string]string
+	// broughtScripts are the units that systemd makes of scripts of System V init which only the new stack has.
+	broughtScripts []string
+	// boot are the files that are loaded at boot, and bootBefore those that earlier refreshes have changed.
+	boot       []bootChange
+	bootBefore []BootFile
 	// interpreted is what processes have read of earlier stacks, by PID.
 	interpreted map[int][]Interpreted
 }
@@ -53,7 +60,7 @@ type Changes struct {
 func NewChanges() *Changes {
 	return &Changes{
 		scripts: map[language]*pathList{}, unitFiles: map[string]*pathList{}, removed: map[string]struct{}{},
-		appeared: map[string]struct{}{},
+		appeared: map[string]struct{}{}, aliases: map[string]string{},
 	}
 }
 
@@ -120,15 +127,22 @@ func (c *Changes) Removed() (names []string) {
 	return slices.Compact(names)
 }
 
-// Brought returns the units whose files only the new stack has, but for templates.
+// names reports whether the changes bring, change or remove files of a unit or of its template, or the script that systemd
+// makes it of.
+func (c *Changes) names(unit string) bool {
+	return c.unitFiles[unit] != nil || c.unitFiles[Template(unit)] != nil || slices.Contains(c.broughtScripts, unit)
+}
+
+// Brought returns the units whose files or init scripts only the new stack has, but for templates.
 func (c *Changes) Brought() (names []string) {
+	names = slices.Clone(c.broughtScripts)
 	for name := range c.appeared {
 		if !strings.Contains(name, "@.") {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	return names
+	return slices.Compact(names)
 }
 
 // RemovedTemplates returns the templates ("x@.service") whose files the new stack does not have.
@@ -236,6 +250,9 @@ func (c *Changes) unitFile(name string, old, new *tree.Entry) {
 	usable := func(e *tree.Entry) bool { return e != nil && (e.Type != tree.Symlink || e.Link != "/dev/null") }
 	if strings.HasPrefix(name, standInUnits) {
 		return // a unit that becomes a stand-in goes
+	}
+	if new != nil && new.Type == tree.Symlink && usable(new) {
+		c.aliases[path.Base(name)] = new.Link
 	}
 	masked := old != nil && !usable(old)
 	if !usable(old) && (usable(new) || masked && new == nil) {
@@ -420,6 +437,9 @@ func (c *Changes) Add(name string, old, new *tree.Entry) {
 func (c *Changes) system(name string, old, new *tree.Entry) {
 	c.manager = c.manager || readByManager(name)
 	c.enable(name, old, new)
+	if kindOf(name) != nil {
+		c.boot = append(c.boot, bootChange{name, identity(old), identity(new)})
+	}
 	c.configuration = c.configuration || strings.HasPrefix(name, "etc/") && !slices.Contains(generated, name)
 	if unit := unitOfFile(name); unit != "" {
 		if path.Base(name) == unit {
@@ -448,6 +468,8 @@ func (c *Changes) system(name string, old, new *tree.Entry) {
 		c.temporary = append(c.temporary, path.Base(name))
 	case scriptUnit(name) != "" && new == nil:
 		c.removed[name] = struct{}{}
+	case scriptUnit(name) != "" && old == nil:
+		c.broughtScripts = append(c.broughtScripts, scriptUnit(name))
 	}
 }
 

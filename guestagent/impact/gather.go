@@ -65,8 +65,8 @@ func gather(changes *Changes, snapshot *Snapshot, policy Policy) map[string]*gat
 			}
 		}
 	}
-	for name := range policy.Extra {
-		if units[name] == nil && snapshot.Units[name].runs() {
+	for name, unit := range snapshot.Units {
+		if units[name] == nil && unit.runs() && len(policy.extra(name)) > 0 {
 			units[name] = &gathered{name: name}
 		}
 	}

@@ -1,6 +1,7 @@
 package impact
 
 import (
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -55,16 +56,37 @@ func (p Policy) action(unit string) Action {
 	return p.Default
 }
 
+// actions are all actions, from the one that interrupts least.
+var actions = []Action{Report, Reload, Restart}
+
+// Names are the units that the policy names, sorted.
+func (p Policy) Names() []string {
+	names := slices.AppendSeq(slices.Collect(maps.Keys(p.Actions)), maps.Keys(p.Extra))
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// extra are the further paths of a unit.
+func (p Policy) extra(unit string) []string {
+	return slices.Concat(p.Extra[unit], p.Extra[Template(unit)])
+}
+
 // ByAliases has what the policy says of a unit by another name of it, such as mysql.service for mariadb.service, count for
-// the unit, unless the policy names the unit itself. units are what systemd knows of the names in the policy.
-func (p Policy) ByAliases(units map[string]Unit) {
-	for name, unit := range units {
-		own := path.Base(unit.Fragment)
-		if unit.Fragment == "" || own == name || own == Template(name) || strings.Contains(own, "@.") || path.Ext(own) != path.Ext(name) {
+// the unit, unless the policy names the unit itself. If it names several other names, the action counts that interrupts
+// least. units are what systemd knows of the names in the policy, changes may bring further names.
+func (p Policy) ByAliases(units map[string]Unit, changes *Changes) {
+	itself := slices.Collect(maps.Keys(p.Actions))
+	for _, name := range p.Names() {
+		unit, known := units[name]
+		own := ownName(name, unit.Fragment)
+		if !known {
+			own = ownName(name, changes.aliases[name])
+		}
+		if own == "" {
 			continue
 		}
-		if action, named := p.Actions[name]; named {
-			if _, itself := p.Actions[own]; !itself {
+		if action, is := p.Actions[name]; is && !slices.Contains(itself, own) {
+			if other, both := p.Actions[own]; !both || slices.Index(actions, action) < slices.Index(actions, other) {
 				p.Actions[own] = action
 			}
 		}
@@ -73,11 +95,41 @@ func (p Policy) ByAliases(units map[string]Unit) {
 				p.Extra[own] = append(p.Extra[own], extra)
 			}
 		}
-		if _, known := units[own]; !known {
+		delete(p.Actions, name) // it is one unit, whatever it is called
+		delete(p.Extra, name)
+		if _, listed := units[own]; known && !listed {
 			unit.Name = own
 			units[own] = unit
 		}
 	}
+}
+
+// ownName returns the name of a unit itself if name is another name of it: that of its file, with the instance if the file
+// is a template's. It returns "" if name is the unit's own, and if the file does not say.
+func ownName(name, file string) string {
+	own := path.Base(file)
+	prefix, suffix, template := strings.Cut(own, "@.")
+	if template {
+		_, instance, instantiated := strings.Cut(name, "@")
+		if !instantiated || suffix != strings.TrimPrefix(path.Ext(name), ".") {
+			return "" // another name of one instance
+		}
+		own = prefix + "@" + instance
+	}
+	if file == "" || own == name || path.Ext(own) != path.Ext(name) {
+		return ""
+	}
+	return own
+}
+
+// unmatched returns the units that the policy names and that neither the system has nor the changes bring.
+func (p Policy) unmatched(units map[string]Unit, changes *Changes) (names []string) {
+	for _, name := range p.Names() {
+		if _, known := units[name]; !known && !changes.names(name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // apply changes the outcome of a unit that would be renewed to what the user's policy allows.

@@ -205,24 +205,79 @@ func TestAPolicyByAnotherName(t *testing.T) {
 	}
 	const units = "usr/lib/systemd/system/"
 	snapshot := Snapshot{
-		Processes: []Process{uses(1, "mariadb.service"), uses(2, "php-fpm@8.service"), uses(3, "ssh.service")},
+		Processes: []Process{
+			uses(1, "mariadb.service"), uses(2, "php-fpm@8.service"), uses(3, "ssh.service"), uses(4, "vt@tty1.service"), uses(5, "vt@tty2.service"),
+			uses(6, "rsyslog.service"), uses(7, "many@1.service"),
+		},
 		Units: map[string]Unit{
 			"mariadb.service": {Name: "mariadb.service", State: "active", Fragment: units + "mariadb.service"},
 			"mysql.service":   {Name: "mysql.service", State: "active", Fragment: units + "mariadb.service"},
 			"sshd.service":    {Name: "sshd.service", State: "active", Fragment: units + "ssh.service"},
 			"ssh.service":     {Name: "ssh.service", State: "active", Fragment: units + "ssh.service"},
+			// By a template's other name, for all instances and for one.
+			"autovt@.service":     {Name: "autovt@.service", Fragment: units + "vt@.service"},
+			"also@tty1.service":   {Name: "also@tty1.service", Fragment: units + "vt@.service"},
+			"syslog.service":      {Name: "syslog.service", State: "active", Fragment: units + "rsyslog.service"},
+			"logger.service":      {Name: "logger.service", State: "active", Fragment: units + "rsyslog.service"},
+			"single.service":      {Name: "single.service", State: "active", Fragment: units + "many@.service"},
+			"config.service":      {Name: "config.service", State: "active", Fragment: units + "configured.service"},
+			"exited@one.service":  {Name: "exited@one.service", State: "active", Fragment: units + "exited@.service"},
+			"exited@gone.service": {Name: "exited@gone.service", State: "inactive", Fragment: units + "exited@.service"},
 		},
 	}
 	policy := Policy{Actions: map[string]Action{
 		"mysql.service": Report, "php-fpm@.service": Report, "sshd.service": Report, "ssh.service": Restart,
-	}}
-	policy.ByAliases(snapshot.Units)
+		"autovt@.service": Report, "also@tty1.service": Restart, "logger.service": Restart, "syslog.service": Report, "single.service": Report,
+	}, Extra: map[string][]string{"config.service": {"usr/lib/libx.so.1"}, "exited@.service": {"usr/lib/libx.so.1"}}}
+	policy.ByAliases(snapshot.Units, c)
 	got := map[string]Outcome{}
 	for _, affected := range Assess(c, snapshot, policy).Affected {
 		got[affected.Unit] = affected.Outcome
 	}
-	want := map[string]Outcome{"mariadb.service": KeptByPolicy, "php-fpm@8.service": KeptByPolicy, "ssh.service": Restarted}
+	want := map[string]Outcome{
+		"mariadb.service": KeptByPolicy, "php-fpm@8.service": KeptByPolicy, "ssh.service": Restarted, "vt@tty1.service": Restarted,
+		"vt@tty2.service": KeptByPolicy, "rsyslog.service": KeptByPolicy, "many@1.service": Restarted, "configured.service": Restarted,
+		"exited@one.service": Restarted,
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
+	}
+}
+
+// A name of the policy is told if it is no unit's: none that systemd knows, and none that the refresh brings or takes away.
+func TestANameWithoutAUnitIsTold(t *testing.T) {
+	const units, own = "usr/lib/systemd/system/", "etc/systemd/system/"
+	file, link := &tree.Entry{Type: tree.Regular}, &tree.Entry{Type: tree.Symlink, Link: "/usr/lib/systemd/system/new.service"}
+	c := NewChanges()
+	for _, change := range []struct {
+		name     string
+		old, new *tree.Entry
+	}{
+		{"etc/init.d/script", nil, file}, {own + "alias.service", nil, link}, {units + "gone.service", file, nil}, {units + "new.service", nil, file},
+		{units + "many@.service", nil, file},
+	} {
+		c.Add(change.name, change.old, change.new)
+	}
+	known := map[string]Unit{"a.service": {State: "inactive"}, "m.service": {Masked: true}, "t@.service": {}}
+	names := []string{
+		"a.service", "alias.service", "gone.service", "m.service", "many@1.service", "many@.service", "new.service", "script.service", "t@.service",
+		"typo.service", "typo@.service",
+	}
+	policy := Policy{Actions: map[string]Action{}, Extra: map[string][]string{"typo.socket": {"etc/x"}, "typo.service": {"etc/x"}}}
+	for _, name := range names {
+		policy.Actions[name] = Report
+	}
+	want := []string{"typo.service", "typo.socket", "typo@.service"}
+	a := Assess(c, Snapshot{Units: known}, policy)
+	if !slices.Equal(a.Unmatched, want) || !slices.Equal(a.Message().GetUnmatchedUnits(), want) {
+		t.Errorf("%q, and to the host %q; want %q", a.Unmatched, a.Message().GetUnmatchedUnits(), want)
+	}
+	if a := Assess(c, Snapshot{Units: known, Fresh: newUsr}, policy); a.Unmatched != nil {
+		t.Errorf("after the swap, when systemd has read its files again: %q", a.Unmatched)
+	}
+	// By the other name that the refresh brings, the policy counts for the unit.
+	policy.ByAliases(known, c)
+	if policy.action("new.service") != Report {
+		t.Errorf("new.service: %q", policy.action("new.service"))
 	}
 }

@@ -115,6 +115,9 @@ func Template(name string) string {
 	return ""
 }
 
+// IsTemplate reports whether a name is that of a template: "x@.service".
+func IsTemplate(name string) bool { return name != "" && Template(name) == name }
+
 // NamesOf returns the names that the files of a unit can have: the unit's own, its template's, those truncated at
 // dashes ("foo-.service", "foo-@x.service", "foo-@.service") and its type's (systemd.unit(5)).
 func NamesOf(unit string) []string {

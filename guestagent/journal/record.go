@@ -100,6 +100,10 @@ type Record struct {
 	Left []impact.Left `json:"left,omitempty"`
 	// Interpreted is code of earlier stacks of this boot that processes have read and keep no file of.
 	Interpreted []impact.Interpreted `json:"interpreted,omitempty"`
+	// Boot are the files that the running system has loaded at boot and that are others by now. NextBoot are those once the
+	// refresh is committed.
+	Boot     []impact.BootFile `json:"boot,omitempty"`
+	NextBoot []impact.BootFile `json:"next_boot,omitempty"`
 	// Kept are the lines of the report's pending that say what was left as it was. They may be true no more.
 	Kept []string `json:"kept,omitempty"`
 	// NewlyEnabled are the units that the new stack enables, as the assessment before the swap found them.

@@ -100,7 +100,7 @@ func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []
 	if snapshot.Processes, err = reader.Processes(ctx, changes); err != nil {
 		return impact.Snapshot{}, err
 	}
-	names, err := s.concerned(ctx, changes, snapshot.Processes, swapped)
+	names, err := s.concerned(ctx, changes, snapshot.Processes, named, swapped)
 	if err != nil {
 		return impact.Snapshot{}, err
 	}
@@ -110,7 +110,7 @@ func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []
 
 // concerned returns the units that the changes may concern, about which systemd has to be asked. After a swap systemd
 // has read its files again, so that they do not matter any more.
-func (s *System) concerned(ctx context.Context, changes *impact.Changes, processes []impact.Process, swapped bool) ([]string, error) {
+func (s *System) concerned(ctx context.Context, changes *impact.Changes, processes []impact.Process, named []string, swapped bool) ([]string, error) {
 	seen := map[string]bool{s.Agent: true, impact.ManagerUnit: true, "": true}
 	var names, others []string
 	for i := range processes {
@@ -130,8 +130,14 @@ func (s *System) concerned(ctx context.Context, changes *impact.Changes, process
 		}
 		changes.EnableAppeared(links)
 	}
-	names = append(names, changes.Removed()...)
-	if templates := changes.RemovedTemplates(); len(templates) > 0 {
+	names = slices.Concat(names, changes.Removed(), changes.BootUnits())
+	templates := changes.RemovedTemplates()
+	for _, name := range named {
+		if impact.IsTemplate(name) { // files may be declared for all of its instances
+			templates = append(templates, name)
+		}
+	}
+	if len(templates) > 0 {
 		instances, err := s.Units.Instances(ctx, templates)
 		if err != nil {
 			return nil, err

@@ -401,3 +401,49 @@ func TestWhatAFailedUnitHasStartedIsStopped(t *testing.T) {
 		})
 	}
 }
+
+// A component whose only service is a script of System V init comes and goes like one with a unit.
+func TestAComponentWithAnInitScriptComesAndGoes(t *testing.T) {
+	const unit = "acme.service"
+	script := []string{"etc/init.d/acme", "etc/rc2.d/S01acme", "etc/rc5.d/S01acme"}
+	t.Run("attached", func(t *testing.T) {
+		for name, fails := range map[string]bool{"it starts": false, "it does not start": true} {
+			w := newWorldWith(t, map[string][]string{"three": script})
+			w.anyEtc = true
+			w.release("three", 3, w.releases["one"])
+			w.releases["three"] = w.withComponent("three")
+			if fails {
+				w.broken = map[string]tree.Digest{unit: w.releases["three"].stack.Base}
+			}
+			e, stop := w.engine()
+			w.give("one", "three")
+			report := w.refresh(e, w.ask("one", "three")).Report
+			if got := starts(report.GetImpact()); got != unit+" by multi-user.target" || report.GetCommitted() == fails {
+				t.Errorf("%s: the plan says %q: %v", name, got, report)
+			}
+			if _, runs := w.services[unit]; runs == fails {
+				t.Errorf("%s: it runs: %v", name, runs)
+			}
+			read, started := slices.Index(w.log, "reexecute"), slices.Index(w.log, "start "+unit)
+			if started < read || read < slices.Index(w.log, "swap") {
+				t.Errorf("%s: it is started before systemd has read it: %v", name, w.log)
+			}
+			stop()
+		}
+	})
+	t.Run("detached", func(t *testing.T) {
+		w := newWorldWith(t, map[string][]string{"one": script})
+		w.anyEtc, w.script, w.services[unit] = true, unit, w.usr
+		e, stop := w.engine()
+		defer stop()
+		w.give("one", "two")
+		report := w.refresh(e, w.ask("one", "two")).Report
+		planned := slices.ContainsFunc(report.GetImpact().GetUnits(), func(u *agentapi.UnitImpact) bool { return u.GetUnit() == unit })
+		if _, runs := w.services[unit]; runs || !planned || !report.GetCommitted() {
+			t.Errorf("it runs: %v; it is in the plan: %v; %v", runs, planned, report)
+		}
+		if stopped := slices.Index(w.log, "withdraw "+unit); stopped < 0 || stopped > slices.Index(w.log, "swap") {
+			t.Errorf("it is stopped after its script has gone: %v", w.log)
+		}
+	})
+}

@@ -130,6 +130,7 @@ func (e *Engine) Status() (Status, error) {
 	if e.behind != "" {
 		s.Pending = append(s.Pending, e.behind)
 	}
+	s.Pending = append(s.Pending, impact.BootTexts(e.record.Boot)...)
 	if s.Report.GetCommitted() {
 		for _, pending := range s.Report.GetPending() {
 			if slices.Contains(e.record.Kept, pending) {
@@ -202,10 +203,13 @@ func (e *Engine) Start(ctx context.Context) error {
 		return err // the next agent may be able to read it
 	}
 	sameBoot := record.BootID == boot && record.Root == root
+	if !sameBoot {
+		loadedAnew(&record, boot)
+	}
 	if record.State == Idle || record.State == "" {
 		if !sameBoot {
 			// Earlier refreshes are over: the root was assembled again.
-			record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation}
+			record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation, Boot: record.Boot}
 			// Only /etc may still have to be settled, if the journal of an earlier refresh was lost.
 			e.report = e.Moved
 			if err := e.Etc.End(ctx, e.Booted); err != nil {
@@ -247,6 +251,17 @@ func (e *Engine) Start(ctx context.Context) error {
 		e.resume(sameBoot)
 	}()
 	return nil
+}
+
+// loadedAnew forgets the files that the start of this stack has loaded: all of them, or, if it was a soft-reboot, those that
+// it loads.
+func loadedAnew(record *Record, boot string) {
+	if record.BootID != boot {
+		record.Boot, record.NextBoot = nil, nil
+		return
+	}
+	record.Boot = impact.Outlasting(record.Boot, agentapi.Level_SOFT_REBOOT)
+	record.NextBoot = impact.Outlasting(record.NextBoot, agentapi.Level_SOFT_REBOOT)
 }
 
 // startDamaged replaces a damaged journal by a new one: an agent that did not start could not report it. No refresh
@@ -336,18 +351,19 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	if err != nil {
 		return nil, nil, err
 	}
-	names := named(policy)
+	names := policy.Names()
 	for _, p := range planned {
 		names = append(names, p.Unit)
 	}
 	e.mutex.Lock()
 	changes.Remember(stillOld(e.record))
+	changes.LoadedBefore(e.record.Boot)
 	e.mutex.Unlock()
 	snapshot, err := e.System.Snapshot(ctx, changes, names, swapped)
 	if err != nil {
 		return nil, nil, fmt.Errorf("assess the impact: %w", err)
 	}
-	policy.ByAliases(snapshot.Units)
+	policy.ByAliases(snapshot.Units, changes)
 	policy.Agent, policy.RunningKernel, policy.TargetKernel, policy.Obstacle = e.Agent, running, kernel, e.System.Obstacle()
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
 }
@@ -464,7 +480,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	e.report = &agentapi.Report{From: agentapi.NewStack(e.record.Running), To: agentapi.NewStack(to.stack), State: agentapi.State_IDLE}
 	e.record = Record{
 		State: Idle, BootID: e.record.BootID, Root: e.record.Root, Starts: 1, From: e.record.Running, To: to.stack,
-		Running: e.record.Running, Generation: e.record.Generation, Interpreted: e.record.Interpreted,
+		Running: e.record.Running, Generation: e.record.Generation, Interpreted: e.record.Interpreted, Boot: e.record.Boot,
 	}
 	request, _ = proto.Clone(request).(*agentapi.RefreshRequest)
 	e.tasks.Add(1)

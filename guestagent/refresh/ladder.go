@@ -80,8 +80,9 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 		// The rung renews everything that a live refresh would leave as it is.
 		waiting := impact.KernelPending(kernel.running, kernel.target)
 		a.Level, a.Left, a.Remaining = levelOf(rung), nil, nil
+		outlasting := impact.BootTexts(impact.Outlasting(live.Boot, a.Level))
 		a.Pending = slices.DeleteFunc(a.Pending, func(p string) bool {
-			return height(rung) >= height(Kexec) || slices.Contains(live.Pending, p) && p != waiting
+			return !slices.Contains(outlasting, p) && (height(rung) >= height(Kexec) || slices.Contains(live.Pending, p) && p != waiting)
 		})
 	}
 	if height(rung) > height(strategy) {

@@ -179,7 +179,13 @@ func refusalOf(cause error) agentapi.Refusal {
 // idle journals the end of a refresh. If it cannot, the next agent finds the previous state and ends the refresh again.
 func (r *run) idle(running release.Stack, generation uint64) {
 	r.noteBehind(running)
-	err := r.enter(Idle, func(record *Record) { record.Running, record.Generation = running, generation })
+	err := r.enter(Idle, func(record *Record) {
+		record.Running, record.Generation = running, generation
+		if running.Same(record.To) {
+			record.Boot = record.NextBoot
+		}
+		record.NextBoot = nil
+	})
 	if err := errors.Join(err, r.Blobs.Drop()); err != nil {
 		r.note(func(report *agentapi.Report) {
 			report.Pending = append(report.Pending, "the agent's records: "+err.Error())
@@ -238,7 +244,7 @@ func (r *run) verify(ctx context.Context) (step, error) {
 	}
 	return step{state: Verified, change: func(record *Record) {
 		record.Baseline, record.Failed, record.Planned, record.Strategy, record.Left = baseline, failed, planned, r.rung, r.before.Left
-		record.NewlyEnabled, record.Ran, record.Idle = starts, ran, idle
+		record.NewlyEnabled, record.Ran, record.Idle, record.NextBoot = starts, ran, idle, r.before.Boot
 	}}, nil
 }
 
@@ -347,7 +353,10 @@ func (r *run) swap(ctx context.Context) (step, error) {
 		}
 		return err
 	})
-	return step{state: Restarted, change: func(record *Record) { record.Renewed, record.Generate = true, units }}, err
+	boot := r.carried(r.record.NextBoot)
+	return step{state: Restarted, change: func(record *Record) {
+		record.Renewed, record.Generate, record.NextBoot = true, units, boot
+	}}, err
 }
 
 // isUnit reports whether a generator is a unit, as those are that make secrets.
@@ -365,6 +374,22 @@ func (r *run) carryEtc(ctx context.Context) (generate []string, err error) {
 		AddConflicts(report, outcome.Conflicts)
 	})
 	return outcome.Generate, err
+}
+
+// ownStays are the conflicts in which the VM's own version of a path stays.
+var ownStays = []etcmerge.Kind{
+	etcmerge.Changed, etcmerge.OtherType, etcmerge.Mounted, etcmerge.Protected, etcmerge.Unreadable, etcmerge.Unsupported, etcmerge.Kept,
+}
+
+// carried returns those of the files that are the release's by now, or that an earlier refresh has changed.
+func (r *run) carried(files []impact.BootFile) []impact.BootFile {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return slices.DeleteFunc(slices.Clone(files), func(file impact.BootFile) bool {
+		return !slices.Contains(r.record.Boot, file) && slices.ContainsFunc(r.report.GetConflictDetails(), func(c *agentapi.Conflict) bool {
+			return c.GetPath() == "/"+file.Path && slices.Contains(ownStays, etcmerge.Kind(c.GetKind()))
+		})
+	})
 }
 
 // generate generates files below /etc again. Programs also run with outdated ones, so a failure is only reported.

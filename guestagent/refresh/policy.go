@@ -3,8 +3,6 @@ package refresh
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -52,11 +50,4 @@ func action(name string) (impact.Action, error) {
 	default:
 		return "", fmt.Errorf("%w: %q is none of restart, reload and report", ErrPolicy, name)
 	}
-}
-
-// named returns the units that a policy names.
-func named(policy impact.Policy) []string {
-	names := slices.AppendSeq(slices.Collect(maps.Keys(policy.Actions)), maps.Keys(policy.Extra))
-	slices.Sort(names)
-	return slices.Compact(names)
 }

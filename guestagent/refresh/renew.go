@@ -334,6 +334,9 @@ func (r *run) reportRest(ctx context.Context, last *impact.Assessment, back bool
 		}
 		report.Left = union(report.Left, impact.LeftTexts(left))
 		report.Pending = union(report.Pending, last.Pending)
+		if !back {
+			report.Pending = union(report.Pending, impact.BootTexts(r.record.NextBoot))
+		}
 	})
 	return nil
 }

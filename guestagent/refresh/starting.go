@@ -38,8 +38,9 @@ func (r *run) carry(ctx context.Context) (step, error) {
 	if err := r.Records.MarkGood(r.record.To); err != nil { // earlier failures of this stack do not count
 		return step{}, err
 	}
+	boot := r.carried(r.record.NextBoot)
 	return step{state: Starting, change: func(record *Record) {
-		record.Generate, record.Began = generate, time.Now().UnixMilli()
+		record.Generate, record.Began, record.NextBoot = generate, time.Now().UnixMilli(), boot
 	}}, nil
 }
 

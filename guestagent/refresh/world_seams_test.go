@@ -146,7 +146,7 @@ func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmer
 		return nil
 	}
 	err := w.doInParts("carry", begin, func() error {
-		if len(differences) != 1 || differences[0].Path != settings {
+		if !w.anyEtc && (len(differences) != 1 || differences[0].Path != settings) {
 			return fmt.Errorf("differences %v", differences)
 		}
 		if err := begin(); err != nil {
@@ -155,7 +155,7 @@ func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmer
 		w.etc = w.etcTo
 		return nil
 	})
-	return etcmerge.Outcome{Carried: 1, Generate: append([]string{"ld.so.cache"}, w.generate...)}, err
+	return etcmerge.Outcome{Carried: 1, Generate: append([]string{"ld.so.cache"}, w.generate...), Conflicts: w.conflicts}, err
 }
 
 func (w worldEtc) Keep(patterns []string, purge bool) error {
@@ -424,6 +424,11 @@ func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, 
 		}
 		for unit := range w.services {
 			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit], Fragment: "usr/lib/systemd/system/" + unit}
+			if unit == w.script {
+				s.Units[unit] = impact.Unit{
+					Name: unit, State: "active", Fragment: "run/systemd/generator.late/" + unit, DropIns: []string{"etc/init.d/" + strings.TrimSuffix(unit, ".service")},
+				}
+			}
 			if unit == w.standIn && w.usr == w.releases["one"].stack.Base {
 				s.Units[unit] = impact.Unit{Name: unit, State: "activating", Once: true, Fragment: "run/systemd/generator.late/" + unit}
 			}

@@ -78,6 +78,10 @@ type world struct {
 	accounts etcmerge.AccountTexts
 	kept     []string
 	purge    bool
+	// anyEtc allows for other differences of /etc than the settings.
+	anyEtc bool
+	// conflicts are those of each carry.
+	conflicts []etcmerge.Conflict
 	// generate are the units that make what the VM lacks.
 	generate []string
 	// trials counts the boots of stacks that are not committed, distrusted are those that are not to be booted.
@@ -127,6 +131,8 @@ type world struct {
 	broken, flaky map[string]tree.Digest
 	// links are symbolic links of releases, by the release's name.
 	links map[string][]string
+	// script is a unit that systemd makes of an init script.
+	script string
 	// standIn is a unit that is a stand-in in release "one".
 	standIn string
 	// active are further active units, such as targets. notStartable are units that systemd does not start, and why, unmet

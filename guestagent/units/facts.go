@@ -2,7 +2,13 @@ package units
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
@@ -20,16 +26,43 @@ var factProperties = []string{
 }
 
 // Facts returns what systemd knows of the units, and of those that are restarted together with them. Units that systemd
-// does not know are left out: they ended meanwhile.
-func (m *Manager) Facts(ctx context.Context, names []string) (facts map[string]impact.Unit, err error) {
-	if len(names) == 0 {
-		return map[string]impact.Unit{}, nil
+// does not know are left out: they ended meanwhile, or there are no such units. Of a template, which is no unit of
+// systemd's, it returns the file.
+func (m *Manager) Facts(ctx context.Context, names []string) (map[string]impact.Unit, error) {
+	facts, err := templatesIn(unitDirs, slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !impact.IsTemplate(name) }))
+	names = slices.DeleteFunc(slices.Clone(names), impact.IsTemplate)
+	if err != nil || len(names) == 0 {
+		return facts, err
 	}
-	err = m.connected(ctx, callLimit, func(c *connection) (err error) {
-		facts, err = factsOf(c, names)
+	err = m.connected(ctx, callLimit, func(c *connection) error {
+		known, err := factsOf(c, names)
+		maps.Copy(facts, known)
 		return err
 	})
 	return facts, err
+}
+
+// templatesIn returns those of the templates that have a file in one of the directories.
+func templatesIn(directories, names []string) (map[string]impact.Unit, error) {
+	facts := map[string]impact.Unit{}
+	for _, name := range names {
+		for _, directory := range directories {
+			file, err := filepath.EvalSymlinks(filepath.Join(directory, name))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return facts, fmt.Errorf("look for the file of %s: %w", name, err)
+			}
+			unit := impact.Unit{Name: name, Masked: file == os.DevNull}
+			if !unit.Masked {
+				unit.Fragment, _ = impact.Resolve(file)
+			}
+			facts[name] = unit
+			break
+		}
+	}
+	return facts, nil
 }
 
 func factsOf(c *connection, names []string) (map[string]impact.Unit, error) {

@@ -2,10 +2,16 @@ package units
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 )
 
 func TestOnlyUnitsWhoseFilesLeadToOthersAreAskedAbout(t *testing.T) {
@@ -72,5 +78,43 @@ func TestLinksThatEnableUnits(t *testing.T) {
 	}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A template is no unit of systemd's, which answers questions about one with an error.
+func TestATemplateIsKnownByItsFile(t *testing.T) {
+	root := t.TempDir()
+	etc, lib := filepath.Join(root, "etc"), filepath.Join(root, "usr/lib")
+	if err := errors.Join(os.MkdirAll(etc, 0o755), os.MkdirAll(lib, 0o755), os.WriteFile(filepath.Join(lib, "a@.service"), nil, 0o600),
+		os.WriteFile(filepath.Join(lib, "b@.service"), nil, 0o600), os.Symlink("/dev/null", filepath.Join(etc, "b@.service")),
+		os.Symlink("../usr/lib/a@.service", filepath.Join(etc, "alias@.service")), os.Symlink("absent", filepath.Join(lib, "dangling@.service"))); err != nil {
+		t.Fatal(err)
+	}
+	got, err := templatesIn([]string{filepath.Join(root, "none"), etc, lib}, []string{
+		"a@.service", "b@.service", "alias@.service", "dangling@.service", "typo@.service",
+	})
+	file, _ := impact.Resolve(filepath.Join(lib, "a@.service"))
+	want := map[string]impact.Unit{
+		"a@.service": {Name: "a@.service", Fragment: file}, "b@.service": {Name: "b@.service", Masked: true},
+		"alias@.service": {Name: "alias@.service", Fragment: file},
+	}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v; want -, got +:\n%s", err, diff)
+	}
+}
+
+func TestSystemdIsNotAskedAboutTemplates(t *testing.T) {
+	answered(t, func(call *dbus.Message, send func(...*dbus.Message) error) error {
+		if path, _ := call.Headers[dbus.FieldPath].Value().(dbus.ObjectPath); path != dbus.ObjectPath(objectOf("absent.service")) {
+			return send(answerTo(call, fmt.Errorf("asked about %s", path)))
+		}
+		answer := map[string]any{"ActiveState": "inactive", "LoadState": "not-found", "CanReload": false, "RefuseManualStop": false}[call.Body[1].(string)]
+		if answer == nil {
+			answer = []string{}
+		}
+		return send(answerTo(call, dbus.MakeVariant(answer)))
+	})
+	if facts, err := new(Manager).Facts(t.Context(), []string{"sharedos-no-such@.service", "absent.service"}); err != nil || len(facts) != 0 {
+		t.Errorf("%v, %v", facts, err)
 	}
 }

@@ -1233,8 +1233,11 @@ type Impact struct {
 	Starts []*UnitStart `protobuf:"bytes,11,rep,name=starts,proto3" json:"starts,omitempty"`
 	// Health checks that fail now, before the refresh: "name: reason". Only in an AssessResponse.
 	FailingChecks []string `protobuf:"bytes,12,rep,name=failing_checks,json=failingChecks,proto3" json:"failing_checks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Units that the policy names and that neither the VM has nor the target brings: no unit is loaded under the name, and
+	// none has a file or an init script.
+	UnmatchedUnits []string `protobuf:"bytes,13,rep,name=unmatched_units,json=unmatchedUnits,proto3" json:"unmatched_units,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Impact) Reset() {
@@ -1347,6 +1350,13 @@ func (x *Impact) GetStarts() []*UnitStart {
 func (x *Impact) GetFailingChecks() []string {
 	if x != nil {
 		return x.FailingChecks
+	}
+	return nil
+}
+
+func (x *Impact) GetUnmatchedUnits() []string {
+	if x != nil {
+		return x.UnmatchedUnits
 	}
 	return nil
 }
@@ -3126,7 +3136,7 @@ const file_agent_proto_rawDesc = "" +
 	"\bstrategy\x18\x03 \x01(\tR\bstrategy\x12C\n" +
 	"\rhealth_checks\x18\x04 \x03(\v2\x1e.sharedos.agent.v1.HealthCheckR\fhealthChecks\"C\n" +
 	"\x0eAssessResponse\x121\n" +
-	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\xad\x03\n" +
+	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\"\xd6\x03\n" +
 	"\x06Impact\x12.\n" +
 	"\x05level\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\x05level\x123\n" +
 	"\x05units\x18\x02 \x03(\v2\x1d.sharedos.agent.v1.UnitImpactR\x05units\x12\x1e\n" +
@@ -3142,7 +3152,8 @@ const file_agent_proto_rawDesc = "" +
 	"\tremaining\x18\n" +
 	" \x03(\tR\tremaining\x124\n" +
 	"\x06starts\x18\v \x03(\v2\x1c.sharedos.agent.v1.UnitStartR\x06starts\x12%\n" +
-	"\x0efailing_checks\x18\f \x03(\tR\rfailingChecks\"\x85\x01\n" +
+	"\x0efailing_checks\x18\f \x03(\tR\rfailingChecks\x12'\n" +
+	"\x0funmatched_units\x18\r \x03(\tR\x0eunmatchedUnits\"\x85\x01\n" +
 	"\tUnitStart\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12\x1b\n" +
 	"\twanted_by\x18\x02 \x01(\tR\bwantedBy\x12\x18\n" +
