@@ -480,3 +480,19 @@ func TestTheTimeToStayGoodBeginsWithTheLastRestart(t *testing.T) {
 		}
 	}
 }
+
+// A disk that is full says so before anything was checked: the first thing that a refresh does is to save the request.
+func TestAFullDiskIsToldAsSuch(t *testing.T) {
+	w := newWorld(t)
+	w.full = true
+	e, stop := w.engine()
+	defer stop()
+	w.give("one", "two")
+	status := w.refresh(e, w.ask("one", "two"))
+	if report := status.Report; report.GetCommitted() || !report.GetRefused() || report.GetError() != errNoRoom.Error() {
+		t.Errorf("it ended with %v", report)
+	}
+	if err := w.whole(status); err != nil {
+		t.Error(err)
+	}
+}

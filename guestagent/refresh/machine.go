@@ -126,6 +126,9 @@ func (e *Engine) startRefresh(request *agentapi.RefreshRequest) {
 	}
 	if err != nil {
 		err = fmt.Errorf("save the request: %w", err)
+		if full := e.System.Room(ctx); full != nil { // which says what to do
+			err = full
+		}
 	} else {
 		err = r.enter(Staged, nil)
 	}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
@@ -403,7 +404,17 @@ func (w worldSystem) ForeignGenerators() (bool, error) {
 	return true, w.do("generators", func() error { return nil })
 }
 
-func (w worldSystem) Room(context.Context) error { return w.do("room", func() error { return nil }) }
+// errNoRoom is what Room says of a full disk.
+var errNoRoom = errors.New("no room: remove files")
+
+func (w worldSystem) Room(context.Context) error {
+	return w.do("room", func() error {
+		if w.full {
+			return errNoRoom
+		}
+		return nil
+	})
+}
 
 func device(version tree.Digest) proc.Device { return proc.Device{Minor: uint32(version[0]) + 1} }
 
@@ -499,7 +510,13 @@ func (w worldRecords) Request() (data []byte, err error) {
 }
 
 func (w worldRecords) SaveRequest(data []byte) error {
-	return w.do("keep request", func() error { w.request = data; return nil })
+	return w.do("keep request", func() error {
+		if w.full {
+			return syscall.ENOSPC
+		}
+		w.request = data
+		return nil
+	})
 }
 
 func (w worldRecords) Committed() (release.Stack, uint64, bool, error) {

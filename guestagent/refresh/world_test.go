@@ -123,6 +123,8 @@ type world struct {
 	crashed bool
 	// broke is an operation that always fails.
 	broke string
+	// full: the private disk takes no further file.
+	full bool
 	// slow is an operation that begins once held is closed.
 	slow string
 	held chan struct{}
