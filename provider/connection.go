@@ -1,9 +1,14 @@
 package provider
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -68,9 +73,10 @@ type connection struct {
 	interrupted bool
 	plans       plannedObjects
 	poolChecked bool // the pool can be used or created
-	// records say for each object that was made that Terraform has it in its state.
-	records []func(context.Context, Backend) error
-	reads   map[string]bool // UUIDs of VMs that were read and have not been planned since
+	// madeVMs and madeReleases are what was made, which Terraform writes to its state.
+	madeVMs      []string
+	madeReleases []func(context.Context, Backend) error
+	reads        map[string]bool // UUIDs of VMs that were read and have not been planned since
 }
 
 // interrupt ends the builds of plans that are running. Whoever presses Ctrl-C during an apply would wait for them
@@ -181,39 +187,68 @@ func (c *connection) chain() chain {
 	return chain{c.config.MaxLayers, c.config.MaxDeltaPercent}
 }
 
-// made notes that the answer to a call has an object that was made, and how to record that Terraform has it in its state.
-func (c *connection) made(record func(context.Context, Backend) error) {
+// madeVM notes that the answer to a call has a VM that was made, and madeRelease a base or component, with how to record that it is
+// in Terraform's state.
+func (c *connection) madeVM(uuid string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.records = append(c.records, record)
+	c.madeVMs = append(c.madeVMs, uuid)
 }
 
-// madeVM is made for a VM.
-func (c *connection) madeVM(uuid string) {
-	c.made(func(ctx context.Context, backend Backend) error { return backend.VMs().Recorded(ctx, uuid) })
+func (c *connection) madeRelease(record func(context.Context, Backend) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.madeReleases = append(c.madeReleases, record)
 }
 
-// recordTimeout bounds how long close records what was made. Terraform kills a provider that does not end within 2 s. What is not
-// recorded by then, the next Read records.
-const recordTimeout = 1500 * time.Millisecond
+const (
+	// recordTimeout bounds how long close records what was made. Terraform kills a provider that does not end within 2 s. What is
+	// not recorded by then, the next Read records.
+	recordTimeout = 1500 * time.Millisecond
+	// releaseTime is what recording a base or component needs, which takes locks: a kill would leave them to others for a while.
+	releaseTime = time.Second
+)
 
-// close closes the backend. By now Terraform has written to its state what the answers had.
+// close closes the backend. If Terraform writes its state at each change, it has written what was made by now.
 func (c *connection) close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var failed []error
-	if c.backend != nil {
+	if c.backend != nil && stateIsLocal(os.Getenv) {
 		ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 		defer cancel()
-		for _, record := range c.records {
-			if ctx.Err() != nil {
-				break
+		end, _ := ctx.Deadline()
+		for _, uuid := range c.madeVMs {
+			if ctx.Err() == nil {
+				failed = append(failed, c.backend.VMs().Recorded(ctx, uuid))
 			}
-			failed = append(failed, record(ctx, c.backend))
 		}
-		c.records = nil
+		for _, record := range c.madeReleases {
+			if time.Until(end) > releaseTime {
+				failed = append(failed, record(ctx, c.backend))
+			}
+		}
 	}
+	c.madeVMs, c.madeReleases = nil, nil
 	return errors.Join(append(failed, c.closeLocked())...)
+}
+
+// stateIsLocal reports whether Terraform writes its state at each change: its local backend does. Others get the state after Terraform
+// has ended its providers. A provider only sees which backend the directory was initialised for.
+func stateIsLocal(environment func(string) string) bool {
+	text, err := os.ReadFile(filepath.Join(cmp.Or(environment("TF_DATA_DIR"), ".terraform"), "terraform.tfstate"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	var initialised struct {
+		Backend *struct {
+			Type string `json:"type"`
+		} `json:"backend"`
+	}
+	if err != nil || json.Unmarshal(text, &initialised) != nil {
+		return false
+	}
+	return initialised.Backend == nil || initialised.Backend.Type == "local"
 }
 
 func (c *connection) closeLocked() error {

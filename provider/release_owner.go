@@ -112,7 +112,7 @@ func (r *releaseResource) endCreate(ctx context.Context, name, owner string, mad
 	defer cancel()
 	backend, err := r.connection.get(ctx)
 	if err == nil && made {
-		r.connection.made(func(ctx context.Context, backend Backend) error {
+		r.connection.madeRelease(func(ctx context.Context, backend Backend) error {
 			return r.kind.publisher(backend).SetOwner(ctx, name, owner)
 		})
 		err = r.kind.publisher(backend).Made(ctx, name, owner)

@@ -94,6 +94,12 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 	}
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer cancel()
+	if ctx.Err() == nil { // Terraform replaces it, and it must not come up with the host
+		spec.LifeCycle.Protected, spec.LifeCycle.Autostart = false, false
+		if err := vms.SetLifeCycle(look, spec.Name, spec.UUID, spec.LifeCycle); err != nil && !errors.Is(err, vm.ErrNotFound) && !errors.Is(err, vm.ErrOther) {
+			fail.err = errors.Join(cause, err)
+		}
+	}
 	found, err := vms.Read(look, spec.Name)
 	if errors.Is(err, vm.ErrNotFound) || err == nil && found.Spec.UUID != spec.UUID {
 		resp.Diagnostics.Append(failed(fail)...) // the VM was not defined

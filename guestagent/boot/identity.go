@@ -3,6 +3,7 @@ package boot
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +13,16 @@ import (
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
 // productUUID is the domain's UUID, from the firmware.
 const productUUID = "/sys/class/dmi/id/product_uuid"
+
+// identityFile has what the running system was given.
+const identityFile = mounts.StateDir + "/identity.json"
 
 // maxIdentityFile bounds a file of the VM that is read before it is changed, in bytes.
 const maxIdentityFile = 1 << 20
@@ -86,9 +92,79 @@ func writeHostname(root *os.Root, hostname string) error {
 	return replaceFile(root, "etc/hostname", []byte(hostname+"\n"), 0o644)
 }
 
-// Identify gives the running system at the directory root the host name and root's keys that its definition gets.
-func Identify(directory string, config agentapi.BootConfig) (err error) {
+// given is what Identify has given a running system. What the firmware has of the definition stays as it was when the VM was powered
+// on, through resets and starts of other kernels, so these boots take what was given since.
+type given struct {
+	// Over is what the firmware had then: a VM that was powered on with another definition has that one's.
+	Over           string   `json:"over"`
+	Hostname       string   `json:"hostname"`
+	AuthorizedKeys []string `json:"authorized_keys"`
+}
+
+// digestOf identifies what a boot configuration says of the identity.
+func digestOf(config agentapi.BootConfig) (string, error) {
+	text, err := json.Marshal([]any{config.Hostname, config.AuthorizedKeys})
+	if err != nil {
+		return "", err
+	}
+	return tree.Sum(text).String(), nil
+}
+
+// withGiven returns the boot configuration of the firmware with what the running system was given since the VM was powered on. It
+// removes what was given before that.
+func withGiven(file string, config agentapi.BootConfig) (agentapi.BootConfig, error) {
+	text, err := fileio.Read(file, maxIdentityFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return config, nil
+	}
+	if err != nil {
+		return config, fmt.Errorf("read which host name and keys the VM was given: %w", err)
+	}
+	over, err := digestOf(config)
+	if err != nil {
+		return config, err
+	}
+	var has given
+	changed := config
+	if err = json.Unmarshal(text, &has); err == nil {
+		changed.Hostname, changed.AuthorizedKeys = has.Hostname, has.AuthorizedKeys
+		err = checkIdentity(changed)
+	}
+	if err == nil && has.Over == over {
+		return changed, nil
+	}
+	if removed := os.Remove(file); removed != nil {
+		err = errors.Join(err, removed)
+	}
+	if err != nil {
+		return config, fmt.Errorf("read which host name and keys the VM was given: %w", err)
+	}
+	return config, nil
+}
+
+// Identify gives the running system the host name and root's keys that its definition gets, also for boots without a power-off.
+func Identify(config agentapi.BootConfig) error {
+	firmware, err := readBootConfig()
+	if err != nil {
+		return err
+	}
+	return give("/", identityFile, firmware, config)
+}
+
+// give is Identify for a system at a directory. The record comes first: whatever cuts this off, the next boot has all of it.
+func give(directory, file string, firmware, config agentapi.BootConfig) (err error) {
 	if err := checkIdentity(config); err != nil {
+		return err
+	}
+	over, err := digestOf(firmware)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(given{over, config.Hostname, config.AuthorizedKeys})
+	if err != nil {
+		return err
+	}
+	if err := fileio.Replace(file, text, 0o600); err != nil {
 		return err
 	}
 	root, err := os.OpenRoot(directory)

@@ -3,6 +3,7 @@ package boot
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,7 +11,8 @@ import (
 )
 
 func TestARunningSystemTakesOnHostNameAndKeys(t *testing.T) {
-	root := t.TempDir()
+	root, record := t.TempDir(), filepath.Join(t.TempDir(), "identity.json")
+	firmware := agentapi.BootConfig{Hostname: "first"}
 	read := func(name string) string {
 		t.Helper()
 		text, err := os.ReadFile(filepath.Join(root, name))
@@ -45,7 +47,7 @@ func TestARunningSystemTakesOnHostNameAndKeys(t *testing.T) {
 	identify := func(hostname string, keys ...string) {
 		t.Helper()
 		for range 2 {
-			if err := Identify(root, agentapi.BootConfig{Hostname: hostname, AuthorizedKeys: keys}); err != nil {
+			if err := give(root, record, firmware, agentapi.BootConfig{Hostname: hostname, AuthorizedKeys: keys}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -64,9 +66,47 @@ func TestARunningSystemTakesOnHostNameAndKeys(t *testing.T) {
 		"a path":               {Hostname: "../x"},
 		"two lines in one key": {Hostname: "web", AuthorizedKeys: []string{"a\nb"}},
 	} {
-		if err := Identify(root, wrong); err == nil {
+		if err := give(root, record, firmware, wrong); err == nil {
 			t.Errorf("%s was taken", name)
 		}
 	}
 	is("mail", "changed", "mine\n")
+}
+
+// A reset or a kexec leaves the firmware as it is, and so the definition of when the VM was powered on.
+func TestABootKeepsWhatTheRunningSystemWasGiven(t *testing.T) {
+	root, record := t.TempDir(), filepath.Join(t.TempDir(), "identity.json")
+	for _, dir := range []string{"etc", "root"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	firmware := agentapi.BootConfig{Hostname: "web", AuthorizedKeys: []string{"revoked", "kept"}, Operators: []string{"operator"}}
+	boots := func(with agentapi.BootConfig, hostname string, keys ...string) {
+		t.Helper()
+		got, err := withGiven(record, with)
+		if err != nil || got.Hostname != hostname || !slices.Equal(got.AuthorizedKeys, keys) || !slices.Equal(got.Operators, with.Operators) {
+			t.Errorf("it boots with %+v, %v; want %s, %q", got, err, hostname, keys)
+		}
+	}
+	boots(firmware, "web", "revoked", "kept")
+	for range 2 {
+		if err := give(root, record, firmware, agentapi.BootConfig{Hostname: "db", AuthorizedKeys: []string{"kept"}}); err != nil {
+			t.Fatal(err)
+		}
+		boots(firmware, "db", "kept")
+		boots(firmware, "db", "kept")
+	}
+	// Powered on with another definition: what was given before does not come back.
+	boots(agentapi.BootConfig{Hostname: "db", AuthorizedKeys: []string{"kept"}}, "db", "kept")
+	boots(firmware, "web", "revoked", "kept")
+	for _, damaged := range []string{"", "{}", `{"over":"x","hostname":"a b"}`} {
+		if err := os.WriteFile(record, []byte(damaged), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := withGiven(record, firmware); got.Hostname != "web" || err == nil {
+			t.Errorf("%q: %+v, %v", damaged, got, err)
+		}
+		boots(firmware, "web", "revoked", "kept")
+	}
 }

@@ -124,6 +124,10 @@ func run(ctx context.Context) error {
 	if record.Root, err = mounts.RootDevice(newRoot); err != nil {
 		return err
 	}
+	if config, err = withGiven(identityFile, config); err != nil {
+		say("%v", err) // which is no reason not to boot
+	}
+	record.Hostname = config.Hostname
 	if err := writeIdentity(newRoot, uuid, config); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func (a *answerer) Identify(_ context.Context, request *agentapi.IdentifyRequest
 
 // identify changes the files of the running system, and the host name in the kernel, which new processes see at once.
 func identify(config agentapi.BootConfig) error {
-	if err := boot.Identify("/", config); err != nil {
+	if err := boot.Identify(config); err != nil {
 		return err
 	}
 	var now unix.Utsname

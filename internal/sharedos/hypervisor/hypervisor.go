@@ -91,8 +91,8 @@ type Hypervisor interface {
 	// SetLink sets the link of an interface in the running domain and in the definition, where it differs. ErrNoInterface if the
 	// definition has no interface of the name that libvirt knows.
 	SetLink(ctx context.Context, name, iface string, down bool) error
-	// LinksDown lists the interfaces of the running domain whose link is down, whatever its definition says. A domain that does
-	// not run has none.
+	// LinksDown lists the interfaces of the running domain whose link is down, whatever its definition says.
+	// ErrNotRunning if it does not run.
 	LinksDown(ctx context.Context, name string) ([]string, error)
 	// SetMetadata replaces the metadata of the domain, in its definition and in the running domain, in one step.
 	SetMetadata(ctx context.Context, name string, metadata Metadata) error

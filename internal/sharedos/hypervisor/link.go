@@ -14,8 +14,11 @@ func (h *Libvirt) LinksDown(ctx context.Context, name string) ([]string, error) 
 	err := h.call(ctx, fmt.Sprintf("read the links of domain %q", name), func(l *libvirt.Libvirt) error {
 		down = nil
 		found, err := find(l, name)
-		if err != nil || !found.state.alive() {
+		switch {
+		case err != nil:
 			return err
+		case !found.state.alive():
+			return ErrNotRunning
 		}
 		live, err := describe(l, found.Domain, 0)
 		if err != nil || live.Devices == nil {

@@ -157,11 +157,21 @@ func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec S
 	known := specOf(domain)
 	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand) &&
 		slices.Equal(known.Prefer, spec.Prefer)
-	if same && len(hardware(have, spec)) == 0 && len(Links(have.Interfaces, spec.Interfaces)) == 0 {
+	if same && len(hardware(have, spec)) == 0 && len(Links(have.Interfaces, spec.Interfaces)) == 0 && sameAtBoot(domain, spec) {
 		return nil
+	}
+	if !domain.Metadata.BeingMade() { // it may serve somebody already
+		return f.stop(ctx, domain.Name, progress)
 	}
 	progress("powering off: the creation was begun with another configuration")
 	return f.Hypervisor.PowerOff(ctx, domain.Name)
+}
+
+// sameAtBoot reports whether a VM has, since its last start, what an update would have its agent change.
+func sameAtBoot(domain hypervisor.Domain, spec Spec) bool {
+	config, err := bootConfig(domain)
+	return err == nil && config.Hostname == spec.Hostname && slices.Equal(config.AuthorizedKeys, spec.AuthorizedKeys) &&
+		domain.Metadata.DiskSize == spec.DiskSize
 }
 
 // define makes the private disk and the definition as spec says, whatever of them exists already. The agent's key is

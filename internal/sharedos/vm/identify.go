@@ -18,6 +18,11 @@ func (f *Fleet) identify(ctx context.Context, domain hypervisor.Domain, spec Spe
 	progress("changing the host name and root's keys in the guest")
 	const do, atStart = "change the host name and root's keys in the running guest", "to have them changed at its next start instead, " +
 		"apply with running = false first, and with running = true then"
+	// The agent's key may have been pinned in the definition since this update began.
+	domain, _, err := f.Hypervisor.LookupUUID(ctx, domain.UUID)
+	if err != nil {
+		return fmt.Errorf("%s: %w", do, err)
+	}
 	agent, err := f.connectAndPin(ctx, domain)
 	if err != nil {
 		return fmt.Errorf("%s: %w; %s", do, err, atStart)

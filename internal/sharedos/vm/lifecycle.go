@@ -29,8 +29,11 @@ type LifeCycle struct {
 // SetLifeCycle implements Interface.
 func (f *Fleet) SetLifeCycle(ctx context.Context, name, uuid string, want LifeCycle) error {
 	domain, _, err := f.find(ctx, name, uuid)
-	if err == nil {
+	switch {
+	case err == nil:
 		_, err = f.setLifeCycle(ctx, domain, want)
+	case !want.Protected && (errors.Is(err, hypervisor.ErrDamaged) || errors.Is(err, hypervisor.ErrForeign)):
+		return nil // no record is left that protects it, and state must not go on to say so
 	}
 	if err != nil {
 		return fmt.Errorf("update VM %q: %w", name, err)

@@ -269,3 +269,20 @@ func TestAutostartThatCannotWorkIsToldInAPlan(t *testing.T) {
 		})
 	}
 }
+
+// Without a readable record nothing protects a VM, and nothing can be recorded. Its resource must be able to let go of it.
+func TestProtectionOfAVMWithoutARecordIsGivenUp(t *testing.T) {
+	for name, lose := range map[string]func(*world){
+		"damaged": func(w *world) { w.hypervisor.Damage("web-a") }, "gone": func(w *world) { w.hypervisor.Strip("web-a") },
+	} {
+		w := newWorld(t)
+		w.create(t, w.spec())
+		lose(w)
+		if err := w.fleet.SetLifeCycle(t.Context(), "web-a", w.spec().UUID, vm.LifeCycle{}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := w.fleet.SetLifeCycle(t.Context(), "web-a", w.spec().UUID, vm.LifeCycle{Protected: true}); err == nil {
+			t.Errorf("%s: it says that the VM is protected", name)
+		}
+	}
+}

@@ -73,7 +73,10 @@ func (f *Fleet) readLinks(ctx context.Context, found *VM) error {
 		return nil
 	}
 	down, err := f.Hypervisor.LinksDown(ctx, found.Spec.Name)
-	if err != nil {
+	switch {
+	case errors.Is(err, hypervisor.ErrNotRunning):
+		return nil // it has ended meanwhile
+	case err != nil:
 		return fmt.Errorf("read the links of its interfaces: %w", err)
 	}
 	interfaces := maps.Clone(found.Spec.Interfaces)

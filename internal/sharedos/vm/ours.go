@@ -106,7 +106,7 @@ func (f *Fleet) Interrupted(ctx context.Context, name string) (string, error) {
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("look for VM %q: %w", name, err)
-	case mark.Finished && mark.Directory != here:
+	case mark.Finished && (mark.Directory != here || domain.Metadata.Protected):
 		return "", nil // it may well be in the state of another configuration
 	}
 	ended, err := store.MakerEnded(mark.Process, mark.Began)
@@ -122,7 +122,7 @@ func (f *Fleet) Interrupted(ctx context.Context, name string) (string, error) {
 
 // finished records that a VM was made. The mark itself stays: Terraform writes the VM to its state after that, and may be killed before.
 func (f *Fleet) finished(ctx context.Context, spec Spec) error {
-	return f.remark(ctx, spec.UUID, func(mark *hypervisor.Creating) *hypervisor.Creating {
+	return f.remark(context.WithoutCancel(ctx), spec.UUID, func(mark *hypervisor.Creating) *hypervisor.Creating {
 		mark.Finished = true
 		return mark
 	})
@@ -135,7 +135,7 @@ func (f *Fleet) Recorded(ctx context.Context, uuid string) error {
 
 // remark changes the mark of a VM that is being made, if there is one.
 func (f *Fleet) remark(ctx context.Context, uuid string, change func(*hypervisor.Creating) *hypervisor.Creating) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	domain, _, err := f.Hypervisor.LookupUUID(ctx, uuid)
 	if err != nil || domain.Metadata.Creating == nil {

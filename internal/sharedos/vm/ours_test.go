@@ -149,6 +149,12 @@ func TestACreationThatWasKilledIsContinued(t *testing.T) {
 		},
 		"while it booted":                   func(t *testing.T, w *world) { w.killed(t, func(*hypervisor.Domain) {}) },
 		"with another number of processors": func(t *testing.T, w *world) { w.killed(t, func(d *hypervisor.Domain) { d.VCPUs = 7 }) },
+		"with another host name": func(t *testing.T, w *world) {
+			spec := w.spec()
+			spec.Hostname, spec.AuthorizedKeys = "other", []string{"ssh-ed25519 AAAA"}
+			w.create(t, spec)
+			w.hypervisor.Alter("web-a", func(d *hypervisor.Domain) { d.Metadata.Creating.Process = "gone" })
+		},
 		"with another release": func(t *testing.T, w *world) {
 			w.killed(t, func(d *hypervisor.Domain) { d.Metadata.Stack.Base = w.new })
 		},
@@ -163,6 +169,9 @@ func TestACreationThatWasKilledIsContinued(t *testing.T) {
 			made := w.create(t, w.spec())
 			if !made.Answered || made.Spec.VCPUs != 1 || made.Stack.Base != w.old || len(made.Faults) > 0 {
 				t.Errorf("made %+v", made)
+			}
+			if strings.HasPrefix(name, "with another") && made.Agent.GetBootId() == "boot-1" {
+				t.Error("it runs on as it was")
 			}
 			if domain := w.defined(t); domain.Metadata.BeingMade() || domain.PrivateDisk == "" {
 				t.Errorf("its definition is %+v", domain)
@@ -208,6 +217,13 @@ func TestAVMThatWasMadeIsKnownAsSuchUntilItIsRecorded(t *testing.T) {
 	}
 	ended()
 	interrupted(w.spec().UUID)
+	t.Setenv("TF_WORKSPACE", "another")
+	interrupted("")
+	t.Setenv("TF_WORKSPACE", "")
+	interrupted(w.spec().UUID)
+	w.hypervisor.Alter("web-a", func(d *hypervisor.Domain) { d.Metadata.Protected = true })
+	interrupted("")
+	w.hypervisor.Alter("web-a", func(d *hypervisor.Domain) { d.Metadata.Protected = false })
 	for range 2 {
 		if err := w.fleet.Recorded(t.Context(), w.spec().UUID); err != nil {
 			t.Fatal(err)

@@ -99,6 +99,12 @@ func (p *preflight) name(ctx context.Context) error {
 		return err
 	case interrupted == domain.UUID:
 		p.Want.UUID = interrupted // Create continues it
+		p.found = append(p.found, Problem{
+			Attribute: []string{"name"}, Possible: true,
+			Err: fmt.Errorf("a VM of this name, with UUID %s, was made by an apply that was cut off", interrupted),
+			Next: "The apply continues it, with its private disk. If it is changed and runs, it is shut down and started. If the VM is another one, " +
+				"choose another name.",
+		})
 		return nil
 	}
 	p.refuse("Choose another name, or import that VM: run terraform import with "+itsAddress+" and "+p.Want.Name,

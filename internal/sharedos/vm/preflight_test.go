@@ -249,7 +249,8 @@ func TestAnInterruptedVMIsNotInItsOwnWay(t *testing.T) {
 		d.Metadata.Creating = &hypervisor.Creating{Operator: w.operators()[0], Process: "gone"}
 	})
 	want.UUID = ""
-	if found, err := w.fleet.Preflight(t.Context(), vm.Question{Want: want}); err != nil || len(found) > 0 {
-		t.Errorf("found %+v, %v", found, err)
+	found, err := w.fleet.Preflight(t.Context(), vm.Question{Want: want})
+	if err != nil || len(found) != 1 || !found[0].Possible || !strings.Contains(found[0].Err.Error(), w.spec().UUID) {
+		t.Errorf("found %+v, %v; want that it is continued", found, err)
 	}
 }

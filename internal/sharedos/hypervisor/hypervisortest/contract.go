@@ -602,7 +602,12 @@ func links(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge st
 		set("lan", true)
 	}
 	mustBeDefined(t, ctx, h, d, hypervisor.Off)
-	mustBeDown(t, ctx, h, d.Name)
+	mustBeOff := func() {
+		t.Helper()
+		_, err := h.LinksDown(ctx, d.Name)
+		mustBe(t, err, hypervisor.ErrNotRunning)
+	}
+	mustBeOff()
 	must(t, h.Start(ctx, d.Name))
 	mustBeDown(t, ctx, h, d.Name, "lan")
 	for range 2 {
@@ -623,7 +628,7 @@ func links(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge st
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
 	mustBeDown(t, ctx, h, d.Name, "back", "lan")
 	must(t, h.PowerOff(ctx, d.Name))
-	mustBeDown(t, ctx, h, d.Name)
+	mustBeOff()
 }
 
 func mustBeDown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want ...string) {

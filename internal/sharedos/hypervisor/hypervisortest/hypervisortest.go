@@ -593,8 +593,11 @@ func (h *Hypervisor) LinksDown(ctx context.Context, name string) ([]string, erro
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	d, err := h.find(name)
-	if err != nil || d.state != hypervisor.Running {
+	switch {
+	case err != nil:
 		return nil, err
+	case d.state != hypervisor.Running:
+		return nil, fmt.Errorf("read the links of domain %q: %w", name, hypervisor.ErrNotRunning)
 	}
 	return slices.Sorted(slices.Values(d.linksDown)), nil
 }
