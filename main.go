@@ -63,8 +63,8 @@ func serve(debug bool) (err error) {
 	return tf6server.Serve(provider.Address, func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) }, options...)
 }
 
-// endWithTerraform ends this process when Terraform has ended without ending it, as one that is killed does: nothing else would. Calls
-// that are being served come to their end before. The connection is not closed, which would say that Terraform has recorded what was made.
+// endWithTerraform ends this process when Terraform, its parent, has died without ending it: nothing else would. It waits for the calls
+// that are being served. It does not close the provider, which would record that a state has what was made.
 func endWithTerraform(sharedos *provider.Provider, parent func() int, every time.Duration, end func()) {
 	terraform, idle := parent(), 0
 	for idle < 2 { // a call that Terraform made last may not be counted yet

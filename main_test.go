@@ -22,5 +22,9 @@ func TestTheProviderEndsWithTerraform(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	parent.Store(1)
-	<-ended
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Error("it did not end although Terraform did")
+	}
 }

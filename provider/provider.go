@@ -50,8 +50,8 @@ func New(version string, open Open) *Provider {
 	return &Provider{version: version, connection: &connection{open: open}}
 }
 
-// Close closes the connection to the host, if there is one. Call it when Terraform has ended the provider: it has written to its
-// state what was made.
+// Close closes the connection to the host, if there is one. Call it when Terraform has ended the provider, and not when Terraform has
+// died: Close records, where that is certain by then, that a state has what was made.
 func (p *Provider) Close() error { return p.connection.close() }
 
 // Idle reports whether no call of Terraform is being served.

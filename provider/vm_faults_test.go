@@ -72,12 +72,12 @@ func TestACreationThatWasKilledIsFinishedByTheNextApply(t *testing.T) {
 			must(t, err)
 			operator, err := world.Operator()
 			must(t, err)
-			directory, err := store.ThisDirectory() // the provider runs in this process
+			workspace, err := store.ThisWorkspace() // the provider runs in this process
 			must(t, err)
 			s.run("state", "rm", "sharedos_vm.web")
 			world.Domains.Alter("web", func(d *hypervisor.Domain) {
 				d.Metadata.Creating = &hypervisor.Creating{
-					Operator: operator, Process: "gone", Began: time.Now(), Directory: directory, Finished: finished,
+					Operator: operator, Process: "gone", Began: time.Now(), Workspace: workspace, Finished: finished,
 				}
 			})
 			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "1 to add, 0 to change, 0 to destroy") {

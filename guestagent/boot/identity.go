@@ -78,13 +78,10 @@ func writeIdentity(target, uuid string, config agentapi.BootConfig) (err error) 
 
 // writeHostname writes the host name. /etc/hosts follows as long as nobody else has changed it.
 func writeHostname(root *os.Root, hostname string) error {
-	before, err := readInRoot(root, "etc/hostname")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		before = nil // such as a link that leads nowhere, which is replaced
-	}
+	before, _ := readInRoot(root, "etc/hostname") // what cannot be read is replaced
 	hosts, err := readInRoot(root, "etc/hosts")
 	if errors.Is(err, fs.ErrNotExist) || err == nil && bytes.Equal(hosts, hostsFile(strings.TrimSpace(string(before)))) {
-		// The hosts first: if this is cut off, the next call still finds the name that they were made for.
+		// The hosts first: if this is cut off after them, a second call with this name finds them as they must be.
 		if err := replaceFile(root, "etc/hosts", hostsFile(hostname), 0o644); err != nil {
 			return err
 		}
@@ -92,10 +89,11 @@ func writeHostname(root *os.Root, hostname string) error {
 	return replaceFile(root, "etc/hostname", []byte(hostname+"\n"), 0o644)
 }
 
-// given is what Identify has given a running system. What the firmware has of the definition stays as it was when the VM was powered
-// on, through resets and starts of other kernels, so these boots take what was given since.
+// given is the identity that Identify has given a running system. The firmware keeps the definition with which the VM was powered on. So
+// a reset, or a start of another kernel, finds an older identity there than the system was given since, and takes the one given.
 type given struct {
-	// Over is what the firmware had then: a VM that was powered on with another definition has that one's.
+	// Over is the digest of the identity in the firmware when this was given. If the firmware has another one, the VM was powered on
+	// since, with another definition, which counts then.
 	Over           string   `json:"over"`
 	Hostname       string   `json:"hostname"`
 	AuthorizedKeys []string `json:"authorized_keys"`
@@ -110,8 +108,8 @@ func digestOf(config agentapi.BootConfig) (string, error) {
 	return tree.Sum(text).String(), nil
 }
 
-// withGiven returns the boot configuration of the firmware with what the running system was given since the VM was powered on. It
-// removes what was given before that.
+// withGiven returns the boot configuration of the firmware, with the identity in file if that was given since the VM was powered on. It
+// removes a file that is older, or that cannot be read.
 func withGiven(file string, config agentapi.BootConfig) (agentapi.BootConfig, error) {
 	text, err := fileio.Read(file, maxIdentityFile)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -144,8 +144,8 @@ type Creating struct {
 	Process string
 	// Began is when it began, in whole seconds, UTC.
 	Began time.Time
-	// Directory is the working directory of the process (store.ThisDirectory); empty if a version before this one has recorded it.
-	Directory string `json:",omitempty"`
+	// Workspace is that of the process (store.ThisWorkspace); empty if a version before this one has recorded it.
+	Workspace string `json:",omitempty"`
 	// Finished is true if the VM was made, and it is not certain yet that it is in a state of Terraform.
 	Finished bool `json:",omitempty"`
 }

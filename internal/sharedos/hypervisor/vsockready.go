@@ -49,7 +49,7 @@ const (
 	// readyTimeout bounds asking QEMU whether the guest is ready.
 	readyTimeout = 5 * time.Second
 	// closeTimeout bounds how long a connection stays open because the guest is not ready, and closePoll is how often QEMU is
-	// asked meanwhile. Linux resets its devices when it starts another kernel by kexec. If that one hangs, the guest is not ready
+	// asked meanwhile. Linux 6.12 resets its devices before it starts another kernel by kexec. If that one hangs, the guest is not ready
 	// until the watchdog has reset the machine, which takes up to 15 minutes, and the first kernel has booted again.
 	closeTimeout = 30 * time.Minute
 	closePoll    = 250 * time.Millisecond

@@ -22,7 +22,7 @@ type Ownership struct {
 	// Owner identifies the Terraform state; "" if an earlier version made the base.
 	Owner string
 	// Interrupted is true if this operator's process that made the base was killed, and no state is known to have the base. A base that
-	// was made completely may well be in a state, so it counts only if it was made from the same working directory.
+	// was made completely may well be in a state, so it counts only if it was made from the same workspace.
 	Interrupted bool
 	// Unrecorded is true until it is certain that a state has the base (Interface.SetOwner).
 	Unrecorded bool
@@ -43,7 +43,7 @@ func (p *Publisher) Owner(ctx context.Context, name string) (Ownership, error) {
 	if err != nil || operator != history.Making.Operator {
 		return owned, err
 	}
-	here, err := store.ThisDirectory()
+	here, err := store.ThisWorkspace()
 	if err != nil || history.Making.Finished != "" && history.Making.Finished != here {
 		return owned, err
 	}
@@ -68,7 +68,7 @@ func (p *Publisher) SetOwner(ctx context.Context, name, owner string) error {
 
 // Made implements Interface.
 func (p *Publisher) Made(ctx context.Context, name, owner string) error {
-	here, err := store.ThisDirectory()
+	here, err := store.ThisWorkspace()
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ type Making struct {
 	// Process is the process that makes it (ThisProcess), and Began when it began, in whole seconds, UTC.
 	Process string
 	Began   time.Time
-	// Finished is the directory (ThisDirectory) in which the process has made the base; "" while it makes it. The base may not be in
+	// Finished is the workspace (ThisWorkspace) from which the process has made the base; "" while it makes it. The base may not be in
 	// Terraform's state yet.
 	Finished string
 }

@@ -167,7 +167,8 @@ func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec S
 	return f.Hypervisor.PowerOff(ctx, domain.Name)
 }
 
-// sameAtBoot reports whether a VM has, since its last start, what an update would have its agent change.
+// sameAtBoot reports whether a definition has the host name, the keys and the size of the disk that spec says. A guest that runs gets
+// them at its next start, or from an update, which compares with the definition alone.
 func sameAtBoot(domain hypervisor.Domain, spec Spec) bool {
 	config, err := bootConfig(domain)
 	return err == nil && config.Hostname == spec.Hostname && slices.Equal(config.AuthorizedKeys, spec.AuthorizedKeys) &&

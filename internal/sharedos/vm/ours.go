@@ -80,13 +80,13 @@ func (f *Fleet) creating() (*hypervisor.Creating, error) {
 	if err != nil {
 		return nil, err
 	}
-	directory, err := store.ThisDirectory()
+	workspace, err := store.ThisWorkspace()
 	if err != nil {
 		return nil, err
 	}
 	return &hypervisor.Creating{
 		Operator: base64.StdEncoding.EncodeToString(f.publicKey()), Process: process, Began: time.Now().UTC().Truncate(time.Second),
-		Directory: directory,
+		Workspace: workspace,
 	}, nil
 }
 
@@ -102,11 +102,11 @@ func (f *Fleet) Interrupted(ctx context.Context, name string) (string, error) {
 	case mark == nil || mark.Operator != base64.StdEncoding.EncodeToString(f.publicKey()) || domain.Metadata.Pool != f.Pool:
 		return "", nil
 	}
-	here, err := store.ThisDirectory()
+	here, err := store.ThisWorkspace()
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("look for VM %q: %w", name, err)
-	case mark.Finished && (mark.Directory != here || domain.Metadata.Protected):
+	case mark.Finished && (mark.Workspace != here || domain.Metadata.Protected):
 		return "", nil // it may well be in the state of another configuration
 	}
 	ended, err := store.MakerEnded(mark.Process, mark.Began)

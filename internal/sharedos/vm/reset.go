@@ -8,8 +8,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 )
 
-// resetLimit bounds how long a guest that starts another kernel is not dialled because its devices have not been reset. Linux before
-// 6.12 resets them in the kernel that is started, which may be too short to be seen.
+// resetLimit bounds how long a guest that starts another kernel is not dialled because its devices have not been reset. Linux 6.12 resets
+// them before it starts the other kernel. A kernel that leaves it to the other one may be so quick that the reset is not seen.
 const resetLimit = 30 * time.Second
 
 // resetWait says when a guest that starts another kernel by kexec may be dialled again: when the reset of its vsock was seen. Somebody

@@ -166,7 +166,7 @@ type Interface interface {
 	Create(ctx context.Context, spec Spec, progress Progress) (*VM, error)
 	// Interrupted returns the UUID of a VM of the name whose creation was interrupted because its process was killed, so that Create
 	// can continue it; "" if there is none. A VM that was made, but may not have got into Terraform's state, counts only if it was made
-	// from the same working directory. ErrCreating if the process still runs.
+	// from the same workspace (store.ThisWorkspace). ErrCreating if the process still runs.
 	Interrupted(ctx context.Context, name string) (uuid string, err error)
 	// Recorded says that a VM that was made is in Terraform's state. From then on, Interrupted does not return it. It does nothing to
 	// a VM that does not await that (VM.Unrecorded), and to one that does not exist.

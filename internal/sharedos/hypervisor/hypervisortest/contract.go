@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -562,85 +561,6 @@ func resize(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
 }
 
-func models(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge string) {
-	d := Domain(t, h)
-	d.Interfaces = map[string]hypervisor.Interface{
-		"a": {Bridge: bridge, MTU: 1400}, "b": {User: &hypervisor.UserNetwork{}, MTU: 9000}, "c": {Bridge: bridge, MAC: "52:54:00:01:02:03", Down: true},
-	}
-	for _, model := range hypervisor.Models[1:] {
-		d.Interfaces[model] = hypervisor.Interface{Bridge: bridge, Model: model}
-		d.Interfaces[model+"-user"] = hypervisor.Interface{User: &hypervisor.UserNetwork{}, Model: model}
-	}
-	named := d
-	named.Interfaces = maps.Clone(d.Interfaces)
-	one := named.Interfaces["a"]
-	one.MAC, one.Model = hypervisor.MAC(d.UUID, "a"), hypervisor.Virtio // as it is anyhow
-	named.Interfaces["a"] = one
-	must(t, h.Define(ctx, named))
-	must(t, h.Start(ctx, d.Name))
-	// The definition of a domain that has run is read back as it was written.
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBeDown(t, ctx, h, d.Name, "c")
-}
-
-func links(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge string) {
-	d := Domain(t, h)
-	d.Interfaces = map[string]hypervisor.Interface{
-		"lan": {Bridge: bridge, MTU: 1400}, "back": {Bridge: bridge, Model: "e1000e", MAC: "52:54:00:01:02:03"}, "out": {User: &hypervisor.UserNetwork{}},
-	}
-	set := func(iface string, down bool) {
-		t.Helper()
-		must(t, h.SetLink(ctx, d.Name, iface, down))
-		one := d.Interfaces[iface]
-		one.Down = down
-		d.Interfaces[iface] = one
-	}
-	must(t, h.Define(ctx, d))
-	mustBe(t, h.SetLink(ctx, d.Name, "out", true), hypervisor.ErrNoInterface)
-	mustBe(t, h.SetLink(ctx, d.Name, "none", true), hypervisor.ErrNoInterface)
-	for range 2 {
-		set("lan", true)
-	}
-	mustBeDefined(t, ctx, h, d, hypervisor.Off)
-	mustBeOff := func() {
-		t.Helper()
-		_, err := h.LinksDown(ctx, d.Name)
-		mustBe(t, err, hypervisor.ErrNotRunning)
-	}
-	mustBeOff()
-	must(t, h.Start(ctx, d.Name))
-	mustBeDown(t, ctx, h, d.Name, "lan")
-	for range 2 {
-		set("back", true)
-	}
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBeDown(t, ctx, h, d.Name, "back", "lan")
-	set("lan", false)
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBeDown(t, ctx, h, d.Name, "back")
-	// A definition changes no link of the running domain. The next SetLink changes what differs.
-	lan := d.Interfaces["lan"]
-	lan.Down = true
-	d.Interfaces["lan"] = lan
-	must(t, h.Define(ctx, d))
-	mustBeDown(t, ctx, h, d.Name, "back")
-	set("lan", true)
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBeDown(t, ctx, h, d.Name, "back", "lan")
-	must(t, h.PowerOff(ctx, d.Name))
-	mustBeOff()
-}
-
-func mustBeDown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want ...string) {
-	t.Helper()
-	got, err := h.LinksDown(ctx, name)
-	must(t, err)
-	slices.Sort(got)
-	if !slices.Equal(got, want) {
-		t.Errorf("the links that are down are %q, want %q", got, want)
-	}
-}
-
 func metadata(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	d := Domain(t, h)
 	must(t, h.Define(ctx, d))
@@ -654,74 +574,6 @@ func metadata(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	}
 	must(t, h.PowerOff(ctx, d.Name))
 	mustBeDefined(t, ctx, h, d, hypervisor.Off)
-}
-
-func descriptions(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	d := Domain(t, h)
-	d.Foreign = []string{`<a:owner xmlns:a="urn:example:a">ops</a:owner>`}
-	must(t, h.Define(ctx, d))
-	for _, state := range []hypervisor.State{hypervisor.Off, hypervisor.Running} {
-		for _, text := range []string{"one & <two>", "three é", " ", ""} {
-			d.Title, d.Description = text, text+"\n"+text
-			if text == "" {
-				d.Description = ""
-			}
-			must(t, h.SetTitle(ctx, d.Name, d.Title))
-			must(t, h.SetDescription(ctx, d.Name, d.Description))
-			mustBeDefined(t, ctx, h, d, state)
-			d.Metadata.AgentKey += "k" // which the texts outlast, as do elements of others
-			must(t, h.SetMetadata(ctx, d.Name, d.Metadata))
-			mustBeDefined(t, ctx, h, d, state)
-		}
-		must(t, h.Start(ctx, d.Name))
-	}
-	if err := h.SetTitle(ctx, d.Name, "a\nb"); err == nil {
-		t.Error("a title of two lines was accepted")
-	}
-	if err := h.SetDescription(ctx, d.Name, "a\x00"); err == nil {
-		t.Error("a description with a control character was accepted")
-	}
-	must(t, h.SetTitle(ctx, d.Name, "set while it runs"))
-	d.Title = "set while it runs"
-	must(t, h.PowerOff(ctx, d.Name))
-	mustBeDefined(t, ctx, h, d, hypervisor.Off)
-}
-
-func autostart(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	d, other := Domain(t, h), Domain(t, h)
-	must(t, h.Define(ctx, d))
-	must(t, h.Define(ctx, other))
-	mustAutostart := func(want bool) {
-		t.Helper()
-		found, err := h.Autostarted(ctx)
-		must(t, err)
-		if found[d.UUID] != want || found[other.UUID] {
-			t.Errorf("that start with the host: %v, want %s: %v, and not %s", found, d.UUID, want, other.UUID)
-		}
-	}
-	mustAutostart(false)
-	for range 2 {
-		must(t, h.SetAutostart(ctx, d.Name, true))
-		mustAutostart(true)
-	}
-	d.VCPUs = 2
-	must(t, h.Define(ctx, d))
-	mustAutostart(true)
-	must(t, h.Start(ctx, d.Name))
-	for range 2 {
-		must(t, h.SetAutostart(ctx, d.Name, false))
-		mustAutostart(false)
-	}
-	must(t, h.SetAutostart(ctx, d.Name, true))
-	must(t, h.PowerOff(ctx, d.Name))
-	mustAutostart(true)
-	mustBeDefined(t, ctx, h, d, hypervisor.Off)
-	must(t, h.Undefine(ctx, d.Name))
-	mustAutostart(false)
-	must(t, h.Define(ctx, d))
-	mustAutostart(false)
-	_, err := h.StartsAlone(ctx)
-	must(t, err)
 }
 
 func deaf(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {

@@ -560,48 +560,6 @@ func (h *Hypervisor) ResizeDisk(ctx context.Context, name string, size int64) er
 	return os.Truncate(d.PrivateDisk, size)
 }
 
-// SetLink implements hypervisor.Hypervisor.
-func (h *Hypervisor) SetLink(ctx context.Context, name, iface string, down bool) error {
-	if err := h.enter(ctx, "SetLink", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	one, ok := d.Interfaces[iface]
-	if !ok || one.User != nil {
-		return fmt.Errorf("set the link of interface %q of domain %q: %w", iface, name, hypervisor.ErrNoInterface)
-	}
-	changed := clone(d.Domain)
-	one.Down = down
-	changed.Interfaces[iface] = one
-	d.Domain = changed
-	if d.state == hypervisor.Running {
-		d.link(iface, down)
-	}
-	return nil
-}
-
-// LinksDown implements hypervisor.Hypervisor.
-func (h *Hypervisor) LinksDown(ctx context.Context, name string) ([]string, error) {
-	if err := h.enter(ctx, "LinksDown", name, false); err != nil {
-		return nil, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	switch {
-	case err != nil:
-		return nil, err
-	case d.state != hypervisor.Running:
-		return nil, fmt.Errorf("read the links of domain %q: %w", name, hypervisor.ErrNotRunning)
-	}
-	return slices.Sorted(slices.Values(d.linksDown)), nil
-}
-
 // SetMetadata implements hypervisor.Hypervisor.
 func (h *Hypervisor) SetMetadata(ctx context.Context, name string, metadata hypervisor.Metadata) error {
 	if err := h.enter(ctx, "SetMetadata", name, true); err != nil {
@@ -615,67 +573,6 @@ func (h *Hypervisor) SetMetadata(ctx context.Context, name string, metadata hype
 	}
 	d.Metadata = cloneMetadata(metadata)
 	return nil
-}
-
-// SetTitle implements hypervisor.Hypervisor.
-func (h *Hypervisor) SetTitle(ctx context.Context, name, title string) error {
-	return h.set(ctx, "SetTitle", name, hypervisor.CheckTitle(title), func(d *domain) { d.Title = title })
-}
-
-// SetDescription implements hypervisor.Hypervisor.
-func (h *Hypervisor) SetDescription(ctx context.Context, name, description string) error {
-	return h.set(ctx, "SetDescription", name, hypervisor.CheckDescription(description), func(d *domain) { d.Description = description })
-}
-
-// SetAutostart implements hypervisor.Hypervisor.
-func (h *Hypervisor) SetAutostart(ctx context.Context, name string, on bool) error {
-	return h.set(ctx, "SetAutostart", name, nil, func(d *domain) { d.autostart = on })
-}
-
-// set changes a domain, unless the value is wrong.
-func (h *Hypervisor) set(ctx context.Context, method, name string, wrong error, change func(*domain)) error {
-	if err := h.enter(ctx, method, name, true); err != nil {
-		return err
-	}
-	if wrong != nil {
-		return wrong
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err == nil {
-		change(d)
-	}
-	return err
-}
-
-// Autostart sets whether a domain starts with the host, as a person could (virsh autostart).
-func (h *Hypervisor) Autostart(name string, on bool) {
-	h.change(name, func(d *domain) { d.autostart = on })
-}
-
-// Autostarted implements hypervisor.Hypervisor.
-func (h *Hypervisor) Autostarted(ctx context.Context) (map[string]bool, error) {
-	if err := h.enter(ctx, "Autostarted", "", false); err != nil {
-		return nil, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	found := map[string]bool{}
-	for _, d := range h.domains {
-		if d.autostart {
-			found[d.UUID] = true
-		}
-	}
-	return found, nil
-}
-
-// StartsAlone implements hypervisor.Hypervisor.
-func (h *Hypervisor) StartsAlone(ctx context.Context) (bool, error) {
-	if err := h.enter(ctx, "StartsAlone", "", false); err != nil {
-		return false, err
-	}
-	return !h.NotAlone, nil
 }
 
 // VSock implements hypervisor.Hypervisor.
