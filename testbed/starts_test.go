@@ -1,6 +1,8 @@
 package testbed
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -18,5 +20,24 @@ char device redirected to /dev/pts/0 (label charserial0)
 	got := parseStarts(log, time.Date(2026, 11, 29, 9, 2, 0, 0, time.UTC))
 	if want := (Starts{Count: 2, Ran: 70 * time.Second}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestAFaultOfTheEmulatorIsRecognised(t *testing.T) {
+	b := &Testbed{dir: t.TempDir()}
+	if err := os.MkdirAll(filepath.Join(b.dir, "log", "qemu"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"fault": "qemu-system-x86_64: system/physmem.c:2678: iotlb_to_section: Assertion `section_index < d->map.sections_nb' failed.\n" +
+			"2026-11-30 10:04:36.422+0000: shutting down, reason=crashed\n",
+		"killed": "2026-11-30 10:04:36.422+0000: shutting down, reason=crashed\n",
+	} {
+		if err := os.WriteFile(filepath.Join(b.dir, "log", "qemu", name+".log"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !b.EmulatorFailed("fault") || b.EmulatorFailed("killed") || b.EmulatorFailed("absent") {
+		t.Error("another end of QEMU is taken for the fault, or the fault for another end")
 	}
 }

@@ -77,7 +77,15 @@ func (w *World) Create(ctx context.Context, name string, base tree.Digest, shape
 	if shape != nil {
 		shape(&v.Spec)
 	}
-	if _, err := w.Host.Fleet.Create(ctx, v.Spec, v.progress); err != nil {
+	_, err = w.Host.Fleet.Create(ctx, v.Spec, v.progress)
+	if errors.Is(err, vm.ErrBroke) && w.Bed.EmulatorFailed(v.Spec.Name) {
+		w.Tell(fmt.Sprintf("%s: the emulator failed, and the VM is made again: %v", v.Spec.Name, err))
+		if err := w.Host.Fleet.Delete(ctx, v.Spec.Name, v.Spec.UUID, v.progress); err != nil {
+			return nil, err
+		}
+		_, err = w.Host.Fleet.Create(ctx, v.Spec, v.progress)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return v, nil

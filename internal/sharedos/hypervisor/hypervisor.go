@@ -64,6 +64,9 @@ type Hypervisor interface {
 	Lookup(ctx context.Context, name string) (Domain, State, error)
 	// LookupUUID is Lookup by the UUID, in canonical form, whatever the name of the domain is.
 	LookupUUID(ctx context.Context, uuid string) (Domain, State, error)
+	// Broke reports whether QEMU of a domain that does not run ended although the guest had not powered off: it crashed,
+	// or somebody killed it. libvirt knows that until it is restarted itself.
+	Broke(ctx context.Context, name string) (bool, error)
 	// List returns all domains that this project created, running or not.
 	List(ctx context.Context) ([]Domain, error)
 	// Start boots the domain. It does nothing if the domain runs.

@@ -311,6 +311,24 @@ func (h *Libvirt) lookup(ctx context.Context, what string, find func(*libvirt.Li
 	return domain, found.state, err
 }
 
+// Broke implements Hypervisor.
+func (h *Libvirt) Broke(ctx context.Context, name string) (broke bool, err error) {
+	err = h.call(ctx, fmt.Sprintf("ask why domain %q does not run", name), func(l *libvirt.Libvirt) error {
+		found, err := find(l, name)
+		if err != nil {
+			return err
+		}
+		state, reason, err := l.DomainGetState(found.Domain, 0)
+		if err != nil {
+			return err
+		}
+		off := libvirt.DomainState(state) == libvirt.DomainShutoff
+		broke = off && libvirt.DomainShutoffReason(reason) == libvirt.DomainShutoffCrashed
+		return nil
+	})
+	return broke, err
+}
+
 // List implements Hypervisor.
 func (h *Libvirt) List(ctx context.Context) ([]Domain, error) {
 	var all []Domain

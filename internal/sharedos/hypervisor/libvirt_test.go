@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor/hypervisortest"
@@ -53,6 +54,48 @@ func bridge(t *testing.T) string {
 		}
 	})
 	return name
+}
+
+// A QEMU that crashes or is killed is told from a guest that powered off, and the domain starts again.
+func TestADomainWhoseQEMUIsKilledIsKnownToHaveBroken(t *testing.T) {
+	bed := testbed.New(t)
+	h := open(t, bed)
+	d := hypervisortest.Domain(t, h)
+	expect := func(want bool) {
+		t.Helper()
+		if broke, err := h.Broke(t.Context(), d.Name); err != nil || broke != want {
+			t.Errorf("it broke: %v, %v; want %v", broke, err, want)
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(h.Define(t.Context(), d))
+	expect(false)
+	must(h.Start(t.Context(), d.Name))
+	expect(false)
+	kill := fmt.Sprintf(`kill -KILL "$(cat /run/libvirt/qemu/%s.pid)"`, d.Name)
+	if out, err := bed.Inside(t.Context(), "sh", "-c", kill).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		_, state, err := h.Lookup(ctx, d.Name)
+		must(err)
+		if state == hypervisor.Off {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	expect(true)
+	must(h.Start(t.Context(), d.Name))
+	expect(false)
+	must(h.PowerOff(t.Context(), d.Name))
+	expect(false)
 }
 
 // What people add with virsh is read, and is there after the domain was defined again.

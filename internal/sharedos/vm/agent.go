@@ -33,6 +33,9 @@ const (
 	startLimit = 10 * time.Minute
 )
 
+// ErrBroke means that QEMU of a VM crashed, or that somebody killed it, while its agent was waited for.
+var ErrBroke = errors.New("QEMU has ended by itself")
+
 // ErrPaused means that a VM stays paused, so that its agent cannot answer.
 var ErrPaused = errors.New("the VM is paused")
 
@@ -199,6 +202,22 @@ func askForTurn() *agentapi.StatusRequest {
 	return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: agentapi.State_STARTING, WaitMs: waitFor.Milliseconds()}
 }
 
+// wentOff is why a VM that is off cannot be waited for.
+func (f *Fleet) wentOff(ctx context.Context, name, what, console string) error {
+	broke, err := f.Hypervisor.Broke(ctx, name)
+	if err != nil {
+		return fmt.Errorf("VM %q is off while %s, and why is not known: %w; the end of its console, %s:%s",
+			name, what, err, console, f.consoleTail(ctx, console))
+	}
+	if broke {
+		return fmt.Errorf("VM %q went off while %s: %w, without the guest having powered off: it crashed or was killed, for example because the "+
+			"host was out of memory. The VM's log of libvirt (/var/log/libvirt/qemu/%s.log) and the host's kernel log tell why; "+
+			"mend that and apply again; the end of its console, %s:%s",
+			name, what, ErrBroke, name, console, f.consoleTail(ctx, console))
+	}
+	return fmt.Errorf("VM %q powered off while %s; the end of its console, %s:%s", name, what, console, f.consoleTail(ctx, console))
+}
+
 // await asks the agent until done returns true, the VM is off or stays paused, or ctx ends. At the first contact it
 // pins the agent's key. An agent that answers at once is asked again after pollEvery.
 func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
@@ -235,8 +254,7 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		}
 		console = domain.ConsoleLog
 		if state == hypervisor.Off || state == hypervisor.Crashed {
-			return nil, fmt.Errorf("VM %q powered off while %s; the end of its console, %s:%s",
-				name, what, console, f.consoleTail(ctx, console))
+			return nil, f.wentOff(ctx, name, what, console)
 		}
 		if state != hypervisor.Paused {
 			ran = time.Now()

@@ -218,6 +218,23 @@ func TestAVMThatStaysPausedIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+func TestAVMWhoseQEMUEndsByItselfDidNotPowerOff(t *testing.T) {
+	for _, crashed := range []bool{true, false} {
+		w := newWorld(t)
+		w.hypervisor.Dial = func(string) (transport.Dialer, error) { return nil, vm.ErrNoAnswer }
+		_, err := w.fleet.Create(within(t, time.Minute), w.spec(), func(step string) {
+			if step == "waiting for the agent" && crashed {
+				w.hypervisor.Break("web-a")
+			} else if step == "waiting for the agent" {
+				w.hypervisor.SetState("web-a", hypervisor.Off)
+			}
+		})
+		if errors.Is(err, vm.ErrBroke) != crashed || strings.Contains(err.Error(), "powered off while") == crashed {
+			t.Errorf("crashed is %v: %v", crashed, err)
+		}
+	}
+}
+
 func TestAVMThatIsPausedForAMomentIsWaitedFor(t *testing.T) {
 	w := newWorld(t)
 	w.fleet.PausedLimit = time.Minute

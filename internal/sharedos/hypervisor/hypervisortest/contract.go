@@ -365,6 +365,8 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, h.SetLink(ctx, d.Name, "lan", true), hypervisor.ErrNotFound)
 	_, err = h.LinksDown(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)
+	_, err = h.Broke(ctx, d.Name)
+	mustBe(t, err, hypervisor.ErrNotFound)
 	_, err = h.Dialer(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)
 	_, err = h.AttachedLayers(ctx, d.Name)
@@ -393,6 +395,11 @@ func startStop(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		}
 		must(t, h.Shutdown(ctx, d.Name))
 		mustBeDefined(t, ctx, h, d, hypervisor.Off)
+		broke, err := h.Broke(ctx, d.Name)
+		must(t, err)
+		if broke {
+			t.Error("a domain that was powered off counts as broken")
+		}
 	}
 	must(t, h.Undefine(ctx, d.Name))
 	mustBe(t, h.Undefine(ctx, d.Name), hypervisor.ErrNotFound)

@@ -71,6 +71,8 @@ type domain struct {
 	booted   []string
 	// linksDown are the interfaces of the running domain whose link is down.
 	linksDown []string
+	// broke is whether QEMU ended by itself when the domain ran last.
+	broke bool
 }
 
 var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
@@ -90,7 +92,16 @@ func (h *Hypervisor) SetState(name string, state hypervisor.State) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if d, ok := h.domains[name]; ok {
-		d.state = state
+		d.state, d.broke = state, false
+	}
+}
+
+// Break ends a domain as a crash of QEMU does.
+func (h *Hypervisor) Break(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d, ok := h.domains[name]; ok {
+		d.state, d.broke = hypervisor.Off, true
 	}
 }
 
@@ -375,6 +386,20 @@ func (h *Hypervisor) files(d hypervisor.Domain) error {
 		}
 	}
 	return nil
+}
+
+// Broke implements hypervisor.Hypervisor.
+func (h *Hypervisor) Broke(ctx context.Context, name string) (bool, error) {
+	if err := h.enter(ctx, "Broke", name, false); err != nil {
+		return false, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil {
+		return false, err
+	}
+	return d.state == hypervisor.Off && d.broke, nil
 }
 
 // Shutdown implements hypervisor.Hypervisor.
