@@ -63,8 +63,8 @@ func serve(debug bool) (err error) {
 	return tf6server.Serve(provider.Address, func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) }, options...)
 }
 
-// endWithTerraform ends this process when Terraform, its parent, has died without ending it: nothing else would. It waits for the calls
-// that are being served. It does not close the provider, which would record that a state has what was made.
+// endWithTerraform ends this process when Terraform, its parent, has died without ending it: nothing else would. It waits until the
+// provider is idle. It does not close the provider, which would record that a state has what was made.
 func endWithTerraform(sharedos *provider.Provider, parent func() int, every time.Duration, end func()) {
 	terraform, idle := parent(), 0
 	for idle < 2 { // a call that Terraform made last may not be counted yet
@@ -117,4 +117,5 @@ func (b backend) Components() publish.Interface       { return b.host.Publisher.
 func (b backend) VMs() vm.Interface                   { return b.host.Fleet }
 func (b backend) CheckPool(ctx context.Context) error { return b.host.CheckPool(ctx) }
 
-func (b backend) Close() error { return b.host.Close() }
+func (b backend) Closing() bool { return b.host.Fleet.Hypervisor.Closing() }
+func (b backend) Close() error  { return b.host.Close() }

@@ -44,6 +44,8 @@ type Backend interface {
 	// CheckPool returns why the storage pool cannot be used or created; store.ErrConfig if another pool, or another
 	// directory for it, has to be chosen. It creates nothing.
 	CheckPool(ctx context.Context) error
+	// Closing reports whether a connection to a guest is still being closed (hypervisor.Hypervisor).
+	Closing() bool
 	// Close closes the connection. VMs keep running.
 	Close() error
 }
@@ -249,6 +251,13 @@ func stateIsLocal(environment func(string) string) bool {
 		return false
 	}
 	return initialised.Backend == nil || initialised.Backend.Type == "local"
+}
+
+// closing reports whether a connection to a guest is still being closed.
+func (c *connection) closing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.backend != nil && c.backend.Closing()
 }
 
 func (c *connection) closeLocked() error {

@@ -54,8 +54,8 @@ func New(version string, open Open) *Provider {
 // died: Close records, where that is certain by then, that a state has what was made.
 func (p *Provider) Close() error { return p.connection.close() }
 
-// Idle reports whether no call of Terraform is being served.
-func (p *Provider) Idle() bool { return p.calls.Load() == 0 }
+// Idle reports whether no call of Terraform is being served, and no connection to a guest is still being closed.
+func (p *Provider) Idle() bool { return p.calls.Load() == 0 && !p.connection.closing() }
 
 // Interrupt ends the builds of plans that are running. Call it when the user presses Ctrl-C: Terraform itself does not
 // stop the plan of an apply. Applies are not affected.

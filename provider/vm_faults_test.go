@@ -106,6 +106,6 @@ func TestWhatWasMadeIsRecordedWhenTerraformEnds(t *testing.T) {
 		t.Errorf("the record of the base is %+v, %v", history, err)
 	}
 	if !s.served.Idle() {
-		t.Error("the provider says that it serves calls")
+		t.Error("the provider says that it is not idle")
 	}
 }

@@ -149,6 +149,9 @@ func (b backend) Components() publish.Interface {
 func (b backend) VMs() vm.Interface { return watchedFleet{b.world, b.fleet} }
 func (b backend) Close() error      { return nil }
 
+// Closing implements provider.Backend.
+func (b backend) Closing() bool { return b.fleet.Hypervisor.Closing() }
+
 // CheckPool implements provider.Backend.
 func (b backend) CheckPool(context.Context) error {
 	b.world.mu.Lock()

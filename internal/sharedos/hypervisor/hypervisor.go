@@ -122,6 +122,9 @@ type Hypervisor interface {
 	NetworkActive(ctx context.Context, name string) (bool, error)
 	// IsBridge reports whether the host has a bridge of the name. A network device of another kind is none.
 	IsBridge(ctx context.Context, name string) (bool, error)
+	// Closing reports whether a connection to a guest stays open until the guest is ready for its end. A process that ends
+	// meanwhile can end the domain's vsock daemon (readyDialer).
+	Closing() bool
 	// Close closes the connections to guests. Domains keep running.
 	Close() error
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -35,8 +36,10 @@ type Libvirt struct {
 
 	limits limits
 
-	// closing are the connections to guests that are closed in the background. life ends when the hypervisor is closed.
+	// closing are the connections to guests that are closed in the background, open is their number. life ends when the
+	// hypervisor is closed.
 	closing sync.WaitGroup
+	open    atomic.Int64
 	life    context.Context
 	end     context.CancelFunc
 }
@@ -91,8 +94,15 @@ func (h *Libvirt) Close() error {
 
 // inBackground runs a function that closes a connection to a guest. Close ends its context and waits for it.
 func (h *Libvirt) inBackground(closeConn func(context.Context)) {
-	h.closing.Go(func() { closeConn(h.life) })
+	h.open.Add(1)
+	h.closing.Go(func() {
+		defer h.open.Add(-1)
+		closeConn(h.life)
+	})
 }
+
+// Closing implements Hypervisor.
+func (h *Libvirt) Closing() bool { return h.open.Load() > 0 }
 
 func (h *Libvirt) call(ctx context.Context, what string, fn func(*libvirt.Libvirt) error) error {
 	err := h.client.Call(ctx, what, fn)

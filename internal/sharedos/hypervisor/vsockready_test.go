@@ -73,6 +73,21 @@ func notices(t *testing.T, daemon net.Conn, while time.Duration) error {
 	return err
 }
 
+func TestConnectionsThatAreBeingClosedAreCounted(t *testing.T) {
+	h := &Libvirt{}
+	h.life, h.end = context.WithCancel(t.Context())
+	if h.Closing() {
+		t.Error("there is none")
+	}
+	h.inBackground(func(ctx context.Context) { <-ctx.Done() })
+	if !h.Closing() {
+		t.Error("one is being closed")
+	}
+	if err := h.Close(); err != nil || h.Closing() {
+		t.Errorf("after Close: %v, %v", err, h.Closing())
+	}
+}
+
 func TestTheDaemonNoticesNothingWhileTheGuestIsReset(t *testing.T) {
 	c, daemon, ready := guestOf(t)
 	if _, err := c.Write([]byte("x")); !errors.Is(err, ErrStarting) {

@@ -388,6 +388,9 @@ func (h *Hypervisor) files(d hypervisor.Domain) error {
 	return nil
 }
 
+// Closing implements hypervisor.Hypervisor.
+func (h *Hypervisor) Closing() bool { return false }
+
 // Broke implements hypervisor.Hypervisor.
 func (h *Hypervisor) Broke(ctx context.Context, name string) (bool, error) {
 	if err := h.enter(ctx, "Broke", name, false); err != nil {
