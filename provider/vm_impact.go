@@ -160,6 +160,20 @@ func levelNames() []string {
 	return names
 }
 
+// mayRestartSystem reports whether the planned impact, or one that is allowed as long as it is not known, restarts the system
+// and with it the network.
+func (m *vmModel) mayRestartSystem(ctx context.Context) (bool, diag.Diagnostics) {
+	if m.Impact.IsNull() {
+		return false, nil
+	}
+	if m.Impact.IsUnknown() {
+		policy, diags := m.policy(ctx)
+		return levelOf(policy.MaxImpact.ValueString()) > agentapi.Level_RESTART, diags
+	}
+	level, ok := m.Impact.Attributes()["level"].(types.String)
+	return ok && levelOf(level.ValueString()) > agentapi.Level_RESTART, nil
+}
+
 // levelOf returns the level of a name; LEVEL_UNSPECIFIED if there is none.
 func levelOf(name string) agentapi.Level {
 	for _, level := range levels {

@@ -254,8 +254,14 @@ output "address" { value = one(sharedos_vm.web.addresses["lan"].ipv4) }`
 		// What an agent that is silent, or of an earlier version, has said before stays.
 		step(func() { world.Guests.Silence("web", true) }, config(debian(unpatched), ""), other, action(webAddress, plancheck.ResourceActionNoop)),
 		step(func() { world.Guests.Silence("web", false) }, config(debian(unpatched), ""), other, action(webAddress, plancheck.ResourceActionNoop)),
-		// A patch is no start.
+		// A patch is no start, unless it restarts the system.
 		step(nil, config(debian(patched), ""), other, action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, addresses, other)),
+		step(func() {
+			guest(t, world, "web").Impact = &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT, Strategy: "soft_reboot"}
+		}, config(debian(unpatched), `refresh = { strategy = "soft_reboot", max_impact = "soft_reboot" }`), other,
+			action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectUnknownValue(webAddress, addresses)),
+		step(func() { guest(t, world, "web").Impact = nil }, config(debian(patched), ""), other,
+			action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, addresses, other)),
 		step(nil, config(debian(patched), reboot("vcpus = 2")), other, action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectUnknownValue(webAddress, addresses)),
 		step(nil, config(debian(patched), reboot("vcpus = 2\nrunning = false")), none, plancheck.ExpectKnownValue(webAddress, addresses, none)),
 		step(say("10.0.0.2", "2001:db8::2"), config(debian(patched), reboot("vcpus = 2")), two, plancheck.ExpectUnknownValue(webAddress, addresses)),

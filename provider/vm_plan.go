@@ -139,9 +139,6 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 			return diags
 		}
 	}
-	if change.hardware || change.links || change.power || unfinished {
-		diags.Append(plan.planAddresses(ctx)...)
-	}
 	if change.stack {
 		plan.LastRefresh = types.ObjectUnknown(lastRefreshTypes)
 	}
@@ -158,6 +155,15 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	}
 	if diags.HasError() {
 		return diags
+	}
+	restarts := false
+	if change.stack {
+		var d diag.Diagnostics
+		restarts, d = plan.mayRestartSystem(ctx)
+		diags.Append(d...)
+	}
+	if change.hardware || change.links || change.power || unfinished || restarts {
+		diags.Append(plan.planAddresses(ctx)...)
 	}
 	diags.Append(plan.endsWith(ctx, state, target, end, change)...)
 	plan.planAttached(state)
