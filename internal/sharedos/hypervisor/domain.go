@@ -26,6 +26,10 @@ type Domain struct {
 	VCPUs int
 	// Memory in bytes.
 	Memory int64
+	// MaxVCPUs and MaxMemory are how many processors and how many bytes of memory the running domain can get (SetVCPUs,
+	// SetMemory). They are 0 if it cannot get others than it starts with. A MaxMemory that Memory equals is read back as 0.
+	MaxVCPUs  int
+	MaxMemory int64
 	// Kernel and Initramfs are paths on the host.
 	Kernel, Initramfs string
 	// Emulated is true if the host has no KVM for the domain. Define sets it in the definition; Lookup and List report it.
@@ -70,6 +74,12 @@ func (d Domain) Check() error {
 	}
 	if d.Memory < 1<<20 || d.Memory%(1<<20) != 0 {
 		bad("memory of %d bytes: use whole MiB, 1 or more", d.Memory)
+	}
+	if d.MaxVCPUs != 0 && (d.MaxVCPUs < d.VCPUs || d.MaxVCPUs > MaxVCPUs) {
+		bad("at most %d vcpus: use 0, or %d to %d", d.MaxVCPUs, d.VCPUs, MaxVCPUs)
+	}
+	if d.MaxMemory != 0 && (d.MaxMemory < d.Memory || d.MaxMemory%(1<<20) != 0) {
+		bad("at most %d bytes of memory: use 0, or whole MiB, as much as the memory or more", d.MaxMemory)
 	}
 	for what, path := range map[string]string{
 		"kernel": d.Kernel, "initramfs": d.Initramfs, "private disk": d.PrivateDisk, "console log": d.ConsoleLog,

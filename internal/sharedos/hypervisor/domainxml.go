@@ -50,17 +50,13 @@ func (p platform) encode(d Domain) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	kib := uint(d.Memory >> 10)
 	domain := libvirtxml.Domain{
-		Type:          p.virtType,
-		Name:          d.Name,
-		UUID:          d.UUID,
-		Title:         d.Title,
-		Description:   d.Description,
-		Metadata:      metadata,
-		Memory:        &libvirtxml.DomainMemory{Value: kib, Unit: "KiB"},
-		CurrentMemory: &libvirtxml.DomainCurrentMemory{Value: kib, Unit: "KiB"},
-		VCPU:          &libvirtxml.DomainVCPU{Placement: "static", Value: uint(d.VCPUs)},
+		Type:        p.virtType,
+		Name:        d.Name,
+		UUID:        d.UUID,
+		Title:       d.Title,
+		Description: d.Description,
+		Metadata:    metadata,
 		OS: &libvirtxml.DomainOS{
 			Type:    &libvirtxml.DomainOSType{Arch: arch, Machine: machineType, Type: "hvm"},
 			Kernel:  d.Kernel,
@@ -77,6 +73,7 @@ func (p platform) encode(d Domain) (string, error) {
 		OnCrash:    "destroy",
 		Devices:    p.devices(d),
 	}
+	encodeCompute(&domain, d)
 	if !p.hostVSock {
 		// A vhost-user daemon works on the guest's memory, so it has to be shared.
 		domain.MemoryBacking = &libvirtxml.DomainMemoryBacking{
@@ -166,13 +163,8 @@ func decode(domain *libvirtxml.Domain) (Domain, error) {
 	if d.Metadata, err = decodeMetadata(domain); err != nil {
 		return Domain{}, err
 	}
-	if domain.VCPU != nil {
-		d.VCPUs = int(domain.VCPU.Value)
-	}
-	if domain.Memory != nil {
-		if d.Memory, err = bytesOf(domain.Memory.Value, domain.Memory.Unit); err != nil {
-			return Domain{}, fmt.Errorf("domain %q: memory: %w", d.Name, err)
-		}
+	if err := d.decodeCompute(domain); err != nil {
+		return Domain{}, fmt.Errorf("domain %q: memory: %w", d.Name, err)
 	}
 	if domain.OS != nil {
 		d.Kernel, d.Initramfs = domain.OS.Kernel, domain.OS.Initrd
@@ -216,13 +208,4 @@ func consoleLogOf(devices *libvirtxml.DomainDeviceList) string {
 		}
 	}
 	return ""
-}
-
-// bytesOf reads an amount of memory with a unit of libvirt's (formatdomain, "Memory Allocation").
-func bytesOf(value uint, unit string) (int64, error) {
-	shift, ok := map[string]uint{"b": 0, "bytes": 0, "": 10, "KiB": 10, "k": 10, "MiB": 20, "M": 20, "GiB": 30, "G": 30}[unit]
-	if !ok || uint64(value) > 1<<62>>shift {
-		return 0, fmt.Errorf("%d %s cannot be read", value, unit)
-	}
-	return int64(value) << shift, nil
 }

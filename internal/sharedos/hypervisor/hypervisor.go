@@ -31,6 +31,8 @@ var (
 	ErrUnreachable = libvirtconn.ErrUnreachable
 	// ErrNotRunning means that the operation needs a running domain.
 	ErrNotRunning = errors.New("the domain does not run")
+	// ErrGuestKeeps means that a guest has not released processors or memory, or not taken them.
+	ErrGuestKeeps = errors.New("the guest has not followed")
 	// ErrNoPort means that a running domain has no PCIe port left for another layer.
 	ErrNoPort = errors.New("the running domain has no room for another layer")
 	// ErrNoInterface means that a domain has no such interface, or one on a user-mode network, which libvirt does not know.
@@ -91,6 +93,13 @@ type Hypervisor interface {
 	// ResizeDisk grows the private disk of a running domain to size bytes and tells the guest. It does nothing if the disk is
 	// larger. ErrNotRunning if the domain does not run; its volume alone has to be grown then.
 	ResizeDisk(ctx context.Context, name string, size int64) error
+	// SetVCPUs gives the running domain so many processors, 1 to its MaxVCPUs, and SetMemory so many bytes of memory, whole MiB up to
+	// its MaxMemory. They wait until the domain has them: ErrGuestKeeps if the guest has not released the rest when ctx ends. The
+	// definition stays as it is. ErrNotRunning if the domain does not run.
+	SetVCPUs(ctx context.Context, name string, count int) error
+	SetMemory(ctx context.Context, name string, bytes int64) error
+	// VCPUsNow is how many processors the running domain has, whatever its definition says. ErrNotRunning if it does not run.
+	VCPUsNow(ctx context.Context, name string) (int, error)
 	// SetLink sets the link of an interface in the running domain and in the definition, where it differs. ErrNoInterface if the
 	// definition has no interface of the name that libvirt knows.
 	SetLink(ctx context.Context, name, iface string, down bool) error

@@ -46,6 +46,8 @@ func Contract(t *testing.T, bridge string, open func(t *testing.T) hypervisor.Hy
 		{"the link of an interface is set, running or not", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 			links(t, ctx, h, bridge)
 		}},
+		{"processors and memory have maxima", maxima},
+		{"a running domain gets processors, and a deaf guest releases nothing", resources},
 		{"metadata is replaced in one step, running or not", metadata},
 		{"a title and a description are changed in one step, running or not", descriptions},
 		{"a domain starts with the host as long as that is asked for", autostart},
@@ -293,6 +295,9 @@ func impossible(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"UUID in capitals":      func(d *hypervisor.Domain) { d.UUID = strings.ToUpper("a" + d.UUID[1:]) },
 		"no vcpus":              func(d *hypervisor.Domain) { d.VCPUs = 0 },
 		"memory not in MiB":     func(d *hypervisor.Domain) { d.Memory++ },
+		"fewer vcpus at most":   func(d *hypervisor.Domain) { d.VCPUs, d.MaxVCPUs = 3, 2 },
+		"less memory at most":   func(d *hypervisor.Domain) { d.MaxMemory = d.Memory - 1<<20 },
+		"most memory not MiB":   func(d *hypervisor.Domain) { d.MaxMemory = d.Memory + 1 },
 		"relative kernel":       func(d *hypervisor.Domain) { d.Kernel = "vmlinuz" },
 		"no initramfs":          func(d *hypervisor.Domain) { d.Initramfs = "" },
 		"argument with a space": func(d *hypervisor.Domain) { d.KernelArgs = []string{"a b"} },
@@ -364,6 +369,10 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, h.SetAutostart(ctx, d.Name, true), hypervisor.ErrNotFound)
 	mustBe(t, h.SetLink(ctx, d.Name, "lan", true), hypervisor.ErrNotFound)
 	_, err = h.LinksDown(ctx, d.Name)
+	mustBe(t, err, hypervisor.ErrNotFound)
+	mustBe(t, h.SetVCPUs(ctx, d.Name, 1), hypervisor.ErrNotFound)
+	mustBe(t, h.SetMemory(ctx, d.Name, 64<<20), hypervisor.ErrNotFound)
+	_, err = h.VCPUsNow(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)
 	_, err = h.Broke(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)

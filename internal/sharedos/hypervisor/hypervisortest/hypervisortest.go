@@ -71,6 +71,9 @@ type domain struct {
 	booted   []string
 	// linksDown are the interfaces of the running domain whose link is down.
 	linksDown []string
+	// vcpus and memory are what it runs with.
+	vcpus  int
+	memory int64
 	// broke is whether QEMU ended by itself when the domain ran last.
 	broke bool
 }
@@ -169,6 +172,7 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
 		}
 		next.state, next.attached, next.room, next.booted, next.autostart, next.linksDown = d.state, d.attached, d.room, d.booted, d.autostart, d.linksDown
+		next.vcpus, next.memory = d.vcpus, d.memory
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
 	}
@@ -187,6 +191,9 @@ func clone(d hypervisor.Domain) hypervisor.Domain {
 			i.User = &hypervisor.UserNetwork{Forwards: maps.Clone(i.User.Forwards)}
 		}
 		d.Interfaces[name] = i.Defined(d.UUID, name)
+	}
+	if d.MaxMemory == d.Memory {
+		d.MaxMemory = 0
 	}
 	d.Foreign = slices.Clone(d.Foreign)
 	d.Metadata = cloneMetadata(d.Metadata)
@@ -357,6 +364,7 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 	}
 	d.attached, d.booted = nil, []string{started.Kernel, started.Initramfs}
 	d.room = max(d.ports, len(started.Layers))
+	d.vcpus, d.memory = started.VCPUs, started.Memory
 	d.linksDown = nil
 	for iface, one := range started.Interfaces {
 		if one.Down {
