@@ -223,6 +223,8 @@ var vmChanges = map[string]values{
 	"vcpus":                 {"vcpus": 2, "refresh": values{"max_impact": "reboot"}},
 	"memory":                {"memory": "1GiB", "refresh": values{"max_impact": "reboot"}},
 	"memory in other words": {"memory": "524288KiB"},
+	"maxima":                {"max_vcpus": 4, "max_memory": "1GiB", "refresh": values{"max_impact": "reboot"}},
+	"maximum as it is":      {"max_memory": "512MiB"},
 	"disk":                  {"disk": values{"size": "8GiB"}},
 	"interfaces":            {"interfaces": values{"lan": values{"user": values{}}}, "refresh": values{"max_impact": "reboot"}},
 	"running":               {"running": false},

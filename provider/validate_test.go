@@ -140,6 +140,8 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 		"bridge_empty":    {web(`interfaces = { lan = { bridge = "" } }`), says("the name of a bridge")},
 		"network_name":    {web(`interfaces = { lan = { network = "my net" } }`), says(`"my net"`, "the name of a libvirt network")},
 		"processors":      {web(`vcpus = 256`), says("vcpus", "255")},
+		"max_processors":  {web("vcpus = 3\nmax_vcpus = 2"), says("max_vcpus", "Set max_vcpus to 3 or more")},
+		"max_memory":      {web(`max_memory = "256MiB"`), says("max_memory", "Set max_memory to 512MiB or more")},
 		"long_hostname":   {web(`hostname = "` + strings.Repeat("a", 60) + "." + strings.Repeat("b", 10) + `"`), says("at most 64 characters")},
 		"name_no_host":    {strings.Replace(web(""), `name   = "web"`, `name   = "web_1"`, 1), says(`"web_1" is not a host name`, "Set hostname")},
 		"strategy":        {web(`refresh = { strategy = "magic" }`), says(`"live", "soft_reboot", "kexec", "reboot", "next_boot"`)},

@@ -35,7 +35,9 @@ var vmSamples = map[string]struct {
 	"detach_on_demand":    {path.Root("detach_on_demand"), true},
 	"prefer":              {path.Root("prefer"), map[string]string{"/etc/a": "tool"}},
 	"vcpus":               {path.Root("vcpus"), int64(3)},
+	"max_vcpus":           {path.Root("max_vcpus"), int64(3)},
 	"memory":              {path.Root("memory"), "1GiB"},
+	"max_memory":          {path.Root("max_memory"), "2GiB"},
 	"disk.size":           {path.Root("disk").AtName("size"), "8GiB"},
 	"interfaces.user.forwards": {
 		path.Root("interfaces").AtMapKey("lan").AtName("user").AtName("forwards").AtMapKey("8080"), int64(80),

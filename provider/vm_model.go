@@ -135,6 +135,8 @@ type vmChange struct {
 	power bool
 	// links: links of interfaces, which change while the VM runs.
 	links bool
+	// compute: processors and memory below their maxima, which change while the VM runs.
+	compute bool
 	// disk: the size of the private disk, which grows while the VM runs.
 	disk bool
 	// lifeCycle: what libvirt alone knows. Neither the guest nor the hardware is touched.

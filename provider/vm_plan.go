@@ -146,7 +146,7 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if !built {
 		plan.Impact = types.ObjectUnknown(impactTypes)
 		diags.Append(r.forget(ctx, state, fresh)...)
-	} else if change.stack || change.hardware || (change.disk || change.links) && !change.power {
+	} else if change.stack || change.hardware || (change.disk || change.links || change.compute) && !change.power {
 		var d diag.Diagnostics
 		end, d = r.planImpact(ctx, plan, state, change, fresh, asked)
 		diags.Append(d...)

@@ -2961,6 +2961,115 @@ func (*IdentifyResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
+type ResourcesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many processors the VM has now. The agent waits, for a bounded time, until its kernel has that many, no more and no
+	// fewer. 0: it only answers what there is.
+	Processors    int32 `protobuf:"varint,1,opt,name=processors,proto3" json:"processors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourcesRequest) Reset() {
+	*x = ResourcesRequest{}
+	mi := &file_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourcesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourcesRequest) ProtoMessage() {}
+
+func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
+func (*ResourcesRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ResourcesRequest) GetProcessors() int32 {
+	if x != nil {
+		return x.Processors
+	}
+	return 0
+}
+
+type ResourcesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Processors that are online.
+	Processors int32 `protobuf:"varint,1,opt,name=processors,proto3" json:"processors,omitempty"`
+	// Bytes of memory that the kernel has, and how many of them new programs can get without swapping (proc_meminfo(5):
+	// MemTotal, MemAvailable).
+	Memory          int64 `protobuf:"varint,2,opt,name=memory,proto3" json:"memory,omitempty"`
+	MemoryAvailable int64 `protobuf:"varint,3,opt,name=memory_available,json=memoryAvailable,proto3" json:"memory_available,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ResourcesResponse) Reset() {
+	*x = ResourcesResponse{}
+	mi := &file_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourcesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourcesResponse) ProtoMessage() {}
+
+func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
+func (*ResourcesResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ResourcesResponse) GetProcessors() int32 {
+	if x != nil {
+		return x.Processors
+	}
+	return 0
+}
+
+func (x *ResourcesResponse) GetMemory() int64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *ResourcesResponse) GetMemoryAvailable() int64 {
+	if x != nil {
+		return x.MemoryAvailable
+	}
+	return 0
+}
+
 type ReplaceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Signed by an operator: a release.Takeover.
@@ -2971,7 +3080,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +3092,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +3105,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -3016,7 +3125,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3028,7 +3137,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3041,7 +3150,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -3283,7 +3392,17 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fIdentifyRequest\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12'\n" +
 	"\x0fauthorized_keys\x18\x02 \x03(\tR\x0eauthorizedKeys\"\x12\n" +
-	"\x10IdentifyResponse\"$\n" +
+	"\x10IdentifyResponse\"2\n" +
+	"\x10ResourcesRequest\x12\x1e\n" +
+	"\n" +
+	"processors\x18\x01 \x01(\x05R\n" +
+	"processors\"v\n" +
+	"\x11ResourcesResponse\x12\x1e\n" +
+	"\n" +
+	"processors\x18\x01 \x01(\x05R\n" +
+	"processors\x12\x16\n" +
+	"\x06memory\x18\x02 \x01(\x03R\x06memory\x12)\n" +
+	"\x10memory_available\x18\x03 \x01(\x03R\x0fmemoryAvailable\"$\n" +
 	"\x0eReplaceRequest\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\fR\x04note\"+\n" +
 	"\x0fReplaceResponse\x12\x18\n" +
@@ -3324,7 +3443,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eREFUSAL_TARGET\x10\x03\x12\x12\n" +
 	"\x0eREFUSAL_SYSTEM\x10\x04\x12\x14\n" +
 	"\x10REFUSAL_ACCOUNTS\x10\x05\x12\x12\n" +
-	"\x0eREFUSAL_CHECKS\x10\x062\xec\x05\n" +
+	"\x0eREFUSAL_CHECKS\x10\x062\xc4\x06\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +
@@ -3333,7 +3452,8 @@ const file_agent_proto_rawDesc = "" +
 	"\rReleaseLayers\x12'.sharedos.agent.v1.ReleaseLayersRequest\x1a(.sharedos.agent.v1.ReleaseLayersResponse\x12M\n" +
 	"\x06Mapped\x12 .sharedos.agent.v1.MappedRequest\x1a!.sharedos.agent.v1.MappedResponse\x12S\n" +
 	"\bGrowDisk\x12\".sharedos.agent.v1.GrowDiskRequest\x1a#.sharedos.agent.v1.GrowDiskResponse\x12S\n" +
-	"\bIdentify\x12\".sharedos.agent.v1.IdentifyRequest\x1a#.sharedos.agent.v1.IdentifyResponse\x12P\n" +
+	"\bIdentify\x12\".sharedos.agent.v1.IdentifyRequest\x1a#.sharedos.agent.v1.IdentifyResponse\x12V\n" +
+	"\tResources\x12#.sharedos.agent.v1.ResourcesRequest\x1a$.sharedos.agent.v1.ResourcesResponse\x12P\n" +
 	"\aReplace\x12!.sharedos.agent.v1.ReplaceRequest\x1a\".sharedos.agent.v1.ReplaceResponseBLZJgithub.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapib\x06proto3"
 
 var (
@@ -3349,7 +3469,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -3390,10 +3510,12 @@ var file_agent_proto_goTypes = []any{
 	(*GrowDiskResponse)(nil),      // 36: sharedos.agent.v1.GrowDiskResponse
 	(*IdentifyRequest)(nil),       // 37: sharedos.agent.v1.IdentifyRequest
 	(*IdentifyResponse)(nil),      // 38: sharedos.agent.v1.IdentifyResponse
-	(*ReplaceRequest)(nil),        // 39: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 40: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 41: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 42: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*ResourcesRequest)(nil),      // 39: sharedos.agent.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),     // 40: sharedos.agent.v1.ResourcesResponse
+	(*ReplaceRequest)(nil),        // 41: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 42: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 43: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 44: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
@@ -3413,8 +3535,8 @@ var file_agent_proto_depIdxs = []int32{
 	18, // 14: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
 	17, // 15: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
 	1,  // 16: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	41, // 17: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	42, // 18: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	43, // 17: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	44, // 18: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
 	22, // 19: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
 	13, // 20: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
 	1,  // 21: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
@@ -3441,18 +3563,20 @@ var file_agent_proto_depIdxs = []int32{
 	32, // 42: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
 	35, // 43: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
 	37, // 44: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
-	39, // 45: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	8,  // 46: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	12, // 47: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	15, // 48: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	24, // 49: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	30, // 50: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	33, // 51: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	36, // 52: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	38, // 53: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
-	40, // 54: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	46, // [46:55] is the sub-list for method output_type
-	37, // [37:46] is the sub-list for method input_type
+	39, // 45: sharedos.agent.v1.Agent.Resources:input_type -> sharedos.agent.v1.ResourcesRequest
+	41, // 46: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	8,  // 47: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	12, // 48: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	15, // 49: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	24, // 50: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	30, // 51: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	33, // 52: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	36, // 53: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	38, // 54: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
+	40, // 55: sharedos.agent.v1.Agent.Resources:output_type -> sharedos.agent.v1.ResourcesResponse
+	42, // 56: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	47, // [47:57] is the sub-list for method output_type
+	37, // [37:47] is the sub-list for method input_type
 	37, // [37:37] is the sub-list for extension type_name
 	37, // [37:37] is the sub-list for extension extendee
 	0,  // [0:37] is the sub-list for field type_name
@@ -3475,7 +3599,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -16,6 +16,7 @@ type AgentService interface {
 	Mapped(context.Context, *MappedRequest) (*MappedResponse, error)
 	GrowDisk(context.Context, *GrowDiskRequest) (*GrowDiskResponse, error)
 	Identify(context.Context, *IdentifyRequest) (*IdentifyResponse, error)
+	Resources(context.Context, *ResourcesRequest) (*ResourcesResponse, error)
 	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
 }
 
@@ -77,6 +78,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Identify(ctx, &req)
+			},
+			"Resources": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ResourcesRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Resources(ctx, &req)
 			},
 			"Replace": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ReplaceRequest
@@ -158,6 +166,14 @@ func (c *agentClient) GrowDisk(ctx context.Context, req *GrowDiskRequest) (*Grow
 func (c *agentClient) Identify(ctx context.Context, req *IdentifyRequest) (*IdentifyResponse, error) {
 	var resp IdentifyResponse
 	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Identify", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Resources(ctx context.Context, req *ResourcesRequest) (*ResourcesResponse, error) {
+	var resp ResourcesResponse
+	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Resources", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -132,6 +132,11 @@ func (p plainTexts) Identify(ctx context.Context, request *agentapi.IdentifyRequ
 	return answer(ctx, request, p.agent.Identify)
 }
 
+// Resources implements agentapi.AgentService.
+func (p plainTexts) Resources(ctx context.Context, request *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
+	return answer(ctx, request, p.agent.Resources)
+}
+
 // Replace implements agentapi.AgentService.
 func (p plainTexts) Replace(ctx context.Context, request *agentapi.ReplaceRequest) (*agentapi.ReplaceResponse, error) {
 	return answer(ctx, request, p.agent.Replace)

@@ -153,10 +153,13 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 
 // stopUnlike powers off a VM whose creation is continued, if it runs something else than spec says.
 func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
-	have := Spec{UUID: domain.UUID, VCPUs: domain.VCPUs, Memory: domain.Memory, Interfaces: domain.Interfaces}
+	have := Spec{
+		UUID: domain.UUID, VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
+		Interfaces: domain.Interfaces,
+	}
 	known := specOf(domain)
 	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand) &&
-		slices.Equal(known.Prefer, spec.Prefer)
+		slices.Equal(known.Prefer, spec.Prefer) && have.VCPUs == spec.VCPUs && have.Memory == spec.Memory
 	if same && len(hardware(have, spec)) == 0 && len(Links(have.Interfaces, spec.Interfaces)) == 0 && sameAtBoot(domain, spec) {
 		return nil
 	}
@@ -329,7 +332,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 		return hypervisor.Domain{}, fmt.Errorf("encode the boot configuration: %w", err)
 	}
 	return hypervisor.Domain{
-		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, Memory: spec.Memory,
+		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, MaxVCPUs: spec.MaxVCPUs, Memory: spec.Memory, MaxMemory: spec.MaxMemory,
 		Kernel: image.kernel, Initramfs: image.initramfs,
 		Layers: append(layers, offered...), Interfaces: spec.Interfaces, BootConfig: config,
 		ConsoleLog: f.consoleLog(spec.Name),
@@ -425,7 +428,8 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 		Spec: Spec{
 			Name: domain.Name, UUID: domain.UUID,
 			Base: stack.Base, Components: stack.Components, Prefer: stack.Prefer, OnDemand: stack.OnDemand, Attached: stack.Attached,
-			VCPUs: domain.VCPUs, Memory: domain.Memory, DiskSize: diskSize(domain, disk),
+			VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
+			DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
 			Interfaces: domain.Interfaces, Running: state == hypervisor.Running, LifeCycle: lifeCycle,
 		},
@@ -433,6 +437,9 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 	}
 	if state != hypervisor.Running {
 		return found, nil
+	}
+	if err := f.readProcessors(ctx, found); err != nil {
+		return nil, err
 	}
 	return found, f.readLinks(ctx, found)
 }

@@ -16,17 +16,24 @@ type Reason string
 
 // The reasons of moves.
 const (
-	ReasonProcessors Reason = "the number of processors changes only through a power-off"
-	ReasonMemory     Reason = "the memory changes only through a power-off"
-	ReasonInterfaces Reason = "the interfaces change only through a power-off"
-	ReasonLinks      Reason = "the link of an interface changes while the VM runs"
-	ReasonNextBoot   Reason = "the strategy is next_boot: the new stack takes effect at the next start"
-	ReasonDiskGrows  Reason = "the private disk grows while the VM runs"
-	ReasonIdentity   Reason = "the host name and root's keys change while the VM runs"
+	ReasonProcessors     Reason = "the number of processors changes only through a power-off"
+	ReasonMaxProcessors  Reason = "the maximum of processors changes only through a power-off"
+	ReasonMemory         Reason = "the memory changes only through a power-off"
+	ReasonMaxMemory      Reason = "the maximum of memory changes only through a power-off"
+	ReasonInterfaces     Reason = "the interfaces change only through a power-off"
+	ReasonLiveProcessors Reason = "the number of processors changes while the VM runs"
+	ReasonLiveMemory     Reason = "the memory changes while the VM runs"
+	ReasonLinks          Reason = "the link of an interface changes while the VM runs"
+	ReasonNextBoot       Reason = "the strategy is next_boot: the new stack takes effect at the next start"
+	ReasonDiskGrows      Reason = "the private disk grows while the VM runs"
+	ReasonIdentity       Reason = "the host name and root's keys change while the VM runs"
 )
 
 // Reasons are all reasons of moves. An agent gives reasons of its own.
-var Reasons = []Reason{ReasonProcessors, ReasonMemory, ReasonInterfaces, ReasonLinks, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity}
+var Reasons = []Reason{
+	ReasonProcessors, ReasonMaxProcessors, ReasonMemory, ReasonMaxMemory, ReasonInterfaces, ReasonLiveProcessors, ReasonLiveMemory,
+	ReasonLinks, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity,
+}
 
 // GuestMove says whether and when a running guest gets another stack.
 type GuestMove int
@@ -47,6 +54,8 @@ type Move struct {
 	Guest GuestMove
 	// GrowDisk: the private disk and its file system grow while the VM runs.
 	GrowDisk bool
+	// VCPUs and Memory: the number of processors and the memory change while the VM runs.
+	VCPUs, Memory bool
 	// Identify: the guest takes on its host name and root's keys while it runs.
 	Identify bool
 	// Links are the interfaces whose link changes while the VM runs, sorted.
@@ -97,6 +106,12 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	if move.Links = Links(have.Interfaces, want.Interfaces); len(move.Links) > 0 {
 		move.Reasons = append(move.Reasons, ReasonLinks)
 	}
+	if move.VCPUs = have.VCPUs != want.VCPUs; move.VCPUs {
+		move.Reasons = append(move.Reasons, ReasonLiveProcessors)
+	}
+	if move.Memory = have.Memory != want.Memory; move.Memory {
+		move.Reasons = append(move.Reasons, ReasonLiveMemory)
+	}
 	if move.GrowDisk {
 		move.Reasons = append(move.Reasons, ReasonDiskGrows)
 	}
@@ -111,15 +126,32 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 
 // hardware lists the differences that a running domain cannot take on.
 func hardware(have, want Spec) []Reason {
-	var reasons []Reason
-	if have.VCPUs != want.VCPUs {
-		reasons = append(reasons, ReasonProcessors)
-	}
-	if have.Memory != want.Memory {
-		reasons = append(reasons, ReasonMemory)
-	}
+	reasons := compute(have, want)
 	if !SameCards(want.UUID, have.Interfaces, want.Interfaces) {
 		reasons = append(reasons, ReasonInterfaces)
+	}
+	return reasons
+}
+
+// ChangesLive reports whether a running domain can take on the processors and the memory of want.
+func ChangesLive(have, want Spec) bool { return len(compute(have, want)) == 0 }
+
+// compute lists the differences in processors and memory that a running domain cannot take on.
+func compute(have, want Spec) []Reason {
+	var reasons []Reason
+	switch {
+	case have.MaxVCPUs != want.MaxVCPUs:
+		reasons = append(reasons, ReasonMaxProcessors)
+	case have.VCPUs != want.VCPUs && have.MaxVCPUs == 0:
+		reasons = append(reasons, ReasonProcessors)
+	}
+	switch {
+	case have.MaxMemory == 0 && want.MaxMemory == 0:
+		if have.Memory != want.Memory {
+			reasons = append(reasons, ReasonMemory)
+		}
+	case max(have.Memory, have.MaxMemory) != max(want.Memory, want.MaxMemory):
+		reasons = append(reasons, ReasonMaxMemory)
 	}
 	return reasons
 }

@@ -55,8 +55,42 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 		},
 		"more processors": {func(_, want *Spec) { want.VCPUs++ }, true, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonProcessors}}},
 		"less memory":     {func(_, want *Spec) { want.Memory-- }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMemory}}},
-		"an interface":    {func(_, want *Spec) { want.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
-		"no interface":    {func(have, _ *Spec) { have.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
+		"more processors up to the maximum": {
+			func(have, want *Spec) { have.MaxVCPUs, want.MaxVCPUs, want.VCPUs = 4, 4, 3 }, false,
+			Move{Guest: GuestRefresh, VCPUs: true, Level: none, Reasons: []Reason{ReasonLiveProcessors}},
+		},
+		"fewer processors, with another stack at the next start": {
+			func(have, want *Spec) {
+				have.MaxVCPUs, want.MaxVCPUs, have.VCPUs, want.Refresh.Strategy = 4, 4, 3, NextBoot
+			}, true,
+			Move{Guest: GuestDeferred, VCPUs: true, Level: none, Reasons: []Reason{ReasonLiveProcessors, ReasonNextBoot}},
+		},
+		"a maximum of processors": {
+			func(_, want *Spec) { want.MaxVCPUs, want.VCPUs = 4, 3 }, false,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMaxProcessors}},
+		},
+		"no maximum of processors": {
+			func(have, _ *Spec) { have.MaxVCPUs = 4 }, false,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMaxProcessors}},
+		},
+		"less memory, below a maximum": {
+			func(have, want *Spec) { want.MaxMemory, want.Memory = have.Memory, have.Memory/2 }, false,
+			Move{Guest: GuestRefresh, Memory: true, Level: none, Reasons: []Reason{ReasonLiveMemory}},
+		},
+		"as much memory as the maximum, which goes": {
+			func(have, want *Spec) { have.MaxMemory = 2 * have.Memory; want.Memory = have.MaxMemory }, false,
+			Move{Guest: GuestRefresh, Memory: true, Level: none, Reasons: []Reason{ReasonLiveMemory}},
+		},
+		"a larger maximum of memory": {
+			func(have, want *Spec) { have.MaxMemory, want.MaxMemory = 2*have.Memory, 4*have.Memory }, false,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMaxMemory}},
+		},
+		"no maximum of memory": {
+			func(have, _ *Spec) { have.MaxMemory = 2 * have.Memory }, false,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMaxMemory}},
+		},
+		"an interface": {func(_, want *Spec) { want.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
+		"no interface": {func(have, _ *Spec) { have.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
 		"an address that somebody has changed": {
 			func(have, want *Spec) { have.Interfaces, want.Interfaces = bridge("52:54:00:00:00:01"), bridge("") }, false,
 			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}},

@@ -114,8 +114,10 @@ func (p *preflight) name(ctx context.Context) error {
 
 // compute checks processors and memory.
 func (p *preflight) compute(ctx context.Context) error {
-	cpus := differs(p.Want.VCPUs, p.Have, func(s *Spec) int { return s.VCPUs })
-	memory := differs(p.Want.Memory, p.Have, func(s *Spec) int64 { return s.Memory })
+	processors := func(s *Spec) int { return max(s.VCPUs, s.MaxVCPUs) }
+	bytes := func(s *Spec) int64 { return max(s.Memory, s.MaxMemory) }
+	cpus := differs(processors(&p.Want), p.Have, processors)
+	memory := differs(bytes(&p.Want), p.Have, bytes)
 	if !cpus && !memory {
 		return nil
 	}
@@ -123,17 +125,26 @@ func (p *preflight) compute(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if cpus && p.Want.VCPUs > limits.VCPUs {
-		p.refuse(fmt.Sprintf("Set vcpus to %d or less.", limits.VCPUs),
-			fmt.Errorf("it is to have %d processors, and QEMU can give a VM on this host at most %d", p.Want.VCPUs, limits.VCPUs), "vcpus")
-	} else if cpus && limits.Processors > 0 && p.Want.VCPUs > limits.Processors {
-		p.found = append(p.found, Problem{Attribute: []string{"vcpus"}, Possible: true,
-			Err:  fmt.Errorf("it is to have %d processors, and the host has %d", p.Want.VCPUs, limits.Processors),
+	attribute := func(name string, most bool) string {
+		if most {
+			return "max_" + name
+		}
+		return name
+	}
+	want := processors(&p.Want)
+	vcpus := attribute("vcpus", want > p.Want.VCPUs)
+	if cpus && want > limits.VCPUs {
+		p.refuse(fmt.Sprintf("Set %s to %d or less.", vcpus, limits.VCPUs),
+			fmt.Errorf("it is to have %d processors, and QEMU can give a VM on this host at most %d", want, limits.VCPUs), vcpus)
+	} else if cpus && limits.Processors > 0 && want > limits.Processors {
+		p.found = append(p.found, Problem{Attribute: []string{vcpus}, Possible: true,
+			Err:  fmt.Errorf("it is to have %d processors, and the host has %d", want, limits.Processors),
 			Next: "The VM can be made, and is slower than with as many processors as the host has."})
 	}
-	if memory && limits.Memory > 0 && p.Want.Memory > limits.Memory {
-		p.refuse(fmt.Sprintf("Set memory to less than %dMiB.", limits.Memory>>20),
-			fmt.Errorf("it is to have %d MiB of memory, and the host has %d MiB", p.Want.Memory>>20, limits.Memory>>20), "memory")
+	if want := bytes(&p.Want); memory && limits.Memory > 0 && want > limits.Memory {
+		attribute := attribute("memory", want > p.Want.Memory)
+		p.refuse(fmt.Sprintf("Set %s to less than %dMiB.", attribute, limits.Memory>>20),
+			fmt.Errorf("it is to have %d MiB of memory, and the host has %d MiB", want>>20, limits.Memory>>20), attribute)
 	}
 	return nil
 }

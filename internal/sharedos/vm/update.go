@@ -105,6 +105,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 			return nil, 0, err
 		}
 	}
+	if err := f.resize(ctx, domain, known.Spec, spec, move, progress); err != nil {
+		return nil, 0, err
+	}
 	report, ready, err := f.updateGuest(ctx, domain, spec, move, progress)
 	if err == nil {
 		err = f.awaitLinks(ctx, spec, move.Links, progress)

@@ -73,6 +73,10 @@ type Spec struct {
 	// DetachUsed detaches what was attached by use.
 	DetachUsed bool
 	VCPUs      int
+	// MaxVCPUs and MaxMemory are how many processors and bytes of memory the VM can have while it runs; 0 if it has the same
+	// until it is powered off.
+	MaxVCPUs  int
+	MaxMemory int64
 	// Memory and DiskSize in bytes.
 	Memory, DiskSize int64
 	Hostname         string

@@ -43,6 +43,19 @@ func (a *Agent) Identified() []*agentapi.IdentifyRequest {
 	return slices.Clone(a.identified)
 }
 
+// Resources implements agentapi.AgentService. Without a.Has, the kernel has the processors that it is asked for, and much memory.
+func (a *Agent) Resources(_ context.Context, request *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.old():
+		return nil, status.Error(codes.Unimplemented, "this agent has no Resources")
+	case a.Has != nil:
+		return a.Has(request), nil
+	}
+	return &agentapi.ResourcesResponse{Processors: request.GetProcessors(), Memory: 1 << 40, MemoryAvailable: 1 << 40}, nil
+}
+
 // Replace implements agentapi.AgentService. The connection stays open.
 func (a *Agent) Replace(_ context.Context, request *agentapi.ReplaceRequest) (*agentapi.ReplaceResponse, error) {
 	a.mu.Lock()
