@@ -143,6 +143,7 @@ func build(t *testing.T) *house {
 	h.vm, err = w.Create(t.Context(), "services", h.releases[0], func(spec *vm.Spec) {
 		spec.Memory = 768 << 20
 		spec.VCPUs = 4 // so that two restarts can run at the same time
+		spec.MaxVCPUs, spec.MaxMemory = 5, 896<<20
 		spec.Refresh = vm.RefreshPolicy{
 			Strategy: "live", MaxImpact: agentapi.Level_RESTART, Settle: 5 * time.Second, HealthChecks: checks(),
 			Units: &agentapi.UnitPolicy{
@@ -286,6 +287,7 @@ func TestServices(t *testing.T) {
 	t.Run("network", h.network)
 	t.Run("hostile", h.hostile)
 	t.Run("stone", h.stone)
+	t.Run("processors and memory", h.processorsAndMemory)
 	t.Run("failures", h.failures)
 	t.Run("a lost disk", h.lostDisk)
 }

@@ -46,6 +46,14 @@ func TestPreflight(t *testing.T) {
 			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
 			q.Want.VCPUs = 5
 		}, want: []string{"vcpus: possible: the host has 4"}},
+		"a maximum of processors that QEMU does not have": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
+			q.Want.MaxVCPUs = 9
+		}, want: []string{"max_vcpus: at most 8"}},
+		"a maximum of memory that the host does not have": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
+			q.Want.MaxMemory = 2 * gibibyte
+		}, want: []string{"max_memory: the host has 1024 MiB"}},
 		"more memory than the host has": {change: func(w *world, q *vm.Question) {
 			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
 			q.Want.Memory = gibibyte + mebibyte
