@@ -233,6 +233,7 @@ var vmChanges = map[string]values{
 	"policy":                {"refresh": values{"policy": "reload", "units": values{"nginx.service": values{"policy": "report"}}}},
 	"health_checks":         {"refresh": values{"health_checks": values{"web": values{"unit": "nginx.service"}}}},
 	"keep_files":            {"refresh": values{"keep_files": []any{"/etc/motd"}}},
+	"ready":                 {"ready": values{"units": []any{"nginx.service"}, "address": true, "health_checks": values{"web": values{"tcp": "127.0.0.1:80"}}}},
 	"timeouts":              {"timeouts": values{"create": "20s", "update": "21s"}},
 	"network cards": {
 		"interfaces": values{"lan": values{"bridge": "br0", "mac": "52:54:00:00:00:01", "mtu": 1400, "link": "down"}, "own": values{"user": values{}, "model": "e1000e"}},

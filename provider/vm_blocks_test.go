@@ -49,6 +49,14 @@ var vmSamples = map[string]struct {
 	"interfaces.mtu":                {path.Root("interfaces").AtMapKey("lan").AtName("mtu"), int64(9000)},
 	"interfaces.link":               {path.Root("interfaces").AtMapKey("lan").AtName("link"), "down"},
 	"running":                       {path.Root("running"), false},
+	"ready.units":                   {path.Root("ready").AtName("units"), []string{"a.service"}},
+	"ready.health_checks.unit":      {readyCheckPath.AtName("unit"), "a.service"},
+	"ready.health_checks.http":      {readyCheckPath.AtName("http"), "http://127.0.0.1/"},
+	"ready.health_checks.tcp":       {readyCheckPath.AtName("tcp"), "127.0.0.1:1"},
+	"ready.health_checks.command":   {readyCheckPath.AtName("command"), []string{"/bin/true"}},
+	"ready.health_checks.timeout":   {readyCheckPath.AtName("timeout"), "7s"},
+	"ready.address":                 {path.Root("ready").AtName("address"), true},
+	"ready.timeout":                 {path.Root("ready").AtName("timeout"), "7s"},
 	"autostart":                     {path.Root("autostart"), true},
 	"deletion_protection":           {path.Root("deletion_protection"), true},
 	"title":                         {path.Root("title"), "Web"},
@@ -72,6 +80,8 @@ var vmSamples = map[string]struct {
 	"timeouts.update":               {path.Root("timeouts").AtName("update"), "1h"},
 	"timeouts.delete":               {path.Root("timeouts").AtName("delete"), "1h"},
 }
+
+var readyCheckPath = path.Root("ready").AtName("health_checks").AtMapKey("a")
 
 var healthCheckPath = path.Root("refresh").AtName("health_checks").AtMapKey("a")
 
@@ -141,7 +151,7 @@ func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 			if known, err := unknown.model().known(t.Context()); (known || err != nil) && root != "timeouts" {
 				t.Errorf("an unknown value is known: %t, %v", known, err)
 			}
-			if root == "refresh" || root == "timeouts" || root == "detach_on_demand" {
+			if root == "refresh" || root == "ready" || root == "timeouts" || root == "detach_on_demand" {
 				return // only the configuration has these
 			}
 			found := &vm.VM{Spec: vmSpecOf(t, plan), State: hypervisor.Running}

@@ -22,6 +22,7 @@ type vmModel struct {
 	vmInterfaces
 	vmPower
 	vmLifeCycle
+	vmReady
 	vmRefresh
 	vmAgent
 	vmImpact
@@ -66,7 +67,7 @@ func (computedOnly) compare(*vmModel, *vmChange)                       {}
 
 func (m *vmModel) blocks() []vmBlock {
 	return []vmBlock{
-		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmInterfaces, &m.vmPower, &m.vmLifeCycle, &m.vmRefresh,
+		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmInterfaces, &m.vmPower, &m.vmLifeCycle, &m.vmReady, &m.vmRefresh,
 		&m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
 	}
 }

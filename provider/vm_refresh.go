@@ -164,34 +164,7 @@ func refreshAttribute() schema.SingleNestedAttribute {
 			Optional: true,
 			MarkdownDescription: "Health checks, by names of your choice. If one fails after a refresh and did not fail " +
 				"before it, the refresh is rolled back. Each has exactly one of `unit`, `http`, `tcp` and `command`.",
-			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-				"unit": schema.StringAttribute{
-					Optional:            true,
-					MarkdownDescription: "Systemd unit that must be active, such as `nginx.service`.",
-					Validators:          []validator.String{isUnit},
-				},
-				"http": schema.StringAttribute{
-					Optional:            true,
-					MarkdownDescription: "URL on the guest's loopback that must answer with a status below 400.",
-					Validators:          []validator.String{isLoopbackURL},
-				},
-				"tcp": schema.StringAttribute{
-					Optional:            true,
-					MarkdownDescription: "`host:port` that must accept a connection from within the guest.",
-					Validators:          []validator.String{isEndpoint},
-				},
-				"command": schema.ListAttribute{
-					Optional: true, ElementType: types.StringType,
-					MarkdownDescription: "Command, with its arguments, that must exit with status 0 in the guest. It " +
-						"is run without a shell.",
-					Validators: []validator.List{listvalidator.SizeAtLeast(1)},
-				},
-				"timeout": schema.StringAttribute{
-					Optional: true, Computed: true, Default: stringdefault.StaticString("30s"),
-					MarkdownDescription: "How long the check may take to succeed, at most `10m`. Default: `30s`.",
-					Validators:          []validator.String{isDuration},
-				},
-			}},
+			NestedObject: healthCheckAttributes(),
 		},
 	}
 	return schema.SingleNestedAttribute{
@@ -200,6 +173,38 @@ func refreshAttribute() schema.SingleNestedAttribute {
 		MarkdownDescription: "How the running VM may be moved to another base release or to other components.",
 		Attributes:          attributes,
 	}
+}
+
+// healthCheckAttributes are those of one health check.
+func healthCheckAttributes() schema.NestedAttributeObject {
+	return schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
+		"unit": schema.StringAttribute{
+			Optional:            true,
+			MarkdownDescription: "Systemd unit that must be active, such as `nginx.service`.",
+			Validators:          []validator.String{isUnit},
+		},
+		"http": schema.StringAttribute{
+			Optional:            true,
+			MarkdownDescription: "URL on the guest's loopback that must answer with a status below 400.",
+			Validators:          []validator.String{isLoopbackURL},
+		},
+		"tcp": schema.StringAttribute{
+			Optional:            true,
+			MarkdownDescription: "`host:port` that must accept a connection from within the guest.",
+			Validators:          []validator.String{isEndpoint},
+		},
+		"command": schema.ListAttribute{
+			Optional: true, ElementType: types.StringType,
+			MarkdownDescription: "Command, with its arguments, that must exit with status 0 in the guest. It " +
+				"is run without a shell.",
+			Validators: []validator.List{listvalidator.SizeAtLeast(1)},
+		},
+		"timeout": schema.StringAttribute{
+			Optional: true, Computed: true, Default: stringdefault.StaticString("30s"),
+			MarkdownDescription: "How long the check may take to succeed, at most `10m`. Default: `30s`.",
+			Validators:          []validator.String{isDuration},
+		},
+	}}
 }
 
 func (*vmRefresh) attributes() map[string]schema.Attribute {
@@ -211,7 +216,11 @@ func (b *vmRefresh) validate() diag.Diagnostics {
 	if !ok {
 		return nil
 	}
-	at := path.Root("refresh").AtName("health_checks")
+	return validateHealthChecks(path.Root("refresh").AtName("health_checks"), checks)
+}
+
+// validateHealthChecks checks what concerns several attributes of a health check, or its command.
+func validateHealthChecks(at path.Path, checks types.Map) diag.Diagnostics {
 	diags := exactlyOne(at, checks, "unit", "http", "tcp", "command")
 	elements := checks.Elements()
 	for _, name := range slices.Sorted(maps.Keys(elements)) {
@@ -252,7 +261,7 @@ func (b *vmRefresh) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics 
 		RestartTimeout: duration(model.RestartTimeout),
 		KeepFiles:      texts(ctx, model.KeepFiles, &diags),
 		Purge:          model.Purge.ValueBool(),
-		HealthChecks:   model.healthChecks(ctx, &diags),
+		HealthChecks:   healthChecks(ctx, model.HealthChecks, &diags),
 		RequireChecks:  model.RequireChecks.ValueBool(),
 		Units:          model.unitPolicy(ctx, &diags),
 	}
@@ -290,12 +299,12 @@ func (m *refreshModel) unitPolicy(ctx context.Context, diags *diag.Diagnostics) 
 }
 
 // healthChecks are the checks in the order of their names.
-func (m *refreshModel) healthChecks(ctx context.Context, diags *diag.Diagnostics) []*agentapi.HealthCheck {
-	if m.HealthChecks.IsNull() {
+func healthChecks(ctx context.Context, value types.Map, diags *diag.Diagnostics) []*agentapi.HealthCheck {
+	if value.IsNull() {
 		return nil
 	}
 	var models map[string]healthCheckModel
-	diags.Append(m.HealthChecks.ElementsAs(ctx, &models, false)...)
+	diags.Append(value.ElementsAs(ctx, &models, false)...)
 	var checks []*agentapi.HealthCheck
 	for _, name := range slices.Sorted(maps.Keys(models)) {
 		model := models[name]

@@ -40,6 +40,22 @@ func timeout(check *agentapi.HealthCheck) time.Duration {
 	return min(given, maxTimeout)
 }
 
+// Check makes health checks until all are good or ctx ends, at least once each. It returns those that are not good, each with the
+// reason.
+func (e *Engine) Check(ctx context.Context, checks []*agentapi.HealthCheck) (bad []string) {
+	for {
+		// An attempt that the end of ctx cuts short says nothing of the check.
+		if _, bad = healthy(context.WithoutCancel(ctx), e.Health, checks); len(bad) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return bad
+		case <-time.After(healthPause):
+		}
+	}
+}
+
 // healthy returns the names of the checks that are good now, and the bad ones, each with the reason. A check that is bad
 // before a refresh says nothing about the refresh. All are made at the same time, since a bad one can take long.
 func healthy(ctx context.Context, health Health, checks []*agentapi.HealthCheck) (good, bad []string) {

@@ -49,6 +49,8 @@ type Engine interface {
 	Await(ctx context.Context, seen agentapi.State)
 	Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error)
 	Refresh(request *agentapi.RefreshRequest) (started bool, err error)
+	// Check makes health checks until all are good or ctx ends, and returns those that are not.
+	Check(ctx context.Context, checks []*agentapi.HealthCheck) (failing []string)
 }
 
 // Layers are the layers that are attached to this VM.
@@ -364,6 +366,17 @@ func (a *answerer) Assess(ctx context.Context, request *agentapi.AssessRequest) 
 		}
 	}
 	return &agentapi.AssessResponse{Impact: impact}, nil
+}
+
+// maxCheckWait bounds how long Check waits until all checks are good.
+const maxCheckWait = 15 * time.Second
+
+// Check implements agentapi.AgentService.
+func (a *answerer) Check(ctx context.Context, request *agentapi.CheckRequest) (*agentapi.CheckResponse, error) {
+	wait := max(0, min(time.Duration(request.GetWaitMs())*time.Millisecond, maxCheckWait))
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return &agentapi.CheckResponse{Failing: a.engine.Check(ctx, request.GetHealthChecks())}, nil
 }
 
 // Refresh implements agentapi.AgentService.

@@ -143,7 +143,7 @@ func build(t *testing.T) *house {
 	h.vm, err = w.Create(t.Context(), "services", h.releases[0], func(spec *vm.Spec) {
 		spec.Memory = 768 << 20
 		spec.VCPUs = 4 // so that two restarts can run at the same time
-		spec.MaxVCPUs, spec.MaxMemory = 5, 896<<20
+		spec.MaxVCPUs, spec.MaxMemory = 4, 896<<20
 		spec.Refresh = vm.RefreshPolicy{
 			Strategy: "live", MaxImpact: agentapi.Level_RESTART, Settle: 5 * time.Second, HealthChecks: checks(),
 			Units: &agentapi.UnitPolicy{

@@ -2961,6 +2961,104 @@ func (*IdentifyResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
+type CheckRequest struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	HealthChecks []*HealthCheck         `protobuf:"bytes,1,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
+	// How long to wait until all are good, in milliseconds; 0 makes each once. At most 15 s.
+	WaitMs        int64 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *CheckRequest) GetHealthChecks() []*HealthCheck {
+	if x != nil {
+		return x.HealthChecks
+	}
+	return nil
+}
+
+func (x *CheckRequest) GetWaitMs() int64 {
+	if x != nil {
+		return x.WaitMs
+	}
+	return 0
+}
+
+type CheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The checks that are not good: "name: reason".
+	Failing       []string `protobuf:"bytes,1,rep,name=failing,proto3" json:"failing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_agent_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *CheckResponse) GetFailing() []string {
+	if x != nil {
+		return x.Failing
+	}
+	return nil
+}
+
 type ResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many processors the VM has now. The agent waits, for a bounded time, until its kernel has that many, no more and no
@@ -2972,7 +3070,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3082,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3095,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResourcesRequest) GetProcessors() int32 {
@@ -3021,7 +3119,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3033,7 +3131,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3046,7 +3144,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResourcesResponse) GetProcessors() int32 {
@@ -3080,7 +3178,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3092,7 +3190,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3105,7 +3203,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -3125,7 +3223,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3235,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3248,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -3392,7 +3490,12 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fIdentifyRequest\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12'\n" +
 	"\x0fauthorized_keys\x18\x02 \x03(\tR\x0eauthorizedKeys\"\x12\n" +
-	"\x10IdentifyResponse\"2\n" +
+	"\x10IdentifyResponse\"l\n" +
+	"\fCheckRequest\x12C\n" +
+	"\rhealth_checks\x18\x01 \x03(\v2\x1e.sharedos.agent.v1.HealthCheckR\fhealthChecks\x12\x17\n" +
+	"\await_ms\x18\x02 \x01(\x03R\x06waitMs\")\n" +
+	"\rCheckResponse\x12\x18\n" +
+	"\afailing\x18\x01 \x03(\tR\afailing\"2\n" +
 	"\x10ResourcesRequest\x12\x1e\n" +
 	"\n" +
 	"processors\x18\x01 \x01(\x05R\n" +
@@ -3443,7 +3546,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eREFUSAL_TARGET\x10\x03\x12\x12\n" +
 	"\x0eREFUSAL_SYSTEM\x10\x04\x12\x14\n" +
 	"\x10REFUSAL_ACCOUNTS\x10\x05\x12\x12\n" +
-	"\x0eREFUSAL_CHECKS\x10\x062\xc4\x06\n" +
+	"\x0eREFUSAL_CHECKS\x10\x062\x90\a\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +
@@ -3452,7 +3555,8 @@ const file_agent_proto_rawDesc = "" +
 	"\rReleaseLayers\x12'.sharedos.agent.v1.ReleaseLayersRequest\x1a(.sharedos.agent.v1.ReleaseLayersResponse\x12M\n" +
 	"\x06Mapped\x12 .sharedos.agent.v1.MappedRequest\x1a!.sharedos.agent.v1.MappedResponse\x12S\n" +
 	"\bGrowDisk\x12\".sharedos.agent.v1.GrowDiskRequest\x1a#.sharedos.agent.v1.GrowDiskResponse\x12S\n" +
-	"\bIdentify\x12\".sharedos.agent.v1.IdentifyRequest\x1a#.sharedos.agent.v1.IdentifyResponse\x12V\n" +
+	"\bIdentify\x12\".sharedos.agent.v1.IdentifyRequest\x1a#.sharedos.agent.v1.IdentifyResponse\x12J\n" +
+	"\x05Check\x12\x1f.sharedos.agent.v1.CheckRequest\x1a .sharedos.agent.v1.CheckResponse\x12V\n" +
 	"\tResources\x12#.sharedos.agent.v1.ResourcesRequest\x1a$.sharedos.agent.v1.ResourcesResponse\x12P\n" +
 	"\aReplace\x12!.sharedos.agent.v1.ReplaceRequest\x1a\".sharedos.agent.v1.ReplaceResponseBLZJgithub.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapib\x06proto3"
 
@@ -3469,7 +3573,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -3510,12 +3614,14 @@ var file_agent_proto_goTypes = []any{
 	(*GrowDiskResponse)(nil),      // 36: sharedos.agent.v1.GrowDiskResponse
 	(*IdentifyRequest)(nil),       // 37: sharedos.agent.v1.IdentifyRequest
 	(*IdentifyResponse)(nil),      // 38: sharedos.agent.v1.IdentifyResponse
-	(*ResourcesRequest)(nil),      // 39: sharedos.agent.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),     // 40: sharedos.agent.v1.ResourcesResponse
-	(*ReplaceRequest)(nil),        // 41: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 42: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 43: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 44: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*CheckRequest)(nil),          // 39: sharedos.agent.v1.CheckRequest
+	(*CheckResponse)(nil),         // 40: sharedos.agent.v1.CheckResponse
+	(*ResourcesRequest)(nil),      // 41: sharedos.agent.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),     // 42: sharedos.agent.v1.ResourcesResponse
+	(*ReplaceRequest)(nil),        // 43: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 44: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 45: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 46: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
@@ -3535,8 +3641,8 @@ var file_agent_proto_depIdxs = []int32{
 	18, // 14: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
 	17, // 15: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
 	1,  // 16: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	43, // 17: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	44, // 18: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	45, // 17: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	46, // 18: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
 	22, // 19: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
 	13, // 20: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
 	1,  // 21: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
@@ -3554,32 +3660,35 @@ var file_agent_proto_depIdxs = []int32{
 	1,  // 33: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
 	31, // 34: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
 	34, // 35: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	20, // 36: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	7,  // 37: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	11, // 38: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	14, // 39: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	23, // 40: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	29, // 41: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	32, // 42: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	35, // 43: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	37, // 44: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
-	39, // 45: sharedos.agent.v1.Agent.Resources:input_type -> sharedos.agent.v1.ResourcesRequest
-	41, // 46: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	8,  // 47: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	12, // 48: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	15, // 49: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	24, // 50: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	30, // 51: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	33, // 52: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	36, // 53: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	38, // 54: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
-	40, // 55: sharedos.agent.v1.Agent.Resources:output_type -> sharedos.agent.v1.ResourcesResponse
-	42, // 56: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	47, // [47:57] is the sub-list for method output_type
-	37, // [37:47] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	21, // 36: sharedos.agent.v1.CheckRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	20, // 37: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	7,  // 38: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	11, // 39: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	14, // 40: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	23, // 41: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	29, // 42: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	32, // 43: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	35, // 44: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	37, // 45: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
+	39, // 46: sharedos.agent.v1.Agent.Check:input_type -> sharedos.agent.v1.CheckRequest
+	41, // 47: sharedos.agent.v1.Agent.Resources:input_type -> sharedos.agent.v1.ResourcesRequest
+	43, // 48: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	8,  // 49: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	12, // 50: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	15, // 51: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	24, // 52: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	30, // 53: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	33, // 54: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	36, // 55: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	38, // 56: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
+	40, // 57: sharedos.agent.v1.Agent.Check:output_type -> sharedos.agent.v1.CheckResponse
+	42, // 58: sharedos.agent.v1.Agent.Resources:output_type -> sharedos.agent.v1.ResourcesResponse
+	44, // 59: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	49, // [49:60] is the sub-list for method output_type
+	38, // [38:49] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3599,7 +3708,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   41,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

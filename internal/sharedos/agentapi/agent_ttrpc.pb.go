@@ -16,6 +16,7 @@ type AgentService interface {
 	Mapped(context.Context, *MappedRequest) (*MappedResponse, error)
 	GrowDisk(context.Context, *GrowDiskRequest) (*GrowDiskResponse, error)
 	Identify(context.Context, *IdentifyRequest) (*IdentifyResponse, error)
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	Resources(context.Context, *ResourcesRequest) (*ResourcesResponse, error)
 	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
 }
@@ -78,6 +79,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Identify(ctx, &req)
+			},
+			"Check": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req CheckRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Check(ctx, &req)
 			},
 			"Resources": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ResourcesRequest
@@ -166,6 +174,14 @@ func (c *agentClient) GrowDisk(ctx context.Context, req *GrowDiskRequest) (*Grow
 func (c *agentClient) Identify(ctx context.Context, req *IdentifyRequest) (*IdentifyResponse, error) {
 	var resp IdentifyResponse
 	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Identify", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Check(ctx context.Context, req *CheckRequest) (*CheckResponse, error) {
+	var resp CheckResponse
+	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Check", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -132,6 +132,11 @@ func (p plainTexts) Identify(ctx context.Context, request *agentapi.IdentifyRequ
 	return answer(ctx, request, p.agent.Identify)
 }
 
+// Check implements agentapi.AgentService.
+func (p plainTexts) Check(ctx context.Context, request *agentapi.CheckRequest) (*agentapi.CheckResponse, error) {
+	return answer(ctx, request, p.agent.Check)
+}
+
 // Resources implements agentapi.AgentService.
 func (p plainTexts) Resources(ctx context.Context, request *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
 	return answer(ctx, request, p.agent.Resources)

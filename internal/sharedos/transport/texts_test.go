@@ -128,6 +128,10 @@ func (s saying) Identify(context.Context, *agentapi.IdentifyRequest) (*agentapi.
 	return said(s, &agentapi.IdentifyResponse{})
 }
 
+func (s saying) Check(context.Context, *agentapi.CheckRequest) (*agentapi.CheckResponse, error) {
+	return said(s, &agentapi.CheckResponse{})
+}
+
 func (s saying) Resources(context.Context, *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
 	return said(s, &agentapi.ResourcesResponse{})
 }

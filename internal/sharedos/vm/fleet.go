@@ -137,6 +137,9 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 		if ready, err = f.start(ctx, spec.Name, progress); err != nil {
 			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 		}
+		if err := f.awaitReady(ctx, spec, progress); err != nil {
+			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
+		}
 	}
 	// At the end: what could not be made can be deleted, and does not come up with the host.
 	if err := f.SetLifeCycle(ctx, spec.Name, spec.UUID, spec.LifeCycle); err != nil {

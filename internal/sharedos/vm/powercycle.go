@@ -67,7 +67,7 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 		return nil, ready, err
 	}
 	if domain.Metadata.Fallback == nil {
-		return nil, ready, nil
+		return nil, ready, f.awaitReady(ctx, spec, progress)
 	}
 	status, err := f.settled(ctx, spec.Name, progress)
 	if err != nil {
@@ -81,7 +81,10 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 	if err != nil {
 		return report, ready, err
 	}
-	return report, ready, f.dropFallback(ctx, spec.Name, progress)
+	if err := f.dropFallback(ctx, spec.Name, progress); err != nil {
+		return report, ready, err
+	}
+	return report, ready, f.awaitReady(ctx, spec, progress)
 }
 
 // rollBack defines the VM with the stack from before, its kernel included, and starts it.

@@ -50,6 +50,8 @@ var (
 	ErrOldAgent = errors.New("the agent in the VM is of an earlier version")
 	// ErrNotCollected means that unreferenced volumes could not be deleted; the next collection deletes them.
 	ErrNotCollected = errors.New("unreferenced volumes are still in the storage pool")
+	// ErrNotReady means that a VM was started and is not ready within the time that it has for that.
+	ErrNotReady = errors.New("the VM is not ready")
 	// ErrRolledBack means that a refresh failed and the VM runs what it ran before.
 	ErrRolledBack = errors.New("the refresh failed and was rolled back")
 )
@@ -85,6 +87,16 @@ type Spec struct {
 	Running          bool
 	LifeCycle        LifeCycle
 	Refresh          RefreshPolicy
+	Ready            Readiness
+}
+
+// Readiness is what a start of a VM waits for after its services have started.
+type Readiness struct {
+	// Checks must be good, and if Address is true, the VM must have an address.
+	Checks  []*agentapi.HealthCheck
+	Address bool
+	// Limit bounds the wait.
+	Limit time.Duration
 }
 
 // Strategies of a refresh: the rungs from the lowest to the highest, and NextBoot, which uses none.

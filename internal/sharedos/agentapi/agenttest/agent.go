@@ -44,6 +44,8 @@ type Agent struct {
 	Addresses func() []string
 	// Interfaces returns the addresses by the interfaces of the VM. It may be nil.
 	Interfaces func() []*agentapi.InterfaceAddresses
+	// Failing returns the health checks that are not good, as Check answers them. Without it all are good.
+	Failing func(checks []*agentapi.HealthCheck) []string
 	// Has is the answer to Resources. It may be nil.
 	Has func(*agentapi.ResourcesRequest) *agentapi.ResourcesResponse
 	// Binary is the agent's program. Without it the agent reports no digest, like agents that cannot be replaced.

@@ -43,6 +43,19 @@ func (a *Agent) Identified() []*agentapi.IdentifyRequest {
 	return slices.Clone(a.identified)
 }
 
+// Check implements agentapi.AgentService.
+func (a *Agent) Check(_ context.Context, request *agentapi.CheckRequest) (*agentapi.CheckResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.old():
+		return nil, status.Error(codes.Unimplemented, "this agent has no Check")
+	case a.Failing != nil:
+		return &agentapi.CheckResponse{Failing: a.Failing(request.GetHealthChecks())}, nil
+	}
+	return &agentapi.CheckResponse{}, nil
+}
+
 // Resources implements agentapi.AgentService. Without a.Has, the kernel has the processors that it is asked for, and much memory.
 func (a *Agent) Resources(_ context.Context, request *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
 	a.mu.Lock()

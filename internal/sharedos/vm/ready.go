@@ -1,0 +1,107 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+const (
+	// readyLimit is the default of Readiness.Limit.
+	readyLimit = 5 * time.Minute
+	// checkWait is how long the agent waits in one call until all checks are good.
+	checkWait = 10 * time.Second
+	// maxFailing bounds how many of the checks that fail are told.
+	maxFailing = 5
+)
+
+// awaitReady waits until a VM that was started is ready as its specification says. It returns ErrNotReady if that takes too long.
+func (f *Fleet) awaitReady(ctx context.Context, spec Spec, progress Progress) error {
+	if len(spec.Ready.Checks) == 0 && !spec.Ready.Address {
+		return nil
+	}
+	limit := spec.Ready.Limit
+	if limit == 0 {
+		limit = readyLimit
+	}
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	missing := "its agent was not asked yet"
+	err := f.untilReady(limited, spec, func(what string) {
+		if what != missing {
+			missing = what
+			progress("waiting until it is ready: " + what)
+		}
+	})
+	if err != nil && ctx.Err() == nil && limited.Err() != nil {
+		return fmt.Errorf("%w after %d s: %s", ErrNotReady, int(limit.Seconds()), missing)
+	}
+	return err
+}
+
+// untilReady asks until the VM is ready. It calls missing with what is missing.
+func (f *Fleet) untilReady(ctx context.Context, spec Spec, missing func(what string)) error {
+	for {
+		what, err := f.notReady(ctx, spec)
+		switch {
+		case errors.Is(err, ErrNoAnswer) && ctx.Err() == nil:
+			what = "its agent does not answer"
+		case err != nil:
+			return err
+		case what == "":
+			return nil
+		}
+		missing(what)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+// notReady asks the agent once what is missing until the VM is ready. The agent waits for a while until nothing is.
+func (f *Fleet) notReady(ctx context.Context, spec Spec) (what string, err error) {
+	domain, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
+	if err != nil {
+		return "", err
+	}
+	agent, err := f.connectAndPin(ctx, domain)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = agent.Close() }() // only questions are asked on it
+	if spec.Ready.Address {
+		now, err := statusOf(ctx, agent, askNow())
+		if err != nil {
+			return "", err
+		}
+		if unreachable(domain, now) {
+			return "none of its interfaces has an address", nil
+		}
+	}
+	if len(spec.Ready.Checks) == 0 {
+		return "", nil
+	}
+	limited, cancel := context.WithTimeout(ctx, checkWait+callLimit)
+	defer cancel()
+	answer, err := agent.Check(limited, &agentapi.CheckRequest{HealthChecks: spec.Ready.Checks, WaitMs: checkWait.Milliseconds()})
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return "", fmt.Errorf("%w: it cannot make the health checks of ready", ErrOldAgent)
+	case err != nil:
+		return "", fmt.Errorf("%w: %w", ErrNoAnswer, err)
+	}
+	failing := answer.GetFailing()
+	if more := len(failing) - maxFailing; more > 0 {
+		failing = append(failing[:maxFailing:maxFailing], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(failing, "; "), nil
+}
