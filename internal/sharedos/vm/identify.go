@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"google.golang.org/grpc/codes"
@@ -36,6 +37,21 @@ func (f *Fleet) identify(ctx context.Context, domain hypervisor.Domain, spec Spe
 		return fmt.Errorf("%s: %w; %s", do, ErrOldAgent, atStart)
 	case err != nil:
 		return fmt.Errorf("%s: %w", do, err)
+	}
+	return nil
+}
+
+// identifyAsBefore gives a running guest back the host name and root's keys of its definition, which could not be changed. Without that, it
+// would keep others until its next power-off, which no plan shows.
+func (f *Fleet) identifyAsBefore(ctx context.Context, domain hypervisor.Domain, progress Progress) error {
+	var had agentapi.BootConfig
+	if err := json.Unmarshal(domain.BootConfig, &had); err != nil {
+		return fmt.Errorf("give the guest its host name and root's keys back: read its boot configuration: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callLimit)
+	defer cancel()
+	if err := f.identify(ctx, domain, Spec{Hostname: had.Hostname, AuthorizedKeys: had.AuthorizedKeys}, progress); err != nil {
+		return fmt.Errorf("give the guest its host name and root's keys back: %w", err)
 	}
 	return nil
 }

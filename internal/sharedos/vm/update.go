@@ -155,6 +155,9 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 		defined = definedAs(domain, spec)
 	}
 	if err := f.define(ctx, defined, progress); err != nil {
+		if move.Identify {
+			err = errors.Join(err, f.identifyAsBefore(ctx, domain, progress))
+		}
 		return report, 0, err
 	}
 	switch move.Guest {

@@ -492,3 +492,26 @@ func TestHostNameAndKeysReachARunningGuest(t *testing.T) {
 		t.Error("the agent of a VM that is off was asked")
 	}
 }
+
+// If the definition cannot be changed after the guest was, the guest gets back what its definition says.
+func TestAGuestWhoseDefinitionCannotBeChangedKeepsItsHostName(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	spec := w.spec()
+	spec.Hostname = "other"
+	refused := errors.New("no room")
+	w.hypervisor.Fail = func(method, _ string) error {
+		if method == "Define" {
+			return refused
+		}
+		return nil
+	}
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, refused) {
+		t.Fatal(err)
+	}
+	given := w.agent(t, "web-a").Identified()
+	if len(given) != 2 || given[0].GetHostname() != "other" || given[1].GetHostname() != w.spec().Hostname ||
+		!slices.Equal(given[1].GetAuthorizedKeys(), w.spec().AuthorizedKeys) {
+		t.Errorf("the guest was given %v", given)
+	}
+}
