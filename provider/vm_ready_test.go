@@ -18,13 +18,13 @@ func TestAnApplyWaitsUntilAVMIsReady(t *testing.T) {
 	world := newWorld(t)
 	var failing atomic.Bool
 	var asked atomic.Int64
-	guest(t, world, "web").Failing = func(checks []*agentapi.HealthCheck) []string {
+	guest(t, world, "web").Failing = func(checks []*agentapi.HealthCheck) []*agentapi.FailedCheck {
 		asked.Add(1)
 		if len(checks) != 2 || checks[0].GetTcp() != "127.0.0.1:80" || checks[1].GetUnit() != "web.service" {
 			t.Errorf("it is asked for %v", checks)
 		}
 		if failing.Load() {
-			return []string{"port: connection refused"}
+			return []*agentapi.FailedCheck{{Name: "port", Reason: "connection refused"}}
 		}
 		return nil
 	}

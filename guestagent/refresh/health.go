@@ -40,22 +40,6 @@ func timeout(check *agentapi.HealthCheck) time.Duration {
 	return min(given, maxTimeout)
 }
 
-// Check makes health checks until all are good or ctx ends, at least once each. It returns those that are not good, each with the
-// reason.
-func (e *Engine) Check(ctx context.Context, checks []*agentapi.HealthCheck) (bad []string) {
-	for {
-		// An attempt that the end of ctx cuts short says nothing of the check.
-		if _, bad = healthy(context.WithoutCancel(ctx), e.Health, checks); len(bad) == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return bad
-		case <-time.After(healthPause):
-		}
-	}
-}
-
 // healthy returns the names of the checks that are good now, and the bad ones, each with the reason. A check that is bad
 // before a refresh says nothing about the refresh. All are made at the same time, since a bad one can take long.
 func healthy(ctx context.Context, health Health, checks []*agentapi.HealthCheck) (good, bad []string) {
@@ -162,14 +146,38 @@ func (r *run) become(ctx context.Context, check *agentapi.HealthCheck) error {
 }
 
 func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause error) error {
-	err := fmt.Errorf("health check %q: %w: %w", check.GetName(), ErrHealth, cause)
+	return withFailures(ctx, r.Units, check, r.record.Planned, fmt.Errorf("health check %q: %w: %w", check.GetName(), ErrHealth, cause))
+}
+
+// Check makes health checks once, and returns those that fail, in their order.
+func (e *Engine) Check(ctx context.Context, checks []*agentapi.HealthCheck) (failed []*agentapi.FailedCheck) {
+	e.mutex.Lock()
+	planned := slices.Clone(e.record.Planned)
+	e.mutex.Unlock()
+	causes := make([]error, len(checks))
+	var attempts sync.WaitGroup
+	for i, check := range checks {
+		attempts.Go(func() { causes[i] = attempt(ctx, e.Health, check) })
+	}
+	attempts.Wait()
+	for i, check := range checks {
+		if causes[i] != nil {
+			reason := withFailures(ctx, e.Units, check, planned, causes[i])
+			failed = append(failed, &agentapi.FailedCheck{Name: check.GetName(), Reason: reason.Error()})
+		}
+	}
+	return failed
+}
+
+// withFailures adds to the error of a health check what its unit logged last. planned are the units that the last refresh renewed.
+func withFailures(ctx context.Context, units Units, check *agentapi.HealthCheck, planned []Planned, err error) error {
 	if unit := check.GetUnit(); unit != "" {
-		return fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, unit))
+		return fmt.Errorf("%w: %s", err, units.Failure(ctx, unit))
 	}
 	// A renewed unit that has failed says more than the check. If there is none, describe some that run.
 	var down, up []string
-	for _, p := range r.record.Planned {
-		state, stateErr := r.Units.ActiveState(ctx, p.Unit)
+	for _, p := range planned {
+		state, stateErr := units.ActiveState(ctx, p.Unit)
 		switch {
 		case stateErr != nil || state == "inactive":
 		case !isRunning(state):
@@ -182,7 +190,7 @@ func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause 
 		down = up
 	}
 	for _, unit := range down {
-		err = fmt.Errorf("%w: %s", err, r.Units.Failure(ctx, unit))
+		err = fmt.Errorf("%w: %s", err, units.Failure(ctx, unit))
 	}
 	return err
 }

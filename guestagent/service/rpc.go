@@ -35,6 +35,9 @@ const (
 	// assessLimit bounds one assessment.
 	assessLimit = 2 * time.Minute
 	mappedLimit = time.Minute
+	// checkLimit bounds one round of health checks, maxChecks how many there are.
+	checkLimit = 30 * time.Second
+	maxChecks  = 256
 	// releaseLimit bounds one release of layers, maxReleased how many layers it names.
 	releaseLimit = time.Minute
 	maxReleased  = 256
@@ -49,8 +52,8 @@ type Engine interface {
 	Await(ctx context.Context, seen agentapi.State)
 	Assess(ctx context.Context, request *agentapi.AssessRequest) (*agentapi.Impact, error)
 	Refresh(request *agentapi.RefreshRequest) (started bool, err error)
-	// Check makes health checks until all are good or ctx ends, and returns those that are not.
-	Check(ctx context.Context, checks []*agentapi.HealthCheck) (failing []string)
+	// Check makes health checks once, and returns those that fail.
+	Check(ctx context.Context, checks []*agentapi.HealthCheck) []*agentapi.FailedCheck
 }
 
 // Layers are the layers that are attached to this VM.
@@ -368,17 +371,6 @@ func (a *answerer) Assess(ctx context.Context, request *agentapi.AssessRequest) 
 	return &agentapi.AssessResponse{Impact: impact}, nil
 }
 
-// maxCheckWait bounds how long Check waits until all checks are good.
-const maxCheckWait = 15 * time.Second
-
-// Check implements agentapi.AgentService.
-func (a *answerer) Check(ctx context.Context, request *agentapi.CheckRequest) (*agentapi.CheckResponse, error) {
-	wait := max(0, min(time.Duration(request.GetWaitMs())*time.Millisecond, maxCheckWait))
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	return &agentapi.CheckResponse{Failing: a.engine.Check(ctx, request.GetHealthChecks())}, nil
-}
-
 // Refresh implements agentapi.AgentService.
 func (a *answerer) Refresh(_ context.Context, request *agentapi.RefreshRequest) (*agentapi.RefreshResponse, error) {
 	started, err := a.engine.Refresh(request)
@@ -386,6 +378,16 @@ func (a *answerer) Refresh(_ context.Context, request *agentapi.RefreshRequest) 
 		return nil, failure(fmt.Errorf("refresh: %w", err))
 	}
 	return &agentapi.RefreshResponse{Started: started}, nil
+}
+
+// Check implements agentapi.AgentService.
+func (a *answerer) Check(ctx context.Context, request *agentapi.CheckRequest) (*agentapi.CheckResponse, error) {
+	if n := len(request.GetHealthChecks()); n > maxChecks {
+		return nil, status.Errorf(codes.InvalidArgument, "check: %d health checks at once, more than %d", n, maxChecks)
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	return &agentapi.CheckResponse{Failed: a.engine.Check(ctx, request.GetHealthChecks())}, nil
 }
 
 // Mapped implements agentapi.AgentService.

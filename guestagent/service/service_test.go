@@ -41,7 +41,6 @@ type fakeEngine struct {
 	asked   []*agentapi.RefreshRequest
 	refused error
 	yielded bool
-	failing []string // the answer of Check
 	// remaining, oldPending and oldFailure are the answer of OldCode.
 	remaining, oldPending []string
 	oldFailure            error
@@ -85,6 +84,15 @@ func (f *fakeEngine) Refresh(request *agentapi.RefreshRequest) (bool, error) {
 	defer f.mutex.Unlock()
 	f.asked = append(f.asked, request)
 	return f.refused == nil, f.refused
+}
+
+func (f *fakeEngine) Check(_ context.Context, checks []*agentapi.HealthCheck) (failed []*agentapi.FailedCheck) {
+	for _, check := range checks {
+		if check.GetUnit() != "" {
+			failed = append(failed, &agentapi.FailedCheck{Name: check.GetName(), Reason: check.GetUnit() + " has failed"})
+		}
+	}
+	return failed
 }
 
 func (f *fakeEngine) Yield() (func(), error) {
@@ -595,36 +603,6 @@ func TestGarbageAndManyCallsLeaveNothingBehind(t *testing.T) {
 	for end := time.Now().Add(15 * time.Second); runtime.NumGoroutine() > before+2; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
-		}
-	}
-}
-
-// Check implements Engine. Checks that fail do so until ctx ends.
-func (f *fakeEngine) Check(ctx context.Context, _ []*agentapi.HealthCheck) []string {
-	if len(f.failing) > 0 {
-		<-ctx.Done()
-	}
-	return f.failing
-}
-
-func TestChecksAreWaitedForWithinBounds(t *testing.T) {
-	w := newWorld(t)
-	agent := w.agent()
-	ask := func(wait time.Duration) []string {
-		t.Helper()
-		answer, err := agent.Check(t.Context(), &agentapi.CheckRequest{
-			HealthChecks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "web.service"}}}, WaitMs: wait.Milliseconds(),
-		})
-		must(t, err)
-		return answer.GetFailing()
-	}
-	if failing := ask(time.Hour); len(failing) != 0 {
-		t.Errorf("they fail: %q", failing)
-	}
-	w.engine.failing = []string{"web: inactive"}
-	for _, wait := range []time.Duration{0, -time.Hour, time.Millisecond} {
-		if failing := ask(wait); !slices.Equal(failing, w.engine.failing) {
-			t.Errorf("with %v they fail as %q", wait, failing)
 		}
 	}
 }

@@ -2962,10 +2962,8 @@ func (*IdentifyResponse) Descriptor() ([]byte, []int) {
 }
 
 type CheckRequest struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	HealthChecks []*HealthCheck         `protobuf:"bytes,1,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
-	// How long to wait until all are good, in milliseconds; 0 makes each once. At most 15 s.
-	WaitMs        int64 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HealthChecks  []*HealthCheck         `protobuf:"bytes,1,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3007,17 +3005,9 @@ func (x *CheckRequest) GetHealthChecks() []*HealthCheck {
 	return nil
 }
 
-func (x *CheckRequest) GetWaitMs() int64 {
-	if x != nil {
-		return x.WaitMs
-	}
-	return 0
-}
-
 type CheckResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The checks that are not good: "name: reason".
-	Failing       []string `protobuf:"bytes,1,rep,name=failing,proto3" json:"failing,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Failed        []*FailedCheck         `protobuf:"bytes,1,rep,name=failed,proto3" json:"failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3052,11 +3042,64 @@ func (*CheckResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
-func (x *CheckResponse) GetFailing() []string {
+func (x *CheckResponse) GetFailed() []*FailedCheck {
 	if x != nil {
-		return x.Failing
+		return x.Failed
 	}
 	return nil
+}
+
+type FailedCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Why it fails. For a unit, or if a unit has failed that the last refresh restarted, with what that logged last.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailedCheck) Reset() {
+	*x = FailedCheck{}
+	mi := &file_agent_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailedCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailedCheck) ProtoMessage() {}
+
+func (x *FailedCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailedCheck.ProtoReflect.Descriptor instead.
+func (*FailedCheck) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *FailedCheck) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FailedCheck) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type ResourcesRequest struct {
@@ -3070,7 +3113,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3125,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3138,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResourcesRequest) GetProcessors() int32 {
@@ -3119,7 +3162,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3174,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3187,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResourcesResponse) GetProcessors() int32 {
@@ -3178,7 +3221,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3190,7 +3233,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3203,7 +3246,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{39}
+	return file_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -3223,7 +3266,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3235,7 +3278,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3248,7 +3291,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{40}
+	return file_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -3490,12 +3533,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fIdentifyRequest\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12'\n" +
 	"\x0fauthorized_keys\x18\x02 \x03(\tR\x0eauthorizedKeys\"\x12\n" +
-	"\x10IdentifyResponse\"l\n" +
+	"\x10IdentifyResponse\"S\n" +
 	"\fCheckRequest\x12C\n" +
-	"\rhealth_checks\x18\x01 \x03(\v2\x1e.sharedos.agent.v1.HealthCheckR\fhealthChecks\x12\x17\n" +
-	"\await_ms\x18\x02 \x01(\x03R\x06waitMs\")\n" +
-	"\rCheckResponse\x12\x18\n" +
-	"\afailing\x18\x01 \x03(\tR\afailing\"2\n" +
+	"\rhealth_checks\x18\x01 \x03(\v2\x1e.sharedos.agent.v1.HealthCheckR\fhealthChecks\"G\n" +
+	"\rCheckResponse\x126\n" +
+	"\x06failed\x18\x01 \x03(\v2\x1e.sharedos.agent.v1.FailedCheckR\x06failed\"9\n" +
+	"\vFailedCheck\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"2\n" +
 	"\x10ResourcesRequest\x12\x1e\n" +
 	"\n" +
 	"processors\x18\x01 \x01(\x05R\n" +
@@ -3573,7 +3618,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -3616,12 +3661,13 @@ var file_agent_proto_goTypes = []any{
 	(*IdentifyResponse)(nil),      // 38: sharedos.agent.v1.IdentifyResponse
 	(*CheckRequest)(nil),          // 39: sharedos.agent.v1.CheckRequest
 	(*CheckResponse)(nil),         // 40: sharedos.agent.v1.CheckResponse
-	(*ResourcesRequest)(nil),      // 41: sharedos.agent.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),     // 42: sharedos.agent.v1.ResourcesResponse
-	(*ReplaceRequest)(nil),        // 43: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 44: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 45: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 46: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*FailedCheck)(nil),           // 41: sharedos.agent.v1.FailedCheck
+	(*ResourcesRequest)(nil),      // 42: sharedos.agent.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),     // 43: sharedos.agent.v1.ResourcesResponse
+	(*ReplaceRequest)(nil),        // 44: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 45: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 46: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 47: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
@@ -3641,8 +3687,8 @@ var file_agent_proto_depIdxs = []int32{
 	18, // 14: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
 	17, // 15: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
 	1,  // 16: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	45, // 17: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	46, // 18: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	46, // 17: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	47, // 18: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
 	22, // 19: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
 	13, // 20: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
 	1,  // 21: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
@@ -3661,34 +3707,35 @@ var file_agent_proto_depIdxs = []int32{
 	31, // 34: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
 	34, // 35: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
 	21, // 36: sharedos.agent.v1.CheckRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	20, // 37: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	7,  // 38: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	11, // 39: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	14, // 40: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	23, // 41: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	29, // 42: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	32, // 43: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	35, // 44: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	37, // 45: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
-	39, // 46: sharedos.agent.v1.Agent.Check:input_type -> sharedos.agent.v1.CheckRequest
-	41, // 47: sharedos.agent.v1.Agent.Resources:input_type -> sharedos.agent.v1.ResourcesRequest
-	43, // 48: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	8,  // 49: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	12, // 50: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	15, // 51: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	24, // 52: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	30, // 53: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	33, // 54: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	36, // 55: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	38, // 56: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
-	40, // 57: sharedos.agent.v1.Agent.Check:output_type -> sharedos.agent.v1.CheckResponse
-	42, // 58: sharedos.agent.v1.Agent.Resources:output_type -> sharedos.agent.v1.ResourcesResponse
-	44, // 59: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	49, // [49:60] is the sub-list for method output_type
-	38, // [38:49] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	41, // 37: sharedos.agent.v1.CheckResponse.failed:type_name -> sharedos.agent.v1.FailedCheck
+	20, // 38: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	7,  // 39: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	11, // 40: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	14, // 41: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	23, // 42: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	29, // 43: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	32, // 44: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	35, // 45: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	37, // 46: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
+	39, // 47: sharedos.agent.v1.Agent.Check:input_type -> sharedos.agent.v1.CheckRequest
+	42, // 48: sharedos.agent.v1.Agent.Resources:input_type -> sharedos.agent.v1.ResourcesRequest
+	44, // 49: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	8,  // 50: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	12, // 51: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	15, // 52: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	24, // 53: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	30, // 54: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	33, // 55: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	36, // 56: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	38, // 57: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
+	40, // 58: sharedos.agent.v1.Agent.Check:output_type -> sharedos.agent.v1.CheckResponse
+	43, // 59: sharedos.agent.v1.Agent.Resources:output_type -> sharedos.agent.v1.ResourcesResponse
+	45, // 60: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	50, // [50:61] is the sub-list for method output_type
+	39, // [39:50] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3708,7 +3755,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

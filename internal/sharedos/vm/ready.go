@@ -16,8 +16,10 @@ import (
 const (
 	// readyLimit is the default of Readiness.Limit.
 	readyLimit = 5 * time.Minute
-	// checkWait is how long the agent waits in one call until all checks are good.
-	checkWait = 10 * time.Second
+	// checkEvery is the time between two rounds of health checks, which cost the guest some of its processors.
+	checkEvery = time.Second
+	// checksLimit bounds one round of them. An attempt takes at most 10 s.
+	checksLimit = 40 * time.Second
 	// maxFailing bounds how many of the checks that fail are told.
 	maxFailing = 5
 )
@@ -62,12 +64,12 @@ func (f *Fleet) untilReady(ctx context.Context, spec Spec, missing func(what str
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(pollEvery):
+		case <-time.After(checkEvery):
 		}
 	}
 }
 
-// notReady asks the agent once what is missing until the VM is ready. The agent waits for a while until nothing is.
+// notReady asks the agent once what is missing until the VM is ready.
 func (f *Fleet) notReady(ctx context.Context, spec Spec) (what string, err error) {
 	domain, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
 	if err != nil {
@@ -90,18 +92,22 @@ func (f *Fleet) notReady(ctx context.Context, spec Spec) (what string, err error
 	if len(spec.Ready.Checks) == 0 {
 		return "", nil
 	}
-	limited, cancel := context.WithTimeout(ctx, checkWait+callLimit)
+	limited, cancel := context.WithTimeout(ctx, checksLimit)
 	defer cancel()
-	answer, err := agent.Check(limited, &agentapi.CheckRequest{HealthChecks: spec.Ready.Checks, WaitMs: checkWait.Milliseconds()})
+	answer, err := agent.Check(limited, &agentapi.CheckRequest{HealthChecks: spec.Ready.Checks})
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		return "", fmt.Errorf("%w: it cannot make the health checks of ready", ErrOldAgent)
 	case err != nil:
 		return "", fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
-	failing := answer.GetFailing()
-	if more := len(failing) - maxFailing; more > 0 {
-		failing = append(failing[:maxFailing:maxFailing], fmt.Sprintf("and %d more", more))
+	var failing []string
+	for i, one := range answer.GetFailed() {
+		if i == maxFailing {
+			failing = append(failing, fmt.Sprintf("and %d more", len(answer.GetFailed())-maxFailing))
+			break
+		}
+		failing = append(failing, one.GetName()+": "+one.GetReason())
 	}
 	return strings.Join(failing, "; "), nil
 }

@@ -18,12 +18,12 @@ func TestAStartWaitsUntilTheVMIsReady(t *testing.T) {
 	w := newWorld(t)
 	var asked atomic.Int64
 	var addresses atomic.Int64
-	w.agent(t, "web-a").Failing = func(checks []*agentapi.HealthCheck) []string {
+	w.agent(t, "web-a").Failing = func(checks []*agentapi.HealthCheck) []*agentapi.FailedCheck {
 		if len(checks) != 1 || checks[0].GetUnit() != "web.service" {
 			t.Errorf("it is asked for %v", checks)
 		}
 		if asked.Add(1) < 3 {
-			return []string{"web: it is activating"}
+			return []*agentapi.FailedCheck{{Name: "web", Reason: "it is activating"}}
 		}
 		return nil
 	}
@@ -64,13 +64,13 @@ func TestAVMThatDoesNotGetReadyIsAnErrorThatSaysWhatIsMissing(t *testing.T) {
 		"web: refused; db: gone": {
 			vm.Readiness{Checks: []*agentapi.HealthCheck{{Name: "web"}, {Name: "db"}}},
 			func(t *testing.T, w *world) {
-				w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []string { return []string{"web: refused", "db: gone"} }
+				w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck { return []*agentapi.FailedCheck{{Name: "web", Reason: "refused"}, {Name: "db", Reason: "gone"}} }
 			},
 		},
 		"and 2 more": {
 			vm.Readiness{Checks: []*agentapi.HealthCheck{{Name: "web"}}},
 			func(t *testing.T, w *world) {
-				w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []string { return slices.Repeat([]string{"web: refused"}, 7) }
+				w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck { return slices.Repeat([]*agentapi.FailedCheck{{Name: "web", Reason: "refused"}}, 7) }
 			},
 		},
 		"none of its interfaces has an address": {

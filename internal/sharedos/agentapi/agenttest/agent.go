@@ -44,8 +44,8 @@ type Agent struct {
 	Addresses func() []string
 	// Interfaces returns the addresses by the interfaces of the VM. It may be nil.
 	Interfaces func() []*agentapi.InterfaceAddresses
-	// Failing returns the health checks that are not good, as Check answers them. Without it all are good.
-	Failing func(checks []*agentapi.HealthCheck) []string
+	// Failing returns the health checks that are not good, as Check answers them. Without it all are good that SetUnhealthy has not changed.
+	Failing func(checks []*agentapi.HealthCheck) []*agentapi.FailedCheck
 	// Has is the answer to Resources. It may be nil.
 	Has func(*agentapi.ResourcesRequest) *agentapi.ResourcesResponse
 	// Binary is the agent's program. Without it the agent reports no digest, like agents that cannot be replaced.
@@ -92,6 +92,8 @@ type Agent struct {
 	questions            []*agentapi.StatusRequest
 	identified           []*agentapi.IdentifyRequest
 	assessed             *agentapi.AssessRequest
+	// unhealthy are the health checks that fail, with the reasons.
+	unhealthy map[string]string
 }
 
 // New returns an agent with a new key. It has not booted yet.

@@ -61,6 +61,7 @@ func Contract(t *testing.T, subject Subject) {
 		{"a comparison with another stack than the running one is refused", c.refusesAStaleCaller},
 		{"a refresh to what runs changes nothing", c.hasNothingToDo},
 		{"layers of the running stack are held", c.holdsItsLayers},
+		{"health checks are made without a refresh", c.checks},
 		{"a refresh ends on the target", c.refreshes},
 		{"the same refresh again changes nothing", c.isRefreshed},
 		{"an earlier release is refused", c.refusesADowngrade},
@@ -349,6 +350,13 @@ func (c *contract) holdsItsLayers(t *testing.T) {
 	}
 	if len(answer.GetFree()) > 0 || len(answer.GetHeld()) != 1 || answer.GetHeld()[0].GetId() != id || len(answer.GetHeld()[0].GetBy()) == 0 {
 		t.Errorf("got %v", answer)
+	}
+}
+
+func (c *contract) checks(t *testing.T) {
+	none, err := c.agent.Check(limited(t, callLimit), &agentapi.CheckRequest{})
+	if err != nil || len(none.GetFailed()) > 0 {
+		t.Errorf("no checks: %v, %v", none, err)
 	}
 }
 

@@ -51,9 +51,15 @@ func (a *Agent) Check(_ context.Context, request *agentapi.CheckRequest) (*agent
 	case a.old():
 		return nil, status.Error(codes.Unimplemented, "this agent has no Check")
 	case a.Failing != nil:
-		return &agentapi.CheckResponse{Failing: a.Failing(request.GetHealthChecks())}, nil
+		return &agentapi.CheckResponse{Failed: a.Failing(request.GetHealthChecks())}, nil
 	}
-	return &agentapi.CheckResponse{}, nil
+	answer := &agentapi.CheckResponse{}
+	for _, check := range request.GetHealthChecks() {
+		if why := a.unhealthy[check.GetName()]; why != "" {
+			answer.Failed = append(answer.Failed, &agentapi.FailedCheck{Name: check.GetName(), Reason: why})
+		}
+	}
+	return answer, nil
 }
 
 // Resources implements agentapi.AgentService. Without a.Has, the kernel has the processors that it is asked for, and much memory.
@@ -67,6 +73,16 @@ func (a *Agent) Resources(_ context.Context, request *agentapi.ResourcesRequest)
 		return a.Has(request), nil
 	}
 	return &agentapi.ResourcesResponse{Processors: request.GetProcessors(), Memory: 1 << 40, MemoryAvailable: 1 << 40}, nil
+}
+
+// SetUnhealthy makes a health check fail from now on; an empty reason makes it good.
+func (a *Agent) SetUnhealthy(check, why string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.unhealthy == nil {
+		a.unhealthy = map[string]string{}
+	}
+	a.unhealthy[check] = why
 }
 
 // Replace implements agentapi.AgentService. The connection stays open.
