@@ -43,7 +43,8 @@ func (*vmCompute) attributes() map[string]schema.Attribute {
 		"max_vcpus": schema.Int64Attribute{
 			Optional: true,
 			MarkdownDescription: "How many virtual CPUs the VM can have while it runs. A change takes a power-off. If it is not set, " +
-				"the VM keeps its `vcpus` while it runs.",
+				"the VM keeps its `vcpus` while it runs. On a host without KVM a VM can lose processors while it runs, and not " +
+				"get any.",
 			Validators: []validator.Int64{int64validator.Between(1, hypervisor.MaxVCPUs)},
 		},
 		"memory": schema.StringAttribute{

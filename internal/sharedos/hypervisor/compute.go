@@ -62,13 +62,16 @@ func (d *Domain) decodeCompute(domain *libvirtxml.Domain) (err error) {
 // SetVCPUs implements Hypervisor.
 func (h *Libvirt) SetVCPUs(ctx context.Context, name string, count int) error {
 	change := compute{what: fmt.Sprintf("give domain %q %d processors", name, count)}
-	return h.untilDone(ctx, name, &change, func(l *libvirt.Libvirt, domain libvirt.Domain) (done bool, err error) {
-		now, err := l.DomainGetVcpusFlags(domain, uint32(libvirt.DomainVCPULive))
+	return h.untilDone(ctx, name, &change, func(l *libvirt.Libvirt, found ours) (done bool, err error) {
+		now, err := l.DomainGetVcpusFlags(found.Domain, uint32(libvirt.DomainVCPULive))
 		if err != nil || int(now) == count {
 			return err == nil, err
 		}
+		if found.defined.Type == emulated && count > int(now) {
+			return false, fmt.Errorf("%w: it has %d, and gets %d when it is powered off and started", ErrEmulated, now, count)
+		}
 		change.has = fmt.Sprintf("it has %d", now)
-		err = l.DomainSetVcpusFlags(domain, uint32(count), uint32(libvirt.DomainVCPULive)) //nolint:gosec // it is 1 to MaxVCPUs
+		err = l.DomainSetVcpusFlags(found.Domain, uint32(count), uint32(libvirt.DomainVCPULive)) //nolint:gosec // it is 1 to MaxVCPUs
 		// The guest has not released a processor yet, or QEMU refuses to ask it, because the guest has not set up ACPI yet.
 		if err != nil && int(now) > count && (libvirtconn.Is(err, libvirt.ErrOperationTimeout) || libvirtconn.Is(err, libvirt.ErrInternalError)) {
 			change.has = fmt.Sprintf("it has %d (%v)", now, err)
@@ -83,14 +86,14 @@ func (h *Libvirt) SetMemory(ctx context.Context, name string, bytes int64) error
 	kib := uint64(bytes >> 10) //nolint:gosec // it is 1 MiB or more
 	change := compute{what: fmt.Sprintf("give domain %q %d MiB of memory", name, bytes>>20)}
 	set := false
-	return h.untilDone(ctx, name, &change, func(l *libvirt.Libvirt, domain libvirt.Domain) (done bool, err error) {
+	return h.untilDone(ctx, name, &change, func(l *libvirt.Libvirt, found ours) (done bool, err error) {
 		if !set {
-			if err := l.DomainSetMemoryFlags(domain, kib, uint32(libvirt.DomainMemLive)); err != nil {
+			if err := l.DomainSetMemoryFlags(found.Domain, kib, uint32(libvirt.DomainMemLive)); err != nil {
 				return false, err
 			}
 			set = true
 		}
-		stats, err := l.DomainMemoryStats(domain, uint32(libvirt.DomainMemoryStatNr), 0)
+		stats, err := l.DomainMemoryStats(found.Domain, uint32(libvirt.DomainMemoryStatNr), 0)
 		if err != nil {
 			return false, err
 		}
@@ -114,7 +117,7 @@ type compute struct {
 }
 
 // untilDone repeats a step of a change until the change is done. The guest may take its time, and may refuse.
-func (h *Libvirt) untilDone(ctx context.Context, name string, change *compute, step func(*libvirt.Libvirt, libvirt.Domain) (done bool, err error)) error {
+func (h *Libvirt) untilDone(ctx context.Context, name string, change *compute, step func(*libvirt.Libvirt, ours) (done bool, err error)) error {
 	for {
 		var done bool
 		err := h.call(ctx, change.what, func(l *libvirt.Libvirt) error {
@@ -125,7 +128,7 @@ func (h *Libvirt) untilDone(ctx context.Context, name string, change *compute, s
 			case found.state != Running:
 				return ErrNotRunning
 			}
-			done, err = step(l, found.Domain)
+			done, err = step(l, found)
 			return err
 		})
 		if err == nil && !done {

@@ -33,6 +33,9 @@ var (
 	ErrNotRunning = errors.New("the domain does not run")
 	// ErrGuestKeeps means that a guest has not released processors or memory, or not taken them.
 	ErrGuestKeeps = errors.New("the guest has not followed")
+	// ErrEmulated means that a domain cannot get processors while it runs, because QEMU emulates it: QEMU 10.0 ends
+	// (tcg_register_thread) if a processor comes back that was taken out before.
+	ErrEmulated = errors.New("an emulated domain cannot get processors while it runs")
 	// ErrNoPort means that a running domain has no PCIe port left for another layer.
 	ErrNoPort = errors.New("the running domain has no room for another layer")
 	// ErrNoInterface means that a domain has no such interface, or one on a user-mode network, which libvirt does not know.
@@ -95,7 +98,7 @@ type Hypervisor interface {
 	ResizeDisk(ctx context.Context, name string, size int64) error
 	// SetVCPUs gives the running domain so many processors, 1 to its MaxVCPUs, and SetMemory so many bytes of memory, whole MiB up to
 	// its MaxMemory. They wait until the domain has them: ErrGuestKeeps if the guest has not released the rest when ctx ends. The
-	// definition stays as it is. ErrNotRunning if the domain does not run.
+	// definition stays as it is. ErrNotRunning if the domain does not run, and ErrEmulated for more processors of an emulated one.
 	SetVCPUs(ctx context.Context, name string, count int) error
 	SetMemory(ctx context.Context, name string, bytes int64) error
 	// VCPUsNow is how many processors the running domain has, whatever its definition says. ErrNotRunning if it does not run.

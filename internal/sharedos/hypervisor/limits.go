@@ -26,6 +26,8 @@ type Limits struct {
 	Processors int
 	// Memory of the host, in bytes.
 	Memory int64
+	// Emulated is true if the host has no KVM for domains.
+	Emulated bool
 	// User is the number of the user that QEMU runs as.
 	User int
 }
@@ -80,7 +82,7 @@ func (h *Libvirt) Limits(ctx context.Context) (Limits, error) {
 		if err != nil {
 			return fmt.Errorf("ask for the host's processors and memory: %w", err)
 		}
-		found.User = platform.qemuUser
+		found.User, found.Emulated = platform.qemuUser, platform.virtType == emulated
 		found.Processors, found.Memory = int(processors), int64(kib)<<10 //nolint:gosec // a host has fewer
 		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{machineType}, libvirt.OptString{platform.virtType}, 0)
 		if err != nil {

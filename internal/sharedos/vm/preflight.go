@@ -141,6 +141,11 @@ func (p *preflight) compute(ctx context.Context) error {
 			Err:  fmt.Errorf("it is to have %d processors, and the host has %d", want, limits.Processors),
 			Next: "The VM can be made, and is slower than with as many processors as the host has."})
 	}
+	if most := func(s *Spec) int { return s.MaxVCPUs }; limits.Emulated && p.Want.MaxVCPUs > 0 && differs(p.Want.MaxVCPUs, p.Have, most) {
+		p.found = append(p.found, Problem{Attribute: []string{"max_vcpus"}, Possible: true,
+			Err:  errors.New("the host has no KVM, and QEMU cannot give an emulated VM processors while it runs"),
+			Next: "The VM can lose processors while it runs. More of them take a power-off."})
+	}
 	if want := bytes(&p.Want); memory && limits.Memory > 0 && want > limits.Memory {
 		attribute := attribute("memory", want > p.Want.Memory)
 		p.refuse(fmt.Sprintf("Set %s to less than %dMiB.", attribute, limits.Memory>>20),

@@ -50,6 +50,10 @@ func TestPreflight(t *testing.T) {
 			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
 			q.Want.MaxVCPUs = 9
 		}, want: []string{"max_vcpus: at most 8"}},
+		"a maximum of processors on a host without KVM": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 8, Memory: gibibyte, Emulated: true}
+			q.Want.MaxVCPUs = 4
+		}, want: []string{"max_vcpus: possible: no KVM"}},
 		"a maximum of memory that the host does not have": {change: func(w *world, q *vm.Question) {
 			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
 			q.Want.MaxMemory = 2 * gibibyte

@@ -64,13 +64,17 @@ func TestAVMThatDoesNotGetReadyIsAnErrorThatSaysWhatIsMissing(t *testing.T) {
 		"web: refused; db: gone": {
 			vm.Readiness{Checks: []*agentapi.HealthCheck{{Name: "web"}, {Name: "db"}}},
 			func(t *testing.T, w *world) {
-				w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck { return []*agentapi.FailedCheck{{Name: "web", Reason: "refused"}, {Name: "db", Reason: "gone"}} }
+				w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck {
+					return []*agentapi.FailedCheck{{Name: "web", Reason: "refused"}, {Name: "db", Reason: "gone"}}
+				}
 			},
 		},
 		"and 2 more": {
 			vm.Readiness{Checks: []*agentapi.HealthCheck{{Name: "web"}}},
 			func(t *testing.T, w *world) {
-				w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck { return slices.Repeat([]*agentapi.FailedCheck{{Name: "web", Reason: "refused"}}, 7) }
+				w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck {
+					return slices.Repeat([]*agentapi.FailedCheck{{Name: "web", Reason: "refused"}}, 7)
+				}
 			},
 		},
 		"none of its interfaces has an address": {

@@ -21,7 +21,7 @@ func maxima(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	}
 }
 
-// resources of a running domain whose guest is deaf: it gets processors, and releases neither processors nor memory.
+// resources of a running domain whose guest is deaf: it gets processors unless it is emulated, and releases neither processors nor memory.
 func resources(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	d := Domain(t, h)
 	d.VCPUs, d.MaxVCPUs, d.MaxMemory = 2, 3, 128<<20
@@ -40,17 +40,25 @@ func resources(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		}
 	}
 	expect(2)
+	found, _, err := h.Lookup(ctx, d.Name)
+	must(t, err)
+	has := 3
 	for range 2 {
-		must(t, h.SetVCPUs(ctx, d.Name, 3))
-		expect(3)
+		if err := h.SetVCPUs(ctx, d.Name, 3); found.Emulated {
+			mustBe(t, err, hypervisor.ErrEmulated)
+			has = 2
+		} else {
+			must(t, err)
+		}
+		expect(has)
 	}
 	short, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	mustBe(t, h.SetMemory(short, d.Name, 100<<20), hypervisor.ErrGuestKeeps)
 	short, cancel = context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	mustBe(t, h.SetVCPUs(short, d.Name, 2), hypervisor.ErrGuestKeeps)
-	expect(3)
+	mustBe(t, h.SetVCPUs(short, d.Name, 1), hypervisor.ErrGuestKeeps)
+	expect(has)
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
 	must(t, h.PowerOff(ctx, d.Name))
 	must(t, h.Start(ctx, d.Name))
