@@ -200,6 +200,8 @@ type Metadata struct {
 type Rollout struct {
 	// Policy is how the VM may be moved: an agentapi.RefreshRequest without a target, as JSON of protobuf.
 	Policy json.RawMessage
+	// Failing are the health checks that failed before the last move, so that they do not judge it.
+	Failing []string `json:",omitempty"`
 	// Moved is the last move by a rollout, until that has judged it for good; nil if there is none.
 	Moved *Moved `json:",omitempty"`
 }

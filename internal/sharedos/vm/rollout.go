@@ -94,6 +94,9 @@ func participation(domain hypervisor.Domain) *Participation {
 // keepMove gives a new definition the record of the last move by a rollout. If the stack is another one than before, that is a move.
 func keepMove(domain *hypervisor.Domain, before hypervisor.Domain) {
 	record := domain.Metadata.Rollout
+	if record != nil && before.Metadata.Rollout != nil {
+		record.Failing = before.Metadata.Rollout.Failing
+	}
 	switch {
 	case record == nil:
 	case !domain.Metadata.Stack.Same(before.Metadata.Stack):
@@ -142,12 +145,38 @@ func (f *Fleet) Move(ctx context.Context, name string, to Target, back bool, pro
 	}
 	if back {
 		spec.Refresh.back, spec.Refresh.RequireChecks = true, false
+	} else if err := f.noteFailing(ctx, name); err != nil {
+		return nil, nil, fmt.Errorf("move VM %q: %w", name, err)
 	}
 	moved, report, err := f.Update(ctx, spec, progress)
 	if err != nil || !back {
 		return moved, report, err
 	}
 	return moved, report, f.Passed(ctx, name) // there is nothing to take back any more
+}
+
+// noteFailing records which health checks fail before a move. An agent that does not answer, or that cannot say it, is left to the move.
+func (f *Fleet) noteFailing(ctx context.Context, name string) error {
+	domain, state, err := f.Hypervisor.Lookup(ctx, name)
+	if err != nil || state != hypervisor.Running || domain.Metadata.Rollout == nil {
+		return err
+	}
+	domain.Metadata.Rollout.Moved = nil // so that no check is left out
+	failed, err := f.healthOf(ctx, domain)
+	if err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	var names []string
+	for _, check := range failed {
+		if check.GetName() == stackCheck {
+			return nil // an earlier move was cut off after the guest had made it: what was recorded before it counts
+		}
+		names = append(names, check.GetName())
+	}
+	if slices.Equal(names, domain.Metadata.Rollout.Failing) {
+		return nil
+	}
+	return f.setMetadata(ctx, name, func(m *hypervisor.Metadata) { m.Rollout.Failing = names })
 }
 
 // AssessMove implements Interface.
@@ -170,7 +199,7 @@ func (f *Fleet) Passed(ctx context.Context, name string) error {
 	var released []tree.Digest
 	if err == nil && domain.Metadata.Rollout != nil && domain.Metadata.Rollout.Moved != nil {
 		had := uses(domain)
-		domain.Metadata.Rollout.Moved = nil
+		domain.Metadata.Rollout.Moved, domain.Metadata.Rollout.Failing = nil, nil
 		if err = f.Hypervisor.SetMetadata(ctx, name, domain.Metadata); err == nil {
 			released = f.released(ctx, name, had)
 		}
@@ -193,15 +222,25 @@ func (f *Fleet) Health(ctx context.Context, name string) ([]*agentapi.FailedChec
 
 func (f *Fleet) health(ctx context.Context, name string) ([]*agentapi.FailedCheck, error) {
 	domain, state, err := f.Hypervisor.Lookup(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	part := participation(domain)
 	switch {
-	case part == nil:
+	case err != nil:
+		return nil, err
+	case domain.Metadata.Rollout == nil:
 		return nil, ErrNoPart
 	case state != hypervisor.Running:
 		return nil, fmt.Errorf("%w: it does not run", ErrNoAnswer)
+	}
+	return f.healthOf(ctx, domain)
+}
+
+// stackCheck is the name of the health check that a VM runs the stack in its definition.
+const stackCheck = "stack"
+
+// healthOf makes the health checks of a running VM. Those that failed before its last move are left out.
+func (f *Fleet) healthOf(ctx context.Context, domain hypervisor.Domain) ([]*agentapi.FailedCheck, error) {
+	checks := participation(domain).Policy.HealthChecks
+	if record := domain.Metadata.Rollout; record.Moved != nil {
+		checks = slices.DeleteFunc(checks, func(c *agentapi.HealthCheck) bool { return slices.Contains(record.Failing, c.GetName()) })
 	}
 	agent, err := f.connect(ctx, domain)
 	if err != nil {
@@ -220,15 +259,15 @@ func (f *Fleet) health(ctx context.Context, name string) ([]*agentapi.FailedChec
 	var failed []*agentapi.FailedCheck
 	_, byUse := movedByUse(domain, running)
 	if !running.Same(domain.Metadata.Stack) && !byUse && !awaitsPowerCycle(domain, running) {
-		failed = append(failed, &agentapi.FailedCheck{Name: "stack", Reason: fmt.Sprintf("it runs base %s, and its definition has base %s",
+		failed = append(failed, &agentapi.FailedCheck{Name: stackCheck, Reason: fmt.Sprintf("it runs base %s, and its definition has base %s",
 			running.Base, domain.Metadata.Stack.Base)})
 	}
-	if len(part.Policy.HealthChecks) == 0 {
+	if len(checks) == 0 {
 		return failed, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthLimit)
 	defer cancel()
-	answer, err := agent.Check(ctx, &agentapi.CheckRequest{HealthChecks: part.Policy.HealthChecks})
+	answer, err := agent.Check(ctx, &agentapi.CheckRequest{HealthChecks: checks})
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		return nil, fmt.Errorf("%w: it cannot make health checks without a refresh", ErrOldAgent)

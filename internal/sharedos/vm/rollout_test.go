@@ -132,11 +132,21 @@ func TestHealthTellsFailedChecksAndAnotherStack(t *testing.T) {
 	if err != nil || len(failed) != 1 || failed[0].GetName() != "web" || failed[0].GetReason() != "it has failed" {
 		t.Errorf("unhealthy: %v, %v", failed, err)
 	}
-	agent.SetUnhealthy("web", "")
+	// A check that failed before a move does not judge it.
 	before := agent.Stack()
 	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); err != nil {
 		t.Fatal(err)
 	}
+	if failed, err = w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) > 0 {
+		t.Errorf("failed before the move, too: %v, %v", failed, err)
+	}
+	if err := w.fleet.Passed(t.Context(), spec.Name); err != nil {
+		t.Fatal(err)
+	}
+	if failed, err = w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) != 1 {
+		t.Errorf("after the move has passed: %v, %v", failed, err)
+	}
+	agent.SetUnhealthy("web", "")
 	agent.FallBack(before)
 	if failed, err = w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) != 1 || failed[0].GetName() != "stack" {
 		t.Errorf("fallen back: %v, %v", failed, err)

@@ -221,8 +221,8 @@ type Interface interface {
 	AssessMove(ctx context.Context, name string, to Target, policy *RefreshPolicy) (*agentapi.Impact, error)
 	// Passed records that the last move of a VM by a rollout is final: it is not taken back any more.
 	Passed(ctx context.Context, name string) error
-	// Health makes the health checks of a VM that takes part in rollouts once, and returns those that fail. That it runs another
-	// stack than its definition says counts as one of them. ErrNoAnswer if its agent does not answer.
+	// Health makes the health checks of a VM that takes part in rollouts once, and returns those that fail. Those that failed before
+	// its last move are left out until that has passed. That it runs another stack than its definition says counts as one. ErrNoAnswer if its agent does not answer.
 	Health(ctx context.Context, name string) ([]*agentapi.FailedCheck, error)
 	// SetLifeCycle changes the life cycle of a VM and nothing else. Its guest is not asked. ErrOther if the UUID is
 	// another.
