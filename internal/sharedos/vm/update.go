@@ -170,6 +170,7 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 		if domain.Metadata.LeftWith != nil {
 			f.recordDeferred(ctx, spec.Name)
 		}
+		return report, 0, f.tidyKept(ctx, spec.Name, progress)
 	case GuestRefresh:
 		// In this order: what the VM does not need any more may take the place of what it lacks.
 		if err := f.unplug(ctx, spec.Name, progress); err != nil {
@@ -178,6 +179,20 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 		return report, 0, f.attachMissing(ctx, spec.Name, progress)
 	}
 	return report, 0, nil
+}
+
+// tidyKept detaches what a VM of rollouts does not need any more, and attaches what it lacks. An agent that does not answer is left to
+// the next update.
+func (f *Fleet) tidyKept(ctx context.Context, name string, progress Progress) error {
+	err := f.unplug(ctx, name, progress)
+	if errors.Is(err, ErrNoAnswer) {
+		f.Log.WarnContext(ctx, "it is not known which layers the VM does not need", "vm", name, "error", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.attachMissing(ctx, name, progress)
 }
 
 // updateDefinition updates a VM that does not keep running.
