@@ -134,6 +134,10 @@ func (p *pretended) write(system sourcetest.System) error {
 
 // manyVMsOn is a configuration of a number of VMs on one base.
 func manyVMsOn(archive string, vms int) fs.FS {
+	return fstest.MapFS{"main.tf": {Data: []byte(manyVMsText(archive, vms))}}
+}
+
+func manyVMsText(archive string, vms int) string {
 	const text = `terraform {
   required_providers {
     sharedos = { source = "sharedos/sharedos" }
@@ -153,7 +157,7 @@ resource "sharedos_vm" "many" {
   disk   = { size = "4GiB" }
 }
 `
-	return fstest.MapFS{"main.tf": {Data: fmt.Appendf(nil, text, archive, vms)}}
+	return fmt.Sprintf(text, archive, vms)
 }
 
 // serve serves the provider on a host until stop is called. Terraform finds it by the returned value of

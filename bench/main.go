@@ -59,6 +59,7 @@ var measures = []measure{
 	{"agent", (*bench).agentSize},
 	{"swap", (*bench).swap},
 	{"scale", (*bench).scale},
+	{"rollout", (*bench).rollout},
 	{"layers", (*bench).layers},
 	{"store", (*bench).store},
 	{"assess", (*bench).assess},

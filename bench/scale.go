@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"testing/fstest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,23 +28,47 @@ const scaleFactor = 4
 // processors for this process, which is the provider. Terraform's own time is only printed: it grows faster, since
 // Terraform writes its whole state after each resource.
 func (b *bench) scale(ctx context.Context) error {
+	return b.proportional(ctx, "", manyVMsOn, func(vms int) int { return vms + 1 }) // the VMs and their base
+}
+
+// rollout measures the same for one rollout, which moves all VMs.
+func (b *bench) rollout(ctx context.Context) error {
+	return b.proportional(ctx, " in one rollout", func(archive string, vms int) fs.FS {
+		text := strings.Replace(manyVMsText(archive, vms), "disk   = ", "refresh = { by = \"rollout\" }\n  disk   = ", 1)
+		return fstest.MapFS{"main.tf": {Data: []byte(text + manyVMsRollout)}}
+	}, func(int) int { return 2 }) // the rollout and the base
+}
+
+// manyVMsRollout is a rollout to the VMs of manyVMsText.
+const manyVMsRollout = `
+resource "sharedos_rollout" "many" {
+  base            = sharedos_base.small.release
+  vms             = sharedos_vm.many[*].name
+  max_unavailable = 10
+  soak            = "0s"
+}
+`
+
+// proportional measures whether what it costs to refresh VMs is proportional to their number. updates is how many objects of the
+// configuration change.
+func (b *bench) proportional(ctx context.Context, how string, configuration func(archive string, vms int) fs.FS, updates func(vms int) int) error {
 	var seconds, bytes [2][]float64
 	for range turns {
 		for i, vms := range scaleSteps {
-			took, memory, err := b.refreshMany(ctx, vms)
+			took, memory, err := b.refreshMany(ctx, vms, configuration, updates(vms))
 			if err != nil {
 				return err
 			}
-			b.tell(fmt.Sprintf("refreshing %d VMs took %.1f s, %.1f s of a processor for the provider and %.1f s for Terraform, and %.0f MB at most",
+			b.tell(fmt.Sprintf("refreshing %d VMs"+how+" took %.1f s, %.1f s of a processor for the provider and %.1f s for Terraform, and %.0f MB at most",
 				vms, took.whole.Seconds(), took.provider.Seconds(), took.terraform.Seconds(), memory/1e6))
 			seconds[i], bytes[i] = append(seconds[i], took.provider.Seconds()), append(bytes[i], memory)
 		}
 	}
 	fewSeconds, fewBytes := scaleFactor*median(seconds[0]), scaleFactor*median(bytes[0])
 	// A quarter more than in proportion, on a machine that may do other things.
-	b.results.add(fmt.Sprintf("provider's CPU for %d VMs, against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
+	b.results.add(fmt.Sprintf("provider's CPU for %d VMs"+how+", against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
 		median(seconds[1]), "seconds", fewSeconds, 1.25*fewSeconds)
-	b.results.add(fmt.Sprintf("memory for %d VMs, against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
+	b.results.add(fmt.Sprintf("memory for %d VMs"+how+", against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
 		median(bytes[1]), "bytes", fewBytes, 1.25*fewBytes)
 	return nil
 }
@@ -59,14 +85,14 @@ func processor(who int) (time.Duration, error) {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
 }
 
-// refreshMany refreshes a number of VMs. It returns the times of the apply, and by how much the memory of this
+// refreshMany refreshes a number of VMs of a configuration, of which a number of objects change. It returns the times of the apply, and by how much the memory of this
 // process grew at most since before it made the VMs. The process is the provider, the fake libvirt and all agents.
-func (b *bench) refreshMany(ctx context.Context, vms int) (took spent, memory float64, err error) {
+func (b *bench) refreshMany(ctx context.Context, vms int, configuration func(archive string, vms int) fs.FS, changes int) (took spent, memory float64, err error) {
 	before, err := restPeak()
 	if err != nil {
 		return took, 0, err
 	}
-	host, err := b.pretend(ctx, vms)
+	host, err := b.pretendWith(ctx, vms, func(archive string) (fs.FS, error) { return configuration(archive, vms), nil })
 	if err != nil {
 		return took, 0, err
 	}
@@ -84,8 +110,8 @@ func (b *bench) refreshMany(ctx context.Context, vms int) (took spent, memory fl
 			updates++
 		}
 	}
-	if updates != vms+1 {
-		return took, 0, fmt.Errorf("the plan updates %d objects, not %d VMs and their base", updates, vms)
+	if updates != changes {
+		return took, 0, fmt.Errorf("the plan updates %d objects, not %d", updates, changes)
 	}
 	whole := time.Now()
 	own, err := processor(unix.RUSAGE_SELF)

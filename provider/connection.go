@@ -79,6 +79,7 @@ type connection struct {
 	madeVMs      []string
 	madeReleases []func(context.Context, Backend) error
 	reads        map[string]bool // UUIDs of VMs that were read and have not been planned since
+	slots        chan struct{}   // of VMs that rollouts move
 }
 
 // interrupt ends the builds of plans that are running. Whoever presses Ctrl-C during an apply would wait for them

@@ -25,6 +25,8 @@ type plannedObjects struct {
 	vms map[string]plannedVM
 	// names are the objects that are planned.
 	names map[string]plannedName
+	// found are the VMs that take part in rollouts, as they were read.
+	found map[string]*vm.VM
 }
 
 // plannedName is which resources plan an object of a name: one that has it in state, and one that creates it.

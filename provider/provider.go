@@ -240,6 +240,7 @@ func (p *Provider) Resources(context.Context) []func() resource.Resource {
 		func() resource.Resource { return newBaseResource() },
 		func() resource.Resource { return newComponentResource() },
 		func() resource.Resource { return &vmResource{} },
+		func() resource.Resource { return &rolloutResource{} },
 	}
 }
 

@@ -68,6 +68,7 @@ var vmSamples = map[string]struct {
 	"refresh.keep_files":            {path.Root("refresh").AtName("keep_files"), []string{"/etc/a"}},
 	"refresh.purge":                 {path.Root("refresh").AtName("purge"), true},
 	"refresh.require_checks":        {path.Root("refresh").AtName("require_checks"), true},
+	"refresh.by":                    {path.Root("refresh").AtName("by"), "rollout"},
 	"refresh.policy":                {path.Root("refresh").AtName("policy"), "report"},
 	"refresh.units.policy":          {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("policy"), "report"},
 	"refresh.units.paths":           {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("paths"), []string{"/usr/a"}},

@@ -61,6 +61,11 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 			block.completePlan(&config, state)
 		}
 	}
+	if state != nil && plan.movedByRollout() {
+		if resp.Diagnostics.Append(plan.keepable(plan.Name.ValueString(), state)...); resp.Diagnostics.HasError() {
+			return
+		}
+	}
 	if !replaced && (state == nil || plan.changeFrom(state) != (vmChange{})) {
 		resp.Diagnostics.Append(r.preflight(ctx, &plan, state)...)
 	}
@@ -185,7 +190,7 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 		unpluggable, d = m.unpluggable(ctx)
 		diags.Append(d...)
 	}
-	if state.Running.ValueBool() {
+	if state.Running.ValueBool() && !m.movedByRollout() {
 		awaits, d := state.awaitsPowerCycle(ctx)
 		if diags.Append(d...); awaits && m.Refresh.Equal(state.Refresh) {
 			return false, unpluggable, diags // nothing has changed since the refresh was postponed to the next start

@@ -22,8 +22,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmRefresh is how a VM may be moved to another stack. Only the configuration and state have it: it is not stored in
-// the VM.
+// vmRefresh is how a VM may be moved to another stack. Only the configuration and state have it, and the definition of a VM that takes
+// part in rollouts.
 type vmRefresh struct {
 	Refresh types.Object `tfsdk:"refresh"`
 }
@@ -45,6 +45,7 @@ type refreshModel struct {
 	RequireChecks  types.Bool   `tfsdk:"require_checks"`
 	KeepFiles      types.List   `tfsdk:"keep_files"`
 	Purge          types.Bool   `tfsdk:"purge"`
+	By             types.String `tfsdk:"by"`
 }
 
 // unitPolicyModel is one value of the attribute refresh.units.
@@ -70,6 +71,12 @@ const (
 	policyRestart = "restart"
 	policyReload  = "reload"
 	policyReport  = "report"
+)
+
+// What moves a VM to other stacks.
+const (
+	byVM      = "vm"
+	byRollout = "rollout"
 )
 
 func refreshAttribute() schema.SingleNestedAttribute {
@@ -154,6 +161,14 @@ func refreshAttribute() schema.SingleNestedAttribute {
 				"was changed stays whole, such as that of a database. What stays is named by a warning. Accounts and what `keep_files` names " +
 				"stay. It also holds for the files below `/etc` that a new release of a component no longer has. A VM that gets its stack " +
 				"at a power-off and start does what its last refresh was told. Default: false, as after the removal of a package.",
+		},
+		"by": schema.StringAttribute{
+			Optional: true,
+			MarkdownDescription: "What moves the VM to other stacks. `vm`: this resource. `rollout`: a `sharedos_rollout` that names the VM. " +
+				"Then `base`, `components`, `on_demand` and `prefer` count only when the VM is created: later changes of them are neither " +
+				"planned nor made by this resource, and state has what a rollout gave the VM. The other settings of `refresh` are recorded in the libvirt " +
+				"domain, and the rollout keeps to them. To begin with it, apply it before or with a change of `base`. Default: `vm`.",
+			Validators: []validator.String{oneOf(byVM, byRollout)},
 		},
 		"require_checks": schema.BoolAttribute{
 			Optional: true,
@@ -245,6 +260,12 @@ func validateHealthChecks(at path.Path, checks types.Map) diag.Diagnostics {
 	return diags
 }
 
+// movedByRollout reports whether rollouts move the VM to other stacks. While that is unknown, they do not.
+func (b *vmRefresh) movedByRollout() bool {
+	by, ok := b.Refresh.Attributes()["by"].(types.String)
+	return ok && by.ValueString() == byRollout
+}
+
 // policy reads the attribute refresh. While it is unknown, nothing of the policy is set.
 func (b *vmRefresh) policy(ctx context.Context) (refreshModel, diag.Diagnostics) {
 	var model refreshModel
@@ -264,6 +285,7 @@ func (b *vmRefresh) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics 
 		HealthChecks:   healthChecks(ctx, model.HealthChecks, &diags),
 		RequireChecks:  model.RequireChecks.ValueBool(),
 		Units:          model.unitPolicy(ctx, &diags),
+		ByRollout:      model.By.ValueString() == byRollout,
 	}
 	return diags
 }

@@ -222,6 +222,9 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 			"\nIt runs base "+found.Stack.Base.String()+". Change the configuration to a base that boots, or power "+
 			"the VM off and start it to try this one again.")
 	}
+	if found.Rollout != nil {
+		r.connection.noteFound(found)
+	}
 	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
 	resp.Diagnostics.Append(warnings(name, found)...)
 	resp.Diagnostics.Append(state.observe(ctx, found)...)

@@ -46,7 +46,10 @@ type vmStack struct {
 	Faults     types.List   `tfsdk:"faults"`
 }
 
-var _ vmBlock = (*vmStack)(nil)
+var (
+	_ vmBlock         = (*vmStack)(nil)
+	_ vmBlockWithPlan = (*vmStack)(nil)
+)
 
 // stackModel is the attribute stack.
 type stackModel struct {
@@ -152,13 +155,13 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 			Validators:          []validator.String{isRelease},
 		},
 		"components": schema.ListAttribute{
-			Optional: true, ElementType: types.StringType,
+			Optional: true, Computed: true, ElementType: types.StringType,
 			MarkdownDescription: "Ids of the component releases to run on top of the base, such as `sharedos_component.nginx.release`, in " +
 				"the order in which they are attached. A running VM gets and loses components by a refresh.",
 			Validators: []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
 		},
 		"on_demand": schema.ListAttribute{
-			Optional: true, ElementType: types.StringType,
+			Optional: true, Computed: true, ElementType: types.StringType,
 			MarkdownDescription: "Ids of component releases that the VM attaches by itself when they are used: when one of their units is " +
 				"started, by hand or by a connection, a timer, a path or a D-Bus name, when one of their commands is called, or when root runs " +
 				"`sharedos component add NAME` in the guest. Until then they take no memory. At most " + strconv.Itoa(release.MaxOnDemand) + ", since each combination " +
@@ -174,7 +177,7 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		},
 		"attached_on_demand": computedTexts("Names of the components of `on_demand` that are attached, because they were used."),
 		"prefer": schema.MapAttribute{
-			Optional: true, ElementType: types.StringType,
+			Optional: true, Computed: true, ElementType: types.StringType,
 			MarkdownDescription: "Which component a path is of, where several have different content: names of components by absolute path, " +
 				"such as `{ \"/etc/nginx/nginx.conf\" = \"site\" }`. Without it such a path is an error in the plan. A directory stands for " +
 				"everything in it, and a longer path decides before a shorter one. It settles only what would be an error: files that one " +
@@ -253,6 +256,9 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 		b.DetachOnDemand = types.BoolValue(false)
 	}
 	b.Prefer = preferMap(ctx, b.Prefer, found.Spec.Prefer, &diags)
+	if found.Rollout != nil {
+		b.notNull()
+	}
 	faults := make([]faultModel, len(found.Faults))
 	for i, one := range found.Faults {
 		faults[i] = faultModel{Object: plain.Line(one.Object), Problem: plain.Line(one.Problem), Mended: one.Mended}
@@ -296,10 +302,70 @@ func (b *vmStack) compare(state *vmModel, change *vmChange) {
 	}
 	detaches := b.DetachOnDemand.ValueBool() && len(state.AttachedOnDemand.Elements()) > 0
 	if !b.Base.Equal(state.Base) || !same(b.Components, state.Components) || !same(b.OnDemand, state.OnDemand) ||
-		!b.Prefer.Equal(state.Prefer) || detaches {
+		!b.Prefer.Equal(state.Prefer) && (b.Prefer.IsUnknown() || len(b.Prefer.Elements())+len(state.Prefer.Elements()) > 0) || detaches {
 		change.stack = true
 	}
 	change.definition = change.definition || !b.DetachOnDemand.Equal(state.DetachOnDemand)
+}
+
+// completePlan plans the stack. Attributes that are not configured are null. If a rollout moves the VM, they stay as they are in state,
+// whatever is configured: Terraform allows a plan to keep the value in state, unless that is null.
+func (b *vmStack) completePlan(config, state *vmModel) {
+	if config.Components.IsNull() {
+		b.Components = config.Components
+	}
+	if config.OnDemand.IsNull() {
+		b.OnDemand = config.OnDemand
+	}
+	if config.Prefer.IsNull() {
+		b.Prefer = config.Prefer
+	}
+	if !config.movedByRollout() {
+		return
+	}
+	if state != nil {
+		b.Base = state.Base
+		if !state.Components.IsNull() {
+			b.Components = state.Components
+		}
+		if !state.OnDemand.IsNull() {
+			b.OnDemand = state.OnDemand
+		}
+		if !state.Prefer.IsNull() {
+			b.Prefer = state.Prefer
+		}
+	}
+	b.notNull()
+}
+
+// notNull makes what is null empty, so that later plans can keep it.
+func (b *vmStack) notNull() {
+	none := types.ListValueMust(types.StringType, []attr.Value{})
+	if b.Components.IsNull() {
+		b.Components = none
+	}
+	if b.OnDemand.IsNull() {
+		b.OnDemand = none
+	}
+	if b.Prefer.IsNull() {
+		b.Prefer = types.MapValueMust(types.StringType, map[string]attr.Value{})
+	}
+}
+
+// keepable fails if the plan of a VM that rollouts move from now on has to change its stack, because state has none of something.
+func (b *vmStack) keepable(name string, state *vmModel) diag.Diagnostics {
+	for attribute, differs := range map[string]bool{
+		"components": state.Components.IsNull() && len(b.Components.Elements()) > 0,
+		"on_demand":  state.OnDemand.IsNull() && len(b.OnDemand.Elements()) > 0,
+		"prefer":     state.Prefer.IsNull() && len(b.Prefer.Elements()) > 0,
+	} {
+		if differs {
+			return failedAt(path.Root(attribute), failure{do: "plan", object: vmName(name),
+				err:  fmt.Errorf("rollouts are to move it from now on, and %s is new in the same change", attribute),
+				next: "Apply refresh.by = \"rollout\" first, without this. A rollout brings it then."})
+		}
+	}
+	return nil
 }
 
 // planAttached plans what is attached by use, and the stack with it: neither is known as long as the VM can attach

@@ -237,6 +237,38 @@ func (f watchedFleet) Assess(ctx context.Context, spec vm.Spec) (impact *agentap
 	return impact, err
 }
 
+func (f watchedFleet) Move(ctx context.Context, name string, to vm.Target, back bool, progress vm.Progress) (moved *vm.VM, report *agentapi.Report, err error) {
+	operation := "Move"
+	if back {
+		operation = "TakeBack"
+	}
+	err = f.world.watch(ctx, operation, name, func(tell func(string)) error {
+		moved, report, err = f.real.Move(ctx, name, to, back, steps(tell, progress))
+		return err
+	})
+	return moved, report, err
+}
+
+func (f watchedFleet) AssessMove(ctx context.Context, name string, to vm.Target, policy *vm.RefreshPolicy) (impact *agentapi.Impact, err error) {
+	err = f.world.watch(ctx, "AssessMove", name, func(func(string)) error {
+		impact, err = f.real.AssessMove(ctx, name, to, policy)
+		return err
+	})
+	return impact, err
+}
+
+func (f watchedFleet) Passed(ctx context.Context, name string) error {
+	return f.world.watch(ctx, "Passed", name, func(func(string)) error { return f.real.Passed(ctx, name) })
+}
+
+func (f watchedFleet) Health(ctx context.Context, name string) (failed []*agentapi.FailedCheck, err error) {
+	err = f.world.watch(ctx, "Health", name, func(func(string)) error {
+		failed, err = f.real.Health(ctx, name)
+		return err
+	})
+	return failed, err
+}
+
 func (f watchedFleet) SetLifeCycle(ctx context.Context, name, uuid string, want vm.LifeCycle) error {
 	return f.world.watch(ctx, "SetLifeCycle", name, func(func(string)) error { return f.real.SetLifeCycle(ctx, name, uuid, want) })
 }

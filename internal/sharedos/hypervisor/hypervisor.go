@@ -10,6 +10,7 @@ package hypervisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"time"
@@ -194,6 +195,29 @@ type Metadata struct {
 	// LeftWith is the stack that the VM ran, without its layers, when its definition got another one for the next power-off
 	// and start; nil if the guest follows the definition.
 	LeftWith *release.Stack `json:",omitempty"`
+	// Rollout is set while rollouts move the VM to other stacks; nil if its own resource does.
+	Rollout *Rollout `json:",omitempty"`
+}
+
+// Rollout is the record of a VM that takes part in rollouts.
+type Rollout struct {
+	// Policy is how the VM may be moved: an agentapi.RefreshRequest without a target, as JSON of protobuf.
+	Policy json.RawMessage
+	// Failing are the health checks that failed before the last move, so that they do not judge it.
+	Failing []string `json:",omitempty"`
+	// Moved is the last move by a rollout, until that has judged it for good; nil if there is none.
+	Moved *Moved `json:",omitempty"`
+}
+
+// Moved is a move of a VM to the stack in its definition.
+type Moved struct {
+	// At is when the definition followed the guest.
+	At time.Time
+	// Base, Components, OnDemand and Prefer make the stack from before.
+	Base       tree.Digest
+	Components []tree.Digest        `json:",omitempty"`
+	OnDemand   []tree.Digest        `json:",omitempty"`
+	Prefer     []release.Preference `json:",omitempty"`
 }
 
 // BeingMade reports whether the VM has not been made completely yet, so that parts of it may be missing.

@@ -334,6 +334,10 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("encode the boot configuration: %w", err)
 	}
+	rollout, err := recordOf(spec.Refresh)
+	if err != nil {
+		return hypervisor.Domain{}, err
+	}
 	return hypervisor.Domain{
 		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, MaxVCPUs: spec.MaxVCPUs, Memory: spec.Memory, MaxMemory: spec.MaxMemory,
 		Kernel: image.kernel, Initramfs: image.initramfs,
@@ -341,7 +345,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 		ConsoleLog: f.consoleLog(spec.Name),
 		Metadata: hypervisor.Metadata{
 			Stack: stack.Stack, Pool: f.Pool, Offer: offer.record(),
-			Initramfs: image.digest, DiskSize: spec.DiskSize,
+			Initramfs: image.digest, DiskSize: spec.DiskSize, Rollout: rollout,
 		},
 	}, nil
 }
@@ -436,7 +440,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
 			Interfaces: domain.Interfaces, Running: state == hypervisor.Running, LifeCycle: lifeCycle,
 		},
-		State: state, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack, DiskAllocated: disk.Allocation,
+		State: state, Rollout: participation(domain), Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack, DiskAllocated: disk.Allocation,
 	}
 	if state != hypervisor.Running {
 		return found, nil

@@ -63,6 +63,11 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 	if fallback := domain.Metadata.Fallback; fallback != nil {
 		found = append(found, fallback.Releases()...)
 	}
+	if rollout := domain.Metadata.Rollout; rollout != nil && rollout.Moved != nil { // the rollout may take it back
+		found = append(found, rollout.Moved.Base)
+		found = append(found, rollout.Moved.Components...)
+		found = append(found, rollout.Moved.OnDemand...)
+	}
 	if !domain.Metadata.Initramfs.IsZero() {
 		found = append(found, domain.Metadata.Initramfs)
 	}

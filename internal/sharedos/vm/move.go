@@ -46,6 +46,8 @@ const (
 	GuestRefresh
 	// GuestDeferred: the guest keeps its stack until its next power-off and start.
 	GuestDeferred
+	// GuestKept: the guest keeps its stack, since a rollout moves it.
+	GuestKept
 )
 
 // Move lists what an update does to a VM. A VM that keeps running is changed live, by its agent and by libvirt. Changes
@@ -100,7 +102,10 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	}
 	move := Move{Guest: GuestRefresh, GrowDisk: want.DiskSize > have.DiskSize, Level: agentapi.Level_NONE}
 	move.Identify = have.Hostname != want.Hostname || !slices.Equal(have.AuthorizedKeys, want.AuthorizedKeys)
-	if want.Refresh.Strategy == NextBoot {
+	switch {
+	case want.Refresh.ByRollout && !want.Refresh.moving:
+		move.Guest = GuestKept
+	case want.Refresh.Strategy == NextBoot:
 		move.Guest = GuestDeferred
 	}
 	if move.Links = Links(have.Interfaces, want.Interfaces); len(move.Links) > 0 {

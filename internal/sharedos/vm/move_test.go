@@ -34,6 +34,12 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 		"another stack, at the next start": {
 			func(_, want *Spec) { want.Refresh.Strategy = NextBoot }, true, Move{Guest: GuestDeferred, Level: none, Reasons: []Reason{ReasonNextBoot}},
 		},
+		"a VM of rollouts keeps its stack": {
+			func(_, want *Spec) { want.Refresh.ByRollout, want.Refresh.Strategy = true, NextBoot }, true, Move{Guest: GuestKept, Level: none},
+		},
+		"a VM of rollouts is moved by one": {
+			func(_, want *Spec) { want.Refresh.ByRollout, want.Refresh.moving = true, true }, true, Move{Guest: GuestRefresh, Level: none},
+		},
 		"the same stack, at the next start": {func(_, want *Spec) { want.Refresh.Strategy = NextBoot }, false, Move{Guest: GuestDeferred, Level: none}},
 		"a larger disk": {
 			func(_, want *Spec) { want.DiskSize++ }, false, Move{Guest: GuestRefresh, GrowDisk: true, Level: none, Reasons: []Reason{ReasonDiskGrows}},

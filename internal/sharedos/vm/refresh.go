@@ -59,7 +59,7 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if current.Same(stack.Stack) {
 		return nil, nil //nolint:nilnil // the contract: nothing to report
 	}
-	from, err := f.movable(ctx, domain, status, current, stack)
+	from, err := f.movable(ctx, domain, status, current, stack, spec.Refresh.back)
 	if err != nil {
 		return nil, err
 	}
@@ -70,12 +70,8 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	if err != nil {
 		return nil, err
 	}
-	request := &agentapi.RefreshRequest{
-		Target: target, MaxImpact: spec.Refresh.MaxImpact, HealthChecks: spec.Refresh.HealthChecks,
-		SettleMs: spec.Refresh.Settle.Milliseconds(), RestartTimeoutMs: spec.Refresh.RestartTimeout.Milliseconds(),
-		Strategy: spec.Refresh.Strategy, Policy: spec.Refresh.Units, KeepFiles: spec.Refresh.KeepFiles,
-		RequireChecks: spec.Refresh.RequireChecks, Purge: spec.Refresh.Purge,
-	}
+	request := spec.Refresh.request()
+	request.Target = target
 	if spec.Refresh.Strategy == Kexec && status.GetKernel() != stack.Kernel {
 		if err := f.uploadKernel(ctx, agent, domain, spec, request, progress); err != nil {
 			return nil, err
@@ -96,6 +92,14 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 		return status.GetLast(), &needsPowerCycle{current}
 	}
 	return outcome(status, stack.Stack, spec)
+}
+
+// request is a request for a refresh by this policy, without a target.
+func (p RefreshPolicy) request() *agentapi.RefreshRequest {
+	return &agentapi.RefreshRequest{
+		MaxImpact: p.MaxImpact, HealthChecks: p.HealthChecks, SettleMs: p.Settle.Milliseconds(), RestartTimeoutMs: p.RestartTimeout.Milliseconds(),
+		Strategy: p.Strategy, Policy: p.Units, KeepFiles: p.KeepFiles, RequireChecks: p.RequireChecks, Purge: p.Purge, AllowDowngrade: p.back,
+	}
 }
 
 // notAsked is an error from before the agent was asked for anything. wanted is the stack that the VM was to be moved

@@ -72,6 +72,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 		volume, err := f.diskOf(ctx, domain)
 		return nil, 0, errors.Join(err, diskGone(volume, f.Pool))
 	}
+	if spec.Refresh.ByRollout && !spec.Refresh.moving {
+		spec.setStackOf(domain)
+	}
 	move, err := Plan(known.Spec, spec, true)
 	if err != nil {
 		return nil, 0, err
@@ -163,6 +166,11 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 	switch move.Guest {
 	case GuestDeferred:
 		f.recordDeferred(ctx, spec.Name)
+	case GuestKept:
+		if domain.Metadata.LeftWith != nil {
+			f.recordDeferred(ctx, spec.Name)
+		}
+		return report, 0, f.tidyKept(ctx, spec.Name, progress)
 	case GuestRefresh:
 		// In this order: what the VM does not need any more may take the place of what it lacks.
 		if err := f.unplug(ctx, spec.Name, progress); err != nil {
@@ -171,6 +179,20 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 		return report, 0, f.attachMissing(ctx, spec.Name, progress)
 	}
 	return report, 0, nil
+}
+
+// tidyKept detaches what a VM of rollouts does not need any more, and attaches what it lacks. An agent that does not answer is left to
+// the next update.
+func (f *Fleet) tidyKept(ctx context.Context, name string, progress Progress) error {
+	err := f.unplug(ctx, name, progress)
+	if errors.Is(err, ErrNoAnswer) {
+		f.Log.WarnContext(ctx, "it is not known which layers the VM does not need", "vm", name, "error", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.attachMissing(ctx, name, progress)
 }
 
 // updateDefinition updates a VM that does not keep running.
@@ -246,7 +268,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if current.Same(stack.Stack) {
 		return nil, nil //nolint:nilnil // the contract: nothing is interrupted
 	}
-	from, err := f.movable(ctx, domain, status, current, stack)
+	from, err := f.movable(ctx, domain, status, current, stack, spec.Refresh.back)
 	if err != nil {
 		return nil, err
 	}
@@ -266,8 +288,8 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 }
 
 // movable composes the stack that a VM runs, for its agent to compare the wanted one with. It fails with ErrNotLive if
-// no live refresh leads from the one to the other.
-func (f *Fleet) movable(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse, current release.Stack, wanted *composed) (*composed, error) {
+// no live refresh leads from the one to the other. With back, the wanted one can be earlier.
+func (f *Fleet) movable(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse, current release.Stack, wanted *composed, back bool) (*composed, error) {
 	if spoken := max(1, status.GetProtocol()); spoken < agentapi.Protocol {
 		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent, spoken, agentapi.Protocol)
 	}
@@ -286,24 +308,32 @@ func (f *Fleet) movable(ctx context.Context, domain hypervisor.Domain, status *a
 	if was, is := from.manifest.Base.Name, wanted.manifest.Base.Name; was != is {
 		return nil, fmt.Errorf("%w: it is of base %q, and the VM runs base %q", ErrNotLive, is, was)
 	}
-	if err := later("base", from.manifest.Base, wanted.manifest.Base); err != nil {
+	if err := laterStack(from.manifest, wanted.manifest); err != nil && !back {
 		return nil, err
-	}
-	for _, now := range from.manifest.Components {
-		for _, next := range wanted.manifest.Components {
-			if now.Name != next.Name {
-				continue
-			}
-			if err := later("component", now, next); err != nil {
-				return nil, err
-			}
-		}
 	}
 	if n := len(attachedTogether(domain.Metadata.Offer.LayerIDs(), current, wanted.Stack)); n > release.MaxStackLayers {
 		return nil, fmt.Errorf("%w: both stacks, with what the VM has on demand, have %d layers together, and a VM can have %d attached",
 			ErrNotLive, n, release.MaxStackLayers)
 	}
 	return from, nil
+}
+
+// laterStack checks that nothing in one stack is earlier than in another.
+func laterStack(from, wanted *release.StackManifest) error {
+	if err := later("base", from.Base, wanted.Base); err != nil {
+		return err
+	}
+	for _, now := range from.Components {
+		for _, next := range wanted.Components {
+			if now.Name != next.Name {
+				continue
+			}
+			if err := later("component", now, next); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // later checks that one release of a base or component is later than another.

@@ -125,6 +125,11 @@ type RefreshPolicy struct {
 	Purge bool
 	// Units is what may be done with units that are affected; nil restarts them.
 	Units *agentapi.UnitPolicy
+	// ByRollout: rollouts move the VM to other stacks (Interface.Move), and Update leaves its stack as it is.
+	ByRollout bool
+
+	// moving is true while a rollout moves the VM, and back if it may move it to an earlier release.
+	moving, back bool
 }
 
 // VM is a VM as it is.
@@ -161,6 +166,8 @@ type VM struct {
 	ReadySeconds float64
 	// Unrecorded is true if the VM was made, and nobody has said yet that it is in Terraform's state (Interface.Recorded).
 	Unrecorded bool
+	// Rollout says how the VM takes part in rollouts; nil if it does not.
+	Rollout *Participation
 	// DiskAllocated is what the private disk takes on the host in bytes.
 	DiskAllocated int64
 
@@ -206,6 +213,17 @@ type Interface interface {
 	// Assess tells what a refresh to the stack of spec would interrupt; nil if nothing changes or the VM is off.
 	// ErrNotLive if no live refresh can lead to it.
 	Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
+	// Move moves a VM that takes part in rollouts to another stack, by the policy that its definition records, as Update does. With
+	// back the stack can be an earlier one, and a health check that fails before does not prevent it. ErrNoPart if the VM does
+	// not take part.
+	Move(ctx context.Context, name string, to Target, back bool, progress Progress) (*VM, *agentapi.Report, error)
+	// AssessMove tells what Move would interrupt, as Assess does. A policy other than the recorded one can be given.
+	AssessMove(ctx context.Context, name string, to Target, policy *RefreshPolicy) (*agentapi.Impact, error)
+	// Passed records that the last move of a VM by a rollout is final: it is not taken back any more.
+	Passed(ctx context.Context, name string) error
+	// Health makes the health checks of a VM that takes part in rollouts once, and returns those that fail. Those that failed before
+	// its last move are left out until that has passed. That it runs another stack than its definition says counts as one. ErrNoAnswer if its agent does not answer.
+	Health(ctx context.Context, name string) ([]*agentapi.FailedCheck, error)
 	// SetLifeCycle changes the life cycle of a VM and nothing else. Its guest is not asked. ErrOther if the UUID is
 	// another.
 	SetLifeCycle(ctx context.Context, name, uuid string, want LifeCycle) error

@@ -1,0 +1,158 @@
+package vm_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
+)
+
+// partaking is a VM that takes part in rollouts.
+func (w *world) partaking() vm.Spec {
+	spec := w.spec()
+	spec.Refresh = vm.RefreshPolicy{
+		Strategy: vm.Live, MaxImpact: agentapi.Level_RESTART, ByRollout: true, Settle: time.Second, RestartTimeout: time.Minute,
+		RequireChecks: true, KeepFiles: []string{"/etc/motd"}, Purge: true,
+		HealthChecks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "web.service"}, TimeoutMs: 5}},
+		Units:        &agentapi.UnitPolicy{Default: "reload"},
+	}
+	return spec
+}
+
+func (w *world) read(t *testing.T, name string) *vm.VM {
+	t.Helper()
+	found, err := w.fleet.Read(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestADefinitionRecordsHowARolloutMovesTheVM(t *testing.T) {
+	w := newWorld(t)
+	spec := w.partaking()
+	made := w.create(t, spec)
+	if made.Rollout == nil {
+		t.Fatal("it is not recorded that the VM takes part")
+	}
+	if diff := cmp.Diff(spec.Refresh, made.Rollout.Policy, protocmp.Transform(), cmp.AllowUnexported(vm.RefreshPolicy{})); diff != "" {
+		t.Error(diff)
+	}
+	spec.Refresh.ByRollout = false
+	if _, _, err := w.fleet.Update(t.Context(), spec, quiet); err != nil {
+		t.Fatal(err)
+	}
+	if w.read(t, spec.Name).Rollout != nil {
+		t.Error("a VM that takes part no more still has the record")
+	}
+	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); !errors.Is(err, vm.ErrNoPart) {
+		t.Errorf("move: %v", err)
+	}
+	if _, err := w.fleet.Health(t.Context(), spec.Name); !errors.Is(err, vm.ErrNoPart) {
+		t.Errorf("health: %v", err)
+	}
+}
+
+func TestAVMInRolloutsIsMovedByThemAlone(t *testing.T) {
+	w := newWorld(t)
+	spec := w.partaking()
+	w.create(t, spec)
+	agent := w.agent(t, spec.Name)
+
+	// Its own update leaves the stack alone, and does the rest.
+	spec.Base, spec.Hostname = w.new, "other"
+	updated, report, err := w.fleet.Update(t.Context(), spec, quiet)
+	if err != nil || report != nil || updated.Spec.Base != w.old || updated.Spec.Hostname != "other" || agent.Refreshes() != 0 {
+		t.Fatalf("own update: %v, report %v, base %s, host name %q, %d refreshes", err, report, updated.Spec.Base, updated.Spec.Hostname, agent.Refreshes())
+	}
+	if impact, err := w.fleet.AssessMove(t.Context(), spec.Name, vm.Target{Base: w.new}, nil); err != nil || impact == nil {
+		t.Errorf("assessment: %v, %v", impact, err)
+	}
+
+	moved, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet)
+	if err != nil || moved.Spec.Base != w.new || agent.Stack().Base != w.new {
+		t.Fatalf("move: %v, base %s, guest %s", err, moved.Spec.Base, agent.Stack().Base)
+	}
+	if moved.Rollout.Moved == nil || moved.Rollout.Moved.From.Base != w.old || time.Since(moved.Rollout.Moved.At) > time.Hour {
+		t.Fatalf("recorded %+v", moved.Rollout.Moved)
+	}
+	inUse, err := w.fleet.InUse(t.Context())
+	if err != nil || !slices.Contains(inUse[w.old], spec.Name) {
+		t.Errorf("the stack from before is not in use by the VM: %v, %v", inUse[w.old], err)
+	}
+
+	// An update of its own after the move keeps both.
+	if updated, _, err = w.fleet.Update(t.Context(), spec, quiet); err != nil || updated.Spec.Base != w.new || updated.Rollout.Moved == nil {
+		t.Errorf("own update after the move: %v, %+v", err, updated)
+	}
+
+	taken, _, err := w.fleet.Move(t.Context(), spec.Name, moved.Rollout.Moved.From, true, quiet)
+	if err != nil || taken.Spec.Base != w.old || agent.Stack().Base != w.old {
+		t.Fatalf("take back: %v, %+v", err, taken)
+	}
+	if !agent.Asked().GetAllowDowngrade() || agent.Asked().GetRequireChecks() {
+		t.Errorf("asked for %v", agent.Asked())
+	}
+	if w.read(t, spec.Name).Rollout.Moved != nil {
+		t.Error("what was taken back is still recorded as a move")
+	}
+	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.old}, false, quiet); !errors.Is(err, vm.ErrNotLive) {
+		t.Errorf("an earlier release without asking for it: %v", err)
+	}
+	if err := w.fleet.Passed(t.Context(), spec.Name); err != nil {
+		t.Fatal(err)
+	}
+	if found := w.read(t, spec.Name); found.Rollout.Moved != nil || found.Spec.Base != w.new {
+		t.Errorf("after it has passed: %+v", found.Rollout)
+	}
+	if inUse, err = w.fleet.InUse(t.Context()); err != nil || slices.Contains(inUse[w.old], spec.Name) {
+		t.Errorf("the stack from before is still in use: %v", inUse[w.old])
+	}
+}
+
+func TestHealthTellsFailedChecksAndAnotherStack(t *testing.T) {
+	w := newWorld(t)
+	spec := w.partaking()
+	w.create(t, spec)
+	agent := w.agent(t, spec.Name)
+	if failed, err := w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) > 0 {
+		t.Errorf("healthy: %v, %v", failed, err)
+	}
+	agent.SetUnhealthy("web", "it has failed")
+	failed, err := w.fleet.Health(t.Context(), spec.Name)
+	if err != nil || len(failed) != 1 || failed[0].GetName() != "web" || failed[0].GetReason() != "it has failed" {
+		t.Errorf("unhealthy: %v, %v", failed, err)
+	}
+	// A check that failed before a move does not judge it.
+	before := agent.Stack()
+	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); err != nil {
+		t.Fatal(err)
+	}
+	if failed, err = w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) > 0 {
+		t.Errorf("failed before the move, too: %v, %v", failed, err)
+	}
+	if err := w.fleet.Passed(t.Context(), spec.Name); err != nil {
+		t.Fatal(err)
+	}
+	if failed, err = w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) != 1 {
+		t.Errorf("after the move has passed: %v, %v", failed, err)
+	}
+	agent.SetUnhealthy("web", "")
+	agent.FallBack(before)
+	if failed, err = w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) != 1 || failed[0].GetName() != "stack" {
+		t.Errorf("fallen back: %v, %v", failed, err)
+	}
+	agent.Off()
+	if _, err = w.fleet.Health(t.Context(), spec.Name); !errors.Is(err, vm.ErrNoAnswer) {
+		t.Errorf("silent: %v", err)
+	}
+}
