@@ -172,8 +172,8 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		},
 		"detach_on_demand": schema.BoolAttribute{
 			Optional: true, Computed: true, Default: booldefault.StaticBool(false),
-			MarkdownDescription: "Whether an apply detaches the components in `attached_on_demand`. Default: `false`, so what was attached by " +
-				"use stays attached, in the release that `on_demand` has.",
+			MarkdownDescription: "Whether an apply detaches the components in `attached_on_demand`: in the running VM, and otherwise when it next starts. " +
+				"Default: `false`, so what was attached by use stays attached, in the release that `on_demand` has.",
 		},
 		"attached_on_demand": computedTexts("Names of the components of `on_demand` that are attached, because they were used."),
 		"prefer": schema.MapAttribute{
