@@ -331,6 +331,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 		resp.Diagnostics.Append(observed.fromReport(ctx, report, delta)...)
 	}
 	resp.Diagnostics.Append(observed.observe(ctx, updated)...)
+	observed.AttachedOnDemand = observed.detachedOff(spec)
 	resp.Diagnostics.Append(noAddress(updated)...)
 	resp.Diagnostics.Append(failingChecks(spec.Name, report.GetUnchecked(), false)...)
 	resp.Diagnostics.Append(unmatchedUnits(spec, report.GetImpact())...)

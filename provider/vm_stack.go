@@ -172,8 +172,8 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		},
 		"detach_on_demand": schema.BoolAttribute{
 			Optional: true, Computed: true, Default: booldefault.StaticBool(false),
-			MarkdownDescription: "Whether an apply detaches the components in `attached_on_demand`. Default: `false`, so what was attached by " +
-				"use stays attached, in the release that `on_demand` has.",
+			MarkdownDescription: "Whether an apply detaches the components in `attached_on_demand`: in the running VM, and otherwise when it next starts. " +
+				"Default: `false`, so what was attached by use stays attached, in the release that `on_demand` has.",
 		},
 		"attached_on_demand": computedTexts("Names of the components of `on_demand` that are attached, because they were used."),
 		"prefer": schema.MapAttribute{
@@ -300,7 +300,7 @@ func (b *vmStack) compare(state *vmModel, change *vmChange) {
 	same := func(plan, state types.List) bool {
 		return !plan.IsUnknown() && slices.EqualFunc(plan.Elements(), state.Elements(), attr.Value.Equal)
 	}
-	detaches := b.DetachOnDemand.ValueBool() && len(state.AttachedOnDemand.Elements()) > 0
+	detaches := b.DetachOnDemand.ValueBool() && len(state.AttachedOnDemand.Elements()) > 0 && !(state.DetachOnDemand.ValueBool() && state.waits())
 	if !b.Base.Equal(state.Base) || !same(b.Components, state.Components) || !same(b.OnDemand, state.OnDemand) ||
 		!b.Prefer.Equal(state.Prefer) && (b.Prefer.IsUnknown() || len(b.Prefer.Elements())+len(state.Prefer.Elements()) > 0) || detaches {
 		change.stack = true
@@ -366,6 +366,22 @@ func (b *vmStack) keepable(name string, state *vmModel) diag.Diagnostics {
 		}
 	}
 	return nil
+}
+
+// waits reports whether what the VM has attached by use goes only when the VM is next powered off and started, as an
+// earlier apply has decided.
+func (b *vmStack) waits() bool {
+	awaits, ok := b.Stack.Attributes()["awaits_power_cycle"].(types.Bool)
+	return ok && awaits.ValueBool()
+}
+
+// detachedOff returns what a VM has attached by use after an apply: nothing, if the apply has defined a VM that is off to
+// start without it. Nobody can be asked then, and fromVM keeps what the VM had.
+func (b *vmStack) detachedOff(spec vm.Spec) types.List {
+	if spec.DetachUsed && !spec.Running && len(b.AttachedOnDemand.Elements()) > 0 {
+		return types.ListValueMust(types.StringType, nil)
+	}
+	return b.AttachedOnDemand
 }
 
 // planAttached plans what is attached by use, and the stack with it: neither is known as long as the VM can attach

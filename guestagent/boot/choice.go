@@ -29,9 +29,11 @@ type candidate struct {
 type known struct {
 	// configured is the stack in the domain's definition, which the host passed in the boot configuration.
 	configured release.Stack
-	committed  *CommittedRecord
-	attempts   AttemptsRecord
-	flight     *journal.Record
+	// detaches is BootConfig.Detaches.
+	detaches  int
+	committed *CommittedRecord
+	attempts  AttemptsRecord
+	flight    *journal.Record
 	// trial is the value of TrialArgument.
 	trial string
 }
@@ -41,9 +43,9 @@ type known struct {
 // for just that stack.
 //
 // The committed stack is booted if the VM is configured as it was at the commit, or with the stack that the host had moved
-// it to. Otherwise the host has changed it since, and the configured stack comes first. The stack before the committed one
-// comes last. A stack that failed in maxAttempts boots, or in maxTrials if it is uncommitted, is deferred, but not
-// excluded: it may be the only one that can be read.
+// it to, and the host has not detached since what the VM had attached by itself. Otherwise the configured stack is newer,
+// and comes first. The stack before the committed one comes last. A stack that failed in maxAttempts boots, or in
+// maxTrials if it is uncommitted, is deferred, but not excluded: it may be the only one that can be read.
 func candidates(k known) []candidate {
 	var order []candidate
 	add := func(stack release.Stack, origin Origin, generation uint64) {
@@ -62,7 +64,7 @@ func candidates(k known) []candidate {
 	switch {
 	case k.committed == nil:
 		add(k.configured, Configured, 0)
-	case k.configured.Same(k.committed.Configured), k.committed.Wanted != nil && k.configured.Same(*k.committed.Wanted):
+	case k.detaches == k.committed.Detaches && k.committed.follows(k.configured):
 		add(k.committed.Stack, FromCommitted, generation)
 		add(k.configured, Configured, generation+1)
 	default:
@@ -82,6 +84,11 @@ func candidates(k known) []candidate {
 		return cmp.Compare(min(len(a.deferred), 1), min(len(b.deferred), 1))
 	})
 	return order
+}
+
+// follows reports whether the committed stack is newer than the one that the VM is configured with.
+func (c *CommittedRecord) follows(configured release.Stack) bool {
+	return configured.Same(c.Configured) || c.Wanted != nil && configured.Same(*c.Wanted)
 }
 
 // deferred says why a stack is tried last; "" if it is not.

@@ -33,6 +33,18 @@ func TestCandidates(t *testing.T) {
 			known{configured: other, committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Wanted: &other}},
 			[]candidate{{committed, FromCommitted, 4, ""}, {other, Configured, 5, ""}},
 		},
+		"the host has detached that component since": {
+			known{configured: other, detaches: 1, committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Wanted: &other}},
+			[]candidate{{other, Configured, 5, ""}, {committed, FromCommitted, 4, ""}},
+		},
+		"the host has detached it from the stack of the last boot": {
+			known{configured: configured, detaches: 1, committed: record},
+			[]candidate{{configured, Configured, 5, ""}, {committed, FromCommitted, 4, ""}},
+		},
+		"the VM has attached one since the host detached another": {
+			known{configured: configured, detaches: 1, committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Detaches: 1}},
+			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
+		},
 		"nothing committed: the configured stack": {
 			known{configured: configured},
 			[]candidate{{configured, Configured, 0, ""}},

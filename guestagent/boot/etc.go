@@ -8,6 +8,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -216,7 +217,7 @@ func (r privateRecords) etcAction(chosen release.Stack, settled etcmerge.Ends) e
 // the host has moved on, what its stack brings comes.
 //
 // If it is interrupted anywhere, the next boot does it again. It returns nil if nothing had to be carried.
-func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured release.Stack) (*Moved, error) {
+func (r privateRecords) settleEtc(ctx context.Context, chosen opened, config agentapi.BootConfig) (*Moved, error) {
 	carrier := Carrier(newRoot)
 	if err := undoCarry(ctx, carrier, chosen.stack); err != nil {
 		return nil, err
@@ -231,7 +232,7 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, configured
 	} else if carried {
 		settled = etcmerge.Ends{}
 	}
-	next := CommittedRecord{Stack: chosen.stack, Generation: chosen.generation, Configured: configured}
+	next := CommittedRecord{Stack: chosen.stack, Generation: chosen.generation, Configured: config.Stack, Detaches: config.Detaches}
 	if r.committed != nil {
 		next.Previous = &r.committed.Stack
 	}

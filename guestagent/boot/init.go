@@ -167,7 +167,7 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		watch.done("private disk")
 	}
 	all := candidates(known{
-		configured: config.Stack, committed: records.committed, attempts: records.attempts, flight: records.flight,
+		configured: config.Stack, detaches: config.Detaches, committed: records.committed, attempts: records.attempts, flight: records.flight,
 		trial: trialOf(readCommandLine()),
 	})
 	chosen, err := choose(ctx, all)
@@ -186,7 +186,7 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		return BootRecord{}, err
 	}
 	watch.done("root")
-	moved, err := records.settleEtc(ctx, chosen, config.Stack)
+	moved, err := records.settleEtc(ctx, chosen, config)
 	if err != nil {
 		// The next boot tries again, and the agent reports it. Services start with a mixed /etc, which is better than
 		// none at all.
@@ -198,7 +198,7 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 	watch.done("etc")
 	return BootRecord{
 		Stack: chosen.stack, Origin: chosen.origin, Generation: chosen.generation,
-		Configured: config.Stack, Operators: config.Operators, Hostname: config.Hostname,
+		Configured: config.Stack, Detaches: config.Detaches, Operators: config.Operators, Hostname: config.Hostname,
 		PrivateDisk: private.Node, FirstBoot: private.state != diskComplete, Refused: chosen.refused,
 		Alone: len(all) == 1 || chosen.deferred != "", Moved: moved,
 	}, nil

@@ -44,6 +44,8 @@ type BootRecord struct {
 	Generation uint64 `json:"generation"`
 	// Configured is the stack in the domain's definition, whether booted or not.
 	Configured release.Stack `json:"given"`
+	// Detaches is that of the BootConfig.
+	Detaches int `json:"detaches,omitempty"`
 	// Operators are Ed25519 public keys, base64 (standard, padded).
 	Operators []string `json:"operators"`
 	Hostname  string   `json:"hostname"`
@@ -96,6 +98,8 @@ type CommittedRecord struct {
 	// Configured is BootRecord.Configured of the boot in which the stack was committed. If the VM is configured with
 	// another stack later, the host has changed it since, and that stack is the newer one.
 	Configured release.Stack `json:"given"`
+	// Detaches is BootRecord.Detaches of that boot.
+	Detaches int `json:"detaches,omitempty"`
 	// Wanted is the stack to which the host has moved the VM, if the VM has attached or detached components by itself
 	// since; nil if it has not. A VM that is configured with it still boots Stack.
 	Wanted *release.Stack `json:"wanted,omitempty"`

@@ -3,6 +3,8 @@ package crashtest
 import (
 	"strings"
 	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
 // What a component has below /etc and /opt is there at the first boot, although the root stands on the base alone, and
@@ -51,5 +53,32 @@ func TestAComponentIsThereAtTheFirstBoot(t *testing.T) {
 	has("at the next boot", next.Look, map[string]string{"etc/extra/mode.conf": "extra", "var/opt/extra/data": "extra"})
 	if _, runs := next.Units["extra.service"]; !runs || len(next.Result.Pending) > 0 {
 		t.Errorf("the unit runs: %v; pending %q", runs, next.Result.Pending)
+	}
+}
+
+// A start for which the host has detached what the machine had attached by itself does without it, once. What is attached
+// after that stays.
+func TestWhatTheHostDetachesFromAMachineThatIsOff(t *testing.T) {
+	w := newWorld(t)
+	path := t.TempDir() + "/disk.img"
+	w.disks[used].write(t, path)
+	for i, step := range []struct {
+		detaches int
+		runs     string
+		attach   bool
+	}{{0, "extra", false}, {1, "one", false}, {1, "one", true}, {1, "extra", false}, {2, "one", false}, {2, "one", false}} {
+		m := w.bootAs(t, Machine{Disk: path, Layers: w.images, Config: agentapi.BootConfig{Detaches: step.detaches}}, "one")
+		answer := m.carryOut(t, Order{Sync: true})
+		if runs := w.name(answer.Result.Stack); runs != step.runs || len(answer.Result.Pending) > 0 {
+			t.Errorf("start %d is on %s: %+v", i+1, runs, answer.Result)
+		}
+		if look := w.before[step.runs]; step.runs == "one" && answer.Look != look {
+			t.Errorf("start %d does not look like %s:\n%s", i+1, step.runs, difference(look, answer.Look))
+		}
+		if step.attach {
+			m.carryOut(t, w.move(t, "one", "extra", func(r *agentapi.RefreshRequest) { r.Own = true }))
+			m.carryOut(t, Order{Sync: true})
+		}
+		m.end(t)
 	}
 }

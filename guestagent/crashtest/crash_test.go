@@ -36,6 +36,20 @@ type kind struct {
 	named bool
 	// purge has what the component brought go with it.
 	purge bool
+	// own is true if the VM does it by itself. The VM was configured with release two when it was started, and the host has
+	// moved it to release one since, with which it is configured at the next start.
+	own bool
+}
+
+// disk is the private disk with which the machine begins, and configured the release that it is configured with then.
+func (k kind) disk() (disk, configured string) {
+	switch {
+	case k.own && k.from == "extra":
+		return used, "one"
+	case k.own:
+		return moved, "two"
+	}
+	return k.from, "one"
 }
 
 var kinds = []kind{
@@ -47,6 +61,9 @@ var kinds = []kind{
 	{name: "detaching a component with purge", from: "extra", to: "one", purge: true},
 	{name: "a rollback of attaching a component", from: "one", to: "extra", rollback: true},
 	{name: "a rollback of detaching a component", from: "extra", to: "one", rollback: true},
+	{name: "attaching a component by its use", from: "one", to: "extra", own: true},
+	{name: "a rollback of attaching a component by its use", from: "one", to: "extra", own: true, rollback: true},
+	{name: "removing a component that was attached by its use", from: "extra", to: "one", own: true},
 	{name: "a rollback to a later release", from: "two", to: "one", rollback: true, steps: back, named: true},
 	{name: "a refresh by soft_reboot", from: "one", to: "three", steps: climbing},
 	{name: "a rollback by soft_reboot", from: "one", to: "three", rollback: true},
@@ -136,9 +153,10 @@ func (w *world) points(t *testing.T, k kind) []point {
 // machine boots a machine that runs the release from which a refresh of a kind begins.
 func (w *world) machine(t *testing.T, k kind) *machine {
 	t.Helper()
-	disk := filepath.Join(t.TempDir(), "disk.img")
-	w.disks[k.from].write(t, disk)
-	return w.boot(t, disk, "one")
+	file := filepath.Join(t.TempDir(), "disk.img")
+	disk, configured := k.disk()
+	w.disks[disk].write(t, file)
+	return w.boot(t, file, configured)
 }
 
 // refresh is the order that begins a refresh of a kind.
@@ -146,7 +164,7 @@ func (w *world) refresh(t *testing.T, k kind) Order {
 	t.Helper()
 	return w.move(t, k.from, k.to, func(r *agentapi.RefreshRequest) {
 		starting(k.to == "three")(r)
-		r.Purge = k.purge
+		r.Purge, r.Own = k.purge, k.own
 		if k.rollback {
 			r.HealthChecks = []*agentapi.HealthCheck{{Name: "mark", TimeoutMs: 1, Kind: &agentapi.HealthCheck_Command{
 				Command: &agentapi.Command{Argv: []string{"runs", k.from}},

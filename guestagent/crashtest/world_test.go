@@ -117,6 +117,7 @@ func (w *world) learn(t *testing.T) {
 		w.disks[step[1]] = snapshot(t, blank)
 	}
 	m.end(t)
+	w.learnOwn(t)
 	purge := kind{from: "extra", to: "one", purge: true}
 	m = w.machine(t, purge)
 	answer := m.carryOut(t, w.refresh(t, purge))
@@ -130,6 +131,31 @@ func (w *world) learn(t *testing.T) {
 	}
 	if strings.Contains(w.looks["one"], "twice") || w.looks["one"] == w.looks["two"] || w.looks["two"] == w.looks["three"] {
 		t.Fatalf("the releases look like\n%s\n%s\n%s", w.looks["one"], w.looks["two"], w.looks["three"])
+	}
+}
+
+// The disks of machines that were configured with release two when they were started, and that the host has moved to release one
+// since: moved runs it, and used has attached the component by itself.
+const moved, used = "moved", "used"
+
+// learnOwn fills disks with these.
+func (w *world) learnOwn(t *testing.T) {
+	t.Helper()
+	blank := filepath.Join(w.dir, "own.img")
+	w.disks["two"].write(t, blank)
+	m := w.boot(t, blank, "two")
+	defer m.end(t)
+	for _, step := range []struct {
+		disk, from, to string
+		own            bool
+	}{{moved, "two", "one", false}, {used, "one", "extra", true}} {
+		order := w.move(t, step.from, step.to, func(r *agentapi.RefreshRequest) { r.Own = step.own })
+		order.Sync = true
+		if answer := m.carryOut(t, order); !answer.Result.Committed || w.name(answer.Result.Stack) != step.to {
+			t.Fatalf("a refresh from %s to %s without a fault: %+v", step.from, step.to, answer.Result)
+		}
+		m.carryOut(t, Order{Write: map[string]string{"/opt/acme/changed-here.conf": "here"}, Sync: true})
+		w.disks[step.disk] = snapshot(t, blank)
 	}
 }
 
@@ -184,12 +210,13 @@ func (w *world) bootWith(t *testing.T, disk, given string, layers []Image) *mach
 	return w.bootAs(t, Machine{Disk: disk, Layers: layers}, given)
 }
 
-// bootAs starts a machine with the boot configuration of a release.
+// bootAs starts a machine with the boot configuration of a release. Of that in the Machine, only Detaches counts.
 func (w *world) bootAs(t *testing.T, as Machine, given string) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	as.Config = agentapi.BootConfig{
 		Stack: w.releases[given].stack, Operators: []string{base64.StdEncoding.EncodeToString(w.public())}, Hostname: "machine",
+		Detaches: as.Config.Detaches,
 	}
 	data, err := json.Marshal(as)
 	if err != nil {

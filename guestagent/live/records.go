@@ -30,6 +30,8 @@ var errNotRecord = errors.New("not a record")
 type Records struct {
 	// Configured is the stack in the VM's definition, as the host passed it at boot.
 	Configured release.Stack
+	// Detaches is BootRecord.Detaches.
+	Detaches int
 }
 
 // Journal implements refresh.Records.
@@ -79,7 +81,7 @@ func (l Records) Commit(stack release.Stack, own bool) (uint64, error) {
 	if err != nil && !first {
 		return 0, err
 	}
-	next := boot.CommittedRecord{Stack: stack, Generation: before.Generation, Configured: l.Configured, Previous: before.Previous}
+	next := boot.CommittedRecord{Stack: stack, Generation: before.Generation, Configured: l.Configured, Detaches: l.Detaches, Previous: before.Previous}
 	if first || !before.Stack.Same(stack) {
 		next.Generation++
 		next.Previous = &before.Stack

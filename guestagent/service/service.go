@@ -75,7 +75,7 @@ func Run(ctx context.Context, version string) error {
 	system := live.NewSystem(usr, manager, boot.AgentUnit)
 	engine := &refresh.Engine{
 		Layers: live.Layers{}, Usr: usr, Etc: live.Etc{}, Units: liveUnits{manager}, System: system,
-		Health: live.Health{Units: manager}, Records: live.Records{Configured: record.Configured}, Blobs: blobs,
+		Health: live.Health{Units: manager}, Records: live.Records{Configured: record.Configured, Detaches: record.Detaches}, Blobs: blobs,
 		Starter: live.Starter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
 		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit, Moved: moved(record),
 		AtOnce: refresh.AtOnce(runtime.NumCPU()), Network: &live.Network{Record: mounts.NetworkRecord, Units: manager},

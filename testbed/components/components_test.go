@@ -28,6 +28,7 @@ type house struct {
 	// first.
 	bases, web, keys []tree.Digest
 	tool, broken     tree.Digest
+	real             real
 	// verified is what dpkg --verify says of the base alone.
 	verified string
 }
@@ -36,6 +37,8 @@ type house struct {
 func base(version string) []guest.Edit {
 	return append(guest.Quick(),
 		guest.Write("usr/share/mark", 0o644, version),
+		// The bus gives up a service that has not started after 25 s otherwise.
+		guest.Write("etc/dbus-1/system-local.conf", 0o644, "<busconfig><limit name=\"service_start_timeout\">600000</limit></busconfig>\n"),
 		guest.Write("usr/lib/systemd/system/own.service", 0o644, "[Service]\nExecStart=/usr/bin/sleep infinity\n"),
 		guest.Link("etc/systemd/system/multi-user.target.wants/own.service", "/usr/lib/systemd/system/own.service"),
 	)
@@ -73,7 +76,7 @@ var broken = []guest.Edit{
 func build(t *testing.T) *house {
 	t.Helper()
 	w := guest.New(t)
-	w.Debian, w.Expected = guest.Bare, 10*time.Minute
+	w.Debian, w.Expected = guest.Bare, 13*time.Minute
 	h := &house{}
 	var err error
 	if h.bases, err = w.Releases(t.Context(), "debian", guest.Plain, base("one"), base("two")); err != nil {
@@ -103,7 +106,8 @@ func build(t *testing.T) *house {
 			h.broken = id
 		}
 	}
-	if h.vm, err = w.Create(t.Context(), "components", h.bases[0], nil, 80); err != nil {
+	h.buildReal(t, w)
+	if h.vm, err = w.Create(t.Context(), "components", h.bases[0], nil, 80, 8090); err != nil {
 		t.Fatal(err)
 	}
 	h.verified = h.verify(t)
@@ -194,11 +198,17 @@ func (h *house) moves(t *testing.T, base tree.Digest, components ...tree.Digest)
 	return planned, report
 }
 
-// page gets the page of the web server.
+// page gets a page of the web server.
 func (h *house) page(t *testing.T, path string) string {
 	t.Helper()
+	return h.get(t, 80, path)
+}
+
+// get gets what a server in the VM answers.
+func (h *house) get(t *testing.T, port uint16, path string) string {
+	t.Helper()
 	client := http.Client{Timeout: time.Minute}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+h.vm.Address(80)+path, nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+h.vm.Address(port)+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,6 +299,7 @@ func TestComponents(t *testing.T) {
 	t.Run("a file of it is open", h.held)
 	t.Run("there at boot", h.atBoot)
 	t.Run("a unit of it fails", h.fails)
+	t.Run("real ones", h.realOnes)
 	t.Run("the base is patched", h.patched)
 }
 

@@ -33,7 +33,8 @@ type offered struct {
 	*house
 	// echo and uuid are the components on each base; uuid is a real package with a socket.
 	echo, uuid []tree.Digest
-	broken     tree.Digest
+	// broken and kinds are on the first base.
+	broken, kinds tree.Digest
 }
 
 // spec has the VM run a base with the components on demand on it.
@@ -46,7 +47,7 @@ func (o *offered) spec(i int) vm.Spec {
 // TestComponentsOnDemand shares one guest. Each test begins with what the one before it has left.
 func TestComponentsOnDemand(t *testing.T) {
 	w := guest.New(t)
-	w.Debian, w.Expected = guest.Bare, 8*time.Minute
+	w.Debian, w.Expected = guest.Bare, 12*time.Minute
 	o := &offered{house: &house{}}
 	var err error
 	if o.bases, err = w.Releases(t.Context(), "debian", guest.Plain, base("one"), base("two")); err != nil {
@@ -60,8 +61,11 @@ func TestComponentsOnDemand(t *testing.T) {
 	if o.broken, err = w.Component(t.Context(), "broken", o.bases[0], guest.Files(broken...)); err != nil {
 		t.Fatal(err)
 	}
+	if o.kinds, err = w.Component(t.Context(), "kinds", o.bases[0], guest.Files(kinds...)); err != nil {
+		t.Fatal(err)
+	}
 	shape := func(spec *vm.Spec) { spec.OnDemand = []tree.Digest{o.echo[0], o.uuid[0]} }
-	if o.vm, err = w.Create(t.Context(), "on-demand", o.bases[0], shape, 7071); err != nil {
+	if o.vm, err = w.Create(t.Context(), "on-demand", o.bases[0], shape, 7071, 7072); err != nil {
 		t.Fatal(err)
 	}
 	o.verified = o.verify(t)
@@ -74,6 +78,8 @@ func TestComponentsOnDemand(t *testing.T) {
 	t.Run("the base is patched", o.patched)
 	t.Run("a unit of it fails", o.fails)
 	t.Run("after a boot", o.boot)
+	t.Run("every kind of use", o.everyKind)
+	t.Run("detached while it is off", o.detachedOff)
 	t.Run("detached by the host", o.detached)
 }
 
@@ -231,7 +237,7 @@ func (o *offered) patched(t *testing.T) {
 // fails uses a component whose unit does not start.
 func (o *offered) fails(t *testing.T) {
 	back := o.spec(0)
-	back.Base, back.OnDemand, back.Running = o.bases[0], []tree.Digest{o.echo[0], o.broken}, true
+	back.Base, back.OnDemand, back.Running = o.bases[0], []tree.Digest{o.echo[0], o.broken, o.kinds}, true
 	off := o.vm.Spec
 	off.Running = false
 	for _, spec := range []vm.Spec{off, back} { // an earlier base takes a power-off
@@ -256,6 +262,18 @@ func (o *offered) boot(t *testing.T) {
 	o.settled(t)
 	o.list(t, "echo")
 	o.run(t, "sync")
+	// The power is cut while the VM attaches another component.
+	connection, err := net.DialTimeout("tcp", o.vm.Address(7072), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = connection.Close() }() // nobody answers it any more
+	begun := func(s *agentapi.StatusResponse) bool {
+		return s.GetState() != agentapi.State_IDLE || len(s.GetStack().GetComponents()) > 1
+	}
+	if _, err := o.vm.Await(t.Context(), "a refresh that has begun", guest.Services(), begun); err != nil {
+		t.Fatal(err)
+	}
 	if err := o.vm.CutPower(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -265,10 +283,35 @@ func (o *offered) boot(t *testing.T) {
 	if _, err := o.vm.Await(t.Context(), "the services", guest.Services(), func(s *agentapi.StatusResponse) bool { return agentapi.Started(s.GetSystemState()) }); err != nil {
 		t.Fatal(err)
 	}
+	o.settled(t)
+	o.run(t, "sharedos component remove kinds") // which is no error if it was not attached
 	o.list(t, "echo")
+	matrix.Record(t, "power cut", "while a component is attached by its use", "it starts with or without it, and with what was attached before; the next use is answered")
 	if line := o.greet(t); line != "answer\n" {
 		t.Errorf("after the boot the connection is answered by %q", line)
 	}
+}
+
+// detachedOff powers the VM off, and has one apply start it without what it has attached by itself.
+func (o *offered) detachedOff(t *testing.T) {
+	o.list(t, "echo")
+	off, on := o.vm.Spec, o.vm.Spec
+	off.Running, on.DetachUsed = false, true
+	for _, spec := range []vm.Spec{off, on} {
+		if _, _, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := o.vm.Await(t.Context(), "the services", guest.Services(), func(s *agentapi.StatusResponse) bool { return agentapi.Started(s.GetSystemState()) }); err != nil {
+		t.Fatal(err)
+	}
+	o.list(t)
+	if line := o.greet(t); line != "answer\n" {
+		t.Errorf("the next connection is answered by %q", line)
+	}
+	o.settled(t)
+	o.list(t, "echo")
+	matrix.Record(t, "one apply starts a VM and detaches what it had attached by use", "attach", "it starts without it, and attaches it again when it is used")
 }
 
 func (o *offered) detached(t *testing.T) {

@@ -29,69 +29,97 @@ import (
 // "Components" says: /etc/shadow has the day on which each account was made.
 var unequal = []string{"etc/shadow"}
 
-// A stack of components shows the tree that apt makes when it installs base and all components at once, path by path.
+// A stack of components shows the tree that apt makes when it installs base and all components at once, path by path: two
+// components, and more that all have accounts, caches, alternatives or byte code to join.
 func TestAStackOfComponentsIsWhatAptMakes(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
 	defer cancel()
 	from, err := guest.DebianTar(ctx, guest.Updated)
 	must(t, err)
-	cacheDir := t.TempDir()
 	s := storetest.New(t)
-	p := &publish.Publisher{Store: s, Cache: t.TempDir(), Key: ed25519.NewKeyFromSeed(make([]byte, 32)), Modules: bootimage.Modules}
-	base, err := p.Prepare(ctx, publish.Spec{Name: "debian", Source: archive.Source{Path: from}}, nil)
+	j := joins{s, &publish.Publisher{Store: s, Cache: t.TempDir(), Key: ed25519.NewKeyFromSeed(make([]byte, 32)), Modules: bootimage.Modules}, nil, t.TempDir()}
+	j.base, err = j.p.Prepare(ctx, publish.Spec{Name: "debian", Source: archive.Source{Path: from}}, nil)
 	must(t, err)
-	must(t, p.Publish(ctx, base, nil))
-	of := func(names ...string) *publish.Prepared {
-		t.Helper()
-		name := strings.Join(names, "-")
-		made, err := p.Components().Prepare(ctx, publish.Spec{
-			Name: name, BuiltOn: base.ID, Addition: debian.Addition{Source: &debian.Source{Packages: names, CacheDir: cacheDir}},
-		}, nil)
-		must(t, err)
-		must(t, p.Components().Publish(ctx, made, nil))
-		return made
-	}
-	first, second := of("redis-server"), of("gsettings-desktop-schemas", "libglib2.0-bin", "ssl-cert")
-	id, err := p.Join(ctx, base.ID, []tree.Digest{first.ID, second.ID}, nil)
-	must(t, err)
-	must(t, p.PublishDerived(ctx, id))
-	joining, err := p.Get(ctx, id)
-	must(t, err)
+	must(t, j.p.Publish(ctx, j.base, nil))
+	keys, settings := []string{"redis-server"}, []string{"gsettings-desktop-schemas", "libglib2.0-bin", "ssl-cert"}
+	first, second := j.of(ctx, t, keys...), j.of(ctx, t, settings...)
+	joining := j.isWhatAptMakes(ctx, t, []*publish.Prepared{first, second}, slices.Concat(keys, settings))
 	// Another machine makes the same one, and mends what the pool lacks of it.
 	must(t, os.Remove(s.Path(store.LayerName(joining.Layers[0].ID))))
-	elsewhere := &publish.Publisher{Store: s, Cache: t.TempDir(), Key: p.Key, Modules: bootimage.Modules}
-	if again, err := elsewhere.Join(ctx, base.ID, []tree.Digest{first.ID, second.ID}, nil); err != nil || again != id {
-		t.Errorf("another machine made %s, %v, and not %s", again, err, id)
+	elsewhere := &publish.Publisher{Store: s, Cache: t.TempDir(), Key: j.p.Key, Modules: bootimage.Modules}
+	again, err := elsewhere.Join(ctx, j.base.ID, []tree.Digest{first.ID, second.ID}, nil)
+	must(t, err)
+	if m, err := j.p.Get(ctx, again); err != nil || m.Layers[0].ID != joining.Layers[0].ID {
+		t.Errorf("another machine made %s, %v", again, err)
 	}
-	must(t, elsewhere.PublishDerived(ctx, id))
+	must(t, elsewhere.PublishDerived(ctx, again))
 	if _, err := s.LayerPath(ctx, joining.Layers[0].ID); err != nil {
 		t.Error(err)
 	}
-	t.Logf("the joining layer has %d bytes", joining.Layers[0].Size)
-	stack, _, err := compose.Compose(compose.Parts{
-		Base:       release.Identified{ID: base.ID, Manifest: base.Manifest},
-		Components: []release.Identified{{ID: first.ID, Manifest: first.Manifest}, {ID: second.ID, Manifest: second.Manifest}},
-		Joining: &compose.Joining{
-			Layer: joining.Layers[0], Contents: joining.Contents, Packages: joining.Packages, Users: joining.Users, Groups: joining.Groups,
-		},
+	database, interpreter := []string{"postgresql"}, []string{"python3"}
+	third, fourth := j.of(ctx, t, database...), j.of(ctx, t, interpreter...)
+	j.isWhatAptMakes(ctx, t, []*publish.Prepared{third, second, fourth, first}, slices.Concat(database, settings, interpreter, keys))
+}
+
+// joins publishes components on a base, and joins them.
+type joins struct {
+	store *storetest.Store
+	p     *publish.Publisher
+	base  *publish.Prepared
+	cache string
+}
+
+// of publishes a component of packages.
+func (j joins) of(ctx context.Context, t *testing.T, packages ...string) *publish.Prepared {
+	t.Helper()
+	slices.Sort(packages)
+	made, err := j.p.Components().Prepare(ctx, publish.Spec{
+		Name: strings.Join(packages, "-"), BuiltOn: j.base.ID,
+		Addition: debian.Addition{Source: &debian.Source{Packages: packages, CacheDir: j.cache}},
 	}, nil)
 	must(t, err)
-	both := of("gsettings-desktop-schemas", "libglib2.0-bin", "redis-server", "ssl-cert")
-	if got, want := stack.Packages, both.Manifest.Packages; len(got) != len(want) {
-		t.Errorf("%d packages, and apt has %d", len(got), len(want))
+	must(t, j.p.Components().Publish(ctx, made, nil))
+	return made
+}
+
+// isWhatAptMakes joins components, and compares their stack with a component of all of their packages. It returns the joining
+// layer's release.
+func (j joins) isWhatAptMakes(ctx context.Context, t *testing.T, components []*publish.Prepared, packages []string) *release.Manifest {
+	t.Helper()
+	parts := compose.Parts{Base: release.Identified{ID: j.base.ID, Manifest: j.base.Manifest}}
+	var ids []tree.Digest
+	for _, one := range components {
+		ids = append(ids, one.ID)
+		parts.Components = append(parts.Components, release.Identified{ID: one.ID, Manifest: one.Manifest})
 	}
-	shown, wanted := contentsOf(ctx, t, s, stack.Contents), contentsOf(ctx, t, s, both.Manifest.Contents)
+	id, err := j.p.Join(ctx, j.base.ID, ids, nil)
+	must(t, err)
+	must(t, j.p.PublishDerived(ctx, id))
+	joining, err := j.p.Get(ctx, id)
+	must(t, err)
+	t.Logf("the joining layer of %q has %d bytes", packages, joining.Layers[0].Size)
+	parts.Joining = &compose.Joining{
+		Layer: joining.Layers[0], Contents: joining.Contents, Packages: joining.Packages, Users: joining.Users, Groups: joining.Groups,
+	}
+	stack, _, err := compose.Compose(parts, nil)
+	must(t, err)
+	all := j.of(ctx, t, packages...)
+	if got, want := stack.Packages, all.Manifest.Packages; len(got) != len(want) {
+		t.Errorf("of %q there are %d packages, and apt has %d", packages, len(got), len(want))
+	}
+	shown, wanted := contentsOf(ctx, t, j.store, stack.Contents), contentsOf(ctx, t, j.store, all.Manifest.Contents)
 	skip := func(path string) bool { return slices.Contains(unequal, path) }
 	for path, want := range wanted {
 		if got, has := shown[path]; !skip(path) && (!has || !tree.Equal(got, want)) {
-			t.Errorf("%s: apt makes %+v, and the stack has %+v", path, want, got)
+			t.Errorf("of %q, %s: apt makes %+v, and the stack has %+v", packages, path, want, got)
 		}
 	}
 	for path := range shown {
 		if _, has := wanted[path]; !has && !skip(path) {
-			t.Errorf("%s: apt does not make it", path)
+			t.Errorf("of %q, %s: apt does not make it", packages, path)
 		}
 	}
+	return joining
 }
 
 func contentsOf(ctx context.Context, t *testing.T, s *storetest.Store, list release.Blob) map[string]tree.Entry {

@@ -168,7 +168,7 @@ func newEngine() (*refresh.Engine, release.Stack, error) {
 	}
 	return &refresh.Engine{
 		Layers: layers{}, Usr: usr, Etc: live.Etc{}, Units: units{}, System: system{base}, Health: health{},
-		Records: live.Records{Configured: record.Configured}, Blobs: blobs{}, Starter: starter{live.Starter{Units: units{}}},
+		Records: live.Records{Configured: record.Configured, Detaches: record.Detaches}, Blobs: blobs{}, Starter: starter{live.Starter{Units: units{}}},
 		Refused: record.Refused, NotSwitched: notSwitched, Operators: operators,
 		Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
 		Moved: moved, Network: &live.Network{Record: mounts.NetworkRecord},

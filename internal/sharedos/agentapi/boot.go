@@ -23,6 +23,9 @@ type BootConfig struct {
 	Hostname string `json:"hostname"`
 	// AuthorizedKeys are OpenSSH public keys for root.
 	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
+	// Detaches counts how often the host has defined the VM without the components that the VM had attached by itself.
+	// If the private disk records another number, Stack is newer than what the VM has attached by itself.
+	Detaches int `json:"detaches,omitempty"`
 }
 
 // PrivateDiskSerial is the serial of the private disk. A layer's serial is the first 20 hexadecimal digits of

@@ -190,6 +190,8 @@ type Metadata struct {
 	Fallback *release.Stack `json:",omitempty"`
 	// Offer is what the VM can attach by itself; nil if nothing.
 	Offer *Offer `json:",omitempty"`
+	// Detaches counts how often the VM was defined without what it had attached by itself, for its next start to detach it.
+	Detaches int `json:",omitempty"`
 	// Protected is true while the VM must not be deleted.
 	Protected bool `json:",omitempty"`
 	// LeftWith is the stack that the VM ran, without its layers, when its definition got another one for the next power-off

@@ -206,7 +206,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if err := f.verify(ctx, stack, has.Layers, progress); err != nil {
 		return err
 	}
-	domain, err := f.domain(ctx, spec, stack, offer, progress)
+	domain, err := f.domain(ctx, spec, stack, offer, has.Metadata.Detaches, progress)
 	if err != nil {
 		return err
 	}
@@ -311,8 +311,8 @@ func (f *Fleet) dropFirst(ctx context.Context, spec Spec, volume string) error {
 	return nil
 }
 
-// domain describes the VM without its private disk.
-func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *offer, progress Progress) (hypervisor.Domain, error) {
+// domain describes the VM without its private disk. detaches is that of its metadata (detachAtStart).
+func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *offer, detaches int, progress Progress) (hypervisor.Domain, error) {
 	layers, err := f.layerDevices(ctx, stack.Layers)
 	if err != nil {
 		return hypervisor.Domain{}, err
@@ -330,6 +330,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 		Operators:      []string{base64.StdEncoding.EncodeToString(f.publicKey())},
 		Hostname:       spec.Hostname,
 		AuthorizedKeys: spec.AuthorizedKeys,
+		Detaches:       detaches,
 	})
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("encode the boot configuration: %w", err)
@@ -384,9 +385,12 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		return found, nil
 	}
 	found.Answered, found.Agent, found.Stack = true, status, running
+	found.AwaitsPowerCycle = awaitsPowerCycle(domain, running)
 	if names, moved := movedByUse(domain, running); moved {
-		// The guest has committed what it runs, and boots it.
-		found.Spec.Attached, found.Configured = names, running
+		found.Spec.Attached = names
+		if !found.AwaitsPowerCycle { // the guest has committed what it runs, and boots it
+			found.Configured = running
+		}
 	}
 	found.Unreachable, found.Addresses = unreachable(domain, status), addresses(domain, status.GetNetwork())
 	if found.Surplus, err = f.surplusLayers(ctx, agent, domain, status); err != nil {
@@ -398,7 +402,6 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 		return nil, fmt.Errorf("read VM %q: %w", name, err)
 	}
 	found.Faults = append(found.Faults, lacking...)
-	found.AwaitsPowerCycle = awaitsPowerCycle(domain, running)
 	return found, nil
 }
 

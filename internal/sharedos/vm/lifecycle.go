@@ -88,6 +88,7 @@ func (f *Fleet) lifeCycle(ctx context.Context, domain hypervisor.Domain) (LifeCy
 func kept(domain, before hypervisor.Domain) hypervisor.Domain {
 	domain.Metadata.AgentKey, domain.Metadata.Protected = before.Metadata.AgentKey, before.Metadata.Protected
 	keepMove(&domain, before)
+	domain.Metadata.Detaches = before.Metadata.Detaches
 	domain.Title, domain.Description, domain.Foreign = before.Title, before.Description, before.Foreign
 	return domain
 }

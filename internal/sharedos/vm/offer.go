@@ -276,6 +276,20 @@ func (f *Fleet) withAttached(ctx context.Context, domain hypervisor.Domain, spec
 	return spec
 }
 
+// detachAtStart records that the next definition of the VM detaches what the VM has attached by itself, if spec says so:
+// the stack of the definition may be the same as before, and the guest boots what it has attached since. Afterwards the VM
+// can attach it again, and keeps that. A refresh that detaches in the running guest needs no record.
+func (f *Fleet) detachAtStart(ctx context.Context, spec Spec) error {
+	if !spec.DetachUsed {
+		return nil
+	}
+	domain, _, err := f.Hypervisor.Lookup(ctx, spec.Name)
+	if err != nil || domain.Metadata.Offer == nil {
+		return err
+	}
+	return f.setMetadata(ctx, spec.Name, func(m *hypervisor.Metadata) { m.Detaches++ })
+}
+
 // definedAs returns spec as a definition is to have it when the guest runs the stack of spec already. If that is the
 // defined stack but for what the guest has attached by itself, the definition keeps its stack: the guest compares the
 // stack that it is configured with with the one that the host has moved it to.

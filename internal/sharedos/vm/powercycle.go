@@ -42,7 +42,11 @@ func (f *Fleet) powerCycle(ctx context.Context, spec Spec, from release.Stack, p
 	if err := f.stop(ctx, spec.Name, progress); err != nil {
 		return nil, 0, err
 	}
-	if err := f.define(ctx, spec, progress, from); err != nil {
+	err := f.detachAtStart(ctx, spec)
+	if err == nil {
+		err = f.define(ctx, spec, progress, from)
+	}
+	if err != nil {
 		return nil, 0, errors.Join(err, f.rollBack(ctx, spec, from, progress))
 	}
 	report, ready, err := f.startTrial(ctx, spec, progress)
@@ -190,9 +194,13 @@ func (f *Fleet) setMetadata(ctx context.Context, name string, change func(*hyper
 // update refreshes it.
 func (f *Fleet) recordDeferred(ctx context.Context, name string) {
 	now, err := f.Read(ctx, name)
-	if err == nil && now.Answered && !now.Stack.Same(now.Configured) {
+	if err == nil && now.Answered {
 		left := now.Stack.WithoutLayers()
-		err = f.setMetadata(ctx, name, func(m *hypervisor.Metadata) { m.LeftWith = &left })
+		err = f.setMetadata(ctx, name, func(m *hypervisor.Metadata) {
+			if !now.Stack.Same(m.Stack) { // also if all that differs is what the VM has attached by itself
+				m.LeftWith = &left
+			}
+		})
 	}
 	if err != nil {
 		f.Log.WarnContext(ctx, "it is not recorded that the VM awaits a power cycle", "vm", name, "error", err)

@@ -154,8 +154,13 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 		}
 	}
 	defined := spec
-	if report == nil && move.Guest == GuestRefresh {
+	switch {
+	case report == nil && move.Guest == GuestRefresh:
 		defined = definedAs(domain, spec)
+	case move.Guest == GuestDeferred:
+		if err := f.detachAtStart(ctx, spec); err != nil {
+			return report, 0, err
+		}
 	}
 	if err := f.define(ctx, defined, progress); err != nil {
 		if move.Identify {
@@ -201,6 +206,9 @@ func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, 
 		if err := f.stop(ctx, spec.Name, progress); err != nil {
 			return nil, 0, err
 		}
+	}
+	if err := f.detachAtStart(ctx, spec); err != nil {
+		return nil, 0, err
 	}
 	if err := f.define(ctx, spec, progress, f.fallback(ctx, domain)...); err != nil {
 		return nil, 0, err

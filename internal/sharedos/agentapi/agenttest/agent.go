@@ -65,7 +65,9 @@ type Agent struct {
 
 	committed *release.Stack
 	// given is the stack that the host configured at the last boot.
-	given    *release.Stack
+	given *release.Stack
+	// detaches is BootConfig.Detaches of the last boot.
+	detaches int
 	attached map[string]bool
 	blobs    map[string][]byte
 	inFlight *release.Stack
@@ -128,11 +130,11 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 	for _, id := range layers {
 		a.attached[id.String()] = true
 	}
-	// A new stack in the configuration wins over the committed one.
-	if a.committed == nil || !a.has(*a.committed) || a.given == nil || !a.given.Same(boot.Stack) {
+	// A new stack in the configuration wins over the committed one, and so does one that detaches what was attached by use.
+	if a.committed == nil || !a.has(*a.committed) || a.given == nil || !a.given.Same(boot.Stack) || a.detaches != boot.Detaches {
 		a.committed = &boot.Stack
 	}
-	a.given = &boot.Stack
+	a.given, a.detaches = &boot.Stack, boot.Detaches
 	if !a.has(*a.committed) {
 		return errors.New("a layer of the stack is not attached")
 	}
@@ -261,7 +263,8 @@ func (a *Agent) Stack() release.Stack {
 	return *a.committed
 }
 
-// FallBack makes the guest run an earlier stack, like a guest whose newest stack does not boot.
+// FallBack makes the guest run another stack, like a guest whose newest stack does not boot, or that has attached a
+// component by itself.
 func (a *Agent) FallBack(stack release.Stack) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -108,6 +108,7 @@ func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 			Initramfs:     tree.Sum([]byte("an initramfs")),
 			DiskSize:      1 << 20,
 			Pinned:        []tree.Digest{tree.Sum([]byte("a release")), tree.Sum([]byte("another release"))},
+			Detaches:      2,
 			Fallback:      &release.Stack{ID: tree.Sum([]byte("a stack")), Base: tree.Sum([]byte("another release"))},
 			LeftWith:      &release.Stack{Base: tree.Sum([]byte("a release")), Components: []tree.Digest{tree.Sum([]byte("a component"))}},
 		},

@@ -1,0 +1,113 @@
+package components_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
+	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
+)
+
+// real are components of packages that do more than to serve pages, each on the first base, and an application of files that needs
+// one of them.
+type real struct{ database, interpreter, app, schemas tree.Digest }
+
+// app is an application of Python: a service that answers on a port. It names its interpreter in the unit: what a component's files
+// name as theirs has to be in the component or its base.
+var app = []guest.Edit{
+	guest.Write("usr/lib/systemd/system/app.service", 0o644, "[Service]\nType=notify\nNotifyAccess=all\nDynamicUser=yes\nExecStart=/usr/bin/python3 /usr/lib/app/app.py\n"),
+	guest.Link("etc/systemd/system/multi-user.target.wants/app.service", "/usr/lib/systemd/system/app.service"),
+	guest.Write("usr/lib/app/app.py", 0o644, `import http.server, os, socket
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"an application\\n")
+
+server = http.server.HTTPServer(("", 8090), Handler)
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+server.serve_forever()
+`),
+}
+
+// buildReal builds these components.
+func (h *house) buildReal(t *testing.T, w *guest.World) {
+	t.Helper()
+	for _, one := range []struct {
+		name     string
+		packages []string
+		built    *tree.Digest
+	}{
+		{"database", []string{"postgresql"}, &h.real.database},
+		{"interpreter", []string{"python3"}, &h.real.interpreter},
+		{"schemas", []string{"gsettings-desktop-schemas", "libglib2.0-bin"}, &h.real.schemas},
+	} {
+		adds, err := w.Packages(guest.Plain, one.packages...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *one.built, err = w.Component(t.Context(), one.name, h.bases[0], adds); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if h.real.app, err = w.Component(t.Context(), "app", h.bases[0], guest.Files(app...)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sql asks the database.
+func (h *house) sql(t *testing.T, command string) string {
+	t.Helper()
+	return h.run(t, "setpriv --reuid=postgres --regid=postgres --init-groups psql -At -c \""+command+"\"")
+}
+
+// realOnes has real components come and go, one in place of the other.
+func (h *house) realOnes(t *testing.T) {
+	before := h.states(t)
+	planned, _ := h.moves(t, h.bases[0], h.real.database)
+	if !starts(planned.GetStarts(), "postgresql.service") {
+		t.Errorf("planned %v", planned.GetStarts())
+	}
+	h.sql(t, "create table things (name text); insert into things values ('kept')")
+	h.truthful(t, "postgresql-client-common", "/usr/bin/psql", true)
+	h.untouched(t, before)
+
+	before = h.states(t)
+	h.moves(t, h.bases[0], h.real.interpreter, h.real.app)
+	if text := h.get(t, 8090, "/"); text != "an application\n" {
+		t.Errorf("the application answers %q", text)
+	}
+	h.gone(t, "postgresql.service", "postgresql@17-main.service")
+	if left := h.run(t, "pgrep postgres || echo ended; test -s /var/lib/postgresql/17/main/PG_VERSION && echo kept"); left != "ended\nkept" {
+		t.Errorf("the database has left %q", left)
+	}
+	h.truthful(t, "postgresql-client-common", "/usr/bin/psql", false)
+	h.truthful(t, "python3-minimal", "/usr/bin/python3", true)
+	h.attached(t, h.real.database, false)
+	h.untouched(t, before, "postgresql.service", "postgresql@17-main.service")
+
+	h.moves(t, h.bases[0], h.real.database)
+	if name := h.sql(t, "select name from things"); name != "kept" {
+		t.Errorf("attached again, the database has %q", name)
+	}
+	h.gone(t, "app.service")
+	h.attached(t, h.real.interpreter, false)
+
+	h.moves(t, h.bases[0], h.real.schemas)
+	const ask = "GSETTINGS_BACKEND=memory gsettings get org.gnome.desktop.interface clock-format"
+	if value := h.run(t, ask); value != "'24h'" && value != "'12h'" {
+		t.Errorf("a setting of its schemas is %q", value)
+	}
+	h.truthful(t, "libglib2.0-bin", "/usr/bin/gsettings", true)
+	h.moves(t, h.bases[0])
+	h.truthful(t, "libglib2.0-bin", "/usr/bin/gsettings", false)
+	if left := h.run(t, "ls /usr/share/glib-2.0/schemas 2>&1 || true"); !strings.Contains(left, "No such file") {
+		t.Errorf("of the schemas there are %s", left)
+	}
+	h.readable(t)
+	matrix.Record(t, "a database, an application with its interpreter, and schemas take each other's place", "restart",
+		"each serves alone; the database has its data when it comes back")
+}
