@@ -100,11 +100,22 @@ func TestPathsAreEscapedAsSystemdDoes(t *testing.T) {
 			t.Errorf("%s is %s, want %s", path, got, want)
 		}
 	}
-	files, link := filesOf(agentapi.MountedDisk{Serial: "s-1", FileSystem: "xfs", MountPoint: "/srv/my-data", ReadOnly: true})
+	files, link := filesOf(agentapi.MountedDisk{Serial: "s-1", FileSystem: "xfs", MountPoint: "/srv/my-data", ReadOnly: true}, 12)
 	unit := files[`srv-my\x2ddata.mount`]
 	for _, want := range []string{"What=/dev/disk/by-id/virtio-s-1\n", "Where=/srv/my-data\n", "Type=xfs\n", "Options=ro\n", `Requires=sharedos-make-s\x2d1.service`} {
 		if !strings.Contains(unit, want) {
 			t.Errorf("the unit has no %q:\n%s", want, unit)
+		}
+	}
+	if drop := files[`dev-disk-by\x2did-virtio\x2ds\x2d1.device.d/50-sharedos.conf`]; !strings.Contains(drop, "JobRunningTimeoutSec=12s\n") {
+		t.Errorf("the drop-in is %q", drop)
+	}
+	dir := t.TempDir()
+	both := []agentapi.MountedDisk{{Serial: "there", FileSystem: "ext4", MountPoint: "/srv/a"}, {Serial: "absent", FileSystem: "ext4", MountPoint: "/srv/b"}}
+	must(t, writeUnits(dir, filepath.Join(dir, "current"), nil, both, []mounts.Disk{{Serial: "there"}}))
+	for serial, wait := range map[string]string{"there": "600s", "absent": "30s"} {
+		if text, err := os.ReadFile(filepath.Join(dir, escape(byID+serial)+".device.d", "50-sharedos.conf")); err != nil || !strings.Contains(string(text), wait) {
+			t.Errorf("the wait for %s: %q, %v", serial, text, err)
 		}
 	}
 	if link != `local-fs.target.wants/srv-my\x2ddata.mount` || len(files) != 4 {

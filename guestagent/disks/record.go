@@ -94,13 +94,14 @@ func Install(firmware []agentapi.MountedDisk) error {
 	if wrong := agentapi.CheckMountedDisks(disks); wrong != nil {
 		return errors.Join(err, wrong)
 	}
-	return errors.Join(err, writeUnits(unitDir, currentFile, nil, disks))
+	attached, listErr := mounts.Disks()
+	return errors.Join(err, listErr, writeUnits(unitDir, currentFile, nil, disks, attached))
 }
 
-// writeUnits replaces the units of some disks by those of others.
-func writeUnits(directory, current string, before, disks []agentapi.MountedDisk) error {
+// writeUnits replaces the units of some disks by those of others. attached are the disks that the kernel shows.
+func writeUnits(directory, current string, before, disks []agentapi.MountedDisk, attached []mounts.Disk) error {
 	for _, disk := range before {
-		files, link := filesOf(disk)
+		files, link := filesOf(disk, 0)
 		for name := range files {
 			if err := fileio.Remove(filepath.Join(directory, name)); err != nil {
 				return err
@@ -111,7 +112,11 @@ func writeUnits(directory, current string, before, disks []agentapi.MountedDisk)
 		}
 	}
 	for _, disk := range disks {
-		files, link := filesOf(disk)
+		wait := absentWait
+		if slices.ContainsFunc(attached, func(a mounts.Disk) bool { return a.Serial == disk.Serial }) {
+			wait = attachedWait
+		}
+		files, link := filesOf(disk, wait)
 		for name, content := range files {
 			path := filepath.Join(directory, name)
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

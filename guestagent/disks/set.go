@@ -93,7 +93,13 @@ func Set(ctx context.Context, on System, places Places, firmware []agentapi.Moun
 		return nil, fmt.Errorf("record which disks are mounted: %w", err)
 	}
 	if !slices.Equal(before, disks) {
-		if err := writeUnits(places.Units, places.Current, before, disks); err != nil {
+		var attached []mounts.Disk
+		for _, disk := range disks {
+			if one, err := on.Attached(disk.Serial); err == nil { // mount says why one is not
+				attached = append(attached, one)
+			}
+		}
+		if err := writeUnits(places.Units, places.Current, before, disks, attached); err != nil {
 			return nil, fmt.Errorf("write the units of disks: %w", err)
 		}
 		if err := on.Reload(ctx); err != nil {

@@ -38,9 +38,16 @@ func mountUnit(point string) string { return escape(point) + ".mount" }
 func makeUnit(serial string) string { return "sharedos-make-" + escape(serial) + ".service" }
 func growUnit(serial string) string { return "sharedos-grow-" + escape(serial) + ".service" }
 
+const (
+	// attachedWait is how many seconds a boot waits for udev to name a disk that the kernel shows already. An emulated guest on a busy
+	// host takes more than half a minute. absentWait is the same for another disk, which may never come.
+	attachedWait = 600
+	absentWait   = 30
+)
+
 // filesOf are the unit files of a disk, by their paths below unitDir, and the link by which the boot wants the mount. What is wanted
-// only does not keep the boot from going on.
-func filesOf(disk agentapi.MountedDisk) (files map[string]string, link string) {
+// only does not keep the boot from going on. wait is in seconds.
+func filesOf(disk agentapi.MountedDisk, wait int) (files map[string]string, link string) {
 	device, mount := escape(byID+disk.Serial)+".device", mountUnit(disk.MountPoint)
 	options := "rw"
 	if disk.ReadOnly {
@@ -85,7 +92,6 @@ Type=oneshot
 ExecStart=` + mounts.AgentBinary + ` grow-disk ` + disk.Serial + `
 TimeoutStartSec=300
 `,
-		// A boot waits no longer for a disk that is not attached.
-		filepath.Join(device+".d", "50-sharedos.conf"): "[Unit]\nJobRunningTimeoutSec=30s\n",
+		filepath.Join(device+".d", "50-sharedos.conf"): fmt.Sprintf("[Unit]\nJobRunningTimeoutSec=%ds\n", wait),
 	}, filepath.Join("local-fs.target.wants", mount)
 }
