@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/disks"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/ondemand"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/service"
 )
@@ -38,6 +39,13 @@ func main() {
 	// ignore it, too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	command := ""
+	if disk := diskCommand(os.Args[1:]); disk != nil {
+		if err := disk(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) == 2 || len(os.Args) == 3 && os.Args[1] == "resolver" {
 		command = os.Args[1]
 	}
@@ -60,9 +68,20 @@ func main() {
 	case "version":
 		fmt.Println(version)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: agent serve | next-root | resolver FILE | version")
+		fmt.Fprintln(os.Stderr, "usage: agent serve | next-root | resolver FILE | make-disk SERIAL FILESYSTEM | grow-disk SERIAL | version")
 		os.Exit(2)
 	}
+}
+
+// diskCommand returns what the units of further disks run: "make-disk SERIAL FILESYSTEM" and "grow-disk SERIAL"; nil for other arguments.
+func diskCommand(args []string) func(context.Context) error {
+	switch {
+	case len(args) == 3 && args[0] == "make-disk":
+		return func(ctx context.Context) error { return disks.Make(ctx, args[1], args[2]) }
+	case len(args) == 2 && args[0] == "grow-disk":
+		return func(context.Context) error { return disks.GrowBySerial(args[1]) }
+	}
+	return nil
 }
 
 // serve serves until systemd ends the service.

@@ -90,6 +90,8 @@ func nextStep(err error, timeout string) string {
 	case errors.As(err, &open):
 		return fmt.Sprintf("Check that libvirt answers, with: virsh --connect '%s' pool-list --all. To use another "+
 			"libvirt or pool, set uri and pool in the provider block. State is kept as it was.", open.uri)
+	case errors.Is(err, store.ErrAbsentPool):
+		return "Define that storage pool and start it, or choose another one: virsh pool-list --all. State is kept as it was."
 	case errors.Is(err, hypervisor.ErrUnreachable), errors.Is(err, store.ErrUnreachable):
 		return "Check that libvirt runs and answers, then apply again. State is kept as it was."
 	case errors.Is(err, hypervisor.ErrForeign):

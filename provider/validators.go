@@ -21,9 +21,11 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -164,6 +166,12 @@ var (
 		check: hypervisor.CheckBridgeName}
 	isNetwork = textRule{form: "the name of a libvirt network: 1 to 64 letters, digits, dots, underscores and hyphens, starting with a letter or digit",
 		check: hypervisor.CheckNetworkName}
+	isDiskName = textRule{form: "a name of 1 to 20 letters, digits, underscores and hyphens, starting with a letter or digit",
+		check: hypervisor.CheckDiskName}
+	isDiskSerial  = textRule{form: "a serial of 1 to 20 letters, digits, underscores and hyphens", check: hypervisor.CheckDiskSerial}
+	isMountPoint  = textRule{form: "a directory in the VM that is not the operating system's, such as /srv/data", check: agentapi.CheckMountPoint}
+	isPoolName    = textRule{form: "the name of a libvirt storage pool", check: store.CheckPoolName}
+	isVolume      = textRule{form: "the name of a volume in a libvirt storage pool", check: store.CheckGivenVolume}
 	isTitle       = textRule{form: "one line without control characters", check: hypervisor.CheckTitle}
 	isDescription = textRule{form: "a text without control characters but tabs and ends of lines", check: hypervisor.CheckDescription}
 )

@@ -26,19 +26,30 @@ var vmSamples = map[string]struct {
 	at    path.Path
 	value any
 }{
-	"name":                {path.Root("name"), "other"},
-	"hostname":            {path.Root("hostname"), "other.example"},
-	"ssh_authorized_keys": {path.Root("ssh_authorized_keys"), []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
-	"base":                {path.Root("base"), tree.Digest{9}.String()},
-	"components":          {path.Root("components"), []string{tree.Digest{8}.String()}},
-	"on_demand":           {path.Root("on_demand"), []string{tree.Digest{8}.String()}},
-	"detach_on_demand":    {path.Root("detach_on_demand"), true},
-	"prefer":              {path.Root("prefer"), map[string]string{"/etc/a": "tool"}},
-	"vcpus":               {path.Root("vcpus"), int64(3)},
-	"max_vcpus":           {path.Root("max_vcpus"), int64(3)},
-	"memory":              {path.Root("memory"), "1GiB"},
-	"max_memory":          {path.Root("max_memory"), "2GiB"},
-	"disk.size":           {path.Root("disk").AtName("size"), "8GiB"},
+	"name":                      {path.Root("name"), "other"},
+	"hostname":                  {path.Root("hostname"), "other.example"},
+	"ssh_authorized_keys":       {path.Root("ssh_authorized_keys"), []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
+	"base":                      {path.Root("base"), tree.Digest{9}.String()},
+	"components":                {path.Root("components"), []string{tree.Digest{8}.String()}},
+	"on_demand":                 {path.Root("on_demand"), []string{tree.Digest{8}.String()}},
+	"detach_on_demand":          {path.Root("detach_on_demand"), true},
+	"prefer":                    {path.Root("prefer"), map[string]string{"/etc/a": "tool"}},
+	"vcpus":                     {path.Root("vcpus"), int64(3)},
+	"max_vcpus":                 {path.Root("max_vcpus"), int64(3)},
+	"memory":                    {path.Root("memory"), "1GiB"},
+	"max_memory":                {path.Root("max_memory"), "2GiB"},
+	"disk.size":                 {path.Root("disk").AtName("size"), "8GiB"},
+	"disks.size":                {diskPath.AtName("size"), "2GiB"},
+	"disks.pool":                {diskPath.AtName("pool"), "other"},
+	"disks.volume":              {diskPath.AtName("volume"), "mine.img"},
+	"disks.format":              {diskPath.AtName("format"), "qcow2"},
+	"disks.cache":               {diskPath.AtName("cache"), "writeback"},
+	"disks.discard":             {diskPath.AtName("discard"), "ignore"},
+	"disks.serial":              {diskPath.AtName("serial"), "s-1"},
+	"disks.read_only":           {diskPath.AtName("read_only"), true},
+	"disks.deletion_protection": {diskPath.AtName("deletion_protection"), true},
+	"disks.file_system":         {diskPath.AtName("file_system"), "xfs"},
+	"disks.mount_point":         {diskPath.AtName("mount_point"), "/srv/data"},
 	"interfaces.user.forwards": {
 		path.Root("interfaces").AtMapKey("lan").AtName("user").AtName("forwards").AtMapKey("8080"), int64(80),
 	},
@@ -81,6 +92,8 @@ var vmSamples = map[string]struct {
 	"timeouts.update":               {path.Root("timeouts").AtName("update"), "1h"},
 	"timeouts.delete":               {path.Root("timeouts").AtName("delete"), "1h"},
 }
+
+var diskPath = path.Root("disks").AtMapKey("data")
 
 var readyCheckPath = path.Root("ready").AtName("health_checks").AtMapKey("a")
 

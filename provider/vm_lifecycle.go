@@ -121,15 +121,16 @@ func (b *vmLifeCycle) compare(state *vmModel, change *vmChange) {
 // keepProtected refuses to destroy or to replace a VM that is protected in state. A VM whose creation was not finished
 // is not protected: it has no data yet.
 func (m *vmModel) keepProtected(ctx context.Context, do string, private privateState) diag.Diagnostics {
-	if !m.DeletionProtection.ValueBool() {
+	at, what := m.protectedBy()
+	if what == "" {
 		return nil
 	}
 	unfinished, diags := isUnfinished(ctx, private)
 	if unfinished || diags.HasError() {
 		return diags
 	}
-	err := fmt.Errorf("%w: %s is true in state", vm.ErrProtected, protection)
-	return append(diags, protectedVM(do, m.Name.ValueString(), err)...)
+	err := fmt.Errorf("%w: %s is true in state", vm.ErrProtected, what)
+	return append(diags, failedAt(at, failure{do: do, object: vmName(m.Name.ValueString()), err: err})...)
 }
 
 // protectedVM is the error that a VM is protected.

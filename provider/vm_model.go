@@ -19,6 +19,7 @@ type vmModel struct {
 	vmStack
 	vmCompute
 	vmDisk
+	vmDisks
 	vmInterfaces
 	vmPower
 	vmLifeCycle
@@ -67,7 +68,7 @@ func (computedOnly) compare(*vmModel, *vmChange)                       {}
 
 func (m *vmModel) blocks() []vmBlock {
 	return []vmBlock{
-		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmInterfaces, &m.vmPower, &m.vmLifeCycle, &m.vmReady, &m.vmRefresh,
+		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmDisks, &m.vmInterfaces, &m.vmPower, &m.vmLifeCycle, &m.vmReady, &m.vmRefresh,
 		&m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
 	}
 }
@@ -140,6 +141,8 @@ type vmChange struct {
 	compute bool
 	// disk: the size of the private disk, which grows while the VM runs.
 	disk bool
+	// disks: further disks, which are attached, detached, grown and mounted while the VM runs.
+	disks bool
 	// lifeCycle: what libvirt alone knows. Neither the guest nor the hardware is touched.
 	lifeCycle bool
 	// definition: attributes that change nothing in the running guest. They change the definition or the provider's policy.

@@ -125,6 +125,9 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 			next: "Set disk.size to " + have.ValueString() + " or more. Data would be lost otherwise.",
 		})...)
 	}
+	if diags.Append(plan.refuseShrink(vmName(plan.Name.ValueString()), state)...); diags.HasError() {
+		return diags
+	}
 	change.stack = change.stack || diverged || unfinished
 	// Every update can replace the agent by the provider's own and detach layers that are no longer in use.
 	plan.Agent, plan.HeldLayers = types.ObjectUnknown(agentTypes), types.ListUnknown(heldLayerType)
@@ -151,7 +154,7 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if !built {
 		plan.Impact = types.ObjectUnknown(impactTypes)
 		diags.Append(r.forget(ctx, state, fresh)...)
-	} else if change.stack || change.hardware || (change.disk || change.links || change.compute) && !change.power {
+	} else if change.stack || change.hardware || (change.disk || change.disks || change.links || change.compute) && !change.power {
 		var d diag.Diagnostics
 		end, d = r.planImpact(ctx, plan, state, change, fresh, asked)
 		diags.Append(d...)

@@ -74,11 +74,11 @@ func problemDiagnostics(do, name string, problems []vm.Problem) (diags diag.Diag
 	return diags
 }
 
-// attributePath is the path of an attribute. The second name of a path below interfaces is a key of the map.
+// attributePath is the path of an attribute. The second name of a path below interfaces and disks is a key of the map.
 func attributePath(names []string) path.Path {
 	at := path.Root(names[0])
 	for i, name := range names[1:] {
-		if i == 0 && names[0] == "interfaces" {
+		if i == 0 && (names[0] == "interfaces" || names[0] == "disks") {
 			at = at.AtMapKey(name)
 		} else {
 			at = at.AtName(name)

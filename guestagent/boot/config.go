@@ -37,6 +37,12 @@ func readBootConfig() (agentapi.BootConfig, error) {
 	return bootConfig(strings)
 }
 
+// FirmwareDisks are the further disks with file systems in the boot configuration that the firmware has.
+func FirmwareDisks() ([]agentapi.MountedDisk, error) {
+	config, err := readBootConfig()
+	return config.Disks, err
+}
+
 // bootConfig finds and checks the one BootConfig among OEM strings.
 func bootConfig(oem []string) (agentapi.BootConfig, error) {
 	var config agentapi.BootConfig

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/disks"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -133,6 +134,9 @@ func run(ctx context.Context) error {
 	}
 	if err := installService("/proc/self/exe", record.PrivateDisk); err != nil {
 		return err
+	}
+	if err := disks.Install(config.Disks); err != nil {
+		say("disks: %v", err) // which is no reason not to boot
 	}
 	if err := installHostKeys(newRoot); err != nil {
 		return err

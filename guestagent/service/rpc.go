@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/disks"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
@@ -106,6 +107,11 @@ type answerer struct {
 	grow func(ctx context.Context, size int64) (before, after int64, err error)
 	// identify gives the running system its host name and root's keys.
 	identify func(agentapi.BootConfig) error
+	// setDisks gives the running system the file systems of its further disks, and releases those with some serials. It returns
+	// what uses those that are held.
+	setDisks func(ctx context.Context, wanted []disks.Wanted, release []string) (held map[string][]string, err error)
+	// settingDisks is locked while it runs.
+	settingDisks sync.Mutex
 	// refused is the record of an agent that was to take over from this one and did not.
 	refused takeoverRecord
 	// busy are the layers, by id, that could not be closed although no process was seen to use them.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/disks"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/live"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/ondemand"
@@ -120,7 +121,13 @@ func Run(ctx context.Context, version string) error {
 	answers := &answerer{
 		version: version, engine: engine, blobs: blobs, layers: liveLayers{}, system: observer{System: system, manager: manager, usr: usr},
 		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
-		identify: identify,
+		identify: identify, setDisks: func(ctx context.Context, wanted []disks.Wanted, release []string) (map[string][]string, error) {
+			firmware, err := boot.FirmwareDisks()
+			if err != nil {
+				return nil, err
+			}
+			return disks.Set(ctx, disks.Running{Manager: manager}, disks.Own, firmware, wanted, release)
+		},
 		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: engine.Yield, leave: func() {
 			replaced.Store(true)
 			time.AfterFunc(lastWord, yielded)

@@ -42,6 +42,7 @@ func TestTheAgentsLife(t *testing.T) {
 		{"another agent takes over", keepingLogin(testTakeover)},
 		{"an agent that does not start is not kept", testTakeoverThatFails},
 		{"the private disk grows", testGrowth},
+		{"further disks", testDisks},
 		{"no room", testRoom(r[3])},
 		{"many refreshes", testEndurance(r[2], r[3])},
 		{"power cut", testPowerCut},

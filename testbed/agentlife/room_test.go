@@ -132,5 +132,10 @@ func testPowerCut(t *testing.T, v *guest.VM) {
 	if got != "kept\n0" {
 		t.Errorf("after the power cut: %q", got)
 	}
+	if len(v.Spec.Disks) > 0 { // see testDisks
+		if got := run(t, v, "cat /srv/lent/file; systemctl is-active srv-lent.mount"); got != "kept\nactive" {
+			t.Errorf("the disk that was attached while it ran, after the power cut: %q", got)
+		}
+	}
 	matrix.Record(t, "power cut", "while the private disk is written to", "the journal is replayed; what was synced is there")
 }

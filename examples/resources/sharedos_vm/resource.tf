@@ -12,6 +12,9 @@ resource "sharedos_vm" "web" {
   vcpus  = 2
   memory = "1GiB"
   disk   = { size = "8GiB" }
+  disks = {
+    data = { size = "20GiB", file_system = "ext4", mount_point = "/srv/data" }
+  }
 
   autostart = true # it comes back with the host
 

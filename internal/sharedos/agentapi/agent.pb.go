@@ -289,6 +289,237 @@ func (Refusal) EnumDescriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{3}
 }
 
+// A further disk with a file system.
+type Disk struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Serial string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// "ext4" or "xfs".
+	FileSystem string `protobuf:"bytes,2,opt,name=file_system,json=fileSystem,proto3" json:"file_system,omitempty"`
+	// Absolute.
+	MountPoint string `protobuf:"bytes,3,opt,name=mount_point,json=mountPoint,proto3" json:"mount_point,omitempty"`
+	ReadOnly   bool   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Bytes that the disk has at least: the agent waits until the kernel shows them. 0 if the host does not know.
+	Size          int64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_agent_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Disk) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Disk) GetFileSystem() string {
+	if x != nil {
+		return x.FileSystem
+	}
+	return ""
+}
+
+func (x *Disk) GetMountPoint() string {
+	if x != nil {
+		return x.MountPoint
+	}
+	return ""
+}
+
+func (x *Disk) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *Disk) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type SetDisksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Disks []*Disk                `protobuf:"bytes,1,rep,name=disks,proto3" json:"disks,omitempty"`
+	// Serials of disks that the host is going to detach.
+	Release       []string `protobuf:"bytes,2,rep,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDisksRequest) Reset() {
+	*x = SetDisksRequest{}
+	mi := &file_agent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDisksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDisksRequest) ProtoMessage() {}
+
+func (x *SetDisksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDisksRequest.ProtoReflect.Descriptor instead.
+func (*SetDisksRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SetDisksRequest) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *SetDisksRequest) GetRelease() []string {
+	if x != nil {
+		return x.Release
+	}
+	return nil
+}
+
+type SetDisksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Disks that are in use, so that nothing was changed.
+	Held          []*HeldDisk `protobuf:"bytes,1,rep,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDisksResponse) Reset() {
+	*x = SetDisksResponse{}
+	mi := &file_agent_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDisksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDisksResponse) ProtoMessage() {}
+
+func (x *SetDisksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDisksResponse.ProtoReflect.Descriptor instead.
+func (*SetDisksResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SetDisksResponse) GetHeld() []*HeldDisk {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+type HeldDisk struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Serial string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// Units and processes that use it, or where it is mounted.
+	By            []string `protobuf:"bytes,2,rep,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldDisk) Reset() {
+	*x = HeldDisk{}
+	mi := &file_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldDisk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldDisk) ProtoMessage() {}
+
+func (x *HeldDisk) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldDisk.ProtoReflect.Descriptor instead.
+func (*HeldDisk) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HeldDisk) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *HeldDisk) GetBy() []string {
+	if x != nil {
+		return x.By
+	}
+	return nil
+}
+
 type Layer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// dm-verity root digest, "sha256:<64 hex>".
@@ -301,7 +532,7 @@ type Layer struct {
 
 func (x *Layer) Reset() {
 	*x = Layer{}
-	mi := &file_agent_proto_msgTypes[0]
+	mi := &file_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +544,7 @@ func (x *Layer) String() string {
 func (*Layer) ProtoMessage() {}
 
 func (x *Layer) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[0]
+	mi := &file_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +557,7 @@ func (x *Layer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Layer.ProtoReflect.Descriptor instead.
 func (*Layer) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{0}
+	return file_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Layer) GetId() string {
@@ -364,7 +595,7 @@ type Stack struct {
 
 func (x *Stack) Reset() {
 	*x = Stack{}
-	mi := &file_agent_proto_msgTypes[1]
+	mi := &file_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +607,7 @@ func (x *Stack) String() string {
 func (*Stack) ProtoMessage() {}
 
 func (x *Stack) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[1]
+	mi := &file_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +620,7 @@ func (x *Stack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stack.ProtoReflect.Descriptor instead.
 func (*Stack) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{1}
+	return file_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Stack) GetId() string {
@@ -454,7 +685,7 @@ type Preference struct {
 
 func (x *Preference) Reset() {
 	*x = Preference{}
-	mi := &file_agent_proto_msgTypes[2]
+	mi := &file_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +697,7 @@ func (x *Preference) String() string {
 func (*Preference) ProtoMessage() {}
 
 func (x *Preference) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[2]
+	mi := &file_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +710,7 @@ func (x *Preference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Preference.ProtoReflect.Descriptor instead.
 func (*Preference) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{2}
+	return file_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Preference) GetPath() string {
@@ -513,7 +744,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +756,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[3]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +769,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{3}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StatusRequest) GetEvent() Event {
@@ -614,7 +845,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +857,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[4]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +870,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StatusResponse) GetAgentVersion() string {
@@ -830,7 +1061,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +1073,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1086,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Network) GetAddresses() []string {
@@ -885,7 +1116,7 @@ type InterfaceAddresses struct {
 
 func (x *InterfaceAddresses) Reset() {
 	*x = InterfaceAddresses{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1128,7 @@ func (x *InterfaceAddresses) String() string {
 func (*InterfaceAddresses) ProtoMessage() {}
 
 func (x *InterfaceAddresses) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1141,7 @@ func (x *InterfaceAddresses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceAddresses.ProtoReflect.Descriptor instead.
 func (*InterfaceAddresses) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *InterfaceAddresses) GetMac() string {
@@ -941,7 +1172,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1184,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1197,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PutRequest) GetDigest() string {
@@ -1006,7 +1237,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1249,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1262,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PutResponse) GetComplete() bool {
@@ -1053,7 +1284,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1296,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1309,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Target) GetTo() []byte {
@@ -1108,7 +1339,7 @@ type AssessRequest struct {
 
 func (x *AssessRequest) Reset() {
 	*x = AssessRequest{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1351,7 @@ func (x *AssessRequest) String() string {
 func (*AssessRequest) ProtoMessage() {}
 
 func (x *AssessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1364,7 @@ func (x *AssessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssessRequest.ProtoReflect.Descriptor instead.
 func (*AssessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AssessRequest) GetTarget() *Target {
@@ -1173,7 +1404,7 @@ type AssessResponse struct {
 
 func (x *AssessResponse) Reset() {
 	*x = AssessResponse{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1416,7 @@ func (x *AssessResponse) String() string {
 func (*AssessResponse) ProtoMessage() {}
 
 func (x *AssessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1429,7 @@ func (x *AssessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssessResponse.ProtoReflect.Descriptor instead.
 func (*AssessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AssessResponse) GetImpact() *Impact {
@@ -1242,7 +1473,7 @@ type Impact struct {
 
 func (x *Impact) Reset() {
 	*x = Impact{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1485,7 @@ func (x *Impact) String() string {
 func (*Impact) ProtoMessage() {}
 
 func (x *Impact) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1498,7 @@ func (x *Impact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Impact.ProtoReflect.Descriptor instead.
 func (*Impact) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Impact) GetLevel() Level {
@@ -1378,7 +1609,7 @@ type UnitStart struct {
 
 func (x *UnitStart) Reset() {
 	*x = UnitStart{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1621,7 @@ func (x *UnitStart) String() string {
 func (*UnitStart) ProtoMessage() {}
 
 func (x *UnitStart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1634,7 @@ func (x *UnitStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitStart.ProtoReflect.Descriptor instead.
 func (*UnitStart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UnitStart) GetUnit() string {
@@ -1457,7 +1688,7 @@ type UnitImpact struct {
 
 func (x *UnitImpact) Reset() {
 	*x = UnitImpact{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1700,7 @@ func (x *UnitImpact) String() string {
 func (*UnitImpact) ProtoMessage() {}
 
 func (x *UnitImpact) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1713,7 @@ func (x *UnitImpact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitImpact.ProtoReflect.Descriptor instead.
 func (*UnitImpact) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UnitImpact) GetUnit() string {
@@ -1544,7 +1775,7 @@ type UnitPolicy struct {
 
 func (x *UnitPolicy) Reset() {
 	*x = UnitPolicy{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1787,7 @@ func (x *UnitPolicy) String() string {
 func (*UnitPolicy) ProtoMessage() {}
 
 func (x *UnitPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1800,7 @@ func (x *UnitPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitPolicy.ProtoReflect.Descriptor instead.
 func (*UnitPolicy) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UnitPolicy) GetDefault() string {
@@ -1602,7 +1833,7 @@ type PathList struct {
 
 func (x *PathList) Reset() {
 	*x = PathList{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1845,7 @@ func (x *PathList) String() string {
 func (*PathList) ProtoMessage() {}
 
 func (x *PathList) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1858,7 @@ func (x *PathList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathList.ProtoReflect.Descriptor instead.
 func (*PathList) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PathList) GetPaths() []string {
@@ -1654,7 +1885,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +1897,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +1910,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HealthCheck) GetName() string {
@@ -1780,7 +2011,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +2023,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +2036,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Command) GetArgv() []string {
@@ -1850,7 +2081,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1862,7 +2093,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1875,7 +2106,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RefreshRequest) GetTarget() *Target {
@@ -1993,7 +2224,7 @@ type RefreshResponse struct {
 
 func (x *RefreshResponse) Reset() {
 	*x = RefreshResponse{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2236,7 @@ func (x *RefreshResponse) String() string {
 func (*RefreshResponse) ProtoMessage() {}
 
 func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2249,7 @@ func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
 func (*RefreshResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RefreshResponse) GetStarted() bool {
@@ -2070,7 +2301,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2313,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2326,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Report) GetFrom() *Stack {
@@ -2270,7 +2501,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2513,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2526,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Conflict) GetPath() string {
@@ -2339,7 +2570,7 @@ type UnitRestart struct {
 
 func (x *UnitRestart) Reset() {
 	*x = UnitRestart{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2582,7 @@ func (x *UnitRestart) String() string {
 func (*UnitRestart) ProtoMessage() {}
 
 func (x *UnitRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2595,7 @@ func (x *UnitRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitRestart.ProtoReflect.Descriptor instead.
 func (*UnitRestart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UnitRestart) GetUnit() string {
@@ -2407,7 +2638,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2650,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2663,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Timing) GetStep() string {
@@ -2460,7 +2691,7 @@ type ReleaseLayersRequest struct {
 
 func (x *ReleaseLayersRequest) Reset() {
 	*x = ReleaseLayersRequest{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2472,7 +2703,7 @@ func (x *ReleaseLayersRequest) String() string {
 func (*ReleaseLayersRequest) ProtoMessage() {}
 
 func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2485,7 +2716,7 @@ func (x *ReleaseLayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReleaseLayersRequest) GetIds() []string {
@@ -2512,7 +2743,7 @@ type ReleaseLayersResponse struct {
 
 func (x *ReleaseLayersResponse) Reset() {
 	*x = ReleaseLayersResponse{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2755,7 @@ func (x *ReleaseLayersResponse) String() string {
 func (*ReleaseLayersResponse) ProtoMessage() {}
 
 func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2768,7 @@ func (x *ReleaseLayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLayersResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLayersResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReleaseLayersResponse) GetFree() []string {
@@ -2565,7 +2796,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2577,7 +2808,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2590,7 +2821,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Held) GetId() string {
@@ -2617,7 +2848,7 @@ type MappedRequest struct {
 
 func (x *MappedRequest) Reset() {
 	*x = MappedRequest{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2860,7 @@ func (x *MappedRequest) String() string {
 func (*MappedRequest) ProtoMessage() {}
 
 func (x *MappedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2873,7 @@ func (x *MappedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedRequest.ProtoReflect.Descriptor instead.
 func (*MappedRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MappedRequest) GetSuffix() string {
@@ -2661,7 +2892,7 @@ type MappedResponse struct {
 
 func (x *MappedResponse) Reset() {
 	*x = MappedResponse{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +2904,7 @@ func (x *MappedResponse) String() string {
 func (*MappedResponse) ProtoMessage() {}
 
 func (x *MappedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +2917,7 @@ func (x *MappedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedResponse.ProtoReflect.Descriptor instead.
 func (*MappedResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MappedResponse) GetFiles() []*MappedFile {
@@ -2710,7 +2941,7 @@ type MappedFile struct {
 
 func (x *MappedFile) Reset() {
 	*x = MappedFile{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +2953,7 @@ func (x *MappedFile) String() string {
 func (*MappedFile) ProtoMessage() {}
 
 func (x *MappedFile) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +2966,7 @@ func (x *MappedFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MappedFile.ProtoReflect.Descriptor instead.
 func (*MappedFile) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MappedFile) GetUnit() string {
@@ -2783,7 +3014,7 @@ type GrowDiskRequest struct {
 
 func (x *GrowDiskRequest) Reset() {
 	*x = GrowDiskRequest{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2795,7 +3026,7 @@ func (x *GrowDiskRequest) String() string {
 func (*GrowDiskRequest) ProtoMessage() {}
 
 func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2808,7 +3039,7 @@ func (x *GrowDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskRequest.ProtoReflect.Descriptor instead.
 func (*GrowDiskRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GrowDiskRequest) GetSize() int64 {
@@ -2829,7 +3060,7 @@ type GrowDiskResponse struct {
 
 func (x *GrowDiskResponse) Reset() {
 	*x = GrowDiskResponse{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +3072,7 @@ func (x *GrowDiskResponse) String() string {
 func (*GrowDiskResponse) ProtoMessage() {}
 
 func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +3085,7 @@ func (x *GrowDiskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrowDiskResponse.ProtoReflect.Descriptor instead.
 func (*GrowDiskResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GrowDiskResponse) GetBeforeBytes() int64 {
@@ -2883,7 +3114,7 @@ type IdentifyRequest struct {
 
 func (x *IdentifyRequest) Reset() {
 	*x = IdentifyRequest{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2895,7 +3126,7 @@ func (x *IdentifyRequest) String() string {
 func (*IdentifyRequest) ProtoMessage() {}
 
 func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2908,7 +3139,7 @@ func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
 func (*IdentifyRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *IdentifyRequest) GetHostname() string {
@@ -2933,7 +3164,7 @@ type IdentifyResponse struct {
 
 func (x *IdentifyResponse) Reset() {
 	*x = IdentifyResponse{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2945,7 +3176,7 @@ func (x *IdentifyResponse) String() string {
 func (*IdentifyResponse) ProtoMessage() {}
 
 func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2958,7 +3189,7 @@ func (x *IdentifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyResponse.ProtoReflect.Descriptor instead.
 func (*IdentifyResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 type CheckRequest struct {
@@ -2970,7 +3201,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3213,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3226,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CheckRequest) GetHealthChecks() []*HealthCheck {
@@ -3014,7 +3245,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3257,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3270,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CheckResponse) GetFailed() []*FailedCheck {
@@ -3060,7 +3291,7 @@ type FailedCheck struct {
 
 func (x *FailedCheck) Reset() {
 	*x = FailedCheck{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3072,7 +3303,7 @@ func (x *FailedCheck) String() string {
 func (*FailedCheck) ProtoMessage() {}
 
 func (x *FailedCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3085,7 +3316,7 @@ func (x *FailedCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedCheck.ProtoReflect.Descriptor instead.
 func (*FailedCheck) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FailedCheck) GetName() string {
@@ -3113,7 +3344,7 @@ type ResourcesRequest struct {
 
 func (x *ResourcesRequest) Reset() {
 	*x = ResourcesRequest{}
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3125,7 +3356,7 @@ func (x *ResourcesRequest) String() string {
 func (*ResourcesRequest) ProtoMessage() {}
 
 func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
+	mi := &file_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3138,7 +3369,7 @@ func (x *ResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
+	return file_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ResourcesRequest) GetProcessors() int32 {
@@ -3162,7 +3393,7 @@ type ResourcesResponse struct {
 
 func (x *ResourcesResponse) Reset() {
 	*x = ResourcesResponse{}
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3174,7 +3405,7 @@ func (x *ResourcesResponse) String() string {
 func (*ResourcesResponse) ProtoMessage() {}
 
 func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[39]
+	mi := &file_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3187,7 +3418,7 @@ func (x *ResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{39}
+	return file_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResourcesResponse) GetProcessors() int32 {
@@ -3221,7 +3452,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3464,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[40]
+	mi := &file_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,7 +3477,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{40}
+	return file_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -3266,7 +3497,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[41]
+	mi := &file_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3278,7 +3509,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[41]
+	mi := &file_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3291,7 +3522,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{41}
+	return file_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -3305,7 +3536,23 @@ var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
 	"\n" +
-	"\vagent.proto\x12\x11sharedos.agent.v1\"4\n" +
+	"\vagent.proto\x12\x11sharedos.agent.v1\"\x91\x01\n" +
+	"\x04Disk\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x1f\n" +
+	"\vfile_system\x18\x02 \x01(\tR\n" +
+	"fileSystem\x12\x1f\n" +
+	"\vmount_point\x18\x03 \x01(\tR\n" +
+	"mountPoint\x12\x1b\n" +
+	"\tread_only\x18\x04 \x01(\bR\breadOnly\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\"Z\n" +
+	"\x0fSetDisksRequest\x12-\n" +
+	"\x05disks\x18\x01 \x03(\v2\x17.sharedos.agent.v1.DiskR\x05disks\x12\x18\n" +
+	"\arelease\x18\x02 \x03(\tR\arelease\"C\n" +
+	"\x10SetDisksResponse\x12/\n" +
+	"\x04held\x18\x01 \x03(\v2\x1b.sharedos.agent.v1.HeldDiskR\x04held\"2\n" +
+	"\bHeldDisk\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x0e\n" +
+	"\x02by\x18\x02 \x03(\tR\x02by\"4\n" +
 	"\x05Layer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tdata_size\x18\x02 \x01(\x03R\bdataSize\"\xe6\x01\n" +
@@ -3591,7 +3838,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eREFUSAL_TARGET\x10\x03\x12\x12\n" +
 	"\x0eREFUSAL_SYSTEM\x10\x04\x12\x14\n" +
 	"\x10REFUSAL_ACCOUNTS\x10\x05\x12\x12\n" +
-	"\x0eREFUSAL_CHECKS\x10\x062\x90\a\n" +
+	"\x0eREFUSAL_CHECKS\x10\x062\xe5\a\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +
@@ -3602,7 +3849,8 @@ const file_agent_proto_rawDesc = "" +
 	"\bGrowDisk\x12\".sharedos.agent.v1.GrowDiskRequest\x1a#.sharedos.agent.v1.GrowDiskResponse\x12S\n" +
 	"\bIdentify\x12\".sharedos.agent.v1.IdentifyRequest\x1a#.sharedos.agent.v1.IdentifyResponse\x12J\n" +
 	"\x05Check\x12\x1f.sharedos.agent.v1.CheckRequest\x1a .sharedos.agent.v1.CheckResponse\x12V\n" +
-	"\tResources\x12#.sharedos.agent.v1.ResourcesRequest\x1a$.sharedos.agent.v1.ResourcesResponse\x12P\n" +
+	"\tResources\x12#.sharedos.agent.v1.ResourcesRequest\x1a$.sharedos.agent.v1.ResourcesResponse\x12S\n" +
+	"\bSetDisks\x12\".sharedos.agent.v1.SetDisksRequest\x1a#.sharedos.agent.v1.SetDisksResponse\x12P\n" +
 	"\aReplace\x12!.sharedos.agent.v1.ReplaceRequest\x1a\".sharedos.agent.v1.ReplaceResponseBLZJgithub.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapib\x06proto3"
 
 var (
@@ -3618,124 +3866,132 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
 	(Event)(0),                    // 2: sharedos.agent.v1.Event
 	(Refusal)(0),                  // 3: sharedos.agent.v1.Refusal
-	(*Layer)(nil),                 // 4: sharedos.agent.v1.Layer
-	(*Stack)(nil),                 // 5: sharedos.agent.v1.Stack
-	(*Preference)(nil),            // 6: sharedos.agent.v1.Preference
-	(*StatusRequest)(nil),         // 7: sharedos.agent.v1.StatusRequest
-	(*StatusResponse)(nil),        // 8: sharedos.agent.v1.StatusResponse
-	(*Network)(nil),               // 9: sharedos.agent.v1.Network
-	(*InterfaceAddresses)(nil),    // 10: sharedos.agent.v1.InterfaceAddresses
-	(*PutRequest)(nil),            // 11: sharedos.agent.v1.PutRequest
-	(*PutResponse)(nil),           // 12: sharedos.agent.v1.PutResponse
-	(*Target)(nil),                // 13: sharedos.agent.v1.Target
-	(*AssessRequest)(nil),         // 14: sharedos.agent.v1.AssessRequest
-	(*AssessResponse)(nil),        // 15: sharedos.agent.v1.AssessResponse
-	(*Impact)(nil),                // 16: sharedos.agent.v1.Impact
-	(*UnitStart)(nil),             // 17: sharedos.agent.v1.UnitStart
-	(*UnitImpact)(nil),            // 18: sharedos.agent.v1.UnitImpact
-	(*UnitPolicy)(nil),            // 19: sharedos.agent.v1.UnitPolicy
-	(*PathList)(nil),              // 20: sharedos.agent.v1.PathList
-	(*HealthCheck)(nil),           // 21: sharedos.agent.v1.HealthCheck
-	(*Command)(nil),               // 22: sharedos.agent.v1.Command
-	(*RefreshRequest)(nil),        // 23: sharedos.agent.v1.RefreshRequest
-	(*RefreshResponse)(nil),       // 24: sharedos.agent.v1.RefreshResponse
-	(*Report)(nil),                // 25: sharedos.agent.v1.Report
-	(*Conflict)(nil),              // 26: sharedos.agent.v1.Conflict
-	(*UnitRestart)(nil),           // 27: sharedos.agent.v1.UnitRestart
-	(*Timing)(nil),                // 28: sharedos.agent.v1.Timing
-	(*ReleaseLayersRequest)(nil),  // 29: sharedos.agent.v1.ReleaseLayersRequest
-	(*ReleaseLayersResponse)(nil), // 30: sharedos.agent.v1.ReleaseLayersResponse
-	(*Held)(nil),                  // 31: sharedos.agent.v1.Held
-	(*MappedRequest)(nil),         // 32: sharedos.agent.v1.MappedRequest
-	(*MappedResponse)(nil),        // 33: sharedos.agent.v1.MappedResponse
-	(*MappedFile)(nil),            // 34: sharedos.agent.v1.MappedFile
-	(*GrowDiskRequest)(nil),       // 35: sharedos.agent.v1.GrowDiskRequest
-	(*GrowDiskResponse)(nil),      // 36: sharedos.agent.v1.GrowDiskResponse
-	(*IdentifyRequest)(nil),       // 37: sharedos.agent.v1.IdentifyRequest
-	(*IdentifyResponse)(nil),      // 38: sharedos.agent.v1.IdentifyResponse
-	(*CheckRequest)(nil),          // 39: sharedos.agent.v1.CheckRequest
-	(*CheckResponse)(nil),         // 40: sharedos.agent.v1.CheckResponse
-	(*FailedCheck)(nil),           // 41: sharedos.agent.v1.FailedCheck
-	(*ResourcesRequest)(nil),      // 42: sharedos.agent.v1.ResourcesRequest
-	(*ResourcesResponse)(nil),     // 43: sharedos.agent.v1.ResourcesResponse
-	(*ReplaceRequest)(nil),        // 44: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 45: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 46: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 47: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*Disk)(nil),                  // 4: sharedos.agent.v1.Disk
+	(*SetDisksRequest)(nil),       // 5: sharedos.agent.v1.SetDisksRequest
+	(*SetDisksResponse)(nil),      // 6: sharedos.agent.v1.SetDisksResponse
+	(*HeldDisk)(nil),              // 7: sharedos.agent.v1.HeldDisk
+	(*Layer)(nil),                 // 8: sharedos.agent.v1.Layer
+	(*Stack)(nil),                 // 9: sharedos.agent.v1.Stack
+	(*Preference)(nil),            // 10: sharedos.agent.v1.Preference
+	(*StatusRequest)(nil),         // 11: sharedos.agent.v1.StatusRequest
+	(*StatusResponse)(nil),        // 12: sharedos.agent.v1.StatusResponse
+	(*Network)(nil),               // 13: sharedos.agent.v1.Network
+	(*InterfaceAddresses)(nil),    // 14: sharedos.agent.v1.InterfaceAddresses
+	(*PutRequest)(nil),            // 15: sharedos.agent.v1.PutRequest
+	(*PutResponse)(nil),           // 16: sharedos.agent.v1.PutResponse
+	(*Target)(nil),                // 17: sharedos.agent.v1.Target
+	(*AssessRequest)(nil),         // 18: sharedos.agent.v1.AssessRequest
+	(*AssessResponse)(nil),        // 19: sharedos.agent.v1.AssessResponse
+	(*Impact)(nil),                // 20: sharedos.agent.v1.Impact
+	(*UnitStart)(nil),             // 21: sharedos.agent.v1.UnitStart
+	(*UnitImpact)(nil),            // 22: sharedos.agent.v1.UnitImpact
+	(*UnitPolicy)(nil),            // 23: sharedos.agent.v1.UnitPolicy
+	(*PathList)(nil),              // 24: sharedos.agent.v1.PathList
+	(*HealthCheck)(nil),           // 25: sharedos.agent.v1.HealthCheck
+	(*Command)(nil),               // 26: sharedos.agent.v1.Command
+	(*RefreshRequest)(nil),        // 27: sharedos.agent.v1.RefreshRequest
+	(*RefreshResponse)(nil),       // 28: sharedos.agent.v1.RefreshResponse
+	(*Report)(nil),                // 29: sharedos.agent.v1.Report
+	(*Conflict)(nil),              // 30: sharedos.agent.v1.Conflict
+	(*UnitRestart)(nil),           // 31: sharedos.agent.v1.UnitRestart
+	(*Timing)(nil),                // 32: sharedos.agent.v1.Timing
+	(*ReleaseLayersRequest)(nil),  // 33: sharedos.agent.v1.ReleaseLayersRequest
+	(*ReleaseLayersResponse)(nil), // 34: sharedos.agent.v1.ReleaseLayersResponse
+	(*Held)(nil),                  // 35: sharedos.agent.v1.Held
+	(*MappedRequest)(nil),         // 36: sharedos.agent.v1.MappedRequest
+	(*MappedResponse)(nil),        // 37: sharedos.agent.v1.MappedResponse
+	(*MappedFile)(nil),            // 38: sharedos.agent.v1.MappedFile
+	(*GrowDiskRequest)(nil),       // 39: sharedos.agent.v1.GrowDiskRequest
+	(*GrowDiskResponse)(nil),      // 40: sharedos.agent.v1.GrowDiskResponse
+	(*IdentifyRequest)(nil),       // 41: sharedos.agent.v1.IdentifyRequest
+	(*IdentifyResponse)(nil),      // 42: sharedos.agent.v1.IdentifyResponse
+	(*CheckRequest)(nil),          // 43: sharedos.agent.v1.CheckRequest
+	(*CheckResponse)(nil),         // 44: sharedos.agent.v1.CheckResponse
+	(*FailedCheck)(nil),           // 45: sharedos.agent.v1.FailedCheck
+	(*ResourcesRequest)(nil),      // 46: sharedos.agent.v1.ResourcesRequest
+	(*ResourcesResponse)(nil),     // 47: sharedos.agent.v1.ResourcesResponse
+	(*ReplaceRequest)(nil),        // 48: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 49: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 50: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 51: sharedos.agent.v1.UnitPolicy.PathsEntry
 }
 var file_agent_proto_depIdxs = []int32{
-	4,  // 0: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
-	6,  // 1: sharedos.agent.v1.Stack.prefer:type_name -> sharedos.agent.v1.Preference
-	2,  // 2: sharedos.agent.v1.StatusRequest.event:type_name -> sharedos.agent.v1.Event
-	0,  // 3: sharedos.agent.v1.StatusRequest.seen:type_name -> sharedos.agent.v1.State
-	5,  // 4: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
-	0,  // 5: sharedos.agent.v1.StatusResponse.state:type_name -> sharedos.agent.v1.State
-	25, // 6: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
-	9,  // 7: sharedos.agent.v1.StatusResponse.network:type_name -> sharedos.agent.v1.Network
-	10, // 8: sharedos.agent.v1.Network.interfaces:type_name -> sharedos.agent.v1.InterfaceAddresses
-	13, // 9: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
-	19, // 10: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	21, // 11: sharedos.agent.v1.AssessRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	16, // 12: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
-	1,  // 13: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
-	18, // 14: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
-	17, // 15: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
-	1,  // 16: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	46, // 17: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	47, // 18: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
-	22, // 19: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
-	13, // 20: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
-	1,  // 21: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
-	21, // 22: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	19, // 23: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
-	5,  // 24: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
-	5,  // 25: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
-	0,  // 26: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
-	16, // 27: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
-	27, // 28: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
-	28, // 29: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
-	3,  // 30: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
-	17, // 31: sharedos.agent.v1.Report.starts:type_name -> sharedos.agent.v1.UnitStart
-	26, // 32: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
-	1,  // 33: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
-	31, // 34: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
-	34, // 35: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
-	21, // 36: sharedos.agent.v1.CheckRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
-	41, // 37: sharedos.agent.v1.CheckResponse.failed:type_name -> sharedos.agent.v1.FailedCheck
-	20, // 38: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	7,  // 39: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	11, // 40: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	14, // 41: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	23, // 42: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	29, // 43: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	32, // 44: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	35, // 45: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	37, // 46: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
-	39, // 47: sharedos.agent.v1.Agent.Check:input_type -> sharedos.agent.v1.CheckRequest
-	42, // 48: sharedos.agent.v1.Agent.Resources:input_type -> sharedos.agent.v1.ResourcesRequest
-	44, // 49: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	8,  // 50: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	12, // 51: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	15, // 52: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	24, // 53: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	30, // 54: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	33, // 55: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	36, // 56: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	38, // 57: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
-	40, // 58: sharedos.agent.v1.Agent.Check:output_type -> sharedos.agent.v1.CheckResponse
-	43, // 59: sharedos.agent.v1.Agent.Resources:output_type -> sharedos.agent.v1.ResourcesResponse
-	45, // 60: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	50, // [50:61] is the sub-list for method output_type
-	39, // [39:50] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	4,  // 0: sharedos.agent.v1.SetDisksRequest.disks:type_name -> sharedos.agent.v1.Disk
+	7,  // 1: sharedos.agent.v1.SetDisksResponse.held:type_name -> sharedos.agent.v1.HeldDisk
+	8,  // 2: sharedos.agent.v1.Stack.layers:type_name -> sharedos.agent.v1.Layer
+	10, // 3: sharedos.agent.v1.Stack.prefer:type_name -> sharedos.agent.v1.Preference
+	2,  // 4: sharedos.agent.v1.StatusRequest.event:type_name -> sharedos.agent.v1.Event
+	0,  // 5: sharedos.agent.v1.StatusRequest.seen:type_name -> sharedos.agent.v1.State
+	9,  // 6: sharedos.agent.v1.StatusResponse.stack:type_name -> sharedos.agent.v1.Stack
+	0,  // 7: sharedos.agent.v1.StatusResponse.state:type_name -> sharedos.agent.v1.State
+	29, // 8: sharedos.agent.v1.StatusResponse.last:type_name -> sharedos.agent.v1.Report
+	13, // 9: sharedos.agent.v1.StatusResponse.network:type_name -> sharedos.agent.v1.Network
+	14, // 10: sharedos.agent.v1.Network.interfaces:type_name -> sharedos.agent.v1.InterfaceAddresses
+	17, // 11: sharedos.agent.v1.AssessRequest.target:type_name -> sharedos.agent.v1.Target
+	23, // 12: sharedos.agent.v1.AssessRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	25, // 13: sharedos.agent.v1.AssessRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	20, // 14: sharedos.agent.v1.AssessResponse.impact:type_name -> sharedos.agent.v1.Impact
+	1,  // 15: sharedos.agent.v1.Impact.level:type_name -> sharedos.agent.v1.Level
+	22, // 16: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
+	21, // 17: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
+	1,  // 18: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
+	50, // 19: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	51, // 20: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	26, // 21: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
+	17, // 22: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
+	1,  // 23: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
+	25, // 24: sharedos.agent.v1.RefreshRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	23, // 25: sharedos.agent.v1.RefreshRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	9,  // 26: sharedos.agent.v1.Report.from:type_name -> sharedos.agent.v1.Stack
+	9,  // 27: sharedos.agent.v1.Report.to:type_name -> sharedos.agent.v1.Stack
+	0,  // 28: sharedos.agent.v1.Report.state:type_name -> sharedos.agent.v1.State
+	20, // 29: sharedos.agent.v1.Report.impact:type_name -> sharedos.agent.v1.Impact
+	31, // 30: sharedos.agent.v1.Report.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	32, // 31: sharedos.agent.v1.Report.timings:type_name -> sharedos.agent.v1.Timing
+	3,  // 32: sharedos.agent.v1.Report.refusal:type_name -> sharedos.agent.v1.Refusal
+	21, // 33: sharedos.agent.v1.Report.starts:type_name -> sharedos.agent.v1.UnitStart
+	30, // 34: sharedos.agent.v1.Report.conflict_details:type_name -> sharedos.agent.v1.Conflict
+	1,  // 35: sharedos.agent.v1.UnitRestart.level:type_name -> sharedos.agent.v1.Level
+	35, // 36: sharedos.agent.v1.ReleaseLayersResponse.held:type_name -> sharedos.agent.v1.Held
+	38, // 37: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
+	25, // 38: sharedos.agent.v1.CheckRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	45, // 39: sharedos.agent.v1.CheckResponse.failed:type_name -> sharedos.agent.v1.FailedCheck
+	24, // 40: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	11, // 41: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	15, // 42: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	18, // 43: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	27, // 44: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	33, // 45: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	36, // 46: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	39, // 47: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	41, // 48: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
+	43, // 49: sharedos.agent.v1.Agent.Check:input_type -> sharedos.agent.v1.CheckRequest
+	46, // 50: sharedos.agent.v1.Agent.Resources:input_type -> sharedos.agent.v1.ResourcesRequest
+	5,  // 51: sharedos.agent.v1.Agent.SetDisks:input_type -> sharedos.agent.v1.SetDisksRequest
+	48, // 52: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	12, // 53: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	16, // 54: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	19, // 55: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	28, // 56: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	34, // 57: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	37, // 58: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	40, // 59: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	42, // 60: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
+	44, // 61: sharedos.agent.v1.Agent.Check:output_type -> sharedos.agent.v1.CheckResponse
+	47, // 62: sharedos.agent.v1.Agent.Resources:output_type -> sharedos.agent.v1.ResourcesResponse
+	6,  // 63: sharedos.agent.v1.Agent.SetDisks:output_type -> sharedos.agent.v1.SetDisksResponse
+	49, // 64: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	53, // [53:65] is the sub-list for method output_type
+	41, // [41:53] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -3743,7 +3999,7 @@ func file_agent_proto_init() {
 	if File_agent_proto != nil {
 		return
 	}
-	file_agent_proto_msgTypes[17].OneofWrappers = []any{
+	file_agent_proto_msgTypes[21].OneofWrappers = []any{
 		(*HealthCheck_Unit)(nil),
 		(*HealthCheck_Http)(nil),
 		(*HealthCheck_Tcp)(nil),
@@ -3755,7 +4011,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   44,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

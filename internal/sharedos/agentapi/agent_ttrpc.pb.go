@@ -18,6 +18,7 @@ type AgentService interface {
 	Identify(context.Context, *IdentifyRequest) (*IdentifyResponse, error)
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	Resources(context.Context, *ResourcesRequest) (*ResourcesResponse, error)
+	SetDisks(context.Context, *SetDisksRequest) (*SetDisksResponse, error)
 	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
 }
 
@@ -93,6 +94,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Resources(ctx, &req)
+			},
+			"SetDisks": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SetDisksRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.SetDisks(ctx, &req)
 			},
 			"Replace": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ReplaceRequest
@@ -190,6 +198,14 @@ func (c *agentClient) Check(ctx context.Context, req *CheckRequest) (*CheckRespo
 func (c *agentClient) Resources(ctx context.Context, req *ResourcesRequest) (*ResourcesResponse, error) {
 	var resp ResourcesResponse
 	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Resources", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) SetDisks(ctx context.Context, req *SetDisksRequest) (*SetDisksResponse, error) {
+	var resp SetDisksResponse
+	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "SetDisks", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

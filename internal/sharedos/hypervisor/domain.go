@@ -40,6 +40,9 @@ type Domain struct {
 	// PrivateDisk is the volume's path on the host. It is empty in the first definition of a VM, which is made before the volume, so
 	// that no volume is ever without a domain that names it.
 	PrivateDisk string
+	// Disks are further disks, by the names that the user gave them. ForeignDisks are those that others have added, as XML.
+	Disks        map[string]Disk
+	ForeignDisks []string
 	// Interfaces by the names that the user gave them.
 	Interfaces map[string]Interface
 	// BootConfig is agentapi.BootConfig as JSON.
@@ -48,7 +51,7 @@ type Domain struct {
 	ConsoleLog string
 	Metadata   Metadata
 	// Title and Description are for people who look with virsh; empty if there is none. Foreign are the elements in the
-	// metadata that others have put there, as XML. Whoever defines the domain again passes on what it has of the three.
+	// metadata that others have put there, as XML. Whoever defines the domain again passes on what it has of the three, and ForeignDisks.
 	Title, Description string
 	Foreign            []string
 }
@@ -97,6 +100,7 @@ func (d Domain) Check() error {
 		}
 	}
 	wrong = append(wrong, checkLayers(d.Layers)...)
+	wrong = append(wrong, checkDisks(d.Disks)...)
 	if strings.Contains(d.Title, "\n") {
 		bad("the title has more than one line")
 	}

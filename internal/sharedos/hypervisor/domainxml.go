@@ -71,7 +71,9 @@ func (p platform) encode(d Domain) (string, error) {
 		OnPoweroff: "destroy",
 		OnReboot:   "restart",
 		OnCrash:    "destroy",
-		Devices:    p.devices(d),
+	}
+	if domain.Devices, err = p.devices(d); err != nil {
+		return "", err
 	}
 	encodeCompute(&domain, d)
 	if !p.hostVSock {
@@ -123,7 +125,7 @@ func sysinfo(bootConfig []byte) []libvirtxml.DomainSysInfo {
 	return []libvirtxml.DomainSysInfo{{SMBIOS: smbios}}
 }
 
-func (p platform) devices(d Domain) *libvirtxml.DomainDeviceList {
+func (p platform) devices(d Domain) (*libvirtxml.DomainDeviceList, error) {
 	devices := &libvirtxml.DomainDeviceList{
 		Serials: []libvirtxml.DomainSerial{{
 			Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: d.ConsoleLog, Append: "on"}},
@@ -137,11 +139,9 @@ func (p platform) devices(d Domain) *libvirtxml.DomainDeviceList {
 			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
 		}},
 	}
-	if d.PrivateDisk != "" {
-		devices.Disks = append(devices.Disks, privateDisk(d.PrivateDisk))
-	}
-	for i, layer := range d.Layers {
-		devices.Disks = append(devices.Disks, layer.disk(targetName(i+1)))
+	var err error
+	if devices.Disks, err = d.disks(); err != nil {
+		return nil, err
 	}
 	// Each of these takes a port, as do the balloon and the random number generator.
 	ports := len(devices.Disks) + len(devices.Interfaces) + 2
@@ -149,8 +149,8 @@ func (p platform) devices(d Domain) *libvirtxml.DomainDeviceList {
 		devices.VSock = &libvirtxml.DomainVSock{Model: "virtio", CID: &libvirtxml.DomainVSockCID{Auto: "yes"}}
 		ports++
 	}
-	devices.Controllers = controllers(ports + SpareLayers)
-	return devices
+	devices.Controllers = controllers(ports + SpareLayers + SpareDisks)
+	return devices, nil
 }
 
 // decode reads a definition back into the model, including what somebody changed by hand.
@@ -180,6 +180,9 @@ func decode(domain *libvirtxml.Domain) (Domain, error) {
 		d.PrivateDisk = privateDiskOf(domain.Devices)
 		d.ConsoleLog = consoleLogOf(domain.Devices)
 		d.decodeInterfaces(domain.Devices)
+		if err := d.decodeDisks(domain.Devices); err != nil {
+			return Domain{}, err
+		}
 	}
 	if domain.QEMUCommandline != nil {
 		d.decodeUserNetworks(domain.QEMUCommandline)

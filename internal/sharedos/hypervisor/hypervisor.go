@@ -2,7 +2,7 @@
 //
 // A [Domain] is the model of a definition. Definitions are written from the model and never edited, so that nothing stays in them
 // that the model does not have. What a person adds to a definition and the model has is kept: its title, its description and metadata
-// of others. Each group of devices has a file: layerdevice.go, privatedisk.go, network.go, vsock.go and pci.go.
+// of others, and disks of others. Each group of devices has a file: layerdevice.go, privatedisk.go, disk.go, network.go, vsock.go and pci.go.
 //
 // The package does not know what a release is: a layer is a volume that is attached as a device. It has no type of libvirt in its
 // API. Callers match ErrNotFound, ErrForeign and ErrUnreachable.
@@ -37,8 +37,10 @@ var (
 	// ErrEmulated means that a domain cannot get processors while it runs, because QEMU emulates it: QEMU 10.0 ends
 	// (tcg_register_thread) if a processor comes back that was taken out before.
 	ErrEmulated = errors.New("an emulated domain cannot get processors while it runs")
-	// ErrNoPort means that a running domain has no PCIe port left for another layer.
-	ErrNoPort = errors.New("the running domain has no room for another layer")
+	// ErrNoPort means that a running domain has no PCIe port left for another layer or disk.
+	ErrNoPort = errors.New("the running domain has no room for another layer or disk")
+	// ErrNoDisk means that a running domain has no such disk.
+	ErrNoDisk = errors.New("the running domain has no such disk")
 	// ErrNoInterface means that a domain has no such interface, or one on a user-mode network, which libvirt does not know.
 	ErrNoInterface = errors.New("the domain has no such interface that libvirt knows")
 	// ErrVSockEnded means that the vsock daemon of a running domain has ended. The domain is unreachable until it is powered off
@@ -94,9 +96,21 @@ type Hypervisor interface {
 	// BootFiles lists the kernels and initramfs of all domains, whoever created them, as they are defined and as they run. The
 	// list is sorted.
 	BootFiles(ctx context.Context) ([]string, error)
-	// ResizeDisk grows the private disk of a running domain to size bytes and tells the guest. It does nothing if the disk is
-	// larger. ErrNotRunning if the domain does not run; its volume alone has to be grown then.
-	ResizeDisk(ctx context.Context, name string, size int64) error
+	// ResizeDisk grows a disk of a running domain to size bytes and tells the guest: the further disk of the name, or the private
+	// disk for "". It does nothing if the disk is larger. ErrNotRunning if the domain does not run; its volume alone has to be
+	// grown then. ErrNoDisk if the running domain does not have it.
+	ResizeDisk(ctx context.Context, name, disk string, size int64) error
+	// AttachDisk adds a further disk to the running domain and to its definition, unless they have it. ErrNoPort if the running
+	// domain has no room for it.
+	AttachDisk(ctx context.Context, name, disk string, device Disk) error
+	// DetachDisk removes a further disk from the running domain and from its definition. It waits until the guest has released
+	// the device. The agent must have unmounted it before: libvirt detaches a mounted disk, too.
+	DetachDisk(ctx context.Context, name, disk string) error
+	// AttachedDisks lists the further disks of the running domain, sorted, whatever its definition says. ErrNotRunning if it does
+	// not run.
+	AttachedDisks(ctx context.Context, name string) ([]string, error)
+	// RoomForDisks returns how many further disks can be attached to the running domain. ErrNotRunning if it does not run.
+	RoomForDisks(ctx context.Context, name string) (int, error)
 	// SetVCPUs gives the running domain so many processors, 1 to its MaxVCPUs, and SetMemory so many bytes of memory, whole MiB up to
 	// its MaxMemory. They wait until the domain has them: ErrGuestKeeps if the guest has not released the rest when ctx ends. The
 	// definition stays as it is. ErrNotRunning if the domain does not run, and ErrEmulated for more processors of an emulated one.
@@ -194,6 +208,8 @@ type Metadata struct {
 	Detaches int `json:",omitempty"`
 	// Protected is true while the VM must not be deleted.
 	Protected bool `json:",omitempty"`
+	// Disks are the further disks by their names. An entry is there before its volume is made, and until that is deleted.
+	Disks map[string]DiskRecord `json:",omitempty"`
 	// LeftWith is the stack that the VM ran, without its layers, when its definition got another one for the next power-off
 	// and start; nil if the guest follows the definition.
 	LeftWith *release.Stack `json:",omitempty"`

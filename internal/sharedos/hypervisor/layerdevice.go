@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -90,11 +89,6 @@ func layerIDOf(disk libvirtxml.DomainDisk) (tree.Digest, bool) {
 	}
 	_, err := hex.Decode(id[:], []byte(digits))
 	return id, err == nil
-}
-
-// hasLayer reports whether a definition has a layer's device.
-func hasLayer(domain *libvirtxml.Domain, id tree.Digest) bool {
-	return slices.ContainsFunc(layersOf(domain), func(l LayerDevice) bool { return l.ID == id })
 }
 
 // check verifies one layer device.

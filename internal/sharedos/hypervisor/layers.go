@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/digitalocean/go-libvirt"
@@ -16,7 +17,7 @@ import (
 const (
 	// detachTimeout bounds DetachLayer if its context does not.
 	detachTimeout = time.Minute
-	// detachRepeat is how often the guest is asked to release a layer.
+	// detachRepeat is how often the guest is asked to release a disk.
 	detachRepeat = time.Second
 )
 
@@ -47,6 +48,15 @@ func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDevic
 	if err := layer.check(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
+	return h.attach(ctx, what, name, layerAliasOf(layer.ID), 0,
+		func(definition *libvirtxml.Domain) error { return checkAddition(definition, layer) }, layer.disk)
+}
+
+// attach adds a disk with an alias to a running domain and to its definition, where it is missing. reserved ports stay free. check says
+// why the disk cannot be added to a definition, and device describes it by its target.
+func (h *Libvirt) attach(ctx context.Context, what, name, alias string, reserved int,
+	check func(*libvirtxml.Domain) error, device func(target string) libvirtxml.DomainDisk,
+) error {
 	return h.call(ctx, what, func(l *libvirt.Libvirt) error {
 		found, err := find(l, name)
 		if err != nil {
@@ -54,7 +64,7 @@ func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDevic
 		}
 		var impact libvirt.DomainModificationImpact
 		lacking := []*libvirtxml.Domain{}
-		if !hasLayer(found.defined, layer.ID) {
+		if !hasAlias(found.defined, alias) {
 			impact |= libvirt.DomainAffectConfig
 			lacking = append(lacking, found.defined)
 		}
@@ -69,10 +79,10 @@ func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDevic
 				return err
 			}
 			definitions = append(definitions, live)
-			if !hasLayer(live, layer.ID) {
+			if !hasAlias(live, alias) {
 				impact |= libvirt.DomainAffectLive
 				lacking = append(lacking, live)
-				if err := checkPorts(text); err != nil {
+				if err := checkPorts(text, reserved); err != nil {
 					return err
 				}
 			}
@@ -81,11 +91,11 @@ func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDevic
 			return nil
 		}
 		for _, definition := range lacking {
-			if err := checkAddition(definition, layer); err != nil {
+			if err := check(definition); err != nil {
 				return err
 			}
 		}
-		disk := layer.disk(freeTarget(definitions))
+		disk := device(freeTarget(definitions))
 		text, err := disk.Marshal()
 		if err != nil {
 			return fmt.Errorf("describe the device: %w", err)
@@ -94,15 +104,22 @@ func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDevic
 	})
 }
 
-// checkPorts verifies that a running domain has a PCIe port for one more device.
-func checkPorts(definition string) error {
+// hasAlias reports whether a definition has a disk with an alias.
+func hasAlias(domain *libvirtxml.Domain, alias string) bool {
+	return domain.Devices != nil && slices.ContainsFunc(domain.Devices.Disks, func(disk libvirtxml.DomainDisk) bool {
+		return disk.Alias != nil && disk.Alias.Name == alias
+	})
+}
+
+// checkPorts verifies that a running domain has a PCIe port for one more device, besides those that stay reserved.
+func checkPorts(definition string, reserved int) error {
 	free, err := freePorts(definition)
 	if err != nil {
 		return err
 	}
-	if free == 0 {
-		return fmt.Errorf("%w: it takes %d in addition to those that it was started with; power it off and apply again, so that it starts "+
-			"with all that it needs", ErrNoPort, SpareLayers)
+	if free <= reserved {
+		return fmt.Errorf("%w: it has %d free ports, of which %d are kept for the layers of a refresh; power it off and apply again, so that "+
+			"it starts with all that it needs", ErrNoPort, free, reserved)
 	}
 	return nil
 }
@@ -130,7 +147,11 @@ func freeTarget(definitions []*libvirtxml.Domain) string {
 // DetachLayer implements Hypervisor. The layer leaves the definition last: if detaching fails before that, the definition still
 // has it, and a later call detaches it again.
 func (h *Libvirt) DetachLayer(ctx context.Context, name string, id tree.Digest) error {
-	what := fmt.Sprintf("detach layer %s from domain %q", id, name)
+	return h.detach(ctx, fmt.Sprintf("detach layer %s from domain %q", id, name), name, layerAliasOf(id))
+}
+
+// detach removes the disk with an alias from the running domain, and after that from its definition.
+func (h *Libvirt) detach(ctx context.Context, what, name, alias string) error {
 	bounded, cancel := context.WithTimeout(ctx, detachTimeout)
 	defer cancel()
 	var asked time.Time
@@ -142,15 +163,15 @@ func (h *Libvirt) DetachLayer(ctx context.Context, name string, id tree.Digest) 
 			if err != nil {
 				return err
 			}
-			if attached, err = hasLiveLayer(l, found, id); err != nil {
+			if attached, err = hasLiveDisk(l, found, alias); err != nil {
 				return err
 			}
 			if !attached {
-				return detachFromDefinition(l, found, id)
+				return detachFromDefinition(l, found, alias)
 			}
 			if time.Since(asked) >= detachRepeat {
 				asked = time.Now()
-				refused = answerOf(l.DomainDetachDeviceAlias(found.Domain, layerAliasOf(id), uint32(libvirt.DomainAffectLive)))
+				refused = answerOf(l.DomainDetachDeviceAlias(found.Domain, alias, uint32(libvirt.DomainAffectLive)))
 			}
 			return nil
 		})
@@ -165,7 +186,7 @@ func (h *Libvirt) DetachLayer(ctx context.Context, name string, id tree.Digest) 
 	}
 }
 
-func hasLiveLayer(l *libvirt.Libvirt, found ours, id tree.Digest) (bool, error) {
+func hasLiveDisk(l *libvirt.Libvirt, found ours, alias string) (bool, error) {
 	if !found.state.alive() {
 		return false, nil
 	}
@@ -173,14 +194,14 @@ func hasLiveLayer(l *libvirt.Libvirt, found ours, id tree.Digest) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	return hasLayer(live, id), nil
+	return hasAlias(live, alias), nil
 }
 
-func detachFromDefinition(l *libvirt.Libvirt, found ours, id tree.Digest) error {
-	if !hasLayer(found.defined, id) {
+func detachFromDefinition(l *libvirt.Libvirt, found ours, alias string) error {
+	if !hasAlias(found.defined, alias) {
 		return nil
 	}
-	err := l.DomainDetachDeviceAlias(found.Domain, layerAliasOf(id), uint32(libvirt.DomainAffectConfig))
+	err := l.DomainDetachDeviceAlias(found.Domain, alias, uint32(libvirt.DomainAffectConfig))
 	if libvirtconn.Is(err, libvirt.ErrDeviceMissing) {
 		return nil
 	}

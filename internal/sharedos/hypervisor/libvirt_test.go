@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor/hypervisortest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/testbed"
 )
 
@@ -119,13 +121,39 @@ func TestWhatPeopleAddWithVirshIsKept(t *testing.T) {
 	bed.Virsh(t, "desc", "--config", d.Name, "two\nlines")
 	bed.Virsh(t, "metadata", "--config", d.Name, "urn:example:b", "--key", "b", "--set", "<ticket>17</ticket>")
 	bed.Virsh(t, "autostart", d.Name)
+	added := map[string]string{"vdd": filepath.Join(filepath.Dir(d.PrivateDisk), "added.img"), "sdb": filepath.Join(filepath.Dir(d.PrivateDisk), "sata.img")}
+	for target, path := range added {
+		must(os.WriteFile(path, make([]byte, 1<<20), 0o600))
+		bed.Virsh(t, "attach-disk", "--config", "--driver", "qemu", "--subdriver", "raw", d.Name, path, target)
+	}
 	found, _, err := h.Lookup(t.Context(), d.Name)
 	must(err)
 	if found.Title != "Web <1>" || found.Description != "two\nlines" || len(found.Foreign) != 2 || found.Metadata.PrivateVolume != d.Metadata.PrivateVolume {
 		t.Errorf("it is read as %+v", found)
 	}
+	if len(found.ForeignDisks) != 2 {
+		t.Errorf("the disks that were added are %q", found.ForeignDisks)
+	}
 	found.VCPUs = 2
+	layer := found.Layers[0]
+	for i := range 3 { // whose targets are not those of the disks that were added
+		found.Layers = append(found.Layers, hypervisor.LayerDevice{ID: tree.Sum([]byte{byte(i)}), Path: layer.Path})
+	}
 	must(h.Define(t.Context(), found))
+	must(h.AttachDisk(t.Context(), d.Name, "data", hypervisor.Disk{Path: layer.Path, DiskDevice: hypervisor.DiskDevice{
+		Format: "raw", Cache: "none", Discard: "unmap", Serial: "data", ReadOnly: true}}))
+	list := func() string { return bed.Virsh(t, "domblklist", d.Name) }
+	for target, path := range added {
+		if text := list(); !regexp.MustCompile(`(?m)^ *` + target + ` +` + path + `$`).MatchString(text) {
+			t.Errorf("disk %s, which was added, is not in\n%s", target, text)
+		}
+	}
+	must(h.Start(t.Context(), d.Name))
+	must(h.DetachDisk(t.Context(), d.Name, "none"))
+	if text := list(); !strings.Contains(text, added["vdd"]) || !strings.Contains(text, added["sdb"]) {
+		t.Errorf("the VM runs without the disks that were added:\n%s", text)
+	}
+	must(h.PowerOff(t.Context(), d.Name))
 	must(h.SetMetadata(t.Context(), d.Name, found.Metadata))
 	if text := bed.Virsh(t, "metadata", d.Name, "urn:example:a"); !strings.Contains(text, "<owner>ops &amp; more</owner>") {
 		t.Errorf("metadata of a is %s", text)

@@ -16,6 +16,10 @@ import (
 const (
 	// SpareLayers is how many layers can be attached to a running domain in addition to those that it was started with.
 	SpareLayers = 12
+	// SpareDisks is how many ports there are in addition to those for layers.
+	SpareDisks = 4
+	// LayerPorts are left free by further disks, since a refresh attaches the new layers before it detaches the old ones.
+	LayerPorts = 8
 	// firstSlot and lastSlot are the slots of pcie.0 for devices that only QEMU's command line names, so that libvirt does not
 	// know them. libvirt fills slots from 1 up, with eight root ports in each, and QEMU's chipset has the last one.
 	firstSlot = 0x10

@@ -13,12 +13,12 @@ import (
 )
 
 // privateDisk describes a private disk. What the guest discards or overwrites with zeros is freed on the host.
-func privateDisk(path string) libvirtxml.DomainDisk {
+func privateDisk(path, target string) libvirtxml.DomainDisk {
 	return libvirtxml.DomainDisk{
 		Device: "disk",
 		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw", Cache: "none", Discard: "unmap", DetectZeros: "unmap"},
 		Source: diskSource(path),
-		Target: &libvirtxml.DomainDiskTarget{Dev: targetName(0), Bus: "virtio"},
+		Target: &libvirtxml.DomainDiskTarget{Dev: target, Bus: "virtio"},
 		Serial: agentapi.PrivateDiskSerial,
 	}
 }
@@ -67,8 +67,16 @@ func targetName(i int) string {
 }
 
 // ResizeDisk implements Hypervisor.
-func (h *Libvirt) ResizeDisk(ctx context.Context, name string, size int64) error {
-	what := fmt.Sprintf("resize the private disk of domain %q", name)
+func (h *Libvirt) ResizeDisk(ctx context.Context, name, disk string, size int64) error {
+	what := fmt.Sprintf("resize disk %q of domain %q", disk, name)
+	wanted := func(one libvirtxml.DomainDisk) bool {
+		has, ok := diskNameOf(one)
+		return ok && has == disk
+	}
+	if disk == "" {
+		what = fmt.Sprintf("resize the private disk of domain %q", name)
+		wanted = func(one libvirtxml.DomainDisk) bool { return one.Serial == agentapi.PrivateDiskSerial }
+	}
 	if size <= 0 {
 		return fmt.Errorf("%s: a size of %d bytes is not possible", what, size)
 	}
@@ -88,7 +96,7 @@ func (h *Libvirt) ResizeDisk(ctx context.Context, name string, size int64) error
 			return errors.New("it has no devices")
 		}
 		for _, disk := range live.Devices.Disks {
-			if disk.Serial != agentapi.PrivateDiskSerial || disk.Target == nil {
+			if disk.Target == nil || !wanted(disk) {
 				continue
 			}
 			// This is the size that QEMU and the guest know. The volume may be larger already.
@@ -101,6 +109,6 @@ func (h *Libvirt) ResizeDisk(ctx context.Context, name string, size int64) error
 			}
 			return l.DomainBlockResize(found.Domain, disk.Target.Dev, uint64(size), libvirt.DomainBlockResizeBytes)
 		}
-		return fmt.Errorf("it has no disk with the serial %s", agentapi.PrivateDiskSerial)
+		return ErrNoDisk
 	})
 }

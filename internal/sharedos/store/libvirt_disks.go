@@ -23,7 +23,7 @@ func (s *Libvirt) CreatePrivateDisk(ctx context.Context, name string, size int64
 	if size <= 0 {
 		return "", fmt.Errorf("%s: a size of %d bytes is not possible", what, size)
 	}
-	disk, err := s.ensure(ctx, what, name, size, 0)
+	disk, err := s.ensure(ctx, what, name, size, 0, rawFormat)
 	if err != nil {
 		return "", err
 	}

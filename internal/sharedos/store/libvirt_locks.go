@@ -36,7 +36,7 @@ type lockVolumes struct{ *Libvirt }
 // CreateLock implements LockVolumes.
 func (s lockVolumes) CreateLock(ctx context.Context, name string) error {
 	return s.call(ctx, "create lock "+name, storing, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
-		_, err := createVolume(l, pool, name, lockSize, lockSize)
+		_, err := createVolume(l, pool, name, lockSize, lockSize, rawFormat)
 		if libvirtconn.Is(err, libvirt.ErrStorageVolExist) {
 			return nil // nobody else uses the name, so an earlier call created it and its answer was lost
 		}

@@ -46,7 +46,7 @@ func (s *Libvirt) findPool(l *libvirt.Libvirt, access access) (libvirt.StoragePo
 		return pool, err
 	case s.config.CreatePath == "":
 		return pool, fmt.Errorf("%w: libvirt at %s has no storage pool %q; define and start it, or set the directory in which it is to be "+
-			"created", ErrUnreachable, s.client.URI(), s.config.Pool)
+			"created", ErrAbsentPool, s.client.URI(), s.config.Pool)
 	case access == reading:
 		return pool, fmt.Errorf("storage pool %q: %w", s.config.Pool, ErrNoPool)
 	}

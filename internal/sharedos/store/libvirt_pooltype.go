@@ -45,7 +45,7 @@ func checkType(pool, kind string) error {
 const zfsBlock = 128 << 10
 
 // createVolume creates a volume of at least size bytes in a pool, of which some are reserved.
-func createVolume(l *libvirt.Libvirt, pool libvirt.StoragePool, name string, size, reserve int64) (libvirt.StorageVol, error) {
+func createVolume(l *libvirt.Libvirt, pool libvirt.StoragePool, name string, size, reserve int64, format string) (libvirt.StorageVol, error) {
 	definition, err := poolDefinition(l, pool)
 	if err == nil {
 		err = checkType(pool.Name, definition.Type)
@@ -61,7 +61,7 @@ func createVolume(l *libvirt.Libvirt, pool libvirt.StoragePool, name string, siz
 	case zfs:
 		size, reserve = (size+zfsBlock-1)/zfsBlock*zfsBlock, (reserve+zfsBlock-1)/zfsBlock*zfsBlock
 	}
-	text, err := volumeDefinition(name, size, reserve)
+	text, err := volumeDefinition(name, size, reserve, format)
 	if err != nil {
 		return libvirt.StorageVol{}, err
 	}

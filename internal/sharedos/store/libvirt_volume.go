@@ -130,13 +130,13 @@ func (s *Libvirt) Volumes(ctx context.Context) ([]Volume, error) {
 
 // ensure returns the volume of a name as it is. If there is none, it creates one of size bytes, of which the pool reserves some at
 // once.
-func (s *Libvirt) ensure(ctx context.Context, what, name string, size, reserve int64) (volume, error) {
+func (s *Libvirt) ensure(ctx context.Context, what, name string, size, reserve int64, format string) (volume, error) {
 	var found volume
 	err := s.call(ctx, what, storing, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 		created := false
 		handle, err := s.lookup(l, pool, name)
 		if errors.Is(err, ErrNotFound) {
-			handle, err = createVolume(l, pool, name, size, reserve)
+			handle, err = createVolume(l, pool, name, size, reserve, format)
 			created = err == nil
 			if libvirtconn.Is(err, libvirt.ErrStorageVolExist) { // another process created it first
 				handle, err = s.lookup(l, pool, name)
@@ -156,23 +156,23 @@ func (s *Libvirt) ensure(ctx context.Context, what, name string, size, reserve i
 // ensureSize is ensure for content that can be written again: a volume that is too small is replaced. All of its size is reserved.
 // libvirtd 11.3 crashes if the disk is full in the middle of an upload, and refuses to reserve what is not there.
 func (s *Libvirt) ensureSize(ctx context.Context, what, name string, size int64) (volume, error) {
-	found, err := s.ensure(ctx, what, name, size, size)
+	found, err := s.ensure(ctx, what, name, size, size, rawFormat)
 	if err != nil || found.capacity >= size {
 		return found, err
 	}
 	if err := s.delete(ctx, what, name); err != nil {
 		return volume{}, err
 	}
-	return s.ensure(ctx, what, name, size, size)
+	return s.ensure(ctx, what, name, size, size, rawFormat)
 }
 
-// volumeDefinition describes a raw volume, of which some bytes are reserved.
-func volumeDefinition(name string, size, reserve int64) (string, error) {
+// volumeDefinition describes a volume, of which some bytes are reserved.
+func volumeDefinition(name string, size, reserve int64, format string) (string, error) {
 	definition, err := xml.Marshal(libvirtxml.StorageVolume{
 		Name:       name,
 		Capacity:   &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: uint64(size)},
 		Allocation: &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: uint64(reserve)},
-		Target:     &libvirtxml.StorageVolumeTarget{Format: &libvirtxml.StorageVolumeTargetFormat{Type: "raw"}},
+		Target:     &libvirtxml.StorageVolumeTarget{Format: &libvirtxml.StorageVolumeTargetFormat{Type: format}},
 	})
 	if err != nil {
 		return "", fmt.Errorf("describe volume %s: %w", name, err)

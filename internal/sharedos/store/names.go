@@ -26,6 +26,8 @@ const (
 	HeadVolume    VolumeKind = "head"
 	DiskVolume    VolumeKind = "vm"
 	LockVolume    VolumeKind = "lock"
+	// FurtherDiskVolume can be in any pool, not only in the store's own.
+	FurtherDiskVolume VolumeKind = "disk"
 )
 
 // VolumeName is the parsed name of a volume.
@@ -37,6 +39,8 @@ type VolumeName struct {
 	Of Named
 	// VM that a private disk belongs to, and Mark, the start of the VM's UUID. A disk of an earlier version has no mark.
 	VM, Mark string
+	// Disk is the name of a further disk of a VM.
+	Disk string
 	// lock is the name of a lock volume.
 	lock lockName
 }
@@ -52,6 +56,25 @@ func ReleaseName(id tree.Digest) string { return string(ReleaseVolume) + "-" + i
 
 // plain matches what libvirt, every type of pool and every file system accept as a part of a volume's name.
 var plain = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
+
+// CheckPoolName returns why a text cannot name a storage pool.
+func CheckPoolName(name string) error {
+	if !plain.MatchString(name) {
+		return fmt.Errorf("%q is not a name of 1 to 100 letters, digits and ._+-, starting with a letter or digit", name)
+	}
+	return nil
+}
+
+// CheckGivenVolume returns why a text cannot name a volume that somebody else has made.
+func CheckGivenVolume(name string) error {
+	if len(name) > 255 || name == "" || name == "." || name == ".." || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == '/' || r == 0x7f }) {
+		return fmt.Errorf("%q is not a name of 1 to 255 bytes without slashes and control characters", name)
+	}
+	if _, ours := ParseVolumeName(name); ours {
+		return fmt.Errorf("%q is the name of a layer, of a VM's disk or of another volume of this provider", name)
+	}
+	return nil
+}
 
 // HeadName is the name of the volume with the history of a base or component.
 func HeadName(kind release.Kind, name string) (string, error) {
@@ -81,6 +104,34 @@ func DiskName(vm, uuid string) (string, error) {
 		return "", fmt.Errorf("private disk of VM %q: %q is not a UUID in canonical form", vm, uuid)
 	}
 	return string(DiskVolume) + "-" + vm + "." + digits[:markDigits], nil
+}
+
+// furtherMarked matches what follows "disk-" in the name of a further disk: the name of the VM, the mark, and the name of the disk.
+var furtherMarked = regexp.MustCompile(`^(.*)\.([0-9a-f]{16})\.([A-Za-z0-9][A-Za-z0-9_-]{0,19})$`)
+
+// FurtherDiskName is the name of the volume of a further disk of a VM: "disk-<name>.<the first 16 digits of its UUID>.<disk>". As with
+// DiskName, the name is the mark that the volume is this VM's.
+func FurtherDiskName(vm, uuid, disk string) (string, error) {
+	private, err := DiskName(vm, uuid)
+	if err != nil {
+		return "", err
+	}
+	name := string(FurtherDiskVolume) + strings.TrimPrefix(private, string(DiskVolume)) + "." + disk
+	return name, checkFurtherDisk(name)
+}
+
+// FurtherDiskIsOf reports whether a volume can be a further disk of the VM with a UUID, by its name.
+func FurtherDiskIsOf(volume, uuid string) bool {
+	name, ok := ParseVolumeName(volume)
+	return ok && name.Kind == FurtherDiskVolume && strings.HasPrefix(strings.ReplaceAll(uuid, "-", ""), name.Mark)
+}
+
+// checkFurtherDisk returns an error unless a volume's name is that of a further disk.
+func checkFurtherDisk(volume string) error {
+	if name, ok := ParseVolumeName(volume); !ok || name.Kind != FurtherDiskVolume {
+		return fmt.Errorf("%q is not the name of a further disk's volume", volume)
+	}
+	return nil
 }
 
 // DiskIsOf reports whether a volume can be the private disk of the VM with a UUID. The record of the VM, its domain's metadata, has
@@ -126,6 +177,12 @@ func ParseVolumeName(name string) (VolumeName, bool) {
 		if !plain.MatchString(parsed.VM) {
 			return VolumeName{}, false
 		}
+	case FurtherDiskVolume:
+		parts := furtherMarked.FindStringSubmatch(rest)
+		if parts == nil || !plain.MatchString(parts[1]) {
+			return VolumeName{}, false
+		}
+		parsed.VM, parsed.Mark, parsed.Disk = parts[1], parts[2], parts[3]
 	case LockVolume:
 		if parsed.lock, ok = parseLockName(rest); !ok {
 			return VolumeName{}, false

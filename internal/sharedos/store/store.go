@@ -6,7 +6,7 @@
 // be used (design/0019).
 //
 // In a pool, everything is a volume that is named after its content: "layer-<64 hex>", "blob-<64 hex>", "release-<64 hex>"
-// (a signed manifest), "head-<kind>-<name>" (a history), "vm-<name>.<mark>" (a private disk) and "lock-…" (see [Locker]).
+// (a signed manifest), "head-<kind>-<name>" (a history), "vm-<name>.<mark>" (a private disk), "disk-<name>.<mark>.<disk>" (a further disk of a VM) and "lock-…" (see [Locker]).
 // A layer, blob or manifest is either complete or absent for every reader: its first 4 KiB are written last.
 package store
 
@@ -34,7 +34,12 @@ var (
 	// ErrCorrupt means that a volume is complete, but its content does not match its name.
 	ErrCorrupt = errors.New("the volume's content is not what its name says")
 	// ErrShrink means that a private disk was to become smaller, which would cut off data.
-	ErrShrink = errors.New("a private disk cannot shrink")
+	ErrShrink = errors.New("a disk cannot shrink")
+	// ErrAbsentPool means that libvirt has no storage pool of a name that this store does not make. It matches ErrUnreachable: what
+	// is in the pool is unknown.
+	ErrAbsentPool = fmt.Errorf("libvirt has no such storage pool: %w", ErrUnreachable)
+	// ErrFormat means that a volume has another format than the one that it should have.
+	ErrFormat = errors.New("the volume has another format")
 )
 
 // Progress is called with the number of bytes done and the total. It may be called often and must return at once.
@@ -100,6 +105,17 @@ type Disks interface {
 	PrivateDisk(ctx context.Context, volume string) (Volume, error)
 	// Room returns the room for private disks; ErrNotFound if the pool does not exist yet.
 	Room(ctx context.Context) (Room, error)
+	// CreateDisk creates a sparse volume of size bytes for a further disk, under a name that FurtherDiskName has given, and returns
+	// its path on the host. An existing one is grown, but for a file that QEMU has open (inUse), which QEMU grows itself. ErrShrink
+	// if it is larger, ErrFormat if it has another format. The pool "" is the store's own; another one has to exist
+	// (ErrAbsentPool).
+	CreateDisk(ctx context.Context, pool, volume string, size int64, format string, inUse bool) (path string, err error)
+	// DeleteDisk deletes the volume of a further disk. It is no error if there is none.
+	DeleteDisk(ctx context.Context, pool, volume string) error
+	// FindVolume returns any volume of a pool, and its format as libvirt finds it; ErrNotFound if there is none.
+	FindVolume(ctx context.Context, pool, volume string) (found Volume, format string, err error)
+	// RoomIn is Room for another pool.
+	RoomIn(ctx context.Context, pool string) (Room, error)
 	// ListDisks lists the private disks of all VMs.
 	ListDisks(ctx context.Context) ([]Volume, error)
 }

@@ -132,6 +132,11 @@ func (p plainTexts) Identify(ctx context.Context, request *agentapi.IdentifyRequ
 	return answer(ctx, request, p.agent.Identify)
 }
 
+// SetDisks implements agentapi.AgentService.
+func (p plainTexts) SetDisks(ctx context.Context, request *agentapi.SetDisksRequest) (*agentapi.SetDisksResponse, error) {
+	return answer(ctx, request, p.agent.SetDisks)
+}
+
 // Check implements agentapi.AgentService.
 func (p plainTexts) Check(ctx context.Context, request *agentapi.CheckRequest) (*agentapi.CheckResponse, error) {
 	return answer(ctx, request, p.agent.Check)

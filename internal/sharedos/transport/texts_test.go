@@ -124,6 +124,10 @@ func (s saying) GrowDisk(context.Context, *agentapi.GrowDiskRequest) (*agentapi.
 	return said(s, &agentapi.GrowDiskResponse{})
 }
 
+func (s saying) SetDisks(context.Context, *agentapi.SetDisksRequest) (*agentapi.SetDisksResponse, error) {
+	return said(s, &agentapi.SetDisksResponse{})
+}
+
 func (s saying) Identify(context.Context, *agentapi.IdentifyRequest) (*agentapi.IdentifyResponse, error) {
 	return said(s, &agentapi.IdentifyResponse{})
 }

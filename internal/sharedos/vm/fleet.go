@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -158,12 +159,13 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
 	have := Spec{
 		UUID: domain.UUID, VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
-		Interfaces: domain.Interfaces,
+		Interfaces: domain.Interfaces, Disks: f.disksOf(domain),
 	}
+	disks, powerOff, err := planDisks(have.Disks, spec.Disks)
 	known := specOf(domain)
 	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand) &&
 		slices.Equal(known.Prefer, spec.Prefer) && have.VCPUs == spec.VCPUs && have.Memory == spec.Memory
-	if same && len(hardware(have, spec)) == 0 && len(Links(have.Interfaces, spec.Interfaces)) == 0 && sameAtBoot(domain, spec) {
+	if same && err == nil && !powerOff && !disks.Any() && len(hardware(have, spec)) == 0 && len(Links(have.Interfaces, spec.Interfaces)) == 0 && sameAtBoot(domain, spec) {
 		return nil
 	}
 	if !domain.Metadata.BeingMade() { // it may serve somebody already
@@ -213,7 +215,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if err := f.attachFallback(ctx, &domain, fallbacks); err != nil {
 		return err
 	}
-	known, _, err := f.find(ctx, spec.Name, spec.UUID)
+	known, state, err := f.find(ctx, spec.Name, spec.UUID)
 	switch {
 	case errors.Is(err, hypervisor.ErrNotFound):
 		return f.defineFirst(ctx, spec, domain, progress)
@@ -245,13 +247,22 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if domain.PrivateDisk, err = f.Store.CreatePrivateDisk(ctx, volume, size); err != nil {
 		return fmt.Errorf("make its private disk: %w", err)
 	}
+	if known, err = f.recordDisks(ctx, known, spec); err != nil {
+		return err
+	}
+	if err := f.defineDisks(ctx, &domain, known, spec, state == hypervisor.Running, progress); err != nil {
+		return err
+	}
 	if known.Metadata.Creating != nil {
 		if domain.Metadata.Creating, err = f.creating(); err != nil {
 			return err
 		}
 	}
 	progress("defining the domain")
-	return f.Hypervisor.Define(ctx, domain)
+	if err := f.Hypervisor.Define(ctx, domain); err != nil {
+		return err
+	}
+	return f.dropDisks(ctx, domain.UUID, unwanted(known, spec.Disks), progress)
 }
 
 func diskGone(volume, pool string) error {
@@ -270,6 +281,9 @@ func (f *Fleet) defineFirst(ctx context.Context, spec Spec, domain hypervisor.Do
 		return err
 	}
 	domain.Metadata.PrivateVolume = volume
+	if domain.Metadata.Disks, _, err = f.withNewDisks(domain, spec); err != nil {
+		return err
+	}
 	progress("making the private disk")
 	defer func() {
 		if err != nil {
@@ -282,11 +296,14 @@ func (f *Fleet) defineFirst(ctx context.Context, spec Spec, domain hypervisor.Do
 	if domain.PrivateDisk, err = f.Store.CreatePrivateDisk(ctx, volume, spec.DiskSize); err != nil {
 		return fmt.Errorf("make its private disk: %w", err)
 	}
+	if err := f.defineDisks(ctx, &domain, domain, spec, false, progress); err != nil {
+		return err
+	}
 	progress("defining the domain")
 	return f.Hypervisor.Define(ctx, domain)
 }
 
-// dropFirst removes the private disk and the domain of a VM whose first definition failed: nothing has written to the disk. Both
+// dropFirst removes the private disk, the further disks and the domain of a VM whose first definition failed: nothing has written to the disk. Both
 // are kept if the domain has the disk nevertheless, or if libvirt does not answer.
 func (f *Fleet) dropFirst(ctx context.Context, spec Spec, volume string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
@@ -301,6 +318,15 @@ func (f *Fleet) dropFirst(ctx context.Context, spec Spec, volume string) error {
 	}
 	if err := f.Store.DeletePrivateDisk(ctx, volume); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("remove its private disk again: %w", err)
+	}
+	for name := range spec.Disks {
+		record, err := f.recordOf(spec.Name, spec.UUID, name, spec.Disks[name])
+		if err == nil {
+			err = f.deleteDisk(ctx, spec.UUID, name, record, func(string) {})
+		}
+		if err != nil && !errors.Is(err, store.ErrAbsentPool) { // nothing was made in a pool that does not exist
+			return fmt.Errorf("remove its disks again: %w", err)
+		}
 	}
 	if gone {
 		return nil
@@ -331,6 +357,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 		Hostname:       spec.Hostname,
 		AuthorizedKeys: spec.AuthorizedKeys,
 		Detaches:       detaches,
+		Disks:          MountedDisks(spec.Disks),
 	})
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("encode the boot configuration: %w", err)
@@ -427,6 +454,11 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 	case err != nil && !gone:
 		return nil, fmt.Errorf("read its private disk: %w", err)
 	}
+	further, err := f.diskFaults(ctx, domain, state)
+	if err != nil {
+		return nil, err
+	}
+	faults = append(faults, further...)
 	lifeCycle, err := f.lifeCycle(ctx, domain)
 	if err != nil {
 		return nil, err
@@ -441,9 +473,10 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 			VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
 			DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
-			Interfaces: domain.Interfaces, Running: state == hypervisor.Running, LifeCycle: lifeCycle,
+			Interfaces: domain.Interfaces, Disks: f.disksOf(domain), Running: state == hypervisor.Running, LifeCycle: lifeCycle,
 		},
-		State: state, Rollout: participation(domain), Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack, DiskAllocated: disk.Allocation,
+		State: state, Rollout: participation(domain), Pool: f.Pool, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack,
+		DiskAllocated: disk.Allocation,
 	}
 	if state != hypervisor.Running {
 		return found, nil
@@ -510,6 +543,8 @@ func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress
 		return nil, was, err
 	case domain.Metadata.Protected:
 		return nil, was, ErrProtected
+	case len(protectedDisks(domain)) > 0:
+		return nil, was, protectedDisk(protectedDisks(domain)[0])
 	default:
 		if had, err = f.refersTo(ctx, domain); err != nil {
 			return nil, was, err
@@ -528,34 +563,45 @@ func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress
 			return nil, was, fmt.Errorf("power off: %w", err)
 		}
 	}
-	if err := f.remove(ctx, domain.Name, volume, defined, progress); err != nil {
+	leftDisks, err := f.remove(ctx, domain, volume, defined, progress)
+	if err != nil {
 		return nil, was, err
 	}
+	left = errors.Join(left, leftDisks)
 	return had, was, errors.Join(left, f.deleteConsole(ctx, name))
 }
 
-// remove removes the private disk and the definition of a VM that is off. The definition goes last: until then it names the disk, so
+// remove removes the further disks, the private disk and the definition of a VM that is off. The definition goes last: until then it names the disk, so
 // that a deletion that was cut off is continued. A collection must not see the one without the other: it would take the disk for
-// that of a VM on another host.
-func (f *Fleet) remove(ctx context.Context, name, volume string, defined bool, progress Progress) (err error) {
+// that of a VM on another host. A further disk whose pool is gone is left (ErrLeft).
+func (f *Fleet) remove(ctx context.Context, domain hypervisor.Domain, volume string, defined bool, progress Progress) (left, err error) {
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
+	for _, disk := range slices.Sorted(maps.Keys(domain.Metadata.Disks)) {
+		err := f.deleteDisk(ctx, domain.UUID, disk, domain.Metadata.Disks[disk], progress)
+		switch {
+		case errors.Is(err, store.ErrAbsentPool), errors.Is(err, ErrNotOurs):
+			left = errors.Join(left, fmt.Errorf("%w: %w", ErrLeft, err))
+		case err != nil:
+			return nil, err
+		}
+	}
 	if volume != "" {
 		progress("deleting the private disk")
 		if err := f.Store.DeletePrivateDisk(ctx, volume); err != nil && !errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("delete its private disk: %w", err)
+			return nil, fmt.Errorf("delete its private disk: %w", err)
 		}
 	}
 	if !defined {
-		return nil
+		return left, nil
 	}
-	if err := f.Hypervisor.Undefine(ctx, name); err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
-		return fmt.Errorf("undefine: %w", err)
+	if err := f.Hypervisor.Undefine(ctx, domain.Name); err != nil && !errors.Is(err, hypervisor.ErrNotFound) {
+		return nil, fmt.Errorf("undefine: %w", err)
 	}
-	return nil
+	return left, nil
 }
 
 // deleteConsole removes a VM's console log, and the older ones that virtlogd keeps.

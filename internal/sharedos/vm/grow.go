@@ -38,7 +38,7 @@ func (f *Fleet) grow(ctx context.Context, domain hypervisor.Domain, spec Spec, p
 	if _, err := f.Store.CreatePrivateDisk(ctx, volume, spec.DiskSize); err != nil {
 		return fmt.Errorf("grow its private disk: %w", err)
 	}
-	if err := f.Hypervisor.ResizeDisk(ctx, spec.Name, spec.DiskSize); err != nil {
+	if err := f.Hypervisor.ResizeDisk(ctx, spec.Name, "", spec.DiskSize); err != nil {
 		return fmt.Errorf("grow its private disk: %w", err)
 	}
 	agent, err := f.connectAndPin(ctx, domain)

@@ -89,7 +89,7 @@ func kept(domain, before hypervisor.Domain) hypervisor.Domain {
 	domain.Metadata.AgentKey, domain.Metadata.Protected = before.Metadata.AgentKey, before.Metadata.Protected
 	keepMove(&domain, before)
 	domain.Metadata.Detaches = before.Metadata.Detaches
-	domain.Title, domain.Description, domain.Foreign = before.Title, before.Description, before.Foreign
+	domain.Title, domain.Description, domain.Foreign, domain.ForeignDisks = before.Title, before.Description, before.Foreign, before.ForeignDisks
 	return domain
 }
 

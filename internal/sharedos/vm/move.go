@@ -26,13 +26,15 @@ const (
 	ReasonLinks          Reason = "the link of an interface changes while the VM runs"
 	ReasonNextBoot       Reason = "the strategy is next_boot: the new stack takes effect at the next start"
 	ReasonDiskGrows      Reason = "the private disk grows while the VM runs"
+	ReasonDisks          Reason = "the cache, discard, serial and read_only of a disk change only through a power-off"
+	ReasonDisksLive      Reason = "disks are attached, detached, grown or mounted while the VM runs"
 	ReasonIdentity       Reason = "the host name and root's keys change while the VM runs"
 )
 
 // Reasons are all reasons of moves. An agent gives reasons of its own.
 var Reasons = []Reason{
 	ReasonProcessors, ReasonMaxProcessors, ReasonMemory, ReasonMaxMemory, ReasonInterfaces, ReasonLiveProcessors, ReasonLiveMemory,
-	ReasonLinks, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity,
+	ReasonLinks, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonDisks, ReasonDisksLive,
 }
 
 // GuestMove says whether and when a running guest gets another stack.
@@ -62,6 +64,8 @@ type Move struct {
 	Identify bool
 	// Links are the interfaces whose link changes while the VM runs, sorted.
 	Links []string
+	// Disks are the further disks that change while the VM runs.
+	Disks DiskMoves
 	// PowerOff: the VM is powered off. Start: it is started afterwards, or it was off before.
 	PowerOff, Start bool
 	// Level is the impact of the move without the refresh. The agent assesses the impact of the refresh.
@@ -91,16 +95,24 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	if want.DiskSize < have.DiskSize {
 		return Move{}, fmt.Errorf("%w: it has %d bytes and is to have %d", store.ErrShrink, have.DiskSize, want.DiskSize)
 	}
+	disks, powerOff, err := planDisks(have.Disks, want.Disks)
+	if err != nil {
+		return Move{}, err
+	}
 	switch {
 	case !have.Running:
 		return Move{Start: want.Running}, nil
 	case !want.Running:
 		return Move{PowerOff: true}, nil
 	}
-	if reasons := hardware(have, want); len(reasons) > 0 {
+	reasons := hardware(have, want)
+	if powerOff {
+		reasons = append(reasons, ReasonDisks)
+	}
+	if len(reasons) > 0 {
 		return Move{PowerOff: true, Start: true, Level: agentapi.Level_REBOOT, Reasons: reasons}, nil
 	}
-	move := Move{Guest: GuestRefresh, GrowDisk: want.DiskSize > have.DiskSize, Level: agentapi.Level_NONE}
+	move := Move{Guest: GuestRefresh, GrowDisk: want.DiskSize > have.DiskSize, Disks: disks, Level: agentapi.Level_NONE}
 	move.Identify = have.Hostname != want.Hostname || !slices.Equal(have.AuthorizedKeys, want.AuthorizedKeys)
 	switch {
 	case want.Refresh.ByRollout && !want.Refresh.moving:
@@ -119,6 +131,9 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	}
 	if move.GrowDisk {
 		move.Reasons = append(move.Reasons, ReasonDiskGrows)
+	}
+	if disks.Any() {
+		move.Reasons = append(move.Reasons, ReasonDisksLive)
 	}
 	if move.Identify {
 		move.Reasons = append(move.Reasons, ReasonIdentity)

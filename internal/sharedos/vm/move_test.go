@@ -24,6 +24,12 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 			want.Interfaces["lan"] = one
 		}
 	}
+	disks := func(change func(want map[string]Disk)) func(have, want *Spec) {
+		return func(have, want *Spec) {
+			have.Disks, want.Disks = map[string]Disk{"a": {Size: 1}, "b": {Size: 1}}, map[string]Disk{"a": {Size: 1}, "b": {Size: 1}}
+			change(want.Disks)
+		}
+	}
 	for name, test := range map[string]struct {
 		change   func(have, want *Spec)
 		newStack bool
@@ -47,6 +53,30 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 		"a larger disk and another stack at the next start": {
 			func(_, want *Spec) { want.DiskSize++; want.Refresh.Strategy = NextBoot }, true,
 			Move{Guest: GuestDeferred, GrowDisk: true, Level: none, Reasons: []Reason{ReasonDiskGrows, ReasonNextBoot}},
+		},
+		"disks": {
+			disks(func(want map[string]Disk) {
+				delete(want, "a")
+				want["b"] = Disk{Size: 2, FileSystem: "ext4", MountPoint: "/srv/b"}
+				want["c"] = Disk{Size: 1}
+			}), false,
+			Move{Guest: GuestRefresh, Level: none, Reasons: []Reason{ReasonDisksLive},
+				Disks: DiskMoves{Detach: []string{"a"}, Attach: []string{"c"}, Grow: []string{"b"}, Mount: true}},
+		},
+		"a disk is unmounted": {
+			func(have, want *Spec) {
+				have.Disks = map[string]Disk{"a": {FileSystem: "ext4", MountPoint: "/srv/b"}}
+				want.Disks = map[string]Disk{"a": {}}
+			}, false, Move{Guest: GuestRefresh, Level: none, Reasons: []Reason{ReasonDisksLive}, Disks: DiskMoves{Mount: true}},
+		},
+		"the protection of a disk": {
+			disks(func(want map[string]Disk) { want["a"] = Disk{Size: 1, Protected: true} }), false, Move{Guest: GuestRefresh, Level: none},
+		},
+		"the cache of a disk, and another disk": {
+			disks(func(want map[string]Disk) {
+				want["a"] = Disk{Size: 1, DiskDevice: hypervisor.DiskDevice{Cache: "none"}}
+				want["c"] = Disk{Size: 1}
+			}), false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonDisks}},
 		},
 		"another host name": {
 			func(_, want *Spec) { want.Hostname = "other" }, false, Move{Guest: GuestRefresh, Identify: true, Level: none, Reasons: []Reason{ReasonIdentity}},
@@ -162,6 +192,10 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 	for _, running := range []bool{true, false} {
 		if _, err := Plan(Spec{DiskSize: 2, Running: running}, Spec{DiskSize: 1}, false); !errors.Is(err, store.ErrShrink) {
 			t.Errorf("a smaller disk: %v", err)
+		}
+		have, want := map[string]Disk{"a": {Size: 2}}, map[string]Disk{"a": {Size: 1}}
+		if _, err := Plan(Spec{Running: running, Disks: have}, Spec{Disks: want}, false); !errors.Is(err, store.ErrShrink) {
+			t.Errorf("a smaller further disk: %v", err)
 		}
 	}
 }

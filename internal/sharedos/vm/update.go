@@ -61,6 +61,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if domain, err = f.setLifeCycle(ctx, domain, spec.LifeCycle); err != nil {
 		return nil, 0, err
 	}
+	if domain, err = f.protectDisks(ctx, domain, spec); err != nil {
+		return nil, 0, err
+	}
 	if state == hypervisor.Paused {
 		return nil, 0, fmt.Errorf("the domain is paused; resume it with virsh resume %s, then apply again", spec.Name)
 	}
@@ -107,6 +110,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 		if err := f.grow(ctx, domain, spec, progress); err != nil {
 			return nil, 0, err
 		}
+	}
+	if err := f.changeDisks(ctx, domain, spec, move.Disks, progress); err != nil {
+		return nil, 0, err
 	}
 	if err := f.resize(ctx, domain, known.Spec, spec, move, progress); err != nil {
 		return nil, 0, err

@@ -84,10 +84,12 @@ type Spec struct {
 	Hostname         string
 	AuthorizedKeys   []string
 	Interfaces       map[string]hypervisor.Interface
-	Running          bool
-	LifeCycle        LifeCycle
-	Refresh          RefreshPolicy
-	Ready            Readiness
+	// Disks are further disks by the names that the user gave them.
+	Disks     map[string]Disk
+	Running   bool
+	LifeCycle LifeCycle
+	Refresh   RefreshPolicy
+	Ready     Readiness
 }
 
 // Readiness is what a start of a VM waits for after its services have started.
@@ -150,6 +152,8 @@ type VM struct {
 	// Addresses are those of each interface, as the agent says; nil while it is not known which the VM has. A VM that is off
 	// has interfaces without addresses.
 	Addresses map[string][]netip.Addr
+	// Pool is the storage pool of the private disk.
+	Pool string
 	// Faults are what the VM should have and does not have.
 	Faults []Fault
 	// Surplus are the layers that are attached and that neither the running nor the configured stack has.

@@ -92,6 +92,8 @@ type Agent struct {
 	diskSize, fileSystem int64
 	asked                *agentapi.RefreshRequest
 	questions            []*agentapi.StatusRequest
+	disksSet             []*agentapi.SetDisksRequest
+	diskUsers            map[string][]string
 	identified           []*agentapi.IdentifyRequest
 	assessed             *agentapi.AssessRequest
 	// unhealthy are the health checks that fail, with the reasons.

@@ -57,8 +57,8 @@ func Inhabit(domains *hypervisortest.Hypervisor) *Guests {
 		}
 		return agent.Detach(id)
 	}
-	domains.OnResize = func(name string, size int64) {
-		if agent := g.known(name); agent != nil {
+	domains.OnResize = func(name, disk string, size int64) {
+		if agent := g.known(name); agent != nil && disk == "" {
 			agent.Resize(size)
 		}
 	}

@@ -43,6 +43,42 @@ func (a *Agent) Identified() []*agentapi.IdentifyRequest {
 	return slices.Clone(a.identified)
 }
 
+// SetDisks implements agentapi.AgentService. It changes nothing while something uses a disk that is to be released (UseDisk).
+func (a *Agent) SetDisks(_ context.Context, request *agentapi.SetDisksRequest) (*agentapi.SetDisksResponse, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.old() {
+		return nil, status.Error(codes.Unimplemented, "this agent has no SetDisks")
+	}
+	answer := &agentapi.SetDisksResponse{}
+	for _, serial := range request.GetRelease() {
+		if by := a.diskUsers[serial]; len(by) > 0 {
+			answer.Held = append(answer.Held, &agentapi.HeldDisk{Serial: serial, By: by})
+		}
+	}
+	if len(answer.GetHeld()) == 0 {
+		a.disksSet = append(a.disksSet, request)
+	}
+	return answer, nil
+}
+
+// DisksSet returns what the agent was told of further disks while its VM ran.
+func (a *Agent) DisksSet() []*agentapi.SetDisksRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.disksSet)
+}
+
+// UseDisk has programs use the disk with a serial.
+func (a *Agent) UseDisk(serial string, by ...string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.diskUsers == nil {
+		a.diskUsers = map[string][]string{}
+	}
+	a.diskUsers[serial] = by
+}
+
 // Check implements agentapi.AgentService.
 func (a *Agent) Check(_ context.Context, request *agentapi.CheckRequest) (*agentapi.CheckResponse, error) {
 	a.mu.Lock()

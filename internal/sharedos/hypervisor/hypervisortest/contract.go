@@ -39,6 +39,8 @@ func Contract(t *testing.T, bridge string, open func(t *testing.T) hypervisor.Hy
 		{"a layer is attached to a running domain once", layersRunning},
 		{"a running domain has room for so many more layers", layersRoom},
 		{"boot files are listed as a domain is defined and as it runs", bootFiles},
+		{"further disks come, grow and go, running or not", disks},
+		{"an impossible further disk is refused", wrongDisks},
 		{"the private disk of a running domain grows and never shrinks", resize},
 		{"an interface of each model starts, with its MTU and its link", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 			models(t, ctx, h, bridge)
@@ -195,6 +197,16 @@ func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 				"jumbo": {User: &hypervisor.UserNetwork{}, MTU: 9000},
 				"lan":   {Bridge: "br0", MTU: 1280, Down: true},
 				"other": {Network: "default", Model: "e1000e", Down: true},
+			}
+		},
+		"further disks": func(d *hypervisor.Domain) {
+			d.Disks = map[string]hypervisor.Disk{
+				"data": {Path: d.PrivateDisk + "-data", DiskDevice: hypervisor.DiskDevice{Format: "qcow2", Cache: "writeback", Discard: "ignore", Serial: "s-1"}},
+				"Logs": {Path: "/dev/vg/logs", DiskDevice: hypervisor.DiskDevice{Format: "raw", Cache: "none", Discard: "unmap", Serial: "Logs", ReadOnly: true}},
+			}
+			d.Metadata.Disks = map[string]hypervisor.DiskRecord{
+				"data": {DiskDevice: d.Disks["data"].DiskDevice, Pool: "other", Volume: "disk", Size: 1 << 30, Protected: true, FileSystem: "ext4", MountPoint: "/srv/d"},
+				"Logs": {DiskDevice: d.Disks["Logs"].DiskDevice, Pool: "vg", Volume: "logs", Given: true},
 			}
 		},
 		"large": func(d *hypervisor.Domain) { d.VCPUs, d.Memory = 8, 3<<30 },
@@ -364,6 +376,10 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, h.Undefine(ctx, d.Name), hypervisor.ErrNotFound)
 	mustBe(t, h.AttachLayer(ctx, d.Name, d.Layers[0]), hypervisor.ErrNotFound)
 	mustBe(t, h.DetachLayer(ctx, d.Name, d.Layers[0].ID), hypervisor.ErrNotFound)
+	mustBe(t, h.AttachDisk(ctx, d.Name, "data", diskOf(t, d, "data")), hypervisor.ErrNotFound)
+	mustBe(t, h.DetachDisk(ctx, d.Name, "data"), hypervisor.ErrNotFound)
+	_, err = h.AttachedDisks(ctx, d.Name)
+	mustBe(t, err, hypervisor.ErrNotFound)
 	mustBe(t, h.SetMetadata(ctx, d.Name, d.Metadata), hypervisor.ErrNotFound)
 	mustBe(t, h.SetTitle(ctx, d.Name, "t"), hypervisor.ErrNotFound)
 	mustBe(t, h.SetDescription(ctx, d.Name, "d"), hypervisor.ErrNotFound)
@@ -504,18 +520,19 @@ func layersRoom(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	more := func(i int) hypervisor.LayerDevice {
 		return hypervisor.LayerDevice{ID: tree.Sum([]byte(fmt.Sprint(d.Name, "more", i))), Path: d.Layers[0].Path}
 	}
-	for i := range hypervisor.SpareLayers {
+	const room = hypervisor.SpareLayers + hypervisor.SpareDisks
+	for i := range room {
 		must(t, h.AttachLayer(ctx, d.Name, more(i)))
 	}
-	mustBe(t, h.AttachLayer(ctx, d.Name, more(hypervisor.SpareLayers)), hypervisor.ErrNoPort)
+	mustBe(t, h.AttachLayer(ctx, d.Name, more(room)), hypervisor.ErrNoPort)
 	must(t, h.AttachLayer(ctx, d.Name, more(0)))
 	must(t, h.PowerOff(ctx, d.Name))
-	must(t, h.AttachLayer(ctx, d.Name, more(hypervisor.SpareLayers)))
+	must(t, h.AttachLayer(ctx, d.Name, more(room)))
 	d, _, err := h.Lookup(ctx, d.Name)
 	must(t, err)
 	must(t, h.Define(ctx, d))
 	must(t, h.Start(ctx, d.Name))
-	must(t, h.AttachLayer(ctx, d.Name, more(hypervisor.SpareLayers+1)))
+	must(t, h.AttachLayer(ctx, d.Name, more(room+1)))
 }
 
 func bootFiles(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
@@ -560,19 +577,19 @@ func mustBeAttached(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, 
 
 func resize(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	d := Domain(t, h)
-	mustBe(t, h.ResizeDisk(ctx, d.Name, 4<<20), hypervisor.ErrNotFound)
+	mustBe(t, h.ResizeDisk(ctx, d.Name, "", 4<<20), hypervisor.ErrNotFound)
 	must(t, h.Define(ctx, d))
-	mustBe(t, h.ResizeDisk(ctx, d.Name, 4<<20), hypervisor.ErrNotRunning)
+	mustBe(t, h.ResizeDisk(ctx, d.Name, "", 4<<20), hypervisor.ErrNotRunning)
 	must(t, h.Start(ctx, d.Name))
 	for _, size := range []int64{4 << 20, 4 << 20, 2 << 20} {
-		must(t, h.ResizeDisk(ctx, d.Name, size))
+		must(t, h.ResizeDisk(ctx, d.Name, "", size))
 		info, err := os.Stat(d.PrivateDisk)
 		must(t, err)
 		if info.Size() != 4<<20 {
 			t.Errorf("asked for %d bytes, it has %d", size, info.Size())
 		}
 	}
-	if err := h.ResizeDisk(ctx, d.Name, 0); err == nil {
+	if err := h.ResizeDisk(ctx, d.Name, "", 0); err == nil {
 		t.Error("a disk of no bytes was accepted")
 	}
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
@@ -648,7 +665,9 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"Undefine":    h.Undefine(over, d.Name),
 		"AttachLayer": h.AttachLayer(over, d.Name, d.Layers[0]),
 		"DetachLayer": h.DetachLayer(over, d.Name, d.Layers[0].ID),
-		"ResizeDisk":  h.ResizeDisk(over, d.Name, 4<<20),
+		"ResizeDisk":  h.ResizeDisk(over, d.Name, "", 4<<20),
+		"AttachDisk":  h.AttachDisk(over, d.Name, "data", diskOf(t, d, "data")),
+		"DetachDisk":  h.DetachDisk(over, d.Name, "data"),
 		"SetMetadata": h.SetMetadata(over, d.Name, hypervisor.Metadata{}),
 		"SetTitle":    h.SetTitle(over, d.Name, "t"),
 		"Description": h.SetDescription(over, d.Name, "d"),
@@ -657,6 +676,8 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	_, _, errs["Lookup"] = h.Lookup(over, d.Name)
 	_, errs["List"] = h.List(over)
 	_, errs["BootFiles"] = h.BootFiles(over)
+	_, errs["AttachedDisks"] = h.AttachedDisks(over, d.Name)
+	_, errs["RoomForDisks"] = h.RoomForDisks(over, d.Name)
 	_, errs["Autostarted"] = h.Autostarted(over)
 	_, errs["StartsAlone"] = h.StartsAlone(over)
 	_, errs["Dialer"] = h.Dialer(over, d.Name)

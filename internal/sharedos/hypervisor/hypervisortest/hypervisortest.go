@@ -34,8 +34,8 @@ type Hypervisor struct {
 	// fail.
 	OnAttach func(name string, layer hypervisor.LayerDevice) error
 	OnDetach func(name string, id tree.Digest) error
-	// OnResize is called when the private disk of a running domain is resized.
-	OnResize func(name string, size int64)
+	// OnResize is called when a disk of a running domain is resized, the private disk for "".
+	OnResize func(name, disk string, size int64)
 	// Dial returns the dialer of a running domain. If it is nil, nothing listens in the guest.
 	Dial func(name string) (transport.Dialer, error)
 	// Deaf guests ignore requests to power off and to release layers.
@@ -62,11 +62,12 @@ type domain struct {
 	damaged bool
 	// autostart outlasts definitions.
 	autostart bool
-	// ports is for how many layers it was defined.
+	// ports is for how many layers and further disks it was defined.
 	ports int
-	// attached are the layers that it runs with, and room is how many it has ports for. booted are the kernel and the initramfs
+	// attached are the layers that it runs with, disks its further disks, and room is how many ports it has for both. booted are the kernel and the initramfs
 	// that it was started with. Redefining it changes none of these.
 	attached []tree.Digest
+	disks    []string
 	room     int
 	booted   []string
 	// linksDown are the interfaces of the running domain whose link is down.
@@ -166,12 +167,13 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 			return fmt.Errorf("define domain %q: its UUID %s is that of domain %q", wanted.Name, wanted.UUID, name)
 		}
 	}
-	next := &domain{Domain: clone(wanted), state: hypervisor.Off, ports: len(wanted.Layers) + hypervisor.SpareLayers}
+	next := &domain{Domain: clone(wanted), state: hypervisor.Off}
+	next.ports = len(wanted.Layers) + len(wanted.Disks) + hypervisor.SpareLayers + hypervisor.SpareDisks
 	if d, err := h.find(wanted.Name); err == nil {
 		if d.UUID != wanted.UUID {
 			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
 		}
-		next.state, next.attached, next.room, next.booted, next.autostart, next.linksDown = d.state, d.attached, d.room, d.booted, d.autostart, d.linksDown
+		next.state, next.attached, next.disks, next.room, next.booted, next.autostart, next.linksDown = d.state, d.attached, d.disks, d.room, d.booted, d.autostart, d.linksDown
 		next.vcpus, next.memory = d.vcpus, d.memory
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
@@ -195,13 +197,14 @@ func clone(d hypervisor.Domain) hypervisor.Domain {
 	if d.MaxMemory == d.Memory {
 		d.MaxMemory = 0
 	}
-	d.Foreign = slices.Clone(d.Foreign)
+	d.Disks = maps.Clone(d.Disks)
+	d.Foreign, d.ForeignDisks = slices.Clone(d.Foreign), slices.Clone(d.ForeignDisks)
 	d.Metadata = cloneMetadata(d.Metadata)
 	return d
 }
 
 func cloneMetadata(m hypervisor.Metadata) hypervisor.Metadata {
-	m.Pinned = slices.Clone(m.Pinned)
+	m.Pinned, m.Disks = slices.Clone(m.Pinned), maps.Clone(m.Disks)
 	m.Stack = cloneStack(m.Stack)
 	if m.Creating != nil {
 		creating := *m.Creating
@@ -363,7 +366,7 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 		return err
 	}
 	d.attached, d.booted = nil, []string{started.Kernel, started.Initramfs}
-	d.room = max(d.ports, len(started.Layers))
+	d.room, d.disks = max(d.ports, len(started.Layers)+len(started.Disks)), slices.Sorted(maps.Keys(started.Disks))
 	d.vcpus, d.memory = started.VCPUs, started.Memory
 	d.linksDown = nil
 	for iface, one := range started.Interfaces {
@@ -387,6 +390,9 @@ func (h *Hypervisor) files(d hypervisor.Domain) error {
 	}
 	for _, layer := range d.Layers {
 		paths = append(paths, layer.Path)
+	}
+	for _, disk := range d.Disks {
+		paths = append(paths, disk.Path)
 	}
 	for _, path := range paths {
 		if _, err := os.Stat(path); err != nil {
@@ -485,7 +491,7 @@ func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervi
 		return err
 	}
 	if d.state == hypervisor.Running && !slices.Contains(d.attached, layer.ID) {
-		if len(d.attached) >= d.room {
+		if d.free() <= 0 {
 			return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, hypervisor.ErrNoPort)
 		}
 		if _, err := os.Stat(layer.Path); err != nil && !h.NoFiles {
@@ -565,35 +571,24 @@ func (h *Hypervisor) DetachLayer(ctx context.Context, name string, id tree.Diges
 }
 
 // ResizeDisk implements hypervisor.Hypervisor.
-func (h *Hypervisor) ResizeDisk(ctx context.Context, name string, size int64) error {
+func (h *Hypervisor) ResizeDisk(ctx context.Context, name, disk string, size int64) error {
 	if err := h.enter(ctx, "ResizeDisk", name, true); err != nil {
 		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	d, err := h.find(name)
+	what := fmt.Sprintf("resize disk %q of domain %q", disk, name)
+	if size <= 0 {
+		return fmt.Errorf("%s: a size of %d bytes is not possible", what, size)
+	}
+	d, err := h.running("resize a disk of", name)
 	if err != nil {
 		return err
 	}
-	if size <= 0 {
-		return fmt.Errorf("resize the private disk of domain %q: a size of %d bytes is not possible", name, size)
-	}
-	if d.state != hypervisor.Running {
-		return fmt.Errorf("resize the private disk of domain %q: %w", name, hypervisor.ErrNotRunning)
-	}
 	if h.OnResize != nil {
-		h.OnResize(name, size)
+		h.OnResize(name, disk, size)
 	}
-	info, err := os.Stat(d.PrivateDisk)
-	switch {
-	case h.NoFiles:
-		return nil
-	case err != nil:
-		return fmt.Errorf("resize the private disk of domain %q: %w", name, err)
-	case info.Size() >= size:
-		return nil
-	}
-	return os.Truncate(d.PrivateDisk, size)
+	return h.resize(d, what, disk, size)
 }
 
 // SetMetadata implements hypervisor.Hypervisor.

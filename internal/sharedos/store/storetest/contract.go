@@ -68,7 +68,10 @@ func Heads(t *testing.T, open func(t *testing.T) store.Heads) {
 
 // Disks checks what every keeper of private disks promises. open returns an empty one for each part.
 func Disks(t *testing.T, open func(t *testing.T) store.Disks) {
-	run(t, open, []part[store.Disks]{{"a private disk is sparse, grows, never shrinks and is deleted", privateDisks}})
+	run(t, open, []part[store.Disks]{
+		{"a private disk is sparse, grows, never shrinks and is deleted", privateDisks},
+		{"a further disk is made in a format, grows, never shrinks and is deleted", furtherDisks},
+	})
 }
 
 // Locks checks what all locks promise. open returns ones that nobody holds for each part.
@@ -471,6 +474,61 @@ func privateDisks(t *testing.T, ctx context.Context, s store.Disks) {
 	for _, bad := range []string{"", "vm-", "vm-a/b", "vm-..", "vm-a\nb", "web-1", store.LayerName(tree.Sum(nil)), "head-base-a"} {
 		if _, err := s.CreatePrivateDisk(ctx, bad, 1<<20); err == nil {
 			t.Errorf("the name %q was accepted", bad)
+		}
+	}
+}
+
+func furtherDisks(t *testing.T, ctx context.Context, s store.Disks) {
+	const uuid = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
+	if _, err := store.FurtherDiskName("web.1", uuid, "a.b"); err == nil {
+		t.Error("the name of a disk with a dot was accepted")
+	}
+	for _, format := range []string{"raw", "qcow2"} {
+		name, err := store.FurtherDiskName("web.1", uuid, "data-"+format)
+		must(t, err)
+		if parsed, ok := store.ParseVolumeName(name); !ok || parsed.VM != "web.1" || parsed.Disk != "data-"+format || !store.FurtherDiskIsOf(name, uuid) {
+			t.Errorf("%s is read as %+v", name, parsed)
+		}
+		_, _, err = s.FindVolume(ctx, "", name)
+		mustBe(t, err, store.ErrNotFound)
+		must(t, s.DeleteDisk(ctx, "", name))
+		path, err := s.CreateDisk(ctx, "", name, 1<<30, format, false)
+		must(t, err)
+		grown, err := s.CreateDisk(ctx, "", name, 2<<30, format, false)
+		must(t, err)
+		found, has, err := s.FindVolume(ctx, "", name)
+		must(t, err)
+		if has != format || found.Capacity != 2<<30 || found.Path != path || grown != path || found.Allocation > 1<<20 {
+			t.Errorf("the grown disk is %+v of format %s", found, has)
+		}
+		_, err = s.CreateDisk(ctx, "", name, 4<<30, format, true)
+		must(t, err)
+		if found, _, err := s.FindVolume(ctx, "", name); err != nil || found.Capacity != 2<<30 {
+			t.Errorf("a file that QEMU has open was grown to %d bytes: %v", found.Capacity, err)
+		}
+		_, err = s.CreateDisk(ctx, "", name, 1<<30, format, false)
+		mustBe(t, err, store.ErrShrink)
+		other := map[string]string{"raw": "qcow2", "qcow2": "raw"}[format]
+		_, err = s.CreateDisk(ctx, "", name, 2<<30, other, false)
+		mustBe(t, err, store.ErrFormat)
+		for range 2 {
+			must(t, s.DeleteDisk(ctx, "", name))
+		}
+		_, _, err = s.FindVolume(ctx, "", name)
+		mustBe(t, err, store.ErrNotFound)
+		_, err = s.CreateDisk(ctx, "no-such-pool", name, 1<<30, format, false)
+		mustBe(t, err, store.ErrAbsentPool)
+	}
+	_, err := s.RoomIn(ctx, "no-such-pool")
+	mustBe(t, err, store.ErrAbsentPool)
+	private, err := store.DiskName("web.1", uuid)
+	must(t, err)
+	for _, bad := range []string{"", "disk-a", private, private + ".data", "disk-web." + uuid[:8] + ".data", store.LayerName(tree.Sum(nil))} {
+		if _, err := s.CreateDisk(ctx, "", bad, 1<<20, "raw", false); err == nil {
+			t.Errorf("the name %q was accepted", bad)
+		}
+		if err := s.DeleteDisk(ctx, "", bad); err == nil {
+			t.Errorf("a volume of the name %q would have been deleted", bad)
 		}
 	}
 }

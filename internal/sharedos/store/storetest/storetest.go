@@ -561,5 +561,5 @@ func (s *Store) Room(ctx context.Context) (store.Room, error) {
 	if s.Free != (store.Room{}) {
 		return s.Free, nil
 	}
-	return store.Room{Capacity: 1 << 40, Available: 1 << 40, Thin: true}, nil
+	return store.Room{Capacity: 1 << 40, Available: 1 << 40, Thin: true, Directory: s.dir}, nil
 }
