@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
@@ -46,6 +47,8 @@ type Backend interface {
 	CheckPool(ctx context.Context) error
 	// Closing reports whether a connection to a guest is still being closed (hypervisor.Hypervisor).
 	Closing() bool
+	// Facts returns what the host is and what it lacks.
+	Facts(ctx context.Context) (host.Facts, error)
 	// Close closes the connection. VMs keep running.
 	Close() error
 }

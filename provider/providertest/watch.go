@@ -2,6 +2,7 @@ package providertest
 
 import (
 	"context"
+	"net"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
@@ -219,6 +220,26 @@ func (f watchedFleet) Read(ctx context.Context, name string) (found *vm.VM, err 
 		return err
 	})
 	return found, err
+}
+
+func (f watchedFleet) List(ctx context.Context) (all []vm.Listed, err error) {
+	err = f.world.watch(ctx, "List", "", func(func(string)) error {
+		all, err = f.real.List(ctx)
+		return err
+	})
+	return all, err
+}
+
+func (f watchedFleet) Dial(ctx context.Context, uuid string, port uint32) (net.Conn, error) {
+	return f.real.Dial(ctx, uuid, port)
+}
+
+func (f watchedFleet) Reboot(ctx context.Context, uuid string, progress vm.Progress) (rebooted *vm.VM, err error) {
+	err = f.world.watch(ctx, "Reboot", uuid, func(tell func(string)) error {
+		rebooted, err = f.real.Reboot(ctx, uuid, steps(tell, progress))
+		return err
+	})
+	return rebooted, err
 }
 
 func (f watchedFleet) Update(ctx context.Context, spec vm.Spec, progress vm.Progress) (updated *vm.VM, report *agentapi.Report, err error) {
