@@ -252,6 +252,8 @@ func (p *Provider) DataSources(context.Context) []func() datasource.DataSource {
 		func() datasource.DataSource { return &poolUsageDataSource{} },
 		func() datasource.DataSource { return &verifyDataSource{} },
 		func() datasource.DataSource { return &vmDataSource{} },
+		func() datasource.DataSource { return &vmsDataSource{} },
+		func() datasource.DataSource { return &hostDataSource{} },
 	}
 }
 
