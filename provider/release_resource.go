@@ -66,6 +66,7 @@ func (r *releaseResource) Create(ctx context.Context, req resource.CreateRequest
 		return
 	}
 	resp.Diagnostics.Append(resp.State.Set(ctx, plan)...)
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, releaseIdentity, plan.fields().Name.ValueString())...)
 	resp.Diagnostics.Append(setOwner(ctx, resp.Private, owner)...)
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateSource, published)...)
 	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
@@ -79,6 +80,7 @@ func (r *releaseResource) Update(ctx context.Context, req resource.UpdateRequest
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, releaseIdentity, plan.fields().Name.ValueString())...)
 	limit, diags := plan.fields().Timeouts.Update(ctx, buildTimeout)
 	resp.Diagnostics.Append(diags...)
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, r.connection.noteKey(objectOf(plan)), []byte("null"))...)
@@ -207,6 +209,7 @@ func (r *releaseResource) Read(ctx context.Context, req resource.ReadRequest, re
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	name, object := state.fields().Name.ValueString(), objectOf(state)
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, releaseIdentity, name)...)
 	backend, err := r.connection.get(ctx)
 	if errors.Is(err, errUnknownConfig) {
 		resp.Diagnostics.AddWarning("Unable to refresh "+object, sentence(err)+" The state is unchanged.")
@@ -329,8 +332,9 @@ func (r *releaseResource) users(ctx context.Context, publisher publish.Interface
 	return slices.Compact(users), nil
 }
 
-// ImportState implements resource.ResourceWithImportState: an object is imported by its name.
+// ImportState implements resource.ResourceWithImportState: an object is imported by its name, as an ID or
+// as its identity.
 func (r *releaseResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
-	resource.ImportStatePassthroughID(ctx, path.Root("name"), req, resp)
+	resource.ImportStatePassthroughWithIdentity(ctx, path.Root("name"), path.Root(releaseIdentity), req, resp)
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateImported, []byte("true"))...)
 }

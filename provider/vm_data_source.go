@@ -131,13 +131,7 @@ func (d *vmDataSource) Read(ctx context.Context, req datasource.ReadRequest, res
 	}
 	model, diags := describedVM(ctx, found)
 	resp.Diagnostics.Append(diags...)
-	shown := map[string]bool{}
-	for attribute := range vmDataAttributes() {
-		shown[attribute] = true
-	}
-	for attribute, value := range valuesOf(&model, shown) {
-		resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root(attribute), value.Interface())...)
-	}
+	resp.Diagnostics.Append(setAttributes(ctx, &resp.State, &model, vmDataAttributes())...)
 	details := types.ObjectNull(refreshDetailsTypes)
 	if report := found.Agent.GetLast(); report.GetDone() {
 		details = object(ctx, refreshDetailsTypes, detailsOf(report), &resp.Diagnostics)

@@ -96,6 +96,8 @@ func (p watchedPublisher) Publish(ctx context.Context, prepared *publish.Prepare
 	})
 }
 
+func (p watchedPublisher) Names(ctx context.Context) ([]string, error) { return p.real.Names(ctx) }
+
 func (p watchedPublisher) Newest(ctx context.Context, name string) (id tree.Digest, manifest *release.Manifest, err error) {
 	err = p.world.watch(ctx, "Newest", name, func(func(string)) error {
 		id, manifest, err = p.real.Newest(ctx, name)
