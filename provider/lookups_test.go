@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/big"
 	"slices"
 	"testing"
 
@@ -72,7 +73,9 @@ func goValue(t *testing.T, value tftypes.Value) any {
 		must(t, value.As(&yes))
 		converted = yes
 	default:
-		converted = json.Number(value.String())
+		var number big.Float
+		must(t, value.As(&number))
+		converted = json.Number(number.Text('f', -1))
 	}
 	return converted
 }
