@@ -92,7 +92,7 @@ func (r *releaseResource) Update(ctx context.Context, req resource.UpdateRequest
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
-	if sameSource(plan, state) && plan.fields().Release.Equal(state.fields().Release) {
+	if !hasSource(plan) || sameSource(plan, state) && plan.fields().Release.Equal(state.fields().Release) {
 		// No new release is planned, so the source is not read: only settings such as retain have changed.
 		if plan.fields().retained() != state.fields().retained() {
 			resp.Diagnostics.Append(r.updateSettings(ctx, plan, limit)...)
@@ -122,6 +122,9 @@ func (r *releaseResource) publish(ctx context.Context, plan, state released, own
 		return nil, failedAt(chosen(plan).at(), failure{
 			do: do, object: object, step: progress.at(), timeout: "timeouts." + do, err: err, next: next,
 		})
+	}
+	if !hasSource(plan) {
+		return nil, needsSource(plan, do, "there is nothing to make a release from")
 	}
 	in, diags := inputOf(ctx, plan, r.connection.cacheDir())
 	if diags.HasError() {

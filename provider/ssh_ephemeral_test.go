@@ -80,7 +80,7 @@ func (s *sshServer) serve(conn net.Conn) {
 				s.mu.Lock()
 				s.commands = append(s.commands, command.Text)
 				s.mu.Unlock()
-				_ = request.Reply(true, nil) // the client notices
+				_ = request.Reply(true, nil)                                                              // the client notices
 				_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0})) // the client notices
 				_ = channel.Close()
 			}
