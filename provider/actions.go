@@ -47,7 +47,9 @@ var (
 	_ action.ActionWithConfigure      = (*refreshAction)(nil)
 	_ action.ActionWithValidateConfig = (*refreshAction)(nil)
 	_ action.ActionWithConfigure      = (*rebootAction)(nil)
+	_ action.ActionWithValidateConfig = (*rebootAction)(nil)
 	_ action.ActionWithConfigure      = (*kernelAction)(nil)
+	_ action.ActionWithValidateConfig = (*kernelAction)(nil)
 	_ action.ActionWithConfigure      = (*verifyAction)(nil)
 )
 
@@ -94,6 +96,21 @@ type refreshActionModel struct {
 	vmRefresh
 }
 
+// rebootActionModel is what actions have that start a VM.
+type rebootActionModel struct {
+	vmActionModel
+	vmReady
+}
+
+// rebootActionAttributes are those of an action that starts a VM.
+func rebootActionAttributes() map[string]schema.Attribute {
+	attributes := vmActionAttributes()
+	ready := readyAttribute()
+	ready.MarkdownDescription = "What it waits for after the services have started, such as `sharedos_vm.web.ready`."
+	attributes["ready"] = configuredInAction(map[string]resource.Attribute{"ready": ready})["ready"]
+	return attributes
+}
+
 func vmActionAttributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
 		"vm": schema.StringAttribute{
@@ -133,7 +150,7 @@ func (*rebootAction) Schema(_ context.Context, _ action.SchemaRequest, resp *act
 		MarkdownDescription: "Powers a running VM off and starts it, and waits until its services have started. It then runs the stack, the " +
 			"kernel and the hardware in its definition, which a reboot from within the guest does not reach. A guest that does not shut " +
 			"down by itself is powered off.",
-		Attributes: vmActionAttributes(),
+		Attributes: rebootActionAttributes(),
 	}
 }
 
@@ -142,7 +159,7 @@ func (*kernelAction) Schema(_ context.Context, _ action.SchemaRequest, resp *act
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "Starts the kernel that waits for the next start of a running VM: it powers the VM off and starts it, as the action " +
 			"`sharedos_reboot` does. A VM that runs the kernel of its definition is left alone.",
-		Attributes: vmActionAttributes(),
+		Attributes: rebootActionAttributes(),
 	}
 }
 
@@ -203,6 +220,24 @@ func (*refreshAction) ValidateConfig(ctx context.Context, req action.ValidateCon
 	if resp.Diagnostics.Append(req.Config.Get(ctx, &model)...); !resp.Diagnostics.HasError() {
 		resp.Diagnostics.Append(model.validate()...)
 	}
+}
+
+// validateReady checks the configuration of an action that starts a VM.
+func validateReady(ctx context.Context, req action.ValidateConfigRequest, resp *action.ValidateConfigResponse) {
+	var model rebootActionModel
+	if resp.Diagnostics.Append(req.Config.Get(ctx, &model)...); !resp.Diagnostics.HasError() {
+		resp.Diagnostics.Append(model.validate()...)
+	}
+}
+
+// ValidateConfig implements action.ActionWithValidateConfig.
+func (*rebootAction) ValidateConfig(ctx context.Context, req action.ValidateConfigRequest, resp *action.ValidateConfigResponse) {
+	validateReady(ctx, req, resp)
+}
+
+// ValidateConfig implements action.ActionWithValidateConfig.
+func (*kernelAction) ValidateConfig(ctx context.Context, req action.ValidateConfigRequest, resp *action.ValidateConfigResponse) {
+	validateReady(ctx, req, resp)
 }
 
 // ofAction takes the attributes from diagnostics of a resource, which an action does not have.
@@ -319,8 +354,12 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 }
 
 // reboot powers the VM of an action off and starts it.
-func (on *onVM) reboot(ctx context.Context) (*vm.VM, diag.Diagnostics) {
-	rebooted, err := on.vms.Reboot(ctx, on.found.Spec.UUID, on.tell)
+func (on *onVM) reboot(ctx context.Context, model rebootActionModel) (*vm.VM, diag.Diagnostics) {
+	var spec vm.Spec
+	if diags := model.toSpec(ctx, &spec); diags.HasError() {
+		return nil, diags
+	}
+	rebooted, err := on.vms.Reboot(ctx, on.found.Spec.UUID, spec.Ready, on.tell)
 	if err != nil {
 		return nil, on.failed(err, "")
 	}
@@ -330,26 +369,26 @@ func (on *onVM) reboot(ctx context.Context) (*vm.VM, diag.Diagnostics) {
 
 // Invoke implements action.Action.
 func (a *rebootAction) Invoke(ctx context.Context, req action.InvokeRequest, resp *action.InvokeResponse) {
-	var model vmActionModel
+	var model rebootActionModel
 	if resp.Diagnostics.Append(req.Config.Get(ctx, &model)...); resp.Diagnostics.HasError() {
 		return
 	}
-	ctx, done, on := a.begin(ctx, "reboot", model, resp)
+	ctx, done, on := a.begin(ctx, "reboot", model.vmActionModel, resp)
 	defer done()
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	_, diags := on.reboot(ctx)
+	_, diags := on.reboot(ctx, model)
 	resp.Diagnostics.Append(diags...)
 }
 
 // Invoke implements action.Action.
 func (a *kernelAction) Invoke(ctx context.Context, req action.InvokeRequest, resp *action.InvokeResponse) {
-	var model vmActionModel
+	var model rebootActionModel
 	if resp.Diagnostics.Append(req.Config.Get(ctx, &model)...); resp.Diagnostics.HasError() {
 		return
 	}
-	ctx, done, on := a.begin(ctx, "start the pending kernel of", model, resp)
+	ctx, done, on := a.begin(ctx, "start the pending kernel of", model.vmActionModel, resp)
 	defer done()
 	if resp.Diagnostics.HasError() {
 		return
@@ -363,7 +402,7 @@ func (a *kernelAction) Invoke(ctx context.Context, req action.InvokeRequest, res
 		on.tell("it runs kernel " + waits + ", and no other one waits, so nothing is to be done")
 		return
 	}
-	now, diags := on.reboot(ctx)
+	now, diags := on.reboot(ctx, model)
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}

@@ -137,7 +137,8 @@ func TestARefreshMovesAVMToTheStackInItsDefinition(t *testing.T) {
 
 func TestARebootStartsWhatWaits(t *testing.T) {
 	c, next := waiting(t)
-	if _, failed, warned := c.invokes("sharedos_reboot", values{"vm": "web"}); failed != "" || warned != "" {
+	ready := values{"units": []any{"nginx.service"}, "timeout": "1m"}
+	if _, failed, warned := c.invokes("sharedos_reboot", values{"vm": "web", "ready": ready}); failed != "" || warned != "" {
 		t.Fatal(failed, warned)
 	}
 	if base, kernel := c.runs("web"); base != next || kernel != "6.12.2" {
@@ -183,6 +184,9 @@ func TestActionsOnAVMThatCannotBeActedOn(t *testing.T) {
 	}
 	if count := c.world.Count()["Reboot"]; count != 0 {
 		t.Errorf("%d VMs were rebooted", count)
+	}
+	if _, failed, _ := c.invokes("sharedos_reboot", values{"vm": "web", "ready": values{"health_checks": values{"none": values{}}}}); !strings.Contains(failed, "health_checks") {
+		t.Errorf("a check that checks nothing: %q", failed)
 	}
 	if _, failed, _ := c.invokes("sharedos_reboot", values{"vm": "web", "timeout": "soon"}); !strings.Contains(failed, "timeout") {
 		t.Errorf("a timeout that is none: %q", failed)

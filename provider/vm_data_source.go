@@ -80,7 +80,7 @@ func refreshDetailsAttribute() resource.SingleNestedAttribute {
 var refreshDetailsTypes = typesOf(refreshDetailsAttribute().Attributes)
 
 // notInData are the attributes of the resource that say how Terraform is to change a VM, and what its last plan and apply said.
-var notInData = []string{"refresh", "impact", "detach_on_demand", "last_refresh"}
+var notInData = []string{"refresh", "ready", "impact", "detach_on_demand", "last_refresh"}
 
 // vmDataAttributes are the attributes of the resource that describe a VM as it is.
 func vmDataAttributes() map[string]resource.Attribute {

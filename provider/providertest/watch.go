@@ -236,9 +236,9 @@ func (f watchedFleet) Dial(ctx context.Context, uuid string, port uint32) (net.C
 	return f.real.Dial(ctx, uuid, port)
 }
 
-func (f watchedFleet) Reboot(ctx context.Context, uuid string, progress vm.Progress) (rebooted *vm.VM, err error) {
+func (f watchedFleet) Reboot(ctx context.Context, uuid string, ready vm.Readiness, progress vm.Progress) (rebooted *vm.VM, err error) {
 	err = f.world.watch(ctx, "Reboot", uuid, func(tell func(string)) error {
-		rebooted, err = f.real.Reboot(ctx, uuid, steps(tell, progress))
+		rebooted, err = f.real.Reboot(ctx, uuid, ready, steps(tell, progress))
 		return err
 	})
 	return rebooted, err

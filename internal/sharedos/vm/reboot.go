@@ -10,7 +10,7 @@ import (
 )
 
 // Reboot implements Interface.
-func (f *Fleet) Reboot(ctx context.Context, uuid string, progress Progress) (*VM, error) {
+func (f *Fleet) Reboot(ctx context.Context, uuid string, ready Readiness, progress Progress) (*VM, error) {
 	domain, state, err := f.Hypervisor.LookupUUID(ctx, uuid)
 	if err != nil {
 		return nil, fmt.Errorf("reboot VM %s: %w", uuid, err)
@@ -32,6 +32,7 @@ func (f *Fleet) Reboot(ctx context.Context, uuid string, progress Progress) (*VM
 		running := known.Stack.WithoutLayers()
 		domain.Metadata.Fallback = &running
 	}
+	known.Spec.Ready = ready
 	updated, _, err := f.change(ctx, known.Spec, progress, func() (*agentapi.Report, float64, error) {
 		spec := f.withAttached(ctx, domain, known.Spec, progress)
 		return f.updateDefinition(ctx, domain, spec, Move{PowerOff: true, Start: true}, progress)

@@ -17,7 +17,7 @@ func TestARebootPowersTheVMOffAndStartsIt(t *testing.T) {
 	spec := w.spec()
 	w.create(t, spec)
 	before := len(w.hypervisor.Calls())
-	rebooted, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, quiet)
+	rebooted, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestARebootStartsWhatWaitsForIt(t *testing.T) {
 	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
 		t.Fatal(err)
 	}
-	rebooted, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, quiet)
+	rebooted, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,10 +53,22 @@ func TestAVMThatDoesNotRunIsNotRebooted(t *testing.T) {
 	spec := w.spec()
 	spec.Running = false
 	w.create(t, spec)
-	if _, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, quiet); !errors.Is(err, hypervisor.ErrNotRunning) {
+	if _, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet); !errors.Is(err, hypervisor.ErrNotRunning) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := w.fleet.Reboot(within(t, time.Minute), uuid.NewString(), quiet); !errors.Is(err, vm.ErrNotFound) {
+	if _, err := w.fleet.Reboot(within(t, time.Minute), uuid.NewString(), vm.Readiness{}, quiet); !errors.Is(err, vm.ErrNotFound) {
 		t.Errorf("no such VM: %v", err)
+	}
+}
+
+func TestAVMThatIsNotReadyAfterARebootIsAnError(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec()
+	w.create(t, spec)
+	w.fleet.AddressLimit = 100 * time.Millisecond
+	ready := vm.Readiness{Address: true, Limit: 300 * time.Millisecond}
+	w.agent(t, "web-a").Addresses = func() []string { return nil }
+	if _, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, ready, quiet); !errors.Is(err, vm.ErrNotReady) {
+		t.Errorf("got %v", err)
 	}
 }
