@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
@@ -65,9 +66,12 @@ func TestAVMThatIsNotReadyAfterARebootIsAnError(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec()
 	w.create(t, spec)
-	w.fleet.AddressLimit = 100 * time.Millisecond
-	ready := vm.Readiness{Address: true, Limit: 300 * time.Millisecond}
-	w.agent(t, "web-a").Addresses = func() []string { return nil }
+	ready := vm.Readiness{
+		Checks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "web.service"}}}, Limit: 300 * time.Millisecond,
+	}
+	w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck {
+		return []*agentapi.FailedCheck{{Name: "web", Reason: "it is activating"}}
+	}
 	if _, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, ready, quiet); !errors.Is(err, vm.ErrNotReady) {
 		t.Errorf("got %v", err)
 	}
