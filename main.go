@@ -117,5 +117,7 @@ func (b backend) Components() publish.Interface       { return b.host.Publisher.
 func (b backend) VMs() vm.Interface                   { return b.host.Fleet }
 func (b backend) CheckPool(ctx context.Context) error { return b.host.CheckPool(ctx) }
 
+func (b backend) Facts(ctx context.Context) (host.Facts, error) { return b.host.Facts(ctx) }
+
 func (b backend) Closing() bool { return b.host.Fleet.Hypervisor.Closing() }
 func (b backend) Close() error  { return b.host.Close() }

@@ -19,6 +19,9 @@ type client struct {
 	t      *testing.T
 	world  *providertest.World
 	server tfprotov6.ProviderServer
+	// idle and closes are those of the provider.
+	idle   func() bool
+	closes func() error
 	schema map[string]*tfprotov6.Schema
 	// told are the diagnostics of the last plan or apply.
 	told []*tfprotov6.Diagnostic
@@ -26,7 +29,8 @@ type client struct {
 
 func newClient(t *testing.T, world *providertest.World) *client {
 	t.Helper()
-	c := &client{t: t, world: world, server: provider.NewServer(provider.New("test", world.Open))}
+	sharedos := provider.New("test", world.Open)
+	c := &client{t: t, world: world, server: provider.NewServer(sharedos), idle: sharedos.Idle, closes: sharedos.Close}
 	schemas, err := c.server.GetProviderSchema(t.Context(), &tfprotov6.GetProviderSchemaRequest{})
 	must(t, err)
 	c.schema = schemas.ResourceSchemas

@@ -13,7 +13,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -46,6 +48,8 @@ type Backend interface {
 	CheckPool(ctx context.Context) error
 	// Closing reports whether a connection to a guest is still being closed (hypervisor.Hypervisor).
 	Closing() bool
+	// Facts returns what the host is and what it lacks.
+	Facts(ctx context.Context) (host.Facts, error)
 	// Close closes the connection. VMs keep running.
 	Close() error
 }
@@ -78,6 +82,7 @@ type connection struct {
 	// madeVMs and madeReleases are what was made, which Terraform writes to its state.
 	madeVMs      []string
 	madeReleases []func(context.Context, Backend) error
+	forwards     map[string]*transport.Forward
 	reads        map[string]bool // UUIDs of VMs that were read and have not been planned since
 	slots        chan struct{}   // of VMs that rollouts move
 }
@@ -262,15 +267,20 @@ func (c *connection) closing() bool {
 }
 
 func (c *connection) closeLocked() error {
+	var failed []error
+	for number, forward := range c.forwards {
+		failed = append(failed, forward.Close())
+		delete(c.forwards, number)
+	}
 	if c.backend == nil {
-		return nil
+		return errors.Join(failed...)
 	}
 	backend := c.backend
 	c.backend = nil
 	if err := backend.Close(); err != nil {
-		return fmt.Errorf("close the connection to %s: %w", c.config.URI, err)
+		failed = append(failed, fmt.Errorf("close the connection to %s: %w", c.config.URI, err))
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // openError is a failure to open the host.

@@ -23,7 +23,7 @@ type forDestroy struct{ tfprotov6.ProviderServer }
 func (s forDestroy) ReadResource(ctx context.Context, request *tfprotov6.ReadResourceRequest) (*tfprotov6.ReadResourceResponse, error) {
 	response, err := s.ProviderServer.ReadResource(ctx, request)
 	if err == nil && demote(response.Diagnostics) {
-		response.NewState, response.Private = request.CurrentState, request.Private
+		response.NewState, response.Private, response.NewIdentity = request.CurrentState, request.Private, request.CurrentIdentity
 	}
 	return response, err
 }
@@ -44,7 +44,7 @@ func (s forDestroy) PlanResourceChange(ctx context.Context, request *tfprotov6.P
 		}
 		return response, err
 	}
-	return &tfprotov6.PlanResourceChangeResponse{PlannedState: request.PriorState, PlannedPrivate: request.PriorPrivate}, nil
+	return &tfprotov6.PlanResourceChangeResponse{PlannedState: request.PriorState, PlannedPrivate: request.PriorPrivate, PlannedIdentity: request.PriorIdentity}, nil
 }
 
 // demote makes warnings of errors, and reports whether there were any. That a VM is protected from being destroyed stays an error.

@@ -67,17 +67,31 @@ func completeValues(to, from any, names map[string]bool) {
 
 // forgetValues makes those values of a model unknown that only the provider sets.
 func forgetValues(ctx context.Context, model any, attributes map[string]schema.Attribute) error {
-	for name, value := range valuesOf(model, namesOf(attributes).computed) {
+	return setValues(ctx, model, attributes, namesOf(attributes).computed, tftypes.UnknownValue)
+}
+
+// clearValues makes the values of all these attributes null.
+func clearValues(ctx context.Context, model any, attributes map[string]schema.Attribute) error {
+	all := map[string]bool{}
+	for name := range attributes {
+		all[name] = true
+	}
+	return setValues(ctx, model, attributes, all, nil)
+}
+
+// setValues sets values of a model to null, which is nil, or to tftypes.UnknownValue.
+func setValues(ctx context.Context, model any, attributes map[string]schema.Attribute, names map[string]bool, to any) error {
+	for name, value := range valuesOf(model, names) {
 		attributeType := attributes[name].GetType()
-		unknown, err := attributeType.ValueFromTerraform(ctx, tftypes.NewValue(attributeType.TerraformType(ctx), tftypes.UnknownValue))
+		made, err := attributeType.ValueFromTerraform(ctx, tftypes.NewValue(attributeType.TerraformType(ctx), to))
 		if err != nil {
-			return fmt.Errorf("make %s unknown: %w", name, err)
+			return fmt.Errorf("make %s %v: %w", name, to, err)
 		}
-		if !reflect.TypeOf(unknown).AssignableTo(value.Type()) {
-			return fmt.Errorf("make %s unknown: its values are %T in the schema and %s in the model; this is a bug "+
-				"in the provider", name, unknown, value.Type())
+		if !reflect.TypeOf(made).AssignableTo(value.Type()) {
+			return fmt.Errorf("make %s %v: its values are %T in the schema and %s in the model; this is a bug in the provider",
+				name, to, made, value.Type())
 		}
-		value.Set(reflect.ValueOf(unknown))
+		value.Set(reflect.ValueOf(made))
 	}
 	return nil
 }

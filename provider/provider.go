@@ -163,6 +163,9 @@ func (p *Provider) Configure(ctx context.Context, req provider.ConfigureRequest,
 	}
 	resp.ResourceData = p.connection
 	resp.DataSourceData = p.connection
+	resp.EphemeralResourceData = p.connection
+	resp.ActionData = p.connection
+	resp.ListResourceData = p.connection
 }
 
 // config applies the defaults. It also returns the names of the attributes that are still unknown.
@@ -252,6 +255,8 @@ func (p *Provider) DataSources(context.Context) []func() datasource.DataSource {
 		func() datasource.DataSource { return &poolUsageDataSource{} },
 		func() datasource.DataSource { return &verifyDataSource{} },
 		func() datasource.DataSource { return &vmDataSource{} },
+		func() datasource.DataSource { return &vmsDataSource{} },
+		func() datasource.DataSource { return &hostDataSource{} },
 	}
 }
 

@@ -77,7 +77,7 @@ func computedData(attributes map[string]resource.Attribute) map[string]schema.At
 	for name, attribute := range attributes {
 		switch a := attribute.(type) {
 		case resource.StringAttribute:
-			data[name] = schema.StringAttribute{Computed: true, MarkdownDescription: a.MarkdownDescription}
+			data[name] = schema.StringAttribute{Computed: true, CustomType: a.CustomType, MarkdownDescription: a.MarkdownDescription}
 		case resource.Int64Attribute:
 			data[name] = schema.Int64Attribute{Computed: true, MarkdownDescription: a.MarkdownDescription}
 		case resource.BoolAttribute:

@@ -80,6 +80,9 @@ type readSource struct {
 // planSource fills in what is known about the release that results from the source, and identifies the source if it was
 // read. It fails if this is not what the plan said that is being applied; applied is nil while planning.
 func (r *releaseResource) planSource(ctx context.Context, plan, state released, applied *releaseNote, private privateState) (read readSource, _ diag.Diagnostics) {
+	if !hasSource(plan) {
+		return read, keepReleases(plan, state)
+	}
 	known, err := sourceKnown(ctx, plan)
 	if err != nil {
 		return read, failed(failure{do: "plan", object: objectOf(plan), err: err})
@@ -136,6 +139,19 @@ func (r *releaseResource) planSource(ctx context.Context, plan, state released, 
 		}
 	}
 	return read, append(diags, applied.sameRelease(plan, in)...)
+}
+
+// keepReleases plans an object without a source: nothing is published, and everything stays as it is.
+func keepReleases(plan, state released) diag.Diagnostics {
+	switch {
+	case state == nil:
+		return needsSource(plan, "create", "it does not exist yet")
+	case !plan.settled() || !setKnown(plan.fields().SharedSecrets) || !plan.sameBesides(state) ||
+		!plan.fields().SharedSecrets.Equal(state.fields().SharedSecrets):
+		return needsSource(plan, "plan", "what its releases are made from has changed")
+	}
+	carry(plan, state)
+	return nil
 }
 
 // prepare finds the release of a plan in the cache, or builds it there, in the time that the apply would have for it.

@@ -66,6 +66,7 @@ func (r *releaseResource) Create(ctx context.Context, req resource.CreateRequest
 		return
 	}
 	resp.Diagnostics.Append(resp.State.Set(ctx, plan)...)
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, releaseIdentity, plan.fields().Name.ValueString())...)
 	resp.Diagnostics.Append(setOwner(ctx, resp.Private, owner)...)
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateSource, published)...)
 	resp.Diagnostics.Append(r.connection.notes().newToken(ctx, resp.Private)...)
@@ -79,6 +80,7 @@ func (r *releaseResource) Update(ctx context.Context, req resource.UpdateRequest
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, releaseIdentity, plan.fields().Name.ValueString())...)
 	limit, diags := plan.fields().Timeouts.Update(ctx, buildTimeout)
 	resp.Diagnostics.Append(diags...)
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, r.connection.noteKey(objectOf(plan)), []byte("null"))...)
@@ -90,7 +92,7 @@ func (r *releaseResource) Update(ctx context.Context, req resource.UpdateRequest
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
-	if sameSource(plan, state) && plan.fields().Release.Equal(state.fields().Release) {
+	if !hasSource(plan) || sameSource(plan, state) && plan.fields().Release.Equal(state.fields().Release) {
 		// No new release is planned, so the source is not read: only settings such as retain have changed.
 		if plan.fields().retained() != state.fields().retained() {
 			resp.Diagnostics.Append(r.updateSettings(ctx, plan, limit)...)
@@ -120,6 +122,9 @@ func (r *releaseResource) publish(ctx context.Context, plan, state released, own
 		return nil, failedAt(chosen(plan).at(), failure{
 			do: do, object: object, step: progress.at(), timeout: "timeouts." + do, err: err, next: next,
 		})
+	}
+	if !hasSource(plan) {
+		return nil, needsSource(plan, do, "there is nothing to make a release from")
 	}
 	in, diags := inputOf(ctx, plan, r.connection.cacheDir())
 	if diags.HasError() {
@@ -207,6 +212,7 @@ func (r *releaseResource) Read(ctx context.Context, req resource.ReadRequest, re
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	name, object := state.fields().Name.ValueString(), objectOf(state)
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, releaseIdentity, name)...)
 	backend, err := r.connection.get(ctx)
 	if errors.Is(err, errUnknownConfig) {
 		resp.Diagnostics.AddWarning("Unable to refresh "+object, sentence(err)+" The state is unchanged.")
@@ -329,8 +335,9 @@ func (r *releaseResource) users(ctx context.Context, publisher publish.Interface
 	return slices.Compact(users), nil
 }
 
-// ImportState implements resource.ResourceWithImportState: an object is imported by its name.
+// ImportState implements resource.ResourceWithImportState: an object is imported by its name, as an ID or
+// as its identity.
 func (r *releaseResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
-	resource.ImportStatePassthroughID(ctx, path.Root("name"), req, resp)
+	resource.ImportStatePassthroughWithIdentity(ctx, path.Root("name"), path.Root(releaseIdentity), req, resp)
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateImported, []byte("true"))...)
 }

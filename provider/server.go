@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,14 +19,16 @@ import (
 // use, and the garbage collector scanned them again and again.
 //
 // It also has each diagnostic pass through showable, whoever has written it.
-//
-// This provider has no list resources, actions or state stores, so the server does not implement their interfaces.
 func NewServer(p *Provider) tfprotov6.ProviderServer {
-	served := providerserver.NewProtocol6(p)()
+	framework := providerserver.NewProtocol6(p)()
+	served := server{framework, &p.calls}
 	if thisInvocation().destroys {
-		served = forDestroy{served}
+		served.ProviderServer = forDestroy{framework}
 	}
-	return server{served, &p.calls}
+	if more, ok := framework.(streaming); ok {
+		return wholeServer{served, more}
+	}
+	return served // a framework without list resources and actions
 }
 
 type server struct {
@@ -83,13 +86,118 @@ func (s server) ReadDataSource(ctx context.Context, request *tfprotov6.ReadDataS
 	return during(ctx, s.calls, request, s.ProviderServer.ReadDataSource)
 }
 
+// UpgradeResourceIdentity implements tfprotov6.ResourceServer.
+func (s server) UpgradeResourceIdentity(ctx context.Context, request *tfprotov6.UpgradeResourceIdentityRequest) (*tfprotov6.UpgradeResourceIdentityResponse, error) {
+	return during(ctx, s.calls, request, s.ProviderServer.UpgradeResourceIdentity)
+}
+
+// CallFunction implements tfprotov6.FunctionServer.
+func (s server) CallFunction(ctx context.Context, request *tfprotov6.CallFunctionRequest) (*tfprotov6.CallFunctionResponse, error) {
+	return during(ctx, s.calls, request, s.ProviderServer.CallFunction)
+}
+
+// ValidateEphemeralResourceConfig implements tfprotov6.EphemeralResourceServer.
+func (s server) ValidateEphemeralResourceConfig(ctx context.Context, request *tfprotov6.ValidateEphemeralResourceConfigRequest) (*tfprotov6.ValidateEphemeralResourceConfigResponse, error) {
+	return during(ctx, s.calls, request, s.ProviderServer.ValidateEphemeralResourceConfig)
+}
+
+// OpenEphemeralResource implements tfprotov6.EphemeralResourceServer.
+func (s server) OpenEphemeralResource(ctx context.Context, request *tfprotov6.OpenEphemeralResourceRequest) (*tfprotov6.OpenEphemeralResourceResponse, error) {
+	return during(ctx, s.calls, request, s.ProviderServer.OpenEphemeralResource)
+}
+
+// RenewEphemeralResource implements tfprotov6.EphemeralResourceServer.
+func (s server) RenewEphemeralResource(ctx context.Context, request *tfprotov6.RenewEphemeralResourceRequest) (*tfprotov6.RenewEphemeralResourceResponse, error) {
+	return during(ctx, s.calls, request, s.ProviderServer.RenewEphemeralResource)
+}
+
+// CloseEphemeralResource implements tfprotov6.EphemeralResourceServer.
+func (s server) CloseEphemeralResource(ctx context.Context, request *tfprotov6.CloseEphemeralResourceRequest) (*tfprotov6.CloseEphemeralResourceResponse, error) {
+	return during(ctx, s.calls, request, s.ProviderServer.CloseEphemeralResource)
+}
+
+// streaming are the calls whose answers are streams, and what goes with them.
+type streaming interface {
+	tfprotov6.ListResourceServer
+	tfprotov6.ActionServer
+}
+
+// wholeServer has list resources and actions in addition.
+type wholeServer struct {
+	server
+	more streaming
+}
+
+// ValidateListResourceConfig implements tfprotov6.ListResourceServer.
+func (s wholeServer) ValidateListResourceConfig(ctx context.Context, request *tfprotov6.ValidateListResourceConfigRequest) (*tfprotov6.ValidateListResourceConfigResponse, error) {
+	return during(ctx, s.calls, request, s.more.ValidateListResourceConfig)
+}
+
+// ListResource implements tfprotov6.ListResourceServer. The call lasts until its results have been read.
+func (s wholeServer) ListResource(ctx context.Context, request *tfprotov6.ListResourceRequest) (*tfprotov6.ListResourceServerStream, error) {
+	c, end := begin(ctx, s.calls)
+	stream, err := s.more.ListResource(c, request)
+	if err != nil {
+		end()
+		return stream, err
+	}
+	results := stream.Results
+	stream.Results = func(push func(tfprotov6.ListResourceResult) bool) {
+		defer end()
+		results(func(result tfprotov6.ListResourceResult) bool {
+			showAll(result.Diagnostics)
+			return push(result)
+		})
+	}
+	return stream, nil
+}
+
+// ValidateActionConfig implements tfprotov6.ActionServer.
+func (s wholeServer) ValidateActionConfig(ctx context.Context, request *tfprotov6.ValidateActionConfigRequest) (*tfprotov6.ValidateActionConfigResponse, error) {
+	return during(ctx, s.calls, request, s.more.ValidateActionConfig)
+}
+
+// PlanAction implements tfprotov6.ActionServer.
+func (s wholeServer) PlanAction(ctx context.Context, request *tfprotov6.PlanActionRequest) (*tfprotov6.PlanActionResponse, error) {
+	return during(ctx, s.calls, request, s.more.PlanAction)
+}
+
+// InvokeAction implements tfprotov6.ActionServer. The call lasts until its events have been read.
+func (s wholeServer) InvokeAction(ctx context.Context, request *tfprotov6.InvokeActionRequest) (*tfprotov6.InvokeActionServerStream, error) {
+	c, end := begin(ctx, s.calls)
+	stream, err := s.more.InvokeAction(c, request)
+	if err != nil {
+		end()
+		return stream, err
+	}
+	events := stream.Events
+	stream.Events = func(push func(tfprotov6.InvokeActionEvent) bool) {
+		defer end()
+		events(func(event tfprotov6.InvokeActionEvent) bool {
+			if completed, ok := event.Type.(tfprotov6.CompletedInvokeActionEventType); ok {
+				showAll(completed.Diagnostics)
+			}
+			return push(event)
+		})
+	}
+	return stream, nil
+}
+
+// begin counts a call. Its context refers to the caller's context until end is called.
+func begin(ctx context.Context, calls *atomic.Int64) (c *call, end func()) {
+	calls.Add(1)
+	c = &call{}
+	c.within.Store(&ctx)
+	return c, sync.OnceFunc(func() {
+		c.within.Store(&answered)
+		calls.Add(-1)
+	})
+}
+
 // during serves a call, and counts it, with a context that refers to the caller's context only until the call has been answered.
 func during[Request, Response any](ctx context.Context, calls *atomic.Int64, request Request, serve func(context.Context, Request) (Response, error)) (Response, error) {
-	calls.Add(1)
-	defer calls.Add(-1)
-	c := &call{}
-	c.within.Store(&ctx)
-	defer c.within.Store(&answered)
+	c, end := begin(ctx, calls)
+	defer end()
 	response, err := serve(c, request)
 	if err == nil {
 		show(response)
@@ -125,7 +233,31 @@ func show(response any) {
 		diagnostics = r.Diagnostics
 	case *tfprotov6.ReadDataSourceResponse:
 		diagnostics = r.Diagnostics
+	case *tfprotov6.UpgradeResourceIdentityResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ValidateEphemeralResourceConfigResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.OpenEphemeralResourceResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.RenewEphemeralResourceResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.CloseEphemeralResourceResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ValidateListResourceConfigResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.ValidateActionConfigResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.PlanActionResponse:
+		diagnostics = r.Diagnostics
+	case *tfprotov6.CallFunctionResponse:
+		if r.Error != nil {
+			r.Error.Text = showable(r.Error.Text)
+		}
 	}
+	showAll(diagnostics)
+}
+
+func showAll(diagnostics []*tfprotov6.Diagnostic) {
 	for _, d := range diagnostics {
 		d.Summary, d.Detail = showable(d.Summary), showable(d.Detail)
 	}

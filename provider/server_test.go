@@ -64,6 +64,36 @@ func TestTheServerReleasesTheContextOfAnAnsweredCall(t *testing.T) {
 			_, err := server.ReadDataSource(ctx, &tfprotov6.ReadDataSourceRequest{TypeName: "sharedos_base", Config: nothing(t)})
 			return err
 		},
+		"CallFunction": func(ctx context.Context) error {
+			_, err := server.CallFunction(ctx, &tfprotov6.CallFunctionRequest{Name: "parse_size", Arguments: []*tfprotov6.DynamicValue{nothing(t)}})
+			return err
+		},
+		"ValidateEphemeralResourceConfig": func(ctx context.Context) error {
+			_, err := server.ValidateEphemeralResourceConfig(ctx, &tfprotov6.ValidateEphemeralResourceConfigRequest{TypeName: "sharedos_ssh", Config: nothing(t)})
+			return err
+		},
+		"OpenEphemeralResource": func(ctx context.Context) error {
+			_, err := server.OpenEphemeralResource(ctx, &tfprotov6.OpenEphemeralResourceRequest{TypeName: "sharedos_ssh", Config: nothing(t)})
+			return err
+		},
+		"ListResource": func(ctx context.Context) error {
+			stream, err := server.(tfprotov6.ListResourceServer).ListResource(ctx, &tfprotov6.ListResourceRequest{TypeName: "sharedos_base", Config: nothing(t)})
+			if err == nil {
+				stream.Results(func(tfprotov6.ListResourceResult) bool { return true })
+			}
+			return err
+		},
+		"PlanAction": func(ctx context.Context) error {
+			_, err := server.(tfprotov6.ActionServer).PlanAction(ctx, &tfprotov6.PlanActionRequest{ActionType: "sharedos_reboot", Config: nothing(t)})
+			return err
+		},
+		"InvokeAction": func(ctx context.Context) error {
+			stream, err := server.(tfprotov6.ActionServer).InvokeAction(ctx, &tfprotov6.InvokeActionRequest{ActionType: "sharedos_reboot", Config: nothing(t)})
+			if err == nil {
+				stream.Events(func(tfprotov6.InvokeActionEvent) bool { return true })
+			}
+			return err
+		},
 	}
 	for name, serve := range calls {
 		gone := make(chan struct{})

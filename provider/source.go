@@ -55,6 +55,23 @@ func chosen(m released) sourceAttribute {
 	return m.sources()[0]
 }
 
+// hasSource reports whether a source is set. An object without one keeps the releases that it has, as one that was imported.
+func hasSource(m released) bool {
+	return slices.ContainsFunc(sourceValues(m), func(value types.Object) bool { return !value.IsNull() })
+}
+
+// needsSource is the error that an object cannot be made, or made anew, because no source is set.
+func needsSource(m released, do, why string) diag.Diagnostics {
+	var names []string
+	for _, s := range m.sources() {
+		names = append(names, s.name())
+	}
+	return failedAt(path.Root(names[0]), failure{
+		do: do, object: objectOf(m), err: fmt.Errorf("%s, and none of %s is set", why, strings.Join(names, ", ")),
+		next: "Set one of them, such as " + m.kind().sources + ".",
+	})
+}
+
 // sourceKnown reports whether no part of the source is unknown.
 func sourceKnown(ctx context.Context, m released) (bool, error) {
 	for _, value := range append(sourceValues(m), m.fields().Limits) {
@@ -110,13 +127,14 @@ func inputOf(ctx context.Context, m released, cache string) (input, diag.Diagnos
 	return in, append(diags, m.complete(&in.Spec, opened)...)
 }
 
-// ValidateConfig implements resource.ResourceWithValidateConfig: exactly one source is set, and it is complete.
+// ValidateConfig implements resource.ResourceWithValidateConfig: no more than one source is set, and it is complete. That a new object has
+// one is for ModifyPlan to check: one that was imported needs none.
 func (r *releaseResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
 	config := r.kind.new()
 	if resp.Diagnostics.Append(req.Config.Get(ctx, config)...); resp.Diagnostics.HasError() {
 		return
 	}
-	var set, names []string
+	var set []string
 	for _, s := range config.sources() {
 		if s.value().IsUnknown() {
 			return
@@ -124,15 +142,10 @@ func (r *releaseResource) ValidateConfig(ctx context.Context, req resource.Valid
 		if !s.value().IsNull() {
 			set = append(set, s.name())
 		}
-		names = append(names, s.name())
 	}
 	object := objectOf(config)
 	switch len(set) {
 	case 0:
-		resp.Diagnostics.Append(failedAt(path.Root(names[0]), failure{
-			do: "choose the source of", object: object, err: fmt.Errorf("none of %s is set", strings.Join(names, ", ")),
-			next: "Set one of them, such as " + r.kind.sources + ".",
-		})...)
 	case 1:
 		resp.Diagnostics.Append(chosen(config).validate(ctx, func(at path.Path, why, next string) {
 			resp.Diagnostics.Append(failedAt(at, failure{do: "read the source of", object: object, err: errors.New(why), next: next})...)
@@ -151,7 +164,7 @@ func read(ctx context.Context, value types.Object, model any) diag.Diagnostics {
 }
 
 // oneSource ends the description of each source.
-const oneSource = " Exactly one source is set."
+const oneSource = " Exactly one source is set; one that was imported may have none, and keeps its releases."
 
 // madeFrom describes a source: what the first sentence says, in a base or in a component, and what holds for both.
 func madeFrom(of release.Kind, base, component, both string) string {

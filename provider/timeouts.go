@@ -16,6 +16,8 @@ const (
 	vmWriteTimeout = 10 * time.Minute
 	deleteTimeout  = 10 * time.Minute
 	readTimeout    = 2 * time.Minute
+	// listTimeout limits reading all VMs of a pool, of which many may not answer.
+	listTimeout = 10 * time.Minute
 	// openTimeout limits connecting to the host, which includes the start of its libvirt.
 	openTimeout = time.Minute
 	// lookTimeout limits reading the state of an object after an operation failed or was interrupted.

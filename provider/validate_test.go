@@ -19,17 +19,6 @@ func TestBadConfigurationIsRefused(t *testing.T) {
 			strings.Replace(debian(patched), "debian =", "archive = { path = \"x.tar\" }\n  debian =", 1),
 			says(`Unable to choose the source of base "debian-13"`, "debian and archive are set", "Keep one"),
 		},
-		"no_source": {
-			`resource "sharedos_base" "debian" { name = "sourceless" }`,
-			says(`Unable to choose the source of base "sourceless"`, "none of debian, archive, directory, oci, disk_image is set", "Set one of them"),
-		},
-		"component_of_nothing": {
-			`resource "sharedos_component" "debian" {
-  name = "sourceless"
-  base = "` + digits + `"
-}`,
-			says(`Unable to choose the source of component "sourceless"`, "none of debian, archive, directory, oci is set", "Set one of them"),
-		},
 		"component_of_two": {
 			`resource "sharedos_component" "debian" {
   name      = "twice"

@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/google/uuid"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	fwpath "github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
@@ -276,6 +277,18 @@ var isPort = textRule{
 var isDuration = textRule{
 	form:  `a duration from 0s to 10m, such as "5s", "1m30s" or "500ms"`,
 	check: func(text string) error { return durationWithin(text, 0, 10*time.Minute) },
+}
+
+// isUUID accepts the UUID of a VM.
+var isUUID = textRule{
+	form: "a UUID in lower case, such as 6ba7b810-9dad-41d1-80b4-00c04fd430c8",
+	check: func(text string) error {
+		parsed, err := uuid.Parse(text)
+		if err == nil && parsed.String() != text {
+			err = errors.New("it is not in the canonical form")
+		}
+		return err
+	},
 }
 
 // isRestartTimeout accepts a limit for the restart of a unit.

@@ -92,15 +92,7 @@ func (d *verifyDataSource) Read(ctx context.Context, req datasource.ReadRequest,
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	began := time.Now()
-	backend, err := d.connection.get(ctx)
-	var found *publish.Verified
-	if err == nil {
-		if component.IsNull() {
-			found, err = backend.Publisher().Verify(ctx, base.ValueString())
-		} else {
-			found, err = backend.Components().Verify(ctx, component.ValueString())
-		}
-	}
+	found, err := verifyPool(ctx, d.connection, base, component)
 	if err != nil {
 		resp.Diagnostics.Append(failed(failure{do: "verify", object: "the pool", err: err})...)
 		return
@@ -113,4 +105,17 @@ func (d *verifyDataSource) Read(ctx context.Context, req datasource.ReadRequest,
 		model.Damaged[i] = damagedModel{Volume: one.Volume, Problem: plain.Line(one.Problem), Releases: one.Releases}
 	}
 	resp.Diagnostics.Append(resp.State.Set(ctx, &model)...)
+}
+
+// verifyPool reads what the releases of a base or component refer to; those of all if both are null.
+func verifyPool(ctx context.Context, on *connection, base, component types.String) (*publish.Verified, error) {
+	backend, err := on.get(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case component.IsNull():
+		return backend.Publisher().Verify(ctx, base.ValueString())
+	default:
+		return backend.Components().Verify(ctx, component.ValueString())
+	}
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -25,18 +24,6 @@ var _ datasource.DataSourceWithConfigure = (*vmDataSource)(nil)
 // Metadata implements datasource.DataSource.
 func (d *vmDataSource) Metadata(_ context.Context, req datasource.MetadataRequest, resp *datasource.MetadataResponse) {
 	resp.TypeName = req.ProviderTypeName + "_vm"
-}
-
-// vmDataModel is data.sharedos_vm.
-type vmDataModel struct {
-	Name        types.String `tfsdk:"name"`
-	UUID        types.String `tfsdk:"uuid"`
-	State       types.String `tfsdk:"state"`
-	Addresses   types.Map    `tfsdk:"addresses"`
-	Stack       types.Object `tfsdk:"stack"`
-	Pending     types.List   `tfsdk:"pending"`
-	Remaining   types.List   `tfsdk:"remaining"`
-	LastRefresh types.Object `tfsdk:"last_refresh"`
 }
 
 // refreshDetails is the attribute last_refresh of data.sharedos_vm.
@@ -92,34 +79,42 @@ func refreshDetailsAttribute() resource.SingleNestedAttribute {
 
 var refreshDetailsTypes = typesOf(refreshDetailsAttribute().Attributes)
 
+// notInData are the attributes of the resource that say how Terraform is to change a VM, and what its last plan and apply said.
+var notInData = []string{"refresh", "ready", "impact", "detach_on_demand", "last_refresh"}
+
+// vmDataAttributes are the attributes of the resource that describe a VM as it is.
+func vmDataAttributes() map[string]resource.Attribute {
+	attributes := vmAttributes()
+	for _, name := range notInData {
+		delete(attributes, name)
+	}
+	return attributes
+}
+
 // Schema implements datasource.DataSource.
 func (d *vmDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
-	stack := (&vmStack{}).attributes()
-	attributes := computedData(map[string]resource.Attribute{
-		"uuid":      computedText("UUID of the libvirt domain."),
-		"state":     computedText("State of the domain: `running`, `off`, `paused` or `crashed`."),
-		"addresses": addressesAttribute(),
-		"stack":     stack["stack"], "pending": stack["pending"], "remaining": stack["remaining"],
-		"last_refresh": refreshDetailsAttribute(),
-	})
+	attributes := computedData(vmDataAttributes())
+	attributes["last_refresh"] = computedData(map[string]resource.Attribute{"last_refresh": refreshDetailsAttribute()})["last_refresh"]
+	attributes["silent"] = schema.BoolAttribute{
+		Computed: true, MarkdownDescription: "Whether the VM runs and its agent does not answer, so that what it runs is not known.",
+	}
 	attributes["name"] = schema.StringAttribute{
 		Required: true, MarkdownDescription: "Name of the VM.", Validators: []validator.String{isName},
 	}
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "A VM of this provider on the host, from any configuration: what it runs, and the details of its last refresh.",
+		MarkdownDescription: "A VM of this provider on the host, from any configuration: what it is, what it runs, and the details of its last refresh.",
 		Attributes:          attributes,
 	}
 }
 
 // Read implements datasource.DataSource.
 func (d *vmDataSource) Read(ctx context.Context, req datasource.ReadRequest, resp *datasource.ReadResponse) {
-	var model vmDataModel
-	if resp.Diagnostics.Append(req.Config.Get(ctx, &model)...); resp.Diagnostics.HasError() {
+	var name string
+	if resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("name"), &name)...); resp.Diagnostics.HasError() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	name := model.Name.ValueString()
 	backend, err := d.connection.get(ctx)
 	if err != nil {
 		resp.Diagnostics.Append(failed(failure{do: "find", object: vmName(name), err: err})...)
@@ -130,22 +125,19 @@ func (d *vmDataSource) Read(ctx context.Context, req datasource.ReadRequest, res
 		resp.Diagnostics.Append(failedAt(path.Root("name"), failure{do: "find", object: vmName(name), err: err})...)
 		return
 	}
-	if found.State == hypervisor.Running && !found.Answered {
+	if silent(found) {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
 			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "What it runs is not known: stack is that of its definition, and last_refresh is null."}.detail())
 	}
-	stack := vmStack{Stack: types.ObjectNull(stackTypes), Pending: types.ListNull(types.StringType), Remaining: types.ListNull(types.StringType)}
-	resp.Diagnostics.Append(stack.fromVM(ctx, found)...)
-	interfaces := vmInterfaces{Addresses: types.MapNull(addressesType)}
-	resp.Diagnostics.Append(interfaces.addressesFromVM(ctx, found)...)
-	model.Addresses = interfaces.Addresses
-	model.UUID, model.State = types.StringValue(found.Spec.UUID), types.StringValue(stateName(found.State))
-	model.Stack, model.Pending, model.Remaining = stack.Stack, stack.Pending, stack.Remaining
-	model.LastRefresh = types.ObjectNull(refreshDetailsTypes)
+	model, diags := describedVM(ctx, found)
+	resp.Diagnostics.Append(diags...)
+	resp.Diagnostics.Append(setAttributes(ctx, &resp.State, &model, vmDataAttributes())...)
+	details := types.ObjectNull(refreshDetailsTypes)
 	if report := found.Agent.GetLast(); report.GetDone() {
-		model.LastRefresh = object(ctx, refreshDetailsTypes, detailsOf(report), &resp.Diagnostics)
+		details = object(ctx, refreshDetailsTypes, detailsOf(report), &resp.Diagnostics)
 	}
-	resp.Diagnostics.Append(resp.State.Set(ctx, &model)...)
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("last_refresh"), details)...)
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("silent"), silent(found))...)
 }
 
 func detailsOf(report *agentapi.Report) refreshDetails {

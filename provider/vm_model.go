@@ -121,6 +121,15 @@ func (m *vmModel) observe(ctx context.Context, found *vm.VM) diag.Diagnostics {
 	return diags
 }
 
+// describedVM is a model of a VM as it is, of which there is no state.
+func describedVM(ctx context.Context, found *vm.VM) (vmModel, diag.Diagnostics) {
+	var model vmModel
+	if err := clearValues(ctx, &model, vmAttributes()); err != nil {
+		return model, failed(failure{do: "describe", object: vmName(found.Spec.Name), err: err})
+	}
+	return model, model.observe(ctx, found)
+}
+
 // carryComputed takes the computed attributes from an earlier state.
 func (m *vmModel) carryComputed(from *vmModel) { copyValues(m, from, vmNames().computed) }
 

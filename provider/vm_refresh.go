@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -78,6 +79,9 @@ const (
 	byVM      = "vm"
 	byRollout = "rollout"
 )
+
+// defaultCheckTimeout is how long a health check may take by default.
+const defaultCheckTimeout = "30s"
 
 func refreshAttribute() schema.SingleNestedAttribute {
 	attributes := map[string]schema.Attribute{
@@ -215,8 +219,8 @@ func healthCheckAttributes() schema.NestedAttributeObject {
 			Validators: []validator.List{listvalidator.SizeAtLeast(1)},
 		},
 		"timeout": schema.StringAttribute{
-			Optional: true, Computed: true, Default: stringdefault.StaticString("30s"),
-			MarkdownDescription: "How long the check may take to succeed, at most `10m`. Default: `30s`.",
+			Optional: true, Computed: true, Default: stringdefault.StaticString(defaultCheckTimeout),
+			MarkdownDescription: "How long the check may take to succeed, at most `10m`. Default: `" + defaultCheckTimeout + "`.",
 			Validators:          []validator.String{isDuration},
 		},
 	}}
@@ -290,6 +294,27 @@ func (b *vmRefresh) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics 
 	return diags
 }
 
+// withDefaults is the policy of a configuration without defaults: what is null in the attribute is as nestedDefaults has it.
+func (b *vmRefresh) withDefaults(ctx context.Context) (vm.RefreshPolicy, diag.Diagnostics) {
+	whole, diags := nestedDefaults(refreshAttribute().Attributes).value(ctx)
+	if diags.HasError() {
+		return vm.RefreshPolicy{}, diags
+	}
+	values := whole.Attributes()
+	for name, value := range b.Refresh.Attributes() {
+		if !value.IsNull() {
+			values[name] = value
+		}
+	}
+	whole, d := types.ObjectValue(whole.AttributeTypes(ctx), values)
+	if diags.Append(d...); diags.HasError() {
+		return vm.RefreshPolicy{}, diags
+	}
+	var spec vm.Spec
+	diags.Append((&vmRefresh{whole}).toSpec(ctx, &spec)...)
+	return spec.Refresh, diags
+}
+
 // unitPolicy is what may be done with units; nil if nothing differs from the default.
 func (m *refreshModel) unitPolicy(ctx context.Context, diags *diag.Diagnostics) *agentapi.UnitPolicy {
 	policy := &agentapi.UnitPolicy{}
@@ -330,7 +355,7 @@ func healthChecks(ctx context.Context, value types.Map, diags *diag.Diagnostics)
 	var checks []*agentapi.HealthCheck
 	for _, name := range slices.Sorted(maps.Keys(models)) {
 		model := models[name]
-		check := &agentapi.HealthCheck{Name: name, TimeoutMs: duration(model.Timeout).Milliseconds()}
+		check := &agentapi.HealthCheck{Name: name, TimeoutMs: duration(types.StringValue(cmp.Or(model.Timeout.ValueString(), defaultCheckTimeout))).Milliseconds()}
 		switch {
 		case !model.Unit.IsNull():
 			check.Kind = &agentapi.HealthCheck_Unit{Unit: model.Unit.ValueString()}

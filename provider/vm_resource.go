@@ -79,6 +79,7 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 	resp.Diagnostics.Append(noAddress(made)...)
 	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, vmIdentityUUID, spec.UUID)...)
 }
 
 // unfinished ends a Create that failed or was interrupted. A VM that was defined by then is written to state, so that
@@ -115,6 +116,7 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 	resp.Diagnostics.Append(observed.observe(ctx, found)...)
 	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, plan)...)
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, vmIdentityUUID, spec.UUID)...)
 	resp.Diagnostics.Append(markUnfinished(ctx, resp.Private, progress.at())...)
 	if ctx.Err() != nil {
 		resp.Diagnostics.AddWarning("Interrupted while creating "+vmName(spec.Name), fmt.Sprintf(
@@ -165,8 +167,10 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 	name := state.Name.ValueString()
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, vmIdentityUUID, state.UUID.ValueString())...)
+	imported := state.UUID.IsNull()
 	backend, err := r.connection.get(ctx)
-	if errors.Is(err, errUnknownConfig) {
+	if errors.Is(err, errUnknownConfig) && !imported {
 		resp.Diagnostics.AddWarning("Unable to refresh "+vmName(name), sentence(err)+" The state is unchanged.")
 		return
 	}
@@ -179,7 +183,7 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		found, err = backend.VMs().Read(ctx, current)
 	}
 	switch {
-	case errors.Is(err, vm.ErrNotFound):
+	case errors.Is(err, vm.ErrNotFound) && !imported:
 		resp.State.RemoveResource(ctx)
 		return
 	case errors.Is(err, vm.ErrOther):
@@ -229,6 +233,7 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 	resp.Diagnostics.Append(warnings(name, found)...)
 	resp.Diagnostics.Append(state.observe(ctx, found)...)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &state)...)
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, vmIdentityUUID, found.Spec.UUID)...)
 	r.connection.noteRead(state.UUID.ValueString())
 	r.connection.noteState(state.UUID.ValueString())
 }
@@ -274,6 +279,7 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	if resp.Diagnostics.HasError() {
 		return
 	}
+	resp.Diagnostics.Append(identify(ctx, resp.Identity, vmIdentityUUID, state.UUID.ValueString())...)
 	limit, diags := plan.Timeouts.Update(ctx, vmWriteTimeout)
 	resp.Diagnostics.Append(diags...)
 	resp.Diagnostics.Append(plan.validate()...)
@@ -477,7 +483,24 @@ func (r *vmResource) Delete(ctx context.Context, req resource.DeleteRequest, res
 	}
 }
 
-// ImportState implements resource.ResourceWithImportState: a VM is imported by its name.
+// ImportState implements resource.ResourceWithImportState: a VM is imported by its name, or by its identity.
 func (r *vmResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
-	resource.ImportStatePassthroughID(ctx, path.Root("name"), req, resp)
+	name := req.ID
+	if name == "" {
+		var uuid string
+		if resp.Diagnostics.Append(req.Identity.GetAttribute(ctx, path.Root(vmIdentityUUID), &uuid)...); resp.Diagnostics.HasError() {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		defer cancel()
+		backend, err := r.connection.get(ctx)
+		if err == nil {
+			name, err = backend.VMs().Find(ctx, "", uuid)
+		}
+		if err != nil {
+			resp.Diagnostics.Append(failed(failure{do: "import", object: "the VM with UUID " + showable(uuid), err: err})...)
+			return
+		}
+	}
+	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root("name"), name)...)
 }

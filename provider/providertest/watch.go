@@ -2,6 +2,7 @@ package providertest
 
 import (
 	"context"
+	"net"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
@@ -94,6 +95,8 @@ func (p watchedPublisher) Publish(ctx context.Context, prepared *publish.Prepare
 		return p.real.Publish(ctx, prepared, parts(tell, progress))
 	})
 }
+
+func (p watchedPublisher) Names(ctx context.Context) ([]string, error) { return p.real.Names(ctx) }
 
 func (p watchedPublisher) Newest(ctx context.Context, name string) (id tree.Digest, manifest *release.Manifest, err error) {
 	err = p.world.watch(ctx, "Newest", name, func(func(string)) error {
@@ -219,6 +222,26 @@ func (f watchedFleet) Read(ctx context.Context, name string) (found *vm.VM, err 
 		return err
 	})
 	return found, err
+}
+
+func (f watchedFleet) List(ctx context.Context) (all []vm.Listed, err error) {
+	err = f.world.watch(ctx, "List", "", func(func(string)) error {
+		all, err = f.real.List(ctx)
+		return err
+	})
+	return all, err
+}
+
+func (f watchedFleet) Dial(ctx context.Context, uuid string, port uint32) (net.Conn, error) {
+	return f.real.Dial(ctx, uuid, port)
+}
+
+func (f watchedFleet) Reboot(ctx context.Context, uuid string, ready vm.Readiness, progress vm.Progress) (rebooted *vm.VM, err error) {
+	err = f.world.watch(ctx, "Reboot", uuid, func(tell func(string)) error {
+		rebooted, err = f.real.Reboot(ctx, uuid, ready, steps(tell, progress))
+		return err
+	})
+	return rebooted, err
 }
 
 func (f watchedFleet) Update(ctx context.Context, spec vm.Spec, progress vm.Progress) (updated *vm.VM, report *agentapi.Report, err error) {

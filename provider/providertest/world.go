@@ -20,6 +20,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi/agenttest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor/hypervisortest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
@@ -81,16 +82,16 @@ func New(dir string) (*World, error) {
 // SetBusyPorts sets the ports of 127.0.0.1 on which something else listens. Set them only while no provider uses the host.
 func (w *World) SetBusyPorts(ports ...uint16) { w.busy = ports }
 
-func (w *World) machine() host { return host{busy: w.busy} }
+func (w *World) machine() fakeMachine { return fakeMachine{busy: w.busy} }
 
-// host is the machine of a World: this one, but for the ports that are in use.
-type host struct {
+// fakeMachine is the machine of a World: this one, but for the ports that are in use.
+type fakeMachine struct {
 	machine.Local
 	busy []uint16
 }
 
 // PortFree implements machine.Sockets.
-func (h host) PortFree(_ context.Context, port uint16) (bool, error) {
+func (h fakeMachine) PortFree(_ context.Context, port uint16) (bool, error) {
 	return !slices.Contains(h.busy, port), nil
 }
 
@@ -157,6 +158,19 @@ func (b backend) CheckPool(context.Context) error {
 	b.world.mu.Lock()
 	defer b.world.mu.Unlock()
 	return b.world.poolFailure
+}
+
+// Facts implements provider.Backend.
+func (b backend) Facts(ctx context.Context) (host.Facts, error) {
+	facts, err := b.world.Domains.Facts(ctx)
+	if err != nil {
+		return host.Facts{}, err
+	}
+	room, err := b.world.Volumes.Room(ctx)
+	return host.Facts{
+		Facts: facts, URI: "qemu:///system", Pool: b.fleet.Pool, Room: room, HasPool: err == nil,
+		Missing: []host.Missing{{Name: "/dev/kvm", NeededFor: "speed", Install: "Load the module."}},
+	}, err
 }
 
 // SetPoolFailure sets why the pool can be neither used nor created; nil if it can.

@@ -31,6 +31,8 @@ type world struct {
 	work *workspace.Workspace
 	host *host.Host
 	pool string
+	// env is the environment of the provider.
+	env []string
 
 	// onStep is called with every message of Terraform and the provider.
 	onStep func(string)
@@ -45,10 +47,6 @@ func newWorld(t *testing.T, env ...string) *world {
 // newWorldOf makes a world with a configuration from testdata.
 func newWorldOf(t *testing.T, configuration string, env ...string) *world {
 	t.Helper()
-	terraform, err := workspace.Terraform()
-	if err != nil {
-		t.Fatal(err)
-	}
 	cache, err := testbed.CacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -56,21 +54,11 @@ func newWorldOf(t *testing.T, configuration string, env ...string) *world {
 	w := &world{bed: testbed.New(t), onStep: func(string) {}}
 	w.pool = filepath.Join(w.bed.Dir(), "pool")
 	key := filepath.Join(w.bed.Dir(), "operator.key")
-	w.work, err = workspace.New(workspace.Config{
-		Terraform: terraform, Provider: filepath.Join("..", "..", "bin", "terraform-provider-sharedos"),
-		Configuration: os.DirFS(filepath.Join("testdata", configuration)), Dir: filepath.Join(t.TempDir(), "tf"),
-		Env: append([]string{
-			"SHAREDOS_URI=" + w.bed.URI(), "SHAREDOS_POOL_PATH=" + w.pool, "SHAREDOS_OPERATOR_KEY=" + key,
-			"SHAREDOS_CACHE=" + cache, "SHAREDOS_STATE_DIR=" + w.bed.StateDir(),
-		}, env...), // the last one of a name counts
-		Tell: func(line string) {
-			t.Log(line)
-			w.onStep(line)
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.env = append([]string{
+		"SHAREDOS_URI=" + w.bed.URI(), "SHAREDOS_POOL_PATH=" + w.pool, "SHAREDOS_OPERATOR_KEY=" + key,
+		"SHAREDOS_CACHE=" + cache, "SHAREDOS_STATE_DIR=" + w.bed.StateDir(),
+	}, env...) // the last one of a name counts
+	w.work = w.workspaceOf(t, configuration)
 	w.host, err = host.Open(t.Context(), host.Config{
 		URI: w.bed.URI(), PoolPath: w.pool, OperatorKey: key, Cache: cache, StateDir: w.bed.StateDir(),
 		Log: slog.New(slog.DiscardHandler),
@@ -84,6 +72,27 @@ func newWorldOf(t *testing.T, configuration string, env ...string) *world {
 		}
 	})
 	return w
+}
+
+// workspaceOf makes a Terraform workspace with a configuration from testdata, and a state of its own.
+func (w *world) workspaceOf(t *testing.T, configuration string) *workspace.Workspace {
+	t.Helper()
+	terraform, err := workspace.Terraform()
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := workspace.New(workspace.Config{
+		Terraform: terraform, Provider: filepath.Join("..", "..", "bin", "terraform-provider-sharedos"),
+		Configuration: os.DirFS(filepath.Join("testdata", configuration)), Dir: filepath.Join(t.TempDir(), "tf"), Env: w.env,
+		Tell: func(line string) {
+			t.Log(line)
+			w.onStep(line)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
 }
 
 // takeSlot waits for a guest slot. The tests of this package run one after the other; remaining is how long this

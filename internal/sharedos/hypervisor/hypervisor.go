@@ -77,6 +77,8 @@ type Hypervisor interface {
 	Broke(ctx context.Context, name string) (bool, error)
 	// List returns all domains that this project created, running or not.
 	List(ctx context.Context) ([]Domain, error)
+	// Inventory is List with the state of each domain. A domain whose record is damaged is listed, too.
+	Inventory(ctx context.Context) ([]Listed, error)
 	// Start boots the domain. It does nothing if the domain runs.
 	Start(ctx context.Context, name string) error
 	// Shutdown asks the guest to power off and waits until it has.
@@ -142,6 +144,8 @@ type Hypervisor interface {
 	Dialer(ctx context.Context, name string) (transport.Dialer, error)
 	// VSock returns the state of the running domain's vsock, without touching it.
 	VSock(ctx context.Context, name string) (VSockState, error)
+	// Facts returns what this host runs domains with.
+	Facts(ctx context.Context) (Facts, error)
 	// Limits returns what a domain can have at most on this host.
 	Limits(ctx context.Context) (Limits, error)
 	// NetworkActive reports whether a network of libvirt is active, so that a domain with an interface on it can start.

@@ -339,34 +339,6 @@ func (h *Libvirt) Broke(ctx context.Context, name string) (broke bool, err error
 	return broke, err
 }
 
-// List implements Hypervisor.
-func (h *Libvirt) List(ctx context.Context) ([]Domain, error) {
-	var all []Domain
-	err := h.call(ctx, "list domains", func(l *libvirt.Libvirt) error {
-		all = nil
-		handles, _, err := l.ConnectListAllDomains(1, 0)
-		if err != nil {
-			return err
-		}
-		for _, handle := range handles {
-			found, err := inspect(l, handle)
-			if errors.Is(err, ErrForeign) || libvirtconn.Is(err, libvirt.ErrNoDomain) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			domain, err := decode(found.defined)
-			if err != nil {
-				return err
-			}
-			all = append(all, domain)
-		}
-		return nil
-	})
-	return all, err
-}
-
 // SetMetadata implements Hypervisor.
 func (h *Libvirt) SetMetadata(ctx context.Context, name string, metadata Metadata) error {
 	what := fmt.Sprintf("record metadata of domain %q", name)

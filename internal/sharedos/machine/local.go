@@ -232,6 +232,18 @@ func (Local) Run(ctx context.Context, command ...string) error {
 	return nil
 }
 
+// Installed implements Processes.
+func (Local) Installed(ctx context.Context, program string) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	_, err := exec.LookPath(program)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // StartDaemon implements Processes.
 func (Local) StartDaemon(ctx context.Context, record, log string, command ...string) error {
 	if err := ctx.Err(); err != nil {

@@ -65,6 +65,8 @@ type Processes interface {
 	IsRoot(ctx context.Context) (bool, error)
 	// Run runs a program to its end. The error of one that fails includes what it wrote to stderr.
 	Run(ctx context.Context, command ...string) error
+	// Installed reports whether the machine has a program in its search path.
+	Installed(ctx context.Context, program string) (bool, error)
 	// StartDaemon starts a program detached from this process, with its output in the file log, and records it.
 	// ErrNotInstalled if the machine does not have it.
 	StartDaemon(ctx context.Context, record, log string, command ...string) error

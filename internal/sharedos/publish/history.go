@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -77,4 +78,20 @@ func Added(history []Recorded) []int64 {
 		}
 	}
 	return added
+}
+
+// Names implements Interface.
+func (p *Publisher) Names(ctx context.Context) ([]string, error) {
+	histories, err := p.Store.Histories(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the %ss: %w", p.kind(), err)
+	}
+	names := []string{}
+	for named, history := range histories {
+		if named.Kind == p.kind() && len(history.Releases) > 0 {
+			names = append(names, named.Name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }

@@ -217,6 +217,8 @@ type Interface interface {
 	PrepareCached(ctx context.Context, spec Spec) (*Prepared, error)
 	// Publish uploads what the store lacks, and makes the release the newest of its base. It is safe to repeat.
 	Publish(ctx context.Context, prepared *Prepared, progress source.Progress) error
+	// Names returns the names of all bases, sorted; store.ErrNotFound if there is no pool yet.
+	Names(ctx context.Context) ([]string, error)
 	// Newest returns the newest release of a base; store.ErrNotFound if there is none.
 	Newest(ctx context.Context, name string) (tree.Digest, *release.Manifest, error)
 	// Get returns a release by id; store.ErrNotFound if there is none.

@@ -384,6 +384,12 @@ func (f *Fleet) Read(ctx context.Context, name string) (*VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read VM %q: %w", name, err)
 	}
+	return f.observe(ctx, domain, state)
+}
+
+// observe describes a VM, and asks its agent if it runs.
+func (f *Fleet) observe(ctx context.Context, domain hypervisor.Domain, state hypervisor.State) (*VM, error) {
+	name := domain.Name
 	found, err := f.describe(ctx, domain, state)
 	if err != nil {
 		return nil, fmt.Errorf("read VM %q: %w", name, err)

@@ -22,6 +22,15 @@ import (
 // is changed. Until the definition is changed, Read returns the old releases. So the next apply comes here again, finds
 // that the guest runs the new stack, and changes the definition.
 func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error) {
+	updated, report, err := f.change(ctx, spec, progress, func() (*agentapi.Report, float64, error) { return f.update(ctx, spec, progress) })
+	if err != nil {
+		return nil, report, fmt.Errorf("update VM %q: %w", spec.Name, err)
+	}
+	return updated, report, nil
+}
+
+// change carries a change of a VM out, and deletes what the VM no longer refers to afterwards.
+func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryOut func() (*agentapi.Report, float64, error)) (*VM, *agentapi.Report, error) {
 	f.garbage.begin()
 	domain, _, err := f.find(ctx, spec.Name, spec.UUID)
 	var had []tree.Digest
@@ -31,12 +40,12 @@ func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, 
 	var report *agentapi.Report
 	var ready float64
 	if err == nil {
-		report, ready, err = f.update(ctx, spec, progress)
+		report, ready, err = carryOut()
 	}
 	notCollected := f.collect(ctx, f.released(ctx, spec.Name, had), false, progress)
 	if err != nil {
 		f.logNotCollected(ctx, notCollected)
-		return nil, report, fmt.Errorf("update VM %q: %w", spec.Name, err)
+		return nil, report, err
 	}
 	updated, err := f.Read(ctx, spec.Name)
 	if err != nil {

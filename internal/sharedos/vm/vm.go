@@ -7,6 +7,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"time"
 
@@ -210,6 +211,15 @@ type Interface interface {
 	// Read returns the VM as it is; ErrNotFound only if libvirt said so. An agent that does not answer is no
 	// error: Answered is false.
 	Read(ctx context.Context, name string) (*VM, error)
+	// List reads all VMs of the pool at once, sorted by name. libvirt is asked for its domains once. An agent that does not answer
+	// delays no other one.
+	List(ctx context.Context) ([]Listed, error)
+	// Dial connects to a port of a running VM's vsock. hypervisor.ErrNotRunning if the VM is off.
+	Dial(ctx context.Context, uuid string, port uint32) (net.Conn, error)
+	// Reboot powers a running VM off and starts it, with the stack, the kernel and the hardware in its definition.
+	// hypervisor.ErrNotRunning if the VM does not run. If the stack does not come up, the VM runs the one from before. ErrNotReady if
+	// the VM is not ready in time.
+	Reboot(ctx context.Context, uuid string, ready Readiness, progress Progress) (*VM, error)
 	// Update makes the VM as spec says. If that moves it to another stack and it runs, it is refreshed, and the
 	// report says what was interrupted; ErrImpact and ErrRolledBack say that it runs what it ran. What lies above the
 	// strategy is left to the next start. ErrOther if the UUID is another.

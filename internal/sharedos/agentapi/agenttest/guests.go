@@ -2,9 +2,13 @@ package agenttest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor/hypervisortest"
@@ -21,6 +25,24 @@ type Guests struct {
 	mu     sync.Mutex
 	agents map[string]*Agent
 	silent map[string]bool
+	// servers are what else listens in guests.
+	servers map[server]func(net.Conn)
+}
+
+// server is a port of a guest.
+type server struct {
+	guest string
+	port  uint32
+}
+
+// Serve has something listen on a port of a guest, for as long as the guest runs. serve owns the connections that it gets.
+func (g *Guests) Serve(name string, port uint32, serve func(net.Conn)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.servers == nil {
+		g.servers = map[server]func(net.Conn){}
+	}
+	g.servers[server{name, port}] = serve
 }
 
 // Inhabit runs an agent in each domain of a hypervisor.
@@ -78,12 +100,34 @@ type line struct {
 
 func (l line) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 	l.guests.mu.Lock()
-	silent := l.guests.silent[l.name]
+	silent, serve := l.guests.silent[l.name], l.guests.servers[server{l.name, port}]
 	l.guests.mu.Unlock()
 	if silent {
 		return nil, fmt.Errorf("dial %s: %w", l.name, transport.ErrRefused)
 	}
+	if serve != nil {
+		ours, theirs, err := socketPair()
+		if err == nil {
+			go serve(theirs)
+		}
+		return ours, err
+	}
 	return l.agent.DialContext(ctx, port)
+}
+
+// socketPair returns two connected sockets, which have buffers as those of a vsock have.
+func socketPair() (ours, theirs net.Conn, err error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
+	}
+	var conns [2]net.Conn
+	for i, end := range ends {
+		file := os.NewFile(uintptr(end), "socket") //nolint:gosec // it is not negative
+		conn, connErr := net.FileConn(file)
+		conns[i], err = conn, errors.Join(err, connErr, file.Close())
+	}
+	return conns[0], conns[1], err
 }
 
 // Agent returns the agent of a VM. It exists as long as the VM's private disk.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -54,6 +55,7 @@ func Contract(t *testing.T, bridge string, open func(t *testing.T) hypervisor.Hy
 		{"a title and a description are changed in one step, running or not", descriptions},
 		{"a domain starts with the host as long as that is asked for", autostart},
 		{"a guest that does not answer is waited for no longer than the context", deaf},
+		{"domains are listed with their states", inventory},
 		{"limits of the host are known, and what it does not have is not found", host},
 		{"a cancelled context ends every call", cancelled},
 	}
@@ -632,11 +634,42 @@ func deaf(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	}
 }
 
+func inventory(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+	off, runs := Domain(t, h), Domain(t, h)
+	must(t, h.Define(ctx, off))
+	must(t, h.Define(ctx, runs))
+	must(t, h.Start(ctx, runs.Name))
+	all, err := h.Inventory(ctx)
+	must(t, err)
+	found := map[string]hypervisor.State{}
+	for _, one := range all {
+		found[one.UUID] = one.State
+		if one.Damaged != nil {
+			t.Errorf("domain %q: %v", one.Name, one.Damaged)
+		}
+		if want := map[string]hypervisor.Domain{off.UUID: off, runs.UUID: runs}[one.UUID]; want.Name != one.Name && want.Name != "" {
+			t.Errorf("domain %q is listed as %q", want.Name, one.Name)
+		}
+	}
+	if found[off.UUID] != hypervisor.Off || found[runs.UUID] != hypervisor.Running {
+		t.Errorf("the domains are listed as %v", found)
+	}
+}
+
 func host(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	limits, err := h.Limits(ctx)
 	must(t, err)
 	if limits.VCPUs < 1 || limits.VCPUs > hypervisor.MaxVCPUs || limits.Processors < 1 || limits.Memory < 1<<30 {
 		t.Errorf("a domain can have %+v", limits)
+	}
+	facts, err := h.Facts(ctx)
+	must(t, err)
+	version := regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+$`)
+	if !version.MatchString(facts.Libvirt) || !version.MatchString(facts.QEMU) || facts.Limits != limits {
+		t.Errorf("the host is %+v", facts)
+	}
+	if facts.VSock != hypervisor.VSockVhost && facts.VSock != hypervisor.VSockVhostUser {
+		t.Errorf("the host of running domains has the vsock %q", facts.VSock)
 	}
 	if found, err := h.IsBridge(ctx, "br-none"); err != nil || found {
 		t.Errorf("a bridge that does not exist: %v, %v", found, err)
@@ -675,6 +708,8 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	}
 	_, _, errs["Lookup"] = h.Lookup(over, d.Name)
 	_, errs["List"] = h.List(over)
+	_, errs["Inventory"] = h.Inventory(over)
+	_, errs["Facts"] = h.Facts(over)
 	_, errs["BootFiles"] = h.BootFiles(over)
 	_, errs["AttachedDisks"] = h.AttachedDisks(over, d.Name)
 	_, errs["RoomForDisks"] = h.RoomForDisks(over, d.Name)

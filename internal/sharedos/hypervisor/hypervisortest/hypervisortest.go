@@ -313,22 +313,57 @@ func (h *Hypervisor) change(name string, change func(*domain)) {
 
 // List implements hypervisor.Hypervisor.
 func (h *Hypervisor) List(ctx context.Context) ([]hypervisor.Domain, error) {
-	if err := h.enter(ctx, "List", "", false); err != nil {
+	listed, err := h.list(ctx, "List")
+	if err != nil {
+		return nil, err
+	}
+	var all []hypervisor.Domain
+	for _, one := range listed {
+		if one.Damaged != nil {
+			return nil, one.Damaged
+		}
+		all = append(all, one.Domain)
+	}
+	return all, nil
+}
+
+// Inventory implements hypervisor.Hypervisor.
+func (h *Hypervisor) Inventory(ctx context.Context) ([]hypervisor.Listed, error) {
+	return h.list(ctx, "Inventory")
+}
+
+func (h *Hypervisor) list(ctx context.Context, method string) ([]hypervisor.Listed, error) {
+	if err := h.enter(ctx, method, "", false); err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var all []hypervisor.Domain
+	var all []hypervisor.Listed
 	for _, name := range slices.Sorted(maps.Keys(h.domains)) {
 		d := h.domains[name]
-		if d.damaged {
-			return nil, fmt.Errorf("domain %q: %w", name, hypervisor.ErrDamaged)
-		}
-		if !d.foreign {
-			all = append(all, clone(d.Domain))
+		switch {
+		case d.foreign:
+		case d.damaged:
+			all = append(all, hypervisor.Listed{
+				Domain: hypervisor.Domain{Name: name, UUID: d.UUID}, State: d.state,
+				Damaged: fmt.Errorf("domain %q: %w", name, hypervisor.ErrDamaged),
+			})
+		default:
+			all = append(all, hypervisor.Listed{Domain: clone(d.Domain), State: d.state})
 		}
 	}
 	return all, nil
+}
+
+// Facts implements hypervisor.Hypervisor. The host emulates its guests, and has a kernel with vhost-vsock.
+func (h *Hypervisor) Facts(ctx context.Context) (hypervisor.Facts, error) {
+	if err := h.enter(ctx, "Facts", "", false); err != nil {
+		return hypervisor.Facts{}, err
+	}
+	limits, err := h.Limits(ctx)
+	return hypervisor.Facts{
+		Libvirt: "11.3.0", QEMU: "10.0.2", VSock: hypervisor.VSockVhost, Limits: limits, StartsAlone: !h.NotAlone,
+	}, err
 }
 
 // Start implements hypervisor.Hypervisor.

@@ -1,0 +1,3 @@
+output "bytes" {
+  value = provider::sharedos::parse_size("512MiB") # 536870912
+}

@@ -1,0 +1,4 @@
+# All bases in the pool: terraform query
+list "sharedos_base" "all" {
+  provider = sharedos
+}

@@ -1,0 +1,44 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+)
+
+// Reboot implements Interface.
+func (f *Fleet) Reboot(ctx context.Context, uuid string, ready Readiness, progress Progress) (*VM, error) {
+	domain, state, err := f.Hypervisor.LookupUUID(ctx, uuid)
+	if err != nil {
+		return nil, fmt.Errorf("reboot VM %s: %w", uuid, err)
+	}
+	fail := func(err error) (*VM, error) { return nil, fmt.Errorf("reboot VM %q: %w", domain.Name, err) }
+	if state != hypervisor.Running {
+		return fail(hypervisor.ErrNotRunning)
+	}
+	known, err := f.observe(ctx, domain, state)
+	if err != nil {
+		return fail(err)
+	}
+	if known.diskGone {
+		volume, err := f.diskOf(ctx, domain)
+		return fail(errors.Join(err, diskGone(volume, f.Pool)))
+	}
+	if known.Answered && !known.Stack.Same(known.Configured) {
+		// The guest boots what it runs now if the stack in its definition does not come up.
+		running := known.Stack.WithoutLayers()
+		domain.Metadata.Fallback = &running
+	}
+	known.Spec.Ready = ready
+	updated, _, err := f.change(ctx, known.Spec, progress, func() (*agentapi.Report, float64, error) {
+		spec := f.withAttached(ctx, domain, known.Spec, progress)
+		return f.updateDefinition(ctx, domain, spec, Move{PowerOff: true, Start: true}, progress)
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return updated, nil
+}
