@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/report"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/testbed"
+)
+
+// gathers returns a report and remembers the configuration that it was asked for.
+func gathers(config *host.Config, err error) gatherer {
+	return func(_ context.Context, asked host.Config) (*report.Report, error) {
+		*config = asked
+		if err != nil {
+			return nil, err
+		}
+		return &report.Report{Format: report.Format, Pool: asked.Pool}, nil
+	}
+}
+
+func TestTheReportIsWrittenToAFileOrStandardOutput(t *testing.T) {
+	var asked host.Config
+	var out, said bytes.Buffer
+	if code := reportCommand([]string{"--uri", "qemu:///session", "--pool=fast", "--operator-key", "/k"}, &out, &said, gathers(&asked, nil)); code != 0 {
+		t.Fatalf("exit code %d: %s", code, &said)
+	}
+	if asked.URI != "qemu:///session" || asked.Pool != "fast" || asked.OperatorKey != "/k" || !asked.ReadOnly {
+		t.Errorf("asked for %+v", asked)
+	}
+	if !strings.HasPrefix(out.String(), "<!DOCTYPE html>") || !strings.Contains(out.String(), "Pool fast") {
+		t.Errorf("written: %.80s", &out)
+	}
+	file := filepath.Join(t.TempDir(), "report.json")
+	out.Reset()
+	if code := reportCommand([]string{"--json", "--output", file}, &out, &said, gathers(&asked, nil)); code != 0 || out.Len() > 0 || said.Len() > 0 {
+		t.Fatalf("exit code %d: %s%s", code, &out, &said)
+	}
+	text, err := os.ReadFile(file)
+	var decoded report.Report
+	if err != nil || json.Unmarshal(text, &decoded) != nil || decoded.Pool != "sharedos" {
+		t.Errorf("the file has %s, %v", text, err)
+	}
+}
+
+// What the provider reads from the environment holds for the report, too.
+func TestTheReportHasTheDefaultsOfTheProvider(t *testing.T) {
+	t.Setenv("SHAREDOS_POOL", "other")
+	t.Setenv("SHAREDOS_OPERATOR_KEY", "/other/key")
+	var asked host.Config
+	var out, said bytes.Buffer
+	if code := reportCommand(nil, &out, &said, gathers(&asked, nil)); code != 0 || asked.Pool != "other" || asked.OperatorKey != "/other/key" {
+		t.Errorf("exit code %d, asked for %+v: %s", code, asked, &said)
+	}
+}
+
+func TestAReportThatFailsSaysWhatToDo(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "report.html")
+	for _, c := range []struct {
+		args []string
+		err  error
+		code int
+		said []string
+	}{
+		{[]string{"--help"}, nil, 0, []string{"Usage:", "-operator-key", "-json"}},
+		{[]string{"--nothing"}, nil, 2, []string{"-nothing", "Usage:"}},
+		{[]string{"pool"}, nil, 2, []string{`unexpected argument "pool"`}},
+		{[]string{"--pool", "lost"}, fmt.Errorf("pool: %w", store.ErrNoPool), 1, []string{`pool "lost"`, "--pool", "virsh pool-list"}},
+		{nil, fmt.Errorf("key: %w", release.ErrKey), 1, []string{"--operator-key"}},
+		{nil, errors.New("libvirt is tired"), 1, []string{"libvirt is tired"}},
+		{[]string{"--output", "/nowhere/report.html"}, nil, 1, []string{"/nowhere/"}},
+	} {
+		var asked host.Config
+		var out, said bytes.Buffer
+		args := c.args
+		if c.err != nil {
+			args = append(args, "--output", file)
+		}
+		if code := reportCommand(args, &out, &said, gathers(&asked, c.err)); code != c.code || out.Len() > 0 {
+			t.Errorf("%q: exit code %d, written: %.80s", args, code, &out)
+		}
+		for _, want := range c.said {
+			if !strings.Contains(said.String(), want) {
+				t.Errorf("%q: it does not say %q, but: %s", args, want, &said)
+			}
+		}
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file was left: %v", err)
+	}
+}
+
+// On a real libvirt, a report makes nothing: neither a key nor a pool.
+func TestAReportChangesNothingOnTheHost(t *testing.T) {
+	bed := testbed.New(t)
+	config := host.Config{
+		URI: bed.URI(), Pool: bed.Name("pool"), PoolPath: filepath.Join(bed.Dir(), "pool"), StateDir: bed.StateDir(),
+		OperatorKey: filepath.Join(bed.Dir(), "operator.key"), Cache: filepath.Join(bed.Dir(), "cache"), ReadOnly: true,
+	}
+	if _, err := gatherFrom(t.Context(), config); !errors.Is(err, release.ErrKey) {
+		t.Errorf("without a key: %v", err)
+	}
+	if _, err := os.Stat(config.OperatorKey); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a key was made: %v", err)
+	}
+	if _, err := release.LoadOrCreateKey(config.OperatorKey); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gatherFrom(t.Context(), config); !errors.Is(err, store.ErrNoPool) {
+		t.Errorf("without a pool: %v", err)
+	}
+	bed.Virsh(t, "pool-define-as", config.Pool, "dir", "--target", bed.Dir())
+	bed.Virsh(t, "pool-start", config.Pool)
+	made, err := gatherFrom(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(made.VMs)+len(made.Layers)+len(made.Incomplete) > 0 || !made.Space.Known || made.Host != bed.URI() {
+		t.Errorf("the report of an empty pool: %+v", made)
+	}
+}
