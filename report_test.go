@@ -15,7 +15,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/report"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
-	"github.com/sharedos/terraform-provider-sharedos/testbed"
 )
 
 // gathers returns a report and remembers the configuration that it was asked for.
@@ -97,35 +96,5 @@ func TestAReportThatFailsSaysWhatToDo(t *testing.T) {
 	}
 	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file was left: %v", err)
-	}
-}
-
-// On a real libvirt, a report makes nothing: neither a key nor a pool.
-func TestAReportChangesNothingOnTheHost(t *testing.T) {
-	bed := testbed.New(t)
-	config := host.Config{
-		URI: bed.URI(), Pool: bed.Name("pool"), PoolPath: filepath.Join(bed.Dir(), "pool"), StateDir: bed.StateDir(),
-		OperatorKey: filepath.Join(bed.Dir(), "operator.key"), Cache: filepath.Join(bed.Dir(), "cache"), ReadOnly: true,
-	}
-	if _, err := gatherFrom(t.Context(), config); !errors.Is(err, release.ErrKey) {
-		t.Errorf("without a key: %v", err)
-	}
-	if _, err := os.Stat(config.OperatorKey); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a key was made: %v", err)
-	}
-	if _, err := release.LoadOrCreateKey(config.OperatorKey); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := gatherFrom(t.Context(), config); !errors.Is(err, store.ErrNoPool) {
-		t.Errorf("without a pool: %v", err)
-	}
-	bed.Virsh(t, "pool-define-as", config.Pool, "dir", "--target", bed.Dir())
-	bed.Virsh(t, "pool-start", config.Pool)
-	made, err := gatherFrom(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(made.VMs)+len(made.Layers)+len(made.Incomplete) > 0 || !made.Space.Known || made.Host != bed.URI() {
-		t.Errorf("the report of an empty pool: %+v", made)
 	}
 }
