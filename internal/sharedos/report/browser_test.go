@@ -39,7 +39,7 @@ func open(t *testing.T, page string) *browser {
 	t.Helper()
 	program, err := exec.LookPath(browserProgram)
 	if err != nil {
-		t.Skipf("%s is not installed (make install): %v", browserProgram, err)
+		t.Fatalf("%s is not installed (make install does it): %v", browserProgram, err)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute) // it ends in the cleanup
 	t.Cleanup(cancel)

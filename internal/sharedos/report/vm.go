@@ -86,9 +86,7 @@ func (p *pool) fromGuest(to *VM, found *vm.VM) {
 	for _, one := range limited(found.Surplus) {
 		to.Held = append(to.Held, Hold{VM: to.Name, Layer: one.ID.String(), By: texts(one.InUseBy)})
 	}
-	for _, one := range texts(slices.Concat(status.GetUnreadable(), status.GetRefused())) {
-		to.Faults = append(to.Faults, one)
-	}
+	to.Faults = append(to.Faults, texts(slices.Concat(status.GetUnreadable(), status.GetRefused()))...)
 	if last := status.GetLast(); last != nil {
 		to.LastRefresh = p.refresh(last)
 		if !last.GetDone() {
