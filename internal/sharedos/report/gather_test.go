@@ -270,7 +270,9 @@ func TestTextsOfGuestsAreBounded(t *testing.T) {
 	guest, err := h.Guests.Agent("a")
 	must(t, err)
 	guest.SystemState = "running\u202e <b>\nhttps://user:secret@example.net/"
-	got := vmOf(t, h.gather(t), "a")
+	made := h.gather(t)
+	nothingForeign(t, parse(t, pageOf(t, made)))
+	got := vmOf(t, made, "a")
 	if got.LastRefresh == nil || len(got.LastRefresh.Interrupted) != 50 {
 		t.Fatalf("the last refresh: %+v", got.LastRefresh)
 	}

@@ -252,6 +252,63 @@ func TestHostileTextsStayTexts(t *testing.T) {
 	}
 }
 
+// VMs that share layers are neighbours, what most of them stand on is at the bottom, and each VM shows how it is.
+func TestThePictureShowsVMsOnTheirLayers(t *testing.T) {
+	root := parse(t, pageOf(t, example(t)))
+	var shown []string
+	for _, table := range elements(root, "table") {
+		if attribute(table, "class") != "picture" {
+			continue
+		}
+		for _, line := range elements(table, "tr") {
+			var cells []string
+			for _, cell := range elements(line, "td") {
+				cells = append(cells, strings.TrimSpace(attribute(cell, "class")+" "+textOf(cell)+" "+attribute(cell, "colspan")))
+			}
+			shown = append(shown, strings.Join(cells, " | "))
+		}
+	}
+	want := []string{
+		"good ● web-a | waits … web-b | bad ! web-c | bad ! web-d | waits … db-a | waits … test",
+		"postgresql, release 1: 74 MiB, 1 VM 6", "4 | on component-delta  1 | 1",
+		"debian-13, release 2: 48 MiB, 3 VMs 6", "on base-delta  2 | 2 | on base-delta  1 | 1",
+		"nginx, release 1: 9.0 MiB, 4 VMs 6", "on component-delta  4 | 2",
+		"debian-13, release 1, full: 252 MiB, 6 VMs 6", "on base-full  6",
+	}
+	if !slices.Equal(shown, want) {
+		t.Errorf("the picture is\n%s\nand not\n%s", strings.Join(shown, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestWhatAVMNeedsDecidesHowItIsShown(t *testing.T) {
+	for name, c := range map[string]struct {
+		vm   report.VM
+		want string
+	}{
+		"it runs what it should": {report.VM{State: "running", Agent: report.Answers}, "good"},
+		"it is off":              {report.VM{State: "off", Agent: report.NotAsked}, "off"},
+		"it waits":               {report.VM{State: "running", Agent: report.Answers, Waits: []report.Wait{{}}}, "waits"},
+		"it waits and is off":    {report.VM{State: "off", Agent: report.NotAsked, Waits: []report.Wait{{}}}, "waits"},
+		"it holds a layer":       {report.VM{State: "running", Agent: report.Answers, Held: []report.Hold{{}}}, "waits"},
+		"it is silent":           {report.VM{State: "running", Agent: report.Silent}, "bad"},
+		"it crashed":             {report.VM{State: "crashed", Agent: report.NotAsked}, "bad"},
+		"it is paused":           {report.VM{State: "paused", Agent: report.NotAsked}, "bad"},
+		"it lacks something":     {report.VM{State: "running", Agent: report.Answers, Faults: []string{"x"}}, "bad"},
+		"it was rolled back":     {report.VM{State: "running", Agent: report.Answers, LastRefresh: &report.Refresh{Result: "rolled back"}}, "bad"},
+		"its refresh was refused": {
+			report.VM{State: "running", Agent: report.Answers, LastRefresh: &report.Refresh{Result: "refused"}}, "bad",
+		},
+		"it was refreshed": {report.VM{State: "running", Agent: report.Answers, LastRefresh: &report.Refresh{Result: "committed"}}, "good"},
+	} {
+		root := parse(t, pageOf(t, &report.Report{VMs: []report.VM{c.vm}}))
+		for _, line := range elements(root, "tr") {
+			if attribute(line, "class") == "columns" && attribute(elements(line, "td")[0], "class") != c.want {
+				t.Errorf("%s: it is shown as %q", name, attribute(elements(line, "td")[0], "class"))
+			}
+		}
+	}
+}
+
 // A picture of any number of VMs fits onto a screen, and says what it leaves out.
 func TestThePictureIsBounded(t *testing.T) {
 	r := &report.Report{Pool: "large"}
