@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,8 +37,46 @@ type reportOptions struct {
 	limit  time.Duration
 }
 
-// gatherer makes a report of a host.
-type gatherer func(ctx context.Context, config host.Config) (*report.Report, error)
+// gatherer makes a report of a host. It calls progress at the beginning of each step.
+type gatherer func(ctx context.Context, config host.Config, progress func(step string)) (*report.Report, error)
+
+// patience is how long a step may take before the user is told what it is.
+const patience = 2 * time.Second
+
+// slowSteps tells the steps that take long.
+type slowSteps struct {
+	to    io.Writer
+	after time.Duration
+
+	mu    sync.Mutex
+	timer *time.Timer
+	begun int
+}
+
+// begin ends the step before, and begins another one.
+func (s *slowSteps) begin(step string) {
+	s.end()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	this := s.begun
+	s.timer = time.AfterFunc(s.after, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.begun == this {
+			fmt.Fprintln(s.to, "report: "+step)
+		}
+	})
+}
+
+// end ends a step. Nothing is written after it.
+func (s *slowSteps) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun++
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
 
 // reportCommand runs the command "report" and returns its exit code: 0, 1 if it failed, and 2 if its arguments are wrong.
 func reportCommand(args []string, out, said io.Writer, gather gatherer) int {
@@ -50,7 +89,8 @@ func reportCommand(args []string, out, said io.Writer, gather gatherer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := writeReport(ctx, options, out, gather); err != nil {
+	steps := &slowSteps{to: said, after: patience}
+	if err := writeReport(ctx, options, out, gather, steps); err != nil {
 		fmt.Fprintf(said, "Unable to write the report on pool %q: %v\n", options.host.Pool, err)
 		if next := reportNext(err); next != "" {
 			fmt.Fprintln(said, next)
@@ -90,10 +130,12 @@ func parseReport(args []string, said io.Writer) (reportOptions, error) {
 }
 
 // writeReport makes the report, and writes it only when it is complete.
-func writeReport(ctx context.Context, options reportOptions, out io.Writer, gather gatherer) (err error) {
+func writeReport(ctx context.Context, options reportOptions, out io.Writer, gather gatherer, steps *slowSteps) (err error) {
 	limited, cancel := context.WithTimeoutCause(ctx, options.limit, fmt.Errorf("the time of %s is up", options.limit))
 	defer cancel()
-	made, err := gather(limited, options.host)
+	steps.begin("connecting to libvirt")
+	made, err := gather(limited, options.host, steps.begin)
+	steps.end()
 	if err != nil {
 		return err
 	}
@@ -135,7 +177,7 @@ func reportNext(err error) string {
 }
 
 // gatherFrom opens a host and makes the report of it.
-func gatherFrom(ctx context.Context, config host.Config) (_ *report.Report, err error) {
+func gatherFrom(ctx context.Context, config host.Config, progress func(step string)) (_ *report.Report, err error) {
 	opened, err := host.Open(ctx, config)
 	if err != nil {
 		return nil, err
@@ -146,6 +188,7 @@ func gatherFrom(ctx context.Context, config host.Config) (_ *report.Report, err 
 	}
 	made, err := report.Gather(ctx, report.Sources{
 		Pool: opened.Fleet.Pool, Store: opened.Store, Domains: opened.Fleet.Hypervisor, VMs: opened.Fleet, Publisher: opened.Publisher,
+		Progress: progress,
 	})
 	if err != nil {
 		return nil, err

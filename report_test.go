@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/host"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -19,7 +20,7 @@ import (
 
 // gathers returns a report and remembers the configuration that it was asked for.
 func gathers(config *host.Config, err error) gatherer {
-	return func(_ context.Context, asked host.Config) (*report.Report, error) {
+	return func(_ context.Context, asked host.Config, _ func(string)) (*report.Report, error) {
 		*config = asked
 		if err != nil {
 			return nil, err
@@ -96,5 +97,47 @@ func TestAReportThatFailsSaysWhatToDo(t *testing.T) {
 	}
 	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a file was left: %v", err)
+	}
+}
+
+// heard is a writer that tells what was written.
+type heard chan string
+
+func (h heard) Write(text []byte) (int, error) {
+	h <- string(text)
+	return len(text), nil
+}
+
+func TestAStepThatTakesLongIsTold(t *testing.T) {
+	said := make(heard, 8)
+	slow := func(_ context.Context, _ host.Config, progress func(string)) (*report.Report, error) {
+		progress("asking 2 VMs")
+		for told := range said { // the step takes until it is told; the one before may have been told, too
+			if told == "report: asking 2 VMs\n" {
+				return &report.Report{}, nil
+			}
+		}
+		return nil, errors.New("nothing is told")
+	}
+	var out bytes.Buffer
+	if err := writeReport(t.Context(), reportOptions{limit: time.Minute}, &out, slow, &slowSteps{to: said, after: time.Millisecond}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A step that has ended is not told.
+func TestAStepThatHasEndedIsNotTold(t *testing.T) {
+	said := make(heard, 8)
+	steps := &slowSteps{to: said, after: time.Millisecond}
+	for range 100 {
+		steps.begin("first")
+		steps.end()
+		for len(said) > 0 {
+			<-said // it may have been slow enough
+		}
+		time.Sleep(100 * time.Microsecond)
+		if len(said) > 0 {
+			t.Fatalf("after its end it was told: %q", <-said)
+		}
 	}
 }

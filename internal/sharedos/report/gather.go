@@ -37,6 +37,14 @@ type Sources struct {
 	Publisher interface {
 		Usage(ctx context.Context, inUse publish.InUse) (*publish.Usage, error)
 	}
+	// Progress is called at the beginning of each step, in words for the user. It may be nil.
+	Progress func(step string)
+}
+
+func (s Sources) step(format string, args ...any) {
+	if s.Progress != nil {
+		s.Progress(fmt.Sprintf(format, args...))
+	}
 }
 
 // asked is how many VMs are asked at the same time. A silent one takes up to 25 seconds.
@@ -50,6 +58,7 @@ func Gather(ctx context.Context, from Sources) (*Report, error) {
 		Format: Format, Made: time.Now().UTC().Truncate(time.Second), Pool: from.Pool,
 		Layers: []Layer{}, Releases: []Release{}, VMs: []VM{}, Incomplete: []string{},
 	}
+	from.step("listing the VMs, and the layers and releases of the pool")
 	domains, err := from.Domains.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list the VMs: %w", err)
@@ -64,7 +73,9 @@ func Gather(ctx context.Context, from Sources) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	from.step("measuring what sharing saves, over %s", count(len(r.Releases), "release"))
 	r.addSpace(ctx, from)
+	from.step("asking %s; one that does not answer takes up to 25 seconds", count(len(domains), "VM"))
 	found, failures := readAll(ctx, from, domains)
 	for i, one := range found {
 		if err := failures[i]; err != nil {

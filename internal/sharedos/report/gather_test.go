@@ -219,8 +219,13 @@ func TestWhatCannotBeReadIsNamed(t *testing.T) {
 	h.create(t, spec("b", first))
 	from := h.sources()
 	from.VMs = failing{h.backend.VMs(), "b"}
+	var steps []string
+	from.Progress = func(step string) { steps = append(steps, step) }
 	made, err := report.Gather(t.Context(), from)
 	must(t, err)
+	if len(steps) != 3 || !strings.Contains(steps[1], "1 release") || !strings.Contains(steps[2], "2 VMs") {
+		t.Errorf("the steps are %q", steps)
+	}
 	if len(made.Incomplete) != 2 || !strings.Contains(made.Incomplete[0], "saved") || !strings.Contains(made.Incomplete[1], `VM "b"`) {
 		t.Errorf("incomplete: %q", made.Incomplete)
 	}
