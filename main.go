@@ -1,4 +1,5 @@
-// Command terraform-provider-sharedos serves the Terraform provider sharedos/sharedos.
+// Command terraform-provider-sharedos serves the Terraform provider sharedos/sharedos. With "report" as its first argument, it writes a
+// report on a storage pool and its VMs instead.
 package main
 
 import (
@@ -32,6 +33,9 @@ const gcPercent = 50
 
 func main() {
 	runtimedebug.SetGCPercent(gcPercent)
+	if len(os.Args) > 1 && os.Args[1] == "report" {
+		os.Exit(reportCommand(os.Args[2:], os.Stdout, os.Stderr, gatherFrom))
+	}
 	debug := flag.Bool("debug", false, "serve for a debugger: print TF_REATTACH_PROVIDERS and keep running")
 	flag.Parse()
 	if err := serve(*debug); err != nil {

@@ -168,6 +168,15 @@ func (p *Provider) Configure(ctx context.Context, req provider.ConfigureRequest,
 	resp.ListResourceData = p.connection
 }
 
+// DefaultConfig is what an empty provider block means, with the environment variables that it reads.
+func DefaultConfig() (Config, error) {
+	config, _, diags := providerModel{}.config()
+	for _, problem := range diags.Errors() {
+		return config, fmt.Errorf("%s: %s", problem.Summary(), problem.Detail())
+	}
+	return config, nil
+}
+
 // config applies the defaults. It also returns the names of the attributes that are still unknown.
 func (m providerModel) config() (Config, []string, diag.Diagnostics) {
 	var diags diag.Diagnostics

@@ -59,17 +59,4 @@ func (b *vmPower) compare(state *vmModel, change *vmChange) {
 	}
 }
 
-func stateName(state hypervisor.State) string {
-	switch state {
-	case hypervisor.Running:
-		return "running"
-	case hypervisor.Off:
-		return "off"
-	case hypervisor.Paused:
-		return "paused"
-	case hypervisor.Crashed:
-		return "crashed"
-	default:
-		return "unknown"
-	}
-}
+func stateName(state hypervisor.State) string { return state.String() }

@@ -20,7 +20,8 @@ esac
 
 packages="qemu-system-x86 qemu-utils ovmf seabios libvirt-daemon-system libvirt-clients libvirt-daemon-driver-storage-logical
 	libvirt-daemon-driver-storage-zfs mmdebstrap
-	erofs-utils cryptsetup-bin e2fsprogs xfsprogs btrfs-progs fdisk openssh-client ca-certificates zstd xz-utils bzip2 iproute2 systemd uidmap make git rpm apparmor"
+	erofs-utils cryptsetup-bin e2fsprogs xfsprogs btrfs-progs fdisk openssh-client ca-certificates zstd xz-utils bzip2 iproute2 systemd uidmap make git rpm apparmor
+	gpg gpg-agent chromium-headless-shell fonts-dejavu-core"
 # libvirt-daemon-system is split on Debian 13.
 [ "$VERSION_ID" = 12 ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu"
 

@@ -41,6 +41,9 @@ type Config struct {
 	// kernels and initramfs that stand in for those of pools of devices; "" is $SHAREDOS_STATE_DIR, or /var/lib/sharedos
 	// for root and the user's own state directory else.
 	StateDir string
+	// ReadOnly: opening the host makes no operator key and no storage pool, and deletes nothing that an interrupted deletion has left.
+	// The error matches release.ErrKey if there is no operator key.
+	ReadOnly bool
 	// MaxLayers and MaxDeltaPercent say when a full layer is written instead of a delta (publish.Publisher).
 	MaxLayers, MaxDeltaPercent int
 
@@ -67,6 +70,9 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	known, err := release.HasKey(config.OperatorKey)
 	if err != nil {
 		return nil, err
+	}
+	if config.ReadOnly && !known {
+		return nil, fmt.Errorf("%w: there is no file %s", release.ErrKey, config.OperatorKey)
 	}
 	var on machine.Machine = machine.Local{}
 	client, err := libvirtconn.Open(ctx, config.URI, on)
@@ -111,8 +117,10 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	publisher.Store, fleet.Deriver = withBootFiles{volumes, fleet}, publisher
 	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }
 	// What a process that was killed has left takes up space and nothing else, so this fails nothing.
-	if err := publisher.Resume(ctx, fleet.InUse); err != nil {
-		publisher.Log.WarnContext(ctx, "what an interrupted deletion has left is still in the storage pool", "error", err)
+	if !config.ReadOnly {
+		if err := publisher.Resume(ctx, fleet.InUse); err != nil {
+			publisher.Log.WarnContext(ctx, "what an interrupted deletion has left is still in the storage pool", "error", err)
+		}
 	}
 	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes, client: client, config: config, on: on, pool: volumes}, nil
 }
@@ -159,6 +167,18 @@ func (h *Host) CheckPool(ctx context.Context) error {
 	}
 	return nil
 }
+
+// RequirePool returns store.ErrNoPool if libvirt has no storage pool of the name. It creates nothing, and starts a pool that is off.
+func (h *Host) RequirePool(ctx context.Context) error {
+	missing, err := h.pool.CheckPool(ctx)
+	if err == nil && missing {
+		err = fmt.Errorf("storage pool %q: %w", h.config.Pool, store.ErrNoPool)
+	}
+	return err
+}
+
+// URI is that of the libvirt that the host is opened at.
+func (h *Host) URI() string { return h.client.URI() }
 
 // withBootFiles is a store that sweeps the files which VMs boot from (vm.Fleet.BootDir) together with its objects.
 type withBootFiles struct {

@@ -172,6 +172,22 @@ const (
 	Paused
 )
 
+// String returns "off", "running", "crashed", "paused" or "unknown".
+func (s State) String() string {
+	switch s {
+	case Off:
+		return "off"
+	case Running:
+		return "running"
+	case Crashed:
+		return "crashed"
+	case Paused:
+		return "paused"
+	default:
+		return "unknown"
+	}
+}
+
 // Creating says who makes a VM, so that another process recognises a creation that was interrupted, even after the VM itself was
 // made: Terraform may be killed before it has written the VM to its state.
 type Creating struct {
