@@ -35,6 +35,12 @@ func question(spec vm.Spec) string {
 	spec.Refresh = vm.RefreshPolicy{
 		Units: spec.Refresh.Units, Strategy: spec.Refresh.Strategy, HealthChecks: spec.Refresh.HealthChecks,
 	}
+	// Of the configuration the guest gets, its id says enough.
+	id, err := spec.Configuration.ID()
+	if err != nil {
+		return ""
+	}
+	spec.Configuration, spec.Given = nil, id
 	text, err := json.Marshal(spec)
 	if err != nil {
 		return "" // every Spec can be written as JSON; and an empty question is never recalled

@@ -88,6 +88,28 @@ var vmSamples = map[string]struct {
 	"refresh.health_checks.tcp":     {healthCheckPath.AtName("tcp"), "127.0.0.1:1"},
 	"refresh.health_checks.command": {healthCheckPath.AtName("command"), []string{"/bin/true"}},
 	"refresh.health_checks.timeout": {healthCheckPath.AtName("timeout"), "7s"},
+	"files.content":                 {filePath.AtName("content"), "hello"},
+	"files.content_base64":          {filePath.AtName("content_base64"), "/w=="},
+	"files.content_wo":              {filePath.AtName("content_wo"), "secret"},
+	"files.content_wo_version":      {filePath.AtName("content_wo_version"), int64(7)},
+	"files.mode":                    {filePath.AtName("mode"), "0600"},
+	"files.owner":                   {filePath.AtName("owner"), "www-data"},
+	"files.group":                   {filePath.AtName("group"), "adm"},
+	"files.restart":                 {filePath.AtName("restart"), []string{"a.service"}},
+	"files.reload":                  {filePath.AtName("reload"), []string{"a.service"}},
+	"units.content":                 {unitPath.AtName("content"), "[Service]\n"},
+	"units.drop_ins":                {unitPath.AtName("drop_ins"), map[string]string{"a.conf": "[Service]\n"}},
+	"units.enabled":                 {unitPath.AtName("enabled"), true},
+	"units.started":                 {unitPath.AtName("started"), true},
+	"users.uid":                     {userPath.AtName("uid"), int64(1234)},
+	"users.home":                    {userPath.AtName("home"), "/srv/alice"},
+	"users.shell":                   {userPath.AtName("shell"), "/bin/sh"},
+	"users.groups":                  {userPath.AtName("groups"), []string{"adm"}},
+	"users.ssh_authorized_keys":     {userPath.AtName("ssh_authorized_keys"), []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
+	"users.sudo":                    {userPath.AtName("sudo"), true},
+	"sysctl":                        {path.Root("sysctl"), map[string]string{"vm.swappiness": "10"}},
+	"time_zone":                     {path.Root("time_zone"), "Europe/Berlin"},
+	"locale":                        {path.Root("locale"), "C.UTF-8"},
 	"timeouts.create":               {path.Root("timeouts").AtName("create"), "1h"},
 	"timeouts.update":               {path.Root("timeouts").AtName("update"), "1h"},
 	"timeouts.delete":               {path.Root("timeouts").AtName("delete"), "1h"},
@@ -96,6 +118,11 @@ var vmSamples = map[string]struct {
 var diskPath = path.Root("disks").AtMapKey("data")
 
 var readyCheckPath = path.Root("ready").AtName("health_checks").AtMapKey("a")
+var (
+	filePath = path.Root("files").AtMapKey("/etc/motd")
+	unitPath = path.Root("units").AtMapKey("a.service")
+	userPath = path.Root("users").AtMapKey("alice")
+)
 
 var healthCheckPath = path.Root("refresh").AtName("health_checks").AtMapKey("a")
 
@@ -151,6 +178,13 @@ func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 			plan := plain
 			plan.set(sample.at, sample.value)
 
+			if attribute.IsWriteOnly() { // it is in the configuration alone, and in no state
+				spec := vmSpecOf(t, plan)
+				if diags := plan.model().secrets(t.Context(), &spec); diags.HasError() || string(spec.Secrets["/etc/motd"]) != "secret" {
+					t.Errorf("the secrets are %q, %v", spec.Secrets["/etc/motd"], diags)
+				}
+				return
+			}
 			if text(t, vmSpecOf(t, plan)) == text(t, vmSpecOf(t, plain)) && root != "timeouts" { // these bound what the provider does
 				t.Error("the specification is the same with another value: see toSpec")
 			}
@@ -201,6 +235,7 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 	found.Surplus = []vm.SurplusLayer{{ID: tree.Digest{4}, InUseBy: []string{"a.service"}}}
 	found.Faults = []vm.Fault{{Object: "private disk", Problem: "it is gone", Mended: true}}
 	found.Spec.Attached = []string{"tool"}
+	found.Drift = map[string]string{"/etc/motd": "it is gone"}
 	found.Spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0"}}
 	found.Addresses = map[string][]netip.Addr{"lan": {netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("2001:db8::2")}}
 	plan := newVMPlan(t, found)

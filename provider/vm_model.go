@@ -25,6 +25,7 @@ type vmModel struct {
 	vmLifeCycle
 	vmReady
 	vmRefresh
+	vmGuest
 	vmAgent
 	vmImpact
 	vmLastRefresh
@@ -69,7 +70,7 @@ func (computedOnly) compare(*vmModel, *vmChange)                       {}
 func (m *vmModel) blocks() []vmBlock {
 	return []vmBlock{
 		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmDisks, &m.vmInterfaces, &m.vmPower, &m.vmLifeCycle, &m.vmReady, &m.vmRefresh,
-		&m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
+		&m.vmGuest, &m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
 	}
 }
 
@@ -152,6 +153,8 @@ type vmChange struct {
 	disk bool
 	// disks: further disks, which are attached, detached, grown and mounted while the VM runs.
 	disks bool
+	// configuration: the configuration of the guest, which it takes on while it runs.
+	configuration bool
 	// lifeCycle: what libvirt alone knows. Neither the guest nor the hardware is touched.
 	lifeCycle bool
 	// definition: attributes that change nothing in the running guest. They change the definition or the provider's policy.

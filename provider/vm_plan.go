@@ -147,6 +147,9 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 			return diags
 		}
 	}
+	if change.configuration && len(state.Drift.Elements()) > 0 {
+		plan.Drift = types.MapUnknown(types.StringType)
+	}
 	if change.stack {
 		plan.LastRefresh = types.ObjectUnknown(lastRefreshTypes)
 	}
@@ -154,7 +157,7 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if !built {
 		plan.Impact = types.ObjectUnknown(impactTypes)
 		diags.Append(r.forget(ctx, state, fresh)...)
-	} else if change.stack || change.hardware || (change.disk || change.disks || change.links || change.compute) && !change.power {
+	} else if change.stack || change.hardware || (change.disk || change.disks || change.links || change.configuration || change.compute) && !change.power {
 		var d diag.Diagnostics
 		end, d = r.planImpact(ctx, plan, state, change, fresh, asked)
 		diags.Append(d...)
@@ -284,15 +287,18 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, chang
 	if diags.Append(d...); diags.HasError() {
 		return endUnknown, diags
 	}
+	if change.configuration {
+		spec.Overwrite = state.drifted()
+	}
 	move, err := vm.Plan(have, spec, change.stack)
 	switch {
 	case err != nil:
 		return endUnknown, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), err: err})...)
 	case move.Guest == vm.GuestNone && !move.PowerCycle():
 		return endMoved, append(diags, plan.fromImpact(ctx, nil)...) // the VM does not run, so there is nothing to interrupt
-	case move.Guest == vm.GuestDeferred:
+	case move.Guest == vm.GuestDeferred && !move.Configure:
 		return endLeft, append(diags, plan.fromImpact(ctx, move.Impact())...)
-	case !change.stack && !change.hardware:
+	case !change.stack && !change.hardware && !move.Configure:
 		return endUnknown, append(diags, plan.fromImpact(ctx, move.Impact())...) // its agent has nothing to assess
 	}
 	question := assessment{UUID: spec.UUID, From: state.Stack.String(), To: question(spec)}
@@ -329,7 +335,10 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, chang
 		return endUnknown, append(diags, tooLarge(spec.Name, impact, policy.MaxImpact.ValueString())...)
 	}
 	end := endMoved
-	if impact.GetStrategy() == vm.NextBoot {
+	switch {
+	case !change.stack && !change.hardware:
+		end = endUnknown
+	case impact.GetStrategy() == vm.NextBoot || move.Guest == vm.GuestDeferred:
 		end = endLeft
 	}
 	return end, append(diags, plan.fromImpact(ctx, reached(impact))...)

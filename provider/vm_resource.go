@@ -44,6 +44,9 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 	resp.Diagnostics.Append(plan.validate()...)
 	spec, diags := plan.spec(ctx)
 	resp.Diagnostics.Append(diags...)
+	var config vmModel
+	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
+	resp.Diagnostics.Append(config.secrets(ctx, &spec)...)
 	if resp.Diagnostics.HasError() {
 		return
 	}
@@ -288,6 +291,10 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	var config vmModel
 	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
 	config.keepUnset(&spec)
+	resp.Diagnostics.Append(config.secrets(ctx, &spec)...)
+	if plan.Drift.IsUnknown() {
+		spec.Overwrite = state.drifted()
+	}
 	if plan.AttachedOnDemand.IsUnknown() {
 		spec.Attached = texts(ctx, state.AttachedOnDemand, &resp.Diagnostics)
 	}
@@ -389,6 +396,14 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 			return tooLarge(spec.Name, impact, levelName(spec.Refresh.MaxImpact))
 		}
 		return failedAt(path.Root("refresh").AtName("max_impact"), fail)
+	case errors.Is(err, vm.ErrTakenBack):
+		fail.next = "The guest has the configuration that it had before, and state says so. Fix the cause, such as a unit that does not " +
+			"start, and apply again."
+		return failed(fail)
+	case errors.Is(err, vm.ErrNotConfigured):
+		fail.next = "If something was changed in the guest, plan again: the plan shows it in configuration_drift, and its apply overwrites it. " +
+			"A file that this configuration has not written is never overwritten: remove it in the guest first."
+		return failed(fail)
 	case errors.Is(err, vm.ErrRolledBack):
 		fail.do = "refresh"
 		fail.next = "The VM runs what it ran before, and state says so. Fix the cause, such as the base or a health " +

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/configure"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
@@ -21,8 +22,18 @@ const maxKept = 1 << 20
 // WriteKept records the patterns of etcmerge.Carrier.Keep.
 func WriteKept(patterns []string) error { return writeKept(mounts.StateDir, patterns) }
 
-// Kept returns the patterns that WriteKept recorded last.
-func Kept() ([]string, error) { return readKept(mounts.StateDir) }
+// Kept returns the patterns that WriteKept recorded last, and those of the files that the VM's configuration owns, which
+// follow no release (package configure).
+func Kept() ([]string, error) { return kept(mounts.StateDir) }
+
+func kept(directory string) ([]string, error) {
+	patterns, err := readKept(directory)
+	if err != nil {
+		return nil, err
+	}
+	owned, err := configure.Owned(directory)
+	return append(patterns, owned...), err
+}
 
 func writeKept(directory string, patterns []string) error {
 	was, err := readKept(directory)

@@ -395,3 +395,12 @@ func (c Carrier) placeBaseline() error {
 	}
 	return fileio.SyncDirectory(filepath.Dir(c.Record))
 }
+
+// Entry returns what the stack has at a path, which is relative to the root; nil if it has nothing there.
+func (b *Baseline) Entry(name string) *tree.Entry {
+	at, found := slices.BinarySearchFunc(b.entries, name, func(e tree.Entry, name string) int { return tree.Compare(e.Path, name) })
+	if !found {
+		return nil
+	}
+	return clone(&b.entries[at])
+}

@@ -341,6 +341,16 @@ func message(rung Rung, a *impact.Assessment) *agentapi.Impact {
 	return impact
 }
 
+// AssessFiles returns what uses files of this VM that differ, without a move to another stack, and what systemd knows of
+// these units.
+func (e *Engine) AssessFiles(ctx context.Context, changes *impact.Changes, policy *agentapi.UnitPolicy) (*impact.Assessment, map[string]impact.Unit, error) {
+	kernel, err := e.System.Kernel()
+	if err != nil {
+		return nil, nil, err
+	}
+	return e.assess(ctx, changes, kernel, policy, nil, false)
+}
+
 func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel string, message *agentapi.UnitPolicy,
 	planned []Planned, swapped bool) (*impact.Assessment, map[string]impact.Unit, error) {
 	policy, err := unitPolicy(message)

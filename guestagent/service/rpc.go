@@ -17,12 +17,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/configure"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/disks"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -39,6 +41,8 @@ const (
 	// checkLimit bounds one round of health checks, maxChecks how many there are.
 	checkLimit = 30 * time.Second
 	maxChecks  = 256
+	// stackLimit bounds reading a file from the layers of the running stack.
+	stackLimit = time.Minute
 	// releaseLimit bounds one release of layers, maxReleased how many layers it names.
 	releaseLimit = time.Minute
 	maxReleased  = 256
@@ -112,6 +116,7 @@ type answerer struct {
 	setDisks func(ctx context.Context, wanted []disks.Wanted, release []string) (held map[string][]string, err error)
 	// settingDisks is locked while it runs.
 	settingDisks sync.Mutex
+	configurator Configurator
 	// refused is the record of an agent that was to take over from this one and did not.
 	refused takeoverRecord
 	// busy are the layers, by id, that could not be closed although no process was seen to use them.
@@ -126,13 +131,17 @@ func failure(err error) error {
 	switch {
 	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrAccounts), errors.Is(err, refresh.ErrStale),
 		errors.Is(err, refresh.ErrUnfinished), errors.Is(err, journal.ErrDamaged), errors.Is(err, errNoBlob),
-		errors.Is(err, errReplace), errors.Is(err, boot.ErrNotGrown):
+		errors.Is(err, errReplace), errors.Is(err, boot.ErrNotGrown), errors.Is(err, configure.ErrRefused), errors.Is(err, configure.ErrBusy):
 		code = codes.FailedPrecondition
+	case errors.Is(err, configure.ErrTakenBack), errors.Is(err, configure.ErrUnfinished):
+		code = codes.Aborted
+	case errors.Is(err, configure.ErrImpact):
+		code = codes.OutOfRange
 	case errors.Is(err, refresh.ErrTarget), errors.Is(err, refresh.ErrPolicy), errors.Is(err, refresh.ErrStrategy),
 		errors.Is(err, refresh.ErrDowngrade), errors.Is(err, errBlob),
 		errors.Is(err, errSuffix), errors.Is(err, tree.ErrDigest), errors.Is(err, release.ErrManifest),
 		errors.Is(err, release.ErrSchema), errors.Is(err, release.ErrContents),
-		errors.Is(err, release.ErrTakeover):
+		errors.Is(err, release.ErrTakeover), errors.Is(err, guestconfig.ErrDocument), errors.Is(err, guestconfig.ErrTooLarge):
 		code = codes.InvalidArgument
 	case errors.Is(err, release.ErrSignature):
 		code = codes.PermissionDenied
@@ -219,6 +228,9 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 	}
 	response.AgentDigest, response.Protocol = digest.String(), agentapi.Protocol
 	a.refused.report(response)
+	if response.Configuration, err = a.configurator.ID(); err != nil {
+		return nil, err
+	}
 	if response.BootId, err = a.system.BootID(); err != nil {
 		return nil, err
 	}

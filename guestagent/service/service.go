@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/configure"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/disks"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/live"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
@@ -118,8 +119,22 @@ func Run(ctx context.Context, version string) error {
 	serving, yielded := context.WithCancel(ctx)
 	defer yielded()
 	var replaced atomic.Bool
+	health := live.Health{Units: manager}
+	configurator := &configure.Configurator{
+		Root: "/", StateDirectory: mounts.StateDir, Engine: engine, Units: configuredUnits{liveUnits{manager}}, Stack: runningStack{engine},
+		Health: health, MergeKeys: boot.MergeAuthorizedKeys,
+	}
+	recovered := make(chan struct{})
+	go func() { // it may have to restart units, for which no caller waits
+		defer close(recovered)
+		if err := configurator.Recover(ctx); err != nil && ctx.Err() == nil {
+			say(err)
+		}
+	}()
+	defer func() { <-recovered }()
+	defer leave()
 	answers := &answerer{
-		version: version, engine: engine, blobs: blobs, layers: liveLayers{}, system: observer{System: system, manager: manager, usr: usr},
+		version: version, configurator: configurator, engine: engine, blobs: blobs, layers: liveLayers{}, system: observer{System: system, manager: manager, usr: usr},
 		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
 		identify: identify, setDisks: func(ctx context.Context, wanted []disks.Wanted, release []string) (map[string][]string, error) {
 			firmware, err := boot.FirmwareDisks()
@@ -128,7 +143,7 @@ func Run(ctx context.Context, version string) error {
 			}
 			return disks.Set(ctx, disks.Running{Manager: manager}, disks.Own, firmware, wanted, release)
 		},
-		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: engine.Yield, leave: func() {
+		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: func() (func(), error) { return yield(engine, configurator) }, leave: func() {
 			replaced.Store(true)
 			time.AfterFunc(lastWord, yielded)
 		}},
@@ -173,6 +188,19 @@ func Run(ctx context.Context, version string) error {
 		return err
 	}
 	return places.handOver(ctx, takeoverLimits{up: upWithin, answer: answerWithin, hold: holdFor}, adopt)
+}
+
+// yield keeps refreshes and configurations from starting until stay is called.
+func yield(engine *refresh.Engine, configurator *configure.Configurator) (stay func(), err error) {
+	release, err := configurator.Hold()
+	if err != nil {
+		return nil, err
+	}
+	if stay, err = engine.Yield(); err != nil {
+		release()
+		return nil, err
+	}
+	return func() { stay(); release() }, nil
 }
 
 // serveOnDemand answers the clients of components on demand until ctx ends.

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/configure"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/refresh"
@@ -206,7 +207,7 @@ func newWorldWith(t *testing.T, limits callerLimits) *world {
 	running := release.Stack{Base: tree.Digest{1}, Layers: []release.Layer{{ID: tree.Digest{10}, DataSize: 4096}}, Kernel: "6.12.0"}
 	w := &world{t: t, operator: operator, agentKey: key, socket: filepath.Join(directory, "s"), listeners: make(chan net.Listener, 16),
 		engine: &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
-	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs,
+	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, configurator: &configure.Configurator{StateDirectory: directory},
 		layers: fakeLayers{inUse: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true, {96}: true, {95}: true},
 			mounted: map[tree.Digest]bool{{95}: true}, abandoned: new([]tree.Digest)},
 		system: fakeObserver{}, answered: func() { w.answered.Add(1) },

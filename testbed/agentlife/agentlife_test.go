@@ -17,7 +17,8 @@ func TestTheAgentsLife(t *testing.T) {
 	edits := func(marks ...string) (each [][]guest.Edit) {
 		for _, mark := range marks {
 			// This file does not change after the second release, so a process that uses it need not be restarted.
-			each = append(each, append([]guest.Edit{guest.Write("usr/share/mark", 0o644, mark), guest.Write("usr/share/kept", 0o644, "kept")}, guest.Quick()...))
+			each = append(each, append([]guest.Edit{guest.Write("usr/share/mark", 0o644, mark), guest.Write("usr/share/kept", 0o644, "kept"),
+				guest.Write("etc/issue", 0o644, "release "+mark+"\n")}, guest.Quick()...))
 		}
 		return each
 	}
@@ -37,8 +38,10 @@ func TestTheAgentsLife(t *testing.T) {
 		test func(*testing.T, *guest.VM)
 	}{
 		{"the network", testNetwork},
+		{"a configuration", testConfiguration},
 		{"host name and keys", testIdentity},
 		{"layers that are in use", testLayers(r[:3])}, // with a login for each command, since a login uses layers, too
+		{"a configuration lasts", testConfigurationLasts},
 		{"another agent takes over", keepingLogin(testTakeover)},
 		{"an agent that does not start is not kept", testTakeoverThatFails},
 		{"the private disk grows", testGrowth},

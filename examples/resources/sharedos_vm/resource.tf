@@ -25,6 +25,21 @@ resource "sharedos_vm" "web" {
     test = { user = { forwards = { "8080" = 80 } } }
   }
 
+  # The guest takes all of this on while it runs.
+  files = {
+    "/etc/motd"                   = { content = "Welcome.\n" }
+    "/etc/nginx/conf.d/gzip.conf" = { content = "gzip on;\n", reload = ["nginx.service"] }
+  }
+  units = {
+    "nginx.service" = { enabled = true, drop_ins = { "limits.conf" = "[Service]\nLimitNOFILE=65536\n" } }
+    "acme.service"  = { content = "[Service]\nExecStart=/usr/bin/sleep infinity\n", started = true }
+  }
+  users = {
+    alice = { groups = ["adm"], ssh_authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2ZyEzG0o2Q6S0yX0bRrZ7m0o3m2Yx0cXQ8v1rWqk3u alice"] }
+  }
+  sysctl    = { "net.ipv4.ip_forward" = "1" }
+  time_zone = "Europe/Berlin"
+
   refresh = {
     strategy   = "live"
     max_impact = "restart"

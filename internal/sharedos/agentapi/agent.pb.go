@@ -838,7 +838,9 @@ type StatusResponse struct {
 	// What the running stack consists of and cannot be read, in words, one line for each layer.
 	Unreadable []string `protobuf:"bytes,24,rep,name=unreadable,proto3" json:"unreadable,omitempty"`
 	// The network of the VM; absent if the agent does not say.
-	Network       *Network `protobuf:"bytes,25,opt,name=network,proto3" json:"network,omitempty"`
+	Network *Network `protobuf:"bytes,25,opt,name=network,proto3" json:"network,omitempty"`
+	// Id of the configuration that the system was given last, as in ConfigurationResponse.
+	Configuration string `protobuf:"bytes,26,opt,name=configuration,proto3" json:"configuration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1046,6 +1048,13 @@ func (x *StatusResponse) GetNetwork() *Network {
 		return x.Network
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetConfiguration() string {
+	if x != nil {
+		return x.Configuration
+	}
+	return ""
 }
 
 type Network struct {
@@ -3442,6 +3451,266 @@ func (x *ResourcesResponse) GetMemoryAvailable() int64 {
 	return 0
 }
 
+type ConfigureRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A guestconfig.Document, at most 2 MiB. It contains no secret.
+	Document []byte `protobuf:"bytes,1,opt,name=document,proto3" json:"document,omitempty"`
+	// The contents of its secret files by path, at most 1 MiB together.
+	Secrets map[string][]byte `protobuf:"bytes,2,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What somebody has changed in the guest (ConfigurationResponse.drift) and is overwritten. Anything else that was
+	// changed refuses the request.
+	Overwrite []string `protobuf:"bytes,3,rep,name=overwrite,proto3" json:"overwrite,omitempty"`
+	// Only answer what would be interrupted, and change nothing. No secrets are needed.
+	AssessOnly bool `protobuf:"varint,4,opt,name=assess_only,json=assessOnly,proto3" json:"assess_only,omitempty"`
+	// A larger impact is refused before anything changes. LEVEL_UNSPECIFIED means RESTART.
+	MaxImpact Level `protobuf:"varint,5,opt,name=max_impact,json=maxImpact,proto3,enum=sharedos.agent.v1.Level" json:"max_impact,omitempty"`
+	// Checks that must be good afterwards if they are good before.
+	HealthChecks []*HealthCheck `protobuf:"bytes,6,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
+	Policy       *UnitPolicy    `protobuf:"bytes,7,opt,name=policy,proto3" json:"policy,omitempty"`
+	// How long units that were restarted or started, and the checks, must stay good, in milliseconds.
+	SettleMs      int64 `protobuf:"varint,8,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureRequest) Reset() {
+	*x = ConfigureRequest{}
+	mi := &file_agent_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureRequest) ProtoMessage() {}
+
+func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
+func (*ConfigureRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ConfigureRequest) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
+func (x *ConfigureRequest) GetSecrets() map[string][]byte {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *ConfigureRequest) GetOverwrite() []string {
+	if x != nil {
+		return x.Overwrite
+	}
+	return nil
+}
+
+func (x *ConfigureRequest) GetAssessOnly() bool {
+	if x != nil {
+		return x.AssessOnly
+	}
+	return false
+}
+
+func (x *ConfigureRequest) GetMaxImpact() Level {
+	if x != nil {
+		return x.MaxImpact
+	}
+	return Level_LEVEL_UNSPECIFIED
+}
+
+func (x *ConfigureRequest) GetHealthChecks() []*HealthCheck {
+	if x != nil {
+		return x.HealthChecks
+	}
+	return nil
+}
+
+func (x *ConfigureRequest) GetPolicy() *UnitPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *ConfigureRequest) GetSettleMs() int64 {
+	if x != nil {
+		return x.SettleMs
+	}
+	return 0
+}
+
+type ConfigureResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was or would be interrupted; absent if nothing changes.
+	Impact        *Impact        `protobuf:"bytes,1,opt,name=impact,proto3" json:"impact,omitempty"`
+	Restarts      []*UnitRestart `protobuf:"bytes,2,rep,name=restarts,proto3" json:"restarts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureResponse) Reset() {
+	*x = ConfigureResponse{}
+	mi := &file_agent_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureResponse) ProtoMessage() {}
+
+func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
+func (*ConfigureResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ConfigureResponse) GetImpact() *Impact {
+	if x != nil {
+		return x.Impact
+	}
+	return nil
+}
+
+func (x *ConfigureResponse) GetRestarts() []*UnitRestart {
+	if x != nil {
+		return x.Restarts
+	}
+	return nil
+}
+
+type ConfigurationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigurationRequest) Reset() {
+	*x = ConfigurationRequest{}
+	mi := &file_agent_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigurationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigurationRequest) ProtoMessage() {}
+
+func (x *ConfigurationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigurationRequest.ProtoReflect.Descriptor instead.
+func (*ConfigurationRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{46}
+}
+
+type ConfigurationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the document, "sha256:<64 hex>"; "" if there is none.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// As in ConfigureRequest.
+	Document []byte `protobuf:"bytes,2,opt,name=document,proto3" json:"document,omitempty"`
+	// What is not as it was configured, by path or by the name of a unit, with what differs, in words.
+	Drift         map[string]string `protobuf:"bytes,3,rep,name=drift,proto3" json:"drift,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigurationResponse) Reset() {
+	*x = ConfigurationResponse{}
+	mi := &file_agent_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigurationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigurationResponse) ProtoMessage() {}
+
+func (x *ConfigurationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigurationResponse.ProtoReflect.Descriptor instead.
+func (*ConfigurationResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ConfigurationResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ConfigurationResponse) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
+func (x *ConfigurationResponse) GetDrift() map[string]string {
+	if x != nil {
+		return x.Drift
+	}
+	return nil
+}
+
 type ReplaceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Signed by an operator: a release.Takeover.
@@ -3452,7 +3721,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_agent_proto_msgTypes[44]
+	mi := &file_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3464,7 +3733,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[44]
+	mi := &file_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3477,7 +3746,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{44}
+	return file_agent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReplaceRequest) GetNote() []byte {
@@ -3497,7 +3766,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_agent_proto_msgTypes[45]
+	mi := &file_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3778,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[45]
+	mi := &file_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3791,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{45}
+	return file_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReplaceResponse) GetStarted() bool {
@@ -3573,7 +3842,7 @@ const file_agent_proto_rawDesc = "" +
 	"\rStatusRequest\x12.\n" +
 	"\x05event\x18\x01 \x01(\x0e2\x18.sharedos.agent.v1.EventR\x05event\x12,\n" +
 	"\x04seen\x18\x02 \x01(\x0e2\x18.sharedos.agent.v1.StateR\x04seen\x12\x17\n" +
-	"\await_ms\x18\x03 \x01(\x03R\x06waitMs\"\x94\a\n" +
+	"\await_ms\x18\x03 \x01(\x03R\x06waitMs\"\xba\a\n" +
 	"\x0eStatusResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x16\n" +
@@ -3607,7 +3876,8 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"unreadable\x18\x18 \x03(\tR\n" +
 	"unreadable\x124\n" +
-	"\anetwork\x18\x19 \x01(\v2\x1a.sharedos.agent.v1.NetworkR\anetwork\"n\n" +
+	"\anetwork\x18\x19 \x01(\v2\x1a.sharedos.agent.v1.NetworkR\anetwork\x12$\n" +
+	"\rconfiguration\x18\x1a \x01(\tR\rconfiguration\"n\n" +
 	"\aNetwork\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\x12E\n" +
 	"\n" +
@@ -3797,7 +4067,33 @@ const file_agent_proto_rawDesc = "" +
 	"processors\x18\x01 \x01(\x05R\n" +
 	"processors\x12\x16\n" +
 	"\x06memory\x18\x02 \x01(\x03R\x06memory\x12)\n" +
-	"\x10memory_available\x18\x03 \x01(\x03R\x0fmemoryAvailable\"$\n" +
+	"\x10memory_available\x18\x03 \x01(\x03R\x0fmemoryAvailable\"\xc7\x03\n" +
+	"\x10ConfigureRequest\x12\x1a\n" +
+	"\bdocument\x18\x01 \x01(\fR\bdocument\x12J\n" +
+	"\asecrets\x18\x02 \x03(\v20.sharedos.agent.v1.ConfigureRequest.SecretsEntryR\asecrets\x12\x1c\n" +
+	"\toverwrite\x18\x03 \x03(\tR\toverwrite\x12\x1f\n" +
+	"\vassess_only\x18\x04 \x01(\bR\n" +
+	"assessOnly\x127\n" +
+	"\n" +
+	"max_impact\x18\x05 \x01(\x0e2\x18.sharedos.agent.v1.LevelR\tmaxImpact\x12C\n" +
+	"\rhealth_checks\x18\x06 \x03(\v2\x1e.sharedos.agent.v1.HealthCheckR\fhealthChecks\x125\n" +
+	"\x06policy\x18\a \x01(\v2\x1d.sharedos.agent.v1.UnitPolicyR\x06policy\x12\x1b\n" +
+	"\tsettle_ms\x18\b \x01(\x03R\bsettleMs\x1a:\n" +
+	"\fSecretsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x82\x01\n" +
+	"\x11ConfigureResponse\x121\n" +
+	"\x06impact\x18\x01 \x01(\v2\x19.sharedos.agent.v1.ImpactR\x06impact\x12:\n" +
+	"\brestarts\x18\x02 \x03(\v2\x1e.sharedos.agent.v1.UnitRestartR\brestarts\"\x16\n" +
+	"\x14ConfigurationRequest\"\xc8\x01\n" +
+	"\x15ConfigurationResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument\x12I\n" +
+	"\x05drift\x18\x03 \x03(\v23.sharedos.agent.v1.ConfigurationResponse.DriftEntryR\x05drift\x1a8\n" +
+	"\n" +
+	"DriftEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"$\n" +
 	"\x0eReplaceRequest\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\fR\x04note\"+\n" +
 	"\x0fReplaceResponse\x12\x18\n" +
@@ -3838,7 +4134,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x0eREFUSAL_TARGET\x10\x03\x12\x12\n" +
 	"\x0eREFUSAL_SYSTEM\x10\x04\x12\x14\n" +
 	"\x10REFUSAL_ACCOUNTS\x10\x05\x12\x12\n" +
-	"\x0eREFUSAL_CHECKS\x10\x062\xe5\a\n" +
+	"\x0eREFUSAL_CHECKS\x10\x062\xa1\t\n" +
 	"\x05Agent\x12M\n" +
 	"\x06Status\x12 .sharedos.agent.v1.StatusRequest\x1a!.sharedos.agent.v1.StatusResponse\x12D\n" +
 	"\x03Put\x12\x1d.sharedos.agent.v1.PutRequest\x1a\x1e.sharedos.agent.v1.PutResponse\x12M\n" +
@@ -3850,7 +4146,9 @@ const file_agent_proto_rawDesc = "" +
 	"\bIdentify\x12\".sharedos.agent.v1.IdentifyRequest\x1a#.sharedos.agent.v1.IdentifyResponse\x12J\n" +
 	"\x05Check\x12\x1f.sharedos.agent.v1.CheckRequest\x1a .sharedos.agent.v1.CheckResponse\x12V\n" +
 	"\tResources\x12#.sharedos.agent.v1.ResourcesRequest\x1a$.sharedos.agent.v1.ResourcesResponse\x12S\n" +
-	"\bSetDisks\x12\".sharedos.agent.v1.SetDisksRequest\x1a#.sharedos.agent.v1.SetDisksResponse\x12P\n" +
+	"\bSetDisks\x12\".sharedos.agent.v1.SetDisksRequest\x1a#.sharedos.agent.v1.SetDisksResponse\x12V\n" +
+	"\tConfigure\x12#.sharedos.agent.v1.ConfigureRequest\x1a$.sharedos.agent.v1.ConfigureResponse\x12b\n" +
+	"\rConfiguration\x12'.sharedos.agent.v1.ConfigurationRequest\x1a(.sharedos.agent.v1.ConfigurationResponse\x12P\n" +
 	"\aReplace\x12!.sharedos.agent.v1.ReplaceRequest\x1a\".sharedos.agent.v1.ReplaceResponseBLZJgithub.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapib\x06proto3"
 
 var (
@@ -3866,7 +4164,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_agent_proto_goTypes = []any{
 	(State)(0),                    // 0: sharedos.agent.v1.State
 	(Level)(0),                    // 1: sharedos.agent.v1.Level
@@ -3916,10 +4214,16 @@ var file_agent_proto_goTypes = []any{
 	(*FailedCheck)(nil),           // 45: sharedos.agent.v1.FailedCheck
 	(*ResourcesRequest)(nil),      // 46: sharedos.agent.v1.ResourcesRequest
 	(*ResourcesResponse)(nil),     // 47: sharedos.agent.v1.ResourcesResponse
-	(*ReplaceRequest)(nil),        // 48: sharedos.agent.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),       // 49: sharedos.agent.v1.ReplaceResponse
-	nil,                           // 50: sharedos.agent.v1.UnitPolicy.UnitsEntry
-	nil,                           // 51: sharedos.agent.v1.UnitPolicy.PathsEntry
+	(*ConfigureRequest)(nil),      // 48: sharedos.agent.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),     // 49: sharedos.agent.v1.ConfigureResponse
+	(*ConfigurationRequest)(nil),  // 50: sharedos.agent.v1.ConfigurationRequest
+	(*ConfigurationResponse)(nil), // 51: sharedos.agent.v1.ConfigurationResponse
+	(*ReplaceRequest)(nil),        // 52: sharedos.agent.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),       // 53: sharedos.agent.v1.ReplaceResponse
+	nil,                           // 54: sharedos.agent.v1.UnitPolicy.UnitsEntry
+	nil,                           // 55: sharedos.agent.v1.UnitPolicy.PathsEntry
+	nil,                           // 56: sharedos.agent.v1.ConfigureRequest.SecretsEntry
+	nil,                           // 57: sharedos.agent.v1.ConfigurationResponse.DriftEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	4,  // 0: sharedos.agent.v1.SetDisksRequest.disks:type_name -> sharedos.agent.v1.Disk
@@ -3941,8 +4245,8 @@ var file_agent_proto_depIdxs = []int32{
 	22, // 16: sharedos.agent.v1.Impact.units:type_name -> sharedos.agent.v1.UnitImpact
 	21, // 17: sharedos.agent.v1.Impact.starts:type_name -> sharedos.agent.v1.UnitStart
 	1,  // 18: sharedos.agent.v1.UnitImpact.level:type_name -> sharedos.agent.v1.Level
-	50, // 19: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
-	51, // 20: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
+	54, // 19: sharedos.agent.v1.UnitPolicy.units:type_name -> sharedos.agent.v1.UnitPolicy.UnitsEntry
+	55, // 20: sharedos.agent.v1.UnitPolicy.paths:type_name -> sharedos.agent.v1.UnitPolicy.PathsEntry
 	26, // 21: sharedos.agent.v1.HealthCheck.command:type_name -> sharedos.agent.v1.Command
 	17, // 22: sharedos.agent.v1.RefreshRequest.target:type_name -> sharedos.agent.v1.Target
 	1,  // 23: sharedos.agent.v1.RefreshRequest.max_impact:type_name -> sharedos.agent.v1.Level
@@ -3962,36 +4266,47 @@ var file_agent_proto_depIdxs = []int32{
 	38, // 37: sharedos.agent.v1.MappedResponse.files:type_name -> sharedos.agent.v1.MappedFile
 	25, // 38: sharedos.agent.v1.CheckRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
 	45, // 39: sharedos.agent.v1.CheckResponse.failed:type_name -> sharedos.agent.v1.FailedCheck
-	24, // 40: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
-	11, // 41: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
-	15, // 42: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
-	18, // 43: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
-	27, // 44: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
-	33, // 45: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
-	36, // 46: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
-	39, // 47: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
-	41, // 48: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
-	43, // 49: sharedos.agent.v1.Agent.Check:input_type -> sharedos.agent.v1.CheckRequest
-	46, // 50: sharedos.agent.v1.Agent.Resources:input_type -> sharedos.agent.v1.ResourcesRequest
-	5,  // 51: sharedos.agent.v1.Agent.SetDisks:input_type -> sharedos.agent.v1.SetDisksRequest
-	48, // 52: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
-	12, // 53: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
-	16, // 54: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
-	19, // 55: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
-	28, // 56: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
-	34, // 57: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
-	37, // 58: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
-	40, // 59: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
-	42, // 60: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
-	44, // 61: sharedos.agent.v1.Agent.Check:output_type -> sharedos.agent.v1.CheckResponse
-	47, // 62: sharedos.agent.v1.Agent.Resources:output_type -> sharedos.agent.v1.ResourcesResponse
-	6,  // 63: sharedos.agent.v1.Agent.SetDisks:output_type -> sharedos.agent.v1.SetDisksResponse
-	49, // 64: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
-	53, // [53:65] is the sub-list for method output_type
-	41, // [41:53] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	56, // 40: sharedos.agent.v1.ConfigureRequest.secrets:type_name -> sharedos.agent.v1.ConfigureRequest.SecretsEntry
+	1,  // 41: sharedos.agent.v1.ConfigureRequest.max_impact:type_name -> sharedos.agent.v1.Level
+	25, // 42: sharedos.agent.v1.ConfigureRequest.health_checks:type_name -> sharedos.agent.v1.HealthCheck
+	23, // 43: sharedos.agent.v1.ConfigureRequest.policy:type_name -> sharedos.agent.v1.UnitPolicy
+	20, // 44: sharedos.agent.v1.ConfigureResponse.impact:type_name -> sharedos.agent.v1.Impact
+	31, // 45: sharedos.agent.v1.ConfigureResponse.restarts:type_name -> sharedos.agent.v1.UnitRestart
+	57, // 46: sharedos.agent.v1.ConfigurationResponse.drift:type_name -> sharedos.agent.v1.ConfigurationResponse.DriftEntry
+	24, // 47: sharedos.agent.v1.UnitPolicy.PathsEntry.value:type_name -> sharedos.agent.v1.PathList
+	11, // 48: sharedos.agent.v1.Agent.Status:input_type -> sharedos.agent.v1.StatusRequest
+	15, // 49: sharedos.agent.v1.Agent.Put:input_type -> sharedos.agent.v1.PutRequest
+	18, // 50: sharedos.agent.v1.Agent.Assess:input_type -> sharedos.agent.v1.AssessRequest
+	27, // 51: sharedos.agent.v1.Agent.Refresh:input_type -> sharedos.agent.v1.RefreshRequest
+	33, // 52: sharedos.agent.v1.Agent.ReleaseLayers:input_type -> sharedos.agent.v1.ReleaseLayersRequest
+	36, // 53: sharedos.agent.v1.Agent.Mapped:input_type -> sharedos.agent.v1.MappedRequest
+	39, // 54: sharedos.agent.v1.Agent.GrowDisk:input_type -> sharedos.agent.v1.GrowDiskRequest
+	41, // 55: sharedos.agent.v1.Agent.Identify:input_type -> sharedos.agent.v1.IdentifyRequest
+	43, // 56: sharedos.agent.v1.Agent.Check:input_type -> sharedos.agent.v1.CheckRequest
+	46, // 57: sharedos.agent.v1.Agent.Resources:input_type -> sharedos.agent.v1.ResourcesRequest
+	5,  // 58: sharedos.agent.v1.Agent.SetDisks:input_type -> sharedos.agent.v1.SetDisksRequest
+	48, // 59: sharedos.agent.v1.Agent.Configure:input_type -> sharedos.agent.v1.ConfigureRequest
+	50, // 60: sharedos.agent.v1.Agent.Configuration:input_type -> sharedos.agent.v1.ConfigurationRequest
+	52, // 61: sharedos.agent.v1.Agent.Replace:input_type -> sharedos.agent.v1.ReplaceRequest
+	12, // 62: sharedos.agent.v1.Agent.Status:output_type -> sharedos.agent.v1.StatusResponse
+	16, // 63: sharedos.agent.v1.Agent.Put:output_type -> sharedos.agent.v1.PutResponse
+	19, // 64: sharedos.agent.v1.Agent.Assess:output_type -> sharedos.agent.v1.AssessResponse
+	28, // 65: sharedos.agent.v1.Agent.Refresh:output_type -> sharedos.agent.v1.RefreshResponse
+	34, // 66: sharedos.agent.v1.Agent.ReleaseLayers:output_type -> sharedos.agent.v1.ReleaseLayersResponse
+	37, // 67: sharedos.agent.v1.Agent.Mapped:output_type -> sharedos.agent.v1.MappedResponse
+	40, // 68: sharedos.agent.v1.Agent.GrowDisk:output_type -> sharedos.agent.v1.GrowDiskResponse
+	42, // 69: sharedos.agent.v1.Agent.Identify:output_type -> sharedos.agent.v1.IdentifyResponse
+	44, // 70: sharedos.agent.v1.Agent.Check:output_type -> sharedos.agent.v1.CheckResponse
+	47, // 71: sharedos.agent.v1.Agent.Resources:output_type -> sharedos.agent.v1.ResourcesResponse
+	6,  // 72: sharedos.agent.v1.Agent.SetDisks:output_type -> sharedos.agent.v1.SetDisksResponse
+	49, // 73: sharedos.agent.v1.Agent.Configure:output_type -> sharedos.agent.v1.ConfigureResponse
+	51, // 74: sharedos.agent.v1.Agent.Configuration:output_type -> sharedos.agent.v1.ConfigurationResponse
+	53, // 75: sharedos.agent.v1.Agent.Replace:output_type -> sharedos.agent.v1.ReplaceResponse
+	62, // [62:76] is the sub-list for method output_type
+	48, // [48:62] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -4011,7 +4326,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   48,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,6 +19,8 @@ type AgentService interface {
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	Resources(context.Context, *ResourcesRequest) (*ResourcesResponse, error)
 	SetDisks(context.Context, *SetDisksRequest) (*SetDisksResponse, error)
+	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
+	Configuration(context.Context, *ConfigurationRequest) (*ConfigurationResponse, error)
 	Replace(context.Context, *ReplaceRequest) (*ReplaceResponse, error)
 }
 
@@ -101,6 +103,20 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.SetDisks(ctx, &req)
+			},
+			"Configure": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ConfigureRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Configure(ctx, &req)
+			},
+			"Configuration": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ConfigurationRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Configuration(ctx, &req)
 			},
 			"Replace": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ReplaceRequest
@@ -206,6 +222,22 @@ func (c *agentClient) Resources(ctx context.Context, req *ResourcesRequest) (*Re
 func (c *agentClient) SetDisks(ctx context.Context, req *SetDisksRequest) (*SetDisksResponse, error) {
 	var resp SetDisksResponse
 	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "SetDisks", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Configure(ctx context.Context, req *ConfigureRequest) (*ConfigureResponse, error) {
+	var resp ConfigureResponse
+	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Configure", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Configuration(ctx context.Context, req *ConfigurationRequest) (*ConfigurationResponse, error) {
+	var resp ConfigurationResponse
+	if err := c.client.Call(ctx, "sharedos.agent.v1.Agent", "Configuration", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

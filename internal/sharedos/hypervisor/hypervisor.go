@@ -226,6 +226,8 @@ type Metadata struct {
 	Offer *Offer `json:",omitempty"`
 	// Detaches counts how often the VM was defined without what it had attached by itself, for its next start to detach it.
 	Detaches int `json:",omitempty"`
+	// Configuration is the id of the configuration that the guest has taken on last; "" if none.
+	Configuration string `json:",omitempty"`
 	// Protected is true while the VM must not be deleted.
 	Protected bool `json:",omitempty"`
 	// Disks are the further disks by their names. An entry is there before its volume is made, and until that is deleted.

@@ -147,6 +147,16 @@ func (p plainTexts) Resources(ctx context.Context, request *agentapi.ResourcesRe
 	return answer(ctx, request, p.agent.Resources)
 }
 
+// Configure implements agentapi.AgentService.
+func (p plainTexts) Configure(ctx context.Context, request *agentapi.ConfigureRequest) (*agentapi.ConfigureResponse, error) {
+	return answer(ctx, request, p.agent.Configure)
+}
+
+// Configuration implements agentapi.AgentService.
+func (p plainTexts) Configuration(ctx context.Context, request *agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
+	return answer(ctx, request, p.agent.Configuration)
+}
+
 // Replace implements agentapi.AgentService.
 func (p plainTexts) Replace(ctx context.Context, request *agentapi.ReplaceRequest) (*agentapi.ReplaceResponse, error) {
 	return answer(ctx, request, p.agent.Replace)

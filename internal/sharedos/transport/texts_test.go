@@ -140,6 +140,14 @@ func (s saying) Resources(context.Context, *agentapi.ResourcesRequest) (*agentap
 	return said(s, &agentapi.ResourcesResponse{})
 }
 
+func (s saying) Configure(context.Context, *agentapi.ConfigureRequest) (*agentapi.ConfigureResponse, error) {
+	return said(s, &agentapi.ConfigureResponse{})
+}
+
+func (s saying) Configuration(context.Context, *agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
+	return said(s, &agentapi.ConfigurationResponse{})
+}
+
 func (s saying) Replace(context.Context, *agentapi.ReplaceRequest) (*agentapi.ReplaceResponse, error) {
 	return said(s, &agentapi.ReplaceResponse{})
 }

@@ -138,6 +138,9 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 		if ready, err = f.start(ctx, spec.Name, progress); err != nil {
 			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 		}
+		if err := f.configure(ctx, spec, progress); err != nil {
+			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
+		}
 		if err := f.awaitReady(ctx, spec, progress); err != nil {
 			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 		}
@@ -426,6 +429,10 @@ func (f *Fleet) observe(ctx context.Context, domain hypervisor.Domain, state hyp
 		}
 	}
 	found.Unreachable, found.Addresses = unreachable(domain, status), addresses(domain, status.GetNetwork())
+	if err := f.readConfiguration(ctx, agent, domain, found); err != nil {
+		// A guest's answer must not prevent a plan: state keeps what it was given.
+		f.Log.WarnContext(ctx, "unable to read the configuration of the guest", "vm", name, "error", err)
+	}
 	if found.Surplus, err = f.surplusLayers(ctx, agent, domain, status); err != nil {
 		// Layers that stay attached cost little, and nothing depends on what uses them.
 		f.Log.WarnContext(ctx, "unable to find out which layers are in use", "vm", name, "error", err)
@@ -479,7 +486,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 			VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
 			DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
-			Interfaces: domain.Interfaces, Disks: f.disksOf(domain), Running: state == hypervisor.Running, LifeCycle: lifeCycle,
+			Interfaces: domain.Interfaces, Disks: f.disksOf(domain), Running: state == hypervisor.Running, LifeCycle: lifeCycle, Given: domain.Metadata.Configuration,
 		},
 		State: state, Rollout: participation(domain), Pool: f.Pool, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack,
 		DiskAllocated: disk.Allocation,

@@ -87,6 +87,7 @@ func (f *Fleet) lifeCycle(ctx context.Context, domain hypervisor.Domain) (LifeCy
 // kept gives a new definition of a VM what the one before it has and a Spec does not say.
 func kept(domain, before hypervisor.Domain) hypervisor.Domain {
 	domain.Metadata.AgentKey, domain.Metadata.Protected = before.Metadata.AgentKey, before.Metadata.Protected
+	domain.Metadata.Configuration = before.Metadata.Configuration
 	keepMove(&domain, before)
 	domain.Metadata.Detaches = before.Metadata.Detaches
 	domain.Title, domain.Description, domain.Foreign, domain.ForeignDisks = before.Title, before.Description, before.Foreign, before.ForeignDisks

@@ -29,12 +29,14 @@ const (
 	ReasonDisks          Reason = "the cache, discard, serial and read_only of a disk change only through a power-off"
 	ReasonDisksLive      Reason = "disks are attached, detached, grown or mounted while the VM runs"
 	ReasonIdentity       Reason = "the host name and root's keys change while the VM runs"
+	// ReasonConfiguration is about files, units, users and settings.
+	ReasonConfiguration Reason = "the configuration of the guest changes while the VM runs"
 )
 
 // Reasons are all reasons of moves. An agent gives reasons of its own.
 var Reasons = []Reason{
 	ReasonProcessors, ReasonMaxProcessors, ReasonMemory, ReasonMaxMemory, ReasonInterfaces, ReasonLiveProcessors, ReasonLiveMemory,
-	ReasonLinks, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonDisks, ReasonDisksLive,
+	ReasonLinks, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonConfiguration, ReasonDisks, ReasonDisksLive,
 }
 
 // GuestMove says whether and when a running guest gets another stack.
@@ -62,6 +64,8 @@ type Move struct {
 	VCPUs, Memory bool
 	// Identify: the guest takes on its host name and root's keys while it runs.
 	Identify bool
+	// Configure: the guest takes on its configuration while it runs.
+	Configure bool
 	// Links are the interfaces whose link changes while the VM runs, sorted.
 	Links []string
 	// Disks are the further disks that change while the VM runs.
@@ -114,6 +118,15 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	}
 	move := Move{Guest: GuestRefresh, GrowDisk: want.DiskSize > have.DiskSize, Disks: disks, Level: agentapi.Level_NONE}
 	move.Identify = have.Hostname != want.Hostname || !slices.Equal(have.AuthorizedKeys, want.AuthorizedKeys)
+	has, err := have.configured()
+	if err != nil {
+		return Move{}, err
+	}
+	wanted, err := want.configured()
+	if err != nil {
+		return Move{}, err
+	}
+	move.Configure = has != wanted || len(want.Overwrite) > 0
 	switch {
 	case want.Refresh.ByRollout && !want.Refresh.moving:
 		move.Guest = GuestKept
@@ -137,6 +150,9 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	}
 	if move.Identify {
 		move.Reasons = append(move.Reasons, ReasonIdentity)
+	}
+	if move.Configure {
+		move.Reasons = append(move.Reasons, ReasonConfiguration)
 	}
 	if move.Guest == GuestDeferred && newStack {
 		move.Reasons = append(move.Reasons, ReasonNextBoot)

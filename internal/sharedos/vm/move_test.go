@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
@@ -84,6 +85,23 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 		"a key, at the next start": {
 			func(_, want *Spec) { want.AuthorizedKeys = []string{"key"}; want.Refresh.Strategy = NextBoot }, true,
 			Move{Guest: GuestDeferred, Identify: true, Level: none, Reasons: []Reason{ReasonIdentity, ReasonNextBoot}},
+		},
+		"another configuration of the guest": {
+			func(_, want *Spec) { want.Configuration = &guestconfig.Document{Version: 1, Locale: "C"} }, false,
+			Move{Guest: GuestRefresh, Configure: true, Level: none, Reasons: []Reason{ReasonConfiguration}},
+		},
+		"a configuration that the guest was given": {
+			func(have, want *Spec) {
+				have.Configuration, want.Configuration = &guestconfig.Document{Version: 1, Locale: "C"}, &guestconfig.Document{Version: 1, Locale: "C"}
+			}, false, Move{Guest: GuestRefresh, Level: none},
+		},
+		"no configuration any more": {
+			func(have, want *Spec) { have.Given, want.Configuration = "sha256:1", guestconfig.New() }, false,
+			Move{Guest: GuestRefresh, Configure: true, Level: none, Reasons: []Reason{ReasonConfiguration}},
+		},
+		"what somebody changed in the guest": {
+			func(_, want *Spec) { want.Overwrite = []string{"/etc/a"} }, false,
+			Move{Guest: GuestRefresh, Configure: true, Level: none, Reasons: []Reason{ReasonConfiguration}},
 		},
 		"a key and more memory": {
 			func(_, want *Spec) { want.AuthorizedKeys = []string{"key"}; want.Memory++ }, false,

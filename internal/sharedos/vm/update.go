@@ -42,6 +42,9 @@ func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryO
 	if err == nil {
 		report, ready, err = carryOut()
 	}
+	if err == nil && spec.Running {
+		err = f.configure(ctx, spec, progress)
+	}
 	notCollected := f.collect(ctx, f.released(ctx, spec.Name, had), false, progress)
 	if err != nil {
 		f.logNotCollected(ctx, notCollected)
@@ -263,9 +266,19 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 		return nil, err
 	}
 	move, err := Plan(known.Spec, spec, true)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
+	}
+	impact, err := f.assessMove(ctx, domain, spec, move)
+	if err != nil || move.Guest == GuestNone || spec.Configuration.Empty() && domain.Metadata.Configuration == "" {
+		return impact, err
+	}
+	return f.assessConfiguration(ctx, domain, spec, move, impact) // the guest may have another one than it was given
+}
+
+// assessMove assesses all of a move but the configuration of the guest.
+func (f *Fleet) assessMove(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move) (*agentapi.Impact, error) {
+	switch {
 	case move.Guest != GuestRefresh && (move.PowerCycle() || move.Guest == GuestDeferred):
 		return move.Impact(), nil
 	case move.Guest != GuestRefresh:

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -89,6 +90,14 @@ type Spec struct {
 	Disks     map[string]Disk
 	Running   bool
 	LifeCycle LifeCycle
+	// Configuration is what is configured of the guest; nil if it is not known, in what was read from a VM. Given is the id of
+	// what the guest was given last, for a Spec without Configuration.
+	Configuration *guestconfig.Document
+	Given         string `json:",omitempty"`
+	// Secrets are the contents of the secret files of Configuration. Only an apply has them.
+	Secrets guestconfig.Secrets `json:"-"`
+	// Overwrite names what somebody has changed in the guest (VM.Drift) and an update may overwrite.
+	Overwrite []string `json:",omitempty"`
 	Refresh   RefreshPolicy
 	Ready     Readiness
 }
@@ -155,6 +164,8 @@ type VM struct {
 	Addresses map[string][]netip.Addr
 	// Pool is the storage pool of the private disk.
 	Pool string
+	// Drift is what somebody has changed of the configuration of the guest, by path or unit, as the agent says.
+	Drift map[string]string
 	// Faults are what the VM should have and does not have.
 	Faults []Fault
 	// Surplus are the layers that are attached and that neither the running nor the configured stack has.

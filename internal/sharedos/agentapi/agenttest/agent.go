@@ -52,10 +52,16 @@ type Agent struct {
 	Binary []byte
 	// OldBinary is the program of the last version. While Binary equals it, the agent speaks protocol 1.
 	OldBinary []byte
+	// ConfigureError, if set, makes the guest take every configuration back with this error.
+	ConfigureError string
+	// Uses are the units that are restarted when a configured file changes.
+	Uses []string
 	// RefuseAgent, if set, is the reason why a new agent does not start.
 	RefuseAgent string
 
-	mu        sync.Mutex
+	mu sync.Mutex
+	// drift is what somebody has changed in the guest.
+	drift     map[string]string
 	key       ed25519.PrivateKey
 	operators []ed25519.PublicKey
 	server    *ttrpc.Server
@@ -98,6 +104,9 @@ type Agent struct {
 	assessed             *agentapi.AssessRequest
 	// unhealthy are the health checks that fail, with the reasons.
 	unhealthy map[string]string
+	// configured are the requests by which the guest has taken configurations on.
+	configured []*agentapi.ConfigureRequest
+	document   []byte
 }
 
 // New returns an agent with a new key. It has not booted yet.
@@ -340,6 +349,7 @@ func (a *Agent) Status(_ context.Context, question *agentapi.StatusRequest) (*ag
 	if a.SystemState != "" {
 		answer.SystemState = a.SystemState
 	}
+	answer.Configuration, _ = a.configuration()
 	if a.NoStack {
 		answer.Stack = &agentapi.Stack{Base: "none"}
 	}
