@@ -69,6 +69,7 @@ func TestTheRecoveryGuideNamesWhatTheCodeMakes(t *testing.T) {
 		"the agent's unit":     "systemctl restart " + strings.TrimSuffix(boot.AgentUnit, ".service") + " ",
 		"the agent's state":    "| `" + filepath.Base(mounts.StateDir) + "` |",
 		"the root's own files": "| `" + mounts.RootUpper + "` |",
+		"a further disk":       "`" + string(store.FurtherDiskVolume) + "-web-a.0123456789abcdef.data`",
 		"a layer":              "`" + string(store.LayerVolume) + "-`",
 		"a blob":               "`" + string(store.BlobVolume) + "-`",
 		"a manifest":           "`" + string(store.ReleaseVolume) + "-`",

@@ -3,6 +3,9 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
 func TestThePageHasWhatTheCodeSays(t *testing.T) {
@@ -14,7 +17,8 @@ func TestThePageHasWhatTheCodeSays(t *testing.T) {
 	for _, want := range []string{
 		// A cause with what it means and what to do, one that wraps another, and one whose message says what to do.
 		"| there is no such storage pool | libvirt has no such storage pool, so that nothing is in it. It matches ErrNotFound. | If the pool was undefined, ",
-		"| a private disk cannot shrink | a private disk was to become smaller, which would cut off data. | The message says it. |",
+		"| " + vm.ErrProtected.Error() + " | a VM is protected from being deleted. | Nothing was changed. ",
+		"| " + store.ErrShrink.Error() + " | ",
 		// An error of an operation, a warning, and a constant in a text.
 		"| error | Unable to create VM \"…\" | The cause. |",
 		"| warning | VM \"…\" still runs old code | ",
