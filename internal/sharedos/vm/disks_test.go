@@ -386,6 +386,30 @@ func TestAGuestThatWritesAHeaderToItsDisk(t *testing.T) {
 	}
 }
 
+// Data is lost only where it was said that a disk is to go.
+func TestAnUpdateThatDoesNotKnowTheDisksLeavesThem(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec()
+	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.FileSystem, d.MountPoint = "ext4", "/srv/data" })}
+	w.create(t, spec)
+	without := spec
+	without.Disks = nil
+	for _, change := range []func(*vm.Spec){
+		func(s *vm.Spec) { s.Base = w.new },
+		func(s *vm.Spec) { s.Running = false },
+		func(s *vm.Spec) { s.VCPUs++; s.Running = true },
+	} {
+		change(&without)
+		updated, err := w.update(t, without)
+		if err != nil || !maps.Equal(updated.Spec.Disks, spec.Disks) || !exists(w.volumeOf(t, spec, "data")) {
+			t.Fatalf("%v: %+v", err, updated)
+		}
+		if domain, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil || !strings.Contains(string(domain.BootConfig), "/srv/data") {
+			t.Errorf("%v: the next boot does not mount it: %s", err, domain.BootConfig)
+		}
+	}
+}
+
 // Disks that somebody has added stay over every definition.
 func TestDisksOfOthersStay(t *testing.T) {
 	w := newWorld(t)
