@@ -190,6 +190,8 @@ func (f *Fleet) diskFaults(ctx context.Context, domain hypervisor.Domain, state 
 		switch _, _, err := f.Store.FindVolume(ctx, f.poolOf(record.Pool), record.Volume); {
 		case errors.Is(err, store.ErrAbsentPool):
 			faults = append(faults, Fault{object, fmt.Sprintf("libvirt has no storage pool %q, in which its volume %s is; define and start the pool", record.Pool, record.Volume), false})
+		case errors.Is(err, store.ErrUnreachable) && record.Pool != f.Pool: // such as one on a server that is down
+			faults = append(faults, Fault{object, fmt.Sprintf("it is not known whether its volume %s is in storage pool %q: %v", record.Volume, record.Pool, err), false})
 		case errors.Is(err, store.ErrNotFound):
 			faults = append(faults, Fault{object, furtherGone(record).Error(), false})
 		case err != nil:

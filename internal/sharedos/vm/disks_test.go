@@ -386,6 +386,61 @@ func TestAGuestThatWritesAHeaderToItsDisk(t *testing.T) {
 	}
 }
 
+// A pool that does not answer keeps nobody from reading a VM.
+func TestADiskWhosePoolDoesNotAnswer(t *testing.T) {
+	w := newWorld(t)
+	if err := w.store.AddPool("far"); err != nil {
+		t.Fatal(err)
+	}
+	spec := w.spec()
+	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.Pool = "far" })}
+	w.create(t, spec)
+	w.store.Fail = func(method, _ string) error {
+		if method == "FindVolume" || method == "DeleteDisk" {
+			return store.ErrUnreachable
+		}
+		return nil
+	}
+	found, err := w.fleet.Read(t.Context(), spec.Name)
+	if err != nil || len(found.Faults) != 1 || found.Faults[0].Mended || !maps.Equal(found.Spec.Disks, spec.Disks) {
+		t.Errorf("%v: %+v", err, found)
+	}
+	if err := w.fleet.Delete(t.Context(), spec.Name, spec.UUID, func(string) {}); !errors.Is(err, store.ErrUnreachable) {
+		t.Errorf("its volume counts as gone: %v", err)
+	}
+	w.store.Fail = nil
+	if err := os.RemoveAll(w.store.PathIn("far", "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.fleet.Delete(t.Context(), spec.Name, spec.UUID, func(string) {}); !errors.Is(err, vm.ErrLeft) {
+		t.Errorf("its pool was undefined: %v", err)
+	}
+}
+
+// Data is lost only where it was said that a disk is to go.
+func TestAnUpdateThatDoesNotKnowTheDisksLeavesThem(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec()
+	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.FileSystem, d.MountPoint = "ext4", "/srv/data" })}
+	w.create(t, spec)
+	without := spec
+	without.Disks = nil
+	for _, change := range []func(*vm.Spec){
+		func(s *vm.Spec) { s.Base = w.new },
+		func(s *vm.Spec) { s.Running = false },
+		func(s *vm.Spec) { s.VCPUs++; s.Running = true },
+	} {
+		change(&without)
+		updated, err := w.update(t, without)
+		if err != nil || !maps.Equal(updated.Spec.Disks, spec.Disks) || !exists(w.volumeOf(t, spec, "data")) {
+			t.Fatalf("%v: %+v", err, updated)
+		}
+		if domain, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil || !strings.Contains(string(domain.BootConfig), "/srv/data") {
+			t.Errorf("%v: the next boot does not mount it: %s", err, domain.BootConfig)
+		}
+	}
+}
+
 // Disks that somebody has added stay over every definition.
 func TestDisksOfOthersStay(t *testing.T) {
 	w := newWorld(t)

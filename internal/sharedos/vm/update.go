@@ -90,6 +90,9 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if spec.Refresh.ByRollout && !spec.Refresh.moving {
 		spec.setStackOf(domain)
 	}
+	if spec.Disks == nil {
+		spec.Disks = known.Spec.Disks
+	}
 	move, err := Plan(known.Spec, spec, true)
 	if err != nil {
 		return nil, 0, err
@@ -264,6 +267,9 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	known, err := f.describe(ctx, domain, state)
 	if err != nil {
 		return nil, err
+	}
+	if spec.Disks == nil {
+		spec.Disks = known.Spec.Disks
 	}
 	move, err := Plan(known.Spec, spec, true)
 	if err != nil {

@@ -86,7 +86,8 @@ type Spec struct {
 	Hostname         string
 	AuthorizedKeys   []string
 	Interfaces       map[string]hypervisor.Interface
-	// Disks are further disks by the names that the user gave them.
+	// Disks are further disks by the names that the user gave them. If it is nil, an update leaves them as they are: data is lost only
+	// where it was said that a disk is to go.
 	Disks     map[string]Disk
 	Running   bool
 	LifeCycle LifeCycle
