@@ -27,6 +27,8 @@ type plannedObjects struct {
 	names map[string]plannedName
 	// found are the VMs that take part in rollouts, as they were read.
 	found map[string]*vm.VM
+	// rollouts are those that move each VM, by the names of the VMs.
+	rollouts map[string]string
 }
 
 // plannedName is which resources plan an object of a name: one that has it in state, and one that creates it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -53,7 +54,13 @@ func (r *rolloutResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 		resp.Diagnostics.Append(resp.Plan.Set(ctx, &plan)...)
 		return
 	}
-	notes, key := r.connection.notes(), r.connection.noteKey("rollout "+plan.Base.ValueString()+plan.VMs.String())
+	which := plan.Base.ValueString() + plan.VMs.String()
+	if twice := r.connection.planRollout(which, texts(ctx, plan.VMs, &resp.Diagnostics)); len(twice) > 0 {
+		resp.Diagnostics.Append(failedAt(path.Root("vms"), failure{do: "plan", object: "the rollout of " + plan.title(),
+			err: fmt.Errorf("another rollout of this configuration moves %s, too", strings.Join(twice[:min(len(twice), 20)], ", ")), next: "Name each VM in one rollout."})...)
+		return
+	}
+	notes, key := r.connection.notes(), r.connection.noteKey("rollout "+which)
 	token, diags := token(ctx, req.Private)
 	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
@@ -299,6 +306,23 @@ func (c *connection) noteFound(found *vm.VM) {
 		c.plans.found = map[string]*vm.VM{}
 	}
 	c.plans.found[found.Spec.Name] = found
+}
+
+// planRollout records which rollout moves VMs, and returns those that another one moves, too.
+func (c *connection) planRollout(which string, names []string) (twice []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.plans.rollouts == nil {
+		c.plans.rollouts = map[string]string{}
+	}
+	for _, name := range names {
+		if other, ok := c.plans.rollouts[name]; ok && other != which {
+			twice = append(twice, vmName(name))
+			continue
+		}
+		c.plans.rollouts[name] = which
+	}
+	return twice
 }
 
 // plannedSpec is a VM as it is planned in this run, if it is to be changed or made.

@@ -280,6 +280,21 @@ func TestARolloutRefusesVMsThatTakeNoPart(t *testing.T) {
 	}
 }
 
+func TestTwoRolloutsCannotHaveOneVM(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	own := newImage(t)
+	s := newSession(t, world, own.base()+fleetOf(three, "")+`
+resource "sharedos_rollout" "other" {
+  base = sharedos_base.debian.release
+  vms  = [sharedos_vm.web["b"].name]
+}
+`)
+	if said := fails(s); !strings.Contains(unwrapped(said), `Another rollout of this configuration moves VM "b", too`) {
+		t.Errorf("it says:\n%s", said)
+	}
+}
+
 // A VM of a rollout does everything else by its own resource, and gets nothing new from it.
 func TestAVMOfARolloutKeepsItsStack(t *testing.T) {
 	t.Parallel()

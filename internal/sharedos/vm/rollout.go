@@ -145,7 +145,7 @@ func (f *Fleet) Move(ctx context.Context, name string, to Target, back bool, pro
 	}
 	if back {
 		spec.Refresh.back, spec.Refresh.RequireChecks = true, false
-	} else if err := f.noteFailing(ctx, name); err != nil {
+	} else if err := f.noteFailing(ctx, name, to); err != nil {
 		return nil, nil, fmt.Errorf("move VM %q: %w", name, err)
 	}
 	moved, report, err := f.Update(ctx, spec, progress)
@@ -155,13 +155,18 @@ func (f *Fleet) Move(ctx context.Context, name string, to Target, back bool, pro
 	return moved, report, f.Passed(ctx, name) // there is nothing to take back any more
 }
 
-// noteFailing records which health checks fail before a move. An agent that does not answer, or that cannot say it, is left to the move.
-func (f *Fleet) noteFailing(ctx context.Context, name string) error {
+// noteFailing records which health checks fail before a move to another stack than that in the definition. An agent that does not answer, or that cannot say it, is left to the move.
+func (f *Fleet) noteFailing(ctx context.Context, name string, to Target) error {
 	domain, state, err := f.Hypervisor.Lookup(ctx, name)
 	if err != nil || state != hypervisor.Running || domain.Metadata.Rollout == nil {
 		return err
 	}
-	domain.Metadata.Rollout.Moved = nil // so that no check is left out
+	if was := specOf(domain); to.Equal(Target{was.Base, was.Components, was.OnDemand, was.Prefer}) {
+		return nil
+	}
+	record := *domain.Metadata.Rollout
+	record.Moved = nil // so that no check is left out
+	domain.Metadata.Rollout = &record
 	failed, err := f.healthOf(ctx, domain)
 	if err != nil {
 		return nil //nolint:nilerr // see above
@@ -173,10 +178,15 @@ func (f *Fleet) noteFailing(ctx context.Context, name string) error {
 		}
 		names = append(names, check.GetName())
 	}
-	if slices.Equal(names, domain.Metadata.Rollout.Failing) {
+	if slices.Equal(names, record.Failing) {
 		return nil
 	}
-	return f.setMetadata(ctx, name, func(m *hypervisor.Metadata) { m.Rollout.Failing = names })
+	return f.setMetadata(ctx, name, func(m *hypervisor.Metadata) {
+		if m.Rollout != nil {
+			noted := *m.Rollout
+			noted.Failing, m.Rollout = names, &noted
+		}
+	})
 }
 
 // AssessMove implements Interface.
@@ -199,7 +209,7 @@ func (f *Fleet) Passed(ctx context.Context, name string) error {
 	var released []tree.Digest
 	if err == nil && domain.Metadata.Rollout != nil && domain.Metadata.Rollout.Moved != nil {
 		had := uses(domain)
-		domain.Metadata.Rollout.Moved, domain.Metadata.Rollout.Failing = nil, nil
+		domain.Metadata.Rollout = &hypervisor.Rollout{Policy: domain.Metadata.Rollout.Policy}
 		if err = f.Hypervisor.SetMetadata(ctx, name, domain.Metadata); err == nil {
 			released = f.released(ctx, name, had)
 		}

@@ -156,3 +156,36 @@ func TestHealthTellsFailedChecksAndAnotherStack(t *testing.T) {
 		t.Errorf("silent: %v", err)
 	}
 }
+
+// Whatever a move is cut off at, the next one ends it without another refresh, and records from where the VM came.
+func TestAMoveThatWasCutOffIsEnded(t *testing.T) {
+	for _, step := range []string{"AttachLayer", "Define", "DetachLayer"} {
+		t.Run("at "+step, func(t *testing.T) {
+			w := newWorld(t)
+			spec := w.partaking()
+			w.create(t, spec)
+			w.hypervisor.Fail = func(method, _ string) error {
+				if method == step {
+					return errors.New("cut off")
+				}
+				return nil
+			}
+			if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); err == nil && step != "DetachLayer" {
+				t.Fatal("it was not cut off")
+			}
+			w.hypervisor.Fail = nil
+			w.agent(t, spec.Name).SetUnhealthy("web", "since the move") // which must not count as before the move
+			moved, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet)
+			if err != nil || moved.Stack.Base != w.new || moved.Spec.Base != w.new || moved.Rollout.Moved == nil || moved.Rollout.Moved.From.Base != w.old {
+				t.Fatalf("moved %+v, %v", moved, err)
+			}
+			failed, err := w.fleet.Health(t.Context(), spec.Name)
+			if want := 1; step != "AttachLayer" && (err != nil || len(failed) != want) {
+				t.Errorf("health: %v, %v", failed, err)
+			}
+			if n := w.agent(t, spec.Name).Refreshes(); n != 1 {
+				t.Errorf("the guest was refreshed %d times", n)
+			}
+		})
+	}
+}
