@@ -323,6 +323,7 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 		return
 	}
 	spec := on.found.Spec
+	policy.ByRollout = false // whoever invokes the action moves the VM now
 	spec.Refresh = policy
 	switch {
 	case silent(on.found):

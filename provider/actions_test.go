@@ -116,7 +116,7 @@ func TestARefreshMovesAVMToTheStackInItsDefinition(t *testing.T) {
 		}
 	}
 	told, failed, _ := c.invokes("sharedos_refresh", values{
-		"vm": "web", "timeout": "5m", "refresh": values{"strategy": "soft_reboot", "max_impact": "soft_reboot", "health_checks": values{"web": values{"unit": "nginx.service"}}},
+		"vm": "web", "timeout": "5m", "refresh": values{"by": "rollout", "strategy": "soft_reboot", "max_impact": "soft_reboot", "health_checks": values{"web": values{"unit": "nginx.service"}}},
 	})
 	if base, _ := c.runs("web"); failed != "" || base != next || len(told) < 3 || !strings.HasPrefix(told[0], `VM "web": `) {
 		t.Fatalf("it runs %s, and the action said %q and %s", base, told, failed)

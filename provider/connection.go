@@ -60,6 +60,9 @@ type Open func(ctx context.Context, config Config) (Backend, error)
 // errUnknownConfig means that the provider block depends on a value that is unknown until an apply.
 var errUnknownConfig = errors.New("the provider's configuration is not known yet")
 
+// errNotConfigured means that Terraform has not configured the provider, as it does before it asks for anything on a host.
+var errNotConfigured = errors.New("the provider is not configured")
+
 // connection opens the backend when it is first needed, so that validation, and plans that need no host, work
 // without one. A failure to open is kept, so that each further resource fails at once instead of waiting again.
 type connection struct {
@@ -132,6 +135,9 @@ func (c *connection) configure(config Config, unknown []string) error {
 
 // get returns the backend. It opens it if necessary.
 func (c *connection) get(ctx context.Context) (Backend, error) {
+	if c == nil {
+		return nil, errNotConfigured
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {

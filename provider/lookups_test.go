@@ -264,7 +264,7 @@ func TestNoAttributeOfAVMIsForgotten(t *testing.T) {
 		return found
 	}
 	wanted, has := names(schemas.ResourceSchemas["sharedos_vm"]), names(schemas.DataSourceSchemas["sharedos_vm"])
-	for _, name := range []string{"refresh", "ready", "impact", "detach_on_demand", "timeouts"} {
+	for _, name := range []string{"refresh", "ready", "impact", "detach_on_demand", "timeouts", "files", "units", "users"} {
 		delete(wanted, name)
 	}
 	wanted["silent"] = true

@@ -79,8 +79,9 @@ func refreshDetailsAttribute() resource.SingleNestedAttribute {
 
 var refreshDetailsTypes = typesOf(refreshDetailsAttribute().Attributes)
 
-// notInData are the attributes of the resource that say how Terraform is to change a VM, and what its last plan and apply said.
-var notInData = []string{"refresh", "ready", "impact", "detach_on_demand", "last_refresh"}
+// notInData are the attributes of the resource that say how Terraform is to change a VM, what its last plan and apply said, and what is
+// written into the guest, which is for the state of the resource alone.
+var notInData = []string{"refresh", "ready", "impact", "detach_on_demand", "last_refresh", "files", "units", "users"}
 
 // vmDataAttributes are the attributes of the resource that describe a VM as it is.
 func vmDataAttributes() map[string]resource.Attribute {
