@@ -90,7 +90,7 @@ func unitsAttribute() schema.MapNestedAttribute {
 			"enabled": schema.BoolAttribute{Optional: true, MarkdownDescription: "Whether the unit is enabled, so that boots start it. Default: as the guest has it. " + takenOnLive},
 			"started": schema.BoolAttribute{
 				Optional: true,
-				MarkdownDescription: "Whether the unit runs: an apply starts or stops it. Default: as the guest has it. " + takenOnLive +
+				MarkdownDescription: "Whether the unit runs: an apply starts or stops it. Set `enabled`, too, to have boots start it. Default: as the guest has it. " + takenOnLive +
 					"If it cannot be started, the whole change of the configuration is taken back.",
 			},
 		}},
