@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -246,9 +245,6 @@ func unforeseen(waves [][]string) []waveImpactModel {
 	}
 	return all
 }
-
-// sortedNames are the keys of a map.
-func sortedNames[V any](of map[string]V) []string { return slices.Sorted(maps.Keys(of)) }
 
 // whereItStands says what the VMs run after a rollout has stopped, and how it goes on.
 func whereItStands(halted *rollout.Halted, waves [][]string, outcome rollout.Outcome) string {
