@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/disks"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
@@ -38,9 +39,9 @@ func readBootConfig() (agentapi.BootConfig, error) {
 }
 
 // FirmwareDisks are the further disks with file systems in the boot configuration that the firmware has.
-func FirmwareDisks() ([]agentapi.MountedDisk, error) {
+func FirmwareDisks() (disks.Firmware, error) {
 	config, err := readBootConfig()
-	return config.Disks, err
+	return disks.Firmware{Disks: config.Disks, Changes: config.Changes}, err
 }
 
 // bootConfig finds and checks the one BootConfig among OEM strings.

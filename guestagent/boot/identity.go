@@ -101,7 +101,11 @@ type given struct {
 
 // digestOf identifies what a boot configuration says of the identity.
 func digestOf(config agentapi.BootConfig) (string, error) {
-	text, err := json.Marshal([]any{config.Hostname, config.AuthorizedKeys})
+	says := []any{config.Hostname, config.AuthorizedKeys}
+	if config.Changes > 0 {
+		says = append(says, config.Changes)
+	}
+	text, err := json.Marshal(says)
 	if err != nil {
 		return "", err
 	}

@@ -100,6 +100,13 @@ func TestABootKeepsWhatTheRunningSystemWasGiven(t *testing.T) {
 	// Powered on with another definition: what was given before does not come back.
 	boots(agentapi.BootConfig{Hostname: "db", AuthorizedKeys: []string{"kept"}}, "db", "kept")
 	boots(firmware, "web", "revoked", "kept")
+	// Given db, then powered on with a definition that came later and says web again.
+	if err := give(root, record, firmware, agentapi.BootConfig{Hostname: "db"}); err != nil {
+		t.Fatal(err)
+	}
+	later := firmware
+	later.Changes = 2
+	boots(later, "web", "revoked", "kept")
 	for _, damaged := range []string{"", "{}", `{"over":"x","hostname":"a b"}`} {
 		if err := os.WriteFile(record, []byte(damaged), 0o600); err != nil {
 			t.Fatal(err)

@@ -135,7 +135,7 @@ func run(ctx context.Context) error {
 	if err := installService("/proc/self/exe", record.PrivateDisk); err != nil {
 		return err
 	}
-	if err := disks.Install(config.Disks); err != nil {
+	if err := disks.Install(disks.Firmware{Disks: config.Disks, Changes: config.Changes}); err != nil {
 		say("disks: %v", err) // which is no reason not to boot
 	}
 	if err := installHostKeys(newRoot); err != nil {

@@ -127,28 +127,33 @@ func TestPathsAreEscapedAsSystemdDoes(t *testing.T) {
 func TestWhatASystemWasGivenCountsUntilItsNextPowerOn(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "disks.json")
 	data := agentapi.MountedDisk{Serial: "data", FileSystem: "ext4", MountPoint: "/srv/data"}
-	firmware := []agentapi.MountedDisk{{Serial: "old", FileSystem: "ext4", MountPoint: "/srv/old"}}
-	read := func(firmware, want []agentapi.MountedDisk, fails bool) {
+	old := []agentapi.MountedDisk{{Serial: "old", FileSystem: "ext4", MountPoint: "/srv/old"}}
+	firmware := Firmware{Disks: old}
+	read := func(firmware Firmware, want []agentapi.MountedDisk, fails bool) {
 		t.Helper()
 		got, err := effective(file, firmware)
 		if !slices.Equal(got, want) || (err != nil) != fails {
 			t.Errorf("%v, %v; want %v", got, err, want)
 		}
 	}
-	read(firmware, firmware, false)
+	read(firmware, old, false)
 	must(t, remember(file, firmware, []agentapi.MountedDisk{data}))
 	read(firmware, []agentapi.MountedDisk{data}, false)
 	read(firmware, []agentapi.MountedDisk{data}, false)
-	read(nil, nil, false)
-	read(firmware, firmware, false) // the record is gone
+	// Powered on with a definition that came later, and has again what the first one had.
+	read(Firmware{Disks: old, Changes: 2}, old, false)
+	read(firmware, old, false) // the record is gone
+	must(t, remember(file, firmware, []agentapi.MountedDisk{data}))
+	read(Firmware{}, nil, false)
+	read(firmware, old, false)
 	must(t, os.WriteFile(file, []byte("{"), 0o600))
-	read(firmware, firmware, true)
+	read(firmware, old, true)
 	bad := data
 	bad.MountPoint = "/usr/x"
 	must(t, remember(file, firmware, []agentapi.MountedDisk{bad}))
-	read(firmware, firmware, true)
-	must(t, remember(file, nil, nil))
-	read(nil, nil, false)
+	read(firmware, old, true)
+	must(t, remember(file, Firmware{}, nil))
+	read(Firmware{}, nil, false)
 }
 
 // guest is a system whose disks are mounted when their units start.
@@ -244,7 +249,7 @@ func TestARunningSystemMountsWhatItIsGiven(t *testing.T) {
 	}
 	set := func(release []string, wanted ...Wanted) (map[string][]string, error) {
 		g.did = nil
-		return Set(t.Context(), g, places, nil, wanted, release)
+		return Set(t.Context(), g, places, Firmware{}, wanted, release)
 	}
 	mustBe := func(held map[string][]string, err error, did []string, mounted map[string]string) {
 		t.Helper()
@@ -297,7 +302,7 @@ func TestARunningSystemMountsWhatItIsGiven(t *testing.T) {
 	if _, err := set(nil, disk("c", "/srv/c")); err == nil || !strings.Contains(err.Error(), "mount disk c at /srv/c") {
 		t.Errorf("%v", err)
 	}
-	if next, err := effective(places.Given, nil); err != nil || len(next) != 1 {
+	if next, err := effective(places.Given, Firmware{}); err != nil || len(next) != 1 {
 		t.Errorf("the next boot mounts %v, %v", next, err)
 	}
 	g.fails = ""

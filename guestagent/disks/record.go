@@ -29,9 +29,20 @@ type given struct {
 	Disks []agentapi.MountedDisk `json:"disks"`
 }
 
-// digestOf identifies the disks in the firmware.
-func digestOf(disks []agentapi.MountedDisk) (string, error) {
-	text, err := json.Marshal(slices.Concat([]agentapi.MountedDisk{}, disks))
+// Firmware is what the boot configuration says of disks.
+type Firmware struct {
+	Disks []agentapi.MountedDisk
+	// Changes is that of the boot configuration.
+	Changes int
+}
+
+// digest identifies the disks in the firmware.
+func (f Firmware) digest() (string, error) {
+	says := []any{slices.Concat([]agentapi.MountedDisk{}, f.Disks)}
+	if f.Changes > 0 {
+		says = append(says, f.Changes)
+	}
+	text, err := json.Marshal(says)
 	if err != nil {
 		return "", err
 	}
@@ -40,12 +51,12 @@ func digestOf(disks []agentapi.MountedDisk) (string, error) {
 
 // effective returns the disks of the firmware, or those in the file if the system was given them since the VM was powered on. It removes
 // a file that is older, or that cannot be read.
-func effective(file string, firmware []agentapi.MountedDisk) ([]agentapi.MountedDisk, error) {
+func effective(file string, firmware Firmware) ([]agentapi.MountedDisk, error) {
 	text, err := fileio.Read(file, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return firmware, nil
+		return firmware.Disks, nil
 	}
-	over, overErr := digestOf(firmware)
+	over, overErr := firmware.digest()
 	var has given
 	if err = errors.Join(err, overErr); err == nil {
 		err = json.Unmarshal(text, &has)
@@ -57,14 +68,14 @@ func effective(file string, firmware []agentapi.MountedDisk) ([]agentapi.Mounted
 		return has.Disks, nil
 	}
 	if err = errors.Join(err, fileio.Remove(file)); err != nil {
-		return firmware, fmt.Errorf("read which disks the VM was given: %w", err)
+		return firmware.Disks, fmt.Errorf("read which disks the VM was given: %w", err)
 	}
-	return firmware, nil
+	return firmware.Disks, nil
 }
 
 // remember records the disks that a running system is given.
-func remember(file string, firmware, disks []agentapi.MountedDisk) error {
-	over, err := digestOf(firmware)
+func remember(file string, firmware Firmware, disks []agentapi.MountedDisk) error {
+	over, err := firmware.digest()
 	if err != nil {
 		return err
 	}
@@ -89,7 +100,7 @@ func readCurrent(file string) (disks []agentapi.MountedDisk, err error) {
 
 // Install writes the units of the disks in a boot configuration, or of those that the system was given since. Disks that are wrong are
 // left out: they are no reason not to boot.
-func Install(firmware []agentapi.MountedDisk) error {
+func Install(firmware Firmware) error {
 	disks, err := effective(givenFile, firmware)
 	if wrong := agentapi.CheckMountedDisks(disks); wrong != nil {
 		return errors.Join(err, wrong)

@@ -60,7 +60,7 @@ type Wanted struct {
 // Set makes the running system mount the wanted disks and no others, now and at each boot, and releases the disks with some serials, so
 // that the host can detach them. What has to go is unmounted first: if a part of it is in use, Set mounts again what it has unmounted
 // and returns the disks that are held, with what uses them.
-func Set(ctx context.Context, on System, places Places, firmware []agentapi.MountedDisk, wanted []Wanted, release []string) (held map[string][]string, err error) {
+func Set(ctx context.Context, on System, places Places, firmware Firmware, wanted []Wanted, release []string) (held map[string][]string, err error) {
 	disks := make([]agentapi.MountedDisk, len(wanted))
 	for i, one := range wanted {
 		disks[i] = one.MountedDisk

@@ -36,6 +36,10 @@ type BootConfig struct {
 	Detaches int `json:"detaches,omitempty"`
 	// Disks are the further disks that have a file system.
 	Disks []MountedDisk `json:"disks,omitempty"`
+	// Changes counts how often the host has defined the VM with another host name, other keys or other disks. So a guest
+	// that was given some of these while it ran knows a definition that came after them, even one that has again what the
+	// one before them had.
+	Changes int `json:"changes,omitempty"`
 }
 
 // MountedDisk is a further disk with a file system that the guest mounts.

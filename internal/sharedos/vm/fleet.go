@@ -231,7 +231,9 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if err != nil {
 		return err
 	}
-	domain = kept(domain, known)
+	if domain, err = kept(domain, known); err != nil {
+		return err
+	}
 	domain.Metadata.PrivateVolume = volume
 	size := spec.DiskSize
 	disk, diskErr := f.Store.PrivateDisk(ctx, volume)

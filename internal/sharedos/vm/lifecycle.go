@@ -3,9 +3,11 @@ package vm
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -85,13 +87,31 @@ func (f *Fleet) lifeCycle(ctx context.Context, domain hypervisor.Domain) (LifeCy
 }
 
 // kept gives a new definition of a VM what the one before it has and a Spec does not say.
-func kept(domain, before hypervisor.Domain) hypervisor.Domain {
+func kept(domain, before hypervisor.Domain) (hypervisor.Domain, error) {
 	domain.Metadata.AgentKey, domain.Metadata.Protected = before.Metadata.AgentKey, before.Metadata.Protected
 	domain.Metadata.Configuration = before.Metadata.Configuration
 	keepMove(&domain, before)
 	domain.Metadata.Detaches = before.Metadata.Detaches
 	domain.Title, domain.Description, domain.Foreign, domain.ForeignDisks = before.Title, before.Description, before.Foreign, before.ForeignDisks
-	return domain
+	return countChanges(domain, before)
+}
+
+// countChanges counts a definition with another host name, other keys or other disks than the one before it.
+func countChanges(domain, before hypervisor.Domain) (hypervisor.Domain, error) {
+	now, err := bootConfig(domain)
+	if err != nil {
+		return domain, err
+	}
+	had, err := bootConfig(before)
+	if err != nil {
+		return domain, nil //nolint:nilerr // its guest cannot boot with that, and so was given nothing
+	}
+	now.Changes = had.Changes
+	if now.Hostname != had.Hostname || !slices.Equal(now.AuthorizedKeys, had.AuthorizedKeys) || !slices.Equal(now.Disks, had.Disks) {
+		now.Changes++
+	}
+	domain.BootConfig, err = json.Marshal(now)
+	return domain, err
 }
 
 // listed is a list of the host that is kept for a moment, because a plan reads many VMs.

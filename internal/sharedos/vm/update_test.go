@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -513,5 +514,26 @@ func TestAGuestWhoseDefinitionCannotBeChangedKeepsItsHostName(t *testing.T) {
 	if len(given) != 2 || given[0].GetHostname() != "other" || given[1].GetHostname() != w.spec().Hostname ||
 		!slices.Equal(given[1].GetAuthorizedKeys(), w.spec().AuthorizedKeys) {
 		t.Errorf("the guest was given %v", given)
+	}
+}
+
+// A definition that has again what one before it had is known as a later one.
+func TestDefinitionsWithAnotherIdentityAreCounted(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec()
+	spec.Running = false
+	w.create(t, spec)
+	for i, hostname := range []string{"web-a", "other", "other", "web-a"} {
+		spec.Hostname, spec.VCPUs = hostname, i+1
+		if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
+			t.Fatal(err)
+		}
+		var config agentapi.BootConfig
+		if err := json.Unmarshal(w.defined(t).BootConfig, &config); err != nil {
+			t.Fatal(err)
+		}
+		if want := []int{0, 1, 1, 2}[i]; config.Changes != want || config.Hostname != hostname {
+			t.Errorf("%d: %d changes, %q", i, config.Changes, config.Hostname)
+		}
 	}
 }
