@@ -51,6 +51,7 @@ func stackAdvice(err error) string {
 		{compose.ErrTwice, "Remove one of the two from components or on_demand."},
 		{compose.ErrArchitecture, "Use a base and components of one architecture."},
 		{compose.ErrTooMany, "Remove components that the VM does not need, or make one component of several."},
+		{compose.ErrNeeds, "Add a component that has it to the VM, or add it to the component or to its base."},
 		{compose.ErrPrefer, "Name a component of the VM in prefer, or remove the path from prefer."},
 	} {
 		if errors.Is(err, kind.err) {

@@ -31,6 +31,8 @@ var (
 	ErrTooMany = kind("the stack is larger than a VM can have")
 	// ErrPrefer means that a preference names a component that the stack does not have.
 	ErrPrefer = kind("a preference names no component of the stack")
+	// ErrNeeds means that a file of a component needs a program or a library that nothing in the stack has.
+	ErrNeeds = kind("a component needs what the stack does not have")
 	// ErrConflict means that two components want different things in one place; see Conflict.
 	ErrConflict = kind("two components conflict")
 )
@@ -109,7 +111,7 @@ type Joining struct {
 type Lists func(release.Identified) (io.ReadCloser, error)
 
 // Compose checks that the parts go together and describes the stack that they make. If the contents list of the stack
-// is none of the parts', it is returned, too. Lists are opened only for two components or more, and for stand-ins.
+// is none of the parts', it is returned, too. Lists are opened only for two components or more, for stand-ins, and for what a component needs.
 // Errors that the user can mend match ErrStack.
 func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte, err error) {
 	if err := parts.Check(); err != nil {
@@ -119,6 +121,9 @@ func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte,
 		if one.Release.Manifest == nil {
 			return nil, nil, fmt.Errorf("compose a stack: the stand-in layer of component %q is not given", one.Component.Manifest.Name)
 		}
+	}
+	if err := parts.checkNeeds(lists); err != nil {
+		return nil, nil, err
 	}
 	base := parts.Base.Manifest
 	stack := &release.StackManifest{

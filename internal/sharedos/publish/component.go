@@ -147,7 +147,7 @@ func (b *building) describeComponent(name string, on *basis) (*release.Manifest,
 	m := &release.Manifest{
 		Schema: release.Schema, Kind: release.Component, Name: name, Sequence: 1, BuiltOn: on.id,
 		Architecture: on.manifest.Architecture, OS: on.manifest.OS, Packages: b.read.Packages,
-		Users: b.read.Users, Groups: b.read.Groups, Input: b.input,
+		Users: b.read.Users, Groups: b.read.Groups, Needs: b.read.Needs, Input: b.input,
 	}
 	if b.before != nil {
 		m.Sequence, m.Previous = b.before.manifest.Sequence+1, b.before.id

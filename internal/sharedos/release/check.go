@@ -2,6 +2,7 @@ package release
 
 import (
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -18,6 +19,7 @@ const (
 	maxLayerSize = 1 << 44
 	maxBlobSize  = 1 << 36
 	maxPackages  = 20_000
+	maxNeeds     = 10_000
 	maxAccounts  = 20_000
 	maxText      = 256
 )
@@ -47,6 +49,7 @@ func (m *Manifest) rules() []func() error {
 		m.checkKernel,
 		m.checkOffer,
 		func() error { return checkPackages(m.Packages) },
+		func() error { return checkNeeds(m.Kind, m.Needs) },
 		func() error { return checkAccounts(m.Users, m.Groups) },
 	}
 }
@@ -150,6 +153,18 @@ func (k *Kernel) check() error {
 func checkBlob(what string, blob Blob) error {
 	if blob.Digest.IsZero() || blob.Size <= 0 || blob.Size > maxBlobSize {
 		return fmt.Errorf("%s: a blob has a digest and 1 to %d bytes, not %d", what, int64(maxBlobSize), blob.Size)
+	}
+	return nil
+}
+
+func checkNeeds(kind Kind, needs []Need) error {
+	if len(needs) > maxNeeds || len(needs) > 0 && kind != Component {
+		return fmt.Errorf("a %s has %d needs, and only a component has any, at most %d", kind, len(needs), maxNeeds)
+	}
+	for _, need := range needs {
+		if need.File == "" || (need.Program == "") == (len(need.Libraries) == 0) || len(need.Libraries) > maxNeeds || slices.Contains(need.Libraries, "") {
+			return fmt.Errorf("file %q needs neither one program nor some libraries", need.File)
+		}
 	}
 	return nil
 }

@@ -71,9 +71,21 @@ type Manifest struct {
 	// Users and Groups map account names to uids and gids.
 	Users  map[string]uint32 `json:"users"`
 	Groups map[string]uint32 `json:"groups"`
+	// Needs is what files of a component need and neither it nor its base has: another component of the stack has to have it.
+	Needs []Need `json:"needs,omitempty"`
 	// Input identifies the source of the release: the kind of source and a digest, such as "archive:sha256:<64 hex>".
 	// Equal inputs yield equal releases, but different inputs can do so, too.
 	Input string `json:"input,omitempty"`
+}
+
+// Need is what one file needs. Exactly one of Program and Libraries is set.
+type Need struct {
+	// File is the path of the file, without a leading slash.
+	File string `json:"file"`
+	// Program is an absolute path, or a name that env(1) looks for.
+	Program string `json:"program,omitempty"`
+	// Libraries are names of files, wherever they are.
+	Libraries []string `json:"libraries,omitempty"`
 }
 
 // Layer is one EROFS image with its dm-verity hash tree appended.

@@ -113,8 +113,16 @@ func TestEncodeRefusesAManifestThatBreaksARule(t *testing.T) {
 		"packages out of order":           func(m *Manifest) { m.Packages[0].Name = "zlib" },
 		"one package twice":               func(m *Manifest) { m.Packages[0].Name = "nginx" },
 		"package without version":         func(m *Manifest) { m.Packages[0].Version = "" },
-		"user without a name":             func(m *Manifest) { m.Users[""] = 1 },
-		"group whose name has an escape":  func(m *Manifest) { m.Groups["a\x1b[0m"] = 1 },
+		"base with needs":                 func(m *Manifest) { m.Needs = []Need{{File: "a", Program: "/bin/sh"}} },
+		"need of nothing":                 func(m *Manifest) { toComponent(m); m.Needs = []Need{{File: "a"}} },
+		"need of no file":                 func(m *Manifest) { toComponent(m); m.Needs = []Need{{Program: "/bin/sh"}} },
+		"need of a nameless library":      func(m *Manifest) { toComponent(m); m.Needs = []Need{{File: "a", Libraries: []string{""}}} },
+		"need of both": func(m *Manifest) {
+			toComponent(m)
+			m.Needs = []Need{{File: "a", Program: "b", Libraries: []string{"c"}}}
+		},
+		"user without a name":            func(m *Manifest) { m.Users[""] = 1 },
+		"group whose name has an escape": func(m *Manifest) { m.Groups["a\x1b[0m"] = 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := example()

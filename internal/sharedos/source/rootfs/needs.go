@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
@@ -18,14 +19,14 @@ import (
 // maxProgram is the largest program that is looked into, in bytes.
 const maxProgram = 256 << 20
 
-// needs looks for what added programs need and the whole tree lacks: libraries, interpreters, a processor of another
-// architecture. A library counts as present wherever in the tree it is, since a program may have its own places to look
-// in. Files that a package ships depend on what their package says, so what they lack is a note; for other files it is
-// an error, which wraps source.ErrRefused and lists everything.
-func needs(base, full *tree.Tree, architecture string) (notes []string, _ error) {
+// needs looks for what added programs need and the whole tree lacks: libraries and interpreters. A library counts as present
+// wherever in the tree it is, since a program may have its own places to look in. Files that a package ships depend on
+// what their package says, so what they lack is a note only. What other files lack is a note and a need, which another component
+// of a stack can meet. A program for another processor is an error, which wraps source.ErrRefused and lists all of them.
+func needs(base, full *tree.Tree, architecture string) (notes []string, lacking []release.Need, _ error) {
 	shipped, _, err := shippedFiles(full)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	n := needed{tree: full, names: map[string]bool{}, machine: machines[architecture]}
 	for i := range full.Entries {
@@ -42,18 +43,31 @@ func needs(base, full *tree.Tree, architecture string) (notes []string, _ error)
 		if below(e.Path, "usr/share/doc") {
 			continue // examples
 		}
-		lacks, err := n.lacks(e)
+		need, foreign, err := n.lacks(e)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("look for what /%s needs: %w", e.Path, err)
-		case lacks == "":
+			return nil, nil, fmt.Errorf("look for what /%s needs: %w", e.Path, err)
+		case foreign != "" && !shipped[e.Path]:
+			refused = append(refused, fmt.Errorf("/%s is a program for %s: %w", e.Path, foreign, source.ErrRefused))
+		case foreign != "":
+			notes = append(notes, fmt.Sprintf("/%s is a program for %s", e.Path, foreign))
+		case need == nil:
 		case shipped[e.Path]:
-			notes = append(notes, "/"+e.Path+" "+lacks)
+			notes = append(notes, NeedText(*need)+", which is not there")
 		default:
-			refused = append(refused, fmt.Errorf("/%s %s: %w; add what it needs to the component or to its base", e.Path, lacks, source.ErrRefused))
+			notes = append(notes, NeedText(*need)+", which neither it nor its base has: another component of each VM has to bring it")
+			lacking = append(lacking, *need)
 		}
 	}
-	return notes, errors.Join(refused...)
+	return notes, lacking, errors.Join(refused...)
+}
+
+// NeedText says for a user what a file needs.
+func NeedText(need release.Need) string {
+	if need.Program != "" {
+		return fmt.Sprintf("/%s is to be run by %s", need.File, need.Program)
+	}
+	return fmt.Sprintf("/%s needs %s", need.File, strings.Join(need.Libraries, ", "))
 }
 
 // machines are the processors by the names of Debian's architectures.
@@ -66,43 +80,49 @@ type needed struct {
 	machine elf.Machine
 }
 
-// lacks says what a file needs and the tree does not have; "" if there is nothing.
-func (n *needed) lacks(e *tree.Entry) (_ string, err error) {
+// lacks says what a file needs and the tree does not have, nil if there is nothing, and the processor that a program is for if that
+// is another one.
+func (n *needed) lacks(e *tree.Entry) (need *release.Need, foreign string, err error) {
 	file, err := n.tree.Content.Open(e.Digest)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	head := bufio.NewReader(file)
 	magic, err := head.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return "", err
+		return nil, "", err
 	}
 	switch {
 	case bytes.HasPrefix(magic, []byte("#!")) && e.Mode&0o111 != 0:
 		line, err := head.ReadSlice('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
-			return "", nil //nolint:nilerr // the kernel reads no line as long as that
+			return nil, "", nil //nolint:nilerr // the kernel reads no line as long as that
 		}
-		return n.lacksInterpreter(string(line[2:])), nil
+		if program := n.lacksInterpreter(string(line[2:])); program != "" {
+			return &release.Need{File: e.Path, Program: program}, "", nil
+		}
 	case string(magic) == elf.ELFMAG:
 		data, err := io.ReadAll(head)
 		if err != nil {
-			return "", err
+			return nil, "", err
 		}
-		return n.lacksLibrary(data, e.Mode&0o111 != 0), nil
+		need, foreign = n.lacksLibrary(data, e.Mode&0o111 != 0)
+		if need != nil {
+			need.File = e.Path
+		}
 	}
-	return "", nil
+	return need, foreign, nil
 }
 
-// lacksInterpreter is lacks for the first line of a script.
+// lacksInterpreter returns the interpreter that the first line of a script names and the tree does not have; "" if there is none.
 func (n *needed) lacksInterpreter(line string) string {
 	words := strings.Fields(line)
 	if len(words) == 0 || !strings.HasPrefix(words[0], "/") {
 		return ""
 	}
 	if _, err := n.tree.Resolve(strings.TrimPrefix(words[0], "/")); err != nil {
-		return fmt.Sprintf("is a script for %s, which is not there", words[0])
+		return words[0]
 	}
 	if path.Base(words[0]) != "env" {
 		return ""
@@ -112,7 +132,7 @@ func (n *needed) lacksInterpreter(line string) string {
 			continue // options and variables of env(1)
 		}
 		if !program(n.tree, word) && !n.names[word] {
-			return fmt.Sprintf("is a script for %s, which is not there", word)
+			return word
 		}
 		return ""
 	}
@@ -120,27 +140,30 @@ func (n *needed) lacksInterpreter(line string) string {
 }
 
 // lacksLibrary is lacks for a program, which is executable, or a library.
-func (n *needed) lacksLibrary(data []byte, executable bool) string {
+func (n *needed) lacksLibrary(data []byte, executable bool) (need *release.Need, foreign string) {
 	parsed, err := elf.NewFile(bytes.NewReader(data))
 	if err != nil {
-		return "" // it is no program that the kernel would start
+		return nil, "" // it is no program that the kernel would start
 	}
 	if parsed.Type != elf.ET_EXEC && parsed.Type != elf.ET_DYN {
-		return ""
+		return nil, ""
 	}
 	if parsed.Machine != n.machine {
 		if !executable {
-			return "" // firmware, for example
+			return nil, "" // firmware, for example
 		}
-		return fmt.Sprintf("is a program for %s", strings.TrimPrefix(parsed.Machine.String(), "EM_"))
+		return nil, strings.TrimPrefix(parsed.Machine.String(), "EM_")
 	}
 	libraries, err := parsed.ImportedLibraries()
 	if err != nil {
-		return ""
+		return nil, ""
 	}
-	missing := slices.DeleteFunc(libraries, func(name string) bool { return n.names[path.Base(name)] })
+	missing := slices.DeleteFunc(libraries, func(name string) bool { return name == "" || n.names[path.Base(name)] })
+	for i, name := range missing {
+		missing[i] = path.Base(name)
+	}
 	if len(missing) > 0 {
-		return "needs " + strings.Join(missing, ", ") + ", which is not there"
+		return &release.Need{Libraries: missing}, ""
 	}
 	for _, segment := range parsed.Progs {
 		if segment.Type != elf.PT_INTERP || segment.Filesz > 4096 {
@@ -148,12 +171,12 @@ func (n *needed) lacksLibrary(data []byte, executable bool) string {
 		}
 		name, err := io.ReadAll(segment.Open())
 		if err != nil {
-			return ""
+			return nil, ""
 		}
 		loader := strings.TrimRight(string(name), "\x00")
 		if _, err := n.tree.Resolve(strings.TrimPrefix(loader, "/")); err != nil {
-			return fmt.Sprintf("needs the loader %s, which is not there", loader)
+			return &release.Need{Program: loader}, ""
 		}
 	}
-	return ""
+	return nil, ""
 }

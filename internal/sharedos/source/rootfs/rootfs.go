@@ -37,6 +37,8 @@ type System struct {
 	// Notes say what was corrected in both trees, since a VM would be unsafe or broken with it, or cannot have it: the
 	// first path, and what was corrected.
 	Notes []string
+	// Needs is what files of an addition need and the tree does not have.
+	Needs []release.Need
 
 	spool io.Closer
 }
@@ -153,8 +155,8 @@ func (s *System) describeAddition(base *tree.Tree, sharedSecrets, given []string
 	if err := s.describeSystem(sharedSecrets, given); err != nil {
 		return err
 	}
-	notes, err := needs(base, s.Full, s.Architecture)
-	s.Notes = append(s.Notes, notes...)
+	notes, lacking, err := needs(base, s.Full, s.Architecture)
+	s.Notes, s.Needs = append(s.Notes, notes...), lacking
 	return err
 }
 
