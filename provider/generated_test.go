@@ -88,13 +88,23 @@ func TestAnObjectWithoutASource(t *testing.T) {
 	}
 	s.configure(own.base() + tool.component(""))
 	s.run("apply", "-auto-approve", "-no-color")
-	without := `resource "sharedos_base" "debian" { name = "own" }` + component("tool", "")
-	s.configure(without)
-	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "0 added, 2 changed, 0 destroyed") {
-		t.Errorf("the apply that takes the sources away says\n%s", said)
+	for object, config := range map[string]string{
+		`base "own"`:       `resource "sharedos_base" "debian" { name = "own" }` + tool.component(""),
+		`component "tool"`: own.base() + component("tool", ""),
+	} {
+		s.configure(config)
+		command, output := s.command("plan", "-no-color")
+		if err := command.Run(); err == nil || !says("Unable to plan "+object, "its source was removed", "Set one of them").MatchString(output.String()) {
+			t.Errorf("%v: the plan that takes the source of %s away says\n%s", err, object, output)
+		}
 	}
+	s.configure(`resource "sharedos_base" "debian" { name = "own" }` + component("tool", ""))
+	// What was imported needs none.
+	s.run("state", "rm", "sharedos_component.tool", "sharedos_base.debian")
+	s.run("import", "-no-color", "sharedos_base.debian", "own")
+	s.run("import", "-no-color", "sharedos_component.tool", "tool")
 	if said := s.run("plan", "-no-color", "-detailed-exitcode"); !strings.Contains(said, "No changes") {
-		t.Errorf("the plan after it says\n%s", said)
+		t.Errorf("the plan after an import says\n%s", said)
 	}
 	// Its base has a new release, which the component cannot be built on without a source.
 	own.set("2")()

@@ -149,6 +149,9 @@ func keepReleases(plan, state released) diag.Diagnostics {
 	case !plan.settled() || !setKnown(plan.fields().SharedSecrets) || !plan.sameBesides(state) ||
 		!plan.fields().SharedSecrets.Equal(state.fields().SharedSecrets):
 		return needsSource(plan, "plan", "what its releases are made from has changed")
+	case hasSource(state):
+		// A source that became null by mistake would leave it without patches for ever.
+		return needsSource(plan, "plan", "its source was removed, so that it would get no further release")
 	}
 	carry(plan, state)
 	return nil

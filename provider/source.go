@@ -68,7 +68,7 @@ func needsSource(m released, do, why string) diag.Diagnostics {
 	}
 	return failedAt(path.Root(names[0]), failure{
 		do: do, object: objectOf(m), err: fmt.Errorf("%s, and none of %s is set", why, strings.Join(names, ", ")),
-		next: "Set one of them, such as " + m.kind().sources + ".",
+		next: "Set one of them, such as " + m.kind().sources + ". One that was imported needs none, and keeps its releases.",
 	})
 }
 

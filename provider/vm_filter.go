@@ -123,8 +123,9 @@ func (n releaseNames) of(ctx context.Context, id tree.Digest) (string, error) {
 	}
 	manifest, err := n.publisher.Get(ctx, id)
 	switch {
-	case errors.Is(err, store.ErrNotFound), errors.Is(err, release.ErrSignature):
-		n.known[id] = "" // it is gone, or another operator's
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrCorrupt), errors.Is(err, publish.ErrDamagedStore),
+		errors.Is(err, release.ErrSignature), errors.Is(err, release.ErrManifest), errors.Is(err, release.ErrSchema):
+		n.known[id] = "" // it is gone, damaged, or another operator's
 	case err != nil:
 		return "", fmt.Errorf("read release %s: %w", id, err)
 	default:

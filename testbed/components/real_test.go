@@ -13,8 +13,7 @@ import (
 // one of them.
 type real struct{ database, interpreter, app, schemas tree.Digest }
 
-// app is an application of Python: a service that answers on a port. It names its interpreter in the unit: what a component's files
-// name as theirs has to be in the component or its base.
+// app is an application of Python: a service that answers on a port.
 var app = []guest.Edit{
 	guest.Write("usr/lib/systemd/system/app.service", 0o644, "[Service]\nType=notify\nNotifyAccess=all\nDynamicUser=yes\nExecStart=/usr/bin/python3 /usr/lib/app/app.py\n"),
 	guest.Link("etc/systemd/system/multi-user.target.wants/app.service", "/usr/lib/systemd/system/app.service"),
@@ -24,7 +23,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(b"an application\\n")
+        self.wfile.write(b"an application\n")
 
 server = http.server.HTTPServer(("", 8090), Handler)
 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])

@@ -28,7 +28,7 @@ type Sources struct {
 		GetManifest(ctx context.Context, id tree.Digest) ([]byte, error)
 	}
 	Domains interface {
-		List(ctx context.Context) ([]hypervisor.Domain, error)
+		Inventory(ctx context.Context) ([]hypervisor.Listed, error)
 	}
 	VMs interface {
 		Read(ctx context.Context, name string) (*vm.VM, error)
@@ -59,11 +59,19 @@ func Gather(ctx context.Context, from Sources) (*Report, error) {
 		Layers: []Layer{}, Releases: []Release{}, VMs: []VM{}, Incomplete: []string{},
 	}
 	from.step("listing the VMs, and the layers and releases of the pool")
-	domains, err := from.Domains.List(ctx)
+	listed, err := from.Domains.Inventory(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list the VMs: %w", err)
 	}
-	domains = slices.DeleteFunc(domains, func(d hypervisor.Domain) bool { return d.Metadata.Pool != from.Pool })
+	var domains []hypervisor.Domain
+	for _, one := range listed {
+		switch {
+		case one.Damaged != nil: // of which pool it is, is in the record that cannot be read
+			r.incomplete("VM %q: %v", one.Name, one.Damaged)
+		case one.Metadata.Pool == from.Pool:
+			domains = append(domains, one.Domain)
+		}
+	}
 	slices.SortFunc(domains, func(a, b hypervisor.Domain) int { return cmp.Compare(a.Name, b.Name) })
 	volumes, err := from.Store.ListObjects(ctx)
 	if err != nil {

@@ -237,6 +237,20 @@ func TestWhatCannotBeReadIsNamed(t *testing.T) {
 	}
 }
 
+// A domain whose record is damaged does not keep the others from being reported.
+func TestADamagedDomainIsNamed(t *testing.T) {
+	h := newHost(t)
+	first := h.publish(t, "1")
+	h.create(t, spec("a", first))
+	h.create(t, spec("b", first))
+	h.Domains.Damage("b")
+	made, err := report.Gather(t.Context(), h.sources())
+	must(t, err)
+	if len(made.VMs) != 1 || made.VMs[0].Name != "a" || !slices.ContainsFunc(made.Incomplete, func(text string) bool { return strings.HasPrefix(text, `VM "b": `) }) {
+		t.Errorf("VMs %+v, incomplete %q", made.VMs, made.Incomplete)
+	}
+}
+
 func TestWhenTheTimeIsUpDefinitionsAreReported(t *testing.T) {
 	h := newHost(t)
 	first := h.publish(t, "1")
