@@ -144,22 +144,41 @@ func (f *Fleet) disksOf(domain hypervisor.Domain) map[string]Disk {
 	}
 	disks := map[string]Disk{}
 	for name, record := range domain.Metadata.Disks {
-		if record.Making {
-			continue
+		if !record.Making {
+			disks[name] = f.diskOfRecord(domain, name)
 		}
-		disk := Disk{
-			DiskDevice: record.DiskDevice, Pool: f.poolOf(record.Pool), Size: record.Size, Protected: record.Protected,
-			FileSystem: record.FileSystem, MountPoint: record.MountPoint,
-		}
-		if record.Given {
-			disk.Volume = record.Volume
-		}
-		if device, defined := domain.Disks[name]; defined {
-			disk.DiskDevice = device.DiskDevice
-		}
-		disks[name] = disk
 	}
 	return disks
+}
+
+// definedDisks are those of disksOf and the disks that a domain has although an apply was cut off while it made them: the guest may have
+// written to them. They are not mounted as far as is known.
+func (f *Fleet) definedDisks(domain hypervisor.Domain) map[string]Disk {
+	disks := f.disksOf(domain)
+	for name := range domain.Disks {
+		if domain.Metadata.Disks[name].Making {
+			disk := f.diskOfRecord(domain, name)
+			disk.FileSystem, disk.MountPoint = "", ""
+			disks[name] = disk
+		}
+	}
+	return disks
+}
+
+// diskOfRecord is a further disk as its record says, with the device as it is defined.
+func (f *Fleet) diskOfRecord(domain hypervisor.Domain, name string) Disk {
+	record := domain.Metadata.Disks[name]
+	disk := Disk{
+		DiskDevice: record.DiskDevice, Pool: f.poolOf(record.Pool), Size: record.Size, Protected: record.Protected,
+		FileSystem: record.FileSystem, MountPoint: record.MountPoint,
+	}
+	if record.Given {
+		disk.Volume = record.Volume
+	}
+	if device, defined := domain.Disks[name]; defined {
+		disk.DiskDevice = device.DiskDevice
+	}
+	return disk
 }
 
 // diskFaults compares the further disks of a definition with their record, with the pools, and with the running domain.
@@ -261,7 +280,8 @@ func (f *Fleet) withNewDisks(domain hypervisor.Domain, spec Spec) (records map[s
 		records = map[string]hypervisor.DiskRecord{}
 	}
 	for name, disk := range spec.Disks {
-		if old, has := records[name]; has && !old.Making {
+		old, has := records[name]
+		if _, defined := domain.Disks[name]; has && (!old.Making || defined) {
 			continue
 		}
 		record, err := f.recordOf(spec.Name, spec.UUID, name, disk)
@@ -282,12 +302,19 @@ func (f *Fleet) defineDisks(ctx context.Context, domain *hypervisor.Domain, know
 		return nil
 	}
 	domain.Disks, domain.Metadata.Disks = map[string]hypervisor.Disk{}, map[string]hypervisor.DiskRecord{}
-	if names := OtherDisks(f.disksOf(known), spec.Disks, f.Pool); len(names) > 0 {
+	if names := OtherDisks(f.definedDisks(known), spec.Disks, f.Pool); len(names) > 0 {
 		return fmt.Errorf("disk %q: %w; give it another name", names[0], ErrOtherDisk)
 	}
-	for _, name := range unwanted(known, spec.Disks) {
+	for _, name := range slices.Sorted(maps.Keys(known.Metadata.Disks)) {
+		if _, wanted := spec.Disks[name]; wanted {
+			continue
+		}
 		record := known.Metadata.Disks[name]
-		if record.Protected {
+		device, defined := known.Disks[name]
+		switch {
+		case spec.leaveDisks && defined:
+			domain.Disks[name] = device
+		case !spec.leaveDisks && record.Protected:
 			return protectedDisk(name)
 		}
 		domain.Metadata.Disks[name] = record
@@ -353,10 +380,10 @@ func (f *Fleet) dropDisks(ctx context.Context, uuid string, names []string, prog
 	return f.setMetadata(ctx, domain.Name, func(m *hypervisor.Metadata) { m.Disks = records })
 }
 
-// unwanted lists the disks in the record of a domain that are not wanted, sorted.
-func unwanted(domain hypervisor.Domain, wanted map[string]Disk) (names []string) {
+// unwanted lists the disks in the record of a domain that spec has go, sorted.
+func unwanted(domain hypervisor.Domain, spec Spec) (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(domain.Metadata.Disks)) {
-		if _, stays := wanted[name]; !stays {
+		if _, stays := spec.Disks[name]; !stays && !spec.leaveDisks {
 			names = append(names, name)
 		}
 	}
@@ -418,7 +445,7 @@ func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec 
 	if err != nil {
 		return err
 	}
-	gone := unwanted(domain, spec.Disks)
+	gone := unwanted(domain, spec)
 	var missing []string
 	for _, name := range slices.Sorted(maps.Keys(spec.Disks)) {
 		if !slices.Contains(attached, name) || domain.Disks[name].Path == "" {
@@ -428,7 +455,7 @@ func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec 
 	if len(gone)+len(missing) == 0 && !moves.Any() {
 		return nil
 	}
-	if names := OtherDisks(f.disksOf(domain), spec.Disks, f.Pool); len(names) > 0 {
+	if names := OtherDisks(f.definedDisks(domain), spec.Disks, f.Pool); len(names) > 0 {
 		return fmt.Errorf("disk %q: %w; give it another name", names[0], ErrOtherDisk)
 	}
 	if err := f.detachDisks(ctx, domain, gone, attached, progress); err != nil {

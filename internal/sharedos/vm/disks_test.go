@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -454,5 +456,106 @@ func TestDisksOfOthersStay(t *testing.T) {
 	}
 	if now, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil || !slices.Equal(now.ForeignDisks, added) {
 		t.Errorf("%v: %q", err, now.ForeignDisks)
+	}
+}
+
+// unfinished is a running VM with a disk that an apply has attached and was then cut off. It returns the specification of the apply.
+func (w *world) unfinished(t *testing.T, spec vm.Spec) vm.Spec {
+	t.Helper()
+	w.create(t, spec)
+	down := errors.New("libvirt is down")
+	w.hypervisor.Fail = func(method, _ string) error {
+		if method == "Define" {
+			return down
+		}
+		return nil
+	}
+	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.FileSystem, d.MountPoint = "ext4", "/srv/data" })}
+	if _, err := w.update(t, spec); !errors.Is(err, down) {
+		t.Fatal(err)
+	}
+	w.hypervisor.Fail = nil
+	if attached, err := w.hypervisor.AttachedDisks(t.Context(), spec.Name); err != nil || !slices.Equal(attached, []string{"data"}) {
+		t.Fatalf("attached are %q, %v", attached, err)
+	}
+	return spec
+}
+
+// The guest may have written to a disk although its apply was cut off: what is about something else leaves the disk as it is.
+func TestAnUnfinishedDiskOutlastsWhatIsNotAboutDisks(t *testing.T) {
+	for name, do := range map[string]func(*world, vm.Spec) error{
+		"a move by a rollout": func(w *world, spec vm.Spec) error {
+			_, _, err := w.fleet.Move(within(t, time.Minute), spec.Name, vm.Target{Base: w.new}, false, quiet)
+			return err
+		},
+		"a reboot": func(w *world, spec vm.Spec) error {
+			_, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet)
+			return err
+		},
+		"an update that does not know the disks": func(w *world, spec vm.Spec) error {
+			spec.Disks, spec.Base = nil, w.new
+			_, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+			return err
+		},
+		"an update while it is off": func(w *world, spec vm.Spec) error {
+			spec.Disks, spec.Running = nil, false
+			_, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			spec := w.unfinished(t, w.partaking())
+			path := w.volumeOf(t, spec, "data")
+			file, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = file.WriteString("precious")
+			if err := errors.Join(err, file.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if err := do(w, spec); err != nil {
+				t.Fatal(err)
+			}
+			content, err := os.ReadFile(path)
+			if domain := w.defined(t); err != nil || string(content[:8]) != "precious" || domain.Disks["data"].Path != path || !domain.Metadata.Disks["data"].Making {
+				t.Fatalf("%v: it has %.8q, and the definition has %+v", err, content, domain.Disks)
+			}
+			updated, err := w.update(t, spec)
+			if err != nil || !maps.Equal(updated.Spec.Disks, spec.Disks) || !exists(path) {
+				t.Errorf("the next apply does not finish it: %v, %+v", err, updated)
+			}
+		})
+	}
+}
+
+// A disk that an apply has attached is that of its name, also if the apply was cut off.
+func TestAnUnfinishedDiskDoesNotBecomeAnotherOne(t *testing.T) {
+	w := newWorld(t)
+	if err := w.store.AddPool("other"); err != nil {
+		t.Fatal(err)
+	}
+	spec := w.unfinished(t, w.spec())
+	change := func(change func(*vm.Disk)) (*vm.VM, error) {
+		to, data := spec, spec.Disks["data"]
+		change(&data)
+		to.Disks = map[string]vm.Disk{"data": data}
+		return w.update(t, to)
+	}
+	for _, running := range []bool{true, false} {
+		spec.Running = running
+		if _, err := change(func(d *vm.Disk) { d.Pool = "other" }); !errors.Is(err, vm.ErrOtherDisk) || w.defined(t).Disks["data"].Path != w.volumeOf(t, spec, "data") {
+			t.Errorf("another pool, running %t: %v", running, err)
+		}
+	}
+	w = newWorld(t)
+	spec = w.unfinished(t, w.spec())
+	if _, err := change(func(d *vm.Disk) { d.Serial = "other" }); !errors.Is(err, vm.ErrImpact) {
+		t.Errorf("another serial in a VM that must not be powered off: %v", err)
+	}
+	spec.Refresh.MaxImpact = agentapi.Level_REBOOT
+	if _, err := change(func(d *vm.Disk) { d.Serial = "other" }); err != nil || w.defined(t).Disks["data"].Serial != "other" {
+		t.Errorf("another serial: %v", err)
 	}
 }

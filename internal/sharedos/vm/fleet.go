@@ -267,7 +267,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if err := f.Hypervisor.Define(ctx, domain); err != nil {
 		return err
 	}
-	return f.dropDisks(ctx, domain.UUID, unwanted(known, spec.Disks), progress)
+	return f.dropDisks(ctx, domain.UUID, unwanted(known, spec), progress)
 }
 
 func diskGone(volume, pool string) error {

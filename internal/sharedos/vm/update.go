@@ -90,10 +90,7 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if spec.Refresh.ByRollout && !spec.Refresh.moving {
 		spec.setStackOf(domain)
 	}
-	if spec.Disks == nil {
-		spec.Disks = known.Spec.Disks
-	}
-	move, err := Plan(known.Spec, spec, true)
+	move, err := f.plan(domain, known.Spec, &spec)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -137,6 +134,17 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 		err = f.awaitLinks(ctx, spec, move.Links, progress)
 	}
 	return report, ready, err
+}
+
+// plan decides what changes a VM from what its definition says to spec. If spec does not know the further disks, it gets those that the
+// VM has, and all of them are left as they are.
+func (f *Fleet) plan(domain hypervisor.Domain, known Spec, spec *Spec) (Move, error) {
+	if spec.Disks == nil {
+		spec.Disks, spec.leaveDisks = known.Disks, true
+	} else {
+		known.Disks = f.definedDisks(domain)
+	}
+	return Plan(known, *spec, true)
 }
 
 func joined(reasons []Reason) string {
@@ -268,10 +276,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if err != nil {
 		return nil, err
 	}
-	if spec.Disks == nil {
-		spec.Disks = known.Spec.Disks
-	}
-	move, err := Plan(known.Spec, spec, true)
+	move, err := f.plan(domain, known.Spec, &spec)
 	if err != nil {
 		return nil, err
 	}
