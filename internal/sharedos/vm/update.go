@@ -45,6 +45,9 @@ func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryO
 	if err == nil && spec.Running {
 		err = f.configure(ctx, spec, progress)
 	}
+	if err == nil && ready > 0 { // it was started
+		err = f.awaitReady(ctx, spec, progress)
+	}
 	notCollected := f.collect(ctx, f.released(ctx, spec.Name, had), false, progress)
 	if err != nil {
 		f.logNotCollected(ctx, notCollected)
