@@ -239,14 +239,10 @@ func (f *Fleet) makeDisk(ctx context.Context, name, uuid string, record hypervis
 		return "", fmt.Errorf("disk %q: its record names volume %q: %w, whose UUID is %s", name, record.Volume, ErrNotOurs, uuid)
 	}
 	if record.Given || !record.Making {
-		found, format, err := f.Store.FindVolume(ctx, pool, record.Volume)
+		found, err := f.findDisk(ctx, name, record)
 		switch {
-		case errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool):
-			return "", fmt.Errorf("disk %q: %w", name, furtherGone(record))
 		case err != nil:
-			return "", fmt.Errorf("disk %q: %w", name, err)
-		case record.Given && record.Making && format != record.Format:
-			return "", fmt.Errorf("disk %q: %w: volume %s in pool %q has format %s, and the disk has format %s", name, store.ErrFormat, record.Volume, record.Pool, format, record.Format)
+			return "", err
 		case record.Given, size <= had:
 			return found.Path, nil
 		}
@@ -257,6 +253,52 @@ func (f *Fleet) makeDisk(ctx context.Context, name, uuid string, record hypervis
 		return "", fmt.Errorf("disk %q: %w", name, err)
 	}
 	return path, nil
+}
+
+// findDisk finds the volume of a disk that must have one.
+func (f *Fleet) findDisk(ctx context.Context, name string, record hypervisor.DiskRecord) (store.Volume, error) {
+	found, format, err := f.Store.FindVolume(ctx, f.poolOf(record.Pool), record.Volume)
+	switch {
+	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool):
+		err = furtherGone(record)
+	case err == nil && record.Given && record.Making && format != record.Format:
+		err = fmt.Errorf("%w: volume %s in pool %q has format %s, and the disk has format %s", store.ErrFormat, record.Volume, record.Pool, format, record.Format)
+	}
+	if err != nil {
+		return found, fmt.Errorf("disk %q: %w", name, err)
+	}
+	return found, nil
+}
+
+// checkDisks returns why a VM cannot be defined with the further disks of spec, as far as that shows before it is powered off.
+func (f *Fleet) checkDisks(ctx context.Context, known hypervisor.Domain, spec Spec) error {
+	if err := f.refuseDisks(known, spec); err != nil {
+		return err
+	}
+	records, _, err := f.withNewDisks(known, spec)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Disks)) {
+		record := records[name]
+		if _, err := f.findDisk(ctx, name, record); err != nil && (record.Given || !record.Making || errors.Is(err, store.ErrAbsentPool)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuseDisks refuses further disks that would become other ones, or that are protected and have to go.
+func (f *Fleet) refuseDisks(known hypervisor.Domain, spec Spec) error {
+	if names := OtherDisks(f.definedDisks(known), spec.Disks, f.Pool); len(names) > 0 {
+		return fmt.Errorf("disk %q: %w; give it another name", names[0], ErrOtherDisk)
+	}
+	for _, name := range unwanted(known, spec) {
+		if known.Metadata.Disks[name].Protected {
+			return protectedDisk(name)
+		}
+	}
+	return nil
 }
 
 // recordDisks adds the disks of spec that a domain does not have yet to its record, before their volumes are made: whatever cuts this off,
@@ -302,22 +344,17 @@ func (f *Fleet) defineDisks(ctx context.Context, domain *hypervisor.Domain, know
 		return nil
 	}
 	domain.Disks, domain.Metadata.Disks = map[string]hypervisor.Disk{}, map[string]hypervisor.DiskRecord{}
-	if names := OtherDisks(f.definedDisks(known), spec.Disks, f.Pool); len(names) > 0 {
-		return fmt.Errorf("disk %q: %w; give it another name", names[0], ErrOtherDisk)
+	if err := f.refuseDisks(known, spec); err != nil {
+		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(known.Metadata.Disks)) {
+	for name, record := range known.Metadata.Disks {
 		if _, wanted := spec.Disks[name]; wanted {
 			continue
 		}
-		record := known.Metadata.Disks[name]
-		device, defined := known.Disks[name]
-		switch {
-		case spec.leaveDisks && defined:
-			domain.Disks[name] = device
-		case !spec.leaveDisks && record.Protected:
-			return protectedDisk(name)
-		}
 		domain.Metadata.Disks[name] = record
+		if device, defined := known.Disks[name]; defined && spec.leaveDisks {
+			domain.Disks[name] = device
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Disks)) {
 		record, err := f.recordOf(spec.Name, spec.UUID, name, spec.Disks[name])
@@ -455,8 +492,8 @@ func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec 
 	if len(gone)+len(missing) == 0 && !moves.Any() {
 		return nil
 	}
-	if names := OtherDisks(f.definedDisks(domain), spec.Disks, f.Pool); len(names) > 0 {
-		return fmt.Errorf("disk %q: %w; give it another name", names[0], ErrOtherDisk)
+	if err := f.refuseDisks(domain, spec); err != nil {
+		return err
 	}
 	if err := f.detachDisks(ctx, domain, gone, attached, progress); err != nil {
 		return err

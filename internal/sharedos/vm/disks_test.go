@@ -559,3 +559,64 @@ func TestAnUnfinishedDiskDoesNotBecomeAnotherOne(t *testing.T) {
 		t.Errorf("another serial: %v", err)
 	}
 }
+
+// A VM that is powered off for a change runs again if that fails, and is not powered off for what shows before.
+func TestAPowerOffForAChangeThatFails(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec()
+	spec.Refresh.MaxImpact = agentapi.Level_REBOOT
+	w.create(t, spec)
+	began := len(w.hypervisor.Calls())
+	wanted := spec
+	wanted.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.Volume, d.Size = "typo.img", 0 })}
+	if _, err := w.update(t, wanted); !errors.Is(err, vm.ErrVolumeGone) {
+		t.Errorf("without a power-off: %v", err)
+	}
+	wanted.VCPUs++
+	for name, c := range map[string]struct {
+		change func(*vm.Disk)
+		want   error
+	}{
+		"no such volume": {func(d *vm.Disk) { d.Volume, d.Size = "typo.img", 0 }, vm.ErrVolumeGone},
+		"no such pool":   {func(d *vm.Disk) { d.Pool = "typo" }, store.ErrAbsentPool},
+	} {
+		wanted.Disks = map[string]vm.Disk{"data": disk("data", c.change)}
+		if _, err := w.update(t, wanted); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if calls := w.hypervisor.Calls()[began:]; slices.Contains(calls, "Shutdown web-a") {
+		t.Errorf("it was powered off: %v", calls)
+	}
+	down := errors.New("libvirt is down")
+	w.hypervisor.Fail = func(method, _ string) error {
+		if method == "Define" {
+			return down
+		}
+		return nil
+	}
+	wanted.Disks = nil
+	_, updated := w.update(t, wanted)
+	_, rebooted := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet)
+	w.hypervisor.Fail = nil
+	for name, err := range map[string]error{"an update": updated, "a reboot": rebooted} {
+		if !errors.Is(err, down) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	calls := w.hypervisor.Calls()[began:]
+	stops := len(slices.DeleteFunc(slices.Clone(calls), func(call string) bool { return call != "Shutdown web-a" }))
+	if now := w.read(t, "web-a"); stops != 2 || !now.Spec.Running || now.Spec.VCPUs != spec.VCPUs {
+		t.Errorf("it was powered off %d times, and is %+v", stops, now.Spec)
+	}
+	if err := w.store.AddPool("other"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.store.PathIn("other", "mine.img"), []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wanted.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.Pool, d.Volume, d.Size = "other", "mine.img", 0 })}
+	if updated, err := w.update(t, wanted); err != nil || updated.Spec.VCPUs != wanted.VCPUs {
+		t.Errorf("with a volume that is there: %v", err)
+	}
+}

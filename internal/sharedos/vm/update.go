@@ -234,21 +234,39 @@ func (f *Fleet) tidyKept(ctx context.Context, name string, progress Progress) er
 
 // updateDefinition updates a VM that does not keep running.
 func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move, progress Progress) (*agentapi.Report, float64, error) {
+	if move.PowerCycle() {
+		if err := f.checkDisks(ctx, domain, spec); err != nil {
+			return nil, 0, err
+		}
+	}
 	if move.PowerOff {
 		if err := f.stop(ctx, spec.Name, progress); err != nil {
 			return nil, 0, err
 		}
 	}
-	if err := f.detachAtStart(ctx, spec); err != nil {
-		return nil, 0, err
+	err := f.detachAtStart(ctx, spec)
+	if err == nil {
+		err = f.define(ctx, spec, progress, f.fallback(ctx, domain)...)
 	}
-	if err := f.define(ctx, spec, progress, f.fallback(ctx, domain)...); err != nil {
+	switch {
+	case err != nil && move.PowerCycle():
+		return nil, 0, errors.Join(err, f.startAgain(ctx, spec.Name, progress))
+	case err != nil || !move.Start:
 		return nil, 0, err
-	}
-	if !move.Start {
-		return nil, 0, nil
 	}
 	return f.startTrial(ctx, spec, progress)
+}
+
+// startAgain starts a VM that was powered off for a definition that failed. It does so after an interruption, too, and does not wait for
+// the agent.
+func (f *Fleet) startAgain(ctx context.Context, name string, progress Progress) error {
+	progress("starting it again: it could not be defined as wanted")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
+	defer cancel()
+	if err := f.Hypervisor.Start(ctx, name); err != nil {
+		return fmt.Errorf("start it again: %w", err)
+	}
+	return nil
 }
 
 // detachUnused detaches the layers that were attached for a refresh that has failed. If it fails, a later update or the
