@@ -452,6 +452,16 @@ func protectedDisks(domain hypervisor.Domain) (names []string) {
 	return names
 }
 
+// unprotected are disks without their protection.
+func unprotected(disks map[string]Disk) map[string]Disk {
+	disks = maps.Clone(disks)
+	for name, disk := range disks {
+		disk.Protected = false
+		disks[name] = disk
+	}
+	return disks
+}
+
 // protectDisks records which disks are protected. It returns the domain as it is after that.
 func (f *Fleet) protectDisks(ctx context.Context, domain hypervisor.Domain, spec Spec) (hypervisor.Domain, error) {
 	records := maps.Clone(domain.Metadata.Disks)
