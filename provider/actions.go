@@ -337,6 +337,7 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 		on.tell("it runs the stack in its definition, so nothing is to be done")
 		return
 	}
+	spec.Disks = nil // they stay as they are
 	updated, report, err := on.vms.Update(ctx, spec, on.tell)
 	if err != nil {
 		resp.Diagnostics.Append(ofAction(notUpdated(spec, report, on.progress, err))...)

@@ -144,22 +144,41 @@ func (f *Fleet) disksOf(domain hypervisor.Domain) map[string]Disk {
 	}
 	disks := map[string]Disk{}
 	for name, record := range domain.Metadata.Disks {
-		if record.Making {
-			continue
+		if !record.Making {
+			disks[name] = f.diskOfRecord(domain, name)
 		}
-		disk := Disk{
-			DiskDevice: record.DiskDevice, Pool: f.poolOf(record.Pool), Size: record.Size, Protected: record.Protected,
-			FileSystem: record.FileSystem, MountPoint: record.MountPoint,
-		}
-		if record.Given {
-			disk.Volume = record.Volume
-		}
-		if device, defined := domain.Disks[name]; defined {
-			disk.DiskDevice = device.DiskDevice
-		}
-		disks[name] = disk
 	}
 	return disks
+}
+
+// definedDisks are those of disksOf and the disks that a domain has although an apply was cut off while it made them: the guest may have
+// written to them. They are not mounted as far as is known.
+func (f *Fleet) definedDisks(domain hypervisor.Domain) map[string]Disk {
+	disks := f.disksOf(domain)
+	for name := range domain.Disks {
+		if domain.Metadata.Disks[name].Making {
+			disk := f.diskOfRecord(domain, name)
+			disk.FileSystem, disk.MountPoint = "", ""
+			disks[name] = disk
+		}
+	}
+	return disks
+}
+
+// diskOfRecord is a further disk as its record says, with the device as it is defined.
+func (f *Fleet) diskOfRecord(domain hypervisor.Domain, name string) Disk {
+	record := domain.Metadata.Disks[name]
+	disk := Disk{
+		DiskDevice: record.DiskDevice, Pool: f.poolOf(record.Pool), Size: record.Size, Protected: record.Protected,
+		FileSystem: record.FileSystem, MountPoint: record.MountPoint,
+	}
+	if record.Given {
+		disk.Volume = record.Volume
+	}
+	if device, defined := domain.Disks[name]; defined {
+		disk.DiskDevice = device.DiskDevice
+	}
+	return disk
 }
 
 // diskFaults compares the further disks of a definition with their record, with the pools, and with the running domain.
@@ -220,14 +239,10 @@ func (f *Fleet) makeDisk(ctx context.Context, name, uuid string, record hypervis
 		return "", fmt.Errorf("disk %q: its record names volume %q: %w, whose UUID is %s", name, record.Volume, ErrNotOurs, uuid)
 	}
 	if record.Given || !record.Making {
-		found, format, err := f.Store.FindVolume(ctx, pool, record.Volume)
+		found, err := f.findDisk(ctx, name, record)
 		switch {
-		case errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool):
-			return "", fmt.Errorf("disk %q: %w", name, furtherGone(record))
 		case err != nil:
-			return "", fmt.Errorf("disk %q: %w", name, err)
-		case record.Given && record.Making && format != record.Format:
-			return "", fmt.Errorf("disk %q: %w: volume %s in pool %q has format %s, and the disk has format %s", name, store.ErrFormat, record.Volume, record.Pool, format, record.Format)
+			return "", err
 		case record.Given, size <= had:
 			return found.Path, nil
 		}
@@ -238,6 +253,52 @@ func (f *Fleet) makeDisk(ctx context.Context, name, uuid string, record hypervis
 		return "", fmt.Errorf("disk %q: %w", name, err)
 	}
 	return path, nil
+}
+
+// findDisk finds the volume of a disk that must have one.
+func (f *Fleet) findDisk(ctx context.Context, name string, record hypervisor.DiskRecord) (store.Volume, error) {
+	found, format, err := f.Store.FindVolume(ctx, f.poolOf(record.Pool), record.Volume)
+	switch {
+	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool):
+		err = furtherGone(record)
+	case err == nil && record.Given && record.Making && format != record.Format:
+		err = fmt.Errorf("%w: volume %s in pool %q has format %s, and the disk has format %s", store.ErrFormat, record.Volume, record.Pool, format, record.Format)
+	}
+	if err != nil {
+		return found, fmt.Errorf("disk %q: %w", name, err)
+	}
+	return found, nil
+}
+
+// checkDisks returns why a VM cannot be defined with the further disks of spec, as far as that shows before it is powered off.
+func (f *Fleet) checkDisks(ctx context.Context, known hypervisor.Domain, spec Spec) error {
+	if err := f.refuseDisks(known, spec); err != nil {
+		return err
+	}
+	records, _, err := f.withNewDisks(known, spec)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Disks)) {
+		record := records[name]
+		if _, err := f.findDisk(ctx, name, record); err != nil && (record.Given || !record.Making || errors.Is(err, store.ErrAbsentPool)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuseDisks refuses further disks that would become other ones, or that are protected and have to go.
+func (f *Fleet) refuseDisks(known hypervisor.Domain, spec Spec) error {
+	if names := OtherDisks(f.definedDisks(known), spec.Disks, f.Pool); len(names) > 0 {
+		return fmt.Errorf("disk %q: %w; give it another name", names[0], ErrOtherDisk)
+	}
+	for _, name := range unwanted(known, spec) {
+		if known.Metadata.Disks[name].Protected {
+			return protectedDisk(name)
+		}
+	}
+	return nil
 }
 
 // recordDisks adds the disks of spec that a domain does not have yet to its record, before their volumes are made: whatever cuts this off,
@@ -261,7 +322,8 @@ func (f *Fleet) withNewDisks(domain hypervisor.Domain, spec Spec) (records map[s
 		records = map[string]hypervisor.DiskRecord{}
 	}
 	for name, disk := range spec.Disks {
-		if old, has := records[name]; has && !old.Making {
+		old, has := records[name]
+		if _, defined := domain.Disks[name]; has && (!old.Making || defined) {
 			continue
 		}
 		record, err := f.recordOf(spec.Name, spec.UUID, name, disk)
@@ -282,15 +344,17 @@ func (f *Fleet) defineDisks(ctx context.Context, domain *hypervisor.Domain, know
 		return nil
 	}
 	domain.Disks, domain.Metadata.Disks = map[string]hypervisor.Disk{}, map[string]hypervisor.DiskRecord{}
-	if names := OtherDisks(f.disksOf(known), spec.Disks, f.Pool); len(names) > 0 {
-		return fmt.Errorf("disk %q: %w; give it another name", names[0], ErrOtherDisk)
+	if err := f.refuseDisks(known, spec); err != nil {
+		return err
 	}
-	for _, name := range unwanted(known, spec.Disks) {
-		record := known.Metadata.Disks[name]
-		if record.Protected {
-			return protectedDisk(name)
+	for name, record := range known.Metadata.Disks {
+		if _, wanted := spec.Disks[name]; wanted {
+			continue
 		}
 		domain.Metadata.Disks[name] = record
+		if device, defined := known.Disks[name]; defined && spec.leaveDisks {
+			domain.Disks[name] = device
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Disks)) {
 		record, err := f.recordOf(spec.Name, spec.UUID, name, spec.Disks[name])
@@ -353,10 +417,10 @@ func (f *Fleet) dropDisks(ctx context.Context, uuid string, names []string, prog
 	return f.setMetadata(ctx, domain.Name, func(m *hypervisor.Metadata) { m.Disks = records })
 }
 
-// unwanted lists the disks in the record of a domain that are not wanted, sorted.
-func unwanted(domain hypervisor.Domain, wanted map[string]Disk) (names []string) {
+// unwanted lists the disks in the record of a domain that spec has go, sorted.
+func unwanted(domain hypervisor.Domain, spec Spec) (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(domain.Metadata.Disks)) {
-		if _, stays := wanted[name]; !stays {
+		if _, stays := spec.Disks[name]; !stays && !spec.leaveDisks {
 			names = append(names, name)
 		}
 	}
@@ -386,6 +450,16 @@ func protectedDisks(domain hypervisor.Domain) (names []string) {
 		}
 	}
 	return names
+}
+
+// unprotected are disks without their protection.
+func unprotected(disks map[string]Disk) map[string]Disk {
+	disks = maps.Clone(disks)
+	for name, disk := range disks {
+		disk.Protected = false
+		disks[name] = disk
+	}
+	return disks
 }
 
 // protectDisks records which disks are protected. It returns the domain as it is after that.
@@ -418,7 +492,7 @@ func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec 
 	if err != nil {
 		return err
 	}
-	gone := unwanted(domain, spec.Disks)
+	gone := unwanted(domain, spec)
 	var missing []string
 	for _, name := range slices.Sorted(maps.Keys(spec.Disks)) {
 		if !slices.Contains(attached, name) || domain.Disks[name].Path == "" {
@@ -428,8 +502,8 @@ func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec 
 	if len(gone)+len(missing) == 0 && !moves.Any() {
 		return nil
 	}
-	if names := OtherDisks(f.disksOf(domain), spec.Disks, f.Pool); len(names) > 0 {
-		return fmt.Errorf("disk %q: %w; give it another name", names[0], ErrOtherDisk)
+	if err := f.refuseDisks(domain, spec); err != nil {
+		return err
 	}
 	if err := f.detachDisks(ctx, domain, gone, attached, progress); err != nil {
 		return err

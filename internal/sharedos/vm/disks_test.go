@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
@@ -454,5 +456,167 @@ func TestDisksOfOthersStay(t *testing.T) {
 	}
 	if now, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil || !slices.Equal(now.ForeignDisks, added) {
 		t.Errorf("%v: %q", err, now.ForeignDisks)
+	}
+}
+
+// unfinished is a running VM with a disk that an apply has attached and was then cut off. It returns the specification of the apply.
+func (w *world) unfinished(t *testing.T, spec vm.Spec) vm.Spec {
+	t.Helper()
+	w.create(t, spec)
+	down := errors.New("libvirt is down")
+	w.hypervisor.Fail = func(method, _ string) error {
+		if method == "Define" {
+			return down
+		}
+		return nil
+	}
+	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.FileSystem, d.MountPoint = "ext4", "/srv/data" })}
+	if _, err := w.update(t, spec); !errors.Is(err, down) {
+		t.Fatal(err)
+	}
+	w.hypervisor.Fail = nil
+	if attached, err := w.hypervisor.AttachedDisks(t.Context(), spec.Name); err != nil || !slices.Equal(attached, []string{"data"}) {
+		t.Fatalf("attached are %q, %v", attached, err)
+	}
+	return spec
+}
+
+// The guest may have written to a disk although its apply was cut off: what is about something else leaves the disk as it is.
+func TestAnUnfinishedDiskOutlastsWhatIsNotAboutDisks(t *testing.T) {
+	for name, do := range map[string]func(*world, vm.Spec) error{
+		"a move by a rollout": func(w *world, spec vm.Spec) error {
+			_, _, err := w.fleet.Move(within(t, time.Minute), spec.Name, vm.Target{Base: w.new}, false, quiet)
+			return err
+		},
+		"a reboot": func(w *world, spec vm.Spec) error {
+			_, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet)
+			return err
+		},
+		"an update that does not know the disks": func(w *world, spec vm.Spec) error {
+			spec.Disks, spec.Base = nil, w.new
+			_, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+			return err
+		},
+		"an update while it is off": func(w *world, spec vm.Spec) error {
+			spec.Disks, spec.Running = nil, false
+			_, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			spec := w.unfinished(t, w.partaking())
+			path := w.volumeOf(t, spec, "data")
+			file, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = file.WriteString("precious")
+			if err := errors.Join(err, file.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if err := do(w, spec); err != nil {
+				t.Fatal(err)
+			}
+			content, err := os.ReadFile(path)
+			if domain := w.defined(t); err != nil || string(content[:8]) != "precious" || domain.Disks["data"].Path != path || !domain.Metadata.Disks["data"].Making {
+				t.Fatalf("%v: it has %.8q, and the definition has %+v", err, content, domain.Disks)
+			}
+			updated, err := w.update(t, spec)
+			if err != nil || !maps.Equal(updated.Spec.Disks, spec.Disks) || !exists(path) {
+				t.Errorf("the next apply does not finish it: %v, %+v", err, updated)
+			}
+		})
+	}
+}
+
+// A disk that an apply has attached is that of its name, also if the apply was cut off.
+func TestAnUnfinishedDiskDoesNotBecomeAnotherOne(t *testing.T) {
+	w := newWorld(t)
+	if err := w.store.AddPool("other"); err != nil {
+		t.Fatal(err)
+	}
+	spec := w.unfinished(t, w.spec())
+	change := func(change func(*vm.Disk)) (*vm.VM, error) {
+		to, data := spec, spec.Disks["data"]
+		change(&data)
+		to.Disks = map[string]vm.Disk{"data": data}
+		return w.update(t, to)
+	}
+	for _, running := range []bool{true, false} {
+		spec.Running = running
+		if _, err := change(func(d *vm.Disk) { d.Pool = "other" }); !errors.Is(err, vm.ErrOtherDisk) || w.defined(t).Disks["data"].Path != w.volumeOf(t, spec, "data") {
+			t.Errorf("another pool, running %t: %v", running, err)
+		}
+	}
+	w = newWorld(t)
+	spec = w.unfinished(t, w.spec())
+	if _, err := change(func(d *vm.Disk) { d.Serial = "other" }); !errors.Is(err, vm.ErrImpact) {
+		t.Errorf("another serial in a VM that must not be powered off: %v", err)
+	}
+	spec.Refresh.MaxImpact = agentapi.Level_REBOOT
+	if _, err := change(func(d *vm.Disk) { d.Serial = "other" }); err != nil || w.defined(t).Disks["data"].Serial != "other" {
+		t.Errorf("another serial: %v", err)
+	}
+}
+
+// A VM that is powered off for a change runs again if that fails, and is not powered off for what shows before.
+func TestAPowerOffForAChangeThatFails(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec()
+	spec.Refresh.MaxImpact = agentapi.Level_REBOOT
+	w.create(t, spec)
+	began := len(w.hypervisor.Calls())
+	wanted := spec
+	wanted.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.Volume, d.Size = "typo.img", 0 })}
+	if _, err := w.update(t, wanted); !errors.Is(err, vm.ErrVolumeGone) {
+		t.Errorf("without a power-off: %v", err)
+	}
+	wanted.VCPUs++
+	for name, c := range map[string]struct {
+		change func(*vm.Disk)
+		want   error
+	}{
+		"no such volume": {func(d *vm.Disk) { d.Volume, d.Size = "typo.img", 0 }, vm.ErrVolumeGone},
+		"no such pool":   {func(d *vm.Disk) { d.Pool = "typo" }, store.ErrAbsentPool},
+	} {
+		wanted.Disks = map[string]vm.Disk{"data": disk("data", c.change)}
+		if _, err := w.update(t, wanted); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if calls := w.hypervisor.Calls()[began:]; slices.Contains(calls, "Shutdown web-a") {
+		t.Errorf("it was powered off: %v", calls)
+	}
+	down := errors.New("libvirt is down")
+	w.hypervisor.Fail = func(method, _ string) error {
+		if method == "Define" {
+			return down
+		}
+		return nil
+	}
+	wanted.Disks = nil
+	_, updated := w.update(t, wanted)
+	_, rebooted := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet)
+	w.hypervisor.Fail = nil
+	for name, err := range map[string]error{"an update": updated, "a reboot": rebooted} {
+		if !errors.Is(err, down) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	calls := w.hypervisor.Calls()[began:]
+	stops := len(slices.DeleteFunc(slices.Clone(calls), func(call string) bool { return call != "Shutdown web-a" }))
+	if now := w.read(t, "web-a"); stops != 2 || !now.Spec.Running || now.Spec.VCPUs != spec.VCPUs {
+		t.Errorf("it was powered off %d times, and is %+v", stops, now.Spec)
+	}
+	if err := w.store.AddPool("other"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.store.PathIn("other", "mine.img"), []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wanted.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.Pool, d.Volume, d.Size = "other", "mine.img", 0 })}
+	if updated, err := w.update(t, wanted); err != nil || updated.Spec.VCPUs != wanted.VCPUs {
+		t.Errorf("with a volume that is there: %v", err)
 	}
 }

@@ -130,7 +130,9 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 		}
 	}
-	if err := f.define(ctx, spec, progress); err != nil {
+	making := spec
+	making.Disks = unprotected(spec.Disks)
+	if err := f.define(ctx, making, progress); err != nil {
 		return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 	}
 	var ready float64
@@ -146,6 +148,13 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 		}
 	}
 	// At the end: what could not be made can be deleted, and does not come up with the host.
+	domain, _, err := f.find(ctx, spec.Name, spec.UUID)
+	if err == nil {
+		_, err = f.protectDisks(ctx, domain, spec)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
+	}
 	if err := f.SetLifeCycle(ctx, spec.Name, spec.UUID, spec.LifeCycle); err != nil {
 		return nil, err
 	}
@@ -267,7 +276,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if err := f.Hypervisor.Define(ctx, domain); err != nil {
 		return err
 	}
-	return f.dropDisks(ctx, domain.UUID, unwanted(known, spec.Disks), progress)
+	return f.dropDisks(ctx, domain.UUID, unwanted(known, spec), progress)
 }
 
 func diskGone(volume, pool string) error {

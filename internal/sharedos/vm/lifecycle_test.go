@@ -156,6 +156,7 @@ func TestAVMThatCouldNotBeMadeIsNeitherProtectedNorStartedWithTheHost(t *testing
 	w.hypervisor.OnStart = func(hypervisor.Domain) error { return errors.New("broken") }
 	spec := w.spec()
 	spec.LifeCycle = vm.LifeCycle{Autostart: true, Protected: true}
+	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.Protected = true })}
 	if _, err := w.fleet.Create(within(t, time.Minute), spec, quiet); err == nil {
 		t.Fatal("it was made")
 	}

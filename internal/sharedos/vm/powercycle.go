@@ -71,7 +71,7 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 		return nil, ready, err
 	}
 	if domain.Metadata.Fallback == nil {
-		return nil, ready, f.awaitReady(ctx, spec, progress)
+		return nil, ready, nil
 	}
 	status, err := f.settled(ctx, spec.Name, progress)
 	if err != nil {
@@ -88,7 +88,7 @@ func (f *Fleet) startTrial(ctx context.Context, spec Spec, progress Progress) (*
 	if err := f.dropFallback(ctx, spec.Name, progress); err != nil {
 		return report, ready, err
 	}
-	return report, ready, f.awaitReady(ctx, spec, progress)
+	return report, ready, nil
 }
 
 // rollBack defines the VM with the stack from before, its kernel included, and starts it.

@@ -94,3 +94,41 @@ func TestAVMThatDoesNotGetReadyIsAnErrorThatSaysWhatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+// What has to be ready may come with the configuration of the guest.
+func TestAStartConfiguresTheGuestBeforeItIsWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	spec := w.withFile("one")
+	spec.Running = false
+	w.create(t, spec)
+	var configured atomic.Bool
+	w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck {
+		if !configured.Load() {
+			return []*agentapi.FailedCheck{{Name: "web", Reason: "there is no such unit"}}
+		}
+		return nil
+	}
+	spec.Running = true
+	spec.Ready = vm.Readiness{Checks: []*agentapi.HealthCheck{{Name: "web"}}, Limit: 3 * time.Second}
+	note := func(step string) { configured.CompareAndSwap(false, step == "configuring the guest") }
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, note); err != nil || len(w.agent(t, "web-a").Configured()) != 1 {
+		t.Errorf("configured %t, %v", configured.Load(), err)
+	}
+}
+
+// The guest has committed its new stack by then: that is not taken back because a VM is not ready in time.
+func TestAVMThatIsNotReadyKeepsItsNewStack(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck {
+		return []*agentapi.FailedCheck{{Name: "web", Reason: "refused"}}
+	}
+	spec := w.renewed(t, vm.Reboot)
+	spec.Ready = vm.Readiness{Checks: []*agentapi.HealthCheck{{Name: "web"}}, Limit: 300 * time.Millisecond}
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, vm.ErrNotReady) {
+		t.Errorf("got %v", err)
+	}
+	if found := w.read(t, "web-a"); found.Stack.Base != spec.Base || found.Configured.Base != spec.Base {
+		t.Errorf("it runs base %s, and its definition has %s", found.Stack.Base, found.Configured.Base)
+	}
+}

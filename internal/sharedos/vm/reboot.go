@@ -32,7 +32,7 @@ func (f *Fleet) Reboot(ctx context.Context, uuid string, ready Readiness, progre
 		running := known.Stack.WithoutLayers()
 		domain.Metadata.Fallback = &running
 	}
-	known.Spec.Ready = ready
+	known.Spec.Ready, known.Spec.leaveDisks = ready, true
 	updated, _, err := f.change(ctx, known.Spec, progress, func() (*agentapi.Report, float64, error) {
 		spec := f.withAttached(ctx, domain, known.Spec, progress)
 		return f.updateDefinition(ctx, domain, spec, Move{PowerOff: true, Start: true}, progress)

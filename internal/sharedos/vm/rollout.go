@@ -131,6 +131,7 @@ func (f *Fleet) moveSpec(ctx context.Context, name string, to Target) (Spec, err
 	}
 	spec.Base, spec.Components, spec.OnDemand, spec.Prefer = to.Base, to.Components, to.OnDemand, to.Prefer
 	spec.Refresh.moving = true
+	spec.Disks = nil // they stay as they are
 	return spec, nil
 }
 

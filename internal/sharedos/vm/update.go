@@ -45,6 +45,9 @@ func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryO
 	if err == nil && spec.Running {
 		err = f.configure(ctx, spec, progress)
 	}
+	if err == nil && ready > 0 { // it was started
+		err = f.awaitReady(ctx, spec, progress)
+	}
 	notCollected := f.collect(ctx, f.released(ctx, spec.Name, had), false, progress)
 	if err != nil {
 		f.logNotCollected(ctx, notCollected)
@@ -90,10 +93,7 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if spec.Refresh.ByRollout && !spec.Refresh.moving {
 		spec.setStackOf(domain)
 	}
-	if spec.Disks == nil {
-		spec.Disks = known.Spec.Disks
-	}
-	move, err := Plan(known.Spec, spec, true)
+	move, err := f.plan(domain, known.Spec, &spec)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -137,6 +137,17 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 		err = f.awaitLinks(ctx, spec, move.Links, progress)
 	}
 	return report, ready, err
+}
+
+// plan decides what changes a VM from what its definition says to spec. If spec does not know the further disks, it gets those that the
+// VM has, and all of them are left as they are.
+func (f *Fleet) plan(domain hypervisor.Domain, known Spec, spec *Spec) (Move, error) {
+	if spec.Disks == nil {
+		spec.Disks, spec.leaveDisks = known.Disks, true
+	} else {
+		known.Disks = f.definedDisks(domain)
+	}
+	return Plan(known, *spec, true)
 }
 
 func joined(reasons []Reason) string {
@@ -223,21 +234,39 @@ func (f *Fleet) tidyKept(ctx context.Context, name string, progress Progress) er
 
 // updateDefinition updates a VM that does not keep running.
 func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move, progress Progress) (*agentapi.Report, float64, error) {
+	if move.PowerCycle() {
+		if err := f.checkDisks(ctx, domain, spec); err != nil {
+			return nil, 0, err
+		}
+	}
 	if move.PowerOff {
 		if err := f.stop(ctx, spec.Name, progress); err != nil {
 			return nil, 0, err
 		}
 	}
-	if err := f.detachAtStart(ctx, spec); err != nil {
-		return nil, 0, err
+	err := f.detachAtStart(ctx, spec)
+	if err == nil {
+		err = f.define(ctx, spec, progress, f.fallback(ctx, domain)...)
 	}
-	if err := f.define(ctx, spec, progress, f.fallback(ctx, domain)...); err != nil {
+	switch {
+	case err != nil && move.PowerCycle():
+		return nil, 0, errors.Join(err, f.startAgain(ctx, spec.Name, progress))
+	case err != nil || !move.Start:
 		return nil, 0, err
-	}
-	if !move.Start {
-		return nil, 0, nil
 	}
 	return f.startTrial(ctx, spec, progress)
+}
+
+// startAgain starts a VM that was powered off for a definition that failed. It does so after an interruption, too, and does not wait for
+// the agent.
+func (f *Fleet) startAgain(ctx context.Context, name string, progress Progress) error {
+	progress("starting it again: it could not be defined as wanted")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
+	defer cancel()
+	if err := f.Hypervisor.Start(ctx, name); err != nil {
+		return fmt.Errorf("start it again: %w", err)
+	}
+	return nil
 }
 
 // detachUnused detaches the layers that were attached for a refresh that has failed. If it fails, a later update or the
@@ -268,10 +297,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	if err != nil {
 		return nil, err
 	}
-	if spec.Disks == nil {
-		spec.Disks = known.Spec.Disks
-	}
-	move, err := Plan(known.Spec, spec, true)
+	move, err := f.plan(domain, known.Spec, &spec)
 	if err != nil {
 		return nil, err
 	}

@@ -87,8 +87,10 @@ type Spec struct {
 	AuthorizedKeys   []string
 	Interfaces       map[string]hypervisor.Interface
 	// Disks are further disks by the names that the user gave them. If it is nil, an update leaves them as they are: data is lost only
-	// where it was said that a disk is to go.
-	Disks     map[string]Disk
+	// where it was said that a disk is to go. leaveDisks is true if it was nil: a disk that is not in Disks stays, too.
+	Disks      map[string]Disk
+	leaveDisks bool
+
 	Running   bool
 	LifeCycle LifeCycle
 	// Configuration is what is configured of the guest; nil if it is not known, in what was read from a VM. Given is the id of
