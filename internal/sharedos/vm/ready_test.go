@@ -109,7 +109,7 @@ func TestAStartConfiguresTheGuestBeforeItIsWaitedFor(t *testing.T) {
 		return nil
 	}
 	spec.Running = true
-	spec.Ready = vm.Readiness{Checks: []*agentapi.HealthCheck{{Name: "web"}}, Limit: 3 * time.Second}
+	spec.Ready = vm.Readiness{Checks: []*agentapi.HealthCheck{{Name: "web"}}, Limit: 30 * time.Second}
 	note := func(step string) { configured.CompareAndSwap(false, step == "configuring the guest") }
 	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, note); err != nil || len(w.agent(t, "web-a").Configured()) != 1 {
 		t.Errorf("configured %t, %v", configured.Load(), err)
