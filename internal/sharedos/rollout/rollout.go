@@ -87,7 +87,7 @@ type Fleet interface {
 	// Look returns what a VM is like. That it does not answer, or does not exist, is no error.
 	Look(ctx context.Context, name string) (Sight, error)
 	// Move moves a VM to the target, and returns when the VM has committed it. If it fails, the VM runs what it ran before, unless
-	// the error matches ErrSilent.
+	// the error matches ErrSilent or says otherwise.
 	Move(ctx context.Context, name string) (Report, error)
 	// TakeBack moves a VM that a rollout has moved to what it ran before.
 	TakeBack(ctx context.Context, name string) error
