@@ -323,8 +323,7 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 		return
 	}
 	spec := on.found.Spec
-	policy.ByRollout = false // whoever invokes the action moves the VM now
-	spec.Refresh = policy
+	spec.Refresh = policy.Once(on.found.Rollout) // whoever invokes the action moves the VM now
 	switch {
 	case silent(on.found):
 		resp.Diagnostics.Append(on.failed(cmp.Or(on.found.NoAnswer, vm.ErrNoAnswer), "")...)

@@ -135,6 +135,31 @@ func TestARefreshMovesAVMToTheStackInItsDefinition(t *testing.T) {
 	}
 }
 
+// An action moves a VM of rollouts by its own policy, and leaves the one that rollouts keep to.
+func TestActionsLeaveThePartOfAVMInRollouts(t *testing.T) {
+	c, next := waiting(t)
+	const policy = `{"strategy":"live"}`
+	domain, _, err := c.world.VM(t.Context(), "web")
+	must(t, err)
+	domain.Metadata.Rollout = &hypervisor.Rollout{Policy: []byte(policy)}
+	must(t, c.world.Domains.SetMetadata(t.Context(), "web", domain.Metadata))
+	for action, config := range map[string]values{
+		"sharedos_refresh": {"vm": "web", "refresh": values{"strategy": "soft_reboot", "max_impact": "soft_reboot"}},
+		"sharedos_reboot":  {"vm": "web"},
+	} {
+		if _, failed, _ := c.invokes(action, config); failed != "" {
+			t.Fatal(action, failed)
+		}
+		domain, _, err := c.world.VM(t.Context(), "web")
+		if must(t, err); domain.Metadata.Rollout == nil || string(domain.Metadata.Rollout.Policy) != policy {
+			t.Errorf("%s: it takes part as %+v", action, domain.Metadata.Rollout)
+		}
+		if base, _ := c.runs("web"); base != next {
+			t.Errorf("%s: it runs %s", action, base)
+		}
+	}
+}
+
 func TestARebootStartsWhatWaits(t *testing.T) {
 	c, next := waiting(t)
 	ready := values{"units": []any{"nginx.service"}, "timeout": "1m"}

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,12 +17,18 @@ import (
 // movedAtOnce is how many VMs of a host all rollouts of one provider move at a time, as many as Terraform changes resources.
 const movedAtOnce = 10
 
+// moveLimit bounds how long one VM is moved, or taken back. It is longer than the agent's own limits, 30 minutes for a refresh and 20 for its
+// rollback, with a power-off and a start.
+const moveLimit = 75 * time.Minute
+
 // rolloutFleet is a rollout.Fleet of the VMs of a host.
 type rolloutFleet struct {
 	vms    vm.Interface
 	target vm.Target
 	// tell reports the steps of a VM.
 	tell func(name, step string)
+	// limit is moveLimit unless it is set.
+	limit time.Duration
 }
 
 var _ rollout.Fleet = rolloutFleet{}
@@ -47,6 +54,13 @@ func seen(found *vm.VM, target vm.Target) rollout.Sight {
 	sight := rollout.Sight{Condition: rollout.Behind, Off: found.State != hypervisor.Running && found.State != hypervisor.Paused}
 	defined := found.Spec.Target().Equal(target)
 	follows := sight.Off || found.Stack.Same(found.Configured) || found.AwaitsPowerCycle
+	var moved *vm.Moved
+	if found.Rollout != nil && defined {
+		moved = found.Rollout.Moved
+	}
+	if moved != nil {
+		sight.MovedAt = moved.At
+	}
 	switch {
 	case found.Rollout == nil:
 		sight.Condition = rollout.Apart
@@ -57,9 +71,12 @@ func seen(found *vm.VM, target vm.Target) rollout.Sight {
 		if found.NoAnswer != nil {
 			sight.Why = found.NoAnswer.Error()
 		}
+	case sight.Off && moved != nil && !moved.Off:
+		sight.Condition, sight.Why = rollout.Silent, "it is off, and ran when it got the release; start it, or take it out of the rollout"
 	case !defined || !follows:
-	case found.Rollout.Moved != nil:
-		sight.Condition, sight.MovedAt = rollout.Moved, found.Rollout.Moved.At
+		sight.MovedAt = time.Time{}
+	case moved != nil:
+		sight.Condition = rollout.Moved
 	default:
 		sight.Condition = rollout.Current
 	}
@@ -69,20 +86,75 @@ func seen(found *vm.VM, target vm.Target) rollout.Sight {
 // Move implements rollout.Fleet.
 func (f rolloutFleet) Move(ctx context.Context, name string) (rollout.Report, error) {
 	began := time.Now()
-	moved, report, err := f.vms.Move(ctx, name, f.target, false, func(step string) { f.tell(name, step) })
-	if err != nil {
+	moved, report, err := f.moveAndDefine(ctx, name, f.target, false)
+	done := rollout.Report{Away: awayIn(report, time.Since(began))}
+	var after *afterMove
+	switch {
+	case errors.As(err, &after) && after.defined:
+		done.Note = "it has the release, and this failed afterwards: " + plain.Line(after.cause.Error())
+		return done, nil
+	case err != nil:
 		return rollout.Report{}, f.kindOf(ctx, name, report, err)
 	}
-	done := rollout.Report{Away: awayIn(report, time.Since(began))}
+	done.Off = moved.State != hypervisor.Running
 	switch {
 	case moved.AwaitsPowerCycle:
 		done.Note = "the release takes effect at the next power-off and start"
-	case moved.State != hypervisor.Running:
+	case done.Off:
 		done.Note = "it is off, and starts with the release"
 	case moved.OtherAgent != "":
 		done.Note = "its agent was not replaced: " + plain.Line(moved.OtherAgent)
 	}
 	return done, nil
+}
+
+// afterMove is an error from after the guest has taken the target on.
+type afterMove struct {
+	cause error
+	// defined is true if the definition has followed the guest, so that the VM can be taken back.
+	defined bool
+}
+
+func (a *afterMove) Error() string {
+	return "it runs the new release, and its definition does not say so; apply again: " + a.cause.Error()
+}
+func (a *afterMove) Unwrap() error { return a.cause }
+
+// moveAndDefine moves a VM within the limit, at whose end the error matches rollout.ErrSilent. If something fails after the guest has taken the
+// target on, it is tried once more, which refreshes nothing; then the error is an *afterMove.
+func (f rolloutFleet) moveAndDefine(ctx context.Context, name string, to vm.Target, back bool) (*vm.VM, *agentapi.Report, error) {
+	limit := cmp.Or(f.limit, moveLimit)
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	move := func() (*vm.VM, *agentapi.Report, error) {
+		return f.vms.Move(limited, name, to, back, func(step string) { f.tell(name, step) })
+	}
+	moved, report, err := move()
+	if err != nil && limited.Err() == nil {
+		runs, defined := f.runs(limited, name, to)
+		if runs && !defined {
+			moved, _, err = move()
+		}
+		if runs && err != nil {
+			_, defined = f.runs(limited, name, to)
+			err = &afterMove{err, defined}
+		}
+	}
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: its move has not ended within %s, and may go on by itself: %w", rollout.ErrSilent, limit, err)
+	}
+	return moved, report, err
+}
+
+// runs reports whether a guest runs the stack of a target, and whether the definition of the VM has it, too.
+func (f rolloutFleet) runs(ctx context.Context, name string, target vm.Target) (runs, defined bool) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	found, err := f.vms.Read(ctx, name)
+	if err != nil || !found.Answered {
+		return false, false
+	}
+	return target.Makes(found.Stack), found.Spec.Target().Equal(target)
 }
 
 // awayIn is how long a unit was away at most in a refresh that took some time.
@@ -102,6 +174,8 @@ func awayIn(report *agentapi.Report, took time.Duration) (away time.Duration) {
 // kindOf says what kind of failure an error is.
 func (f rolloutFleet) kindOf(ctx context.Context, name string, report *agentapi.Report, err error) error {
 	switch {
+	case errors.Is(err, rollout.ErrSilent):
+		return err
 	case errors.Is(err, vm.ErrNotFound):
 		return fmt.Errorf("%w: %w", rollout.ErrMissing, err)
 	case errors.Is(err, vm.ErrNotLive):
@@ -140,7 +214,10 @@ func (f rolloutFleet) TakeBack(ctx context.Context, name string) error {
 	if found.Rollout == nil || found.Rollout.Moved == nil {
 		return errors.New("it is not recorded what it ran before")
 	}
-	_, _, err = f.vms.Move(ctx, name, found.Rollout.Moved.From, true, func(step string) { f.tell(name, step) })
+	_, _, err = f.moveAndDefine(ctx, name, found.Rollout.Moved.From, true)
+	if after := (*afterMove)(nil); errors.As(err, &after) && after.defined {
+		return nil // the next update of the VM does the rest
+	}
 	return err
 }
 

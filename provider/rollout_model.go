@@ -174,7 +174,7 @@ func rolloutAttributes(ctx context.Context) map[string]schema.Attribute {
 			Optional: true, Computed: true, Default: stringdefault.StaticString(onFailureHalt),
 			MarkdownDescription: "What is done with the VMs that have the new release when the rollout stops, because more VMs of a wave failed than " +
 				"`max_failures`. `halt`: they keep it. `take_back`: those of the wave get back what they ran before. `take_back_all`: those of " +
-				"all waves do. VMs that failed get it back in any case. Default: `halt`.",
+				"all waves do. VMs that failed get it back in any case, unless they do not answer. Default: `halt`.",
 			Validators: []validator.String{oneOf(onFailureHalt, onFailureTakeBack, onFailureTakeBackAll)},
 		},
 		"impact": schema.ListNestedAttribute{

@@ -126,7 +126,7 @@ func (r *rolloutResource) run(ctx context.Context, plan *rolloutModel, limit tim
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	work := &rollout.Rollout{
-		Fleet: rolloutFleet{backend.VMs(), target, func(name, step string) { newProgress(ctx, vmName(name)).step(step) }},
+		Fleet: rolloutFleet{vms: backend.VMs(), target: target, tell: func(name, step string) { newProgress(ctx, vmName(name)).step(step) }},
 		Clock: wallClock{}, Waves: waves, MaxUnavailable: int(plan.MaxUnavailable.ValueInt64()), MaxFailures: int(plan.MaxFailures.ValueInt64()),
 		Soak: duration(plan.Soak), OnFailure: onFailures[plan.OnFailure.ValueString()], Slots: r.connection.rolloutSlots(), Tell: progress.step,
 	}

@@ -320,6 +320,30 @@ func TestAVMOfARolloutKeepsItsStack(t *testing.T) {
 	}
 }
 
+// A VM whose definition has lost that it takes part in rollouts takes part again after the next apply.
+func TestAVMOfARolloutTakesPartAgain(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	own := newImage(t)
+	s := newSession(t, world, own.base()+sizedBy("512MiB", "rollout"))
+	s.run("apply", "-auto-approve")
+	domain, _, err := world.VM(t.Context(), "web")
+	must(t, err)
+	had := domain.Metadata.Rollout
+	domain.Metadata.Rollout = nil
+	must(t, world.Domains.SetMetadata(t.Context(), "web", domain.Metadata))
+	if said := s.run("plan", "-no-color"); !strings.Contains(said, `"vm" -> "rollout"`) {
+		t.Errorf("the plan does not show it:\n%s", said)
+	}
+	s.run("apply", "-auto-approve")
+	if domain, _, err = world.VM(t.Context(), "web"); err != nil || domain.Metadata.Rollout == nil || string(domain.Metadata.Rollout.Policy) != string(had.Policy) {
+		t.Errorf("it takes part as %+v, %v", domain.Metadata.Rollout, err)
+	}
+	if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
+		t.Errorf("the plan after it is not empty:\n%s", said)
+	}
+}
+
 func sizedBy(memory, by string) string {
 	return sized(memory, "4GiB", fmt.Sprintf(`refresh = { by = %q, max_impact = "reboot" }`, by))
 }

@@ -371,10 +371,17 @@ func healthChecks(ctx context.Context, value types.Map, diags *diag.Diagnostics)
 	return checks
 }
 
-// fromVM sets the default for a VM that was imported and has no policy in state yet.
-func (b *vmRefresh) fromVM(ctx context.Context, _ *vm.VM) (diags diag.Diagnostics) {
+// fromVM sets the default for a VM that was imported and has no policy in state yet. If the definition of a VM of rollouts does not say that
+// it takes part, state says so, and the next apply records it again.
+func (b *vmRefresh) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnostics) {
 	if unset(b.Refresh) {
 		b.Refresh, diags = nestedDefaults(refreshAttribute().Attributes).value(ctx)
+		return diags
+	}
+	if b.movedByRollout() && found.Rollout == nil {
+		values := b.Refresh.Attributes()
+		values["by"] = types.StringValue(byVM)
+		b.Refresh, diags = types.ObjectValue(b.Refresh.AttributeTypes(ctx), values)
 	}
 	return diags
 }

@@ -251,8 +251,9 @@ type Rollout struct {
 
 // Moved is a move of a VM to the stack in its definition.
 type Moved struct {
-	// At is when the definition followed the guest.
-	At time.Time
+	// At is when the definition followed the guest. Off says that the VM was off, so that there was none.
+	At  time.Time
+	Off bool `json:",omitempty"`
 	// Base, Components, OnDemand and Prefer make the stack from before.
 	Base       tree.Digest
 	Components []tree.Digest        `json:",omitempty"`

@@ -46,7 +46,7 @@ const (
 	Current
 	// Moved: a rollout has moved it to the target, and has not judged that for good.
 	Moved
-	// Silent: its agent does not answer, so that it can be neither moved nor judged.
+	// Silent: it is not known what it runs and whether it serves, so that it can be neither moved nor judged.
 	Silent
 	// Missing: there is no such VM.
 	Missing
@@ -59,7 +59,7 @@ type Sight struct {
 	Condition Condition
 	// Off: it does not run. To move it changes its definition alone, and there is nothing to judge.
 	Off bool
-	// MovedAt is when a rollout moved it.
+	// MovedAt is when a rollout moved it to the target, if that is not judged for good. A VM that is Silent since then has failed.
 	MovedAt time.Time
 	// Why explains Silent.
 	Why string
@@ -69,6 +69,8 @@ type Sight struct {
 type Report struct {
 	// Away is how long a unit of the VM was away at most.
 	Away time.Duration
+	// Off: the VM did not run, and only its definition was moved.
+	Off bool
 	// Note is what a person should know, such as that the stack takes effect at the next start; "" for nothing.
 	Note string
 }
@@ -85,7 +87,7 @@ type Fleet interface {
 	// Look returns what a VM is like. That it does not answer, or does not exist, is no error.
 	Look(ctx context.Context, name string) (Sight, error)
 	// Move moves a VM to the target, and returns when the VM has committed it. If it fails, the VM runs what it ran before, unless
-	// the error matches ErrSilent.
+	// the error matches ErrSilent or says otherwise.
 	Move(ctx context.Context, name string) (Report, error)
 	// TakeBack moves a VM that a rollout has moved to what it ran before.
 	TakeBack(ctx context.Context, name string) error
@@ -270,7 +272,7 @@ func (r *run) look(ctx context.Context) error {
 
 // see sets what follows from what a VM is like.
 func (r *Result) see(sight Sight) {
-	r.off, r.Why, r.from = sight.Off, "", time.Time{}
+	r.off, r.Why, r.Failed, r.from = sight.Off, "", nil, time.Time{}
 	switch sight.Condition {
 	case Behind, Apart:
 		r.State = Waits
@@ -280,6 +282,9 @@ func (r *Result) see(sight Sight) {
 		r.State, r.from = Updated, sight.MovedAt
 	case Silent:
 		r.State, r.Why = Mute, sight.Why
+		if !sight.MovedAt.IsZero() {
+			r.Failed = []Failure{{Why: sight.Why}}
+		}
 	case Missing:
 		r.State, r.Why = Gone, ErrMissing.Error()
 	}
@@ -346,6 +351,8 @@ type moved struct {
 	report Report
 	took   time.Duration
 	err    error
+	// found is what the VM was like, if it was not to be moved any more.
+	found *Sight
 }
 
 // move moves those VMs of a wave that wait. It returns when none is being moved any more.
@@ -391,24 +398,48 @@ func (r *run) mute() (names []string) {
 	return names
 }
 
+// slot waits until another VM of the host may be moved. Unless it fails, the caller calls free afterwards.
+func (r *run) slot(ctx context.Context) (free func(), err error) {
+	if r.Slots == nil {
+		return func() {}, nil
+	}
+	select {
+	case r.Slots <- struct{}{}:
+		return func() { <-r.Slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// moveOne moves a VM. It looks at the VM once more before, since its turn may come hours after the rollout has begun.
 func (r *run) moveOne(ctx context.Context, name string) moved {
-	if r.Slots != nil {
-		select {
-		case r.Slots <- struct{}{}:
-			defer func() { <-r.Slots }()
-		case <-ctx.Done():
-			return moved{name: name, err: ctx.Err()}
-		}
+	free, err := r.slot(ctx)
+	if err != nil {
+		return moved{name: name, err: err}
+	}
+	defer free()
+	sight, err := r.Fleet.Look(ctx, name)
+	switch {
+	case err != nil:
+		return moved{name: name, err: fmt.Errorf("look at it: %w", err)}
+	case sight.Condition == Apart:
+		return moved{name: name, err: ErrApart}
+	case sight.Condition != Behind:
+		return moved{name: name, found: &sight}
 	}
 	began := r.Clock.Now()
 	report, err := r.Fleet.Move(ctx, name)
-	return moved{name, report, r.Clock.Now().Sub(began), err}
+	return moved{name: name, report: report, took: r.Clock.Now().Sub(began), err: err}
 }
 
 // note records how a move ended.
 func (r *run) note(ctx context.Context, one moved) {
 	result := r.outcome[one.name]
-	result.Took, result.Away, result.Why = one.took, one.report.Away, one.report.Note
+	if one.found != nil {
+		result.see(*one.found)
+		return
+	}
+	result.Took, result.Away, result.Why, result.off = one.took, one.report.Away, one.report.Note, one.report.Off
 	switch {
 	case one.err == nil:
 		result.State, result.from = Updated, r.Clock.Now()
@@ -426,7 +457,7 @@ func (r *run) note(ctx context.Context, one moved) {
 	}
 }
 
-// failures counts the VMs of a wave that failed in this run.
+// failures counts the VMs of a wave that failed.
 func (r *run) failures(at int) (count int) {
 	for _, name := range r.Waves[at] {
 		if one := r.outcome[name]; one.failed() {
@@ -436,7 +467,7 @@ func (r *run) failures(at int) (count int) {
 	return count
 }
 
-// failed reports whether a VM failed in this run. One that did not answer from the beginning has not.
+// failed reports whether a VM failed. One that did not answer before it was moved has not.
 func (r *Result) failed() bool { return r.State == Failed || r.State == Mute && len(r.Failed) > 0 }
 
 // judge watches the VMs of a wave that were moved, until all have stayed healthy for long enough.
@@ -459,13 +490,14 @@ func (r *run) judge(ctx context.Context, at int) error {
 		left := end.Sub(r.Clock.Now())
 		r.Tell(fmt.Sprintf("wave %d of %d: %d VMs have to stay healthy for %s more", at+1, len(r.Waves), len(judged), max(left, 0).Round(time.Second)))
 		var failed []string
+		var stop error
 		for i, found := range each(ctx, judged, looksAtOnce, r.health) {
 			name := judged[i]
 			switch {
 			case found.err != nil && ctx.Err() != nil:
-				return ctx.Err()
+				stop = ctx.Err()
 			case found.err != nil && !errors.Is(found.err, ErrSilent) && !errors.Is(found.err, ErrMissing):
-				return fmt.Errorf("check VM %q: %w", name, found.err)
+				stop = errors.Join(stop, fmt.Errorf("check VM %q: %w", name, found.err))
 			case errors.Is(found.err, ErrMissing):
 				r.outcome[name].see(Sight{Condition: Missing})
 				struck[name] = -1
@@ -480,18 +512,24 @@ func (r *run) judge(ctx context.Context, at int) error {
 		}
 		judged = slices.DeleteFunc(judged, func(name string) bool { return r.outcome[name].State != Updated })
 		r.takeEachBack(ctx, failed)
-		if r.failures(at) > r.MaxFailures {
-			return r.halt(at)
-		}
-		suspect := slices.ContainsFunc(judged, func(name string) bool { return struck[name] > 0 })
-		left = end.Sub(r.Clock.Now())
 		switch {
-		case suspect:
-			left = every
-		case left <= 0:
+		case r.failures(at) > r.MaxFailures:
+			return errors.Join(r.halt(at), stop)
+		case stop != nil:
+			return stop
+		}
+		suspect := func(name string) bool { return struck[name] > 0 }
+		pause := every
+		switch left = end.Sub(r.Clock.Now()); {
+		case left <= 0: // only a VM that was not healthy just now is checked once more
+			judged = slices.DeleteFunc(judged, func(name string) bool { return !suspect(name) })
+		case !slices.ContainsFunc(judged, suspect):
+			pause = min(left, every)
+		}
+		if len(judged) == 0 {
 			return nil
 		}
-		if err := r.Clock.Sleep(ctx, min(left, every)); err != nil {
+		if err := r.Clock.Sleep(ctx, pause); err != nil {
 			return err
 		}
 	}
@@ -533,6 +571,11 @@ func (r *run) takeEachBack(ctx context.Context, names []string) {
 		defer cancel()
 	}
 	for i, err := range each(ctx, names, max(1, r.MaxUnavailable-r.away()), func(ctx context.Context, name string) error {
+		free, err := r.slot(ctx)
+		if err != nil {
+			return err
+		}
+		defer free()
 		r.Tell(fmt.Sprintf("taking VM %q back", name))
 		return r.Fleet.TakeBack(ctx, name)
 	}) {

@@ -43,7 +43,9 @@ type machine struct {
 	gone, apart  bool
 	// bad are the releases that it cannot be moved to, and sick those with which it is not healthy.
 	bad, sick map[string]error
-	moves     int
+	// broken is why nobody can find out whether it is healthy.
+	broken error
+	moves  int
 }
 
 // fleet is a pretended fleet. It checks that a rollout keeps its promises.
@@ -90,6 +92,9 @@ func (f *fleet) Look(ctx context.Context, name string) (rollout.Sight, error) {
 		sight.Condition = rollout.Apart
 	case vm.silent:
 		sight.Condition, sight.Why = rollout.Silent, "no answer"
+		if vm.runs == f.target && vm.moved != nil {
+			sight.MovedAt = *vm.moved
+		}
 	case vm.runs == f.target && vm.moved != nil:
 		sight.Condition, sight.MovedAt = rollout.Moved, *vm.moved
 	case vm.runs == f.target:
@@ -132,7 +137,7 @@ func (f *fleet) Move(ctx context.Context, name string) (rollout.Report, error) {
 		vm.before, vm.runs = vm.runs, f.target
 	}
 	vm.moved = &now
-	return rollout.Report{Away: time.Second}, nil
+	return rollout.Report{Away: time.Second, Off: vm.off}, nil
 }
 
 func (f *fleet) TakeBack(ctx context.Context, name string) error {
@@ -162,7 +167,9 @@ func (f *fleet) Health(ctx context.Context, name string) ([]rollout.Failure, err
 		return nil, ctx.Err()
 	case vm.gone:
 		return nil, rollout.ErrMissing
-	case vm.silent:
+	case vm.broken != nil:
+		return nil, vm.broken
+	case vm.silent, vm.off:
 		return nil, fmt.Errorf("%w: nothing", rollout.ErrSilent)
 	case vm.sick[vm.runs] != nil:
 		return []rollout.Failure{{Check: "web", Why: vm.sick[vm.runs].Error()}}, nil
@@ -502,6 +509,143 @@ func TestAVMThatCannotBeTakenBackIsTold(t *testing.T) {
 	outcome, err := f.rollout(t).Run(t.Context())
 	if why := outcome["a"].Why; !errors.Is(err, rollout.ErrHalted) || !strings.Contains(why, "has the new release: the old release is gone") {
 		t.Errorf("%v: %q", err, why)
+	}
+}
+
+// once has something done at the first of an operation on a VM.
+func (f *fleet) once(operation, name string, do func(vm *machine)) {
+	before := f.step
+	done := false
+	f.step = func(now, of string) {
+		if before != nil {
+			before(now, of)
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if now == operation && of == name && !done {
+			done = true
+			do(f.vms[name])
+		}
+	}
+}
+
+// A canary that is silent since it was moved has failed, also in the next run. Once it answers, it is judged.
+func TestACanaryThatStaysSilentIsNotPassedBy(t *testing.T) {
+	f := newFleet("a", "b", "c", "d", "e")
+	f.once("end move", "a", func(vm *machine) { vm.silent = true })
+	for run := range 2 {
+		r := f.rollout(t)
+		r.MaxUnavailable = 3
+		if outcome, err := r.Run(t.Context()); !errors.Is(err, rollout.ErrHalted) || f.vms["b"].moves > 0 || outcome["a"].State != rollout.Mute {
+			t.Fatalf("run %d: %v, %v", run, err, states(outcome))
+		}
+	}
+	f.vms["a"].silent = false
+	if outcome, err := f.rollout(t).Run(t.Context()); err != nil || !outcome.Complete() || f.log[1] != "passed a" {
+		t.Errorf("it answers again: %v, %v, %v", err, states(outcome), f.log)
+	}
+	f.vms["a"].silent, f.target = true, "mended" // what it does since then is not the fault of the next release
+	r := f.rollout(t)
+	r.MaxUnavailable = 2
+	if outcome, err := r.Run(t.Context()); err != nil || outcome["a"].State != rollout.Mute || f.vms["e"].runs != "mended" {
+		t.Errorf("the next release: %v, %v", err, states(outcome))
+	}
+}
+
+// A VM whose checks fail every other time does not hold its wave up, and others do not wait for it.
+func TestChecksThatComeAndGoEndAWave(t *testing.T) {
+	f := newFleet("a", "b")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	looks := map[string]int{}
+	f.step = func(operation, name string) {
+		if operation != "health" {
+			return
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		looks[name]++
+		if looks["a"]+looks["b"] > 100 {
+			cancel() // the wave does not end
+		}
+		f.vms[name].sick = nil
+		if (looks[name]%2 == 1) == (name == "a") { // never both at a time
+			f.vms[name].sick = map[string]error{"new": errBad}
+		}
+	}
+	r := f.rollout(t)
+	r.Waves, r.Soak = [][]string{{"a", "b"}}, 0
+	outcome, err := r.Run(ctx)
+	if err != nil || !outcome.Complete() || looks["a"] != 2 || looks["b"] != 1 {
+		t.Errorf("%v after %v looks: %v", err, looks, states(outcome))
+	}
+}
+
+// What a VM is like counts when its turn comes.
+func TestAVMIsLookedAtBeforeItIsMoved(t *testing.T) {
+	f := newFleet("a", "b", "c", "d", "e")
+	f.vms["e"].off, f.vms["d"].off = true, true
+	f.once("begin passed", "a", func(*machine) {
+		f.vms["b"].silent = true // it was not moved by then, so that it has not failed
+		f.vms["c"].off = true
+		f.vms["d"].off = false // it is judged
+		f.vms["d"].sick = map[string]error{"new": errBad}
+	})
+	r := f.rollout(t)
+	r.MaxUnavailable, r.MaxFailures = 2, 1
+	outcome, err := r.Run(t.Context())
+	want := []string{"a updated", "b silent", "c updated", "d failed", "e updated"}
+	if err != nil || f.vms["b"].moves > 0 {
+		t.Error(err, f.vms["b"].moves)
+	}
+	if diff := cmp.Diff(want, states(outcome)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A VM that failed is taken back also if it is not known at the same time how another one is.
+func TestAVMThatFailedIsTakenBackWhateverHappensToOthers(t *testing.T) {
+	unknown := errors.New("libvirt does not answer")
+	for _, allowed := range []int{0, 1} {
+		f := newFleet("a", "b")
+		f.vms["b"].sick = map[string]error{"new": errBad}
+		looks := 0
+		f.step = func(operation, name string) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if operation == "health" && name == "a" {
+				if looks++; looks == 2 {
+					f.vms["a"].broken = unknown
+				}
+			}
+		}
+		r := f.rollout(t)
+		r.Waves, r.MaxFailures = [][]string{{"a", "b"}}, allowed
+		outcome, err := r.Run(t.Context())
+		if !errors.Is(err, unknown) || errors.Is(err, rollout.ErrHalted) != (allowed == 0) || f.running() != "new old" || outcome["b"].State != rollout.Failed {
+			t.Errorf("%d may fail: %v, %s, %v", allowed, err, f.running(), states(outcome))
+		}
+	}
+}
+
+func TestAHostIsNotOverrunByTakingBack(t *testing.T) {
+	f := newFleet("a", "b", "c", "d")
+	f.vms["d"].bad = map[string]error{"new": errBad}
+	r := f.rollout(t)
+	r.MaxUnavailable, r.Slots, r.OnFailure = 8, make(chan struct{}, 1), rollout.TakeBackAll
+	backs := 0
+	f.step = func(operation, name string) {
+		if operation != "begin back" {
+			return
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if backs++; len(r.Slots) != 1 {
+			t.Errorf("%s is taken back without a slot", name)
+		}
+	}
+	if outcome, err := r.Run(t.Context()); !errors.Is(err, rollout.ErrHalted) || backs != 3 || len(r.Slots) != 0 {
+		t.Errorf("%v, %d taken back, %v", err, backs, states(outcome))
 	}
 }
 

@@ -243,6 +243,7 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	if domain, err = kept(domain, known); err != nil {
 		return err
 	}
+	keepMove(&domain, known, !spec.Running)
 	domain.Metadata.PrivateVolume = volume
 	size := spec.DiskSize
 	disk, diskErr := f.Store.PrivateDisk(ctx, volume)
@@ -501,6 +502,9 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 		},
 		State: state, Rollout: participation(domain), Pool: f.Pool, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack,
 		DiskAllocated: disk.Allocation,
+	}
+	if found.Rollout != nil {
+		found.Spec.Refresh = found.Rollout.Policy
 	}
 	if state != hypervisor.Running {
 		return found, nil

@@ -90,7 +90,6 @@ func (f *Fleet) lifeCycle(ctx context.Context, domain hypervisor.Domain) (LifeCy
 func kept(domain, before hypervisor.Domain) (hypervisor.Domain, error) {
 	domain.Metadata.AgentKey, domain.Metadata.Protected = before.Metadata.AgentKey, before.Metadata.Protected
 	domain.Metadata.Configuration = before.Metadata.Configuration
-	keepMove(&domain, before)
 	domain.Metadata.Detaches = before.Metadata.Detaches
 	domain.Title, domain.Description, domain.Foreign, domain.ForeignDisks = before.Title, before.Description, before.Foreign, before.ForeignDisks
 	return countChanges(domain, before)

@@ -224,6 +224,9 @@ type stackSpec struct {
 	Prefer               []release.Preference
 }
 
+// target is what makes the stack, whatever is attached.
+func (s stackSpec) target() Target { return Target{s.Base, s.Components, s.OnDemand, s.Prefer} }
+
 // specOf returns what a definition says about the stack of its VM.
 func specOf(domain hypervisor.Domain) stackSpec {
 	stack := domain.Metadata.Stack

@@ -94,11 +94,12 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	return outcome(status, stack.Stack, spec)
 }
 
-// request is a request for a refresh by this policy, without a target.
+// request is a request for a refresh by this policy, without a target. No health check prevents that a VM is taken back.
 func (p RefreshPolicy) request() *agentapi.RefreshRequest {
 	return &agentapi.RefreshRequest{
 		MaxImpact: p.MaxImpact, HealthChecks: p.HealthChecks, SettleMs: p.Settle.Milliseconds(), RestartTimeoutMs: p.RestartTimeout.Milliseconds(),
-		Strategy: p.Strategy, Policy: p.Units, KeepFiles: p.KeepFiles, RequireChecks: p.RequireChecks, Purge: p.Purge, AllowDowngrade: p.back,
+		Strategy: p.Strategy, Policy: p.Units, KeepFiles: p.KeepFiles, RequireChecks: p.RequireChecks && !p.back, Purge: p.Purge,
+		AllowDowngrade: p.back,
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -36,6 +37,21 @@ func (t Target) Equal(other Target) bool {
 		slices.Equal(t.Prefer, other.Prefer)
 }
 
+// Makes reports whether stack is the target's, whatever of its components on demand the VM has attached.
+func (t Target) Makes(stack release.Stack) bool {
+	var fixed []tree.Digest
+	attached := 0
+	for _, id := range stack.Components {
+		if slices.Contains(t.OnDemand, id) && !slices.Contains(t.Components, id) {
+			attached++
+		} else {
+			fixed = append(fixed, id)
+		}
+	}
+	return stack.Base == t.Base && slices.Equal(fixed, t.Components) && attached+len(stack.Offered) == len(t.OnDemand) &&
+		slices.Equal(stack.Prefer, t.Prefer)
+}
+
 // Target is what makes the stack of spec.
 func (s Spec) Target() Target { return Target{s.Base, s.Components, s.OnDemand, s.Prefer} }
 
@@ -46,14 +62,18 @@ type Participation struct {
 	Moved *Moved
 }
 
-// Moved is a move of a VM.
+// Moved is a move of a VM. If Off is true, the VM was off, and only its definition was moved.
 type Moved struct {
 	From Target
 	At   time.Time
+	Off  bool
 }
 
 // recordOf is what a definition records of a policy; nil if the VM does not take part in rollouts.
 func recordOf(policy RefreshPolicy) (*hypervisor.Rollout, error) {
+	if policy.recorded != nil {
+		policy = *policy.recorded
+	}
 	if !policy.ByRollout {
 		return nil, nil //nolint:nilnil // the contract: there is none
 	}
@@ -86,26 +106,35 @@ func participation(domain hypervisor.Domain) *Participation {
 		KeepFiles:      request.GetKeepFiles(), Purge: request.GetPurge(), Units: request.GetPolicy(), ByRollout: true,
 	}}
 	if moved := record.Moved; moved != nil {
-		part.Moved = &Moved{Target{moved.Base, moved.Components, moved.OnDemand, moved.Prefer}, moved.At}
+		part.Moved = &Moved{Target{moved.Base, moved.Components, moved.OnDemand, moved.Prefer}, moved.At, moved.Off}
 	}
 	return part
 }
 
-// keepMove gives a new definition the record of the last move by a rollout. If the stack is another one than before, that is a move.
-func keepMove(domain *hypervisor.Domain, before hypervisor.Domain) {
+// keepMove gives a new definition the record of the last move by a rollout. If the target is another one than before, that is a move. A move
+// that is not final keeps what the VM ran before it, however often the VM is moved on, and ends when the VM has that again. off says that
+// the VM was off before the new definition was asked for.
+func keepMove(domain *hypervisor.Domain, before hypervisor.Domain, off bool) {
 	record := domain.Metadata.Rollout
-	if record != nil && before.Metadata.Rollout != nil {
-		record.Failing = before.Metadata.Rollout.Failing
+	if record == nil {
+		return
 	}
-	switch {
-	case record == nil:
-	case !domain.Metadata.Stack.Same(before.Metadata.Stack):
-		was := specOf(before)
-		record.Moved = &hypervisor.Moved{
-			At: time.Now().UTC(), Base: was.Base, Components: was.Components, OnDemand: was.OnDemand, Prefer: was.Prefer,
-		}
-	case before.Metadata.Rollout != nil:
-		record.Moved = before.Metadata.Rollout.Moved
+	if had := before.Metadata.Rollout; had != nil {
+		record.Failing, record.Moved = had.Failing, had.Moved
+	}
+	now, from := specOf(*domain).target(), specOf(before).target()
+	if now.Equal(from) {
+		return
+	}
+	if last := record.Moved; last != nil {
+		from = Target{last.Base, last.Components, last.OnDemand, last.Prefer}
+	}
+	if now.Equal(from) {
+		record.Failing, record.Moved = nil, nil
+		return
+	}
+	record.Moved = &hypervisor.Moved{
+		At: time.Now().UTC(), Off: off, Base: from.Base, Components: from.Components, OnDemand: from.OnDemand, Prefer: from.Prefer,
 	}
 }
 
@@ -126,9 +155,6 @@ func (f *Fleet) moveSpec(ctx context.Context, name string, to Target) (Spec, err
 		return Spec{}, err
 	}
 	spec := found.Spec
-	if found.Rollout != nil {
-		spec.Refresh = found.Rollout.Policy
-	}
 	spec.Base, spec.Components, spec.OnDemand, spec.Prefer = to.Base, to.Components, to.OnDemand, to.Prefer
 	spec.Refresh.moving = true
 	spec.Disks = nil // they stay as they are
@@ -145,7 +171,7 @@ func (f *Fleet) Move(ctx context.Context, name string, to Target, back bool, pro
 		return nil, nil, fmt.Errorf("move VM %q: %w", name, err)
 	}
 	if back {
-		spec.Refresh.back, spec.Refresh.RequireChecks = true, false
+		spec.Refresh.back = true
 	} else if err := f.noteFailing(ctx, name, to); err != nil {
 		return nil, nil, fmt.Errorf("move VM %q: %w", name, err)
 	}
@@ -156,18 +182,17 @@ func (f *Fleet) Move(ctx context.Context, name string, to Target, back bool, pro
 	return moved, report, f.Passed(ctx, name) // there is nothing to take back any more
 }
 
-// noteFailing records which health checks fail before a move to another stack than that in the definition. An agent that does not answer, or that cannot say it, is left to the move.
+// noteFailing records which health checks fail before a move to another stack than that in the definition. If an earlier move is not final,
+// what was recorded before that counts. An agent that does not answer, or that cannot say it, is left to the move.
 func (f *Fleet) noteFailing(ctx context.Context, name string, to Target) error {
 	domain, state, err := f.Hypervisor.Lookup(ctx, name)
-	if err != nil || state != hypervisor.Running || domain.Metadata.Rollout == nil {
+	record := domain.Metadata.Rollout
+	if err != nil || state != hypervisor.Running || record == nil {
 		return err
 	}
-	if was := specOf(domain); to.Equal(Target{was.Base, was.Components, was.OnDemand, was.Prefer}) {
+	if record.Moved != nil || to.Equal(specOf(domain).target()) {
 		return nil
 	}
-	record := *domain.Metadata.Rollout
-	record.Moved = nil // so that no check is left out
-	domain.Metadata.Rollout = &record
 	failed, err := f.healthOf(ctx, domain)
 	if err != nil {
 		return nil //nolint:nilerr // see above
@@ -254,6 +279,9 @@ func (f *Fleet) healthOf(ctx context.Context, domain hypervisor.Domain) ([]*agen
 		checks = slices.DeleteFunc(checks, func(c *agentapi.HealthCheck) bool { return slices.Contains(record.Failing, c.GetName()) })
 	}
 	agent, err := f.connect(ctx, domain)
+	if errors.Is(err, hypervisor.ErrVSockEnded) || errors.Is(err, hypervisor.ErrNotRunning) || errors.Is(err, transport.ErrPeerKey) {
+		err = fmt.Errorf("%w: %w", ErrNoAnswer, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,10 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -99,6 +103,9 @@ func TestAVMInRolloutsIsMovedByThemAlone(t *testing.T) {
 	if !agent.Asked().GetAllowDowngrade() || agent.Asked().GetRequireChecks() {
 		t.Errorf("asked for %v", agent.Asked())
 	}
+	if diff := cmp.Diff(spec.Refresh, taken.Rollout.Policy, protocmp.Transform(), cmp.AllowUnexported(vm.RefreshPolicy{})); diff != "" {
+		t.Errorf("the policy is another one after it was taken back: %s", diff)
+	}
 	if w.read(t, spec.Name).Rollout.Moved != nil {
 		t.Error("what was taken back is still recorded as a move")
 	}
@@ -116,6 +123,115 @@ func TestAVMInRolloutsIsMovedByThemAlone(t *testing.T) {
 	}
 	if inUse, err = w.fleet.InUse(t.Context()); err != nil || slices.Contains(inUse[w.old], spec.Name) {
 		t.Errorf("the stack from before is still in use: %v", inUse[w.old])
+	}
+}
+
+// keepsPart fails unless a VM takes part in rollouts as spec says, and was moved from a base.
+func (w *world) keepsPart(t *testing.T, spec vm.Spec, from tree.Digest) {
+	t.Helper()
+	now := w.read(t, spec.Name).Rollout
+	if now == nil || now.Moved == nil || now.Moved.From.Base != from {
+		t.Fatalf("it takes part as %+v", now)
+	}
+	if diff := cmp.Diff(spec.Refresh, now.Policy, protocmp.Transform(), cmp.AllowUnexported(vm.RefreshPolicy{})); diff != "" {
+		t.Errorf("the policy is another one: %s", diff)
+	}
+}
+
+func TestWhoRebootsOrRefreshesAVMLeavesItsPartInRollouts(t *testing.T) {
+	w := newWorld(t)
+	spec := w.partaking()
+	w.create(t, spec)
+	agent := w.agent(t, spec.Name)
+	before := agent.Stack()
+	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet); err != nil {
+		t.Fatal(err)
+	}
+	w.keepsPart(t, spec, w.old)
+
+	agent.FallBack(before)
+	found := w.read(t, spec.Name)
+	again := found.Spec
+	again.Refresh = vm.RefreshPolicy{Strategy: vm.Live, MaxImpact: agentapi.Level_RESTART, Settle: time.Minute}.Once(found.Rollout)
+	updated, _, err := w.fleet.Update(within(t, time.Minute), again, quiet)
+	if err != nil || updated.Stack.Base != w.new || agent.Asked().GetSettleMs() != time.Minute.Milliseconds() {
+		t.Fatalf("%v, it runs %s, and was asked for %v", err, updated.Stack.Base, agent.Asked())
+	}
+	w.keepsPart(t, spec, w.old)
+	if part := (vm.RefreshPolicy{ByRollout: true}).Once(nil); part.ByRollout {
+		t.Error("a VM takes part in rollouts by a refresh")
+	}
+}
+
+// A move to the next release before the last one was judged keeps the way back to what was good, and the checks that were.
+func TestAMoveThatIsNotFinalIsMovedOn(t *testing.T) {
+	w := newWorld(t)
+	third := w.publishAs(t, "debian-13", &release.Manifest{Sequence: 3, Previous: w.new, Layers: []release.Layer{w.putLayer(t, "third", false)}}, "6.12.2")
+	spec := w.partaking()
+	w.create(t, spec)
+	agent := w.agent(t, spec.Name)
+	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); err != nil {
+		t.Fatal(err)
+	}
+	agent.SetUnhealthy("web", "the second release has broken it")
+	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: third}, false, quiet); err != nil {
+		t.Fatal(err)
+	}
+	w.keepsPart(t, spec, w.old)
+	if failed, err := w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) != 1 {
+		t.Errorf("health: %v, %v", failed, err)
+	}
+	taken, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.old}, true, quiet)
+	if err != nil || taken.Rollout.Moved != nil || taken.Stack.Base != w.old {
+		t.Errorf("taken back: %+v, %v", taken, err)
+	}
+}
+
+func TestAMoveByAPowerCycleThatFailsIsNone(t *testing.T) {
+	w := newWorld(t)
+	spec := w.partaking()
+	spec.Refresh.Strategy, spec.Refresh.MaxImpact = vm.Reboot, agentapi.Level_REBOOT
+	w.create(t, spec)
+	w.agent(t, spec.Name).RefreshError = "it does not come up"
+	if _, _, err := w.fleet.Move(within(t, time.Minute), spec.Name, vm.Target{Base: w.new}, false, quiet); !errors.Is(err, vm.ErrRolledBack) {
+		t.Fatal(err)
+	}
+	if found := w.read(t, spec.Name); found.Spec.Base != w.old || found.Rollout.Moved != nil {
+		t.Errorf("it has base %s, and %+v", found.Spec.Base, found.Rollout.Moved)
+	}
+}
+
+func TestAMoveOfAVMThatIsOffIsRecordedAsOne(t *testing.T) {
+	for _, running := range []bool{true, false} {
+		w := newWorld(t)
+		spec := w.partaking()
+		spec.Running = running
+		w.create(t, spec)
+		moved, _, err := w.fleet.Move(within(t, time.Minute), spec.Name, vm.Target{Base: w.new}, false, quiet)
+		if err != nil || moved.Rollout.Moved == nil || moved.Rollout.Moved.Off == running {
+			t.Errorf("running %v: %+v, %v", running, moved, err)
+		}
+	}
+}
+
+func TestHealthOfAVMThatCannotBeReached(t *testing.T) {
+	w := newWorld(t)
+	spec := w.partaking()
+	w.create(t, spec)
+	lost := errors.New("the connection to libvirt is lost")
+	for err, silent := range map[error]bool{hypervisor.ErrVSockEnded: true, hypervisor.ErrNotRunning: true, transport.ErrPeerKey: true, lost: false} {
+		w.hypervisor.Fail = func(method, _ string) error {
+			if method == "Dialer" {
+				return err
+			}
+			return nil
+		}
+		if _, got := w.fleet.Health(t.Context(), spec.Name); !errors.Is(got, err) || errors.Is(got, vm.ErrNoAnswer) != silent {
+			t.Errorf("%v: %v", err, got)
+		}
 	}
 }
 

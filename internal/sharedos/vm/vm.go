@@ -101,8 +101,9 @@ type Spec struct {
 	Secrets guestconfig.Secrets `json:"-"`
 	// Overwrite names what somebody has changed in the guest (VM.Drift) and an update may overwrite.
 	Overwrite []string `json:",omitempty"`
-	Refresh   RefreshPolicy
-	Ready     Readiness
+	// Refresh is not known in what was read from a VM, unless the VM takes part in rollouts.
+	Refresh RefreshPolicy
+	Ready   Readiness
 }
 
 // Readiness is what a start of a VM waits for after its services have started.
@@ -145,6 +146,18 @@ type RefreshPolicy struct {
 
 	// moving is true while a rollout moves the VM, and back if it may move it to an earlier release.
 	moving, back bool
+	// recorded is what the definition records instead of this policy; nil if it records this one.
+	recorded *RefreshPolicy
+}
+
+// Once returns the policy for one move of a VM that somebody asks for. How the VM takes part in rollouts stays as it is.
+func (p RefreshPolicy) Once(now *Participation) RefreshPolicy {
+	p.ByRollout = false
+	if now != nil {
+		recorded := now.Policy
+		p.ByRollout, p.moving, p.recorded = true, true, &recorded
+	}
+	return p
 }
 
 // VM is a VM as it is.
