@@ -388,7 +388,8 @@ func (a *application) settle(ctx context.Context, checks []*agentapi.HealthCheck
 	}
 }
 
-// removeAccounts removes accounts that are not configured any more. It comes last: it is not taken back.
+// removeAccounts removes accounts that are not configured any more. It comes last: an account that is made again may get another
+// number.
 func (a *application) removeAccounts(ctx context.Context) error {
 	for _, name := range a.plan.goneAccounts {
 		if err := a.Units.RemoveAccount(ctx, name); err != nil {
@@ -473,6 +474,7 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 			try(err)
 		}
 	}
+	try(c.remakeAccounts(ctx, open, record))
 	for _, name := range open.Accounts {
 		_, exists, err := c.number("passwd", name)
 		try(err)
@@ -485,6 +487,20 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 		return fmt.Errorf("%w: %w", ErrUnfinished, errors.Join(failures...))
 	}
 	return c.records().endAttempt(record)
+}
+
+// remakeAccounts makes the accounts of record again that an attempt has removed. The files that declare them are back.
+func (c *Configurator) remakeAccounts(ctx context.Context, open *attempt, record *Record) error {
+	for _, name := range record.Accounts {
+		_, exists, err := c.number("passwd", name)
+		if err != nil {
+			return err
+		}
+		if !exists && !slices.Contains(open.Accounts, name) {
+			return c.Units.ApplyAccounts(ctx)
+		}
+	}
+	return nil
 }
 
 func (c *Configurator) setEnabled(ctx context.Context, name string, wanted bool) error {

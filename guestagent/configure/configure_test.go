@@ -467,6 +467,66 @@ func TestAUserIsMadeWithKeysAndSudoAndRemoved(t *testing.T) {
 	}
 }
 
+// An account that is gone already keeps nothing from being taken on, whoever has removed it.
+func TestARemovalOfAccountsCanBeRepeated(t *testing.T) {
+	both := func(d *guestconfig.Document) {
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh"}, "bob": {Home: "/home/bob", Shell: "/bin/sh"}}
+	}
+	start := func(t *testing.T) *system {
+		s := newSystem(t)
+		s.mustGive(both)
+		return s
+	}
+	back := func(t *testing.T, s *system) {
+		t.Helper()
+		if passwd := s.has("etc/passwd"); !strings.Contains(passwd, "alice:") || !strings.Contains(passwd, "bob:") || s.has(guestconfig.SysusersFile) == "" {
+			t.Errorf("it has\n%s", s.all())
+		}
+	}
+	ends := func(t *testing.T, s *system) {
+		t.Helper()
+		s.fails, s.before = map[string]error{}, nil
+		s.mustGive(nothing)
+		if passwd := s.has("etc/passwd"); strings.Contains(passwd, "alice") || strings.Contains(passwd, "bob") {
+			t.Errorf("passwd is %q", passwd)
+		}
+	}
+	t.Run("one of them is in use", func(t *testing.T) {
+		s := start(t)
+		s.fails["remove bob"] = errors.New("user bob is currently used by process 1")
+		if _, err := s.give(nothing); !errors.Is(err, configure.ErrTakenBack) {
+			t.Fatalf("it is %v", err)
+		}
+		back(t, s)
+		ends(t, s)
+	})
+	t.Run("the agent is killed between them", func(t *testing.T) {
+		s := start(t)
+		s.before = func(now string) {
+			if now == "remove bob" {
+				runtime.Goexit()
+			}
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, err := s.give(nothing)
+			t.Errorf("it was not killed: %v", err)
+		}()
+		<-ended
+		s.before = nil
+		s.restart()
+		must(t, s.configurator.Recover(t.Context()))
+		back(t, s)
+		ends(t, s)
+	})
+	t.Run("somebody has removed one", func(t *testing.T) {
+		s := start(t)
+		must(t, s.RemoveAccount(t.Context(), "alice"))
+		ends(t, s)
+	})
+}
+
 func TestSettingsAreTakenOnAndGivenBack(t *testing.T) {
 	s := newSystem(t)
 	s.mustGive(func(d *guestconfig.Document) {

@@ -381,7 +381,14 @@ func (c *Configurator) planAccounts(at *place, record *Record, p *plan) error {
 		}
 	}
 	for _, name := range record.Accounts {
-		if _, stays := p.document.Users[name]; !stays {
+		if _, stays := p.document.Users[name]; stays {
+			continue
+		}
+		_, exists, err := c.number("passwd", name)
+		if err != nil {
+			return err
+		}
+		if exists {
 			p.goneAccounts = append(p.goneAccounts, name)
 		}
 	}

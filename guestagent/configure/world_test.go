@@ -247,15 +247,23 @@ func (s *system) ApplyTemporary(_ context.Context, names []string) error {
 	return s.do("make", strings.Join(names, " "))
 }
 
+// RemoveAccount fails for an account that does not exist, as userdel(8) does.
 func (s *system) RemoveAccount(_ context.Context, name string) error {
+	if err := s.do("remove", name); err != nil {
+		return err
+	}
 	var kept string
-	for line := range strings.Lines(s.has("etc/passwd")) {
+	passwd := s.has("etc/passwd")
+	for line := range strings.Lines(passwd) {
 		if !strings.HasPrefix(line, name+":") {
 			kept += line
 		}
 	}
+	if kept == passwd {
+		return fmt.Errorf("user %s does not exist", name)
+	}
 	s.write("etc/passwd", kept)
-	return s.do("remove", name)
+	return nil
 }
 
 func (s *system) Check(_ context.Context, check *agentapi.HealthCheck) error {
