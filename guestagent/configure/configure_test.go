@@ -527,6 +527,7 @@ func TestARemovalOfAccountsCanBeRepeated(t *testing.T) {
 	})
 }
 
+// A directory that has files of somebody else becomes nobody's home.
 func TestSettingsAreTakenOnAndGivenBack(t *testing.T) {
 	s := newSystem(t)
 	s.mustGive(func(d *guestconfig.Document) {
@@ -551,9 +552,9 @@ func TestSettingsAreTakenOnAndGivenBack(t *testing.T) {
 
 func TestARefreshLeavesWhatIsConfiguredAlone(t *testing.T) {
 	s := newSystem(t)
-	s.mustGive(files(map[string]guestconfig.File{"/etc/a[1]": file("x"), "/srv/b": file("y")}))
+	s.mustGive(files(map[string]guestconfig.File{"/etc/a[1]": file("x"), "/srv/b": file("y"), "/opt/c": file("z"), "/usr/local/bin/d": file("z")}))
 	owned, err := configure.Owned(s.configurator.StateDirectory)
-	if err != nil || !slices.Equal(owned, []string{`/etc/a\[1]`}) {
+	if err != nil || !slices.Equal(owned, []string{`/etc/a\[1]`, "/var/opt/c", "/var/usrlocal/bin/d"}) {
 		t.Errorf("%q, %v", owned, err)
 	}
 }

@@ -191,8 +191,8 @@ func (r records) endAttempt(record *Record) error {
 	return errors.Join(failures...)
 }
 
-// Owned returns patterns (path.Match) of the absolute paths below /etc that the configuration in a state directory owns, so
-// that a refresh leaves them alone. An attempt that has not ended counts.
+// Owned returns patterns (path.Match) of the absolute paths that the configuration in a state directory owns and a release may
+// have, so that a refresh leaves them alone. An attempt that has not ended counts.
 func Owned(stateDirectory string) ([]string, error) {
 	r := records{filepath.Join(stateDirectory, Directory)}
 	record, err := r.read()
@@ -207,7 +207,12 @@ func Owned(stateDirectory string) ([]string, error) {
 	for _, s := range open.Steps {
 		owned = append(owned, s.Path)
 	}
-	owned = slices.DeleteFunc(owned, func(name string) bool { return !strings.HasPrefix(name, "/etc/") })
+	for i, name := range owned {
+		owned[i] = "/" + actual(name)
+	}
+	owned = slices.DeleteFunc(owned, func(name string) bool {
+		return !slices.ContainsFunc([]string{"/etc/", "/var/opt/", "/var/usrlocal/"}, func(top string) bool { return strings.HasPrefix(name, top) })
+	})
 	slices.Sort(owned)
 	owned = slices.Compact(owned)
 	for i, name := range owned {
