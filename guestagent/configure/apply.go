@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -254,11 +255,26 @@ func (a *application) enable(ctx context.Context, name string) error {
 // setSysctl sets kernel parameters.
 func (c *Configurator) setSysctl(values map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		if err := os.WriteFile(c.sysctlFile(name), []byte(values[name]+"\n"), 0o644); err != nil { //nolint:gosec // it exists and keeps its mode
-			return fmt.Errorf("set the kernel parameter %s: %w", name, err)
+		if err := c.setParameter(name, values[name]); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// setParameter sets a kernel parameter. fs.ErrNotExist if there is none of this name.
+func (c *Configurator) setParameter(name, value string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("set the kernel parameter %s: %w", name, err)
+		}
+	}()
+	file, err := os.OpenFile(c.sysctlFile(name), os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(value + "\n")
+	return errors.Join(err, file.Close())
 }
 
 // renew restarts and reloads the units that use what has changed.
@@ -432,13 +448,14 @@ func (a *application) finish(record *Record) error {
 }
 
 // takeBack undoes an attempt. Whatever fails does not keep the rest from being undone. The attempt stays on the disk until
-// all of it is undone.
+// all of it is undone. A unit that does not run again and a kernel parameter that is gone are told, as ErrTakenBack, and do not
+// keep the attempt: nothing else could be configured as long as they last.
 func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Record) error {
 	at, err := openPlace(c.Root)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnfinished, err)
 	}
-	var failures []error
+	var failures, left []error
 	try := func(err error) {
 		if err != nil {
 			failures = append(failures, err)
@@ -461,7 +478,13 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 		_, err := at.removeDirectory(directory)
 		try(err)
 	}
-	try(c.setSysctl(open.Sysctl))
+	for _, name := range slices.Sorted(maps.Keys(open.Sysctl)) {
+		if err := c.setParameter(name, open.Sysctl[name]); errors.Is(err, fs.ErrNotExist) {
+			left = append(left, err)
+		} else {
+			try(err)
+		}
+	}
 	try(c.Units.Reload(ctx))
 	for _, name := range slices.Sorted(maps.Keys(open.Units)) {
 		if was := open.Units[name].Enabled; was != nil && *was {
@@ -470,8 +493,9 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 	}
 	for _, name := range open.Touched {
 		if open.Units[name].Active {
-			_, err := c.Units.Restore(ctx, name)
-			try(err)
+			if _, err := c.Units.Restore(ctx, name); err != nil {
+				left = append(left, fmt.Errorf("%s does not run again: %w", name, err))
+			}
 		}
 	}
 	try(c.remakeAccounts(ctx, open, record))
@@ -484,9 +508,12 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 	}
 	try(at.Close())
 	if len(failures) > 0 {
-		return fmt.Errorf("%w: %w", ErrUnfinished, errors.Join(failures...))
+		return fmt.Errorf("%w: %w", ErrUnfinished, errors.Join(append(failures, left...)...))
 	}
-	return c.records().endAttempt(record)
+	if err := c.records().endAttempt(record); err != nil || len(left) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w, but not all is as before: %w", ErrTakenBack, errors.Join(left...))
 }
 
 // remakeAccounts makes the accounts of record again that an attempt has removed. The files that declare them are back.

@@ -413,15 +413,8 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 
 func TestWhatIsNotTakenBackIsTriedAgain(t *testing.T) {
 	s := newSystem(t)
-	s.active["a.service"] = true
-	with := func(d *guestconfig.Document) {
-		one := file("x")
-		one.Restart = []string{"a.service"}
-		d.Files = map[string]guestconfig.File{motd: one}
-	}
-	s.fails["restart a.service"] = errors.New("no")
-	s.fails["restore a.service"] = errors.New("no")
-	if _, err := s.give(with); !errors.Is(err, configure.ErrUnfinished) {
+	s.fails["reload systemd"] = errors.New("no")
+	if _, err := s.give(unit("a.service", guestconfig.Unit{Content: pointer(service)})); !errors.Is(err, configure.ErrUnfinished) {
 		t.Fatalf("it is %v", err)
 	}
 	if _, err := s.give(nothing); !errors.Is(err, configure.ErrUnfinished) {
@@ -429,9 +422,70 @@ func TestWhatIsNotTakenBackIsTriedAgain(t *testing.T) {
 	}
 	s.fails = map[string]error{}
 	s.mustGive(nothing)
-	if !s.active["a.service"] || s.has(motd) != "" {
+	if s.unitFile("a.service") != "" {
 		t.Errorf("it has\n%s", s.all())
 	}
+}
+
+// What does not come back with the files is told, and the next configuration can be taken on.
+func TestWhatDoesNotComeBackBlocksNothing(t *testing.T) {
+	with := func(d *guestconfig.Document) {
+		one := file("x")
+		one.Restart = []string{"a.service"}
+		d.Files, d.Sysctl = map[string]guestconfig.File{motd: one}, map[string]string{"vm.swappiness": "10"}
+	}
+	for name, prepare := range map[string]func(s *system){
+		"restore": func(s *system) { s.fails["restore a.service"] = errors.New("restore: no") },
+		"vm.swappiness": func(s *system) {
+			s.before = func(action string) {
+				if action == "restart a.service" {
+					must(s.t, os.Remove(filepath.Join(s.root, "proc/sys/vm/swappiness")))
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.active["a.service"] = true
+			s.fails["restart a.service"] = errors.New("no")
+			prepare(s)
+			_, err := s.give(with)
+			if !errors.Is(err, configure.ErrTakenBack) || errors.Is(err, configure.ErrUnfinished) || !strings.Contains(err.Error(), name) || s.has(motd) != "" {
+				t.Fatalf("it is %v, and it has\n%s", err, s.all())
+			}
+			s.mustGive(files(map[string]guestconfig.File{"/etc/other": file("y")}))
+			if s.has("etc/other") != "y" || slices.Contains(s.did, "restore a.service") {
+				t.Errorf("it did %v and has\n%s", s.did, s.all())
+			}
+		})
+	}
+}
+
+// A plan only asks: it takes nothing back.
+func TestAnAssessmentTakesNothingBack(t *testing.T) {
+	s := newSystem(t)
+	s.active["a.service"] = true
+	with := func(d *guestconfig.Document) {
+		one := file("x")
+		one.Restart = []string{"a.service"}
+		d.Files = map[string]guestconfig.File{motd: one}
+	}
+	s.before = func(string) { runtime.Goexit() }
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, err := s.give(with)
+		t.Errorf("it was not killed: %v", err)
+	}()
+	<-ended
+	s.before = nil
+	s.restart()
+	before := s.all()
+	if _, err := s.give(with, func(r *agentapi.ConfigureRequest) { r.AssessOnly = true }); !errors.Is(err, configure.ErrUnfinished) || s.all() != before {
+		t.Errorf("it is %v, and it has\n%s", err, s.all())
+	}
+	s.mustHaveDone()
+	s.mustGive(with)
 }
 
 func TestAUserIsMadeWithKeysAndSudoAndRemoved(t *testing.T) {
