@@ -185,7 +185,11 @@ func (c *Configurator) Configuration(ctx context.Context) (*agentapi.Configurati
 	if err = errors.Join(err, p.Close()); err != nil {
 		return nil, err
 	}
-	return &agentapi.ConfigurationResponse{Id: record.ID, Document: record.Document, Drift: drift}, nil
+	response := &agentapi.ConfigurationResponse{Id: record.ID, Document: record.Document, Drift: map[string]string{}}
+	for name, is := range drift {
+		response.Drift[name] = is.why
+	}
+	return response, nil
 }
 
 // Configure implements agentapi.AgentService. It goes on if its caller goes away: half a configuration is in no one's

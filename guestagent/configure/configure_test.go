@@ -146,8 +146,10 @@ func TestWhatSomebodyChangedIsToldAndOverwrittenOnlyOnRequest(t *testing.T) {
 					wanted = nothing
 				}
 				before := s.all()
-				if _, err := s.give(wanted); !errors.Is(err, configure.ErrRefused) || s.all() != before {
-					t.Errorf("it was not refused: %v", err)
+				_, err := s.give(wanted)
+				// Nothing is lost where a file is gone.
+				if refused := errors.Is(err, configure.ErrRefused); refused == (name == "gone") || refused && s.all() != before {
+					t.Errorf("it is %v", err)
 				}
 				s.mustGive(wanted, overwriting(motd))
 				if s.has(motd) != next || len(s.drift()) != 0 || s.has("etc/passwd") != passwd {
@@ -282,8 +284,14 @@ func TestAUnitThatSomebodyStoppedOrDisabledIsTold(t *testing.T) {
 	if why := s.drift()["a.service"]; why != "it is inactive" {
 		t.Errorf("it tells %q", why)
 	}
-	s.mustGive(own, overwriting("a.service"))
+	s.mustGive(own) // nothing is lost
 	s.mustHaveDone("start a.service")
+	s.enabled["a.service"] = false
+	if _, err := s.give(own); !errors.Is(err, configure.ErrRefused) {
+		t.Errorf("it is %v", err)
+	}
+	s.mustGive(own, overwriting("a.service"))
+	s.mustHaveDone("enable a.service")
 }
 
 func TestOnlyUnitsThatUseAFileAreInterrupted(t *testing.T) {

@@ -56,19 +56,26 @@ func (p *plan) nothing() bool {
 		len(p.goneAccounts)+len(p.sysctl) == 0
 }
 
+// change is what somebody changed in the guest.
+type change struct {
+	why string
+	// lost is true if putting it back loses what somebody made: not so where a file is gone, or where a unit does not run.
+	lost bool
+}
+
 // drift returns what is not as it was configured.
-func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map[string]string, error) {
-	drift := map[string]string{}
+func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map[string]change, error) {
+	drift := map[string]change{}
 	for name, entry := range record.Entries {
 		now, err := p.look(name, entry.Is.Salt)
 		if err != nil && !errors.Is(err, errOdd) {
-			drift[name] = err.Error()
+			drift[name] = change{err.Error(), true}
 			continue
 		}
 		if errors.Is(err, errOdd) {
-			drift[name] = err.Error()
+			drift[name] = change{err.Error(), true}
 		} else if why := entry.Is.differs(now); why != "" {
-			drift[name] = why
+			drift[name] = change{why, now != nil}
 		}
 	}
 	if len(record.Units) == 0 {
@@ -87,7 +94,7 @@ func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map
 				return nil, err
 			}
 			if enabled != *u.Enabled {
-				drift[name] = map[bool]string{true: "it was enabled", false: "it was disabled"}[enabled]
+				drift[name] = change{map[bool]string{true: "it was enabled", false: "it was disabled"}[enabled], true}
 			}
 		}
 		if u.Started != nil {
@@ -96,7 +103,7 @@ func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map
 				return nil, err
 			}
 			if *u.Started && was.Runs && (state == "inactive" || state == "failed") || !*u.Started && isActive(state) {
-				drift[name] = "it is " + state
+				drift[name] = change{"it is " + state, drift[name].lost || isActive(state)}
 			}
 		}
 	}
@@ -126,8 +133,8 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 	}
 	var refused []string
 	for _, name := range slices.Sorted(maps.Keys(drift)) {
-		if !slices.Contains(request.GetOverwrite(), name) {
-			refused = append(refused, fmt.Sprintf("%s: %s since it was configured", name, drift[name]))
+		if drift[name].lost && !slices.Contains(request.GetOverwrite(), name) {
+			refused = append(refused, fmt.Sprintf("%s: %s since it was configured", name, drift[name].why))
 		}
 	}
 	for _, item := range document.Items() {
@@ -167,7 +174,7 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 }
 
 // planItem decides what to do with one file. why says why it cannot be written.
-func (c *Configurator) planItem(at *place, record *Record, p *plan, item guestconfig.Item, drift map[string]string) (why string, err error) {
+func (c *Configurator) planItem(at *place, record *Record, p *plan, item guestconfig.Item, drift map[string]change) (why string, err error) {
 	entry, ours := record.Entries[item.Path]
 	var salt []byte
 	if ours {
@@ -182,7 +189,7 @@ func (c *Configurator) planItem(at *place, record *Record, p *plan, item guestco
 	}
 	if ours {
 		p.next.Entries[item.Path] = entry
-		if drift[item.Path] == "" && c.has(entry, item) {
+		if drift[item.Path].why == "" && c.has(entry, item) {
 			return "", nil
 		}
 	} else if now != nil {
