@@ -110,7 +110,7 @@ func usersAttribute() schema.MapNestedAttribute {
 			},
 			"home": schema.StringAttribute{
 				Optional: true, Computed: true, PlanModifiers: []planmodifier.String{homeOfUser{}}, Validators: []validator.String{isAbsolutePath},
-				MarkdownDescription: "Home directory, which is made with mode 0700. Default: `/home/` and the name. It counts when the account is made.",
+				MarkdownDescription: "Home directory, which is made with mode 0700. One that has files of somebody else is refused. Default: `/home/` and the name. It counts when the account is made.",
 			},
 			"shell": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(defaultShell), Validators: []validator.String{isAbsolutePath},

@@ -174,6 +174,9 @@ func (a *application) files(ctx context.Context) error {
 		if err := a.Units.ApplyAccounts(ctx); err != nil {
 			return err
 		}
+		if err := a.checkNumbers(); err != nil {
+			return err
+		}
 		if err := a.Units.ApplyTemporary(ctx, []string{path.Base(guestconfig.TmpfilesFile)}); err != nil {
 			return err
 		}
@@ -194,6 +197,24 @@ func (a *application) files(ctx context.Context) error {
 		}
 		if err := a.put(s.Path, *s.after, s.content); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkNumbers checks that accounts have the numbers that are configured: systemd-sysusers chooses another for one that is taken.
+func (a *application) checkNumbers() error {
+	for _, name := range a.plan.newAccounts {
+		want := a.plan.document.Users[name].UID
+		if want == nil {
+			continue
+		}
+		is, found, err := a.number("passwd", name)
+		if err != nil {
+			return err
+		}
+		if !found || is != *want {
+			return fmt.Errorf("users: %s: uid: the guest does not give it the number %d, which is taken: choose another", name, *want)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -524,7 +525,9 @@ func TestAUserIsMadeWithKeysAndSudoAndRemoved(t *testing.T) {
 		t.Error(err)
 	}
 	s.write("etc/passwd", s.has("etc/passwd")+"bob:x:1:1::/:/bin/sh\n")
-	if _, err := s.give(func(d *guestconfig.Document) { d.Users = map[string]guestconfig.User{"bob": alice} }); !errors.Is(err, configure.ErrRefused) {
+	if _, err := s.give(func(d *guestconfig.Document) {
+		d.Users = map[string]guestconfig.User{"bob": {Home: "/home/bob", Shell: "/bin/sh"}}
+	}); !errors.Is(err, configure.ErrRefused) {
 		t.Errorf("an account of somebody else: %v", err)
 	}
 }
@@ -590,6 +593,67 @@ func TestARemovalOfAccountsCanBeRepeated(t *testing.T) {
 }
 
 // A directory that has files of somebody else becomes nobody's home.
+func TestAHomeOfSomebodyElseIsRefused(t *testing.T) {
+	const home = "srv/app"
+	own := uint32(os.Getuid())
+	other := own + 1
+	for name, test := range map[string]struct {
+		prepare func(s *system)
+		uid     *uint32
+		refused bool
+	}{
+		"files":                   {func(s *system) { s.write(home+"/data", "mine") }, nil, true},
+		"files of another number": {func(s *system) { s.write(home+"/data", "mine") }, &other, true},
+		"keys":                    {func(s *system) { s.write(home+"/.ssh/authorized_keys", "mine") }, nil, true},
+		"a file":                  {func(s *system) { s.write(home, "mine") }, nil, true},
+		"a link":                  {func(s *system) { s.write("srv/x", ""); must(s.t, os.Symlink("/etc", filepath.Join(s.root, home))) }, nil, true},
+		"nothing":                 {func(*system) {}, nil, false},
+		"an empty directory":      {func(s *system) { must(s.t, os.MkdirAll(filepath.Join(s.root, home, ".ssh"), 0o755)) }, nil, false},
+		"a new file system":       {func(s *system) { must(s.t, os.MkdirAll(filepath.Join(s.root, home, "lost+found"), 0o755)) }, nil, false},
+		"a configured file":       {func(s *system) { s.mustGive(files(map[string]guestconfig.File{"/" + home + "/data": file("x")})) }, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			test.prepare(s)
+			before := s.all()
+			_, err := s.give(func(d *guestconfig.Document) {
+				d.Users = map[string]guestconfig.User{"app": {Home: "/" + home, Shell: "/bin/sh", UID: test.uid}}
+			})
+			if errors.Is(err, configure.ErrRefused) != test.refused || test.refused && s.all() != before || !test.refused && err != nil {
+				t.Errorf("it is %v", err)
+			}
+		})
+	}
+	t.Run("a home that moves", func(t *testing.T) {
+		s := newSystem(t)
+		with := func(home string) func(*guestconfig.Document) {
+			return func(d *guestconfig.Document) {
+				d.Users = map[string]guestconfig.User{"app": {Home: home, Shell: "/bin/sh"}}
+			}
+		}
+		s.write("var/log/messages", "x")
+		s.mustGive(with("/srv/app"))
+		s.write("srv/app/own", "x")
+		s.mustGive(with("/srv/app")) // it is the account's own
+		passwd := strings.ReplaceAll(s.has("etc/passwd"), fmt.Sprintf("app:x:%d:", own), fmt.Sprintf("app:x:%d:", other))
+		s.write("etc/passwd", passwd)
+		if _, err := s.give(with("/var/log")); !errors.Is(err, configure.ErrRefused) {
+			t.Errorf("it is %v", err)
+		}
+	})
+}
+
+func TestANumberThatIsTakenIsNotReplacedByAnother(t *testing.T) {
+	s := newSystem(t)
+	s.write("etc/passwd", s.has("etc/passwd")+"bob:x:4321:1::/:/bin/sh\n")
+	_, err := s.give(func(d *guestconfig.Document) {
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh", UID: pointer(uint32(4321))}}
+	})
+	if !errors.Is(err, configure.ErrTakenBack) || !strings.Contains(err.Error(), "4321") || strings.Contains(s.has("etc/passwd"), "alice") {
+		t.Errorf("it is %v, and passwd is %q", err, s.has("etc/passwd"))
+	}
+}
+
 func TestSettingsAreTakenOnAndGivenBack(t *testing.T) {
 	s := newSystem(t)
 	s.mustGive(func(d *guestconfig.Document) {

@@ -78,11 +78,7 @@ func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map
 			drift[name] = change{why, now != nil}
 		}
 	}
-	if len(record.Units) == 0 {
-		return drift, nil
-	}
-	var document *guestconfig.Document
-	document, err := guestconfig.Decode(record.Document)
+	document, err := record.document()
 	if err != nil {
 		return nil, err
 	}
@@ -290,12 +286,9 @@ func (c *Configurator) planRemoval(at *place, p *plan, name string, entry Entry)
 
 // planUnits decides which units are enabled, disabled, started and stopped.
 func (c *Configurator) planUnits(ctx context.Context, record *Record, p *plan) error {
-	before := &guestconfig.Document{}
-	if len(record.Document) > 0 {
-		var err error
-		if before, err = guestconfig.Decode(record.Document); err != nil {
-			return err
-		}
+	before, err := record.document()
+	if err != nil {
+		return err
 	}
 	names := slices.AppendSeq(slices.Collect(maps.Keys(p.document.Units)), maps.Keys(record.Units))
 	names = slices.AppendSeq(names, maps.Keys(before.Units))
@@ -369,9 +362,13 @@ func (p *plan) run(name, state string, wanted bool) {
 
 // planAccounts decides which accounts are made and removed, and whose keys are written.
 func (c *Configurator) planAccounts(at *place, record *Record, p *plan) error {
+	before, err := record.document()
+	if err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.document.Users)) {
 		u := p.document.Users[name]
-		_, exists, err := c.number("passwd", name)
+		number, exists, err := c.number("passwd", name)
 		if err != nil {
 			return err
 		}
@@ -381,6 +378,15 @@ func (c *Configurator) planAccounts(at *place, record *Record, p *plan) error {
 			return fmt.Errorf("%w: users: the guest has an account %q that this configuration has not made: choose another name", ErrRefused, name)
 		case !exists:
 			p.newAccounts = append(p.newAccounts, name)
+		}
+		if !ours || before.Users[name].Home != u.Home {
+			uid := u.UID
+			if exists {
+				uid = &number
+			}
+			if err := checkHome(at, record, u.Home, uid); err != nil {
+				return fmt.Errorf("%w: users: %s: home: %w", ErrRefused, name, err)
+			}
 		}
 		p.next.Accounts = append(p.next.Accounts, name)
 		if err := c.planKeys(at, p, name, u.Home, u.AuthorizedKeys); err != nil {
@@ -400,6 +406,19 @@ func (c *Configurator) planAccounts(at *place, record *Record, p *plan) error {
 		}
 	}
 	return nil
+}
+
+// checkHome refuses a home that has files of somebody else: systemd-tmpfiles would give the directory to the account. uid is that
+// of the account; nil if it is not known.
+func checkHome(at *place, record *Record, home string, uid *uint32) error {
+	if slices.Contains(record.Directories, actual(home)) {
+		return nil
+	}
+	owner, used, err := at.home(home)
+	if err != nil || !used || uid != nil && *uid == owner {
+		return err
+	}
+	return fmt.Errorf("%s has files and belongs to %d: choose another directory, or give this one to the uid of the account", home, owner)
 }
 
 // planKeys writes the managed block of a user's authorized keys. The rest of the file is the user's.

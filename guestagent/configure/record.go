@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 )
 
 // The directory of the record on the private disk, below mounts.StateDir, and what is in it. Nobody but root can read it.
@@ -44,6 +45,14 @@ type Record struct {
 	// Accounts were made, Sysctl has the values of kernel parameters before they were set.
 	Accounts []string          `json:"accounts,omitempty"`
 	Sysctl   map[string]string `json:"sysctl,omitempty"`
+}
+
+// document is what the system was given last; an empty document if nothing.
+func (r *Record) document() (*guestconfig.Document, error) {
+	if len(r.Document) == 0 {
+		return guestconfig.New(), nil
+	}
+	return guestconfig.Decode(r.Document)
 }
 
 // Entry is a file that was written.
