@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
@@ -439,6 +440,15 @@ func (a *application) removeAccounts(ctx context.Context) error {
 // finish makes the new record the one that counts, and removes directories that were made and are empty now.
 func (a *application) finish(record *Record) error {
 	next := a.plan.next
+	for name := range a.plan.document.Sysctl {
+		now, err := fileio.Read(a.sysctlFile(name), maxParameter)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err == nil {
+			next.SysctlIs[name] = value(now)
+		}
+	}
 	next.Directories = slices.Clone(record.Directories)
 	for _, made := range a.open.Directories {
 		if !slices.Contains(next.Directories, made) {

@@ -295,6 +295,73 @@ func TestAUnitThatSomebodyStoppedOrDisabledIsTold(t *testing.T) {
 	s.mustHaveDone("enable a.service")
 }
 
+func TestAUnitThatRanAlreadyIsToldWhenItIsStopped(t *testing.T) {
+	s := newSystem(t)
+	s.write("usr/lib/systemd/system/a.service", service)
+	s.active["a.service"] = true
+	s.mustGive(unit("a.service", guestconfig.Unit{Started: pointer(true)}))
+	s.active["a.service"] = false
+	if why := s.drift()["a.service"]; why != "it is inactive" {
+		t.Errorf("it tells %q", why)
+	}
+}
+
+func TestWhatSomebodyChangedOfSettingsAndUsersIsTold(t *testing.T) {
+	const keys = "/home/alice/.ssh/authorized_keys"
+	own := func(d *guestconfig.Document) {
+		d.Sysctl = map[string]string{"vm.swappiness": "10"}
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh", AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}}}
+	}
+	for name, test := range map[string]struct {
+		change func(s *system)
+		at     string
+		lost   bool
+	}{
+		"a kernel parameter": {func(s *system) { s.write("proc/sys/vm/swappiness", "99\n") }, "vm.swappiness", true},
+		"an account":         {func(s *system) { must(s.t, s.RemoveAccount(s.t.Context(), "alice")) }, "alice", false},
+		"a key":              {func(s *system) { s.write(keys, "own\n# ours\nssh-ed25519 BBBB b\n") }, keys, true},
+		"no keys":            {func(s *system) { s.write(keys, "own\n") }, keys, false},
+		"no file of keys":    {func(s *system) { must(s.t, os.Remove(filepath.Join(s.root, keys))) }, keys, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.mustGive(own)
+			s.write(keys, "own\n"+s.has(keys)) // the rest of the file is the user's
+			if drift := s.drift(); len(drift) != 0 {
+				t.Fatalf("it tells %v", drift)
+			}
+			test.change(s)
+			if drift := s.drift(); len(drift) != 1 || drift[test.at] == "" {
+				t.Fatalf("it tells %v", drift)
+			}
+			if _, err := s.give(own); errors.Is(err, configure.ErrRefused) != test.lost {
+				t.Errorf("it is %v", err)
+			}
+			s.mustGive(own, overwriting(test.at))
+			if drift := s.drift(); len(drift) != 0 || s.has("proc/sys/vm/swappiness") != "10\n" || !strings.Contains(s.has(keys), "AAAA") {
+				t.Errorf("it tells %v and has\n%s", drift, s.all())
+			}
+		})
+	}
+}
+
+// The kernel may write a value in another form than it was given.
+func TestAKernelParameterInAnotherFormIsNoChange(t *testing.T) {
+	s := newSystem(t)
+	s.before = func(action string) {
+		if action == "start a.service" {
+			s.write("proc/sys/vm/swappiness", "16\n")
+		}
+	}
+	s.mustGive(func(d *guestconfig.Document) {
+		d.Sysctl = map[string]string{"vm.swappiness": "0x10"}
+		d.Units = map[string]guestconfig.Unit{"a.service": {Content: pointer(service), Started: pointer(true)}}
+	})
+	if drift := s.drift(); len(drift) != 0 {
+		t.Errorf("it tells %v", drift)
+	}
+}
+
 func TestOnlyUnitsThatUseAFileAreInterrupted(t *testing.T) {
 	s := newSystem(t)
 	s.active["a.service"], s.active["b.service"], s.active["c.service"] = true, true, true

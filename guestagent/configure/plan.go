@@ -103,8 +103,66 @@ func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map
 			}
 		}
 	}
-	return drift, nil
+	return drift, errors.Join(c.driftOfUsers(p, record, document, drift), c.driftOfSysctl(record, drift))
 }
+
+// driftOfUsers adds accounts that are gone, and managed blocks of keys that were changed.
+func (c *Configurator) driftOfUsers(p *place, record *Record, document *guestconfig.Document, drift map[string]change) error {
+	for _, name := range record.Accounts {
+		_, exists, err := c.number("passwd", name)
+		if err != nil {
+			return err
+		}
+		if !exists {
+			drift[name] = change{why: "it is gone"}
+			continue
+		}
+		file, keys := keysFile(document.Users[name].Home), document.Users[name].AuthorizedKeys
+		now, err := p.look(file, nil)
+		var existing []byte
+		if err == nil && now != nil {
+			existing, err = p.read(file)
+		}
+		is := string(existing)
+		switch {
+		case err != nil:
+			drift[file] = change{err.Error(), true}
+		case is == string(c.MergeKeys(existing, keys)):
+		case is == string(c.MergeKeys(existing, nil)):
+			drift[file] = change{why: "the configured keys are gone"}
+		default:
+			drift[file] = change{"the configured keys were changed", true}
+		}
+	}
+	return nil
+}
+
+// driftOfSysctl adds kernel parameters that were set to something else. One that is gone, such as that of a network interface,
+// cannot be put back.
+func (c *Configurator) driftOfSysctl(record *Record, drift map[string]change) error {
+	for name, was := range record.SysctlIs {
+		now, err := fileio.Read(c.sysctlFile(name), maxParameter)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if value(now) != was {
+			drift[name] = change{"its value was changed", true}
+		}
+	}
+	return nil
+}
+
+// maxParameter bounds the value of a kernel parameter, in bytes.
+const maxParameter = 64 << 10
+
+// value is the value of a kernel parameter without what is spaces alone.
+func value[T string | []byte](text T) string { return strings.Join(strings.Fields(string(text)), " ") }
+
+// keysFile is the file of the authorized keys of an account.
+func keysFile(home string) string { return path.Join(home, ".ssh/authorized_keys") }
 
 func isActive(state string) bool {
 	return state == "active" || state == "reloading" || state == "refreshing" || state == "activating"
@@ -118,7 +176,7 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 	}
 	p := &plan{
 		document: document, changes: impact.NewChanges(), enabled: map[string]bool{}, active: map[string]bool{}, sysctl: map[string]string{}, previous: map[string]string{},
-		next: &Record{ID: id, Document: request.GetDocument(), Entries: map[string]Entry{}, Units: map[string]UnitRecord{}, Directories: slices.Clone(record.Directories), Sysctl: map[string]string{}},
+		next: &Record{ID: id, Document: request.GetDocument(), Entries: map[string]Entry{}, Units: map[string]UnitRecord{}, Directories: slices.Clone(record.Directories), Sysctl: map[string]string{}, SysctlIs: map[string]string{}},
 	}
 	if id == "" {
 		p.next.Document = nil
@@ -327,7 +385,7 @@ func (c *Configurator) planUnits(ctx context.Context, record *Record, p *plan) e
 			if next.Active = had.Active; next.Active == nil {
 				next.Active = &active
 			}
-			next.Runs = had.Runs
+			next.Runs = *u.Started && (had.Runs || state == "active")
 			p.run(name, state, *u.Started)
 		} else if managed && had.Active != nil && !goes {
 			p.run(name, state, *had.Active)
@@ -423,7 +481,7 @@ func checkHome(at *place, record *Record, home string, uid *uint32) error {
 
 // planKeys writes the managed block of a user's authorized keys. The rest of the file is the user's.
 func (c *Configurator) planKeys(at *place, p *plan, name, home string, keys []string) error {
-	file := path.Join(home, ".ssh/authorized_keys")
+	file := keysFile(home)
 	now, err := at.look(file, nil)
 	if err != nil {
 		return fmt.Errorf("%w: users: %s: authorized_keys: %w", ErrRefused, name, err)
@@ -452,8 +510,8 @@ func (c *Configurator) planSysctl(record *Record, p *plan) error {
 	names := slices.AppendSeq(slices.Collect(maps.Keys(p.document.Sysctl)), maps.Keys(record.Sysctl))
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
-		value, wanted := p.document.Sysctl[name]
-		now, err := fileio.Read(c.sysctlFile(name), 64<<10)
+		want, wanted := p.document.Sysctl[name]
+		now, err := fileio.Read(c.sysctlFile(name), maxParameter)
 		if errors.Is(err, fs.ErrNotExist) && !wanted {
 			continue // what it was about is gone, such as a network interface
 		}
@@ -465,12 +523,12 @@ func (c *Configurator) planSysctl(record *Record, p *plan) error {
 			was = is
 		}
 		if !wanted {
-			value = was
+			want = was
 		} else {
 			p.next.Sysctl[name] = was
 		}
-		if strings.Join(strings.Fields(value), " ") != strings.Join(strings.Fields(is), " ") {
-			p.sysctl[name], p.previous[name] = value, is
+		if value(want) != value(is) {
+			p.sysctl[name], p.previous[name] = want, is
 		}
 	}
 	return nil

@@ -42,9 +42,11 @@ type Record struct {
 	Units map[string]UnitRecord `json:"units,omitempty"`
 	// Directories were made for files, relative to the root, parents first.
 	Directories []string `json:"directories,omitempty"`
-	// Accounts were made, Sysctl has the values of kernel parameters before they were set.
+	// Accounts were made, Sysctl has the values of kernel parameters before they were set, and SysctlIs those that the kernel told
+	// afterwards, which may be in another form than they were given.
 	Accounts []string          `json:"accounts,omitempty"`
 	Sysctl   map[string]string `json:"sysctl,omitempty"`
+	SysctlIs map[string]string `json:"sysctl_is,omitempty"`
 }
 
 // document is what the system was given last; an empty document if nothing.
