@@ -30,7 +30,7 @@ type vmGuest struct {
 	Sysctl   types.Map    `tfsdk:"sysctl"`
 	TimeZone types.String `tfsdk:"time_zone"`
 	Locale   types.String `tfsdk:"locale"`
-	// Drift is by path or name of a unit.
+	// Drift is by path, or by the name of a unit, kernel parameter or account.
 	Drift types.Map `tfsdk:"configuration_drift"`
 }
 
@@ -311,7 +311,7 @@ func (b *vmGuest) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 		drift := map[string]string{}
 		for name, why := range found.Drift {
 			// The name goes back to the guest, so that it is not shortened: one that no configuration has is left out.
-			if len(drift) < 4*guestconfig.MaxEntries && (guestconfig.CheckPath(name) == nil || guestconfig.CheckUnit(name) == nil || isOwnPath(name)) {
+			if len(drift) < 4*guestconfig.MaxEntries && isDrifted(name) {
 				drift[name] = guestText(why)
 			}
 		}
@@ -456,9 +456,17 @@ func (b *vmGuest) compare(state *vmModel, change *vmChange) {
 	}
 }
 
-// isOwnPath reports whether a path is that of a file which a configuration becomes without naming it.
-func isOwnPath(name string) bool {
-	return name == guestconfig.LocalTimeFile || name == guestconfig.LocaleFile
+// isDrifted reports whether a name is one that a configuration can have: that of a file, a unit, a kernel parameter or an account,
+// or of a file which it becomes without naming it.
+func isDrifted(name string) bool {
+	for _, check := range []func(string) error{guestconfig.CheckPath, guestconfig.CheckUnit, guestconfig.CheckSysctl, guestconfig.CheckAccount} {
+		if check(name) == nil {
+			return true
+		}
+	}
+	// A home may be below /var/opt, where no file can be configured.
+	_, keys := strings.CutSuffix(name, "/.ssh/authorized_keys")
+	return name == guestconfig.LocalTimeFile || name == guestconfig.LocaleFile || keys && guestconfig.CheckPath("/srv"+name) == nil
 }
 
 // keyOf is the last key of a map in a path; "" if there is none.

@@ -157,7 +157,7 @@ func (*vmGuest) attributes() map[string]schema.Attribute {
 		},
 		"configuration_drift": schema.MapAttribute{
 			Computed: true, ElementType: types.StringType,
-			MarkdownDescription: "What somebody has changed in the guest of `files`, `units` and the settings, by path or by unit, with what differs. " +
+			MarkdownDescription: "What somebody has changed in the guest of `files`, `units`, `users` and the settings, by path or by name, with what differs. " +
 				"The plan shows it, and the apply overwrites it. Null while the agent does not answer.",
 		},
 	}
