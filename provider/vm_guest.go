@@ -37,6 +37,7 @@ type vmGuest struct {
 var (
 	_ vmBlock               = (*vmGuest)(nil)
 	_ vmBlockWithValidation = (*vmGuest)(nil)
+	_ vmBlockWithPlan       = (*vmGuest)(nil)
 )
 
 // guestFileModel is one value of the attribute files.
@@ -448,6 +449,45 @@ func listOrNull(from []string) types.List {
 		values[i] = types.StringValue(text)
 	}
 	return types.ListValueMust(types.StringType, values)
+}
+
+// completePlan keeps the spelling in state of an element that gives the guest the same.
+func (b *vmGuest) completePlan(_, state *vmModel) {
+	if state == nil {
+		return
+	}
+	ctx := context.Background()
+	want, diags := b.document(ctx)
+	have, d := state.vmGuest.document(ctx)
+	if diags.HasError() || d.HasError() {
+		return // the validation says it
+	}
+	b.Files = keepSpelling(b.Files, state.Files, want.Files, have.Files)
+	b.Users = keepSpelling(b.Users, state.Users, want.Users, have.Users)
+}
+
+// keepSpelling returns the elements of a plan, with the attributes of state in those that mean the same. Terraform accepts the value
+// in state for an attribute that is configured, and none for one that is not.
+func keepSpelling[V any](plan, state types.Map, want, have map[string]V) types.Map {
+	elements := maps.Clone(plan.Elements())
+	for name, value := range want {
+		planned, ok := elements[name].(types.Object)
+		was, okToo := state.Elements()[name].(types.Object)
+		if old, known := have[name]; !ok || !okToo || !known || !sameJSON(old, value) {
+			continue
+		}
+		attributes, kept := planned.Attributes(), was.Attributes()
+		for attribute, one := range attributes {
+			if !unset(one) && !unset(kept[attribute]) {
+				attributes[attribute] = kept[attribute]
+			}
+		}
+		elements[name] = types.ObjectValueMust(planned.AttributeTypes(context.Background()), attributes)
+	}
+	if plan.IsNull() || plan.IsUnknown() {
+		return plan
+	}
+	return types.MapValueMust(plan.ElementType(context.Background()), elements)
 }
 
 func (b *vmGuest) compare(state *vmModel, change *vmChange) {
