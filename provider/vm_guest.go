@@ -30,13 +30,14 @@ type vmGuest struct {
 	Sysctl   types.Map    `tfsdk:"sysctl"`
 	TimeZone types.String `tfsdk:"time_zone"`
 	Locale   types.String `tfsdk:"locale"`
-	// Drift is by path or name of a unit.
+	// Drift is by path, or by the name of a unit, kernel parameter or account.
 	Drift types.Map `tfsdk:"configuration_drift"`
 }
 
 var (
 	_ vmBlock               = (*vmGuest)(nil)
 	_ vmBlockWithValidation = (*vmGuest)(nil)
+	_ vmBlockWithPlan       = (*vmGuest)(nil)
 )
 
 // guestFileModel is one value of the attribute files.
@@ -311,7 +312,7 @@ func (b *vmGuest) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 		drift := map[string]string{}
 		for name, why := range found.Drift {
 			// The name goes back to the guest, so that it is not shortened: one that no configuration has is left out.
-			if len(drift) < 4*guestconfig.MaxEntries && (guestconfig.CheckPath(name) == nil || guestconfig.CheckUnit(name) == nil || isOwnPath(name)) {
+			if len(drift) < 4*guestconfig.MaxEntries && isDrifted(name) {
 				drift[name] = guestText(why)
 			}
 		}
@@ -450,15 +451,62 @@ func listOrNull(from []string) types.List {
 	return types.ListValueMust(types.StringType, values)
 }
 
+// completePlan keeps the spelling in state of an element that gives the guest the same.
+func (b *vmGuest) completePlan(_, state *vmModel) {
+	if state == nil {
+		return
+	}
+	ctx := context.Background()
+	want, diags := b.document(ctx)
+	have, d := state.vmGuest.document(ctx)
+	if diags.HasError() || d.HasError() {
+		return // the validation says it
+	}
+	b.Files = keepSpelling(b.Files, state.Files, want.Files, have.Files)
+	b.Users = keepSpelling(b.Users, state.Users, want.Users, have.Users)
+}
+
+// keepSpelling returns the elements of a plan, with the attributes of state in those that mean the same. Terraform accepts the value
+// in state for an attribute that is configured, and none for one that is not.
+func keepSpelling[V any](plan, state types.Map, want, have map[string]V) types.Map {
+	elements := maps.Clone(plan.Elements())
+	for name, value := range want {
+		planned, ok := elements[name].(types.Object)
+		was, okToo := state.Elements()[name].(types.Object)
+		if old, known := have[name]; !ok || !okToo || !known || !sameJSON(old, value) {
+			continue
+		}
+		attributes, kept := planned.Attributes(), was.Attributes()
+		for attribute, one := range attributes {
+			if !unset(one) && !unset(kept[attribute]) {
+				attributes[attribute] = kept[attribute]
+			}
+		}
+		elements[name] = types.ObjectValueMust(planned.AttributeTypes(context.Background()), attributes)
+	}
+	if plan.IsNull() || plan.IsUnknown() {
+		return plan
+	}
+	return types.MapValueMust(plan.ElementType(context.Background()), elements)
+}
+
 func (b *vmGuest) compare(state *vmModel, change *vmChange) {
 	if !sameValues(b, &state.vmGuest, vmNames().configurable) || len(state.Drift.Elements()) > 0 {
 		change.configuration = true
 	}
 }
 
-// isOwnPath reports whether a path is that of a file which a configuration becomes without naming it.
-func isOwnPath(name string) bool {
-	return name == guestconfig.LocalTimeFile || name == guestconfig.LocaleFile
+// isDrifted reports whether a name is one that a configuration can have: that of a file, a unit, a kernel parameter or an account,
+// or of a file which it becomes without naming it.
+func isDrifted(name string) bool {
+	for _, check := range []func(string) error{guestconfig.CheckPath, guestconfig.CheckUnit, guestconfig.CheckSysctl, guestconfig.CheckAccount} {
+		if check(name) == nil {
+			return true
+		}
+	}
+	// A home may be below /var/opt, where no file can be configured.
+	_, keys := strings.CutSuffix(name, "/.ssh/authorized_keys")
+	return name == guestconfig.LocalTimeFile || name == guestconfig.LocaleFile || keys && guestconfig.CheckPath("/srv"+name) == nil
 }
 
 // keyOf is the last key of a map in a path; "" if there is none.

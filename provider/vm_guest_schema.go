@@ -110,7 +110,7 @@ func usersAttribute() schema.MapNestedAttribute {
 			},
 			"home": schema.StringAttribute{
 				Optional: true, Computed: true, PlanModifiers: []planmodifier.String{homeOfUser{}}, Validators: []validator.String{isAbsolutePath},
-				MarkdownDescription: "Home directory, which is made with mode 0700. Default: `/home/` and the name. It counts when the account is made.",
+				MarkdownDescription: "Home directory, which is made with mode 0700. One that has files of somebody else is refused. Default: `/home/` and the name. It counts when the account is made.",
 			},
 			"shell": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(defaultShell), Validators: []validator.String{isAbsolutePath},
@@ -157,7 +157,7 @@ func (*vmGuest) attributes() map[string]schema.Attribute {
 		},
 		"configuration_drift": schema.MapAttribute{
 			Computed: true, ElementType: types.StringType,
-			MarkdownDescription: "What somebody has changed in the guest of `files`, `units` and the settings, by path or by unit, with what differs. " +
+			MarkdownDescription: "What somebody has changed in the guest of `files`, `units`, `users` and the settings, by path or by name, with what differs. " +
 				"The plan shows it, and the apply overwrites it. Null while the agent does not answer.",
 		},
 	}

@@ -34,11 +34,11 @@ func TestTheConfigurationOfAGuest(t *testing.T) {
 			`units = { "a.service" = { drop_ins = { "x.conf" = "[Service]\nNice=1\n" }, started = false } }
 			sysctl    = { "vm.swappiness" = "20", "net.ipv4.ip_forward" = "1" }
 			time_zone = "UTC"
-			locale    = "en_US.UTF-8"`, "a.service"},
+			locale    = "en_US.UTF-8"`, "vm.swappiness"},
 		{"users", `users = { alice = { sudo = true } }`, `users = { alice = {
 			uid = 1234, home = "/srv/alice", shell = "/bin/sh", groups = ["staff", "adm"]
 			ssh_authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me\n"]
-		} }`, ""},
+		} }`, "/srv/alice/.ssh/authorized_keys"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			world := newWorld(t)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
@@ -173,6 +175,9 @@ func (a *application) files(ctx context.Context) error {
 		if err := a.Units.ApplyAccounts(ctx); err != nil {
 			return err
 		}
+		if err := a.checkNumbers(); err != nil {
+			return err
+		}
 		if err := a.Units.ApplyTemporary(ctx, []string{path.Base(guestconfig.TmpfilesFile)}); err != nil {
 			return err
 		}
@@ -193,6 +198,24 @@ func (a *application) files(ctx context.Context) error {
 		}
 		if err := a.put(s.Path, *s.after, s.content); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkNumbers checks that accounts have the numbers that are configured: systemd-sysusers chooses another for one that is taken.
+func (a *application) checkNumbers() error {
+	for _, name := range a.plan.newAccounts {
+		want := a.plan.document.Users[name].UID
+		if want == nil {
+			continue
+		}
+		is, found, err := a.number("passwd", name)
+		if err != nil {
+			return err
+		}
+		if !found || is != *want {
+			return fmt.Errorf("users: %s: uid: the guest does not give it the number %d, which is taken: choose another", name, *want)
 		}
 	}
 	return nil
@@ -254,11 +277,26 @@ func (a *application) enable(ctx context.Context, name string) error {
 // setSysctl sets kernel parameters.
 func (c *Configurator) setSysctl(values map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		if err := os.WriteFile(c.sysctlFile(name), []byte(values[name]+"\n"), 0o644); err != nil { //nolint:gosec // it exists and keeps its mode
-			return fmt.Errorf("set the kernel parameter %s: %w", name, err)
+		if err := c.setParameter(name, values[name]); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// setParameter sets a kernel parameter. fs.ErrNotExist if there is none of this name.
+func (c *Configurator) setParameter(name, value string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("set the kernel parameter %s: %w", name, err)
+		}
+	}()
+	file, err := os.OpenFile(c.sysctlFile(name), os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(value + "\n")
+	return errors.Join(err, file.Close())
 }
 
 // renew restarts and reloads the units that use what has changed.
@@ -388,7 +426,8 @@ func (a *application) settle(ctx context.Context, checks []*agentapi.HealthCheck
 	}
 }
 
-// removeAccounts removes accounts that are not configured any more. It comes last: it is not taken back.
+// removeAccounts removes accounts that are not configured any more. It comes last: an account that is made again may get another
+// number.
 func (a *application) removeAccounts(ctx context.Context) error {
 	for _, name := range a.plan.goneAccounts {
 		if err := a.Units.RemoveAccount(ctx, name); err != nil {
@@ -401,6 +440,15 @@ func (a *application) removeAccounts(ctx context.Context) error {
 // finish makes the new record the one that counts, and removes directories that were made and are empty now.
 func (a *application) finish(record *Record) error {
 	next := a.plan.next
+	for name := range a.plan.document.Sysctl {
+		now, err := fileio.Read(a.sysctlFile(name), maxParameter)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err == nil {
+			next.SysctlIs[name] = value(now)
+		}
+	}
 	next.Directories = slices.Clone(record.Directories)
 	for _, made := range a.open.Directories {
 		if !slices.Contains(next.Directories, made) {
@@ -431,13 +479,14 @@ func (a *application) finish(record *Record) error {
 }
 
 // takeBack undoes an attempt. Whatever fails does not keep the rest from being undone. The attempt stays on the disk until
-// all of it is undone.
+// all of it is undone. A unit that does not run again and a kernel parameter that is gone are told, as ErrTakenBack, and do not
+// keep the attempt: nothing else could be configured as long as they last.
 func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Record) error {
 	at, err := openPlace(c.Root)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnfinished, err)
 	}
-	var failures []error
+	var failures, left []error
 	try := func(err error) {
 		if err != nil {
 			failures = append(failures, err)
@@ -460,7 +509,13 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 		_, err := at.removeDirectory(directory)
 		try(err)
 	}
-	try(c.setSysctl(open.Sysctl))
+	for _, name := range slices.Sorted(maps.Keys(open.Sysctl)) {
+		if err := c.setParameter(name, open.Sysctl[name]); errors.Is(err, fs.ErrNotExist) {
+			left = append(left, err)
+		} else {
+			try(err)
+		}
+	}
 	try(c.Units.Reload(ctx))
 	for _, name := range slices.Sorted(maps.Keys(open.Units)) {
 		if was := open.Units[name].Enabled; was != nil && *was {
@@ -469,10 +524,12 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 	}
 	for _, name := range open.Touched {
 		if open.Units[name].Active {
-			_, err := c.Units.Restore(ctx, name)
-			try(err)
+			if _, err := c.Units.Restore(ctx, name); err != nil {
+				left = append(left, fmt.Errorf("%s does not run again: %w", name, err))
+			}
 		}
 	}
+	try(c.remakeAccounts(ctx, open, record))
 	for _, name := range open.Accounts {
 		_, exists, err := c.number("passwd", name)
 		try(err)
@@ -482,9 +539,26 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 	}
 	try(at.Close())
 	if len(failures) > 0 {
-		return fmt.Errorf("%w: %w", ErrUnfinished, errors.Join(failures...))
+		return fmt.Errorf("%w: %w", ErrUnfinished, errors.Join(append(failures, left...)...))
 	}
-	return c.records().endAttempt(record)
+	if err := c.records().endAttempt(record); err != nil || len(left) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w, but not all is as before: %w", ErrTakenBack, errors.Join(left...))
+}
+
+// remakeAccounts makes the accounts of record again that an attempt has removed. The files that declare them are back.
+func (c *Configurator) remakeAccounts(ctx context.Context, open *attempt, record *Record) error {
+	for _, name := range record.Accounts {
+		_, exists, err := c.number("passwd", name)
+		if err != nil {
+			return err
+		}
+		if !exists && !slices.Contains(open.Accounts, name) {
+			return c.Units.ApplyAccounts(ctx)
+		}
+	}
+	return nil
 }
 
 func (c *Configurator) setEnabled(ctx context.Context, name string, wanted bool) error {

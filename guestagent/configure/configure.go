@@ -24,10 +24,11 @@ var (
 	ErrBusy = errors.New("a configuration is being taken on")
 	// ErrImpact means that nothing was changed, because more would be interrupted than the host allows.
 	ErrImpact = errors.New("the impact is larger than allowed")
-	// ErrTakenBack means that a step or a health check failed, and that everything is as before.
+	// ErrTakenBack means that a step or a health check failed, and that files, links and accounts are as before. The error names
+	// units that do not run again, and kernel parameters that are gone.
 	ErrTakenBack = errors.New("the configuration was taken back")
-	// ErrUnfinished means that an attempt failed and could not be taken back entirely. The next call, or the next start of
-	// the agent, tries that again.
+	// ErrUnfinished means that an attempt failed and could not be taken back entirely. The next call that is more than a question,
+	// or the next start of the agent, tries that again.
 	ErrUnfinished = errors.New("the configuration could not be taken back entirely")
 )
 
@@ -125,20 +126,35 @@ func (c *Configurator) Recover(ctx context.Context) error {
 }
 
 func (c *Configurator) recover(ctx context.Context) error {
+	open, record, err := c.openAttempt()
+	switch {
+	case err != nil || open == nil:
+		return err
+	case record.ID == open.To: // it was committed, or it only put back what had been changed
+		return c.records().endAttempt(record)
+	}
+	return c.takeBack(ctx, open, record)
+}
+
+// settled returns ErrUnfinished if an attempt has to be taken back.
+func (c *Configurator) settled() error {
+	open, record, err := c.openAttempt()
+	if err != nil || open == nil || record.ID == open.To {
+		return err
+	}
+	return fmt.Errorf("%w: what a change interrupts can be told afterwards; the next apply takes it back first", ErrUnfinished)
+}
+
+// openAttempt returns the attempt that has not ended, nil if there is none, and the record.
+func (c *Configurator) openAttempt() (*attempt, *Record, error) {
 	r := c.records()
 	var open attempt
 	found, err := readJSON(r.path(attemptName), &open)
 	if err != nil || !found {
-		return err
+		return nil, nil, err
 	}
 	record, err := r.read()
-	if err != nil {
-		return err
-	}
-	if record.ID == open.To { // it was committed, or it only put back what had been changed
-		return r.endAttempt(record)
-	}
-	return c.takeBack(ctx, &open, record)
+	return &open, record, err
 }
 
 // Hold keeps configurations from being taken on until release is called, so that another agent can take over. ErrBusy
@@ -169,7 +185,11 @@ func (c *Configurator) Configuration(ctx context.Context) (*agentapi.Configurati
 	if err = errors.Join(err, p.Close()); err != nil {
 		return nil, err
 	}
-	return &agentapi.ConfigurationResponse{Id: record.ID, Document: record.Document, Drift: drift}, nil
+	response := &agentapi.ConfigurationResponse{Id: record.ID, Document: record.Document, Drift: map[string]string{}}
+	for name, is := range drift {
+		response.Drift[name] = is.why
+	}
+	return response, nil
 }
 
 // Configure implements agentapi.AgentService. It goes on if its caller goes away: half a configuration is in no one's
@@ -188,7 +208,12 @@ func (c *Configurator) Configure(ctx context.Context, request *agentapi.Configur
 		return nil, err
 	}
 	defer stay()
-	if err := c.recover(ctx); err != nil {
+	if request.GetAssessOnly() {
+		err = c.settled()
+	} else {
+		err = c.recover(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
 	p, err := openPlace(c.Root)

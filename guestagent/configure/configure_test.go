@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -146,8 +147,10 @@ func TestWhatSomebodyChangedIsToldAndOverwrittenOnlyOnRequest(t *testing.T) {
 					wanted = nothing
 				}
 				before := s.all()
-				if _, err := s.give(wanted); !errors.Is(err, configure.ErrRefused) || s.all() != before {
-					t.Errorf("it was not refused: %v", err)
+				_, err := s.give(wanted)
+				// Nothing is lost where a file is gone.
+				if refused := errors.Is(err, configure.ErrRefused); refused == (name == "gone") || refused && s.all() != before {
+					t.Errorf("it is %v", err)
 				}
 				s.mustGive(wanted, overwriting(motd))
 				if s.has(motd) != next || len(s.drift()) != 0 || s.has("etc/passwd") != passwd {
@@ -282,8 +285,81 @@ func TestAUnitThatSomebodyStoppedOrDisabledIsTold(t *testing.T) {
 	if why := s.drift()["a.service"]; why != "it is inactive" {
 		t.Errorf("it tells %q", why)
 	}
-	s.mustGive(own, overwriting("a.service"))
+	s.mustGive(own) // nothing is lost
 	s.mustHaveDone("start a.service")
+	s.enabled["a.service"] = false
+	if _, err := s.give(own); !errors.Is(err, configure.ErrRefused) {
+		t.Errorf("it is %v", err)
+	}
+	s.mustGive(own, overwriting("a.service"))
+	s.mustHaveDone("enable a.service")
+}
+
+func TestAUnitThatRanAlreadyIsToldWhenItIsStopped(t *testing.T) {
+	s := newSystem(t)
+	s.write("usr/lib/systemd/system/a.service", service)
+	s.active["a.service"] = true
+	s.mustGive(unit("a.service", guestconfig.Unit{Started: pointer(true)}))
+	s.active["a.service"] = false
+	if why := s.drift()["a.service"]; why != "it is inactive" {
+		t.Errorf("it tells %q", why)
+	}
+}
+
+func TestWhatSomebodyChangedOfSettingsAndUsersIsTold(t *testing.T) {
+	const keys = "/home/alice/.ssh/authorized_keys"
+	own := func(d *guestconfig.Document) {
+		d.Sysctl = map[string]string{"vm.swappiness": "10"}
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh", AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}}}
+	}
+	for name, test := range map[string]struct {
+		change func(s *system)
+		at     string
+		lost   bool
+	}{
+		"a kernel parameter": {func(s *system) { s.write("proc/sys/vm/swappiness", "99\n") }, "vm.swappiness", true},
+		"an account":         {func(s *system) { must(s.t, s.RemoveAccount(s.t.Context(), "alice")) }, "alice", false},
+		"a key":              {func(s *system) { s.write(keys, "own\n# ours\nssh-ed25519 BBBB b\n") }, keys, true},
+		"no keys":            {func(s *system) { s.write(keys, "own\n") }, keys, false},
+		"no file of keys":    {func(s *system) { must(s.t, os.Remove(filepath.Join(s.root, keys))) }, keys, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.mustGive(own)
+			s.write(keys, "own\n"+s.has(keys)) // the rest of the file is the user's
+			if drift := s.drift(); len(drift) != 0 {
+				t.Fatalf("it tells %v", drift)
+			}
+			test.change(s)
+			if drift := s.drift(); len(drift) != 1 || drift[test.at] == "" {
+				t.Fatalf("it tells %v", drift)
+			}
+			if _, err := s.give(own); errors.Is(err, configure.ErrRefused) != test.lost {
+				t.Errorf("it is %v", err)
+			}
+			s.mustGive(own, overwriting(test.at))
+			if drift := s.drift(); len(drift) != 0 || s.has("proc/sys/vm/swappiness") != "10\n" || !strings.Contains(s.has(keys), "AAAA") {
+				t.Errorf("it tells %v and has\n%s", drift, s.all())
+			}
+		})
+	}
+}
+
+// The kernel may write a value in another form than it was given.
+func TestAKernelParameterInAnotherFormIsNoChange(t *testing.T) {
+	s := newSystem(t)
+	s.before = func(action string) {
+		if action == "start a.service" {
+			s.write("proc/sys/vm/swappiness", "16\n")
+		}
+	}
+	s.mustGive(func(d *guestconfig.Document) {
+		d.Sysctl = map[string]string{"vm.swappiness": "0x10"}
+		d.Units = map[string]guestconfig.Unit{"a.service": {Content: pointer(service), Started: pointer(true)}}
+	})
+	if drift := s.drift(); len(drift) != 0 {
+		t.Errorf("it tells %v", drift)
+	}
 }
 
 func TestOnlyUnitsThatUseAFileAreInterrupted(t *testing.T) {
@@ -413,15 +489,8 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 
 func TestWhatIsNotTakenBackIsTriedAgain(t *testing.T) {
 	s := newSystem(t)
-	s.active["a.service"] = true
-	with := func(d *guestconfig.Document) {
-		one := file("x")
-		one.Restart = []string{"a.service"}
-		d.Files = map[string]guestconfig.File{motd: one}
-	}
-	s.fails["restart a.service"] = errors.New("no")
-	s.fails["restore a.service"] = errors.New("no")
-	if _, err := s.give(with); !errors.Is(err, configure.ErrUnfinished) {
+	s.fails["reload systemd"] = errors.New("no")
+	if _, err := s.give(unit("a.service", guestconfig.Unit{Content: pointer(service)})); !errors.Is(err, configure.ErrUnfinished) {
 		t.Fatalf("it is %v", err)
 	}
 	if _, err := s.give(nothing); !errors.Is(err, configure.ErrUnfinished) {
@@ -429,9 +498,70 @@ func TestWhatIsNotTakenBackIsTriedAgain(t *testing.T) {
 	}
 	s.fails = map[string]error{}
 	s.mustGive(nothing)
-	if !s.active["a.service"] || s.has(motd) != "" {
+	if s.unitFile("a.service") != "" {
 		t.Errorf("it has\n%s", s.all())
 	}
+}
+
+// What does not come back with the files is told, and the next configuration can be taken on.
+func TestWhatDoesNotComeBackBlocksNothing(t *testing.T) {
+	with := func(d *guestconfig.Document) {
+		one := file("x")
+		one.Restart = []string{"a.service"}
+		d.Files, d.Sysctl = map[string]guestconfig.File{motd: one}, map[string]string{"vm.swappiness": "10"}
+	}
+	for name, prepare := range map[string]func(s *system){
+		"restore": func(s *system) { s.fails["restore a.service"] = errors.New("restore: no") },
+		"vm.swappiness": func(s *system) {
+			s.before = func(action string) {
+				if action == "restart a.service" {
+					must(s.t, os.Remove(filepath.Join(s.root, "proc/sys/vm/swappiness")))
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.active["a.service"] = true
+			s.fails["restart a.service"] = errors.New("no")
+			prepare(s)
+			_, err := s.give(with)
+			if !errors.Is(err, configure.ErrTakenBack) || errors.Is(err, configure.ErrUnfinished) || !strings.Contains(err.Error(), name) || s.has(motd) != "" {
+				t.Fatalf("it is %v, and it has\n%s", err, s.all())
+			}
+			s.mustGive(files(map[string]guestconfig.File{"/etc/other": file("y")}))
+			if s.has("etc/other") != "y" || slices.Contains(s.did, "restore a.service") {
+				t.Errorf("it did %v and has\n%s", s.did, s.all())
+			}
+		})
+	}
+}
+
+// A plan only asks: it takes nothing back.
+func TestAnAssessmentTakesNothingBack(t *testing.T) {
+	s := newSystem(t)
+	s.active["a.service"] = true
+	with := func(d *guestconfig.Document) {
+		one := file("x")
+		one.Restart = []string{"a.service"}
+		d.Files = map[string]guestconfig.File{motd: one}
+	}
+	s.before = func(string) { runtime.Goexit() }
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, err := s.give(with)
+		t.Errorf("it was not killed: %v", err)
+	}()
+	<-ended
+	s.before = nil
+	s.restart()
+	before := s.all()
+	if _, err := s.give(with, func(r *agentapi.ConfigureRequest) { r.AssessOnly = true }); !errors.Is(err, configure.ErrUnfinished) || s.all() != before {
+		t.Errorf("it is %v, and it has\n%s", err, s.all())
+	}
+	s.mustHaveDone()
+	s.mustGive(with)
 }
 
 func TestAUserIsMadeWithKeysAndSudoAndRemoved(t *testing.T) {
@@ -462,8 +592,132 @@ func TestAUserIsMadeWithKeysAndSudoAndRemoved(t *testing.T) {
 		t.Error(err)
 	}
 	s.write("etc/passwd", s.has("etc/passwd")+"bob:x:1:1::/:/bin/sh\n")
-	if _, err := s.give(func(d *guestconfig.Document) { d.Users = map[string]guestconfig.User{"bob": alice} }); !errors.Is(err, configure.ErrRefused) {
+	if _, err := s.give(func(d *guestconfig.Document) {
+		d.Users = map[string]guestconfig.User{"bob": {Home: "/home/bob", Shell: "/bin/sh"}}
+	}); !errors.Is(err, configure.ErrRefused) {
 		t.Errorf("an account of somebody else: %v", err)
+	}
+}
+
+// An account that is gone already keeps nothing from being taken on, whoever has removed it.
+func TestARemovalOfAccountsCanBeRepeated(t *testing.T) {
+	both := func(d *guestconfig.Document) {
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh"}, "bob": {Home: "/home/bob", Shell: "/bin/sh"}}
+	}
+	start := func(t *testing.T) *system {
+		s := newSystem(t)
+		s.mustGive(both)
+		return s
+	}
+	back := func(t *testing.T, s *system) {
+		t.Helper()
+		if passwd := s.has("etc/passwd"); !strings.Contains(passwd, "alice:") || !strings.Contains(passwd, "bob:") || s.has(guestconfig.SysusersFile) == "" {
+			t.Errorf("it has\n%s", s.all())
+		}
+	}
+	ends := func(t *testing.T, s *system) {
+		t.Helper()
+		s.fails, s.before = map[string]error{}, nil
+		s.mustGive(nothing)
+		if passwd := s.has("etc/passwd"); strings.Contains(passwd, "alice") || strings.Contains(passwd, "bob") {
+			t.Errorf("passwd is %q", passwd)
+		}
+	}
+	t.Run("one of them is in use", func(t *testing.T) {
+		s := start(t)
+		s.fails["remove bob"] = errors.New("user bob is currently used by process 1")
+		if _, err := s.give(nothing); !errors.Is(err, configure.ErrTakenBack) {
+			t.Fatalf("it is %v", err)
+		}
+		back(t, s)
+		ends(t, s)
+	})
+	t.Run("the agent is killed between them", func(t *testing.T) {
+		s := start(t)
+		s.before = func(now string) {
+			if now == "remove bob" {
+				runtime.Goexit()
+			}
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, err := s.give(nothing)
+			t.Errorf("it was not killed: %v", err)
+		}()
+		<-ended
+		s.before = nil
+		s.restart()
+		must(t, s.configurator.Recover(t.Context()))
+		back(t, s)
+		ends(t, s)
+	})
+	t.Run("somebody has removed one", func(t *testing.T) {
+		s := start(t)
+		must(t, s.RemoveAccount(t.Context(), "alice"))
+		ends(t, s)
+	})
+}
+
+// A directory that has files of somebody else becomes nobody's home.
+func TestAHomeOfSomebodyElseIsRefused(t *testing.T) {
+	const home = "srv/app"
+	own := uint32(os.Getuid())
+	other := own + 1
+	for name, test := range map[string]struct {
+		prepare func(s *system)
+		uid     *uint32
+		refused bool
+	}{
+		"files":                   {func(s *system) { s.write(home+"/data", "mine") }, nil, true},
+		"files of another number": {func(s *system) { s.write(home+"/data", "mine") }, &other, true},
+		"keys":                    {func(s *system) { s.write(home+"/.ssh/authorized_keys", "mine") }, nil, true},
+		"a file":                  {func(s *system) { s.write(home, "mine") }, nil, true},
+		"a link":                  {func(s *system) { s.write("srv/x", ""); must(s.t, os.Symlink("/etc", filepath.Join(s.root, home))) }, nil, true},
+		"nothing":                 {func(*system) {}, nil, false},
+		"an empty directory":      {func(s *system) { must(s.t, os.MkdirAll(filepath.Join(s.root, home, ".ssh"), 0o755)) }, nil, false},
+		"a new file system":       {func(s *system) { must(s.t, os.MkdirAll(filepath.Join(s.root, home, "lost+found"), 0o755)) }, nil, false},
+		"a configured file":       {func(s *system) { s.mustGive(files(map[string]guestconfig.File{"/" + home + "/data": file("x")})) }, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			test.prepare(s)
+			before := s.all()
+			_, err := s.give(func(d *guestconfig.Document) {
+				d.Users = map[string]guestconfig.User{"app": {Home: "/" + home, Shell: "/bin/sh", UID: test.uid}}
+			})
+			if errors.Is(err, configure.ErrRefused) != test.refused || test.refused && s.all() != before || !test.refused && err != nil {
+				t.Errorf("it is %v", err)
+			}
+		})
+	}
+	t.Run("a home that moves", func(t *testing.T) {
+		s := newSystem(t)
+		with := func(home string) func(*guestconfig.Document) {
+			return func(d *guestconfig.Document) {
+				d.Users = map[string]guestconfig.User{"app": {Home: home, Shell: "/bin/sh"}}
+			}
+		}
+		s.write("var/log/messages", "x")
+		s.mustGive(with("/srv/app"))
+		s.write("srv/app/own", "x")
+		s.mustGive(with("/srv/app")) // it is the account's own
+		passwd := strings.ReplaceAll(s.has("etc/passwd"), fmt.Sprintf("app:x:%d:", own), fmt.Sprintf("app:x:%d:", other))
+		s.write("etc/passwd", passwd)
+		if _, err := s.give(with("/var/log")); !errors.Is(err, configure.ErrRefused) {
+			t.Errorf("it is %v", err)
+		}
+	})
+}
+
+func TestANumberThatIsTakenIsNotReplacedByAnother(t *testing.T) {
+	s := newSystem(t)
+	s.write("etc/passwd", s.has("etc/passwd")+"bob:x:4321:1::/:/bin/sh\n")
+	_, err := s.give(func(d *guestconfig.Document) {
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh", UID: pointer(uint32(4321))}}
+	})
+	if !errors.Is(err, configure.ErrTakenBack) || !strings.Contains(err.Error(), "4321") || strings.Contains(s.has("etc/passwd"), "alice") {
+		t.Errorf("it is %v, and passwd is %q", err, s.has("etc/passwd"))
 	}
 }
 
@@ -491,9 +745,9 @@ func TestSettingsAreTakenOnAndGivenBack(t *testing.T) {
 
 func TestARefreshLeavesWhatIsConfiguredAlone(t *testing.T) {
 	s := newSystem(t)
-	s.mustGive(files(map[string]guestconfig.File{"/etc/a[1]": file("x"), "/srv/b": file("y")}))
+	s.mustGive(files(map[string]guestconfig.File{"/etc/a[1]": file("x"), "/srv/b": file("y"), "/opt/c": file("z"), "/usr/local/bin/d": file("z")}))
 	owned, err := configure.Owned(s.configurator.StateDirectory)
-	if err != nil || !slices.Equal(owned, []string{`/etc/a\[1]`}) {
+	if err != nil || !slices.Equal(owned, []string{`/etc/a\[1]`, "/var/opt/c", "/var/usrlocal/bin/d"}) {
 		t.Errorf("%q, %v", owned, err)
 	}
 }

@@ -188,6 +188,51 @@ func (p *place) look(name string, salt []byte) (state *State, err error) {
 	}
 }
 
+// home looks at a directory. used is true if it has more than a new file system, or the home of an account that was never used.
+func (p *place) home(name string) (owner uint32, used bool, err error) {
+	directory, _, _, err := p.parent(path.Join(name, "."+temporaryPrefix), false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	defer func() { err = errors.Join(err, directory.Close()) }()
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(directory.Fd()), &stat); err != nil {
+		return 0, false, fmt.Errorf("look at %s: %w", name, err)
+	}
+	names, err := namesIn(directory, ".")
+	if err != nil {
+		return 0, false, fmt.Errorf("look at %s: %w", name, err)
+	}
+	for _, one := range names {
+		switch one {
+		case "lost+found":
+		case ".ssh":
+			below, err := namesIn(directory, one)
+			used = used || err != nil || len(below) > 0
+		default:
+			used = true
+		}
+	}
+	return stat.Uid, used, nil
+}
+
+// namesIn are names in a directory below another one, a few of them.
+func namesIn(directory *os.File, name string) (_ []string, err error) {
+	file, err := openBelow(directory, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	names, err := file.Readdirnames(8)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return names, err
+}
+
 // copyFile writes the beginning of a regular file, at most one byte more than maxFile.
 func copyFile(directory *os.File, base string, to io.Writer) (err error) {
 	file, err := openBelow(directory, base, unix.O_RDONLY|unix.O_NONBLOCK)

@@ -56,26 +56,29 @@ func (p *plan) nothing() bool {
 		len(p.goneAccounts)+len(p.sysctl) == 0
 }
 
+// change is what somebody changed in the guest.
+type change struct {
+	why string
+	// lost is true if putting it back loses what somebody made: not so where a file is gone, or where a unit does not run.
+	lost bool
+}
+
 // drift returns what is not as it was configured.
-func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map[string]string, error) {
-	drift := map[string]string{}
+func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map[string]change, error) {
+	drift := map[string]change{}
 	for name, entry := range record.Entries {
 		now, err := p.look(name, entry.Is.Salt)
 		if err != nil && !errors.Is(err, errOdd) {
-			drift[name] = err.Error()
+			drift[name] = change{err.Error(), true}
 			continue
 		}
 		if errors.Is(err, errOdd) {
-			drift[name] = err.Error()
+			drift[name] = change{err.Error(), true}
 		} else if why := entry.Is.differs(now); why != "" {
-			drift[name] = why
+			drift[name] = change{why, now != nil}
 		}
 	}
-	if len(record.Units) == 0 {
-		return drift, nil
-	}
-	var document *guestconfig.Document
-	document, err := guestconfig.Decode(record.Document)
+	document, err := record.document()
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +90,7 @@ func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map
 				return nil, err
 			}
 			if enabled != *u.Enabled {
-				drift[name] = map[bool]string{true: "it was enabled", false: "it was disabled"}[enabled]
+				drift[name] = change{map[bool]string{true: "it was enabled", false: "it was disabled"}[enabled], true}
 			}
 		}
 		if u.Started != nil {
@@ -96,12 +99,70 @@ func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map
 				return nil, err
 			}
 			if *u.Started && was.Runs && (state == "inactive" || state == "failed") || !*u.Started && isActive(state) {
-				drift[name] = "it is " + state
+				drift[name] = change{"it is " + state, drift[name].lost || isActive(state)}
 			}
 		}
 	}
-	return drift, nil
+	return drift, errors.Join(c.driftOfUsers(p, record, document, drift), c.driftOfSysctl(record, drift))
 }
+
+// driftOfUsers adds accounts that are gone, and managed blocks of keys that were changed.
+func (c *Configurator) driftOfUsers(p *place, record *Record, document *guestconfig.Document, drift map[string]change) error {
+	for _, name := range record.Accounts {
+		_, exists, err := c.number("passwd", name)
+		if err != nil {
+			return err
+		}
+		if !exists {
+			drift[name] = change{why: "it is gone"}
+			continue
+		}
+		file, keys := keysFile(document.Users[name].Home), document.Users[name].AuthorizedKeys
+		now, err := p.look(file, nil)
+		var existing []byte
+		if err == nil && now != nil {
+			existing, err = p.read(file)
+		}
+		is := string(existing)
+		switch {
+		case err != nil:
+			drift[file] = change{err.Error(), true}
+		case is == string(c.MergeKeys(existing, keys)):
+		case is == string(c.MergeKeys(existing, nil)):
+			drift[file] = change{why: "the configured keys are gone"}
+		default:
+			drift[file] = change{"the configured keys were changed", true}
+		}
+	}
+	return nil
+}
+
+// driftOfSysctl adds kernel parameters that were set to something else. One that is gone, such as that of a network interface,
+// cannot be put back.
+func (c *Configurator) driftOfSysctl(record *Record, drift map[string]change) error {
+	for name, was := range record.SysctlIs {
+		now, err := fileio.Read(c.sysctlFile(name), maxParameter)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if value(now) != was {
+			drift[name] = change{"its value was changed", true}
+		}
+	}
+	return nil
+}
+
+// maxParameter bounds the value of a kernel parameter, in bytes.
+const maxParameter = 64 << 10
+
+// value is the value of a kernel parameter without what is spaces alone.
+func value[T string | []byte](text T) string { return strings.Join(strings.Fields(string(text)), " ") }
+
+// keysFile is the file of the authorized keys of an account.
+func keysFile(home string) string { return path.Join(home, ".ssh/authorized_keys") }
 
 func isActive(state string) bool {
 	return state == "active" || state == "reloading" || state == "refreshing" || state == "activating"
@@ -115,7 +176,7 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 	}
 	p := &plan{
 		document: document, changes: impact.NewChanges(), enabled: map[string]bool{}, active: map[string]bool{}, sysctl: map[string]string{}, previous: map[string]string{},
-		next: &Record{ID: id, Document: request.GetDocument(), Entries: map[string]Entry{}, Units: map[string]UnitRecord{}, Directories: slices.Clone(record.Directories), Sysctl: map[string]string{}},
+		next: &Record{ID: id, Document: request.GetDocument(), Entries: map[string]Entry{}, Units: map[string]UnitRecord{}, Directories: slices.Clone(record.Directories), Sysctl: map[string]string{}, SysctlIs: map[string]string{}},
 	}
 	if id == "" {
 		p.next.Document = nil
@@ -126,8 +187,8 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 	}
 	var refused []string
 	for _, name := range slices.Sorted(maps.Keys(drift)) {
-		if !slices.Contains(request.GetOverwrite(), name) {
-			refused = append(refused, fmt.Sprintf("%s: %s since it was configured", name, drift[name]))
+		if drift[name].lost && !slices.Contains(request.GetOverwrite(), name) {
+			refused = append(refused, fmt.Sprintf("%s: %s since it was configured", name, drift[name].why))
 		}
 	}
 	for _, item := range document.Items() {
@@ -167,7 +228,7 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 }
 
 // planItem decides what to do with one file. why says why it cannot be written.
-func (c *Configurator) planItem(at *place, record *Record, p *plan, item guestconfig.Item, drift map[string]string) (why string, err error) {
+func (c *Configurator) planItem(at *place, record *Record, p *plan, item guestconfig.Item, drift map[string]change) (why string, err error) {
 	entry, ours := record.Entries[item.Path]
 	var salt []byte
 	if ours {
@@ -182,7 +243,7 @@ func (c *Configurator) planItem(at *place, record *Record, p *plan, item guestco
 	}
 	if ours {
 		p.next.Entries[item.Path] = entry
-		if drift[item.Path] == "" && c.has(entry, item) {
+		if drift[item.Path].why == "" && c.has(entry, item) {
 			return "", nil
 		}
 	} else if now != nil {
@@ -283,12 +344,9 @@ func (c *Configurator) planRemoval(at *place, p *plan, name string, entry Entry)
 
 // planUnits decides which units are enabled, disabled, started and stopped.
 func (c *Configurator) planUnits(ctx context.Context, record *Record, p *plan) error {
-	before := &guestconfig.Document{}
-	if len(record.Document) > 0 {
-		var err error
-		if before, err = guestconfig.Decode(record.Document); err != nil {
-			return err
-		}
+	before, err := record.document()
+	if err != nil {
+		return err
 	}
 	names := slices.AppendSeq(slices.Collect(maps.Keys(p.document.Units)), maps.Keys(record.Units))
 	names = slices.AppendSeq(names, maps.Keys(before.Units))
@@ -327,7 +385,7 @@ func (c *Configurator) planUnits(ctx context.Context, record *Record, p *plan) e
 			if next.Active = had.Active; next.Active == nil {
 				next.Active = &active
 			}
-			next.Runs = had.Runs
+			next.Runs = *u.Started && (had.Runs || state == "active")
 			p.run(name, state, *u.Started)
 		} else if managed && had.Active != nil && !goes {
 			p.run(name, state, *had.Active)
@@ -362,9 +420,13 @@ func (p *plan) run(name, state string, wanted bool) {
 
 // planAccounts decides which accounts are made and removed, and whose keys are written.
 func (c *Configurator) planAccounts(at *place, record *Record, p *plan) error {
+	before, err := record.document()
+	if err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.document.Users)) {
 		u := p.document.Users[name]
-		_, exists, err := c.number("passwd", name)
+		number, exists, err := c.number("passwd", name)
 		if err != nil {
 			return err
 		}
@@ -375,22 +437,51 @@ func (c *Configurator) planAccounts(at *place, record *Record, p *plan) error {
 		case !exists:
 			p.newAccounts = append(p.newAccounts, name)
 		}
+		if !ours || before.Users[name].Home != u.Home {
+			uid := u.UID
+			if exists {
+				uid = &number
+			}
+			if err := checkHome(at, record, u.Home, uid); err != nil {
+				return fmt.Errorf("%w: users: %s: home: %w", ErrRefused, name, err)
+			}
+		}
 		p.next.Accounts = append(p.next.Accounts, name)
 		if err := c.planKeys(at, p, name, u.Home, u.AuthorizedKeys); err != nil {
 			return err
 		}
 	}
 	for _, name := range record.Accounts {
-		if _, stays := p.document.Users[name]; !stays {
+		if _, stays := p.document.Users[name]; stays {
+			continue
+		}
+		_, exists, err := c.number("passwd", name)
+		if err != nil {
+			return err
+		}
+		if exists {
 			p.goneAccounts = append(p.goneAccounts, name)
 		}
 	}
 	return nil
 }
 
+// checkHome refuses a home that has files of somebody else: systemd-tmpfiles would give the directory to the account. uid is that
+// of the account; nil if it is not known.
+func checkHome(at *place, record *Record, home string, uid *uint32) error {
+	if slices.Contains(record.Directories, actual(home)) {
+		return nil
+	}
+	owner, used, err := at.home(home)
+	if err != nil || !used || uid != nil && *uid == owner {
+		return err
+	}
+	return fmt.Errorf("%s has files and belongs to %d: choose another directory, or give this one to the uid of the account", home, owner)
+}
+
 // planKeys writes the managed block of a user's authorized keys. The rest of the file is the user's.
 func (c *Configurator) planKeys(at *place, p *plan, name, home string, keys []string) error {
-	file := path.Join(home, ".ssh/authorized_keys")
+	file := keysFile(home)
 	now, err := at.look(file, nil)
 	if err != nil {
 		return fmt.Errorf("%w: users: %s: authorized_keys: %w", ErrRefused, name, err)
@@ -419,8 +510,8 @@ func (c *Configurator) planSysctl(record *Record, p *plan) error {
 	names := slices.AppendSeq(slices.Collect(maps.Keys(p.document.Sysctl)), maps.Keys(record.Sysctl))
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
-		value, wanted := p.document.Sysctl[name]
-		now, err := fileio.Read(c.sysctlFile(name), 64<<10)
+		want, wanted := p.document.Sysctl[name]
+		now, err := fileio.Read(c.sysctlFile(name), maxParameter)
 		if errors.Is(err, fs.ErrNotExist) && !wanted {
 			continue // what it was about is gone, such as a network interface
 		}
@@ -432,12 +523,12 @@ func (c *Configurator) planSysctl(record *Record, p *plan) error {
 			was = is
 		}
 		if !wanted {
-			value = was
+			want = was
 		} else {
 			p.next.Sysctl[name] = was
 		}
-		if strings.Join(strings.Fields(value), " ") != strings.Join(strings.Fields(is), " ") {
-			p.sysctl[name], p.previous[name] = value, is
+		if value(want) != value(is) {
+			p.sysctl[name], p.previous[name] = want, is
 		}
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 )
 
 // The directory of the record on the private disk, below mounts.StateDir, and what is in it. Nobody but root can read it.
@@ -41,9 +42,19 @@ type Record struct {
 	Units map[string]UnitRecord `json:"units,omitempty"`
 	// Directories were made for files, relative to the root, parents first.
 	Directories []string `json:"directories,omitempty"`
-	// Accounts were made, Sysctl has the values of kernel parameters before they were set.
+	// Accounts were made, Sysctl has the values of kernel parameters before they were set, and SysctlIs those that the kernel told
+	// afterwards, which may be in another form than they were given.
 	Accounts []string          `json:"accounts,omitempty"`
 	Sysctl   map[string]string `json:"sysctl,omitempty"`
+	SysctlIs map[string]string `json:"sysctl_is,omitempty"`
+}
+
+// document is what the system was given last; an empty document if nothing.
+func (r *Record) document() (*guestconfig.Document, error) {
+	if len(r.Document) == 0 {
+		return guestconfig.New(), nil
+	}
+	return guestconfig.Decode(r.Document)
 }
 
 // Entry is a file that was written.
@@ -191,8 +202,8 @@ func (r records) endAttempt(record *Record) error {
 	return errors.Join(failures...)
 }
 
-// Owned returns patterns (path.Match) of the absolute paths below /etc that the configuration in a state directory owns, so
-// that a refresh leaves them alone. An attempt that has not ended counts.
+// Owned returns patterns (path.Match) of the absolute paths that the configuration in a state directory owns and a release may
+// have, so that a refresh leaves them alone. An attempt that has not ended counts.
 func Owned(stateDirectory string) ([]string, error) {
 	r := records{filepath.Join(stateDirectory, Directory)}
 	record, err := r.read()
@@ -207,7 +218,12 @@ func Owned(stateDirectory string) ([]string, error) {
 	for _, s := range open.Steps {
 		owned = append(owned, s.Path)
 	}
-	owned = slices.DeleteFunc(owned, func(name string) bool { return !strings.HasPrefix(name, "/etc/") })
+	for i, name := range owned {
+		owned[i] = "/" + actual(name)
+	}
+	owned = slices.DeleteFunc(owned, func(name string) bool {
+		return !slices.ContainsFunc([]string{"/etc/", "/var/opt/", "/var/usrlocal/"}, func(top string) bool { return strings.HasPrefix(name, top) })
+	})
 	slices.Sort(owned)
 	owned = slices.Compact(owned)
 	for i, name := range owned {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -236,7 +237,11 @@ func (s *system) ApplyAccounts(context.Context) error {
 	passwd := s.has("etc/passwd")
 	for line := range strings.Lines(s.has(guestconfig.SysusersFile)) {
 		if fields := strings.Fields(line); fields[0] == "u" && !strings.Contains(passwd, "\n"+fields[1]+":") {
-			passwd += fmt.Sprintf("%s:x:%d:%d::%s:%s\n", fields[1], os.Getuid(), os.Getgid(), fields[4], fields[5])
+			uid := fields[2]
+			if uid == "-" || strings.Contains(passwd, ":x:"+uid+":") { // another one, as systemd-sysusers chooses
+				uid = strconv.Itoa(os.Getuid())
+			}
+			passwd += fmt.Sprintf("%s:x:%s:%d::%s:%s\n", fields[1], uid, os.Getgid(), fields[4], fields[5])
 		}
 	}
 	s.write("etc/passwd", passwd)
@@ -247,15 +252,23 @@ func (s *system) ApplyTemporary(_ context.Context, names []string) error {
 	return s.do("make", strings.Join(names, " "))
 }
 
+// RemoveAccount fails for an account that does not exist, as userdel(8) does.
 func (s *system) RemoveAccount(_ context.Context, name string) error {
+	if err := s.do("remove", name); err != nil {
+		return err
+	}
 	var kept string
-	for line := range strings.Lines(s.has("etc/passwd")) {
+	passwd := s.has("etc/passwd")
+	for line := range strings.Lines(passwd) {
 		if !strings.HasPrefix(line, name+":") {
 			kept += line
 		}
 	}
+	if kept == passwd {
+		return fmt.Errorf("user %s does not exist", name)
+	}
 	s.write("etc/passwd", kept)
-	return s.do("remove", name)
+	return nil
 }
 
 func (s *system) Check(_ context.Context, check *agentapi.HealthCheck) error {

@@ -116,6 +116,23 @@ func TestFilesOfTheOSFollowTheRelease(t *testing.T) {
 	}
 }
 
+// What the VM's configuration owns stays, whatever the release has there.
+func TestAKeptFileBelowOptStays(t *testing.T) {
+	const own, other = "var/usrlocal/bin/own", "var/opt/acme/other"
+	for name, next := range map[string]files{
+		"changed": {own: "2", other: "2"}, "removed": {other: "2"}, "unchanged": {own: "1", other: "2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVM(t, t.TempDir(), files{own: "1", other: "1"}, files{own: "configured", other: "1"}, next)
+			v.Keep = []string{"/" + own}
+			outcome := v.carry(t)
+			if after := read(t, v.Root); contentOf(after, own) != "configured" || contentOf(after, other) != "2" || len(outcome.Conflicts) != 0 {
+				t.Errorf("it has %q and %q, and tells %+v", contentOf(after, own), contentOf(after, other), outcome.Conflicts)
+			}
+		})
+	}
+}
+
 // Files below /opt may be larger than the memory of a small VM: neither the new version nor the saved one is read into
 // memory.
 func TestALargeFileIsNotHeldInMemory(t *testing.T) {

@@ -1,0 +1,72 @@
+package provider
+
+import (
+	"context"
+	"maps"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-framework/attr"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"github.com/hashicorp/terraform-plugin-go/tftypes"
+)
+
+// element is a map with one object, whose other attributes are null.
+func element(of types.ObjectType, attributes map[string]attr.Value) types.Map {
+	all := map[string]attr.Value{}
+	for name, kind := range of.AttrTypes {
+		null, err := kind.ValueFromTerraform(context.Background(), tftypes.NewValue(kind.TerraformType(context.Background()), nil))
+		if err != nil {
+			panic(err)
+		}
+		all[name] = null
+	}
+	maps.Copy(all, attributes)
+	return types.MapValueMust(of, map[string]attr.Value{"x": types.ObjectValueMust(of.AttrTypes, all)})
+}
+
+// An import has the one spelling of the guest. Another one that means the same is no difference, and one that does not is.
+func TestAPlanKeepsTheSpellingOfWhatAGuestHas(t *testing.T) {
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"
+	texts := func(all ...string) types.List { return listOrNull(all) }
+	text := types.StringValue
+	for name, test := range map[string]struct {
+		of         types.ObjectType
+		attribute  string
+		have, want attr.Value
+		same       bool
+	}{
+		"mode":           {fileType, "mode", text("0644"), text("644"), true},
+		"another mode":   {fileType, "mode", text("0644"), text("0640"), false},
+		"restart":        {fileType, "restart", texts("a.service", "b.service"), texts("b.service", "a.service"), true},
+		"another unit":   {fileType, "reload", texts("a.service"), texts("b.service"), false},
+		"groups":         {userType, "groups", texts("adm", "staff"), texts("staff", "adm"), true},
+		"a further one":  {userType, "groups", texts("adm"), texts("staff", "adm"), false},
+		"keys":           {userType, "ssh_authorized_keys", texts(key), texts(key + "\n"), true},
+		"no such key":    {userType, "ssh_authorized_keys", texts(key), types.ListNull(types.StringType), false},
+		"an empty list":  {userType, "groups", types.ListNull(types.StringType), types.ListValueMust(types.StringType, nil), false},
+		"not known yet":  {userType, "groups", texts("adm"), types.ListUnknown(types.StringType), false},
+		"a base64":       {fileType, "content_base64", text("/w=="), text("/v8="), false},
+		"an equal value": {fileType, "owner", text("root"), text("root"), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			block := func(value attr.Value) vmGuest {
+				one, guest := element(test.of, map[string]attr.Value{test.attribute: value}), vmGuest{Files: types.MapNull(fileType), Users: types.MapNull(userType)}
+				if test.of.Equal(fileType) {
+					guest.Files = one
+				} else {
+					guest.Users = one
+				}
+				return guest
+			}
+			plan, state := block(test.want), &vmModel{vmGuest: block(test.have)}
+			plan.completePlan(nil, state)
+			want := block(test.want)
+			if test.same {
+				want = state.vmGuest
+			}
+			if !plan.Files.Equal(want.Files) || !plan.Users.Equal(want.Users) {
+				t.Errorf("the plan has %v %v, want %v %v", plan.Files, plan.Users, want.Files, want.Users)
+			}
+		})
+	}
+}
