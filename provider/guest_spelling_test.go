@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"context"
 	"maps"
 	"testing"
 
@@ -11,12 +10,13 @@ import (
 )
 
 // element is a map with one object, whose other attributes are null.
-func element(of types.ObjectType, attributes map[string]attr.Value) types.Map {
+func element(t *testing.T, of types.ObjectType, attributes map[string]attr.Value) types.Map {
+	t.Helper()
 	all := map[string]attr.Value{}
 	for name, kind := range of.AttrTypes {
-		null, err := kind.ValueFromTerraform(context.Background(), tftypes.NewValue(kind.TerraformType(context.Background()), nil))
+		null, err := kind.ValueFromTerraform(t.Context(), tftypes.NewValue(kind.TerraformType(t.Context()), nil))
 		if err != nil {
-			panic(err)
+			t.Fatal(err)
 		}
 		all[name] = null
 	}
@@ -50,7 +50,7 @@ func TestAPlanKeepsTheSpellingOfWhatAGuestHas(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			block := func(value attr.Value) vmGuest {
-				one, guest := element(test.of, map[string]attr.Value{test.attribute: value}), vmGuest{Files: types.MapNull(fileType), Users: types.MapNull(userType)}
+				one, guest := element(t, test.of, map[string]attr.Value{test.attribute: value}), vmGuest{Files: types.MapNull(fileType), Users: types.MapNull(userType)}
 				if test.of.Equal(fileType) {
 					guest.Files = one
 				} else {
