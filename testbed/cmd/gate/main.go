@@ -35,7 +35,7 @@ import (
 // for slots.
 const (
 	guestsTimeout = "80m"
-	othersTimeout = "40m"
+	othersTimeout = "75m"
 )
 
 // othersNice is the niceness of the packages without guests: the guests are what the run waits for in the end.
