@@ -3,6 +3,7 @@ package testbed
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -25,19 +26,36 @@ char device redirected to /dev/pts/0 (label charserial0)
 
 func TestAFaultOfTheEmulatorIsRecognised(t *testing.T) {
 	b := &Testbed{dir: t.TempDir()}
-	if err := os.MkdirAll(filepath.Join(b.dir, "log", "qemu"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range map[string]string{
-		"fault": "qemu-system-x86_64: system/physmem.c:2678: iotlb_to_section: Assertion `section_index < d->map.sections_nb' failed.\n" +
-			"2026-11-30 10:04:36.422+0000: shutting down, reason=crashed\n",
-		"killed": "2026-11-30 10:04:36.422+0000: shutting down, reason=crashed\n",
-	} {
-		if err := os.WriteFile(filepath.Join(b.dir, "log", "qemu", name+".log"), []byte(text), 0o600); err != nil {
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if !b.EmulatorFailed("fault") || b.EmulatorFailed("killed") || b.EmulatorFailed("absent") {
-		t.Error("another end of QEMU is taken for the fault, or the fault for another end")
+	const crashed = "2026-11-30 10:04:36.422+0000: shutting down, reason=crashed\n"
+	const stall = "[   88.560058] rcu: \tPossible timer handling issue on cpu=3 timer-softirq=2\r\n"
+	for _, vm := range []struct {
+		name, log, console string
+		failed             bool
+	}{
+		{name: "absent"},
+		{name: "killed", log: crashed},
+		{
+			name: "assertion", failed: true,
+			log: "qemu-system-x86_64: system/physmem.c:2678: iotlb_to_section: Assertion `section_index < d->map.sections_nb' failed.\n" + crashed,
+		},
+		{name: "busy", console: stall},
+		{name: "timer", console: strings.Repeat(stall, 3), failed: true},
+	} {
+		if vm.name != "absent" {
+			write(filepath.Join(b.dir, "log", "qemu", vm.name+".log"), vm.log)
+			write(filepath.Join(b.StateDir(), "console", vm.name+".log"), vm.console)
+		}
+		if got := b.EmulatorFailed(vm.name); got != vm.failed {
+			t.Errorf("%s: failed is %t", vm.name, got)
+		}
 	}
 }

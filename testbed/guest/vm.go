@@ -28,6 +28,8 @@ const (
 	lifeLimit  = 20 * time.Minute
 	loginLimit = 10 * time.Minute
 	agentLimit = 2 * time.Minute
+	// attempts is how often Create makes a VM whose emulator fails while it boots.
+	attempts = 3
 	// askLimit bounds each of several questions to an agent.
 	askLimit = 20 * time.Second
 )
@@ -52,6 +54,8 @@ type VM struct {
 // The VM holds one of the machine's guest slots (testbed.TakeSlots) until Delete, or until the testbed is closed.
 // Create waits for the slot as long as ctx allows. A caller that needs two VMs at the same time must not create one
 // after the other, since each could wait for a slot that another such caller holds.
+//
+// A VM whose emulator fails while it boots (testbed.EmulatorFailed) is made again under another name.
 func (w *World) Create(ctx context.Context, name string, base tree.Digest, shape func(*vm.Spec), ports ...uint16) (*VM, error) {
 	slots, err := w.Bed.TakeSlots(ctx, 1, w.Expected)
 	if err != nil {
@@ -77,18 +81,46 @@ func (w *World) Create(ctx context.Context, name string, base tree.Digest, shape
 	if shape != nil {
 		shape(&v.Spec)
 	}
-	_, err = w.Host.Fleet.Create(ctx, v.Spec, v.progress)
-	if errors.Is(err, vm.ErrBroke) && w.Bed.EmulatorFailed(v.Spec.Name) {
-		w.Tell(fmt.Sprintf("%s: the emulator failed, and the VM is made again: %v", v.Spec.Name, err))
+	for attempt := 1; ; attempt++ {
+		err := v.create(ctx)
+		if err == nil {
+			return v, nil
+		}
+		if attempt == attempts || !w.Bed.EmulatorFailed(v.Spec.Name) {
+			return nil, err
+		}
+		w.Tell(fmt.Sprintf("%s: the emulator failed, and another VM is made: %v", v.Spec.Name, err))
 		if err := w.Host.Fleet.Delete(ctx, v.Spec.Name, v.Spec.UUID, v.progress); err != nil {
 			return nil, err
 		}
-		_, err = w.Host.Fleet.Create(ctx, v.Spec, v.progress)
+		failed := v.Spec.Name // its logs stay
+		v.Spec.Name, v.Spec.UUID = w.Bed.Name(name), uuid.NewString()
+		if v.Spec.Hostname == failed {
+			v.Spec.Hostname = v.Spec.Name
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return v, nil
+}
+
+// create makes the VM, and gives up when its emulator has failed.
+func (v *VM) create(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for ctx.Err() == nil {
+			if v.World.Bed.EmulatorFailed(v.Spec.Name) {
+				cancel()
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Second):
+			}
+		}
+	}()
+	_, err := v.World.Host.Fleet.Create(ctx, v.Spec, v.progress)
+	cancel()
+	<-watched
+	return err
 }
 
 func (v *VM) progress(step string) { v.World.Tell(v.Spec.Name + ": " + step) }
