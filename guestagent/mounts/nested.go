@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,8 @@ type nestedMount struct {
 	place string
 	// directory is true for a mount point that is a directory, false for a file.
 	directory bool
+	// beneath is how many further mounts the one that is seen hides at its mount point.
+	beneath int
 }
 
 // nested returns the mounts that the next /usr needs: all mounts below the current one, and the modules of the running
@@ -46,7 +49,14 @@ func (u Usr) nested(next *Detached) ([]nestedMount, error) {
 		if table[i].FSType == "autofs" {
 			return nil, fmt.Errorf("%w: an automount point lies below it, at %s, and cannot be carried over", ErrConstraint, table[i].Mountpoint)
 		}
-		n := nestedMount{source: table[i].Mountpoint, place: place}
+		n := nestedMount{source: table[i].Mountpoint, place: place, beneath: max(0, len(table.Stacked(table[i].Mountpoint))-1)}
+		if n.beneath > 0 {
+			inside := slices.IndexFunc(table, func(m proc.Mount) bool { return strings.HasPrefix(m.Mountpoint, n.source+"/") })
+			if inside >= 0 {
+				return nil, fmt.Errorf("%w: several mounts lie over each other at %s, with another below them at %s, and cannot be carried over",
+					ErrConstraint, n.source, table[inside].Mountpoint)
+			}
+		}
 		if n.directory, err = isDirectory(n.source); err != nil {
 			return nil, err
 		}
@@ -114,14 +124,23 @@ func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tr
 		defer func() { err = errors.Join(err, unix.Close(fd)) }()
 		lowers = append(lowers, fmt.Sprintf("/proc/thread-self/fd/%d", fd))
 	}
-	sources := make([]int, len(nested))
+	sources := make([][]int, len(nested)) // of each place, the mounts from the lowest to the one that is seen
 	for i, n := range nested {
-		fd, err := unix.OpenTree(unix.AT_FDCWD, n.source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-		if err != nil {
-			return nil, fmt.Errorf("clone mount %s: %w", n.source, err)
+		for above := n.beneath; above >= 0; above-- {
+			fd, err := unix.OpenTree(unix.AT_FDCWD, n.source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+			if err != nil {
+				return nil, fmt.Errorf("clone mount %s: %w", n.source, err)
+			}
+			defer func() { err = errors.Join(err, unix.Close(fd)) }()
+			sources[i] = append([]int{fd}, sources[i]...)
+			if above == 0 {
+				break
+			}
+			// The one beneath has no path until this one is gone, in this namespace only.
+			if err := unix.Unmount(n.source, unix.MNT_DETACH); err != nil {
+				return nil, fmt.Errorf("reach the mount beneath %s: %w", n.source, err)
+			}
 		}
-		defer func() { err = errors.Join(err, unix.Close(fd)) }()
-		sources[i] = fd
 	}
 	if err := unix.Mount("sharedos", u.Scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m,mode=0755"); err != nil {
 		return nil, fmt.Errorf("mount tmpfs on %s: %w", u.Scratch, err)
@@ -143,8 +162,10 @@ func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tr
 		return nil, fmt.Errorf("mount the next %s on %s: %w", u.Path, place, err)
 	}
 	for i, n := range nested {
-		if err := unix.MoveMount(sources[i], "", unix.AT_FDCWD, filepath.Join(place, n.place), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-			return nil, fmt.Errorf("carry mount %s over: %w", n.source, err)
+		for _, source := range sources[i] {
+			if err := unix.MoveMount(source, "", unix.AT_FDCWD, filepath.Join(place, n.place), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+				return nil, fmt.Errorf("carry mount %s over: %w", n.source, err)
+			}
 		}
 	}
 	return Usr{Path: place}.cloneCurrent()

@@ -385,9 +385,21 @@ func TestNestedMountsAreCarriedOver(t *testing.T) {
 	must(t, unix.Mount(data, filepath.Join(s.usr.Path, "share/a"), "", unix.MS_BIND, ""))
 	must(t, unix.Mount(data, filepath.Join(s.usr.Path, "lib/gone"), "", unix.MS_BIND, ""))
 	must(t, unix.Mount(file, filepath.Join(s.usr.Path, "lib/f"), "", unix.MS_BIND, ""))
+	// Two more, over each other, of which the other mount of the directory knows nothing.
+	must(t, unix.Mount("", filepath.Join(s.usr.Path, "share/a"), "", unix.MS_PRIVATE, ""))
+	for _, content := range []string{"lower", "upper"} {
+		must(t, unix.Mount("tmpfs", filepath.Join(s.usr.Path, "share/a"), "tmpfs", 0, ""))
+		must(t, os.WriteFile(filepath.Join(s.usr.Path, "share/a/x"), []byte(content), 0o644))
+	}
 	before, err := os.Stat(s.usr.Path)
 	must(t, err)
 	s.swapTo(t, s.layers[1])
+	for _, content := range []string{"upper", "lower"} {
+		if got := s.read(t, "share/a/x"); got != content {
+			t.Errorf("of the mounts over each other, %q is seen where %q was", got, content)
+		}
+		must(t, unix.Unmount(filepath.Join(s.usr.Path, "share/a"), 0))
+	}
 	if got := s.read(t, "share/a/x") + s.read(t, "lib/gone/x") + s.read(t, "lib/f"); got != "mineminemy file" {
 		t.Errorf("after the swap: %q", got)
 	}
@@ -396,6 +408,13 @@ func TestNestedMountsAreCarriedOver(t *testing.T) {
 	if before.Mode() != after.Mode() {
 		t.Errorf("mode of /usr became %v", after.Mode())
 	}
+	must(t, unix.Mount("tmpfs", filepath.Join(s.usr.Path, "share/a"), "tmpfs", 0, ""))
+	must(t, os.Mkdir(filepath.Join(s.usr.Path, "share/a/b"), 0o755))
+	must(t, unix.Mount(data, filepath.Join(s.usr.Path, "share/a/b"), "", unix.MS_BIND, ""))
+	if tree, err := s.usr.Build(t.Context(), []string{s.layers[0]}); !errors.Is(err, ErrConstraint) || !strings.Contains(err.Error(), "share/a/b") {
+		t.Errorf("a mount below two over each other: %v, %v", tree, err)
+	}
+	must(t, unix.Unmount(filepath.Join(s.usr.Path, "share/a/b"), 0))
 	tree, err := s.usr.Build(t.Context(), []string{s.addLayer(t, map[string]string{"usr/share/a": "a file now"})})
 	if !errors.Is(err, ErrConstraint) {
 		t.Errorf("a mount on a directory that becomes a file: %v, %v", tree, err)

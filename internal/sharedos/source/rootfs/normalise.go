@@ -19,8 +19,8 @@ import (
 // ldconfig and the account files, and everything in /boot (the kernel is a blob of the release), /tmp, /var/tmp, /run,
 // /dev, /proc and /sys. Log files are truncated rather than removed, so services find them with their owner and mode.
 //
-// /var/lib/dpkg moves to /usr/lib/sysimage/dpkg, /usr/local to /var/usrlocal and /opt to /var/opt (tree.CarriedTrees). A
-// symbolic link replaces each. Relative links that would point elsewhere after the move become absolute. Links at the top
+// Databases of packages move from /var below /usr/lib/sysimage, since they describe the release and not the VM. /usr/local
+// moves to /var/usrlocal and /opt to /var/opt (tree.CarriedTrees). A symbolic link replaces each. Relative links that would point elsewhere after the move become absolute. Links at the top
 // that lead below /var or /sysroot, such as /home, become directories with what they lead to; see topLinks.
 //
 // /usr, /etc/.updated and /var/.updated get the modification time 0. systemd's ConditionNeedsUpdate= (systemd.unit(5))
@@ -220,10 +220,16 @@ func (n *normaliser) directory(p string, mode uint32) error {
 }
 
 // A move takes a directory to another path and leaves a symbolic link.
-type move struct{ from, to, link string }
+type move struct {
+	from, to, link string
+	// packages marks the database of a package manager, which not every OS has.
+	packages bool
+}
 
 var moves = []move{
-	{from: debianDpkg, to: sysimageDpkg, link: "../../usr/lib/sysimage/dpkg"},
+	{from: debianDpkg, to: sysimageDpkg, link: "../../usr/lib/sysimage/dpkg", packages: true},
+	{from: varRPM, to: sysimageRPM, link: "../../usr/lib/sysimage/rpm", packages: true},
+	{from: "var/lib/pacman/local", to: "usr/lib/sysimage/pacman/local", link: "../../../usr/lib/sysimage/pacman/local", packages: true},
 	{from: "usr/local", to: "var/usrlocal", link: "../var/usrlocal"},
 	{from: "opt", to: "var/opt", link: "var/opt"},
 }
@@ -239,8 +245,7 @@ func (n *normaliser) move() error {
 		if ok && top.Type != tree.Directory {
 			return fmt.Errorf("/%s is a %s: it must be a directory", m.from, top.Type)
 		}
-		if !ok && m.from == debianDpkg {
-			// Not every OS has dpkg.
+		if !ok && m.packages {
 			continue
 		}
 		if err := n.directory(tree.Parent(m.to), 0o755); err != nil {

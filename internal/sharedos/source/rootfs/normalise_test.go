@@ -92,12 +92,16 @@ func TestNormaliseMovesWhatGoesElsewhere(t *testing.T) {
 	own := sourcetest.Dir("opt/app")
 	own.Uid = 1000
 	n := normalise(t, sourcetest.File("var/lib/dpkg/status", "Package: a\n"), sourcetest.File("var/lib/dpkg/info/a.list", "/."),
+		sourcetest.File("var/lib/rpm/rpmdb.sqlite", "rpm"), sourcetest.File("var/lib/pacman/local/a-1/desc", "a"),
+		sourcetest.File("var/lib/pacman/sync/core.db", "core"),
 		sourcetest.File("usr/local/bin/tool", "tool"), sourcetest.Link("usr/local/man", "share/man"), sourcetest.Dir("usr/local/share/man"),
 		sourcetest.Link("usr/local/bin/sh", "../../bin/sh"), sourcetest.Link("usr/local/bin/root", "../../../.."),
 		sourcetest.Link("usr/local/bin/abs", "/bin/sh"), sourcetest.Link("usr/bin/tool", "../local/bin/tool"),
 		own, sourcetest.File("opt/app/run", "run"), sourcetest.Dir("var/opt"))
 	for p, target := range map[string]string{
 		"var/lib/dpkg":            "../../usr/lib/sysimage/dpkg",
+		"var/lib/rpm":             "../../usr/lib/sysimage/rpm",
+		"var/lib/pacman/local":    "../../../usr/lib/sysimage/pacman/local",
 		"usr/local":               "../var/usrlocal",
 		"opt":                     "var/opt",
 		"var/usrlocal/man":        "share/man",
@@ -113,7 +117,8 @@ func TestNormaliseMovesWhatGoesElsewhere(t *testing.T) {
 	}
 	// Every old path still leads to the same content.
 	for p, want := range map[string]string{
-		"var/lib/dpkg/status": "Package: a\n", "usr/local/bin/tool": "tool", "usr/bin/tool": "tool", "opt/app/run": "run",
+		"var/lib/dpkg/status": "Package: a\n", "var/lib/rpm/rpmdb.sqlite": "rpm", "var/lib/pacman/local/a-1/desc": "a",
+		"var/lib/pacman/sync/core.db": "core", "usr/local/bin/tool": "tool", "usr/bin/tool": "tool", "opt/app/run": "run",
 	} {
 		if data, err := n.ReadFile(p, 100); err != nil || string(data) != want {
 			t.Errorf("%s: %q, %v", p, data, err)

@@ -11,8 +11,14 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// The directories of rpm's database: below /usr (Fedora, openSUSE) or in /var.
-var rpmDirectories = []string{"usr/lib/sysimage/rpm", "var/lib/rpm"}
+// The directories of rpm's database: below /usr (Fedora, openSUSE) or in /var (Red Hat Enterprise Linux 9 and its
+// relatives), from where Normalise moves it.
+const (
+	sysimageRPM = "usr/lib/sysimage/rpm"
+	varRPM      = "var/lib/rpm"
+)
+
+var rpmDirectories = []string{sysimageRPM, varRPM}
 
 // maxRPMDatabase bounds rpm's database in bytes. That of a desktop with 3,000 packages has about a quarter of it.
 const maxRPMDatabase = 512 << 20
