@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
@@ -19,7 +20,7 @@ import (
 // into resolv.conf(5). The agent does, in a unit that starts when networkd has something new.
 const (
 	// resolverFile is the file that /etc/resolv.conf is a link to in such a VM. It lasts until the next boot.
-	resolverFile = mounts.RunDir + "/resolv.conf"
+	resolverFile = etcmerge.ResolverFile
 	// stubResolver is that of systemd-resolved.
 	stubResolver = "/run/systemd/resolve/stub-resolv.conf"
 	// networkState is where networkd tells systemd's own programs what it has.

@@ -2,6 +2,7 @@ package etcmerge
 
 import (
 	"maps"
+	"path"
 	"strings"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -57,7 +58,7 @@ type Decision struct {
 
 // Decide returns what a carry does with a path. ours is this VM's version, nil if the path does not exist here.
 func Decide(d Difference, ours *tree.Entry) Decision {
-	unchanged := same(ours, d.Old)
+	unchanged := same(ours, d.Old) || d.Path == resolverPath && ours != nil && resolverOfAgent(ours.Link)
 	conflict := func(kind Kind, reason string) Decision { return Decision{Conflicting, kind, reason} }
 	switch {
 	case owned(d.Path):
@@ -70,6 +71,8 @@ func Decide(d Difference, ours *tree.Entry) Decision {
 		return Decision{Action: Keep}
 	case accountFiles[d.Path] != nil && (d.Old == nil || isRegular(d.Old)) && isRegular(ours) && isRegular(d.New):
 		return Decision{Action: Merge}
+	case unchanged && d.New == nil && d.Path == resolverPath:
+		return conflict(Kept, "the release no longer has it; it stays until you remove it and start the VM again, because nothing else knows the name servers before")
 	case unchanged && d.New == nil:
 		return Decision{Action: Remove}
 	case unchanged && (d.Old == nil || d.Old.Type != d.New.Type):
@@ -95,12 +98,25 @@ func Decide(d Difference, ours *tree.Entry) Decision {
 // is a backup of an account file.
 func owned(path string) bool {
 	switch path {
-	case "etc/machine-id", "etc/hostname", "etc/resolv.conf", "etc/mtab", "etc/.pwd.lock", "etc/adjtime", "etc/.updated",
+	case "etc/machine-id", "etc/hostname", "etc/mtab", "etc/.pwd.lock", "etc/adjtime", "etc/.updated",
 		"var/.updated", formerPath:
 		return true
 	}
 	original, backup := strings.CutSuffix(path, "-")
 	return backup && accountFiles[original] != nil
+}
+
+// resolverPath is the file with the name servers, relative to the root. A release has it only if its source gives it, or
+// as a link to the file of a resolver; else a boot makes it a link to a file that the agent writes (ResolverFile).
+const (
+	resolverPath = "etc/resolv.conf"
+	// ResolverFile lasts until the next boot.
+	ResolverFile = "/run/sharedos/resolv.conf"
+)
+
+// resolverOfAgent reports whether a link at resolverPath leads to the agent's file, as a release without one has it.
+func resolverOfAgent(link string) bool {
+	return link != "" && path.Join("/etc", link) == ResolverFile || link == ResolverFile
 }
 
 func isRegular(e *tree.Entry) bool { return e != nil && e.Type == tree.Regular }
