@@ -25,7 +25,10 @@ import (
 //   - setuid and setgid of an account that the system does not have, of an ordinary user, and in places of data.
 //   - capabilities of a container's root, which become those of the VM's.
 //
-// It refuses owners of the system's core other than root, programs without which nothing starts and that cannot be
+// It notes what belongs to an ordinary user, or to a number that no account has, and leaves it so: whoever has or gets that
+// number in a VM can change it.
+//
+// It refuses other owners than root of the system's core, and of what root runs or obeys, programs without which nothing starts and that cannot be
 // executed, and attributes that are damaged.
 func mend(t *tree.Tree, users, groups map[string]uint32) ([]string, error) {
 	m := mender{users: numbers(users), groups: numbers(groups), seen: map[string]*finding{}}
@@ -135,6 +138,14 @@ var rootsOnly = []string{
 	"etc/ld.so.conf", "etc/ld.so.preload", "etc/crontab", "etc/profile", "root", "root/.ssh", "root/.ssh/authorized_keys", "var", "var/lib",
 }
 
+// obeyed are directories of configuration by which root runs programs or trusts somebody. A file there that belongs to an
+// account of the system may be meant so, but none of an ordinary user or of a number that no account has.
+var obeyed = []string{
+	"etc/apt", "etc/cron.d", "etc/cron.daily", "etc/cron.hourly", "etc/cron.monthly", "etc/cron.weekly", "etc/init.d", "etc/kernel", "etc/ld.so.conf.d",
+	"etc/modprobe.d", "etc/network", "etc/NetworkManager", "etc/pam.d", "etc/polkit-1", "etc/profile.d", "etc/security", "etc/ssh", "etc/ssl", "etc/sudoers.d",
+	"etc/systemd", "etc/tmpfiles.d", "etc/udev", "usr/lib/systemd", "usr/lib/tmpfiles.d", "usr/lib/udev", "root/.ssh",
+}
+
 // ordinary is the first number of users who are no accounts of the system (login.defs(5)).
 const ordinary = 1000
 
@@ -147,9 +158,12 @@ func (m *mender) owner(e *tree.Entry) {
 		m.refuse(e, fmt.Sprintf("belongs to the account with the number %d, and not to root%s", e.UID, remedy))
 	case e.UID == nobody && (e.Path == "usr" || below(e.Path, "usr") || below(e.Path, "etc")):
 		m.refuse(e, "belongs to nobody: its owner had no number where it was packed"+remedy)
-	}
-	if e.UID >= ordinary && e.UID != nobody && below(e.Path, "etc") {
+	case (e.UID >= ordinary || e.UID != 0 && !m.users[e.UID]) && slices.ContainsFunc(obeyed, func(dir string) bool { return e.Path == dir || below(e.Path, dir) }):
+		m.refuse(e, fmt.Sprintf("belongs to the number %d, which is no account of the system, though root obeys it%s", e.UID, remedy))
+	case e.UID >= ordinary && e.UID != nobody && (below(e.Path, "etc") || below(e.Path, "usr")):
 		m.note(e, "it belongs to an ordinary user, who can change it in every VM; it was left so")
+	case e.UID != 0 && !m.users[e.UID] && (below(e.Path, "etc") || below(e.Path, "usr")):
+		m.note(e, fmt.Sprintf("it belongs to the number %d, which no account has: whoever gets it in a VM can change it; it was left so", e.UID))
 	}
 	const setuid, setgid = 0o4000, 0o2000
 	if e.Type != tree.Regular {
