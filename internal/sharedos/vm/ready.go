@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 )
 
 const (
@@ -92,22 +93,36 @@ func (f *Fleet) notReady(ctx context.Context, spec Spec) (what string, err error
 	if len(spec.Ready.Checks) == 0 {
 		return "", nil
 	}
+	failed, err := askChecks(ctx, agent, spec.Ready.Checks)
+	if err != nil {
+		return "", err
+	}
+	return failing(failed), nil
+}
+
+// askChecks has an agent make health checks once, and returns those that fail. ErrOldAgent or ErrNoAnswer if it cannot.
+func askChecks(ctx context.Context, agent *transport.Agent, checks []*agentapi.HealthCheck) ([]*agentapi.FailedCheck, error) {
 	limited, cancel := context.WithTimeout(ctx, checksLimit)
 	defer cancel()
-	answer, err := agent.Check(limited, &agentapi.CheckRequest{HealthChecks: spec.Ready.Checks})
+	answer, err := agent.Check(limited, &agentapi.CheckRequest{HealthChecks: checks})
 	switch {
 	case status.Code(err) == codes.Unimplemented:
-		return "", fmt.Errorf("%w: it cannot make the health checks of ready", ErrOldAgent)
+		return nil, fmt.Errorf("%w: it cannot make health checks", ErrOldAgent)
 	case err != nil:
-		return "", fmt.Errorf("%w: %w", ErrNoAnswer, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
-	var failing []string
-	for i, one := range answer.GetFailed() {
+	return answer.GetFailed(), nil
+}
+
+// failing names the checks that failed, and why; "" if there is none.
+func failing(failed []*agentapi.FailedCheck) string {
+	var texts []string
+	for i, one := range failed {
 		if i == maxFailing {
-			failing = append(failing, fmt.Sprintf("and %d more", len(answer.GetFailed())-maxFailing))
+			texts = append(texts, fmt.Sprintf("and %d more", len(failed)-maxFailing))
 			break
 		}
-		failing = append(failing, one.GetName()+": "+one.GetReason())
+		texts = append(texts, one.GetName()+": "+one.GetReason())
 	}
-	return strings.Join(failing, "; "), nil
+	return strings.Join(texts, "; ")
 }

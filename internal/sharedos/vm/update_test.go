@@ -517,6 +517,40 @@ func TestAGuestWhoseDefinitionCannotBeChangedKeepsItsHostName(t *testing.T) {
 	}
 }
 
+// A health check that was good before takes the host name back. One that was bad before says nothing about it.
+func TestAHostNameThatAHealthCheckDoesNotLikeIsTakenBack(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	agent := w.agent(t, "web-a")
+	asked := 0
+	agent.Failing = func(checks []*agentapi.HealthCheck) (failed []*agentapi.FailedCheck) {
+		asked++
+		for _, check := range checks {
+			if check.GetName() == "bad" || asked == 3 {
+				failed = append(failed, &agentapi.FailedCheck{Name: check.GetName(), Reason: "refused"})
+			}
+		}
+		return failed
+	}
+	spec := w.spec()
+	spec.Hostname = "other"
+	spec.Refresh.HealthChecks, spec.Refresh.Settle = []*agentapi.HealthCheck{{Name: "web"}, {Name: "bad"}}, time.Millisecond
+	_, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
+	if !errors.Is(err, vm.ErrTakenBack) || !strings.Contains(err.Error(), "web: refused") || strings.Contains(err.Error(), "bad: refused") {
+		t.Errorf("got %v", err)
+	}
+	given := agent.Identified()
+	if len(given) != 2 || given[1].GetHostname() != w.spec().Hostname {
+		t.Errorf("the guest was given %v", given)
+	}
+	if found, err := w.fleet.Read(t.Context(), "web-a"); err != nil || found.Spec.Hostname != w.spec().Hostname {
+		t.Errorf("the definition has %+v, %v", found, err)
+	}
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
+		t.Errorf("the same with a check that is good again: %v", err)
+	}
+}
+
 // A definition that has again what one before it had is known as a later one.
 func TestDefinitionsWithAnotherIdentityAreCounted(t *testing.T) {
 	w := newWorld(t)
