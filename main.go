@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	runtimedebug "runtime/debug"
 	"strings"
 	"time"
 
@@ -27,12 +26,8 @@ import (
 // version is set by the build.
 var version = "dev"
 
-// gcPercent is GOGC: how much the heap may grow, in percent, before the next garbage collection. A plan holds trees of
-// hundreds of thousands of files in memory, on a host whose memory is meant for VMs.
-const gcPercent = 50
-
 func main() {
-	runtimedebug.SetGCPercent(gcPercent)
+	provider.TuneGarbageCollection()
 	if len(os.Args) > 1 && os.Args[1] == "report" {
 		os.Exit(reportCommand(os.Args[2:], os.Stdout, os.Stderr, gatherFrom))
 	}

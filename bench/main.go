@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sharedos/terraform-provider-sharedos/provider"
 )
 
 func init() {
@@ -24,14 +26,15 @@ func init() {
 }
 
 func main() {
-	provider := flag.String("provider", "bin/terraform-provider-sharedos", "the provider that was built")
+	binary := flag.String("provider", "bin/terraform-provider-sharedos", "the provider that was built")
 	terraform := flag.String("terraform", "terraform", "Terraform or OpenTofu")
 	out := flag.String("out", "bench/out/results.json", "the file for the results")
 	only := flag.String("only", "", "names of measures, with commas between them: "+strings.Join(names(), ", ")+"; all of them if empty")
 	flag.Parse()
+	provider.TuneGarbageCollection() // this process is the provider of some measures
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	b := &bench{provider: *provider, terraform: *terraform, began: time.Now(), results: results{out: os.Stdout}}
+	b := &bench{provider: *binary, terraform: *terraform, began: time.Now(), results: results{out: os.Stdout}}
 	if err := b.run(ctx, *only, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -54,6 +57,7 @@ type measure struct {
 // measures lists them in the order in which they run; those with guests come last.
 var measures = []measure{
 	{"plan", (*bench).emptyPlan},
+	{"wide", (*bench).widePlan},
 	{"directory", (*bench).directoryPlan},
 	{"joined", (*bench).joined},
 	{"agent", (*bench).agentSize},
