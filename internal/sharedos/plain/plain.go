@@ -40,12 +40,22 @@ func Cut(text string, limit int) string {
 	return text[:limit] + "…"
 }
 
+// How private keys begin, as parts of regular expressions.
+const (
+	pemKey     = `-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----` // RFC 7468, and RFC 9580, section 6.2
+	tunnelKey  = `-----BEGIN OpenVPN Static key V[0-9]+-----`            // openvpn(8), --genkey
+	puttyStart = `PuTTY-User-Key-File-[0-9]+:`
+	ageStart   = `AGE-SECRET-KEY-[0-9]`
+	// KeyStart matches how a private key begins, in each of the forms that this package knows.
+	KeyStart = `(?:` + pemKey + `|` + tunnelKey + `|` + puttyStart + `|` + ageStart + `)`
+)
+
 // The forms in which secrets are written. What is before a group is kept.
 var (
-	// RFC 7468 and RFC 9580, section 6.2: also without an end, and with line ends that are quoted.
-	privateKey = regexp.MustCompile(`(?s)-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*-----|\z)`)
-	puttyKey   = regexp.MustCompile(`(?s)PuTTY-User-Key-File-[0-9]+:.*?(?:Private-MAC: *[0-9a-f]+|\z)`)
-	ageKey     = regexp.MustCompile(`(?i)AGE-SECRET-KEY-[0-9A-Z-]+`)
+	// Also without an end, and with line ends that are quoted.
+	privateKey = regexp.MustCompile(`(?s)(?:` + pemKey + `|` + tunnelKey + `).*?(?:-----END [A-Za-z0-9 ]*-----|\z)`)
+	puttyKey   = regexp.MustCompile(`(?s)` + puttyStart + `.*?(?:Private-MAC: *[0-9a-f]+|\z)`)
+	ageKey     = regexp.MustCompile(`(?i)` + ageStart + `[0-9A-Z-]*`)
 	// The user information of a URL (RFC 3986, section 3.2.1) with a password, or in a URL of the web: there, a user
 	// name alone can be a token.
 	password    = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s"'<>]*:[^/?#\s"'<>]*@`)

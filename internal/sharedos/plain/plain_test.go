@@ -20,6 +20,7 @@ func TestSecretsAreHidden(t *testing.T) {
 		"-----BEGIN ENCRYPTED PRIVATE KEY-----hunter2":                                                     "(a private key)",
 		"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nhunter2\n-----END PGP PRIVATE KEY BLOCK-----":            "(a private key)",
 		"PuTTY-User-Key-File-3: ssh-ed25519\nPrivate-Lines: 1\nhunter2\nPrivate-MAC: 00ff\n":               "(a private key)\n",
+		"-----BEGIN OpenVPN Static key V1-----\nhunter2\n-----END OpenVPN Static key V1-----\n":            "(a private key)\n",
 		"AGE-SECRET-KEY-1HUNTER2":                              "(a private key)",
 		`Get "https://me:hunter2@example.com/x": EOF`:          `Get "https://(hidden)@example.com/x": EOF`,
 		"http://hunter2@example.com":                           "http://(hidden)@example.com",

@@ -26,12 +26,17 @@ type maker struct {
 	command      string
 }
 
+// iscsiName is the name of a machine on a network of storage (RFC 7143, section 4.2.7).
+const iscsiName = "etc/iscsi/initiatorname.iscsi"
+
 // makers are all that are known. systemd, samba and sshd make theirs without a unit of ours; see boot.installHostKeys
 // for sshd.
 var makers = []maker{
 	{name: "ssl-cert", secret: "etc/ssl/private/ssl-cert-snakeoil.key", tool: "usr/sbin/make-ssl-cert", command: "/usr/sbin/make-ssl-cert generate-default-snakeoil"},
 	{name: "rndc", secret: "etc/bind/rndc.key", tool: "usr/sbin/rndc-confgen", command: "/usr/sbin/rndc-confgen -a"},
 	{name: "rndc", secret: "etc/rndc.key", tool: "usr/sbin/rndc-confgen", command: "/usr/sbin/rndc-confgen -a"},
+	// No secret, but a name that two machines must not have. open-iscsi draws one where this is asked for.
+	{name: "iscsi", secret: iscsiName, tool: "usr/lib/open-iscsi/startup-checks.sh", command: "/bin/sh -c 'echo GenerateName=yes > /" + iscsiName + "'"},
 	{name: "munge", secret: "etc/munge/munge.key", tool: "usr/sbin/mungekey", command: "/usr/sbin/mungekey --create"},
 	{name: "munge", secret: "etc/munge/munge.key", tool: "usr/sbin/create-munge-key", command: "/usr/sbin/create-munge-key"},
 }

@@ -14,7 +14,8 @@ import (
 // Normalise returns the tree that a release shares. It removes what must belong to one machine only and what the build
 // left behind, and it moves directories that must belong to the OS or to the VM.
 //
-// It removes SSH host keys, the machine ID (an empty /etc/machine-id stays), random seeds, secrets created by systemd,
+// It removes SSH host keys, the machine ID (an empty /etc/machine-id stays), random seeds, secrets created by systemd, NVMe
+// host names, answers to debconf that are passwords,
 // hostname and resolv.conf of the build machine, apt's caches and package lists, backups and locks of dpkg, debconf,
 // ldconfig and the account files, and everything in /boot (the kernel is a blob of the release), /tmp, /var/tmp, /run,
 // /dev, /proc and /sys. Log files are truncated rather than removed, so services find them with their owner and mode.
@@ -92,11 +93,13 @@ var filesOnly = []string{"var/cache/apt", "var/lib/apt/lists", "var/log/apt"}
 
 // patterns match files that are removed, in the syntax of path.Match.
 var patterns = []string{
-	"etc/ssh/ssh_host_*",
+	"etc/ssh/ssh_host_*", "etc/dropbear/dropbear_*_host_key",
+	// Names of one machine on a network of storage (nvme-connect(1)).
+	"etc/nvme/hostnqn", "etc/nvme/hostid",
 	"var/lib/dbus/machine-id",
 	"var/lib/systemd/random-seed", "var/lib/systemd/credential.secret", "var/lib/urandom/random-seed",
 	"etc/hostname",
-	"var/cache/debconf/*-old", "var/cache/ldconfig/aux-cache",
+	"var/cache/debconf/*-old", "var/cache/debconf/passwords.dat", "var/cache/ldconfig/aux-cache",
 	"var/log/dpkg.log", "var/log/alternatives.log", "var/log/bootstrap.log",
 	// Rotated logs.
 	"var/log/*.[0-9]", "var/log/*.gz", "var/log/*.xz", "var/log/*.old",

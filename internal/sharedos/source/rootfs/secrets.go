@@ -10,12 +10,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"math"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
@@ -42,8 +45,11 @@ var notScanned = []string{"boot", "dev", "proc", "sys", "run", "tmp", "var/tmp",
 // accountSecrets are files with passwords that are handled by themselves: those of accounts.
 var accountSecrets = []string{"etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-"}
 
-// findSecrets looks for secrets in files that no package ships. Without a list of such files, it looks below /etc and
-// /var. sharedPaths are paths that are to be shared nevertheless.
+// searched are the directories in which secrets are looked for if it is not known what packages ship.
+var searched = []string{"etc", "var", "root", "home", "srv"}
+
+// findSecrets looks for secrets in files that no package ships. Without a list of such files, it looks in the directories
+// in searched. sharedPaths are paths that are to be shared nevertheless.
 func findSecrets(t *tree.Tree, sharedPaths []string) ([]Secret, error) {
 	shared := make(map[string]bool, len(sharedPaths))
 	for _, p := range sharedPaths {
@@ -59,7 +65,7 @@ func findSecrets(t *tree.Tree, sharedPaths []string) ([]Secret, error) {
 		if e.Type != tree.Regular || shipped[e.Path] || shared["/"+e.Path] || slices.Contains(accountSecrets, e.Path) || fateOf(*e) != keep {
 			continue
 		}
-		if !known && !below(e.Path, "etc") && !below(e.Path, "var") || slices.ContainsFunc(notScanned, func(dir string) bool { return below(e.Path, dir) }) {
+		if !known && !slices.ContainsFunc(searched, func(dir string) bool { return below(e.Path, dir) }) || slices.ContainsFunc(notScanned, func(dir string) bool { return below(e.Path, dir) }) {
 			continue
 		}
 		head, err := s.head(e)
@@ -142,12 +148,51 @@ func (s *secretScan) addLinks(shipped, shared map[string]bool) {
 
 // The forms in which secrets are written.
 var (
-	pemKey     = regexp.MustCompile(`(?m)^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY( BLOCK)?-----`)
-	tunnelKey  = regexp.MustCompile(`(?mi)^\s*(PrivateKey|PresharedKey)\s*=\s*[A-Za-z0-9+/]{43}=`)
-	quotedKey  = regexp.MustCompile(`(?m)^\s*secret\s+"[A-Za-z0-9+/=]{16,}"`)
-	password   = regexp.MustCompile(`(?mi)^[\s"']*[\w.-]*(pass|passwd|password|secret|token|api_?key)["']?\s*[=:]\s*["']?[^\s"'<>{}$]{8,}`)
-	singleWord = regexp.MustCompile(`^[A-Za-z0-9+/=_.:-]{20,}$`)
+	keyStart  = regexp.MustCompile(`(?m)^(?:\x{feff})?` + plain.KeyStart)
+	tunnelKey = regexp.MustCompile(`(?mi)^\s*(PrivateKey|PresharedKey)\s*=\s*[A-Za-z0-9+/]{43}=`)
+	quotedKey = regexp.MustCompile(`(?m)(?:^|[\s{;])secret\s+"[A-Za-z0-9+/=]{16,}"`)
+	// A setting of a configuration, or of a program that is one: password = x, $cfg['secret'] = 'x', "jwtSecret": "x".
+	password = regexp.MustCompile(`(?i)(?:^|[\s{(,;])[$\w.\[\]'"-]*(?:pass|passwd|password|secret|token|(?:api|des|secret|private)_?key)[\w'"\]]*\s*(?:=>?|:)\s*["']?[^\s"'<>{}$=]{8,}`)
+	// A password as it is saved (crypt(5)), of a user of a web server.
+	savedPassword = regexp.MustCompile(`(?m)^[^:\s]+:(?:\$(?:apr1|1|2[aby]|5|6|y|7)\$|\{SHA\})`)
+	singleWord    = regexp.MustCompile(`^[A-Za-z0-9+/=_.:-]{20,}$`)
+	// The names of files that have nothing but secrets.
+	secretName = regexp.MustCompile(`(?i)(?:secrets?|passwd|passwords?|pgpass|cookie|credentials?)$`)
 )
+
+// comments are how lines begin that a program does not read.
+var comments = []string{"#", ";", "//", "--", "*", "/*", "!"}
+
+// settings are the lines of a text that are neither empty nor comments.
+func settings(text []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for line := range bytes.Lines(text) {
+			line = bytes.TrimSpace(line)
+			comment := slices.ContainsFunc(comments, func(start string) bool { return bytes.HasPrefix(line, []byte(start)) })
+			if len(line) > 0 && !comment && !yield(line) {
+				return
+			}
+		}
+	}
+}
+
+// setsPassword reports whether a line of a text sets a password.
+func setsPassword(text []byte) bool {
+	for line := range settings(text) {
+		if password.Match(line) {
+			return true
+		}
+	}
+	return false
+}
+
+// says reports whether a text has more than comments.
+func says(text []byte) bool {
+	for range settings(text) {
+		return true
+	}
+	return false
+}
 
 // knownFormats are the first bytes of binary files that are no seeds.
 var knownFormats = []string{"\x1f\x8b", "SQLite format 3", "\x7fELF", "\xfd7zXZ", "\x28\xb5\x2f\xfd", "BZh", "PK\x03\x04", "\x89PNG", "GDBM", "\x13\x57\x9a\xce"}
@@ -156,9 +201,9 @@ var knownFormats = []string{"\x1f\x8b", "SQLite format 3", "\x7fELF", "\xfd7zXZ"
 func secretIn(e *tree.Entry, head []byte) string {
 	private := e.Mode&0o007 == 0 // others cannot read it
 	small := e.Size >= 16 && e.Size <= 4096
-	state := below(e.Path, "etc") || below(e.Path, "var")
+	state := below(e.Path, "etc") || below(e.Path, "var") || below(e.Path, "root")
 	switch {
-	case pemKey.Match(head), isDERKey(head):
+	case keyStart.Match(head), isDERKey(head):
 		return "private key"
 	case isKeyStore(head):
 		return "key store with a private key"
@@ -166,13 +211,15 @@ func secretIn(e *tree.Entry, head []byte) string {
 		return "key of a tunnel"
 	case quotedKey.Match(head):
 		return "shared secret"
+	case e.Path == iscsiName && bytes.Contains(head, []byte("\nInitiatorName=")):
+		return "name of one machine"
 	case below(e.Path, "var/lib/samba/private"):
 		return "database of secrets"
 	case !private || !state:
 		return ""
 	case strings.HasSuffix(e.Path, ".key") && e.Size > 0:
 		return "key"
-	case password.Match(head):
+	case setsPassword(head), savedPassword.Match(head), secretName.MatchString(e.Path) && utf8.Valid(head) && says(head):
 		return "password"
 	case small && singleWord.Match(bytes.TrimSpace(head)) && entropy(bytes.TrimSpace(head)) > 3.5:
 		return "random text"
@@ -259,10 +306,16 @@ func entropy(data []byte) float64 {
 	return sum
 }
 
+// fewBytes are so few that bytes which were drawn at random may have any distribution. They are no text, though.
+const fewBytes = 64
+
 // isRandom reports whether bytes look drawn at random: of all values alike, half of them outside of ASCII.
 func isRandom(data []byte) bool {
 	if slices.ContainsFunc(knownFormats, func(magic string) bool { return bytes.HasPrefix(data, []byte(magic)) }) {
 		return false
+	}
+	if len(data) <= fewBytes { // too few to count
+		return !utf8.Valid(data)
 	}
 	high := 0
 	for _, b := range data {
