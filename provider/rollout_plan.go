@@ -246,7 +246,7 @@ func (m *rolloutModel) problems(waves [][]string, told map[string]foretoldVM) (d
 				allowed = agentapi.Level_RESTART
 			}
 			for _, check := range one.impact.GetFailingChecks() {
-				if line := vmName(name) + ": " + guestText(check); one.policy.RequireChecks {
+				if line := vmName(name) + ":" + strings.TrimSuffix(plain.Guest(check), "\n"); one.policy.RequireChecks {
 					refused = append(refused, line)
 				} else {
 					unhealthy = append(unhealthy, line)
@@ -259,7 +259,7 @@ func (m *rolloutModel) problems(waves [][]string, told map[string]foretoldVM) (d
 			case one.sight.Condition == rollout.Apart:
 				apart = append(apart, vmName(name))
 			case one.sight.Condition == rollout.Silent || one.skipped:
-				left = append(left, vmName(name)+": "+plain.Line(*one.model.Note))
+				left = append(left, vmName(name)+":"+strings.TrimSuffix(plain.Guest(*one.model.Note), "\n")) // a guest may have said a part of it
 			}
 		}
 	}

@@ -167,13 +167,18 @@ func notRolledOut(fail failure, step string, waves [][]string, outcome rollout.O
 
 // failedVM says why a VM failed.
 func failedVM(name string, one *rollout.Result) string {
-	text := vmName(name) + ": " + one.Why
+	text := whyOf(name, one)
 	for _, check := range one.Failed {
 		if check.Check != "" {
-			text += fmt.Sprintf("; health check %q fails:%s", plain.Line(check.Check), plain.Guest(check.Why))
+			text += "; a health check fails:" + plain.Guest(check.Check+": "+check.Why)
 		}
 	}
 	return text
+}
+
+// whyOf says why a VM is in its state. What the guest says in that is on lines of its own already, which stay.
+func whyOf(name string, one *rollout.Result) string {
+	return vmName(name) + ": " + strings.TrimRight(plain.Cut(one.Why, plain.MaxGuest), "\n")
 }
 
 // leftBehind warns of VMs that do not have the release although the rollout was not stopped by them.
@@ -187,9 +192,9 @@ func leftBehind(waves [][]string, outcome rollout.Outcome, allowed int64) (diags
 		}
 		switch {
 		case one.State == rollout.Updated && one.Why != "":
-			notes = append(notes, vmName(name)+": "+plain.Line(one.Why))
+			notes = append(notes, whyOf(name, one))
 		case one.State != rollout.Failed || allowed > 0:
-			byState[one.State] = append(byState[one.State], vmName(name)+": "+plain.Line(one.Why))
+			byState[one.State] = append(byState[one.State], whyOf(name, one))
 		}
 	}
 	var lines []string
@@ -212,7 +217,7 @@ func fewLines(lines []string) string {
 	if more := len(lines) - shown; more > 0 {
 		lines = append(slices.Clone(lines[:shown]), fmt.Sprintf("and %d more", more))
 	}
-	return strings.Join(lines, "\n")
+	return plain.Cut(strings.Join(lines, "\n"), 2*plain.MaxGuest)
 }
 
 // Read implements resource.Resource. A rollout is nothing on the host: the next plan looks at its VMs.

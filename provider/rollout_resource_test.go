@@ -144,7 +144,7 @@ func TestARolloutStopsAtABrokenCanaryAndGoesOnWhenMended(t *testing.T) {
 		return nil
 	})
 	said := fails(s)
-	for _, want := range []string{"Unable to roll out release sha256:", `VM "a"`, `health check "web" fails`, "bind() to 0.0.0.0:80 failed", "wave 1 of 2",
+	for _, want := range []string{"Unable to roll out release sha256:", `VM "a"`, "a health check fails:", "guest| web: ", "bind() to 0.0.0.0:80 failed", "wave 1 of 2",
 		"2 were never touched", "starts again at the first wave"} {
 		if !strings.Contains(unwrapped(said), want) {
 			t.Errorf("it does not say %q:\n%s", want, said)

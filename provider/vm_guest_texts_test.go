@@ -9,6 +9,7 @@ import (
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/rollout"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
@@ -30,6 +31,13 @@ func TestADiagnosticMarksWhatAGuestSays(t *testing.T) {
 	spec := vm.Spec{Name: "web", Base: tree.Digest{1}}
 	rolledBack := fmt.Errorf("%w:%s", vm.ErrRolledBack, plain.Guest(evil))
 	for name, diags := range map[string]diag.Diagnostics{
+		"checks": failingChecks("web", many, false), "required checks": failingChecks("web", many, true),
+		"rollout": {diag.NewErrorDiagnostic("failed", failedVM("web", &rollout.Result{
+			Why: rolledBack.Error(), Failed: []rollout.Failure{{Check: evil, Why: evil}},
+		}))},
+		"rollout's plan": (&rolloutModel{}).problems([][]string{{"web"}}, map[string]foretoldVM{"web": {
+			policy: vm.RefreshPolicy{MaxImpact: agentapi.Level_REBOOT}, impact: &agentapi.Impact{FailingChecks: many}, model: vmForetoldModel{Note: &evil},
+		}}),
 		"impact": tooLarge("web", impact, "restart"), "conflicts": conflictWarning(report), "warnings": warnings("web", found),
 		"rollback": notUpdated(spec, report, newProgress(t.Context(), "web"), rolledBack),
 	} {

@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -408,15 +409,15 @@ func failingChecks(name string, failing []string, required bool) (diags diag.Dia
 		return nil
 	}
 	at := path.Root("refresh").AtName("health_checks")
-	lines := strings.Join(guestTexts(failing), "\n")
+	lines := plain.Guest(guestTexts(failing)...)
 	if required {
 		return append(diags, failedAt(at, failure{
-			do: "plan", object: vmName(name), err: fmt.Errorf("health checks fail now, and refresh.require_checks is set:\n%s", lines),
+			do: "plan", object: vmName(name), err: fmt.Errorf("health checks fail now, and refresh.require_checks is set:%s", lines),
 			next: "Nothing was changed. Repair what they check, or the checks themselves.",
 		})...)
 	}
 	diags.AddAttributeWarning(at, "Health checks of "+vmName(name)+" fail before the refresh",
-		lines+"\n\nThey do not count in this refresh: it is not rolled back for them. Repair what they check, or the checks "+
+		strings.TrimPrefix(lines, "\n")+"\nThey do not count in this refresh: it is not rolled back for them. Repair what they check, or the checks "+
 			"themselves. With refresh.require_checks = true, the refresh is refused instead.")
 	return diags
 }
