@@ -217,6 +217,7 @@ func Assess(changes *Changes, snapshot Snapshot, policy Policy) *Assessment {
 		}
 		a.add(changes, g, unit, policy)
 	}
+	a.spare(snapshot.Units, policy.Agent)
 	a.follow(snapshot.Units, policy.Agent)
 	slices.Sort(a.Unaffected)
 	slices.SortFunc(a.Affected, func(x, y Affected) int { return strings.Compare(x.Unit, y.Unit) })

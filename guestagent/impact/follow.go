@@ -1,6 +1,60 @@
 package impact
 
-import "slices"
+import (
+	"maps"
+	"slices"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+)
+
+// spare keeps units whose restart would end another one that must not be interrupted: systemd stops what follows a unit
+// together with it. A unit that the new stack has no more cannot be kept: the change takes a soft-reboot.
+func (a *Assessment) spare(units map[string]Unit, agent string) {
+	for i := range a.Affected {
+		leader := &a.Affected[i]
+		if !leader.Outcome.Interrupts() {
+			continue
+		}
+		for _, name := range following(units, leader.Unit) {
+			why := ""
+			switch follower := units[name]; {
+			case name == agent || !follower.runs():
+			case follower.Once:
+				why = name + " is in progress, and would be ended with it"
+			case follower.Refuses:
+				why = name + " refuses to be stopped by hand, and would be stopped with it"
+			}
+			if why == "" {
+				continue
+			}
+			if leader.Outcome.Stops() {
+				a.Level = max(a.Level, agentapi.Level_SOFT_REBOOT)
+				a.Reasons = append(a.Reasons, leader.Unit+" is no part of the new stack: "+why)
+			} else {
+				leader.Outcome, leader.KeptBecause = Kept, why
+			}
+			break
+		}
+	}
+}
+
+// following returns the units that systemd stops together with a unit, sorted.
+func following(units map[string]Unit, leader string) []string {
+	found := map[string]bool{leader: true}
+	left := []string{leader}
+	for len(left) > 0 {
+		unit := units[left[0]]
+		left = left[1:]
+		for _, name := range unit.Followers {
+			if !found[name] && units[name].runs() {
+				found[name] = true
+				left = append(left, name)
+			}
+		}
+	}
+	delete(found, leader)
+	return slices.Sorted(maps.Keys(found))
+}
 
 // follow adds the units that systemd restarts together with those that are restarted, or stops together with those that
 // are stopped, whatever these units use and whatever the policy for them is.

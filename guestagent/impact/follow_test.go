@@ -50,6 +50,43 @@ func TestWhatIsRestartedWithAUnitIsTold(t *testing.T) {
 	}
 }
 
+// A backup that is in progress is not ended because its database gets a patch.
+func TestARestartThatWouldEndAnotherUnitIsLeft(t *testing.T) {
+	const database, backup, between = "postgresql.service", "backup.service", "between.service"
+	for name, test := range map[string]struct {
+		unit Unit
+		want string
+		says string
+	}{
+		"in progress":        {Unit{State: "activating", Once: true}, "kept", "in progress"},
+		"refuses":            {Unit{State: "active", Refuses: true}, "kept", "refuses"},
+		"has ended":          {Unit{State: "inactive"}, "restart", ""},
+		"is a plain service": {Unit{State: "active"}, "restart", ""},
+	} {
+		a := Assess(changed(ssl), Snapshot{
+			Units: map[string]Unit{
+				database: {State: "active", Followers: []string{between}}, between: {State: "active", Followers: []string{backup}}, backup: test.unit,
+			},
+			Processes: []Process{service(1, database, ssl), service(2, backup)},
+		}, Policy{})
+		if got := outcome(a, database); got != test.want {
+			t.Errorf("%s: the database is %q, want %q", name, got, test.want)
+		}
+		if test.says != "" && (outcome(a, backup) != "" || outcome(a, between) != "" || !strings.Contains(a.Affected[a.index(database)].KeptBecause, test.says)) {
+			t.Errorf("%s: %+v", name, a.Affected)
+		}
+	}
+	gone := NewChanges()
+	const file = "usr/lib/systemd/system/postgresql.service"
+	gone.Add(file, &tree.Entry{Path: file, Type: tree.Regular}, nil)
+	a := Assess(gone, Snapshot{Units: map[string]Unit{
+		database: {State: "active", Fragment: file, Followers: []string{backup}}, backup: {State: "activating", Once: true},
+	}}, Policy{})
+	if a.Level != agentapi.Level_SOFT_REBOOT || !strings.Contains(strings.Join(a.Reasons, "\n"), backup+" is in progress") {
+		t.Errorf("its leader is no part of the new stack: %+v", a)
+	}
+}
+
 func TestAUnitThatTheNewStackHasNoMoreIsStopped(t *testing.T) {
 	const file = "usr/lib/systemd/system/a.service"
 	gone := NewChanges()
