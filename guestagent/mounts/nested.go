@@ -46,17 +46,10 @@ func (u Usr) nested(next *Detached) ([]nestedMount, error) {
 			continue
 		}
 		seen[place] = true
-		if table[i].FSType == "autofs" {
-			return nil, fmt.Errorf("%w: an automount point lies below it, at %s, and cannot be carried over", ErrConstraint, table[i].Mountpoint)
+		if err := u.cannotCarry(table, &table[i]); err != nil {
+			return nil, err
 		}
 		n := nestedMount{source: table[i].Mountpoint, place: place, beneath: max(0, len(table.Stacked(table[i].Mountpoint))-1)}
-		if n.beneath > 0 {
-			inside := slices.IndexFunc(table, func(m proc.Mount) bool { return strings.HasPrefix(m.Mountpoint, n.source+"/") })
-			if inside >= 0 {
-				return nil, fmt.Errorf("%w: several mounts lie over each other at %s, with another below them at %s, and cannot be carried over",
-					ErrConstraint, n.source, table[inside].Mountpoint)
-			}
-		}
 		if n.directory, err = isDirectory(n.source); err != nil {
 			return nil, err
 		}
@@ -76,6 +69,22 @@ func (u Usr) nested(next *Detached) ([]nestedMount, error) {
 		}
 	}
 	return all, nil
+}
+
+// cannotCarry returns an error if a mount below /usr cannot be carried over to any other /usr.
+func (u Usr) cannotCarry(table proc.MountTable, mount *proc.Mount) error {
+	if mount.FSType == "autofs" {
+		return fmt.Errorf("%w: an automount point lies below %s, at %s, and cannot be carried over", ErrConstraint, u.Path, mount.Mountpoint)
+	}
+	if len(table.Stacked(mount.Mountpoint)) < 2 {
+		return nil
+	}
+	inside := slices.IndexFunc(table, func(m proc.Mount) bool { return strings.HasPrefix(m.Mountpoint, mount.Mountpoint+"/") })
+	if inside < 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: several mounts lie over each other at %s, with another below them at %s, and cannot be carried over",
+		ErrConstraint, mount.Mountpoint, table[inside].Mountpoint)
 }
 
 // fits returns an error if the mount point is a file of another type in the next /usr.

@@ -306,6 +306,13 @@ func (u Usr) Obstacle() string {
 	case 0:
 		return fmt.Sprintf("%v: %s is not a mount point of its own", ErrConstraint, u.Path)
 	case 1:
+		for i := range table {
+			if strings.HasPrefix(table[i].Mountpoint, u.Path+"/") {
+				if err := u.cannotCarry(table, &table[i]); err != nil {
+					return err.Error() + "; unmount it first"
+				}
+			}
+		}
 		return ""
 	default:
 		// A swap replaces the topmost mount, and would take away what somebody else has mounted.

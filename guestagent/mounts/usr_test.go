@@ -411,6 +411,10 @@ func TestNestedMountsAreCarriedOver(t *testing.T) {
 	must(t, unix.Mount("tmpfs", filepath.Join(s.usr.Path, "share/a"), "tmpfs", 0, ""))
 	must(t, os.Mkdir(filepath.Join(s.usr.Path, "share/a/b"), 0o755))
 	must(t, unix.Mount(data, filepath.Join(s.usr.Path, "share/a/b"), "", unix.MS_BIND, ""))
+	s.usr.Kernel = "6.12.0"
+	if text := s.usr.Obstacle(); !strings.Contains(text, "share/a/b") || !strings.Contains(text, "unmount it first") {
+		t.Errorf("the assessment says %q", text)
+	}
 	if tree, err := s.usr.Build(t.Context(), []string{s.layers[0]}); !errors.Is(err, ErrConstraint) || !strings.Contains(err.Error(), "share/a/b") {
 		t.Errorf("a mount below two over each other: %v, %v", tree, err)
 	}
