@@ -121,17 +121,43 @@ func (c *connection) planVM(spec vm.Spec, uuid string) []vm.Problem {
 		}
 		other := c.plans.vms[name].spec
 		for _, at := range slices.Sorted(maps.Keys(spec.Interfaces)) {
-			for _, port := range forwardedPorts(spec.Interfaces[at]) {
-				if slices.ContainsFunc(slices.Collect(maps.Values(other.Interfaces)), func(i hypervisor.Interface) bool {
-					return slices.Contains(forwardedPorts(i), port)
-				}) {
-					problems = append(problems, vm.Problem{
-						Attribute: []string{"interfaces", at, "user", "forwards"},
-						Err:       fmt.Errorf("port %d of the host's 127.0.0.1 is forwarded to VM %q, too", port, name),
-						Next:      "Choose another port for one of them.",
-					})
-				}
+			problems = append(problems, sharedLink(at, spec.Interfaces[at], name, other.Interfaces)...)
+		}
+		for _, at := range slices.Sorted(maps.Keys(spec.Disks)) {
+			one := spec.Disks[at]
+			if one.Volume != "" && slices.ContainsFunc(slices.Collect(maps.Values(other.Disks)), func(disk vm.Disk) bool {
+				return disk.Volume == one.Volume && disk.Pool == one.Pool && !(disk.ReadOnly && one.ReadOnly)
+			}) {
+				problems = append(problems, vm.Problem{
+					Attribute: []string{"disks", at, "volume"},
+					Err:       fmt.Errorf("volume %q is a disk of VM %q, too", one.Volume, name),
+					Next:      "Give each VM a volume of its own, or set read_only for both.",
+				})
 			}
+		}
+	}
+	return problems
+}
+
+// sharedLink returns what an interface has that only one interface can have, and that one of another VM has, too.
+func sharedLink(at string, one hypervisor.Interface, other string, links map[string]hypervisor.Interface) (problems []vm.Problem) {
+	for _, link := range slices.Sorted(maps.Keys(links)) {
+		two := links[link]
+		for _, port := range forwardedPorts(one) {
+			if slices.Contains(forwardedPorts(two), port) {
+				problems = append(problems, vm.Problem{
+					Attribute: []string{"interfaces", at, "user", "forwards"},
+					Err:       fmt.Errorf("port %d of the host's 127.0.0.1 is forwarded to VM %q, too", port, other),
+					Next:      "Choose another port for one of them.",
+				})
+			}
+		}
+		if one.MAC != "" && one.MAC == two.MAC && one.User == nil && one.Bridge == two.Bridge && one.Network == two.Network {
+			problems = append(problems, vm.Problem{
+				Attribute: []string{"interfaces", at, "mac"},
+				Err:       fmt.Errorf("MAC address %s is that of VM %q on the same network, too", one.MAC, other),
+				Next:      "Choose another address for one of them, or leave mac out: it then follows from the VM.",
+			})
 		}
 	}
 	return problems

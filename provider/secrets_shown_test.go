@@ -237,3 +237,13 @@ func TestOnlyOurRulesSeeTexts(t *testing.T) {
 	eachText(path.Empty(), schemaOf(t, newComponentResource()).Attributes, check)
 	eachText(path.Empty(), schemaOf(t, &vmResource{}).Attributes, check)
 }
+
+// A command is not validated as a single text, and may have a password in front of it.
+func TestARefusedProgramIsNotPrinted(t *testing.T) {
+	for _, program := range []string{"PGPASSWORD=" + secret + " pg_isready", "TOKEN=" + secret + "/x"} {
+		diags := refusals(t.Context(), []validator.String{isProgram}, path.Root("command"), program)
+		if !diags.HasError() || strings.Contains(diags[0].Summary()+diags[0].Detail(), secret) {
+			t.Errorf("%q: %v", program, diags)
+		}
+	}
+}

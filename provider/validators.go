@@ -189,6 +189,20 @@ var isUnit = matches(
 	regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|scope|socket|mount|swap|path|timer|target|slice|automount|device)$`),
 	"the name of a unit: a unit's name ends in its type, such as nginx.service")
 
+// isActiveUnit accepts the name of a unit that can be active. A template cannot.
+var isActiveUnit = textRule{
+	form: "the name of a unit: a unit's name ends in its type, such as nginx.service, and that of a template has an instance, such as getty@tty1.service",
+	check: func(text string) error {
+		if err := isUnit.check(text); err != nil {
+			return err
+		}
+		if strings.Contains(text, "@.") {
+			return fmt.Errorf("%q is a template", text)
+		}
+		return nil
+	},
+}
+
 // isEndpoint accepts the address of a TCP port.
 var isEndpoint = textRule{
 	form: `a host and a port, such as "127.0.0.1:5432", "localhost:80" or "[::1]:80"`,
@@ -209,7 +223,7 @@ var isEndpoint = textRule{
 
 // isProgram accepts the first word of a command.
 var isProgram = textRule{
-	form: `a program: the name of one in the guest's search path, or its absolute path, such as "/usr/bin/pg_isready"`,
+	form: `a program: the name of one in the guest's search path, or its absolute path, such as "/usr/bin/pg_isready"`, secret: true,
 	check: func(text string) error {
 		switch {
 		case text == "":
@@ -217,9 +231,9 @@ var isProgram = textRule{
 		case strings.ContainsAny(text, "\x00\n"):
 			return errForm
 		case strings.Contains(text, "/") && !path.IsAbs(text):
-			return fmt.Errorf("%q is neither a name nor an absolute path", text)
+			return &reasonError{"it is neither a name nor an absolute path"}
 		case strings.ContainsRune(text, ' '):
-			return fmt.Errorf("%q has a space: no shell splits it, so put each argument into an element of its own", text)
+			return &reasonError{"it has a space: no shell splits it, so put each argument into an element of its own"}
 		}
 		return nil
 	},
@@ -392,6 +406,8 @@ var isLoopbackURL = textRule{
 			return &reasonError{"it is no URL"}
 		case parsed.Scheme != "http":
 			return &reasonError{"its scheme is not http"}
+		case parsed.Port() != "" && isPort.check(parsed.Port()) != nil:
+			return &reasonError{"its port is not from 1 to 65535"}
 		}
 		switch parsed.Hostname() {
 		case "127.0.0.1", "::1", "localhost":

@@ -26,6 +26,8 @@ func TestWhatTheHostCannotDoIsRefusedByThePlan(t *testing.T) {
 	forward := func(port string) string {
 		return `interfaces = { lan = { user = { forwards = { "` + port + `" = 22 } } } }`
 	}
+	const mac = `interfaces = { lan = { bridge = "br0", mac = "52:54:00:00:00:01" } }`
+	const volume = `disks = { data = { volume = "shared" } }`
 	steps := []resource.TestStep{}
 	for _, mistake := range []struct {
 		config string
@@ -36,6 +38,8 @@ func TestWhatTheHostCannotDoIsRefusedByThePlan(t *testing.T) {
 		{web(forward("2222")), []string{"port 2222 of the host's 127.0.0.1 is in use", "ss -ltnp"}},
 		{web(forward("8080")) + named("other", "other", forward("8080")), []string{"port 8080", "is forwarded to VM", "too"}},
 		{web("running = false\n"+forward("8080")) + named("other", "other", forward("8080")), []string{"port 8080", "is forwarded to VM", "too"}},
+		{web(mac) + named("other", "other", mac), []string{"MAC address 52:54:00:00:00:01", "that of VM", "too"}},
+		{web(volume) + named("other", "other", volume), []string{`volume "shared"`, "is a disk of VM", "read_only"}},
 		{web(`interfaces = { lan = { bridge = "br9" } }`), []string{`no bridge "br9"`, "ip link add br9 type bridge"}},
 		{web(`interfaces = { lan = { network = "lab" } }`), []string{`no network "lab"`, "net-list"}},
 		{sized("65GiB", "4GiB", ""), []string{"the host has 65536 MiB", "Set memory to less"}},

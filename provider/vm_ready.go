@@ -47,7 +47,7 @@ func readyAttribute() schema.SingleNestedAttribute {
 				Optional: true, ElementType: types.StringType,
 				MarkdownDescription: "Systemd units that must be active, such as `nginx.service`.",
 				Validators: []validator.List{
-					listvalidator.ValueStringsAre(isUnit), listvalidator.UniqueValues(), listvalidator.SizeBetween(1, maxReadyUnits),
+					listvalidator.ValueStringsAre(isActiveUnit), listvalidator.UniqueValues(), listvalidator.SizeBetween(1, maxReadyUnits),
 				},
 			},
 			"health_checks": schema.MapNestedAttribute{

@@ -201,7 +201,7 @@ func healthCheckAttributes() schema.NestedAttributeObject {
 		"unit": schema.StringAttribute{
 			Optional:            true,
 			MarkdownDescription: "Systemd unit that must be active, such as `nginx.service`.",
-			Validators:          []validator.String{isUnit},
+			Validators:          []validator.String{isActiveUnit},
 		},
 		"http": schema.StringAttribute{
 			Optional:            true,
