@@ -23,10 +23,14 @@ import (
 //   - /tmp and /var/tmp without the sticky bit.
 //   - files with passwords that others may read, and the account files if others may not read them.
 //   - setuid and setgid of an account that the system does not have, of an ordinary user, and in places of data.
+//   - access control lists by which single users or groups can write what is the OS's, or read passwords.
+//   - block devices outside of /dev that others than root may read or write.
 //   - capabilities of a container's root, which become those of the VM's.
 //
 // It notes what belongs to an ordinary user, or to a number that no account has, and leaves it so: whoever has or gets that
 // number in a VM can change it.
+//
+// It gives root what is in the directories of its search path and belongs to neither root nor an account of the system.
 //
 // It refuses other owners than root of the system's core, and of what root runs or obeys, programs without which nothing starts and that cannot be
 // executed, and attributes that are damaged.
@@ -141,10 +145,15 @@ var rootsOnly = []string{
 // obeyed are directories of configuration by which root runs programs or trusts somebody. A file there that belongs to an
 // account of the system may be meant so, but none of an ordinary user or of a number that no account has.
 var obeyed = []string{
-	"etc/apt", "etc/cron.d", "etc/cron.daily", "etc/cron.hourly", "etc/cron.monthly", "etc/cron.weekly", "etc/init.d", "etc/kernel", "etc/ld.so.conf.d",
-	"etc/modprobe.d", "etc/network", "etc/NetworkManager", "etc/pam.d", "etc/polkit-1", "etc/profile.d", "etc/security", "etc/ssh", "etc/ssl", "etc/sudoers.d",
-	"etc/systemd", "etc/tmpfiles.d", "etc/udev", "usr/lib/systemd", "usr/lib/tmpfiles.d", "usr/lib/udev", "root/.ssh",
+	"etc/apt", "etc/bash.bashrc", "etc/cron.d", "etc/cron.daily", "etc/cron.hourly", "etc/cron.monthly", "etc/cron.weekly", "etc/environment",
+	"etc/init.d", "etc/kernel", "etc/ld.so.conf.d", "etc/modprobe.d", "etc/network", "etc/NetworkManager", "etc/pam.d", "etc/polkit-1", "etc/profile.d",
+	"etc/rc.local", "etc/security", "etc/ssh", "etc/ssl", "etc/sudoers.d", "etc/systemd", "etc/tmpfiles.d", "etc/udev",
+	"root/.bash_profile", "root/.bashrc", "root/.profile", "root/.ssh", "var/spool/cron",
+	"usr/lib/systemd", "usr/lib/tmpfiles.d", "usr/lib/udev",
 }
+
+// programs are the directories of root's search path, which have nobody's programs but root's.
+var programs = []string{"usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin", "var/usrlocal/bin", "var/usrlocal/sbin"}
 
 // ordinary is the first number of users who are no accounts of the system (login.defs(5)).
 const ordinary = 1000
@@ -153,16 +162,25 @@ const ordinary = 1000
 const nobody = 65534
 
 func (m *mender) owner(e *tree.Entry) {
+	in := func(directories []string) bool {
+		return slices.ContainsFunc(directories, func(dir string) bool { return e.Path == dir || below(e.Path, dir) })
+	}
+	stranger := e.UID >= ordinary || e.UID != 0 && !m.users[e.UID]
 	switch remedy := "; pack the archive as root, or with tar --numeric-owner --owner=0 --group=0, or use directory with owner = \"root\""; {
 	case e.UID != 0 && slices.Contains(rootsOnly, e.Path):
 		m.refuse(e, fmt.Sprintf("belongs to the account with the number %d, and not to root%s", e.UID, remedy))
 	case e.UID == nobody && (e.Path == "usr" || below(e.Path, "usr") || below(e.Path, "etc")):
 		m.refuse(e, "belongs to nobody: its owner had no number where it was packed"+remedy)
-	case (e.UID >= ordinary || e.UID != 0 && !m.users[e.UID]) && slices.ContainsFunc(obeyed, func(dir string) bool { return e.Path == dir || below(e.Path, dir) }):
+	case stranger && in(obeyed):
 		m.refuse(e, fmt.Sprintf("belongs to the number %d, which is no account of the system, though root obeys it%s", e.UID, remedy))
-	case e.UID >= ordinary && e.UID != nobody && (below(e.Path, "etc") || below(e.Path, "usr")):
+	case stranger && in(programs):
+		defer func() { // after setuid
+			m.note(e, "it belonged to no account of the system, and is root's now, who runs it")
+			e.UID = 0
+		}()
+	case e.UID >= ordinary && e.UID != nobody && shared(e.Path):
 		m.note(e, "it belongs to an ordinary user, who can change it in every VM; it was left so")
-	case e.UID != 0 && !m.users[e.UID] && (below(e.Path, "etc") || below(e.Path, "usr")):
+	case e.UID != 0 && !m.users[e.UID] && e.UID != nobody && shared(e.Path):
 		m.note(e, fmt.Sprintf("it belongs to the number %d, which no account has: whoever gets it in a VM can change it; it was left so", e.UID))
 	}
 	const setuid, setgid = 0o4000, 0o2000
@@ -205,6 +223,9 @@ func (m *mender) mode(e *tree.Entry) {
 		set(e.Mode&^0o022, "sudo refuses rules that others may write")
 	case e.Path == "etc/passwd" || e.Path == "etc/group":
 		set(e.Mode|0o444, "everyone reads the names of accounts")
+	}
+	if e.Type == tree.BlockDevice && !below(e.Path, "dev") {
+		set(e.Mode&^0o066, "others could read or write a device")
 	}
 	if shared(e.Path) && e.Mode&0o002 != 0 && e.Type != tree.CharDevice && e.Type != tree.BlockDevice && !(isDirectory && e.Mode&0o1000 != 0 && e.Path != tree.Root) {
 		set(e.Mode&^0o002, "everyone could write it")
@@ -264,8 +285,33 @@ func (m *mender) attributes(e *tree.Entry) {
 			// Linux, include/uapi/linux/posix_acl_xattr.h: a version of 4 bytes, and 8 for each entry.
 			if len(value) < 4 || (len(value)-4)%8 != 0 || binary.LittleEndian.Uint32([]byte(value)) != 2 {
 				m.refuse(e, "has a damaged attribute "+name)
+				continue
 			}
+			m.list(e, name, value)
 		}
+	}
+}
+
+// list removes the entries of an access control list (acl(5)) by which single users or groups can write what is the OS's,
+// or read passwords. No package makes such.
+func (m *mender) list(e *tree.Entry, name, value string) {
+	const user, group, write = 0x02, 0x08, 0x02 // ACL_USER, ACL_GROUP, ACL_WRITE
+	passwords := e.Path == "etc/shadow" || e.Path == "etc/gshadow"
+	if !shared(e.Path) {
+		return
+	}
+	kept := []byte(value[:4])
+	for at := 4; at < len(value); at += 8 {
+		entry := []byte(value[at : at+8])
+		tag, allows := binary.LittleEndian.Uint16(entry), binary.LittleEndian.Uint16(entry[2:])
+		if (tag != user && tag != group) || allows&write == 0 && !passwords {
+			kept = append(kept, entry...)
+		}
+	}
+	if len(kept) < len(value) {
+		m.note(e, "its access control list let single users or groups write it, or read passwords: these entries were removed")
+		e.Xattrs = maps.Clone(e.Xattrs)
+		e.Xattrs[name] = string(kept)
 	}
 }
 

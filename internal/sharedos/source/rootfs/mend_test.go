@@ -3,8 +3,10 @@ package rootfs_test
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -46,6 +48,17 @@ var (
 	inContainer  = "\x01\x00\x00\x03\x00\x20" + strings.Repeat("\x00", 14) + "\xa0\x86\x01\x00"
 )
 
+// listFor is an access control list that gives a user permissions.
+func listFor(user, permissions uint32) string {
+	list := binary.LittleEndian.AppendUint32(nil, 2)
+	for _, entry := range [][3]uint32{{0x01, 6, math.MaxUint32}, {0x02, permissions, user}, {0x04, 4, math.MaxUint32}, {0x10, 6, math.MaxUint32}, {0x20, 0, math.MaxUint32}} {
+		list = binary.LittleEndian.AppendUint16(list, uint16(entry[0]))
+		list = binary.LittleEndian.AppendUint16(list, uint16(entry[1]))
+		list = binary.LittleEndian.AppendUint32(list, entry[2])
+	}
+	return string(list)
+}
+
 func TestWhatWouldBeUnsafeOrBrokenIsMended(t *testing.T) {
 	const f, d = tar.TypeReg, tar.TypeDir
 	for name, c := range map[string]struct {
@@ -83,6 +96,12 @@ func TestWhatWouldBeUnsafeOrBrokenIsMended(t *testing.T) {
 		"setgid of no group":               {item("usr/bin/g", f, 0o2755, 0, 77), 0o755, "/usr/bin/g: the setgid bit"},
 		"a user's file in /etc":            {item("etc/app.conf", f, 0o644, 1000, 0), 0o644, "/etc/app.conf: it belongs to an ordinary user"},
 		"a user's file in /usr":            {item("usr/lib/node_modules/a.js", f, 0o644, 1000, 0), 0o644, "/usr/lib/node_modules/a.js: it belongs to an ordinary user"},
+		"a shell of a user":                {item("usr/bin/bash", f, 0o755, 1000, 0), 0o755, "/usr/bin/bash: it belonged to no account of the system, and is root's now"},
+		"a user's file in /opt":            {item("opt/acme/acmed", f, 0o755, 1000, 0), 0o755, "it belongs to an ordinary user"},
+		"a list that lets a user write":    {item("etc/app.conf", f, 0o640, 0, 0, "system.posix_acl_access", listFor(1000, 6)), 0o640, "/etc/app.conf: its access control list"},
+		"a list that lets a user read":     {item("etc/app.conf", f, 0o640, 0, 0, "system.posix_acl_access", listFor(1000, 4)), 0o640, ""},
+		"passwords by a list":              {item("etc/shadow", f, 0o640, 0, 0, "system.posix_acl_access", listFor(1000, 4)), 0o640, "/etc/shadow: its access control list"},
+		"a disk for everyone":              {item("var/lib/d", tar.TypeBlock, 0o666, 0, 0), 0o600, "/var/lib/d: others could read"},
 		"a number's file in /etc":          {item("etc/app.conf", f, 0o644, 501, 20), 0o644, "/etc/app.conf: it belongs to the number 501"},
 		"a number's file in /usr":          {item("usr/share/x", f, 0o644, 501, 20), 0o644, "/usr/share/x: it belongs to the number 501"},
 		"setuid of root, as it should be":  {item("usr/bin/su", f, 0o4755, 0, 0), 0o4755, ""},
@@ -125,6 +144,8 @@ func TestWhatCannotBeMendedIsRefusedByName(t *testing.T) {
 		"a unit of a number":            {item("etc/systemd/system/x.service", f, 0o644, 501, 20), `"/etc/systemd/system/x.service" belongs to the number 501`},
 		"rules of a user":               {item("etc/sudoers.d/x", f, 0o440, 1000, 0), `"/etc/sudoers.d/x" belongs to the number 1000`},
 		"a user's directory of units":   {item("usr/lib/systemd/system-generators/", d, 0o755, 1000, 0), `"/usr/lib/systemd/system-generators" belongs`},
+		"root's jobs of a user":         {item("var/spool/cron/crontabs/root", f, 0o600, 1000, 0), `"/var/spool/cron/crontabs/root" belongs`},
+		"root's shell of a user":        {item("root/.bashrc", f, 0o644, 1000, 0), `"/root/.bashrc" belongs`},
 		"a program of nobody":           {item("usr/bin/x", f, 0o755, 65534, 65534), `"/usr/bin/x" belongs to nobody`},
 		"systemd that cannot run":       {sourcetest.File("usr/lib/systemd/systemd", "\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03\x00\x3e\x00"), `"/usr/lib/systemd/systemd" is a program that cannot be executed (mode 0644)`},
 		"damaged capabilities":          {item("usr/bin/ping", f, 0o755, 0, 0, "security.capability", "\x01\x00"), `"/usr/bin/ping" has a damaged attribute security.capability`},
