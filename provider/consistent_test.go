@@ -235,10 +235,33 @@ var vmChanges = map[string]values{
 	"keep_files":            {"refresh": values{"keep_files": []any{"/etc/motd"}}},
 	"ready":                 {"ready": values{"units": []any{"nginx.service"}, "address": true, "health_checks": values{"web": values{"tcp": "127.0.0.1:80"}}}},
 	"timeouts":              {"timeouts": values{"create": "20s", "update": "21s"}},
+	"life cycle":            {"autostart": true, "deletion_protection": true, "title": "web", "description": "a server"},
+	"further disk":          {"disks": values{"data": values{"size": "1GiB", "file_system": "ext4", "mount_point": "/srv/data"}}},
+	"files":                 {"files": values{"/etc/motd": values{"content": "hello\n", "mode": "0640"}}},
+	"units":                 {"units": values{"acme.service": values{"content": "[Service]\nExecStart=/usr/bin/true\n", "enabled": true}}},
+	"users":                 {"users": values{"alice": values{"groups": []any{"adm"}, "sudo": true}}},
+	"kernel parameters":     {"sysctl": values{"net.ipv4.ip_forward": "1"}},
+	"place":                 {"time_zone": "Europe/Berlin", "locale": "C.UTF-8"},
+	"on_demand":             {"on_demand": []any{}, "components": []any{}, "prefer": values{}, "detach_on_demand": true},
 	"network cards": {
 		"interfaces": values{"lan": values{"bridge": "br0", "mac": "52:54:00:00:00:01", "mtu": 1400, "link": "down"}, "own": values{"user": values{}, "model": "e1000e"}},
 		"refresh":    values{"max_impact": "reboot"},
 	},
+}
+
+// The changes above are of all attributes that a configuration can set.
+func TestEachAttributeOfAVMIsChanged(t *testing.T) {
+	changed := map[string]bool{"name": true, "base": true} // no VM has another name, and each change is to another base
+	for _, change := range vmChanges {
+		for name := range change {
+			changed[name] = true
+		}
+	}
+	for _, attribute := range newClient(t, newWorld(t)).schema["sharedos_vm"].Block.Attributes {
+		if (attribute.Optional || attribute.Required) && !changed[attribute.Name] {
+			t.Errorf("nothing changes %s", attribute.Name)
+		}
+	}
 }
 
 // Whatever happens between plan and apply of a VM ends in an error of this provider, or as planned.
