@@ -10,16 +10,16 @@ import (
 
 // A link changes in a running VM, whatever its agent does. If it comes up, the VM is waited for until it has an address.
 func TestTheLinkOfARunningVM(t *testing.T) {
-	const waiting = "the services have started; waiting for an address"
+	const waiting = "waiting for an address of lan"
 	for name, c := range map[string]struct {
 		silent, down bool
 		setting      string
 		waited       bool
 	}{
-		"it goes down":                {false, true, "setting the link of interface lan down", false},
-		"it comes up":                 {false, false, "setting the link of interface lan up", true},
-		"it goes down in a silent VM": {true, true, "setting the link of interface lan down", false},
-		"it comes up in a silent VM":  {true, false, "setting the link of interface lan up", true},
+		"it goes down":                {false, true, "setting the network and the link of interface lan, down", false},
+		"it comes up":                 {false, false, "setting the network and the link of interface lan, up", true},
+		"it goes down in a silent VM": {true, true, "setting the network and the link of interface lan, down", false},
+		"it comes up in a silent VM":  {true, false, "setting the network and the link of interface lan, up", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -42,9 +42,9 @@ func TestTheLinkOfARunningVM(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			down, err := w.hypervisor.LinksDown(t.Context(), "web-a")
-			if err != nil || slices.Contains(down, "lan") != c.down || len(down) > 1 || updated.Spec.Interfaces["lan"].Down != c.down || len(updated.Faults) > 0 {
-				t.Errorf("down are %q, %v; the VM is %+v", down, err, updated)
+			runs, err := w.hypervisor.AttachedInterfaces(t.Context(), "web-a")
+			if err != nil || runs["lan"].Down != c.down || runs["out"].Down || updated.Spec.Interfaces["lan"].Down != c.down || len(updated.Faults) > 0 {
+				t.Errorf("it runs with %+v, %v; the VM is %+v", runs, err, updated)
 			}
 			if !slices.Contains(steps, c.setting) || slices.Contains(steps, waiting) != c.waited || !c.silent && updated.Unreachable {
 				t.Errorf("its steps are %q", steps)
