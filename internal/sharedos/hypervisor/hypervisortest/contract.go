@@ -21,8 +21,9 @@ import (
 )
 
 // Contract checks what every Hypervisor promises. open returns one whose guests are deaf: the kernel that the contract boots halts at
-// once, so the guests answer to nothing. It may return the same one for every part. bridge is a bridge of its host.
-func Contract(t *testing.T, bridge string, open func(t *testing.T) hypervisor.Hypervisor) {
+// once, so the guests answer to nothing. It may return the same one for every part. bridge and other are bridges
+// of its host, which do not filter VLANs.
+func Contract(t *testing.T, bridge, other string, open func(t *testing.T) hypervisor.Hypervisor) {
 	parts := []struct {
 		name string
 		run  func(*testing.T, context.Context, hypervisor.Hypervisor)
@@ -50,7 +51,7 @@ func Contract(t *testing.T, bridge string, open func(t *testing.T) hypervisor.Hy
 			links(t, ctx, h, bridge)
 		}},
 		{"an interface comes, moves and goes, running or not", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-			plugs(t, ctx, h, bridge)
+			plugs(t, ctx, h, bridge, other)
 		}},
 		{"an impossible interface is refused", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 			wrongInterfaces(t, ctx, h, bridge)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -109,7 +110,7 @@ func mustRun(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, d hyper
 	}
 }
 
-func plugs(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge string) {
+func plugs(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge, other string) {
 	d := Domain(t, h)
 	d.VCPUs = 2
 	d.Interfaces = map[string]hypervisor.Interface{"out": {User: &hypervisor.UserNetwork{}}}
@@ -159,12 +160,21 @@ func plugs(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge st
 	mustBeDefined(t, ctx, h, d, hypervisor.Running)
 	// An interface moves with its link up, or down, and where it is already.
 	one := d.Interfaces["two"]
-	for range 2 {
+	for _, move := range []struct {
+		to   string
+		down bool
+	}{{other, false}, {other, false}, {bridge, true}, {other, true}, {bridge, false}} {
+		one.Bridge, one.Down = move.to, move.down
 		must(t, h.UpdateInterface(ctx, d.Name, "two", one))
-		mustRun(t, ctx, h, d)
-		one.Down = true
 		set("two", &one)
+		mustRun(t, ctx, h, d)
 	}
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
+	// The guest is deaf, so it releases no card.
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	mustBe(t, h.DetachInterface(short, d.Name, "e"), context.DeadlineExceeded)
+	mustBeDefined(t, ctx, h, d, hypervisor.Running)
 	for i := range room - 2 {
 		attach(fmt.Sprintf("more-%d", i), hypervisor.Interface{Bridge: bridge})
 	}
