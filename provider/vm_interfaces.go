@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/int64default"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -117,7 +118,7 @@ func interfacesAttribute() schema.MapNestedAttribute {
 				Validators: []validator.Int64{int64validator.Between(hypervisor.MinMTU, hypervisor.MaxMTU)},
 			},
 			"queues": schema.Int64Attribute{
-				Optional: true,
+				Optional: true, Computed: true, Default: int64default.StaticInt64(1),
 				MarkdownDescription: "Pairs of queues of the card, so that several processors of the guest send and receive at once; for the model " +
 					"`virtio` on a `bridge` or `network`, and at most as many as the VM has processors (`vcpus`, or `max_vcpus`). The host's " +
 					"vhost-net serves them where it is there, and QEMU otherwise. Default: 1. " + again,
@@ -334,12 +335,8 @@ func (b *vmInterfaces) interfacesFromVM(ctx context.Context, found *vm.VM) diag.
 			mtu := int64(one.MTU)
 			model.MTU = &mtu
 		}
-		if one.Queues > 1 {
-			queues := int64(one.Queues)
-			model.Queues = &queues
-		} else if was := before[name].Queues; was != nil && *was == 1 {
-			model.Queues = was
-		}
+		queues := int64(max(1, one.Queues))
+		model.Queues = &queues
 		if one.VLAN != 0 {
 			vlan := int64(one.VLAN)
 			model.VLAN = &vlan

@@ -108,7 +108,7 @@ func TestAttributesOfAnInterface(t *testing.T) {
 			alter(func(i *hypervisor.Interface) { i.MTU = 0 }),
 		},
 		"queues": {
-			`2`, knownvalue.Int64Exact(2), knownvalue.Null(),
+			`2`, knownvalue.Int64Exact(2), knownvalue.Int64Exact(1),
 			hypervisor.Interface{Queues: 2}, again, vm.ReasonCards,
 			alter(func(i *hypervisor.Interface) { i.Queues = 0 }),
 		},

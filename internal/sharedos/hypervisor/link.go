@@ -144,7 +144,11 @@ func (h *Libvirt) UpdateInterface(ctx context.Context, name, iface string, devic
 			return err
 		}
 	}
-	return h.updateInterface(ctx, what, name, iface, device, libvirt.DomainAffectConfig)
+	err = h.updateInterface(ctx, what, name, iface, device, libvirt.DomainAffectConfig)
+	if runs && errors.Is(err, ErrNoInterface) {
+		return nil
+	}
+	return err
 }
 
 // updateInterface changes the running domain or the definition.

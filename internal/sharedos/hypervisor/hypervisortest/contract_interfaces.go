@@ -154,6 +154,12 @@ func plugs(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge, o
 	without.Interfaces = map[string]hypervisor.Interface{"lan": d.Interfaces["lan"]}
 	must(t, h.Define(ctx, without))
 	mustRun(t, ctx, h, d)
+	down := d.Interfaces["two"]
+	down.Down = true
+	must(t, h.UpdateInterface(ctx, d.Name, "two", down))
+	mustBeDown(t, ctx, h, d.Name, "e", "two")
+	must(t, h.UpdateInterface(ctx, d.Name, "two", d.Interfaces["two"]))
+	mustBeDefined(t, ctx, h, without, hypervisor.Running)
 	attach("two", d.Interfaces["two"])
 	attach("e", d.Interfaces["e"])
 	set("out", nil)

@@ -111,12 +111,17 @@ func (h *Hypervisor) UpdateInterface(ctx context.Context, name, iface string, de
 		one.Bridge, one.Network, one.Down = device.Bridge, device.Network, device.Down
 		return one
 	}
-	if one, runs := d.cards[iface]; d.state == hypervisor.Running && runs {
+	one, runs := d.cards[iface]
+	if runs = runs && d.state == hypervisor.Running; runs {
 		one = moved(one)
 		d.plug(iface, &one)
 	}
 	one, ok := d.Interfaces[iface]
-	if !ok || one.User != nil {
+	switch {
+	case ok && one.User == nil:
+	case runs:
+		return nil
+	default:
 		return fmt.Errorf("change interface %q of domain %q: %w", iface, name, hypervisor.ErrNoInterface)
 	}
 	changed := clone(d.Domain)
