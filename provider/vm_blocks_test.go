@@ -58,6 +58,8 @@ var vmSamples = map[string]struct {
 	"interfaces.mac":                {path.Root("interfaces").AtMapKey("lan").AtName("mac"), "52:54:00:00:00:01"},
 	"interfaces.model":              {path.Root("interfaces").AtMapKey("lan").AtName("model"), "e1000e"},
 	"interfaces.mtu":                {path.Root("interfaces").AtMapKey("lan").AtName("mtu"), int64(9000)},
+	"interfaces.queues":             {path.Root("interfaces").AtMapKey("lan").AtName("queues"), int64(2)},
+	"interfaces.vlan":               {path.Root("interfaces").AtMapKey("lan").AtName("vlan"), int64(7)},
 	"interfaces.link":               {path.Root("interfaces").AtMapKey("lan").AtName("link"), "down"},
 	"running":                       {path.Root("running"), false},
 	"ready.units":                   {path.Root("ready").AtName("units"), []string{"a.service"}},

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/int64default"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
@@ -48,6 +49,8 @@ type interfaceModel struct {
 	Model   *string           `tfsdk:"model"`
 	MTU     *int64            `tfsdk:"mtu"`
 	Link    *string           `tfsdk:"link"`
+	Queues  *int64            `tfsdk:"queues"`
+	VLAN    *int64            `tfsdk:"vlan"`
 }
 
 type userNetworkModel struct {
@@ -55,16 +58,23 @@ type userNetworkModel struct {
 }
 
 func interfacesAttribute() schema.MapNestedAttribute {
+	const (
+		moves = "A change is live: the card stays, and its link is down for a moment, so that the guest asks for an address again. With `vlan`, " +
+			"the card is detached and attached again."
+		again = "A change is live: the card is detached and another one attached, and connections break. With `user`, it takes a power-off."
+	)
 	return schema.MapNestedAttribute{
 		Optional: true,
 		MarkdownDescription: "Network interfaces, by names of your choice. Each has exactly one of `user`, `bridge` and " +
-			"`network`. Every change but that of `link` takes a power-off and start of a VM that runs; `link` changes live.",
+			"`network`. Those on a `bridge` or `network` are attached, changed and detached live, which the guest has to take part in. " +
+			"Those with `user` are arguments of QEMU, which libvirt does not know, since its own port forwarding needs passt: they come, change and go " +
+			"through a power-off. What other people attach to the VM is left alone.",
 		Validators: []validator.Map{mapvalidator.KeysAre(isInterface)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"user": schema.SingleNestedAttribute{
 				Optional: true,
 				MarkdownDescription: "QEMU's user-mode network. The guest can open connections to other hosts, but " +
-					"it can be reached only through 127.0.0.1 of the host. A change takes a power-off.",
+					"it can be reached only through 127.0.0.1 of the host. A change takes a power-off, also one from or to `bridge` or `network`.",
 				Attributes: map[string]schema.Attribute{
 					"forwards": schema.MapAttribute{
 						Optional: true, ElementType: types.Int64Type,
@@ -78,12 +88,12 @@ func interfacesAttribute() schema.MapNestedAttribute {
 			},
 			"bridge": schema.StringAttribute{
 				Optional:            true,
-				MarkdownDescription: "Name of a bridge on the host. A change takes a power-off.",
+				MarkdownDescription: "Name of a bridge on the host. " + moves,
 				Validators:          []validator.String{isBridge},
 			},
 			"network": schema.StringAttribute{
 				Optional:            true,
-				MarkdownDescription: "Name of a libvirt network. A change takes a power-off.",
+				MarkdownDescription: "Name of a libvirt network. " + moves,
 				Validators:          []validator.String{isNetwork},
 			},
 			"mac": schema.StringAttribute{
@@ -91,21 +101,36 @@ func interfacesAttribute() schema.MapNestedAttribute {
 				MarkdownDescription: "MAC address, such as `52:54:00:aa:bb:cc`, in lower case. Default: one that follows from `uuid` and " +
 					"the name of the interface, so that it lasts as long as the VM, and adding or removing an interface does not " +
 					"change the others. `addresses` has it in both cases. Set it for an address that outlives a VM, such as for a " +
-					"reservation of a DHCP server. A change takes a power-off.",
+					"reservation of a DHCP server. " + again,
 				Validators: []validator.String{isMAC},
 			},
 			"model": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(hypervisor.Virtio),
 				MarkdownDescription: "Network card: `virtio` or `e1000e`. The kernel of the base needs a driver for it. Default: " +
-					"`virtio`. A change takes a power-off.",
+					"`virtio`. " + again,
 				Validators: []validator.String{isModel},
 			},
 			"mtu": schema.Int64Attribute{
 				Optional: true,
 				MarkdownDescription: "MTU in bytes that the card tells the guest, which uses it unless its own configuration says another; " +
 					"for the model `virtio` only. On a bridge or network, the host's end gets it, too. Default: the guest's own, and " +
-					"on the host that of the bridge or network. A change takes a power-off.",
+					"on the host that of the bridge or network. " + again,
 				Validators: []validator.Int64{int64validator.Between(hypervisor.MinMTU, hypervisor.MaxMTU)},
+			},
+			"queues": schema.Int64Attribute{
+				Optional: true, Computed: true, Default: int64default.StaticInt64(1),
+				MarkdownDescription: "Pairs of queues of the card, so that several processors of the guest send and receive at once; for the model " +
+					"`virtio` on a `bridge` or `network`, and at most as many as the VM has processors (`vcpus`, or `max_vcpus`). The host's " +
+					"vhost-net serves them where it is there, and QEMU otherwise. Default: 1. " + again,
+				Validators: []validator.Int64{int64validator.Between(1, hypervisor.MaxQueues)},
+			},
+			"vlan": schema.Int64Attribute{
+				Optional: true,
+				MarkdownDescription: "Tag of the VLAN of the `bridge` that the interface is in, untagged in the guest. The bridge has to filter VLANs " +
+					"(`ip link set br0 type bridge vlan_filtering 1`), and libvirt has to be 11.0 or later: the plan asks the host. It cannot be set with " +
+					"`network`, whose own definition has VLANs (`<vlan>`, `<portgroup>`), or with `user`. Default: what the bridge does with " +
+					"untagged packets. " + again,
+				Validators: []validator.Int64{int64validator.Between(hypervisor.MinVLAN, hypervisor.MaxVLAN)},
 			},
 			"link": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(linkUp),
@@ -182,7 +207,23 @@ func (b *vmInterfaces) validateCards() (diags diag.Diagnostics) {
 					"Leave mtu out and set the MTU in the guest, or use the model "+hypervisor.Virtio+".")
 			}
 		}
-		if link, ok := one.Attributes()["link"].(types.String); ok && link.ValueString() == linkDown && !unset(one.Attributes()["user"]) {
+		number := func(name string) int64 {
+			value, ok := one.Attributes()[name].(types.Int64)
+			if !ok || unset(value) {
+				return 0
+			}
+			return value.ValueInt64()
+		}
+		isUser := !unset(one.Attributes()["user"])
+		if model, ok := one.Attributes()["model"].(types.String); ok && number("queues") > 1 && (isUser || !unset(model) && model.ValueString() != hypervisor.Virtio) {
+			refuse(at.AtName("queues"), errors.New("only a card of the model "+hypervisor.Virtio+" on a bridge or network has several queues"),
+				"Leave queues out.")
+		}
+		if number("vlan") > 0 && (isUser || !unset(one.Attributes()["network"])) {
+			refuse(at.AtName("vlan"), errors.New("a VLAN can be given only with a bridge"),
+				"Leave vlan out. For a network, its definition in libvirt says the VLAN.")
+		}
+		if link, ok := one.Attributes()["link"].(types.String); ok && link.ValueString() == linkDown && isUser {
 			refuse(at.AtName("link"), errors.New("the link of a user-mode network is always up: QEMU runs it, and libvirt does not know it"),
 				"Leave link out, or leave out the interface, or put it on a bridge or a network.")
 		}
@@ -236,6 +277,12 @@ func (b *vmInterfaces) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnosti
 		if model.MTU != nil {
 			one.MTU = int(*model.MTU)
 		}
+		if model.Queues != nil {
+			one.Queues = int(*model.Queues)
+		}
+		if model.VLAN != nil {
+			one.VLAN = int(*model.VLAN)
+		}
 		one.Down = model.Link != nil && *model.Link == linkDown
 		spec.Interfaces[name] = one
 	}
@@ -288,6 +335,12 @@ func (b *vmInterfaces) interfacesFromVM(ctx context.Context, found *vm.VM) diag.
 			mtu := int64(one.MTU)
 			model.MTU = &mtu
 		}
+		queues := int64(max(1, one.Queues))
+		model.Queues = &queues
+		if one.VLAN != 0 {
+			vlan := int64(one.VLAN)
+			model.VLAN = &vlan
+		}
 		models[name] = model
 	}
 	value, d := types.MapValueFrom(ctx, interfaceType, models)
@@ -309,6 +362,7 @@ func (b *vmInterfaces) compare(state *vmModel, change *vmChange) {
 			return
 		}
 	}
-	change.hardware = change.hardware || !vm.SameCards(state.UUID.ValueString(), have.Interfaces, want.Interfaces)
-	change.links = change.links || len(vm.Links(have.Interfaces, want.Interfaces)) > 0
+	moves, powerOff := vm.PlanInterfaces(state.UUID.ValueString(), have.Interfaces, want.Interfaces)
+	change.hardware = change.hardware || powerOff
+	change.links = change.links || moves.Any()
 }

@@ -3,10 +3,12 @@ package provider_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
@@ -19,11 +21,43 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
-// lan is a VM that may be powered off for a change, with one interface on a bridge.
+// lan is a VM that must not be powered off for a change, with one interface on a bridge.
 func lan(body string) string {
 	return web(`
+  vcpus      = 2
   interfaces = { lan = { bridge = "br0", ` + body + ` } }
-  refresh    = { max_impact = "reboot" }`)
+  refresh    = { max_impact = "none" }`)
+}
+
+// impactIs are the checks of a plan that changes a VM for some reasons.
+func impactIs(level string, reasons ...vm.Reason) []plancheck.PlanCheck {
+	known := make([]knownvalue.Check, len(reasons))
+	for i, reason := range reasons {
+		known[i] = knownvalue.StringExact(string(reason))
+	}
+	return []plancheck.PlanCheck{
+		action(webAddress, plancheck.ResourceActionUpdate),
+		plancheck.ExpectUnknownValue(webAddress, attribute("addresses")),
+		plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact(level)),
+		plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"), knownvalue.ListExact(known)),
+	}
+}
+
+// did checks which calls an apply has made that change interfaces, or the power. calls are those before it.
+func did(world *providertest.World, calls *[]string, want ...string) resource.TestCheckFunc {
+	return func(*terraform.State) error {
+		var got []string
+		for _, call := range world.Domains.Calls()[len(*calls):] {
+			method, _, _ := strings.Cut(call, " ")
+			if strings.Contains(method, "Interface") || method == "Start" || method == "Shutdown" || method == "PowerOff" {
+				got = append(got, method)
+			}
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("the apply called %q, want %q", got, want)
+		}
+		return nil
+	}
 }
 
 // isLan compares the interface with the one that it should be, and the link that it runs with.
@@ -33,13 +67,13 @@ func isLan(t *testing.T, world *providertest.World, want hypervisor.Interface) r
 		if err != nil {
 			return err
 		}
-		down, err := world.Domains.LinksDown(t.Context(), "web")
+		runs, err := world.Domains.AttachedInterfaces(t.Context(), "web")
 		if err != nil {
 			return err
 		}
 		want.Bridge = "br0"
-		if diff := cmp.Diff(want, domain.Interfaces["lan"]); diff != "" || slices.Contains(down, "lan") != want.Down {
-			return fmt.Errorf("the interface is (-want +got):\n%s\ndown are the links of %q", diff, down)
+		if diff := cmp.Diff(want, domain.Interfaces["lan"]); diff != "" || runs["lan"] != want {
+			return fmt.Errorf("the interface is (-want +got):\n%s\nthe VM runs with %+v", diff, runs)
 		}
 		return nil
 	}
@@ -48,50 +82,54 @@ func isLan(t *testing.T, world *providertest.World, want hypervisor.Interface) r
 // Each attribute of an interface: a VM is made without it and gets it, is imported, loses it to somebody else, and loses it in the
 // configuration.
 func TestAttributesOfAnInterface(t *testing.T) {
-	const powerOff, live = "reboot", "none"
+	again, update := []string{"DetachInterface", "AttachInterface"}, []string{"UpdateInterface"}
 	for name, test := range map[string]struct {
 		value   string
 		known   knownvalue.Check
 		without knownvalue.Check
 		want    hypervisor.Interface
-		way     string
+		calls   []string
 		reason  vm.Reason
 		drift   func(*providertest.World)
 	}{
 		"mac": {
 			`"52:54:00:00:00:01"`, knownvalue.StringExact("52:54:00:00:00:01"), knownvalue.Null(),
-			hypervisor.Interface{MAC: "52:54:00:00:00:01"}, powerOff, vm.ReasonInterfaces,
+			hypervisor.Interface{MAC: "52:54:00:00:00:01"}, again, vm.ReasonCards,
 			alter(func(i *hypervisor.Interface) { i.MAC = "52:54:00:00:00:02" }),
 		},
 		"model": {
 			`"e1000e"`, knownvalue.StringExact("e1000e"), knownvalue.StringExact("virtio"),
-			hypervisor.Interface{Model: "e1000e"}, powerOff, vm.ReasonInterfaces,
+			hypervisor.Interface{Model: "e1000e"}, again, vm.ReasonCards,
 			alter(func(i *hypervisor.Interface) { i.Model = "rtl8139" }),
 		},
 		"mtu": {
 			`9000`, knownvalue.Int64Exact(9000), knownvalue.Null(),
-			hypervisor.Interface{MTU: 9000}, powerOff, vm.ReasonInterfaces,
+			hypervisor.Interface{MTU: 9000}, again, vm.ReasonCards,
 			alter(func(i *hypervisor.Interface) { i.MTU = 0 }),
+		},
+		"queues": {
+			`2`, knownvalue.Int64Exact(2), knownvalue.Int64Exact(1),
+			hypervisor.Interface{Queues: 2}, again, vm.ReasonCards,
+			alter(func(i *hypervisor.Interface) { i.Queues = 0 }),
+		},
+		"vlan": {
+			`42`, knownvalue.Int64Exact(42), knownvalue.Null(),
+			hypervisor.Interface{VLAN: 42}, again, vm.ReasonCards,
+			alter(func(i *hypervisor.Interface) { i.VLAN = 43 }),
 		},
 		"link": {
 			`"down"`, knownvalue.StringExact("down"), knownvalue.StringExact("up"),
-			hypervisor.Interface{Down: true}, live, vm.ReasonLinks,
+			hypervisor.Interface{Down: true}, update, vm.ReasonLinks,
 			func(world *providertest.World) { world.Domains.Cable("web", "lan", false) },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			world := newWorld(t)
+			world.Domains.VLANs = []string{"br0"}
 			at := attribute("interfaces").AtMapKey("lan").AtMapKey(name)
 			without, with := debian(patched)+lan(""), debian(patched)+lan(name+" = "+test.value)
 			changes := func(known knownvalue.Check) resource.ConfigPlanChecks {
-				return plans(
-					action(webAddress, plancheck.ResourceActionUpdate),
-					plancheck.ExpectKnownValue(webAddress, at, known),
-					plancheck.ExpectUnknownValue(webAddress, attribute("addresses")),
-					plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact(test.way)),
-					plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"),
-						knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact(string(test.reason))})),
-				)
+				return plans(append(impactIs("none", test.reason), plancheck.ExpectKnownValue(webAddress, at, known))...)
 			}
 			var calls []string
 			check(t, world,
@@ -103,13 +141,7 @@ func TestAttributesOfAnInterface(t *testing.T) {
 					PreConfig: func() { calls = world.Domains.Calls() },
 					Config:    with, ConfigPlanChecks: changes(test.known),
 					ConfigStateChecks: []statecheck.StateCheck{value(webAddress, at, test.known)},
-					Check: resource.ComposeTestCheckFunc(isLan(t, world, test.want), func(*terraform.State) error {
-						did := world.Domains.Calls()[len(calls):]
-						if started := slices.Contains(did, "Start web"); started != (test.way == powerOff) {
-							return fmt.Errorf("the apply called %q", did)
-						}
-						return nil
-					}),
+					Check:             resource.ComposeTestCheckFunc(isLan(t, world, test.want), did(world, &calls, test.calls...)),
 				},
 				resource.TestStep{
 					ResourceName: webAddress, ImportState: true, ImportStateId: "web",
@@ -137,8 +169,20 @@ func TestAttributesOfAnInterface(t *testing.T) {
 	}
 }
 
-// alter changes the interface in the definition, as virsh edit does.
+// alter changes the interface in the running VM and in the definition, as virsh update-device --live --config does, or virsh edit and a
+// restart.
 func alter(change func(*hypervisor.Interface)) func(*providertest.World) {
+	return func(world *providertest.World) {
+		alterDefinition(change)(world)
+		world.Domains.Replug("web", "lan", func(one *hypervisor.Interface) *hypervisor.Interface {
+			change(one)
+			return one
+		})
+	}
+}
+
+// alterDefinition changes the interface in the definition alone, as virsh edit does.
+func alterDefinition(change func(*hypervisor.Interface)) func(*providertest.World) {
 	return func(world *providertest.World) {
 		world.Domains.Alter("web", func(d *hypervisor.Domain) {
 			one := d.Interfaces["lan"]
@@ -148,23 +192,130 @@ func alter(change func(*hypervisor.Interface)) func(*providertest.World) {
 	}
 }
 
-// A link that somebody has changed in the definition alone is a fault: the VM would start with it.
-func TestALinkThatDiffersFromTheDefinitionIsAFault(t *testing.T) {
+// What somebody has changed in the definition alone is a fault: the VM would start with it.
+func TestAnInterfaceThatDiffersFromTheDefinitionIsAFault(t *testing.T) {
+	for name, change := range map[string]func(*hypervisor.Interface){
+		"link": func(i *hypervisor.Interface) { i.Down = true },
+		"mac":  func(i *hypervisor.Interface) { i.MAC = "52:54:00:00:00:09" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			world := newWorld(t)
+			config := debian(patched) + lan("")
+			var calls []string
+			check(t, world,
+				resource.TestStep{Config: config},
+				resource.TestStep{
+					PreConfig: func() { alterDefinition(change)(world); calls = world.Domains.Calls() },
+					Config:    config,
+					ConfigPlanChecks: plans(
+						action(webAddress, plancheck.ResourceActionUpdate),
+						plancheck.ExpectUnknownValue(webAddress, attribute("faults")),
+						plancheck.ExpectKnownValue(webAddress, attribute("interfaces").AtMapKey("lan").AtMapKey("link"), knownvalue.StringExact("up")),
+					),
+					ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("faults"), knownvalue.ListSizeExact(0))},
+					Check:             resource.ComposeTestCheckFunc(isLan(t, world, hypervisor.Interface{}), did(world, &calls)),
+				},
+			)
+		})
+	}
+}
+
+// Interfaces come, move and go in a VM that runs. What somebody has detached, attached or moved in the running VM alone is shown, and put
+// back.
+func TestInterfacesOfARunningVM(t *testing.T) {
 	world := newWorld(t)
-	config := debian(patched) + lan("")
+	with := func(interfaces string) string {
+		return debian(patched) + web("refresh = { max_impact = \"none\" }\ninterfaces = {"+interfaces+"}")
+	}
+	const lan, back = "\nlan = { bridge = \"br0\" }\n", "back = { network = \"default\", mac = \"52:54:00:00:00:07\" }\n"
+	runs := func(want map[string]hypervisor.Interface) resource.TestCheckFunc {
+		return func(*terraform.State) error {
+			got, err := world.Domains.AttachedInterfaces(t.Context(), "web")
+			if err != nil {
+				return err
+			}
+			domain, _, err := world.VM(t.Context(), "web")
+			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()) + cmp.Diff(want, domain.Interfaces, cmpopts.EquateEmpty()); diff != "" {
+				return fmt.Errorf("it runs, or is defined, with other interfaces (-want +got): %s, %w", diff, err)
+			}
+			return err
+		}
+	}
+	isLan, isBack := hypervisor.Interface{Bridge: "br0"}, hypervisor.Interface{Network: "default", MAC: "52:54:00:00:00:07"}
+	both := map[string]hypervisor.Interface{"lan": isLan, "back": isBack}
+	var calls []string
+	step := func(before func(), config string, want map[string]hypervisor.Interface, called []string, reasons ...vm.Reason) resource.TestStep {
+		return resource.TestStep{
+			PreConfig: func() {
+				if before != nil {
+					before()
+				}
+				calls = world.Domains.Calls()
+			},
+			Config: config, ConfigPlanChecks: plans(impactIs("none", reasons...)...),
+			Check: resource.ComposeTestCheckFunc(runs(want), did(world, &calls, called...)),
+			ConfigStateChecks: []statecheck.StateCheck{
+				value(webAddress, attribute("faults"), knownvalue.ListSizeExact(0)),
+				value(webAddress, attribute("addresses"), knownvalue.MapSizeExact(len(want))),
+			},
+		}
+	}
+	detach := func() {
+		world.Domains.Replug("web", "back", func(*hypervisor.Interface) *hypervisor.Interface { return nil })
+	}
+	move := func() {
+		world.Domains.Replug("web", "lan", func(one *hypervisor.Interface) *hypervisor.Interface { one.Bridge = "br1"; return one })
+	}
+	add := func() {
+		world.Domains.Replug("web", "own", func(*hypervisor.Interface) *hypervisor.Interface { return &hypervisor.Interface{Bridge: "br1"} })
+	}
+	swapped := map[string]hypervisor.Interface{
+		"lan": {Bridge: "br0", MAC: "52:54:00:00:00:07"}, "back": {Network: "default", MAC: "52:54:00:00:00:08"},
+	}
 	check(t, world,
-		resource.TestStep{Config: config},
+		resource.TestStep{Config: with("")},
+		step(nil, with(lan+back), both, []string{"AttachInterface", "AttachInterface"}, vm.ReasonInterfacesLive),
 		resource.TestStep{
-			PreConfig: func() { alter(func(i *hypervisor.Interface) { i.Down = true })(world) },
-			Config:    config,
-			ConfigPlanChecks: plans(
-				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectUnknownValue(webAddress, attribute("faults")),
-				plancheck.ExpectKnownValue(webAddress, attribute("interfaces").AtMapKey("lan").AtMapKey("link"), knownvalue.StringExact("up")),
-			),
-			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("faults"), knownvalue.ListSizeExact(0))},
-			Check:             isLan(t, world, hypervisor.Interface{}),
+			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
+			ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds", "impact", "last_refresh"},
 		},
+		resource.TestStep{Config: with(lan + back), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
+		step(detach, with(lan+back), both, []string{"AttachInterface"}, vm.ReasonInterfacesLive),
+		step(move, with(lan+back), both, []string{"UpdateInterface"}, vm.ReasonNetworks),
+		step(add, with(lan+back), both, []string{"DetachInterface"}, vm.ReasonInterfacesLive),
+		// One gets the MAC address that the other one had.
+		step(nil, with(strings.Replace(lan, "br0\"", "br0\", mac = \"52:54:00:00:00:07\"", 1)+strings.Replace(back, "07", "08", 1)), swapped,
+			[]string{"DetachInterface", "DetachInterface", "AttachInterface", "AttachInterface"}, vm.ReasonCards),
+		step(nil, with("\nlan = { network = \"default\", mac = \"52:54:00:00:00:07\" }\n"),
+			map[string]hypervisor.Interface{"lan": {Network: "default", MAC: "52:54:00:00:00:07"}},
+			[]string{"UpdateInterface", "DetachInterface"}, vm.ReasonNetworks, vm.ReasonInterfacesLive),
+		step(nil, with(""), nil, []string{"DetachInterface"}, vm.ReasonInterfacesLive),
+	)
+}
+
+// A user-mode network takes a power-off, which max_impact has to allow, and everything else changes with it.
+func TestAUserModeNetworkTakesAPowerOff(t *testing.T) {
+	world := newWorld(t)
+	with := func(interfaces, limit string) string {
+		return debian(patched) + web(`refresh = { max_impact = "`+limit+`" }`+"\ninterfaces = {"+interfaces+"}")
+	}
+	const lan, user = "\nlan = { bridge = \"br0\" }\n", "out = { user = { forwards = { \"8080\" = 80 } } }\n"
+	var calls []string
+	check(t, world,
+		resource.TestStep{Config: with("", "none")},
+		resource.TestStep{Config: with(lan+user, "none"), ExpectError: says(string(vm.ReasonInterfaces))},
+		resource.TestStep{
+			PreConfig: func() { calls = world.Domains.Calls() },
+			Config:    with(lan+user, "reboot"), ConfigPlanChecks: plans(impactIs("reboot", vm.ReasonInterfaces)...),
+			Check: did(world, &calls, "Shutdown", "Start"),
+		},
+		// The other one can go while the VM runs.
+		resource.TestStep{
+			PreConfig: func() { calls = world.Domains.Calls() },
+			Config:    with("\n"+user, "none"), ConfigPlanChecks: plans(impactIs("none", vm.ReasonInterfacesLive)...),
+			Check: did(world, &calls, "DetachInterface"),
+		},
+		resource.TestStep{Config: with("\nout = { bridge = \"br0\" }\n", "none"), ExpectError: says(string(vm.ReasonInterfaces))},
 	)
 }
 

@@ -145,7 +145,7 @@ type vmChange struct {
 	hardware bool
 	// power: whether the VM runs.
 	power bool
-	// links: links of interfaces, which change while the VM runs.
+	// links: interfaces on bridges and networks, which come, change and go while the VM runs.
 	links bool
 	// compute: processors and memory below their maxima, which change while the VM runs.
 	compute bool

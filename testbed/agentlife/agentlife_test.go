@@ -45,6 +45,7 @@ func TestTheAgentsLife(t *testing.T) {
 		{"an agent that does not start is not kept", testTakeoverThatFails},
 		{"the private disk grows", testGrowth},
 		{"further disks", testDisks},
+		{"further interfaces", testInterfaces},
 		{"no room", testRoom(r[3])},
 		{"many refreshes", testEndurance(r[2], r[3])},
 		{"power cut", testPowerCut},

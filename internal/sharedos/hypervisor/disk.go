@@ -225,7 +225,7 @@ func (h *Libvirt) AttachDisk(ctx context.Context, name, disk string, device Disk
 	if err := errors.Join(CheckDiskName(disk), device.check()); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	return h.attach(ctx, what, name, diskAlias+disk, LayerPorts, func(definition *libvirtxml.Domain) error {
+	return h.attachDisk(ctx, what, name, diskAlias+disk, LayerPorts, func(definition *libvirtxml.Domain) error {
 		found := Domain{}
 		if definition.Devices == nil {
 			return errors.New("its definition has no devices")
@@ -240,6 +240,36 @@ func (h *Libvirt) AttachDisk(ctx context.Context, name, disk string, device Disk
 		disks[disk] = device
 		return errors.Join(checkDisks(disks)...)
 	}, func(target string) libvirtxml.DomainDisk { return device.device(disk, target) })
+}
+
+// attachDisk is attach for a disk, which device describes by its target.
+func (h *Libvirt) attachDisk(ctx context.Context, what, name, alias string, reserved int,
+	check func(*libvirtxml.Domain) error, device func(target string) libvirtxml.DomainDisk,
+) error {
+	return h.attach(ctx, what, name, alias, reserved, check, func(definitions []*libvirtxml.Domain) (string, error) {
+		disk := device(freeTarget(definitions))
+		return disk.Marshal()
+	})
+}
+
+// freeTarget is the first name of a disk that no definition has.
+func freeTarget(definitions []*libvirtxml.Domain) string {
+	used := map[string]bool{}
+	for _, definition := range definitions {
+		if definition.Devices == nil {
+			continue
+		}
+		for _, disk := range definition.Devices.Disks {
+			if disk.Target != nil {
+				used[disk.Target.Dev] = true
+			}
+		}
+	}
+	i := 0
+	for used[targetName(i)] {
+		i++
+	}
+	return targetName(i)
 }
 
 // DetachDisk implements Hypervisor.

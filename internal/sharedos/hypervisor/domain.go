@@ -43,15 +43,17 @@ type Domain struct {
 	// Disks are further disks, by the names that the user gave them. ForeignDisks are those that others have added, as XML.
 	Disks        map[string]Disk
 	ForeignDisks []string
-	// Interfaces by the names that the user gave them.
-	Interfaces map[string]Interface
+	// Interfaces by the names that the user gave them. ForeignInterfaces are those that others have added, as XML.
+	Interfaces        map[string]Interface
+	ForeignInterfaces []string
 	// BootConfig is agentapi.BootConfig as JSON.
 	BootConfig []byte
 	// ConsoleLog is the file on the host that the serial console is written to.
 	ConsoleLog string
 	Metadata   Metadata
 	// Title and Description are for people who look with virsh; empty if there is none. Foreign are the elements in the
-	// metadata that others have put there, as XML. Whoever defines the domain again passes on what it has of the three, and ForeignDisks.
+	// metadata that others have put there, as XML. Whoever defines the domain again passes on what it has of the three, ForeignDisks and
+	// ForeignInterfaces.
 	Title, Description string
 	Foreign            []string
 }
@@ -105,7 +107,7 @@ func (d Domain) Check() error {
 		bad("the title has more than one line")
 	}
 	for name, i := range d.Interfaces {
-		if err := i.Check(); err != nil {
+		if err := errors.Join(i.Check(), i.CheckQueues(max(d.VCPUs, d.MaxVCPUs))); err != nil {
 			bad("interface %q: %w", name, err)
 		}
 		if !interfaceName.MatchString(name) {

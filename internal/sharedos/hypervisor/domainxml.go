@@ -1,6 +1,7 @@
 package hypervisor
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -130,7 +131,6 @@ func (p platform) devices(d Domain) (*libvirtxml.DomainDeviceList, error) {
 		Serials: []libvirtxml.DomainSerial{{
 			Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: d.ConsoleLog, Append: "on"}},
 		}},
-		Interfaces: networkInterfaces(d),
 		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "virtio", FreePageReporting: "on"},
 		// It resets a VM whose kernel hangs after a kexec. It does nothing until the guest arms it.
 		Watchdogs: []libvirtxml.DomainWatchdog{{Model: "i6300esb", Action: "reset", Address: pciAddress(watchdogSlot)}},
@@ -141,6 +141,9 @@ func (p platform) devices(d Domain) (*libvirtxml.DomainDeviceList, error) {
 	}
 	var err error
 	if devices.Disks, err = d.disks(); err != nil {
+		return nil, err
+	}
+	if devices.Interfaces, err = networkInterfaces(d); err != nil {
 		return nil, err
 	}
 	// Each of these takes a port, as do the balloon and the random number generator.
@@ -179,8 +182,7 @@ func decode(domain *libvirtxml.Domain) (Domain, error) {
 		d.Layers = layersOf(domain)
 		d.PrivateDisk = privateDiskOf(domain.Devices)
 		d.ConsoleLog = consoleLogOf(domain.Devices)
-		d.decodeInterfaces(domain.Devices)
-		if err := d.decodeDisks(domain.Devices); err != nil {
+		if err := errors.Join(d.decodeInterfaces(domain.Devices), d.decodeDisks(domain.Devices)); err != nil {
 			return Domain{}, err
 		}
 	}

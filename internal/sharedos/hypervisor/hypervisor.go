@@ -37,12 +37,14 @@ var (
 	// ErrEmulated means that a domain cannot get processors while it runs, because QEMU emulates it: QEMU 10.0 ends
 	// (tcg_register_thread) if a processor comes back that was taken out before.
 	ErrEmulated = errors.New("an emulated domain cannot get processors while it runs")
-	// ErrNoPort means that a running domain has no PCIe port left for another layer or disk.
-	ErrNoPort = errors.New("the running domain has no room for another layer or disk")
+	// ErrNoPort means that a running domain has no PCIe port left for another layer, disk or interface.
+	ErrNoPort = errors.New("the running domain has no room for another layer, disk or interface")
 	// ErrNoDisk means that a running domain has no such disk.
 	ErrNoDisk = errors.New("the running domain has no such disk")
 	// ErrNoInterface means that a domain has no such interface, or one on a user-mode network, which libvirt does not know.
 	ErrNoInterface = errors.New("the domain has no such interface that libvirt knows")
+	// ErrNoVLAN means that interfaces on a bridge cannot be in a VLAN.
+	ErrNoVLAN = errors.New("interfaces on this bridge cannot be in a VLAN")
 	// ErrVSockEnded means that the vsock daemon of a running domain has ended. The domain is unreachable until it is powered off
 	// and started.
 	ErrVSockEnded = errors.New("its vsock daemon has ended")
@@ -111,7 +113,7 @@ type Hypervisor interface {
 	// AttachedDisks lists the further disks of the running domain, sorted, whatever its definition says. ErrNotRunning if it does
 	// not run.
 	AttachedDisks(ctx context.Context, name string) ([]string, error)
-	// RoomForDisks returns how many further disks can be attached to the running domain. ErrNotRunning if it does not run.
+	// RoomForDisks returns how many further disks, or interfaces, can be attached to the running domain. ErrNotRunning if it does not run.
 	RoomForDisks(ctx context.Context, name string) (int, error)
 	// SetVCPUs gives the running domain so many processors, 1 to its MaxVCPUs, and SetMemory so many bytes of memory, whole MiB up to
 	// its MaxMemory. They wait until the domain has them: ErrGuestKeeps if the guest has not released the rest when ctx ends. The
@@ -120,12 +122,22 @@ type Hypervisor interface {
 	SetMemory(ctx context.Context, name string, bytes int64) error
 	// VCPUsNow is how many processors the running domain has, whatever its definition says. ErrNotRunning if it does not run.
 	VCPUsNow(ctx context.Context, name string) (int, error)
-	// SetLink sets the link of an interface in the running domain and in the definition, where it differs. ErrNoInterface if the
-	// definition has no interface of the name that libvirt knows.
-	SetLink(ctx context.Context, name, iface string, down bool) error
-	// LinksDown lists the interfaces of the running domain whose link is down, whatever its definition says.
+	// AttachInterface adds an interface on a bridge or network to the running domain and to its definition, unless they have one of the
+	// name. ErrNoPort if the running domain has no room for it, ErrNoVLAN if the bridge has no VLANs, and ErrNoInterface for one
+	// on a user-mode network.
+	AttachInterface(ctx context.Context, name, iface string, device Interface) error
+	// DetachInterface removes an interface from the running domain and from its definition. It waits until the guest has released
+	// the card. It does nothing if neither has it.
+	DetachInterface(ctx context.Context, name, iface string) error
+	// UpdateInterface sets the link of an interface, and the bridge or network that it is on, in the running domain and in the
+	// definition, where they differ. One that moves to another network has its link down for a moment, so that the guest asks for
+	// an address again. Everything else of it stays as it is. ErrNoInterface if neither has it, or libvirt does not know it.
+	UpdateInterface(ctx context.Context, name, iface string, device Interface) error
+	// AttachedInterfaces returns the interfaces of the running domain that libvirt knows, whatever its definition says.
 	// ErrNotRunning if it does not run.
-	LinksDown(ctx context.Context, name string) ([]string, error)
+	AttachedInterfaces(ctx context.Context, name string) (map[string]Interface, error)
+	// CheckVLAN returns why an interface on a bridge of the host cannot be in a VLAN: ErrNoVLAN, or that it is not known.
+	CheckVLAN(ctx context.Context, bridge string) error
 	// SetMetadata replaces the metadata of the domain, in its definition and in the running domain, in one step.
 	SetMetadata(ctx context.Context, name string, metadata Metadata) error
 	// SetTitle and SetDescription replace the title and the description of the domain, in its definition and in the

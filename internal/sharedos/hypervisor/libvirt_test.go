@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor/hypervisortest"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
@@ -40,13 +42,13 @@ func open(t *testing.T, bed *testbed.Testbed) *hypervisor.Libvirt {
 
 func TestLibvirtKeepsTheContract(t *testing.T) {
 	h := open(t, testbed.New(t))
-	hypervisortest.Contract(t, bridge(t), func(*testing.T) hypervisor.Hypervisor { return h })
+	hypervisortest.Contract(t, bridge(t, "a"), bridge(t, "b"), func(*testing.T) hypervisor.Hypervisor { return h })
 }
 
 // bridge makes a bridge of its own for a test, as a host has them for VMs.
-func bridge(t *testing.T) string {
+func bridge(t *testing.T, suffix string) string {
 	t.Helper()
-	name := fmt.Sprintf("so-%d", os.Getpid())
+	name := fmt.Sprintf("so-%d%s", os.Getpid(), suffix)
 	if out, err := exec.CommandContext(t.Context(), "ip", "link", "add", name, "type", "bridge").CombinedOutput(); err != nil {
 		t.Fatalf("make a bridge: %v: %s", err, out)
 	}
@@ -56,6 +58,68 @@ func bridge(t *testing.T) string {
 		}
 	})
 	return name
+}
+
+// An interface moves between a bridge and a network of libvirt on another bridge, and what runs is read as it is defined. libvirt that ends
+// meanwhile loses nothing. Interfaces that people add stay.
+func TestInterfacesOfARunningDomain(t *testing.T) {
+	bed := testbed.New(t)
+	h := open(t, bed)
+	d := hypervisortest.Domain(t, h)
+	one, two := bridge(t, "c"), bridge(t, "d")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "network.xml")
+	must(os.WriteFile(file, []byte("<network><name>other</name><forward mode='bridge'/><bridge name='"+two+"'/></network>"), 0o600))
+	bed.Virsh(t, "net-define", file)
+	bed.Virsh(t, "net-start", "other")
+	d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: one}, "n": {Network: "other"}}
+	must(h.Define(t.Context(), d))
+	must(h.Start(t.Context(), d.Name))
+	mustBe := func(want map[string]hypervisor.Interface) {
+		t.Helper()
+		runs, err := h.AttachedInterfaces(t.Context(), d.Name)
+		must(err)
+		found, _, err := h.Lookup(t.Context(), d.Name)
+		must(err)
+		if diff := cmp.Diff(want, runs) + cmp.Diff(want, found.Interfaces); diff != "" {
+			t.Fatalf("it runs with other interfaces, or is defined with them (-want +got):\n%s", diff)
+		}
+	}
+	mustBe(d.Interfaces)
+	must(h.UpdateInterface(t.Context(), d.Name, "a", hypervisor.Interface{Network: "other"}))
+	must(h.UpdateInterface(t.Context(), d.Name, "n", hypervisor.Interface{Network: "other", Down: true}))
+	mustBe(map[string]hypervisor.Interface{"a": {Network: "other"}, "n": {Network: "other", Down: true}})
+	must(h.AttachInterface(t.Context(), d.Name, "b", hypervisor.Interface{Bridge: one}))
+	bed.Virsh(t, "attach-interface", "--live", "--config", "--model", "virtio", "--mac", "52:54:00:00:00:99", d.Name, "bridge", one)
+
+	must(bed.KillLibvirt(t.Context()))
+	must(bed.StartLibvirt(t.Context()))
+	must(h.AttachInterface(t.Context(), d.Name, "c", hypervisor.Interface{Network: "other"}))
+	must(h.UpdateInterface(t.Context(), d.Name, "a", hypervisor.Interface{Bridge: one}))
+	want := map[string]hypervisor.Interface{"a": {Bridge: one}, "b": {Bridge: one}, "c": {Network: "other"}, "n": {Network: "other", Down: true}}
+	mustBe(want)
+	if ports, err := filepath.Glob("/sys/class/net/" + one + "/brif/*"); err != nil || len(ports) != 3 { // a, b and the one that was added
+		t.Errorf("on the bridge are %q, %v", ports, err)
+	}
+	found, _, err := h.Lookup(t.Context(), d.Name)
+	must(err)
+	if len(found.ForeignInterfaces) != 1 || !strings.Contains(found.ForeignInterfaces[0], "52:54:00:00:00:99") {
+		t.Errorf("the interfaces that were added are %q", found.ForeignInterfaces)
+	}
+	found.Layers = append(found.Layers, hypervisor.LayerDevice{ID: tree.Sum([]byte("more")), Path: found.Layers[0].Path})
+	must(h.Define(t.Context(), found))
+	mustBe(want)
+	must(h.PowerOff(t.Context(), d.Name))
+	must(h.Start(t.Context(), d.Name))
+	mustBe(want)
+	if text := bed.Virsh(t, "domiflist", d.Name); !strings.Contains(text, "52:54:00:00:00:99") {
+		t.Errorf("it started without the interface that was added:\n%s", text)
+	}
 }
 
 // A QEMU that crashes or is killed is told from a guest that powered off, and the domain starts again.

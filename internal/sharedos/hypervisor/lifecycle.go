@@ -37,6 +37,9 @@ func (h *Libvirt) Start(ctx context.Context, name string) error {
 	if found.state == Paused {
 		return fmt.Errorf("%s: it is paused; resume it (virsh resume) or power it off", what)
 	}
+	if err := h.checkDefinedVLANs(ctx, found.defined); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
 	withDaemon := usesDaemon(found.defined)
 	files := h.vsockOf(found.defined)
 	if withDaemon {

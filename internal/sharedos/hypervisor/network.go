@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -37,6 +38,13 @@ const (
 	MaxMTU = 65521
 )
 
+// Limits of the tag of a VLAN (IEEE 802.1Q), and the most queues that a TAP device of Linux has.
+const (
+	MinVLAN   = 1
+	MaxVLAN   = 4094
+	MaxQueues = 256
+)
+
 // Interface is one network interface. Exactly one of User, Bridge and Network is set.
 type Interface struct {
 	User    *UserNetwork
@@ -48,6 +56,11 @@ type Interface struct {
 	Model string
 	// MTU in bytes; 0 is that of the network. Only Virtio can tell it to the guest.
 	MTU int
+	// Queues is how many pairs of queues the card has, at most MaxQueues and one for each processor of the domain. 0 is one. Only
+	// Virtio on a bridge or network has more.
+	Queues int
+	// VLAN is the tag of the VLAN of the bridge that the interface is in; 0 is the bridge's own. See CheckVLAN.
+	VLAN int
 	// Down is true if the link of the card is down, as without a cable. libvirt does not know the link of a user-mode
 	// network, which is always up.
 	Down bool
@@ -69,13 +82,16 @@ func MAC(uuid, name string) string {
 // Address returns the MAC address of an interface of a domain.
 func (i Interface) Address(uuid, name string) string { return cmp.Or(i.MAC, MAC(uuid, name)) }
 
-// Defined returns an interface as Lookup returns it: without a MAC address and a model that it has anyhow.
+// Defined returns an interface as Lookup returns it: without a MAC address, a model and a number of queues that it has anyhow.
 func (i Interface) Defined(uuid, name string) Interface {
 	if i.MAC == MAC(uuid, name) {
 		i.MAC = ""
 	}
 	if i.Model == Virtio {
 		i.Model = ""
+	}
+	if i.Queues == 1 {
+		i.Queues = 0
 	}
 	return i
 }
@@ -106,10 +122,77 @@ func (i Interface) Check() error {
 		return fmt.Errorf("an MTU of %d bytes: use %d to %d", i.MTU, MinMTU, MaxMTU)
 	case i.MTU != 0 && model != Virtio:
 		return fmt.Errorf("an MTU for the model %q: only %q tells the guest", model, Virtio)
+	case i.Queues < 0 || i.Queues > MaxQueues:
+		return fmt.Errorf("%d queues: use 1 to %d", i.Queues, MaxQueues)
+	case i.Queues > 1 && (model != Virtio || i.User != nil):
+		return fmt.Errorf("%d queues: only %q on a bridge or network has more than one", i.Queues, Virtio)
+	case i.VLAN != 0 && (i.VLAN < MinVLAN || i.VLAN > MaxVLAN):
+		return fmt.Errorf("VLAN %d: use %d to %d", i.VLAN, MinVLAN, MaxVLAN)
+	case i.VLAN != 0 && i.Bridge == "":
+		return errors.New("a VLAN can be given only with a bridge")
 	case i.Down && i.User != nil:
 		return errors.New("the link of a user-mode network cannot be down")
 	}
 	return nil
+}
+
+// CheckQueues returns why an interface cannot have its queues in a domain with at most so many processors.
+func (i Interface) CheckQueues(vcpus int) error {
+	if i.Queues > 1 && i.Queues > vcpus {
+		return fmt.Errorf("%d queues, and the VM has at most %d processors, each of which uses one", i.Queues, vcpus)
+	}
+	return nil
+}
+
+// Change is how an interface of a running domain becomes another one of the same name.
+type Change int
+
+// The changes of an interface, the least interruption first.
+const (
+	// ChangeNone: QEMU gets the same.
+	ChangeNone Change = iota
+	// ChangeUpdate: the card stays, and its link, or the bridge or network that it is on, changes (UpdateInterface).
+	ChangeUpdate
+	// ChangeAgain: the card is detached, and another one attached.
+	ChangeAgain
+	// ChangePowerOff: QEMU gets the interface on its command line, when it starts.
+	ChangePowerOff
+)
+
+// ChangeTo returns how an interface of a running domain becomes another one. The nil pointer stands for no interface.
+func (i *Interface) ChangeTo(to *Interface, uuid, name string) Change {
+	if i == nil || to == nil {
+		switch one := cmp.Or(i, to); {
+		case one == nil:
+			return ChangeNone
+		case one.User != nil:
+			return ChangePowerOff
+		}
+		return ChangeAgain
+	}
+	from, into := i.card(uuid, name), to.card(uuid, name)
+	switch {
+	case reflect.DeepEqual(from, into):
+		return ChangeNone
+	case from.User != nil || into.User != nil:
+		return ChangePowerOff
+	}
+	// libvirt does not take a tag along when it moves an interface to another bridge.
+	moves := from.Bridge != into.Bridge || from.Network != into.Network
+	from.Down, from.Bridge, from.Network = into.Down, into.Bridge, into.Network
+	if from != into || moves && into.VLAN != 0 {
+		return ChangeAgain
+	}
+	return ChangeUpdate
+}
+
+// card is an interface as QEMU gets it.
+func (i Interface) card(uuid, name string) Interface {
+	i = i.Defined(uuid, name)
+	if i.User != nil && len(i.User.Forwards) == 0 {
+		i.User = &UserNetwork{}
+	}
+	return i
 }
 
 // checkAddresses returns which interfaces of a domain have the same MAC address; nil if none do.
@@ -150,32 +233,52 @@ func (i Interface) checkNetwork() error {
 	return nil
 }
 
-// networkInterfaces describes the interfaces on bridges and networks.
-func networkInterfaces(d Domain) []libvirtxml.DomainInterface {
+// networkInterfaces describes the interfaces on bridges and networks, and those that others have added.
+func networkInterfaces(d Domain) ([]libvirtxml.DomainInterface, error) {
 	var described []libvirtxml.DomainInterface
 	for _, name := range slices.Sorted(maps.Keys(d.Interfaces)) {
-		i := d.Interfaces[name]
-		if i.User != nil {
-			continue
+		if i := d.Interfaces[name]; i.User == nil {
+			described = append(described, i.device(d.UUID, name))
 		}
-		source := &libvirtxml.DomainInterfaceSource{Bridge: &libvirtxml.DomainInterfaceSourceBridge{Bridge: i.Bridge}}
-		if i.Network != "" {
-			source = &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: i.Network}}
-		}
-		one := libvirtxml.DomainInterface{
-			MAC:    &libvirtxml.DomainInterfaceMAC{Address: i.Address(d.UUID, name)},
-			Source: source,
-			Model:  &libvirtxml.DomainInterfaceModel{Type: cmp.Or(i.Model, Virtio)},
-			Link:   linkOf(i.Down),
-			ROM:    &libvirtxml.DomainROM{Enabled: "no"},
-			Alias:  &libvirtxml.DomainAlias{Name: networkAlias + name},
-		}
-		if i.MTU != 0 {
-			one.MTU = &libvirtxml.DomainInterfaceMTU{Size: uint(i.MTU)}
+	}
+	for _, text := range d.ForeignInterfaces {
+		var one libvirtxml.DomainInterface
+		if err := one.Unmarshal(text); err != nil {
+			return nil, fmt.Errorf("domain %q: write an interface that somebody has added: %w", d.Name, err)
 		}
 		described = append(described, one)
 	}
-	return described
+	return described, nil
+}
+
+// device describes an interface on a bridge or network.
+func (i Interface) device(uuid, name string) libvirtxml.DomainInterface {
+	one := libvirtxml.DomainInterface{
+		MAC:    &libvirtxml.DomainInterfaceMAC{Address: i.Address(uuid, name)},
+		Source: i.source(),
+		Model:  &libvirtxml.DomainInterfaceModel{Type: cmp.Or(i.Model, Virtio)},
+		Link:   linkOf(i.Down),
+		ROM:    &libvirtxml.DomainROM{Enabled: "no"},
+		Alias:  &libvirtxml.DomainAlias{Name: networkAlias + name},
+	}
+	if i.MTU != 0 {
+		one.MTU = &libvirtxml.DomainInterfaceMTU{Size: uint(i.MTU)}
+	}
+	if i.Queues > 1 {
+		one.Driver = &libvirtxml.DomainInterfaceDriver{Queues: uint(i.Queues)} // without a name it is vhost where the host has it
+	}
+	if i.VLAN != 0 {
+		one.VLan = &libvirtxml.DomainInterfaceVLan{Tags: []libvirtxml.DomainInterfaceVLanTag{{ID: uint(i.VLAN)}}}
+	}
+	return one
+}
+
+// source describes the bridge or network.
+func (i Interface) source() *libvirtxml.DomainInterfaceSource {
+	if i.Network != "" {
+		return &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: i.Network}}
+	}
+	return &libvirtxml.DomainInterfaceSource{Bridge: &libvirtxml.DomainInterfaceSourceBridge{Bridge: i.Bridge}}
 }
 
 // linkUp and linkDown are libvirt's states of a link.
@@ -215,30 +318,49 @@ func interfaceOf(domain *libvirtxml.Domain, name string) *libvirtxml.DomainInter
 	return nil
 }
 
-func (d *Domain) decodeInterfaces(devices *libvirtxml.DomainDeviceList) {
+// decodeInterfaces reads the interfaces of a definition, and those that others have added.
+func (d *Domain) decodeInterfaces(devices *libvirtxml.DomainDeviceList) error {
 	for _, i := range devices.Interfaces {
-		name, ok := nameOf(i)
-		if !ok {
+		if name, ours := nameOf(i); ours {
+			d.addInterface(name, decodeInterface(i))
 			continue
 		}
-		found := Interface{Down: isDown(i)}
-		switch {
-		case i.Source.Bridge != nil:
-			found.Bridge = i.Source.Bridge.Bridge
-		case i.Source.Network != nil:
-			found.Network = i.Source.Network.Network
+		if i.Address != nil && i.Address.PCI != nil {
+			i.Address = nil // libvirt finds one among the ports of the next definition
 		}
-		if i.MAC != nil {
-			found.MAC = i.MAC.Address
+		text, err := i.Marshal()
+		if err != nil {
+			return fmt.Errorf("domain %q: read an interface that somebody has added: %w", d.Name, err)
 		}
-		if i.Model != nil {
-			found.Model = i.Model.Type
-		}
-		if i.MTU != nil {
-			found.MTU = int(i.MTU.Size)
-		}
-		d.addInterface(name, found)
+		d.ForeignInterfaces = append(d.ForeignInterfaces, text)
 	}
+	return nil
+}
+
+func decodeInterface(i libvirtxml.DomainInterface) Interface {
+	found := Interface{Down: isDown(i)}
+	switch {
+	case i.Source.Bridge != nil:
+		found.Bridge = i.Source.Bridge.Bridge
+	case i.Source.Network != nil:
+		found.Network = i.Source.Network.Network
+	}
+	if i.MAC != nil {
+		found.MAC = i.MAC.Address
+	}
+	if i.Model != nil {
+		found.Model = i.Model.Type
+	}
+	if i.MTU != nil {
+		found.MTU = int(i.MTU.Size)
+	}
+	if i.Driver != nil {
+		found.Queues = int(i.Driver.Queues)
+	}
+	if i.VLan != nil && len(i.VLan.Tags) == 1 && i.VLan.Trunk == "" {
+		found.VLAN = int(i.VLan.Tags[0].ID)
+	}
+	return found
 }
 
 // addInterface adds an interface of a definition.

@@ -175,9 +175,10 @@ func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec S
 	}
 	disks, powerOff, err := planDisks(have.Disks, spec.Disks)
 	known := specOf(domain)
+	interfaces, atStart := PlanInterfaces(spec.UUID, have.Interfaces, spec.Interfaces)
 	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand) &&
 		slices.Equal(known.Prefer, spec.Prefer) && have.VCPUs == spec.VCPUs && have.Memory == spec.Memory
-	if same && err == nil && !powerOff && !disks.Any() && len(hardware(have, spec)) == 0 && len(Links(have.Interfaces, spec.Interfaces)) == 0 && sameAtBoot(domain, spec) {
+	if same && err == nil && !powerOff && !disks.Any() && len(compute(have, spec)) == 0 && !atStart && !interfaces.Any() && sameAtBoot(domain, spec) {
 		return nil
 	}
 	if !domain.Metadata.BeingMade() { // it may serve somebody already
@@ -440,7 +441,9 @@ func (f *Fleet) observe(ctx context.Context, domain hypervisor.Domain, state hyp
 			found.Configured = running
 		}
 	}
-	found.Unreachable, found.Addresses = unreachable(domain, status), addresses(domain, status.GetNetwork())
+	has := domain
+	has.Interfaces = found.Spec.Interfaces
+	found.Unreachable, found.Addresses = unreachable(has, status), addresses(has, status.GetNetwork())
 	if err := f.readConfiguration(ctx, agent, domain, found); err != nil {
 		// A guest's answer must not prevent a plan: state keeps what it was given.
 		f.Log.WarnContext(ctx, "unable to read the configuration of the guest", "vm", name, "error", err)
@@ -512,7 +515,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 	if err := f.readProcessors(ctx, found); err != nil {
 		return nil, err
 	}
-	return found, f.readLinks(ctx, found)
+	return found, f.readInterfaces(ctx, found)
 }
 
 // shutdownLimit is how long a guest may take to power off by itself before it is made to.

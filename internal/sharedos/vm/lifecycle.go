@@ -91,7 +91,8 @@ func kept(domain, before hypervisor.Domain) (hypervisor.Domain, error) {
 	domain.Metadata.AgentKey, domain.Metadata.Protected = before.Metadata.AgentKey, before.Metadata.Protected
 	domain.Metadata.Configuration = before.Metadata.Configuration
 	domain.Metadata.Detaches = before.Metadata.Detaches
-	domain.Title, domain.Description, domain.Foreign, domain.ForeignDisks = before.Title, before.Description, before.Foreign, before.ForeignDisks
+	domain.Title, domain.Description, domain.Foreign = before.Title, before.Description, before.Foreign
+	domain.ForeignDisks, domain.ForeignInterfaces = before.ForeignDisks, before.ForeignInterfaces
 	return countChanges(domain, before)
 }
 

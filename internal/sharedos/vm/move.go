@@ -2,12 +2,9 @@ package vm
 
 import (
 	"fmt"
-	"maps"
-	"reflect"
 	"slices"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
-	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
@@ -20,10 +17,15 @@ const (
 	ReasonMaxProcessors  Reason = "the maximum of processors changes only through a power-off"
 	ReasonMemory         Reason = "the memory changes only through a power-off"
 	ReasonMaxMemory      Reason = "the maximum of memory changes only through a power-off"
-	ReasonInterfaces     Reason = "the interfaces change only through a power-off"
+	ReasonInterfaces     Reason = "the interfaces on user-mode networks change only through a power-off"
 	ReasonLiveProcessors Reason = "the number of processors changes while the VM runs"
 	ReasonLiveMemory     Reason = "the memory changes while the VM runs"
 	ReasonLinks          Reason = "the link of an interface changes while the VM runs"
+	// ReasonNetworks is about bridges and networks, ReasonInterfacesLive about interfaces that come or go, and ReasonCards about
+	// those that get another card.
+	ReasonNetworks       Reason = "an interface moves to another bridge or network while the VM runs"
+	ReasonInterfacesLive Reason = "interfaces are attached or detached while the VM runs"
+	ReasonCards          Reason = "an interface is detached and attached again while the VM runs: its connections break"
 	ReasonNextBoot       Reason = "the strategy is next_boot: the new stack takes effect at the next start"
 	ReasonDiskGrows      Reason = "the private disk grows while the VM runs"
 	ReasonDisks          Reason = "the cache, discard, serial and read_only of a disk change only through a power-off"
@@ -36,7 +38,7 @@ const (
 // Reasons are all reasons of moves. An agent gives reasons of its own.
 var Reasons = []Reason{
 	ReasonProcessors, ReasonMaxProcessors, ReasonMemory, ReasonMaxMemory, ReasonInterfaces, ReasonLiveProcessors, ReasonLiveMemory,
-	ReasonLinks, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonConfiguration, ReasonDisks, ReasonDisksLive,
+	ReasonLinks, ReasonNetworks, ReasonInterfacesLive, ReasonCards, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonConfiguration, ReasonDisks, ReasonDisksLive,
 }
 
 // GuestMove says whether and when a running guest gets another stack.
@@ -66,8 +68,8 @@ type Move struct {
 	Identify bool
 	// Configure: the guest takes on its configuration while it runs.
 	Configure bool
-	// Links are the interfaces whose link changes while the VM runs, sorted.
-	Links []string
+	// Interfaces are those that change while the VM runs.
+	Interfaces InterfaceMoves
 	// Disks are the further disks that change while the VM runs.
 	Disks DiskMoves
 	// PowerOff: the VM is powered off. Start: it is started afterwards, or it was off before.
@@ -109,7 +111,11 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	case !want.Running:
 		return Move{PowerOff: true}, nil
 	}
-	reasons := hardware(have, want)
+	reasons := compute(have, want)
+	interfaces, atStart := PlanInterfaces(want.UUID, have.Interfaces, want.Interfaces)
+	if atStart {
+		reasons = append(reasons, ReasonInterfaces)
+	}
 	if powerOff {
 		reasons = append(reasons, ReasonDisks)
 	}
@@ -133,9 +139,8 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	case want.Refresh.Strategy == NextBoot:
 		move.Guest = GuestDeferred
 	}
-	if move.Links = Links(have.Interfaces, want.Interfaces); len(move.Links) > 0 {
-		move.Reasons = append(move.Reasons, ReasonLinks)
-	}
+	move.Interfaces = interfaces
+	move.Reasons = append(move.Reasons, interfaces.reasons(have.Interfaces, want.Interfaces)...)
 	if move.VCPUs = have.VCPUs != want.VCPUs; move.VCPUs {
 		move.Reasons = append(move.Reasons, ReasonLiveProcessors)
 	}
@@ -160,15 +165,6 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	return move, nil
 }
 
-// hardware lists the differences that a running domain cannot take on.
-func hardware(have, want Spec) []Reason {
-	reasons := compute(have, want)
-	if !SameCards(want.UUID, have.Interfaces, want.Interfaces) {
-		reasons = append(reasons, ReasonInterfaces)
-	}
-	return reasons
-}
-
 // ChangesLive reports whether a running domain can take on the processors and the memory of want.
 func ChangesLive(have, want Spec) bool { return len(compute(have, want)) == 0 }
 
@@ -190,38 +186,4 @@ func compute(have, want Spec) []Reason {
 		reasons = append(reasons, ReasonMaxMemory)
 	}
 	return reasons
-}
-
-// SameCards reports whether the interfaces of the VM with a UUID differ in nothing but their links, which change live.
-func SameCards(uuid string, have, want map[string]hypervisor.Interface) bool {
-	if len(have) != len(want) {
-		return false
-	}
-	for name, one := range want {
-		other, ok := have[name]
-		if !ok || !reflect.DeepEqual(card(uuid, name, one), card(uuid, name, other)) {
-			return false
-		}
-	}
-	return true
-}
-
-// card is an interface as QEMU gets it when it starts.
-func card(uuid, name string, one hypervisor.Interface) hypervisor.Interface {
-	one = one.Defined(uuid, name)
-	one.Down = false
-	if one.User != nil && len(one.User.Forwards) == 0 {
-		one.User = &hypervisor.UserNetwork{}
-	}
-	return one
-}
-
-// Links lists the interfaces whose link differs, sorted.
-func Links(have, want map[string]hypervisor.Interface) (names []string) {
-	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if have[name].Down != want[name].Down {
-			names = append(names, name)
-		}
-	}
-	return names
 }

@@ -143,11 +143,11 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 			func(have, _ *Spec) { have.MaxMemory = 2 * have.Memory }, false,
 			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMaxMemory}},
 		},
-		"an interface": {func(_, want *Spec) { want.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
-		"no interface": {func(have, _ *Spec) { have.Interfaces = bridge("") }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
+		"an interface": {func(_, want *Spec) { want.Interfaces = bridge("") }, false, Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Attach: []string{"lan"}}, Reasons: []Reason{ReasonInterfacesLive}}},
+		"no interface": {func(have, _ *Spec) { have.Interfaces = bridge("") }, false, Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Detach: []string{"lan"}}, Reasons: []Reason{ReasonInterfacesLive}}},
 		"an address that somebody has changed": {
 			func(have, want *Spec) { have.Interfaces, want.Interfaces = bridge("52:54:00:00:00:01"), bridge("") }, false,
-			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}},
+			Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Again: []string{"lan"}}, Reasons: []Reason{ReasonCards}},
 		},
 		"the address and the model that it has": {
 			func(have, want *Spec) {
@@ -155,22 +155,40 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 				want.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0", MAC: hypervisor.MAC("", "lan"), Model: hypervisor.Virtio}}
 			}, false, Move{Guest: GuestRefresh, Level: none},
 		},
-		"another model": {card(func(i *hypervisor.Interface) { i.Model = "e1000e" }), false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
-		"another MTU":   {card(func(i *hypervisor.Interface) { i.MTU = 9000 }), false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}}},
-		"a link":        {card(func(i *hypervisor.Interface) { i.Down = true }), false, Move{Guest: GuestRefresh, Level: none, Links: []string{"lan"}, Reasons: []Reason{ReasonLinks}}},
+		"another model": {card(func(i *hypervisor.Interface) { i.Model = "e1000e" }), false, Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Again: []string{"lan"}}, Reasons: []Reason{ReasonCards}}},
+		"another MTU":   {card(func(i *hypervisor.Interface) { i.MTU = 9000 }), false, Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Again: []string{"lan"}}, Reasons: []Reason{ReasonCards}}},
+		"a link":        {card(func(i *hypervisor.Interface) { i.Down = true }), false, Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Update: []string{"lan"}}, Reasons: []Reason{ReasonLinks}}},
 		"a link and another stack at the next start": {
 			func(have, want *Spec) {
 				card(func(i *hypervisor.Interface) { i.Down = true })(have, want)
 				want.Refresh.Strategy = NextBoot
-			}, true, Move{Guest: GuestDeferred, Level: none, Links: []string{"lan"}, Reasons: []Reason{ReasonLinks, ReasonNextBoot}},
+			}, true, Move{Guest: GuestDeferred, Level: none, Interfaces: InterfaceMoves{Update: []string{"lan"}}, Reasons: []Reason{ReasonLinks, ReasonNextBoot}},
 		},
 		"a link and an MTU": {
 			card(func(i *hypervisor.Interface) { i.Down, i.MTU = true, 9000 }), false,
-			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}},
+			Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Again: []string{"lan"}}, Reasons: []Reason{ReasonCards}},
 		},
 		"another address": {
 			func(have, want *Spec) {
 				have.Interfaces, want.Interfaces = bridge("52:54:00:00:00:01"), bridge("52:54:00:00:00:02")
+			}, false,
+			Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Again: []string{"lan"}}, Reasons: []Reason{ReasonCards}},
+		},
+		"another bridge, with the link down": {
+			card(func(i *hypervisor.Interface) { i.Bridge, i.Down = "br1", true }), false,
+			Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Update: []string{"lan"}}, Reasons: []Reason{ReasonLinks, ReasonNetworks}},
+		},
+		"one comes, one goes, one moves": {
+			func(have, want *Spec) {
+				have.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "br0"}, "b": {Bridge: "br0"}, "u": {User: &hypervisor.UserNetwork{}}}
+				want.Interfaces = map[string]hypervisor.Interface{"b": {Network: "default"}, "c": {Bridge: "br0"}, "u": {User: &hypervisor.UserNetwork{}}}
+			}, false,
+			Move{Guest: GuestRefresh, Level: none, Interfaces: InterfaceMoves{Attach: []string{"c"}, Detach: []string{"a"}, Update: []string{"b"}}, Reasons: []Reason{ReasonNetworks, ReasonInterfacesLive}},
+		},
+		"a forwarded port, and another bridge": {
+			func(have, want *Spec) {
+				have.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "br0"}, "u": {User: &hypervisor.UserNetwork{}}}
+				want.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "br1"}, "u": {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{8080: 80}}}}
 			}, false,
 			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonInterfaces}},
 		},
@@ -178,7 +196,7 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 			func(_, want *Spec) {
 				want.VCPUs++
 				want.Memory++
-				want.Interfaces = bridge("")
+				want.Interfaces = map[string]hypervisor.Interface{"out": {User: &hypervisor.UserNetwork{}}}
 				want.Refresh.Strategy = NextBoot
 			}, true,
 			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonProcessors, ReasonMemory, ReasonInterfaces}},

@@ -46,7 +46,7 @@ func (f *Fleet) Preflight(ctx context.Context, q Question) ([]Problem, error) {
 	}
 	check := preflight{fleet: f, Question: q}
 	for _, rule := range []func(context.Context) error{
-		check.name, check.compute, check.disk, check.disks, check.directory, check.interfaces, check.keys, check.autostart,
+		check.name, check.compute, check.disk, check.disks, check.directory, check.interfaces, check.ports, check.keys, check.autostart,
 	} {
 		if err := rule(ctx); err != nil {
 			return nil, fmt.Errorf("check what VM %q needs of the host: %w", q.Want.Name, err)
@@ -272,6 +272,9 @@ func (p *preflight) starts() bool { return p.Want.Running && p.Have != nil && !p
 func (p *preflight) interfaces(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(p.Want.Interfaces)) {
 		want := p.Want.Interfaces[name]
+		if err := want.CheckQueues(max(p.Want.VCPUs, p.Want.MaxVCPUs)); err != nil && p.Want.VCPUs > 0 {
+			p.refuse("Set queues to the number of processors or less.", fmt.Errorf("interface %q: %w", name, err), "interfaces", name, "queues")
+		}
 		if p.Have != nil && reflect.DeepEqual(p.Have.Interfaces[name], want) && !p.starts() {
 			continue
 		}
@@ -280,7 +283,7 @@ func (p *preflight) interfaces(ctx context.Context) error {
 		case want.User != nil:
 			err = p.forwards(ctx, name, want.User)
 		case want.Bridge != "":
-			err = p.bridge(ctx, name, want.Bridge)
+			err = p.bridge(ctx, name, want)
 		case want.Network != "":
 			err = p.network(ctx, name, want.Network)
 		}
@@ -291,11 +294,24 @@ func (p *preflight) interfaces(ctx context.Context) error {
 	return nil
 }
 
-func (p *preflight) bridge(ctx context.Context, name, bridge string) error {
-	found, err := p.fleet.Hypervisor.IsBridge(ctx, bridge)
-	if err == nil && !found {
-		p.refuse(fmt.Sprintf("Create it on the host, such as with: ip link add %s type bridge", bridge),
-			fmt.Errorf("the host has no bridge %q", bridge), "interfaces", name, "bridge")
+func (p *preflight) bridge(ctx context.Context, name string, want hypervisor.Interface) error {
+	found, err := p.fleet.Hypervisor.IsBridge(ctx, want.Bridge)
+	if err != nil {
+		return err
+	}
+	if !found {
+		p.refuse(fmt.Sprintf("Create it on the host, such as with: ip link add %s type bridge", want.Bridge),
+			fmt.Errorf("the host has no bridge %q", want.Bridge), "interfaces", name, "bridge")
+		return nil
+	}
+	if want.VLAN == 0 {
+		return nil
+	}
+	err = p.fleet.Hypervisor.CheckVLAN(ctx, want.Bridge)
+	if errors.Is(err, hypervisor.ErrNoVLAN) {
+		p.refuse(fmt.Sprintf("Have the bridge filter VLANs: ip link set %s type bridge vlan_filtering 1. Or make a bridge for this VLAN on the host, and "+
+			"leave vlan out.", want.Bridge), fmt.Errorf("interface %q is to be in VLAN %d: %w", name, want.VLAN, err), "interfaces", name, "vlan")
+		return nil
 	}
 	return err
 }
@@ -308,6 +324,38 @@ func (p *preflight) network(ctx context.Context, name, network string) error {
 		return nil
 	case err == nil && !active && p.Want.Running:
 		p.refuse("Start it, with: virsh net-start "+network, fmt.Errorf("the libvirt network %q is not active", network), "interfaces", name, "network")
+	}
+	return err
+}
+
+// ports checks that a running domain can have further disks and interfaces attached. Interfaces go before others come.
+func (p *preflight) ports(ctx context.Context) error {
+	if p.Have == nil || !p.Have.Running || !p.Want.Running {
+		return nil
+	}
+	want := p.Want
+	if want.Interfaces == nil {
+		want.Interfaces = p.Have.Interfaces // they are not known yet
+	}
+	move, err := Plan(*p.Have, want, false)
+	if err != nil || move.PowerCycle() {
+		return nil //nolint:nilerr // the plan says it
+	}
+	disks, interfaces := len(move.Disks.Attach), max(0, len(move.Interfaces.Attach)-len(move.Interfaces.Detach))
+	if disks+interfaces == 0 {
+		return nil
+	}
+	room, err := p.fleet.Hypervisor.RoomForDisks(ctx, p.Want.Name)
+	if errors.Is(err, hypervisor.ErrNotRunning) || errors.Is(err, hypervisor.ErrNotFound) {
+		return nil
+	}
+	if err == nil && disks+interfaces > room {
+		attribute := "disks"
+		if interfaces > 0 {
+			attribute = "interfaces"
+		}
+		p.refuse("Apply with running = false first, and with running = true then: a VM that starts has ports for all of its disks and interfaces.",
+			fmt.Errorf("%d disks and %d interfaces are to be attached, and the running VM has PCIe ports for %d more", disks, interfaces, room), attribute)
 	}
 	return err
 }

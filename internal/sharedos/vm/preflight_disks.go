@@ -31,14 +31,11 @@ func (p *preflight) disks(ctx context.Context) error {
 			fmt.Errorf("disk %q would get another pool, volume or format: %w", name, ErrOtherDisk), "disks", name)
 	}
 	grows := map[string]int64{} // by pool
-	attached := 0
 	for _, name := range slices.Sorted(maps.Keys(p.Want.Disks)) {
 		disk, had := p.Want.Disks[name], Disk{}
 		is, old := have[name]
 		if old {
 			had = is
-		} else {
-			attached++
 		}
 		if disk.Volume == "" {
 			grows[disk.Pool] += max(0, disk.Size-had.Size)
@@ -56,7 +53,7 @@ func (p *preflight) disks(ctx context.Context) error {
 			return err
 		}
 	}
-	return p.ports(ctx, attached)
+	return nil
 }
 
 // poolName is the name of a pool for people.
@@ -129,25 +126,6 @@ func (p *preflight) format(ctx context.Context, name string, disk Disk, old bool
 	if err == nil && room.Directory == "" {
 		p.refuse("Use the format raw, or a pool of type dir, fs or netfs.",
 			fmt.Errorf("disk %q has format %q, and the volumes of storage pool %q are block devices", name, disk.Format, p.poolName(disk.Pool)), "disks", name, "format")
-	}
-	return err
-}
-
-// ports checks that a running domain can have further disks attached.
-func (p *preflight) ports(ctx context.Context, attached int) error {
-	if attached == 0 || p.Have == nil || !p.Have.Running || !p.Want.Running {
-		return nil
-	}
-	if move, err := Plan(*p.Have, p.Want, false); err != nil || move.PowerCycle() {
-		return nil //nolint:nilerr // the plan says it
-	}
-	room, err := p.fleet.Hypervisor.RoomForDisks(ctx, p.Want.Name)
-	if errors.Is(err, hypervisor.ErrNotRunning) || errors.Is(err, hypervisor.ErrNotFound) {
-		return nil
-	}
-	if err == nil && attached > room {
-		p.refuse("Apply with running = false first, and with running = true then: a VM that starts has ports for all of its disks.",
-			fmt.Errorf("%d disks are to be attached, and the running VM has PCIe ports for %d more", attached, room), "disks")
 	}
 	return err
 }

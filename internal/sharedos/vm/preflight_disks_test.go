@@ -1,6 +1,7 @@
 package vm_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -93,5 +94,60 @@ func TestWhatIsWrongWithDisksIsSaidByThePlan(t *testing.T) {
 	unknown.Disks = nil
 	if problems, err := w.fleet.Preflight(t.Context(), vm.Question{Want: unknown, Have: &spec}); err != nil || len(problems) > 0 {
 		t.Errorf("disks that are not known yet: %v, %+v", err, problems)
+	}
+}
+
+// Disks and interfaces that are attached to a running VM share its ports.
+func TestPortsForInterfacesOfARunningVM(t *testing.T) {
+	w := newWorld(t)
+	w.hypervisor.Bridges = []string{"br0"}
+	spec := w.spec()
+	spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0"}}
+	w.create(t, spec)
+	room, err := w.hypervisor.RoomForDisks(t.Context(), spec.Name)
+	if err != nil || room < 2 {
+		t.Fatal(room, err)
+	}
+	for name, c := range map[string]struct {
+		keep, user     bool
+		more, disks    int
+		want           bool
+		running, known bool
+	}{
+		"as many as there is room for":         {keep: true, more: room, running: true, known: true},
+		"one more":                             {keep: true, more: room + 1, running: true, known: true, want: true},
+		"one more, for one that goes":          {more: room + 1, running: true, known: true},
+		"with a disk":                          {keep: true, more: room, disks: 1, running: true, known: true, want: true},
+		"one more, in a VM that is off":        {keep: true, more: room + 1, known: true},
+		"one more, with a power-off":           {keep: true, more: room + 1, running: true, known: true, user: true},
+		"as many disks, others are not known ": {disks: room, running: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			have, want := spec, spec
+			have.Running, want.Disks = c.running, map[string]vm.Disk{}
+			if want.Interfaces = nil; c.known {
+				want.Interfaces = map[string]hypervisor.Interface{}
+			}
+			if c.keep {
+				want.Interfaces["lan"] = spec.Interfaces["lan"]
+			}
+			if c.user {
+				want.Interfaces["user"] = hypervisor.Interface{User: &hypervisor.UserNetwork{}}
+			}
+			for i := range c.more {
+				want.Interfaces[fmt.Sprintf("n%d", i)] = hypervisor.Interface{Bridge: "br0"}
+			}
+			for i := range c.disks {
+				serial := fmt.Sprintf("d%d", i)
+				want.Disks[serial] = disk(serial, func(d *vm.Disk) { d.Size = mebibyte })
+			}
+			problems, err := w.fleet.Preflight(t.Context(), vm.Question{Want: want, Have: &have})
+			if err != nil || (len(problems) == 1) != c.want {
+				t.Fatalf("%+v, %v", problems, err)
+			}
+			if c.want && (!strings.Contains(problems[0].Err.Error(), "PCIe ports for") || problems[0].Attribute[0] != "interfaces" || problems[0].Possible) {
+				t.Errorf("%+v", problems[0])
+			}
+		})
 	}
 }

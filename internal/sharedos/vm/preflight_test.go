@@ -79,6 +79,30 @@ func TestPreflight(t *testing.T) {
 		}},
 		"no such bridge": {change: func(_ *world, q *vm.Question) { q.Want.Interfaces = lan(hypervisor.Interface{Bridge: "br9"}) },
 			want: []string{`interfaces.lan.bridge: no bridge "br9"`}},
+		"a VLAN": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.VLANs = []string{"br0"}
+			q.Want.Interfaces = lan(hypervisor.Interface{Bridge: "br0", VLAN: 7})
+		}},
+		"a VLAN on a bridge without them": {change: func(_ *world, q *vm.Question) {
+			q.Want.Interfaces = lan(hypervisor.Interface{Bridge: "br0", VLAN: 7})
+		}, want: []string{`interfaces.lan.vlan: bridge "br0" does not filter VLANs`}},
+		"a VLAN on a bridge that is not there": {change: func(_ *world, q *vm.Question) {
+			q.Want.Interfaces = lan(hypervisor.Interface{Bridge: "br9", VLAN: 7})
+		}, want: []string{`interfaces.lan.bridge: no bridge "br9"`}},
+		"queues": {change: func(_ *world, q *vm.Question) {
+			q.Want.VCPUs, q.Want.MaxVCPUs, q.Want.Interfaces = 1, 2, lan(hypervisor.Interface{Bridge: "br0", Queues: 2})
+		}},
+		"more queues than processors": {change: func(_ *world, q *vm.Question) {
+			q.Want.VCPUs, q.Want.Interfaces = 1, lan(hypervisor.Interface{Bridge: "br0", Queues: 2})
+		}, want: []string{"interfaces.lan.queues: at most 1 processors"}},
+		"fewer processors than queues": {change: func(_ *world, q *vm.Question) {
+			q.Want.VCPUs, q.Want.Interfaces = 2, lan(hypervisor.Interface{Bridge: "br0", Queues: 2})
+			have := q.Want
+			q.Have, q.Want.VCPUs = &have, 1
+		}, want: []string{"interfaces.lan.queues: at most 1 processors"}},
+		"queues, and processors that are not known yet": {change: func(_ *world, q *vm.Question) {
+			q.Want.VCPUs, q.Want.Interfaces = 0, lan(hypervisor.Interface{Bridge: "br0", Queues: 2})
+		}},
 		"no such network": {change: func(_ *world, q *vm.Question) { q.Want.Interfaces = lan(hypervisor.Interface{Network: "lab"}) },
 			want: []string{`interfaces.lan.network: no network "lab"`}},
 		"a network that is not active": {change: func(_ *world, q *vm.Question) { q.Want.Interfaces = lan(hypervisor.Interface{Network: "stopped"}) },

@@ -32,11 +32,11 @@ func (f *Fleet) Reboot(ctx context.Context, uuid string, ready Readiness, progre
 		running := known.Stack.WithoutLayers()
 		domain.Metadata.Fallback = &running
 	}
-	known.Spec.Ready, known.Spec.leaveDisks = ready, true
+	known.Spec.Ready, known.Spec.leaveDisks, known.Spec.Interfaces = ready, true, domain.Interfaces
 	updated, _, err := f.change(ctx, known.Spec, progress, func() (*agentapi.Report, float64, error) {
 		spec := f.withAttached(ctx, domain, known.Spec, progress)
 		return f.updateDefinition(ctx, domain, spec, Move{PowerOff: true, Start: true}, progress)
-	})
+	}, func() error { return nil })
 	if err != nil {
 		return fail(err)
 	}

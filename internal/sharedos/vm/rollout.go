@@ -157,7 +157,8 @@ func (f *Fleet) moveSpec(ctx context.Context, name string, to Target) (Spec, err
 	spec := found.Spec
 	spec.Base, spec.Components, spec.OnDemand, spec.Prefer = to.Base, to.Components, to.OnDemand, to.Prefer
 	spec.Refresh.moving = true
-	spec.Disks = nil // they stay as they are
+	spec.Disks = nil // they stay as they are, and so do the interfaces
+	spec.Interfaces, spec.leaveInterfaces = domain.Interfaces, true
 	return spec, nil
 }
 

@@ -22,15 +22,21 @@ import (
 // is changed. Until the definition is changed, Read returns the old releases. So the next apply comes here again, finds
 // that the guest runs the new stack, and changes the definition.
 func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, *agentapi.Report, error) {
-	updated, report, err := f.change(ctx, spec, progress, func() (*agentapi.Report, float64, error) { return f.update(ctx, spec, progress) })
+	var connected []string
+	updated, report, err := f.change(ctx, spec, progress, func() (*agentapi.Report, float64, error) {
+		return f.update(ctx, spec, &connected, progress)
+	}, func() error { return f.awaitInterfaces(ctx, spec, connected, progress) })
 	if err != nil {
 		return nil, report, fmt.Errorf("update VM %q: %w", spec.Name, err)
 	}
 	return updated, report, nil
 }
 
-// change carries a change of a VM out, and deletes what the VM no longer refers to afterwards.
-func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryOut func() (*agentapi.Report, float64, error)) (*VM, *agentapi.Report, error) {
+// change carries a change of a VM out, and deletes what the VM no longer refers to afterwards. await waits for what comes after the guest
+// has taken on its configuration.
+func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryOut func() (*agentapi.Report, float64, error),
+	await func() error,
+) (*VM, *agentapi.Report, error) {
 	f.garbage.begin()
 	domain, _, err := f.find(ctx, spec.Name, spec.UUID)
 	var had []tree.Digest
@@ -44,6 +50,9 @@ func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryO
 	}
 	if err == nil && spec.Running {
 		err = f.configure(ctx, spec, progress)
+	}
+	if err == nil {
+		err = await()
 	}
 	if err == nil && ready > 0 { // it was started
 		err = f.awaitReady(ctx, spec, progress)
@@ -64,7 +73,8 @@ func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryO
 	return updated, report, nil
 }
 
-func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agentapi.Report, float64, error) {
+// update carries an update out. connected gets the interfaces that it has connected to a network while the VM runs.
+func (f *Fleet) update(ctx context.Context, spec Spec, connected *[]string, progress Progress) (*agentapi.Report, float64, error) {
 	domain, state, err := f.find(ctx, spec.Name, spec.UUID)
 	if err != nil {
 		return nil, 0, err
@@ -112,7 +122,7 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if move.Guest == GuestNone {
 		return f.updateDefinition(ctx, domain, spec, move, progress)
 	}
-	if err := f.setLinks(ctx, spec, move.Links, progress); err != nil {
+	if err := f.updateInterfaces(ctx, spec, move.Interfaces.Update, progress); err != nil {
 		return nil, 0, err
 	}
 	if err := f.awaitBoot(ctx, domain, progress); err != nil {
@@ -121,6 +131,10 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if err := f.replaceAgent(ctx, domain, progress); err != nil {
 		f.Log.WarnContext(ctx, "the agent stays as it is", "vm", spec.Name, "error", err)
 	}
+	if err := f.plugInterfaces(ctx, spec, move.Interfaces, progress); err != nil {
+		return nil, 0, err
+	}
+	*connected = slices.Concat(move.Interfaces.Update, move.Interfaces.Again, move.Interfaces.Attach)
 	if move.GrowDisk {
 		if err := f.grow(ctx, domain, spec, progress); err != nil {
 			return nil, 0, err
@@ -132,11 +146,7 @@ func (f *Fleet) update(ctx context.Context, spec Spec, progress Progress) (*agen
 	if err := f.resize(ctx, domain, known.Spec, spec, move, progress); err != nil {
 		return nil, 0, err
 	}
-	report, ready, err := f.updateGuest(ctx, domain, spec, move, progress)
-	if err == nil {
-		err = f.awaitLinks(ctx, spec, move.Links, progress)
-	}
-	return report, ready, err
+	return f.updateGuest(ctx, domain, spec, move, progress)
 }
 
 // plan decides what changes a VM from what its definition says to spec. If spec does not know the further disks, it gets those that the
@@ -146,6 +156,9 @@ func (f *Fleet) plan(domain hypervisor.Domain, known Spec, spec *Spec) (Move, er
 		spec.Disks, spec.leaveDisks = known.Disks, true
 	} else {
 		known.Disks = f.definedDisks(domain)
+	}
+	if spec.leaveInterfaces {
+		known.Interfaces = spec.Interfaces
 	}
 	return Plan(known, *spec, true)
 }

@@ -90,6 +90,8 @@ type Spec struct {
 	// where it was said that a disk is to go. leaveDisks is true if it was nil: a disk that is not in Disks stays, too.
 	Disks      map[string]Disk
 	leaveDisks bool
+	// leaveInterfaces is true if Interfaces are those of the definition, and an update changes none in the running VM.
+	leaveInterfaces bool
 
 	Running   bool
 	LifeCycle LifeCycle

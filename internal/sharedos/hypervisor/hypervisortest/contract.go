@@ -21,8 +21,9 @@ import (
 )
 
 // Contract checks what every Hypervisor promises. open returns one whose guests are deaf: the kernel that the contract boots halts at
-// once, so the guests answer to nothing. It may return the same one for every part. bridge is a bridge of its host.
-func Contract(t *testing.T, bridge string, open func(t *testing.T) hypervisor.Hypervisor) {
+// once, so the guests answer to nothing. It may return the same one for every part. bridge and other are bridges
+// of its host, which do not filter VLANs.
+func Contract(t *testing.T, bridge, other string, open func(t *testing.T) hypervisor.Hypervisor) {
 	parts := []struct {
 		name string
 		run  func(*testing.T, context.Context, hypervisor.Hypervisor)
@@ -48,6 +49,12 @@ func Contract(t *testing.T, bridge string, open func(t *testing.T) hypervisor.Hy
 		}},
 		{"the link of an interface is set, running or not", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 			links(t, ctx, h, bridge)
+		}},
+		{"an interface comes, moves and goes, running or not", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+			plugs(t, ctx, h, bridge, other)
+		}},
+		{"an impossible interface is refused", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+			wrongInterfaces(t, ctx, h, bridge)
 		}},
 		{"processors and memory have maxima", maxima},
 		{"a running domain gets processors, and a deaf guest releases nothing", resources},
@@ -194,10 +201,11 @@ func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 			}
 		},
 		"network cards": func(d *hypervisor.Domain) {
+			d.VCPUs = 2
 			d.Interfaces = map[string]hypervisor.Interface{
 				"ssh":   {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{20022: 22}}, Model: "e1000e", MAC: "52:54:00:01:02:03"},
 				"jumbo": {User: &hypervisor.UserNetwork{}, MTU: 9000},
-				"lan":   {Bridge: "br0", MTU: 1280, Down: true},
+				"lan":   {Bridge: "br0", MTU: 1280, Down: true, Queues: 2, VLAN: 42},
 				"other": {Network: "default", Model: "e1000e", Down: true},
 			}
 		},
@@ -386,8 +394,11 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, h.SetTitle(ctx, d.Name, "t"), hypervisor.ErrNotFound)
 	mustBe(t, h.SetDescription(ctx, d.Name, "d"), hypervisor.ErrNotFound)
 	mustBe(t, h.SetAutostart(ctx, d.Name, true), hypervisor.ErrNotFound)
-	mustBe(t, h.SetLink(ctx, d.Name, "lan", true), hypervisor.ErrNotFound)
-	_, err = h.LinksDown(ctx, d.Name)
+	lan := hypervisor.Interface{Bridge: "br0"}
+	mustBe(t, h.AttachInterface(ctx, d.Name, "lan", lan), hypervisor.ErrNotFound)
+	mustBe(t, h.DetachInterface(ctx, d.Name, "lan"), hypervisor.ErrNotFound)
+	mustBe(t, h.UpdateInterface(ctx, d.Name, "lan", lan), hypervisor.ErrNotFound)
+	_, err = h.AttachedInterfaces(ctx, d.Name)
 	mustBe(t, err, hypervisor.ErrNotFound)
 	mustBe(t, h.SetVCPUs(ctx, d.Name, 1), hypervisor.ErrNotFound)
 	mustBe(t, h.SetMemory(ctx, d.Name, 64<<20), hypervisor.ErrNotFound)
@@ -680,6 +691,7 @@ func host(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	if _, err := h.IsBridge(ctx, "../lo"); err == nil {
 		t.Error("a path as a bridge")
 	}
+	mustBe(t, h.CheckVLAN(ctx, "br-none"), hypervisor.ErrNoVLAN)
 	if _, err := h.NetworkActive(ctx, "none-of-this-name"); err == nil {
 		t.Error("a network that does not exist is there")
 	}
@@ -701,6 +713,10 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"ResizeDisk":  h.ResizeDisk(over, d.Name, "", 4<<20),
 		"AttachDisk":  h.AttachDisk(over, d.Name, "data", diskOf(t, d, "data")),
 		"DetachDisk":  h.DetachDisk(over, d.Name, "data"),
+		"Attach":      h.AttachInterface(over, d.Name, "lan", hypervisor.Interface{Bridge: "br0"}),
+		"Detach":      h.DetachInterface(over, d.Name, "lan"),
+		"Change":      h.UpdateInterface(over, d.Name, "lan", hypervisor.Interface{Bridge: "br0"}),
+		"CheckVLAN":   h.CheckVLAN(over, "br0"),
 		"SetMetadata": h.SetMetadata(over, d.Name, hypervisor.Metadata{}),
 		"SetTitle":    h.SetTitle(over, d.Name, "t"),
 		"Description": h.SetDescription(over, d.Name, "d"),
@@ -713,6 +729,7 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	_, errs["BootFiles"] = h.BootFiles(over)
 	_, errs["AttachedDisks"] = h.AttachedDisks(over, d.Name)
 	_, errs["RoomForDisks"] = h.RoomForDisks(over, d.Name)
+	_, errs["AttachedInterfaces"] = h.AttachedInterfaces(over, d.Name)
 	_, errs["Autostarted"] = h.Autostarted(over)
 	_, errs["StartsAlone"] = h.StartsAlone(over)
 	_, errs["Dialer"] = h.Dialer(over, d.Name)

@@ -11,7 +11,7 @@ import (
 )
 
 // free is how many ports of a running domain are free.
-func (d *domain) free() int { return d.room - len(d.attached) - len(d.disks) }
+func (d *domain) free() int { return d.room - len(d.attached) - len(d.disks) - len(d.cards) }
 
 // AttachDisk implements hypervisor.Hypervisor.
 func (h *Hypervisor) AttachDisk(ctx context.Context, name, disk string, device hypervisor.Disk) error {

@@ -47,6 +47,8 @@ type Hypervisor struct {
 	Host     hypervisor.Limits
 	Networks map[string]bool
 	Bridges  []string
+	// VLANs are the bridges that filter VLANs.
+	VLANs []string
 	// NotAlone makes domains come up only if the provider starts them.
 	NotAlone bool
 
@@ -62,16 +64,16 @@ type domain struct {
 	damaged bool
 	// autostart outlasts definitions.
 	autostart bool
-	// ports is for how many layers and further disks it was defined.
+	// ports is for how many layers, further disks and interfaces it was defined.
 	ports int
-	// attached are the layers that it runs with, disks its further disks, and room is how many ports it has for both. booted are the kernel and the initramfs
+	// attached are the layers that it runs with, disks its further disks, and room is how many ports it has for them and for cards. booted are the kernel and the initramfs
 	// that it was started with. Redefining it changes none of these.
 	attached []tree.Digest
 	disks    []string
 	room     int
 	booted   []string
-	// linksDown are the interfaces of the running domain whose link is down.
-	linksDown []string
+	// cards are the interfaces of the running domain that libvirt knows.
+	cards map[string]hypervisor.Interface
 	// vcpus and memory are what it runs with.
 	vcpus  int
 	memory int64
@@ -168,12 +170,12 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 		}
 	}
 	next := &domain{Domain: clone(wanted), state: hypervisor.Off}
-	next.ports = len(wanted.Layers) + len(wanted.Disks) + hypervisor.SpareLayers + hypervisor.SpareDisks
+	next.ports = len(wanted.Layers) + len(wanted.Disks) + len(known(wanted)) + hypervisor.SpareLayers + hypervisor.SpareDisks
 	if d, err := h.find(wanted.Name); err == nil {
 		if d.UUID != wanted.UUID {
 			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
 		}
-		next.state, next.attached, next.disks, next.room, next.booted, next.autostart, next.linksDown = d.state, d.attached, d.disks, d.room, d.booted, d.autostart, d.linksDown
+		next.state, next.attached, next.disks, next.room, next.booted, next.autostart, next.cards = d.state, d.attached, d.disks, d.room, d.booted, d.autostart, d.cards
 		next.vcpus, next.memory = d.vcpus, d.memory
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
@@ -198,7 +200,7 @@ func clone(d hypervisor.Domain) hypervisor.Domain {
 		d.MaxMemory = 0
 	}
 	d.Disks = maps.Clone(d.Disks)
-	d.Foreign, d.ForeignDisks = slices.Clone(d.Foreign), slices.Clone(d.ForeignDisks)
+	d.Foreign, d.ForeignDisks, d.ForeignInterfaces = slices.Clone(d.Foreign), slices.Clone(d.ForeignDisks), slices.Clone(d.ForeignInterfaces)
 	d.Metadata = cloneMetadata(d.Metadata)
 	return d
 }
@@ -290,19 +292,6 @@ func (h *Hypervisor) Unplug(name string, id tree.Digest) {
 	})
 }
 
-// Cable sets the link of an interface of a running domain and leaves its definition, as a person could (virsh domif-setlink).
-func (h *Hypervisor) Cable(name, iface string, down bool) {
-	h.change(name, func(d *domain) { d.link(iface, down) })
-}
-
-// link sets the link of an interface of a running domain.
-func (d *domain) link(iface string, down bool) {
-	d.linksDown = slices.DeleteFunc(slices.Clone(d.linksDown), func(i string) bool { return i == iface })
-	if down {
-		d.linksDown = append(d.linksDown, iface)
-	}
-}
-
 func (h *Hypervisor) change(name string, change func(*domain)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -386,7 +375,7 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 	case hypervisor.Paused:
 		return fmt.Errorf("start domain %q: it is paused; resume it (virsh resume) or power it off", name)
 	}
-	if err := h.files(started); err != nil {
+	if err := errors.Join(h.files(started), h.vlans(started.Interfaces)); err != nil {
 		return fmt.Errorf("start domain %q: %w", name, err)
 	}
 	if h.OnStart != nil {
@@ -401,14 +390,9 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 		return err
 	}
 	d.attached, d.booted = nil, []string{started.Kernel, started.Initramfs}
-	d.room, d.disks = max(d.ports, len(started.Layers)+len(started.Disks)), slices.Sorted(maps.Keys(started.Disks))
+	d.room, d.disks = max(d.ports, len(started.Layers)+len(started.Disks)+len(known(started))), slices.Sorted(maps.Keys(started.Disks))
 	d.vcpus, d.memory = started.VCPUs, started.Memory
-	d.linksDown = nil
-	for iface, one := range started.Interfaces {
-		if one.Down {
-			d.linksDown = append(d.linksDown, iface)
-		}
-	}
+	d.cards = known(started)
 	for _, layer := range started.Layers {
 		d.attached = append(d.attached, layer.ID)
 	}

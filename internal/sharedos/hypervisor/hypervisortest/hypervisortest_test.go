@@ -10,5 +10,5 @@ import (
 func TestFakeKeepsTheContract(t *testing.T) {
 	fake := hypervisortest.New()
 	fake.Deaf = true
-	hypervisortest.Contract(t, "br0", func(*testing.T) hypervisor.Hypervisor { return fake })
+	hypervisortest.Contract(t, "br0", "br1", func(*testing.T) hypervisor.Hypervisor { return fake })
 }
