@@ -133,6 +133,9 @@ func (d Domain) Check() error {
 	return nil
 }
 
+// CheckPath returns why a text is not the path of a file on the host.
+func CheckPath(path string) error { return checkPath(path) }
+
 func checkPath(path string) error {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' }) {
 		return fmt.Errorf("%q is not a clean absolute path", path)

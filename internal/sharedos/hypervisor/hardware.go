@@ -68,7 +68,8 @@ const (
 type MemoryBacking struct {
 	// HugePages is the size of the host's pages in bytes; 0 is its usual size.
 	HugePages int64 `json:",omitempty"`
-	// Nodes are NUMA nodes of the host, as Processors writes numbers; "" is any. Mode is one of NUMAModes; "" without Nodes.
+	// Nodes are NUMA nodes of the host, as Processors writes numbers; "" is any. Mode is one of NUMAModes; "" is the first of them,
+	// and the only one without Nodes.
 	Nodes string `json:",omitempty"`
 	Mode  string `json:",omitempty"`
 }
@@ -81,16 +82,19 @@ var TPMModels = []string{"tpm-crb", "tpm-tis"}
 
 // Graphics is a graphical console of a domain.
 type Graphics struct {
-	// Type is one of GraphicsTypes.
-	Type string
-	// Listen is the address on the host. It is empty if Socket is set, an absolute path of a unix socket.
+	// Type is one of GraphicsTypes; "" is the first of them.
+	Type string `json:",omitempty"`
+	// Listen is the address on the host; "" is 127.0.0.1. It is empty if Socket is set, an absolute path of a unix socket.
 	Listen string `json:",omitempty"`
 	Socket string `json:",omitempty"`
 	// Port on Listen; 0 lets libvirt choose one at each start.
 	Port int `json:",omitempty"`
-	// Video is the model of the graphics card, one of VideoModels.
-	Video string
+	// Video is the model of the graphics card, one of VideoModels; "" is the first of them.
+	Video string `json:",omitempty"`
 }
+
+// graphicsListen is where graphics listen unless something else is said.
+const graphicsListen = "127.0.0.1"
 
 // GraphicsTypes and VideoModels are what a graphical console can be and show.
 var (
@@ -140,17 +144,46 @@ func (c CPU) isZero() bool {
 	return c.Model == "" && c.Sockets == 0 && c.Cores == 0 && c.Threads == 0 && len(c.Pins) == 0 && c.Shares == 0
 }
 
+// AtStart is the hardware as QEMU gets it when the domain starts: two that are equal do not differ for the guest. Only the model of the
+// processor stays as it is said, since its default depends on the host.
+func (h Hardware) AtStart() Hardware {
+	h = h.clone()
+	unless := func(value *string, usual string) {
+		if *value == usual {
+			*value = ""
+		}
+	}
+	unless(&h.Watchdog, WatchdogActions[0])
+	unless(&h.Random.Source, RandomSources[0])
+	unless(&h.Memory.Mode, NUMAModes[0])
+	if h.Graphics != nil {
+		unless(&h.Graphics.Type, GraphicsTypes[0])
+		unless(&h.Graphics.Listen, graphicsListen)
+		unless(&h.Graphics.Video, VideoModels[0])
+	}
+	h.CPU.Shares = 0
+	if len(h.CPU.Pins) == 0 {
+		h.CPU.Pins = nil
+	}
+	if len(h.Directories) == 0 {
+		h.Directories = nil
+	}
+	if len(h.Devices) == 0 {
+		h.Devices = nil
+	}
+	if len(h.Patches) == 0 {
+		h.Patches = nil
+	}
+	return h
+}
+
 // defaulted is the hardware with "" for everything that a domain has in any case.
 func (h Hardware) defaulted(isEmulated bool) Hardware {
-	if h.CPU.Model == defaultModel(isEmulated) {
+	shares := h.CPU.Shares
+	if h = h.AtStart(); h.CPU.Model == defaultModel(isEmulated) {
 		h.CPU.Model = ""
 	}
-	if h.Watchdog == WatchdogActions[0] {
-		h.Watchdog = ""
-	}
-	if h.Random.Source == RandomSources[0] {
-		h.Random.Source = ""
-	}
+	h.CPU.Shares = shares
 	return h
 }
 
@@ -290,8 +323,8 @@ func (h Hardware) check(vcpus int, bad func(format string, args ...any)) {
 	if m := h.Memory; m.Nodes != "" {
 		numbers("NUMA nodes", m.Nodes)
 	}
-	if m := h.Memory; (m.Mode != "") != (m.Nodes != "") {
-		bad("a NUMA mode and NUMA nodes belong together")
+	if m := h.Memory; m.Mode != "" && m.Nodes == "" {
+		bad("a NUMA mode needs NUMA nodes")
 	}
 	oneOf := func(what, value string, allowed []string) {
 		if value != "" && !slices.Contains(allowed, value) {
@@ -306,8 +339,8 @@ func (h Hardware) check(vcpus int, bad func(format string, args ...any)) {
 		bad("%d random bytes a second", h.Random.BytesPerSecond)
 	}
 	if g := h.Graphics; g != nil {
-		oneOf("graphics", cmp.Or(g.Type, "none"), GraphicsTypes)
-		oneOf("graphics card", cmp.Or(g.Video, "none"), VideoModels)
+		oneOf("graphics", g.Type, GraphicsTypes)
+		oneOf("graphics card", g.Video, VideoModels)
 		switch {
 		case g.Socket != "" && (g.Listen != "" || g.Port != 0):
 			bad("graphics listen on an address or on a socket, and not on both")
@@ -316,7 +349,7 @@ func (h Hardware) check(vcpus int, bad func(format string, args ...any)) {
 				bad("socket of the graphics: %w", err)
 			}
 		default:
-			if _, err := netip.ParseAddr(g.Listen); err != nil {
+			if _, err := netip.ParseAddr(cmp.Or(g.Listen, graphicsListen)); err != nil {
 				bad("graphics: %w", err)
 			}
 		}

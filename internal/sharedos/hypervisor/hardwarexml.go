@@ -33,7 +33,7 @@ func encodeHardware(domain *libvirtxml.Domain, h Hardware) error {
 	}
 	if h.Graphics != nil {
 		devices.Graphics = []libvirtxml.DomainGraphic{h.Graphics.encode()}
-		devices.Videos = []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: h.Graphics.Video, Heads: 1, Primary: "yes"}}}
+		devices.Videos = []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: cmp.Or(h.Graphics.Video, VideoModels[0]), Heads: 1, Primary: "yes"}}}
 	}
 	if h.Watchdog != "" {
 		devices.Watchdogs[0].Action = h.Watchdog
@@ -116,7 +116,7 @@ func encodeCPU(domain *libvirtxml.Domain, c CPU) {
 
 func encodeMemoryBacking(domain *libvirtxml.Domain, h Hardware) {
 	if h.Memory.Nodes != "" {
-		domain.NUMATune = &libvirtxml.DomainNUMATune{Memory: &libvirtxml.DomainNUMATuneMemory{Mode: h.Memory.Mode, Nodeset: h.Memory.Nodes}}
+		domain.NUMATune = &libvirtxml.DomainNUMATune{Memory: &libvirtxml.DomainNUMATuneMemory{Mode: cmp.Or(h.Memory.Mode, NUMAModes[0]), Nodeset: h.Memory.Nodes}}
 	}
 	if h.Memory.HugePages == 0 && len(h.Directories) == 0 {
 		return
@@ -144,7 +144,7 @@ func shareMemory(domain *libvirtxml.Domain) {
 }
 
 func (g Graphics) encode() libvirtxml.DomainGraphic {
-	listen := libvirtxml.DomainGraphicListener{Address: &libvirtxml.DomainGraphicListenerAddress{Address: g.Listen}}
+	listen := libvirtxml.DomainGraphicListener{Address: &libvirtxml.DomainGraphicListenerAddress{Address: cmp.Or(g.Listen, graphicsListen)}}
 	port, auto := g.Port, "no"
 	switch {
 	case g.Socket != "":
@@ -184,7 +184,7 @@ func (d HostDevice) encode() (libvirtxml.DomainHostdev, error) {
 // decodeHardware reads the hardware of a definition. What the record says in other words stays as it is recorded. Patches are always those
 // of the record; LostPatches are those that the definition no longer has.
 func (d *Domain) decodeHardware(domain *libvirtxml.Domain) error {
-	found := Hardware{CPU: decodeCPU(domain), Memory: MemoryBacking{}}
+	found := Hardware{CPU: decodeCPU(domain)}
 	if numa := domain.NUMATune; numa != nil && numa.Memory != nil {
 		found.Memory.Nodes, found.Memory.Mode = numa.Memory.Nodeset, numa.Memory.Mode
 	}
@@ -207,6 +207,8 @@ func (d *Domain) decodeHardware(domain *libvirtxml.Domain) error {
 	found.Patches = recorded.Patches
 	said := recorded.defaulted(d.Emulated)
 	keep(&found.CPU, said.CPU, recorded.CPU)
+	keep(&found.Memory, said.Memory, recorded.Memory)
+	keep(&found.Graphics, said.Graphics, recorded.Graphics)
 	keep(&found.Watchdog, said.Watchdog, recorded.Watchdog)
 	keep(&found.Random, said.Random, recorded.Random)
 	d.Hardware = found

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -29,7 +30,7 @@ const (
 var hardwareParts = []struct {
 	attribute string
 	reason    Reason
-	// of is the part as QEMU gets it, for comparisons. only is hardware with nothing but this part.
+	// of is the part, for comparisons. only is hardware with nothing but this part.
 	of   func(hypervisor.Hardware) any
 	only func(hypervisor.Hardware) hypervisor.Hardware
 	// next is what to do if libvirt does not accept it.
@@ -37,7 +38,7 @@ var hardwareParts = []struct {
 }{
 	{
 		AttributeCPU, ReasonCPU,
-		func(h hypervisor.Hardware) any { return atStart(h.CPU) },
+		func(h hypervisor.Hardware) any { return h.CPU },
 		func(h hypervisor.Hardware) hypervisor.Hardware { return hypervisor.Hardware{CPU: h.CPU} },
 		"Choose another model or topology, or leave cpu out.",
 	},
@@ -61,23 +62,22 @@ var hardwareParts = []struct {
 	},
 	{
 		AttributeWatchdog, ReasonWatchdog,
-		func(h hypervisor.Hardware) any { return cmp.Or(h.Watchdog, hypervisor.WatchdogActions[0]) },
+		func(h hypervisor.Hardware) any { return h.Watchdog },
 		func(h hypervisor.Hardware) hypervisor.Hardware { return hypervisor.Hardware{Watchdog: h.Watchdog} },
 		"Choose another action.",
 	},
 	{
 		AttributeRNG, ReasonRNG,
-		func(h hypervisor.Hardware) any {
-			h.Random.Source = cmp.Or(h.Random.Source, hypervisor.RandomSources[0])
-			return h.Random
-		},
+		func(h hypervisor.Hardware) any { return h.Random },
 		func(h hypervisor.Hardware) hypervisor.Hardware { return hypervisor.Hardware{Random: h.Random} },
 		"Choose another source.",
 	},
 	{
 		AttributeDirectories, ReasonDirectories,
 		func(h hypervisor.Hardware) any { return h.Directories },
-		func(h hypervisor.Hardware) hypervisor.Hardware { return hypervisor.Hardware{Directories: h.Directories} },
+		func(h hypervisor.Hardware) hypervisor.Hardware {
+			return hypervisor.Hardware{Directories: h.Directories}
+		},
 		"Install virtiofsd on the host (on Debian: apt-get install virtiofsd), or leave host_directories out.",
 	},
 	{
@@ -94,37 +94,16 @@ var hardwareParts = []struct {
 	},
 }
 
-// atStart is a processor without what changes while a domain runs.
-func atStart(c hypervisor.CPU) hypervisor.CPU {
-	c.Shares = 0
-	return c
-}
-
 // HardwareChanges lists the differences in hardware that a running domain cannot take on.
 func HardwareChanges(have, want hypervisor.Hardware) []Reason {
 	var reasons []Reason
+	have, want = have.AtStart(), want.AtStart()
 	for _, part := range hardwareParts {
-		if !samePart(part.of(have), part.of(want)) {
+		if !reflect.DeepEqual(part.of(have), part.of(want)) {
 			reasons = append(reasons, part.reason)
 		}
 	}
 	return reasons
-}
-
-// samePart compares parts. Maps and lists without elements are equal to none.
-func samePart(a, b any) bool {
-	if x, y := reflect.ValueOf(a), reflect.ValueOf(b); (x.Kind() == reflect.Map || x.Kind() == reflect.Slice) && x.Len() == 0 && y.Len() == 0 {
-		return true
-	}
-	if x, ok := a.(hypervisor.CPU); ok && len(x.Pins) == 0 {
-		x.Pins = nil
-		a = x
-	}
-	if x, ok := b.(hypervisor.CPU); ok && len(x.Pins) == 0 {
-		x.Pins = nil
-		b = x
-	}
-	return reflect.DeepEqual(a, b)
 }
 
 // patchFaults are the patches that somebody has taken from a definition.
@@ -145,9 +124,9 @@ func (p *preflight) hardware(ctx context.Context) error {
 		have = p.Have.Hardware
 	}
 	most := func(s *Spec) int { return max(s.VCPUs, s.MaxVCPUs) }
-	refused := len(p.found)
+	refused, none := len(p.found), hypervisor.Hardware{}
 	for _, part := range hardwareParts {
-		differs := p.Have == nil || p.starts() || !samePart(part.of(want), part.of(have))
+		differs := p.Have == nil || p.starts() || !reflect.DeepEqual(part.of(want.AtStart()), part.of(have.AtStart()))
 		switch part.attribute {
 		case AttributeCPU:
 			differs = differs || p.Have != nil && most(p.Have) != most(&p.Want)
@@ -158,7 +137,7 @@ func (p *preflight) hardware(ctx context.Context) error {
 				return nil // libvirt would refuse the definition for another reason
 			}
 		}
-		if !differs || samePart(part.of(part.only(want)), part.of(hypervisor.Hardware{})) {
+		if !differs || reflect.DeepEqual(part.of(want), part.of(none)) {
 			continue
 		}
 		before := len(p.found)
@@ -178,6 +157,9 @@ func (p *preflight) hardware(ctx context.Context) error {
 // accepted asks libvirt about a domain with hardware.
 func (p *preflight) accepted(ctx context.Context, attribute, next string, hardware hypervisor.Hardware) error {
 	domain := p.sample()
+	if len(hardware.Patches) > 0 { // which may be about them
+		domain.Interfaces = p.Want.Interfaces
+	}
 	domain.Give(hardware)
 	err := p.fleet.Hypervisor.Accepts(ctx, domain)
 	var patch *hypervisor.PatchError
@@ -197,7 +179,7 @@ func (p *preflight) sample() hypervisor.Domain {
 	domain := hypervisor.Domain{
 		Name: cmp.Or(p.Want.Name, "sample"), UUID: "00000000-0000-4000-8000-000000000001", VCPUs: p.Want.VCPUs, MaxVCPUs: p.Want.MaxVCPUs,
 		Memory: cmp.Or(p.Want.Memory, minMemory), MaxMemory: p.Want.MaxMemory,
-		Kernel: "/kernel", Initramfs: "/initramfs", PrivateDisk: "/disk", ConsoleLog: "/log", Interfaces: p.Want.Interfaces,
+		Kernel: "/kernel", Initramfs: "/initramfs", PrivateDisk: "/disk", ConsoleLog: "/log",
 	}
 	if cpu := p.Want.Hardware.CPU; domain.VCPUs == 0 { // not known yet
 		domain.VCPUs = max(1, cpu.Sockets*cpu.Cores*cpu.Threads)
@@ -219,7 +201,8 @@ func (p *preflight) ofHost(ctx context.Context, attribute string, want hyperviso
 	case AttributeMemoryBacking:
 		return p.pages(ctx, want.Memory.HugePages)
 	case AttributeDirectories:
-		for tag, directory := range want.Directories {
+		for _, tag := range slices.Sorted(maps.Keys(want.Directories)) {
+			directory := want.Directories[tag]
 			there, err := p.fleet.Machine.Exists(ctx, directory.Path)
 			if err != nil {
 				return err
@@ -229,7 +212,8 @@ func (p *preflight) ofHost(ctx context.Context, attribute string, want hyperviso
 			}
 		}
 	case AttributeDevices:
-		for name, device := range want.Devices {
+		for _, name := range slices.Sorted(maps.Keys(want.Devices)) {
+			device := want.Devices[name]
 			there, err := p.fleet.Hypervisor.HasDevice(ctx, device)
 			if err != nil {
 				return err
