@@ -106,9 +106,6 @@ func (b *vmHardware) hardware(ctx context.Context) (h hypervisor.Hardware, diags
 			Model: valueOr(model.Model, ""), Sockets: int(valueOr(model.Sockets, 0)), Cores: int(valueOr(model.Cores, 0)),
 			Threads: int(valueOr(model.Threads, 0)), Shares: int(valueOr(model.Shares, 0)),
 		}
-		if h.CPU.Sockets != 0 || h.CPU.Cores != 0 || h.CPU.Threads != 0 {
-			h.CPU.Sockets, h.CPU.Cores, h.CPU.Threads = max(h.CPU.Sockets, 1), max(h.CPU.Cores, 1), max(h.CPU.Threads, 1)
-		}
 		for vcpu, pins := range model.Pinning {
 			number, err := strconv.Atoi(vcpu)
 			canonical, err2 := hypervisor.Processors(pins)

@@ -41,7 +41,7 @@ type CPU struct {
 	// Model is CPUHostPassthrough, CPUHostModel, CPUMaximum or the name of a model of libvirt's. "" is CPUHostPassthrough with KVM, and
 	// otherwise CPUMaximum.
 	Model string `json:",omitempty"`
-	// Sockets, Cores and Threads are the topology: all are 0, or their product is the largest number of processors.
+	// Sockets, Cores and Threads are the topology: all are 0, or their product is the largest number of processors, where 0 counts as 1.
 	Sockets int `json:",omitempty"`
 	Cores   int `json:",omitempty"`
 	Threads int `json:",omitempty"`
@@ -140,6 +140,14 @@ func (h Hardware) IsZero() bool {
 // IsZero makes a CPU of which nothing is said absent from records.
 func (c CPU) IsZero() bool { return c.isZero() }
 
+// topology is the topology with 1 for what is not said, unless nothing is said about it.
+func (c CPU) topology() (sockets, cores, threads int) {
+	if c.Sockets == 0 && c.Cores == 0 && c.Threads == 0 {
+		return 0, 0, 0
+	}
+	return cmp.Or(c.Sockets, 1), cmp.Or(c.Cores, 1), cmp.Or(c.Threads, 1)
+}
+
 func (c CPU) isZero() bool {
 	return c.Model == "" && c.Sockets == 0 && c.Cores == 0 && c.Threads == 0 && len(c.Pins) == 0 && c.Shares == 0
 }
@@ -162,6 +170,7 @@ func (h Hardware) AtStart() Hardware {
 		unless(&h.Graphics.Video, VideoModels[0])
 	}
 	h.CPU.Shares = 0
+	h.CPU.Sockets, h.CPU.Cores, h.CPU.Threads = h.CPU.topology()
 	if len(h.CPU.Pins) == 0 {
 		h.CPU.Pins = nil
 	}
@@ -298,8 +307,9 @@ func (h Hardware) check(vcpus int, bad func(format string, args ...any)) {
 			bad("model of the processor: %w", err)
 		}
 	}
-	if c := h.CPU; (c.Sockets != 0 || c.Cores != 0 || c.Threads != 0) && (c.Sockets < 1 || c.Cores < 1 || c.Threads < 1 || c.Sockets*c.Cores*c.Threads != vcpus) {
-		bad("%d sockets with %d cores with %d threads are not %d processors", c.Sockets, c.Cores, c.Threads, vcpus)
+	if sockets, cores, threads := h.CPU.topology(); sockets != 0 && (min(sockets, cores, threads) < 1 || max(sockets, cores, threads) > MaxVCPUs ||
+		sockets*cores*threads != vcpus) {
+		bad("%d sockets with %d cores with %d threads are not %d processors", sockets, cores, threads, vcpus)
 	}
 	numbers := func(what, text string) {
 		if canonical, err := Processors(text); err != nil {

@@ -99,8 +99,8 @@ func encodeCPU(domain *libvirtxml.Domain, c CPU) {
 	default:
 		domain.CPU.Mode, domain.CPU.Match, domain.CPU.Model = "custom", "exact", &libvirtxml.DomainCPUModel{Fallback: "forbid", Value: c.Model}
 	}
-	if c.Sockets != 0 {
-		domain.CPU.Topology = &libvirtxml.DomainCPUTopology{Sockets: c.Sockets, Cores: c.Cores, Threads: c.Threads}
+	if sockets, cores, threads := c.topology(); sockets != 0 {
+		domain.CPU.Topology = &libvirtxml.DomainCPUTopology{Sockets: sockets, Cores: cores, Threads: threads}
 	}
 	if c.Shares == 0 && len(c.Pins) == 0 {
 		return

@@ -416,7 +416,7 @@ func (p Patch) holds(root *node) (bool, error) {
 	if at.attribute != "" {
 		return slices.ContainsFunc(found, func(one [2]*node) bool {
 			i := one[1].attribute(at.attribute)
-			return i >= 0 && one[1].attributes[i].Value == p.XML
+			return i >= 0 && (p.Op == PatchRemove || one[1].attributes[i].Value == p.XML)
 		}) != (p.Op == PatchRemove), nil
 	}
 	if p.Op == PatchRemove {

@@ -182,7 +182,7 @@ func (p *preflight) sample() hypervisor.Domain {
 		Kernel: "/kernel", Initramfs: "/initramfs", PrivateDisk: "/disk", ConsoleLog: "/log",
 	}
 	if cpu := p.Want.Hardware.CPU; domain.VCPUs == 0 { // not known yet
-		domain.VCPUs = max(1, cpu.Sockets*cpu.Cores*cpu.Threads)
+		domain.VCPUs = max(1, max(cpu.Sockets, 1)*max(cpu.Cores, 1)*max(cpu.Threads, 1))
 		for vcpu := range cpu.Pins {
 			domain.VCPUs = max(domain.VCPUs, vcpu+1)
 		}

@@ -40,6 +40,7 @@ func hardware(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	for name, want := range map[string]hypervisor.Hardware{
 		"all":            all,
 		"CPU":            {CPU: all.CPU},
+		"two cores":      {CPU: hypervisor.CPU{Cores: 2}},
 		"a default CPU":  {CPU: hypervisor.CPU{Model: hypervisor.CPUMaximum}},
 		"the host's CPU": {CPU: hypervisor.CPU{Model: hypervisor.CPUHostModel}},
 		"memory":         {Memory: all.Memory},
@@ -94,7 +95,7 @@ func wrongHardware(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	for name, spoil := range map[string]func(*hypervisor.Hardware){
 		"a model with a space":    func(h *hypervisor.Hardware) { h.CPU.Model = "a b" },
 		"another topology":        func(h *hypervisor.Hardware) { h.CPU.Cores = 3 },
-		"half a topology":         func(h *hypervisor.Hardware) { h.CPU.Threads = 0 },
+		"negative threads":        func(h *hypervisor.Hardware) { h.CPU.Threads = -1 },
 		"a processor that is not": func(h *hypervisor.Hardware) { h.CPU.Pins = map[int]string{2: "0"} },
 		"pins in another form":    func(h *hypervisor.Hardware) { h.CPU.Pins = map[int]string{0: "1,0"} },
 		"no pins":                 func(h *hypervisor.Hardware) { h.CPU.Pins = map[int]string{0: ""} },
