@@ -186,6 +186,7 @@ var (
 
 // These accept parts of the hardware of a VM.
 var (
+	isMachine  = textRule{form: "q35 or a version of it such as pc-q35-9.2", check: hypervisor.CheckMachine}
 	isCPUModel = textRule{form: "host-passthrough, host-model, maximum, or the name of a model that virsh domcapabilities lists",
 		check: hypervisor.CheckCPUModel}
 	isProcessors = textRule{form: "numbers and ranges of them, such as 0-3,8", check: func(text string) error {

@@ -59,6 +59,7 @@ var vmSamples = map[string]struct {
 	"interfaces.model":              {path.Root("interfaces").AtMapKey("lan").AtName("model"), "e1000e"},
 	"interfaces.mtu":                {path.Root("interfaces").AtMapKey("lan").AtName("mtu"), int64(9000)},
 	"interfaces.link":               {path.Root("interfaces").AtMapKey("lan").AtName("link"), "down"},
+	"machine":                       {path.Root("machine"), "pc-q35-9.2"},
 	"cpu.model":                     {path.Root("cpu").AtName("model"), "host-model"},
 	"cpu.sockets":                   {path.Root("cpu").AtName("sockets"), int64(1)},
 	"cpu.cores":                     {path.Root("cpu").AtName("cores"), int64(1)},

@@ -22,6 +22,7 @@ import (
 // vmHardware is the hardware of a VM beside the number of processors, memory, disks and interfaces. An attribute that is not set is what
 // every VM has. vm_hardware_schema.go has its schema.
 type vmHardware struct {
+	Machine         types.String `tfsdk:"machine"`
 	CPU             types.Object `tfsdk:"cpu"`
 	MemoryBacking   types.Object `tfsdk:"memory_backing"`
 	TPM             types.String `tfsdk:"tpm"`
@@ -132,7 +133,7 @@ func (b *vmHardware) hardware(ctx context.Context) (h hypervisor.Hardware, diags
 			h.Memory.Nodes = canonical
 		}
 	}
-	h.TPM, h.Watchdog = b.TPM.ValueString(), b.Watchdog.ValueString()
+	h.Machine, h.TPM, h.Watchdog = b.Machine.ValueString(), b.TPM.ValueString(), b.Watchdog.ValueString()
 	if model := (graphicsModel{}); readInto(ctx, b.Graphics, &model, &diags) {
 		h.Graphics = &hypervisor.Graphics{
 			Type: valueOr(model.Type, ""), Listen: valueOr(model.Listen, ""), Socket: valueOr(model.Socket, ""), Port: int(valueOr(model.Port, 0)),
@@ -195,6 +196,7 @@ func (b *vmHardware) fromVM(ctx context.Context, found *vm.VM) diag.Diagnostics 
 			b.MemoryBacking = object(ctx, memoryBackingTypes, model, &diags)
 		}
 	}
+	b.Machine = types.StringPointerValue(unlessZero(is.Machine))
 	b.TPM, b.Watchdog = types.StringPointerValue(unlessZero(is.TPM)), types.StringPointerValue(unlessZero(is.Watchdog))
 	if !keeps(b.Graphics, was.Graphics, is.Graphics) {
 		b.Graphics = types.ObjectNull(graphicsTypes)

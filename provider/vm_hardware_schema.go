@@ -227,6 +227,12 @@ var (
 
 func (*vmHardware) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
+		vm.AttributeMachine: schema.StringAttribute{
+			Optional: true,
+			MarkdownDescription: "Machine type: `q35`, or a version of it such as `pc-q35-9.2`, with which the guest sees the same machine after an upgrade of QEMU. `q35` " +
+				"is the newest version that QEMU has when the VM is defined. Default: `q35`. " + hardwareWay,
+			Validators: []validator.String{isMachine},
+		},
 		vm.AttributeCPU:           cpuAttribute(),
 		vm.AttributeMemoryBacking: memoryBackingAttribute(),
 		vm.AttributeTPM: schema.StringAttribute{

@@ -61,7 +61,8 @@ func TestHardwareOfAVM(t *testing.T) {
 				Model: "host-model", Sockets: 2, Pins: map[int]string{0: "0-1", 1: "3"},
 			}}, powerOff, vm.ReasonCPU,
 		},
-		"shares": {"cpu", `{ shares = 200 }`, hypervisor.Hardware{CPU: hypervisor.CPU{Shares: 200}}, live, vm.ReasonShares},
+		"machine": {"machine", `"pc-q35-9.2"`, hypervisor.Hardware{Machine: "pc-q35-9.2"}, powerOff, vm.ReasonMachine},
+		"shares":  {"cpu", `{ shares = 200 }`, hypervisor.Hardware{CPU: hypervisor.CPU{Shares: 200}}, live, vm.ReasonShares},
 		"backing": {
 			"memory_backing", `{ huge_page_size = "2048KiB", numa_nodes = "0,1", numa_mode = "preferred" }`,
 			hypervisor.Hardware{Memory: hypervisor.MemoryBacking{HugePages: 2 << 20, Nodes: "0-1", Mode: "preferred"}}, powerOff, vm.ReasonMemoryBacking,

@@ -22,11 +22,8 @@ const (
 // processor time.
 var slowEmulated = []string{"erms", "fsrm"}
 
-// arch and machineType are of all domains.
-const (
-	arch        = "x86_64"
-	machineType = "q35"
-)
+// arch is of all domains.
+const arch = "x86_64"
 
 // watchdogModel is the watchdog of all domains.
 const watchdogModel = "i6300esb"
@@ -64,7 +61,7 @@ func (p platform) encodeAs(d Domain, change func(*libvirtxml.Domain)) (string, e
 		Description: d.Description,
 		Metadata:    metadata,
 		OS: &libvirtxml.DomainOS{
-			Type:    &libvirtxml.DomainOSType{Arch: arch, Machine: machineType, Type: "hvm"},
+			Type:    &libvirtxml.DomainOSType{Arch: arch, Machine: MachineQ35, Type: "hvm"},
 			Kernel:  d.Kernel,
 			Initrd:  d.Initramfs,
 			Cmdline: CommandLine(d),

@@ -18,7 +18,10 @@ var ErrRefused = errors.New("libvirt does not accept it")
 // Hardware is what a domain has beside the number of its processors, its memory, disks and interfaces. The zero value is what a domain
 // has of which nothing is said.
 type Hardware struct {
-	CPU CPU `json:",omitzero"`
+	// Machine is the machine type, MachineQ35 or a version of it such as "pc-q35-9.2"; "" is MachineQ35. libvirt reads that one as the newest
+	// version that it has whenever the domain is defined.
+	Machine string `json:",omitempty"`
+	CPU     CPU    `json:",omitzero"`
 	// Memory is how the host backs the memory.
 	Memory MemoryBacking `json:",omitzero"`
 	// TPM is the model of an emulated TPM 2.0, "tpm-crb" or "tpm-tis"; "" is none.
@@ -133,7 +136,7 @@ type HostDevice struct {
 
 // IsZero reports whether nothing is said about the hardware.
 func (h Hardware) IsZero() bool {
-	return h.CPU.isZero() && h.Memory == (MemoryBacking{}) && h.TPM == "" && h.Graphics == nil && h.Watchdog == "" && h.Random == (Random{}) &&
+	return h.Machine == "" && h.CPU.isZero() && h.Memory == (MemoryBacking{}) && h.TPM == "" && h.Graphics == nil && h.Watchdog == "" && h.Random == (Random{}) &&
 		len(h.Directories)+len(h.Devices)+len(h.Patches) == 0
 }
 
@@ -161,6 +164,7 @@ func (h Hardware) AtStart() Hardware {
 			*value = ""
 		}
 	}
+	unless(&h.Machine, MachineQ35)
 	unless(&h.Watchdog, WatchdogActions[0])
 	unless(&h.Random.Source, RandomSources[0])
 	unless(&h.Memory.Mode, NUMAModes[0])
@@ -223,7 +227,12 @@ func (d *Domain) Give(hardware Hardware) {
 	}
 }
 
+// MachineQ35 is the machine that this package knows the buses of.
+const MachineQ35 = "q35"
+
 var (
+	machineVersion = regexp.MustCompile(`^pc-q35-[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?$`)
+
 	cpuModel   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 	pciDevice  = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)
 	usbDevice  = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{4}$`)
@@ -234,6 +243,14 @@ var (
 func CheckCPUModel(model string) error {
 	if !cpuModel.MatchString(model) {
 		return fmt.Errorf("%q is not a name of 1 to 64 letters, digits, _, ., + and -, starting with a letter or digit", model)
+	}
+	return nil
+}
+
+// CheckMachine returns why a text is no machine type.
+func CheckMachine(text string) error {
+	if text != MachineQ35 && !machineVersion.MatchString(text) {
+		return fmt.Errorf("%q is neither q35 nor a version of it such as pc-q35-9.2", text)
 	}
 	return nil
 }
@@ -302,6 +319,11 @@ func Processors(text string) (string, error) {
 
 // check calls bad for everything that is wrong with the hardware of a domain with so many processors at most.
 func (h Hardware) check(vcpus int, bad func(format string, args ...any)) {
+	if h.Machine != "" {
+		if err := CheckMachine(h.Machine); err != nil {
+			bad("machine: %w", err)
+		}
+	}
 	if h.CPU.Model != "" {
 		if err := CheckCPUModel(h.CPU.Model); err != nil {
 			bad("model of the processor: %w", err)

@@ -40,6 +40,7 @@ func TestLibvirtIsAskedAboutHardware(t *testing.T) {
 		}
 	}
 	for name, wrong := range map[string]hypervisor.Hardware{
+		"an unknown machine": {Machine: "pc-q35-99.0"},
 		"an unknown model":   {CPU: hypervisor.CPU{Model: "No-Such-Model"}},
 		"an unknown node":    {Memory: hypervisor.MemoryBacking{Nodes: "4000"}},
 		"an unknown device":  {Devices: map[string]hypervisor.HostDevice{"card": {PCI: "ffff:ff:1f.7"}}},

@@ -23,6 +23,7 @@ const deviceAlias = "ua-host-"
 
 // encodeHardware writes the hardware into a definition that has everything else.
 func encodeHardware(domain *libvirtxml.Domain, h Hardware) error {
+	domain.OS.Type.Machine = cmp.Or(h.Machine, MachineQ35)
 	encodeCPU(domain, h.CPU)
 	encodeMemoryBacking(domain, h)
 	devices := domain.Devices
@@ -205,6 +206,12 @@ func (d *Domain) decodeHardware(domain *libvirtxml.Domain) error {
 		recorded = d.Metadata.Hardware.clone()
 	}
 	found.Patches = recorded.Patches
+	// Every definition has a version, and only one that was asked for has to stay.
+	if recorded.Machine != "" && domain.OS != nil && domain.OS.Type != nil {
+		if found.Machine = domain.OS.Type.Machine; recorded.Machine == MachineQ35 && machineVersion.MatchString(found.Machine) {
+			found.Machine = MachineQ35
+		}
+	}
 	said := recorded.defaulted(d.Emulated)
 	keep(&found.CPU, said.CPU, recorded.CPU)
 	keep(&found.Memory, said.Memory, recorded.Memory)
@@ -424,7 +431,7 @@ func (h *Libvirt) CPUModels(ctx context.Context) (models []string, err error) {
 		if err != nil {
 			return err
 		}
-		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{machineType}, libvirt.OptString{platform.virtType}, 0)
+		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{MachineQ35}, libvirt.OptString{platform.virtType}, 0)
 		if err != nil {
 			return err
 		}

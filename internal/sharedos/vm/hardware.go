@@ -15,6 +15,7 @@ import (
 
 // Attributes of hardware, as a Problem names them.
 const (
+	AttributeMachine       = "machine"
 	AttributeCPU           = "cpu"
 	AttributeMemoryBacking = "memory_backing"
 	AttributeTPM           = "tpm"
@@ -36,6 +37,12 @@ var hardwareParts = []struct {
 	// next is what to do if libvirt does not accept it.
 	next string
 }{
+	{
+		AttributeMachine, ReasonMachine,
+		func(h hypervisor.Hardware) any { return h.Machine },
+		func(h hypervisor.Hardware) hypervisor.Hardware { return hypervisor.Hardware{Machine: h.Machine} },
+		"Choose a machine that QEMU on this host has (qemu-system-x86_64 -machine help), or leave machine out.",
+	},
 	{
 		AttributeCPU, ReasonCPU,
 		func(h hypervisor.Hardware) any { return h.CPU },

@@ -21,6 +21,7 @@ const (
 	ReasonMemory         Reason = "the memory changes only through a power-off"
 	ReasonMaxMemory      Reason = "the maximum of memory changes only through a power-off"
 	ReasonInterfaces     Reason = "the interfaces change only through a power-off"
+	ReasonMachine        Reason = "the machine type changes only through a power-off"
 	ReasonCPU            Reason = "the model, topology and pinning of the processor change only through a power-off"
 	ReasonMemoryBacking  Reason = "huge pages and NUMA nodes change only through a power-off"
 	ReasonTPM            Reason = "the TPM changes only through a power-off"
@@ -47,7 +48,7 @@ const (
 // Reasons are all reasons of moves. An agent gives reasons of its own.
 var Reasons = []Reason{
 	ReasonProcessors, ReasonMaxProcessors, ReasonMemory, ReasonMaxMemory, ReasonInterfaces, ReasonLiveProcessors, ReasonLiveMemory,
-	ReasonCPU, ReasonMemoryBacking, ReasonTPM, ReasonGraphics, ReasonWatchdog, ReasonRNG, ReasonDirectories, ReasonDevices, ReasonPatches, ReasonShares,
+	ReasonMachine, ReasonCPU, ReasonMemoryBacking, ReasonTPM, ReasonGraphics, ReasonWatchdog, ReasonRNG, ReasonDirectories, ReasonDevices, ReasonPatches, ReasonShares,
 	ReasonHardwareLater, ReasonLinks, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonConfiguration, ReasonDisks, ReasonDisksLive,
 }
 

@@ -12,6 +12,7 @@ import (
 // AllHardware is hardware that every libvirt defines, whatever its host has.
 func AllHardware() hypervisor.Hardware {
 	return hypervisor.Hardware{
+		Machine: "pc-q35-6.0",
 		CPU: hypervisor.CPU{
 			Model: "Nehalem", Sockets: 1, Cores: 2, Threads: 1, Pins: map[int]string{0: "0", 1: "0-1"}, Shares: 512,
 		},
@@ -40,6 +41,8 @@ func hardware(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	for name, want := range map[string]hypervisor.Hardware{
 		"all":            all,
 		"CPU":            {CPU: all.CPU},
+		"a machine":      {Machine: all.Machine},
+		"any machine":    {Machine: hypervisor.MachineQ35},
 		"two cores":      {CPU: hypervisor.CPU{Cores: 2}},
 		"a default CPU":  {CPU: hypervisor.CPU{Model: hypervisor.CPUMaximum}},
 		"the host's CPU": {CPU: hypervisor.CPU{Model: hypervisor.CPUHostModel}},
@@ -93,6 +96,7 @@ func startsWith(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 // wrongHardware is refused by itself, before anybody is asked.
 func wrongHardware(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	for name, spoil := range map[string]func(*hypervisor.Hardware){
+		"another machine":         func(h *hypervisor.Hardware) { h.Machine = "pc-i440fx-9.2" },
 		"a model with a space":    func(h *hypervisor.Hardware) { h.CPU.Model = "a b" },
 		"another topology":        func(h *hypervisor.Hardware) { h.CPU.Cores = 3 },
 		"negative threads":        func(h *hypervisor.Hardware) { h.CPU.Threads = -1 },
