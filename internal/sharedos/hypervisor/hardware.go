@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// ErrRefused means that libvirt answered that it cannot run a domain with this hardware.
-var ErrRefused = errors.New("libvirt does not accept it")
+// ErrRefused means that the host cannot run a domain with this hardware: libvirt refuses its definition, or its parts contradict each other.
+var ErrRefused = errors.New("a VM cannot have this hardware on this host")
 
 // Hardware is what a domain has beside the number of its processors, its memory, disks and interfaces. The zero value is what a domain
 // has of which nothing is said.

@@ -401,8 +401,8 @@ func (h *Libvirt) Accepts(ctx context.Context, domain Domain) error {
 // noSuchType is a type of domains that the schema of definitions has and QEMU does not, so that no definition with it is ever taken.
 const noSuchType = "test"
 
-// schemaRefusal returns why a definition does not match libvirt's schema. libvirt checks a definition against it only when it is asked to define
-// it. So it is asked to define one that is refused after that check in any case.
+// schemaRefusal returns why the patches of a domain do not match libvirt's schema: libvirt ignores elements that it does not know. It checks a
+// definition against the schema only when it is asked to define it. So it is asked to define one that it refuses after that check in any case.
 func schemaRefusal(l *libvirt.Libvirt, p platform, domain Domain, change func(*libvirtxml.Domain)) (refusal, _ error) {
 	text, err := p.encodeAs(domain, func(definition *libvirtxml.Domain) {
 		change(definition)
@@ -414,6 +414,15 @@ func schemaRefusal(l *libvirt.Libvirt, p platform, domain Domain, change func(*l
 	_, err = l.DomainDefineXMLFlags(text, libvirt.DomainDefineValidate)
 	switch {
 	case libvirtconn.Is(err, libvirt.ErrXMLInvalidSchema):
+		if len(domain.Hardware.Patches) == 0 {
+			return err, nil
+		}
+		// A definition that the schema of this libvirt does not know without patches either says nothing about them.
+		plain := domain
+		plain.Hardware.Patches = nil
+		if without, err := schemaRefusal(l, p, plain, change); err != nil || without != nil {
+			return nil, err
+		}
 		return err, nil
 	case err == nil:
 		return nil, errors.New("libvirt defined a domain of the type " + noSuchType)

@@ -210,8 +210,10 @@ func (h *Libvirt) Define(ctx context.Context, domain Domain) error {
 			_, err = l.DomainDefineXMLFlags(text, 0)
 			return err
 		}
-		// A patch may have elements that libvirt does not know, and would ignore.
-		handle, err := l.DomainDefineXMLFlags(text, libvirt.DomainDefineValidate)
+		if refusal, err := schemaRefusal(l, platform, domain, func(*libvirtxml.Domain) {}); err != nil || refusal != nil {
+			return errors.Join(refusal, err)
+		}
+		handle, err := l.DomainDefineXMLFlags(text, 0)
 		if err != nil {
 			return err
 		}
