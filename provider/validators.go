@@ -184,6 +184,31 @@ var (
 	isLink  = oneOf(linkUp, linkDown)
 )
 
+// These accept parts of the hardware of a VM.
+var (
+	isMachine  = textRule{form: "q35 or a version of it such as pc-q35-9.2", check: hypervisor.CheckMachine}
+	isCPUModel = textRule{form: "host-passthrough, host-model, maximum, or the name of a model that virsh domcapabilities lists",
+		check: hypervisor.CheckCPUModel}
+	isProcessors = textRule{form: "numbers and ranges of them, such as 0-3,8", check: func(text string) error {
+		_, err := hypervisor.Processors(text)
+		return err
+	}}
+	isVCPU = textRule{form: fmt.Sprintf("the number of a virtual CPU, 0 to %d", hypervisor.MaxVCPUs-1), check: func(text string) error {
+		if number, err := strconv.Atoi(text); err != nil || number < 0 || number >= hypervisor.MaxVCPUs || strconv.Itoa(number) != text {
+			return errForm
+		}
+		return nil
+	}}
+	isPCI         = textRule{form: "a PCI address such as 0000:01:00.0, lower case", check: hypervisor.CheckPCI}
+	isUSB         = textRule{form: "a vendor and a product of USB such as 1d6b:0002, lower case", check: hypervisor.CheckUSB}
+	isHostDevice  = textRule{form: "a name of 1 to 32 letters, digits, underscores and hyphens, starting with a letter or digit", check: hypervisor.CheckDeviceName}
+	isHostPath    = textRule{form: "a clean absolute path on the host, such as /srv/data", check: hypervisor.CheckPath}
+	isHostAddress = textRule{form: "an IP address of the host", check: func(text string) error {
+		_, err := netip.ParseAddr(text)
+		return err
+	}}
+)
+
 // isUnit accepts the name of a systemd unit (systemd.unit(5)).
 var isUnit = matches(
 	regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|scope|socket|mount|swap|path|timer|target|slice|automount|device)$`),

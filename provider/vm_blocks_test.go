@@ -61,6 +61,32 @@ var vmSamples = map[string]struct {
 	"interfaces.queues":             {path.Root("interfaces").AtMapKey("lan").AtName("queues"), int64(2)},
 	"interfaces.vlan":               {path.Root("interfaces").AtMapKey("lan").AtName("vlan"), int64(7)},
 	"interfaces.link":               {path.Root("interfaces").AtMapKey("lan").AtName("link"), "down"},
+	"machine":                       {path.Root("machine"), "pc-q35-9.2"},
+	"cpu.model":                     {path.Root("cpu").AtName("model"), "host-model"},
+	"cpu.sockets":                   {path.Root("cpu").AtName("sockets"), int64(1)},
+	"cpu.cores":                     {path.Root("cpu").AtName("cores"), int64(1)},
+	"cpu.threads":                   {path.Root("cpu").AtName("threads"), int64(1)},
+	"cpu.pinning":                   {path.Root("cpu").AtName("pinning"), map[string]string{"0": "0-1"}},
+	"cpu.shares":                    {path.Root("cpu").AtName("shares"), int64(200)},
+	"memory_backing.huge_page_size": {path.Root("memory_backing").AtName("huge_page_size"), "2MiB"},
+	"memory_backing.numa_nodes":     {path.Root("memory_backing").AtName("numa_nodes"), "0-1"},
+	"memory_backing.numa_mode":      {path.Root("memory_backing").AtName("numa_mode"), "preferred"},
+	"tpm":                           {path.Root("tpm"), "tpm-crb"},
+	"graphics.type":                 {path.Root("graphics").AtName("type"), "spice"},
+	"graphics.listen":               {path.Root("graphics").AtName("listen"), "::1"},
+	"graphics.port":                 {path.Root("graphics").AtName("port"), int64(5999)},
+	"graphics.socket":               {path.Root("graphics").AtName("socket"), "/run/web.sock"},
+	"graphics.video":                {path.Root("graphics").AtName("video"), "virtio"},
+	"watchdog":                      {path.Root("watchdog"), "pause"},
+	"rng.source":                    {path.Root("rng").AtName("source"), "/dev/hwrng"},
+	"rng.bytes_per_second":          {path.Root("rng").AtName("bytes_per_second"), int64(1024)},
+	"host_directories.path":         {path.Root("host_directories").AtMapKey("data").AtName("path"), "/srv/data"},
+	"host_directories.read_only":    {path.Root("host_directories").AtMapKey("data").AtName("read_only"), true},
+	"host_devices.pci":              {path.Root("host_devices").AtMapKey("card").AtName("pci"), "0000:01:00.0"},
+	"host_devices.usb":              {path.Root("host_devices").AtMapKey("card").AtName("usb"), "1d6b:0002"},
+	"xml_patch.op":                  {path.Root("xml_patch").AtListIndex(0).AtName("op"), "remove"},
+	"xml_patch.path":                {path.Root("xml_patch").AtListIndex(0).AtName("path"), "/domain/devices/rng"},
+	"xml_patch.xml":                 {path.Root("xml_patch").AtListIndex(0).AtName("xml"), "<a/>"},
 	"running":                       {path.Root("running"), false},
 	"ready.units":                   {path.Root("ready").AtName("units"), []string{"a.service"}},
 	"ready.health_checks.unit":      {readyCheckPath.AtName("unit"), "a.service"},
@@ -236,7 +262,7 @@ func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 		Remaining: []string{"dbus.service 1 /usr/lib/x"}, Unreadable: []string{"layer"}}
 	found.Surplus = []vm.SurplusLayer{{ID: tree.Digest{4}, InUseBy: []string{"a.service"}}}
 	found.Faults = []vm.Fault{{Object: "private disk", Problem: "it is gone", Mended: true}}
-	found.Spec.Attached = []string{"tool"}
+	found.Spec.Attached, found.ConsoleLog = []string{"tool"}, "/var/lib/sharedos/console-web.log"
 	found.Drift = map[string]string{"/etc/motd": "it is gone"}
 	found.Spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0"}}
 	found.Addresses = map[string][]netip.Addr{"lan": {netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("2001:db8::2")}}

@@ -21,6 +21,7 @@ type vmModel struct {
 	vmDisk
 	vmDisks
 	vmInterfaces
+	vmHardware
 	vmPower
 	vmLifeCycle
 	vmReady
@@ -69,7 +70,7 @@ func (computedOnly) compare(*vmModel, *vmChange)                       {}
 
 func (m *vmModel) blocks() []vmBlock {
 	return []vmBlock{
-		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmDisks, &m.vmInterfaces, &m.vmPower, &m.vmLifeCycle, &m.vmReady, &m.vmRefresh,
+		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmDisks, &m.vmInterfaces, &m.vmHardware, &m.vmPower, &m.vmLifeCycle, &m.vmReady, &m.vmRefresh,
 		&m.vmGuest, &m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
@@ -74,13 +75,17 @@ func problemDiagnostics(do, name string, problems []vm.Problem) (diags diag.Diag
 	return diags
 }
 
-// attributePath is the path of an attribute. The second name of a path below interfaces and disks is a key of the map.
+// attributePath is the path of an attribute. The second name of a path below a map is a key of it, and that below a list counts from 0.
 func attributePath(names []string) path.Path {
 	at := path.Root(names[0])
 	for i, name := range names[1:] {
-		if i == 0 && (names[0] == "interfaces" || names[0] == "disks") {
+		index, err := strconv.Atoi(name)
+		switch {
+		case i == 0 && slices.Contains([]string{"interfaces", "disks", vm.AttributeDirectories, vm.AttributeDevices}, names[0]):
 			at = at.AtMapKey(name)
-		} else {
+		case i == 0 && names[0] == vm.AttributePatches && err == nil:
+			at = at.AtListIndex(index)
+		default:
 			at = at.AtName(name)
 		}
 	}

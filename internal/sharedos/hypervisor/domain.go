@@ -51,6 +51,10 @@ type Domain struct {
 	// ConsoleLog is the file on the host that the serial console is written to.
 	ConsoleLog string
 	Metadata   Metadata
+	// Hardware is everything else that the domain has. Give sets it and its record.
+	Hardware Hardware
+	// LostPatches are the patches of the record, counted from 0, that somebody has taken from the definition. Define does not read it.
+	LostPatches []int
 	// Title and Description are for people who look with virsh; empty if there is none. Foreign are the elements in the
 	// metadata that others have put there, as XML. Whoever defines the domain again passes on what it has of the three, ForeignDisks and
 	// ForeignInterfaces.
@@ -114,6 +118,7 @@ func (d Domain) Check() error {
 			bad("interface name %q: use 1 to 32 letters, digits, _ and -, starting with a letter or digit", name)
 		}
 	}
+	d.Hardware.check(max(d.VCPUs, d.MaxVCPUs), bad)
 	if err := checkAddresses(d.UUID, d.Interfaces); err != nil {
 		wrong = append(wrong, err)
 	}
@@ -129,6 +134,9 @@ func (d Domain) Check() error {
 	}
 	return nil
 }
+
+// CheckPath returns why a text is not the path of a file on the host.
+func CheckPath(path string) error { return checkPath(path) }
 
 func checkPath(path string) error {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' }) {

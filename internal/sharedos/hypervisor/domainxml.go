@@ -23,11 +23,11 @@ const (
 // processor time.
 var slowEmulated = []string{"erms", "fsrm"}
 
-// arch and machineType are of all domains.
-const (
-	arch        = "x86_64"
-	machineType = "q35"
-)
+// arch is of all domains.
+const arch = "x86_64"
+
+// watchdogModel is the watchdog of all domains.
+const watchdogModel = "i6300esb"
 
 // emulated is libvirt's type of a domain whose processor is emulated.
 const emulated = "qemu"
@@ -45,7 +45,10 @@ type platform struct {
 }
 
 // encode writes a definition from the model alone.
-func (p platform) encode(d Domain) (string, error) {
+func (p platform) encode(d Domain) (string, error) { return p.encodeAs(d, func(*libvirtxml.Domain) {}) }
+
+// encodeAs is encode, with a change that is made before the patches of the domain are applied.
+func (p platform) encodeAs(d Domain, change func(*libvirtxml.Domain)) (string, error) {
 	d.Emulated = p.virtType == emulated
 	metadata, err := embedMetadata(d.Metadata, d.Foreign...)
 	if err != nil {
@@ -59,7 +62,7 @@ func (p platform) encode(d Domain) (string, error) {
 		Description: d.Description,
 		Metadata:    metadata,
 		OS: &libvirtxml.DomainOS{
-			Type:    &libvirtxml.DomainOSType{Arch: arch, Machine: machineType, Type: "hvm"},
+			Type:    &libvirtxml.DomainOSType{Arch: arch, Machine: MachineQ35, Type: "hvm"},
 			Kernel:  d.Kernel,
 			Initrd:  d.Initramfs,
 			Cmdline: CommandLine(d),
@@ -79,13 +82,17 @@ func (p platform) encode(d Domain) (string, error) {
 	encodeCompute(&domain, d)
 	if !p.hostVSock {
 		// A vhost-user daemon works on the guest's memory, so it has to be shared.
-		domain.MemoryBacking = &libvirtxml.DomainMemoryBacking{
-			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
-			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
-		}
+		shareMemory(&domain)
+	}
+	if err := encodeHardware(&domain, d.Hardware); err != nil {
+		return "", err
 	}
 	if domain.QEMUCommandline, err = p.commandline(d); err != nil {
 		return "", err
+	}
+	change(&domain)
+	if len(d.Hardware.Patches) > 0 {
+		return patched(domain, d.Hardware.Patches)
 	}
 	text, err := domain.Marshal()
 	if err != nil {
@@ -133,10 +140,10 @@ func (p platform) devices(d Domain) (*libvirtxml.DomainDeviceList, error) {
 		}},
 		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "virtio", FreePageReporting: "on"},
 		// It resets a VM whose kernel hangs after a kexec. It does nothing until the guest arms it.
-		Watchdogs: []libvirtxml.DomainWatchdog{{Model: "i6300esb", Action: "reset", Address: pciAddress(watchdogSlot)}},
+		Watchdogs: []libvirtxml.DomainWatchdog{{Model: watchdogModel, Action: "reset", Address: pciAddress(watchdogSlot)}},
 		RNGs: []libvirtxml.DomainRNG{{
 			Model:   "virtio",
-			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
+			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: RandomSources[0]}},
 		}},
 	}
 	var err error
@@ -147,7 +154,7 @@ func (p platform) devices(d Domain) (*libvirtxml.DomainDeviceList, error) {
 		return nil, err
 	}
 	// Each of these takes a port, as do the balloon and the random number generator.
-	ports := len(devices.Disks) + len(devices.Interfaces) + 2
+	ports := len(devices.Disks) + len(devices.Interfaces) + 2 + d.Hardware.ports()
 	if p.hostVSock {
 		devices.VSock = &libvirtxml.DomainVSock{Model: "virtio", CID: &libvirtxml.DomainVSockCID{Auto: "yes"}}
 		ports++
@@ -185,6 +192,9 @@ func decode(domain *libvirtxml.Domain) (Domain, error) {
 		if err := errors.Join(d.decodeInterfaces(domain.Devices), d.decodeDisks(domain.Devices)); err != nil {
 			return Domain{}, err
 		}
+	}
+	if err := d.decodeHardware(domain); err != nil {
+		return Domain{}, err
 	}
 	if domain.QEMUCommandline != nil {
 		d.decodeUserNetworks(domain.QEMUCommandline)

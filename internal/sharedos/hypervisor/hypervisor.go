@@ -122,6 +122,16 @@ type Hypervisor interface {
 	SetMemory(ctx context.Context, name string, bytes int64) error
 	// VCPUsNow is how many processors the running domain has, whatever its definition says. ErrNotRunning if it does not run.
 	VCPUsNow(ctx context.Context, name string) (int, error)
+	// SetShares sets CPU.Shares of the running domain; 0 is the host's default. The definition stays as it is. ErrNotRunning if it does not run.
+	SetShares(ctx context.Context, name string, shares int) error
+	// Accepts asks whether the host can run a domain with this definition, as far as that can be known without starting it. Nothing is
+	// changed. ErrRefused says why it cannot, with a PatchError in it if a patch cannot be applied.
+	Accepts(ctx context.Context, domain Domain) error
+	// CPUModels lists what CPU.Model can be on this host, sorted, and FreePages counts the free memory pages of a size in bytes.
+	CPUModels(ctx context.Context) ([]string, error)
+	FreePages(ctx context.Context, size int64) (int64, error)
+	// HasDevice reports whether the host has a device.
+	HasDevice(ctx context.Context, device HostDevice) (bool, error)
 	// AttachInterface adds an interface on a bridge or network to the running domain and to its definition, unless they have one of the
 	// name. ErrNoPort if the running domain has no room for it, ErrNoVLAN if the bridge has no VLANs, and ErrNoInterface for one
 	// on a user-mode network.
@@ -247,6 +257,10 @@ type Metadata struct {
 	// LeftWith is the stack that the VM ran, without its layers, when its definition got another one for the next power-off
 	// and start; nil if the guest follows the definition.
 	LeftWith *release.Stack `json:",omitempty"`
+	// Hardware is what the user said about the hardware, as it was said; nil if nothing. UnreadPatches are its patches, counted from 0, that
+	// libvirt has written in other words, so that nobody can tell whether they are still there.
+	Hardware      *Hardware `json:",omitempty"`
+	UnreadPatches []int     `json:",omitempty"`
 	// Rollout is set while rollouts move the VM to other stacks; nil if its own resource does.
 	Rollout *Rollout `json:",omitempty"`
 }

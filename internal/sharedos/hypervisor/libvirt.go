@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -205,9 +206,40 @@ func (h *Libvirt) Define(ctx context.Context, domain Domain) error {
 		if err != nil {
 			return err
 		}
-		_, err = l.DomainDefineXMLFlags(text, 0)
-		return err
+		if len(domain.Hardware.Patches) == 0 {
+			_, err = l.DomainDefineXMLFlags(text, 0)
+			return err
+		}
+		if refusal, err := schemaRefusal(l, platform, domain, func(*libvirtxml.Domain) {}); err != nil || refusal != nil {
+			return errors.Join(refusal, err)
+		}
+		handle, err := l.DomainDefineXMLFlags(text, 0)
+		if err != nil {
+			return err
+		}
+		return recordUnread(l, handle, domain)
 	})
+}
+
+// recordUnread records the patches that libvirt has written in other words, right after a definition.
+func recordUnread(l *libvirt.Libvirt, handle libvirt.Domain, domain Domain) error {
+	defined, err := describe(l, handle, libvirt.DomainXMLInactive)
+	if err != nil {
+		return err
+	}
+	metadata := domain.Metadata
+	if metadata.UnreadPatches, err = lostPatches(defined, domain.Hardware.Patches, nil); err != nil {
+		return err
+	}
+	if slices.Equal(metadata.UnreadPatches, domain.Metadata.UnreadPatches) {
+		return nil
+	}
+	text, err := encodeMetadata(metadata)
+	if err != nil {
+		return err
+	}
+	return l.DomainSetMetadata(handle, int32(libvirt.DomainMetadataElement), libvirt.OptString{text}, libvirt.OptString{metadataPrefix},
+		libvirt.OptString{metadataSpace}, libvirt.DomainAffectConfig)
 }
 
 // platform finds out what the host offers to domains.

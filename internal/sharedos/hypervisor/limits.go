@@ -84,7 +84,7 @@ func (h *Libvirt) Limits(ctx context.Context) (Limits, error) {
 		}
 		found.User, found.Emulated = platform.qemuUser, platform.virtType == emulated
 		found.Processors, found.Memory = int(processors), int64(kib)<<10 //nolint:gosec // a host has fewer
-		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{machineType}, libvirt.OptString{platform.virtType}, 0)
+		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{MachineQ35}, libvirt.OptString{platform.virtType}, 0)
 		if err != nil {
 			return fmt.Errorf("ask for the capabilities of domains: %w", err)
 		}

@@ -25,6 +25,7 @@ func (f *Fleet) definitionFaults(ctx context.Context, domain hypervisor.Domain) 
 	if domain.PrivateDisk == "" && !domain.Metadata.BeingMade() {
 		faults = append(faults, Fault{"private disk", "the definition of the VM does not have it; the next apply defines it again", true})
 	}
+	faults = append(faults, patchFaults(domain)...)
 	stored, err := f.objects(ctx)
 	if err != nil {
 		return nil, err

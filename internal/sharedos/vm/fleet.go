@@ -171,14 +171,16 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
 	have := Spec{
 		UUID: domain.UUID, VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
-		Interfaces: domain.Interfaces, Disks: f.disksOf(domain),
+		Interfaces: domain.Interfaces, Disks: f.disksOf(domain), Hardware: domain.Hardware,
 	}
 	disks, powerOff, err := planDisks(have.Disks, spec.Disks)
 	known := specOf(domain)
 	interfaces, atStart := PlanInterfaces(spec.UUID, have.Interfaces, spec.Interfaces)
 	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand) &&
 		slices.Equal(known.Prefer, spec.Prefer) && have.VCPUs == spec.VCPUs && have.Memory == spec.Memory
-	if same && err == nil && !powerOff && !disks.Any() && len(compute(have, spec)) == 0 && !atStart && !interfaces.Any() && sameAtBoot(domain, spec) {
+	if same && err == nil && !powerOff && !disks.Any() && len(compute(have, spec)) == 0 &&
+		len(HardwareChanges(have.Hardware, spec.Hardware)) == 0 && have.Hardware.CPU.Shares == spec.Hardware.CPU.Shares &&
+		!atStart && !interfaces.Any() && sameAtBoot(domain, spec) {
 		return nil
 	}
 	if !domain.Metadata.BeingMade() { // it may serve somebody already
@@ -382,7 +384,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}
-	return hypervisor.Domain{
+	domain := hypervisor.Domain{
 		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, MaxVCPUs: spec.MaxVCPUs, Memory: spec.Memory, MaxMemory: spec.MaxMemory,
 		Kernel: image.kernel, Initramfs: image.initramfs,
 		Layers: append(layers, offered...), Interfaces: spec.Interfaces, BootConfig: config,
@@ -391,7 +393,9 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 			Stack: stack.Stack, Pool: f.Pool, Offer: offer.record(),
 			Initramfs: image.digest, DiskSize: spec.DiskSize, Rollout: rollout,
 		},
-	}, nil
+	}
+	domain.Give(spec.Hardware)
+	return domain, nil
 }
 
 // Read implements Interface.
@@ -501,10 +505,10 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 			VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
 			DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
-			Interfaces: domain.Interfaces, Disks: f.disksOf(domain), Running: state == hypervisor.Running, LifeCycle: lifeCycle, Given: domain.Metadata.Configuration,
+			Interfaces: domain.Interfaces, Hardware: domain.Hardware, Disks: f.disksOf(domain), Running: state == hypervisor.Running, LifeCycle: lifeCycle, Given: domain.Metadata.Configuration,
 		},
 		State: state, Rollout: participation(domain), Pool: f.Pool, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack,
-		DiskAllocated: disk.Allocation,
+		DiskAllocated: disk.Allocation, ConsoleLog: domain.ConsoleLog,
 	}
 	if found.Rollout != nil {
 		found.Spec.Refresh = found.Rollout.Policy

@@ -18,6 +18,18 @@ const (
 	ReasonMemory         Reason = "the memory changes only through a power-off"
 	ReasonMaxMemory      Reason = "the maximum of memory changes only through a power-off"
 	ReasonInterfaces     Reason = "the interfaces on user-mode networks change only through a power-off"
+	ReasonMachine        Reason = "the machine type changes only through a power-off"
+	ReasonCPU            Reason = "the model, topology and pinning of the processor change only through a power-off"
+	ReasonMemoryBacking  Reason = "huge pages and NUMA nodes change only through a power-off"
+	ReasonTPM            Reason = "the TPM changes only through a power-off"
+	ReasonGraphics       Reason = "the graphics change only through a power-off"
+	ReasonWatchdog       Reason = "the action of the watchdog changes only through a power-off"
+	ReasonRNG            Reason = "the random number generator changes only through a power-off"
+	ReasonDirectories    Reason = "the directories of the host change only through a power-off"
+	ReasonDevices        Reason = "the devices of the host change only through a power-off"
+	ReasonPatches        Reason = "what xml_patch says changes only through a power-off"
+	ReasonShares         Reason = "the CPU shares change while the VM runs"
+	ReasonHardwareLater  Reason = "the strategy is next_boot: the hardware takes effect at the next start"
 	ReasonLiveProcessors Reason = "the number of processors changes while the VM runs"
 	ReasonLiveMemory     Reason = "the memory changes while the VM runs"
 	ReasonLinks          Reason = "the link of an interface changes while the VM runs"
@@ -38,7 +50,8 @@ const (
 // Reasons are all reasons of moves. An agent gives reasons of its own.
 var Reasons = []Reason{
 	ReasonProcessors, ReasonMaxProcessors, ReasonMemory, ReasonMaxMemory, ReasonInterfaces, ReasonLiveProcessors, ReasonLiveMemory,
-	ReasonLinks, ReasonNetworks, ReasonInterfacesLive, ReasonCards, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonConfiguration, ReasonDisks, ReasonDisksLive,
+	ReasonMachine, ReasonCPU, ReasonMemoryBacking, ReasonTPM, ReasonGraphics, ReasonWatchdog, ReasonRNG, ReasonDirectories, ReasonDevices, ReasonPatches, ReasonShares,
+	ReasonHardwareLater, ReasonLinks, ReasonNetworks, ReasonInterfacesLive, ReasonCards, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonConfiguration, ReasonDisks, ReasonDisksLive,
 }
 
 // GuestMove says whether and when a running guest gets another stack.
@@ -64,6 +77,8 @@ type Move struct {
 	GrowDisk bool
 	// VCPUs and Memory: the number of processors and the memory change while the VM runs.
 	VCPUs, Memory bool
+	// Shares: the CPU shares change while the VM runs.
+	Shares bool
 	// Identify: the guest takes on its host name and root's keys while it runs.
 	Identify bool
 	// Configure: the guest takes on its configuration while it runs.
@@ -119,6 +134,11 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	if powerOff {
 		reasons = append(reasons, ReasonDisks)
 	}
+	changes := HardwareChanges(have.Hardware, want.Hardware)
+	later := len(changes) > 0 && len(reasons) == 0 && want.Refresh.Strategy == NextBoot
+	if !later {
+		reasons = append(reasons, changes...)
+	}
 	if len(reasons) > 0 {
 		return Move{PowerOff: true, Start: true, Level: agentapi.Level_REBOOT, Reasons: reasons}, nil
 	}
@@ -146,6 +166,12 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	}
 	if move.Memory = have.Memory != want.Memory; move.Memory {
 		move.Reasons = append(move.Reasons, ReasonLiveMemory)
+	}
+	if move.Shares = have.Hardware.CPU.Shares != want.Hardware.CPU.Shares; move.Shares {
+		move.Reasons = append(move.Reasons, ReasonShares)
+	}
+	if later {
+		move.Reasons = append(append(move.Reasons, changes...), ReasonHardwareLater)
 	}
 	if move.GrowDisk {
 		move.Reasons = append(move.Reasons, ReasonDiskGrows)

@@ -62,6 +62,36 @@ func TestPreflight(t *testing.T) {
 			w.hypervisor.Host = hypervisor.Limits{VCPUs: 8, Processors: 4, Memory: gibibyte}
 			q.Want.Memory = gibibyte + mebibyte
 		}, want: []string{"memory: the host has 1024 MiB"}},
+		"huge pages that the VM holds itself": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Pages = map[int64]int64{2 * mebibyte: 1}
+			have := q.Want
+			have.Running, have.Hardware.Memory.HugePages = true, 2*mebibyte
+			q.Have, q.Want.Hardware.Memory.HugePages, q.Want.Memory = &have, 2*mebibyte, have.Memory+2*mebibyte
+		}},
+		"one huge page too few": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Pages = map[int64]int64{2 * mebibyte: 1}
+			have := q.Want
+			have.Running, have.Hardware.Memory.HugePages = true, 2*mebibyte
+			q.Have, q.Want.Hardware.Memory.HugePages, q.Want.Memory = &have, 2*mebibyte, have.Memory+4*mebibyte
+		}, want: []string{"memory_backing.huge_page_size: pages of 2048 KiB"}},
+		"huge pages of a VM that stays off": {change: func(_ *world, q *vm.Question) {
+			q.Want.Running, q.Want.Hardware.Memory.HugePages = false, 2*mebibyte
+		}},
+		"a topology of other processors": {change: func(_ *world, q *vm.Question) {
+			have := q.Want
+			have.VCPUs, have.Running = 2, true
+			have.Hardware.CPU.Cores = 2
+			q.Have, q.Want.Hardware.CPU.Cores, q.Want.VCPUs = &have, 2, 3
+		}, want: []string{"cpu: not 3 processors"}},
+		"a topology while the number of processors is not known": {change: func(_ *world, q *vm.Question) {
+			q.Want.Hardware.CPU.Cores, q.Want.VCPUs = 2, 0
+		}},
+		"what the VM has already": {change: func(w *world, q *vm.Question) {
+			w.hypervisor.Refuse = func(hypervisor.Domain) error { return fs.ErrInvalid }
+			q.Want.Hardware.TPM, q.Want.Running = "tpm-crb", true
+			have := q.Want
+			q.Have = &have
+		}},
 		"a disk that is larger than the pool": {change: func(w *world, q *vm.Question) {
 			w.store.Free = store.Room{Capacity: gibibyte, Available: 10 * mebibyte, Thin: true}
 			q.Want.DiskSize = gibibyte + mebibyte

@@ -23,7 +23,7 @@ const (
 // ErrMemoryInUse means that a guest needs memory that was to be taken from it.
 var ErrMemoryInUse = errors.New("the guest has not enough memory available")
 
-// resize gives a running VM the processors and the memory of want. What the guest does not follow is taken back, so that the VM has what
+// resize gives a running VM the processors, the memory and the CPU shares of want. What the guest does not follow is taken back, so that the VM has what
 // its definition says. The definition is changed afterwards; an update that is cut off in between does all of it again.
 func (f *Fleet) resize(ctx context.Context, domain hypervisor.Domain, have, want Spec, move Move, progress Progress) error {
 	if move.Memory {
@@ -36,6 +36,12 @@ func (f *Fleet) resize(ctx context.Context, domain hypervisor.Domain, have, want
 		progress(fmt.Sprintf("changing the number of processors to %d", want.VCPUs))
 		if err := f.resizeVCPUs(ctx, domain, have.VCPUs, want.VCPUs); err != nil {
 			return fmt.Errorf("change the number of processors of the running VM: %w", err)
+		}
+	}
+	if move.Shares {
+		progress("changing the CPU shares")
+		if err := f.Hypervisor.SetShares(ctx, domain.Name, want.Hardware.CPU.Shares); err != nil {
+			return fmt.Errorf("change the CPU shares of the running VM: %w", err)
 		}
 	}
 	return nil

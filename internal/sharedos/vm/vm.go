@@ -86,6 +86,8 @@ type Spec struct {
 	Hostname         string
 	AuthorizedKeys   []string
 	Interfaces       map[string]hypervisor.Interface
+	// Hardware is everything else that the VM has.
+	Hardware hypervisor.Hardware `json:",omitzero"`
 	// Disks are further disks by the names that the user gave them. If it is nil, an update leaves them as they are: data is lost only
 	// where it was said that a disk is to go. leaveDisks is true if it was nil: a disk that is not in Disks stays, too.
 	Disks      map[string]Disk
@@ -182,6 +184,8 @@ type VM struct {
 	Addresses map[string][]netip.Addr
 	// Pool is the storage pool of the private disk.
 	Pool string
+	// ConsoleLog is the file on the host that the serial console is written to.
+	ConsoleLog string
 	// Drift is what somebody has changed of the configuration of the guest, by path or unit, as the agent says.
 	Drift map[string]string
 	// Faults are what the VM should have and does not have.

@@ -49,6 +49,12 @@ type Hypervisor struct {
 	Bridges  []string
 	// VLANs are the bridges that filter VLANs.
 	VLANs []string
+	// Models are the models of processors; if nil, there is Nehalem beside those that every host has. Pages are the free memory pages
+	// by their size in bytes. Devices are those of the host. Refuse says what libvirt does not accept.
+	Models  []string
+	Pages   map[int64]int64
+	Devices []hypervisor.HostDevice
+	Refuse  func(d hypervisor.Domain) error
 	// NotAlone makes domains come up only if the provider starts them.
 	NotAlone bool
 
@@ -74,9 +80,10 @@ type domain struct {
 	booted   []string
 	// cards are the interfaces of the running domain that libvirt knows.
 	cards map[string]hypervisor.Interface
-	// vcpus and memory are what it runs with.
+	// vcpus, memory and shares are what it runs with.
 	vcpus  int
 	memory int64
+	shares int
 	// broke is whether QEMU ended by itself when the domain ran last.
 	broke bool
 }
@@ -171,12 +178,13 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 	}
 	next := &domain{Domain: clone(wanted), state: hypervisor.Off}
 	next.ports = len(wanted.Layers) + len(wanted.Disks) + len(known(wanted)) + hypervisor.SpareLayers + hypervisor.SpareDisks
+	next.LostPatches = nil
 	if d, err := h.find(wanted.Name); err == nil {
 		if d.UUID != wanted.UUID {
 			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
 		}
 		next.state, next.attached, next.disks, next.room, next.booted, next.autostart, next.cards = d.state, d.attached, d.disks, d.room, d.booted, d.autostart, d.cards
-		next.vcpus, next.memory = d.vcpus, d.memory
+		next.vcpus, next.memory, next.shares = d.vcpus, d.memory, d.shares
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
 	}
@@ -200,12 +208,20 @@ func clone(d hypervisor.Domain) hypervisor.Domain {
 		d.MaxMemory = 0
 	}
 	d.Disks = maps.Clone(d.Disks)
+	var copied hypervisor.Domain
+	copied.Give(d.Hardware)
+	d.Hardware, d.LostPatches = copied.Hardware, slices.Clone(d.LostPatches)
 	d.Foreign, d.ForeignDisks, d.ForeignInterfaces = slices.Clone(d.Foreign), slices.Clone(d.ForeignDisks), slices.Clone(d.ForeignInterfaces)
 	d.Metadata = cloneMetadata(d.Metadata)
 	return d
 }
 
 func cloneMetadata(m hypervisor.Metadata) hypervisor.Metadata {
+	if m.Hardware != nil {
+		var copied hypervisor.Domain
+		copied.Give(*m.Hardware)
+		m.Hardware = copied.Metadata.Hardware
+	}
 	m.Pinned, m.Disks = slices.Clone(m.Pinned), maps.Clone(m.Disks)
 	m.Stack = cloneStack(m.Stack)
 	if m.Creating != nil {
