@@ -140,7 +140,7 @@ var (
 
 func (*vmGuest) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
-		"files": filesAttribute(), "units": unitsAttribute(), "users": usersAttribute(),
+		"files": filesAttribute(), "units": unitsAttribute(), "users": usersAttribute(), "networks": networksAttribute(),
 		"sysctl": schema.MapAttribute{
 			Optional: true, ElementType: types.StringType, Validators: []validator.Map{mapvalidator.KeysAre(isSysctl)},
 			MarkdownDescription: "Kernel parameters, by name: `{ \"net.ipv4.ip_forward\" = \"1\" }`. " + takenOnLive +

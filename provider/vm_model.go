@@ -105,7 +105,7 @@ func (m *vmModel) validate() diag.Diagnostics {
 			diags.Append(block.validate()...)
 		}
 	}
-	return diags
+	return append(diags, m.validateNetworks()...)
 }
 
 // known reports whether everything that spec needs is known.

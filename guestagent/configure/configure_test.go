@@ -393,6 +393,7 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 			"old.service": {Content: pointer(service), Enabled: pointer(true), Started: pointer(true)},
 		}
 		d.Sysctl = map[string]string{"vm.swappiness": "10"}
+		d.Networks = map[string]guestconfig.Network{"lan": static(lan, "192.0.2.1/24")}
 	}
 	second := func(d *guestconfig.Document) {
 		d.Files = map[string]guestconfig.File{motd: file("two"), "/etc/new/y": file("y")}
@@ -403,6 +404,7 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh", AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}, Sudo: true}}
 		d.Sysctl = map[string]string{"vm.swappiness": "20"}
 		d.TimeZone = "Europe/Berlin"
+		d.Networks = map[string]guestconfig.Network{"lan": static(lan, "192.0.2.2/24"), "wan": static(wan, "203.0.113.2/24")}
 	}
 	start := func(t *testing.T) *system {
 		s := newSystem(t)
@@ -431,7 +433,7 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 		// It can be taken on afterwards.
 		s.fails, s.sick, s.before = map[string]error{}, map[string]bool{}, nil
 		s.mustGive(second)
-		if s.has(motd) != "two" || !s.active["b.service"] || s.has("home/alice/.ssh/authorized_keys") == "" {
+		if s.has(motd) != "two" || !s.active["b.service"] || s.has(link(lan)) != "192.0.2.2/24\n" || s.has("home/alice/.ssh/authorized_keys") == "" {
 			t.Errorf("then it has\n%s", s.all())
 		}
 	}

@@ -36,6 +36,7 @@ type plan struct {
 	newAccounts, goneAccounts []string
 	// sysctl are the values to set, by name; previous are those of now.
 	sysctl, previous map[string]string
+	network          networkChange
 	changes          *impact.Changes
 	// assessed is what is interrupted, and facts what systemd knows of the units.
 	assessed []impact.Affected
@@ -191,7 +192,14 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 			refused = append(refused, fmt.Sprintf("%s: %s since it was configured", name, drift[name].why))
 		}
 	}
-	for _, item := range document.Items() {
+	why, err := c.planManager(p, record)
+	if err != nil {
+		return nil, err
+	}
+	if why != "" {
+		refused = append(refused, why)
+	}
+	for _, item := range document.Items(p.network.manager) {
 		why, err := c.planItem(at, record, p, item, drift)
 		if err != nil {
 			return nil, err
@@ -222,6 +230,9 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 		return nil, err
 	}
 	if err := c.planAccounts(at, record, p); err != nil {
+		return nil, err
+	}
+	if err := c.planNetworks(record, p); err != nil {
 		return nil, err
 	}
 	return p, c.planSysctl(record, p)
@@ -641,6 +652,7 @@ func (p *plan) assess(ctx context.Context, c *Configurator, policy *agentapi.Uni
 	for _, name := range p.starts {
 		message.Starts = append(message.Starts, &agentapi.UnitStart{Unit: name, WantedBy: "the configuration of the VM"})
 	}
+	p.impactOfNetwork(message)
 	message.ChangedPaths = uint64(len(changed))
 	return message, nil
 }

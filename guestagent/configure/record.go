@@ -89,6 +89,9 @@ type attempt struct {
 	// restarted or reloaded.
 	Directories []string `json:"directories,omitempty"`
 	Touched     []string `json:"touched,omitempty"`
+	// Manager is the network manager whose files the attempt changes, and Networks are the networks that it changes.
+	Manager  guestconfig.Manager `json:"manager,omitempty"`
+	Networks []string            `json:"networks,omitempty"`
 }
 
 // step is one path that is written or removed.

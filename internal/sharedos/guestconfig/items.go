@@ -22,6 +22,8 @@ type Item struct {
 	Owner, Group  string
 	// Unit is the unit that the file is of; "" if it is of none.
 	Unit string
+	// Network is the name of the network that the file is of; "" if it is of none.
+	Network string
 	// Restart and Reload are units that use the file.
 	Restart, Reload []string
 }
@@ -40,9 +42,10 @@ const (
 // SudoersFile is the file that lets an account use sudo (sudoers(5): names with a dot are left out).
 func SudoersFile(user string) string { return "/etc/sudoers.d/90-sharedos-" + user }
 
-// Items returns the files of a document that Check accepts, sorted by path.
-func (d *Document) Items() []Item {
-	var items []Item
+// Items returns the files of a document that Check accepts, sorted by path. Those of networks are for a manager; there are none
+// without one.
+func (d *Document) Items(manager Manager) []Item {
+	items := d.NetworkItems(manager)
 	for name, f := range d.Files {
 		items = append(items, Item{
 			Path: name, At: []string{"files", name}, Content: f.Content, Secret: f.Secret, SecretVersion: f.SecretVersion,

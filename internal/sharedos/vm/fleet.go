@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -367,14 +366,14 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}
-	config, err := json.Marshal(agentapi.BootConfig{
+	config, err := bootNetworks(agentapi.BootConfig{
 		Stack:          stack.Stack,
 		Operators:      []string{base64.StdEncoding.EncodeToString(f.publicKey())},
 		Hostname:       spec.Hostname,
 		AuthorizedKeys: spec.AuthorizedKeys,
 		Detaches:       detaches,
 		Disks:          MountedDisks(spec.Disks),
-	})
+	}, spec)
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("encode the boot configuration: %w", err)
 	}
