@@ -38,6 +38,7 @@ func TestTheAgentsLife(t *testing.T) {
 	}{
 		{"the network", testNetwork},
 		{"a configuration", testConfiguration},
+		{"networks", testNetworks},
 		{"host name and keys", testIdentity},
 		{"layers that are in use", testLayers(r[:3])}, // with a login for each command, since a login uses layers, too
 		{"a configuration lasts", testConfigurationLasts},

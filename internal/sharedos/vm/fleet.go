@@ -81,6 +81,7 @@ type Fleet struct {
 
 	garbage     garbage
 	images      sync.Mutex // one boot image is made at a time
+	managed     sync.Map   // whether a release has a network manager, by its id
 	stacks      stacks
 	offers      offers
 	pooled      listed[int64]
