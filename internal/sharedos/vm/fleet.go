@@ -384,7 +384,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 	}
 	return hypervisor.Domain{
 		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, MaxVCPUs: spec.MaxVCPUs, Memory: spec.Memory, MaxMemory: spec.MaxMemory,
-		Kernel: image.kernel, Initramfs: image.initramfs,
+		Kernel: image.kernel, Initramfs: image.initramfs, KernelArgs: spec.KernelArgs,
 		Layers: append(layers, offered...), Interfaces: spec.Interfaces, BootConfig: config,
 		ConsoleLog: f.consoleLog(spec.Name),
 		Metadata: hypervisor.Metadata{
@@ -500,7 +500,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 			Base: stack.Base, Components: stack.Components, Prefer: stack.Prefer, OnDemand: stack.OnDemand, Attached: stack.Attached,
 			VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
 			DiskSize: diskSize(domain, disk),
-			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
+			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys, KernelArgs: domain.KernelArgs,
 			Interfaces: domain.Interfaces, Disks: f.disksOf(domain), Running: state == hypervisor.Running, LifeCycle: lifeCycle, Given: domain.Metadata.Configuration,
 		},
 		State: state, Rollout: participation(domain), Pool: f.Pool, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack,
