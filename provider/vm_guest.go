@@ -31,6 +31,7 @@ type vmGuest struct {
 	TimeZone types.String `tfsdk:"time_zone"`
 	Locale   types.String `tfsdk:"locale"`
 	Networks types.Map    `tfsdk:"networks"`
+	Swap     sizeValue    `tfsdk:"swap"`
 	// Drift is by path, or by the name of a unit, kernel parameter or account.
 	Drift types.Map `tfsdk:"configuration_drift"`
 }
@@ -95,6 +96,9 @@ func (b *vmGuest) document(ctx context.Context) (*guestconfig.Document, diag.Dia
 		if text, ok := value.(types.String); ok && !unset(text) {
 			document.Sysctl[name] = text.ValueString()
 		}
+	}
+	if !unset(b.Swap) {
+		document.Swap = b.Swap.Bytes()
 	}
 	document.TimeZone, document.Locale = b.TimeZone.ValueString(), b.Locale.ValueString()
 	return document, diags
@@ -342,6 +346,11 @@ func (b *vmGuest) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 			b.Sysctl = value
 		}
 	}
+	if is.Swap == 0 {
+		b.Swap = sizeValue{StringValue: types.StringNull()}
+	} else if size := newSize(is.Swap); !b.Swap.same(size) {
+		b.Swap = size
+	}
 	b.TimeZone, b.Locale = textOrNull(is.TimeZone), textOrNull(is.Locale)
 	return diags
 }
@@ -354,6 +363,9 @@ func (b *vmGuest) forgetUnknown() {
 		if to.IsUnknown() {
 			*to = null
 		}
+	}
+	if b.Swap.IsUnknown() {
+		b.Swap = sizeValue{StringValue: types.StringNull()}
 	}
 	for _, to := range []*types.String{&b.TimeZone, &b.Locale} {
 		if to.IsUnknown() {
@@ -458,6 +470,9 @@ func listOrNull(from []string) types.List {
 func (b *vmGuest) completePlan(_, state *vmModel) {
 	if state == nil {
 		return
+	}
+	if b.Swap.same(state.Swap) {
+		b.Swap = state.Swap
 	}
 	ctx := context.Background()
 	want, diags := b.document(ctx)

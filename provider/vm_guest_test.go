@@ -41,6 +41,7 @@ func TestTheConfigurationOfAGuest(t *testing.T) {
 			uid = 1234, home = "/srv/alice", shell = "/bin/sh", groups = ["staff", "adm"]
 			ssh_authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me\n"]
 		} }`, "/srv/alice/.ssh/authorized_keys", ""},
+		{"swap", `swap = "1GiB"`, `swap = "64MiB"`, "var-lib-sharedos-swapfile.swap", ""},
 		{"networks", `networks = { lan = { dhcp4 = true }, wan = { accept_ra = false } }`, `networks = {
 			lan = {
 				addresses = ["192.0.2.10/24", "2001:db8::a/64"]
@@ -208,6 +209,7 @@ func TestAConfigurationThatNoGuestCanHaveIsRefused(t *testing.T) {
 		refused(`users = { root = {} }`, `root`),
 		refused(`users = { alice = { home = "/etc" } }`, `home`),
 		refused(`sysctl = { "no" = "1" }`, `kernel\s+parameter`),
+		refused(`swap = "1000000B"`, `swap`), refused(`swap = "1500000B"`, `whole\s+MiB`), refused(`swap = "2TiB"`, `swap`),
 		refused(`time_zone = "../../etc"`, `time\s+zone`),
 		refused(`locale = "; reboot"`, `locale`),
 	)

@@ -74,6 +74,9 @@ func (a *application) begin(record *Record) error {
 	a.open = &attempt{
 		From: record.ID, To: a.plan.next.ID, Units: map[string]unit{}, Accounts: a.plan.newAccounts, Sysctl: a.plan.previous,
 	}
+	if a.plan.swap != nil {
+		a.open.Swap, a.open.Units[guestconfig.SwapUnit] = a.plan.swap, unit{Active: a.plan.swap.active}
+	}
 	if n := a.plan.network; n.any() {
 		a.open.Manager, a.open.Networks = n.manager, append(slices.Sorted(maps.Keys(n.changed)), n.gone...)
 	}
@@ -127,6 +130,9 @@ func (a *application) touch(name string) error {
 }
 
 func (a *application) run(ctx context.Context) error {
+	if err := a.stopSwap(ctx); err != nil {
+		return err
+	}
 	for _, name := range slices.Concat(a.plan.stops, a.plan.halts) {
 		if err := a.touch(name); err != nil {
 			return err
@@ -148,6 +154,9 @@ func (a *application) run(ctx context.Context) error {
 		if err := a.Units.Reload(ctx); err != nil {
 			return err
 		}
+	}
+	if err := a.startSwap(ctx); err != nil {
+		return err
 	}
 	for _, name := range a.plan.enables {
 		if err := a.enable(ctx, name); err != nil {
@@ -506,6 +515,7 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 			try(c.Units.Withdraw(ctx, name))
 		}
 	}
+	try(c.takeSwapBack(ctx, open))
 	for _, name := range slices.Sorted(maps.Keys(open.Units)) {
 		if was := open.Units[name].Enabled; was != nil && !*was {
 			try(c.setEnabled(ctx, name, false))

@@ -394,6 +394,7 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 		}
 		d.Sysctl = map[string]string{"vm.swappiness": "10"}
 		d.Networks = map[string]guestconfig.Network{"lan": static(lan, "192.0.2.1/24")}
+		d.Swap = 1 << 20
 	}
 	second := func(d *guestconfig.Document) {
 		d.Files = map[string]guestconfig.File{motd: file("two"), "/etc/new/y": file("y")}
@@ -405,6 +406,7 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 		d.Sysctl = map[string]string{"vm.swappiness": "20"}
 		d.TimeZone = "Europe/Berlin"
 		d.Networks = map[string]guestconfig.Network{"lan": static(lan, "192.0.2.2/24"), "wan": static(wan, "203.0.113.2/24")}
+		d.Swap = 2 << 20
 	}
 	start := func(t *testing.T) *system {
 		s := newSystem(t)
@@ -421,6 +423,9 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 		t.Helper()
 		if now := s.all(); now != before || s.id() != id {
 			t.Errorf("it has\n%s\nand before\n%s", now, before)
+		}
+		if !s.active[guestconfig.SwapUnit] {
+			t.Error("the swap file is not in use")
 		}
 		for _, name := range []string{"a.service", "old.service"} {
 			if !s.active[name] || !s.enabled[name] {

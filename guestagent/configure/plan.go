@@ -37,6 +37,7 @@ type plan struct {
 	// sysctl are the values to set, by name; previous are those of now.
 	sysctl, previous map[string]string
 	network          networkChange
+	swap             *swapChange
 	changes          *impact.Changes
 	// assessed is what is interrupted, and facts what systemd knows of the units.
 	assessed []impact.Affected
@@ -54,7 +55,7 @@ type write struct {
 
 func (p *plan) nothing() bool {
 	return len(p.writes)+len(p.removals)+len(p.stops)+len(p.starts)+len(p.halts)+len(p.enables)+len(p.disables)+len(p.newAccounts)+
-		len(p.goneAccounts)+len(p.sysctl) == 0
+		len(p.goneAccounts)+len(p.sysctl) == 0 && p.swap == nil
 }
 
 // change is what somebody changed in the guest.
@@ -102,6 +103,15 @@ func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map
 			if *u.Started && was.Runs && (state == "inactive" || state == "failed") || !*u.Started && isActive(state) {
 				drift[name] = change{"it is " + state, drift[name].lost || isActive(state)}
 			}
+		}
+	}
+	if document.Swap != 0 {
+		state, err := c.Units.ActiveState(ctx, guestconfig.SwapUnit)
+		if err != nil {
+			return nil, err
+		}
+		if is, err := c.swapSize(); err != nil || is != document.Swap || !isActive(state) && state != "deactivating" {
+			drift[guestconfig.SwapUnit] = change{fmt.Sprintf("the swap file has %d MiB, and its unit is %s", is>>20, state), false}
 		}
 	}
 	return drift, errors.Join(c.driftOfUsers(p, record, document, drift), c.driftOfSysctl(record, drift))
@@ -230,6 +240,9 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 		return nil, err
 	}
 	if err := c.planAccounts(at, record, p); err != nil {
+		return nil, err
+	}
+	if err := c.planSwap(ctx, record, p); err != nil {
 		return nil, err
 	}
 	if err := c.planNetworks(record, p); err != nil {

@@ -198,6 +198,9 @@ func (d *Document) Check() []*Problem {
 	if d.Locale != "" {
 		c.check(CheckLocale(d.Locale), "locale")
 	}
+	if d.Swap != 0 && (d.Swap < MinSwap || d.Swap > MaxSwap || d.Swap%(1<<20) != 0) {
+		c.check(fmt.Errorf("it must be whole MiB, between %d and %d", MinSwap>>20, int64(MaxSwap)>>20), "swap")
+	}
 	c.networks(d)
 	for i := 0; i < len(Managers) && len(c.problems) == 0; i++ {
 		c.twice(d.Items(Managers[i].Manager))

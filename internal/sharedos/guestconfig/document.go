@@ -48,6 +48,8 @@ type Document struct {
 	Locale string `json:"locale,omitempty"`
 	// Networks by the name of the interface of the VM.
 	Networks map[string]Network `json:"networks,omitempty"`
+	// Swap is the size of a swap file in bytes; 0 for none.
+	Swap int64 `json:"swap,omitempty"`
 }
 
 // File is a regular file. Its parent directories are made if they do not exist.
@@ -97,7 +99,7 @@ func New() *Document { return &Document{Version: Version} }
 
 // Empty reports whether the document configures nothing. A nil document does so.
 func (d *Document) Empty() bool {
-	return d == nil || len(d.Files)+len(d.Units)+len(d.Users)+len(d.Sysctl)+len(d.Networks) == 0 && d.TimeZone == "" && d.Locale == ""
+	return d == nil || len(d.Files)+len(d.Units)+len(d.Users)+len(d.Sysctl)+len(d.Networks) == 0 && d.TimeZone == "" && d.Locale == "" && d.Swap == 0
 }
 
 // Encode returns the document in its one form: the same configuration has the same bytes. ErrTooLarge if it is larger than

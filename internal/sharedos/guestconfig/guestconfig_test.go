@@ -40,6 +40,7 @@ func full() *guestconfig.Document {
 			},
 			"wan": {MAC: "52:54:00:00:00:02", DHCP4: true, DHCP6: true, Metric: pointer(uint32(50))},
 		},
+		Swap: 16 << 20,
 	}
 }
 
@@ -75,7 +76,8 @@ func TestEverythingBecomesFiles(t *testing.T) {
 		paths, items[item.Path] = append(paths, item.Path), item
 	}
 	want := `/etc/locale.conf /etc/localtime /etc/motd /etc/sudoers.d/90-sharedos-alice /etc/sysctl.d/90-sharedos-configuration.conf ` +
-		`/etc/systemd/network/05-sharedos-lan.network /etc/systemd/network/05-sharedos-wan.network /etc/systemd/system/a.service /etc/systemd/system/a.service.d/x.conf /etc/systemd/system/b@.service /etc/sysusers.d/90-sharedos-configuration.conf ` +
+		`/etc/systemd/network/05-sharedos-lan.network /etc/systemd/network/05-sharedos-wan.network /etc/systemd/system/a.service /etc/systemd/system/a.service.d/x.conf /etc/systemd/system/b@.service ` +
+		`/etc/systemd/system/swap.target.wants/var-lib-sharedos-swapfile.swap /etc/systemd/system/var-lib-sharedos-swapfile.swap /etc/sysusers.d/90-sharedos-configuration.conf ` +
 		`/etc/tmpfiles.d/90-sharedos-configuration.conf /opt/a/key /usr/local/bin/x y`
 	if got := strings.Join(paths, " "); got != want {
 		t.Errorf("they are\n%s\nwant\n%s", got, want)
@@ -195,20 +197,24 @@ func TestWhatNoGuestCanHaveIsAProblem(t *testing.T) {
 		"two defaults with a metric": {func(d *guestconfig.Document) {
 			d.Networks["x"] = guestconfig.Network{MAC: "52:54:00:00:00:03", Addresses: []string{"203.0.113.2/24"}, Gateways: []string{"203.0.113.1"}, Metric: pointer(uint32(guestconfig.DefaultMetric))}
 		}, `networks["x"].gateways`},
-		"a route twice":                 {network(func(n *guestconfig.Network) { n.Routes = append(n.Routes, n.Routes[0]) }), `networks["lan"].routes`},
-		"a route to a host's network":   {network(func(n *guestconfig.Network) { n.Routes[1].To = "10.0.0.1/8" }), `networks["lan"].routes`},
-		"a route of two families":       {network(func(n *guestconfig.Network) { n.Routes[0].Via = "2001:db8::1" }), `networks["lan"].routes`},
-		"a route by nowhere":            {network(func(n *guestconfig.Network) { n.Routes[0].Via = "203.0.113.1" }), `networks["lan"].routes`},
-		"a route without a metric":      {network(func(n *guestconfig.Network) { n.Routes[0].Metric = pointer(uint32(0)) }), `networks["lan"].routes`},
-		"a metric of nothing":           {network(func(n *guestconfig.Network) { n.Metric = pointer(uint32(0)) }), `networks["lan"].metric`},
-		"a name server by name":         {network(func(n *guestconfig.Network) { n.DNS[0] = "dns.example.org" }), `networks["lan"].dns`},
-		"a domain of two lines":         {network(func(n *guestconfig.Network) { n.Search[0] = "a\nb" }), `networks["lan"].search`},
-		"a domain with a space":         {network(func(n *guestconfig.Network) { n.Search[0] = "a b" }), `networks["lan"].search`},
-		"a small MTU":                   {network(func(n *guestconfig.Network) { n.MTU = 67 }), `networks["lan"].mtu`},
-		"an MTU too small for IPv6":     {network(func(n *guestconfig.Network) { n.MTU = 1279 }), `networks["lan"].mtu`},
-		"a large MTU":                   {network(func(n *guestconfig.Network) { n.MTU = 65536 }), `networks["lan"].mtu`},
-		"a network that is a file, too": {at("/etc/systemd/network/05-sharedos-lan.network"), `networks["lan"]`},
-		"a keyfile that is a file, too": {at("/etc/NetworkManager/system-connections/sharedos-wan.nmconnection"), `networks["wan"]`},
+		"a route twice":                   {network(func(n *guestconfig.Network) { n.Routes = append(n.Routes, n.Routes[0]) }), `networks["lan"].routes`},
+		"a route to a host's network":     {network(func(n *guestconfig.Network) { n.Routes[1].To = "10.0.0.1/8" }), `networks["lan"].routes`},
+		"a route of two families":         {network(func(n *guestconfig.Network) { n.Routes[0].Via = "2001:db8::1" }), `networks["lan"].routes`},
+		"a route by nowhere":              {network(func(n *guestconfig.Network) { n.Routes[0].Via = "203.0.113.1" }), `networks["lan"].routes`},
+		"a route without a metric":        {network(func(n *guestconfig.Network) { n.Routes[0].Metric = pointer(uint32(0)) }), `networks["lan"].routes`},
+		"a metric of nothing":             {network(func(n *guestconfig.Network) { n.Metric = pointer(uint32(0)) }), `networks["lan"].metric`},
+		"a name server by name":           {network(func(n *guestconfig.Network) { n.DNS[0] = "dns.example.org" }), `networks["lan"].dns`},
+		"a domain of two lines":           {network(func(n *guestconfig.Network) { n.Search[0] = "a\nb" }), `networks["lan"].search`},
+		"a domain with a space":           {network(func(n *guestconfig.Network) { n.Search[0] = "a b" }), `networks["lan"].search`},
+		"a small MTU":                     {network(func(n *guestconfig.Network) { n.MTU = 67 }), `networks["lan"].mtu`},
+		"an MTU too small for IPv6":       {network(func(n *guestconfig.Network) { n.MTU = 1279 }), `networks["lan"].mtu`},
+		"a large MTU":                     {network(func(n *guestconfig.Network) { n.MTU = 65536 }), `networks["lan"].mtu`},
+		"a network that is a file, too":   {at("/etc/systemd/network/05-sharedos-lan.network"), `networks["lan"]`},
+		"a keyfile that is a file, too":   {at("/etc/NetworkManager/system-connections/sharedos-wan.nmconnection"), `networks["wan"]`},
+		"a swap file that is small":       {func(d *guestconfig.Document) { d.Swap = 4096 }, `swap`},
+		"a swap file of half a MiB":       {func(d *guestconfig.Document) { d.Swap = 3 << 19 }, `swap`},
+		"a swap file that is large":       {func(d *guestconfig.Document) { d.Swap = guestconfig.MaxSwap + 1<<20 }, `swap`},
+		"a swap unit that is a unit, too": {unit(guestconfig.SwapUnit, guestconfig.Unit{Content: pointer("[Swap]")}), `units["var-lib-sharedos-swapfile.swap"].content`},
 		"too many files": {func(d *guestconfig.Document) {
 			for i := range guestconfig.MaxEntries + 1 {
 				d.Files[fmt.Sprint("/etc/x/", i)] = file()

@@ -39,6 +39,19 @@ const (
 	ZonesDirectory = "/usr/share/zoneinfo/"
 )
 
+// SwapFile is the swap file, and SwapUnit the unit that takes it into use: systemd derives its name from the path.
+const (
+	SwapFile = "/var/lib/sharedos/swapfile"
+	SwapUnit = "var-lib-sharedos-swapfile.swap"
+	swapText = "[Unit]\nDescription=Swap file of the configuration\n\n[Swap]\nWhat=" + SwapFile + "\n"
+)
+
+// MinSwap and MaxSwap bound the size of a swap file, in bytes.
+const (
+	MinSwap = 1 << 20
+	MaxSwap = 1 << 40
+)
+
 // SudoersFile is the file that lets an account use sudo (sudoers(5): names with a dot are left out).
 func SudoersFile(user string) string { return "/etc/sudoers.d/90-sharedos-" + user }
 
@@ -79,6 +92,10 @@ func (d *Document) Items(manager Manager) []Item {
 			fmt.Fprintf(&lines, "%s = %s\n", name, d.Sysctl[name])
 		}
 		system(SysctlFile, lines.String(), 0o644, "", "sysctl")
+	}
+	if d.Swap != 0 {
+		system(UnitDirectory+SwapUnit, swapText, 0o644, "", "swap")
+		items = append(items, Item{Path: UnitDirectory + "swap.target.wants/" + SwapUnit, At: []string{"swap"}, Link: "../" + SwapUnit})
 	}
 	if d.TimeZone != "" {
 		items = append(items, Item{Path: LocalTimeFile, At: []string{"time_zone"}, Link: ".." + ZonesDirectory + d.TimeZone})
