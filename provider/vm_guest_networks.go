@@ -56,7 +56,8 @@ func networksAttribute() schema.MapNestedAttribute {
 			"ifupdown configures, is refused. " + takenOnLive + "The interfaces whose networks change are configured again, which can end connections over them; " +
 			"other interfaces keep everything, also what was added to them by hand. If an address does not appear or a health check fails, the change is taken " +
 			"back; the provider reaches the guest by vsock, also with a wrong address. An interface without an entry is configured as the base does, by DHCP " +
-			"unless it says otherwise, and so is one whose entry is removed here. " + overwriteDoc,
+			"unless it says otherwise, and so is one whose entry is removed here. The `forwards` of a user-mode network lead to 10.0.2.15, the address that " +
+			"its DHCP gives. " + overwriteDoc,
 		Validators: []validator.Map{mapvalidator.KeysAre(isInterface)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"dhcp4": schema.BoolAttribute{

@@ -55,7 +55,10 @@ func (c *Configurator) planManager(p *plan, record *Record) (why string, err err
 	if manager != guestconfig.NoManager || len(p.document.Networks) == 0 {
 		return "", nil
 	}
-	return "networks: the guest has neither systemd-networkd nor NetworkManager" + map[bool]string{false: "; its network is configured by " + instead}[instead == ""], nil
+	if instead != "" {
+		return fmt.Sprintf("networks: the network of the guest is configured by %s, and not by systemd-networkd or NetworkManager", instead), nil
+	}
+	return "networks: the guest has neither systemd-networkd nor NetworkManager", nil
 }
 
 // planNetworks finds the networks whose files change.
