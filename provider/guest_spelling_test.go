@@ -46,15 +46,23 @@ func TestAPlanKeepsTheSpellingOfWhatAGuestHas(t *testing.T) {
 		"an empty list":  {userType, "groups", types.ListNull(types.StringType), types.ListValueMust(types.StringType, nil), false},
 		"not known yet":  {userType, "groups", texts("adm"), types.ListUnknown(types.StringType), false},
 		"a base64":       {fileType, "content_base64", text("/w=="), text("/v8="), false},
+		"an address":     {networkType, "addresses", texts("2001:db8::1/64"), texts("2001:DB8:0::1/64"), true},
+		"another one":    {networkType, "gateways", texts("2001:db8::1"), texts("2001:db8::2"), false},
+		"another order":  {networkType, "dns", texts("192.0.2.1", "192.0.2.2"), texts("192.0.2.2", "192.0.2.1"), false},
 		"an equal value": {fileType, "owner", text("root"), text("root"), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			block := func(value attr.Value) vmGuest {
-				one, guest := element(t, test.of, map[string]attr.Value{test.attribute: value}), vmGuest{Files: types.MapNull(fileType), Users: types.MapNull(userType)}
-				if test.of.Equal(fileType) {
+				one, guest := element(t, test.of, map[string]attr.Value{test.attribute: value}), vmGuest{
+					Files: types.MapNull(fileType), Users: types.MapNull(userType), Networks: types.MapNull(networkType),
+				}
+				switch {
+				case test.of.Equal(fileType):
 					guest.Files = one
-				} else {
+				case test.of.Equal(userType):
 					guest.Users = one
+				default:
+					guest.Networks = one
 				}
 				return guest
 			}
@@ -64,8 +72,8 @@ func TestAPlanKeepsTheSpellingOfWhatAGuestHas(t *testing.T) {
 			if test.same {
 				want = state.vmGuest
 			}
-			if !plan.Files.Equal(want.Files) || !plan.Users.Equal(want.Users) {
-				t.Errorf("the plan has %v %v, want %v %v", plan.Files, plan.Users, want.Files, want.Users)
+			if !plan.Files.Equal(want.Files) || !plan.Users.Equal(want.Users) || !plan.Networks.Equal(want.Networks) {
+				t.Errorf("the plan has %v %v %v, want %v %v %v", plan.Files, plan.Users, plan.Networks, want.Files, want.Users, want.Networks)
 			}
 		})
 	}

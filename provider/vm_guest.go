@@ -30,6 +30,8 @@ type vmGuest struct {
 	Sysctl   types.Map    `tfsdk:"sysctl"`
 	TimeZone types.String `tfsdk:"time_zone"`
 	Locale   types.String `tfsdk:"locale"`
+	Networks types.Map    `tfsdk:"networks"`
+	Swap     sizeValue    `tfsdk:"swap"`
 	// Drift is by path, or by the name of a unit, kernel parameter or account.
 	Drift types.Map `tfsdk:"configuration_drift"`
 }
@@ -86,6 +88,7 @@ func (b *vmGuest) document(ctx context.Context) (*guestconfig.Document, diag.Dia
 	document.Files = eachKnown(ctx, b.Files, &diags, func(name string, m guestFileModel) (guestconfig.File, error) { return m.file() })
 	document.Units = eachKnown(ctx, b.Units, &diags, func(_ string, m unitModel) (guestconfig.Unit, error) { return m.unit(ctx) })
 	document.Users = eachKnown(ctx, b.Users, &diags, func(name string, m userModel) (guestconfig.User, error) { return m.user(ctx, name) })
+	document.Networks = eachKnown(ctx, b.Networks, &diags, func(_ string, m networkModel) (guestconfig.Network, error) { return m.network(ctx) })
 	if len(b.Sysctl.Elements()) > 0 {
 		document.Sysctl = map[string]string{}
 	}
@@ -93,6 +96,9 @@ func (b *vmGuest) document(ctx context.Context) (*guestconfig.Document, diag.Dia
 		if text, ok := value.(types.String); ok && !unset(text) {
 			document.Sysctl[name] = text.ValueString()
 		}
+	}
+	if !unset(b.Swap) {
+		document.Swap = b.Swap.Bytes()
 	}
 	document.TimeZone, document.Locale = b.TimeZone.ValueString(), b.Locale.ValueString()
 	return document, diags
@@ -331,6 +337,7 @@ func (b *vmGuest) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 	b.Files = readMap(ctx, b.Files, fileType, was.Files, is.Files, &diags, newGuestFileModel)
 	b.Units = readMap(ctx, b.Units, unitType, was.Units, is.Units, &diags, newUnitModel)
 	b.Users = readMap(ctx, b.Users, userType, was.Users, is.Users, &diags, newUserModel)
+	b.Networks = readMap(ctx, b.Networks, networkType, was.Networks, is.Networks, &diags, newNetworkModel)
 	if b.Sysctl.IsUnknown() || !maps.Equal(was.Sysctl, is.Sysctl) {
 		b.Sysctl = types.MapNull(types.StringType)
 		if len(is.Sysctl) > 0 {
@@ -339,6 +346,11 @@ func (b *vmGuest) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 			b.Sysctl = value
 		}
 	}
+	if is.Swap == 0 {
+		b.Swap = sizeValue{StringValue: types.StringNull()}
+	} else if size := newSize(is.Swap); !b.Swap.same(size) {
+		b.Swap = size
+	}
 	b.TimeZone, b.Locale = textOrNull(is.TimeZone), textOrNull(is.Locale)
 	return diags
 }
@@ -346,11 +358,14 @@ func (b *vmGuest) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 // forgetUnknown makes unknown values null.
 func (b *vmGuest) forgetUnknown() {
 	for to, null := range map[*types.Map]types.Map{
-		&b.Files: types.MapNull(fileType), &b.Units: types.MapNull(unitType), &b.Users: types.MapNull(userType), &b.Sysctl: types.MapNull(types.StringType),
+		&b.Files: types.MapNull(fileType), &b.Units: types.MapNull(unitType), &b.Users: types.MapNull(userType), &b.Networks: types.MapNull(networkType), &b.Sysctl: types.MapNull(types.StringType),
 	} {
 		if to.IsUnknown() {
 			*to = null
 		}
+	}
+	if b.Swap.IsUnknown() {
+		b.Swap = sizeValue{StringValue: types.StringNull()}
 	}
 	for _, to := range []*types.String{&b.TimeZone, &b.Locale} {
 		if to.IsUnknown() {
@@ -456,6 +471,9 @@ func (b *vmGuest) completePlan(_, state *vmModel) {
 	if state == nil {
 		return
 	}
+	if b.Swap.same(state.Swap) {
+		b.Swap = state.Swap
+	}
 	ctx := context.Background()
 	want, diags := b.document(ctx)
 	have, d := state.vmGuest.document(ctx)
@@ -464,6 +482,7 @@ func (b *vmGuest) completePlan(_, state *vmModel) {
 	}
 	b.Files = keepSpelling(b.Files, state.Files, want.Files, have.Files)
 	b.Users = keepSpelling(b.Users, state.Users, want.Users, have.Users)
+	b.Networks = keepSpelling(b.Networks, state.Networks, want.Networks, have.Networks)
 }
 
 // keepSpelling returns the elements of a plan, with the attributes of state in those that mean the same. Terraform accepts the value

@@ -140,11 +140,17 @@ var (
 
 func (*vmGuest) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
-		"files": filesAttribute(), "units": unitsAttribute(), "users": usersAttribute(),
+		"files": filesAttribute(), "units": unitsAttribute(), "users": usersAttribute(), "networks": networksAttribute(),
 		"sysctl": schema.MapAttribute{
 			Optional: true, ElementType: types.StringType, Validators: []validator.Map{mapvalidator.KeysAre(isSysctl)},
 			MarkdownDescription: "Kernel parameters, by name: `{ \"net.ipv4.ip_forward\" = \"1\" }`. " + takenOnLive +
 				"They are set at boots, too. One that is removed here gets the value again that it had before.",
+		},
+		"swap": schema.StringAttribute{
+			Optional: true, CustomType: sizeType{}, Validators: []validator.String{sizeAtLeast(guestconfig.MinSwap)},
+			MarkdownDescription: "Size of a swap file on the private disk, such as `1GiB`: whole MiB. " + takenOnLive +
+				"It is made anew when the size changes, and removed when it is removed here. That is refused if what is in it does not fit into the memory, and a " +
+				"larger one is refused if the private disk has no room for it. Default: no swap file.",
 		},
 		"time_zone": schema.StringAttribute{
 			Optional: true, Validators: []validator.String{isTimeZone},

@@ -18,15 +18,17 @@ func TestTheConfigurationOfAGuest(t *testing.T) {
 		name, first, second string
 		// drift is what somebody changes in the guest.
 		drift string
+		// always is in all configurations.
+		always string
 	}{
 		{"files", `files = {
 			"/etc/motd" = { content = "one" }, "/srv/x" = { content_base64 = "/w==" }, "/etc/b" = { content = "" }
 		}`, `files = {
 			"/etc/motd" = { content = "two", mode = "0600", restart = ["b.service", "a.service"] }
 			"/srv/x"    = { content_base64 = "/v8=", owner = "www-data", group = "33", reload = ["a.service"] }
-		}`, "/etc/motd"},
+		}`, "/etc/motd", ""},
 		{"a secret", `files = { "/etc/key" = { content_wo = "one", content_wo_version = 1 } }`,
-			`files = { "/etc/key" = { content_wo = "two", content_wo_version = 2 } }`, "/etc/key"},
+			`files = { "/etc/key" = { content_wo = "two", content_wo_version = 2 } }`, "/etc/key", ""},
 		{"units and settings", `units = { "a.service" = { content = "[Service]\nExecStart=/bin/a\n", enabled = true } }
 			sysctl    = { "vm.swappiness" = "10" }
 			time_zone = "Europe/Berlin"
@@ -34,15 +36,27 @@ func TestTheConfigurationOfAGuest(t *testing.T) {
 			`units = { "a.service" = { drop_ins = { "x.conf" = "[Service]\nNice=1\n" }, started = false } }
 			sysctl    = { "vm.swappiness" = "20", "net.ipv4.ip_forward" = "1" }
 			time_zone = "UTC"
-			locale    = "en_US.UTF-8"`, "vm.swappiness"},
+			locale    = "en_US.UTF-8"`, "vm.swappiness", ""},
 		{"users", `users = { alice = { sudo = true } }`, `users = { alice = {
 			uid = 1234, home = "/srv/alice", shell = "/bin/sh", groups = ["staff", "adm"]
 			ssh_authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me\n"]
-		} }`, "/srv/alice/.ssh/authorized_keys"},
+		} }`, "/srv/alice/.ssh/authorized_keys", ""},
+		{"swap", `swap = "1GiB"`, `swap = "64MiB"`, "var-lib-sharedos-swapfile.swap", ""},
+		{"networks", `networks = { lan = { dhcp4 = true }, wan = { accept_ra = false } }`, `networks = {
+			lan = {
+				addresses = ["192.0.2.10/24", "2001:db8::a/64"]
+				gateways  = ["192.0.2.1", "fe80::1"]
+				metric    = 50
+				routes    = [{ to = "10.0.0.0/8", via = "192.0.2.2", metric = 7 }, { to = "198.51.100.0/24" }]
+				dns       = ["192.0.2.3"]
+				search    = ["example.org"]
+				mtu       = 1400
+			}
+		}`, "/etc/systemd/network/05-sharedos-lan.network", `interfaces = { lan = { bridge = "br0" }, wan = { network = "default" } }`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			world := newWorld(t)
-			config := func(body string) string { return debian(patched) + web(body) }
+			config := func(body string) string { return debian(patched) + web(test.always+"\n"+body) }
 			live := plans(
 				action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, attribute("state"), knownvalue.StringExact("running")),
 				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
@@ -195,6 +209,7 @@ func TestAConfigurationThatNoGuestCanHaveIsRefused(t *testing.T) {
 		refused(`users = { root = {} }`, `root`),
 		refused(`users = { alice = { home = "/etc" } }`, `home`),
 		refused(`sysctl = { "no" = "1" }`, `kernel\s+parameter`),
+		refused(`swap = "1000000B"`, `swap`), refused(`swap = "1500000B"`, `whole\s+MiB`), refused(`swap = "2TiB"`, `swap`),
 		refused(`time_zone = "../../etc"`, `time\s+zone`),
 		refused(`locale = "; reboot"`, `locale`),
 	)

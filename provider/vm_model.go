@@ -27,6 +27,7 @@ type vmModel struct {
 	vmReady
 	vmRefresh
 	vmGuest
+	vmKernel
 	vmAgent
 	vmImpact
 	vmLastRefresh
@@ -71,7 +72,7 @@ func (computedOnly) compare(*vmModel, *vmChange)                       {}
 func (m *vmModel) blocks() []vmBlock {
 	return []vmBlock{
 		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmDisks, &m.vmInterfaces, &m.vmHardware, &m.vmPower, &m.vmLifeCycle, &m.vmReady, &m.vmRefresh,
-		&m.vmGuest, &m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
+		&m.vmGuest, &m.vmKernel, &m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
 	}
 }
 
@@ -106,7 +107,7 @@ func (m *vmModel) validate() diag.Diagnostics {
 			diags.Append(block.validate()...)
 		}
 	}
-	return diags
+	return append(diags, m.validateNetworks()...)
 }
 
 // known reports whether everything that spec needs is known.
@@ -156,6 +157,8 @@ type vmChange struct {
 	disks bool
 	// configuration: the configuration of the guest, which it takes on while it runs.
 	configuration bool
+	// nextBoot: what takes effect when the VM is next started after a power-off.
+	nextBoot bool
 	// lifeCycle: what libvirt alone knows. Neither the guest nor the hardware is touched.
 	lifeCycle bool
 	// definition: attributes that change nothing in the running guest. They change the definition or the provider's policy.

@@ -157,7 +157,7 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if !built {
 		plan.Impact = types.ObjectUnknown(impactTypes)
 		diags.Append(r.forget(ctx, state, fresh)...)
-	} else if change.stack || change.hardware || (change.disk || change.disks || change.links || change.configuration || change.compute) && !change.power {
+	} else if change.stack || change.hardware || (change.disk || change.disks || change.links || change.configuration || change.compute || change.nextBoot) && !change.power {
 		var d diag.Diagnostics
 		end, d = r.planImpact(ctx, plan, state, change, fresh, asked)
 		diags.Append(d...)

@@ -144,6 +144,9 @@ func run(ctx context.Context) error {
 	if err := installNetwork(newRoot); err != nil {
 		return err
 	}
+	if err := installNetworks(newRoot, "/run", mounts.StateDir, config.Networks); err != nil {
+		say("networks: %v", err) // the agent takes them on when it is asked to, over vsock
+	}
 	watch.done("install")
 	record.Steps = watch.steps
 	if err := WriteRecord(mounts.BootRecord, record); err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 )
 
 // systemWith makes a directory with some files of a system. One that begins with "->" is a link to the rest.
@@ -120,5 +122,55 @@ func TestANetworkInterfaceIsKnownBeforeItsDriver(t *testing.T) {
 	}
 	if !hasInterface(systemWith(t, map[string]string{"0000:02:00.0/class": "0x020000\n"})) {
 		t.Error("there is one")
+	}
+}
+
+// Networks are for the manager that the base has, and count at boots until the guest is configured for the first time.
+func TestNetworksOfTheFirstBoot(t *testing.T) {
+	const networkd, nm = "usr/lib/systemd/systemd-networkd", "usr/sbin/NetworkManager"
+	const own, keyfile = "systemd/network/05-sharedos-lan.network", "NetworkManager/system-connections/sharedos-lan.nmconnection"
+	lan := map[string]guestconfig.Network{"lan": {MAC: "52:54:00:00:00:01", Addresses: []string{"192.0.2.10/24"}}}
+	for name, c := range map[string]struct {
+		files    map[string]string
+		networks map[string]guestconfig.Network
+		// configured is true if the guest was configured before.
+		configured bool
+		manager    guestconfig.Manager
+		instead    string
+		want       string
+	}{
+		"networkd":             {files: map[string]string{networkd: ""}, networks: lan, manager: guestconfig.Networkd, want: own},
+		"NetworkManager":       {files: map[string]string{nm: ""}, networks: lan, manager: guestconfig.NetworkManager, want: keyfile},
+		"both":                 {files: map[string]string{networkd: "", nm: ""}, networks: lan, manager: guestconfig.NetworkManager, want: keyfile},
+		"netplan and networkd": {files: map[string]string{networkd: "", "etc/netplan/a.yaml": ""}, networks: lan, manager: guestconfig.Networkd, want: own},
+		"ifupdown":             {files: map[string]string{networkd: "", "etc/network/interfaces": "iface eth0 inet dhcp\n"}, networks: lan, instead: "ifupdown"},
+		"nothing":              {networks: lan},
+		"no networks":          {files: map[string]string{networkd: ""}, manager: guestconfig.Networkd},
+		"a later boot":         {files: map[string]string{networkd: ""}, networks: lan, configured: true, manager: guestconfig.Networkd},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, run, state := systemWith(t, c.files), t.TempDir(), t.TempDir()
+			if c.configured {
+				state = systemWith(t, map[string]string{"configuration/record.json": "{}"})
+			}
+			if manager, instead := NetworkManagerOf(root); manager != c.manager || instead != c.instead {
+				t.Errorf("its network is managed by %q, %q", manager, instead)
+			}
+			if err := installNetworks(root, run, state, c.networks); err != nil {
+				t.Fatal(err)
+			}
+			found, err := filepath.Glob(filepath.Join(run, "*/*/*"))
+			if err != nil || len(found) > 0 != (c.want != "") || len(found) > 0 && found[0] != filepath.Join(run, c.want) {
+				t.Fatalf("it has %v, %v", found, err)
+			}
+			if c.want == keyfile {
+				if info, err := os.Stat(found[0]); err != nil || info.Mode().Perm() != 0o600 {
+					t.Errorf("its mode is %v, %v", info, err)
+				}
+			}
+		})
+	}
+	if err := installNetworks(systemWith(t, map[string]string{networkd: ""}), t.TempDir(), t.TempDir(), map[string]guestconfig.Network{"../x": lan["lan"]}); err == nil {
+		t.Error("a network with a path is written")
 	}
 }

@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/configure"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/fileio"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 )
 
 // Directories of units and network files that last until the next boot; see systemd.unit(5), systemd.network(5).
@@ -251,6 +253,48 @@ func otherNetwork(root string) string {
 		}
 	}
 	return ""
+}
+
+// NetworkManagerOf returns the manager whose files of networks the system at root reads. If that is none that the agent can write
+// files for, instead says what configures the network, "" if nothing does.
+func NetworkManagerOf(root string) (manager guestconfig.Manager, instead string) {
+	other := otherNetwork(root)
+	if other == "netplan" { // it has one of the two carry its files out
+		other = ""
+	}
+	for _, one := range guestconfig.Managers {
+		if present(root, one.Program) && (other == "" || other == string(one.Manager)) {
+			return one.Manager, ""
+		}
+	}
+	return guestconfig.NoManager, other
+}
+
+// installNetworks writes files of networks for the manager of the system at root, which last until the next boot, below run. They
+// count until the system takes on its configuration for the first time: then the files are below /etc.
+func installNetworks(root, run, stateDirectory string, networks map[string]guestconfig.Network) error {
+	if len(networks) == 0 {
+		return nil
+	}
+	configured, err := configure.Configured(stateDirectory)
+	if err != nil || configured {
+		return err
+	}
+	document := &guestconfig.Document{Version: guestconfig.Version, Networks: networks}
+	if problems := document.Check(); len(problems) > 0 {
+		return problems[0]
+	}
+	manager, _ := NetworkManagerOf(root)
+	for _, item := range document.NetworkItems(manager) {
+		file := filepath.Join(run, strings.TrimPrefix(manager.BootNetworkFile(item.Network), "/run/"))
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, item.Content, fs.FileMode(item.Mode)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // present reports whether the system at root has a file.

@@ -49,6 +49,9 @@ func (c *Configurator) apply(ctx context.Context, at *place, record *Record, p *
 		err = a.removeAccounts(ctx)
 	}
 	if err == nil {
+		err = a.forgetBootNetworks(ctx)
+	}
+	if err == nil {
 		err = a.finish(record)
 	}
 	if err == nil { // from here on it is not taken back any more
@@ -70,6 +73,12 @@ func (a *application) begin(record *Record) error {
 	}
 	a.open = &attempt{
 		From: record.ID, To: a.plan.next.ID, Units: map[string]unit{}, Accounts: a.plan.newAccounts, Sysctl: a.plan.previous,
+	}
+	if a.plan.swap != nil {
+		a.open.Swap, a.open.Units[guestconfig.SwapUnit] = a.plan.swap, unit{Active: a.plan.swap.active}
+	}
+	if n := a.plan.network; n.any() {
+		a.open.Manager, a.open.Networks = n.manager, append(slices.Sorted(maps.Keys(n.changed)), n.gone...)
 	}
 	for i := range a.plan.writes {
 		a.open.Steps = append(a.open.Steps, step{Path: a.plan.writes[i].item.Path, Before: a.plan.writes[i].now})
@@ -121,6 +130,9 @@ func (a *application) touch(name string) error {
 }
 
 func (a *application) run(ctx context.Context) error {
+	if err := a.stopSwap(ctx); err != nil {
+		return err
+	}
 	for _, name := range slices.Concat(a.plan.stops, a.plan.halts) {
 		if err := a.touch(name); err != nil {
 			return err
@@ -143,12 +155,18 @@ func (a *application) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := a.startSwap(ctx); err != nil {
+		return err
+	}
 	for _, name := range a.plan.enables {
 		if err := a.enable(ctx, name); err != nil {
 			return err
 		}
 	}
 	if err := a.setSysctl(a.plan.sysctl); err != nil {
+		return err
+	}
+	if err := a.renewNetwork(ctx); err != nil {
 		return err
 	}
 	if err := a.renew(ctx); err != nil {
@@ -497,6 +515,7 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 			try(c.Units.Withdraw(ctx, name))
 		}
 	}
+	try(c.takeSwapBack(ctx, open))
 	for _, name := range slices.Sorted(maps.Keys(open.Units)) {
 		if was := open.Units[name].Enabled; was != nil && !*was {
 			try(c.setEnabled(ctx, name, false))
@@ -517,6 +536,9 @@ func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Reco
 		}
 	}
 	try(c.Units.Reload(ctx))
+	if err := c.takeNetworkBack(ctx, open, record); err != nil {
+		left = append(left, err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(open.Units)) {
 		if was := open.Units[name].Enabled; was != nil && *was {
 			try(c.setEnabled(ctx, name, true))

@@ -93,6 +93,7 @@ type Configurator struct {
 	Units                Units
 	Stack                Stack
 	Health               Health
+	Networks             Networks
 	// MergeKeys replaces the managed block of an authorized_keys file.
 	MergeKeys func(existing []byte, keys []string) []byte
 	// ReadyLimit bounds how long a health check that was good before may take to be good again; 0 is half a minute.

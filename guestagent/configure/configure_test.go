@@ -393,6 +393,8 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 			"old.service": {Content: pointer(service), Enabled: pointer(true), Started: pointer(true)},
 		}
 		d.Sysctl = map[string]string{"vm.swappiness": "10"}
+		d.Networks = map[string]guestconfig.Network{"lan": static(lan, "192.0.2.1/24")}
+		d.Swap = 1 << 20
 	}
 	second := func(d *guestconfig.Document) {
 		d.Files = map[string]guestconfig.File{motd: file("two"), "/etc/new/y": file("y")}
@@ -403,6 +405,8 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh", AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}, Sudo: true}}
 		d.Sysctl = map[string]string{"vm.swappiness": "20"}
 		d.TimeZone = "Europe/Berlin"
+		d.Networks = map[string]guestconfig.Network{"lan": static(lan, "192.0.2.2/24"), "wan": static(wan, "203.0.113.2/24")}
+		d.Swap = 2 << 20
 	}
 	start := func(t *testing.T) *system {
 		s := newSystem(t)
@@ -420,6 +424,9 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 		if now := s.all(); now != before || s.id() != id {
 			t.Errorf("it has\n%s\nand before\n%s", now, before)
 		}
+		if !s.active[guestconfig.SwapUnit] {
+			t.Error("the swap file is not in use")
+		}
 		for _, name := range []string{"a.service", "old.service"} {
 			if !s.active[name] || !s.enabled[name] {
 				t.Errorf("%s: active %t, enabled %t", name, s.active[name], s.enabled[name])
@@ -431,7 +438,7 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 		// It can be taken on afterwards.
 		s.fails, s.sick, s.before = map[string]error{}, map[string]bool{}, nil
 		s.mustGive(second)
-		if s.has(motd) != "two" || !s.active["b.service"] || s.has("home/alice/.ssh/authorized_keys") == "" {
+		if s.has(motd) != "two" || !s.active["b.service"] || s.has(link(lan)) != "192.0.2.2/24\n" || s.has("home/alice/.ssh/authorized_keys") == "" {
 			t.Errorf("then it has\n%s", s.all())
 		}
 	}

@@ -36,6 +36,8 @@ type plan struct {
 	newAccounts, goneAccounts []string
 	// sysctl are the values to set, by name; previous are those of now.
 	sysctl, previous map[string]string
+	network          networkChange
+	swap             *swapChange
 	changes          *impact.Changes
 	// assessed is what is interrupted, and facts what systemd knows of the units.
 	assessed []impact.Affected
@@ -53,7 +55,7 @@ type write struct {
 
 func (p *plan) nothing() bool {
 	return len(p.writes)+len(p.removals)+len(p.stops)+len(p.starts)+len(p.halts)+len(p.enables)+len(p.disables)+len(p.newAccounts)+
-		len(p.goneAccounts)+len(p.sysctl) == 0
+		len(p.goneAccounts)+len(p.sysctl) == 0 && p.swap == nil
 }
 
 // change is what somebody changed in the guest.
@@ -101,6 +103,15 @@ func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map
 			if *u.Started && was.Runs && (state == "inactive" || state == "failed") || !*u.Started && isActive(state) {
 				drift[name] = change{"it is " + state, drift[name].lost || isActive(state)}
 			}
+		}
+	}
+	if document.Swap != 0 {
+		state, err := c.Units.ActiveState(ctx, guestconfig.SwapUnit)
+		if err != nil {
+			return nil, err
+		}
+		if is, err := c.swapSize(); err != nil || is != document.Swap || !isActive(state) && state != "deactivating" {
+			drift[guestconfig.SwapUnit] = change{fmt.Sprintf("the swap file has %d MiB, and its unit is %s", is>>20, state), false}
 		}
 	}
 	return drift, errors.Join(c.driftOfUsers(p, record, document, drift), c.driftOfSysctl(record, drift))
@@ -191,7 +202,14 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 			refused = append(refused, fmt.Sprintf("%s: %s since it was configured", name, drift[name].why))
 		}
 	}
-	for _, item := range document.Items() {
+	why, err := c.planManager(p, record)
+	if err != nil {
+		return nil, err
+	}
+	if why != "" {
+		refused = append(refused, why)
+	}
+	for _, item := range document.Items(p.network.manager) {
 		why, err := c.planItem(at, record, p, item, drift)
 		if err != nil {
 			return nil, err
@@ -222,6 +240,12 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 		return nil, err
 	}
 	if err := c.planAccounts(at, record, p); err != nil {
+		return nil, err
+	}
+	if err := c.planSwap(ctx, record, p); err != nil {
+		return nil, err
+	}
+	if err := c.planNetworks(record, p); err != nil {
 		return nil, err
 	}
 	return p, c.planSysctl(record, p)
@@ -641,6 +665,7 @@ func (p *plan) assess(ctx context.Context, c *Configurator, policy *agentapi.Uni
 	for _, name := range p.starts {
 		message.Starts = append(message.Starts, &agentapi.UnitStart{Unit: name, WantedBy: "the configuration of the VM"})
 	}
+	p.impactOfNetwork(message)
 	message.ChangedPaths = uint64(len(changed))
 	return message, nil
 }

@@ -89,6 +89,11 @@ type attempt struct {
 	// restarted or reloaded.
 	Directories []string `json:"directories,omitempty"`
 	Touched     []string `json:"touched,omitempty"`
+	// Swap is what the attempt does to the swap file.
+	Swap *swapChange `json:"swap,omitempty"`
+	// Manager is the network manager whose files the attempt changes, and Networks are the networks that it changes.
+	Manager  guestconfig.Manager `json:"manager,omitempty"`
+	Networks []string            `json:"networks,omitempty"`
 }
 
 // step is one path that is written or removed.

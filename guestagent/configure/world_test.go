@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,18 +39,29 @@ type system struct {
 	sick map[string]bool
 	// before is called before each action.
 	before func(action string)
+	// manager manages the network, and instead is what does so without one. carried is what each link was brought to last, by MAC
+	// address; lost are addresses that no link takes.
+	manager  guestconfig.Manager
+	instead  string
+	carried  map[string]string
+	lost     []string
+	unlinked []string
 }
 
 func newSystem(t *testing.T) *system {
 	t.Helper()
 	s := &system{
 		t: t, root: t.TempDir(), active: map[string]bool{}, enabled: map[string]bool{}, reloads: map[string]bool{}, stack: map[string]string{},
-		fails: map[string]error{}, sick: map[string]bool{},
+		fails: map[string]error{}, sick: map[string]bool{}, manager: guestconfig.Networkd, carried: map[string]string{},
 	}
 	s.write("etc/passwd", fmt.Sprintf("root:x:%d:%d:root:/root:/bin/sh\n", os.Getuid(), os.Getgid()))
 	s.write("etc/group", fmt.Sprintf("root:x:%d:\nalice:x:%[1]d:\n", os.Getgid()))
 	s.write("proc/sys/vm/swappiness", "60\n")
+	s.write("proc/swaps", "Filename Type Size Used Priority\n")
+	s.write("proc/meminfo", "MemTotal: 500000 kB\nMemAvailable: 102400 kB\n")
+	must(t, os.MkdirAll(filepath.Join(s.root, "var/lib"), 0o755))
 	s.write("usr/share/zoneinfo/Europe/Berlin", "TZif")
+	s.boot()
 	s.restart()
 	return s
 }
@@ -55,7 +69,7 @@ func newSystem(t *testing.T) *system {
 // restart has another agent begin.
 func (s *system) restart() {
 	s.configurator = &configure.Configurator{
-		Root: s.root, StateDirectory: filepath.Join(s.root, "state"), Engine: s, Units: s, Stack: stack{s}, Health: s,
+		Root: s.root, StateDirectory: filepath.Join(s.root, "state"), Engine: s, Units: s, Stack: stack{s}, Health: s, Networks: s,
 		MergeKeys: func(existing []byte, keys []string) []byte {
 			own, _, _ := strings.Cut(string(existing), "# ours\n")
 			if len(keys) == 0 {
@@ -140,6 +154,10 @@ func (s *system) all() string {
 		}
 		info, infoErr := entry.Info()
 		must(s.t, infoErr)
+		if "/"+relative == guestconfig.SwapFile { // each has a UUID of its own
+			lines = append(lines, fmt.Sprintf("%s %v %d bytes", relative, info.Mode(), info.Size()))
+			return err
+		}
 		lines = append(lines, fmt.Sprintf("%s %v %q", relative, info.Mode(), s.has(relative)))
 		return err
 	}))
@@ -323,4 +341,99 @@ func (s *system) mustHaveDone(want ...string) {
 	if !slices.Equal(s.did, want) {
 		s.t.Errorf("systemd was asked to %q, want %q", s.did, want)
 	}
+}
+
+// lan and wan are the MAC addresses of the links of a system. The addresses of a link are a file of its own.
+const (
+	lan = "52:54:00:00:00:01"
+	wan = "52:54:00:00:00:02"
+)
+
+func link(mac string) string { return "sys/links/" + mac }
+
+// byDHCP is what a link has that no file is about.
+const byDHCP = "10.0.2.15/24\n"
+
+// boot has the network manager begin.
+func (s *system) boot() {
+	for _, mac := range []string{lan, wan} {
+		s.carried[mac] = ""
+		s.write(link(mac), byDHCP)
+	}
+	must(s.t, s.carryOut(nil))
+}
+
+// Manager implements configure.Networks.
+func (s *system) Manager() (guestconfig.Manager, string) { return s.manager, s.instead }
+
+// Addresses implements configure.Networks.
+func (s *system) Addresses(mac string) (addresses []netip.Prefix, ready bool, err error) {
+	for _, text := range strings.Fields(s.has(link(mac))) {
+		addresses = append(addresses, netip.MustParsePrefix(text))
+	}
+	return addresses, (mac == lan || mac == wan) && !slices.Contains(s.unlinked, mac), nil
+}
+
+// Renew implements configure.Networks.
+func (s *system) Renew(_ context.Context, manager guestconfig.Manager, changed map[string]guestconfig.Network) error {
+	if err := s.do("renew", string(manager)); err != nil {
+		return err
+	}
+	if manager != s.manager {
+		return fmt.Errorf("%s does not run", manager)
+	}
+	return s.carryOut(changed)
+}
+
+// carryOut brings links to their files, as their manager does: systemd-networkd those whose files differ, NetworkManager those that it
+// is told to, and those whose files are gone.
+func (s *system) carryOut(changed map[string]guestconfig.Network) error {
+	for _, mac := range []string{lan, wan} {
+		file, content := s.networkFile(mac)
+		now := file + "\n" + content
+		if file == "" {
+			now = ""
+		}
+		told := s.manager == guestconfig.Networkd || now == ""
+		for _, n := range changed {
+			told = told || n.MAC == mac
+		}
+		if now == s.carried[mac] || !told {
+			continue
+		}
+		s.carried[mac] = now
+		addresses := byDHCP
+		if now != "" {
+			addresses = ""
+			for _, found := range regexp.MustCompile("(?m)^(?:Address|address[0-9]+)=(.*)$").FindAllStringSubmatch(content, -1) {
+				if !slices.Contains(s.lost, found[1]) {
+					addresses += found[1] + "\n"
+				}
+			}
+		}
+		s.write(link(mac), addresses)
+	}
+	return nil
+}
+
+// networkFile is the file that a manager uses for the link with a MAC address. One below /etc takes the place of one of the same name
+// below /run.
+func (s *system) networkFile(mac string) (name, content string) {
+	directory := map[guestconfig.Manager]string{guestconfig.Networkd: "systemd/network", guestconfig.NetworkManager: "NetworkManager/system-connections"}[s.manager]
+	byName := map[string]string{}
+	for _, top := range []string{"run", "etc"} {
+		files, err := filepath.Glob(filepath.Join(s.root, top, directory, "*.n*"))
+		must(s.t, err)
+		for _, file := range files {
+			relative, err := filepath.Rel(s.root, file)
+			must(s.t, err)
+			byName[filepath.Base(file)] = relative
+		}
+	}
+	for _, base := range slices.Sorted(maps.Keys(byName)) {
+		if content := s.has(byName[base]); strings.Contains(strings.ToLower(content), "address="+mac+"\n") {
+			return byName[base], content
+		}
+	}
+	return "", ""
 }

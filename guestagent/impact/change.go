@@ -319,13 +319,16 @@ func (c *Changes) Configuration() bool { return c.configuration }
 
 // managerReads are the files that systemd and its own generators read: systemd.unit(5), systemd-fstab-generator(8),
 // systemd-cryptsetup-generator(8), systemd-veritysetup-generator(8), systemd-integritysetup-generator(8),
-// systemd-sysv-generator(8), systemd-rc-local-generator(8).
+// systemd-sysv-generator(8), systemd-rc-local-generator(8). Those of systemd-networkd lie among them.
 var managerReads = struct{ files, directories []string }{
 	files:       []string{"etc/fstab", "etc/crypttab", "etc/veritytab", "etc/integritytab", "etc/rc.local"},
 	directories: []string{"usr/lib/systemd/", standInUnits, "var/usrlocal/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/rc"},
 }
 
 func readByManager(name string) bool {
+	if strings.HasPrefix(name, "etc/systemd/network/") || strings.HasPrefix(name, "usr/lib/systemd/network/") {
+		return false
+	}
 	return slices.Contains(managerReads.files, name) ||
 		slices.ContainsFunc(managerReads.directories, func(d string) bool { return strings.HasPrefix(name, d) })
 }

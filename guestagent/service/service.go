@@ -122,7 +122,7 @@ func Run(ctx context.Context, version string) error {
 	health := live.Health{Units: manager}
 	configurator := &configure.Configurator{
 		Root: "/", StateDirectory: mounts.StateDir, Engine: engine, Units: configuredUnits{liveUnits{manager}}, Stack: runningStack{engine},
-		Health: health, MergeKeys: boot.MergeAuthorizedKeys,
+		Health: health, Networks: liveNetworks(manager), MergeKeys: boot.MergeAuthorizedKeys,
 	}
 	recovered := make(chan struct{})
 	go func() { // it may have to restart units, for which no caller waits

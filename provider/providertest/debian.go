@@ -128,6 +128,9 @@ func (d smallDebian) Open(ctx context.Context, progress source.Progress) (io.Rea
 		kernel, version = PatchedKernel, "1-patched"
 	}
 	system := sourcetest.NewSystem(kernel)
+	if !slices.Contains(d.Packages, "ifupdown") {
+		system["usr/lib/systemd/systemd-networkd"] = "networkd"
+	}
 	for _, name := range slices.Sorted(slices.Values(d.Packages)) {
 		system.Install(name, version)
 		system["usr/bin/"+name] = version + " " + d.archive

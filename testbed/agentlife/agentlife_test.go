@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
@@ -30,14 +31,19 @@ func TestTheAgentsLife(t *testing.T) {
 	more, err := w.Releases(t.Context(), "debian", guest.Plain, edits("four", "five", "six")...)
 	must(t, err)
 	r = append(r, more...)
-	v, err := w.Create(t.Context(), "life", r[0], func(spec *vm.Spec) { spec.DiskSize = 512 << 20 })
+	v, err := w.Create(t.Context(), "life", r[0], func(spec *vm.Spec) {
+		spec.DiskSize, spec.Configuration = 512<<20, guestconfig.New()
+		spec.Configuration.Networks = staticLAN("10.0.2.15/24")
+	})
 	must(t, err)
 	for _, part := range []struct {
 		name string
 		test func(*testing.T, *guest.VM)
 	}{
+		{"the first network", testFirstNetwork},
 		{"the network", testNetwork},
 		{"a configuration", testConfiguration},
+		{"networks", testNetworks},
 		{"host name and keys", testIdentity},
 		{"layers that are in use", testLayers(r[:3])}, // with a login for each command, since a login uses layers, too
 		{"a configuration lasts", testConfigurationLasts},

@@ -29,7 +29,7 @@ func configured(v *guest.VM, change func(d *guestconfig.Document)) vm.Spec {
 			Home: "/home/alice", Shell: "/bin/bash", Groups: []string{"adm"},
 			AuthorizedKeys: []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA alice"},
 		}},
-		Sysctl: map[string]string{"vm.swappiness": "17"}, Locale: "C.UTF-8",
+		Sysctl: map[string]string{"vm.swappiness": "17"}, Locale: "C.UTF-8", Swap: 8 << 20,
 	}
 	spec.Secrets = guestconfig.Secrets{"/etc/own/key": []byte("secret")}
 	spec.Refresh.MaxImpact = agentapi.Level_RESTART
@@ -40,9 +40,10 @@ func configured(v *guest.VM, change func(d *guestconfig.Document)) vm.Spec {
 }
 
 const lookAtConfiguration = "cat /etc/issue /etc/own/key; echo; stat -c '%U %a' /etc/own/key /home/alice /home/alice/.ssh/authorized_keys; id -nG alice; " +
-	"systemctl is-active own.service; systemctl is-enabled own.service; cat /proc/sys/vm/swappiness /etc/locale.conf /usr/local/etc/x.ini"
+	"systemctl is-active own.service; systemctl is-enabled own.service; cat /proc/sys/vm/swappiness /etc/locale.conf /usr/local/etc/x.ini; echo; " +
+	"grep -o '^/var[^ ]*' /proc/swaps"
 
-const isConfigured = "ours\nsecret\nalice 600\nalice 700\nalice 600\nalice adm\nactive\nenabled\n17\nLANG=C.UTF-8\nx"
+const isConfigured = "ours\nsecret\nalice 600\nalice 700\nalice 600\nalice adm\nactive\nenabled\n17\nLANG=C.UTF-8\nx\n/var/lib/sharedos/swapfile"
 
 // testConfiguration has a running VM take on a configuration, and leaves it there for testConfigurationLasts.
 func testConfiguration(t *testing.T, v *guest.VM) {
@@ -88,7 +89,7 @@ func testConfiguration(t *testing.T, v *guest.VM) {
 		d.Units["broken.service"] = guestconfig.Unit{Content: &broken, Started: &yes}
 		d.Files["/etc/issue"] = guestconfig.File{Content: []byte("broken\n"), Mode: 0o644, Owner: "root", Group: "root"}
 	}))
-	if got := run(t, v, lookAtConfiguration+"; ls /etc/systemd/system/broken.service 2>&1 | grep -c 'No such'; systemctl is-system-running"); !errors.Is(err, vm.ErrTakenBack) || got != isConfigured+"1\nrunning" {
+	if got := run(t, v, lookAtConfiguration+"; ls /etc/systemd/system/broken.service 2>&1 | grep -c 'No such'; systemctl is-system-running"); !errors.Is(err, vm.ErrTakenBack) || got != isConfigured+"\n1\nrunning" {
 		t.Errorf("%v, and it is\n%s", err, got)
 	}
 	v.Spec = wanted
@@ -114,7 +115,7 @@ func testConfigurationLasts(t *testing.T, v *guest.VM) {
 	spec.Overwrite = []string{"/etc/issue"}
 	_, _, err = v.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) })
 	must(t, err)
-	got := run(t, v, "grep -c Debian /etc/issue; ls -d /etc/own /usr/local/etc/x.ini /etc/systemd/system/own.service /etc/sysusers.d/90* 2>&1 | grep -vc 'No such'; "+
+	got := run(t, v, "grep -c Debian /etc/issue; ls -d /etc/own /usr/local/etc/x.ini /var/lib/sharedos/swapfile /etc/systemd/system/own.service /etc/sysusers.d/90* 2>&1 | grep -vc 'No such'; "+
 		"getent passwd alice | wc -l; ls -d /home/alice; systemctl is-active own.service; cmp /proc/sys/vm/swappiness /root/swappiness && echo same; systemctl is-system-running")
 	if want := "1\n0\n0\n/home/alice\ninactive\nsame\nrunning"; got != want {
 		t.Errorf("then it is\n%s\nwant\n%s", got, want)

@@ -37,6 +37,10 @@ resource "sharedos_vm" "web" {
   users = {
     alice = { groups = ["adm"], ssh_authorized_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2ZyEzG0o2Q6S0yX0bRrZ7m0o3m2Yx0cXQ8v1rWqk3u alice"] }
   }
+  networks = {
+    lan  = { addresses = ["192.0.2.10/24", "2001:db8::10/64"], gateways = ["192.0.2.1"], dns = ["192.0.2.53"], search = ["example.org"] }
+    test = { dhcp4 = true }
+  }
   sysctl    = { "net.ipv4.ip_forward" = "1" }
   time_zone = "Europe/Berlin"
 

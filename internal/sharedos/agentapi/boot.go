@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
@@ -40,6 +41,8 @@ type BootConfig struct {
 	// that was given some of these while it ran knows a definition that came after them, even one that has again what the
 	// one before them had.
 	Changes int `json:"changes,omitempty"`
+	// Networks are how the guest uses its interfaces, by name, until it takes on its configuration for the first time.
+	Networks map[string]guestconfig.Network `json:"networks,omitempty"`
 }
 
 // MountedDisk is a further disk with a file system that the guest mounts.

@@ -198,8 +198,12 @@ func (d *Document) Check() []*Problem {
 	if d.Locale != "" {
 		c.check(CheckLocale(d.Locale), "locale")
 	}
-	if len(c.problems) == 0 {
-		c.twice(d)
+	if d.Swap != 0 && (d.Swap < MinSwap || d.Swap > MaxSwap || d.Swap%(1<<20) != 0) {
+		c.check(fmt.Errorf("it must be whole MiB, between %d and %d", MinSwap>>20, int64(MaxSwap)>>20), "swap")
+	}
+	c.networks(d)
+	for i := 0; i < len(Managers) && len(c.problems) == 0; i++ {
+		c.twice(d.Items(Managers[i].Manager))
 	}
 	return c.problems
 }
@@ -275,15 +279,15 @@ func (c *checker) user(name string, u User) {
 }
 
 // twice finds two attributes that configure one path, and a path below another one.
-func (c *checker) twice(d *Document) {
+func (c *checker) twice(items []Item) {
 	by := map[string][]string{}
-	for _, item := range d.Items() {
+	for _, item := range items {
 		if other, twice := by[item.Path]; twice {
 			c.check(fmt.Errorf("%s configures the file %s, too", Attribute(other), item.Path), item.At...)
 		}
 		by[item.Path] = item.At
 	}
-	for _, item := range d.Items() {
+	for _, item := range items {
 		for parent := path.Dir(item.Path); parent != "/"; parent = path.Dir(parent) {
 			if other, both := by[parent]; both {
 				c.check(fmt.Errorf("its directory %s is a file that %s configures", parent, Attribute(other)), item.At...)

@@ -46,6 +46,10 @@ type Document struct {
 	TimeZone string `json:"time_zone,omitempty"`
 	// Locale is the value of LANG in locale.conf(5): "de_DE.UTF-8". "" leaves the guest's own.
 	Locale string `json:"locale,omitempty"`
+	// Networks by the name of the interface of the VM.
+	Networks map[string]Network `json:"networks,omitempty"`
+	// Swap is the size of a swap file in bytes; 0 for none.
+	Swap int64 `json:"swap,omitempty"`
 }
 
 // File is a regular file. Its parent directories are made if they do not exist.
@@ -95,7 +99,7 @@ func New() *Document { return &Document{Version: Version} }
 
 // Empty reports whether the document configures nothing. A nil document does so.
 func (d *Document) Empty() bool {
-	return d == nil || len(d.Files)+len(d.Units)+len(d.Users)+len(d.Sysctl) == 0 && d.TimeZone == "" && d.Locale == ""
+	return d == nil || len(d.Files)+len(d.Units)+len(d.Users)+len(d.Sysctl)+len(d.Networks) == 0 && d.TimeZone == "" && d.Locale == "" && d.Swap == 0
 }
 
 // Encode returns the document in its one form: the same configuration has the same bytes. ErrTooLarge if it is larger than
@@ -144,7 +148,44 @@ func Decode(text []byte) (*Document, error) {
 	if problems := document.Check(); len(problems) > 0 {
 		return nil, fmt.Errorf("%w: %w", ErrDocument, problems[0])
 	}
+	for _, name := range slices.Sorted(maps.Keys(document.Networks)) {
+		if document.Networks[name].MAC == "" {
+			return nil, fmt.Errorf("%w: the network %q has no MAC address", ErrDocument, name)
+		}
+	}
 	return &document, nil
+}
+
+// WithAddresses returns the document with the MAC addresses of the interfaces of a VM, by name. A network of which the VM has no
+// interface gets none, and no agent takes it on.
+func (d *Document) WithAddresses(macs map[string]string) *Document {
+	if d == nil || len(d.Networks) == 0 {
+		return d
+	}
+	copied := *d
+	copied.Networks = maps.Clone(d.Networks)
+	for name, n := range d.Networks {
+		n.MAC = macs[name]
+		copied.Networks[name] = n
+	}
+	return &copied
+}
+
+// WithoutAddresses returns the document as a configuration has it: without MAC addresses. It leaves out networks of interfaces that
+// the VM does not have with these MAC addresses.
+func (d *Document) WithoutAddresses(macs map[string]string) *Document {
+	if d == nil || len(d.Networks) == 0 {
+		return d
+	}
+	copied := *d
+	copied.Networks = map[string]Network{}
+	for name, n := range d.Networks {
+		if mac := n.MAC; mac != "" && macs[name] == mac {
+			n.MAC = ""
+			copied.Networks[name] = n
+		}
+	}
+	return &copied
 }
 
 // Secrets are the contents of the secret files of a document, by path. They are in no form of text, so that none can be

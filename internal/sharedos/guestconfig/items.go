@@ -22,6 +22,8 @@ type Item struct {
 	Owner, Group  string
 	// Unit is the unit that the file is of; "" if it is of none.
 	Unit string
+	// Network is the name of the network that the file is of; "" if it is of none.
+	Network string
 	// Restart and Reload are units that use the file.
 	Restart, Reload []string
 }
@@ -37,12 +39,26 @@ const (
 	ZonesDirectory = "/usr/share/zoneinfo/"
 )
 
+// SwapFile is the swap file, and SwapUnit the unit that takes it into use: systemd derives its name from the path.
+const (
+	SwapFile = "/var/lib/sharedos/swapfile"
+	SwapUnit = "var-lib-sharedos-swapfile.swap"
+	swapText = "[Unit]\nDescription=Swap file of the configuration\n\n[Swap]\nWhat=" + SwapFile + "\n"
+)
+
+// MinSwap and MaxSwap bound the size of a swap file, in bytes.
+const (
+	MinSwap = 1 << 20
+	MaxSwap = 1 << 40
+)
+
 // SudoersFile is the file that lets an account use sudo (sudoers(5): names with a dot are left out).
 func SudoersFile(user string) string { return "/etc/sudoers.d/90-sharedos-" + user }
 
-// Items returns the files of a document that Check accepts, sorted by path.
-func (d *Document) Items() []Item {
-	var items []Item
+// Items returns the files of a document that Check accepts, sorted by path. Those of networks are for a manager; there are none
+// without one.
+func (d *Document) Items(manager Manager) []Item {
+	items := d.NetworkItems(manager)
 	for name, f := range d.Files {
 		items = append(items, Item{
 			Path: name, At: []string{"files", name}, Content: f.Content, Secret: f.Secret, SecretVersion: f.SecretVersion,
@@ -76,6 +92,10 @@ func (d *Document) Items() []Item {
 			fmt.Fprintf(&lines, "%s = %s\n", name, d.Sysctl[name])
 		}
 		system(SysctlFile, lines.String(), 0o644, "", "sysctl")
+	}
+	if d.Swap != 0 {
+		system(UnitDirectory+SwapUnit, swapText, 0o644, "", "swap")
+		items = append(items, Item{Path: UnitDirectory + "swap.target.wants/" + SwapUnit, At: []string{"swap"}, Link: "../" + SwapUnit})
 	}
 	if d.TimeZone != "" {
 		items = append(items, Item{Path: LocalTimeFile, At: []string{"time_zone"}, Link: ".." + ZonesDirectory + d.TimeZone})

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,8 +33,40 @@ func (s *Spec) configured() (string, error) {
 	if s.Configuration == nil {
 		return s.Given, nil
 	}
-	return s.Configuration.ID()
+	return s.document().ID()
 }
+
+// document is the configuration with the MAC addresses of the interfaces, as the guest is given it; nil if it is not known.
+func (s *Spec) document() *guestconfig.Document {
+	return s.Configuration.WithAddresses(macs(s.UUID, s.Interfaces))
+}
+
+// macs are the MAC addresses of the interfaces of the VM with a UUID.
+func macs(uuid string, interfaces map[string]hypervisor.Interface) map[string]string {
+	addresses := make(map[string]string, len(interfaces))
+	for name, one := range interfaces {
+		addresses[name] = one.Address(uuid, name)
+	}
+	return addresses
+}
+
+// bootNetworks adds the networks to a boot configuration, so that the guest has them before its network starts for the first time.
+// If they do not fit, the guest gets them when its agent answers.
+func bootNetworks(config agentapi.BootConfig, spec Spec) ([]byte, error) {
+	without, err := json.Marshal(config)
+	if err != nil || spec.Configuration == nil || len(spec.Configuration.Networks) == 0 {
+		return without, err
+	}
+	config.Networks = spec.document().Networks
+	with, err := json.Marshal(config)
+	if err != nil || len(with) > hypervisor.MaxBootConfig-bootConfigSpare {
+		return without, err
+	}
+	return with, nil
+}
+
+// bootConfigSpare is what a boot configuration may still grow by, in bytes.
+const bootConfigSpare = 256
 
 // configure has a running guest take on the configuration of spec, unless it has it and nothing is to be overwritten.
 //
@@ -44,7 +77,7 @@ func (f *Fleet) configure(ctx context.Context, spec Spec, progress Progress) err
 		return nil
 	}
 	const do = "configure the guest"
-	id, err := spec.Configuration.ID()
+	id, err := spec.configured()
 	if err != nil {
 		return fmt.Errorf("%s: %w", do, err)
 	}
@@ -90,7 +123,7 @@ func (f *Fleet) configure(ctx context.Context, spec Spec, progress Progress) err
 
 // askToConfigure calls the agent. With assess it only asks what would be interrupted.
 func (f *Fleet) askToConfigure(ctx context.Context, agent *transport.Agent, spec Spec, assess bool) (*agentapi.Impact, error) {
-	document, err := spec.Configuration.Encode()
+	document, err := spec.document().Encode()
 	if err != nil {
 		return nil, err
 	}
@@ -186,6 +219,6 @@ func (f *Fleet) readConfiguration(ctx context.Context, agent *transport.Agent, d
 			return fmt.Errorf("the agent returns a configuration that is none: %w", err)
 		}
 	}
-	found.Spec.Configuration, found.Drift = document, answer.GetDrift()
+	found.Spec.Configuration, found.Drift = document.WithoutAddresses(macs(domain.UUID, domain.Interfaces)), answer.GetDrift()
 	return nil
 }

@@ -1,12 +1,15 @@
 package vm_test
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -105,5 +108,33 @@ func TestAConfigurationIsNotTakenForGivenWithoutAnAnswer(t *testing.T) {
 	}
 	if given := w.agent(t, "web-a").Configured(); len(given) != 2 {
 		t.Errorf("it was configured %d times", len(given))
+	}
+}
+
+// The first boot begins with the networks, unless they are too long for a boot configuration: then the guest gets them from its agent.
+func TestTheBootConfigurationHasTheNetworksThatFit(t *testing.T) {
+	for routes, fits := range map[int]bool{1: true, 1000: false} {
+		w := newWorld(t)
+		spec := w.spec()
+		spec.Running = false
+		spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0"}}
+		lan := guestconfig.Network{DHCP4: true}
+		for i := range routes {
+			lan.Routes = append(lan.Routes, guestconfig.Route{To: fmt.Sprintf("10.%d.%d.0/24", i/256, i%256), Via: "192.0.2.1"})
+		}
+		spec.Configuration = guestconfig.New()
+		spec.Configuration.Networks = map[string]guestconfig.Network{"lan": lan}
+		w.create(t, spec)
+		domain, _, err := w.hypervisor.Lookup(t.Context(), spec.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var boot agentapi.BootConfig
+		if err := json.Unmarshal(domain.BootConfig, &boot); err != nil {
+			t.Fatal(err)
+		}
+		if has := boot.Networks["lan"].MAC == hypervisor.MAC(spec.UUID, "lan"); has != fits {
+			t.Errorf("with %d routes it has %+v", routes, boot.Networks)
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,6 +81,7 @@ type Fleet struct {
 
 	garbage     garbage
 	images      sync.Mutex // one boot image is made at a time
+	managed     sync.Map   // whether a release has a network manager, by its id
 	stacks      stacks
 	offers      offers
 	pooled      listed[int64]
@@ -369,14 +369,14 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 	if err != nil {
 		return hypervisor.Domain{}, err
 	}
-	config, err := json.Marshal(agentapi.BootConfig{
+	config, err := bootNetworks(agentapi.BootConfig{
 		Stack:          stack.Stack,
 		Operators:      []string{base64.StdEncoding.EncodeToString(f.publicKey())},
 		Hostname:       spec.Hostname,
 		AuthorizedKeys: spec.AuthorizedKeys,
 		Detaches:       detaches,
 		Disks:          MountedDisks(spec.Disks),
-	})
+	}, spec)
 	if err != nil {
 		return hypervisor.Domain{}, fmt.Errorf("encode the boot configuration: %w", err)
 	}
@@ -386,7 +386,7 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 	}
 	domain := hypervisor.Domain{
 		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, MaxVCPUs: spec.MaxVCPUs, Memory: spec.Memory, MaxMemory: spec.MaxMemory,
-		Kernel: image.kernel, Initramfs: image.initramfs,
+		Kernel: image.kernel, Initramfs: image.initramfs, KernelArgs: spec.KernelArgs,
 		Layers: append(layers, offered...), Interfaces: spec.Interfaces, BootConfig: config,
 		ConsoleLog: f.consoleLog(spec.Name),
 		Metadata: hypervisor.Metadata{
@@ -504,8 +504,9 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 			Base: stack.Base, Components: stack.Components, Prefer: stack.Prefer, OnDemand: stack.OnDemand, Attached: stack.Attached,
 			VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
 			DiskSize: diskSize(domain, disk),
-			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys,
-			Interfaces: domain.Interfaces, Hardware: domain.Hardware, Disks: f.disksOf(domain), Running: state == hypervisor.Running, LifeCycle: lifeCycle, Given: domain.Metadata.Configuration,
+			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys, KernelArgs: domain.KernelArgs,
+			Interfaces: domain.Interfaces, Hardware: domain.Hardware, Disks: f.disksOf(domain), Running: state == hypervisor.Running,
+			LifeCycle: lifeCycle, Given: domain.Metadata.Configuration,
 		},
 		State: state, Rollout: participation(domain), Pool: f.Pool, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack,
 		DiskAllocated: disk.Allocation, ConsoleLog: domain.ConsoleLog,

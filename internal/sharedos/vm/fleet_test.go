@@ -91,7 +91,9 @@ func (w *world) putBlob(t *testing.T, text string) release.Blob {
 func (w *world) publish(t *testing.T, key ed25519.PrivateKey, m *release.Manifest, kernel string) tree.Digest {
 	t.Helper()
 	m.Schema, m.Kind, m.Name, m.Architecture, m.OS = release.Schema, release.Base, cmp.Or(m.Name, "debian-13"), "amd64", "Debian"
-	m.Contents = w.putBlob(t, "contents of "+kernel)
+	if m.Contents == (release.Blob{}) {
+		m.Contents = w.putBlob(t, "contents of "+kernel)
+	}
 	m.Kernel = &release.Kernel{Release: kernel, Image: w.putBlob(t, "kernel "+kernel), Modules: w.putBlob(t, "modules "+kernel)}
 	m.Users, m.Groups = map[string]uint32{"root": 0}, map[string]uint32{"root": 0}
 	note, id, err := release.Sign(m, key)

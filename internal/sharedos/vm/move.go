@@ -45,6 +45,7 @@ const (
 	ReasonIdentity       Reason = "the host name and root's keys change while the VM runs"
 	// ReasonConfiguration is about files, units, users and settings.
 	ReasonConfiguration Reason = "the configuration of the guest changes while the VM runs"
+	ReasonKernelArgs    Reason = "the kernel arguments take effect at the next power-off and start"
 )
 
 // Reasons are all reasons of moves. An agent gives reasons of its own.
@@ -52,6 +53,7 @@ var Reasons = []Reason{
 	ReasonProcessors, ReasonMaxProcessors, ReasonMemory, ReasonMaxMemory, ReasonInterfaces, ReasonLiveProcessors, ReasonLiveMemory,
 	ReasonMachine, ReasonCPU, ReasonMemoryBacking, ReasonTPM, ReasonGraphics, ReasonWatchdog, ReasonRNG, ReasonDirectories, ReasonDevices, ReasonPatches, ReasonShares,
 	ReasonHardwareLater, ReasonLinks, ReasonNetworks, ReasonInterfacesLive, ReasonCards, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonConfiguration, ReasonDisks, ReasonDisksLive,
+	ReasonKernelArgs,
 }
 
 // GuestMove says whether and when a running guest gets another stack.
@@ -184,6 +186,9 @@ func Plan(have, want Spec, newStack bool) (Move, error) {
 	}
 	if move.Configure {
 		move.Reasons = append(move.Reasons, ReasonConfiguration)
+	}
+	if !slices.Equal(have.KernelArgs, want.KernelArgs) {
+		move.Reasons = append(move.Reasons, ReasonKernelArgs)
 	}
 	if move.Guest == GuestDeferred && newStack {
 		move.Reasons = append(move.Reasons, ReasonNextBoot)

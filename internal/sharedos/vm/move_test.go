@@ -107,6 +107,19 @@ func TestHowAVMBecomesWhatItIsToBe(t *testing.T) {
 			func(_, want *Spec) { want.AuthorizedKeys = []string{"key"}; want.Memory++ }, false,
 			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMemory}},
 		},
+		"kernel arguments": {
+			func(_, want *Spec) { want.KernelArgs = []string{"nosmt"} }, false, Move{Guest: GuestRefresh, Level: none, Reasons: []Reason{ReasonKernelArgs}},
+		},
+		"kernel arguments with more memory": {
+			func(_, want *Spec) { want.Memory++; want.KernelArgs = []string{"nosmt"} }, false,
+			Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMemory}},
+		},
+		"a network": {
+			func(have, want *Spec) {
+				have.Configuration, want.Configuration = guestconfig.New(), guestconfig.New()
+				want.Configuration.Networks = map[string]guestconfig.Network{"lan": {DHCP4: true}}
+			}, false, Move{Guest: GuestRefresh, Configure: true, Level: none, Reasons: []Reason{ReasonConfiguration}},
+		},
 		"more processors": {func(_, want *Spec) { want.VCPUs++ }, true, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonProcessors}}},
 		"less memory":     {func(_, want *Spec) { want.Memory-- }, false, Move{PowerOff: true, Start: true, Level: reboot, Reasons: []Reason{ReasonMemory}}},
 		"more processors up to the maximum": {

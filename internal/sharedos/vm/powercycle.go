@@ -237,6 +237,7 @@ func (f *Fleet) uploadKernel(ctx context.Context, agent *transport.Agent, domain
 		return fmt.Errorf("upload the initramfs for kernel %s: %w", wanted.Release, err)
 	}
 	request.Kernel, request.Initramfs = wanted.Image.Digest.String(), blob.Digest.String()
+	domain.KernelArgs = spec.KernelArgs
 	request.CommandLine = hypervisor.CommandLine(domain)
 	return nil
 }

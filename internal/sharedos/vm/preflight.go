@@ -47,6 +47,7 @@ func (f *Fleet) Preflight(ctx context.Context, q Question) ([]Problem, error) {
 	check := preflight{fleet: f, Question: q}
 	for _, rule := range []func(context.Context) error{
 		check.name, check.compute, check.hardware, check.disk, check.disks, check.directory, check.interfaces, check.ports, check.keys, check.autostart,
+		check.networks,
 	} {
 		if err := rule(ctx); err != nil {
 			return nil, fmt.Errorf("check what VM %q needs of the host: %w", q.Want.Name, err)

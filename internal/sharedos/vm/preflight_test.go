@@ -8,11 +8,37 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
+
+// networks is a configuration of a guest with a network.
+func networks() *guestconfig.Document {
+	return &guestconfig.Document{Version: guestconfig.Version, Networks: map[string]guestconfig.Network{"lan": {DHCP4: true}}}
+}
+
+// withContents publishes a base with one file.
+func (w *world) withContents(t *testing.T, name string) tree.Digest {
+	t.Helper()
+	entries := []tree.Entry{{Path: tree.Root, Type: tree.Directory, Mode: 0o755}}
+	for i, c := range name {
+		if c == '/' {
+			entries = append(entries, tree.Entry{Path: name[:i], Type: tree.Directory, Mode: 0o755})
+		}
+	}
+	var list strings.Builder
+	if _, err := release.WriteContents(&list, append(entries, tree.Entry{Path: name, Type: tree.Regular, Mode: 0o755})); err != nil {
+		t.Fatal(err)
+	}
+	return w.publish(t, w.fleet.Key, &release.Manifest{
+		Sequence: 1, Layers: []release.Layer{w.putLayer(t, name, false)}, Contents: w.putBlob(t, list.String()),
+	}, name)
+}
 
 // Preflight finds what the host lacks, and nothing that the VM has already.
 func TestPreflight(t *testing.T) {
@@ -165,10 +191,24 @@ func TestPreflight(t *testing.T) {
 		"too many keys": {change: func(_ *world, q *vm.Question) {
 			q.Want.AuthorizedKeys = slices.Repeat([]string{"ssh-ed25519 " + strings.Repeat("A", 1000)}, hypervisor.MaxBootConfig/1000+1)
 		}, want: []string{"ssh_authorized_keys: at most"}},
+		"networks without a network manager": {change: func(w *world, q *vm.Question) {
+			q.Want.Base, q.Want.Configuration = w.withContents(t, "usr/sbin/ifup"), networks()
+		}, want: []string{"networks: neither systemd-networkd nor NetworkManager"}},
+		"networks with NetworkManager": {change: func(w *world, q *vm.Question) {
+			q.Want.Base, q.Want.Configuration = w.withContents(t, "usr/sbin/NetworkManager"), networks()
+		}},
+		"networks with a manager of a component": {change: func(w *world, q *vm.Question) {
+			q.Want.Base, q.Want.Configuration = w.withContents(t, "usr/sbin/ifup"), networks()
+			q.Want.Components = []tree.Digest{w.withContents(t, "usr/lib/systemd/systemd-networkd")}
+		}},
+		"networks of a base that is not known yet": {change: func(_ *world, q *vm.Question) {
+			q.Want.Base, q.Want.Configuration = tree.Digest{1}, networks()
+		}},
 		"what a VM has is not checked again": {change: func(w *world, q *vm.Question) {
 			w.hypervisor.Host = hypervisor.Limits{VCPUs: 1, Processors: 1, Memory: mebibyte}
 			w.store.Free = store.Room{Capacity: mebibyte, Available: 0}
 			q.Want.VCPUs, q.Want.Interfaces = 4, lan(hypervisor.Interface{Bridge: "br9"})
+			q.Want.Base, q.Want.Configuration = w.withContents(t, "usr/sbin/ifup"), networks()
 			have := q.Want
 			q.Have, q.Want.Interfaces = &have, maps.Clone(have.Interfaces)
 		}},

@@ -85,7 +85,9 @@ type Spec struct {
 	Memory, DiskSize int64
 	Hostname         string
 	AuthorizedKeys   []string
-	Interfaces       map[string]hypervisor.Interface
+	// KernelArgs are arguments for the kernel, after those of package hypervisor.
+	KernelArgs []string
+	Interfaces map[string]hypervisor.Interface
 	// Hardware is everything else that the VM has.
 	Hardware hypervisor.Hardware `json:",omitzero"`
 	// Disks are further disks by the names that the user gave them. If it is nil, an update leaves them as they are: data is lost only
