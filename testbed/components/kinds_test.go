@@ -135,9 +135,8 @@ func (o *offered) everyKind(t *testing.T) {
 			t.Errorf("%s is answered by %q", one.name, got)
 		}
 		o.settled(t)
-		o.list(t, "echo", "kinds")
-		o.untouched(t, before, "ticks.timer", "spool.path")
-		o.run(t, "sharedos component remove kinds")
+		o.check(t, o.list("echo", "kinds"), o.untouched(before, "ticks.timer", "spool.path"), prints("sharedos component remove kinds >/dev/null", ""),
+			o.untouched(nil))
 		matrix.Record(t, "a component on demand is used by "+one.name, "attach", "it is answered by the component's own unit")
 	}
 }
