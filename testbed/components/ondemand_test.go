@@ -18,7 +18,7 @@ import (
 // echo is a component of files: a service that answers on a socket of systemd, and a command.
 var echo = []guest.Edit{
 	guest.Write("usr/lib/systemd/system/echo.socket", 0o644, "[Socket]\nListenStream=7071\n"),
-	guest.Write("usr/lib/systemd/system/echo.service", 0o644, "[Unit]\nDescription=Echo\n[Service]\nExecStart=/usr/bin/echod\n"),
+	guest.Write("usr/lib/systemd/system/echo.service", 0o644, "[Unit]\nDescription=Echo\n[Service]\nTimeoutStartSec=infinity\nExecStart=/usr/bin/echod\n"),
 	guest.Write("usr/bin/echod", 0o755, `#!/usr/bin/perl
 open(my $listener, "+<&=", 3) or die;
 while (accept(my $client, $listener)) { syswrite($client, "answer\n"); close $client; }
