@@ -43,8 +43,10 @@ const (
 	maxChecks  = 256
 	// stackLimit bounds reading a file from the layers of the running stack.
 	stackLimit = time.Minute
-	// releaseLimit bounds one release of layers, maxReleased how many layers it names.
+	// releaseLimit bounds one release of layers, maxReleased how many layers it names. briefly is how long a layer may stay busy
+	// before it is looked at what uses it.
 	releaseLimit = time.Minute
+	briefly      = 200 * time.Millisecond
 	maxReleased  = 256
 )
 
@@ -461,13 +463,16 @@ func (a *answerer) release(ctx context.Context, texts []string, askOnly bool) (*
 	return response, nil
 }
 
-// closeUnneeded closes a layer, unless the running stack or a refresh needs it.
+// closeUnneeded closes a layer, unless the running stack or a refresh needs it. It does not wait for a layer that is in use: the
+// host has it closed when it detaches it.
 func (a *answerer) closeUnneeded(ctx context.Context, id tree.Digest) error {
 	now, err := a.engine.Status()
 	if err != nil || a.needed(now, id) != "" {
 		return err
 	}
-	return a.layers.Close(ctx, id)
+	brief, cancel := context.WithTimeout(ctx, briefly)
+	defer cancel()
+	return a.layers.Close(brief, id)
 }
 
 // closeLayer closes a layer and returns nothing, or it returns what uses the layer. With askOnly it only looks.
@@ -483,7 +488,9 @@ func (a *answerer) closeLayer(ctx context.Context, id tree.Digest, askOnly bool)
 		return users, err
 	}
 	a.busy.Delete(id)
-	if err = a.layers.Close(ctx, id); !errors.Is(err, mounts.ErrLayerInUse) {
+	brief, cancel := context.WithTimeout(ctx, briefly)
+	defer cancel()
+	if err = a.layers.Close(brief, id); !errors.Is(err, mounts.ErrLayerInUse) {
 		return nil, err
 	}
 	// Mostly processes use other layers of the same /usr. Then nothing need be waited for or reloaded.

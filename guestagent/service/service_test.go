@@ -111,6 +111,8 @@ type fakeLayers struct {
 	// abandoned gets the layers that were; mounted are those whose own mount is in use, so that they cannot be.
 	abandoned *[]tree.Digest
 	mounted   map[tree.Digest]bool
+	// patient counts the calls of Close for a layer that may wait until the layer is not busy any more, brief all others.
+	patient, brief map[tree.Digest]int
 }
 
 func (f fakeLayers) Check(_ context.Context, layer release.Layer) error {
@@ -130,7 +132,12 @@ func (f fakeLayers) Attached(layers []release.Layer) ([]tree.Digest, error) {
 
 func (f fakeLayers) Open(id tree.Digest) (bool, error) { return f.inUse[id], nil }
 
-func (f fakeLayers) Close(_ context.Context, id tree.Digest) error {
+func (f fakeLayers) Close(ctx context.Context, id tree.Digest) error {
+	if until, bounded := ctx.Deadline(); bounded && time.Until(until) <= briefly {
+		f.brief[id]++
+	} else {
+		f.patient[id]++
+	}
 	if f.inUse[id] {
 		return mounts.ErrLayerInUse
 	}
@@ -209,7 +216,7 @@ func newWorldWith(t *testing.T, limits callerLimits) *world {
 		engine: &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
 	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, configurator: &configure.Configurator{StateDirectory: directory},
 		layers: fakeLayers{inUse: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true, {96}: true, {95}: true},
-			mounted: map[tree.Digest]bool{{95}: true}, abandoned: new([]tree.Digest)},
+			mounted: map[tree.Digest]bool{{95}: true}, abandoned: new([]tree.Digest), patient: map[tree.Digest]int{}, brief: map[tree.Digest]int{}},
 		system: fakeObserver{}, answered: func() { w.answered.Add(1) },
 		booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
 	public, _ := operator.Public().(ed25519.PublicKey)
@@ -523,6 +530,25 @@ func TestALayerThatNobodyReadsIsAbandoned(t *testing.T) {
 	layers, _ := w.answers.layers.(fakeLayers)
 	if got := *layers.abandoned; len(got) != 1 || got[0] != (tree.Digest{96}) {
 		t.Errorf("abandoned: %v", got)
+	}
+	for layer, patient := range map[byte]int{99: 1, 97: 1, 96: 0, 95: 0} {
+		if id := (tree.Digest{layer}); layers.brief[id] != 1 || layers.patient[id] != patient {
+			t.Errorf("layer %d: %d brief and %d patient tries to close it", layer, layers.brief[id], layers.patient[id])
+		}
+	}
+}
+
+// Whoever attaches or detaches a component on demand does not wait for a layer that stays in use.
+func TestAnUnneededLayerIsClosedAtOnceOrNotAtAll(t *testing.T) {
+	w := newWorld(t)
+	layers, _ := w.answers.layers.(fakeLayers)
+	for _, busy := range []tree.Digest{{97}, {10}} { // the stack that runs has 10
+		if err := w.answers.closeUnneeded(t.Context(), busy); (busy == tree.Digest{97}) != errors.Is(err, mounts.ErrLayerInUse) {
+			t.Errorf("layer %s: %v", busy, err)
+		}
+	}
+	if len(layers.brief) != 1 || layers.brief[tree.Digest{97}] != 1 || len(layers.patient) > 0 {
+		t.Errorf("brief tries to close: %v, patient ones: %v", layers.brief, layers.patient)
 	}
 }
 

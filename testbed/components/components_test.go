@@ -2,11 +2,11 @@ package components_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,8 +29,12 @@ type house struct {
 	bases, web, keys []tree.Digest
 	tool, broken     tree.Digest
 	real             real
-	// verified is what dpkg --verify says of the base alone.
-	verified string
+	// verified is what dpkg --verify prints with the base alone; nil before the first check. whole are the stacks that were
+	// checked since the VM booted.
+	verified *string
+	whole    map[string]bool
+	// seen is what the last check of the states has found; nil if there was none since the VM booted.
+	seen map[string]string
 }
 
 // base returns the edits of one release of the base. The service of the VM itself is the same in all of them.
@@ -76,7 +80,7 @@ var broken = []guest.Edit{
 func build(t *testing.T) *house {
 	t.Helper()
 	w := guest.New(t)
-	w.Debian, w.Expected = guest.Bare, 13*time.Minute
+	w.Debian, w.Expected = guest.Bare, 9*time.Minute
 	h := &house{}
 	var err error
 	if h.bases, err = w.Releases(t.Context(), "debian", guest.Plain, base("one"), base("two")); err != nil {
@@ -110,7 +114,8 @@ func build(t *testing.T) *house {
 	if h.vm, err = w.Create(t.Context(), "components", h.bases[0], nil, 80, 8090); err != nil {
 		t.Fatal(err)
 	}
-	h.verified = h.verify(t)
+	h.check(t, h.complete())
+	h.whole = nil // the base alone is checked again once a component has come and gone
 	return h
 }
 
@@ -127,12 +132,6 @@ func onEach(t *testing.T, w *guest.World, bases []tree.Digest, name string, adds
 	return built
 }
 
-// verify returns what dpkg --verify says, but for the configuration that was changed here.
-func (h *house) verify(t *testing.T) string {
-	t.Helper()
-	return h.run(t, "dpkg --verify | grep -v '^??5?????? c ' || true")
-}
-
 func (h *house) run(t *testing.T, command string) string {
 	t.Helper()
 	text, err := h.vm.Run(t.Context(), command)
@@ -142,10 +141,56 @@ func (h *house) run(t *testing.T, command string) string {
 	return text
 }
 
-// states returns the main process and the state of each unit that can be interrupted.
+// check is one thing that a test looks at in the guest: a command, and what judges its output.
+type check struct {
+	command string
+	judge   func(t *testing.T, found string)
+}
+
+// check makes checks in their order, all in one login.
+func (h *house) check(t *testing.T, groups ...[]check) {
+	t.Helper()
+	checks := slices.Concat(groups...)
+	commands := make([]string, len(checks))
+	for i, one := range checks {
+		commands[i] = one.command
+	}
+	found, err := h.vm.RunAll(t.Context(), commands...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, one := range checks {
+		one.judge(t, found[i])
+	}
+}
+
+// prints checks that a command prints a text.
+func prints(command, want string) []check {
+	return []check{{command, func(t *testing.T, found string) {
+		t.Helper()
+		if found != want {
+			t.Errorf("%s: it prints %q, want %q", command, found, want)
+		}
+	}}}
+}
+
+// activeUnits prints the main process and the start of each active unit that can be interrupted. It asks systemd about these
+// alone: about all units it takes an emulated guest three seconds.
+const activeUnits = "systemctl show --property=Id,ActiveState,InvocationID,MainPID " +
+	"$(systemctl list-units --type=service,socket,timer --state=active --plain --no-legend --full | cut -d ' ' -f 1)"
+
+// states returns the main process and the start of each active unit that can be interrupted: what the last check has found,
+// because nothing that happens between two refreshes interrupts a unit.
 func (h *house) states(t *testing.T) map[string]string {
 	t.Helper()
-	text := h.run(t, "systemctl show --property=Id,ActiveState,InvocationID,MainPID '*.service' '*.socket' '*.timer'")
+	if h.seen == nil {
+		h.check(t, h.untouched(nil))
+	}
+	return h.seen
+}
+
+// parseStates returns the properties of each unit, without its name.
+func parseStates(text string) map[string]string {
 	all := map[string]string{}
 	for block := range strings.SplitSeq(text, "\n\n") {
 		name, rest := "", ""
@@ -153,7 +198,7 @@ func (h *house) states(t *testing.T) map[string]string {
 			if id, is := strings.CutPrefix(strings.TrimSpace(line), "Id="); is {
 				name = id
 			} else {
-				rest += line
+				rest += strings.TrimSpace(line) + " "
 			}
 		}
 		all[name] = rest
@@ -162,14 +207,16 @@ func (h *house) states(t *testing.T) map[string]string {
 }
 
 // untouched checks that all units which ran before run on with the same processes, but for those named.
-func (h *house) untouched(t *testing.T, before map[string]string, but ...string) {
-	t.Helper()
-	after := h.states(t)
-	for name, state := range before {
-		if strings.Contains(state, "ActiveState=active") && after[name] != state && !slices.Contains(but, name) {
-			t.Errorf("%s was interrupted: %q, then %q", name, state, after[name])
+func (h *house) untouched(before map[string]string, but ...string) []check {
+	return []check{{activeUnits, func(t *testing.T, found string) {
+		t.Helper()
+		h.seen = parseStates(found)
+		for name, state := range before {
+			if strings.Contains(state, "ActiveState=active ") && h.seen[name] != state && !slices.Contains(but, name) {
+				t.Errorf("%s was interrupted: %q, then %q", name, state, h.seen[name])
+			}
 		}
-	}
+	}}}
 }
 
 // move has the VM run a base and components, and returns what the plan said and what happened.
@@ -184,6 +231,7 @@ func (h *house) move(t *testing.T, base tree.Digest, components ...tree.Digest) 
 	if err == nil {
 		h.vm.Spec = spec
 	}
+	h.seen = nil
 	t.Logf("planned %v\nreport %v", planned, report)
 	return planned, report, err
 }
@@ -224,32 +272,59 @@ func (h *house) get(t *testing.T, port uint16, path string) string {
 	return string(text)
 }
 
-// truthful checks that the package database tells of a package exactly if it is there.
-func (h *house) truthful(t *testing.T, name, file string, there bool) {
-	t.Helper()
-	if listed := h.run(t, "dpkg-query -W -f '${db:Status-Abbrev}' "+name+" 2>/dev/null || true"); strings.HasPrefix(listed, "ii") != there {
-		t.Errorf("dpkg lists %s as %q", name, listed)
-	}
-	if owner := h.run(t, "dpkg -S "+file+" 2>/dev/null || true"); strings.HasPrefix(owner, name+":") != there {
-		t.Errorf("dpkg says that %s is of %q", file, owner)
-	}
-	if now := h.verify(t); now != h.verified {
-		t.Errorf("dpkg --verify: %s, and of the base alone: %s", now, h.verified)
-	}
-	if broken := h.run(t, "dpkg --audit; apt-get check >/dev/null 2>&1 || echo apt-get check fails"); broken != "" {
-		t.Errorf("the package database: %s", broken)
+// truthful checks that the package database tells of a package exactly if it is there, and that it is in order.
+func (h *house) truthful(name, file string, there bool) []check {
+	return slices.Concat(listed(name, file, there),
+		prints("dpkg --audit; apt-get check >/dev/null 2>&1 || echo apt-get check fails", ""), h.complete())
+}
+
+// listed checks that the package database tells of a package exactly if it is there.
+func listed(name, file string, there bool) []check {
+	return []check{
+		{"dpkg-query -W -f '${db:Status-Abbrev}' " + name + " 2>/dev/null || true", func(t *testing.T, status string) {
+			t.Helper()
+			if strings.HasPrefix(status, "ii") != there {
+				t.Errorf("dpkg lists %s as %q", name, status)
+			}
+		}},
+		{"dpkg -S " + file + " 2>/dev/null || true", func(t *testing.T, owner string) {
+			t.Helper()
+			if strings.HasPrefix(owner, name+":") != there {
+				t.Errorf("dpkg says that %s is of %q", file, owner)
+			}
+		}},
 	}
 }
 
-// gone checks that units are not even known any more.
-func (h *house) gone(t *testing.T, units ...string) {
-	t.Helper()
-	for _, unit := range units {
-		state := h.run(t, "systemctl show --property=LoadState,ActiveState --value "+unit)
-		if state != "not-found\ninactive" {
-			t.Errorf("%s is %q", unit, state)
-		}
+// complete checks that dpkg finds all files of all packages as it finds them in the base alone, but for configuration that was
+// changed here. It does so once for each stack and boot, because dpkg reads all of /usr for that.
+func (h *house) complete() []check {
+	stack := fmt.Sprint(h.vm.Spec.Base, h.vm.Spec.Components)
+	if h.whole[stack] {
+		return nil
 	}
+	if h.whole == nil {
+		h.whole = map[string]bool{}
+	}
+	h.whole[stack] = true
+	return []check{{"dpkg --verify | grep -v '^??5?????? c ' || true", func(t *testing.T, found string) {
+		t.Helper()
+		if h.verified == nil {
+			h.verified = &found
+		}
+		if found != *h.verified {
+			t.Errorf("dpkg --verify: %s, and of the base alone: %s", found, *h.verified)
+		}
+	}}}
+}
+
+// gone checks that units are not even known any more.
+func (h *house) gone(units ...string) []check {
+	var checks []check
+	for _, unit := range units {
+		checks = append(checks, prints("systemctl show --property=LoadState,ActiveState --value "+unit, "not-found\ninactive")...)
+	}
+	return checks
 }
 
 // layers returns the ids of the layers that are attached to the running VM.
@@ -303,6 +378,9 @@ func TestComponents(t *testing.T) {
 	t.Run("the base is patched", h.patched)
 }
 
+// copyright is a file of the package nginx-light.
+const copyright = "/usr/share/doc/nginx-light/copyright"
+
 func (h *house) attach(t *testing.T) {
 	before := h.states(t)
 	planned, report := h.moves(t, h.bases[0], h.web[0])
@@ -312,8 +390,7 @@ func (h *house) attach(t *testing.T) {
 	if page := h.page(t, "/"); !strings.Contains(page, "nginx") {
 		t.Errorf("its page is %q", page)
 	}
-	h.untouched(t, before)
-	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
+	h.check(t, h.untouched(before), h.truthful("nginx-light", copyright, true))
 	h.attached(t, h.web[0], true)
 	matrix.Record(t, "a component is attached to a running VM", "restart", "its units run; no other service is interrupted")
 }
@@ -325,16 +402,11 @@ func (h *house) detach(t *testing.T) {
 	if !stops(planned, "nginx.service") {
 		t.Errorf("planned %v", planned)
 	}
-	h.gone(t, "nginx.service")
-	h.untouched(t, before, "nginx.service")
-	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", false)
+	h.check(t, h.gone("nginx.service"), h.untouched(before, "nginx.service"), h.truthful("nginx-light", copyright, false),
+		prints("tail -n 1 /etc/nginx/mime.types; cat /var/www/html/mine; ls /etc/nginx/nginx.conf; pgrep nginx || echo ended; "+
+			"ls /usr/sbin/nginx 2>/dev/null || echo gone", "# mine\nmine\n/etc/nginx/nginx.conf\nended\ngone"),
+		prints("find /etc -xtype l -lname '/*nginx*'", ""))
 	h.attached(t, h.web[0], false)
-	if left := h.run(t, "tail -n 1 /etc/nginx/mime.types; cat /var/www/html/mine; ls /etc/nginx/nginx.conf; pgrep nginx || echo ended; ls /usr/sbin/nginx 2>&1 || true"); !strings.HasPrefix(left, "# mine\nmine\n/etc/nginx/nginx.conf\nended\nls: ") {
-		t.Errorf("it has left %s", left)
-	}
-	if dangling := h.run(t, "find /etc -xtype l -lname '/*nginx*'"); dangling != "" {
-		t.Errorf("links that lead nowhere: %s", dangling)
-	}
 	matrix.Record(t, "a component is detached from a running VM", "restart", "its units are gone, its layer is unplugged, its data stays")
 }
 
@@ -346,33 +418,26 @@ func (h *house) attachAgain(t *testing.T) {
 			t.Errorf("of %s: planned %v, started %v", unit, planned.GetStarts(), report.GetStarts())
 		}
 	}
-	h.untouched(t, before)
 	if page := h.page(t, "/mine"); page != "mine\n" {
 		t.Errorf("its page is %q", page)
 	}
-	if found := h.run(t, "tail -n 1 /etc/nginx/mime.types; stat -c %U /run/tool; systemctl is-active tool.service answer.socket tool.timer"); found != "# mine\ntool\nactive\nactive\nactive" {
-		t.Errorf("in place is %s", found)
-	}
-	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
+	h.check(t, h.untouched(before), h.truthful("nginx-light", copyright, true),
+		prints("tail -n 1 /etc/nginx/mime.types; stat -c %U /run/tool; systemctl is-active tool.service answer.socket tool.timer",
+			"# mine\ntool\nactive\nactive\nactive"))
 }
 
 // held detaches a component while a process that belongs to no unit has a file of it open.
 func (h *house) held(t *testing.T) {
-	h.run(t, `mkdir -p /sys/fs/cgroup/holder
+	pid := h.run(t, `mkdir -p /sys/fs/cgroup/holder
 sh -c 'echo $$ > /sys/fs/cgroup/holder/cgroup.procs; exec 3</usr/share/tool/data; echo $$ > /run/holder; exec setsid sleep infinity' >/dev/null 2>&1 </dev/null &
-while ! test -s /run/holder; do sleep 0.1; done`)
-	pid := h.run(t, "cat /run/holder")
+while ! test -s /run/holder; do sleep 0.1; done
+cat /run/holder`)
 	before := h.states(t)
 	planned, report := h.moves(t, h.bases[0], h.web[0])
 	for _, unit := range []string{"tool.service", "answer.socket", "tool.timer"} {
 		if !stops(planned, unit) {
 			t.Errorf("%s: planned %v", unit, planned)
 		}
-	}
-	h.gone(t, "tool.service", "answer.socket", "tool.timer", "answer@x.service")
-	h.untouched(t, before, "tool.service", "answer.socket", "tool.timer")
-	if listens := h.run(t, "grep -c :1B9E /proc/net/tcp || true"); listens != "0" {
-		t.Error("its socket listens on")
 	}
 	if !slices.ContainsFunc(report.GetRemaining(), func(line string) bool { return strings.Contains(line, pid) }) {
 		t.Errorf("process %s is not named: %v", pid, report.GetRemaining())
@@ -381,16 +446,14 @@ while ! test -s /run/holder; do sleep 0.1; done`)
 	if by := h.heldBy(t, h.tool); !strings.Contains(by, "process "+pid+" ") {
 		t.Errorf("process %s is not named: %s", pid, by)
 	}
-	if left := h.run(t, "cat /etc/tool.conf /var/lib/tool/seed; id -u tool; kill -0 "+pid+"; kill "+pid); !strings.HasPrefix(left, "configured\nseeded\n") {
-		t.Errorf("it has left %s", left)
-	}
+	h.check(t, h.gone("tool.service", "answer.socket", "tool.timer", "answer@x.service"),
+		h.untouched(before, "tool.service", "answer.socket", "tool.timer"),
+		prints("grep -c :1B9E /proc/net/tcp || true", "0"), // its socket
+		prints("cat /etc/tool.conf /var/lib/tool/seed; id -u tool >/dev/null && kill -0 "+pid+" && kill "+pid+" && echo ran", "configured\nseeded\nran"))
 	// The web server was started from a /usr with this layer in it, of which it uses nothing.
-	serves := h.run(t, "systemctl show --property=MainPID --value nginx.service")
+	before = h.states(t)
 	h.unplugged(t, h.tool)
-	if now := h.run(t, "systemctl show --property=MainPID --value nginx.service"); now != serves {
-		t.Errorf("the web server was process %s and is %s", serves, now)
-	}
-	h.readable(t)
+	h.check(t, h.untouched(before), readable)
 	matrix.Record(t, "a file of a component is open while it is detached", "restart", "the process goes on and is named; it holds the layer")
 }
 
@@ -430,18 +493,16 @@ func (h *house) atBoot(t *testing.T) {
 		}
 		h.vm.Spec = spec
 	}
+	h.whole, h.seen = nil, nil
 	if page := h.page(t, "/mine"); page != "mine\n" {
 		t.Errorf("its page is %q", page)
 	}
-	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
+	h.check(t, h.truthful("nginx-light", copyright, true), h.untouched(nil))
 	before := h.states(t)
 	h.moves(t, h.bases[0])
-	h.gone(t, "nginx.service")
-	h.untouched(t, before, "nginx.service")
-	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", false)
 	// Whatever was started at boot runs from a /usr with the layer in it, of which it uses nothing.
 	h.attached(t, h.web[0], false)
-	h.readable(t)
+	h.check(t, h.gone("nginx.service"), h.untouched(before, "nginx.service"), h.truthful("nginx-light", copyright, false), readable)
 	matrix.Record(t, "a component that was there at boot is detached", "restart", "its units are gone, its layer is unplugged; no other service is interrupted")
 
 	before = h.states(t)
@@ -449,45 +510,33 @@ func (h *house) atBoot(t *testing.T) {
 	if !starts(planned.GetStarts(), "nginx.service") || !starts(planned.GetStarts(), "redis-server.service") {
 		t.Errorf("planned %v", planned.GetStarts())
 	}
-	h.serveBoth(t)
-	h.untouched(t, before)
+	h.check(t, h.untouched(before), h.serveBoth(t))
 	before = h.states(t)
 	h.moves(t, h.bases[0], h.keys[0])
-	h.gone(t, "nginx.service")
-	h.untouched(t, before, "nginx.service")
-	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", false)
-	h.truthful(t, "redis-server", "/usr/share/doc/redis-server/copyright", true)
+	h.check(t, h.gone("nginx.service"), h.untouched(before, "nginx.service"), listed("nginx-light", copyright, false),
+		h.truthful("redis-server", "/usr/share/doc/redis-server/copyright", true))
 	h.moves(t, h.bases[0])
 	h.attached(t, h.web[0], false)
 	h.attached(t, h.keys[0], false)
-	h.readable(t)
+	h.check(t, h.untouched(nil), readable)
 	matrix.Record(t, "two components of packages are attached at once, and one of them is detached", "restart",
 		"both serve; the package database tells of what is there; the other one is not interrupted")
 }
 
 // serveBoth checks that both components of packages serve, with what users have left there, and that the package database has both.
-func (h *house) serveBoth(t *testing.T) {
+func (h *house) serveBoth(t *testing.T) []check {
 	t.Helper()
 	if page := h.page(t, "/mine"); page != "mine\n" {
 		t.Errorf("its page is %q", page)
 	}
-	if answer := h.run(t, "redis-cli setnx key mine >/dev/null; redis-cli get key; stat -c %U /var/lib/redis"); answer != "mine\nredis" {
-		t.Errorf("the store answers %q", answer)
-	}
-	h.truthful(t, "nginx-light", "/usr/share/doc/nginx-light/copyright", true)
-	h.truthful(t, "redis-server", "/usr/share/doc/redis-server/copyright", true)
+	return slices.Concat(prints("redis-cli setnx key mine >/dev/null; redis-cli get key; stat -c %U /var/lib/redis", "mine\nredis"),
+		listed("nginx-light", copyright, true), h.truthful("redis-server", "/usr/share/doc/redis-server/copyright", true))
 }
 
 // readable checks that no read of a layer has failed, and that the services which were there before can go on.
-func (h *house) readable(t *testing.T) {
-	t.Helper()
-	if found := h.run(t, "dmesg | grep -E 'I/O error|erofs:.*(error|failed)|device-mapper: .*(error|corrupt)' || true"); found != "" {
-		t.Errorf("the kernel says: %s", found)
-	}
-	if failed := h.run(t, "systemctl reload dbus.service; systemctl --failed --plain --no-legend; systemctl is-active systemd-journald systemd-udevd | sort -u"); failed != "active" {
-		t.Errorf("services: %s", failed)
-	}
-}
+var readable = slices.Concat(
+	prints("dmesg | grep -E 'I/O error|erofs:.*(error|failed)|device-mapper: .*(error|corrupt)' || true", ""),
+	prints("systemctl reload dbus.service; systemctl --failed --plain --no-legend; systemctl is-active systemd-journald systemd-udevd | sort -u", "active"))
 
 func (h *house) fails(t *testing.T) {
 	before := h.states(t)
@@ -495,12 +544,10 @@ func (h *house) fails(t *testing.T) {
 	if !errors.Is(err, vm.ErrRolledBack) || !guest.Says(err, "broken.service") {
 		t.Errorf("%v: %v", err, report)
 	}
-	h.gone(t, "broken.service", "before-broken.service")
-	h.untouched(t, before)
+	h.check(t, h.gone("broken.service", "before-broken.service"), h.untouched(before),
+		prints("ls -d /etc/broken.conf /usr/share/broken /etc/systemd/system/multi-user.target.wants/*broken* 2>/dev/null || true; "+
+			"systemctl is-failed broken.service || true", "inactive"))
 	h.attached(t, h.broken, false)
-	if left := h.run(t, "ls -d /etc/broken.conf /usr/share/broken /etc/systemd/system/multi-user.target.wants/*broken* 2>/dev/null || true; systemctl is-failed broken.service || true"); left != "inactive" {
-		t.Errorf("it has left %s", left)
-	}
 	status, err := h.vm.Status(t.Context())
 	if err != nil || status.GetStack().GetBase() != h.bases[0].String() || len(status.GetStack().GetComponents()) > 0 {
 		t.Errorf("it runs %v, %v", status.GetStack(), err)
@@ -515,16 +562,9 @@ func (h *house) patched(t *testing.T) {
 	started := time.Now()
 	_, report := h.moves(t, h.bases[1], h.web[1], h.keys[1])
 	t.Logf("it took %v", time.Since(started))
-	if mark := h.run(t, "cat /usr/share/mark"); mark != "two" {
-		t.Errorf("the base is %q", mark)
-	}
-	h.serveBoth(t)
+	h.check(t, h.untouched(before), prints("cat /usr/share/mark; id -u www-data", "two33"), h.serveBoth(t))
 	if len(report.GetRestarts()) > 0 {
 		t.Errorf("restarted were %v", report.GetRestarts())
 	}
-	h.untouched(t, before)
 	h.attached(t, h.web[0], h.layerOf(t, h.web[0]) == h.layerOf(t, h.web[1]))
-	if uid := h.run(t, "id -u www-data"); uid != strconv.Itoa(33) {
-		t.Errorf("www-data is %s", uid)
-	}
 }

@@ -18,7 +18,7 @@ import (
 // echo is a component of files: a service that answers on a socket of systemd, and a command.
 var echo = []guest.Edit{
 	guest.Write("usr/lib/systemd/system/echo.socket", 0o644, "[Socket]\nListenStream=7071\n"),
-	guest.Write("usr/lib/systemd/system/echo.service", 0o644, "[Unit]\nDescription=Echo\n[Service]\nExecStart=/usr/bin/echod\n"),
+	guest.Write("usr/lib/systemd/system/echo.service", 0o644, "[Unit]\nDescription=Echo\n[Service]\nTimeoutStartSec=infinity\nExecStart=/usr/bin/echod\n"),
 	guest.Write("usr/bin/echod", 0o755, `#!/usr/bin/perl
 open(my $listener, "+<&=", 3) or die;
 while (accept(my $client, $listener)) { syswrite($client, "answer\n"); close $client; }
@@ -33,7 +33,7 @@ type offered struct {
 	*house
 	// echo and uuid are the components on each base; uuid is a real package with a socket.
 	echo, uuid []tree.Digest
-	// broken and kinds are on the first base.
+	// broken and kinds are on the second base.
 	broken, kinds tree.Digest
 }
 
@@ -47,7 +47,7 @@ func (o *offered) spec(i int) vm.Spec {
 // TestComponentsOnDemand shares one guest. Each test begins with what the one before it has left.
 func TestComponentsOnDemand(t *testing.T) {
 	w := guest.New(t)
-	w.Debian, w.Expected = guest.Bare, 12*time.Minute
+	w.Debian, w.Expected = guest.Bare, 8*time.Minute
 	o := &offered{house: &house{}}
 	var err error
 	if o.bases, err = w.Releases(t.Context(), "debian", guest.Plain, base("one"), base("two")); err != nil {
@@ -58,17 +58,16 @@ func TestComponentsOnDemand(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.uuid, o.echo = onEach(t, w, o.bases, "uuid", packages), onEach(t, w, o.bases, "echo", guest.Files(echo...))
-	if o.broken, err = w.Component(t.Context(), "broken", o.bases[0], guest.Files(broken...)); err != nil {
+	if o.broken, err = w.Component(t.Context(), "broken", o.bases[1], guest.Files(broken...)); err != nil {
 		t.Fatal(err)
 	}
-	if o.kinds, err = w.Component(t.Context(), "kinds", o.bases[0], guest.Files(kinds...)); err != nil {
+	if o.kinds, err = w.Component(t.Context(), "kinds", o.bases[1], guest.Files(kinds...)); err != nil {
 		t.Fatal(err)
 	}
 	shape := func(spec *vm.Spec) { spec.OnDemand = []tree.Digest{o.echo[0], o.uuid[0]} }
 	if o.vm, err = w.Create(t.Context(), "on-demand", o.bases[0], shape, 7071, 7072); err != nil {
 		t.Fatal(err)
 	}
-	o.verified = o.verify(t)
 	t.Run("there, and not attached", o.idle)
 	t.Run("a connection", o.connection)
 	t.Run("a command", o.command)
@@ -84,29 +83,26 @@ func TestComponentsOnDemand(t *testing.T) {
 }
 
 // list checks what root sees of the components.
-func (o *offered) list(t *testing.T, attached ...string) {
-	t.Helper()
-	text := o.run(t, "sharedos component list")
-	var found []string
-	for line := range strings.Lines(text) {
-		if fields := strings.Fields(line); len(fields) == 3 && fields[1] == "yes" {
-			found = append(found, fields[0])
+func (o *offered) list(attached ...string) []check {
+	return []check{{"sharedos component list", func(t *testing.T, text string) {
+		t.Helper()
+		var found []string
+		for line := range strings.Lines(text) {
+			if fields := strings.Fields(line); len(fields) == 3 && fields[1] == "yes" {
+				found = append(found, fields[0])
+			}
 		}
-	}
-	if !slices.Equal(found, attached) {
-		t.Errorf("attached are %q, want %q:\n%s", found, attached, text)
-	}
+		if !slices.Equal(found, attached) {
+			t.Errorf("attached are %q, want %q:\n%s", found, attached, text)
+		}
+	}}}
 }
 
 func (o *offered) idle(t *testing.T) {
-	o.list(t)
-	if text := o.run(t, "systemctl is-active echo.socket uuidd.socket; systemctl is-active echo.service uuidd.service || true; type uuidgen say"); !strings.HasPrefix(text, "active\nactive\ninactive\ninactive\n") {
-		t.Errorf("before any use:\n%s", text)
-	}
-	o.truthful(t, "uuid-runtime", "/usr/bin/uuidgen", false)
-	if open := o.run(t, "ls /run/sharedos/layers"); strings.Contains(open, o.layerOf(t, o.uuid[0]).Hex()) {
-		t.Error("the layer of a component that nobody has used is open")
-	}
+	o.check(t, o.list(), prints("systemctl is-active echo.socket uuidd.socket; systemctl is-active echo.service uuidd.service || true; "+
+		"type uuidgen say >/dev/null && echo offered", "active\nactive\ninactive\ninactive\noffered"),
+		o.truthful("uuid-runtime", "/usr/bin/uuidgen", false),
+		prints("ls /run/sharedos/layers | grep "+o.layerOf(t, o.uuid[0]).Hex()+" || echo closed", "closed"), o.untouched(nil))
 	o.attached(t, o.uuid[0], true)
 }
 
@@ -133,17 +129,15 @@ func (o *offered) connection(t *testing.T) {
 		t.Errorf("the first connection is answered by %q", line)
 	}
 	o.settled(t)
-	o.list(t, "echo")
-	o.untouched(t, before)
-	if text := o.run(t, "systemctl show -P FragmentPath echo.service echo.socket; say hello"); text != "/usr/lib/systemd/system/echo.service\n\n/usr/lib/systemd/system/echo.socket\nsaid hello" {
-		t.Errorf("in place is %s", text)
-	}
+	o.check(t, o.list("echo"), o.untouched(before), prints("systemctl show -P FragmentPath echo.service echo.socket; say hello",
+		"/usr/lib/systemd/system/echo.service\n\n/usr/lib/systemd/system/echo.socket\nsaid hello"))
 	matrix.Record(t, "a connection to a component on demand", "attach", "it is answered by the service; nothing else is interrupted")
 }
 
 // settled waits until the refresh that the guest does by itself has ended.
 func (o *offered) settled(t *testing.T) {
 	t.Helper()
+	o.seen = nil
 	if _, err := o.vm.Settled(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -155,12 +149,13 @@ func (o *offered) command(t *testing.T) {
 		t.Errorf("the command of a user prints %q", text)
 	}
 	o.settled(t)
-	o.list(t, "echo", "uuid")
-	o.truthful(t, "uuid-runtime", "/usr/bin/uuidgen", true)
-	o.untouched(t, before)
-	if text := o.run(t, "setpriv --reuid=65534 --regid=65534 --clear-groups sharedos component remove uuid 2>&1 || true"); !strings.Contains(text, "only root") {
-		t.Errorf("a user removes it: %q", text)
-	}
+	o.whole = nil // what the VM attaches by itself is another stack
+	o.check(t, o.list("echo", "uuid"), o.untouched(before), o.truthful("uuid-runtime", "/usr/bin/uuidgen", true),
+		[]check{{"setpriv --reuid=65534 --regid=65534 --clear-groups sharedos component remove uuid 2>&1 || true", func(t *testing.T, text string) {
+			if !strings.Contains(text, "only root") {
+				t.Errorf("a user removes it: %q", text)
+			}
+		}}})
 	matrix.Record(t, "a command of a component on demand is called", "attach", "it runs, for any user")
 }
 
@@ -180,33 +175,28 @@ func (o *offered) known(t *testing.T) {
 	if _, report, err := fleet.Update(t.Context(), o.vm.Spec, func(step string) { t.Log(step) }); err != nil || report != nil {
 		t.Errorf("the next apply: %v, %v", report, err)
 	}
-	o.untouched(t, before)
-	o.list(t, "echo", "uuid")
+	o.check(t, o.untouched(before), o.list("echo", "uuid"))
 }
 
 func (o *offered) removed(t *testing.T) {
 	before := o.states(t)
-	o.run(t, "sharedos component remove echo")
-	o.list(t, "uuid")
-	o.untouched(t, before, "echo.service", "echo.socket")
-	if text := o.run(t, "systemctl is-active echo.socket; systemctl show -P ActiveState echo.service; pgrep echod || echo ended"); text != "active\ninactive\nended" {
-		t.Errorf("without it:\n%s", text)
-	}
+	o.check(t, prints("sharedos component remove echo >/dev/null", ""), o.list("uuid"), o.untouched(before, "echo.service", "echo.socket"),
+		prints("systemctl is-active echo.socket; systemctl show -P ActiveState echo.service; pgrep echod || echo ended", "active\ninactive\nended"))
 	if line := o.greet(t); line != "answer\n" {
 		t.Errorf("the next connection is answered by %q", line)
 	}
 	o.settled(t)
-	o.list(t, "echo", "uuid")
+	o.check(t, o.list("echo", "uuid"))
 	matrix.Record(t, "root removes a component on demand", "detach", "its units are gone, its sockets listen, the next use attaches it")
 }
 
 func (o *offered) started(t *testing.T) {
-	o.run(t, "sharedos component remove uuid; sharedos component remove echo")
-	o.list(t)
-	if text := o.run(t, "systemctl start uuidd.service && systemctl is-active uuidd.service; systemctl show -P Description uuidd.service; sharedos component add echo"); !strings.HasPrefix(text, "active\n") || strings.Contains(text, "attaches") {
-		t.Errorf("started by hand: %s", text)
-	}
-	o.list(t, "echo", "uuid")
+	o.check(t, prints("(sharedos component remove uuid; sharedos component remove echo) >/dev/null", ""), o.list(),
+		[]check{{"systemctl start uuidd.service && systemctl is-active uuidd.service; systemctl show -P Description uuidd.service", func(t *testing.T, text string) {
+			if !strings.HasPrefix(text, "active\n") || strings.Contains(text, "attaches") {
+				t.Errorf("started by hand: %s", text)
+			}
+		}}}, prints("sharedos component add echo >/dev/null", ""), o.list("echo", "uuid"), o.untouched(nil))
 	matrix.Record(t, "a unit of a component on demand is started by hand", "attach", "systemctl waits for the unit itself")
 }
 
@@ -222,36 +212,31 @@ func (o *offered) patched(t *testing.T) {
 		t.Fatalf("%v: %v", err, report)
 	}
 	o.vm.Spec = spec
-	o.untouched(t, before)
+	o.check(t, o.untouched(before), o.list("echo", "uuid"), o.truthful("uuid-runtime", "/usr/bin/uuidgen", true), prints("cat /usr/share/mark", "two"))
 	if planned.GetLevel() != agentapi.Level_NONE {
 		t.Errorf("planned %v", planned)
-	}
-	o.list(t, "echo", "uuid")
-	o.truthful(t, "uuid-runtime", "/usr/bin/uuidgen", true)
-	if mark := o.run(t, "cat /usr/share/mark"); mark != "two" {
-		t.Errorf("the base is %q", mark)
 	}
 	matrix.Record(t, "the base is patched under components that were attached by use", "restart", "they stay attached, in their new releases")
 }
 
 // fails uses a component whose unit does not start.
 func (o *offered) fails(t *testing.T) {
-	back := o.spec(0)
-	back.Base, back.OnDemand, back.Running = o.bases[0], []tree.Digest{o.echo[0], o.broken, o.kinds}, true
-	off := o.vm.Spec
-	off.Running = false
-	for _, spec := range []vm.Spec{off, back} { // an earlier base takes a power-off
-		if _, _, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil {
-			t.Fatal(err)
-		}
-		o.vm.Spec = spec
+	spec := o.vm.Spec
+	spec.OnDemand, spec.DetachUsed = []tree.Digest{o.echo[1], o.broken, o.kinds}, true
+	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
+		t.Fatalf("%v: %v", err, report)
 	}
+	spec.DetachUsed = false
+	o.vm.Spec, o.seen = spec, nil
 	before := o.states(t)
-	if text := o.run(t, "systemctl start broken.service 2>&1 && echo started; sharedos component add broken 2>&1 && echo attached; systemctl is-failed broken.service before-broken.service || true"); strings.Contains(text, "started") || strings.Contains(text, "attached\n") || !strings.Contains(text, "broken.service") {
-		t.Errorf("a component whose unit fails: %s", text)
-	}
+	o.check(t, []check{{"systemctl start broken.service 2>&1 && echo started; sharedos component add broken 2>&1 && echo attached; " +
+		"systemctl is-failed broken.service before-broken.service || true", func(t *testing.T, text string) {
+		if strings.Contains(text, "started") || strings.Contains(text, "attached\n") || !strings.Contains(text, "broken.service") {
+			t.Errorf("a component whose unit fails: %s", text)
+		}
+	}}})
 	o.settled(t)
-	o.untouched(t, before)
+	o.check(t, o.untouched(before))
 	matrix.Record(t, "a unit of a component on demand fails", "attach", "the component is not attached; whoever has started the unit is told")
 }
 
@@ -260,8 +245,7 @@ func (o *offered) boot(t *testing.T) {
 		t.Errorf("the connection is answered by %q", line)
 	}
 	o.settled(t)
-	o.list(t, "echo")
-	o.run(t, "sync")
+	o.check(t, o.list("echo"), prints("sync", ""))
 	// The power is cut while the VM attaches another component.
 	connection, err := net.DialTimeout("tcp", o.vm.Address(7072), time.Minute)
 	if err != nil {
@@ -280,12 +264,8 @@ func (o *offered) boot(t *testing.T) {
 	if _, err := o.vm.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.vm.Await(t.Context(), "the services", guest.Services(), func(s *agentapi.StatusResponse) bool { return agentapi.Started(s.GetSystemState()) }); err != nil {
-		t.Fatal(err)
-	}
 	o.settled(t)
-	o.run(t, "sharedos component remove kinds") // which is no error if it was not attached
-	o.list(t, "echo")
+	o.check(t, prints("sharedos component remove kinds >/dev/null", ""), o.list("echo")) // it is no error if it was not attached
 	matrix.Record(t, "power cut", "while a component is attached by its use", "it starts with or without it, and with what was attached before; the next use is answered")
 	if line := o.greet(t); line != "answer\n" {
 		t.Errorf("after the boot the connection is answered by %q", line)
@@ -294,7 +274,7 @@ func (o *offered) boot(t *testing.T) {
 
 // detachedOff powers the VM off, and has one apply start it without what it has attached by itself.
 func (o *offered) detachedOff(t *testing.T) {
-	o.list(t, "echo")
+	o.check(t, o.list("echo"))
 	off, on := o.vm.Spec, o.vm.Spec
 	off.Running, on.DetachUsed = false, true
 	for _, spec := range []vm.Spec{off, on} {
@@ -305,12 +285,12 @@ func (o *offered) detachedOff(t *testing.T) {
 	if _, err := o.vm.Await(t.Context(), "the services", guest.Services(), func(s *agentapi.StatusResponse) bool { return agentapi.Started(s.GetSystemState()) }); err != nil {
 		t.Fatal(err)
 	}
-	o.list(t)
+	o.check(t, o.list())
 	if line := o.greet(t); line != "answer\n" {
 		t.Errorf("the next connection is answered by %q", line)
 	}
 	o.settled(t)
-	o.list(t, "echo")
+	o.check(t, o.list("echo"))
 	matrix.Record(t, "one apply starts a VM and detaches what it had attached by use", "attach", "it starts without it, and attaches it again when it is used")
 }
 
@@ -320,15 +300,17 @@ func (o *offered) detached(t *testing.T) {
 	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
 		t.Fatalf("%v: %v", err, report)
 	}
-	o.list(t)
+	o.check(t, o.list())
 	spec.OnDemand, spec.DetachUsed = nil, false
 	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
 		t.Fatalf("%v: %v", err, report)
 	}
-	o.gone(t, "echo.service", "echo.socket")
-	if text := o.run(t, "type sharedos say 2>&1 || true; ls /usr/lib/sharedos 2>&1 || true"); strings.Contains(text, "is /usr") || !strings.Contains(text, "No such file") {
-		t.Errorf("what is no longer offered has left %s", text)
-	}
+	o.check(t, o.gone("echo.service", "echo.socket"), []check{{"type sharedos say 2>&1 || true; ls /usr/lib/sharedos 2>&1 || true",
+		func(t *testing.T, text string) {
+			if strings.Contains(text, "is /usr") || !strings.Contains(text, "No such file") {
+				t.Errorf("what is no longer offered has left %s", text)
+			}
+		}}})
 	layers := o.layers(t)
 	now, err := o.vm.World.Host.Fleet.Read(t.Context(), spec.Name)
 	if err != nil || len(layers) > len(now.Stack.Layers)+len(now.Surplus) {

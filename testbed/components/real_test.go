@@ -1,7 +1,6 @@
 package components_test
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
@@ -57,10 +56,9 @@ func (h *house) buildReal(t *testing.T, w *guest.World) {
 	}
 }
 
-// sql asks the database.
-func (h *house) sql(t *testing.T, command string) string {
-	t.Helper()
-	return h.run(t, "setpriv --reuid=postgres --regid=postgres --init-groups psql -At -c \""+command+"\"")
+// sql is a command that asks the database.
+func sql(statements string) string {
+	return "setpriv --reuid=postgres --regid=postgres --init-groups psql -At -c \"" + statements + "\""
 }
 
 // realOnes has real components come and go, one in place of the other.
@@ -70,43 +68,33 @@ func (h *house) realOnes(t *testing.T) {
 	if !starts(planned.GetStarts(), "postgresql.service") {
 		t.Errorf("planned %v", planned.GetStarts())
 	}
-	h.sql(t, "create table things (name text); insert into things values ('kept')")
-	h.truthful(t, "postgresql-client-common", "/usr/bin/psql", true)
-	h.untouched(t, before)
+	h.check(t, prints(sql("create table things (name text); insert into things values ('kept')")+" >/dev/null", ""),
+		h.untouched(before), h.truthful("postgresql-client-common", "/usr/bin/psql", true))
 
 	before = h.states(t)
 	h.moves(t, h.bases[0], h.real.interpreter, h.real.app)
 	if text := h.get(t, 8090, "/"); text != "an application\n" {
 		t.Errorf("the application answers %q", text)
 	}
-	h.gone(t, "postgresql.service", "postgresql@17-main.service")
-	if left := h.run(t, "pgrep postgres || echo ended; test -s /var/lib/postgresql/17/main/PG_VERSION && echo kept"); left != "ended\nkept" {
-		t.Errorf("the database has left %q", left)
-	}
-	h.truthful(t, "postgresql-client-common", "/usr/bin/psql", false)
-	h.truthful(t, "python3-minimal", "/usr/bin/python3", true)
 	h.attached(t, h.real.database, false)
-	h.untouched(t, before, "postgresql.service", "postgresql@17-main.service")
+	h.check(t, h.gone("postgresql.service", "postgresql@17-main.service"),
+		prints("pgrep postgres || echo ended; test -s /var/lib/postgresql/17/main/PG_VERSION && echo kept", "ended\nkept"),
+		listed("postgresql-client-common", "/usr/bin/psql", false), h.truthful("python3-minimal", "/usr/bin/python3", true),
+		h.untouched(before, "postgresql.service", "postgresql@17-main.service"))
 
 	h.moves(t, h.bases[0], h.real.database)
-	if name := h.sql(t, "select name from things"); name != "kept" {
-		t.Errorf("attached again, the database has %q", name)
-	}
-	h.gone(t, "app.service")
 	h.attached(t, h.real.interpreter, false)
+	h.check(t, prints(sql("select name from things"), "kept"), h.gone("app.service"))
 
 	h.moves(t, h.bases[0], h.real.schemas)
-	const ask = "GSETTINGS_BACKEND=memory gsettings get org.gnome.desktop.interface clock-format"
-	if value := h.run(t, ask); value != "'24h'" && value != "'12h'" {
-		t.Errorf("a setting of its schemas is %q", value)
-	}
-	h.truthful(t, "libglib2.0-bin", "/usr/bin/gsettings", true)
+	h.check(t, []check{{"GSETTINGS_BACKEND=memory gsettings get org.gnome.desktop.interface clock-format", func(t *testing.T, value string) {
+		if value != "'24h'" && value != "'12h'" {
+			t.Errorf("a setting of its schemas is %q", value)
+		}
+	}}}, h.truthful("libglib2.0-bin", "/usr/bin/gsettings", true))
 	h.moves(t, h.bases[0])
-	h.truthful(t, "libglib2.0-bin", "/usr/bin/gsettings", false)
-	if left := h.run(t, "ls /usr/share/glib-2.0/schemas 2>&1 || true"); !strings.Contains(left, "No such file") {
-		t.Errorf("of the schemas there are %s", left)
-	}
-	h.readable(t)
+	h.check(t, h.truthful("libglib2.0-bin", "/usr/bin/gsettings", false),
+		prints("ls -d /usr/share/glib-2.0/schemas 2>/dev/null || echo gone", "gone"), h.untouched(nil), readable)
 	matrix.Record(t, "a database, an application with its interpreter, and schemas take each other's place", "restart",
 		"each serves alone; the database has its data when it comes back")
 }

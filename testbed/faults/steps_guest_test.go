@@ -11,12 +11,12 @@ func TestOldOrNewWhateverFailsAroundTheGuest(t *testing.T) {
 	t.Parallel()
 	s := newWorld(t).newSubject(t, "faults", nil)
 	t.Run("agent", func(t *testing.T) {
-		s.killed(t, false, forward[0]) // it leaves no journal, so that the refresh is over
+		s.converge(t, s.killed(t, false, forward[0])) // it leaves no journal, so that the refresh is over
 		rest := forward[1:]
 		for i := range len(rest) / 2 {
-			s.killed(t, false, rest[i], rest[i+len(rest)/2])
+			s.converge(t, s.killed(t, false, rest[i], rest[i+len(rest)/2]))
 		}
-		s.killed(t, true, back...)
+		s.converge(t, s.killed(t, true, back...))
 	})
 	t.Run("trust", s.refusesWhatIsNotTrusted)
 	t.Run("together", s.takesOneRefreshAtATime)

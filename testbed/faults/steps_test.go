@@ -94,8 +94,8 @@ var (
 // kill is the fault that a SIGKILL of the agent is in the matrix.
 const kill = "SIGKILL of the agent"
 
-// killed kills the agent at the last step of each of these moments, all in one refresh.
-func (s *subject) killed(t *testing.T, rollsBack bool, moments ...moment) {
+// killed kills the agent at the last step of each of these moments, all in one refresh. It returns on which stack that ends.
+func (s *subject) killed(t *testing.T, rollsBack bool, moments ...moment) (outcome string) {
 	names := make([]string, len(moments))
 	for i, m := range moments {
 		names[i] = m.String()
@@ -108,15 +108,15 @@ func (s *subject) killed(t *testing.T, rollsBack bool, moments ...moment) {
 		}
 		s.arm(t, armed...)
 		s.start(t, rollsBack)
-		outcome, triggered := s.ended(t)
-		if !slices.Equal(triggered, points) {
+		var triggered []string
+		if outcome, triggered = s.ended(t); !slices.Equal(triggered, points) {
 			t.Errorf("the failpoints that triggered are %q, want %q", triggered, points)
 		}
 		for _, m := range moments {
 			matrix.Record(t, kill, label(m, rollsBack), outcome)
 		}
-		s.converge(t, outcome)
 	})
+	return outcome
 }
 
 // stopped is a copy of the private disk as a moment of a refresh left it.

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// sshLimit bounds one command in a guest.
-const sshLimit = 10 * time.Minute
+// sshLimit bounds one command in a guest, or several in one login.
+const sshLimit = 20 * time.Minute
 
 // ErrLogin means that the guest did not accept the login, so the command did not run.
 var ErrLogin = errors.New("no login")

@@ -157,6 +157,28 @@ func (v *VM) RunWith(ctx context.Context, command string, stdin io.Reader) (stri
 	}
 }
 
+// RunAll runs shell commands one after the other in one login, which costs an emulated guest one to two seconds, and
+// returns what each of them prints. It ends with the first command that fails, which is an error.
+func (v *VM) RunAll(ctx context.Context, commands ...string) ([]string, error) {
+	script := &strings.Builder{}
+	for _, command := range commands {
+		fmt.Fprintf(script, "(\n%s\n) || exit\nprintf '\\0'\n", command)
+	}
+	text, err := v.Run(ctx, script.String())
+	printed := strings.Split(text, "\x00")
+	if err == nil && len(printed) != len(commands)+1 {
+		err = fmt.Errorf("%d commands in the guest print %d texts", len(commands), len(printed)-1)
+	}
+	if err != nil {
+		return nil, err
+	}
+	printed = printed[:len(commands)]
+	for i := range printed {
+		printed[i] = strings.TrimRight(printed[i], "\n")
+	}
+	return printed, nil
+}
+
 // runOnce runs a command over the kept connection, or over one of its own.
 func (v *VM) runOnce(ctx context.Context, command string, stdin io.Reader) (string, error) {
 	if !v.World.KeepLogin {
@@ -224,8 +246,8 @@ func (v *VM) Status(ctx context.Context) (*agentapi.StatusResponse, error) {
 }
 
 // Await asks the agent until done returns true, and tolerates that it does not answer meanwhile. It keeps one
-// connection as long as that works, and the question may ask the agent to wait for an event: under emulation a new
-// connection costs the guest nearly a tenth of a second of its processor, and so does an answer.
+// connection as long as that works, and the question may ask the agent to wait for an event, which done may change: under
+// emulation a new connection costs the guest nearly a tenth of a second of its processor, and so does an answer.
 func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
@@ -271,11 +293,17 @@ func Services() *agentapi.StatusRequest {
 	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: (askLimit / 2).Milliseconds()}
 }
 
-// Settled waits until no refresh is in flight and the system has started.
+// Settled waits until no refresh is in flight and the system has started. While a refresh is in flight, the agent answers at
+// each of its states alone, and briefly: whole answers four times a second take processor time from the refresh.
 func (v *VM) Settled(ctx context.Context) (*agentapi.StatusResponse, error) {
-	return v.Await(ctx, "is settled", Services(), func(s *agentapi.StatusResponse) bool {
-		up := s.GetSystemState() == "running" || s.GetSystemState() == "degraded"
-		return up && s.GetState() == agentapi.State_IDLE && (s.GetLast() == nil || s.GetLast().GetDone())
+	question := Services()
+	return v.Await(ctx, "is settled", question, func(s *agentapi.StatusResponse) bool {
+		question.Event, question.Seen = agentapi.Event_SERVICES, s.GetState()
+		if s.GetState() != agentapi.State_IDLE || s.GetLast() != nil && !s.GetLast().GetDone() {
+			question.Event = agentapi.Event_PROGRESS
+			return false
+		}
+		return s.GetSystemState() == "running" || s.GetSystemState() == "degraded"
 	})
 }
 
