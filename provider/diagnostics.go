@@ -12,13 +12,17 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/bootimage"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/compose"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/rollout"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/rootfs"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -76,6 +80,51 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, release.ErrKey):
 		return "Put the operator key in its place from a backup, or set operator_key in the provider block to the file that holds it. " +
 			"State is kept as it was."
+	case errors.Is(err, vm.ErrExists):
+		return "That VM was left alone. Import it, with: terraform import ADDRESS NAME. Or give this one another name."
+	case errors.Is(err, vm.ErrImpact):
+		return "Nothing was changed. Set refresh.max_impact to what the change needs, or refresh.strategy to next_boot to have the new " +
+			"stack take effect at the next start."
+	case errors.Is(err, vm.ErrNotLive):
+		return notLiveNext
+	case errors.Is(err, vm.ErrChecks):
+		return "Nothing was changed in the VM. Mend what these health checks look at, and apply again. With refresh.require_checks = false, checks " +
+			"that fail before a refresh are left out of account."
+	case errors.Is(err, vm.ErrRefused):
+		return "Nothing was changed in the VM. Mend what the agent names, and apply again. If it is a layer that cannot be read or does not verify, " +
+			"the data source sharedos_verify says which volume of the pool is damaged."
+	case errors.Is(err, vm.ErrNotReady):
+		return "The VM runs, and state has it. See what it waits for in the guest or in its console log. Raise ready.timeout if it needs longer, and " +
+			"apply again."
+	case errors.Is(err, hypervisor.ErrVSockEnded):
+		return "Power the VM off and start it again: virsh destroy NAME, then apply. Its services ran on meanwhile. The host's log tells why the " +
+			"daemon ended."
+	case errors.Is(err, hypervisor.ErrTooManyLayers):
+		return "Have the base begin with a full layer again: lower max_layers in the provider block, and apply a change of the base. Or remove " +
+			"components from the VM."
+	case errors.Is(err, hypervisor.ErrNoNetwork):
+		return "Define that network and start it (virsh net-define, virsh net-start), or name another one in interfaces: virsh net-list --all."
+	case errors.Is(err, hypervisor.ErrDamaged):
+		return "The domain was left alone. Put its metadata back, with virsh edit, or undefine it, with virsh undefine. Its private disk stays in the " +
+			"pool in either case."
+	case errors.Is(err, hypervisor.ErrGuestKeeps):
+		return "The guest is busy with it, or its kernel cannot give it up. Apply again, or power the VM off and apply: it starts with what it is to have."
+	case errors.Is(err, transport.ErrPeerKey):
+		return "Something else than the agent that this VM was made with has answered, and was told nothing. If the private disk of the VM was " +
+			"replaced or emptied, make the VM anew: run terraform apply -replace= with " + itsAddress + "."
+	case errors.Is(err, store.ErrLockLost):
+		return "The host or the storage was too slow, or this machine slept. What was done is kept. Apply again."
+	case errors.Is(err, store.ErrCorrupt):
+		return "Delete the volume with virsh vol-delete, and apply its base or component again: that uploads it anew. Check the storage for errors first."
+	case errors.Is(err, rollout.ErrHalted):
+		return rolloutNext
+	case errors.Is(err, rootfs.ErrNotBootable), errors.Is(err, rootfs.ErrNoKernel), errors.Is(err, bootimage.ErrKernel):
+		return "Add to the source what is missing: for Debian, the packages linux-image-cloud-amd64, systemd-sysv, kmod and e2fsprogs. The guide on " +
+			"bases lists what a VM needs."
+	case errors.Is(err, source.ErrCorrupt):
+		return "Get the source again, and compare its digest with that of its publisher."
+	case errors.Is(err, source.ErrChanged), errors.Is(err, publish.ErrSourceChanged):
+		return "Nothing was published. Apply again when nothing writes to the source."
 	case errors.Is(err, vm.ErrProtected):
 		return "Nothing was changed. If the VM and its private disk are to go, set deletion_protection to false, apply that, and destroy it " +
 			"then. If Terraform plans to replace the VM because it is tainted, first run terraform untaint with " + itsAddress + "."

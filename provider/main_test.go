@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,14 +34,27 @@ func TestMain(m *testing.M) {
 // heaps matter: with the default they take a third more of the processor.
 const gcPercent = 400
 
+// findTerraform finds the binary that the tests run: the one that TF_ACC_TERRAFORM_PATH names, or terraform or tofu in PATH.
+func findTerraform() (string, error) {
+	if named := os.Getenv("TF_ACC_TERRAFORM_PATH"); named != "" {
+		return named, nil
+	}
+	for _, name := range []string{"terraform", "tofu"} {
+		if found, err := exec.LookPath(name); err == nil {
+			return found, nil
+		}
+	}
+	return "", errors.New("these tests run a real terraform or tofu, and neither is in PATH: install one of them, or set TF_ACC_TERRAFORM_PATH")
+}
+
 // run sets what plugin-testing needs, so that "go test" alone does.
 func run(m *testing.M) (int, error) {
-	host := "registry.terraform.io"
 	var err error
-	if terraformPath, err = exec.LookPath("terraform"); err != nil {
-		if terraformPath, err = exec.LookPath("tofu"); err != nil {
-			return 1, fmt.Errorf("these tests run a real terraform or tofu, and neither is in PATH: install one of them")
-		}
+	if terraformPath, err = findTerraform(); err != nil {
+		return 1, err
+	}
+	host := "registry.terraform.io"
+	if strings.HasPrefix(filepath.Base(terraformPath), "tofu") {
 		host = "registry.opentofu.org"
 	}
 	dir, err := os.MkdirTemp("", "sharedos-provider-")

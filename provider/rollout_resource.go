@@ -251,6 +251,9 @@ func unforeseen(waves [][]string) []waveImpactModel {
 	return all
 }
 
+// rolloutNext is what to do after a rollout has stopped.
+const rolloutNext = "Mend the release and apply: a new one starts again at the first wave. Or apply again to try this one once more where it stopped."
+
 // whereItStands says what the VMs run after a rollout has stopped, and how it goes on.
 func whereItStands(halted *rollout.Halted, waves [][]string, outcome rollout.Outcome) string {
 	untouched, back := 0, 0
@@ -265,6 +268,5 @@ func whereItStands(halted *rollout.Halted, waves [][]string, outcome rollout.Out
 		}
 	}
 	return fmt.Sprintf("%d VMs have what they ran before again, unless it says otherwise above, %d were never touched, and %d have the new release. "+
-		"Mend the release and apply: a new one starts again at the first wave. Or apply again to try this one once more where it stopped.",
-		back, untouched, len(halted.Kept))
+		rolloutNext, back, untouched, len(halted.Kept))
 }

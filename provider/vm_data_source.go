@@ -3,6 +3,7 @@ package provider
 import (
 	"cmp"
 	"context"
+	"fmt"
 
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/datasource/schema"
@@ -42,6 +43,7 @@ type refreshDetails struct {
 	EtcCarried int64              `tfsdk:"etc_carried"`
 	Purged     int64              `tfsdk:"purged"`
 	TimingsMS  map[string]float64 `tfsdk:"timings_ms"`
+	Timeline   []stepModel        `tfsdk:"timeline"`
 }
 
 func refreshDetailsAttribute() resource.SingleNestedAttribute {
@@ -72,6 +74,14 @@ func refreshDetailsAttribute() resource.SingleNestedAttribute {
 				MarkdownDescription: "Milliseconds of each step. Steps named `renew` with a unit are parts of " +
 					"`restart` or `roll back`, and several of them can run at the same time. `come up` is a part of " +
 					"`start`.",
+			},
+			"timeline": resource.ListNestedAttribute{
+				Computed:            true,
+				MarkdownDescription: fmt.Sprintf("The steps that follow one another, in their order, at most %d.", maxTimeline),
+				NestedObject: resource.NestedAttributeObject{Attributes: map[string]resource.Attribute{
+					"step": computedText("Name of the step."),
+					"ms":   resource.Float64Attribute{Computed: true, MarkdownDescription: "Milliseconds that it took."},
+				}},
 			},
 		},
 	}
@@ -148,6 +158,7 @@ func detailsOf(report *agentapi.Report) refreshDetails {
 		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
 		Left: guestTexts(report.GetLeft()), Remaining: guestTexts(report.GetRemaining()), Pending: guestTexts(report.GetPending()),
 		Unchecked: guestTexts(report.GetUnchecked()), EtcCarried: report.GetEtcCarried(), Purged: report.GetPurged(), TimingsMS: map[string]float64{},
+		Timeline: timelineOf(report),
 	}
 	for _, timing := range limited(report.GetTimings()) {
 		details.TimingsMS[guestText(timing.GetStep())] += float64(timing.GetMicros()) / 1000

@@ -2,12 +2,15 @@ package provider
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
@@ -29,6 +32,7 @@ type lastRefreshModel struct {
 	Restarted  map[string]unitRestartModel `tfsdk:"restarted"`
 	Conflicts  []string                    `tfsdk:"conflicts"`
 	Started    []string                    `tfsdk:"started"`
+	Timeline   string                      `tfsdk:"timeline"`
 }
 
 // unitRestartModel is one value of the attribute last_refresh.restarted, whose key is the unit.
@@ -38,11 +42,17 @@ type unitRestartModel struct {
 	Error          types.String `tfsdk:"error"`
 }
 
+// stepModel is one step of a refresh.
+type stepModel struct {
+	Step string  `tfsdk:"step"`
+	MS   float64 `tfsdk:"ms"`
+}
+
 func lastRefreshAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Computed: true,
 		MarkdownDescription: "What the last refresh by Terraform did; null if there was none. The data source `sharedos_vm` " +
-			"has the details: what was left as it is, and the time of each step.",
+			"has the details: what was left as it is, and the time of each step and each unit.",
 		Attributes: map[string]schema.Attribute{
 			"committed": schema.BoolAttribute{Computed: true, MarkdownDescription: "Whether the VM runs the new " +
 				"release. Otherwise the refresh was rolled back."},
@@ -67,6 +77,9 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 				"VM's version was kept. Also what `refresh.purge` left because it was changed."),
 			"started": computedTexts("Units that the release newly enabled and that were started, and those that were " +
 				"not, with the reason."),
+			"timeline": computedText("The steps of the refresh in their order, each with the milliseconds that it took, such as " +
+				"`stage 12 ms, verify 340 ms, assess 15 ms, swap 0.4 ms, etc 4.1 ms, restart 900 ms, check 1000 ms, commit 20 ms`. For " +
+				"programs, the data source has them as `timeline`."),
 		},
 	}
 }
@@ -85,6 +98,32 @@ func (b *vmLastRefresh) fromVM(context.Context, *vm.VM) diag.Diagnostics {
 	return nil
 }
 
+// maxTimeline is how many steps a timeline has, and maxStep how many bytes the name of one has. A refresh has at most a dozen steps.
+const maxTimeline, maxStep = 20, 40
+
+// timelineOf returns the steps of a refresh in their order. The agent names them.
+func timelineOf(report *agentapi.Report) []stepModel {
+	steps := report.Timeline()
+	timeline := make([]stepModel, 0, min(len(steps), maxTimeline))
+	for _, one := range steps[:cap(timeline)] {
+		timeline = append(timeline, stepModel{plain.Cut(guestText(one.GetStep()), maxStep), one.Milliseconds()})
+	}
+	return timeline
+}
+
+// timelineText is a timeline in one line, since a plan prints each element of a list whenever the list becomes unknown.
+func timelineText(report *agentapi.Report) string {
+	var steps []string
+	for _, one := range timelineOf(report) {
+		digits := 0
+		if one.MS < 10 {
+			digits = 1
+		}
+		steps = append(steps, fmt.Sprintf("%s %.*f ms", one.Step, digits, one.MS))
+	}
+	return strings.Join(steps, ", ")
+}
+
 // fromReport records what a refresh did.
 func (b *vmLastRefresh) fromReport(ctx context.Context, report *agentapi.Report, deltaBytes int64) diag.Diagnostics {
 	var diags diag.Diagnostics
@@ -92,7 +131,7 @@ func (b *vmLastRefresh) fromReport(ctx context.Context, report *agentapi.Report,
 		Committed: report.GetCommitted(), Error: optionalText(report.GetError()),
 		Level: levelName(report.GetImpact().GetLevel()), DeltaBytes: deltaBytes,
 		Restarted: map[string]unitRestartModel{},
-		Conflicts: guestTexts(report.GetConflicts()), Started: startTexts(report.GetStarts()),
+		Conflicts: guestTexts(report.GetConflicts()), Started: startTexts(report.GetStarts()), Timeline: timelineText(report),
 	}
 	for _, restart := range limited(report.GetRestarts()) {
 		model.Restarted[guestText(restart.GetUnit())] = unitRestartModel{

@@ -366,7 +366,9 @@ func (r *vmResource) forget(ctx context.Context, state *vmModel, fresh bool) dia
 func notLive(do, name string, err error) diag.Diagnostics {
 	return failedAt(path.Root("base"), failure{
 		do: do, object: vmName(name), err: err,
-		next: fmt.Sprintf("Nothing was changed. Set refresh.strategy to %q to have the VM run this release when it "+
-			"is next powered off and started.", vm.NextBoot),
 	})
 }
+
+// notLiveNext is what to do about vm.ErrNotLive.
+const notLiveNext = "Nothing was changed. Set refresh.strategy to next_boot to have the VM run this release when it is next powered off " +
+	"and started."

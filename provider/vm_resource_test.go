@@ -635,6 +635,11 @@ func TestAPoolThatRoundsSizesUpCausesNoChange(t *testing.T) {
 	)
 }
 
+// step is an element of a timeline.
+func step(name string, ms float64) knownvalue.Check {
+	return knownvalue.ObjectExact(map[string]knownvalue.Check{"step": knownvalue.StringExact(name), "ms": knownvalue.Float64Exact(ms)})
+}
+
 // What no plan of a VM is to repeat, a data source has.
 func TestADataSourceHasTheDetailsOfARefresh(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
@@ -654,6 +659,8 @@ data "sharedos_vm" "web" {
 			value(found, details.AtMapKey("committed"), knownvalue.Bool(true)),
 			value(found, details.AtMapKey("unaffected"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("cron.service")})),
 			value(found, details.AtMapKey("timings_ms").AtMapKey("swap"), knownvalue.Float64Exact(0.25)),
+			value(found, details.AtMapKey("timeline"), knownvalue.ListExact([]knownvalue.Check{step("assess", 1.5), step("swap", 0.25)})),
+			value(webAddress, details.AtMapKey("timeline"), knownvalue.StringExact("assess 1.5 ms, swap 0.2 ms")),
 			statecheck.CompareValuePairs(found, attribute("stack").AtMapKey("id"), webAddress, attribute("stack").AtMapKey("id"), compare.ValuesSame()),
 		}},
 		resource.TestStep{

@@ -118,6 +118,9 @@ type Record struct {
 	Ran []string `json:"ran,omitempty"`
 	// Failed are the units that had failed before.
 	Failed []string `json:"failed,omitempty"`
+	// Revive are the units that are started again if they have failed, because the refresh takes back an earlier one. From
+	// Verified on they are those that have failed.
+	Revive []string `json:"revive,omitempty"`
 	// Planned are the units to be restarted or reloaded. They are journaled before the first of them is.
 	Planned []Planned `json:"planned,omitempty"`
 	// Renewed is true once units may have been restarted.

@@ -491,6 +491,7 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 	e.record = Record{
 		State: Idle, BootID: e.record.BootID, Root: e.record.Root, Starts: 1, From: e.record.Running, To: to.stack,
 		Running: e.record.Running, Generation: e.record.Generation, Interpreted: e.record.Interpreted, Boot: e.record.Boot,
+		Revive: revived(e.record, to.stack, request),
 	}
 	request, _ = proto.Clone(request).(*agentapi.RefreshRequest)
 	e.tasks.Add(1)

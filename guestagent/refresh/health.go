@@ -206,7 +206,7 @@ func (r *run) runningUnits(ctx context.Context, checks []*agentapi.HealthCheck) 
 	running := map[string]uint64{}
 	var names []string
 	for _, p := range r.record.Planned {
-		if p.Outcome.Interrupts() && !p.Outcome.Stops() {
+		if p.Outcome.Interrupts() && !p.Outcome.Stops() && !r.revives(p.Unit) {
 			names = append(names, p.Unit)
 		}
 	}

@@ -234,11 +234,12 @@ func (r *run) verify(ctx context.Context) (step, error) {
 	if err != nil {
 		return step{}, err
 	}
+	revive := slices.DeleteFunc(slices.Clone(r.record.Revive), func(unit string) bool { return !slices.Contains(failed, unit) })
 	var planned []Planned
 	var starts []impact.Start
 	var ran, idle []string
 	if r.rung == Live {
-		planned, starts = plan(nil, r.before), r.before.Starts
+		planned, starts = plan(restarted(revive), r.before), r.before.Starts
 		if idle, err = r.idleUnits(ctx); err != nil {
 			return step{}, err
 		}
@@ -247,7 +248,7 @@ func (r *run) verify(ctx context.Context) (step, error) {
 	}
 	return step{state: Verified, change: func(record *Record) {
 		record.Baseline, record.Failed, record.Planned, record.Strategy, record.Left = baseline, failed, planned, r.rung, r.before.Left
-		record.NewlyEnabled, record.Ran, record.Idle, record.NextBoot = starts, ran, idle, r.before.Boot
+		record.NewlyEnabled, record.Ran, record.Idle, record.NextBoot, record.Revive = starts, ran, idle, r.before.Boot, revive
 	}}, nil
 }
 

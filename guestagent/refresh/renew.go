@@ -235,6 +235,9 @@ func (r renewal) unit(ctx context.Context, p Planned) error {
 		restart.Error = err.Error()
 	}
 	r.noteRestart(restart, agentapi.RenewalOf(p.Unit), time.Since(started))
+	if !r.back && r.revives(p.Unit) {
+		return nil // it had failed before: it is reported, and does not keep the VM on the stack with which it failed
+	}
 	return err
 }
 
@@ -261,6 +264,9 @@ func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) 
 	// While the old process still serves: a unit that starts from a cold cache is interrupted for longer.
 	if err := r.Usr.Prefetch(ctx, r.uses[p.Unit]); err != nil {
 		return 0, err
+	}
+	if r.revives(p.Unit) {
+		return r.Units.Restore(ctx, p.Unit)
 	}
 	return r.Units.Restart(ctx, p.Unit)
 }

@@ -382,6 +382,11 @@ func (w *world) failedUnits() (names []string) {
 			names = append(names, unit)
 		}
 	}
+	for unit, failed := range w.failed {
+		if failed && !slices.Contains(names, unit) {
+			names = append(names, unit)
+		}
+	}
 	return names
 }
 

@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -23,7 +25,8 @@ var ErrLogin = errors.New("no login")
 
 // Key is an SSH key that guests accept.
 type Key struct {
-	signer ssh.Signer
+	private ed25519.PrivateKey
+	signer  ssh.Signer
 	// Authorized is the public half as OpenSSH writes it.
 	Authorized string
 }
@@ -38,7 +41,19 @@ func NewKey() (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a key: %w", err)
 	}
-	return &Key{signer, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))}, nil
+	return &Key{private, signer, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))}, nil
+}
+
+// WriteFile writes the private half to a file, as OpenSSH and Terraform read it.
+func (k *Key) WriteFile(path string) error {
+	block, err := ssh.MarshalPrivateKey(k.private, "")
+	if err == nil {
+		err = os.WriteFile(path, pem.EncodeToMemory(block), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write a key: %w", err)
+	}
+	return nil
 }
 
 // Run runs a command as root in the guest whose sshd is reached at address, and returns what it prints. If ctx has

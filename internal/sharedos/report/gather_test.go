@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/publish"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/report"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source/archive"
@@ -137,6 +138,9 @@ func TestAReportSaysWhoRunsWhatAndWhoWaits(t *testing.T) {
 	if len(made.Releases) != 2 || made.Releases[0].Sequence != 2 || !made.Releases[0].Newest || made.Releases[1].Newest {
 		t.Fatalf("releases: %+v", made.Releases)
 	}
+	if made.Releases[0].Kernel != "6.12.2" || made.Releases[1].Kernel != "6.12.1" {
+		t.Errorf("the kernels are %q and %q", made.Releases[0].Kernel, made.Releases[1].Kernel)
+	}
 	if got := made.Releases[0].VMs; !slices.Equal(got, []string{"a"}) {
 		t.Errorf("release 2 is run by %q", got)
 	}
@@ -178,6 +182,62 @@ func TestAReportSaysWhoRunsWhatAndWhoWaits(t *testing.T) {
 	}
 	if !made.Space.Known || made.Space.Saved <= 0 || made.Space.Saved != made.Space.Full-made.Space.Stored {
 		t.Errorf("space: %+v", made.Space)
+	}
+}
+
+// A layer that a VM runs and that its definition does not have is shared by it, too.
+func TestALayerIsOfThoseThatRunIt(t *testing.T) {
+	h := newHost(t)
+	first, second := h.publish(t, "1"), h.publish(t, "2")
+	h.create(t, spec("a", first))
+	before, _, err := h.Domains.Lookup(t.Context(), "a")
+	must(t, err)
+	must(t, h.update(t, spec("a", second)))
+	h.Domains.Alter("a", func(d *hypervisor.Domain) { d.Layers, d.Metadata.Stack = before.Layers, before.Metadata.Stack })
+	made := h.gather(t)
+	if len(made.Layers) != 2 {
+		t.Fatalf("layers: %+v", made.Layers)
+	}
+	for _, layer := range made.Layers {
+		if !slices.Equal(layer.VMs, []string{"a"}) || len(layer.HeldBy) > 0 {
+			t.Errorf("layer: %+v", layer)
+		}
+	}
+}
+
+// What a read of a VM says of its agent is in the report.
+func TestWhatAnAgentIsDoing(t *testing.T) {
+	h := newHost(t)
+	h.create(t, spec("a", h.publish(t, "1")))
+	flight := func(state agentapi.State) func(*vm.VM) {
+		return func(found *vm.VM) {
+			found.Agent = &agentapi.StatusResponse{State: state, Last: &agentapi.Report{To: found.Agent.GetStack()}}
+		}
+	}
+	silent := func(why error) func(*vm.VM) {
+		return func(found *vm.VM) { found.Answered, found.NoAnswer = false, why }
+	}
+	for name, c := range map[string]struct {
+		alter                func(*vm.VM)
+		agent, silence, wait string
+	}{
+		"it refreshes":               {flight(agentapi.State_ROLLING_BACK), report.Answers, "", "the agent is at work: rolling back"},
+		"it is in a state of others": {flight(99), report.Answers, "", "the agent is at work: unknown state"},
+		"it is silent, and why":      {silent(errors.New("the connection was refused")), report.Silent, "the connection was refused", ""},
+		"it is silent":               {silent(nil), report.Silent, "its agent does not answer", ""},
+	} {
+		from := h.sources()
+		from.VMs = altering{h.backend.VMs(), c.alter}
+		made, err := report.Gather(t.Context(), from)
+		must(t, err)
+		got := vmOf(t, made, "a")
+		i := slices.IndexFunc(got.Waits, func(w report.Wait) bool { return w.For == report.ForRefresh })
+		switch {
+		case got.Agent != c.agent || got.Silence != c.silence || (i >= 0) != (c.wait != ""):
+			t.Errorf("%s: %s, %q, it waits for %+v", name, got.Agent, got.Silence, got.Waits)
+		case i >= 0 && got.Waits[i].Why != c.wait:
+			t.Errorf("%s: %q", name, got.Waits[i].Why)
+		}
 	}
 }
 

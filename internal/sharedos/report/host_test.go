@@ -60,6 +60,20 @@ func (f failing) Read(ctx context.Context, name string) (*vm.VM, error) {
 
 func (f failing) InUse(context.Context) (map[tree.Digest][]string, error) { return nil, errNoAnswer }
 
+// altering is a host at which reads of VMs are altered.
+type altering struct {
+	vm.Interface
+	alter func(*vm.VM)
+}
+
+func (a altering) Read(ctx context.Context, name string) (*vm.VM, error) {
+	found, err := a.Interface.Read(ctx, name)
+	if err == nil {
+		a.alter(found)
+	}
+	return found, err
+}
+
 // ending is a host at which the time is up when the first VM is read.
 type ending struct {
 	vm.Interface

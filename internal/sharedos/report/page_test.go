@@ -121,6 +121,26 @@ func TestThePageHasATableForEachQuestion(t *testing.T) {
 	}
 }
 
+// What needs a person is listed, and nothing else.
+func TestThePageListsTroubles(t *testing.T) {
+	root := parse(t, pageOf(t, &report.Report{
+		VMs: []report.VM{
+			{Name: "good", State: "running", Agent: report.Answers}, {Name: "off", State: "off", Agent: report.NotAsked},
+			{Name: "paused", State: "paused", Agent: report.NotAsked}, {Name: "crashed", State: "crashed", Agent: report.NotAsked},
+			{Name: "silent", State: "running", Agent: report.Silent, Silence: "no route"},
+		},
+		Layers: []report.Layer{{ID: "sha256:" + strings.Repeat("a", 64), InPool: true}, {ID: "sha256:" + strings.Repeat("b", 64)}},
+	}))
+	want := [][]string{
+		{"paused", "it is paused"}, {"crashed", "it is crashed"},
+		{"silent", "it does not answer, so that what it runs is taken from its definition: no route"},
+		{"layer bbbbbbbbbbbb", "its volume is gone from the storage pool, and something refers to it"},
+	}
+	if got := rows(t, root, "troubles"); !slices.EqualFunc(got, want, slices.Equal[[]string]) {
+		t.Errorf("troubles: %q", got)
+	}
+}
+
 // The rules of HTML and ARIA that a screen reader depends on.
 func TestThePageIsReadableByAScreenReader(t *testing.T) {
 	for name, r := range map[string]*report.Report{"example": example(t), "empty": {Pool: "empty"}} {

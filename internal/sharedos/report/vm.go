@@ -171,20 +171,16 @@ func (p *pool) refresh(from *agentapi.Report) *Refresh {
 		to.Longest = max(to.Longest, gap)
 	}
 	for _, one := range limited(from.GetTimings()) {
-		took := milliseconds(one.GetMicros())
-		to.Timings = append(to.Timings, Timing{text(one.GetStep()), took})
-		if !partOfAnother(one.GetStep()) {
-			to.Milliseconds += took
-		}
+		to.Timings = append(to.Timings, Timing{text(one.GetStep()), milliseconds(one.GetMicros())})
+	}
+	for _, one := range limited(from.Timeline()) {
+		to.Milliseconds += milliseconds(one.GetMicros())
 	}
 	for _, one := range limited(from.GetConflictDetails()) {
 		to.Conflicts = append(to.Conflicts, Conflict{text(one.GetPath()), text(one.GetReason()), text(one.GetAdvice())})
 	}
 	return to
 }
-
-// partOfAnother reports whether a step is timed within another one (agentapi.Timing).
-func partOfAnother(step string) bool { return strings.HasPrefix(step, "renew ") || step == "come up" }
 
 func result(from *agentapi.Report) string {
 	switch {

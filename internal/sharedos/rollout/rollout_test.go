@@ -477,6 +477,9 @@ func TestNoMoreVMsAreAwayThanAllowed(t *testing.T) {
 	if !errors.Is(err, rollout.ErrUnavailable) || f.vms["a"].moves > 0 {
 		t.Errorf("%v: %v", err, states(outcome))
 	}
+	if err == nil || !strings.HasSuffix(err.Error(), "1 do not answer, and max_unavailable is 1: b") {
+		t.Errorf("the error does not name the VM that does not answer, or names others: %v", err)
+	}
 }
 
 func TestAHostIsNotOverrun(t *testing.T) {

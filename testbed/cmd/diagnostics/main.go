@@ -1,7 +1,8 @@
 // Command diagnostics prints a page of the documentation with every diagnostic of the provider: what it says, the cause, and what to do.
 //
-// It reads them from the source: summaries and details from calls in package provider, causes from the errors that packages declare and
-// their comments, and what to do from the function nextStep. So the page cannot differ from the code.
+// It reads them from the source: summaries and details from calls in package provider, and causes from the errors that packages declare and
+// their comments. What to do about a cause is what package provider says of it (nextStep, or the failures of an operation), or else how the
+// messages with that cause end. So the page cannot differ from the code.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -50,7 +52,7 @@ func page(arguments []string) (string, error) {
 	if len(arguments) != 1 {
 		return "", errors.New("usage: diagnostics ROOT")
 	}
-	s := &source{texts: map[string]ast.Expr{}, remedies: map[string]string{}}
+	s := &source{texts: map[string]ast.Expr{}, remedies: map[string]string{}, endings: map[string][]string{}, aliases: map[string]string{}}
 	if err := s.read(filepath.Join(arguments[0], "provider"), "internal/sharedos", arguments[0]); err != nil {
 		return "", err
 	}
@@ -62,7 +64,7 @@ func page(arguments []string) (string, error) {
 	b.WriteString("## Causes\n\nThe text of a cause is in the second part of a diagnostic, after what was being done.\n\n| the diagnostic says | which means that | what to do |\n|---|---|---|\n")
 	slices.SortFunc(s.causes, func(a, b cause) int { return cmp.Or(cmp.Compare(a.text, b.text), cmp.Compare(a.name, b.name)) })
 	for _, one := range s.causes {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", cell(one.text), cell(one.means), cell(cmp.Or(s.remedies[one.name], "The message says it.")))
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", cell(one.text), cell(one.means), cell(s.whatToDo(one.name)))
 	}
 	b.WriteString("\n## Diagnostics\n\n| | summary | what it says, and what to do |\n|---|---|---|\n")
 	slices.SortFunc(s.said, func(a, b diagnostic) int {
@@ -95,9 +97,34 @@ type diagnostic struct{ kind, summary, detail string }
 type source struct {
 	causes []cause
 	said   []diagnostic
-	// texts are the constants of package provider, and remedies what nextStep says, by the names of causes.
-	texts    map[string]ast.Expr
+	// texts are the constants of package provider.
+	texts map[string]ast.Expr
+	// remedies are what package provider says to do, and endings how messages end that wrap the cause, both by the names of causes.
 	remedies map[string]string
+	endings  map[string][]string
+	// aliases are causes that are those of other packages: "hypervisor.ErrUnreachable" is "libvirtconn.ErrUnreachable".
+	aliases map[string]string
+}
+
+// whatToDo says what to do about a cause.
+func (s *source) whatToDo(name string) string {
+	if remedy := s.remedies[name]; remedy != "" {
+		return remedy
+	}
+	for _, alias := range slices.Sorted(maps.Keys(s.aliases)) {
+		if s.aliases[alias] == name && s.remedies[alias] != "" {
+			return s.remedies[alias]
+		}
+	}
+	endings := slices.Clone(s.endings[name])
+	slices.Sort(endings)
+	if endings = slices.Compact(endings); len(endings) > 0 {
+		for i, ending := range endings {
+			endings[i] = strings.ToUpper(ending[:1]) + ending[1:] + "."
+		}
+		return strings.Join(endings[:min(len(endings), 3)], " Or: ")
+	}
+	return "The message says it."
 }
 
 // read reads package provider, and the packages below another directory.
@@ -113,6 +140,7 @@ func (s *source) read(provider, below, root string) error {
 	}
 	for _, file := range files {
 		ast.Inspect(file, s.diagnostics)
+		ast.Inspect(file, s.otherRemedy)
 	}
 	return filepath.WalkDir(filepath.Join(root, below), func(dir string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() {
@@ -126,6 +154,7 @@ func (s *source) read(provider, below, root string) error {
 			for _, declared := range file.Decls {
 				s.errors(file.Name.Name, declared)
 			}
+			ast.Inspect(file, func(node ast.Node) bool { return s.ending(file.Name.Name, node) })
 		}
 		return err
 	})
@@ -177,8 +206,11 @@ func (s *source) errors(pkg string, declared ast.Decl) {
 		if !ok || len(value.Names) != 1 || len(value.Values) != 1 || !strings.HasPrefix(value.Names[0].Name, "Err") {
 			continue
 		}
+		if same := causeName(pkg, value.Values[0]); same != "" { // the same as an error of another package
+			s.aliases[pkg+"."+value.Names[0].Name] = same
+		}
 		call, ok := value.Values[0].(*ast.CallExpr)
-		if !ok || len(call.Args) == 0 { // the same as an error of another package
+		if !ok || len(call.Args) == 0 {
 			continue
 		}
 		name := value.Names[0].Name
@@ -262,15 +294,96 @@ func (s *source) remedy(node ast.Node) bool {
 	if !ok || len(result.Results) != 1 {
 		return true
 	}
+	for _, name := range causesIn(clause) {
+		s.remedies[name] = strings.Trim(s.text(result.Results[0]), "… ")
+	}
+	return true
+}
+
+// causesIn are the causes that a case asks for.
+func causesIn(clause *ast.CaseClause) (names []string) {
 	for _, condition := range clause.List {
 		ast.Inspect(condition, func(node ast.Node) bool {
-			if name, ok := node.(*ast.SelectorExpr); ok && strings.HasPrefix(name.Sel.Name, "Err") {
-				if pkg, ok := name.X.(*ast.Ident); ok {
-					s.remedies[pkg.Name+"."+name.Sel.Name] = strings.Trim(s.text(result.Results[0]), "… ")
+			if selected, ok := node.(*ast.SelectorExpr); ok {
+				if name := causeName("", selected); name != "" {
+					names = append(names, name)
 				}
 			}
 			return true
 		})
+	}
+	return names
+}
+
+// otherRemedy collects what package provider says to do about a cause outside of nextStep: a case that sets the next step of a failure, and a
+// pair of a cause and a text. nextStep comes first.
+func (s *source) otherRemedy(node ast.Node) bool {
+	note := func(name string, text ast.Expr) {
+		if said := strings.Trim(s.text(text), "… "); said != "" && s.remedies[name] == "" {
+			s.remedies[name] = said
+		}
+	}
+	switch node := node.(type) {
+	case *ast.CaseClause:
+		for _, statement := range node.Body {
+			assigned, ok := statement.(*ast.AssignStmt)
+			if !ok || len(assigned.Lhs) != 1 {
+				continue
+			}
+			if field, ok := assigned.Lhs[0].(*ast.SelectorExpr); ok && field.Sel.Name == "next" {
+				for _, name := range causesIn(node) {
+					note(name, assigned.Rhs[0])
+				}
+			}
+		}
+	case *ast.CompositeLit:
+		if len(node.Elts) == 2 {
+			if name := causeName("", node.Elts[0]); name != "" {
+				note(name, node.Elts[1])
+			}
+		}
+	}
+	return true
+}
+
+// causeName is the name of the cause that an expression in a package names; "" if it names none.
+func causeName(pkg string, expression ast.Expr) string {
+	switch expression := expression.(type) {
+	case *ast.Ident:
+		if strings.HasPrefix(expression.Name, "Err") {
+			return pkg + "." + expression.Name
+		}
+	case *ast.SelectorExpr:
+		if other, ok := expression.X.(*ast.Ident); ok && strings.HasPrefix(expression.Sel.Name, "Err") {
+			return other.Name + "." + expression.Sel.Name
+		}
+	}
+	return ""
+}
+
+// advice begins what a message says to do, at its end.
+var advice = regexp.MustCompile(`(?:; |: (?:run|use|try|check) |\n)`)
+
+// ending collects how a message ends that wraps a cause.
+func (s *source) ending(pkg string, node ast.Node) bool {
+	call, ok := node.(*ast.CallExpr)
+	if !ok || called(call) != "Errorf" || len(call.Args) < 2 {
+		return true
+	}
+	format := s.text(call.Args[0])
+	found := advice.FindAllStringIndex(format, -1)
+	if len(found) == 0 {
+		return true
+	}
+	said := format[found[len(found)-1][0]:]
+	said = strings.TrimSpace(strings.TrimLeft(verb.ReplaceAllString(said, "…"), ";: \n"))
+	if strings.HasSuffix(said, "…") || !strings.Contains(said, " ") {
+		return true // the rest is another error
+	}
+	for _, argument := range call.Args[1:] {
+		if name := causeName(pkg, argument); name != "" {
+			s.endings[name] = append(s.endings[name], strings.TrimSuffix(said, "."))
+		}
 	}
 	return true
 }
