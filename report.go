@@ -40,7 +40,7 @@ type reportOptions struct {
 // gatherer makes a report of a host. It calls progress at the beginning of each step.
 type gatherer func(ctx context.Context, config host.Config, progress func(step string)) (*report.Report, error)
 
-// patience is how long a step may take before the user is told what it is.
+// patience is how long a step may take before its name is shown to the user.
 const patience = 2 * time.Second
 
 // slowSteps tells the steps that take long.

@@ -125,7 +125,7 @@ func TestAStepThatTakesLongIsTold(t *testing.T) {
 	}
 }
 
-// A step that has ended is not told.
+// A step that has ended is not shown.
 func TestAStepThatHasEndedIsNotTold(t *testing.T) {
 	said := make(heard, 8)
 	steps := &slowSteps{to: said, after: time.Millisecond}

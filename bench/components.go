@@ -28,7 +28,7 @@ const (
 	greeterPort = 8007
 )
 
-// attached is a VM that gets nginx as a component, beside a plain VM that gets it from apt.
+// attached is a VM that gets nginx as a component, compared with a plain VM that gets it from apt.
 type attached struct {
 	*bench
 	vm        *guest.VM

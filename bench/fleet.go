@@ -47,35 +47,26 @@ func (e endpoint) greeter() string {
 }
 
 // fleet runs the measurements that need VMs made by Terraform.
-func (b *bench) fleet(ctx context.Context) (err error) {
-	// The path must be short: the paths of unix sockets below it may have 108 bytes.
-	dir, err := testbed.MakeDir("")
-	if err != nil {
-		return fmt.Errorf("make a directory to work in: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	b.tell("starting a libvirt of the benchmark's own in " + dir)
-	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	if _, err := bed.TakeSlots(ctx, testbed.GuestSlots, 0); err != nil {
-		return err
-	}
-	f, err := b.newFleet(ctx, bed, dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.host.Close()) }()
-	for _, measure := range []func(context.Context) error{
-		f.firstBoot, f.initramfsSize, f.furtherVM, f.residentAgent, f.refresh, f.work.Destroy,
-	} {
-		if err := measure(ctx); err != nil {
+func (b *bench) fleet(ctx context.Context) error {
+	return inTestbed(ctx, func(bed *testbed.Testbed, dir string) (err error) {
+		b.tell("started a libvirt of the benchmark's own in " + dir)
+		if _, err := bed.TakeSlots(ctx, testbed.GuestSlots, 0); err != nil {
 			return err
 		}
-	}
-	return nil
+		f, err := b.newFleet(ctx, bed, dir)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, f.host.Close()) }()
+		for _, measure := range []func(context.Context) error{
+			f.firstBoot, f.initramfsSize, f.furtherVM, f.residentAgent, f.refresh, f.work.Destroy,
+		} {
+			if err := measure(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (b *bench) newFleet(ctx context.Context, bed *testbed.Testbed, dir string) (*fleet, error) {

@@ -40,12 +40,16 @@ type layerSeen struct {
 }
 
 // init makes one layer and exits if the environment variable is set.
-func init() {
-	asked := os.Getenv(layerStageVariable)
+func init() { measureStage(layerStageVariable, layerHere) }
+
+// measureStage measures in a process of its own, if the environment variable is set: it calls
+// measure with its value, writes what that returns to the standard output as JSON, and exits.
+func measureStage[T any](variable string, measure func(asked string) (T, error)) {
+	asked := os.Getenv(variable)
 	if asked == "" {
 		return
 	}
-	seen, err := layerHere(asked)
+	seen, err := measure(asked)
 	if err == nil {
 		err = json.NewEncoder(os.Stdout).Encode(seen)
 	}

@@ -32,8 +32,8 @@ while (accept(my $client, $listener)) { syswrite($client, "hello\n"); close $cli
 	guest.Link("etc/systemd/system/sockets.target.wants/greeting.socket", "/usr/lib/systemd/system/greeting.socket"),
 }
 
-// onDemand measures what a component costs that is offered and not used, and its first use, beside the same component
-// that the host attaches.
+// onDemand measures what a component costs that is offered and not used, and its first use,
+// compared with the same component that the host attaches.
 func (a *attached) onDemand(ctx context.Context) error {
 	component, err := a.vm.World.Component(ctx, "greeting", a.base, guest.Files(greeting...))
 	if err != nil {

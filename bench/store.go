@@ -44,34 +44,26 @@ type stored struct {
 }
 
 // store measures uploads to the pool, and the space that it uses.
-func (b *bench) store(ctx context.Context) (err error) {
+func (b *bench) store(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
-	dir, err := testbed.MakeDir("")
-	if err != nil {
-		return fmt.Errorf("make a directory to work in: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	bed, err := testbed.Start(ctx, filepath.Join(dir, "bed"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bed.Close()) }()
-	s := &stored{bench: b, dir: dir, uri: bed.URI(), pool: "bench-store"}
-	s.config = host.Config{
-		URI: s.uri, Pool: s.pool, PoolPath: filepath.Join(dir, "pool"), StateDir: bed.StateDir(),
-		OperatorKey: filepath.Join(dir, "operator.key"), Cache: filepath.Join(dir, "cache"),
-	}
-	if s.host, err = host.Open(ctx, s.config); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.host.Close()) }()
-	for _, measure := range []func(context.Context) error{s.upload, s.secondBase, s.verify, s.manyVMs} {
-		if err := measure(ctx); err != nil {
+	return inTestbed(ctx, func(bed *testbed.Testbed, dir string) (err error) {
+		s := &stored{bench: b, dir: dir, uri: bed.URI(), pool: "bench-store"}
+		s.config = host.Config{
+			URI: s.uri, Pool: s.pool, PoolPath: filepath.Join(dir, "pool"), StateDir: bed.StateDir(),
+			OperatorKey: filepath.Join(dir, "operator.key"), Cache: filepath.Join(dir, "cache"),
+		}
+		if s.host, err = host.Open(ctx, s.config); err != nil {
 			return err
 		}
-	}
-	return nil
+		defer func() { err = errors.Join(err, s.host.Close()) }()
+		for _, measure := range []func(context.Context) error{s.upload, s.secondBase, s.verify, s.manyVMs} {
+			if err := measure(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // upload measures uploads of a layer, in turns with uploads by virsh to the same volume.
@@ -93,7 +85,8 @@ func (s *stored) upload(ctx context.Context) error {
 		}
 		ours = append(ours, took)
 		began := time.Now()
-		out, err := exec.CommandContext(ctx, "virsh", "-c", s.uri, "vol-upload", "--pool", s.pool, store.LayerName(id), path).CombinedOutput()
+		out, err := exec.CommandContext(ctx, "virsh", "-c", s.uri, "vol-upload", "--pool", s.pool,
+			store.LayerName(id), path).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("virsh vol-upload: %w: %s", err, strings.TrimSpace(string(out)))
 		}
@@ -156,7 +149,8 @@ func (s *stored) secondBase(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.results.add("layers of a second base that shares 95 %", float64(after-before), "bytes", float64(changed), 1.1*float64(changed))
+	s.results.add("layers of a second base that shares 95 %", float64(after-before), "bytes",
+		float64(changed), 1.1*float64(changed))
 	return nil
 }
 
@@ -186,7 +180,8 @@ func (s *stored) verify(ctx context.Context) error {
 		}
 		ours, sums = append(ours, took), append(sums, time.Since(began))
 	}
-	s.results.inform("verifying two bases of 50 MiB, against sha256sum", median(ours).Seconds(), "seconds", median(sums).Seconds())
+	s.results.inform("verifying two bases of 50 MiB, against sha256sum", median(ours).Seconds(),
+		"seconds", median(sums).Seconds())
 	return nil
 }
 
@@ -248,7 +243,8 @@ func (s *stored) manyVMs(ctx context.Context) error {
 	for i := range manyDomains {
 		name := fmt.Sprintf("bench-%d", i)
 		if _, err := s.host.Fleet.Create(ctx, vm.Spec{
-			Name: name, UUID: uuid.NewString(), Base: id, VCPUs: 1, Memory: 512 * mebibyte, DiskSize: 4096 * mebibyte, Hostname: name,
+			Name: name, UUID: uuid.NewString(), Base: id, VCPUs: 1, Memory: 512 * mebibyte,
+			DiskSize: 4096 * mebibyte, Hostname: name,
 		}, func(string) {}); err != nil {
 			return err
 		}
@@ -262,7 +258,8 @@ func (s *stored) manyVMs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.results.add(fmt.Sprintf("bytes of the OS for %d VMs, next to one", manyDomains), float64(all), "bytes", float64(first), float64(first))
+	s.results.add(fmt.Sprintf("bytes of the OS for %d VMs, next to one", manyDomains), float64(all), "bytes",
+		float64(first), float64(first))
 	clone, err := s.linkedClone(ctx)
 	if err != nil {
 		return err

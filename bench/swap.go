@@ -65,28 +65,17 @@ func (b *bench) swap(ctx context.Context) error {
 	if seen.Opens < 10*swapCount {
 		return fmt.Errorf("only %d files were opened during %d swaps: that shows nothing", seen.Opens, swapCount)
 	}
-	b.tell(fmt.Sprintf("%d opens, first that failed: %q; slowest swap %.0f µs", seen.Opens, seen.First, seen.WorstMicros))
-	b.results.add(fmt.Sprintf("missed opens over %d swaps, host kernel", swapCount), float64(seen.Missed), "opens", 0, 0)
-	b.results.add(fmt.Sprintf("two calls of a swap, %d namespaces, median", swapCopies), seen.MedianMicros, "µs", 0, 1000)
+	b.tell(fmt.Sprintf("%d opens, first that failed: %q; slowest swap %.0f µs", seen.Opens,
+		seen.First, seen.WorstMicros))
+	b.results.add(fmt.Sprintf("missed opens over %d swaps, host kernel", swapCount),
+		float64(seen.Missed), "opens", 0, 0)
+	b.results.add(fmt.Sprintf("two calls of a swap, %d namespaces, median", swapCopies),
+		seen.MedianMicros, "µs", 0, 1000)
 	return nil
 }
 
 // init runs the measurement and exits if the environment variable is set.
-func init() {
-	dir := os.Getenv(swapStage)
-	if dir == "" {
-		return
-	}
-	seen, err := swapHere(dir)
-	if err == nil {
-		err = json.NewEncoder(os.Stdout).Encode(seen)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
+func init() { measureStage(swapStage, swapHere) }
 
 // swapHere swaps a /usr below dir. The mount namespace belongs to this process and ends with it.
 func swapHere(dir string) (*swapSeen, error) {

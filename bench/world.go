@@ -11,9 +11,23 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// inWorld calls measure with a libvirt of its own, whose guests are real, and with a directory to work in. Both are gone
-// afterwards.
-func (b *bench) inWorld(ctx context.Context, measure func(ctx context.Context, world *guest.World, dir string) error) (err error) {
+// inWorld calls measure with a libvirt of its own, whose guests are real, and with a directory to
+// work in. Both are gone afterwards.
+func (b *bench) inWorld(ctx context.Context,
+	measure func(ctx context.Context, world *guest.World, dir string) error) error {
+	return inTestbed(ctx, func(bed *testbed.Testbed, dir string) (err error) {
+		world, err := guest.Open(ctx, bed, b.tell)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, world.Close()) }()
+		return measure(ctx, world, dir)
+	})
+}
+
+// inTestbed calls measure with a libvirt of its own, and with a directory to work in. Both are gone afterwards.
+func inTestbed(ctx context.Context, measure func(bed *testbed.Testbed, dir string) error) (err error) {
+	// The path must be short: the paths of unix sockets below it may have 108 bytes.
 	dir, err := testbed.MakeDir("")
 	if err != nil {
 		return fmt.Errorf("make a directory to work in: %w", err)
@@ -24,10 +38,5 @@ func (b *bench) inWorld(ctx context.Context, measure func(ctx context.Context, w
 		return err
 	}
 	defer func() { err = errors.Join(err, bed.Close()) }()
-	world, err := guest.Open(ctx, bed, b.tell)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, world.Close()) }()
-	return measure(ctx, world, dir)
+	return measure(bed, dir)
 }

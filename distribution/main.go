@@ -180,7 +180,7 @@ func pack(target string, o options, binary string) (err error) {
 	return writer.Close()
 }
 
-// sign writes a detached binary signature beside a file, and verifies it.
+// sign writes a detached binary signature next to a file, and verifies it.
 func sign(ctx context.Context, key, file string) error {
 	signature := file + ".sig"
 	for _, args := range [][]string{

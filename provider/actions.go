@@ -25,7 +25,8 @@ import (
 
 var _ provider.ProviderWithActions = (*Provider)(nil)
 
-// Actions implements provider.ProviderWithActions. An action does something once, when it is asked for, and changes no configuration.
+// Actions implements provider.ProviderWithActions. An action does something once, when it is asked
+// for, and changes no configuration.
 func (p *Provider) Actions(context.Context) []func() action.Action {
 	return []func() action.Action{
 		func() action.Action { return &refreshAction{} },
@@ -59,7 +60,8 @@ type refreshAction struct{ connectedAction }
 // rebootAction is sharedos_reboot: it powers a VM off and starts it.
 type rebootAction struct{ connectedAction }
 
-// kernelAction is sharedos_start_pending_kernel: it does the same to a VM that runs another kernel than its definition has.
+// kernelAction is sharedos_start_pending_kernel: it does the same to a VM that runs another kernel
+// than its definition has.
 type kernelAction struct{ connectedAction }
 
 // verifyAction is sharedos_verify: it fails if something in the pool is damaged.
@@ -118,7 +120,8 @@ func vmActionAttributes() map[string]schema.Attribute {
 		},
 		"timeout": schema.StringAttribute{
 			Optional: true, Validators: []validator.String{isActionTimeout},
-			MarkdownDescription: "How long it may take, such as `90s` or `1h30m`. Default: `" + shortDuration(vmWriteTimeout) + "`.",
+			MarkdownDescription: "How long it may take, such as `90s` or `1h30m`. Default: `" +
+				shortDuration(vmWriteTimeout) + "`.",
 		},
 	}
 }
@@ -137,9 +140,9 @@ func (*refreshAction) Schema(_ context.Context, _ action.SchemaRequest, resp *ac
 		"`next_boot` is refused, since it would do nothing."
 	attributes["refresh"] = configuredInAction(map[string]resource.Attribute{"refresh": refresh})["refresh"]
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "Moves a running VM now to the stack in its definition, where an apply has left it with another one: because the " +
-			"strategy did not allow more, or because a refresh was rolled back. A VM that runs this stack is left alone. It fails if the VM " +
-			"does not run the stack afterwards.",
+		MarkdownDescription: "Moves a running VM now to the stack in its definition, where an apply has left it with " +
+			"another one: because the strategy did not allow more, or because a refresh was rolled back. A VM that " +
+			"runs this stack is left alone. It fails if the VM does not run the stack afterwards.",
 		Attributes: attributes,
 	}
 }
@@ -147,9 +150,9 @@ func (*refreshAction) Schema(_ context.Context, _ action.SchemaRequest, resp *ac
 // Schema implements action.Action.
 func (*rebootAction) Schema(_ context.Context, _ action.SchemaRequest, resp *action.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "Powers a running VM off and starts it, and waits until its services have started. It then runs the stack, the " +
-			"kernel and the hardware in its definition, which a reboot from within the guest does not reach. A guest that does not shut " +
-			"down by itself is powered off.",
+		MarkdownDescription: "Powers a running VM off and starts it, and waits until its services have started. It " +
+			"then runs the stack, the kernel and the hardware in its definition, which a reboot from within the " +
+			"guest does not reach. A guest that does not shut down by itself is powered off.",
 		Attributes: rebootActionAttributes(),
 	}
 }
@@ -157,8 +160,9 @@ func (*rebootAction) Schema(_ context.Context, _ action.SchemaRequest, resp *act
 // Schema implements action.Action.
 func (*kernelAction) Schema(_ context.Context, _ action.SchemaRequest, resp *action.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "Starts the kernel that waits for the next start of a running VM: it powers the VM off and starts it, as the action " +
-			"`sharedos_reboot` does. A VM that runs the kernel of its definition is left alone.",
+		MarkdownDescription: "Starts the kernel that waits for the next start of a running VM: it powers the VM off " +
+			"and starts it, as the action `sharedos_reboot` does. A VM that runs the kernel of its definition is " +
+			"left alone.",
 		Attributes: rebootActionAttributes(),
 	}
 }
@@ -171,10 +175,12 @@ func (*verifyAction) ConfigValidators(context.Context) []action.ConfigValidator 
 // Schema implements action.Action.
 func (*verifyAction) Schema(_ context.Context, _ action.SchemaRequest, resp *action.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "Reads everything that the releases in the pool refer to, compares it with its ids, and fails if something is missing " +
-			"or damaged. The data source `sharedos_verify` tells the same without failing.",
+		MarkdownDescription: "Reads everything that the releases in the pool refer to, compares it with its ids, and " +
+			"fails if something is missing or damaged. The data source `sharedos_verify` tells the same without " +
+			"failing.",
 		Attributes: map[string]schema.Attribute{
-			"base": schema.StringAttribute{Optional: true, Validators: []validator.String{isName}, MarkdownDescription: "Name of the base whose releases are verified. Default: all bases and components."},
+			"base": schema.StringAttribute{Optional: true, Validators: []validator.String{isName},
+				MarkdownDescription: "Name of the base whose releases are verified. Default: all bases and components."},
 			"component": schema.StringAttribute{
 				Optional: true, Validators: []validator.String{isName},
 				MarkdownDescription: "Name of the component whose releases are verified. At most one of `base` and `component` is set.",
@@ -183,31 +189,37 @@ func (*verifyAction) Schema(_ context.Context, _ action.SchemaRequest, resp *act
 	}
 }
 
-// configuredInAction is the schema of a resource's configurable attributes in an action. Nothing of an action is computed, and it
-// has no defaults.
+// configuredInAction is the schema of a resource's configurable attributes in an action. Nothing of
+// an action is computed, and it has no defaults.
 func configuredInAction(attributes map[string]resource.Attribute) map[string]schema.Attribute {
 	own := make(map[string]schema.Attribute, len(attributes))
 	for name, attribute := range attributes {
 		switch a := attribute.(type) {
 		case resource.StringAttribute:
 			own[name] = schema.StringAttribute{
-				Required: a.Required, Optional: !a.Required, CustomType: a.CustomType, Validators: a.Validators, MarkdownDescription: a.MarkdownDescription,
+				Required: a.Required, Optional: !a.Required, CustomType: a.CustomType, Validators: a.Validators,
+				MarkdownDescription: a.MarkdownDescription,
 			}
 		case resource.BoolAttribute:
-			own[name] = schema.BoolAttribute{Required: a.Required, Optional: !a.Required, Validators: a.Validators, MarkdownDescription: a.MarkdownDescription}
+			own[name] = schema.BoolAttribute{Required: a.Required, Optional: !a.Required, Validators: a.Validators,
+				MarkdownDescription: a.MarkdownDescription}
 		case resource.ListAttribute:
 			own[name] = schema.ListAttribute{
-				Required: a.Required, Optional: !a.Required, ElementType: a.ElementType, Validators: a.Validators, MarkdownDescription: a.MarkdownDescription,
+				Required: a.Required, Optional: !a.Required, ElementType: a.ElementType, Validators: a.Validators,
+				MarkdownDescription: a.MarkdownDescription,
 			}
 		case resource.SingleNestedAttribute:
 			own[name] = schema.SingleNestedAttribute{
-				Required: a.Required, Optional: !a.Required, Validators: a.Validators, MarkdownDescription: a.MarkdownDescription,
-				Attributes: configuredInAction(a.Attributes),
+				Required: a.Required, Optional: !a.Required, Validators: a.Validators,
+				MarkdownDescription: a.MarkdownDescription,
+				Attributes:          configuredInAction(a.Attributes),
 			}
 		case resource.MapNestedAttribute:
 			own[name] = schema.MapNestedAttribute{
-				Required: a.Required, Optional: !a.Required, Validators: a.Validators, MarkdownDescription: a.MarkdownDescription,
-				NestedObject: schema.NestedAttributeObject{Attributes: configuredInAction(a.NestedObject.Attributes)},
+				Required: a.Required, Optional: !a.Required, Validators: a.Validators,
+				MarkdownDescription: a.MarkdownDescription,
+				NestedObject: schema.NestedAttributeObject{Attributes: configuredInAction(
+					a.NestedObject.Attributes)},
 			}
 		}
 	}
@@ -215,7 +227,8 @@ func configuredInAction(attributes map[string]resource.Attribute) map[string]sch
 }
 
 // ValidateConfig implements action.ActionWithValidateConfig.
-func (*refreshAction) ValidateConfig(ctx context.Context, req action.ValidateConfigRequest, resp *action.ValidateConfigResponse) {
+func (*refreshAction) ValidateConfig(ctx context.Context, req action.ValidateConfigRequest,
+	resp *action.ValidateConfigResponse) {
 	var model refreshActionModel
 	if resp.Diagnostics.Append(req.Config.Get(ctx, &model)...); !resp.Diagnostics.HasError() {
 		resp.Diagnostics.Append(model.validate()...)
@@ -231,12 +244,14 @@ func validateReady(ctx context.Context, req action.ValidateConfigRequest, resp *
 }
 
 // ValidateConfig implements action.ActionWithValidateConfig.
-func (*rebootAction) ValidateConfig(ctx context.Context, req action.ValidateConfigRequest, resp *action.ValidateConfigResponse) {
+func (*rebootAction) ValidateConfig(ctx context.Context, req action.ValidateConfigRequest,
+	resp *action.ValidateConfigResponse) {
 	validateReady(ctx, req, resp)
 }
 
 // ValidateConfig implements action.ActionWithValidateConfig.
-func (*kernelAction) ValidateConfig(ctx context.Context, req action.ValidateConfigRequest, resp *action.ValidateConfigResponse) {
+func (*kernelAction) ValidateConfig(ctx context.Context, req action.ValidateConfigRequest,
+	resp *action.ValidateConfigResponse) {
 	validateReady(ctx, req, resp)
 }
 
@@ -264,7 +279,8 @@ type onVM struct {
 }
 
 // begin finds the VM of an action. Without diagnostics of an error, it runs. The caller calls done.
-func (c *connectedAction) begin(ctx context.Context, do string, model vmActionModel, resp *action.InvokeResponse) (_ context.Context, done func(), on *onVM) {
+func (c *connectedAction) begin(ctx context.Context, do string, model vmActionModel,
+	resp *action.InvokeResponse) (_ context.Context, done func(), on *onVM) {
 	limit := cmp.Or(duration(model.Timeout), vmWriteTimeout)
 	ctx, done = context.WithTimeout(ctx, limit)
 	on = &onVM{do: do, name: model.VM.ValueString()}
@@ -295,14 +311,16 @@ func (c *connectedAction) begin(ctx context.Context, do string, model vmActionMo
 }
 
 func (on *onVM) failed(err error, next string) diag.Diagnostics {
-	return failed(failure{do: on.do, object: vmName(on.name), step: on.progress.at(), timeout: "timeout", err: err, next: next})
+	return failed(failure{do: on.do, object: vmName(on.name), step: on.progress.at(),
+		timeout: "timeout", err: err, next: next})
 }
 
 // warnAfter warns of what is left after an action that succeeded.
 func (on *onVM) warnAfter(now *vm.VM) (diags diag.Diagnostics) {
 	diags.Append(noAddress(now)...)
 	if now.NotCollected != nil {
-		diags.Append(notCollected("Unable to delete the layers that "+vmName(on.name)+" no longer uses", now.NotCollected))
+		diags.Append(notCollected("Unable to delete the layers that "+vmName(on.name)+" no longer uses",
+			now.NotCollected))
 	}
 	return ofAction(diags)
 }
@@ -329,8 +347,9 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 		resp.Diagnostics.Append(on.failed(cmp.Or(on.found.NoAnswer, vm.ErrNoAnswer), "")...)
 		return
 	case policy.Strategy == vm.NextBoot:
-		resp.Diagnostics.Append(on.failed(errors.New("refresh.strategy is next_boot, which leaves the running VM alone"),
-			"Set refresh.strategy to another one, or use the action sharedos_reboot.")...)
+		resp.Diagnostics.Append(
+			on.failed(errors.New("refresh.strategy is next_boot, which leaves the running VM alone"),
+				"Set refresh.strategy to another one, or use the action sharedos_reboot.")...)
 		return
 	case on.found.Stack.Same(on.found.Configured):
 		on.tell("it runs the stack in its definition, so nothing is to be done")
@@ -343,8 +362,10 @@ func (a *refreshAction) Invoke(ctx context.Context, req action.InvokeRequest, re
 		return
 	}
 	if !updated.Stack.Same(updated.Configured) {
-		resp.Diagnostics.Append(on.failed(fmt.Errorf("the change needs %s, and refresh.strategy is %s:%s", levelName(report.GetImpact().GetLevel()),
-			policy.Strategy, because(report.GetImpact())), "The VM runs what it ran before. Set refresh.strategy, and refresh.max_impact, to allow more.")...)
+		resp.Diagnostics.Append(on.failed(fmt.Errorf("the change needs %s, and refresh.strategy is %s:%s",
+			levelName(report.GetImpact().GetLevel()),
+			policy.Strategy, because(report.GetImpact())),
+			"The VM runs what it ran before. Set refresh.strategy, and refresh.max_impact, to allow more.")...)
 		return
 	}
 	on.tell("it runs the stack in its definition now")
@@ -395,8 +416,9 @@ func (a *kernelAction) Invoke(ctx context.Context, req action.InvokeRequest, res
 		return
 	}
 	if silent(on.found) {
-		resp.Diagnostics.Append(on.failed(cmp.Or(on.found.NoAnswer, vm.ErrNoAnswer), "It is not known which kernel it runs. The action "+
-			"sharedos_reboot starts it in any case.")...)
+		resp.Diagnostics.Append(on.failed(cmp.Or(on.found.NoAnswer, vm.ErrNoAnswer),
+			"It is not known which kernel it runs. The action "+
+				"sharedos_reboot starts it in any case.")...)
 		return
 	}
 	if runs, waits := on.found.Agent.GetKernel(), on.found.Configured.Kernel; runs == waits {
@@ -408,16 +430,15 @@ func (a *kernelAction) Invoke(ctx context.Context, req action.InvokeRequest, res
 		return
 	}
 	if runs := now.Agent.GetKernel(); now.Answered && runs != now.Configured.Kernel {
-		resp.Diagnostics.Append(on.failed(fmt.Errorf("it was started, and runs kernel %s instead of %s", guestText(runs), now.Configured.Kernel), "")...)
+		resp.Diagnostics.Append(on.failed(fmt.Errorf("it was started, and runs kernel %s instead of %s",
+			guestText(runs), now.Configured.Kernel), "")...)
 	}
 }
 
 // Invoke implements action.Action.
 func (a *verifyAction) Invoke(ctx context.Context, req action.InvokeRequest, resp *action.InvokeResponse) {
-	var base, component types.String
-	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("base"), &base)...)
-	resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root("component"), &component)...)
-	if resp.Diagnostics.HasError() {
+	base, component, diags := toVerify(ctx, req.Config)
+	if resp.Diagnostics.Append(diags...); resp.Diagnostics.HasError() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
@@ -430,13 +451,16 @@ func (a *verifyAction) Invoke(ctx context.Context, req action.InvokeRequest, res
 	}
 	for _, one := range found.Damaged {
 		resp.Diagnostics.Append(failed(failure{
-			do: "verify", object: "volume " + one.Volume, err: fmt.Errorf("%s; these releases need it: %s", plain.Line(one.Problem), strings.Join(one.Releases, ", ")),
+			do: "verify", object: "volume " + one.Volume,
+			err: fmt.Errorf("%s; these releases need it: %s", plain.Line(one.Problem),
+				strings.Join(one.Releases, ", ")),
 			next: "If the volume is there, delete it with virsh vol-delete. Then apply its base or component again.",
 		})...)
 	}
 	if ctx.Err() == nil {
 		resp.SendProgress(action.InvokeProgressEvent{
-			Message: fmt.Sprintf("read %d volumes, %d bytes; %d are missing or damaged", found.Objects, found.Bytes, len(found.Damaged)),
+			Message: fmt.Sprintf("read %d volumes, %d bytes; %d are missing or damaged", found.Objects,
+				found.Bytes, len(found.Damaged)),
 		})
 	}
 }

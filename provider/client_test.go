@@ -23,7 +23,7 @@ type client struct {
 	idle   func() bool
 	closes func() error
 	schema map[string]*tfprotov6.Schema
-	// told are the diagnostics of the last plan or apply.
+	// told are the diagnostics that the last plan or apply printed.
 	told []*tfprotov6.Diagnostic
 }
 

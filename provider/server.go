@@ -18,7 +18,7 @@ import (
 // each call, and a plan and an apply make eight calls for each VM: after an apply of a thousand VMs, 180 MB were in
 // use, and the garbage collector scanned them again and again.
 //
-// It also has each diagnostic pass through showable, whoever has written it.
+// It also passes each diagnostic through showable.
 func NewServer(p *Provider) tfprotov6.ProviderServer {
 	framework := providerserver.NewProtocol6(p)()
 	served := server{framework, &p.calls}

@@ -250,7 +250,7 @@ func (b *vmGuest) validate() (diags diag.Diagnostics) {
 		return diags
 	}
 	for _, problem := range document.Check() {
-		// Without the path: Terraform prints the lines that it leads to, which may be a secret if that is a literal.
+		// This has no path: Terraform would print the lines at the path, and a literal there may be a secret.
 		diags.Append(failed(failure{do: "use", object: guestconfig.Attribute(problem.At), err: problem.Err, next: "Change it in the configuration."})...)
 	}
 	if _, err := document.Encode(); err != nil {
@@ -317,7 +317,8 @@ func (b *vmGuest) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 	if found.Answered {
 		drift := map[string]string{}
 		for name, why := range found.Drift {
-			// The name goes back to the guest, so that it is not shortened: one that no configuration has is left out.
+			// The name is sent back to the guest, so it must not be shortened. A name that no
+			// configuration can have is left out.
 			if len(drift) < 4*guestconfig.MaxEntries && isDrifted(name) {
 				drift[name] = guestText(why)
 			}
@@ -454,7 +455,7 @@ func newUserModel(_ string, u guestconfig.User) userModel {
 	return model
 }
 
-// listOrNull is a list of texts; null if there are none.
+// listOrNull is a list of texts, or null if there are none.
 func listOrNull(from []string) types.List {
 	if len(from) == 0 {
 		return types.ListNull(types.StringType)
@@ -515,8 +516,8 @@ func (b *vmGuest) compare(state *vmModel, change *vmChange) {
 	}
 }
 
-// isDrifted reports whether a name is one that a configuration can have: that of a file, a unit, a kernel parameter or an account,
-// or of a file which it becomes without naming it.
+// isDrifted reports whether a name can come from a configuration: that of a file, a unit, a kernel
+// parameter or an account, or of a file that is made for one of these.
 func isDrifted(name string) bool {
 	for _, check := range []func(string) error{guestconfig.CheckPath, guestconfig.CheckUnit, guestconfig.CheckSysctl, guestconfig.CheckAccount} {
 		if check(name) == nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmLifeCycle is what libvirt knows of a VM beside what it runs and what it has.
+// vmLifeCycle is what libvirt knows of a VM in addition to its stack and its hardware.
 type vmLifeCycle struct {
 	Autostart          types.Bool   `tfsdk:"autostart"`
 	DeletionProtection types.Bool   `tfsdk:"deletion_protection"`

@@ -136,7 +136,7 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 	resp.Diagnostics.Append(startProblems(look, vms, spec, found.State)...)
 }
 
-// noAddress warns of a VM that was started or changed, and that nobody reaches.
+// noAddress warns of a VM that was started or changed and has no address.
 func noAddress(found *vm.VM) (diags diag.Diagnostics) {
 	if found.Unreachable && found.ReadySeconds > 0 {
 		diags.AddAttributeWarning(path.Root("interfaces"), vmName(found.Spec.Name)+" has no address",
@@ -249,7 +249,7 @@ func silenceHint(why error) string {
 	return "It is not known what the VM runs, so state keeps the last report. Its console log on the host shows how far it booted."
 }
 
-// warnings names what of a VM is not as its stack says, for every plan until that has changed.
+// warnings says in what a VM differs from its stack. Every plan shows it until that has changed.
 func warnings(name string, found *vm.VM) (diags diag.Diagnostics) {
 	var broken []string
 	for _, fault := range found.Faults {

@@ -308,8 +308,8 @@ func (b *vmStack) compare(state *vmModel, change *vmChange) {
 	change.definition = change.definition || !b.DetachOnDemand.Equal(state.DetachOnDemand)
 }
 
-// completePlan plans the stack. Attributes that are not configured are null. If a rollout moves the VM, they stay as they are in state,
-// whatever is configured: Terraform allows a plan to keep the value in state, unless that is null.
+// completePlan plans the stack. Attributes that are not configured are null. If a rollout moves the VM, they stay as in
+// state, even if another value is configured: Terraform allows a plan to keep the value in state, unless that is null.
 func (b *vmStack) completePlan(config, state *vmModel) {
 	if config.Components.IsNull() {
 		b.Components = config.Components
@@ -352,7 +352,8 @@ func (b *vmStack) notNull() {
 	}
 }
 
-// keepable fails if the plan of a VM that rollouts move from now on has to change its stack, because state has none of something.
+// keepable fails if a VM that rollouts move from now on would need another stack in its plan,
+// because an attribute of it is null in state.
 func (b *vmStack) keepable(name string, state *vmModel) diag.Diagnostics {
 	for attribute, differs := range map[string]bool{
 		"components": state.Components.IsNull() && len(b.Components.Elements()) > 0,
@@ -368,8 +369,8 @@ func (b *vmStack) keepable(name string, state *vmModel) diag.Diagnostics {
 	return nil
 }
 
-// waits reports whether what the VM has attached by use goes only when the VM is next powered off and started, as an
-// earlier apply has decided.
+// waits reports whether what the VM has attached by use is detached only when it is next powered
+// off and started, as an earlier apply has decided.
 func (b *vmStack) waits() bool {
 	awaits, ok := b.Stack.Attributes()["awaits_power_cycle"].(types.Bool)
 	return ok && awaits.ValueBool()

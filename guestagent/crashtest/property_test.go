@@ -86,7 +86,7 @@ const (
 	removed   local = "removed"
 )
 
-// scenario is one case.
+// scenario is one case of the test.
 type scenario struct {
 	Old, New variant
 	Local    map[string]local
@@ -320,7 +320,8 @@ func (c *trial) refresh(t *testing.T, left string) (*machine, found) {
 	return m, got
 }
 
-// anew carries the refresh out by a strategy that starts another kernel: the machine ends, and another one starts with its disk.
+// anew carries out the refresh by a strategy that starts another kernel: the machine ends, and
+// another one starts with its disk.
 func (c *trial) anew(t *testing.T, strategy string) found {
 	t.Helper()
 	m := c.on(t, c.start, Machine{Layers: c.images, Kernel: oldKernel}, "old")
@@ -464,7 +465,8 @@ func (c *trial) checkUnits(t *testing.T, way string, got found, left string) {
 		is, runs := got.Units[name]
 		wants := after.Enabled
 		if !started {
-			// A release stops what it does not have, and starts what it newly enables. It does not stop what it only disables.
+			// A refresh stops units that the release does not have, and starts those that it newly
+			// enables. It does not stop units that the release only disables.
 			wants = after.Program > 0 && (ran || after.Enabled && !before.Enabled)
 			if short == left { // it is neither stopped nor started
 				wants = ran
@@ -529,8 +531,8 @@ func (c *trial) checkNextPlan(t *testing.T, m *machine, got found) {
 	}
 }
 
-// What the report, the state and the next plan say is what is found, and each way to a release leads to the same, for random
-// releases and local changes.
+// For random releases and local changes, what the report, the state and the next plan say is true,
+// and each way to a release leads to the same result.
 func TestWhatIsSaidIsWhatIsFound(t *testing.T) {
 	w := emptyWorld(t)
 	for seed := range cases {

@@ -303,7 +303,7 @@ func (w *world) mustBeWhole(t *testing.T, k kind, answer Answer) string {
 	}
 	is := answer.Look
 	if k.purge {
-		// The VM remembers for later boots what its last refresh was told, whichever way that ended.
+		// The VM remembers the request of its last refresh for later boots, however that refresh ended.
 		const policy = "state: purge-components\n"
 		look, is = strings.Replace(look, policy, "", 1), strings.Replace(is, policy, "", 1)
 	}

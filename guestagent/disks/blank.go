@@ -15,8 +15,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// edge is how many bytes at the start and at the end of a disk have to be zero before it is formatted. All signatures that libblkid knows
-// (file systems, partition tables, RAID, LVM, swap) are there.
+// edge is how many bytes at the start and at the end of a disk have to be zero before it is formatted.
+// All signatures that libblkid knows (file systems, partition tables, RAID, LVM, swap) are there.
 const edge = 1 << 20
 
 // ErrNotBlank means that a disk has something on it, but not the file system that it should have.
@@ -30,15 +30,20 @@ func Make(ctx context.Context, serial, system string) error {
 	if err != nil {
 		return fmt.Errorf("make a file system: %w", err)
 	}
+	return makeOn(ctx, disk, system)
+}
+
+func makeOn(ctx context.Context, disk mounts.Disk, system string) error {
 	blank, err := isBlank(disk.Node, disk.Size)
 	if err != nil || !blank {
 		return err
 	}
 	if disk.ReadOnly {
-		return fmt.Errorf("make a file system on disk %s: it is empty and read-only", serial)
+		return fmt.Errorf("make a file system on disk %s: it is empty and read-only", disk.Serial)
 	}
 	if _, err := units.Run(ctx, mkfs(system, disk.Node)...); err != nil {
-		return fmt.Errorf("make a file system on disk %s: %w; if mkfs.%s is missing, add its package to the base", serial, err, system)
+		return fmt.Errorf("make a file system on disk %s: %w; if mkfs.%s is missing, add its package to the base",
+			disk.Serial, err, system)
 	}
 	return nil
 }

@@ -100,21 +100,26 @@ func TestPathsAreEscapedAsSystemdDoes(t *testing.T) {
 			t.Errorf("%s is %s, want %s", path, got, want)
 		}
 	}
-	files, link := filesOf(agentapi.MountedDisk{Serial: "s-1", FileSystem: "xfs", MountPoint: "/srv/my-data", ReadOnly: true}, 12)
+	files, link := filesOf(agentapi.MountedDisk{Serial: "s-1", FileSystem: "xfs",
+		MountPoint: "/srv/my-data", ReadOnly: true}, 12)
 	unit := files[`srv-my\x2ddata.mount`]
-	for _, want := range []string{"What=/dev/disk/by-id/virtio-s-1\n", "Where=/srv/my-data\n", "Type=xfs\n", "Options=ro\n", `Requires=sharedos-make-s\x2d1.service`} {
+	for _, want := range []string{"What=/dev/disk/by-id/virtio-s-1\n", "Where=/srv/my-data\n", "Type=xfs\n",
+		"Options=ro\n", `Requires=sharedos-make-s\x2d1.service`} {
 		if !strings.Contains(unit, want) {
 			t.Errorf("the unit has no %q:\n%s", want, unit)
 		}
 	}
-	if drop := files[`dev-disk-by\x2did-virtio\x2ds\x2d1.device.d/50-sharedos.conf`]; !strings.Contains(drop, "JobRunningTimeoutSec=12s\n") {
+	if drop := files[`dev-disk-by\x2did-virtio\x2ds\x2d1.device.d/50-sharedos.conf`]; !strings.Contains(drop,
+		"JobRunningTimeoutSec=12s\n") {
 		t.Errorf("the drop-in is %q", drop)
 	}
 	dir := t.TempDir()
-	both := []agentapi.MountedDisk{{Serial: "there", FileSystem: "ext4", MountPoint: "/srv/a"}, {Serial: "absent", FileSystem: "ext4", MountPoint: "/srv/b"}}
+	both := []agentapi.MountedDisk{{Serial: "there", FileSystem: "ext4", MountPoint: "/srv/a"},
+		{Serial: "absent", FileSystem: "ext4", MountPoint: "/srv/b"}}
 	must(t, writeUnits(dir, filepath.Join(dir, "current"), nil, both, []mounts.Disk{{Serial: "there"}}))
 	for serial, wait := range map[string]string{"there": "600s", "absent": "30s"} {
-		if text, err := os.ReadFile(filepath.Join(dir, escape(byID+serial)+".device.d", "50-sharedos.conf")); err != nil || !strings.Contains(string(text), wait) {
+		if text, err := os.ReadFile(filepath.Join(dir, escape(byID+serial)+".device.d",
+			"50-sharedos.conf")); err != nil || !strings.Contains(string(text), wait) {
 			t.Errorf("the wait for %s: %q, %v", serial, text, err)
 		}
 	}
@@ -148,6 +153,10 @@ func TestWhatASystemWasGivenCountsUntilItsNextPowerOn(t *testing.T) {
 	read(firmware, old, false)
 	must(t, os.WriteFile(file, []byte("{"), 0o600))
 	read(firmware, old, true)
+	// Powered on with a definition that came later, of the same disks.
+	must(t, remember(file, Firmware{Disks: old, Changes: 1}, []agentapi.MountedDisk{data}))
+	read(Firmware{Disks: old, Changes: 1}, []agentapi.MountedDisk{data}, false)
+	read(Firmware{Disks: old, Changes: 2}, old, false)
 	bad := data
 	bad.MountPoint = "/usr/x"
 	must(t, remember(file, firmware, []agentapi.MountedDisk{bad}))
@@ -242,8 +251,10 @@ func (g *guest) Grow(disk mounts.Disk, mounted agentapi.MountedDisk) error {
 
 func TestARunningSystemMountsWhatItIsGiven(t *testing.T) {
 	dir := t.TempDir()
-	g := &guest{attached: map[string]int64{"a": 100, "b": 100, "c": 100}, mounted: map[string]string{}, units: filepath.Join(dir, "units"), busy: map[string]bool{}}
-	places := Places{Units: g.units, Current: filepath.Join(dir, "current.json"), Given: filepath.Join(dir, "given.json")}
+	g := &guest{attached: map[string]int64{"a": 100, "b": 100, "c": 100}, mounted: map[string]string{},
+		units: filepath.Join(dir, "units"), busy: map[string]bool{}}
+	places := Places{Units: g.units, Current: filepath.Join(dir, "current.json"),
+		Given: filepath.Join(dir, "given.json")}
 	disk := func(serial, point string) Wanted {
 		return Wanted{agentapi.MountedDisk{Serial: serial, FileSystem: "ext4", MountPoint: point}, 100}
 	}
@@ -273,7 +284,8 @@ func TestARunningSystemMountsWhatItIsGiven(t *testing.T) {
 	// What is in use stays as it is, with everything that was unmounted before that.
 	g.busy["/srv/a"] = true
 	held, err = set([]string{"a"})
-	if want := map[string][]string{"a": {"user of a"}}; err != nil || !cmp.Equal(held, want) || !maps.Equal(g.mounted, ab) {
+	if want := map[string][]string{"a": {"user of a"}}; err != nil || !cmp.Equal(held, want) ||
+		!maps.Equal(g.mounted, ab) {
 		t.Errorf("held %v, %v; mounted %v", held, err, g.mounted)
 	}
 	if _, err := os.Stat(filepath.Join(g.units, "srv-a.mount")); err != nil {
@@ -282,7 +294,8 @@ func TestARunningSystemMountsWhatItIsGiven(t *testing.T) {
 	delete(g.busy, "/srv/a")
 	g.busy["a"], g.busy["hidden"] = true, true // unmounted here, and not in another namespace
 	held, err = set([]string{"a"}, disk("b", "/srv/a/b"))
-	if err != nil || len(held["a"]) != 1 || !strings.Contains(held["a"][0], "another namespace") || !maps.Equal(g.mounted, ab) {
+	if err != nil || len(held["a"]) != 1 || !strings.Contains(held["a"][0], "another namespace") ||
+		!maps.Equal(g.mounted, ab) {
 		t.Errorf("held %v, %v; mounted %v", held, err, g.mounted)
 	}
 	g.busy = map[string]bool{}

@@ -45,7 +45,8 @@ func geometryOf(system string, head []byte) (geometry, error) {
 	}
 	if system == agentapi.XFS {
 		found := geometry{
-			blockSize: uint64(binary.BigEndian.Uint32(head[4:])), blocks: binary.BigEndian.Uint64(head[8:]), percent: uint32(head[127]),
+			blockSize: uint64(binary.BigEndian.Uint32(head[4:])), blocks: binary.BigEndian.Uint64(head[8:]),
+			percent: uint32(head[127]),
 		}
 		if string(head[:4]) != "XFSB" || found.blockSize < 512 || found.blockSize > 64<<10 || found.blocks == 0 {
 			return geometry{}, errSuperblock

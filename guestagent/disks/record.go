@@ -22,8 +22,8 @@ const (
 	maxFile     = 64 << 10
 )
 
-// given are the disks that a running system was given. Over identifies those in the firmware at that time: if the firmware has other
-// ones, the VM was powered on since, with another definition, which counts then.
+// given are the disks that a running system was given. Over identifies those in the firmware at that time:
+// if the firmware has other ones, the VM was powered on since, with another definition, which counts then.
 type given struct {
 	Over  string                 `json:"over"`
 	Disks []agentapi.MountedDisk `json:"disks"`
@@ -49,8 +49,8 @@ func (f Firmware) digest() (string, error) {
 	return tree.Sum(text).String(), nil
 }
 
-// effective returns the disks of the firmware, or those in the file if the system was given them since the VM was powered on. It removes
-// a file that is older, or that cannot be read.
+// effective returns the disks of the firmware, or those in the file if the system was given them
+// since the VM was powered on. It removes a file that is older, or that cannot be read.
 func effective(file string, firmware Firmware) ([]agentapi.MountedDisk, error) {
 	text, err := fileio.Read(file, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -98,15 +98,19 @@ func readCurrent(file string) (disks []agentapi.MountedDisk, err error) {
 	return disks, err
 }
 
-// Install writes the units of the disks in a boot configuration, or of those that the system was given since. Disks that are wrong are
-// left out: they are no reason not to boot.
+// Install writes the units of the disks in a boot configuration, or of those that the system was
+// given since. Disks that are wrong are left out: they are no reason not to boot.
 func Install(firmware Firmware) error {
-	disks, err := effective(givenFile, firmware)
+	attached, err := mounts.Disks()
+	return errors.Join(err, install(Own, firmware, attached))
+}
+
+func install(places Places, firmware Firmware, attached []mounts.Disk) error {
+	disks, err := effective(places.Given, firmware)
 	if wrong := agentapi.CheckMountedDisks(disks); wrong != nil {
 		return errors.Join(err, wrong)
 	}
-	attached, listErr := mounts.Disks()
-	return errors.Join(err, listErr, writeUnits(unitDir, currentFile, nil, disks, attached))
+	return errors.Join(err, writeUnits(places.Units, places.Current, nil, disks, attached))
 }
 
 // writeUnits replaces the units of some disks by those of others. attached are the disks that the kernel shows.
@@ -141,7 +145,8 @@ func writeUnits(directory, current string, before, disks []agentapi.MountedDisk,
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		if err := os.Symlink(filepath.Join("..", mountUnit(disk.MountPoint)), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Symlink(filepath.Join("..", mountUnit(disk.MountPoint)), path); err != nil &&
+			!errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
@@ -161,18 +166,22 @@ func GrowBySerial(serial string) error {
 	if err != nil {
 		return err
 	}
-	at := slices.IndexFunc(disks, func(d agentapi.MountedDisk) bool { return d.Serial == serial })
-	if at < 0 || disks[at].ReadOnly {
+	mounted, ok := writable(disks, serial)
+	if !ok {
 		return nil
 	}
-	attached, err := mounts.Disks()
+	disk, err := Running{}.Attached(serial)
 	if err != nil {
-		return err
+		return fmt.Errorf("grow disk %s: %w", serial, err)
 	}
-	for _, disk := range attached {
-		if disk.Serial == serial {
-			return Grow(disk.Node, disks[at].FileSystem, disks[at].MountPoint, disk.Size)
-		}
+	return Grow(disk.Node, mounted.FileSystem, mounted.MountPoint, disk.Size)
+}
+
+// writable finds the disk with a serial whose file system is mounted for writing.
+func writable(disks []agentapi.MountedDisk, serial string) (agentapi.MountedDisk, bool) {
+	at := slices.IndexFunc(disks, func(d agentapi.MountedDisk) bool { return d.Serial == serial && !d.ReadOnly })
+	if at < 0 {
+		return agentapi.MountedDisk{}, false
 	}
-	return fmt.Errorf("grow disk %s: %w", serial, mounts.ErrNoDisk)
+	return disks[at], true
 }

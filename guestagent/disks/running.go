@@ -48,16 +48,20 @@ func (Running) Disk(ctx context.Context, serial string, size int64) (mounts.Disk
 
 // Attached implements System.
 func (Running) Attached(serial string) (mounts.Disk, error) {
-	disks, err := mounts.Disks()
+	attached, err := mounts.Disks()
 	if err != nil {
 		return mounts.Disk{}, err
 	}
-	for _, disk := range disks {
-		if disk.Serial == serial {
-			return disk, nil
-		}
+	return bySerial(attached, serial)
+}
+
+// bySerial finds one of the attached disks. It returns mounts.ErrNoDisk if none has the serial.
+func bySerial(attached []mounts.Disk, serial string) (mounts.Disk, error) {
+	at := slices.IndexFunc(attached, func(d mounts.Disk) bool { return d.Serial == serial })
+	if at < 0 {
+		return mounts.Disk{}, mounts.ErrNoDisk
 	}
-	return mounts.Disk{}, mounts.ErrNoDisk
+	return attached[at], nil
 }
 
 // MountedFrom implements System.
@@ -82,13 +86,36 @@ func (Running) Exclusive(disk mounts.Disk) error {
 	return device.Close()
 }
 
-// Users implements System. A mount in the namespace of PID 1 is named only if nothing else is.
+// Users implements System.
 func (Running) Users(ctx context.Context, disk mounts.Disk) []string {
 	device, err := proc.ParseDevice(disk.Number, 10)
 	if err != nil {
 		return []string{err.Error()}
 	}
-	found, err := mounts.UsersOf(ctx, "/proc", []mounts.Shown{{System: device.Number(), Files: []uint64{device.Number()}}}, maxUsers)
+	found, err := mounts.UsersOf(ctx, "/proc",
+		[]mounts.Shown{{System: device.Number(), Files: []uint64{device.Number()}}}, maxUsers)
+	users := processes(found)
+	holders, dirErr := os.ReadDir(filepath.Join("/sys/class/block", filepath.Base(disk.Node), "holders"))
+	for _, holder := range holders {
+		users = append(users, "block device "+holder.Name())
+	}
+	if swaps, readErr := os.ReadFile("/proc/swaps"); readErr == nil &&
+		slices.ContainsFunc(strings.Split(string(swaps), "\n"), func(line string) bool {
+			return strings.HasPrefix(line, disk.Node)
+		}) {
+		users = append(users, "swap")
+	}
+	if dirErr != nil && !errors.Is(dirErr, fs.ErrNotExist) {
+		err = errors.Join(err, dirErr)
+	}
+	if err != nil {
+		users = append(users, err.Error())
+	}
+	return users
+}
+
+// processes describes the processes that use a disk. Those that only see it mounted are described if no other uses it.
+func processes(found []mounts.User) []string {
 	var users, seen []string
 	for _, user := range found {
 		text := fmt.Sprintf("process %d (%s) %s %s", user.PID, user.Command, user.How, user.Path)
@@ -102,22 +129,7 @@ func (Running) Users(ctx context.Context, disk mounts.Disk) []string {
 		}
 	}
 	if len(users) == 0 {
-		users = seen
-	}
-	holders, dirErr := os.ReadDir(filepath.Join("/sys/class/block", filepath.Base(disk.Node), "holders"))
-	for _, holder := range holders {
-		users = append(users, "block device "+holder.Name())
-	}
-	if swaps, readErr := os.ReadFile("/proc/swaps"); readErr == nil && slices.ContainsFunc(strings.Split(string(swaps), "\n"), func(line string) bool {
-		return strings.HasPrefix(line, disk.Node)
-	}) {
-		users = append(users, "swap")
-	}
-	if dirErr != nil && !errors.Is(dirErr, fs.ErrNotExist) {
-		err = errors.Join(err, dirErr)
-	}
-	if err != nil {
-		users = append(users, err.Error())
+		return seen
 	}
 	return users
 }

@@ -44,7 +44,8 @@ type Places struct{ Units, Current, Given string }
 // Own are the places of this system.
 var Own = Places{Units: unitDir, Current: currentFile, Given: givenFile}
 
-// startLimit bounds the formatting and mounting of one disk, and waitLimit the wait for one that the host has attached or grown.
+// startLimit bounds the formatting and mounting of one disk, and waitLimit the wait for one that
+// the host has attached or grown.
 const (
 	startLimit = 4 * time.Minute
 	waitLimit  = 20 * time.Second
@@ -57,10 +58,11 @@ type Wanted struct {
 	Size int64
 }
 
-// Set makes the running system mount the wanted disks and no others, now and at each boot, and releases the disks with some serials, so
-// that the host can detach them. What has to go is unmounted first: if a part of it is in use, Set mounts again what it has unmounted
-// and returns the disks that are held, with what uses them.
-func Set(ctx context.Context, on System, places Places, firmware Firmware, wanted []Wanted, release []string) (held map[string][]string, err error) {
+// Set makes the running system mount the wanted disks and no others, now and at each boot, and releases the
+// disks with some serials, so that the host can detach them. What has to go is unmounted first: if a part of it
+// is in use, Set mounts again what it has unmounted and returns the disks that are held, with what uses them.
+func Set(ctx context.Context, on System, places Places, firmware Firmware, wanted []Wanted,
+	release []string) (held map[string][]string, err error) {
 	disks := make([]agentapi.MountedDisk, len(wanted))
 	for i, one := range wanted {
 		disks[i] = one.MountedDisk
@@ -116,7 +118,8 @@ func Set(ctx context.Context, on System, places Places, firmware Firmware, wante
 }
 
 // unmountAll unmounts disks, and makes sure that nothing uses those that are released.
-func unmountAll(ctx context.Context, on System, disks []agentapi.MountedDisk, release []string, unmounted *[]agentapi.MountedDisk) (held map[string][]string, err error) {
+func unmountAll(ctx context.Context, on System, disks []agentapi.MountedDisk, release []string,
+	unmounted *[]agentapi.MountedDisk) (held map[string][]string, err error) {
 	held = map[string][]string{}
 	for _, mounted := range disks {
 		disk, err := on.Attached(mounted.Serial)

@@ -15,7 +15,8 @@ const unitDir = "/run/systemd/system"
 // byID is the link that udev makes for a virtio disk.
 const byID = "/dev/disk/by-id/virtio-"
 
-// escape writes a path as systemd does in the names of units; see systemd.unit(5), "String Escaping for Inclusion in Unit Names".
+// escape writes a path as systemd does in the names of units; see systemd.unit(5), "String Escaping
+// for Inclusion in Unit Names".
 func escape(path string) string {
 	var out strings.Builder
 	for i, b := range []byte(strings.TrimPrefix(path, "/")) {
@@ -39,14 +40,15 @@ func makeUnit(serial string) string { return "sharedos-make-" + escape(serial) +
 func growUnit(serial string) string { return "sharedos-grow-" + escape(serial) + ".service" }
 
 const (
-	// attachedWait is how many seconds a boot waits for udev to name a disk that the kernel shows already. An emulated guest on a busy
-	// host takes more than half a minute. absentWait is the same for another disk, which may never come.
+	// attachedWait is how many seconds a boot waits for udev to name a disk that the kernel shows
+	// already. An emulated guest on a busy host takes more than half a minute. absentWait is the
+	// same for another disk, which may never come.
 	attachedWait = 600
 	absentWait   = 30
 )
 
-// filesOf are the unit files of a disk, by their paths below unitDir, and the link by which the boot wants the mount. What is wanted
-// only does not keep the boot from going on. wait is in seconds.
+// filesOf are the unit files of a disk, by their paths below unitDir, and the link by which the boot
+// wants the mount. What is wanted only does not keep the boot from going on. wait is in seconds.
 func filesOf(disk agentapi.MountedDisk, wait int) (files map[string]string, link string) {
 	device, mount := escape(byID+disk.Serial)+".device", mountUnit(disk.MountPoint)
 	options := "rw"

@@ -482,8 +482,8 @@ func TestABootCarriesAsALiveRefresh(t *testing.T) {
 	})
 }
 
-// A file of the release that was changed here and not by the release stays, and is told. One of the same size that was
-// not touched since the last carry is read as long as that does not take long.
+// A file of the release that was changed here and not by the release stays, and is reported. One of
+// the same size that was not touched since the last carry is read as long as that does not take long.
 func TestWhatWasChangedHereAloneIsTold(t *testing.T) {
 	const acmed = "var/opt/acme/acmed"
 	v := newVM(t, t.TempDir(), files{acmed: "1.0"}, files{acmed: "0.9"}, files{acmed: "1.0"})

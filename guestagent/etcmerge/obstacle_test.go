@@ -172,7 +172,7 @@ func TestOnePathThatCannotBeWrittenBlocksNoOther(t *testing.T) {
 	}
 }
 
-// A damaged list of deferred paths is reported and blocks no carry, whoever wrote it.
+// A damaged list of deferred paths is reported and blocks no carry.
 func TestADamagedListOfDeferredPathsIsReportedAndBlocksNothing(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, v vm){
 		"no JSON":                        func(t *testing.T, v vm) { must(t, os.WriteFile(v.deferredPath(), []byte("[{"), 0o600)) },

@@ -31,7 +31,7 @@ type planner struct {
 	deferred    []deferredEntry
 	// bases are the contents of the old release's account files, by path.
 	bases map[string]string
-	// leftBases are those of which the next carry starts where entries were left out, by path.
+	// leftBases are the contents from which the next carry starts where entries were left out, by path.
 	leftBases AccountTexts
 	// ofOtherType are the paths that are of another type here.
 	ofOtherType map[string]bool
@@ -204,8 +204,8 @@ func (p *planner) kept(name string) bool {
 	return false
 }
 
-// hold keeps a path as it is. A file that nobody here changed lies in the release that runs, so it is written: after the
-// next boot the path would otherwise have the new release's version.
+// hold keeps a path as it is. A file that nobody changed here is still in the layers of the running release,
+// so a copy is written: otherwise the path would have the new release's version after the next boot.
 func (p *planner) hold(d Difference, ours *tree.Entry) {
 	if ours.Type != tree.Regular && ours.Type != tree.Symlink && ours.Type != tree.Directory || alike(ours, d.New) {
 		return
@@ -295,7 +295,7 @@ func (p *planner) write(d Difference, ours *tree.Entry) {
 	s := step{Path: d.Path, before: ours, after: clone(d.New), content: p.released(d)}
 	// Files of /etc are replaced one by one, and each has an overlay's copy of its own.
 	if d.New.Type == tree.Regular && tree.OwnerOf(d.Path) != tree.Merged {
-		// An error is none of the plan: the content cannot be read then either, which says so.
+		// An error is not reported here: reading the content then fails, too, and reports it.
 		s.file, _ = several(p.new, d.Path)
 	}
 	p.steps = append(p.steps, s)
@@ -359,7 +359,7 @@ func (p *planner) blend(d Difference, ours *tree.Entry) {
 	p.steps = append(p.steps, step{Path: d.Path, before: ours, after: after, content: content})
 }
 
-// alternativeOrGenerated settles a conflict about the content of a path that is no configuration file.
+// alternativeOrGenerated resolves a conflict about the content of a path that is no configuration file.
 func (p *planner) alternativeOrGenerated(d Difference, ours *tree.Entry, after **tree.Entry, fromHere *bool) bool {
 	if p.generate(d.Path, ours) {
 		return true
@@ -446,8 +446,8 @@ func (p *planner) merge(d Difference, ours *tree.Entry, all AccountMerge) {
 		p.report(c)
 	}
 	after.Size, after.Digest = int64(len(merged)), tree.Sum([]byte(merged))
-	// What is as it was, and not as in the new release, is written, too: a file that nobody here ever changed lies in
-	// the release that runs, and the next boot would show the new one's.
+	// What stays as it was, unlike the new release, is written, too: a file that nobody changed here
+	// is still in the layers of the running release, and the next boot would show the new one's.
 	if !alike(ours, after) || !alike(after, d.New) {
 		s := step{Path: d.Path, before: ours, after: after, content: text(merged)}
 		if p.ofBaseline(d.Path) {

@@ -136,7 +136,7 @@ func TestPurgingTakesWhatNobodyHasChanged(t *testing.T) {
 	p.there(map[string]bool{"etc/db/conf": true, "etc/db/mine": true, "var/lib/idle/sub/more": true, "var/lib/db/sub/row": true, "srv/db/page": true})
 }
 
-// Without being told to, nothing of it goes, and what stayed then is not purged later.
+// Without purge, all of it stays, and what stayed is not purged later.
 func TestNothingIsPurgedUnlessThatIsAskedFor(t *testing.T) {
 	p := newPurging(t, map[string]files{"base": withoutDB, "with": withDB, "other": {"etc/base": "2"}})
 	p.move("base", "with", "base")

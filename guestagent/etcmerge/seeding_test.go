@@ -118,7 +118,7 @@ func TestNothingIsAddedToAMountOfOthers(t *testing.T) {
 	}
 }
 
-// Each package that a component brings would be told of otherwise.
+// Otherwise each package that a component brings would be reported.
 func TestNotesOfToolsOfPackagesAreNotTold(t *testing.T) {
 	const states, enabled = "var/lib/apt/extended_states", "var/lib/systemd/deb-systemd-helper-enabled/web.service"
 	v := newVM(t, t.TempDir(), files{states: "1", "var/lib/systemd/x": "1"}, files{states: "here", "var/lib/systemd/own": "1"},

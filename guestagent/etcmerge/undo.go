@@ -311,7 +311,7 @@ func (c Carrier) Undo(ctx context.Context) (err error) {
 		case err == nil:
 			defer func() { err = errors.Join(err, unlock()) }()
 		case asObstacle(err) != nil && ctx.Err() == nil:
-			// The files are restored without the lock: without that, none would be.
+			// Without the lock, the files are restored all the same: otherwise none would be.
 			c.skipped(Conflict{Path: lockPath, Kind: AccountsLocked, Reason: err.Error()})
 		default:
 			return err
@@ -418,7 +418,7 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 	return p.syncDirectories(ctx, removed)
 }
 
-// takenAway is what takeAway found and did.
+// takenAway is the result of takeAway.
 type takenAway struct {
 	// changed is true if the path is as the carry left it, and has to be restored.
 	changed bool

@@ -52,7 +52,7 @@ type Changes struct {
 	// boot are the files that are loaded at boot, and bootBefore those that earlier refreshes have changed.
 	boot       []bootChange
 	bootBefore []BootFile
-	// interpreted is what processes have read of earlier stacks, by PID.
+	// interpreted is the code of earlier stacks that processes have read, by PID.
 	interpreted map[int][]Interpreted
 }
 
@@ -64,7 +64,8 @@ func NewChanges() *Changes {
 	}
 }
 
-// Remember adds what processes have read of earlier stacks: it is old code for as long as the process lives.
+// Remember adds the code of earlier stacks that processes have read: it stays old code for as long
+// as the process lives.
 func (c *Changes) Remember(all []Interpreted) {
 	c.interpreted = make(map[int][]Interpreted, len(all))
 	for _, one := range all {
@@ -72,7 +73,8 @@ func (c *Changes) Remember(all []Interpreted) {
 	}
 }
 
-// removes reports whether the file of a unit goes, and with it the unit: no file of the same name takes its place.
+// removes reports whether the file of a unit is removed, and the unit with it, because no file of
+// the same name replaces it.
 func (c *Changes) removes(unit Unit) bool {
 	fragment := unit.Fragment
 	if name, generated := strings.CutPrefix(fragment, generatedUnits); generated {
@@ -112,8 +114,8 @@ func scriptUnit(name string) string {
 	return strings.TrimSuffix(script, ".sh") + ".service"
 }
 
-// Removed returns the units whose files or init scripts the new stack does not have. Of the instances of a template, it
-// does not know.
+// Removed returns the units whose files or init scripts the new stack does not have. It does not
+// know the instances of a template.
 func (c *Changes) Removed() (names []string) {
 	for name := range c.removed {
 		switch unit := path.Base(name); {
@@ -305,7 +307,7 @@ func (c *Changes) Count() uint64 { return c.count }
 // Accounts reports whether sysusers.d differs.
 func (c *Changes) Accounts() bool { return c.accounts }
 
-// Temporary returns the names of the files in tmpfiles.d that differ, sorted. Some may be there no more.
+// Temporary returns the names of the files in tmpfiles.d that differ, sorted. Some may no longer exist.
 func (c *Changes) Temporary() []string {
 	slices.Sort(c.temporary)
 	return slices.Compact(c.temporary)

@@ -103,7 +103,7 @@ func TestDeclaredPathsAffectAUnit(t *testing.T) {
 	}
 }
 
-// Whatever the policy is, nothing that it says may be left alone is interrupted, and what is left is told.
+// For every policy, what it leaves alone is not interrupted, and is reported.
 func TestNoPolicyInterruptsMoreThanItAllows(t *testing.T) {
 	units := []string{"a.service", "b.service", "c.service", "d.socket", "e.scope", ManagerUnit, "dbus.service"}
 	files := []string{ssl, "usr/bin/x", "usr/share/data"}
@@ -244,7 +244,8 @@ func TestAPolicyByAnotherName(t *testing.T) {
 	}
 }
 
-// A name of the policy is told if it is no unit's: none that systemd knows, and none that the refresh brings or takes away.
+// A name in the policy is reported if there is no such unit: none that systemd knows, and none that
+// the refresh brings or takes away.
 func TestANameWithoutAUnitIsTold(t *testing.T) {
 	const units, own = "usr/lib/systemd/system/", "etc/systemd/system/"
 	file, link := &tree.Entry{Type: tree.Regular}, &tree.Entry{Type: tree.Symlink, Link: "/usr/lib/systemd/system/new.service"}

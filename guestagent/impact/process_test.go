@@ -149,7 +149,8 @@ func TestArgumentsAreFilesThatMayBeScripts(t *testing.T) {
 	}
 }
 
-// A shell's script is told by its command line, by the file that it holds open, and by the link that it was run by.
+// The script of a shell is found by its command line, by the file that it has open, and by the link
+// by which it was run.
 func TestARealShellsScriptIsFound(t *testing.T) {
 	directory, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {

@@ -112,9 +112,10 @@ func CloseLayer(ctx context.Context, id tree.Digest) error {
 	return nil
 }
 
-// AbandonLayer lets go of a layer's device although file systems that were built with the layer are still in use: from
-// then on, every read of the layer fails. It is for a layer of which nobody uses a file, and to which no directory leads
-// any more. Such a file system is read below the files of its other layers alone. Opening the layer again makes it whole.
+// AbandonLayer releases a layer's device although file systems that were built with the layer are
+// still in use: from then on, every read of the layer fails. It is for a layer of which nobody uses
+// a file, and to which no directory leads any more. Such a file system is read below the files of
+// its other layers alone. Opening the layer again makes it whole.
 func AbandonLayer(id tree.Digest) error {
 	path := LayerPath(id)
 	var stat unix.Stat_t

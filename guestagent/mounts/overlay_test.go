@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// forms are the two ways in which an overlay's lower directories are told.
+// forms are the two ways to name an overlay's lower directories.
 var forms = map[string]func(o overlay) (*Detached, error){
 	"by path":   overlay.mountByPath,
 	"by number": func(o overlay) (*Detached, error) { return o.mountByNumber(onThrowawayThread) },

@@ -112,7 +112,8 @@ func openVerity(ctx context.Context, layer release.Layer, device LayerDevice) (n
 // abandonedTarget is the device-mapper target that fails every read (the kernel's drivers/md/dm-target.c).
 const abandonedTarget = "error"
 
-// abandonVerity has the verity device of a layer fail every read, which lets go of the layer's disk. device is its number.
+// abandonVerity makes the verity device of a layer fail every read, which releases the layer's
+// disk. device is its number.
 func abandonVerity(id tree.Digest, device uint64) (err error) {
 	size, err := readAttribute(filepath.Join(sysBlock, filepath.Base(verityNode(unix.Minor(device)))), "size")
 	if err != nil {

@@ -19,7 +19,7 @@ type Entry struct {
 	Type uint16 `json:"type"`
 	// Body is that message: a header of fixed length, and attributes.
 	Body []byte `json:"body"`
-	// Key identifies it among all entries, whoever has added it.
+	// Key identifies it among all entries of all programs.
 	Key string `json:"key"`
 	// Links are the names of the interfaces in it, by their numbers.
 	Links map[uint32]string `json:"links,omitempty"`

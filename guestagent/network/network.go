@@ -29,28 +29,28 @@ var errChanging = errors.New("it changes all the time")
 // ErrMany means that there are more than MaxEntries.
 var ErrMany = errors.New("too many addresses, routes, rules, neighbours and nexthops")
 
-func dial() (*netlink.Conn, error) {
+// dial opens rtnetlink, and returns the names of the interfaces by their numbers, too.
+func dial() (_ *netlink.Conn, names map[uint32]string, err error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
-		return nil, fmt.Errorf("open rtnetlink: %w", err)
+		return nil, nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	if err := conn.SetDeadline(time.Now().Add(callLimit)); err != nil {
-		return nil, errors.Join(err, conn.Close())
+	if err = conn.SetDeadline(time.Now().Add(callLimit)); err == nil {
+		names, err = linkNames(conn)
 	}
-	return conn, nil
+	if err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	return conn, names, nil
 }
 
 // Read returns all entries of this network namespace that may have been added by hand.
 func Read() (entries []Entry, err error) {
-	conn, err := dial()
+	conn, names, err := dial()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	names, err := linkNames(conn)
-	if err != nil {
-		return nil, err
-	}
 	for i := range kinds {
 		k := &kinds[i]
 		for _, family := range k.families {
@@ -99,12 +99,14 @@ func (k *kind) list(conn *netlink.Conn, family uint8, names map[uint32]string) (
 func dump(conn *netlink.Conn, what uint16, request []byte) (messages []netlink.Message, err error) {
 	for range listTries {
 		messages, err = conn.Execute(netlink.Message{
-			Header: netlink.Header{Type: netlink.HeaderType(what), Flags: netlink.Request | netlink.Dump}, Data: request,
+			Header: netlink.Header{Type: netlink.HeaderType(what), Flags: netlink.Request | netlink.Dump},
+			Data:   request,
 		})
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(messages, func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
+		if !slices.ContainsFunc(messages,
+			func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
 			return messages, nil
 		}
 	}
@@ -213,15 +215,11 @@ func add(entries []Entry) (failures []Failure, err error) {
 	if len(entries) == 0 {
 		return nil, nil
 	}
-	conn, err := dial()
+	conn, names, err := dial()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	names, err := linkNames(conn)
-	if err != nil {
-		return nil, err
-	}
 	for _, e := range entries {
 		if err := addOne(conn, e, names); err != nil {
 			failures = append(failures, Failure{e, err})
@@ -238,7 +236,8 @@ func addOne(conn *netlink.Conn, e Entry, names map[uint32]string) error {
 	}
 	_, err := conn.Execute(netlink.Message{
 		Header: netlink.Header{
-			Type: netlink.HeaderType(e.Type), Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Excl,
+			Type:  netlink.HeaderType(e.Type),
+			Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Excl,
 		},
 		Data: e.Body,
 	})
@@ -287,11 +286,13 @@ func Watch(ctx context.Context, entries []Entry, gone func()) (err error) {
 // await waits until the kernel says that something went, or for a second. Messages that the kernel could not deliver
 // count as one that says so.
 func await(ctx context.Context, conn *netlink.Conn) {
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) }) // the wait ends a second later without it
+	stop := context.AfterFunc(ctx,
+		func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) }) // the wait ends a second later without it
 	defer stop()
 	for ctx.Err() == nil {
 		messages, err := conn.Receive()
-		gone := slices.ContainsFunc(messages, func(m netlink.Message) bool { return slices.Contains(removals, uint16(m.Header.Type)) })
+		gone := slices.ContainsFunc(messages,
+			func(m netlink.Message) bool { return slices.Contains(removals, uint16(m.Header.Type)) })
 		if err == nil && !gone {
 			continue
 		}

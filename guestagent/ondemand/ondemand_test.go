@@ -491,7 +491,7 @@ func TestTheCommandIsInstalled(t *testing.T) {
 	}
 }
 
-// What units have logged is for root. Other users are told that it failed, and have only some clients at once.
+// Only root sees what units have logged. Other users learn only that it failed, and can have only some clients at once.
 func TestWhatOtherUsersGet(t *testing.T) {
 	w := newWorld(t)
 	s := w.server(t)

@@ -40,7 +40,7 @@ func pendingOf(t *testing.T, e *Engine) string {
 	return loadedLater(status.Pending)
 }
 
-// What a boot loads is told by plan, report and status, of whichever refresh it is, until a boot has loaded it.
+// Plan, report and status list what a boot loads, for each refresh that changed it, until a boot has loaded it.
 func TestWhatABootLoadsIsPendingUntilTheBoot(t *testing.T) {
 	const both = sysctls + " " + modprobes
 	w := loading(t)

@@ -128,8 +128,8 @@ func TestOldOrNewWhateverGoesWrongInARow(t *testing.T) {
 	matrix.Record(t, "up to six of these faults in a row", "random operations", told(outcomes))
 }
 
-// The journal is lost, too, when the agent is ended. It is told that the VM has to be started again, and after that
-// nothing is left of the refresh.
+// The journal is lost, too, when the agent ends. The agent reports that the VM has to be started
+// again, and after that nothing is left of the refresh.
 func TestOldOrNewWhenTheJournalIsLost(t *testing.T) {
 	for _, powerCut := range []bool{false, true} {
 		name, step := "SIGKILL of the agent and damaged journal", "in the middle of each operation of a refresh"
@@ -181,7 +181,7 @@ func TestOldOrNewWhenTheJournalIsLost(t *testing.T) {
 	}
 }
 
-// told says on what refreshes ended, all of which were followed by another one that ends on the new stack.
+// told says on which stacks refreshes ended. Each of them was followed by another one that ended on the new stack.
 func told(outcomes map[string]int) string {
 	switch names := slices.Sorted(maps.Keys(outcomes)); strings.Join(names, " ") {
 	case "one two":

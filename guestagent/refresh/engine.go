@@ -31,7 +31,7 @@ var (
 	ErrBusy = errors.New("a refresh is in flight")
 	// ErrStopping means that this agent ends, or that another one takes over.
 	ErrStopping = errors.New("the agent is stopping; ask again")
-	// ErrStrategy means that the requested strategy is none.
+	// ErrStrategy means that there is no strategy of the requested name.
 	ErrStrategy = errors.New("a strategy is live, soft_reboot, kexec or reboot")
 	// ErrDeferred means that the target needs more than the strategy allows. It takes effect at the next power-off and
 	// start.
@@ -264,8 +264,8 @@ func loadedAnew(record *Record, boot string) {
 	record.NextBoot = impact.Outlasting(record.NextBoot, agentapi.Level_SOFT_REBOOT)
 }
 
-// startDamaged replaces a damaged journal by a new one: an agent that did not start could not report it. No refresh
-// starts in this boot, since it is unknown how far an earlier one got.
+// startDamaged replaces a damaged journal by a new one, since an agent that did not start could not
+// report the damage. No refresh starts in this boot, because nobody knows how far an earlier one got.
 func (e *Engine) startDamaged(boot, root string, cause error) error {
 	e.record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation, Damaged: cause.Error()}
 	// A stack that was committed in this boot is the running one. If that is unknown, too, assume the booted one.
@@ -378,7 +378,7 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
 }
 
-// stillOld returns the interpreted code of stacks that do not run any more.
+// stillOld returns the interpreted code that comes from earlier stacks.
 func stillOld(record Record) []impact.Interpreted {
 	return slices.DeleteFunc(slices.Clone(record.Interpreted), func(i impact.Interpreted) bool { return record.Running.HasKey(i.Stack) })
 }
@@ -529,7 +529,7 @@ func (e *Engine) enter(state State, change func(*Record)) error {
 	return nil
 }
 
-// noteBehind finds out whether /etc belongs to the running stack.
+// noteBehind records whether /etc belongs to the running stack.
 func (e *Engine) noteBehind(running release.Stack) {
 	text := ""
 	if err := e.Etc.Behind(running); err != nil {

@@ -57,8 +57,8 @@ func TestARefreshEndsOnTheNewStack(t *testing.T) {
 	}
 }
 
-// Whoever waits for another state than the one that was seen is told, to the end of the refresh, and is not kept after
-// it.
+// A caller that waits for another state than it has seen gets each one until the refresh ends, and
+// does not wait after it.
 func TestWhoWaitsIsToldOfEveryTurn(t *testing.T) {
 	w := newWorld(t)
 	e, stop := w.engine()

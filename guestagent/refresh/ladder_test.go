@@ -20,7 +20,7 @@ func TestTheLowestRungThatDoesWhatIsNeededIsClimbed(t *testing.T) {
 		in       obstacles
 		want     Rung
 		impact   agentapi.Level
-		// reason and pending are parts of what is told; pending "-" means nothing is.
+		// reason and pending are parts of what is reported; pending "-" means that nothing is.
 		reason, pending string
 	}{
 		"units alone": {strategy: Live, level: restart, kernel: same, want: Live,

@@ -31,12 +31,12 @@ type run struct {
 	before *impact.Assessment
 	// cause is why the refresh is rolled back.
 	cause error
-	// observed is when all was good after the last restart; nil if it was not.
+	// observed is when everything was healthy after the last restart; nil if it was not.
 	observed *observation
-	// manager is held while a manager of the network is restarted.
+	// manager is locked while a manager of the network is restarted.
 	manager sync.Mutex
-	// restoredFrom is the moment of the rollback from which on a unit that is started runs the old code; 0 if it has
-	// not come.
+	// restoredFrom is the moment of the rollback after which a unit that is started runs the old
+	// code; 0 before that moment.
 	restoredFrom uint64
 }
 
@@ -44,15 +44,15 @@ type run struct {
 type step struct {
 	// state is the next state. The loop journals it before anything of it is done.
 	state State
-	// change is what the journal records together with the state; nil for nothing.
+	// change changes what else the journal records with the state; nil for nothing.
 	change func(*Record)
 	// running and generation are the stack that runs from now on, if the state is Idle.
 	running    release.Stack
 	generation uint64
 }
 
-// carryOut takes a refresh from a state that the journal names to its end. err is why the state cannot be acted on; nil
-// if it can.
+// carryOut takes a refresh from the state that the journal names to its end. err says why it cannot
+// go on from this state; nil if it can.
 //
 // It is the one loop of the state machine: a state acts, then the journal names the next one. An agent that is stopped
 // in between starts again at the state that the journal names, so everything that a state does can be done twice.
@@ -89,7 +89,7 @@ func (r *run) carryOut(ctx context.Context, state State, err error) {
 	}
 }
 
-// act does what a state is for.
+// act carries out one state.
 func (r *run) act(ctx context.Context, state State) (step, error) {
 	switch state {
 	case Staged:
@@ -363,7 +363,7 @@ func (r *run) swap(ctx context.Context) (step, error) {
 	}}, err
 }
 
-// isUnit reports whether a generator is a unit, as those are that make secrets.
+// isUnit reports whether a generator is a unit. Those that make secrets are.
 func isUnit(name string) bool { return strings.HasSuffix(name, ".service") }
 
 // carryEtc carries /etc. It returns the names of the tools that have to run once the new /usr is mounted.
@@ -385,7 +385,7 @@ var ownStays = []etcmerge.Kind{
 	etcmerge.Changed, etcmerge.OtherType, etcmerge.Mounted, etcmerge.Protected, etcmerge.Unreadable, etcmerge.Unsupported, etcmerge.Kept,
 }
 
-// carried returns those of the files that are the release's by now, or that an earlier refresh has changed.
+// carried returns the files that are now as in the release, or that an earlier refresh has changed.
 func (r *run) carried(files []impact.BootFile) []impact.BootFile {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
@@ -415,7 +415,7 @@ func AddConflicts(report *agentapi.Report, conflicts []etcmerge.Conflict) {
 	}
 }
 
-// Moved is the report of a boot that has moved the VM to another stack, and carried paths to it.
+// Moved is the report of a boot that has moved the VM to another stack and carried /etc to it.
 func Moved(from, to release.Stack, carried int, conflicts []etcmerge.Conflict) *agentapi.Report {
 	report := &agentapi.Report{
 		From: agentapi.NewStack(from), To: agentapi.NewStack(to), Strategy: string(NextBoot),
@@ -449,8 +449,8 @@ func (r *run) commit() (step, error) {
 	if err != nil {
 		return step{}, fmt.Errorf("commit: %w", err)
 	}
-	// The commit is the point of no return: a later failure is only reported. The way back would have needed what is known
-	// of the network until here.
+	// The commit is the point of no return: a later failure is only reported. Until here, a
+	// rollback would have needed the record of the network.
 	r.releaseNetwork(r.life, "")
 	if err := r.life.Err(); err != nil {
 		return step{}, err // the next agent releases it
@@ -469,8 +469,8 @@ func (r *run) commit() (step, error) {
 	return step{state: Idle, running: r.record.To, generation: generation}, nil
 }
 
-// purge removes what components brought that are gone, and reports that. It comes after the commit: until then a way back
-// needs all of it. What fails is done by the next start of the agent.
+// purge removes what the detached components brought, and reports that. It comes after the commit,
+// because a rollback needs all of it until then. If something fails, the next start of the agent does it.
 func (e *Engine) purge(ctx context.Context) error {
 	purged, err := e.Etc.Purge(ctx)
 	e.mutex.Lock()

@@ -271,8 +271,8 @@ func (r renewal) restart(ctx context.Context, p Planned) (time.Duration, error) 
 	return r.Units.Restart(ctx, p.Unit)
 }
 
-// takeOver restarts a stand-in as the unit itself. The stand-in is in its start job, which systemd turns into one that
-// restarts the unit, so that whoever waits for the start waits for that of the unit itself.
+// takeOver restarts a stand-in as the unit itself. The stand-in is in its start job, which systemd turns into
+// one that restarts the unit, so that a caller that waits for the start waits for that of the unit itself.
 func (r renewal) takeOver(ctx context.Context, unit string) (time.Duration, error) {
 	state, err := r.Units.ActiveState(ctx, unit)
 	if err != nil {

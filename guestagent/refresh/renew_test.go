@@ -179,7 +179,7 @@ func TestWhatRunsOldCodeIsReportedUntilItIsTrueNoMore(t *testing.T) {
 	says("the status is pending", status.Pending, false)
 }
 
-// A unit that an earlier refresh could not renew, or was told to leave alone, is renewed by a later one that may.
+// If an earlier refresh could not renew a unit, or had to leave it alone, a later one that may renews it.
 func TestWhatAnEarlierRefreshLeftIsRenewedWhenThePolicyAllows(t *testing.T) {
 	w := newWorld(t)
 	w.release("two+", 3, w.releases["two"])

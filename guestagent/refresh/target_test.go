@@ -74,8 +74,8 @@ func (w *world) with(name string, base *made, component release.Identified, cont
 	return made
 }
 
-// Both the base and the component have /etc/x.conf, and both bring another version of it: there is one tree before and
-// one after, so the path differs once. A carry that is told of one path twice fails.
+// Both the base and the component have /etc/x.conf, and both bring another version of it: there is
+// one tree before and one after, so the path differs once. A carry that gets one path twice fails.
 func TestABaseAndAComponentThatMoveTogetherChangeAPathOnce(t *testing.T) {
 	w := newWorld(t)
 	one, two := w.releases["one"], w.releases["two"]

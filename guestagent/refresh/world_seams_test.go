@@ -164,7 +164,7 @@ func (w worldEtc) Keep(patterns []string, purge bool) error {
 	return nil
 }
 
-// Purge takes away what the stack that is left has brought, once it is committed.
+// Purge removes what components of the old stack brought, once the new one is committed.
 func (w worldEtc) Purge(context.Context) (purged etcmerge.Purged, _ error) {
 	return purged, w.do("purge", func() error {
 		if w.etcUndo != nil {
@@ -237,7 +237,7 @@ func (w worldUnits) Order(_ context.Context, names []string, _ map[string]impact
 	return slices.Sorted(slices.Values(names)), w.after, nil
 }
 
-// allow notes how long an operation on a unit has.
+// allow records the limit of an operation on a unit.
 func (w worldUnits) allow(ctx context.Context, what, unit string) {
 	deadline, _ := ctx.Deadline()
 	w.mutex.Lock()

@@ -382,7 +382,7 @@ func (w *world) engine() (*Engine, context.CancelFunc) {
 	return e, func() { cancel(); e.Wait() }
 }
 
-// do runs one operation with an effect, and lets go wrong what is to.
+// do runs one operation with an effect, or fails if the test wants it to.
 func (w *world) do(name string, effect func() error) error {
 	return w.doInParts(name, func() error { return nil }, effect)
 }

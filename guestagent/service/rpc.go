@@ -71,8 +71,8 @@ type Layers interface {
 	Check(ctx context.Context, layer release.Layer) error
 	// Close closes a layer; mounts.ErrLayerInUse if something uses it.
 	Close(ctx context.Context, id tree.Digest) error
-	// Abandon lets go of the device of a layer of which nobody reads a file, although file systems that were built with
-	// it are in use.
+	// Abandon releases the device of a layer whose files nobody reads, although file systems that
+	// were built with it are in use.
 	Abandon(id tree.Digest) error
 	// Open reports whether a layer is open.
 	Open(id tree.Digest) (bool, error)
@@ -89,8 +89,9 @@ type Observer interface {
 	ReloadIndexes(ctx context.Context) error
 	// Users describes the processes that use files of a layer or can come to them; none if no process is seen to.
 	Users(ctx context.Context, id tree.Digest) ([]string, error)
-	// Readers does the same after it has mount namespaces follow to the current /usr where nothing else holds the layer.
-	// If there are none, it reports whether processes that use other layers explain that the layer cannot be closed.
+	// Readers does the same, but first moves mount namespaces to the current /usr if nothing else
+	// in them uses the layer. If there are none, it reports whether processes that use other layers
+	// explain that the layer cannot be closed.
 	Readers(ctx context.Context, id tree.Digest) (readers []string, explained bool, err error)
 }
 
@@ -111,15 +112,15 @@ type answerer struct {
 	replacer         *replacer
 	// grow grows the private disk's file system to a disk of size bytes, and returns its bytes before and after.
 	grow func(ctx context.Context, size int64) (before, after int64, err error)
-	// identify gives the running system its host name and root's keys.
+	// identify sets the host name and root's keys of the running system.
 	identify func(agentapi.BootConfig) error
-	// setDisks gives the running system the file systems of its further disks, and releases those with some serials. It returns
-	// what uses those that are held.
+	// setDisks gives the running system the file systems of its further disks, and releases those
+	// with some serials. It returns what uses the ones that are in use.
 	setDisks func(ctx context.Context, wanted []disks.Wanted, release []string) (held map[string][]string, err error)
 	// settingDisks is locked while it runs.
 	settingDisks sync.Mutex
 	configurator Configurator
-	// refused is the record of an agent that was to take over from this one and did not.
+	// refused is the record of an agent that should have taken over from this one and did not.
 	refused takeoverRecord
 	// busy are the layers, by id, that could not be closed although no process was seen to use them.
 	busy sync.Map

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// manager answers over a connection as systemd does, with what a function has for a unit's property. It tells of
-// something else before each answer, as systemd does to whoever is connected.
+// manager answers over a connection as systemd does, with the value that a function returns for a unit's
+// property. It sends a signal about something else before each answer, as systemd does to all its clients.
 func manager(t *testing.T, conn net.Conn, property func(path dbus.ObjectPath, face, name string) any) {
 	t.Helper()
 	serve(t, conn, func(call *dbus.Message, send func(...*dbus.Message) error) error {

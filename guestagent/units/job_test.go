@@ -27,7 +27,7 @@ func removed(job dbus.ObjectPath, unit, result string) *dbus.Message {
 	}
 }
 
-// systemd has each connection answered by a function, which is told the method and the texts that it was given.
+// systemd answers each connection by a function, which gets the method and its arguments.
 // Properties of units are those of a map.
 func systemd(t *testing.T, properties map[string]any, method func(name string, args []any, call *dbus.Message,
 	send func(...*dbus.Message) error) error) {

@@ -64,7 +64,7 @@ func Lean() []Edit {
 	edits := append(Quick(),
 		Write("etc/systemd/system/user-mode-network.service", 0o644, userModeNetwork),
 		Link("etc/systemd/system/multi-user.target.wants/user-mode-network.service", "../user-mode-network.service"),
-		// The agent does not start networkd beside another configuration of the network.
+		// The agent does not start networkd if there is another configuration of the network.
 		Write("etc/network/interfaces", 0o644, "iface eth0 inet manual\n"),
 		// Each login loads fifteen modules of PAM otherwise.
 		Write("etc/ssh/sshd_config.d/quick.conf", 0o644, "UsePAM no\n"),

@@ -204,7 +204,7 @@ func (p Parts) layers() []release.Layer {
 	return all
 }
 
-// Check finds what can be told from the manifests alone. The stand-in layers need not be made yet.
+// Check finds what the manifests alone show. The stand-in layers need not be made yet.
 func (p Parts) Check() error {
 	base := p.Base.Manifest
 	if base.Kind != release.Base {

@@ -7,7 +7,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// An emulated processor is told not to defend itself against its own speculation; what the user adds is read back alone.
+// An emulated processor does not defend itself against speculation; what the user adds is read back alone.
 func TestTheCommandLineIsReadBack(t *testing.T) {
 	own := []string{"mitigations=off", "panic=-1"}
 	for virtType, want := range map[string]string{

@@ -25,7 +25,7 @@ var (
 		"usr", "etc", "a", "b", "a-b", "-", "!", "..a", ".wh.a", ".wh..wh..opq", "a b", "a:b", "a,b", `a\b`, "é",
 		"\xff\xfe", "new\nline", strings.Repeat("n", 255),
 	})
-	// Around what fits beside an inode, around whole blocks, and around what is written at once.
+	// Sizes around what fits into the block of an inode, around whole blocks, and around what is written at once.
 	drawSizes = rapid.SampledFrom([]int{0, 1, 60, 3900, 4031, 4032, 4033, 4095, 4096, 4097, 9000, 9000, 70_000, 1<<20 - 100, 1<<20 + 1})
 )
 

@@ -79,9 +79,9 @@ func Hide(text string) string {
 // maxShown is the length in bytes of a value that is shown.
 const maxShown = 80
 
-// Value quotes a value that a user gave, to be shown in a message about it. A value of several lines and a long one can
-// be the content of a file in place of its name, and a URL can hold a password in a form that Hide does not know. Of
-// these, only the lengths are told, and quoted is false.
+// Value quotes a value that a user gave, to be shown in a message about it. A value of several lines
+// and a long one can be the content of a file in place of its name, and a URL can hold a password in
+// a form that Hide does not know. Of these, only the lengths are reported, and quoted is false.
 func Value(value string) (shown string, quoted bool) {
 	lines := strings.ContainsAny(strings.TrimRight(value, "\r\n"), "\r\n")
 	user := strings.Contains(value, "://") && strings.Contains(value, "@")

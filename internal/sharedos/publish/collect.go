@@ -32,9 +32,9 @@ func (p *Publisher) Retain(ctx context.Context, name string, newest int, inUse I
 	return dropped, nil
 }
 
-// Collect deletes all unreferenced objects in the store, whoever stored them. Before that it removes from each history
-// the releases that are older than the number to be retained, which is recorded in the store, and that no VM uses any
-// more. inUse is as in Delete.
+// Collect deletes all unreferenced objects in the store, of all operators. Before that it removes
+// from each history the releases that are older than the number to be retained, which is recorded
+// in the store, and that no VM uses any more. inUse is as in Delete.
 func (p *Publisher) Collect(ctx context.Context, inUse InUse) error {
 	_, err := p.collect(ctx, store.Named{}, inUse, asRecorded)
 	if err != nil {

@@ -123,7 +123,7 @@ func (p *Publisher) keepRecorded(ctx context.Context, keep map[tree.Digest]bool,
 	return err
 }
 
-// keepRelease adds to keep a release and all that it refers to, whoever signed it.
+// keepRelease adds to keep a release of any operator, and all that it refers to.
 func (p *Publisher) keepRelease(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest) (*release.Manifest, error) {
 	signed, err := p.Store.GetManifest(ctx, id)
 	if err != nil {

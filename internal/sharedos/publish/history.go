@@ -17,7 +17,7 @@ type Recorded struct {
 	ID tree.Digest
 	// Published is when it became the newest release, in whole seconds, UTC; zero if that is unknown.
 	Published time.Time
-	// Manifest as it is stored, whoever signed it; nil if the store does not have it.
+	// Manifest as it is stored, with the signature of any operator; nil if the store does not have it.
 	Manifest *release.Manifest
 }
 

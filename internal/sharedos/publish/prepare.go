@@ -211,8 +211,8 @@ func (p *Publisher) previous(ctx context.Context, name string) (*previous, error
 // of a release must not be lower than that of an earlier one, and nobody knows it any more.
 const lostSequence = 1_000_000
 
-// previousOfLost stands for the newest release of a base if its manifest is gone. The release that follows it is
-// complete in itself. What it changes is told from the newest release that can be read, if there is one.
+// previousOfLost stands for the newest release of a base if its manifest is gone. The release that follows it
+// is complete in itself. Its changes are counted against the newest release that can be read, if there is one.
 func (p *Publisher) previousOfLost(ctx context.Context, name string, cause error) (*previous, error) {
 	history, err := p.Store.History(ctx, p.kind(), name)
 	if err != nil {

@@ -241,9 +241,9 @@ type Interface interface {
 	Verify(ctx context.Context, name string) (*Verified, error)
 	// Usage measures what the store holds, and what it would hold if nothing were shared. inUse is as in Delete.
 	Usage(ctx context.Context, inUse InUse) (*Usage, error)
-	// Retain removes releases from the history of a base, except for the newest and those that VMs refer to. Then it
-	// deletes all unreferenced objects in the store, whoever stored them. It records newest in the store, for Collect,
-	// and returns the releases that it removed. inUse is as in Delete.
+	// Retain removes releases from the history of a base, except for the newest and those that VMs refer
+	// to. Then it deletes all unreferenced objects in the store, of all operators. It records newest in
+	// the store, for Collect, and returns the releases that it removed. inUse is as in Delete.
 	Retain(ctx context.Context, name string, newest int, inUse InUse) (dropped []tree.Digest, err error)
 	// Delete removes the history of a base and deletes all unreferenced objects. It calls inUse while nobody else can
 	// change the store. store.ErrInUse if a VM refers to a release of the base.

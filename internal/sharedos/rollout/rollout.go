@@ -19,7 +19,7 @@ import (
 var (
 	// ErrMissing means that there is no such VM.
 	ErrMissing = errors.New("there is no such VM")
-	// ErrSkipped means that a VM cannot be moved to the target, whatever the target is like, and runs what it ran.
+	// ErrSkipped means that a VM cannot be moved to any target now, and still runs what it ran.
 	ErrSkipped = errors.New("the VM is left as it is")
 	// ErrSilent means that a VM does not answer, so that it is not known what it runs and whether it serves.
 	ErrSilent = errors.New("the VM does not answer")
@@ -29,22 +29,22 @@ var (
 var (
 	// ErrHalted means that more VMs of a wave failed than are allowed.
 	ErrHalted = errors.New("the rollout has stopped")
-	// ErrUnavailable means that as many VMs are away already as may be away at a time.
+	// ErrUnavailable means that as many VMs are unavailable already as may be at a time.
 	ErrUnavailable = errors.New("no further VM may be away")
 	// ErrApart means that a VM does not take part in rollouts.
 	ErrApart = errors.New("a VM does not take part in rollouts")
 )
 
-// Condition is what a VM is like, as far as a rollout is concerned.
+// Condition is what a rollout has to know of a VM.
 type Condition int
 
 // Conditions of VMs.
 const (
 	// Behind: it runs another stack than the target.
 	Behind Condition = iota
-	// Current: it has the target, and nothing is left to judge.
+	// Current: it has the target, and no move is left to judge.
 	Current
-	// Moved: a rollout has moved it to the target, and has not judged that for good.
+	// Moved: a rollout has moved it to the target, and has not finished judging the move.
 	Moved
 	// Silent: it is not known what it runs and whether it serves, so that it can be neither moved nor judged.
 	Silent
@@ -57,9 +57,10 @@ const (
 // Sight is a VM at one moment.
 type Sight struct {
 	Condition Condition
-	// Off: it does not run. To move it changes its definition alone, and there is nothing to judge.
+	// Off: it does not run. Moving it changes only its definition, and there is nothing to judge.
 	Off bool
-	// MovedAt is when a rollout moved it to the target, if that is not judged for good. A VM that is Silent since then has failed.
+	// MovedAt is when a rollout moved it to the target, if the move is not finally judged. A VM
+	// that is Silent since then has failed.
 	MovedAt time.Time
 	// Why explains Silent.
 	Why string
@@ -67,7 +68,7 @@ type Sight struct {
 
 // Report is what a move has interrupted.
 type Report struct {
-	// Away is how long a unit of the VM was away at most.
+	// Away is the longest time for which a unit of the VM was unavailable.
 	Away time.Duration
 	// Off: the VM did not run, and only its definition was moved.
 	Off bool
@@ -84,10 +85,10 @@ type Failure struct {
 
 // Fleet is the VMs of a rollout. Its methods are called from several goroutines, each for another VM.
 type Fleet interface {
-	// Look returns what a VM is like. That it does not answer, or does not exist, is no error.
+	// Look returns what a VM is like. A VM that does not answer or does not exist is no error.
 	Look(ctx context.Context, name string) (Sight, error)
-	// Move moves a VM to the target, and returns when the VM has committed it. If it fails, the VM runs what it ran before, unless
-	// the error matches ErrSilent or says otherwise.
+	// Move moves a VM to the target, and returns when the VM has committed it. After an error, the
+	// VM runs what it ran before, unless the error matches ErrSilent or says otherwise.
 	Move(ctx context.Context, name string) (Report, error)
 	// TakeBack moves a VM that a rollout has moved to what it ran before.
 	TakeBack(ctx context.Context, name string) error
@@ -123,7 +124,7 @@ type Rollout struct {
 	Clock Clock
 	// Waves are the names of the VMs. Each wave begins after the one before it has passed.
 	Waves [][]string
-	// MaxUnavailable is how many VMs may be away at a time: those that are moved, and those that do not answer.
+	// MaxUnavailable is how many VMs may be unavailable at a time: those that are moved, and those that do not answer.
 	MaxUnavailable int
 	// MaxFailures is how many VMs of a wave may fail without stopping the rollout.
 	MaxFailures int
@@ -145,7 +146,7 @@ const (
 	Waits State = "waiting"
 	// Updated: the rollout has moved it.
 	Updated State = "updated"
-	// Had: it had the target already.
+	// Had: it already had the target.
 	Had State = "current"
 	// Failed: it could not be moved, or did not stay healthy. It runs what it ran before, unless Result.Why says otherwise.
 	Failed State = "failed"
@@ -171,7 +172,7 @@ type Result struct {
 	// Took is how long the move took; 0 if there was none. Away is how long a unit of the VM was away at most.
 	Took, Away time.Duration
 
-	// from is when the VM was moved, if that is not judged yet.
+	// from is when the VM was moved, if the move is not judged yet.
 	from time.Time
 	off  bool
 }
@@ -290,7 +291,7 @@ func (r *Result) see(sight Sight) {
 	}
 }
 
-// away counts the VMs that do not answer.
+// away counts the VMs that are unavailable because they do not answer.
 func (r *run) away() (count int) {
 	for _, one := range r.outcome {
 		if one.State == Mute {
@@ -432,7 +433,7 @@ func (r *run) moveOne(ctx context.Context, name string) moved {
 	return moved{name: name, report: report, took: r.Clock.Now().Sub(began), err: err}
 }
 
-// note records how a move ended.
+// note records the result of a move.
 func (r *run) note(ctx context.Context, one moved) {
 	result := r.outcome[one.name]
 	if one.found != nil {

@@ -29,7 +29,7 @@ func TestIndexByteIsThatOfBytes(t *testing.T) {
 	}
 }
 
-// sameLines is SameLines, told one byte after another.
+// sameLines is SameLines, byte by byte.
 func sameLines(a, b []byte, stop byte) (length, lines int) {
 	for i := 0; i < min(len(a), len(b)) && a[i] == b[i]; i++ {
 		if (i == 0 || a[i-1] == '\n') && a[i] == stop {

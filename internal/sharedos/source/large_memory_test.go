@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -35,7 +36,8 @@ func manyFiles(number int) tarball.Opener {
 			var err error
 			for i := 0; i < number && err == nil; i++ {
 				content := fmt.Sprintf("%d", i)
-				if err = out.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/d%d/a-file-of-a-package-%d", i/500, i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}); err == nil {
+				if err = out.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/d%d/a-file-of-a-package-%d", i/500,
+					i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}); err == nil {
 					_, err = io.WriteString(out, content)
 				}
 			}
@@ -48,8 +50,8 @@ func manyFiles(number int) tarball.Opener {
 	}
 }
 
-// peakMemory is the most that this process has had in memory, in KiB. What wait4 tells of a child counts what its
-// parent had.
+// peakMemory is the most that this process has had in memory, in KiB. The value that wait4 reports
+// of a child includes what its parent had.
 func peakMemory(t *testing.T) (kib int) {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
@@ -70,7 +72,7 @@ var kinds = map[string]func(t *testing.T, path string) source.Source{
 	"directory": func(_ *testing.T, path string) source.Source { return directory.Source{Path: path} },
 }
 
-// A source of many files is read by a process of its own, whose memory can be told.
+// A source of many files is read by a process of its own, whose memory can be measured.
 func TestASourceOfManyEntriesIsReadInLittleMemory(t *testing.T) {
 	if kind, path, reads := strings.Cut(os.Getenv(readLarge), ":"); reads {
 		tr, done, err := sourcetest.Read(t, kinds[kind](t, path))
@@ -84,10 +86,11 @@ func TestASourceOfManyEntriesIsReadInLittleMemory(t *testing.T) {
 		return
 	}
 	directory := manyOnDisk(t)
-	for kind, path := range map[string]string{"OCI image": manyInLayout(t), "directory": directory, "disk image": manyInExt4(t, directory)} {
+	for kind, path := range map[string]string{"OCI image": manyInLayout(t), "directory": directory,
+		"disk image": manyInExt4(t, directory)} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")
-		// GOGC is as the provider has it. A collection stops the program: how much is allocated beside it would depend on how many
-		// processors are free.
+		// GOGC is as the provider has it. A collection stops the program: otherwise, what is
+		// allocated during it would depend on how many processors are free.
 		cmd.Env = append(os.Environ(), readLarge+"="+kind+":"+path, "GOGC=50", "GODEBUG=gcstoptheworld=2")
 		said, err := cmd.CombinedOutput()
 		if err != nil {
@@ -102,6 +105,12 @@ func manyInLayout(t *testing.T) string {
 	t.Helper()
 	layer, err := tarball.LayerFromOpener(manyFiles(many), tarball.WithCompressionLevel(1))
 	sourcetest.Must(t, err)
+	return layoutOf(t, layer)
+}
+
+// layoutOf is the directory of an OCI layout with an image of one layer.
+func layoutOf(t *testing.T, layer v1.Layer) string {
+	t.Helper()
 	image, err := mutate.AppendLayers(empty.Image, layer)
 	sourcetest.Must(t, err)
 	config, err := image.ConfigFile()

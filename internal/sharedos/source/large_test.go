@@ -14,9 +14,6 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/source"
@@ -81,7 +78,8 @@ func TestALargeSparseFileComesOutOfArchivesAndImages(t *testing.T) {
 	for name, src := range map[string]source.Source{
 		"sparse archive": archive.Source{Path: packed},
 		"disk image":     diskimage.Source{Path: disk, CacheDir: sourcetest.TempDir(t)},
-		"OCI image":      &oci.Source{Layout: sourcetest.Layout(t, map[string]v1.Image{"it": sourcetest.ImageOfLayers(t, layer)})},
+		"OCI image": &oci.Source{Layout: sourcetest.Layout(t,
+			map[string]v1.Image{"it": sourcetest.ImageOfLayers(t, layer)})},
 	} {
 		stream, err := src.Open(t.Context(), nil)
 		sourcetest.Must(t, err)
@@ -148,17 +146,7 @@ func TestWhatUnpacksToTooMuchIsRefusedBeforeItIsUnpacked(t *testing.T) {
 	limits := source.Limits{Content: 100 << 20}
 	layer, err := tarball.LayerFromOpener(bomb(t, size), tarball.WithCompressionLevel(1))
 	sourcetest.Must(t, err)
-	image, err := mutate.AppendLayers(empty.Image, layer)
-	sourcetest.Must(t, err)
-	config, err := image.ConfigFile()
-	sourcetest.Must(t, err)
-	config.OS, config.Architecture = "linux", runtime.GOARCH
-	image, err = mutate.ConfigFile(image, config)
-	sourcetest.Must(t, err)
-	dir := sourcetest.TempDir(t)
-	at, err := layout.Write(dir, empty.Index)
-	sourcetest.Must(t, err)
-	sourcetest.Must(t, at.AppendImage(image))
+	dir := layoutOf(t, layer)
 	blob, err := layer.Compressed()
 	sourcetest.Must(t, err)
 	path := filepath.Join(sourcetest.TempDir(t), "bomb.tar.gz")
@@ -171,7 +159,8 @@ func TestWhatUnpacksToTooMuchIsRefusedBeforeItIsUnpacked(t *testing.T) {
 	} {
 		before := sourcetest.BytesRead(t)
 		_, err := rootfs.Read(t.Context(), src, sourcetest.TempDir(t), nil)
-		if !errors.Is(err, source.ErrLimit) || !strings.Contains(err.Error(), `"bomb"`) || !strings.Contains(err.Error(), "raise the limit") {
+		if !errors.Is(err, source.ErrLimit) || !strings.Contains(err.Error(), `"bomb"`) ||
+			!strings.Contains(err.Error(), "raise the limit") {
 			t.Errorf("%s of %d bytes: %v, want ErrLimit that says what to do", name, packed, err)
 		}
 		if read := sourcetest.BytesRead(t) - before; read > packed+1<<20 {
@@ -191,7 +180,8 @@ func TestManyEntriesComeThroughInLittleMemory(t *testing.T) {
 			var err error
 			for i := 0; i < many && err == nil; i++ {
 				content := fmt.Sprintf("%d", i%1000)
-				if err = out.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/d%d/a-file-%d", i/500, i), Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}); err == nil {
+				if err = out.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/d%d/a-file-%d", i/500, i),
+					Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}); err == nil {
 					_, err = io.WriteString(out, content)
 				}
 			}

@@ -262,7 +262,7 @@ func TestAnAnswerThatNeverComesHangsNothing(t *testing.T) {
 	}
 }
 
-// A libvirt that refuses a stream does not read the rest of it, and whoever writes does not see that by himself.
+// A libvirt that refuses a stream does not read the rest of it, and the writer does not notice that.
 func TestARefusalEndsAnUploadThatIsStuck(t *testing.T) {
 	d := disturb(t)
 	layer, data := largeLayer(11)

@@ -7,9 +7,9 @@ type Owner int
 const (
 	// OwnedByOS is a path of which every VM has exactly the release's version: all of /usr, and what no other owner has.
 	OwnedByOS Owner = iota
-	// CarriedByOS is a path of the OS on the VM's private disk, so that the VM can write beside it: what a release
-	// brings below /opt and /usr/local, which Normalise moves below /var. A refresh and a boot bring the release's
-	// version there. Files that only the VM has stay.
+	// CarriedByOS is a path of the OS on the VM's private disk, where the VM can have files of its
+	// own, too: what a release brings below /opt and /usr/local, which Normalise moves below /var.
+	// A refresh and a boot bring the release's version there. Files that only the VM has stay.
 	CarriedByOS
 	// Merged is a path below /etc: what the release changed and what the VM changed are merged.
 	Merged

@@ -63,7 +63,8 @@ func TestWhatCannotBeDeletedFailsNoUpdateAndNoDeletion(t *testing.T) {
 	if err != nil || !report.GetCommitted() || updated.Stack.Base != w.new {
 		t.Fatalf("updated %+v, %v, %v", updated, report, err)
 	}
-	if !errors.Is(updated.NotCollected, vm.ErrNotCollected) || !strings.Contains(updated.NotCollected.Error(), w.old.String()) {
+	if !errors.Is(updated.NotCollected, vm.ErrNotCollected) ||
+		!strings.Contains(updated.NotCollected.Error(), w.old.String()) {
 		t.Errorf("of what remains it says: %v", updated.NotCollected)
 	}
 	err = w.fleet.Delete(within(t, time.Minute), spec.Name, spec.UUID, quiet)
@@ -75,10 +76,9 @@ func TestWhatCannotBeDeletedFailsNoUpdateAndNoDeletion(t *testing.T) {
 	}
 }
 
-// One after the other, too: what others refer to is asked when it begins, and when nobody is known to use it any more.
-func TestVMsThatMoveOneByOneAreLookedAtTwice(t *testing.T) {
-	w := newWorld(t)
-	const vms = 12
+// createOff creates so many VMs that are off.
+func createOff(t *testing.T, w *world, vms int) []vm.Spec {
+	t.Helper()
 	specs := make([]vm.Spec, vms)
 	for i := range specs {
 		specs[i] = w.spec()
@@ -86,6 +86,15 @@ func TestVMsThatMoveOneByOneAreLookedAtTwice(t *testing.T) {
 		specs[i].Running = false
 		w.create(t, specs[i])
 	}
+	return specs
+}
+
+// VMs that move one after the other share a list: it is made at the beginning, and when no VM is
+// known to use the old release any more.
+func TestVMsThatMoveOneByOneAreLookedAtTwice(t *testing.T) {
+	w := newWorld(t)
+	const vms = 12
+	specs := createOff(t, w, vms)
 	lists, collected := 0, 0
 	w.hypervisor.Fail = func(method, _ string) error {
 		if method == "List" {
@@ -112,13 +121,7 @@ func TestVMsThatMoveOneByOneAreLookedAtTwice(t *testing.T) {
 func TestVMsThatMoveAtOnceAreLookedAtOnce(t *testing.T) {
 	w := newWorld(t)
 	const vms = 12
-	specs := make([]vm.Spec, vms)
-	for i := range specs {
-		specs[i] = w.spec()
-		specs[i].Name, specs[i].UUID = fmt.Sprint("web-", i), fmt.Sprintf("6ba7b810-9dad-41d1-80b4-00c04fd4%04d", i)
-		specs[i].Running = false
-		w.create(t, specs[i])
-	}
+	specs := createOff(t, w, vms)
 	var mu sync.Mutex
 	calls := map[string]int{}
 	var all, moved sync.WaitGroup
@@ -142,7 +145,8 @@ func TestVMsThatMoveAtOnceAreLookedAtOnce(t *testing.T) {
 	for _, spec := range specs {
 		spec.Base = w.new
 		moved.Go(func() {
-			if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.NotCollected != nil {
+			if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil ||
+				updated.NotCollected != nil {
 				t.Errorf("updated %+v, %v", updated, err)
 			}
 		})

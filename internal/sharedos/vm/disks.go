@@ -226,7 +226,7 @@ func (f *Fleet) diskFaults(ctx context.Context, domain hypervisor.Domain, state 
 	return faults, nil
 }
 
-// furtherGone says that the volume of a further disk is not there.
+// furtherGone is the error for a further disk whose volume is missing.
 func furtherGone(record hypervisor.DiskRecord) error {
 	return fmt.Errorf("%w: there is no volume %s in pool %q; put it back there, or remove the disk from the configuration and apply", ErrVolumeGone, record.Volume, record.Pool)
 }
@@ -270,7 +270,8 @@ func (f *Fleet) findDisk(ctx context.Context, name string, record hypervisor.Dis
 	return found, nil
 }
 
-// checkDisks returns why a VM cannot be defined with the further disks of spec, as far as that shows before it is powered off.
+// checkDisks returns why a VM cannot be defined with the further disks of spec, as far as that is
+// known before it is powered off.
 func (f *Fleet) checkDisks(ctx context.Context, known hypervisor.Domain, spec Spec) error {
 	if err := f.refuseDisks(known, spec); err != nil {
 		return err
@@ -301,8 +302,8 @@ func (f *Fleet) refuseDisks(known hypervisor.Domain, spec Spec) error {
 	return nil
 }
 
-// recordDisks adds the disks of spec that a domain does not have yet to its record, before their volumes are made: whatever cuts this off,
-// the domain names them. It returns the domain as it is after that.
+// recordDisks adds the disks of spec that a domain does not have yet to its record. It does so before their
+// volumes are made, so that the domain names them even if that is interrupted. It returns the changed domain.
 func (f *Fleet) recordDisks(ctx context.Context, domain hypervisor.Domain, spec Spec) (hypervisor.Domain, error) {
 	records, changed, err := f.withNewDisks(domain, spec)
 	if err != nil || !changed {
@@ -417,7 +418,7 @@ func (f *Fleet) dropDisks(ctx context.Context, uuid string, names []string, prog
 	return f.setMetadata(ctx, domain.Name, func(m *hypervisor.Metadata) { m.Disks = records })
 }
 
-// unwanted lists the disks in the record of a domain that spec has go, sorted.
+// unwanted lists the disks in the record of a domain that spec does not have, sorted.
 func unwanted(domain hypervisor.Domain, spec Spec) (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(domain.Metadata.Disks)) {
 		if _, stays := spec.Disks[name]; !stays && !spec.leaveDisks {
@@ -462,7 +463,7 @@ func unprotected(disks map[string]Disk) map[string]Disk {
 	return disks
 }
 
-// protectDisks records which disks are protected. It returns the domain as it is after that.
+// protectDisks records which disks are protected. It returns the changed domain.
 func (f *Fleet) protectDisks(ctx context.Context, domain hypervisor.Domain, spec Spec) (hypervisor.Domain, error) {
 	records := maps.Clone(domain.Metadata.Disks)
 	changed := false
@@ -482,8 +483,9 @@ func (f *Fleet) protectDisks(ctx context.Context, domain hypervisor.Domain, spec
 	return domain, nil
 }
 
-// changeDisks attaches, grows and detaches the further disks of a running VM, and has its guest mount and unmount them. The definition
-// is written after that, with the record of what was done: an update that is cut off in between does it again.
+// changeDisks attaches, grows and detaches the further disks of a running VM, and has its guest
+// mount and unmount them. The definition is written after that, with the record of what was done.
+// If an update is interrupted in between, the next one does it again.
 func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec Spec, moves DiskMoves, progress Progress) (err error) {
 	if len(spec.Disks) == 0 && len(domain.Metadata.Disks) == 0 {
 		return nil

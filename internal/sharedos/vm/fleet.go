@@ -147,7 +147,7 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 			return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 		}
 	}
-	// At the end: what could not be made can be deleted, and does not come up with the host.
+	// This comes last: a VM whose creation failed can be deleted, and does not start with the host.
 	domain, _, err := f.find(ctx, spec.Name, spec.UUID)
 	if err == nil {
 		_, err = f.protectDisks(ctx, domain, spec)
@@ -198,9 +198,9 @@ func sameAtBoot(domain hypervisor.Domain, spec Spec) bool {
 		domain.Metadata.DiskSize == spec.DiskSize
 }
 
-// define makes the private disk and the definition as spec says, whatever of them exists already. The agent's key is
-// kept in the definition. The layers of fallbacks are attached, too: the guest boots one of these stacks if its own
-// does not come up.
+// define makes the private disk and the definition as spec says. Either may exist already. The
+// agent's key is kept in the definition. It also attaches the layers of fallbacks: the guest boots
+// one of these stacks if its own does not come up.
 func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallbacks ...release.Stack) (err error) {
 	// Until the definition names what the VM needs, a collection would delete it.
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
@@ -288,8 +288,8 @@ func diskGone(volume, pool string) error {
 		"with an empty disk, run terraform apply -replace= with the address of the resource, which Terraform shows with this error", ErrDiskGone, volume, pool)
 }
 
-// defineFirst defines a VM for the first time: at first without its private disk, so that whatever cuts it off, a domain names the
-// volume. If it fails, it removes what it has made.
+// defineFirst defines a VM for the first time. It first defines it without its private disk, so that a
+// domain names the volume even if the creation is interrupted. If it fails, it removes what it has made.
 func (f *Fleet) defineFirst(ctx context.Context, spec Spec, domain hypervisor.Domain, progress Progress) (err error) {
 	if domain.Metadata.Creating, err = f.creating(); err != nil {
 		return err
@@ -523,7 +523,7 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 	return found, f.readInterfaces(ctx, found)
 }
 
-// shutdownLimit is how long a guest may take to power off by itself before it is made to.
+// shutdownLimit is how long a guest may take to shut down before it is powered off.
 const shutdownLimit = 90 * time.Second
 
 // stop asks the guest to shut down, and powers the VM off if it does not.
@@ -562,7 +562,7 @@ func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress
 	return nil
 }
 
-// delete deletes a VM. It returns what the VM referred to, and whether that is known.
+// delete deletes a VM. It returns the releases that the VM referred to, and whether these are known.
 func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress) (had []tree.Digest, was bool, _ error) {
 	domain, _, err := f.find(ctx, name, uuid)
 	was = err == nil
@@ -607,9 +607,10 @@ func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress
 	return had, was, errors.Join(left, f.deleteConsole(ctx, name))
 }
 
-// remove removes the further disks, the private disk and the definition of a VM that is off. The definition goes last: until then it names the disk, so
-// that a deletion that was cut off is continued. A collection must not see the one without the other: it would take the disk for
-// that of a VM on another host. A further disk whose pool is gone is left (ErrLeft).
+// remove removes the further disks, the private disk and the definition of a VM that is off. The
+// definition is removed last: until then it names the disk, so that the next deletion continues an
+// interrupted one. A collection must not see a disk without its definition: it would take the disk
+// for that of a VM on another host. A further disk whose pool is gone is left (ErrLeft).
 func (f *Fleet) remove(ctx context.Context, domain hypervisor.Domain, volume string, defined bool, progress Progress) (left, err error) {
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {

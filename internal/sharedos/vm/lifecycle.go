@@ -17,8 +17,8 @@ import (
 // ErrProtected means that a VM is protected from being deleted.
 var ErrProtected = errors.New("the VM is protected from being deleted")
 
-// LifeCycle is what libvirt knows of a VM beside what it runs and what it has. A change of it touches neither the guest
-// nor the hardware.
+// LifeCycle is what libvirt knows of a VM in addition to its stack and its hardware. A change of it
+// touches neither the guest nor the hardware.
 type LifeCycle struct {
 	// Autostart: the VM comes up with its host.
 	Autostart bool

@@ -8,8 +8,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// An operator key that was lost and made anew is told as that, and not as an agent that is silent. With the earlier key
-// back in its place, the VM answers.
+// An operator key that was lost and made anew is reported as that, and not as a silent agent. With
+// the earlier key back in its place, the VM answers.
 func TestAnotherOperatorKeyIsNamedAsTheCause(t *testing.T) {
 	w := newWorld(t)
 	w.create(t, w.spec())

@@ -15,7 +15,7 @@ import (
 // the name alone counts. The errors:
 //
 //   - ErrNotFound: there is no domain of the UUID, and none of the name.
-//   - ErrOther: the name belongs to a domain with another UUID, whoever made it.
+//   - ErrOther: the name belongs to a domain with another UUID.
 //   - hypervisor.ErrForeign: the domain of the UUID has lost this project's metadata, or no UUID was given and the domain of the name
 //     has none.
 //   - hypervisor.ErrDamaged: the metadata of the domain cannot be read. The domain returned has its name and UUID.

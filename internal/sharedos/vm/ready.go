@@ -21,7 +21,7 @@ const (
 	checkEvery = time.Second
 	// checksLimit bounds one round of them. An attempt takes at most 10 s.
 	checksLimit = 40 * time.Second
-	// maxFailing bounds how many of the checks that fail are told.
+	// maxFailing bounds how many of the failing checks are reported.
 	maxFailing = 5
 )
 

@@ -82,7 +82,7 @@ func (f *Fleet) update(ctx context.Context, spec Spec, connected *[]string, prog
 	if domain.Name != spec.Name {
 		return nil, 0, fmt.Errorf("it is named %q now: %w; rename it back (virsh domrename %[1]s %[3]s)", domain.Name, ErrOther, spec.Name)
 	}
-	// At the beginning: a VM that cannot be changed otherwise is protected, or can be deleted.
+	// This comes first, so that a VM that cannot be changed in other ways can still be protected or deleted.
 	if domain, err = f.setLifeCycle(ctx, domain, spec.LifeCycle); err != nil {
 		return nil, 0, err
 	}
@@ -222,7 +222,7 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 		}
 		return report, 0, f.tidyKept(ctx, spec.Name, progress)
 	case GuestRefresh:
-		// In this order: what the VM does not need any more may take the place of what it lacks.
+		// Detach first: layers that the VM no longer needs may occupy the ports for those that it lacks.
 		if err := f.unplug(ctx, spec.Name, progress); err != nil {
 			return report, 0, err
 		}
@@ -321,7 +321,7 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 	return f.assessConfiguration(ctx, domain, spec, move, impact) // the guest may have another one than it was given
 }
 
-// assessMove assesses all of a move but the configuration of the guest.
+// assessMove assesses a move, except for the configuration of the guest.
 func (f *Fleet) assessMove(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move) (*agentapi.Impact, error) {
 	switch {
 	case move.Guest != GuestRefresh && (move.PowerCycle() || move.Guest == GuestDeferred):
@@ -470,7 +470,7 @@ func (f *Fleet) unplug(ctx context.Context, name string, progress Progress) erro
 	return nil
 }
 
-// unplugLayer has the guest let go of a layer, and detaches it.
+// unplugLayer asks the guest to release a layer, and detaches it.
 func (f *Fleet) unplugLayer(ctx context.Context, agent *transport.Agent, name, id string, progress Progress) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*callLimit)
 	defer cancel()

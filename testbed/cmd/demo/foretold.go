@@ -66,7 +66,7 @@ func happened(after *vm.VM) outcome {
 	return did
 }
 
-// table prints, for each VM, what the plan foretold beside what happened, and claims that they are the same.
+// table prints, for each VM, what the plan expected and what happened, and claims that they are the same.
 func (r *report) table(foretold, happened map[string]outcome) {
 	all := maps.Clone(foretold)
 	maps.Copy(all, happened)

@@ -194,8 +194,9 @@ func mappedCode(listed string, code map[string]tree.Digest) map[string]string {
 	return uses
 }
 
-// otherCode compares uses with lines "digest  link" of sha256sum(1). A process that has ended has no line. remaining are the
-// processes that the VM reports to run old code ("unit pid path"): told counts what they use, and wrong lists what others do.
+// otherCode compares uses with lines "digest  link" of sha256sum(1). A process that has ended has no line. remaining
+// are the processes that the VM reports to run old code ("unit pid path"): told counts what they use, and wrong lists
+// what others do.
 func otherCode(uses map[string]string, code map[string]tree.Digest, sums string, remaining []string) (wrong []string, same, told int) {
 	reported := map[string]bool{}
 	for _, line := range remaining {

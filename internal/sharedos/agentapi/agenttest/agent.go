@@ -44,7 +44,8 @@ type Agent struct {
 	Addresses func() []string
 	// Interfaces returns the addresses by the interfaces of the VM. It may be nil.
 	Interfaces func() []*agentapi.InterfaceAddresses
-	// Failing returns the health checks that are not good, as Check answers them. Without it all are good that SetUnhealthy has not changed.
+	// Failing returns the health checks that are not good, as Check answers them. If it is nil,
+	// those that SetUnhealthy named are not good.
 	Failing func(checks []*agentapi.HealthCheck) []*agentapi.FailedCheck
 	// Has is the answer to Resources. It may be nil.
 	Has func(*agentapi.ResourcesRequest) *agentapi.ResourcesResponse
@@ -52,7 +53,7 @@ type Agent struct {
 	Binary []byte
 	// OldBinary is the program of the last version. While Binary equals it, the agent speaks protocol 1.
 	OldBinary []byte
-	// ConfigureError, if set, makes the guest take every configuration back with this error.
+	// ConfigureError, if set, makes the guest undo every configuration, and report this error.
 	ConfigureError string
 	// Uses are the units that are restarted when a configured file changes.
 	Uses []string
@@ -159,7 +160,7 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 	return a.serve()
 }
 
-// tried ends a refresh for which the host has started the VM.
+// tried ends a refresh that the host has continued by starting the VM.
 func (a *Agent) tried(report *agentapi.Report) {
 	a.last = report
 	report.Done = true
@@ -411,7 +412,7 @@ func (a *Agent) told(rung string, level agentapi.Level) *agentapi.Impact {
 	return told
 }
 
-// end finishes the refresh in flight, or lets it wait for the host.
+// end finishes the refresh in flight, or leaves it waiting for the host.
 func (a *Agent) end() {
 	rung, level := a.climb(a.asked.GetStrategy(), *a.inFlight)
 	a.last = &agentapi.Report{

@@ -62,7 +62,7 @@ func (a *Agent) SetDisks(_ context.Context, request *agentapi.SetDisksRequest) (
 	return answer, nil
 }
 
-// DisksSet returns what the agent was told of further disks while its VM ran.
+// DisksSet returns the requests about further disks that the agent got while its VM ran.
 func (a *Agent) DisksSet() []*agentapi.SetDisksRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,8 +77,8 @@ func Contract(t *testing.T, bridge, other string, open func(t *testing.T) hyperv
 	}
 }
 
-// Domain returns a domain with a name and UUID of its own, and creates its files. Its kernel halts at once. When the test ends, the
-// domain is removed from h.
+// Domain returns a domain with a name and UUID of its own, and creates its files. Its kernel halts
+// at once. When the test ends, the domain is removed from h.
 func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 	t.Helper()
 	dir := t.TempDir()
@@ -109,7 +108,8 @@ func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 			{ID: tree.Sum([]byte(x + "base")), Path: file("base", 1<<20)},
 			{ID: tree.Sum([]byte(x + "delta")), Path: file("delta", 1<<20)},
 		},
-		BootConfig: []byte(`{"hostname":"web-1","operators":["a+b/c=="],"authorized_keys":["ssh-ed25519 AAAA it's <me> & \"you\", 100%"]}`),
+		BootConfig: []byte(
+			`{"hostname":"web-1","operators":["a+b/c=="],"authorized_keys":["ssh-ed25519 AAAA it's <me> & \"you\", 100%"]}`),
 		ConsoleLog: filepath.Join(dir, "console.log"),
 		Metadata: hypervisor.Metadata{
 			Stack: release.Stack{
@@ -124,7 +124,8 @@ func Domain(t *testing.T, h hypervisor.Hypervisor) hypervisor.Domain {
 			Pinned:        []tree.Digest{tree.Sum([]byte("a release")), tree.Sum([]byte("another release"))},
 			Detaches:      2,
 			Fallback:      &release.Stack{ID: tree.Sum([]byte("a stack")), Base: tree.Sum([]byte("another release"))},
-			LeftWith:      &release.Stack{Base: tree.Sum([]byte("a release")), Components: []tree.Digest{tree.Sum([]byte("a component"))}},
+			LeftWith: &release.Stack{Base: tree.Sum([]byte("a release")),
+				Components: []tree.Digest{tree.Sum([]byte("a component"))}},
 		},
 	}
 	t.Cleanup(func() {
@@ -175,7 +176,8 @@ func mustBe(t *testing.T, err, want error) {
 }
 
 // mustBeDefined looks up a domain and compares it with the one that it should be.
-func mustBeDefined(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, want hypervisor.Domain, state hypervisor.State) {
+func mustBeDefined(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, want hypervisor.Domain,
+	state hypervisor.State) {
 	t.Helper()
 	got, is, err := h.Lookup(ctx, want.Name)
 	must(t, err)
@@ -206,7 +208,8 @@ func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"network cards": func(d *hypervisor.Domain) {
 			d.VCPUs = 2
 			d.Interfaces = map[string]hypervisor.Interface{
-				"ssh":   {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{20022: 22}}, Model: "e1000e", MAC: "52:54:00:01:02:03"},
+				"ssh": {User: &hypervisor.UserNetwork{Forwards: map[uint16]uint16{20022: 22}}, Model: "e1000e",
+					MAC: "52:54:00:01:02:03"},
 				"jumbo": {User: &hypervisor.UserNetwork{}, MTU: 9000},
 				"lan":   {Bridge: "br0", MTU: 1280, Down: true, Queues: 2, VLAN: 42},
 				"other": {Network: "default", Model: "e1000e", Down: true},
@@ -226,7 +229,8 @@ func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"what people have added": func(d *hypervisor.Domain) {
 			d.Title, d.Description = ` Web <&> "one" é 😀 `, " two\n\tlines & more \n"
 			d.Foreign = []string{
-				`<a:owner xmlns:a="urn:example:a" since="1 &amp; 2">ops<a:note/></a:owner>`, `<b xmlns="urn:example:b">&lt;text&gt;</b>`,
+				`<a:owner xmlns:a="urn:example:a" since="1 &amp; 2">ops<a:note/></a:owner>`,
+				`<b xmlns="urn:example:b">&lt;text&gt;</b>`,
 			}
 		},
 		"a boot configuration at its limit": func(d *hypervisor.Domain) {
@@ -234,7 +238,8 @@ func roundTrip(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		},
 		"as many layers as possible": func(d *hypervisor.Domain) {
 			for i := len(d.Layers); i < hypervisor.MaxLayers; i++ {
-				d.Layers = append(d.Layers, hypervisor.LayerDevice{ID: tree.Sum([]byte{byte(i)}), Path: d.Layers[0].Path})
+				d.Layers = append(d.Layers,
+					hypervisor.LayerDevice{ID: tree.Sum([]byte{byte(i)}), Path: d.Layers[0].Path})
 			}
 		},
 	} {
@@ -306,7 +311,8 @@ func first(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	if err := h.Define(ctx, d); err == nil {
 		t.Fatal("a domain without a private disk, which nobody creates, was defined")
 	}
-	d.Metadata.Creating = &hypervisor.Creating{Operator: "key", Process: "m.1.2", Began: time.Unix(1_800_000_000, 0).UTC()}
+	d.Metadata.Creating = &hypervisor.Creating{Operator: "key", Process: "m.1.2",
+		Began: time.Unix(1_800_000_000, 0).UTC()}
 	must(t, h.Define(ctx, d))
 	mustBeDefined(t, ctx, h, d, hypervisor.Off)
 	d.PrivateDisk = path
@@ -342,7 +348,8 @@ func impossible(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", MAC: "00:00:00:00:00:00"}}
 		},
 		"a MAC twice": func(d *hypervisor.Domain) {
-			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b"}, "b": {Bridge: "b", MAC: hypervisor.MAC(d.UUID, "a")}}
+			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b"},
+				"b": {Bridge: "b", MAC: hypervisor.MAC(d.UUID, "a")}}
 		},
 		"an unknown model": func(d *hypervisor.Domain) {
 			d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "b", Model: "ne2k_pci"}}
@@ -415,182 +422,6 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, err, hypervisor.ErrNotFound)
 }
 
-func startStop(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	d := Domain(t, h)
-	must(t, h.Define(ctx, d))
-	_, err := h.Dialer(ctx, d.Name)
-	mustBe(t, err, hypervisor.ErrNotRunning)
-	for range 2 {
-		for range 2 {
-			must(t, h.Start(ctx, d.Name))
-		}
-		mustBeDefined(t, ctx, h, d, hypervisor.Running)
-		dialer, err := h.Dialer(ctx, d.Name)
-		must(t, err)
-		short, cancel := context.WithTimeout(ctx, time.Second)
-		if conn, err := dialer.DialContext(short, 1000); err == nil {
-			t.Errorf("something answers in a guest that runs nothing: %v", conn.Close())
-		}
-		cancel()
-		for range 2 {
-			must(t, h.PowerOff(ctx, d.Name))
-		}
-		must(t, h.Shutdown(ctx, d.Name))
-		mustBeDefined(t, ctx, h, d, hypervisor.Off)
-		broke, err := h.Broke(ctx, d.Name)
-		must(t, err)
-		if broke {
-			t.Error("a domain that was powered off counts as broken")
-		}
-	}
-	must(t, h.Undefine(ctx, d.Name))
-	mustBe(t, h.Undefine(ctx, d.Name), hypervisor.ErrNotFound)
-}
-
-func missingFiles(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	for name, path := range map[string]func(hypervisor.Domain) string{
-		"kernel":       func(d hypervisor.Domain) string { return d.Kernel },
-		"layer":        func(d hypervisor.Domain) string { return d.Layers[1].Path },
-		"private disk": func(d hypervisor.Domain) string { return d.PrivateDisk },
-	} {
-		d := Domain(t, h)
-		must(t, h.Define(ctx, d))
-		must(t, os.Remove(path(d)))
-		if err := h.Start(ctx, d.Name); err == nil {
-			t.Errorf("started without its %s", name)
-		}
-		mustBeDefined(t, ctx, h, d, hypervisor.Off)
-	}
-}
-
-func undefineRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	d := Domain(t, h)
-	must(t, h.Define(ctx, d))
-	must(t, h.Start(ctx, d.Name))
-	if err := h.Undefine(ctx, d.Name); err == nil {
-		t.Error("a running domain was undefined")
-	}
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-}
-
-func layersOff(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	d := Domain(t, h)
-	must(t, h.Define(ctx, d))
-	third := hypervisor.LayerDevice{ID: tree.Sum([]byte(d.Name + "third")), Path: d.Layers[0].Path}
-	for range 2 {
-		must(t, h.AttachLayer(ctx, d.Name, third))
-	}
-	first := d.Layers[0]
-	d.Layers = append(d.Layers, third)
-	mustBeDefined(t, ctx, h, d, hypervisor.Off)
-	for range 2 {
-		must(t, h.DetachLayer(ctx, d.Name, first.ID))
-	}
-	d.Layers = d.Layers[1:]
-	mustBeDefined(t, ctx, h, d, hypervisor.Off)
-	if err := h.AttachLayer(ctx, d.Name, hypervisor.LayerDevice{ID: first.ID, Path: "relative"}); err == nil {
-		t.Error("a layer at a relative path was accepted")
-	}
-}
-
-func layersRunning(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	d := Domain(t, h)
-	must(t, h.Define(ctx, d))
-	must(t, h.Start(ctx, d.Name))
-	for i := range 4 {
-		layer := hypervisor.LayerDevice{ID: tree.Sum([]byte(fmt.Sprint(d.Name, i))), Path: d.Layers[0].Path}
-		for range 2 {
-			must(t, h.AttachLayer(ctx, d.Name, layer))
-		}
-		d.Layers = append(d.Layers, layer)
-	}
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBeAttached(t, ctx, h, d.Name, d.Layers)
-	missing := hypervisor.LayerDevice{ID: tree.Sum([]byte("missing")), Path: d.PrivateDisk + "-missing"}
-	if err := h.AttachLayer(ctx, d.Name, missing); err == nil {
-		t.Error("a layer without a file was attached")
-	}
-	must(t, h.DetachLayer(ctx, d.Name, missing.ID))
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	all := d.Layers
-	d.Layers = d.Layers[:2]
-	must(t, h.Define(ctx, d)) // the running domain keeps its layers
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBeAttached(t, ctx, h, d.Name, all)
-	must(t, h.AttachLayer(ctx, d.Name, all[2])) // the running domain has it, and the definition does not
-	d.Layers = all[:3:3]
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBeAttached(t, ctx, h, d.Name, all)
-	must(t, h.PowerOff(ctx, d.Name))
-	mustBeAttached(t, ctx, h, d.Name, nil)
-	must(t, h.Start(ctx, d.Name))
-	mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	mustBeAttached(t, ctx, h, d.Name, d.Layers)
-}
-
-func layersRoom(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	d := Domain(t, h)
-	d.Layers = d.Layers[:1]
-	must(t, h.Define(ctx, d))
-	must(t, h.Start(ctx, d.Name))
-	more := func(i int) hypervisor.LayerDevice {
-		return hypervisor.LayerDevice{ID: tree.Sum([]byte(fmt.Sprint(d.Name, "more", i))), Path: d.Layers[0].Path}
-	}
-	const room = hypervisor.SpareLayers + hypervisor.SpareDisks
-	for i := range room {
-		must(t, h.AttachLayer(ctx, d.Name, more(i)))
-	}
-	mustBe(t, h.AttachLayer(ctx, d.Name, more(room)), hypervisor.ErrNoPort)
-	must(t, h.AttachLayer(ctx, d.Name, more(0)))
-	must(t, h.PowerOff(ctx, d.Name))
-	must(t, h.AttachLayer(ctx, d.Name, more(room)))
-	d, _, err := h.Lookup(ctx, d.Name)
-	must(t, err)
-	must(t, h.Define(ctx, d))
-	must(t, h.Start(ctx, d.Name))
-	must(t, h.AttachLayer(ctx, d.Name, more(room+1)))
-}
-
-func bootFiles(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	d := Domain(t, h)
-	must(t, h.Define(ctx, d))
-	mustBoot(t, ctx, h, map[string]bool{d.Kernel: true, d.Initramfs: true})
-	must(t, h.Start(ctx, d.Name))
-	next := d
-	next.Kernel, next.Initramfs = d.Kernel+"-next", d.Initramfs+"-next"
-	must(t, h.Define(ctx, next))
-	mustBoot(t, ctx, h, map[string]bool{d.Kernel: true, d.Initramfs: true, next.Kernel: true, next.Initramfs: true})
-	must(t, h.PowerOff(ctx, d.Name))
-	mustBoot(t, ctx, h, map[string]bool{d.Kernel: false, d.Initramfs: false, next.Kernel: true, next.Initramfs: true})
-	must(t, h.Undefine(ctx, d.Name))
-	mustBoot(t, ctx, h, map[string]bool{next.Kernel: false, next.Initramfs: false})
-}
-
-func mustBoot(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, want map[string]bool) {
-	t.Helper()
-	got, err := h.BootFiles(ctx)
-	must(t, err)
-	for path, booted := range want {
-		if slices.Contains(got, path) != booted {
-			t.Errorf("%s: listed as a boot file is %v, want %v", path, !booted, booted)
-		}
-	}
-}
-
-func mustBeAttached(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, name string, want []hypervisor.LayerDevice) {
-	t.Helper()
-	got, err := h.AttachedLayers(ctx, name)
-	must(t, err)
-	if len(got) != len(want) {
-		t.Errorf("%d layers are attached, want %d: %v", len(got), len(want), got)
-	}
-	for _, layer := range want {
-		if !slices.Contains(got, layer.ID) {
-			t.Errorf("layer %s is not attached: %v", layer.ID, got)
-		}
-	}
-}
-
 func resize(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	d := Domain(t, h)
 	mustBe(t, h.ResizeDisk(ctx, d.Name, "", 4<<20), hypervisor.ErrNotFound)
@@ -626,28 +457,6 @@ func metadata(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBeDefined(t, ctx, h, d, hypervisor.Off)
 }
 
-func deaf(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-	d := Domain(t, h)
-	must(t, h.Define(ctx, d))
-	must(t, h.Start(ctx, d.Name))
-	for name, ask := range map[string]func(context.Context) error{
-		"shutdown": func(ctx context.Context) error { return h.Shutdown(ctx, d.Name) },
-		"detach":   func(ctx context.Context) error { return h.DetachLayer(ctx, d.Name, d.Layers[1].ID) },
-	} {
-		short, cancel := context.WithTimeout(ctx, 2*time.Second)
-		before := time.Now()
-		err := ask(short)
-		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s: got error %v, want %v", name, err, context.DeadlineExceeded)
-		}
-		if took := time.Since(before); took > 10*time.Second {
-			t.Errorf("%s: took %s", name, took)
-		}
-		mustBeDefined(t, ctx, h, d, hypervisor.Running)
-	}
-}
-
 func inventory(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	off, runs := Domain(t, h), Domain(t, h)
 	must(t, h.Define(ctx, off))
@@ -661,7 +470,8 @@ func inventory(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		if one.Damaged != nil {
 			t.Errorf("domain %q: %v", one.Name, one.Damaged)
 		}
-		if want := map[string]hypervisor.Domain{off.UUID: off, runs.UUID: runs}[one.UUID]; want.Name != one.Name && want.Name != "" {
+		if want := map[string]hypervisor.Domain{off.UUID: off, runs.UUID: runs}[one.UUID]; want.Name != one.Name &&
+			want.Name != "" {
 			t.Errorf("domain %q is listed as %q", want.Name, one.Name)
 		}
 	}

@@ -15,72 +15,54 @@ func (d *domain) free() int { return d.room - len(d.attached) - len(d.disks) - l
 
 // AttachDisk implements hypervisor.Hypervisor.
 func (h *Hypervisor) AttachDisk(ctx context.Context, name, disk string, device hypervisor.Disk) error {
-	if err := h.enter(ctx, "AttachDisk", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	fail := func(err error) error { return fmt.Errorf("attach disk %q to domain %q: %w", disk, name, err) }
-	changed := clone(d.Domain)
-	if _, has := d.Disks[disk]; !has {
-		if changed.Disks == nil {
-			changed.Disks = map[string]hypervisor.Disk{}
+	return h.on(ctx, "AttachDisk", name, true, func(d *domain) error {
+		fail := func(err error) error { return fmt.Errorf("attach disk %q to domain %q: %w", disk, name, err) }
+		changed := clone(d.Domain)
+		if _, has := d.Disks[disk]; !has {
+			if changed.Disks == nil {
+				changed.Disks = map[string]hypervisor.Disk{}
+			}
+			changed.Disks[disk] = device
 		}
-		changed.Disks[disk] = device
-	}
-	if err := changed.Check(); err != nil {
-		return fail(err)
-	}
-	if d.state == hypervisor.Running && !slices.Contains(d.disks, disk) {
-		if d.free() <= hypervisor.LayerPorts {
-			return fail(hypervisor.ErrNoPort)
-		}
-		if _, err := os.Stat(device.Path); err != nil && !h.NoFiles {
+		if err := changed.Check(); err != nil {
 			return fail(err)
 		}
-		d.disks = append(d.disks, disk)
-	}
-	d.Domain = changed
-	return nil
+		if d.state == hypervisor.Running && !slices.Contains(d.disks, disk) {
+			if d.free() <= hypervisor.LayerPorts {
+				return fail(hypervisor.ErrNoPort)
+			}
+			if _, err := os.Stat(device.Path); err != nil && !h.NoFiles {
+				return fail(err)
+			}
+			d.disks = append(d.disks, disk)
+		}
+		d.Domain = changed
+		return nil
+	})
 }
 
 // DetachDisk implements hypervisor.Hypervisor.
 func (h *Hypervisor) DetachDisk(ctx context.Context, name, disk string) error {
-	if err := h.enter(ctx, "DetachDisk", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	if d.state == hypervisor.Running && slices.Contains(d.disks, disk) {
-		if h.Deaf {
-			h.mu.Unlock()
-			<-ctx.Done()
-			h.mu.Lock()
-			return fmt.Errorf("detach disk %q from domain %q: the guest has not released it: %w", disk, name, ctx.Err())
+	return h.on(ctx, "DetachDisk", name, true, func(d *domain) error {
+		if d.state == hypervisor.Running && slices.Contains(d.disks, disk) {
+			if h.Deaf {
+				h.mu.Unlock()
+				<-ctx.Done()
+				h.mu.Lock()
+				return fmt.Errorf("detach disk %q from domain %q: the guest has not released it: %w", disk, name,
+					ctx.Err())
+			}
+			d.unplug(disk)
 		}
-		d.unplug(disk)
-	}
-	d.Disks = maps.Clone(d.Disks)
-	delete(d.Disks, disk)
-	return nil
+		d.Disks = maps.Clone(d.Disks)
+		delete(d.Disks, disk)
+		return nil
+	})
 }
 
 // unplug takes a further disk from a running domain.
 func (d *domain) unplug(disk string) {
 	d.disks = slices.DeleteFunc(slices.Clone(d.disks), func(one string) bool { return one == disk })
-}
-
-// UnplugDisk takes a further disk from a running domain and leaves its definition, as a person could (virsh detach-disk --live).
-func (h *Hypervisor) UnplugDisk(name, disk string) {
-	h.change(name, func(d *domain) { d.unplug(disk) })
 }
 
 // AttachedDisks implements hypervisor.Hypervisor.
@@ -139,4 +121,25 @@ func (h *Hypervisor) resize(d *domain, what, disk string, size int64) error {
 		return nil
 	}
 	return os.Truncate(path, size)
+}
+
+// ResizeDisk implements hypervisor.Hypervisor.
+func (h *Hypervisor) ResizeDisk(ctx context.Context, name, disk string, size int64) error {
+	if err := h.enter(ctx, "ResizeDisk", name, true); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	what := fmt.Sprintf("resize disk %q of domain %q", disk, name)
+	if size <= 0 {
+		return fmt.Errorf("%s: a size of %d bytes is not possible", what, size)
+	}
+	d, err := h.running("resize a disk of", name)
+	if err != nil {
+		return err
+	}
+	if h.OnResize != nil {
+		h.OnResize(name, disk, size)
+	}
+	return h.resize(d, what, disk, size)
 }

@@ -93,38 +93,6 @@ var _ hypervisor.Hypervisor = (*Hypervisor)(nil)
 // New returns a Hypervisor without domains.
 func New() *Hypervisor { return &Hypervisor{domains: map[string]*domain{}} }
 
-// AddForeign adds a domain that this project did not create.
-func (h *Hypervisor) AddForeign(name, uuid string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.domains[name] = &domain{Domain: hypervisor.Domain{Name: name, UUID: uuid}, state: hypervisor.Off, foreign: true}
-}
-
-// SetState changes the state of a domain, as a guest or a person would.
-func (h *Hypervisor) SetState(name string, state hypervisor.State) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if d, ok := h.domains[name]; ok {
-		d.state, d.broke = state, false
-	}
-}
-
-// Break ends a domain as a crash of QEMU does.
-func (h *Hypervisor) Break(name string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if d, ok := h.domains[name]; ok {
-		d.state, d.broke = hypervisor.Off, true
-	}
-}
-
-// Vanish removes a domain, as a person would.
-func (h *Hypervisor) Vanish(name string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.domains, name)
-}
-
 // Calls returns "Method domain" for each call so far that may have changed a domain.
 func (h *Hypervisor) Calls() []string {
 	h.mu.Lock()
@@ -159,6 +127,20 @@ func (h *Hypervisor) find(name string) (*domain, error) {
 		return d, fmt.Errorf("domain %q: %w", name, hypervisor.ErrForeign)
 	}
 	return d, nil
+}
+
+// on calls do with a domain that this project created. h.mu is held meanwhile.
+func (h *Hypervisor) on(ctx context.Context, method, name string, changes bool, do func(*domain) error) error {
+	if err := h.enter(ctx, method, name, changes); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.find(name)
+	if err != nil {
+		return err
+	}
+	return do(d)
 }
 
 // Define implements hypervisor.Hypervisor.
@@ -242,135 +224,6 @@ func cloneStack(stack release.Stack) release.Stack {
 	return stack
 }
 
-// Lookup implements hypervisor.Hypervisor.
-func (h *Hypervisor) Lookup(ctx context.Context, name string) (hypervisor.Domain, hypervisor.State, error) {
-	if err := h.enter(ctx, "Lookup", name, false); err != nil {
-		return hypervisor.Domain{}, 0, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.lookup(name)
-}
-
-func (h *Hypervisor) lookup(name string) (hypervisor.Domain, hypervisor.State, error) {
-	d, err := h.find(name)
-	switch {
-	case errors.Is(err, hypervisor.ErrForeign):
-		return hypervisor.Domain{Name: d.Name, UUID: d.UUID}, d.state, err
-	case err != nil:
-		return hypervisor.Domain{}, 0, err
-	case d.damaged:
-		return hypervisor.Domain{Name: d.Name, UUID: d.UUID}, d.state, fmt.Errorf("domain %q: %w", name, hypervisor.ErrDamaged)
-	}
-	return clone(d.Domain), d.state, nil
-}
-
-// LookupUUID implements hypervisor.Hypervisor.
-func (h *Hypervisor) LookupUUID(ctx context.Context, uuid string) (hypervisor.Domain, hypervisor.State, error) {
-	if err := h.enter(ctx, "LookupUUID", uuid, false); err != nil {
-		return hypervisor.Domain{}, 0, err
-	}
-	if len(uuid) != len("00000000-0000-0000-0000-000000000000") {
-		return hypervisor.Domain{}, 0, fmt.Errorf("look up a domain by its UUID: %q is none", uuid)
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for name, d := range h.domains {
-		if d.UUID == uuid {
-			return h.lookup(name)
-		}
-	}
-	return hypervisor.Domain{}, 0, fmt.Errorf("domain with UUID %s: %w", uuid, hypervisor.ErrNotFound)
-}
-
-// Rename gives a domain another name, as virsh domrename does.
-func (h *Hypervisor) Rename(from, to string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.domains[to] = h.domains[from]
-	h.domains[to].Name = to
-	delete(h.domains, from)
-}
-
-// Strip removes this project's metadata from a domain, and Damage makes it unreadable, as a person could.
-func (h *Hypervisor) Strip(name string)  { h.change(name, func(d *domain) { d.foreign = true }) }
-func (h *Hypervisor) Damage(name string) { h.change(name, func(d *domain) { d.damaged = true }) }
-
-// Alter changes the definition of a domain, as a person could (virsh edit).
-func (h *Hypervisor) Alter(name string, change func(*hypervisor.Domain)) {
-	h.change(name, func(d *domain) { change(&d.Domain) })
-}
-
-// Unplug takes a layer from a running domain and leaves its definition, as a person could (virsh detach-disk --live).
-func (h *Hypervisor) Unplug(name string, id tree.Digest) {
-	h.change(name, func(d *domain) {
-		d.attached = slices.DeleteFunc(slices.Clone(d.attached), func(p tree.Digest) bool { return p == id })
-	})
-}
-
-func (h *Hypervisor) change(name string, change func(*domain)) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if d := h.domains[name]; d != nil {
-		change(d)
-	}
-}
-
-// List implements hypervisor.Hypervisor.
-func (h *Hypervisor) List(ctx context.Context) ([]hypervisor.Domain, error) {
-	listed, err := h.list(ctx, "List")
-	if err != nil {
-		return nil, err
-	}
-	var all []hypervisor.Domain
-	for _, one := range listed {
-		if one.Damaged != nil {
-			return nil, one.Damaged
-		}
-		all = append(all, one.Domain)
-	}
-	return all, nil
-}
-
-// Inventory implements hypervisor.Hypervisor.
-func (h *Hypervisor) Inventory(ctx context.Context) ([]hypervisor.Listed, error) {
-	return h.list(ctx, "Inventory")
-}
-
-func (h *Hypervisor) list(ctx context.Context, method string) ([]hypervisor.Listed, error) {
-	if err := h.enter(ctx, method, "", false); err != nil {
-		return nil, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var all []hypervisor.Listed
-	for _, name := range slices.Sorted(maps.Keys(h.domains)) {
-		d := h.domains[name]
-		switch {
-		case d.foreign:
-		case d.damaged:
-			all = append(all, hypervisor.Listed{
-				Domain: hypervisor.Domain{Name: name, UUID: d.UUID}, State: d.state,
-				Damaged: fmt.Errorf("domain %q: %w", name, hypervisor.ErrDamaged),
-			})
-		default:
-			all = append(all, hypervisor.Listed{Domain: clone(d.Domain), State: d.state})
-		}
-	}
-	return all, nil
-}
-
-// Facts implements hypervisor.Hypervisor. The host emulates its guests, and has a kernel with vhost-vsock.
-func (h *Hypervisor) Facts(ctx context.Context) (hypervisor.Facts, error) {
-	if err := h.enter(ctx, "Facts", "", false); err != nil {
-		return hypervisor.Facts{}, err
-	}
-	limits, err := h.Limits(ctx)
-	return hypervisor.Facts{
-		Libvirt: "11.3.0", QEMU: "10.0.2", VSock: hypervisor.VSockVhost, Limits: limits, StartsAlone: !h.NotAlone,
-	}, err
-}
-
 // Start implements hypervisor.Hypervisor.
 func (h *Hypervisor) Start(ctx context.Context, name string) error {
 	if err := h.enter(ctx, "Start", name, true); err != nil {
@@ -442,16 +295,12 @@ func (h *Hypervisor) Closing() bool { return false }
 
 // Broke implements hypervisor.Hypervisor.
 func (h *Hypervisor) Broke(ctx context.Context, name string) (bool, error) {
-	if err := h.enter(ctx, "Broke", name, false); err != nil {
-		return false, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return false, err
-	}
-	return d.state == hypervisor.Off && d.broke, nil
+	broke := false
+	err := h.on(ctx, "Broke", name, false, func(d *domain) error {
+		broke = d.state == hypervisor.Off && d.broke
+		return nil
+	})
+	return broke, err
 }
 
 // Shutdown implements hypervisor.Hypervisor.
@@ -491,169 +340,30 @@ func (h *Hypervisor) end(ctx context.Context, method, name string, deaf bool) er
 
 // Undefine implements hypervisor.Hypervisor.
 func (h *Hypervisor) Undefine(ctx context.Context, name string) error {
-	if err := h.enter(ctx, "Undefine", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	if d.state == hypervisor.Running || d.state == hypervisor.Paused {
-		return fmt.Errorf("undefine domain %q: it is running; power it off first", name)
-	}
-	delete(h.domains, name)
-	return nil
-}
-
-// AttachLayer implements hypervisor.Hypervisor.
-func (h *Hypervisor) AttachLayer(ctx context.Context, name string, layer hypervisor.LayerDevice) error {
-	if err := h.enter(ctx, "AttachLayer", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	changed := clone(d.Domain)
-	if !slices.ContainsFunc(d.Layers, func(l hypervisor.LayerDevice) bool { return l.ID == layer.ID }) {
-		changed.Layers = append(changed.Layers, layer)
-	}
-	if err := changed.Check(); err != nil {
-		return err
-	}
-	if d.state == hypervisor.Running && !slices.Contains(d.attached, layer.ID) {
-		if d.free() <= 0 {
-			return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, hypervisor.ErrNoPort)
+	return h.on(ctx, "Undefine", name, true, func(d *domain) error {
+		if d.state == hypervisor.Running || d.state == hypervisor.Paused {
+			return fmt.Errorf("undefine domain %q: it is running; power it off first", name)
 		}
-		if _, err := os.Stat(layer.Path); err != nil && !h.NoFiles {
-			return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, err)
-		}
-		if h.OnAttach != nil {
-			if err := h.OnAttach(name, layer); err != nil {
-				return fmt.Errorf("attach layer %s to domain %q: %w", layer.ID, name, err)
-			}
-		}
-		d.attached = append(d.attached, layer.ID)
-	}
-	d.Domain = changed
-	return nil
-}
-
-// AttachedLayers implements hypervisor.Hypervisor.
-func (h *Hypervisor) AttachedLayers(ctx context.Context, name string) ([]tree.Digest, error) {
-	if err := h.enter(ctx, "AttachedLayers", name, false); err != nil {
-		return nil, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil || d.state != hypervisor.Running {
-		return nil, err
-	}
-	return slices.Clone(d.attached), nil
-}
-
-// BootFiles implements hypervisor.Hypervisor.
-func (h *Hypervisor) BootFiles(ctx context.Context) ([]string, error) {
-	if err := h.enter(ctx, "BootFiles", "", false); err != nil {
-		return nil, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var files []string
-	for _, d := range h.domains {
-		files = append(files, d.Kernel, d.Initramfs)
-		if d.state == hypervisor.Running {
-			files = append(files, d.booted...)
-		}
-	}
-	files = slices.DeleteFunc(files, func(file string) bool { return file == "" })
-	slices.Sort(files)
-	return slices.Compact(files), nil
-}
-
-// DetachLayer implements hypervisor.Hypervisor.
-func (h *Hypervisor) DetachLayer(ctx context.Context, name string, id tree.Digest) error {
-	if err := h.enter(ctx, "DetachLayer", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	if d.state == hypervisor.Running && slices.Contains(d.attached, id) {
-		if h.Deaf {
-			h.mu.Unlock()
-			<-ctx.Done()
-			h.mu.Lock()
-			return fmt.Errorf("detach layer %s from domain %q: the guest has not released it: %w", id, name, ctx.Err())
-		}
-		if h.OnDetach != nil {
-			if err := h.OnDetach(name, id); err != nil {
-				return fmt.Errorf("detach layer %s from domain %q: %w", id, name, err)
-			}
-		}
-		d.attached = slices.DeleteFunc(slices.Clone(d.attached), func(p tree.Digest) bool { return p == id })
-	}
-	d.Layers = slices.DeleteFunc(slices.Clone(d.Layers), func(l hypervisor.LayerDevice) bool { return l.ID == id })
-	return nil
-}
-
-// ResizeDisk implements hypervisor.Hypervisor.
-func (h *Hypervisor) ResizeDisk(ctx context.Context, name, disk string, size int64) error {
-	if err := h.enter(ctx, "ResizeDisk", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	what := fmt.Sprintf("resize disk %q of domain %q", disk, name)
-	if size <= 0 {
-		return fmt.Errorf("%s: a size of %d bytes is not possible", what, size)
-	}
-	d, err := h.running("resize a disk of", name)
-	if err != nil {
-		return err
-	}
-	if h.OnResize != nil {
-		h.OnResize(name, disk, size)
-	}
-	return h.resize(d, what, disk, size)
+		delete(h.domains, name)
+		return nil
+	})
 }
 
 // SetMetadata implements hypervisor.Hypervisor.
 func (h *Hypervisor) SetMetadata(ctx context.Context, name string, metadata hypervisor.Metadata) error {
-	if err := h.enter(ctx, "SetMetadata", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	d.Metadata = cloneMetadata(metadata)
-	return nil
+	return h.on(ctx, "SetMetadata", name, true, func(d *domain) error {
+		d.Metadata = cloneMetadata(metadata)
+		return nil
+	})
 }
 
 // VSock implements hypervisor.Hypervisor.
 func (h *Hypervisor) VSock(ctx context.Context, name string) (hypervisor.VSockState, error) {
-	if err := h.enter(ctx, "VSock", name, false); err != nil {
+	if err := h.on(ctx, "VSock", name, false, func(*domain) error {
+		_, err := h.running("reach", name)
+		return err
+	}); err != nil {
 		return 0, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	switch {
-	case err != nil:
-		return 0, err
-	case d.state != hypervisor.Running:
-		return 0, fmt.Errorf("reach domain %q: %w", name, hypervisor.ErrNotRunning)
 	}
 	return hypervisor.VSockKernel, nil
 }
@@ -684,37 +394,6 @@ type silent struct{}
 
 func (silent) DialContext(_ context.Context, port uint32) (net.Conn, error) {
 	return nil, &net.OpError{Op: "dial", Net: "vsock", Err: fmt.Errorf("port %d: %w", port, syscall.ECONNREFUSED)}
-}
-
-// Limits implements hypervisor.Hypervisor. Without Host, a host has four processors and 64 GiB of memory.
-func (h *Hypervisor) Limits(ctx context.Context) (hypervisor.Limits, error) {
-	if err := h.enter(ctx, "Limits", "", false); err != nil {
-		return hypervisor.Limits{}, err
-	}
-	if h.Host != (hypervisor.Limits{}) {
-		return h.Host, nil
-	}
-	return hypervisor.Limits{VCPUs: hypervisor.MaxVCPUs, Processors: 4, Memory: 64 << 30}, nil
-}
-
-// NetworkActive implements hypervisor.Hypervisor.
-func (h *Hypervisor) NetworkActive(ctx context.Context, name string) (bool, error) {
-	if err := h.enter(ctx, "NetworkActive", name, false); err != nil {
-		return false, err
-	}
-	active, ok := h.Networks[name]
-	if !ok {
-		return false, fmt.Errorf("network %q: %w", name, hypervisor.ErrNoNetwork)
-	}
-	return active, nil
-}
-
-// IsBridge implements hypervisor.Hypervisor.
-func (h *Hypervisor) IsBridge(ctx context.Context, name string) (bool, error) {
-	if err := h.enter(ctx, "IsBridge", name, false); err != nil {
-		return false, err
-	}
-	return slices.Contains(h.Bridges, name), hypervisor.CheckBridgeName(name)
 }
 
 // Close implements hypervisor.Hypervisor.

@@ -13,7 +13,8 @@ func (h *Hypervisor) SetTitle(ctx context.Context, name, title string) error {
 
 // SetDescription implements hypervisor.Hypervisor.
 func (h *Hypervisor) SetDescription(ctx context.Context, name, description string) error {
-	return h.set(ctx, "SetDescription", name, hypervisor.CheckDescription(description), func(d *domain) { d.Description = description })
+	return h.set(ctx, "SetDescription", name, hypervisor.CheckDescription(description),
+		func(d *domain) { d.Description = description })
 }
 
 // SetAutostart implements hypervisor.Hypervisor.
@@ -36,11 +37,6 @@ func (h *Hypervisor) set(ctx context.Context, method, name string, wrong error, 
 		change(d)
 	}
 	return err
-}
-
-// Autostart sets whether a domain starts with the host, as a person could (virsh autostart).
-func (h *Hypervisor) Autostart(name string, on bool) {
-	h.change(name, func(d *domain) { d.autostart = on })
 }
 
 // Autostarted implements hypervisor.Hypervisor.

@@ -69,7 +69,7 @@ func TestWhatAComponentOfPackagesNeedsOfItsBase(t *testing.T) {
 	}
 }
 
-// What apt would replace is told from its simulation, and only if it is of the base.
+// What apt would replace is read from its simulation, and reported only if it is of the base.
 func TestBlockedPackagesAreNamed(t *testing.T) {
 	base := sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.File("usr/lib/sysimage/dpkg/status",
 		"Package: dpkg\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\n\nPackage: libold\nStatus: install ok installed\nArchitecture: amd64\n"+

@@ -158,7 +158,7 @@ func (w *debianWorld) fingerprint(d *debian.Source) string {
 	return f
 }
 
-// A package that no archive has is told at once and by name, while mmdebstrap still runs; it is ended.
+// A package that no archive has is reported at once and by name, while mmdebstrap still runs. Then mmdebstrap is ended.
 func TestDebianTellsAMissingPackageAtOnce(t *testing.T) {
 	for name, c := range map[string]struct {
 		packages []string

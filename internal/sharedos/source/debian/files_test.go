@@ -119,7 +119,7 @@ func TestDebianAcceptsArchivesOfAnyDate(t *testing.T) {
 
 func TestDebianTakesPackageFilesAndRepositories(t *testing.T) {
 	w := newDebianWorld(t)
-	// What mmdebstrap is told to read is gone afterwards.
+	// The files that mmdebstrap was given are gone afterwards.
 	kept := filepath.Join(w.bin, "kept")
 	sourcetest.Must(t, os.Mkdir(kept, 0o700))
 	w.mmdebstrap(sourcetest.Tar(t, sourcetest.Bootable("6.1")...), `for arg; do
@@ -245,7 +245,7 @@ func TestDebianRefusesWrongWordsOfRepositories(t *testing.T) {
 	}
 }
 
-// Whoever has no right to make a tree is told so before anything is fetched, and what to install.
+// A user who may not make a tree gets an error before anything is fetched, which says what to install.
 func TestDebianSaysWhichRightsAreMissing(t *testing.T) {
 	for mode, want := range map[string]string{
 		"auto": "uidmap", "root": "run as root", "unshare": "apt-get install uidmap", "fakechroot": "apt-get install fakechroot fakeroot",

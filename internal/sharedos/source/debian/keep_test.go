@@ -13,7 +13,7 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// What a build has fetched is kept by digest and name, and nothing else that lies beside it.
+// What a build has fetched is kept by digest and name, and nothing else in the same directory is.
 func TestDebianKeepsWhatWasFetched(t *testing.T) {
 	w := newDebianWorld(t)
 	d := w.source()

@@ -252,7 +252,7 @@ func TestDiskImageIsKnownByItsBytes(t *testing.T) {
 	}
 }
 
-// Whoever has no right to mount is told so, and what to do.
+// A user who may not mount gets an error that says what to do.
 func TestDiskImageNeedsRoot(t *testing.T) {
 	raw := diskOf(t, "", map[int64]string{0: sourcetest.Ext4(t, sourcetest.TempDir(t))})
 	sourcetest.Must(t, os.Chmod(raw, 0o644))

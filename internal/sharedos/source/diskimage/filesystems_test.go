@@ -50,7 +50,7 @@ func TestDiskImageOfEveryFileSystem(t *testing.T) {
 			sourcetest.Must(t, os.WriteFile(filepath.Join(at, "above"), nil, 0o600))
 			copied(root)
 		}},
-		// A subvolume in another one is a directory to whoever reads.
+		// A subvolume in another one reads like a directory.
 		"btrfs with a subvolume in the root": {[]string{"mkfs.btrfs", "-q"}, func(at string) {
 			sourcetest.Run(t, "", "btrfs", "subvolume", "create", filepath.Join(at, "boot"))
 			copied(at)

@@ -90,8 +90,8 @@ func readImage(ctx context.Context, from storage) (*image, error) {
 // configTypes are the media types of configurations of images. An index may repeat them as types of artifacts.
 var configTypes = []string{ocispec.MediaTypeImageConfig, "application/vnd.docker.container.image.v1+json"}
 
-// images leaves out what is beside images in an index and is none: attestations of BuildKit, whose platform is
-// "unknown/unknown", and artifacts such as signatures.
+// images leaves out entries of an index that are no images: attestations of BuildKit, whose
+// platform is "unknown/unknown", and artifacts such as signatures.
 func images(manifests []ocispec.Descriptor) []ocispec.Descriptor {
 	return slices.DeleteFunc(slices.Clone(manifests), func(m ocispec.Descriptor) bool {
 		return m.ArtifactType != "" && !slices.Contains(configTypes, m.ArtifactType) || m.Annotations["vnd.docker.reference.type"] != "" ||

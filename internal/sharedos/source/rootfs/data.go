@@ -16,7 +16,7 @@ import (
 // maxDpkgList bounds the list of one package's files, in bytes. Those of the largest packages have a few megabytes.
 const maxDpkgList = 64 << 20
 
-// dataMarkers are files by which the data directory of a database is known, whoever owns it.
+// dataMarkers are files by which the data directory of a database is recognised, whatever its owner is.
 var dataMarkers = []string{
 	"PG_VERSION", // PostgreSQL
 	"ibdata1",    // MySQL and MariaDB

@@ -103,7 +103,8 @@ func random(seed byte, size int) []byte {
 }
 
 func layerOf(data []byte) release.Layer {
-	return release.Layer{ID: tree.Sum(data), DataSize: int64(len(data)) / 2 / store.HeadSize * store.HeadSize, Size: int64(len(data))}
+	return release.Layer{ID: tree.Sum(data),
+		DataSize: int64(len(data)) / 2 / store.HeadSize * store.HeadSize, Size: int64(len(data))}
 }
 
 func blobOf(data []byte) release.Blob {
@@ -149,6 +150,14 @@ func mustHold(t *testing.T, path string, data []byte) {
 	}
 }
 
+// mustHaveLayer compares the first bytes of a layer's volume with what was stored.
+func mustHaveLayer(t *testing.T, ctx context.Context, s store.Objects, layer release.Layer, data []byte) {
+	t.Helper()
+	path, err := s.LayerPath(ctx, layer.ID)
+	must(t, err)
+	mustHold(t, path, data)
+}
+
 func layerOnce(t *testing.T, ctx context.Context, s store.Objects) {
 	data := random(1, 6<<20)
 	layer := layerOf(data)
@@ -169,9 +178,7 @@ func layerOnce(t *testing.T, ctx context.Context, s store.Objects) {
 	if !slices.IsSorted(seen) || len(seen) == 0 || seen[len(seen)-1] != layer.Size {
 		t.Errorf("progress went %v", seen)
 	}
-	path, err := s.LayerPath(ctx, layer.ID)
-	must(t, err)
-	mustHold(t, path, data)
+	mustHaveLayer(t, ctx, s, layer, data)
 
 	uploaded, err = s.PutLayer(ctx, layer, cut{}, nil)
 	must(t, err)
@@ -193,9 +200,7 @@ func layerTorn(t *testing.T, ctx context.Context, s store.Objects) {
 	if !uploaded {
 		t.Error("the torn layer was not uploaded again")
 	}
-	path, err := s.LayerPath(ctx, layer.ID)
-	must(t, err)
-	mustHold(t, path, data)
+	mustHaveLayer(t, ctx, s, layer, data)
 }
 
 func layerTwice(t *testing.T, ctx context.Context, s store.Objects) {
@@ -213,9 +218,7 @@ func layerTwice(t *testing.T, ctx context.Context, s store.Objects) {
 		})
 	}
 	wait.Wait()
-	path, err := s.LayerPath(ctx, layer.ID)
-	must(t, err)
-	mustHold(t, path, data)
+	mustHaveLayer(t, ctx, s, layer, data)
 }
 
 func layerResized(t *testing.T, ctx context.Context, s store.Objects) {
@@ -230,9 +233,7 @@ func layerResized(t *testing.T, ctx context.Context, s store.Objects) {
 	if !uploaded {
 		t.Error("a volume that is too short was taken for the layer")
 	}
-	path, err := s.LayerPath(ctx, layer.ID)
-	must(t, err)
-	mustHold(t, path, data)
+	mustHaveLayer(t, ctx, s, layer, data)
 }
 
 func layerImpossible(t *testing.T, ctx context.Context, s store.Objects) {
@@ -254,7 +255,8 @@ func layerImpossible(t *testing.T, ctx context.Context, s store.Objects) {
 	if _, err := s.PutLayer(ctx, good, bytes.NewReader(make([]byte, len(data))), nil); err == nil {
 		t.Error("a layer of zeros, which would read as torn: accepted")
 	}
-	if _, err := s.PutLayer(ctx, good, bytes.NewReader(data[:len(data)-1]), nil); !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := s.PutLayer(ctx, good, bytes.NewReader(data[:len(data)-1]), nil); !errors.Is(err, io.EOF) &&
+		!errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("content that ends early: got error %v", err)
 	}
 }
@@ -264,7 +266,8 @@ func layerDamaged(t *testing.T, ctx context.Context, s store.Objects) {
 	must(t, err)
 	defer func() { _ = file.Close() }()
 	made, err := layer.Write(ctx, &tree.Tree{Entries: []tree.Entry{
-		{Path: tree.Root, Type: tree.Directory, Mode: 0o755}, {Path: "a", Type: tree.Directory, Mode: 0o755, Xattrs: map[string]string{"user.a": strings.Repeat("a", 9000)}},
+		{Path: tree.Root, Type: tree.Directory, Mode: 0o755},
+		{Path: "a", Type: tree.Directory, Mode: 0o755, Xattrs: map[string]string{"user.a": strings.Repeat("a", 9000)}},
 	}}, file)
 	must(t, err)
 	mustBe(t, s.VerifyLayer(ctx, made), store.ErrNotFound)
@@ -276,7 +279,7 @@ func layerDamaged(t *testing.T, ctx context.Context, s store.Objects) {
 	layerRead(t, ctx, s, made, data)
 	path, err := s.LayerPath(ctx, made.ID)
 	must(t, err)
-	// What somebody else has put there is not known to be right.
+	// Nobody knows whether what somebody else has put there is right.
 	other, short := made, made
 	other.ID, short.ID = tree.Sum([]byte("another layer")), tree.Sum([]byte("a short layer"))
 	must(t, os.WriteFile(filepath.Join(filepath.Dir(path), store.LayerName(other.ID)), data, 0o644))
@@ -288,7 +291,8 @@ func layerDamaged(t *testing.T, ctx context.Context, s store.Objects) {
 // layerRead reads a layer of some content in pieces.
 func layerRead(t *testing.T, ctx context.Context, s store.Objects, of release.Layer, content []byte) {
 	t.Helper()
-	mustBe(t, s.ReadLayer(ctx, release.Layer{ID: tree.Sum([]byte("no layer")), Size: of.Size}, func(io.ReaderAt) error { return nil }), store.ErrNotFound)
+	mustBe(t, s.ReadLayer(ctx, release.Layer{ID: tree.Sum([]byte("no layer")), Size: of.Size},
+		func(io.ReaderAt) error { return nil }), store.ErrNotFound)
 	failed := errors.New("failed")
 	mustBe(t, s.ReadLayer(ctx, of, func(io.ReaderAt) error { return failed }), failed)
 	must(t, s.ReadLayer(ctx, of, func(r io.ReaderAt) error {
@@ -362,7 +366,8 @@ func releases(t *testing.T, ctx context.Context, s store.Objects) {
 	id := tree.Sum([]byte("a manifest"))
 	_, err := s.GetManifest(ctx, id)
 	mustBe(t, err, store.ErrNotFound)
-	for _, signed := range []string{"short\n", strings.Repeat("a long manifest\n", 20_000), "signed by another key\n", "signed by another key\n"} {
+	for _, signed := range []string{"short\n", strings.Repeat("a long manifest\n", 20_000), "signed by another key\n",
+		"signed by another key\n"} {
 		must(t, s.PutManifest(ctx, id, []byte(signed)))
 		got, err := s.GetManifest(ctx, id)
 		must(t, err)
@@ -391,9 +396,11 @@ func histories(t *testing.T, ctx context.Context, s store.Heads) {
 
 	timed := store.HistoryOf(ids[5:7]...)
 	timed.Retain, timed.Releases[0].Published = 3, time.Date(2026, 11, 25, 1, 2, 3, 0, time.UTC)
-	timed.Owner, timed.Making = "6ba7b810-9dad-41d1", &store.Making{Operator: "a+/b=", Process: "m.1.2", Began: timed.Releases[0].Published}
+	timed.Owner, timed.Making = "6ba7b810-9dad-41d1",
+		&store.Making{Operator: "a+/b=", Process: "m.1.2", Began: timed.Releases[0].Published}
 	timed.Users, timed.Groups = map[string]uint32{"_apt": 42, "redis": 101}, map[string]uint32{"redis": 4294967295}
-	for _, want := range []store.History{store.HistoryOf(ids[:1]...), store.HistoryOf(ids[:2]...), store.HistoryOf(ids...), timed} {
+	for _, want := range []store.History{store.HistoryOf(ids[:1]...), store.HistoryOf(ids[:2]...),
+		store.HistoryOf(ids...), timed} {
 		must(t, s.SetHistory(ctx, release.Base, "debian-13", want))
 		got, err := s.History(ctx, release.Base, "debian-13")
 		must(t, err)
@@ -471,7 +478,8 @@ func privateDisks(t *testing.T, ctx context.Context, s store.Disks) {
 	must(t, s.DeletePrivateDisk(ctx, name))
 	_, err = s.PrivateDisk(ctx, name)
 	mustBe(t, err, store.ErrNotFound)
-	for _, bad := range []string{"", "vm-", "vm-a/b", "vm-..", "vm-a\nb", "web-1", store.LayerName(tree.Sum(nil)), "head-base-a"} {
+	for _, bad := range []string{"", "vm-", "vm-a/b", "vm-..", "vm-a\nb", "web-1",
+		store.LayerName(tree.Sum(nil)), "head-base-a"} {
 		if _, err := s.CreatePrivateDisk(ctx, bad, 1<<20); err == nil {
 			t.Errorf("the name %q was accepted", bad)
 		}
@@ -486,7 +494,8 @@ func furtherDisks(t *testing.T, ctx context.Context, s store.Disks) {
 	for _, format := range []string{"raw", "qcow2"} {
 		name, err := store.FurtherDiskName("web.1", uuid, "data-"+format)
 		must(t, err)
-		if parsed, ok := store.ParseVolumeName(name); !ok || parsed.VM != "web.1" || parsed.Disk != "data-"+format || !store.FurtherDiskIsOf(name, uuid) {
+		if parsed, ok := store.ParseVolumeName(name); !ok || parsed.VM != "web.1" || parsed.Disk != "data-"+format ||
+			!store.FurtherDiskIsOf(name, uuid) {
 			t.Errorf("%s is read as %+v", name, parsed)
 		}
 		_, _, err = s.FindVolume(ctx, "", name)
@@ -523,7 +532,8 @@ func furtherDisks(t *testing.T, ctx context.Context, s store.Disks) {
 	mustBe(t, err, store.ErrAbsentPool)
 	private, err := store.DiskName("web.1", uuid)
 	must(t, err)
-	for _, bad := range []string{"", "disk-a", private, private + ".data", "disk-web." + uuid[:8] + ".data", store.LayerName(tree.Sum(nil))} {
+	for _, bad := range []string{"", "disk-a", private, private + ".data", "disk-web." + uuid[:8] + ".data",
+		store.LayerName(tree.Sum(nil))} {
 		if _, err := s.CreateDisk(ctx, "", bad, 1<<20, "raw", false); err == nil {
 			t.Errorf("the name %q was accepted", bad)
 		}
@@ -629,7 +639,7 @@ func cancelled(t *testing.T, ctx context.Context, s store.Store) {
 			t.Errorf("%s: got error %v, want %v", method, err, context.Canceled)
 		}
 	}
-	// The connection that a cancelled call gave up must not be the next call's.
+	// The next call must not use the connection that a cancelled call gave up.
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	if volumes, err := s.Volumes(ctx); err != nil || len(volumes) != 0 {

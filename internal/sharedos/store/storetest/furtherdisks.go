@@ -41,7 +41,8 @@ func (s *Store) inPool(ctx context.Context, method, pool, volume string, changes
 }
 
 // CreateDisk implements store.Disks.
-func (s *Store) CreateDisk(ctx context.Context, pool, name string, size int64, format string, inUse bool) (string, error) {
+func (s *Store) CreateDisk(ctx context.Context, pool, name string, size int64, format string,
+	inUse bool) (string, error) {
 	if of, ok := store.ParseVolumeName(name); !ok || of.Kind != store.FurtherDiskVolume {
 		return "", fmt.Errorf("%q is not the name of a further disk's volume", name)
 	}

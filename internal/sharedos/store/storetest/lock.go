@@ -11,7 +11,8 @@ import (
 )
 
 // Lock implements store.Store.
-func (s *Store) Lock(ctx context.Context, mode store.LockMode, tell func(string)) (context.Context, func() error, error) {
+func (s *Store) Lock(ctx context.Context, mode store.LockMode,
+	tell func(string)) (context.Context, func() error, error) {
 	if err := s.enter(ctx, "Lock", "", false); err != nil {
 		return nil, nil, err
 	}

@@ -27,7 +27,8 @@ func locks(t *testing.T, ctx context.Context, s store.Locks) {
 				_, again, err := take(wanted, 10*time.Second)
 				must(t, err)
 				must(t, again())
-			} else if told, _, err := take(wanted, 1500*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || !told {
+			} else if told, _, err := take(wanted, 1500*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) ||
+				!told {
 				t.Errorf("%s while %s is held: got error %v, waiting was told: %v", wanted, held, err, told)
 			}
 			must(t, unlock())
@@ -58,13 +59,15 @@ func locksAreNotListed(t *testing.T, ctx context.Context, s store.Store) {
 
 // crowd takes many locks at once, and checks which of them are held together.
 func crowd(t *testing.T, ctx context.Context, s store.Locks) {
-	modes := []store.LockMode{store.Shared, store.Exclusive, store.Shared, store.Record, store.Exclusive, store.Record, store.Shared}
+	modes := []store.LockMode{store.Shared, store.Exclusive, store.Shared, store.Record, store.Exclusive,
+		store.Record, store.Shared}
 	var mu sync.Mutex
 	var in []store.LockMode
 	enter := func(mode store.LockMode) {
 		mu.Lock()
 		defer mu.Unlock()
-		if mode == store.Exclusive && len(in) > 0 || slices.Contains(in, store.Exclusive) || mode == store.Record && slices.Contains(in, mode) {
+		if mode == store.Exclusive && len(in) > 0 || slices.Contains(in, store.Exclusive) ||
+			mode == store.Record && slices.Contains(in, mode) {
 			t.Errorf("%s comes in, where %v are", mode, in)
 		}
 		in = append(in, mode)

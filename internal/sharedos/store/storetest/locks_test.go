@@ -14,7 +14,8 @@ import (
 )
 
 // take takes a lock within a limit.
-func take(t *testing.T, l *store.Locker, mode store.LockMode, limit time.Duration) (context.Context, func() error, error) {
+func take(t *testing.T, l *store.Locker, mode store.LockMode,
+	limit time.Duration) (context.Context, func() error, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)

@@ -1,5 +1,5 @@
-// Package storetest has a fake Store for tests of packages that use one, and the contracts of store.Objects, store.Heads, store.Disks and
-// store.Locks.
+// Package storetest has a fake Store for tests of packages that use one, and the contracts of
+// store.Objects, store.Heads, store.Disks and store.Locks.
 //
 // The fake keeps files in a directory. It is as strict as the store on libvirt: the same Contract runs against both.
 package storetest
@@ -27,10 +27,11 @@ import (
 
 // Store keeps volumes as files of one directory.
 type Store struct {
-	// Fail is called before every call with the names of the method and of the volume ("" if the call is about the whole store). An error
-	// that it returns is returned by the call. It may be nil.
+	// Fail is called before every call with the names of the method and of the volume ("" if the call
+	// is about the whole store). An error that it returns is returned by the call. It may be nil.
 	Fail func(method, volume string) error
-	// Extent is the size in bytes of which the size of every volume is a multiple, as in pools of block devices. 0 is 1.
+	// Extent is the size in bytes of which the size of every volume is a multiple, as in pools of
+	// block devices. 0 is 1.
 	Extent int64
 	// Free is the room for private disks, if it is not zero.
 	Free store.Room
@@ -85,14 +86,16 @@ func (s *Store) enter(ctx context.Context, method, volume string, changes bool) 
 }
 
 // PutLayer implements store.Objects.
-func (s *Store) PutLayer(ctx context.Context, wanted release.Layer, content io.ReaderAt, progress store.Progress) (bool, error) {
+func (s *Store) PutLayer(ctx context.Context, wanted release.Layer, content io.ReaderAt,
+	progress store.Progress) (bool, error) {
 	name := store.LayerName(wanted.ID)
 	if err := s.enter(ctx, "PutLayer", name, true); err != nil {
 		return false, err
 	}
 	if wanted.ID.IsZero() || wanted.Size < store.HeadSize || wanted.Size%store.HeadSize != 0 ||
 		wanted.DataSize <= 0 || wanted.DataSize > wanted.Size || wanted.DataSize%store.HeadSize != 0 {
-		return false, fmt.Errorf("upload layer %s: %d bytes with %d of data are not what a layer has", wanted.ID, wanted.Size, wanted.DataSize)
+		return false, fmt.Errorf("upload layer %s: %d bytes with %d of data are not what a layer has", wanted.ID,
+			wanted.Size, wanted.DataSize)
 	}
 	return s.put(ctx, name, wanted.Size, content, progress)
 }
@@ -110,7 +113,8 @@ func (s *Store) PutBlob(ctx context.Context, blob release.Blob, content io.Reade
 	return err
 }
 
-func (s *Store) put(ctx context.Context, name string, size int64, content io.ReaderAt, progress store.Progress) (bool, error) {
+func (s *Store) put(ctx context.Context, name string, size int64, content io.ReaderAt,
+	progress store.Progress) (bool, error) {
 	if info, err := s.whole(name); err == nil && info.Size() == s.rounded(size) {
 		return false, nil
 	} else if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -121,7 +125,8 @@ func (s *Store) put(ctx context.Context, name string, size int64, content io.Rea
 		return false, fmt.Errorf("upload %s: read the start of it: %w", name, err)
 	}
 	if zero(head) {
-		return false, fmt.Errorf("upload %s: it starts with %d zero bytes, which is what a torn volume starts with", name, len(head))
+		return false, fmt.Errorf("upload %s: it starts with %d zero bytes, which is what a torn volume starts with",
+			name, len(head))
 	}
 	file, err := os.OpenFile(s.Path(name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -270,7 +275,8 @@ func (s *Store) VerifyLayer(ctx context.Context, wanted release.Layer) error {
 	if tree.Sum(data[:wanted.Size]) == wanted.ID {
 		return nil
 	}
-	err = layer.VerifyStream(ctx, wanted, func(offset, length int64) ([]byte, error) { return data[offset : offset+length], nil })
+	err = layer.VerifyStream(ctx, wanted,
+		func(offset, length int64) ([]byte, error) { return data[offset : offset+length], nil })
 	if errors.Is(err, layer.ErrDamaged) {
 		return fmt.Errorf("volume %s: %w: %w", name, store.ErrCorrupt, err)
 	}
