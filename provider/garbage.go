@@ -1,6 +1,9 @@
 package provider
 
-import "runtime/debug"
+import (
+	"runtime"
+	"runtime/debug"
+)
 
 const (
 	// gcPercent is GOGC: how much the heap may grow, in percent, before the next garbage collection. A plan holds trees
@@ -18,4 +21,5 @@ var ballast []byte
 func TuneGarbageCollection() {
 	debug.SetGCPercent(gcPercent)
 	ballast = make([]byte, ballastBytes)
+	runtime.KeepAlive(ballast) // else nothing reads it
 }
