@@ -243,6 +243,13 @@ var vmChanges = map[string]values{
 	"kernel parameters":     {"sysctl": values{"net.ipv4.ip_forward": "1"}},
 	"place":                 {"time_zone": "Europe/Berlin", "locale": "C.UTF-8"},
 	"on_demand":             {"on_demand": []any{}, "components": []any{}, "prefer": values{}, "detach_on_demand": true},
+	"hardware": {
+		"machine": "pc-q35-9.2", "cpu": values{"model": "host-model", "shares": 200}, "memory_backing": values{"numa_nodes": "0"}, "tpm": "tpm-crb",
+		"graphics": values{"socket": "/run/web.sock"}, "watchdog": "pause", "rng": values{"bytes_per_second": 1024},
+		"host_directories": values{"etc": values{"path": "/etc", "read_only": true}}, "host_devices": values{},
+		"xml_patch": []any{values{"op": "add", "path": "/domain/devices", "xml": "<sound model=\"ich9\"/>"}},
+		"refresh":   values{"max_impact": "reboot"},
+	},
 	"network cards": {
 		"interfaces": values{"lan": values{"bridge": "br0", "mac": "52:54:00:00:00:01", "mtu": 1400, "link": "down"}, "own": values{"user": values{}, "model": "e1000e"}},
 		"refresh":    values{"max_impact": "reboot"},
