@@ -241,8 +241,13 @@ var vmChanges = map[string]values{
 	"units":                 {"units": values{"acme.service": values{"content": "[Service]\nExecStart=/usr/bin/true\n", "enabled": true}}},
 	"users":                 {"users": values{"alice": values{"groups": []any{"adm"}, "sudo": true}}},
 	"kernel parameters":     {"sysctl": values{"net.ipv4.ip_forward": "1"}},
-	"place":                 {"time_zone": "Europe/Berlin", "locale": "C.UTF-8"},
-	"on_demand":             {"on_demand": []any{}, "components": []any{}, "prefer": values{}, "detach_on_demand": true},
+	"networks": {
+		"interfaces": values{"lan": values{"bridge": "br0"}}, "networks": values{"lan": values{"addresses": []any{"192.0.2.10/24"}, "routes": []any{values{"to": "10.0.0.0/8"}}}},
+	},
+	"swap":             {"swap": "64MiB"},
+	"kernel arguments": {"kernel_arguments": []any{"nosmt"}},
+	"place":            {"time_zone": "Europe/Berlin", "locale": "C.UTF-8"},
+	"on_demand":        {"on_demand": []any{}, "components": []any{}, "prefer": values{}, "detach_on_demand": true},
 	"network cards": {
 		"interfaces": values{"lan": values{"bridge": "br0", "mac": "52:54:00:00:00:01", "mtu": 1400, "link": "down"}, "own": values{"user": values{}, "model": "e1000e"}},
 		"refresh":    values{"max_impact": "reboot"},
