@@ -37,7 +37,7 @@ import (
 )
 
 func version(v string) sourcetest.System {
-	return sourcetest.NewSystem("6.12."+v).With("usr/bin/server", "version "+v)
+	return sourcetest.NewSystem("6.12."+v).With("usr/bin/server", "version "+v, "usr/lib/systemd/systemd-networkd", "networkd")
 }
 
 func sourced(attribute string) string {

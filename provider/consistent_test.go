@@ -241,8 +241,13 @@ var vmChanges = map[string]values{
 	"units":                 {"units": values{"acme.service": values{"content": "[Service]\nExecStart=/usr/bin/true\n", "enabled": true}}},
 	"users":                 {"users": values{"alice": values{"groups": []any{"adm"}, "sudo": true}}},
 	"kernel parameters":     {"sysctl": values{"net.ipv4.ip_forward": "1"}},
-	"place":                 {"time_zone": "Europe/Berlin", "locale": "C.UTF-8"},
-	"on_demand":             {"on_demand": []any{}, "components": []any{}, "prefer": values{}, "detach_on_demand": true},
+	"networks": {
+		"interfaces": values{"lan": values{"bridge": "br0"}}, "networks": values{"lan": values{"addresses": []any{"192.0.2.10/24"}, "routes": []any{values{"to": "10.0.0.0/8"}}}},
+	},
+	"swap":             {"swap": "64MiB"},
+	"kernel arguments": {"kernel_arguments": []any{"nosmt"}},
+	"place":            {"time_zone": "Europe/Berlin", "locale": "C.UTF-8"},
+	"on_demand":        {"on_demand": []any{}, "components": []any{}, "prefer": values{}, "detach_on_demand": true},
 	"hardware": {
 		"machine": "pc-q35-9.2", "cpu": values{"model": "host-model", "shares": 200}, "memory_backing": values{"numa_nodes": "0"}, "tpm": "tpm-crb",
 		"graphics": values{"socket": "/run/web.sock"}, "watchdog": "pause", "rng": values{"bytes_per_second": 1024},
