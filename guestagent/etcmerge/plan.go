@@ -435,17 +435,16 @@ func (p *planner) merge(d Difference, ours *tree.Entry, all AccountMerge) {
 	if old == nil {
 		old = ours
 	}
-	// Content is merged by entry. With the content of this VM in all three, only the other attributes are merged here.
-	next := clone(d.New)
+	// Content is merged by entry, and only the other attributes are merged here. What differs from the release's content is
+	// this VM's.
+	here, next := clone(ours), clone(d.New)
+	here.Digest, here.Size = tree.Sum([]byte(merged)), int64(len(merged))
 	old = clone(old)
-	for _, e := range []*tree.Entry{old, next} {
-		e.Digest, e.Size = ours.Digest, ours.Size
-	}
-	after, _, conflicts := blend(old, ours, next)
+	old.Digest, old.Size = next.Digest, next.Size
+	after, _, conflicts := blend(old, here, next)
 	for _, c := range conflicts {
 		p.report(c)
 	}
-	after.Size, after.Digest = int64(len(merged)), tree.Sum([]byte(merged))
 	// What is as it was, and not as in the new release, is written, too: a file that nobody here ever changed lies in
 	// the release that runs, and the next boot would show the new one's.
 	if !alike(ours, after) || !alike(after, d.New) {
