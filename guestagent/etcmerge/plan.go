@@ -409,9 +409,16 @@ func (p *planner) mergeAccounts() (AccountMerge, error) {
 		texts[0][entry.Path] = entry.Base
 	}
 	p.bases = texts[0]
-	p.before = ownerNumbers{renumbering(texts[0][passwdPath], texts[1][passwdPath]), renumbering(texts[0][groupPath], texts[1][groupPath])}
+	// What was left out is in the old release nevertheless, and files may belong to it.
+	released := AccountTexts{}
+	for name, data := range p.old.contents {
+		released[name] = string(data)
+	}
+	before := newAccountMerging(texts[0], texts[1], released)
+	p.before = ownerNumbers{before.renumbering(passwdPath, texts[1][passwdPath]), before.renumbering(groupPath, texts[1][groupPath])}
 	if p.lockFailure != nil {
-		p.after = ownerNumbers{renumbering(texts[2][passwdPath], texts[1][passwdPath]), renumbering(texts[2][groupPath], texts[1][groupPath])}
+		after := newAccountMerging(texts[0], texts[1], texts[2])
+		p.after = ownerNumbers{after.renumbering(passwdPath, texts[1][passwdPath]), after.renumbering(groupPath, texts[1][groupPath])}
 		return AccountMerge{}, nil
 	}
 	merged := MergeAccounts(texts[0], texts[1], texts[2])
