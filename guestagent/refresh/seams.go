@@ -95,7 +95,8 @@ type Units interface {
 	Active(ctx context.Context, unit string) (state string, since uint64, err error)
 	// Failure describes why a unit does not run, with what it logged last.
 	Failure(ctx context.Context, unit string) string
-	ApplyAccounts(ctx context.Context) error
+	// ApplyAccounts makes the accounts that the files of sysusers.d with these names declare, as far as they exist.
+	ApplyAccounts(ctx context.Context, names []string) error
 	// ApplyTemporary applies the files of tmpfiles.d with these names, as far as they exist.
 	ApplyTemporary(ctx context.Context, names []string) error
 	// State returns the state of the system, as "systemctl is-system-running" prints it.
