@@ -52,8 +52,8 @@ type Etc interface {
 	Accounts() (etcmerge.AccountTexts, error)
 	// Generate runs the named etcmerge.Generators, for the mounted /usr, and returns those that failed.
 	Generate(ctx context.Context, names []string) []etcmerge.Conflict
-	// Undo restores what the last Carry changed. Without one it does nothing.
-	Undo(ctx context.Context) error
+	// Undo restores what the last Carry changed, and returns what it left in place. Without a carry it does nothing.
+	Undo(ctx context.Context) ([]etcmerge.Conflict, error)
 	// End ends the last Carry: it settles it if it was to the running stack, and undoes it otherwise.
 	End(ctx context.Context, running release.Stack) error
 	// Purge removes what components that are gone have brought and nobody has changed, if Keep said so before the carry that

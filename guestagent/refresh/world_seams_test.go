@@ -200,8 +200,8 @@ func (w worldEtc) Generate(_ context.Context, names []string) []etcmerge.Conflic
 	return nil
 }
 
-func (w worldEtc) Undo(context.Context) error {
-	return w.doInParts("undo etc", func() error {
+func (w worldEtc) Undo(context.Context) ([]etcmerge.Conflict, error) {
+	return w.left, w.doInParts("undo etc", func() error {
 		if w.etcUndo != nil {
 			w.etc = w.torn
 		}
