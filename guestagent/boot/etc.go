@@ -426,7 +426,7 @@ func (r privateRecords) carryTo(ctx context.Context, chosen opened) (outcome etc
 		if carrier.PurgeComponents, err = Purges(); err != nil {
 			return err
 		}
-		foreign, err := etcmerge.ForeignFiles(newRoot, tree, old)
+		foreign, err := etcmerge.ForeignFiles(newRoot, tree)
 		if err != nil {
 			return err
 		}

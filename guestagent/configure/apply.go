@@ -190,7 +190,7 @@ func (a *application) files(ctx context.Context) error {
 		}
 	}
 	if accounts {
-		if err := a.Units.ApplyAccounts(ctx); err != nil {
+		if err := a.Units.ApplyAccounts(ctx, []string{path.Base(guestconfig.SysusersFile)}); err != nil {
 			return err
 		}
 		if err := a.checkNumbers(); err != nil {
@@ -577,7 +577,7 @@ func (c *Configurator) remakeAccounts(ctx context.Context, open *attempt, record
 			return err
 		}
 		if !exists && !slices.Contains(open.Accounts, name) {
-			return c.Units.ApplyAccounts(ctx)
+			return c.Units.ApplyAccounts(ctx, []string{path.Base(guestconfig.SysusersFile)})
 		}
 	}
 	return nil

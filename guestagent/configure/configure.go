@@ -65,8 +65,9 @@ type Units interface {
 	Enabled(ctx context.Context, unit string) (bool, error)
 	Enable(ctx context.Context, unit string) error
 	Disable(ctx context.Context, unit string) error
-	// ApplyAccounts runs systemd-sysusers(8), ApplyTemporary systemd-tmpfiles(8) for files of tmpfiles.d.
-	ApplyAccounts(ctx context.Context) error
+	// ApplyAccounts runs systemd-sysusers(8) for files of sysusers.d, ApplyTemporary systemd-tmpfiles(8) for files of
+	// tmpfiles.d.
+	ApplyAccounts(ctx context.Context, names []string) error
 	ApplyTemporary(ctx context.Context, names []string) error
 	// RemoveAccount removes an account and leaves its files.
 	RemoveAccount(ctx context.Context, name string) error

@@ -251,7 +251,10 @@ func (s *system) unitFile(unit string) string {
 }
 
 // ApplyAccounts makes the accounts that a file of sysusers.d declares.
-func (s *system) ApplyAccounts(context.Context) error {
+func (s *system) ApplyAccounts(_ context.Context, names []string) error {
+	if want := []string{filepath.Base(guestconfig.SysusersFile)}; !slices.Equal(names, want) {
+		return fmt.Errorf("make the accounts of %q, and not of %q", names, want)
+	}
 	passwd := s.has("etc/passwd")
 	for line := range strings.Lines(s.has(guestconfig.SysusersFile)) {
 		if fields := strings.Fields(line); fields[0] == "u" && !strings.Contains(passwd, "\n"+fields[1]+":") {

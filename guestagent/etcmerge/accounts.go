@@ -2,6 +2,7 @@ package etcmerge
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -83,25 +84,20 @@ type AccountMerge struct {
 // release's value allows less. No entry of this VM is removed: files of the account may be anywhere. An entry that was
 // removed here stays removed.
 //
-// An account that the release adds gets a free number if another account has its number here, and nothing that the
-// release says about a name is applied to a local account that happens to have that name. What would give an account
-// what another one has here is left out: an account without a free number, a range of subordinate numbers that
-// overlaps. New entries come before the first line that refers to NIS (nsswitch.conf(5), compat mode), since lookups
+// An account that the release adds gets a free number if another account has its number here. Nothing that the release
+// says about a name is applied to a local account that happens to have that name: the release's is left out until the local
+// one has another name or is gone. What would give an account what another one has here is left out, too: an account without
+// a free number or whose primary group is not here while another group has that number, a range of subordinate numbers
+// that overlaps. New entries come before the first line that refers to NIS (nsswitch.conf(5), compat mode), since lookups
 // end there. Lines that are no entries stay where they are.
 func MergeAccounts(base, ours, theirs AccountTexts) AccountMerge {
-	m := &accountMerging{base: base, ours: ours, theirs: theirs, added: map[string]map[string]bool{}, left: map[string]map[string]bool{}}
-	m.result.Texts, m.result.Left = AccountTexts{}, AccountTexts{}
-	for _, path := range AccountOrder {
-		if _, exists := ours[path]; !exists {
-			continue
-		}
-		m.file(path)
-		switch path {
-		case groupPath:
-			m.result.Groups = renumbering(theirs[path], m.result.Texts[path])
-		case passwdPath:
-			m.result.Users = renumbering(theirs[path], m.result.Texts[path])
-		}
+	m := newAccountMerging(base, ours, theirs)
+	m.all()
+	if absent := m.left[passwdPath]; len(absent) > 0 {
+		// Groups are merged before users are left out: once more, without these as members.
+		m = newAccountMerging(base, ours, theirs)
+		m.absent = absent
+		m.all()
 	}
 	return m.result
 }
@@ -112,8 +108,54 @@ type accountMerging struct {
 	// added are the accounts of passwd and group that the merge added, by path and name.
 	added map[string]map[string]bool
 	// left are the entries that were left out, by path and name.
-	left   map[string]map[string]bool
+	left map[string]map[string]bool
+	// refused are the members of the release that a group did not get, by path and name of the group.
+	refused map[string]map[string][]string
+	// absent are users that are known to be left out.
+	absent map[string]bool
+	// parsed are entries by the text that they are of.
+	parsed map[string]map[string]accountLine
 	result AccountMerge
+}
+
+func newAccountMerging(base, ours, theirs AccountTexts) *accountMerging {
+	return &accountMerging{
+		base: base, ours: ours, theirs: theirs,
+		added: map[string]map[string]bool{}, left: map[string]map[string]bool{}, refused: map[string]map[string][]string{},
+		parsed: map[string]map[string]accountLine{},
+		result: AccountMerge{Texts: AccountTexts{}, Left: AccountTexts{}},
+	}
+}
+
+// all merges all files.
+func (m *accountMerging) all() {
+	for _, path := range AccountOrder {
+		if _, exists := m.ours[path]; !exists {
+			continue
+		}
+		m.file(path)
+		switch path {
+		case groupPath:
+			m.result.Groups = m.renumbering(path, m.result.Texts[path])
+		case passwdPath:
+			m.result.Users = m.renumbering(path, m.result.Texts[path])
+		}
+	}
+}
+
+// renumbering compares the numbers of the release's accounts with those in here, this VM's passwd or group. A local account
+// of the same name is not the release's.
+func (m *accountMerging) renumbering(path, here string) Numbers {
+	return renumbering(m.theirs[path], here, func(name string) bool { return m.local(path, name) })
+}
+
+// entries returns the entries of a file by name.
+func (m *accountMerging) entries(path, text string) map[string]accountLine {
+	key := path + ":" + text
+	if _, known := m.parsed[key]; !known {
+		m.parsed[key] = byName(accountFiles[path].parse(text))
+	}
+	return m.parsed[key]
 }
 
 func (m *accountMerging) conflict(path string, kind Kind, format string, arguments ...any) {
@@ -127,6 +169,14 @@ func (m *accountMerging) file(path string) {
 	before, after := byName(base), byName(theirs)
 	ours := kind.parse(m.ours[path])
 	taken := numbersOf(path, ours, theirs)
+	m.added[path], m.left[path], m.refused[path] = map[string]bool{}, map[string]bool{}, map[string][]string{}
+	for _, line := range theirs {
+		// An account of this VM's own stays without what the release says about the name, and so does what belongs to an
+		// account that is left out.
+		if line.entry && (kind.of == "" && m.local(path, line.name) || m.left[kind.of][m.accountOf(line)]) {
+			m.left[path][line.name] = true
+		}
+	}
 	present := map[string]bool{}
 	for i, line := range ours {
 		if !line.entry || present[line.name] {
@@ -136,10 +186,10 @@ func (m *accountMerging) file(path string) {
 		then, was := before[line.name]
 		next, is := after[line.name]
 		switch {
+		case m.left[path][line.name]:
+			m.sameName(path, line, next)
 		case was && is && then.text != next.text && line.text != next.text:
 			ours[i] = m.entry(path, then, line, next)
-		case !was && is:
-			m.sameName(path, line, next)
 		}
 	}
 	at := slices.IndexFunc(ours, func(line accountLine) bool { return line.compat })
@@ -147,13 +197,8 @@ func (m *accountMerging) file(path string) {
 		at = len(ours)
 	}
 	var added []accountLine
-	m.added[path], m.left[path] = map[string]bool{}, map[string]bool{}
 	for _, line := range theirs {
-		if !line.entry || present[line.name] {
-			continue
-		}
-		if m.left[kind.of][m.accountOf(line)] {
-			m.left[path][line.name] = true // its account is left out
+		if !line.entry || present[line.name] || m.left[path][line.name] {
 			continue
 		}
 		if _, was := before[line.name]; was || !m.wanted(path, line) {
@@ -168,12 +213,32 @@ func (m *accountMerging) file(path string) {
 		added = append(added, here)
 		m.added[path][line.name] = true
 	}
-	if len(m.left[path]) > 0 {
-		rest := slices.DeleteFunc(slices.Clone(theirs), func(line accountLine) bool { return line.entry && m.left[path][line.name] })
-		m.result.Left[path] = textOf(rest)
+	if len(m.left[path]) > 0 || len(m.refused[path]) > 0 {
+		m.result.Left[path] = textOf(m.withoutLeft(path, theirs))
 	}
 	m.otherLines(path, base, ours, theirs)
 	m.result.Texts[path] = textOf(slices.Insert(ours, at, added...))
+}
+
+// withoutLeft returns the lines of the release without what was left out.
+func (m *accountMerging) withoutLeft(path string, theirs []accountLine) []accountLine {
+	kind := accountFiles[path]
+	rest := slices.DeleteFunc(slices.Clone(theirs), func(line accountLine) bool { return line.entry && m.left[path][line.name] })
+	for at, line := range rest {
+		refused := m.refused[path][line.name]
+		if !line.entry || len(refused) == 0 {
+			continue
+		}
+		fields := slices.Clone(line.fields)
+		for i := range fields {
+			if kind.fields[i] == setField {
+				kept := slices.DeleteFunc(members(fields[i]), func(name string) bool { return slices.Contains(refused, name) })
+				fields[i] = strings.Join(kept, ",")
+			}
+		}
+		rest[at] = kind.line(strings.Join(fields, ":"))
+	}
+	return rest
 }
 
 func textOf(lines []accountLine) string {
@@ -202,19 +267,34 @@ func (m *accountMerging) accountOf(line accountLine) string {
 
 // sameName reports an account that the release adds, and that this VM has made itself.
 func (m *accountMerging) sameName(path string, ours, theirs accountLine) {
-	if ours.field(numberIndex) == theirs.field(numberIndex) || accountFiles[path].of != "" || accountFiles[path].wholeLine {
+	if accountFiles[path].of != "" {
 		return
 	}
-	m.conflict(path, AccountName, "the release adds %q with the number %s, and this VM has an account of this name with the number %s",
-		theirs.name, theirs.field(numberIndex), ours.field(numberIndex))
+	m.conflict(path, AccountName, "the release adds %q with the number %s, and this VM has an account of this name of its own, "+
+		"with the number %s: nothing of the release is applied to it", theirs.name, theirs.field(numberIndex), ours.field(numberIndex))
 }
 
 // local reports whether this VM made an account itself: what a release says about an account of the same name is not
 // about this one.
 func (m *accountMerging) local(of, name string) bool {
-	_, here := byName(accountFiles[of].parse(m.ours[of]))[name]
-	_, was := byName(accountFiles[of].parse(m.base[of]))[name]
-	return here && !was
+	here, exists := m.entries(of, m.ours[of])[name]
+	_, was := m.entries(of, m.base[of])[name]
+	if !exists || was {
+		return false
+	}
+	next, is := m.entries(of, m.theirs[of])[name]
+	return !is || !sameAccount(of, here, next)
+}
+
+// sameAccount reports whether an account that this VM did not get with the old release is the new release's of the same name
+// nevertheless: a system account with that number, which systemd-sysusers or a component that has gone since has made. A
+// user must have the release's shell, too.
+func sameAccount(of string, here, next accountLine) bool {
+	const shellIndex = 6
+	number, known := here.number()
+	theirs, ofRelease := next.number()
+	return known && ofRelease && number == theirs && number < firstUser &&
+		(of != passwdPath || here.field(shellIndex) == next.field(shellIndex))
 }
 
 // wanted reports whether an entry of the release belongs to an account that this VM has from the release.
@@ -227,32 +307,42 @@ func (m *accountMerging) wanted(path string, line accountLine) bool {
 	if m.added[of][name] {
 		return true
 	}
-	_, here := byName(accountFiles[of].parse(m.ours[of]))[name]
+	_, here := m.entries(of, m.ours[of])[name]
 	return here && !m.local(of, name)
 }
 
 // add returns an entry of the release as this VM gets it: with a free number, if another account has its number here.
-// It returns false if no number is free.
+// It returns false if no number is free, or if its primary group is not here and another group has that number.
 func (m *accountMerging) add(path string, line accountLine, ours, theirs []accountLine, taken map[uint64]bool) (accountLine, bool) {
 	kind := accountFiles[path]
 	fields := slices.Clone(line.fields)
-	for i, rule := range kind.fields {
-		if i >= len(fields) {
+	for i := range fields {
+		if kind.fields[i] != groupField {
 			continue
 		}
-		switch rule {
-		case groupField:
-			fields[i] = m.groupHere(fields[i])
+		group, known := m.groupHere(fields[i])
+		if !known {
+			m.conflict(path, AccountLeft, "the release adds %q with the primary group %s, and this VM has another group of that number",
+				line.name, fields[i])
+			return line, false
+		}
+		fields[i] = group
+	}
+	for i := range fields {
+		switch kind.fields[i] {
 		case setField:
 			fields[i] = m.members(path, line.name, "", "", fields[i])
 		case numberField:
+			number, known := line.number()
 			holder := otherHolder(line, ours, theirs)
+			if holder == "" {
+				holder = m.subordinateOf(path, number)
+			}
 			if holder == "" {
 				continue
 			}
-			number, err := strconv.ParseUint(fields[i], 10, 32)
-			free, ok := freeNumber(number, taken)
-			if err != nil || !ok {
+			free, ok := freeNumber(number, func(n uint64) bool { return taken[n] || m.subordinateOf(path, n) != "" })
+			if !known || !ok {
 				m.conflict(path, AccountLeft, "the release adds %q with the number %s, which %q has here, and no number is free",
 					line.name, fields[i], holder)
 				return line, false
@@ -261,7 +351,7 @@ func (m *accountMerging) add(path string, line accountLine, ours, theirs []accou
 			m.conflict(path, AccountNumber, "the release adds %q with the number %s, which %q has here, so %q got the number %d",
 				line.name, fields[i], holder, line.name, free)
 			fields[i] = strconv.FormatUint(free, 10)
-		case plainField, passwordField, shellField, expiryField:
+		case plainField, passwordField, shellField, expiryField, groupField:
 		}
 	}
 	if number, err := strconv.ParseUint(fields[0], 10, 32); kind.wholeLine && err == nil {
@@ -273,20 +363,37 @@ func (m *accountMerging) add(path string, line accountLine, ours, theirs []accou
 // otherHolder returns the account here that has the number of an account of the release; "" if there is none. Accounts
 // that share a number in the release may share it here.
 func otherHolder(line accountLine, ours, theirs []accountLine) string {
-	number := line.field(numberIndex)
+	number, known := line.number()
+	has := func(l accountLine) bool {
+		n, is := l.number()
+		return l.entry && known && is && n == number
+	}
 	shares := func(name string) bool {
-		return slices.ContainsFunc(theirs, func(l accountLine) bool { return l.entry && l.name == name && l.field(numberIndex) == number })
+		return slices.ContainsFunc(theirs, func(l accountLine) bool { return l.name == name && has(l) })
 	}
 	for _, other := range ours {
-		if other.entry && other.field(numberIndex) == number && !shares(other.name) {
+		if has(other) && !shares(other.name) {
 			return other.name
 		}
 	}
 	return ""
 }
 
-// overlaps reports whether a range of subordinate numbers that the release adds overlaps one of another account here.
-// The account would be able to act as that account's subordinates.
+// subordinateOf returns the account here that may act as a number of passwd or group, since that is in its range of
+// subuid or subgid; "" if there is none. A range that the release has, too, does not count.
+func (m *accountMerging) subordinateOf(path string, number uint64) string {
+	ranges := map[string]string{passwdPath: subuidPath, groupPath: subgidPath}[path]
+	for text, line := range m.entries(ranges, m.ours[ranges]) {
+		first, last, ok := line.subordinates()
+		if _, shared := m.entries(ranges, m.theirs[ranges])[text]; ok && !shared && first <= number && number <= last {
+			return line.account()
+		}
+	}
+	return ""
+}
+
+// overlaps reports whether a range of subordinate numbers that the release adds has numbers of another account here, its own
+// or those of its range. The release's account would be able to act as that account or as its subordinates.
 func (m *accountMerging) overlaps(path string, line accountLine, ours []accountLine) bool {
 	if !accountFiles[path].wholeLine {
 		return false
@@ -296,6 +403,16 @@ func (m *accountMerging) overlaps(path string, line accountLine, ours []accountL
 		from, to, valid := other.subordinates()
 		if ok && valid && other.account() != line.account() && first <= to && from <= last {
 			m.conflict(path, AccountLeft, "the release adds the range %s, which overlaps %s", line.text, other.text)
+			return true
+		}
+	}
+	of := map[string]string{subuidPath: passwdPath, subgidPath: groupPath}[path]
+	here, theirs := m.entries(of, m.ours[of]), m.entries(of, m.theirs[of])
+	for _, name := range slices.Sorted(maps.Keys(here)) {
+		number, known := here[name].number()
+		next, shares := theirs[name].number()
+		if ok && known && first <= number && number <= last && (!shares || next != number) {
+			m.conflict(path, AccountLeft, "the release adds the range %s, which has the number %d of %q", line.text, number, name)
 			return true
 		}
 	}
@@ -317,7 +434,14 @@ func (m *accountMerging) entry(path string, base, ours, theirs accountLine) acco
 			continue
 		}
 		if rule == groupField {
-			next = m.groupHere(next)
+			group, known := m.groupHere(next)
+			if !known {
+				m.conflict(path, AccountLeft,
+					"the release changes the primary group of %q to %s, and this VM has another group of that number: it keeps %s",
+					ours.name, next, here)
+				continue
+			}
+			next = group
 		}
 		switch {
 		case here == next:
@@ -375,12 +499,18 @@ func (m *accountMerging) members(path, name, base, ours, theirs string) string {
 		if slices.Contains(was, member) || slices.Contains(is, member) {
 			continue
 		}
-		if m.local(passwdPath, member) {
+		local := m.local(passwdPath, member)
+		if local || m.absent[member] {
+			m.refused[path][name] = append(m.refused[path][name], member)
+		}
+		if local {
 			m.conflict(path, AccountName,
 				"the release adds %q to %q, and this VM has an account %q of its own, which was not added", member, name, member)
 			continue
 		}
-		is = append(is, member)
+		if !m.absent[member] {
+			is = append(is, member)
+		}
 	}
 	return strings.Join(is, ",")
 }
@@ -398,13 +528,20 @@ func (m *accountMerging) otherLines(path string, base, ours, theirs []accountLin
 	}
 }
 
-// groupHere returns the number that a group of the release has in this VM.
-func (m *accountMerging) groupHere(number string) string {
+// groupHere returns the number that a group of the release has in this VM. It returns false if the group is not here and
+// another one has its number: root's, which files get then, would be a membership.
+func (m *accountMerging) groupHere(number string) (here string, known bool) {
 	n, err := strconv.ParseUint(number, 10, 32)
-	if err != nil {
-		return number
+	if err != nil || n == 0 {
+		return number, true
 	}
-	return strconv.FormatUint(uint64(m.result.Groups.Of(uint32(n))), 10)
+	if mapped, is := m.result.Groups[uint32(n)]; is {
+		return strconv.FormatUint(uint64(mapped), 10), mapped != nobodyHere
+	}
+	has := func(text string) bool {
+		return slices.Contains(slices.Collect(maps.Values(accountNumbers(text))), uint32(n))
+	}
+	return number, has(m.theirs[groupPath]) || !has(m.result.Texts[groupPath])
 }
 
 func members(list string) []string {
@@ -426,6 +563,12 @@ func (l accountLine) field(i int) string {
 		return ""
 	}
 	return l.fields[i]
+}
+
+// number is the number of an account of passwd or group.
+func (l accountLine) number() (number uint64, known bool) {
+	number, err := strconv.ParseUint(l.field(numberIndex), 10, 32)
+	return number, err == nil
 }
 
 // account is the name of the account that the entry belongs to.
@@ -482,27 +625,29 @@ func numbersOf(path string, files ...[]accountLine) map[uint64]bool {
 		return taken
 	}
 	for _, line := range slices.Concat(files...) {
-		if n, err := strconv.ParseUint(line.field(numberIndex), 10, 32); line.entry && err == nil {
+		if n, known := line.number(); line.entry && known {
 			taken[n] = true
 		}
 	}
 	return taken
 }
 
+// The numbers of accounts that are given: those of system accounts are below firstUser (sysusers.d(5), adduser.conf(5)).
+const firstSystem, firstUser, lastUser = 100, 1000, 59_999
+
 // freeNumber returns a free number of the same kind: for system accounts the highest below 1000, as systemd-sysusers
-// does, and for others the lowest from 1000 (sysusers.d(5), adduser.conf(5)).
-func freeNumber(number uint64, taken map[uint64]bool) (uint64, bool) {
-	const firstSystem, firstUser, lastUser = 100, 1000, 59_999
+// does, and for others the lowest from 1000.
+func freeNumber(number uint64, taken func(uint64) bool) (uint64, bool) {
 	if number < firstUser {
 		for n := uint64(firstUser - 1); n >= firstSystem; n-- {
-			if !taken[n] {
+			if !taken(n) {
 				return n, true
 			}
 		}
 		return 0, false
 	}
 	for n := uint64(firstUser); n <= lastUser; n++ {
-		if !taken[n] {
+		if !taken(n) {
 			return n, true
 		}
 	}

@@ -2,6 +2,7 @@ package etcmerge
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -124,6 +125,166 @@ func TestALocalAccountGetsNothingThatTheReleaseGivesItsOwn(t *testing.T) {
 	}
 	if !slices.ContainsFunc(got.Conflicts, func(c Conflict) bool { return c.Kind == AccountName && c.Path == "etc/passwd" }) {
 		t.Errorf("it is not reported: %v", got.Conflicts)
+	}
+}
+
+// laterBase is the old side of the merge after one of theirs, as a carry keeps it.
+func laterBase(theirs AccountTexts, merged AccountMerge) AccountTexts {
+	base := maps.Clone(theirs)
+	maps.Copy(base, merged.Left)
+	return base
+}
+
+func kindsAt(conflicts []Conflict, path string) []Kind {
+	var kinds []Kind
+	for _, c := range conflicts {
+		if c.Path == path {
+			kinds = append(kinds, c.Kind)
+		}
+	}
+	return kinds
+}
+
+// A local account stays one over all later releases, until it has another name: then the release's comes, with all that
+// belongs to it.
+func TestALocalAccountIsNotTheReleasesInALaterRelease(t *testing.T) {
+	const root = "root:x:0:0::/root:/bin/sh\n"
+	base := AccountTexts{"etc/passwd": root, "etc/group": "root:x:0:\ndocker:x:991:\n", "etc/shadow": "root:*:1::::::\n", "etc/gshadow": ""}
+	ours := AccountTexts{
+		"etc/passwd": root + "acme:x:1001:1001::/home/acme:/bin/bash\n", "etc/group": base["etc/group"] + "acme:x:1001:me\n",
+		"etc/shadow": base["etc/shadow"] + "acme:hash:1::::::\n", "etc/gshadow": "acme:!::me\n",
+	}
+	second := AccountTexts{
+		"etc/passwd": root + "acme:x:990:990::/:/usr/sbin/nologin\n", "etc/group": "root:x:0:\ndocker:x:991:acme\nacme:x:990:\n",
+		"etc/shadow": base["etc/shadow"] + "acme:!*:1::::::\n", "etc/gshadow": "acme:!::\n",
+	}
+	merged := MergeAccounts(base, ours, second)
+	if diff := cmp.Diff(ours, merged.Texts); diff != "" {
+		t.Errorf("the second release changed (-want, +got):\n%s", diff)
+	}
+	third := AccountTexts{
+		"etc/passwd": root + "acme:x:990:990::/:/bin/false\nsvc:x:980:990::/:/bin/false\n",
+		"etc/group":  "root:x:0:\ndocker:x:991:acme\nacme:x:990:svc\nshadow:x:42:acme\n",
+		"etc/shadow": base["etc/shadow"] + "acme:!*:9::::::\nsvc:*:9::::::\n", "etc/gshadow": "acme:!:svc:svc\n",
+	}
+	want := maps.Clone(ours)
+	want["etc/passwd"] += "svc:x:980:990::/:/bin/false\n"
+	want["etc/group"] += "shadow:x:42:\n"
+	want["etc/shadow"] += "svc:*:9::::::\n"
+	merged = MergeAccounts(laterBase(second, merged), merged.Texts, third)
+	if diff := cmp.Diff(want, merged.Texts); diff != "" {
+		t.Errorf("the third release changed (-want, +got):\n%s", diff)
+	}
+	for _, path := range []string{"etc/passwd", "etc/group"} {
+		if kinds := kindsAt(merged.Conflicts, path); !slices.Contains(kinds, AccountName) {
+			t.Errorf("%s: it is not reported: %v", path, merged.Conflicts)
+		}
+	}
+	if of := merged.Groups.Of(990); of != 990 {
+		t.Errorf("files of the release's group belong to group %d", of)
+	}
+	for name, text := range merged.Texts {
+		merged.Texts[name] = strings.ReplaceAll(text, "acme:", "human:")
+	}
+	merged = MergeAccounts(laterBase(third, merged), merged.Texts, third)
+	for path, line := range map[string]string{"etc/passwd": "acme:x:990:990::/:/bin/false", "etc/group": "docker:x:991:acme",
+		"etc/shadow": "acme:!*:9::::::", "etc/gshadow": "acme:!:svc:svc"} {
+		if !strings.Contains(merged.Texts[path], line+"\n") {
+			t.Errorf("after the local account was renamed, %s is %q", path, merged.Texts[path])
+		}
+	}
+	if len(merged.Left) > 0 || len(merged.Conflicts) > 0 {
+		t.Errorf("still left: %v, %v", merged.Left, merged.Conflicts)
+	}
+}
+
+// A component that comes back finds the account that it has left.
+func TestASystemAccountWithTheReleasesNameAndNumberIsTheReleases(t *testing.T) {
+	const svc = "svc:x:980:980::/:/bin/false\n"
+	base := AccountTexts{"etc/passwd": "", "etc/group": "docker:x:991:\n"}
+	theirs := AccountTexts{"etc/passwd": svc, "etc/group": "docker:x:991:svc\nsvc:x:980:\n"}
+	got := MergeAccounts(base, AccountTexts{"etc/passwd": svc, "etc/group": "docker:x:991:\nsvc:x:980:\n"}, theirs)
+	if got.Texts["etc/group"] != theirs["etc/group"] || len(got.Conflicts) > 0 {
+		t.Errorf("%q, %v", got.Texts["etc/group"], got.Conflicts)
+	}
+	for name, other := range map[string]string{"a shell": "svc:x:980:980::/:/bin/bash\n", "a number of a user": "svc:x:1980:980::/:/bin/false\n"} {
+		if name == "a number of a user" {
+			theirs["etc/passwd"] = other
+		}
+		got := MergeAccounts(base, AccountTexts{"etc/passwd": other, "etc/group": "docker:x:991:\nsvc:x:980:\n"}, theirs)
+		if kinds := kindsAt(got.Conflicts, "etc/passwd"); got.Texts["etc/group"] == theirs["etc/group"] || !slices.Equal(kinds, []Kind{AccountName}) {
+			t.Errorf("%s: %q, %v", name, got.Texts["etc/group"], got.Conflicts)
+		}
+		theirs["etc/passwd"] = svc
+	}
+}
+
+func TestAUserWithoutItsPrimaryGroupIsLeftOut(t *testing.T) {
+	const root, user = "root:x:0:0::/root:/bin/sh\n", "acmed:x:501:500::/:/bin/false\n"
+	for name, test := range map[string]struct{ base, ours, theirs string }{
+		"the group was removed here and its number given away": {"acme:x:500:\n", "staff:x:500:\n", "acme:x:500:\n"},
+		"the release has no such group, and this VM has":       {"", "staff:x:500:me\n", ""},
+		"it is a local group of that name and number":          {"", "acme:x:1500:\nstaff:x:500:\n", "acme:x:500:\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const docker = "docker:x:991:"
+			ours := AccountTexts{"etc/group": "root:x:0:\n" + docker + "\n" + test.ours, "etc/passwd": root, "etc/shadow": ""}
+			theirs := AccountTexts{"etc/group": "root:x:0:\n" + docker + "acmed\n" + test.theirs, "etc/passwd": root + user, "etc/shadow": "acmed:*:1::::::\n"}
+			got := MergeAccounts(AccountTexts{"etc/group": "root:x:0:\n" + docker + "\n" + test.base, "etc/passwd": root}, ours, theirs)
+			if diff := cmp.Diff(ours, got.Texts); diff != "" {
+				t.Errorf("-want, +got:\n%s", diff)
+			}
+			if kinds := kindsAt(got.Conflicts, "etc/passwd"); !slices.Equal(kinds, []Kind{AccountLeft}) {
+				t.Errorf("%v", got.Conflicts)
+			}
+			// It comes once the group's number is free.
+			got.Texts["etc/group"] = strings.Replace(got.Texts["etc/group"], "staff:x:500:", "staff:x:700:", 1)
+			got = MergeAccounts(laterBase(theirs, got), got.Texts, theirs)
+			if !strings.Contains(got.Texts["etc/passwd"], user) || !strings.Contains(got.Texts["etc/group"], docker+"acmed\n") ||
+				got.Texts["etc/shadow"] != theirs["etc/shadow"] {
+				t.Errorf("it does not come: %q", got.Texts)
+			}
+		})
+	}
+	// A user that is here keeps its group.
+	groups := AccountTexts{"etc/group": "a:x:400:\nacme:x:500:\n", "etc/passwd": "svc:x:5:400::/:/bin/false\n"}
+	ours := AccountTexts{"etc/group": "a:x:400:\nstaff:x:500:\n", "etc/passwd": groups["etc/passwd"]}
+	got := MergeAccounts(groups, ours, AccountTexts{"etc/group": groups["etc/group"], "etc/passwd": "svc:x:5:500::/:/bin/false\n"})
+	if got.Texts["etc/passwd"] != ours["etc/passwd"] || !slices.Equal(kindsAt(got.Conflicts, "etc/passwd"), []Kind{AccountLeft}) {
+		t.Errorf("%q, %v", got.Texts["etc/passwd"], got.Conflicts)
+	}
+}
+
+func TestNumbersAreComparedAndNotTexts(t *testing.T) {
+	got, conflicts := mergeOne("etc/passwd", "", "me:x:0990:1000::/:/bin/sh\n", "svc:x:990:990::/:\n")
+	if want := "me:x:0990:1000::/:/bin/sh\nsvc:x:999:990::/:\n"; got != want || len(conflicts) != 1 {
+		t.Errorf("%q, %v", got, conflicts)
+	}
+}
+
+func TestNobodyGetsSubordinatesThatAreAnothersNumber(t *testing.T) {
+	const svc, ids = "svc:x:980:980::/:\n", "svc:100000:65536\n"
+	theirs := AccountTexts{"etc/passwd": svc + "old:x:100600:1::/:\n", "etc/group": "", "etc/subuid": ids, "etc/subgid": ids}
+	for name, test := range map[string]struct {
+		users, groups, subuid, subgid string
+		kinds                         int
+	}{
+		"a user here":           {"me:x:100500:1::/:\n", "", "", ids, 1},
+		"a group here":          {"", "mine:x:165535:\n", ids, "", 1},
+		"beside":                {"me:x:99999:1::/:\nyou:x:165536:1::/:\n", "", ids, ids, 0},
+		"the release's account": {"old:x:100600:1::/:\n", "", ids, ids, 0},
+	} {
+		ours := AccountTexts{"etc/passwd": test.users, "etc/group": test.groups, "etc/subuid": "", "etc/subgid": ""}
+		got := MergeAccounts(AccountTexts{"etc/passwd": "old:x:100600:1::/:\n"}, ours, theirs)
+		if got.Texts["etc/subuid"] != test.subuid || got.Texts["etc/subgid"] != test.subgid || len(got.Conflicts) != test.kinds {
+			t.Errorf("%s: %q, %v", name, got.Texts, got.Conflicts)
+		}
+	}
+	// Nor does the owner of a range here get an account of the release.
+	ours := AccountTexts{"etc/passwd": "me:x:1000:1::/:\n", "etc/subuid": "me:700:300\n"}
+	got := MergeAccounts(AccountTexts{}, ours, AccountTexts{"etc/passwd": "svc:x:990:1::/:\n", "etc/subuid": ""})
+	if want := "me:x:1000:1::/:\nsvc:x:699:1::/:\n"; got.Texts["etc/passwd"] != want || !slices.Equal(kindsAt(got.Conflicts, "etc/passwd"), []Kind{AccountNumber}) {
+		t.Errorf("%q, %v", got.Texts["etc/passwd"], got.Conflicts)
 	}
 }
 

@@ -29,11 +29,12 @@ func carriedAttribute(name string) bool {
 
 // blend merges the attributes of a path that is of the same type in the old release, here, and in the new release:
 // content, mode, owner, group and each extended attribute. What only one side changed is taken. fromHere is true if the
-// content is that of this VM.
+// content is that of this VM, and not the release's.
 //
-// Where both changed the mode, the result has the permissions that both allow. A permission of the owner, or of the group
-// and the access control list, is one of a side with that owner, or group and list, or of both sides. A setuid or setgid bit or a capability
-// stays only if one of the sides has it with the same content and owner: nothing gets a privilege that neither gave.
+// Content of this VM may be a secret. So it gets no permission, owner, group or access control list of the release: the
+// release can only take permissions away. Of other content the result allows nobody anything that neither side allows:
+// where both changed the mode, it has the permissions of both. A setuid or setgid bit or a capability stays only if one of
+// the sides has it with the same content and owner.
 func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, conflicts []Conflict) {
 	after = clone(ours)
 	conflict := func(kind Kind, format string, arguments ...any) {
@@ -47,8 +48,14 @@ func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, confl
 	case content(next) != content(old):
 		conflict(Changed, "changed here and by the release")
 	}
+	private := fromHere && ours.Type == tree.Regular
 	switch {
 	case ours.Type == tree.Symlink: // the mode of a symbolic link has no meaning
+	case ours.Mode == old.Mode && private:
+		after.Mode = ours.Mode & next.Mode
+		if more := next.Mode &^ ours.Mode; more != 0 {
+			conflict(Restricted, "mode %04o in the release: it has %04o, since its content is this VM's", next.Mode, after.Mode)
+		}
 	case ours.Mode == old.Mode:
 		after.Mode = next.Mode
 	case next.Mode != old.Mode && next.Mode != ours.Mode:
@@ -61,9 +68,12 @@ func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, confl
 		here, before, inRelease uint32
 	}{{"owner", &after.UID, ours.UID, old.UID, next.UID}, {"group", &after.GID, ours.GID, old.GID, next.GID}} {
 		switch {
+		case owner.here == owner.inRelease:
+		case owner.here == owner.before && private:
+			conflict(Restricted, "%s %d in the release: it stays %d, since its content is this VM's", owner.what, owner.inRelease, owner.here)
 		case owner.here == owner.before:
 			*owner.after = owner.inRelease
-		case owner.inRelease != owner.before && owner.inRelease != owner.here:
+		case owner.inRelease != owner.before:
 			conflict(Changed, "%s %d here, changed by the release to %d", owner.what, owner.here, owner.inRelease)
 		}
 	}
@@ -83,30 +93,17 @@ func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, confl
 		case !carriedAttribute(name), wasThere == isThere && was == is, isHere == isThere && here == is:
 		case isHere != wasThere || here != was:
 			conflict(Changed, "attribute %s changed here and by the release", name)
+		case private && name == accessList:
+			conflict(Restricted, "the access control list stays as it is here, since the content is this VM's")
 		case isThere:
 			after.Xattrs[name] = is
 		default:
 			delete(after.Xattrs, name)
 		}
 	}
-	// What a mode gives to the owner, and to the group and access control list, it gives to those of its own side alone.
-	for _, class := range []struct {
-		bits   uint32
-		holder func(*tree.Entry) string
-	}{
-		{0o700, func(e *tree.Entry) string { return fmt.Sprint(e.UID) }},
-		{0o070, func(e *tree.Entry) string { return fmt.Sprint(e.GID, e.Xattrs[accessList]) }},
-	} {
-		given := ours.Mode & next.Mode
-		for _, side := range []*tree.Entry{ours, next} {
-			if class.holder(side) == class.holder(after) {
-				given |= side.Mode
-			}
-		}
-		if more := after.Mode & class.bits &^ given; more != 0 && after.Type != tree.Symlink {
-			after.Mode &^= more
-			conflict(Restricted, "mode %04o removed, since owner, group or access control list are not those that it was given to", more)
-		}
+	if more := permitted(after) &^ permittedBy(after, ours, next); more != 0 && after.Type != tree.Symlink {
+		after.Mode &^= more
+		conflict(Restricted, "mode %04o removed, since owner, group or access control list are not those that it was given to", more)
 	}
 	gives := func(has func(*tree.Entry) bool) bool {
 		return slices.ContainsFunc([]*tree.Entry{ours, next}, func(e *tree.Entry) bool {
@@ -185,3 +182,61 @@ func (n ownerNumbers) apply(e *tree.Entry) *tree.Entry {
 
 // ownerNumbers are the account numbers of a release in this VM.
 type ownerNumbers struct{ users, groups Numbers }
+
+// Who can use a file: its owner, its group and access control list, and others.
+const (
+	ownerShift  = 6
+	groupShift  = 3
+	othersShift = 0
+)
+
+// accessor is somebody who wants to use a file: a user with a group. listed is true for somebody whom the access control
+// list of the merged file names.
+type accessor struct {
+	uid, gid uint32
+	listed   bool
+}
+
+// class returns by which part of the mode of e somebody is judged. list is the access control list of the merged file. It
+// returns false if that is unknown: e has another list.
+func (a accessor) class(e *tree.Entry, list string) (shift uint, known bool) {
+	has := e.Xattrs[accessList]
+	switch {
+	case a.uid == e.UID:
+		return ownerShift, true
+	case a.gid == e.GID, a.listed && has == list:
+		return groupShift, has == "" || has == list
+	default:
+		return othersShift, has == "" || has == list
+	}
+}
+
+// permitted are the permissions in a mode.
+func permitted(e *tree.Entry) uint32 { return e.Mode & 0o777 }
+
+// permittedBy returns the permissions of a merged file that give nobody more than one of the sides does.
+func permittedBy(merged *tree.Entry, sides ...*tree.Entry) uint32 {
+	const stranger = ^uint32(0)
+	list := merged.Xattrs[accessList]
+	users, groups := []uint32{stranger}, []uint32{stranger}
+	for _, side := range sides {
+		users, groups = append(users, side.UID), append(groups, side.GID)
+	}
+	permissions := permitted(merged)
+	for _, uid := range users {
+		for _, gid := range groups {
+			for _, listed := range []bool{false, list != ""} {
+				someone := accessor{uid, gid, listed}
+				var given uint32
+				for _, side := range sides {
+					if shift, known := someone.class(side, list); known {
+						given |= permitted(side) >> shift & 7
+					}
+				}
+				shift, _ := someone.class(merged, list)
+				permissions &^= (7 &^ given) << shift
+			}
+		}
+	}
+	return permissions
+}

@@ -91,6 +91,19 @@ func TestAttributesAreMergedOneByOne(t *testing.T) {
 			fileEntry("1", 0o755, 0), with(fileEntry("1", 0o755, 0), capability, "c"), fileEntry("2", 0o755, 0),
 			fileEntry("2", 0o755, 0), []Kind{Restricted},
 		},
+		"content of here is not opened to others": {fileEntry("1", 0o640, 0), fileEntry("secret", 0o640, 0), fileEntry("1", 0o644, 0),
+			fileEntry("secret", 0o640, 0), []Kind{Restricted}},
+		"content of here with a mode that loses and gains": {fileEntry("1", 0o640, 0), fileEntry("secret", 0o640, 0),
+			fileEntry("1", 0o604, 0), fileEntry("secret", 0o600, 0), []Kind{Restricted}},
+		"content of both is not opened to others": {fileEntry("1", 0o600, 0), fileEntry("secret", 0o600, 0), fileEntry("2", 0o644, 0),
+			fileEntry("secret", 0o600, 0), []Kind{Changed, Restricted}},
+		"content of here is not given to another owner and group": {fileEntry("1", 0o640, 0), fileEntry("secret", 0o640, 0),
+			fileEntry("1", 0o640, 33), fileEntry("secret", 0o640, 0), []Kind{Restricted, Restricted}},
+		"content of here is not given to who is listed there": {fileEntry("1", 0o640, 0), fileEntry("secret", 0o640, 0),
+			with(fileEntry("1", 0o640, 0), accessList, "alice"), fileEntry("secret", 0o640, 0), []Kind{Restricted}},
+		"content of here keeps its list": {with(fileEntry("1", 0o660, 0), accessList, "alice"),
+			with(fileEntry("secret", 0o660, 0), accessList, "alice"), fileEntry("1", 0o660, 0),
+			with(fileEntry("secret", 0o660, 0), accessList, "alice"), []Kind{Restricted}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, fromHere, conflicts := blend(test.old, test.ours, test.next)
@@ -117,6 +130,7 @@ func TestAMergeOfAttributesAllowsNothingThatNeitherSideAllows(t *testing.T) {
 		draw := func(label string) *tree.Entry {
 			e := fileEntry(rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, label), uint32(rapid.IntRange(0, 0o7777).Draw(t, "mode")),
 				uint32(rapid.IntRange(0, 2).Draw(t, "owner")))
+			e.GID = uint32(rapid.IntRange(0, 2).Draw(t, "group"))
 			if rapid.Bool().Draw(t, "capable") {
 				e.Xattrs[capability] = rapid.SampledFrom([]string{"a", "b"}).Draw(t, "capability")
 			}
@@ -126,6 +140,18 @@ func TestAMergeOfAttributesAllowsNothingThatNeitherSideAllows(t *testing.T) {
 		got, _, _ := blend(old, ours, next)
 		if more := got.Mode &^ (ours.Mode | next.Mode); more != 0 {
 			t.Errorf("mode %04o of %04o and %04o", got.Mode, ours.Mode, next.Mode)
+		}
+		for uid := range uint32(4) {
+			for gid := range uint32(4) {
+				given := access(ours, uid, gid)
+				if got.Digest != ours.Digest || got.Digest == next.Digest {
+					given |= access(next, uid, gid)
+				}
+				if more := access(got, uid, gid) &^ given; more != 0 {
+					t.Errorf("%d:%d gets %o of %o:%d:%d, content %v here, %v in the release", uid, gid, more, got.Mode, got.UID, got.GID,
+						got.Digest == ours.Digest, got.Digest == next.Digest)
+				}
+			}
 		}
 		for _, bit := range []uint32{unix.S_ISUID, unix.S_ISGID} {
 			given := func(e *tree.Entry) bool {
@@ -140,6 +166,18 @@ func TestAMergeOfAttributesAllowsNothingThatNeitherSideAllows(t *testing.T) {
 			t.Errorf("again: %+v became %+v, %v", got, again, conflicts)
 		}
 	})
+}
+
+// access returns what somebody may do with the content of a file (path_resolution(7)).
+func access(e *tree.Entry, uid, gid uint32) uint32 {
+	switch {
+	case uid == e.UID:
+		return e.Mode >> 6 & 7
+	case gid == e.GID:
+		return e.Mode >> 3 & 7
+	default:
+		return e.Mode & 7
+	}
 }
 
 // list is an access control list as the kernel has it: the owner, one user, the group, the mask, and others.
@@ -197,5 +235,21 @@ func TestAccessListsAndAttributesOfThisVMSurviveARefreshAndItsUndo(t *testing.T)
 	check("after the undo", "1")
 	if diff := cmp.Diff(before, read(t, v.Root)); diff != "" {
 		t.Errorf("after the undo (want -, got +):\n%s", diff)
+	}
+}
+
+// Account files have what both sides wrote, passwords of this VM among it.
+func TestAMergedAccountFileIsNotOpenedByARelease(t *testing.T) {
+	old := files{"etc/shadow": "root:*:1::::::\n"}
+	v := newVM(t, t.TempDir(), old, files{"etc/shadow": "root:secret:1::::::\n"}, old)
+	for root, mode := range map[string]os.FileMode{v.old: 0o640, v.Root: 0o640, v.new: 0o644} {
+		must(t, os.Chmod(root+"/etc/shadow", mode))
+	}
+	outcome := v.carry(t)
+	if got := read(t, v.Root)["etc/shadow"]; !strings.HasPrefix(got, "-rw-r----- ") {
+		t.Errorf("%s", got)
+	}
+	if len(outcome.Conflicts) != 1 || outcome.Conflicts[0].Kind != Restricted {
+		t.Errorf("%v", outcome.Conflicts)
 	}
 }

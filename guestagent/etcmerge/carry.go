@@ -66,6 +66,8 @@ type step struct {
 	After  *recordedEntry `json:"after,omitempty"`
 	// Saved is the file of the record with the content of Before.
 	Saved string `json:"saved,omitempty"`
+	// Result is the file of the record with the content of After, of an account file.
+	Result string `json:"result,omitempty"`
 	// Always is true for a file that something else than the carry writes later. An undo restores it, whatever it is then.
 	Always bool `json:"always,omitempty"`
 	// Linked is true if Saved is another name of the file itself: it is too large to be copied.

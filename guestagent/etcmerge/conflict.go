@@ -55,7 +55,7 @@ const (
 // advice is what an administrator can do about a conflict.
 var advice = map[Kind]string{
 	Changed:       "merge the release's change by hand, or list the path in refresh.keep_files if the VM's version is to stay",
-	Restricted:    "set the value that you want; a value that equals the previous release's is updated with the next one",
+	Restricted:    "set the value that you want by hand",
 	OtherType:     "move the VM's version away to get the release's with the next refresh, or list the path in refresh.keep_files",
 	Mounted:       "unmount it; the next refresh then brings the release's version",
 	Protected:     "make it writable (chattr -i, or remount its file system); the next refresh then brings the release's version",
@@ -65,7 +65,7 @@ var advice = map[Kind]string{
 	AccountNumber: "files of the account that you copy between VMs need the number that it has in this VM",
 	ForeignOwner: "give the account of this VM another number with usermod -u or groupmod -g, and then the release's account " +
 		"the number that the release has",
-	AccountName:    "rename one of the two accounts",
+	AccountName:    "rename the account here or remove it; the next refresh then brings the release's",
 	AccountsLocked: "end the program that holds /etc/.pwd.lock, for example vipw; the next refresh then merges the account files",
 	Generated:      "run the tool in the VM",
 	InUse:          "copy the files by hand if the program needs them",

@@ -20,8 +20,9 @@ func (n Numbers) Of(number uint32) uint32 {
 	return number
 }
 
-// renumbering compares a release's passwd or group file with the VM's.
-func renumbering(release, here string) Numbers {
+// renumbering compares a release's passwd or group file with the VM's. local reports whether an account of the VM is another
+// than the release's of the same name.
+func renumbering(release, here string, local func(name string) bool) Numbers {
 	theirs, ours := accountNumbers(release), accountNumbers(here)
 	taken := map[uint32]bool{}
 	for _, number := range ours {
@@ -31,6 +32,7 @@ func renumbering(release, here string) Numbers {
 	for _, name := range slices.Sorted(maps.Keys(theirs)) {
 		number := theirs[name]
 		own, exists := ours[name]
+		exists = exists && !local(name)
 		switch _, mapped := numbers[number]; {
 		case exists && own == number:
 			fixed[number] = true

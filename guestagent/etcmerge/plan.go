@@ -409,9 +409,16 @@ func (p *planner) mergeAccounts() (AccountMerge, error) {
 		texts[0][entry.Path] = entry.Base
 	}
 	p.bases = texts[0]
-	p.before = ownerNumbers{renumbering(texts[0][passwdPath], texts[1][passwdPath]), renumbering(texts[0][groupPath], texts[1][groupPath])}
+	// What was left out is in the old release nevertheless, and files may belong to it.
+	released := AccountTexts{}
+	for name, data := range p.old.contents {
+		released[name] = string(data)
+	}
+	before := newAccountMerging(texts[0], texts[1], released)
+	p.before = ownerNumbers{before.renumbering(passwdPath, texts[1][passwdPath]), before.renumbering(groupPath, texts[1][groupPath])}
 	if p.lockFailure != nil {
-		p.after = ownerNumbers{renumbering(texts[2][passwdPath], texts[1][passwdPath]), renumbering(texts[2][groupPath], texts[1][groupPath])}
+		after := newAccountMerging(texts[0], texts[1], texts[2])
+		p.after = ownerNumbers{after.renumbering(passwdPath, texts[1][passwdPath]), after.renumbering(groupPath, texts[1][groupPath])}
 		return AccountMerge{}, nil
 	}
 	merged := MergeAccounts(texts[0], texts[1], texts[2])
@@ -435,17 +442,16 @@ func (p *planner) merge(d Difference, ours *tree.Entry, all AccountMerge) {
 	if old == nil {
 		old = ours
 	}
-	// Content is merged by entry. With the content of this VM in all three, only the other attributes are merged here.
-	next := clone(d.New)
+	// Content is merged by entry, and only the other attributes are merged here. What differs from the release's content is
+	// this VM's.
+	here, next := clone(ours), clone(d.New)
+	here.Digest, here.Size = tree.Sum([]byte(merged)), int64(len(merged))
 	old = clone(old)
-	for _, e := range []*tree.Entry{old, next} {
-		e.Digest, e.Size = ours.Digest, ours.Size
-	}
-	after, _, conflicts := blend(old, ours, next)
+	old.Digest, old.Size = next.Digest, next.Size
+	after, _, conflicts := blend(old, here, next)
 	for _, c := range conflicts {
 		p.report(c)
 	}
-	after.Size, after.Digest = int64(len(merged)), tree.Sum([]byte(merged))
 	// What stays as it was, unlike the new release, is written, too: a file that nobody changed here
 	// is still in the layers of the running release, and the next boot would show the new one's.
 	if !alike(ours, after) || !alike(after, d.New) {

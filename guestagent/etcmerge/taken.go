@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// Taken is an account that a release adds with a number that another account of this VM has. Files of the release with
+// Taken is an account of a release with a number that another account of this VM has. Files of the release with
 // that owner would belong to the account of this VM.
 type Taken struct {
 	// Group is true for a group, false for a user.
@@ -44,9 +44,10 @@ func (t Taken) what() string {
 	return "user"
 }
 
-// TakenNumbers returns the accounts that the new release has, the old one has not with that number, and whose number
-// another account here has. here is this VM's passwd, or group.
-func TakenNumbers(group bool, old, next map[string]uint32, here string) []Taken {
+// TakenNumbers returns the accounts of a release that have not their number here, while another account has it. That the
+// release before had them, too, makes no difference: files that are new would belong to the account here. here is this VM's
+// passwd, or group.
+func TakenNumbers(group bool, next map[string]uint32, here string) []Taken {
 	own := accountNumbers(here)
 	byNumber := map[uint32]string{}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
@@ -61,9 +62,6 @@ func TakenNumbers(group bool, old, next map[string]uint32, here string) []Taken 
 	var taken []Taken
 	for _, name := range slices.Sorted(maps.Keys(next)) {
 		number := next[name]
-		if was, known := old[name]; known && was == number {
-			continue
-		}
 		if holder := byNumber[number]; holder != "" && holder != name && own[name] != number {
 			taken = append(taken, Taken{Group: group, Name: name, Number: number, Here: holder})
 		}
@@ -72,9 +70,9 @@ func TakenNumbers(group bool, old, next map[string]uint32, here string) []Taken 
 }
 
 // ForeignFiles reports the files of the tree's /usr that belong to an account of the system at root although the release
-// means another account: a boot onto another stack cannot be refused for that, as a refresh is. old is the baseline from
-// which the boot carries. Call it before the carry, which gives the release's account a free number.
-func ForeignFiles(root, tree string, old *Baseline) ([]Conflict, error) {
+// means another account: a boot onto another stack cannot be refused for that, as a refresh is. Call it before the carry,
+// which gives the release's account a free number.
+func ForeignFiles(root, tree string) ([]Conflict, error) {
 	here, err := Accounts(root)
 	if err != nil {
 		return nil, err
@@ -85,7 +83,7 @@ func ForeignFiles(root, tree string, old *Baseline) ([]Conflict, error) {
 	}
 	var taken []Taken
 	for name, group := range map[string]bool{passwdPath: false, groupPath: true} {
-		taken = append(taken, TakenNumbers(group, accountNumbers(string(old.contents[name])), accountNumbers(next[name]), here[name])...)
+		taken = append(taken, TakenNumbers(group, accountNumbers(next[name]), here[name])...)
 	}
 	if len(taken) == 0 {
 		return nil, nil
@@ -114,7 +112,7 @@ func ForeignFiles(root, tree string, old *Baseline) ([]Conflict, error) {
 	for one, name := range found {
 		conflicts = append(conflicts, Conflict{
 			Path: name, Kind: ForeignOwner,
-			Reason: fmt.Sprintf("the release adds %s, and this file, perhaps among others, belongs to that account here; %s", one, one.Remedy()),
+			Reason: fmt.Sprintf("the release has %s, and this file, perhaps among others, belongs to that account here; %s", one, one.Remedy()),
 		})
 	}
 	return sortConflicts(conflicts), nil

@@ -48,7 +48,7 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step, next *
 	}
 	for i := range steps {
 		steps[i].Before, steps[i].After = recorded(steps[i].before), recorded(steps[i].after)
-		if err := c.save(live, &steps[i], strconv.Itoa(i)); err != nil {
+		if err := errors.Join(c.save(live, &steps[i], strconv.Itoa(i)), c.saveResult(&steps[i], strconv.Itoa(i))); err != nil {
 			return err
 		}
 	}
@@ -147,6 +147,9 @@ func (c Carrier) syncRecord(ctx context.Context, steps []step, more []string) (e
 	for _, s := range steps {
 		if s.Saved != "" && !s.Linked {
 			names = append(names, s.Saved)
+		}
+		if s.Result != "" {
+			names = append(names, s.Result)
 		}
 	}
 	names = append(append(names, more...), startedName+temporarySuffix)
@@ -283,8 +286,8 @@ func (c Carrier) Carried() (ends Ends, complete, found bool, err error) {
 }
 
 // Undo restores content, mode, owner and time of the paths that the recorded carry changed, whether it was completed or
-// interrupted. A path that was changed again since stays as it is. Without a record Undo does nothing. It can be
-// repeated.
+// interrupted. A path that was changed again since stays as it is, and is reported if the carry was completed; of such an
+// account file, what the carry brought is undone. Without a record Undo does nothing. It can be repeated.
 func (c Carrier) Undo(ctx context.Context) (err error) {
 	data, err := c.steps()
 	if err != nil {
@@ -356,9 +359,22 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 		conflict := obstacleConflict(name, o)
 		c.skipped(Conflict{Path: name, Kind: LeftInPlace, Reason: "it stays as the refresh left it: " + conflict.Reason})
 	}
+	_, state, err := c.recorded()
+	if err != nil {
+		return err
+	}
+	var accounts map[string]accountBack
+	if state == carried {
+		if accounts, err = c.accountsBack(live, steps); err != nil {
+			return err
+		}
+	}
 	var back []step
 	var removed []string
 	for _, s := range slices.Backward(steps) {
+		if _, changed := accounts[s.Path]; changed {
+			continue // restoreAccounts
+		}
 		undone, err := c.takeAway(live, s)
 		if o := asObstacle(err); o != nil {
 			skip(s.Path, o)
@@ -369,6 +385,9 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 		}
 		if undone.changed {
 			back = append(back, s)
+		}
+		if undone.kept && state == carried {
+			c.skipped(Conflict{Path: s.Path, Kind: LeftInPlace, Reason: "it stays as it is, since it was changed after the refresh"})
 		}
 		if undone.removed {
 			removed = append(removed, s.Path)
@@ -404,6 +423,9 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 			return err
 		}
 	}
+	if err := p.restoreAccounts(live, accounts); err != nil {
+		return err
+	}
 	if err := p.finish(ctx); err != nil {
 		return err
 	}
@@ -424,6 +446,8 @@ type takenAway struct {
 	changed bool
 	// removed is true if the path does not exist any more.
 	removed bool
+	// kept is true if the path was changed since.
+	kept bool
 }
 
 // takeAway removes what the carry created, and what a file or a directory cannot replace.
@@ -448,7 +472,7 @@ func (c Carrier) takeAway(live *os.Root, s step) (takenAway, error) {
 	}
 	ours := now != nil && !isAt(now, s.after) && !s.Always
 	if isAt(now, s.before) || ours {
-		return takenAway{}, nil // as it was, or changed by this VM since
+		return takenAway{kept: !isAt(now, s.before)}, nil // as it was, or changed by this VM since
 	}
 	if now == nil || s.before != nil && (s.before.Type == tree.Directory) == (now.Type == tree.Directory) {
 		return takenAway{changed: true}, nil

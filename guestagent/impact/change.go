@@ -33,10 +33,9 @@ type Changes struct {
 	busPolicy pathList
 	// loader and bus are the changed files of the dynamic loader and of the message bus itself.
 	loader, bus pathList
-	accounts    bool
 	manager     bool
-	// temporary are the names of the files of tmpfiles.d that differ.
-	temporary []string
+	// temporary and accounts are the names of the files of tmpfiles.d and sysusers.d that differ.
+	temporary, accounts []string
 	// configuration is true when something below /etc differs.
 	configuration bool
 	// enabled are the units that the new stack enables and the old one does not.
@@ -304,8 +303,11 @@ func (l *pathList) merge(other *pathList) {
 // Count is the number of paths that differ.
 func (c *Changes) Count() uint64 { return c.count }
 
-// Accounts reports whether sysusers.d differs.
-func (c *Changes) Accounts() bool { return c.accounts }
+// Accounts returns the names of the files in sysusers.d that differ, sorted. Some may be there no more.
+func (c *Changes) Accounts() []string {
+	slices.Sort(c.accounts)
+	return slices.Compact(c.accounts)
+}
 
 // Temporary returns the names of the files in tmpfiles.d that differ, sorted. Some may no longer exist.
 func (c *Changes) Temporary() []string {
@@ -467,8 +469,8 @@ func (c *Changes) system(name string, old, new *tree.Entry) {
 		c.bus.add(name)
 	case strings.HasPrefix(name, "usr/lib") && old != nil && isLoader(path.Base(name)):
 		c.loader.add(name)
-	case strings.Contains(name, "/sysusers.d/"):
-		c.accounts = true
+	case path.Base(path.Dir(name)) == "sysusers.d":
+		c.accounts = append(c.accounts, path.Base(name))
 	case path.Base(path.Dir(name)) == "tmpfiles.d":
 		c.temporary = append(c.temporary, path.Base(name))
 	case scriptUnit(name) != "" && new == nil:

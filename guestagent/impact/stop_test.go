@@ -75,15 +75,19 @@ func TestUnitsThatGoAreStopped(t *testing.T) {
 	}
 }
 
-// Of tmpfiles.d, the names of the files are kept that differ, from whichever directory.
-func TestTheFilesOfTmpfilesAreNamed(t *testing.T) {
+// Of tmpfiles.d and sysusers.d, the names of the files are kept that differ, from whichever directory.
+func TestTheFilesOfTmpfilesAndSysusersAreNamed(t *testing.T) {
 	c := NewChanges()
 	file := &tree.Entry{Type: tree.Regular}
 	for _, name := range []string{"usr/lib/tmpfiles.d/b.conf", "etc/tmpfiles.d/a.conf", "etc/tmpfiles.d/b.conf",
-		"usr/lib/tmpfiles.d/x/c.conf", "usr/share/user-tmpfiles.d/d.conf", "usr/lib/sysusers.d/e.conf"} {
+		"usr/lib/tmpfiles.d/x/c.conf", "usr/share/user-tmpfiles.d/d.conf", "usr/lib/sysusers.d/f.conf",
+		"usr/lib/sysusers.d/e.conf", "etc/sysusers.d/f.conf", "usr/share/sysusers.d/x/g.conf"} {
 		c.Add(name, nil, file)
 	}
 	if diff := cmp.Diff([]string{"a.conf", "b.conf"}, c.Temporary()); diff != "" {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"e.conf", "f.conf"}, c.Accounts()); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
 }

@@ -158,7 +158,12 @@ func (Etc) Generate(ctx context.Context, names []string) (failures []etcmerge.Co
 }
 
 // Undo implements refresh.Etc.
-func (Etc) Undo(ctx context.Context) error { return boot.Carrier("/").Undo(ctx) }
+func (Etc) Undo(ctx context.Context) (left []etcmerge.Conflict, err error) {
+	carrier := boot.Carrier("/")
+	carrier.Skipped = func(c etcmerge.Conflict) { left = append(left, c) }
+	err = carrier.Undo(ctx)
+	return left, err
+}
 
 // End implements refresh.Etc.
 func (Etc) End(ctx context.Context, running release.Stack) error {

@@ -15,7 +15,7 @@ import (
 // ErrAccounts means that files of the target's /usr would belong to an account that this VM has made itself.
 var ErrAccounts = errors.New("files of the release would belong to an account of this VM")
 
-// checkAccounts returns an error that matches ErrAccounts if the target adds an account whose number another account of
+// checkAccounts returns an error that matches ErrAccounts if the target has an account whose number another account of
 // this VM has, and has files with that owner in /usr. All VMs share /usr, so the owner of its files cannot be another
 // here. Without such files, the account gets a free number (etcmerge.MergeAccounts).
 func (t *target) checkAccounts(ctx context.Context, etc Etc, blobs Blobs) error {
@@ -23,9 +23,9 @@ func (t *target) checkAccounts(ctx context.Context, etc Etc, blobs Blobs) error 
 	if err != nil {
 		return err
 	}
-	was, is := t.from.manifest, t.to.manifest
-	taken := append(etcmerge.TakenNumbers(false, was.Users, is.Users, here["etc/passwd"]),
-		etcmerge.TakenNumbers(true, was.Groups, is.Groups, here["etc/group"])...)
+	manifest := t.to.manifest
+	taken := append(etcmerge.TakenNumbers(false, manifest.Users, here["etc/passwd"]),
+		etcmerge.TakenNumbers(true, manifest.Groups, here["etc/group"])...)
 	if len(taken) == 0 {
 		return nil
 	}
@@ -37,7 +37,7 @@ func (t *target) checkAccounts(ctx context.Context, etc Etc, blobs Blobs) error 
 	for i, one := range taken {
 		if files[i] != "" {
 			found = append(found, fmt.Sprintf(
-				"the release adds %s, and has /%s of that owner; give the account of this VM another number (%s) and apply again",
+				"the release has %s, and /%s of that owner; give the account of this VM another number (%s) and apply again",
 				one, files[i], one.Remedy()))
 		}
 	}

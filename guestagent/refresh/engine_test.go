@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/impact"
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/journal"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
@@ -232,9 +233,13 @@ func TestAServiceThatDoesNotComeBackRollsBack(t *testing.T) {
 			defer stop()
 			w.give("one", "two")
 			break_(w)
+			w.left = []etcmerge.Conflict{{Path: "etc/passwd", Kind: etcmerge.LeftInPlace, Reason: "changed since"}}
 			request := w.ask("one", "two")
 			request.SettleMs = 600
 			status := w.refresh(e, request)
+			if all := status.Report.GetConflictDetails(); len(all) != 1 || all[0].GetKind() != string(etcmerge.LeftInPlace) {
+				t.Errorf("what stays is not reported: %v", status.Report)
+			}
 			if status.Report.GetCommitted() || status.Report.GetRefused() || !status.Report.GetDone() ||
 				!strings.Contains(status.Report.GetError(), ".service is failed; it logged last: boom") {
 				t.Errorf("%v", status.Report)

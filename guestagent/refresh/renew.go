@@ -148,8 +148,8 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 			return err
 		}
 	}
-	if changes.Accounts() {
-		if err := r.Units.ApplyAccounts(ctx); err != nil {
+	if files := changes.Accounts(); len(files) > 0 {
+		if err := r.Units.ApplyAccounts(ctx, files); err != nil {
 			r.warn("systemd-sysusers", err)
 		}
 	}

@@ -92,7 +92,9 @@ func (r *run) endAfterBoot(ctx context.Context, runsNew bool) {
 		if runsNew {
 			return r.Etc.End(ctx, r.Booted)
 		}
-		return r.Etc.Undo(ctx) // unless init has done it
+		left, err := r.Etc.Undo(ctx) // unless init has done it
+		r.note(func(report *agentapi.Report) { AddConflicts(report, left) })
+		return err
 	})
 	if r.life.Err() != nil {
 		r.end()

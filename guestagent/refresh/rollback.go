@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sharedos/terraform-provider-sharedos/guestagent/etcmerge"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
@@ -47,7 +48,7 @@ func (r *run) goBack() (step, error) {
 	if err := r.retry(ctx, func() error { return r.Usr.Back(ctx, r.from) }); err != nil {
 		return step{}, r.unfinished(err)
 	}
-	undone := r.retry(ctx, func() error { return r.Etc.Undo(ctx) })
+	undone := r.undoEtc(ctx)
 	problems := errors.Join(undone, withdrawn)
 	if r.record.Renewed {
 		planned := r.interrupted(ctx, r.record.Planned)
@@ -69,6 +70,17 @@ func (r *run) goBack() (step, error) {
 		report.Timings = append(report.Timings, &agentapi.Timing{Step: "roll back", Micros: time.Since(started).Microseconds()})
 	})
 	return step{state: Idle, running: r.record.From, generation: r.record.Generation}, nil
+}
+
+// undoEtc undoes the carry of /etc, and reports what stays as the refresh, or somebody after it, has left it.
+func (r *run) undoEtc(ctx context.Context) error {
+	var left []etcmerge.Conflict
+	err := r.retry(ctx, func() (err error) {
+		left, err = r.Etc.Undo(ctx)
+		return err
+	})
+	r.note(func(report *agentapi.Report) { AddConflicts(report, left) })
+	return err
 }
 
 // unfinished describes a rollback that failed. The journal has the next boot finish it.

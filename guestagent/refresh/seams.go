@@ -52,8 +52,8 @@ type Etc interface {
 	Accounts() (etcmerge.AccountTexts, error)
 	// Generate runs the named etcmerge.Generators, for the mounted /usr, and returns those that failed.
 	Generate(ctx context.Context, names []string) []etcmerge.Conflict
-	// Undo restores what the last Carry changed. Without one it does nothing.
-	Undo(ctx context.Context) error
+	// Undo restores what the last Carry changed, and returns what it left in place. Without a carry it does nothing.
+	Undo(ctx context.Context) ([]etcmerge.Conflict, error)
 	// End ends the last Carry: it settles it if it was to the running stack, and undoes it otherwise.
 	End(ctx context.Context, running release.Stack) error
 	// Purge removes what components that are gone have brought and nobody has changed, if Keep said so before the carry that
@@ -95,7 +95,8 @@ type Units interface {
 	Active(ctx context.Context, unit string) (state string, since uint64, err error)
 	// Failure describes why a unit does not run, with what it logged last.
 	Failure(ctx context.Context, unit string) string
-	ApplyAccounts(ctx context.Context) error
+	// ApplyAccounts makes the accounts that the files of sysusers.d with these names declare, as far as they exist.
+	ApplyAccounts(ctx context.Context, names []string) error
 	// ApplyTemporary applies the files of tmpfiles.d with these names, as far as they exist.
 	ApplyTemporary(ctx context.Context, names []string) error
 	// State returns the state of the system, as "systemctl is-system-running" prints it.

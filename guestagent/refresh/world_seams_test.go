@@ -200,8 +200,8 @@ func (w worldEtc) Generate(_ context.Context, names []string) []etcmerge.Conflic
 	return nil
 }
 
-func (w worldEtc) Undo(context.Context) error {
-	return w.doInParts("undo etc", func() error {
+func (w worldEtc) Undo(context.Context) ([]etcmerge.Conflict, error) {
+	return w.left, w.doInParts("undo etc", func() error {
 		if w.etcUndo != nil {
 			w.etc = w.torn
 		}
@@ -354,7 +354,7 @@ func (w worldUnits) ActiveState(_ context.Context, unit string) (state string, e
 func (w worldUnits) Failure(_ context.Context, unit string) string {
 	return unit + " is failed; it logged last: boom"
 }
-func (w worldUnits) ApplyAccounts(context.Context) error            { return nil }
+func (w worldUnits) ApplyAccounts(context.Context, []string) error  { return nil }
 func (w worldUnits) ApplyTemporary(context.Context, []string) error { return nil }
 
 func (w worldUnits) State(context.Context) (state string, err error) {

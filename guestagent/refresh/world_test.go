@@ -82,6 +82,8 @@ type world struct {
 	anyEtc bool
 	// conflicts are those of each carry.
 	conflicts []etcmerge.Conflict
+	// left are what an undo of /etc leaves in place.
+	left []etcmerge.Conflict
 	// generate are the units that make what the VM lacks.
 	generate []string
 	// trials counts the boots of stacks that are not committed, distrusted are those that are not to be booted.

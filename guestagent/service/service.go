@@ -221,7 +221,9 @@ func serveOnDemand(ctx context.Context, server *ondemand.Server) {
 type liveUnits struct{ *units.Manager }
 
 // ApplyAccounts implements refresh.Units.
-func (liveUnits) ApplyAccounts(ctx context.Context) error { return units.ApplyAccounts(ctx) }
+func (liveUnits) ApplyAccounts(ctx context.Context, names []string) error {
+	return units.ApplyAccounts(ctx, names)
+}
 
 // ApplyTemporary implements refresh.Units.
 func (liveUnits) ApplyTemporary(ctx context.Context, names []string) error {

@@ -68,11 +68,20 @@ func LastLog(ctx context.Context, unit string) string {
 	return lines
 }
 
-// ApplyAccounts creates the accounts that sysusers.d declares (systemd-sysusers(8)).
-func ApplyAccounts(ctx context.Context) error {
+// accountDirs are the directories of files that systemd-sysusers reads (sysusers.d(5)).
+var accountDirs = []string{"/etc/sysusers.d", "/run/sysusers.d", "/usr/local/lib/sysusers.d", "/usr/lib/sysusers.d"}
+
+// ApplyAccounts creates the accounts that files of sysusers.d with these names declare (systemd-sysusers(8)). It does not
+// bring back what others declare and was removed. A name of which there is no file is left out.
+func ApplyAccounts(ctx context.Context, names []string) error {
+	names, err := present(accountDirs, names)
+	if err != nil || len(names) == 0 {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, toolLimit)
 	defer cancel()
-	_, err := Run(ctx, "systemd-sysusers")
+	// Of a plain name it reads the file of the first directory that has one.
+	_, err = Run(ctx, slices.Concat([]string{"systemd-sysusers", "--"}, names)...)
 	return err
 }
 

@@ -292,3 +292,30 @@ func TestAConnectionIsUsedAgainUnlessItWasClosed(t *testing.T) {
 		return m.idle == nil
 	})
 }
+
+// Only the files are applied that are named and exist: others may declare accounts that were removed in this VM.
+func TestAccountsAreMadeOfTheNamedFilesAlone(t *testing.T) {
+	directory := t.TempDir()
+	tool := "#!/bin/sh\necho \"$@\" >" + directory + "/called\n"
+	for name, text := range map[string]string{"systemd-sysusers": tool, "a.conf": "", "b.conf": ""} {
+		if err := os.WriteFile(filepath.Join(directory, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", directory+":"+os.Getenv("PATH"))
+	directories := accountDirs
+	t.Cleanup(func() { accountDirs = directories })
+	accountDirs = []string{directory}
+	if err := ApplyAccounts(t.Context(), []string{"gone.conf"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(directory + "/called"); err == nil {
+		t.Error("without files it applies all")
+	}
+	if err := ApplyAccounts(t.Context(), []string{"b.conf", "gone.conf"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(directory + "/called"); err != nil || string(got) != "-- b.conf\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+}

@@ -408,7 +408,7 @@ func (units) Reexecute(context.Context) error { return nil }
 func (units) ReloadUnit(context.Context, string) error { return nil }
 
 // ApplyAccounts implements refresh.Units.
-func (units) ApplyAccounts(context.Context) error { return nil }
+func (units) ApplyAccounts(context.Context, []string) error { return nil }
 
 // ApplyTemporary implements refresh.Units.
 func (units) ApplyTemporary(context.Context, []string) error { return nil }
