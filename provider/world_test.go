@@ -78,7 +78,7 @@ func newImage(t *testing.T) image {
 func (i image) set(version string) func() {
 	return func() {
 		i.t.Helper()
-		system := sourcetest.NewSystem("6.12."+version).With("usr/bin/server", "version "+version)
+		system := sourcetest.NewSystem("6.12."+version).With("usr/bin/server", "version "+version, "usr/lib/systemd/systemd-networkd", "networkd")
 		stream, err := system.Tar()
 		must(i.t, err)
 		must(i.t, os.WriteFile(i.path, stream, 0o600))
